@@ -1,0 +1,60 @@
+# make help lists what there is.
+
+PYTHON ?= python3
+VIDEO ?= demo.mp4
+QUESTION ?= What happens in the video?
+
+PIP := .venv/bin/python -m pip
+REELLAMA := .venv/bin/reellama
+
+.PHONY: help demo test lint format bench train-mini clean
+.DELETE_ON_ERROR:
+
+help: ## say what each target does
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
+
+demo: .venv/.installed $(if $(filter demo.mp4,$(VIDEO)),demo.mp4) ## ask about a video: the project's own, or VIDEO=path (QUESTION="...")
+	$(REELLAMA) ask --timings "$(VIDEO)" "$(QUESTION)"
+
+demo.mp4: | .venv/.installed
+	$(REELLAMA) demo-video demo.mp4
+
+test: .venv/.installed-dev ## run every test (ARGS="-k name" to choose)
+	.venv/bin/python -m pytest $(ARGS)
+
+lint: .venv/.installed-dev ## ruff and mypy
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+format: .venv/.installed-dev ## let ruff mend what it can
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+bench: .venv/.installed-dev ## every benchmark (benchmarks/README.md says what each measures)
+	for script in benchmarks/*.py; do .venv/bin/python "$$script" || exit 1; done
+
+train-mini: .venv/.installed-dev ## the recipe that made the bundle `mini`
+	$(REELLAMA) train --recipe mini
+
+clean: ## remove the virtual environment and what was rendered
+	rm -rf .venv demo.mp4
+
+# One pip call a stamp, so that the resolver sees every requirement at once. The second stamp also
+# makes the first newer, since what it installs includes everything the first needs.
+.venv/.installed: pyproject.toml | .venv/bin/python
+	@echo "Installing into .venv (llama.cpp is compiled: about five minutes on two cores)"
+	$(PIP) install --quiet -e .
+	touch $@
+
+.venv/.installed-dev: pyproject.toml | .venv/bin/python
+	@echo "Installing into .venv (llama.cpp is compiled: about five minutes on two cores)"
+	$(PIP) install --quiet -e ".[train,plots,test,dev]"
+	touch .venv/.installed $@
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "reellama needs Python 3.10 or newer: make PYTHON=python3.12" >&2; exit 1; }
+	@command -v c++ >/dev/null || \
+		{ echo "llama.cpp needs a C++ compiler: apt install g++ (Debian), xcode-select --install (macOS)" >&2; exit 1; }
+	$(PYTHON) -m venv .venv

@@ -1,0 +1,1 @@
+"""Bundles, the visual tower, the temporal projector, training and evaluation."""

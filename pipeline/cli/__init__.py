@@ -1,0 +1,1 @@
+"""The command line: `reellama ask`, `describe`, `chat`, `doctor`, `train`, `eval`, `demo-video`."""
