@@ -1,0 +1,156 @@
+"""What stands behind the actors of a rendered clip: flat colours, gradients, noise, photographs."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+BACKGROUNDS = ("flat", "linear", "radial", "noise", "stripes", "checks", "photo")
+
+# Photographs without people or any of the kinds, as shipped inside two well-known wheels.
+_PHOTOGRAPHS = {
+    "skimage": ("data", ("brick.png", "grass.png", "gravel.png", "coffee.png", "hubble_deep_field.jpg",
+                         "ihc.png", "coins.png", "page.png")),
+    "sklearn": ("datasets/images", ("china.jpg",)),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Background:
+    """A picture drawn from a seed; `photo` is uint8 RGB [h, w, 3] for the form "photo"."""
+
+    form: str
+    seed: int
+    photo: np.ndarray | None = field(default=None, repr=False, compare=False)
+
+    def paint(self, width: int, height: int) -> np.ndarray:
+        """uint8 RGB [height, width, 3], always the same for the same size."""
+        rng = np.random.default_rng(self.seed)
+        canvas = _PAINTERS[self.form](rng, width, height, self.photo)
+        if rng.random() < 0.3:
+            grain = rng.normal(0.0, rng.uniform(2.0, 12.0), (height, width, 1))
+            canvas = canvas + grain.astype(np.float32)
+        return np.clip(canvas, 0, 255).astype(np.uint8)
+
+
+def random_background(
+    rng: np.random.Generator, photos: Sequence[np.ndarray] = (), *, p_photo: float = 0.3
+) -> Background:
+    """Any form; a photograph with probability `p_photo` where there are some."""
+    seed = int(rng.integers(2**32))
+    if photos and rng.random() < p_photo:
+        return Background("photo", seed, photos[int(rng.integers(len(photos)))])
+    return Background(str(rng.choice(BACKGROUNDS[:-1])), seed)
+
+
+def load_photos() -> list[np.ndarray]:
+    """Photographs of installed packages, uint8 RGB [h, w, 3]; none where they are not installed."""
+    photos = []
+    for package, (folder, names) in _PHOTOGRAPHS.items():
+        spec = importlib.util.find_spec(package)
+        for place in (spec.submodule_search_locations or []) if spec else []:
+            for name in names:
+                path = Path(place) / folder / name
+                if path.is_file():
+                    with Image.open(path) as image:
+                        image.thumbnail((640, 640))
+                        photos.append(np.asarray(image.convert("RGB")))
+    return photos
+
+
+def _colour(rng: np.random.Generator) -> np.ndarray:
+    """A colour, often a pale or a dark one, as scenes have: float32 [3]."""
+    colour = rng.uniform(0, 255, 3)
+    grey = colour.mean()
+    colour = grey + (colour - grey) * rng.uniform(0.2, 1.2)
+    return np.clip(colour, 0, 255).astype(np.float32)
+
+
+def _blend(share: np.ndarray, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """share [h, w] or [h, w, 1] of `one` over `other`: float32 [h, w, 3]."""
+    share = share.astype(np.float32).reshape(*share.shape[:2], 1)
+    return other + share * (one - other)
+
+
+def _axes(width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
+    """x [1, w] and y [h, 1], both from -1 to 1."""
+    x = np.linspace(-1, 1, width, dtype=np.float32)[None, :]
+    y = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
+    return x, y
+
+
+def _flat(rng: np.random.Generator, width: int, height: int, _: object) -> np.ndarray:
+    return np.broadcast_to(_colour(rng), (height, width, 3))
+
+
+def _linear(rng: np.random.Generator, width: int, height: int, _: object) -> np.ndarray:
+    x, y = _axes(width, height)
+    angle = rng.uniform(0, 2 * np.pi)
+    share = (x * np.cos(angle) + y * np.sin(angle)) / 2.83 + 0.5
+    return _blend(share, _colour(rng), _colour(rng))
+
+
+def _radial(rng: np.random.Generator, width: int, height: int, _: object) -> np.ndarray:
+    x, y = _axes(width, height)
+    distance = np.hypot(x - rng.uniform(-0.8, 0.8), y - rng.uniform(-0.8, 0.8))
+    return _blend(np.minimum(distance / rng.uniform(1.0, 2.0), 1), _colour(rng), _colour(rng))
+
+
+def _noise(rng: np.random.Generator, width: int, height: int, _: object) -> np.ndarray:
+    cells = int(rng.integers(3, 14))
+    coarse = _colour(rng) + rng.normal(0, rng.uniform(10, 50), (cells, cells, 3))
+    small = Image.fromarray(np.clip(coarse, 0, 255).astype(np.uint8))
+    return np.asarray(small.resize((width, height), Image.Resampling.BICUBIC), np.float32)
+
+
+def _stripes(rng: np.random.Generator, width: int, height: int, _: object) -> np.ndarray:
+    x, y = _axes(width, height)
+    angle, waves = rng.uniform(0, 2 * np.pi), rng.uniform(2, 10)
+    wave = np.sin((x * np.cos(angle) + y * np.sin(angle)) * waves * np.pi)
+    share = np.clip(wave * rng.uniform(0.6, 8.0) + 0.5, 0, 1)
+    colour = _colour(rng)
+    return _blend(share, colour, colour + rng.uniform(-70, 70, 3).astype(np.float32))
+
+
+def _checks(rng: np.random.Generator, width: int, height: int, _: object) -> np.ndarray:
+    x, y = _axes(width, height)
+    cells = rng.uniform(1.5, 6)
+    shift = rng.uniform(0, 2)
+    share = (np.floor(x * cells + shift) + np.floor(y * cells * height / width + shift)) % 2
+    colour = _colour(rng)
+    return _blend(share, colour, colour + rng.uniform(-60, 60, 3).astype(np.float32))
+
+
+def _photo(rng: np.random.Generator, width: int, height: int, photo: np.ndarray) -> np.ndarray:
+    """A crop of the photograph, mirrored, blurred and tinted by chance."""
+    tall, wide = photo.shape[:2]
+    side = min(tall / height, wide / width) * rng.uniform(0.4, 1.0)
+    w, h = side * width, side * height
+    left, top = rng.uniform(0, wide - w), rng.uniform(0, tall - h)
+    image = Image.fromarray(photo).resize(
+        (width, height), Image.Resampling.BILINEAR, box=(left, top, left + w, top + h)
+    )
+    if rng.random() < 0.5:
+        image = image.filter(ImageFilter.BoxBlur(rng.uniform(1, 5)))
+    pixels = np.asarray(image, np.float32)
+    if rng.random() < 0.5:
+        pixels = pixels[:, ::-1]
+    tint = rng.uniform(0.75, 1.25, 3).astype(np.float32)
+    contrast = rng.uniform(0.4, 1.0)
+    return (pixels - 128) * contrast * tint + rng.uniform(80, 180)
+
+
+_PAINTERS = {
+    "flat": _flat,
+    "linear": _linear,
+    "radial": _radial,
+    "noise": _noise,
+    "stripes": _stripes,
+    "checks": _checks,
+    "photo": _photo,
+}

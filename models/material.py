@@ -1,0 +1,77 @@
+"""Where picture sets come from: npm packages unpacked into a folder of material.
+
+Nothing here is part of the repository; the sets are downloaded once and their licences are
+listed in the model card.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from pathlib import Path
+
+from gguf_tools.errors import ReellamaError
+
+# style -> (npm package, version, folder of its 64-pixel pictures inside the package)
+EMOJI_PACKAGES = {
+    "noto": ("emoji-datasource-google", "16.0.0", "img/google/64"),
+    "twemoji": ("emoji-datasource-twitter", "16.0.0", "img/twitter/64"),
+}
+
+
+def fetch(style: str, material: Path) -> Path:
+    """The folder of 64-pixel PNGs of an emoji style, downloaded into `material` when missing.
+
+    Raises ReellamaError when npm is missing or fails, or the disk is full.
+    """
+    package, version, pictures = EMOJI_PACKAGES[style]
+    folder = material / package
+    if not (folder / pictures).is_dir():
+        _npm_unpack(f"{package}@{version}", folder, pictures)
+    return folder / pictures
+
+
+def _npm_unpack(package: str, folder: Path, pictures: str) -> None:
+    npm = shutil.which("npm")
+    if npm is None:
+        raise ReellamaError(
+            f"{package} is not in {folder.parent} and npm is not installed: install Node.js, "
+            f"or unpack the npm package there by hand as {folder.name}/"
+        )
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # Unpacked beside its final place and renamed, so that a broken download leaves nothing.
+        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+            packed = subprocess.run(
+                [npm, "pack", "--silent", package],
+                cwd=scratch,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            archives = list(Path(scratch).glob("*.tgz"))
+            if packed.returncode != 0 or len(archives) != 1:
+                lines = packed.stderr.strip().splitlines() or ["no message"]
+                raise ReellamaError(f"npm pack {package} failed: {lines[-1]}")
+            with tarfile.open(archives[0]) as archive:
+                wanted = [
+                    member
+                    for member in archive.getmembers()
+                    if member.name.startswith(f"package/{pictures}/")
+                    or member.name.startswith("package/LICENSE")
+                ]
+                _extract(archive, wanted, Path(scratch))
+            os.replace(Path(scratch) / "package", folder)
+    except OSError as error:
+        raise ReellamaError(f"cannot unpack {package} into {folder}: {error}") from error
+
+
+def _extract(archive: tarfile.TarFile, members: list[tarfile.TarInfo], to: Path) -> None:
+    """Extract with the safe filter where this Python has it (3.10.12, 3.11.4 and later)."""
+    if hasattr(tarfile, "data_filter"):
+        archive.extractall(to, members, filter="data")
+    else:
+        archive.extractall(to, [member for member in members if member.isfile()])

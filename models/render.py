@@ -1,0 +1,106 @@
+"""Clips with exact ground truth: scenes drawn as frames, at any times, and written as videos."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from gguf_tools.errors import ReellamaError
+from models.captions import caption, questions
+from models.scene import MOTIONS, Actor, Pose, Scene, random_scene
+
+__all__ = [
+    "MOTIONS",
+    "Actor",
+    "Scene",
+    "caption",
+    "frame_times",
+    "questions",
+    "random_scene",
+    "render",
+    "write_video",
+]
+
+
+def frame_times(duration: float, frames: int) -> np.ndarray:
+    """The middles of `frames` equal parts of the duration: float64 [frames], seconds."""
+    return (np.arange(frames) + 0.5) * (duration / frames)
+
+
+def render(scene: Scene, times: np.ndarray) -> np.ndarray:
+    """The scene's frames at `times` (seconds, any order): uint8 RGB [T, height, width, 3]."""
+    width, height = scene.size
+    background = Image.fromarray(scene.background.paint(width, height))
+    sprites = [_Sprite(actor, min(scene.size)) for actor in scene.actors]
+    frames = np.empty((len(times), height, width, 3), np.uint8)
+    for frame, time in zip(frames, times, strict=True):
+        canvas = background.copy()
+        u = min(1.0, max(0.0, float(time) / scene.duration))
+        for sprite in reversed(sprites):  # the main actor is drawn last, on top
+            sprite.draw(canvas, sprite.actor.pose(u))
+        frame[...] = np.asarray(canvas)
+    return frames
+
+
+class _Sprite:
+    """An actor's picture at the size and angle last drawn, which most motions never change."""
+
+    def __init__(self, actor: Actor, short_side: int) -> None:
+        self.actor = actor
+        self.short_side = short_side
+        image = actor.picture.image
+        self.picture = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if actor.mirrored else image
+        self.key: tuple[int, float] | None = None
+        self.image = self.picture
+
+    def draw(self, canvas: Image.Image, pose: Pose) -> None:
+        if not pose.visible:
+            return
+        side = max(1, round(pose.size * self.short_side))
+        if self.key != (side, pose.angle):
+            self.key = side, pose.angle
+            self.image = self.picture.resize((side, side), Image.Resampling.BILINEAR)
+            if pose.angle:
+                self.image = self.image.rotate(pose.angle, Image.Resampling.BILINEAR, expand=True)
+        left = round(pose.x * canvas.width - self.image.width / 2)
+        top = round(pose.y * canvas.height - self.image.height / 2)
+        canvas.paste(self.image, (left, top), self.image)
+
+
+def write_video(
+    path: Path, frames: np.ndarray | Sequence[np.ndarray], fps: float = 24, codec: str = "h264"
+) -> None:
+    """Write uint8 RGB frames [T, H, W, 3] as a video; H and W must be even.
+
+    H.264 where this build of FFmpeg can write it, else MPEG-4. Raises ReellamaError when the file
+    cannot be written.
+    """
+    import av
+    from av.error import FFmpegError
+
+    known = codec if codec in av.codecs_available and _encodes(codec) else "mpeg4"
+    try:
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream(known, rate=Fraction(fps).limit_denominator(1001))
+            stream.height, stream.width = frames[0].shape[:2]
+            stream.pix_fmt = "yuv420p"
+            for pixels in frames:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+            container.mux(stream.encode())
+    except (FFmpegError, OSError) as error:
+        raise ReellamaError(f"cannot write the video {path}: {error}") from error
+
+
+def _encodes(codec: str) -> bool:
+    """Whether this build of FFmpeg has an encoder, not only a decoder, of that name."""
+    import av
+
+    try:
+        av.Codec(codec, "w")
+    except ValueError:
+        return False
+    return True
