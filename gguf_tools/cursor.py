@@ -1,0 +1,105 @@
+"""Take typed values one after another from the header of a GGUF file, within bounds."""
+
+import struct
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from gguf_tools.errors import GGUFError
+
+# The largest vocabularies in use have 262,144 entries, in headers of some 15 MB. Limits keep the time
+# and memory that a header made to harm can take within a few seconds and some 500 MB.
+MAX_HEADER = 256 << 20  # bytes
+MAX_ELEMENTS = 1 << 22  # in all arrays of a file together
+
+STRING, ARRAY = 8, 9
+# The other value types, by their number in the file.
+NUMPY_TYPES = {
+    0: "<u1",
+    1: "<i1",
+    2: "<u2",
+    3: "<i2",
+    4: "<u4",
+    5: "<i4",
+    6: "<f4",
+    7: "?",
+    10: "<u8",
+    11: "<i8",
+    12: "<f8",
+}
+
+
+class Cursor:
+    """A place in an open GGUF file that only moves forward and never past the file's end.
+
+    Every method raises GGUFError in place of reading what is not there.
+    """
+
+    def __init__(self, file: BinaryIO, size: int, path: Path) -> None:
+        self.path = path
+        self.position = 0
+        self._file = file
+        self._size = size
+        self._elements_left = MAX_ELEMENTS
+
+    def damaged(self, what: str) -> GGUFError:
+        """Return the error that says `what` is wrong with the file."""
+        return GGUFError(f"{self.path} is damaged: {what}; download it again")
+
+    def take(self, n_bytes: int) -> bytes:
+        """Return the next `n_bytes` bytes."""
+        self._check(n_bytes)
+        data = self._file.read(n_bytes)
+        if len(data) != n_bytes:  # the file became shorter since it was measured
+            raise self._cut_off()
+        self.position += n_bytes
+        return data
+
+    def number(self, layout: str) -> int:
+        """Return the next integer, of the `struct` layout given."""
+        (value,) = struct.unpack(layout, self.take(struct.calcsize(layout)))
+        return value
+
+    def count(self, limit: int, of_what: str) -> int:
+        """Return the next 64-bit count, at most `limit`."""
+        count = self.number("<Q")
+        if count > limit:
+            raise self.damaged(f"it claims to have {count:,} {of_what}")
+        return count
+
+    def string(self) -> str:
+        """Return the next string; bytes that are not UTF-8 become U+FFFD."""
+        return self.take(self.number("<Q")).decode("utf-8", "replace")
+
+    def value(self) -> Any:
+        """Return the next value with its type in front: int, float, bool, str, or a list of these."""
+        type_ = self.number("<I")
+        if type_ != ARRAY:
+            return self._string_or_numbers(type_, 1)[0]
+        element_type = self.number("<I")
+        if element_type == ARRAY:
+            raise self.damaged("it has an array of arrays")
+        count = self.count(self._elements_left, "elements in an array")
+        self._elements_left -= count
+        return self._string_or_numbers(element_type, count)
+
+    def _string_or_numbers(self, type_: int, count: int) -> list[Any]:
+        if type_ == STRING:
+            return [self.string() for _ in range(count)]
+        if type_ not in NUMPY_TYPES:
+            raise self.damaged(f"it has a value of the unknown type {type_}")
+        dtype = np.dtype(NUMPY_TYPES[type_])
+        return np.frombuffer(self.take(count * dtype.itemsize), dtype).tolist()
+
+    def _check(self, n_bytes: int) -> None:
+        if n_bytes > self._size - self.position:
+            raise self._cut_off()
+        if n_bytes > MAX_HEADER - self.position:
+            raise self.damaged(f"its header is larger than {MAX_HEADER >> 20} MB")
+
+    def _cut_off(self) -> GGUFError:
+        return GGUFError(
+            f"{self.path} is cut off or damaged in its header "
+            f"(byte {self.position:,} of {self._size:,}); download it again"
+        )
