@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from gguf_tools import find
+
 # Examples load models and decode video: how long one takes says nothing about the code.
 settings.register_profile("reellama", deadline=None, max_examples=50, derandomize=True)
 settings.load_profile("reellama")
@@ -16,8 +18,6 @@ settings.load_profile("reellama")
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
     """SmolLM2-135M-Instruct as Q4_1 GGUF, the LLM of `mini`."""
-    from gguf_tools import find
-
     return find.smollm2()
 
 
