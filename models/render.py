@@ -34,7 +34,7 @@ def frame_times(duration: float, frames: int) -> np.ndarray:
 def render(scene: Scene, times: np.ndarray) -> np.ndarray:
     """The scene's frames at `times` (seconds, any order): uint8 RGB [T, height, width, 3]."""
     width, height = scene.size
-    background = Image.fromarray(scene.background.paint(width, height))
+    background = scene.background.paint(width, height)
     sprites = [_Sprite(actor, min(scene.size)) for actor in scene.actors]
     frames = np.empty((len(times), height, width, 3), np.uint8)
     for frame, time in zip(frames, times, strict=True):
@@ -47,28 +47,34 @@ def render(scene: Scene, times: np.ndarray) -> np.ndarray:
 
 
 class _Sprite:
-    """An actor's picture at the size and angle last drawn, which most motions never change."""
+    """An actor's picture, kept as last resized and last turned, which most motions never change."""
 
     def __init__(self, actor: Actor, short_side: int) -> None:
         self.actor = actor
         self.short_side = short_side
         image = actor.picture.image
         self.picture = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if actor.mirrored else image
-        self.key: tuple[int, float] | None = None
-        self.image = self.picture
+        self.resized = self.turned = self.picture
+        self.angle = 0.0
 
     def draw(self, canvas: Image.Image, pose: Pose) -> None:
         if not pose.visible:
             return
-        side = max(1, round(pose.size * self.short_side))
-        if self.key != (side, pose.angle):
-            self.key = side, pose.angle
-            self.image = self.picture.resize((side, side), Image.Resampling.BILINEAR)
-            if pose.angle:
-                self.image = self.image.rotate(pose.angle, Image.Resampling.BILINEAR, expand=True)
-        left = round(pose.x * canvas.width - self.image.width / 2)
-        top = round(pose.y * canvas.height - self.image.height / 2)
-        canvas.paste(self.image, (left, top), self.image)
+        image = self._at(max(1, round(pose.size * self.short_side)), pose.angle)
+        left = round(pose.x * canvas.width - image.width / 2)
+        top = round(pose.y * canvas.height - image.height / 2)
+        canvas.paste(image, (left, top), image)
+
+    def _at(self, side: int, angle: float) -> Image.Image:
+        stale = self.resized.width != side
+        if stale:
+            self.resized = self.picture.resize((side, side), Image.Resampling.BILINEAR)
+        if stale or self.angle != angle:
+            self.turned = self.resized
+            if angle:
+                self.turned = self.resized.rotate(angle, Image.Resampling.BILINEAR, expand=True)
+            self.angle = angle
+        return self.turned
 
 
 def write_video(
@@ -82,10 +88,12 @@ def write_video(
     import av
     from av.error import FFmpegError
 
-    known = codec if codec in av.codecs_available and _encodes(codec) else "mpeg4"
+    known = codec if _can_encode(codec) else "mpeg4"
     try:
         with av.open(str(path), "w") as container:
             stream = container.add_stream(known, rate=Fraction(fps).limit_denominator(1001))
+            if not isinstance(stream, av.VideoStream):
+                raise ReellamaError(f"cannot write the video {path}: {known} is no video codec")
             stream.height, stream.width = frames[0].shape[:2]
             stream.pix_fmt = "yuv420p"
             for pixels in frames:
@@ -95,12 +103,11 @@ def write_video(
         raise ReellamaError(f"cannot write the video {path}: {error}") from error
 
 
-def _encodes(codec: str) -> bool:
-    """Whether this build of FFmpeg has an encoder, not only a decoder, of that name."""
+def _can_encode(codec: str) -> bool:
     import av
 
     try:
         av.Codec(codec, "w")
-    except ValueError:
+    except av.codec.codec.UnknownCodecError:
         return False
     return True

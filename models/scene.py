@@ -119,9 +119,10 @@ def random_scene(
     picture: Picture | None = None,
     motion: str | None = None,
 ) -> Scene:
-    """A scene of one actor, or of two with probability `p_two`.
+    """A scene of one actor, or of two with a probability of up to `p_two`.
 
-    The second actor is smaller and of another kind. `picture` and `motion` fix the main actor's.
+    The second actor is smaller, of another kind, and left out where the main one would hide it.
+    `picture` and `motion` fix the main actor's.
     """
     main_picture = picture or pictures[int(rng.integers(len(pictures)))]
     main = _random_actor(rng, main_picture, rng.uniform(0.25, 0.5), size, motion)
@@ -129,23 +130,21 @@ def random_scene(
     if rng.random() < p_two:
         other = pictures[int(rng.integers(len(pictures)))]
         if other.kind != main_picture.kind:
-            actors.append(_second_actor(rng, other, main, size))
+            actors += _second_actor(rng, other, main, size)
     background = random_background(rng, photos)
     return Scene(tuple(actors), background, size, float(rng.uniform(2.0, 10.0)))
 
 
 def _second_actor(
     rng: np.random.Generator, picture: Picture, main: Actor, size: tuple[int, int]
-) -> Actor:
-    """The candidate that comes closest to keeping out of the main actor's way."""
-    candidates = []
-    for _ in range(8):
+) -> list[Actor]:
+    """One actor that keeps well out of the main one's way, or none."""
+    for _ in range(16):
         side = max(0.1, main.size * rng.uniform(0.4, 0.6))
         actor = _random_actor(rng, picture, side, size, None)
-        candidates.append((overlap(main, actor, size), actor))
-        if candidates[-1][0] == 0:
-            break
-    return min(candidates, key=lambda candidate: candidate[0])[1]
+        if overlap(main, actor, size) <= 0.2 * side:
+            return [actor]
+    return []
 
 
 def overlap(one: Actor, other: Actor, size: tuple[int, int]) -> float:
@@ -203,7 +202,7 @@ def _random_actor(
         height=height,
         angle=float(rng.uniform(-15, 15)) if rng.random() < 0.3 else 0.0,
         smooth=bool(rng.random() < 0.3),
-        mirrored=bool(rng.random() < 0.5),
+        mirrored=bool(rng.random() < 0.5) and not picture.lettered,
     )
 
 
