@@ -1,0 +1,60 @@
+"""What sampling needs to know of a video, an animated picture or a folder of pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from gguf_tools.errors import ReellamaError
+
+
+class VideoError(ReellamaError):
+    """A video, picture or folder cannot be read as asked; the message is one line for people."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A frame that is turned into RGB only when somebody wants its pixels.
+
+    time: seconds from the start of the video at which the frame appears.
+    rgb:  rgb(max_side) -> uint8 [height, width, 3], upright, with square pixels; the longer side is
+          at most `max_side` pixels, or as it comes with None.
+    """
+
+    time: float
+    rgb: Callable[[int | None], np.ndarray]
+
+
+class Source(Protocol):
+    """Frames by time. All times are seconds from the start of the video."""
+
+    path: Path
+    duration: float  # 0.0 for a still picture
+    notes: list[str]  # what a person should know of the file, e.g. that it is cut off
+
+    def frames_at(self, times: Sequence[float], *, coarse: bool = False) -> Iterator[Frame]:
+        """The frames on screen at `times` (ascending); a frame never comes twice.
+
+        coarse: a frame somewhat before the wanted time will do, where it is cheaper.
+        """
+        ...
+
+    def frames_between(self, start: float, end: float) -> Iterator[Frame]:
+        """Every frame on screen in [start, end): also the one that appeared before `start`."""
+        ...
+
+    def count_frames(self, start: float, end: float, limit: int) -> int:
+        """How many frames `frames_between` would give, counted no further than `limit`."""
+        ...
+
+    def keyframe_times(self, start: float, end: float) -> Iterator[float]:
+        """Times of the frames in [start, end) that can be decoded without any other."""
+        ...
+
+    def close(self) -> None:
+        """Close the file."""
+        ...
