@@ -15,10 +15,8 @@ _PHOTOGRAPHS = (
     ("skimage", "data/brick.png"),
     ("skimage", "data/grass.png"),
     ("skimage", "data/gravel.png"),
-    ("skimage", "data/coffee.png"),
     ("skimage", "data/hubble_deep_field.jpg"),
     ("skimage", "data/ihc.png"),
-    ("skimage", "data/coins.png"),
     ("sklearn", "datasets/images/china.jpg"),
 )
 

@@ -125,9 +125,12 @@ def random_scene(
     `picture` and `motion` fix the main actor's.
     """
     main_picture = picture or pictures[int(rng.integers(len(pictures)))]
-    main = _random_actor(rng, main_picture, rng.uniform(0.25, 0.5), size, motion)
+    two = rng.random() < p_two
+    # With a second, smaller one beside it the main actor is not too small itself.
+    main_side = rng.uniform(0.33 if two else 0.25, 0.5)
+    main = _random_actor(rng, main_picture, main_side, size, motion)
     actors = [main]
-    if rng.random() < p_two:
+    if two:
         other = pictures[int(rng.integers(len(pictures)))]
         if other.kind != main_picture.kind:
             actors += _second_actor(rng, other, main, size)
@@ -140,7 +143,7 @@ def _second_actor(
 ) -> list[Actor]:
     """One actor that keeps well out of the main one's way, or none."""
     for _ in range(16):
-        side = max(0.1, main.size * rng.uniform(0.4, 0.6))
+        side = main.size * rng.uniform(0.45, 0.6)
         actor = _random_actor(rng, picture, side, size, None)
         if overlap(main, actor, size) <= 0.2 * side:
             return [actor]
@@ -181,7 +184,7 @@ def _random_actor(
         left, right = _room(left, right, dx, wide / 3)
         top, bottom = _room(top, bottom, dy, tall / 3)
     elif motion in ("grows", "shrinks"):
-        amount = float(rng.uniform(2.0, 3.5))
+        amount = float(rng.uniform(2.0, 3.0))
     elif motion == "spins":
         amount = float(rng.uniform(1.0, 1.7) * rng.choice((-1, 1)))
     elif motion == "bounces":
