@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 
@@ -53,6 +54,7 @@ class Container:
         self._stream.codec_context.thread_type = "AUTO"
         self._tick = float(self._stream.time_base or 0) or 1.0 / _MICROSECONDS
         self._origin = self._stream.start_time or 0
+        self._bare = self._stream.start_time is None  # has no times and cannot be sought
 
     def close(self) -> None:
         """Close the file."""
@@ -62,6 +64,11 @@ class Container:
     def pixel_aspect(self) -> float:
         """Width of a stored pixel over its height."""
         return float(self._stream.sample_aspect_ratio or 1)
+
+    @property
+    def pace(self) -> float:
+        """Seconds from one frame to the next on average, as far as the file tells."""
+        return float(1 / (self._stream.guessed_rate or 25))
 
     @property
     def states_duration(self) -> bool:
@@ -79,60 +86,71 @@ class Container:
         """A timestamp of the video stream, in seconds."""
         return (ticks - self._origin) * self._tick
 
-    def time(self, item: Packet | VideoFrame) -> float | None:
-        """When a packet or frame is shown; None where the file does not tell."""
+    def _time(self, item: Packet | VideoFrame, before: float) -> float:
+        """When a packet or frame is shown, given when the one before it was."""
         ticks = item.pts if item.pts is not None else item.dts
-        return None if ticks is None else self.seconds(ticks)
+        return before + self.pace if ticks is None else self.seconds(ticks)
 
     def seek(self, time: float) -> None:
         """Go to the last indexed place at or before `time`, or to the start where none is."""
+        if time <= 0.0 or self._bare:
+            self._rewind()
+            return
         ticks = int(min(time / self._tick, float(_INT64_MAX // 2))) + self._origin
         try:
             self._container.seek(min(ticks, _INT64_MAX), stream=self._stream, backward=True)
-        except FFmpegError:  # no index, nothing that early, or a stream that only runs forward
-            self.close()
-            self._open()
+        except FFmpegError:  # no index, or nothing that early
+            self._rewind()
 
-    def packets(self) -> Iterator[Packet[VideoStream]]:
-        """Packets of the video stream from here on, in decoding order; damage ends them."""
+    def _rewind(self) -> None:
+        """Open the file anew: seeking to time 0 misses frames in MPEG-TS, and fails elsewhere."""
+        self.close()
+        self._open()
+
+    def packets(self) -> Iterator[tuple[float, Packet[VideoStream]]]:
+        """(seconds, packet) of the video stream from here on, in decoding order.
+
+        Damage ends them. A bare stream (.h264) has no times: its frames come at an even pace, and
+        since it cannot be sought, "from here on" is then from its start.
+        """
+        time = -self.pace
         try:
             for packet in self._container.demux(self._stream):
                 if packet.size:
-                    yield packet
+                    time = self._time(packet, time)
+                    yield time, packet
         except FFmpegError:
             self.damaged += 1
 
     def frames(self) -> Iterator[tuple[float, VideoFrame]]:
         """(seconds, frame) from here on, in order of presentation; damaged ones are left out."""
-        rate = float(self._stream.average_rate or 25)
-        last = -1.0 / rate
-        for packet in chain(self.packets(), [None]):  # None: hand out what the decoder still holds
+        time = -self.pace
+        packets = (packet for _, packet in self.packets())
+        for packet in chain(packets, [None]):  # None: hand out what the decoder still holds
             try:
                 decoded = self._stream.codec_context.decode(packet)
             except FFmpegError:
                 self.damaged += 1
                 continue
             for frame in decoded:
-                time = self.time(frame)
-                last = last + 1.0 / rate if time is None else max(time, 0.0)
-                yield last, frame
+                time = max(self._time(frame, time), 0.0)
+                yield time, frame
 
     def extent(self) -> tuple[float, float]:
         """Seconds at which the last frame and the last packet of any kind end, from here on."""
-        frame = 1.0 / float(self._stream.average_rate or 25)
         video_end = end = 0.0
-        try:
+        with suppress(FFmpegError):  # what was readable up to the damage is the extent
             for packet in self._container.demux():
-                if packet.pts is None or packet.stream.type not in ("video", "audio"):
+                if not packet.size:
                     continue
-                tick = float(packet.stream.time_base or 0)
-                stop = packet.pts * tick - self._origin * self._tick + (packet.duration or 0) * tick
-                end = max(end, stop)
                 if packet.stream.index == self._stream.index:
-                    video_end = max(video_end, stop if packet.duration else stop + frame)
-        except FFmpegError:
-            pass  # what was readable up to here is the extent
-        return video_end, end
+                    length = (packet.duration or 0) * self._tick or self.pace
+                    video_end = max(video_end, self._time(packet, video_end - self.pace) + length)
+                elif packet.pts is not None and packet.stream.type == "audio":
+                    tick = float(packet.stream.time_base or 0)
+                    stop = (packet.pts + (packet.duration or 0)) * tick
+                    end = max(end, stop - self._origin * self._tick)
+        return video_end, max(video_end, end)
 
 
 def _video_stream(container: InputContainer, path: Path) -> VideoStream:

@@ -8,9 +8,10 @@ seeking and decoding on, and it is why an hour of video costs little more than a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from av.error import FFmpegError
@@ -24,6 +25,13 @@ __all__ = ["VideoError", "VideoFile"]
 
 # How far back to seek, in seconds, until a keyframe turns up at or before the wanted time.
 _SEEK_BACK = (0.0, 1.0, 5.0, 30.0, 300.0)
+
+
+class _Keyframe(NamedTuple):
+    """When a keyframe appears, and where to seek so that decoding meets it, both in seconds."""
+
+    time: float
+    seek: float
 
 
 class VideoFile:
@@ -66,10 +74,10 @@ class VideoFile:
         for time in times:
             if upcoming is None or upcoming.time <= time:
                 keyframe = self._keyframe_before(time)
-                if shown is None or keyframe > (upcoming or shown).time:
+                if shown is None or keyframe.time > (upcoming or shown).time:
                     frames, shown = self._decode(keyframe), None
                     upcoming = next(frames, None)
-                    if coarse and upcoming is not None and keyframe > previous:
+                    if coarse and upcoming is not None and keyframe.time > previous:
                         time = upcoming.time
             while upcoming is not None and upcoming.time <= time:
                 shown, upcoming = upcoming, next(frames, None)
@@ -103,10 +111,9 @@ class VideoFile:
         Looks at packets only, so it costs next to nothing.
         """
         before, count = 0, 0
-        self._index.seek(self._keyframe_before(start))
-        for packet in self._index.packets():
-            time = self._index.time(packet)
-            if time is None or time >= end:
+        self._index.seek(self._keyframe_before(start).seek)
+        for time, packet in self._index.packets():
+            if time >= end:
                 # With B-frames a later packet may still belong before `end`; decoding order tells.
                 if packet.dts is None or self._index.seconds(packet.dts) >= end:
                     break
@@ -120,24 +127,21 @@ class VideoFile:
 
     def keyframe_times(self, start: float, end: float) -> Iterator[float]:
         """Times in seconds of the keyframes in [start, end), without decoding anything."""
-        self._index.seek(self._keyframe_before(start))
-        for packet in self._index.packets():
-            time = self._index.time(packet)
-            if time is None or not packet.is_keyframe:
-                continue
-            if time >= end:
+        self._index.seek(self._keyframe_before(start).seek)
+        for time, packet in self._index.packets():
+            if packet.is_keyframe and time >= end:
                 break
-            if time >= start:
+            if packet.is_keyframe and time >= start:
                 yield time
 
-    def _decode(self, keyframe: float) -> Iterator[Frame]:
-        """Frames in order of presentation, from the keyframe at `keyframe` seconds on."""
-        self._decoder.seek(keyframe)
+    def _decode(self, keyframe: _Keyframe) -> Iterator[Frame]:
+        """Frames in order of presentation, from `keyframe` on."""
+        self._decoder.seek(keyframe.seek)
         for time, frame in self._decoder.frames():
             yield Frame(time, _Picture(frame, self._decoder.pixel_aspect))
 
-    def _keyframe_before(self, time: float) -> float:
-        """Time of the last keyframe at or before `time`; 0.0 where the file does not tell.
+    def _keyframe_before(self, time: float) -> _Keyframe:
+        """The last keyframe at or before `time`; the start of the file where it does not tell.
 
         A seek may land too late (MP4 indexes decoding times, which run ahead of presentation) or
         between keyframes (MPEG-TS), hence the steps back.
@@ -146,13 +150,12 @@ class VideoFile:
             if time - back <= 0.0:
                 break
             self._index.seek(time - back)
-            for packet in self._index.packets():
-                at = self._index.time(packet)
-                if at is None or at > time:
+            for at, packet in self._index.packets():
+                if at > time:
                     break
                 if packet.is_keyframe:
-                    return max(at, 0.0)
-        return 0.0
+                    return _Keyframe(at, time - back)
+        return _Keyframe(0.0, 0.0)
 
     def _measure(self) -> float:
         """Seconds up to the end of the last frame that can be read; notes a file that is cut off.
@@ -201,6 +204,7 @@ class _Picture:
 
 def _display_matrix(frame: VideoFrame) -> np.ndarray | None:
     try:
-        return np.frombuffer(frame.side_data["DISPLAYMATRIX"], dtype=np.int32, count=9)
+        data = cast(Mapping[str, Any], frame.side_data)["DISPLAYMATRIX"]
     except KeyError:
         return None
+    return np.frombuffer(data, dtype=np.int32, count=9)
