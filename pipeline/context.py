@@ -1,0 +1,234 @@
+"""A llama.cpp context: how it is made, and how positions are decoded in it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import threading
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import psutil
+from gguf import GGMLQuantizationType
+from llama_cpp import llama_cpp
+
+from gguf_tools import backend
+from gguf_tools.errors import ReellamaError
+
+from .parts import Run
+
+KV_TYPES = {
+    name: int(GGMLQuantizationType[name.upper()])
+    for name in ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
+}
+FLASH_ATTN = {"auto": -1, "off": 0, "on": 1}  # enum llama_flash_attn_type
+
+# Most positions of one batch whose logits are computed; llama.cpp reserves memory for so many.
+MAX_OUTPUTS = 64
+
+# Batches from this many positions on can be interrupted midway. llama.cpp asks before every node
+# of the graph, which costs a millisecond a batch: nothing for a long batch, too much for a token.
+INTERRUPTIBLE = 32
+
+
+def default_threads() -> int:
+    """Physical cores, at most as many as this process may use."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(psutil.cpu_count(logical=False) or 1, usable or 1))
+
+
+class Context:
+    """Owns a llama_context. Decodes runs of positions; gives access to the logits.
+
+    Raises ReellamaError for settings that this model, adapter or machine does not take.
+    """
+
+    def __init__(
+        self,
+        model: backend.Model,
+        *,
+        n_ctx: int,
+        n_batch: int,
+        n_ubatch: int,
+        n_threads: int | None,
+        type_k: str,
+        type_v: str,
+        flash_attn: str,
+    ):
+        if llama_cpp.llama_model_has_encoder(model.ptr):
+            raise ReellamaError(
+                f"{model.path} is not a model that continues text: it has an encoder"
+            )
+        params = llama_cpp.llama_context_default_params()
+        params.n_ctx = n_ctx
+        params.n_batch = n_batch
+        params.n_ubatch = min(n_ubatch, n_batch)
+        params.n_outputs_max = params.n_outputs_max_per_seq = min(MAX_OUTPUTS, n_batch)
+        params.n_threads = params.n_threads_batch = n_threads or default_threads()
+        params.type_k = _choice("type_k", type_k, KV_TYPES)
+        params.type_v = _choice("type_v", type_v, KV_TYPES)
+        params.flash_attn_type = _choice("flash_attn", flash_attn, FLASH_ATTN)
+        params.swa_full = True  # keep what lies outside the attention window: turns are rewound
+        if type_v not in ("f32", "f16", "bf16"):  # llama.cpp quantizes V only with flash attention
+            if flash_attn == "off":
+                raise ReellamaError(f"type_v {type_v} needs flash attention: leave flash_attn auto")
+            params.flash_attn_type = FLASH_ATTN["on"]
+        pointer = llama_cpp.llama_init_from_model(model.ptr, params)
+        if not pointer:
+            raise ReellamaError(
+                f"llama.cpp could not make a context of {n_ctx} positions for {model.path} "
+                f"(type_k {type_k}, type_v {type_v}, flash_attn {flash_attn}): "
+                f"{_complaint() or 'try a smaller n_ctx'}"
+            )
+        # Set by Ctrl-C while llama.cpp decodes, and asked for by its callback.
+        self._interrupted = flag = ctypes.c_bool(False)
+        self._abort = llama_cpp.ggml_abort_callback(lambda _: flag.value)
+        self._never_abort = llama_cpp.ggml_abort_callback()
+        # The finalizer keeps the model and the callback for as long as the context lives.
+        self._pointer = pointer
+        self._free = weakref.finalize(self, _free, pointer, model, self._abort)
+        self.n_ctx = min(n_ctx or 2**31, llama_cpp.llama_n_ctx(self.ptr))
+        self.n_batch = llama_cpp.llama_n_batch(self.ptr)
+        self.n_embd = llama_cpp.llama_model_n_embd_inp(model.ptr)
+        self.n_vocab = llama_cpp.llama_vocab_n_tokens(model.vocab)
+        self._pos = np.empty(self.n_batch * 4, np.int32)
+        self._wanted = np.zeros(self.n_batch, np.int8)
+        self._token = np.zeros(1, np.int32)
+        self._yes = np.ones(1, np.int8)
+        self._single = llama_cpp.llama_batch(
+            n_tokens=1,
+            token=_pointer(self._token),
+            pos=_pointer(self._pos),
+            logits=_pointer(self._yes),
+        )
+        rope = llama_cpp.llama_model_rope_type(model.ptr)
+        self._mrope = rope in (llama_cpp.LLAMA_ROPE_TYPE_MROPE, llama_cpp.LLAMA_ROPE_TYPE_IMROPE)
+        self._logits: tuple[int, np.ndarray] = (0, np.empty(0, np.float32))
+
+    @property
+    def ptr(self) -> Any:
+        """The `llama_context *`. Raises ReellamaError when the context was closed."""
+        if not self._free.alive:
+            raise ReellamaError("this engine was closed: make another one")
+        return self._pointer
+
+    def close(self) -> None:
+        """Free the context."""
+        self._free()
+
+    def set_adapters(self, model: backend.Model, adapters: Sequence[tuple[Path, float]]) -> None:
+        """Apply GGUF LoRA adapters, each with its scale. The model owns and frees them."""
+        loaded = []
+        for path, _ in adapters:
+            if not Path(path).is_file():
+                raise ReellamaError(f"{path}: there is no such LoRA adapter")
+            adapter = llama_cpp.llama_adapter_lora_init(model.ptr, str(path).encode())
+            if not adapter:
+                raise ReellamaError(
+                    f"{path} is not a GGUF LoRA adapter for {model.path}: {_complaint()}"
+                )
+            loaded.append(adapter)
+        pointers = (llama_cpp.llama_adapter_lora_p_ctypes * len(loaded))(*loaded)
+        scales = (ctypes.c_float * len(loaded))(*(scale for _, scale in adapters))
+        if llama_cpp.llama_set_adapters_lora(self.ptr, pointers, len(loaded), scales):
+            raise ReellamaError(f"llama.cpp could not apply the LoRA adapters to {model.path}")
+
+    def decode(self, run: Run, start: int, *, want: str = "none") -> None:
+        """Decode a run of at most n_batch positions, the first at position `start`.
+
+        `want` says for which positions logits are computed: "none", "last" or "all".
+        Raises KeyboardInterrupt when Ctrl-C came during a long run, ReellamaError when llama.cpp
+        fails; after either the memory may hold some of the run.
+        """
+        n = len(run)
+        planes = self._positions(start, n, planes=4 if self._mrope and run.rows is not None else 1)
+        self._wanted[:n] = want == "all"
+        self._wanted[n - 1] = want != "none"
+        batch = llama_cpp.llama_batch(n_tokens=n, pos=planes, logits=_pointer(self._wanted))
+        if run.rows is None:
+            ids = np.array(run.keys, np.int32)
+            batch.token = _pointer(ids)
+        else:
+            batch.embd = _pointer(run.rows)
+        with self._interruptible() if n >= INTERRUPTIBLE else nullcontext():
+            self._check(llama_cpp.llama_decode(self.ptr, batch), start)
+
+    def decode_token(self, token: int, position: int) -> None:
+        """Decode one token and compute its logits: what `decode` does, with less around it."""
+        self._token[0] = token
+        self._pos[0] = position
+        self._check(llama_cpp.llama_decode(self.ptr, self._single), position)
+
+    def _check(self, status: int, start: int) -> None:
+        if status and not self._interrupted.value:
+            reason = _complaint() or f"status {status}"
+            raise ReellamaError(f"llama.cpp failed at position {start} of the context: {reason}")
+
+    def logits(self) -> np.ndarray:
+        """The logits of the last position decoded, [n_vocab]: a view until the next decode."""
+        pointer = llama_cpp.llama_get_logits_ith(self.ptr, -1)
+        address = ctypes.addressof(pointer.contents)
+        if self._logits[0] != address:  # llama.cpp seldom moves its buffer: making a view is slow
+            self._logits = address, np.ctypeslib.as_array(pointer, (self.n_vocab,))
+        return self._logits[1]
+
+    def all_logits(self, n: int) -> np.ndarray:
+        """A copy of the logits of the last run, decoded with want="all": [n, n_vocab]."""
+        pointer = llama_cpp.llama_get_logits(self.ptr)
+        return np.ctypeslib.as_array(pointer, (n, self.n_vocab)).copy()
+
+    def _positions(self, start: int, n: int, planes: int) -> Any:
+        """Soft tokens of an M-RoPE model have a position in time, height, width and a spare one;
+        text, and what stands in its place, has the same in the first three and 0 in the last."""
+        pos = self._pos[: planes * n].reshape(planes, n)
+        pos[:3] = np.arange(start, start + n)
+        pos[3:] = 0
+        return _pointer(self._pos)
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Let Ctrl-C end the decoding inside: Python alone would handle it only afterwards."""
+        handler = signal.getsignal(signal.SIGINT)
+        if threading.current_thread() is not threading.main_thread() or not callable(handler):
+            yield
+            return
+        llama_cpp.llama_set_abort_callback(self.ptr, self._abort, None)
+        signal.signal(signal.SIGINT, self._interrupt)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, handler)
+            llama_cpp.llama_set_abort_callback(self.ptr, self._never_abort, None)
+            interrupted, self._interrupted.value = self._interrupted.value, False
+        if interrupted:
+            handler(signal.SIGINT, None)
+            raise KeyboardInterrupt
+
+    def _interrupt(self, signum: int, frame: FrameType | None) -> None:
+        self._interrupted.value = True
+
+
+def _free(pointer: Any, _model: backend.Model, _abort: object) -> None:
+    llama_cpp.llama_free(pointer)
+
+
+def _complaint() -> str:
+    """llama.cpp's last error, on one line."""
+    return " ".join(" ".join(backend.last_errors()[-1:]).split())
+
+
+def _pointer(array: np.ndarray) -> Any:
+    kind = np.ctypeslib.as_ctypes_type(array.dtype)
+    return array.ctypes.data_as(ctypes.POINTER(kind))
+
+
+def _choice(option: str, name: str, table: dict[str, int]) -> int:
+    if name not in table:
+        raise ReellamaError(f"{option} cannot be {name!r}: choose one of {', '.join(table)}")
+    return table[name]

@@ -1,0 +1,355 @@
+"""One GGUF model in llama.cpp: prompts of text and soft tokens in, generated tokens out.
+
+    with Engine("model.gguf") as engine:
+        prompt = [Text("<|im_start|>user\n", special=True), soft_tokens, Text("What happens?"), ...]
+        for token in engine.generate(prompt):
+            print(token.text, end="")
+
+The engine knows nothing of video. It is for one caller at a time: not thread-safe.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Literal
+
+import numpy as np
+from gguf_tools.template import ChatTemplate
+
+from gguf_tools import backend
+from gguf_tools.errors import ReellamaError
+from gguf_tools.tokenizer import Tokenizer
+
+from .context import MAX_OUTPUTS, Context
+from .kv_cache import KVCache
+from .parts import Answer, Layout, Part, Prompt, Run, Text, lay_out
+from .probabilities import Probabilities
+from .sampling import Sampler, Sampling
+from .text_stream import TextStream
+
+__all__ = [
+    "ContextOverflow",
+    "Engine",
+    "Part",
+    "Prefill",
+    "Prompt",
+    "Sampling",
+    "Stats",
+    "Text",
+    "Token",
+]
+
+StopReason = Literal["stop", "stop string", "length", "context"]
+
+
+class ContextOverflow(ReellamaError):  # noqa: N818  (a condition, like OverflowError)
+    """A prompt that does not fit. `n_prompt` and `n_ctx` count positions."""
+
+    def __init__(self, n_prompt: int, n_ctx: int):
+        super().__init__(f"the prompt takes {n_prompt} positions, but the context has {n_ctx}")
+        self.n_prompt = n_prompt
+        self.n_ctx = n_ctx
+
+
+@dataclass(frozen=True)
+class Token:
+    """One generated token.
+
+    `text` is what it adds to the answer: whole characters, so it is empty for a token that begins
+    a character which the next one ends. `p` is its probability in the model's own softmax
+    (temperature 1, before penalties, grammar and other samplers), nan when n_probs is 0;
+    `alternatives` are the likeliest tokens there, best first, which may include the token itself.
+    """
+
+    id: int
+    text: str
+    p: float
+    alternatives: list[tuple[str, float]]
+
+
+@dataclass(frozen=True)
+class Prefill:
+    """What reading a prompt took: positions found in the KV cache, positions read, seconds."""
+
+    n_reused: int
+    n_read: int
+    seconds: float
+
+
+@dataclass
+class Stats:
+    """What the last call did. `stop_reason` is None while generating, or when it was cut short."""
+
+    n_reused: int = 0
+    n_read: int = 0
+    prefill_seconds: float = 0.0
+    n_generated: int = 0
+    generate_seconds: float = 0.0  # in llama.cpp and here, without what the caller does in between
+    stop_reason: StopReason | None = None
+
+
+GREEDY = Sampling()
+
+Draft = tuple[int, float, list[tuple[str, float]]]  # a Token whose text is not certain yet
+
+
+@dataclass
+class _Generation:
+    """The state of one answer while it grows."""
+
+    sampler: Sampler
+    stream: TextStream[Draft]
+    n_probs: int
+    chosen: int | None = None  # the last token, not decoded yet
+    ids: list[int] = field(default_factory=list)  # of the tokens given to the caller
+    texts: list[str] = field(default_factory=list)
+
+
+class Engine:
+    """A model, its context, and the prompt that the KV cache holds.
+
+    n_ctx: positions in the context (0: what the model was trained for). n_batch: positions decoded
+    in one call. n_threads: default physical cores. n_gpu_layers: "auto" as many as fit.
+    type_k, type_v: KV cache types (f16, q8_0, q4_0, ...); a quantized V turns flash attention on.
+    lora: GGUF adapters with their scales.
+    Raises ReellamaError for a model, adapter or option that cannot be used.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        n_ctx: int = 4096,
+        n_batch: int = 512,
+        n_ubatch: int = 512,
+        n_threads: int | None = None,
+        n_gpu_layers: backend.GpuLayers = 0,
+        type_k: str = "f16",
+        type_v: str = "f16",
+        flash_attn: str = "auto",
+        lora: Sequence[tuple[str | Path, float]] = (),
+    ):
+        self.path = Path(path)
+        self.last = Stats()
+        self._model = backend.load_model(self.path, n_gpu_layers=n_gpu_layers, n_ctx=n_ctx)
+        try:
+            self._ctx = Context(
+                self._model,
+                n_ctx=n_ctx,
+                n_batch=n_batch,
+                n_ubatch=n_ubatch,
+                n_threads=n_threads,
+                type_k=type_k,
+                type_v=type_v,
+                flash_attn=flash_attn,
+            )
+            if lora:
+                self._ctx.set_adapters(self._model, [(Path(p), scale) for p, scale in lora])
+        except BaseException:
+            self._model.close()
+            raise
+        self.tokenizer = Tokenizer(self._model)
+        self.n_ctx = self._ctx.n_ctx
+        self.n_embd = self._ctx.n_embd
+        self._cache = KVCache(self._ctx.ptr)
+        self._probabilities = Probabilities(self._ctx.n_vocab)
+        self._pieces: dict[int, bytes] = {}
+        self._fresh = False  # llama.cpp's logits are those of the last position in the cache
+        self._call = 0  # counts calls, so that a generation knows when another one took over
+
+    @cached_property
+    def template(self) -> ChatTemplate:
+        """The model's chat template."""
+        return ChatTemplate.from_gguf(self.path)
+
+    @property
+    def n_past(self) -> int:
+        """Positions in the KV cache."""
+        return len(self._cache)
+
+    def close(self) -> None:
+        """Free the context and the model."""
+        self._ctx.close()
+        self._model.close()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def count(self, prompt: Sequence[Part]) -> int:
+        """How many positions the prompt takes."""
+        return len(self._lay_out(prompt).keys)
+
+    def prefill(self, prompt: Sequence[Part]) -> Prefill:
+        """Make the KV cache hold exactly this prompt, reading only what follows the longest
+        common prefix; soft tokens are compared by their values.
+
+        Raises ContextOverflow before anything is decoded, and ReellamaError for bad soft tokens.
+        """
+        self._begin()
+        return self._prefill(self._lay_out(prompt))
+
+    def generate(
+        self,
+        prompt: Sequence[Part],
+        sampling: Sampling = GREEDY,
+        *,
+        max_tokens: int = 256,
+        stop: Sequence[str] = (),
+        n_probs: int = 5,
+    ) -> Iterator[Token]:
+        """Read the prompt, then yield tokens until the model ends its turn, a `stop` string would
+        appear (it is not part of the text), `max_tokens` are there or the context is full; `last`
+        then has the reason. `n_probs` alternatives come with each token; 0 is a little faster.
+
+        Closing the iterator, Ctrl-C and errors leave the engine usable. What was generated stays
+        in the KV cache: a prompt that goes on from it, with the answer's text as one Text at its
+        place, reads only what is new. Another call on this engine ends this iterator's life.
+        Raises like `prefill`, and SamplingError for a grammar that cannot be used.
+        """
+        self._begin()
+        layout = self._lay_out(prompt)
+        sampler = Sampler(sampling, self._model, self.n_ctx)
+        state = _Generation(sampler, TextStream(stop), n_probs)
+        return self._generate(layout, state, max_tokens, self._call)
+
+    def logits_all(self, prompt: Sequence[Part]) -> np.ndarray:
+        """Read the whole prompt anew; the logits at every position, float32 [positions, n_vocab].
+
+        Raises like `prefill`.
+        """
+        self._begin()
+        layout = self._lay_out(prompt)
+        if len(layout.keys) > self.n_ctx:
+            raise ContextOverflow(len(layout.keys), self.n_ctx)
+        self._fresh = False
+        self._cache.clear()
+        logits = np.empty((len(layout.keys), self._ctx.n_vocab), np.float32)
+        for start, run in _chunks(layout, 0, min(MAX_OUTPUTS, self._ctx.n_batch)):
+            self._ctx.decode(run, start, want="all")
+            logits[start : start + len(run)] = self._ctx.all_logits(len(run))
+            self._cache.keys += run.keys
+        self._fresh = True
+        return logits
+
+    def _begin(self) -> None:
+        self._call += 1
+        self.last = Stats()
+
+    def _lay_out(self, prompt: Sequence[Part]) -> Layout:
+        cache = self._cache
+        layout = lay_out(
+            prompt, self.tokenizer, self.n_embd, cached=cache.keys, answers=cache.answers
+        )
+        if not layout.keys:
+            raise ReellamaError("the prompt is empty")
+        return layout
+
+    def _prefill(self, layout: Layout) -> Prefill:
+        begin = time.perf_counter()
+        n = len(layout.keys)
+        if n > self.n_ctx:
+            raise ContextOverflow(n, self.n_ctx)
+        cache = self._cache
+        reusable = cache.common_prefix(layout.keys)
+        if not (reusable == n == len(cache) and self._fresh):
+            # Without the last position's logits nothing can be generated: read that one again.
+            reusable = min(reusable, n - 1)
+        fresh, self._fresh = self._fresh, False
+        reused = cache.keep(reusable)
+        for start, run in _chunks(layout, reused, self._ctx.n_batch):
+            last = start + len(run) == n
+            self._ctx.decode(run, start, want="last" if last else "none")
+            cache.keys += run.keys
+        self._fresh = fresh or reused < n
+        self.last.n_reused, self.last.n_read = reused, n - reused
+        self.last.prefill_seconds = time.perf_counter() - begin
+        return Prefill(reused, n - reused, self.last.prefill_seconds)
+
+    def _generate(
+        self, layout: Layout, state: _Generation, max_tokens: int, call: int
+    ) -> Iterator[Token]:
+        self._own(call)
+        self._prefill(layout)
+        stats, start = self.last, self.n_past
+        try:
+            while stats.stop_reason is None:
+                begin = time.perf_counter()
+                released = self._step(state, stats, max_tokens)
+                stats.generate_seconds += time.perf_counter() - begin
+                for (token, p, alternatives), text in released:
+                    state.ids.append(token)
+                    state.texts.append(text)
+                    yield Token(token, text, p, alternatives)
+                    self._own(call)
+        finally:
+            if call == self._call:
+                self._remember(start, state)
+
+    def _own(self, call: int) -> None:
+        if call != self._call:
+            raise ReellamaError("this answer cannot go on: the engine was used for something else")
+
+    def _step(self, state: _Generation, stats: Stats, max_tokens: int) -> list[tuple[Draft, str]]:
+        """Decode the token chosen last and choose one; returns the tokens whose text is certain."""
+        if stats.n_generated >= max_tokens:
+            stats.stop_reason = "length"
+        elif state.chosen is not None and self.n_past >= self.n_ctx:
+            stats.stop_reason = "context"
+        if stats.stop_reason:
+            return state.stream.flush()
+        if state.chosen is not None:
+            self._fresh = False
+            self._ctx.decode_token(state.chosen, self.n_past)
+            self._cache.keys.append(state.chosen)
+            self._fresh = True
+        token = state.sampler.sample(self._ctx.ptr, self._ctx.logits)
+        if self.tokenizer.is_eog(token):
+            stats.stop_reason = "stop"
+            return state.stream.flush()
+        state.chosen = token
+        stats.n_generated += 1
+        released = state.stream.push(self._draft(token, state.n_probs), self._piece(token))
+        if state.stream.stopped:
+            stats.stop_reason = "stop string"
+        return released
+
+    def _draft(self, token: int, n_probs: int) -> Draft:
+        if not n_probs:
+            return token, math.nan, []
+        best = self._probabilities.best(self._ctx.logits(), n_probs)
+        alternatives = [(self._piece(i).decode(errors="replace"), p) for i, p in best]
+        return token, self._probabilities.of(token), alternatives
+
+    def _piece(self, token: int) -> bytes:
+        if (piece := self._pieces.get(token)) is None:
+            piece = self._pieces[token] = self.tokenizer.piece(token)
+        return piece
+
+    def _remember(self, start: int, state: _Generation) -> None:
+        """Note the answer, unless a stop string cut its last token in two."""
+        text = "".join(state.texts)
+        if state.ids and text.encode() == b"".join(map(self._piece, state.ids)):
+            self._cache.answers[start] = Answer(state.ids, text)
+
+
+def _chunks(layout: Layout, start: int, size: int) -> Iterator[tuple[int, Run]]:
+    """The positions from `start` on in runs of at most `size`, each with its position."""
+    for run in layout.after(start):
+        for i in range(0, len(run), size):
+            chunk = run[i : i + size]
+            yield start, chunk
+            start += len(chunk)

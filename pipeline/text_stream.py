@@ -1,0 +1,81 @@
+"""From token bytes to text that may be shown: whole characters, and nothing of a stop string."""
+
+from __future__ import annotations
+
+import codecs
+from collections import deque
+from collections.abc import Sequence
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class TextStream(Generic[T]):
+    """Gives each token its text as soon as that text is certain.
+
+    A token is held back while its bytes end inside a character, or could be the beginning of a
+    stop string. Tokens come out in order, each once; those of a stop string never do. A character
+    that spans tokens belongs to the last of them.
+    """
+
+    def __init__(self, stop: Sequence[str] = ()):
+        self._stop = [s.encode() for s in stop if s]
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._held: deque[tuple[T, bytes]] = deque()
+        self._bytes = b""  # those of the tokens held
+        self.stopped = False
+
+    def push(self, token: T, piece: bytes) -> list[tuple[T, str]]:
+        """Take the next token; returns the tokens (and their texts) that are certain now."""
+        self._held.append((token, piece))
+        self._bytes += piece
+        found = [at for s in self._stop if (at := self._bytes.find(s)) >= 0]
+        if found:
+            self.stopped = True
+            return self._release(min(found))
+        return self._release(len(self._bytes) - self._uncertain())
+
+    def flush(self) -> list[tuple[T, str]]:
+        """The tokens still held, when no more will follow."""
+        out = self._release(len(self._bytes))
+        if rest := self._decoder.decode(b"", final=True):
+            if not out:
+                return out
+            token, text = out[-1]
+            out[-1] = (token, text + rest)
+        return out
+
+    def _uncertain(self) -> int:
+        """How many bytes at the end may yet turn out to be something else."""
+        n = _unfinished(self._bytes)
+        for s in self._stop:
+            for length in range(min(len(s) - 1, len(self._bytes)), n, -1):
+                if self._bytes.endswith(s[:length]):
+                    n = length
+                    break
+        return n
+
+    def _release(self, n: int) -> list[tuple[T, str]]:
+        """The tokens that lie within the first `n` bytes held; the last is cut short on a stop."""
+        out = []
+        while self._held and len(self._held[0][1]) <= n:
+            token, piece = self._held.popleft()
+            n -= len(piece)
+            self._bytes = self._bytes[len(piece) :]
+            out.append((token, self._decoder.decode(piece)))
+        if self.stopped and n:
+            token, piece = self._held[0]
+            out.append((token, self._decoder.decode(piece[:n])))
+        return out
+
+
+def _unfinished(data: bytes) -> int:
+    """How many bytes at the end of `data` begin a UTF-8 character without ending it."""
+    for n in range(1, min(3, len(data)) + 1):
+        byte = data[-n]
+        if byte >= 0xC0:  # a first byte: 2, 3 or 4 bytes long
+            length = 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
+            return n if n < length else 0
+        if byte < 0x80:
+            return 0
+    return 0
