@@ -5,6 +5,7 @@ Every model of the project is loaded here, so that no place forgets the guard.
 
 import ctypes
 import os
+import re
 import weakref
 from collections import deque
 from pathlib import Path
@@ -25,8 +26,7 @@ LOG_LINES = 200  # how many of llama.cpp's last log lines are kept
 LOG_DEBUG, LOG_ERROR, LOG_CONTINUED = 1, 4, 5  # of enum ggml_log_level
 DEVICE_GPU, DEVICE_INTEGRATED_GPU = 1, 2  # of enum ggml_backend_dev_type
 # What llama.cpp says when memory ran out, whichever part of it was the first to notice.
-OUT_OF_MEMORY = ("cannot allocate", "failed to allocate", "unable to allocate", "bad_alloc")
-OUT_OF_MEMORY += ("out of memory",)
+OUT_OF_MEMORY = re.compile("(cannot|failed to|unable to) allocate|bad_alloc|out of memory", re.I)
 
 
 class Device(NamedTuple):
@@ -41,7 +41,6 @@ class Device(NamedTuple):
 _log: deque[tuple[int, str]] = deque(maxlen=LOG_LINES)
 
 
-@llama.llama_log_callback
 def _keep_log(level: int, text: bytes, _user_data: object) -> None:
     line = text.decode("utf-8", "replace")
     if level == LOG_CONTINUED and _log:
@@ -51,16 +50,17 @@ def _keep_log(level: int, text: bytes, _user_data: object) -> None:
         _log.append((level, line))
 
 
+# A global, because a callback must stay referenced for as long as llama.cpp may call it.
+_log_callback = llama.llama_log_callback(_keep_log)
 _started = False
 
 
 def init() -> None:
-    """Start llama.cpp and send its log to `log_lines` in place of stderr. Only the first call acts."""
+    """Start llama.cpp, once, and send its log to `log_lines` in place of stderr."""
     global _started
     if not _started:
         _started = True
-        # A callback must stay referenced while llama.cpp may call it: it is a global for that reason.
-        llama.llama_log_set(_keep_log, ctypes.c_void_p(None))
+        llama.llama_log_set(_log_callback, ctypes.c_void_p(None))
         llama.llama_backend_init()
 
 
@@ -89,10 +89,15 @@ def extra_bufts_safe() -> bool:
     """Whether llama.cpp's extra buffer types (weights repacked for AMX) can be used here.
 
     Where AMX shows, a child process tries them once, which takes seconds; the answer is remembered
-    on disk. REELLAMA_EXTRA_BUFTS=on or =off answers in its place. Raises ReellamaError for any other
-    value of it.
+    on disk. REELLAMA_EXTRA_BUFTS=on or =off answers in its place. Raises ReellamaError for any
+    other value of it.
     """
-    return extra_bufts.decide(system_info()).safe
+    return guard().safe
+
+
+def guard() -> extra_bufts.Decision:
+    """Return the answer that `extra_bufts_safe` gives together with its reason."""
+    return extra_bufts.decide(system_info())
 
 
 def supports_gpu_offload() -> bool:
@@ -187,8 +192,8 @@ def load_model(
 
     `n_gpu_layers` counts the output layer as one; "all" or any negative number offloads everything,
     and "auto" as many as fit into the memory that is free on the GPUs next to a KV cache of `n_ctx`
-    positions. `vocab_only` loads no weights, for tokenizing. Raises GGUFError, in one line, when the
-    file is missing, cut off, damaged, not GGUF, not known to llama.cpp, or memory runs out.
+    positions. `vocab_only` loads no weights, for tokenizing. Raises GGUFError, in one line, when
+    the file is missing, cut off, damaged, not GGUF, not known to llama.cpp, or memory runs out.
     """
     file = read_gguf(path)
     init()
@@ -217,7 +222,7 @@ def _layers_to_offload(file: GGUFFile, n_gpu_layers: GpuLayers, n_ctx: int) -> i
 
 def _why_not_loaded(file: GGUFFile) -> str:
     errors = last_errors()
-    if any(sign in line.lower() for line in errors for sign in OUT_OF_MEMORY):
+    if any(map(OUT_OF_MEMORY.search, errors)):
         return (
             f"not enough memory to load {file.path} ({file.size / 1e9:.2f} GB); "
             "close other programs, or take a smaller or more strongly quantized model"

@@ -5,11 +5,11 @@ from collections.abc import Iterable, Iterator
 from itertools import count
 from typing import Any, NamedTuple
 
-# Private-use planes of Unicode: code points that mean nothing, and that `upper`, `trim`, `replace` and
-# the like leave as they are.
+# Private-use planes of Unicode: code points that mean nothing, and that `upper`, `trim`, `replace`
+# and the like leave as they are.
 FIRST_MARK, LAST_MARK = 0xF0000, 0x10FFFD
-# Methods of str that a template may call on a content. `format` would read braces that a person typed
-# as fields; `encode` would give bytes, which no template needs.
+# Methods of str that a template may call on a content. `format` would read braces that a person
+# typed as fields; `encode` would give bytes, which no template needs.
 METHODS = frozenset(name for name in dir(str) if not name.startswith("_"))
 METHODS -= {"format", "format_map", "encode", "maketrans"}
 
@@ -80,7 +80,8 @@ class Content(str):
 
     Whatever a method makes of it is a content again, of the same origin: trimmed, split or in upper
     case, it stays what a person typed. Joined to other strings it is its mark, and so survives.
-    A template cannot reach the text itself: the sandbox forbids names that begin with an underscore.
+    A template cannot reach the text itself: the sandbox forbids names that begin with an
+    underscore.
     """
 
     __slots__ = ("_contents", "_origin", "_text")

@@ -8,8 +8,8 @@ import numpy as np
 
 from gguf_tools.errors import GGUFError
 
-# The largest vocabularies in use have 262,144 entries, in headers of some 15 MB. Limits keep the time
-# and memory that a header made to harm can take within a few seconds and some 500 MB.
+# The largest vocabularies in use have 262,144 entries, in headers of some 15 MB. Limits keep the
+# time and memory that a header made to harm can take within a few seconds and some 500 MB.
 MAX_HEADER = 256 << 20  # bytes
 MAX_ELEMENTS = 1 << 22  # in all arrays of a file together
 
@@ -73,7 +73,7 @@ class Cursor:
         return self.take(self.number("<Q")).decode("utf-8", "replace")
 
     def value(self) -> Any:
-        """Return the next value with its type in front: int, float, bool, str, or a list of these."""
+        """Return the next typed value: int, float, bool, str, or a list of one of these."""
         type_ = self.number("<I")
         if type_ != ARRAY:
             return self._string_or_numbers(type_, 1)[0]

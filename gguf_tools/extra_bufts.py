@@ -1,8 +1,8 @@
 """Decide whether llama.cpp's extra buffer types may be used: the guard against the AMX crash.
 
 Some compilers drop the stores of AMX's tile configuration, and llama.cpp built by one of them dies
-with SIGSEGV at its first matrix product. Nothing tells from outside whether a build is one of these,
-so a child process tries it (`gguf_tools.probe`): if that dies, only it does.
+with SIGSEGV at its first matrix product. Nothing tells from outside whether a build is one of
+these, so a child process tries it (`gguf_tools.probe`): if that dies, only it does.
 """
 
 import contextlib
@@ -19,7 +19,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 from filelock import FileLock
-from filelock import Timeout as LockTimeout
 from platformdirs import user_cache_dir
 
 from gguf_tools.errors import GGUFError, ReellamaError
@@ -43,10 +42,11 @@ _answers: dict[str, Decision] = {}
 
 
 def decide(system_info: str, command: Sequence[str] = PROBE_COMMAND) -> Decision:
-    """Decide by the override, the absence of AMX, a remembered answer, or else a probe, in that order.
+    """Decide by the override, the absence of AMX, a remembered answer, or else a probe.
 
-    `system_info` is what `llama_print_system_info` says; `command` runs the probe, and gets the path
-    of a GGUF file as its last argument. Raises ReellamaError for an override that is not on or off.
+    `system_info` is what `llama_print_system_info` says; `command` runs the probe, and gets the
+    path of a GGUF file as its last argument. Raises ReellamaError for an override that is not on or
+    off.
     """
     override = os.environ.get(OVERRIDE, "").strip().lower()
     if override:
@@ -68,10 +68,10 @@ def fingerprint(system_info: str) -> str:
     """Return what an answer holds for: this build of llama.cpp on this processor."""
     import llama_cpp
 
-    libraries = sorted((Path(llama_cpp.__file__).parent / "lib").glob("*ggml-cpu*"))
-    builds = {f"{stat.st_size}-{stat.st_mtime_ns}" for stat in map(Path.stat, libraries)}
-    parts = (version("llama-cpp-python"), *sorted(builds), _cpu(), system_info)
-    return " | ".join(parts)
+    folder = os.environ.get("LLAMA_CPP_LIB_PATH") or Path(llama_cpp.__file__).parent / "lib"
+    files = (path.stat() for path in Path(folder).iterdir())
+    builds = sorted({f"{file.st_size}-{file.st_mtime_ns}" for file in files})
+    return " | ".join((version("llama-cpp-python"), *builds, _cpu(), system_info))
 
 
 def _cpu() -> str:
@@ -109,7 +109,7 @@ def _probe_once(key: str, command: Sequence[str]) -> Decision:
     lock = FileLock(cache_file().with_suffix(".lock"))
     with contextlib.ExitStack() as stack:
         # A cache folder that cannot be written, or a lock held too long, costs a second probe.
-        with contextlib.suppress(OSError, LockTimeout):
+        with contextlib.suppress(OSError):
             cache_file().parent.mkdir(parents=True, exist_ok=True)
             stack.enter_context(lock.acquire(timeout=PROBE_SECONDS))
         decision = _recall(key)

@@ -6,8 +6,8 @@ from gguf_tools.errors import ReellamaError
 from gguf_tools.reader import GGUFFile
 
 N_UBATCH = 512  # positions that are computed at once, llama.cpp's default
-# What the driver's context and llama.cpp's own small buffers take on a GPU, in bytes; some 300 MB with
-# CUDA.
+# What the driver's context and llama.cpp's own small buffers take on a GPU, in bytes; some 300 MB
+# with CUDA.
 OVERHEAD = 384 << 20
 
 
@@ -17,7 +17,8 @@ def gpu_layers(
     """Return how many layers fit into `free_bytes` of GPU memory: 0 to n_layer + 1.
 
     Counted as llama.cpp's `n_gpu_layers` does: the first to move is the output layer, then the last
-    layer, and on towards the first. A layer costs its tensors and its KV cache of `n_ctx` positions.
+    layer, and on towards the first. A layer costs its tensors and its KV cache of `n_ctx`
+    positions.
     """
     used = OVERHEAD + compute_bytes(file, n_ctx)
     fitting = 0
@@ -66,8 +67,8 @@ def layer_bytes(file: GGUFFile) -> list[int]:
 def compute_bytes(file: GGUFFile, n_ctx: int) -> int:
     """Return an upper estimate of the buffer for intermediate results, in bytes.
 
-    For N_UBATCH positions in float32: the logits; the attention scores of one layer, held twice; the
-    feed-forward network's widest point, held twice; and eight vectors of the embedding's width.
+    For N_UBATCH positions in float32: the logits; the attention scores of one layer, held twice;
+    the feed-forward network's widest point, held twice; and eight vectors of the embedding's width.
     """
     embeddings = file.tensors.get("token_embd.weight")
     n_vocab = embeddings.shape[-1] if embeddings else 0

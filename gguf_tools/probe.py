@@ -1,6 +1,7 @@
 """Try llama.cpp's extra buffer types on a model: `python -m gguf_tools.probe MODEL.gguf`.
 
-Exit status 0 when they give the logits that plain buffers give. It may well crash: see `extra_bufts`.
+Exit status 0 when they give the logits that plain buffers give. It may well crash: see
+`extra_bufts`.
 """
 
 import contextlib
@@ -12,11 +13,6 @@ import numpy as np
 
 N_TOKENS = 64  # AMX kernels take matrix products of a batch, not of one token
 MIN_SIMILARITY = 0.99  # cosine; rounding in another order leaves 0.999 and more
-
-
-@llama.llama_log_callback
-def _ignore_log(_level: int, _text: bytes, _user_data: object) -> None:
-    pass
 
 
 def last_logits(path: str, use_extra_bufts: bool) -> np.ndarray:
@@ -55,7 +51,8 @@ def main() -> None:
         import resource
 
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash is an answer: leave no core file
-    llama.llama_log_set(_ignore_log, ctypes.c_void_p(None))
+    quiet = llama.llama_log_callback(lambda _level, _text, _user_data: None)
+    llama.llama_log_set(quiet, ctypes.c_void_p(None))
     llama.llama_backend_init()
     sys.exit(0 if agree(last_logits(path, True), last_logits(path, False)) else 1)
 

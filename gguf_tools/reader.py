@@ -97,8 +97,8 @@ class GGUFFile:
     def embedding_scale(self) -> float:
         """What a row of the token embeddings must be multiplied by to act as its token does.
 
-        A soft token goes into the graph behind the point where some architectures (Gemma 3) multiply
-        token embeddings by sqrt(n_embd). For these it is sqrt(n_embd), for all others 1.0.
+        A soft token goes into the graph behind the point where some architectures (Gemma 3)
+        multiply token embeddings by sqrt(n_embd). For these it is sqrt(n_embd), for all others 1.0.
         """
         return math.sqrt(self.n_embd) if self.architecture in SCALES_TOKENS_ONLY else 1.0
 
@@ -111,10 +111,7 @@ class GGUFFile:
         return value
 
     def token(self, name: str) -> str:
-        """Return the text of a special token, by the name of its key: "bos", "eos", "unk", "padding".
-
-        Empty where the file has none.
-        """
+        """Return the text of a special token ("bos", "eos", "unknown"), "" where there is none."""
         index = self.metadata.get(f"tokenizer.ggml.{name}_token_id")
         tokens = self.metadata.get("tokenizer.ggml.tokens")
         if not isinstance(index, int) or not isinstance(tokens, list):
@@ -150,15 +147,17 @@ def read_gguf(path: str | Path) -> GGUFFile:
 def token_embeddings(path: str | Path, ids: Sequence[int] | None = None) -> np.ndarray:
     """Return rows of `token_embd.weight`, dequantized: float32 `[len(ids) or n_vocab, n_embd]`.
 
-    Only the rows asked for are read. `GGUFFile.embedding_scale` is not applied. Raises GGUFError when
-    the file has no such tensor, and IndexError for an id outside the vocabulary.
+    Only the rows asked for are read. `GGUFFile.embedding_scale` is not applied. Raises GGUFError
+    when the file has no such tensor, and IndexError for an id outside the vocabulary.
     """
     file = read_gguf(path)
     tensor = file.tensors.get(TOKEN_EMBEDDINGS)
     if tensor is None or len(tensor.shape) != 2:
         raise GGUFError(f"{file.path} is not a language model: it has no {TOKEN_EMBEDDINGS}")
     n_vocab = tensor.shape[1]
-    rows = np.memmap(file.path, np.uint8, "r", tensor.offset, (n_vocab, tensor.n_bytes // n_vocab))
+    rows: np.ndarray = np.memmap(
+        file.path, np.uint8, "r", tensor.offset, (n_vocab, tensor.n_bytes // n_vocab)
+    )
     if ids is not None:
         chosen = np.asarray(ids, np.int64).reshape(-1)
         if chosen.size and not 0 <= chosen.min() <= chosen.max() < n_vocab:

@@ -1,6 +1,6 @@
 """Chat templates: the Jinja source in a GGUF, rendered so that contents cannot pass for markup."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -11,7 +11,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from gguf_tools.content import Content, Contents
+from gguf_tools.content import Contents
 from gguf_tools.reader import GGUFFile, read_gguf
 
 # What most instruct models understand, for a GGUF without a template that works.
@@ -30,8 +30,8 @@ class Segment:
     """A stretch of a rendered prompt.
 
     Only where it is `special` may names of special tokens in it become these tokens: that is the
-    template's own text. `content` is the index of the message whose content `text` is, trimmed as the
-    template trims it; it is None for the template's own text.
+    template's own text. `content` is the index of the message whose content `text` is, trimmed as
+    the template trims it; it is None for the template's own text.
     """
 
     text: str
@@ -42,8 +42,8 @@ class Segment:
 class ChatTemplate:
     """A chat template. `bos` and `eos` are the texts of these tokens.
 
-    `problem` says in a few words why the ChatML template is in use in place of `source`; it is empty
-    as long as `source` works.
+    `problem` says in a few words why the ChatML template is in use in place of `source`; it is
+    empty as long as `source` works.
     """
 
     def __init__(self, source: str, bos: str = "", eos: str = "") -> None:
@@ -63,11 +63,11 @@ class ChatTemplate:
     ) -> list[Segment]:
         """Render a conversation, messages of "role" and "content", into segments.
 
-        Every content appears as a segment of its own, where and as often as the template puts it; one
-        that is empty too, so that soft tokens have a place. `variables` go to the template, as
-        `enable_thinking=False` does for models that know it. A template that refuses system messages
-        gets them in front of the first user message. One that fails, or loses the last message, is
-        replaced by ChatML, and `problem` says why.
+        Every content appears as a segment of its own, where and as often as the template puts it;
+        one that is empty too, so that soft tokens have a place. `variables` go to the template, as
+        `enable_thinking=False` does for models that know it. A template that refuses system
+        messages gets them in front of the first user message. One that fails, or loses the last
+        message, is replaced by ChatML, and `problem` says why.
         """
         variables["add_generation_prompt"] = add_generation_prompt
         if not self.problem:

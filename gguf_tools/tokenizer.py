@@ -34,9 +34,9 @@ class Tokenizer:
     def encode(self, text: str, *, special: bool = False, add_bos: bool = False) -> list[int]:
         """Return the token ids of `text`.
 
-        With `special`, the names of special tokens in it (`<|im_end|>`) become these tokens; without,
-        they are text like any other, which is how what a person typed must be encoded. With
-        `add_bos`, the token `bos` comes first where the vocabulary has one.
+        With `special`, the names of special tokens in it (`<|im_end|>`) become these tokens;
+        without, they are text like any other, which is how what a person typed must be encoded.
+        With `add_bos`, the token `bos` comes first where the vocabulary has one.
         """
         ids = self._tokenize(text, parse_special=True) if special else self._encode_plain(text)
         return [self.bos, *ids] if add_bos and self.bos is not None else ids
@@ -44,9 +44,10 @@ class Tokenizer:
     def encode_parts(self, parts: Iterable[tuple[str, bool]]) -> list[int]:
         """Return the token ids of parts (text, special) that follow one another without a gap.
 
-        They are tokenized as one text would be: plain text on both sides of a boundary is joined, so
-        that no space is put in between (SentencePiece puts one in front of every text) and merges
-        happen across it. The text of a part that is not special still never becomes a special token.
+        They are tokenized as one text would be: plain text on both sides of a boundary is joined,
+        so that no space is put in between (SentencePiece puts one in front of every text) and
+        merges happen across it. The text of a part that is not special still never becomes a
+        special token.
         """
         runs: list[tuple[str, bool]] = []
         for text, special in parts:
@@ -122,8 +123,8 @@ class Tokenizer:
     def _encode_plain(self, text: str) -> list[int]:
         """Tokenize so that no special token comes out, even where llama.cpp would make one.
 
-        Without `parse_special`, llama.cpp still makes those that a vocabulary calls user-defined, and
-        those that SentencePiece's merges happen to spell. Their names are cut in two.
+        Without `parse_special`, llama.cpp still makes those that a vocabulary calls user-defined,
+        and those that SentencePiece's merges happen to spell. Their names are cut in two.
         """
         ids = self._tokenize(text, parse_special=False)
         special = next((token for token in ids if self._is_special(token)), None)
@@ -139,7 +140,7 @@ class Tokenizer:
         return [token for piece in pieces for token in self._encode_plain(piece)]
 
     def _split(self, text: str) -> Iterator[tuple[str, bool]]:
-        """Split the text of a chat template into the names of special tokens and what is between."""
+        """Split a template's text into the names of special tokens and what is between them."""
         tokens = {token for token in self._tokenize(text, True) if self._is_special(token)}
         names = {self._name(token): self._attributes(token) for token in tokens}
         if not names:
