@@ -1,0 +1,76 @@
+"""The entry point, and the one place where errors become a line on stderr and an exit status.
+
+0: done. 1: something was wrong with a file, the machine or the model. 2: wrong arguments.
+130: Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+INTERRUPTED = 128 + signal.SIGINT
+
+
+def main() -> None:
+    """Run the command line and exit with its status."""
+    status = run(sys.argv[1:])
+    # From here a second Ctrl-C ends the process at once instead of with a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    sys.exit(status)
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command; returns the exit status."""
+    try:
+        # Imported here so that Ctrl-C and errors meet the same ends while Python still imports.
+        from gguf_tools.errors import ReellamaError
+        from pipeline.cli.app import app
+
+        try:
+            status = _status(app, arguments)
+            sys.stdout.flush()
+        except ReellamaError as error:
+            return complain(str(error))
+    except KeyboardInterrupt:
+        status = INTERRUPTED
+    except BrokenPipeError:  # `reellama ask ... | head -1`: nobody is left to tell
+        _silence_stdout()
+        return 1
+    except OSError as error:
+        _silence_stdout()
+        where = f"{error.filename}: " if error.filename else ""
+        return complain(f"{where}{error.strerror or error}")
+    except MemoryError:
+        return complain("out of memory: try a smaller model, --n-ctx or --frames")
+    if status == INTERRUPTED:
+        return complain("stopped", INTERRUPTED)
+    return status
+
+
+def _status(app: object, arguments: list[str]) -> int:
+    """Call the typer application, which ends in SystemExit whatever happens."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a TextIOWrapper at start
+    try:
+        app(arguments, prog_name="reellama")  # type: ignore[operator]  # typer.Typer, imported late
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    return 0
+
+
+def complain(message: str, status: int = 1) -> int:
+    """Print one line on stderr; returns `status`."""
+    line = " ".join(message.split())
+    sys.stderr.write(f"reellama: {line}\n")
+    return status
+
+
+def _silence_stdout() -> None:
+    """Keep Python from failing a second time when it flushes what could not be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+if __name__ == "__main__":
+    main()

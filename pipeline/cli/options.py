@@ -1,0 +1,216 @@
+"""The options that commands share: a dataclass for each group, which `grouped` takes apart."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+from typer import BadParameter, Option
+
+from gguf_tools.errors import ReellamaError
+
+if TYPE_CHECKING:
+    from pipeline.video_chat import Reading, VideoChat
+
+SAMPLINGS = ("uniform", "fps", "keyframes", "scenes")
+
+
+def _sampling(value: str) -> str:
+    if value not in SAMPLINGS:
+        raise BadParameter(f"{value!r} is not one of {', '.join(SAMPLINGS)}")
+    return value
+
+
+def _gpu_layers(value: str) -> str:
+    if value not in ("auto", "all") and not value.isdecimal():
+        raise BadParameter(f"{value!r} is neither a number nor auto nor all")
+    return value
+
+
+def _seconds(value: str | None) -> str | None:
+    if value is not None:
+        _parse_seconds(value)
+    return value
+
+
+def _parse_seconds(value: str) -> float:
+    """Seconds from `90`, `1:30` or `1:02:03.5`."""
+    try:
+        parts = [float(part) for part in value.split(":")]
+    except ValueError:
+        parts = []
+    if not 1 <= len(parts) <= 3 or any(not 0 <= part < float("inf") for part in parts):
+        raise BadParameter(f"{value!r} is not a time: write seconds, 1:30 or 1:02:03.5")
+    return functools.reduce(lambda total, part: total * 60 + part, parts)
+
+
+@dataclass(frozen=True)
+class FrameOptions:
+    """Which frames of a video are looked at."""
+
+    frames: Annotated[
+        int | None, Option(min=1, metavar="N", help="At most N frames (default: the bundle's).")
+    ] = None
+    sampling: Annotated[
+        str,
+        Option(
+            callback=_sampling, metavar="HOW", help="uniform, fps, keyframes or scenes (one each)."
+        ),
+    ] = "uniform"
+    fps: Annotated[
+        float | None, Option(metavar="X", help="Frames a second, for --sampling fps.")
+    ] = None
+    start: Annotated[
+        str | None,
+        Option(callback=_seconds, metavar="TIME", help="Begin here: seconds, 1:30 or 1:02:03."),
+    ] = None
+    end: Annotated[str | None, Option(callback=_seconds, metavar="TIME", help="End here.")] = None
+
+    def reading(self) -> Reading:
+        """The same as the library takes it."""
+        from pipeline.video_chat import Reading
+
+        start, end = (None if t is None else _parse_seconds(t) for t in (self.start, self.end))
+        return Reading(self.frames, self.sampling, self.fps, start, end)
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which model answers, and how it is run."""
+
+    bundle: Annotated[
+        str, Option(metavar="NAME|DIR", help="Tower, projector and LLM that belong together.")
+    ] = "mini"
+    llm: Annotated[
+        Path | None, Option(metavar="GGUF", help="Another LLM with embeddings of the same width.")
+    ] = None
+    lora: Annotated[
+        list[str] | None, Option(metavar="GGUF[=SCALE]", help="A LoRA adapter; may be repeated.")
+    ] = None
+    system: Annotated[
+        str | None, Option(metavar="TEXT", help="System prompt instead of the bundle's.")
+    ] = None
+    n_ctx: Annotated[int, Option(min=64, metavar="N", help="Positions in the context.")] = 4096
+    threads: Annotated[
+        int | None, Option(min=1, metavar="N", help="Processor threads (default: physical cores).")
+    ] = None
+    gpu_layers: Annotated[
+        str,
+        Option(callback=_gpu_layers, metavar="N|auto|all", help="Layers on the GPU."),
+    ] = "0"
+
+    def open(self, frames: FrameOptions) -> VideoChat:
+        """Load the bundle and the LLM. No video is read yet."""
+        from pipeline.video_chat import VideoChat
+
+        return VideoChat(
+            bundle=self.bundle,
+            llm=self.llm,
+            system=self.system,
+            reading=frames.reading(),
+            n_ctx=self.n_ctx,
+            n_threads=self.threads,
+            n_gpu_layers=int(self.gpu_layers) if self.gpu_layers.isdecimal() else self.gpu_layers,
+            lora=[_adapter(text) for text in self.lora or ()],
+        )
+
+
+@dataclass(frozen=True)
+class AnswerOptions:
+    """How an answer is generated. `/set` in a chat changes these by name."""
+
+    temperature: Annotated[
+        float, Option(min=0, metavar="X", help="0: always the likeliest token.")
+    ] = 0.0
+    top_k: Annotated[int, Option(min=0, metavar="N", help="Among the N likeliest; 0: off.")] = 40
+    top_p: Annotated[
+        float, Option(min=0, max=1, metavar="P", help="Among the likeliest that make up P.")
+    ] = 0.95
+    min_p: Annotated[
+        float, Option(min=0, max=1, metavar="P", help="No token below P times the likeliest's.")
+    ] = 0.05
+    repeat_penalty: Annotated[float, Option(metavar="X", help="Above 1: against repetition.")] = 1.0
+    seed: Annotated[
+        int | None, Option(min=0, max=2**32 - 1, metavar="N", help="The same N, the same answer.")
+    ] = None
+    max_tokens: Annotated[int, Option(min=1, metavar="N", help="At most N tokens an answer.")] = 256
+    stop: Annotated[
+        list[str] | None, Option(metavar="TEXT", help="End before TEXT; may be repeated.")
+    ] = None
+    grammar: Annotated[
+        Path | None, Option(metavar="FILE", help="Only answers that this GBNF grammar allows.")
+    ] = None
+    json_schema: Annotated[
+        Path | None, Option(metavar="FILE", help="Only JSON that this schema allows.")
+    ] = None
+
+    def generation(self) -> dict[str, Any]:
+        """The same as keywords of `Engine.generate`; reads the grammar and the schema."""
+        from pipeline.sampling import Sampling
+
+        options = asdict(self)
+        max_tokens, stop = options.pop("max_tokens"), options.pop("stop")
+        if self.grammar:
+            options["grammar"] = read_text(self.grammar)
+        if self.json_schema:
+            try:
+                options["json_schema"] = json.loads(read_text(self.json_schema))
+            except ValueError as error:
+                raise ReellamaError(f"{self.json_schema} is not JSON: {error}") from error
+        return {"sampling": Sampling(**options), "max_tokens": max_tokens, "stop": stop or ()}
+
+
+def read_text(path: Path) -> str:
+    """The text of a small file. Raises ReellamaError when it cannot be read."""
+    try:
+        return path.expanduser().read_text(encoding="utf-8")
+    except OSError as error:
+        raise ReellamaError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ReellamaError(f"{path} is not a text file (UTF-8)") from error
+
+
+def _adapter(text: str) -> tuple[Path, float]:
+    """`adapter.gguf` or `adapter.gguf=0.5`."""
+    path, _, scale = text.rpartition("=")
+    try:
+        return Path(path), float(scale) if path else 1.0
+    except ValueError:
+        return Path(text), 1.0
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command take dataclasses of options: each field becomes an option of its own."""
+    hints = get_type_hints(command, include_extras=True)
+    groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
+
+    @functools.wraps(command)
+    def wrapper(**arguments: Any) -> None:
+        for name, group in groups.items():
+            arguments[name] = group(**{f.name: arguments.pop(f.name) for f in fields(group)})
+        command(**arguments)
+
+    parameters = []
+    for parameter in inspect.signature(command).parameters.values():
+        if parameter.name in groups:
+            parameters += _parameters(groups[parameter.name])
+        else:
+            parameters.append(parameter.replace(annotation=hints[parameter.name]))
+    # typer reads a command's signature to learn its options.
+    wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
+    return wrapper
+
+
+def _parameters(group: type) -> list[inspect.Parameter]:
+    hints = get_type_hints(group, include_extras=True)
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return [
+        inspect.Parameter(f.name, kind, default=f.default, annotation=hints[f.name])
+        for f in fields(group)
+    ]

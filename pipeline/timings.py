@@ -1,0 +1,58 @@
+"""Where the time of one question goes, stage by stage."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass
+class Timings:
+    """Seconds of each stage. `first_token` is what a person waits, prefill included."""
+
+    load: float = 0.0
+    read: float = 0.0
+    tower: float = 0.0
+    projector: float = 0.0
+    prefill: float = 0.0
+    first_token: float = 0.0
+    generate: float = 0.0
+    n_frames: int = 0
+    n_soft_tokens: int = 0
+    n_prompt: int = 0
+    n_reused: int = 0
+    n_generated: int = 0
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the seconds that the block takes to stage `name`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            setattr(self, name, getattr(self, name) + time.perf_counter() - start)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Generated tokens a second, the prefill not counted; 0.0 when there were none."""
+        return self.n_generated / self.generate if self.generate else 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """All figures under plain names, with the process's peak memory in bytes."""
+        return {
+            **vars(self),
+            "tokens_per_second": self.tokens_per_second,
+            "peak_memory": peak_memory(),
+        }
+
+
+def peak_memory() -> int:
+    """The most memory that this process has held so far (resident set), in bytes."""
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux kilobytes
