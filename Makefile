@@ -3,18 +3,23 @@
 PYTHON ?= python3
 VIDEO ?= demo.mp4
 QUESTION ?= What happens in the video?
+# The shell reads these two from its environment, so that any character in them is safe.
+export VIDEO QUESTION
 
 PIP := .venv/bin/python -m pip
 REELLAMA := .venv/bin/reellama
 
-.PHONY: help demo test lint format bench train-mini clean
+.PHONY: help demo test lint format bench picture train-mini clean
 .DELETE_ON_ERROR:
 
 help: ## say what each target does
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
-demo: .venv/.installed $(if $(filter demo.mp4,$(VIDEO)),demo.mp4) ## ask about a video: the project's own, or VIDEO=path (QUESTION="...")
-	$(REELLAMA) ask --timings "$(VIDEO)" "$(QUESTION)"
+demo: .venv/.installed ## ask about a video: the project's own, or VIDEO=path (QUESTION="...")
+	$(REELLAMA) ask --timings "$$VIDEO" "$$QUESTION"
+ifeq ($(VIDEO),demo.mp4)
+demo: demo.mp4
+endif
 
 demo.mp4: | .venv/.installed
 	$(REELLAMA) demo-video demo.mp4
@@ -36,6 +41,10 @@ bench: .venv/.installed-dev ## every benchmark (benchmarks/README.md says what e
 
 train-mini: .venv/.installed-dev ## the recipe that made the bundle `mini`
 	$(REELLAMA) train --recipe mini
+
+picture: .venv/.installed demo.mp4 ## draw the conversation in the README (needs tmux)
+	.venv/bin/python docs/make_screenshot.py demo.mp4 docs/chat.svg \
+		"What happens in the video?" "Which way does it move?"
 
 clean: ## remove the virtual environment and what was rendered
 	rm -rf .venv demo.mp4
