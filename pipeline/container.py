@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
+from fractions import Fraction
 from itertools import chain
 from pathlib import Path
 
@@ -52,7 +53,7 @@ class Container:
             raise
         self._container: InputContainer = container
         self._stream.codec_context.thread_type = "AUTO"
-        self._tick = float(self._stream.time_base or 0) or 1.0 / _MICROSECONDS
+        self._tick = self._stream.time_base or Fraction(1, _MICROSECONDS)
         self._origin = self._stream.start_time or 0
         self._bare = self._stream.start_time is None  # has no times and cannot be sought
 
@@ -80,11 +81,12 @@ class Container:
         if not self._container.duration:
             return None
         start = (self._container.start_time or 0) / _MICROSECONDS
-        return self._container.duration / _MICROSECONDS + start - self._origin * self._tick
+        return self._container.duration / _MICROSECONDS + start + self.seconds(0)
 
     def seconds(self, ticks: int) -> float:
         """A timestamp of the video stream, in seconds."""
-        return (ticks - self._origin) * self._tick
+        # One correctly rounded division: frame 5 of 10 a second is at 0.5 and not a hair after it.
+        return (ticks - self._origin) * self._tick.numerator / self._tick.denominator
 
     def _time(self, item: Packet | VideoFrame, before: float) -> float:
         """When a packet or frame is shown, given when the one before it was."""
@@ -144,12 +146,12 @@ class Container:
                 if not packet.size:
                     continue
                 if packet.stream.index == self._stream.index:
-                    length = (packet.duration or 0) * self._tick or self.pace
+                    length = float((packet.duration or 0) * self._tick) or self.pace
                     video_end = max(video_end, self._time(packet, video_end - self.pace) + length)
                 elif packet.pts is not None and packet.stream.type == "audio":
                     tick = float(packet.stream.time_base or 0)
                     stop = (packet.pts + (packet.duration or 0)) * tick
-                    end = max(end, stop - self._origin * self._tick)
+                    end = max(end, stop + self.seconds(0))
         return video_end, max(video_end, end)
 
 

@@ -8,7 +8,7 @@ Sampling goes by time and never by index, so variable frame rates come out right
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +85,7 @@ def iter_frames(
     *,
     progress: Progress | None = None,
     on_note: Callable[[str], None] | None = None,
-) -> Iterator[tuple[float, np.ndarray]]:
+) -> Generator[tuple[float, np.ndarray], None, None]:
     """(seconds, uint8 RGB [height, width, 3]) one by one, as `read_frames` would collect them.
 
     Closing the iterator, or an exception, closes the file. Notes come to `on_note` at the end.

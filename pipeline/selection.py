@@ -85,7 +85,9 @@ def select(
         if taken:
             break
     if not taken:
-        raise error or VideoError(f"{source.path}: no frame can be decoded; the file is damaged")
+        raise error or VideoError(
+            f"{source.path}: no frame can be decoded; the file is cut off or damaged"
+        )
     if error is not None:
         source.notes.append(f"left out what is damaged: {error}")
     elif times is not None and taken < wanted:

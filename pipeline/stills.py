@@ -23,8 +23,8 @@ from pipeline.source import Frame, VideoError
 
 # Pillow can open more (even MPEG, as a mere header); these are the ones that it reads well.
 _ANIMATED = ("GIF", "PNG", "WEBP")
-_FORMATS = (*_ANIMATED, "AVIF", "BMP", "DIB", "ICO", "JPEG", "JPEG2000", "PPM", "TGA", "TIFF")
-_SUFFIXES = {".avif", ".bmp", ".gif", ".jp2", ".jpe", ".jpeg", ".jpg", ".png", ".ppm", ".tga"}
+_FORMATS = (*_ANIMATED, "BMP", "DIB", "ICO", "JPEG", "JPEG2000", "PPM", "TGA", "TIFF")
+_SUFFIXES = {".bmp", ".gif", ".jp2", ".jpe", ".jpeg", ".jpg", ".png", ".ppm", ".tga"}
 _SUFFIXES |= {".tif", ".tiff", ".webp"}
 # A film of JPEGs, one after another: Pillow would stop at the first.
 _FILMS = {".mjpeg", ".mjpg"}
@@ -143,10 +143,10 @@ def open_folder(path: Path) -> Pictures:
     return Pictures(path, times, duration, lambda i, max_side: load_still(files[i], max_side))
 
 
-def natural_key(path: Path) -> list[tuple[int, int, str]]:
+def natural_key(path: Path) -> tuple[list[tuple[int, int, str]], str]:
     """Sorts numbers in a name by value: img2 before img10."""
     parts = re.findall(r"(\d+)|(\D+)", path.name.casefold())
-    return [(0, int(number), number) if number else (1, 0, text) for number, text in parts]
+    return [(0, int(n), "") if n else (1, 0, text) for n, text in parts], path.name
 
 
 def load_still(path: Path, max_side: int | None = None) -> np.ndarray:

@@ -165,7 +165,7 @@ class VideoFile:
         stated = self._index.stated_duration()
         video_end, end = 0.0, 0.0
         if stated is not None:
-            self._index.seek(stated)
+            self._index.seek(self._keyframe_before(stated).seek)
             video_end, end = self._index.extent()
         if video_end <= 0.0:
             self._index.seek(0.0)
