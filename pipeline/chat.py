@@ -133,12 +133,16 @@ class Chat:
             self.system, [(turn.question, turn.answer) for turn in turns], question
         )
         first = next(i for i, message in enumerate(messages) if message["role"] == "user")
-        prompt: Prompt = []
+        prompt: list[Text | np.ndarray] = []
         for segment in self.engine.template.render(messages):
+            text = Text(segment.text, segment.special)
             if segment.content == first:
                 for video in self.videos:
                     prompt += [video.soft_tokens, Text(prompting.AFTER_VIDEO)]
-            prompt.append(Text(segment.text, segment.special))
+                if self.videos:  # one part with the question, to be tokenized as in training
+                    text = Text(prompting.AFTER_VIDEO + segment.text)
+                    prompt.pop()
+            prompt.append(text)
         return prompt
 
     def _answer(self, index: int, question: str, generation: dict[str, Any]) -> Answer:

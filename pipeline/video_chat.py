@@ -14,11 +14,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from models.bundle import Bundle
-
 from gguf_tools import find
 from gguf_tools.errors import ReellamaError
 from gguf_tools.reader import read_gguf
+from models.bundle import Bundle
 from pipeline.chat import Answer, Chat, Turn, Video
 from pipeline.engine import Engine
 from pipeline.files import write_atomically
@@ -46,7 +45,7 @@ class VideoChat:
     """Ask about `videos`, with the LLM and the projector of `bundle`.
 
     `llm` is another GGUF whose embeddings have the bundle's width; `system` replaces the bundle's
-    system prompt; `reading` says how videos are read (`frames`, `start` and `end` win over it); what
+    system prompt; `reading` says how videos are read (`frames`, `start`, `end` win over it); what
     is left goes to `Engine` (`n_ctx`, `n_threads`, `n_gpu_layers`, `lora`, ...).
     Raises ReellamaError with one line when a file is missing, broken or does not fit.
     """

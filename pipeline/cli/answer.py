@@ -11,7 +11,8 @@ from rich.text import Text
 
 from pipeline.chat import Answer
 from pipeline.cli.display import clean, err, note, out, sureness
-from pipeline.engine import Engine, Token
+from pipeline.engine import Token
+from pipeline.video_chat import VideoChat
 
 # A "word" this wide is written although it goes on: languages without spaces have no other breaks.
 LONGEST_WAIT = 24
@@ -99,9 +100,11 @@ def show(answer: Answer, tokens: list[Token], *, probs: bool = False) -> None:
             printer.finish()
 
 
-def note_early_end(engine: Engine, max_tokens: int) -> None:
-    """Say so when the answer was cut off by a limit."""
-    if engine.last.stop_reason == "context":
+def remark(talk: VideoChat, max_tokens: int) -> None:
+    """Say what a person should know about the answer: a limit cut it off, or a stopgap was used."""
+    if talk.engine.last.stop_reason == "context":
         note("the context is full: the answer ends here")
-    elif engine.last.stop_reason == "length":
+    elif talk.engine.last.stop_reason == "length":
         note(f"the answer was ended at {max_tokens} tokens (max_tokens)")
+    if talk.engine.template.problem and len(talk.turns) == 1:
+        note(f"{talk.engine.path.name}: {talk.engine.template.problem}; ChatML takes its place")

@@ -98,7 +98,7 @@ def chat(
 
 @app.command()
 def doctor(json: Json = False) -> None:
-    """Say what is installed, what this machine can do, and how to mend what is missing."""
+    """Say what is installed, what this machine can do, and how to mend the rest."""
     from pipeline.cli.doctor import run
 
     run(as_json=json)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gguf_tools.errors import ReellamaError
-from pipeline.cli.answer import note_early_end, show
+from pipeline.cli.answer import remark, show
 from pipeline.cli.display import add_video, alternatives_table, err, out, timings_table
 from pipeline.cli.options import AnswerOptions, FrameOptions, ModelOptions
 from pipeline.engine import Token
@@ -50,7 +50,7 @@ def run(
             print_json(talk, question, tokens, probs=output.probs)
         else:
             show(stream, tokens, probs=output.probs)
-            note_early_end(talk.engine, answer.max_tokens)
+            remark(talk, answer.max_tokens)
             if output.probs and (out.no_color or not out.is_terminal):
                 err.print(alternatives_table(tokens))
         if output.timings:
@@ -72,7 +72,7 @@ def print_json(talk: VideoChat, question: str, tokens: list[Token], *, probs: bo
             }
             for video in talk.videos
         ],
-        "bundle": talk.bundle.name,
+        "bundle": talk.bundle.config.name,
         "llm": str(talk.engine.path),
         "stop_reason": talk.engine.last.stop_reason,
         "timings": talk.timings.to_json(),

@@ -12,7 +12,7 @@ from typer import Exit
 from gguf_tools.errors import ReellamaError
 from pipeline.chat import Answer
 from pipeline.cli import commands
-from pipeline.cli.answer import note_early_end, show
+from pipeline.cli.answer import remark, show
 from pipeline.cli.display import add_video, err, note, summary
 from pipeline.cli.main import complain
 from pipeline.cli.options import AnswerOptions, FrameOptions, ModelOptions
@@ -45,7 +45,7 @@ class Session:
         self.tokens = []
         try:
             show(answer, self.tokens, probs=self.probs)
-            note_early_end(self.talk.engine, self.options.max_tokens)
+            remark(self.talk, self.options.max_tokens)
         finally:
             self._save_for_later()
 

@@ -143,15 +143,13 @@ def guards() -> Iterator[Finding]:
 
 def models() -> Iterator[Finding]:
     """The embedded bundle and its LLM."""
+    from gguf_tools.reader import read_gguf
     from models.bundle import Bundle
 
-    from gguf_tools.reader import read_gguf
-
     bundle = Bundle.load()
-    bundle.check()
-    yield Finding(
-        f"bundle {bundle.name}", "ok", f"{bundle.tokens} soft tokens of width {bundle.n_embd}"
-    )
+    tower, projector = bundle.tower, bundle.projector  # both are loaded and checked now
+    kind = f"{projector.config.kind}, {bundle.tokens} soft tokens of width {bundle.n_embd}"
+    yield Finding(f"bundle {bundle.config.name}", "ok", f"{kind}, frames of {tower.size} pixels")
     path = bundle.llm_path()
     file = read_gguf(path)
     bundle.check_llm(file)

@@ -188,7 +188,7 @@ def _show_session(session: Session) -> None:
     talk = session.talk
     for video in talk.videos:
         note(summary(video))
-    note(f"bundle {talk.bundle.name}, LLM {talk.engine.path.name}")
+    note(f"bundle {talk.bundle.config.name}, LLM {talk.engine.path.name}")
     asked = len(talk.turns)
     out_of = f" ({talk.chat.dropped} left the context)" if talk.chat.dropped else ""
     note(
