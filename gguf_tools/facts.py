@@ -40,7 +40,7 @@ def model_facts(file: GGUFFile) -> ModelFacts:
 def quantization(file: GGUFFile) -> str:
     """Return how most of the weights are quantized, as file names say it: "Q4_K_M"."""
     try:
-        file_type = LlamaFileType(file.metadata.get("general.file_type"))
+        file_type = LlamaFileType(file.metadata.get("general.file_type", -1))
     except ValueError:
         return "unknown"
     return file_type.name.removeprefix("ALL_").removeprefix("MOSTLY_")
