@@ -24,6 +24,8 @@ _STATE_DURATION = {"mov", "matroska", "avi", "flv", "asf"}
 _NOT_VIDEO = {"tty"}
 # A playlist must not make us fetch anything: nothing leaves the machine.
 _OPTIONS = {"protocol_whitelist": "file,crypto,data"}
+# IndexError: a damaged MPEG-TS can grow streams on the way, which PyAV then does not find.
+_DAMAGE = (FFmpegError, IndexError)
 _INT64_MAX = 2**63 - 1
 _MICROSECONDS = 1_000_000
 
@@ -121,7 +123,7 @@ class Container:
                 if packet.size:
                     time = self._time(packet, time)
                     yield time, packet
-        except FFmpegError:
+        except _DAMAGE:
             self.damaged += 1
 
     def frames(self) -> Iterator[tuple[float, VideoFrame]]:
@@ -141,7 +143,7 @@ class Container:
     def extent(self) -> tuple[float, float]:
         """Seconds at which the last frame and the last packet of any kind end, from here on."""
         video_end = end = 0.0
-        with suppress(FFmpegError):  # what was readable up to the damage is the extent
+        with suppress(*_DAMAGE):  # what was readable up to the damage is the extent
             for packet in self._container.demux():
                 if not packet.size:
                     continue

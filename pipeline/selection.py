@@ -71,17 +71,20 @@ def select(
     else:
         times, looks = _moments(source, plan, start, end, report)
     wanted = present if times is None else len(times)
-    taken, error = 0, None
+    taken, last, error = 0, -math.inf, None
     for frames in _attempts(source, times, start, end, plan.frames):
         for frame in frames:
+            time = max(frame.time, start)
+            if time <= last:
+                continue  # a damaged file leads to the same frame twice, or back in time
             try:
                 rgb = frame.rgb(plan.max_side)
             except VideoError as damage:
                 error = damage
                 continue
-            taken += 1
+            taken, last = taken + 1, time
             report(looks + taken, looks + wanted)
-            yield max(frame.time, start), rgb
+            yield time, rgb
         if taken:
             break
     if not taken:

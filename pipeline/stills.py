@@ -6,6 +6,7 @@ not every FFmpeg decodes.
 
 from __future__ import annotations
 
+import logging
 import re
 import struct
 import warnings
@@ -28,6 +29,8 @@ _SUFFIXES = {".bmp", ".gif", ".jp2", ".jpe", ".jpeg", ".jpg", ".png", ".ppm", ".
 _SUFFIXES |= {".tif", ".tiff", ".webp"}
 # A film of JPEGs, one after another: Pillow would stop at the first.
 _FILMS = {".mjpeg", ".mjpg"}
+# Pillow logs some damage that it also raises; without a handler that would go to stderr.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 # What Pillow's readers are known to raise for a damaged file.
 _DAMAGE = (
     Image.DecompressionBombError,

@@ -207,4 +207,8 @@ def _display_matrix(frame: VideoFrame) -> np.ndarray | None:
         data = cast(Mapping[str, Any], frame.side_data)["DISPLAYMATRIX"]
     except KeyError:
         return None
+    except ValueError:  # other side data, of a kind that this PyAV does not know, comes with it
+        turn = math.radians(frame.rotation)  # counterclockwise
+        cos, sin = round(math.cos(turn)), round(math.sin(turn))
+        return np.array([cos, -sin, 0, sin, cos, 0, 0, 0, 1])
     return np.frombuffer(data, dtype=np.int32, count=9)

@@ -87,6 +87,16 @@ def test_a_photo_is_turned_as_the_camera_says(tmp_path: Path):
     assert colours(photo) == "br/wg"
 
 
+def test_a_film_of_photos_is_turned_as_the_camera_says(tmp_path: Path):
+    for orientation, expected in {1: "rg/bw", 3: "wb/gr", 6: "br/wg", 8: "gw/rb"}.items():
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        path = tmp_path / f"{orientation}.mjpeg"
+        Image.fromarray(corners()).save(path, format="JPEG", exif=exif, quality=95)
+        (photo,) = read_frames(path).frames
+        assert colours(photo) == expected
+
+
 def test_what_is_transparent_shows_white(tmp_path: Path):
     Image.new("RGBA", (8, 8), (255, 0, 0, 0)).save(tmp_path / "glass.png")
     assert read_frames(tmp_path / "glass.png").frames[0].min() == 255
