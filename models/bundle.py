@@ -1,0 +1,223 @@
+"""A bundle: what belongs together to see with one LLM, as a folder.
+
+bundle.json             which tower, which LLM, which prompts; what it was trained on and scored
+projector.safetensors   the temporal projector's weights, fp16
+tower/                  an open_clip folder, when the tower is the bundle's own
+*.gguf                  LoRA adapters for the LLM, when bundle.json names them
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from gguf_tools import find
+from gguf_tools.errors import ReellamaError
+from gguf_tools.reader import GGUFFile
+from models.projector import Projector, ProjectorConfig, build_projector
+from models.tower import Tower
+
+BUNDLES = Path(__file__).parent / "bundles"
+FORMAT = 1
+
+
+class BundleError(ReellamaError):
+    """A bundle that is missing, broken, or made for another LLM."""
+
+
+@dataclass(frozen=True)
+class TowerSpec:
+    """Arguments of `Tower.load`; a relative folder is one inside the bundle."""
+
+    name: str = "tower"
+    pretrained: str | None = None
+    layer: int = -1
+
+
+@dataclass(frozen=True)
+class BundleConfig:
+    """The contents of `bundle.json`.
+
+    Attributes:
+        llm: a name that `gguf_tools.find.resolve` knows, or a path.
+        frames: how many frames of a video are looked at when nobody says.
+        lora: GGUF adapters inside the bundle, with their scales.
+        training, scores: what made it and what it is worth, for people.
+    """
+
+    name: str
+    llm: str
+    projector: ProjectorConfig
+    tower: TowerSpec = TowerSpec()
+    frames: int = 8
+    system: str = ""
+    describe: str = "Describe the video."
+    lora: tuple[tuple[str, float], ...] = ()
+    training: Mapping[str, Any] = field(default_factory=dict)
+    scores: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path) -> BundleConfig:
+        """Read and check a `bundle.json`."""
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            if data.pop("format") != FORMAT:
+                raise BundleError(f"{path}: a bundle of another format; update reellama")
+            data["projector"] = ProjectorConfig(**data["projector"])
+            data["tower"] = TowerSpec(**data["tower"])
+            data["lora"] = tuple((str(name), float(scale)) for name, scale in data["lora"])
+            return cls(**data)
+        except OSError as error:
+            raise BundleError(f"{path}: {error.strerror}") from error
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise BundleError(f"{path}: not a bundle's description: {error}") from error
+
+    def to_json(self) -> str:
+        """The text of `bundle.json`."""
+        data: dict[str, Any] = {"format": FORMAT}
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            data[entry.name] = vars(value) if hasattr(value, "__dataclass_fields__") else value
+        return json.dumps(data, indent=2) + "\n"
+
+
+class Bundle:
+    """A bundle in a folder; the tower and the projector are loaded when they are first needed."""
+
+    def __init__(self, folder: Path, config: BundleConfig) -> None:
+        self.folder = folder
+        self.config = config
+
+    @classmethod
+    def load(cls, name_or_path: str | Path = "mini") -> Bundle:
+        """Open a bundle by the name of one that comes with reellama, or by its folder.
+
+        Raises:
+            BundleError: there is none, or it is broken.
+        """
+        folder = Path(name_or_path)
+        if not folder.is_dir():
+            folder = BUNDLES / str(name_or_path)
+        if not (folder / "bundle.json").is_file():
+            known = sorted(path.parent.name for path in BUNDLES.glob("*/bundle.json"))
+            raise BundleError(
+                f"{name_or_path}: no bundle.json there; name a bundle's folder"
+                + (f", or one of {', '.join(known)}" if known else "")
+            )
+        return cls(folder, BundleConfig.read(folder / "bundle.json"))
+
+    @property
+    def n_embd(self) -> int:
+        """Width of the soft tokens, which is the width of the LLM's embeddings."""
+        return self.config.projector.n_embd
+
+    @property
+    def tokens(self) -> int:
+        """Soft tokens a video."""
+        return self.config.projector.tokens
+
+    @property
+    def frames(self) -> int:
+        """Frames of a video that are looked at when nobody says how many."""
+        return self.config.frames
+
+    @property
+    def system(self) -> str:
+        """The system prompt that the bundle was trained with."""
+        return self.config.system
+
+    @property
+    def describe(self) -> str:
+        """The question that asks for a description."""
+        return self.config.describe
+
+    @property
+    def lora(self) -> list[tuple[Path, float]]:
+        """GGUF LoRA adapters of the LLM and their scales."""
+        return [(self.folder / name, scale) for name, scale in self.config.lora]
+
+    def llm_path(self) -> Path:
+        """The GGUF that the bundle was made for."""
+        return find.resolve(self.config.llm)
+
+    def check_llm(self, file: GGUFFile) -> None:
+        """Raise BundleError when the soft tokens do not fit the embeddings of an LLM."""
+        if file.n_embd != self.n_embd:
+            raise BundleError(
+                f"{file.path}: its embeddings have {file.n_embd} numbers, the bundle "
+                f"{self.config.name} makes soft tokens of {self.n_embd}; it was made for "
+                f"{self.config.llm}"
+            )
+
+    @cached_property
+    def tower(self) -> Tower:
+        """The visual tower."""
+        spec = self.config.tower
+        own = self.folder / spec.name
+        name = own if own.is_dir() else spec.name
+        return Tower.load(name, pretrained=spec.pretrained, layer=spec.layer)
+
+    @cached_property
+    def projector(self) -> Projector:
+        """The temporal projector, in float32."""
+        path = self.folder / "projector.safetensors"
+        weights = _load_weights(path)
+        projector = build_projector(self.config.projector)
+        try:
+            projector.load_state_dict(weights)
+        except RuntimeError as error:
+            raise BundleError(
+                f"{path}: its weights are not those that bundle.json describes"
+            ) from error
+        return projector.eval().requires_grad_(False)
+
+    def features(self, frames: Sequence[np.ndarray]) -> np.ndarray:
+        """uint8 RGB frames `[H, W, 3]` -> float32 `[frames, cells, channels]`."""
+        return self.tower.grid(frames)
+
+    @torch.inference_mode()
+    def project(self, features: np.ndarray, times: np.ndarray) -> np.ndarray:
+        """Features `[T, cells, channels]` at `times [T]` seconds -> `[tokens, n_embd]`."""
+        grid = torch.from_numpy(np.asarray(features, np.float32))[None]
+        seconds = torch.from_numpy(np.asarray(times, np.float32))[None]
+        soft = self.projector(grid, seconds, torch.ones(1, len(times), dtype=torch.bool))
+        return np.ascontiguousarray(soft[0].numpy())
+
+    def encode(self, frames: Sequence[np.ndarray], times: np.ndarray) -> np.ndarray:
+        """Frames at `times` seconds -> soft tokens, float32 `[tokens, n_embd]`."""
+        return self.project(self.features(frames), times)
+
+
+def _load_weights(path: Path) -> dict[str, Tensor]:
+    try:
+        weights = load_file(path)
+    except FileNotFoundError as error:
+        raise BundleError(f"{path}: missing; copy the whole bundle, or train it again") from error
+    except (SafetensorError, OSError) as error:
+        raise BundleError(f"{path}: not a safetensors file: {error}") from error
+    for name, tensor in weights.items():
+        if not torch.isfinite(tensor).all():
+            raise BundleError(
+                f"{path}: {name} holds NaN or infinite numbers; the training diverged or the "
+                "file is damaged"
+            )
+    return weights
+
+
+def save_bundle(folder: Path, config: BundleConfig, projector: Projector) -> Bundle:
+    """Write `bundle.json` and the projector's weights (fp16) into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: t.detach().half().contiguous() for name, t in projector.state_dict().items()}
+    save_file(weights, folder / "projector.safetensors")
+    (folder / "bundle.json").write_text(config.to_json(), encoding="utf-8")
+    return Bundle(folder, config)

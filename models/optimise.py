@@ -1,0 +1,183 @@
+"""One stage of training: AdamW with warm-up and cosine decay, resumable after a kill at any step.
+
+What a step sees depends on (seed, step) alone: its clips, its dropout, its questions. A run that
+resumes from a checkpoint therefore takes the same steps as one that was never stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from models.tower import compute_dtype
+
+MAX_GRADIENT = 1.0  # norm; longer gradients are scaled down to it
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """How long and how fast one stage learns.
+
+    Attributes:
+        batch: clips of one forward pass.
+        accumulate: forward passes of one step.
+        warm_up: share of the steps in which the learning rate rises.
+        every: steps between two checkpoints, and two validations.
+    """
+
+    steps: int
+    batch: int = 32
+    accumulate: int = 1
+    learning_rate: float = 5e-4
+    weight_decay: float = 0.05
+    warm_up: float = 0.05
+    every: int = 100
+
+
+def minutes(seconds: float) -> str:
+    """Seconds as people read them: "3:07"."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
+
+
+def batch_rows(step: int, batch: int, count: int, seed: int) -> list[int]:
+    """The clips of a step: every clip once an epoch, in an order that `seed` and the epoch give."""
+    rows: list[int] = []
+    position = step * batch
+    while len(rows) < batch:
+        epoch, offset = divmod(position + len(rows), count)
+        order = np.random.default_rng([seed, epoch]).permutation(count)
+        rows += order[offset : offset + batch - len(rows)].tolist()
+    return rows
+
+
+class Stage:
+    """Train `module` with `loss(number, rng)`, where number counts forward passes.
+
+    Args:
+        folder: receives `NAME.pt` (the last checkpoint) and `log.jsonl` (a line every report).
+        validate: called every `config.every` steps and at the end; what it returns is logged.
+        report: one line of progress for a person.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        module: nn.Module,
+        config: StageConfig,
+        folder: Path,
+        *,
+        seed: int = 0,
+        report: Callable[[str], None] = print,
+    ) -> None:
+        self.name = name
+        self.module = module
+        self.config = config
+        self.folder = folder
+        self.seed = seed
+        self.report = report
+        self.step = 0
+        self.seconds = 0.0  # spent in steps, over all runs
+        decayed = [p for p in module.parameters() if p.ndim > 1]
+        others = [p for p in module.parameters() if p.ndim <= 1]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others}],
+            lr=config.learning_rate,
+            weight_decay=0.0,
+            betas=(0.9, 0.98),
+        )
+        self._resume()
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / f"{self.name}.pt"
+
+    def _resume(self) -> None:
+        if not self.checkpoint.exists():
+            return
+        state = torch.load(self.checkpoint, weights_only=True)
+        self.module.load_state_dict(state["module"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.report(f"{self.name}: going on at step {self.step}")
+
+    def save(self) -> None:
+        """Write the checkpoint, whole or not at all."""
+        state = {
+            "module": self.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "seconds": self.seconds,
+        }
+        part = self.checkpoint.with_suffix(".part")
+        torch.save(state, part)
+        os.replace(part, self.checkpoint)
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step: linear warm-up, then half a cosine down to zero."""
+        rising = max(1, round(self.config.warm_up * self.config.steps))
+        if step < rising:
+            return self.config.learning_rate * (step + 1) / rising
+        done = (step - rising) / max(1, self.config.steps - rising)
+        return self.config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+
+    def run(
+        self,
+        loss: Callable[[int, np.random.Generator], Tensor],
+        validate: Callable[[], dict[str, float]] | None = None,
+    ) -> None:
+        """Take the steps that are left."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        recent: list[float] = []
+        while self.step < self.config.steps:
+            started = time.perf_counter()
+            recent.append(self._take_step(loss))
+            self.step += 1
+            self.seconds += time.perf_counter() - started
+            last = self.step == self.config.steps
+            if self.step % 10 == 0 or last:
+                self._log({"loss": float(np.mean(recent[-10:]))})
+            if self.step % self.config.every == 0 or last:
+                self.save()
+                if validate:
+                    self._log(self._validated(validate))
+
+    def _take_step(self, loss: Callable[[int, np.random.Generator], Tensor]) -> float:
+        self.module.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate(self.step)
+        total = 0.0
+        for part in range(self.config.accumulate):
+            number = self.step * self.config.accumulate + part
+            torch.manual_seed(self.seed * 1_000_003 + number)
+            with torch.autocast("cpu", torch.bfloat16, enabled=compute_dtype() == torch.bfloat16):
+                value = loss(number, np.random.default_rng([self.seed, number]))
+            (value / self.config.accumulate).backward()
+            total += value.item() / self.config.accumulate
+        nn.utils.clip_grad_norm_(self.module.parameters(), MAX_GRADIENT)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return total
+
+    def _validated(self, validate: Callable[[], dict[str, float]]) -> dict[str, float]:
+        self.module.eval()
+        with torch.no_grad():
+            return validate()
+
+    def _log(self, figures: dict[str, float]) -> None:
+        left = self.seconds / self.step * (self.config.steps - self.step)
+        shown = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
+        self.report(
+            f"{self.name}: step {self.step}/{self.config.steps}, {shown}, {minutes(left)} left"
+        )
+        line = {"stage": self.name, "step": self.step, "seconds": round(self.seconds, 1), **figures}
+        with (self.folder / "log.jsonl").open("a") as log:
+            log.write(json.dumps(line) + "\n")

@@ -1,0 +1,216 @@
+"""Temporal projectors: features of frames in, soft tokens out.
+
+All of them map `features [B, T, cells, channels]`, `times [B, T]` in seconds and `mask [B, T]`
+(true where a frame is) to `[B, tokens, n_embd]`, for any number of frames T.
+
+- `Resampler` (the default): learned queries look at every cell of every frame (Perceiver, Jaegle et
+  al., 2021; Flamingo, Alayrac et al., 2022).
+- `MeanPool`, `PerFrame`: the simple baselines that it must beat.
+
+All end in a `WordMixture`: a soft token is a convex combination of embeddings of words that the
+LLM knows, plus a correction (AlignVLM, Masry et al., 2025), so that what the LLM is fed lies where
+its own tokens lie.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class ProjectorConfig:
+    """The `projector` object of `bundle.json`."""
+
+    kind: str = "resampler"  # "resampler", "mean" or "frame"
+    tokens: int = 24  # soft tokens a video
+    n_embd: int = 576  # width of the LLM's token embeddings
+    channels: int = 320  # width of the tower's grid
+    cells: int = 36  # cells of the tower's grid
+    words: int = 1024  # rows of the word mixture
+    width: int = 384
+    layers: int = 3
+    heads: int = 6
+    dropout: float = 0.1
+
+    def to_json(self) -> dict[str, object]:
+        return asdict(self)
+
+
+class WordMixture(nn.Module):
+    """`[..., width]` -> `[..., n_embd]`: a softmax over words mixes their embeddings.
+
+    `logits` is what alignment trains: the i-th soft token should be the i-th word of the caption.
+    """
+
+    def __init__(self, width: int, words: int, n_embd: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.score = nn.Linear(width, words)
+        self.correction = nn.Linear(width, n_embd)
+        nn.init.zeros_(self.correction.weight)
+        nn.init.zeros_(self.correction.bias)
+        self.embeddings = nn.Parameter(torch.zeros(words, n_embd))
+
+    def logits(self, x: Tensor) -> Tensor:
+        return self.score(self.norm(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(x)
+        return self.score(x).softmax(-1) @ self.embeddings + self.correction(x)
+
+
+def fourier(x: Tensor, bands: int = 8) -> Tensor:
+    """`[...]` in 0..1 -> `[..., 2 * bands]`: sines and cosines of doubling frequency."""
+    angles = x[..., None] * math.pi * 2.0 ** torch.arange(bands, device=x.device)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+def relative_times(times: Tensor, mask: Tensor) -> Tensor:
+    """Seconds `[B, T]` -> 0 at a clip's first frame, 1 at its last; 0 throughout for a still."""
+    first = times.masked_fill(~mask, torch.inf).amin(1, keepdim=True)
+    last = times.masked_fill(~mask, -torch.inf).amax(1, keepdim=True)
+    return ((times - first) / (last - first).clamp(min=1e-6)).masked_fill(~mask, 0.0)
+
+
+class Attention(nn.Module):
+    """Attention of `x [B, N, W]` over `context [B, M, W]`; `mask [B, M]` is false at padding."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
+        q, k, v = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, heads, N or M, W / heads]
+            for part in (self.query(x), *self.key_value(context).chunk(2, dim=-1))
+        )
+        hidden = None if mask is None else mask[:, None, None, :]
+        rate = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=hidden, dropout_p=rate)
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+class ResamplerBlock(nn.Module):
+    """Queries look at the video, then at each other, then think."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.norm_look, self.look = nn.LayerNorm(width), Attention(width, heads, dropout)
+        self.norm_share, self.share = nn.LayerNorm(width), Attention(width, heads, dropout)
+        self.norm_think = nn.LayerNorm(width)
+        self.think = nn.Sequential(
+            nn.Linear(width, 2 * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(2 * width, width)
+        )
+
+    def forward(self, queries: Tensor, video: Tensor, mask: Tensor) -> Tensor:
+        queries = queries + self.look(self.norm_look(queries), video, mask)
+        shared = self.norm_share(queries)
+        queries = queries + self.share(shared, shared)
+        return queries + self.think(self.norm_think(queries))
+
+
+class Resampler(nn.Module):
+    """Learned queries over all cells of all frames, which know where and when they are."""
+
+    def __init__(self, config: ProjectorConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.input = nn.Sequential(nn.LayerNorm(config.channels), nn.Linear(config.channels, width))
+        self.cell_position = nn.Parameter(torch.randn(config.cells, width) * 0.02)
+        self.time_position = nn.Linear(16, width)  # 2 x 8 Fourier bands
+        self.norm_video = nn.LayerNorm(width)
+        self.queries = nn.Parameter(torch.randn(config.tokens, width) * 0.5)
+        self.blocks = nn.ModuleList(
+            ResamplerBlock(width, config.heads, config.dropout) for _ in range(config.layers)
+        )
+
+    def forward(self, features: Tensor, times: Tensor, mask: Tensor) -> Tensor:
+        when = self.time_position(fourier(relative_times(times, mask)))  # [B, T, W]
+        video = self.input(features) + self.cell_position + when[:, :, None]
+        video = self.norm_video(video).flatten(1, 2)  # [B, T * cells, W]
+        seen = mask.repeat_interleave(features.shape[2], dim=1)
+        queries = self.queries.expand(len(features), -1, -1)
+        for block in self.blocks:
+            queries = block(queries, video, seen)
+        return queries
+
+
+def _mlp(config: ProjectorConfig) -> nn.Sequential:
+    """Two layers, as in LLaVA 1.5 (Liu et al., 2023)."""
+    return nn.Sequential(
+        nn.LayerNorm(config.channels),
+        nn.Linear(config.channels, 4 * config.width),
+        nn.GELU(),
+        nn.Dropout(config.dropout),
+        nn.Linear(4 * config.width, config.width),
+    )
+
+
+class MeanPool(nn.Module):
+    """The mean of all frames; its cells, pooled to the number of tokens, each through an MLP."""
+
+    def __init__(self, config: ProjectorConfig) -> None:
+        super().__init__()
+        self.tokens = config.tokens
+        self.mlp = _mlp(config)
+
+    def forward(self, features: Tensor, times: Tensor, mask: Tensor) -> Tensor:
+        weights = mask.float() / mask.sum(1, keepdim=True)
+        mean = (features * weights[:, :, None, None]).sum(1)  # [B, cells, channels]
+        return self.mlp(F.adaptive_avg_pool1d(mean.transpose(1, 2), self.tokens).transpose(1, 2))
+
+
+class PerFrame(nn.Module):
+    """The mean of each frame's cells through an MLP; frames are spread evenly over the tokens."""
+
+    def __init__(self, config: ProjectorConfig) -> None:
+        super().__init__()
+        self.tokens = config.tokens
+        self.mlp = _mlp(config)
+
+    def forward(self, features: Tensor, times: Tensor, mask: Tensor) -> Tensor:
+        frames = features.mean(2)  # [B, T, channels]
+        counts = mask.sum(1, keepdim=True)  # padding is at the end
+        slots = torch.arange(self.tokens, device=features.device)
+        rows = (slots * counts) // self.tokens  # [B, tokens]
+        return self.mlp(frames.gather(1, rows[..., None].expand(-1, -1, frames.shape[2])))
+
+
+BODIES: dict[str, Callable[[ProjectorConfig], nn.Module]] = {
+    "resampler": Resampler,
+    "mean": MeanPool,
+    "frame": PerFrame,
+}
+
+
+class Projector(nn.Module):
+    """A body that looks at the video, and the word mixture that speaks to the LLM."""
+
+    def __init__(self, config: ProjectorConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.body = BODIES[config.kind](config)
+        self.words = WordMixture(config.width, config.words, config.n_embd)
+
+    def hidden(self, features: Tensor, times: Tensor, mask: Tensor) -> Tensor:
+        """`[B, tokens, width]`, before it is put into words."""
+        return self.body(features, times, mask)
+
+    def forward(self, features: Tensor, times: Tensor, mask: Tensor) -> Tensor:
+        """Soft tokens `[B, tokens, n_embd]`."""
+        return self.words(self.hidden(features, times, mask))
+
+
+def build_projector(config: ProjectorConfig) -> Projector:
+    """A new projector; raises KeyError for a kind that does not exist."""
+    return Projector(config)

@@ -1,0 +1,36 @@
+"""How a question about a video is put to the LLM: the same in chat and in training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gguf_tools.template import ChatTemplate
+from gguf_tools.tokenizer import Tokenizer
+
+# Stands between a video's soft tokens and what follows them in the first user message.
+AFTER_VIDEO = "\n"
+
+
+def messages(
+    system: str | None, turns: Sequence[tuple[str, str]], question: str
+) -> list[dict[str, str]]:
+    """The conversation as chat templates take it: earlier turns, then the question."""
+    found = [{"role": "system", "content": system}] if system else []
+    for asked, answered in turns:
+        found += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
+    return [*found, {"role": "user", "content": question}]
+
+
+def question_ids(
+    template: ChatTemplate, tokenizer: Tokenizer, system: str | None, question: str
+) -> tuple[list[int], list[int]]:
+    """Token ids before and after the soft tokens of a first question about one video."""
+    conversation = messages(system, [], question)
+    segments = template.render(conversation)
+    user = next(i for i, segment in enumerate(segments) if segment.content == len(conversation) - 1)
+    before = [(segment.text, segment.special) for segment in segments[:user]]
+    after = [(segment.text, segment.special) for segment in segments[user:]]
+    return (
+        tokenizer.encode_parts(before),
+        tokenizer.encode_parts([(AFTER_VIDEO, False), *after]),
+    )

@@ -1,0 +1,234 @@
+"""Train a bundle by a recipe: tower, features, alignment, answers, and the bundle as the result.
+
+Every stage leaves what it made in the working folder and is skipped when that is there already, so
+the same command goes on after a kill.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import prompts
+from gguf_tools import find
+from gguf_tools.errors import ReellamaError
+from models.bundle import Bundle, BundleConfig, TowerSpec, save_bundle
+from models.contrastive import new_clip, train_contrastive
+from models.data import (
+    STILLS,
+    TRAIN,
+    VALIDATION,
+    ClipSource,
+    FileSource,
+    ReadVideo,
+    RenderedSource,
+    digest,
+)
+from models.features import FeatureCache
+from models.lesson import Lesson, word_loss
+from models.llm import FrozenLLM
+from models.optimise import Stage, batch_rows, minutes
+from models.projector import BODIES, Projector, ProjectorConfig
+from models.recipe import Recipe
+from models.rendered import RenderedClips
+from models.tower import Tower, compute_dtype
+
+Report = Callable[[str], None]
+
+
+class Training:
+    """One run of a recipe. The steps of `run` can be called one by one in a shell."""
+
+    def __init__(
+        self, recipe: Recipe, work: Path, *, read_video: ReadVideo, report: Report
+    ) -> None:
+        if recipe.projector.kind not in BODIES:
+            known = ", ".join(BODIES)
+            raise ReellamaError(f"no projector is called {recipe.projector.kind}; known: {known}")
+        self.recipe = recipe
+        self.work = work
+        self.report = report
+        self.stage_folder = work / recipe.projector.kind
+        self.system = prompts.load("system")
+        self.describe = prompts.load("describe")
+        self.source: ClipSource = (
+            FileSource(Path(recipe.data), read_video, recipe.frames, self.describe)
+            if recipe.data
+            else RenderedSource(recipe.rendered, recipe.stills, self.describe)
+        )
+
+    def run(self, out: Path) -> Bundle:
+        """Do what is left to do, and write the bundle into `out`."""
+        started = time.perf_counter()
+        self.stage_folder.mkdir(parents=True, exist_ok=True)
+        caches = self.features()
+        self.train_tower(caches)
+        llm = FrozenLLM(find.resolve(self.recipe.llm), dtype=compute_dtype())
+        lesson = Lesson(self.source, llm, self.system, self.recipe)
+        projector = self.new_projector(llm, lesson, caches[TRAIN])
+        seconds = {
+            "align": self.align(projector, lesson, caches),
+            "answer": self.answer(projector, lesson, caches),
+            "this run": time.perf_counter() - started,
+        }
+        return self.save(out, projector, seconds)
+
+    def tower(self) -> Tower:
+        """The tower that the recipe names, or the locked trunk of the one that it trains."""
+        choice = self.recipe.tower
+        if choice.name:
+            return Tower.load(choice.name, pretrained=choice.pretrained, layer=choice.layer)
+        return Tower(new_clip(self.recipe.contrastive), layer=choice.layer)
+
+    def train_tower(self, caches: dict[str, FeatureCache]) -> None:
+        """Train the head and the text side of the recipe's own tower."""
+        folder = self.work / "tower"
+        if self.recipe.tower.name or (folder / "open_clip_model.safetensors").exists():
+            return
+        captions = RenderedClips(self.recipe.rendered).still_captions(self.recipe.stills)
+        train_contrastive(
+            self.recipe.contrastive,
+            caches[STILLS],
+            captions,
+            folder,
+            seed=self.recipe.seed,
+            report=self.report,
+        )
+
+    def features(self) -> dict[str, FeatureCache]:
+        """What the tower sees in every split, from disk where it is there already."""
+        splits = [TRAIN, VALIDATION] + ([STILLS] if self.recipe.stills else [])
+        tower = self.tower()
+        return {split: self._features(tower, split) for split in splits}
+
+    def _features(self, tower: Tower, split: str) -> FeatureCache:
+        choice = self.recipe.tower
+        seen_by = choice.name or f"efficientnet-lite0-{self.recipe.contrastive.image_size}"
+        key = digest(f"{seen_by} {choice} {tower.dtype} {self.source.fingerprint(split)}")
+        cache = FeatureCache(self.work / "features" / f"{split}-{key}", self.source.count(split))
+        started = time.perf_counter()
+
+        def progress(done: int, total: int) -> None:
+            left = (time.perf_counter() - started) / done * (total - done)
+            self.report(f"features: {split} {done}/{total}, {minutes(left)} left")
+
+        cache.build(tower, lambda number: self.source.read(split, number), progress, self.report)
+        cache.open()
+        return cache
+
+    def new_projector(self, llm: FrozenLLM, lesson: Lesson, cache: FeatureCache) -> Projector:
+        """A projector whose words are those of the training texts."""
+        _, cells, channels = cache.clip(cache.usable[0])[0].shape
+        choice = dataclasses.asdict(self.recipe.projector)
+        choice["words"] = len(lesson.words)
+        torch.manual_seed(self.recipe.seed)
+        projector = Projector(
+            ProjectorConfig(**choice, n_embd=llm.n_embd, channels=channels, cells=cells)
+        )
+        with torch.no_grad():
+            projector.words.embeddings.copy_(llm.embed(lesson.words).float())
+        return projector
+
+    def align(self, projector: Projector, lesson: Lesson, caches: dict[str, FeatureCache]) -> float:
+        """Stage 1: the i-th soft token becomes the i-th word of the description."""
+        config = self.recipe.align
+        targets = {split: lesson.targets(split) for split in caches}
+        groups = [split for split in caches if split != VALIDATION]
+
+        def loss(number: int, rng: np.random.Generator) -> Tensor:
+            return torch.stack(
+                [
+                    lesson.align_loss(projector, caches[split], targets[split], rows, rng)
+                    for split in groups
+                    for rows in [self._rows(caches[split], number, config.batch)]
+                ]
+            ).mean()
+
+        def validate() -> dict[str, float]:
+            return lesson.word_accuracy(projector, caches[VALIDATION], targets[VALIDATION])
+
+        stage = Stage(
+            "align",
+            projector,
+            config,
+            self.stage_folder,
+            seed=self.recipe.seed,
+            report=self.report,
+        )
+        stage.run(loss, validate)
+        return stage.seconds
+
+    def answer(
+        self, projector: Projector, lesson: Lesson, caches: dict[str, FeatureCache]
+    ) -> float:
+        """Stage 2: the frozen LLM's loss on the answers."""
+        config, weight = self.recipe.answer, self.recipe.align_weight
+        targets = lesson.targets(TRAIN)
+
+        def loss(number: int, rng: np.random.Generator) -> Tensor:
+            rows = self._rows(caches[TRAIN], number, config.batch)
+            batch = caches[TRAIN].batch(rows, rng, self.recipe.fewest_frames)
+            hidden = projector.hidden(batch.features, batch.times, batch.mask)
+            examples = [lesson.example(TRAIN, row, rng) for row in rows]
+            answers = lesson.llm.loss(projector.words(hidden), examples)
+            return answers + weight * word_loss(projector, hidden, targets[rows])
+
+        def validate() -> dict[str, float]:
+            return lesson.answer_loss(projector, caches[VALIDATION], self.report)
+
+        stage = Stage(
+            "answer",
+            projector,
+            config,
+            self.stage_folder,
+            seed=self.recipe.seed,
+            report=self.report,
+        )
+        stage.run(loss, validate)
+        return stage.seconds
+
+    def _rows(self, cache: FeatureCache, number: int, batch: int) -> list[int]:
+        rows = batch_rows(number, batch, len(cache.usable), self.recipe.seed)
+        return [cache.usable[row] for row in rows]
+
+    def save(self, out: Path, projector: Projector, seconds: dict[str, float]) -> Bundle:
+        """Write the bundle; its tower goes along when it was trained here."""
+        choice = self.recipe.tower
+        config = BundleConfig(
+            name=self.recipe.name,
+            llm=self.recipe.llm,
+            projector=projector.config,
+            tower=TowerSpec(choice.name or "tower", choice.pretrained, choice.layer),
+            frames=self.recipe.frames,
+            system=self.system,
+            describe=self.describe,
+            training={
+                "recipe": json.loads(json.dumps(self.recipe.to_json())),
+                "seconds": {name: round(value) for name, value in seconds.items()},
+            },
+        )
+        if not choice.name:
+            shutil.copytree(self.work / "tower", out / "tower", dirs_exist_ok=True)
+        bundle = save_bundle(out, config, projector)
+        self.report(f"bundle: written to {out}")
+        return bundle
+
+
+def run(
+    recipe: Recipe,
+    out: Path,
+    *,
+    work: Path,
+    read_video: ReadVideo,
+    report: Report,
+) -> Bundle:
+    """Train by `recipe` and write the bundle to `out`; `work` keeps what a later run needs."""
+    return Training(recipe, work, read_video=read_video, report=report).run(out)
