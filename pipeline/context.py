@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import signal
 import threading
 import weakref
@@ -20,6 +21,7 @@ from llama_cpp import llama_cpp
 
 from gguf_tools import backend
 from gguf_tools.errors import ReellamaError
+from gguf_tools.fit import kv_bytes
 
 from .parts import Run
 
@@ -65,6 +67,14 @@ class Context:
             raise ReellamaError(
                 f"{model.path} is not a model that continues text: it has an encoder"
             )
+        for option, value, least in (
+            ("n_ctx", n_ctx, 0),
+            ("n_batch", n_batch, 1),
+            ("n_ubatch", n_ubatch, 1),
+            ("n_threads", n_threads or 1, 1),
+        ):
+            if value < least:
+                raise ReellamaError(f"{option} is {value}, but must be {least} or more")
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = n_ctx
         params.n_batch = n_batch
@@ -79,6 +89,7 @@ class Context:
             if flash_attn == "off":
                 raise ReellamaError(f"type_v {type_v} needs flash attention: leave flash_attn auto")
             params.flash_attn_type = FLASH_ATTN["on"]
+        _check_memory(model, n_ctx, type_k, type_v)
         pointer = llama_cpp.llama_init_from_model(model.ptr, params)
         if not pointer:
             raise ReellamaError(
@@ -214,13 +225,27 @@ class Context:
         self._interrupted.value = True
 
 
+def _check_memory(model: backend.Model, n_ctx: int, type_k: str, type_v: str) -> None:
+    """Refuse a KV cache greater than the memory that is free, which would end the process."""
+    layers = range(model.n_layer if model.n_gpu_layers == 0 else 0)
+    n_ctx = n_ctx or model.file.n_ctx_train
+    needed = sum(kv_bytes(model.file, layer, n_ctx, type_k, type_v) for layer in layers)
+    free = psutil.virtual_memory().available
+    if needed > free:
+        raise ReellamaError(
+            f"{n_ctx} positions of context need {needed / 1e9:.1f} GB of memory for {model.path}, "
+            f"and {free / 1e9:.1f} GB are free: ask for a smaller n_ctx"
+        )
+
+
 def _free(pointer: Any, _model: backend.Model, _abort: object) -> None:
     llama_cpp.llama_free(pointer)
 
 
 def _complaint() -> str:
-    """llama.cpp's last error, on one line."""
-    return " ".join(" ".join(backend.last_errors()[-1:]).split())
+    """llama.cpp's last error on one line, without the names of its functions."""
+    line = " ".join(" ".join(backend.last_errors()[-1:]).split())
+    return re.sub(r"^(\w+: )+", "", line)
 
 
 def _pointer(array: np.ndarray) -> Any:

@@ -21,10 +21,10 @@ from types import TracebackType
 from typing import Literal
 
 import numpy as np
-from gguf_tools.template import ChatTemplate
 
 from gguf_tools import backend
 from gguf_tools.errors import ReellamaError
+from gguf_tools.template import ChatTemplate
 from gguf_tools.tokenizer import Tokenizer
 
 from .context import MAX_OUTPUTS, Context
@@ -220,7 +220,8 @@ class Engine:
     ) -> Iterator[Token]:
         """Read the prompt, then yield tokens until the model ends its turn, a `stop` string would
         appear (it is not part of the text), `max_tokens` are there (-1: no limit) or the context is
-        full; `last` then has the reason. `n_probs` alternatives come with each token; 0 is a little faster.
+        full; `last` then has the reason. `n_probs` alternatives come with each token; without them
+        it goes a little faster.
 
         Closing the iterator, Ctrl-C and errors leave the engine usable. What was generated stays
         in the KV cache: a prompt that goes on from it, with the answer's text as one Text at its

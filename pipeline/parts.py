@@ -100,7 +100,8 @@ def lay_out(
 ) -> Layout:
     """Tokenize a prompt and check its soft tokens, `n_embd` wide.
 
-    The token that a model wants at the beginning is put there unless the prompt has it. `answers`
+    The token that a model wants in front of a text is put there unless the prompt has it; a prompt
+    that begins with soft tokens is taken as it is. `answers`
     are what the model generated itself, by the position in `cached` where each starts: a prompt
     that repeats such an answer at its place gets the tokens that the model chose, which need not
     be the ones that the tokenizer makes of the same text, so that the KV cache can be used on.
@@ -112,7 +113,7 @@ def lay_out(
 
     def ids() -> list[int]:
         found = tokenizer.encode_parts((text.text, text.special) for text in texts)
-        if layout.keys or bos is None or found[:1] == [bos]:
+        if layout.keys or not texts or bos is None or found[:1] == [bos]:
             return found
         return [bos, *found]
 

@@ -34,7 +34,8 @@ class Sampling:
 
     temperature 0 is greedy: top_k, top_p, min_p, typical_p and seed then change nothing.
     The penalties see the last `repeat_last_n` tokens that were generated in this answer (-1: all),
-    not the prompt. `grammar` is GBNF with a rule `root`; `json_schema` is turned into one.
+    not the prompt. `grammar` is GBNF with a rule `root`; `json_schema` is turned into one, which
+    binds names, types, enums, lengths and patterns, but not the range of a number.
     Raises SamplingError for a value out of range.
     """
 
@@ -183,8 +184,8 @@ def _token_data_array(candidates: np.ndarray) -> llama_cpp.llama_token_data_arra
 
 
 def _grammar(text: str, model: backend.Model) -> llama_cpp.llama_sampler_p:
-    if "\0" in text:
-        raise SamplingError("this grammar holds a NUL character")
+    if not text.strip() or "\0" in text:
+        raise SamplingError("this grammar is not valid GBNF: it is empty or holds a NUL character")
     with _stderr() as lines:
         grammar = llama_cpp.llama_sampler_init_grammar(model.vocab, text.encode(), b"root")
     if not grammar:

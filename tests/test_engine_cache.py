@@ -23,8 +23,8 @@ def answered(text: str) -> list[Part]:
     return [Text(text), Text("<|im_end|>\n", special=True)]
 
 
-def answer(engine: Engine, prompt: list[Part], **options: int) -> str:
-    return "".join(token.text for token in engine.generate(prompt, **options))
+def answer(engine: Engine, prompt: list[Part], max_tokens: int) -> str:
+    return "".join(token.text for token in engine.generate(prompt, max_tokens=max_tokens))
 
 
 def test_a_second_question_reads_only_its_own_tokens(engine: Engine) -> None:

@@ -51,7 +51,8 @@ def write(path: Path, arch: str = "llama", changes: dict[str, np.ndarray] | None
 def weights(arch: str) -> dict[str, np.ndarray]:
     """Random weights by tensor name, float32 [outputs, inputs]."""
     rng = np.random.default_rng(0)
-    shapes = {"token_embd.weight": (len(TOKENS), N_EMBD), "output.weight": (len(TOKENS), N_EMBD)}
+    ends = ("token_embd.weight", "output.weight")
+    shapes: dict[str, tuple[int, ...]] = dict.fromkeys(ends, (len(TOKENS), N_EMBD))
     for layer in range(N_LAYER):
         block = _mamba_block() if arch == "mamba" else _attention_block(biased=arch == "qwen2vl")
         shapes |= {f"blk.{layer}.{name}": shape for name, shape in block.items()}
