@@ -102,3 +102,50 @@ def doctor(json: Json = False) -> None:
     from pipeline.cli.doctor import run
 
     run(as_json=json)
+
+
+@app.command(no_args_is_help=True)
+def train(
+    recipe: Annotated[Path, Argument(metavar="RECIPE", help="A TOML file; see models/recipes.")],
+    out: Annotated[
+        Path | None, Option(help="Folder of the bundle that is made (default: its name).")
+    ] = None,
+    data: Annotated[
+        Path | None, Option(help="JSONL or CSV: video, and caption or question and answer.")
+    ] = None,
+    work: Annotated[Path | None, Option(help="Folder of features and checkpoints.")] = None,
+    projector: Annotated[str | None, Option(help="resampler, mean or frame.")] = None,
+    material: Annotated[str | None, Option(help="Folder of the pictures that are drawn.")] = None,
+    steps: Annotated[str | None, Option(help="Steps of both stages, such as 500,100.")] = None,
+) -> None:
+    """Train a bundle by a recipe. The same command goes on where a stopped one was."""
+    from pipeline.cli.train import Changes, run
+
+    run(recipe, out, work, Changes(data, projector, material, steps))
+
+
+@app.command(name="eval")
+def evaluate(
+    bundle: Annotated[str, Argument(metavar="BUNDLE", help="A bundle's name or folder.")] = "mini",
+    clips: Annotated[int, Option(min=1, help="How many clips, never seen in training.")] = 300,
+    material: Annotated[str, Option(help="Folder of the pictures that are drawn.")] = "material",
+    style: Annotated[list[str] | None, Option(help="Draw in these styles only.")] = None,
+    record: Annotated[str | None, Option(help="Keep the scores in bundle.json as this.")] = None,
+    json: Json = False,
+) -> None:
+    """Measure a bundle's descriptions of clips that it never saw."""
+    from pipeline.cli.evaluate import run
+
+    run(bundle, clips, material, tuple(style or ()), record, as_json=json)
+
+
+@app.command()
+def demo_video(
+    path: Annotated[Path, Argument(metavar="PATH", help="The MP4 that is written.")],
+    kind: Annotated[str, Option(help="What moves: red star, or dog with [train].")] = "red star",
+    motion: Annotated[str, Option(help="What it does, such as moves right.")] = "moves right",
+) -> None:
+    """Draw a short video to try things on."""
+    from pipeline.cli.demo import run
+
+    run(path, kind, motion)
