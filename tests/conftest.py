@@ -1,6 +1,9 @@
 """What the tests share: the small models that come as packages, and a video drawn on the spot."""
 
 from collections.abc import Iterator
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,3 +77,52 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests import tiny_model
 
     return tiny_model.write(tmp_path_factory.mktemp("tiny") / "llama.gguf")
+
+
+@pytest.fixture(scope="session")
+def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle for SmolLM2 that sees nothing: a tower and a projector with random weights."""
+    import torch
+
+    from gguf_tools import find
+    from gguf_tools.reader import token_embeddings
+    from models.bundle import BundleConfig, save_bundle
+    from models.projector import ProjectorConfig, build_projector
+    from tests.small_tower import write_small_tower
+
+    folder = tmp_path_factory.mktemp("bundle") / "small"
+    write_small_tower(folder / "tower")
+    torch.manual_seed(0)
+    config = ProjectorConfig(channels=32, cells=4, words=64, width=32, layers=1, heads=2)
+    projector = build_projector(config)
+    words = token_embeddings(find.smollm2(), list(range(1000, 1064)))
+    projector.words.embeddings.data = torch.from_numpy(words)
+    system = "You watch a video and answer questions about it."
+    save_bundle(folder, BundleConfig("small", find.MINI_LLM, config, system=system), projector)
+    return folder
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command ended: its exit status and what it wrote."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def reellama(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[..., Result]:
+    """Run the command line in this process, where what it imports is imported once."""
+    from pipeline.cli import main
+
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+
+    def run(*arguments: str | Path, stdin: str = "") -> Result:
+        monkeypatch.setattr("sys.stdin", io.StringIO(stdin))
+        status = main.run([str(argument) for argument in arguments])
+        return Result(status, *capsys.readouterr())
+
+    return run

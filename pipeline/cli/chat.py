@@ -16,7 +16,7 @@ from pipeline.cli.answer import remark, show
 from pipeline.cli.display import add_video, err, note, summary
 from pipeline.cli.main import complain
 from pipeline.cli.options import AnswerOptions, FrameOptions, ModelOptions
-from pipeline.cli.prompt import data_dir, is_interactive, read_lines
+from pipeline.cli.prompt import data_dir, is_interactive, no_echo, read_lines
 from pipeline.engine import Token
 from pipeline.strip import Strip
 from pipeline.video_chat import VideoChat
@@ -89,7 +89,7 @@ def run(
             note("No video yet: /add FILE looks at one. /help lists the commands.")
         for line in read_lines([f"/{name}" for name in commands.COMMANDS]):
             try:
-                with _ctrl_c_stops_only_this(session):
+                with _ctrl_c_stops_only_this(session), no_echo():
                     take(session, line)
             except ReellamaError as error:
                 complain(str(error))

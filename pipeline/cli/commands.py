@@ -74,7 +74,7 @@ def add(session: Session, rest: str) -> None:
         session.add(path)
 
 
-@command("[N]", "show the frames that were looked at, or look again at N of them")
+@command("[N]", "show the frames, or look again at N of them")
 def frames(session: Session, rest: str) -> None:
     """Show or change the frames."""
     talk = session.talk
@@ -91,7 +91,7 @@ def frames(session: Session, rest: str) -> None:
         err.print(Strip(video.clip.frames, list(video.clip.times), whole=not rest))
 
 
-@command("[NAME [VALUE]]", "change how answers are made, such as /set temperature 0.7")
+@command("[NAME [VALUE]]", "show settings, or change one: /set temperature 0.7")
 def _set(session: Session, rest: str) -> None:
     """Show or change settings."""
     name, _, value = rest.partition(" ")
@@ -100,7 +100,7 @@ def _set(session: Session, rest: str) -> None:
     err.print(settings.table(session, name))
 
 
-@command("[WHAT]", "show the session, or: video, turns, probs, settings, timings")
+@command("[WHAT]", "show the session, video, turns, probs, settings or timings")
 def show(session: Session, rest: str) -> None:
     """Show something about the session."""
     views: dict[str, Callable[[], None]] = {
@@ -116,7 +116,7 @@ def show(session: Session, rest: str) -> None:
     views[rest]()
 
 
-@command("", "show the last answer's tokens, how sure each was, and the alternatives")
+@command("", "show how sure each token was, and the alternatives")
 def probs(session: Session, rest: str) -> None:
     """Show the probabilities of the last answer."""
     if not session.tokens:
@@ -175,7 +175,7 @@ def help(session: Session, rest: str) -> None:  # noqa: A001  # the command's na
     for name, entry in COMMANDS.items():
         table.add_row(Text(f"/{name} {entry.arguments}".strip()), Text(entry.help, "dim"))
     err.print(table)
-    note("Ctrl-C stops an answer, Alt-Enter begins a new line, Tab completes, Ctrl-D leaves.")
+    note("Ctrl-C stops an answer, Alt-Enter starts a line, Tab completes, Ctrl-D leaves.")
 
 
 @command("", "leave")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import termios
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from prompt_toolkit.document import Document
 from prompt_toolkit.formatted_text import HTML
 from prompt_toolkit.history import FileHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.shortcuts import CompleteStyle
 
 HINT = HTML("<ansibrightblack>Ask about the video, or /help</ansibrightblack>")
 TAKES_PATH = ("/add", "/load", "/save")
@@ -48,6 +50,22 @@ def is_interactive() -> bool:
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
+@contextlib.contextmanager
+def no_echo() -> Iterator[None]:
+    """Keep what is typed during an answer out of it; it waits for the next prompt."""
+    if not is_interactive():
+        yield
+        return
+    before = termios.tcgetattr(sys.stdin)
+    quiet = list(before)
+    quiet[3] &= ~termios.ECHO
+    termios.tcsetattr(sys.stdin, termios.TCSANOW, quiet)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSANOW, before)
+
+
 def _session(commands: Sequence[str]) -> PromptSession[str]:
     keys = KeyBindings()
 
@@ -64,6 +82,8 @@ def _session(commands: Sequence[str]) -> PromptSession[str]:
         auto_suggest=AutoSuggestFromHistory(),
         completer=_Completer(commands),
         complete_while_typing=False,
+        complete_style=CompleteStyle.READLINE_LIKE,
+        reserve_space_for_menu=0,
         enable_history_search=True,
         key_bindings=keys,
     )
