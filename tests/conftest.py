@@ -1,8 +1,7 @@
 """What the tests share: the small models that come as packages, and a video drawn on the spot."""
 
-from collections.abc import Iterator
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING

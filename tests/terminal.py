@@ -92,7 +92,9 @@ class Terminal:
 
     def text(self) -> str:
         """The lines on and above the screen."""
-        above = ["".join(line[x].data for x in range(self._screen.columns)) for line in self._above()]
+        above = [
+            "".join(line[x].data for x in range(self._screen.columns)) for line in self._above()
+        ]
         return "\n".join(line.rstrip() for line in [*above, *self._screen.display]).rstrip()
 
     def colours(self, word: str) -> set[str]:
@@ -102,9 +104,6 @@ class Terminal:
             if x >= 0:
                 return {self._screen.buffer[y][i].fg for i in range(x, x + len(word))}
         raise AssertionError(f"{word!r} is not on the screen:\n{self.text()}")
-
-    def _above(self) -> list:
-        return list(self._screen.history.top)
 
     def _read(self, seconds: float) -> bool:
         """Take in what the program wrote; False when it has closed the terminal."""

@@ -1,0 +1,134 @@
+"""`reellama ask` and `describe`: one answer on stdout, all else on stderr."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Result
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def small(small_bundle: Path) -> list[str]:
+    """Options that make answers quick."""
+    return [f"--bundle={small_bundle}", "--threads=1", "--n-ctx=256", "--max-tokens=6"]
+
+
+def test_only_the_answer_stands_on_stdout(
+    reellama: Run, square_video: Path, small: list[str]
+) -> None:
+    result = reellama("ask", square_video, "What happens?", *small)
+    assert result.status == 0
+    assert result.out.strip() != ""
+    assert result.out.endswith("\n")
+    assert result.err == "the answer was ended at 6 tokens (max_tokens)\n"
+
+
+def test_json_has_the_answer_and_what_led_to_it(
+    reellama: Run, square_video: Path, small: list[str]
+) -> None:
+    plain = reellama("ask", square_video, "What happens?", *small)
+    result = reellama(
+        "ask", square_video, "-", "--json", "--probs", *small, stdin="What happens?\n"
+    )
+    data = json.loads(result.out)
+    assert data["answer"] == plain.out.strip()
+    assert data["question"] == "What happens?"
+    (video,) = data["videos"]
+    assert video["path"] == str(square_video)
+    assert video["duration"] == pytest.approx(2.0, abs=0.1)
+    assert len(video["frames"]) == 8
+    assert video["frames"] == sorted(video["frames"])
+    assert "".join(token["text"] for token in data["tokens"]).strip() == data["answer"]
+    assert data["stop_reason"] == "length"
+    assert data["timings"]["n_generated"] == 6
+
+
+def test_describe_asks_what_the_bundle_says(
+    reellama: Run, square_video: Path, small: list[str]
+) -> None:
+    data = json.loads(reellama("describe", square_video, "--json", *small).out)
+    assert data["question"] == "Describe the video."
+
+
+def test_timings_are_a_table_on_stderr(reellama: Run, square_video: Path, small: list[str]) -> None:
+    result = reellama("ask", square_video, "What happens?", "--timings", *small)
+    stages = [line.split("  ")[0] for line in result.err.splitlines()]
+    for stage in ("read", "tower", "projector", "prefill", "first token", "peak memory"):
+        assert stage in stages
+    assert "6 tokens, " in result.err
+    assert "tokens/s" in result.err
+    assert "first token" not in result.out
+
+
+def test_without_colour_probs_are_a_table_beside_the_answer(
+    reellama: Run, square_video: Path, small: list[str]
+) -> None:
+    result = reellama("ask", square_video, "What happens?", "--probs", *small)
+    assert "\x1b" not in result.out + result.err
+    assert "instead of it" in result.err
+    assert result.err.count("%") >= 6
+
+
+def test_more_frames_than_the_file_has_is_no_error_but_is_said(
+    reellama: Run, square_video: Path, small: list[str]
+) -> None:
+    result = reellama("ask", square_video, "What?", "--frames", "60", "--json", *small)
+    assert result.status == 0
+    assert len(json.loads(result.out)["videos"][0]["frames"]) == 24
+    assert "60" in result.err
+    assert "24" in result.err
+
+
+def test_start_and_end_are_times_as_people_write_them(
+    reellama: Run, square_video: Path, small: list[str]
+) -> None:
+    result = reellama("ask", square_video, "What?", "--json", "--start=0:01", "--end=1.5", *small)
+    times = json.loads(result.out)["videos"][0]["frames"]
+    assert 1.0 <= times[0] <= times[-1] < 1.5
+
+
+def test_a_grammar_and_a_schema_bind_the_answer(
+    reellama: Run, square_video: Path, small: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "yes.gbnf").write_text('root ::= "yes" | "no"')
+    answer = reellama("ask", square_video, "A dog?", "--grammar", tmp_path / "yes.gbnf", *small)
+    assert answer.out.strip() in ("yes", "no")
+    (tmp_path / "schema.json").write_text('{"enum": [1, 2]}')
+    answer = reellama("ask", square_video, "?", "--json-schema", tmp_path / "schema.json", *small)
+    assert json.loads(answer.out) in (1, 2)
+
+
+def test_a_system_prompt_and_a_stop_string_change_the_answer(
+    reellama: Run, square_video: Path, small: list[str]
+) -> None:
+    plain = reellama("ask", square_video, "What happens?", *small).out
+    word = plain.split()[1]
+    stopped = reellama("ask", square_video, "What happens?", f"--stop={word}", *small).out
+    assert stopped.strip() == plain.split(word)[0].strip()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["ask", "video.mp4"], "Missing argument"),
+        (["ask", "video.mp4", "What?", "--frames", "0"], "--frames"),
+        (["ask", "video.mp4", "What?", "--frames", "many"], "--frames"),
+        (["ask", "video.mp4", "What?", "--start", "noon"], "'noon' is not a time"),
+        (["ask", "video.mp4", "What?", "--sampling", "random"], "uniform, fps, keyframes, scenes"),
+        (["ask", "video.mp4", "What?", "--gpu-layers", "lots"], "auto"),
+        (["ask", "video.mp4", "What?", "--top-p", "2"], "--top-p"),
+        (["aks", "video.mp4", "What?"], "Did you mean 'ask'?"),
+        (["ask", "video.mp4", "What?", "--tempertaure", "1"], "--temperature"),
+    ],
+)
+def test_wrong_arguments_end_with_status_2(
+    reellama: Run, arguments: list[str], reason: str
+) -> None:
+    result = reellama(*arguments)
+    assert result.status == 2
+    assert result.out == ""
+    assert reason in result.err
