@@ -21,14 +21,15 @@ from llama_cpp import llama_cpp
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import prompts
 from gguf_tools import backend, find, reader
 from pipeline.context import default_threads
-from pipeline.engine import Engine, Part, Text
+from pipeline.engine import Engine, Part, Sampling, Text
 
 N_GENERATED = 32  # tokens a repeat
 N_READ = 128  # positions a repeat
 N_VIDEO = 32  # soft tokens of a video
-SYSTEM = "You answer questions about a short video. Be brief, and say only what can be seen."
+QUESTION = "What happens in this video? Say which things can be seen in it, and how they move."
 
 
 @dataclass
@@ -44,10 +45,16 @@ class Result:
     passed: bool
 
 
+class Clock:
+    """Seconds on the wall, or of this thread's processor time."""
+
+    now = staticmethod(time.perf_counter)
+
+
 def clock(action: Callable[[], object]) -> float:
-    begin = time.perf_counter()
+    begin = Clock.now()
     action()
-    return time.perf_counter() - begin
+    return Clock.now() - begin
 
 
 def in_turns(repeats: int, *actions: Callable[[], float]) -> list[float]:
@@ -131,32 +138,38 @@ def second_question(engine: Engine, repeats: int) -> Result:
     """First token of a second question about a video, against the first question's."""
     rng = np.random.default_rng(0)
     video = reader.token_embeddings(engine.path, rng.integers(100, 40000, N_VIDEO).tolist())
-    first: list[Part] = [
-        Text(f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n", special=True),
-        video,
-        Text("\nWhat happens in this video, and which things can be seen in it?"),
-        Text("<|im_end|>\n<|im_start|>assistant\n", special=True),
+    said = "A dog runs over the green grass."
+    conversation = [
+        {"role": "system", "content": prompts.load("system")},
+        {"role": "user", "content": QUESTION},
+        {"role": "assistant", "content": said},
+        {"role": "user", "content": "What colour is it?"},
     ]
+
+    def prompt(n_messages: int) -> list[Part]:
+        parts: list[Part] = []
+        for segment in engine.template.render(conversation[:n_messages]):
+            if segment.content == 1:
+                parts += [video, Text("\n")]
+            parts.append(Text(segment.text, segment.special))
+        return parts
 
     def to_first_token(prompt: list[Part]) -> float:
         return clock(lambda: next(engine.generate(prompt)))
 
+    first, second = prompt(2), prompt(4)
+    answer = Sampling(grammar=f'root ::= "{said}"')
     times: list[tuple[float, float]] = []
     for _ in range(repeats + 1):
         engine.clear()
         one = to_first_token(first)
-        answer = "".join(token.text for token in engine.generate(first, max_tokens=24))
-        second: list[Part] = [
-            *(*first, Text(answer)),
-            Text("<|im_end|>\n<|im_start|>user\n", special=True),
-            Text("What colour is it?"),
-            Text("<|im_end|>\n<|im_start|>assistant\n", special=True),
-        ]
+        assert "".join(token.text for token in engine.generate(first, answer)) == said
         times.append((one, to_first_token(second)))
+    read = engine.last.n_read
     baseline, seconds = (median(column) for column in zip(*times[1:], strict=True))
+    names = f"2nd question ({read})", f"1st question ({engine.count(first)})"  # positions read
     ratio = seconds / baseline
-    passed = ratio <= 0.25
-    return Result("second question", seconds, "first question", baseline, ratio, "<= 0.25", passed)
+    return Result(names[0], seconds, names[1], baseline, ratio, "<= 0.25", ratio <= 0.25)
 
 
 def at_least(
@@ -172,8 +185,16 @@ def main() -> int:
     parser.add_argument("--model", type=Path, default=find.smollm2(), help="a GGUF file")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=default_threads())
+    parser.add_argument(
+        "--cpu-time",
+        action="store_true",
+        help="on one thread, count processor time: for a machine that is busy with other things",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
     options = parser.parse_args()
+    if options.cpu_time:
+        options.threads = 1
+        Clock.now = staticmethod(time.thread_time)
     with Engine(options.model, n_ctx=1024, n_threads=options.threads) as engine:
         results = [
             generation(engine, options.repeats, options.threads),
@@ -183,11 +204,12 @@ def main() -> int:
     load = os.getloadavg()[0]
     if options.json:
         found = [asdict(result) for result in results]
-        print(json.dumps({"load": load, "threads": options.threads, "results": found}))
+        about = {"load": load, "threads": options.threads, "cpu_time": options.cpu_time}
+        print(json.dumps({**about, "results": found}))
     else:
         for r in results:
             print(
-                f"{r.name:18} {r.seconds * 1000:8.2f} ms   {r.baseline:16} "
+                f"{r.name:17} {r.seconds * 1000:8.2f} ms   {r.baseline:17} "
                 f"{r.baseline_seconds * 1000:8.2f} ms   ratio {r.ratio:5.3f} "
                 f"({r.limit}: {'yes' if r.passed else 'NO'})"
             )

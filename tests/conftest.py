@@ -125,3 +125,11 @@ def reellama(
         return Result(status, *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture(scope="session")
+def endless(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A grammar that lets no answer end by itself."""
+    path = tmp_path_factory.mktemp("grammar") / "endless.gbnf"
+    path.write_text('root ::= "tick tock " root')
+    return path
