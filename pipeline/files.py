@@ -14,13 +14,13 @@ def write_atomically(path: Path, text: str) -> None:
 
     Raises ReellamaError, with the reason, when it cannot be written.
     """
-    path = Path(os.path.realpath(path))  # a link stays a link
     if path.exists() and not path.is_file():
         raise ReellamaError(f"cannot save {path}: it is not a file")
+    target = Path(os.path.realpath(path))  # a link stays a link
     temporary = None
     try:
         with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
+            "w", encoding="utf-8", dir=target.parent, prefix=f".{target.name}.", delete=False
         ) as file:
             temporary = Path(file.name)
             file.write(text)
@@ -28,7 +28,7 @@ def write_atomically(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         # A temporary file is private; what it replaces, or a new file, has the usual permissions.
         os.chmod(temporary, path.stat().st_mode if path.exists() else 0o666 & ~_umask())
-        temporary.replace(path)
+        temporary.replace(target)
     except OSError as error:
         kept = "; the old file is as it was" if path.exists() else ""
         raise ReellamaError(f"cannot save {path}: {error.strerror}{kept}") from error

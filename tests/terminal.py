@@ -92,9 +92,8 @@ class Terminal:
 
     def text(self) -> str:
         """The lines on and above the screen."""
-        above = [
-            "".join(line[x].data for x in range(self._screen.columns)) for line in self._above()
-        ]
+        columns = range(self._screen.columns)
+        above = ["".join(line[x].data for x in columns) for line in self._screen.history.top]
         return "\n".join(line.rstrip() for line in [*above, *self._screen.display]).rstrip()
 
     def colours(self, word: str) -> set[str]:

@@ -12,9 +12,15 @@ Run = Callable[..., Result]
 
 
 @pytest.fixture
-def small(small_bundle: Path) -> list[str]:
+def quick(small_bundle: Path) -> list[str]:
     """Options that make answers quick."""
     return [f"--bundle={small_bundle}", "--threads=1", "--n-ctx=256", "--max-tokens=6"]
+
+
+@pytest.fixture
+def small(quick: list[str], endless: Path) -> list[str]:
+    """Options for a quick answer of 6 tokens."""
+    return [*quick, f"--grammar={endless}"]
 
 
 def test_only_the_answer_stands_on_stdout(
@@ -92,23 +98,30 @@ def test_start_and_end_are_times_as_people_write_them(
 
 
 def test_a_grammar_and_a_schema_bind_the_answer(
-    reellama: Run, square_video: Path, small: list[str], tmp_path: Path
+    reellama: Run, square_video: Path, quick: list[str], tmp_path: Path
 ) -> None:
     (tmp_path / "yes.gbnf").write_text('root ::= "yes" | "no"')
-    answer = reellama("ask", square_video, "A dog?", "--grammar", tmp_path / "yes.gbnf", *small)
+    answer = reellama("ask", square_video, "A dog?", "--grammar", tmp_path / "yes.gbnf", *quick)
     assert answer.out.strip() in ("yes", "no")
     (tmp_path / "schema.json").write_text('{"enum": [1, 2]}')
-    answer = reellama("ask", square_video, "?", "--json-schema", tmp_path / "schema.json", *small)
+    answer = reellama("ask", square_video, "?", "--json-schema", tmp_path / "schema.json", *quick)
     assert json.loads(answer.out) in (1, 2)
 
 
-def test_a_system_prompt_and_a_stop_string_change_the_answer(
+def test_a_stop_string_ends_the_answer_before_it(
     reellama: Run, square_video: Path, small: list[str]
 ) -> None:
-    plain = reellama("ask", square_video, "What happens?", *small).out
-    word = plain.split()[1]
-    stopped = reellama("ask", square_video, "What happens?", f"--stop={word}", *small).out
-    assert stopped.strip() == plain.split(word)[0].strip()
+    result = reellama("ask", square_video, "What happens?", "--stop=tock", *small)
+    assert (result.out, result.err) == ("tick\n", "")
+
+
+def test_a_system_prompt_of_ones_own(reellama: Run, square_video: Path, small: list[str]) -> None:
+    def prompt_size(*options: str) -> int:
+        result = reellama("ask", square_video, "What?", "--json", *options, *small)
+        return json.loads(result.out)["timings"]["n_prompt"]
+
+    longer = "You are a pirate who watches films on a small island and speaks of nothing else."
+    assert prompt_size(f"--system={longer}") > prompt_size() > prompt_size("--system=")
 
 
 @pytest.mark.parametrize(

@@ -138,8 +138,10 @@ def test_retry_undo_and_clear(chat: Chat, square_video: Path) -> None:
     assert result.err.count(f"{square_video}: ") == 4  # the video stays
 
 
-def test_probs_shows_the_alternatives_of_the_last_answer(chat: Chat, square_video: Path) -> None:
-    result = chat("What?", "/probs", videos=(square_video,))
+def test_probs_shows_the_alternatives_of_the_last_answer(
+    chat: Chat, square_video: Path, endless: Path
+) -> None:
+    result = chat(f"/set grammar {endless}", "What?", "/probs", videos=(square_video,))
     table = result.err.partition("instead of it")[2].splitlines()[1:]
     assert len(table) == 4
     assert all(re.search(r"\d+%", row) for row in table)

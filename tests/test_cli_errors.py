@@ -183,18 +183,17 @@ def test_grammar_and_schema_files_that_cannot_be_used(
 
 
 @pytest.fixture
-def endless(small_bundle: Path, square_video: Path, tmp_path: Path) -> list[str]:
-    """A command whose answer never ends by itself."""
-    (tmp_path / "endless.gbnf").write_text('root ::= "tick tock " root')
+def long_answer(small_bundle: Path, square_video: Path, endless: Path) -> list[str]:
+    """A command whose answer goes on and on."""
     return [
         *(*REELLAMA, "ask", str(square_video), "What?", f"--bundle={small_bundle}"),
-        *(f"--grammar={tmp_path / 'endless.gbnf'}", "--max-tokens=4000", "--threads=1"),
+        *(f"--grammar={endless}", "--max-tokens=4000", "--threads=1"),
     ]
 
 
-def test_nobody_left_to_read_the_answer(endless: list[str]) -> None:
+def test_nobody_left_to_read_the_answer(long_answer: list[str]) -> None:
     child = subprocess.Popen(
-        endless, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        long_answer, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert child.stdout is not None
     assert child.stderr is not None
@@ -204,11 +203,11 @@ def test_nobody_left_to_read_the_answer(endless: list[str]) -> None:
     assert child.wait(PATIENCE) == 1
 
 
-def test_a_full_disk_behind_stdout(endless: list[str], tmp_path: Path) -> None:
+def test_a_full_disk_behind_stdout(long_answer: list[str], tmp_path: Path) -> None:
     # Linux's own full disk, and where there is none a limit on the size of files.
-    command = f"exec {' '.join(endless)} > /dev/full"
+    command = f"exec {' '.join(long_answer)} > /dev/full"
     if not Path("/dev/full").exists():
-        command = f"ulimit -f 0; trap '' XFSZ; exec {' '.join(endless)} > {tmp_path / 'out'}"
+        command = f"ulimit -f 0; trap '' XFSZ; exec {' '.join(long_answer)} > {tmp_path / 'out'}"
     result = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 1
     (line,) = result.stderr.splitlines()
@@ -216,9 +215,9 @@ def test_a_full_disk_behind_stdout(endless: list[str], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seconds", [1.0, 2.5, 5.0, 9.0])
-def test_ctrl_c_at_any_moment(endless: list[str], seconds: float) -> None:
+def test_ctrl_c_at_any_moment(long_answer: list[str], seconds: float) -> None:
     child = subprocess.Popen(
-        endless, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        long_answer, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     with pytest.raises(subprocess.TimeoutExpired):
         child.wait(seconds)

@@ -37,13 +37,12 @@ def env(tmp_path: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def command(small_bundle: Path, square_video: Path, tmp_path: Path) -> Callable[..., list[str]]:
+def command(small_bundle: Path, square_video: Path, endless: Path) -> Callable[..., list[str]]:
     """A command on the small bundle whose answers never end by themselves."""
-    (tmp_path / "endless.gbnf").write_text('root ::= "tick tock " root')
 
     def line(name: str, *arguments: str) -> list[str]:
         options = [f"--bundle={small_bundle}", "--threads=1", "--n-ctx=512", "--max-tokens=40"]
-        options.append(f"--grammar={tmp_path / 'endless.gbnf'}")
+        options.append(f"--grammar={endless}")
         return [*REELLAMA, name, str(square_video), *arguments, *options]
 
     return line

@@ -37,7 +37,9 @@ class Printer:
             text = text.lstrip()
             self._started = bool(text)
         if not self._console.is_terminal:
-            self._console.file.write(text)
+            text = self._space + text
+            self._space = text[len(text.rstrip()) :]  # left out at the end
+            self._console.file.write(text.rstrip())
             self._console.file.flush()
             return
         for part in re.findall(r"\n|[^\S\n]+|\S+", clean(text)):
@@ -71,7 +73,8 @@ class Printer:
             self._column += len(self._space)
         for text, style in self._word:
             self._put(text, style)
-        self._column = (self._column + width) % self._console.width
+        # A full line leaves the cursor behind its last column, not in the first of the next.
+        self._column = (self._column + width - 1) % self._console.width + 1
         self._space = ""
         self._word = []
 

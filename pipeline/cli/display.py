@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,12 +25,13 @@ err = Console(stderr=True, highlight=False)
 
 def note(message: str) -> None:
     """Say something beside the answer."""
-    err.print(Text(clean(message), "dim"))
+    # In a file or a pipe a line stays a line, however long.
+    err.print(Text(clean(message), "dim"), soft_wrap=not err.is_terminal)
 
 
 def clean(text: str) -> str:
     """`text` without control characters: names of files and models must not drive the terminal."""
-    return "".join(c for c in text if c in "\n\t" or c.isprintable() or not c.isascii())
+    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc")
 
 
 @contextmanager
