@@ -56,6 +56,7 @@ class FrozenLLM:
             raise ReellamaError(f"{path}: PyTorch cannot train with this GGUF: {reason}") from error
         self.model: nn.Module = model.to(dtype).eval().requires_grad_(False)
         self.dtype = dtype
+        self._prefixes: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
         self.n_embd = header.n_embd
         self.embedding_scale = header.embedding_scale
         self.template = ChatTemplate.from_gguf(header)
@@ -73,34 +74,48 @@ class FrozenLLM:
         rows = torch.as_tensor(ids, dtype=torch.long)
         return F.embedding(rows, self.model.get_input_embeddings().weight) * self.embedding_scale
 
-    def _inputs(self, soft: Tensor, examples: Sequence[Example], with_answer: bool) -> Tensor:
-        """Left-padded inputs `[B, L, n_embd]`; the padding is zeros."""
-        rows = []
-        for tokens, example in zip(soft, examples, strict=True):
-            end = example.answer if with_answer else []
-            parts = [self.embed(example.before), tokens, self.embed([*example.after, *end])]
-            rows.append(torch.cat([part.to(self.dtype) for part in parts]))
-        longest = max(len(row) for row in rows)
-        return torch.stack([F.pad(row, (0, 0, longest - len(row), 0)) for row in rows])
+    @torch.no_grad()
+    def _prefix(self, before: tuple[int, ...]) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values of the ids before the soft tokens, which all examples share, by layer."""
+        if before not in self._prefixes:
+            output = self.model(inputs_embeds=self.embed(before)[None], use_cache=True)
+            self._prefixes[before] = [
+                (layer.keys, layer.values) for layer in output.past_key_values.layers
+            ]
+        return self._prefixes[before]
 
-    def hidden(self, inputs: Tensor, lengths: Sequence[int]) -> Tensor:
-        """Last hidden states of left-padded inputs, `[B, L, n_embd]`."""
-        lengths_ = torch.as_tensor(lengths)
-        steps = torch.arange(inputs.shape[1])
-        start = inputs.shape[1] - lengths_  # first real position of each row
-        mask = (steps >= start[:, None]).long()
-        positions = (steps - start[:, None]).clamp(min=0)
+    def hidden(self, inputs: Tensor, lengths: Sequence[int], before: Sequence[int]) -> Tensor:
+        """Last hidden states of left-padded inputs `[B, L, n_embd]` that follow `before`."""
+        from transformers import DynamicCache
+
+        batch, longest = inputs.shape[:2]
+        start = longest - torch.as_tensor(lengths)[:, None]  # first real position of each row
+        steps = torch.arange(longest)
+        seen = torch.ones(batch, len(before), dtype=torch.long)
+        shared = [
+            (keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1))
+            for keys, values in self._prefix(tuple(before))
+        ]
         return self.model.get_decoder()(
-            inputs_embeds=inputs, attention_mask=mask, position_ids=positions, use_cache=False
+            inputs_embeds=inputs,
+            attention_mask=torch.cat([seen, (steps >= start).long()], dim=1),
+            position_ids=(steps - start).clamp(min=0) + len(before),
+            past_key_values=DynamicCache(shared),
+            use_cache=True,
         ).last_hidden_state
 
     def loss(self, soft: Tensor, examples: Sequence[Example]) -> Tensor:
-        """Mean cross-entropy of the answers' tokens given soft tokens `[B, tokens, n_embd]`."""
-        inputs = self._inputs(soft, examples, with_answer=True)[:, :-1]
-        lengths = [
-            soft.shape[1] + len(e.before) + len(e.after) + len(e.answer) - 1 for e in examples
+        """Mean cross-entropy of the answers' tokens given soft tokens `[B, tokens, n_embd]`.
+
+        All examples must begin alike: with the same system prompt.
+        """
+        rows = [
+            torch.cat([tokens.to(self.dtype), self.embed([*e.after, *e.answer[:-1]])])
+            for tokens, e in zip(soft, examples, strict=True)
         ]
-        hidden = self.hidden(inputs, lengths)
+        lengths = [len(row) for row in rows]
+        inputs = torch.stack([F.pad(row, (0, 0, max(lengths) - len(row), 0)) for row in rows])
+        hidden = self.hidden(inputs, lengths, examples[0].before)
         # The head only where an answer is predicted, on a contiguous matrix: on a 3-D slice torch
         # copies the vocabulary matrix for each sample.
         wanted = torch.cat([hidden[i, -len(e.answer) :] for i, e in enumerate(examples)])
@@ -110,11 +125,11 @@ class FrozenLLM:
     @torch.inference_mode()
     def greedy(self, soft: np.ndarray, example: Example, max_tokens: int = 64) -> str:
         """The greedy answer after soft tokens `[tokens, n_embd]`, to compare with the engine's."""
-        rows = torch.from_numpy(soft)[None]
-        inputs = self._inputs(rows, [example], with_answer=False)
+        rows = torch.from_numpy(soft).to(self.dtype)
+        inputs = torch.cat([rows, self.embed(example.after)])[None]
         output: list[int] = []
         for _ in range(max_tokens):
-            hidden = self.hidden(inputs, [inputs.shape[1]])
+            hidden = self.hidden(inputs, [inputs.shape[1]], example.before)
             token = int(self.model.get_output_embeddings()(hidden[0, -1]).argmax())
             if self.tokenizer.is_eog(token):
                 break

@@ -34,7 +34,7 @@ class ProjectorConfig:
     cells: int = 36  # cells of the tower's grid
     words: int = 1024  # rows of the word mixture
     width: int = 384
-    layers: int = 3
+    layers: int = 2
     heads: int = 6
     dropout: float = 0.1
 
@@ -81,10 +81,9 @@ def relative_times(times: Tensor, mask: Tensor) -> Tensor:
 class Attention(nn.Module):
     """Attention of `x [B, N, W]` over `context [B, M, W]`; `mask [B, M]` is false at padding."""
 
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
+    def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.dropout = dropout
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, width)
@@ -95,8 +94,7 @@ class Attention(nn.Module):
             for part in (self.query(x), *self.key_value(context).chunk(2, dim=-1))
         )
         hidden = None if mask is None else mask[:, None, None, :]
-        rate = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=hidden, dropout_p=rate)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=hidden)
         return self.out(mixed.transpose(1, 2).flatten(2))
 
 
@@ -105,8 +103,8 @@ class ResamplerBlock(nn.Module):
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
-        self.norm_look, self.look = nn.LayerNorm(width), Attention(width, heads, dropout)
-        self.norm_share, self.share = nn.LayerNorm(width), Attention(width, heads, dropout)
+        self.norm_look, self.look = nn.LayerNorm(width), Attention(width, heads)
+        self.norm_share, self.share = nn.LayerNorm(width), Attention(width, heads)
         self.norm_think = nn.LayerNorm(width)
         self.think = nn.Sequential(
             nn.Linear(width, 2 * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(2 * width, width)

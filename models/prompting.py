@@ -30,7 +30,7 @@ def question_ids(
     user = next(i for i, segment in enumerate(segments) if segment.content == len(conversation) - 1)
     before = [(segment.text, segment.special) for segment in segments[:user]]
     after = [(segment.text, segment.special) for segment in segments[user:]]
-    return (
-        tokenizer.encode_parts(before),
-        tokenizer.encode_parts([(AFTER_VIDEO, False), *after]),
-    )
+    ids = tokenizer.encode_parts(before)
+    if tokenizer.add_bos and tokenizer.bos is not None and ids[:1] != [tokenizer.bos]:
+        ids.insert(0, tokenizer.bos)
+    return ids, tokenizer.encode_parts([(AFTER_VIDEO, False), *after])

@@ -28,7 +28,7 @@ class ProjectorChoice:
     tokens: int = 24
     words: int = 1024
     width: int = 384
-    layers: int = 3
+    layers: int = 2
     heads: int = 6
     dropout: float = 0.1
 

@@ -70,13 +70,13 @@ class Training:
         started = time.perf_counter()
         self.stage_folder.mkdir(parents=True, exist_ok=True)
         caches = self.features()
-        self.train_tower(caches)
         llm = FrozenLLM(find.resolve(self.recipe.llm), dtype=compute_dtype())
         lesson = Lesson(self.source, llm, self.system, self.recipe)
         projector = self.new_projector(llm, lesson, caches[TRAIN])
         seconds = {
             "align": self.align(projector, lesson, caches),
             "answer": self.answer(projector, lesson, caches),
+            "tower": self.train_tower(caches),
             "this run": time.perf_counter() - started,
         }
         return self.save(out, projector, seconds)
@@ -88,11 +88,12 @@ class Training:
             return Tower.load(choice.name, pretrained=choice.pretrained, layer=choice.layer)
         return Tower(new_clip(self.recipe.contrastive), layer=choice.layer)
 
-    def train_tower(self, caches: dict[str, FeatureCache]) -> None:
-        """Train the head and the text side of the recipe's own tower."""
+    def train_tower(self, caches: dict[str, FeatureCache]) -> float:
+        """Train the head and the text side of the recipe's own tower; its grid stays as it is."""
+        started = time.perf_counter()
         folder = self.work / "tower"
         if self.recipe.tower.name or (folder / "open_clip_model.safetensors").exists():
-            return
+            return 0.0
         captions = RenderedClips(self.recipe.rendered).still_captions(self.recipe.stills)
         train_contrastive(
             self.recipe.contrastive,
@@ -102,6 +103,7 @@ class Training:
             seed=self.recipe.seed,
             report=self.report,
         )
+        return time.perf_counter() - started
 
     def features(self) -> dict[str, FeatureCache]:
         """What the tower sees in every split, from disk where it is there already."""

@@ -1,0 +1,76 @@
+"""`mini`, the bundle that comes with the project: it sees, and PyTorch agrees with llama.cpp."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models.bundle import BUNDLES
+from models.llm import FrozenLLM
+from models.rendered import RenderedClips, RenderedConfig
+from models.scoring import judge, shares
+from pipeline import VideoChat
+from pipeline.chat import Video
+from pipeline.evaluate import evaluate
+from pipeline.frames import Clip
+
+# The styles whose pictures come as Python packages.
+STYLES = ("openmoji", "shapes")
+CLIPS = 24
+
+
+@pytest.fixture(scope="module")
+def mini() -> Iterator[VideoChat]:
+    with VideoChat(bundle="mini") as chat:
+        yield chat
+
+
+def describe(mini: VideoChat, soft: np.ndarray) -> str:
+    """The greedy description of a video of which only the soft tokens are at hand."""
+    mini.chat.clear()
+    clip = Clip([], np.zeros(0), 0.0, Path("drawn"))
+    mini.chat.videos[:] = [Video(clip.path, soft, clip)]
+    return mini.describe(max_tokens=32)
+
+
+def test_it_describes_clips_that_it_never_saw() -> None:
+    """The exact figures, over more clips and all styles, are those of `reellama eval`."""
+    found = evaluate("mini", clips=CLIPS, material=".material", styles=STYLES).scores
+    assert found["motion"].value >= 0.75
+    assert found["picture"].value >= 0.4
+
+
+def test_greedy_answers_agree_with_pytorch(mini: VideoChat) -> None:
+    """llama.cpp rounds activations to 8 bits, PyTorch does not: 9 of 10 answers must be equal."""
+    llm = FrozenLLM(mini.bundle.llm_path())
+    config = RenderedConfig(".material", STYLES, style_weights=(0.8, 0.2))
+    clips = RenderedClips(config)
+    example = llm.example(mini.bundle.system, mini.bundle.describe, "")
+    equal = 0
+    for number in range(10):
+        frames, times = clips.clip("test", number).draw(8)
+        soft = mini.bundle.encode(list(frames), times)
+        equal += describe(mini, soft) == llm.greedy(soft, example, max_tokens=32).strip()
+    assert equal >= 9
+
+
+def test_frames_in_another_order_tell_another_story(mini: VideoChat) -> None:
+    """What moves right moves left when the film runs backwards."""
+    config = RenderedConfig(".material", ("shapes",), (1.0,), p_two=0)
+    clips = RenderedClips(config)
+    verdicts = []
+    for number in range(8):
+        clip = clips.clip("test", number, motion="moves right")
+        frames, times = clip.draw(8)
+        soft = mini.bundle.encode(list(frames)[::-1], times)
+        backwards = clips.clip("test", number, motion="moves left").scene.actors
+        verdicts.append(judge(describe(mini, soft), backwards))
+    assert shares(verdicts)["motion"].value >= 0.75
+
+
+def test_all_that_is_committed_is_small() -> None:
+    size = sum(path.stat().st_size for path in (BUNDLES / "mini").rglob("*") if path.is_file())
+    assert size <= 40e6
