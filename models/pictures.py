@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from gguf_tools.errors import ReellamaError
-from models.material import EMOJI_PACKAGES, fetch
+from models.material import EMOJI_PACKAGES, MATERIAL, fetch
 from models.shapes import COLOURS, FORMS, draw_shape
 
 PICTURE_SIZE = 96  # pixels, both sides, of every picture
@@ -91,7 +91,7 @@ def shape_kinds() -> list[str]:
 
 def load_pictures(
     styles: Iterable[str] = STYLES,
-    material: Path = Path("material"),
+    material: Path = MATERIAL,
     kinds: Sequence[str] | None = None,
 ) -> list[Picture]:
     """The pictures of `styles`, of all kinds or of those named.

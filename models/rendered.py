@@ -14,6 +14,7 @@ import numpy as np
 
 from models.backgrounds import load_photos
 from models.captions import with_article
+from models.material import MATERIAL
 from models.pictures import Picture, load_kinds, load_pictures, shape_kinds
 from models.render import Scene, caption, frame_times, questions, random_scene, render
 
@@ -35,7 +36,6 @@ STILL_CAPTIONS = (
 class RenderedConfig:
     """The `[data]` table of a recipe that draws its own clips."""
 
-    material: str = "material"  # where the emoji packages are unpacked
     styles: tuple[str, ...] = ("noto", "openmoji", "shapes")
     style_weights: tuple[float, ...] = (0.45, 0.45, 0.1)
     frames: int = 8
@@ -63,16 +63,16 @@ class RenderedClip:
 
 
 class RenderedClips:
-    """All splits of one configuration."""
+    """All splits of one configuration; `material` is where picture sets are downloaded to."""
 
-    def __init__(self, config: RenderedConfig) -> None:
+    def __init__(self, config: RenderedConfig, material: Path = MATERIAL) -> None:
         self.config = config
+        self.material = material
 
     @cached_property
     def pictures(self) -> list[list[Picture]]:
         """By style, in the order of the configuration."""
-        material = Path(self.config.material).expanduser()
-        return [load_pictures((style,), material) for style in self.config.styles]
+        return [load_pictures((style,), self.material) for style in self.config.styles]
 
     @cached_property
     def photos(self) -> list[np.ndarray]:

@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -35,6 +36,7 @@ from models.data import (
 from models.features import FeatureCache
 from models.lesson import Lesson, word_loss
 from models.llm import FrozenLLM
+from models.material import MATERIAL
 from models.optimise import Stage, batch_rows, minutes
 from models.projector import BODIES, Projector, ProjectorConfig
 from models.recipe import Recipe
@@ -42,13 +44,20 @@ from models.rendered import RenderedClips
 from models.tower import Tower, compute_dtype
 
 Report = Callable[[str], None]
+T = TypeVar("T")
 
 
 class Training:
     """One run of a recipe. The steps of `run` can be called one by one in a shell."""
 
     def __init__(
-        self, recipe: Recipe, work: Path, *, read_video: ReadVideo, report: Report
+        self,
+        recipe: Recipe,
+        work: Path,
+        *,
+        read_video: ReadVideo,
+        report: Report,
+        material: Path = MATERIAL,
     ) -> None:
         if recipe.projector.kind not in BODIES:
             known = ", ".join(BODIES)
@@ -59,27 +68,39 @@ class Training:
         self.stage_folder = work / recipe.projector.kind
         self.system = prompts.load("system")
         self.describe = prompts.load("describe")
+        self.clips = RenderedClips(recipe.rendered, material)
         self.source: ClipSource = (
             FileSource(Path(recipe.data), read_video, recipe.frames, self.describe)
             if recipe.data
-            else RenderedSource(recipe.rendered, recipe.stills, self.describe)
+            else RenderedSource(self.clips, recipe.stills, self.describe)
         )
 
     def run(self, out: Path) -> Bundle:
         """Do what is left to do, and write the bundle into `out`."""
-        started = time.perf_counter()
         self.stage_folder.mkdir(parents=True, exist_ok=True)
-        caches = self.features()
+        caches = self._timed("features", self.features)
         llm = FrozenLLM(find.resolve(self.recipe.llm), dtype=compute_dtype())
         lesson = Lesson(self.source, llm, self.system, self.recipe)
         projector = self.new_projector(llm, lesson, caches[TRAIN])
         seconds = {
             "align": self.align(projector, lesson, caches),
             "answer": self.answer(projector, lesson, caches),
-            "tower": self.train_tower(caches),
-            "this run": time.perf_counter() - started,
         }
-        return self.save(out, projector, seconds)
+        self._timed("tower", lambda: self.train_tower(caches))
+        return self.save(out, projector, {**self._seconds(), **seconds})
+
+    def _seconds(self) -> dict[str, float]:
+        """What the steps took that are no stages, over all runs."""
+        path = self.work / "seconds.json"
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    def _timed(self, name: str, step: Callable[[], T]) -> T:
+        started = time.perf_counter()
+        result = step()
+        seconds = self._seconds()
+        seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - started
+        (self.work / "seconds.json").write_text(json.dumps(seconds))
+        return result
 
     def tower(self) -> Tower:
         """The tower that the recipe names, or the locked trunk of the one that it trains."""
@@ -88,22 +109,19 @@ class Training:
             return Tower.load(choice.name, pretrained=choice.pretrained, layer=choice.layer)
         return Tower(new_clip(self.recipe.contrastive), layer=choice.layer)
 
-    def train_tower(self, caches: dict[str, FeatureCache]) -> float:
+    def train_tower(self, caches: dict[str, FeatureCache]) -> None:
         """Train the head and the text side of the recipe's own tower; its grid stays as it is."""
-        started = time.perf_counter()
         folder = self.work / "tower"
         if self.recipe.tower.name or (folder / "open_clip_model.safetensors").exists():
-            return 0.0
-        captions = RenderedClips(self.recipe.rendered).still_captions(self.recipe.stills)
+            return
         train_contrastive(
             self.recipe.contrastive,
             caches[STILLS],
-            captions,
+            self.clips.still_captions(self.recipe.stills),
             folder,
             seed=self.recipe.seed,
             report=self.report,
         )
-        return time.perf_counter() - started
 
     def features(self) -> dict[str, FeatureCache]:
         """What the tower sees in every split, from disk where it is there already."""
@@ -231,6 +249,7 @@ def run(
     work: Path,
     read_video: ReadVideo,
     report: Report,
+    material: Path = MATERIAL,
 ) -> Bundle:
     """Train by `recipe` and write the bundle to `out`; `work` keeps what a later run needs."""
-    return Training(recipe, work, read_video=read_video, report=report).run(out)
+    return Training(recipe, work, read_video=read_video, report=report, material=material).run(out)

@@ -7,6 +7,7 @@ turns leave the prompt (they stay in `turns`), so that a long conversation still
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ import numpy as np
 
 from gguf_tools.errors import ReellamaError
 from models import prompting
-from pipeline.engine import Engine, Prompt, Text, Token
+from models.prompting import AFTER_VIDEO
+from pipeline.engine import ContextOverflow, Engine, Prompt, Text, Token
 from pipeline.frames import Clip
 
 # Without a turn all that follows the video is read again: make room for a while at once.
@@ -129,21 +131,35 @@ class Chat:
 
     def prompt(self, question: str, turns: Sequence[Turn] = ()) -> Prompt:
         """The prompt that asks `question` after `turns`; the first user message has the videos."""
+        before, after = self._around_question(question, turns)
+        return before + after
+
+    def _around_question(self, question: str, turns: Sequence[Turn]) -> tuple[Prompt, Prompt]:
+        """The prompt in two: all before the words of `question`, and the rest."""
         messages = prompting.messages(
             self.system, [(turn.question, turn.answer) for turn in turns], question
         )
         first = next(i for i, message in enumerate(messages) if message["role"] == "user")
-        prompt: list[Text | np.ndarray] = []
+        videos = [part for v in self.videos for part in (v.soft_tokens, Text(AFTER_VIDEO))]
+        before: Prompt = []
+        after: Prompt = []
         for segment in self.engine.template.render(messages):
-            text = Text(segment.text, segment.special)
-            if segment.content == first:
-                for video in self.videos:
-                    prompt += [video.soft_tokens, Text(prompting.AFTER_VIDEO)]
-                if self.videos:  # one part with the question, to be tokenized as in training
-                    text = Text(prompting.AFTER_VIDEO + segment.text)
-                    prompt.pop()
-            prompt.append(text)
-        return prompt
+            if segment.content == first:  # a template may place a content twice: videos once
+                before += videos
+                videos = []
+            asking = segment.content == len(messages) - 1
+            (after if after or asking else before).append(Text(segment.text, segment.special))
+        return before, after
+
+    def read_ahead(self) -> None:
+        """Read what stands before the next question while the person still thinks about it.
+
+        The KV cache then holds the videos, the turns and the template's words around them, so that
+        only the question is left to read. Does nothing where the context has no room for that.
+        """
+        before, _ = self._around_question("?", self.turns[self.dropped :])
+        with suppress(ContextOverflow):
+            self.engine.prefill(before)
 
     def _answer(self, index: int, question: str, generation: dict[str, Any]) -> Answer:
         """Answer `question` as turn `index`; what stands there goes when the answer begins."""

@@ -16,6 +16,7 @@ from typing import Any
 
 from gguf_tools.errors import ReellamaError
 from models.bundle import Bundle
+from models.material import MATERIAL
 from models.render import frame_times, render, write_video
 from models.rendered import RenderedClips, RenderedConfig
 from models.scoring import Share, Verdict, judge, shares
@@ -58,7 +59,7 @@ class Evaluation:
         }
 
 
-def clips_to_draw(bundle: Bundle, material: str, styles: tuple[str, ...]) -> RenderedConfig:
+def clips_to_draw(bundle: Bundle, styles: tuple[str, ...]) -> RenderedConfig:
     """The drawing settings that a bundle was trained with, for its test clips."""
     recipe = bundle.config.training.get("recipe", {})
     drawn: Mapping[str, Any] = recipe.get("rendered", {})
@@ -69,7 +70,7 @@ def clips_to_draw(bundle: Bundle, material: str, styles: tuple[str, ...]) -> Ren
     values: dict[str, Any] = {
         name: tuple(v) if isinstance(v, list) else v for name, v in drawn.items()
     }
-    config = replace(RenderedConfig(**values), material=material)
+    config = RenderedConfig(**values)
     if styles:
         config = replace(config, styles=styles, style_weights=(1 / len(styles),) * len(styles))
     return config
@@ -79,7 +80,7 @@ def evaluate(
     bundle: str | Path,
     *,
     clips: int = 300,
-    material: str = "material",
+    material: Path = MATERIAL,
     styles: tuple[str, ...] = (),
     progress: Callable[[int, int], None] | None = None,
     **engine: Any,
@@ -87,8 +88,8 @@ def evaluate(
     """Describe `clips` clips of the test split, drawn in `styles` (default: those of training)."""
     answered: list[Answered] = []
     with VideoChat(bundle=bundle, **engine) as chat, tempfile.TemporaryDirectory() as folder:
-        config = clips_to_draw(chat.bundle, material, styles)
-        source = RenderedClips(config)
+        config = clips_to_draw(chat.bundle, styles)
+        source = RenderedClips(config, material)
         for number in range(clips):
             answered.append(_describe(chat, source, number, Path(folder)))
             if progress:

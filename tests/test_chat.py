@@ -175,3 +175,24 @@ def test_timings_say_where_the_time_went(talk: VideoChat) -> None:
     assert t.n_generated == 4
     assert t.first_token >= t.prefill
     assert t.to_json()["peak_memory"] > 50 * 2**20
+
+
+def test_reading_ahead_leaves_only_the_question_to_read(talk: VideoChat) -> None:
+    first = talk.ask("What happens?", **SHORT)
+    talk.chat.read_ahead()
+    second = talk.ask("Why?", **SHORT)
+    question = talk.engine.tokenizer.encode("Why?")
+    closing = talk.engine.count(talk.chat.prompt("Why?")) - talk.engine.count(
+        talk.chat._around_question("Why?", [])[0]
+    )
+    assert talk.engine.last.n_read <= closing
+    assert len(question) <= talk.engine.last.n_read
+    talk.chat.clear()
+    assert [talk.ask("What happens?", **SHORT), talk.ask("Why?", **SHORT)] == [first, second]
+
+
+def test_reading_ahead_of_more_than_the_context_holds_does_nothing(talk: VideoChat) -> None:
+    talk.chat.turns = [Turn("Why? " * 300, "So.")]
+    talk.chat.read_ahead()
+    talk.chat.clear()
+    assert talk.ask("What happens?", **SHORT)

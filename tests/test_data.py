@@ -90,7 +90,7 @@ def test_videos_that_validate_are_not_trained_on(folder: Path) -> None:
 
 
 def test_a_drawn_clip_is_the_same_whenever_it_is_drawn() -> None:
-    one, other = (RenderedSource(SHAPES, 4, "Describe.") for _ in range(2))
+    one, other = (RenderedSource(RenderedClips(SHAPES), 4, "Describe.") for _ in range(2))
     for split, frames in ((TRAIN, 8), (VALIDATION, 8), (STILLS, 1)):
         assert one.texts(split, 2) == other.texts(split, 2)
         (pictures, times), (again, _) = one.read(split, 2), other.read(split, 2)

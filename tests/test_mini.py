@@ -38,7 +38,7 @@ def describe(mini: VideoChat, soft: np.ndarray) -> str:
 
 def test_it_describes_clips_that_it_never_saw() -> None:
     """The exact figures, over more clips and all styles, are those of `reellama eval`."""
-    found = evaluate("mini", clips=CLIPS, material=".material", styles=STYLES).scores
+    found = evaluate("mini", clips=CLIPS, styles=STYLES).scores
     assert found["motion"].value >= 0.75
     assert found["picture"].value >= 0.4
 
@@ -46,7 +46,7 @@ def test_it_describes_clips_that_it_never_saw() -> None:
 def test_greedy_answers_agree_with_pytorch(mini: VideoChat) -> None:
     """llama.cpp rounds activations to 8 bits, PyTorch does not: 9 of 10 answers must be equal."""
     llm = FrozenLLM(mini.bundle.llm_path())
-    config = RenderedConfig(".material", STYLES, style_weights=(0.8, 0.2))
+    config = RenderedConfig(STYLES, style_weights=(0.8, 0.2))
     clips = RenderedClips(config)
     example = llm.example(mini.bundle.system, mini.bundle.describe, "")
     equal = 0
@@ -59,7 +59,7 @@ def test_greedy_answers_agree_with_pytorch(mini: VideoChat) -> None:
 
 def test_frames_in_another_order_tell_another_story(mini: VideoChat) -> None:
     """What moves right moves left when the film runs backwards."""
-    config = RenderedConfig(".material", ("shapes",), (1.0,), p_two=0)
+    config = RenderedConfig(("shapes",), (1.0,), p_two=0)
     clips = RenderedClips(config)
     verdicts = []
     for number in range(8):

@@ -57,7 +57,7 @@ def test_cells_stand_row_by_row(mini: Tower) -> None:
 
 def test_text_finds_its_picture(mini: Tower) -> None:
     kinds = ["dog", "rocket", "red apple", "bicycle", "sunflower", "guitar"]
-    pictures = load_pictures(("openmoji",), Path(".material"), kinds=kinds)
+    pictures = load_pictures(("openmoji",), kinds=kinds)
     frames = [compose(picture.rgba) for picture in pictures]
     texts = [f"a picture of a {picture.kind}" for picture in pictures]
     similar = mini.embed_images(frames) @ mini.embed_texts(texts).T

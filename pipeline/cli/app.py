@@ -115,20 +115,20 @@ def train(
     ] = None,
     work: Annotated[Path | None, Option(help="Folder of features and checkpoints.")] = None,
     projector: Annotated[str | None, Option(help="resampler, mean or frame.")] = None,
-    material: Annotated[str | None, Option(help="Folder of the pictures that are drawn.")] = None,
+    material: Annotated[Path | None, Option(help="Folder of picture sets.")] = None,
     steps: Annotated[str | None, Option(help="Steps of both stages, such as 500,100.")] = None,
 ) -> None:
     """Train a bundle by a recipe. The same command goes on where a stopped one was."""
     from pipeline.cli.train import Changes, run
 
-    run(recipe, out, work, Changes(data, projector, material, steps))
+    run(recipe, out, work, material, Changes(data, projector, steps))
 
 
 @app.command(name="eval")
 def evaluate(
     bundle: Annotated[str, Argument(metavar="BUNDLE", help="A bundle's name or folder.")] = "mini",
     clips: Annotated[int, Option(min=1, help="How many clips, never seen in training.")] = 300,
-    material: Annotated[str, Option(help="Folder of the pictures that are drawn.")] = "material",
+    material: Annotated[Path | None, Option(help="Folder of picture sets.")] = None,
     style: Annotated[list[str] | None, Option(help="Draw in these styles only.")] = None,
     record: Annotated[str | None, Option(help="Keep the scores in bundle.json as this.")] = None,
     json: Json = False,

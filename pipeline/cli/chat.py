@@ -46,6 +46,7 @@ class Session:
         try:
             show(answer, self.tokens, probs=self.probs)
             remark(self.talk, self.options.max_tokens)
+            self.talk.chat.read_ahead()
         finally:
             self._save_for_later()
 
@@ -54,6 +55,7 @@ class Session:
         video = add_video(self.talk, path)
         note(summary(video))
         err.print(Strip(video.clip.frames, list(video.clip.times)))
+        self.talk.chat.read_ahead()
 
     def last_conversation(self) -> Path:
         """Where the conversation is kept after every answer, for `/load` without a path."""

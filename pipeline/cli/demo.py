@@ -12,7 +12,6 @@ from models.render import MOTIONS, caption, frame_times, random_scene, render, w
 from pipeline.cli.display import note
 
 FPS = 24
-MATERIAL = Path(".material")
 
 
 def run(path: Path, kind: str, motion: str) -> None:
@@ -22,7 +21,7 @@ def run(path: Path, kind: str, motion: str) -> None:
     style = "shapes" if kind in shape_kinds() else "openmoji"
     if style == "openmoji" and kind not in {known.name for known in load_kinds()}:
         raise ReellamaError(f"no picture is called {kind!r}; see models/data/kinds.csv")
-    picture = load_pictures((style,), MATERIAL, kinds=[kind])[0]
+    picture = load_pictures((style,), kinds=[kind])[0]
     rng = np.random.default_rng(7)
     scene = random_scene(rng, [picture], size=(640, 360), p_two=0, picture=picture, motion=motion)
     times = frame_times(scene.duration, round(scene.duration * FPS))

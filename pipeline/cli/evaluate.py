@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shlex
 import sys
+from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from models.bundle import Bundle
+from models.material import MATERIAL
 from pipeline import evaluate
 from pipeline.cli.display import err, out
 
@@ -15,7 +17,7 @@ from pipeline.cli.display import err, out
 def run(
     bundle: str,
     clips: int,
-    material: str,
+    material: Path | None,
     styles: tuple[str, ...],
     record: str | None,
     *,
@@ -28,7 +30,7 @@ def run(
         found = evaluate.evaluate(
             bundle,
             clips=clips,
-            material=material,
+            material=material or MATERIAL,
             styles=styles,
             progress=lambda done, total: bars.update(task, completed=done, total=total),
         )

@@ -19,6 +19,12 @@ def main() -> None:
     status = run(sys.argv[1:])
     # From here a second Ctrl-C ends the process at once instead of with a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if status == INTERRUPTED:
+        # At once: libraries that were interrupted while they loaded make a mess of an orderly end.
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
     sys.exit(status)
 
 

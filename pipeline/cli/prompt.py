@@ -107,6 +107,6 @@ class _Completer(Completer):
         if not space and command.startswith("/"):
             for name in self._commands:
                 if name.startswith(command):
-                    yield Completion(name, start_position=-len(command))
+                    yield Completion(f"{name} ", start_position=-len(command))
         elif command in TAKES_PATH:
             yield from self._paths.get_completions(Document(rest), event)

@@ -10,6 +10,7 @@ import numpy as np
 
 from gguf_tools.errors import ReellamaError
 from models import train
+from models.material import MATERIAL
 from models.recipe import Recipe
 from pipeline.cli.display import note
 from pipeline.frames import read_frames
@@ -22,7 +23,6 @@ class Changes:
 
     data: Path | None
     projector: str | None
-    material: str | None
     steps: str | None
 
     def apply(self, recipe: Recipe) -> Recipe:
@@ -31,8 +31,6 @@ class Changes:
             recipe = replace(recipe, data=str(self.data), stills=0)
         if self.projector:
             recipe = replace(recipe, projector=replace(recipe.projector, kind=self.projector))
-        if self.material:
-            recipe = replace(recipe, rendered=replace(recipe.rendered, material=self.material))
         if self.steps:
             align, answer = _steps(self.steps)
             recipe = replace(
@@ -56,9 +54,18 @@ def read_video(path: Path, frames: int) -> tuple[Sequence[np.ndarray], np.ndarra
     return clip.frames, clip.times
 
 
-def run(recipe_path: Path, out: Path | None, work: Path | None, changes: Changes) -> None:
+def run(
+    recipe_path: Path, out: Path | None, work: Path | None, material: Path | None, changes: Changes
+) -> None:
     """Train; what a later run goes on with is kept in `work` (default: beside the bundle)."""
     recipe = changes.apply(Recipe.read(recipe_path))
     out = out or Path(recipe.name)
     work = work or out.with_name(out.name + ".work")
-    train.run(recipe, out, work=work, read_video=read_video, report=note)
+    train.run(
+        recipe,
+        out,
+        work=work,
+        read_video=read_video,
+        material=material or MATERIAL,
+        report=note,
+    )
