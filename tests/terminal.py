@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 REELLAMA = (sys.executable, "-m", "pipeline.cli.main")
 CTRL_C, CTRL_D, ESCAPE, ENTER, UP, TAB = "\x03", "\x04", "\x1b", "\r", "\x1b[A", "\t"
 # Other processes may hold the cores: this says when to give up, not how fast anything should be.
-PATIENCE = 120.0
+PATIENCE = 240.0
 
 
 class _Screen(pyte.HistoryScreen):

@@ -53,40 +53,38 @@ def test_help_names_every_command_and_fits_80_columns(chat: Chat) -> None:
     assert max(len(line.rstrip()) for line in result.err.splitlines()) <= 80
 
 
-@pytest.mark.parametrize(
-    ("line", "reason"),
-    [
-        ("/shwo", "there is no command /shwo: did you mean /show?"),
-        ("/zzz", "there is no command /zzz: /help lists them"),
-        ("/add", "usage: /add FILE"),
-        ("/add nothing.mp4", "nothing.mp4: no such file"),
-        ("/add 'quote", "No closing quotation"),
-        ("/frames 3", "there is no video yet: /add FILE"),
-        ("/retry", "nothing was asked yet"),
-        ("/undo", "nothing was asked yet"),
-        ("/probs", "there is no answer yet"),
-        ("/show me", "there is no /show me: video, turns, probs, settings, timings"),
-        ("/save", "usage: /save FILE"),
-        ("/save no/such/folder/x", "cannot save no/such/folder/x: No such file or directory"),
-        ("/save /dev/null", "it is not a file"),
-        ("/load", "there is no last conversation yet"),
-        ("/load nothing.json", "cannot read nothing.json: No such file or directory"),
-        ("/set temprature 1", "there is no setting temprature: did you mean temperature?"),
-        ("/set temperature hot", "temperature takes a number, not hot"),
-        ("/set temperature -1", "temperature is -1.0"),
-        ("/set top_k 1.5", "top_k takes a whole number, not 1.5"),
-        ("/set probs maybe", "probs is on or off"),
-        ("/set grammar no.gbnf", "cannot read no.gbnf"),
-    ],
-)
-def test_a_line_that_makes_no_sense_is_one_line_and_the_chat_goes_on(
-    chat: Chat, line: str, reason: str
-) -> None:
-    result = chat(line, "/show")
-    first, *rest = result.err.splitlines()
-    assert first.startswith("reellama: ")
-    assert reason in first
-    assert "0 turns" in "".join(rest)
+NONSENSE = [
+    ("/shwo", "there is no command /shwo: did you mean /show?"),
+    ("/zzz", "there is no command /zzz: /help lists them"),
+    ("/add", "usage: /add FILE"),
+    ("/add nothing.mp4", "nothing.mp4: no such file"),
+    ("/add 'quote", "No closing quotation"),
+    ("/frames 3", "there is no video yet: /add FILE"),
+    ("/retry", "nothing was asked yet"),
+    ("/undo", "nothing was asked yet"),
+    ("/probs", "there is no answer yet"),
+    ("/show me", "there is no /show me: video, turns, probs, settings, timings"),
+    ("/save", "usage: /save FILE"),
+    ("/save no/such/folder/x", "cannot save no/such/folder/x: No such file or directory"),
+    ("/save /dev/null", "it is not a file"),
+    ("/load", "there is no last conversation yet"),
+    ("/load nothing.json", "cannot read nothing.json: No such file or directory"),
+    ("/set temprature 1", "there is no setting temprature: did you mean temperature?"),
+    ("/set temperature hot", "temperature takes a number, not hot"),
+    ("/set temperature -1", "temperature is -1.0"),
+    ("/set top_k 1.5", "top_k takes a whole number, not 1.5"),
+    ("/set probs maybe", "probs is on or off"),
+    ("/set grammar no.gbnf", "cannot read no.gbnf"),
+]
+
+
+def test_a_line_that_makes_no_sense_is_one_line_and_the_chat_goes_on(chat: Chat) -> None:
+    result = chat(*(line for line, _ in NONSENSE), "/show")
+    complaints = [line for line in result.err.splitlines() if line.startswith("reellama: ")]
+    assert len(complaints) == len(NONSENSE)
+    for complaint, (_, reason) in zip(complaints, NONSENSE, strict=True):
+        assert reason in complaint
+    assert "0 turns" in result.err.splitlines()[-1]
     assert result.status == 1  # a script learns that something failed
 
 
@@ -157,6 +155,15 @@ def test_save_and_load_bring_turns_and_videos_back(
     assert ">>> What happens?" in result.err
     assert str(square_video) in result.err
     assert "2 turns" in result.err
+
+
+def test_load_without_a_path_brings_the_last_conversation_back(
+    chat: Chat, square_video: Path, tmp_path: Path
+) -> None:
+    kept = tmp_path / "data" / "reellama"
+    kept.mkdir(parents=True)
+    chat("What happens?", f"/save {kept / 'last-conversation.json'}", videos=(square_video,))
+    assert "1 turn, " in chat("/load").err
 
 
 @contextmanager

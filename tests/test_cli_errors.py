@@ -214,7 +214,7 @@ def test_a_full_disk_behind_stdout(long_answer: list[str], tmp_path: Path) -> No
     assert line.startswith("reellama: ")
 
 
-@pytest.mark.parametrize("seconds", [1.0, 2.5, 5.0, 9.0])
+@pytest.mark.parametrize("seconds", [1.0, 3.0, 6.0])
 def test_ctrl_c_at_any_moment(long_answer: list[str], seconds: float) -> None:
     child = subprocess.Popen(
         long_answer, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
