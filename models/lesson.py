@@ -45,14 +45,21 @@ class Lesson:
         seen.pop(self.pad, None)
         return [self.pad] + [token for token, _ in seen.most_common(most - 1)]
 
-    def targets(self, split: str) -> Tensor:
-        """Word numbers of the descriptions `[clips, tokens]`: one padding after, then ignored."""
+    def targets(self, split: str, tail: int = 0) -> Tensor:
+        """Word numbers of the descriptions `[clips, tokens]`: one padding after, then ignored.
+
+        The last `tail` tokens are the description's last words, so that its end, which tells what
+        happens, stands at the same place however long the names before it are.
+        """
         rows = torch.full((self.source.count(split), self.tokens), IGNORED)
         for number in range(len(rows)):
-            ids = self._description(split, number)[: self.tokens]
+            ids = self._description(split, number)
             known = [self._index.get(token, IGNORED) for token in ids]
-            padded = [*known, 0][: self.tokens]
-            rows[number, : len(padded)] = torch.tensor(padded)
+            head = [*known, 0][: self.tokens - tail]
+            rows[number, : len(head)] = torch.tensor(head)
+            if tail:
+                end = known[-tail:]
+                rows[number, self.tokens - len(end) :] = torch.tensor(end)
         return rows
 
     def example(self, split: str, number: int, rng: np.random.Generator) -> Example:

@@ -20,6 +20,10 @@ from torch import Tensor, nn
 
 from models.tower import compute_dtype
 
+# Number of a forward pass and its random numbers -> loss; and figures of a validation by name.
+Loss = Callable[[int, np.random.Generator], Tensor]
+Validate = Callable[[], dict[str, float]]
+
 MAX_GRADIENT = 1.0  # norm; longer gradients are scaled down to it
 
 
@@ -86,8 +90,9 @@ class Stage:
         self.report = report
         self.step = 0
         self.seconds = 0.0  # spent in steps, over all runs
-        decayed = [p for p in module.parameters() if p.ndim > 1]
-        others = [p for p in module.parameters() if p.ndim <= 1]
+        trained = [p for p in module.parameters() if p.requires_grad]
+        decayed = [p for p in trained if p.ndim > 1]
+        others = [p for p in trained if p.ndim <= 1]
         self.optimizer = torch.optim.AdamW(
             [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others}],
             lr=config.learning_rate,
@@ -131,8 +136,8 @@ class Stage:
 
     def run(
         self,
-        loss: Callable[[int, np.random.Generator], Tensor],
-        validate: Callable[[], dict[str, float]] | None = None,
+        loss: Loss,
+        validate: Validate | None = None,
     ) -> None:
         """Take the steps that are left."""
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -150,7 +155,7 @@ class Stage:
                 if validate:
                     self._log(self._validated(validate))
 
-    def _take_step(self, loss: Callable[[int, np.random.Generator], Tensor]) -> float:
+    def _take_step(self, loss: Loss) -> float:
         self.module.train()
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(self.step)
@@ -167,7 +172,7 @@ class Stage:
         self.optimizer.zero_grad()
         return total
 
-    def _validated(self, validate: Callable[[], dict[str, float]]) -> dict[str, float]:
+    def _validated(self, validate: Validate) -> dict[str, float]:
         self.module.eval()
         with torch.no_grad():
             return validate()

@@ -78,6 +78,12 @@ def relative_times(times: Tensor, mask: Tensor) -> Tensor:
     return ((times - first) / (last - first).clamp(min=1e-6)).masked_fill(~mask, 0.0)
 
 
+def mean_frame(features: Tensor, mask: Tensor) -> Tensor:
+    """The mean of the frames that are there: `[B, cells, channels]`."""
+    weights = mask.float() / mask.sum(1, keepdim=True)
+    return (features * weights[:, :, None, None]).sum(1)
+
+
 class Attention(nn.Module):
     """Attention of `x [B, N, W]` over `context [B, M, W]`; `mask [B, M]` is false at padding."""
 
@@ -124,6 +130,8 @@ class Resampler(nn.Module):
         super().__init__()
         width = config.width
         self.input = nn.Sequential(nn.LayerNorm(config.channels), nn.Linear(config.channels, width))
+        # What differs from the clip's mean is what moves. At zero, the resampler starts without it.
+        self.change = nn.Parameter(torch.zeros(config.channels, width))
         self.cell_position = nn.Parameter(torch.randn(config.cells, width) * 0.02)
         self.time_position = nn.Linear(16, width)  # 2 x 8 Fourier bands
         self.norm_video = nn.LayerNorm(width)
@@ -134,7 +142,10 @@ class Resampler(nn.Module):
 
     def forward(self, features: Tensor, times: Tensor, mask: Tensor) -> Tensor:
         when = self.time_position(fourier(relative_times(times, mask)))  # [B, T, W]
-        video = self.input(features) + self.cell_position + when[:, :, None]
+        content = self.input[0](features)
+        moving = content - mean_frame(content, mask)[:, None]
+        video = self.input[1](content) + moving @ self.change
+        video = video + self.cell_position + when[:, :, None]
         video = self.norm_video(video).flatten(1, 2)  # [B, T * cells, W]
         seen = mask.repeat_interleave(features.shape[2], dim=1)
         queries = self.queries.expand(len(features), -1, -1)
@@ -163,8 +174,7 @@ class MeanPool(nn.Module):
         self.mlp = _mlp(config)
 
     def forward(self, features: Tensor, times: Tensor, mask: Tensor) -> Tensor:
-        weights = mask.float() / mask.sum(1, keepdim=True)
-        mean = (features * weights[:, :, None, None]).sum(1)  # [B, cells, channels]
+        mean = mean_frame(features, mask)
         return self.mlp(F.adaptive_avg_pool1d(mean.transpose(1, 2), self.tokens).transpose(1, 2))
 
 

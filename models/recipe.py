@@ -51,7 +51,9 @@ class Recipe:
         data: a JSONL or CSV file; without it, clips are drawn as `rendered` says.
         fewest_frames: clips lose frames at random in training, down to this many.
         stills: drawn single frames that teach the names of things, in `contrastive` and `align`.
-        align: soft tokens learn to be the words of the description.
+        align: soft tokens learn to be the words of the description, from clips and stills.
+        motion: the same from clips alone, with what changes between frames as a further input.
+        tail: from `motion` on, so many last soft tokens are the last words of the description.
         answer: the LLM's loss on answers, through the frozen LLM.
         align_weight: share of the alignment's loss that is kept in `answer`.
     """
@@ -68,7 +70,9 @@ class Recipe:
     rendered: RenderedConfig = RenderedConfig()
     projector: ProjectorChoice = ProjectorChoice()
     align: StageConfig = StageConfig(steps=0)
+    motion: StageConfig = StageConfig(steps=0)
     answer: StageConfig = StageConfig(steps=0)
+    tail: int = 8
     align_weight: float = 0.5
 
     @classmethod

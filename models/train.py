@@ -37,7 +37,7 @@ from models.features import FeatureCache
 from models.lesson import Lesson, word_loss
 from models.llm import FrozenLLM
 from models.material import MATERIAL
-from models.optimise import Stage, batch_rows, minutes
+from models.optimise import Loss, Stage, StageConfig, Validate, batch_rows, minutes
 from models.projector import BODIES, Projector, ProjectorConfig
 from models.recipe import Recipe
 from models.rendered import RenderedClips
@@ -84,6 +84,7 @@ class Training:
         projector = self.new_projector(llm, lesson, caches[TRAIN])
         seconds = {
             "align": self.align(projector, lesson, caches),
+            "motion": self.motion(projector, lesson, caches),
             "answer": self.answer(projector, lesson, caches),
         }
         self._timed("tower", lambda: self.train_tower(caches))
@@ -159,39 +160,62 @@ class Training:
 
     def align(self, projector: Projector, lesson: Lesson, caches: dict[str, FeatureCache]) -> float:
         """Stage 1: the i-th soft token becomes the i-th word of the description."""
-        config = self.recipe.align
+        change = getattr(projector.body, "change", None)
+        if change is not None:
+            change.requires_grad_(False)
         targets = {split: lesson.targets(split) for split in caches}
+        seconds = self._align("align", projector, lesson, caches, targets)
+        if change is not None:
+            change.requires_grad_(True)
+        return seconds
+
+    def motion(
+        self, projector: Projector, lesson: Lesson, caches: dict[str, FeatureCache]
+    ) -> float:
+        """Stage 2: clips alone, what changes is seen, and the description's end has its place."""
+        clips = {split: cache for split, cache in caches.items() if split != STILLS}
+        targets = {split: lesson.targets(split, self.recipe.tail) for split in clips}
+        return self._align("motion", projector, lesson, clips, targets)
+
+    def _align(
+        self,
+        name: str,
+        projector: Projector,
+        lesson: Lesson,
+        caches: dict[str, FeatureCache],
+        targets: dict[str, Tensor],
+    ) -> float:
+        config = getattr(self.recipe, name)
         groups = [split for split in caches if split != VALIDATION]
 
         def loss(number: int, rng: np.random.Generator) -> Tensor:
-            return torch.stack(
-                [
+            losses = []
+            for split in groups:
+                rows = self._rows(caches[split], number, config.batch)
+                losses.append(
                     lesson.align_loss(projector, caches[split], targets[split], rows, rng)
-                    for split in groups
-                    for rows in [self._rows(caches[split], number, config.batch)]
-                ]
-            ).mean()
+                )
+            return torch.stack(losses).mean()
 
         def validate() -> dict[str, float]:
             return lesson.word_accuracy(projector, caches[VALIDATION], targets[VALIDATION])
 
-        stage = Stage(
-            "align",
-            projector,
-            config,
-            self.stage_folder,
-            seed=self.recipe.seed,
-            report=self.report,
-        )
+        return self._stage(name, projector, config, loss, validate)
+
+    def _stage(
+        self, name: str, projector: Projector, config: StageConfig, loss: Loss, validate: Validate
+    ) -> float:
+        folder, seed = self.stage_folder, self.recipe.seed
+        stage = Stage(name, projector, config, folder, seed=seed, report=self.report)
         stage.run(loss, validate)
         return stage.seconds
 
     def answer(
         self, projector: Projector, lesson: Lesson, caches: dict[str, FeatureCache]
     ) -> float:
-        """Stage 2: the frozen LLM's loss on the answers."""
+        """Stage 3: the frozen LLM's loss on the answers."""
         config, weight = self.recipe.answer, self.recipe.align_weight
-        targets = lesson.targets(TRAIN)
+        targets = lesson.targets(TRAIN, self.recipe.tail)
 
         def loss(number: int, rng: np.random.Generator) -> Tensor:
             rows = self._rows(caches[TRAIN], number, config.batch)
@@ -204,16 +228,7 @@ class Training:
         def validate() -> dict[str, float]:
             return lesson.answer_loss(projector, caches[VALIDATION], self.report)
 
-        stage = Stage(
-            "answer",
-            projector,
-            config,
-            self.stage_folder,
-            seed=self.recipe.seed,
-            report=self.report,
-        )
-        stage.run(loss, validate)
-        return stage.seconds
+        return self._stage("answer", projector, config, loss, validate)
 
     def _rows(self, cache: FeatureCache, number: int, batch: int) -> list[int]:
         rows = batch_rows(number, batch, len(cache.usable), self.recipe.seed)

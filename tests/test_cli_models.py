@@ -53,7 +53,7 @@ def test_training_from_the_command_line_makes_a_bundle(
     data = tmp_path / "data.jsonl"
     data.write_text(json.dumps({"video": str(square_video), "caption": "A square moves."}))
     out = tmp_path / "mine"
-    result = reellama("train", recipe, "--data", data, "--steps", "1,1", "--out", out)
+    result = reellama("train", recipe, "--data", data, "--steps", "1,1,1", "--out", out)
     assert result.status == 0, result.err
     assert json.loads((out / "bundle.json").read_text())["name"] == "mine"
 

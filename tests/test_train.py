@@ -40,13 +40,17 @@ def recipe(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Recipe
         ),
         projector=ProjectorChoice(tokens=8, words=64, width=16, layers=1, heads=2),
         align=stage,
+        motion=dataclasses.replace(stage, steps=2),
+        tail=3,
         answer=dataclasses.replace(stage, accumulate=2),
     )
 
 
-def train(
-    recipe: Recipe, folder: Path, report: Callable[[str], None] = lambda line: None
-) -> Bundle:
+def silent(line: str) -> None:
+    """Report to nobody."""
+
+
+def train(recipe: Recipe, folder: Path, report: Callable[[str], None] = silent) -> Bundle:
     return run(
         recipe, folder / "bundle", work=folder / "work", read_video=read_video, report=report
     )
@@ -67,7 +71,7 @@ def test_the_result_is_a_bundle_that_sees(recipe: Recipe, tmp_path: Path) -> Non
     assert any(line.startswith("  ") and "wanted" in line for line in lines), "sampled answers"
     log = (tmp_path / "work" / "resampler" / "log.jsonl").read_text().splitlines()
     stages = {json.loads(line)["stage"] for line in log}
-    assert stages == {"align", "answer"}
+    assert stages == {"align", "motion", "answer"}
 
 
 def test_a_killed_run_goes_on_and_ends_the_same(recipe: Recipe, tmp_path: Path) -> None:
@@ -88,7 +92,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(recipe: Recipe, tmp_path: Path) 
 
 
 def test_the_frozen_parts_stay_and_the_projector_learns(recipe: Recipe, tmp_path: Path) -> None:
-    training = Training(recipe, tmp_path, read_video=read_video, report=lambda line: None)
+    training = Training(recipe, tmp_path, read_video=read_video, report=silent)
     bundle = training.run(tmp_path / "bundle")
     log = [json.loads(line) for line in (tmp_path / "resampler" / "log.jsonl").open()]
     losses = [line["loss"] for line in log if line["stage"] == "align" and "loss" in line]
@@ -140,7 +144,7 @@ def test_every_clip_is_seen_once_an_epoch() -> None:
 
 def test_the_learning_rate_rises_then_falls_to_zero(tmp_path: Path) -> None:
     config = StageConfig(steps=100, warm_up=0.1, learning_rate=1.0)
-    stage = Stage("x", nn.Linear(1, 1), config, tmp_path, report=lambda line: None)
+    stage = Stage("x", nn.Linear(1, 1), config, tmp_path, report=silent)
     rates = [stage.rate(step) for step in range(100)]
     assert rates[:10] == sorted(rates[:10]) and max(rates) == rates[9] == 1.0
     assert rates[10:] == sorted(rates[10:], reverse=True) and rates[-1] < 0.01
@@ -148,7 +152,7 @@ def test_the_learning_rate_rises_then_falls_to_zero(tmp_path: Path) -> None:
 
 def test_weight_decay_leaves_norms_and_biases_alone(tmp_path: Path) -> None:
     module = nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2))
-    stage = Stage("x", module, StageConfig(steps=1), tmp_path, report=lambda line: None)
+    stage = Stage("x", module, StageConfig(steps=1), tmp_path, report=silent)
     decayed = stage.optimizer.param_groups[0]["params"]
     assert [p.ndim for p in decayed] == [2]
     assert stage.optimizer.param_groups[1]["weight_decay"] == 0

@@ -116,7 +116,9 @@ def train(
     work: Annotated[Path | None, Option(help="Folder of features and checkpoints.")] = None,
     projector: Annotated[str | None, Option(help="resampler, mean or frame.")] = None,
     material: Annotated[Path | None, Option(help="Folder of picture sets.")] = None,
-    steps: Annotated[str | None, Option(help="Steps of both stages, such as 500,100.")] = None,
+    steps: Annotated[
+        str | None, Option(help="Steps of the three stages, such as 500,200,100.")
+    ] = None,
 ) -> None:
     """Train a bundle by a recipe. The same command goes on where a stopped one was."""
     from pipeline.cli.train import Changes, run

@@ -32,20 +32,21 @@ class Changes:
         if self.projector:
             recipe = replace(recipe, projector=replace(recipe.projector, kind=self.projector))
         if self.steps:
-            align, answer = _steps(self.steps)
+            align, motion, answer = _steps(self.steps)
             recipe = replace(
                 recipe,
                 align=replace(recipe.align, steps=align),
+                motion=replace(recipe.motion, steps=motion),
                 answer=replace(recipe.answer, steps=answer),
             )
         return recipe
 
 
-def _steps(text: str) -> tuple[int, int]:
-    align, _, answer = text.partition(",")
-    if not (align.isdecimal() and answer.isdecimal()):
-        raise ReellamaError(f"--steps {text}: give the steps of both stages, such as 500,100")
-    return int(align), int(answer)
+def _steps(text: str) -> list[int]:
+    numbers = text.split(",")
+    if len(numbers) != 3 or not all(number.isdecimal() for number in numbers):
+        raise ReellamaError(f"--steps {text}: give those of the three stages, such as 500,200,100")
+    return [int(number) for number in numbers]
 
 
 def read_video(path: Path, frames: int) -> tuple[Sequence[np.ndarray], np.ndarray]:
