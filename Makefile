@@ -40,7 +40,7 @@ bench: .venv/.installed-dev ## every benchmark (benchmarks/README.md says what e
 	for script in benchmarks/*.py; do .venv/bin/python "$$script" || exit 1; done
 
 train-mini: .venv/.installed-dev ## the recipe that made the bundle `mini`
-	$(REELLAMA) train models/recipes/mini.toml
+	$(REELLAMA) train models/recipes/mini.toml --out runs/mini
 
 picture: .venv/.installed demo.mp4 ## draw the conversation in the README (needs tmux)
 	.venv/bin/python docs/make_screenshot.py demo.mp4 docs/chat.svg \

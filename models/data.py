@@ -104,11 +104,10 @@ class FileSource:
             videos.setdefault(row.video, []).append((row.question, row.answer))
         names = sorted(videos)
         held_out = {name for name in names if _number(name.name) % VALIDATION_SHARE == 0}
-        if len(held_out) in (0, len(names)):
-            held_out = set(names[:1])  # a handful of videos: train on all, validate on one of them
+        kept = [name for name in names if name not in held_out]
+        if not (held_out and kept):  # a handful of videos: train and validate on all of them
             kept = names
-        else:
-            kept = [name for name in names if name not in held_out]
+            held_out = set(names)
         self._videos = {TRAIN: kept, VALIDATION: sorted(held_out)}
         self._texts = videos
 
