@@ -72,8 +72,18 @@ def judge(description: str, actors: Sequence[Actor]) -> Verdict:
 
 
 def shares(verdicts: Sequence[Verdict]) -> dict[str, Share]:
-    """The share of right answers by what was judged."""
-    names = ("motion", "picture", "second_motion", "second_picture")
-    columns = {name: [getattr(v, name) for v in verdicts] for name in names}
-    judged = {name: [x for x in column if x is not None] for name, column in columns.items()}
-    return {name: Share(sum(column), len(column)) for name, column in judged.items() if column}
+    """The share of right answers by what was judged: clips of one actor, then those of two."""
+    columns: dict[str, list[bool]] = {}
+    for verdict in verdicts:
+        if verdict.second_motion is None or verdict.second_picture is None:
+            found = {"motion": verdict.motion, "picture": verdict.picture}
+        else:
+            found = {
+                "main_motion_of_two": verdict.motion,
+                "main_picture_of_two": verdict.picture,
+                "second_motion_of_two": verdict.second_motion,
+                "second_picture_of_two": verdict.second_picture,
+            }
+        for name, right in found.items():
+            columns.setdefault(name, []).append(right)
+    return {name: Share(sum(column), len(column)) for name, column in columns.items()}

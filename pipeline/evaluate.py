@@ -125,7 +125,7 @@ def report(evaluation: Evaluation) -> str:
     lines = [f"{evaluation.bundle}: {len(evaluation.clips)} clips, {evaluation.config.styles}"]
     for name, share in evaluation.scores.items():
         low, high = share.interval()
-        lines.append(f"{name:<16}{share.value:7.1%}  ({low:.1%} to {high:.1%}, of {share.of})")
+        lines.append(f"{name:<24}{share.value:7.1%}  ({low:.1%} to {high:.1%}, of {share.of})")
     return "\n".join(lines)
 
 

@@ -52,11 +52,12 @@ def test_silence_is_wrong() -> None:
     assert judge("", [actor("dog", "spins")]) == Verdict(False, False)
 
 
-def test_second_actors_are_counted_where_there_are_any() -> None:
-    found = shares([Verdict(True, False), Verdict(True, True, False, True)])
+def test_clips_of_one_and_of_two_are_counted_apart() -> None:
+    found = shares([Verdict(True, False), Verdict(True, True), Verdict(False, True, False, True)])
     assert found["motion"] == Share(2, 2)
     assert found["picture"] == Share(1, 2)
-    assert found["second_motion"] == Share(0, 1)
+    assert found["main_motion_of_two"] == Share(0, 1)
+    assert found["second_picture_of_two"] == Share(1, 1)
 
 
 @given(of=st.integers(1, 2000), data=st.data())
