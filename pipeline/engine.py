@@ -168,7 +168,7 @@ class Engine:
     @cached_property
     def template(self) -> ChatTemplate:
         """The model's chat template."""
-        return ChatTemplate.from_gguf(self.path)
+        return ChatTemplate.from_gguf(self._model.file)  # its header is read already
 
     @property
     def n_past(self) -> int:
