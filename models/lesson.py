@@ -49,8 +49,10 @@ class Lesson:
         """Word numbers of the descriptions `[clips, tokens]`: one padding after, then ignored.
 
         The last `tail` tokens are the description's last words, so that its end, which tells what
-        happens, stands at the same place however long the names before it are.
+        happens, stands at the same place however long the names before it are; half of the tokens
+        at most.
         """
+        tail = min(tail, self.tokens // 2)
         rows = torch.full((self.source.count(split), self.tokens), IGNORED)
         for number in range(len(rows)):
             ids = self._description(split, number)

@@ -11,7 +11,6 @@ import pytest
 from models.bundle import BUNDLES
 from models.llm import FrozenLLM
 from models.rendered import RenderedClips, RenderedConfig
-from models.scoring import judge, shares
 from pipeline import VideoChat
 from pipeline.chat import Video
 from pipeline.evaluate import evaluate
@@ -57,18 +56,17 @@ def test_greedy_answers_agree_with_pytorch(mini: VideoChat) -> None:
     assert equal >= 9
 
 
-def test_frames_in_another_order_tell_another_story(mini: VideoChat) -> None:
-    """What moves right moves left when the film runs backwards."""
-    config = RenderedConfig(("shapes",), (1.0,), p_two=0)
-    clips = RenderedClips(config)
-    verdicts = []
-    for number in range(8):
-        clip = clips.clip("test", number, motion="moves right")
-        frames, times = clip.draw(8)
-        soft = mini.bundle.encode(list(frames)[::-1], times)
-        backwards = clips.clip("test", number, motion="moves left").scene.actors
-        verdicts.append(judge(describe(mini, soft), backwards))
-    assert shares(verdicts)["motion"].value >= 0.75
+def test_a_film_that_runs_backwards_tells_the_opposite(mini: VideoChat) -> None:
+    """Where it sees a thing move right, it sees it move left in the same frames backwards."""
+    clips = RenderedClips(RenderedConfig(("shapes",), (1.0,), p_two=0))
+    right = []
+    for number in range(16):
+        frames, times = clips.clip("test", number, motion="moves right").draw(8)
+        if "moves right" in describe(mini, mini.bundle.encode(list(frames), times)):
+            right.append((list(frames)[::-1], times))
+    left = ["moves left" in describe(mini, mini.bundle.encode(*clip)) for clip in right]
+    assert len(right) >= 10
+    assert sum(left) >= 0.8 * len(right)
 
 
 def test_all_that_is_committed_is_small() -> None:
