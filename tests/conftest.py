@@ -1,6 +1,7 @@
 """What the tests share: the small models that come as packages, and a video drawn on the spot."""
 
 import io
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from pipeline.engine import Engine
 
 from gguf_tools import find
+
+# A shell starts what runs in the background with SIGINT ignored, and children inherit that; a
+# handler of our own makes theirs the default again, so that Ctrl-C can be tested from anywhere.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Examples load models and decode video: how long one takes says nothing about the code.
 settings.register_profile("reellama", deadline=None, max_examples=50, derandomize=True)
