@@ -1,7 +1,8 @@
 """Engine speed against llama.cpp's own, as ratios within one run: `python benchmarks/engine.py`.
 
-Everything is measured in turns, several times, and medians are compared, so that a machine that
-is slow at one moment is slow for all of them. Seconds differ between machines; ratios hardly.
+Everything is measured in turns, many times, and a ratio is the median of the rounds' ratios, so
+that a machine that is slow at one moment is slow for both. Seconds differ between machines; ratios
+hardly.
 """
 
 import argparse
@@ -9,7 +10,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -36,7 +37,7 @@ QUESTION = "What happens in this video? Say which things can be seen in it, and 
 
 @dataclass
 class Result:
-    """Median seconds of ours and of what it is compared with."""
+    """Median seconds of ours and of what it is compared with, and the median ratio of a round."""
 
     name: str
     seconds: float
@@ -59,10 +60,17 @@ def clock(action: Callable[[], object]) -> float:
     return Clock.now() - begin
 
 
-def in_turns(repeats: int, *actions: Callable[[], float]) -> list[float]:
-    """The median of each action's seconds; one round that does not count comes first."""
-    seconds = [[action() for action in actions] for _ in range(repeats + 1)][1:]
-    return [median(column) for column in zip(*seconds, strict=True)]
+def in_turns(
+    repeats: int, one: Callable[[], float], other: Callable[[], float]
+) -> list[tuple[float, float]]:
+    """Both actions' seconds a round, by turns the one or the other first; one round warms up."""
+    rounds = []
+    for number in range(repeats + 1):
+        if number % 2:
+            rounds.append((one(), other()))
+        else:
+            rounds.append((other(), one())[::-1])
+    return rounds[1:]
 
 
 @contextmanager
@@ -115,9 +123,9 @@ def generation(engine: Engine, repeats: int, threads: int) -> Result:
         return seconds / len(ids)
 
     with bare_context(engine, threads) as ctx:
-        seconds, baseline = in_turns(repeats, ours, bare)
+        rounds = in_turns(repeats, ours, bare)
     assert said["ours"] == said["bare"], "the two said different things"
-    return at_least("generate, a token", seconds, "bare loop", baseline, 0.95)
+    return at_least("generate, a token", "bare loop", rounds, 0.95)
 
 
 def soft_tokens(engine: Engine, repeats: int) -> Result:
@@ -132,8 +140,8 @@ def soft_tokens(engine: Engine, repeats: int) -> Result:
         engine.clear()
         return clock(lambda: engine.prefill(prompt))
 
-    seconds, baseline = in_turns(repeats, lambda: read([rows]), lambda: read(text))
-    return at_least(f"{N_READ} soft tokens", seconds, f"{N_READ} text tokens", baseline, 0.95)
+    rounds = in_turns(repeats, lambda: read([rows]), lambda: read(text))
+    return at_least(f"{N_READ} soft tokens", f"{N_READ} text tokens", rounds, 0.95)
 
 
 def second_question(engine: Engine, repeats: int) -> Result:
@@ -162,23 +170,24 @@ def second_question(engine: Engine, repeats: int) -> Result:
         times.append((one, to_first_token("What colour is it?")))
     read = engine.last.n_read
     baseline, seconds = (median(column) for column in zip(*times[1:], strict=True))
+    ratio = median(second / first for first, second in times[1:])
     names = f"2nd question ({read})", f"1st question ({n_first})"  # positions read
-    ratio = seconds / baseline
     return Result(names[0], seconds, names[1], baseline, ratio, "<= 0.25", ratio <= 0.25)
 
 
 def at_least(
-    name: str, seconds: float, baseline: str, baseline_seconds: float, limit: float
+    name: str, baseline: str, rounds: Sequence[tuple[float, float]], limit: float
 ) -> Result:
     """A result whose ratio is of speeds: 1 is as fast as the baseline."""
-    ratio = baseline_seconds / seconds
+    seconds, baseline_seconds = (median(column) for column in zip(*rounds, strict=True))
+    ratio = median(theirs / ours for ours, theirs in rounds)
     return Result(name, seconds, baseline, baseline_seconds, ratio, f">= {limit}", ratio >= limit)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=find.smollm2(), help="a GGUF file")
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--threads", type=int, default=default_threads())
     parser.add_argument(
         "--cpu-time",
