@@ -29,13 +29,18 @@ PREPROCESS = {"mean": [127 / 255] * 3, "std": [128 / 255] * 3, "resize_mode": "s
 
 @dataclass(frozen=True)
 class ContrastiveConfig:
-    """The `[tower]` table of a recipe."""
+    """The `[contrastive]` table of a recipe.
+
+    Attributes:
+        stills: how many of the recipe's stills it learns from; all, where there are fewer.
+    """
 
     image_size: int = 192
     embed_dim: int = 192
     text_width: int = 128
     text_layers: int = 4
     text_context: int = 24
+    stills: int = 12_000
     epochs: int = 15
     batch: int = 256
     learning_rate: float = 1e-3
@@ -138,7 +143,7 @@ def train_contrastive(
 
     Args:
         grids: the stills' grids, one frame a clip.
-        captions: the caption of each still.
+        captions: the captions of the first stills; only those are learned from.
         out: folder that receives `open_clip_config.json` and `open_clip_model.safetensors` (fp16).
     """
     ensure_torchvision()
@@ -148,15 +153,16 @@ def train_contrastive(
     model = new_clip(config).eval()
     head = ImageHead(model.visual)
     tokens = open_clip.SimpleTokenizer(context_length=config.text_context)(list(captions))
+    stills = torch.tensor([row for row in grids.usable if row < len(captions)])
     trained = [*head.parameters(), *_text_parameters(model)]
     optimizer = torch.optim.AdamW(
         trained, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.98)
     )
-    total = len(grids.usable) // config.batch * config.epochs
+    total = len(stills) // config.batch * config.epochs
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warm_up_cosine(total // 20, total))
     generator = torch.Generator().manual_seed(seed)
     for epoch in range(config.epochs):
-        order = torch.tensor(grids.usable)[torch.randperm(len(grids.usable), generator=generator)]
+        order = stills[torch.randperm(len(stills), generator=generator)]
         figures = []
         for rows in order.split(config.batch):
             if len(rows) == config.batch:

@@ -30,13 +30,20 @@ VALIDATION_SHARE = 20
 
 
 class ClipSource(Protocol):
-    """Clips of the splits "train" and "validation"."""
+    """Clips of the splits "train" and "validation".
+
+    Attributes:
+        reversible: whether it knows what clips tell backwards. Then, in the split "train", clip
+            number `count + i` is clip i backwards; only its texts are asked for.
+    """
+
+    reversible: bool
 
     def fingerprint(self, split: str) -> str:
         """Changes when the clips of a split, or their frames, do."""
 
     def count(self, split: str) -> int:
-        """How many clips a split has."""
+        """How many clips a split has, each counted once."""
 
     def texts(self, split: str, number: int) -> Texts:
         """Questions and answers of a clip; the first asks for its description."""
@@ -47,6 +54,8 @@ class ClipSource(Protocol):
 
 class RenderedSource:
     """Clips drawn by `models.render`; the split "stills" has clips of a single frame."""
+
+    reversible = True
 
     def __init__(self, clips: RenderedClips, stills: int, describe: str) -> None:
         self.clips = clips
@@ -65,6 +74,8 @@ class RenderedSource:
         return self._counts[split]
 
     def _clip(self, split: str, number: int) -> RenderedClip:
+        if number >= self.count(split):
+            return self.clips.backwards(split, number - self.count(split))
         return self.clips.still(number) if split == STILLS else self.clips.clip(split, number)
 
     def texts(self, split: str, number: int) -> Texts:
@@ -94,6 +105,8 @@ class FileSource:
     A row has `video`, a path relative to the file, and either `caption` or `question` and `answer`.
     Rows of one video are texts of one clip. Captions may span lines.
     """
+
+    reversible = False
 
     def __init__(self, path: Path, read_video: ReadVideo, frames: int, describe: str) -> None:
         self.path = path

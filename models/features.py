@@ -36,11 +36,15 @@ class Batch:
 
 
 class FeatureCache:
-    """Features of `count` clips in `folder`; `usable` are those that could be read."""
+    """Features of `count` clips in `folder`; `usable` are those that could be read.
 
-    def __init__(self, folder: Path, count: int) -> None:
+    With `both_ways`, clip number `count + i` is clip i backwards.
+    """
+
+    def __init__(self, folder: Path, count: int, *, both_ways: bool = False) -> None:
         self.folder = folder
         self.count = count
+        self.both_ways = both_ways
         self.usable: list[int] = []
         self._features: list[Tensor] = []
         self._times: list[Tensor] = []
@@ -108,12 +112,16 @@ class FeatureCache:
             self.usable += [first + row for row, frames in enumerate(counts.tolist()) if frames]
         if not self.usable:
             raise ReellamaError("none of the videos of the data set could be read")
+        if self.both_ways:
+            self.usable += [self.count + number for number in self.usable]
 
     def clip(self, number: int) -> tuple[Tensor, Tensor]:
         """Features float16 `[T, cells, channels]` and seconds `[T]` of one clip."""
+        backwards, number = divmod(number, self.count)
         block, row = divmod(number, BLOCK_CLIPS)
         start, end = self._start[block][row], self._start[block][row + 1]
-        return self._features[block][start:end], self._times[block][start:end]
+        grid, times = self._features[block][start:end], self._times[block][start:end]
+        return (grid.flip(0), times[-1] - times.flip(0)) if backwards else (grid, times)
 
     def batch(
         self, clips: Sequence[int], rng: np.random.Generator | None = None, fewest: int = 1

@@ -53,7 +53,9 @@ class Lesson:
         at most.
         """
         tail = min(tail, self.tokens // 2)
-        rows = torch.full((self.source.count(split), self.tokens), IGNORED)
+        both_ways = split == TRAIN and self.source.reversible
+        clips = self.source.count(split) * (2 if both_ways else 1)
+        rows = torch.full((clips, self.tokens), IGNORED)
         for number in range(len(rows)):
             ids = self._description(split, number)
             known = [self._index.get(token, IGNORED) for token in ids]

@@ -50,9 +50,9 @@ class Recipe:
         frames: frames of a video, in training and by default afterwards.
         data: a JSONL or CSV file; without it, clips are drawn as `rendered` says.
         fewest_frames: clips lose frames at random in training, down to this many.
-        stills: drawn single frames that teach the names of things, in `contrastive` and `align`.
+        stills: drawn single frames that teach the names of things, in every stage.
         align: soft tokens learn to be the words of the description, from clips and stills.
-        motion: the same from clips alone, with what changes between frames as a further input.
+        motion: the same, with what changes between frames as a further input.
         tail: from `motion` on, so many last soft tokens are the last words of the description.
         answer: the LLM's loss on answers, through the frozen LLM.
         align_weight: share of the alignment's loss that is kept in `answer`.

@@ -22,6 +22,7 @@ SPLITS = ("train", "validation", "test")
 # (width, height): what a tower of 192 pixels makes of square, 4:3 and 16:9 video.
 SIZES = ((192, 192), (256, 192), (344, 192))
 FIRST_STILL = 10_000_000  # stills are drawn from numbers that no clip uses
+FIRST_BACKWARDS = 20_000_000  # so are the words for clips that run backwards
 # A still's caption, as image-text data would have it.
 STILL_CAPTIONS = (
     "{}",
@@ -89,6 +90,12 @@ class RenderedClips:
         """Clip `number` of a split; `fixed` goes to `random_scene` (a motion, say)."""
         rng = self.rng(split, number)
         scene = self._scene(rng, self.config.p_two, **fixed)
+        return RenderedClip(scene, tuple(questions(scene, rng, self.kinds)))
+
+    def backwards(self, split: str, number: int) -> RenderedClip:
+        """Clip `number` as a film that runs backwards tells it: for its texts, not to be drawn."""
+        scene = self.clip(split, number).scene.told_backwards()
+        rng = self.rng(split, FIRST_BACKWARDS + number)
         return RenderedClip(scene, tuple(questions(scene, rng, self.kinds)))
 
     def _scene(self, rng: np.random.Generator, p_two: float, **fixed: Any) -> Scene:

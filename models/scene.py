@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -36,6 +36,14 @@ DIRECTIONS = {
     "moves up": (0, -1),
     "moves down": (0, 1),
 }
+# What a motion is when its film runs backwards; the others look the same either way.
+_OPPOSITES = {
+    "moves right": "moves left",
+    "moves up": "moves down",
+    "grows": "shrinks",
+    "appears": "disappears",
+}
+BACKWARDS = {**_OPPOSITES, **{after: before for before, after in _OPPOSITES.items()}}
 # A picture that turning changes less than this (a ball, a ring) is never said to spin.
 MIN_TURN_VISIBILITY = 0.2
 
@@ -107,6 +115,11 @@ class Scene:
     background: Background
     size: tuple[int, int] = (224, 224)
     duration: float = 4.0  # seconds
+
+    def told_backwards(self) -> Scene:
+        """The scene in the words of a film that runs backwards: to be told, not to be drawn."""
+        actors = [replace(a, motion=BACKWARDS.get(a.motion, a.motion)) for a in self.actors]
+        return replace(self, actors=tuple(actors))
 
 
 def random_scene(

@@ -118,7 +118,7 @@ class Training:
         train_contrastive(
             self.recipe.contrastive,
             caches[STILLS],
-            self.clips.still_captions(self.recipe.stills),
+            self.clips.still_captions(min(self.recipe.stills, self.recipe.contrastive.stills)),
             folder,
             seed=self.recipe.seed,
             report=self.report,
@@ -134,7 +134,9 @@ class Training:
         choice = self.recipe.tower
         seen_by = choice.name or f"efficientnet-lite0-{self.recipe.contrastive.image_size}"
         key = digest(f"{seen_by} {choice} {tower.dtype} {self.source.fingerprint(split)}")
-        cache = FeatureCache(self.work / "features" / f"{split}-{key}", self.source.count(split))
+        folder, count = self.work / "features" / f"{split}-{key}", self.source.count(split)
+        both_ways = split == TRAIN and self.source.reversible
+        cache = FeatureCache(folder, count, both_ways=both_ways)
         started = time.perf_counter()
 
         def progress(done: int, total: int) -> None:
@@ -172,10 +174,9 @@ class Training:
     def motion(
         self, projector: Projector, lesson: Lesson, caches: dict[str, FeatureCache]
     ) -> float:
-        """Stage 2: clips alone, what changes is seen, and the description's end has its place."""
-        clips = {split: cache for split, cache in caches.items() if split != STILLS}
-        targets = {split: lesson.targets(split, self.recipe.tail) for split in clips}
-        return self._align("motion", projector, lesson, clips, targets)
+        """Stage 2: what changes is seen, and the end of a clip's description has its place."""
+        targets = {split: lesson.targets(split, self.recipe.tail) for split in caches}
+        return self._align("motion", projector, lesson, caches, targets)
 
     def _align(
         self,
@@ -215,15 +216,20 @@ class Training:
     ) -> float:
         """Stage 3: the frozen LLM's loss on the answers."""
         config, weight = self.recipe.answer, self.recipe.align_weight
-        targets = lesson.targets(TRAIN, self.recipe.tail)
+        groups = [split for split in caches if split != VALIDATION]
+        targets = {split: lesson.targets(split, self.recipe.tail) for split in groups}
 
         def loss(number: int, rng: np.random.Generator) -> Tensor:
-            rows = self._rows(caches[TRAIN], number, config.batch)
-            batch = caches[TRAIN].batch(rows, rng, self.recipe.fewest_frames)
-            hidden = projector.hidden(batch.features, batch.times, batch.mask)
-            examples = [lesson.example(TRAIN, row, rng) for row in rows]
-            answers = lesson.llm.loss(projector.words(hidden), examples)
-            return answers + weight * word_loss(projector, hidden, targets[rows])
+            words = []
+            for split in groups:
+                rows = self._rows(caches[split], number, config.batch)
+                batch = caches[split].batch(rows, rng, self.recipe.fewest_frames)
+                hidden = projector.hidden(batch.features, batch.times, batch.mask)
+                words.append(word_loss(projector, hidden, targets[split][rows]))
+                if split == TRAIN:
+                    examples = [lesson.example(TRAIN, row, rng) for row in rows]
+                    answers = lesson.llm.loss(projector.words(hidden), examples)
+            return answers + weight * torch.stack(words).mean()
 
         def validate() -> dict[str, float]:
             return lesson.answer_loss(projector, caches[VALIDATION], self.report)

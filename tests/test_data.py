@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from gguf_tools.errors import ReellamaError
 from models.data import STILLS, TRAIN, VALIDATION, FileSource, RenderedSource, read_rows
+from models.features import FeatureCache
 from models.rendered import RenderedClips, RenderedConfig
 
 SHAPES = RenderedConfig(styles=("shapes",), style_weights=(1.0,), clips=6, validation=3)
@@ -96,6 +99,46 @@ def test_a_drawn_clip_is_the_same_whenever_it_is_drawn() -> None:
         (pictures, times), (again, _) = one.read(split, 2), other.read(split, 2)
         assert len(pictures) == len(times) == frames
         np.testing.assert_array_equal(pictures, again)
+
+
+def test_a_clip_also_tells_what_it_shows_backwards() -> None:
+    source = RenderedSource(RenderedClips(SHAPES), 4, "Describe.")
+    opposite = {"moves right": "moves left", "moves up": "moves down"}
+    opposite |= {"grows": "shrinks", "appears": "disappears"}
+    opposite |= {after: before for before, after in opposite.items()}
+    changed = 0
+    for number in range(source.count(TRAIN)):
+        motions = {actor.motion for actor in source.clips.clip(TRAIN, number).scene.actors}
+        (_, forwards), *_ = source.texts(TRAIN, number)
+        (_, backwards), *others = source.texts(TRAIN, source.count(TRAIN) + number)
+        expected = re.sub("|".join(motions), lambda m: opposite.get(m[0], m[0]), forwards)
+        assert backwards == expected and others
+        changed += backwards != forwards
+    assert changed
+
+
+class Brightness:
+    """A tower that sees of a frame how bright it is."""
+
+    dtype = torch.float32
+
+    def grid(self, frames: list[np.ndarray]) -> np.ndarray:
+        return np.array([[[frame.mean()]] for frame in frames], np.float32)
+
+
+def test_features_of_a_clip_can_be_had_backwards(tmp_path: Path) -> None:
+    seconds = np.array([0.5, 1.0, 4.0])
+
+    def read(number: int) -> tuple[list[np.ndarray], np.ndarray]:
+        return [np.full((2, 2, 3), number * 10 + i, np.uint8) for i in range(3)], seconds
+
+    cache = FeatureCache(tmp_path, 2, both_ways=True)
+    cache.build(Brightness(), read)  # type: ignore[arg-type]  # all of a tower that is asked for
+    cache.open()
+    assert cache.usable == [0, 1, 2, 3]
+    batch = cache.batch([1, 3])
+    assert batch.features.flatten(1).tolist() == [[10, 11, 12], [12, 11, 10]]
+    assert batch.times.tolist() == [[0.5, 1.0, 4.0], [0.0, 3.0, 3.5]]
 
 
 def test_splits_share_no_clip() -> None:
