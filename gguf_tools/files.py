@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from gguf_tools.errors import ReellamaError
@@ -14,18 +16,27 @@ def write_atomically(path: Path, text: str) -> None:
 
     Raises ReellamaError, with the reason, when it cannot be written.
     """
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """An empty file beside `path`, which takes its place in one step when the block ends well.
+
+    When it does not, `path` is as it was; a kill leaves at most a hidden file beside it. Raises
+    ReellamaError, with the reason, when the file cannot be written.
+    """
     if path.exists() and not path.is_file():
         raise ReellamaError(f"cannot save {path}: it is not a file")
     target = Path(os.path.realpath(path))  # a link stays a link
     temporary = None
     try:
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=target.parent, prefix=f".{target.name}.", delete=False
-        ) as file:
-            temporary = Path(file.name)
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        os.close(descriptor)
+        temporary = Path(name)
+        yield temporary
+        _sync(temporary)
         # A temporary file is private; what it replaces, or a new file, has the usual permissions.
         os.chmod(temporary, path.stat().st_mode if path.exists() else 0o666 & ~_umask())
         temporary.replace(target)
@@ -35,6 +46,14 @@ def write_atomically(path: Path, text: str) -> None:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _umask() -> int:

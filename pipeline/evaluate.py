@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from gguf_tools.errors import ReellamaError
+from gguf_tools.files import write_atomically
 from models.bundle import Bundle
 from models.material import MATERIAL
 from models.render import frame_times, render, write_video
 from models.rendered import RenderedClips, RenderedConfig
 from models.scoring import Share, Verdict, judge, shares
-from pipeline.files import write_atomically
 from pipeline.video_chat import VideoChat
 
 FPS = 8  # of the clips that are written

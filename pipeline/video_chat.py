@@ -16,11 +16,11 @@ from typing import Any
 
 from gguf_tools import find
 from gguf_tools.errors import ReellamaError
+from gguf_tools.files import write_atomically
 from gguf_tools.reader import read_gguf
 from models.bundle import Bundle
 from pipeline.chat import Answer, Chat, Turn, Video
 from pipeline.engine import Engine
-from pipeline.files import write_atomically
 from pipeline.frames import read_frames
 from pipeline.timings import Timings
 
