@@ -107,6 +107,7 @@ class _Generation:
     sampler: Sampler
     stream: TextStream[Draft]
     n_probs: int
+    takes_likeliest: bool
     chosen: int | None = None  # the last token, not decoded yet
     ids: list[int] = field(default_factory=list)  # of the tokens given to the caller
     texts: list[str] = field(default_factory=list)
@@ -231,7 +232,8 @@ class Engine:
         self._begin()
         layout = self._lay_out(prompt)
         sampler = Sampler(sampling, self._model, self.n_ctx)
-        state = _Generation(sampler, TextStream([stop] if isinstance(stop, str) else stop), n_probs)
+        stream = TextStream([stop] if isinstance(stop, str) else stop)
+        state = _Generation(sampler, stream, n_probs, sampling.takes_likeliest)
         return self._generate(layout, state, max_tokens, self._call)
 
     def logits_all(self, prompt: Sequence[Part]) -> np.ndarray:
@@ -324,21 +326,24 @@ class Engine:
             self._ctx.decode_token(state.chosen, self.n_past)
             self._cache.keys.append(state.chosen)
             self._fresh = True
-        token = state.sampler.sample(self._ctx.ptr, self._ctx.logits)
+        best = self._probabilities.best(self._ctx.logits(), state.n_probs) if state.n_probs else []
+        if best and state.takes_likeliest:
+            token = best[0][0]  # the sampler would search the vocabulary once more for it
+        else:
+            token = state.sampler.sample(self._ctx.ptr, self._ctx.logits)
         if self.tokenizer.is_eog(token):
             stats.stop_reason = "stop"
             return state.stream.flush()
         state.chosen = token
         stats.n_generated += 1
-        released = state.stream.push(self._draft(token, state.n_probs), self._piece(token))
+        released = state.stream.push(self._draft(token, best), self._piece(token))
         if state.stream.stopped:
             stats.stop_reason = "stop string"
         return released
 
-    def _draft(self, token: int, n_probs: int) -> Draft:
-        if not n_probs:
+    def _draft(self, token: int, best: list[tuple[int, float]]) -> Draft:
+        if not best:
             return token, math.nan, []
-        best = self._probabilities.best(self._ctx.logits(), n_probs)
         alternatives = [(self._piece(i).decode(errors="replace"), p) for i, p in best]
         return token, self._probabilities.of(token), alternatives
 

@@ -73,6 +73,12 @@ class Sampling:
             raise SamplingError(f"{name} is {value}, but must lie between {low} and {high}")
 
     @property
+    def takes_likeliest(self) -> bool:
+        """Whether nothing but the model's own logits decides: the first of the likeliest tokens."""
+        free = self.grammar is None and self.json_schema is None
+        return self.temperature == 0 and free and not self.penalizes
+
+    @property
     def penalizes(self) -> bool:
         """Whether any repetition penalty is on."""
         off = (self.repeat_penalty, self.frequency_penalty, self.presence_penalty) == (1, 0, 0)

@@ -57,6 +57,14 @@ def test_without_n_probs_no_probabilities_are_computed(engine: Engine) -> None:
     assert token.alternatives == []
 
 
+def test_looking_at_probabilities_changes_no_token(engine: Engine) -> None:
+    """With them the likeliest is known already; without, llama.cpp's sampler finds it."""
+    seen, unseen = (
+        [token.id for token in engine.generate(PROMPT, max_tokens=24, n_probs=n)] for n in (5, 0)
+    )
+    assert seen == unseen
+
+
 def test_a_stop_string_that_spans_tokens_is_not_shown(engine: Engine) -> None:
     said = list(engine.generate(PROMPT, saying("one two three END four"), stop=["three END"]))
     assert "".join(token.text for token in said) == "one two "

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from typer import Argument, Exit, Option, Typer
 
+from pipeline.cli import gguf
 from pipeline.cli.options import AnswerOptions, FrameOptions, ModelOptions, grouped
 
 app = Typer(
@@ -17,6 +18,8 @@ app = Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
+
+app.add_typer(gguf.app, name="gguf")
 
 Videos = Annotated[
     list[Path], Argument(metavar="VIDEO", help="Video, picture, or folder of pictures.")
