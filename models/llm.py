@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,9 +50,14 @@ class FrozenLLM:
         logging.getLogger("transformers").setLevel(logging.ERROR)
         header = read_gguf(path)
         try:
-            model = transformers.AutoModelForCausalLM.from_pretrained(
-                str(path.parent), gguf_file=path.name, dtype=torch.float32
-            )
+            with redirect_stderr(io.StringIO()):  # progress bars that cannot be turned off
+                model = transformers.AutoModelForCausalLM.from_pretrained(
+                    str(path.parent),
+                    gguf_file=path.name,
+                    dtype=torch.float32,
+                    # On a CPU, going back through PyTorch's fused attention takes most of a step.
+                    attn_implementation="eager",
+                )
         except (ValueError, KeyError, OSError) as error:
             reason = str(error).strip().splitlines()[0]
             raise ReellamaError(f"{path}: PyTorch cannot train with this GGUF: {reason}") from error
