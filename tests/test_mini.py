@@ -38,8 +38,8 @@ def describe(mini: VideoChat, soft: np.ndarray) -> str:
 def test_it_describes_clips_that_it_never_saw() -> None:
     """The exact figures, over more clips and all styles, are those of `reellama eval`."""
     found = evaluate("mini", clips=CLIPS, styles=STYLES).scores
-    assert found["motion"].value >= 0.75
-    assert found["picture"].value >= 0.4
+    assert found["motion"].value >= 0.85
+    assert found["picture"].value >= 0.5
 
 
 def test_greedy_answers_agree_with_pytorch(mini: VideoChat) -> None:
