@@ -18,7 +18,8 @@ from llama_cpp._ggml import libggml
 from gguf_tools import extra_bufts
 from gguf_tools.errors import GGUFError, ReellamaError
 from gguf_tools.fit import gpu_layers
-from gguf_tools.reader import GGUFFile, read_gguf
+from gguf_tools.parts import read_model
+from gguf_tools.reader import GGUFFile
 
 GpuLayers = int | Literal["auto", "all"]
 
@@ -195,7 +196,7 @@ def load_model(
     positions. `vocab_only` loads no weights, for tokenizing. Raises GGUFError, in one line, when
     the file is missing, cut off, damaged, not GGUF, not known to llama.cpp, or memory runs out.
     """
-    file = read_gguf(path)
+    file = read_model(path)
     init()
     parameters = llama.llama_model_default_params()
     parameters.n_gpu_layers = _layers_to_offload(file, n_gpu_layers, n_ctx)

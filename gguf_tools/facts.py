@@ -1,10 +1,11 @@
-"""What `reellama doctor` says of a GGUF and of llama.cpp, as plain values."""
+"""A GGUF, and llama.cpp's system information, in a few plain values."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from gguf import LlamaFileType
 
-from gguf_tools.reader import GGUFFile
+from gguf_tools.reader import GGUFFile, Tensor
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,12 @@ def quantization(file: GGUFFile) -> str:
     except ValueError:
         return "unknown"
     return file_type.name.removeprefix("ALL_").removeprefix("MOSTLY_")
+
+
+def bits_per_weight(tensors: Collection[Tensor]) -> float:
+    """Return how many bits a number takes on average, 0.0 where there is none."""
+    n_elements = sum(tensor.n_elements for tensor in tensors)
+    return 8 * sum(tensor.n_bytes for tensor in tensors) / n_elements if n_elements else 0.0
 
 
 def features(system_info: str) -> list[str]:

@@ -1,14 +1,65 @@
-"""How much memory layers of a GGUF take on a GPU, and how many of them fit."""
+"""How many layers of a GGUF fit on a GPU, and what context does."""
 
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+from dataclasses import dataclass
+from itertools import accumulate
 
-from gguf_tools.errors import ReellamaError
+from gguf_tools.memory import CELLS, compute_bytes, kv_bytes, layer_bytes
 from gguf_tools.reader import GGUFFile
 
-N_UBATCH = 512  # positions that are computed at once, llama.cpp's default
 # What the driver's context and llama.cpp's own small buffers take on a GPU, in bytes; some 300 MB
 # with CUDA.
 OVERHEAD = 384 << 20
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a model lies on a GPU. Layers are counted as llama.cpp's `n_gpu_layers` does."""
+
+    n_ctx: int
+    type_k: str
+    type_v: str
+    free_bytes: int  # memory that there is for it
+    n_gpu_layers: int  # that fit, the output layer counted as one
+    n_gpu_layers_all: int  # that there are
+    weight_bytes: int  # of the layers that fit, and so the next three
+    kv_bytes: int
+    compute_bytes: int  # an upper estimate, with flash attention
+    overhead_bytes: int
+    all_bytes: int  # what all layers would need
+    max_n_ctx: int  # the longest context with all layers; 0 if there is none
+
+    @property
+    def gpu_bytes(self) -> int:
+        """What is taken of the GPU's memory; 0 when no layer fits."""
+        parts = (self.weight_bytes, self.kv_bytes, self.compute_bytes, self.overhead_bytes)
+        return sum(parts) if self.n_gpu_layers else 0
+
+
+def plan(
+    file: GGUFFile, n_ctx: int, free_bytes: int, type_k: str = "f16", type_v: str = "f16"
+) -> Plan:
+    """Plan a model on a GPU with `free_bytes` for a context of `n_ctx` positions.
+
+    Raises GGUFError for a GGUF that is no language model, ReellamaError for an unknown KV type.
+    """
+    n_ctx = n_ctx or file.n_ctx_train
+    steps = _steps(file, n_ctx, type_k, type_v)
+    n = _fitting(steps, free_bytes)
+    weights, kv, compute = steps[n]
+    return Plan(
+        n_ctx=n_ctx,
+        type_k=type_k,
+        type_v=type_v,
+        free_bytes=free_bytes,
+        n_gpu_layers=n,
+        n_gpu_layers_all=len(steps) - 1,
+        weight_bytes=weights,
+        kv_bytes=kv,
+        compute_bytes=compute,
+        overhead_bytes=OVERHEAD,
+        all_bytes=sum(steps[-1]) + OVERHEAD,
+        max_n_ctx=largest_context(file, free_bytes, type_k, type_v),
+    )
 
 
 def gpu_layers(
@@ -18,85 +69,57 @@ def gpu_layers(
 
     Counted as llama.cpp's `n_gpu_layers` does: the first to move is the output layer, then the last
     layer, and on towards the first. A layer costs its tensors and its KV cache of `n_ctx`
-    positions.
+    positions (0: as many as the model was trained on), sliding windows counted in full.
     """
-    used = OVERHEAD + compute_bytes(file, n_ctx)
-    fitting = 0
-    for cost in _costs_in_order(file, n_ctx, type_k, type_v):
-        used += cost
-        if used > free_bytes:
-            break
-        fitting += 1
-    return fitting
+    return _fitting(_steps(file, n_ctx or file.n_ctx_train, type_k, type_v), free_bytes)
 
 
-def kv_bytes(
-    file: GGUFFile, layer: int, n_ctx: int, type_k: str = "f16", type_v: str = "f16"
+def largest_context(
+    file: GGUFFile, free_bytes: int, type_k: str = "f16", type_v: str = "f16"
 ) -> int:
-    """Return the size of one layer's KV cache in bytes.
+    """Return the longest context that fits into `free_bytes` with all layers.
 
-    Layers with a sliding window need less; they count in full, so that the estimate is never short.
+    A multiple of 256, or what the model was trained on where that fits; 0 where nothing does.
     """
-    n_head = _per_layer(file, "attention.head_count", layer, 1)
-    n_head_kv = _per_layer(file, "attention.head_count_kv", layer, n_head)
-    default = file.n_embd // max(n_head, 1)
-    k_length = _per_layer(file, "attention.key_length", layer, default)
-    v_length = _per_layer(file, "attention.value_length", layer, default)
-    k_bytes = _bytes_of(n_ctx * n_head_kv * k_length, type_k)
-    return k_bytes + _bytes_of(n_ctx * n_head_kv * v_length, type_v)
+    weights = sum(layer_bytes(file))
+    state, cells = (  # what there is at any length, and with the first CELLS positions
+        sum(kv_bytes(file, layer, n_ctx, type_k, type_v) for layer in range(file.n_layer))
+        for n_ctx in (0, CELLS)
+    )
+
+    def fits(n_ctx: int) -> bool:
+        kv = state + -(-n_ctx // CELLS) * (cells - state)
+        return weights + kv + compute_bytes(file, n_ctx) + OVERHEAD <= free_bytes
+
+    if fits(file.n_ctx_train):
+        return file.n_ctx_train
+    low, high = 0, -(-file.n_ctx_train // CELLS)  # low fits or is 0, high does not
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle * CELLS) else (low, middle)
+    return low * CELLS
 
 
-def layer_bytes(file: GGUFFile) -> list[int]:
-    """Return the bytes of each layer's tensors, the output layer last: `n_layer + 1` numbers.
+def _fitting(steps: list[tuple[int, int, int]], free_bytes: int) -> int:
+    fitting = [n for n, parts in enumerate(steps) if sum(parts) + OVERHEAD <= free_bytes]
+    return fitting[-1] if fitting else 0
 
-    Where the output matrix is the token embeddings again, these are what the output layer takes.
+
+def _steps(file: GGUFFile, n_ctx: int, type_k: str, type_v: str) -> list[tuple[int, int, int]]:
+    """Bytes of weights, KV cache and intermediate results on the GPU with 0, 1, ... layers there.
+
+    What is left in main memory is multiplied on the GPU all the same while a prompt is read, one
+    layer at a time: the greatest of these is added to the intermediate results.
     """
-    sizes = [0] * (file.n_layer + 1)
-    for tensor in file.tensors.values():
-        prefix, _, rest = tensor.name.partition(".")
-        index = rest.partition(".")[0]
-        if prefix == "blk" and index.isdecimal() and int(index) < file.n_layer:
-            sizes[int(index)] += tensor.n_bytes
-        elif prefix.startswith("output"):
-            sizes[-1] += tensor.n_bytes
-    if "output.weight" not in file.tensors and "token_embd.weight" in file.tensors:
-        sizes[-1] += file.tensors["token_embd.weight"].n_bytes
-    return sizes
-
-
-def compute_bytes(file: GGUFFile, n_ctx: int) -> int:
-    """Return an upper estimate of the buffer for intermediate results, in bytes.
-
-    For N_UBATCH positions in float32: the logits; the attention scores of one layer, held twice;
-    the feed-forward network's widest point, held twice; and eight vectors of the embedding's width.
-    """
-    embeddings = file.tensors.get("token_embd.weight")
-    n_vocab = embeddings.shape[-1] if embeddings else 0
-    n_head = _per_layer(file, "attention.head_count", 0, 1)
-    n_ff = _per_layer(file, "feed_forward_length", 0, 4 * file.n_embd)
-    return 4 * N_UBATCH * (n_vocab + 2 * n_head * n_ctx + 2 * n_ff + 8 * file.n_embd)
-
-
-def _costs_in_order(file: GGUFFile, n_ctx: int, type_k: str, type_v: str) -> list[int]:
     *layers, output = layer_bytes(file)
-    costs = [
-        tensors + kv_bytes(file, layer, n_ctx, type_k, type_v)
-        for layer, tensors in enumerate(layers)
-    ]
-    return [output, *reversed(costs)]
-
-
-def _per_layer(file: GGUFFile, name: str, layer: int, default: int) -> int:
-    """Return a hyperparameter that is one number, or a list of one for each layer."""
-    value = file.metadata.get(f"{file.architecture}.{name}", default)
-    if isinstance(value, list):
-        value = value[layer] if layer < len(value) else default
-    return value if isinstance(value, int) and value >= 0 else default
-
-
-def _bytes_of(n_elements: int, type_name: str) -> int:
-    try:
-        block, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType[type_name.upper()]]
-    except KeyError:
-        raise ReellamaError(f"no such KV cache type: {type_name}; take f16, q8_0 or q4_0") from None
-    return -(-n_elements // block) * block_bytes
+    compute = compute_bytes(file, n_ctx)
+    caches = [kv_bytes(file, layer, n_ctx, type_k, type_v) for layer in range(file.n_layer)]
+    left = list(accumulate(layers, max, initial=0))  # the greatest of the first 0, 1, ... layers
+    return list(
+        zip(
+            accumulate([0, output, *reversed(layers)]),
+            accumulate([0, 0, *reversed(caches)]),
+            (compute + staged for staged in (left[-1], *reversed(left))),
+            strict=True,
+        )
+    )

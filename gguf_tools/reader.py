@@ -11,6 +11,7 @@ import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +20,7 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, dequantize
 
 from gguf_tools.cursor import Cursor
 from gguf_tools.errors import GGUFError
+from gguf_tools.tensor_types import tensor_type
 
 T = TypeVar("T")
 
@@ -27,9 +29,10 @@ VERSIONS = (2, 3)  # version 1 had 32-bit counts and lived for six weeks of 2023
 DEFAULT_ALIGNMENT = 32  # bytes, where the key general.alignment is absent
 MAX_ALIGNMENT = 1 << 20  # files in use have 32 to 4096
 MAX_KEYS = 1 << 16  # files in use have fewer than 100
-MAX_TENSORS = 1 << 20  # the largest mixtures of experts in use have some 20,000
+MAX_TENSORS = 1 << 17  # the largest mixtures of experts in use have some 20,000
+MAX_LAYERS = 1 << 10  # llama.cpp stops at 512
 MAX_DIMS = 4  # GGML_MAX_DIMS
-MAX_NAME = 64  # GGML_MAX_NAME, bytes
+MAX_NAME = 64  # GGML_MAX_NAME, bytes; names of architectures are shorter still
 TOKEN_EMBEDDINGS = "token_embd.weight"
 
 # Architectures that multiply the embeddings of token ids by sqrt(n_embd) inside llama.cpp's graph,
@@ -70,7 +73,11 @@ class GGUFFile:
     @property
     def architecture(self) -> str:
         """llama.cpp's name of the architecture, such as "llama" or "gemma3"."""
-        return self._get("general.architecture", str)
+        name = self._get("general.architecture", str)
+        # It becomes a part of messages, which must stay one line and not drive the terminal.
+        if not name.isprintable() or len(name) >= MAX_NAME:
+            raise GGUFError(f"{self.path} is damaged: general.architecture is {name!r:.80}")
+        return name
 
     @cached_property
     def n_embd(self) -> int:
@@ -80,7 +87,10 @@ class GGUFFile:
     @cached_property
     def n_layer(self) -> int:
         """How many layers (blocks) there are, the output layer not counted."""
-        return self.hparam("block_count")
+        n_layer = self.hparam("block_count")
+        if n_layer > MAX_LAYERS:
+            raise GGUFError(f"{self.path} is damaged: it claims to have {n_layer:,} layers")
+        return n_layer
 
     @cached_property
     def n_ctx_train(self) -> int:
@@ -179,7 +189,8 @@ def _read_header(cursor: Cursor, size: int, path: Path) -> GGUFFile:
         raise GGUFError(f"{path} is not a GGUF file; give the path of a .gguf file")
     version = cursor.number("<I")
     if version not in VERSIONS:
-        swapped = int.from_bytes(version.to_bytes(4, "little"), "big") in VERSIONS
+        # Versions are small numbers: where only the last two bytes hold one, they come first.
+        swapped = version and not version & 0xFFFF
         what = "big-endian" if swapped else f"GGUF version {version}"
         raise GGUFError(f"{path} is {what}, which is not supported; convert the model again")
     n_tensors = cursor.count(MAX_TENSORS, "tensors")
@@ -191,11 +202,7 @@ def _read_header(cursor: Cursor, size: int, path: Path) -> GGUFFile:
     if alignment & (alignment - 1):
         raise cursor.damaged(f"general.alignment is {alignment}, not a power of two")
     tensors = _read_tensors(cursor, n_tensors, alignment)
-    end = max((tensor.offset + tensor.n_bytes for tensor in tensors.values()), default=0)
-    if end > size:
-        raise GGUFError(
-            f"{path} is cut off: it has {size:,} bytes of at least {end:,}; download it again"
-        )
+    _check_extents(cursor, list(tensors.values()), size)
     return GGUFFile(path, version, size, metadata, tensors)
 
 
@@ -203,6 +210,8 @@ def _read_metadata(cursor: Cursor, n_keys: int) -> dict[str, Any]:
     metadata: dict[str, Any] = {}
     for _ in range(n_keys):
         key = cursor.string()
+        if not key:
+            raise cursor.damaged("it has a key without a name")
         if key in metadata:
             raise cursor.damaged(f"it has the key {key!r:.80} twice")
         metadata[key] = cursor.value()
@@ -210,26 +219,41 @@ def _read_metadata(cursor: Cursor, n_keys: int) -> dict[str, Any]:
 
 
 def _read_tensors(cursor: Cursor, n_tensors: int, alignment: int) -> dict[str, Tensor]:
-    entries = []
+    entries: dict[str, tuple[tuple[int, ...], int, int]] = {}
     for _ in range(n_tensors):
         name = cursor.string()
         if len(name.encode()) >= MAX_NAME:
             raise cursor.damaged(f"a tensor's name is too long: {name!r:.80}")
+        if name in entries:
+            raise cursor.damaged(f"it has the tensor {name!r} twice")
         n_dims = cursor.number("<I")
         if n_dims > MAX_DIMS:
             raise cursor.damaged(f"tensor {name!r} has {n_dims} dimensions")
         shape = tuple(cursor.number("<Q") for _ in range(n_dims))
-        entries.append((name, shape, cursor.number("<I"), cursor.number("<Q")))
+        entries[name] = shape, cursor.number("<I"), cursor.number("<Q")
     data_start = -(-cursor.position // alignment) * alignment
     tensors: dict[str, Tensor] = {}
-    for name, shape, type_id, offset in entries:
-        if name in tensors:
-            raise cursor.damaged(f"it has the tensor {name!r} twice")
-        if offset % alignment:
-            raise cursor.damaged(f"tensor {name!r} starts at an odd place")
+    for name, (shape, type_id, offset) in entries.items():
+        if offset % alignment or offset >= 1 << 63:
+            signed = offset - (offset >> 63 << 64)
+            raise cursor.damaged(f"tensor {name!r} starts at an odd place: {signed:,}")
         type_, n_bytes = _measure(cursor, name, shape, type_id)
         tensors[name] = Tensor(name, shape, type_, data_start + offset, n_bytes)
     return tensors
+
+
+def _check_extents(cursor: Cursor, tensors: list[Tensor], size: int) -> None:
+    """Check that no tensor reaches beyond the end of the file or into another."""
+    tensors.sort(key=lambda tensor: tensor.offset)
+    end = max((tensor.offset + tensor.n_bytes for tensor in tensors), default=0)
+    if end > size:
+        raise GGUFError(
+            f"{cursor.path} is cut off: it has {size:,} bytes of at least {end:,}; "
+            "download it again"
+        )
+    for one, other in pairwise(tensors):
+        if one.offset + one.n_bytes > other.offset:
+            raise cursor.damaged(f"tensors {one.name!r} and {other.name!r} overlap")
 
 
 def _measure(
@@ -237,7 +261,7 @@ def _measure(
 ) -> tuple[GGMLQuantizationType, int]:
     """Return a tensor's type and its size in bytes."""
     try:
-        type_ = GGMLQuantizationType(type_id)
+        type_ = tensor_type(type_id)
     except ValueError:
         raise GGUFError(
             f"{cursor.path}: tensor {name!r} is of type {type_id}, which is not known here; "

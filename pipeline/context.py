@@ -21,7 +21,7 @@ from llama_cpp import llama_cpp
 
 from gguf_tools import backend
 from gguf_tools.errors import ReellamaError
-from gguf_tools.fit import kv_bytes
+from gguf_tools.memory import kv_bytes
 
 from .parts import Run
 

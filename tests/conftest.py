@@ -132,6 +132,19 @@ def reellama(
     return run
 
 
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A home without any model in it, and no store of models outside of it; returns its folder."""
+    home = tmp_path / "home"
+    home.mkdir()
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "HF_TOKEN", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("XDG_DATA_HOME", str(home / "data"))
+    monkeypatch.setenv("OLLAMA_MODELS", str(home / ".ollama/models"))
+    return home
+
+
 @pytest.fixture(scope="session")
 def endless(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A grammar that lets no answer end by itself."""

@@ -6,18 +6,21 @@ import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.chat import Video
-from pipeline.engine import Token
 from pipeline.strip import clock
 from pipeline.timings import Timings, peak_memory
-from pipeline.video_chat import Progress as Report
-from pipeline.video_chat import VideoChat
+
+if TYPE_CHECKING:  # commands about GGUF files need not wait until torch is loaded
+    from pipeline.chat import Video
+    from pipeline.engine import Token
+    from pipeline.video_chat import Progress as Report
+    from pipeline.video_chat import VideoChat
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)

@@ -116,7 +116,7 @@ class ModelOptions:
             n_ctx=self.n_ctx,
             n_threads=self.threads,
             n_gpu_layers=int(self.gpu_layers) if self.gpu_layers.isdecimal() else self.gpu_layers,
-            lora=[_adapter(text) for text in self.lora or ()],
+            lora=[adapter(text) for text in self.lora or ()],
         )
 
 
@@ -175,7 +175,7 @@ def read_text(path: Path) -> str:
         raise ReellamaError(f"{path} is not a text file (UTF-8)") from error
 
 
-def _adapter(text: str) -> tuple[Path, float]:
+def adapter(text: str) -> tuple[Path, float]:
     """`adapter.gguf` or `adapter.gguf=0.5`."""
     path, _, scale = text.rpartition("=")
     try:

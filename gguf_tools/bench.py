@@ -1,0 +1,248 @@
+"""How fast a model is, and what memory it takes, over a grid of settings.
+
+    from gguf_tools import bench
+
+    results = bench.run(bench.grid(["model.gguf"], n_threads=[2, 4]))
+
+`pp512` (prompt processing) and `tg128` (text generation) are what llama-bench measures under these
+names: https://github.com/ggml-org/llama.cpp/tree/master/tools/llama-bench. `sp64` is the same as pp
+with embeddings, as soft tokens of a video come. Each setup of the grid is measured in a process of
+its own (`bench_child`), so that its peak of memory is its own.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from gguf_tools.backend import GpuLayers
+from gguf_tools.bench_results import Kept, Result
+from gguf_tools.context import ContextSettings
+from gguf_tools.errors import ReellamaError
+
+KINDS = ("pp", "tg", "sp")
+CHILD = (sys.executable, "-m", "gguf_tools.bench_child")
+
+Progress = Callable[[int, int, str], None]  # runs done, runs in all, what is being measured
+
+
+class BenchTest(NamedTuple):
+    """What is timed: "pp", "tg" or "sp", and of how many tokens."""
+
+    kind: str
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.kind}{self.n}"
+
+
+DEFAULT_TESTS = (BenchTest("pp", 512), BenchTest("tg", 128), BenchTest("sp", 64))
+
+
+@dataclass(frozen=True)
+class Setup:
+    """One point of a grid: a model and how it is run."""
+
+    model: Path
+    n_gpu_layers: GpuLayers
+    settings: ContextSettings
+
+    def __str__(self) -> str:
+        s = self.settings
+        return (
+            f"{self.model.name} (n_threads {s.n_threads or 'default'}, n_gpu_layers "
+            f"{self.n_gpu_layers}, n_batch {s.n_batch}, n_ubatch {s.n_ubatch}, type_k {s.type_k}, "
+            f"type_v {s.type_v}, flash_attn {s.flash_attn})"
+        )
+
+
+def grid(
+    models: Sequence[str | Path],
+    *,
+    n_gpu_layers: Sequence[GpuLayers] = (0,),
+    n_batch: Sequence[int] = (ContextSettings.n_batch,),
+    n_ubatch: Sequence[int] = (ContextSettings.n_ubatch,),
+    type_k: Sequence[str] = (ContextSettings.type_k,),
+    type_v: Sequence[str] = (ContextSettings.type_v,),
+    flash_attn: Sequence[str] = (ContextSettings.flash_attn,),
+    n_threads: Sequence[int | None] = (None,),
+) -> list[Setup]:
+    """Return all combinations, the last argument changing fastest.
+
+    Raises ReellamaError for one that llama.cpp does not take.
+    """
+    settings = [
+        ContextSettings(
+            n_batch=b, n_ubatch=u, type_k=k, type_v=v, flash_attn=attention, n_threads=threads
+        )
+        for b, u, k, v, attention, threads in itertools.product(
+            n_batch, n_ubatch, type_k, type_v, flash_attn, n_threads
+        )
+    ]
+    for each in settings:
+        each.check()
+    return [
+        Setup(Path(model).expanduser().absolute(), layers, each)
+        for model, layers, each in itertools.product(models, n_gpu_layers, settings)
+    ]
+
+
+def run(
+    setups: Sequence[Setup],
+    tests: Sequence[BenchTest] = DEFAULT_TESTS,
+    repetitions: int = 5,
+    *,
+    warmup: bool = True,
+    resume: str | Path | None = None,
+    progress: Progress | None = None,
+) -> list[Result]:
+    """Measure all tests of all setups.
+
+    Results are added to the file `resume` as they come (JSON lines), and what it holds already is
+    not measured again, unless the model's file, llama.cpp or a setting changed. Raises
+    ReellamaError when a setup cannot be measured; the results so far are in the file.
+    """
+    _check(tests, repetitions)
+    kept = Kept(Path(resume).expanduser() if resume is not None else None)
+    keys = {
+        (setup, test): _key(setup, test, repetitions, warmup) for setup in setups for test in tests
+    }
+    left = {setup: [test for test in tests if keys[setup, test] not in kept] for setup in setups}
+    runs_each = repetitions + warmup
+    done, total = 0, runs_each * sum(map(len, left.values()))
+    for setup, missing in left.items():
+        if not missing:
+            continue
+        if progress:
+            progress(done, total, str(setup))
+        with closing(_measure(setup, missing, repetitions, warmup)) as events:
+            for _ in range(runs_each * len(missing)):
+                next(events)
+                done += 1
+                if progress:
+                    progress(done, total, str(setup))
+            results = _results(setup, missing, next(events))
+        kept.add({keys[setup, test]: result for test, result in zip(missing, results, strict=True)})
+    return [kept[key] for key in keys.values()]
+
+
+def _check(tests: Sequence[BenchTest], repetitions: int) -> None:
+    if repetitions < 1:
+        raise ReellamaError(f"repetitions is {repetitions}, but must be 1 or more")
+    if not tests:
+        raise ReellamaError("there is nothing to measure: all of -p, -n and -s are 0")
+    for test in tests:
+        if test.kind not in KINDS or test.n < 1:
+            raise ReellamaError(f"no such test: {test}; take pp, tg or sp and a number above 0")
+
+
+def _key(setup: Setup, test: BenchTest, repetitions: int, warmup: bool) -> str:
+    """What a result depends on."""
+    try:
+        stat = setup.model.stat()
+    except OSError as error:
+        raise ReellamaError(f"cannot read {setup.model}: {error.strerror}") from error
+    parts = {
+        "test": str(test),
+        "model": str(setup.model),
+        "bytes": stat.st_size,
+        "changed": stat.st_mtime_ns,
+        "n_gpu_layers": setup.n_gpu_layers,
+        **asdict(setup.settings),
+        "repetitions": repetitions,
+        "warmup": warmup,
+        "llama-cpp-python": version("llama-cpp-python"),
+    }
+    return json.dumps(parts)
+
+
+def _measure(
+    setup: Setup, tests: Sequence[BenchTest], repetitions: int, warmup: bool
+) -> Generator[dict[str, Any], None, None]:
+    """Yield {} after each run in a child process, and at the end what was measured."""
+    request = {
+        "model": str(setup.model),
+        "n_gpu_layers": setup.n_gpu_layers,
+        "settings": asdict(setup.settings),
+        "tests": tests,
+        "repetitions": repetitions,
+        "warmup": warmup,
+    }
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as complaints,
+        subprocess.Popen(
+            CHILD,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=complaints,
+            text=True,
+            cwd=Path(__file__).parents[1],  # where `-m gguf_tools.bench_child` finds this package
+        ) as child,
+    ):
+        assert child.stdin and child.stdout
+        try:
+            with suppress(BrokenPipeError), child.stdin:
+                json.dump(request, child.stdin)
+            for line in child.stdout:
+                event = json.loads(line)
+                if "error" in event:
+                    raise ReellamaError(event["error"])
+                yield event.get("measured", {})
+        finally:
+            if child.poll() is None and sys.exc_info()[0] is not None:
+                child.kill()
+        if child.wait():
+            complaints.seek(0)
+            raise ReellamaError(_how_it_ended(setup, child.returncode, complaints.read()))
+
+
+def _how_it_ended(setup: Setup, status: int, complaints: str) -> str:
+    how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
+    if status in (-9, 137):
+        how += ", probably for want of memory"
+    last = next((line for line in reversed(complaints.splitlines()) if line.strip()), "")
+    return f"the process that measured {setup} {how}{f': {last.strip()}' if last else ''}"
+
+
+def _results(setup: Setup, tests: Sequence[BenchTest], measured: dict[str, Any]) -> list[Result]:
+    """A result for each test, from what the child measured."""
+    samples = measured.pop("samples_ns")
+    settings = asdict(setup.settings) | measured
+    known = {field.name: settings[field.name] for field in fields(Result) if field.name in settings}
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return [
+        Result(
+            **known,
+            **_statistics(test.n, tuple(times)),
+            test=str(test),
+            model_filename=str(setup.model),
+            n_prompt=test.n if test.kind == "pp" else 0,
+            n_gen=test.n if test.kind == "tg" else 0,
+            n_soft=test.n if test.kind == "sp" else 0,
+            test_time=now,
+        )
+        for test, times in zip(tests, samples, strict=True)
+    ]
+
+
+def _statistics(n: int, samples_ns: tuple[int, ...]) -> dict[str, Any]:
+    speeds = [1e9 * n / time for time in samples_ns]
+    several = len(samples_ns) > 1
+    return {
+        "avg_ns": round(statistics.mean(samples_ns)),
+        "stddev_ns": round(statistics.stdev(samples_ns)) if several else 0,
+        "avg_ts": statistics.mean(speeds),
+        "stddev_ts": statistics.stdev(speeds) if several else 0.0,
+        "samples_ns": samples_ns,
+    }

@@ -1,0 +1,248 @@
+"""What quantizing costs and gives: one model in many types, each measured in the same ways.
+
+Every type is quantized from the base, measured against it, and its row kept as a small JSON file in
+the work folder, so that a comparison that was stopped goes on with the next type.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from gguf_tools import bench, quality
+from gguf_tools.backend import GpuLayers
+from gguf_tools.divergence import Estimate
+from gguf_tools.errors import ReellamaError
+from gguf_tools.facts import quantization
+from gguf_tools.files import write_atomically
+from gguf_tools.quantize import default_name, quantize
+from gguf_tools.reader import GGUFFile, read_gguf
+
+# From large to small; none of them needs an importance matrix.
+TYPES = (
+    "Q8_0",
+    "Q6_K",
+    "Q5_K_M",
+    "Q5_K_S",
+    "Q5_0",
+    "Q4_K_M",
+    "Q4_K_S",
+    "IQ4_NL",
+    "IQ4_XS",
+    "Q4_0",
+    "Q3_K_L",
+    "Q3_K_M",
+    "IQ3_S",
+    "Q3_K_S",
+    "Q2_K",
+)
+
+Score = Callable[[Path], float]  # a GGUF's accuracy, 0 to 1, on a benchmark of the caller's
+Progress = Callable[[int, int, str], None]  # models done, models in all, what is being done
+
+
+@dataclass(frozen=True)
+class How:
+    """How each model is measured. The defaults take SmolLM2-135M in 15 types about ten minutes."""
+
+    text: Path = quality.ENGLISH
+    n_ctx: int = quality.N_CTX
+    n_chunks: int = 8
+    n_prompt: int = 512
+    n_gen: int = 64
+    repetitions: int = 3
+    n_threads: int | None = None
+    n_gpu_layers: GpuLayers = 0
+    imatrix: Path | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was measured of one type. The base has no divergence from itself."""
+
+    type: str
+    n_bytes: int  # of the file
+    bits_per_weight: float
+    perplexity: Estimate
+    kl: Estimate | None  # mean KL divergence from the base, nats
+    kl_p99: float | None
+    same_top: Estimate | None  # share of tokens of which the base finds the same one the likeliest
+    pp: Estimate  # tokens a second; the error is the standard deviation over repetitions
+    tg: Estimate
+    peak_rss: int  # bytes
+    vram: int | None  # bytes
+    accuracy: float | None  # 0 to 1, where a score was asked for
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain values; an estimate is an object with its value and error."""
+        return {
+            key: value._asdict() if isinstance(value, Estimate) else value
+            for key, value in vars(self).items()
+        }
+
+
+def compare(
+    base: str | Path,
+    types: Sequence[str] = TYPES,
+    *,
+    work: str | Path,
+    how: How = How(),
+    score: Score | None = None,
+    score_name: str = "",
+    keep: bool = False,
+    progress: Progress | None = None,
+) -> list[Row]:
+    """Quantize `base` into each of `types` and measure them all; the first row is the base's.
+
+    Rows are kept in the folder `work`, and those that are there are not measured again, unless the
+    base, the text or anything in `how` changed. A quantized file is kept there with `keep`, and
+    else removed once it is measured. `score` measures a GGUF on a benchmark of the caller's, which
+    `score_name` tells from others. Raises ReellamaError when a model cannot be quantized or
+    measured; the rows before it are kept.
+    """
+    file = read_gguf(Path(base).expanduser().absolute())
+    work = Path(work).expanduser().absolute()
+    targets = list(dict.fromkeys(type_.upper() for type_ in types))
+    if targets:  # refused now, in a second, in place of after ten minutes
+        quantize(file.path, targets, imatrix=how.imatrix, dry_run=True)
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ReellamaError(f"cannot make the folder {work}: {error.strerror}") from error
+    key = _key(file.path, how, score_name if score else "")
+    rows: list[Row] = []
+    for target in (None, *targets):
+
+        def say(doing: str, name: str = target or "the base") -> None:
+            if progress:
+                progress(len(rows), len(targets) + 1, f"{name}: {doing}")
+
+        path = work / default_name(file, target) if target else file.path
+        kept = path.with_suffix(".json") if target else work / f"{path.stem}-base.json"
+        row = _read_row(kept, key)
+        if target and (row is None or (keep and not path.exists())):
+            say("quantizing")
+            _quantize(file.path, target, path, how)
+        if row is None:
+            name = target or _type_of(file)
+            row = _measure(name, path, file.path if target else None, how, score, say)
+            write_atomically(kept, json.dumps({"key": key, "row": row.to_json()}, indent=1) + "\n")
+        if target and not keep:
+            path.unlink(missing_ok=True)
+        rows.append(row)
+    return rows
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Return the indices of points (cost, loss) that no other one beats in both, cheapest first.
+
+    >>> pareto_front([(3, 1), (1, 3), (2, 4), (2, 2)])
+    [1, 3, 0]
+    """
+    front: list[int] = []
+    for index in sorted(range(len(points)), key=lambda index: points[index]):
+        if not front or points[index][1] < points[front[-1]][1]:
+            front.append(index)
+    return front
+
+
+def _type_of(file: GGUFFile) -> str:
+    """The type of a model, or where its header does not say, that of most of its bytes."""
+    name = quantization(file)
+    if name == "unknown":
+        bytes_of: Counter[str] = Counter()
+        for tensor in file.tensors.values():
+            bytes_of[tensor.type.name] += tensor.n_bytes
+        name = bytes_of.most_common(1)[0][0]
+    return name
+
+
+def _quantize(base: Path, target: str, path: Path, how: How) -> None:
+    n_threads = how.n_threads or 0
+    quantize(base, target, path, imatrix=how.imatrix, n_threads=n_threads, force=True)
+
+
+def _measure(
+    name: str,
+    path: Path,
+    reference: Path | None,
+    how: How,
+    score: Score | None,
+    say: Callable[[str], None],
+) -> Row:
+    """Measure one file: quality, then speed, then the caller's score."""
+
+    def reading(done: int, total: int, _perplexity: float) -> None:
+        say(f"reading the text, {done} of {total}")
+
+    found = quality.measure(
+        path,
+        how.text,
+        reference=reference,
+        n_ctx=how.n_ctx,
+        n_chunks=how.n_chunks,
+        n_threads=how.n_threads,
+        n_gpu_layers=how.n_gpu_layers,
+        progress=reading,
+    )
+    say("measuring its speed")
+    setups = bench.grid([path], n_gpu_layers=[how.n_gpu_layers], n_threads=[how.n_threads])
+    tests = (bench.BenchTest("pp", how.n_prompt), bench.BenchTest("tg", how.n_gen))
+    pp, tg = bench.run(setups, tests, how.repetitions)
+    accuracy = None
+    if score:
+        say("watching videos")
+        accuracy = score(path)
+    far = found.divergence
+    return Row(
+        type=name,
+        n_bytes=max(path.stat().st_size, pp.model_size),  # of a split file, all parts
+        bits_per_weight=8 * pp.model_size / pp.model_n_params,
+        perplexity=found.perplexity,
+        kl=far.kl if far else None,
+        kl_p99=far.kl_p99 if far else None,
+        same_top=far.same_top if far else None,
+        pp=Estimate(pp.avg_ts, pp.stddev_ts),
+        tg=Estimate(tg.avg_ts, tg.stddev_ts),
+        peak_rss=tg.peak_rss,
+        vram=tg.vram,
+        accuracy=accuracy,
+    )
+
+
+def _key(base: Path, how: How, score_name: str) -> dict[str, Any]:
+    """What a row depends on, as it comes back from JSON."""
+    stat = base.stat()
+    settings = {
+        name: str(value) if isinstance(value, Path) else value for name, value in vars(how).items()
+    }
+    return {
+        "base": str(base),
+        "bytes": stat.st_size,
+        "changed": stat.st_mtime_ns,
+        **settings,
+        "text_sha256": hashlib.sha256(quality.read_text(how.text)).hexdigest(),
+        "score": score_name,
+        "llama-cpp-python": version("llama-cpp-python"),
+    }
+
+
+def _read_row(path: Path, key: dict[str, Any]) -> Row | None:
+    """Return the row that is kept in a file, None if there is none that was measured like this."""
+    try:
+        entry = json.loads(path.read_text(encoding="utf-8"))
+        if entry["key"] != key:
+            return None
+        values: dict[str, Any] = {
+            name: Estimate(**value) if isinstance(value, dict) else value
+            for name, value in entry["row"].items()
+        }
+        return Row(**values)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None

@@ -1,0 +1,262 @@
+"""A llama.cpp context as the measurements need it: made, filled from position 0, and read."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import signal
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType, TracebackType
+from typing import Any
+
+import llama_cpp.llama_cpp as llama
+import numpy as np
+import psutil
+from gguf import GGMLQuantizationType
+
+from gguf_tools import backend
+from gguf_tools.errors import ReellamaError
+from gguf_tools.memory import kv_bytes
+
+KV_TYPES = {
+    name: int(GGMLQuantizationType[name.upper()])
+    for name in ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
+}
+UNQUANTIZED = ("f32", "f16", "bf16")
+FLASH_ATTN = {"auto": -1, "off": 0, "on": 1}  # enum llama_flash_attn_type
+
+# Batches from this many positions on can be stopped midway by Ctrl-C. llama.cpp asks before every
+# node of the graph: nothing for a long batch, too much for a token.
+INTERRUPTIBLE = 32
+
+
+@dataclass(frozen=True)
+class ContextSettings:
+    """How a context is run. The defaults are llama.cpp's own."""
+
+    n_batch: int = 2048  # positions of one call
+    n_ubatch: int = 512  # positions that are computed at once
+    n_threads: int | None = None  # None: the physical cores that this process may use
+    type_k: str = "f16"
+    type_v: str = "f16"
+    flash_attn: str = "auto"
+
+    def check(self) -> None:
+        """Raise ReellamaError for what llama.cpp does not take."""
+        for name in ("n_batch", "n_ubatch", "n_threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ReellamaError(f"{name} is {value}, but must be 1 or more")
+        for name, known in (("type_k", KV_TYPES), ("type_v", KV_TYPES), ("flash_attn", FLASH_ATTN)):
+            if getattr(self, name) not in known:
+                raise ReellamaError(
+                    f"{name} cannot be {getattr(self, name)!r}: choose one of {', '.join(known)}"
+                )
+        if self.flash_attn == "off" and self.type_v not in UNQUANTIZED:
+            raise ReellamaError(f"type_v {self.type_v} needs flash attention: leave it at auto")
+
+
+class Context:
+    """Owns a llama_context of `n_ctx` positions. Close it, or use it in a `with` block.
+
+    Of one batch at most `n_outputs` positions have logits. `on_node` is a
+    `ggml_backend_sched_eval_callback`, called around every node of the graph. Raises ReellamaError
+    for settings that this model or machine does not take.
+    """
+
+    def __init__(
+        self,
+        model: backend.Model,
+        n_ctx: int,
+        settings: ContextSettings = ContextSettings(),
+        *,
+        n_outputs: int = 1,
+        on_node: Any = None,
+    ) -> None:
+        settings.check()
+        if llama.llama_model_has_encoder(model.ptr) or not llama.llama_model_has_decoder(model.ptr):
+            raise ReellamaError(f"{model.path} is not a model that continues text")
+        _check_memory(model, n_ctx, settings)
+        parameters = _parameters(n_ctx, settings, n_outputs)
+        if on_node is not None:
+            parameters.cb_eval = on_node
+        pointer = llama.llama_init_from_model(model.ptr, parameters)
+        if not pointer:
+            raise ReellamaError(
+                f"llama.cpp could not make a context of {n_ctx} positions for {model.path} "
+                f"(type_k {settings.type_k}, type_v {settings.type_v}, flash_attn "
+                f"{settings.flash_attn}): {_complaint() or 'try fewer positions'}"
+            )
+        self.model = model
+        self.n_batch = settings.n_batch
+        self.n_embd = int(llama.llama_model_n_embd_inp(model.ptr))
+        self.n_vocab = int(llama.llama_vocab_n_tokens(model.vocab))
+        rope = llama.llama_model_rope_type(model.ptr)
+        self._mrope = rope in (llama.LLAMA_ROPE_TYPE_MROPE, llama.LLAMA_ROPE_TYPE_IMROPE)
+        self._token, self._position = np.zeros(1, np.int32), np.zeros(1, np.int32)
+        self._wanted = np.ones(1, np.int8)
+        self._single = llama.llama_batch(
+            n_tokens=1,
+            token=_pointer(self._token),
+            pos=_pointer(self._position),
+            logits=_pointer(self._wanted),
+        )
+        self._stop = flag = ctypes.c_bool(False)
+        self._abort = llama.ggml_abort_callback(lambda _: flag.value)
+        self._never = llama.ggml_abort_callback()
+        self._pointer = pointer
+        # The finalizer keeps the model and the callbacks for as long as the context lives.
+        self._free = weakref.finalize(self, _free, pointer, model, self._abort, on_node)
+
+    @property
+    def ptr(self) -> Any:
+        """The `llama_context *`. Raises ReellamaError when the context was closed."""
+        if not self._free.alive:
+            raise ReellamaError(f"the context of {self.model.path} was closed")
+        return self._pointer
+
+    def clear(self) -> None:
+        """Forget all positions."""
+        llama.llama_memory_clear(llama.llama_get_memory(self.ptr), False)
+
+    def decode(self, run: np.ndarray, start: int, *, first_output: int | None = None) -> None:
+        """Decode token ids int32 `[n]` or embeddings float32 `[n, n_embd]` from position `start`.
+
+        n is at most n_batch. Logits are computed for the positions of `run` from `first_output`
+        on, by default for the last. Raises KeyboardInterrupt when Ctrl-C came meanwhile, and
+        ReellamaError when llama.cpp fails.
+        """
+        n = len(run)
+        run = np.ascontiguousarray(run, np.int32 if run.ndim == 1 else np.float32)
+        # Embeddings have a position in each of four directions where the model uses M-RoPE: text,
+        # and what stands in its place, the same in the first three and 0 in the last.
+        positions = np.zeros((4 if self._mrope and run.ndim == 2 else 1, n), np.int32)
+        positions[:3] = np.arange(start, start + n)
+        wanted = np.zeros(n, np.int8)
+        wanted[n - 1 if first_output is None else first_output :] = 1
+        batch = llama.llama_batch(n_tokens=n, pos=_pointer(positions), logits=_pointer(wanted))
+        setattr(batch, "token" if run.ndim == 1 else "embd", _pointer(run))
+        if n < INTERRUPTIBLE:
+            status = llama.llama_decode(self.ptr, batch)
+        else:
+            with self._interruptible():
+                status = llama.llama_decode(self.ptr, batch)
+        self._check(status, start)
+
+    def decode_token(self, token: int, position: int) -> None:
+        """Decode one token id and compute its logits: as `decode` does, with less around it."""
+        self._token[0], self._position[0] = token, position
+        self._check(llama.llama_decode(self.ptr, self._single), position)
+
+    def _check(self, status: int, start: int) -> None:
+        if status:
+            raise ReellamaError(
+                f"llama.cpp failed at position {start} with {self.model.path}: "
+                f"{_complaint() or f'status {status}'}"
+            )
+
+    def synchronize(self) -> None:
+        """Wait until everything that was decoded is computed."""
+        llama.llama_synchronize(self.ptr)
+
+    def logits(self, n: int) -> np.ndarray:
+        """The `n` rows of logits of the last batch: float32 `[n, n_vocab]`.
+
+        A view of llama.cpp's buffer, which holds until the next `decode`.
+        """
+        return np.ctypeslib.as_array(llama.llama_get_logits(self.ptr), (n, self.n_vocab))
+
+    def close(self) -> None:
+        """Free the context."""
+        self._free()
+
+    def __enter__(self) -> Context:
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Let Ctrl-C end the decoding inside: Python alone would handle it only afterwards."""
+        handler = signal.getsignal(signal.SIGINT)
+        if threading.current_thread() is not threading.main_thread() or not callable(handler):
+            yield
+            return
+        llama.llama_set_abort_callback(self.ptr, self._abort, None)
+        signal.signal(signal.SIGINT, self._interrupt)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, handler)
+            llama.llama_set_abort_callback(self.ptr, self._never, None)
+            stopped, self._stop.value = self._stop.value, False
+        if stopped:
+            handler(signal.SIGINT, None)
+            raise KeyboardInterrupt
+
+    def _interrupt(self, _signal: int, _frame: FrameType | None) -> None:
+        self._stop.value = True
+
+
+def default_threads() -> int:
+    """Physical cores, at most as many as this process may use."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(psutil.cpu_count(logical=False) or 1, usable or 1))
+
+
+def _parameters(n_ctx: int, settings: ContextSettings, n_outputs: int) -> Any:
+    parameters = llama.llama_context_default_params()
+    parameters.n_ctx = n_ctx
+    parameters.n_batch = settings.n_batch
+    parameters.n_ubatch = min(settings.n_ubatch, settings.n_batch)
+    parameters.n_outputs_max = parameters.n_outputs_max_per_seq = n_outputs
+    n_threads = settings.n_threads or default_threads()
+    parameters.n_threads = parameters.n_threads_batch = n_threads
+    parameters.type_k = KV_TYPES[settings.type_k]
+    parameters.type_v = KV_TYPES[settings.type_v]
+    # llama.cpp quantizes V only with flash attention.
+    flash_attn = settings.flash_attn if settings.type_v in UNQUANTIZED else "on"
+    parameters.flash_attn_type = FLASH_ATTN[flash_attn]
+    parameters.swa_full = False  # nothing is rewound: what left the attention window may go
+    return parameters
+
+
+def _check_memory(model: backend.Model, n_ctx: int, settings: ContextSettings) -> None:
+    """Refuse a KV cache greater than the memory that is free, which would end the process."""
+    layers = range(model.n_layer if model.n_gpu_layers == 0 else 0)
+    needed = sum(
+        kv_bytes(model.file, layer, n_ctx, settings.type_k, settings.type_v, swa_full=False)
+        for layer in layers
+    )
+    free = psutil.virtual_memory().available
+    if needed > free:
+        raise ReellamaError(
+            f"{n_ctx} positions of context need {needed / 1e9:.1f} GB of memory for {model.path}, "
+            f"and {free / 1e9:.1f} GB are free: take fewer"
+        )
+
+
+def _free(pointer: Any, _model: backend.Model, *_callbacks: object) -> None:
+    llama.llama_free(pointer)
+
+
+def _complaint() -> str:
+    """llama.cpp's last error on one line, without the names of its functions."""
+    line = " ".join(" ".join(backend.last_errors()[-1:]).split())
+    return re.sub(r"^(\w+: )+", "", line)
+
+
+def _pointer(array: np.ndarray) -> Any:
+    kind = np.ctypeslib.as_ctypes_type(array.dtype)
+    return array.ctypes.data_as(ctypes.POINTER(kind))

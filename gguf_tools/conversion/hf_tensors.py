@@ -1,0 +1,121 @@
+"""The tensors of a Hugging Face folder of safetensors files, read by rows without torch.
+
+Format: https://github.com/huggingface/safetensors#format. The length of a JSON header, the header,
+which gives each tensor a type, a shape and a place, and the data. A large model is cut into shards,
+which `model.safetensors.index.json` names.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gguf_tools.conversion.hf_folder import believing, read_json
+from gguf_tools.errors import ReellamaError
+
+MODEL = "model.safetensors"
+INDEX = MODEL + ".index.json"
+MAX_HEADER = 100 << 20  # bytes, the limit of the safetensors library
+# Numpy has no bfloat16: its bits are the upper half of a float32's.
+NUMPY_TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+
+
+@dataclass(frozen=True)
+class HFTensor:
+    """One tensor's entry in the header of a safetensors file."""
+
+    name: str
+    path: Path
+    dtype: str  # as the file says it, such as "BF16"
+    shape: tuple[int, ...]  # as torch has it: the length of a row last
+    offset: int  # of its first byte, from the start of the file
+    n_bytes: int
+
+
+def read_tensors(folder: Path) -> dict[str, HFTensor]:
+    """Return all tensors of a folder by their names; no tensor's data is read.
+
+    Raises ReellamaError when there are none, a shard is missing, or a file is cut off or damaged.
+    """
+    tensors: dict[str, HFTensor] = {}
+    for path in _files(folder):
+        tensors |= read_header(path)
+    return tensors
+
+
+def read_header(path: Path) -> dict[str, HFTensor]:
+    """Return the tensors of one safetensors file, each of which lies inside it.
+
+    Raises ReellamaError for a file that is cut off, damaged, or not of this format.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        n_header = int.from_bytes(file.read(8), "little")
+        if size < 8 or n_header > MAX_HEADER:
+            raise ReellamaError(f"{path} is not a safetensors file, or damaged; download it again")
+        header = file.read(n_header)
+    if len(header) < n_header:
+        raise _cut_off(path)
+    with believing(path):
+        tensors = {
+            name: _tensor(path, name, entry, 8 + n_header)
+            for name, entry in json.loads(header).items()
+            if name != "__metadata__"
+        }
+    if any(tensor.offset + tensor.n_bytes > size for tensor in tensors.values()):
+        raise _cut_off(path)
+    return tensors
+
+
+def read_rows(tensor: HFTensor, rows: np.ndarray) -> np.ndarray:
+    """Return rows of a tensor as float32 `[len(rows), ...]`; of a vector, its elements."""
+    data: np.ndarray = np.memmap(
+        tensor.path, NUMPY_TYPES[tensor.dtype], "r", tensor.offset, tensor.shape
+    )
+    chosen = data[rows]
+    if tensor.dtype == "BF16":
+        return (chosen.astype(np.uint32) << 16).view(np.float32)
+    return chosen.astype(np.float32)
+
+
+def _files(folder: Path) -> list[Path]:
+    if (folder / INDEX).is_file():
+        shards = read_json(folder / INDEX).get("weight_map")
+        if not isinstance(shards, Mapping) or not shards:
+            raise ReellamaError(f"{folder / INDEX} is damaged: it names no shards")
+        names = sorted({str(name) for name in shards.values()})
+        missing = [name for name in names if not (folder / name).is_file()]
+        if missing:
+            raise ReellamaError(
+                f"{folder} lacks {len(missing)} of {len(names)} shards: {missing[0]}"
+                f"{' and others' if missing[1:] else ''}; download it again"
+            )
+        return [folder / name for name in names]
+    if (folder / MODEL).is_file():
+        return [folder / MODEL]
+    hint = "download the model again"
+    if any(folder.glob("*.bin")) or any(folder.glob("*.pth")):
+        load = "AutoModelForCausalLM.from_pretrained(...)"
+        hint = f"save it as safetensors first, with transformers: {load}.save_pretrained(...)"
+    raise ReellamaError(f"{folder} has no {MODEL}; {hint}")
+
+
+def _tensor(path: Path, name: str, entry: Mapping[str, Any], start: int) -> HFTensor:
+    """Check an entry. Raises ValueError, or what damaged JSON leads to."""
+    shape = tuple(entry["shape"])
+    first, end = entry["data_offsets"]
+    if not all(type(number) is int and number >= 0 for number in (*shape, first, end)):
+        raise ValueError(f"no such place for {name}")
+    dtype = str(entry["dtype"])
+    known = NUMPY_TYPES.get(dtype)
+    if end < first or (known and math.prod(shape) * np.dtype(known).itemsize != end - first):
+        raise ValueError(f"not the size of {name}")
+    return HFTensor(name, path, dtype, shape, start + first, end - first)
+
+
+def _cut_off(path: Path) -> ReellamaError:
+    return ReellamaError(f"{path} is cut off; download it again")

@@ -1,0 +1,249 @@
+"""A Hugging Face folder's tokenizer as llama.cpp wants it.
+
+llama.cpp has two kinds that these models use: byte-level BPE ("gpt2"), which needs the merges and
+the name of a pre-tokenizer, and SentencePiece ("llama"), which needs a score for each token. Both
+are found in tokenizer.json, the format of https://github.com/huggingface/tokenizers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gguf import GGUFWriter, TokenType
+
+from gguf_tools.conversion import sentencepiece_model
+from gguf_tools.conversion.hf_folder import believing, read_json, read_json_if_there
+from gguf_tools.conversion.pre_tokenizers import (
+    UnknownPreTokenizerError,
+    is_byte_level,
+    pre_tokenizer_name,
+)
+from gguf_tools.conversion.special_tokens import SpecialTokens, read_special_tokens
+from gguf_tools.conversion.spm import SPACE, add_space_prefix, merge_scores, uses_spaces
+from gguf_tools.errors import ReellamaError
+
+Section = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """A tokenizer in llama.cpp's terms."""
+
+    model: str  # "gpt2": byte-level BPE, or "llama": SentencePiece
+    pre: str
+    tokens: list[str]
+    types: list[TokenType]
+    special: SpecialTokens
+    merges: list[str] = field(default_factory=list)  # of "gpt2"
+    scores: list[float] = field(default_factory=list)  # of "llama"
+    space_prefix: bool = False
+    notes: list[str] = field(default_factory=list)  # where llama.cpp will tokenize otherwise
+
+
+def read_vocabulary(folder: Path, n_rows: int) -> Vocabulary:
+    """Return the tokenizer of a folder for a model with `n_rows` token embeddings.
+
+    Rows without a token get one that is never used. Raises ReellamaError, in one line, for a folder
+    without a tokenizer and for one that llama.cpp cannot follow.
+    """
+    path = folder / "tokenizer.json"
+    if path.is_file():
+        try:
+            with believing(path):
+                return _from_json(folder, read_json(path), n_rows)
+        except UnknownPreTokenizerError as error:
+            raise ReellamaError(f"{path}: {error}") from error
+    if (folder / "tokenizer.model").is_file():
+        with believing(folder / "tokenizer_config.json"):
+            return _from_sentencepiece(folder, n_rows)
+    raise ReellamaError(
+        f"{folder} has no tokenizer.json; download it, or save it with "
+        "AutoTokenizer.from_pretrained(...).save_pretrained(...)"
+    )
+
+
+def add_vocabulary(writer: GGUFWriter, vocabulary: Vocabulary) -> None:
+    """Add a tokenizer and its chat template to a GGUF's metadata."""
+    writer.add_tokenizer_model(vocabulary.model)
+    writer.add_tokenizer_pre(vocabulary.pre)
+    writer.add_token_list(vocabulary.tokens)
+    writer.add_token_types(vocabulary.types)
+    if vocabulary.scores:
+        writer.add_token_scores(vocabulary.scores)
+    if vocabulary.merges:
+        writer.add_token_merges(vocabulary.merges)
+    special = vocabulary.special
+    for kind, token in special.ids.items():
+        getattr(writer, f"add_{kind}_token_id")(token)
+    writer.add_add_bos_token(special.add_bos)
+    writer.add_add_eos_token(special.add_eos)
+    writer.add_add_space_prefix(vocabulary.space_prefix)
+    if special.chat_template is not None:
+        writer.add_chat_template(special.chat_template)
+
+
+def _from_json(folder: Path, tokenizer: Section, n_rows: int) -> Vocabulary:
+    model = tokenizer["model"]
+    if model.get("type", "BPE") != "BPE" or "merges" not in model:
+        raise UnknownPreTokenizerError(f"tokenizers of the kind {model.get('type')} are not known")
+    if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
+        raise UnknownPreTokenizerError("llama.cpp has no marks inside or at the end of words")
+    added = {int(token["id"]): token for token in tokenizer.get("added_tokens") or ()}
+    texts = {int(number): text for text, number in model["vocab"].items()}
+    texts |= {number: str(token["content"]) for number, token in added.items()}
+    texts = {number: text for number, text in texts.items() if number < n_rows}
+    ids = {text: number for number, text in texts.items()}
+    special = read_special_tokens(folder, ids, tokenizer.get("post_processor"))
+    merges = [
+        pair.split(" ", 1) if isinstance(pair, str) else list(pair) for pair in model["merges"]
+    ]
+    notes = _strip_notes(added)
+    if is_byte_level(tokenizer.get("pre_tokenizer")):
+        name, differences = pre_tokenizer_name(
+            tokenizer.get("pre_tokenizer"), bool(model.get("ignore_merges"))
+        )
+        notes += differences + _normalizer_notes(tokenizer.get("normalizer"))
+        tokens, types = _lay_out(texts, added, n_rows, unknown=None, spaces=False)
+        return Vocabulary(
+            "gpt2",
+            name,
+            tokens,
+            types,
+            special,
+            merges=[f"{a} {b}" for a, b in merges],
+            notes=notes,
+        )
+    if not uses_spaces(tokenizer) or not model.get("byte_fallback"):
+        raise UnknownPreTokenizerError(
+            "llama.cpp knows byte-level BPE, and BPE with byte_fallback that writes spaces as "
+            f"{SPACE}; this is neither"
+        )
+    unknown = model.get("unk_token") or ""
+    tokens, types = _lay_out(texts, added, n_rows, ids.get(unknown), spaces=True)
+    scores, more = merge_scores(texts, types, merges)
+    prefix, also = add_space_prefix(tokenizer, [texts[i] for i in texts if i not in added])
+    return Vocabulary(
+        "llama",
+        "default",
+        tokens,
+        types,
+        special,
+        scores=scores,
+        space_prefix=prefix,
+        notes=notes + more + also,
+    )
+
+
+def _from_sentencepiece(folder: Path, n_rows: int) -> Vocabulary:
+    path = folder / "tokenizer.model"
+    pieces = sentencepiece_model.read(path)
+    settings = read_json_if_there(folder / "tokenizer_config.json")
+    added = {
+        int(number): token for number, token in (settings.get("added_tokens_decoder") or {}).items()
+    }
+    texts = dict(enumerate(pieces.texts)) | {i: str(t["content"]) for i, t in added.items()}
+    texts = {number: text for number, text in texts.items() if number < n_rows}
+    tokens, types = _lay_out(texts, added, n_rows, unknown=None, spaces=True)
+    for number, kind in enumerate(pieces.types[:n_rows]):
+        if number not in added or kind == TokenType.UNKNOWN:
+            types[number] = kind
+    scores = [*pieces.scores, *[0.0] * n_rows][:n_rows]
+    ids = {text: number for number, text in texts.items()}
+    special = read_special_tokens(folder, ids, None)
+    # The classes for these files put <s> in front where nothing says otherwise.
+    special = SpecialTokens(
+        special.ids,
+        bool(settings.get("add_bos_token", True)) and "bos" in special.ids,
+        special.add_eos,
+        special.chat_template,
+    )
+    return Vocabulary(
+        "llama",
+        "default",
+        tokens,
+        types,
+        special,
+        scores=scores,
+        space_prefix=pieces.add_dummy_prefix,
+        notes=_strip_notes(added),
+    )
+
+
+def _lay_out(
+    texts: Mapping[int, str],
+    added: Mapping[int, Section],
+    n_rows: int,
+    unknown: int | None,
+    spaces: bool,
+) -> tuple[list[str], list[TokenType]]:
+    """Return a token and its type for each row of the embeddings.
+
+    llama.cpp ends the process when two tokens have one text, so that is refused here.
+    """
+    tokens, types = [], []
+    for number in range(n_rows):
+        text, kind = texts.get(number), TokenType.NORMAL
+        if text is None:
+            text, kind = f"[PAD{number}]", TokenType.UNUSED
+        elif number == unknown:
+            kind = TokenType.UNKNOWN
+        elif number in added:
+            special = added[number].get("special") or _looks_special(text)
+            kind = TokenType.CONTROL if special else TokenType.USER_DEFINED
+            if spaces and not special:
+                text = text.replace(SPACE, " ")  # llama.cpp looks for them in the text as typed
+        elif spaces and _is_byte(text):
+            kind = TokenType.BYTE
+        tokens.append(text)
+        types.append(kind)
+    seen: dict[str, int] = {}
+    for number, text in enumerate(tokens):
+        if seen.setdefault(text, number) != number:
+            raise ValueError(f"tokens {seen[text]} and {number} are both {text!r}")
+    if spaces and types.count(TokenType.BYTE) != 256:
+        raise ValueError("it has no token for some of the 256 bytes")
+    return tokens, types
+
+
+def _looks_special(text: str) -> bool:
+    """Whether a token steers a model by its looks, though its tokenizer does not call it special.
+
+    As such it never comes out of what a person typed. It happens in Qwen's and Gemma's files.
+    """
+    bars = ("|", "\uff5c")  # DeepSeek's are wide
+    return (
+        (text.startswith("<") and text.endswith(">") and text[1:2] in bars and text[-2] in bars)
+        or (text.startswith("<unused") and text.endswith(">"))
+        or text in ("<pad>", "<mask>", "[@BOS@]", "<2mass>")
+    )
+
+
+def _is_byte(text: str) -> bool:
+    return len(text) == 6 and text.startswith("<0x") and text.endswith(">")
+
+
+def _strip_notes(added: Mapping[int, Section]) -> list[str]:
+    stripping = [t["content"] for t in added.values() if t.get("lstrip") or t.get("rstrip")]
+    if not stripping:
+        return []
+    return [f"llama.cpp leaves the white space beside {_some(stripping)}, which is taken off"]
+
+
+def _normalizer_notes(normalizer: Section | None) -> list[str]:
+    """Byte-level text goes into llama.cpp as it is."""
+    if normalizer is None:
+        return []
+    parts = normalizer.get("normalizers", [normalizer])
+    kinds = [str(part.get("type")) for part in parts]
+    if not kinds:
+        return []
+    if any(kind not in ("NFC", "NFKC", "NFD", "NFKD") for kind in kinds):
+        raise UnknownPreTokenizerError(f"llama.cpp has no normalizer {' and '.join(kinds)}")
+    return [f"llama.cpp does not normalize text ({', '.join(kinds)}); composed characters are fine"]
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} others" if names[3:] else "")

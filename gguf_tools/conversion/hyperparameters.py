@@ -1,0 +1,156 @@
+"""The sizes and settings of a model, from config.json into a GGUF's metadata."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from gguf import MODEL_ARCH, GGUFWriter, RopeScalingType
+
+from gguf_tools.conversion.architectures import Architecture, Config, has_window
+from gguf_tools.errors import ReellamaError
+
+GLOBAL, LOCAL = "full_attention", "sliding_attention"
+# Architectures for which llama.cpp divides frequencies by the tensor rope_freqs.weight.
+TAKES_FREQUENCY_FACTORS = frozenset({MODEL_ARCH.LLAMA})
+YARN_BETAS = (32, 1)  # fast and slow; llama.cpp reads no others for these architectures
+
+
+def add_hyperparameters(writer: GGUFWriter, architecture: Architecture, config: Config) -> None:
+    """Add everything that llama.cpp reads about a model but its tokenizer.
+
+    Raises ReellamaError for a kind of rope scaling that llama.cpp does not have.
+    """
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_head_count_kv(config["num_key_value_heads"])
+    writer.add_key_length(config["head_dim"])
+    writer.add_value_length(config["head_dim"])
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    if architecture.window_pattern:
+        _add_window(writer, architecture, config)
+    if attention_cap := config.get("attn_logit_softcapping"):
+        writer.add_attn_logit_softcapping(attention_cap)
+    if final_cap := config.get("final_logit_softcapping"):
+        writer.add_final_logit_softcapping(final_cap)
+    _add_rope(writer, architecture, config)
+
+
+def notes(architecture: Architecture, config: Config) -> list[str]:
+    """Return what a person should know: where llama.cpp comes near to the model but not to it."""
+    found = []
+    # Qwen's config.json gives a window also where it is not used.
+    window = config.get("sliding_window") if config.get("use_sliding_window", True) else None
+    if window and not architecture.window_pattern and window < config["max_position_embeddings"]:
+        found.append(
+            f"llama.cpp has no sliding window for this architecture: after {window:,} positions "
+            "it attends to more than the model was trained to"
+        )
+    if rope_parameters(config, GLOBAL)["rope_type"] == "dynamic":
+        found.append(
+            "llama.cpp has no dynamic rope scaling: the same up to "
+            f"{config['max_position_embeddings']:,} positions, and wrong after them"
+        )
+    return found
+
+
+def rope_parameters(config: Config, layers: str) -> Config:
+    """Return rope_type, rope_theta and what else there is, for `full_` or `sliding_attention`.
+
+    transformers 5 has them in `rope_parameters`, which may have one set for each kind of layer;
+    older ones have `rope_theta`, `rope_scaling` and, for Gemma 3, `rope_local_base_freq`.
+    """
+    new = config.get("rope_parameters") or {}
+    if any(isinstance(value, dict) for value in new.values()):
+        new = new.get(layers) or {}
+    theta = config["rope_theta"]
+    old = config.get("rope_scaling") or {}
+    if layers == LOCAL and "rope_local_base_freq" in config:
+        theta, old = config["rope_local_base_freq"], {}
+    found = {"rope_theta": theta, **old, **new}
+    found["rope_type"] = str(found.get("rope_type") or found.get("type") or "default").lower()
+    return found
+
+
+def frequency_factors(architecture: Architecture, config: Config) -> np.ndarray | None:
+    """Return what Llama 3.1's scaling divides each frequency by, float32 `[head_dim / 2]`, or None.
+
+    Frequencies whose wave is short against the context of the first training stay as they are, long
+    ones are divided by `factor`, and in between it goes smoothly from one to the other.
+    """
+    rope = rope_parameters(config, GLOBAL)
+    if rope["rope_type"] != "llama3":
+        return None
+    if architecture.arch not in TAKES_FREQUENCY_FACTORS:
+        raise _no_such_scaling("llama3")
+    exponents = np.arange(0, config["head_dim"], 2, dtype=np.float64) / config["head_dim"]
+    waves = 2 * math.pi * float(rope["rope_theta"]) ** exponents  # lengths in positions
+    low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+    kept = np.clip((_first_context(config, rope) / waves - low) / (high - low), 0, 1)
+    return (1 / ((1 - kept) / rope["factor"] + kept)).astype(np.float32)
+
+
+def _add_window(writer: GGUFWriter, architecture: Architecture, config: Config) -> None:
+    windows = has_window(architecture, config)
+    if not any(windows):
+        return
+    writer.add_sliding_window(config["sliding_window"])
+    every = architecture.window_pattern
+    if windows != [bool((layer + 1) % every) for layer in range(len(windows))]:
+        writer.add_sliding_window_pattern(windows)
+    local = rope_parameters(config, LOCAL)
+    if local["rope_type"] != "default" and local != rope_parameters(config, GLOBAL):
+        raise _no_such_scaling(f"{local['rope_type']} in layers with a sliding window")
+    if local["rope_theta"] != rope_parameters(config, GLOBAL)["rope_theta"]:
+        writer.add_rope_freq_base_swa(local["rope_theta"])
+
+
+def _add_rope(writer: GGUFWriter, architecture: Architecture, config: Config) -> None:
+    rope = rope_parameters(config, GLOBAL)
+    partial = rope.get("partial_rotary_factor", config.get("partial_rotary_factor"))
+    if partial not in (None, 1):
+        raise ReellamaError(f"llama.cpp has no partial_rotary_factor {partial} here")
+    writer.add_rope_dimension_count(config["head_dim"])
+    writer.add_rope_freq_base(rope["rope_theta"])
+    kind = rope["rope_type"]
+    if kind == "linear":
+        writer.add_rope_scaling_type(RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(rope["factor"])
+    elif kind == "yarn":
+        _add_yarn(writer, config, rope)
+    elif kind not in ("default", "llama3", "dynamic"):
+        raise _no_such_scaling(kind)
+
+
+def _add_yarn(writer: GGUFWriter, config: Config, rope: Config) -> None:
+    """YaRN, https://arxiv.org/abs/2309.00071."""
+    betas = rope.get("beta_fast") or YARN_BETAS[0], rope.get("beta_slow") or YARN_BETAS[1]
+    if betas != YARN_BETAS or rope.get("truncate") is False:
+        raise _no_such_scaling("yarn with beta_fast, beta_slow or truncate of its own")
+    first = _first_context(config, rope)
+    factor = rope.get("factor") or config["max_position_embeddings"] / first
+    writer.add_rope_scaling_type(RopeScalingType.YARN)
+    writer.add_rope_scaling_factor(factor)
+    writer.add_rope_scaling_orig_ctx_len(first)
+    scale = rope.get("attention_factor")
+    if scale is None and rope.get("mscale") and rope.get("mscale_all_dim"):
+        scale = _yarn_scale(factor, rope["mscale"]) / _yarn_scale(factor, rope["mscale_all_dim"])
+    if scale is not None:  # llama.cpp multiplies what it finds here by the paper's own
+        writer.add_rope_scaling_attn_factors(scale / _yarn_scale(factor, 1))
+
+
+def _yarn_scale(factor: float, mscale: float) -> float:
+    return 0.1 * mscale * math.log(factor) + 1 if factor > 1 else 1.0
+
+
+def _first_context(config: Config, rope: Config) -> int:
+    """How many positions the model was trained on before its context was stretched."""
+    key = "original_max_position_embeddings"
+    return int(rope.get(key) or config.get(key) or config["max_position_embeddings"])
+
+
+def _no_such_scaling(kind: str) -> ReellamaError:
+    return ReellamaError(f"llama.cpp has no rope scaling {kind} for models of this architecture")

@@ -1,0 +1,115 @@
+"""Which tokens begin and end a text or a turn, and the chat template, from a folder's settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gguf_tools.conversion.hf_folder import read_json_if_there
+
+KINDS = ("bos", "eos", "unk", "sep", "pad", "mask")
+Section = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """Ids by kind ("bos", "eos", "eot", ...), and what is put around every text."""
+
+    ids: dict[str, int]
+    add_bos: bool
+    add_eos: bool
+    # Jinja source; more than one template is a list of {"name": ..., "template": ...}.
+    chat_template: str | list[dict[str, str]] | None
+
+
+def read_special_tokens(
+    folder: Path, tokens: Mapping[str, int], post_processor: Section | None
+) -> SpecialTokens:
+    """Collect the special tokens of a folder whose vocabulary is `tokens`, ids by text.
+
+    tokenizer_config.json goes before special_tokens_map.json, and names of tokens before the ids in
+    config.json.
+    """
+    config = read_json_if_there(folder / "tokenizer_config.json")
+    names = read_json_if_there(folder / "special_tokens_map.json")
+    model = read_json_if_there(folder / "config.json")
+    model = model | (model.get("text_config") or {})
+    generation = read_json_if_there(folder / "generation_config.json")
+    ids: dict[str, int] = {}
+    known = set(tokens.values())
+    for kind in KINDS:
+        name = _text(config.get(f"{kind}_token")) or _text(names.get(f"{kind}_token"))
+        for candidate in (
+            tokens.get(name or ""),
+            *_ids(model.get(f"{kind}_token_id")),
+            *_ids(generation.get(f"{kind}_token_id")),
+        ):
+            if candidate in known:
+                ids.setdefault(kind, candidate)
+    around = _around(post_processor, tokens)
+    if around is None:  # older tokenizers have two settings in place of a template
+        add_bos, add_eos = bool(config.get("add_bos_token")), bool(config.get("add_eos_token"))
+    else:
+        add_bos, add_eos = around[0] is not None, around[1] is not None
+        if around[0] is not None:
+            ids["bos"] = around[0]
+    template = _chat_template(folder, config)
+    ends = [*_ids(generation.get("eos_token_id")), *_ids(model.get("eos_token_id"))]
+    if (end := _end_of_turn(ids.get("eos"), ends, tokens, template)) is not None:
+        ids["eot"] = end
+    return SpecialTokens(ids, add_bos and "bos" in ids, add_eos and "eos" in ids, template)
+
+
+def _text(token: object) -> str | None:
+    """A token is given by its text, or by an object with it."""
+    if isinstance(token, Mapping):
+        token = token.get("content")
+    return token if isinstance(token, str) else None
+
+
+def _ids(value: object) -> list[int]:
+    values = value if isinstance(value, list) else [value]
+    return [item for item in values if type(item) is int]
+
+
+def _around(
+    post_processor: Section | None, tokens: Mapping[str, int]
+) -> tuple[int | None, int | None] | None:
+    """Return the tokens that a template puts before and after every text; None without one."""
+    for part in _parts(post_processor):
+        pieces = part.get("single") or ()
+        names = [(piece.get("SpecialToken") or {}).get("id") for piece in pieces]
+        if part.get("type") == "TemplateProcessing" and names:
+            return tokens.get(names[0] or ""), tokens.get(names[-1] or "")
+    return None
+
+
+def _parts(section: Section | None) -> Iterator[Section]:
+    if section is not None and section.get("type") == "Sequence":
+        for part in section.get("processors", ()):
+            yield from _parts(part)
+    elif section is not None:
+        yield section
+
+
+def _chat_template(folder: Path, config: Section) -> str | list[dict[str, str]] | None:
+    """Newer folders have the template in a file of its own, which then counts."""
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    template = config.get("chat_template")
+    return template if isinstance(template, (str, list)) and template else None
+
+
+def _end_of_turn(
+    eos: int | None, ends: list[int], tokens: Mapping[str, int], template: object
+) -> int | None:
+    """Return the token that ends an answer: of those that end a generation, the template's."""
+    candidates = [token for token in dict.fromkeys([eos, *ends]) if token is not None]
+    texts = {number: text for text, number in tokens.items() if number in candidates}
+    for token in candidates:
+        if token in texts and texts[token] in str(template or ""):
+            return token
+    return None

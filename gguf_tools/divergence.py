@@ -1,0 +1,123 @@
+"""From logits to what is said about a model's quality: likelihoods, KL divergence, agreement.
+
+The definitions are those of llama.cpp's `llama-perplexity`, so that figures can be compared with
+what people publish. Everything is numpy on arrays of logits; no model is needed.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+# llama.cpp stores a reference's log-probabilities down to 16 below the greatest, and leaves tokens
+# less likely than e^-16 (one in nine million) out of the sum of the KL divergence.
+MIN_LOG_PROBABILITY = -16.0
+SLICE_ELEMENTS = 1 << 19  # logits that are worked on at once, so that they stay in the cache
+
+
+class Estimate(NamedTuple):
+    """A value and its standard error, from the spread over the tokens that were scored."""
+
+    value: float
+    error: float
+
+
+class Differences(NamedTuple):
+    """What is known of each scored token under a model and a reference; arrays of `[n]`."""
+
+    nll: np.ndarray  # float64, nats, the model's
+    nll_reference: np.ndarray  # float64, nats
+    kl: np.ndarray  # float64, nats: of the model's distribution from the reference's
+    p_diff: np.ndarray  # float64: the token's probability, the model's less the reference's
+    same_top: np.ndarray  # bool: whether both find the same token the likeliest
+
+
+def likelihoods(logits: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    """Return -ln p of `tokens` `[n]` under `logits` float32 `[n, n_vocab]`: float64 `[n]`."""
+    nll = np.empty(len(tokens))
+    for rows in _slices(logits):
+        scaled, log_sum = _log_sum_exp(logits[rows])[1:]
+        nll[rows] = log_sum - scaled[np.arange(len(log_sum)), tokens[rows]]
+    return nll
+
+
+def differences(logits: np.ndarray, reference: np.ndarray, tokens: np.ndarray) -> Differences:
+    """Compare two models' logits, float32 `[n, n_vocab]`, for the same positions.
+
+    `tokens` `[n]` are those that really come next.
+    """
+    parts = [_differences(logits[rows], reference[rows], tokens[rows]) for rows in _slices(logits)]
+    return joined(parts)
+
+
+def joined(parts: list[Differences]) -> Differences:
+    """Return what is known of the tokens of all parts, one after another."""
+    return Differences(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+
+
+def _differences(logits: np.ndarray, reference: np.ndarray, tokens: np.ndarray) -> Differences:
+    """The same for as many rows as stay in the cache."""
+    row = np.arange(len(tokens))
+    _, scaled, log_sum = _log_sum_exp(logits)
+    weights, scaled_reference, log_sum_reference = _log_sum_exp(reference)
+    top, top_reference = (array.argmax(axis=1) for array in (scaled, scaled_reference))
+    nll = log_sum - scaled[row, tokens]
+    nll_reference = log_sum_reference - scaled_reference[row, tokens]
+
+    # KL = sum of p (ln p - ln q), where ln p - ln q = (a - log_sum_a) - (b - log_sum_b). Taking the
+    # difference of the logits first keeps what would drown in rounding for two models much alike.
+    weights[scaled_reference < (log_sum_reference + MIN_LOG_PROBABILITY)[:, None]] = 0
+    total = np.exp(log_sum_reference)
+    kept = weights.sum(axis=1, dtype=np.float64) / total
+    np.subtract(scaled_reference, scaled, out=scaled)
+    np.multiply(weights, scaled, out=weights)
+    kl = weights.sum(axis=1, dtype=np.float64) / total - kept * (log_sum_reference - log_sum)
+    return Differences(
+        nll, nll_reference, kl, np.exp(-nll) - np.exp(-nll_reference), top == top_reference
+    )
+
+
+def _slices(logits: np.ndarray) -> list[slice]:
+    step = max(1, SLICE_ELEMENTS // logits.shape[1])
+    return [slice(start, start + step) for start in range(0, len(logits), step)]
+
+
+def _log_sum_exp(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return exp(x), x and ln(sum of exp(x)) for x, the logits less the greatest of their row."""
+    scaled = logits - logits.max(axis=1, keepdims=True)
+    weights = np.exp(scaled)
+    return weights, scaled, np.log(weights.sum(axis=1, dtype=np.float64))
+
+
+def mean(values: np.ndarray) -> Estimate:
+    """Return the mean of `values` `[n]` with its standard error."""
+    return Estimate(float(values.mean()), math.sqrt(_variance_of_mean(values, values)))
+
+
+def perplexity(nll: np.ndarray) -> Estimate:
+    """Return exp of the mean negative log-likelihood, the error by its first derivative."""
+    average = mean(nll)
+    value = math.exp(average.value)
+    return Estimate(value, value * average.error)
+
+
+def log_ratio(nll: np.ndarray, nll_reference: np.ndarray) -> Estimate:
+    """Return ln of a perplexity over the reference's.
+
+    Both models find the same tokens hard, so the error is far smaller than either perplexity's.
+    """
+    return mean(nll - nll_reference)
+
+
+def root_mean_square(values: np.ndarray) -> Estimate:
+    """Return the root of the mean of squares, the error by its first derivative."""
+    squares = mean(values**2)
+    root = math.sqrt(squares.value)
+    return Estimate(root, 0.5 * squares.error / root if root else 0.0)
+
+
+def _variance_of_mean(a: np.ndarray, b: np.ndarray) -> float:
+    n = len(a)
+    return max(0.0, float((a * b).mean() - a.mean() * b.mean())) / (n - 1) if n > 1 else 0.0

@@ -1,0 +1,276 @@
+"""Importance matrices: how much each input of each weight matrix counts, for better quantizing.
+
+While a model reads a text, the squares of what comes into each matrix are summed up, column by
+column. Quantizing then spends its precision on the columns that matter. Files are llama.cpp's
+own (tools/imatrix): GGUF, with a sum and a count for each matrix; the older binary format can be
+read. A mixture of experts has a row and a count for each expert.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+from gguf import GGMLQuantizationType
+
+from gguf_tools.errors import GGUFError, ReellamaError
+from gguf_tools.files import replacing
+from gguf_tools.metadata import TensorInfo, entries, head, write_padded
+from gguf_tools.reader import MAGIC, GGUFFile, Tensor, read_gguf
+
+if TYPE_CHECKING:
+    from gguf_tools.activations import Activations
+    from gguf_tools.context import Context
+
+N_CTX = 512  # tokens of a chunk, as llama.cpp's tool has it
+SUM, COUNT = ".in_sum2", ".counts"
+MAX_NAME = 64  # GGML_MAX_NAME, bytes
+
+# Token ids int32 `[n]` or soft tokens float32 `[n, n_embd]`, one after another.
+Prompt = Sequence[Sequence[int] | np.ndarray]
+Report = Callable[[int, int | None], None]  # how many prompts are done, of how many if known
+
+
+@dataclass(frozen=True)
+class Imatrix:
+    """An importance matrix.
+
+    `sums` maps names of weights to sums of squares, float32 `[n_experts or 1, n_inputs]`; `counts`
+    to how many rows went into each, float32 `[n_experts or 1]`. `datasets` are the texts that it
+    was made from, `chunk_count` and `chunk_size` how many pieces of how many tokens these were.
+    """
+
+    sums: dict[str, np.ndarray]
+    counts: dict[str, np.ndarray]
+    datasets: tuple[str, ...]
+    chunk_count: int
+    chunk_size: int
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """Return the means of the squares, float32 `[n_experts * n_inputs]`.
+
+        For an expert that no token went through they are 1, as in llama.cpp: all inputs alike.
+        """
+        result = {}
+        for name, sums in self.sums.items():
+            counts = self.counts[name][:, None]
+            means = np.where(counts > 0, sums / np.maximum(counts, np.float32(1)), np.float32(1))
+            result[name] = np.ascontiguousarray(means, np.float32).reshape(-1)
+        return result
+
+    def write(self, path: str | Path) -> None:
+        """Write it as llama.cpp's GGUF. Raises ReellamaError when that cannot be done."""
+        arrays: dict[str, np.ndarray] = {}
+        for name in sorted(self.sums):
+            arrays[name + SUM] = self.sums[name]
+            arrays[name + COUNT] = self.counts[name][:, None]
+        metadata = entries(
+            {
+                "general.type": "imatrix",
+                "imatrix.datasets": self.datasets,
+                "imatrix.chunk_count": self.chunk_count,
+                "imatrix.chunk_size": self.chunk_size,
+            }
+        )
+        tensors = [
+            TensorInfo(name, array.shape[::-1], GGMLQuantizationType.F32)
+            for name, array in arrays.items()
+        ]
+        with replacing(Path(path)) as temporary, temporary.open("wb") as file:
+            file.write(head(metadata, tensors))
+            for array in arrays.values():
+                write_padded(file, np.ascontiguousarray(array, "<f4").tobytes())
+
+
+def read_imatrix(path: str | Path) -> Imatrix:
+    """Read an importance matrix, in either of llama.cpp's formats.
+
+    Raises GGUFError, in one line, for a file that is missing, damaged, or something else.
+    """
+    path = Path(path).expanduser()
+    try:
+        with path.open("rb") as file:
+            if file.read(len(MAGIC)) != MAGIC:
+                return _read_legacy(file, path)
+    except OSError as error:
+        raise GGUFError(f"cannot read {path}: {error.strerror}") from error
+    header = read_gguf(path)
+    names = [name.removesuffix(SUM) for name in header.tensors if name.endswith(SUM)]
+    if header.metadata.get("general.type") != "imatrix" or not names:
+        raise GGUFError(f"{path} is not an importance matrix; make one with: reellama gguf imatrix")
+    sums, counts = {}, {}
+    for name in names:
+        if name + COUNT not in header.tensors:
+            raise GGUFError(f"{path} is damaged: it has no {name}{COUNT}")
+        counts[name] = np.rint(_floats(header, name + COUNT))
+        flat = _floats(header, name + SUM)
+        if len(flat) % len(counts[name]):
+            raise GGUFError(f"{path} is damaged: {name}{SUM} and {name}{COUNT} do not match")
+        sums[name] = flat.reshape(len(counts[name]), -1)
+    datasets = header.metadata.get("imatrix.datasets")
+    return Imatrix(
+        sums,
+        counts,
+        tuple(map(str, datasets)) if isinstance(datasets, list) else (),
+        _int(header, "imatrix.chunk_count"),
+        _int(header, "imatrix.chunk_size"),
+    )
+
+
+def collect(
+    model: str | Path,
+    prompts: Iterable[Prompt],
+    *,
+    n_ctx: int = N_CTX,
+    n_threads: int | None = None,
+    n_gpu_layers: int = 0,
+    datasets: Sequence[str] = (),
+    report: Report | None = None,
+) -> Imatrix:
+    """Let a model read prompts of at most `n_ctx` positions, each on its own, and sum up.
+
+    A prompt is a sequence of parts: token ids, or soft tokens float32 `[n, n_embd]`. A part of
+    fewer than 16 positions is read and not counted, which is llama.cpp's rule. Raises GGUFError for
+    a file that cannot be loaded, ReellamaError for a prompt that does not fit.
+    """
+    from gguf_tools.activations import Activations
+    from gguf_tools.backend import load_model
+    from gguf_tools.context import Context, ContextSettings
+
+    activations = Activations()
+    settings = ContextSettings(n_batch=min(n_ctx, 2048), n_threads=n_threads)
+    with (
+        load_model(model, n_gpu_layers=n_gpu_layers, n_ctx=n_ctx) as loaded,
+        Context(
+            loaded, n_ctx, settings, n_outputs=settings.n_batch, on_node=activations.callback
+        ) as context,
+    ):
+        total = len(prompts) if isinstance(prompts, Sequence) else None
+        for done, prompt in enumerate(prompts, 1):
+            _read(context, prompt, n_ctx, activations)
+            if report is not None:
+                report(done, total)
+    if not activations.sums:
+        raise ReellamaError(f"nothing was collected from {model}: give it longer texts")
+    most = max(int(count.max()) for count in activations.counts.values())
+    return Imatrix(
+        {name: sums.astype(np.float32) for name, sums in activations.sums.items()},
+        {name: counts.astype(np.float32) for name, counts in activations.counts.items()},
+        tuple(datasets),
+        max(most // n_ctx, 1),
+        n_ctx,
+    )
+
+
+def collect_from_text(
+    model: str | Path,
+    text_file: str | Path,
+    *,
+    n_ctx: int = N_CTX,
+    n_chunks: int | None = None,
+    n_threads: int | None = None,
+    n_gpu_layers: int = 0,
+    report: Report | None = None,
+) -> Imatrix:
+    """Collect from a text file, cut into chunks of `n_ctx` tokens; all of them, or `n_chunks`.
+
+    The chunks are those of llama.cpp's tool: the first token of each is replaced by the token that
+    begins a text, where the model has one, and what is left over at the end is not used. Raises
+    ReellamaError for a text that cannot be read or is shorter than a chunk.
+    """
+    from gguf_tools.tokenizer import Tokenizer
+
+    if n_ctx < 16 or (n_chunks is not None and n_chunks < 1):
+        raise ReellamaError("a chunk has at least 16 tokens, and at least one is needed")
+    path = Path(text_file).expanduser()
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace").removesuffix("\n")
+    except OSError as error:
+        raise ReellamaError(f"cannot read {path}: {error.strerror}") from error
+    with Tokenizer.from_path(model) as tokenizer:
+        bos = tokenizer.bos if tokenizer.add_bos else None
+        tokens = tokenizer.encode(text, add_bos=tokenizer.add_bos)
+    chunks = [tokens[start : start + n_ctx] for start in range(0, len(tokens) - n_ctx + 1, n_ctx)]
+    if not chunks:
+        raise ReellamaError(
+            f"{path} has {len(tokens)} tokens, and a chunk {n_ctx}: give a longer text"
+        )
+    if bos is not None:
+        chunks = [[bos, *chunk[1:]] for chunk in chunks]
+    return collect(
+        model,
+        [[chunk] for chunk in chunks[:n_chunks]],
+        n_ctx=n_ctx,
+        n_threads=n_threads,
+        n_gpu_layers=n_gpu_layers,
+        datasets=(str(text_file),),
+        report=report,
+    )
+
+
+def _read(context: Context, prompt: Prompt, n_ctx: int, activations: Activations) -> None:
+    """Decode one prompt from position 0, with outputs everywhere.
+
+    llama.cpp skips in the last layer what has no output, and it would not be counted.
+    """
+    context.clear()
+    start = 0
+    for part in prompt:
+        run = np.asarray(part)
+        if start + len(run) > n_ctx:
+            raise ReellamaError(f"a prompt takes more than the {n_ctx} positions of the context")
+        for i in range(0, len(run), context.n_batch):
+            piece = run[i : i + context.n_batch]
+            try:
+                context.decode(piece, start, first_output=0)
+            finally:
+                activations.check()
+            start += len(piece)
+
+
+def _floats(header: GGUFFile, name: str) -> np.ndarray:
+    tensor: Tensor = header.tensors[name]
+    if tensor.type != GGMLQuantizationType.F32:
+        raise GGUFError(f"{header.path} is damaged: {name} is not of type F32")
+    return np.fromfile(header.path, "<f4", tensor.n_elements, offset=tensor.offset)
+
+
+def _int(header: GGUFFile, key: str) -> int:
+    value = header.metadata.get(key)
+    return value if isinstance(value, int) else 0
+
+
+def _read_legacy(file: BinaryIO, path: Path) -> Imatrix:
+    """Read the older format: means of squares times the count of chunks, without experts' counts.
+
+    int32 count of entries; for each its name's length, name, chunks, length, float32 values; then
+    the count of chunks, and the length and name of the text.
+    """
+    size = path.stat().st_size
+    file.seek(0)
+
+    def take(n: int) -> bytes:
+        if not 0 <= n <= size - file.tell():
+            raise GGUFError(f"{path} is not an importance matrix, or it is damaged")
+        return file.read(n)
+
+    def number() -> int:
+        return int(struct.unpack("<i", take(4))[0])
+
+    sums, counts = {}, {}
+    for _ in range(number()):
+        name = take(number()).decode("utf-8", "replace")
+        n_chunks = number()
+        sums[name] = np.frombuffer(take(4 * number()), "<f4").reshape(1, -1)
+        counts[name] = np.array([n_chunks], np.float32)
+    if not sums or any(len(name.encode()) >= MAX_NAME for name in sums):
+        raise GGUFError(f"{path} is not an importance matrix, or it is damaged")
+    chunk_count, datasets = 0, tuple[str, ...]()
+    if file.tell() < size:
+        chunk_count = number()
+        datasets = (take(number()).decode("utf-8", "replace"),)
+    return Imatrix(sums, counts, datasets, chunk_count, 0)

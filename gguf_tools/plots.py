@@ -1,0 +1,113 @@
+"""The two plots of a comparison as PNG and SVG. Needs matplotlib: pip install "reellama[plots]"."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gguf_tools.compare_output import Y_LABEL, Plot
+from gguf_tools.errors import ReellamaError
+from gguf_tools.files import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SIZE = (8.0, 5.0)  # inches
+DPI = 160
+FRONT, OTHER = "#0b5fa5", "#8a8a8a"  # told apart without colour too, by shape and line
+# Where a name may stand beside its point: x and y in points, and how it is aligned.
+SPOTS = (
+    (7, 0, "left", "center"),
+    (-7, 0, "right", "center"),
+    (0, 7, "center", "bottom"),
+    (0, -7, "center", "top"),
+    (6, 9, "left", "bottom"),
+    (6, -9, "left", "top"),
+    (-6, 9, "right", "bottom"),
+    (-6, -9, "right", "top"),
+)
+
+
+def check() -> None:
+    """Raise ReellamaError when matplotlib is not installed."""
+    try:
+        import matplotlib  # noqa: F401  # it is asked for, not used
+    except ImportError as error:
+        raise ReellamaError(
+            'plots need matplotlib; install it with: pip install "reellama[plots]"'
+        ) from error
+
+
+def save(plot: Plot, path: Path, subtitle: str = "") -> list[Path]:
+    """Write `path` with .png and with .svg; returns both paths.
+
+    White ground, so that it can be read on light and dark pages alike. Raises ReellamaError when
+    matplotlib is missing or a file cannot be written.
+    """
+    check()
+    import matplotlib
+
+    figure = draw(plot, subtitle)
+    written = []
+    # Letters stay letters in an SVG, and the same plot gives the same file.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "reellama"}):
+        for kind, metadata in (("png", {}), ("svg", {"Date": None})):
+            target = path.with_name(f"{path.name}.{kind}")
+            with replacing(target) as temporary:
+                figure.savefig(temporary, format=kind, metadata=metadata)
+            written.append(target)
+    return written
+
+
+def draw(plot: Plot, subtitle: str = "") -> Figure:
+    """Return a figure: every type as a point with its name, and the Pareto front as a line."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=SIZE, dpi=DPI, facecolor="white", layout="constrained")
+    axes = figure.add_subplot(facecolor="white")
+    front = [(plot.x[index], plot.y[index]) for index in plot.front]
+    others = [index for index in range(len(plot.names)) if index not in set(plot.front)]
+    axes.plot(*zip(*front, strict=True), "o-", color=FRONT, label="Pareto front", zorder=3)
+    if others:
+        x, y = ([values[index] for index in others] for values in (plot.x, plot.y))
+        axes.plot(x, y, "s", color=OTHER, markersize=5, label="beaten in both by another")
+    axes.set_yscale("log")
+    axes.margins(0.12)
+    axes.set_xlabel(plot.x_label)
+    axes.set_ylabel(Y_LABEL)
+    axes.set_title(f"{plot.title}\n{subtitle}" if subtitle else plot.title, fontsize=11)
+    axes.grid(True, which="both", color="#e4e4e4", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.legend(frameon=True, facecolor="white", fontsize=8)
+    _name_points(figure, axes, plot)
+    return figure
+
+
+def _name_points(figure: Figure, axes: Any, plot: Plot) -> None:
+    """Write each name where it covers the fewest points and other names."""
+    figure.draw_without_rendering()  # places what the names must keep clear of
+    points = axes.transData.transform(list(zip(plot.x, plot.y, strict=True)))
+    taken: list[Any] = []
+    for name, x, y in zip(plot.names, plot.x, plot.y, strict=True):
+        candidates = []
+        for number, (dx, dy, horizontal, vertical) in enumerate(SPOTS):
+            label = axes.annotate(
+                name,
+                (x, y),
+                (dx, dy),
+                textcoords="offset points",
+                ha=horizontal,
+                va=vertical,
+                fontsize=8,
+                color="black",
+                zorder=4,
+            )
+            box = label.get_window_extent()
+            covered = sum(box.overlaps(other) for other in taken) * 2
+            covered += sum(box.contains(*point) for point in points)
+            candidates.append((covered, number, label, box))
+        _, best, _, box = min(candidates, key=lambda candidate: candidate[:2])
+        for _, number, label, _ in candidates:
+            if number != best:
+                label.remove()
+        taken.append(box)

@@ -1,0 +1,232 @@
+"""Quantize a GGUF into other types, with llama.cpp's own quantizer.
+
+    from gguf_tools.quantize import quantize
+
+    quantize("model-f16.gguf", ["Q4_K_M", "Q8_0"])
+
+Files are written whole or not at all: to a hidden file beside their place, and renamed at the end.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from gguf_tools import find, lora
+from gguf_tools.errors import ReellamaError
+from gguf_tools.files import replacing
+from gguf_tools.imatrix import read_imatrix
+from gguf_tools.metadata import raw_entries
+from gguf_tools.quant_types import ALIASES, COPY, TYPES, QuantType, quant_type, type_of_tensor
+from gguf_tools.quantizer import Job, Quantizer
+from gguf_tools.quantplan import Listener, Plan, plan
+from gguf_tools.reader import DEFAULT_ALIGNMENT, GGUFFile, read_gguf
+
+SPLIT = re.compile(r"-\d{5}-of-\d{5}$")  # of the parts of a split model
+
+Report = Callable[[str, int, int], None]  # what is being done, tensors done, tensors in all
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A model that was quantized, or in a dry run would be.
+
+    `n_bytes` is the size of the file; `bits_per_weight` counts the tensors' data alone. `notes` are
+    lines for a person about what became different from what was asked for. `seconds` is the time
+    that llama.cpp took.
+    """
+
+    path: Path
+    type: str
+    n_bytes: int
+    bits_per_weight: float
+    notes: tuple[str, ...]
+    seconds: float
+
+
+def quantize(
+    source: str | Path,
+    types: str | Sequence[str],
+    output: str | Path | None = None,
+    *,
+    imatrix: str | Path | None = None,
+    tensor_types: Sequence[tuple[str, str]] = (),
+    pure: bool = False,
+    output_type: str | None = None,
+    embedding_type: str | None = None,
+    loras: Sequence[tuple[str | Path, float]] = (),
+    n_threads: int = 0,
+    dry_run: bool = False,
+    force: bool = False,
+    report: Report | None = None,
+) -> list[Quantized]:
+    """Quantize `source` into each of `types`; see `gguf_tools.quant_types` for their names.
+
+    Files go into the current folder, named after the source with the type in place of its own, or
+    to `output`: a file, or a folder that need not be there yet. `tensor_types` are pairs of a
+    regular expression and a type for the tensors whose names it is found in; `pure` gives all
+    tensors the same type; `output_type` and `embedding_type` are those of the output matrix and the
+    token embeddings. `loras` are adapters with their scales, merged in first. `n_threads` 0 means
+    all processors. A dry run writes nothing. `force` lets existing files be replaced.
+
+    Raises ReellamaError, in one line and before anything is written, for a source, type or imatrix
+    that cannot be used, a file that exists, and a disk too full.
+    """
+    path = find.resolve(source)
+    if n_threads < 0:
+        raise ReellamaError(f"n_threads is {n_threads}, but must be 0 or more")
+    wanted = [quant_type(name) for name in ([types] if isinstance(types, str) else types)]
+    targets = [type_.name if type_ else COPY for type_ in wanted]
+    if not targets or len(set(targets)) < len(targets):
+        raise ReellamaError(f"give each type once, and at least one: {' '.join(targets) or 'none'}")
+    job = Job(
+        source=str(path.absolute()),
+        output="",
+        ftype=0,
+        pure=pure,
+        output_type=None if output_type is None else type_of_tensor(output_type),
+        embedding_type=None if embedding_type is None else type_of_tensor(embedding_type),
+        overrides=tuple((pattern, type_of_tensor(name)) for pattern, name in tensor_types),
+        imatrix=None if imatrix is None else str(Path(imatrix).expanduser().absolute()),
+        n_threads=n_threads,
+    )
+    jobs = [_of_type(job, type_) for type_ in wanted]
+    with Quantizer() as quantizer:  # it starts while the header is read
+        file = read_gguf(path)
+        if file.metadata.get("general.alignment", DEFAULT_ALIGNMENT) != DEFAULT_ALIGNMENT:
+            raise ReellamaError(f"{path} has a general.alignment that llama.cpp cannot quantize")
+        places = _places(file, targets, output, [Path(adapter).stem for adapter, _ in loras])
+        if not dry_run:
+            _check_places(path, places, force)
+        matrix = None if job.imatrix is None else read_imatrix(job.imatrix)
+        metadata = raw_entries(path)
+        plans = [
+            plan(quantizer, job, name, metadata, matrix)
+            for job, name in zip(jobs, targets, strict=True)
+        ]
+        if dry_run:
+            return [_result(*each, 0.0) for each in zip(places, targets, plans, strict=True)]
+        _check_space(places[0].parent, plans, lora.merged_size(file) if loras else 0)
+        with _merged(file, loras, places[0].parent, report) as merged:
+            jobs = [replace(job, source=str(merged.absolute())) for job in jobs]
+            return [
+                _write(quantizer, *each, report)
+                for each in zip(jobs, places, targets, plans, strict=True)
+            ]
+
+
+def default_name(file: GGUFFile, type_name: str, adapters: Sequence[str] = ()) -> str:
+    """Return the name of a file for `file` quantized: its own with the type in place of its own."""
+    path = file.path
+    stem = path.name.removesuffix(".gguf")
+    if stem == path.name:  # Ollama's blobs are named by their hash
+        stem = re.sub(r"[^\w.-]+", "-", str(file.metadata.get("general.name", "model"))).strip("-.")
+    stem = SPLIT.sub("", stem)
+    match = _type_at_end().search(stem)
+    separator = match[1] if match else "-"
+    stem = stem[: match.start()] if match else stem
+    return separator.join([stem, *adapters, type_name]) + ".gguf"
+
+
+def _type_at_end() -> re.Pattern[str]:
+    names = {type_.name for type_ in TYPES} | set(ALIASES) | {"FP16", "FP32", COPY}
+    longest_first = sorted(names, key=len, reverse=True)
+    return re.compile(rf"([-._])({'|'.join(longest_first)})$", re.IGNORECASE)
+
+
+def _places(
+    file: GGUFFile, targets: Sequence[str], output: str | Path | None, adapters: Sequence[str]
+) -> list[Path]:
+    folder = Path.cwd()
+    if output is not None:
+        folder = Path(output).expanduser()
+        is_folder = folder.is_dir() or str(output).endswith(("/", os.sep))
+        if not is_folder and folder.suffix == ".gguf":
+            if len(targets) > 1:
+                raise ReellamaError(f"{output} is one file, and {len(targets)} types need a folder")
+            return [folder]
+    return [folder / default_name(file, target, adapters) for target in targets]
+
+
+def _check_places(source: Path, places: Sequence[Path], force: bool) -> None:
+    for place in places:
+        if place.exists() and place.samefile(source):
+            raise ReellamaError(f"{place} is the source itself; give another --output")
+        if place.exists() and not force:
+            raise ReellamaError(f"{place} exists; --force replaces it")
+    folder = places[0].parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ReellamaError(f"cannot make the folder {folder}: {error.strerror}") from error
+
+
+def _check_space(folder: Path, plans: Sequence[Plan], merged: int) -> None:
+    needed = sum(plan.n_bytes for plan in plans) + merged
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise ReellamaError(
+            f"{needed / 1e9:.2f} GB are needed in {folder.absolute()}, and {free / 1e9:.2f} GB are "
+            "free: make room, or give another folder as --output"
+        )
+
+
+def _of_type(job: Job, type_: QuantType | None) -> Job:
+    return replace(job, only_copy=True) if type_ is None else replace(job, ftype=type_.ftype)
+
+
+@contextmanager
+def _merged(
+    file: GGUFFile,
+    loras: Sequence[tuple[str | Path, float]],
+    folder: Path,
+    report: Report | None,
+) -> Iterator[Path]:
+    """The file to quantize: the source, or a temporary one with the adapters in it."""
+    if not loras:
+        yield file.path
+        return
+    tell = None if report is None else partial(report, "merging LoRA")
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".merged-") as temporary:
+        yield lora.merge(file.path, loras, Path(temporary, "merged.gguf"), report=tell)
+
+
+def _write(
+    quantizer: Quantizer,
+    job: Job,
+    place: Path,
+    type_name: str,
+    planned: Plan,
+    report: Report | None,
+) -> Quantized:
+    listener = Listener()
+    doing = f"quantizing {type_name}"
+
+    def listen(level: int, text: str) -> None:
+        before = listener.done
+        listener.hear(level, text)
+        if report is not None and listener.done > before:
+            report(doing, listener.done - 1, listener.total)
+
+    with replacing(place) as temporary:
+        started = time.perf_counter()
+        if not quantizer.run(replace(job, output=str(temporary.absolute())), listen):
+            raise listener.failure(job, type_name)
+        seconds = time.perf_counter() - started
+        if report is not None:
+            report(doing, listener.total, listener.total)
+        read_gguf(temporary)  # raises when it is not what it should be
+    return _result(place, type_name, planned, seconds)
+
+
+def _result(place: Path, type_name: str, planned: Plan, seconds: float) -> Quantized:
+    bits = 8 * planned.tensor_bytes / planned.n_elements
+    return Quantized(place, type_name, planned.n_bytes, bits, planned.notes, seconds)

@@ -1,0 +1,270 @@
+"""Perplexity and KL divergence, as llama-perplexity defines them."""
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gguf_tools import divergence, quality
+from gguf_tools.backend import load_model
+from gguf_tools.context import Context, ContextSettings
+from gguf_tools.errors import ReellamaError
+from tests import tiny_model
+
+# What llama-perplexity, of the llama.cpp that llama-cpp-python 0.3.36 includes, prints for SmolLM2
+# with -f gguf_tools/data/english.txt -c 64 --chunks 3.
+SMOLLM2_PERPLEXITY = 41.6034
+TEXT = "The ferry came to rest on the gravel, some twenty metres short of the landing. " * 12
+seeds = st.integers(0, 2**32 - 1)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "ferry.txt"
+    path.write_text(TEXT)
+    return path
+
+
+@pytest.fixture(scope="module")
+def other_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with one matrix changed a little."""
+    shape = tiny_model.weights("llama")["output.weight"].shape
+    change = np.random.default_rng(1).normal(0, 0.02, shape).astype(np.float32)
+    path = tmp_path_factory.mktemp("other") / "other.gguf"
+    return tiny_model.write(path, changes={"output.weight": change})
+
+
+def logits_of(path: Path, tokens: np.ndarray) -> np.ndarray:
+    """The logits of every position, read in one go: float64 `[n, n_vocab]`."""
+    n = len(tokens)
+    with load_model(path) as model, Context(model, n, one_thread(), n_outputs=n) as context:
+        context.decode(tokens, 0, first_output=0)
+        return context.logits(n).astype(np.float64)
+
+
+def one_thread() -> ContextSettings:
+    return ContextSettings(n_threads=1)
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+def tokens_of(text: str) -> list[int]:
+    """BOS and bytes: the tiny model's tokens, to which a space is U+2581."""
+    return [1, *(byte + 3 for byte in text.replace(" ", "\u2581").encode())]
+
+
+def by_the_book(path: Path, text: str, n_ctx: int, n_chunks: int) -> tuple[np.ndarray, list[int]]:
+    """ln p of every scored position, and the tokens there, written as plainly as it can be."""
+    tokens = tokens_of(text)
+    scored, expected = [], []
+    for i in range(n_chunks):
+        chunk = tokens[i * n_ctx : (i + 1) * n_ctx]
+        log_p = log_softmax(logits_of(path, np.array([1, *chunk[1:]], np.int32)))
+        for j in range(n_ctx // 2, n_ctx - 1):
+            scored.append(log_p[j])
+            expected.append(chunk[j + 1])
+    return np.array(scored), expected
+
+
+def test_perplexity_is_that_of_the_second_half_of_each_chunk(tiny_llama: Path, text: Path) -> None:
+    found = quality.measure(tiny_llama, text, n_ctx=64, n_chunks=3, n_threads=1)
+    log_p, expected = by_the_book(tiny_llama, TEXT, 64, 3)
+    nll = -log_p[np.arange(len(expected)), expected]
+    assert found.n_scored == len(expected) == 3 * 31
+    assert found.perplexity.value == pytest.approx(math.exp(nll.mean()), rel=1e-3)
+    error = math.exp(nll.mean()) * nll.std() / math.sqrt(len(nll) - 1)
+    assert found.perplexity.error == pytest.approx(error, rel=1e-3)
+    assert found.divergence is None
+
+
+def test_divergence_is_what_its_definition_says(
+    tiny_llama: Path, other_llama: Path, text: Path
+) -> None:
+    found = quality.measure(
+        other_llama, text, reference=tiny_llama, n_ctx=64, n_chunks=3, n_threads=1
+    ).divergence
+    assert found is not None
+    log_p, expected = by_the_book(tiny_llama, TEXT, 64, 3)
+    log_q, _ = by_the_book(other_llama, TEXT, 64, 3)
+    kl = (np.exp(log_p) * (log_p - log_q)).sum(axis=1)
+    row = np.arange(len(expected))
+    p_diff = np.exp(log_q[row, expected]) - np.exp(log_p[row, expected])
+    assert found.kl.value == pytest.approx(kl.mean(), rel=1e-3)
+    assert found.kl_median == pytest.approx(np.median(kl), rel=1e-3)
+    assert found.kl_p99 == pytest.approx(np.quantile(kl, 0.99), rel=1e-3)
+    assert found.kl_max == pytest.approx(kl.max(), rel=1e-3)
+    assert found.p_diff_rms.value == pytest.approx(math.sqrt((p_diff**2).mean()), rel=1e-3)
+    assert found.same_top.value == pytest.approx((log_p.argmax(1) == log_q.argmax(1)).mean())
+    assert 0 < found.same_top.value < 1
+    ratio = (log_p - log_q)[row, expected].mean()
+    assert found.log_ratio.value == pytest.approx(ratio, abs=2e-4)
+
+
+def test_a_model_does_not_differ_from_itself(tiny_llama: Path, text: Path) -> None:
+    found = quality.measure(
+        tiny_llama, text, reference=tiny_llama, n_ctx=64, n_chunks=2, n_threads=1
+    ).divergence
+    assert found is not None
+    assert (found.kl.value, found.kl_max, found.p_diff_rms.value) == (0, 0, 0)
+    assert (found.same_top.value, found.log_ratio.value) == (1, 0)
+
+
+def test_smollm2_gets_what_llama_perplexity_prints(smollm2: Path) -> None:
+    found = quality.measure(smollm2, n_ctx=64, n_chunks=3, n_threads=1)
+    assert found.perplexity.value == pytest.approx(SMOLLM2_PERPLEXITY, rel=1e-3)
+
+
+def test_logits_that_do_not_fit_at_once_come_in_parts(
+    tiny_llama: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = quality.measure(tiny_llama, text, n_ctx=64, n_chunks=2, n_threads=1)
+    monkeypatch.setattr(quality, "LOGIT_BYTES", 4 * len(tiny_model.TOKENS) * 7)
+    parts = quality.measure(tiny_llama, text, n_ctx=64, n_chunks=2, n_threads=1)
+    assert parts.perplexity.value == pytest.approx(whole.perplexity.value, rel=1e-5)
+    assert parts.n_scored == whole.n_scored
+
+
+def test_only_whole_chunks_count(tiny_llama: Path, text: Path) -> None:
+    n_tokens = len(tokens_of(TEXT))
+    found = quality.measure(tiny_llama, text, n_ctx=256, n_threads=1)
+    assert found.n_chunks == n_tokens // 256
+    assert found.n_scored == found.n_chunks * 127
+
+
+def test_one_newline_at_the_end_does_not_count(tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    path.write_bytes(b"one\r\ntwo\n\n")
+    assert quality.read_text(path) == b"one\r\ntwo\n"
+
+
+def test_names_of_special_tokens_in_a_text_are_text(smollm2: Path) -> None:
+    with load_model(smollm2, vocab_only=True) as model:
+        assert len(quality.tokenize(model, b"<|im_end|>")) > 1
+
+
+@pytest.mark.parametrize(
+    ("n_ctx", "content", "message"),
+    [
+        (4096, TEXT, "tokens for .*, too few for one chunk of 4,096; take a longer text"),
+        (4, TEXT, "n_ctx is 4, but must be 8 or more"),
+        (64, None, "cannot read .*: No such file"),
+    ],
+)
+def test_what_cannot_be_measured_is_one_line(
+    tiny_llama: Path, tmp_path: Path, n_ctx: int, content: str | None, message: str
+) -> None:
+    path = tmp_path / "text.txt"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ReellamaError, match=message) as caught:
+        quality.measure(tiny_llama, path, n_ctx=n_ctx, n_threads=1)
+    assert "\n" not in str(caught.value)
+
+
+def test_models_with_other_tokens_are_not_compared(
+    tiny_llama: Path, smollm2: Path, text: Path
+) -> None:
+    with pytest.raises(ReellamaError, match="whose tokens are not the same: it has 259 of them"):
+        quality.measure(tiny_llama, text, reference=smollm2, n_ctx=64, n_threads=1)
+
+
+def test_progress_tells_the_perplexity_so_far(tiny_llama: Path, text: Path) -> None:
+    seen: list[tuple[float, ...]] = []
+    found = quality.measure(
+        tiny_llama,
+        text,
+        n_ctx=64,
+        n_chunks=2,
+        n_threads=1,
+        progress=lambda *news: seen.append(news),
+    )
+    assert [news[:2] for news in seen] == [(0, 2), (1, 2), (2, 2)]
+    assert seen[-1][2] == found.perplexity.value
+
+
+@given(seeds, st.integers(1, 40), st.integers(2, 300), st.floats(0, 30))
+def test_kl_is_never_negative_and_agreement_is_a_share(
+    seed: int, n: int, n_vocab: int, spread: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    reference, logits = rng.normal(0, spread, (2, n, n_vocab)).astype(np.float32)
+    found = divergence.differences(logits, reference, rng.integers(0, n_vocab, n))
+    # What is left out, below e^-16 each, is all that can be missing.
+    assert (found.kl > -n_vocab * math.exp(-16) * 100).all()
+    assert (found.nll >= -1e-6).all()
+    assert (np.abs(found.p_diff) <= 1 + 1e-6).all()
+
+
+@given(seeds, st.floats(-1000, 1000))
+def test_a_constant_added_to_all_logits_changes_nothing(seed: int, shift: float) -> None:
+    rng = np.random.default_rng(seed)
+    reference, logits = rng.normal(0, 3, (2, 5, 50)).astype(np.float32)
+    tokens = rng.integers(0, 50, 5)
+    plain = divergence.differences(logits, reference, tokens)
+    shifted = divergence.differences(logits + np.float32(shift), reference, tokens)
+    assert shifted.kl == pytest.approx(plain.kl, abs=1e-3)
+    assert shifted.nll == pytest.approx(plain.nll, abs=1e-3)
+    assert divergence.likelihoods(logits, tokens) == pytest.approx(plain.nll)
+
+
+@given(seeds, st.integers(1, 3000))
+def test_rows_that_are_worked_on_in_slices_give_the_same(seed: int, elements: int) -> None:
+    rng = np.random.default_rng(seed)
+    reference, logits = rng.normal(0, 3, (2, 30, 100)).astype(np.float32)
+    tokens = rng.integers(0, 100, 30)
+    whole = divergence.differences(logits, reference, tokens)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(divergence, "SLICE_ELEMENTS", elements)
+        parts = divergence.differences(logits, reference, tokens)
+    for one, other in zip(whole, parts, strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_the_command_prints_the_figures(
+    reellama: Callable, tiny_llama: Path, other_llama: Path, text: Path
+) -> None:
+    options = ("--ctx", "64", "--chunks", "2", "--threads", "1", "--reference", tiny_llama)
+    result = reellama("gguf", "perplexity", other_llama, text, *options)
+    assert (result.status, result.err) == (0, "")
+    head, perplexity, *rest = result.out.splitlines()
+    assert head == "other.gguf on ferry.txt: 2 chunks of 64, 62 tokens scored"
+    assert perplexity.startswith("perplexity   ") and " ± " in perplexity
+    assert [line.split("  ")[0] for line in rest] == [
+        "perplexity of llama.gguf",
+        "ln of the ratio of the two",
+        "KL divergence, mean",
+        "",  # median
+        "",  # 99%
+        "",  # maximum
+        "same likeliest token",
+        "change in probability, RMS",
+    ]
+
+
+def test_the_command_gives_json(reellama: Callable, tiny_llama: Path, text: Path) -> None:
+    result = reellama(
+        "gguf", "perplexity", tiny_llama, text, "--ctx", 64, "--chunks", 2, "--threads", 1, "--json"
+    )
+    found = json.loads(result.out)
+    assert found["n_chunks"] == 2
+    assert found["perplexity"].keys() == {"value", "error"}
+    assert found["divergence"] is None
+
+
+def test_a_damaged_model_is_one_line(reellama: Callable, tiny_llama: Path, tmp_path: Path) -> None:
+    path = tmp_path / "half.gguf"
+    shutil.copy(tiny_llama, path)
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size // 2)
+    result = reellama("gguf", "perplexity", path)
+    assert (result.status, result.out) == (1, "")
+    assert result.err.startswith(f"reellama: {path} is cut off") and result.err.count("\n") == 1
