@@ -24,8 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import prompts
 from gguf_tools import backend, find, reader
+from gguf_tools.decoding import default_threads
 from pipeline.chat import Chat, Video
-from pipeline.context import default_threads
 from pipeline.engine import Engine, Part, Sampling, Text
 from pipeline.frames import Clip
 

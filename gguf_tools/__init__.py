@@ -1,1 +1,27 @@
-"""GGUF files: find, read, tokenize, fit to memory, and load safely with llama.cpp."""
+"""GGUF files: find, download, inspect, convert, quantize, measure, fit, and load with llama.cpp.
+
+    from gguf_tools import bench, quantize
+
+    quantize("model-F16.gguf", ["Q4_K_M", "Q8_0"])
+
+What is named in FUNCTIONS can be imported like that, and is loaded when it is first asked for.
+"""
+
+from importlib import import_module
+from typing import Any
+
+# Name here -> its module, and its name there.
+FUNCTIONS = {
+    "bench": ("measuring.bench", "bench"),
+    "compare": ("measuring.compare", "compare"),
+    "convert": ("conversion.convert", "convert"),
+    "perplexity": ("measuring.quality", "measure"),
+    "quantize": ("quantization.quantize", "quantize"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in FUNCTIONS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, function = FUNCTIONS[name]
+    return getattr(import_module(f"{__name__}.{module}"), function)

@@ -2,37 +2,28 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
-import re
-import signal
-import threading
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any
 
 import llama_cpp.llama_cpp as llama
 import numpy as np
-import psutil
-from gguf import GGMLQuantizationType
 
 from gguf_tools import backend
+from gguf_tools.decoding import (
+    FLASH_ATTN,
+    INTERRUPTIBLE,
+    KV_TYPES,
+    UNQUANTIZED,
+    CtrlC,
+    check_memory,
+    complaint,
+    default_threads,
+    pointer,
+)
 from gguf_tools.errors import ReellamaError
-from gguf_tools.memory import kv_bytes
-
-KV_TYPES = {
-    name: int(GGMLQuantizationType[name.upper()])
-    for name in ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
-}
-UNQUANTIZED = ("f32", "f16", "bf16")
-FLASH_ATTN = {"auto": -1, "off": 0, "on": 1}  # enum llama_flash_attn_type
-
-# Batches from this many positions on can be stopped midway by Ctrl-C. llama.cpp asks before every
-# node of the graph: nothing for a long batch, too much for a token.
-INTERRUPTIBLE = 32
 
 
 @dataclass(frozen=True)
@@ -81,16 +72,16 @@ class Context:
         settings.check()
         if llama.llama_model_has_encoder(model.ptr) or not llama.llama_model_has_decoder(model.ptr):
             raise ReellamaError(f"{model.path} is not a model that continues text")
-        _check_memory(model, n_ctx, settings)
+        check_memory(model, n_ctx, settings.type_k, settings.type_v, swa_full=False)
         parameters = _parameters(n_ctx, settings, n_outputs)
         if on_node is not None:
             parameters.cb_eval = on_node
-        pointer = llama.llama_init_from_model(model.ptr, parameters)
-        if not pointer:
+        context = llama.llama_init_from_model(model.ptr, parameters)
+        if not context:
             raise ReellamaError(
                 f"llama.cpp could not make a context of {n_ctx} positions for {model.path} "
                 f"(type_k {settings.type_k}, type_v {settings.type_v}, flash_attn "
-                f"{settings.flash_attn}): {_complaint() or 'try fewer positions'}"
+                f"{settings.flash_attn}): {complaint() or 'try fewer positions'}"
             )
         self.model = model
         self.n_batch = settings.n_batch
@@ -102,16 +93,14 @@ class Context:
         self._wanted = np.ones(1, np.int8)
         self._single = llama.llama_batch(
             n_tokens=1,
-            token=_pointer(self._token),
-            pos=_pointer(self._position),
-            logits=_pointer(self._wanted),
+            token=pointer(self._token),
+            pos=pointer(self._position),
+            logits=pointer(self._wanted),
         )
-        self._stop = flag = ctypes.c_bool(False)
-        self._abort = llama.ggml_abort_callback(lambda _: flag.value)
-        self._never = llama.ggml_abort_callback()
-        self._pointer = pointer
+        self._ctrl_c = CtrlC()
+        self._pointer = context
         # The finalizer keeps the model and the callbacks for as long as the context lives.
-        self._free = weakref.finalize(self, _free, pointer, model, self._abort, on_node)
+        self._free = weakref.finalize(self, _free, context, model, self._ctrl_c, on_node)
 
     @property
     def ptr(self) -> Any:
@@ -139,14 +128,10 @@ class Context:
         positions[:3] = np.arange(start, start + n)
         wanted = np.zeros(n, np.int8)
         wanted[n - 1 if first_output is None else first_output :] = 1
-        batch = llama.llama_batch(n_tokens=n, pos=_pointer(positions), logits=_pointer(wanted))
-        setattr(batch, "token" if run.ndim == 1 else "embd", _pointer(run))
-        if n < INTERRUPTIBLE:
-            status = llama.llama_decode(self.ptr, batch)
-        else:
-            with self._interruptible():
-                status = llama.llama_decode(self.ptr, batch)
-        self._check(status, start)
+        batch = llama.llama_batch(n_tokens=n, pos=pointer(positions), logits=pointer(wanted))
+        setattr(batch, "token" if run.ndim == 1 else "embd", pointer(run))
+        with self._ctrl_c.ends(self.ptr) if n >= INTERRUPTIBLE else nullcontext():
+            self._check(llama.llama_decode(self.ptr, batch), start)
 
     def decode_token(self, token: int, position: int) -> None:
         """Decode one token id and compute its logits: as `decode` does, with less around it."""
@@ -154,10 +139,10 @@ class Context:
         self._check(llama.llama_decode(self.ptr, self._single), position)
 
     def _check(self, status: int, start: int) -> None:
-        if status:
+        if status and not self._ctrl_c.came:
             raise ReellamaError(
                 f"llama.cpp failed at position {start} with {self.model.path}: "
-                f"{_complaint() or f'status {status}'}"
+                f"{complaint() or f'status {status}'}"
             )
 
     def synchronize(self) -> None:
@@ -186,34 +171,6 @@ class Context:
     ) -> None:
         self.close()
 
-    @contextmanager
-    def _interruptible(self) -> Iterator[None]:
-        """Let Ctrl-C end the decoding inside: Python alone would handle it only afterwards."""
-        handler = signal.getsignal(signal.SIGINT)
-        if threading.current_thread() is not threading.main_thread() or not callable(handler):
-            yield
-            return
-        llama.llama_set_abort_callback(self.ptr, self._abort, None)
-        signal.signal(signal.SIGINT, self._interrupt)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, handler)
-            llama.llama_set_abort_callback(self.ptr, self._never, None)
-            stopped, self._stop.value = self._stop.value, False
-        if stopped:
-            handler(signal.SIGINT, None)
-            raise KeyboardInterrupt
-
-    def _interrupt(self, _signal: int, _frame: FrameType | None) -> None:
-        self._stop.value = True
-
-
-def default_threads() -> int:
-    """Physical cores, at most as many as this process may use."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min(psutil.cpu_count(logical=False) or 1, usable or 1))
-
 
 def _parameters(n_ctx: int, settings: ContextSettings, n_outputs: int) -> Any:
     parameters = llama.llama_context_default_params()
@@ -225,38 +182,11 @@ def _parameters(n_ctx: int, settings: ContextSettings, n_outputs: int) -> Any:
     parameters.n_threads = parameters.n_threads_batch = n_threads
     parameters.type_k = KV_TYPES[settings.type_k]
     parameters.type_v = KV_TYPES[settings.type_v]
-    # llama.cpp quantizes V only with flash attention.
     flash_attn = settings.flash_attn if settings.type_v in UNQUANTIZED else "on"
     parameters.flash_attn_type = FLASH_ATTN[flash_attn]
     parameters.swa_full = False  # nothing is rewound: what left the attention window may go
     return parameters
 
 
-def _check_memory(model: backend.Model, n_ctx: int, settings: ContextSettings) -> None:
-    """Refuse a KV cache greater than the memory that is free, which would end the process."""
-    layers = range(model.n_layer if model.n_gpu_layers == 0 else 0)
-    needed = sum(
-        kv_bytes(model.file, layer, n_ctx, settings.type_k, settings.type_v, swa_full=False)
-        for layer in layers
-    )
-    free = psutil.virtual_memory().available
-    if needed > free:
-        raise ReellamaError(
-            f"{n_ctx} positions of context need {needed / 1e9:.1f} GB of memory for {model.path}, "
-            f"and {free / 1e9:.1f} GB are free: take fewer"
-        )
-
-
 def _free(pointer: Any, _model: backend.Model, *_callbacks: object) -> None:
     llama.llama_free(pointer)
-
-
-def _complaint() -> str:
-    """llama.cpp's last error on one line, without the names of its functions."""
-    line = " ".join(" ".join(backend.last_errors()[-1:]).split())
-    return re.sub(r"^(\w+: )+", "", line)
-
-
-def _pointer(array: np.ndarray) -> Any:
-    kind = np.ctypeslib.as_ctypes_type(array.dtype)
-    return array.ctypes.data_as(ctypes.POINTER(kind))

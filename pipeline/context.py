@@ -3,46 +3,33 @@
 from __future__ import annotations
 
 import ctypes
-import os
-import re
-import signal
-import threading
 import weakref
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
-import psutil
-from gguf import GGMLQuantizationType
 from llama_cpp import llama_cpp
 
 from gguf_tools import backend
+from gguf_tools.decoding import (
+    FLASH_ATTN,
+    INTERRUPTIBLE,
+    KV_TYPES,
+    UNQUANTIZED,
+    CtrlC,
+    check_memory,
+    complaint,
+    default_threads,
+    pointer,
+)
 from gguf_tools.errors import ReellamaError
-from gguf_tools.memory import kv_bytes
 
 from .parts import Run
 
-KV_TYPES = {
-    name: int(GGMLQuantizationType[name.upper()])
-    for name in ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
-}
-FLASH_ATTN = {"auto": -1, "off": 0, "on": 1}  # enum llama_flash_attn_type
-
 # Most positions of one batch whose logits are computed; llama.cpp reserves memory for so many.
 MAX_OUTPUTS = 64
-
-# Batches from this many positions on can be interrupted midway. llama.cpp asks before every node
-# of the graph, which costs a millisecond a batch: nothing for a long batch, too much for a token.
-INTERRUPTIBLE = 32
-
-
-def default_threads() -> int:
-    """Physical cores, at most as many as this process may use."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min(psutil.cpu_count(logical=False) or 1, usable or 1))
 
 
 class Context:
@@ -85,25 +72,22 @@ class Context:
         params.type_v = _choice("type_v", type_v, KV_TYPES)
         params.flash_attn_type = _choice("flash_attn", flash_attn, FLASH_ATTN)
         params.swa_full = True  # keep what lies outside the attention window: turns are rewound
-        if type_v not in ("f32", "f16", "bf16"):  # llama.cpp quantizes V only with flash attention
+        if type_v not in UNQUANTIZED:
             if flash_attn == "off":
                 raise ReellamaError(f"type_v {type_v} needs flash attention: leave flash_attn auto")
             params.flash_attn_type = FLASH_ATTN["on"]
-        _check_memory(model, n_ctx, type_k, type_v)
-        pointer = llama_cpp.llama_init_from_model(model.ptr, params)
-        if not pointer:
+        check_memory(model, n_ctx, type_k, type_v, swa_full=True)
+        context = llama_cpp.llama_init_from_model(model.ptr, params)
+        if not context:
             raise ReellamaError(
                 f"llama.cpp could not make a context of {n_ctx} positions for {model.path} "
                 f"(type_k {type_k}, type_v {type_v}, flash_attn {flash_attn}): "
-                f"{_complaint() or 'try a smaller n_ctx'}"
+                f"{complaint() or 'try a smaller n_ctx'}"
             )
-        # Set by Ctrl-C while llama.cpp decodes, and asked for by its callback.
-        self._interrupted = flag = ctypes.c_bool(False)
-        self._abort = llama_cpp.ggml_abort_callback(lambda _: flag.value)
-        self._never_abort = llama_cpp.ggml_abort_callback()
+        self._ctrl_c = CtrlC()
         # The finalizer keeps the model and the callback for as long as the context lives.
-        self._pointer = pointer
-        self._free = weakref.finalize(self, _free, pointer, model, self._abort)
+        self._pointer = context
+        self._free = weakref.finalize(self, _free, context, model, self._ctrl_c)
         self.n_ctx = min(n_ctx or 2**31, llama_cpp.llama_n_ctx(self.ptr))
         self.n_batch = llama_cpp.llama_n_batch(self.ptr)
         self.n_embd = llama_cpp.llama_model_n_embd_inp(model.ptr)
@@ -114,9 +98,9 @@ class Context:
         self._yes = np.ones(1, np.int8)
         self._single = llama_cpp.llama_batch(
             n_tokens=1,
-            token=_pointer(self._token),
-            pos=_pointer(self._pos),
-            logits=_pointer(self._yes),
+            token=pointer(self._token),
+            pos=pointer(self._pos),
+            logits=pointer(self._yes),
         )
         rope = llama_cpp.llama_model_rope_type(model.ptr)
         self._mrope = rope in (llama_cpp.LLAMA_ROPE_TYPE_MROPE, llama_cpp.LLAMA_ROPE_TYPE_IMROPE)
@@ -142,7 +126,7 @@ class Context:
             adapter = llama_cpp.llama_adapter_lora_init(model.ptr, str(path).encode())
             if not adapter:
                 raise ReellamaError(
-                    f"{path} is not a GGUF LoRA adapter for {model.path}: {_complaint()}"
+                    f"{path} is not a GGUF LoRA adapter for {model.path}: {complaint()}"
                 )
             loaded.append(adapter)
         pointers = (llama_cpp.llama_adapter_lora_p_ctypes * len(loaded))(*loaded)
@@ -161,13 +145,13 @@ class Context:
         planes = self._positions(start, n, planes=4 if self._mrope and run.rows is not None else 1)
         self._wanted[:n] = want == "all"
         self._wanted[n - 1] = want != "none"
-        batch = llama_cpp.llama_batch(n_tokens=n, pos=planes, logits=_pointer(self._wanted))
+        batch = llama_cpp.llama_batch(n_tokens=n, pos=planes, logits=pointer(self._wanted))
         if run.rows is None:
             ids = np.array(run.keys, np.int32)
-            batch.token = _pointer(ids)
+            batch.token = pointer(ids)
         else:
-            batch.embd = _pointer(run.rows)
-        with self._interruptible() if n >= INTERRUPTIBLE else nullcontext():
+            batch.embd = pointer(run.rows)
+        with self._ctrl_c.ends(self.ptr) if n >= INTERRUPTIBLE else nullcontext():
             self._check(llama_cpp.llama_decode(self.ptr, batch), start)
 
     def decode_token(self, token: int, position: int) -> None:
@@ -177,8 +161,8 @@ class Context:
         self._check(llama_cpp.llama_decode(self.ptr, self._single), position)
 
     def _check(self, status: int, start: int) -> None:
-        if status and not self._interrupted.value:
-            reason = _complaint() or f"status {status}"
+        if status and not self._ctrl_c.came:
+            reason = complaint() or f"status {status}"
             raise ReellamaError(f"llama.cpp failed at position {start} of the context: {reason}")
 
     def logits(self) -> np.ndarray:
@@ -200,57 +184,11 @@ class Context:
         pos = self._pos[: planes * n].reshape(planes, n)
         pos[:3] = np.arange(start, start + n)
         pos[3:] = 0
-        return _pointer(self._pos)
-
-    @contextmanager
-    def _interruptible(self) -> Iterator[None]:
-        """Let Ctrl-C end the decoding inside: Python alone would handle it only afterwards."""
-        handler = signal.getsignal(signal.SIGINT)
-        if threading.current_thread() is not threading.main_thread() or not callable(handler):
-            yield
-            return
-        llama_cpp.llama_set_abort_callback(self.ptr, self._abort, None)
-        signal.signal(signal.SIGINT, self._interrupt)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, handler)
-            llama_cpp.llama_set_abort_callback(self.ptr, self._never_abort, None)
-            interrupted, self._interrupted.value = self._interrupted.value, False
-        if interrupted:
-            handler(signal.SIGINT, None)
-            raise KeyboardInterrupt
-
-    def _interrupt(self, signum: int, frame: FrameType | None) -> None:
-        self._interrupted.value = True
+        return pointer(self._pos)
 
 
-def _check_memory(model: backend.Model, n_ctx: int, type_k: str, type_v: str) -> None:
-    """Refuse a KV cache greater than the memory that is free, which would end the process."""
-    layers = range(model.n_layer if model.n_gpu_layers == 0 else 0)
-    n_ctx = n_ctx or model.file.n_ctx_train
-    needed = sum(kv_bytes(model.file, layer, n_ctx, type_k, type_v) for layer in layers)
-    free = psutil.virtual_memory().available
-    if needed > free:
-        raise ReellamaError(
-            f"{n_ctx} positions of context need {needed / 1e9:.1f} GB of memory for {model.path}, "
-            f"and {free / 1e9:.1f} GB are free: ask for a smaller n_ctx"
-        )
-
-
-def _free(pointer: Any, _model: backend.Model, _abort: object) -> None:
+def _free(pointer: Any, _model: backend.Model, _ctrl_c: CtrlC) -> None:
     llama_cpp.llama_free(pointer)
-
-
-def _complaint() -> str:
-    """llama.cpp's last error on one line, without the names of its functions."""
-    line = " ".join(" ".join(backend.last_errors()[-1:]).split())
-    return re.sub(r"^(\w+: )+", "", line)
-
-
-def _pointer(array: np.ndarray) -> Any:
-    kind = np.ctypeslib.as_ctypes_type(array.dtype)
-    return array.ctypes.data_as(ctypes.POINTER(kind))
 
 
 def _choice(option: str, name: str, table: dict[str, int]) -> int:

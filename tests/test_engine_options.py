@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gguf_tools.decoding import KV_TYPES, default_threads
 from gguf_tools.errors import ReellamaError
-from pipeline.context import KV_TYPES, default_threads
 from pipeline.engine import Engine, Text
 
 PROMPT = [Text("<|im_start|>user\nWhat is the capital of France?<|im_end|>\n", True)]

@@ -18,10 +18,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gguf_tools import bench, bench_output
-from gguf_tools.bench import BenchTest, grid
-from gguf_tools.bench_results import Result
 from gguf_tools.errors import ReellamaError
+from gguf_tools.measuring import bench, bench_output
+from gguf_tools.measuring.bench import BenchTest, grid
+from gguf_tools.measuring.bench_results import Result
 from tests import tiny_model
 
 MIB = 1 << 20

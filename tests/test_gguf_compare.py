@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gguf_tools import compare, compare_output, plots
-from gguf_tools.compare import How, Row
-from gguf_tools.compare_output import Plot
-from gguf_tools.divergence import Estimate
 from gguf_tools.errors import ReellamaError
+from gguf_tools.measuring import compare, compare_output, plots
+from gguf_tools.measuring.compare import How, Row
+from gguf_tools.measuring.compare_output import Plot
+from gguf_tools.measuring.divergence import Estimate
 
 TEXT = "The ferry came to rest on the gravel, some twenty metres short of the landing. " * 6
 OPTIONS = ("--ctx", "64", "--chunks", "2", "--threads", "1")

@@ -12,12 +12,12 @@ import gguf
 import numpy as np
 import pytest
 
-from gguf_tools import activations
-from gguf_tools.activations import GGMLTensor, check_layout
 from gguf_tools.errors import GGUFError, ReellamaError
-from gguf_tools.imatrix import Imatrix, collect, collect_from_text, read_imatrix
 from gguf_tools.metadata import TensorInfo, entries, head, padded, raw_entries
-from gguf_tools.quantize import quantize
+from gguf_tools.quantization import activations
+from gguf_tools.quantization.activations import GGMLTensor, check_layout
+from gguf_tools.quantization.imatrix import Imatrix, collect, collect_from_text, read_imatrix
+from gguf_tools.quantization.quantize import quantize
 from gguf_tools.reader import read_gguf
 from gguf_tools.tokenizer import Tokenizer
 from tests import tiny_model
@@ -235,7 +235,7 @@ def test_the_command_writes_a_matrix_beside_nothing_else(
 def test_ctrl_c_leaves_no_file(tiny_llama: Path, tmp_path: Path) -> None:
     (tmp_path / "long.txt").write_text(TEXT * 100)
     code = (
-        "import gguf_tools.imatrix as imatrix, sys\n"
+        "import gguf_tools.quantization.imatrix as imatrix, sys\n"
         "from pipeline.cli.main import main\n"
         "read = imatrix._read\n"
         "def announce(*a): sys.stderr.write('.'); sys.stderr.flush(); read(*a)\n"

@@ -7,12 +7,12 @@ import gguf
 import numpy as np
 import pytest
 
-from gguf_tools import lora
 from gguf_tools.errors import GGUFError, ReellamaError
 from gguf_tools.facts import quantization
-from gguf_tools.lora import merge, merged_size
 from gguf_tools.metadata import TensorInfo, entries, head, padded, raw_entries
-from gguf_tools.quantize import quantize
+from gguf_tools.quantization import lora
+from gguf_tools.quantization.lora import merge, merged_size
+from gguf_tools.quantization.quantize import quantize
 from gguf_tools.reader import read_gguf
 from tests import tiny_model
 from tests.test_lora import ALPHA, NAMES, RANK, Pair, logits, pairs, write_adapter

@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gguf_tools import divergence, quality
 from gguf_tools.backend import load_model
 from gguf_tools.context import Context, ContextSettings
 from gguf_tools.errors import ReellamaError
+from gguf_tools.measuring import divergence, quality
 from tests import tiny_model
 
 # What llama-perplexity, of the llama.cpp that llama-cpp-python 0.3.36 includes, prints for SmolLM2
-# with -f gguf_tools/data/english.txt -c 64 --chunks 3.
+# with -f gguf_tools/measuring/data/english.txt -c 64 --chunks 3.
 SMOLLM2_PERPLEXITY = 41.6034
 TEXT = "The ferry came to rest on the gravel, some twenty metres short of the landing. " * 12
 seeds = st.integers(0, 2**32 - 1)

@@ -18,13 +18,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gguf_tools import quant_types, quantizer
 from gguf_tools.backend import load_model
 from gguf_tools.errors import ReellamaError
 from gguf_tools.facts import quantization
 from gguf_tools.metadata import TensorInfo, entries, file_size, head, raw_entries
-from gguf_tools.quant_types import TYPES, quant_type
-from gguf_tools.quantize import default_name, quantize
+from gguf_tools.quantization import quant_types, quantizer
+from gguf_tools.quantization.quant_types import TYPES, quant_type
+from gguf_tools.quantization.quantize import default_name, quantize
 from gguf_tools.reader import GGUFFile, read_gguf
 from pipeline.engine import Engine, Text
 from tests import tiny_model
@@ -49,7 +49,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def imatrix(wide: Path) -> Path:
-    from gguf_tools.imatrix import collect_from_text
+    from gguf_tools.quantization.imatrix import collect_from_text
 
     text = wide.with_name("text.txt")
     text.write_text(TEXT, encoding="utf-8")

@@ -76,7 +76,7 @@ def processor() -> Iterator[Finding]:
     """Cores, memory and instruction sets."""
     import psutil
 
-    from pipeline.context import default_threads
+    from gguf_tools.decoding import default_threads
 
     info = _cpuinfo()
     name = info.get("model name") or platform.processor() or platform.machine()

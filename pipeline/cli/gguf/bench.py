@@ -68,8 +68,9 @@ def command(
     """
     import sys
 
-    from gguf_tools import bench, find
-    from gguf_tools.bench_output import FORMATS, columns
+    from gguf_tools import find
+    from gguf_tools.measuring import bench
+    from gguf_tools.measuring.bench_output import FORMATS, columns
     from pipeline.cli.gguf.measuring import layers, long_bar, show_table, values
 
     setups = bench.grid(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 if TYPE_CHECKING:
-    from gguf_tools.compare import Row
+    from gguf_tools.measuring.compare import Row
 
 
 def command(
@@ -52,7 +52,8 @@ def command(
     """
     import sys
 
-    from gguf_tools import compare, compare_output, find, plots, quality
+    from gguf_tools import find
+    from gguf_tools.measuring import compare, compare_output, plots, quality
     from pipeline.cli.display import note, out
     from pipeline.cli.gguf.measuring import layers, long_bar, show_table
 

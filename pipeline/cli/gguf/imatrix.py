@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 if TYPE_CHECKING:
-    from gguf_tools.imatrix import Report
+    from gguf_tools.quantization.imatrix import Report
 
 
 def command(
@@ -41,7 +41,7 @@ def command(
     """Let a model read a text, and note which of its weights' inputs matter."""
     from gguf_tools.errors import ReellamaError
     from gguf_tools.find import resolve
-    from gguf_tools.imatrix import collect_from_text
+    from gguf_tools.quantization.imatrix import collect_from_text
     from pipeline.cli.display import clean, out
 
     path = resolve(model)

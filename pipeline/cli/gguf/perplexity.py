@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 if TYPE_CHECKING:
-    from gguf_tools.divergence import Estimate
-    from gguf_tools.quality import Quality
+    from gguf_tools.measuring.divergence import Estimate
+    from gguf_tools.measuring.quality import Quality
 
 
 def command(
@@ -37,7 +37,8 @@ def command(
     import sys
     from json import dumps
 
-    from gguf_tools import find, quality
+    from gguf_tools import find
+    from gguf_tools.measuring import quality
     from pipeline.cli.display import out
     from pipeline.cli.gguf.measuring import chunk_bar, layers
 

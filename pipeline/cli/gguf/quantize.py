@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, BadParameter, Exit, Option
 
 if TYPE_CHECKING:
-    from gguf_tools.quantize import Quantized, Report
+    from gguf_tools.quantization.quantize import Quantized, Report
 
 
 def _list_types(wanted: bool) -> None:
@@ -19,7 +19,7 @@ def _list_types(wanted: bool) -> None:
         return
     from rich.table import Table
 
-    from gguf_tools.quant_types import COPY, TYPES
+    from gguf_tools.quantization.quant_types import COPY, TYPES
     from pipeline.cli.display import out
 
     table = Table("type", "bits per weight", "", box=None, pad_edge=False)
@@ -82,7 +82,7 @@ def command(
     ] = False,
 ) -> None:
     """Quantize a model into one type or several."""
-    from gguf_tools.quantize import quantize
+    from gguf_tools.quantization.quantize import quantize
     from pipeline.cli.options import adapter
 
     with _progress() as report:

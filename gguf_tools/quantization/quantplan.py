@@ -15,10 +15,10 @@ from pathlib import Path
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from gguf_tools.errors import ReellamaError
-from gguf_tools.imatrix import Imatrix
 from gguf_tools.metadata import TensorInfo, entries, file_size
-from gguf_tools.quant_types import TENSOR_TYPES
-from gguf_tools.quantizer import Job, Quantizer, imatrix_metadata
+from gguf_tools.quantization.imatrix import Imatrix
+from gguf_tools.quantization.quant_types import TENSOR_TYPES
+from gguf_tools.quantization.quantizer import Job, Quantizer, imatrix_metadata
 
 LOG_ERROR = 4  # of enum ggml_log_level
 QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION; its size in the file is what counts here

@@ -2,7 +2,7 @@
 
     from gguf_tools import bench
 
-    results = bench.run(bench.grid(["model.gguf"], n_threads=[2, 4]))
+    results = bench(["model.gguf"], n_threads=[2, 4])
 
 `pp512` (prompt processing) and `tg128` (text generation) are what llama-bench measures under these
 names: https://github.com/ggml-org/llama.cpp/tree/master/tools/llama-bench. `sp64` is the same as pp
@@ -27,12 +27,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gguf_tools.backend import GpuLayers
-from gguf_tools.bench_results import Kept, Result
 from gguf_tools.context import ContextSettings
 from gguf_tools.errors import ReellamaError
+from gguf_tools.measuring.bench_results import Kept, Result
 
 KINDS = ("pp", "tg", "sp")
-CHILD = (sys.executable, "-m", "gguf_tools.bench_child")
+CHILD = (sys.executable, "-m", "gguf_tools.measuring.bench_child")
 
 Progress = Callable[[int, int, str], None]  # runs done, runs in all, what is being measured
 
@@ -65,6 +65,16 @@ class Setup:
             f"{self.n_gpu_layers}, n_batch {s.n_batch}, n_ubatch {s.n_ubatch}, type_k {s.type_k}, "
             f"type_v {s.type_v}, flash_attn {s.flash_attn})"
         )
+
+
+def bench(
+    models: Sequence[str | Path],
+    tests: Sequence[str] = ("pp512", "tg128", "sp64"),
+    repetitions: int = 5,
+    **settings: Any,
+) -> list[Result]:
+    """Measure all `tests` of all combinations of models and settings; see `grid` and `run`."""
+    return run(grid(models, **settings), [_test(name) for name in tests], repetitions)
 
 
 def grid(
@@ -137,6 +147,11 @@ def run(
     return [kept[key] for key in keys.values()]
 
 
+def _test(name: str) -> BenchTest:
+    kind, n = name[:2], name[2:]
+    return BenchTest(kind, int(n) if n.isdecimal() else 0)
+
+
 def _check(tests: Sequence[BenchTest], repetitions: int) -> None:
     if repetitions < 1:
         raise ReellamaError(f"repetitions is {repetitions}, but must be 1 or more")
@@ -187,7 +202,7 @@ def _measure(
             stdout=subprocess.PIPE,
             stderr=complaints,
             text=True,
-            cwd=Path(__file__).parents[1],  # where `-m gguf_tools.bench_child` finds this package
+            cwd=Path(__file__).parents[2],  # where the child finds this package
         ) as child,
     ):
         assert child.stdin and child.stdout

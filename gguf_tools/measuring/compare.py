@@ -15,13 +15,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from gguf_tools import bench, quality
 from gguf_tools.backend import GpuLayers
-from gguf_tools.divergence import Estimate
 from gguf_tools.errors import ReellamaError
 from gguf_tools.facts import quantization
 from gguf_tools.files import write_atomically
-from gguf_tools.quantize import default_name, quantize
+from gguf_tools.measuring import bench, quality
+from gguf_tools.measuring.divergence import Estimate
+from gguf_tools.quantization.quantize import default_name, quantize
 from gguf_tools.reader import GGUFFile, read_gguf
 
 # From large to small; none of them needs an importance matrix.

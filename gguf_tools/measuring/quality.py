@@ -17,11 +17,11 @@ from typing import Any
 import llama_cpp.llama_cpp as llama
 import numpy as np
 
-from gguf_tools import divergence
 from gguf_tools.backend import GpuLayers, Model, load_model
 from gguf_tools.context import Context, ContextSettings
-from gguf_tools.divergence import Differences, Estimate
 from gguf_tools.errors import ReellamaError
+from gguf_tools.measuring import divergence
+from gguf_tools.measuring.divergence import Differences, Estimate
 
 # Twelve short pieces of English prose, written for this project.
 ENGLISH = Path(__file__).parent / "data" / "english.txt"

@@ -8,7 +8,7 @@ import string
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from gguf_tools.compare import Row, pareto_front
+from gguf_tools.measuring.compare import Row, pareto_front
 from gguf_tools.sizes import show_size
 
 MARKS = string.ascii_letters + string.digits

@@ -1,4 +1,4 @@
-"""Measure one setup in a process of its own; `bench` starts `python -m gguf_tools.bench_child`.
+"""Measure one setup in a process of its own, which `bench` starts.
 
 What to measure comes as a JSON object on stdin. On stdout go JSON lines: `{"ran": 1}` after each
 run, then `{"measured": ...}`, or `{"error": "one line"}` with exit status 1.
@@ -23,7 +23,8 @@ import llama_cpp.llama_cpp as llama
 import numpy as np
 
 from gguf_tools import backend
-from gguf_tools.context import Context, ContextSettings, default_threads
+from gguf_tools.context import Context, ContextSettings
+from gguf_tools.decoding import default_threads
 from gguf_tools.errors import ReellamaError
 
 SOFT_TOKEN_SCALE = 0.02  # standard deviation of random embeddings, about that of real ones

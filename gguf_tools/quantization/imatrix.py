@@ -23,8 +23,8 @@ from gguf_tools.metadata import TensorInfo, entries, head, write_padded
 from gguf_tools.reader import MAGIC, GGUFFile, Tensor, read_gguf
 
 if TYPE_CHECKING:
-    from gguf_tools.activations import Activations
     from gguf_tools.context import Context
+    from gguf_tools.quantization.activations import Activations
 
 N_CTX = 512  # tokens of a chunk, as llama.cpp's tool has it
 SUM, COUNT = ".in_sum2", ".counts"
@@ -137,9 +137,9 @@ def collect(
     fewer than 16 positions is read and not counted, which is llama.cpp's rule. Raises GGUFError for
     a file that cannot be loaded, ReellamaError for a prompt that does not fit.
     """
-    from gguf_tools.activations import Activations
     from gguf_tools.backend import load_model
     from gguf_tools.context import Context, ContextSettings
+    from gguf_tools.quantization.activations import Activations
 
     activations = Activations()
     settings = ContextSettings(n_batch=min(n_ctx, 2048), n_threads=n_threads)

@@ -10,7 +10,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from gguf_tools.bench_results import Result
+from gguf_tools.measuring.bench_results import Result
 from gguf_tools.sizes import show_size
 
 TABLE = "reellama_bench"  # in SQL

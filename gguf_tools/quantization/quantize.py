@@ -1,6 +1,6 @@
 """Quantize a GGUF into other types, with llama.cpp's own quantizer.
 
-    from gguf_tools.quantize import quantize
+    from gguf_tools import quantize
 
     quantize("model-f16.gguf", ["Q4_K_M", "Q8_0"])
 
@@ -20,14 +20,22 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from gguf_tools import find, lora
+from gguf_tools import find
 from gguf_tools.errors import ReellamaError
 from gguf_tools.files import replacing
-from gguf_tools.imatrix import read_imatrix
 from gguf_tools.metadata import raw_entries
-from gguf_tools.quant_types import ALIASES, COPY, TYPES, QuantType, quant_type, type_of_tensor
-from gguf_tools.quantizer import Job, Quantizer
-from gguf_tools.quantplan import Listener, Plan, plan
+from gguf_tools.quantization import lora
+from gguf_tools.quantization.imatrix import read_imatrix
+from gguf_tools.quantization.quant_types import (
+    ALIASES,
+    COPY,
+    TYPES,
+    QuantType,
+    quant_type,
+    type_of_tensor,
+)
+from gguf_tools.quantization.quantizer import Job, Quantizer
+from gguf_tools.quantization.quantplan import Listener, Plan, plan
 from gguf_tools.reader import DEFAULT_ALIGNMENT, GGUFFile, read_gguf
 
 SPLIT = re.compile(r"-\d{5}-of-\d{5}$")  # of the parts of a split model
@@ -68,7 +76,7 @@ def quantize(
     force: bool = False,
     report: Report | None = None,
 ) -> list[Quantized]:
-    """Quantize `source` into each of `types`; see `gguf_tools.quant_types` for their names.
+    """Quantize `source` into each of `types`; `quant_types` has their names.
 
     Files go into the current folder, named after the source with the type in place of its own, or
     to `output`: a file, or a folder that need not be there yet. `tensor_types` are pairs of a

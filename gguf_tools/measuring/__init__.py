@@ -1,0 +1,1 @@
+"""What a GGUF is worth: perplexity and divergence, speed and memory, and types compared."""

@@ -1,0 +1,1 @@
+"""Quantize a GGUF with llama.cpp: types, importance matrices, and adapters merged in."""
