@@ -232,7 +232,7 @@ class Engine:
         self._begin()
         layout = self._lay_out(prompt)
         sampler = Sampler(sampling, self._model, self.n_ctx)
-        stream = TextStream([stop] if isinstance(stop, str) else stop)
+        stream: TextStream[Draft] = TextStream([stop] if isinstance(stop, str) else stop)
         state = _Generation(sampler, stream, n_probs, sampling.takes_likeliest)
         return self._generate(layout, state, max_tokens, self._call)
 
