@@ -1,0 +1,106 @@
+"""Our GGUF tools against llama.cpp's own: `python benchmarks/llama_tools.py --bin build/bin`.
+
+The tools (llama-quantize, llama-perplexity, llama-bench) are built from llama.cpp's sources of the
+version that llama-cpp-python has; its source package holds them. They read the model without
+repacked weights, as the library here does where AMX cannot be trusted.
+
+Both sides run in turns. What must be equal is compared; of what takes time the median ratio counts.
+"""
+
+import argparse
+import filecmp
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+from gguf_tools import bench, find, perplexity, quantize
+from gguf_tools.decoding import default_threads
+from gguf_tools.measuring.quality import ENGLISH
+
+TYPES = ("Q8_0", "Q4_K_M", "Q6_K", "IQ4_NL")
+
+
+def tool(*command: str | Path) -> str:
+    """What a tool prints, on either stream."""
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
+    return done.stdout + done.stderr
+
+
+def quantizing(binary: Path, source: Path, work: Path, threads: int, repeats: int) -> None:
+    for type_ in TYPES:
+        ours, theirs = work / "ours.gguf", work / "theirs.gguf"
+        ratios = []
+        for _ in range(repeats):
+            text = tool(binary / "llama-quantize", source, theirs, type_, str(threads))
+            milliseconds = re.findall(r"total time = +([\d.]+) ms", text)[-1]
+            [made] = quantize(source, type_, ours, n_threads=threads, force=True)
+            ratios.append(float(milliseconds) / 1000 / made.seconds)
+        same = "the same bytes" if filecmp.cmp(ours, theirs, shallow=False) else "OTHER BYTES"
+        print(f"quantize {type_:8} speed {median(ratios):.3f} of llama-quantize's, {same}")
+
+
+def predicting(binary: Path, model: Path, base: Path, work: Path, threads: int) -> None:
+    logits = work / "base.logits"
+    settings = f"-c 512 --chunks 4 -t {threads} --no-repack".split()
+    common = (binary / "llama-perplexity", "-f", ENGLISH, "--kl-divergence-base", logits)
+    tool(*common, "-m", base, *settings)
+    text = tool(*common, "-m", model, *settings, "--kl-divergence")
+    found = perplexity(model, reference=base, n_chunks=4, n_threads=threads)
+    pairs = {
+        "perplexity": (found.perplexity.value, r"Mean PPL\(Q\) +: +([\d.]+)"),
+        "mean KL": (found.divergence.kl.value, r"Mean +KLD: +([\d.]+)"),
+        "same top %": (100 * found.divergence.same_top.value, r"Same top p: +([\d.]+)"),
+    }
+    for name, (value, pattern) in pairs.items():
+        theirs = float(re.findall(pattern, text)[0])
+        print(f"{name:12} {value:.5f}, llama-perplexity's {theirs:.5f} ({value / theirs - 1:+.3%})")
+
+
+def speed(binary: Path, model: Path, threads: int, repeats: int) -> None:
+    def theirs(*test: str) -> float:
+        text = tool(
+            *(binary / "llama-bench", "-m", model, "-t", str(threads), *test),
+            *("-r", "3", "--repack", "0", "-o", "json"),
+        )
+        return json.loads(text[text.index("[") : text.rindex("]") + 1])[0]["avg_ts"]
+
+    def ours(name: str) -> float:
+        return bench([model], [name], 3, n_threads=[threads])[0].avg_ts
+
+    for name, test in (("pp128", ("-p", "128", "-n", "0")), ("tg32", ("-p", "0", "-n", "32"))):
+        ratios = []
+        for number in range(repeats):
+            if number % 2:
+                mine, other = ours(name), theirs(*test)
+            else:
+                other, mine = theirs(*test), ours(name)
+            ratios.append(mine / other)
+        print(f"bench {name:6} {median(ratios):.3f} of what llama-bench finds")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--bin", type=Path, required=True, help="folder of llama.cpp's tools")
+    parser.add_argument("--model", default=find.MINI_LLM, help="any GGUF; an F16 is made of it")
+    parser.add_argument("--threads", type=int, default=default_threads())
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args()
+    begin = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        [base] = quantize(options.model, "F16", work / "base-F16.gguf")
+        [small] = quantize(base.path, "Q4_0", work / "small.gguf")
+        quantizing(options.bin, base.path, work, options.threads, options.repeats)
+        predicting(options.bin, small.path, base.path, work, options.threads)
+        speed(options.bin, small.path, options.threads, options.repeats)
+    print(f"{options.threads} threads, {time.perf_counter() - begin:.0f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
