@@ -63,10 +63,8 @@ def predicting(binary: Path, model: Path, base: Path, work: Path, threads: int) 
 
 def speed(binary: Path, model: Path, threads: int, repeats: int) -> None:
     def theirs(*test: str) -> float:
-        text = tool(
-            *(binary / "llama-bench", "-m", model, "-t", str(threads), *test),
-            *("-r", "3", "--repack", "0", "-o", "json"),
-        )
+        settings = f"-t {threads} -r 3 --repack 0 -o json".split()
+        text = tool(binary / "llama-bench", "-m", model, *settings, *test)
         return json.loads(text[text.index("[") : text.rindex("]") + 1])[0]["avg_ts"]
 
     def ours(name: str) -> float:
