@@ -13,11 +13,13 @@ import time
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gguf_tools import backend
 from gguf_tools.errors import ReellamaError
 from gguf_tools.measuring import bench, bench_output
 from gguf_tools.measuring.bench import BenchTest, grid
@@ -277,3 +279,12 @@ def test_nothing_to_measure_is_said(reellama: Callable, tiny_llama: Path) -> Non
     result = reellama("gguf", "bench", tiny_llama, "-p", "0", "-n", "0", "-s", "0")
     assert (result.status, result.out) == (1, "")
     assert result.err == "reellama: there is nothing to measure: all of -p, -n and -s are 0\n"
+
+
+@pytest.mark.skipif(backend.supports_gpu_offload(), reason="there is a GPU here")
+def test_who_asks_for_a_gpu_that_is_not_there_is_told(
+    reellama: Callable[..., Any], tiny_llama: Path
+) -> None:
+    found = reellama("gguf", "bench", tiny_llama, *FAST, "-ngl", "0,2")
+    assert found.status == 0
+    assert found.err.count("finds no GPU here") == 1

@@ -108,6 +108,7 @@ class ModelOptions:
         """Load the bundle and the LLM. No video is read yet."""
         from pipeline.video_chat import VideoChat
 
+        say_without_gpu(self.gpu_layers)
         return VideoChat(
             bundle=self.bundle,
             llm=self.llm,
@@ -173,6 +174,17 @@ def read_text(path: Path) -> str:
         raise ReellamaError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ReellamaError(f"{path} is not a text file (UTF-8)") from error
+
+
+def say_without_gpu(layers: str) -> None:
+    """Say that layers which were asked for stay on the processor, where there is no GPU."""
+    if layers in ("0", "auto"):
+        return
+    from gguf_tools import backend
+    from pipeline.cli.display import note
+
+    if not backend.supports_gpu_offload():
+        note("llama.cpp finds no GPU here: all layers stay on the processor")
 
 
 def adapter(text: str) -> tuple[Path, float]:

@@ -15,6 +15,7 @@ from typer import BadParameter
 
 from gguf_tools.backend import GpuLayers
 from pipeline.cli.display import err, note, out
+from pipeline.cli.options import say_without_gpu
 
 T = TypeVar("T")
 MAX_WIDTH = 1000  # of a table, characters
@@ -105,9 +106,11 @@ def values(text: str, parse: Callable[[str], T]) -> list[T]:
 
 
 def layers(text: str) -> GpuLayers:
-    """The number of layers on the GPU: a number, auto or all. Raises BadParameter."""
-    if text in ("auto", "all"):
-        return text  # type: ignore[return-value]  # one of the two literals
-    if not text.isdecimal():
+    """The number of layers on the GPU: a number, auto or all. Raises BadParameter.
+
+    Says so where there is no GPU to take them.
+    """
+    if text not in ("auto", "all") and not text.isdecimal():
         raise BadParameter(f"{text!r} is neither a number nor auto nor all")
-    return int(text)
+    say_without_gpu(text)
+    return int(text) if text.isdecimal() else text  # type: ignore[return-value]  # a literal
