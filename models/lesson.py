@@ -18,6 +18,7 @@ from models.recipe import Recipe
 
 IGNORED = -100  # PyTorch's label of positions that the loss leaves out
 SAMPLES = 3  # answers that validation shows
+FOLLOW_UPS = 0.35  # share of the examples that come after another question
 
 
 class Lesson:
@@ -67,10 +68,16 @@ class Lesson:
         return rows
 
     def example(self, split: str, number: int, rng: np.random.Generator) -> Example:
-        """The description every second time, else one of the other questions."""
+        """The description every second time, else one of the other questions.
+
+        Often it follows another question and its answer.
+        """
         texts = self.source.texts(split, number)
         pick = 0 if rng.random() < 0.5 else int(rng.integers(len(texts)))
-        return self.llm.example(self.system, *texts[pick])
+        earlier = [text for text in texts if text[0] != texts[pick][0]]
+        follows = bool(earlier) and rng.random() < FOLLOW_UPS
+        turns = [earlier[int(rng.integers(len(earlier)))]] if follows else []
+        return self.llm.example(self.system, *texts[pick], turns)
 
     def align_loss(
         self,

@@ -69,9 +69,15 @@ class FrozenLLM:
         self.template = ChatTemplate.from_gguf(header)
         self.tokenizer = Tokenizer.from_path(path)
 
-    def example(self, system: str | None, question: str, answer: str) -> Example:
-        """Tokenize a question and its answer as the engine would."""
-        before, after = question_ids(self.template, self.tokenizer, system, question)
+    def example(
+        self,
+        system: str | None,
+        question: str,
+        answer: str,
+        turns: Sequence[tuple[str, str]] = (),
+    ) -> Example:
+        """Tokenize a question and its answer as the engine would; `turns` are earlier ones."""
+        before, after = question_ids(self.template, self.tokenizer, system, question, turns)
         end = self.tokenizer.eos
         ids = self.tokenizer.encode(answer)
         return Example(before, after, [*ids, end] if end is not None else ids)

@@ -22,12 +22,20 @@ def messages(
 
 
 def question_ids(
-    template: ChatTemplate, tokenizer: Tokenizer, system: str | None, question: str
+    template: ChatTemplate,
+    tokenizer: Tokenizer,
+    system: str | None,
+    question: str,
+    turns: Sequence[tuple[str, str]] = (),
 ) -> tuple[list[int], list[int]]:
-    """Token ids before and after the soft tokens of a first question about one video."""
-    conversation = messages(system, [], question)
+    """Token ids before and after one video's soft tokens, which begin the first user message.
+
+    `turns` are earlier questions and answers about it.
+    """
+    conversation = messages(system, turns, question)
     segments = template.render(conversation)
-    user = next(i for i, segment in enumerate(segments) if segment.content == len(conversation) - 1)
+    first = 1 if system else 0
+    user = next(i for i, segment in enumerate(segments) if segment.content == first)
     before = [(segment.text, segment.special) for segment in segments[:user]]
     after = [(segment.text, segment.special) for segment in segments[user:]]
     ids = tokenizer.encode_parts(before)

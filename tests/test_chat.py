@@ -59,6 +59,19 @@ def test_the_first_prompt_is_the_one_of_training_token_for_token(talk: VideoChat
     assert parts[at] is talk.videos[0].soft_tokens
 
 
+def test_a_later_prompt_is_the_one_of_training_too(talk: VideoChat) -> None:
+    engine = talk.engine
+    talk.ask("What happens?", **SHORT)
+    turns = [(turn.question, turn.answer) for turn in talk.turns]
+    before, after = prompting.question_ids(
+        engine.template, engine.tokenizer, talk.chat.system, "And then?", turns
+    )
+    parts = talk.chat.prompt("And then?", talk.turns)
+    (at,) = [i for i, part in enumerate(parts) if isinstance(part, np.ndarray)]
+    assert engine.count([*parts[:at]]) == len(before)
+    assert engine.count([*parts[at + 1 :]]) == len(after)
+
+
 def test_a_follow_up_question_reads_only_its_own_tokens(talk: VideoChat) -> None:
     talk.ask("What happens?", **SHORT)
     talk.ask("And then?", **SHORT)

@@ -27,11 +27,16 @@ def mini() -> Iterator[VideoChat]:
         yield chat
 
 
-def describe(mini: VideoChat, soft: np.ndarray) -> str:
-    """The greedy description of a video of which only the soft tokens are at hand."""
+def watch(mini: VideoChat, soft: np.ndarray) -> None:
+    """Begin a conversation about a video of which only the soft tokens are at hand."""
     mini.chat.clear()
     clip = Clip([], np.zeros(0), 0.0, Path("drawn"))
     mini.chat.videos[:] = [Video(clip.path, soft, clip)]
+
+
+def describe(mini: VideoChat, soft: np.ndarray) -> str:
+    """The greedy description of such a video."""
+    watch(mini, soft)
     return mini.describe(max_tokens=32)
 
 
@@ -67,6 +72,18 @@ def test_a_film_that_runs_backwards_tells_the_opposite(mini: VideoChat) -> None:
     left = ["moves left" in describe(mini, mini.bundle.encode(*clip)) for clip in right]
     assert len(right) >= 10
     assert sum(left) >= 0.8 * len(right)
+
+
+def test_a_second_question_is_answered_from_the_video_too(mini: VideoChat) -> None:
+    clips = RenderedClips(RenderedConfig(("shapes",), (1.0,), p_two=0))
+    ways = ("moves right", "moves left", "moves up", "moves down")
+    right = 0
+    for number in range(16):
+        frames, times = clips.clip("test", number, motion=ways[number % 4]).draw(8)
+        watch(mini, mini.bundle.encode(list(frames), times))
+        mini.ask("What is in the video?")
+        right += ways[number % 4] in mini.ask("Which way does it move?")
+    assert right >= 12
 
 
 def test_all_that_is_committed_is_small() -> None:
