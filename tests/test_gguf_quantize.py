@@ -15,13 +15,11 @@ import gguf
 import llama_cpp.llama_cpp as llama
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from gguf_tools.backend import load_model
 from gguf_tools.errors import ReellamaError
 from gguf_tools.facts import quantization
-from gguf_tools.metadata import TensorInfo, entries, file_size, head, raw_entries
+from gguf_tools.metadata import TensorInfo, head, raw_entries
 from gguf_tools.quantization import quant_types, quantizer
 from gguf_tools.quantization.quant_types import TYPES, quant_type
 from gguf_tools.quantization.quantize import default_name, quantize
@@ -373,44 +371,6 @@ def test_a_file_is_named_after_the_source_with_the_new_type(name: str, expected:
     assert default_name(file, "Q4_0", ["piano"]) == expected.replace("Q4_0", "piano-Q4_0").replace(
         ".piano-", ".piano."
     ).replace("_piano-", "_piano_")
-
-
-@given(
-    st.dictionaries(
-        st.text(min_size=1, max_size=20),
-        st.one_of(
-            st.integers(0, 2**32 - 1),
-            st.floats(width=32, allow_nan=False),
-            st.text(max_size=20),
-            st.lists(st.text(max_size=5), max_size=3),
-        ),
-        max_size=5,
-    ),
-    st.dictionaries(
-        st.text("abc.", min_size=1, max_size=30),
-        st.lists(st.integers(1, 40), min_size=1, max_size=4).map(tuple),
-        max_size=4,
-    ),
-)
-def test_a_head_is_read_as_it_was_written(
-    tmp_path_factory: pytest.TempPathFactory,
-    metadata: dict,
-    shapes: dict[str, tuple[int, ...]],
-) -> None:
-    metadata.pop("general.alignment", None)
-    tensors = [
-        TensorInfo(name, shape, gguf.GGMLQuantizationType.F16) for name, shape in shapes.items()
-    ]
-    path = tmp_path_factory.mktemp("head") / "head.gguf"
-    top = head(entries(metadata), tensors)
-    size = file_size(entries(metadata), tensors)
-    path.write_bytes(top + bytes(size - len(top)))
-    file = read_gguf(path)
-    assert file.metadata == metadata
-    assert raw_entries(path) == entries(metadata)
-    assert {t.name: t.n_bytes for t in file.tensors.values()} == {
-        t.name: t.n_bytes for t in tensors
-    }
 
 
 def test_a_type_newer_than_the_package_that_reads_is_known() -> None:
