@@ -2,6 +2,7 @@
 
 bundle.json             which tower, which LLM, which prompts; what it was trained on and scored
 projector.safetensors   the temporal projector's weights, fp16
+labels.safetensors      the tower's classifier with the words of its classes, if it has one
 tower/                  an open_clip folder, when the tower is the bundle's own
 *.gguf                  LoRA adapters for the LLM, when bundle.json names them
 """
@@ -24,6 +25,8 @@ from torch import Tensor
 from gguf_tools import find
 from gguf_tools.errors import ReellamaError
 from gguf_tools.reader import GGUFFile
+from models import labels
+from models.labels import Labels
 from models.projector import Projector, ProjectorConfig, build_projector
 from models.tower import Tower
 
@@ -42,6 +45,7 @@ class TowerSpec:
     name: str = "tower"
     pretrained: str | None = None
     layer: int = -1
+    finer: int = 0
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,8 @@ class Bundle:
     @property
     def tokens(self) -> int:
         """Soft tokens a video."""
-        return self.config.projector.tokens
+        named = labels.TOKENS if (self.folder / "labels.safetensors").is_file() else 0
+        return self.config.projector.tokens + named
 
     @property
     def frames(self) -> int:
@@ -165,7 +170,7 @@ class Bundle:
         spec = self.config.tower
         own = self.folder / spec.name
         name = own if own.is_dir() else spec.name
-        return Tower.load(name, pretrained=spec.pretrained, layer=spec.layer)
+        return Tower.load(name, pretrained=spec.pretrained, layer=spec.layer, finer=spec.finer)
 
     @cached_property
     def projector(self) -> Projector:
@@ -181,6 +186,12 @@ class Bundle:
             ) from error
         return projector.eval().requires_grad_(False)
 
+    @cached_property
+    def labels(self) -> Labels | None:
+        """The tower's classifier, where the bundle has one."""
+        path = self.folder / "labels.safetensors"
+        return Labels(_load_weights(path)) if path.is_file() else None
+
     def features(self, frames: Sequence[np.ndarray]) -> np.ndarray:
         """uint8 RGB frames `[H, W, 3]` -> float32 `[frames, cells, channels]`."""
         return self.tower.grid(frames)
@@ -191,7 +202,8 @@ class Bundle:
         grid = torch.from_numpy(np.asarray(features, np.float32))[None]
         seconds = torch.from_numpy(np.asarray(times, np.float32))[None]
         soft = self.projector(grid, seconds, torch.ones(1, len(times), dtype=torch.bool))
-        return np.ascontiguousarray(soft[0].numpy())
+        rows = [soft[0].numpy(), *([self.labels.tokens(features)] if self.labels else [])]
+        return np.ascontiguousarray(np.concatenate(rows))
 
     def encode(self, frames: Sequence[np.ndarray], times: np.ndarray) -> np.ndarray:
         """Frames at `times` seconds -> soft tokens, float32 `[tokens, n_embd]`."""

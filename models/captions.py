@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from models.scene import DIRECTIONS, Actor, Scene
+from models.scene import DIRECTIONS, Moving, Scene
 
 # "It ..." in answers to "Which way does it move?"
 _WAYS = {
@@ -43,7 +43,7 @@ def _sentence(words: str) -> str:
     return f"{words[0].upper()}{words[1:]}."
 
 
-def _things(actors: Sequence[Actor]) -> str:
+def _things(actors: Sequence[Moving]) -> str:
     return " and ".join(with_article(actor.picture.kind) for actor in actors)
 
 

@@ -41,7 +41,9 @@ class FrozenLLM:
             first layer: 1 but for Gemma.
     """
 
-    def __init__(self, path: Path, *, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, path: Path, *, dtype: torch.dtype = torch.float32, attention: str = "eager"
+    ) -> None:
         ensure_torchvision()
         import transformers
 
@@ -56,7 +58,7 @@ class FrozenLLM:
                     gguf_file=path.name,
                     dtype=torch.float32,
                     # On a CPU, going back through PyTorch's fused attention takes most of a step.
-                    attn_implementation="eager",
+                    attn_implementation=attention,
                 )
         except (ValueError, KeyError, OSError) as error:
             reason = str(error).strip().splitlines()[0]
@@ -68,6 +70,11 @@ class FrozenLLM:
         self.embedding_scale = header.embedding_scale
         self.template = ChatTemplate.from_gguf(header)
         self.tokenizer = Tokenizer.from_path(path)
+
+    def to(self, device: torch.device) -> FrozenLLM:
+        """Move the weights."""
+        self.model.to(device)
+        return self
 
     def example(
         self,
@@ -84,8 +91,9 @@ class FrozenLLM:
 
     def embed(self, ids: Sequence[int] | Tensor) -> Tensor:
         """Token ids -> what the first layer gets for them, `[..., n_embd]`."""
-        rows = torch.as_tensor(ids, dtype=torch.long)
-        return F.embedding(rows, self.model.get_input_embeddings().weight) * self.embedding_scale
+        weight = self.model.get_input_embeddings().weight
+        rows = torch.as_tensor(ids, dtype=torch.long, device=weight.device)
+        return F.embedding(rows, weight) * self.embedding_scale
 
     @torch.no_grad()
     def _prefix(self, before: tuple[int, ...]) -> list[tuple[Tensor, Tensor]]:

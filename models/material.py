@@ -25,6 +25,28 @@ EMOJI_PACKAGES = {
     "noto": ("emoji-datasource-google", "16.0.0", "img/google/64"),
     "twemoji": ("emoji-datasource-twitter", "16.0.0", "img/twitter/64"),
 }
+# Sets of drawings as one JSON file each: style -> (npm package, version). Licences: MIT (fluent),
+# Apache-2.0 (noto-v1, fxemoji), CC BY 4.0 (emojione), CC BY-SA 4.0 (emojione-v1).
+ICON_PACKAGES = {
+    "fluent-flat": ("@iconify-json/fluent-emoji-flat", "1.2.6"),
+    "fluent": ("@iconify-json/fluent-emoji", "1.2.7"),
+    "emojione": ("@iconify-json/emojione", "1.2.3"),
+    "emojione-v1": ("@iconify-json/emojione-v1", "1.2.3"),
+    "noto-v1": ("@iconify-json/noto-v1", "1.2.5"),
+    "fxemoji": ("@iconify-json/fxemoji", "1.2.2"),
+}
+
+
+def fetch_icons(style: str, material: Path) -> Path:
+    """The folder of a set's `icons.json`, downloaded into `material` when missing.
+
+    Raises like `fetch`.
+    """
+    package, version = ICON_PACKAGES[style]
+    folder = material / package.rpartition("/")[2]
+    if not (folder / "icons.json").is_file():
+        _npm_unpack(f"{package}@{version}", folder, "")
+    return folder
 
 
 def fetch(style: str, material: Path) -> Path:
@@ -65,7 +87,7 @@ def _npm_unpack(package: str, folder: Path, pictures: str) -> None:
                 wanted = [
                     member
                     for member in archive.getmembers()
-                    if member.name.startswith(f"package/{pictures}/")
+                    if member.name.startswith(f"package/{pictures}/" if pictures else "package/")
                     or member.name.startswith("package/LICENSE")
                 ]
                 _extract(archive, wanted, Path(scratch))

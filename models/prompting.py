@@ -42,3 +42,8 @@ def question_ids(
     if tokenizer.add_bos and tokenizer.bos is not None and ids[:1] != [tokenizer.bos]:
         ids.insert(0, tokenizer.bos)
     return ids, tokenizer.encode_parts([(AFTER_VIDEO, False), *after])
+
+
+def multiple_choice(question: str, choices: Sequence[str]) -> str:
+    """A question that names its possible answers, one of which is to be given."""
+    return f"{question}\nChoose one: {'; '.join(choices)}."

@@ -13,6 +13,8 @@ from gguf_tools.find import MINI_LLM
 from models.contrastive import ContrastiveConfig
 from models.optimise import StageConfig
 from models.rendered import RenderedConfig
+from models.stream import StoryConfig
+from models.tell import TellConfig
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -31,6 +33,7 @@ class ProjectorChoice:
     layers: int = 2
     heads: int = 6
     dropout: float = 0.1
+    encoder: int = 0
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class TowerChoice:
     name: str = ""
     pretrained: str | None = None
     layer: int = -1
+    finer: int = 0
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,9 @@ class Recipe:
         tail: from `motion` on, so many last soft tokens are the last words of the description.
         answer: the LLM's loss on answers, through the frozen LLM.
         align_weight: share of the alignment's loss that is kept in `answer`.
+        stories, see, tell, adapter: another way to train, on drawn stories, with an adapter for the
+            LLM (`models.tell`); taken where `see` or `tell` has steps.
+        labels: the bundle names what ImageNet's classifier sees (towers of EfficientNet-lite0).
     """
 
     name: str
@@ -74,6 +81,11 @@ class Recipe:
     answer: StageConfig = StageConfig(steps=0)
     tail: int = 8
     align_weight: float = 0.5
+    stories: StoryConfig = StoryConfig()
+    see: StageConfig = StageConfig(steps=0)
+    tell: StageConfig = StageConfig(steps=0)
+    adapter: TellConfig = TellConfig()
+    labels: bool = False
 
     @classmethod
     def read(cls, path: Path) -> Recipe:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import numpy as np
 from PIL import Image
 
 from gguf_tools.errors import ReellamaError
+from models.camera import WORLD
 from models.captions import caption, questions
-from models.scene import MOTIONS, Actor, Pose, Scene, random_scene
+from models.scene import MOTIONS, Actor, Moving, Pose, Scene, random_scene
 
 __all__ = [
     "MOTIONS",
@@ -34,22 +36,44 @@ def frame_times(duration: float, frames: int) -> np.ndarray:
 def render(scene: Scene, times: np.ndarray) -> np.ndarray:
     """The scene's frames at `times` (seconds, any order): uint8 RGB [T, height, width, 3]."""
     width, height = scene.size
-    background = scene.background.paint(width, height)
-    sprites = [_Sprite(actor, min(scene.size)) for actor in scene.actors]
     frames = np.empty((len(times), height, width, 3), np.uint8)
+    shots = [_Shot(scene), *([_Shot(replace(scene.later, size=scene.size))] if scene.later else [])]
     for frame, time in zip(frames, times, strict=True):
-        canvas = background.copy()
         u = min(1.0, max(0.0, float(time) / scene.duration))
-        for sprite in reversed(sprites):  # the main actor is drawn last, on top
-            sprite.draw(canvas, sprite.actor.pose(u))
-        frame[...] = np.asarray(canvas)
+        if scene.later and u >= scene.cut:
+            frame[...] = shots[1].draw((u - scene.cut) / (1 - scene.cut))
+        else:
+            frame[...] = shots[0].draw(u / scene.cut if scene.later else u)
     return frames
+
+
+class _Shot:
+    """A scene without its cut."""
+
+    def __init__(self, scene: Scene) -> None:
+        self.camera, self.size = scene.camera, scene.size
+        world = WORLD if scene.camera else 1
+        wide, tall = (round(side * world) for side in scene.size)
+        self.background = scene.background.paint(wide, tall)
+        self.sprites = [_Sprite(actor, min(wide, tall)) for actor in scene.actors]
+
+    def draw(self, u: float) -> np.ndarray:
+        """What is seen at time u: uint8 [height, width, 3]."""
+        canvas = self.background.copy()
+        for sprite in reversed(self.sprites):  # the main actor is drawn last, on top
+            sprite.draw(canvas, sprite.actor.pose(u))
+        if self.camera:
+            left, top, right, bottom = self.camera.view(u)
+            w, h = canvas.size
+            box = (left * w, top * h, right * w, bottom * h)
+            canvas = canvas.resize(self.size, Image.Resampling.BILINEAR, box=box)
+        return np.asarray(canvas)
 
 
 class _Sprite:
     """An actor's picture, kept as last resized and last turned, which most motions never change."""
 
-    def __init__(self, actor: Actor, short_side: int) -> None:
+    def __init__(self, actor: Moving, short_side: int) -> None:
         self.actor = actor
         self.short_side = short_side
         image = actor.picture.image

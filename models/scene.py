@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 
 from models.backgrounds import Background, random_background
+from models.camera import Camera
 from models.pictures import Picture
 
 # The motions, in the words of captions.
@@ -21,6 +23,10 @@ MOTIONS = (
     "moves left",
     "moves up",
     "moves down",
+    "moves up and right",
+    "moves up and left",
+    "moves down and right",
+    "moves down and left",
     "grows",
     "shrinks",
     "spins",
@@ -30,16 +36,24 @@ MOTIONS = (
     "disappears",
     "stays still",
 )
+# Without the diagonals: what the motions of `random_scene` are.
+STRAIGHT = tuple(motion for motion in MOTIONS if " and " not in motion)
 DIRECTIONS = {
     "moves right": (1, 0),
     "moves left": (-1, 0),
     "moves up": (0, -1),
     "moves down": (0, 1),
+    "moves up and right": (1, -1),
+    "moves up and left": (-1, -1),
+    "moves down and right": (1, 1),
+    "moves down and left": (-1, 1),
 }
 # What a motion is when its film runs backwards; the others look the same either way.
 _OPPOSITES = {
     "moves right": "moves left",
     "moves up": "moves down",
+    "moves up and right": "moves down and left",
+    "moves up and left": "moves down and right",
     "grows": "shrinks",
     "appears": "disappears",
 }
@@ -107,18 +121,43 @@ class Actor:
         return Pose(x, y, size, angle, visible)
 
 
+class Moving(Protocol):
+    """Whatever can be drawn: a picture with a place and a size at any time u in [0, 1]."""
+
+    @property
+    def picture(self) -> Picture: ...
+
+    @property
+    def mirrored(self) -> bool: ...
+
+    @property
+    def motion(self) -> str: ...
+
+    def pose(self, u: float) -> Pose: ...
+
+
 @dataclass(frozen=True)
 class Scene:
-    """Actors, the main one first and on top, over a background; size is (width, height)."""
+    """Actors, the main one first and on top, over a background; size is (width, height).
 
-    actors: tuple[Actor, ...]
+    camera: what looks at a world that is larger than the picture; without one, all is seen.
+    later: the scene that follows at time u = `cut`.
+    """
+
+    actors: tuple[Moving, ...]
     background: Background
     size: tuple[int, int] = (224, 224)
     duration: float = 4.0  # seconds
+    camera: Camera | None = None
+    cut: float = 1.0
+    later: Scene | None = None
 
     def told_backwards(self) -> Scene:
         """The scene in the words of a film that runs backwards: to be told, not to be drawn."""
-        actors = [replace(a, motion=BACKWARDS.get(a.motion, a.motion)) for a in self.actors]
+        actors = [
+            replace(a, motion=BACKWARDS.get(a.motion, a.motion)) if isinstance(a, Actor) else a
+            for a in self.actors
+        ]
         return replace(self, actors=tuple(actors))
 
 
@@ -141,7 +180,7 @@ def random_scene(
     two = rng.random() < p_two
     # With a second, smaller one beside it the main actor is not too small itself.
     main_side = rng.uniform(0.33 if two else 0.25, 0.5)
-    main = _random_actor(rng, main_picture, main_side, size, motion)
+    main = random_actor(rng, main_picture, main_side, size, motion)
     actors = [main]
     if two:
         other = pictures[int(rng.integers(len(pictures)))]
@@ -157,7 +196,7 @@ def _second_actor(
     """One actor that keeps well out of the main one's way, or none."""
     for _ in range(16):
         side = main.size * rng.uniform(0.45, 0.6)
-        actor = _random_actor(rng, picture, side, size, None)
+        actor = random_actor(rng, picture, side, size, None)
         if overlap(main, actor, size) <= 0.2 * side:
             return [actor]
     return []
@@ -176,43 +215,44 @@ def overlap(one: Actor, other: Actor, size: tuple[int, int]) -> float:
     return deepest
 
 
-def _random_actor(
+def random_actor(
     rng: np.random.Generator,
     picture: Picture,
     side: float,
     size: tuple[int, int],
-    motion: str | None,
+    motion: str | None = None,
 ) -> Actor:
+    """An actor of size `side`, in shares of the short side, that stays inside of the frame."""
     if motion is None:
-        motion = MOTIONS[int(rng.integers(len(MOTIONS)))]
-        while motion == "spins" and picture.turn_visibility < MIN_TURN_VISIBILITY:
-            motion = MOTIONS[int(rng.integers(len(MOTIONS)))]
+        motion = random_motion(rng, picture, STRAIGHT)
     wide, tall = side * min(size) / size[0], side * min(size) / size[1]
-    left, right, top, bottom = wide / 2, 1 - wide / 2, tall / 2, 1 - tall / 2
+    low_x, high_x, low_y, high_y = wide / 2, 1 - wide / 2, tall / 2, 1 - tall / 2
     amount = height = 0.0
     if motion in DIRECTIONS:
         # Up to a third of the actor may leave the frame at either end of its way.
-        amount = float(rng.uniform(0.45, max(0.5, 1 - (wide if DIRECTIONS[motion][0] else tall))))
-        dx, dy = (step * amount for step in DIRECTIONS[motion])
-        left, right = _room(left, right, dx, wide / 3)
-        top, bottom = _room(top, bottom, dy, tall / 3)
+        right, down = DIRECTIONS[motion]
+        longest = 1 - max(wide * abs(right), tall * abs(down))
+        amount = float(rng.uniform(0.45, max(0.5, longest)))
+        dx, dy = right * amount, down * amount
+        low_x, high_x = _room(low_x, high_x, dx, wide / 3)
+        low_y, high_y = _room(low_y, high_y, dy, tall / 3)
     elif motion in ("grows", "shrinks"):
         amount = float(rng.uniform(2.0, 3.0))
     elif motion == "spins":
         amount = float(rng.uniform(1.0, 1.7) * rng.choice((-1, 1)))
     elif motion == "bounces":
         amount, height = float(rng.uniform(1.6, 3.2)), float(rng.uniform(0.18, 0.4))
-        top += height
+        low_y += height
     elif motion == "shakes":
         amount, height = float(rng.uniform(1.6, 2.8)), float(rng.uniform(0.1, 0.18))
-        left, right = left + height, right - height
+        low_x, high_x = low_x + height, high_x - height
     elif motion in ("appears", "disappears"):
         amount = float(rng.uniform(0.4, 0.6))
     return Actor(
         picture,
         motion,
-        x=_between(rng, left, right),
-        y=_between(rng, top, bottom),
+        x=_between(rng, low_x, high_x),
+        y=_between(rng, low_y, high_y),
         size=side,
         amount=amount,
         height=height,
@@ -220,6 +260,16 @@ def _random_actor(
         smooth=bool(rng.random() < 0.3),
         mirrored=bool(rng.random() < 0.5) and not picture.lettered,
     )
+
+
+def random_motion(
+    rng: np.random.Generator, picture: Picture, motions: Sequence[str] = MOTIONS
+) -> str:
+    """One of `motions`; a picture that looks the same when turned is not said to spin."""
+    motion = motions[int(rng.integers(len(motions)))]
+    while motion == "spins" and picture.turn_visibility < MIN_TURN_VISIBILITY:
+        motion = motions[int(rng.integers(len(motions)))]
+    return motion
 
 
 def _room(low: float, high: float, way: float, beyond: float) -> tuple[float, float]:

@@ -7,9 +7,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from models.scene import MOTIONS, Actor
+from models.scene import MOTIONS, Moving
 
-_MOTION = re.compile(r"\b(" + "|".join(MOTIONS) + r")\b")
+_MOTION = re.compile(r"\b(" + "|".join(sorted(MOTIONS, key=len, reverse=True)) + r")\b")
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Verdict:
     second_picture: bool | None = None
 
 
-def judge(description: str, actors: Sequence[Actor]) -> Verdict:
+def judge(description: str, actors: Sequence[Moving]) -> Verdict:
     """Compare a description with the actors of a scene, main actor first.
 
     An actor's motion is right when the motion that the description names at its place is its own;

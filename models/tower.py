@@ -85,10 +85,12 @@ class Tower:
         tokenizer: Callable[[list[str]], Tensor] | None = None,
         *,
         layer: int = -1,
+        finer: int = 0,
         dtype: torch.dtype | None = None,
     ) -> None:
         self.dtype = dtype or compute_dtype()
-        self.layer = layer
+        self.device = torch.device("cpu")
+        self.layers = [layer - n for n in range(finer, -1, -1)]
         self.model = model.eval().requires_grad_(False)
         if hasattr(model.visual, "trunk"):
             fold_batch_norms(model.visual.trunk)
@@ -109,6 +111,7 @@ class Tower:
         *,
         pretrained: str | None = None,
         layer: int = -1,
+        finer: int = 0,
         dtype: torch.dtype | None = None,
     ) -> Tower:
         """Load a tower.
@@ -118,6 +121,7 @@ class Tower:
                 `open_clip_config.json` and its weights.
             pretrained: open_clip's tag for a model name (`laion2b_s34b_b79k`), or a weights file.
             layer: which block's output is the grid, counted from the end.
+            finer: so many blocks before it, of finer grids, are folded into its cells.
 
         Raises:
             TowerError: no such model, no such folder, or no network to fetch it through.
@@ -139,12 +143,22 @@ class Tower:
         except Exception as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             raise TowerError(f"{name}: the visual tower does not load: {reason}") from error
-        return cls(model, tokenizer, layer=layer, dtype=dtype)
+        return cls(model, tokenizer, layer=layer, finer=finer, dtype=dtype)
+
+    def to(self, device: torch.device) -> Tower:
+        """Move it; on a GPU it computes in bfloat16."""
+        self.device = device
+        if device.type != "cpu":
+            self.dtype = torch.bfloat16
+        self.model.to(device)
+        self.model.visual.to(dtype=self.dtype, memory_format=torch.channels_last)
+        self._mean, self._std = self._mean.to(device), self._std.to(device)
+        return self
 
     def preprocess(self, frames: Sequence[np.ndarray]) -> Tensor:
         """uint8 RGB frames `[H, W, 3]` of any sizes -> float32 `[frames, 3, size, size]`."""
         resized = [self._resize(frame) for frame in frames]
-        return (torch.stack(resized).float() - self._mean) / self._std
+        return (torch.stack(resized).to(self.device).float() - self._mean) / self._std
 
     def _resize(self, frame: np.ndarray) -> Tensor:
         if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
@@ -167,14 +181,24 @@ class Tower:
     @torch.inference_mode()
     def grid(self, frames: Sequence[np.ndarray]) -> np.ndarray:
         """Features of every cell: float32 `[frames, cells, channels]`, cells row by row."""
-        return np.concatenate([self._grid(pixels) for pixels in self._batches(frames)])
+        grids = [self._grid(pixels).cpu().numpy() for pixels in self._batches(frames)]
+        return np.concatenate(grids)
 
-    def _grid(self, pixels: Tensor) -> np.ndarray:
+    @torch.inference_mode()
+    def cells(self, pixels: Tensor) -> Tensor:
+        """The same of uint8 pixels `[frames, 3, size, size]` that are where the tower is."""
+        scaled = (pixels.float() - self._mean) / self._std
+        return self._grid(scaled.to(dtype=self.dtype, memory_format=torch.channels_last))
+
+    def _grid(self, pixels: Tensor) -> Tensor:
         output = self.model.visual.forward_intermediates(
-            pixels, indices=[self.layer], intermediates_only=True, output_fmt="NCHW"
+            pixels, indices=self.layers, intermediates_only=True, output_fmt="NCHW"
         )
-        features = output["image_intermediates"][0]  # [B, channels, rows, columns]
-        return features.flatten(2).transpose(1, 2).float().numpy()
+        *fine, coarse = output["image_intermediates"]  # [B, channels, rows, columns] each
+        rows = coarse.shape[2]
+        folded = [F.pixel_unshuffle(grid, grid.shape[2] // rows) for grid in fine]
+        features = torch.cat([*folded, coarse], dim=1)
+        return features.flatten(2).transpose(1, 2).float()
 
     @torch.inference_mode()
     def embed_images(self, frames: Sequence[np.ndarray]) -> np.ndarray:

@@ -42,6 +42,7 @@ from models.projector import BODIES, Projector, ProjectorConfig
 from models.recipe import Recipe
 from models.rendered import RenderedClips
 from models.tower import Tower, compute_dtype
+from models.train_stories import train_stories
 
 Report = Callable[[str], None]
 T = TypeVar("T")
@@ -273,4 +274,6 @@ def run(
     material: Path = MATERIAL,
 ) -> Bundle:
     """Train by `recipe` and write the bundle to `out`; `work` keeps what a later run needs."""
+    if recipe.see.steps or recipe.tell.steps:
+        return train_stories(recipe, out, work=work, material=material, report=report)
     return Training(recipe, work, read_video=read_video, report=report, material=material).run(out)

@@ -30,7 +30,7 @@ from gguf_tools.tokenizer import Tokenizer
 from .context import MAX_OUTPUTS, Context
 from .kv_cache import KVCache
 from .parts import Answer, Layout, Part, Prompt, Run, Text, lay_out
-from .probabilities import Probabilities
+from .probabilities import Probabilities, log_softmax
 from .sampling import Sampler, Sampling
 from .text_stream import TextStream
 
@@ -248,12 +248,46 @@ class Engine:
         self._fresh = False
         self._cache.clear()
         logits = np.empty((len(layout.keys), self._ctx.n_vocab), np.float32)
-        for start, run in _chunks(layout, 0, min(MAX_OUTPUTS, self._ctx.n_batch)):
+        for start, run in _chunks(layout, 0, self._most_outputs):
             self._ctx.decode(run, start, want="all")
             logits[start : start + len(run)] = self._ctx.all_logits(len(run))
             self._cache.keys += run.keys
         self._fresh = True
         return logits
+
+    def logprobs(
+        self, prompt: Sequence[Part], continuations: Sequence[Sequence[int]]
+    ) -> list[np.ndarray]:
+        """Log-probabilities of each continuation's token ids after the same prompt, float64 [ids].
+
+        The prompt is read once. Raises like `prefill`, and ReellamaError for no ids.
+        """
+        self._begin()
+        layout = self._lay_out(prompt)
+        if not all(map(len, continuations)):
+            raise ReellamaError("a continuation has no tokens")
+        self._prefill(layout)
+        n = self.n_past
+        first = log_softmax(self._ctx.logits()[None])
+        found = []
+        for ids in continuations:
+            if n + len(ids) - 1 > self.n_ctx:
+                raise ContextOverflow(n + len(ids) - 1, self.n_ctx)
+            if self._cache.keep(n) < n:  # a memory that cannot be cut
+                self._prefill(layout)
+            rows = [first]
+            self._fresh = False
+            for start, run in _chunks(Layout([], [Run(ids[:-1])]), 0, self._most_outputs):
+                self._ctx.decode(run, n + start, want="all")
+                self._cache.keys += run.keys
+                rows.append(log_softmax(self._ctx.all_logits(len(run))))
+            table = np.concatenate(rows)  # [ids, n_vocab]
+            found.append(table[np.arange(len(ids)), list(ids)])
+        return found
+
+    @property
+    def _most_outputs(self) -> int:
+        return min(MAX_OUTPUTS, self._ctx.n_batch)
 
     def _begin(self) -> None:
         self._call += 1

@@ -38,6 +38,12 @@ class Probabilities:
         return math.exp(float(self._logits[token]) - self._log_sum)
 
 
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Log-probabilities, float64, of logits [n, n_vocab]."""
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
 def _bound(logits: np.ndarray, n: int) -> float:
     """What at least `n` logits reach, and few more than that."""
     n_blocks = len(logits) // BLOCK

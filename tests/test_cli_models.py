@@ -79,7 +79,7 @@ def test_what_cannot_be_trained_is_one_clear_line(
 
 
 def test_a_bundle_is_measured_on_drawn_clips(reellama: Run) -> None:
-    result = reellama("eval", "mini", "--clips", "2", "--style", "shapes", "--json")
+    result = reellama("eval", "mini", "--clips", "2", "--style", "shapes", "--json", "-")
     assert result.status == 0, result.err
     found = json.loads(result.out)
     assert found["scores"]["motion"]["of"] == 2

@@ -264,7 +264,7 @@ def test_a_bundle_describes_videos_with_each_type(
         asked.append((bundle, clips, llm.name))
         return Found()
 
-    monkeypatch.setattr("pipeline.evaluate.evaluate", evaluate)
+    monkeypatch.setattr("pipeline.evaluation.descriptions.evaluate", evaluate)
     arguments = ("gguf", "compare", tiny_llama, "Q8_0", *OPTIONS, "--text", how.text, "--json")
     result = reellama(*arguments, "--work", tmp_path, "--bundle", "mini", "--clips", "8")
     assert [row["accuracy"] for row in json.loads(result.out)] == [3 / 8, 3 / 8]

@@ -13,7 +13,7 @@ from models.llm import FrozenLLM
 from models.rendered import RenderedClips, RenderedConfig
 from pipeline import VideoChat
 from pipeline.chat import Video
-from pipeline.evaluate import evaluate
+from pipeline.evaluation.descriptions import evaluate
 from pipeline.frames import Clip
 
 # The styles whose pictures come as Python packages.

@@ -28,7 +28,7 @@ from models.render import (
     render,
     write_video,
 )
-from models.scene import MIN_TURN_VISIBILITY, overlap
+from models.scene import MIN_TURN_VISIBILITY, Actor, overlap
 
 SHAPES = load_pictures(["shapes"])
 SEEDS = st.integers(0, 2**32 - 1)
@@ -188,6 +188,7 @@ def test_a_second_actor_is_smaller_of_another_kind_and_not_hidden(seed: int) -> 
     scene = random_scene(np.random.default_rng(seed), SHAPES, p_two=1)
     if len(scene.actors) == 2:
         main, second = scene.actors
+        assert isinstance(main, Actor) and isinstance(second, Actor)
         assert second.size <= 0.6 * main.size
         assert second.picture.kind != main.picture.kind
         assert overlap(main, second, scene.size) <= second.size / 5

@@ -45,9 +45,13 @@ def save(plot: Plot, path: Path, subtitle: str = "") -> list[Path]:
     matplotlib is missing or a file cannot be written.
     """
     check()
+    return write(draw(plot, subtitle), path)
+
+
+def write(figure: Figure, path: Path) -> list[Path]:
+    """Write a figure as `path` with .png and with .svg; returns both paths."""
     import matplotlib
 
-    figure = draw(plot, subtitle)
     written = []
     # Letters stay letters in an SVG, and the same plot gives the same file.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "reellama"}):

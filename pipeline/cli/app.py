@@ -8,6 +8,7 @@ from typing import Annotated
 from typer import Argument, Exit, Option, Typer
 
 from pipeline.cli import gguf
+from pipeline.cli.evaluate import QuestionOptions, RunOptions
 from pipeline.cli.options import AnswerOptions, FrameOptions, ModelOptions, grouped
 
 app = Typer(
@@ -130,18 +131,17 @@ def train(
 
 
 @app.command(name="eval")
+@grouped
 def evaluate(
     bundle: Annotated[str, Argument(metavar="BUNDLE", help="A bundle's name or folder.")] = "mini",
-    clips: Annotated[int, Option(min=1, help="How many clips, never seen in training.")] = 300,
-    material: Annotated[Path | None, Option(help="Folder of picture sets.")] = None,
-    style: Annotated[list[str] | None, Option(help="Draw in these styles only.")] = None,
-    record: Annotated[str | None, Option(help="Keep the scores in bundle.json as this.")] = None,
-    json: Json = False,
+    *,
+    questions: QuestionOptions,
+    how: RunOptions,
 ) -> None:
-    """Measure a bundle's descriptions of clips that it never saw."""
+    """Measure a bundle: descriptions of clips that it never saw, or questions with answers."""
     from pipeline.cli.evaluate import run
 
-    run(bundle, clips, material, tuple(style or ()), record, as_json=json)
+    run(bundle, questions, how)
 
 
 @app.command()

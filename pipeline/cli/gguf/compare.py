@@ -102,7 +102,7 @@ def _score(bundle: str, clips: int) -> Callable[[Path], float]:
     """What share of pictures and motions in drawn clips is right, with a GGUF as the LLM."""
 
     def score(path: Path) -> float:
-        from pipeline.evaluate import evaluate
+        from pipeline.evaluation.descriptions import evaluate
 
         shares = evaluate(bundle, clips=clips, llm=path).scores.values()
         return sum(share.right for share in shares) / sum(share.of for share in shares)

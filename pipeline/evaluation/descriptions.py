@@ -1,4 +1,4 @@
-"""What a bundle is worth: its descriptions of clips that it never saw, against exact ground truth.
+"""A bundle's own descriptions of clips that it never saw, against exact ground truth.
 
 Every clip goes the whole way that a person's video goes: it is written as a file, read again,
 looked at, and described by the LLM in llama.cpp with greedy sampling.
@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from gguf_tools.errors import ReellamaError
-from gguf_tools.files import write_atomically
 from models.bundle import Bundle
 from models.material import MATERIAL
 from models.render import frame_times, render, write_video
@@ -47,6 +46,11 @@ class Evaluation:
     @property
     def scores(self) -> dict[str, Share]:
         return shares([clip.verdict for clip in self.clips])
+
+    def figures(self, command: str) -> dict[str, Any]:
+        """The scores for `bundle.json`, with the command that gave them."""
+        scores = {key: share.to_json() for key, share in self.scores.items()}
+        return {"command": command, "clips": len(self.clips), **scores}
 
     def to_json(self) -> dict[str, Any]:
         """The object that `reellama eval --json` prints."""
@@ -110,14 +114,6 @@ def _describe(chat: VideoChat, source: RenderedClips, number: int, folder: Path)
     path.unlink()
     verdict = judge(said, clip.scene.actors)
     return Answered(clip.caption, said, verdict, time.perf_counter() - started)
-
-
-def record(bundle: Bundle, evaluation: Evaluation, name: str, command: str) -> None:
-    """Write the scores into `bundle.json` under `name`, with the command that gave them."""
-    scores = {key: share.to_json() for key, share in evaluation.scores.items()}
-    entry = {"command": command, "clips": len(evaluation.clips), **scores}
-    config = replace(bundle.config, scores={**bundle.config.scores, name: entry})
-    write_atomically(bundle.folder / "bundle.json", config.to_json())
 
 
 def report(evaluation: Evaluation) -> str:

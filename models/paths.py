@@ -1,0 +1,125 @@
+"""Actors with more than one motion: one after the other, or from place to place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from models.pictures import Picture
+from models.scene import DIRECTIONS, MIN_TURN_VISIBILITY, MOTIONS, Actor, Pose, random_actor
+
+# What can come first and what then: nothing can happen to what has disappeared.
+_ORDERED = tuple(m for m in MOTIONS if m not in ("appears", "disappears"))
+
+
+@dataclass(frozen=True)
+class Doing:
+    """One motion up to time `turn`, another one after it."""
+
+    first: Actor
+    second: Actor
+    turn: float = 0.5
+    motion: str = "does two things"
+
+    @property
+    def picture(self) -> Picture:
+        """Of both."""
+        return self.first.picture
+
+    @property
+    def mirrored(self) -> bool:
+        """As the first."""
+        return self.first.mirrored
+
+    def pose(self, u: float) -> Pose:
+        """Where it is at time u."""
+        if u < self.turn:
+            return self.first.pose(u / self.turn)
+        return self.second.pose((u - self.turn) / (1 - self.turn))
+
+    @classmethod
+    def random(
+        cls, rng: np.random.Generator, picture: Picture, side: float, size: tuple[int, int]
+    ) -> Doing:
+        """Two different motions; the second begins where the first ends."""
+        while True:
+            motions = [str(m) for m in rng.choice(_ORDERED, 2, replace=False)]
+            turns = picture.turn_visibility >= MIN_TURN_VISIBILITY
+            if "spins" in motions and not turns:
+                continue
+            first = _near(random_actor(rng, picture, side, size, motions[0]))
+            second = _near(random_actor(rng, picture, side, size, motions[1]))
+            end, begin = first.pose(1.0), second.pose(0.0)
+            second = replace(
+                second,
+                x=second.x + end.x - begin.x,
+                y=second.y + end.y - begin.y,
+                mirrored=first.mirrored,
+                angle=first.angle,
+                size=second.size * end.size / begin.size,
+            )
+            doing = cls(first, second, float(rng.uniform(0.42, 0.58)))
+            poses = [doing.pose(step / 16) for step in range(17)]
+            inside = all(0.06 < p.x < 0.94 and 0.06 < p.y < 0.94 for p in poses)
+            if inside and all(0.12 < p.size < 0.75 for p in poses):
+                return doing
+
+
+def _near(actor: Actor) -> Actor:
+    """The same with a shorter way, for there is half the time and half the room."""
+    if actor.motion in DIRECTIONS:
+        return replace(actor, amount=actor.amount * 0.7)
+    if actor.motion == "spins":
+        return replace(actor, amount=actor.amount * 0.7)
+    return actor
+
+
+@dataclass(frozen=True)
+class Route:
+    """From place to place at given times, straight on, slower at both ends of each way."""
+
+    picture: Picture = field(repr=False)
+    points: tuple[tuple[float, float, float], ...]  # (u, x, y)
+    size: float
+    motion: str = "changes places"
+    mirrored: bool = False
+
+    def pose(self, u: float) -> Pose:
+        """Where it is at time u."""
+        after = next((n for n, point in enumerate(self.points) if point[0] > u), len(self.points))
+        if after in (0, len(self.points)):
+            _, x, y = self.points[min(after, len(self.points) - 1)]
+            return Pose(x, y, self.size)
+        (u0, x0, y0), (u1, x1, y1) = self.points[after - 1 : after + 1]
+        share = (u - u0) / (u1 - u0)
+        share = share * share * (3 - 2 * share)
+        return Pose(x0 + share * (x1 - x0), y0 + share * (y1 - y0), self.size)
+
+    @classmethod
+    def swaps(
+        cls, rng: np.random.Generator, pictures: Sequence[Picture], side: float, swaps: int
+    ) -> tuple[list[int], list[Route]]:
+        """Three pictures in a row, of which two change places `swaps` times.
+
+        Returns where each one ends (0 is left) and their routes. One of the two passes above, the
+        other one below.
+        """
+        columns, row = (0.2, 0.5, 0.8), float(rng.uniform(0.42, 0.58))
+        places = [0, 1, 2]
+        points = [[(0.0, columns[n], row)] for n in range(3)]
+        for swap in range(swaps):
+            begin, end = 0.1 + 0.8 * swap / swaps, 0.1 + 0.8 * (swap + 0.9) / swaps
+            one, other = (int(n) for n in rng.choice(3, 2, replace=False))
+            for number, target, bend in ((one, other, -0.24), (other, one, 0.24)):
+                x0, x1 = columns[places[number]], columns[places[target]]
+                points[number].append((begin, x0, row))
+                points[number].append(((begin + end) / 2, (x0 + x1) / 2, row + bend))
+                points[number].append((end, x1, row))
+            places[one], places[other] = places[other], places[one]
+        routes = [
+            cls(picture, (*way, (1.0, way[-1][1], row)), side)
+            for picture, way in zip(pictures, points, strict=True)
+        ]
+        return places, routes

@@ -1,0 +1,217 @@
+"""Stories drawn as they are needed: an endless data set in which no clip comes twice.
+
+Sample `number` is always the same, so a run that resumes sees what it would have seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from io import BytesIO
+from pathlib import Path
+from typing import TypedDict
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from models.backgrounds import load_photos
+from models.captions import DESCRIBE
+from models.pictures import Kind, load_kinds, load_pictures, shape_kinds
+from models.prompting import multiple_choice
+from models.render import frame_times, render
+from models.story import Cast, Story, random_story
+
+NEW_KINDS = 10  # every tenth kind, in the order of kinds.csv, is never drawn in training
+SPLITS = {"train": 0, "validation": 1, "test": 2}
+COMPRESSED = 0.3  # share of the clips whose frames went through JPEG, as most video has
+MOST_TURNS = 5
+
+
+class Sample(TypedDict):
+    """One clip: frames `[T, 3, side, side]` uint8, seconds `[T]`, and a conversation about it."""
+
+    frames: Tensor
+    times: Tensor
+    caption: str
+    turns: list[tuple[str, str]]
+    story: Story
+    seen: list[int]  # classes that the classifier is made to name
+
+
+@dataclass(frozen=True)
+class StoryConfig:
+    """The `[stories]` table of a recipe."""
+
+    styles: tuple[str, ...] = ("noto", "openmoji", "shapes")
+    style_weights: tuple[float, ...] = (0.45, 0.45, 0.1)
+    frames: int = 16
+    fewest_frames: int = 10
+    seed: int = 0
+
+
+def all_kinds() -> list[Kind]:
+    """Everything with a picture in the emoji styles, flags included."""
+    return [*load_kinds(), *load_kinds("flags")]
+
+
+def new_kinds() -> set[str]:
+    """The kinds that training never draws."""
+    return {kind.name for kind in all_kinds()[::NEW_KINDS]}
+
+
+class Stories(Dataset[Sample]):
+    """Samples of a split, numbered without end; `side` is the tower's picture in pixels.
+
+    kinds: "known", those of training, or "new", those that training never draws.
+    """
+
+    def __init__(
+        self,
+        config: StoryConfig,
+        side: int,
+        material: Path,
+        *,
+        split: str = "train",
+        kinds: str = "known",
+        photos: Sequence[np.ndarray] | None = None,
+    ) -> None:
+        self.config, self.side, self.material = config, side, material
+        self.split, self.kinds = split, kinds
+        self._photos = photos
+
+    @cached_property
+    def casts(self) -> list[Cast]:
+        """One for each style."""
+        photos = load_photos() if self._photos is None else self._photos
+        held_out = new_kinds()
+        known = [kind.name for kind in all_kinds() if kind.name not in held_out]
+        names = sorted(held_out) if self.kinds == "new" else [*known, *shape_kinds()]
+        casts = []
+        for style in self.config.styles:
+            pictures = load_pictures((style,), self.material, names)
+            casts.append(Cast(pictures, names, photos))
+        return casts
+
+    def cast(self, number: int) -> Cast:
+        """The pictures of story `number`: those of one style."""
+        rng = self._rng(number, 2)
+        return self.casts[int(rng.choice(len(self.casts), p=self.config.style_weights))]
+
+    def story(self, number: int, name: str | None = None, cast: Cast | None = None) -> Story:
+        """Story `number`; by `name`, or with a cast, if one is wanted."""
+        return random_story(self._rng(number), cast or self.cast(number), name)
+
+    def _rng(self, number: int, part: int = 0) -> np.random.Generator:
+        return np.random.default_rng([self.config.seed, SPLITS[self.split], number, part])
+
+    def __getitem__(self, number: int) -> Sample:
+        story = self.story(number)
+        rng = self._rng(number, 1)
+        training = self.split == "train"
+        frames, times = self._draw(story, rng, training)
+        return Sample(
+            frames=torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous(),
+            times=torch.from_numpy(times.astype(np.float32)),
+            caption=story.looks or story.caption,
+            turns=conversation(story, rng),
+            story=story,
+            seen=list(story.seen),
+        )
+
+    def _draw(
+        self, story: Story, rng: np.random.Generator, training: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        count, duration = self.config.frames, story.scene.duration
+        times = frame_times(duration, count)
+        if training:
+            if rng.random() < 0.4:
+                count = int(rng.integers(self.config.fewest_frames, count + 1))
+                times = frame_times(duration, count)
+            times = times + rng.uniform(-0.3, 0.3) * duration / count
+        quality = int(rng.integers(25, 90)) if rng.random() < COMPRESSED else None
+        frames = [_squash(f, self.side, quality) for f in render(story.scene, times)]
+        return np.stack(frames), times
+
+
+def _squash(frame: np.ndarray, side: int, quality: int | None) -> np.ndarray:
+    """A frame as the tower gets it: uint8 `[side, side, 3]`."""
+    image = Image.fromarray(frame)
+    if quality is not None:
+        packed = BytesIO()
+        image.save(packed, "jpeg", quality=quality)
+        image = Image.open(packed)
+    return np.asarray(image.resize((side, side), Image.Resampling.BILINEAR))
+
+
+def conversation(story: Story, rng: np.random.Generator) -> list[tuple[str, str]]:
+    """Questions and answers in random order, some with choices; most often the description first.
+
+    An earlier turn tells much of what a later one asks for, so many conversations are short.
+    """
+    turns = []
+    for asked in story.questions:
+        if len(asked.choices) > 1 and rng.random() < 0.5:
+            mixed = [asked.choices[i] for i in rng.permutation(len(asked.choices))]
+            turns.append((multiple_choice(asked.question, mixed), asked.answer))
+        else:
+            turns.append((asked.question, asked.sentence))
+    most = MOST_TURNS - 1 if rng.random() < 0.6 else 1
+    picked = [turns[i] for i in rng.permutation(len(turns))[:most]]
+    question = DESCRIBE[0] if rng.random() < 0.6 else DESCRIBE[int(rng.integers(len(DESCRIBE)))]
+    described = (question, story.caption)
+    if rng.random() < 0.6:  # nothing that was said before helps to describe
+        return [described, *picked]
+    if rng.random() < 0.5:
+        picked.insert(int(rng.integers(len(picked) + 1)), described)
+    return picked or [described]
+
+
+@dataclass
+class StoryBatch:
+    """Samples side by side; shorter ones are padded at the end."""
+
+    frames: Tensor  # uint8 [B, T, 3, side, side]
+    times: Tensor  # float32 [B, T]
+    mask: Tensor  # bool [B, T]
+    targets: Tensor  # int64 [B, tokens], numbers of words
+    ids: list[list[int]]  # of each conversation, soft tokens left out
+    labels: list[list[int]]
+    labels_seen: Tensor  # int64 [B, labels.TOKENS], tokens of the names that the classifier gives
+    samples: list[Sample]
+
+
+Collate = Callable[[list[Sample]], StoryBatch]
+
+
+def pad(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor]:
+    """Frames, seconds and mask of samples side by side."""
+    longest = max(len(s["times"]) for s in samples)
+    side = samples[0]["frames"].shape[-1]
+    frames = torch.zeros(len(samples), longest, 3, side, side, dtype=torch.uint8)
+    times = torch.zeros(len(samples), longest)
+    mask = torch.zeros(len(samples), longest, dtype=torch.bool)
+    for row, sample in enumerate(samples):
+        count = len(sample["times"])
+        frames[row, :count] = sample["frames"]
+        times[row, :count] = sample["times"]
+        mask[row, :count] = True
+    return frames, times, mask
+
+
+def batches(
+    stories: Stories, collate: Collate, start: int, stop: int, size: int, workers: int
+) -> Iterator[StoryBatch]:
+    """Samples from `start` on, `size` at a time, drawn by worker processes."""
+    loader: DataLoader[Sample] = DataLoader(
+        stories,
+        batch_size=size,
+        sampler=range(start, stop),
+        num_workers=workers,
+        collate_fn=collate,
+        prefetch_factor=2 if workers else None,
+    )
+    yield from loader

@@ -1,0 +1,97 @@
+"""What the LLM is to say about stories: a conversation's tokens, and which of them count."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import torch
+
+from gguf_tools.template import ChatTemplate
+from gguf_tools.tokenizer import Tokenizer
+from models.labels import name_ids
+from models.prompting import question_ids
+from models.stream import Sample, Stories, StoryBatch, pad
+
+SAMPLED = 2000  # stories whose words are counted
+IGNORED = -100  # PyTorch's label of positions that the loss leaves out
+
+
+class Teacher:
+    """Turns samples into batches; `tokens` is how many soft tokens have a word each.
+
+    tail: the last so many of them are the last words of the description (see `Lesson.targets`).
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        template: ChatTemplate,
+        system: str,
+        *,
+        tokens: int,
+        tail: int,
+        words: Sequence[int],
+    ) -> None:
+        self._names = torch.tensor(name_ids(tokenizer.encode, tokenizer.encode("\n")[0]))
+        self.tokenizer, self.template, self.system = tokenizer, template, system
+        self.tokens, self.tail = tokens, tail
+        self.words = list(words)
+        self._index = {token: number for number, token in enumerate(self.words)}
+        self.before, _ = question_ids(template, tokenizer, system, "?")
+
+    def __call__(self, samples: list[Sample]) -> StoryBatch:
+        """What a step takes; runs in the worker processes that draw."""
+        frames, times, mask = pad(samples)
+        targets = torch.tensor([self.targets(sample["caption"]) for sample in samples])
+        taught = [self.conversation(sample["turns"]) for sample in samples]
+        ids, labels = [list(part) for part in zip(*taught, strict=True)]
+        seen = self._names[torch.tensor([sample["seen"] for sample in samples])].flatten(1)
+        return StoryBatch(frames, times, mask, targets, ids, labels, seen, samples)
+
+    def targets(self, caption: str) -> list[int]:
+        """Numbers of words, one for each soft token."""
+        row = [IGNORED] * self.tokens
+        known = [self._index.get(token, IGNORED) for token in self.tokenizer.encode(caption)]
+        head = [*known, 0][: self.tokens - self.tail]
+        row[: len(head)] = head
+        end = known[-self.tail :]
+        row[self.tokens - len(end) :] = end
+        return row
+
+    def conversation(self, turns: Sequence[tuple[str, str]]) -> tuple[list[int], list[int]]:
+        """Token ids after the soft tokens, and the same where they are answers, else IGNORED."""
+        eos = self.tokenizer.eos
+        assert eos is not None
+        spans: list[tuple[list[int], list[int]]] = []  # what comes before an answer, and the answer
+        for number, (question, answer) in enumerate(turns):
+            _, after = question_ids(
+                self.template, self.tokenizer, self.system, question, turns[:number]
+            )
+            spans.append((after, [*self.tokenizer.encode(answer), eos]))
+        before, said = spans[-1]
+        ids = [*before, *said]
+        labels = [IGNORED] * len(ids)
+        for before, said in spans:
+            start, end = len(before), len(before) + len(said)
+            # A template may write earlier turns in another way; those are not learned then.
+            if ids[:start] == before and ids[start:end] == said:
+                labels[start:end] = said
+        return ids, labels
+
+
+def frequent_words(
+    stories: Stories, tokenizer: Tokenizer, most: int, sampled: int = SAMPLED
+) -> list[int]:
+    """Token ids of descriptions, the most frequent first; padding ("\\n") is number 0."""
+    seen: Counter[int] = Counter()
+    for number in range(sampled):
+        story = stories.story(number)
+        seen.update(tokenizer.encode(story.looks or story.caption))
+    for cast in stories.casts:
+        for name in cast.names:
+            for words in (f"a {name}", f"A {name}", f"the {name}"):
+                seen.update(tokenizer.encode(words))
+    padding = tokenizer.encode("\n")[0]
+    seen.pop(padding, None)
+    return [padding, *(token for token, _ in seen.most_common(most - 1))]

@@ -1,0 +1,272 @@
+"""Train a projector and the LLM's adapter together, on stories that are drawn as they are needed.
+
+First the soft tokens learn to be the words of the descriptions (`see`: quick, without the LLM),
+then the LLM learns to answer from them (`tell`). The tower stays as it is. On a GPU if there is
+one; the steps are the same.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.llm import FrozenLLM
+from models.lora import Lora
+from models.optimise import Stage, StageConfig
+from models.projector import Projector
+from models.stream import Stories, StoryBatch, batches
+from models.teach import IGNORED, Teacher
+from models.tower import Tower
+
+Report = Callable[[str], None]
+
+TOWER_FRAMES = 1024  # frames a call of the tower on a GPU
+VALIDATED = 512  # clips
+
+
+@dataclass(frozen=True)
+class TellConfig:
+    """The `[adapter]` table of a recipe.
+
+    align_weight: share of the words' loss that is kept while the LLM learns.
+    keep_weight: share of the loss that holds the LLM to what it says without a video.
+    kept_texts: texts that the bare LLM writes for that, of `kept_tokens` tokens each.
+    """
+
+    rank: int = 16
+    alpha: float = 32.0
+    align_weight: float = 0.3
+    keep_weight: float = 1.0
+    kept_texts: int = 512
+    kept_tokens: int = 96
+    kept_batch: int = 16
+
+
+def device() -> torch.device:
+    """The first GPU, or the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+class StoryTraining:
+    """Two stages over one projector and one adapter, resumable like every stage."""
+
+    def __init__(
+        self,
+        stories: Stories,
+        validation: Stories,
+        tower: Tower,
+        llm: FrozenLLM,
+        teacher: Teacher,
+        projector: Projector,
+        config: TellConfig,
+        folder: Path,
+        *,
+        seed: int = 0,
+        workers: int | None = None,
+        report: Report = print,
+    ) -> None:
+        self.stories, self.validation, self.teacher = stories, validation, teacher
+        self.config, self.folder, self.seed, self.report = config, folder, seed, report
+        self.workers = (os.cpu_count() or 2) - 1 if workers is None else workers
+        self.device = device()
+        self.tower = tower.to(self.device)
+        self.llm = llm.to(self.device)
+        torch.manual_seed(seed)
+        self.lora = Lora(llm.model, config.rank, config.alpha)
+        self.projector = projector.to(self.device)
+        self.both = nn.ModuleDict({"projector": self.projector, "lora": self.lora})
+        self._kept: Tensor | None = None
+        self._batches: Iterator[StoryBatch] = iter(())
+
+    def see(self, stage: StageConfig) -> float:
+        """Soft tokens become words; returns seconds."""
+
+        def loss(number: int, rng: np.random.Generator) -> Tensor:
+            return self._word_loss(next(self._batches))[0]
+
+        return self._run("see", self.projector, stage, loss)
+
+    def tell(self, stage: StageConfig) -> float:
+        """The LLM answers from soft tokens; returns seconds."""
+
+        def loss(number: int, rng: np.random.Generator) -> Tensor:
+            batch = next(self._batches)
+            words, hidden = self._word_loss(batch)
+            answers = self._answer_loss(self._soft(hidden, batch), batch)
+            kept = self._keep_loss(rng)
+            return answers + self.config.align_weight * words + self.config.keep_weight * kept
+
+        return self._run("tell", self.both, stage, loss)
+
+    def _run(
+        self,
+        name: str,
+        module: nn.Module,
+        stage: StageConfig,
+        loss: Callable[[int, np.random.Generator], Tensor],
+    ) -> float:
+        running = Stage(name, module, stage, self.folder, seed=self.seed, report=self.report)
+        # Every stage draws clips of its own.
+        first = 0 if name == "see" else 100_000_000
+        begin = first + running.step * stage.batch * stage.accumulate
+        end = first + stage.steps * stage.batch * stage.accumulate
+        self._batches = batches(self.stories, self.teacher, begin, end, stage.batch, self.workers)
+        running.run(loss, lambda: self.validate(answers=name == "tell"))
+        return running.seconds
+
+    def hidden(self, batch: StoryBatch) -> Tensor:
+        """What the projector makes of a batch, `[B, tokens, width]`."""
+        frames = batch.frames.to(self.device, non_blocking=True)
+        count, longest = frames.shape[:2]
+        flat = frames.flatten(0, 1)
+        with torch.no_grad():
+            grids = [self.tower.cells(part) for part in flat.split(TOWER_FRAMES)]
+        features = torch.cat(grids).unflatten(0, (count, longest))  # [B, T, cells, channels]
+        return self.projector.hidden(
+            features, batch.times.to(self.device), batch.mask.to(self.device)
+        )
+
+    def _soft(self, hidden: Tensor, batch: StoryBatch) -> Tensor:
+        """The projector's soft tokens and, after them, the names that the classifier gives."""
+        named = self.llm.embed(batch.labels_seen.to(self.device))
+        return torch.cat([self.projector.words(hidden).float(), named.float()], dim=1)
+
+    def _word_loss(self, batch: StoryBatch) -> tuple[Tensor, Tensor]:
+        hidden = self.hidden(batch)
+        logits = self.projector.words.logits(hidden).float()
+        wanted = batch.targets.to(self.device)
+        loss = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=IGNORED)
+        return loss, hidden
+
+    def _logits(self, soft: Tensor, batch: StoryBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits where an answer is predicted, the tokens wanted there, and whose they are."""
+        before = self.llm.embed(self.teacher.before)
+        longest = max(len(ids) for ids in batch.ids)
+        ids = torch.zeros(len(batch.ids), longest, dtype=torch.long)
+        labels = torch.full((len(batch.ids), longest), IGNORED)
+        for row, (found, wanted) in enumerate(zip(batch.ids, batch.labels, strict=True)):
+            ids[row, : len(found)] = torch.tensor(found)
+            labels[row, : len(wanted)] = torch.tensor(wanted)
+        ids, labels = ids.to(self.device), labels.to(self.device)
+        inputs = torch.cat(
+            [
+                before.expand(len(soft), -1, -1).to(self.llm.dtype),
+                soft.to(self.llm.dtype),
+                self.llm.embed(ids).to(self.llm.dtype),
+            ],
+            dim=1,
+        )
+        # Padding stands at the end, where a causal model does not see it.
+        states = self.llm.model.get_decoder()(inputs_embeds=inputs).last_hidden_state
+        start = len(self.teacher.before) + soft.shape[1]
+        said = states[:, start - 1 : -1]
+        counted = labels != IGNORED
+        logits = self.llm.model.get_output_embeddings()(said[counted]).float()
+        rows = torch.arange(len(ids), device=self.device)[:, None].expand_as(labels)[counted]
+        return logits, labels[counted], rows
+
+    def _answer_loss(self, soft: Tensor, batch: StoryBatch) -> Tensor:
+        logits, wanted, _ = self._logits(soft, batch)
+        return F.cross_entropy(logits, wanted)
+
+    def _keep_loss(self, rng: np.random.Generator) -> Tensor:
+        """How far the LLM has gone from the bare one on texts that the bare one wrote (KL)."""
+        if self._kept is None:
+            self._kept = self.written()
+        rows = torch.from_numpy(rng.choice(len(self._kept), self.config.kept_batch, replace=False))
+        ids = self._kept[rows.to(self.device)]
+        with torch.no_grad(), self.lora.off():
+            wanted = self.llm.model(input_ids=ids).logits.float().log_softmax(-1)
+        found = self.llm.model(input_ids=ids).logits.float().log_softmax(-1)
+        return F.kl_div(
+            found.flatten(0, 1), wanted.flatten(0, 1), log_target=True, reduction="batchmean"
+        )
+
+    @torch.no_grad()
+    def written(self) -> Tensor:
+        """Texts by the bare LLM, ids `[kept_texts, kept_tokens]`: half of them conversations."""
+        encode = self.teacher.tokenizer.encode
+        starts = [encode("\n"), self.teacher.before]
+        torch.manual_seed(self.seed)
+        texts = []
+        self.llm.model.eval()
+        with self.lora.off():
+            for start in starts:
+                ids = torch.tensor([start] * (self.config.kept_texts // 2), device=self.device)
+                out = self.llm.model.generate(
+                    input_ids=ids,
+                    attention_mask=torch.ones_like(ids),
+                    do_sample=True,
+                    temperature=1.0,
+                    top_k=0,
+                    top_p=1.0,
+                    max_new_tokens=max(1, self.config.kept_tokens - len(start)),
+                    min_new_tokens=max(1, self.config.kept_tokens - len(start)),
+                )
+                texts.append(out)
+        shortest = min(text.shape[1] for text in texts)
+        return torch.cat([text[:, :shortest] for text in texts])
+
+    @torch.no_grad()
+    def validate(self, answers: bool) -> dict[str, float]:
+        """Words put first, and answers that are wholly right when each token follows the truth."""
+        words = right = 0
+        tasks: dict[str, list[bool]] = defaultdict(list)
+        size = 64
+        for batch in batches(
+            self.validation, self.teacher, 0, VALIDATED, size, min(self.workers, 8)
+        ):
+            with torch.autocast(self.device.type, torch.bfloat16):
+                hidden = self.hidden(batch)
+                found = self.projector.words.logits(hidden).argmax(-1).cpu()
+                counted = batch.targets != IGNORED
+                words += int(counted.sum())
+                right += int(((found == batch.targets) & counted).sum())
+                if answers:
+                    soft = self._soft(hidden, batch)
+                    self._judge(batch, *self._logits(soft, batch), tasks)
+        if answers:
+            ordered = sorted(tasks.items())
+            shares = (f"{name} {np.mean(got):.3f} ({len(got)})" for name, got in ordered)
+            self.report("  " + ", ".join(shares))
+        every = [hit for got in tasks.values() for hit in got]
+        return {"words": right / words, **({"answers": float(np.mean(every))} if every else {})}
+
+    def _judge(
+        self,
+        batch: StoryBatch,
+        logits: Tensor,
+        wanted: Tensor,
+        rows: Tensor,
+        tasks: dict[str, list[bool]],
+    ) -> None:
+        """Split the predictions into answers, and note by task which are right throughout."""
+        eos = self.teacher.tokenizer.eos
+        hits = (logits.argmax(-1) == wanted).tolist()
+        row, turn, whole = -1, 0, True
+        for hit, token, now in zip(hits, wanted.tolist(), rows.tolist(), strict=True):
+            if now != row:
+                row, turn = now, 0
+            whole = whole and hit
+            if token == eos:
+                sample = batch.samples[row]
+                tasks[_task(sample["turns"][turn][0], sample)].append(whole)
+                turn, whole = turn + 1, True
+
+
+def _task(question: str, sample: object) -> str:
+    """Task of a question, and whether its choices were named."""
+    plain, _, choices = question.partition("\nChoose one: ")
+    story = sample["story"]  # type: ignore[index]
+    for asked in story.questions:
+        if asked.question == plain:
+            return (asked.task or "other") + ("*" if choices else "")
+    return f"describe {story.name}"

@@ -1,0 +1,109 @@
+"""Train a bundle on drawn stories: projector and adapter, with the tower of another bundle.
+
+`reellama train` does this for a recipe with the tables `[see]` and `[tell]`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+import prompts
+from gguf_tools import find
+from gguf_tools.errors import ReellamaError
+from gguf_tools.reader import read_gguf
+from models.bundle import Bundle, BundleConfig, TowerSpec, save_bundle
+from models.labels import Labels, name_ids
+from models.llm import FrozenLLM
+from models.projector import Projector, ProjectorConfig
+from models.recipe import Recipe
+from models.stream import Stories
+from models.teach import Teacher, frequent_words
+from models.tell import StoryTraining, device
+from models.tower import Tower, compute_dtype
+
+ADAPTER = "adapter.gguf"
+
+
+def train_stories(
+    recipe: Recipe, out: Path, *, work: Path, material: Path, report: Callable[[str], None]
+) -> Bundle:
+    """Do what is left of the stages `see` and `tell`, and write the bundle into `out`.
+
+    Raises ReellamaError when the recipe names no tower, or none that can be loaded.
+    """
+    choice = recipe.tower
+    if not choice.name:
+        raise ReellamaError("a recipe with stories needs [tower] name: a folder, or a CLIP's name")
+    tower = Tower.load(
+        choice.name, pretrained=choice.pretrained, layer=choice.layer, finer=choice.finer
+    )
+    on_gpu = device().type == "cuda"
+    llm = FrozenLLM(
+        find.resolve(recipe.llm),
+        dtype=torch.bfloat16 if on_gpu else compute_dtype(),
+        attention="sdpa" if on_gpu else "eager",
+    )
+    stories = Stories(recipe.stories, tower.size, material)
+    validation = Stories(recipe.stories, tower.size, material, split="validation")
+    words = frequent_words(stories, llm.tokenizer, recipe.projector.words)
+    projector = _projector(recipe, tower, llm, words)
+    teacher = Teacher(
+        llm.tokenizer,
+        llm.template,
+        prompts.load("system"),
+        tokens=projector.config.tokens,
+        tail=recipe.tail,
+        words=words,
+    )
+    training = StoryTraining(
+        stories, validation, tower, llm, teacher, projector, recipe.adapter, work,
+        seed=recipe.seed, report=report,
+    )  # fmt: skip
+    seconds = {"see": training.see(recipe.see), "tell": training.tell(recipe.tell)}
+    return _save(recipe, out, training, {name: round(value) for name, value in seconds.items()})
+
+
+def _projector(recipe: Recipe, tower: Tower, llm: FrozenLLM, words: list[int]) -> Projector:
+    """A new one, which mixes the embeddings of `words`."""
+    pixels = torch.zeros(1, 3, tower.size, tower.size, dtype=torch.uint8)
+    _, cells, channels = tower.cells(pixels.to(tower.device)).shape
+    chosen = {**vars(recipe.projector), "words": len(words)}
+    torch.manual_seed(recipe.seed)
+    config = ProjectorConfig(**chosen, n_embd=llm.n_embd, channels=channels, cells=cells)
+    projector = Projector(config)
+    with torch.no_grad():
+        projector.words.embeddings.copy_(llm.embed(words).float())
+    return projector
+
+
+def _save(recipe: Recipe, out: Path, training: StoryTraining, seconds: dict[str, int]) -> Bundle:
+    choice, llm = recipe.tower, training.llm
+    own = Path(choice.name).is_dir()
+    config = BundleConfig(
+        name=recipe.name,
+        llm=recipe.llm,
+        projector=training.projector.config,
+        tower=TowerSpec(
+            "tower" if own else choice.name, choice.pretrained, choice.layer, choice.finer
+        ),
+        frames=recipe.stories.frames,
+        system=training.teacher.system,
+        describe=prompts.load("describe"),
+        lora=((ADAPTER, 1.0),),
+        training={"recipe": json.loads(json.dumps(recipe.to_json())), "seconds": seconds},
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    training.lora.save(out / ADAPTER, read_gguf(find.resolve(recipe.llm)))
+    if recipe.labels:
+        encode = llm.tokenizer.encode
+        Labels.of_imagenet(name_ids(encode, encode("\n")[0]), llm.embed).save(
+            out / "labels.safetensors"
+        )
+    if own:
+        shutil.copytree(choice.name, out / "tower", dirs_exist_ok=True)
+    return save_bundle(out, config, training.projector)

@@ -1,0 +1,203 @@
+"""Drawn stories: what is said of a clip is true of it, and every question has one right answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models import benchmark
+from models.camera import CAMERA_MOVES, Camera
+from models.material import MATERIAL
+from models.paths import Doing, Route
+from models.pictures import load_pictures
+from models.prompting import multiple_choice
+from models.render import frame_times, render
+from models.scene import Actor
+from models.shapes import COLOURS
+from models.story import NUMBERS, ROW, STORIES, Cast, Story, random_story
+from models.stream import Stories, StoryConfig, conversation, pad
+from models.variants import patch, tinted
+from pipeline.frames import read_frames
+
+SHAPES = load_pictures(("shapes",))
+PHOTO = np.random.default_rng(0).integers(0, 255, (90, 120, 3), dtype=np.uint8)
+CAST = Cast(SHAPES, [picture.kind for picture in SHAPES], [PHOTO])
+SEEDS = range(12)
+
+
+def story(name: str, seed: int) -> Story:
+    return random_story(np.random.default_rng([seed, len(name)]), CAST, name)
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_every_question_has_its_answer_among_different_choices(name: str) -> None:
+    for seed in SEEDS:
+        for asked in story(name, seed).questions:
+            if asked.choices:
+                assert asked.answer in asked.choices
+                assert len(set(asked.choices)) == len(asked.choices)
+            assert asked.sentence.endswith(".")
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_a_story_is_the_same_each_time_and_can_be_drawn(name: str) -> None:
+    first, again = story(name, 3), story(name, 3)
+    assert first.caption == again.caption
+    times = frame_times(first.scene.duration, 3)
+    frames = render(first.scene, times)
+    assert frames.shape == (3, first.scene.size[1], first.scene.size[0], 3)
+    assert np.array_equal(frames, render(again.scene, times))
+
+
+def test_the_numbers_are_those_of_the_actors() -> None:
+    for seed in SEEDS:
+        told = story("count", seed)
+        actors = told.scene.actors
+        answers = {asked.task: asked.answer for asked in told.questions}
+        moving = sum(actor.motion != "stays still" for actor in actors)
+        assert answers["count"] == NUMBERS[len(actors)]
+        assert answers["moving count"] == NUMBERS[moving]
+
+
+def test_after_a_shuffle_each_thing_is_where_it_is_said_to_be() -> None:
+    for seed in SEEDS:
+        told = story("shuffle", seed)
+        question = next(asked for asked in told.questions if asked.task == "object shuffle")
+        ends = {f"the {a.picture.kind}": a.pose(1.0).x for a in told.scene.actors}
+        asked_for = question.question.removeprefix("Where is ").removesuffix(" at the end?")
+        rank = sorted(ends.values()).index(ends[asked_for])
+        assert question.answer == ROW[rank]
+
+
+def test_the_faster_one_goes_further_in_the_same_time() -> None:
+    for seed in SEEDS:
+        told = story("race", seed)
+        ways = {
+            f"the {actor.picture.kind}": abs(actor.pose(1.0).x - actor.pose(0.0).x)
+            for actor in told.scene.actors
+        }
+        question = next(asked for asked in told.questions if asked.task == "speed")
+        best = max if "faster" in question.question else min
+        assert question.answer == best(ways, key=ways.__getitem__)
+
+
+def test_what_happens_second_begins_where_the_first_thing_ended() -> None:
+    for seed in SEEDS:
+        doing = Doing.random(np.random.default_rng(seed), SHAPES[0], 0.3, (192, 192))
+        before, after = doing.pose(doing.turn - 1e-6), doing.pose(doing.turn)
+        assert (before.x, before.y, before.size) == pytest.approx(
+            (after.x, after.y, after.size), abs=0.02
+        )
+
+
+def test_a_route_ends_at_the_place_that_is_told() -> None:
+    for seed in SEEDS:
+        places, routes = Route.swaps(np.random.default_rng(seed), SHAPES[:3], 0.2, 2)
+        assert sorted(places) == [0, 1, 2]
+        order = np.argsort([route.pose(1.0).x for route in routes])
+        assert [places[i] for i in order] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("move", CAMERA_MOVES)
+def test_a_camera_does_what_its_name_says_and_stays_inside_the_world(move: str) -> None:
+    camera = Camera.of(np.random.default_rng(1), move)
+    views = [camera.view(u) for u in (0.0, 0.5, 1.0)]
+    assert all(0 <= edge <= 1 for view in views for edge in view)
+    (left, top, right, bottom), *_, (left1, top1, right1, bottom1) = views
+    grown = (right1 - left1) / (right - left)
+    change = {
+        "right": left1 - left,
+        "left": left - left1,
+        "up": top - top1,
+        "down": bottom1 - bottom,
+        "in": 1 - grown,
+        "out": grown - 1,
+    }
+    assert change[move.rpartition(" ")[2]] > 0.1
+
+
+def test_a_cut_shows_another_scene_from_its_time_on() -> None:
+    told = story("cut", 2)
+    scene = told.scene
+    times = np.array([scene.cut - 0.05, scene.cut + 0.05]) * scene.duration
+    before, after = render(scene, times).astype(int)
+    assert abs(before - after).mean() > 5
+
+
+def test_a_tinted_picture_is_named_after_its_colour() -> None:
+    ball = next(picture for picture in SHAPES if picture.kind == "red ball")
+    blue = tinted(ball, "blue")
+    assert blue.kind == "blue ball"
+    red, green, strong = blue.rgba[blue.rgba[..., 3] == 255][:, :3].mean(0)
+    assert strong > red and strong > green
+    assert "blue" in COLOURS
+
+
+def test_a_patch_of_a_photograph_has_no_name_to_be_told() -> None:
+    unnamed = patch(np.random.default_rng(0), PHOTO, "something")
+    assert unnamed.kind == "something"
+    assert 0 < (unnamed.rgba[..., 3] > 128).mean() < 1
+    told = story("unknown", 1)
+    assert "camera stays still" in told.caption
+
+
+@pytest.fixture(scope="module")
+def stories() -> Stories:
+    config = StoryConfig(styles=("shapes",), style_weights=(1.0,), frames=6, fewest_frames=3)
+    return Stories(config, 48, MATERIAL, photos=[PHOTO])
+
+
+def test_samples_differ_by_number_and_never_by_time(stories: Stories) -> None:
+    one, again, other = stories[5], stories[5], stories[6]
+    assert np.array_equal(one["frames"], again["frames"])
+    assert one["turns"] == again["turns"]
+    assert one["caption"] != other["caption"] or one["turns"] != other["turns"]
+
+
+def test_samples_stand_side_by_side_with_a_mask(stories: Stories) -> None:
+    samples = [stories[number] for number in range(8)]
+    frames, times, mask = pad(samples)
+    assert frames.shape[0] == 8 and frames.shape[2:] == (3, 48, 48)
+    assert mask.sum(1).tolist() == [len(sample["times"]) for sample in samples]
+    assert times.shape == mask.shape
+
+
+def test_a_conversation_is_of_questions_of_the_story(stories: Stories) -> None:
+    for number in range(30):
+        told = stories.story(number)
+        sentences = {asked.sentence for asked in told.questions} | {told.caption}
+        for question, answer in conversation(told, np.random.default_rng(number)):
+            if "\nChoose one: " in question:
+                assert answer in question.partition("\nChoose one: ")[2]
+            else:
+                assert answer in sentences
+
+
+def test_choices_are_named_in_one_line() -> None:
+    asked = multiple_choice("Which way?", ["left", "right"])
+    assert asked == "Which way?\nChoose one: left; right."
+
+
+def test_the_benchmark_asks_every_task_about_files_that_can_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = benchmark.Split(("shapes",), "known")
+    monkeypatch.setitem(benchmark.SPLITS, "new-clips", split)
+    asked = list(benchmark.items("new-clips", 1, 0, tmp_path))
+    assert {item.task for item in asked} == set(benchmark.TASKS)
+    for item in asked:
+        assert not item.choices or item.answer in item.choices
+    clip = read_frames(asked[0].video, frames=4)
+    assert len(clip.frames) == 4
+
+
+def test_all_actors_of_the_simple_stories_stay_in_the_picture() -> None:
+    for name in ("one", "place", "race", "mover"):
+        for seed in SEEDS:
+            for actor in story(name, seed).scene.actors:
+                assert isinstance(actor, Actor)
+                for u in (0.0, 0.5, 1.0):
+                    pose = actor.pose(u)
+                    assert -0.1 < pose.x < 1.1 and -0.1 < pose.y < 1.1
