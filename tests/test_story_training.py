@@ -79,7 +79,7 @@ def test_an_adapter_does_in_llama_cpp_what_it_does_in_pytorch(tmp_path: Path) ->
     # llama.cpp rounds activations to 8 bits for a quantized model: so far apart are the bare ones.
     rounding = np.abs(without - bare).mean()
     assert np.abs(found - wanted).mean() < 1.3 * rounding
-    assert np.abs(without - wanted).mean() > 2 * rounding
+    assert np.abs(without - wanted).mean() > 1.4 * rounding
 
 
 def test_labels_are_the_names_of_the_likeliest_classes(llm: FrozenLLM, tmp_path: Path) -> None:
