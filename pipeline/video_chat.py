@@ -20,7 +20,7 @@ from gguf_tools.files import write_atomically
 from gguf_tools.reader import read_gguf
 from models.bundle import Bundle
 from pipeline.chat import Answer, Chat, Turn, Video
-from pipeline.engine import Engine
+from pipeline.engine import Engine, Stats
 from pipeline.frames import read_frames
 from pipeline.timings import Timings
 
@@ -85,6 +85,24 @@ class VideoChat:
     def close(self) -> None:
         """Give the memory of the LLM back."""
         self.engine.close()
+
+    @property
+    def llm(self) -> str:
+        """The LLM that answers: the path of its GGUF."""
+        return str(self.engine.path)
+
+    @property
+    def last(self) -> Stats:
+        """What the last answer took, and why it ended."""
+        return self.engine.last
+
+    @property
+    def n_past(self) -> int:
+        """Positions of the context that are taken."""
+        return self.engine.n_past
+
+    def check_llm(self) -> None:
+        """Raise ReellamaError when the LLM cannot answer now. One that is loaded here can."""
 
     @property
     def videos(self) -> list[Video]:
@@ -172,7 +190,7 @@ class VideoChat:
             for token in answer:
                 self.timings.first_token = self.timings.first_token or time.perf_counter() - asked
                 yield token
-        last = self.engine.last
+        last = self.last
         self.timings.prefill = last.prefill_seconds
         self.timings.generate = last.generate_seconds
         self.timings.n_prompt = last.n_reused + last.n_read

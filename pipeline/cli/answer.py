@@ -105,9 +105,9 @@ def show(answer: Answer, tokens: list[Token], *, probs: bool = False) -> None:
 
 def remark(talk: VideoChat, max_tokens: int) -> None:
     """Say what a person should know about the answer: a limit cut it off, or a stopgap was used."""
-    if talk.engine.last.stop_reason == "context":
+    if talk.last.stop_reason == "context":
         note("the context is full: the answer ends here")
-    elif talk.engine.last.stop_reason == "length":
+    elif talk.last.stop_reason == "length":
         note(f"the answer was ended at {max_tokens} tokens (max_tokens)")
     if talk.engine.template.problem and len(talk.turns) == 1:
         note(f"{talk.engine.path.name}: {talk.engine.template.problem}; ChatML takes its place")

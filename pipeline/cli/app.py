@@ -7,7 +7,7 @@ from typing import Annotated
 
 from typer import Argument, Exit, Option, Typer
 
-from pipeline.cli import gguf
+from pipeline.cli import gguf, ollama
 from pipeline.cli.evaluate import QuestionOptions, RunOptions
 from pipeline.cli.options import AnswerOptions, FrameOptions, ModelOptions, grouped
 
@@ -21,6 +21,7 @@ app = Typer(
 )
 
 app.add_typer(gguf.app, name="gguf")
+app.add_typer(ollama.app, name="ollama")
 
 Videos = Annotated[
     list[Path], Argument(metavar="VIDEO", help="Video, picture, or folder of pictures.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ def run(
         raise ReellamaError("the question is empty: say what you want to know about the video")
     generation = answer.generation()
     with model.open(frames) as talk:
+        talk.check_llm()
         for path in videos:
             add_video(talk, path)
         question = talk.bundle.describe if question is None else question.strip()
@@ -73,12 +75,13 @@ def print_json(talk: VideoChat, question: str, tokens: list[Token], *, probs: bo
             for video in talk.videos
         ],
         "bundle": talk.bundle.config.name,
-        "llm": str(talk.engine.path),
-        "stop_reason": talk.engine.last.stop_reason,
+        "llm": talk.llm,
+        "stop_reason": talk.last.stop_reason,
         "timings": talk.timings.to_json(),
     }
     if probs:
         data["tokens"] = [
-            {"text": t.text, "p": t.p, "alternatives": t.alternatives} for t in tokens
+            {"text": t.text, "p": None if isnan(t.p) else t.p, "alternatives": t.alternatives}
+            for t in tokens
         ]
     sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False) + "\n")

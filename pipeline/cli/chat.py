@@ -87,6 +87,10 @@ def run(
         session = Session(talk, answer, probs, interactive=is_interactive())
         for path in videos:
             session.add(path)
+        try:
+            talk.check_llm()
+        except ReellamaError as error:  # it may come while the person types
+            complain(str(error))
         if session.interactive and not videos:
             note("No video yet: /add FILE looks at one. /help lists the commands.")
         for line in read_lines([f"/{name}" for name in commands.COMMANDS]):

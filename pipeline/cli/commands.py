@@ -188,12 +188,12 @@ def _show_session(session: Session) -> None:
     talk = session.talk
     for video in talk.videos:
         note(summary(video))
-    note(f"bundle {talk.bundle.config.name}, LLM {talk.engine.path.name}")
+    note(f"bundle {talk.bundle.config.name}, LLM {Path(talk.llm).name}")
     asked = len(talk.turns)
     out_of = f" ({talk.chat.dropped} left the context)" if talk.chat.dropped else ""
     note(
         f"{asked} turn{'s' * (asked != 1)}{out_of}, "
-        f"{talk.engine.n_past} of {talk.engine.n_ctx} positions in the context"
+        f"{talk.n_past} of {talk.engine.n_ctx} positions in the context"
     )
 
 

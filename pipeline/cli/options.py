@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 from typer import BadParameter, Option
 
 from gguf_tools.errors import ReellamaError
+from gguf_tools.naming import OLLAMA
 
 if TYPE_CHECKING:
     from pipeline.video_chat import Reading, VideoChat
@@ -87,7 +88,11 @@ class ModelOptions:
         str, Option(metavar="NAME|DIR", help="Tower, projector and LLM that belong together.")
     ] = "mini"
     llm: Annotated[
-        Path | None, Option(metavar="GGUF", help="Another LLM with embeddings of the same width.")
+        str | None,
+        Option(
+            metavar="GGUF|ollama:NAME",
+            help="Another LLM with embeddings of the same width, or one that Ollama runs.",
+        ),
     ] = None
     lora: Annotated[
         list[str] | None, Option(metavar="GGUF[=SCALE]", help="A LoRA adapter; may be repeated.")
@@ -106,19 +111,32 @@ class ModelOptions:
 
     def open(self, frames: FrameOptions) -> VideoChat:
         """Load the bundle and the LLM. No video is read yet."""
+        say_without_gpu(self.gpu_layers)
+        layers = int(self.gpu_layers) if self.gpu_layers.isdecimal() else self.gpu_layers
+        options: dict[str, Any] = {
+            "bundle": self.bundle,
+            "system": self.system,
+            "reading": frames.reading(),
+            "n_ctx": self.n_ctx,
+            "n_threads": self.threads,
+            "n_gpu_layers": layers,
+            "lora": [adapter(text) for text in self.lora or ()],
+        }
+        if self.llm and self.llm.startswith(OLLAMA):
+            return self._open_ollama(self.llm.removeprefix(OLLAMA), options)
         from pipeline.video_chat import VideoChat
 
-        say_without_gpu(self.gpu_layers)
-        return VideoChat(
-            bundle=self.bundle,
-            llm=self.llm,
-            system=self.system,
-            reading=frames.reading(),
-            n_ctx=self.n_ctx,
-            n_threads=self.threads,
-            n_gpu_layers=int(self.gpu_layers) if self.gpu_layers.isdecimal() else self.gpu_layers,
-            lora=[adapter(text) for text in self.lora or ()],
-        )
+        return VideoChat(llm=self.llm, **options)
+
+    def _open_ollama(self, name: str, options: dict[str, Any]) -> VideoChat:
+        """Let the bundle's own LLM watch, and a model of Ollama's talk."""
+        if not name:
+            raise ReellamaError("--llm ollama:NAME wants a name, as `ollama list` shows them")
+        if self.lora:
+            raise ReellamaError(f"--lora has no place in {name}: Ollama loads it, with its own")
+        from pipeline.ollama_chat import OllamaVideoChat
+
+        return OllamaVideoChat(model=name, **options)
 
 
 @dataclass(frozen=True)
