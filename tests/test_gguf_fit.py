@@ -151,8 +151,13 @@ def model(loaded: tuple[backend.Model, list[str]]) -> backend.Model:
 
 
 def allocated(lines: list[str], what: str) -> float:
-    """MiB that llama.cpp says it allocated: of "model", "KV", "RS" or "compute"."""
-    found = (re.search(rf" {what} buffer size = +([\d.]+) MiB", line) for line in lines)
+    """MiB that llama.cpp says it allocated: of "model", "KV", "RS" or "compute".
+
+    On some processors it keeps a second, repacked copy of some weights beside the mapped file; the
+    pages of those in the file are read once and then free to go, so only the file's are counted.
+    """
+    kept = (line for line in lines if "CPU_REPACK" not in line)
+    found = (re.search(rf" {what} buffer size = +([\d.]+) MiB", line) for line in kept)
     return sum(float(match[1]) for match in found if match)
 
 
