@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gguf_tools.errors import ReellamaError
-from gguf_tools.reader import read_gguf
+from gguf_tools.reader import GGUFFile, read_gguf
 from gguf_tools.template import ChatTemplate
 from gguf_tools.tokenizer import Tokenizer
 from models.prompting import question_ids
@@ -29,6 +29,20 @@ class Example:
     before: list[int]
     after: list[int]
     answer: list[int]  # ends in the token that ends a turn
+
+
+def _check_heads(header: GGUFFile, path: Path) -> None:
+    """Refuse a file whose attention transformers would silently read in the wrong order.
+
+    It puts the rows of q and k back in order only where the number of key-value heads is written,
+    which may be left out of a GGUF when it is that of the other heads.
+    """
+    name = f"{header.architecture}.attention.head_count_kv"
+    if header.architecture == "llama" and name not in header.metadata:
+        raise ReellamaError(
+            f"{path}: PyTorch cannot train with this GGUF: it lacks {name}; "
+            "write it in, with the value of head_count, and try again"
+        )
 
 
 class FrozenLLM:
@@ -51,6 +65,7 @@ class FrozenLLM:
         transformers.utils.logging.disable_progress_bar()
         logging.getLogger("transformers").setLevel(logging.ERROR)
         header = read_gguf(path)
+        _check_heads(header, path)
         try:
             with redirect_stderr(io.StringIO()):  # progress bars that cannot be turned off
                 model = transformers.AutoModelForCausalLM.from_pretrained(

@@ -22,6 +22,8 @@ def write(path: Path, arch: str = "llama", changes: dict[str, np.ndarray] | None
     writer.add_block_count(N_LAYER)
     writer.add_feed_forward_length(0 if arch == "mamba" else N_FF)
     writer.add_head_count(0 if arch == "mamba" else N_HEAD)
+    if arch == "llama":
+        writer.add_head_count_kv(N_HEAD)
     writer.add_layer_norm_rms_eps(1e-5)
     if arch == "qwen2vl":
         writer.add_rope_dimension_sections([2, 3, 3, 0])
