@@ -238,8 +238,10 @@ def test_ctrl_c_leaves_no_file(tiny_llama: Path, tmp_path: Path) -> None:
         "import gguf_tools.quantization.imatrix as imatrix, sys\n"
         "from pipeline.cli.main import main\n"
         "read = imatrix._read\n"
-        "def announce(*a): sys.stderr.write('.'); sys.stderr.flush(); read(*a)\n"
-        "imatrix._read = announce\n"
+        "def read_for_ever(*a):\n"
+        "    sys.stderr.write('.'); sys.stderr.flush()\n"
+        "    while True: read(*a)\n"
+        "imatrix._read = read_for_ever\n"
         "main()"
     )
     out = tmp_path / "out.gguf"
