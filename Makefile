@@ -58,7 +58,7 @@ clean: ## remove the virtual environment and what was rendered
 
 .venv/.installed-dev: pyproject.toml | .venv/bin/python
 	@echo "Installing into .venv (llama.cpp is compiled: about five minutes on two cores)"
-	$(PIP) install --quiet -e ".[train,plots,eval,test,dev]"
+	$(PIP) install --quiet -e ".[train,plots,eval,serve,test,dev]"
 	touch .venv/.installed $@
 
 .venv/bin/python:

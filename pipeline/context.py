@@ -6,6 +6,7 @@ import ctypes
 import weakref
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,21 @@ from .parts import Run
 MAX_OUTPUTS = 64
 
 
+@dataclass(frozen=True)
+class Piece:
+    """A run that goes into a batch with others: its first position, its sequence, and whether the
+    logits of its last position are wanted."""
+
+    run: Run
+    start: int
+    sequence: int
+    wants: bool
+
+
 class Context:
     """Owns a llama_context. Decodes runs of positions; gives access to the logits.
 
+    `n_ctx` positions are shared evenly by `n_seq` sequences, each with a memory of its own.
     Raises ReellamaError for settings that this model, adapter or machine does not take.
     """
 
@@ -49,6 +62,7 @@ class Context:
         type_k: str,
         type_v: str,
         flash_attn: str,
+        n_seq: int = 1,
     ):
         if llama_cpp.llama_model_has_encoder(model.ptr):
             raise ReellamaError(
@@ -64,6 +78,7 @@ class Context:
                 raise ReellamaError(f"{option} is {value}, but must be {least} or more")
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = n_ctx
+        params.n_seq_max = n_seq
         params.n_batch = n_batch
         params.n_ubatch = min(n_ubatch, n_batch)
         params.n_outputs_max = params.n_outputs_max_per_seq = min(MAX_OUTPUTS, n_batch)
@@ -105,6 +120,8 @@ class Context:
         rope = llama_cpp.llama_model_rope_type(model.ptr)
         self._mrope = rope in (llama_cpp.LLAMA_ROPE_TYPE_MROPE, llama_cpp.LLAMA_ROPE_TYPE_IMROPE)
         self._logits: tuple[int, np.ndarray] = (0, np.empty(0, np.float32))
+        self._sequences = np.arange(n_seq, dtype=np.int32)
+        self._one_sequence = np.ones(self.n_batch, np.int32)
 
     @property
     def ptr(self) -> Any:
@@ -159,6 +176,47 @@ class Context:
         self._token[0] = token
         self._pos[0] = position
         self._check(llama_cpp.llama_decode(self.ptr, self._single), position)
+
+    def decode_many(self, pieces: Sequence[Piece]) -> list[int]:
+        """Decode runs of several sequences at once, all of token ids or all of soft tokens.
+
+        Together they have at most n_batch positions. Returns the place of each one's last position
+        in the batch, for `logits_at`. Raises ReellamaError when llama.cpp fails.
+        """
+        lengths = [len(piece.run) for piece in pieces]
+        n, soft = sum(lengths), pieces[0].run.rows is not None
+        planes = 4 if self._mrope and soft else 1
+        at = self._pos[: planes * n].reshape(planes, n)
+        at[:3] = np.concatenate([p.start + np.arange(len(p.run)) for p in pieces])
+        at[3:] = 0
+        ends = np.cumsum(lengths) - 1
+        self._wanted[:n] = 0
+        self._wanted[ends] = [piece.wants for piece in pieces]
+        # Each position has a list of its sequences: a pointer to the one number that it is in.
+        owners = np.repeat([piece.sequence for piece in pieces], lengths)
+        addresses = (self._sequences.ctypes.data + 4 * owners).astype(np.uintp)
+        batch = llama_cpp.llama_batch(
+            n_tokens=n,
+            pos=pointer(self._pos),
+            n_seq_id=pointer(self._one_sequence),
+            seq_id=ctypes.cast(
+                addresses.ctypes.data, ctypes.POINTER(ctypes.POINTER(ctypes.c_int32))
+            ),
+            logits=pointer(self._wanted),
+        )
+        if soft:
+            rows = np.concatenate([piece.run.rows for piece in pieces])
+            batch.embd = pointer(rows)
+        else:
+            ids = np.concatenate([np.array(piece.run.keys, np.int32) for piece in pieces])
+            batch.token = pointer(ids)
+        self._check(llama_cpp.llama_decode(self.ptr, batch), pieces[0].start)
+        return ends.tolist()
+
+    def logits_at(self, index: int) -> np.ndarray:
+        """The logits of one place in the last batch, [n_vocab]: a view until the next decode."""
+        pointer = llama_cpp.llama_get_logits_ith(self.ptr, index)
+        return np.ctypeslib.as_array(pointer, (self.n_vocab,))
 
     def _check(self, status: int, start: int) -> None:
         if status and not self._ctrl_c.came:

@@ -10,15 +10,16 @@ from .parts import Answer, Key
 
 
 class KVCache:
-    """The ledger of one llama.cpp context's only sequence.
+    """The ledger of one sequence of a llama.cpp context.
 
     `keys[i]` says what position i holds. The ledger may lag behind the memory (an interrupted call
     leaves positions that it does not list) but never claims more than the memory has: entries are
     added after they were decoded, and removed before the memory is cut.
     """
 
-    def __init__(self, ctx: llama_cpp.llama_context_p):
+    def __init__(self, ctx: llama_cpp.llama_context_p, sequence: int = 0):
         self._memory = llama_cpp.llama_get_memory(ctx)
+        self.sequence = sequence
         self.keys: list[Key] = []
         self.answers: dict[int, Answer] = {}  # generated text by the position where it starts
 
@@ -41,7 +42,7 @@ class KVCache:
         """
         del self.keys[n:]
         self.answers = {start: answer for start, answer in self.answers.items() if start < n}
-        if llama_cpp.llama_memory_seq_rm(self._memory, 0, n, -1):
+        if llama_cpp.llama_memory_seq_rm(self._memory, self.sequence, n, -1):
             return n
         self.clear()
         return 0
@@ -50,4 +51,4 @@ class KVCache:
         """Forget everything."""
         self.keys.clear()
         self.answers.clear()
-        llama_cpp.llama_memory_clear(self._memory, False)
+        llama_cpp.llama_memory_seq_rm(self._memory, self.sequence, -1, -1)

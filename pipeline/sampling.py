@@ -143,13 +143,16 @@ class Sampler:
             if sampler:
                 llama_cpp.llama_sampler_free(sampler)
 
-    def sample(self, ctx: llama_cpp.llama_context_p, logits: Callable[[], np.ndarray]) -> int:
+    def sample(
+        self, ctx: llama_cpp.llama_context_p, logits: Callable[[], np.ndarray], index: int = -1
+    ) -> int:
         """Choose and accept the next token. `logits()` [n_vocab] is called only with a grammar.
 
+        `index` is the position in the last batch whose logits these are, by default its last one.
         Raises SamplingError when the grammar lets no token follow.
         """
         if self._grammar is None:
-            return int(llama_cpp.llama_sampler_sample(self._chain, ctx, -1))
+            return int(llama_cpp.llama_sampler_sample(self._chain, ctx, index))
         token = self._choose(logits(), by_grammar=False)
         if not self._allowed(token):  # trying every token of the vocabulary is slow
             token = self._choose(logits(), by_grammar=True)

@@ -10,6 +10,7 @@ from typer import Argument, Exit, Option, Typer
 from pipeline.cli import gguf, ollama
 from pipeline.cli.evaluate import QuestionOptions, RunOptions
 from pipeline.cli.options import AnswerOptions, FrameOptions, ModelOptions, grouped
+from pipeline.cli.serve import LoadOptions, LogLevel, PlaceOptions, Unit
 
 app = Typer(
     help="Chat with a video on your own machine, through one small GGUF model.",
@@ -143,6 +144,21 @@ def evaluate(
     from pipeline.cli.evaluate import run
 
     run(bundle, questions, how)
+
+
+@app.command()
+@grouped
+def serve(
+    place: PlaceOptions,
+    load: LoadOptions,
+    *,
+    log_level: LogLevel = "info",
+    unit: Unit = None,
+) -> None:
+    """Answer Ollama's and OpenAI's clients over HTTP, with videos. REELLAMA_TOKEN asks for one."""
+    from pipeline.cli.serve import run
+
+    run(place, load, log_level, unit)
 
 
 @app.command()

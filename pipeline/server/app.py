@@ -1,0 +1,64 @@
+"""The application: both protocols, health, counts, and the guard before them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI, Response
+from fastapi.middleware.cors import CORSMiddleware
+
+from pipeline.server import ollama_api, openai_api
+from pipeline.server.guard import Guard
+from pipeline.server.metrics import Metrics
+from pipeline.server.service import Service
+from pipeline.server.settings import Settings
+
+# Pages of this machine may read what they are sent; others do not get past the guard.
+LOCAL = r"(https?://([\w-]+\.)*localhost(:\d+)?|https?://127\.0\.0\.1(:\d+)?|(app|tauri)://.*)"
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """An ASGI application; `app.state.service` is its service."""
+    metrics = Metrics()
+    service = Service(settings, metrics)
+    metrics.watch_active(lambda: service.active)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await service.close()
+
+    # No pages of documentation: they would load scripts from elsewhere.
+    app = FastAPI(
+        title="reellama",
+        version=version("reellama"),
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.service = service
+    app.include_router(ollama_api.router)
+    app.include_router(openai_api.router)
+
+    @app.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        """Whether the server answers."""
+        return {"status": "ok"}
+
+    @app.get("/metrics")
+    async def read_metrics() -> Response:
+        """Counts for Prometheus."""
+        return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    allowed = [f"{s}://{name}" for name in settings.allow_hosts for s in ("http", "https")]
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origin_regex=LOCAL,
+        allow_origins=allowed,
+        allow_methods=["*"],
+        allow_headers=["*"],
+    )
+    app.add_middleware(Guard, settings=settings, metrics=metrics)
+    return app

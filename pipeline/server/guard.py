@@ -1,0 +1,150 @@
+"""Who may ask, and how much they may send: checked before anything is read or loaded.
+
+A page in a browser may reach a server on the same machine, under the name of its own host too (DNS
+rebinding): so Host and Origin must be names of this machine, or ones that were allowed.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import socket
+import time
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pipeline.server.logs import log
+from pipeline.server.metrics import Metrics
+from pipeline.server.settings import Settings
+
+# Programs with a browser inside, which have no host.
+APPS = ("app", "file", "tauri", "vscode-webview")
+FREE = ("/healthz",)  # tells nothing, and is asked by those who have no token
+BLOBS = "/api/blobs/"  # whole models: they go to the disk piece by piece
+
+
+class TooLarge(Exception):
+    """A body with more bytes than are taken."""
+
+
+class Guard:
+    """ASGI middleware: checks Host, Origin, the token and the size of the body; logs and counts."""
+
+    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
+        self.app, self.settings, self.metrics = app, settings, metrics
+        self.names = {"localhost", socket.gethostname().lower(), settings.host.lower()}
+        self.names |= {name.lower() for name in settings.allow_hosts}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or answer it with what is wrong."""
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        begin, status = time.perf_counter(), 499  # nobody waited for the response
+
+        async def note(message: Message) -> None:
+            nonlocal status, begin
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                self.metrics.requested(_route(scope), status, time.perf_counter() - begin)
+            await send(message)
+
+        try:
+            if problem := self._problem(scope):
+                await _refuse(scope, note, *problem)
+            else:
+                await self.app(scope, self._limited(scope, receive), note)
+        except TooLarge:
+            limit = self.settings.max_body
+            await _refuse(scope, note, 413, f"the request has more than {limit} bytes")
+        except ClientDisconnect:
+            pass
+        finally:
+            seconds = round(time.perf_counter() - begin, 4)
+            fields = {"method": scope["method"], "path": scope["path"][:200], "status": status}
+            log.info("request", extra={"fields": {**fields, "seconds": seconds}})
+        return None
+
+    def _problem(self, scope: Scope) -> tuple[int, str] | None:
+        headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        host = _host(headers.get(b"host", ""))
+        if not self._is_ours(host):
+            return 403, "this name is not one of the server's; start it with --allow-host NAME"
+        origin = headers.get(b"origin")
+        if origin and not self._may_call(origin):
+            return 403, "pages of this origin may not call; start the server with --allow-host NAME"
+        token = self.settings.token
+        if token and scope["path"] not in FREE and scope["method"] != "OPTIONS":
+            given = headers.get(b"authorization", "")
+            if not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
+                return 401, "send the server's token as a bearer token"
+        length = headers.get(b"content-length", "0")
+        too_long = length.isdecimal() and int(length) > self.settings.max_body
+        if too_long and not scope["path"].startswith(BLOBS):
+            return (
+                413,
+                f"the request has {length} bytes; at most {self.settings.max_body} are taken",
+            )
+        return None
+
+    def _is_ours(self, host: str) -> bool:
+        """Whether a host is a name of this server. An address is no name that could be rebound."""
+        if host in self.names or host.endswith(".localhost"):
+            return True
+        try:
+            ip_address(host)
+        except ValueError:
+            return False
+        return True
+
+    def _may_call(self, origin: str) -> bool:
+        scheme, host = urlsplit(origin).scheme, _host(urlsplit(origin).netloc)
+        if scheme in APPS or host in self.names or host.endswith(".localhost"):
+            return True
+        try:
+            return ip_address(host).is_loopback
+        except ValueError:
+            return False
+
+    def _limited(self, scope: Scope, receive: Receive) -> Receive:
+        """The body, counted: chunks need not say beforehand how many will come."""
+        if scope["path"].startswith(BLOBS):
+            return receive
+        n = 0
+
+        async def counted() -> Message:
+            nonlocal n
+            message = await receive()
+            n += len(message.get("body", b""))
+            if n > self.settings.max_body:
+                raise TooLarge
+            return message
+
+        return counted
+
+
+def _host(netloc: str) -> str:
+    """The host of "host:port", in small letters."""
+    try:
+        return (urlsplit(f"//{netloc}").hostname or "").rstrip(".")
+    except ValueError:
+        return ""
+
+
+def _route(scope: Scope) -> str:
+    """The route's own path, which has no names of models in it."""
+    return getattr(scope.get("route"), "path", "other")
+
+
+async def _refuse(scope: Scope, send: Send, status: int, message: str) -> None:
+    """An error in the shape of the protocol that the path belongs to."""
+    inner = {"message": message, "type": "invalid_request_error", "param": None, "code": None}
+    openai = scope["path"].startswith("/v1/")
+    body = json.dumps({"error": inner if openai else message}).encode()
+    headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
+    headers += [(b"content-length", str(len(body)).encode())]
+    headers += [(b"www-authenticate", b"Bearer")] if status == 401 else []
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

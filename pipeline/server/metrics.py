@@ -1,0 +1,61 @@
+"""Counts for Prometheus, at /metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from pipeline.server.batching import GenerationStats
+
+SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100)
+
+
+class Metrics:
+    """The server's counts, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        here: Any = {"registry": self.registry}
+        self._requests = Counter(
+            "reellama_requests", "Requests by route and status.", ["route", "status"], **here
+        )
+        self._seconds = Histogram(
+            "reellama_request_seconds",
+            "Seconds until a response began.",
+            ["route"],
+            buckets=SECONDS,
+            **here,
+        )
+        self._prompt = Counter(
+            "reellama_prompt_tokens", "Positions of prompts.", ["from_cache"], **here
+        )
+        self._generated = Counter("reellama_generated_tokens", "Tokens generated.", **here)
+        self._videos = Counter(
+            "reellama_videos", "Pictures and videos by where they were found.", ["found"], **here
+        )
+        self._active = Gauge("reellama_active_requests", "Answers that run or wait.", **here)
+
+    def requested(self, route: str, status: int, seconds: float) -> None:
+        """Count a request."""
+        self._requests.labels(route, str(status)).inc()
+        self._seconds.labels(route).observe(seconds)
+
+    def looked_up(self, where: str) -> None:
+        """Count a video: "memory", "disk" or "miss"."""
+        self._videos.labels(where).inc()
+
+    def answered(self, stats: GenerationStats) -> None:
+        """Count an answer's tokens."""
+        self._prompt.labels("yes").inc(stats.reused_tokens)
+        self._prompt.labels("no").inc(stats.prompt_tokens - stats.reused_tokens)
+        self._generated.inc(stats.generated_tokens)
+
+    def watch_active(self, active: Callable[[], int]) -> None:
+        """Say where to look up how many answers run or wait."""
+        self._active.set_function(active)
+
+    def text(self) -> bytes:
+        """All counts, in Prometheus' text format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,342 @@
+"""What the protocols ask for: chats with videos in them, completions, embeddings."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from gguf_tools.errors import ReellamaError
+from gguf_tools.template import ChatTemplate
+from models.prompting import AFTER_VIDEO
+from pipeline.engine import Token
+from pipeline.parts import Layout, Prompt, Text
+from pipeline.sampling import Sampling
+from pipeline.server.batching import GenerationStats, Job
+from pipeline.server.cache import VideoCache
+from pipeline.server.known import Known, look_up
+from pipeline.server.media import MediaLimits, Watcher
+from pipeline.server.metrics import Metrics
+from pipeline.server.models import Loaded, Models
+from pipeline.server.settings import Settings
+from pipeline.server.store import Store
+
+RETRY_AFTER = 2  # seconds
+# Share of the context that is kept free for the answer when a long conversation is cut.
+ROOM = 4
+ANY_OBJECT: dict[str, Any] = {"type": "object"}
+
+
+class ServiceError(ReellamaError):
+    """A request that cannot be answered; `status` and `headers` are HTTP's."""
+
+    def __init__(
+        self, message: str, *, status: int = 400, headers: dict[str, str] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status, self.headers = status, headers
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message; `media` are the bytes of its pictures and videos, in order."""
+
+    role: str
+    content: str
+    media: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to answer. max_tokens -1: until the model ends its turn or the context is full.
+
+    n_probs: alternatives that come with each token. n_ctx: positions that may be used, at most
+    the server's. keep_alive: seconds, -1 for ever. response_format: "json", or a JSON schema.
+    """
+
+    sampling: Sampling = Sampling()
+    max_tokens: int = 256
+    stop: tuple[str, ...] = ()
+    n_probs: int = 0
+    n_ctx: int | None = None
+    keep_alive: float | None = None
+    response_format: str | dict[str, Any] | None = None
+
+    @property
+    def bound_sampling(self) -> Sampling:
+        """The sampling, bound to the response format."""
+        if self.response_format is None:
+            return self.sampling
+        wanted = self.response_format
+        schema = wanted if isinstance(wanted, dict) else ANY_OBJECT
+        return replace(self.sampling, json_schema=schema)
+
+
+class Generation:
+    """An answer as it comes: an async iterator of tokens. `stats` is complete after the last.
+
+    `aclose` ends it and lets others have its place; call it also when it was read to its end.
+    """
+
+    def __init__(self, release: Callable[[GenerationStats], Awaitable[None]]) -> None:
+        self.stats = GenerationStats()
+        self._release = release
+        self._job: Job | None = None
+        self._tokens: asyncio.Queue[Token | Exception | None] = asyncio.Queue()
+        self._done = False
+
+    def start(self, loaded: Loaded, layout: Layout, options: Options) -> None:
+        """Hand the prompt to the model. Raises ReellamaError when it does not fit."""
+        loop = asyncio.get_running_loop()
+
+        def tell(news: Token | Exception | None) -> None:
+            loop.call_soon_threadsafe(self._tokens.put_nowait, news)
+
+        self._job = Job(
+            layout,
+            tell,
+            options.bound_sampling,
+            options.max_tokens,
+            options.stop,
+            options.n_probs,
+            min(options.n_ctx or loaded.n_ctx, loaded.n_ctx),
+            self.stats,
+        )
+        loaded.batcher.submit(self._job)
+
+    def __aiter__(self) -> AsyncIterator[Token]:
+        return self
+
+    async def __anext__(self) -> Token:
+        news = None if self._done else await self._tokens.get()
+        if isinstance(news, Token):
+            return news
+        await self.aclose()
+        if news is not None:
+            raise news
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        """End the answer."""
+        if not self._done:
+            self._done = True
+            if self._job is not None:
+                self._job.cancelled = True
+            await self._release(self.stats)
+
+
+class Service:
+    """The models, what sees for them, and the queue before them. Belongs to one event loop."""
+
+    def __init__(self, settings: Settings, metrics: Metrics | None = None) -> None:
+        self.settings = settings
+        self.metrics = metrics or Metrics()
+        self.models = Models(settings)
+        self.store = Store(settings.store)
+        limits = MediaLimits(
+            max_bytes=settings.max_body,
+            max_pixels=settings.max_pixels,
+            max_seconds=settings.max_video_seconds,
+            decode_seconds=settings.decode_seconds,
+            decode_memory=settings.decode_memory,
+        )
+        self.watcher = Watcher(
+            limits,
+            VideoCache(
+                settings.cache,
+                memory=settings.cache_memory,
+                disk=settings.cache_disk,
+                on_lookup=self.metrics.looked_up,
+            ),
+        )
+        self.active = 0  # requests that have a place, answered or waiting
+
+    def loaded(self) -> list[Loaded]:
+        """The models in memory."""
+        return self.models.loaded()
+
+    async def close(self) -> None:
+        """Unload everything."""
+        await self.models.close()
+
+    async def chat(self, model: str, messages: Sequence[Message], options: Options) -> Generation:
+        """Answer a conversation. Raises ReellamaError, whose `status` (else 400) is HTTP's.
+
+        What is too long loses its oldest turns; videos stay.
+        """
+        known = await self._find(model)
+
+        async def lay_out(loaded: Loaded) -> Layout:
+            soft = [await self._see(known, message.media) for message in messages]
+            template = _template(known, None)
+            return await asyncio.to_thread(
+                _fit, loaded, template, _with_system(messages, known), soft, options
+            )
+
+        return await self._generate(known, lay_out, options)
+
+    async def complete(
+        self,
+        model: str,
+        prompt: str,
+        options: Options,
+        *,
+        system: str | None = None,
+        template: str | None = None,
+        raw: bool = False,
+        media: Sequence[bytes] = (),
+    ) -> Generation:
+        """Answer a prompt: a user's message, or with `raw` the very text that the model continues.
+
+        Raises like `chat`.
+        """
+        known = await self._find(model)
+
+        async def lay_out(loaded: Loaded) -> Layout:
+            soft = await self._see(known, media)
+            if raw:
+                text = Text(prompt, special=True)
+                return await asyncio.to_thread(loaded.batcher.lay_out, [*_video(soft), text])
+            said = [Message("system", system)] if system else []
+            messages = _with_system([*said, Message("user", prompt)], known)
+            found = [*[None] * len(said), soft]
+            chosen = _template(known, template)
+            return await asyncio.to_thread(_fit, loaded, chosen, messages, found, options)
+
+        return await self._generate(known, lay_out, options)
+
+    async def embed(self, model: str, texts: Sequence[str]) -> tuple[list[list[float]], int]:
+        """Unit vectors, and how many tokens were read. Raises like `chat`."""
+        known = await self._find(model)
+        self._enter()
+        try:
+            loaded, _ = await self.models.take(known, None)
+            try:
+                return await asyncio.to_thread(loaded.embed, list(texts))
+            finally:
+                await self.models.release(loaded)
+        finally:
+            self.active -= 1
+
+    async def _find(self, model: str) -> Known:
+        return await asyncio.to_thread(look_up, model, self.settings, self.store)
+
+    def _enter(self) -> None:
+        """Take a place. Raises ServiceError with status 503 when all are taken."""
+        if self.active >= self.settings.n_parallel + self.settings.queue:
+            raise ServiceError(
+                "the server is busy: try again later",
+                status=503,
+                headers={"Retry-After": str(RETRY_AFTER)},
+            )
+        self.active += 1
+
+    async def _generate(
+        self, known: Known, lay_out: Callable[[Loaded], Awaitable[Layout]], options: Options
+    ) -> Generation:
+        self._enter()
+        loaded: Loaded | None = None
+
+        async def release(stats: GenerationStats) -> None:
+            self.active -= 1
+            self.metrics.answered(stats)
+            if loaded is not None:
+                await self.models.release(loaded)
+
+        generation = Generation(release)
+        try:
+            loaded, seconds = await self.models.take(known, options.keep_alive)
+            generation.stats.load_seconds = seconds
+            generation.start(loaded, await lay_out(loaded), options)
+        except BaseException:
+            await generation.aclose()
+            raise
+        return generation
+
+    async def _see(self, known: Known, media: Sequence[bytes]) -> np.ndarray | None:
+        """Soft tokens of a message's pictures and videos."""
+        if not media:
+            return None
+        if known.bundle is None:
+            raise ServiceError(
+                f"{known.manifest.name} sees nothing: the bundle {self.settings.bundle} was made "
+                "for an LLM of another width"
+            )
+        return await self.watcher.see(media, known.bundle)
+
+
+def _with_system(messages: Sequence[Message], known: Known) -> list[Message]:
+    """The messages, with the bundle's own system prompt where they have none."""
+    if known.bundle is None or not known.bundle.system:
+        return list(messages)
+    if any(message.role == "system" for message in messages):
+        return list(messages)
+    return [Message("system", known.bundle.system), *messages]
+
+
+def _template(known: Known, given: str | None) -> ChatTemplate:
+    """The template that a request gives, a model was created with, or its GGUF has (in Jinja)."""
+    file = known.gguf
+    source = given or known.manifest.template
+    if not source:
+        return ChatTemplate.from_gguf(file)
+    template = ChatTemplate(source, file.token("bos"), file.token("eos"))
+    template.render([{"role": "user", "content": "?"}])
+    if template.problem:
+        raise ServiceError(f"{template.problem}; templates are written in Jinja here")
+    return template
+
+
+def _fit(
+    loaded: Loaded,
+    template: ChatTemplate,
+    messages: Sequence[Message],
+    soft: Sequence[np.ndarray | None],
+    options: Options,
+) -> Layout:
+    """The conversation laid out, without the oldest turns that do not fit; videos move up.
+
+    `soft` are the soft tokens of the last `len(soft)` messages.
+    """
+    rows = [*[None] * (len(messages) - len(soft)), *soft]
+    kept = list(zip(messages, rows, strict=True))
+    limit = min(options.n_ctx or loaded.n_ctx, loaded.n_ctx)
+    reserve = min(options.max_tokens if options.max_tokens > 0 else limit, limit // ROOM)
+    while True:
+        layout = loaded.batcher.lay_out(_prompt(template, kept))
+        turns = [i for i, (message, _) in enumerate(kept) if message.role != "system"]
+        if len(layout.keys) + reserve <= limit or len(turns) < 2:
+            return layout
+        _, seen = kept.pop(turns[0])
+        heir = next(i for i in range(turns[0], len(kept)) if kept[i][0].role != "system")
+        if kept[heir][0].role == "assistant" and heir + 1 < len(kept):
+            _, more = kept.pop(heir)  # an answer without its question
+            seen = _joined(seen, more)
+        message, own = kept[heir]
+        kept[heir] = message, _joined(seen, own)
+
+
+def _prompt(
+    template: ChatTemplate, conversation: Sequence[tuple[Message, np.ndarray | None]]
+) -> Prompt:
+    """What the model reads: each message's soft tokens before its words."""
+    messages = [{"role": m.role, "content": m.content} for m, _ in conversation]
+    left = dict(enumerate(rows for _, rows in conversation))
+    prompt: Prompt = []
+    for segment in template.render(messages):
+        if segment.content is not None:  # a template may place a content twice: videos once
+            prompt += _video(left.pop(segment.content, None))
+        prompt.append(Text(segment.text, segment.special))
+    return prompt
+
+
+def _video(soft: np.ndarray | None) -> Prompt:
+    return [] if soft is None else [soft, Text(AFTER_VIDEO)]
+
+
+def _joined(first: np.ndarray | None, second: np.ndarray | None) -> np.ndarray | None:
+    there = [rows for rows in (first, second) if rows is not None]
+    return np.concatenate(there) if there else None

@@ -1,0 +1,53 @@
+"""How a server is run: what the command line says, with its defaults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import platformdirs
+
+HOST, PORT = "127.0.0.1", 11435  # one above Ollama's, so that both can run
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the server is started with.
+
+    Attributes:
+        llm: another GGUF than the bundle's own, as `gguf_tools.find.resolve` takes it.
+        n_parallel: answers at the same time; n_ctx: positions that each of them may take.
+        queue: requests that may wait beyond these; more get status 503.
+        keep_alive: seconds that a model stays in memory after its last use; -1 for ever.
+        token: what clients must send as bearer token, if anything.
+        allow_dirs: folders from which clients may name files; allow_urls: hosts from which the
+            server fetches; allow_hosts: more names by which browsers may call it.
+        store: folder of the models that clients create.
+        max_body: bytes of a request. cache_*: bytes of soft tokens that are kept.
+        max_video_seconds, max_pixels, decode_*: limits of what is decoded.
+    """
+
+    bundle: str = "mini"
+    llm: str | None = None
+    host: str = HOST
+    port: int = PORT
+    n_parallel: int = 4
+    n_ctx: int = 4096
+    n_threads: int | None = None
+    n_gpu_layers: int = 0
+    queue: int = 64
+    keep_alive: float = 300.0
+    token: str | None = field(default=None, repr=False)
+    allow_dirs: tuple[Path, ...] = ()
+    allow_urls: tuple[str, ...] = ()
+    allow_hosts: tuple[str, ...] = ()
+    store: Path = Path(platformdirs.user_data_dir("reellama")) / "serve"
+    cache: Path | None = Path(platformdirs.user_cache_dir("reellama")) / "seen"
+    max_body: int = 256 << 20
+    cache_memory: int = 64 << 20
+    cache_disk: int = 1 << 30
+    max_video_seconds: float = 4 * 3600.0
+    max_pixels: int = 8192 * 8192
+    decode_seconds: float = 60.0
+    decode_memory: int = 2 << 30
+    fetch_seconds: float = 60.0
