@@ -60,6 +60,16 @@ def square_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def demo_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `reellama demo-video` draws: a red star that moves right."""
+    from pipeline.cli import demo
+
+    path = tmp_path_factory.mktemp("demo") / "demo.mp4"
+    demo.run(path, "red star", "moves right")
+    return path
+
+
+@pytest.fixture(scope="session")
 def smollm2_engine(smollm2: Path) -> Iterator["Engine"]:
     """SmolLM2, loaded once. One thread: two that wait for each other crawl on a busy machine."""
     from pipeline.engine import Engine

@@ -78,7 +78,7 @@ def run(place: PlaceOptions, load: LoadOptions, log_level: str, unit: str | None
     if unit is not None:
         from pipeline.cli import units
 
-        sys.stdout.write(units.unit(unit, sys.argv[1:]))
+        sys.stdout.write(units.unit(unit, units.command(place, load)))
         return
     try:
         import fastapi  # noqa: F401

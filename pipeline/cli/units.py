@@ -7,23 +7,34 @@ import shlex
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 LABEL = "io.reellama.serve"
 
 
-def command(arguments: Sequence[str]) -> list[str]:
-    """The command that serves, by its whole path, with the options of this call but `--unit`."""
-    program = shutil.which(sys.argv[0]) or shutil.which("reellama") or sys.argv[0]
-    left = list(arguments)
-    for i, argument in enumerate(left):
-        if argument == "--unit":
-            del left[i : i + 2]
-            break
-        if argument.startswith("--unit="):
-            del left[i]
-            break
-    return [str(Path(program).absolute()), *left]
+def command(*groups: Any) -> list[str]:
+    """The command that serves, by its whole path, with the options that are not the defaults.
+
+    groups: dataclasses of options, each field `some_name` of which is an option `--some-name`.
+    """
+    program = shutil.which("reellama") or str(Path(sys.executable).with_name("reellama"))
+    found = [program, "serve"]
+    for group in groups:
+        for field in fields(group):
+            value = getattr(group, field.name)
+            if value != field.default:
+                for each in value if isinstance(value, list) else [value]:
+                    found += ["--" + field.name.replace("_", "-"), _whole(each)]
+    return found
+
+
+def _whole(value: object) -> str:
+    """A value as text; what is in a folder by its whole path, for a service starts elsewhere."""
+    text = str(value)
+    is_path = isinstance(value, Path) or (isinstance(value, str) and Path(text).exists())
+    return str(Path(text).absolute()) if is_path else text
 
 
 def systemd(command: Sequence[str]) -> str:
@@ -58,6 +69,6 @@ def launchd(command: Sequence[str]) -> str:
     return plistlib.dumps(entries, sort_keys=False).decode()
 
 
-def unit(kind: str, arguments: Sequence[str]) -> str:
-    """The unit of this kind that starts `reellama` with these arguments."""
-    return {"systemd": systemd, "launchd": launchd}[kind](command(arguments))
+def unit(kind: str, command: Sequence[str]) -> str:
+    """The unit of this kind that runs a command."""
+    return {"systemd": systemd, "launchd": launchd}[kind](command)

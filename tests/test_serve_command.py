@@ -1,0 +1,105 @@
+"""`reellama serve` as a process: it says where it listens, stops when told to, prints units."""
+
+import json
+import os
+import plistlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+READY = re.compile(r"serving on (http://\S+)")
+
+
+@contextmanager
+def started(*options: str) -> Iterator[tuple["subprocess.Popen[str]", str, list[str]]]:
+    """The server in a process of its own: the process, its address, and its lines on stderr."""
+    command = [sys.executable, "-m", "pipeline.cli.main", "serve", "--port", "0", *options]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        lines: list[str] = []
+        try:
+            assert process.stderr is not None
+            for line in process.stderr:
+                lines.append(line)
+                if found := READY.search(line):
+                    break
+            else:
+                raise AssertionError("".join(lines))
+            rest = threading.Thread(target=lambda: lines.extend(process.stderr or ()))
+            rest.start()
+            yield process, found[1], lines
+            process.wait(30)
+            rest.join()
+        finally:
+            process.kill()
+
+
+def test_it_serves_logs_and_stops_cleanly() -> None:
+    with started("--n-ctx", "256") as (process, url, lines):
+        prompt = {"model": "mini", "prompt": "1, 2, 3,", "raw": True, "stream": False}
+        reply = httpx.post(f"{url}/api/generate?secret=1", json=prompt, timeout=60)
+        assert reply.status_code == 200
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0 or process.returncode == -signal.SIGTERM
+    (event,) = [json.loads(line) for line in lines if line.startswith("{")]
+    assert (event["event"], event["path"], event["status"]) == ("request", "/api/generate", 200)
+    assert "secret" not in "".join(lines) and "Traceback" not in "".join(lines)
+    assert not [child for child in children if child.is_running()]
+
+
+def test_sigterm_in_the_middle_of_an_answer_ends_it() -> None:
+    with started("--n-ctx", "4096") as (process, url, lines):
+        schema = {"type": "array", "items": {"enum": ["tick", "tock"]}, "minItems": 5000}
+        prompt = {
+            "model": "mini",
+            "prompt": "Go.",
+            "format": schema,
+            "options": {"num_predict": -1},
+        }
+        with httpx.stream("POST", f"{url}/api/generate", json=prompt, timeout=60) as reply:
+            next(reply.iter_lines())
+            begin = time.monotonic()
+            process.send_signal(signal.SIGTERM)
+            process.wait(30)
+        assert time.monotonic() - begin < 20
+    assert "Traceback" not in "".join(lines), "".join(lines)
+
+
+def test_a_taken_port_is_said_in_a_line(reellama: Callable) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        result = reellama("serve", "--port", port)
+    assert result.status == 1
+    assert f"cannot listen on 127.0.0.1:{port}" in result.err
+    assert "--port" in result.err and "Traceback" not in result.err
+
+
+def test_a_bundle_that_is_not_there_is_said_at_once(reellama: Callable) -> None:
+    result = reellama("serve", "--bundle", "nothing-there")
+    assert result.status == 1
+    assert "nothing-there" in result.err and result.err.count("\n") == 1
+
+
+def test_units_start_the_same_command(
+    reellama: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    systemd = reellama("serve", "--port", "8000", "--unit", "systemd", "--allow-dir", "my videos")
+    assert systemd.status == 0
+    (line,) = [each for each in systemd.out.splitlines() if each.startswith("ExecStart=")]
+    assert line.endswith(f"serve --port 8000 --allow-dir '{tmp_path / 'my videos'}'")
+    assert os.path.isabs(line.removeprefix("ExecStart=").split()[0])
+    launchd = plistlib.loads(reellama("serve", "--unit=launchd", "--queue", "9").out.encode())
+    assert launchd["ProgramArguments"][1:] == ["serve", "--queue", "9"]
+    assert reellama("serve", "--unit", "upstart").status == 2
