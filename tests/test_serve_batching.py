@@ -101,8 +101,8 @@ def test_a_cancelled_answer_frees_its_place(batcher: Batcher) -> None:
 
 
 def test_an_answer_ends_where_the_context_does(batcher: Batcher) -> None:
-    ids = {"json_schema": {"type": "array", "items": {"enum": ["tick", "tock"]}, "minItems": 999}}
-    asked = Asked(batcher, PROMPTS[0], sampling=Sampling(**ids), max_tokens=-1)
+    endless = {"type": "array", "items": {"enum": ["tick", "tock"]}, "minItems": 999}
+    asked = Asked(batcher, PROMPTS[0], sampling=Sampling(json_schema=endless), max_tokens=-1)
     tokens = asked.tokens()
     stats = asked.job.stats
     assert stats.stop_reason == "length"

@@ -129,6 +129,8 @@ def decode_base64(text: str) -> bytes:
         kind, comma, text = text.partition(",")
         if not comma or not kind.lower().endswith(";base64"):
             raise MediaError("a data URL must read data:TYPE;base64,DATA")
+    with suppress(binascii.Error, ValueError):
+        return base64.b64decode(text, validate=True)  # as nearly everyone writes it
     packed = "".join(text.split()).translate({ord("-"): "+", ord("_"): "/"}).rstrip("=")
     try:
         return base64.b64decode(packed + "=" * (-len(packed) % 4), validate=True)
