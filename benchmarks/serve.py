@@ -65,13 +65,17 @@ def commands(model: Path) -> dict[str, tuple[str, int]]:
     ours, peer = free_port(), free_port()
     return {
         OURS: (
-            f"-m pipeline.cli.main serve --port {ours} --parallel {CLIENTS} --n-ctx 1024 "
-            "--log-level error",
+            (
+                f"-m pipeline.cli.main serve --port {ours} --parallel {CLIENTS} --n-ctx 1024 "
+                "--log-level error"
+            ),
             ours,
         ),
         PEER: (
-            f"-m llama_cpp.server --model {shlex.quote(str(model))} --port {peer} "
-            "--host 127.0.0.1 --n_ctx 1024 --interrupt_requests False",
+            (
+                f"-m llama_cpp.server --model {shlex.quote(str(model))} --port {peer} "
+                "--host 127.0.0.1 --n_ctx 1024 --interrupt_requests False"
+            ),
             peer,
         ),
     }

@@ -9,8 +9,8 @@ import pytest
 
 from gguf_tools.errors import ReellamaError
 from models.bundle import Bundle
+from pipeline.batching import Batcher, Job
 from pipeline.engine import Engine, Sampling, Text, Token
-from pipeline.server.batching import Batcher, Job
 
 PROMPTS = [
     "The cat sat on the",

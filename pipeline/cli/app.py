@@ -11,6 +11,7 @@ from pipeline.cli import gguf, ollama
 from pipeline.cli.evaluate import QuestionOptions, RunOptions
 from pipeline.cli.options import AnswerOptions, FrameOptions, ModelOptions, grouped
 from pipeline.cli.serve import LoadOptions, LogLevel, PlaceOptions, Unit
+from pipeline.cli.timeline import TimelineOptions, WatchingOptions
 
 app = Typer(
     help="Chat with a video on your own machine, through one small GGUF model.",
@@ -100,6 +101,39 @@ def chat(
     from pipeline.cli.chat import run
 
     run(videos or [], frames, model, answer, probs=probs)
+
+
+@app.command(no_args_is_help=True)
+@grouped
+def timeline(
+    video: Annotated[Path, Argument(metavar="VIDEO", help="A video, however long.")],
+    *,
+    options: TimelineOptions,
+    watching: WatchingOptions,
+) -> None:
+    """Say scene by scene what a long video shows, or find the scenes that answer a question."""
+    from pipeline.cli.timeline import timeline as run
+
+    run(video, options, watching)
+
+
+@app.command(no_args_is_help=True)
+@grouped
+def search(
+    videos: Videos,
+    words: Annotated[str, Argument(metavar="TEXT", help="What to look for, in a few words.")],
+    watching: WatchingOptions,
+    *,
+    n: Annotated[int, Option("-n", min=1, help="How many moments.")] = 5,
+    thumbnails: Annotated[
+        Path | None, Option(metavar="FOLDER", help="Write a picture of each moment there.")
+    ] = None,
+    json: Annotated[bool, Option("--json", help="A JSON list.")] = False,
+) -> None:
+    """Find the moments of videos that fit some words: score, time and file."""
+    from pipeline.cli.timeline import search as run
+
+    run(videos, words, n, thumbnails, json, watching)
 
 
 @app.command()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from pipeline.server.batching import Batcher
+from pipeline.batching import Batcher
 from pipeline.server.embedding import Embedder
 from pipeline.server.known import Known
 from pipeline.server.settings import Settings

@@ -13,9 +13,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from pipeline.batching import GenerationStats
 from pipeline.engine import Token
-
-from .batching import GenerationStats
 
 Kind = Literal["chat.completion", "text_completion"]
 PREFIXES = {"chat.completion": "chatcmpl", "text_completion": "cmpl"}

@@ -12,10 +12,10 @@ import numpy as np
 from gguf_tools.errors import ReellamaError
 from gguf_tools.template import ChatTemplate
 from models.prompting import AFTER_VIDEO
+from pipeline.batching import GenerationStats, Job
 from pipeline.engine import Token
 from pipeline.parts import Layout, Prompt, Text
 from pipeline.sampling import Sampling
-from pipeline.server.batching import GenerationStats, Job
 from pipeline.server.cache import VideoCache
 from pipeline.server.known import Known, look_up
 from pipeline.server.media import MediaLimits, Watcher
