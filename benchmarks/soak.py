@@ -86,7 +86,7 @@ class Client:
         if rng.random() < 0.3:
             clip = base64.b64encode(rng.choice(self.videos)).decode()
             message = {"role": "user", "content": "What happens?", "images": [clip]}
-        body = {"model": "mini", "messages": [message], "options": {"num_predict": 8}}
+        body: dict = {"model": "mini", "messages": [message], "options": {"num_predict": 8}}
         body["stream"] = rng.random() < 0.5
         reply = self._post(body)
         self.kinds["good"] += 1

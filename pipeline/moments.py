@@ -4,7 +4,7 @@
     search([moments], "a dog", Bundle.load("mini"))[0].time
 
 One pass looks at whole frames (keyframes, where the video is long) and keeps for each its time, its
-colours and its CLIP embedding. Scenes are cut, and words are matched, without opening the video again.
+colours and its CLIP embedding. Scenes are cut, and words are matched, without another look.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import platformdirs
@@ -69,7 +71,7 @@ class Moments:
             if min(abs(at - border) for border in borders) >= shortest:
                 borders.append(at)
         borders.sort()
-        return list(zip(borders, borders[1:], strict=False))
+        return list(pairwise(borders))
 
 
 @dataclass(frozen=True)
@@ -202,5 +204,5 @@ def _read(kept: Path, path: Path) -> Moments | None:
                 data["colours"],
                 data["embeddings"],
             )
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         return None  # not there, or damaged: it is written anew

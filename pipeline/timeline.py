@@ -3,8 +3,8 @@
     timeline = LongVideo("mini").timeline("lecture.mp4")
     timeline.scenes[3].start, timeline.scenes[3].text
 
-Every scene is watched with the bundle's whole budget of soft tokens. Descriptions are written side by
-side (continuous batching) while the next scenes are read.
+Every scene is watched with the bundle's whole budget of soft tokens. Descriptions are written side
+by side (continuous batching) while the next scenes are read.
 """
 
 from __future__ import annotations

@@ -178,14 +178,14 @@ def search(
     found = moments.search(seen, words, bundle, n)
     pictures = [] if thumbnails is None else _thumbnails(found, thumbnails)
     if as_json:
-        rows = [{**asdict(m), "path": str(m.path)} for m in found]
+        rows: list[dict[str, object]] = [{**asdict(m), "path": str(m.path)} for m in found]
         for row, picture in zip(rows, pictures, strict=False):
             row["thumbnail"] = str(picture)
         sys.stdout.write(json.dumps(rows, ensure_ascii=False) + "\n")
         return
     for i, match in enumerate(found):
-        picture = f"  {pictures[i]}" if pictures else ""
-        line = f"{match.score:5.2f}  {clock(match.time):>9}  {match.path}{picture}"
+        shown = f"  {pictures[i]}" if pictures else ""
+        line = f"{match.score:5.2f}  {clock(match.time):>9}  {match.path}{shown}"
         out.print(clean(line), markup=False, soft_wrap=True)
 
 
