@@ -1,7 +1,7 @@
-"""The timeline of a two-hour video: times real time, peak memory, and a question about one scene.
+"""The timeline of a two-hour video: times real time, peak memory, a question about one scene.
 
-The video is made by drawing 24 clips of ten seconds (720p, 25 frames a second) and joining them over
-and over, with one scene of its own in between.
+The video is made by drawing 24 clips of ten seconds (720p, 25 frames a second) and joining them
+over and over, with one scene of its own in between.
 
     python benchmarks/timeline.py
 """
@@ -26,13 +26,13 @@ from pipeline.strip import clock
 from pipeline.timeline import LongVideo
 
 SIZE, FPS, SECONDS, CLIPS = (1280, 720), 25, 10, 24
+FAST = {"preset": "veryfast", "bf": "0"}
 SOUGHT, QUESTION = "red star", "Which way does the red star move?"
 
 
 def clip(path: Path, picture: Picture, seed: int, motion: str | None = None) -> None:
     rng = np.random.default_rng(seed)
-    options = {"motion": motion} if motion else {}
-    scene = random_scene(rng, [picture], size=SIZE, p_two=0, picture=picture, **options)
+    scene = random_scene(rng, [picture], size=SIZE, p_two=0, picture=picture, motion=motion)
     with av.open(path, "w") as container:
         stream = container.add_stream(
             "libx264", rate=FPS, options={"preset": "veryfast", "bf": "0"}
@@ -52,9 +52,10 @@ def join(paths: Sequence[Path], out: Path) -> None:
             with av.open(path) as source:
                 (stream,) = source.streams.video
                 target = target or container.add_stream_from_template(stream)
+                assert stream.time_base is not None
                 start = round(number * SECONDS / stream.time_base)
                 for packet in source.demux(stream):
-                    if packet.dts is not None:
+                    if packet.pts is not None and packet.dts is not None:
                         packet.pts, packet.dts = packet.pts + start, packet.dts + start
                         packet.stream = target
                         container.mux(packet)

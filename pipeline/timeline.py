@@ -35,8 +35,8 @@ from pipeline.sampling import Sampling
 from pipeline.selection import Plan, select
 from pipeline.source import Source
 
-# Scenes of one video at most: each takes about a second of watching on two cores.
-MOST_SCENES = 120
+# Scenes of one video at most: each takes a fraction of a second to a second on two cores.
+MOST_SCENES = 300
 SHORTEST = 2.0  # seconds of a scene
 # Of a longer scene its middle is watched: every frame of what is watched has to be decoded.
 WATCHED = 8.0
@@ -189,7 +189,7 @@ class LongVideo:
         if not question.strip():
             raise ReellamaError("the question is empty")
         moments = self.look_through(path, report)
-        borders = moments.scenes(MOST_SCENES, SHORTEST)
+        borders = moments.scenes(len(moments.times), SHORTEST)  # by every cut that there is
         scores = _scene_scores(moments, borders, self.bundle.tower.embed_texts([question])[0])
         best = sorted(range(len(borders)), key=lambda i: -scores[i])[:LOOKED_AT]
         with closing(open_source(path)) as source:

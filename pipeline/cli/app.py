@@ -12,6 +12,7 @@ from pipeline.cli.evaluate import QuestionOptions, RunOptions
 from pipeline.cli.options import AnswerOptions, FrameOptions, ModelOptions, grouped
 from pipeline.cli.serve import LoadOptions, LogLevel, PlaceOptions, Unit
 from pipeline.cli.timeline import TimelineOptions, WatchingOptions
+from pipeline.cli.watch import WatchOptions
 
 app = Typer(
     help="Chat with a video on your own machine, through one small GGUF model.",
@@ -115,6 +116,20 @@ def timeline(
     from pipeline.cli.timeline import timeline as run
 
     run(video, options, watching)
+
+
+@app.command(no_args_is_help=True)
+@grouped
+def watch(
+    folder: Annotated[Path, Argument(metavar="DIR", help="A folder of videos.")],
+    *,
+    options: WatchOptions,
+    watching: WatchingOptions,
+) -> None:
+    """Write a sidecar (JSON and SRT) beside each new video of a folder. Workers can share it."""
+    from pipeline.cli.watch import run
+
+    run(folder, options, watching)
 
 
 @app.command(no_args_is_help=True)

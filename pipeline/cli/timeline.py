@@ -46,7 +46,7 @@ class TimelineOptions:
     ask: Annotated[
         str | None, Option(metavar="QUESTION", help="Find the scenes that it is about; answer it.")
     ] = None
-    scenes: Annotated[int, Option(min=1, metavar="N", help="At most N scenes.")] = 120
+    scenes: Annotated[int, Option(min=1, metavar="N", help="At most N scenes.")] = 300
     shortest: Annotated[
         float, Option(min=0.1, metavar="SECONDS", help="No scene is shorter than this.")
     ] = 2.0
