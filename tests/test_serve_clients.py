@@ -10,9 +10,13 @@ from pathlib import Path
 import ollama
 import openai
 import pytest
+from click.testing import CliRunner
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_ollama import ChatOllama, OllamaEmbeddings
+from llm.cli import cli
+from PIL import Image
 
+from pipeline.frames import read_frames
 from tests.served import data_url, serving
 
 FIRST, SECOND = "What happens in the video?", "Which way does it move?"
@@ -88,3 +92,18 @@ def test_langchain(url: str, demo_video: Path) -> None:
     is_about_the_video(first, "".join(str(part.content) for part in model.stream(talk)))
     vectors = OllamaEmbeddings(model="mini", base_url=url).embed_documents(["a cat", "a dog"])
     assert [len(vector) for vector in vectors] == [576, 576]
+
+
+def test_llm(url: str, demo_video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command `llm`, with the server as one of its OpenAI models; it sends moving GIFs."""
+    frames = [Image.fromarray(f) for f in read_frames(demo_video, frames=12, max_side=320).frames]
+    gif = tmp_path / "demo.gif"
+    frames[0].save(gif, save_all=True, append_images=frames[1:], duration=250)
+    model = {"model_id": "served", "model_name": "mini", "api_base": f"{url}/v1", "vision": True}
+    monkeypatch.setenv("LLM_USER_PATH", str(tmp_path))
+    (tmp_path / "extra-openai-models.yaml").write_text(json.dumps([model]))
+    ask = CliRunner().invoke
+    first = ask(cli, ["-m", "served", FIRST, "-a", str(gif)], input="")
+    second = ask(cli, ["-c", SECOND], input="")
+    assert (first.exit_code, second.exit_code) == (0, 0), first.output + second.output
+    is_about_the_video(first.output, second.output)

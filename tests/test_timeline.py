@@ -16,6 +16,7 @@ from pipeline.frames import VideoError
 from pipeline.moments import look_through, search
 from pipeline.timeline import LongVideo, Timeline, TimelineScene
 from pipeline.timeline_formats import WRITERS, to_markdown, to_srt, to_vtt
+from tests.ollama_server import serve
 
 # What each scene of the film shows: a shape on a ground, and the ground's colour.
 SCENES = [
@@ -193,3 +194,20 @@ def test_search_prints_score_time_and_file(reellama: Callable, film: Path, tmp_p
     assert 8 <= first["time"] < 12 and Path(first["thumbnail"]).is_file()
     missing = reellama("search", tmp_path / "gone.mp4", "a dog")
     assert missing.status == 1 and "gone.mp4" in missing.err
+
+
+def test_a_model_of_ollamas_retells_and_answers_from_the_notes(
+    reellama: Callable, film: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serve({"talker": ["completion"]}) as server:
+        monkeypatch.setenv("OLLAMA_HOST", server.url)
+        server.answer = ["Three ", "things move."]
+        with_talker = ("timeline", film, "--threads", "1", "--llm", "ollama:talker")
+        assert reellama(*with_talker).out.startswith("Three things move.\n")
+        answered = reellama(*with_talker, "--ask", "Where does the red star go?")
+        assert answered.out == "Three things move.\n"
+        missing = reellama("timeline", film, "--llm", "ollama:nobody")
+        assert missing.status == 1 and "ollama pull nobody" in missing.err
+    for chat, word in zip(server.chats, ("Summarize", "red star"), strict=True):
+        notes, asked = (message["content"] for message in chat["messages"])
+        assert "0:00.0 to 0:04" in notes and word in asked
