@@ -7,7 +7,6 @@ Reading the weights once for all of them is what makes it quick.
 
 from __future__ import annotations
 
-import math
 import queue
 import threading
 import time
@@ -21,10 +20,10 @@ from gguf_tools import backend
 from gguf_tools.errors import ReellamaError
 from gguf_tools.tokenizer import Tokenizer
 from pipeline.context import Context, Piece
-from pipeline.engine import Draft, Token
+from pipeline.drafts import Draft, Drafts
+from pipeline.engine import Token
 from pipeline.kv_cache import KVCache
 from pipeline.parts import Layout, Part, Run, lay_out
-from pipeline.probabilities import Probabilities
 from pipeline.sampling import Sampler, Sampling
 from pipeline.text_stream import TextStream
 
@@ -129,8 +128,7 @@ class Batcher:
         self.n_ctx = self._ctx.n_ctx // n_parallel
         self.n_embd = self._ctx.n_embd
         self.tokenizer = Tokenizer(self.model)
-        self._pieces: dict[int, bytes] = {}
-        self._probabilities = Probabilities(self._ctx.n_vocab)
+        self._drafts = Drafts(self.tokenizer, self._ctx.n_vocab)
         self._slots = [_Slot(KVCache(self._ctx.ptr, i)) for i in range(n_parallel)]
         self._inbox: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._waiting: deque[Job] = deque()
@@ -267,7 +265,7 @@ class Batcher:
             stats.stop_reason = "length"
             return self._end(slot, None)
         logits = self._ctx.logits_at(index)
-        best = self._probabilities.best(logits, job.n_probs) if job.n_probs else []
+        best = self._drafts.best(logits, job.n_probs)
         if job.sampling.takes_likeliest:
             token = int(logits.argmax())
         else:
@@ -277,8 +275,8 @@ class Batcher:
         else:
             answer.chosen = token
             stats.generated_tokens += 1
-            draft = self._draft(token, best)
-            for released in answer.stream.push(draft, self._piece(token)):
+            draft = self._drafts.draft(token, best)
+            for released in answer.stream.push(draft, self._drafts.piece(token)):
                 job.tell(_token(released))
             full = len(slot.cache) >= job.limit or stats.generated_tokens == job.max_tokens
             stats.stop_reason = "stop" if answer.stream.stopped else "length" if full else None
@@ -288,17 +286,6 @@ class Batcher:
                     job.tell(_token(released))
             self._end(slot, None)
         return None
-
-    def _draft(self, token: int, best: list[tuple[int, float]]) -> Draft:
-        if not best:
-            return token, math.nan, []
-        alternatives = [(self._piece(i).decode(errors="replace"), p) for i, p in best]
-        return token, self._probabilities.of(token), alternatives
-
-    def _piece(self, token: int) -> bytes:
-        if (piece := self._pieces.get(token)) is None:
-            piece = self._pieces[token] = self.tokenizer.piece(token)
-        return piece
 
     def _end(self, slot: _Slot, error: Exception | None) -> None:
         """Free a sequence. Its memory stays: the next question may go on from it."""

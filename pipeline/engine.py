@@ -10,7 +10,6 @@ The engine knows nothing of video. It is for one caller at a time: not thread-sa
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -28,9 +27,10 @@ from gguf_tools.template import ChatTemplate
 from gguf_tools.tokenizer import Tokenizer
 
 from .context import MAX_OUTPUTS, Context
+from .drafts import Draft, Drafts
 from .kv_cache import KVCache
 from .parts import Answer, Layout, Part, Prompt, Run, Text, lay_out
-from .probabilities import Probabilities, log_softmax
+from .probabilities import log_softmax
 from .sampling import Sampler, Sampling
 from .text_stream import TextStream
 
@@ -97,8 +97,6 @@ class Stats:
 
 GREEDY = Sampling()
 
-Draft = tuple[int, float, list[tuple[str, float]]]  # a Token whose text is not certain yet
-
 
 @dataclass
 class _Generation:
@@ -161,8 +159,7 @@ class Engine:
         self.n_ctx = self._ctx.n_ctx
         self.n_embd = self._ctx.n_embd
         self._cache = KVCache(self._ctx.ptr)
-        self._probabilities = Probabilities(self._ctx.n_vocab)
-        self._pieces: dict[int, bytes] = {}
+        self._drafts = Drafts(self.tokenizer, self._ctx.n_vocab)
         self._fresh = False  # llama.cpp's logits are those of the last position in the cache
         self._call = 0  # counts calls, so that a generation knows when another one took over
 
@@ -360,7 +357,7 @@ class Engine:
             self._ctx.decode_token(state.chosen, self.n_past)
             self._cache.keys.append(state.chosen)
             self._fresh = True
-        best = self._probabilities.best(self._ctx.logits(), state.n_probs) if state.n_probs else []
+        best = self._drafts.best(self._ctx.logits(), state.n_probs) if state.n_probs else []
         if best and state.takes_likeliest:
             token = best[0][0]  # the sampler would search the vocabulary once more for it
         else:
@@ -370,26 +367,15 @@ class Engine:
             return state.stream.flush()
         state.chosen = token
         stats.n_generated += 1
-        released = state.stream.push(self._draft(token, best), self._piece(token))
+        released = state.stream.push(self._drafts.draft(token, best), self._drafts.piece(token))
         if state.stream.stopped:
             stats.stop_reason = "stop string"
         return released
 
-    def _draft(self, token: int, best: list[tuple[int, float]]) -> Draft:
-        if not best:
-            return token, math.nan, []
-        alternatives = [(self._piece(i).decode(errors="replace"), p) for i, p in best]
-        return token, self._probabilities.of(token), alternatives
-
-    def _piece(self, token: int) -> bytes:
-        if (piece := self._pieces.get(token)) is None:
-            piece = self._pieces[token] = self.tokenizer.piece(token)
-        return piece
-
     def _remember(self, start: int, state: _Generation) -> None:
         """Note the answer, unless a stop string cut its last token in two."""
         text = "".join(state.texts)
-        if state.ids and text.encode() == b"".join(map(self._piece, state.ids)):
+        if state.ids and text.encode() == b"".join(map(self._drafts.piece, state.ids)):
             self._cache.answers[start] = Answer(state.ids, text)
 
 

@@ -130,3 +130,19 @@ def test_threads_end_with_the_server() -> None:
         httpx.post(f"{url}/api/generate", json=body(stream=False), timeout=60)
         assert any(t.name.startswith("batcher") for t in set(threading.enumerate()) - before)
     assert not [t.name for t in set(threading.enumerate()) - before if "batcher" in t.name]
+
+
+def test_a_model_that_nobody_uses_goes_when_memory_is_short(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pipeline.server.models.WATCHED_EVERY", 0.1)
+    with serving(n_ctx=256, keep_alive=-1.0) as url:
+        prompt = body(options={"num_predict": 1}, stream=False)
+        assert httpx.post(f"{url}/api/generate", json=prompt, timeout=60).status_code == 200
+        assert httpx.get(f"{url}/api/ps").json()["models"]
+        monkeypatch.setattr("pipeline.server.models.LEAST_FREE", 1.0)  # all memory, that is
+        begin = time.monotonic()
+        while httpx.get(f"{url}/api/ps").json()["models"] and time.monotonic() - begin < 20:
+            time.sleep(0.05)
+        assert not httpx.get(f"{url}/api/ps").json()["models"]
+        assert httpx.post(f"{url}/api/generate", json=prompt, timeout=60).status_code == 200

@@ -17,10 +17,11 @@ from fastapi.responses import JSONResponse
 from gguf_tools.errors import ReellamaError
 from pipeline.engine import Token
 from pipeline.server import ollama_models
+from pipeline.server.clients import unless_gone
 from pipeline.server.fetching import read_path
 from pipeline.server.known import Known
 from pipeline.server.media import decode_base64
-from pipeline.server.ollama_http import Item, OllamaRoute, body, gather, stream, unless_gone
+from pipeline.server.ollama_http import Item, OllamaRoute, body, gather, stream
 from pipeline.server.ollama_models import find_model
 from pipeline.server.ollama_schemas import Chat, Generate, Generating
 from pipeline.server.service import Generation, Message, Options, Service

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import queue
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from contextlib import aclosing
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import Depends, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
@@ -16,8 +16,8 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect
 
 from gguf_tools.errors import ReellamaError
+from pipeline.server.clients import GONE, unless_gone
 
-T = TypeVar("T")
 Item = dict[str, Any]
 Tell = Callable[[Item], None]
 
@@ -35,7 +35,7 @@ class OllamaRoute(APIRoute):
                 status, headers = getattr(error, "status", 400), getattr(error, "headers", None)
                 return JSONResponse({"error": str(error)}, status, headers)
             except ClientDisconnect:
-                return Response(status_code=499)  # nobody reads it
+                return Response(status_code=GONE)
 
         return answer
 
@@ -55,24 +55,6 @@ def body(schema: type[BaseModel]) -> Any:
             raise ReellamaError(f"{where}: {first['msg']}" if where else first["msg"]) from error
 
     return Depends(read)
-
-
-async def unless_gone(request: Request, work: Awaitable[T]) -> T:
-    """The outcome of `work`, which is cancelled when the client goes away.
-
-    Raises ClientDisconnect then. The request's body must have been read.
-    """
-    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientDisconnect
-        return task.result()
-    finally:
-        gone.cancel()
-        if not task.done():
-            task.cancel()
-            await asyncio.wait({task})
 
 
 async def stream(request: Request, items: AsyncGenerator[Item, None]) -> Response:
@@ -137,11 +119,6 @@ async def answer_progress(
     if streams:
         return await stream(request, progress(work))
     return JSONResponse((await gather(request, progress(work)))[-1])
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def _line(item: Item) -> bytes:

@@ -16,8 +16,9 @@ from fastapi.responses import PlainTextResponse
 
 from gguf_tools.errors import ReellamaError
 from gguf_tools.naming import HUB, split_hub_name
+from pipeline.server.clients import unless_gone
 from pipeline.server.known import Known, all_known, look_up
-from pipeline.server.ollama_http import OllamaRoute, Tell, answer_progress, body, unless_gone
+from pipeline.server.ollama_http import OllamaRoute, Tell, answer_progress, body
 from pipeline.server.ollama_schemas import (
     Copy,
     Create,

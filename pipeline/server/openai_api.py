@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import aclosing
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -19,16 +19,15 @@ from gguf_tools.errors import ReellamaError
 from pipeline.engine import Token
 
 from . import openai_replies as replies
+from .clients import GONE, unless_gone
 from .known import all_known
 from .openai_media import read_messages
 from .openai_schemas import ChatRequest, CompletionRequest, EmbeddingRequest, Generating
 from .service import Generation, Service, ServiceError
 from .store import TAG
 
-T = TypeVar("T")
 # A choice without its finish_reason, from tokens and the characters that came before them.
 Render = Callable[[list[Token], int], dict[str, Any]]
-CLIENT_GONE = 499  # for the log: nobody is there to read it
 
 
 class OpenAIRoute(APIRoute):
@@ -49,7 +48,7 @@ class OpenAIRoute(APIRoute):
                 headers = error.headers if isinstance(error, ServiceError) else None
                 return _failed(getattr(error, "status", 400), str(error), headers=headers)
             except ClientDisconnect:
-                return Response(status_code=CLIENT_GONE)
+                return Response(status_code=GONE)
 
         return handler
 
@@ -125,36 +124,16 @@ async def complete(request: Request, body: CompletionRequest) -> Response | dict
 async def embed(request: Request, body: EmbeddingRequest) -> dict[str, Any]:
     """Texts as unit vectors."""
     service: Service = request.app.state.service
-    vectors, read = await until_gone(request, service.embed(body.model, body.texts))
+    vectors, read = await unless_gone(request, service.embed(body.model, body.texts))
     if body.dimensions not in (None, len(vectors[0])):
         raise ServiceError(f"{body.model} makes {len(vectors[0])} dimensions, no other", status=400)
     return replies.embeddings(vectors, body.encoding_format, body.model, read)
 
 
-async def until_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Do `work`, but give it up when the client hangs up. Raises ClientDisconnect then."""
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_hang_up(request))
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientDisconnect
-        return task.result()
-    finally:
-        task.cancel()
-        gone.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
-
-
-async def _hang_up(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
 async def _whole(
     request: Request, reply: replies.Reply, work: Coroutine[Any, Any, Generation], render: Render
 ) -> dict[str, Any]:
-    tokens, generation = await until_gone(request, _finish(work))
+    tokens, generation = await unless_gone(request, _finish(work))
     return reply.whole(render(tokens, 0), generation.stats)
 
 
@@ -167,7 +146,7 @@ async def _stream(
     opening: dict[str, Any] | None,
 ) -> Response:
     # The first token is awaited here, where an error still has a status of its own.
-    generation, first = await until_gone(request, _begin(work))
+    generation, first = await unless_gone(request, _begin(work))
     pieces = _pieces(generation, first, render, opening)
     return EventStream(generation, _events(generation, pieces, reply, body.include_usage))
 
