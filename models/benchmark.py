@@ -8,7 +8,7 @@ style that training leaves out, `new-pictures` kinds that training never draws.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -59,11 +59,18 @@ SPLITS = {
 
 
 def items(
-    split: str, clips: int, seed: int, folder: Path, *, material: Path = MATERIAL
+    split: str,
+    clips: int,
+    seed: int,
+    folder: Path,
+    *,
+    tasks: Collection[str] = tuple(TASKS),
+    material: Path = MATERIAL,
 ) -> Iterator[Item]:
     """`clips` questions of each task, one video each, written into `folder` as they are taken.
 
-    Object naming comes as an open question; all others have choices.
+    Object naming comes as an open question; all others have choices. Of fewer `tasks` the clips are
+    those that these have among all.
     """
     drawn = SPLITS[split]
     share = 1 / len(drawn.styles)
@@ -71,7 +78,7 @@ def items(
     stories = Stories(config, 192, material, split="test", kinds=drawn.kinds)
     found: Counter[str] = Counter()
     for number, (task, name) in enumerate(TASKS.items()):
-        if drawn.kinds == "new" and task in NAMED:
+        if task not in tasks or (drawn.kinds == "new" and task in NAMED):
             continue
         attempt = number * 1_000_000
         while found[task] < clips:

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gguf_tools.errors import ReellamaError
+from models import benchmark
 from models.bundle import Bundle
 from models.items import Item
 from models.render import render, write_video
@@ -271,6 +272,30 @@ def test_figures_go_to_json_to_a_page_and_into_the_bundle(
     kept = json.loads((bundle / "bundle.json").read_text())["scores"]["ways"]
     assert kept["tasks"]["moving direction"] == task
     assert "--task 'moving direction' --frames 2" in kept["command"]
+
+
+def test_the_drawn_benchmark_is_asked(
+    reellama: Run, small_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(benchmark.SPLITS, "new-clips", benchmark.Split(("shapes",), "known"))
+    options = (
+        "--clips",
+        "2",
+        "--task",
+        "count",
+        "--task",
+        "camera",
+        "--frames",
+        "2",
+        "--threads",
+        "1",
+    )
+    result = reellama("eval", small_bundle, "--benchmark", *options, "--no-controls", "--json", "-")
+    assert result.status == 0, result.err
+    data = json.loads(result.out)
+    assert set(data["tasks"]) == {"count", "camera"} and data["seed"] == 0
+    assert len(data["answers"]) == 4
+    assert reellama("eval", small_bundle, "--benchmark", "--task", "juggling").status == 1
 
 
 def test_without_controls_there_are_none(reellama: Run, few: Path, small_bundle: Path) -> None:

@@ -191,6 +191,11 @@ def test_the_benchmark_asks_every_task_about_files_that_can_be_read(
         assert not item.choices or item.answer in item.choices
     clip = read_frames(asked[0].video, frames=4)
     assert len(clip.frames) == 4
+    (tmp_path / "again").mkdir()
+    (alone,) = benchmark.items("new-clips", 1, 0, tmp_path / "again", tasks=["count"])
+    (among,) = [item for item in asked if item.task == "count"]
+    assert (alone.question, alone.answer) == (among.question, among.answer)
+    assert alone.video.read_bytes() == among.video.read_bytes()
 
 
 def test_all_actors_of_the_simple_stories_stay_in_the_picture() -> None:

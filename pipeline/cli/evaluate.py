@@ -258,14 +258,11 @@ def _items(
     """What is asked, how many questions at most, and the names of missing videos."""
     tasks = {name.lower() for name in questions.task or ()}
 
-    def wanted(item: Item) -> bool:
-        return not tasks or item.task.lower() in tasks
-
     if questions.data:
         from pipeline.evaluation.items import load
 
         loaded = load(questions.data)
-        kept = list(filter(wanted, loaded.items))
+        kept = [item for item in loaded.items if not tasks or item.task.lower() in tasks]
         if not kept:
             raise _no_such_task(questions.data, {item.task for item in loaded.items})
         yield kept, len(kept), loaded.missing
@@ -280,9 +277,9 @@ def _items(
     material = questions.material or MATERIAL
     with tempfile.TemporaryDirectory() as folder:
         drawn = benchmark.items(
-            questions.split, clips, questions.seed, Path(folder), material=material
+            questions.split, clips, questions.seed, Path(folder), tasks=asked, material=material
         )
-        yield filter(wanted, drawn), clips * len(asked), ()
+        yield drawn, clips * len(asked), ()
 
 
 def _no_such_task(where: object, known: Iterable[str]) -> ReellamaError:
