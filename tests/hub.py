@@ -14,9 +14,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from tests.http_server import Server
 
 API = re.compile(r"/api/models/([^/]+/[^/]+)")
 RESOLVE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
@@ -203,7 +205,7 @@ def running(hub: Hub) -> Iterator[Hub]:
     servers = []
     for handler in (_Handler, _Cdn):
         bound = type(handler.__name__, (handler,), {"hub": hub})
-        server = ThreadingHTTPServer(("127.0.0.1", 0), bound)
+        server = Server(("127.0.0.1", 0), bound)
         # A client that was killed is no error of the server's.
         server.handle_error = lambda *_: None  # type: ignore[method-assign]
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()

@@ -13,10 +13,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 from PIL import Image
+
+from tests.http_server import Server
 
 CREATED = "2026-01-01T00:00:00Z"
 
@@ -183,8 +185,7 @@ def serve(models: dict[str, list[str]]) -> Iterator[Ollama]:
     """An Ollama server with `models` at a free port."""
     ollama = Ollama(models)
     handler = type("Handler", (_Handler,), {"ollama": ollama})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
+    server = Server(("127.0.0.1", 0), handler)
     ollama.url = f"http://127.0.0.1:{server.server_port}"
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:

@@ -146,7 +146,7 @@ def test_the_command_does_what_is_there_and_says_how_far_it_is(
     status = reellama("watch", tmp_path, "--status", "--settled", "0")
     assert "done      good.mp4" in status.out
     assert "failed    bad.mp4" in status.out and "tried 1 times" in status.out
-    rows = json.loads(reellama("watch", tmp_path, "--status", "--json").out)
+    rows = json.loads(reellama("watch", tmp_path, "--status", "--json", "--settled", "0").out)
     assert {row["state"] for row in rows} == {"done", "failed"}
 
 
