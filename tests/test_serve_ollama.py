@@ -10,6 +10,8 @@ import ollama
 import pytest
 
 from gguf_tools import hub
+from pipeline.engine import Engine, Text
+from tests import test_lora
 from tests.hub import Hub, running
 from tests.served import serving
 
@@ -94,6 +96,22 @@ def test_a_model_is_made_from_an_uploaded_file(client: ollama.Client, tiny_llama
     client.delete("tiny")
     with pytest.raises(ollama.ResponseError, match="not found; upload it"):
         client.create("tiny", files={"tiny.gguf": digest})
+
+
+def test_an_adapter_is_part_of_the_model_that_it_was_created_with(
+    client: ollama.Client, tiny_llama: Path, tmp_path: Path
+) -> None:
+    adapter = test_lora.write_adapter(tmp_path / "adapter.gguf", test_lora.pairs(seed=1))
+    model, change = client.create_blob(tiny_llama), client.create_blob(adapter)
+    client.create("plain", files={"tiny.gguf": model})
+    client.create("changed", files={"tiny.gguf": model}, adapters={"adapter.gguf": change})
+    options = {"num_predict": 8, "num_ctx": 256}
+    said = [client.generate(n, "abc", raw=True, options=options) for n in ("plain", "changed")]
+    for reply, lora in zip(said, ([], [(adapter, 1.0)]), strict=True):
+        with Engine(tiny_llama, n_ctx=256, n_threads=1, lora=lora) as engine:
+            tokens = engine.generate([Text("abc", special=True)], max_tokens=8)
+            assert reply.response == "".join(token.text for token in tokens)
+    assert said[0].response != said[1].response
 
 
 def test_a_blob_must_have_the_digest_that_it_is_sent_under(url: str) -> None:
