@@ -57,13 +57,16 @@ class CtrlC:
         if threading.current_thread() is not threading.main_thread() or not callable(handler):
             yield
             return
-        llama.llama_set_abort_callback(ctx, self._abort, None)
+        self._flag.value = False
         signal.signal(signal.SIGINT, self._note)
         try:
+            # llama.cpp logs this, through Python: a KeyboardInterrupt in a callback would be lost,
+            # so the program's own handler is away for as long as llama.cpp is called.
+            llama.llama_set_abort_callback(ctx, self._abort, None)
             yield
         finally:
-            signal.signal(signal.SIGINT, handler)
             llama.llama_set_abort_callback(ctx, self._never, None)
+            signal.signal(signal.SIGINT, handler)
             came, self._flag.value = self._flag.value, False
         if came:
             handler(signal.SIGINT, None)
