@@ -1,8 +1,8 @@
 """Hostile and broken media: a reason with a 4xx, and a server that goes on."""
 
 import base64
+import io
 import struct
-import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +10,9 @@ from typing import Any
 
 import httpx
 import pytest
+from PIL import Image
 
+from pipeline.frames import read_frames
 from tests.served import serving
 
 
@@ -95,23 +97,15 @@ def test_bad_base64_is_refused(url: str) -> None:
 def test_the_same_bytes_are_decoded_once(url: str, cache: Path, square_video: Path) -> None:
     video = square_video.read_bytes() + b"\0" * 8  # other bytes than those of other tests
     assert ask(url, video).status_code == 200
-    begin = time.perf_counter()
     assert ask(url, video).status_code == 200
     text = httpx.get(f"{url}/metrics").text
     assert 'reellama_videos_total{found="memory"}' in text
     assert list(cache.glob("*.npy"))
-    assert time.perf_counter() - begin < 20
 
 
 def test_several_pictures_are_one_clip(url: str, square_video: Path) -> None:
-    import io
-
-    from pipeline.frames import read_frames
-
     pictures = []
     for frame in read_frames(square_video, frames=3).frames:
-        from PIL import Image
-
         file = io.BytesIO()
         Image.fromarray(frame).save(file, "PNG")
         pictures.append(file.getvalue())
