@@ -17,8 +17,8 @@ import numpy as np
 from models.items import Item
 from models.material import MATERIAL
 from models.render import render, write_video
-from models.story import Question, Story
 from models.stream import Stories, StoryConfig
+from models.telling import Question, Story
 
 # Which story asks for a task.
 TASKS = {

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gguf_tools.errors import ReellamaError
 from gguf_tools.reader import GGUFFile
 
 # Linear layers of a transformers Llama -> names of a block's tensors in GGUF.
@@ -97,21 +98,32 @@ class Lora(nn.Module):
             for layer in self._layers:
                 layer.enabled = True
 
+    def load(self, path: Path, llm: GGUFFile) -> None:
+        """Take over what `save` wrote; raises ReellamaError for an adapter of another shape."""
+        tensors = {tensor.name: tensor.data for tensor in gguf.GGUFReader(path).tensors}
+        for name, a, b in zip(self.names, self.a, self.b, strict=True):
+            down, up = (tensors.get(f"{name}.lora_{part}") for part in "ab")
+            if down is None or up is None or down.shape != a.shape or up.shape != b.shape:
+                raise ReellamaError(
+                    f"{path}: its {name} is not that of an adapter of rank {self.rank}"
+                )
+            heads = _rotated_heads(name, llm)
+            up = _halve(up, heads) if heads else up
+            with torch.no_grad():
+                a.copy_(torch.from_numpy(np.array(down, np.float32)))
+                b.copy_(torch.from_numpy(np.array(up, np.float32)))
+
     def save(self, path: Path, llm: GGUFFile) -> None:
         """Write a GGUF adapter (float16) for the LLM whose header is `llm`."""
         architecture = str(llm.metadata["general.architecture"])
-        heads = int(llm.metadata[f"{architecture}.attention.head_count"])
-        kv_heads = int(llm.metadata.get(f"{architecture}.attention.head_count_kv", heads))
         writer = gguf.GGUFWriter(path, architecture)
         writer.add_type(gguf.GGUFType.ADAPTER)
         writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
         writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(self.alpha))
         for name, a, b in zip(self.names, self.a, self.b, strict=True):
             up = b.detach().float().cpu().numpy()
-            if architecture == "llama" and "attn_q" in name:
-                up = _interleave(up, heads)
-            elif architecture == "llama" and "attn_k" in name:
-                up = _interleave(up, kv_heads)
+            heads = _rotated_heads(name, llm)
+            up = _interleave(up, heads) if heads else up
             down = a.detach().float().cpu().numpy()
             writer.add_tensor(f"{name}.lora_a", np.ascontiguousarray(down, np.float16))
             writer.add_tensor(f"{name}.lora_b", np.ascontiguousarray(up, np.float16))
@@ -121,7 +133,24 @@ class Lora(nn.Module):
         writer.close()
 
 
+def _rotated_heads(name: str, llm: GGUFFile) -> int:
+    """Heads whose rows llama.cpp has in another order than transformers; 0 for no such tensor."""
+    architecture = str(llm.metadata["general.architecture"])
+    if architecture != "llama":
+        return 0
+    heads = int(llm.metadata["llama.attention.head_count"])
+    if "attn_q" in name:
+        return heads
+    return int(llm.metadata.get("llama.attention.head_count_kv", heads)) if "attn_k" in name else 0
+
+
 def _interleave(rows: np.ndarray, heads: int) -> np.ndarray:
     """Rows `[heads * d, ...]` from halves (transformers' RoPE) to pairs (llama.cpp's)."""
     halves = rows.reshape(heads, 2, -1, *rows.shape[1:])
     return halves.swapaxes(1, 2).reshape(rows.shape)
+
+
+def _halve(rows: np.ndarray, heads: int) -> np.ndarray:
+    """The way back: from pairs to halves."""
+    pairs = rows.reshape(heads, -1, 2, *rows.shape[1:])
+    return pairs.swapaxes(1, 2).reshape(rows.shape)

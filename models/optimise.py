@@ -35,6 +35,7 @@ class StageConfig:
         batch: clips of one forward pass.
         accumulate: forward passes of one step.
         warm_up: share of the steps in which the learning rate rises.
+        stills: single pictures of one forward pass, beside its clips (stories only).
         every: steps between two checkpoints, and two validations.
     """
 
@@ -45,6 +46,7 @@ class StageConfig:
     weight_decay: float = 0.05
     warm_up: float = 0.05
     every: int = 100
+    stills: int = 0
 
 
 def minutes(seconds: float) -> str:

@@ -62,6 +62,7 @@ class Recipe:
         align_weight: share of the alignment's loss that is kept in `answer`.
         stories, see, tell, adapter: another way to train, on drawn stories, with an adapter for the
             LLM (`models.tell`); taken where `see` or `tell` has steps.
+        start: with stories, the bundle whose projector and adapter learn on; else new ones do.
         labels: the bundle names what ImageNet's classifier sees (towers of EfficientNet-lite0).
     """
 
@@ -86,6 +87,7 @@ class Recipe:
     tell: StageConfig = StageConfig(steps=0)
     adapter: TellConfig = TellConfig()
     labels: bool = False
+    start: str = ""
 
     @classmethod
     def read(cls, path: Path) -> Recipe:

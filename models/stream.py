@@ -23,7 +23,9 @@ from models.captions import DESCRIBE
 from models.pictures import Kind, load_kinds, load_pictures, shape_kinds
 from models.prompting import multiple_choice
 from models.render import frame_times, render
-from models.story import Cast, Story, random_story
+from models.stills import random_still
+from models.story import random_story
+from models.telling import Cast, Story
 
 NEW_KINDS = 10  # every tenth kind, in the order of kinds.csv, is never drawn in training
 SPLITS = {"train": 0, "validation": 1, "test": 2}
@@ -67,6 +69,7 @@ class Stories(Dataset[Sample]):
     """Samples of a split, numbered without end; `side` is the tower's picture in pixels.
 
     kinds: "known", those of training, or "new", those that training never draws.
+    stills: single pictures (`models.stills`) in place of clips.
     """
 
     def __init__(
@@ -77,11 +80,19 @@ class Stories(Dataset[Sample]):
         *,
         split: str = "train",
         kinds: str = "known",
+        stills: bool = False,
         photos: Sequence[np.ndarray] | None = None,
     ) -> None:
         self.config, self.side, self.material = config, side, material
-        self.split, self.kinds = split, kinds
+        self.split, self.kinds, self.stills = split, kinds, stills
         self._photos = photos
+
+    def as_stills(self) -> Stories:
+        """Stills of the same pictures."""
+        return Stories(
+            self.config, self.side, self.material,
+            split=self.split, kinds=self.kinds, stills=True, photos=self._photos,
+        )  # fmt: skip
 
     @cached_property
     def casts(self) -> list[Cast]:
@@ -103,7 +114,10 @@ class Stories(Dataset[Sample]):
 
     def story(self, number: int, name: str | None = None, cast: Cast | None = None) -> Story:
         """Story `number`; by `name`, or with a cast, if one is wanted."""
-        return random_story(self._rng(number), cast or self.cast(number), name)
+        cast = cast or self.cast(number)
+        if self.stills:
+            return random_still(self._rng(number), cast)
+        return random_story(self._rng(number), cast, name)
 
     def _rng(self, number: int, part: int = 0) -> np.random.Generator:
         return np.random.default_rng([self.config.seed, SPLITS[self.split], number, part])
@@ -117,7 +131,7 @@ class Stories(Dataset[Sample]):
             frames=torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous(),
             times=torch.from_numpy(times.astype(np.float32)),
             caption=story.looks or story.caption,
-            turns=conversation(story, rng),
+            turns=conversation(story, rng, described=0.3 if self.stills else 0.6),
             story=story,
             seen=list(story.seen),
         )
@@ -126,6 +140,8 @@ class Stories(Dataset[Sample]):
         self, story: Story, rng: np.random.Generator, training: bool
     ) -> tuple[np.ndarray, np.ndarray]:
         count, duration = self.config.frames, story.scene.duration
+        if self.stills:
+            count, training = 1, False
         times = frame_times(duration, count)
         if training:
             if rng.random() < 0.4:
@@ -147,8 +163,12 @@ def _squash(frame: np.ndarray, side: int, quality: int | None) -> np.ndarray:
     return np.asarray(image.resize((side, side), Image.Resampling.BILINEAR))
 
 
-def conversation(story: Story, rng: np.random.Generator) -> list[tuple[str, str]]:
-    """Questions and answers in random order, some with choices; most often the description first.
+def conversation(
+    story: Story, rng: np.random.Generator, described: float = 0.6
+) -> list[tuple[str, str]]:
+    """Questions and answers in random order, some with choices.
+
+    described: how often the description comes first.
 
     An earlier turn tells much of what a later one asks for, so many conversations are short.
     """
@@ -162,12 +182,12 @@ def conversation(story: Story, rng: np.random.Generator) -> list[tuple[str, str]
     most = MOST_TURNS - 1 if rng.random() < 0.6 else 1
     picked = [turns[i] for i in rng.permutation(len(turns))[:most]]
     question = DESCRIBE[0] if rng.random() < 0.6 else DESCRIBE[int(rng.integers(len(DESCRIBE)))]
-    described = (question, story.caption)
-    if rng.random() < 0.6:  # nothing that was said before helps to describe
-        return [described, *picked]
+    description = (question, story.caption)
+    if rng.random() < described:  # nothing that was said before helps to describe
+        return [description, *picked]
     if rng.random() < 0.5:
-        picked.insert(int(rng.integers(len(picked) + 1)), described)
-    return picked or [described]
+        picked.insert(int(rng.integers(len(picked) + 1)), description)
+    return picked or [description]
 
 
 @dataclass

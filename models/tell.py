@@ -29,7 +29,6 @@ from models.tower import Tower
 Report = Callable[[str], None]
 
 TOWER_FRAMES = 1024  # frames a call of the tower on a GPU
-VALIDATED = 512  # clips
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,7 @@ class TellConfig:
 
     align_weight: share of the words' loss that is kept while the LLM learns.
     keep_weight: share of the loss that holds the LLM to what it says without a video.
+    validated: clips, and as many stills, that a validation looks at.
     kept_texts: texts that the bare LLM writes for that, of `kept_tokens` tokens each.
     """
 
@@ -48,6 +48,7 @@ class TellConfig:
     kept_texts: int = 512
     kept_tokens: int = 96
     kept_batch: int = 16
+    validated: int = 512
 
 
 def device() -> torch.device:
@@ -73,7 +74,8 @@ class StoryTraining:
         workers: int | None = None,
         report: Report = print,
     ) -> None:
-        self.stories, self.validation, self.teacher = stories, validation, teacher
+        self.stories, self.stills = stories, stories.as_stills()
+        self.validation, self.teacher = validation, teacher
         self.config, self.folder, self.seed, self.report = config, folder, seed, report
         self.workers = (os.cpu_count() or 2) - 1 if workers is None else workers
         self.device = device()
@@ -84,13 +86,14 @@ class StoryTraining:
         self.projector = projector.to(self.device)
         self.both = nn.ModuleDict({"projector": self.projector, "lora": self.lora})
         self._kept: Tensor | None = None
-        self._batches: Iterator[StoryBatch] = iter(())
+        self._batches: Iterator[tuple[StoryBatch, ...]] = iter(())
 
     def see(self, stage: StageConfig) -> float:
         """Soft tokens become words; returns seconds."""
 
         def loss(number: int, rng: np.random.Generator) -> Tensor:
-            return self._word_loss(next(self._batches))[0]
+            parts = [self._word_loss(batch)[0] for batch in next(self._batches)]
+            return torch.stack(parts).mean()
 
         return self._run("see", self.projector, stage, loss)
 
@@ -98,11 +101,8 @@ class StoryTraining:
         """The LLM answers from soft tokens; returns seconds."""
 
         def loss(number: int, rng: np.random.Generator) -> Tensor:
-            batch = next(self._batches)
-            words, hidden = self._word_loss(batch)
-            answers = self._answer_loss(self._soft(hidden, batch), batch)
-            kept = self._keep_loss(rng)
-            return answers + self.config.align_weight * words + self.config.keep_weight * kept
+            parts = [self._told_loss(batch) for batch in next(self._batches)]
+            return torch.stack(parts).mean() + self.config.keep_weight * self._keep_loss(rng)
 
         return self._run("tell", self.both, stage, loss)
 
@@ -114,13 +114,21 @@ class StoryTraining:
         loss: Callable[[int, np.random.Generator], Tensor],
     ) -> float:
         running = Stage(name, module, stage, self.folder, seed=self.seed, report=self.report)
-        # Every stage draws clips of its own.
-        first = 0 if name == "see" else 100_000_000
-        begin = first + running.step * stage.batch * stage.accumulate
-        end = first + stage.steps * stage.batch * stage.accumulate
-        self._batches = batches(self.stories, self.teacher, begin, end, stage.batch, self.workers)
-        running.run(loss, lambda: self.validate(answers=name == "tell"))
+        self._batches = self._drawn(name, stage, running.step)
+        running.run(loss, lambda: self.validate(name == "tell", stage.stills > 0))
         return running.seconds
+
+    def _drawn(self, name: str, stage: StageConfig, step: int) -> Iterator[tuple[StoryBatch, ...]]:
+        """Clips, and stills if the recipe has them, from `step` on; they cannot share a batch,
+        for the padding of a still would cost as much as a clip."""
+        first = 0 if name == "see" else 100_000_000  # every stage draws clips of its own
+        sizes = [(self.stories, stage.batch), (self.stills, stage.stills)]
+        parts = []
+        for stories, size in sizes:
+            if size:
+                begin, end = (first + at * size * stage.accumulate for at in (step, stage.steps))
+                parts.append(batches(stories, self.teacher, begin, end, size, self.workers))
+        return zip(*parts, strict=True)
 
     def hidden(self, batch: StoryBatch) -> Tensor:
         """What the projector makes of a batch, `[B, tokens, width]`."""
@@ -145,6 +153,12 @@ class StoryTraining:
         wanted = batch.targets.to(self.device)
         loss = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=IGNORED)
         return loss, hidden
+
+    def _told_loss(self, batch: StoryBatch) -> Tensor:
+        words, hidden = self._word_loss(batch)
+        return (
+            self._answer_loss(self._soft(hidden, batch), batch) + self.config.align_weight * words
+        )
 
     def _logits(self, soft: Tensor, batch: StoryBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Logits where an answer is predicted, the tokens wanted there, and whose they are."""
@@ -216,14 +230,19 @@ class StoryTraining:
         return torch.cat([text[:, :shortest] for text in texts])
 
     @torch.no_grad()
-    def validate(self, answers: bool) -> dict[str, float]:
+    def validate(self, answers: bool, stills: bool) -> dict[str, float]:
         """Words put first, and answers that are wholly right when each token follows the truth."""
+        found = self._validate(self.validation, answers)
+        if stills:
+            single = self._validate(self.validation.as_stills(), answers)
+            found |= {f"{name} of stills": value for name, value in single.items()}
+        return found
+
+    def _validate(self, stories: Stories, answers: bool) -> dict[str, float]:
         words = right = 0
         tasks: dict[str, list[bool]] = defaultdict(list)
-        size = 64
-        for batch in batches(
-            self.validation, self.teacher, 0, VALIDATED, size, min(self.workers, 8)
-        ):
+        size, workers = 64, min(self.workers, 8)
+        for batch in batches(stories, self.teacher, 0, self.config.validated, size, workers):
             with torch.autocast(self.device.type, torch.bfloat16):
                 hidden = self.hidden(batch)
                 found = self.projector.words.logits(hidden).argmax(-1).cpu()

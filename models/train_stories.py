@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 
 import prompts
 from gguf_tools import find
@@ -50,8 +51,14 @@ def train_stories(
     )
     stories = Stories(recipe.stories, tower.size, material)
     validation = Stories(recipe.stories, tower.size, material, split="validation")
-    words = frequent_words(stories, llm.tokenizer, recipe.projector.words)
-    projector = _projector(recipe, tower, llm, words)
+    if recipe.start:
+        begun = Bundle.load(recipe.start)
+        projector = begun.projector.train().requires_grad_(True)
+        words = _first_words(projector, llm)
+    else:
+        begun = None
+        words = frequent_words(stories, llm.tokenizer, recipe.projector.words)
+        projector = _projector(recipe, tower, llm, words)
     teacher = Teacher(
         llm.tokenizer,
         llm.template,
@@ -64,8 +71,18 @@ def train_stories(
         stories, validation, tower, llm, teacher, projector, recipe.adapter, work,
         seed=recipe.seed, report=report,
     )  # fmt: skip
+    if begun:
+        for path, _ in begun.lora:
+            training.lora.load(path, read_gguf(find.resolve(recipe.llm)))
     seconds = {"see": training.see(recipe.see), "tell": training.tell(recipe.tell)}
     return _save(recipe, out, training, {name: round(value) for name, value in seconds.items()})
+
+
+def _first_words(projector: Projector, llm: FrozenLLM) -> list[int]:
+    """The tokens whose embeddings a trained projector's words began as: still the nearest ones."""
+    vocabulary = F.normalize(llm.model.get_input_embeddings().weight.float(), dim=1)
+    rows = F.normalize(projector.words.embeddings.detach().float(), dim=1)
+    return (rows @ vocabulary.T).argmax(1).tolist()
 
 
 def _projector(recipe: Recipe, tower: Tower, llm: FrozenLLM, words: list[int]) -> Projector:

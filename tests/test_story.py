@@ -16,8 +16,9 @@ from models.prompting import multiple_choice
 from models.render import frame_times, render
 from models.scene import Actor
 from models.shapes import COLOURS
-from models.story import NUMBERS, ROW, STORIES, Cast, Story, random_story
+from models.story import ROW, STORIES, random_story
 from models.stream import Stories, StoryConfig, conversation, pad
+from models.telling import NUMBERS, Cast, Story
 from models.variants import patch, tinted
 from pipeline.frames import read_frames
 

@@ -1,0 +1,125 @@
+"""Stills: drawn single pictures in words, which teach the names of things.
+
+A still costs a sixteenth of a clip, and has the names that are the hardest part of a clip. It is
+told as a clip in which nothing moves is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from models.backgrounds import random_background
+from models.captions import with_article
+from models.labels import class_names
+from models.scene import Actor, random_actor
+from models.story import place
+from models.telling import (
+    NUMBERS,
+    Cast,
+    Question,
+    Story,
+    a_thing,
+    any_classes,
+    ask,
+    beside,
+    empty_scene,
+    from_left,
+    naming,
+    say,
+    sentence,
+)
+
+STILL = "stays still"
+
+
+def alone(rng: np.random.Generator, cast: Cast) -> Story:
+    """One thing, anywhere."""
+    scene = empty_scene(rng, cast)
+    (picture,) = cast.pick(rng)
+    actor = random_actor(rng, picture, rng.uniform(0.2, 0.5), scene.size, STILL)
+    told = sentence(f"{a_thing(picture)} {STILL}")
+    asked = naming(rng, cast, [picture])
+    return Story("alone", replace(scene, actors=(actor,)), told, tuple(asked))
+
+
+def pair(rng: np.random.Generator, cast: Cast) -> Story:
+    """Two different things, the larger one first."""
+    scene = empty_scene(rng, cast)
+    first, second = cast.pick(rng, 2)
+    main = random_actor(rng, first, rng.uniform(0.3, 0.5), scene.size, STILL)
+    side = main.size * rng.uniform(0.5, 0.8)
+    actors = beside(rng, [main], second, side, scene.size, STILL)
+    told = sentence(" and ".join(f"{a_thing(a.picture)} {STILL}" for a in actors))
+    asked = naming(rng, cast, [a.picture for a in actors])
+    return Story("pair", replace(scene, actors=tuple(actors)), told, tuple(asked))
+
+
+def group(rng: np.random.Generator, cast: Cast) -> Story:
+    """Two to four different things, from left to right."""
+    scene = empty_scene(rng, cast)
+    actors: list[Actor] = []
+    side = float(rng.uniform(0.22, 0.3))
+    for picture in cast.pick(rng, int(rng.integers(2, 5))):
+        actors = beside(rng, actors, picture, side, scene.size, STILL)
+    names = [a_thing(a.picture) for a in from_left(actors)]
+    told = sentence(f"{' and '.join(names)} {'stay' if len(names) > 1 else 'stays'} still")
+    total = NUMBERS[len(actors)]
+    many = say(rng, "How many objects are there?", "How many things are in the picture?")
+    asked = [ask(rng, "count", many, total, NUMBERS[1:], sentence(total), 5)]
+    asked += naming(rng, cast, [a.picture for a in actors])
+    return Story("group", replace(scene, actors=tuple(actors)), told, tuple(asked))
+
+
+def copies(rng: np.random.Generator, cast: Cast) -> Story:
+    """Two to five of a kind."""
+    scene = empty_scene(rng, cast)
+    (picture,) = cast.pick(rng)
+    side = float(rng.uniform(0.2, 0.28))
+    actors: list[Actor] = []
+    for _ in range(int(rng.integers(2, 6))):
+        actors = beside(rng, actors, picture, side, scene.size, STILL)
+    total = NUMBERS[len(actors)]
+    many = say(rng, "How many objects are there?", "How many things are in the picture?")
+    asked = [ask(rng, "count", many, total, NUMBERS[1:], sentence(total), 5)]
+    asked += naming(rng, cast, [picture])
+    told = f"{total} copies of {a_thing(picture)} stay still"
+    if len(actors) == 1:
+        told = f"{a_thing(picture)} {STILL}"
+    return Story("copies", replace(scene, actors=tuple(actors)), sentence(told), tuple(asked))
+
+
+def photograph(rng: np.random.Generator, cast: Cast) -> Story:
+    """A photograph, with the names that the classifier gives for it."""
+    if not cast.photos:
+        return alone(rng, cast)
+    background = random_background(rng, cast.photos, p_photo=1.0)
+    scene = replace(empty_scene(rng, cast), background=background)
+    seen = any_classes(rng)
+    first, second, third = (with_article(class_names()[number]) for number in seen)
+    perhaps = f"perhaps {first}, {second} or {third}"
+    what = say(rng, "What is in the video?", "What can be seen?", "What is it?", "What do you see?")
+    asked = (Question("", what, "", (), sentence(perhaps)),)
+    told = f"A photograph, {perhaps}."
+    return Story("photograph", scene, told, asked, seen, "A photograph.")
+
+
+# Every still, with its share of the training.
+STILLS: dict[str, tuple[Callable[[np.random.Generator, Cast], Story], float]] = {
+    "alone": (alone, 0.6),
+    "place": (place, 0.08),
+    "pair": (pair, 0.12),
+    "group": (group, 0.1),
+    "copies": (copies, 0.07),
+    "photograph": (photograph, 0.03),
+}
+
+
+def random_still(rng: np.random.Generator, cast: Cast) -> Story:
+    """Any, as often as its share says."""
+    names = list(STILLS)
+    name = str(rng.choice(names, p=[STILLS[n][1] for n in names]))
+    story = STILLS[name][0](rng, cast)
+    return story if story.seen else replace(story, seen=any_classes(rng))

@@ -1,0 +1,163 @@
+"""What stories are made of: pictures to cast, an empty scene, and words for what is there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from models.backgrounds import random_background
+from models.captions import with_article
+from models.labels import NAMED
+from models.pictures import Picture
+from models.scene import Actor, Scene, overlap, random_actor, random_motion
+from models.shapes import COLOURS
+from models.variants import tinted
+
+NUMBERS = ("none", "one", "two", "three", "four", "five")
+UNKNOWN = "something"  # the kind of what has no name
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question with its choices: `answer` is one of them; `sentence` answers without choices."""
+
+    task: str
+    question: str
+    answer: str
+    choices: tuple[str, ...]
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Story:
+    """A scene in words: its description, and what can be asked about it."""
+
+    name: str
+    scene: Scene
+    caption: str
+    questions: tuple[Question, ...]
+    seen: tuple[int, ...] = ()  # classes of ImageNet that a classifier names here
+    looks: str = ""  # the description without them, which is what can be seen in the features
+
+
+@dataclass(frozen=True)
+class Cast:
+    """What a story may use: pictures of one style, names that are asked for in vain, photos."""
+
+    pictures: Sequence[Picture]
+    names: Sequence[str]
+    photos: Sequence[np.ndarray] = ()
+    tinted: float = 0.15  # share of the pictures that are drawn in shades of one colour
+
+    def pick(self, rng: np.random.Generator, count: int = 1) -> list[Picture]:
+        """Pictures of different kinds."""
+        found: list[Picture] = []
+        while len(found) < count:
+            picture = self.pictures[int(rng.integers(len(self.pictures)))]
+            if all(picture.kind != other.kind for other in found):
+                found.append(picture)
+        return [self._tint(rng, p) if rng.random() < self.tinted else p for p in found]
+
+    def _tint(self, rng: np.random.Generator, picture: Picture) -> Picture:
+        if picture.style == "shapes":
+            return picture
+        return tinted(picture, str(rng.choice(list(COLOURS))))
+
+
+def sentence(words: str) -> str:
+    """With a capital and a full stop."""
+    return f"{words[0].upper()}{words[1:]}."
+
+
+def a_thing(picture: Picture) -> str:
+    """What a picture shows, with its article."""
+    return picture.kind if picture.kind == UNKNOWN else with_article(picture.kind)
+
+
+def the_thing(picture: Picture) -> str:
+    """What a picture shows, when it is known already."""
+    return "it" if picture.kind == UNKNOWN else f"the {picture.kind}"
+
+
+def say(rng: np.random.Generator, *wordings: str) -> str:
+    """One of several ways to put it."""
+    return wordings[int(rng.integers(len(wordings)))]
+
+
+def ask(
+    rng: np.random.Generator,
+    task: str,
+    question: str,
+    answer: str,
+    others: Sequence[str],
+    worded: str,
+    most: int = 4,
+) -> Question:
+    """The answer among up to `most` choices, in random order."""
+    wrong = [other for other in dict.fromkeys(others) if other != answer]
+    kept = [wrong[i] for i in rng.permutation(len(wrong))[: most - 1]]
+    choices = [answer, *kept]
+    mixed = tuple(choices[i] for i in rng.permutation(len(choices)))
+    return Question(task, question, answer, mixed, worded)
+
+
+def naming(rng: np.random.Generator, cast: Cast, pictures: Sequence[Picture]) -> list[Question]:
+    """Questions about what is there, whatever happens to it."""
+    main = pictures[0]
+    if main.kind == UNKNOWN:
+        return []
+    asked = []
+    if len({p.kind for p in pictures}) == 1:
+        question = say(rng, "What is in the video?", "What can be seen?", "What do you see?")
+        others = [a_thing(p) for p in cast.pick(rng, 3)]
+        asked.append(
+            ask(rng, "object naming", question, a_thing(main), others, sentence(a_thing(main)))
+        )
+    there = bool(rng.random() < 0.5)
+    absent = [n for n in rng.choice(list(cast.names), 3) if all(n not in p.kind for p in pictures)]
+    if there or absent:
+        noun = a_thing(main) if there else with_article(str(absent[0]))
+        question = say(rng, f"Is there {noun} in the video?", f"Does the video show {noun}?")
+        answer = "yes" if there else "no"
+        worded = f"Yes, there is {noun}." if there else f"No, there is no {noun.split(' ', 1)[1]}."
+        asked.append(ask(rng, "object existence", question, answer, ("yes", "no"), worded))
+    colour, _, thing = main.kind.partition(" ")
+    if colour in COLOURS and thing and len(pictures) == 1:
+        question = say(rng, "What colour is it?", f"What colour does the {thing} have?")
+        asked.append(ask(rng, "attribute", question, colour, list(COLOURS), f"It is {colour}."))
+    return asked
+
+
+def empty_scene(rng: np.random.Generator, cast: Cast) -> Scene:
+    """An empty scene."""
+    size = ((192, 192), (256, 192), (344, 192))[int(rng.integers(3))]
+    return Scene((), random_background(rng, cast.photos), size, float(rng.uniform(2.0, 10.0)))
+
+
+def beside(
+    rng: np.random.Generator,
+    actors: list[Actor],
+    picture: Picture,
+    side: float,
+    size: tuple[int, int],
+    motion: str | None = None,
+) -> list[Actor]:
+    """The actors and one more that keeps out of their way, if there is a place for it."""
+    for _ in range(40):
+        does = motion or random_motion(rng, picture)
+        actor = random_actor(rng, picture, side, size, does)
+        if all(overlap(other, actor, size) <= 0.15 * side for other in actors):
+            return [*actors, actor]
+    return actors
+
+
+def from_left(actors: Sequence[Actor]) -> list[Actor]:
+    """In the order of reading, for what is told of several things."""
+    return sorted(actors, key=lambda actor: actor.x)
+
+
+def any_classes(rng: np.random.Generator) -> tuple[int, ...]:
+    """Classes of ImageNet that a classifier could name."""
+    return tuple(int(number) for number in rng.choice(1000, NAMED, replace=False))
