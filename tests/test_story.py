@@ -16,6 +16,7 @@ from models.prompting import multiple_choice
 from models.render import frame_times, render
 from models.scene import Actor
 from models.shapes import COLOURS
+from models.stills import STILLS
 from models.story import ROW, STORIES, random_story
 from models.stream import Stories, StoryConfig, conversation, pad
 from models.telling import NUMBERS, Cast, Story
@@ -207,3 +208,36 @@ def test_all_actors_of_the_simple_stories_stay_in_the_picture() -> None:
                 for u in (0.0, 0.5, 1.0):
                     pose = actor.pose(u)
                     assert -0.1 < pose.x < 1.1 and -0.1 < pose.y < 1.1
+
+
+@pytest.mark.parametrize("name", STILLS)
+def test_a_still_shows_what_is_told_of_it_and_nothing_moves(name: str) -> None:
+    for seed in SEEDS:
+        told = STILLS[name][0](np.random.default_rng([seed, len(name)]), CAST)
+        assert all(actor.motion == "stays still" for actor in told.scene.actors)
+        assert all(actor.picture.kind in told.caption for actor in told.scene.actors)
+        for asked in told.questions:
+            assert not asked.choices or asked.answer in asked.choices
+            assert asked.task not in ("moving direction", "action order", "camera")
+
+
+@pytest.mark.parametrize("name", ["group", "mover", "camera"])
+def test_several_things_that_stand_still_are_told_from_left_to_right(name: str) -> None:
+    makers = {"group": STILLS["group"][0], "mover": STORIES["mover"][0]}
+    make = makers.get(name, STORIES["camera"][0])
+    for seed in SEEDS:
+        told = make(np.random.default_rng(seed), CAST)
+        actors = [actor for actor in told.scene.actors if isinstance(actor, Actor)]
+        still = [actor for actor in actors if actor.motion == "stays still"]
+        places = {told.caption.lower().index(actor.picture.kind): actor.x for actor in still}
+        across = [places[position] for position in sorted(places)]
+        assert across == sorted(across)
+
+
+def test_a_sample_of_a_still_has_one_frame_and_never_comes_twice() -> None:
+    config = StoryConfig(styles=("shapes",), style_weights=(1.0,))
+    stills = Stories(config, 48, MATERIAL, photos=[PHOTO]).as_stills()
+    samples = [stills[number] for number in range(20)]
+    assert all(sample["frames"].shape == (1, 3, 48, 48) for sample in samples)
+    assert len({sample["frames"].numpy().tobytes() for sample in samples}) == 20
+    assert all(sample["turns"] for sample in samples)

@@ -83,6 +83,29 @@ def test_an_adapter_gives_the_same_logits_in_llama_cpp_as_in_pytorch(
     assert np.abs(found - wanted).max() < 0.02 * change  # float16 in the adapter and the KV cache
 
 
+def test_an_adapter_is_the_same_after_it_was_written_and_read(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
+    header = read_gguf(tiny_llama)
+    written, other = (Lora(FrozenLLM(tiny_llama).model, rank=4, alpha=8.0) for _ in range(2))
+    with torch.no_grad():
+        for a, b in zip(written.a, written.b, strict=True):
+            a.copy_(a.half())  # what float16 can hold
+            b.copy_(torch.randn_like(b).half())
+    written.save(tmp_path / "adapter.gguf", header)
+    other.load(tmp_path / "adapter.gguf", header)
+    for ours, theirs in zip(written.parameters(), other.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_an_adapter_of_another_rank_is_refused(tiny_llama: Path, tmp_path: Path) -> None:
+    header = read_gguf(tiny_llama)
+    Lora(FrozenLLM(tiny_llama).model, rank=4, alpha=8.0).save(tmp_path / "adapter.gguf", header)
+    other = Lora(FrozenLLM(tiny_llama).model, rank=2, alpha=8.0)
+    with pytest.raises(ReellamaError, match="not that of an adapter of rank 2"):
+        other.load(tmp_path / "adapter.gguf", header)
+
+
 def test_a_file_that_pytorch_would_read_wrongly_is_refused(
     tiny_llama: Path, tmp_path: Path
 ) -> None:
@@ -114,7 +137,7 @@ def test_a_recipe_with_stories_makes_a_bundle_and_goes_on_after_a_stop(
     tiny_llama: Path, tmp_path: Path
 ) -> None:
     tower = write_small_tower(tmp_path / "tower")
-    stage = StageConfig(steps=2, batch=2, every=1)
+    stage = StageConfig(steps=2, batch=2, stills=2, every=1)
     recipe = Recipe(
         name="told",
         llm=str(tiny_llama),
@@ -124,7 +147,7 @@ def test_a_recipe_with_stories_makes_a_bundle_and_goes_on_after_a_stop(
         stories=StoryConfig(styles=("shapes",), style_weights=(1.0,), frames=3, fewest_frames=2),
         see=stage,
         tell=stage,
-        adapter=TellConfig(rank=2, kept_texts=2, kept_tokens=64, kept_batch=1),
+        adapter=TellConfig(rank=2, kept_texts=2, kept_tokens=64, kept_batch=1, validated=8),
     )
     lines: list[str] = []
 
@@ -143,3 +166,37 @@ def test_a_recipe_with_stories_makes_a_bundle_and_goes_on_after_a_stop(
     assert soft.shape == (8, bundle.n_embd)
     with Engine(tiny_llama, n_ctx=128, lora=bundle.lora) as engine:
         assert engine.prefill([soft]).n_read == 8
+
+
+def test_training_begins_with_the_bundle_that_a_recipe_names(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
+    tower = write_small_tower(tmp_path / "tower")
+    stage = StageConfig(steps=1, batch=2, learning_rate=0.0, weight_decay=0.0)
+    first = Recipe(
+        name="first",
+        llm=str(tiny_llama),
+        tower=TowerChoice(name=str(tower)),
+        projector=ProjectorChoice(tokens=8, words=64, width=16, layers=1, heads=2),
+        tail=3,
+        stories=StoryConfig(styles=("shapes",), style_weights=(1.0,), frames=3, fewest_frames=2),
+        see=dataclasses.replace(stage, learning_rate=1e-2),
+        tell=dataclasses.replace(stage, learning_rate=1e-2),
+        adapter=TellConfig(rank=2, kept_texts=2, kept_tokens=64, kept_batch=1, validated=4),
+    )
+
+    def train(recipe: Recipe) -> Bundle:
+        folder = tmp_path / recipe.name
+        return run(
+            recipe, folder, work=tmp_path / f"{recipe.name}-work", read_video=read_video,
+            report=lambda line: None,
+        )  # fmt: skip
+
+    begun = train(first)
+    again = train(dataclasses.replace(
+        first, name="again", start=str(tmp_path / "first"), see=stage, tell=stage, seed=7
+    ))  # fmt: skip
+    for name, wanted in begun.projector.state_dict().items():
+        assert torch.equal(again.projector.state_dict()[name], wanted), name
+    adapters = [bundle.lora[0][0].read_bytes() for bundle in (begun, again)]
+    assert adapters[0] == adapters[1]
