@@ -16,6 +16,7 @@ class Item:
     Attributes:
         choices: the possible answers, of which `answer` is one; none for an open answer.
         start, end: the part of the video that is asked about, seconds.
+        also: other words for the answer of an open question.
         references: descriptions by people; the question may then be empty.
     """
 
@@ -27,6 +28,7 @@ class Item:
     start: float | None = None
     end: float | None = None
     references: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
 
     @property
     def kind(self) -> Kind:

@@ -27,12 +27,22 @@ TOKENS = NAMED * NAME_TOKENS
 @functools.cache
 def class_names() -> list[str]:
     """The 1,000 classes of ImageNet, by their first name."""
+    return [names[0] for names in _names()]
+
+
+def synonyms(number: int) -> list[str]:
+    """All names of a class, lower case."""
+    return list(_names()[number])
+
+
+@functools.cache
+def _names() -> list[list[str]]:
     ensure_torchvision()
     from timm.data import ImageNetInfo
 
     info = ImageNetInfo("imagenet-1k")
-    names = [info.index_to_description(number) for number in range(info.num_classes())]
-    return [name.split(",")[0].lower() for name in names]
+    rows = [info.index_to_description(number) for number in range(info.num_classes())]
+    return [[name.strip().lower() for name in row.split(",")] for row in rows]
 
 
 def name_ids(encode: Callable[[str], list[int]], padding: int) -> list[list[int]]:

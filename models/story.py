@@ -38,6 +38,7 @@ from models.telling import (
     empty_scene,
     from_left,
     naming,
+    photograph,
     say,
     sentence,
     the_thing,
@@ -275,8 +276,10 @@ def cut(rng: np.random.Generator, cast: Cast) -> Story:
     later = replace(after.scene, size=size)
     scene = replace(before.scene, duration=duration, cut=at, later=later)
     names = [a_thing(s.scene.actors[0].picture) for s in (before, after)]
-    extra = [a_thing(p) for p in cast.pick(rng, 2)]
-    pairs = [(names[0], names[1]), (names[1], names[0]), (names[0], extra[0]), (extra[1], names[1])]
+    extra = next(name for p in cast.pick(rng, 3) if (name := a_thing(p)) not in names)
+    # One of the two is in every choice, so that no choice is likelier for who has not seen.
+    known = names[int(rng.integers(2))]
+    pairs = [tuple(names), tuple(names[::-1]), (known, extra), (extra, known)]
     choices = [f"from {a} to {b}" for a, b in pairs]
     question = say(rng, "How does the scene change?", "What does the scene change from and to?")
     worded = f"The scene changes {choices[0]}."
@@ -294,7 +297,8 @@ def camera(rng: np.random.Generator, cast: Cast) -> Story:
     alone = bool(cast.photos) and rng.random() < 0.4
     actors: list[Actor] = []
     if alone:
-        scene = replace(scene, background=random_background(rng, cast.photos, p_photo=1.0))
+        scene = photograph(rng, cast, scene)
+        actors = [actor for actor in scene.actors if isinstance(actor, Actor)]
     else:
         for picture in cast.pick(rng, int(rng.integers(1, 4))):
             actors = beside(rng, actors, picture, rng.uniform(0.2, 0.32), scene.size, "stays still")

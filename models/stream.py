@@ -131,7 +131,7 @@ class Stories(Dataset[Sample]):
             frames=torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous(),
             times=torch.from_numpy(times.astype(np.float32)),
             caption=story.looks or story.caption,
-            turns=conversation(story, rng, described=0.3 if self.stills else 0.6),
+            turns=conversation(story, rng, described=0.25 if self.stills else 0.35),
             story=story,
             seen=list(story.seen),
         )
@@ -164,7 +164,7 @@ def _squash(frame: np.ndarray, side: int, quality: int | None) -> np.ndarray:
 
 
 def conversation(
-    story: Story, rng: np.random.Generator, described: float = 0.6
+    story: Story, rng: np.random.Generator, described: float = 0.35
 ) -> list[tuple[str, str]]:
     """Questions and answers in random order, some with choices.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from models.labels import NAMED
 from models.pictures import Picture
 from models.scene import Actor, Scene, overlap, random_actor, random_motion
 from models.shapes import COLOURS
-from models.variants import tinted
+from models.variants import patch, tinted
 
 NUMBERS = ("none", "one", "two", "three", "four", "five")
 UNKNOWN = "something"  # the kind of what has no name
@@ -151,6 +151,16 @@ def beside(
         if all(overlap(other, actor, size) <= 0.15 * side for other in actors):
             return [*actors, actor]
     return actors
+
+
+def photograph(rng: np.random.Generator, cast: Cast, scene: Scene) -> Scene:
+    """A photograph that fills an empty scene, or something cut out of one, large."""
+    if rng.random() < 0.5:
+        return replace(scene, background=random_background(rng, cast.photos, p_photo=1.0))
+    photo = cast.photos[int(rng.integers(len(cast.photos)))]
+    x, y, side = rng.uniform(0.42, 0.58), rng.uniform(0.42, 0.58), rng.uniform(0.5, 0.9)
+    thing = Actor(patch(rng, photo, UNKNOWN), "stays still", float(x), float(y), float(side))
+    return replace(scene, actors=(thing,))
 
 
 def from_left(actors: Sequence[Actor]) -> list[Actor]:

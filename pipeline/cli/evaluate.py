@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 CLIPS = 300  # that are described
 CLIPS_A_TASK = 50  # of the benchmark
-SPLITS = ("new-clips", "new-style", "new-pictures")
+SPLITS = ("new-clips", "new-style", "new-pictures", "photographs")
 
 
 def _split(value: str) -> str:
@@ -267,14 +267,19 @@ def _items(
             raise _no_such_task(questions.data, {item.task for item in loaded.items})
         yield kept, len(kept), loaded.missing
         return
-    from models import benchmark
+    from models import benchmark, photographs
     from models.material import MATERIAL
 
     clips = questions.clips or CLIPS_A_TASK
+    material = questions.material or MATERIAL
+    if questions.split == photographs.SPLIT:
+        with tempfile.TemporaryDirectory() as folder:
+            shown = photographs.items(clips, questions.seed, Path(folder), material=material)
+            yield shown, clips, ()
+        return
     asked = [task for task in benchmark.TASKS if not tasks or task in tasks]
     if not asked:
         raise _no_such_task("the benchmark", benchmark.TASKS)
-    material = questions.material or MATERIAL
     with tempfile.TemporaryDirectory() as folder:
         drawn = benchmark.items(
             questions.split, clips, questions.seed, Path(folder), tasks=asked, material=material

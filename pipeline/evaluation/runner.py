@@ -178,7 +178,8 @@ def _reply(chat: Chat, item: Item, describe: str, *, generate: bool) -> Reply:
     took = time.perf_counter() - began
     size = chat.engine.count(prompt) + chat.engine.last.n_generated
     if not item.choices:
-        right = item.kind == "open" and contains(said, item.answer)
+        answers = (item.answer, *item.also)
+        right = item.kind == "open" and any(contains(said, answer) for answer in answers)
         return Reply(right, said, right, (), size, took)
     likely = probabilities(chat.engine, prompt, item.choices)
     answer = item.choices.index(item.answer)
