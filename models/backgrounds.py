@@ -18,6 +18,12 @@ _PHOTOGRAPHS = (
     ("skimage", "data/hubble_deep_field.jpg"),
     ("skimage", "data/ihc.png"),
 )
+# Photographs in Debian packages; licences in the model card.
+_WALLPAPER_FOLDER = Path("/usr/share/backgrounds")
+_WALLPAPERS = {
+    "mate-backgrounds": "mate/nature/*.jpg",
+    "lomiri-wallpapers-16.04": "[!afu]*_by_*.jpg",  # without drawings
+}
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,20 @@ def load_photos() -> list[np.ndarray]:
                 with Image.open(Path(folder) / name) as image:
                     image.thumbnail((512, 512))
                     photos.append(np.asarray(image.convert("RGB")))
+    return photos
+
+
+def load_wallpapers(material: Path) -> list[np.ndarray]:
+    """Photographs of Debian packages, installed or in folders of `material`; none without them."""
+    photos = []
+    for package, pattern in _WALLPAPERS.items():
+        own = material / package
+        folder = own if own.is_dir() else _WALLPAPER_FOLDER
+        for path in sorted(folder.glob(pattern)):
+            with Image.open(path) as image:
+                image.draft("RGB", (768, 768))
+                image.thumbnail((640, 640))
+                photos.append(np.asarray(image.convert("RGB")))
     return photos
 
 

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from gguf_tools.errors import ReellamaError
-from models.backgrounds import random_background
+from models.backgrounds import Background
 from models.camera import CAMERA_MOVES, Camera
 from models.items import Item
 from models.labels import synonyms
@@ -67,15 +67,15 @@ def items(clips: int, seed: int, folder: Path, *, material: Path = MATERIAL) -> 
 
 
 def _scene(rng: np.random.Generator, stamp: Path) -> Scene:
-    """The photograph over a drawn ground, large, and a camera that moves."""
+    """The photograph on a plain ground, as in a studio, and a camera that moves."""
     with Image.open(stamp) as image:
         cut_out = image.convert("RGBA")
-    cut_out.thumbnail((SIDE, SIDE))
+    cut_out = ImageOps.contain(cut_out.crop(cut_out.getbbox()), (SIDE, SIDE))
     square = Image.new("RGBA", (SIDE, SIDE))
     square.paste(cut_out, ((SIDE - cut_out.width) // 2, (SIDE - cut_out.height) // 2))
     picture = Picture(stamp.stem, "photograph", np.asarray(square))
-    x, y, side = rng.uniform(0.45, 0.55), rng.uniform(0.45, 0.55), rng.uniform(0.6, 0.8)
+    x, y, side = rng.uniform(0.45, 0.55), rng.uniform(0.45, 0.55), rng.uniform(0.5, 0.65)
     actor = Actor(picture, "stays still", float(x), float(y), float(side))
     move = str(rng.choice(CAMERA_MOVES))
-    ground = random_background(rng, ())
+    ground = Background(str(rng.choice(("flat", "linear", "radial"))), int(rng.integers(2**32)))
     return Scene((actor,), ground, (640, 480), 5.0, camera=Camera.of(rng, move))

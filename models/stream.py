@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from models.backgrounds import load_photos
+from models.backgrounds import load_photos, load_wallpapers
 from models.captions import DESCRIBE
 from models.pictures import Kind, load_kinds, load_pictures, shape_kinds
 from models.prompting import multiple_choice
@@ -97,7 +97,10 @@ class Stories(Dataset[Sample]):
     @cached_property
     def casts(self) -> list[Cast]:
         """One for each style."""
-        photos = load_photos() if self._photos is None else self._photos
+        photos = self._photos
+        if photos is None:
+            photos = load_photos()
+            photos += load_wallpapers(self.material) if self.split != "test" else []
         held_out = new_kinds()
         known = [kind.name for kind in all_kinds() if kind.name not in held_out]
         names = sorted(held_out) if self.kinds == "new" else [*known, *shape_kinds()]
