@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models import parallel
 from models.tower import compute_dtype
 
 # Number of a forward pass and its random numbers -> loss; and figures of a validation by name.
@@ -151,6 +152,8 @@ class Stage:
             self.step += 1
             self.seconds += time.perf_counter() - started
             last = self.step == self.config.steps
+            if parallel.rank():
+                continue
             if self.step % 10 == 0 or last:
                 self._log({"loss": float(np.mean(recent[-10:]))})
             if self.step % self.config.every == 0 or last:
@@ -165,15 +168,21 @@ class Stage:
         total = 0.0
         for part in range(self.config.accumulate):
             number = self.step * self.config.accumulate + part
-            torch.manual_seed(self.seed * 1_000_003 + number)
+            torch.manual_seed(self.seed * 1_000_003 + number + 7919 * parallel.rank())
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self._halves()):
-                value = loss(number, np.random.default_rng([self.seed, number]))
+                value = loss(number, np.random.default_rng(self._seeds(number)))
             (value / self.config.accumulate).backward()
             total += value.item() / self.config.accumulate
+        parallel.average(self.module.parameters())
         nn.utils.clip_grad_norm_(self.module.parameters(), MAX_GRADIENT)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return total
+
+    def _seeds(self, number: int) -> list[int]:
+        """Of what a forward pass draws by chance: other numbers in each process."""
+        own = [parallel.rank()] if parallel.rank() else []
+        return [self.seed, number, *own]
 
     def _halves(self) -> bool:
         """Whether it is quicker to multiply in bfloat16."""

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from models import parallel
 from models.backgrounds import load_photos, load_wallpapers
 from models.captions import DESCRIBE
 from models.pictures import Kind, load_kinds, load_pictures, shape_kinds
@@ -226,15 +227,28 @@ def pad(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def batches(
-    stories: Stories, collate: Collate, start: int, stop: int, size: int, workers: int
+    stories: Stories,
+    collate: Collate,
+    start: int,
+    stop: int,
+    size: int,
+    workers: int,
+    *,
+    shared: bool = True,
 ) -> Iterator[StoryBatch]:
-    """Samples from `start` on, `size` at a time, drawn by worker processes."""
+    """Samples from `start` on, `size` at a time, drawn by worker processes.
+
+    shared: of several processes that train together, each gets its part of every batch.
+    """
+    first, among = (parallel.rank(), parallel.world()) if shared else (0, 1)
     loader: DataLoader[Sample] = DataLoader(
         stories,
-        batch_size=size,
-        sampler=range(start, stop),
+        batch_size=parallel.share(size) if shared else size,
+        sampler=range(start + first, stop, among),
         num_workers=workers,
         collate_fn=collate,
         prefetch_factor=2 if workers else None,
+        # The tokenizer is a model of llama.cpp, which cannot be sent to a new process.
+        multiprocessing_context="fork" if workers else None,
     )
     yield from loader

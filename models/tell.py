@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models import parallel
 from models.llm import FrozenLLM
 from models.lora import Lora
 from models.optimise import Stage, StageConfig
@@ -52,7 +53,7 @@ class TellConfig:
 
 
 def device() -> torch.device:
-    """The first GPU, or the CPU."""
+    """This process's GPU, or the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -77,7 +78,8 @@ class StoryTraining:
         self.stories, self.stills = stories, stories.as_stills()
         self.validation, self.teacher = validation, teacher
         self.config, self.folder, self.seed, self.report = config, folder, seed, report
-        self.workers = (os.cpu_count() or 2) - 1 if workers is None else workers
+        most = max(1, ((os.cpu_count() or 2) - 1) // parallel.world())
+        self.workers = most if workers is None else workers
         self.device = device()
         self.tower = tower.to(self.device)
         self.llm = llm.to(self.device)
@@ -242,7 +244,8 @@ class StoryTraining:
         words = right = 0
         tasks: dict[str, list[bool]] = defaultdict(list)
         size, workers = 64, min(self.workers, 8)
-        for batch in batches(stories, self.teacher, 0, self.config.validated, size, workers):
+        count = self.config.validated
+        for batch in batches(stories, self.teacher, 0, count, size, workers, shared=False):
             with torch.autocast(self.device.type, torch.bfloat16):
                 hidden = self.hidden(batch)
                 found = self.projector.words.logits(hidden).argmax(-1).cpu()

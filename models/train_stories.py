@@ -17,6 +17,7 @@ import prompts
 from gguf_tools import find
 from gguf_tools.errors import ReellamaError
 from gguf_tools.reader import read_gguf
+from models import parallel
 from models.bundle import Bundle, BundleConfig, TowerSpec, save_bundle
 from models.labels import Labels, name_ids
 from models.llm import FrozenLLM
@@ -35,8 +36,13 @@ def train_stories(
 ) -> Bundle:
     """Do what is left of the stages `see` and `tell`, and write the bundle into `out`.
 
+    The processes that `parallel` brings together share the steps.
+
     Raises ReellamaError when the recipe names no tower, or none that can be loaded.
     """
+    parallel.join()
+    if parallel.rank():  # one process speaks for all
+        report = _nothing
     choice = recipe.tower
     if not choice.name:
         raise ReellamaError("a recipe with stories needs [tower] name: a folder, or a CLIP's name")
@@ -75,7 +81,15 @@ def train_stories(
         for path, _ in begun.lora:
             training.lora.load(path, read_gguf(find.resolve(recipe.llm)))
     seconds = {"see": training.see(recipe.see), "tell": training.tell(recipe.tell)}
-    return _save(recipe, out, training, {name: round(value) for name, value in seconds.items()})
+    if parallel.rank() == 0:
+        _save(recipe, out, training, {name: round(value) for name, value in seconds.items()})
+    parallel.wait()
+    parallel.leave()
+    return Bundle.load(out)
+
+
+def _nothing(line: str) -> None:
+    pass
 
 
 def _first_words(projector: Projector, llm: FrozenLLM) -> list[int]:

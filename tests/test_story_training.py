@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -200,3 +202,54 @@ def test_training_begins_with_the_bundle_that_a_recipe_names(
         assert torch.equal(again.projector.state_dict()[name], wanted), name
     adapters = [bundle.lora[0][0].read_bytes() for bundle in (begun, again)]
     assert adapters[0] == adapters[1]
+
+
+def test_two_processes_that_share_the_steps_make_a_bundle_and_say_things_once(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(f"""
+        name = "shared"
+        llm = "{tiny_llama}"
+        tail = 3
+        [tower]
+        name = "{write_small_tower(tmp_path / "tower")}"
+        [projector]
+        tokens = 8
+        words = 64
+        width = 16
+        layers = 1
+        heads = 2
+        [stories]
+        styles = ["shapes"]
+        style_weights = [1.0]
+        frames = 3
+        fewest_frames = 2
+        [see]
+        steps = 2
+        batch = 4
+        [tell]
+        steps = 1
+        batch = 2
+        [adapter]
+        rank = 2
+        kept_texts = 2
+        kept_tokens = 64
+        kept_batch = 1
+        validated = 4
+    """)
+    command = [sys.executable, "-m", "pipeline.cli.main", "train", str(recipe), "--out"]
+    done = subprocess.run(
+        [*command, str(tmp_path / "out"), "--processes", "2"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("see: step 2/2, loss") == 1, done.stderr
+    assert Bundle.load(tmp_path / "out").lora
+    done = subprocess.run(
+        [*command, str(tmp_path / "other"), "--processes", "3"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "a batch of 4 cannot be shared by 3 processes" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -174,11 +174,14 @@ def train(
     steps: Annotated[
         str | None, Option(help="Steps of the three stages, such as 500,200,100.")
     ] = None,
+    processes: Annotated[
+        int, Option(min=1, metavar="N", help="That share each step, of a recipe with stories.")
+    ] = 1,
 ) -> None:
     """Train a bundle by a recipe. The same command goes on where a stopped one was."""
     from pipeline.cli.train import Changes, run
 
-    run(recipe, out, work, material, Changes(data, projector, steps))
+    run(recipe, out, work, material, Changes(data, projector, steps), processes)
 
 
 @app.command(name="eval")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from gguf_tools.errors import ReellamaError
-from models import train
+from models import parallel, train
 from models.material import MATERIAL
 from models.recipe import Recipe
 from pipeline.cli.display import note
@@ -56,13 +57,19 @@ def read_video(path: Path, frames: int) -> tuple[Sequence[np.ndarray], np.ndarra
 
 
 def run(
-    recipe_path: Path, out: Path | None, work: Path | None, material: Path | None, changes: Changes
+    recipe_path: Path,
+    out: Path | None,
+    work: Path | None,
+    material: Path | None,
+    changes: Changes,
+    processes: int = 1,
 ) -> None:
     """Train; what a later run goes on with is kept in `work` (default: beside the bundle)."""
     recipe = changes.apply(Recipe.read(recipe_path))
     out = out or Path(recipe.name)
     work = work or out.with_name(out.name + ".work")
-    train.run(
+    ready = partial(
+        train.run,
         recipe,
         out,
         work=work,
@@ -70,3 +77,9 @@ def run(
         material=material or MATERIAL,
         report=note,
     )
+    if processes == 1:
+        ready()
+    elif not (recipe.see.steps or recipe.tell.steps):
+        raise ReellamaError(f"{recipe_path}: --processes is for recipes with [see] and [tell]")
+    else:
+        parallel.spawn(ready, processes)

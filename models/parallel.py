@@ -1,0 +1,112 @@
+"""One training in several processes: each takes its part of a batch, and gradients are averaged.
+
+Two processes of one thread each take steps sooner than one process of two threads, which wait for
+each other at every layer. The processes of `torchrun` are used where it started them.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterable
+from multiprocessing.queues import SimpleQueue
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+
+from gguf_tools.errors import ReellamaError
+
+
+def rank() -> int:
+    """The number of this process, 0 for the one that reports and saves."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def join() -> None:
+    """Meet the other processes, if the environment says that there are some (as torchrun does)."""
+    if dist.is_initialized() or int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    dist.init_process_group("nccl" if cuda else "gloo")
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", str(world())))
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // here))
+
+
+def leave() -> None:
+    """Part from the others."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def wait() -> None:
+    """Until all have come here."""
+    if world() > 1:
+        dist.barrier()
+
+
+def share(batch: int) -> int:
+    """The part of a batch that one process takes; raises ReellamaError if it cannot be shared."""
+    if batch % world():
+        raise ReellamaError(f"a batch of {batch} cannot be shared by {world()} processes alike")
+    return batch // world()
+
+
+def average(parameters: Iterable[nn.Parameter]) -> None:
+    """Make every gradient the mean of those of all processes."""
+    if world() == 1:
+        return
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    flat /= world()
+    for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
+
+
+def spawn(function: Callable[..., Any], processes: int, *arguments: Any) -> None:
+    """Call `function(*arguments)` in so many processes that `join` brings together.
+
+    Raises the ReellamaError that one of them raised.
+    """
+    errors = mp.get_context("spawn").SimpleQueue()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    try:
+        mp.spawn(_member, (processes, port, errors, function, arguments), processes)
+    except mp.ProcessExitedException as error:
+        message = "training stopped: one of its processes ended" if errors.empty() else errors.get()
+        raise ReellamaError(message) from error
+
+
+def _member(
+    number: int,
+    processes: int,
+    port: int,
+    errors: SimpleQueue[str],
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
+) -> None:
+    os.environ |= {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "RANK": str(number),
+        "LOCAL_RANK": str(number),
+        "WORLD_SIZE": str(processes),
+        "LOCAL_WORLD_SIZE": str(processes),
+    }
+    try:
+        function(*arguments)
+    except ReellamaError as error:
+        errors.put(str(error))
+        os._exit(1)  # no farewell: the others may wait for this one

@@ -1,0 +1,62 @@
+"""Several processes that train together take the step that one process would take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from gguf_tools.errors import ReellamaError
+from models import parallel
+
+
+def _gradient(batch: torch.Tensor) -> nn.Linear:
+    torch.manual_seed(0)
+    layer = nn.Linear(3, 1)
+    layer(batch).square().mean().backward()
+    return layer
+
+
+def _shared(folder: Path) -> None:
+    parallel.join()
+    batch = torch.arange(24.0).view(8, 3)
+    assert parallel.share(8) == 4
+    layer = _gradient(batch[parallel.rank() :: parallel.world()])
+    parallel.average(layer.parameters())
+    torch.save([p.grad for p in layer.parameters()], folder / f"{parallel.rank()}.pt")
+    parallel.wait()
+    parallel.leave()
+
+
+def _failing(folder: Path) -> None:
+    parallel.join()
+    if parallel.rank() == 1:
+        raise ReellamaError("no such recipe")
+    dist.barrier()
+
+
+def test_gradients_are_those_of_the_whole_batch_in_every_process(tmp_path: Path) -> None:
+    parallel.spawn(_shared, 2, tmp_path)
+    whole = _gradient(torch.arange(24.0).view(8, 3))
+    for number in range(2):
+        found = torch.load(tmp_path / f"{number}.pt", weights_only=True)
+        for ours, p in zip(found, whole.parameters(), strict=True):
+            assert torch.allclose(ours, p.grad)
+
+
+def test_the_error_of_one_process_ends_all_and_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ReellamaError, match="no such recipe"):
+        parallel.spawn(_failing, 2, tmp_path)
+
+
+def test_alone_there_is_nothing_to_share_or_to_wait_for() -> None:
+    assert (parallel.rank(), parallel.world(), parallel.share(7)) == (0, 1, 7)
+    layer = _gradient(torch.ones(2, 3))
+    before = [p.grad.clone() for p in layer.parameters() if p.grad is not None]
+    parallel.average(layer.parameters())
+    assert all(torch.equal(a, p.grad) for a, p in zip(before, layer.parameters(), strict=True))
+    parallel.wait()
+    parallel.leave()
