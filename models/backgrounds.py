@@ -18,7 +18,8 @@ _PHOTOGRAPHS = (
     ("skimage", "data/hubble_deep_field.jpg"),
     ("skimage", "data/ihc.png"),
 )
-# Photographs in Debian packages; licences in the model card.
+# Photographs in Debian packages, whose copyright files have the licences. Bundles that are trained
+# with them must list them.
 _WALLPAPER_FOLDER = Path("/usr/share/backgrounds")
 _WALLPAPERS = {
     "mate-backgrounds": "mate/nature/*.jpg",

@@ -1,8 +1,8 @@
 """Photographs of things that training never saw, panned and zoomed, with their right names.
 
-They are the cut-outs of the Debian package tuxpaint-stamps-default (public domain and GPL-2+) that
-are photographs of a kind that ImageNet has; `data/photographs.csv` names them and their classes.
-Training draws nothing of the kind: what a bundle knows of them, it knows from ImageNet.
+They are the cut-outs of the Debian package tuxpaint-stamps-default (licences: its copyright
+file) that are photographs of a kind that ImageNet has; `data/photographs.csv` names them and their
+classes. Training draws nothing of the kind: what a bundle knows of them, it knows from ImageNet.
 """
 
 from __future__ import annotations

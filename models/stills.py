@@ -11,8 +11,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from models.captions import with_article
-from models.labels import class_names
 from models.scene import Actor, random_actor
 from models.story import place
 from models.telling import (
@@ -22,11 +20,12 @@ from models.telling import (
     Story,
     a_thing,
     any_classes,
-    ask,
     beside,
     empty_scene,
     from_left,
+    how_many,
     naming,
+    perhaps,
     photograph,
     say,
     sentence,
@@ -66,10 +65,7 @@ def group(rng: np.random.Generator, cast: Cast) -> Story:
         actors = beside(rng, actors, picture, side, scene.size, STILL)
     names = [a_thing(a.picture) for a in from_left(actors)]
     told = sentence(f"{' and '.join(names)} {'stay' if len(names) > 1 else 'stays'} still")
-    total = NUMBERS[len(actors)]
-    many = say(rng, "How many objects are there?", "How many things are in the picture?")
-    asked = [ask(rng, "count", many, total, NUMBERS[1:], sentence(total), 5)]
-    asked += naming(rng, cast, [a.picture for a in actors])
+    asked = [how_many(rng, len(actors)), *naming(rng, cast, [a.picture for a in actors])]
     return Story("group", replace(scene, actors=tuple(actors)), told, tuple(asked))
 
 
@@ -82,9 +78,7 @@ def copies(rng: np.random.Generator, cast: Cast) -> Story:
     for _ in range(int(rng.integers(2, 6))):
         actors = beside(rng, actors, picture, side, scene.size, STILL)
     total = NUMBERS[len(actors)]
-    many = say(rng, "How many objects are there?", "How many things are in the picture?")
-    asked = [ask(rng, "count", many, total, NUMBERS[1:], sentence(total), 5)]
-    asked += naming(rng, cast, [picture])
+    asked = [how_many(rng, len(actors)), *naming(rng, cast, [picture])]
     told = f"{total} copies of {a_thing(picture)} stay still"
     if len(actors) == 1:
         told = f"{a_thing(picture)} {STILL}"
@@ -97,11 +91,9 @@ def photo(rng: np.random.Generator, cast: Cast) -> Story:
         return alone(rng, cast)
     scene = photograph(rng, cast, empty_scene(rng, cast))
     seen = any_classes(rng)
-    first, second, third = (with_article(class_names()[number]) for number in seen)
-    perhaps = f"perhaps {first}, {second} or {third}"
     what = say(rng, "What is in the video?", "What can be seen?", "What is it?", "What do you see?")
-    asked = (Question("", what, "", (), sentence(perhaps)),)
-    told = f"A photograph, {perhaps}."
+    asked = (Question("", what, "", (), sentence(perhaps(seen))),)
+    told = f"A photograph, {perhaps(seen)}."
     return Story("photograph", scene, told, asked, seen, "A photograph.")
 
 

@@ -13,8 +13,6 @@ import numpy as np
 
 from models.backgrounds import random_background
 from models.camera import CAMERA_MOVES, Camera
-from models.captions import with_article
-from models.labels import class_names
 from models.paths import Doing, Route
 from models.pictures import Picture
 from models.scene import (
@@ -38,6 +36,7 @@ from models.telling import (
     empty_scene,
     from_left,
     naming,
+    perhaps,
     photograph,
     say,
     sentence,
@@ -311,11 +310,9 @@ def camera(rng: np.random.Generator, cast: Cast) -> Story:
     if alone:
         # The classifier's names stand in the prompt: any will do to learn to repeat them.
         seen = any_classes(rng)
-        first, second, third = (with_article(class_names()[number]) for number in seen)
-        perhaps = f"perhaps {first}, {second} or {third}"
-        told = f"A photograph, {perhaps}. {sentence(move)}"
+        told = f"A photograph, {perhaps(seen)}. {sentence(move)}"
         what = say(rng, "What is in the video?", "What can be seen?", "What is it?")
-        asked.append(Question("", what, "", (), sentence(perhaps)))
+        asked.append(Question("", what, "", (), sentence(perhaps(seen))))
     else:
         asked += naming(rng, cast, [a.picture for a in actors])
         things = " and ".join(a_thing(a.picture) for a in from_left(actors))

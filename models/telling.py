@@ -9,7 +9,7 @@ import numpy as np
 
 from models.backgrounds import random_background
 from models.captions import with_article
-from models.labels import NAMED
+from models.labels import NAMED, class_names
 from models.pictures import Picture
 from models.scene import Actor, Scene, overlap, random_actor, random_motion
 from models.shapes import COLOURS
@@ -161,6 +161,18 @@ def photograph(rng: np.random.Generator, cast: Cast, scene: Scene) -> Scene:
     x, y, side = rng.uniform(0.42, 0.58), rng.uniform(0.42, 0.58), rng.uniform(0.5, 0.9)
     thing = Actor(patch(rng, photo, UNKNOWN), "stays still", float(x), float(y), float(side))
     return replace(scene, actors=(thing,))
+
+
+def perhaps(seen: Sequence[int]) -> str:
+    """Classes of ImageNet as a guess: "perhaps a tench, a hen or a cock"."""
+    *others, last = (with_article(class_names()[number]) for number in seen)
+    return f"perhaps {', '.join(others)} or {last}"
+
+
+def how_many(rng: np.random.Generator, total: int) -> Question:
+    """The question for the number of things that are there."""
+    many = say(rng, "How many objects are there?", "How many things are in the video?")
+    return ask(rng, "count", many, NUMBERS[total], NUMBERS[1:], sentence(NUMBERS[total]), 5)
 
 
 def from_left(actors: Sequence[Actor]) -> list[Actor]:
