@@ -62,18 +62,6 @@ class Contents:
             return "".join(piece.text for piece in self.split(value))
         return type(value)(map(self.reveal, value)) if isinstance(value, (list, tuple)) else value
 
-    def to_json(self, value: Any, indent: int | None = None) -> str:
-        """Return `value` as JSON, in which contents, escaped as JSON wants it, are still found."""
-
-        def escape(item: Any) -> Any:
-            if isinstance(item, Content):
-                return item._derive(json.dumps(item._text, ensure_ascii=False)[1:-1])
-            if isinstance(item, dict):
-                return {escape(key): escape(inner) for key, inner in item.items()}
-            return [escape(inner) for inner in item] if isinstance(item, (list, tuple)) else item
-
-        return json.dumps(escape(value), ensure_ascii=False, indent=indent)
-
 
 class Content(str):
     """A message's content in a template: its value is its mark, its methods work on its text.
@@ -132,3 +120,16 @@ class Content(str):
 
     def __hash__(self) -> int:
         return hash(self._text)
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """Return `value` as JSON, in which contents, escaped as JSON wants it, are still found."""
+
+    def escape(item: Any) -> Any:
+        if isinstance(item, Content):
+            return item._derive(json.dumps(item._text, ensure_ascii=False)[1:-1])
+        if isinstance(item, dict):
+            return {escape(key): escape(inner) for key, inner in item.items()}
+        return [escape(inner) for inner in item] if isinstance(item, (list, tuple)) else item
+
+    return json.dumps(escape(value), ensure_ascii=False, indent=indent)

@@ -3,15 +3,16 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jinja2 import TemplateError, nodes
+from jinja2 import Template, TemplateError, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from gguf_tools.content import Contents
+from gguf_tools.content import Contents, to_json
 from gguf_tools.reader import GGUFFile, read_gguf
 
 # What most instruct models understand, for a GGUF without a template that works.
@@ -106,17 +107,13 @@ class ChatTemplate:
             system, first, *rest = given
             joined = system["content"] + "\n\n" + first["content"]
             given = [{"role": first["role"], "content": joined}, *rest]
-        rendered = (
-            _environment(contents)
-            .from_string(source)
-            .render(
-                messages=given,
-                bos_token=self.bos,
-                eos_token=self.eos,
-                tools=None,
-                documents=None,
-                **variables,
-            )
+        rendered = _compile(source).render(
+            messages=given,
+            bos_token=self.bos,
+            eos_token=self.eos,
+            tools=None,
+            documents=None,
+            **variables,
         )
         segments = [
             Segment(piece.text, special=piece.origin is None, content=piece.origin)
@@ -138,12 +135,21 @@ class _Generation(Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
-def _environment(contents: Contents) -> ImmutableSandboxedEnvironment:
+@lru_cache(maxsize=16)
+def _compile(source: str) -> Template:
+    """Compile a template, once: this takes far longer than to render it.
+
+    Nothing of a rendering stays in what is compiled, so all renderings may share it.
+    """
+    return _environment().from_string(source)
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
     """Jinja as Hugging Face's tokenizers set it up, which is what templates are written for."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation]
     )
-    environment.filters["tojson"] = contents.to_json
+    environment.filters["tojson"] = to_json
     environment.globals.update(raise_exception=_raise_exception, strftime_now=_strftime_now)
     return environment
 

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
 import llama_cpp.llama_cpp as llama
 
@@ -12,6 +13,18 @@ from gguf_tools.backend import Model, load_model
 
 # Attributes of tokens, of enum llama_token_attr.
 UNKNOWN, CONTROL, USER_DEFINED, LSTRIP, RSTRIP = 1, 8, 16, 128, 256
+K = TypeVar("K")
+V = TypeVar("V")
+# A tokenizer remembers so many texts at most, of so many characters at most.
+REMEMBERED, LONGEST = 1024, 500
+
+
+def _remember(memory: dict[K, V], key: K, value: V, length: int) -> None:
+    """Keep `value`, found for a text of so many characters, unless that is long."""
+    if length <= LONGEST:
+        if len(memory) >= REMEMBERED:
+            memory.clear()
+        memory[key] = value
 
 
 class Tokenizer:
@@ -20,6 +33,11 @@ class Tokenizer:
     def __init__(self, model: Model) -> None:
         self.model = model
         self._template = model.file.chat_template or ""
+        # What was found out before. A template puts the same few texts in every conversation, and
+        # every turn of one brings the earlier turns again, while llama.cpp takes its time.
+        self._special: dict[int, bool] = {}
+        self._splits: dict[str, list[tuple[str, bool]]] = {}
+        self._tokenized: dict[tuple[str, bool], list[int]] = {}
         self.n_vocab = int(llama.llama_vocab_n_tokens(model.vocab))
         self.bos = self._named(llama.llama_vocab_bos(model.vocab))  # begins a text
         self.eos = self._named(llama.llama_vocab_eos(model.vocab))  # ends a text
@@ -109,8 +127,10 @@ class Tokenizer:
 
     def _tokenize(self, text: str, parse_special: bool) -> list[int]:
         """llama.cpp's tokenizer as it is, without the special tokens that a model begins with."""
+        vocab = self.model.vocab  # before anything is remembered: a closed model has no answers
+        if (known := self._tokenized.get((text, parse_special))) is not None:
+            return known.copy()
         data = text.encode("utf-8", "replace")  # a lone surrogate has no UTF-8
-        vocab = self.model.vocab
         size = len(data) + 8  # a token is a byte at least, but for the space in front
         tokens = (llama.llama_token * size)()
         count = llama.llama_tokenize(vocab, data, len(data), tokens, size, False, parse_special)
@@ -118,7 +138,9 @@ class Tokenizer:
             size = -count
             tokens = (llama.llama_token * size)()
             count = llama.llama_tokenize(vocab, data, len(data), tokens, size, False, parse_special)
-        return tokens[:count]
+        ids = tokens[:count]
+        _remember(self._tokenized, (text, parse_special), ids.copy(), len(text))
+        return ids
 
     def _encode_plain(self, text: str) -> list[int]:
         """Tokenize so that no special token comes out, even where llama.cpp would make one.
@@ -139,8 +161,15 @@ class Tokenizer:
             pieces[i] += name[0]
         return [token for piece in pieces for token in self._encode_plain(piece)]
 
-    def _split(self, text: str) -> Iterator[tuple[str, bool]]:
+    def _split(self, text: str) -> list[tuple[str, bool]]:
         """Split a template's text into the names of special tokens and what is between them."""
+        if (pieces := self._splits.get(text)) is None:
+            pieces = list(self._split_anew(text))
+            _remember(self._splits, text, pieces, len(text))
+        return pieces
+
+    def _split_anew(self, text: str) -> Iterator[tuple[str, bool]]:
+        """What `_split` remembers for the text."""
         tokens = {token for token in self._tokenize(text, True) if self._is_special(token)}
         names = {self._name(token): self._attributes(token) for token in tokens}
         if not names:
@@ -157,6 +186,12 @@ class Tokenizer:
 
     def _is_special(self, token: int) -> bool:
         """Whether a token steers the model: it must come from the template or the model alone."""
+        if (special := self._special.get(token)) is None:
+            special = self._special[token] = self._steers(token)
+        return special
+
+    def _steers(self, token: int) -> bool:
+        """What `_is_special` remembers for the token."""
         attributes = self._attributes(token)
         if attributes & (CONTROL | UNKNOWN) or self.is_eog(token):
             return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,23 +14,31 @@ PANS = {
     "the camera pans down": (0, 1),
 }
 CAMERA_MOVES = (*PANS, "the camera zooms in", "the camera zooms out")
+WANDERS = "the camera moves about"  # as one that is held in a hand
 WORLD = 1.5  # a scene with a camera is so many times wider and higher than the picture
 
 
 @dataclass(frozen=True)
 class Camera:
-    """A move from `CAMERA_MOVES`, or none; `amount` is a share of the room that there is."""
+    """A move from `CAMERA_MOVES`, `WANDERS`, or none.
+
+    amount: a share of the room that there is.
+    phase: where on its way a wandering camera begins, in turns.
+    """
 
     move: str
     amount: float = 1.0
     x: float = 0.5
     y: float = 0.5
+    phase: float = 0.0
 
     @classmethod
     def of(cls, rng: np.random.Generator, move: str) -> Camera:
         """A camera that makes `move`, somewhere in the scene."""
         x, y = (float(rng.uniform(0.4, 0.6)) for _ in range(2))
-        return cls(move, float(rng.uniform(0.6, 1.0)), x, y)
+        amount = float(rng.uniform(0.3, 1.0) if move == WANDERS else rng.uniform(0.6, 1.0))
+        phase = float(rng.random()) if move == WANDERS else 0.0
+        return cls(move, amount, x, y, phase)
 
     def view(self, u: float) -> tuple[float, float, float, float]:
         """The part of the world that is seen at time u: left, top, right, bottom, in its shares."""
@@ -43,6 +52,11 @@ class Camera:
             near = 1 - (1 - side) * self.amount
             out = u if self.move.endswith("out") else 1 - u
             side = near * (1 / near) ** out
+        elif self.move == WANDERS:
+            # Two swings of different lengths, which together come back to no place.
+            reach = (1 - side) / 2 * self.amount
+            x = 0.5 + reach * math.sin(2 * math.pi * (1.3 * u + self.phase))
+            y = 0.5 + reach * math.sin(2 * math.pi * (0.8 * u + 2.6 * self.phase))
         left = min(max(0.0, x - side / 2), 1 - side)
         top = min(max(0.0, y - side / 2), 1 - side)
         return left, top, left + side, top + side

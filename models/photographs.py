@@ -2,12 +2,14 @@
 
 They are the cut-outs of the Debian package tuxpaint-stamps-default (licences: its copyright
 file) that are photographs of a kind that ImageNet has; `data/photographs.csv` names them and their
-classes. Training draws nothing of the kind: what a bundle knows of them, it knows from ImageNet.
+classes. Training draws nothing of their kinds: what a bundle knows of them, it knows from ImageNet.
+Other cut-outs, `data/cutouts.csv`, teach it what photographs look like, and no names.
 """
 
 from __future__ import annotations
 
 import csv
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,15 +22,17 @@ from models.camera import CAMERA_MOVES, Camera
 from models.items import Item
 from models.labels import synonyms
 from models.material import MATERIAL
-from models.pictures import DATA, Picture
+from models.pictures import DATA, Picture, fit_square
 from models.render import render, write_video
 from models.scene import Actor, Scene
+from models.telling import UNKNOWN
 
 PACKAGE = "tuxpaint-stamps-default"
 INSTALLED = Path("/usr/share/tuxpaint/stamps")
 SPLIT = "photographs"
 TASK = "photograph naming"
-SIDE = 384  # pixels of a cut-out
+SIDE = 384  # pixels of a cut-out that is asked for
+CUT_OUT_SIDE = 256  # and of one that is trained with
 FPS = 12
 
 
@@ -44,6 +48,23 @@ def stamps(material: Path = MATERIAL) -> Path:
         f"no photographs: install Debian's {PACKAGE}, or put its folder `stamps` there as "
         f"{material / PACKAGE}"
     )
+
+
+@functools.cache
+def cut_outs(material: Path = MATERIAL) -> list[Picture]:
+    """Photographs of other kinds, for training: things without a name; none without the package."""
+    try:
+        source = stamps(material)
+    except ReellamaError:
+        return []
+    with (DATA / "cutouts.csv").open(newline="") as file:
+        paths = [source / row["stamp"] for row in csv.DictReader(file)]
+    found = []
+    for path in paths:
+        with Image.open(path) as image:
+            rgba = fit_square(image.convert("RGBA"), CUT_OUT_SIDE)
+        found.append(Picture(UNKNOWN, "photograph", rgba))
+    return found
 
 
 def items(clips: int, seed: int, folder: Path, *, material: Path = MATERIAL) -> Iterator[Item]:

@@ -50,7 +50,7 @@ class Kind:
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A cut-out of one kind in one style; rgba is uint8 [PICTURE_SIZE, PICTURE_SIZE, 4]."""
+    """A cut-out of one kind in one style; rgba is uint8 [side, side, 4]."""
 
     kind: str
     style: str
@@ -145,16 +145,16 @@ def _read_picture(path: Path) -> np.ndarray:
         raise ReellamaError(f"cannot read the picture {path}: {error}") from error
 
 
-def fit_square(image: Image.Image) -> np.ndarray:
+def fit_square(image: Image.Image, size: int = PICTURE_SIZE) -> np.ndarray:
     """Crop to what is visible and fit it, centred, into the square: uint8 RGBA."""
     box = image.getchannel("A").point(lambda alpha: 255 if alpha > 8 else 0).getbbox()
     if box is None:
         raise OSError("nothing in it is visible")
     image = image.crop(box)
-    scale = PICTURE_SIZE / max(image.size)
+    scale = size / max(image.size)
     width, height = (max(1, round(side * scale)) for side in image.size)
-    square = Image.new("RGBA", (PICTURE_SIZE, PICTURE_SIZE))
-    place = ((PICTURE_SIZE - width) // 2, (PICTURE_SIZE - height) // 2)
+    square = Image.new("RGBA", (size, size))
+    place = ((size - width) // 2, (size - height) // 2)
     square.paste(image.resize((width, height), Image.Resampling.BICUBIC), place)
     return np.asarray(square)
 

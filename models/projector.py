@@ -134,6 +134,10 @@ class EncoderBlock(nn.Module):
         self.think = nn.Sequential(
             nn.Linear(width, 2 * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(2 * width, width)
         )
+        # It begins by passing on what the tower sees, so that names are learned at once.
+        for last in (self.look.out, self.think[-1]):
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
 
     def forward(self, video: Tensor, mask: Tensor) -> Tensor:
         normed = self.norm_look(video)

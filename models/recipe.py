@@ -60,8 +60,9 @@ class Recipe:
         tail: from `motion` on, so many last soft tokens are the last words of the description.
         answer: the LLM's loss on answers, through the frozen LLM.
         align_weight: share of the alignment's loss that is kept in `answer`.
-        stories, see, tell, adapter: another way to train, on drawn stories, with an adapter for the
-            LLM (`models.tell`); taken where `see` or `tell` has steps.
+        stories, look, see, tell, adapter: another way to train, on drawn stories, with an adapter
+            for the LLM (`models.tell`); taken where `see` or `tell` has steps. `look` trains the
+            tower, where none is named.
         start: with stories, the bundle whose projector and adapter learn on; else new ones do.
         labels: the bundle names what ImageNet's classifier sees (towers of EfficientNet-lite0).
     """
@@ -83,6 +84,7 @@ class Recipe:
     tail: int = 8
     align_weight: float = 0.5
     stories: StoryConfig = StoryConfig()
+    look: StageConfig = StageConfig(steps=0)
     see: StageConfig = StageConfig(steps=0)
     tell: StageConfig = StageConfig(steps=0)
     adapter: TellConfig = TellConfig()

@@ -5,12 +5,12 @@ Sample `number` is always the same, so a run that resumes sees what it would hav
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
-from typing import TypedDict
+from typing import TypedDict, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ from torch.utils.data import DataLoader, Dataset
 from models import parallel
 from models.backgrounds import load_photos, load_wallpapers
 from models.captions import DESCRIBE
+from models.form import fill
+from models.photographs import cut_outs
 from models.pictures import Kind, load_kinds, load_pictures, shape_kinds
 from models.prompting import multiple_choice
 from models.render import frame_times, render
@@ -30,7 +32,7 @@ from models.telling import Cast, Story
 
 NEW_KINDS = 10  # every tenth kind, in the order of kinds.csv, is never drawn in training
 SPLITS = {"train": 0, "validation": 1, "test": 2}
-COMPRESSED = 0.3  # share of the clips whose frames went through JPEG, as most video has
+COMPRESSED = 0.2  # share of the clips whose frames went through JPEG, as most video has
 MOST_TURNS = 5
 
 
@@ -39,7 +41,7 @@ class Sample(TypedDict):
 
     frames: Tensor
     times: Tensor
-    caption: str
+    form: list[str]  # `models.form`: what the soft tokens are to say
     turns: list[tuple[str, str]]
     story: Story
     seen: list[int]  # classes that the classifier is made to name
@@ -64,6 +66,19 @@ def all_kinds() -> list[Kind]:
 def new_kinds() -> set[str]:
     """The kinds that training never draws."""
     return {kind.name for kind in all_kinds()[::NEW_KINDS]}
+
+
+@functools.cache
+def load_casts(styles: Sequence[str], material: Path, kinds: str, training: bool) -> list[Cast]:
+    """The pictures of each style; what only `training` may see is left out of tests."""
+    photos = load_photos() + (load_wallpapers(material) if training else [])
+    unnamed = cut_outs(material) if training else []
+    held_out = new_kinds()
+    known = [kind.name for kind in all_kinds() if kind.name not in held_out]
+    names = sorted(held_out) if kinds == "new" else [*known, *shape_kinds()]
+    return [
+        Cast(load_pictures((style,), material, names), names, photos, unnamed) for style in styles
+    ]
 
 
 class Stories(Dataset[Sample]):
@@ -95,21 +110,13 @@ class Stories(Dataset[Sample]):
             split=self.split, kinds=self.kinds, stills=True, photos=self._photos,
         )  # fmt: skip
 
-    @cached_property
+    @property
     def casts(self) -> list[Cast]:
         """One for each style."""
-        photos = self._photos
-        if photos is None:
-            photos = load_photos()
-            photos += load_wallpapers(self.material) if self.split != "test" else []
-        held_out = new_kinds()
-        known = [kind.name for kind in all_kinds() if kind.name not in held_out]
-        names = sorted(held_out) if self.kinds == "new" else [*known, *shape_kinds()]
-        casts = []
-        for style in self.config.styles:
-            pictures = load_pictures((style,), self.material, names)
-            casts.append(Cast(pictures, names, photos))
-        return casts
+        found = load_casts(self.config.styles, self.material, self.kinds, self.split != "test")
+        if self._photos is None:
+            return found
+        return [replace(cast, photos=self._photos) for cast in found]
 
     def cast(self, number: int) -> Cast:
         """The pictures of story `number`: those of one style."""
@@ -134,7 +141,7 @@ class Stories(Dataset[Sample]):
         return Sample(
             frames=torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous(),
             times=torch.from_numpy(times.astype(np.float32)),
-            caption=story.looks or story.caption,
+            form=fill(story),
             turns=conversation(story, rng, described=0.25 if self.stills else 0.35),
             story=story,
             seen=list(story.seen),
@@ -194,9 +201,22 @@ def conversation(
     return picked or [description]
 
 
+def task(question: str, story: Story) -> str:
+    """The task of a turn's question, with a star where its choices were named."""
+    plain, _, choices = question.partition("\nChoose one: ")
+    for asked in story.questions:
+        if asked.question == plain:
+            return (asked.task or "other") + ("*" if choices else "")
+    return f"describe {story.name}"
+
+
 @dataclass
 class StoryBatch:
-    """Samples side by side; shorter ones are padded at the end."""
+    """Samples side by side; shorter ones are padded at the end.
+
+    It goes from one process to another, so it has nothing that is not needed: with the stories and
+    their pictures in it, that took longer than all else.
+    """
 
     frames: Tensor  # uint8 [B, T, 3, side, side]
     times: Tensor  # float32 [B, T]
@@ -205,10 +225,10 @@ class StoryBatch:
     ids: list[list[int]]  # of each conversation, soft tokens left out
     labels: list[list[int]]
     labels_seen: Tensor  # int64 [B, labels.TOKENS], tokens of the names that the classifier gives
-    samples: list[Sample]
+    tasks: list[list[str]]  # of each turn: its task, with a star where its choices were named
 
 
-Collate = Callable[[list[Sample]], StoryBatch]
+B = TypeVar("B")
 
 
 def pad(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor]:
@@ -228,14 +248,14 @@ def pad(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor]:
 
 def batches(
     stories: Stories,
-    collate: Collate,
+    collate: Callable[[list[Sample]], B],
     start: int,
     stop: int,
     size: int,
     workers: int,
     *,
     shared: bool = True,
-) -> Iterator[StoryBatch]:
+) -> Iterator[B]:
     """Samples from `start` on, `size` at a time, drawn by worker processes.
 
     shared: of several processes that train together, each gets its part of every batch.

@@ -7,20 +7,23 @@ from collections.abc import Sequence
 
 import torch
 
+from gguf_tools.errors import ReellamaError
 from gguf_tools.template import ChatTemplate
 from gguf_tools.tokenizer import Tokenizer
+from models import form
 from models.labels import name_ids
 from models.prompting import question_ids
-from models.stream import Sample, Stories, StoryBatch, pad
+from models.stream import Sample, Stories, StoryBatch, pad, task
 
 SAMPLED = 2000  # stories whose words are counted
 IGNORED = -100  # PyTorch's label of positions that the loss leaves out
 
 
 class Teacher:
-    """Turns samples into batches; `tokens` is how many soft tokens have a word each.
+    """Turns samples into batches.
 
-    tail: the last so many of them are the last words of the description (see `Lesson.targets`).
+    tokens: soft tokens of a video; the first `form.TOKENS` are those of the form.
+    words: token ids that a soft token can be, number 0 for saying nothing.
     """
 
     def __init__(
@@ -30,12 +33,15 @@ class Teacher:
         system: str,
         *,
         tokens: int,
-        tail: int,
         words: Sequence[int],
     ) -> None:
         self._names = torch.tensor(name_ids(tokenizer.encode, tokenizer.encode("\n")[0]))
         self.tokenizer, self.template, self.system = tokenizer, template, system
-        self.tokens, self.tail = tokens, tail
+        if tokens < form.TOKENS:
+            raise ReellamaError(
+                f"stories need {form.TOKENS} soft tokens, the projector has {tokens}"
+            )
+        self.tokens = tokens
         self.words = list(words)
         self._index = {token: number for number, token in enumerate(self.words)}
         self.before, _ = question_ids(template, tokenizer, system, "?")
@@ -43,21 +49,24 @@ class Teacher:
     def __call__(self, samples: list[Sample]) -> StoryBatch:
         """What a step takes; runs in the worker processes that draw."""
         frames, times, mask = pad(samples)
-        targets = torch.tensor([self.targets(sample["caption"]) for sample in samples])
+        targets = torch.tensor([self.targets(sample["form"]) for sample in samples])
         taught = [self.conversation(sample["turns"]) for sample in samples]
         ids, labels = [list(part) for part in zip(*taught, strict=True)]
         seen = self._names[torch.tensor([sample["seen"] for sample in samples])].flatten(1)
-        return StoryBatch(frames, times, mask, targets, ids, labels, seen, samples)
+        tasks = [
+            [task(question, sample["story"]) for question, _ in sample["turns"]]
+            for sample in samples
+        ]
+        return StoryBatch(frames, times, mask, targets, ids, labels, seen, tasks)
 
-    def targets(self, caption: str) -> list[int]:
-        """Numbers of words, one for each soft token."""
-        row = [IGNORED] * self.tokens
-        known = [self._index.get(token, IGNORED) for token in self.tokenizer.encode(caption)]
-        head = [*known, 0][: self.tokens - self.tail]
-        row[: len(head)] = head
-        end = known[-self.tail :]
-        row[self.tokens - len(end) :] = end
-        return row
+    def targets(self, fields: Sequence[str]) -> list[int]:
+        """Numbers of words, one for each soft token; `IGNORED` for those beyond the form."""
+        row: list[int] = []
+        for text, width in zip(fields, form.WIDTHS, strict=True):
+            ids = self.tokenizer.encode(f" {text}")[:width] if text else []
+            row += [self._index.get(token, IGNORED) for token in ids]
+            row += [0] * (width - len(ids))
+        return row + [IGNORED] * (self.tokens - len(row))
 
     def conversation(self, turns: Sequence[tuple[str, str]]) -> tuple[list[int], list[int]]:
         """Token ids after the soft tokens, and the same where they are answers, else IGNORED."""
@@ -83,15 +92,12 @@ class Teacher:
 def frequent_words(
     stories: Stories, tokenizer: Tokenizer, most: int, sampled: int = SAMPLED
 ) -> list[int]:
-    """Token ids of descriptions, the most frequent first; padding ("\\n") is number 0."""
+    """Token ids of forms, the most frequent first; padding ("\\n") is number 0."""
     seen: Counter[int] = Counter()
-    for number in range(sampled):
-        story = stories.story(number)
-        seen.update(tokenizer.encode(story.looks or story.caption))
-    for cast in stories.casts:
-        for name in cast.names:
-            for words in (f"a {name}", f"A {name}", f"the {name}"):
-                seen.update(tokenizer.encode(words))
+    told = [stories.story(number) for number in range(sampled)]
+    said = [text for story in told for text in form.fill(story) if text]
+    for text in (*said, *(name for cast in stories.casts for name in cast.names)):
+        seen.update(tokenizer.encode(f" {text}"))
     padding = tokenizer.encode("\n")[0]
     seen.pop(padding, None)
     return [padding, *(token for token, _ in seen.most_common(most - 1))]

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models import parallel
+from models import form, parallel
 from models.llm import FrozenLLM
 from models.lora import Lora
 from models.optimise import Stage, StageConfig
@@ -241,7 +241,7 @@ class StoryTraining:
         return found
 
     def _validate(self, stories: Stories, answers: bool) -> dict[str, float]:
-        words = right = 0
+        fields: list[np.ndarray] = []
         tasks: dict[str, list[bool]] = defaultdict(list)
         size, workers = 64, min(self.workers, 8)
         count = self.config.validated
@@ -249,18 +249,23 @@ class StoryTraining:
             with torch.autocast(self.device.type, torch.bfloat16):
                 hidden = self.hidden(batch)
                 found = self.projector.words.logits(hidden).argmax(-1).cpu()
-                counted = batch.targets != IGNORED
-                words += int(counted.sum())
-                right += int(((found == batch.targets) & counted).sum())
+                fields.append(_right_fields(found, batch.targets))
                 if answers:
                     soft = self._soft(hidden, batch)
                     self._judge(batch, *self._logits(soft, batch), tasks)
+        right, filled = np.sum(fields, axis=0)
+        shares = right / np.maximum(1, filled)
+        every = [hit for got in tasks.values() for hit in got]
         if answers:
             ordered = sorted(tasks.items())
-            shares = (f"{name} {np.mean(got):.3f} ({len(got)})" for name, got in ordered)
-            self.report("  " + ", ".join(shares))
-        every = [hit for got in tasks.values() for hit in got]
-        return {"words": right / words, **({"answers": float(np.mean(every))} if every else {})}
+            told = (f"{name} {np.mean(got):.3f} ({len(got)})" for name, got in ordered)
+            self.report("  " + ", ".join(told))
+        return {
+            "fields": float(right.sum() / filled.sum()),
+            "names": float(shares[form.NAME]),
+            "motions": float(shares[form.MOTION]),
+            **({"answers": float(np.mean(every))} if every else {}),
+        }
 
     def _judge(
         self,
@@ -279,16 +284,16 @@ class StoryTraining:
                 row, turn = now, 0
             whole = whole and hit
             if token == eos:
-                sample = batch.samples[row]
-                tasks[_task(sample["turns"][turn][0], sample)].append(whole)
+                tasks[batch.tasks[row][turn]].append(whole)
                 turn, whole = turn + 1, True
 
 
-def _task(question: str, sample: object) -> str:
-    """Task of a question, and whether its choices were named."""
-    plain, _, choices = question.partition("\nChoose one: ")
-    story = sample["story"]  # type: ignore[index]
-    for asked in story.questions:
-        if asked.question == plain:
-            return (asked.task or "other") + ("*" if choices else "")
-    return f"describe {story.name}"
+def _right_fields(found: Tensor, wanted: Tensor) -> np.ndarray:
+    """How many forms have each field filled wholly right, and filled at all: `[2, fields]`."""
+    counts = []
+    for start, end in form.spans():
+        truth = wanted[:, start:end]
+        filled = (truth != 0).any(1)
+        right = ((found[:, start:end] == truth) | (truth == IGNORED)).all(1)
+        counts.append(((right & filled).sum(), filled.sum()))
+    return np.array(counts).T

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -11,9 +12,11 @@ from models.backgrounds import random_background
 from models.captions import with_article
 from models.labels import NAMED, class_names
 from models.pictures import Picture
-from models.scene import Actor, Scene, overlap, random_actor, random_motion
+from models.scene import Actor, Moving, Scene, overlap, random_actor, random_motion
 from models.shapes import COLOURS
 from models.variants import patch, tinted
+
+M = TypeVar("M", bound=Moving)
 
 NUMBERS = ("none", "one", "two", "three", "four", "five")
 UNKNOWN = "something"  # the kind of what has no name
@@ -39,16 +42,18 @@ class Story:
     caption: str
     questions: tuple[Question, ...]
     seen: tuple[int, ...] = ()  # classes of ImageNet that a classifier names here
-    looks: str = ""  # the description without them, which is what can be seen in the features
+    photograph: bool = False  # a photograph or a part of one, of which they are told
 
 
 @dataclass(frozen=True)
 class Cast:
-    """What a story may use: pictures of one style, names that are asked for in vain, photos."""
+    """What a story may use: pictures of one style, names that are asked for in vain, photos, and
+    photographs of things that have no name here."""
 
     pictures: Sequence[Picture]
     names: Sequence[str]
     photos: Sequence[np.ndarray] = ()
+    cut_outs: Sequence[Picture] = ()
     tinted: float = 0.15  # share of the pictures that are drawn in shades of one colour
 
     def pick(self, rng: np.random.Generator, count: int = 1) -> list[Picture]:
@@ -59,6 +64,12 @@ class Cast:
             if all(picture.kind != other.kind for other in found):
                 found.append(picture)
         return [self._tint(rng, p) if rng.random() < self.tinted else p for p in found]
+
+    def unnamed(self, rng: np.random.Generator) -> Picture:
+        """A thing out of a photograph: cut out by hand, or a blob of anything."""
+        if self.cut_outs and rng.random() < 0.6:
+            return self.cut_outs[int(rng.integers(len(self.cut_outs)))]
+        return patch(rng, self.photos[int(rng.integers(len(self.photos)))], UNKNOWN)
 
     def _tint(self, rng: np.random.Generator, picture: Picture) -> Picture:
         if picture.style == "shapes":
@@ -155,11 +166,13 @@ def beside(
 
 def photograph(rng: np.random.Generator, cast: Cast, scene: Scene) -> Scene:
     """A photograph that fills an empty scene, or something cut out of one, large."""
-    if rng.random() < 0.5:
+    if rng.random() < 0.3:
         return replace(scene, background=random_background(rng, cast.photos, p_photo=1.0))
-    photo = cast.photos[int(rng.integers(len(cast.photos)))]
     x, y, side = rng.uniform(0.42, 0.58), rng.uniform(0.42, 0.58), rng.uniform(0.5, 0.9)
-    thing = Actor(patch(rng, photo, UNKNOWN), "stays still", float(x), float(y), float(side))
+    mirrored = bool(rng.random() < 0.5)
+    thing = Actor(
+        cast.unnamed(rng), "stays still", float(x), float(y), float(side), mirrored=mirrored
+    )
     return replace(scene, actors=(thing,))
 
 
@@ -175,9 +188,14 @@ def how_many(rng: np.random.Generator, total: int) -> Question:
     return ask(rng, "count", many, NUMBERS[total], NUMBERS[1:], sentence(NUMBERS[total]), 5)
 
 
-def from_left(actors: Sequence[Actor]) -> list[Actor]:
-    """In the order of reading, for what is told of several things."""
-    return sorted(actors, key=lambda actor: actor.x)
+def moves(actor: Moving) -> bool:
+    """Whether anything happens to it."""
+    return actor.motion != "stays still"
+
+
+def in_order(actors: Sequence[M]) -> list[M]:
+    """The order in which several things are told: those that move first, each group from left."""
+    return sorted(actors, key=lambda actor: (not moves(actor), actor.pose(0.0).x))
 
 
 def any_classes(rng: np.random.Generator) -> tuple[int, ...]:

@@ -72,6 +72,25 @@ def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
     )
 
 
+def forward_grid(visual: nn.Module, pixels: Tensor, layers: list[int]) -> Tensor:
+    """Pixels `[B, 3, size, size]` -> `[B, cells, channels]`: the grid of the last of `layers`.
+
+    The finer grids of the others are folded into its cells, and come first in the channels.
+    """
+    output = visual.forward_intermediates(
+        pixels, indices=layers, intermediates_only=True, output_fmt="NCHW"
+    )
+    *fine, coarse = output["image_intermediates"]  # [B, channels, rows, columns] each
+    rows = coarse.shape[2]
+    folded = [F.pixel_unshuffle(grid, grid.shape[2] // rows) for grid in fine]
+    return torch.cat([*folded, coarse], dim=1).flatten(2).transpose(1, 2)
+
+
+def grid_layers(layer: int, finer: int) -> list[int]:
+    """The blocks that make a grid: `finer` ones before `layer`, and itself."""
+    return [layer - n for n in range(finer, -1, -1)]
+
+
 class Tower:
     """An open_clip model, frozen, in inference mode.
 
@@ -90,7 +109,7 @@ class Tower:
     ) -> None:
         self.dtype = dtype or compute_dtype()
         self.device = torch.device("cpu")
-        self.layers = [layer - n for n in range(finer, -1, -1)]
+        self.layers = grid_layers(layer, finer)
         self.model = model.eval().requires_grad_(False)
         if hasattr(model.visual, "trunk"):
             fold_batch_norms(model.visual.trunk)
@@ -191,14 +210,7 @@ class Tower:
         return self._grid(scaled.to(dtype=self.dtype, memory_format=torch.channels_last))
 
     def _grid(self, pixels: Tensor) -> Tensor:
-        output = self.model.visual.forward_intermediates(
-            pixels, indices=self.layers, intermediates_only=True, output_fmt="NCHW"
-        )
-        *fine, coarse = output["image_intermediates"]  # [B, channels, rows, columns] each
-        rows = coarse.shape[2]
-        folded = [F.pixel_unshuffle(grid, grid.shape[2] // rows) for grid in fine]
-        features = torch.cat([*folded, coarse], dim=1)
-        return features.flatten(2).transpose(1, 2).float()
+        return forward_grid(self.model.visual, pixels, self.layers).float()
 
     @torch.inference_mode()
     def embed_images(self, frames: Sequence[np.ndarray]) -> np.ndarray:

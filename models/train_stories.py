@@ -21,12 +21,13 @@ from models import parallel
 from models.bundle import Bundle, BundleConfig, TowerSpec, save_bundle
 from models.labels import Labels, name_ids
 from models.llm import FrozenLLM
+from models.look import Looking
 from models.projector import Projector, ProjectorConfig
 from models.recipe import Recipe
 from models.stream import Stories
 from models.teach import Teacher, frequent_words
 from models.tell import StoryTraining, device
-from models.tower import Tower, compute_dtype
+from models.tower import Tower, compute_dtype, grid_layers
 
 ADAPTER = "adapter.gguf"
 
@@ -34,21 +35,22 @@ ADAPTER = "adapter.gguf"
 def train_stories(
     recipe: Recipe, out: Path, *, work: Path, material: Path, report: Callable[[str], None]
 ) -> Bundle:
-    """Do what is left of the stages `see` and `tell`, and write the bundle into `out`.
+    """Do what is left of the stages `look`, `see` and `tell`, and write the bundle into `out`.
 
     The processes that `parallel` brings together share the steps.
 
-    Raises ReellamaError when the recipe names no tower, or none that can be loaded.
+    Raises ReellamaError when the recipe neither trains a tower nor names one that can be loaded.
     """
     parallel.join()
     if parallel.rank():  # one process speaks for all
         report = _nothing
+    seconds: dict[str, float] = {}
+    source = recipe.tower.name
+    if not source:
+        source = str(work / "tower")
+        seconds["look"] = _look(recipe, Path(source), work, material, report)
     choice = recipe.tower
-    if not choice.name:
-        raise ReellamaError("a recipe with stories needs [tower] name: a folder, or a CLIP's name")
-    tower = Tower.load(
-        choice.name, pretrained=choice.pretrained, layer=choice.layer, finer=choice.finer
-    )
+    tower = Tower.load(source, pretrained=choice.pretrained, layer=choice.layer, finer=choice.finer)
     on_gpu = device().type == "cuda"
     llm = FrozenLLM(
         find.resolve(recipe.llm),
@@ -70,7 +72,6 @@ def train_stories(
         llm.template,
         prompts.load("system"),
         tokens=projector.config.tokens,
-        tail=recipe.tail,
         words=words,
     )
     training = StoryTraining(
@@ -80,9 +81,9 @@ def train_stories(
     if begun:
         for path, _ in begun.lora:
             training.lora.load(path, read_gguf(find.resolve(recipe.llm)))
-    seconds = {"see": training.see(recipe.see), "tell": training.tell(recipe.tell)}
+    seconds |= {"see": training.see(recipe.see), "tell": training.tell(recipe.tell)}
     if parallel.rank() == 0:
-        _save(recipe, out, training, {name: round(value) for name, value in seconds.items()})
+        _save(recipe, out, source, training, {name: round(s) for name, s in seconds.items()})
     parallel.wait()
     parallel.leave()
     return Bundle.load(out)
@@ -90,6 +91,28 @@ def train_stories(
 
 def _nothing(line: str) -> None:
     pass
+
+
+def _look(
+    recipe: Recipe, out: Path, work: Path, material: Path, report: Callable[[str], None]
+) -> float:
+    """Train the tower, or what is left of that; returns seconds."""
+    if not recipe.look.steps:
+        raise ReellamaError(
+            "a recipe with stories needs [look] steps, or [tower] name: a folder, or a CLIP's name"
+        )
+    stills, validation = (
+        Stories(recipe.stories, recipe.contrastive.image_size, material, split=split, stills=True)
+        for split in ("train", "validation")
+    )
+    looking = Looking(
+        stills, validation, recipe.contrastive, work,
+        layers=grid_layers(recipe.tower.layer, recipe.tower.finer), device=device(),
+        seed=recipe.seed, report=report,
+    )  # fmt: skip
+    seconds = looking.run(recipe.look, out)
+    parallel.wait()
+    return seconds
 
 
 def _first_words(projector: Projector, llm: FrozenLLM) -> list[int]:
@@ -112,16 +135,17 @@ def _projector(recipe: Recipe, tower: Tower, llm: FrozenLLM, words: list[int]) -
     return projector
 
 
-def _save(recipe: Recipe, out: Path, training: StoryTraining, seconds: dict[str, int]) -> Bundle:
+def _save(
+    recipe: Recipe, out: Path, source: str, training: StoryTraining, seconds: dict[str, int]
+) -> Bundle:
+    """Write the bundle; `source` is its tower's name, or the folder that it is taken from."""
     choice, llm = recipe.tower, training.llm
-    own = Path(choice.name).is_dir()
+    own = Path(source).is_dir()
     config = BundleConfig(
         name=recipe.name,
         llm=recipe.llm,
         projector=training.projector.config,
-        tower=TowerSpec(
-            "tower" if own else choice.name, choice.pretrained, choice.layer, choice.finer
-        ),
+        tower=TowerSpec("tower" if own else source, choice.pretrained, choice.layer, choice.finer),
         frames=recipe.stories.frames,
         system=training.teacher.system,
         describe=prompts.load("describe"),
@@ -136,5 +160,5 @@ def _save(recipe: Recipe, out: Path, training: StoryTraining, seconds: dict[str,
             out / "labels.safetensors"
         )
     if own:
-        shutil.copytree(choice.name, out / "tower", dirs_exist_ok=True)
+        shutil.copytree(source, out / "tower", dirs_exist_ok=True)
     return save_bundle(out, config, training.projector)

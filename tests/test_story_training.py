@@ -14,6 +14,7 @@ import torch
 from gguf_tools.errors import ReellamaError
 from gguf_tools.find import resolve
 from gguf_tools.reader import read_gguf
+from models import form
 from models.bundle import Bundle
 from models.labels import NAME_TOKENS, NAMED, TOKENS, Labels, class_names, name_ids
 from models.llm import FrozenLLM
@@ -39,7 +40,7 @@ def teacher(llm: FrozenLLM) -> Teacher:
     config = StoryConfig(styles=("shapes",), style_weights=(1.0,))
     words = frequent_words(Stories(config, 32, Path()), llm.tokenizer, 300, sampled=20)
     return Teacher(
-        llm.tokenizer, llm.template, "You watch.", tokens=16, tail=4, words=words
+        llm.tokenizer, llm.template, "You watch.", tokens=form.TOKENS + 3, words=words
     )  # fmt: skip
 
 
@@ -55,10 +56,23 @@ def test_only_answers_and_the_ends_of_their_turns_are_learned(
     assert all(label in (IGNORED, token) for token, label in zip(ids, labels, strict=True))
 
 
-def test_the_words_of_a_description_have_their_places_from_both_ends(teacher: Teacher) -> None:
-    short = teacher.targets("A red ball moves left.")
-    assert len(short) == 16
-    assert short[-1] == short[len(teacher.tokenizer.encode("A red ball moves left.")) - 1]
+def test_every_fact_of_a_story_has_its_own_soft_tokens(teacher: Teacher) -> None:
+    fields = ["one", "one", "stays still", "red ball", "moves down and left", "top left"]
+    row = teacher.targets([*fields, *[""] * (len(form.WIDTHS) - len(fields))])
+    assert len(row) == form.TOKENS + 3
+    words = [teacher.words[number] if number != IGNORED else None for number in row]
+    said = teacher.tokenizer.encode
+    for text, (start, end) in zip(fields, form.spans(), strict=False):
+        ids = said(f" {text}")[: end - start]
+        found = [word for word in words[start : start + len(ids)] if word is not None]
+        assert found == [token for token in ids if token in teacher.words]
+        assert row[start + len(ids) : end] == [0] * (end - start - len(ids))
+    assert row[form.TOKENS :] == [IGNORED] * 3
+
+
+def test_a_projector_with_too_few_soft_tokens_for_stories_is_refused(llm: FrozenLLM) -> None:
+    with pytest.raises(ReellamaError, match=f"need {form.TOKENS} soft tokens"):
+        Teacher(llm.tokenizer, llm.template, "", tokens=8, words=[0])
 
 
 @pytest.mark.parametrize("layer", [*NAMES.values()])
@@ -144,8 +158,7 @@ def test_a_recipe_with_stories_makes_a_bundle_and_goes_on_after_a_stop(
         name="told",
         llm=str(tiny_llama),
         tower=TowerChoice(name=str(tower)),
-        projector=ProjectorChoice(tokens=8, words=64, width=16, layers=1, heads=2, encoder=1),
-        tail=3,
+        projector=ProjectorChoice(tokens=60, words=64, width=16, layers=1, heads=2, encoder=1),
         stories=StoryConfig(styles=("shapes",), style_weights=(1.0,), frames=3, fewest_frames=2),
         see=stage,
         tell=stage,
@@ -165,9 +178,9 @@ def test_a_recipe_with_stories_makes_a_bundle_and_goes_on_after_a_stop(
     assert [path.name for path, _ in bundle.lora] == ["adapter.gguf"]
     frames = [np.zeros((20, 20, 3), np.uint8)] * 3
     soft = bundle.encode(frames, np.arange(3.0))
-    assert soft.shape == (8, bundle.n_embd)
+    assert soft.shape == (60, bundle.n_embd)
     with Engine(tiny_llama, n_ctx=128, lora=bundle.lora) as engine:
-        assert engine.prefill([soft]).n_read == 8
+        assert engine.prefill([soft]).n_read == 60
 
 
 def test_training_begins_with_the_bundle_that_a_recipe_names(
@@ -179,8 +192,7 @@ def test_training_begins_with_the_bundle_that_a_recipe_names(
         name="first",
         llm=str(tiny_llama),
         tower=TowerChoice(name=str(tower)),
-        projector=ProjectorChoice(tokens=8, words=64, width=16, layers=1, heads=2),
-        tail=3,
+        projector=ProjectorChoice(tokens=60, words=64, width=16, layers=1, heads=2),
         stories=StoryConfig(styles=("shapes",), style_weights=(1.0,), frames=3, fewest_frames=2),
         see=dataclasses.replace(stage, learning_rate=1e-2),
         tell=dataclasses.replace(stage, learning_rate=1e-2),
@@ -211,11 +223,10 @@ def test_two_processes_that_share_the_steps_make_a_bundle_and_say_things_once(
     recipe.write_text(f"""
         name = "shared"
         llm = "{tiny_llama}"
-        tail = 3
         [tower]
         name = "{write_small_tower(tmp_path / "tower")}"
         [projector]
-        tokens = 8
+        tokens = 60
         words = 64
         width = 16
         layers = 1

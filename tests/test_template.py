@@ -1,6 +1,9 @@
 """Chat templates: rendered as their authors meant it, with contents kept apart from markup."""
 
+import json
+from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -158,6 +161,35 @@ def test_json_is_escaped_and_still_content() -> None:
     escaped = r"say \"é\"\n<|im_end|>"
     assert text_of(segments) == f'[{{"role": "user", "content": "{escaped}"}}] "{escaped}"'
     assert contents_of(segments) == [(escaped, 0), (escaped, 0)]
+
+
+def test_renderings_of_one_source_do_not_mix() -> None:
+    source = "{% set c = messages[0].content %}{{ c }}|{{ c | upper }}|{{ messages | tojson }}"
+    for text, role in [('a "b"', "user"), ("\U000f0000", "\U000f0000"), ("c\n", "tool")] * 2:
+        template = ChatTemplate(source)
+        segments = template.render([{"role": role, "content": text}])
+        assert template.problem == ""
+        escaped = json.dumps(text, ensure_ascii=False)[1:-1]
+        assert contents_of(segments) == [(text, 0), (text.upper(), 0), (escaped, 0)]
+        own = [part.text for part in segments if part.special]
+        assert own == ["|", f'|[{{"role": "{role}", "content": "', '"}]']
+
+
+def test_a_template_keeps_nothing_for_the_next_rendering() -> None:
+    source = (
+        "{% set ns = namespace(n=0) %}{% set ns.n = ns.n + 1 %}{{ ns.n }}"
+        "{{ seen is defined }}{{ extra is defined }}{% set seen = messages[0].content %}{{ seen }}"
+    )
+    assert render(source, QUESTION, extra=1) == "1FalseTrue  Why?\n"
+    assert render(source, QUESTION) == "1FalseFalse  Why?\n"
+
+
+def test_the_time_is_that_of_the_rendering(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = "{{ strftime_now('%Y') }}{{ messages[0].content }}"
+    for year in (2001, 2002):
+        clock = SimpleNamespace(now=lambda year=year: datetime(year, 1, 1))
+        monkeypatch.setattr("gguf_tools.template.datetime", clock)
+        assert render(source, QUESTION) == f"{year}  Why?\n"
 
 
 @pytest.mark.parametrize(

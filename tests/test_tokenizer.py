@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gguf_tools import tokenizer as tokenizer_module
+from gguf_tools.errors import ReellamaError
 from gguf_tools.find import smollm2 as smollm2_path
 from gguf_tools.template import ChatTemplate
 from gguf_tools.tokenizer import Tokenizer
@@ -97,11 +99,13 @@ def test_a_user_defined_token_of_the_template_is_text_where_it_was_typed(
     gemma_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (token,) = gemma_tokenizer.encode("[multimodal]")  # user-defined: found in any text
-    monkeypatch.setattr(gemma_tokenizer, "_template", "{{ '[multimodal]' }}")
-    ids = gemma_tokenizer.encode("a [multimodal] b [multimodal]")
+    # Another tokenizer of the model: the first one remembers that the token was not special.
+    tokenizer = Tokenizer(gemma_tokenizer.model)
+    monkeypatch.setattr(tokenizer, "_template", "{{ '[multimodal]' }}")
+    ids = tokenizer.encode("a [multimodal] b [multimodal]")
     assert token not in ids
-    assert spoken(gemma_tokenizer, ids) == b"a [multimodal] b [multimodal]"
-    assert gemma_tokenizer.encode("[multimodal]", special=True) == [token]
+    assert spoken(tokenizer, ids) == b"a [multimodal] b [multimodal]"
+    assert tokenizer.encode("[multimodal]", special=True) == [token]
 
 
 def test_a_name_repeated_many_times_is_still_text(gemma_tokenizer: Tokenizer) -> None:
@@ -146,3 +150,40 @@ def test_an_id_outside_the_vocabulary_is_an_index_error(token: int) -> None:
 
 def test_a_lone_surrogate_does_not_stop_it() -> None:
     assert SMOLLM2.decode(SMOLLM2.encode("a\ud800b")) == "a?b"
+
+
+@given(st.lists(st.tuples(texts, st.booleans()), max_size=6))
+def test_what_is_remembered_is_what_was_found(parts: list[tuple[str, bool]]) -> None:
+    anew = Tokenizer(SMOLLM2.model)
+    found = anew.encode_parts(parts)
+    assert anew.encode_parts(parts) == SMOLLM2.encode_parts(parts) == found
+    for text, special in parts:
+        assert anew.encode(text, special=special) == SMOLLM2.encode(text, special=special)
+
+
+def test_ids_are_the_caller_s_to_change() -> None:
+    ids = SMOLLM2.encode("a cat")
+    kept = ids.copy()
+    ids.insert(0, IM_START)
+    again = SMOLLM2.encode("a cat")
+    assert again == kept
+    again.clear()
+    assert SMOLLM2.encode("a cat") == kept
+
+
+def test_a_tokenizer_remembers_only_so_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenizer_module, "REMEMBERED", 3)
+    tokenizer = Tokenizer(SMOLLM2.model)
+    for text in [*map(str, range(10)), "x" * 501]:
+        assert tokenizer.encode_parts([(text, True)]) == SMOLLM2.encode(text)
+        assert len(tokenizer._tokenized) <= 3
+        assert len(tokenizer._splits) <= 3
+    assert not any(len(text) > 500 for text, _ in tokenizer._tokenized)
+
+
+def test_a_closed_model_gives_no_remembered_answers() -> None:
+    with Tokenizer.from_path(smollm2_path()) as tokenizer:
+        tokenizer.encode_parts([("<|im_end|>", True), ("cat", False)])
+    for part in (("<|im_end|>", True), ("cat", False)):
+        with pytest.raises(ReellamaError, match="closed"):
+            tokenizer.encode_parts([part])

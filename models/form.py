@@ -1,0 +1,86 @@
+"""What the soft tokens of a story are taught to say: a form, in which every fact has its place.
+
+In a caption, where a word stands depends on how many tokens the words before it have. In the form
+the second thing's name always begins at the same soft token, so each of them has one question to
+answer about the video, which is learned much sooner. The LLM learns to read the form.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from models.paths import Doing, Route
+from models.scene import DIRECTIONS, Actor, Moving, Pose, Scene
+from models.telling import NUMBERS, Story, in_order, moves
+
+THINGS = 4  # things that are listed at most
+# Soft tokens of each field: how many things, how many of them move, the camera; then each thing's
+# name, motion and place at the beginning; then what the first thing does afterwards.
+_ALL = (1, 1, 3)
+_THING = (5, 5, 2)
+_THEN = 4
+WIDTHS = (*_ALL, *_THING * THINGS, _THEN)
+TOKENS = sum(WIDTHS)  # 57
+NAME, MOTION = len(_ALL), len(_ALL) + 1  # fields of the first thing
+SLOW = 0.3  # who goes less than this share of the picture in a clip is slow
+
+
+def fill(story: Story) -> list[str]:
+    """The story's form: a text for each of `WIDTHS`, empty where there is nothing to say."""
+    scene = story.scene
+    shots = [scene, *([scene.later] if scene.later else [])]
+    things = [thing for shot in shots for thing in _listed(shot)]
+    first = _listed(scene)
+    moving = sum(moves(actor) for actor in scene.actors)
+    fields = [NUMBERS[len(scene.actors)], NUMBERS[moving], _camera(scene)]
+    if story.photograph:
+        fields[:2] = "", ""
+        things = []
+    for thing in things[:THINGS]:
+        place = "" if scene.camera else _place(thing.pose(0.0))
+        fields += [thing.picture.kind, _does(thing), place]
+    if story.photograph:
+        fields += ["photograph", "", ""]
+    fields += [""] * (len(WIDTHS) - 1 - len(fields))
+    then = first[0] if first else None
+    return [*fields, then.second.motion if isinstance(then, Doing) else ""]
+
+
+def spans() -> list[tuple[int, int]]:
+    """First soft token of each field, and the one after its last."""
+    ends = [sum(WIDTHS[: number + 1]) for number in range(len(WIDTHS))]
+    return [(end - width, end) for end, width in zip(ends, WIDTHS, strict=True)]
+
+
+def _listed(shot: Scene) -> list[Moving]:
+    """The things that a shot's description names, in its order; of copies only the first one."""
+    ordered = in_order(shot.actors)
+    kinds = Counter(actor.picture.kind for actor in ordered)
+    return ordered[:1] if len(kinds) == 1 else ordered
+
+
+def _does(actor: Moving) -> str:
+    if isinstance(actor, Doing):
+        return actor.first.motion
+    if isinstance(actor, Route):
+        return f"ends {_place(actor.pose(1.0))}"
+    assert isinstance(actor, Actor)
+    slow = actor.motion in DIRECTIONS and actor.amount < SLOW
+    return f"{actor.motion} slowly" if slow else actor.motion
+
+
+def _place(pose: Pose) -> str:
+    """One of nine: "top left", "top", ..., "middle"."""
+    row = ("top", "", "bottom")[_third(pose.y)]
+    column = ("left", "", "right")[_third(pose.x)]
+    return f"{row} {column}".strip() or "middle"
+
+
+def _third(share: float) -> int:
+    return min(2, max(0, int(share * 3)))
+
+
+def _camera(scene: Scene) -> str:
+    if scene.later:
+        return "cut"
+    return scene.camera.move.removeprefix("the camera ") if scene.camera else "stays still"
