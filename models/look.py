@@ -147,11 +147,12 @@ class Looking:
         layers: list[int],
         device: torch.device,
         seed: int = 0,
+        validated: int = VALIDATED,
         report: Callable[[str], None] = print,
     ) -> None:
         self.stills, self.validation, self.config = stills, validation, config
         self.folder, self.layers, self.device = folder, layers, device
-        self.seed, self.report = seed, report
+        self.seed, self.validated, self.report = seed, validated, report
         self.workers = max(1, (os.cpu_count() or 2) - 1)
         torch.manual_seed(seed)
         clip = new_clip(config)
@@ -228,7 +229,8 @@ class Looking:
         """Cells of things whose likeliest words are their name, and pictures that the classifier
         takes for what it took them for before."""
         named = things = kept = count = 0
-        for looks in self._drawn(self.validation, 64, 0, VALIDATED // 64, shared=False):
+        size = min(64, self.validated)
+        for looks in self._drawn(self.validation, size, 0, self.validated // size, shared=False):
             with torch.autocast(self.device.type, torch.bfloat16):
                 grid, before = self._grids(looks)
                 wanted = looks.cells.to(self.device)

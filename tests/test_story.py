@@ -141,8 +141,14 @@ def test_a_patch_of_a_photograph_has_no_name_to_be_told() -> None:
     unnamed = patch(np.random.default_rng(0), PHOTO, "something")
     assert unnamed.kind == "something"
     assert 0 < (unnamed.rgba[..., 3] > 128).mean() < 1
-    told = story("unknown", 1)
-    assert "camera stays still" in told.caption
+    for seed in SEEDS:
+        told = story("unknown", seed)
+        camera = told.scene.camera
+        assert (camera.move if camera else "the camera stays still") in told.caption.lower()
+        moving = [actor for actor in told.scene.actors if actor.motion != "stays still"]
+        if len(told.scene.actors) > 1:
+            wanted = ("Nothing moves.", "Something moves.", "Several things move.")
+            assert told.caption.startswith(wanted[min(2, len(moving))])
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +161,7 @@ def test_samples_differ_by_number_and_never_by_time(stories: Stories) -> None:
     one, again, other = stories[5], stories[5], stories[6]
     assert np.array_equal(one["frames"], again["frames"])
     assert one["turns"] == again["turns"]
-    assert one["caption"] != other["caption"] or one["turns"] != other["turns"]
+    assert one["form"] != other["form"] or one["turns"] != other["turns"]
 
 
 def test_samples_stand_side_by_side_with_a_mask(stories: Stories) -> None:

@@ -21,7 +21,7 @@ from models.train import Training, run
 from pipeline.cli.train import read_video
 from tests.small_tower import write_small_tower
 
-MINI = Path(__file__).parent.parent / "models" / "recipes" / "mini.toml"
+MINI = Path(__file__).parent.parent / "models" / "recipes" / "captions.toml"
 
 
 @pytest.fixture(scope="module")
