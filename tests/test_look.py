@@ -1,0 +1,98 @@
+"""Training the tower: what a cell shows, what a still is called, and what is learned and kept."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from models.backgrounds import Background
+from models.contrastive import ContrastiveConfig
+from models.look import IGNORED, NOTHING, Looking, Teller, caption, things_in_cells
+from models.optimise import StageConfig
+from models.pictures import load_pictures
+from models.scene import Actor, Scene
+from models.stills import STILLS
+from models.stream import Stories, StoryConfig
+from models.telling import Cast
+from models.tower import Tower
+
+SHAPES = load_pictures(("shapes",))
+GROUND = Background("flat", 0)
+SIDE = 64  # pixels: two cells a side
+
+
+def still(x: float, y: float, size: float) -> Actor:
+    return Actor(SHAPES[0], "stays still", x, y, size)
+
+
+def test_a_cell_shows_the_thing_whose_middle_it_holds() -> None:
+    scene = Scene((still(0.1, 0.1, 0.1), still(0.9, 0.9, 0.1)), GROUND, (200, 200))
+    found = things_in_cells(scene, 6).reshape(6, 6)
+    assert found[0, 0] == 1 and found[5, 5] == 2
+    assert (found[2:4, 2:4] == NOTHING).all()
+
+
+def test_what_lies_on_top_is_what_a_cell_shows() -> None:
+    scene = Scene((still(0.5, 0.5, 0.2), still(0.5, 0.5, 0.8)), GROUND, (200, 200))
+    found = things_in_cells(scene, 5).reshape(5, 5)
+    assert found[2, 2] == 1
+    assert found[2, 0] in (2, IGNORED) and found[0, 0] == IGNORED
+
+
+def test_a_large_thing_is_in_several_cells_and_its_rim_is_left_open() -> None:
+    found = things_in_cells(Scene((still(0.5, 0.5, 0.6),), GROUND, (200, 200)), 6)
+    assert (found == 1).sum() == 4
+    assert (found == IGNORED).sum() >= 8
+
+
+@pytest.fixture(scope="module")
+def stills() -> Stories:
+    config = StoryConfig(styles=("shapes",), style_weights=(1.0,))
+    return Stories(config, SIDE, Path(), stills=True)
+
+
+def test_the_words_of_a_name_are_those_of_its_cells(stills: Stories) -> None:
+    teller = Teller(stills, 2, 24)
+    sample = stills[0]
+    cells = teller.cells(sample["story"].scene)
+    assert cells.shape[0] == 4
+    (picture, *_) = (actor.picture for actor in sample["story"].scene.actors)
+    named = [[teller.words[n] for n in row if n != IGNORED] for row in cells if row[0] > NOTHING]
+    assert picture.kind.split() in named
+
+
+def test_a_still_is_captioned_with_what_it_shows() -> None:
+    cast = Cast(SHAPES, [picture.kind for picture in SHAPES])
+    story = STILLS["pair"][0](np.random.default_rng(0), cast)
+    said = caption(story, 1)
+    assert all(actor.picture.kind in said for actor in story.scene.actors)
+    assert caption(replace(story, photograph=True)) == "a photograph"
+
+
+def test_the_stage_leaves_a_tower_that_can_be_loaded_and_goes_on_after_a_stop(
+    stills: Stories, tmp_path: Path
+) -> None:
+    validation = Stories(stills.config, SIDE, Path(), split="validation", stills=True)
+    config = ContrastiveConfig(image_size=SIDE, embed_dim=16, text_width=32, text_layers=1)
+    lines: list[str] = []
+
+    def run(steps: int) -> None:
+        looking = Looking(
+            stills, validation, config, tmp_path / "work", layers=[-2, -1], validated=8,
+            device=torch.device("cpu"), report=lines.append,
+        )  # fmt: skip
+        looking.run(StageConfig(steps=steps, batch=4, every=1, learning_rate=1e-4), tmp_path / "t")
+
+    run(1)
+    run(2)
+    assert any("look: going on at step 1" in line for line in lines)
+    assert any("kept" in line for line in lines)
+    tower = Tower.load(tmp_path / "t", finer=1)
+    frames = [np.zeros((SIDE, SIDE, 3), np.uint8)]
+    assert tower.grid(frames).shape == (1, 4, 768)
+    assert tower.embed_images(frames).shape == (1, 16)
+    assert tower.embed_texts(["a red ball"]).shape == (1, 16)
