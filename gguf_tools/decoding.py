@@ -7,8 +7,9 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -112,3 +113,26 @@ def pointer(array: np.ndarray) -> Any:
     """A ctypes pointer to an array's first number; the array must outlive it."""
     kind = np.ctypeslib.as_ctypes_type(array.dtype)
     return array.ctypes.data_as(ctypes.POINTER(kind))
+
+
+def apply_adapters(
+    context: Any, model: backend.Model, adapters: Sequence[tuple[Path, float]]
+) -> None:
+    """Apply GGUF LoRA adapters, each with its scale, to a `llama_context *`.
+
+    The model owns and frees them. Raises ReellamaError for a file that is no adapter of the model.
+    """
+    loaded = []
+    for path, _ in adapters:
+        if not Path(path).is_file():
+            raise ReellamaError(f"{path}: there is no such LoRA adapter")
+        adapter = llama.llama_adapter_lora_init(model.ptr, str(path).encode())
+        if not adapter:
+            raise ReellamaError(
+                f"{path} is not a GGUF LoRA adapter for {model.path}: {complaint()}"
+            )
+        loaded.append(adapter)
+    pointers = (llama.llama_adapter_lora_p_ctypes * len(loaded))(*loaded)
+    scales = (ctypes.c_float * len(loaded))(*(scale for _, scale in adapters))
+    if llama.llama_set_adapters_lora(context, pointers, len(loaded), scales):
+        raise ReellamaError(f"llama.cpp could not apply the LoRA adapters to {model.path}")

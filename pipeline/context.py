@@ -20,6 +20,7 @@ from gguf_tools.decoding import (
     KV_TYPES,
     UNQUANTIZED,
     CtrlC,
+    apply_adapters,
     check_memory,
     complaint,
     default_threads,
@@ -136,20 +137,7 @@ class Context:
 
     def set_adapters(self, model: backend.Model, adapters: Sequence[tuple[Path, float]]) -> None:
         """Apply GGUF LoRA adapters, each with its scale. The model owns and frees them."""
-        loaded = []
-        for path, _ in adapters:
-            if not Path(path).is_file():
-                raise ReellamaError(f"{path}: there is no such LoRA adapter")
-            adapter = llama_cpp.llama_adapter_lora_init(model.ptr, str(path).encode())
-            if not adapter:
-                raise ReellamaError(
-                    f"{path} is not a GGUF LoRA adapter for {model.path}: {complaint()}"
-                )
-            loaded.append(adapter)
-        pointers = (llama_cpp.llama_adapter_lora_p_ctypes * len(loaded))(*loaded)
-        scales = (ctypes.c_float * len(loaded))(*(scale for _, scale in adapters))
-        if llama_cpp.llama_set_adapters_lora(self.ptr, pointers, len(loaded), scales):
-            raise ReellamaError(f"llama.cpp could not apply the LoRA adapters to {model.path}")
+        apply_adapters(self.ptr, model, adapters)
 
     def decode(self, run: Run, start: int, *, want: str = "none") -> None:
         """Decode a run of at most n_batch positions, the first at position `start`.

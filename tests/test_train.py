@@ -21,7 +21,7 @@ from models.train import Training, run
 from pipeline.cli.train import read_video
 from tests.small_tower import write_small_tower
 
-MINI = Path(__file__).parent.parent / "models" / "recipes" / "captions.toml"
+RECIPES = Path(__file__).parent.parent / "models" / "recipes"
 
 
 @pytest.fixture(scope="module")
@@ -158,9 +158,11 @@ def test_weight_decay_leaves_norms_and_biases_alone(tmp_path: Path) -> None:
     assert stage.optimizer.param_groups[1]["weight_decay"] == 0
 
 
-def test_the_recipe_of_mini_is_read() -> None:
-    recipe = Recipe.read(MINI)
-    assert recipe.name == "mini" and "twemoji" not in recipe.rendered.styles
+@pytest.mark.parametrize("name", ["mini", "captions"])
+def test_the_recipes_that_come_along_hold_one_style_back(name: str) -> None:
+    recipe = Recipe.read(RECIPES / f"{name}.toml")
+    assert recipe.name == name
+    assert "twemoji" not in (*recipe.rendered.styles, *recipe.stories.styles)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ https://github.com/ggml-org/llama.cpp/tree/master/tools/perplexity
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ import numpy as np
 
 from gguf_tools.backend import GpuLayers, Model, load_model
 from gguf_tools.context import Context, ContextSettings
+from gguf_tools.decoding import apply_adapters
 from gguf_tools.errors import ReellamaError
 from gguf_tools.measuring import divergence
 from gguf_tools.measuring.divergence import Differences, Estimate
@@ -81,14 +82,16 @@ def measure(
     n_chunks: int | None = None,
     n_threads: int | None = None,
     n_gpu_layers: GpuLayers = 0,
+    lora: Sequence[tuple[Path, float]] = (),
     progress: Progress | None = None,
 ) -> Quality:
     """Measure a model's perplexity on a text file, and its divergence from a `reference` model.
 
-    At most `n_chunks` chunks are read, by default all. Both models are loaded and read the same
-    chunk in turn, so nothing is kept on disk. Raises GGUFError for a model that cannot be loaded,
-    and ReellamaError when the text is missing or shorter than one chunk, or when the two models do
-    not have the same tokens.
+    `lora` are GGUF adapters of the model, not of the reference, with their scales. At most
+    `n_chunks` chunks are read, by default all. Both models are loaded and read the same chunk in
+    turn, so nothing is kept on disk. Raises GGUFError for a model that cannot be loaded, and
+    ReellamaError for an adapter that does not fit, when the text is missing or shorter than one
+    chunk, or when the two models do not have the same tokens.
     """
     if n_ctx < MIN_CTX:
         raise ReellamaError(f"n_ctx is {n_ctx}, but must be {MIN_CTX} or more")
@@ -106,6 +109,8 @@ def measure(
             stack.enter_context(Context(model, n_ctx, settings, n_outputs=_n_outputs(model)))
             for model in models
         ]
+        if lora:
+            apply_adapters(contexts[0].ptr, models[0], lora)
         nll, differences = _score_all(contexts, chunks, progress)
         return Quality(
             model=models[0].path,

@@ -20,6 +20,9 @@ def command(
     reference: Annotated[
         str | None, Option(metavar="MODEL", help="Measure the KL divergence from this one as well.")
     ] = None,
+    lora: Annotated[
+        list[Path] | None, Option(metavar="GGUF", help="Adapter of MODEL; may be repeated.")
+    ] = None,
     ctx: Annotated[int, Option(min=8, metavar="N", help="Tokens of a chunk.")] = 512,
     chunks: Annotated[
         int | None, Option(min=1, metavar="N", help="At most N chunks of the text.")
@@ -51,6 +54,7 @@ def command(
             n_chunks=chunks,
             n_threads=threads,
             n_gpu_layers=layers(gpu_layers),
+            lora=[(adapter, 1.0) for adapter in lora or ()],
             progress=progress,
         )
     if json:
