@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.bundle import BUNDLES
+from gguf_tools.measuring.quality import measure
+from gguf_tools.reader import read_gguf
 from models.llm import FrozenLLM
+from models.lora import Lora
 from models.rendered import RenderedClips, RenderedConfig
 from pipeline import VideoChat
 from pipeline.chat import Video
@@ -50,6 +52,10 @@ def test_it_describes_clips_that_it_never_saw() -> None:
 def test_greedy_answers_agree_with_pytorch(mini: VideoChat) -> None:
     """llama.cpp rounds activations to 8 bits, PyTorch does not: 9 of 10 answers must be equal."""
     llm = FrozenLLM(mini.bundle.llm_path())
+    ((adapter, _),) = mini.bundle.lora
+    learned = mini.bundle.config.training["recipe"]["adapter"]
+    lora = Lora(llm.model, learned["rank"], learned["alpha"])
+    lora.load(adapter, read_gguf(mini.bundle.llm_path()))
     config = RenderedConfig(STYLES, style_weights=(0.8, 0.2))
     clips = RenderedClips(config)
     example = llm.example(mini.bundle.system, mini.bundle.describe, "")
@@ -86,6 +92,16 @@ def test_a_second_question_is_answered_from_the_video_too(mini: VideoChat) -> No
     assert right >= 12
 
 
-def test_all_that_is_committed_is_small() -> None:
-    size = sum(path.stat().st_size for path in (BUNDLES / "mini").rglob("*") if path.is_file())
-    assert size <= 40e6
+def test_it_still_speaks_as_its_llm_does_without_a_video(mini: VideoChat) -> None:
+    """The adapter costs at most three in a hundred of the perplexity on plain English."""
+    llm = mini.bundle.llm_path()
+    found = measure(llm, reference=llm, lora=mini.bundle.lora, n_chunks=8)
+    assert found.divergence
+    assert found.perplexity.value <= 1.03 * found.divergence.reference_perplexity.value
+
+
+def test_it_has_a_few_dozen_soft_tokens_and_little_weight(mini: VideoChat) -> None:
+    committed = sum(path.stat().st_size for path in mini.bundle.folder.rglob("*") if path.is_file())
+    assert committed <= 60e6
+    assert committed + mini.bundle.llm_path().stat().st_size <= 300e6
+    assert mini.bundle.tokens <= 128
