@@ -50,6 +50,7 @@ def test_the_places_of_the_fields_follow_one_another() -> None:
 def test_one_thing_stands_with_its_name_motion_and_place() -> None:
     story = told("place", 0)
     (actor,) = story.scene.actors
+    assert isinstance(actor, Actor)
     corner = Scene((replace(actor, x=0.1, y=0.9),), story.scene.background)
     fields = form.fill(replace(story, scene=corner))
     assert fields[:3] == ["one", "none", "stays still"]
