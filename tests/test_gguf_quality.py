@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,6 +16,9 @@ from gguf_tools.backend import load_model
 from gguf_tools.context import Context, ContextSettings
 from gguf_tools.errors import ReellamaError
 from gguf_tools.measuring import divergence, quality
+from gguf_tools.reader import read_gguf
+from models.llm import FrozenLLM
+from models.lora import Lora
 from tests import tiny_model
 
 # What llama-perplexity, of the llama.cpp that llama-cpp-python 0.3.36 includes, prints for SmolLM2
@@ -268,3 +272,25 @@ def test_a_damaged_model_is_one_line(reellama: Callable, tiny_llama: Path, tmp_p
     result = reellama("gguf", "perplexity", path)
     assert (result.status, result.out) == (1, "")
     assert result.err.startswith(f"reellama: {path} is cut off") and result.err.count("\n") == 1
+
+
+def test_an_adapter_is_measured_against_the_model_without_it(
+    tiny_llama: Path, text: Path, tmp_path: Path
+) -> None:
+    adapter = tmp_path / "adapter.gguf"
+    lora = Lora(FrozenLLM(tiny_llama).model, rank=2, alpha=4.0)
+    lora.save(adapter, read_gguf(tiny_llama))
+    same = quality.measure(
+        tiny_llama, text, reference=tiny_llama, n_ctx=32, n_chunks=2, lora=[(adapter, 1.0)]
+    )
+    assert same.divergence and same.divergence.kl.value == pytest.approx(0, abs=1e-6)
+    with torch.no_grad():
+        for b in lora.b:
+            b.normal_(std=0.2)
+    lora.save(adapter, read_gguf(tiny_llama))
+    other = quality.measure(
+        tiny_llama, text, reference=tiny_llama, n_ctx=32, n_chunks=2, lora=[(adapter, 1.0)]
+    )
+    assert other.divergence and other.divergence.kl.value > 1e-4
+    with pytest.raises(ReellamaError, match="no such LoRA adapter"):
+        quality.measure(tiny_llama, text, n_ctx=32, lora=[(tmp_path / "none.gguf", 1.0)])
