@@ -30,19 +30,16 @@ def fill(story: Story) -> list[str]:
     scene = story.scene
     shots = [scene, *([scene.later] if scene.later else [])]
     things = [thing for shot in shots for thing in _listed(shot)]
-    first = _listed(scene)
-    moving = sum(moves(actor) for actor in scene.actors)
-    fields = [NUMBERS[len(scene.actors)], NUMBERS[moving], _camera(scene)]
     if story.photograph:
-        fields[:2] = "", ""
-        things = []
-    for thing in things[:THINGS]:
-        place = "" if scene.camera else _place(thing.pose(0.0))
-        fields += [thing.picture.kind, _does(thing), place]
-    if story.photograph:
-        fields += ["photograph", "", ""]
+        fields = ["", "", _camera(scene), "photograph", "", ""]
+    else:
+        moving = sum(moves(actor) for actor in scene.actors)
+        fields = [NUMBERS[len(scene.actors)], NUMBERS[moving], _camera(scene)]
+        for thing in things[:THINGS]:
+            place = "" if scene.camera else _place(thing.pose(0.0))
+            fields += [thing.picture.kind, _does(thing), place]
     fields += [""] * (len(WIDTHS) - 1 - len(fields))
-    then = first[0] if first else None
+    then = things[0] if things else None
     return [*fields, then.second.motion if isinstance(then, Doing) else ""]
 
 
