@@ -2,7 +2,7 @@
 
 bundle.json             which tower, which LLM, which prompts; what it was trained on and scored
 projector.safetensors   the temporal projector's weights, fp16
-labels.safetensors      the tower's classifier with the words of its classes, if it has one
+labels.safetensors      the words of ImageNet's classes as tokens of the LLM, if it names them
 tower/                  an open_clip folder, when the tower is the bundle's own
 *.gguf                  LoRA adapters for the LLM, when bundle.json names them
 """
@@ -190,7 +190,7 @@ class Bundle:
     def labels(self) -> Labels | None:
         """The tower's classifier, where the bundle has one."""
         path = self.folder / "labels.safetensors"
-        return Labels(_load_weights(path)) if path.is_file() else None
+        return Labels.load(path, self.llm_path()) if path.is_file() else None
 
     def features(self, frames: Sequence[np.ndarray]) -> np.ndarray:
         """uint8 RGB frames `[H, W, 3]` -> float32 `[frames, cells, channels]`."""

