@@ -51,8 +51,8 @@ class LoraLinear(nn.Module):
         y = self.base(x)
         if not self.enabled:
             return y
-        low = F.linear(x, self.a.to(x.dtype))
-        return y + F.linear(low, self.b.to(x.dtype)) * self.scale
+        low = F.linear(x, self.a.to(x.dtype)) * self.scale  # here, where it is narrow
+        return y + F.linear(low, self.b.to(x.dtype))
 
 
 class Lora(nn.Module):

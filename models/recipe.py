@@ -63,7 +63,8 @@ class Recipe:
         stories, look, see, tell, adapter: another way to train, on drawn stories, with an adapter
             for the LLM (`models.tell`); taken where `see` or `tell` has steps. `look` trains the
             tower, where none is named.
-        start: with stories, the bundle whose projector and adapter learn on; else new ones do.
+        start: with stories, the bundle whose projector and adapter learn on, over its tower where
+            `[tower]` names none; else new ones do.
         labels: the bundle names what ImageNet's classifier sees (towers of EfficientNet-lite0).
     """
 

@@ -322,17 +322,17 @@ def camera(rng: np.random.Generator, cast: Cast) -> Story:
 
 # Every story, with its share of the training.
 STORIES: dict[str, tuple[Callable[[np.random.Generator, Cast], Story], float]] = {
-    "one": (one, 0.22),
+    "one": (one, 0.12),
     "place": (place, 0.04),
     "two": (two, 0.08),
     "order": (order, 0.13),
     "count": (count, 0.12),
-    "mover": (mover, 0.07),
-    "race": (race, 0.06),
-    "shuffle": (shuffle, 0.07),
-    "cut": (cut, 0.06),
-    "camera": (camera, 0.1),
-    "unknown": (unknown, 0.05),
+    "mover": (mover, 0.06),
+    "race": (race, 0.12),
+    "shuffle": (shuffle, 0.18),
+    "cut": (cut, 0.05),
+    "camera": (camera, 0.06),
+    "unknown": (unknown, 0.04),
 }
 
 

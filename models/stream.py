@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
-from typing import TypedDict, TypeVar
+from typing import NamedTuple, TypedDict, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from models import parallel
 from models.backgrounds import load_photos, load_wallpapers
 from models.captions import DESCRIBE
+from models.filmed import film
 from models.form import fill
 from models.photographs import cut_outs
 from models.pictures import Kind, load_kinds, load_pictures, shape_kinds
@@ -32,7 +33,8 @@ from models.telling import Cast, Story
 
 NEW_KINDS = 10  # every tenth kind, in the order of kinds.csv, is never drawn in training
 SPLITS = {"train": 0, "validation": 1, "test": 2}
-COMPRESSED = 0.2  # share of the clips whose frames went through JPEG, as most video has
+FILMED = 0.45  # share of the clips that go through a video file
+COMPRESSED = 0.2  # share of the others whose frames go through JPEG
 MOST_TURNS = 5
 
 
@@ -159,6 +161,9 @@ class Stories(Dataset[Sample]):
                 count = int(rng.integers(self.config.fewest_frames, count + 1))
                 times = frame_times(duration, count)
             times = times + rng.uniform(-0.3, 0.3) * duration / count
+            if rng.random() < FILMED:
+                shown, times = film(rng, story.scene, times)
+                return np.stack([_squash(f, self.side, None) for f in shown]), times
         quality = int(rng.integers(25, 90)) if rng.random() < COMPRESSED else None
         frames = [_squash(f, self.side, quality) for f in render(story.scene, times)]
         return np.stack(frames), times
@@ -210,6 +215,17 @@ def task(question: str, story: Story) -> str:
     return f"describe {story.name}"
 
 
+class Conversations(NamedTuple):
+    """Token ids of conversations, soft tokens left out; labels are the same where answers are."""
+
+    ids: list[list[int]]
+    labels: list[list[int]]
+
+    def some(self, rows: Sequence[int]) -> Conversations:
+        """Those of `rows`."""
+        return Conversations([self.ids[row] for row in rows], [self.labels[row] for row in rows])
+
+
 @dataclass
 class StoryBatch:
     """Samples side by side; shorter ones are padded at the end.
@@ -222,8 +238,7 @@ class StoryBatch:
     times: Tensor  # float32 [B, T]
     mask: Tensor  # bool [B, T]
     targets: Tensor  # int64 [B, tokens], numbers of words
-    ids: list[list[int]]  # of each conversation, soft tokens left out
-    labels: list[list[int]]
+    told: Conversations
     labels_seen: Tensor  # int64 [B, labels.TOKENS], tokens of the names that the classifier gives
     tasks: list[list[str]]  # of each turn: its task, with a star where its choices were named
 

@@ -13,7 +13,7 @@ from gguf_tools.tokenizer import Tokenizer
 from models import form
 from models.labels import name_ids
 from models.prompting import question_ids
-from models.stream import Sample, Stories, StoryBatch, pad, task
+from models.stream import Conversations, Sample, Stories, StoryBatch, pad, task
 
 SAMPLED = 2000  # stories whose words are counted
 IGNORED = -100  # PyTorch's label of positions that the loss leaves out
@@ -51,13 +51,13 @@ class Teacher:
         frames, times, mask = pad(samples)
         targets = torch.tensor([self.targets(sample["form"]) for sample in samples])
         taught = [self.conversation(sample["turns"]) for sample in samples]
-        ids, labels = [list(part) for part in zip(*taught, strict=True)]
+        told = Conversations(*(list(part) for part in zip(*taught, strict=True)))
         seen = self._names[torch.tensor([sample["seen"] for sample in samples])].flatten(1)
         tasks = [
             [task(question, sample["story"]) for question, _ in sample["turns"]]
             for sample in samples
         ]
-        return StoryBatch(frames, times, mask, targets, ids, labels, seen, tasks)
+        return StoryBatch(frames, times, mask, targets, told, seen, tasks)
 
     def targets(self, fields: Sequence[str]) -> list[int]:
         """Numbers of words, one for each soft token; `IGNORED` for those beyond the form."""

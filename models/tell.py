@@ -23,13 +23,14 @@ from models.llm import FrozenLLM
 from models.lora import Lora
 from models.optimise import Stage, StageConfig
 from models.projector import Projector
-from models.stream import Stories, StoryBatch, batches
+from models.stream import Conversations, Stories, StoryBatch, batches
 from models.teach import IGNORED, Teacher
 from models.tower import Tower
 
 Report = Callable[[str], None]
 
 TOWER_FRAMES = 1024  # frames a call of the tower on a GPU
+SIDE_BY_SIDE = 8  # conversations a call of the LLM on a CPU, where padding costs more than calls
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,8 @@ class StoryTraining:
         self.stories, self.stills = stories, stories.as_stills()
         self.validation, self.teacher = validation, teacher
         self.config, self.folder, self.seed, self.report = config, folder, seed, report
-        most = max(1, ((os.cpu_count() or 2) - 1) // parallel.world())
+        # On a CPU where every core has its process, each of them draws for itself.
+        most = ((os.cpu_count() or 2) - 1) // parallel.world()
         self.workers = most if workers is None else workers
         self.device = device()
         self.tower = tower.to(self.device)
@@ -162,13 +164,13 @@ class StoryTraining:
             self._answer_loss(self._soft(hidden, batch), batch) + self.config.align_weight * words
         )
 
-    def _logits(self, soft: Tensor, batch: StoryBatch) -> tuple[Tensor, Tensor, Tensor]:
+    def _logits(self, soft: Tensor, told: Conversations) -> tuple[Tensor, Tensor, Tensor]:
         """Logits where an answer is predicted, the tokens wanted there, and whose they are."""
         before = self.llm.embed(self.teacher.before)
-        longest = max(len(ids) for ids in batch.ids)
-        ids = torch.zeros(len(batch.ids), longest, dtype=torch.long)
-        labels = torch.full((len(batch.ids), longest), IGNORED)
-        for row, (found, wanted) in enumerate(zip(batch.ids, batch.labels, strict=True)):
+        longest = max(len(ids) for ids in told.ids)
+        ids = torch.zeros(len(told.ids), longest, dtype=torch.long)
+        labels = torch.full((len(told.ids), longest), IGNORED)
+        for row, (found, wanted) in enumerate(zip(told.ids, told.labels, strict=True)):
             ids[row, : len(found)] = torch.tensor(found)
             labels[row, : len(wanted)] = torch.tensor(wanted)
         ids, labels = ids.to(self.device), labels.to(self.device)
@@ -190,8 +192,16 @@ class StoryTraining:
         return logits, labels[counted], rows
 
     def _answer_loss(self, soft: Tensor, batch: StoryBatch) -> Tensor:
-        logits, wanted, _ = self._logits(soft, batch)
-        return F.cross_entropy(logits, wanted)
+        """Mean over the tokens of all answers; conversations of like length go side by side."""
+        lengths = torch.tensor([len(ids) for ids in batch.told.ids])
+        size = len(lengths) if self.device.type == "cuda" else SIDE_BY_SIDE
+        total, count = torch.zeros((), device=self.device), 0
+        for rows in lengths.argsort().split(size):
+            told = batch.told.some(rows.tolist())
+            logits, wanted, _ = self._logits(soft[rows.to(self.device)], told)
+            total = total + F.cross_entropy(logits, wanted, reduction="sum")
+            count += len(wanted)
+        return total / count
 
     def _keep_loss(self, rng: np.random.Generator) -> Tensor:
         """How far the LLM has gone from the bare one on texts that the bare one wrote (KL)."""
@@ -252,7 +262,7 @@ class StoryTraining:
                 fields.append(_right_fields(found, batch.targets))
                 if answers:
                     soft = self._soft(hidden, batch)
-                    self._judge(batch, *self._logits(soft, batch), tasks)
+                    self._judge(batch, *self._logits(soft, batch.told), tasks)
         right, filled = np.sum(fields, axis=0)
         shares = right / np.maximum(1, filled)
         every = [hit for got in tasks.values() for hit in got]

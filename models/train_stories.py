@@ -1,4 +1,4 @@
-"""Train a bundle on drawn stories: projector and adapter, with the tower of another bundle.
+"""Train a bundle on drawn stories: projector and adapter, over a tower of its own or another's.
 
 `reellama train` does this for a recipe with the tables `[see]` and `[tell]`.
 """
@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -45,12 +47,14 @@ def train_stories(
     if parallel.rank():  # one process speaks for all
         report = _nothing
     seconds: dict[str, float] = {}
-    source = recipe.tower.name
-    if not source:
-        source = str(work / "tower")
-        seconds["look"] = _look(recipe, Path(source), work, material, report)
-    choice = recipe.tower
-    tower = Tower.load(source, pretrained=choice.pretrained, layer=choice.layer, finer=choice.finer)
+    begun = Bundle.load(recipe.start) if recipe.start else None
+    chosen = _chosen_tower(recipe, begun)
+    if not chosen.name:
+        chosen = replace(chosen, name=str(work / "tower"))
+        seconds["look"] = _look(recipe, Path(chosen.name), work, material, report)
+    tower = Tower.load(
+        chosen.name, pretrained=chosen.pretrained, layer=chosen.layer, finer=chosen.finer
+    )
     on_gpu = device().type == "cuda"
     llm = FrozenLLM(
         find.resolve(recipe.llm),
@@ -59,12 +63,10 @@ def train_stories(
     )
     stories = Stories(recipe.stories, tower.size, material)
     validation = Stories(recipe.stories, tower.size, material, split="validation")
-    if recipe.start:
-        begun = Bundle.load(recipe.start)
+    if begun:
         projector = begun.projector.train().requires_grad_(True)
         words = _first_words(projector, llm)
     else:
-        begun = None
         words = frequent_words(stories, llm.tokenizer, recipe.projector.words)
         projector = _projector(recipe, tower, llm, words)
     teacher = Teacher(
@@ -83,7 +85,12 @@ def train_stories(
             training.lora.load(path, read_gguf(find.resolve(recipe.llm)))
     seconds |= {"see": training.see(recipe.see), "tell": training.tell(recipe.tell)}
     if parallel.rank() == 0:
-        _save(recipe, out, source, training, {name: round(s) for name, s in seconds.items()})
+        made = {
+            "recipe": json.loads(json.dumps(recipe.to_json())),
+            "seconds": {name: round(spent) for name, spent in seconds.items()},
+            **({"before": begun.config.training} if begun else {}),
+        }
+        _save(recipe, out, chosen, training, made)
     parallel.wait()
     parallel.leave()
     return Bundle.load(out)
@@ -115,6 +122,14 @@ def _look(
     return seconds
 
 
+def _chosen_tower(recipe: Recipe, begun: Bundle | None) -> TowerSpec:
+    """The recipe's tower, else that of the bundle it begins with; without a name, a new one."""
+    if recipe.tower.name or not begun:
+        return TowerSpec(**vars(recipe.tower))
+    own = begun.folder / begun.config.tower.name
+    return replace(begun.config.tower, name=str(own)) if own.is_dir() else begun.config.tower
+
+
 def _first_words(projector: Projector, llm: FrozenLLM) -> list[int]:
     """The tokens whose embeddings a trained projector's words began as: still the nearest ones."""
     vocabulary = F.normalize(llm.model.get_input_embeddings().weight.float(), dim=1)
@@ -136,21 +151,20 @@ def _projector(recipe: Recipe, tower: Tower, llm: FrozenLLM, words: list[int]) -
 
 
 def _save(
-    recipe: Recipe, out: Path, source: str, training: StoryTraining, seconds: dict[str, int]
+    recipe: Recipe, out: Path, tower: TowerSpec, training: StoryTraining, made: dict[str, Any]
 ) -> Bundle:
-    """Write the bundle; `source` is its tower's name, or the folder that it is taken from."""
-    choice, llm = recipe.tower, training.llm
-    own = Path(source).is_dir()
+    """Write the bundle; `tower` is what it was trained with, and `made` how that was done."""
+    llm, source = training.llm, Path(tower.name)
     config = BundleConfig(
         name=recipe.name,
         llm=recipe.llm,
         projector=training.projector.config,
-        tower=TowerSpec("tower" if own else source, choice.pretrained, choice.layer, choice.finer),
+        tower=replace(tower, name="tower") if source.is_dir() else tower,
         frames=recipe.stories.frames,
         system=training.teacher.system,
         describe=prompts.load("describe"),
         lora=((ADAPTER, 1.0),),
-        training={"recipe": json.loads(json.dumps(recipe.to_json())), "seconds": seconds},
+        training=made,
     )
     out.mkdir(parents=True, exist_ok=True)
     training.lora.save(out / ADAPTER, read_gguf(find.resolve(recipe.llm)))
@@ -159,6 +173,6 @@ def _save(
         Labels.of_imagenet(name_ids(encode, encode("\n")[0]), llm.embed).save(
             out / "labels.safetensors"
         )
-    if own:
+    if source.is_dir() and source.resolve() != (out / "tower").resolve():
         shutil.copytree(source, out / "tower", dirs_exist_ok=True)
     return save_bundle(out, config, training.projector)

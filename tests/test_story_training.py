@@ -20,10 +20,12 @@ from models.labels import NAME_TOKENS, NAMED, TOKENS, Labels, class_names, name_
 from models.llm import FrozenLLM
 from models.lora import NAMES, Lora
 from models.optimise import StageConfig
+from models.projector import Projector, ProjectorConfig
 from models.recipe import ProjectorChoice, Recipe, TowerChoice
 from models.stream import Stories, StoryConfig
 from models.teach import IGNORED, Teacher, frequent_words
-from models.tell import TellConfig
+from models.tell import StoryTraining, TellConfig
+from models.tower import Tower
 from models.train import run
 from pipeline.cli.train import read_video
 from pipeline.engine import Engine, Text
@@ -112,6 +114,30 @@ def test_an_adapter_is_the_same_after_it_was_written_and_read(
     other.load(tmp_path / "adapter.gguf", header)
     for ours, theirs in zip(written.parameters(), other.parameters(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_a_loss_in_parts_is_the_loss_of_the_whole(
+    size: int, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    llm, config = FrozenLLM(tiny_llama), StoryConfig(styles=("shapes",), style_weights=(1.0,))
+    stories = Stories(config, 32, Path())
+    words = frequent_words(stories, llm.tokenizer, 64, sampled=8)
+    teacher = Teacher(llm.tokenizer, llm.template, "", tokens=form.TOKENS, words=words)
+    projector = Projector(ProjectorConfig(
+        tokens=form.TOKENS, n_embd=llm.n_embd, words=len(words), width=16, heads=2, layers=1
+    ))  # fmt: skip
+    tower = Tower.load(str(write_small_tower(tmp_path / "tower")))
+    training = StoryTraining(
+        stories, stories, tower, llm, teacher, projector, TellConfig(rank=2), tmp_path, workers=0
+    )  # fmt: skip
+    batch = teacher([stories[number] for number in range(5)])
+    soft = torch.randn(5, form.TOKENS, llm.n_embd)
+    losses = []
+    for rows in (5, size):
+        monkeypatch.setattr("models.tell.SIDE_BY_SIDE", rows)
+        losses.append(training._answer_loss(soft, batch).item())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 def test_an_adapter_of_another_rank_is_refused(tiny_llama: Path, tmp_path: Path) -> None:
@@ -208,12 +234,16 @@ def test_training_begins_with_the_bundle_that_a_recipe_names(
 
     begun = train(first)
     again = train(dataclasses.replace(
-        first, name="again", start=str(tmp_path / "first"), see=stage, tell=stage, seed=7
+        first, name="again", tower=TowerChoice(), start=str(tmp_path / "first"),
+        see=stage, tell=stage, seed=7,
     ))  # fmt: skip
     for name, wanted in begun.projector.state_dict().items():
         assert torch.equal(again.projector.state_dict()[name], wanted), name
     adapters = [bundle.lora[0][0].read_bytes() for bundle in (begun, again)]
     assert adapters[0] == adapters[1]
+    weights = [bundle.folder / "tower" / "open_clip_model.safetensors" for bundle in (begun, again)]
+    assert weights[0].read_bytes() == weights[1].read_bytes(), "the tower is taken over"
+    assert again.config.training["before"] == begun.config.training
 
 
 def test_two_processes_that_share_the_steps_make_a_bundle_and_say_things_once(
