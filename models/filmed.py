@@ -59,6 +59,5 @@ def through(codec: str, frames: np.ndarray, bits: float, key_every: int = 12) ->
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode())
     file.seek(0)
-    with av.open(file) as container:
-        read = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    return np.stack(read)
+    with av.open(file, "r") as written:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in written.decode(video=0)])

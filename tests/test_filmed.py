@@ -7,21 +7,17 @@ import numpy as np
 import pytest
 
 from models.filmed import CODECS, film, through
+from models.material import MATERIAL
 from models.render import frame_times, render
 from models.scene import Scene
 from models.stream import FILMED, Stories, StoryConfig
 
 CONFIG = StoryConfig(styles=("shapes",), style_weights=(1.0,), frames=8, fewest_frames=4)
-
-
-def stories(**changes: object) -> Stories:
-    from models.material import MATERIAL
-
-    return Stories(dataclasses.replace(CONFIG, **changes), 96, MATERIAL)
+STORIES = Stories(CONFIG, 96, MATERIAL)
 
 
 def a_scene(number: int = 0, name: str = "one") -> Scene:
-    return stories().story(number, name).scene
+    return STORIES.story(number, name).scene
 
 
 def away(shown: np.ndarray, drawn: np.ndarray) -> float:
@@ -87,13 +83,12 @@ def test_some_of_the_training_clips_are_films_and_no_clip_for_validation_is(
         return film(*given)  # type: ignore[arg-type]
 
     monkeypatch.setattr("models.stream.film", counted)
-    drawn = stories()
     for number in range(24):
-        sample = drawn[number]
+        sample = STORIES[number]
         assert len(sample["frames"]) == len(sample["times"])
     assert 0 < len(made) < 24, f"about {FILMED:.0%}"
     made.clear()
-    validation = Stories(CONFIG, 96, drawn.material, split="validation")
+    validation = Stories(CONFIG, 96, MATERIAL, split="validation")
     for number in range(6):
         validation[number]
     assert not made
