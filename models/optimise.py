@@ -10,8 +10,8 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +37,7 @@ class StageConfig:
         accumulate: forward passes of one step.
         warm_up: share of the steps in which the learning rate rises.
         stills: single pictures of one forward pass, beside its clips (stories only).
+        emphasis: how many times as often as usual a story is told, by its name (stories only).
         every: steps between two checkpoints, and two validations.
     """
 
@@ -48,6 +49,7 @@ class StageConfig:
     warm_up: float = 0.05
     every: int = 100
     stills: int = 0
+    emphasis: Mapping[str, float] = field(default_factory=dict)
 
 
 def minutes(seconds: float) -> str:

@@ -6,8 +6,9 @@ train a bundle and, with pictures and numbers that training never uses, test it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 import numpy as np
 
@@ -336,11 +337,17 @@ STORIES: dict[str, tuple[Callable[[np.random.Generator, Cast], Story], float]] =
 }
 
 
-def random_story(rng: np.random.Generator, cast: Cast, name: str | None = None) -> Story:
-    """A story by name, or any, as often as its share says."""
+def random_story(
+    rng: np.random.Generator,
+    cast: Cast,
+    name: str | None = None,
+    emphasis: Mapping[str, float] = MappingProxyType({}),
+) -> Story:
+    """A story by name, or any, as often as its share says; `emphasis` multiplies shares."""
     if name is None:
-        names = list(STORIES)
-        name = str(rng.choice(names, p=[STORIES[n][1] for n in names]))
+        shares = {n: share * emphasis.get(n, 1.0) for n, (_, share) in STORIES.items()}
+        total = sum(shares.values())
+        name = str(rng.choice(list(shares), p=[share / total for share in shares.values()]))
     if name == "unknown" and not cast.photos:
         name = "one"
     story = STORIES[name][0](rng, cast)

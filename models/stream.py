@@ -6,10 +6,11 @@ Sample `number` is always the same, so a run that resumes sees what it would hav
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple, TypedDict, TypeVar
 
 import numpy as np
@@ -88,6 +89,7 @@ class Stories(Dataset[Sample]):
 
     kinds: "known", those of training, or "new", those that training never draws.
     stills: single pictures (`models.stills`) in place of clips.
+    emphasis: how many times as often as usual a story is told, by its name.
     """
 
     def __init__(
@@ -100,16 +102,24 @@ class Stories(Dataset[Sample]):
         kinds: str = "known",
         stills: bool = False,
         photos: Sequence[np.ndarray] | None = None,
+        emphasis: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         self.config, self.side, self.material = config, side, material
         self.split, self.kinds, self.stills = split, kinds, stills
-        self._photos = photos
+        self._photos, self.emphasis = photos, dict(emphasis)
 
     def as_stills(self) -> Stories:
         """Stills of the same pictures."""
         return Stories(
             self.config, self.side, self.material,
             split=self.split, kinds=self.kinds, stills=True, photos=self._photos,
+        )  # fmt: skip
+
+    def emphasised(self, emphasis: Mapping[str, float]) -> Stories:
+        """The same, with some stories told more often."""
+        return Stories(
+            self.config, self.side, self.material,
+            split=self.split, kinds=self.kinds, photos=self._photos, emphasis=emphasis,
         )  # fmt: skip
 
     @property
@@ -130,7 +140,7 @@ class Stories(Dataset[Sample]):
         cast = cast or self.cast(number)
         if self.stills:
             return random_still(self._rng(number), cast)
-        return random_story(self._rng(number), cast, name)
+        return random_story(self._rng(number), cast, name, self.emphasis)
 
     def _rng(self, number: int, part: int = 0) -> np.random.Generator:
         return np.random.default_rng([self.config.seed, SPLITS[self.split], number, part])
@@ -216,14 +226,29 @@ def task(question: str, story: Story) -> str:
 
 
 class Conversations(NamedTuple):
-    """Token ids of conversations, soft tokens left out; labels are the same where answers are."""
+    """Token ids of conversations, soft tokens left out; labels are the same where answers are.
+
+    parts: of each token, the number of the part of its conversation that it belongs to. A part
+        follows the soft tokens at once and knows nothing of the other parts.
+    """
 
     ids: list[list[int]]
     labels: list[list[int]]
+    parts: list[list[int]]
 
     def some(self, rows: Sequence[int]) -> Conversations:
         """Those of `rows`."""
-        return Conversations([self.ids[row] for row in rows], [self.labels[row] for row in rows])
+        return Conversations(*([column[row] for row in rows] for column in self))
+
+    def padded(self, empty: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The three side by side `[C, longest]`; where a shorter one ends, labels are `empty`."""
+        longest = max(len(ids) for ids in self.ids)
+        fills = (0, empty, 0)
+        ids, labels, parts = (
+            torch.tensor([row + [fill] * (longest - len(row)) for row in column])
+            for column, fill in zip(self, fills, strict=True)
+        )
+        return ids, labels, parts
 
 
 @dataclass
@@ -238,8 +263,8 @@ class StoryBatch:
     times: Tensor  # float32 [B, T]
     mask: Tensor  # bool [B, T]
     targets: Tensor  # int64 [B, tokens], numbers of words
-    told: Conversations
     labels_seen: Tensor  # int64 [B, labels.TOKENS], tokens of the names that the classifier gives
+    told: Conversations
     tasks: list[list[str]]  # of each turn: its task, with a star where its choices were named
 
 

@@ -24,6 +24,7 @@ class Teacher:
 
     tokens: soft tokens of a video; the first `form.TOKENS` are those of the form.
     words: token ids that a soft token can be, number 0 for saying nothing.
+    apart: whether every turn about a clip is a conversation of its own.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class Teacher:
         *,
         tokens: int,
         words: Sequence[int],
+        apart: bool = False,
     ) -> None:
         self._names = torch.tensor(name_ids(tokenizer.encode, tokenizer.encode("\n")[0]))
         self.tokenizer, self.template, self.system = tokenizer, template, system
@@ -41,7 +43,7 @@ class Teacher:
             raise ReellamaError(
                 f"stories need {form.TOKENS} soft tokens, the projector has {tokens}"
             )
-        self.tokens = tokens
+        self.tokens, self.apart = tokens, apart
         self.words = list(words)
         self._index = {token: number for number, token in enumerate(self.words)}
         self.before, _ = question_ids(template, tokenizer, system, "?")
@@ -50,14 +52,25 @@ class Teacher:
         """What a step takes; runs in the worker processes that draw."""
         frames, times, mask = pad(samples)
         targets = torch.tensor([self.targets(sample["form"]) for sample in samples])
-        taught = [self.conversation(sample["turns"]) for sample in samples]
-        told = Conversations(*(list(part) for part in zip(*taught, strict=True)))
         seen = self._names[torch.tensor([sample["seen"] for sample in samples])].flatten(1)
+        taught = [self._told(sample["turns"]) for sample in samples]
+        told = Conversations(*(list(column) for column in zip(*taught, strict=True)))
         tasks = [
             [task(question, sample["story"]) for question, _ in sample["turns"]]
             for sample in samples
         ]
-        return StoryBatch(frames, times, mask, targets, told, seen, tasks)
+        return StoryBatch(frames, times, mask, targets, seen, told, tasks)
+
+    def _told(self, turns: list[tuple[str, str]]) -> tuple[list[int], list[int], list[int]]:
+        """Ids, labels and parts of a conversation: of one part, or of a part a turn."""
+        talks = [[turn] for turn in turns] if self.apart else [turns]
+        ids: list[int] = []
+        labels: list[int] = []
+        parts: list[int] = []
+        for part, talk in enumerate(talks):
+            said, counted = self.conversation(talk)
+            ids, labels, parts = ids + said, labels + counted, parts + [part] * len(said)
+        return ids, labels, parts
 
     def targets(self, fields: Sequence[str]) -> list[int]:
         """Numbers of words, one for each soft token; `IGNORED` for those beyond the form."""

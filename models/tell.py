@@ -40,6 +40,10 @@ class TellConfig:
     align_weight: share of the words' loss that is kept while the LLM learns.
     keep_weight: share of the loss that holds the LLM to what it says without a video.
     validated: clips, and as many stills, that a validation looks at.
+    frozen: the projector stays as it is, and only the adapter learns. With the small batches that
+        a CPU can take, a projector forgets in `tell` what it could.
+    apart: every turn about a clip is a conversation of its own; in a common one, an earlier answer
+        often gives away a later one.
     kept_texts: texts that the bare LLM writes for that, of `kept_tokens` tokens each.
     """
 
@@ -47,6 +51,8 @@ class TellConfig:
     alpha: float = 32.0
     align_weight: float = 0.3
     keep_weight: float = 1.0
+    frozen: bool = False
+    apart: bool = False
     kept_texts: int = 512
     kept_tokens: int = 96
     kept_batch: int = 16
@@ -108,7 +114,10 @@ class StoryTraining:
             parts = [self._told_loss(batch) for batch in next(self._batches)]
             return torch.stack(parts).mean() + self.config.keep_weight * self._keep_loss(rng)
 
-        return self._run("tell", self.both, stage, loss)
+        if not self.config.frozen:
+            return self._run("tell", self.both, stage, loss)
+        self.projector.eval().requires_grad_(False)
+        return self._run("tell", self.lora, stage, loss)
 
     def _run(
         self,
@@ -126,7 +135,8 @@ class StoryTraining:
         """Clips, and stills if the recipe has them, from `step` on; they cannot share a batch,
         for the padding of a still would cost as much as a clip."""
         first = 0 if name == "see" else 100_000_000  # every stage draws clips of its own
-        sizes = [(self.stories, stage.batch), (self.stills, stage.stills)]
+        told = self.stories.emphasised(stage.emphasis)
+        sizes = [(told, stage.batch), (self.stills, stage.stills)]
         parts = []
         for stories, size in sizes:
             if size:
@@ -159,21 +169,18 @@ class StoryTraining:
         return loss, hidden
 
     def _told_loss(self, batch: StoryBatch) -> Tensor:
+        if self.config.frozen:
+            with torch.no_grad():
+                soft = self._soft(self.hidden(batch), batch)
+            return self._answer_loss(soft, batch)
         words, hidden = self._word_loss(batch)
-        return (
-            self._answer_loss(self._soft(hidden, batch), batch) + self.config.align_weight * words
-        )
+        answers = self._answer_loss(self._soft(hidden, batch), batch)
+        return answers + self.config.align_weight * words
 
     def _logits(self, soft: Tensor, told: Conversations) -> tuple[Tensor, Tensor, Tensor]:
         """Logits where an answer is predicted, the tokens wanted there, and whose they are."""
         before = self.llm.embed(self.teacher.before)
-        longest = max(len(ids) for ids in told.ids)
-        ids = torch.zeros(len(told.ids), longest, dtype=torch.long)
-        labels = torch.full((len(told.ids), longest), IGNORED)
-        for row, (found, wanted) in enumerate(zip(told.ids, told.labels, strict=True)):
-            ids[row, : len(found)] = torch.tensor(found)
-            labels[row, : len(wanted)] = torch.tensor(wanted)
-        ids, labels = ids.to(self.device), labels.to(self.device)
+        ids, labels, parts = (column.to(self.device) for column in told.padded(IGNORED))
         inputs = torch.cat(
             [
                 before.expand(len(soft), -1, -1).to(self.llm.dtype),
@@ -182,9 +189,10 @@ class StoryTraining:
             ],
             dim=1,
         )
-        # Padding stands at the end, where a causal model does not see it.
-        states = self.llm.model.get_decoder()(inputs_embeds=inputs).last_hidden_state
         start = len(self.teacher.before) + soft.shape[1]
+        # Padding stands at the end, where a causal model does not see it.
+        apart = _apart(parts, start, inputs.dtype) if self.teacher.apart else {}
+        states = self.llm.model.get_decoder()(inputs_embeds=inputs, **apart).last_hidden_state
         said = states[:, start - 1 : -1]
         counted = labels != IGNORED
         logits = self.llm.model.get_output_embeddings()(said[counted]).float()
@@ -296,6 +304,23 @@ class StoryTraining:
             if token == eos:
                 tasks[batch.tasks[row][turn]].append(whole)
                 turn, whole = turn + 1, True
+
+
+def _apart(parts: Tensor, start: int, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Arguments for an LLM that reads `parts [B, L]` after `start` shared tokens, each for itself.
+
+    Every part's positions go on from the shared tokens, and it sees those and itself.
+    """
+    count = start + parts.shape[1]
+    whose = F.pad(parts, (start, 0), value=-1)  # [B, count]
+    steps = torch.arange(count, device=parts.device)
+    begins = (whose[:, :, None] == whose[:, None]).int().argmax(2)  # first token of one's part
+    shared = steps < start
+    positions = torch.where(shared, steps, steps - begins + start)
+    seen = (whose[:, :, None] == whose[:, None]) | shared
+    seen &= steps[:, None] >= steps
+    hidden = torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
+    return {"attention_mask": hidden[:, None], "position_ids": positions}
 
 
 def _right_fields(found: Tensor, wanted: Tensor) -> np.ndarray:

@@ -75,6 +75,7 @@ def train_stories(
         prompts.load("system"),
         tokens=projector.config.tokens,
         words=words,
+        apart=recipe.adapter.apart,
     )
     training = StoryTraining(
         stories, validation, tower, llm, teacher, projector, recipe.adapter, work,

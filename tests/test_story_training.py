@@ -22,7 +22,7 @@ from models.lora import NAMES, Lora
 from models.optimise import StageConfig
 from models.projector import Projector, ProjectorConfig
 from models.recipe import ProjectorChoice, Recipe, TowerChoice
-from models.stream import Stories, StoryConfig
+from models.stream import Conversations, Stories, StoryConfig
 from models.teach import IGNORED, Teacher, frequent_words
 from models.tell import StoryTraining, TellConfig
 from models.tower import Tower
@@ -116,22 +116,31 @@ def test_an_adapter_is_the_same_after_it_was_written_and_read(
         assert torch.equal(ours, theirs)
 
 
+def story_training(
+    llm: FrozenLLM, stories: Stories, folder: Path, *, apart: bool = False
+) -> StoryTraining:
+    words = frequent_words(stories, llm.tokenizer, 64, sampled=8)
+    teacher = Teacher(
+        llm.tokenizer, llm.template, "", tokens=form.TOKENS, words=words, apart=apart
+    )  # fmt: skip
+    projector = Projector(ProjectorConfig(
+        tokens=form.TOKENS, n_embd=llm.n_embd, words=len(words), width=16, heads=2, layers=1
+    ))  # fmt: skip
+    tower = Tower.load(str(write_small_tower(folder / "tower")))
+    config = TellConfig(rank=2, apart=apart)
+    return StoryTraining(
+        stories, stories, tower, llm, teacher, projector, config, folder, workers=0
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_a_loss_in_parts_is_the_loss_of_the_whole(
     size: int, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     llm, config = FrozenLLM(tiny_llama), StoryConfig(styles=("shapes",), style_weights=(1.0,))
     stories = Stories(config, 32, Path())
-    words = frequent_words(stories, llm.tokenizer, 64, sampled=8)
-    teacher = Teacher(llm.tokenizer, llm.template, "", tokens=form.TOKENS, words=words)
-    projector = Projector(ProjectorConfig(
-        tokens=form.TOKENS, n_embd=llm.n_embd, words=len(words), width=16, heads=2, layers=1
-    ))  # fmt: skip
-    tower = Tower.load(str(write_small_tower(tmp_path / "tower")))
-    training = StoryTraining(
-        stories, stories, tower, llm, teacher, projector, TellConfig(rank=2), tmp_path, workers=0
-    )  # fmt: skip
-    batch = teacher([stories[number] for number in range(5)])
+    training = story_training(llm, stories, tmp_path)
+    batch = training.teacher([stories[number] for number in range(5)])
     soft = torch.randn(5, form.TOKENS, llm.n_embd)
     losses = []
     for rows in (5, size):
@@ -294,3 +303,24 @@ def test_two_processes_that_share_the_steps_make_a_bundle_and_say_things_once(
     assert done.returncode == 1
     assert "a batch of 4 cannot be shared by 3 processes" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_turns_that_are_told_apart_know_nothing_of_each_other(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
+    llm, config = FrozenLLM(tiny_llama), StoryConfig(styles=("shapes",), style_weights=(1.0,))
+    stories = Stories(config, 32, Path())
+    turns = [("What is it?", "A red ball."), ("Which way?", "It moves left."), ("Why?", "No.")]
+    losses = []
+    soft = torch.randn(1, form.TOKENS, llm.n_embd)
+    for apart, talks in ((True, [turns]), (False, [[turn] for turn in turns])):
+        training = story_training(llm, stories, tmp_path / str(apart), apart=apart)
+        batch = training.teacher([stories[0]])
+        lines = []
+        for talk in talks:
+            told = Conversations(*([column] for column in training.teacher._told(talk)))
+            logits, wanted, _ = training._logits(soft, told)
+            lines.append(torch.nn.functional.cross_entropy(logits, wanted, reduction="none"))
+        losses.append(torch.cat(lines))
+        assert len(batch.told.ids) == 1
+    assert torch.allclose(losses[0], losses[1], atol=1e-4)
