@@ -248,3 +248,11 @@ def test_a_sample_of_a_still_has_one_frame_and_never_comes_twice() -> None:
     assert all(sample["frames"].shape == (1, 3, 48, 48) for sample in samples)
     assert len({sample["frames"].numpy().tobytes() for sample in samples}) == 20
     assert all(sample["turns"] for sample in samples)
+
+
+def test_stories_with_more_emphasis_are_told_more_often() -> None:
+    rng = np.random.default_rng(0)
+    names = [random_story(rng, CAST, emphasis={"shuffle": 100.0}).name for _ in range(40)]
+    assert names.count("shuffle") > 30
+    silent = {name: 0.0 for name in STORIES if name != "race"}
+    assert {random_story(rng, CAST, emphasis=silent).name for _ in range(5)} == {"race"}

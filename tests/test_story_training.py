@@ -253,6 +253,14 @@ def test_training_begins_with_the_bundle_that_a_recipe_names(
     weights = [bundle.folder / "tower" / "open_clip_model.safetensors" for bundle in (begun, again)]
     assert weights[0].read_bytes() == weights[1].read_bytes(), "the tower is taken over"
     assert again.config.training["before"] == begun.config.training
+    frozen = dataclasses.replace(first.adapter, frozen=True, apart=True)
+    only = train(dataclasses.replace(
+        first, name="only", tower=TowerChoice(), start=str(tmp_path / "first"), see=stage,
+        adapter=frozen,
+    ))  # fmt: skip
+    for name, wanted in begun.projector.state_dict().items():
+        assert torch.equal(only.projector.state_dict()[name], wanted), name
+    assert only.lora[0][0].read_bytes() != adapters[0]
 
 
 def test_two_processes_that_share_the_steps_make_a_bundle_and_say_things_once(
