@@ -65,6 +65,8 @@ class Recipe:
             tower, where none is named.
         start: with stories, the bundle whose projector and adapter learn on, over its tower where
             `[tower]` names none; else new ones do.
+        kept: share of the projector of `start` in the mean of its weights and the trained ones, which
+            is what training ends with; that often does better than either (Wortsman et al., 2022).
         labels: the bundle names what ImageNet's classifier sees (towers of EfficientNet-lite0).
     """
 
@@ -91,6 +93,7 @@ class Recipe:
     adapter: TellConfig = TellConfig()
     labels: bool = False
     start: str = ""
+    kept: float = 0.0
 
     @classmethod
     def read(cls, path: Path) -> Recipe:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 import prompts
 from gguf_tools import find
@@ -63,8 +64,10 @@ def train_stories(
     )
     stories = Stories(recipe.stories, tower.size, material)
     validation = Stories(recipe.stories, tower.size, material, split="validation")
+    first: dict[str, Tensor] = {}
     if begun:
         projector = begun.projector.train().requires_grad_(True)
+        first = {name: weight.clone() for name, weight in projector.state_dict().items()}
         words = _first_words(projector, llm)
     else:
         words = frequent_words(stories, llm.tokenizer, recipe.projector.words)
@@ -86,6 +89,7 @@ def train_stories(
             training.lora.load(path, read_gguf(find.resolve(recipe.llm)))
     seconds |= {"see": training.see(recipe.see), "tell": training.tell(recipe.tell)}
     if parallel.rank() == 0:
+        _keep(recipe.kept, projector, first)
         made = {
             "recipe": json.loads(json.dumps(recipe.to_json())),
             "seconds": {name: round(spent) for name, spent in seconds.items()},
@@ -95,6 +99,14 @@ def train_stories(
     parallel.wait()
     parallel.leave()
     return Bundle.load(out)
+
+
+@torch.no_grad()
+def _keep(share: float, projector: Projector, first: Mapping[str, Tensor]) -> None:
+    """Mix what a projector has become with a share of the weights that it began with."""
+    for name, weight in projector.state_dict().items():
+        if share and name in first:
+            weight.lerp_(first[name].to(weight.device), share)
 
 
 def _nothing(line: str) -> None:

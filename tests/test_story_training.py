@@ -261,6 +261,17 @@ def test_training_begins_with_the_bundle_that_a_recipe_names(
     for name, wanted in begun.projector.state_dict().items():
         assert torch.equal(only.projector.state_dict()[name], wanted), name
     assert only.lora[0][0].read_bytes() != adapters[0]
+    learned, mean = (
+        train(dataclasses.replace(
+            first, name=f"kept-{kept}", tower=TowerChoice(), start=str(tmp_path / "first"),
+            kept=kept,
+        )).projector.state_dict()
+        for kept in (0.0, 0.25)
+    )  # fmt: skip
+    for name, wanted in begun.projector.state_dict().items():
+        between = 0.25 * wanted + 0.75 * learned[name]
+        assert torch.allclose(mean[name], between, atol=2e-3), name
+    assert any(not torch.equal(learned[name], mean[name]) for name in mean)
 
 
 def test_two_processes_that_share_the_steps_make_a_bundle_and_say_things_once(
