@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections import Counter
 
-from models.paths import Doing, Route
+from models.paths import CHANGES_PLACES, Doing
 from models.scene import DIRECTIONS, Actor, Moving, Pose, Scene
 from models.telling import NUMBERS, Story, in_order, moves
 
 THINGS = 4  # things that are listed at most
 # Soft tokens of each field: how many things, how many of them move, the camera; then each thing's
-# name, motion and place at the beginning; then what the first thing does afterwards.
+# name, motion and place; then what the first thing does afterwards. The place is that of the
+# beginning, or of the end for who changes places, since that is what one is asked for.
 _ALL = (1, 1, 3)
 _THING = (5, 5, 2)
 _THEN = 4
@@ -36,7 +37,8 @@ def fill(story: Story) -> list[str]:
         moving = sum(moves(actor) for actor in scene.actors)
         fields = [NUMBERS[len(scene.actors)], NUMBERS[moving], _camera(scene)]
         for thing in things[:THINGS]:
-            place = "" if scene.camera else _place(thing.pose(0.0))
+            when = 1.0 if thing.motion == CHANGES_PLACES else 0.0
+            place = "" if scene.camera else _place(thing.pose(when))
             fields += [thing.picture.kind, _does(thing), place]
     fields += [""] * (len(WIDTHS) - 1 - len(fields))
     then = things[0] if things else None
@@ -59,10 +61,9 @@ def _listed(shot: Scene) -> list[Moving]:
 def _does(actor: Moving) -> str:
     if isinstance(actor, Doing):
         return actor.first.motion
-    if isinstance(actor, Route):
-        return f"ends {_place(actor.pose(1.0))}"
-    assert isinstance(actor, Actor)
-    slow = actor.motion in DIRECTIONS and actor.amount < SLOW
+    if actor.motion == CHANGES_PLACES:
+        return f"{_place(actor.pose(0.0))} ends {_place(actor.pose(1.0))}"
+    slow = isinstance(actor, Actor) and actor.motion in DIRECTIONS and actor.amount < SLOW
     return f"{actor.motion} slowly" if slow else actor.motion
 
 

@@ -12,6 +12,8 @@ from models.scene import DIRECTIONS, MIN_TURN_VISIBILITY, MOTIONS, Actor, Pose, 
 
 # What can come first and what then: nothing can happen to what has disappeared.
 _ORDERED = tuple(m for m in MOTIONS if m not in ("appears", "disappears"))
+# Motions of a route.
+CHANGES_PLACES, MOVES_ABOUT = "changes places", "moves about"
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class Route:
     picture: Picture = field(repr=False)
     points: tuple[tuple[float, float, float], ...]  # (u, x, y)
     size: float
-    motion: str = "changes places"
+    motion: str = CHANGES_PLACES
     mirrored: bool = False
 
     def pose(self, u: float) -> Pose:
@@ -123,3 +125,19 @@ class Route:
             for picture, way in zip(pictures, points, strict=True)
         ]
         return places, routes
+
+    @classmethod
+    def about(cls, rng: np.random.Generator, picture: Picture, side: float) -> Route:
+        """Here and there, in no one direction: as frames of a straight way in wrong order look.
+
+        Half of the ways keep to a line.
+        """
+        stops = int(rng.integers(8, 20))
+        low, high = side / 2 + 0.02, 0.98 - side / 2
+        x, y = rng.uniform(low, high, (2, stops))
+        if rng.random() < 0.5:
+            share, ends = rng.random((stops, 1)), rng.uniform(low, high, (2, 2))
+            x, y = (ends[0] + share * (ends[1] - ends[0])).T
+        times = np.linspace(0.0, 1.0, stops)
+        points = tuple((float(u), float(a), float(b)) for u, a, b in zip(times, x, y, strict=True))
+        return cls(picture, points, side, MOVES_ABOUT)

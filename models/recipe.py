@@ -65,8 +65,8 @@ class Recipe:
             tower, where none is named.
         start: with stories, the bundle whose projector and adapter learn on, over its tower where
             `[tower]` names none; else new ones do.
-        kept: share of the projector of `start` in the mean of its weights and the trained ones,
-            with which training ends; that often does better than either (Wortsman et al., 2022).
+        kept: share of the projector of `start` in the mean of its weights and those after `see`;
+            that often does better than either (Wortsman et al., 2022).
         labels: the bundle names what ImageNet's classifier sees (towers of EfficientNet-lite0).
     """
 

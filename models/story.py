@@ -97,6 +97,23 @@ def one(rng: np.random.Generator, cast: Cast) -> Story:
     return Story("one", replace(scene, actors=(actor,)), told, tuple(asked))
 
 
+def about(rng: np.random.Generator, cast: Cast) -> Story:
+    """One thing moves about, in no one direction."""
+    scene = empty_scene(rng, cast)
+    (picture,) = cast.pick(rng)
+    route = Route.about(rng, picture, float(rng.uniform(0.22, 0.4)))
+    name, does = the_thing(picture), f"It {route.motion}."
+    which = say(rng, f"Which way does {name} move?", f"In which direction does {name} go?")
+    what = say(rng, f"What does {name} do?", f"What is {name} doing?")
+    asked = [
+        Question("", which, "", (), does),
+        ask(rng, "action", what, "moves", ACTIONS, does),
+        *naming(rng, cast, [picture]),
+    ]
+    told = sentence(f"{a_thing(picture)} {route.motion}")
+    return Story("about", replace(scene, actors=(route,)), told, tuple(asked))
+
+
 def place(rng: np.random.Generator, cast: Cast) -> Story:
     """One thing stands at a place."""
     scene = empty_scene(rng, cast)
@@ -334,6 +351,7 @@ STORIES: dict[str, tuple[Callable[[np.random.Generator, Cast], Story], float]] =
     "cut": (cut, 0.05),
     "camera": (camera, 0.06),
     "unknown": (unknown, 0.04),
+    "about": (about, 0.04),
 }
 
 

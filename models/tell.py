@@ -25,7 +25,7 @@ from models.optimise import Stage, StageConfig
 from models.projector import Projector
 from models.stream import Conversations, Stories, StoryBatch, batches
 from models.teach import IGNORED, Teacher
-from models.tower import Tower
+from models.tower import BATCH_FRAMES, Tower
 
 Report = Callable[[str], None]
 
@@ -149,8 +149,9 @@ class StoryTraining:
         frames = batch.frames.to(self.device, non_blocking=True)
         count, longest = frames.shape[:2]
         flat = frames.flatten(0, 1)
+        size = TOWER_FRAMES if self.device.type == "cuda" else BATCH_FRAMES
         with torch.no_grad():
-            grids = [self.tower.cells(part) for part in flat.split(TOWER_FRAMES)]
+            grids = [self.tower.cells(part) for part in flat.split(size)]
         features = torch.cat(grids).unflatten(0, (count, longest))  # [B, T, cells, channels]
         return self.projector.hidden(
             features, batch.times.to(self.device), batch.mask.to(self.device)

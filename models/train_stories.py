@@ -87,9 +87,10 @@ def train_stories(
     if begun:
         for path, _ in begun.lora:
             training.lora.load(path, read_gguf(find.resolve(recipe.llm)))
-    seconds |= {"see": training.see(recipe.see), "tell": training.tell(recipe.tell)}
+    seconds["see"] = training.see(recipe.see)
+    _keep(recipe.kept, projector, first)
+    seconds["tell"] = training.tell(recipe.tell)
     if parallel.rank() == 0:
-        _keep(recipe.kept, projector, first)
         made = {
             "recipe": json.loads(json.dumps(recipe.to_json())),
             "seconds": {name: round(spent) for name, spent in seconds.items()},

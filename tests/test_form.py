@@ -104,8 +104,16 @@ def test_things_that_change_places_have_the_place_where_they_end() -> None:
         fields = form.fill(story)
         for number, actor in enumerate(in_order(story.scene.actors)):
             assert isinstance(actor, Route)
-            end = ("left", "middle", "right")[min(2, int(actor.pose(1.0).x * 3))]
-            assert thing(fields, number)[1] == f"ends {end}"
+            start, end = (
+                ("left", "middle", "right")[min(2, int(actor.pose(u).x * 3))] for u in (0.0, 1.0)
+            )
+            assert thing(fields, number)[1:] == [f"{start} ends {end}", end]
+
+
+def test_what_moves_about_is_said_to_do_so() -> None:
+    for seed in SEEDS:
+        fields = form.fill(told("about", seed))
+        assert fields[:2] == ["one", "one"] and fields[form.MOTION] == "moves about"
 
 
 def test_both_scenes_of_a_cut_are_there() -> None:

@@ -102,6 +102,17 @@ def test_a_route_ends_at_the_place_that_is_told() -> None:
         assert [places[i] for i in order] == [0, 1, 2]
 
 
+def test_what_moves_about_keeps_no_direction_and_stays_in_the_picture() -> None:
+    for seed in range(20):
+        told = story("about", seed)
+        (actor,) = told.scene.actors
+        xs, ys = np.array([(p.x, p.y) for u in np.linspace(0, 1, 65) for p in [actor.pose(u)]]).T
+        turns = sum(np.count_nonzero(np.diff(np.sign(np.diff(way)))) for way in (xs, ys))
+        assert turns >= 3
+        assert min(xs.min(), ys.min()) > 0.1 and max(xs.max(), ys.max()) < 0.9
+        assert all(question.task != "moving direction" for question in told.questions)
+
+
 @pytest.mark.parametrize("move", CAMERA_MOVES)
 def test_a_camera_does_what_its_name_says_and_stays_inside_the_world(move: str) -> None:
     camera = Camera.of(np.random.default_rng(1), move)
