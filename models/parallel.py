@@ -6,8 +6,10 @@ each other at every layer. The processes of `torchrun` are used where it started
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import socket
+import threading
 from collections.abc import Callable, Iterable
 from multiprocessing.queues import SimpleQueue
 from typing import Any
@@ -105,8 +107,20 @@ def _member(
         "WORLD_SIZE": str(processes),
         "LOCAL_WORLD_SIZE": str(processes),
     }
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         function(*arguments)
     except ReellamaError as error:
         errors.put(str(error))
         os._exit(1)  # no farewell: the others may wait for this one
+
+
+def _end_with_parent() -> None:
+    """Training goes on from its checkpoint when who started it has been killed, not without it.
+
+    PyTorch sends SIGINT then, which a job in the background (`nohup ... &`) ignores.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
