@@ -67,6 +67,8 @@ class Recipe:
             `[tower]` names none; else new ones do.
         kept: share of the projector of `start` in the mean of its weights and those after `see`;
             that often does better than either (Wortsman et al., 2022).
+        doubt: by how much, in logits, the name of a thing must be likelier than "something" after
+            training. Drawn things that training knows are so by far, what it never saw is often not.
         labels: the bundle names what ImageNet's classifier sees (towers of EfficientNet-lite0).
     """
 
@@ -94,6 +96,7 @@ class Recipe:
     labels: bool = False
     start: str = ""
     kept: float = 0.0
+    doubt: float = 0.0
 
     @classmethod
     def read(cls, path: Path) -> Recipe:

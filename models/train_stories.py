@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from models.projector import Projector, ProjectorConfig
 from models.recipe import Recipe
 from models.stream import Stories
 from models.teach import Teacher, frequent_words
+from models.telling import UNKNOWN
 from models.tell import StoryTraining, device
 from models.tower import Tower, compute_dtype, grid_layers
 
@@ -91,6 +92,8 @@ def train_stories(
     _keep(recipe.kept, projector, first)
     seconds["tell"] = training.tell(recipe.tell)
     if parallel.rank() == 0:
+        if recipe.doubt:
+            _doubt(recipe.doubt, projector, words, llm.tokenizer.encode(f" {UNKNOWN}")[0])
         made = {
             "recipe": json.loads(json.dumps(recipe.to_json())),
             "seconds": {name: round(spent) for name, spent in seconds.items()},
@@ -108,6 +111,14 @@ def _keep(share: float, projector: Projector, first: Mapping[str, Tensor]) -> No
     for name, weight in projector.state_dict().items():
         if share and name in first:
             weight.lerp_(first[name].to(weight.device), share)
+
+
+@torch.no_grad()
+def _doubt(more: float, projector: Projector, words: Sequence[int], something: int) -> None:
+    """Make names give way to "something", a token of `words`, where they are hardly likelier."""
+    if something not in words:
+        raise ReellamaError(f'doubt needs the word "{UNKNOWN}" among the projector\'s words')
+    projector.words.score.bias[words.index(something)] += more
 
 
 def _nothing(line: str) -> None:

@@ -264,7 +264,7 @@ def test_training_begins_with_the_bundle_that_a_recipe_names(
     learned, mean = (
         train(dataclasses.replace(
             first, name=f"kept-{kept}", tower=TowerChoice(), start=str(tmp_path / "first"),
-            kept=kept,
+            tell=StageConfig(steps=0), kept=kept,
         )).projector.state_dict()
         for kept in (0.0, 0.25)
     )  # fmt: skip
@@ -272,6 +272,13 @@ def test_training_begins_with_the_bundle_that_a_recipe_names(
         between = 0.25 * wanted + 0.75 * learned[name]
         assert torch.allclose(mean[name], between, atol=2e-3), name
     assert any(not torch.equal(learned[name], mean[name]) for name in mean)
+    doubting = train(dataclasses.replace(
+        first, name="doubting", tower=TowerChoice(), start=str(tmp_path / "first"), see=stage,
+        tell=stage, doubt=2.0,
+    ))  # fmt: skip
+    bias = doubting.projector.state_dict()["words.score.bias"]
+    more = bias - begun.projector.state_dict()["words.score.bias"]
+    assert sorted(more.tolist())[-2:] == pytest.approx([0.0, 2.0], abs=2e-3)
 
 
 def test_two_processes_that_share_the_steps_make_a_bundle_and_say_things_once(
