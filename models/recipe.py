@@ -68,7 +68,7 @@ class Recipe:
         kept: share of the projector of `start` in the mean of its weights and those after `see`;
             that often does better than either (Wortsman et al., 2022).
         doubt: by how much, in logits, the name of a thing must be likelier than "something" after
-            training. Drawn things that training knows are so by far, what it never saw is often not.
+            training. Drawn things that training knows are so by far, others often not.
         labels: the bundle names what ImageNet's classifier sees (towers of EfficientNet-lite0).
     """
 

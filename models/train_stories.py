@@ -29,8 +29,8 @@ from models.projector import Projector, ProjectorConfig
 from models.recipe import Recipe
 from models.stream import Stories
 from models.teach import Teacher, frequent_words
-from models.telling import UNKNOWN
 from models.tell import StoryTraining, device
+from models.telling import UNKNOWN
 from models.tower import Tower, compute_dtype, grid_layers
 
 ADAPTER = "adapter.gguf"
