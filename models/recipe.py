@@ -60,9 +60,9 @@ class Recipe:
         tail: from `motion` on, so many last soft tokens are the last words of the description.
         answer: the LLM's loss on answers, through the frozen LLM.
         align_weight: share of the alignment's loss that is kept in `answer`.
-        stories, look, see, tell, adapter: another way to train, on drawn stories, with an adapter
-            for the LLM (`models.tell`); taken where `see` or `tell` has steps. `look` trains the
-            tower, where none is named.
+        stories, look, see, study, tell, adapter: another way to train, on drawn stories, with an
+            adapter for the LLM (`models.tell`); taken where one of the last three stages has steps.
+            `look` trains the tower, where none is named.
         start: with stories, the bundle whose projector and adapter learn on, over its tower where
             `[tower]` names none; else new ones do.
         kept: share of the projector of `start` in the mean of its weights and those after `see`;
@@ -91,12 +91,18 @@ class Recipe:
     stories: StoryConfig = StoryConfig()
     look: StageConfig = StageConfig(steps=0)
     see: StageConfig = StageConfig(steps=0)
+    study: StageConfig = StageConfig(steps=0)
     tell: StageConfig = StageConfig(steps=0)
     adapter: TellConfig = TellConfig()
     labels: bool = False
     start: str = ""
     kept: float = 0.0
     doubt: float = 0.0
+
+    @property
+    def of_stories(self) -> bool:
+        """Whether it trains on drawn stories, with an adapter for the LLM."""
+        return any(stage.steps for stage in (self.see, self.study, self.tell))
 
     @classmethod
     def read(cls, path: Path) -> Recipe:

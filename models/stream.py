@@ -159,6 +159,18 @@ class Stories(Dataset[Sample]):
             seen=list(story.seen),
         )
 
+    def unseen(self, number: int) -> Sample:
+        """Sample `number` without its video: one black point, for who looks at the form alone."""
+        story = self.story(number)
+        return Sample(
+            frames=torch.zeros(1, 3, 1, 1, dtype=torch.uint8),
+            times=torch.zeros(1),
+            form=fill(story),
+            turns=conversation(story, self._rng(number, 1)),
+            story=story,
+            seen=list(story.seen),
+        )
+
     def _draw(
         self, story: Story, rng: np.random.Generator, training: bool
     ) -> tuple[np.ndarray, np.ndarray]:

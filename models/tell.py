@@ -1,7 +1,8 @@
 """Train a projector and the LLM's adapter together, on stories that are drawn as they are needed.
 
 First the soft tokens learn to be the words of the descriptions (`see`: quick, without the LLM),
-then the LLM learns to answer from them (`tell`). The tower stays as it is. On a GPU if there is
+and the LLM to read such words (`study`: without a video); then it learns to answer from what the
+soft tokens do say (`tell`). The tower stays as it is. On a GPU if there is
 one; the steps are the same.
 """
 
@@ -65,7 +66,7 @@ def device() -> torch.device:
 
 
 class StoryTraining:
-    """Two stages over one projector and one adapter, resumable like every stage."""
+    """Three stages over one projector and one adapter, resumable like every stage."""
 
     def __init__(
         self,
@@ -106,6 +107,23 @@ class StoryTraining:
             return torch.stack(parts).mean()
 
         return self._run("see", self.projector, stage, loss)
+
+    def study(self, stage: StageConfig) -> float:
+        """The LLM answers from forms as they ought to be, without any video; returns seconds.
+
+        Where a form is often wrong, the LLM learns not to trust it, and guesses.
+        """
+        told, size = self.stories.emphasised(stage.emphasis), parallel.share(stage.batch)
+
+        def loss(number: int, rng: np.random.Generator) -> Tensor:
+            first = 200_000_000 + (number * parallel.world() + parallel.rank()) * size
+            batch = self.teacher([told.unseen(first + row) for row in range(size)])
+            answers = self._answer_loss(self._ideal(batch), batch)
+            return answers + self.config.keep_weight * self._keep_loss(rng)
+
+        running = Stage("study", self.lora, stage, self.folder, seed=self.seed, report=self.report)
+        running.run(loss, lambda: self.validate(True, False))
+        return running.seconds
 
     def tell(self, stage: StageConfig) -> float:
         """The LLM answers from soft tokens; returns seconds."""
@@ -161,6 +179,13 @@ class StoryTraining:
         """The projector's soft tokens and, after them, the names that the classifier gives."""
         named = self.llm.embed(batch.labels_seen.to(self.device))
         return torch.cat([self.projector.words(hidden).float(), named.float()], dim=1)
+
+    @torch.no_grad()
+    def _ideal(self, batch: StoryBatch) -> Tensor:
+        """As `_soft`, of a projector that puts every word of the form first, and no other."""
+        words = self.projector.words.embeddings[batch.targets.clamp(min=0).to(self.device)]
+        named = self.llm.embed(batch.labels_seen.to(self.device))
+        return torch.cat([words.float(), named.float()], dim=1)
 
     def _word_loss(self, batch: StoryBatch) -> tuple[Tensor, Tensor]:
         hidden = self.hidden(batch)

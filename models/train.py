@@ -274,6 +274,6 @@ def run(
     material: Path = MATERIAL,
 ) -> Bundle:
     """Train by `recipe` and write the bundle to `out`; `work` keeps what a later run needs."""
-    if recipe.see.steps or recipe.tell.steps:
+    if recipe.of_stories:
         return train_stories(recipe, out, work=work, material=material, report=report)
     return Training(recipe, work, read_video=read_video, report=report, material=material).run(out)

@@ -1,6 +1,6 @@
 """Train a bundle on drawn stories: projector and adapter, over a tower of its own or another's.
 
-`reellama train` does this for a recipe with the tables `[see]` and `[tell]`.
+`reellama train` does this for a recipe with the tables `[see]`, `[study]` and `[tell]`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ ADAPTER = "adapter.gguf"
 def train_stories(
     recipe: Recipe, out: Path, *, work: Path, material: Path, report: Callable[[str], None]
 ) -> Bundle:
-    """Do what is left of the stages `look`, `see` and `tell`, and write the bundle into `out`.
+    """Do what is left of the stages, from `look` to `tell`, and write the bundle into `out`.
 
     The processes that `parallel` brings together share the steps.
 
@@ -90,6 +90,7 @@ def train_stories(
             training.lora.load(path, read_gguf(find.resolve(recipe.llm)))
     seconds["see"] = training.see(recipe.see)
     _keep(recipe.kept, projector, first)
+    seconds["study"] = training.study(recipe.study)
     seconds["tell"] = training.tell(recipe.tell)
     if parallel.rank() == 0:
         if recipe.doubt:

@@ -149,6 +149,22 @@ def test_a_loss_in_parts_is_the_loss_of_the_whole(
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
+def test_a_studied_form_is_the_one_that_a_perfect_projector_would_fill(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
+    llm, config = FrozenLLM(tiny_llama), StoryConfig(styles=("shapes",), style_weights=(1.0,))
+    stories = Stories(config, 32, Path())
+    training = story_training(llm, stories, tmp_path)
+    unseen, drawn = stories.unseen(3), stories[3]
+    assert unseen["form"] == drawn["form"] and unseen["story"].caption == drawn["story"].caption
+    assert unseen["frames"].numel() == 3, "nothing is drawn"
+    batch = training.teacher([unseen])
+    soft = training._ideal(batch)
+    known = batch.targets[0] >= 0
+    words = training.projector.words.embeddings[batch.targets[0][known]]
+    assert torch.equal(soft[0, : form.TOKENS][known], words)
+
+
 def test_an_adapter_of_another_rank_is_refused(tiny_llama: Path, tmp_path: Path) -> None:
     header = read_gguf(tiny_llama)
     Lora(FrozenLLM(tiny_llama).model, rank=4, alpha=8.0).save(tmp_path / "adapter.gguf", header)
@@ -261,10 +277,18 @@ def test_training_begins_with_the_bundle_that_a_recipe_names(
     for name, wanted in begun.projector.state_dict().items():
         assert torch.equal(only.projector.state_dict()[name], wanted), name
     assert only.lora[0][0].read_bytes() != adapters[0]
+    none = StageConfig(steps=0)
+    studied = train(dataclasses.replace(
+        first, name="studied", tower=TowerChoice(), start=str(tmp_path / "first"), see=none,
+        study=dataclasses.replace(stage, learning_rate=1e-2), tell=none,
+    ))  # fmt: skip
+    for name, wanted in begun.projector.state_dict().items():
+        assert torch.equal(studied.projector.state_dict()[name], wanted), name
+    assert studied.lora[0][0].read_bytes() != adapters[0]
     learned, mean = (
         train(dataclasses.replace(
             first, name=f"kept-{kept}", tower=TowerChoice(), start=str(tmp_path / "first"),
-            tell=StageConfig(steps=0), kept=kept,
+            tell=none, kept=kept,
         )).projector.state_dict()
         for kept in (0.0, 0.25)
     )  # fmt: skip

@@ -79,7 +79,9 @@ def run(
     )
     if processes == 1:
         ready()
-    elif not (recipe.see.steps or recipe.tell.steps):
-        raise ReellamaError(f"{recipe_path}: --processes is for recipes with [see] and [tell]")
+    elif not recipe.of_stories:
+        raise ReellamaError(
+            f"{recipe_path}: --processes is for recipes with [see], [study] or [tell]"
+        )
     else:
         parallel.spawn(ready, processes)
