@@ -116,7 +116,7 @@ def _member(
 
 
 def _end_with_parent() -> None:
-    """Training goes on from its checkpoint when who started it has been killed, not without it.
+    """Wait until the process that started this one has ended, killed perhaps, and end too.
 
     PyTorch sends SIGINT then, which a job in the background (`nohup ... &`) ignores.
     """

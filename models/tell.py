@@ -31,6 +31,8 @@ from models.tower import BATCH_FRAMES, Tower
 Report = Callable[[str], None]
 
 TOWER_FRAMES = 1024  # frames a call of the tower on a GPU
+# The first story of each stage, so that none sees what another one saw.
+FIRST = {"see": 0, "tell": 100_000_000, "study": 200_000_000}
 SIDE_BY_SIDE = 8  # conversations a call of the LLM on a CPU, where padding costs more than calls
 
 
@@ -116,7 +118,7 @@ class StoryTraining:
         told, size = self.stories.emphasised(stage.emphasis), parallel.share(stage.batch)
 
         def loss(number: int, rng: np.random.Generator) -> Tensor:
-            first = 200_000_000 + (number * parallel.world() + parallel.rank()) * size
+            first = FIRST["study"] + (number * parallel.world() + parallel.rank()) * size
             batch = self.teacher([told.unseen(first + row) for row in range(size)])
             answers = self._answer_loss(self._ideal(batch), batch)
             return answers + self.config.keep_weight * self._keep_loss(rng)
@@ -152,8 +154,7 @@ class StoryTraining:
     def _drawn(self, name: str, stage: StageConfig, step: int) -> Iterator[tuple[StoryBatch, ...]]:
         """Clips, and stills if the recipe has them, from `step` on; they cannot share a batch,
         for the padding of a still would cost as much as a clip."""
-        first = 0 if name == "see" else 100_000_000  # every stage draws clips of its own
-        told = self.stories.emphasised(stage.emphasis)
+        first, told = FIRST[name], self.stories.emphasised(stage.emphasis)
         sizes = [(told, stage.batch), (self.stills, stage.stills)]
         parts = []
         for stories, size in sizes:
@@ -177,13 +178,15 @@ class StoryTraining:
 
     def _soft(self, hidden: Tensor, batch: StoryBatch) -> Tensor:
         """The projector's soft tokens and, after them, the names that the classifier gives."""
-        named = self.llm.embed(batch.labels_seen.to(self.device))
-        return torch.cat([self.projector.words(hidden).float(), named.float()], dim=1)
+        return self._with_names(self.projector.words(hidden), batch)
 
     @torch.no_grad()
     def _ideal(self, batch: StoryBatch) -> Tensor:
         """As `_soft`, of a projector that puts every word of the form first, and no other."""
         words = self.projector.words.embeddings[batch.targets.clamp(min=0).to(self.device)]
+        return self._with_names(words, batch)
+
+    def _with_names(self, words: Tensor, batch: StoryBatch) -> Tensor:
         named = self.llm.embed(batch.labels_seen.to(self.device))
         return torch.cat([words.float(), named.float()], dim=1)
 
