@@ -23,6 +23,7 @@ _THEN = 4
 WIDTHS = (*_ALL, *_THING * THINGS, _THEN)
 TOKENS = sum(WIDTHS)  # 57
 NAME, MOTION = len(_ALL), len(_ALL) + 1  # fields of the first thing
+PHOTOGRAPH = "photograph"  # the name of whatever is one
 SLOW = 0.3  # who goes less than this share of the picture in a clip is slow
 
 
@@ -32,7 +33,7 @@ def fill(story: Story) -> list[str]:
     shots = [scene, *([scene.later] if scene.later else [])]
     things = [thing for shot in shots for thing in _listed(shot)]
     if story.photograph:
-        fields = ["", "", _camera(scene), "photograph", "", ""]
+        fields = ["", "", _camera(scene), PHOTOGRAPH, "", ""]
     else:
         moving = sum(moves(actor) for actor in scene.actors)
         fields = [NUMBERS[len(scene.actors)], NUMBERS[moving], _camera(scene)]

@@ -67,8 +67,9 @@ class Recipe:
             `[tower]` names none; else new ones do.
         kept: share of the projector of `start` in the mean of its weights and those after `see`;
             that often does better than either (Wortsman et al., 2022).
-        doubt: by how much, in logits, the name of a thing must be likelier than "something" after
-            training. Drawn things that training knows are so by far, others often not.
+        doubt: by how much, in logits, the name of a thing must be likelier than "something" or
+            "photograph" after training. Drawn things that training knows are so by far, others
+            often not.
         labels: the bundle names what ImageNet's classifier sees (towers of EfficientNet-lite0).
     """
 

@@ -59,6 +59,7 @@ class StoryConfig:
     frames: int = 16
     fewest_frames: int = 10
     seed: int = 0
+    whole: bool = False  # all that a story has to ask is asked, as is right where turns are `apart`
 
 
 def all_kinds() -> list[Kind]:
@@ -154,7 +155,7 @@ class Stories(Dataset[Sample]):
             frames=torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous(),
             times=torch.from_numpy(times.astype(np.float32)),
             form=fill(story),
-            turns=conversation(story, rng, described=0.25 if self.stills else 0.35),
+            turns=conversation(story, rng, 0.25 if self.stills else 0.35, self.config.whole),
             story=story,
             seen=list(story.seen),
         )
@@ -166,7 +167,7 @@ class Stories(Dataset[Sample]):
             frames=torch.zeros(1, 3, 1, 1, dtype=torch.uint8),
             times=torch.zeros(1),
             form=fill(story),
-            turns=conversation(story, self._rng(number, 1)),
+            turns=conversation(story, self._rng(number, 1), whole=self.config.whole),
             story=story,
             seen=list(story.seen),
         )
@@ -202,13 +203,13 @@ def _squash(frame: np.ndarray, side: int, quality: int | None) -> np.ndarray:
 
 
 def conversation(
-    story: Story, rng: np.random.Generator, described: float = 0.35
+    story: Story, rng: np.random.Generator, described: float = 0.35, whole: bool = False
 ) -> list[tuple[str, str]]:
     """Questions and answers in random order, some with choices.
 
     described: how often the description comes first.
-
-    An earlier turn tells much of what a later one asks for, so many conversations are short.
+    whole: every question is asked, up to the usual most. Else many conversations are short, for an
+        earlier turn tells much of what a later one asks for.
     """
     turns = []
     for asked in story.questions:
@@ -217,7 +218,7 @@ def conversation(
             turns.append((multiple_choice(asked.question, mixed), asked.answer))
         else:
             turns.append((asked.question, asked.sentence))
-    most = MOST_TURNS - 1 if rng.random() < 0.6 else 1
+    most = MOST_TURNS - 1 if rng.random() < 0.6 or whole else 1
     picked = [turns[i] for i in rng.permutation(len(turns))[:most]]
     question = DESCRIBE[0] if rng.random() < 0.6 else DESCRIBE[int(rng.integers(len(DESCRIBE)))]
     description = (question, story.caption)

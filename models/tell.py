@@ -47,6 +47,8 @@ class TellConfig:
         a CPU can take, a projector forgets in `tell` what it could.
     apart: every turn about a clip is a conversation of its own; in a common one, an earlier answer
         often gives away a later one.
+    faultless: share of the clips in `tell` that the LLM reads as `study` would have them; with
+        `frozen` only.
     kept_texts: texts that the bare LLM writes for that, of `kept_tokens` tokens each.
     """
 
@@ -56,6 +58,7 @@ class TellConfig:
     keep_weight: float = 1.0
     frozen: bool = False
     apart: bool = False
+    faultless: float = 0.0
     kept_texts: int = 512
     kept_tokens: int = 96
     kept_batch: int = 16
@@ -201,6 +204,8 @@ class StoryTraining:
         if self.config.frozen:
             with torch.no_grad():
                 soft = self._soft(self.hidden(batch), batch)
+                ideal = torch.rand(len(soft), 1, 1, device=self.device) < self.config.faultless
+                soft = torch.where(ideal, self._ideal(batch), soft)
             return self._answer_loss(soft, batch)
         words, hidden = self._word_loss(batch)
         answers = self._answer_loss(self._soft(hidden, batch), batch)

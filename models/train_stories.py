@@ -22,6 +22,7 @@ from gguf_tools.errors import ReellamaError
 from gguf_tools.reader import read_gguf
 from models import parallel
 from models.bundle import Bundle, BundleConfig, TowerSpec, save_bundle
+from models.form import PHOTOGRAPH
 from models.labels import Labels, name_ids
 from models.llm import FrozenLLM
 from models.look import Looking
@@ -94,7 +95,8 @@ def train_stories(
     seconds["tell"] = training.tell(recipe.tell)
     if parallel.rank() == 0:
         if recipe.doubt:
-            _doubt(recipe.doubt, projector, words, llm.tokenizer.encode(f" {UNKNOWN}")[0])
+            nameless = [llm.tokenizer.encode(f" {word}")[0] for word in (UNKNOWN, PHOTOGRAPH)]
+            _doubt(recipe.doubt, projector, words, nameless)
         made = {
             "recipe": json.loads(json.dumps(recipe.to_json())),
             "seconds": {name: round(spent) for name, spent in seconds.items()},
@@ -115,11 +117,13 @@ def _keep(share: float, projector: Projector, first: Mapping[str, Tensor]) -> No
 
 
 @torch.no_grad()
-def _doubt(more: float, projector: Projector, words: Sequence[int], something: int) -> None:
-    """Make names give way to "something", a token of `words`, where they are hardly likelier."""
-    if something not in words:
-        raise ReellamaError(f'doubt needs the word "{UNKNOWN}" among the projector\'s words')
-    projector.words.score.bias[words.index(something)] += more
+def _doubt(more: float, projector: Projector, words: Sequence[int], nameless: list[int]) -> None:
+    """Make names give way to the tokens `nameless` of `words`, where they are hardly likelier."""
+    if not set(nameless) <= set(words):
+        raise ReellamaError(
+            f'doubt needs "{UNKNOWN}" and "{PHOTOGRAPH}" among the projector\'s words'
+        )
+    projector.words.score.bias[[words.index(token) for token in nameless]] += more
 
 
 def _nothing(line: str) -> None:

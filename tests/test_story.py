@@ -18,7 +18,7 @@ from models.scene import Actor
 from models.shapes import COLOURS
 from models.stills import STILLS
 from models.story import ROW, STORIES, random_story
-from models.stream import Stories, StoryConfig, conversation, pad
+from models.stream import MOST_TURNS, Stories, StoryConfig, conversation, pad
 from models.telling import NUMBERS, UNKNOWN, Cast, Story
 from models.variants import patch, tinted
 from pipeline.frames import read_frames
@@ -192,6 +192,15 @@ def test_a_conversation_is_of_questions_of_the_story(stories: Stories) -> None:
                 assert answer in question.partition("\nChoose one: ")[2]
             else:
                 assert answer in sentences
+
+
+def test_a_whole_conversation_asks_all_that_a_story_has_to_ask(stories: Stories) -> None:
+    for number in range(30):
+        told = stories.story(number)
+        turns = conversation(told, np.random.default_rng(number), described=0.0, whole=True)
+        asked = {question.partition("\nChoose one: ")[0] for question, _ in turns}
+        wanted = {question.question for question in told.questions}
+        assert len(asked & wanted) == min(len(wanted), MOST_TURNS - 1)
 
 
 def test_choices_are_named_in_one_line() -> None:

@@ -165,6 +165,22 @@ def test_a_studied_form_is_the_one_that_a_perfect_projector_would_fill(
     assert torch.equal(soft[0, : form.TOKENS][known], words)
 
 
+@pytest.mark.parametrize("faultless", [0.0, 1.0])
+def test_a_frozen_projector_gives_way_to_faultless_forms_as_often_as_told(
+    faultless: float, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stories = Stories(StoryConfig(styles=("shapes",), style_weights=(1.0,)), 32, Path())
+    training = story_training(FrozenLLM(tiny_llama), stories, tmp_path)
+    training.config = dataclasses.replace(training.config, frozen=True, faultless=faultless)
+    batch = training.teacher([stories[number] for number in range(4)])
+    real, ideal = (torch.full((4, form.TOKENS, training.llm.n_embd), x) for x in (0.01, 0.02))
+    monkeypatch.setattr(training, "hidden", lambda batch: None)
+    monkeypatch.setattr(training, "_soft", lambda hidden, batch: real)
+    monkeypatch.setattr(training, "_ideal", lambda batch: ideal)
+    wanted = training._answer_loss(ideal if faultless else real, batch)
+    assert training._told_loss(batch).item() == wanted.item()
+
+
 def test_an_adapter_of_another_rank_is_refused(tiny_llama: Path, tmp_path: Path) -> None:
     header = read_gguf(tiny_llama)
     Lora(FrozenLLM(tiny_llama).model, rank=4, alpha=8.0).save(tmp_path / "adapter.gguf", header)
@@ -302,7 +318,9 @@ def test_training_begins_with_the_bundle_that_a_recipe_names(
     ))  # fmt: skip
     bias = doubting.projector.state_dict()["words.score.bias"]
     more = bias - begun.projector.state_dict()["words.score.bias"]
-    assert sorted(more.tolist())[-2:] == pytest.approx([0.0, 2.0], abs=2e-3)
+    encode = FrozenLLM(tiny_llama).tokenizer.encode
+    raised = len({encode(f" {word}")[0] for word in ("something", "photograph")})
+    assert sorted(more.tolist())[-raised - 1 :] == pytest.approx([0.0, *[2.0] * raised], abs=2e-3)
 
 
 def test_two_processes_that_share_the_steps_make_a_bundle_and_say_things_once(
