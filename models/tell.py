@@ -2,8 +2,8 @@
 
 First the soft tokens learn to be the words of the descriptions (`see`: quick, without the LLM),
 and the LLM to read such words (`study`: without a video); then it learns to answer from what the
-soft tokens do say (`tell`). The tower stays as it is. On a GPU if there is
-one; the steps are the same.
+soft tokens do say (`tell`). The tower stays as it is. On a GPU if there is one; the steps are the
+same.
 """
 
 from __future__ import annotations
