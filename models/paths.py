@@ -69,6 +69,42 @@ class Doing:
                 return doing
 
 
+@dataclass(frozen=True)
+class Jumbled:
+    """Moments of a motion in wrong order, each held until the next: nothing tells what came first.
+
+    A video whose frames are shuffled looks so, and nobody can say more of it than `motion`.
+    """
+
+    doing: Doing
+    moments: tuple[float, ...]  # times u of the motion, in the order in which they are shown
+    motion: str = MOVES_ABOUT
+
+    @property
+    def picture(self) -> Picture:
+        """Of the motion."""
+        return self.doing.picture
+
+    @property
+    def mirrored(self) -> bool:
+        """As the motion."""
+        return self.doing.mirrored
+
+    def pose(self, u: float) -> Pose:
+        """Where it is at time u."""
+        shown = min(int(u * len(self.moments)), len(self.moments) - 1)
+        return self.doing.pose(self.moments[shown])
+
+    @classmethod
+    def random(
+        cls, rng: np.random.Generator, picture: Picture, side: float, size: tuple[int, int]
+    ) -> Jumbled:
+        """Two motions in 12 to 32 moments."""
+        moments = np.linspace(0.0, 1.0, int(rng.integers(12, 33)))
+        doing = Doing.random(rng, picture, side, size)
+        return cls(doing, tuple(float(u) for u in rng.permutation(moments)))
+
+
 def _near(actor: Actor) -> Actor:
     """The same with a shorter way, for there is half the time and half the room."""
     if actor.motion in DIRECTIONS:

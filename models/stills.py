@@ -6,8 +6,9 @@ told as a clip in which nothing moves is told.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 import numpy as np
 
@@ -108,9 +109,12 @@ STILLS: dict[str, tuple[Callable[[np.random.Generator, Cast], Story], float]] = 
 }
 
 
-def random_still(rng: np.random.Generator, cast: Cast) -> Story:
-    """Any, as often as its share says."""
-    names = list(STILLS)
-    name = str(rng.choice(names, p=[STILLS[n][1] for n in names]))
+def random_still(
+    rng: np.random.Generator, cast: Cast, emphasis: Mapping[str, float] = MappingProxyType({})
+) -> Story:
+    """Any, as often as its share says; `emphasis` multiplies shares."""
+    shares = {n: share * emphasis.get(n, 1.0) for n, (_, share) in STILLS.items()}
+    total = sum(shares.values())
+    name = str(rng.choice(list(shares), p=[share / total for share in shares.values()]))
     story = STILLS[name][0](rng, cast)
     return story if story.seen else replace(story, seen=any_classes(rng))

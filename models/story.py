@@ -14,13 +14,14 @@ import numpy as np
 
 from models.camera import CAMERA_MOVES, Camera
 from models.footage import unknown
-from models.paths import Doing, Route
+from models.paths import Doing, Jumbled, Route
 from models.pictures import Picture
 from models.scene import (
     DIRECTIONS,
     MIN_TURN_VISIBILITY,
     MOTIONS,
     Actor,
+    Moving,
     random_actor,
     random_motion,
 )
@@ -54,6 +55,8 @@ PLACES = (
 ROW = ("on the left", "in the middle", "on the right")
 # What an actor is doing, as one word of a choice: directions are one action.
 ACTIONS = ("moves", *(m for m in MOTIONS if m not in DIRECTIONS))
+
+NAMELESS = 0.2  # share of the counted things that are cut out of photographs
 
 
 def _action(motion: str) -> str:
@@ -98,10 +101,14 @@ def one(rng: np.random.Generator, cast: Cast) -> Story:
 
 
 def about(rng: np.random.Generator, cast: Cast) -> Story:
-    """One thing moves about, in no one direction."""
+    """One thing moves about, in no one direction and no order."""
     scene = empty_scene(rng, cast)
     (picture,) = cast.pick(rng)
-    route = Route.about(rng, picture, float(rng.uniform(0.22, 0.4)))
+    route: Moving
+    if rng.random() < 0.5:
+        route = Route.about(rng, picture, float(rng.uniform(0.22, 0.4)))
+    else:
+        route = Jumbled.random(rng, picture, float(rng.uniform(0.22, 0.36)), scene.size)
     name, does = the_thing(picture), f"It {route.motion}."
     which = say(rng, f"Which way does {name} move?", f"In which direction does {name} go?")
     what = say(rng, f"What does {name} do?", f"What is {name} doing?")
@@ -168,9 +175,11 @@ def order(rng: np.random.Generator, cast: Cast) -> Story:
 
 
 def count(rng: np.random.Generator, cast: Cast) -> Story:
-    """One to five of a kind, some of which move."""
+    """One to five of a kind, some of which move; what they are need not be known."""
     scene = empty_scene(rng, cast)
     (picture,) = cast.pick(rng)
+    if cast.cut_outs and rng.random() < NAMELESS:
+        picture = cast.unnamed(rng)
     wanted, side = int(rng.integers(1, 6)), float(rng.uniform(0.2, 0.28))
     moving = int(rng.integers(0, wanted + 1)) if rng.random() < 0.7 else 0
     motion = str(

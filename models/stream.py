@@ -119,8 +119,8 @@ class Stories(Dataset[Sample]):
     def emphasised(self, emphasis: Mapping[str, float]) -> Stories:
         """The same, with some stories told more often."""
         return Stories(
-            self.config, self.side, self.material,
-            split=self.split, kinds=self.kinds, photos=self._photos, emphasis=emphasis,
+            self.config, self.side, self.material, split=self.split, kinds=self.kinds,
+            stills=self.stills, photos=self._photos, emphasis=emphasis,
         )  # fmt: skip
 
     @property
@@ -140,7 +140,7 @@ class Stories(Dataset[Sample]):
         """Story `number`; by `name`, or with a cast, if one is wanted."""
         cast = cast or self.cast(number)
         if self.stills:
-            return random_still(self._rng(number), cast)
+            return random_still(self._rng(number), cast, self.emphasis)
         return random_story(self._rng(number), cast, name, self.emphasis)
 
     def _rng(self, number: int, part: int = 0) -> np.random.Generator:

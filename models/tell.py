@@ -158,7 +158,8 @@ class StoryTraining:
         """Clips, and stills if the recipe has them, from `step` on; they cannot share a batch,
         for the padding of a still would cost as much as a clip."""
         first, told = FIRST[name], self.stories.emphasised(stage.emphasis)
-        sizes = [(told, stage.batch), (self.stills, stage.stills)]
+        stills = self.stills.emphasised(stage.emphasis)
+        sizes = [(told, stage.batch), (stills, stage.stills)]
         parts = []
         for stories, size in sizes:
             if size:

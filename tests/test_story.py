@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from models import benchmark
 from models.camera import CAMERA_MOVES, Camera
 from models.material import MATERIAL
-from models.paths import Doing, Route
+from models.paths import MOVES_ABOUT, Doing, Jumbled, Route
 from models.pictures import load_pictures
 from models.prompting import multiple_choice
 from models.render import frame_times, render
@@ -106,11 +107,25 @@ def test_what_moves_about_keeps_no_direction_and_stays_in_the_picture() -> None:
     for seed in range(20):
         told = story("about", seed)
         (actor,) = told.scene.actors
+        assert actor.motion == MOVES_ABOUT
+        assert all(question.task != "moving direction" for question in told.questions)
+        if isinstance(actor, Jumbled):
+            continue
         xs, ys = np.array([(p.x, p.y) for u in np.linspace(0, 1, 65) for p in [actor.pose(u)]]).T
         turns = sum(np.count_nonzero(np.diff(np.sign(np.diff(way)))) for way in (xs, ys))
         assert turns >= 3
         assert min(xs.min(), ys.min()) > 0.1 and max(xs.max(), ys.max()) < 0.9
-        assert all(question.task != "moving direction" for question in told.questions)
+
+
+def test_a_jumbled_motion_shows_every_moment_of_it_once_and_none_of_its_order() -> None:
+    for seed in SEEDS:
+        actor = Jumbled.random(np.random.default_rng(seed), SHAPES[0], 0.3, (192, 192))
+        count = len(actor.moments)
+        shown = [actor.pose((number + 0.5) / count).x for number in range(count)]
+        ordered = [actor.doing.pose(number / (count - 1)).x for number in range(count)]
+        assert sorted(shown) == pytest.approx(sorted(ordered))
+        assert sorted(actor.moments) != list(actor.moments)
+    assert any(isinstance(story("about", seed).scene.actors[0], Jumbled) for seed in range(20))
 
 
 @pytest.mark.parametrize("move", CAMERA_MOVES)
@@ -276,3 +291,28 @@ def test_stories_with_more_emphasis_are_told_more_often() -> None:
     assert names.count("shuffle") > 30
     silent = {name: 0.0 for name in STORIES if name != "race"}
     assert {random_story(rng, CAST, emphasis=silent).name for _ in range(5)} == {"race"}
+
+
+def test_stills_with_more_emphasis_are_told_more_often() -> None:
+    config = StoryConfig(styles=("shapes",), style_weights=(1.0,))
+    clips = Stories(config, 48, MATERIAL, photos=[PHOTO])
+    stills = clips.as_stills().emphasised({"copies": 100.0})
+    names = [stills.story(number).name for number in range(40)]
+    assert stills.stills and names.count("copies") > 30
+
+
+def test_what_is_counted_need_not_have_a_name() -> None:
+    unnamed = replace(SHAPES[0], kind=UNKNOWN)
+    cast = replace(CAST, cut_outs=[unnamed])
+    told = [random_story(np.random.default_rng(seed), cast, "count") for seed in range(60)]
+    nameless = [s for s in told if s.scene.actors[0].picture.kind == UNKNOWN]
+    assert 0 < len(nameless) < 30
+    for s in nameless:
+        assert UNKNOWN in s.caption.lower()
+        assert all(asked.task in ("count", "moving count") for asked in s.questions)
+    # Where there is nothing nameless, as in tests of a bundle, everything has a name.
+    assert all(
+        random_story(np.random.default_rng(seed), CAST, "count").scene.actors[0].picture.kind
+        != UNKNOWN
+        for seed in range(20)
+    )
