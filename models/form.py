@@ -22,6 +22,7 @@ _THING = (5, 5, 2)
 _THEN = 4
 WIDTHS = (*_ALL, *_THING * THINGS, _THEN)
 TOKENS = sum(WIDTHS)  # 57
+COUNTS = 2  # first soft tokens, which say how many things there are and how many of them move
 NAME, MOTION = len(_ALL), len(_ALL) + 1  # fields of the first thing
 PHOTOGRAPH = "photograph"  # the name of whatever is one
 SLOW = 0.3  # who goes less than this share of the picture in a clip is slow

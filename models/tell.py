@@ -45,6 +45,7 @@ class TellConfig:
     validated: clips, and as many stills, that a validation looks at.
     frozen: the projector stays as it is, and only the adapter learns. With the small batches that
         a CPU can take, a projector forgets in `tell` what it could.
+    count_weight: weight of the two counts in the words' loss, where they are two tokens of many.
     apart: every turn about a clip is a conversation of its own; in a common one, an earlier answer
         often gives away a later one.
     faultless: share of the clips in `tell` that the LLM reads as `study` would have them; with
@@ -56,6 +57,7 @@ class TellConfig:
     alpha: float = 32.0
     align_weight: float = 0.3
     keep_weight: float = 1.0
+    count_weight: float = 1.0
     frozen: bool = False
     apart: bool = False
     faultless: float = 0.0
@@ -198,8 +200,12 @@ class StoryTraining:
         hidden = self.hidden(batch)
         logits = self.projector.words.logits(hidden).float()
         wanted = batch.targets.to(self.device)
-        loss = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=IGNORED)
-        return loss, hidden
+        losses = F.cross_entropy(
+            logits.transpose(1, 2), wanted, ignore_index=IGNORED, reduction="none"
+        )
+        weights = torch.ones(wanted.shape[1], device=self.device)
+        weights[: form.COUNTS] = self.config.count_weight
+        return (losses * weights).sum() / (wanted != IGNORED).sum(), hidden
 
     def _told_loss(self, batch: StoryBatch) -> Tensor:
         if self.config.frozen:

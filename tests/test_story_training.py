@@ -181,6 +181,30 @@ def test_a_frozen_projector_gives_way_to_faultless_forms_as_often_as_told(
     assert training._told_loss(batch).item() == wanted.item()
 
 
+def test_counts_weigh_as_much_as_told_among_the_words(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stories = Stories(StoryConfig(styles=("shapes",), style_weights=(1.0,)), 32, Path())
+    training = story_training(FrozenLLM(tiny_llama), stories, tmp_path)
+    batch = training.teacher([stories[number] for number in range(4)])
+    hidden = torch.randn(4, batch.targets.shape[1], training.projector.config.width)
+    monkeypatch.setattr(training, "hidden", lambda batch: hidden)
+
+    def loss(weight: float) -> float:
+        training.config = dataclasses.replace(training.config, count_weight=weight)
+        return training._word_loss(batch)[0].item()
+
+    wanted = batch.targets.clone()
+    logits = training.projector.words.logits(hidden).float()
+    plain = torch.nn.functional.cross_entropy(logits.flatten(0, 1), wanted.flatten())
+    assert loss(1.0) == pytest.approx(plain.item(), rel=1e-5)
+    counts = torch.nn.functional.cross_entropy(
+        logits[:, : form.COUNTS].flatten(0, 1), wanted[:, : form.COUNTS].flatten()
+    )
+    share = form.COUNTS * len(wanted) / (wanted >= 0).sum().item()
+    assert loss(6.0) - loss(1.0) == pytest.approx(5 * counts.item() * share, rel=1e-4)
+
+
 def test_an_adapter_of_another_rank_is_refused(tiny_llama: Path, tmp_path: Path) -> None:
     header = read_gguf(tiny_llama)
     Lora(FrozenLLM(tiny_llama).model, rank=4, alpha=8.0).save(tmp_path / "adapter.gguf", header)
