@@ -12,7 +12,17 @@ import numpy as np
 from models.backgrounds import random_background
 from models.camera import CAMERA_MOVES, WANDERS, Camera
 from models.scene import Actor
-from models.telling import Cast, Question, Story, ask, beside, empty_scene, say, sentence
+from models.telling import (
+    Cast,
+    Question,
+    Story,
+    ask,
+    beside,
+    empty_scene,
+    motion_alone,
+    say,
+    sentence,
+)
 
 STILL = "the camera stays still"
 
@@ -29,7 +39,7 @@ def unknown(rng: np.random.Generator, cast: Cast) -> Story:
         side = float(rng.uniform(0.12, 0.4))
         actors = beside(rng, actors, cast.unnamed(rng), side, scene.size, does)
     moving = [actor for actor in actors if actor.motion != "stays still"]
-    told = ("nothing moves", "something moves", "several things move")[min(2, len(moving))]
+    told = motion_alone(len(moving))
     if len(actors) == 1 and move == STILL:
         told = f"something {actors[0].motion}"
     scene = replace(scene, actors=tuple(actors))

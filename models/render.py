@@ -106,20 +106,22 @@ def write_video(
 ) -> None:
     """Write uint8 RGB frames [T, H, W, 3] as a video; H and W must be even.
 
-    H.264 where this build of FFmpeg can write it, else MPEG-4. Raises ReellamaError when the file
-    cannot be written.
+    H.264 where this build of FFmpeg can write it, else MPEG-4; the same frames always give the same
+    bytes. Raises ReellamaError when the file cannot be written.
     """
     import av
     from av.error import FFmpegError
 
     known = codec if _can_encode(codec) else "mpeg4"
     try:
-        with av.open(str(path), "w") as container:
+        # Without "bitexact", WebM gets a random number.
+        with av.open(str(path), "w", options={"fflags": "bitexact"}) as container:
             stream = container.add_stream(known, rate=Fraction(fps).limit_denominator(1001))
             if not isinstance(stream, av.VideoStream):
                 raise ReellamaError(f"cannot write the video {path}: {known} is no video codec")
             stream.height, stream.width = frames[0].shape[:2]
             stream.pix_fmt = "yuv420p"
+            stream.codec_context.thread_count = 1  # or the bits would depend on cores and load
             for pixels in frames:
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
             container.mux(stream.encode())

@@ -6,7 +6,7 @@ train a bundle and, with pictures and numbers that training never uses, test it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -27,6 +27,7 @@ from models.scene import (
 )
 from models.telling import (
     NUMBERS,
+    UNKNOWN,
     Cast,
     Question,
     Story,
@@ -36,6 +37,7 @@ from models.telling import (
     beside,
     empty_scene,
     in_order,
+    motion_alone,
     naming,
     perhaps,
     photograph,
@@ -201,13 +203,22 @@ def count(rng: np.random.Generator, cast: Cast) -> Story:
         ask(rng, "moving count", move, NUMBERS[moving], NUMBERS, sentence(NUMBERS[moving]), 6)
     )
     asked += naming(rng, cast, [picture])
-    does = motion if moving == 1 else _plural(motion)
-    told = f"{NUMBERS[total]} copies of {a_thing(picture)}; {NUMBERS[moving]} of them {does}"
+    told = sentence(_copies(actors, motion))
+    return Story("count", replace(scene, actors=tuple(actors)), told, tuple(asked))
+
+
+def _copies(actors: Sequence[Actor], motion: str) -> str:
+    """Copies of one thing, some of which do `motion`."""
+    picture, total = actors[0].picture, len(actors)
+    moving = sum(a.motion != "stays still" for a in actors)
+    if picture.kind == UNKNOWN:
+        return motion_alone(moving)
     if total == 1:
-        told = f"{a_thing(picture)} {actors[0].motion}"
-    elif moving == 0:
-        told = f"{NUMBERS[total]} copies of {a_thing(picture)} stay still"
-    return Story("count", replace(scene, actors=tuple(actors)), sentence(told), tuple(asked))
+        return f"{a_thing(picture)} {actors[0].motion}"
+    copies = f"{NUMBERS[total]} copies of {a_thing(picture)}"
+    if not moving:
+        return f"{copies} stay still"
+    return f"{copies}; {NUMBERS[moving]} of them {motion if moving == 1 else _plural(motion)}"
 
 
 def _plural(motion: str) -> str:

@@ -188,6 +188,11 @@ def how_many(rng: np.random.Generator, total: int) -> Question:
     return ask(rng, "count", many, NUMBERS[total], NUMBERS[1:], sentence(NUMBERS[total]), 5)
 
 
+def motion_alone(moving: int) -> str:
+    """What is said of so many things that move, when nothing is known of what they are."""
+    return ("nothing moves", "something moves", "several things move")[min(2, moving)]
+
+
 def moves(actor: Moving) -> bool:
     """Whether anything happens to it."""
     return actor.motion != "stays still"

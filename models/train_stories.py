@@ -69,7 +69,8 @@ def train_stories(
     first: dict[str, Tensor] = {}
     if begun:
         projector = begun.projector.train().requires_grad_(True)
-        first = {name: weight.clone() for name, weight in projector.state_dict().items()}
+        kept = Bundle.load(recipe.kept_of).projector if recipe.kept_of else projector
+        first = {name: weight.clone() for name, weight in kept.state_dict().items()}
         words = _first_words(projector, llm)
     else:
         words = frequent_words(stories, llm.tokenizer, recipe.projector.words)
