@@ -322,6 +322,18 @@ def test_a_written_video_decodes_to_the_frames(tmp_path: Path, codec: str) -> No
     assert np.abs(decoded.astype(float) - frames).mean() < 12
 
 
+@pytest.mark.parametrize("name", ["h264.mp4", "mpeg4.mp4", "vp9.webm"])
+def test_the_same_frames_are_always_the_same_file(tmp_path: Path, name: str) -> None:
+    frames = render(scene_of(3, "moves right"), np.arange(12) / 6)
+    written = []
+    for folder in ("one", "other"):
+        path = tmp_path / folder / name
+        path.parent.mkdir()
+        write_video(path, frames, fps=6, codec=path.stem)
+        written.append(path.read_bytes())
+    assert written[0] == written[1]
+
+
 def test_a_video_that_cannot_be_written_is_told_in_a_line(tmp_path: Path) -> None:
     frames = np.zeros((2, 64, 64, 3), np.uint8)
     with pytest.raises(ReellamaError, match="cannot write the video"):
