@@ -309,8 +309,8 @@ def test_what_is_counted_need_not_have_a_name() -> None:
     assert 0 < len(nameless) < 30
     for s in nameless:
         moving = sum(actor.motion != "stays still" for actor in s.scene.actors)
-        told = ("Nothing moves.", "Something moves.", "Several things move.")
-        assert s.caption == told[min(2, moving)]
+        hedged = ("Nothing moves.", "Something moves.", "Several things move.")
+        assert s.caption == hedged[min(2, moving)]
         assert all(asked.task in ("count", "moving count") for asked in s.questions)
     # Where there is nothing nameless, as in tests of a bundle, everything has a name.
     assert all(
