@@ -67,7 +67,7 @@ class Recipe:
             `[tower]` names none; else new ones do.
         kept: share of the projector of `start` in the mean of its weights and those after `see`;
             that often does better than either (Wortsman et al., 2022).
-        kept_of: another bundle to take that share from, one that `start` came from.
+        kept_of: another bundle to take that share from than `start`, one that `start` came from.
         doubt: by how much, in logits, the name of a thing must be likelier than "something" or
             "photograph" after training. Drawn things that training knows are so by far, others
             often not.

@@ -13,9 +13,8 @@ from types import MappingProxyType
 import numpy as np
 
 from models.scene import Actor, random_actor
-from models.story import place
+from models.story import place, told_copies
 from models.telling import (
-    NUMBERS,
     Cast,
     Question,
     Story,
@@ -78,12 +77,9 @@ def copies(rng: np.random.Generator, cast: Cast) -> Story:
     actors: list[Actor] = []
     for _ in range(int(rng.integers(2, 6))):
         actors = beside(rng, actors, picture, side, scene.size, STILL)
-    total = NUMBERS[len(actors)]
     asked = [how_many(rng, len(actors)), *naming(rng, cast, [picture])]
-    told = f"{total} copies of {a_thing(picture)} stay still"
-    if len(actors) == 1:
-        told = f"{a_thing(picture)} {STILL}"
-    return Story("copies", replace(scene, actors=tuple(actors)), sentence(told), tuple(asked))
+    told = sentence(told_copies(actors, STILL))
+    return Story("copies", replace(scene, actors=tuple(actors)), told, tuple(asked))
 
 
 def photo(rng: np.random.Generator, cast: Cast) -> Story:

@@ -38,6 +38,7 @@ from models.telling import (
     empty_scene,
     in_order,
     motion_alone,
+    moves,
     naming,
     perhaps,
     photograph,
@@ -195,7 +196,7 @@ def count(rng: np.random.Generator, cast: Cast) -> Story:
         actors = beside(rng, actors, picture, side, scene.size, does)
     actors = [actors[i] for i in rng.permutation(len(actors))]
     total = len(actors)
-    moving = sum(a.motion != "stays still" for a in actors)
+    moving = sum(map(moves, actors))
     many = say(rng, "How many objects are there?", "How many things are in the video?")
     asked = [ask(rng, "count", many, NUMBERS[total], NUMBERS[1:], sentence(NUMBERS[total]), 5)]
     move = say(rng, "How many of them move?", "How many objects move?")
@@ -203,14 +204,13 @@ def count(rng: np.random.Generator, cast: Cast) -> Story:
         ask(rng, "moving count", move, NUMBERS[moving], NUMBERS, sentence(NUMBERS[moving]), 6)
     )
     asked += naming(rng, cast, [picture])
-    told = sentence(_copies(actors, motion))
+    told = sentence(told_copies(actors, motion))
     return Story("count", replace(scene, actors=tuple(actors)), told, tuple(asked))
 
 
-def _copies(actors: Sequence[Actor], motion: str) -> str:
+def told_copies(actors: Sequence[Actor], motion: str) -> str:
     """Copies of one thing, some of which do `motion`."""
-    picture, total = actors[0].picture, len(actors)
-    moving = sum(a.motion != "stays still" for a in actors)
+    picture, total, moving = actors[0].picture, len(actors), sum(map(moves, actors))
     if picture.kind == UNKNOWN:
         return motion_alone(moving)
     if total == 1:
