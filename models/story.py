@@ -17,6 +17,7 @@ from models.footage import unknown
 from models.paths import Doing, Jumbled, Route
 from models.pictures import Picture
 from models.scene import (
+    BACKWARDS,
     DIRECTIONS,
     MIN_TURN_VISIBILITY,
     MOTIONS,
@@ -115,11 +116,16 @@ def about(rng: np.random.Generator, cast: Cast) -> Story:
     name, does = the_thing(picture), f"It {route.motion}."
     which = say(rng, f"Which way does {name} move?", f"In which direction does {name} go?")
     what = say(rng, f"What does {name} do?", f"What is {name} doing?")
+    # Who must choose a direction or an order where there is none is to prefer none.
     asked = [
-        Question("", which, "", (), does),
+        ask(rng, "", which, str(rng.choice(WAYS)), WAYS, does),
         ask(rng, "action", what, "moves", ACTIONS, does),
         *naming(rng, cast, [picture]),
     ]
+    if isinstance(route, Jumbled):
+        question = say(rng, *_first_or_last(rng, picture))
+        choices = _in_any_order(rng, route.doing)
+        asked.append(ask(rng, "", question, str(rng.choice(choices)), choices, does))
     told = sentence(f"{a_thing(picture)} {route.motion}")
     return Story("about", replace(scene, actors=(route,)), told, tuple(asked))
 
@@ -161,20 +167,36 @@ def order(rng: np.random.Generator, cast: Cast) -> Story:
     (picture,) = cast.pick(rng)
     doing = Doing.random(rng, picture, float(rng.uniform(0.22, 0.36)), scene.size)
     before, after = doing.first.motion, doing.second.motion
-    name = the_thing(picture)
-    both = [f"it {m}" for m in (before, after)]
-    others = [
-        f"it {m}" for m in rng.permutation([m for m in MOTIONS if m not in (before, after)])[:2]
-    ]
-    first = say(rng, f"What does {name} do first?", "What happens first?")
-    last = say(rng, f"What does {name} do last?", "What happens last?", "What happens then?")
+    first, last = _first_or_last(rng, picture)
+    choices = _in_any_order(rng, doing)
     asked = [
-        ask(rng, "action order", first, both[0], [both[1], *others], f"First it {before}."),
-        ask(rng, "action order", last, both[1], [both[0], *others], f"Then it {after}."),
+        ask(rng, "action order", first, f"it {before}", choices, f"First it {before}."),
+        ask(rng, "action order", last, f"it {after}", choices, f"Then it {after}."),
         *naming(rng, cast, [picture]),
     ]
     told = sentence(f"{a_thing(picture)} {before}, then it {after}")
     return Story("order", replace(scene, actors=(doing,)), told, tuple(asked))
+
+
+def _first_or_last(rng: np.random.Generator, picture: Picture) -> tuple[str, str]:
+    """Questions for the first and the second of two motions."""
+    name = the_thing(picture)
+    first = say(rng, f"What does {name} do first?", "What happens first?")
+    last = say(rng, f"What does {name} do last?", "What happens last?", "What happens then?")
+    return first, last
+
+
+def _in_any_order(rng: np.random.Generator, doing: Doing) -> list[str]:
+    """Both motions, and two that the same moments would show in another order, if there are such.
+
+    Who sees only which moments there are can rule out none of them: what grows looks like what
+    shrinks, and what moves left like what moves right.
+    """
+    both = [doing.first.motion, doing.second.motion]
+    backwards = [BACKWARDS[motion] for motion in both if motion in BACKWARDS]
+    others = [*backwards, *(str(motion) for motion in rng.permutation(MOTIONS))]
+    motions = [*both, *(motion for motion in dict.fromkeys(others) if motion not in both)]
+    return [f"it {motion}" for motion in motions[:4]]
 
 
 def count(rng: np.random.Generator, cast: Cast) -> Story:

@@ -15,10 +15,10 @@ from models.paths import MOVES_ABOUT, Doing, Jumbled, Route
 from models.pictures import load_pictures
 from models.prompting import multiple_choice
 from models.render import frame_times, render
-from models.scene import Actor
+from models.scene import BACKWARDS, Actor
 from models.shapes import COLOURS
 from models.stills import STILLS
-from models.story import ROW, STORIES, random_story
+from models.story import ROW, STORIES, WAYS, random_story
 from models.stream import MOST_TURNS, Stories, StoryConfig, conversation, pad
 from models.telling import NUMBERS, UNKNOWN, Cast, Story
 from models.variants import patch, tinted
@@ -101,6 +101,30 @@ def test_a_route_ends_at_the_place_that_is_told() -> None:
         assert sorted(places) == [0, 1, 2]
         order = np.argsort([route.pose(1.0).x for route in routes])
         assert [places[i] for i in order] == [0, 1, 2]
+
+
+def test_the_choices_for_an_order_are_what_the_same_moments_could_show_in_another_order() -> None:
+    for seed in SEEDS:
+        told = story("order", seed)
+        (doing,) = told.scene.actors
+        assert isinstance(doing, Doing)
+        both = {doing.first.motion, doing.second.motion}
+        backwards = {BACKWARDS[motion] for motion in both if motion in BACKWARDS}
+        for asked in told.questions:
+            if asked.task == "action order":
+                assert len(asked.choices) == 4
+                assert {f"it {motion}" for motion in both | backwards} <= set(asked.choices)
+
+
+def test_who_must_choose_where_there_is_no_direction_and_no_order_learns_to_prefer_none() -> None:
+    told = [story("about", seed) for seed in range(400)]
+    asked = [q for t in told for q in t.questions if q.task == "" and len(q.choices) == 4]
+    places = [q.choices.index(q.answer) for q in asked]
+    assert all(len(places) / 5 < places.count(place) < len(places) / 3 for place in range(4))
+    ways = [q.answer for q in asked if "it " not in q.answer]
+    assert len(ways) == len(told)
+    assert all(len(ways) / 16 < ways.count(way) < len(ways) / 4 for way in WAYS)
+    assert {q.sentence for q in asked} == {"It moves about."}
 
 
 def test_what_moves_about_keeps_no_direction_and_stays_in_the_picture() -> None:
