@@ -67,10 +67,14 @@ class Recipe:
             `[tower]` names none; else new ones do.
         kept: share of the projector of `start` in the mean of its weights and those after `see`;
             that often does better than either (Wortsman et al., 2022).
+        kept_adapter: share of the adapter of `start` in the mean of its weights and those after
+            `tell`.
         kept_of: another bundle to take that share from than `start`, one that `start` came from.
         doubt: by how much, in logits, the name of a thing must be likelier than "something" or
             "photograph" after training. Drawn things that training knows are so by far, others
             often not.
+        sharpness: what the logits of the words are multiplied by after training: over 1, a soft
+            token has more of its likeliest word and less of others.
         labels: the bundle names what ImageNet's classifier sees (towers of EfficientNet-lite0).
     """
 
@@ -100,7 +104,9 @@ class Recipe:
     start: str = ""
     kept: float = 0.0
     kept_of: str = ""
+    kept_adapter: float = 0.0
     doubt: float = 0.0
+    sharpness: float = 1.0
 
     @property
     def of_stories(self) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 import prompts
 from gguf_tools import find
@@ -70,7 +70,7 @@ def train_stories(
     if begun:
         projector = begun.projector.train().requires_grad_(True)
         kept = Bundle.load(recipe.kept_of).projector if recipe.kept_of else projector
-        first = {name: weight.clone() for name, weight in kept.state_dict().items()}
+        first = _copied(kept)
         words = _first_words(projector, llm)
     else:
         words = frequent_words(stories, llm.tokenizer, recipe.projector.words)
@@ -90,14 +90,17 @@ def train_stories(
     if begun:
         for path, _ in begun.lora:
             training.lora.load(path, read_gguf(find.resolve(recipe.llm)))
+    first_adapter = _copied(training.lora)
     seconds["see"] = training.see(recipe.see)
     _keep(recipe.kept, projector, first)
     seconds["study"] = training.study(recipe.study)
     seconds["tell"] = training.tell(recipe.tell)
+    _keep(recipe.kept_adapter, training.lora, first_adapter)
     if parallel.rank() == 0:
         if recipe.doubt:
             nameless = [llm.tokenizer.encode(f" {word}")[0] for word in (UNKNOWN, PHOTOGRAPH)]
             _doubt(recipe.doubt, projector, words, nameless)
+        _sharpen(recipe.sharpness, projector)
         made = {
             "recipe": json.loads(json.dumps(recipe.to_json())),
             "seconds": {name: round(spent) for name, spent in seconds.items()},
@@ -109,12 +112,24 @@ def train_stories(
     return Bundle.load(out)
 
 
+def _copied(module: nn.Module) -> dict[str, Tensor]:
+    """Its weights as they are now."""
+    return {name: weight.clone() for name, weight in module.state_dict().items()}
+
+
 @torch.no_grad()
-def _keep(share: float, projector: Projector, first: Mapping[str, Tensor]) -> None:
-    """Mix what a projector has become with a share of the weights that it began with."""
-    for name, weight in projector.state_dict().items():
+def _keep(share: float, module: nn.Module, first: Mapping[str, Tensor]) -> None:
+    """Mix what a module has become with a share of the weights that it began with."""
+    for name, weight in module.state_dict().items():
         if share and name in first:
             weight.lerp_(first[name].to(weight.device), share)
+
+
+@torch.no_grad()
+def _sharpen(sharpness: float, projector: Projector) -> None:
+    """Give the likelier words of each soft token more weight, or with less than 1, the others."""
+    for weight in projector.words.score.parameters():
+        weight.mul_(sharpness)
 
 
 @torch.no_grad()

@@ -269,6 +269,11 @@ def test_training_begins_with_the_bundle_that_a_recipe_names(
     for name, wanted in begun.projector.state_dict().items():
         assert torch.equal(only.projector.state_dict()[name], wanted), name
     assert only.lora[0][0].read_bytes() != adapters[0]
+    kept = train(dataclasses.replace(
+        first, name="as-it-was", tower=TowerChoice(), start=str(tmp_path / "first"), see=stage,
+        adapter=frozen, kept_adapter=1.0,
+    ))  # fmt: skip
+    assert kept.lora[0][0].read_bytes() == adapters[0]
     none = StageConfig(steps=0)
     studied = train(dataclasses.replace(
         first, name="studied", tower=TowerChoice(), start=str(tmp_path / "first"), see=none,
@@ -303,6 +308,13 @@ def test_training_begins_with_the_bundle_that_a_recipe_names(
     encode = FrozenLLM(tiny_llama).tokenizer.encode
     raised = len({encode(f" {word}")[0] for word in ("something", "photograph")})
     assert sorted(more.tolist())[-raised - 1 :] == pytest.approx([0.0, *[2.0] * raised], abs=2e-3)
+    sharp = train(dataclasses.replace(
+        first, name="sharp", tower=TowerChoice(), start=str(tmp_path / "first"), see=none,
+        tell=none, sharpness=1.5,
+    )).projector.state_dict()  # fmt: skip
+    for name, wanted in begun.projector.state_dict().items():
+        factor = 1.5 if name.startswith("words.score.") else 1.0
+        assert torch.allclose(sharp[name], factor * wanted, atol=2e-3), name
 
 
 def test_two_processes_that_share_the_steps_make_a_bundle_and_say_things_once(
