@@ -269,11 +269,6 @@ def test_training_begins_with_the_bundle_that_a_recipe_names(
     for name, wanted in begun.projector.state_dict().items():
         assert torch.equal(only.projector.state_dict()[name], wanted), name
     assert only.lora[0][0].read_bytes() != adapters[0]
-    kept = train(dataclasses.replace(
-        first, name="as-it-was", tower=TowerChoice(), start=str(tmp_path / "first"), see=stage,
-        adapter=frozen, kept_adapter=1.0,
-    ))  # fmt: skip
-    assert kept.lora[0][0].read_bytes() == adapters[0]
     none = StageConfig(steps=0)
     studied = train(dataclasses.replace(
         first, name="studied", tower=TowerChoice(), start=str(tmp_path / "first"), see=none,
@@ -295,26 +290,21 @@ def test_training_begins_with_the_bundle_that_a_recipe_names(
     assert any(not torch.equal(learned[name], mean[name]) for name in mean)
     kept_of = train(dataclasses.replace(
         first, name="kept-of", tower=TowerChoice(), start=str(tmp_path / "kept-0.0"), see=stage,
-        tell=none, kept=1.0, kept_of=str(tmp_path / "first"),
+        tell=none, kept=1.0, kept_of=str(tmp_path / "first"), sharpness=1.5,
     )).projector.state_dict()  # fmt: skip
     for name, wanted in begun.projector.state_dict().items():
-        assert torch.allclose(kept_of[name], wanted, atol=1e-6), name
+        factor = 1.5 if name.startswith("words.score.") else 1.0
+        assert torch.allclose(kept_of[name], factor * wanted, rtol=1e-3, atol=1e-6), name
     doubting = train(dataclasses.replace(
         first, name="doubting", tower=TowerChoice(), start=str(tmp_path / "first"), see=stage,
-        tell=stage, doubt=2.0,
+        tell=stage, doubt=2.0, kept_adapter=1.0,
     ))  # fmt: skip
     bias = doubting.projector.state_dict()["words.score.bias"]
     more = bias - begun.projector.state_dict()["words.score.bias"]
     encode = FrozenLLM(tiny_llama).tokenizer.encode
     raised = len({encode(f" {word}")[0] for word in ("something", "photograph")})
     assert sorted(more.tolist())[-raised - 1 :] == pytest.approx([0.0, *[2.0] * raised], abs=2e-3)
-    sharp = train(dataclasses.replace(
-        first, name="sharp", tower=TowerChoice(), start=str(tmp_path / "first"), see=none,
-        tell=none, sharpness=1.5,
-    )).projector.state_dict()  # fmt: skip
-    for name, wanted in begun.projector.state_dict().items():
-        factor = 1.5 if name.startswith("words.score.") else 1.0
-        assert torch.allclose(sharp[name], factor * wanted, atol=2e-3), name
+    assert doubting.lora[0][0].read_bytes() == adapters[0], "the whole of the former is kept"
 
 
 def test_two_processes_that_share_the_steps_make_a_bundle_and_say_things_once(
