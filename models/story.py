@@ -14,21 +14,22 @@ import numpy as np
 
 from models.camera import CAMERA_MOVES, Camera
 from models.footage import unknown
-from models.paths import Doing, Jumbled, Route
+from models.paths import Route
 from models.pictures import Picture
 from models.scene import (
-    BACKWARDS,
     DIRECTIONS,
     MIN_TURN_VISIBILITY,
     MOTIONS,
     Actor,
-    Moving,
     random_actor,
     random_motion,
 )
+from models.sequence import about, order
 from models.telling import (
+    ACTIONS,
     NUMBERS,
     UNKNOWN,
+    WAYS,
     Cast,
     Question,
     Story,
@@ -48,7 +49,6 @@ from models.telling import (
     the_thing,
 )
 
-WAYS = tuple(m.removeprefix("moves ") for m in DIRECTIONS)
 PLACES = (
     "at the top left",
     "at the top right",
@@ -57,9 +57,6 @@ PLACES = (
     "in the middle",
 )
 ROW = ("on the left", "in the middle", "on the right")
-# What an actor is doing, as one word of a choice: directions are one action.
-ACTIONS = ("moves", *(m for m in MOTIONS if m not in DIRECTIONS))
-
 NAMELESS = 0.2  # share of the counted things that are cut out of photographs
 
 
@@ -104,32 +101,6 @@ def one(rng: np.random.Generator, cast: Cast) -> Story:
     return Story("one", replace(scene, actors=(actor,)), told, tuple(asked))
 
 
-def about(rng: np.random.Generator, cast: Cast) -> Story:
-    """One thing moves about, in no one direction and no order."""
-    scene = empty_scene(rng, cast)
-    (picture,) = cast.pick(rng)
-    route: Moving
-    if rng.random() < 0.5:
-        route = Route.about(rng, picture, float(rng.uniform(0.22, 0.4)))
-    else:
-        route = Jumbled.random(rng, picture, float(rng.uniform(0.22, 0.36)), scene.size)
-    name, does = the_thing(picture), f"It {route.motion}."
-    which = say(rng, f"Which way does {name} move?", f"In which direction does {name} go?")
-    what = say(rng, f"What does {name} do?", f"What is {name} doing?")
-    # Who must choose a direction or an order where there is none is to prefer none.
-    asked = [
-        ask(rng, "", which, str(rng.choice(WAYS)), WAYS, does),
-        ask(rng, "action", what, "moves", ACTIONS, does),
-        *naming(rng, cast, [picture]),
-    ]
-    if isinstance(route, Jumbled):
-        question = say(rng, *_first_or_last(rng, picture))
-        choices = _in_any_order(rng, route.doing)
-        asked.append(ask(rng, "", question, str(rng.choice(choices)), choices, does))
-    told = sentence(f"{a_thing(picture)} {route.motion}")
-    return Story("about", replace(scene, actors=(route,)), told, tuple(asked))
-
-
 def place(rng: np.random.Generator, cast: Cast) -> Story:
     """One thing stands at a place."""
     scene = empty_scene(rng, cast)
@@ -159,44 +130,6 @@ def two(rng: np.random.Generator, cast: Cast) -> Story:
     asked += naming(rng, cast, [a.picture for a in actors])
     told = sentence(" and ".join(f"{a_thing(a.picture)} {a.motion}" for a in in_order(actors)))
     return Story("two", replace(scene, actors=tuple(actors)), told, tuple(asked))
-
-
-def order(rng: np.random.Generator, cast: Cast) -> Story:
-    """One thing does one thing and then another."""
-    scene = empty_scene(rng, cast)
-    (picture,) = cast.pick(rng)
-    doing = Doing.random(rng, picture, float(rng.uniform(0.22, 0.36)), scene.size)
-    before, after = doing.first.motion, doing.second.motion
-    first, last = _first_or_last(rng, picture)
-    choices = _in_any_order(rng, doing)
-    asked = [
-        ask(rng, "action order", first, f"it {before}", choices, f"First it {before}."),
-        ask(rng, "action order", last, f"it {after}", choices, f"Then it {after}."),
-        *naming(rng, cast, [picture]),
-    ]
-    told = sentence(f"{a_thing(picture)} {before}, then it {after}")
-    return Story("order", replace(scene, actors=(doing,)), told, tuple(asked))
-
-
-def _first_or_last(rng: np.random.Generator, picture: Picture) -> tuple[str, str]:
-    """Questions for the first and the second of two motions."""
-    name = the_thing(picture)
-    first = say(rng, f"What does {name} do first?", "What happens first?")
-    last = say(rng, f"What does {name} do last?", "What happens last?", "What happens then?")
-    return first, last
-
-
-def _in_any_order(rng: np.random.Generator, doing: Doing) -> list[str]:
-    """Both motions, and two that the same moments would show in another order, if there are such.
-
-    Who sees only which moments there are can rule out none of them: what grows looks like what
-    shrinks, and what moves left like what moves right.
-    """
-    both = [doing.first.motion, doing.second.motion]
-    backwards = [BACKWARDS[motion] for motion in both if motion in BACKWARDS]
-    others = [*backwards, *(str(motion) for motion in rng.permutation(MOTIONS))]
-    motions = [*both, *(motion for motion in dict.fromkeys(others) if motion not in both)]
-    return [f"it {motion}" for motion in motions[:4]]
 
 
 def count(rng: np.random.Generator, cast: Cast) -> Story:

@@ -12,7 +12,16 @@ from models.backgrounds import random_background
 from models.captions import with_article
 from models.labels import NAMED, class_names
 from models.pictures import Picture
-from models.scene import Actor, Moving, Scene, overlap, random_actor, random_motion
+from models.scene import (
+    DIRECTIONS,
+    MOTIONS,
+    Actor,
+    Moving,
+    Scene,
+    overlap,
+    random_actor,
+    random_motion,
+)
 from models.shapes import COLOURS
 from models.variants import patch, tinted
 
@@ -20,6 +29,9 @@ M = TypeVar("M", bound=Moving)
 
 NUMBERS = ("none", "one", "two", "three", "four", "five")
 UNKNOWN = "something"  # the kind of what has no name
+WAYS = tuple(m.removeprefix("moves ") for m in DIRECTIONS)
+# What an actor is doing, as one word of a choice: directions are one action.
+ACTIONS = ("moves", *(m for m in MOTIONS if m not in DIRECTIONS))
 
 
 @dataclass(frozen=True)

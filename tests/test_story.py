@@ -18,9 +18,9 @@ from models.render import frame_times, render
 from models.scene import BACKWARDS, Actor
 from models.shapes import COLOURS
 from models.stills import STILLS
-from models.story import ROW, STORIES, WAYS, random_story
+from models.story import ROW, STORIES, random_story
 from models.stream import MOST_TURNS, Stories, StoryConfig, conversation, pad
-from models.telling import NUMBERS, UNKNOWN, Cast, Story
+from models.telling import NUMBERS, UNKNOWN, WAYS, Cast, Story
 from models.variants import patch, tinted
 from pipeline.frames import read_frames
 
