@@ -225,3 +225,41 @@ def test_ctrl_c_at_any_moment(long_answer: list[str], seconds: float) -> None:
     _, errors = child.communicate(timeout=PATIENCE)
     assert errors == "reellama: stopped\n"
     assert child.returncode == 130
+
+
+# Ctrl-C in the middle of what llama.cpp says while it loads a model, and of what Python cleans up.
+LOST = """
+import signal, sys
+from gguf_tools import backend
+from pipeline.cli.main import main
+
+class Log(type(backend._log)):
+    def append(self, line):
+        interrupt()
+
+class Litter:
+    def __del__(self):
+        interrupt()
+
+def interrupt():
+    if not came:
+        came.append(True)
+        signal.raise_signal(signal.SIGINT)
+
+came = []
+if sys.argv.pop(1) == "log":
+    backend._log = Log()
+else:
+    original = backend.load_model
+    backend.load_model = lambda *a, **k: (Litter(), original(*a, **k))[1]
+main()
+"""
+
+
+@pytest.mark.parametrize("where", ["log", "cleaning"])
+def test_ctrl_c_where_python_drops_it(long_answer: list[str], where: str) -> None:
+    result = subprocess.run(
+        [long_answer[0], "-c", LOST, where, *long_answer[3:]],
+        cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE,
+    )  # fmt: skip
+    assert (result.returncode, result.stderr) == (130, "reellama: stopped\n")

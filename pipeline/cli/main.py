@@ -6,16 +6,20 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import os
 import signal
 import sys
+import threading
 
 INTERRUPTED = 128 + signal.SIGINT
+AGAIN = 0.05  # seconds until a Ctrl-C that was lost is raised anew
 
 
 def main() -> None:
     """Run the command line and exit with its status."""
+    sys.unraisablehook = _unraisable
     status = run(sys.argv[1:])
     # From here a second Ctrl-C ends the process at once instead of with a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -26,6 +30,17 @@ def main() -> None:
         sys.stderr.flush()
         os._exit(status)
     sys.exit(status)
+
+
+def _unraisable(lost: sys.UnraisableHookArgs) -> None:
+    """Raise a Ctrl-C anew that came where Python drops it: in a `__del__`, or while llama.cpp logs.
+
+    Else a command would go on as if nobody had pressed it.
+    """
+    if issubclass(lost.exc_type, KeyboardInterrupt):
+        threading.Timer(AGAIN, _thread.interrupt_main).start()
+    else:
+        sys.__unraisablehook__(lost)
 
 
 def run(arguments: list[str]) -> int:
