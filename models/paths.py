@@ -8,12 +8,21 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from models.pictures import Picture
-from models.scene import DIRECTIONS, MIN_TURN_VISIBILITY, MOTIONS, Actor, Pose, random_actor
+from models.scene import (
+    DIRECTIONS,
+    MIN_TURN_VISIBILITY,
+    MOTIONS,
+    Actor,
+    Moving,
+    Pose,
+    random_actor,
+)
 
 # What can come first and what then: nothing can happen to what has disappeared.
-_ORDERED = tuple(m for m in MOTIONS if m not in ("appears", "disappears"))
+ORDERED = tuple(m for m in MOTIONS if m not in ("appears", "disappears"))
 # Motions of a route.
 CHANGES_PLACES, MOVES_ABOUT = "changes places", "moves about"
+SMALLEST = 0.1  # of the short side: what is smaller can hardly be told from others
 
 
 @dataclass(frozen=True)
@@ -45,9 +54,13 @@ class Doing:
     def random(
         cls, rng: np.random.Generator, picture: Picture, side: float, size: tuple[int, int]
     ) -> Doing:
-        """Two different motions; the second begins where the first ends."""
+        """Two different motions; the second begins where the first ends, and `side` is the largest.
+
+        Both are drawn alike, and placed together: who sees all moments, but not in which order
+        they come, cannot tell which of the two was first.
+        """
         while True:
-            motions = [str(m) for m in rng.choice(_ORDERED, 2, replace=False)]
+            motions = [str(m) for m in rng.choice(ORDERED, 2, replace=False)]
             turns = picture.turn_visibility >= MIN_TURN_VISIBILITY
             if "spins" in motions and not turns:
                 continue
@@ -62,11 +75,37 @@ class Doing:
                 angle=first.angle,
                 size=second.size * end.size / begin.size,
             )
-            doing = cls(first, second, float(rng.uniform(0.42, 0.58)))
-            poses = [doing.pose(step / 16) for step in range(17)]
-            inside = all(0.06 < p.x < 0.94 and 0.06 < p.y < 0.94 for p in poses)
-            if inside and all(0.12 < p.size < 0.75 for p in poses):
-                return doing
+            doing = cls(first, second, float(rng.uniform(0.42, 0.58)))._largest(side)
+            placed = doing._placed(rng, size)
+            if placed is not None:
+                return placed
+
+    def _largest(self, side: float) -> Doing:
+        """The same, so large that its largest size is `side`."""
+        times = side / max(pose.size for pose in self._poses())
+        first, second = (replace(a, size=a.size * times) for a in (self.first, self.second))
+        return replace(self, first=first, second=second)
+
+    def _placed(self, rng: np.random.Generator, size: tuple[int, int]) -> Doing | None:
+        """The same, anywhere in the frame, all of it inside; None where it has no room."""
+        poses, short = self._poses(), min(size)
+        x, y, half = np.array([(p.x, p.y, p.size / 2) for p in poses]).T
+        if 2 * half.min() < SMALLEST:
+            return None
+        shifts = []
+        for centre, reach in ((x, half * short / size[0]), (y, half * short / size[1])):
+            low, high = -(centre - reach).min(), 1 - (centre + reach).max()
+            if low > high:
+                return None
+            shifts.append(float(rng.uniform(low, high)))
+        first, second = (
+            replace(a, x=a.x + shifts[0], y=a.y + shifts[1]) for a in (self.first, self.second)
+        )
+        return replace(self, first=first, second=second)
+
+    def _poses(self) -> list[Pose]:
+        """Where it is at both ends and many moments between."""
+        return [self.pose(step / 32) for step in range(33)]
 
 
 @dataclass(frozen=True)
@@ -76,41 +115,42 @@ class Jumbled:
     A video whose frames are shuffled looks so, and nobody can say more of it than `motion`.
     """
 
-    doing: Doing
+    ordered: Moving
     moments: tuple[float, ...]  # times u of the motion, in the order in which they are shown
     motion: str = MOVES_ABOUT
 
     @property
     def picture(self) -> Picture:
         """Of the motion."""
-        return self.doing.picture
+        return self.ordered.picture
 
     @property
     def mirrored(self) -> bool:
         """As the motion."""
-        return self.doing.mirrored
+        return self.ordered.mirrored
 
     def pose(self, u: float) -> Pose:
         """Where it is at time u."""
         shown = min(int(u * len(self.moments)), len(self.moments) - 1)
-        return self.doing.pose(self.moments[shown])
+        return self.ordered.pose(self.moments[shown])
 
     @classmethod
-    def random(
-        cls, rng: np.random.Generator, picture: Picture, side: float, size: tuple[int, int]
-    ) -> Jumbled:
-        """Two motions in 12 to 32 moments."""
+    def of(cls, rng: np.random.Generator, ordered: Moving) -> Jumbled:
+        """A motion in 12 to 32 moments."""
         moments = np.linspace(0.0, 1.0, int(rng.integers(12, 33)))
-        doing = Doing.random(rng, picture, side, size)
-        return cls(doing, tuple(float(u) for u in rng.permutation(moments)))
+        return cls(ordered, tuple(float(u) for u in rng.permutation(moments)))
 
 
 def _near(actor: Actor) -> Actor:
-    """The same with a shorter way, for there is half the time and half the room."""
-    if actor.motion in DIRECTIONS:
+    """The same with a shorter way, for there is half the time and half the room.
+
+    Hops and swings are whole, and so end where they began: after less, who bounces first would move
+    on from the air, and who bounces last come to the ground.
+    """
+    if actor.motion in DIRECTIONS or actor.motion == "spins":
         return replace(actor, amount=actor.amount * 0.7)
-    if actor.motion == "spins":
-        return replace(actor, amount=actor.amount * 0.7)
+    if actor.motion in ("bounces", "shakes"):
+        return replace(actor, amount=float(round(actor.amount)))
     return actor
 
 

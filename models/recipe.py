@@ -71,10 +71,10 @@ class Recipe:
             `tell`.
         kept_of: another bundle to take that share from than `start`, one that `start` came from.
         doubt: by how much, in logits, the name of a thing must be likelier than "something" or
-            "photograph" after training. Drawn things that training knows are so by far, others
+            "photograph" after `see`. Drawn things that training knows are so by far, others
             often not.
-        sharpness: what the logits of the words are multiplied by after training: over 1, a soft
-            token has more of its likeliest word and less of others.
+        sharpness: what the logits of the words are multiplied by after `see`: over 1, a soft token
+            has more of its likeliest word and less of others. That of `start` is taken back first.
         labels: the bundle names what ImageNet's classifier sees (towers of EfficientNet-lite0).
     """
 

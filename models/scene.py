@@ -48,7 +48,6 @@ DIRECTIONS = {
     "moves down and right": (1, 1),
     "moves down and left": (-1, 1),
 }
-# What a motion is when its film runs backwards; the others look the same either way.
 _OPPOSITES = {
     "moves right": "moves left",
     "moves up": "moves down",
@@ -57,7 +56,7 @@ _OPPOSITES = {
     "grows": "shrinks",
     "appears": "disappears",
 }
-BACKWARDS = {**_OPPOSITES, **{after: before for before, after in _OPPOSITES.items()}}
+_BACKWARDS = {**_OPPOSITES, **{after: before for before, after in _OPPOSITES.items()}}
 # A picture that turning changes less than this (a ball, a ring) is never said to spin.
 MIN_TURN_VISIBILITY = 0.2
 
@@ -121,6 +120,11 @@ class Actor:
         return Pose(x, y, size, angle, visible)
 
 
+def backwards(motion: str) -> str:
+    """What a motion is when its film runs backwards: the same, if it looks the same either way."""
+    return _BACKWARDS.get(motion, motion)
+
+
 class Moving(Protocol):
     """Whatever can be drawn: a picture with a place and a size at any time u in [0, 1]."""
 
@@ -155,7 +159,7 @@ class Scene:
     def told_backwards(self) -> Scene:
         """The scene in the words of a film that runs backwards: to be told, not to be drawn."""
         actors = [
-            replace(a, motion=BACKWARDS.get(a.motion, a.motion)) if isinstance(a, Actor) else a
+            replace(a, motion=backwards(a.motion)) if isinstance(a, Actor) else a
             for a in self.actors
         ]
         return replace(self, actors=tuple(actors))

@@ -6,11 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from models.paths import Doing, Jumbled, Route
+from models.paths import ORDERED, Doing, Jumbled, Route
 from models.pictures import Picture
-from models.scene import BACKWARDS, MOTIONS, Moving
+from models.scene import Moving, backwards, random_actor
 from models.telling import (
-    ACTIONS,
     WAYS,
     Cast,
     Story,
@@ -21,14 +20,18 @@ from models.telling import (
     say,
     sentence,
     the_thing,
+    undecided,
+    ways,
 )
+
+SIDES = (0.25, 0.42)  # the largest size of what does two things, in shares of the short side
 
 
 def order(rng: np.random.Generator, cast: Cast) -> Story:
     """One thing does one thing and then another."""
     scene = empty_scene(rng, cast)
     (picture,) = cast.pick(rng)
-    doing = Doing.random(rng, picture, float(rng.uniform(0.22, 0.36)), scene.size)
+    doing = Doing.random(rng, picture, float(rng.uniform(*SIDES)), scene.size)
     before, after = doing.first.motion, doing.second.motion
     first, last = _first_or_last(rng, picture)
     choices = _in_any_order(rng, doing)
@@ -42,29 +45,38 @@ def order(rng: np.random.Generator, cast: Cast) -> Story:
 
 
 def about(rng: np.random.Generator, cast: Cast) -> Story:
-    """One thing moves about, in no one direction and no order."""
+    """One thing moves about, in no one direction and no order.
+
+    Who must choose a direction or an order all the same is to prefer none.
+    """
     scene = empty_scene(rng, cast)
     (picture,) = cast.pick(rng)
-    route: Moving
-    if rng.random() < 0.5:
-        route = Route.about(rng, picture, float(rng.uniform(0.22, 0.4)))
-    else:
-        route = Jumbled.random(rng, picture, float(rng.uniform(0.22, 0.36)), scene.size)
-    name, does = the_thing(picture), f"It {route.motion}."
-    which = say(rng, f"Which way does {name} move?", f"In which direction does {name} go?")
-    what = say(rng, f"What does {name} do?", f"What is {name} doing?")
-    # Who must choose a direction or an order where there is none is to prefer none.
+    motion, question, choices = _aimless(rng, picture, scene.size)
+    does = f"it {motion.motion}"
     asked = [
-        ask(rng, "", which, str(rng.choice(WAYS)), WAYS, does),
-        ask(rng, "action", what, "moves", ACTIONS, does),
+        *undecided(rng, question, choices, sentence(does)),
         *naming(rng, cast, [picture]),
     ]
-    if isinstance(route, Jumbled):
-        question = say(rng, *_first_or_last(rng, picture))
-        choices = _in_any_order(rng, route.doing)
-        asked.append(ask(rng, "", question, str(rng.choice(choices)), choices, does))
-    told = sentence(f"{a_thing(picture)} {route.motion}")
-    return Story("about", replace(scene, actors=(route,)), told, tuple(asked))
+    told = sentence(f"{a_thing(picture)} {motion.motion}")
+    return Story("about", replace(scene, actors=(motion,)), told, tuple(asked))
+
+
+def _aimless(
+    rng: np.random.Generator, picture: Picture, size: tuple[int, int]
+) -> tuple[Moving, str, list[str]]:
+    """A thing that moves about, and a question with choices that it leaves open."""
+    name, part = the_thing(picture), rng.random()
+    if part < 0.4:
+        doing = Doing.random(rng, picture, float(rng.uniform(*SIDES)), size)
+        first_or_last = say(rng, *_first_or_last(rng, picture))
+        return Jumbled.of(rng, doing), first_or_last, _in_any_order(rng, doing)
+    way = str(rng.choice(WAYS))
+    side = float(rng.uniform(0.22, 0.5))
+    which = say(rng, f"Which way does {name} move?", f"In which direction does {name} go?")
+    if part < 0.8:
+        straight = random_actor(rng, picture, side, size, f"moves {way}")
+        return Jumbled.of(rng, straight), which, ways(rng, way)
+    return Route.about(rng, picture, min(side, 0.4)), which, ways(rng, way)
 
 
 def _first_or_last(rng: np.random.Generator, picture: Picture) -> tuple[str, str]:
@@ -76,12 +88,17 @@ def _first_or_last(rng: np.random.Generator, picture: Picture) -> tuple[str, str
 
 
 def _in_any_order(rng: np.random.Generator, doing: Doing) -> list[str]:
-    """Both motions, and two that the same moments would show in another order, if there are such.
+    """Both motions, and two others, so that every choice is there with what it is backwards.
 
-    What grows looks like what shrinks then, and what moves left like what moves right.
+    The same moments in another order show that: what grows looks like what shrinks, and what moves
+    left like what moves right. So neither they nor the choices alone tell what came first.
     """
-    both = [doing.first.motion, doing.second.motion]
-    backwards = [BACKWARDS[motion] for motion in both if motion in BACKWARDS]
-    others = [*backwards, *(str(motion) for motion in rng.permutation(MOTIONS))]
-    motions = [*both, *(motion for motion in dict.fromkeys(others) if motion not in both)]
-    return [f"it {motion}" for motion in motions[:4]]
+    both = (doing.first.motion, doing.second.motion)
+    motions = list(dict.fromkeys(m for motion in both for m in (motion, backwards(motion))))
+    if len(motions) == 2 and backwards(both[0]) == both[1]:
+        other = str(rng.choice([m for m in ORDERED if backwards(m) not in (m, *motions)]))
+        motions += [other, backwards(other)]
+    else:
+        alike = [m for m in ORDERED if backwards(m) == m and m not in motions]
+        motions += [str(motion) for motion in rng.permutation(alike)[: 4 - len(motions)]]
+    return [f"it {motion}" for motion in motions]

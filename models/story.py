@@ -29,7 +29,6 @@ from models.telling import (
     ACTIONS,
     NUMBERS,
     UNKNOWN,
-    WAYS,
     Cast,
     Question,
     Story,
@@ -47,6 +46,7 @@ from models.telling import (
     say,
     sentence,
     the_thing,
+    ways,
 )
 
 PLACES = (
@@ -71,7 +71,8 @@ def _doing(rng: np.random.Generator, actor: Actor) -> list[Question]:
     if motion in DIRECTIONS:
         question = say(rng, f"Which way does {name} move?", f"In which direction does {name} go?")
         way = motion.removeprefix("moves ")
-        asked.append(ask(rng, "moving direction", question, way, WAYS, f"It {motion}."))
+        choices = ways(rng, way)
+        asked.append(ask(rng, "moving direction", question, way, choices, f"It {motion}."))
     question = say(
         rng, f"What does {name} do?", f"What happens to {name}?", f"What is {name} doing?"
     )
@@ -81,8 +82,7 @@ def _doing(rng: np.random.Generator, actor: Actor) -> list[Question]:
 
 def _travels(rng: np.random.Generator, picture: Picture) -> str:
     """A motion that anyone would call one."""
-    ways = [*DIRECTIONS, "spins", "bounces", "shakes"]
-    motion = str(rng.choice(ways))
+    motion = str(rng.choice([*DIRECTIONS, "spins", "bounces", "shakes"]))
     turns = picture.turn_visibility >= MIN_TURN_VISIBILITY
     return motion if turns or motion != "spins" else "bounces"
 

@@ -18,6 +18,7 @@ from models.scene import (
     Actor,
     Moving,
     Scene,
+    backwards,
     overlap,
     random_actor,
     random_motion,
@@ -124,6 +125,30 @@ def ask(
     choices = [answer, *kept]
     mixed = tuple(choices[i] for i in rng.permutation(len(choices)))
     return Question(task, question, answer, mixed, worded)
+
+
+def undecided(
+    rng: np.random.Generator, question: str, choices: Sequence[str], worded: str
+) -> list[Question]:
+    """A question that has no answer, once with each of its choices as the right one.
+
+    Who learns from them all prefers none.
+    """
+    return [ask(rng, "", question, choice, choices, worded, len(choices)) for choice in choices]
+
+
+def ways(rng: np.random.Generator, way: str) -> list[str]:
+    """Choices for a direction: itself, another one, and the opposite of both.
+
+    Moments in wrong order show a line; either way along it is a choice, and the choices alone do
+    not tell which line.
+    """
+    other = str(rng.choice([other for other in WAYS if other not in (way, _opposite(way))]))
+    return [way, _opposite(way), other, _opposite(other)]
+
+
+def _opposite(way: str) -> str:
+    return backwards(f"moves {way}").removeprefix("moves ")
 
 
 def naming(rng: np.random.Generator, cast: Cast, pictures: Sequence[Picture]) -> list[Question]:

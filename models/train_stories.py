@@ -68,8 +68,8 @@ def train_stories(
     validation = Stories(recipe.stories, tower.size, material, split="validation")
     first: dict[str, Tensor] = {}
     if begun:
-        projector = begun.projector.train().requires_grad_(True)
-        kept = Bundle.load(recipe.kept_of).projector if recipe.kept_of else projector
+        projector = _unsharpened(begun).train().requires_grad_(True)
+        kept = _unsharpened(Bundle.load(recipe.kept_of)) if recipe.kept_of else projector
         first = _copied(kept)
         words = _first_words(projector, llm)
     else:
@@ -93,14 +93,14 @@ def train_stories(
     first_adapter = _copied(training.lora)
     seconds["see"] = training.see(recipe.see)
     _keep(recipe.kept, projector, first)
+    if recipe.doubt:
+        nameless = [llm.tokenizer.encode(f" {word}")[0] for word in (UNKNOWN, PHOTOGRAPH)]
+        _doubt(recipe.doubt, projector, words, nameless)
+    _sharpen(recipe.sharpness, projector)  # what the adapter learns to read is what it will get
     seconds["study"] = training.study(recipe.study)
     seconds["tell"] = training.tell(recipe.tell)
     _keep(recipe.kept_adapter, training.lora, first_adapter)
     if parallel.rank() == 0:
-        if recipe.doubt:
-            nameless = [llm.tokenizer.encode(f" {word}")[0] for word in (UNKNOWN, PHOTOGRAPH)]
-            _doubt(recipe.doubt, projector, words, nameless)
-        _sharpen(recipe.sharpness, projector)
         made = {
             "recipe": json.loads(json.dumps(recipe.to_json())),
             "seconds": {name: round(spent) for name, spent in seconds.items()},
@@ -123,6 +123,13 @@ def _keep(share: float, module: nn.Module, first: Mapping[str, Tensor]) -> None:
     for name, weight in module.state_dict().items():
         if share and name in first:
             weight.lerp_(first[name].to(weight.device), share)
+
+
+def _unsharpened(bundle: Bundle) -> Projector:
+    """Its projector as training left it, before it was sharpened."""
+    recipe = bundle.config.training.get("recipe", {})
+    _sharpen(1 / recipe.get("sharpness", 1.0), bundle.projector)
+    return bundle.projector
 
 
 @torch.no_grad()
