@@ -28,7 +28,7 @@ from models.llm import FrozenLLM
 from models.look import Looking
 from models.projector import Projector, ProjectorConfig
 from models.recipe import Recipe
-from models.stream import Stories
+from models.stream import Stories, load_casts
 from models.teach import Teacher, frequent_words
 from models.tell import StoryTraining, device
 from models.telling import UNKNOWN
@@ -49,6 +49,9 @@ def train_stories(
     parallel.join()
     if parallel.rank():  # one process speaks for all
         report = _nothing
+    else:  # and downloads and draws the pictures, where two would get in each other's way
+        load_casts(recipe.stories.styles, material, "known", True)
+    parallel.wait()
     seconds: dict[str, float] = {}
     begun = Bundle.load(recipe.start) if recipe.start else None
     chosen = _chosen_tower(recipe, begun)

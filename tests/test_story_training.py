@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +20,12 @@ from models import form
 from models.bundle import Bundle
 from models.labels import NAME_TOKENS, NAMED, TOKENS, Labels, class_names, name_ids
 from models.llm import FrozenLLM
+from models.material import EMOJI_PACKAGES
 from models.optimise import StageConfig
+from models.pictures import load_pictures
 from models.projector import Projector, ProjectorConfig
 from models.recipe import ProjectorChoice, Recipe, TowerChoice
-from models.stream import Conversations, Stories, StoryConfig
+from models.stream import Conversations, Stories, StoryConfig, all_kinds
 from models.teach import IGNORED, Teacher, frequent_words
 from models.tell import StoryTraining, TellConfig
 from models.tower import Tower
@@ -307,9 +311,23 @@ def test_training_begins_with_the_bundle_that_a_recipe_names(
     assert doubting.lora[0][0].read_bytes() == adapters[0], "the whole of the former is kept"
 
 
+def npm_of_noto(folder: Path) -> Path:
+    """A folder with an `npm` in it that packs pictures as Noto's package, and notes each time."""
+    load_pictures(["openmoji"], folder / "drawn", [kind.name for kind in all_kinds()])
+    pictures = EMOJI_PACKAGES["noto"][2]
+    with tarfile.open(folder / "set.tgz", "w:gz") as archive:
+        archive.add(folder / "drawn" / "openmoji", f"package/{pictures}")
+    npm = folder / "bin" / "npm"
+    npm.parent.mkdir()
+    npm.write_text(f"#!/bin/sh\ncp '{folder}/set.tgz' set.tgz\necho packed >> '{folder}/log'\n")
+    npm.chmod(0o755)
+    return npm.parent
+
+
 def test_two_processes_that_share_the_steps_make_a_bundle_and_say_things_once(
     tiny_llama: Path, tmp_path: Path
 ) -> None:
+    path = f"{npm_of_noto(tmp_path)}{os.pathsep}{os.environ['PATH']}"
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(f"""
         name = "shared"
@@ -323,8 +341,8 @@ def test_two_processes_that_share_the_steps_make_a_bundle_and_say_things_once(
         layers = 1
         heads = 2
         [stories]
-        styles = ["shapes"]
-        style_weights = [1.0]
+        styles = ["noto", "shapes"]
+        style_weights = [0.5, 0.5]
         frames = 3
         fewest_frames = 2
         [see]
@@ -342,10 +360,11 @@ def test_two_processes_that_share_the_steps_make_a_bundle_and_say_things_once(
     """)
     command = [sys.executable, "-m", "pipeline.cli.main", "train", str(recipe), "--out"]
     done = subprocess.run(
-        [*command, str(tmp_path / "out"), "--processes", "2"],
-        capture_output=True, text=True, check=False,
+        [*command, str(tmp_path / "out"), "--processes", "2", "--material", str(tmp_path / "new")],
+        capture_output=True, text=True, check=False, env={**os.environ, "PATH": path},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    assert (tmp_path / "log").read_text().count("packed") == 1, "one of them downloads for both"
     assert done.stderr.count("see: step 2/2, loss") == 1, done.stderr
     assert Bundle.load(tmp_path / "out").lora
     done = subprocess.run(
