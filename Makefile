@@ -39,7 +39,7 @@ format: .venv/.installed-dev ## let ruff mend what it can
 bench: .venv/.installed-dev ## the benchmarks (benchmarks/README.md says what each measures)
 	for name in engine seek; do .venv/bin/python "benchmarks/$$name.py" || exit 1; done
 
-train-mini: .venv/.installed-dev ## the nine recipes that made the bundle `mini`, one upon the other
+train-mini: .venv/.installed-dev ## the recipes that made the bundle `mini`, one upon the other
 	$(REELLAMA) train models/recipes/mini.toml --out runs/base
 	$(REELLAMA) train models/recipes/mini-2.toml --out runs/second --processes 2
 	$(REELLAMA) train models/recipes/mini-3.toml --out runs/third --processes 2
@@ -48,7 +48,9 @@ train-mini: .venv/.installed-dev ## the nine recipes that made the bundle `mini`
 	$(REELLAMA) train models/recipes/mini-6.toml --out runs/sixth --processes 2
 	$(REELLAMA) train models/recipes/mini-7.toml --out runs/seventh --processes 2
 	$(REELLAMA) train models/recipes/mini-8.toml --out runs/eighth --processes 2
-	$(REELLAMA) train models/recipes/mini-9.toml --out runs/mini --processes 2
+	$(REELLAMA) train models/recipes/mini-9.toml --out runs/ninth --processes 2
+	$(REELLAMA) train models/recipes/mini-10.toml --out runs/tenth --processes 2
+	$(REELLAMA) train models/recipes/mini-11.toml --out runs/mini --processes 2
 
 picture: .venv/.installed demo.mp4 ## draw the conversation in the README (needs tmux)
 	.venv/bin/python docs/make_screenshot.py demo.mp4 docs/chat.svg \

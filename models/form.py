@@ -23,7 +23,7 @@ _THEN = 4
 WIDTHS = (*_ALL, *_THING * THINGS, _THEN)
 TOKENS = sum(WIDTHS)  # 57
 COUNTS = sum(_ALL[:2])  # first soft tokens: how many things, and how many of them move
-NAME, MOTION = len(_ALL), len(_ALL) + 1  # fields of the first thing
+NAME, MOTION, THEN = len(_ALL), len(_ALL) + 1, len(WIDTHS) - 1  # fields of the first thing
 PHOTOGRAPH = "photograph"  # the name of whatever is one
 SLOW = 0.3  # who goes less than this share of the picture in a clip is slow
 

@@ -46,6 +46,7 @@ class TellConfig:
     frozen: the projector stays as it is, and only the adapter learns. With the small batches that
         a CPU can take, a projector forgets in `tell` what it could.
     count_weight: weight of the two counts in the words' loss, where they are two tokens of many.
+    motion_weight: the same of what the first thing does, and then does.
     apart: every turn about a clip is a conversation of its own; in a common one, an earlier answer
         often gives away a later one.
     faultless: share of the clips in `tell` that the LLM reads as `study` would have them; with
@@ -58,6 +59,7 @@ class TellConfig:
     align_weight: float = 0.3
     keep_weight: float = 1.0
     count_weight: float = 1.0
+    motion_weight: float = 1.0
     frozen: bool = False
     apart: bool = False
     faultless: float = 0.0
@@ -205,6 +207,9 @@ class StoryTraining:
         )
         weights = torch.ones(wanted.shape[1], device=self.device)
         weights[: form.COUNTS] = self.config.count_weight
+        spans = form.spans()
+        for start, end in (spans[form.MOTION], spans[form.THEN]):
+            weights[start:end] = self.config.motion_weight
         return (losses * weights).sum() / (wanted != IGNORED).sum(), hidden
 
     def _told_loss(self, batch: StoryBatch) -> Tensor:

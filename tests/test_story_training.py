@@ -145,28 +145,32 @@ def test_a_frozen_projector_gives_way_to_faultless_forms_as_often_as_told(
     assert training._told_loss(batch).item() == wanted.item()
 
 
-def test_counts_weigh_as_much_as_told_among_the_words(
-    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize(
+    ("weight", "fields"),
+    [("count_weight", (0, 1)), ("motion_weight", (form.MOTION, form.THEN))],
+)
+def test_some_fields_weigh_as_much_as_told_among_the_words(
+    weight: str, fields: tuple[int, int], tiny_llama: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     stories = Stories(StoryConfig(styles=("shapes",), style_weights=(1.0,)), 32, Path())
     training = story_training(FrozenLLM(tiny_llama), stories, tmp_path)
     batch = training.teacher([stories[number] for number in range(4)])
     hidden = torch.randn(4, batch.targets.shape[1], training.projector.config.width)
     monkeypatch.setattr(training, "hidden", lambda batch: hidden)
 
-    def loss(weight: float) -> float:
-        training.config = dataclasses.replace(training.config, count_weight=weight)
+    def loss(share: float) -> float:
+        training.config = dataclasses.replace(training.config, **{weight: share})
         return training._word_loss(batch)[0].item()
 
     wanted = batch.targets
     logits = training.projector.words.logits(hidden).float()
     plain = F.cross_entropy(logits.flatten(0, 1), wanted.flatten())
     assert loss(1.0) == pytest.approx(plain.item(), rel=1e-5)
-    counts = F.cross_entropy(
-        logits[:, : form.COUNTS].flatten(0, 1), wanted[:, : form.COUNTS].flatten()
-    )
-    share = form.COUNTS * len(wanted) / (wanted >= 0).sum().item()
-    assert loss(6.0) - loss(1.0) == pytest.approx(5 * counts.item() * share, rel=1e-4)
+    places = [place for field in fields for place in range(*form.spans()[field])]
+    chosen = F.cross_entropy(logits[:, places].flatten(0, 1), wanted[:, places].flatten())
+    share = (wanted[:, places] >= 0).sum().item() / (wanted >= 0).sum().item()
+    assert loss(6.0) - loss(1.0) == pytest.approx(5 * chosen.item() * share, rel=1e-4)
 
 
 def test_a_file_that_pytorch_would_read_wrongly_is_refused(

@@ -1,0 +1,54 @@
+"""The README says of `mini` what its `bundle.json` has kept of the benchmark."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SPLITS = ("new-clips", "new-style", "new-pictures")
+TASKS = {
+    "moving direction, 8 ways": "moving direction",
+    "action": "action",
+    "action order": "action order",
+    "how the scene changes": "scene transition",
+    "colour": "attribute",
+    "is it there?": "object existence",
+    "position": "position",
+    "count, 1 to 5": "count",
+    "how many move": "moving count",
+    "camera: pans, zooms, still": "camera",
+    "which one moves": "which moves",
+    "which one is faster": "speed",
+    "where what changed places ends": "object shuffle",
+    "name it, of 619 kinds, open answer": "object naming",
+}
+SCORES = json.loads((ROOT / "models/bundles/mini/bundle.json").read_text())["scores"]
+README = (ROOT / "README.md").read_text()
+
+
+def row(label: str) -> list[str]:
+    """The cells of a table's line after the first, without bold and intervals."""
+    (line,) = re.findall(rf"^\| \**{re.escape(label)}\** \| (.*) \|$", README, re.M)
+    return [re.sub(r"\*| \(.*\)", "", cell).strip() for cell in line.split("|")]
+
+
+@pytest.mark.parametrize("label", TASKS)
+def test_every_task_of_the_table_has_the_score_that_was_measured(label: str) -> None:
+    for split, cell in zip(SPLITS, row(label), strict=False):
+        score = SCORES[split]["tasks"].get(TASKS[label])
+        assert cell == (f"{score['accuracy']['share']:.0%}" if score else "")
+
+
+def test_the_means_are_those_of_the_tasks_with_choices() -> None:
+    means = [f"{SCORES[split]['mean']['accuracy']:.1%}" for split in SPLITS]
+    assert row("mean of these")[:3] == means
+
+
+def test_the_table_says_how_many_questions_there_were() -> None:
+    (asked,) = {task["questions"] for split in SPLITS for task in SCORES[split]["tasks"].values()}
+    assert f"of {asked} questions each" in README
+    assert all(f"--clips {asked} " in SCORES[split]["command"] for split in SPLITS)
