@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -160,7 +161,8 @@ def test_some_fields_weigh_as_much_as_told_among_the_words(
     monkeypatch.setattr(training, "hidden", lambda batch: hidden)
 
     def loss(share: float) -> float:
-        training.config = dataclasses.replace(training.config, **{weight: share})
+        changed: dict[str, Any] = {weight: share}
+        training.config = dataclasses.replace(training.config, **changed)
         return training._word_loss(batch)[0].item()
 
     wanted = batch.targets
