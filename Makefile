@@ -50,7 +50,8 @@ train-mini: .venv/.installed-dev ## the recipes that made the bundle `mini`, one
 	$(REELLAMA) train models/recipes/mini-8.toml --out runs/eighth --processes 2
 	$(REELLAMA) train models/recipes/mini-9.toml --out runs/ninth --processes 2
 	$(REELLAMA) train models/recipes/mini-10.toml --out runs/tenth --processes 2
-	$(REELLAMA) train models/recipes/mini-11.toml --out runs/mini --processes 2
+	$(REELLAMA) train models/recipes/mini-11.toml --out runs/eleventh --processes 2
+	$(REELLAMA) train models/recipes/mini-12.toml --out runs/mini --processes 2
 
 picture: .venv/.installed demo.mp4 ## draw the conversation in the README (needs tmux)
 	.venv/bin/python docs/make_screenshot.py demo.mp4 docs/chat.svg \

@@ -8,10 +8,12 @@ answer about the video, which is learned much sooner. The LLM learns to read the
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 
+from models.camera import WANDERS
 from models.paths import CHANGES_PLACES, Doing
 from models.scene import DIRECTIONS, Actor, Moving, Pose, Scene
-from models.telling import NUMBERS, Story, in_order, moves
+from models.telling import NUMBERS, UNKNOWN, Story, in_order, moves
 
 THINGS = 4  # things that are listed at most
 # Soft tokens of each field: how many things, how many of them move, the camera; then each thing's
@@ -23,6 +25,7 @@ _THEN = 4
 WIDTHS = (*_ALL, *_THING * THINGS, _THEN)
 TOKENS = sum(WIDTHS)  # 57
 COUNTS = sum(_ALL[:2])  # first soft tokens: how many things, and how many of them move
+CAMERA = 2  # its field
 NAME, MOTION, THEN = len(_ALL), len(_ALL) + 1, len(WIDTHS) - 1  # fields of the first thing
 PHOTOGRAPH = "photograph"  # the name of whatever is one
 SLOW = 0.3  # who goes less than this share of the picture in a clip is slow
@@ -51,6 +54,18 @@ def spans() -> list[tuple[int, int]]:
     """First soft token of each field, and the one after its last."""
     ends = [sum(WIDTHS[: number + 1]) for number in range(len(WIDTHS))]
     return [(end - width, end) for end, width in zip(ends, WIDTHS, strict=True)]
+
+
+def hedges(name: float, camera: float) -> Iterator[tuple[int, str, float]]:
+    """What is to be said where nothing else is much likelier: a soft token, a word, and by how many
+    logits. Of names that is "something" or "photograph", of the camera that it moves about.
+    """
+    starts = [start for start, _ in spans()]
+    yield starts[NAME], PHOTOGRAPH, name
+    for thing in range(THINGS):
+        yield starts[NAME + len(_THING) * thing], UNKNOWN, name
+    for number, word in enumerate(WANDERS.split()[2:]):
+        yield starts[CAMERA] + number, word, camera
 
 
 def _listed(shot: Scene) -> list[Moving]:

@@ -44,12 +44,16 @@ class ProjectorConfig:
 
 
 class WordMixture(nn.Module):
-    """`[..., width]` -> `[..., n_embd]`: a softmax over words mixes their embeddings.
+    """`[B, tokens, width]` -> `[B, tokens, n_embd]`: a softmax over words mixes their embeddings.
 
     `logits` is what alignment trains: the i-th soft token should be the i-th word of the caption.
+    `prior [tokens, words]` is added to them and is not learned: what a soft token says when it is
+    not sure.
     """
 
-    def __init__(self, width: int, words: int, n_embd: int) -> None:
+    prior: Tensor
+
+    def __init__(self, width: int, tokens: int, words: int, n_embd: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.score = nn.Linear(width, words)
@@ -57,13 +61,14 @@ class WordMixture(nn.Module):
         nn.init.zeros_(self.correction.weight)
         nn.init.zeros_(self.correction.bias)
         self.embeddings = nn.Parameter(torch.zeros(words, n_embd))
+        self.register_buffer("prior", torch.zeros(tokens, words))
 
     def logits(self, x: Tensor) -> Tensor:
-        return self.score(self.norm(x))
+        return self.score(self.norm(x)) + self.prior
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.norm(x)
-        return self.score(x).softmax(-1) @ self.embeddings + self.correction(x)
+        mixed = self.logits(x).softmax(-1) @ self.embeddings
+        return mixed + self.correction(self.norm(x))
 
 
 def fourier(x: Tensor, bands: int = 8) -> Tensor:
@@ -236,7 +241,7 @@ class Projector(nn.Module):
         super().__init__()
         self.config = config
         self.body = BODIES[config.kind](config)
-        self.words = WordMixture(config.width, config.words, config.n_embd)
+        self.words = WordMixture(config.width, config.tokens, config.words, config.n_embd)
 
     def hidden(self, features: Tensor, times: Tensor, mask: Tensor) -> Tensor:
         """`[B, tokens, width]`, before it is put into words."""

@@ -73,6 +73,7 @@ class Recipe:
         doubt: by how much, in logits, the name of a thing must be likelier than "something" or
             "photograph" after `see`. Drawn things that training knows are so by far, others
             often not.
+        camera_doubt: the same for what the camera does, which gives way to "moves about".
         sharpness: what the logits of the words are multiplied by after `see`: over 1, a soft token
             has more of its likeliest word and less of others. That of `start` is taken back first.
         labels: the bundle names what ImageNet's classifier sees (towers of EfficientNet-lite0).
@@ -106,6 +107,7 @@ class Recipe:
     kept_of: str = ""
     kept_adapter: float = 0.0
     doubt: float = 0.0
+    camera_doubt: float = 0.0
     sharpness: float = 1.0
 
     @property

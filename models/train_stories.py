@@ -22,7 +22,7 @@ from gguf_tools.errors import ReellamaError
 from gguf_tools.reader import read_gguf
 from models import parallel
 from models.bundle import Bundle, BundleConfig, TowerSpec, save_bundle
-from models.form import PHOTOGRAPH
+from models.form import hedges
 from models.labels import Labels, name_ids
 from models.llm import FrozenLLM
 from models.look import Looking
@@ -31,7 +31,6 @@ from models.recipe import Recipe
 from models.stream import Stories, load_casts
 from models.teach import Teacher, frequent_words
 from models.tell import StoryTraining, device
-from models.telling import UNKNOWN
 from models.tower import Tower, compute_dtype, grid_layers
 
 ADAPTER = "adapter.gguf"
@@ -96,9 +95,7 @@ def train_stories(
     first_adapter = _copied(training.lora)
     seconds["see"] = training.see(recipe.see)
     _keep(recipe.kept, projector, first)
-    if recipe.doubt:
-        nameless = [llm.tokenizer.encode(f" {word}")[0] for word in (UNKNOWN, PHOTOGRAPH)]
-        _doubt(recipe.doubt, projector, words, nameless)
+    _doubt(recipe, projector, words, llm.tokenizer.encode)
     _sharpen(recipe.sharpness, projector)  # what the adapter learns to read is what it will get
     seconds["study"] = training.study(recipe.study)
     seconds["tell"] = training.tell(recipe.tell)
@@ -129,27 +126,35 @@ def _keep(share: float, module: nn.Module, first: Mapping[str, Tensor]) -> None:
 
 
 def _unsharpened(bundle: Bundle) -> Projector:
-    """Its projector as training left it, before it was sharpened."""
+    """Its projector as training left it, before it was sharpened and made to doubt."""
     recipe = bundle.config.training.get("recipe", {})
     _sharpen(1 / recipe.get("sharpness", 1.0), bundle.projector)
+    bundle.projector.words.prior.zero_()
     return bundle.projector
 
 
 @torch.no_grad()
 def _sharpen(sharpness: float, projector: Projector) -> None:
     """Give the likelier words of each soft token more weight, or with less than 1, the others."""
-    for weight in projector.words.score.parameters():
+    words = projector.words
+    for weight in (*words.score.parameters(), words.prior):
         weight.mul_(sharpness)
 
 
 @torch.no_grad()
-def _doubt(more: float, projector: Projector, words: Sequence[int], nameless: list[int]) -> None:
-    """Make names give way to the tokens `nameless` of `words`, where they are hardly likelier."""
-    if not set(nameless) <= set(words):
-        raise ReellamaError(
-            f'doubt needs "{UNKNOWN}" and "{PHOTOGRAPH}" among the projector\'s words'
-        )
-    projector.words.score.bias[[words.index(token) for token in nameless]] += more
+def _doubt(
+    recipe: Recipe,
+    projector: Projector,
+    words: Sequence[int],
+    encode: Callable[[str], Sequence[int]],
+) -> None:
+    """Make what is hardly likelier than a hedge give way to it."""
+    for token, word, more in hedges(recipe.doubt, recipe.camera_doubt):
+        first = encode(f" {word}")[0]
+        if more and first not in words:
+            raise ReellamaError(f'doubt needs "{word}" among the projector\'s words')
+        if more:
+            projector.words.prior[token, words.index(first)] += more
 
 
 def _nothing(line: str) -> None:

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from models.bundle import Bundle
+from models.form import CAMERA, NAME, hedges, spans
 from models.llm import FrozenLLM
 from models.material import EMOJI_PACKAGES
 from models.optimise import StageConfig
@@ -128,17 +129,20 @@ def test_training_begins_with_the_bundle_that_a_recipe_names(
         tell=none, kept=1.0, kept_of=str(tmp_path / "first"), sharpness=1.5,
     )).projector.state_dict()  # fmt: skip
     for name, wanted in begun.projector.state_dict().items():
-        factor = 1.5 if name.startswith("words.score.") else 1.0
+        factor = 1.5 if name.startswith(("words.score.", "words.prior")) else 1.0
         assert torch.allclose(kept_of[name], factor * wanted, rtol=1e-3, atol=1e-6), name
     doubting = train(dataclasses.replace(
         first, name="doubting", tower=TowerChoice(), start=str(tmp_path / "first"), see=stage,
-        tell=stage, doubt=2.0, kept_adapter=1.0,
+        tell=stage, doubt=2.0, camera_doubt=1.0, kept_adapter=1.0,
     ))  # fmt: skip
-    bias = doubting.projector.state_dict()["words.score.bias"]
-    more = bias - begun.projector.state_dict()["words.score.bias"]
+    prior = doubting.projector.state_dict()["words.prior"]
     encode = FrozenLLM(tiny_llama).tokenizer.encode
-    raised = len({encode(f" {word}")[0] for word in ("something", "photograph")})
-    assert sorted(more.tolist())[-raised - 1 :] == pytest.approx([0.0, *[2.0] * raised], abs=2e-3)
+    raised = {(token, encode(f" {word}")[0]) for token, word, _ in hedges(2.0, 1.0)}
+    assert len(prior.nonzero()) == len(raised)
+    camera, _ = spans()[CAMERA]
+    assert prior[camera : camera + 2].sum(1).tolist() == [1.0, 1.0]
+    name, _ = spans()[NAME]
+    assert prior[name].max() == 2.0
     assert doubting.lora[0][0].read_bytes() == adapters[0], "the whole of the former is kept"
 
 
