@@ -10,7 +10,6 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 
 from models.bundle import Bundle
