@@ -137,6 +137,7 @@ def command_line(bundle: str, questions: QuestionOptions, how: RunOptions) -> st
         words += [option, str(value)] if value is not None else []
     if how.quantizations:
         words += ["--quantizations", str(how.quantizations)]
+        words += ["--quantize"] * how.quantize
     elif (questions.data or questions.benchmark) and not how.controls:
         words += ["--no-controls"]
     return shlex.join(words)
