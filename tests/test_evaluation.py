@@ -25,7 +25,7 @@ from pipeline.evaluation import captions, controls
 from pipeline.evaluation.choices import contains, named, probabilities
 from pipeline.evaluation.controls import CONTROLS, SHUFFLED, SINGLE, WITHHELD, falls, should_hurt
 from pipeline.evaluation.page import misses_first, write_page
-from pipeline.evaluation.report import Report, report
+from pipeline.evaluation.report import Report, record, report
 from pipeline.evaluation.runner import Answered, Reply, Results, evaluate
 from pipeline.frames import read_frames
 from tests.conftest import Result
@@ -272,6 +272,17 @@ def test_figures_go_to_json_to_a_page_and_into_the_bundle(
     kept = json.loads((bundle / "bundle.json").read_text())["scores"]["ways"]
     assert kept["tasks"]["moving direction"] == task
     assert "--task 'moving direction' --frames 2" in kept["command"]
+
+
+def test_evaluations_that_run_side_by_side_keep_each_other_s_figures(
+    small_bundle: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(small_bundle, tmp_path / "bundle")
+    one, other = Bundle.load(folder), Bundle.load(folder)
+    record(one, "first", {"right": 1})
+    record(other, "second", {"right": 2})
+    kept = Bundle.load(folder).config.scores
+    assert (kept["first"], kept["second"]) == ({"right": 1}, {"right": 2})
 
 
 def test_the_drawn_benchmark_is_asked(

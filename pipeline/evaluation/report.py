@@ -216,8 +216,12 @@ def write_json(report: Report) -> str:
 
 
 def record(bundle: Bundle, name: str, entry: Mapping[str, Any]) -> None:
-    """Keep figures in `bundle.json` under `name`."""
-    config = replace(bundle.config, scores={**bundle.config.scores, name: dict(entry)})
+    """Keep figures in `bundle.json` under `name`.
+
+    The file is read anew, for other evaluations may have recorded theirs while this one ran.
+    """
+    now = Bundle.load(bundle.folder).config
+    config = replace(now, scores={**now.scores, name: dict(entry)})
     write_atomically(bundle.folder / "bundle.json", config.to_json())
 
 
