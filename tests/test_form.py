@@ -125,6 +125,16 @@ def test_both_scenes_of_a_cut_are_there() -> None:
     assert [thing(fields, n)[0] for n in range(2)] == kinds
 
 
+def test_a_form_that_is_not_sure_says_so_where_names_and_the_camera_stand() -> None:
+    starts = [start for start, _ in form.spans()]
+    raised = list(form.hedges(2.0, 1.0))
+    names = [token for token, word, more in raised if (word, more) == ("something", 2.0)]
+    assert names == starts[form.NAME : form.NAME + 3 * form.THINGS : 3]
+    assert (starts[form.NAME], "photograph", 2.0) in raised
+    camera = starts[form.CAMERA]
+    assert raised[-2:] == [(camera, "moves", 1.0), (camera + 1, "about", 1.0)]
+
+
 def test_a_photograph_is_called_one_whatever_it_shows() -> None:
     story = told("photograph", 0)
     assert story.photograph
