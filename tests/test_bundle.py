@@ -56,6 +56,14 @@ def test_nan_in_the_weights_is_found(copy: Path) -> None:
     assert "words.score.bias holds NaN" in complaint(copy)
 
 
+def test_a_bundle_from_before_places_had_priors_still_loads(copy: Path) -> None:
+    path = copy / "projector.safetensors"
+    weights = load_file(path)
+    weights.pop("words.prior")
+    save_file(weights, path)
+    assert not Bundle.load(copy).projector.words.prior.any()
+
+
 def test_weights_of_another_shape_are_refused(copy: Path) -> None:
     path = copy / "projector.safetensors"
     weights = load_file(path)

@@ -27,21 +27,26 @@ from pipeline.engine import Engine
 from tests.small_tower import write_small_tower
 
 
+def small_recipe(llm: Path, tower: Path, see: StageConfig, tell: StageConfig) -> Recipe:
+    """Plain shapes in three frames, for a projector of one layer."""
+    return Recipe(
+        name="first",
+        llm=str(llm),
+        tower=TowerChoice(name=str(tower)),
+        projector=ProjectorChoice(tokens=60, words=64, width=16, layers=1, heads=2, encoder=1),
+        stories=StoryConfig(styles=("shapes",), style_weights=(1.0,), frames=3, fewest_frames=2),
+        see=see,
+        tell=tell,
+        adapter=TellConfig(rank=2, kept_texts=2, kept_tokens=64, kept_batch=1, validated=4),
+    )
+
+
 def test_a_recipe_with_stories_makes_a_bundle_and_goes_on_after_a_stop(
     tiny_llama: Path, tmp_path: Path
 ) -> None:
     tower = write_small_tower(tmp_path / "tower")
     stage = StageConfig(steps=2, batch=2, stills=2, every=1)
-    recipe = Recipe(
-        name="told",
-        llm=str(tiny_llama),
-        tower=TowerChoice(name=str(tower)),
-        projector=ProjectorChoice(tokens=60, words=64, width=16, layers=1, heads=2, encoder=1),
-        stories=StoryConfig(styles=("shapes",), style_weights=(1.0,), frames=3, fewest_frames=2),
-        see=stage,
-        tell=stage,
-        adapter=TellConfig(rank=2, kept_texts=2, kept_tokens=64, kept_batch=1, validated=8),
-    )
+    recipe = small_recipe(tiny_llama, tower, stage, stage)
     lines: list[str] = []
 
     def train(recipe: Recipe) -> Bundle:
@@ -66,16 +71,8 @@ def test_training_begins_with_the_bundle_that_a_recipe_names(
 ) -> None:
     tower = write_small_tower(tmp_path / "tower")
     stage = StageConfig(steps=1, batch=2, learning_rate=0.0, weight_decay=0.0)
-    first = Recipe(
-        name="first",
-        llm=str(tiny_llama),
-        tower=TowerChoice(name=str(tower)),
-        projector=ProjectorChoice(tokens=60, words=64, width=16, layers=1, heads=2),
-        stories=StoryConfig(styles=("shapes",), style_weights=(1.0,), frames=3, fewest_frames=2),
-        see=dataclasses.replace(stage, learning_rate=1e-2),
-        tell=dataclasses.replace(stage, learning_rate=1e-2),
-        adapter=TellConfig(rank=2, kept_texts=2, kept_tokens=64, kept_batch=1, validated=4),
-    )
+    learning = dataclasses.replace(stage, learning_rate=1e-2)
+    first = small_recipe(tiny_llama, tower, learning, learning)
 
     def train(recipe: Recipe) -> Bundle:
         folder = tmp_path / recipe.name
