@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import re
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from gguf_tools.errors import ReellamaError
 from models import benchmark
@@ -20,6 +22,7 @@ from models.bundle import Bundle
 from models.items import Item
 from models.render import render, write_video
 from models.rendered import RenderedClips, RenderedConfig
+from models.scoring import Share
 from pipeline.engine import Engine, Text
 from pipeline.evaluation import captions, controls
 from pipeline.evaluation.choices import contains, named, probabilities
@@ -336,6 +339,26 @@ def test_quantizations_are_asked_the_same(
     assert all(row["accuracy"]["of"] == FEW for row in rows)
     assert (tmp_path / "plot.png").read_bytes()[:4] == b"\x89PNG"
     assert "Q4_0" in (tmp_path / "plot.svg").read_text()
+
+
+def test_seven_quantizations_and_all_tasks_can_be_read_in_80_columns() -> None:
+    from pipeline.evaluation.quantizations import TYPES, Row, tables
+
+    tasks = {name: Share(number, 20) for number, name in enumerate(benchmark.TASKS)}
+    all_tasks = Share(sum(share.right for share in tasks.values()), 20 * len(tasks))
+    rows = [
+        Row(Path(f"{name}.gguf"), name, 10**8, 4.5, all_tasks, all_tasks, tasks)
+        for name in (*TYPES, "IQ3_XXS")
+    ]
+    console = Console(width=80, file=io.StringIO(), record=True)
+    console.print(tables(rows))
+    lines = console.export_text().splitlines()
+    assert lines[0].split() == ["type", "bits", "MB", "right", "95%", "as", "text"]
+    heads = [line.split()[1:] for line in lines if line.startswith("task")]
+    assert heads == [list(TYPES), ["IQ3_XXS"]]
+    [seven, one] = [line.split() for line in lines if line.startswith("moving direction")]
+    share = f"{tasks['moving direction'].value:.0%}"
+    assert (seven[2:], one[2:]) == ([share] * 7, [share])
 
 
 @pytest.mark.parametrize(

@@ -246,7 +246,7 @@ def _quantizations(bundle: str, questions: QuestionOptions, how: RunOptions, fol
     if how.json:
         _write(how.json, json.dumps(figures, indent=2) + "\n")
     if str(how.json) != "-":
-        out.print(quantizations.table(rows))
+        out.print(quantizations.tables(rows))
     if how.plot:
         title = f"{opened.config.name}: {rows[0].share.of} questions to each quantization"
         note(f"drawn: {', '.join(map(str, quantizations.plot(rows, how.plot, title)))}")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.console import Group
 from rich.table import Table
 
 from gguf_tools.errors import ReellamaError
@@ -21,6 +22,7 @@ from pipeline.evaluation.runner import Watched, ask, watch
 from pipeline.frames import VideoError
 from pipeline.video_chat import VideoChat
 
+ABREAST = 7  # quantizations beside the names of tasks, in a terminal of 80 columns
 TYPES = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K")
 
 # Questions done, questions in all (None while they are not known), and what is being done.
@@ -143,12 +145,16 @@ def _row(
     )
 
 
-def table(rows: Sequence[Row]) -> Table:
+def tables(rows: Sequence[Row]) -> Group:
     """The rows for people: all questions, then task by task."""
-    names = list(rows[0].tasks)
-    grid = Table("type", "bits", "MB", "right", "95%", "as text", *names, box=None, pad_edge=False)
-    for column in grid.columns[1:]:
-        column.justify = "right"
+    parts: list[Table | str] = [_all_questions(rows)]
+    for first in range(0, len(rows), ABREAST):
+        parts += ["", _by_task(rows[first : first + ABREAST])]
+    return Group(*parts)
+
+
+def _all_questions(rows: Sequence[Row]) -> Table:
+    grid = _grid("type", "bits", "MB", "right", "95%", "as text")
     for row in rows:
         low, high = row.share.interval()
         grid.add_row(
@@ -158,8 +164,21 @@ def table(rows: Sequence[Row]) -> Table:
             f"{row.share.value:.1%}",
             f"{100 * low:.0f} to {100 * high:.0f}",
             f"{row.generated.value:.1%}",
-            *(f"{row.tasks[name].value:.0%}" for name in names),
         )
+    return grid
+
+
+def _by_task(rows: Sequence[Row]) -> Table:
+    grid = _grid("task", *(row.type for row in rows))
+    for name in rows[0].tasks:
+        grid.add_row(name, *(f"{row.tasks[name].value:.0%}" for row in rows))
+    return grid
+
+
+def _grid(*heads: str) -> Table:
+    grid = Table(*heads, box=None, pad_edge=False)
+    for column in grid.columns[1:]:
+        column.justify = "right"
     return grid
 
 
