@@ -17,7 +17,7 @@ from llama_cpp._ggml import libggml
 
 from gguf_tools import extra_bufts
 from gguf_tools.errors import GGUFError, ReellamaError
-from gguf_tools.fit import gpu_layers
+from gguf_tools.fit import gpu_layers, share_on_gpu
 from gguf_tools.parts import read_model
 from gguf_tools.reader import GGUFFile
 
@@ -154,6 +154,11 @@ class Model:
     def path(self) -> Path:
         """The GGUF file that it was loaded from."""
         return self.file.path
+
+    @property
+    def on_gpu(self) -> float:
+        """What share of the weights lies on GPUs, 0 to 1."""
+        return share_on_gpu(self.file, self.n_gpu_layers) if devices() else 0.0
 
     @property
     def n_embd(self) -> int:

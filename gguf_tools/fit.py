@@ -74,6 +74,13 @@ def gpu_layers(
     return _fitting(_steps(file, n_ctx or file.n_ctx_train, type_k, type_v), free_bytes)
 
 
+def share_on_gpu(file: GGUFFile, n_gpu_layers: int) -> float:
+    """Return what share of the weights `n_gpu_layers` (negative: all) put on a GPU, 0 to 1."""
+    *layers, output = layer_bytes(file)
+    moved = [output, *reversed(layers)]
+    return sum(moved if n_gpu_layers < 0 else moved[:n_gpu_layers]) / sum(moved)
+
+
 def largest_context(
     file: GGUFFile, free_bytes: int, type_k: str = "f16", type_v: str = "f16"
 ) -> int:

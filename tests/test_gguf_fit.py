@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import llama_cpp.llama_cpp as llama
+import numpy as np
 import pytest
 from gguf import GGMLQuantizationType, LlamaFileType
 from hypothesis import given
@@ -81,6 +82,14 @@ def test_a_plan_adds_up(free: int, n_ctx: int) -> None:
     assert plan.max_n_ctx == fit.largest_context(FILE, free, "q8_0", "q8_0")
     assert plan.gpu_bytes <= max(free, 0)
     assert (plan.all_bytes <= free) == (plan.n_gpu_layers == plan.n_gpu_layers_all)
+
+
+def test_the_share_on_a_gpu_grows_by_a_layer_s_weights_until_all_is_there() -> None:
+    shares = [fit.share_on_gpu(FILE, n) for n in range(FILE.n_layer + 2)]
+    *layers, output = memory.layer_bytes(FILE)
+    steps = np.diff(shares) * (sum(layers) + output)
+    assert steps == pytest.approx([output, *reversed(layers)])
+    assert shares[0] == 0 and shares[-1] == fit.share_on_gpu(FILE, -1) == pytest.approx(1)
 
 
 def test_nothing_fits_into_nothing_and_all_into_a_large_gpu() -> None:

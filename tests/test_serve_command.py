@@ -100,6 +100,13 @@ def test_units_start_the_same_command(
     (line,) = [each for each in systemd.out.splitlines() if each.startswith("ExecStart=")]
     assert line.endswith(f"serve --port 8000 --allow-dir '{tmp_path / 'my videos'}'")
     assert os.path.isabs(line.removeprefix("ExecStart=").split()[0])
-    launchd = plistlib.loads(reellama("serve", "--unit=launchd", "--queue", "9").out.encode())
-    assert launchd["ProgramArguments"][1:] == ["serve", "--queue", "9"]
+    options = ("--queue", "9", "--gpu-layers", "auto")
+    launchd = plistlib.loads(reellama("serve", "--unit=launchd", *options).out.encode())
+    assert launchd["ProgramArguments"][1:] == ["serve", *options]
     assert reellama("serve", "--unit", "upstart").status == 2
+
+
+def test_layers_on_the_gpu_are_a_number_auto_or_all(reellama: Callable) -> None:
+    result = reellama("serve", "--gpu-layers", "lots")
+    assert result.status == 2
+    assert "'lots' is neither a number nor auto nor all" in " ".join(result.err.split())

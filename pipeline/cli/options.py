@@ -16,6 +16,7 @@ from gguf_tools.errors import ReellamaError
 from gguf_tools.naming import OLLAMA
 
 if TYPE_CHECKING:
+    from gguf_tools.backend import GpuLayers
     from pipeline.video_chat import Reading, VideoChat
 
 SAMPLINGS = ("uniform", "fps", "keyframes", "scenes")
@@ -31,6 +32,20 @@ def _gpu_layers(value: str) -> str:
     if value not in ("auto", "all") and not value.isdecimal():
         raise BadParameter(f"{value!r} is neither a number nor auto nor all")
     return value
+
+
+LayersOption = Annotated[
+    str, Option(callback=_gpu_layers, metavar="N|auto|all", help="Layers on the GPU.")
+]
+
+
+def layers(text: str) -> GpuLayers:
+    """The number of layers on the GPU as the engine takes it: a number, auto or all.
+
+    Says so where there is no GPU to take them. Raises BadParameter for another word.
+    """
+    say_without_gpu(_gpu_layers(text))
+    return int(text) if text.isdecimal() else text  # type: ignore[return-value]  # a literal
 
 
 def _seconds(value: str | None) -> str | None:
@@ -104,22 +119,17 @@ class ModelOptions:
     threads: Annotated[
         int | None, Option(min=1, metavar="N", help="Processor threads (default: physical cores).")
     ] = None
-    gpu_layers: Annotated[
-        str,
-        Option(callback=_gpu_layers, metavar="N|auto|all", help="Layers on the GPU."),
-    ] = "0"
+    gpu_layers: LayersOption = "0"
 
     def open(self, frames: FrameOptions) -> VideoChat:
         """Load the bundle and the LLM. No video is read yet."""
-        say_without_gpu(self.gpu_layers)
-        layers = int(self.gpu_layers) if self.gpu_layers.isdecimal() else self.gpu_layers
         options: dict[str, Any] = {
             "bundle": self.bundle,
             "system": self.system,
             "reading": frames.reading(),
             "n_ctx": self.n_ctx,
             "n_threads": self.threads,
-            "n_gpu_layers": layers,
+            "n_gpu_layers": layers(self.gpu_layers),
             "lora": [adapter(text) for text in self.lora or ()],
         }
         if self.llm and self.llm.startswith(OLLAMA):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import BadParameter, Option
 
 from gguf_tools.errors import ReellamaError
+from pipeline.cli.options import LayersOption, layers
 
 if TYPE_CHECKING:
     from pipeline.server.settings import Settings
@@ -56,7 +57,7 @@ class LoadOptions:
     queue: Annotated[int, Option(min=0, help="Requests that may wait; more get 503.")] = 64
     n_ctx: Annotated[int, Option(min=64, help="Positions of each answer's context.")] = 4096
     threads: Annotated[int | None, Option(min=1, help="Threads (default: the cores).")] = None
-    gpu_layers: Annotated[int, Option(min=0, help="Layers of the LLM on a GPU.")] = 0
+    gpu_layers: LayersOption = "0"
     keep_alive: Annotated[
         str, Option(metavar="TIME", help="How long an unused model stays: 5m, 0, -1 for ever.")
     ] = "5m"
@@ -124,7 +125,7 @@ def _settings(place: PlaceOptions, load: LoadOptions) -> Settings:
         queue=load.queue,
         n_ctx=load.n_ctx,
         n_threads=load.threads,
-        n_gpu_layers=load.gpu_layers,
+        n_gpu_layers=layers(load.gpu_layers),
         keep_alive=Settings.keep_alive if keep_alive is None else keep_alive,
         token=os.environ.get(TOKEN_VARIABLE) or None,
         allow_dirs=tuple(place.allow_dir or ()),

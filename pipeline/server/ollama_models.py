@@ -184,7 +184,7 @@ async def ps(request: Request) -> dict[str, Any]:
                 {
                     **{k: v for k, v in known.entry().items() if k != "modified_at"},
                     "expires_at": loaded.expires_at.isoformat(),
-                    "size_vram": 0,
+                    "size_vram": round(known.size * loaded.batcher.model.on_gpu),
                     "context_length": loaded.n_ctx,
                 }
             )

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import platformdirs
+
+if TYPE_CHECKING:
+    from gguf_tools.backend import GpuLayers
 
 HOST, PORT = "127.0.0.1", 11435  # one above Ollama's, so that both can run
 
@@ -34,7 +38,7 @@ class Settings:
     n_parallel: int = 4
     n_ctx: int = 4096
     n_threads: int | None = None
-    n_gpu_layers: int = 0
+    n_gpu_layers: GpuLayers = 0
     queue: int = 64
     keep_alive: float = 300.0
     token: str | None = field(default=None, repr=False)

@@ -71,7 +71,8 @@ def command(
     from gguf_tools import find
     from gguf_tools.measuring import bench
     from gguf_tools.measuring.bench_output import FORMATS, columns
-    from pipeline.cli.gguf.measuring import layers, long_bar, show_table, values
+    from pipeline.cli.gguf.measuring import long_bar, show_table, values
+    from pipeline.cli.options import layers
 
     setups = bench.grid(
         [find.resolve(model) for model in models],

@@ -55,7 +55,8 @@ def command(
     from gguf_tools import find
     from gguf_tools.measuring import compare, compare_output, plots, quality
     from pipeline.cli.display import note, out
-    from pipeline.cli.gguf.measuring import layers, long_bar, show_table
+    from pipeline.cli.gguf.measuring import long_bar, show_table
+    from pipeline.cli.options import layers
 
     if plot:
         plots.check()

@@ -13,9 +13,7 @@ from rich.table import Table
 from rich.text import Text
 from typer import BadParameter
 
-from gguf_tools.backend import GpuLayers
 from pipeline.cli.display import err, note, out
-from pipeline.cli.options import say_without_gpu
 
 T = TypeVar("T")
 MAX_WIDTH = 1000  # of a table, characters
@@ -103,14 +101,3 @@ def values(text: str, parse: Callable[[str], T]) -> list[T]:
         return [parse(part.strip()) for part in text.split(",") if part.strip()]
     except ValueError as error:
         raise BadParameter(f"{text!r}: {error}") from error
-
-
-def layers(text: str) -> GpuLayers:
-    """The number of layers on the GPU: a number, auto or all. Raises BadParameter.
-
-    Says so where there is no GPU to take them.
-    """
-    if text not in ("auto", "all") and not text.isdecimal():
-        raise BadParameter(f"{text!r} is neither a number nor auto nor all")
-    say_without_gpu(text)
-    return int(text) if text.isdecimal() else text  # type: ignore[return-value]  # a literal

@@ -43,7 +43,8 @@ def command(
     from gguf_tools import find
     from gguf_tools.measuring import quality
     from pipeline.cli.display import out
-    from pipeline.cli.gguf.measuring import chunk_bar, layers
+    from pipeline.cli.gguf.measuring import chunk_bar
+    from pipeline.cli.options import layers
 
     with chunk_bar() as progress:
         found = quality.measure(
