@@ -56,6 +56,16 @@ def spans() -> list[tuple[int, int]]:
     return [(end - width, end) for end, width in zip(ends, WIDTHS, strict=True)]
 
 
+def asked() -> list[str]:
+    """What each field is there to say, in a few words."""
+    things = [
+        f"thing {number}: {what}"
+        for number in range(1, THINGS + 1)
+        for what in ("name", "motion", "place")
+    ]
+    return ["how many things", "how many move", "camera", *things, "thing 1: and then"]
+
+
 def hedges(name: float, camera: float) -> Iterator[tuple[int, str, float]]:
     """What is to be said where nothing else is much likelier: a soft token, a word, and by how many
     logits. Of names that is "something" or "photograph", of the camera that it moves about.

@@ -136,6 +136,13 @@ class Labels:
         pooled = F.relu6(F.linear(grid.float(), w["widen.weight"], w["widen.bias"])).mean(1)
         return F.linear(pooled, w["classify.weight"], w["classify.bias"])
 
+    def likeliest(self, features: np.ndarray) -> list[tuple[float, list[int]]]:
+        """The likeliest classes: the probability of each, and the LLM's tokens of its name."""
+        shares = self.probabilities(features)
+        known, ids = self.weights["known"], self.weights["ids"].long()
+        best = np.argsort(-shares)[:NAMED]
+        return [(float(shares[number]), known[ids[number]].tolist()) for number in best]
+
     def tokens(self, features: np.ndarray) -> np.ndarray:
         """Soft tokens of the likeliest classes' names: float32 `[TOKENS, n_embd]`."""
         best = np.argsort(-self.probabilities(features))[:NAMED]

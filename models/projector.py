@@ -109,6 +109,15 @@ class Attention(nn.Module):
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=hidden)
         return self.out(mixed.transpose(1, 2).flatten(2))
 
+    def weights(self, x: Tensor, context: Tensor, mask: Tensor) -> Tensor:
+        """How much each of `x` attends to each of `context`, mean over the heads: `[B, N, M]`."""
+        q, k = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for part in (self.query(x), self.key_value(context).chunk(2, dim=-1)[0])
+        )
+        scores = q @ k.transpose(2, 3) / math.sqrt(q.shape[-1])
+        return scores.masked_fill(~mask[:, None, None, :], -torch.inf).softmax(-1).mean(1)
+
 
 class ResamplerBlock(nn.Module):
     """Queries look at the video, then at each other, then think."""
@@ -150,7 +159,19 @@ class EncoderBlock(nn.Module):
         return video + self.think(self.norm_think(video))
 
 
-class Resampler(nn.Module):
+class Body(nn.Module):
+    """What looks at a video for each soft token."""
+
+    def forward(self, features: Tensor, times: Tensor, mask: Tensor) -> Tensor:
+        """`[B, tokens, width]`."""
+        raise NotImplementedError
+
+    def looks(self, features: Tensor, times: Tensor, mask: Tensor) -> Tensor:
+        """Where each soft token looks: shares `[B, tokens, T, cells]` that sum to 1."""
+        raise NotImplementedError
+
+
+class Resampler(Body):
     """Learned queries over all cells of all frames, which know where and when they are."""
 
     def __init__(self, config: ProjectorConfig) -> None:
@@ -171,6 +192,24 @@ class Resampler(nn.Module):
         )
 
     def forward(self, features: Tensor, times: Tensor, mask: Tensor) -> Tensor:
+        video, seen = self._video(features, times, mask)
+        queries = self.queries.expand(len(features), -1, -1)
+        for block in self.blocks:
+            queries = block(queries, video, seen)
+        return queries
+
+    def looks(self, features: Tensor, times: Tensor, mask: Tensor) -> Tensor:
+        """The attention of each query, mean over heads and blocks."""
+        video, seen = self._video(features, times, mask)
+        queries = self.queries.expand(len(features), -1, -1)
+        found = []
+        for block in self.blocks:
+            found.append(block.look.weights(block.norm_look(queries), video, seen))
+            queries = block(queries, video, seen)
+        return torch.stack(found).mean(0).unflatten(2, features.shape[1:3])
+
+    def _video(self, features: Tensor, times: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """What queries look at, `[B, T * cells, width]`, and where it is no padding."""
         when = self.time_position(fourier(relative_times(times, mask)))  # [B, T, W]
         content = self.input[0](features)
         moving = content - mean_frame(content, mask)[:, None]
@@ -180,11 +219,7 @@ class Resampler(nn.Module):
         seen = mask.repeat_interleave(features.shape[2], dim=1)
         for layer in self.encoder:
             video = layer(video, seen)
-        video = self.norm_video(video)
-        queries = self.queries.expand(len(features), -1, -1)
-        for block in self.blocks:
-            queries = block(queries, video, seen)
-        return queries
+        return self.norm_video(video), seen
 
 
 def _mlp(config: ProjectorConfig) -> nn.Sequential:
@@ -198,7 +233,7 @@ def _mlp(config: ProjectorConfig) -> nn.Sequential:
     )
 
 
-class MeanPool(nn.Module):
+class MeanPool(Body):
     """The mean of all frames; its cells, pooled to the number of tokens, each through an MLP."""
 
     def __init__(self, config: ProjectorConfig) -> None:
@@ -210,8 +245,15 @@ class MeanPool(nn.Module):
         mean = mean_frame(features, mask)
         return self.mlp(F.adaptive_avg_pool1d(mean.transpose(1, 2), self.tokens).transpose(1, 2))
 
+    def looks(self, features: Tensor, times: Tensor, mask: Tensor) -> Tensor:
+        """All frames alike, and in them the cells that are pooled."""
+        cells = torch.eye(features.shape[2], device=features.device)
+        pooled = F.adaptive_avg_pool1d(cells, self.tokens).T  # [tokens, cells]
+        frames = mask / mask.sum(1, keepdim=True)  # [B, T]
+        return frames[:, None, :, None] * pooled[None, :, None, :]
 
-class PerFrame(nn.Module):
+
+class PerFrame(Body):
     """The mean of each frame's cells through an MLP; frames are spread evenly over the tokens."""
 
     def __init__(self, config: ProjectorConfig) -> None:
@@ -221,13 +263,23 @@ class PerFrame(nn.Module):
 
     def forward(self, features: Tensor, times: Tensor, mask: Tensor) -> Tensor:
         frames = features.mean(2)  # [B, T, channels]
-        counts = mask.sum(1, keepdim=True)  # padding is at the end
-        slots = torch.arange(self.tokens, device=features.device)
-        rows = (slots * counts) // self.tokens  # [B, tokens]
+        rows = self._rows(mask)
         return self.mlp(frames.gather(1, rows[..., None].expand(-1, -1, frames.shape[2])))
 
+    def looks(self, features: Tensor, times: Tensor, mask: Tensor) -> Tensor:
+        """One frame, all of its cells alike."""
+        length, cells = features.shape[1:3]
+        frames = F.one_hot(self._rows(mask), length).float()  # [B, tokens, T]
+        return frames[..., None].expand(-1, -1, -1, cells) / cells
 
-BODIES: dict[str, Callable[[ProjectorConfig], nn.Module]] = {
+    def _rows(self, mask: Tensor) -> Tensor:
+        """The number of each soft token's frame, `[B, tokens]`."""
+        counts = mask.sum(1, keepdim=True)  # padding is at the end
+        slots = torch.arange(self.tokens, device=mask.device)
+        return (slots * counts) // self.tokens
+
+
+BODIES: dict[str, Callable[[ProjectorConfig], Body]] = {
     "resampler": Resampler,
     "mean": MeanPool,
     "frame": PerFrame,
@@ -246,6 +298,15 @@ class Projector(nn.Module):
     def hidden(self, features: Tensor, times: Tensor, mask: Tensor) -> Tensor:
         """`[B, tokens, width]`, before it is put into words."""
         return self.body(features, times, mask)
+
+    def says(self, features: Tensor, times: Tensor, mask: Tensor) -> Tensor:
+        """The share of each word in each soft token: `[B, tokens, words]`."""
+        return self.words.logits(self.hidden(features, times, mask)).softmax(-1)
+
+    def looks(self, features: Tensor, times: Tensor, mask: Tensor) -> Tensor:
+        """How each soft token spreads its attention over cells of frames, in shares that sum to 1:
+        `[B, tokens, T, cells]`."""
+        return self.body.looks(features, times, mask)
 
     def forward(self, features: Tensor, times: Tensor, mask: Tensor) -> Tensor:
         """Soft tokens `[B, tokens, n_embd]`."""

@@ -21,7 +21,7 @@ from gguf_tools.reader import read_gguf
 from models.bundle import Bundle
 from pipeline.chat import Answer, Chat, Turn, Video
 from pipeline.engine import Engine, Stats
-from pipeline.frames import read_frames
+from pipeline.frames import Clip, read_frames
 from pipeline.timings import Timings
 
 Progress = Callable[[int, int], None]
@@ -39,6 +39,11 @@ class Reading:
     fps: float | None = None
     start: float | None = None
     end: float | None = None
+
+    def clip(self, path: Path, frames: int, progress: Progress | None = None) -> Clip:
+        """Read a video's frames: `frames` of them, where no other number was asked for."""
+        options = {**asdict(self), "frames": self.frames or frames}
+        return read_frames(path, max_side=MAX_SIDE, progress=progress, **options)
 
 
 class VideoChat:
@@ -170,10 +175,8 @@ class VideoChat:
 
     def _see(self, path: Path, reading: Reading, progress: Progress | None) -> Video:
         """Frames -> features -> soft tokens."""
-        options = asdict(reading)
-        options["frames"] = options["frames"] or self.bundle.frames
         with self.timings.stage("read"):
-            clip = read_frames(path, max_side=MAX_SIDE, progress=progress, **options)
+            clip = reading.clip(path, self.bundle.frames, progress)
         with self.timings.stage("tower"):
             features = self.bundle.features(clip.frames)  # [T, cells, channels]
         with self.timings.stage("projector"):

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.projector import BODIES, Projector, ProjectorConfig, relative_times
+from models.projector import BODIES, Attention, Projector, ProjectorConfig, relative_times
 
 CELLS, CHANNELS = 9, 12
 
@@ -44,6 +44,45 @@ def test_padding_changes_nothing(kind: str) -> None:
     seen = torch.cat([mask, torch.zeros(1, 3, dtype=torch.bool)], dim=1)
     made = projector(kind)
     torch.testing.assert_close(made(features, times, mask), made(padded, seconds, seen))
+
+
+@pytest.mark.parametrize("kind", BODIES)
+@given(frames=st.integers(1, 20), padding=st.integers(0, 3))
+def test_each_soft_token_shares_its_attention_among_the_cells_of_frames(
+    kind: str, frames: int, padding: int
+) -> None:
+    features, times, mask = video(frames + padding, batch=2)
+    mask[:, frames:] = False
+    looks = projector(kind).looks(features, times, mask)
+    assert looks.shape == (2, 6, frames + padding, CELLS)
+    assert (looks >= 0).all() and not looks[:, :, frames:].any()
+    torch.testing.assert_close(looks.sum((2, 3)), torch.ones(2, 6))
+
+
+@given(heads=st.sampled_from([1, 2, 4]), seen=st.integers(1, 7))
+def test_attention_mixes_what_it_attends_to_by_these_weights(heads: int, seen: int) -> None:
+    attention = Attention(8, heads)
+    x, context = torch.randn(2, 3, 8), torch.randn(2, 7, 8)
+    mask = (torch.arange(7) < seen).expand(2, -1)
+    values = attention.key_value(context).chunk(2, dim=-1)[1]
+    # A value that is the same in all heads' parts is mixed by the mean of the heads.
+    alike = values[..., :1].expand(-1, -1, 8)
+    attention.key_value = torch.nn.Identity()  # keys and values as given
+    both = torch.cat([context, alike], dim=-1)
+    attention.out = torch.nn.Identity()
+    mixed = attention(x, both, mask).mean(-1)
+    torch.testing.assert_close(
+        mixed, (attention.weights(x, both, mask) @ alike).mean(-1), atol=1e-6, rtol=1e-5
+    )
+
+
+def test_a_token_of_one_frame_does_not_see_the_others() -> None:
+    made = projector("frame")
+    features, times, mask = video(8)
+    unseen = made.looks(features, times, mask)[0, 2].sum(1) == 0  # [T], of the third token
+    changed = features + torch.randn(features.shape) * unseen[None, :, None, None]
+    assert unseen.sum() == 7
+    torch.testing.assert_close(made(features, times, mask)[:, 2], made(changed, times, mask)[:, 2])
 
 
 def test_the_resampler_sees_the_order_of_frames_and_the_mean_does_not() -> None:

@@ -9,6 +9,7 @@ from typer import Argument, Exit, Option, Typer
 
 from pipeline.cli import gguf, ollama
 from pipeline.cli.evaluate import QuestionOptions, RunOptions
+from pipeline.cli.inspect import InspectOptions
 from pipeline.cli.options import AnswerOptions, FrameOptions, ModelOptions, grouped
 from pipeline.cli.serve import LoadOptions, LogLevel, PlaceOptions, Unit
 from pipeline.cli.timeline import TimelineOptions, WatchingOptions
@@ -149,6 +150,22 @@ def search(
     from pipeline.cli.timeline import search as run
 
     run(videos, words, n, thumbnails, json, watching)
+
+
+@app.command(no_args_is_help=True)
+@grouped
+def inspect(
+    video: Annotated[
+        Path, Argument(metavar="VIDEO", help="Video, picture, or folder of pictures.")
+    ],
+    *,
+    frames: FrameOptions,
+    how: InspectOptions,
+) -> None:
+    """Show what each soft token of a video says, and which frames and regions it looks at."""
+    from pipeline.cli.inspect import run
+
+    run(video, frames, how)
 
 
 @app.command()
