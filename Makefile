@@ -9,7 +9,7 @@ export VIDEO QUESTION
 PIP := .venv/bin/python -m pip
 REELLAMA := .venv/bin/reellama
 
-.PHONY: help demo test lint format bench picture train-mini clean
+.PHONY: help demo test lint format bench pictures train-mini clean
 .DELETE_ON_ERROR:
 
 help: ## say what each target does
@@ -53,9 +53,10 @@ train-mini: .venv/.installed-dev ## the recipes that made the bundle `mini`, one
 	$(REELLAMA) train models/recipes/mini-11.toml --out runs/eleventh --processes 2
 	$(REELLAMA) train models/recipes/mini-12.toml --out runs/mini --processes 2
 
-picture: .venv/.installed demo.mp4 ## draw the conversation in the README (needs tmux)
-	.venv/bin/python docs/make_screenshot.py demo.mp4 docs/chat.svg \
+pictures: .venv/.installed demo.mp4 ## draw the terminals in the README (needs tmux)
+	.venv/bin/python docs/make_screenshot.py chat demo.mp4 docs/chat.svg \
 		"What happens in the video?" "Which way does it move?"
+	.venv/bin/python docs/make_screenshot.py inspect demo.mp4 docs/inspect.svg 6
 
 clean: ## remove the virtual environment and what was rendered
 	rm -rf .venv demo.mp4

@@ -1,4 +1,4 @@
-"""Draw docs/chat.svg from a real conversation: `make picture`.
+"""Draw docs/chat.svg from a real conversation, and docs/inspect.svg: `make pictures`.
 
 The program runs in a terminal (tmux) of 80 columns, the questions are typed into it, and what then
 stands on the screen is drawn.
@@ -28,6 +28,7 @@ PROMPT = ">>>"
 PATIENCE = 120.0  # seconds for one answer
 CELL = (9, 18)  # pixels, width and height of a character
 FOREGROUND, BACKGROUND = "#d8d8d8", "#1b1d23"
+NO_BREAK = "\u00a0"  # a space that browsers do not join with its neighbours
 UPPER_HALF = "\u2580"  # two pixels of a picture: its foreground above its background
 
 
@@ -84,6 +85,21 @@ def converse(video: Path, questions: list[str]) -> str:
     return "\n".join(lines[:-1])  # without the prompt that waits
 
 
+def inspect(video: Path, token: int) -> str:
+    """The screen, with colours, after a video and one soft token of it were inspected."""
+    program = str(Path(sys.executable).with_name("reellama"))
+    lines = []
+    for options in ([], ["--token", str(token)]):
+        command = ["inspect", str(video), *options]
+        lines.append(f"printf '\\033[1m$ reellama {shlex.join(command)}\\033[0m\\n'")
+        lines.append(f"{shlex.join([program, *command])} 2> {os.devnull}; echo")
+    script = "; ".join([*lines, f"printf '{PROMPT}'", f"sleep {PATIENCE:.0f}"])
+    with Terminal(["sh", "-c", script]) as terminal:
+        terminal.wait_for_prompts(1)
+        screen = terminal.screen(colour=True).splitlines()
+    return "\n".join(screen[:-2])  # without the prompt that ends it
+
+
 def draw(screen: str) -> str:
     """An SVG of the screen."""
     console = Console(width=COLUMNS, color_system="truecolor", force_terminal=True)
@@ -98,7 +114,7 @@ def draw(screen: str) -> str:
             column += segment.cell_length
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
-        'font-family="monospace" font-size="15" xml:space="preserve" '
+        'font-family="monospace" font-size="15" '
         'shape-rendering="crispEdges">'  # pictures without seams
     )
     return "\n".join([head, *shapes, "</svg>", ""])
@@ -118,7 +134,7 @@ def draw_segment(text: str, style: Style, x: float, y: float) -> Iterator[str]:
         opacity = ' opacity="0.6"' if style.dim else ""
         yield (
             f'<text x="{x:g}" y="{y + 0.75 * height:g}" textLength="{width}" fill="{front}"'
-            f"{weight}{opacity}>{escape(text)}</text>"
+            f"{weight}{opacity}>{escape(text.replace(' ', NO_BREAK))}</text>"
         )
 
 
@@ -133,9 +149,13 @@ def colour(value: Color | None, default: str) -> str:
 
 
 def main() -> None:
-    """`make_screenshot.py VIDEO SVG QUESTION...`."""
-    video, svg, *questions = sys.argv[1:]
-    Path(svg).write_text(draw(converse(Path(video), questions)), encoding="utf-8")
+    """`make_screenshot.py chat VIDEO SVG QUESTION...`, or `inspect VIDEO SVG TOKEN`."""
+    command, video, svg, *words = sys.argv[1:]
+    if command == "inspect":
+        screen = inspect(Path(video), int(words[0]))
+    else:
+        screen = converse(Path(video), words)
+    Path(svg).write_text(draw(screen), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from models.inspection import Field
     from pipeline.frames import Clip
 
+LEAST = 0.001  # a word's share of a soft token that is worth a mention
+
 
 @dataclass(frozen=True)
 class InspectOptions:
@@ -112,7 +114,8 @@ def _show_token(clip: Clip, fields: Sequence[Field], number: int) -> None:
     if number not in tokens:
         raise ReellamaError(f"there is no soft token {number}: they go from 0 to {max(tokens)}")
     token, field = tokens[number]
-    words = [f"{clean(word.strip()) or '(nothing)'} {share:.1%}" for word, share in token.words]
+    likely = [pair for pair in token.words if pair[1] >= LEAST] or token.words[:1]
+    words = [f"{clean(word.strip()) or '(nothing)'} {share:.1%}" for word, share in likely]
     asked = f" ({field.asked})" if field.asked else ""
     out.print(Text(f"soft token {number}{asked}: {', '.join(words)}"))
     if token.looks is None:
