@@ -48,8 +48,10 @@ def test_bye_ends_the_chat(chat: Chat) -> None:
 
 def test_help_names_every_command_and_fits_80_columns(chat: Chat) -> None:
     result = chat("/help")
-    names = " ".join(line.split()[0] for line in result.err.splitlines()[:12])
-    assert names == "/add /frames /set /show /probs /retry /undo /save /load /clear /help /bye"
+    names = " ".join(line.split()[0] for line in result.err.splitlines()[:13])
+    assert names == (
+        "/add /frames /inspect /set /show /probs /retry /undo /save /load /clear /help /bye"
+    )
     assert max(len(line.rstrip()) for line in result.err.splitlines()) <= 80
 
 
@@ -60,6 +62,8 @@ NONSENSE = [
     ("/add nothing.mp4", "nothing.mp4: no such file"),
     ("/add 'quote", "No closing quotation"),
     ("/frames 3", "there is no video yet: /add FILE"),
+    ("/inspect", "there is no video yet: /add FILE"),
+    ("/inspect all", "usage: /inspect N"),
     ("/retry", "nothing was asked yet"),
     ("/undo", "nothing was asked yet"),
     ("/probs", "there is no answer yet"),
@@ -101,6 +105,16 @@ def test_videos_can_be_added_and_frames_changed(
     assert result.status == 0
     assert f"{spaced}: 0:02.0, 3 frames, 24 soft tokens" in result.err
     assert f"{square_video}: 0:02.0, 3 frames, 24 soft tokens" in result.err
+
+
+def test_soft_tokens_can_be_inspected(chat: Chat, square_video: Path) -> None:
+    result = chat("/inspect", "/inspect 0", "/inspect 24", videos=(square_video,))
+    assert result.out == ""
+    said = re.findall(r"^\d+ .* \d+%  0:0\d\.\d, ", result.err, re.MULTILINE)
+    silent = re.findall(r"(\d+) more say nothing", result.err)
+    assert len(said) + sum(map(int, silent)) == 24
+    assert "soft token 0: " in result.err and "It looks most at 0:0" in result.err
+    assert "there is no soft token 24: they go from 0 to 23" in result.err
 
 
 def test_settings_change_answers(chat: Chat, square_video: Path) -> None:

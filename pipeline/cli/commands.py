@@ -91,6 +91,26 @@ def frames(session: Session, rest: str) -> None:
         err.print(Strip(video.clip.frames, list(video.clip.times), whole=not rest))
 
 
+@command("[N]", "show what the soft tokens say, or where the N-th looks")
+def inspect(session: Session, rest: str) -> None:
+    """Read the soft tokens of the videos."""
+    from models.inspection import inspect as read
+    from pipeline.cli.inspect import show_token, table
+
+    number = _whole_number(rest, "inspect N", least=0) if rest else None
+    bundle = session.talk.bundle
+    if not session.talk.videos:
+        raise ReellamaError("there is no video yet: /add FILE")
+    for video in session.talk.videos:
+        clip = video.clip
+        fields = read(bundle, bundle.features(clip.frames), clip.times)
+        note(summary(video))
+        if number is None:
+            err.print(table(fields, clip, everything=False))
+        else:
+            show_token(clip, fields, number, err)
+
+
 @command("[NAME [VALUE]]", "show settings, or change one: /set temperature 0.7")
 def _set(session: Session, rest: str) -> None:
     """Show or change settings."""
@@ -217,7 +237,7 @@ def _paths(rest: str, usage: str, at_most: int | None = None) -> list[Path]:
     return [Path(word).expanduser() for word in words]
 
 
-def _whole_number(text: str, usage: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise ReellamaError(f"usage: /{usage}, a whole number from 1")
+def _whole_number(text: str, usage: str, least: int = 1) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise ReellamaError(f"usage: /{usage}, a whole number from {least}")
     return int(text)

@@ -15,6 +15,7 @@ from gguf_tools.errors import ReellamaError
 from pipeline.cli.options import FrameOptions
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from models.inspection import Field
@@ -61,7 +62,7 @@ def run(video: Path, frames: FrameOptions, how: InspectOptions) -> None:
     if how.json:
         print_json(video, bundle.config.name, clip, fields)
     elif how.token is not None:
-        _show_token(clip, fields, how.token)
+        show_token(clip, fields, how.token, out)
     elif not how.html:
         out.print(Strip(clip.frames, list(clip.times)))
         out.print(table(fields, clip, everything=how.all))
@@ -102,11 +103,11 @@ def table(fields: Sequence[Field], clip: Clip, *, everything: bool) -> Table:
     return grid
 
 
-def _show_token(clip: Clip, fields: Sequence[Field], number: int) -> None:
-    """One soft token: its words, and the frames lit where it looks."""
+def show_token(clip: Clip, fields: Sequence[Field], number: int, to: Console) -> None:
+    """One soft token: its words, and the frames clear where it looks. Raises ReellamaError."""
     from rich.text import Text
 
-    from pipeline.cli.display import clean, out
+    from pipeline.cli.display import clean
     from pipeline.inspection import lit, where
     from pipeline.strip import Strip, can_draw, clock
 
@@ -117,13 +118,13 @@ def _show_token(clip: Clip, fields: Sequence[Field], number: int) -> None:
     likely = [pair for pair in token.words if pair[1] >= LEAST] or token.words[:1]
     words = [f"{clean(word.strip()) or '(nothing)'} {share:.1%}" for word, share in likely]
     asked = f" ({field.asked})" if field.asked else ""
-    out.print(Text(f"soft token {number}{asked}: {', '.join(words)}"))
+    to.print(Text(f"soft token {number}{asked}: {', '.join(words)}"))
     if token.looks is None:
-        out.print("It looks at all of the video alike.")
+        to.print("It looks at all of the video alike.")
         return
-    if can_draw(out):
-        out.print(Strip(lit(clip.frames, token.looks), list(clip.times), whole=True))
+    if can_draw(to):
+        to.print(Strip(lit(clip.frames, token.looks), list(clip.times), whole=True))
     else:
         shares = zip(clip.times, token.looks.sum(1), strict=True)
-        out.print(Text("  ".join(f"{clock(time)} {share:.0%}" for time, share in shares)))
-    out.print(Text(f"It looks most at {where(token.looks, clip.times)}."))
+        to.print(Text("  ".join(f"{clock(time)} {share:.0%}" for time, share in shares)))
+    to.print(Text(f"It looks most at {where(token.looks, clip.times)}."))
