@@ -32,7 +32,7 @@ class InspectOptions:
         str, Option(metavar="NAME|DIR", help="Whose tower and projector look at the video.")
     ] = "mini"
     token: Annotated[
-        int | None, Option(min=0, metavar="N", help="Light up the frames where soft token N looks.")
+        int | None, Option(min=0, metavar="N", help="Soft token N: its words, and where it looks.")
     ] = None
     all: Annotated[bool, Option("--all", help="Also what says nothing.")] = False
     html: Annotated[
