@@ -13,7 +13,7 @@ own thing, of two that are drawn (tests/test_inspection.py).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -149,8 +149,13 @@ def _text(tokenizer: Tokenizer, token: int) -> str:
 
 
 def has_form(bundle: Bundle) -> bool:
-    """Whether the soft tokens were taught to fill a form."""
-    return bool(bundle.config.training.get("recipe", {}).get("stories"))
+    """Whether the soft tokens were taught to fill a form, by this bundle's recipe or one before."""
+    training: Mapping[str, Any] | None = bundle.config.training
+    while training:
+        if training.get("recipe", {}).get("see", {}).get("steps"):
+            return True
+        training = training.get("before")
+    return False
 
 
 def _fields(bundle: Bundle, tokens: Sequence[SoftToken]) -> list[Field]:

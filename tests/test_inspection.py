@@ -7,6 +7,7 @@ import io
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,8 +20,10 @@ from PIL import Image
 from models import form
 from models.backgrounds import Background
 from models.bundle import Bundle
-from models.inspection import FREE, IMAGENET, Field, SoftToken, inspect
+from models.inspection import FREE, IMAGENET, Field, SoftToken, has_form, inspect
+from models.optimise import StageConfig
 from models.pictures import load_pictures
+from models.recipe import Recipe
 from models.render import frame_times, render
 from models.scene import Actor, Moving, Scene
 from models.telling import in_order
@@ -121,6 +124,18 @@ def test_a_bundle_without_a_form_has_a_field_for_every_soft_token(small_bundle: 
     fields = inspect(bundle, bundle.features(frames), np.arange(3.0))
     assert [field.numbers for field in fields] == [str(i) for i in range(bundle.tokens)]
     assert not any(field.asked for field in fields)
+
+
+def test_a_form_is_what_a_recipe_taught_this_one_or_one_before(small_bundle: Path) -> None:
+    captions = {"recipe": Recipe().to_json()}
+    stories = {"recipe": Recipe(see=StageConfig(steps=3)).to_json()}
+    adapter = {"recipe": Recipe(tell=StageConfig(steps=3)).to_json(), "before": stories}
+    small = Bundle.load(small_bundle)
+    found = [
+        has_form(Bundle(small.folder, replace(small.config, training=training)))
+        for training in ({}, captions, stories, adapter)
+    ]
+    assert found == [False, False, True, True]
 
 
 def token(*words: tuple[str, float], number: int = 0, looks: np.ndarray | None = None) -> SoftToken:
