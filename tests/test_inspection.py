@@ -127,9 +127,9 @@ def test_a_bundle_without_a_form_has_a_field_for_every_soft_token(small_bundle: 
 
 
 def test_a_form_is_what_a_recipe_taught_this_one_or_one_before(small_bundle: Path) -> None:
-    captions = {"recipe": Recipe().to_json()}
-    stories = {"recipe": Recipe(see=StageConfig(steps=3)).to_json()}
-    adapter = {"recipe": Recipe(tell=StageConfig(steps=3)).to_json(), "before": stories}
+    captions = {"recipe": Recipe("captions").to_json()}
+    stories = {"recipe": Recipe("stories", see=StageConfig(steps=3)).to_json()}
+    adapter = {"recipe": Recipe("adapter", tell=StageConfig(steps=3)).to_json(), "before": stories}
     small = Bundle.load(small_bundle)
     found = [
         has_form(Bundle(small.folder, replace(small.config, training=training)))
