@@ -59,10 +59,8 @@ def test_what_training_again_changed_is_what_was_measured() -> None:
         for task, score in SCORES[split]["tasks"].items():
             second = again[split]["tasks"][task]["accuracy"]
             away[round(second["of"] * abs(second["share"] - score["accuracy"]["share"]))] += 1
-    assert (
-        f"of the {sum(away.values())} figures of the table {away[0]} are the same, {away[1]} are one "
-        f"question of 60 away, and {away[2]} are two."
-    ) in words
+    same = f"of the {sum(away.values())} figures of the table {away[0]} are the same,"
+    assert f"{same} {away[1]} are one question of 60 away, and {away[2]} are two." in words
     assert again["command"] in words
 
 
