@@ -89,9 +89,7 @@ def gradient(projector: Projector, inputs: tuple[Tensor, Tensor, Tensor], token:
 def maps(bundle: Bundle, scene: Scene, tokens: list[int]) -> list[dict[str, np.ndarray]]:
     """For each of `tokens`, its maps by method, float32 [T, cells]."""
     times = frame_times(scene.duration, bundle.frames)
-    features = torch.from_numpy(bundle.features(list(render(scene, times))))[None]
-    seconds = torch.from_numpy(times.astype(np.float32))[None]
-    inputs = features, seconds, torch.ones(1, len(times), dtype=torch.bool)
+    inputs = bundle.batch(bundle.features(list(render(scene, times))), times)
     projector = bundle.projector
     plain, rolled = projector.looks(*inputs)[0], rolled_out(projector, inputs)
     shape = plain.shape[1:]

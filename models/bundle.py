@@ -197,12 +197,17 @@ class Bundle:
         """uint8 RGB frames `[H, W, 3]` -> float32 `[frames, cells, channels]`."""
         return self.tower.grid(frames)
 
+    @staticmethod
+    def batch(features: np.ndarray, times: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+        """One video as the projector takes it: features, times and a mask, a batch of 1 each."""
+        grid = torch.from_numpy(np.ascontiguousarray(features, np.float32))[None]
+        seconds = torch.from_numpy(np.ascontiguousarray(times, np.float32))[None]
+        return grid, seconds, torch.ones(1, len(times), dtype=torch.bool)
+
     @torch.inference_mode()
     def project(self, features: np.ndarray, times: np.ndarray) -> np.ndarray:
         """Features `[T, cells, channels]` at `times [T]` seconds -> `[tokens, n_embd]`."""
-        grid = torch.from_numpy(np.asarray(features, np.float32))[None]
-        seconds = torch.from_numpy(np.asarray(times, np.float32))[None]
-        soft = self.projector(grid, seconds, torch.ones(1, len(times), dtype=torch.bool))
+        soft = self.projector(*self.batch(features, times))
         rows = [soft[0].numpy(), *([self.labels.tokens(features)] if self.labels else [])]
         return np.ascontiguousarray(np.concatenate(rows))
 

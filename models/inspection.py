@@ -112,9 +112,7 @@ def inspect(bundle: Bundle, features: np.ndarray, times: np.ndarray) -> list[Fie
     features: float32 [T, cells, channels]; times: [T] seconds. Raises ReellamaError when the
     bundle's LLM, whose words they are, is missing.
     """
-    grid = torch.from_numpy(np.asarray(features, np.float32))[None]
-    seconds = torch.from_numpy(np.asarray(times, np.float32))[None]
-    mask = torch.ones(1, len(times), dtype=torch.bool)
+    grid, seconds, mask = bundle.batch(features, times)
     says = bundle.projector.says(grid, seconds, mask)[0]  # [tokens, words]
     looks = bundle.projector.looks(grid, seconds, mask)[0].numpy()  # [tokens, T, cells]
     shares, order = says.topk(min(LIKELIEST, says.shape[1]), dim=1)

@@ -122,7 +122,7 @@ class Labels:
     def probabilities(self, features: np.ndarray) -> np.ndarray:
         """Mean over the frames of the classes' probabilities; the trunk's grid is what comes last
         in `features [T, cells, channels]`."""
-        grid = torch.from_numpy(features[..., -self.channels :])
+        grid = torch.from_numpy(np.ascontiguousarray(features[..., -self.channels :]))
         return self.logits(grid).softmax(-1).mean(0).numpy()
 
     @property
