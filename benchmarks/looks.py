@@ -105,7 +105,8 @@ def maps(bundle: Bundle, scene: Scene, tokens: list[int]) -> list[dict[str, np.n
 
 def measure(bundle: Bundle, count: int) -> dict[str, np.ndarray]:
     """By method, a row a thing: how much of its map is on it, on the other, and its area."""
-    names = [form.spans()[form.NAME + 3 * thing][0] for thing in range(2)]
+    spans = dict(zip(form.asked(), form.spans(), strict=True))
+    names = [spans[f"thing {number}: name"][0] for number in (1, 2)]
     rows: dict[str, list[tuple[float, float, float]]] = {}
     for scene in clips(count):
         things = in_order(scene.actors)

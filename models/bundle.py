@@ -173,6 +173,7 @@ class Bundle:
         return Tower.load(name, pretrained=spec.pretrained, layer=spec.layer, finer=spec.finer)
 
     @cached_property
+    @torch.inference_mode(False)  # weights first loaded by `project` can be trained all the same
     def projector(self) -> Projector:
         """The temporal projector, in float32."""
         path = self.folder / "projector.safetensors"

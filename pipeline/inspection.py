@@ -1,4 +1,4 @@
-"""Where soft tokens look, for people: frames lit up there, a few words, and a page of all."""
+"""Where soft tokens look, for people: frames that are clear there, words, and a page of all."""
 
 from __future__ import annotations
 

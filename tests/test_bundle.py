@@ -104,3 +104,13 @@ def test_another_llm_is_refused_for_its_width(small_bundle: Path, gemma: Path) -
 
 def test_the_llm_it_was_made_for_is_accepted(small_bundle: Path, smollm2: Path) -> None:
     Bundle.load(small_bundle).check_llm(read_gguf(smollm2))
+
+
+def test_a_projector_that_has_looked_can_still_learn(small_bundle: Path) -> None:
+    bundle = Bundle.load(small_bundle)
+    sizes = bundle.config.projector
+    bundle.project(np.zeros((2, sizes.cells, sizes.channels), np.float32), np.arange(2.0))
+    features = torch.zeros(1, 2, sizes.cells, sizes.channels, requires_grad=True)
+    soft = bundle.projector(features, torch.arange(2.0)[None], torch.ones(1, 2, dtype=torch.bool))
+    soft.sum().backward()
+    assert features.grad is not None

@@ -8,7 +8,6 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from benchmarks.looks import measure
 from models import form
-from models.backgrounds import Background
 from models.bundle import Bundle
 from models.inspection import FREE, IMAGENET, Field, SoftToken, has_form, inspect
 from models.optimise import StageConfig
-from models.pictures import load_pictures
 from models.recipe import Recipe
-from models.render import frame_times, render
-from models.scene import Actor, Moving, Scene
-from models.telling import in_order
 from pipeline.inspection import FOG, Page, lit, where
 from tests.conftest import Result
 from tests.terminal import REELLAMA, Terminal
@@ -75,47 +70,10 @@ def test_words_are_shares_and_attention_too(star: list[Field]) -> None:
                 assert token.looks.min() >= 0 and token.looks.sum() == pytest.approx(1, abs=1e-3)
 
 
-def covered(actor: Moving, u: float, side: int) -> np.ndarray:
-    """The cells whose centre lies on the actor's square at time u: bool [side * side]."""
-    pose = actor.pose(u)
-    centres = (np.arange(side) + 0.5) / side
-    across, down = (abs(centres - c) < pose.size / 2 for c in (pose.x, pose.y))
-    return (down[:, None] & across[None]).ravel()
-
-
 def test_the_token_of_a_name_looks_at_its_own_thing(mini: Bundle) -> None:
-    kinds = [
-        "red star",
-        "blue heart",
-        "green ball",
-        "yellow triangle",
-        "purple ring",
-        "white cross",
-    ]
-    pictures = load_pictures(["shapes"], kinds=kinds)
-    agrees = []
-    for number, (large, small) in enumerate(pairwise([*pictures, pictures[0]])):
-        left = number % 2
-        scene = Scene(
-            (
-                Actor(large, "moves down", 0.28 + 0.44 * left, 0.3, 0.42, amount=0.4),
-                Actor(small, "moves up", 0.72 - 0.44 * left, 0.7, 0.28, amount=0.4),
-            ),
-            Background("flat", number),
-        )
-        times = frame_times(scene.duration, mini.frames)
-        fields = inspect(mini, mini.features(list(render(scene, times))), times)
-        found = {field.asked: field for field in fields}
-        actors = in_order(scene.actors)
-        for thing, actor in enumerate(actors):
-            looks = found[f"thing {thing + 1}: name"].looks
-            assert looks is not None
-            own, other = (
-                sum(looks[t][covered(a, u, 6)].sum() for t, u in enumerate(times / scene.duration))
-                for a in (actor, actors[1 - thing])
-            )
-            agrees.append(own > 2 * other)
-    assert np.mean(agrees) > 0.8
+    on_it, on_the_other, area = measure(mini, 6)["attention"].T
+    assert (on_it > on_the_other).mean() > 0.8
+    assert on_it.mean() > 3 * area.mean()
 
 
 def test_a_bundle_without_a_form_has_a_field_for_every_soft_token(small_bundle: Path) -> None:
@@ -235,9 +193,8 @@ def test_the_page_needs_nothing_from_elsewhere(
     assert "red star" in text and "looks most at" in text
     strips = re.findall(r"data:image/jpeg;base64,([\w+/=]+)", text)
     sizes = {Image.open(io.BytesIO(base64.b64decode(strip))).size for strip in strips}
-    assert len(strips) == 1 + 16 + 7 and sizes == {
-        (16 * 98, 54)
-    }  # the frames; form and free tokens
+    assert len(strips) == 1 + 16 + 7  # the frames; those of the form, and free tokens
+    assert sizes == {(16 * 98, 54)}
 
 
 def test_a_page_takes_names_and_words_as_text(mini: Bundle) -> None:
