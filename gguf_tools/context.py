@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import weakref
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -53,11 +54,11 @@ class ContextSettings:
 
 
 class Context:
-    """Owns a llama_context of `n_ctx` positions. Close it, or use it in a `with` block.
+    """Owns a llama_context of `n_seq` sequences of `n_ctx` positions each.
 
-    Of one batch at most `n_outputs` positions have logits. `on_node` is a
-    `ggml_backend_sched_eval_callback`, called around every node of the graph. Raises ReellamaError
-    for settings that this model or machine does not take.
+    Close it, or use it in a `with` block. Of one batch at most `n_outputs` positions have logits.
+    `on_node` is a `ggml_backend_sched_eval_callback`, called around every node of the graph. Raises
+    ReellamaError for settings that this model or machine does not take.
     """
 
     def __init__(
@@ -66,25 +67,27 @@ class Context:
         n_ctx: int,
         settings: ContextSettings = ContextSettings(),
         *,
+        n_seq: int = 1,
         n_outputs: int = 1,
         on_node: Any = None,
     ) -> None:
         settings.check()
         if llama.llama_model_has_encoder(model.ptr) or not llama.llama_model_has_decoder(model.ptr):
             raise ReellamaError(f"{model.path} is not a model that continues text")
-        check_memory(model, n_ctx, settings.type_k, settings.type_v, swa_full=False)
-        parameters = _parameters(n_ctx, settings, n_outputs)
+        check_memory(model, n_seq * n_ctx, settings.type_k, settings.type_v, swa_full=False)
+        parameters = _parameters(n_ctx, settings, n_seq, n_outputs)
         if on_node is not None:
             parameters.cb_eval = on_node
         context = llama.llama_init_from_model(model.ptr, parameters)
         if not context:
             raise ReellamaError(
-                f"llama.cpp could not make a context of {n_ctx} positions for {model.path} "
+                f"llama.cpp could not make a context of {n_seq * n_ctx} positions for {model.path} "
                 f"(type_k {settings.type_k}, type_v {settings.type_v}, flash_attn "
                 f"{settings.flash_attn}): {complaint() or 'try fewer positions'}"
             )
         self.model = model
         self.n_batch = settings.n_batch
+        self.n_ubatch = min(settings.n_ubatch, settings.n_batch)
         self.n_embd = int(llama.llama_model_n_embd_inp(model.ptr))
         self.n_vocab = int(llama.llama_vocab_n_tokens(model.vocab))
         rope = llama.llama_model_rope_type(model.ptr)
@@ -133,6 +136,32 @@ class Context:
         with self._ctrl_c.ends(self.ptr) if n >= INTERRUPTIBLE else nullcontext():
             self._check(llama.llama_decode(self.ptr, batch), start)
 
+    def decode_sequences(self, tokens: np.ndarray, start: int, *, first_output: int) -> None:
+        """Decode token ids int32 `[sequences, n]`, each row in a sequence of its own from `start`.
+
+        The rows together are one batch, at most n_batch tokens. Logits are computed in each row
+        for its positions from `first_output` on, and `logits` gives them row after row. Raises as
+        `decode` does.
+        """
+        n_seq, n = tokens.shape
+        tokens = np.ascontiguousarray(tokens, np.int32)
+        positions = np.tile(np.arange(start, start + n, dtype=np.int32), n_seq)
+        wanted = np.tile(np.arange(n) >= first_output, n_seq).astype(np.int8)
+        # Each token has a list of its sequences: a pointer to the one number that it is in.
+        numbers = np.arange(n_seq, dtype=np.int32)
+        lists = (numbers.ctypes.data + 4 * np.repeat(np.arange(n_seq), n)).astype(np.uintp)
+        lengths = np.ones(n_seq * n, np.int32)
+        batch = llama.llama_batch(
+            n_tokens=n_seq * n,
+            token=pointer(tokens),
+            pos=pointer(positions),
+            n_seq_id=pointer(lengths),
+            seq_id=ctypes.cast(lists.ctypes.data, ctypes.POINTER(ctypes.POINTER(ctypes.c_int32))),
+            logits=pointer(wanted),
+        )
+        with self._ctrl_c.ends(self.ptr) if n_seq * n >= INTERRUPTIBLE else nullcontext():
+            self._check(llama.llama_decode(self.ptr, batch), start)
+
     def decode_token(self, token: int, position: int) -> None:
         """Decode one token id and compute its logits: as `decode` does, with less around it."""
         self._token[0], self._position[0] = token, position
@@ -172,9 +201,10 @@ class Context:
         self.close()
 
 
-def _parameters(n_ctx: int, settings: ContextSettings, n_outputs: int) -> Any:
+def _parameters(n_ctx: int, settings: ContextSettings, n_seq: int, n_outputs: int) -> Any:
     parameters = llama.llama_context_default_params()
-    parameters.n_ctx = n_ctx
+    parameters.n_ctx = n_seq * n_ctx
+    parameters.n_seq_max = n_seq
     parameters.n_batch = settings.n_batch
     parameters.n_ubatch = min(settings.n_ubatch, settings.n_batch)
     parameters.n_outputs_max = parameters.n_outputs_max_per_seq = n_outputs

@@ -12,6 +12,8 @@ import gguf
 import numpy as np
 import pytest
 
+from gguf_tools.backend import load_model
+from gguf_tools.context import Context, ContextSettings
 from gguf_tools.errors import GGUFError, ReellamaError
 from gguf_tools.metadata import TensorInfo, entries, head, padded, raw_entries
 from gguf_tools.quantization import activations
@@ -90,6 +92,28 @@ def test_it_is_the_squares_of_what_comes_into_each_matrix(tiny_llama: Path, text
     assert set(matrix.sums) == {name for name in blocks if "norm" not in name}
     assert matrix.sums["blk.1.ffn_down.weight"].shape == (1, tiny_model.N_FF)
     assert (matrix.chunk_count, matrix.chunk_size) == (len(ids), 64)
+
+
+def test_chunks_are_read_side_by_side_as_llama_imatrix_does(tiny_llama: Path, text: Path) -> None:
+    """llama-imatrix gives llama.cpp all chunks in one batch; kernels round by its shape."""
+    matrix = collect_from_text(tiny_llama, text, n_ctx=64, n_threads=1)
+    rows = chunks(tiny_llama, 64)
+    activations_ = activations.Activations()
+    with (
+        load_model(tiny_llama) as model,
+        Context(
+            model,
+            64,
+            ContextSettings(n_threads=1),
+            n_seq=len(rows),
+            n_outputs=rows.size,
+            on_node=activations_.callback,
+        ) as context,
+    ):
+        context.decode_sequences(rows, 0, first_output=0)
+        activations_.check()
+    for name, sums in activations_.sums.items():
+        np.testing.assert_allclose(matrix.sums[name], sums.astype(np.float32), rtol=1e-6)
 
 
 def test_the_last_layer_counts_every_position(tiny_llama: Path, text: Path) -> None:
@@ -198,7 +222,7 @@ def test_files_that_are_no_imatrix_are_refused(tiny_llama: Path, tmp_path: Path)
 
 def test_a_text_that_is_too_short_or_missing_is_refused(tiny_llama: Path, tmp_path: Path) -> None:
     (tmp_path / "short.txt").write_text("short")
-    with pytest.raises(ReellamaError, match="short.txt has .* tokens, and a chunk 512"):
+    with pytest.raises(ReellamaError, match="short.txt has .* too few for one chunk of 512"):
         collect_from_text(tiny_llama, tmp_path / "short.txt")
     with pytest.raises(ReellamaError, match="cannot read .*missing.txt"):
         collect_from_text(tiny_llama, tmp_path / "missing.txt")
@@ -235,13 +259,14 @@ def test_the_command_writes_a_matrix_beside_nothing_else(
 def test_ctrl_c_leaves_no_file(tiny_llama: Path, tmp_path: Path) -> None:
     (tmp_path / "long.txt").write_text(TEXT * 100)
     code = (
-        "import gguf_tools.quantization.imatrix as imatrix, sys\n"
+        "import itertools, sys\n"
+        "from gguf_tools import text_chunks\n"
         "from pipeline.cli.main import main\n"
-        "read = imatrix._read\n"
-        "def read_for_ever(*a):\n"
+        "blocks = text_chunks.blocks\n"
+        "def endless_blocks(*a):\n"
         "    sys.stderr.write('.'); sys.stderr.flush()\n"
-        "    while True: read(*a)\n"
-        "imatrix._read = read_for_ever\n"
+        "    return itertools.cycle(list(blocks(*a)))\n"
+        "text_chunks.blocks = endless_blocks\n"
         "main()"
     )
     out = tmp_path / "out.gguf"

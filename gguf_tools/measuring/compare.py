@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from gguf_tools import text_chunks
 from gguf_tools.backend import GpuLayers
 from gguf_tools.errors import ReellamaError
 from gguf_tools.facts import quantization
@@ -52,7 +53,7 @@ class How:
     """How each model is measured. The defaults take SmolLM2-135M in 15 types about ten minutes."""
 
     text: Path = quality.ENGLISH
-    n_ctx: int = quality.N_CTX
+    n_ctx: int = text_chunks.N_CTX
     n_chunks: int = 8
     n_prompt: int = 512
     n_gen: int = 64
@@ -178,8 +179,8 @@ def _measure(
 ) -> Row:
     """Measure one file: quality, then speed, then the caller's score."""
 
-    def reading(done: int, total: int, _perplexity: float) -> None:
-        say(f"reading the text, {done} of {total}")
+    def reading(done: float, total: int, _perplexity: float) -> None:
+        say(f"reading the text, {done:.0f} of {total}")
 
     found = quality.measure(
         path,
@@ -227,7 +228,7 @@ def _key(base: Path, how: How, score_name: str) -> dict[str, Any]:
         "bytes": stat.st_size,
         "changed": stat.st_mtime_ns,
         **settings,
-        "text_sha256": hashlib.sha256(quality.read_text(how.text)).hexdigest(),
+        "text_sha256": hashlib.sha256(text_chunks.read_text(how.text)).hexdigest(),
         "score": score_name,
         "llama-cpp-python": version("llama-cpp-python"),
     }

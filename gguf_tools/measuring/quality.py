@@ -1,8 +1,9 @@
 """How well a model predicts a text, and how far it is from a reference model.
 
-The text is cut as `llama-perplexity` cuts it: into chunks of `n_ctx` tokens, each read from an
-empty context, its first token replaced by the BOS token where the model is used with one. Only the
-second half of each chunk is scored, so that every token has at least n_ctx / 2 before it.
+The text is cut and read as `llama-perplexity` does it (`gguf_tools.text_chunks`): in chunks of
+`n_ctx` tokens, each from an empty context, its first token replaced by the BOS token where the
+model is used with one. Only the second half of each chunk is scored, so that every token has at
+least n_ctx / 2 before it.
 https://github.com/ggml-org/llama.cpp/tree/master/tools/perplexity
 """
 
@@ -17,20 +18,20 @@ from typing import Any
 import llama_cpp.llama_cpp as llama
 import numpy as np
 
+from gguf_tools import text_chunks
 from gguf_tools.backend import GpuLayers, Model, load_model
 from gguf_tools.context import Context, ContextSettings
 from gguf_tools.decoding import apply_adapters
 from gguf_tools.errors import ReellamaError
 from gguf_tools.measuring import divergence
 from gguf_tools.measuring.divergence import Differences, Estimate
+from gguf_tools.text_chunks import Block
 
 # Twelve short pieces of English prose, written for this project.
 ENGLISH = Path(__file__).parent / "data" / "english.txt"
-N_CTX = 512  # llama-perplexity's default, and what published figures mostly have
-LOGIT_BYTES = 128 << 20  # of one model, at once
 MIN_CTX = 8  # below it there is next to nothing to score
 
-Progress = Callable[[int, int, float], None]  # chunks done, chunks in all, perplexity so far
+Progress = Callable[[float, int, float], None]  # chunks done, chunks in all, perplexity so far
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def measure(
     text: str | Path = ENGLISH,
     *,
     reference: str | Path | None = None,
-    n_ctx: int = N_CTX,
+    n_ctx: int = text_chunks.N_CTX,
     n_chunks: int | None = None,
     n_threads: int | None = None,
     n_gpu_layers: GpuLayers = 0,
@@ -88,14 +89,14 @@ def measure(
     """Measure a model's perplexity on a text file, and its divergence from a `reference` model.
 
     `lora` are GGUF adapters of the model, not of the reference, with their scales. At most
-    `n_chunks` chunks are read, by default all. Both models are loaded and read the same chunk in
+    `n_chunks` chunks are read, by default all. Both models are loaded and read the same chunks in
     turn, so nothing is kept on disk. Raises GGUFError for a model that cannot be loaded, and
     ReellamaError for an adapter that does not fit, when the text is missing or shorter than one
     chunk, or when the two models do not have the same tokens.
     """
     if n_ctx < MIN_CTX:
         raise ReellamaError(f"n_ctx is {n_ctx}, but must be {MIN_CTX} or more")
-    text, content = Path(text), read_text(text)
+    text, content = Path(text), text_chunks.read_text(text)
     with ExitStack() as stack:
         models = [
             stack.enter_context(load_model(file, n_gpu_layers=n_gpu_layers, n_ctx=n_ctx))
@@ -103,15 +104,18 @@ def measure(
             if file is not None
         ]
         _check_same_tokens(models, content)
-        chunks = _chunks(models[0], content, n_ctx, text)[:n_chunks]
+        chunks = text_chunks.split(models[0], content, n_ctx, text)[:n_chunks]
         settings = ContextSettings(n_threads=n_threads)
+        n_seq = text_chunks.n_side_by_side(len(chunks), n_ctx)
         contexts = [
-            stack.enter_context(Context(model, n_ctx, settings, n_outputs=_n_outputs(model)))
+            stack.enter_context(
+                Context(model, n_ctx, settings, n_seq=n_seq, n_outputs=settings.n_ubatch)
+            )
             for model in models
         ]
         if lora:
             apply_adapters(contexts[0].ptr, models[0], lora)
-        nll, differences = _score_all(contexts, chunks, progress)
+        nll, differences = _score_all(contexts, chunks, settings, progress)
         return Quality(
             model=models[0].path,
             text=text,
@@ -123,50 +127,16 @@ def measure(
         )
 
 
-def read_text(path: str | Path) -> bytes:
-    """Return a text file as `llama-perplexity -f` does: its bytes, less one newline at the end.
-
-    Raises ReellamaError when it cannot be read.
-    """
-    try:
-        return Path(path).expanduser().read_bytes().removesuffix(b"\n")
-    except OSError as error:
-        raise ReellamaError(f"cannot read {path}: {error.strerror}") from error
-
-
-def tokenize(model: Model, text: bytes) -> np.ndarray:
-    """Return the token ids of a text as llama.cpp's tools see it: int32 `[n]`.
-
-    The BOS token comes first where the model is used with one; names of special tokens are text.
-    """
-    size = len(text) + 8
-    while True:
-        tokens = (llama.llama_token * size)()
-        count = llama.llama_tokenize(model.vocab, text, len(text), tokens, size, True, False)
-        if count >= 0:
-            return np.array(tokens[:count], np.int32)
-        size = -count
-
-
-def _chunks(model: Model, content: bytes, n_ctx: int, text: Path) -> np.ndarray:
-    """Return the text's whole chunks, before any token is replaced: int32 `[n_chunks, n_ctx]`."""
-    tokens = tokenize(model, content)
-    if len(tokens) < n_ctx:
-        raise ReellamaError(
-            f"{text} has {len(tokens):,} tokens for {model.path}, too few for one chunk of "
-            f"{n_ctx:,}; take a longer text or a smaller --ctx"
-        )
-    return tokens[: len(tokens) // n_ctx * n_ctx].reshape(-1, n_ctx)
-
-
 def _check_same_tokens(models: list[Model], content: bytes) -> None:
     """Raise ReellamaError unless all models have the same vocabulary, as far as this text shows."""
     first, *others = models
     for other in others:
-        sizes = [llama.llama_vocab_n_tokens(model.vocab) for model in (first, other)]
+        pair = (first, other)
+        sizes = [llama.llama_vocab_n_tokens(model.vocab) for model in pair]
+        tokens, other_tokens = (text_chunks.tokenize(model, content) for model in pair)
         if sizes[0] != sizes[1]:
             reason = f"it has {sizes[0]:,} of them, and the other {sizes[1]:,}"
-        elif not np.array_equal(tokenize(first, content), tokenize(other, content)):
+        elif not np.array_equal(tokens, other_tokens):
             reason = "the text becomes other tokens"
         else:
             continue
@@ -176,55 +146,51 @@ def _check_same_tokens(models: list[Model], content: bytes) -> None:
         )
 
 
-def _n_outputs(model: Model) -> int:
-    """How many positions a batch may have logits for."""
-    n_vocab = llama.llama_vocab_n_tokens(model.vocab)
-    return max(1, min(ContextSettings.n_ubatch, LOGIT_BYTES // (4 * n_vocab)))
-
-
 def _score_all(
-    contexts: list[Context], chunks: np.ndarray, progress: Progress | None
+    contexts: list[Context],
+    chunks: np.ndarray,
+    settings: ContextSettings,
+    progress: Progress | None,
 ) -> tuple[np.ndarray, Differences | None]:
     """Score all chunks with one model, or with two against each other."""
+    n_chunks, n_ctx = chunks.shape
     nll: list[np.ndarray] = []
     differences: list[Differences] = []
     if progress:
-        progress(0, len(chunks), float("nan"))
-    for done, chunk in enumerate(chunks, 1):
-        for logits, tokens in _read(contexts, chunk):
+        progress(0, n_chunks, float("nan"))
+    for block in text_chunks.read_side_by_side(contexts, chunks, settings, n_ctx // 2):
+        for logits, tokens in _scored(contexts, chunks, block):
             if len(logits) == 2:
                 differences.append(divergence.differences(logits[0], logits[1], tokens))
                 nll.append(differences[-1].nll)
             else:
                 nll.append(divergence.likelihoods(logits[0], tokens))
-        if progress:
-            progress(done, len(chunks), divergence.perplexity(np.concatenate(nll)).value)
+        if progress and nll:
+            so_far = divergence.perplexity(np.concatenate(nll)).value
+            progress(block.n_chunks_done, n_chunks, so_far)
     return np.concatenate(nll), divergence.joined(differences) if differences else None
 
 
-def _read(
-    contexts: list[Context], chunk: np.ndarray
+def _scored(
+    contexts: list[Context], chunks: np.ndarray, block: Block
 ) -> Iterator[tuple[list[np.ndarray], np.ndarray]]:
-    """Yield each model's logits float32 `[n, n_vocab]` and the tokens `[n]` that really come next.
+    """Yield, for each chunk of a block, each model's logits and the tokens that really come next.
 
-    They come for positions n_ctx / 2 and later, all but the last, after which nothing comes.
+    The logits are float32 `[n, n_vocab]`, the tokens `[n]`, for the block's positions n_ctx / 2 and
+    later, all but the chunk's last, after which nothing comes.
     """
-    given = chunk.copy()
-    vocab = contexts[0].model.vocab
-    if llama.llama_vocab_get_add_bos(vocab):
-        given[0] = llama.llama_vocab_bos(vocab)
-    first, last = len(chunk) // 2, len(chunk) - 1
-    for context in contexts:
-        context.clear()
-        for start in range(0, first, context.n_batch):
-            run = given[start : min(start + context.n_batch, first)]
-            context.decode(run, start, first_output=len(run))
-    step = _n_outputs(contexts[0].model)
-    for start in range(first, last, step):
-        end = min(start + step, last)
-        for context in contexts:
-            context.decode(given[start:end], start, first_output=0)
-        yield [context.logits(end - start) for context in contexts], chunk[start + 1 : end + 1]
+    n_ctx = chunks.shape[1]
+    start, end = max(block.positions.start, n_ctx // 2), block.positions.stop
+    following = chunks[block.chunks, start + 1 : end + 1]
+    n_chunks, n = following.shape
+    if n == 0:
+        return
+    of_models = [
+        context.logits(n_chunks * (end - start)).reshape(n_chunks, end - start, -1)
+        for context in contexts
+    ]
+    for number, tokens in enumerate(following):
+        yield [logits[number, :n] for logits in of_models], tokens
 
 
 def _sum_up(reference: Path, all_: Differences) -> Divergence:

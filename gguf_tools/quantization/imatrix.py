@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from gguf_tools.context import Context
     from gguf_tools.quantization.activations import Activations
 
-N_CTX = 512  # tokens of a chunk, as llama.cpp's tool has it
+N_CTX = 512  # tokens of a chunk, llama-imatrix's default
 SUM, COUNT = ".in_sum2", ".counts"
 MAX_NAME = 64  # GGML_MAX_NAME, bytes
 
 # Token ids int32 `[n]` or soft tokens float32 `[n, n_embd]`, one after another.
 Prompt = Sequence[Sequence[int] | np.ndarray]
-Report = Callable[[int, int | None], None]  # how many prompts are done, of how many if known
+Report = Callable[[float, int | None], None]  # prompts or chunks done, of how many if known
 
 
 @dataclass(frozen=True)
@@ -154,16 +154,7 @@ def collect(
             _read(context, prompt, n_ctx, activations)
             if report is not None:
                 report(done, total)
-    if not activations.sums:
-        raise ReellamaError(f"nothing was collected from {model}: give it longer texts")
-    most = max(int(count.max()) for count in activations.counts.values())
-    return Imatrix(
-        {name: sums.astype(np.float32) for name, sums in activations.sums.items()},
-        {name: counts.astype(np.float32) for name, counts in activations.counts.items()},
-        tuple(datasets),
-        max(most // n_ctx, 1),
-        n_ctx,
-    )
+    return _imatrix(activations, model, n_ctx, datasets)
 
 
 def collect_from_text(
@@ -178,37 +169,51 @@ def collect_from_text(
 ) -> Imatrix:
     """Collect from a text file, cut into chunks of `n_ctx` tokens; all of them, or `n_chunks`.
 
-    The chunks are those of llama.cpp's tool: the first token of each is replaced by the token that
-    begins a text, where the model has one, and what is left over at the end is not used. Raises
-    ReellamaError for a text that cannot be read or is shorter than a chunk.
+    The text is cut and read as llama.cpp's tool does it (`gguf_tools.text_chunks`), and like it
+    with logits for every position. Raises ReellamaError for a text that cannot be read or is
+    shorter than a chunk.
     """
-    from gguf_tools.tokenizer import Tokenizer
+    from gguf_tools import text_chunks
+    from gguf_tools.backend import load_model
+    from gguf_tools.context import Context, ContextSettings
+    from gguf_tools.quantization.activations import Activations
 
     if n_ctx < 16 or (n_chunks is not None and n_chunks < 1):
         raise ReellamaError("a chunk has at least 16 tokens, and at least one is needed")
-    path = Path(text_file).expanduser()
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace").removesuffix("\n")
-    except OSError as error:
-        raise ReellamaError(f"cannot read {path}: {error.strerror}") from error
-    with Tokenizer.from_path(model) as tokenizer:
-        bos = tokenizer.bos if tokenizer.add_bos else None
-        tokens = tokenizer.encode(text, add_bos=tokenizer.add_bos)
-    chunks = [tokens[start : start + n_ctx] for start in range(0, len(tokens) - n_ctx + 1, n_ctx)]
-    if not chunks:
-        raise ReellamaError(
-            f"{path} has {len(tokens)} tokens, and a chunk {n_ctx}: give a longer text"
-        )
-    if bos is not None:
-        chunks = [[bos, *chunk[1:]] for chunk in chunks]
-    return collect(
-        model,
-        [[chunk] for chunk in chunks[:n_chunks]],
-        n_ctx=n_ctx,
-        n_threads=n_threads,
-        n_gpu_layers=n_gpu_layers,
-        datasets=(str(text_file),),
-        report=report,
+    content = text_chunks.read_text(text_file)
+    activations, settings = Activations(), ContextSettings(n_threads=n_threads)
+    with load_model(model, n_gpu_layers=n_gpu_layers, n_ctx=n_ctx) as loaded:
+        chunks = text_chunks.split(loaded, content, n_ctx, Path(text_file))[:n_chunks]
+        with Context(
+            loaded,
+            n_ctx,
+            settings,
+            n_seq=text_chunks.n_side_by_side(len(chunks), n_ctx),
+            n_outputs=settings.n_ubatch,
+            on_node=activations.callback,
+        ) as context:
+            blocks = text_chunks.read_side_by_side(
+                [context], chunks, settings, first_output=0, after_decode=activations.check
+            )
+            for block in blocks:
+                if report is not None:
+                    report(block.n_chunks_done, len(chunks))
+    return _imatrix(activations, model, n_ctx, (str(text_file),))
+
+
+def _imatrix(
+    activations: Activations, model: str | Path, n_ctx: int, datasets: Sequence[str]
+) -> Imatrix:
+    """What was summed up, once everything is read."""
+    if not activations.sums:
+        raise ReellamaError(f"nothing was collected from {model}: give it longer texts")
+    most = max(int(count.max()) for count in activations.counts.values())
+    return Imatrix(
+        {name: sums.astype(np.float32) for name, sums in activations.sums.items()},
+        {name: counts.astype(np.float32) for name, counts in activations.counts.items()},
+        tuple(datasets),
+        max(most // n_ctx, 1),
+        n_ctx,
     )
 
 

@@ -80,7 +80,7 @@ def _progress() -> Iterator[Report]:
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
         task = bars.add_task("", total=None)
 
-        def report(done: int, total: int | None) -> None:
+        def report(done: float, total: int | None) -> None:
             bars.update(task, completed=done, total=total)
 
         yield report

@@ -44,11 +44,11 @@ def bar(description: str) -> Iterator[Callable[[float, float, str], None]]:
 
 
 @contextmanager
-def chunk_bar() -> Iterator[Callable[[int, int, float], None]]:
+def chunk_bar() -> Iterator[Callable[[float, int, float], None]]:
     """A bar over the chunks of a text, with the perplexity so far."""
     with bar("loading") as show:
 
-        def report(done: int, total: int, perplexity: float) -> None:
+        def report(done: float, total: int, perplexity: float) -> None:
             show(done, total, f"perplexity {perplexity:.3f}" if done else "reading")
 
         yield report
