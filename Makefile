@@ -8,8 +8,10 @@ export VIDEO QUESTION
 
 PIP := .venv/bin/python -m pip
 REELLAMA := .venv/bin/reellama
+# As many workers as processors; the tests of one file stay together.
+PYTEST := .venv/bin/python -m pytest -n logical --dist loadgroup
 
-.PHONY: help demo test lint format bench pictures train-mini clean
+.PHONY: help demo test test-kernels lint format bench pictures train-mini clean
 .DELETE_ON_ERROR:
 
 help: ## say what each target does
@@ -25,7 +27,9 @@ demo.mp4: | .venv/.installed
 	$(REELLAMA) demo-video demo.mp4
 
 test: .venv/.installed-dev ## run every test (ARGS="-k name" to choose)
-	.venv/bin/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
+
+test-kernels: test-kernels-avx2 test-kernels-x86-64 ## the numeric tests as older processors would run them (RUNS=1)
 
 lint: .venv/.installed-dev ## ruff and mypy
 	.venv/bin/ruff check .
@@ -57,6 +61,27 @@ pictures: .venv/.installed demo.mp4 ## draw the terminals in the README (needs t
 	.venv/bin/python docs/make_screenshot.py chat demo.mp4 docs/chat.svg \
 		"What happens in the video?" "Which way does it move?"
 	.venv/bin/python docs/make_screenshot.py inspect demo.mp4 docs/inspect.svg 6
+
+# llama.cpp and torch choose their kernels by the processor, and each kernel rounds in its own way.
+# Here llama.cpp is built once more for an older one, and what computes beside it is kept to the same.
+KERNELS := $(CURDIR)/.venv/kernels
+RUNS ?= 1
+avx2_CMAKE := -DGGML_NATIVE=OFF -DGGML_AVX512=OFF
+avx2_ENV := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 OPENBLAS_CORETYPE=Haswell
+x86-64_CMAKE := -DGGML_NATIVE=OFF $(foreach set,SSE42 AVX AVX2 AVX512 FMA F16C BMI2,-DGGML_$(set)=OFF)
+x86-64_ENV := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 OPENBLAS_CORETYPE=Nehalem
+
+.PHONY: test-kernels-avx2 test-kernels-x86-64
+test-kernels-avx2 test-kernels-x86-64: test-kernels-%: .venv/kernels/%/.built
+	export PYTHONPATH="$(KERNELS)/$*" $($*_ENV) && .venv/bin/python tests/kernels.py $* && \
+		for run in $$(seq $(RUNS)); do $(PYTEST) -m numeric $(ARGS) || exit 1; done
+
+.venv/kernels/%/.built: .venv/.installed-dev
+	@echo "Compiling llama.cpp for $*: about five minutes on two cores"
+	rm -rf .venv/kernels/$*
+	CMAKE_ARGS="$($*_CMAKE)" $(PIP) install --quiet --no-deps --no-cache-dir --no-binary llama-cpp-python \
+		--target .venv/kernels/$* "$$($(PIP) freeze | grep -i '^llama.cpp.python==')"
+	touch $@
 
 clean: ## remove the virtual environment and what was rendered
 	rm -rf .venv demo.mp4

