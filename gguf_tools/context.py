@@ -1,11 +1,13 @@
-"""A llama.cpp context as the measurements need it: made, filled from position 0, and read."""
+"""A llama.cpp context: how it is made, how positions are decoded in it, and their logits."""
 
 from __future__ import annotations
 
 import ctypes
 import weakref
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -19,6 +21,7 @@ from gguf_tools.decoding import (
     KV_TYPES,
     UNQUANTIZED,
     CtrlC,
+    apply_adapters,
     check_memory,
     complaint,
     default_threads,
@@ -50,15 +53,29 @@ class ContextSettings:
                     f"{name} cannot be {getattr(self, name)!r}: choose one of {', '.join(known)}"
                 )
         if self.flash_attn == "off" and self.type_v not in UNQUANTIZED:
-            raise ReellamaError(f"type_v {self.type_v} needs flash attention: leave it at auto")
+            raise ReellamaError(
+                f"type_v {self.type_v} needs flash attention: leave flash_attn at auto"
+            )
+
+
+@dataclass(frozen=True)
+class BatchSpan:
+    """Neighbouring positions of one sequence, which go into a batch with other spans."""
+
+    inputs: np.ndarray  # token ids int32 [n], or embeddings float32 [n, n_embd]
+    start: int  # position of the first
+    sequence: int
+    first_output: int  # logits are computed from this one on, counted within the span
 
 
 class Context:
     """Owns a llama_context of `n_seq` sequences of `n_ctx` positions each.
 
-    Close it, or use it in a `with` block. Of one batch at most `n_outputs` positions have logits.
-    `on_node` is a `ggml_backend_sched_eval_callback`, called around every node of the graph. Raises
-    ReellamaError for settings that this model or machine does not take.
+    `n_ctx` 0 takes as many as the model was trained with. Of one batch at most `n_outputs`
+    positions have logits. `swa_full` keeps what lies outside the attention window, for a context
+    that is rewound. `on_node` is a `ggml_backend_sched_eval_callback`, called around every node of
+    the graph. Close it, or use it in a `with` block. Raises ReellamaError for settings that this
+    model or machine does not take.
     """
 
     def __init__(
@@ -69,13 +86,17 @@ class Context:
         *,
         n_seq: int = 1,
         n_outputs: int = 1,
+        swa_full: bool = False,
         on_node: Any = None,
     ) -> None:
+        if n_ctx < 0:
+            raise ReellamaError(f"n_ctx is {n_ctx}, but must be 0 or more")
         settings.check()
         if llama.llama_model_has_encoder(model.ptr) or not llama.llama_model_has_decoder(model.ptr):
             raise ReellamaError(f"{model.path} is not a model that continues text")
-        check_memory(model, n_seq * n_ctx, settings.type_k, settings.type_v, swa_full=False)
+        check_memory(model, n_seq * n_ctx, settings.type_k, settings.type_v, swa_full=swa_full)
         parameters = _parameters(n_ctx, settings, n_seq, n_outputs)
+        parameters.swa_full = swa_full
         if on_node is not None:
             parameters.cb_eval = on_node
         context = llama.llama_init_from_model(model.ptr, parameters)
@@ -86,8 +107,14 @@ class Context:
                 f"{settings.flash_attn}): {complaint() or 'try fewer positions'}"
             )
         self.model = model
-        self.n_batch = settings.n_batch
-        self.n_ubatch = min(settings.n_ubatch, settings.n_batch)
+        self._ctrl_c = CtrlC()
+        self._pointer = context
+        # The finalizer keeps the model and the callbacks for as long as the context lives.
+        self._free = weakref.finalize(self, _free, context, model, self._ctrl_c, on_node)
+        # llama.cpp rounds up; nobody gets more than was asked for.
+        self.n_ctx = min(n_ctx or 2**31, int(llama.llama_n_ctx(context)) // n_seq)
+        self.n_batch = int(llama.llama_n_batch(context))
+        self.n_outputs = n_outputs
         self.n_embd = int(llama.llama_model_n_embd_inp(model.ptr))
         self.n_vocab = int(llama.llama_vocab_n_tokens(model.vocab))
         rope = llama.llama_model_rope_type(model.ptr)
@@ -100,67 +127,67 @@ class Context:
             pos=pointer(self._position),
             logits=pointer(self._wanted),
         )
-        self._ctrl_c = CtrlC()
-        self._pointer = context
-        # The finalizer keeps the model and the callbacks for as long as the context lives.
-        self._free = weakref.finalize(self, _free, context, model, self._ctrl_c, on_node)
+        self._last_logits: tuple[int, np.ndarray] = (0, np.empty(0, np.float32))
 
     @property
     def ptr(self) -> Any:
         """The `llama_context *`. Raises ReellamaError when the context was closed."""
         if not self._free.alive:
-            raise ReellamaError(f"the context of {self.model.path} was closed")
+            raise ReellamaError(f"the context of {self.model.path} was closed: make another one")
         return self._pointer
+
+    def set_adapters(self, adapters: Sequence[tuple[Path, float]]) -> None:
+        """Apply GGUF LoRA adapters, each with its scale. The model owns and frees them."""
+        apply_adapters(self.ptr, self.model, adapters)
 
     def clear(self) -> None:
         """Forget all positions."""
         llama.llama_memory_clear(llama.llama_get_memory(self.ptr), False)
 
-    def decode(self, run: np.ndarray, start: int, *, first_output: int | None = None) -> None:
+    def decode(self, inputs: np.ndarray, start: int, *, first_output: int | None = None) -> None:
         """Decode token ids int32 `[n]` or embeddings float32 `[n, n_embd]` from position `start`.
 
-        n is at most n_batch. Logits are computed for the positions of `run` from `first_output`
-        on, by default for the last. Raises KeyboardInterrupt when Ctrl-C came meanwhile, and
-        ReellamaError when llama.cpp fails.
+        n is at most n_batch. Logits are computed for the positions of `inputs` from `first_output`
+        on, by default for the last; n asks for none. Raises KeyboardInterrupt when Ctrl-C came
+        meanwhile, and ReellamaError when llama.cpp fails; after either the memory may hold some of
+        the positions.
         """
-        n = len(run)
-        run = np.ascontiguousarray(run, np.int32 if run.ndim == 1 else np.float32)
+        n = len(inputs)
+        self.decode_batch(
+            [BatchSpan(inputs, start, 0, n - 1 if first_output is None else first_output)]
+        )
+
+    def decode_batch(self, spans: Sequence[BatchSpan]) -> None:
+        """Decode spans of several sequences at once, all of token ids or all of embeddings.
+
+        Together they have at most n_batch positions. Raises as `decode` does.
+        """
+        lengths = [len(span.inputs) for span in spans]
+        n, soft = sum(lengths), spans[0].inputs.ndim == 2
+        # One span is not copied: the usual case, and the longest.
+        inputs = spans[0].inputs if len(spans) == 1 else np.concatenate([s.inputs for s in spans])
+        inputs = np.ascontiguousarray(inputs, np.float32 if soft else np.int32)
         # Embeddings have a position in each of four directions where the model uses M-RoPE: text,
         # and what stands in its place, the same in the first three and 0 in the last.
-        positions = np.zeros((4 if self._mrope and run.ndim == 2 else 1, n), np.int32)
-        positions[:3] = np.arange(start, start + n)
-        wanted = np.zeros(n, np.int8)
-        wanted[n - 1 if first_output is None else first_output :] = 1
-        batch = llama.llama_batch(n_tokens=n, pos=pointer(positions), logits=pointer(wanted))
-        setattr(batch, "token" if run.ndim == 1 else "embd", pointer(run))
-        with self._ctrl_c.ends(self.ptr) if n >= INTERRUPTIBLE else nullcontext():
-            self._check(llama.llama_decode(self.ptr, batch), start)
-
-    def decode_sequences(self, tokens: np.ndarray, start: int, *, first_output: int) -> None:
-        """Decode token ids int32 `[sequences, n]`, each row in a sequence of its own from `start`.
-
-        The rows together are one batch, at most n_batch tokens. Logits are computed in each row
-        for its positions from `first_output` on, and `logits` gives them row after row. Raises as
-        `decode` does.
-        """
-        n_seq, n = tokens.shape
-        tokens = np.ascontiguousarray(tokens, np.int32)
-        positions = np.tile(np.arange(start, start + n, dtype=np.int32), n_seq)
-        wanted = np.tile(np.arange(n) >= first_output, n_seq).astype(np.int8)
-        # Each token has a list of its sequences: a pointer to the one number that it is in.
-        numbers = np.arange(n_seq, dtype=np.int32)
-        lists = (numbers.ctypes.data + 4 * np.repeat(np.arange(n_seq), n)).astype(np.uintp)
-        lengths = np.ones(n_seq * n, np.int32)
+        positions = np.zeros((4 if self._mrope and soft else 1, n), np.int32)
+        positions[:3] = np.concatenate([s.start + np.arange(len(s.inputs)) for s in spans])
+        outputs = np.concatenate([np.arange(len(s.inputs)) >= s.first_output for s in spans])
+        outputs = outputs.astype(np.int8)
+        # Each position has a list of its sequences: a pointer to the one number that it is in.
+        numbers = np.array([span.sequence for span in spans], np.int32)
+        owners = np.repeat(np.arange(len(spans)), lengths)
+        lists = (numbers.ctypes.data + 4 * owners).astype(np.uintp)
+        one_sequence = np.ones(n, np.int32)
         batch = llama.llama_batch(
-            n_tokens=n_seq * n,
-            token=pointer(tokens),
+            n_tokens=n,
             pos=pointer(positions),
-            n_seq_id=pointer(lengths),
+            n_seq_id=pointer(one_sequence),
             seq_id=ctypes.cast(lists.ctypes.data, ctypes.POINTER(ctypes.POINTER(ctypes.c_int32))),
-            logits=pointer(wanted),
+            logits=pointer(outputs),
         )
-        with self._ctrl_c.ends(self.ptr) if n_seq * n >= INTERRUPTIBLE else nullcontext():
-            self._check(llama.llama_decode(self.ptr, batch), start)
+        setattr(batch, "embd" if soft else "token", pointer(inputs))
+        with self._ctrl_c.ends(self.ptr) if n >= INTERRUPTIBLE else nullcontext():
+            self._check(llama.llama_decode(self.ptr, batch), spans[0].start)
 
     def decode_token(self, token: int, position: int) -> None:
         """Decode one token id and compute its logits: as `decode` does, with less around it."""
@@ -184,6 +211,17 @@ class Context:
         A view of llama.cpp's buffer, which holds until the next `decode`.
         """
         return np.ctypeslib.as_array(llama.llama_get_logits(self.ptr), (n, self.n_vocab))
+
+    def logits_at(self, index: int) -> np.ndarray:
+        """The logits of one position of the last batch, -1 for its last one: float32 `[n_vocab]`.
+
+        A view as with `logits`.
+        """
+        row = llama.llama_get_logits_ith(self.ptr, index)
+        address = ctypes.addressof(row.contents)
+        if self._last_logits[0] != address:  # seldom another one, and making a view is slow
+            self._last_logits = address, np.ctypeslib.as_array(row, (self.n_vocab,))
+        return self._last_logits[1]
 
     def close(self) -> None:
         """Free the context."""
@@ -214,7 +252,6 @@ def _parameters(n_ctx: int, settings: ContextSettings, n_seq: int, n_outputs: in
     parameters.type_v = KV_TYPES[settings.type_v]
     flash_attn = settings.flash_attn if settings.type_v in UNQUANTIZED else "on"
     parameters.flash_attn_type = FLASH_ATTN[flash_attn]
-    parameters.swa_full = False  # nothing is rewound: what left the attention window may go
     return parameters
 
 

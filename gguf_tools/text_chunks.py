@@ -16,7 +16,7 @@ import llama_cpp.llama_cpp as llama
 import numpy as np
 
 from gguf_tools.backend import Model
-from gguf_tools.context import Context, ContextSettings
+from gguf_tools.context import BatchSpan, Context, ContextSettings
 from gguf_tools.errors import ReellamaError
 
 N_CTX = 512  # tokens of a chunk: the tools' default, and what published figures mostly have
@@ -121,8 +121,11 @@ def read_side_by_side(
         for context in contexts:
             if start == 0:
                 context.clear()
-            context.decode_sequences(
-                given[block.chunks, block.positions], start, first_output=first_output - start
+            context.decode_batch(
+                [
+                    BatchSpan(tokens, start, sequence, first_output - start)
+                    for sequence, tokens in enumerate(given[block.chunks, block.positions])
+                ]
             )
             after_decode()
         yield block

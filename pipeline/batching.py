@@ -14,12 +14,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 
 from gguf_tools import backend
+from gguf_tools.context import BatchSpan, Context, ContextSettings
 from gguf_tools.errors import ReellamaError
 from gguf_tools.tokenizer import Tokenizer
-from pipeline.context import Context, Piece
 from pipeline.drafts import Draft, Drafts
 from pipeline.engine import Token
 from pipeline.kv_cache import KVCache
@@ -79,6 +80,22 @@ class _Answer:
     chosen: int | None = None  # the last token, not decoded yet
 
 
+@dataclass(frozen=True)
+class _Piece:
+    """A run that goes into a batch with others: its first position, its sequence, and whether the
+    logits of its last position are wanted."""
+
+    run: Run
+    start: int
+    sequence: int
+    wants: bool
+
+    @property
+    def span(self) -> BatchSpan:
+        first_output = len(self.run) - self.wants
+        return BatchSpan(self.run.inputs, self.start, self.sequence, first_output)
+
+
 @dataclass(eq=False)
 class _Slot:
     """A sequence: what its memory holds, and the answer that is using it."""
@@ -106,26 +123,22 @@ class Batcher:
         lora: Sequence[tuple[Path, float]] = (),
     ) -> None:
         with ExitStack() as opened:
-            total = n_parallel * n_ctx
             self.model = opened.enter_context(
-                backend.load_model(path, n_gpu_layers=n_gpu_layers, n_ctx=total)
+                backend.load_model(path, n_gpu_layers=n_gpu_layers, n_ctx=n_parallel * n_ctx)
             )
             self._ctx = Context(
                 self.model,
-                n_ctx=total,
-                n_batch=N_BATCH,
-                n_ubatch=N_BATCH,
-                n_threads=n_threads,
-                type_k="f16",
-                type_v="f16",
-                flash_attn="auto",
+                n_ctx,
+                ContextSettings(n_batch=N_BATCH, n_ubatch=N_BATCH, n_threads=n_threads),
                 n_seq=n_parallel,
+                n_outputs=n_parallel,
+                swa_full=True,
             )
             opened.callback(self._ctx.close)
             if lora:
-                self._ctx.set_adapters(self.model, lora)
+                self._ctx.set_adapters(lora)
             self._opened = opened.pop_all()
-        self.n_ctx = self._ctx.n_ctx // n_parallel
+        self.n_ctx = self._ctx.n_ctx
         self.n_embd = self._ctx.n_embd
         self.tokenizer = Tokenizer(self.model)
         self._drafts = Drafts(self.tokenizer, self._ctx.n_vocab)
@@ -236,10 +249,12 @@ class Batcher:
             if pieces:
                 # llama.cpp computes neighbours together when their numbers follow each other.
                 pieces.sort(key=lambda piece: piece.sequence)
-                for piece, index in zip(pieces, self._ctx.decode_many(pieces), strict=True):
-                    self._advance(self._slots[piece.sequence], piece, index)
+                self._ctx.decode_batch([piece.span for piece in pieces])
+                ends = accumulate(len(piece.run) for piece in pieces)
+                for piece, end in zip(pieces, ends, strict=True):
+                    self._advance(self._slots[piece.sequence], piece, end - 1)
 
-    def _advance(self, slot: _Slot, piece: Piece, index: int) -> None:
+    def _advance(self, slot: _Slot, piece: _Piece, index: int) -> None:
         """Note that a piece was decoded; choose the next token where its logits are there."""
         answer = slot.answer
         assert answer is not None
@@ -295,7 +310,7 @@ class Batcher:
             answer.job.tell(error)
 
 
-def _next_piece(slot: _Slot, soft: bool, room: int) -> Piece | None:
+def _next_piece(slot: _Slot, soft: bool, room: int) -> _Piece | None:
     """What this sequence decodes next, if it is of this kind: at most `room` positions."""
     answer, start = slot.answer, len(slot.cache)
     if answer is None:
@@ -303,12 +318,12 @@ def _next_piece(slot: _Slot, soft: bool, room: int) -> Piece | None:
     if not answer.unread:
         if soft or answer.chosen is None:
             return None
-        return Piece(Run([answer.chosen]), start, slot.cache.sequence, wants=True)
+        return _Piece(Run([answer.chosen]), start, slot.cache.sequence, wants=True)
     run = answer.unread[0]
     if (run.rows is not None) != soft:
         return None
     last = len(answer.unread) == 1 and len(run) <= room
-    return Piece(run[:room], start, slot.cache.sequence, wants=last)
+    return _Piece(run[:room], start, slot.cache.sequence, wants=last)
 
 
 def _token(released: tuple[Draft, str]) -> Token:

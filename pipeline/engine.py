@@ -22,11 +22,11 @@ from typing import Literal
 import numpy as np
 
 from gguf_tools import backend
+from gguf_tools.context import Context, ContextSettings
 from gguf_tools.errors import ReellamaError
 from gguf_tools.template import ChatTemplate
 from gguf_tools.tokenizer import Tokenizer
 
-from .context import MAX_OUTPUTS, Context
 from .drafts import Draft, Drafts
 from .kv_cache import KVCache
 from .parts import Answer, Layout, Part, Prompt, Run, Text, lay_out
@@ -45,6 +45,9 @@ __all__ = [
     "Text",
     "Token",
 ]
+
+# Most positions of one batch whose logits are computed; llama.cpp reserves memory for so many.
+MAX_OUTPUTS = 64
 
 StopReason = Literal["stop", "stop string", "length", "context"]
 
@@ -141,19 +144,12 @@ class Engine:
             self._model = opened.enter_context(
                 backend.load_model(self.path, n_gpu_layers=n_gpu_layers, n_ctx=n_ctx)
             )
-            self._ctx = Context(
-                self._model,
-                n_ctx=n_ctx,
-                n_batch=n_batch,
-                n_ubatch=n_ubatch,
-                n_threads=n_threads,
-                type_k=type_k,
-                type_v=type_v,
-                flash_attn=flash_attn,
-            )
+            settings = ContextSettings(n_batch, n_ubatch, n_threads, type_k, type_v, flash_attn)
+            n_outputs = min(MAX_OUTPUTS, n_batch)
+            self._ctx = Context(self._model, n_ctx, settings, n_outputs=n_outputs, swa_full=True)
             opened.callback(self._ctx.close)
             if lora:
-                self._ctx.set_adapters(self._model, [(Path(p), scale) for p, scale in lora])
+                self._ctx.set_adapters([(Path(p), scale) for p, scale in lora])
             self._opened = opened.pop_all()
         self.tokenizer = Tokenizer(self._model)
         self.n_ctx = self._ctx.n_ctx
@@ -245,9 +241,9 @@ class Engine:
         self._fresh = False
         self._cache.clear()
         logits = np.empty((len(layout.keys), self._ctx.n_vocab), np.float32)
-        for start, run in _chunks(layout, 0, self._most_outputs):
-            self._ctx.decode(run, start, want="all")
-            logits[start : start + len(run)] = self._ctx.all_logits(len(run))
+        for start, run in _chunks(layout, 0, self._ctx.n_outputs):
+            self._ctx.decode(run.inputs, start, first_output=0)
+            logits[start : start + len(run)] = self._ctx.logits(len(run))
             self._cache.keys += run.keys
         self._fresh = True
         return logits
@@ -265,7 +261,7 @@ class Engine:
             raise ReellamaError("a continuation has no tokens")
         self._prefill(layout)
         n = self.n_past
-        first = log_softmax(self._ctx.logits()[None])
+        first = log_softmax(self._ctx.logits_at(-1)[None])
         found = []
         for ids in continuations:
             if n + len(ids) - 1 > self.n_ctx:
@@ -274,17 +270,13 @@ class Engine:
                 self._prefill(layout)
             rows = [first]
             self._fresh = False
-            for start, run in _chunks(Layout([], [Run(ids[:-1])]), 0, self._most_outputs):
-                self._ctx.decode(run, n + start, want="all")
+            for start, run in _chunks(Layout([], [Run(ids[:-1])]), 0, self._ctx.n_outputs):
+                self._ctx.decode(run.inputs, n + start, first_output=0)
                 self._cache.keys += run.keys
-                rows.append(log_softmax(self._ctx.all_logits(len(run))))
+                rows.append(log_softmax(self._ctx.logits(len(run))))
             table = np.concatenate(rows)  # [ids, n_vocab]
             found.append(table[np.arange(len(ids)), list(ids)])
         return found
-
-    @property
-    def _most_outputs(self) -> int:
-        return min(MAX_OUTPUTS, self._ctx.n_batch)
 
     def _begin(self) -> None:
         self._call += 1
@@ -313,7 +305,7 @@ class Engine:
         reused = cache.keep(reusable)
         for start, run in _chunks(layout, reused, self._ctx.n_batch):
             last = start + len(run) == n
-            self._ctx.decode(run, start, want="last" if last else "none")
+            self._ctx.decode(run.inputs, start, first_output=len(run) - last)
             cache.keys += run.keys
         self._fresh = fresh or reused < n
         self.last.n_reused, self.last.n_read = reused, n - reused
@@ -357,11 +349,11 @@ class Engine:
             self._ctx.decode_token(state.chosen, self.n_past)
             self._cache.keys.append(state.chosen)
             self._fresh = True
-        best = self._drafts.best(self._ctx.logits(), state.n_probs) if state.n_probs else []
+        best = self._drafts.best(self._ctx.logits_at(-1), state.n_probs) if state.n_probs else []
         if best and state.takes_likeliest:
             token = best[0][0]  # the sampler would search the vocabulary once more for it
         else:
-            token = state.sampler.sample(self._ctx.ptr, self._ctx.logits)
+            token = state.sampler.sample(self._ctx.ptr, lambda: self._ctx.logits_at(-1))
         if self.tokenizer.is_eog(token):
             stats.stop_reason = "stop"
             return state.stream.flush()

@@ -48,6 +48,11 @@ class Run:
     keys: Sequence[Key]
     rows: np.ndarray | None = None
 
+    @property
+    def inputs(self) -> np.ndarray:
+        """What llama.cpp decodes: token ids int32 `[n]`, or the soft tokens."""
+        return np.array(self.keys, np.int32) if self.rows is None else self.rows
+
     def __len__(self) -> int:
         return len(self.keys)
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from gguf_tools.backend import load_model
-from gguf_tools.context import Context, ContextSettings
+from gguf_tools.context import BatchSpan, Context, ContextSettings
 from gguf_tools.errors import GGUFError, ReellamaError
 from gguf_tools.metadata import TensorInfo, entries, head, padded, raw_entries
 from gguf_tools.quantization import activations
@@ -110,7 +110,7 @@ def test_chunks_are_read_side_by_side_as_llama_imatrix_does(tiny_llama: Path, te
             on_node=activations_.callback,
         ) as context,
     ):
-        context.decode_sequences(rows, 0, first_output=0)
+        context.decode_batch([BatchSpan(row, 0, i, 0) for i, row in enumerate(rows)])
         activations_.check()
     for name, sums in activations_.sums.items():
         np.testing.assert_allclose(matrix.sums[name], sums.astype(np.float32), rtol=1e-6)

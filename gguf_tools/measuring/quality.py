@@ -21,7 +21,6 @@ import numpy as np
 from gguf_tools import text_chunks
 from gguf_tools.backend import GpuLayers, Model, load_model
 from gguf_tools.context import Context, ContextSettings
-from gguf_tools.decoding import apply_adapters
 from gguf_tools.errors import ReellamaError
 from gguf_tools.measuring import divergence
 from gguf_tools.measuring.divergence import Differences, Estimate
@@ -114,7 +113,7 @@ def measure(
             for model in models
         ]
         if lora:
-            apply_adapters(contexts[0].ptr, models[0], lora)
+            contexts[0].set_adapters(lora)
         nll, differences = _score_all(contexts, chunks, settings, progress)
         return Quality(
             model=models[0].path,
