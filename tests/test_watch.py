@@ -1,6 +1,7 @@
 """A folder whose videos each get a sidecar, whatever happens to the workers."""
 
 import json
+import re
 import os
 import random
 import shutil
@@ -145,7 +146,8 @@ def test_the_command_does_what_is_there_and_says_how_far_it_is(
     assert json.loads((tmp_path / "good.mp4.json").read_text())["scenes"]
     status = reellama("watch", tmp_path, "--status", "--settled", "0")
     assert "done      good.mp4" in status.out
-    assert "failed    bad.mp4" in status.out and "tried 1 times" in status.out
+    # Tried again where the other video takes longer than the wait for it.
+    assert re.search(r"failed    bad.mp4 .*tried \d+ times", status.out)
     rows = json.loads(reellama("watch", tmp_path, "--status", "--json", "--settled", "0").out)
     assert {row["state"] for row in rows} == {"done", "failed"}
 
