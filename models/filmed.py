@@ -21,8 +21,7 @@ HEIGHTS = (192, 240, 288)
 # Bits a pixel: that of a call over a bad line, and that of a disc.
 FEWEST_BITS, MOST_BITS = 0.02, 0.5
 MOST_BETWEEN = 4  # frames of the file for each one that is taken, at most
-# A speed above 0 would let libvpx choose by how busy the processor is, and no film would be the same
-# twice; one below 0 is kept.
+# With a speed above 0 libvpx goes by how busy the processor is, so no film would be the same twice.
 _QUICK = {"libx264": {"preset": "veryfast"}, "libvpx": {"deadline": "realtime", "cpu-used": "-8"}}
 
 

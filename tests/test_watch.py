@@ -1,9 +1,9 @@
 """A folder whose videos each get a sidecar, whatever happens to the workers."""
 
 import json
-import re
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
