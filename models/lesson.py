@@ -119,7 +119,7 @@ class Lesson:
             losses.append(float(self.llm.loss(soft.to(self.llm.dtype), examples)))
             if len(losses) == 1:
                 for row in range(min(SAMPLES, len(rows))):
-                    said = self.llm.greedy(soft[row].float().numpy(), examples[row], max_tokens=32)
+                    said = self.llm.greedy(soft[row].float().cpu().numpy(), examples[row], 32)
                     report(f"  {said!r}, wanted {texts[row][1]!r}")
         return {"validation_loss": float(np.mean(losses))}
 
