@@ -298,6 +298,7 @@ class StoryTraining:
     @torch.no_grad()
     def validate(self, answers: bool, stills: bool) -> dict[str, float]:
         """Words put first, and answers that are wholly right when each token follows the truth."""
+        self.both.eval()  # a stage sees to what it trains only
         found = self._validate(self.validation, answers)
         if stills:
             single = self._validate(self.validation.as_stills(), answers)
