@@ -8,7 +8,6 @@ same.
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -95,9 +94,7 @@ class StoryTraining:
         self.stories, self.stills = stories, stories.as_stills()
         self.validation, self.teacher = validation, teacher
         self.config, self.folder, self.seed, self.report = config, folder, seed, report
-        # On a CPU where every core has its process, each of them draws for itself.
-        most = ((os.cpu_count() or 2) - 1) // parallel.world()
-        self.workers = most if workers is None else workers
+        self.workers = parallel.workers() if workers is None else workers
         self.device = device()
         self.tower = tower.to(self.device)
         self.llm = llm.to(self.device)

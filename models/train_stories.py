@@ -46,6 +46,9 @@ def train_stories(
     Raises ReellamaError when the recipe neither trains a tower nor names one that can be loaded.
     """
     parallel.join()
+    for stage in (recipe.look, recipe.see, recipe.study, recipe.tell):
+        for size in (stage.batch, stage.stills) if stage.steps else ():
+            parallel.share(size)  # or the last stage would say after hours that it cannot be
     if parallel.rank():  # one process speaks for all
         report = _nothing
     else:  # and downloads and draws the pictures, where two would get in each other's way
