@@ -24,8 +24,8 @@ from models import parallel
 from models.captions import with_article
 from models.contrastive import (
     PREPROCESS,
-    ContrastiveConfig,
     ImageHead,
+    NewTowerConfig,
     contrastive_loss,
     new_clip,
     save_tower,
@@ -141,7 +141,7 @@ class Looking:
         self,
         stills: Stories,
         validation: Stories,
-        config: ContrastiveConfig,
+        config: NewTowerConfig,
         folder: Path,
         *,
         layers: list[int],

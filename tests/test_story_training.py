@@ -16,11 +16,10 @@ from gguf_tools.find import resolve
 from models import form
 from models.labels import NAME_TOKENS, NAMED, TOKENS, Labels, class_names, name_ids
 from models.llm import FrozenLLM
-from models.optimise import StageConfig
 from models.projector import Projector, ProjectorConfig
 from models.stream import Conversations, Stories, StoryConfig
 from models.teach import IGNORED, Teacher, frequent_words
-from models.tell import StoryTraining, TellConfig
+from models.tell import DrawnConfig, StoryTraining, StudyConfig, TellConfig
 from models.tower import Tower
 from tests.small_tower import write_small_tower
 
@@ -177,8 +176,8 @@ def test_a_validation_is_without_dropout_whatever_a_stage_trains(
     training.projector.body.register_forward_hook(
         lambda body, *_: dropped.append(any(module.training for module in body.modules()))
     )
-    training.see(StageConfig(steps=0))
-    training.study(StageConfig(steps=1, batch=1))
+    training.see(DrawnConfig(steps=0))
+    training.study(StudyConfig(steps=1, batch=1))
     assert dropped and not any(dropped)
 
 
