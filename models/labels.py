@@ -123,7 +123,8 @@ class Labels:
         """Mean over the frames of the classes' probabilities; the trunk's grid is what comes last
         in `features [T, cells, channels]`."""
         grid = torch.from_numpy(np.ascontiguousarray(features[..., -self.channels :]))
-        return self.logits(grid).softmax(-1).mean(0).numpy()
+        grid = grid.to(self.weights["widen.weight"].device)
+        return self.logits(grid).softmax(-1).mean(0).cpu().numpy()
 
     @property
     def channels(self) -> int:
@@ -147,4 +148,4 @@ class Labels:
         """Soft tokens of the likeliest classes' names: float32 `[TOKENS, n_embd]`."""
         best = np.argsort(-self.probabilities(features))[:NAMED]
         rows = self.weights["ids"][torch.from_numpy(best.copy())].flatten().long()
-        return self.weights["embeddings"][rows].numpy()
+        return self.weights["embeddings"][rows].cpu().numpy()

@@ -14,7 +14,7 @@ from models.data import TRAIN, VALIDATION, ClipSource
 from models.features import Batch, FeatureCache
 from models.llm import Example, FrozenLLM
 from models.projector import Projector
-from models.recipe import Recipe
+from models.recipe import CaptionRecipe
 
 IGNORED = -100  # PyTorch's label of positions that the loss leaves out
 SAMPLES = 3  # answers that validation shows
@@ -24,7 +24,9 @@ FOLLOW_UPS = 0.35  # share of the examples that come after another question
 class Lesson:
     """The texts of a source as the LLM's tokens."""
 
-    def __init__(self, source: ClipSource, llm: FrozenLLM, system: str, recipe: Recipe) -> None:
+    def __init__(
+        self, source: ClipSource, llm: FrozenLLM, system: str, recipe: CaptionRecipe
+    ) -> None:
         self.source = source
         self.llm = llm
         self.system = system
@@ -119,7 +121,7 @@ class Lesson:
             losses.append(float(self.llm.loss(soft.to(self.llm.dtype), examples)))
             if len(losses) == 1:
                 for row in range(min(SAMPLES, len(rows))):
-                    said = self.llm.greedy(soft[row].float().numpy(), examples[row], max_tokens=32)
+                    said = self.llm.greedy(soft[row].float().cpu().numpy(), examples[row], 32)
                     report(f"  {said!r}, wanted {texts[row][1]!r}")
         return {"validation_loss": float(np.mean(losses))}
 

@@ -11,7 +11,6 @@ Three losses, over a trunk that begins with ImageNet's weights:
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +24,8 @@ from models import parallel
 from models.captions import with_article
 from models.contrastive import (
     PREPROCESS,
-    ContrastiveConfig,
     ImageHead,
+    NewTowerConfig,
     contrastive_loss,
     new_clip,
     save_tower,
@@ -74,7 +73,8 @@ class Teller:
     def __call__(self, samples: list[Sample]) -> Looks:
         pixels = torch.stack([sample["frames"][0] for sample in samples])
         cells = np.stack([self.cells(sample["story"].scene) for sample in samples])
-        captions = [caption(sample["story"], number) for number, sample in enumerate(samples)]
+        rows = range(parallel.rank(), parallel.world() * len(samples), parallel.world())
+        captions = [caption(s["story"], row) for s, row in zip(samples, rows, strict=True)]
         return Looks(pixels, torch.from_numpy(cells), self._encode(captions))
 
     def cells(self, scene: Scene) -> np.ndarray:
@@ -141,19 +141,20 @@ class Looking:
         self,
         stills: Stories,
         validation: Stories,
-        config: ContrastiveConfig,
+        config: NewTowerConfig,
         folder: Path,
         *,
         layers: list[int],
         device: torch.device,
         seed: int = 0,
         validated: int = VALIDATED,
+        workers: int | None = None,
         report: Callable[[str], None] = print,
     ) -> None:
         self.stills, self.validation, self.config = stills, validation, config
         self.folder, self.layers, self.device = folder, layers, device
         self.seed, self.validated, self.report = seed, validated, report
-        self.workers = max(1, (os.cpu_count() or 2) - 1)
+        self.workers = parallel.workers() if workers is None else workers
         torch.manual_seed(seed)
         clip = new_clip(config)
         self.before = copy.deepcopy(clip.visual).eval().requires_grad_(False)
@@ -172,7 +173,8 @@ class Looking:
     def run(self, stage: StageConfig, out: Path) -> float:
         """Take the steps that are left, and write the tower into `out`; returns seconds."""
         running = Stage("look", self.eyes, stage, self.folder, seed=self.seed, report=self.report)
-        drawn = self._drawn(self.stills, stage.batch, running.step, stage.steps)
+        begin, end = (step * stage.accumulate for step in (running.step, stage.steps))
+        drawn = self._drawn(self.stills, stage.batch, begin, end)
         running.run(lambda number, rng: self.loss(next(drawn)), self.validate)
         if parallel.rank() == 0:
             clip = copy.deepcopy(self.eyes.clip).cpu()
@@ -198,15 +200,17 @@ class Looking:
         return forward_grid(self.eyes.clip.visual, pixels, self.layers), before
 
     def loss(self, looks: Looks) -> Tensor:
-        """The sum of the three."""
+        """The sum of the three; its mean over processes is that of all their stills in one."""
         grid, before = self._grids(looks)
         last = grid[..., -self._last :]
         captions = looks.captions.to(self.device)
-        same = (captions[:, None] == captions[None]).all(-1)
         clip = self.eyes.clip
         images, texts = self.eyes.head(last).float(), clip.encode_text(captions, normalize=True)
+        # A picture is to find its caption among those of all processes.
+        images, texts, every = map(parallel.gather, (images, texts.float(), captions))
+        same = (every[:, None] == every[None]).all(-1)
         scale = clip.logit_scale.exp().clamp(max=100)
-        text = contrastive_loss(images, texts.float(), scale, same)
+        text = contrastive_loss(images, texts, scale, same)
         wanted = self.labels.logits(before).float().log_softmax(-1)
         found = self.labels.logits(last).float().log_softmax(-1)
         keep = F.kl_div(found, wanted, log_target=True, reduction="batchmean")
@@ -222,7 +226,7 @@ class Looking:
         each = likely.gather(1, words.clamp(min=0)) * given
         # Background is most of a picture, and is soon learned.
         weight = torch.where(words[:, 0] == NOTHING, 0.1, 1.0)
-        return -(each.sum(1) / given.sum(1) * weight).sum() / weight.sum()
+        return -(each.sum(1) / given.sum(1) * weight).sum() / parallel.mean(weight.sum())
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:

@@ -10,14 +10,15 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gguf_tools.errors import ReellamaError
 from models import parallel
 from models.tower import compute_dtype
 
@@ -36,8 +37,6 @@ class StageConfig:
         batch: clips of one forward pass.
         accumulate: forward passes of one step.
         warm_up: share of the steps in which the learning rate rises.
-        stills: single pictures of one forward pass, beside its clips (stories only).
-        emphasis: how many times as often as usual a story is told, by its name (stories only).
         every: steps between two checkpoints, and two validations.
     """
 
@@ -48,8 +47,16 @@ class StageConfig:
     weight_decay: float = 0.05
     warm_up: float = 0.05
     every: int = 100
-    stills: int = 0
-    emphasis: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, least in (("steps", 0), ("batch", 1), ("accumulate", 1), ("every", 1)):
+            if getattr(self, name) < least:
+                raise ReellamaError(f"{name} must be {least} or more, not {getattr(self, name)}")
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """How many samples of each sort a forward pass takes."""
+        return (self.batch,)
 
 
 def minutes(seconds: float) -> str:

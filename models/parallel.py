@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from torch import nn
+from torch import Tensor, nn
 
 from gguf_tools.errors import ReellamaError
 
@@ -73,6 +73,44 @@ def average(parameters: Iterable[nn.Parameter]) -> None:
     flat /= world()
     for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
         gradient.copy_(part.view_as(gradient))
+
+
+def mean(value: Tensor) -> Tensor:
+    """The mean of a number over all processes, without a gradient."""
+    value = value.detach().clone()
+    if world() > 1:
+        dist.all_reduce(value)
+    return value / world()
+
+
+def gather(rows: Tensor) -> Tensor:
+    """The rows of all processes, `[B, ...]` -> `[world * B, ...]`; gradients go back to each."""
+    return rows if world() == 1 else _Gather.apply(rows)
+
+
+class _Gather(torch.autograd.Function):
+    """What every process makes of the rows has its gradient: theirs are summed."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        every = [torch.empty_like(rows) for _ in range(world())]
+        dist.all_gather(every, rows.contiguous())
+        return torch.cat(every)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (gradient,) = gradients
+        total = gradient.clone()
+        dist.all_reduce(total)
+        return total.chunk(world())[rank()]
+
+
+def workers() -> int:
+    """How many processes draw for this one: one a core in all, without those that train.
+
+    None on a CPU where every core has its process, and each of them draws for itself.
+    """
+    return ((os.cpu_count() or 2) - 1) // world()
 
 
 def spawn(function: Callable[..., Any], processes: int, *arguments: Any) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from models.backgrounds import load_photos
 from models.captions import with_article
 from models.material import MATERIAL
-from models.pictures import Picture, load_kinds, load_pictures, shape_kinds
+from models.pictures import Picture, check_styles, load_kinds, load_pictures, shape_kinds
 from models.render import Scene, caption, frame_times, questions, random_scene, render
 
 SPLITS = ("train", "validation", "test")
@@ -35,7 +35,7 @@ STILL_CAPTIONS = (
 
 @dataclass(frozen=True)
 class RenderedConfig:
-    """The `[data]` table of a recipe that draws its own clips."""
+    """The `[rendered]` table of a recipe that draws its own clips."""
 
     styles: tuple[str, ...] = ("noto", "openmoji", "shapes")
     style_weights: tuple[float, ...] = (0.45, 0.45, 0.1)
@@ -44,6 +44,9 @@ class RenderedConfig:
     clips: int = 9_000
     validation: int = 500
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_styles(self.styles, self.style_weights)
 
 
 @dataclass(frozen=True)

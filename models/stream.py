@@ -19,13 +19,14 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from gguf_tools.errors import ReellamaError
 from models import parallel
 from models.backgrounds import load_photos, load_wallpapers
 from models.captions import DESCRIBE
 from models.filmed import film
 from models.form import fill
 from models.photographs import cut_outs
-from models.pictures import Kind, load_kinds, load_pictures, shape_kinds
+from models.pictures import Kind, check_styles, load_kinds, load_pictures, shape_kinds
 from models.prompting import multiple_choice
 from models.render import frame_times, render
 from models.stills import random_still
@@ -60,6 +61,13 @@ class StoryConfig:
     fewest_frames: int = 10
     seed: int = 0
     whole: bool = False  # all that a story has to ask is asked, as is right where turns are `apart`
+
+    def __post_init__(self) -> None:
+        check_styles(self.styles, self.style_weights)
+        if not 1 <= self.fewest_frames <= self.frames:
+            raise ReellamaError(
+                f"fewest_frames must be from 1 to frames, {self.frames}, not {self.fewest_frames}"
+            )
 
 
 def all_kinds() -> list[Kind]:

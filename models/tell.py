@@ -8,10 +8,9 @@ same.
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +18,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gguf_tools.errors import ReellamaError
 from models import form, parallel
 from models.llm import FrozenLLM
 from models.lora import Lora
 from models.optimise import Stage, StageConfig
 from models.projector import Projector
+from models.stills import STILLS
+from models.story import STORIES
 from models.stream import Conversations, Stories, StoryBatch, batches
+from models.tables import unknown
 from models.teach import IGNORED, Teacher
 from models.tower import BATCH_FRAMES, Tower
 
@@ -69,6 +72,47 @@ class TellConfig:
     validated: int = 512
 
 
+@dataclass(frozen=True)
+class StudyConfig(StageConfig):
+    """A stage over stories.
+
+    emphasis: how many times as often as usual a story is told, by its name.
+    """
+
+    emphasis: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, times in self.emphasis.items():
+            if name not in self._told() and name in STILLS:
+                raise ReellamaError(f"emphasis.{name} does nothing in a stage without stills")
+            if name not in self._told():
+                raise unknown("story", name, self._told())
+            if times < 0:
+                raise ReellamaError(f"emphasis.{name} must be 0 or more, not {times}")
+
+    def _told(self) -> list[str]:
+        """The names of what is told."""
+        return [*STORIES]
+
+
+@dataclass(frozen=True)
+class DrawnConfig(StudyConfig):
+    """A stage over stories that are drawn.
+
+    stills: single pictures of one forward pass, beside its clips; `emphasis` is of them too.
+    """
+
+    stills: int = 0
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return (self.batch, self.stills)
+
+    def _told(self) -> list[str]:
+        return [*dict.fromkeys([*STORIES, *(STILLS if self.stills else ())])]
+
+
 def device() -> torch.device:
     """This process's GPU, or the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -95,9 +139,7 @@ class StoryTraining:
         self.stories, self.stills = stories, stories.as_stills()
         self.validation, self.teacher = validation, teacher
         self.config, self.folder, self.seed, self.report = config, folder, seed, report
-        # On a CPU where every core has its process, each of them draws for itself.
-        most = ((os.cpu_count() or 2) - 1) // parallel.world()
-        self.workers = most if workers is None else workers
+        self.workers = parallel.workers() if workers is None else workers
         self.device = device()
         self.tower = tower.to(self.device)
         self.llm = llm.to(self.device)
@@ -108,7 +150,7 @@ class StoryTraining:
         self._kept: Tensor | None = None
         self._batches: Iterator[tuple[StoryBatch, ...]] = iter(())
 
-    def see(self, stage: StageConfig) -> float:
+    def see(self, stage: DrawnConfig) -> float:
         """Soft tokens become words; returns seconds."""
 
         def loss(number: int, rng: np.random.Generator) -> Tensor:
@@ -117,7 +159,7 @@ class StoryTraining:
 
         return self._run("see", self.projector, stage, loss)
 
-    def study(self, stage: StageConfig) -> float:
+    def study(self, stage: StudyConfig) -> float:
         """The LLM answers from forms as they ought to be, without any video; returns seconds.
 
         Where a form is often wrong, the LLM learns not to trust it, and guesses.
@@ -134,7 +176,7 @@ class StoryTraining:
         running.run(loss, lambda: self.validate(True, False))
         return running.seconds
 
-    def tell(self, stage: StageConfig) -> float:
+    def tell(self, stage: DrawnConfig) -> float:
         """The LLM answers from soft tokens; returns seconds."""
 
         def loss(number: int, rng: np.random.Generator) -> Tensor:
@@ -150,7 +192,7 @@ class StoryTraining:
         self,
         name: str,
         module: nn.Module,
-        stage: StageConfig,
+        stage: DrawnConfig,
         loss: Callable[[int, np.random.Generator], Tensor],
     ) -> float:
         running = Stage(name, module, stage, self.folder, seed=self.seed, report=self.report)
@@ -158,7 +200,7 @@ class StoryTraining:
         running.run(loss, lambda: self.validate(name == "tell", stage.stills > 0))
         return running.seconds
 
-    def _drawn(self, name: str, stage: StageConfig, step: int) -> Iterator[tuple[StoryBatch, ...]]:
+    def _drawn(self, name: str, stage: DrawnConfig, step: int) -> Iterator[tuple[StoryBatch, ...]]:
         """Clips, and stills if the recipe has them, from `step` on; they cannot share a batch,
         for the padding of a still would cost as much as a clip."""
         first, told = FIRST[name], self.stories.emphasised(stage.emphasis)
@@ -298,6 +340,7 @@ class StoryTraining:
     @torch.no_grad()
     def validate(self, answers: bool, stills: bool) -> dict[str, float]:
         """Words put first, and answers that are wholly right when each token follows the truth."""
+        self.both.eval()  # a stage sees to what it trains only
         found = self._validate(self.validation, answers)
         if stills:
             single = self._validate(self.validation.as_stills(), answers)

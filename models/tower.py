@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,31 @@ def grid_layers(layer: int, finer: int) -> list[int]:
     return [layer - n for n in range(finer, -1, -1)]
 
 
+@contextmanager
+def _quiet(open_clip: Path) -> Iterator[None]:
+    """Leave unsaid what open_clip, in that folder, and timm log below ERROR; nothing else."""
+
+    def of_others(record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.ERROR or open_clip not in Path(record.pathname).parents
+
+    # open_clip logs on the root logger, by functions that give it a handler where it has none. The
+    # one that Python falls back on without any stands in for it, so that others log as before.
+    root, timm = logging.getLogger(), logging.getLogger("timm")
+    stand_in = logging.lastResort if not root.handlers else None
+    level = timm.level
+    root.addFilter(of_others)
+    if stand_in:
+        root.addHandler(stand_in)
+    timm.setLevel(max(level, logging.ERROR))
+    try:
+        yield
+    finally:
+        timm.setLevel(level)
+        if stand_in:
+            root.removeHandler(stand_in)
+        root.removeFilter(of_others)
+
+
 class Tower:
     """An open_clip model, frozen, in inference mode.
 
@@ -155,10 +181,10 @@ class Tower:
                 f"{name}: neither a folder nor a model that open_clip knows; "
                 "take a name from open_clip.list_models(), or hf-hub:owner/repo"
             )
-        logging.getLogger().setLevel(logging.ERROR)
         try:
-            model = open_clip.create_model(source, pretrained=pretrained)
-            tokenizer = open_clip.get_tokenizer(source)
+            with _quiet(Path(open_clip.__file__).parent):
+                model = open_clip.create_model(source, pretrained=pretrained)
+                tokenizer = open_clip.get_tokenizer(source)
         except Exception as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             raise TowerError(f"{name}: the visual tower does not load: {reason}") from error
@@ -216,12 +242,12 @@ class Tower:
     def embed_images(self, frames: Sequence[np.ndarray]) -> np.ndarray:
         """Pooled embeddings in the space shared with text: unit rows, float32 `[frames, dim]`."""
         rows = [self.model.encode_image(p, normalize=True).float() for p in self._batches(frames)]
-        return torch.cat(rows).numpy()
+        return torch.cat(rows).cpu().numpy()
 
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Embeddings of texts in the space shared with frames: unit rows `[texts, dim]`."""
         if self._tokenizer is None:
             raise TowerError("this tower was loaded without its text side")
-        tokens = self._tokenizer(list(texts))
-        return self.model.encode_text(tokens, normalize=True).float().numpy()
+        tokens = self._tokenizer(list(texts)).to(self.device)
+        return self.model.encode_text(tokens, normalize=True).float().cpu().numpy()

@@ -38,8 +38,8 @@ from models.lesson import Lesson, word_loss
 from models.llm import FrozenLLM
 from models.material import MATERIAL
 from models.optimise import Loss, Stage, StageConfig, Validate, batch_rows, minutes
-from models.projector import BODIES, Projector, ProjectorConfig
-from models.recipe import Recipe
+from models.projector import Projector, ProjectorConfig
+from models.recipe import CaptionRecipe, StoryRecipe
 from models.rendered import RenderedClips
 from models.tower import Tower, compute_dtype
 from models.train_stories import train_stories
@@ -53,16 +53,13 @@ class Training:
 
     def __init__(
         self,
-        recipe: Recipe,
+        recipe: CaptionRecipe,
         work: Path,
         *,
         read_video: ReadVideo,
         report: Report,
         material: Path = MATERIAL,
     ) -> None:
-        if recipe.projector.kind not in BODIES:
-            known = ", ".join(BODIES)
-            raise ReellamaError(f"no projector is called {recipe.projector.kind}; known: {known}")
         self.recipe = recipe
         self.work = work
         self.report = report
@@ -75,6 +72,11 @@ class Training:
             if recipe.data
             else RenderedSource(self.clips, recipe.stills, self.describe)
         )
+        if not (recipe.tower.name or (recipe.stills and not recipe.data)):
+            raise ReellamaError(
+                "a recipe without [tower] name trains one from drawn stills: name a tower, or give "
+                "`stills` and no `data`"
+            )
 
     def run(self, out: Path) -> Bundle:
         """Do what is left to do, and write the bundle into `out`."""
@@ -108,8 +110,10 @@ class Training:
         """The tower that the recipe names, or the locked trunk of the one that it trains."""
         choice = self.recipe.tower
         if choice.name:
-            return Tower.load(choice.name, pretrained=choice.pretrained, layer=choice.layer)
-        return Tower(new_clip(self.recipe.contrastive), layer=choice.layer)
+            return Tower.load(
+                choice.name, pretrained=choice.pretrained, layer=choice.layer, finer=choice.finer
+            )
+        return Tower(new_clip(self.recipe.contrastive))
 
     def train_tower(self, caches: dict[str, FeatureCache]) -> None:
         """Train the head and the text side of the recipe's own tower; its grid stays as it is."""
@@ -248,7 +252,7 @@ class Training:
             name=self.recipe.name,
             llm=self.recipe.llm,
             projector=projector.config,
-            tower=TowerSpec(choice.name or "tower", choice.pretrained, choice.layer),
+            tower=TowerSpec(choice.name or "tower", choice.pretrained, choice.layer, choice.finer),
             frames=self.recipe.frames,
             system=self.system,
             describe=self.describe,
@@ -265,7 +269,7 @@ class Training:
 
 
 def run(
-    recipe: Recipe,
+    recipe: CaptionRecipe | StoryRecipe,
     out: Path,
     *,
     work: Path,
@@ -274,6 +278,6 @@ def run(
     material: Path = MATERIAL,
 ) -> Bundle:
     """Train by `recipe` and write the bundle to `out`; `work` keeps what a later run needs."""
-    if recipe.of_stories:
+    if isinstance(recipe, StoryRecipe):
         return train_stories(recipe, out, work=work, material=material, report=report)
     return Training(recipe, work, read_video=read_video, report=report, material=material).run(out)

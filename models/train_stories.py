@@ -27,7 +27,7 @@ from models.labels import Labels, name_ids
 from models.llm import FrozenLLM
 from models.look import Looking
 from models.projector import Projector, ProjectorConfig
-from models.recipe import Recipe
+from models.recipe import StoryRecipe
 from models.stream import Stories, load_casts
 from models.teach import Teacher, frequent_words
 from models.tell import StoryTraining, device
@@ -37,7 +37,7 @@ ADAPTER = "adapter.gguf"
 
 
 def train_stories(
-    recipe: Recipe, out: Path, *, work: Path, material: Path, report: Callable[[str], None]
+    recipe: StoryRecipe, out: Path, *, work: Path, material: Path, report: Callable[[str], None]
 ) -> Bundle:
     """Do what is left of the stages, from `look` to `tell`, and write the bundle into `out`.
 
@@ -46,6 +46,9 @@ def train_stories(
     Raises ReellamaError when the recipe neither trains a tower nor names one that can be loaded.
     """
     parallel.join()
+    for stage in (recipe.look, recipe.see, recipe.study, recipe.tell):
+        for size in stage.sizes if stage.steps else ():
+            parallel.share(size)  # or the last stage would say after hours that it cannot be
     if parallel.rank():  # one process speaks for all
         report = _nothing
     else:  # and downloads and draws the pictures, where two would get in each other's way
@@ -143,7 +146,7 @@ def _sharpen(sharpness: float, projector: Projector) -> None:
 
 @torch.no_grad()
 def _doubt(
-    recipe: Recipe,
+    recipe: StoryRecipe,
     projector: Projector,
     words: Sequence[int],
     encode: Callable[[str], Sequence[int]],
@@ -162,7 +165,7 @@ def _nothing(line: str) -> None:
 
 
 def _look(
-    recipe: Recipe, out: Path, work: Path, material: Path, report: Callable[[str], None]
+    recipe: StoryRecipe, out: Path, work: Path, material: Path, report: Callable[[str], None]
 ) -> float:
     """Train the tower, or what is left of that; returns seconds."""
     if not recipe.look.steps:
@@ -183,7 +186,7 @@ def _look(
     return seconds
 
 
-def _chosen_tower(recipe: Recipe, begun: Bundle | None) -> TowerSpec:
+def _chosen_tower(recipe: StoryRecipe, begun: Bundle | None) -> TowerSpec:
     """The recipe's tower, else that of the bundle it begins with; without a name, a new one."""
     if recipe.tower.name or not begun:
         return TowerSpec(**vars(recipe.tower))
@@ -198,7 +201,7 @@ def _first_words(projector: Projector, llm: FrozenLLM) -> list[int]:
     return (rows @ vocabulary.T).argmax(1).tolist()
 
 
-def _projector(recipe: Recipe, tower: Tower, llm: FrozenLLM, words: list[int]) -> Projector:
+def _projector(recipe: StoryRecipe, tower: Tower, llm: FrozenLLM, words: list[int]) -> Projector:
     """A new one, which mixes the embeddings of `words`."""
     pixels = torch.zeros(1, 3, tower.size, tower.size, dtype=torch.uint8)
     _, cells, channels = tower.cells(pixels.to(tower.device)).shape
@@ -212,7 +215,7 @@ def _projector(recipe: Recipe, tower: Tower, llm: FrozenLLM, words: list[int]) -
 
 
 def _save(
-    recipe: Recipe, out: Path, tower: TowerSpec, training: StoryTraining, made: dict[str, Any]
+    recipe: StoryRecipe, out: Path, tower: TowerSpec, training: StoryTraining, made: dict[str, Any]
 ) -> Bundle:
     """Write the bundle; `tower` is what it was trained with, and `made` how that was done."""
     llm, source = training.llm, Path(tower.name)

@@ -78,6 +78,20 @@ def test_what_cannot_be_trained_is_one_clear_line(
     assert complaint in result.err and result.err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("option", "value"), [("--data", "a.csv"), ("--steps", "1,1,1"), ("--projector", "mean")]
+)
+def test_a_recipe_with_stories_takes_none_of_what_changes_captions(
+    reellama: Run, tmp_path: Path, option: str, value: str
+) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('name = "x"\n[see]\nsteps = 1\n')
+    result = reellama("train", recipe, option, value, "--out", tmp_path / "out")
+    assert result.status == 1
+    assert f"{recipe}: {option} is not for recipes with stories" in result.err
+    assert result.err.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
 def test_a_bundle_is_measured_on_drawn_clips(reellama: Run) -> None:
     result = reellama("eval", "mini", "--clips", "2", "--style", "shapes", "--json", "-")
     assert result.status == 0, result.err

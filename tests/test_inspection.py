@@ -20,8 +20,8 @@ from benchmarks.looks import measure
 from models import form
 from models.bundle import Bundle
 from models.inspection import FREE, IMAGENET, Field, SoftToken, has_form, inspect
-from models.optimise import StageConfig
-from models.recipe import Recipe
+from models.recipe import CaptionRecipe, StoryRecipe
+from models.tell import DrawnConfig
 from pipeline.inspection import FOG, Page, lit, where
 from tests.conftest import Result
 from tests.terminal import REELLAMA, Terminal
@@ -85,9 +85,12 @@ def test_a_bundle_without_a_form_has_a_field_for_every_soft_token(small_bundle: 
 
 
 def test_a_form_is_what_a_recipe_taught_this_one_or_one_before(small_bundle: Path) -> None:
-    captions = {"recipe": Recipe("captions").to_json()}
-    stories = {"recipe": Recipe("stories", see=StageConfig(steps=3)).to_json()}
-    adapter = {"recipe": Recipe("adapter", tell=StageConfig(steps=3)).to_json(), "before": stories}
+    captions = {"recipe": CaptionRecipe("captions").to_json()}
+    stories = {"recipe": StoryRecipe("stories", see=DrawnConfig(steps=3)).to_json()}
+    adapter = {
+        "recipe": StoryRecipe("adapter", tell=DrawnConfig(steps=3)).to_json(),
+        "before": stories,
+    }
     small = Bundle.load(small_bundle)
     found = [
         has_form(Bundle(small.folder, replace(small.config, training=training)))

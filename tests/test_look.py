@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from models import parallel
 from models.backgrounds import Background
 from models.contrastive import ContrastiveConfig
 from models.look import IGNORED, NOTHING, Looking, Teller, caption, things_in_cells
@@ -49,10 +52,22 @@ def test_a_large_thing_is_in_several_cells_and_its_rim_is_left_open() -> None:
     assert (found == IGNORED).sum() >= 8
 
 
+def drawn_stills(split: str = "train") -> Stories:
+    config = StoryConfig(styles=("shapes",), style_weights=(1.0,))
+    return Stories(config, SIDE, Path(), split=split, stills=True)
+
+
+def small_looking(folder: Path, report: Callable[[str], None] = print) -> Looking:
+    config = ContrastiveConfig(image_size=SIDE, embed_dim=16, text_width=32, text_layers=1)
+    return Looking(
+        drawn_stills(), drawn_stills("validation"), config, folder, layers=[-2, -1], validated=8,
+        device=torch.device("cpu"), report=report,
+    )  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def stills() -> Stories:
-    config = StoryConfig(styles=("shapes",), style_weights=(1.0,))
-    return Stories(config, SIDE, Path(), stills=True)
+    return drawn_stills()
 
 
 def test_the_words_of_a_name_are_those_of_its_cells(stills: Stories) -> None:
@@ -74,21 +89,13 @@ def test_a_still_is_captioned_with_what_it_shows() -> None:
 
 
 def test_the_stage_leaves_a_tower_that_can_be_loaded_and_goes_on_after_a_stop(
-    stills: Stories, tmp_path: Path
+    tmp_path: Path,
 ) -> None:
-    validation = Stories(stills.config, SIDE, Path(), split="validation", stills=True)
-    config = ContrastiveConfig(image_size=SIDE, embed_dim=16, text_width=32, text_layers=1)
     lines: list[str] = []
-
-    def run(steps: int) -> None:
-        looking = Looking(
-            stills, validation, config, tmp_path / "work", layers=[-2, -1], validated=8,
-            device=torch.device("cpu"), report=lines.append,
-        )  # fmt: skip
-        looking.run(StageConfig(steps=steps, batch=4, every=1, learning_rate=1e-4), tmp_path / "t")
-
-    run(1)
-    run(2)
+    for steps in (1, 2):
+        looking = small_looking(tmp_path / "work", lines.append)
+        stage = StageConfig(steps=steps, batch=4, accumulate=2, every=1, learning_rate=1e-4)
+        looking.run(stage, tmp_path / "t")
     assert any("look: going on at step 1" in line for line in lines)
     assert any("kept" in line for line in lines)
     tower = Tower.load(tmp_path / "t", finer=1)
@@ -96,3 +103,35 @@ def test_the_stage_leaves_a_tower_that_can_be_loaded_and_goes_on_after_a_stop(
     assert tower.grid(frames).shape == (1, 4, 768)
     assert tower.embed_images(frames).shape == (1, 16)
     assert tower.embed_texts(["a red ball"]).shape == (1, 16)
+
+
+def take_a_step(folder: Path) -> None:
+    """The first step of as many processes as there are: its gradient, then a tower."""
+    parallel.join()
+    looking = small_looking(folder / "work")
+    assert looking.workers * parallel.world() < (os.cpu_count() or 2), "for all of them together"
+    looking.eyes.train()
+    looking.loss(next(looking._drawn(looking.stills, 8, 0, 1))).backward()
+    parallel.average(looking.eyes.parameters())
+    gradients = {name: p.grad for name, p in looking.eyes.named_parameters() if p.grad is not None}
+    torch.save(gradients, folder / f"{parallel.rank()}.pt")
+    looking.run(StageConfig(steps=1, batch=8), folder / "tower")
+    parallel.wait()
+    parallel.leave()
+
+
+def test_two_processes_take_the_step_that_one_would_take(tmp_path: Path) -> None:
+    """Also where a still must find its caption among all, and where fewer cells are of a thing."""
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    for folder in (alone, shared):
+        folder.mkdir()
+    take_a_step(alone)
+    parallel.spawn(take_a_step, 2, shared)
+    wanted = torch.load(alone / "0.pt")
+    for number in range(2):
+        found = torch.load(shared / f"{number}.pt")
+        assert found.keys() == wanted.keys()
+        for name, gradient in wanted.items():
+            torch.testing.assert_close(found[name], gradient, atol=1e-4, rtol=1e-2, msg=name)
+    frames = [np.zeros((SIDE, SIDE, 3), np.uint8)]
+    assert Tower.load(shared / "tower", finer=1).grid(frames).shape == (1, 4, 768)

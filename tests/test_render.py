@@ -296,7 +296,7 @@ def test_emoji_packages_are_fetched_with_npm(
 def test_missing_npm_a_broken_picture_and_an_unknown_style_are_told_in_a_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ReellamaError, match="no picture style 'clay'"):
+    with pytest.raises(ReellamaError, match="no picture style is called clay"):
         load_pictures(["clay"], tmp_path)
     folder = tmp_path / "emoji-datasource-twitter" / "img" / "twitter" / "64"
     folder.mkdir(parents=True)

@@ -16,20 +16,19 @@ from models.bundle import Bundle
 from models.form import hedges
 from models.llm import FrozenLLM
 from models.material import EMOJI_PACKAGES
-from models.optimise import StageConfig
 from models.pictures import load_pictures
-from models.recipe import ProjectorChoice, Recipe, TowerChoice
+from models.recipe import ProjectorChoice, StoryRecipe, TowerChoice
 from models.stream import StoryConfig, all_kinds
-from models.tell import TellConfig
+from models.tell import DrawnConfig, TellConfig
 from models.train import run
 from pipeline.cli.train import read_video
 from pipeline.engine import Engine
 from tests.small_tower import write_small_tower
 
 
-def small_recipe(llm: Path, tower: Path, see: StageConfig, tell: StageConfig) -> Recipe:
+def small_recipe(llm: Path, tower: Path, see: DrawnConfig, tell: DrawnConfig) -> StoryRecipe:
     """Plain shapes in three frames, for a projector of one layer."""
-    return Recipe(
+    return StoryRecipe(
         name="first",
         llm=str(llm),
         tower=TowerChoice(name=str(tower)),
@@ -45,11 +44,11 @@ def test_a_recipe_with_stories_makes_a_bundle_and_goes_on_after_a_stop(
     tiny_llama: Path, tmp_path: Path
 ) -> None:
     tower = write_small_tower(tmp_path / "tower")
-    stage = StageConfig(steps=2, batch=2, stills=2, every=1)
+    stage = DrawnConfig(steps=2, batch=2, stills=2, every=1)
     recipe = small_recipe(tiny_llama, tower, stage, stage)
     lines: list[str] = []
 
-    def train(recipe: Recipe) -> Bundle:
+    def train(recipe: StoryRecipe) -> Bundle:
         return run(
             recipe, tmp_path / "out", work=tmp_path / "work", read_video=read_video,
             report=lines.append,
@@ -70,11 +69,11 @@ def test_training_begins_with_the_bundle_that_a_recipe_names(
     tiny_llama: Path, tmp_path: Path
 ) -> None:
     tower = write_small_tower(tmp_path / "tower")
-    stage = StageConfig(steps=1, batch=2, learning_rate=0.0, weight_decay=0.0)
+    stage = DrawnConfig(steps=1, batch=2, learning_rate=0.0, weight_decay=0.0)
     learning = dataclasses.replace(stage, learning_rate=1e-2)
     first = small_recipe(tiny_llama, tower, learning, learning)
 
-    def train(recipe: Recipe) -> Bundle:
+    def train(recipe: StoryRecipe) -> Bundle:
         folder = tmp_path / recipe.name
         return run(
             recipe, folder, work=tmp_path / f"{recipe.name}-work", read_video=read_video,
@@ -101,7 +100,7 @@ def test_training_begins_with_the_bundle_that_a_recipe_names(
     for name, wanted in begun.projector.state_dict().items():
         assert torch.equal(only.projector.state_dict()[name], wanted), name
     assert only.lora[0][0].read_bytes() != adapters[0]
-    none = StageConfig(steps=0)
+    none = DrawnConfig(steps=0)
     studied = train(dataclasses.replace(
         first, name="studied", tower=TowerChoice(), start=str(tmp_path / "first"), see=none,
         study=dataclasses.replace(stage, learning_rate=1e-2), tell=none,

@@ -19,7 +19,7 @@ from models.llm import FrozenLLM
 from models.projector import Projector, ProjectorConfig
 from models.stream import Conversations, Stories, StoryConfig
 from models.teach import IGNORED, Teacher, frequent_words
-from models.tell import StoryTraining, TellConfig
+from models.tell import DrawnConfig, StoryTraining, StudyConfig, TellConfig
 from models.tower import Tower
 from tests.small_tower import write_small_tower
 
@@ -77,7 +77,8 @@ def story_training(
         llm.tokenizer, llm.template, "", tokens=form.TOKENS, words=words, apart=apart
     )  # fmt: skip
     projector = Projector(ProjectorConfig(
-        tokens=form.TOKENS, n_embd=llm.n_embd, words=len(words), width=16, heads=2, layers=1
+        tokens=form.TOKENS, n_embd=llm.n_embd, channels=32, cells=4, words=len(words), width=16,
+        heads=2, layers=1,
     ))  # fmt: skip
     tower = Tower.load(str(write_small_tower(folder / "tower")))
     config = TellConfig(rank=2, apart=apart)
@@ -161,6 +162,23 @@ def test_some_fields_weigh_as_much_as_told_among_the_words(
     chosen = F.cross_entropy(logits[:, places].flatten(0, 1), wanted[:, places].flatten())
     share = (wanted[:, places] >= 0).sum().item() / (wanted >= 0).sum().item()
     assert loss(6.0) - loss(1.0) == pytest.approx(5 * chosen.item() * share, rel=1e-4)
+
+
+def test_a_validation_is_without_dropout_whatever_a_stage_trains(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
+    stories = Stories(StoryConfig(styles=("shapes",), style_weights=(1.0,)), 32, Path())
+    training = story_training(FrozenLLM(tiny_llama), stories, tmp_path)
+    training.config = dataclasses.replace(
+        training.config, validated=4, kept_texts=2, kept_tokens=64, kept_batch=1
+    )
+    dropped: list[bool] = []
+    training.projector.body.register_forward_hook(
+        lambda body, *_: dropped.append(any(module.training for module in body.modules()))
+    )
+    training.see(DrawnConfig(steps=0))
+    training.study(StudyConfig(steps=1, batch=1))
+    assert dropped and not any(dropped)
 
 
 def test_a_file_that_pytorch_would_read_wrongly_is_refused(

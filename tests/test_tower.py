@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,38 @@ def noise(*sizes: tuple[int, int]) -> list[np.ndarray]:
 
 def test_a_folder_is_loaded_as_open_clip_would(small: Tower) -> None:
     assert small.grid(noise((32, 32), (48, 64))).shape == (2, 4, 32)
+
+
+def test_loading_leaves_the_logging_of_the_process_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root, levels = logging.getLogger(), []
+
+    def meanwhile(record: logging.LogRecord) -> bool:
+        """Called for what open_clip says, and so while it loads."""
+        levels.append(root.level)
+        logging.getLogger("another").info("during")
+        return True
+
+    root.addFilter(meanwhile)
+    try:
+        with caplog.at_level(logging.INFO):
+            Tower.load(write_small_tower(tmp_path / "small"))
+            logging.getLogger("another").info("after")
+            assert root.level == logging.INFO
+    finally:
+        root.removeFilter(meanwhile)
+    assert set(levels) == {logging.INFO}
+    others = [record.message for record in caplog.records if record.name == "another"]
+    assert others == ["during"] * len(levels) + ["after"]
+    assert len(caplog.records) == len(others), "what open_clip and timm say is kept from the log"
+
+
+def test_loading_gives_the_process_no_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    Tower.load(write_small_tower(tmp_path / "small"))
+    assert logging.getLogger().handlers == []
+    assert logging.getLogger("timm").level == logging.NOTSET
 
 
 def test_frames_of_any_size_and_number_are_taken(mini: Tower) -> None:

@@ -15,21 +15,19 @@ from torch import nn
 from gguf_tools.errors import ReellamaError
 from models.bundle import Bundle
 from models.optimise import Stage, StageConfig, batch_rows
-from models.recipe import ProjectorChoice, Recipe, TowerChoice
+from models.recipe import CaptionRecipe, ProjectorChoice, TowerChoice
 from models.rendered import RenderedConfig
 from models.train import Training, run
 from pipeline.cli.train import read_video
 from tests.small_tower import write_small_tower
 
-RECIPES = Path(__file__).parent.parent / "models" / "recipes"
-
 
 @pytest.fixture(scope="module")
-def recipe(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+def recipe(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> CaptionRecipe:
     """A recipe that takes seconds: a small tower, a tiny LLM, shapes, a few steps."""
     tower = write_small_tower(tmp_path_factory.mktemp("train") / "tower")
     stage = StageConfig(steps=4, batch=3, every=2)
-    return Recipe(
+    return CaptionRecipe(
         name="trained",
         llm=str(tiny_llama),
         frames=3,
@@ -50,7 +48,7 @@ def silent(line: str) -> None:
     """Report to nobody."""
 
 
-def train(recipe: Recipe, folder: Path, report: Callable[[str], None] = silent) -> Bundle:
+def train(recipe: CaptionRecipe, folder: Path, report: Callable[[str], None] = silent) -> Bundle:
     return run(
         recipe, folder / "bundle", work=folder / "work", read_video=read_video, report=report
     )
@@ -60,7 +58,7 @@ def weights(bundle: Bundle) -> dict[str, torch.Tensor]:
     return bundle.projector.state_dict()
 
 
-def test_the_result_is_a_bundle_that_sees(recipe: Recipe, tmp_path: Path) -> None:
+def test_the_result_is_a_bundle_that_sees(recipe: CaptionRecipe, tmp_path: Path) -> None:
     lines: list[str] = []
     train(recipe, tmp_path, lines.append)
     bundle = Bundle.load(tmp_path / "bundle")
@@ -74,7 +72,7 @@ def test_the_result_is_a_bundle_that_sees(recipe: Recipe, tmp_path: Path) -> Non
     assert stages == {"align", "motion", "answer"}
 
 
-def test_a_killed_run_goes_on_and_ends_the_same(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_and_ends_the_same(recipe: CaptionRecipe, tmp_path: Path) -> None:
     whole = train(recipe, tmp_path / "whole")
 
     def killer(line: str) -> None:
@@ -91,7 +89,9 @@ def test_a_killed_run_goes_on_and_ends_the_same(recipe: Recipe, tmp_path: Path) 
         torch.testing.assert_close(weights(resumed)[name], tensor, atol=1e-3, rtol=1e-2)
 
 
-def test_the_frozen_parts_stay_and_the_projector_learns(recipe: Recipe, tmp_path: Path) -> None:
+def test_the_frozen_parts_stay_and_the_projector_learns(
+    recipe: CaptionRecipe, tmp_path: Path
+) -> None:
     training = Training(recipe, tmp_path, read_video=read_video, report=silent)
     bundle = training.run(tmp_path / "bundle")
     log = [json.loads(line) for line in (tmp_path / "resampler" / "log.jsonl").open()]
@@ -102,7 +102,7 @@ def test_the_frozen_parts_stay_and_the_projector_learns(recipe: Recipe, tmp_path
 
 @pytest.mark.parametrize("kind", ["mean", "frame"])
 def test_baselines_are_trained_by_the_same_recipe(
-    recipe: Recipe, tmp_path: Path, kind: str
+    recipe: CaptionRecipe, tmp_path: Path, kind: str
 ) -> None:
     changed = dataclasses.replace(
         recipe, projector=dataclasses.replace(recipe.projector, kind=kind)
@@ -111,7 +111,7 @@ def test_baselines_are_trained_by_the_same_recipe(
 
 
 def test_own_videos_and_captions_train_a_bundle(
-    recipe: Recipe, tmp_path: Path, square_video: Path
+    recipe: CaptionRecipe, tmp_path: Path, square_video: Path
 ) -> None:
     broken = tmp_path / "broken.mp4"
     broken.write_text("no video")
@@ -125,7 +125,7 @@ def test_own_videos_and_captions_train_a_bundle(
     assert any("left out" in line and "broken.mp4" in line for line in lines)
 
 
-def test_nothing_that_can_be_read_is_an_error(recipe: Recipe, tmp_path: Path) -> None:
+def test_nothing_that_can_be_read_is_an_error(recipe: CaptionRecipe, tmp_path: Path) -> None:
     (tmp_path / "broken.mp4").write_text("no video")
     data = tmp_path / "data.csv"
     data.write_text("video,caption\nbroken.mp4,Nothing.\n")
@@ -158,19 +158,21 @@ def test_weight_decay_leaves_norms_and_biases_alone(tmp_path: Path) -> None:
     assert stage.optimizer.param_groups[1]["weight_decay"] == 0
 
 
-@pytest.mark.parametrize("name", ["mini", "captions"])
-def test_the_recipes_that_come_along_hold_one_style_back(name: str) -> None:
-    recipe = Recipe.read(RECIPES / f"{name}.toml")
-    assert recipe.name == name
-    assert "twemoji" not in (*recipe.rendered.styles, *recipe.stories.styles)
+def test_finer_grids_of_a_tower_are_learned_from_and_kept(
+    recipe: CaptionRecipe, tmp_path: Path
+) -> None:
+    none = StageConfig(steps=0)
+    finer = dataclasses.replace(recipe.tower, finer=1)
+    bundle = train(
+        dataclasses.replace(recipe, tower=finer, align=none, motion=none, answer=none), tmp_path
+    )
+    assert bundle.config.tower.finer == 1
+    frames = [np.zeros((20, 20, 3), np.uint8)] * 2
+    assert bundle.encode(frames, np.arange(2.0)).shape == (8, bundle.n_embd)
 
 
-@pytest.mark.parametrize(
-    "text", ["name = ", "frames = 3", 'name = "x"\nwings = 2', 'name = "x"\n[align]\nlegs = 2']
-)
-def test_a_recipe_that_says_nonsense_is_refused(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "recipe.toml"
-    path.write_text(text)
-    with pytest.raises(ReellamaError, match="not a recipe") as caught:
-        Recipe.read(path)
-    assert "recipe.toml" in str(caught.value)
+def test_what_has_no_tower_and_nothing_to_train_one_from_is_refused(
+    recipe: CaptionRecipe, tmp_path: Path
+) -> None:
+    with pytest.raises(ReellamaError, match="name a tower, or give `stills`"):
+        train(dataclasses.replace(recipe, tower=TowerChoice()), tmp_path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import numpy as np
 from gguf_tools.errors import ReellamaError
 from models import parallel, train
 from models.material import MATERIAL
-from models.recipe import Recipe
+from models.recipe import CaptionRecipe, Recipe, StoryRecipe
 from pipeline.cli.display import note
 from pipeline.frames import read_frames
 from pipeline.video_chat import MAX_SIDE
@@ -20,19 +20,26 @@ from pipeline.video_chat import MAX_SIDE
 
 @dataclass(frozen=True)
 class Changes:
-    """What the command line changes in a recipe; None leaves it."""
+    """What the command line changes in a recipe on captions; None leaves it."""
 
     data: Path | None
     projector: str | None
     steps: str | None
 
-    def apply(self, recipe: Recipe) -> Recipe:
-        """The recipe with the changes."""
-        if self.data:
+    def apply(self, recipe: CaptionRecipe | StoryRecipe, path: Path) -> CaptionRecipe | StoryRecipe:
+        """The recipe at `path` with the changes; raises ReellamaError for one of no use there."""
+        if isinstance(recipe, StoryRecipe):
+            for entry in fields(self):
+                if getattr(self, entry.name) is not None:
+                    raise ReellamaError(
+                        f"{path}: --{entry.name} is not for recipes with stories; change the recipe"
+                    )
+            return recipe
+        if self.data is not None:
             recipe = replace(recipe, data=str(self.data), stills=0)
-        if self.projector:
+        if self.projector is not None:
             recipe = replace(recipe, projector=replace(recipe.projector, kind=self.projector))
-        if self.steps:
+        if self.steps is not None:
             align, motion, answer = _steps(self.steps)
             recipe = replace(
                 recipe,
@@ -65,7 +72,7 @@ def run(
     processes: int = 1,
 ) -> None:
     """Train; what a later run goes on with is kept in `work` (default: beside the bundle)."""
-    recipe = changes.apply(Recipe.read(recipe_path))
+    recipe = changes.apply(Recipe.read(recipe_path), recipe_path)
     out = out or Path(recipe.name)
     work = work or out.with_name(out.name + ".work")
     ready = partial(
@@ -79,9 +86,7 @@ def run(
     )
     if processes == 1:
         ready()
-    elif not recipe.of_stories:
-        raise ReellamaError(
-            f"{recipe_path}: --processes is for recipes with [see], [study] or [tell]"
-        )
+    elif not isinstance(recipe, StoryRecipe):
+        raise ReellamaError(f"{recipe_path}: --processes is for recipes with stories; leave it out")
     else:
         parallel.spawn(ready, processes)
