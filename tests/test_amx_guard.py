@@ -13,6 +13,8 @@ from gguf_tools import backend, extra_bufts, probe
 from gguf_tools.errors import ReellamaError
 from gguf_tools.extra_bufts import Decision, decide
 
+pytestmark = pytest.mark.measures
+
 WITH_AMX = "CPU : AVX2 = 1 | AMX_INT8 = 1 | REPACK = 1 |"
 WITHOUT_AMX = "CPU : AVX2 = 1 | REPACK = 1 |"
 

@@ -12,6 +12,8 @@ import pytest
 
 from pipeline.engine import Engine, Part, Text, Token
 
+pytestmark = pytest.mark.measures
+
 PROMPT: list[Part] = [
     Text("<|im_start|>user\nTell a story.<|im_end|>\n<|im_start|>assistant\n", special=True)
 ]

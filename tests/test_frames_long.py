@@ -12,6 +12,8 @@ from pipeline import container
 from pipeline.frames import FrameSampling, Plan, iter_frames, read_frames
 from tests.film import number, steady, write_film
 
+pytestmark = pytest.mark.measures
+
 PEAK_MEMORY = """
 import resource, sys
 from pipeline.frames import read_frames

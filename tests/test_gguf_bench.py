@@ -26,6 +26,8 @@ from gguf_tools.measuring.bench import BenchTest, grid
 from gguf_tools.measuring.bench_results import Result
 from tests import tiny_model
 
+pytestmark = pytest.mark.measures
+
 MIB = 1 << 20
 TESTS = (BenchTest("pp", 16), BenchTest("tg", 4), BenchTest("sp", 8))
 FAST = ("-p", "16", "-n", "4", "-s", "8", "-r", "2", "-t", "1")

@@ -18,6 +18,8 @@ import httpx
 import psutil
 import pytest
 
+pytestmark = pytest.mark.measures
+
 READY = re.compile(r"serving on (http://\S+)")
 
 

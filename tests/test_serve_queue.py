@@ -16,6 +16,8 @@ from pipeline.server.service import Generation, Message, Options, Service
 from pipeline.server.settings import Settings
 from tests.served import serving
 
+pytestmark = pytest.mark.measures
+
 ENDLESS = {"type": "array", "items": {"enum": ["tick", "tock"]}, "minItems": 5000}
 
 

@@ -22,6 +22,8 @@ from tests.terminal import (
     Terminal,
 )
 
+pytestmark = pytest.mark.measures
+
 PROMPT = "Ask about the video, or /help$"
 
 
