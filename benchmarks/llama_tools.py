@@ -44,6 +44,24 @@ def quantizing(binary: Path, source: Path, work: Path, threads: int, repeats: in
         print(f"quantize {type_:8} speed {median(ratios):.3f} of llama-quantize's, {same}")
 
 
+def perplexities(binary: Path, model: Path, threads: int) -> None:
+    """Every digit that llama-perplexity prints, for chunks of several sizes and numbers."""
+    for n_ctx in (64, 128, 512):
+        for n_chunks in (3, 8, None):
+            settings = ["-c", str(n_ctx), "-t", str(threads), "--no-repack"]
+            settings += ["--chunks", str(n_chunks)] if n_chunks else []
+            begin = time.perf_counter()
+            text = tool(binary / "llama-perplexity", "-m", model, "-f", ENGLISH, *settings)
+            between = time.perf_counter()
+            found = perplexity(model, n_ctx=n_ctx, n_chunks=n_chunks, n_threads=threads)
+            speed = (between - begin) / (time.perf_counter() - between)
+            theirs = re.findall(r"PPL = ([\d.]+) \+/- [\d.]+", text)[0]
+            ours = f"{found.perplexity.value:.4f}"
+            same = "the same" if ours == theirs else f"OTHER: {theirs}"
+            what = f"perplexity -c {n_ctx} of {n_chunks or 'all'} chunks"
+            print(f"{what:35} {ours} {same}, speed {speed:.2f} of llama-perplexity's")
+
+
 def predicting(binary: Path, model: Path, base: Path, work: Path, threads: int) -> None:
     logits = work / "base.logits"
     settings = f"-c 512 --chunks 4 -t {threads} --no-repack".split()
@@ -94,6 +112,7 @@ def main() -> int:
         [base] = quantize(options.model, "F16", work / "base-F16.gguf")
         [small] = quantize(base.path, "Q4_0", work / "small.gguf")
         quantizing(options.bin, base.path, work, options.threads, options.repeats)
+        perplexities(options.bin, find.resolve(options.model), options.threads)
         predicting(options.bin, small.path, base.path, work, options.threads)
         speed(options.bin, small.path, options.threads, options.repeats)
     print(f"{options.threads} threads, {time.perf_counter() - begin:.0f} s")
