@@ -5,12 +5,8 @@ from __future__ import annotations
 import ctypes
 import json
 import math
-import os
 import re
-import sys
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +16,8 @@ from llama_cpp.llama_grammar import json_schema_to_gbnf
 
 from gguf_tools import backend
 from gguf_tools.errors import ReellamaError
+from gguf_tools.tokenizer import Tokenizer
+from pipeline import grammar
 
 RANDOM_SEED = 0xFFFFFFFF  # LLAMA_DEFAULT_SEED: llama.cpp draws one itself
 
@@ -193,31 +191,13 @@ def _token_data_array(candidates: np.ndarray) -> llama_cpp.llama_token_data_arra
 
 
 def _grammar(text: str, model: backend.Model) -> llama_cpp.llama_sampler_p:
-    if not text.strip() or "\0" in text:
-        raise SamplingError("this grammar is not valid GBNF: it is empty or holds a NUL character")
-    with _stderr() as lines:
-        grammar = llama_cpp.llama_sampler_init_grammar(model.vocab, text.encode(), b"root")
-    if not grammar:
-        reason = lines[0].rpartition("grammar: ")[2] if lines else "there must be a rule named root"
-        raise SamplingError(f"this grammar is not valid GBNF: {reason}")
-    return grammar
+    def is_token(name: str) -> bool:
+        return len(Tokenizer(model).encode(name, special=True)) == 1
 
-
-@contextmanager
-def _stderr() -> Iterator[list[str]]:
-    """Catch the lines written to the file descriptor of stderr; they are there at the end.
-
-    llama.cpp's grammar parser writes its complaints there, past the log callback.
-    """
-    lines: list[str] = []
-    with tempfile.TemporaryFile() as file:
-        sys.stderr.flush()
-        before = os.dup(2)
-        os.dup2(file.fileno(), 2)
-        try:
-            yield lines
-        finally:
-            os.dup2(before, 2)
-            os.close(before)
-            file.seek(0)
-            lines += file.read().decode(errors="replace").splitlines()
+    reason = grammar.complaint(text, is_token)
+    if reason is None:
+        sampler = llama_cpp.llama_sampler_init_grammar(model.vocab, text.encode(), b"root")
+        if sampler:
+            return sampler
+        reason = "llama.cpp cannot follow it, as where a rule begins with itself (left recursion)"
+    raise SamplingError(f"this grammar is not valid GBNF: {reason}")

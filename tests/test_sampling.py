@@ -1,6 +1,9 @@
 """Sampling options do what llama.cpp's do, and bad ones are refused in one line."""
 
 import json
+import os
+import threading
+import time
 from collections import Counter
 from itertools import pairwise
 from typing import Any
@@ -135,7 +138,7 @@ def test_a_json_schema_gives_json_of_that_shape(engine: Engine) -> None:
         ("root ::= missing", "missing"),
         ('other ::= "a"', "root"),
         ("", "empty"),
-        ('root ::= root "a" | "b"', "root"),
+        ('root ::= root "a" | "b"', "begins with itself"),
         ('root ::= "a"\0', "NUL"),
         ("🦊 \n\n %%", ""),
     ],
@@ -148,6 +151,27 @@ def test_a_malformed_grammar_is_refused_in_one_line(
     assert complaint in str(caught.value)
     assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_malformed_grammar_leaves_stderr_to_the_other_threads(
+    engine: Engine, capfd: pytest.CaptureFixture[str]
+) -> None:
+    lines = [f"line {i}\n" for i in range(2000)]
+    done = threading.Event()
+
+    def log() -> None:
+        for line in lines:
+            os.write(2, line.encode())
+            time.sleep(0)
+        done.set()
+
+    thread = threading.Thread(target=log)
+    thread.start()
+    while not done.is_set():
+        with pytest.raises(SamplingError, match="no rule named missing"):
+            engine.generate(PROMPT, Sampling(grammar="root ::= missing"))
+    thread.join()
+    assert capfd.readouterr().err == "".join(lines)
 
 
 def test_a_grammar_that_nothing_can_continue_is_an_error_and_not_a_crash(engine: Engine) -> None:
