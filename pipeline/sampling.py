@@ -20,6 +20,12 @@ from gguf_tools.tokenizer import Tokenizer
 from pipeline import grammar
 
 RANDOM_SEED = 0xFFFFFFFF  # LLAMA_DEFAULT_SEED: llama.cpp draws one itself
+BOUNDS = ("minLength", "maxLength", "minItems", "maxItems")  # of a JSON schema
+# What llama-cpp-python raises for a JSON schema that it cannot turn into a grammar.
+SCHEMA_ERRORS = (
+    *(AssertionError, AttributeError, KeyError, TypeError, ValueError),
+    *(RecursionError, re.error),
+)
 
 
 class SamplingError(ReellamaError):
@@ -114,12 +120,34 @@ def gbnf(sampling: Sampling) -> str | None:
     if sampling.json_schema is None:
         return sampling.grammar
     try:
+        _check_bounds(sampling.json_schema)
         return json_schema_to_gbnf(json.dumps(sampling.json_schema))
-    except (AssertionError, AttributeError, KeyError, TypeError, ValueError, re.error) as error:
+    except SCHEMA_ERRORS as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SamplingError(
             f"this JSON schema cannot be turned into a grammar: {reason}"
         ) from error
+
+
+def _check_bounds(schema: object) -> None:
+    """Raise ValueError for bounds that the grammar, which writes every repetition out, is not for.
+
+    Of a billion of them no memory would be left.
+    """
+    left = [schema]
+    while left:
+        part = left.pop()
+        if isinstance(part, dict):
+            left += part.values()
+            bounds = [(name, part.get(name)) for name in BOUNDS]
+            pattern = part.get("pattern")
+            counts = re.findall(r"[{,](\d+)(?=[,}])", pattern if isinstance(pattern, str) else "")
+            bounds += [("a number in its pattern", int(count[:9])) for count in counts]
+            for name, bound in bounds:
+                if isinstance(bound, int) and bound > grammar.MOST_REPEATED:
+                    raise ValueError(f"{name} is {bound}, of at most {grammar.MOST_REPEATED}")
+        elif isinstance(part, list):
+            left += part
 
 
 class Sampler:

@@ -27,6 +27,13 @@ SCHEMA: dict[str, Any] = {
 }
 
 
+def deep_schema() -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "string"}
+    for _ in range(5000):
+        schema = {"type": "array", "items": schema}
+    return schema
+
+
 def ids(engine: Engine, sampling: Sampling, max_tokens: int = 12) -> list[int]:
     return [token.id for token in engine.generate(PROMPT, sampling, max_tokens=max_tokens)]
 
@@ -188,7 +195,12 @@ def test_a_grammar_that_nothing_can_continue_is_an_error_and_not_a_crash(engine:
         {"$ref": "#/nowhere"},
         {"type": "string", "pattern": "unanchored"},
         {"properties": 3, "type": "object"},
+        {"type": "string", "maxLength": 2**31 - 1},
+        {"type": "array", "items": {"type": "array", "items": {}, "minItems": 10**9}},
+        {"type": "string", "pattern": "^a{2,1000000000}$"},
+        deep_schema(),
     ],
+    ids=lambda schema: "-".join(schema),
 )
 def test_a_schema_that_cannot_be_a_grammar_is_refused(
     engine: Engine, schema: dict[str, Any]
