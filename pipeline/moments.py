@@ -23,7 +23,7 @@ import numpy as np
 import platformdirs
 
 from gguf_tools.errors import ReellamaError
-from gguf_tools.files import replacing
+from gguf_tools.files import replacing, stamp
 from models.bundle import Bundle
 from pipeline.frames import open_source
 from pipeline.scenes import CUT, describe
@@ -104,7 +104,7 @@ def look_through(
         if kept is not None and (found := _read(kept, path)) is not None:
             return found
         moments = _look(source, path, bundle, progress or (lambda done, total: None))
-    if kept is not None:
+    if kept is not None and not bundle.changed:
         with suppress(OSError, ReellamaError):  # the answer is as good, only not kept
             kept.parent.mkdir(parents=True, exist_ok=True)
             with replacing(kept) as temporary, open(temporary, "wb") as file:
@@ -213,9 +213,7 @@ def _wanted(source: Source) -> list[float]:
 
 def _key(path: Path, bundle: Bundle) -> str:
     """What moments depend on, as a name for a file."""
-    stat = path.stat()
-    spec = vars(bundle.config.tower)
-    said = [FORMAT, str(path.resolve()), stat.st_size, stat.st_mtime_ns, str(bundle.folder), spec]
+    said = [FORMAT, str(path.resolve()), *stamp(path), bundle.version]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
