@@ -109,14 +109,14 @@ def test_quantize_takes_both_forms(
 def test_every_command_refuses_a_missing_adapter_in_one_line(
     reellama: Run, command: str, square_video: Path, small_bundle: Path, tiny_llama: Path
 ) -> None:
-    words: list[str | Path] = {
+    commands: dict[str, list[str | Path]] = {
         "ask": ["ask", square_video, "What happens?", "--bundle", small_bundle],
         "chat": ["chat", "--bundle", small_bundle],
         "perplexity": ["gguf", "perplexity", tiny_llama],
         "quantize": ["gguf", "quantize", tiny_llama, "F16"],
         "dry run": ["gguf", "quantize", tiny_llama, "F16", "--dry-run"],
-    }[command]
-    result = reellama(*words, "--lora", "gone.gguf")
+    }
+    result = reellama(*commands[command], "--lora", "gone.gguf")
     assert (result.status, result.out) == (1, "")
     assert result.err == "reellama: --lora gone.gguf: there is no such LoRA adapter\n"
 
