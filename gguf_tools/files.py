@@ -1,4 +1,4 @@
-"""Write a file whole or not at all."""
+"""Write a file whole or not at all, and tell whether one was written anew."""
 
 from __future__ import annotations
 
@@ -18,6 +18,18 @@ def write_atomically(path: Path, text: str) -> None:
     """
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def stamp(path: Path) -> tuple[int, int]:
+    """A file's size in bytes and date in nanoseconds, which change when it is written anew.
+
+    (0, 0) for a file that is not there.
+    """
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return 0, 0
+    return stat.st_size, stat.st_mtime_ns
 
 
 @contextmanager

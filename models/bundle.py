@@ -9,6 +9,7 @@ tower/                  an open_clip folder, when the tower is the bundle's own
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from gguf_tools import find
 from gguf_tools.errors import ReellamaError
+from gguf_tools.files import stamp
 from gguf_tools.reader import GGUFFile
 from models import labels
 from models.labels import Labels
@@ -96,11 +98,17 @@ class BundleConfig:
 
 
 class Bundle:
-    """A bundle in a folder; the tower and the projector are loaded when they are first needed."""
+    """A bundle in a folder; the tower and the projector are loaded when they are first needed.
 
-    def __init__(self, folder: Path, config: BundleConfig) -> None:
+    Attributes:
+        version: `version_of` the folder from before anything in it was read. What is kept of what
+            the bundle sees is kept by it, unless the bundle has `changed`.
+    """
+
+    def __init__(self, folder: Path, config: BundleConfig, version: str | None = None) -> None:
         self.folder = folder
         self.config = config
+        self.version = version or version_of(folder)
 
     @classmethod
     def load(cls, name_or_path: str | Path = "mini") -> Bundle:
@@ -109,16 +117,14 @@ class Bundle:
         Raises:
             BundleError: there is none, or it is broken.
         """
-        folder = Path(name_or_path)
-        if not folder.is_dir():
-            folder = BUNDLES / str(name_or_path)
-        if not (folder / "bundle.json").is_file():
-            known = sorted(path.parent.name for path in BUNDLES.glob("*/bundle.json"))
-            raise BundleError(
-                f"{name_or_path}: no bundle.json there; name a bundle's folder"
-                + (f", or one of {', '.join(known)}" if known else "")
-            )
-        return cls(folder, BundleConfig.read(folder / "bundle.json"))
+        folder = find_bundle(name_or_path)
+        version = version_of(folder)
+        return cls(folder, BundleConfig.read(folder / "bundle.json"), version)
+
+    @property
+    def changed(self) -> bool:
+        """Whether files of the bundle were written since it was opened: weights may be of both."""
+        return version_of(self.folder) != self.version
 
     @property
     def n_embd(self) -> int:
@@ -215,6 +221,27 @@ class Bundle:
     def encode(self, frames: Sequence[np.ndarray], times: np.ndarray) -> np.ndarray:
         """Frames at `times` seconds -> soft tokens, float32 `[tokens, n_embd]`."""
         return self.project(self.features(frames), times)
+
+
+def find_bundle(name_or_path: str | Path) -> Path:
+    """The folder of a bundle: one that comes with reellama, or any. Raises BundleError for none."""
+    folder = Path(name_or_path)
+    if not folder.is_dir():
+        folder = BUNDLES / str(name_or_path)
+    if not (folder / "bundle.json").is_file():
+        known = sorted(path.parent.name for path in BUNDLES.glob("*/bundle.json"))
+        raise BundleError(
+            f"{name_or_path}: no bundle.json there; name a bundle's folder"
+            + (f", or one of {', '.join(known)}" if known else "")
+        )
+    return folder
+
+
+def version_of(folder: Path) -> str:
+    """What a bundle consists of: SHA-256, in hexadecimal, of its files' names, sizes and dates."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    said = [[path.relative_to(folder).as_posix(), *stamp(path)] for path in files]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
 def _load_weights(path: Path) -> dict[str, Tensor]:

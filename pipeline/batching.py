@@ -105,10 +105,30 @@ class _Slot:
     used: float = 0.0  # when, by the monotonic clock
 
 
+class Stopped(ReellamaError):
+    """A batcher that was closed: it answers nothing any more. `status` is HTTP's."""
+
+    status = 503
+
+    def __init__(self) -> None:
+        super().__init__("the model is stopping: it answers nothing any more")
+
+
+class Failed(ReellamaError):
+    """An answer that ended with an error of this program's own, its cause. `status` is HTTP's."""
+
+    status = 500
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(f"this answer failed: {type(cause).__name__}: {cause}")
+        self.__cause__ = cause
+
+
 class Batcher:
     """A model with `n_parallel` sequences of `n_ctx` positions each, and the thread that runs it.
 
-    What waits for a sequence waits here without limit. `close` ends all answers with an error.
+    What waits for a sequence waits here without limit. What goes wrong with one job ends that job
+    alone. `close` ends all of them with `Stopped`, and so does `submit` from then on.
     Raises ReellamaError for a model or adapter that cannot be used.
     """
 
@@ -146,6 +166,7 @@ class Batcher:
         self._inbox: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._waiting: deque[Job] = deque()
         self._closed = False
+        self._closing = threading.Lock()  # no job comes in after the None that ends the thread
         self._thread = threading.Thread(target=self._run, name=f"batcher {path.name}", daemon=True)
         self._thread.start()
 
@@ -157,22 +178,30 @@ class Batcher:
         return layout
 
     def submit(self, job: Job) -> None:
-        """Answer a job as soon as a sequence is free."""
+        """Answer a job as soon as a sequence is free.
+
+        Raises ReellamaError for a prompt that is too long, and Stopped after `close`.
+        """
         job.limit = min(job.limit, self.n_ctx)
         if len(job.layout.keys) >= job.limit:
             raise ReellamaError(
                 f"the prompt takes {len(job.layout.keys)} positions, but the context has "
                 f"{job.limit}: send less, or start the server with a larger --n-ctx"
             )
-        self._inbox.put(job)
+        with self._closing:
+            if self._closed:
+                raise Stopped
+            self._inbox.put(job)
 
     def close(self) -> None:
         """Stop, and free the model."""
-        if not self._closed:
+        with self._closing:
+            if self._closed:
+                return
             self._closed = True
             self._inbox.put(None)
-            self._thread.join()
-            self._opened.close()
+        self._thread.join()
+        self._opened.close()
 
     def _run(self) -> None:
         while self._admit():
@@ -183,11 +212,10 @@ class Batcher:
                 for slot in busy:
                     slot.cache.clear()  # what the memory holds is not certain now
                     self._end(slot, error)
-        gone = ReellamaError("the server is stopping")
         for slot in self._slots:
-            self._end(slot, gone)
+            self._end(slot, Stopped())
         for job in self._waiting:
-            job.tell(gone)
+            _tell(job, Stopped())
 
     def _admit(self) -> bool:
         """Give free sequences to those who wait; with nothing to do, wait. False means the end."""
@@ -208,12 +236,18 @@ class Batcher:
             free = [slot for slot in self._slots if slot.answer is None]
             while free and self._waiting:
                 job = self._waiting.popleft()
-                if not job.cancelled:
-                    free.remove(self._begin(job, free))
+                if job.cancelled:
+                    _tell(job, None)
+                    continue
+                try:
+                    self._begin(job, free)
+                except Exception as error:  # noqa: BLE001  # such as a grammar that cannot be used
+                    _tell(job, error)
+                free = [slot for slot in free if slot.answer is None]
             if len(free) < len(self._slots):
                 return True
 
-    def _begin(self, job: Job, free: Sequence[_Slot]) -> _Slot:
+    def _begin(self, job: Job, free: Sequence[_Slot]) -> None:
         """Start a job on the sequence that holds most of it, or on the one unused the longest."""
 
         def kept(slot: _Slot) -> int:
@@ -225,17 +259,13 @@ class Batcher:
         # The last position is always read: its logits are needed.
         reused = slot.cache.keep(min(slot.cache.common_prefix(keys), len(keys) - 1))
         job.stats.prompt_tokens, job.stats.reused_tokens = len(keys), reused
-        try:
-            slot.answer = _Answer(
-                job,
-                deque(job.layout.after(reused)),
-                Sampler(job.sampling, self.model, self.n_ctx),
-                TextStream(job.stop),
-                time.perf_counter(),
-            )
-        except ReellamaError as error:  # a grammar that cannot be used
-            job.tell(error)
-        return slot
+        slot.answer = _Answer(
+            job,
+            deque(job.layout.after(reused)),
+            Sampler(job.sampling, self.model, self.n_ctx),
+            TextStream(job.stop),
+            time.perf_counter(),
+        )
 
     def _step(self, busy: Sequence[_Slot]) -> None:
         """One batch of soft tokens where any are next, and one of token ids."""
@@ -271,7 +301,7 @@ class Batcher:
         stats.generate_seconds = now - answer.since
         try:
             self._choose(slot, answer, index)
-        except ReellamaError as error:  # a grammar that lets nothing follow
+        except Exception as error:  # noqa: BLE001  # such as a grammar that lets nothing follow
             self._end(slot, error)
 
     def _choose(self, slot: _Slot, answer: _Answer, index: int) -> None:
@@ -292,13 +322,13 @@ class Batcher:
             stats.generated_tokens += 1
             draft = self._drafts.draft(token, best)
             for released in answer.stream.push(draft, self._drafts.piece(token)):
-                job.tell(_token(released))
+                _tell(job, _token(released))
             full = len(slot.cache) >= job.limit or stats.generated_tokens == job.max_tokens
             stats.stop_reason = "stop" if answer.stream.stopped else "length" if full else None
         if stats.stop_reason:
             if not answer.stream.stopped:
                 for released in answer.stream.flush():
-                    job.tell(_token(released))
+                    _tell(job, _token(released))
             self._end(slot, None)
         return None
 
@@ -307,7 +337,17 @@ class Batcher:
         answer, slot.answer = slot.answer, None
         slot.used = time.monotonic()
         if answer is not None:
-            answer.job.tell(error)
+            _tell(answer.job, error)
+
+
+def _tell(job: Job, news: Token | Exception | None) -> None:
+    """Tell a job what there is. Where nobody is there to hear it any more, that ends the job."""
+    if isinstance(news, Exception) and not isinstance(news, ReellamaError):
+        news = Failed(news)
+    try:
+        job.tell(news)
+    except Exception:  # noqa: BLE001  # such as an event loop that was closed
+        job.cancelled = True
 
 
 def _next_piece(slot: _Slot, soft: bool, room: int) -> _Piece | None:

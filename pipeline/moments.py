@@ -14,6 +14,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
 from itertools import pairwise
 from pathlib import Path
 from zipfile import BadZipFile
@@ -22,7 +23,7 @@ import numpy as np
 import platformdirs
 
 from gguf_tools.errors import ReellamaError
-from gguf_tools.files import replacing
+from gguf_tools.files import replacing, stamp
 from models.bundle import Bundle
 from pipeline.frames import open_source
 from pipeline.scenes import CUT, describe
@@ -41,6 +42,8 @@ LEAST_STEP, MOST_STEP = 1.0, 20.0
 LOOK_SIDE = 256  # pixels on the longest side: a little more than towers take
 COLOUR_SIDE = 64
 BATCH = 32  # frames a call of the tower
+# Seconds of a scene at most: a lecture, or a camera that stands still, may have no cut for hours.
+LONGEST = 60.0
 # Moments that follow each other within so many seconds, with scores as good, are one.
 SAME = 4.0
 
@@ -61,7 +64,8 @@ class Moments:
 
     def scenes(self, most: int, shortest: float) -> list[tuple[float, float]]:
         """Start and end of at most `most` scenes, each `shortest` seconds or longer; all of them
-        together are the video. The strongest cuts are kept; long scenes are then cut in pieces."""
+        together are the video. The strongest cuts are kept. Scenes of more than `LONGEST` seconds
+        are then cut in equal pieces, those with the longest pieces first."""
         change = np.abs(np.diff(self.colours, axis=0)).mean(axis=1)
         borders = [0.0, max(self.duration, 1e-3)]
         for i in np.argsort(-change, kind="stable"):
@@ -71,7 +75,7 @@ class Moments:
             if min(abs(at - border) for border in borders) >= shortest:
                 borders.append(at)
         borders.sort()
-        return list(pairwise(borders))
+        return _in_pieces(list(pairwise(borders)), most, shortest)
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,7 @@ def look_through(
         if kept is not None and (found := _read(kept, path)) is not None:
             return found
         moments = _look(source, path, bundle, progress or (lambda done, total: None))
-    if kept is not None:
+    if kept is not None and not bundle.changed:
         with suppress(OSError, ReellamaError):  # the answer is as good, only not kept
             kept.parent.mkdir(parents=True, exist_ok=True)
             with replacing(kept) as temporary, open(temporary, "wb") as file:
@@ -133,6 +137,27 @@ def search(videos: Sequence[Moments], words: str, bundle: Bundle, n: int = 5) ->
             if sum(m.path == video.path for m in found) >= n:
                 break
     return sorted(found, key=lambda match: -match.score)[:n]
+
+
+def _in_pieces(
+    scenes: Sequence[tuple[float, float]], most: int, shortest: float
+) -> list[tuple[float, float]]:
+    pieces = [1] * len(scenes)
+    waiting = [(start - end, i) for i, (start, end) in enumerate(scenes)]
+    heapify(waiting)  # the scene with the longest pieces first
+    left = most - len(scenes)
+    while left > 0 and waiting and -waiting[0][0] > LONGEST:
+        _, i = heappop(waiting)
+        start, end = scenes[i]
+        if (end - start) / (pieces[i] + 1) >= shortest:
+            pieces[i] += 1
+            left -= 1
+            heappush(waiting, ((start - end) / pieces[i], i))
+    return [
+        piece
+        for (start, end), n in zip(scenes, pieces, strict=True)
+        for piece in pairwise([*np.linspace(start, end, n, endpoint=False).tolist(), end])
+    ]
 
 
 def _look(source: Source, path: Path, bundle: Bundle, progress: Progress) -> Moments:
@@ -188,9 +213,7 @@ def _wanted(source: Source) -> list[float]:
 
 def _key(path: Path, bundle: Bundle) -> str:
     """What moments depend on, as a name for a file."""
-    stat = path.stat()
-    spec = vars(bundle.config.tower)
-    said = [FORMAT, str(path.resolve()), stat.st_size, stat.st_mtime_ns, str(bundle.folder), spec]
+    said = [FORMAT, str(path.resolve()), *stamp(path), bundle.version]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 

@@ -5,12 +5,8 @@ from __future__ import annotations
 import ctypes
 import json
 import math
-import os
 import re
-import sys
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +16,16 @@ from llama_cpp.llama_grammar import json_schema_to_gbnf
 
 from gguf_tools import backend
 from gguf_tools.errors import ReellamaError
+from gguf_tools.tokenizer import Tokenizer
+from pipeline import grammar
 
 RANDOM_SEED = 0xFFFFFFFF  # LLAMA_DEFAULT_SEED: llama.cpp draws one itself
+BOUNDS = ("minLength", "maxLength", "minItems", "maxItems")  # of a JSON schema
+# What llama-cpp-python raises for a JSON schema that it cannot turn into a grammar.
+SCHEMA_ERRORS = (
+    *(AssertionError, AttributeError, KeyError, TypeError, ValueError),
+    *(RecursionError, re.error),
+)
 
 
 class SamplingError(ReellamaError):
@@ -116,12 +120,34 @@ def gbnf(sampling: Sampling) -> str | None:
     if sampling.json_schema is None:
         return sampling.grammar
     try:
+        _check_bounds(sampling.json_schema)
         return json_schema_to_gbnf(json.dumps(sampling.json_schema))
-    except (AssertionError, AttributeError, KeyError, TypeError, ValueError, re.error) as error:
+    except SCHEMA_ERRORS as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SamplingError(
             f"this JSON schema cannot be turned into a grammar: {reason}"
         ) from error
+
+
+def _check_bounds(schema: object) -> None:
+    """Raise ValueError for bounds that the grammar, which writes every repetition out, is not for.
+
+    Of a billion of them no memory would be left.
+    """
+    left = [schema]
+    while left:
+        part = left.pop()
+        if isinstance(part, dict):
+            left += part.values()
+            bounds = [(name, part.get(name)) for name in BOUNDS]
+            pattern = part.get("pattern")
+            counts = re.findall(r"[{,](\d+)(?=[,}])", pattern if isinstance(pattern, str) else "")
+            bounds += [("a number in its pattern", int(count[:9])) for count in counts]
+            for name, bound in bounds:
+                if isinstance(bound, int) and bound > grammar.MOST_REPEATED:
+                    raise ValueError(f"{name} is {bound}, of at most {grammar.MOST_REPEATED}")
+        elif isinstance(part, list):
+            left += part
 
 
 class Sampler:
@@ -193,31 +219,13 @@ def _token_data_array(candidates: np.ndarray) -> llama_cpp.llama_token_data_arra
 
 
 def _grammar(text: str, model: backend.Model) -> llama_cpp.llama_sampler_p:
-    if not text.strip() or "\0" in text:
-        raise SamplingError("this grammar is not valid GBNF: it is empty or holds a NUL character")
-    with _stderr() as lines:
-        grammar = llama_cpp.llama_sampler_init_grammar(model.vocab, text.encode(), b"root")
-    if not grammar:
-        reason = lines[0].rpartition("grammar: ")[2] if lines else "there must be a rule named root"
-        raise SamplingError(f"this grammar is not valid GBNF: {reason}")
-    return grammar
+    def is_token(name: str) -> bool:
+        return len(Tokenizer(model).encode(name, special=True)) == 1
 
-
-@contextmanager
-def _stderr() -> Iterator[list[str]]:
-    """Catch the lines written to the file descriptor of stderr; they are there at the end.
-
-    llama.cpp's grammar parser writes its complaints there, past the log callback.
-    """
-    lines: list[str] = []
-    with tempfile.TemporaryFile() as file:
-        sys.stderr.flush()
-        before = os.dup(2)
-        os.dup2(file.fileno(), 2)
-        try:
-            yield lines
-        finally:
-            os.dup2(before, 2)
-            os.close(before)
-            file.seek(0)
-            lines += file.read().decode(errors="replace").splitlines()
+    reason = grammar.complaint(text, is_token)
+    if reason is None:
+        sampler = llama_cpp.llama_sampler_init_grammar(model.vocab, text.encode(), b"root")
+        if sampler:
+            return sampler
+        reason = "llama.cpp cannot follow it, as where a rule begins with itself (left recursion)"
+    raise SamplingError(f"this grammar is not valid GBNF: {reason}")

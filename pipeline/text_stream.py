@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
+from gguf_tools.errors import ReellamaError
+
 T = TypeVar("T")
 
 
@@ -15,11 +17,18 @@ class TextStream(Generic[T]):
 
     A token is held back while its bytes end inside a character, or could be the beginning of a
     stop string. Tokens come out in order, each once; those of a stop string never do. A character
-    that spans tokens belongs to the last of them.
+    that spans tokens belongs to the last of them. Raises ReellamaError for a stop string that has
+    no UTF-8.
     """
 
     def __init__(self, stop: Sequence[str] = ()):
-        self._stop = [s.encode() for s in stop if s]
+        try:
+            self._stop = [s.encode() for s in stop if s]
+        except UnicodeEncodeError as error:
+            raise ReellamaError(
+                f"the stop text {error.object!r} holds half a character (a lone surrogate), which "
+                "no answer can have"
+            ) from error
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held: deque[tuple[T, bytes]] = deque()
         self._bytes = b""  # those of the tokens held

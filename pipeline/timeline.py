@@ -159,7 +159,10 @@ class LongVideo:
         shortest: float = SHORTEST,
         report: Report | None = None,
     ) -> Timeline:
-        """Cut a video into at most `most` scenes and describe each. Raises VideoError."""
+        """Cut a video into at most `most` scenes and describe each; see `Moments.scenes`.
+
+        Raises VideoError.
+        """
         moments = self.look_through(path, report)
         borders = moments.scenes(most, shortest)
         said: list[tuple[float, float, _Written]] = []

@@ -1,55 +1,154 @@
-"""Who may import whom: prompts <- gguf_tools <- models <- pipeline, and nothing heavy at start."""
+"""Who may import whom: prompts <- gguf_tools <- models <- pipeline, in no circle, nothing heavy."""
 
 import ast
+import graphlib
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("prompts", "gguf_tools", "models", "pipeline")
-FORBIDDEN = {
+FORBIDDEN: dict[str, set[str]] = {
     "prompts": {"gguf_tools", "models", "pipeline", "torch", "llama_cpp"},
     "gguf_tools": {"prompts", "models", "pipeline", "torch", "open_clip", "transformers"},
     "models": {"pipeline", "llama_cpp"},
     "pipeline": set(),
 }
+# Words become token ids by llama.cpp's own tokenizer, which models use. No other way leads there.
+GATES = {"models": {"gguf_tools.tokenizer"}}
 VISION = {"torch", "torchvision", "open_clip", "timm", "transformers", "av", "PIL"}
 
 
-def modules() -> list[Path]:
-    return [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+# Module -> the modules that it imports when it runs, at its top or in a function of it.
+Graph = Mapping[str, Collection[str]]
 
 
-def imported_packages(source: str, package: str) -> Iterator[str]:
-    """The top-level packages that `source`, a module of `package`, imports, at any depth in it."""
-    for node in ast.walk(ast.parse(source)):
+def modules() -> dict[str, Path]:
+    """Our modules, by their dotted names."""
+    paths = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+    return {dotted(path): path for path in paths}
+
+
+def dotted(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports(
+    source: str, package: str, ours: Collection[str], *, types: bool = False
+) -> Iterator[str]:
+    """The modules that `source`, in a package, imports, or with `types` a type checker does."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree) if types else running(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name.partition(".")[0] for alias in node.names)
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield package if node.level else (node.module or "").partition(".")[0]
+            parents = package.split(".")
+            parents = parents[: len(parents) + 1 - node.level] if node.level else []
+            base = ".".join([*parents, *([node.module] if node.module else [])])
+            for alias in node.names:
+                module = f"{base}.{alias.name}"
+                yield module if module in ours else base
+
+
+def running(node: ast.AST) -> Iterator[ast.AST]:
+    """All nodes that are not under `if TYPE_CHECKING:`."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING"):
+            for other in child.orelse:
+                yield from (other, *running(other))
+        else:
+            yield from (child, *running(child))
+
+
+def graph(*, types: bool = False) -> Graph:
+    found = {}
+    ours = modules()
+    for module, path in ours.items():
+        package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+        source = path.read_text(encoding="utf-8")
+        found[module] = set(imports(source, package, ours, types=types)) - {module}
+    return found
+
+
+def cycle(graph: Graph) -> list[str]:
+    """Modules that import each other in a circle, the first one again at the end; [] for none."""
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def way(graph: Graph, start: str, packages: set[str], gates: set[str]) -> list[str]:
+    """The modules through which `start` reaches a package, not beyond a gate; [] if it does not.
+
+    To import `a.b.c` is to import `a` and `a.b` as well.
+    """
+    ways, left = {start: [start]}, [start]
+    while left:
+        module = left.pop(0)
+        if module.partition(".")[0] in packages:
+            return ways[module]
+        parents = [module.rsplit(".", n)[0] for n in range(1, module.count(".") + 1)]
+        after = [] if module in gates else [*graph.get(module, ()), *parents]
+        for each in sorted(set(after) - ways.keys()):
+            ways[each] = [*ways[module], each]
+            left.append(each)
+    return []
 
 
 @pytest.mark.parametrize(
     ("source", "expected"),
     [
-        ("import torch.nn as nn, numpy", {"torch", "numpy"}),
-        ("def late():\n    from models.tower import Tower", {"models"}),
-        ("from . import video\nfrom .cli import main", {"pipeline"}),
+        ("import torch.nn as nn, numpy", {"torch.nn", "numpy"}),
+        ("def late():\n    from models.tower import Tower", {"models.tower"}),
+        ("from pipeline import video, VideoChat", {"pipeline.video", "pipeline"}),
+        ("from . import main", {"pipeline.cli.main"}),
+        ("from .main import run", {"pipeline.cli.main"}),
+        ("from ..video import VideoFile", {"pipeline.video"}),
+        ("if TYPE_CHECKING:\n    import torch\nelse:\n    import av", {"av"}),
+        ("if typing.TYPE_CHECKING:\n    import torch", set()),
         ("# import torch\n'import av'", set()),
     ],
 )
 def test_imports_are_found_wherever_they_stand(source: str, expected: set[str]) -> None:
-    assert set(imported_packages(source, "pipeline")) == expected
+    ours = {"pipeline", "pipeline.video", "pipeline.cli.main"}
+    assert set(imports(source, "pipeline.cli", ours)) == expected
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_module_imports_only_what_its_folder_may(path: Path) -> None:
-    package = path.relative_to(ROOT).parts[0]
-    imported = set(imported_packages(path.read_text(encoding="utf-8"), package))
-    assert not imported & FORBIDDEN[package]
+def test_circles_and_ways_are_found() -> None:
+    made = {"a": ["b"], "b": ["c.d", "numpy"], "c": ["torch.nn"], "c.d": []}
+    assert cycle(made) == []
+    assert set(cycle({**made, "c.d": ["a"]})) == {"a", "b", "c.d"}
+    assert way(made, "a", {"torch"}, set()) == ["a", "b", "c.d", "c", "torch.nn"]
+    assert way(made, "a", {"torch"}, {"c.d"}) == []
+    assert way(made, "a", {"av"}, set()) == []
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    assert cycle(graph()) == []
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_module_imports_only_what_its_folder_may(package: str) -> None:
+    """Not for its types either."""
+    for module, imported in graph(types=True).items():
+        if module.partition(".")[0] == package:
+            found = {each.partition(".")[0] for each in imported}
+            assert not found & FORBIDDEN[package], module
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_folder_reaches_only_what_it_may(package: str) -> None:
+    """Neither by itself nor through anything of ours that it imports."""
+    everything = graph()
+    gates = GATES.get(package, set())
+    for module in everything:
+        if module.partition(".")[0] == package:
+            assert way(everything, module, FORBIDDEN[package], gates) == []
 
 
 def loaded_by(module: str) -> set[str]:

@@ -1,6 +1,9 @@
 """Sampling options do what llama.cpp's do, and bad ones are refused in one line."""
 
 import json
+import os
+import threading
+import time
 from collections import Counter
 from itertools import pairwise
 from typing import Any
@@ -22,6 +25,13 @@ SCHEMA: dict[str, Any] = {
     },
     "required": ["name", "kind", "legs"],
 }
+
+
+def deep_schema() -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "string"}
+    for _ in range(5000):
+        schema = {"type": "array", "items": schema}
+    return schema
 
 
 def ids(engine: Engine, sampling: Sampling, max_tokens: int = 12) -> list[int]:
@@ -135,7 +145,7 @@ def test_a_json_schema_gives_json_of_that_shape(engine: Engine) -> None:
         ("root ::= missing", "missing"),
         ('other ::= "a"', "root"),
         ("", "empty"),
-        ('root ::= root "a" | "b"', "root"),
+        ('root ::= root "a" | "b"', "begins with itself"),
         ('root ::= "a"\0', "NUL"),
         ("🦊 \n\n %%", ""),
     ],
@@ -148,6 +158,27 @@ def test_a_malformed_grammar_is_refused_in_one_line(
     assert complaint in str(caught.value)
     assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_malformed_grammar_leaves_stderr_to_the_other_threads(
+    engine: Engine, capfd: pytest.CaptureFixture[str]
+) -> None:
+    lines = [f"line {i}\n" for i in range(2000)]
+    done = threading.Event()
+
+    def log() -> None:
+        for line in lines:
+            os.write(2, line.encode())
+            time.sleep(0)
+        done.set()
+
+    thread = threading.Thread(target=log)
+    thread.start()
+    while not done.is_set():
+        with pytest.raises(SamplingError, match="no rule named missing"):
+            engine.generate(PROMPT, Sampling(grammar="root ::= missing"))
+    thread.join()
+    assert capfd.readouterr().err == "".join(lines)
 
 
 def test_a_grammar_that_nothing_can_continue_is_an_error_and_not_a_crash(engine: Engine) -> None:
@@ -164,7 +195,12 @@ def test_a_grammar_that_nothing_can_continue_is_an_error_and_not_a_crash(engine:
         {"$ref": "#/nowhere"},
         {"type": "string", "pattern": "unanchored"},
         {"properties": 3, "type": "object"},
+        {"type": "string", "maxLength": 2**31 - 1},
+        {"type": "array", "items": {"type": "array", "items": {}, "minItems": 10**9}},
+        {"type": "string", "pattern": "^a{2,1000000000}$"},
+        deep_schema(),
     ],
+    ids=lambda schema: "-".join(schema),
 )
 def test_a_schema_that_cannot_be_a_grammar_is_refused(
     engine: Engine, schema: dict[str, Any]

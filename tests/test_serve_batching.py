@@ -1,7 +1,9 @@
 """Several answers at once from one model: each is what it would be alone."""
 
 import queue
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 
 from gguf_tools.errors import ReellamaError
 from models.bundle import Bundle
-from pipeline.batching import Batcher, Job
+from pipeline.batching import Batcher, Job, Stopped
 from pipeline.engine import Engine, Sampling, Text, Token
 
 PROMPTS = [
@@ -134,6 +136,53 @@ def test_a_bad_grammar_ends_only_its_own_answer(batcher: Batcher) -> None:
     assert good.text()
 
 
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"stop": ["\ud800"]}, "the stop text '.ud800' holds half a character"),
+        ({"sampling": Sampling(grammar='root ::= "\ud800"')}, "half a character"),
+        ({"sampling": Sampling(json_schema={"$ref": "#/nowhere"})}, "this JSON schema cannot be"),
+        ({"stop": [7]}, "this answer failed: AttributeError"),
+    ],
+    ids=["stop", "grammar", "schema", "no text"],
+)
+def test_what_goes_wrong_with_one_job_ends_that_job_alone(
+    batcher: Batcher, options: dict[str, Any], reason: str
+) -> None:
+    good = Asked(batcher, PROMPTS[0])
+    bad = Asked(batcher, PROMPTS[1], **options)
+    with pytest.raises(ReellamaError, match=reason) as caught:
+        bad.tokens()
+    assert "\n" not in str(caught.value)
+    assert good.text()
+    assert Asked(batcher, PROMPTS[2]).text()
+
+
+def test_a_listener_that_fails_is_the_only_one_that_hears_no_more(batcher: Batcher) -> None:
+    def deaf(news: Token | Exception | None) -> None:
+        raise RuntimeError("Event loop is closed")
+
+    others = [Asked(batcher, prompt) for prompt in PROMPTS[:2]]
+    job = Job(batcher.lay_out([Text(PROMPTS[2])]), deaf)  # without a limit of its own
+    batcher.submit(job)
+    refused = Job(batcher.lay_out([Text(PROMPTS[3])]), deaf, stop=["\ud800"])
+    batcher.submit(refused)
+    assert all(other.text() for other in others)
+    assert all(Asked(batcher, prompt).text() for prompt in PROMPTS[:4])  # its place is free
+    assert job.cancelled
+
+
+def test_a_job_that_is_cancelled_while_it_waits_is_ended(batcher: Batcher) -> None:
+    long = [Asked(batcher, prompt, max_tokens=-1) for prompt in PROMPTS[:3]]
+    waiting = Asked(batcher, PROMPTS[3])
+    waiting.job.cancelled = True
+    for asked in long:
+        asked.job.cancelled = True
+    assert waiting.tokens() == []
+    for asked in long:
+        asked.tokens()
+
+
 def test_no_tokens_were_asked_for(batcher: Batcher) -> None:
     asked = Asked(batcher, PROMPTS[0], max_tokens=0)
     assert asked.tokens() == []
@@ -148,3 +197,39 @@ def test_closing_tells_those_who_wait() -> None:
     for each in asked:
         with pytest.raises(ReellamaError, match="stopping"):
             each.tokens()
+
+
+def test_a_job_after_the_end_is_refused() -> None:
+    batcher = Batcher(Bundle.load("mini").llm_path(), n_parallel=1, n_ctx=256)
+    layout = batcher.lay_out([Text(PROMPTS[0])])
+    batcher.close()
+    told: list[Token | Exception | None] = []
+    with pytest.raises(Stopped, match="stopping"):
+        batcher.submit(Job(layout, told.append))
+    assert told == []
+    batcher.close()  # a second time is none
+
+
+def test_a_job_that_comes_with_the_end_is_refused_or_told() -> None:
+    batcher = Batcher(Bundle.load("mini").llm_path(), n_parallel=1, n_ctx=256)
+    layout = batcher.lay_out([Text(PROMPTS[0])])
+    taken: list[queue.Queue[Token | Exception | None]] = []
+
+    def submit() -> None:
+        with suppress(Stopped):
+            while True:
+                news: queue.Queue[Token | Exception | None] = queue.Queue()
+                batcher.submit(Job(layout, news.put))
+                taken.append(news)
+
+    threads = [threading.Thread(target=submit) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    batcher.close()
+    for thread in threads:
+        thread.join()
+    assert taken
+    for news in taken:
+        while isinstance(end := news.get(timeout=5), Token):
+            pass
+        assert end is None or isinstance(end, Stopped)

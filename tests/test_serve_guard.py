@@ -1,6 +1,7 @@
 """Who may ask the server, and how much they may send."""
 
 import json
+import socket
 from collections.abc import Iterator
 
 import httpx
@@ -37,15 +38,40 @@ def test_a_name_that_was_rebound_is_not(url: str, host: str) -> None:
     assert "--allow-host" in reply.json()["error"]
 
 
-def test_pages_of_other_origins_may_not_call(url: str) -> None:
-    for origin in ("http://localhost:3000", "http://127.0.0.1", "app://obsidian.md"):
-        reply = get(url, Origin=origin)
-        assert reply.status_code == 200
-        assert reply.headers["access-control-allow-origin"] == origin
-    for origin in ("https://evil.example", "null", "http://localhost.evil.example"):
-        reply = get(url, Origin=origin)
-        assert reply.status_code == 403
-        assert "access-control-allow-origin" not in reply.headers
+@pytest.mark.parametrize(
+    ("origin", "passes"),
+    [
+        ("http://localhost:3000", True),
+        ("https://a.localhost", True),
+        ("http://127.0.0.1", True),
+        ("http://127.1.2.3:8080", True),
+        ("http://[::1]:3000", True),
+        (f"http://{socket.gethostname()}:3000", True),
+        ("https://films.example:8443", True),
+        ("HTTP://FILMS.EXAMPLE", True),
+        ("app://obsidian.md", True),
+        ("file://", True),
+        ("tauri://localhost", True),
+        ("vscode-webview://1abc2def", True),
+        ("https://evil.example", False),
+        ("http://localhost.evil.example", False),
+        ("http://films.example.evil.example", False),
+        ("http://evil.example#localhost", False),
+        ("http://192.168.0.1", False),
+        ("http://[::2]", False),
+        ("http://[", False),
+        ("null", False),
+        ("localhost", False),
+    ],
+)
+def test_a_page_may_read_what_it_may_ask_for(url: str, origin: str, passes: bool) -> None:
+    asked = httpx.get(f"{url}/api/version", headers={"Origin": origin})
+    wanted = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+    before = httpx.options(f"{url}/api/chat", headers=wanted)
+    for reply in (asked, before):
+        assert reply.status_code == (200 if passes else 403)
+        allowed = reply.headers.get("access-control-allow-origin")
+        assert allowed == (origin if passes else None)
 
 
 def test_a_large_body_is_refused_before_it_is_read(url: str) -> None:
@@ -72,7 +98,8 @@ def test_a_token_is_asked_for_and_never_logged(capfd: pytest.CaptureFixture[str]
 
 def test_metrics_count_requests_and_tokens(url: str) -> None:
     prompt = {"model": "mini", "prompt": "1, 2,", "raw": True, "stream": False}
-    reply = httpx.post(f"{url}/api/generate", json={**prompt, "options": {"num_predict": 3}})
+    asked = {**prompt, "options": {"num_predict": 3}}
+    reply = httpx.post(f"{url}/api/generate", json=asked, timeout=60)
     assert reply.json()["eval_count"] == 3
     text = httpx.get(f"{url}/metrics").text
     assert 'reellama_requests_total{route="/api/generate",status="200"}' in text

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,9 +13,10 @@ from PIL import Image
 
 from models.bundle import Bundle
 from pipeline.frames import VideoError
-from pipeline.moments import look_through, search
+from pipeline.moments import Moments, look_through, search
 from pipeline.timeline import LongVideo, Timeline, TimelineScene
 from pipeline.timeline_formats import WRITERS, to_markdown, to_srt, to_vtt
+from tests.film import corners, steady, write_film
 from tests.ollama_server import serve
 
 # What each scene of the film shows: a shape on a ground, and the ground's colour.
@@ -121,6 +122,44 @@ def test_fewer_scenes_keep_the_strongest_cuts(film: Path, cache: Path) -> None:
         scenes = moments.scenes(most, 0.1)
         assert scenes[0][0] == 0 and scenes[-1][1] == moments.duration
         assert all(a[1] == b[0] for a, b in pairwise(scenes))
+
+
+def looks(duration: float, cuts: Sequence[float] = ()) -> Moments:
+    """A look every ten seconds, at pictures that change their colours at `cuts`."""
+    times = np.arange(0.0, duration, 10.0)
+    shade = np.searchsorted(cuts, times, "right") % 2
+    colours = np.repeat(shade[:, None], 51, axis=1).astype(np.float32)
+    return Moments(Path("film.mp4"), duration, times, colours, np.zeros((len(times), 0)))
+
+
+def test_an_hour_without_cuts_is_cut_in_minutes() -> None:
+    scenes = looks(3600.0).scenes(300, 2.0)
+    assert scenes == [(60.0 * i, 60.0 * (i + 1)) for i in range(60)]
+
+
+def test_only_scenes_that_are_too_long_are_cut_and_at_their_cuts_first() -> None:
+    scenes = looks(200.0, cuts=[20, 50]).scenes(300, 2.0)
+    assert scenes == [(0, 20), (20, 50), (50, 100), (100, 150), (150, 200)]
+
+
+def test_pieces_keep_to_the_number_and_the_length_that_were_asked_for() -> None:
+    film = looks(3600.0, cuts=[600])
+    for most, shortest in ((1, 2.0), (2, 2.0), (7, 2.0), (300, 90.0), (300, 700.0)):
+        scenes = film.scenes(most, shortest)
+        lengths = [end - start for start, end in scenes]
+        assert len(scenes) <= most and min(lengths) >= shortest
+        assert scenes[0][0] == 0 and scenes[-1][1] == 3600
+        assert all(a[1] == b[0] for a, b in pairwise(scenes))
+    longest_first = film.scenes(5, 2.0)
+    assert [end - start for start, end in longest_first] == [600, 750, 750, 750, 750]
+
+
+def test_the_timeline_of_a_still_film_has_several_times(tmp_path: Path, cache: Path) -> None:
+    still = write_film(tmp_path / "still.mp4", steady(150, rate=1), rate=1, draw=corners)
+    with LongVideo(n_threads=1, cache=cache) as long_video:
+        made = long_video.timeline(still)
+    assert [scene.start for scene in made.scenes] == pytest.approx([0, 50, 100], abs=1)
+    assert all(scene.text for scene in made.scenes)
 
 
 def test_a_file_that_is_no_video_is_said(tmp_path: Path) -> None:

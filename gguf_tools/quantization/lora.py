@@ -74,11 +74,7 @@ def merge(
     MB. Raises ReellamaError for an adapter of another model, and for values beyond F16.
     """
     file = read_gguf(base)
-    if int(file.metadata.get("split.count", 1)) > 1:
-        raise ReellamaError(f"{file.path} is a part of a split model: join it with `quantize COPY`")
-    if file.metadata.get("general.alignment", DEFAULT_ALIGNMENT) != DEFAULT_ALIGNMENT:
-        raise ReellamaError(f"{file.path} has a general.alignment that cannot be written")
-    opened = [_open(path, scale, file) for path, scale in adapters]
+    opened = open_adapters(file, adapters)
     type_ = _main_type(file) if type_name is None else _type_named(type_name)
     infos = [
         TensorInfo(tensor.name, tensor.shape, _type_of(tensor, type_, opened))
@@ -102,6 +98,19 @@ def merged_size(file: GGUFFile) -> int:
     """Return the most bytes that `merge` writes by default, but for what is metadata."""
     block_bytes = GGML_QUANT_SIZES[_main_type(file)][1]
     return sum(max(t.n_bytes, t.n_elements * block_bytes) for t in file.tensors.values())
+
+
+def open_adapters(base: GGUFFile, adapters: Sequence[tuple[str | Path, float]]) -> list[Adapter]:
+    """Read the headers of adapters, each with its scale, that `merge` could merge into `base`.
+
+    Raises ReellamaError for a file that is not there or not an adapter of this model, and for a
+    base that cannot be written with adapters in it.
+    """
+    if int(base.metadata.get("split.count", 1)) > 1:
+        raise ReellamaError(f"{base.path} is a part of a split model: join it with `quantize COPY`")
+    if base.metadata.get("general.alignment", DEFAULT_ALIGNMENT) != DEFAULT_ALIGNMENT:
+        raise ReellamaError(f"{base.path} has a general.alignment that cannot be written")
+    return [_open(path, scale, base) for path, scale in adapters]
 
 
 def _open(path: str | Path, scale: float, base: GGUFFile) -> Adapter:

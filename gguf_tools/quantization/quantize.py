@@ -85,8 +85,8 @@ def quantize(
     token embeddings. `loras` are adapters with their scales, merged in first. `n_threads` 0 means
     all processors. A dry run writes nothing. `force` lets existing files be replaced.
 
-    Raises ReellamaError, in one line and before anything is written, for a source, type or imatrix
-    that cannot be used, a file that exists, and a disk too full.
+    Raises ReellamaError, in one line and before anything is written, for a source, type, imatrix
+    or adapter that cannot be used, a file that exists, and a disk too full.
     """
     path = find.resolve(source)
     if n_threads < 0:
@@ -111,6 +111,8 @@ def quantize(
         file = read_gguf(path)
         if file.metadata.get("general.alignment", DEFAULT_ALIGNMENT) != DEFAULT_ALIGNMENT:
             raise ReellamaError(f"{path} has a general.alignment that llama.cpp cannot quantize")
+        if loras:  # said now, also in a dry run: merging comes after all else was checked
+            lora.open_adapters(file, loras)
         places = _places(file, targets, output, [Path(adapter).stem for adapter, _ in loras])
         if not dry_run:
             _check_places(path, places, force)

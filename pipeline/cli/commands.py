@@ -7,7 +7,6 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.table import Table
 from rich.text import Text
@@ -23,12 +22,10 @@ from pipeline.cli.display import (
     summary,
     timings_table,
 )
+from pipeline.cli.session import Session
 from pipeline.strip import Strip
 
-if TYPE_CHECKING:
-    from pipeline.cli.chat import Session
-
-Action = Callable[["Session", str], None]
+Action = Callable[[Session, str], None]
 
 
 @dataclass(frozen=True)

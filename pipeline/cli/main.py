@@ -13,6 +13,8 @@ import signal
 import sys
 import threading
 
+from pipeline.cli.complaint import complain
+
 INTERRUPTED = 128 + signal.SIGINT
 AGAIN = 0.05  # seconds until a Ctrl-C that was lost is raised anew
 
@@ -80,13 +82,6 @@ def _status(app: object, arguments: list[str]) -> int:
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     return 0
-
-
-def complain(message: str, status: int = 1) -> int:
-    """Print one line on stderr; returns `status`."""
-    line = " ".join(message.split())
-    sys.stderr.write(f"reellama: {line}\n")
-    return status
 
 
 def _silence_stdout() -> None:

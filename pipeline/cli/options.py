@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import inspect
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -130,7 +131,7 @@ class ModelOptions:
             "n_ctx": self.n_ctx,
             "n_threads": self.threads,
             "n_gpu_layers": layers(self.gpu_layers),
-            "lora": [adapter(text) for text in self.lora or ()],
+            "lora": adapters(self.lora),
         }
         if self.llm and self.llm.startswith(OLLAMA):
             return self._open_ollama(self.llm.removeprefix(OLLAMA), options)
@@ -215,13 +216,32 @@ def say_without_gpu(layers: str) -> None:
         note("llama.cpp finds no GPU here: all layers stay on the processor")
 
 
-def adapter(text: str) -> tuple[Path, float]:
-    """`adapter.gguf` or `adapter.gguf=0.5`."""
-    path, _, scale = text.rpartition("=")
+def adapters(texts: Sequence[str] | None) -> list[tuple[Path, float]]:
+    """What `--lora` was given, each `FILE` or `FILE=SCALE`: files and scales, 1.0 by default.
+
+    A file that has a `=` in its own name is that file. Raises ReellamaError for a file that is not
+    there and for a scale that is no number, before any model is loaded.
+    """
+    return [_adapter(text) for text in texts or ()]
+
+
+def _adapter(text: str) -> tuple[Path, float]:
+    if Path(text).expanduser().is_file():
+        return Path(text).expanduser(), 1.0
+    name, _, number = text.rpartition("=") if "=" in text else (text, "", "1")
     try:
-        return Path(path), float(scale) if path else 1.0
+        scale = float(number)
     except ValueError:
-        return Path(text), 1.0
+        scale = math.nan
+    if not math.isfinite(scale):
+        raise ReellamaError(
+            f"--lora {text}: {number!r} is not a scale, and no file is called {text}; write FILE "
+            "or FILE=SCALE, such as adapter.gguf=0.5"
+        )
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise ReellamaError(f"--lora {text}: there is no such LoRA adapter")
+    return path, scale
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:

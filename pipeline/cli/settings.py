@@ -6,7 +6,7 @@ import difflib
 import types
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from rich.table import Table
 from rich.text import Text
@@ -14,9 +14,7 @@ from rich.text import Text
 from gguf_tools.errors import ReellamaError
 from pipeline.cli.display import clean
 from pipeline.cli.options import AnswerOptions
-
-if TYPE_CHECKING:
-    from pipeline.cli.chat import Session
+from pipeline.cli.session import Session
 
 SWITCH = {"on": True, "off": False}
 

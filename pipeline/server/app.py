@@ -7,16 +7,12 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import FastAPI, Response
-from fastapi.middleware.cors import CORSMiddleware
 
 from pipeline.server import ollama_api, openai_api
-from pipeline.server.guard import Guard
+from pipeline.server.guard import Cors, Guard
 from pipeline.server.metrics import Metrics
 from pipeline.server.service import Service
 from pipeline.server.settings import Settings
-
-# Pages of this machine may read what they are sent; others do not get past the guard.
-LOCAL = r"(https?://([\w-]+\.)*localhost(:\d+)?|https?://127\.0\.0\.1(:\d+)?|(app|tauri)://.*)"
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -52,13 +48,6 @@ def create_app(settings: Settings) -> FastAPI:
         """Counts for Prometheus."""
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    allowed = [f"{s}://{name}" for name in settings.allow_hosts for s in ("http", "https")]
-    app.add_middleware(
-        CORSMiddleware,
-        allow_origin_regex=LOCAL,
-        allow_origins=allowed,
-        allow_methods=["*"],
-        allow_headers=["*"],
-    )
+    app.add_middleware(Cors, settings=settings)
     app.add_middleware(Guard, settings=settings, metrics=metrics)
     return app

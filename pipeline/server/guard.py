@@ -10,9 +10,10 @@ import hmac
 import json
 import socket
 import time
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from urllib.parse import urlsplit
 
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -30,13 +31,47 @@ class TooLarge(Exception):
     """A body with more bytes than are taken."""
 
 
+class Names:
+    """The names by which the server may be called, and the pages that may call it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._names = {"localhost", socket.gethostname().lower(), settings.host.lower()}
+        self._names |= {name.lower() for name in settings.allow_hosts}
+
+    def are_ours(self, host: str) -> bool:
+        """Whether a host is a name of this server. An address is no name that could be rebound."""
+        return self._is_named(host) or _address(host) is not None
+
+    def may_call(self, origin: str) -> bool:
+        """Whether pages of an origin, `scheme://host:port`, may call and read the answer."""
+        scheme, _, netloc = origin.partition("://")
+        host = _host(netloc)
+        address = _address(host)
+        loopback = address is not None and address.is_loopback
+        return scheme.lower() in APPS or self._is_named(host) or loopback
+
+    def _is_named(self, host: str) -> bool:
+        return host in self._names or host.endswith(".localhost")
+
+
+class Cors(CORSMiddleware):
+    """Lets a browser hand on what it is sent to those pages that the guard lets pass."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        super().__init__(app, allow_methods=["*"], allow_headers=["*"])
+        self.names = Names(settings)
+
+    def is_allowed_origin(self, origin: str) -> bool:
+        """The guard's rule."""
+        return self.names.may_call(origin)
+
+
 class Guard:
     """ASGI middleware: checks Host, Origin, the token and the size of the body; logs and counts."""
 
     def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
         self.app, self.settings, self.metrics = app, settings, metrics
-        self.names = {"localhost", socket.gethostname().lower(), settings.host.lower()}
-        self.names |= {name.lower() for name in settings.allow_hosts}
+        self.names = Names(settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer it with what is wrong."""
@@ -70,10 +105,10 @@ class Guard:
     def _problem(self, scope: Scope) -> tuple[int, str] | None:
         headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
         host = _host(headers.get(b"host", ""))
-        if not self._is_ours(host):
+        if not self.names.are_ours(host):
             return 403, "this name is not one of the server's; start it with --allow-host NAME"
         origin = headers.get(b"origin")
-        if origin and not self._may_call(origin):
+        if origin and not self.names.may_call(origin):
             return 403, "pages of this origin may not call; start the server with --allow-host NAME"
         token = self.settings.token
         if token and scope["path"] not in FREE and scope["method"] != "OPTIONS":
@@ -88,25 +123,6 @@ class Guard:
                 f"the request has {length} bytes; at most {self.settings.max_body} are taken",
             )
         return None
-
-    def _is_ours(self, host: str) -> bool:
-        """Whether a host is a name of this server. An address is no name that could be rebound."""
-        if host in self.names or host.endswith(".localhost"):
-            return True
-        try:
-            ip_address(host)
-        except ValueError:
-            return False
-        return True
-
-    def _may_call(self, origin: str) -> bool:
-        scheme, host = urlsplit(origin).scheme, _host(urlsplit(origin).netloc)
-        if scheme in APPS or host in self.names or host.endswith(".localhost"):
-            return True
-        try:
-            return ip_address(host).is_loopback
-        except ValueError:
-            return False
 
     def _limited(self, scope: Scope, receive: Receive) -> Receive:
         """The body, counted: chunks need not say beforehand how many will come."""
@@ -123,6 +139,13 @@ class Guard:
             return message
 
         return counted
+
+
+def _address(host: str) -> IPv4Address | IPv6Address | None:
+    try:
+        return ip_address(host)
+    except ValueError:
+        return None
 
 
 def _host(netloc: str) -> str:

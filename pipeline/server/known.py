@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import lru_cache
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from gguf_tools import find
 from gguf_tools.errors import GGUFError
 from gguf_tools.facts import quantization
+from gguf_tools.files import stamp
 from gguf_tools.inspection import json_value
 from gguf_tools.naming import HUB, OLLAMA, part_names
 from gguf_tools.reader import GGUFFile, read_gguf
@@ -22,6 +24,8 @@ from pipeline.server.store import TAG, Manifest, Store, StoreError
 if TYPE_CHECKING:
     from models.bundle import Bundle
     from pipeline.server.settings import Settings
+
+MOST_BUNDLES = 8  # that are kept open
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,7 @@ class Known:
     @property
     def gguf(self) -> GGUFFile:
         """The header of its GGUF."""
-        stat = self.path.stat()
-        return _header(self.path, stat.st_mtime_ns, stat.st_size)
+        return _header(self.path, stamp(self.path))
 
     @property
     def size(self) -> int:
@@ -58,9 +61,9 @@ class Known:
 
     @property
     def digest(self) -> str:
-        """SHA-256, in hexadecimal, of its manifest and of its file's place, size and date."""
-        stat = self.path.stat()
-        said = [self.manifest.digest, str(self.path), stat.st_mtime_ns, stat.st_size]
+        """SHA-256, in hexadecimal, of its manifest, its file's place, size and date, its bundle."""
+        said = [self.manifest.digest, str(self.path), *stamp(self.path)]
+        said += [self.bundle.version] if self.bundle else []
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
     @property
@@ -220,19 +223,31 @@ def _llm(settings: Settings, bundle: Bundle) -> Path:
 
 def _fitting(bundle: Bundle, path: Path) -> Bundle | None:
     """The bundle, if its soft tokens are as wide as the embeddings of this model."""
-    stat = path.stat()
-    file = _header(path, stat.st_mtime_ns, stat.st_size)
+    file = _header(path, stamp(path))
     width = file.metadata.get(f"{file.metadata.get('general.architecture')}.embedding_length")
     return bundle if width == bundle.n_embd else None
 
 
-@lru_cache(maxsize=8)
-def _bundle(name: str) -> Bundle:
-    from models.bundle import Bundle
+# Bundles that were opened, by name, the last used last: their weights stay in memory.
+_opened: dict[str, Bundle] = {}
+_opening = threading.Lock()
 
-    return Bundle.load(name)
+
+def _bundle(name: str) -> Bundle:
+    """A bundle, opened once, and anew when its files have changed."""
+    from models.bundle import Bundle, find_bundle, version_of
+
+    version = version_of(find_bundle(name))
+    with _opening:
+        bundle = _opened.pop(name, None)
+        if bundle is None or bundle.version != version:
+            bundle = Bundle.load(name)
+        _opened[name] = bundle
+        while len(_opened) > MOST_BUNDLES:
+            del _opened[next(iter(_opened))]
+    return bundle
 
 
 @lru_cache(maxsize=32)
-def _header(path: Path, _date: int, _size: int) -> GGUFFile:
+def _header(path: Path, _stamp: tuple[int, int]) -> GGUFFile:
     return read_gguf(path)

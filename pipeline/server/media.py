@@ -38,7 +38,7 @@ Kind = Literal["picture", "video"]
 # Children that decode at the same time.
 CHILDREN = 2
 # What goes into every key of the cache: a change in how frames are read makes old entries unknown.
-_READING = "reading 1"
+_READING = "reading 2"
 _ROOT = Path(__file__).parents[2]
 # All that a child gets of the environment: where programs and libraries are, and no secrets.
 _ENVIRONMENT = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONPATH")
@@ -49,7 +49,8 @@ _HEADER = 1 << 20
 class MediaError(ReellamaError):
     """Bytes, a path or a URL that cannot be watched.
 
-    status: as in HTTP: 400 for what is broken, 403 for what is not allowed, 413 for too large.
+    status: as in HTTP: 400 for what is broken, 403 for what is not allowed, 413 for too large, 503
+    for what may be tried again.
     """
 
     def __init__(self, message: str, status: int = 400) -> None:
@@ -151,7 +152,7 @@ class Watcher:
         """Soft tokens of pictures and videos, float32 `[tokens, n_embd]`, one clip after another.
 
         Pictures that follow each other are one clip, a second apart; every video is a clip of its
-        own. Raises MediaError with status 400 or 413.
+        own. Raises MediaError with status 400, 413 or 503.
         """
         clips = await asyncio.to_thread(self._clips, media)
         rows = await asyncio.gather(*(self._see_clip(clip, bundle) for clip in clips))
@@ -186,7 +187,12 @@ class Watcher:
 
     def _encode(self, seen: Frames, bundle: Bundle) -> np.ndarray:
         with self._tower:  # one at a time: the tower takes all cores that there are
-            return bundle.encode(seen.frames, seen.times)
+            soft = bundle.encode(seen.frames, seen.times)
+        if bundle.changed:  # its weights may be partly old, and must not be kept by its version
+            raise MediaError(
+                f"the bundle {bundle.config.name} was just changed: send the request again", 503
+            )
+        return soft
 
 
 async def decode(clip: Sequence[bytes], n: int, limits: MediaLimits) -> Frames:
@@ -289,12 +295,7 @@ def _split(pixels: bytes, shapes: Iterable[tuple[int, int]]) -> Iterable[np.ndar
 
 def _key(clip: Sequence[bytes], bundle: Bundle) -> str:
     """What the soft tokens of a clip depend on, as a name for a file."""
-    digest = hashlib.sha256(f"{_READING} {bundle.config.name} {bundle.frames}".encode())
-    for path in sorted(bundle.folder.rglob("*")):
-        if path.is_file():  # training a bundle again makes other soft tokens
-            stat = path.stat()
-            name = path.relative_to(bundle.folder)
-            digest.update(f"\n{name} {stat.st_size} {stat.st_mtime_ns}".encode())
+    digest = hashlib.sha256(f"{_READING} {bundle.frames} {bundle.version}".encode())
     for data in clip:
         digest.update(hashlib.sha256(data).digest())
     return digest.hexdigest()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Hashable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import psutil
 
+from gguf_tools.files import stamp
 from pipeline.batching import Batcher
 from pipeline.server.embedding import Embedder
 from pipeline.server.known import Known
@@ -23,13 +23,16 @@ FOR_EVER = timedelta(days=36500)
 LEAST_FREE = 0.05
 WATCHED_EVERY = 5.0  # seconds
 
+# The files that a model is loaded from, each with its stamp, and with its scale where it has one.
+Key = tuple[tuple[Path, tuple[int, int], float | None], ...]
+
 
 @dataclass(eq=False)
 class Loaded:
     """A model in memory. `users` counts the requests that are using it."""
 
     name: str
-    key: Hashable
+    key: Key
     batcher: Batcher
     load_seconds: float
     keep_alive: float
@@ -55,6 +58,11 @@ class Loaded:
         kept = self.keep_alive < 0 or time.monotonic() - self.used < self.keep_alive
         return not (self.users or kept)
 
+    @property
+    def changed(self) -> bool:
+        """Whether any of its files was written since it was loaded."""
+        return any(stamp(path) != before for path, before, _ in self.key)
+
     def embed(self, texts: list[str]) -> tuple[list[list[float]], int]:
         """See `Embedder.embed`."""
         if self.embedder is None:
@@ -74,7 +82,7 @@ class Models:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._loaded: dict[Hashable, Loaded] = {}
+        self._loaded: dict[Key, Loaded] = {}
         self._loading = asyncio.Lock()  # one at a time: the second may need the memory of the first
         self._watch: asyncio.Task[None] | None = None
 
@@ -84,12 +92,15 @@ class Models:
 
     async def take(self, known: Known, keep_alive: float | None) -> tuple[Loaded, float]:
         """A model to use, and the seconds that loading it took; give it to `release` afterwards."""
-        key = _key(known)
+        lora = self._adapters(known)
+        llm: list[tuple[Path, float | None]] = [(path, None) for path in known.files]
+        key = tuple((path, stamp(path), scale) for path, scale in [*llm, *lora])
         async with self._loading:
+            await self._let_go_of_changed()
             took = 0.0
             if key not in self._loaded:
                 begin = time.perf_counter()
-                self._loaded[key] = await self._load(known, key)
+                self._loaded[key] = await self._load(known, key, lora)
                 took = self._loaded[key].load_seconds = time.perf_counter() - begin
             found = self._loaded[key]
             found.users += 1
@@ -114,14 +125,16 @@ class Models:
         for loaded in list(self._loaded.values()):
             await self._unload(loaded)
 
-    async def _load(self, known: Known, key: Hashable) -> Loaded:
+    def _adapters(self, known: Known) -> list[tuple[Path, float]]:
+        store = Store(self.settings.store)
+        own = known.bundle.lora if known.bundle else []
+        return [*own, *((store.file(adapter), 1.0) for adapter in known.manifest.adapters)]
+
+    async def _load(self, known: Known, key: Key, lora: list[tuple[Path, float]]) -> Loaded:
         if self._watch is None:
             self._watch = asyncio.create_task(self._watching())
         await self._make_room(known.size)
         settings = self.settings
-        store = Store(settings.store)
-        lora: list[tuple[Path, float]] = [*known.bundle.lora] if known.bundle else []
-        lora += [(store.file(adapter), 1.0) for adapter in known.manifest.adapters]
         batcher = await asyncio.to_thread(
             Batcher,
             known.path,
@@ -132,6 +145,14 @@ class Models:
             lora=lora,
         )
         return Loaded(known.served, key, batcher, 0.0, settings.keep_alive)
+
+    async def _let_go_of_changed(self) -> None:
+        """Unload models whose files have changed, once nobody uses them: nobody will again."""
+        for loaded in self.loaded():
+            if loaded.changed:
+                loaded.keep_alive = 0
+                if loaded.expired:
+                    await self._unload(loaded)
 
     async def _make_room(self, wanted: int) -> None:
         """Unload what nobody uses, the least recently used first, until `wanted` bytes are free."""
@@ -153,9 +174,3 @@ class Models:
                 if loaded.expired:
                     await self._unload(loaded)
             await self._make_room(0)
-
-
-def _key(known: Known) -> Hashable:
-    """What makes two models the same in memory."""
-    stat = known.path.stat()
-    return known.path, stat.st_mtime_ns, stat.st_size, known.manifest.adapters

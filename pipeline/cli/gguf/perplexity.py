@@ -21,7 +21,8 @@ def command(
         str | None, Option(metavar="MODEL", help="Measure the KL divergence from this one as well.")
     ] = None,
     lora: Annotated[
-        list[Path] | None, Option(metavar="GGUF", help="Adapter of MODEL; may be repeated.")
+        list[str] | None,
+        Option(metavar="GGUF[=SCALE]", help="A LoRA adapter of MODEL; may be repeated."),
     ] = None,
     ctx: Annotated[int, Option(min=8, metavar="N", help="Tokens of a chunk.")] = 512,
     chunks: Annotated[
@@ -44,7 +45,7 @@ def command(
     from gguf_tools.measuring import quality
     from pipeline.cli.display import out
     from pipeline.cli.gguf.measuring import chunk_bar
-    from pipeline.cli.options import layers
+    from pipeline.cli.options import adapters, layers
 
     with chunk_bar() as progress:
         found = quality.measure(
@@ -55,7 +56,7 @@ def command(
             n_chunks=chunks,
             n_threads=threads,
             n_gpu_layers=layers(gpu_layers),
-            lora=[(adapter, 1.0) for adapter in lora or ()],
+            lora=adapters(lora),
             progress=progress,
         )
     if json:

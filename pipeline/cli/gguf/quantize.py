@@ -83,7 +83,7 @@ def command(
 ) -> None:
     """Quantize a model into one type or several."""
     from gguf_tools.quantization.quantize import quantize
-    from pipeline.cli.options import adapter
+    from pipeline.cli.options import adapters
 
     with _progress() as report:
         results = quantize(
@@ -95,7 +95,7 @@ def command(
             pure=pure,
             output_type=output_type,
             embedding_type=embedding_type,
-            loras=[adapter(text) for text in lora or ()],
+            loras=adapters(lora),
             n_threads=threads,
             dry_run=dry_run,
             force=force,
