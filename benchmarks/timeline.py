@@ -22,7 +22,7 @@ import numpy as np
 from models.pictures import Picture, load_pictures, shape_kinds
 from models.render import frame_times, render
 from models.scene import random_scene
-from pipeline.strip import clock
+from pipeline.clock import clock
 from pipeline.timeline import LongVideo
 
 SIZE, FPS, SECONDS, CLIPS = (1280, 720), 25, 10, 24

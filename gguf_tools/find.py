@@ -11,15 +11,8 @@ from pathlib import Path, PurePath
 
 from gguf_tools import stores
 from gguf_tools.errors import GGUFError
-from gguf_tools.naming import (
-    HUB,
-    OLLAMA,
-    REPOSITORY,
-    choose,
-    is_projector,
-    part_names,
-    split_hub_name,
-)
+from gguf_tools.naming import HUB, OLLAMA, REPOSITORY, choose, is_projector, split_hub_name
+from gguf_tools.split_names import part_names
 from gguf_tools.stores import Model
 
 # The name of the embedded default wherever a GGUF is asked for.

@@ -8,12 +8,10 @@ from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 from gguf_tools.errors import GGUFError
+from gguf_tools.split_names import part_names
 
 HUB = "hf:"
 OLLAMA = "ollama:"
-
-# As llama.cpp's split tool names the files, and counts them from 1.
-PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf", re.IGNORECASE | re.DOTALL)
 # A quantization stands between other things in a name. "UD-" marks the variants of one publisher
 # that quantize some tensors in another way; FP16 is what others call F16.
 QUANT = re.compile(
@@ -37,19 +35,6 @@ def quant_of(name: str) -> str | None:
     """
     found = QUANT.findall(name)
     return re.sub(r"^FP(?=16|32)", "F", found[-1].upper()) if found else None
-
-
-def part_names(name: str) -> list[str]:
-    """Return the names of all files of the model that `name` is a part of, the first one first.
-
-    >>> part_names("big-00002-of-00002.gguf")
-    ['big-00001-of-00002.gguf', 'big-00002-of-00002.gguf']
-    """
-    match = PART.fullmatch(name)
-    if match is None:
-        return [name]
-    stem, _, count = match.groups()
-    return [f"{stem}-{i:05}-of-{count}.gguf" for i in range(1, int(count) + 1)] or [name]
 
 
 def is_projector(name: str) -> bool:

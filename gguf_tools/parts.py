@@ -4,8 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from gguf_tools.errors import GGUFError
-from gguf_tools.naming import part_names
 from gguf_tools.reader import GGUFFile, Tensor, read_gguf
+from gguf_tools.split_names import part_names
 
 
 def read_model(path: str | Path) -> GGUFFile:

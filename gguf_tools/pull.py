@@ -17,9 +17,10 @@ from pathlib import Path
 from gguf_tools import find, hub
 from gguf_tools.errors import GGUFError
 from gguf_tools.hub import HubFile
-from gguf_tools.naming import HUB, choose, choose_projector, part_names, split_hub_name
+from gguf_tools.naming import HUB, choose, choose_projector, split_hub_name
 from gguf_tools.reader import MAGIC, read_gguf
 from gguf_tools.sizes import show_size
+from gguf_tools.split_names import part_names
 from gguf_tools.stores import hub_cache
 
 CHUNK = 1 << 20  # bytes

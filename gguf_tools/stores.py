@@ -17,7 +17,8 @@ from typing import Any
 
 from platformdirs import user_data_path
 
-from gguf_tools.naming import HUB, OLLAMA, part_names, short_names
+from gguf_tools.naming import HUB, OLLAMA, short_names
+from gguf_tools.split_names import part_names
 
 HUB_FOLDER = re.compile(r"models--(.+?)--(.+)")
 # What Ollama leaves out of a model's name: its own server, and the namespace of its own models.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
@@ -36,3 +38,13 @@ class Item:
         if self.references:
             return "caption"
         return "choice" if self.choices else "open"
+
+
+def by_video(items: Iterator[Item] | Sequence[Item]) -> Iterator[list[Item]]:
+    """Questions about the same part of the same video that follow one another."""
+    for _, group in groupby(items, key=_part):
+        yield list(group)
+
+
+def _part(item: Item) -> tuple[Path, float | None, float | None]:
+    return item.video, item.start, item.end

@@ -35,7 +35,8 @@ from models.optimise import Stage, StageConfig
 from models.rendered import STILL_CAPTIONS
 from models.scene import Scene
 from models.shapes import COLOURS
-from models.stream import Sample, Stories, batches
+from models.stream import Sample, Stories
+from models.stream_batches import batches
 from models.telling import UNKNOWN, Story
 from models.torchvision_compat import ensure_torchvision
 from models.tower import forward_grid

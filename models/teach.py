@@ -10,10 +10,11 @@ import torch
 from gguf_tools.errors import ReellamaError
 from gguf_tools.template import ChatTemplate
 from gguf_tools.tokenizer import Tokenizer
-from models import form
+from models import form, form_fill
 from models.labels import name_ids
 from models.prompting import question_ids
-from models.stream import Conversations, Sample, Stories, StoryBatch, pad, task
+from models.stream import Sample, Stories, task
+from models.stream_batches import Conversations, StoryBatch, pad
 
 SAMPLED = 2000  # stories whose words are counted
 IGNORED = -100  # PyTorch's label of positions that the loss leaves out
@@ -108,7 +109,7 @@ def frequent_words(
     """Token ids of forms, the most frequent first; padding ("\\n") is number 0."""
     seen: Counter[int] = Counter()
     told = [stories.story(number) for number in range(sampled)]
-    said = [text for story in told for text in form.fill(story) if text]
+    said = [text for story in told for text in form_fill.fill(story) if text]
     for text in (*said, *(name for cast in stories.casts for name in cast.names)):
         seen.update(tokenizer.encode(f" {text}"))
     padding = tokenizer.encode("\n")[0]

@@ -26,7 +26,8 @@ from models.optimise import Stage, StageConfig
 from models.projector import Projector
 from models.stills import STILLS
 from models.story import STORIES
-from models.stream import Conversations, Stories, StoryBatch, batches
+from models.stream import Stories
+from models.stream_batches import Conversations, StoryBatch, batches
 from models.tables import unknown
 from models.teach import IGNORED, Teacher
 from models.tower import BATCH_FRAMES, Tower

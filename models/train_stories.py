@@ -22,7 +22,7 @@ from gguf_tools.errors import ReellamaError
 from gguf_tools.reader import read_gguf
 from models import parallel
 from models.bundle import Bundle, BundleConfig, TowerSpec, save_bundle
-from models.form import hedges
+from models.form_fill import hedges
 from models.labels import Labels, name_ids
 from models.llm import FrozenLLM
 from models.look import Looking

@@ -14,7 +14,7 @@ from jinja2 import Environment, Template
 from PIL import Image
 
 from models.inspection import Field
-from pipeline.strip import clock
+from pipeline.clock import clock
 
 FOG, THICKEST = 150.0, 0.1  # its grey, and what it leaves of a picture that is not looked at
 PAGE_WIDTH, QUALITY = 96, 75  # pixels of a frame on the page, and of JPEG

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import prompts
 from pipeline.chat import Chat, Video
+from pipeline.clock import clock
 from pipeline.frames import VideoError, read_frames
 from pipeline.sampling import Sampling
-from pipeline.strip import clock
 
 if TYPE_CHECKING:
     from pipeline.video_chat import Reading, VideoChat

@@ -17,10 +17,10 @@ from PIL import Image
 from gguf_tools.errors import ReellamaError
 from models import prompting
 from pipeline.chat import Answer, Chat, Turn
+from pipeline.clock import clock
 from pipeline.engine import Stats, Text
 from pipeline.notes import WatchedVideo, take_notes, written
 from pipeline.ollama_llm import OllamaError, OllamaModel
-from pipeline.strip import clock
 from pipeline.video_chat import Progress, Reading, VideoChat
 
 MAX_PICTURES = 8

@@ -13,8 +13,8 @@ from typing import Any
 import ollama
 
 from gguf_tools.errors import ReellamaError
-from gguf_tools.naming import part_names
 from gguf_tools.reader import read_gguf
+from gguf_tools.split_names import part_names
 from gguf_tools.template import CHATML, ChatTemplate
 from models.bundle import Bundle
 from pipeline.ollama_llm import connected

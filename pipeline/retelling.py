@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import prompts
+from pipeline.clock import clock
 from pipeline.ollama_llm import OllamaModel
-from pipeline.strip import clock
 from pipeline.timeline import FoundAnswer, Timeline
 
 SUMMARIZE = "Summarize the video in two or three sentences."

@@ -12,6 +12,8 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.segment import Segment
 from rich.style import Style
 
+from pipeline.clock import clock
+
 UPPER_HALF = "\u2580"
 GAP = 1  # columns between two pictures
 MIN_WIDTH, MAX_WIDTH = (
@@ -21,19 +23,6 @@ MIN_WIDTH, MAX_WIDTH = (
 TARGET_ROWS = 2  # of pictures, when they can be wide enough
 MAX_HEIGHT = 8  # lines of one picture
 MAX_LINES = 18  # a strip must leave room for the conversation
-
-
-def clock(seconds: float) -> str:
-    """A time as people write it: `0:07.5`, `12:30.0`, `1:02:03.0`.
-
-    >>> clock(7.48), clock(3723)
-    ('0:07.5', '1:02:03.0')
-    """
-    tenths = round(seconds * 10)
-    minutes, rest = divmod(tenths, 600)
-    hours, minutes = divmod(minutes, 60)
-    ending = f"{minutes:02d}:{rest / 10:04.1f}" if hours else f"{minutes}:{rest / 10:04.1f}"
-    return f"{hours}:{ending}" if hours else ending
 
 
 @dataclass(frozen=True)

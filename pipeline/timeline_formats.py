@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.strip import clock
+from pipeline.clock import clock
 from pipeline.timeline import Timeline
 
 FORMATS = ("text", "json", "srt", "vtt", "md")

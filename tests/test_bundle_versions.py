@@ -20,7 +20,7 @@ from pipeline.server.media import MediaError, MediaLimits, Watcher
 from pipeline.server.models import Models
 from pipeline.server.settings import Settings
 from pipeline.server.store import Store
-from tests.test_lora import write_adapter
+from tests.lora_adapters import write_adapter
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from rich.console import Console
 
 from pipeline.cli.answer import Printer
 from pipeline.cli.display import clean, sureness
-from pipeline.strip import MAX_LINES, Strip, clock
+from pipeline.clock import clock
+from pipeline.strip import MAX_LINES, Strip
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 

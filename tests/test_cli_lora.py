@@ -11,7 +11,7 @@ from gguf_tools.errors import ReellamaError
 from gguf_tools.quantization.quantize import quantize
 from pipeline.cli.options import adapters
 from tests.conftest import Result
-from tests.test_lora import logits, pairs, write_adapter
+from tests.lora_adapters import logits, pairs, write_adapter
 
 Run = Callable[..., Result]
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from gguf_tools.errors import ReellamaError
-from pipeline.evaluation.items import by_video, load
+from models.items import by_video
+from pipeline.evaluation.items import load
 from tests.conftest import Result
 
 Run = Callable[..., Result]

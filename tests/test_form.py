@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from models import form
+from models import form, form_fill
 from models.paths import Doing, Route
 from models.pictures import load_pictures
 from models.scene import Actor, Scene
@@ -38,7 +38,7 @@ def thing(fields: list[str], number: int) -> list[str]:
 @pytest.mark.parametrize("name", MAKERS)
 def test_every_story_fills_the_whole_form(name: str) -> None:
     for seed in SEEDS:
-        assert len(form.fill(told(name, seed))) == len(form.WIDTHS)
+        assert len(form_fill.fill(told(name, seed))) == len(form.WIDTHS)
 
 
 def test_the_places_of_the_fields_follow_one_another() -> None:
@@ -52,7 +52,7 @@ def test_one_thing_stands_with_its_name_motion_and_place() -> None:
     (actor,) = story.scene.actors
     assert isinstance(actor, Actor)
     corner = Scene((replace(actor, x=0.1, y=0.9),), story.scene.background)
-    fields = form.fill(replace(story, scene=corner))
+    fields = form_fill.fill(replace(story, scene=corner))
     assert fields[:3] == ["one", "none", "stays still"]
     assert thing(fields, 0) == [actor.picture.kind, "stays still", "bottom left"]
     assert thing(fields, 1) == ["", "", ""]
@@ -63,7 +63,7 @@ def test_what_comes_first_and_what_then_have_fields_of_their_own() -> None:
         story = told("order", seed)
         (actor,) = story.scene.actors
         assert isinstance(actor, Doing)
-        fields = form.fill(story)
+        fields = form_fill.fill(story)
         assert fields[form.MOTION] == actor.first.motion
         assert fields[-1] == actor.second.motion
 
@@ -71,7 +71,7 @@ def test_what_comes_first_and_what_then_have_fields_of_their_own() -> None:
 def test_several_things_are_listed_as_they_are_told() -> None:
     for seed in SEEDS:
         story = told("mover", seed)
-        fields = form.fill(story)
+        fields = form_fill.fill(story)
         names = [thing(fields, number)[0] for number in range(len(story.scene.actors))]
         assert names == [actor.picture.kind for actor in in_order(story.scene.actors)]
         places = [story.caption.lower().index(name) for name in names]
@@ -81,7 +81,7 @@ def test_several_things_are_listed_as_they_are_told() -> None:
 def test_copies_are_listed_once_and_counted() -> None:
     for seed in SEEDS:
         story = told("count", seed)
-        fields = form.fill(story)
+        fields = form_fill.fill(story)
         moving = sum(actor.motion != "stays still" for actor in story.scene.actors)
         assert fields[:2] == [NUMBERS[len(story.scene.actors)], NUMBERS[moving]]
         assert thing(fields, 1) == ["", "", ""]
@@ -90,7 +90,7 @@ def test_copies_are_listed_once_and_counted() -> None:
 def test_of_two_that_move_the_slow_one_is_said_to_be_slow() -> None:
     for seed in SEEDS:
         story = told("race", seed)
-        fields = form.fill(story)
+        fields = form_fill.fill(story)
         slow = min(story.scene.actors, key=lambda actor: getattr(actor, "amount", 0.0))
         motions = {thing(fields, n)[0]: thing(fields, n)[1] for n in range(2)}
         assert [kind for kind, does in motions.items() if does.endswith("slowly")] == [
@@ -101,7 +101,7 @@ def test_of_two_that_move_the_slow_one_is_said_to_be_slow() -> None:
 def test_things_that_change_places_have_the_place_where_they_end() -> None:
     for seed in SEEDS:
         story = told("shuffle", seed)
-        fields = form.fill(story)
+        fields = form_fill.fill(story)
         for number, actor in enumerate(in_order(story.scene.actors)):
             assert isinstance(actor, Route)
             start, end = (
@@ -112,14 +112,14 @@ def test_things_that_change_places_have_the_place_where_they_end() -> None:
 
 def test_what_moves_about_is_said_to_do_so() -> None:
     for seed in SEEDS:
-        fields = form.fill(told("about", seed))
+        fields = form_fill.fill(told("about", seed))
         assert fields[:2] == ["one", "one"] and fields[form.MOTION] == "moves about"
 
 
 def test_both_scenes_of_a_cut_are_there() -> None:
     story = told("cut", 1)
     assert story.scene.later
-    fields = form.fill(story)
+    fields = form_fill.fill(story)
     assert fields[2] == "cut"
     kinds = [shot.actors[0].picture.kind for shot in (story.scene, story.scene.later)]
     assert [thing(fields, n)[0] for n in range(2)] == kinds
@@ -127,7 +127,7 @@ def test_both_scenes_of_a_cut_are_there() -> None:
 
 def test_a_form_that_is_not_sure_says_so_where_names_and_the_camera_stand() -> None:
     starts = [start for start, _ in form.spans()]
-    raised = list(form.hedges(2.0, 1.0))
+    raised = list(form_fill.hedges(2.0, 1.0))
     names = [token for token, word, more in raised if (word, more) == ("something", 2.0)]
     assert names == starts[form.NAME : form.NAME + 3 * form.THINGS : 3]
     assert (starts[form.NAME], "photograph", 2.0) in raised
@@ -138,14 +138,14 @@ def test_a_form_that_is_not_sure_says_so_where_names_and_the_camera_stand() -> N
 def test_a_photograph_is_called_one_whatever_it_shows() -> None:
     story = told("photograph", 0)
     assert story.photograph
-    fields = form.fill(story)
+    fields = form_fill.fill(story)
     assert fields[form.NAME] == "photograph" and not any(fields[form.MOTION :])
 
 
 def test_a_moving_camera_has_its_field_and_places_are_left_open() -> None:
     cameras = [story for seed in SEEDS if (story := told("camera", seed)).scene.camera]
     for story in cameras:
-        fields = form.fill(story)
+        fields = form_fill.fill(story)
         assert story.scene.camera and fields[2] in story.scene.camera.move
         assert all(not thing(fields, n)[2] for n in range(form.THINGS))
     assert any(isinstance(actor, Actor) for story in cameras for actor in story.scene.actors)

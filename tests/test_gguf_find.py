@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from gguf_tools import find, stores
 from gguf_tools.errors import GGUFError
-from gguf_tools.naming import choose, part_names, quant_of
-from tests.test_gguf_stores import into_ollama
+from gguf_tools.naming import choose, quant_of
+from gguf_tools.split_names import part_names
+from tests.ollama_store import into_ollama
 
 
 def test_the_default_is_the_file_in_the_package(smollm2: Path) -> None:

@@ -15,7 +15,7 @@ from gguf_tools.quantization.lora import merge, merged_size
 from gguf_tools.quantization.quantize import quantize
 from gguf_tools.reader import read_gguf
 from tests import tiny_model
-from tests.test_lora import ALPHA, NAMES, RANK, Pair, logits, pairs, write_adapter
+from tests.lora_adapters import ALPHA, NAMES, RANK, Pair, logits, pairs, write_adapter
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import pytest
 from gguf_tools import stores
 from gguf_tools.listing import entries
 from tests.conftest import Result
+from tests.ollama_store import into_ollama, write_manifest
 
 Run = Callable[..., Result]
 N_PARAMETERS = 103_104  # of the tiny model
@@ -28,27 +29,6 @@ def into_hub_cache(cache: Path, repo: str, name: str, file: Path, commit: str = 
     path.symlink_to(os.path.relpath(blob, path.parent))
     (folder / "refs" / "main").write_text(commit)
     return path
-
-
-def into_ollama(folder: Path, name: str, file: Path) -> Path:
-    """Put a file into Ollama's store under a name such as "host/namespace/model/tag"."""
-    digest = sha256(file.read_bytes()).hexdigest()
-    blob = folder / "blobs" / f"sha256-{digest}"
-    blob.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy(file, blob)
-    prefix = "application/vnd.ollama.image"
-    layers = [
-        {"mediaType": f"{prefix}.template", "digest": f"sha256:{'0' * 64}", "size": 1},
-        {"mediaType": f"{prefix}.model", "digest": f"sha256:{digest}", "size": file.stat().st_size},
-    ]
-    write_manifest(folder, name, json.dumps({"schemaVersion": 2, "config": {}, "layers": layers}))
-    return blob
-
-
-def write_manifest(folder: Path, name: str, text: str) -> None:
-    path = folder / "manifests" / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
 
 
 def test_the_hubs_cache_is_where_its_client_looks(

@@ -11,7 +11,7 @@ import pytest
 
 from gguf_tools import hub
 from pipeline.engine import Engine, Text
-from tests import test_lora
+from tests import lora_adapters
 from tests.hub import Hub, running
 from tests.served import serving
 
@@ -101,7 +101,7 @@ def test_a_model_is_made_from_an_uploaded_file(client: ollama.Client, tiny_llama
 def test_an_adapter_is_part_of_the_model_that_it_was_created_with(
     client: ollama.Client, tiny_llama: Path, tmp_path: Path
 ) -> None:
-    adapter = test_lora.write_adapter(tmp_path / "adapter.gguf", test_lora.pairs(seed=1))
+    adapter = lora_adapters.write_adapter(tmp_path / "adapter.gguf", lora_adapters.pairs(seed=1))
     model, change = client.create_blob(tiny_llama), client.create_blob(adapter)
     client.create("plain", files={"tiny.gguf": model})
     client.create("changed", files={"tiny.gguf": model}, adapters={"adapter.gguf": change})

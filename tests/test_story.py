@@ -19,7 +19,8 @@ from models.scene import Actor, backwards
 from models.shapes import COLOURS
 from models.stills import STILLS
 from models.story import ROW, STORIES, random_story
-from models.stream import MOST_TURNS, Stories, StoryConfig, conversation, pad
+from models.stream import MOST_TURNS, Stories, StoryConfig, conversation
+from models.stream_batches import pad
 from models.telling import NUMBERS, UNKNOWN, Cast, Story
 from models.variants import patch, tinted
 from pipeline.frames import read_frames

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from models.bundle import Bundle
-from models.form import hedges
+from models.form_fill import hedges
 from models.llm import FrozenLLM
 from models.material import EMOJI_PACKAGES
 from models.pictures import load_pictures

@@ -17,7 +17,8 @@ from models import form
 from models.labels import NAME_TOKENS, NAMED, TOKENS, Labels, class_names, name_ids
 from models.llm import FrozenLLM
 from models.projector import Projector, ProjectorConfig
-from models.stream import Conversations, Stories, StoryConfig
+from models.stream import Stories, StoryConfig
+from models.stream_batches import Conversations
 from models.teach import IGNORED, Teacher, frequent_words
 from models.tell import DrawnConfig, StoryTraining, StudyConfig, TellConfig
 from models.tower import Tower

@@ -92,7 +92,7 @@ def frames(session: Session, rest: str) -> None:
 def inspect(session: Session, rest: str) -> None:
     """Read the soft tokens of the videos."""
     from models.inspection import inspect as read
-    from pipeline.cli.inspect import show_token, table
+    from pipeline.cli.token_tables import show_token, table
 
     number = _whole_number(rest, "inspect N", least=0) if rest else None
     bundle = session.talk.bundle

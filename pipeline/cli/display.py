@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.strip import clock
+from pipeline.clock import clock
 from pipeline.timings import Timings, peak_memory
 
 if TYPE_CHECKING:  # commands about GGUF files need not wait until torch is loaded

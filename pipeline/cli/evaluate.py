@@ -268,14 +268,14 @@ def _items(
             raise _no_such_task(questions.data, {item.task for item in loaded.items})
         yield kept, len(kept), loaded.missing
         return
-    from models import benchmark, photographs
+    from models import benchmark, photograph_items
     from models.material import MATERIAL
 
     clips = questions.clips or CLIPS_A_TASK
     material = questions.material or MATERIAL
-    if questions.split == photographs.SPLIT:
+    if questions.split == photograph_items.SPLIT:
         with tempfile.TemporaryDirectory() as folder:
-            shown = photographs.items(clips, questions.seed, Path(folder), material=material)
+            shown = photograph_items.items(clips, questions.seed, Path(folder), material=material)
             yield shown, clips, ()
         return
     asked = [task for task in benchmark.TASKS if not tasks or task in tasks]

@@ -111,7 +111,7 @@ def timeline(video: Path, options: TimelineOptions, watching: WatchingOptions) -
 
 def _print_answer(question: str, found: list, teller: OllamaModel | None, *, as_json: bool) -> None:
     from pipeline.cli.display import clean, out
-    from pipeline.strip import clock
+    from pipeline.clock import clock
 
     if as_json:
         sys.stdout.write(json.dumps([asdict(each) for each in found], ensure_ascii=False) + "\n")
@@ -153,7 +153,7 @@ def search(
     from models.bundle import Bundle
     from pipeline import moments
     from pipeline.cli.display import clean, note, out
-    from pipeline.strip import clock
+    from pipeline.clock import clock
 
     if not words.strip():
         raise ReellamaError("search for what? give a few words")

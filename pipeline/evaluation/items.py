@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from gguf_tools.errors import ReellamaError
-from models.items import Item
+from models.items import Item, _part
 
 # Where MVBench keeps the videos of a task: files of the same name lie in several folders.
 MVBENCH_FOLDERS = {
@@ -75,16 +74,6 @@ def load(path: Path) -> Loaded:
     if not items:
         raise ReellamaError(f"{path}: none of its {len(missing)} videos lie in {folder.parent}")
     return Loaded(_together(items), tuple(dict.fromkeys(missing)))
-
-
-def by_video(items: Iterator[Item] | Sequence[Item]) -> Iterator[list[Item]]:
-    """Questions about the same part of the same video that follow one another."""
-    for _, group in groupby(items, key=_part):
-        yield list(group)
-
-
-def _part(item: Item) -> tuple[Path, float | None, float | None]:
-    return item.video, item.start, item.end
 
 
 def _together(items: Iterator[Item] | list[Item]) -> list[Item]:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from jinja2 import Environment, Template
 
+from pipeline.clock import clock
 from pipeline.evaluation.report import Report, notes
 from pipeline.evaluation.runner import Answered
-from pipeline.strip import clock
 
 SHOWN = 24  # clips of a task, misses first
 

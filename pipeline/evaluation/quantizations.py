@@ -15,9 +15,8 @@ from gguf_tools.facts import bits_per_weight, quantization
 from gguf_tools.quantization.quantize import default_name, quantize
 from gguf_tools.reader import read_gguf
 from models.bundle import Bundle
-from models.items import Item
+from models.items import Item, by_video
 from models.scoring import Share
-from pipeline.evaluation.items import by_video
 from pipeline.evaluation.runner import Watched, ask, watch
 from pipeline.frames import VideoError
 from pipeline.video_chat import VideoChat

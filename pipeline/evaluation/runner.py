@@ -14,13 +14,12 @@ from PIL import Image
 
 from gguf_tools.errors import ReellamaError
 from models.bundle import Bundle
-from models.items import Item
+from models.items import Item, by_video
 from models.prompting import multiple_choice
 from pipeline.chat import Chat, Video
 from pipeline.evaluation import controls
 from pipeline.evaluation.choices import contains, named, probabilities
 from pipeline.evaluation.controls import CONTROLS
-from pipeline.evaluation.items import by_video
 from pipeline.frames import Clip, VideoError, read_frames
 from pipeline.video_chat import MAX_SIDE, VideoChat
 

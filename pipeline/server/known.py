@@ -17,8 +17,9 @@ from gguf_tools.errors import GGUFError
 from gguf_tools.facts import quantization
 from gguf_tools.files import stamp
 from gguf_tools.inspection import json_value
-from gguf_tools.naming import HUB, OLLAMA, part_names
+from gguf_tools.naming import HUB, OLLAMA
 from gguf_tools.reader import GGUFFile, read_gguf
+from gguf_tools.split_names import part_names
 from pipeline.server.store import TAG, Manifest, Store, StoreError
 
 if TYPE_CHECKING:
