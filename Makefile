@@ -44,18 +44,18 @@ bench: .venv/.installed-dev ## the benchmarks (benchmarks/README.md says what ea
 	for name in engine seek; do .venv/bin/python "benchmarks/$$name.py" || exit 1; done
 
 train-mini: .venv/.installed-dev ## the recipes that made the bundle `mini`, one upon the other
-	$(REELLAMA) train models/recipes/mini.toml --out runs/base
-	$(REELLAMA) train models/recipes/mini-2.toml --out runs/second --processes 2
-	$(REELLAMA) train models/recipes/mini-3.toml --out runs/third --processes 2
-	$(REELLAMA) train models/recipes/mini-4.toml --out runs/fourth --processes 2
-	$(REELLAMA) train models/recipes/mini-5.toml --out runs/fifth --processes 2
-	$(REELLAMA) train models/recipes/mini-6.toml --out runs/sixth --processes 2
-	$(REELLAMA) train models/recipes/mini-7.toml --out runs/seventh --processes 2
-	$(REELLAMA) train models/recipes/mini-8.toml --out runs/eighth --processes 2
-	$(REELLAMA) train models/recipes/mini-9.toml --out runs/ninth --processes 2
-	$(REELLAMA) train models/recipes/mini-10.toml --out runs/tenth --processes 2
-	$(REELLAMA) train models/recipes/mini-11.toml --out runs/eleventh --processes 2
-	$(REELLAMA) train models/recipes/mini-12.toml --out runs/mini --processes 2
+	$(REELLAMA) train models/configs/mini.toml --out runs/base
+	$(REELLAMA) train models/configs/mini-2.toml --out runs/second --processes 2
+	$(REELLAMA) train models/configs/mini-3.toml --out runs/third --processes 2
+	$(REELLAMA) train models/configs/mini-4.toml --out runs/fourth --processes 2
+	$(REELLAMA) train models/configs/mini-5.toml --out runs/fifth --processes 2
+	$(REELLAMA) train models/configs/mini-6.toml --out runs/sixth --processes 2
+	$(REELLAMA) train models/configs/mini-7.toml --out runs/seventh --processes 2
+	$(REELLAMA) train models/configs/mini-8.toml --out runs/eighth --processes 2
+	$(REELLAMA) train models/configs/mini-9.toml --out runs/ninth --processes 2
+	$(REELLAMA) train models/configs/mini-10.toml --out runs/tenth --processes 2
+	$(REELLAMA) train models/configs/mini-11.toml --out runs/eleventh --processes 2
+	$(REELLAMA) train models/configs/mini-12.toml --out runs/mini --processes 2
 
 pictures: .venv/.installed demo.mp4 ## draw the terminals in the README (needs tmux)
 	.venv/bin/python docs/make_screenshot.py chat demo.mp4 docs/chat.svg \
@@ -73,7 +73,7 @@ x86-64_ENV := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_IN
 
 .PHONY: test-kernels-avx2 test-kernels-x86-64
 test-kernels-avx2 test-kernels-x86-64: test-kernels-%: .venv/kernels/%/.built
-	export PYTHONPATH="$(KERNELS)/$*" $($*_ENV) && .venv/bin/python tests/kernels.py $* && \
+	export PYTHONPATH="$(KERNELS)/$*" $($*_ENV) && .venv/bin/python tests/helpers/kernels.py $* && \
 		for run in $$(seq $(RUNS)); do $(PYTEST) -m numeric $(ARGS) || exit 1; done
 
 .venv/kernels/%/.built: .venv/.installed-dev

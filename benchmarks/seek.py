@@ -19,7 +19,7 @@ from typing import NamedTuple, TypeVar
 import av
 import numpy as np
 
-from pipeline.frames import read_frames
+from pipeline.video.clip import read_frames
 
 T = TypeVar("T")
 

@@ -27,7 +27,7 @@ from pathlib import Path
 
 import httpx
 
-from gguf_tools import find
+from gguf_tools.locate import find
 
 CLIENTS, TOKENS = 8, 64
 TOPICS = ["the sea", "a clock", "two dogs", "bread", "the moon", "a train", "rain", "an old map"]

@@ -19,11 +19,11 @@ from pathlib import Path
 import av
 import numpy as np
 
-from models.pictures import Picture, load_pictures, shape_kinds
-from models.render import frame_times, render
-from models.scene import random_scene
-from pipeline.clock import clock
-from pipeline.timeline import LongVideo
+from models.synthetic.assets.pictures import Picture, load_pictures, shape_kinds
+from models.synthetic.render import frame_times, render
+from models.synthetic.scene import random_scene
+from pipeline.long_video.timeline import LongVideo
+from pipeline.video.timestamps import clock
 
 SIZE, FPS, SECONDS, CLIPS = (1280, 720), 25, 10, 24
 FAST = {"preset": "veryfast", "bf": "0"}

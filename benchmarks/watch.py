@@ -20,7 +20,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from pipeline.watching import NOTES
+from pipeline.long_video.watch_folder import NOTES
 
 WORKERS = 2
 LIFE = (6.0, 14.0)  # seconds, of which a worker takes four to load its models

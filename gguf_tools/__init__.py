@@ -15,7 +15,7 @@ FUNCTIONS = {
     "bench": ("measuring.bench", "bench"),
     "compare": ("measuring.compare", "compare"),
     "convert": ("conversion.convert", "convert"),
-    "perplexity": ("measuring.quality", "measure"),
+    "perplexity": ("measuring.perplexity", "measure"),
     "quantize": ("quantization.quantize", "quantize"),
 }
 

@@ -23,14 +23,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from gguf_tools import find
+from gguf_tools.atomic_write import stamp
 from gguf_tools.errors import ReellamaError
-from gguf_tools.files import stamp
-from gguf_tools.reader import GGUFFile
-from models import labels
-from models.labels import Labels
-from models.projector import Projector, ProjectorConfig, build_projector
-from models.tower import Tower
+from gguf_tools.format.reader import GGUFFile
+from gguf_tools.locate import find
+from models.projector.temporal_projector import Projector, ProjectorConfig, build_projector
+from models.vision import imagenet_labels
+from models.vision.encoder import Tower
+from models.vision.imagenet_labels import Labels
 
 BUNDLES = Path(__file__).parent / "bundles"
 FORMAT = 1
@@ -55,7 +55,7 @@ class BundleConfig:
     """The contents of `bundle.json`.
 
     Attributes:
-        llm: a name that `gguf_tools.find.resolve` knows, or a path.
+        llm: a name that `gguf_tools.locate.find.resolve` knows, or a path.
         frames: how many frames of a video are looked at when nobody says.
         lora: GGUF adapters inside the bundle, with their scales.
         training, scores: what made it and what it is worth, for people.
@@ -134,7 +134,7 @@ class Bundle:
     @property
     def tokens(self) -> int:
         """Soft tokens a video."""
-        named = labels.TOKENS if (self.folder / "labels.safetensors").is_file() else 0
+        named = imagenet_labels.TOKENS if (self.folder / "labels.safetensors").is_file() else 0
         return self.config.projector.tokens + named
 
     @property

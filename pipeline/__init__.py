@@ -14,22 +14,22 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.chat import Chat as Chat
-    from pipeline.engine import Engine as Engine
-    from pipeline.engine import Text as Text
-    from pipeline.frames import read_frames as read_frames
-    from pipeline.sampling import Sampling as Sampling
-    from pipeline.video_chat import VideoChat as VideoChat
+    from pipeline.chat.conversation import Chat as Chat
+    from pipeline.chat.video_chat import VideoChat as VideoChat
+    from pipeline.llm.engine import Engine as Engine
+    from pipeline.llm.engine import Text as Text
+    from pipeline.llm.token_sampling import Sampling as Sampling
+    from pipeline.video.clip import read_frames as read_frames
 
 __all__ = ["Chat", "Engine", "Sampling", "Text", "VideoChat", "read_frames"]
 
 _MODULES = {
-    "Chat": "pipeline.chat",
-    "Engine": "pipeline.engine",
-    "Sampling": "pipeline.sampling",
-    "Text": "pipeline.engine",
-    "VideoChat": "pipeline.video_chat",
-    "read_frames": "pipeline.frames",
+    "Chat": "pipeline.chat.conversation",
+    "Engine": "pipeline.llm.engine",
+    "Sampling": "pipeline.llm.token_sampling",
+    "Text": "pipeline.llm.engine",
+    "VideoChat": "pipeline.chat.video_chat",
+    "read_frames": "pipeline.video.clip",
 }
 
 

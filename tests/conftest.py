@@ -22,9 +22,9 @@ from filelock import FileLock
 from hypothesis import settings
 
 if TYPE_CHECKING:
-    from pipeline.engine import Engine
+    from pipeline.llm.engine import Engine
 
-from gguf_tools import find
+from gguf_tools.locate import find
 
 # A shell starts what runs in the background with SIGINT ignored, and children inherit that; a
 # handler of our own makes theirs the default again, so that Ctrl-C can be tested from anywhere.
@@ -78,7 +78,7 @@ def square_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def demo_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `reellama demo-video` draws: a red star that moves right."""
-    from pipeline.cli import demo
+    from pipeline.cli.commands import demo_video as demo
 
     path = tmp_path_factory.mktemp("demo") / "demo.mp4"
     demo.run(path, "red star", "moves right")
@@ -88,7 +88,7 @@ def demo_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def smollm2_engine(smollm2: Path) -> Iterator["Engine"]:
     """SmolLM2, loaded once. One thread: two that wait for each other crawl on a busy machine."""
-    from pipeline.engine import Engine
+    from pipeline.llm.engine import Engine
 
     with Engine(smollm2, n_ctx=1024, n_threads=1) as engine:
         yield engine
@@ -104,7 +104,7 @@ def engine(smollm2_engine: "Engine") -> "Engine":
 @pytest.fixture(scope="session")
 def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model whose tokens are bytes, with random weights."""
-    from tests import tiny_model
+    from tests.helpers import tiny_model
 
     return tiny_model.write(tmp_path_factory.mktemp("tiny") / "llama.gguf")
 
@@ -114,11 +114,11 @@ def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle for SmolLM2 that sees nothing: a tower and a projector with random weights."""
     import torch
 
-    from gguf_tools import find
-    from gguf_tools.reader import token_embeddings
+    from gguf_tools.format.reader import token_embeddings
+    from gguf_tools.locate import find
     from models.bundle import BundleConfig, save_bundle
-    from models.projector import ProjectorConfig, build_projector
-    from tests.small_tower import write_small_tower
+    from models.projector.temporal_projector import ProjectorConfig, build_projector
+    from tests.helpers.small_tower import write_small_tower
 
     folder = tmp_path_factory.mktemp("bundle") / "small"
     write_small_tower(folder / "tower")

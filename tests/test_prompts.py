@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import prompts
-from gguf_tools.tokenizer import Tokenizer
+from gguf_tools.text.tokenizer import Tokenizer
 
 
 @pytest.mark.parametrize("name", ["system", "describe"])

@@ -26,6 +26,7 @@ from gguf import (
     quantize,
 )
 
+from gguf_tools.atomic_write import replacing
 from gguf_tools.conversion import hyperparameters
 from gguf_tools.conversion.architectures import Architecture, Config, read_config
 from gguf_tools.conversion.hf_folder import believing, model_name
@@ -33,8 +34,7 @@ from gguf_tools.conversion.hf_tensors import HFTensor, read_rows, read_tensors
 from gguf_tools.conversion.hf_tokenizer import Vocabulary, add_vocabulary, read_vocabulary
 from gguf_tools.conversion.tensor_plan import PlannedTensor, language_tensors, plan_tensors
 from gguf_tools.errors import ReellamaError
-from gguf_tools.files import replacing
-from gguf_tools.reader import TOKEN_EMBEDDINGS
+from gguf_tools.format.reader import TOKEN_EMBEDDINGS
 
 FILE_TYPES = {
     "F32": LlamaFileType.ALL_F32,

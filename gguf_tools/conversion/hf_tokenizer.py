@@ -21,8 +21,13 @@ from gguf_tools.conversion.pre_tokenizers import (
     is_byte_level,
     pre_tokenizer_name,
 )
+from gguf_tools.conversion.sentencepiece_scores import (
+    SPACE,
+    add_space_prefix,
+    merge_scores,
+    uses_spaces,
+)
 from gguf_tools.conversion.special_tokens import SpecialTokens, read_special_tokens
-from gguf_tools.conversion.spm import SPACE, add_space_prefix, merge_scores, uses_spaces
 from gguf_tools.errors import ReellamaError
 
 Section = Mapping[str, Any]

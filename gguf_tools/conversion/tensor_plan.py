@@ -24,7 +24,7 @@ from gguf_tools.conversion.architectures import Architecture, Config
 from gguf_tools.conversion.hf_tensors import NUMPY_TYPES, HFTensor
 from gguf_tools.conversion.hyperparameters import frequency_factors
 from gguf_tools.errors import ReellamaError
-from gguf_tools.reader import TOKEN_EMBEDDINGS
+from gguf_tools.format.reader import TOKEN_EMBEDDINGS
 
 OUTPUT = "output.weight"
 # In the files of old models, and computed by llama.cpp; and the eyes of those that see.

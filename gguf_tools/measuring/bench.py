@@ -26,10 +26,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gguf_tools.backend import GpuLayers
-from gguf_tools.context import ContextSettings
 from gguf_tools.errors import ReellamaError
 from gguf_tools.measuring.bench_results import Kept, Result
+from gguf_tools.runtime.backend import GpuLayers
+from gguf_tools.runtime.context import ContextSettings
 
 KINDS = ("pp", "tg", "sp")
 CHILD = (sys.executable, "-m", "gguf_tools.measuring.bench_child")

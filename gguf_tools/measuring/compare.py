@@ -15,15 +15,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from gguf_tools import text_chunks
-from gguf_tools.backend import GpuLayers
+from gguf_tools.atomic_write import write_atomically
 from gguf_tools.errors import ReellamaError
-from gguf_tools.facts import quantization
-from gguf_tools.files import write_atomically
-from gguf_tools.measuring import bench, quality
+from gguf_tools.format.model_summary import quantization
+from gguf_tools.format.reader import GGUFFile, read_gguf
+from gguf_tools.measuring import bench, perplexity
 from gguf_tools.measuring.divergence import Estimate
 from gguf_tools.quantization.quantize import default_name, quantize
-from gguf_tools.reader import GGUFFile, read_gguf
+from gguf_tools.runtime.backend import GpuLayers
+from gguf_tools.text import text_chunks
 
 # From large to small; none of them needs an importance matrix.
 TYPES = (
@@ -52,7 +52,7 @@ Progress = Callable[[int, int, str], None]  # models done, models in all, what i
 class How:
     """How each model is measured. The defaults take SmolLM2-135M in 15 types about ten minutes."""
 
-    text: Path = quality.ENGLISH
+    text: Path = perplexity.ENGLISH
     n_ctx: int = text_chunks.N_CTX
     n_chunks: int = 8
     n_prompt: int = 512
@@ -182,7 +182,7 @@ def _measure(
     def reading(done: float, total: int, _perplexity: float) -> None:
         say(f"reading the text, {done:.0f} of {total}")
 
-    found = quality.measure(
+    found = perplexity.measure(
         path,
         how.text,
         reference=reference,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gguf_tools.atomic_write import replacing
 from gguf_tools.errors import ReellamaError
-from gguf_tools.files import replacing
 from gguf_tools.measuring.compare_output import Y_LABEL, Plot
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from gguf_tools.errors import ReellamaError
-from gguf_tools.tensor_types import NEWER, tensor_type
+from gguf_tools.format.tensor_types import NEWER, tensor_type
 
 
 @dataclass(frozen=True)

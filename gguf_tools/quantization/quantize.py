@@ -20,12 +20,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from gguf_tools import find
+from gguf_tools.atomic_write import replacing
 from gguf_tools.errors import ReellamaError
-from gguf_tools.files import replacing
-from gguf_tools.metadata import raw_entries
-from gguf_tools.quantization import lora
+from gguf_tools.format.header_writer import raw_entries
+from gguf_tools.format.reader import DEFAULT_ALIGNMENT, GGUFFile, read_gguf
+from gguf_tools.locate import find
+from gguf_tools.quantization import lora_merge
 from gguf_tools.quantization.imatrix import read_imatrix
+from gguf_tools.quantization.quant_plan import Listener, Plan, plan
 from gguf_tools.quantization.quant_types import (
     ALIASES,
     COPY,
@@ -34,9 +36,7 @@ from gguf_tools.quantization.quant_types import (
     quant_type,
     type_of_tensor,
 )
-from gguf_tools.quantization.quantizer import Job, Quantizer
-from gguf_tools.quantization.quantplan import Listener, Plan, plan
-from gguf_tools.reader import DEFAULT_ALIGNMENT, GGUFFile, read_gguf
+from gguf_tools.quantization.quantize_child import Job, Quantizer
 
 SPLIT = re.compile(r"-\d{5}-of-\d{5}$")  # of the parts of a split model
 
@@ -112,7 +112,7 @@ def quantize(
         if file.metadata.get("general.alignment", DEFAULT_ALIGNMENT) != DEFAULT_ALIGNMENT:
             raise ReellamaError(f"{path} has a general.alignment that llama.cpp cannot quantize")
         if loras:  # said now, also in a dry run: merging comes after all else was checked
-            lora.open_adapters(file, loras)
+            lora_merge.open_adapters(file, loras)
         places = _places(file, targets, output, [Path(adapter).stem for adapter, _ in loras])
         if not dry_run:
             _check_places(path, places, force)
@@ -124,7 +124,7 @@ def quantize(
         ]
         if dry_run:
             return [_result(*each, 0.0) for each in zip(places, targets, plans, strict=True)]
-        _check_space(places[0].parent, plans, lora.merged_size(file) if loras else 0)
+        _check_space(places[0].parent, plans, lora_merge.merged_size(file) if loras else 0)
         with _merged(file, loras, places[0].parent, report) as merged:
             jobs = [replace(job, source=str(merged.absolute())) for job in jobs]
             return [
@@ -206,7 +206,7 @@ def _merged(
         return
     tell = None if report is None else partial(report, "merging LoRA")
     with tempfile.TemporaryDirectory(dir=folder, prefix=".merged-") as temporary:
-        yield lora.merge(file.path, loras, Path(temporary, "merged.gguf"), report=tell)
+        yield lora_merge.merge(file.path, loras, Path(temporary, "merged.gguf"), report=tell)
 
 
 def _write(

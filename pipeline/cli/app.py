@@ -7,13 +7,13 @@ from typing import Annotated
 
 from typer import Argument, Exit, Option, Typer
 
-from pipeline.cli import gguf, ollama
-from pipeline.cli.evaluate import QuestionOptions, RunOptions
-from pipeline.cli.inspect import InspectOptions
+from pipeline.cli.commands import gguf, ollama
+from pipeline.cli.commands.evaluate import QuestionOptions, RunOptions
+from pipeline.cli.commands.inspect_video import InspectOptions
+from pipeline.cli.commands.serve import LoadOptions, LogLevel, PlaceOptions, Unit
+from pipeline.cli.commands.timeline import TimelineOptions, WatchingOptions
+from pipeline.cli.commands.watch import WatchOptions
 from pipeline.cli.options import AnswerOptions, FrameOptions, ModelOptions, grouped
-from pipeline.cli.serve import LoadOptions, LogLevel, PlaceOptions, Unit
-from pipeline.cli.timeline import TimelineOptions, WatchingOptions
-from pipeline.cli.watch import WatchOptions
 
 app = Typer(
     help="Chat with a video on your own machine, through one small GGUF model.",
@@ -63,7 +63,7 @@ def ask(
     timings: TimingsFlag = False,
 ) -> None:
     """Ask one question about a video; the answer comes on stdout."""
-    from pipeline.cli.ask import Output, run
+    from pipeline.cli.commands.ask import Output, run
 
     run(videos, question, frames, model, answer, Output(json, probs, timings))
 
@@ -81,7 +81,7 @@ def describe(
     timings: TimingsFlag = False,
 ) -> None:
     """Say what a video shows."""
-    from pipeline.cli.ask import Output, run
+    from pipeline.cli.commands.ask import Output, run
 
     run(videos, None, frames, model, answer, Output(json, probs, timings))
 
@@ -100,7 +100,7 @@ def chat(
     probs: Probs = False,
 ) -> None:
     """Talk about videos. Type /help inside for the commands; questions can also come in a pipe."""
-    from pipeline.cli.chat import run
+    from pipeline.cli.commands.chat import run
 
     run(videos or [], frames, model, answer, probs=probs)
 
@@ -114,7 +114,7 @@ def timeline(
     watching: WatchingOptions,
 ) -> None:
     """Say scene by scene what a long video shows, or find the scenes that answer a question."""
-    from pipeline.cli.timeline import timeline as run
+    from pipeline.cli.commands.timeline import timeline as run
 
     run(video, options, watching)
 
@@ -128,7 +128,7 @@ def watch(
     watching: WatchingOptions,
 ) -> None:
     """Write a sidecar (JSON and SRT) beside each new video of a folder. Workers can share it."""
-    from pipeline.cli.watch import run
+    from pipeline.cli.commands.watch import run
 
     run(folder, options, watching)
 
@@ -147,7 +147,7 @@ def search(
     json: Annotated[bool, Option("--json", help="A JSON list.")] = False,
 ) -> None:
     """Find the moments of videos that fit some words: score, time and file."""
-    from pipeline.cli.timeline import search as run
+    from pipeline.cli.commands.timeline import search as run
 
     run(videos, words, n, thumbnails, json, watching)
 
@@ -163,7 +163,7 @@ def inspect(
     how: InspectOptions,
 ) -> None:
     """Show what each soft token of a video says, and which frames and regions it looks at."""
-    from pipeline.cli.inspect import run
+    from pipeline.cli.commands.inspect_video import run
 
     run(video, frames, how)
 
@@ -171,14 +171,14 @@ def inspect(
 @app.command()
 def doctor(json: Json = False) -> None:
     """Say what is installed, what this machine can do, and how to mend the rest."""
-    from pipeline.cli.doctor import run
+    from pipeline.cli.commands.doctor import run
 
     run(as_json=json)
 
 
 @app.command(no_args_is_help=True)
 def train(
-    recipe: Annotated[Path, Argument(metavar="RECIPE", help="A TOML file; see models/recipes.")],
+    recipe: Annotated[Path, Argument(metavar="RECIPE", help="A TOML file; see models/configs.")],
     out: Annotated[
         Path | None, Option(help="Folder of the bundle that is made (default: its name).")
     ] = None,
@@ -196,7 +196,7 @@ def train(
     ] = 1,
 ) -> None:
     """Train a bundle by a recipe. The same command goes on where a stopped one was."""
-    from pipeline.cli.train import Changes, run
+    from pipeline.cli.commands.train import Changes, run
 
     run(recipe, out, work, material, Changes(data, projector, steps), processes)
 
@@ -210,7 +210,7 @@ def evaluate(
     how: RunOptions,
 ) -> None:
     """Measure a bundle: descriptions of clips that it never saw, or questions with answers."""
-    from pipeline.cli.evaluate import run
+    from pipeline.cli.commands.evaluate import run
 
     run(bundle, questions, how)
 
@@ -225,7 +225,7 @@ def serve(
     unit: Unit = None,
 ) -> None:
     """Answer Ollama's and OpenAI's clients over HTTP, with videos. REELLAMA_TOKEN asks for one."""
-    from pipeline.cli.serve import run
+    from pipeline.cli.commands.serve import run
 
     run(place, load, log_level, unit)
 
@@ -237,6 +237,6 @@ def demo_video(
     motion: Annotated[str, Option(help="What it does, such as moves right.")] = "moves right",
 ) -> None:
     """Draw a short video to try things on."""
-    from pipeline.cli.demo import run
+    from pipeline.cli.commands.demo_video import run
 
     run(path, kind, motion)

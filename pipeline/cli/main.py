@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 
-from pipeline.cli.complaint import complain
+from pipeline.cli.error_line import complain
 
 INTERRUPTED = 128 + signal.SIGINT
 AGAIN = 0.05  # seconds until a Ctrl-C that was lost is raised anew

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 from typer import BadParameter, Option
 
 from gguf_tools.errors import ReellamaError
-from gguf_tools.naming import OLLAMA
+from gguf_tools.locate.naming import OLLAMA
 
 if TYPE_CHECKING:
-    from gguf_tools.backend import GpuLayers
-    from pipeline.video_chat import Reading, VideoChat
+    from gguf_tools.runtime.backend import GpuLayers
+    from pipeline.chat.video_chat import Reading, VideoChat
 
 SAMPLINGS = ("uniform", "fps", "keyframes", "scenes")
 
@@ -90,7 +90,7 @@ class FrameOptions:
 
     def reading(self) -> Reading:
         """The same as the library takes it."""
-        from pipeline.video_chat import Reading
+        from pipeline.chat.video_chat import Reading
 
         start, end = (None if t is None else _parse_seconds(t) for t in (self.start, self.end))
         return Reading(self.frames, self.sampling, self.fps, start, end)
@@ -135,7 +135,7 @@ class ModelOptions:
         }
         if self.llm and self.llm.startswith(OLLAMA):
             return self._open_ollama(self.llm.removeprefix(OLLAMA), options)
-        from pipeline.video_chat import VideoChat
+        from pipeline.chat.video_chat import VideoChat
 
         return VideoChat(llm=self.llm, **options)
 
@@ -145,7 +145,7 @@ class ModelOptions:
             raise ReellamaError("--llm ollama:NAME wants a name, as `ollama list` shows them")
         if self.lora:
             raise ReellamaError(f"--lora has no place in {name}: Ollama loads it, with its own")
-        from pipeline.ollama_chat import OllamaVideoChat
+        from pipeline.chat.ollama_chat import OllamaVideoChat
 
         return OllamaVideoChat(model=name, **options)
 
@@ -181,7 +181,7 @@ class AnswerOptions:
 
     def generation(self) -> dict[str, Any]:
         """The same as keywords of `Engine.generate`; reads the grammar and the schema."""
-        from pipeline.sampling import Sampling
+        from pipeline.llm.token_sampling import Sampling
 
         options = asdict(self)
         max_tokens, stop = options.pop("max_tokens"), options.pop("stop")
@@ -209,8 +209,8 @@ def say_without_gpu(layers: str) -> None:
     """Say that layers which were asked for stay on the processor, where there is no GPU."""
     if layers in ("0", "auto"):
         return
-    from gguf_tools import backend
-    from pipeline.cli.display import note
+    from gguf_tools.runtime import backend
+    from pipeline.cli.console import note
 
     if not backend.supports_gpu_offload():
         note("llama.cpp finds no GPU here: all layers stay on the processor")

@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gguf_tools.errors import ReellamaError
-from pipeline.chat import Answer
-from pipeline.cli.answer import remark, show
-from pipeline.cli.display import add_video, err, note, summary
+from pipeline.chat.conversation import Answer
+from pipeline.chat.video_chat import VideoChat
+from pipeline.cli.answer_printer import remark, show
+from pipeline.cli.console import add_video, err, note, summary
+from pipeline.cli.filmstrip import Strip
+from pipeline.cli.line_input import data_dir
 from pipeline.cli.options import AnswerOptions
-from pipeline.cli.prompt import data_dir
-from pipeline.engine import Token
-from pipeline.strip import Strip
-from pipeline.video_chat import VideoChat
+from pipeline.llm.engine import Token
 
 LAST = "last-conversation.json"
 

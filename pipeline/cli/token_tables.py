@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from models.inspection import Field
-    from pipeline.frames import Clip
+    from models.projector.interpretation import Field
+    from pipeline.video.clip import Clip
 
 LEAST = 0.001  # a word's share of a soft token that is worth a mention
 
@@ -22,8 +22,8 @@ def table(fields: Sequence[Field], clip: Clip, *, everything: bool) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    from pipeline.cli.display import clean, sureness
-    from pipeline.inspection import where
+    from pipeline.cli.attention_page import where
+    from pipeline.cli.console import clean, sureness
 
     grid = Table("tokens", "asked", "says", "sure", "looks most at", box=None, pad_edge=False)
     grid.columns[3].justify = "right"
@@ -45,10 +45,10 @@ def show_token(clip: Clip, fields: Sequence[Field], number: int, to: Console) ->
     """One soft token: its words, and the frames clear where it looks. Raises ReellamaError."""
     from rich.text import Text
 
-    from pipeline.cli.display import clean
-    from pipeline.clock import clock
-    from pipeline.inspection import lit, where
-    from pipeline.strip import Strip, can_draw
+    from pipeline.cli.attention_page import lit, where
+    from pipeline.cli.console import clean
+    from pipeline.cli.filmstrip import Strip, can_draw
+    from pipeline.video.timestamps import clock
 
     tokens = {token.number: (token, field) for field in fields for token in field.tokens}
     if number not in tokens:

@@ -13,13 +13,13 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from gguf_tools.files import write_atomically
+from gguf_tools.atomic_write import write_atomically
 from models.bundle import Bundle
-from models.items import Kind
-from models.scoring import Share
-from pipeline.evaluation import captions
-from pipeline.evaluation.controls import remark as proves_nothing
+from pipeline.evaluation import caption_metrics
+from pipeline.evaluation.ablations import remark as proves_nothing
+from pipeline.evaluation.items import Kind
 from pipeline.evaluation.runner import Answered, Reply, Results
+from pipeline.evaluation.scoring import Share
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,10 @@ def _score(name: str, group: Sequence[Answered]) -> TaskScore:
     remark = ""
     if item.kind == "caption":
         references = [answered.item.references for answered in group]
-        told = {w: captions.scores([r.said for r in each], references) for w, each in ways.items()}
+        told = {
+            w: caption_metrics.scores([r.said for r in each], references)
+            for w, each in ways.items()
+        }
     else:
         remark = proves_nothing(
             item.task, right[""], {w: column for w, column in right.items() if w}

@@ -14,14 +14,14 @@ from PIL import Image
 
 from gguf_tools.errors import ReellamaError
 from models.bundle import Bundle
-from models.items import Item, by_video
-from models.prompting import multiple_choice
-from pipeline.chat import Chat, Video
-from pipeline.evaluation import controls
-from pipeline.evaluation.choices import contains, named, probabilities
-from pipeline.evaluation.controls import CONTROLS
-from pipeline.frames import Clip, VideoError, read_frames
-from pipeline.video_chat import MAX_SIDE, VideoChat
+from models.prompt_format import multiple_choice
+from pipeline.chat.conversation import Chat, Video
+from pipeline.chat.video_chat import MAX_SIDE, VideoChat
+from pipeline.evaluation import ablations
+from pipeline.evaluation.ablations import CONTROLS
+from pipeline.evaluation.answer_matching import contains, named, probabilities
+from pipeline.evaluation.items import Item, by_video
+from pipeline.video.clip import Clip, VideoError, read_frames
 
 MAX_TOKENS = 64  # of a generated answer
 THUMBNAIL = 112  # pixels on the longest side of a frame on the page
@@ -138,7 +138,7 @@ def watch(
         end=first.end,
         max_side=MAX_SIDE,
     )
-    views = controls.views(bundle, clip, wanted)
+    views = ablations.views(bundle, clip, wanted)
     took = time.perf_counter() - began
     return Watched(items, views, took, _strip(clip) if with_strip else ())
 

@@ -8,9 +8,10 @@ from importlib.metadata import version
 
 from fastapi import FastAPI, Response
 
-from pipeline.server import ollama_api, openai_api
 from pipeline.server.guard import Cors, Guard
 from pipeline.server.metrics import Metrics
+from pipeline.server.ollama import generate_routes
+from pipeline.server.openai import openai_routes
 from pipeline.server.service import Service
 from pipeline.server.settings import Settings
 
@@ -35,8 +36,8 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     app.state.service = service
-    app.include_router(ollama_api.router)
-    app.include_router(openai_api.router)
+    app.include_router(generate_routes.router)
+    app.include_router(openai_routes.router)
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:

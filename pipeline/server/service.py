@@ -10,19 +10,19 @@ from typing import Any
 import numpy as np
 
 from gguf_tools.errors import ReellamaError
-from gguf_tools.template import ChatTemplate
-from models.prompting import AFTER_VIDEO
-from pipeline.batching import GenerationStats, Job
-from pipeline.engine import Token
-from pipeline.parts import Layout, Prompt, Text
-from pipeline.sampling import Sampling
-from pipeline.server.cache import VideoCache
-from pipeline.server.known import Known, look_up
-from pipeline.server.media import MediaLimits, Watcher
+from gguf_tools.text.chat_template import ChatTemplate
+from models.prompt_format import AFTER_VIDEO
+from pipeline.llm.batching import GenerationStats, Job
+from pipeline.llm.engine import Token
+from pipeline.llm.prompt import Layout, Prompt, Text
+from pipeline.llm.token_sampling import Sampling
+from pipeline.server.loaded_models import Loaded, Models
+from pipeline.server.media.media_encoder import MediaLimits, Watcher
+from pipeline.server.media.soft_token_cache import VideoCache
 from pipeline.server.metrics import Metrics
-from pipeline.server.models import Loaded, Models
+from pipeline.server.model_registry import Known, look_up
+from pipeline.server.model_store import Store
 from pipeline.server.settings import Settings
-from pipeline.server.store import Store
 
 RETRY_AFTER = 2  # seconds
 # Share of the context that is kept free for the answer when a long conversation is cut.

@@ -1,0 +1,1 @@
+"""Download GGUF files from the Hugging Face hub."""

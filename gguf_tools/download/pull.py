@@ -1,0 +1,190 @@
+"""Download a model from the hub into the hub's own cache, where every other tool finds it.
+
+A file is written as `blobs/HASH.incomplete`, and gets its name, HASH, once its hash is right and it
+can be read as a GGUF. A pull that was stopped, by whatever, goes on where it was. The hub's client
+then enters it in its cache under the file's name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from gguf_tools.download import hub
+from gguf_tools.download.hub import HubFile
+from gguf_tools.errors import GGUFError
+from gguf_tools.format.reader import MAGIC, read_gguf
+from gguf_tools.format.split_names import part_names
+from gguf_tools.locate import find
+from gguf_tools.locate.naming import HUB, choose, choose_projector, split_hub_name
+from gguf_tools.locate.stores import hub_cache
+from gguf_tools.sizes import show_size
+
+CHUNK = 1 << 20  # bytes
+SHA1_DIGITS = 40
+
+# (what is done, bytes done, bytes in all)
+Report = Callable[[str, int, int], None]
+
+
+def pull(
+    name: str,
+    report: Report = lambda what, done, total: None,
+    say: hub.Say = lambda message: None,
+) -> Path:
+    """Download "owner/repo[:quantization-or-file]"; returns the path of its (first) file.
+
+    All parts of a split model come, and the mmproj file that belongs to it. What is there already
+    is not downloaded again. With HF_HUB_OFFLINE, or without a network, it is what is on this
+    machine, if anything.
+
+    Raises GGUFError, in one line, for a repository, quantization or file that is not there, a token
+    that is missing, a disk that is too small, a network that fails, or a file that is damaged.
+    """
+    repo, wanted = split_hub_name(name)
+    try:
+        files = [hub.file_info(repo, file, say) for file in _files_of(repo, wanted, say)]
+    except hub.Unreachable as error:
+        path = _here(repo, wanted, error)
+        say(f"{error}; what is on this machine is used")
+        return path
+    missing = [file for file in files if not _is_whole(file)]
+    _check_disk(missing)
+    for file in missing:
+        _fetch(file, report, say)
+    return [hub.enter(file, hub_cache(), say) for file in files][0]  # noqa: RUF015  # all of them
+
+
+def _files_of(repo: str, wanted: str, say: hub.Say) -> list[str]:
+    """The files to download, the model's first one first."""
+    names = hub.list_files(repo, say)
+    chosen = choose(names, wanted, f"{HUB}{repo}")
+    parts = part_names(chosen)
+    if lost := set(parts) - set(names):
+        raise GGUFError(f"{HUB}{repo} lacks a part of {chosen}: {min(lost)}; choose another file")
+    if len(parts) > 1:
+        say(f"{chosen} is one model in {len(parts)} files")
+    projector = choose_projector(names, chosen)
+    if projector is None:
+        return parts
+    say(f"{projector}, its encoder of pictures, comes with it")
+    return [*parts, projector]
+
+
+def _here(repo: str, wanted: str, error: hub.Unreachable) -> Path:
+    try:
+        return find.resolve(f"{HUB}{repo}:{wanted}" if wanted else f"{HUB}{repo}")
+    except GGUFError:
+        raise error from None
+
+
+def _blob(file: HubFile) -> Path:
+    return _folder(file) / "blobs" / file.etag
+
+
+def _partial(file: HubFile) -> Path:
+    return _folder(file) / "blobs" / f"{file.etag}.incomplete"
+
+
+def _folder(file: HubFile) -> Path:
+    return hub_cache() / f"models--{file.repo.replace('/', '--')}"
+
+
+def _is_whole(file: HubFile) -> bool:
+    """Whether the file is in the cache; one that is damaged is not."""
+    blob = _blob(file)
+    try:
+        return blob.stat().st_size == file.size and bool(read_gguf(blob))
+    except (OSError, GGUFError):
+        return False
+
+
+def _check_disk(files: list[HubFile]) -> None:
+    """Raises GGUFError when what is missing of the files does not fit."""
+    there = sum(_partial(file).stat().st_size for file in files if _partial(file).exists())
+    needed = sum(file.size for file in files) - there
+    cache = hub_cache().absolute()
+    existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
+    if needed > free:
+        raise GGUFError(
+            f"{files[0].repo} needs {show_size(needed)} more, and {cache} has {show_size(free)} "
+            "free; make room, or set HF_HOME to a folder on a larger disk"
+        )
+
+
+def _fetch(file: HubFile, report: Report, say: hub.Say) -> None:
+    """Download a file, and give it its name when it is what it should be."""
+    part = _partial(file)
+    try:
+        part.parent.mkdir(parents=True, exist_ok=True)
+        with _lock(file, say):
+            if _is_whole(file):  # another process was quicker
+                return
+            doing = f"downloading {file.name}"
+            hub.download(file, part, lambda done: report(doing, done, file.size), say)
+            _verify(file, part, report)
+            with part.open("rb+") as written:
+                os.fsync(written.fileno())
+            part.replace(_blob(file))
+    except OSError as error:
+        raise GGUFError(
+            f"cannot save {file} in {hub_cache()}: {error.strerror or error}; the same command "
+            "goes on where it stopped"
+        ) from error
+
+
+def _verify(file: HubFile, part: Path, report: Report) -> None:
+    """Raises GGUFError when a file is not the hub's, or no GGUF; then it is removed."""
+    found = _digest(file, part, report)
+    if found != file.etag:
+        part.unlink()
+        raise GGUFError(
+            f"{file} was damaged on the way: its hash is {found}, not {file.etag}; it was removed, "
+            "download it again"
+        )
+    try:
+        read_gguf(part)
+    except GGUFError as error:
+        with part.open("rb") as data:
+            is_gguf = data.read(len(MAGIC)) == MAGIC
+        if not is_gguf:  # else an update may know more, and then nothing need be downloaded again
+            part.unlink()
+        reason = str(error).replace(str(part), str(file))
+        raise GGUFError(f"what the hub has cannot be used: {reason}") from None
+
+
+def _digest(file: HubFile, path: Path, report: Report) -> str:
+    """The hash that the hub names a file by."""
+    if len(file.etag) == SHA1_DIGITS:  # git's own, of files that are not in its large file storage
+        digest = hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)
+    else:
+        digest = hashlib.sha256()
+    with path.open("rb") as data:
+        while chunk := data.read(CHUNK):
+            digest.update(chunk)
+            report(f"checking {file.name}", data.tell(), file.size)
+    return digest.hexdigest()
+
+
+@contextmanager
+def _lock(file: HubFile, say: hub.Say) -> Iterator[None]:
+    """Keep others from downloading the same file, with the lock that the hub's client uses."""
+    from filelock import FileLock, Timeout
+
+    folder = hub_cache() / ".locks" / _folder(file).name
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / f"{file.etag}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say(f"another process downloads {file}: waiting for it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

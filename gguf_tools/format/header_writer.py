@@ -1,0 +1,128 @@
+"""The head of a GGUF file as bytes: metadata carried over unchanged, and heads written.
+
+A copy of a model must keep every key with its very type, also those of types and keys that nobody
+here has heard of; so entries are taken over as they stand.
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+"""
+
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+from gguf_tools.errors import GGUFError
+from gguf_tools.format.header_cursor import ARRAY, STRING, Cursor
+from gguf_tools.format.reader import DEFAULT_ALIGNMENT, MAGIC, MAX_KEYS
+
+VERSION = 3
+UINT32, FLOAT32 = 4, 6  # value types, by their number in the file
+
+Value = int | float | str | Sequence[str]
+
+
+class TensorInfo(NamedTuple):
+    """A tensor to be written: its shape as ggml has it, the length of a row first."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: GGMLQuantizationType
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of its data."""
+        block, block_bytes = GGML_QUANT_SIZES[self.type]
+        n_elements = 1
+        for length in self.shape:
+            n_elements *= length
+        return n_elements // block * block_bytes
+
+
+def raw_entries(path: Path) -> dict[str, bytes]:
+    """Return the metadata of a GGUF file, each entry (key, type, value) as its bytes.
+
+    The file must have passed `read_gguf`. Raises GGUFError when it cannot be read any more.
+    """
+    try:
+        with path.open("rb") as file:
+            cursor = Cursor(file, path.stat().st_size, path)
+            cursor.take(len(MAGIC) + 4 + 8)  # up to the count of keys
+            spans = [_span(cursor) for _ in range(cursor.count(MAX_KEYS, "keys"))]
+            file.seek(0)
+            head = file.read(cursor.position)
+            return {key: head[start:end] for key, start, end in spans}
+    except OSError as error:
+        raise GGUFError(f"cannot read {path}: {error.strerror}") from error
+
+
+def entry(key: str, value: Value) -> bytes:
+    """Return an entry: an int as UINT32, a float as FLOAT32, a str, or an array of str."""
+    if isinstance(value, int):
+        return _text(key) + struct.pack("<II", UINT32, value)
+    if isinstance(value, float):
+        return _text(key) + struct.pack("<If", FLOAT32, value)
+    if isinstance(value, str):
+        return _text(key) + struct.pack("<I", STRING) + _text(value)
+    kind = struct.pack("<IIQ", ARRAY, STRING, len(value))
+    return _text(key) + kind + b"".join(map(_text, value))
+
+
+def entries(values: Mapping[str, Value]) -> dict[str, bytes]:
+    """Return entries for `raw_entries` to be updated with, or for a file of one's own."""
+    return {key: entry(key, value) for key, value in values.items()}
+
+
+def head(entries: Mapping[str, bytes], tensors: Iterable[TensorInfo]) -> bytes:
+    """Return the head of a GGUF file, padded to where the first tensor's data begins.
+
+    Tensors are to follow in their order, each padded by `padding`.
+    """
+    infos, offset = [], 0
+    for tensor in tensors:
+        shape = _trimmed(tensor.shape)
+        infos.append(_text(tensor.name) + struct.pack(f"<I{len(shape)}Q", len(shape), *shape))
+        infos[-1] += struct.pack("<IQ", int(tensor.type), offset)
+        offset += padded(tensor.n_bytes)
+    counts = struct.pack("<IQQ", VERSION, len(infos), len(entries))
+    result = b"".join((MAGIC, counts, *entries.values(), *infos))
+    return result + padding(len(result))
+
+
+def file_size(entries: Mapping[str, bytes], tensors: Sequence[TensorInfo]) -> int:
+    """Return the size in bytes of the file that these make up."""
+    return len(head(entries, tensors)) + sum(padded(tensor.n_bytes) for tensor in tensors)
+
+
+def write_padded(file: BinaryIO, data: bytes) -> None:
+    """Write a tensor's data and what lies between it and the next."""
+    file.write(data)
+    file.write(padding(len(data)))
+
+
+def padded(n_bytes: int) -> int:
+    """Return `n_bytes` rounded up to the alignment."""
+    return -(-n_bytes // DEFAULT_ALIGNMENT) * DEFAULT_ALIGNMENT
+
+
+def padding(n_bytes: int) -> bytes:
+    """Return the zeros that follow `n_bytes` bytes."""
+    return bytes(padded(n_bytes) - n_bytes)
+
+
+def _span(cursor: Cursor) -> tuple[str, int, int]:
+    start = cursor.position
+    key = cursor.string()
+    cursor.value()
+    return key, start, cursor.position
+
+
+def _trimmed(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape as ggml writes it, without the dimensions of length one at its end."""
+    n_dims = max((i + 1 for i, length in enumerate(shape) if length > 1), default=1)
+    return shape[:n_dims]
+
+
+def _text(text: str) -> bytes:
+    data = text.encode("utf-8")
+    return struct.pack("<Q", len(data)) + data

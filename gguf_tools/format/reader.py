@@ -1,0 +1,276 @@
+"""Read a GGUF file's header and token embeddings, and believe nothing that it says unchecked.
+
+llama.cpp and `gguf.GGUFReader` trust the counts and lengths in a header. A file that was cut off by
+a full disk, or was made to harm, is stopped here with one line, before it gets to them. Only the
+header is read, a few MB however large the file.
+"""
+
+import math
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, dequantize
+
+from gguf_tools.errors import GGUFError
+from gguf_tools.format.header_cursor import Cursor
+from gguf_tools.format.tensor_types import tensor_type
+
+T = TypeVar("T")
+
+MAGIC = b"GGUF"
+VERSIONS = (2, 3)  # version 1 had 32-bit counts and lived for six weeks of 2023
+DEFAULT_ALIGNMENT = 32  # bytes, where the key general.alignment is absent
+MAX_ALIGNMENT = 1 << 20  # files in use have 32 to 4096
+MAX_KEYS = 1 << 16  # files in use have fewer than 100
+MAX_TENSORS = 1 << 17  # the largest mixtures of experts in use have some 20,000
+MAX_LAYERS = 1 << 10  # llama.cpp stops at 512
+MAX_DIMS = 4  # GGML_MAX_DIMS
+MAX_NAME = 64  # GGML_MAX_NAME, bytes; names of architectures are shorter still
+TOKEN_EMBEDDINGS = "token_embd.weight"
+
+# Architectures that multiply the embeddings of token ids by sqrt(n_embd) inside llama.cpp's graph,
+# and take what comes in as embeddings unmultiplied. The first Gemmas multiply both, and so do those
+# with a scale of their own (Granite, MiniCPM, Grok): nothing is left to do for them.
+SCALES_TOKENS_ONLY = frozenset({"gemma3", "gemma3n", "gemma4", "gemma-embedding"})
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor's entry in the header."""
+
+    name: str
+    shape: tuple[int, ...]  # as ggml has it: the length of a row first
+    type: GGMLQuantizationType
+    offset: int  # of its first byte, from the start of the file
+    n_bytes: int
+
+    @property
+    def n_elements(self) -> int:
+        """How many numbers it holds."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class GGUFFile:
+    """The header of a GGUF file, with every tensor's extent checked to lie inside the file.
+
+    `metadata` maps keys to int, float, bool, str, or a list of one of these.
+    """
+
+    path: Path
+    version: int
+    size: int  # bytes of the whole file
+    metadata: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+    @property
+    def architecture(self) -> str:
+        """llama.cpp's name of the architecture, such as "llama" or "gemma3"."""
+        name = self._get("general.architecture", str)
+        # It becomes a part of messages, which must stay one line and not drive the terminal.
+        if not name.isprintable() or len(name) >= MAX_NAME:
+            raise GGUFError(f"{self.path} is damaged: general.architecture is {name!r:.80}")
+        return name
+
+    @cached_property
+    def n_embd(self) -> int:
+        """Width of a token's embedding, and of a soft token."""
+        return self.hparam("embedding_length")
+
+    @cached_property
+    def n_layer(self) -> int:
+        """How many layers (blocks) there are, the output layer not counted."""
+        n_layer = self.hparam("block_count")
+        if n_layer > MAX_LAYERS:
+            raise GGUFError(f"{self.path} is damaged: it claims to have {n_layer:,} layers")
+        return n_layer
+
+    @cached_property
+    def n_ctx_train(self) -> int:
+        """How many positions the model was trained on."""
+        return self.hparam("context_length")
+
+    @property
+    def chat_template(self) -> str | None:
+        """Jinja source of the chat template, or None."""
+        template = self.metadata.get("tokenizer.chat_template")
+        return template if isinstance(template, str) and template.strip() else None
+
+    @property
+    def embedding_scale(self) -> float:
+        """What a row of the token embeddings must be multiplied by to act as its token does.
+
+        A soft token goes into the graph behind the point where some architectures (Gemma 3)
+        multiply token embeddings by sqrt(n_embd). For these it is sqrt(n_embd), for all others 1.0.
+        """
+        return math.sqrt(self.n_embd) if self.architecture in SCALES_TOKENS_ONLY else 1.0
+
+    def hparam(self, name: str) -> int:
+        """Return the positive integer "{architecture}.{name}". Raises GGUFError without one."""
+        key = f"{self.architecture}.{name}"
+        value = self._get(key, int)
+        if value <= 0:
+            raise GGUFError(f"{self.path} is damaged: {key} is {value}")
+        return value
+
+    def token(self, name: str) -> str:
+        """Return the text of a special token ("bos", "eos", "unknown"), "" where there is none."""
+        index = self.metadata.get(f"tokenizer.ggml.{name}_token_id")
+        tokens = self.metadata.get("tokenizer.ggml.tokens")
+        if not isinstance(index, int) or not isinstance(tokens, list):
+            return ""
+        return str(tokens[index]) if 0 <= index < len(tokens) else ""
+
+    def _get(self, key: str, kind: type[T]) -> T:
+        value = self.metadata.get(key)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise GGUFError(f"{self.path} is not a language model: its header has no {key}")
+        return value
+
+
+def read_gguf(path: str | Path) -> GGUFFile:
+    """Read and check the header of a GGUF file; no tensor's data is read.
+
+    Raises GGUFError, in one line, for a file that is missing, unreadable, cut off, damaged, of a
+    version or tensor type that is not known, or not GGUF at all.
+    """
+    path = Path(path).expanduser()
+    try:
+        # Not a pipe or a device, whose open or read might never return.
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise GGUFError(f"{path} is not a regular file; give the path of a .gguf file")
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            return _read_header(Cursor(file, size, path), size, path)
+    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
+        reason = getattr(error, "strerror", None) or str(error)
+        raise GGUFError(f"cannot read {path}: {reason}") from error
+
+
+def token_embeddings(path: str | Path, ids: Sequence[int] | None = None) -> np.ndarray:
+    """Return rows of `token_embd.weight`, dequantized: float32 `[len(ids) or n_vocab, n_embd]`.
+
+    Only the rows asked for are read. `GGUFFile.embedding_scale` is not applied. Raises GGUFError
+    when the file has no such tensor, and IndexError for an id outside the vocabulary.
+    """
+    file = read_gguf(path)
+    tensor = file.tensors.get(TOKEN_EMBEDDINGS)
+    if tensor is None or len(tensor.shape) != 2:
+        raise GGUFError(f"{file.path} is not a language model: it has no {TOKEN_EMBEDDINGS}")
+    n_vocab = tensor.shape[1]
+    rows: np.ndarray = np.memmap(
+        file.path, np.uint8, "r", tensor.offset, (n_vocab, tensor.n_bytes // n_vocab)
+    )
+    if ids is not None:
+        chosen = np.asarray(ids, np.int64).reshape(-1)
+        if chosen.size and not 0 <= chosen.min() <= chosen.max() < n_vocab:
+            raise IndexError(f"token ids go from 0 to {n_vocab - 1} in {file.path}")
+        if not chosen.size:
+            return np.empty((0, tensor.shape[0]), np.float32)
+        rows = rows[chosen]
+    try:
+        return np.ascontiguousarray(dequantize(rows, tensor.type), np.float32)
+    except NotImplementedError as error:
+        raise GGUFError(
+            f"token embeddings of type {tensor.type.name} cannot be read from {file.path}; "
+            "update the package: pip install -U gguf"
+        ) from error
+
+
+def _read_header(cursor: Cursor, size: int, path: Path) -> GGUFFile:
+    if size < len(MAGIC) or cursor.take(len(MAGIC)) != MAGIC:
+        raise GGUFError(f"{path} is not a GGUF file; give the path of a .gguf file")
+    version = cursor.number("<I")
+    if version not in VERSIONS:
+        # Versions are small numbers: where only the last two bytes hold one, they come first.
+        swapped = version and not version & 0xFFFF
+        what = "big-endian" if swapped else f"GGUF version {version}"
+        raise GGUFError(f"{path} is {what}, which is not supported; convert the model again")
+    n_tensors = cursor.count(MAX_TENSORS, "tensors")
+    metadata = _read_metadata(cursor, cursor.count(MAX_KEYS, "keys"))
+    alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
+    # A bool is an int to Python, and True would pass for 1.
+    if type(alignment) is not int or not 0 < alignment <= MAX_ALIGNMENT:
+        raise cursor.damaged(f"general.alignment is {alignment!r:.40}")
+    if alignment & (alignment - 1):
+        raise cursor.damaged(f"general.alignment is {alignment}, not a power of two")
+    tensors = _read_tensors(cursor, n_tensors, alignment)
+    _check_extents(cursor, list(tensors.values()), size)
+    return GGUFFile(path, version, size, metadata, tensors)
+
+
+def _read_metadata(cursor: Cursor, n_keys: int) -> dict[str, Any]:
+    metadata: dict[str, Any] = {}
+    for _ in range(n_keys):
+        key = cursor.string()
+        if not key:
+            raise cursor.damaged("it has a key without a name")
+        if key in metadata:
+            raise cursor.damaged(f"it has the key {key!r:.80} twice")
+        metadata[key] = cursor.value()
+    return metadata
+
+
+def _read_tensors(cursor: Cursor, n_tensors: int, alignment: int) -> dict[str, Tensor]:
+    entries: dict[str, tuple[tuple[int, ...], int, int]] = {}
+    for _ in range(n_tensors):
+        name = cursor.string()
+        if len(name.encode()) >= MAX_NAME:
+            raise cursor.damaged(f"a tensor's name is too long: {name!r:.80}")
+        if name in entries:
+            raise cursor.damaged(f"it has the tensor {name!r} twice")
+        n_dims = cursor.number("<I")
+        if n_dims > MAX_DIMS:
+            raise cursor.damaged(f"tensor {name!r} has {n_dims} dimensions")
+        shape = tuple(cursor.number("<Q") for _ in range(n_dims))
+        entries[name] = shape, cursor.number("<I"), cursor.number("<Q")
+    data_start = -(-cursor.position // alignment) * alignment
+    tensors: dict[str, Tensor] = {}
+    for name, (shape, type_id, offset) in entries.items():
+        if offset % alignment or offset >= 1 << 63:
+            signed = offset - (offset >> 63 << 64)
+            raise cursor.damaged(f"tensor {name!r} starts at an odd place: {signed:,}")
+        type_, n_bytes = _measure(cursor, name, shape, type_id)
+        tensors[name] = Tensor(name, shape, type_, data_start + offset, n_bytes)
+    return tensors
+
+
+def _check_extents(cursor: Cursor, tensors: list[Tensor], size: int) -> None:
+    """Check that no tensor reaches beyond the end of the file or into another."""
+    tensors.sort(key=lambda tensor: tensor.offset)
+    end = max((tensor.offset + tensor.n_bytes for tensor in tensors), default=0)
+    if end > size:
+        raise GGUFError(
+            f"{cursor.path} is cut off: it has {size:,} bytes of at least {end:,}; "
+            "download it again"
+        )
+    for one, other in pairwise(tensors):
+        if one.offset + one.n_bytes > other.offset:
+            raise cursor.damaged(f"tensors {one.name!r} and {other.name!r} overlap")
+
+
+def _measure(
+    cursor: Cursor, name: str, shape: tuple[int, ...], type_id: int
+) -> tuple[GGMLQuantizationType, int]:
+    """Return a tensor's type and its size in bytes."""
+    try:
+        type_ = tensor_type(type_id)
+    except ValueError:
+        raise GGUFError(
+            f"{cursor.path}: tensor {name!r} is of type {type_id}, which is not known here; "
+            "update the package: pip install -U gguf"
+        ) from None
+    block, block_bytes = GGML_QUANT_SIZES[type_]
+    n_elements = math.prod(shape)
+    if n_elements <= 0 or n_elements >= 1 << 63:
+        raise cursor.damaged(f"tensor {name!r} has the shape {shape}")
+    if (shape[0] if shape else 1) % block:
+        raise cursor.damaged(f"rows of tensor {name!r} are no multiple of {block}")
+    return type_, n_elements // block * block_bytes

@@ -1,0 +1,29 @@
+"""A model in several files, `big-00001-of-00003.gguf` and so on, read as one."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from gguf_tools.errors import GGUFError
+from gguf_tools.format.reader import GGUFFile, Tensor, read_gguf
+from gguf_tools.format.split_names import part_names
+
+
+def read_model(path: str | Path) -> GGUFFile:
+    """Read the headers of all files of a model; `path` is the only one or the first.
+
+    The metadata is the first file's, which holds all of it. `size` is that of all files together,
+    and a tensor's `offset` counts from the start of the file that holds it. Raises GGUFError when
+    one of the files is missing or damaged, or has a tensor that another has too.
+    """
+    first = read_gguf(path)
+    count = first.metadata.get("split.count")
+    if not isinstance(count, int) or count < 2:
+        return first
+    size, tensors = 0, dict[str, Tensor]()
+    for name in part_names(first.path.name):
+        part = first if name == first.path.name else read_gguf(first.path.with_name(name))
+        if twice := tensors.keys() & part.tensors.keys():
+            raise GGUFError(f"{part.path} is damaged: another part has {min(twice)!r} too")
+        size += part.size
+        tensors |= part.tensors
+    return replace(first, size=size, tensors=tensors)

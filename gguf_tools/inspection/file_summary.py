@@ -1,0 +1,177 @@
+"""What a GGUF file holds, as plain values: `inspect(read_gguf(path))`."""
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from gguf_tools.format.model_summary import bits_per_weight, quantization
+from gguf_tools.format.reader import GGUFFile, Tensor
+from gguf_tools.memory.estimates import is_sliding, kv_bytes_per_position, window
+
+KV_TYPES = ("f16", "q8_0")
+SPECIAL = re.compile(r"tokenizer\.ggml\.(\w+)_token_id")  # keys that name a token by its number
+# Lists longer than this that belong to the tokenizer (its tokens, scores, merges) are cut in JSON.
+LONG, FIRST = 256, 8
+
+
+@dataclass(frozen=True)
+class TypeCount:
+    """All tensors of one type."""
+
+    type: str
+    n_tensors: int
+    n_elements: int
+    n_bytes: int
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """How text becomes tokens."""
+
+    model: str  # such as "gpt2" (byte-level BPE) or "llama" (SentencePiece)
+    pre: str  # how text is split first; "" where the file does not say
+    n_vocab: int
+    special: dict[str, tuple[int, str]]  # "bos", "eos", ...: number and text
+    add_bos: bool | None  # whether a text begins with it; None where the file does not say
+
+
+@dataclass(frozen=True)
+class KVCost:
+    """What 1,000 tokens cost in the KV cache of all layers, in bytes by type."""
+
+    full: dict[str, int]
+    # Without the layers that have a sliding window: llama.cpp keeps no more than the window for
+    # these, unless told otherwise (`swa_full`).
+    beyond_window: dict[str, int]
+    n_layer: int
+    n_sliding: int  # layers with a sliding window
+    window: int  # its positions, 0 without one
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A GGUF file summed up. What only a language model has is None for another file."""
+
+    path: str
+    size: int  # bytes
+    version: int
+    n_tensors: int
+    n_parameters: int
+    bits_per_weight: float
+    architecture: str | None
+    name: str | None
+    quantization: str  # as in file names: "Q4_K_M"; "unknown" where the file does not say
+    n_ctx_train: int | None
+    n_embd: int | None
+    n_layer: int | None
+    tokenizer: Tokenizer | None
+    has_chat_template: bool
+    kv_per_1000_tokens: KVCost | None
+    types: tuple[TypeCount, ...]  # most bytes first
+
+
+def inspect(file: GGUFFile) -> Inspection:
+    """Sum up a header. No kind of GGUF is refused: not an adapter, a projector or a vocabulary."""
+    tensors = file.tensors.values()
+    name = file.metadata.get("general.name")
+    return Inspection(
+        path=str(file.path),
+        size=file.size,
+        version=file.version,
+        n_tensors=len(tensors),
+        n_parameters=sum(tensor.n_elements for tensor in tensors),
+        bits_per_weight=bits_per_weight(tensors),
+        architecture=_architecture(file),
+        name=name if isinstance(name, str) else None,
+        quantization=quantization(file),
+        n_ctx_train=_number(file, "context_length"),
+        n_embd=_number(file, "embedding_length"),
+        n_layer=_number(file, "block_count"),
+        tokenizer=tokenizer(file),
+        has_chat_template=file.chat_template is not None,
+        kv_per_1000_tokens=_kv_cost(file),
+        types=types(tensors),
+    )
+
+
+def types(tensors: Iterable[Tensor]) -> tuple[TypeCount, ...]:
+    """Count tensors by type, most bytes first."""
+    sums: dict[str, tuple[int, int, int]] = {}
+    for tensor in tensors:
+        n, n_elements, n_bytes = sums.get(tensor.type.name, (0, 0, 0))
+        sums[tensor.type.name] = n + 1, n_elements + tensor.n_elements, n_bytes + tensor.n_bytes
+    counts = [TypeCount(name, *numbers) for name, numbers in sums.items()]
+    return tuple(sorted(counts, key=lambda count: -count.n_bytes))
+
+
+def tokenizer(file: GGUFFile) -> Tokenizer | None:
+    """Return what the header says of the tokenizer, None where there is none."""
+    tokens = file.metadata.get("tokenizer.ggml.tokens")
+    if not isinstance(tokens, list):
+        return None
+    special = {}
+    for key, index in file.metadata.items():
+        named = SPECIAL.fullmatch(key)
+        if named and type(index) is int and 0 <= index < len(tokens):
+            special[named[1]] = index, str(tokens[index])
+    model, pre = (file.metadata.get(f"tokenizer.ggml.{name}", "") for name in ("model", "pre"))
+    add_bos = file.metadata.get("tokenizer.ggml.add_bos_token")
+    return Tokenizer(
+        str(model), str(pre), len(tokens), special, add_bos if isinstance(add_bos, bool) else None
+    )
+
+
+def metadata_json(file: GGUFFile) -> dict[str, Any]:
+    """Return the metadata as JSON can have it.
+
+    Lists of the tokenizer longer than LONG become {"length": n, "first": [the first FIRST]}; all
+    else is whole. A number that is none (nan, inf) becomes None.
+    """
+    return {key: json_value(key, value) for key, value in file.metadata.items()}
+
+
+def json_value(key: str, value: Any) -> Any:
+    """Return one value as `metadata_json` gives it."""
+    if isinstance(value, list):
+        if key.startswith("tokenizer.") and len(value) > LONG:
+            return {"length": len(value), "first": json_value("", value[:FIRST])}
+        return [json_value(key, element) for element in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def tensor_json(tensor: Tensor) -> dict[str, Any]:
+    """Return a tensor's entry as JSON can have it."""
+    return {
+        "name": tensor.name,
+        "shape": list(tensor.shape),
+        "type": tensor.type.name,
+        "n_bytes": tensor.n_bytes,
+        "offset": tensor.offset,
+    }
+
+
+def _architecture(file: GGUFFile) -> str | None:
+    return file.architecture if "general.architecture" in file.metadata else None
+
+
+def _number(file: GGUFFile, name: str) -> int | None:
+    value = file.metadata.get(f"{_architecture(file)}.{name}")
+    return value if type(value) is int and value > 0 else None
+
+
+def _kv_cost(file: GGUFFile) -> KVCost | None:
+    """None for what is no language model, such as an encoder of pictures."""
+    if not _number(file, "block_count") or not _number(file, "embedding_length"):
+        return None
+    if f"{file.architecture}.attention.head_count" not in file.metadata:
+        return None
+    layers = range(file.n_layer)
+    sliding = [layer for layer in layers if is_sliding(file, layer)]
+    full, beyond = {}, {}
+    for type_ in KV_TYPES:
+        costs = [1000 * kv_bytes_per_position(file, layer, type_, type_) for layer in layers]
+        full[type_] = sum(costs)
+        beyond[type_] = full[type_] - sum(costs[layer] for layer in sliding)
+    return KVCost(full, beyond, file.n_layer, len(sliding), window(file) if sliding else 0)

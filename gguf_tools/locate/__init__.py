@@ -1,0 +1,1 @@
+"""Find the GGUF that a name means, in every program's store on this machine."""

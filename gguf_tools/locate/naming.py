@@ -1,0 +1,124 @@
+"""What names say: the quantization and the parts in a file's, the repository in a model's."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import PurePosixPath
+
+from gguf_tools.errors import GGUFError
+from gguf_tools.format.split_names import part_names
+
+HUB = "hf:"
+OLLAMA = "ollama:"
+# A quantization stands between other things in a name. "UD-" marks the variants of one publisher
+# that quantize some tensors in another way; FP16 is what others call F16.
+QUANT = re.compile(
+    r"(?<![A-Z0-9])(?:UD-)?"
+    r"(?:I?Q\d(?:_(?:[0-9]|K|S|M|L|XS|XXS|XL|XXL|NL))*|TQ\d_\d|MXFP4(?:_MOE)?|NVFP4|B?F16|F32|FP16|FP32)"
+    r"(?![A-Z0-9])",
+    re.IGNORECASE,
+)
+# What is taken where nobody says: small, with little lost; then what comes nearest to it.
+DEFAULT_QUANTS = ("Q4_K_M", "UD-Q4_K_XL", "Q4_K_S", "Q4_0", "Q4_1", "IQ4_XS", "Q5_K_M", "Q8_0")
+# Encoders of pictures are small and lose much: the precision nearest to what they were trained in.
+PROJECTOR_QUANTS = ("F16", "BF16", "Q8_0", "F32")
+REPOSITORY = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::(.+))?", re.ASCII)
+
+
+def quant_of(name: str) -> str | None:
+    """Return the quantization that a file's name ends with, in capitals, or None.
+
+    >>> quant_of("Llama-3.2-1B-Instruct-Q4_K_M.gguf"), quant_of("qwen2.5-fp16.gguf")
+    ('Q4_K_M', 'F16')
+    """
+    found = QUANT.findall(name)
+    return re.sub(r"^FP(?=16|32)", "F", found[-1].upper()) if found else None
+
+
+def is_projector(name: str) -> bool:
+    """Whether a file is the picture encoder of a model, an mmproj, by its name."""
+    return "mmproj" in PurePosixPath(name).name.lower()
+
+
+def split_hub_name(name: str) -> tuple[str, str]:
+    """Take "[hf:]owner/repo[:what]" apart into repository and what is wanted of it, or "".
+
+    Raises GGUFError for anything else.
+    """
+    match = REPOSITORY.fullmatch(name.removeprefix(HUB).strip())
+    if match is None or "--" in match[1] or ".." in match[1]:
+        raise GGUFError(
+            f"{name} is not a name on the hub; write OWNER/REPO, OWNER/REPO:Q4_K_M or "
+            "OWNER/REPO:FILE.gguf"
+        )
+    return match[1], match[2] or ""
+
+
+def choose(names: Iterable[str], wanted: str, where: str) -> str:
+    """Choose a model among the files of a repository: its file, or the first one of its parts.
+
+    Args:
+        names: of all its files, with their folders.
+        wanted: a quantization, a file's name, or "" for the best default.
+        where: the repository, for what is said of it.
+
+    Raises GGUFError, with what there is, when nothing fits or several files do.
+    """
+    files = sorted({part_names(name)[0] for name in names if name.lower().endswith(".gguf")})
+    if not files:
+        raise GGUFError(f"{where} has no GGUF file; look for a repository with GGUF in its name")
+    models = [name for name in files if not is_projector(name)] or files
+    if wanted:
+        fitting = _named(files, wanted) or _quantized(models, wanted)
+    else:
+        fitting = models if len(models) == 1 else _preferred(models, DEFAULT_QUANTS)
+    if len(fitting) == 1:
+        return fitting[0]
+    missing = f"no {wanted}" if wanted else "no quantization that is the usual choice"
+    problem = "several files that fit" if fitting else missing
+    there = fitting or short_names(models).values()
+    raise GGUFError(f"{where} has {problem}; choose one of: {', '.join(there)}")
+
+
+def short_names(names: Iterable[str]) -> dict[str, str]:
+    """What to type for each file of a repository: its quantization, or its name if that is unclear.
+
+    >>> short_names(["a-Q4_0.gguf", "b-F16.gguf", "c-F16.gguf"])
+    {'a-Q4_0.gguf': 'Q4_0', 'b-F16.gguf': 'b-F16.gguf', 'c-F16.gguf': 'c-F16.gguf'}
+    """
+    quants = {name: None if is_projector(name) else quant_of(name) for name in names}
+    counts = Counter(quants.values())
+    return {name: q if q and counts[q] == 1 else name for name, q in quants.items()}
+
+
+def choose_projector(names: Iterable[str], model: str) -> str | None:
+    """Choose the mmproj file that goes with a repository's file `model`, or None."""
+    projectors = [name for name in names if name.lower().endswith(".gguf") and is_projector(name)]
+    if not projectors or is_projector(model):
+        return None
+    folder = PurePosixPath(model).parent
+    beside = [name for name in projectors if PurePosixPath(name).parent == folder]
+    nearest = sorted(beside or projectors)
+    return (_preferred(nearest, PROJECTOR_QUANTS) or nearest)[0]
+
+
+def _named(files: list[str], wanted: str) -> list[str]:
+    """The file with this path, or else those with this name, in whatever folder."""
+    name = wanted if wanted.lower().endswith(".gguf") else f"{wanted}.gguf"
+    name = part_names(name)[0]
+    return [f for f in files if f == name] or [f for f in files if PurePosixPath(f).name == name]
+
+
+def _quantized(files: list[str], wanted: str) -> list[str]:
+    quants = {name: quant_of(name) for name in files}
+    exact = quant_of(wanted) or wanted.upper()
+    same = [name for name, quant in quants.items() if quant == exact]
+    return same or [name for name, quant in quants.items() if quant == f"UD-{exact}"]
+
+
+def _preferred(files: list[str], order: Iterable[str]) -> list[str]:
+    """The files of the first quantization in `order` that there is."""
+    found = ([name for name in files if quant_of(name) == quant] for quant in order)
+    return next(filter(None, found), [])

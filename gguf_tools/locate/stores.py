@@ -1,0 +1,240 @@
+"""Where programs keep GGUF files on this machine, each read where it lies and never copied.
+
+The hub's cache: https://huggingface.co/docs/huggingface_hub/guides/manage-cache. Ollama: manifests
+like those of container images, which name blobs by their SHA-256. LM Studio: folders named as the
+hub's repositories. Whatever cannot be read, or is not as it should be, is passed over.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from platformdirs import user_data_path
+
+from gguf_tools.format.split_names import part_names
+from gguf_tools.locate.naming import HUB, OLLAMA, short_names
+
+HUB_FOLDER = re.compile(r"models--(.+?)--(.+)")
+# What Ollama leaves out of a model's name: its own server, and the namespace of its own models.
+OLLAMA_HOST, OLLAMA_NAMESPACE = "registry.ollama.ai", "library"
+OLLAMA_MODEL = "application/vnd.ollama.image.model"
+OLLAMA_DIGEST = re.compile(r"sha256[:-]([0-9a-f]{64})")
+MAX_SMALL = 1 << 20  # bytes of a file of settings; manifests have a few hundred
+# How deep below a folder files are looked for. People make folders by publisher, model and
+# quantization.
+MAX_DEPTH = 5
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model on this machine.
+
+    Attributes:
+        name: what `gguf_tools.locate.find.resolve` takes for it.
+        path: its file, or the first of its parts.
+        source: who keeps it: "package", "reellama", "hub", "Ollama" or "LM Studio".
+        label: the file's name, or Ollama's name for it.
+    """
+
+    name: str
+    path: Path
+    source: str
+    label: str
+
+    @property
+    def parts(self) -> list[Path]:
+        """All files of the model, whether they are there or not."""
+        return [self.path.with_name(name) for name in part_names(self.path.name)]
+
+
+def models_folder() -> Path:
+    """Our own folder of models, which need not be there."""
+    return user_data_path("reellama", appauthor=False) / "models"
+
+
+def hub_cache() -> Path:
+    """The hub's cache, as its client finds it, which takes a second to import."""
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    home = os.environ.get("HF_HOME") or f"{cache}/huggingface"
+    told = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
+    return _path(os.path.expandvars(told or f"{home}/hub"))
+
+
+def ollama_folders() -> list[Path]:
+    """Where Ollama keeps models: as it was told, or for this user and for its own one."""
+    if told := os.environ.get("OLLAMA_MODELS"):
+        return [_path(told)]
+    defaults = ("~/.ollama/models", "/usr/share/ollama/.ollama/models", "/var/lib/ollama")
+    return [_path(folder) for folder in defaults]
+
+
+def lmstudio_folders() -> list[Path]:
+    """Where LM Studio keeps models: where its settings say, and its defaults of now and before."""
+    pointer = _read(_path("~/.lmstudio-home-pointer")).strip()
+    homes = [_path(pointer), _path("~/.lmstudio")] if pointer else [_path("~/.lmstudio")]
+    told = [_parse(_read(home / "settings.json")).get("downloadsFolder") for home in homes]
+    chosen = [_path(folder) for folder in told if isinstance(folder, str) and folder]
+    defaults = [home / "models" for home in homes]
+    return list(dict.fromkeys([*chosen, *defaults, _path("~/.cache/lm-studio/models")]))
+
+
+def own_models() -> Iterator[Model]:
+    """The models in our own folder."""
+    return _folder_models(models_folder(), "reellama")
+
+
+def lmstudio_models() -> Iterator[Model]:
+    """The models of LM Studio."""
+    for folder in lmstudio_folders():
+        yield from _folder_models(folder, "LM Studio")
+
+
+def hub_models() -> Iterator[Model]:
+    """The models in the hub's cache, in the revision that was fetched last."""
+    for folder in _entries(hub_cache()):
+        if match := HUB_FOLDER.fullmatch(folder.name):
+            files = _snapshot_files(folder)
+            for name, short in short_names(files).items():
+                yield Model(
+                    f"{HUB}{match[1]}/{match[2]}:{short}", files[name], "hub", files[name].name
+                )
+
+
+def ollama_models() -> Iterator[Model]:
+    """The models of Ollama whose blobs are there."""
+    for folder in ollama_folders():
+        for host in _entries(folder / "manifests"):
+            for namespace in _entries(host):
+                for model in _entries(namespace):
+                    for tag in _entries(model):
+                        if blob := _blob(folder, tag):
+                            name = _ollama_name(host.name, namespace.name, model.name, tag.name)
+                            yield Model(OLLAMA + name, blob, "Ollama", name)
+
+
+def repository_files(repo: str) -> dict[str, Path]:
+    """The models of a repository on the hub that are on this machine, by their names in it.
+
+    They come from the hub's cache, or from our own folder or LM Studio's, where a repository is a
+    folder of its name.
+    """
+    found: dict[str, Path] = {}
+    for root in (models_folder(), *lmstudio_folders()):
+        found |= _files(root / repo)
+    return found | _snapshot_files(hub_cache() / f"models--{repo.replace('/', '--')}")
+
+
+def _folder_models(folder: Path, source: str) -> Iterator[Model]:
+    for path in _files(folder).values():
+        yield Model(path.name, path, source, path.name)
+
+
+def _snapshot_files(folder: Path) -> dict[str, Path]:
+    """The models of a repository in the cache: as main has them, else the newest ones."""
+    main = _read(folder / "refs" / "main").strip()
+    snapshots = _entries(folder / "snapshots")
+    snapshots.sort(key=lambda path: (path.name == main, _age(path)))
+    found: dict[str, Path] = {}
+    for snapshot in snapshots:
+        found |= _files(snapshot)
+    return found
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """The models below a folder, each by its first part, by their names relative to the folder."""
+    first = (path.with_name(part_names(path.name)[0]) for path in _walk(folder, MAX_DEPTH, set()))
+    return {str(path.relative_to(folder)): path for path in first}
+
+
+def _ollama_name(host: str, namespace: str, model: str, tag: str) -> str:
+    """What Ollama itself calls a model: "llama3.2:1b", "hf.co/owner/repo:Q4_K_M"."""
+    place = [] if host == OLLAMA_HOST else [host]
+    place += [] if not place and namespace == OLLAMA_NAMESPACE else [namespace]
+    return "/".join([*place, f"{model}:{tag}"])
+
+
+def _blob(folder: Path, manifest: Path) -> Path | None:
+    """The file with the weights that a manifest names."""
+    layers = _parse(_read(manifest)).get("layers")
+    for layer in layers if isinstance(layers, list) else []:
+        if isinstance(layer, dict) and layer.get("mediaType") == OLLAMA_MODEL:
+            # Matched as a whole, so that no manifest leads out of the folder.
+            match = OLLAMA_DIGEST.fullmatch(str(layer.get("digest")))
+            path = folder / "blobs" / f"sha256-{match[1]}" if match else None
+            return path if path and _is_file(path) else None
+    return None
+
+
+def _walk(folder: Path, depth: int, seen: set[str]) -> Iterator[Path]:
+    """GGUF files below a folder, through links too, but into each folder only once."""
+    entries = _entries(folder)
+    if not entries or depth == 0 or (real := os.path.realpath(folder)) in seen:
+        return
+    seen.add(real)
+    for path in entries:
+        if path.suffix.lower() == ".gguf":
+            if _is_file(path):
+                yield path
+        elif _is_folder(path):
+            yield from _walk(path, depth - 1, seen)
+
+
+# What cannot be read is as good as not there. ValueError: a NUL byte in a path.
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What is in a folder, sorted, without hidden files."""
+    try:
+        return [folder / name for name in sorted(os.listdir(folder)) if not name.startswith(".")]
+    except (OSError, ValueError):
+        return []
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def _age(path: Path) -> float:
+    """When a folder was changed last, in seconds."""
+    try:
+        return path.stat().st_mtime
+    except (OSError, ValueError):
+        return 0.0
+
+
+def _read(path: Path) -> str:
+    """The text of a small file."""
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_SMALL).decode("utf-8")
+    except (OSError, ValueError):
+        return ""
+
+
+def _parse(text: str) -> dict[str, Any]:
+    """A JSON object, empty where the text is none."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _path(text: str) -> Path:
+    return Path(os.path.expanduser(text))  # unlike Path's, not an error where nobody has a home

@@ -1,0 +1,207 @@
+"""How well a model predicts a text, and how far it is from a reference model.
+
+The text is cut and read as `llama-perplexity` does it (`gguf_tools.text.text_chunks`): in chunks of
+`n_ctx` tokens, each from an empty context, its first token replaced by the BOS token where the
+model is used with one. Only the second half of each chunk is scored, so that every token has at
+least n_ctx / 2 before it.
+https://github.com/ggml-org/llama.cpp/tree/master/tools/perplexity
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import llama_cpp.llama_cpp as llama
+import numpy as np
+
+from gguf_tools.errors import ReellamaError
+from gguf_tools.measuring import divergence
+from gguf_tools.measuring.divergence import Differences, Estimate
+from gguf_tools.runtime.backend import GpuLayers, Model, load_model
+from gguf_tools.runtime.context import Context, ContextSettings
+from gguf_tools.text import text_chunks
+from gguf_tools.text.text_chunks import Block
+
+# Twelve short pieces of English prose, written for this project.
+ENGLISH = Path(__file__).parent / "data" / "english.txt"
+MIN_CTX = 8  # below it there is next to nothing to score
+
+Progress = Callable[[float, int, float], None]  # chunks done, chunks in all, perplexity so far
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """How far a model is from a reference, over all scored tokens. KL divergence in nats."""
+
+    reference: Path
+    reference_perplexity: Estimate
+    log_ratio: Estimate  # ln of the perplexity over the reference's
+    kl: Estimate  # mean KL divergence of the model from the reference
+    kl_median: float
+    kl_p99: float  # 99 of 100 tokens are below it
+    kl_max: float
+    same_top: Estimate  # share of tokens for which both find the same one the likeliest
+    p_diff_rms: Estimate  # root mean square of the change in the right token's probability
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What was measured of a model on a text."""
+
+    model: Path
+    text: Path
+    n_ctx: int
+    n_chunks: int
+    n_scored: int  # tokens
+    perplexity: Estimate
+    divergence: Divergence | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain values; an estimate is an object with its value and error."""
+
+        def plain(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {key: plain(item) for key, item in value.items()}
+            if isinstance(value, Estimate):
+                return value._asdict()
+            return str(value) if isinstance(value, Path) else value
+
+        return plain(asdict(self))
+
+
+def measure(
+    path: str | Path,
+    text: str | Path = ENGLISH,
+    *,
+    reference: str | Path | None = None,
+    n_ctx: int = text_chunks.N_CTX,
+    n_chunks: int | None = None,
+    n_threads: int | None = None,
+    n_gpu_layers: GpuLayers = 0,
+    lora: Sequence[tuple[Path, float]] = (),
+    progress: Progress | None = None,
+) -> Quality:
+    """Measure a model's perplexity on a text file, and its divergence from a `reference` model.
+
+    `lora` are GGUF adapters of the model, not of the reference, with their scales. At most
+    `n_chunks` chunks are read, by default all. Both models are loaded and read the same chunks in
+    turn, so nothing is kept on disk. Raises GGUFError for a model that cannot be loaded, and
+    ReellamaError for an adapter that does not fit, when the text is missing or shorter than one
+    chunk, or when the two models do not have the same tokens.
+    """
+    if n_ctx < MIN_CTX:
+        raise ReellamaError(f"n_ctx is {n_ctx}, but must be {MIN_CTX} or more")
+    text, content = Path(text), text_chunks.read_text(text)
+    with ExitStack() as stack:
+        models = [
+            stack.enter_context(load_model(file, n_gpu_layers=n_gpu_layers, n_ctx=n_ctx))
+            for file in (path, reference)
+            if file is not None
+        ]
+        _check_same_tokens(models, content)
+        chunks = text_chunks.split(models[0], content, n_ctx, text)[:n_chunks]
+        settings = ContextSettings(n_threads=n_threads)
+        n_seq = text_chunks.n_side_by_side(len(chunks), n_ctx)
+        contexts = [
+            stack.enter_context(
+                Context(model, n_ctx, settings, n_seq=n_seq, n_outputs=settings.n_ubatch)
+            )
+            for model in models
+        ]
+        if lora:
+            contexts[0].set_adapters(lora)
+        nll, differences = _score_all(contexts, chunks, settings, progress)
+        return Quality(
+            model=models[0].path,
+            text=text,
+            n_ctx=n_ctx,
+            n_chunks=len(chunks),
+            n_scored=len(nll),
+            perplexity=divergence.perplexity(nll),
+            divergence=_sum_up(models[1].path, differences) if differences else None,
+        )
+
+
+def _check_same_tokens(models: list[Model], content: bytes) -> None:
+    """Raise ReellamaError unless all models have the same vocabulary, as far as this text shows."""
+    first, *others = models
+    for other in others:
+        pair = (first, other)
+        sizes = [llama.llama_vocab_n_tokens(model.vocab) for model in pair]
+        tokens, other_tokens = (text_chunks.tokenize(model, content) for model in pair)
+        if sizes[0] != sizes[1]:
+            reason = f"it has {sizes[0]:,} of them, and the other {sizes[1]:,}"
+        elif not np.array_equal(tokens, other_tokens):
+            reason = "the text becomes other tokens"
+        else:
+            continue
+        raise ReellamaError(
+            f"{first.path} cannot be compared with {other.path}, whose tokens are not the same: "
+            f"{reason}"
+        )
+
+
+def _score_all(
+    contexts: list[Context],
+    chunks: np.ndarray,
+    settings: ContextSettings,
+    progress: Progress | None,
+) -> tuple[np.ndarray, Differences | None]:
+    """Score all chunks with one model, or with two against each other."""
+    n_chunks, n_ctx = chunks.shape
+    nll: list[np.ndarray] = []
+    differences: list[Differences] = []
+    if progress:
+        progress(0, n_chunks, float("nan"))
+    for block in text_chunks.read_side_by_side(contexts, chunks, settings, n_ctx // 2):
+        for logits, tokens in _scored(contexts, chunks, block):
+            if len(logits) == 2:
+                differences.append(divergence.differences(logits[0], logits[1], tokens))
+                nll.append(differences[-1].nll)
+            else:
+                nll.append(divergence.likelihoods(logits[0], tokens))
+        if progress and nll:
+            so_far = divergence.perplexity(np.concatenate(nll)).value
+            progress(block.n_chunks_done, n_chunks, so_far)
+    return np.concatenate(nll), divergence.joined(differences) if differences else None
+
+
+def _scored(
+    contexts: list[Context], chunks: np.ndarray, block: Block
+) -> Iterator[tuple[list[np.ndarray], np.ndarray]]:
+    """Yield, for each chunk of a block, each model's logits and the tokens that really come next.
+
+    The logits are float32 `[n, n_vocab]`, the tokens `[n]`, for the block's positions n_ctx / 2 and
+    later, all but the chunk's last, after which nothing comes.
+    """
+    n_ctx = chunks.shape[1]
+    start, end = max(block.positions.start, n_ctx // 2), block.positions.stop
+    following = chunks[block.chunks, start + 1 : end + 1]
+    n_chunks, n = following.shape
+    if n == 0:
+        return
+    of_models = [
+        context.logits(n_chunks * (end - start)).reshape(n_chunks, end - start, -1)
+        for context in contexts
+    ]
+    for number, tokens in enumerate(following):
+        yield [logits[number, :n] for logits in of_models], tokens
+
+
+def _sum_up(reference: Path, all_: Differences) -> Divergence:
+    median, p99, greatest = np.quantile(all_.kl, (0.5, 0.99, 1.0)).tolist()
+    return Divergence(
+        reference=reference,
+        reference_perplexity=divergence.perplexity(all_.nll_reference),
+        log_ratio=divergence.log_ratio(all_.nll, all_.nll_reference),
+        kl=divergence.mean(all_.kl),
+        kl_median=median,
+        kl_p99=p99,
+        kl_max=greatest,
+        same_top=divergence.mean(all_.same_top.astype(np.float64)),
+        p_diff_rms=divergence.root_mean_square(all_.p_diff),
+    )

@@ -1,0 +1,186 @@
+"""How much memory llama.cpp takes for a GGUF: weights, KV cache, and room to compute.
+
+All of it follows from the header. The sizes are those that llama.cpp prints when it loads a model
+and makes a context (src/llama-kv-cache.cpp, src/llama-graph.cpp); the tests compare them.
+"""
+
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+from gguf_tools.errors import ReellamaError
+from gguf_tools.format.reader import TOKEN_EMBEDDINGS, GGUFFile
+
+N_UBATCH = 512  # positions that are computed at once, llama.cpp's default
+KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
+CELLS = 256  # a KV cache holds a multiple of this many positions
+
+# Of so many layers in a row the last has full attention and the others a sliding window, where the
+# file does not say which. An architecture that is not named here counts as without a window.
+SLIDING_PATTERNS = {
+    "cohere2": 4,
+    "gemma2": 2,
+    "gemma3": 6,
+    "gemma3n": 5,
+    "gpt-oss": 2,
+    "llama4": 4,
+    "mellum": 4,
+    "olmo2": 4,
+}
+
+
+def window(file: GGUFFile) -> int:
+    """Return how many positions the sliding window of some layers holds, 0 without one."""
+    return _per_layer(file, "attention.sliding_window", 0, 0)
+
+
+def is_sliding(file: GGUFFile, layer: int) -> bool:
+    """Whether a layer's attention is confined to the sliding window."""
+    if not window(file):
+        return False
+    default = SLIDING_PATTERNS.get(file.architecture, 1)
+    pattern = file.metadata.get(f"{file.architecture}.attention.sliding_window_pattern", default)
+    if isinstance(pattern, list):
+        return layer < len(pattern) and bool(pattern[layer])
+    period = pattern if isinstance(pattern, int) else default
+    return period > 0 and layer % period < period - 1
+
+
+def kv_bytes_per_position(
+    file: GGUFFile, layer: int, type_k: str = "f16", type_v: str = "f16"
+) -> int:
+    """Return what one position costs in the KV cache of one layer, in bytes."""
+    if file.metadata.get(f"{file.architecture}.attention.causal") is False:
+        return 0  # an encoder keeps nothing
+    if layer >= file.n_layer - _per_layer(file, "attention.shared_kv_layers", layer, 0):
+        return 0  # it uses an earlier layer's
+    n_head = _per_layer(file, "attention.head_count", layer, 1)
+    n_head_kv = _per_layer(file, "attention.head_count_kv", layer, n_head)
+    k_length, v_length = (_head_length(file, name, layer) for name in ("key", "value"))
+    if f"{file.architecture}.attention.key_length_mla" in file.metadata:
+        v_length = 0  # multi-head latent attention: values are a part of the keys
+    k_bytes = _bytes_of(n_head_kv * k_length, type_k)
+    return k_bytes + _bytes_of(n_head_kv * v_length, type_v)
+
+
+def kv_bytes(
+    file: GGUFFile,
+    layer: int,
+    n_ctx: int,
+    type_k: str = "f16",
+    type_v: str = "f16",
+    *,
+    swa_full: bool = True,
+) -> int:
+    """Return the size of one layer's KV cache in bytes, or of its recurrent state.
+
+    `swa_full` is llama.cpp's option: layers with a sliding window keep all positions, which this
+    project's engine needs in order to go back in a conversation. Without it they keep the window
+    and one batch. `n_ctx` is rounded up to a multiple of 256, as llama.cpp does.
+    """
+    per_position = kv_bytes_per_position(file, layer, type_k, type_v)
+    if not per_position:
+        return recurrent_bytes(file)
+    return _cells(file, n_ctx, not swa_full and is_sliding(file, layer)) * per_position
+
+
+def recurrent_bytes(file: GGUFFile) -> int:
+    """Return the state of one recurrent layer (Mamba, Mamba 2) in bytes, 0 where there is none."""
+    d_inner, d_state, d_conv, n_group = (
+        _per_layer(file, f"ssm.{name}", 0, 0)
+        for name in ("inner_size", "state_size", "conv_kernel", "group_count")
+    )
+    convolution = max(d_conv - 1, 0) * (d_inner + 2 * n_group * d_state)
+    return 4 * (d_inner * d_state + convolution)  # float32
+
+
+def layer_bytes(file: GGUFFile) -> list[int]:
+    """Return the bytes of each layer's tensors, the output layer last: `n_layer + 1` numbers.
+
+    Where the output matrix is the token embeddings again, these are what the output layer takes.
+    """
+    sizes = [0] * (file.n_layer + 1)
+    for tensor in file.tensors.values():
+        prefix, _, rest = tensor.name.partition(".")
+        index = rest.partition(".")[0]
+        if prefix == "blk" and index.isdecimal() and int(index) < file.n_layer:
+            sizes[int(index)] += tensor.n_bytes
+        elif prefix.startswith("output"):
+            sizes[-1] += tensor.n_bytes
+    if "output.weight" not in file.tensors and TOKEN_EMBEDDINGS in file.tensors:
+        sizes[-1] += file.tensors[TOKEN_EMBEDDINGS].n_bytes
+    return sizes
+
+
+def compute_bytes(
+    file: GGUFFile,
+    n_ctx: int,
+    *,
+    flash_attn: bool = True,
+    n_outputs: int = N_UBATCH,
+    swa_full: bool = True,
+) -> int:
+    """Return an upper estimate of the buffer for intermediate results, in bytes.
+
+    For N_UBATCH positions, the greater of two: the logits of `n_outputs` of them (llama.cpp makes
+    room for all unless told otherwise); or one layer, with its attention mask and its feed-forward
+    network's widest point held twice. Eight vectors of a layer's width come to either.
+
+    Flash attention, which llama.cpp takes wherever the device has it, never writes the attention
+    scores down; without it they are added, and the mask is twice as large.
+    """
+    embeddings = file.tensors.get(TOKEN_EMBEDDINGS)
+    n_vocab = embeddings.shape[-1] if embeddings and embeddings.shape else 0
+    masks = [_cells(file, n_ctx, cut=False)]
+    if any(is_sliding(file, layer) for layer in range(file.n_layer)):
+        masks.append(_cells(file, n_ctx, cut=not swa_full))
+    n_head = _most(file, "attention.head_count", 1)
+    attention = sum(masks) * N_UBATCH * 2  # float16
+    if not flash_attn:
+        attention = (sum(masks) + n_head * masks[0]) * N_UBATCH * 4
+    longest = max(_most(file, f"attention.key_length{swa}", 0) for swa in ("", "_swa"))
+    width = max(file.n_embd, n_head * longest, _most(file, "ssm.inner_size", 0))
+    vectors = 8 * width * N_UBATCH * 4
+    logits = n_vocab * min(n_outputs, N_UBATCH) * 4
+    return max(logits, attention + 2 * _feed_forward(file) * N_UBATCH * 4) + vectors
+
+
+def _cells(file: GGUFFile, n_ctx: int, cut: bool) -> int:
+    """How many positions a layer's KV cache has room for, `cut` to its window or not."""
+    n = min(n_ctx, window(file) + N_UBATCH) if cut else n_ctx
+    return -(-n // CELLS) * CELLS
+
+
+def _head_length(file: GGUFFile, name: str, layer: int) -> int:
+    """Length of a "key" or a "value" of one attention head."""
+    n_head = _per_layer(file, "attention.head_count", layer, 1)
+    length = _per_layer(file, f"attention.{name}_length", layer, file.n_embd // max(n_head, 1))
+    if is_sliding(file, layer):
+        length = _per_layer(file, f"attention.{name}_length_swa", layer, length)
+    return length
+
+
+def _feed_forward(file: GGUFFile) -> int:
+    """The widest point of a feed-forward network: the experts that are used lie side by side."""
+    n_used = _most(file, "expert_used_count", 0)
+    experts = n_used * (_most(file, "expert_feed_forward_length", 0) + file.n_embd)
+    return max(_most(file, "feed_forward_length", 4 * file.n_embd), experts)
+
+
+def _most(file: GGUFFile, name: str, default: int) -> int:
+    value = file.metadata.get(f"{file.architecture}.{name}")
+    layers = range(file.n_layer if isinstance(value, list) else 1)
+    return max(_per_layer(file, name, layer, default) for layer in layers)
+
+
+def _per_layer(file: GGUFFile, name: str, layer: int, default: int) -> int:
+    """Return a hyperparameter that is one number, or a list of one for each layer."""
+    value = file.metadata.get(f"{file.architecture}.{name}", default)
+    if isinstance(value, list):
+        value = value[layer] if layer < len(value) else default
+    return value if isinstance(value, int) and value >= 0 else default
+
+
+def _bytes_of(n_elements: int, type_name: str) -> int:
+    if type_name not in KV_TYPES:
+        raise ReellamaError(f"no such KV cache type: {type_name:.20}; take {', '.join(KV_TYPES)}")
+    block, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType[type_name.upper()]]
+    return -(-n_elements // block) * block_bytes

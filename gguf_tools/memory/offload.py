@@ -1,0 +1,132 @@
+"""How many layers of a GGUF fit on a GPU, and what context does."""
+
+from dataclasses import dataclass
+from itertools import accumulate
+
+from gguf_tools.format.reader import GGUFFile
+from gguf_tools.memory.estimates import CELLS, compute_bytes, kv_bytes, layer_bytes
+
+# What the driver's context and llama.cpp's own small buffers take on a GPU, in bytes; some 300 MB
+# with CUDA.
+OVERHEAD = 384 << 20
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a model lies on a GPU. Layers are counted as llama.cpp's `n_gpu_layers` does."""
+
+    n_ctx: int
+    type_k: str
+    type_v: str
+    free_bytes: int  # memory that there is for it
+    n_gpu_layers: int  # that fit, the output layer counted as one
+    n_gpu_layers_all: int  # that there are
+    weight_bytes: int  # of the layers that fit, and so the next three
+    kv_bytes: int
+    compute_bytes: int  # an upper estimate, with flash attention
+    overhead_bytes: int
+    all_bytes: int  # what all layers would need
+    max_n_ctx: int  # the longest context with all layers; 0 if there is none
+
+    @property
+    def gpu_bytes(self) -> int:
+        """What is taken of the GPU's memory; 0 when no layer fits."""
+        parts = (self.weight_bytes, self.kv_bytes, self.compute_bytes, self.overhead_bytes)
+        return sum(parts) if self.n_gpu_layers else 0
+
+
+def plan(
+    file: GGUFFile, n_ctx: int, free_bytes: int, type_k: str = "f16", type_v: str = "f16"
+) -> Plan:
+    """Plan a model on a GPU with `free_bytes` for a context of `n_ctx` positions.
+
+    Raises GGUFError for a GGUF that is no language model, ReellamaError for an unknown KV type.
+    """
+    n_ctx = n_ctx or file.n_ctx_train
+    steps = _steps(file, n_ctx, type_k, type_v)
+    n = _fitting(steps, free_bytes)
+    weights, kv, compute = steps[n]
+    return Plan(
+        n_ctx=n_ctx,
+        type_k=type_k,
+        type_v=type_v,
+        free_bytes=free_bytes,
+        n_gpu_layers=n,
+        n_gpu_layers_all=len(steps) - 1,
+        weight_bytes=weights,
+        kv_bytes=kv,
+        compute_bytes=compute,
+        overhead_bytes=OVERHEAD,
+        all_bytes=sum(steps[-1]) + OVERHEAD,
+        max_n_ctx=largest_context(file, free_bytes, type_k, type_v),
+    )
+
+
+def gpu_layers(
+    file: GGUFFile, n_ctx: int, free_bytes: int, type_k: str = "f16", type_v: str = "f16"
+) -> int:
+    """Return how many layers fit into `free_bytes` of GPU memory: 0 to n_layer + 1.
+
+    Counted as llama.cpp's `n_gpu_layers` does: the first to move is the output layer, then the last
+    layer, and on towards the first. A layer costs its tensors and its KV cache of `n_ctx`
+    positions (0: as many as the model was trained on), sliding windows counted in full.
+    """
+    return _fitting(_steps(file, n_ctx or file.n_ctx_train, type_k, type_v), free_bytes)
+
+
+def share_on_gpu(file: GGUFFile, n_gpu_layers: int) -> float:
+    """Return what share of the weights `n_gpu_layers` (negative: all) put on a GPU, 0 to 1."""
+    *layers, output = layer_bytes(file)
+    moved = [output, *reversed(layers)]
+    return sum(moved if n_gpu_layers < 0 else moved[:n_gpu_layers]) / sum(moved)
+
+
+def largest_context(
+    file: GGUFFile, free_bytes: int, type_k: str = "f16", type_v: str = "f16"
+) -> int:
+    """Return the longest context that fits into `free_bytes` with all layers.
+
+    A multiple of 256, or what the model was trained on where that fits; 0 where nothing does.
+    """
+    weights = sum(layer_bytes(file))
+    state, cells = (  # what there is at any length, and with the first CELLS positions
+        sum(kv_bytes(file, layer, n_ctx, type_k, type_v) for layer in range(file.n_layer))
+        for n_ctx in (0, CELLS)
+    )
+
+    def fits(n_ctx: int) -> bool:
+        kv = state + -(-n_ctx // CELLS) * (cells - state)
+        return weights + kv + compute_bytes(file, n_ctx) + OVERHEAD <= free_bytes
+
+    if fits(file.n_ctx_train):
+        return file.n_ctx_train
+    low, high = 0, -(-file.n_ctx_train // CELLS)  # low fits or is 0, high does not
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle * CELLS) else (low, middle)
+    return low * CELLS
+
+
+def _fitting(steps: list[tuple[int, int, int]], free_bytes: int) -> int:
+    fitting = [n for n, parts in enumerate(steps) if sum(parts) + OVERHEAD <= free_bytes]
+    return fitting[-1] if fitting else 0
+
+
+def _steps(file: GGUFFile, n_ctx: int, type_k: str, type_v: str) -> list[tuple[int, int, int]]:
+    """Bytes of weights, KV cache and intermediate results on the GPU with 0, 1, ... layers there.
+
+    What is left in main memory is multiplied on the GPU all the same while a prompt is read, one
+    layer at a time: the greatest of these is added to the intermediate results.
+    """
+    *layers, output = layer_bytes(file)
+    compute = compute_bytes(file, n_ctx)
+    caches = [kv_bytes(file, layer, n_ctx, type_k, type_v) for layer in range(file.n_layer)]
+    left = list(accumulate(layers, max, initial=0))  # the greatest of the first 0, 1, ... layers
+    return list(
+        zip(
+            accumulate([0, output, *reversed(layers)]),
+            accumulate([0, 0, *reversed(caches)]),
+            (compute + staged for staged in (left[-1], *reversed(left))),
+            strict=True,
+        )
+    )

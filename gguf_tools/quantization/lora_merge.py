@@ -1,0 +1,222 @@
+"""Merge LoRA adapters into a model's weights: W + scale * alpha / rank * B A.
+
+Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021. Adapters are GGUF files as
+llama.cpp's convert_lora_to_gguf writes them: for each changed weight a tensor `NAME.lora_a`, of
+rows of inputs, and one `NAME.lora_b`. The model that comes out has all its matrices in F16, BF16
+or F32, and needs no adapter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType, dequantize, quantize
+
+from gguf_tools.atomic_write import replacing
+from gguf_tools.errors import GGUFError, ReellamaError
+from gguf_tools.format.header_writer import TensorInfo, entries, head, padding, raw_entries
+from gguf_tools.format.reader import (
+    DEFAULT_ALIGNMENT,
+    TOKEN_EMBEDDINGS,
+    GGUFFile,
+    Tensor,
+    read_gguf,
+)
+
+A, B = ".lora_a", ".lora_b"
+FILE_TYPES = {
+    GGMLQuantizationType.F32: LlamaFileType.ALL_F32,
+    GGMLQuantizationType.F16: LlamaFileType.MOSTLY_F16,
+    GGMLQuantizationType.BF16: LlamaFileType.MOSTLY_BF16,
+}
+SLAB = 1 << 24  # numbers of a tensor in memory at once
+
+Report = Callable[[int, int], None]  # tensors written, of how many
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A LoRA adapter's header, with what its products are multiplied by at rank one."""
+
+    file: GGUFFile
+    scale: float  # that a person chose
+    alpha: float  # that it was trained with; 0: the rank does not count
+
+    def delta(self, weight: Tensor, matrix: int, rows: slice) -> np.ndarray | None:
+        """Return what is added to rows of a weight, float32 `[n_rows, n_inputs]`, or None.
+
+        `matrix` counts the experts that a weight of three dimensions holds.
+        """
+        if weight.name + A not in self.file.tensors:
+            return None
+        a, b = (self._matrix(weight.name + suffix, matrix) for suffix in (A, B))
+        rank = b.shape[-1]
+        factor = np.float32(self.scale * (self.alpha / rank if self.alpha else 1.0))
+        # Token embeddings are looked up by row, so for them A, not B, has a row a token.
+        is_lookup = weight.name.endswith(TOKEN_EMBEDDINGS)
+        return factor * (a[rows] @ b.T if is_lookup else b[rows] @ a)
+
+    def _matrix(self, name: str, index: int) -> np.ndarray:
+        tensor = self.file.tensors[name]
+        n_rows = tensor.shape[1]
+        return _floats(self.file, tensor, slice(index * n_rows, (index + 1) * n_rows))
+
+
+def merge(
+    base: str | Path,
+    adapters: Sequence[tuple[str | Path, float]],
+    output: str | Path,
+    *,
+    type_name: str | None = None,
+    report: Report | None = None,
+) -> Path:
+    """Write `base` with adapters, each with its scale, merged in; returns `output`.
+
+    Quantized and changed weights become `type_name`, F16, BF16 or F32; by default F32 where the
+    base is in F32, else F16. All metadata stays. Tensors go through memory in pieces of some 100
+    MB. Raises ReellamaError for an adapter of another model, and for values beyond F16.
+    """
+    file = read_gguf(base)
+    opened = open_adapters(file, adapters)
+    type_ = _main_type(file) if type_name is None else _type_named(type_name)
+    infos = [
+        TensorInfo(tensor.name, tensor.shape, _type_of(tensor, type_, opened))
+        for tensor in file.tensors.values()
+    ]
+    metadata = raw_entries(file.path) | entries({"general.file_type": int(FILE_TYPES[type_])})
+    with replacing(Path(output)) as temporary, temporary.open("wb") as out:
+        out.write(head(metadata, infos))
+        for done, info in enumerate(infos):
+            if report is not None:
+                report(done, len(infos))
+            for piece in _pieces(file, info, opened):
+                out.write(piece)
+            out.write(padding(info.n_bytes))
+        if report is not None:
+            report(len(infos), len(infos))
+    return Path(output)
+
+
+def merged_size(file: GGUFFile) -> int:
+    """Return the most bytes that `merge` writes by default, but for what is metadata."""
+    block_bytes = GGML_QUANT_SIZES[_main_type(file)][1]
+    return sum(max(t.n_bytes, t.n_elements * block_bytes) for t in file.tensors.values())
+
+
+def open_adapters(base: GGUFFile, adapters: Sequence[tuple[str | Path, float]]) -> list[Adapter]:
+    """Read the headers of adapters, each with its scale, that `merge` could merge into `base`.
+
+    Raises ReellamaError for a file that is not there or not an adapter of this model, and for a
+    base that cannot be written with adapters in it.
+    """
+    if int(base.metadata.get("split.count", 1)) > 1:
+        raise ReellamaError(f"{base.path} is a part of a split model: join it with `quantize COPY`")
+    if base.metadata.get("general.alignment", DEFAULT_ALIGNMENT) != DEFAULT_ALIGNMENT:
+        raise ReellamaError(f"{base.path} has a general.alignment that cannot be written")
+    return [_open(path, scale, base) for path, scale in adapters]
+
+
+def _open(path: str | Path, scale: float, base: GGUFFile) -> Adapter:
+    file = read_gguf(path)
+    kind = file.metadata.get("general.type"), file.metadata.get("adapter.type")
+    if kind != ("adapter", "lora"):
+        raise GGUFError(f"{file.path} is not a GGUF LoRA adapter")
+    if file.architecture != base.architecture:
+        raise ReellamaError(
+            f"{file.path} is for models of architecture {file.architecture}, and {base.path} is "
+            f"{base.architecture}"
+        )
+    if "adapter.alora.invocation_tokens" in file.metadata:
+        raise ReellamaError(f"{file.path} acts only after certain words, and cannot be merged")
+    for name in file.tensors:
+        # llama.cpp passes over what adapters have for norms.
+        if not name.endswith("_norm.weight"):
+            _check_pair(file, name, base)
+    alpha = file.metadata.get("adapter.lora.alpha", 0.0)
+    return Adapter(file, scale, float(alpha) if isinstance(alpha, (int, float)) else 0.0)
+
+
+def _check_pair(file: GGUFFile, name: str, base: GGUFFile) -> None:
+    """Raise when a tensor of an adapter has no partner, no weight, or another shape than it."""
+    weight_name = name.removesuffix(A).removesuffix(B)
+    pair = [file.tensors.get(weight_name + suffix) for suffix in (A, B)]
+    weight = base.tensors.get(weight_name)
+    if weight is None:
+        raise ReellamaError(f"{file.path} changes {weight_name}, which {base.path} does not have")
+    a, b = pair
+    if a is None or b is None:
+        raise GGUFError(f"{file.path} is damaged: of {weight_name} it has one half only")
+    if weight_name.endswith(TOKEN_EMBEDDINGS):
+        shape, matches = (b.shape[1:2] + a.shape[1:2]), a.shape[:1] == b.shape[:1]
+    else:
+        shape, matches = (a.shape[:1] + b.shape[1:2]), a.shape[1:2] == b.shape[:1]
+    matches &= a.shape[2:] == b.shape[2:] == weight.shape[2:]
+    if not matches or shape != weight.shape[:2]:
+        raise ReellamaError(f"{file.path} does not fit {base.path}: {weight_name} has other shapes")
+
+
+def _main_type(file: GGUFFile) -> GGMLQuantizationType:
+    """F32 for a model in F32, else F16."""
+    matrices = [tensor for tensor in file.tensors.values() if len(tensor.shape) > 1]
+    in_f32 = all(tensor.type == GGMLQuantizationType.F32 for tensor in matrices)
+    return GGMLQuantizationType.F32 if in_f32 else GGMLQuantizationType.F16
+
+
+def _type_named(name: str) -> GGMLQuantizationType:
+    for type_ in FILE_TYPES:
+        if type_.name == name.upper():
+            return type_
+    raise ReellamaError(f"a merged model is in F32, F16 or BF16, not in {name}")
+
+
+def _type_of(
+    tensor: Tensor, type_: GGMLQuantizationType, adapters: Sequence[Adapter]
+) -> GGMLQuantizationType:
+    """What is small and kept in F32 (norms, biases, routers) stays so, unless it is changed."""
+    changed = any(tensor.name + A in adapter.file.tensors for adapter in adapters)
+    return type_ if changed or tensor.type != GGMLQuantizationType.F32 else tensor.type
+
+
+def _pieces(file: GGUFFile, info: TensorInfo, adapters: Sequence[Adapter]) -> Iterator[bytes]:
+    """A tensor's data, merged, in pieces of whole rows."""
+    tensor = file.tensors[info.name]
+    n_rows = tensor.shape[1] if len(tensor.shape) > 1 else 1
+    n_matrices = tensor.n_elements // (tensor.shape[0] * n_rows)
+    step = max(1, SLAB // tensor.shape[0])
+    for matrix in range(n_matrices):
+        for start in range(0, n_rows, step):
+            rows = slice(start, min(start + step, n_rows))
+            first = matrix * n_rows
+            values = _floats(file, tensor, slice(first + rows.start, first + rows.stop))
+            for adapter in adapters:
+                if (delta := adapter.delta(tensor, matrix, rows)) is not None:
+                    values = values + delta
+            yield _encoded(values, info, file)
+
+
+def _floats(file: GGUFFile, tensor: Tensor, rows: slice) -> np.ndarray:
+    """Rows of a tensor, counted over all its matrices: float32 `[n_rows, n_inputs]`."""
+    row_bytes = tensor.n_bytes * tensor.shape[0] // tensor.n_elements
+    n_rows = rows.stop - rows.start
+    offset = tensor.offset + rows.start * row_bytes
+    raw = np.fromfile(file.path, np.uint8, n_rows * row_bytes, offset=offset)
+    try:
+        floats = dequantize(raw.reshape(n_rows, row_bytes), tensor.type)
+    except NotImplementedError as error:
+        raise GGUFError(
+            f"{tensor.name} of {file.path} is of type {tensor.type.name}, which cannot be read"
+        ) from error
+    return np.asarray(floats, np.float32).reshape(n_rows, tensor.shape[0])
+
+
+def _encoded(values: np.ndarray, info: TensorInfo, file: GGUFFile) -> bytes:
+    if info.type == GGMLQuantizationType.F16:
+        with np.errstate(over="ignore"):
+            half = values.astype(np.float16)
+        if not np.isfinite(half).all():
+            raise ReellamaError(f"{info.name} of {file.path} has values beyond F16: choose F32")
+        return half.tobytes()
+    return bytes(quantize(values, info.type).tobytes())

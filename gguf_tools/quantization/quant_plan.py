@@ -1,0 +1,180 @@
+"""What llama.cpp's quantizer is about to do: the type that each tensor gets, and the file's size.
+
+The choice of types (llama.cpp's src/llama-quant.cpp) depends on the architecture, the layer and the
+shape, and is llama.cpp's to make: it is taken from the log of a dry run, which takes no time.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+from gguf_tools.errors import ReellamaError
+from gguf_tools.format.header_writer import TensorInfo, entries, file_size
+from gguf_tools.quantization.imatrix import Imatrix
+from gguf_tools.quantization.quant_types import TENSOR_TYPES
+from gguf_tools.quantization.quantize_child import Job, Quantizer, imatrix_metadata
+
+LOG_ERROR = 4  # of enum ggml_log_level
+QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION; its size in the file is what counts here
+
+# [  12/ 272] blk.0.attn_q.weight         - [  576,   576,     1,     1], type =    f16, size = ...
+BEGUN = re.compile(r"\[ *(\d+)/ *(\d+)\] (\S.*?) +- \[([\d, ]+)\], type = +(\w+), ")
+PLANNED = re.compile(r"-> +[\d.]+ MiB \((\w+)\)")
+FALLBACK = re.compile(r"WARNING: (\d+) of \d+ tensor\(s\) required fallback")
+FAILED = re.compile(r"failed to quantize: (.*)")
+NEEDS_IMATRIX = re.compile(r"(will require an|requires an) imatrix", re.I)
+# For what is not in an imatrix that was made from another model.
+MISSING = re.compile(r"Missing importance matrix for tensor (\S+)")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The tensors of a file to be, its size in bytes, and lines about it for a person."""
+
+    tensors: tuple[TensorInfo, ...]
+    n_bytes: int
+    notes: tuple[str, ...]
+
+    @property
+    def tensor_bytes(self) -> int:
+        """Bytes of the tensors' data."""
+        return sum(tensor.n_bytes for tensor in self.tensors)
+
+    @property
+    def n_elements(self) -> int:
+        """How many numbers the tensors hold."""
+        return sum(math.prod(tensor.shape) for tensor in self.tensors)
+
+
+class Listener:
+    """Makes sense of what the quantizer logs, piece by piece."""
+
+    def __init__(self) -> None:
+        self.done, self.total = 0, 0  # tensors begun, of how many
+        self.lines: list[str] = []
+        self._pending = ""
+
+    def hear(self, _level: int, text: str) -> None:
+        """Take the next piece of the log, which may be a part of a line or several."""
+        self._pending += text
+        if match := BEGUN.search(self._pending):
+            self.done, self.total = int(match[1]), int(match[2])
+        *lines, self._pending = self._pending.split("\n")
+        self.lines += [line for line in lines if line.strip()]
+
+    def failure(self, job: Job, type_name: str) -> ReellamaError:
+        """Return the error that says why llama.cpp failed."""
+        text = "\n".join(self.lines)
+        if NEEDS_IMATRIX.search(text):
+            return needs_imatrix(job, type_name)
+        if match := MISSING.search(text):
+            return ReellamaError(
+                f"{job.imatrix} has nothing about {match[1]}, which {type_name} needs: "
+                "it was made from another model, or from too short a text"
+            )
+        match = FAILED.search(text)
+        reason = match[1] if match else "llama.cpp gave no reason"
+        return ReellamaError(f"cannot quantize {job.source} into {type_name}: {reason}")
+
+
+def plan(
+    quantizer: Quantizer,
+    job: Job,
+    type_name: str,
+    metadata: Mapping[str, bytes],
+    imatrix: Imatrix | None = None,
+) -> Plan:
+    """Let llama.cpp make a dry run of `job`.
+
+    `metadata` is the source's, as `raw_entries` gives it, and `imatrix` the job's. Raises
+    ReellamaError when the job cannot be done.
+    """
+    listener = Listener()
+    dry = Job(**{**vars(job), "dry_run": True})
+    if not quantizer.run(dry, listener.hear):
+        raise listener.failure(job, type_name)
+    if any(map(NEEDS_IMATRIX.search, listener.lines)):
+        raise needs_imatrix(job, type_name)
+    before, after = _tensors(listener.lines)
+    if len(after) != listener.total or not after:
+        raise ReellamaError("cannot understand what this version of llama.cpp says of its plans")
+    notes = _notes(before, after, listener.lines, imatrix, job.imatrix)
+    return Plan(after, file_size(_written(metadata, job, imatrix), after), notes)
+
+
+def needs_imatrix(job: Job, type_name: str) -> ReellamaError:
+    """Return the error for a type that is garbage without an importance matrix."""
+    return ReellamaError(
+        f"{type_name} needs an importance matrix: make one with `reellama gguf imatrix "
+        f"{Path(job.source).name} TEXT`, and give it as --imatrix"
+    )
+
+
+def _tensors(lines: list[str]) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...]]:
+    """Tensors as they are and as they will be, from the lines of a dry run."""
+    by_name = {name.lower(): type_ for name, type_ in GGMLQuantizationType.__members__.items()}
+    by_name |= {name.lower(): type_ for name, type_ in TENSOR_TYPES.items()}
+    before, after = [], []
+    for line in lines:
+        if match := BEGUN.search(line):
+            shape = tuple(map(int, match[4].split(",")))
+            old = by_name[match[5].lower()]
+            changed = PLANNED.search(line)
+            new = by_name[changed[1].lower()] if changed else old
+            before.append(TensorInfo(match[3], shape, old))
+            after.append(TensorInfo(match[3], shape, new))
+    return tuple(before), tuple(after)
+
+
+def _written(metadata: Mapping[str, bytes], job: Job, imatrix: Imatrix | None) -> dict[str, bytes]:
+    """The metadata that llama.cpp will write."""
+    written = {
+        key: entry
+        for key, entry in metadata.items()
+        if key not in ("split.no", "split.count", "split.tensors.count")
+    }
+    noted: dict[str, int | str] = {
+        "general.quantization_version": QUANTIZATION_VERSION,
+        "general.file_type": job.ftype,
+    }
+    if imatrix is not None:
+        noted |= imatrix_metadata(imatrix, job.imatrix or "")
+    return written | entries(noted)
+
+
+def _notes(
+    before: tuple[TensorInfo, ...],
+    after: tuple[TensorInfo, ...],
+    lines: list[str],
+    imatrix: Imatrix | None,
+    imatrix_path: str | None,
+) -> tuple[str, ...]:
+    notes = []
+    again = {
+        old.type.name
+        for old, new in zip(before, after, strict=True)
+        if old.type != new.type and _is_quantized(old) and _is_quantized(new)
+    }
+    if again:
+        notes.append(
+            f"the source is quantized already ({', '.join(sorted(again))}): what that lost stays "
+            "lost, so quantize from F16 or F32 if you can"
+        )
+    if (match := FALLBACK.search("\n".join(lines))) and int(match[1]):
+        notes.append(
+            f"{match[1]} of {len(after)} tensors get another type than usual, for their rows are "
+            "no multiple of its block"
+        )
+    if imatrix is not None and not {tensor.name for tensor in after} & set(imatrix.sums):
+        notes.append(f"{imatrix_path} has nothing about the tensors of this model: not used")
+    return tuple(notes)
+
+
+def _is_quantized(tensor: TensorInfo) -> bool:
+    return GGML_QUANT_SIZES[tensor.type][0] > 1

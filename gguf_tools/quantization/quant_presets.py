@@ -1,0 +1,178 @@
+"""What a model would weigh at another type, as llama.cpp's quantizer mixes types.
+
+A name such as Q4_K_M stands for a mixture: most matrices take one type, and some that suffer more
+take a better one. The rules here are those of llama.cpp (src/llama-quant.cpp) without an importance
+matrix, for the usual names of tensors; what an architecture has of its own is left out, so sizes
+are estimates. `reellama gguf quantize --dry-run` asks llama.cpp itself.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+from gguf_tools.errors import ReellamaError
+from gguf_tools.format.reader import TOKEN_EMBEDDINGS, GGUFFile, Tensor
+
+
+class Place(NamedTuple):
+    """Where in a model a tensor stands."""
+
+    layer: int
+    n_layer: int
+    n_gqa: int  # query heads to each head of keys and values
+
+
+Rule = tuple[Callable[[Place], bool], str]
+
+
+def _always(_: Place) -> bool:
+    return True
+
+
+def _more_bits(place: Place) -> bool:
+    """The first and last eighth of the layers, and every third between."""
+    layer, eighth = place.layer, place.n_layer // 8
+    return layer < eighth or layer >= 7 * place.n_layer // 8 or (layer - eighth) % 3 == 2
+
+
+def _first(part: int) -> Callable[[Place], bool]:
+    return lambda place: place.layer < place.n_layer // part
+
+
+def _shared_heads(place: Place) -> bool:
+    return place.n_gqa >= 4
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """`base` for all that is quantized, but where the first rule that holds says otherwise."""
+
+    base: str
+    rules: Mapping[str, tuple[Rule, ...]] = field(default_factory=dict)
+
+
+BETTER = dict.fromkeys(("attn_v", "ffn_down"), ((_more_bits, "Q6_K"),))
+MIXTURES = {
+    "F32": Mixture("F32"),
+    "F16": Mixture("F16"),
+    "BF16": Mixture("BF16"),
+    "Q8_0": Mixture("Q8_0"),
+    "Q6_K": Mixture("Q6_K"),
+    "Q5_K_M": Mixture("Q5_K", BETTER),
+    "Q5_K_S": Mixture("Q5_K"),
+    "Q4_K_M": Mixture("Q4_K", BETTER),
+    "Q4_K_S": Mixture(
+        "Q4_K",
+        {
+            "attn_v": ((lambda place: place.layer < 4, "Q5_K"),),
+            "ffn_down": ((_first(8), "Q5_K"),),
+        },
+    ),
+    "Q4_0": Mixture("Q4_0"),
+    "IQ4_XS": Mixture(
+        "IQ4_XS", {"attn_v": ((_shared_heads, "Q5_K"),), "ffn_down": ((_first(8), "Q5_K"),)}
+    ),
+    "Q3_K_L": Mixture(
+        "Q3_K", dict.fromkeys(("attn_v", "attn_output", "ffn_down"), ((_always, "Q5_K"),))
+    ),
+    "Q3_K_M": Mixture(
+        "Q3_K",
+        {
+            "attn_v": ((lambda place: place.layer < 2, "Q5_K"), (_always, "Q4_K")),
+            "attn_output": ((_always, "Q4_K"),),
+            "ffn_down": ((_first(16), "Q5_K"), (_always, "Q4_K")),
+        },
+    ),
+    "Q3_K_S": Mixture("Q3_K"),
+    "Q2_K": Mixture(
+        "Q2_K",
+        {
+            "attn_v": ((_shared_heads, "Q4_K"), (_always, "Q3_K")),
+            "attn_output": ((_always, "Q3_K"),),
+            "ffn_down": ((_always, "Q3_K"),),
+        },
+    ),
+}
+# Rows that are no multiple of 256 numbers take a type with blocks of 32.
+FALLBACKS = {
+    "IQ4_XS": "IQ4_NL",
+    "Q2_K": "Q4_0",
+    "Q3_K": "Q4_0",
+    "Q4_K": "Q5_0",
+    "Q5_K": "Q5_1",
+    "Q6_K": "Q8_0",
+}
+# Fused and compressed values are treated as values.
+KIND = re.compile(r"blk\.(\d+)\.(attn_v|attn_qkv|attn_kv_b|attn_k|attn_output|ffn_down)\w*\.weight")
+VALUES = ("attn_v", "attn_qkv", "attn_kv_b")
+KEPT = re.compile(r"_norm\.weight$|ffn_gate_inp|ssm_conv1d|shortconv|altup|laurel|^position_embd")
+
+
+def as_mixture(file: GGUFFile, name: str) -> GGUFFile:
+    """Return the header as if the file had been quantized to a mixture, such as "Q4_K_M".
+
+    Tensors follow one another as in a real file. Raises ReellamaError for a name not in MIXTURES.
+    """
+    if name.upper() not in MIXTURES:
+        raise ReellamaError(f"no estimate for the type {name}; there is {', '.join(MIXTURES)}")
+    mixture = MIXTURES[name.upper()]
+    tensors: dict[str, Tensor] = {}
+    offset = min((tensor.offset for tensor in file.tensors.values()), default=file.size)
+    for tensor in file.tensors.values():
+        type_ = GGMLQuantizationType[_type_of(file, tensor, mixture)]
+        block, block_bytes = GGML_QUANT_SIZES[type_]
+        n_bytes = tensor.n_elements // block * block_bytes
+        tensors[tensor.name] = replace(tensor, type=type_, offset=offset, n_bytes=n_bytes)
+        offset += -(-n_bytes // 32) * 32
+    return replace(file, size=offset, tensors=tensors)
+
+
+def _type_of(file: GGUFFile, tensor: Tensor, mixture: Mixture) -> str:
+    rows = math.prod(tensor.shape[1:])
+    if rows == 1 or not tensor.name.endswith("weight") or KEPT.search(tensor.name):
+        return tensor.type.name
+    type_ = mixture.base
+    if GGML_QUANT_SIZES[GGMLQuantizationType[type_]][0] == 1:
+        return type_  # float formats are not mixed
+    if tensor.name == "output.weight" or (
+        tensor.name == TOKEN_EMBEDDINGS and "output.weight" not in file.tensors
+    ):
+        type_ = "Q6_K" if type_ != "Q8_0" and _fits(tensor, type_) else "Q8_0"
+    elif match := KIND.fullmatch(tensor.name):
+        type_ = _ruled(file, int(match[1]), match[2], mixture)
+    if not _fits(tensor, type_):
+        type_ = FALLBACKS.get(type_, type_)
+    return type_ if _fits(tensor, type_) else "F16"
+
+
+def _ruled(file: GGUFFile, layer: int, kind: str, mixture: Mixture) -> str:
+    """The type of a matrix by the rules of its kind."""
+    if file.metadata.get(f"{file.architecture}.expert_count") == 8:
+        # In mixtures of eight experts attention is small, and gets more.
+        if kind in (*VALUES, "attn_k"):
+            return "Q8_0"
+        if kind == "attn_output" and mixture.base in ("Q2_K", "Q3_K", "Q4_K", "IQ4_XS"):
+            return "Q5_K"
+    place = Place(layer, file.n_layer, _gqa(file))
+    for holds, type_ in mixture.rules.get("attn_v" if kind in VALUES else kind, ()):
+        if holds(place):
+            return type_
+    return mixture.base
+
+
+def _gqa(file: GGUFFile) -> int:
+    n_head, n_head_kv = (
+        file.metadata.get(f"{file.architecture}.attention.{name}")
+        for name in ("head_count", "head_count_kv")
+    )
+    if not isinstance(n_head, int) or not isinstance(n_head_kv, int):
+        return 1
+    return n_head // max(n_head_kv, 1)
+
+
+def _fits(tensor: Tensor, type_: str) -> bool:
+    return tensor.shape[0] % GGML_QUANT_SIZES[GGMLQuantizationType[type_]][0] == 0

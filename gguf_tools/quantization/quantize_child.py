@@ -1,0 +1,234 @@
+"""llama.cpp's quantizer in a process of its own: `python -m gguf_tools.quantization.quantize_child`.
+
+`llama_model_quantize` blocks in C until it is done, cannot be asked to stop, and ends the process
+where an assertion of its fails. A child can be stopped at any moment, and only it dies. Jobs go to
+its stdin and what llama.cpp says comes from its stdout, a line of JSON each. When the other end of
+stdin is gone, killed perhaps, the child removes its half file and ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Any
+
+from gguf_tools.errors import ReellamaError
+
+if TYPE_CHECKING:
+    from gguf_tools.quantization.imatrix import Imatrix
+
+COMMAND = (sys.executable, "-m", "gguf_tools.quantization.quantize_child")
+MAX_STRING = 127  # bytes of a string in a llama_model_kv_override
+
+Listen = Callable[[int, str], None]  # gets the level and the text of what llama.cpp logs
+
+
+@dataclass(frozen=True)
+class Job:
+    """One call of `llama_model_quantize`. Types are given by ggml's and llama.cpp's numbers.
+
+    Paths are absolute. `overrides` are pairs of a regular expression that a tensor's name is
+    searched for and a type; the first that is found counts.
+    """
+
+    source: str
+    output: str
+    ftype: int
+    only_copy: bool = False
+    dry_run: bool = False
+    pure: bool = False
+    output_type: int | None = None
+    embedding_type: int | None = None
+    overrides: tuple[tuple[str, int], ...] = ()
+    imatrix: str | None = None
+    n_threads: int = 0  # 0: one for each processor
+
+
+class Quantizer:
+    """The child process, as its parent has it. Use it in a `with` block, which ends it."""
+
+    def __init__(self) -> None:
+        self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the child
+        self._child = subprocess.Popen(
+            COMMAND,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            text=True,
+            encoding="utf-8",
+            cwd=Path(__file__).parents[2],  # where the child finds this package
+            env={**os.environ, "GGML_NO_BACKTRACE": "1"},  # else a failed assertion calls gdb
+        )
+
+    def run(self, job: Job, listen: Listen) -> bool:
+        """Do a job; returns whether llama.cpp did it. Raises ReellamaError when the child died."""
+        assert self._child.stdin is not None and self._child.stdout is not None
+        try:
+            self._child.stdin.write(json.dumps(asdict(job)) + "\n")
+            self._child.stdin.flush()
+        except BrokenPipeError:
+            raise self._death() from None
+        for line in self._child.stdout:
+            message = json.loads(line)
+            if "done" in message:
+                return bool(message["done"])
+            if "error" in message:
+                raise ReellamaError(message["error"])
+            listen(message["level"], message["text"])
+        raise self._death()
+
+    def _death(self) -> ReellamaError:
+        status = self._child.wait()
+        self._stderr.seek(0)
+        lines = self._stderr.read().decode("utf-8", "replace").split("\n")
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "it gave no reason")
+        how = f"signal {-status}" if status < 0 else f"exit status {status}"
+        return ReellamaError(f"llama.cpp's quantizer ended with {how}: {last}")
+
+    def __enter__(self) -> Quantizer:
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        self._child.kill()
+        self._child.wait()
+        for pipe in (self._child.stdin, self._child.stdout, self._stderr):
+            with contextlib.suppress(OSError):
+                pipe.close()  # type: ignore[union-attr]  # both are pipes
+
+
+def main() -> None:
+    """Do jobs until stdin ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends the child
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # whatever else is printed stays out of the replies
+    jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
+    running: list[Job] = []
+    threading.Thread(target=_receive, args=(jobs, running), daemon=True).start()
+
+    def reply(**message: Any) -> None:
+        replies.write(json.dumps(message) + "\n")
+        replies.flush()
+
+    import llama_cpp.llama_cpp as llama
+
+    @llama.llama_log_callback  # stays referenced: main does not return before the process ends
+    def log(level: int, text: bytes, _user_data: object) -> None:
+        reply(level=level, text=text.decode("utf-8", "replace"))
+
+    llama.llama_log_set(log, ctypes.c_void_p(None))
+    llama.llama_backend_init()
+    while True:
+        running[:] = [jobs.get()]
+        try:
+            reply(done=_quantize(llama, running[0]))
+        except ReellamaError as error:
+            reply(error=str(error))
+        running.clear()
+
+
+def _receive(jobs: queue.SimpleQueue[Job], running: list[Job]) -> None:
+    """Pass jobs on to the main thread, and end the process when there are none to come."""
+    for line in sys.stdin:
+        fields = json.loads(line)
+        fields["overrides"] = tuple(map(tuple, fields["overrides"]))
+        jobs.put(Job(**fields))
+    for job in running:
+        if not job.dry_run:
+            Path(job.output).unlink(missing_ok=True)
+    os._exit(1)
+
+
+def _quantize(llama: Any, job: Job) -> bool:
+    parameters = llama.llama_model_quantize_default_params()
+    parameters.nthread = job.n_threads
+    parameters.ftype = job.ftype
+    parameters.only_copy, parameters.dry_run, parameters.pure = (
+        job.only_copy,
+        job.dry_run,
+        job.pure,
+    )
+    parameters.allow_requantize = True  # the caller warns
+    if job.output_type is not None:
+        parameters.output_tensor_type = job.output_type
+    if job.embedding_type is not None:
+        parameters.token_embedding_type = job.embedding_type
+    overrides = [(pattern.encode(), type_) for pattern, type_ in job.overrides]
+    if overrides:
+        end = (None, llama.GGML_TYPE_COUNT)
+        array = llama.llama_model_tensor_override * (len(overrides) + 1)
+        parameters.tt_overrides = array(*overrides, end)
+    if job.imatrix is not None:
+        from gguf_tools.quantization.imatrix import read_imatrix
+
+        imatrix = read_imatrix(job.imatrix)
+        weights = imatrix.weights()  # stays referenced until the call returns
+        parameters.imatrix = _imatrix_data(llama, weights)
+        parameters.kv_overrides = _overrides(llama, imatrix_metadata(imatrix, job.imatrix))
+    return (
+        llama.llama_model_quantize(
+            os.fsencode(job.source), os.fsencode(job.output), ctypes.byref(parameters)
+        )
+        == 0
+    )
+
+
+def imatrix_metadata(imatrix: Imatrix, path: str) -> dict[str, int | str]:
+    """Return what llama.cpp's own tool notes in a model that was quantized with an imatrix.
+
+    The path is left out of it: models are published, and paths are private.
+    """
+    noted: dict[str, int | str] = {"quantize.imatrix.file": _cut(Path(path).name)}
+    if imatrix.datasets:
+        noted["quantize.imatrix.dataset"] = _cut(imatrix.datasets[0])
+    noted["quantize.imatrix.entries_count"] = len(imatrix.sums)
+    if imatrix.chunk_count > 0:
+        noted["quantize.imatrix.chunks_count"] = imatrix.chunk_count
+    return noted
+
+
+def _cut(text: str) -> str:
+    return text.encode("utf-8", "replace")[:MAX_STRING].decode("utf-8", "ignore")
+
+
+def _imatrix_data(llama: Any, weights: dict[str, Any]) -> Any:
+    float_p = ctypes.POINTER(ctypes.c_float)
+    array = llama.llama_model_imatrix_data * (len(weights) + 1)  # the last, empty, ends it
+    return array(
+        *(
+            (name.encode(), values.ctypes.data_as(float_p), values.size)
+            for name, values in weights.items()
+        )
+    )
+
+
+def _overrides(llama: Any, noted: dict[str, int | str]) -> Any:
+    array = (llama.llama_model_kv_override * (len(noted) + 1))()  # the last, empty, ends it
+    for override, (key, value) in zip(array, noted.items(), strict=False):
+        override.key = key.encode()
+        if isinstance(value, int):
+            override.tag, override.value.val_i64 = llama.LLAMA_KV_OVERRIDE_TYPE_INT, value
+        else:
+            override.tag = llama.LLAMA_KV_OVERRIDE_TYPE_STR
+            override.value.val_str = value.encode()
+    return array
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""llama.cpp, loaded safely: the AMX guard, models and contexts."""

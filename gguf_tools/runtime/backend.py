@@ -1,0 +1,245 @@
+"""llama.cpp, made safe to load models with: quiet, guarded against the AMX crash, clear on failure.
+
+Every model of the project is loaded here, so that no place forgets the guard.
+"""
+
+import ctypes
+import os
+import re
+import weakref
+from collections import deque
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, NamedTuple
+
+import llama_cpp.llama_cpp as llama
+from llama_cpp._ggml import libggml
+
+from gguf_tools.errors import GGUFError, ReellamaError
+from gguf_tools.format.reader import GGUFFile
+from gguf_tools.format.split_files import read_model
+from gguf_tools.memory.offload import gpu_layers, share_on_gpu
+from gguf_tools.runtime import amx_guard
+
+GpuLayers = int | Literal["auto", "all"]
+
+LOG_LINES = 200  # how many of llama.cpp's last log lines are kept
+LOG_DEBUG, LOG_ERROR, LOG_CONTINUED = 1, 4, 5  # of enum ggml_log_level
+DEVICE_GPU, DEVICE_INTEGRATED_GPU = 1, 2  # of enum ggml_backend_dev_type
+# What llama.cpp says when memory ran out, whichever part of it was the first to notice.
+OUT_OF_MEMORY = re.compile("(cannot|failed to|unable to) allocate|bad_alloc|out of memory", re.I)
+
+
+class Device(NamedTuple):
+    """A device that layers can be offloaded to."""
+
+    name: str
+    description: str
+    free_bytes: int
+    total_bytes: int
+
+
+_log: deque[tuple[int, str]] = deque(maxlen=LOG_LINES)
+
+
+def _keep_log(level: int, text: bytes, _user_data: object) -> None:
+    line = text.decode("utf-8", "replace")
+    if level == LOG_CONTINUED and _log:
+        level, begun = _log.pop()
+        line = begun + line
+    if level != LOG_DEBUG:
+        _log.append((level, line))
+
+
+# A global, because a callback must stay referenced for as long as llama.cpp may call it.
+_log_callback = llama.llama_log_callback(_keep_log)
+_started = False
+
+
+def init() -> None:
+    """Start llama.cpp, once, and send its log to `log_lines` in place of stderr."""
+    global _started
+    if not _started:
+        _started = True
+        llama.llama_log_set(_log_callback, ctypes.c_void_p(None))
+        llama.llama_backend_init()
+
+
+def log_lines() -> list[str]:
+    """Return llama.cpp's last log lines (200 at most), oldest first."""
+    return [text.rstrip("\n") for _, text in _log]
+
+
+def last_errors() -> list[str]:
+    """Return those of the last log lines that report errors, oldest first."""
+    return [text.strip() for level, text in _log if level == LOG_ERROR]
+
+
+def system_info() -> str:
+    """Return llama.cpp's line of what it was compiled for and found on this processor."""
+    init()
+    return llama.llama_print_system_info().decode("utf-8", "replace").strip()
+
+
+def has_amx() -> bool:
+    """Whether llama.cpp was compiled to use AMX, the matrix unit of Intel's server processors."""
+    return "AMX" in system_info()
+
+
+def extra_bufts_safe() -> bool:
+    """Whether llama.cpp's extra buffer types (weights repacked for AMX) can be used here.
+
+    Where AMX shows, a child process tries them once, which takes seconds; the answer is remembered
+    on disk. REELLAMA_EXTRA_BUFTS=on or =off answers in its place. Raises ReellamaError for any
+    other value of it.
+    """
+    return guard().safe
+
+
+def guard() -> amx_guard.Decision:
+    """Return the answer that `extra_bufts_safe` gives together with its reason."""
+    return amx_guard.decide(system_info())
+
+
+def supports_gpu_offload() -> bool:
+    """Whether llama.cpp was compiled for, and found, a device to offload layers to."""
+    init()
+    return bool(llama.llama_supports_gpu_offload())
+
+
+def devices() -> list[Device]:
+    """Return the GPUs that llama.cpp sees, with their free and total memory in bytes."""
+    init()
+    found = []
+    for index in range(_ggml("ggml_backend_dev_count", ctypes.c_size_t)()):
+        device = _ggml("ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)(index)
+        kind = _ggml("ggml_backend_dev_type", ctypes.c_int, ctypes.c_void_p)(device)
+        if kind not in (DEVICE_GPU, DEVICE_INTEGRATED_GPU):
+            continue
+        name, description = (
+            _ggml(function, ctypes.c_char_p, ctypes.c_void_p)(device).decode("utf-8", "replace")
+            for function in ("ggml_backend_dev_name", "ggml_backend_dev_description")
+        )
+        free, total = ctypes.c_size_t(), ctypes.c_size_t()
+        size_p = ctypes.POINTER(ctypes.c_size_t)
+        memory = _ggml("ggml_backend_dev_memory", None, ctypes.c_void_p, size_p, size_p)
+        memory(device, ctypes.byref(free), ctypes.byref(total))
+        found.append(Device(name, description, free.value, total.value))
+    return found
+
+
+class Model:
+    """A loaded llama.cpp model. Close it when done, or use it in a `with` block."""
+
+    def __init__(self, pointer: int, file: GGUFFile, n_gpu_layers: int) -> None:
+        self.file = file  # its header
+        self.n_gpu_layers = n_gpu_layers  # offloaded, the output layer counted as one; -1: all
+        self._pointer = pointer
+        # Frees also when the interpreter exits, while everything that freeing needs still stands.
+        self._free = weakref.finalize(self, llama.llama_model_free, pointer)
+
+    @property
+    def ptr(self) -> Any:
+        """The `llama_model *`. Raises ReellamaError when the model was closed."""
+        if not self._free.alive:
+            raise ReellamaError(f"the model {self.path} was closed")
+        return self._pointer
+
+    @property
+    def vocab(self) -> Any:
+        """The `const llama_vocab *`, which lives as long as the model."""
+        return llama.llama_model_get_vocab(self.ptr)
+
+    @property
+    def path(self) -> Path:
+        """The GGUF file that it was loaded from."""
+        return self.file.path
+
+    @property
+    def on_gpu(self) -> float:
+        """What share of the weights lies on GPUs, 0 to 1."""
+        return share_on_gpu(self.file, self.n_gpu_layers) if devices() else 0.0
+
+    @property
+    def n_embd(self) -> int:
+        """Width of a soft token, as llama.cpp wants it in a batch of embeddings."""
+        return int(llama.llama_model_n_embd_inp(self.ptr))
+
+    @property
+    def n_layer(self) -> int:
+        """How many layers there are, the output layer not counted."""
+        return int(llama.llama_model_n_layer(self.ptr))
+
+    def close(self) -> None:
+        """Free the model. Contexts of it must have been freed before."""
+        self._free()
+
+    def __enter__(self) -> "Model":
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def load_model(
+    path: str | Path,
+    *,
+    n_gpu_layers: GpuLayers = 0,
+    vocab_only: bool = False,
+    use_mmap: bool = True,
+    n_ctx: int = 4096,
+) -> Model:
+    """Load a GGUF file with llama.cpp.
+
+    `n_gpu_layers` counts the output layer as one; "all" or any negative number offloads everything,
+    and "auto" as many as fit into the memory that is free on the GPUs next to a KV cache of `n_ctx`
+    positions. `vocab_only` loads no weights, for tokenizing. Raises GGUFError, in one line, when
+    the file is missing, cut off, damaged, not GGUF, not known to llama.cpp, or memory runs out.
+    """
+    file = read_model(path)
+    init()
+    parameters = llama.llama_model_default_params()
+    parameters.n_gpu_layers = _layers_to_offload(file, n_gpu_layers, n_ctx)
+    parameters.vocab_only = vocab_only
+    parameters.load_mode = llama.LLAMA_LOAD_MODE_MMAP if use_mmap else llama.LLAMA_LOAD_MODE_NONE
+    parameters.use_extra_bufts = not vocab_only and extra_bufts_safe()
+    _log.clear()
+    pointer = llama.llama_model_load_from_file(os.fsencode(file.path), parameters)
+    if not pointer:
+        raise GGUFError(_why_not_loaded(file))
+    return Model(pointer, file, parameters.n_gpu_layers)
+
+
+def _layers_to_offload(file: GGUFFile, n_gpu_layers: GpuLayers, n_ctx: int) -> int:
+    if n_gpu_layers == "all":
+        return -1
+    if n_gpu_layers == "auto":
+        gpus = devices()
+        return gpu_layers(file, n_ctx, sum(gpu.free_bytes for gpu in gpus)) if gpus else 0
+    if not isinstance(n_gpu_layers, int):
+        raise ReellamaError(f'n_gpu_layers is a number, "auto" or "all", not {n_gpu_layers!r}')
+    return max(n_gpu_layers, -1)
+
+
+def _why_not_loaded(file: GGUFFile) -> str:
+    errors = last_errors()
+    if any(map(OUT_OF_MEMORY.search, errors)):
+        return (
+            f"not enough memory to load {file.path} ({file.size / 1e9:.2f} GB); "
+            "close other programs, or take a smaller or more strongly quantized model"
+        )
+    # The first error says what was wrong; those after it only that loading failed for it.
+    reason = errors[0].partition(": ")[2] or errors[0] if errors else "it gave no reason"
+    return f"llama.cpp cannot load {file.path}: {' '.join(reason.split())}"
+
+
+def _ggml(name: str, result: Any, *arguments: Any) -> Any:
+    """Return a function of libggml, which llama-cpp-python does not declare."""
+    function = getattr(libggml, name)
+    function.restype, function.argtypes = result, list(arguments)
+    return function

@@ -1,0 +1,259 @@
+"""A llama.cpp context: how it is made, how positions are decoded in it, and their logits."""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import llama_cpp.llama_cpp as llama
+import numpy as np
+
+from gguf_tools.errors import ReellamaError
+from gguf_tools.runtime import backend
+from gguf_tools.runtime.context_options import (
+    FLASH_ATTN,
+    INTERRUPTIBLE,
+    KV_TYPES,
+    UNQUANTIZED,
+    CtrlC,
+    apply_adapters,
+    check_memory,
+    complaint,
+    default_threads,
+    pointer,
+)
+
+
+@dataclass(frozen=True)
+class ContextSettings:
+    """How a context is run. The defaults are llama.cpp's own."""
+
+    n_batch: int = 2048  # positions of one call
+    n_ubatch: int = 512  # positions that are computed at once
+    n_threads: int | None = None  # None: the physical cores that this process may use
+    type_k: str = "f16"
+    type_v: str = "f16"
+    flash_attn: str = "auto"
+
+    def check(self) -> None:
+        """Raise ReellamaError for what llama.cpp does not take."""
+        for name in ("n_batch", "n_ubatch", "n_threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ReellamaError(f"{name} is {value}, but must be 1 or more")
+        for name, known in (("type_k", KV_TYPES), ("type_v", KV_TYPES), ("flash_attn", FLASH_ATTN)):
+            if getattr(self, name) not in known:
+                raise ReellamaError(
+                    f"{name} cannot be {getattr(self, name)!r}: choose one of {', '.join(known)}"
+                )
+        if self.flash_attn == "off" and self.type_v not in UNQUANTIZED:
+            raise ReellamaError(
+                f"type_v {self.type_v} needs flash attention: leave flash_attn at auto"
+            )
+
+
+@dataclass(frozen=True)
+class BatchSpan:
+    """Neighbouring positions of one sequence, which go into a batch with other spans."""
+
+    inputs: np.ndarray  # token ids int32 [n], or embeddings float32 [n, n_embd]
+    start: int  # position of the first
+    sequence: int
+    first_output: int  # logits are computed from this one on, counted within the span
+
+
+class Context:
+    """Owns a llama_context of `n_seq` sequences of `n_ctx` positions each.
+
+    `n_ctx` 0 takes as many as the model was trained with. Of one batch at most `n_outputs`
+    positions have logits. `swa_full` keeps what lies outside the attention window, for a context
+    that is rewound. `on_node` is a `ggml_backend_sched_eval_callback`, called around every node of
+    the graph. Close it, or use it in a `with` block. Raises ReellamaError for settings that this
+    model or machine does not take.
+    """
+
+    def __init__(
+        self,
+        model: backend.Model,
+        n_ctx: int,
+        settings: ContextSettings = ContextSettings(),
+        *,
+        n_seq: int = 1,
+        n_outputs: int = 1,
+        swa_full: bool = False,
+        on_node: Any = None,
+    ) -> None:
+        if n_ctx < 0:
+            raise ReellamaError(f"n_ctx is {n_ctx}, but must be 0 or more")
+        settings.check()
+        if llama.llama_model_has_encoder(model.ptr) or not llama.llama_model_has_decoder(model.ptr):
+            raise ReellamaError(f"{model.path} is not a model that continues text")
+        check_memory(model, n_seq * n_ctx, settings.type_k, settings.type_v, swa_full=swa_full)
+        parameters = _parameters(n_ctx, settings, n_seq, n_outputs)
+        parameters.swa_full = swa_full
+        if on_node is not None:
+            parameters.cb_eval = on_node
+        context = llama.llama_init_from_model(model.ptr, parameters)
+        if not context:
+            raise ReellamaError(
+                f"llama.cpp could not make a context of {n_seq * n_ctx} positions for {model.path} "
+                f"(type_k {settings.type_k}, type_v {settings.type_v}, flash_attn "
+                f"{settings.flash_attn}): {complaint() or 'try fewer positions'}"
+            )
+        self.model = model
+        self._ctrl_c = CtrlC()
+        self._pointer = context
+        # The finalizer keeps the model and the callbacks for as long as the context lives.
+        self._free = weakref.finalize(self, _free, context, model, self._ctrl_c, on_node)
+        # llama.cpp rounds up; nobody gets more than was asked for.
+        self.n_ctx = min(n_ctx or 2**31, int(llama.llama_n_ctx(context)) // n_seq)
+        self.n_batch = int(llama.llama_n_batch(context))
+        self.n_outputs = n_outputs
+        self.n_embd = int(llama.llama_model_n_embd_inp(model.ptr))
+        self.n_vocab = int(llama.llama_vocab_n_tokens(model.vocab))
+        rope = llama.llama_model_rope_type(model.ptr)
+        self._mrope = rope in (llama.LLAMA_ROPE_TYPE_MROPE, llama.LLAMA_ROPE_TYPE_IMROPE)
+        self._token, self._position = np.zeros(1, np.int32), np.zeros(1, np.int32)
+        self._wanted = np.ones(1, np.int8)
+        self._single = llama.llama_batch(
+            n_tokens=1,
+            token=pointer(self._token),
+            pos=pointer(self._position),
+            logits=pointer(self._wanted),
+        )
+        self._last_logits: tuple[int, np.ndarray] = (0, np.empty(0, np.float32))
+
+    @property
+    def ptr(self) -> Any:
+        """The `llama_context *`. Raises ReellamaError when the context was closed."""
+        if not self._free.alive:
+            raise ReellamaError(f"the context of {self.model.path} was closed: make another one")
+        return self._pointer
+
+    def set_adapters(self, adapters: Sequence[tuple[Path, float]]) -> None:
+        """Apply GGUF LoRA adapters, each with its scale. The model owns and frees them."""
+        apply_adapters(self.ptr, self.model, adapters)
+
+    def clear(self) -> None:
+        """Forget all positions."""
+        llama.llama_memory_clear(llama.llama_get_memory(self.ptr), False)
+
+    def decode(self, inputs: np.ndarray, start: int, *, first_output: int | None = None) -> None:
+        """Decode token ids int32 `[n]` or embeddings float32 `[n, n_embd]` from position `start`.
+
+        n is at most n_batch. Logits are computed for the positions of `inputs` from `first_output`
+        on, by default for the last; n asks for none. Raises KeyboardInterrupt when Ctrl-C came
+        meanwhile, and ReellamaError when llama.cpp fails; after either the memory may hold some of
+        the positions.
+        """
+        n = len(inputs)
+        self.decode_batch(
+            [BatchSpan(inputs, start, 0, n - 1 if first_output is None else first_output)]
+        )
+
+    def decode_batch(self, spans: Sequence[BatchSpan]) -> None:
+        """Decode spans of several sequences at once, all of token ids or all of embeddings.
+
+        Together they have at most n_batch positions. Raises as `decode` does.
+        """
+        lengths = [len(span.inputs) for span in spans]
+        n, soft = sum(lengths), spans[0].inputs.ndim == 2
+        # One span is not copied: the usual case, and the longest.
+        inputs = spans[0].inputs if len(spans) == 1 else np.concatenate([s.inputs for s in spans])
+        inputs = np.ascontiguousarray(inputs, np.float32 if soft else np.int32)
+        # Embeddings have a position in each of four directions where the model uses M-RoPE: text,
+        # and what stands in its place, the same in the first three and 0 in the last.
+        positions = np.zeros((4 if self._mrope and soft else 1, n), np.int32)
+        positions[:3] = np.concatenate([s.start + np.arange(len(s.inputs)) for s in spans])
+        outputs = np.concatenate([np.arange(len(s.inputs)) >= s.first_output for s in spans])
+        outputs = outputs.astype(np.int8)
+        # Each position has a list of its sequences: a pointer to the one number that it is in.
+        numbers = np.array([span.sequence for span in spans], np.int32)
+        owners = np.repeat(np.arange(len(spans)), lengths)
+        lists = (numbers.ctypes.data + 4 * owners).astype(np.uintp)
+        one_sequence = np.ones(n, np.int32)
+        batch = llama.llama_batch(
+            n_tokens=n,
+            pos=pointer(positions),
+            n_seq_id=pointer(one_sequence),
+            seq_id=ctypes.cast(lists.ctypes.data, ctypes.POINTER(ctypes.POINTER(ctypes.c_int32))),
+            logits=pointer(outputs),
+        )
+        setattr(batch, "embd" if soft else "token", pointer(inputs))
+        with self._ctrl_c.ends(self.ptr) if n >= INTERRUPTIBLE else nullcontext():
+            self._check(llama.llama_decode(self.ptr, batch), spans[0].start)
+
+    def decode_token(self, token: int, position: int) -> None:
+        """Decode one token id and compute its logits: as `decode` does, with less around it."""
+        self._token[0], self._position[0] = token, position
+        self._check(llama.llama_decode(self.ptr, self._single), position)
+
+    def _check(self, status: int, start: int) -> None:
+        if status and not self._ctrl_c.came:
+            raise ReellamaError(
+                f"llama.cpp failed at position {start} with {self.model.path}: "
+                f"{complaint() or f'status {status}'}"
+            )
+
+    def synchronize(self) -> None:
+        """Wait until everything that was decoded is computed."""
+        llama.llama_synchronize(self.ptr)
+
+    def logits(self, n: int) -> np.ndarray:
+        """The `n` rows of logits of the last batch: float32 `[n, n_vocab]`.
+
+        A view of llama.cpp's buffer, which holds until the next `decode`.
+        """
+        return np.ctypeslib.as_array(llama.llama_get_logits(self.ptr), (n, self.n_vocab))
+
+    def logits_at(self, index: int) -> np.ndarray:
+        """The logits of one position of the last batch, -1 for its last one: float32 `[n_vocab]`.
+
+        A view as with `logits`.
+        """
+        row = llama.llama_get_logits_ith(self.ptr, index)
+        address = ctypes.addressof(row.contents)
+        if self._last_logits[0] != address:  # seldom another one, and making a view is slow
+            self._last_logits = address, np.ctypeslib.as_array(row, (self.n_vocab,))
+        return self._last_logits[1]
+
+    def close(self) -> None:
+        """Free the context."""
+        self._free()
+
+    def __enter__(self) -> Context:
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _parameters(n_ctx: int, settings: ContextSettings, n_seq: int, n_outputs: int) -> Any:
+    parameters = llama.llama_context_default_params()
+    parameters.n_ctx = n_seq * n_ctx
+    parameters.n_seq_max = n_seq
+    parameters.n_batch = settings.n_batch
+    parameters.n_ubatch = min(settings.n_ubatch, settings.n_batch)
+    parameters.n_outputs_max = parameters.n_outputs_max_per_seq = n_outputs
+    n_threads = settings.n_threads or default_threads()
+    parameters.n_threads = parameters.n_threads_batch = n_threads
+    parameters.type_k = KV_TYPES[settings.type_k]
+    parameters.type_v = KV_TYPES[settings.type_v]
+    flash_attn = settings.flash_attn if settings.type_v in UNQUANTIZED else "on"
+    parameters.flash_attn_type = FLASH_ATTN[flash_attn]
+    return parameters
+
+
+def _free(pointer: Any, _model: backend.Model, *_callbacks: object) -> None:
+    llama.llama_free(pointer)

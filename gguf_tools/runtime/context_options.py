@@ -1,0 +1,145 @@
+"""What a llama.cpp context needs wherever one is made: types, threads, memory, an end on Ctrl-C."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import llama_cpp.llama_cpp as llama
+import numpy as np
+import psutil
+from gguf import GGMLQuantizationType
+
+from gguf_tools.errors import ReellamaError
+from gguf_tools.memory.estimates import kv_bytes
+from gguf_tools.runtime import backend
+
+KV_TYPES = {
+    name: int(GGMLQuantizationType[name.upper()])
+    for name in ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
+}
+UNQUANTIZED = ("f32", "f16", "bf16")  # llama.cpp quantizes V only with flash attention
+FLASH_ATTN = {"auto": -1, "off": 0, "on": 1}  # enum llama_flash_attn_type
+
+# Batches from this many positions on can be interrupted midway. llama.cpp asks before every node
+# of the graph, which costs a millisecond a batch: nothing for a long batch, too much for a token.
+INTERRUPTIBLE = 32
+
+
+class CtrlC:
+    """Lets Ctrl-C end a decoding midway: Python alone would handle it only afterwards.
+
+    Keep it for as long as the context lives, whose callback it owns.
+    """
+
+    def __init__(self) -> None:
+        self._flag = flag = ctypes.c_bool(False)
+        self._abort = llama.ggml_abort_callback(lambda _: flag.value)
+        self._never = llama.ggml_abort_callback()
+
+    @property
+    def came(self) -> bool:
+        """Whether it came in the block that is running."""
+        return self._flag.value
+
+    @contextmanager
+    def ends(self, ctx: Any) -> Iterator[None]:
+        """Let it end the decoding inside; the block then ends in the program's own handler, or in
+        KeyboardInterrupt."""
+        handler = signal.getsignal(signal.SIGINT)
+        if threading.current_thread() is not threading.main_thread() or not callable(handler):
+            yield
+            return
+        self._flag.value = False
+        signal.signal(signal.SIGINT, self._note)
+        try:
+            # llama.cpp logs this, through Python: a KeyboardInterrupt in a callback would be lost,
+            # so the program's own handler is away for as long as llama.cpp is called.
+            llama.llama_set_abort_callback(ctx, self._abort, None)
+            yield
+        finally:
+            llama.llama_set_abort_callback(ctx, self._never, None)
+            signal.signal(signal.SIGINT, handler)
+            came, self._flag.value = self._flag.value, False
+        if came:
+            handler(signal.SIGINT, None)
+            raise KeyboardInterrupt
+
+    def _note(self, _signal: int, _frame: FrameType | None) -> None:
+        self._flag.value = True
+
+
+def default_threads() -> int:
+    """Physical cores, at most as many as this process may use.
+
+    `OMP_NUM_THREADS` is honoured as torch and numpy do it, so that one variable bounds them all.
+    """
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    threads = min(psutil.cpu_count(logical=False) or 1, usable or 1)
+    limit = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    if limit.isdecimal() and int(limit) > 0:
+        threads = min(threads, int(limit))
+    return max(1, threads)
+
+
+def check_memory(
+    model: backend.Model, n_ctx: int, type_k: str, type_v: str, *, swa_full: bool
+) -> None:
+    """Refuse a KV cache greater than the memory that is free, which would end the process.
+
+    Raises ReellamaError. `swa_full` says whether positions outside the attention window are kept.
+    """
+    layers = range(model.n_layer if model.n_gpu_layers == 0 else 0)
+    n_ctx = n_ctx or model.file.n_ctx_train
+    needed = sum(
+        kv_bytes(model.file, layer, n_ctx, type_k, type_v, swa_full=swa_full) for layer in layers
+    )
+    free = psutil.virtual_memory().available
+    if needed > free:
+        raise ReellamaError(
+            f"{n_ctx} positions of context need {needed / 1e9:.1f} GB of memory for {model.path}, "
+            f"and {free / 1e9:.1f} GB are free: ask for a smaller n_ctx"
+        )
+
+
+def complaint() -> str:
+    """llama.cpp's last error on one line, without the names of its functions."""
+    line = " ".join(" ".join(backend.last_errors()[-1:]).split())
+    return re.sub(r"^(\w+: )+", "", line)
+
+
+def pointer(array: np.ndarray) -> Any:
+    """A ctypes pointer to an array's first number; the array must outlive it."""
+    kind = np.ctypeslib.as_ctypes_type(array.dtype)
+    return array.ctypes.data_as(ctypes.POINTER(kind))
+
+
+def apply_adapters(
+    context: Any, model: backend.Model, adapters: Sequence[tuple[Path, float]]
+) -> None:
+    """Apply GGUF LoRA adapters, each with its scale, to a `llama_context *`.
+
+    The model owns and frees them. Raises ReellamaError for a file that is no adapter of the model.
+    """
+    loaded = []
+    for path, _ in adapters:
+        if not Path(path).is_file():
+            raise ReellamaError(f"{path}: there is no such LoRA adapter")
+        adapter = llama.llama_adapter_lora_init(model.ptr, str(path).encode())
+        if not adapter:
+            raise ReellamaError(
+                f"{path} is not a GGUF LoRA adapter for {model.path}: {complaint()}"
+            )
+        loaded.append(adapter)
+    pointers = (llama.llama_adapter_lora_p_ctypes * len(loaded))(*loaded)
+    scales = (ctypes.c_float * len(loaded))(*(scale for _, scale in adapters))
+    if llama.llama_set_adapters_lora(context, pointers, len(loaded), scales):
+        raise ReellamaError(f"llama.cpp could not apply the LoRA adapters to {model.path}")

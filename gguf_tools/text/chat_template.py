@@ -1,0 +1,162 @@
+"""Chat templates: the Jinja source in a GGUF, rendered so that contents cannot pass for markup."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NoReturn
+
+from jinja2 import Template, TemplateError, nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from gguf_tools.format.reader import GGUFFile, read_gguf
+from gguf_tools.text.tagged_strings import Contents, to_json
+
+# What most instruct models understand, for a GGUF without a template that works.
+CHATML = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+Message = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of a rendered prompt.
+
+    Only where it is `special` may names of special tokens in it become these tokens: that is the
+    template's own text. `content` is the index of the message whose content `text` is, trimmed as
+    the template trims it; it is None for the template's own text.
+    """
+
+    text: str
+    special: bool
+    content: int | None
+
+
+class ChatTemplate:
+    """A chat template. `bos` and `eos` are the texts of these tokens.
+
+    `problem` says in a few words why the ChatML template is in use in place of `source`; it is
+    empty as long as `source` works.
+    """
+
+    def __init__(self, source: str, bos: str = "", eos: str = "") -> None:
+        self.source = source
+        self.bos = bos
+        self.eos = eos
+        self.problem = "" if source.strip() else "there is no chat template"
+
+    @classmethod
+    def from_gguf(cls, file: GGUFFile | str | Path) -> "ChatTemplate":
+        """Take the template of a GGUF. Raises GGUFError for a file that cannot be read."""
+        file = file if isinstance(file, GGUFFile) else read_gguf(file)
+        return cls(file.chat_template or "", file.token("bos"), file.token("eos"))
+
+    def render(
+        self, messages: Sequence[Message], add_generation_prompt: bool = True, **variables: Any
+    ) -> list[Segment]:
+        """Render a conversation, messages of "role" and "content", into segments.
+
+        Every content appears as a segment of its own, where and as often as the template puts it;
+        one that is empty too, so that soft tokens have a place. `variables` go to the template, as
+        `enable_thinking=False` does for models that know it. A template that refuses system
+        messages gets them in front of the first user message. One that fails, or loses the last
+        message, is replaced by ChatML, and `problem` says why.
+        """
+        variables["add_generation_prompt"] = add_generation_prompt
+        if not self.problem:
+            try:
+                return self._render_own(messages, variables)
+            # Whatever a template can make Python raise is a fault of the template.
+            except Exception as error:  # noqa: BLE001
+                reason = " ".join(str(error).split()) or type(error).__name__
+                self.problem = f"the chat template failed: {reason}"
+        return self._render(CHATML, messages, variables)
+
+    def _render_own(
+        self, messages: Sequence[Message], variables: Mapping[str, Any]
+    ) -> list[Segment]:
+        try:
+            return self._render(self.source, messages, variables)
+        except Exception:
+            if len(messages) < 2 or messages[0]["role"] != "system":
+                raise
+            return self._render(self.source, messages, variables, merge_system=True)
+
+    def _render(
+        self,
+        source: str,
+        messages: Sequence[Message],
+        variables: Mapping[str, Any],
+        merge_system: bool = False,
+    ) -> list[Segment]:
+        roles = [message["role"] for message in messages]
+        contents = Contents([source, self.bos, self.eos, *roles])
+        given: list[dict[str, Any]] = [
+            {"role": role, "content": contents.new(message["content"], index)}
+            for index, (role, message) in enumerate(zip(roles, messages, strict=True))
+        ]
+        if merge_system:
+            system, first, *rest = given
+            joined = system["content"] + "\n\n" + first["content"]
+            given = [{"role": first["role"], "content": joined}, *rest]
+        rendered = _compile(source).render(
+            messages=given,
+            bos_token=self.bos,
+            eos_token=self.eos,
+            tools=None,
+            documents=None,
+            **variables,
+        )
+        segments = [
+            Segment(piece.text, special=piece.origin is None, content=piece.origin)
+            for piece in contents.split(rendered)
+        ]
+        if messages and not any(segment.content == len(messages) - 1 for segment in segments):
+            raise TemplateError("it leaves out the last message")
+        return segments
+
+
+class _Generation(Extension):
+    """`{% generation %}`, which marks what an assistant says for training, and changes nothing."""
+
+    tags = {"generation"}  # noqa: RUF012  Jinja's own class declares it without ClassVar
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        """Parse to the end of the block and return what is in it."""
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+@lru_cache(maxsize=16)
+def _compile(source: str) -> Template:
+    """Compile a template, once: this takes far longer than to render it.
+
+    Nothing of a rendering stays in what is compiled, so all renderings may share it.
+    """
+    return _environment().from_string(source)
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    """Jinja as Hugging Face's tokenizers set it up, which is what templates are written for."""
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation]
+    )
+    environment.filters["tojson"] = to_json
+    environment.globals.update(raise_exception=_raise_exception, strftime_now=_strftime_now)
+    return environment
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise TemplateError(message)
+
+
+def _strftime_now(layout: str) -> str:
+    return datetime.now().strftime(layout)

@@ -1,0 +1,131 @@
+"""A text in chunks of tokens, read side by side: what llama-perplexity and llama-imatrix do.
+
+Kernels round differently by the shape of what is computed at once, and not alike on all processors.
+So a figure is the same as that of llama.cpp's tools only where the shapes are the same as well:
+as many chunks side by side as fit a batch, and as many positions of each as fit a micro-batch.
+https://github.com/ggml-org/llama.cpp/tree/master/tools/perplexity
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import llama_cpp.llama_cpp as llama
+import numpy as np
+
+from gguf_tools.errors import ReellamaError
+from gguf_tools.runtime.backend import Model
+from gguf_tools.runtime.context import BatchSpan, Context, ContextSettings
+
+N_CTX = 512  # tokens of a chunk: the tools' default, and what published figures mostly have
+
+
+class Block(NamedTuple):
+    """What is decoded at once: the same positions of some chunks."""
+
+    chunks: slice
+    positions: slice
+    n_chunks_done: float  # with this block, counting a part of a chunk as a part
+
+
+def read_text(path: str | Path) -> bytes:
+    """Return a text file as `-f` of llama.cpp's tools does: its bytes, less one newline at the end.
+
+    Raises ReellamaError when it cannot be read.
+    """
+    try:
+        return Path(path).expanduser().read_bytes().removesuffix(b"\n")
+    except OSError as error:
+        raise ReellamaError(f"cannot read {path}: {error.strerror}") from error
+
+
+def tokenize(model: Model, text: bytes) -> np.ndarray:
+    """Return the token ids of a text as llama.cpp's tools see it: int32 `[n]`.
+
+    The BOS token comes first where the model is used with one; names of special tokens are text.
+    """
+    size = len(text) + 8
+    while True:
+        tokens = (llama.llama_token * size)()
+        count = llama.llama_tokenize(model.vocab, text, len(text), tokens, size, True, False)
+        if count >= 0:
+            return np.array(tokens[:count], np.int32)
+        size = -count
+
+
+def split(model: Model, content: bytes, n_ctx: int, text: Path) -> np.ndarray:
+    """Return the text's whole chunks, before any token is replaced: int32 `[n_chunks, n_ctx]`.
+
+    What is left over at the end is not used. Raises ReellamaError for less than a chunk; `text` is
+    the file that the error names.
+    """
+    tokens = tokenize(model, content)
+    if len(tokens) < n_ctx:
+        raise ReellamaError(
+            f"{text} has {len(tokens):,} tokens for {model.path}, too few for one chunk of "
+            f"{n_ctx:,}; take a longer text or a smaller --ctx"
+        )
+    return tokens[: len(tokens) // n_ctx * n_ctx].reshape(-1, n_ctx)
+
+
+def with_bos(model: Model, chunks: np.ndarray) -> np.ndarray:
+    """Return the chunks as they are read: the first token of each is BOS where the model has it."""
+    given = chunks.copy()
+    if llama.llama_vocab_get_add_bos(model.vocab):
+        given[:, 0] = llama.llama_vocab_bos(model.vocab)
+    return given
+
+
+def n_side_by_side(n_chunks: int, n_ctx: int, n_batch: int = ContextSettings.n_batch) -> int:
+    """How many of `n_chunks` chunks of `n_ctx` tokens are read side by side.
+
+    >>> n_side_by_side(100, 512), n_side_by_side(3, 512), n_side_by_side(100, 4096)
+    (4, 3, 1)
+    """
+    return max(1, min(n_chunks, n_batch // n_ctx))
+
+
+def blocks(n_chunks: int, n_ctx: int, settings: ContextSettings) -> Iterator[Block]:
+    """Yield what is decoded at once, in order: groups of chunks, and of each their positions.
+
+    The cuts are where llama.cpp itself would cut a batch of whole chunks into micro-batches, so
+    that no more logits are kept than those of one.
+    """
+    side_by_side = n_side_by_side(n_chunks, n_ctx, settings.n_batch)
+    for first in range(0, n_chunks, side_by_side):
+        size = min(side_by_side, n_chunks - first)
+        step = max(1, min(settings.n_ubatch, settings.n_batch) // size)
+        for start in range(0, n_ctx, step):
+            end = min(start + step, n_ctx)
+            done = first + size * end / n_ctx
+            yield Block(slice(first, first + size), slice(start, end), done)
+
+
+def read_side_by_side(
+    contexts: Sequence[Context],
+    chunks: np.ndarray,
+    settings: ContextSettings,
+    first_output: int,
+    after_decode: Callable[[], None] = lambda: None,
+) -> Iterator[Block]:
+    """Let each context read the chunks int32 `[n_chunks, n_ctx]`; yield after each block.
+
+    The contexts have `n_side_by_side` sequences. The logits of a block's positions from
+    `first_output` on can then be asked for, chunk after chunk.
+    """
+    given = with_bos(contexts[0].model, chunks)
+    for block in blocks(len(chunks), chunks.shape[1], settings):
+        start = block.positions.start
+        for context in contexts:
+            if start == 0:
+                context.clear()
+            context.decode_batch(
+                [
+                    BatchSpan(tokens, start, sequence, first_output - start)
+                    for sequence, tokens in enumerate(given[block.chunks, block.positions])
+                ]
+            )
+            after_decode()
+        yield block

@@ -1,0 +1,1 @@
+"""The temporal projector: features of frames to soft tokens, and what these mean."""

@@ -1,0 +1,1 @@
+"""What synthetic clips are drawn from: pictures, shapes, photographs and backgrounds."""

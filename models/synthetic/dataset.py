@@ -1,0 +1,251 @@
+"""Stories drawn as they are needed: an endless data set in which no clip comes twice.
+
+Sample `number` is always the same, so a run that resumes sees what it would have seen.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from io import BytesIO
+from pathlib import Path
+from types import MappingProxyType
+from typing import TypedDict
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from gguf_tools.errors import ReellamaError
+from models.prompt_format import multiple_choice
+from models.synthetic.assets.backgrounds import load_photos, load_wallpapers
+from models.synthetic.assets.photographs import cut_outs
+from models.synthetic.assets.pictures import (
+    Kind,
+    check_styles,
+    load_kinds,
+    load_pictures,
+    shape_kinds,
+)
+from models.synthetic.codec_augmentation import film
+from models.synthetic.questions import Cast, Story
+from models.synthetic.render import frame_times, render
+from models.synthetic.scenarios.registry import random_story
+from models.synthetic.scenarios.stills import random_still
+from models.synthetic.scene_captions import DESCRIBE
+from models.synthetic.slot_targets import fill
+
+NEW_KINDS = 10  # every tenth kind, in the order of kinds.csv, is never drawn in training
+SPLITS = {"train": 0, "validation": 1, "test": 2}
+FILMED = 0.45  # share of the clips that go through a video file
+COMPRESSED = 0.2  # share of the others whose frames go through JPEG
+MOST_TURNS = 5
+
+
+class Sample(TypedDict):
+    """One clip: frames `[T, 3, side, side]` uint8, seconds `[T]`, and a conversation about it."""
+
+    frames: Tensor
+    times: Tensor
+    form: list[str]  # `models.projector.slots`: what the soft tokens are to say
+    turns: list[tuple[str, str]]
+    story: Story
+    seen: list[int]  # classes that the classifier is made to name
+
+
+@dataclass(frozen=True)
+class StoryConfig:
+    """The `[stories]` table of a recipe."""
+
+    styles: tuple[str, ...] = ("noto", "openmoji", "shapes")
+    style_weights: tuple[float, ...] = (0.45, 0.45, 0.1)
+    frames: int = 16
+    fewest_frames: int = 10
+    seed: int = 0
+    whole: bool = False  # all that a story has to ask is asked, as is right where turns are `apart`
+
+    def __post_init__(self) -> None:
+        check_styles(self.styles, self.style_weights)
+        if not 1 <= self.fewest_frames <= self.frames:
+            raise ReellamaError(
+                f"fewest_frames must be from 1 to frames, {self.frames}, not {self.fewest_frames}"
+            )
+
+
+def all_kinds() -> list[Kind]:
+    """Everything with a picture in the emoji styles, flags included."""
+    return [*load_kinds(), *load_kinds("flags")]
+
+
+def new_kinds() -> set[str]:
+    """The kinds that training never draws."""
+    return {kind.name for kind in all_kinds()[::NEW_KINDS]}
+
+
+@functools.cache
+def load_casts(styles: Sequence[str], material: Path, kinds: str, training: bool) -> list[Cast]:
+    """The pictures of each style; what only `training` may see is left out of tests."""
+    photos = load_photos() + (load_wallpapers(material) if training else [])
+    unnamed = cut_outs(material) if training else []
+    held_out = new_kinds()
+    known = [kind.name for kind in all_kinds() if kind.name not in held_out]
+    names = sorted(held_out) if kinds == "new" else [*known, *shape_kinds()]
+    return [
+        Cast(load_pictures((style,), material, names), names, photos, unnamed) for style in styles
+    ]
+
+
+class Stories(Dataset[Sample]):
+    """Samples of a split, numbered without end; `side` is the tower's picture in pixels.
+
+    kinds: "known", those of training, or "new", those that training never draws.
+    stills: single pictures (`models.synthetic.scenarios.stills`) in place of clips.
+    emphasis: how many times as often as usual a story is told, by its name.
+    """
+
+    def __init__(
+        self,
+        config: StoryConfig,
+        side: int,
+        material: Path,
+        *,
+        split: str = "train",
+        kinds: str = "known",
+        stills: bool = False,
+        photos: Sequence[np.ndarray] | None = None,
+        emphasis: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
+        self.config, self.side, self.material = config, side, material
+        self.split, self.kinds, self.stills = split, kinds, stills
+        self._photos, self.emphasis = photos, dict(emphasis)
+
+    def as_stills(self) -> Stories:
+        """Stills of the same pictures."""
+        return Stories(
+            self.config, self.side, self.material,
+            split=self.split, kinds=self.kinds, stills=True, photos=self._photos,
+        )  # fmt: skip
+
+    def emphasised(self, emphasis: Mapping[str, float]) -> Stories:
+        """The same, with some stories told more often."""
+        return Stories(
+            self.config, self.side, self.material, split=self.split, kinds=self.kinds,
+            stills=self.stills, photos=self._photos, emphasis=emphasis,
+        )  # fmt: skip
+
+    @property
+    def casts(self) -> list[Cast]:
+        """One for each style."""
+        found = load_casts(self.config.styles, self.material, self.kinds, self.split != "test")
+        if self._photos is None:
+            return found
+        return [replace(cast, photos=self._photos) for cast in found]
+
+    def cast(self, number: int) -> Cast:
+        """The pictures of story `number`: those of one style."""
+        rng = self._rng(number, 2)
+        return self.casts[int(rng.choice(len(self.casts), p=self.config.style_weights))]
+
+    def story(self, number: int, name: str | None = None, cast: Cast | None = None) -> Story:
+        """Story `number`; by `name`, or with a cast, if one is wanted."""
+        cast = cast or self.cast(number)
+        if self.stills:
+            return random_still(self._rng(number), cast, self.emphasis)
+        return random_story(self._rng(number), cast, name, self.emphasis)
+
+    def _rng(self, number: int, part: int = 0) -> np.random.Generator:
+        return np.random.default_rng([self.config.seed, SPLITS[self.split], number, part])
+
+    def __getitem__(self, number: int) -> Sample:
+        story = self.story(number)
+        rng = self._rng(number, 1)
+        training = self.split == "train"
+        frames, times = self._draw(story, rng, training)
+        return Sample(
+            frames=torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous(),
+            times=torch.from_numpy(times.astype(np.float32)),
+            form=fill(story),
+            turns=conversation(story, rng, 0.25 if self.stills else 0.35, self.config.whole),
+            story=story,
+            seen=list(story.seen),
+        )
+
+    def unseen(self, number: int) -> Sample:
+        """Sample `number` without its video: one black point, for who looks at the form alone."""
+        story = self.story(number)
+        return Sample(
+            frames=torch.zeros(1, 3, 1, 1, dtype=torch.uint8),
+            times=torch.zeros(1),
+            form=fill(story),
+            turns=conversation(story, self._rng(number, 1), whole=self.config.whole),
+            story=story,
+            seen=list(story.seen),
+        )
+
+    def _draw(
+        self, story: Story, rng: np.random.Generator, training: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        count, duration = self.config.frames, story.scene.duration
+        if self.stills:
+            count, training = 1, False
+        times = frame_times(duration, count)
+        if training:
+            if rng.random() < 0.4:
+                count = int(rng.integers(self.config.fewest_frames, count + 1))
+                times = frame_times(duration, count)
+            times = times + rng.uniform(-0.3, 0.3) * duration / count
+            if rng.random() < FILMED:
+                shown, times = film(rng, story.scene, times)
+                return np.stack([_squash(f, self.side, None) for f in shown]), times
+        quality = int(rng.integers(25, 90)) if rng.random() < COMPRESSED else None
+        frames = [_squash(f, self.side, quality) for f in render(story.scene, times)]
+        return np.stack(frames), times
+
+
+def _squash(frame: np.ndarray, side: int, quality: int | None) -> np.ndarray:
+    """A frame as the tower gets it: uint8 `[side, side, 3]`."""
+    image = Image.fromarray(frame)
+    if quality is not None:
+        packed = BytesIO()
+        image.save(packed, "jpeg", quality=quality)
+        image = Image.open(packed)
+    return np.asarray(image.resize((side, side), Image.Resampling.BILINEAR))
+
+
+def conversation(
+    story: Story, rng: np.random.Generator, described: float = 0.35, whole: bool = False
+) -> list[tuple[str, str]]:
+    """Questions and answers in random order, some with choices.
+
+    described: how often the description comes first.
+    whole: every question is asked, up to the usual most. Else many conversations are short, for an
+        earlier turn tells much of what a later one asks for.
+    """
+    turns = []
+    for asked in story.questions:
+        if len(asked.choices) > 1 and rng.random() < 0.5:
+            mixed = [asked.choices[i] for i in rng.permutation(len(asked.choices))]
+            turns.append((multiple_choice(asked.question, mixed), asked.answer))
+        else:
+            turns.append((asked.question, asked.sentence))
+    most = MOST_TURNS - 1 if rng.random() < 0.6 or whole else 1
+    picked = [turns[i] for i in rng.permutation(len(turns))[:most]]
+    question = DESCRIBE[0] if rng.random() < 0.6 else DESCRIBE[int(rng.integers(len(DESCRIBE)))]
+    description = (question, story.caption)
+    if rng.random() < described:  # nothing that was said before helps to describe
+        return [description, *picked]
+    if rng.random() < 0.5:
+        picked.insert(int(rng.integers(len(picked) + 1)), description)
+    return picked or [description]
+
+
+def task(question: str, story: Story) -> str:
+    """The task of a turn's question, with a star where its choices were named."""
+    plain, _, choices = question.partition("\nChoose one: ")
+    for asked in story.questions:
+        if asked.question == plain:
+            return (asked.task or "other") + ("*" if choices else "")
+    return f"describe {story.name}"

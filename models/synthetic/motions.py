@@ -1,0 +1,219 @@
+"""Actors with more than one motion: one after the other, or from place to place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from models.synthetic.assets.pictures import Picture
+from models.synthetic.scene import (
+    DIRECTIONS,
+    MIN_TURN_VISIBILITY,
+    MOTIONS,
+    Actor,
+    Moving,
+    Pose,
+    random_actor,
+)
+
+# What can come first and what then: nothing can happen to what has disappeared.
+ORDERED = tuple(m for m in MOTIONS if m not in ("appears", "disappears"))
+# Motions of a route.
+CHANGES_PLACES, MOVES_ABOUT = "changes places", "moves about"
+SMALLEST = 0.1  # of the short side: what is smaller can hardly be told from others
+
+
+@dataclass(frozen=True)
+class Doing:
+    """One motion up to time `turn`, another one after it."""
+
+    first: Actor
+    second: Actor
+    turn: float = 0.5
+    motion: str = "does two things"
+
+    @property
+    def picture(self) -> Picture:
+        """Of both."""
+        return self.first.picture
+
+    @property
+    def mirrored(self) -> bool:
+        """As the first."""
+        return self.first.mirrored
+
+    def pose(self, u: float) -> Pose:
+        """Where it is at time u."""
+        if u < self.turn:
+            return self.first.pose(u / self.turn)
+        return self.second.pose((u - self.turn) / (1 - self.turn))
+
+    @classmethod
+    def random(
+        cls, rng: np.random.Generator, picture: Picture, side: float, size: tuple[int, int]
+    ) -> Doing:
+        """Two different motions; the second begins where the first ends, and `side` is the largest.
+
+        Both are drawn alike, and placed together: who sees all moments, but not in which order
+        they come, cannot tell which of the two was first.
+        """
+        while True:
+            motions = [str(m) for m in rng.choice(ORDERED, 2, replace=False)]
+            turns = picture.turn_visibility >= MIN_TURN_VISIBILITY
+            if "spins" in motions and not turns:
+                continue
+            first = _near(random_actor(rng, picture, side, size, motions[0]))
+            second = _near(random_actor(rng, picture, side, size, motions[1]))
+            end, begin = first.pose(1.0), second.pose(0.0)
+            second = replace(
+                second,
+                x=second.x + end.x - begin.x,
+                y=second.y + end.y - begin.y,
+                mirrored=first.mirrored,
+                angle=first.angle,
+                size=second.size * end.size / begin.size,
+            )
+            doing = cls(first, second, float(rng.uniform(0.42, 0.58)))._largest(side)
+            placed = doing._placed(rng, size)
+            if placed is not None:
+                return placed
+
+    def _largest(self, side: float) -> Doing:
+        """The same, so large that its largest size is `side`."""
+        times = side / max(pose.size for pose in self._poses())
+        first, second = (replace(a, size=a.size * times) for a in (self.first, self.second))
+        return replace(self, first=first, second=second)
+
+    def _placed(self, rng: np.random.Generator, size: tuple[int, int]) -> Doing | None:
+        """The same, anywhere in the frame, all of it inside; None where it has no room."""
+        poses, short = self._poses(), min(size)
+        x, y, half = np.array([(p.x, p.y, p.size / 2) for p in poses]).T
+        if 2 * half.min() < SMALLEST:
+            return None
+        shifts = []
+        for centre, reach in ((x, half * short / size[0]), (y, half * short / size[1])):
+            low, high = -(centre - reach).min(), 1 - (centre + reach).max()
+            if low > high:
+                return None
+            shifts.append(float(rng.uniform(low, high)))
+        first, second = (
+            replace(a, x=a.x + shifts[0], y=a.y + shifts[1]) for a in (self.first, self.second)
+        )
+        return replace(self, first=first, second=second)
+
+    def _poses(self) -> list[Pose]:
+        """Where it is at both ends and many moments between."""
+        return [self.pose(step / 32) for step in range(33)]
+
+
+@dataclass(frozen=True)
+class Jumbled:
+    """Moments of a motion in wrong order, each held until the next: nothing tells what came first.
+
+    A video whose frames are shuffled looks so, and nobody can say more of it than `motion`.
+    """
+
+    ordered: Moving
+    moments: tuple[float, ...]  # times u of the motion, in the order in which they are shown
+    motion: str = MOVES_ABOUT
+
+    @property
+    def picture(self) -> Picture:
+        """Of the motion."""
+        return self.ordered.picture
+
+    @property
+    def mirrored(self) -> bool:
+        """As the motion."""
+        return self.ordered.mirrored
+
+    def pose(self, u: float) -> Pose:
+        """Where it is at time u."""
+        shown = min(int(u * len(self.moments)), len(self.moments) - 1)
+        return self.ordered.pose(self.moments[shown])
+
+    @classmethod
+    def of(cls, rng: np.random.Generator, ordered: Moving) -> Jumbled:
+        """A motion in 12 to 32 moments."""
+        moments = np.linspace(0.0, 1.0, int(rng.integers(12, 33)))
+        return cls(ordered, tuple(float(u) for u in rng.permutation(moments)))
+
+
+def _near(actor: Actor) -> Actor:
+    """The same with a shorter way, for there is half the time and half the room.
+
+    Hops and swings are whole, and so end where they began: after less, who bounces first would move
+    on from the air, and who bounces last come to the ground.
+    """
+    if actor.motion in DIRECTIONS or actor.motion == "spins":
+        return replace(actor, amount=actor.amount * 0.7)
+    if actor.motion in ("bounces", "shakes"):
+        return replace(actor, amount=float(round(actor.amount)))
+    return actor
+
+
+@dataclass(frozen=True)
+class Route:
+    """From place to place at given times, straight on, slower at both ends of each way."""
+
+    picture: Picture = field(repr=False)
+    points: tuple[tuple[float, float, float], ...]  # (u, x, y)
+    size: float
+    motion: str = CHANGES_PLACES
+    mirrored: bool = False
+
+    def pose(self, u: float) -> Pose:
+        """Where it is at time u."""
+        after = next((n for n, point in enumerate(self.points) if point[0] > u), len(self.points))
+        if after in (0, len(self.points)):
+            _, x, y = self.points[min(after, len(self.points) - 1)]
+            return Pose(x, y, self.size)
+        (u0, x0, y0), (u1, x1, y1) = self.points[after - 1 : after + 1]
+        share = (u - u0) / (u1 - u0)
+        share = share * share * (3 - 2 * share)
+        return Pose(x0 + share * (x1 - x0), y0 + share * (y1 - y0), self.size)
+
+    @classmethod
+    def swaps(
+        cls, rng: np.random.Generator, pictures: Sequence[Picture], side: float, swaps: int
+    ) -> tuple[list[int], list[Route]]:
+        """Three pictures in a row, of which two change places `swaps` times.
+
+        Returns where each one ends (0 is left) and their routes. One of the two passes above, the
+        other one below.
+        """
+        columns, row = (0.2, 0.5, 0.8), float(rng.uniform(0.42, 0.58))
+        places = [0, 1, 2]
+        points = [[(0.0, columns[n], row)] for n in range(3)]
+        for swap in range(swaps):
+            begin, end = 0.1 + 0.8 * swap / swaps, 0.1 + 0.8 * (swap + 0.9) / swaps
+            one, other = (int(n) for n in rng.choice(3, 2, replace=False))
+            for number, target, bend in ((one, other, -0.24), (other, one, 0.24)):
+                x0, x1 = columns[places[number]], columns[places[target]]
+                points[number].append((begin, x0, row))
+                points[number].append(((begin + end) / 2, (x0 + x1) / 2, row + bend))
+                points[number].append((end, x1, row))
+            places[one], places[other] = places[other], places[one]
+        routes = [
+            cls(picture, (*way, (1.0, way[-1][1], row)), side)
+            for picture, way in zip(pictures, points, strict=True)
+        ]
+        return places, routes
+
+    @classmethod
+    def about(cls, rng: np.random.Generator, picture: Picture, side: float) -> Route:
+        """Here and there, in no one direction: as frames of a straight way in wrong order look.
+
+        Half of the ways keep to a line.
+        """
+        stops = int(rng.integers(8, 20))
+        low, high = side / 2 + 0.02, 0.98 - side / 2
+        x, y = rng.uniform(low, high, (2, stops))
+        if rng.random() < 0.5:
+            share, ends = rng.random((stops, 1)), rng.uniform(low, high, (2, 2))
+            x, y = (ends[0] + share * (ends[1] - ends[0])).T
+        times = np.linspace(0.0, 1.0, stops)
+        points = tuple((float(u), float(a), float(b)) for u, a, b in zip(times, x, y, strict=True))
+        return cls(picture, points, side, MOVES_ABOUT)

@@ -1,0 +1,139 @@
+"""Clips with exact ground truth: scenes drawn as frames, at any times, and written as videos."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from gguf_tools.errors import ReellamaError
+from models.synthetic.camera import WORLD
+from models.synthetic.scene import MOTIONS, Actor, Moving, Pose, Scene, random_scene
+from models.synthetic.scene_captions import caption, questions
+
+__all__ = [
+    "MOTIONS",
+    "Actor",
+    "Scene",
+    "caption",
+    "frame_times",
+    "questions",
+    "random_scene",
+    "render",
+    "write_video",
+]
+
+
+def frame_times(duration: float, frames: int) -> np.ndarray:
+    """The middles of `frames` equal parts of the duration: float64 [frames], seconds."""
+    return (np.arange(frames) + 0.5) * (duration / frames)
+
+
+def render(scene: Scene, times: np.ndarray) -> np.ndarray:
+    """The scene's frames at `times` (seconds, any order): uint8 RGB [T, height, width, 3]."""
+    width, height = scene.size
+    frames = np.empty((len(times), height, width, 3), np.uint8)
+    shots = [_Shot(scene), *([_Shot(replace(scene.later, size=scene.size))] if scene.later else [])]
+    for frame, time in zip(frames, times, strict=True):
+        u = min(1.0, max(0.0, float(time) / scene.duration))
+        if scene.later and u >= scene.cut:
+            frame[...] = shots[1].draw((u - scene.cut) / (1 - scene.cut))
+        else:
+            frame[...] = shots[0].draw(u / scene.cut if scene.later else u)
+    return frames
+
+
+class _Shot:
+    """A scene without its cut."""
+
+    def __init__(self, scene: Scene) -> None:
+        self.camera, self.size = scene.camera, scene.size
+        world = WORLD if scene.camera else 1
+        wide, tall = (round(side * world) for side in scene.size)
+        self.background = scene.background.paint(wide, tall)
+        self.sprites = [_Sprite(actor, min(wide, tall)) for actor in scene.actors]
+
+    def draw(self, u: float) -> np.ndarray:
+        """What is seen at time u: uint8 [height, width, 3]."""
+        canvas = self.background.copy()
+        for sprite in reversed(self.sprites):  # the main actor is drawn last, on top
+            sprite.draw(canvas, sprite.actor.pose(u))
+        if self.camera:
+            left, top, right, bottom = self.camera.view(u)
+            w, h = canvas.size
+            box = (left * w, top * h, right * w, bottom * h)
+            canvas = canvas.resize(self.size, Image.Resampling.BILINEAR, box=box)
+        return np.asarray(canvas)
+
+
+class _Sprite:
+    """An actor's picture, kept as last resized and last turned, which most motions never change."""
+
+    def __init__(self, actor: Moving, short_side: int) -> None:
+        self.actor = actor
+        self.short_side = short_side
+        image = actor.picture.image
+        self.picture = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if actor.mirrored else image
+        self.resized = self.turned = self.picture
+        self.angle = 0.0
+
+    def draw(self, canvas: Image.Image, pose: Pose) -> None:
+        if not pose.visible:
+            return
+        image = self._at(max(1, round(pose.size * self.short_side)), pose.angle)
+        left = round(pose.x * canvas.width - image.width / 2)
+        top = round(pose.y * canvas.height - image.height / 2)
+        canvas.paste(image, (left, top), image)
+
+    def _at(self, side: int, angle: float) -> Image.Image:
+        stale = self.resized.width != side
+        if stale:
+            self.resized = self.picture.resize((side, side), Image.Resampling.BILINEAR)
+        if stale or self.angle != angle:
+            self.turned = self.resized
+            if angle:
+                self.turned = self.resized.rotate(angle, Image.Resampling.BILINEAR, expand=True)
+            self.angle = angle
+        return self.turned
+
+
+def write_video(
+    path: Path, frames: np.ndarray | Sequence[np.ndarray], fps: float = 24, codec: str = "h264"
+) -> None:
+    """Write uint8 RGB frames [T, H, W, 3] as a video; H and W must be even.
+
+    H.264 where this build of FFmpeg can write it, else MPEG-4; the same frames always give the same
+    bytes. Raises ReellamaError when the file cannot be written.
+    """
+    import av
+    from av.error import FFmpegError
+
+    known = codec if _can_encode(codec) else "mpeg4"
+    try:
+        # Without "bitexact", WebM gets a random number.
+        with av.open(str(path), "w", options={"fflags": "bitexact"}) as container:
+            stream = container.add_stream(known, rate=Fraction(fps).limit_denominator(1001))
+            if not isinstance(stream, av.VideoStream):
+                raise ReellamaError(f"cannot write the video {path}: {known} is no video codec")
+            stream.height, stream.width = frames[0].shape[:2]
+            stream.pix_fmt = "yuv420p"
+            stream.codec_context.thread_count = 1  # or the bits would depend on cores and load
+            for pixels in frames:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+            container.mux(stream.encode())
+    except (FFmpegError, OSError) as error:
+        raise ReellamaError(f"cannot write the video {path}: {error}") from error
+
+
+def _can_encode(codec: str) -> bool:
+    import av
+
+    try:
+        av.Codec(codec, "w")
+    except av.codec.codec.UnknownCodecError:
+        return False
+    return True

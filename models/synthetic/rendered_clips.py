@@ -1,0 +1,129 @@
+"""Rendered clips as a data set: clip number i of a split is always the same clip.
+
+Nothing is stored: a clip is drawn from (seed, split, number) when it is asked for, in about 5 ms.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from models.synthetic.assets.backgrounds import load_photos
+from models.synthetic.assets.downloads import MATERIAL
+from models.synthetic.assets.pictures import (
+    Picture,
+    check_styles,
+    load_kinds,
+    load_pictures,
+    shape_kinds,
+)
+from models.synthetic.render import Scene, caption, frame_times, questions, random_scene, render
+from models.synthetic.scene_captions import with_article
+
+SPLITS = ("train", "validation", "test")
+# (width, height): what a tower of 192 pixels makes of square, 4:3 and 16:9 video.
+SIZES = ((192, 192), (256, 192), (344, 192))
+FIRST_STILL = 10_000_000  # stills are drawn from numbers that no clip uses
+FIRST_BACKWARDS = 20_000_000  # so are the words for clips that run backwards
+# A still's caption, as image-text data would have it.
+STILL_CAPTIONS = (
+    "{}",
+    "a picture of {}",
+    "a photo of {}",
+    "an image with {}",
+    "{} on a background",
+)
+
+
+@dataclass(frozen=True)
+class RenderedConfig:
+    """The `[rendered]` table of a recipe that draws its own clips."""
+
+    styles: tuple[str, ...] = ("noto", "openmoji", "shapes")
+    style_weights: tuple[float, ...] = (0.45, 0.45, 0.1)
+    frames: int = 8
+    p_two: float = 0.25  # clips with a second actor
+    clips: int = 9_000
+    validation: int = 500
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_styles(self.styles, self.style_weights)
+
+
+@dataclass(frozen=True)
+class RenderedClip:
+    """One clip with its ground truth; frames are drawn by `draw`."""
+
+    scene: Scene
+    texts: tuple[tuple[str, str], ...]  # (question, answer); the first is a description
+
+    @property
+    def caption(self) -> str:
+        return caption(self.scene)
+
+    def draw(self, frames: int) -> tuple[np.ndarray, np.ndarray]:
+        """uint8 `[frames, H, W, 3]` and their seconds `[frames]`."""
+        times = frame_times(self.scene.duration, frames)
+        return render(self.scene, times), times
+
+
+class RenderedClips:
+    """All splits of one configuration; `material` is where picture sets are downloaded to."""
+
+    def __init__(self, config: RenderedConfig, material: Path = MATERIAL) -> None:
+        self.config = config
+        self.material = material
+
+    @cached_property
+    def pictures(self) -> list[list[Picture]]:
+        """By style, in the order of the configuration."""
+        return [load_pictures((style,), self.material) for style in self.config.styles]
+
+    @cached_property
+    def photos(self) -> list[np.ndarray]:
+        return load_photos()
+
+    @cached_property
+    def kinds(self) -> list[str]:
+        return [kind.name for kind in load_kinds()] + shape_kinds()
+
+    def rng(self, split: str, number: int) -> np.random.Generator:
+        return np.random.default_rng([self.config.seed, SPLITS.index(split), number])
+
+    def clip(self, split: str, number: int, **fixed: Any) -> RenderedClip:
+        """Clip `number` of a split; `fixed` goes to `random_scene` (a motion, say)."""
+        rng = self.rng(split, number)
+        scene = self._scene(rng, self.config.p_two, **fixed)
+        return RenderedClip(scene, tuple(questions(scene, rng, self.kinds)))
+
+    def backwards(self, split: str, number: int) -> RenderedClip:
+        """Clip `number` as a film that runs backwards tells it: for its texts, not to be drawn."""
+        scene = self.clip(split, number).scene.told_backwards()
+        rng = self.rng(split, FIRST_BACKWARDS + number)
+        return RenderedClip(scene, tuple(questions(scene, rng, self.kinds)))
+
+    def _scene(self, rng: np.random.Generator, p_two: float, **fixed: Any) -> Scene:
+        style = rng.choice(len(self.pictures), p=self.config.style_weights)
+        size = SIZES[int(rng.integers(len(SIZES)))]
+        pictures = self.pictures[style]
+        return random_scene(rng, pictures, photos=self.photos, size=size, p_two=p_two, **fixed)
+
+    def still(self, number: int) -> RenderedClip:
+        """Still `number`: a scene in which the main actor does not move, of its own."""
+        rng = self.rng("train", FIRST_STILL + number)
+        scene = self._scene(rng, p_two=0.15, motion="stays still")
+        return RenderedClip(scene, ())
+
+    def still_captions(self, count: int) -> list[str]:
+        """A caption for each of the first stills, such as image-text data has."""
+        captions = []
+        for number in range(count):
+            actors = self.still(number).scene.actors
+            things = " and ".join(with_article(actor.picture.kind) for actor in actors)
+            captions.append(STILL_CAPTIONS[number % len(STILL_CAPTIONS)].format(things))
+        return captions

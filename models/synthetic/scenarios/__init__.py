@@ -1,0 +1,1 @@
+"""What can happen in a synthetic clip: a function a scenario."""

@@ -1,0 +1,104 @@
+"""Stories of one thing whose moments have an order, one motion and then another, or have none."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from models.synthetic.assets.pictures import Picture
+from models.synthetic.motions import ORDERED, Doing, Jumbled, Route
+from models.synthetic.questions import (
+    WAYS,
+    Cast,
+    Story,
+    a_thing,
+    ask,
+    empty_scene,
+    naming,
+    say,
+    sentence,
+    the_thing,
+    undecided,
+    ways,
+)
+from models.synthetic.scene import Moving, backwards, random_actor
+
+SIDES = (0.25, 0.42)  # the largest size of what does two things, in shares of the short side
+
+
+def order(rng: np.random.Generator, cast: Cast) -> Story:
+    """One thing does one thing and then another."""
+    scene = empty_scene(rng, cast)
+    (picture,) = cast.pick(rng)
+    doing = Doing.random(rng, picture, float(rng.uniform(*SIDES)), scene.size)
+    before, after = doing.first.motion, doing.second.motion
+    first, last = _first_or_last(rng, picture)
+    choices = _in_any_order(rng, doing)
+    asked = [
+        ask(rng, "action order", first, f"it {before}", choices, f"First it {before}."),
+        ask(rng, "action order", last, f"it {after}", choices, f"Then it {after}."),
+        *naming(rng, cast, [picture]),
+    ]
+    told = sentence(f"{a_thing(picture)} {before}, then it {after}")
+    return Story("order", replace(scene, actors=(doing,)), told, tuple(asked))
+
+
+def about(rng: np.random.Generator, cast: Cast) -> Story:
+    """One thing moves about, in no one direction and no order.
+
+    Who must choose a direction or an order all the same is to prefer none.
+    """
+    scene = empty_scene(rng, cast)
+    (picture,) = cast.pick(rng)
+    motion, question, choices = _aimless(rng, picture, scene.size)
+    does = f"it {motion.motion}"
+    asked = [
+        *undecided(rng, question, choices, sentence(does)),
+        *naming(rng, cast, [picture]),
+    ]
+    told = sentence(f"{a_thing(picture)} {motion.motion}")
+    return Story("about", replace(scene, actors=(motion,)), told, tuple(asked))
+
+
+def _aimless(
+    rng: np.random.Generator, picture: Picture, size: tuple[int, int]
+) -> tuple[Moving, str, list[str]]:
+    """A thing that moves about, and a question with choices that it leaves open."""
+    name, part = the_thing(picture), rng.random()
+    if part < 0.4:
+        doing = Doing.random(rng, picture, float(rng.uniform(*SIDES)), size)
+        first_or_last = say(rng, *_first_or_last(rng, picture))
+        return Jumbled.of(rng, doing), first_or_last, _in_any_order(rng, doing)
+    way = str(rng.choice(WAYS))
+    side = float(rng.uniform(0.22, 0.5))
+    which = say(rng, f"Which way does {name} move?", f"In which direction does {name} go?")
+    if part < 0.8:
+        straight = random_actor(rng, picture, side, size, f"moves {way}")
+        return Jumbled.of(rng, straight), which, ways(rng, way)
+    return Route.about(rng, picture, min(side, 0.4)), which, ways(rng, way)
+
+
+def _first_or_last(rng: np.random.Generator, picture: Picture) -> tuple[str, str]:
+    """Questions for the first and the second of two motions."""
+    name = the_thing(picture)
+    first = say(rng, f"What does {name} do first?", "What happens first?")
+    last = say(rng, f"What does {name} do last?", "What happens last?", "What happens then?")
+    return first, last
+
+
+def _in_any_order(rng: np.random.Generator, doing: Doing) -> list[str]:
+    """Both motions, and two others, so that every choice is there with what it is backwards.
+
+    The same moments in another order show that: what grows looks like what shrinks, and what moves
+    left like what moves right. So neither they nor the choices alone tell what came first.
+    """
+    both = (doing.first.motion, doing.second.motion)
+    motions = list(dict.fromkeys(m for motion in both for m in (motion, backwards(motion))))
+    if len(motions) == 2 and backwards(both[0]) == both[1]:
+        other = str(rng.choice([m for m in ORDERED if backwards(m) not in (m, *motions)]))
+        motions += [other, backwards(other)]
+    else:
+        alike = [m for m in ORDERED if backwards(m) == m and m not in motions]
+        motions += [str(motion) for motion in rng.permutation(alike)[: 4 - len(motions)]]
+    return [f"it {motion}" for motion in motions]

@@ -1,0 +1,87 @@
+"""The words for a scene: a caption of fixed word order, and questions with their answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from models.synthetic.scene import DIRECTIONS, Moving, Scene
+
+# "It ..." in answers to "Which way does it move?"
+_WAYS = {
+    **{motion: f"It {motion}." for motion in DIRECTIONS},
+    "stays still": "It does not move.",
+}
+DESCRIBE = (
+    "Describe the video.",
+    "What happens in the video?",
+    "What is happening?",
+    "Describe what you see.",
+    "What does the video show?",
+)
+_WHAT = ("What is in the video?", "What can be seen in the video?", "What do you see?")
+_DO = ("What does the {} do?", "What is the {} doing?", "How does the {} move?")
+_HOW = ("How does it move?", "What is the motion?", "What happens to it?")
+_WHICH_WAY = ("Which way does the {} move?", "In which direction does the {} go?")
+_IS_THERE = (
+    "Is there {} in the video?",
+    "Does the video show {}?",
+    "Can you see {} in the video?",
+)
+_COUNT = ("How many objects are there?", "How many things are in the video?")
+
+
+def with_article(noun: str) -> str:
+    """The noun after "a" or "an", by its first sound: "a dog", "an owl", "a unicorn"."""
+    silent_consonant = noun.startswith(("hour", "x-ray"))
+    vowel = noun[0] in "aeiou" and not noun.startswith("uni")
+    return f"{'an' if vowel or silent_consonant else 'a'} {noun}"
+
+
+def _sentence(words: str) -> str:
+    return f"{words[0].upper()}{words[1:]}."
+
+
+def _things(actors: Sequence[Moving]) -> str:
+    return " and ".join(with_article(actor.picture.kind) for actor in actors)
+
+
+def caption(scene: Scene) -> str:
+    """One sentence, main actor first, such as "A red apple moves right and a dog spins."."""
+    return _sentence(
+        " and ".join(f"{with_article(a.picture.kind)} {a.motion}" for a in scene.actors)
+    )
+
+
+def questions(
+    scene: Scene, rng: np.random.Generator, kinds: Sequence[str] = ()
+) -> list[tuple[str, str]]:
+    """One wording of each question that the scene answers, with the answer.
+
+    `kinds` are what to ask for in vain; without them every "Is there ...?" is answered yes.
+    """
+
+    def wording(choices: Sequence[str], noun: str = "") -> str:
+        return choices[int(rng.integers(len(choices)))].format(noun)
+
+    present = [actor.picture.kind for actor in scene.actors]
+    asked = [
+        (wording(DESCRIBE), caption(scene)),
+        (wording(_WHAT), _sentence(_things(scene.actors))),
+        (wording(_COUNT), ("One.", "Two.")[len(present) - 1]),
+    ]
+    if len(scene.actors) == 1:
+        asked.append((wording(_HOW), _sentence(f"the {present[0]} {scene.actors[0].motion}")))
+    for actor in scene.actors:
+        kind, motion = actor.picture.kind, actor.motion
+        asked.append((wording(_DO, kind), f"It {motion}."))
+        way = _WAYS.get(motion, f"It stays in place and {motion}.")
+        asked.append((wording(_WHICH_WAY, kind), way))
+        noun = with_article(kind)
+        asked.append((wording(_IS_THERE, noun), f"Yes, there is {noun}."))
+    absent = [kind for kind in kinds if kind not in present]
+    if absent:
+        kind = absent[int(rng.integers(len(absent)))]
+        asked.append((wording(_IS_THERE, with_article(kind)), f"No, there is no {kind}."))
+    return asked

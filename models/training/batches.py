@@ -1,0 +1,103 @@
+"""Batches of synthetic clips, drawn by worker processes and shared among those that train together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from models.synthetic.dataset import Sample, Stories
+from models.training import distributed
+
+
+class Conversations(NamedTuple):
+    """Token ids of conversations, soft tokens left out; labels are the same where answers are.
+
+    parts: of each token, the number of the part of its conversation that it belongs to. A part
+        follows the soft tokens at once and knows nothing of the other parts.
+    """
+
+    ids: list[list[int]]
+    labels: list[list[int]]
+    parts: list[list[int]]
+
+    def some(self, rows: Sequence[int]) -> Conversations:
+        """Those of `rows`."""
+        return Conversations(*([column[row] for row in rows] for column in self))
+
+    def padded(self, empty: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The three side by side `[C, longest]`; where a shorter one ends, labels are `empty`."""
+        longest = max(len(ids) for ids in self.ids)
+        fills = (0, empty, 0)
+        ids, labels, parts = (
+            torch.tensor([row + [fill] * (longest - len(row)) for row in column])
+            for column, fill in zip(self, fills, strict=True)
+        )
+        return ids, labels, parts
+
+
+@dataclass
+class StoryBatch:
+    """Samples side by side; shorter ones are padded at the end.
+
+    It goes from one process to another, so it has nothing that is not needed: with the stories and
+    their pictures in it, that took longer than all else.
+    """
+
+    frames: Tensor  # uint8 [B, T, 3, side, side]
+    times: Tensor  # float32 [B, T]
+    mask: Tensor  # bool [B, T]
+    targets: Tensor  # int64 [B, tokens], numbers of words
+    labels_seen: Tensor  # int64 [B, labels.TOKENS], tokens of the names that the classifier gives
+    told: Conversations
+    tasks: list[list[str]]  # of each turn: its task, with a star where its choices were named
+
+
+B = TypeVar("B")
+
+
+def pad(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor]:
+    """Frames, seconds and mask of samples side by side."""
+    longest = max(len(s["times"]) for s in samples)
+    side = samples[0]["frames"].shape[-1]
+    frames = torch.zeros(len(samples), longest, 3, side, side, dtype=torch.uint8)
+    times = torch.zeros(len(samples), longest)
+    mask = torch.zeros(len(samples), longest, dtype=torch.bool)
+    for row, sample in enumerate(samples):
+        count = len(sample["times"])
+        frames[row, :count] = sample["frames"]
+        times[row, :count] = sample["times"]
+        mask[row, :count] = True
+    return frames, times, mask
+
+
+def batches(
+    stories: Stories,
+    collate: Callable[[list[Sample]], B],
+    start: int,
+    stop: int,
+    size: int,
+    workers: int,
+    *,
+    shared: bool = True,
+) -> Iterator[B]:
+    """Samples from `start` on, `size` at a time, drawn by worker processes.
+
+    shared: of several processes that train together, each gets its part of every batch.
+    """
+    first, among = (distributed.rank(), distributed.world()) if shared else (0, 1)
+    loader: DataLoader[Sample] = DataLoader(
+        stories,
+        batch_size=distributed.share(size) if shared else size,
+        sampler=range(start + first, stop, among),
+        num_workers=workers,
+        collate_fn=collate,
+        prefetch_factor=2 if workers else None,
+        # The tokenizer is a model of llama.cpp, which cannot be sent to a new process.
+        multiprocessing_context="fork" if workers else None,
+    )
+    yield from loader

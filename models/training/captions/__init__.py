@@ -1,0 +1,1 @@
+"""Train a projector on captioned videos, such as a person's own."""

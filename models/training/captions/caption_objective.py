@@ -1,0 +1,142 @@
+"""The texts of a data set as the LLM's tokens: what is to be learned, and how well it was."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.projector.temporal_projector import Projector
+from models.training.captions.clip_sources import TRAIN, VALIDATION, ClipSource
+from models.training.config import CaptionRecipe
+from models.training.feature_cache import Batch, FeatureCache
+from models.training.frozen_llm import Example, FrozenLLM
+
+IGNORED = -100  # PyTorch's label of positions that the loss leaves out
+SAMPLES = 3  # answers that validation shows
+FOLLOW_UPS = 0.35  # share of the examples that come after another question
+
+
+class Lesson:
+    """The texts of a source as the LLM's tokens."""
+
+    def __init__(
+        self, source: ClipSource, llm: FrozenLLM, system: str, recipe: CaptionRecipe
+    ) -> None:
+        self.source = source
+        self.llm = llm
+        self.system = system
+        self.tokens = recipe.projector.tokens
+        self.fewest_frames = recipe.fewest_frames
+        self.pad = llm.tokenizer.encode("\n")[0]
+        self.words = self._words(recipe.projector.words)
+        self._index = {token: index for index, token in enumerate(self.words)}
+
+    def _description(self, split: str, number: int) -> list[int]:
+        return self.llm.tokenizer.encode(self.source.texts(split, number)[0][1])
+
+    def _words(self, most: int) -> list[int]:
+        """Token ids of the training texts, the most frequent first; padding is number 0."""
+        seen: Counter[int] = Counter()
+        for number in range(self.source.count(TRAIN)):
+            for _, answer in self.source.texts(TRAIN, number):
+                seen.update(self.llm.tokenizer.encode(answer))
+        seen.pop(self.pad, None)
+        return [self.pad] + [token for token, _ in seen.most_common(most - 1)]
+
+    def targets(self, split: str, tail: int = 0) -> Tensor:
+        """Word numbers of the descriptions `[clips, tokens]`: one padding after, then ignored.
+
+        The last `tail` tokens are the description's last words, so that its end, which tells what
+        happens, stands at the same place however long the names before it are; half of the tokens
+        at most.
+        """
+        tail = min(tail, self.tokens // 2)
+        both_ways = split == TRAIN and self.source.reversible
+        clips = self.source.count(split) * (2 if both_ways else 1)
+        rows = torch.full((clips, self.tokens), IGNORED)
+        for number in range(len(rows)):
+            ids = self._description(split, number)
+            known = [self._index.get(token, IGNORED) for token in ids]
+            head = [*known, 0][: self.tokens - tail]
+            rows[number, : len(head)] = torch.tensor(head)
+            if tail:
+                end = known[-tail:]
+                rows[number, self.tokens - len(end) :] = torch.tensor(end)
+        return rows
+
+    def example(self, split: str, number: int, rng: np.random.Generator) -> Example:
+        """The description every second time, else one of the other questions.
+
+        Often it follows another question and its answer.
+        """
+        texts = self.source.texts(split, number)
+        pick = 0 if rng.random() < 0.5 else int(rng.integers(len(texts)))
+        earlier = [text for text in texts if text[0] != texts[pick][0]]
+        follows = bool(earlier) and rng.random() < FOLLOW_UPS
+        turns = [earlier[int(rng.integers(len(earlier)))]] if follows else []
+        return self.llm.example(self.system, *texts[pick], turns)
+
+    def align_loss(
+        self,
+        projector: Projector,
+        cache: FeatureCache,
+        targets: Tensor,
+        rows: Sequence[int],
+        rng: np.random.Generator,
+    ) -> Tensor:
+        """Cross-entropy of the words of the descriptions of clips `rows`."""
+        batch = cache.batch(rows, rng, self.fewest_frames)
+        hidden = projector.hidden(batch.features, batch.times, batch.mask)
+        return word_loss(projector, hidden, targets[list(rows)])
+
+    def word_accuracy(
+        self, projector: Projector, cache: FeatureCache, targets: Tensor
+    ) -> dict[str, float]:
+        """Share of words, and of whole descriptions, that the word mixture puts first."""
+        words = right = whole = 0
+        for batch, rows in batches(cache):
+            hidden = projector.hidden(batch.features, batch.times, batch.mask)
+            wanted = targets[rows]
+            counted = wanted != IGNORED
+            hits = (projector.words.logits(hidden).argmax(-1) == wanted) & counted
+            words += int(counted.sum())
+            right += int(hits.sum())
+            whole += int((hits == counted).all(1).sum())
+        return {"words": right / words, "descriptions": whole / len(cache.usable)}
+
+    def answer_loss(
+        self, projector: Projector, cache: FeatureCache, report: Callable[[str], None]
+    ) -> dict[str, float]:
+        """The LLM's loss on descriptions of validation clips; shows a few answers."""
+        losses = []
+        for batch, rows in batches(cache, most=64):
+            soft = projector(batch.features, batch.times, batch.mask)
+            texts = [self.source.texts(VALIDATION, row)[0] for row in rows]
+            examples = [self.llm.example(self.system, *text) for text in texts]
+            losses.append(float(self.llm.loss(soft.to(self.llm.dtype), examples)))
+            if len(losses) == 1:
+                for row in range(min(SAMPLES, len(rows))):
+                    said = self.llm.greedy(soft[row].float().cpu().numpy(), examples[row], 32)
+                    report(f"  {said!r}, wanted {texts[row][1]!r}")
+        return {"validation_loss": float(np.mean(losses))}
+
+
+def word_loss(projector: Projector, hidden: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy between the word mixture's scores `[B, tokens, words]` and word numbers."""
+    logits = projector.words.logits(hidden).float()
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
+
+
+def batches(
+    cache: FeatureCache, size: int = 32, most: int | None = None
+) -> Iterator[tuple[Batch, list[int]]]:
+    """All usable clips of a cache (or the first `most`) as (batch, rows)."""
+    rows = cache.usable[:most]
+    for start in range(0, len(rows), size):
+        part = rows[start : start + size]
+        yield cache.batch(part), part

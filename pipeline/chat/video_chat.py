@@ -1,0 +1,201 @@
+"""The whole way in one object: a path goes in, an answer comes out.
+
+chat = VideoChat("holiday.mp4")
+print(chat.ask("What happens?"))
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from gguf_tools.atomic_write import write_atomically
+from gguf_tools.errors import ReellamaError
+from gguf_tools.format.reader import read_gguf
+from gguf_tools.locate import find
+from models.bundle import Bundle
+from pipeline.chat.conversation import Answer, Chat, Turn, Video
+from pipeline.chat.timings import Timings
+from pipeline.llm.engine import Engine, Stats
+from pipeline.video.clip import Clip, read_frames
+
+Progress = Callable[[int, int], None]
+
+# Pixels on the longest side of a frame: more than any tower takes, and 64 frames of 4K fit memory.
+MAX_SIDE = 768
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a video is read, in the words of `read_frames`; `frames=None` is the bundle's number."""
+
+    frames: int | None = None
+    sampling: str = "uniform"
+    fps: float | None = None
+    start: float | None = None
+    end: float | None = None
+
+    def clip(self, path: Path, frames: int, progress: Progress | None = None) -> Clip:
+        """Read a video's frames: `frames` of them, where no other number was asked for."""
+        options = {**asdict(self), "frames": self.frames or frames}
+        return read_frames(path, max_side=MAX_SIDE, progress=progress, **options)
+
+
+class VideoChat:
+    """Ask about `videos`, with the LLM and the projector of `bundle`.
+
+    `llm` is another GGUF whose embeddings have the bundle's width; `system` replaces the bundle's
+    system prompt; `reading` says how videos are read (`frames`, `start`, `end` win over it); what
+    is left goes to `Engine` (`n_ctx`, `n_threads`, `n_gpu_layers`, `lora`, ...).
+    Raises ReellamaError with one line when a file is missing, broken or does not fit.
+    """
+
+    def __init__(
+        self,
+        *videos: str | Path,
+        bundle: str | Path = "mini",
+        llm: str | Path | None = None,
+        system: str | None = None,
+        reading: Reading = Reading(),
+        progress: Progress | None = None,
+        frames: int | None = None,
+        start: float | None = None,
+        end: float | None = None,
+        **engine: Any,
+    ) -> None:
+        given: dict[str, Any] = {"frames": frames, "start": start, "end": end}
+        self.reading = replace(reading, **{k: v for k, v in given.items() if v is not None})
+        self.timings = Timings()
+        with self.timings.stage("load"):
+            self.bundle = Bundle.load(bundle)
+            path = find.resolve(llm) if llm else self.bundle.llm_path()
+            self.bundle.check_llm(read_gguf(path))
+            lora = [*self.bundle.lora, *engine.pop("lora", ())]
+            self.engine = Engine(path, lora=lora, **engine)
+        self.chat = Chat(self.engine, system=self.bundle.system if system is None else system)
+        for video in videos:
+            self.add(video, progress)
+
+    def __enter__(self) -> VideoChat:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the memory of the LLM back."""
+        self.engine.close()
+
+    @property
+    def llm(self) -> str:
+        """The LLM that answers: the path of its GGUF."""
+        return str(self.engine.path)
+
+    @property
+    def last(self) -> Stats:
+        """What the last answer took, and why it ended."""
+        return self.engine.last
+
+    @property
+    def n_past(self) -> int:
+        """Positions of the context that are taken."""
+        return self.engine.n_past
+
+    def check_llm(self) -> None:
+        """Raise ReellamaError when the LLM cannot answer now. One that is loaded here can."""
+
+    @property
+    def videos(self) -> list[Video]:
+        """The videos that the questions are about."""
+        return self.chat.videos
+
+    @property
+    def turns(self) -> list[Turn]:
+        """The conversation so far."""
+        return self.chat.turns
+
+    def add(self, path: str | Path, progress: Progress | None = None) -> Video:
+        """Look at one more video; `progress(done, total)` counts its frames."""
+        video = self._see(Path(path), self.reading, progress)
+        self.chat.add(video)
+        return video
+
+    def read_again(self, reading: Reading, progress: Progress | None = None) -> None:
+        """Look at all videos once more, read in another way. On an error nothing changes."""
+        self.chat.videos = [self._see(video.path, reading, progress) for video in self.videos]
+        self.reading = reading
+
+    def ask(self, question: str, **generation: Any) -> str:
+        """Answer `question`; `generation` (`sampling`, `max_tokens`) goes to `Engine.generate`."""
+        return "".join(token.text for token in self.stream(question, **generation)).strip()
+
+    def stream(self, question: str, **generation: Any) -> Answer:
+        """Answer `question` token by token, each with its probability and the best alternatives."""
+        return self._timed(self.chat.ask(question, **generation))
+
+    def retry(self, **generation: Any) -> Answer:
+        """Answer the last question again, token by token."""
+        return self._timed(self.chat.retry(**generation))
+
+    def describe(self, **generation: Any) -> str:
+        """Answer the bundle's own request for a description."""
+        return self.ask(self.bundle.describe, **generation)
+
+    def save(self, path: str | Path) -> None:
+        """Write the conversation to `path` (JSON), whole or not at all."""
+        data = {"reellama": 1, "reading": asdict(self.reading), **self.chat.to_json()}
+        write_atomically(Path(path), json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+
+    def load(self, path: str | Path, progress: Progress | None = None) -> None:
+        """Go on with a saved conversation: its turns and its videos, which are read again.
+
+        On an error the present conversation stays as it is.
+        """
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+            reading = Reading(**data["reading"])
+        except OSError as error:
+            raise ReellamaError(f"cannot read {path}: {error.strerror}") from error
+        except (ValueError, TypeError, KeyError) as error:
+            raise ReellamaError(
+                f"{path} is not a saved conversation: /save writes such files"
+            ) from error
+        self.chat = Chat.from_json(
+            data,
+            self.engine,
+            see=lambda video: self._see(video, reading, progress),
+            on_drop=self.chat.on_drop,
+        )
+        self.reading = reading
+
+    def _see(self, path: Path, reading: Reading, progress: Progress | None) -> Video:
+        """Frames -> features -> soft tokens."""
+        with self.timings.stage("read"):
+            clip = reading.clip(path, self.bundle.frames, progress)
+        with self.timings.stage("tower"):
+            features = self.bundle.features(clip.frames)  # [T, cells, channels]
+        with self.timings.stage("projector"):
+            soft_tokens = self.bundle.project(features, clip.times)  # [tokens, n_embd]
+        self.timings.n_frames += len(clip.frames)
+        self.timings.n_soft_tokens += len(soft_tokens)
+        return Video(path, soft_tokens, clip)
+
+    def _timed(self, answer: Answer) -> Answer:
+        """The same tokens; the stages of this answer are in `timings` afterwards."""
+        asked = time.perf_counter()
+        self.timings.first_token = 0.0
+        with closing(answer):
+            for token in answer:
+                self.timings.first_token = self.timings.first_token or time.perf_counter() - asked
+                yield token
+        last = self.last
+        self.timings.prefill = last.prefill_seconds
+        self.timings.generate = last.generate_seconds
+        self.timings.n_prompt = last.n_reused + last.n_read
+        self.timings.n_reused = last.n_reused
+        self.timings.n_generated = last.n_generated

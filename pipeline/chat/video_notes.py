@@ -1,0 +1,85 @@
+"""Notes on a video, with times, for an LLM that cannot take soft tokens.
+
+The bundle describes the whole, and then looks again at each of a few parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import prompts
+from pipeline.chat.conversation import Chat, Video
+from pipeline.llm.token_sampling import Sampling
+from pipeline.video.clip import VideoError, read_frames
+from pipeline.video.timestamps import clock
+
+if TYPE_CHECKING:
+    from pipeline.chat.video_chat import Reading, VideoChat
+
+# Looking at a part takes a second or two; one that is shorter than this shows what the whole does.
+PART_SECONDS = 4.0
+MAX_PARTS = 6
+SIDE = 384  # pixels on the longest side of a frame that nobody will see
+NOTE_TOKENS = 64  # a description in the bundle's words is a sentence or two
+
+
+@dataclass(frozen=True)
+class Note:
+    """What is seen from `start` to `end` seconds."""
+
+    start: float
+    end: float
+    text: str
+
+
+@dataclass(frozen=True)
+class WatchedVideo(Video):
+    """A video with the notes on it: the first one is about the whole, the others about parts."""
+
+    notes: tuple[Note, ...] = ()
+
+
+def take_notes(talk: VideoChat, video: Video, reading: Reading) -> tuple[Note, ...]:
+    """Describe a video that was read as `reading` says, then its parts, as the bundle sees them."""
+    clip = video.clip
+    start = reading.start or 0.0
+    end = clip.duration if reading.end is None else min(reading.end, clip.duration)
+    notes = [Note(start, end, _describe(talk, video))]
+    n = min(MAX_PARTS, int((end - start) / PART_SECONDS))
+    if n > 1:
+        borders = [start + (end - start) * i / n for i in range(n + 1)]
+        for a, b in pairwise(borders):
+            with suppress(VideoError):  # a damaged part: the whole tells what there is to tell
+                notes.append(_look_at(talk, video, replace(reading, start=a, end=b)))
+    return tuple(notes)
+
+
+def written(videos: Sequence[WatchedVideo]) -> str:
+    """All notes on `videos` as text for an LLM, after what it should know about notes."""
+    lines = [prompts.load("video_notes")]
+    for i, video in enumerate(videos, 1):
+        duration = video.clip.duration
+        length = f", {duration:.1f} seconds long" if duration else ", a picture"
+        lines += ["", f"Video {i}: {video.path.name}{length}"]
+        for note in video.notes:
+            times = f"{clock(note.start)} to {clock(note.end)}: " if duration else ""
+            lines.append(f"- {times}{note.text}")
+    return "\n".join(lines)
+
+
+def _look_at(talk: VideoChat, video: Video, part: Reading) -> Note:
+    start, end = part.start or 0.0, part.end or 0.0
+    options = asdict(replace(part, frames=part.frames or talk.bundle.frames))
+    clip = read_frames(video.path, max_side=SIDE, **options)
+    soft_tokens = talk.bundle.encode(clip.frames, clip.times - start)
+    return Note(start, end, _describe(talk, Video(video.path, soft_tokens, clip)))
+
+
+def _describe(talk: VideoChat, video: Video) -> str:
+    chat = Chat(talk.engine, system=talk.bundle.system, videos=[video])
+    answer = chat.ask(talk.bundle.describe, sampling=Sampling(), max_tokens=NOTE_TOKENS, n_probs=0)
+    return " ".join("".join(token.text for token in answer).split())

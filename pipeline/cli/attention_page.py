@@ -1,0 +1,92 @@
+"""Where soft tokens look, for people: frames that are clear there, words, and a page of all."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from jinja2 import Environment, Template
+from PIL import Image
+
+from models.projector.interpretation import Field
+from pipeline.video.timestamps import clock
+
+FOG, THICKEST = 150.0, 0.1  # its grey, and what it leaves of a picture that is not looked at
+PAGE_WIDTH, QUALITY = 96, 75  # pixels of a frame on the page, and of JPEG
+ROWS, COLUMNS = ("top", "middle", "bottom"), ("left", "middle", "right")
+
+
+def lit(frames: Sequence[np.ndarray], looks: np.ndarray) -> list[np.ndarray]:
+    """Frames (uint8 RGB `[H, W, 3]`) in a fog that is the thinner the more `looks [T, cells]` falls
+    there.
+
+    There is none where most of it falls, of all frames, and half of it at a fourth of that.
+    """
+    shown = []
+    for frame, share in zip(frames, np.sqrt(_grid(looks) / looks.max()), strict=True):
+        height, width = frame.shape[:2]
+        spots = Image.fromarray(share.astype(np.float32), mode="F")
+        clear = np.asarray(spots.resize((width, height), Image.Resampling.BILINEAR)).clip(0, 1)
+        clear = THICKEST + (1 - THICKEST) * clear[..., None]
+        shown.append((FOG + (frame - FOG) * clear).astype(np.uint8))
+    return shown
+
+
+def where(looks: np.ndarray, times: Sequence[float] | np.ndarray) -> str:
+    """The cell that `looks [T, cells]` falls on most: `0:02.1, bottom left`."""
+    grid = _grid(looks)
+    frame, row, column = np.unravel_index(grid.argmax(), grid.shape)
+    side = grid.shape[1]
+    places = [ROWS[3 * int(row) // side], COLUMNS[3 * int(column) // side]]
+    if "middle" in places:  # "top", "left" and "middle" say enough
+        places.remove("middle")
+    return f"{clock(times[int(frame)])}, {' '.join(places)}"
+
+
+def _grid(looks: np.ndarray) -> np.ndarray:
+    """`[T, cells]` -> `[T, rows, columns]`: the tower's picture is a square."""
+    side = round(looks.shape[1] ** 0.5)
+    return looks.reshape(-1, side, side)
+
+
+@dataclass(frozen=True)
+class Page:
+    """A video and its fields, as the template takes them."""
+
+    name: str
+    bundle: str
+    frames: Sequence[np.ndarray]
+    times: Sequence[float] | np.ndarray
+    fields: Sequence[Field]
+
+    def write(self) -> str:
+        """One HTML page that needs nothing else."""
+        height, width = self.frames[0].shape[:2]
+        size = (PAGE_WIDTH, max(1, round(PAGE_WIDTH * height / width)))
+        small = [_resized(frame, size) for frame in self.frames]
+        return _template().render(page=self, small=small, strip=_strip, lit=lit, where=where)
+
+
+def _resized(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BOX))
+
+
+def _strip(frames: Sequence[np.ndarray]) -> str:
+    """Frames of one size side by side, as a data URL."""
+    file = io.BytesIO()
+    Image.fromarray(np.concatenate([np.pad(f, ((0, 0), (1, 1), (0, 0))) for f in frames], 1)).save(
+        file, "JPEG", quality=QUALITY
+    )
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"clock": clock, "percent": lambda share: f"{100 * share:.0f}%"}
+    return environment.from_string(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))

@@ -1,0 +1,87 @@
+"""`reellama ask` and `reellama describe`: one question, one answer."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from math import isnan
+from pathlib import Path
+from typing import Any
+
+from gguf_tools.errors import ReellamaError
+from pipeline.chat.video_chat import VideoChat
+from pipeline.cli.answer_printer import remark, show
+from pipeline.cli.console import add_video, alternatives_table, err, out, timings_table
+from pipeline.cli.options import AnswerOptions, FrameOptions, ModelOptions
+from pipeline.llm.engine import Token
+
+
+@dataclass(frozen=True)
+class Output:
+    """What is shown beside the answer."""
+
+    json: bool
+    probs: bool
+    timings: bool
+
+
+def run(
+    videos: list[Path],
+    question: str | None,
+    frames: FrameOptions,
+    model: ModelOptions,
+    answer: AnswerOptions,
+    output: Output,
+) -> None:
+    """Answer `question` about `videos`; None asks for a description, "-" reads it from stdin."""
+    if question == "-":
+        question = sys.stdin.read()
+    if question is not None and not question.strip():
+        raise ReellamaError("the question is empty: say what you want to know about the video")
+    generation = answer.generation()
+    with model.open(frames) as talk:
+        talk.check_llm()
+        for path in videos:
+            add_video(talk, path)
+        question = talk.bundle.describe if question is None else question.strip()
+        tokens: list[Token] = []
+        stream = talk.stream(question, **generation)
+        if output.json:
+            tokens.extend(stream)
+            print_json(talk, question, tokens, probs=output.probs)
+        else:
+            show(stream, tokens, probs=output.probs)
+            remark(talk, answer.max_tokens)
+            if output.probs and (out.no_color or not out.is_terminal):
+                err.print(alternatives_table(tokens))
+        if output.timings:
+            err.print(timings_table(talk.timings))
+
+
+def print_json(talk: VideoChat, question: str, tokens: list[Token], *, probs: bool) -> None:
+    """One object on stdout, for programs."""
+    data: dict[str, Any] = {
+        "answer": "".join(token.text for token in tokens).strip(),
+        "question": question,
+        "videos": [
+            {
+                "path": str(video.path),
+                "duration": video.clip.duration,
+                "frames": [round(float(time), 6) for time in video.clip.times],
+                "soft_tokens": len(video.soft_tokens),
+                "notes": list(video.clip.notes),
+            }
+            for video in talk.videos
+        ],
+        "bundle": talk.bundle.config.name,
+        "llm": talk.llm,
+        "stop_reason": talk.last.stop_reason,
+        "timings": talk.timings.to_json(),
+    }
+    if probs:
+        data["tokens"] = [
+            {"text": t.text, "p": None if isnan(t.p) else t.p, "alternatives": t.alternatives}
+            for t in tokens
+        ]
+    sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False) + "\n")

@@ -1,0 +1,75 @@
+"""`reellama chat`: questions and slash commands, one line after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from typer import Exit
+
+from gguf_tools.errors import ReellamaError
+from pipeline.cli import slash_commands
+from pipeline.cli.console import note
+from pipeline.cli.error_line import complain
+from pipeline.cli.line_input import is_interactive, no_echo, read_lines
+from pipeline.cli.options import AnswerOptions, FrameOptions, ModelOptions
+from pipeline.cli.session import Session
+
+
+def run(
+    videos: list[Path],
+    frames: FrameOptions,
+    model: ModelOptions,
+    answer: AnswerOptions,
+    *,
+    probs: bool,
+) -> None:
+    """Talk until /bye or the end of the input. In a pipe, raises Exit(1) if any line failed."""
+    failed = False
+    answer.generation()  # a wrong grammar file is told before anything is loaded
+    with model.open(frames) as talk:
+        talk.chat.on_drop = _tell_dropped
+        session = Session(talk, answer, probs, interactive=is_interactive())
+        for path in videos:
+            session.add(path)
+        try:
+            talk.check_llm()
+        except ReellamaError as error:  # it may come while the person types
+            complain(str(error))
+        if session.interactive and not videos:
+            note("No video yet: /add FILE looks at one. /help lists the commands.")
+        for line in read_lines([f"/{name}" for name in slash_commands.COMMANDS]):
+            try:
+                with _ctrl_c_stops_only_this(session), no_echo():
+                    take(session, line)
+            except ReellamaError as error:
+                complain(str(error))
+                failed = True
+            if session.done:
+                break
+    if failed and not session.interactive:
+        raise Exit(1)
+
+
+def take(session: Session, line: str) -> None:
+    """Do what one line says: a command, a question, or nothing."""
+    line = line.strip()
+    if line.startswith("/"):
+        slash_commands.run(session, line)
+    elif line:
+        session.ask(line)
+
+
+@contextmanager
+def _ctrl_c_stops_only_this(session: Session) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not session.interactive:
+            raise
+        note("stopped")
+
+
+def _tell_dropped(n: int) -> None:
+    note(f"the context is full: the oldest {n} turn{'s' * (n > 1)} left it, the video stays")

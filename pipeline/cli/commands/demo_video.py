@@ -1,0 +1,31 @@
+"""`reellama demo-video`: a short video with a known story, to try things on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from gguf_tools.errors import ReellamaError
+from models.synthetic.assets.pictures import load_kinds, load_pictures, shape_kinds
+from models.synthetic.render import MOTIONS, caption, frame_times, random_scene, render, write_video
+from pipeline.cli.console import note
+
+FPS = 24
+
+
+def run(path: Path, kind: str, motion: str) -> None:
+    """Draw `kind` doing `motion` and write it to `path`."""
+    if motion not in MOTIONS:
+        raise ReellamaError(f"no motion is called {motion!r}; there are: {', '.join(MOTIONS)}")
+    style = "shapes" if kind in shape_kinds() else "openmoji"
+    if style == "openmoji" and kind not in {known.name for known in load_kinds()}:
+        raise ReellamaError(
+            f"no picture is called {kind!r}; see models/synthetic/assets/data/kinds.csv"
+        )
+    picture = load_pictures((style,), kinds=[kind])[0]
+    rng = np.random.default_rng(7)
+    scene = random_scene(rng, [picture], size=(640, 360), p_two=0, picture=picture, motion=motion)
+    times = frame_times(scene.duration, round(scene.duration * FPS))
+    write_video(path, render(scene, times), FPS)
+    note(f"{path}: {caption(scene)}")

@@ -1,0 +1,53 @@
+"""`reellama doctor`: what is there, what it can do, and how to mend what is not."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+from typer import Exit
+
+from pipeline.cli.commands.doctor_checks import SECTIONS, Finding, examine
+from pipeline.cli.console import clean, err, out
+
+MARKS = {"ok": ("✓", "green"), "note": ("!", "yellow"), "bad": ("✗", "red")}
+ASCII_MARKS = {"ok": "ok", "note": "!", "bad": "X"}
+
+
+def run(*, as_json: bool) -> None:
+    """Examine everything; raises Exit(1) when something will not work."""
+    findings: dict[str, list[Finding]] = {}
+    for section, check in SECTIONS.items():
+        with err.status(f"[dim]looking at: {section}"):
+            findings[section] = list(examine(check))
+        if not as_json:
+            out.print(Text(section, "bold"))
+            out.print(Padding(_table(findings[section]), (0, 0, 0, 2)))
+    bad = [finding for found in findings.values() for finding in found if finding.state == "bad"]
+    if as_json:
+        checks = [{"section": name, **asdict(f)} for name, found in findings.items() for f in found]
+        data = {"ok": not bad, "checks": checks}
+        sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+    elif not bad:
+        out.print("Everything that reellama needs is there.")
+    else:
+        out.print(f"{len(bad)} thing{'s' * (len(bad) > 1)} to mend.")
+    if bad:
+        raise Exit(1)
+
+
+def _table(findings: list[Finding]) -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for finding in findings:
+        mark, colour = MARKS[finding.state]
+        if not out.encoding.startswith("utf"):
+            mark = ASCII_MARKS[finding.state]
+        detail = Text(clean(finding.detail))
+        if finding.mend:
+            detail.append(f"\n{clean(finding.mend)}", "bold")
+        table.add_row(Text(mark, colour), finding.name, detail)
+    return table

@@ -1,0 +1,299 @@
+"""`reellama eval`: what a bundle is worth."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from typer import BadParameter, Option
+
+from gguf_tools.atomic_write import write_atomically
+from gguf_tools.errors import ReellamaError
+
+if TYPE_CHECKING:
+    from pipeline.evaluation.items import Item
+    from pipeline.evaluation.report import Report
+
+CLIPS = 300  # that are described
+CLIPS_A_TASK = 50  # of the benchmark
+SPLITS = ("new-clips", "new-style", "new-pictures", "photographs")
+
+
+def _split(value: str) -> str:
+    if value not in SPLITS:
+        raise BadParameter(f"{value!r} is not one of {', '.join(SPLITS)}")
+    return value
+
+
+@dataclass(frozen=True)
+class QuestionOptions:
+    """What is asked; without --data and --benchmark, descriptions of drawn clips are judged."""
+
+    data: Annotated[
+        Path | None,
+        Option(metavar="PATH", help="Ask what a JSONL file asks, or MVBench's folder."),
+    ] = None
+    benchmark: Annotated[
+        bool, Option("--benchmark", help="Ask the drawn benchmark, whose answers are exact.")
+    ] = False
+    split: Annotated[
+        str, Option(callback=_split, metavar="NAME", help=f"Of the benchmark: {', '.join(SPLITS)}.")
+    ] = SPLITS[0]
+    task: Annotated[
+        list[str] | None, Option(metavar="NAME", help="This task only; may be repeated.")
+    ] = None
+    seed: Annotated[int, Option(min=0, metavar="N", help="Of the benchmark's clips.")] = 0
+    clips: Annotated[
+        int | None,
+        Option(
+            min=1,
+            metavar="N",
+            help=f"Clips to describe (default {CLIPS}), or a task (default {CLIPS_A_TASK}).",
+        ),
+    ] = None
+    material: Annotated[Path | None, Option(metavar="DIR", help="Folder of picture sets.")] = None
+    style: Annotated[
+        list[str] | None, Option(help="Describe clips that are drawn in these styles only.")
+    ] = None
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How it is asked, and what becomes of the figures."""
+
+    llm: Annotated[
+        Path | None, Option(metavar="GGUF", help="The bundle's LLM in another file.")
+    ] = None
+    frames: Annotated[int | None, Option(min=1, metavar="N", help="Frames of a video.")] = None
+    threads: Annotated[int | None, Option(min=1, metavar="N", help="Processor threads.")] = None
+    controls: Annotated[
+        bool,
+        Option(help="Ask also without the video, with frames shuffled, and with one frame."),
+    ] = True
+    quantizations: Annotated[
+        Path | None, Option(metavar="DIR", help="Ask with every GGUF of a folder.")
+    ] = None
+    quantize: Annotated[
+        bool, Option("--quantize", help="Make these GGUFs first, F16 to Q2_K, from the LLM.")
+    ] = False
+    plot: Annotated[
+        Path | None, Option(metavar="PREFIX", help="Draw PREFIX.png and .svg of quantizations.")
+    ] = None
+    json: Annotated[
+        Path | None, Option("--json", metavar="FILE", help="Write all as JSON; - is stdout.")
+    ] = None
+    html: Annotated[
+        Path | None, Option(metavar="FILE", help="Write a page of figures, clips and answers.")
+    ] = None
+    record: Annotated[
+        str | None, Option(metavar="NAME", help="Keep the scores in bundle.json as this.")
+    ] = None
+
+    def engine(self) -> dict[str, Any]:
+        """What `VideoChat` takes of these."""
+        return {"n_threads": self.threads} if self.threads else {}
+
+
+def run(bundle: str, questions: QuestionOptions, how: RunOptions) -> None:
+    """Measure, then show, write and record what was found."""
+    asked = bool(questions.data) or questions.benchmark
+    if questions.data and questions.benchmark:
+        raise BadParameter("give --data or --benchmark, not both")
+    if how.quantize and not how.quantizations:
+        raise BadParameter("--quantize needs --quantizations, the folder that the files go to")
+    if not asked and (how.quantizations or how.html or questions.task):
+        raise BadParameter("--quantizations, --html and --task need --data or --benchmark")
+    if how.plot and not how.quantizations:
+        raise BadParameter("--plot draws what --quantizations measures")
+    if how.quantizations and how.html:
+        raise BadParameter("--html is a page about one LLM: leave --quantizations out")
+    if not asked:
+        _describe(bundle, questions, how)
+    elif how.quantizations:
+        _quantizations(bundle, questions, how, how.quantizations)
+    else:
+        _ask(bundle, questions, how)
+
+
+def command_line(bundle: str, questions: QuestionOptions, how: RunOptions) -> str:
+    """The command that gives the same figures again."""
+    words = ["reellama", "eval", bundle]
+    if questions.data:
+        words += ["--data", str(questions.data)]
+    elif questions.benchmark:
+        words += ["--benchmark", "--split", questions.split, "--seed", str(questions.seed)]
+    if not questions.data:
+        clips = questions.clips or (CLIPS_A_TASK if questions.benchmark else CLIPS)
+        words += ["--clips", str(clips)]
+    for option, values in (("--task", questions.task), ("--style", questions.style)):
+        words += [word for value in values or () for word in (option, value)]
+    for option, value in (("--llm", how.llm), ("--frames", how.frames)):
+        words += [option, str(value)] if value is not None else []
+    if how.quantizations:
+        words += ["--quantizations", str(how.quantizations)]
+        words += ["--quantize"] * how.quantize
+    elif (questions.data or questions.benchmark) and not how.controls:
+        words += ["--no-controls"]
+    return shlex.join(words)
+
+
+def _describe(bundle: str, questions: QuestionOptions, how: RunOptions) -> None:
+    from models.bundle import Bundle
+    from models.synthetic.assets.downloads import MATERIAL
+    from pipeline.cli.console import out
+    from pipeline.cli.progress import bar
+    from pipeline.evaluation.report import record
+    from pipeline.evaluation.tasks import clip_descriptions
+
+    with bar("describing") as show:
+        found = clip_descriptions.evaluate(
+            bundle,
+            clips=questions.clips or CLIPS,
+            material=questions.material or MATERIAL,
+            styles=tuple(questions.style or ()),
+            progress=lambda done, total: show(done, total, "describing"),
+            **({"llm": how.llm} if how.llm else {}),
+            **({"frames": how.frames} if how.frames else {}),
+            **how.engine(),
+        )
+    if how.record:
+        figures = found.figures(command_line(bundle, questions, how))
+        record(Bundle.load(bundle), how.record, figures)
+    if how.json:
+        _write(how.json, clip_descriptions.to_json_text(found) + "\n")
+    if str(how.json) != "-":
+        out.print(clip_descriptions.report(found))
+
+
+def _ask(bundle: str, questions: QuestionOptions, how: RunOptions) -> None:
+    from models.bundle import Bundle
+    from pipeline.cli.console import out
+    from pipeline.cli.progress import bar
+    from pipeline.evaluation import report as reports
+    from pipeline.evaluation.runner import evaluate
+
+    with _items(questions) as (items, total, missing), bar("loading") as show:
+        results = evaluate(
+            bundle,
+            items,
+            llm=how.llm,
+            frames=how.frames,
+            with_controls=how.controls,
+            with_strips=how.html is not None,
+            progress=lambda done: show(done, total, f"{done} questions asked"),
+            **how.engine(),
+        )
+    report = reports.report(
+        results,
+        command=command_line(bundle, questions, how),
+        seed=questions.seed if questions.benchmark else None,
+        missing=missing,
+    )
+    _write_files(report, how)
+    if how.record:
+        reports.record(Bundle.load(bundle), how.record, report.figures())
+    if str(how.json) != "-":
+        out.print(reports.table(report))
+
+
+def _write_files(report: Report, how: RunOptions) -> None:
+    from pipeline.evaluation.html_report import write_page
+    from pipeline.evaluation.report import write_json
+
+    if how.json:
+        _write(how.json, write_json(report))
+    if how.html:
+        _write(how.html, write_page(report))
+
+
+def _quantizations(bundle: str, questions: QuestionOptions, how: RunOptions, folder: Path) -> None:
+    import json
+
+    from gguf_tools.locate import find
+    from gguf_tools.measuring import plots
+    from models.bundle import Bundle
+    from pipeline.cli.console import note, out
+    from pipeline.cli.progress import bar
+    from pipeline.evaluation import quantization_sweep
+    from pipeline.evaluation.report import record
+
+    if how.plot:
+        plots.check()
+    opened = Bundle.load(bundle)
+    if how.quantize:
+        quantization_sweep.make(find.resolve(how.llm) if how.llm else opened.llm_path(), folder)
+    ggufs = quantization_sweep.files(folder)
+    with _items(questions) as (items, _, _), bar("looking at videos") as show:
+        rows = quantization_sweep.compare(
+            opened,
+            items,
+            ggufs,
+            lambda done, total, what: show(done, total or 0, what),
+            **how.engine(),
+        )
+    figures: dict[str, Any] = {"command": command_line(bundle, questions, how)}
+    if questions.benchmark:
+        figures["seed"] = questions.seed
+    figures["rows"] = [row.to_json() for row in rows]
+    if how.record:
+        record(opened, how.record, figures)
+    if how.json:
+        _write(how.json, json.dumps(figures, indent=2) + "\n")
+    if str(how.json) != "-":
+        out.print(quantization_sweep.tables(rows))
+    if how.plot:
+        title = f"{opened.config.name}: {rows[0].share.of} questions to each quantization"
+        note(f"drawn: {', '.join(map(str, quantization_sweep.plot(rows, how.plot, title)))}")
+
+
+@contextmanager
+def _items(
+    questions: QuestionOptions,
+) -> Iterator[tuple[Iterable[Item], int, tuple[str, ...]]]:
+    """What is asked, how many questions at most, and the names of missing videos."""
+    tasks = {name.lower() for name in questions.task or ()}
+
+    if questions.data:
+        from pipeline.evaluation.tasks.question_files import load
+
+        loaded = load(questions.data)
+        kept = [item for item in loaded.items if not tasks or item.task.lower() in tasks]
+        if not kept:
+            raise _no_such_task(questions.data, {item.task for item in loaded.items})
+        yield kept, len(kept), loaded.missing
+        return
+    from models.synthetic.assets.downloads import MATERIAL
+    from pipeline.evaluation.tasks import photograph_naming, synthetic_benchmark
+
+    clips = questions.clips or CLIPS_A_TASK
+    material = questions.material or MATERIAL
+    if questions.split == photograph_naming.SPLIT:
+        with tempfile.TemporaryDirectory() as folder:
+            shown = photograph_naming.items(clips, questions.seed, Path(folder), material=material)
+            yield shown, clips, ()
+        return
+    asked = [task for task in synthetic_benchmark.TASKS if not tasks or task in tasks]
+    if not asked:
+        raise _no_such_task("the benchmark", synthetic_benchmark.TASKS)
+    with tempfile.TemporaryDirectory() as folder:
+        drawn = synthetic_benchmark.items(
+            questions.split, clips, questions.seed, Path(folder), tasks=asked, material=material
+        )
+        yield drawn, clips * len(asked), ()
+
+
+def _no_such_task(where: object, known: Iterable[str]) -> ReellamaError:
+    return ReellamaError(f"{where} has no such task; it has {', '.join(sorted(known))}")
+
+
+def _write(path: Path, text: str) -> None:
+    if str(path) == "-":
+        sys.stdout.write(text)
+    else:
+        write_atomically(path, text)

@@ -1,0 +1,41 @@
+"""`reellama gguf convert`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+
+def command(
+    folder: Annotated[
+        Path, Argument(metavar="FOLDER", help="A Hugging Face model: config.json, *.safetensors.")
+    ],
+    type_: Annotated[
+        str | None,
+        Argument(metavar="TYPE", help="F32, F16 or BF16 (default: that of the weights)."),
+    ] = None,
+    output: Annotated[
+        Path | None, Option(help="The GGUF that is written (default: NAME-TYPE.gguf here).")
+    ] = None,
+    force: Annotated[bool, Option("--force", help="Replace a file that is there.")] = False,
+) -> None:
+    """Convert a Hugging Face folder of safetensors to a GGUF; its path comes on stdout."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from gguf_tools.conversion.convert import convert
+    from pipeline.cli.console import clean, err, note, out
+
+    columns = (TextColumn("converting"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
+        task = bars.add_task("converting", total=None)
+
+        def report(done: int, total: int) -> None:
+            bars.update(task, completed=done, total=total)
+
+        result = convert(folder, type_, output, force=force, progress=report)
+    for line in result.notes:
+        note(line)
+    note(f"{result.n_tensors} tensors, {result.type}, {result.n_bytes / 1e6:,.1f} MB")
+    out.print(clean(str(result.path)), soft_wrap=True, markup=False)

@@ -1,0 +1,77 @@
+"""`reellama gguf inspect`: what a GGUF file holds, and how two differ."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Argument, Option
+
+if TYPE_CHECKING:
+    from gguf_tools.format.reader import GGUFFile
+
+
+def command(
+    model: Annotated[str, Argument(metavar="MODEL", help="A GGUF file, or a model's name.")],
+    tensors: Annotated[
+        bool, Option("--tensors", help="List every tensor: name, shape, type and size.")
+    ] = False,
+    diff: Annotated[
+        str | None, Option(metavar="OTHER", help="Say how another file differs from this one.")
+    ] = None,
+    json: Annotated[bool, Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Say what a GGUF file holds. Only its header is read, and nothing in it is believed."""
+    from gguf_tools.format.split_files import read_model
+    from gguf_tools.locate.find import resolve
+
+    file = read_model(resolve(model))
+    other = read_model(resolve(diff)) if diff else None
+    if json:
+        _write_json(file, other, tensors=tensors)
+    elif other:
+        _show_diff(file, other, tensors=tensors)
+    else:
+        _show(file, tensors=tensors)
+
+
+def _write_json(file: GGUFFile, other: GGUFFile | None, *, tensors: bool) -> None:
+    import json
+    import sys
+    from dataclasses import asdict
+
+    from gguf_tools.inspection.diff import diff
+    from gguf_tools.inspection.file_summary import inspect, metadata_json, tensor_json
+
+    if other:
+        data = {"one": str(file.path), "other": str(other.path), **diff(file, other).to_json()}
+    else:
+        data = {**asdict(inspect(file)), "metadata": metadata_json(file)}
+        if tensors:
+            data["tensors"] = [tensor_json(tensor) for tensor in file.tensors.values()]
+    sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _show(file: GGUFFile, *, tensors: bool) -> None:
+    from gguf_tools.inspection.file_summary import inspect
+    from pipeline.cli.commands.gguf import inspect_tables as tables
+
+    facts = inspect(file)
+    shown = [tables.summary(facts), tables.types(facts), tables.metadata(file)]
+    if tensors:
+        shown.append(tables.tensors(file))
+    tables.show(*shown)
+
+
+def _show_diff(file: GGUFFile, other: GGUFFile, *, tensors: bool) -> None:
+    from gguf_tools.inspection.diff import diff
+    from pipeline.cli.commands.gguf import inspect_tables as tables
+
+    found = diff(file, other)
+    shown = [tables.files(file, other)]
+    if found.metadata:
+        shown.append(tables.changed_metadata(found))
+    if found.tensors:
+        shown.append(tables.changed_tensors(found, each=tensors))
+    same = f"{found.n_same_keys} keys and {found.n_same_tensors} tensors (type and shape)"
+    ends = f"The same in both: {same}." if found else f"No difference: {same} are the same."
+    tables.show(*shown, ends)

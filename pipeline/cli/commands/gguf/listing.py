@@ -1,0 +1,83 @@
+"""`reellama gguf list`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Option
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from gguf_tools.locate.listing import Entry
+
+
+def command(
+    json: Annotated[bool, Option("--json", help="One JSON array, for programs.")] = False,
+) -> None:
+    """List the GGUFs on this machine.
+
+    They are those in our own folder, the hub's cache, Ollama's store and LM Studio's folders. The
+    name in the first column is what every command takes for a model.
+    """
+    from gguf_tools.locate.listing import entries
+    from pipeline.cli.console import err, note, out
+
+    with err.status("[dim]reading the headers of models"):
+        found = entries()
+    if json:
+        _write_json(found)
+        return
+    if not found:
+        note("there is no GGUF on this machine; download one with: reellama gguf pull OWNER/REPO")
+        return
+    # In a file or a pipe a line stays a line, however long.
+    out.print(_table(found), width=None if out.is_terminal else 10_000)
+    for entry in found:
+        if entry.problem:
+            note(entry.problem)
+
+
+def _table(found: list[Entry]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    from gguf_tools.sizes import show_size
+    from pipeline.cli.console import clean
+
+    table = Table(
+        "name", "from", "type", "size", "architecture", "parameters", box=None, pad_edge=False
+    )
+    table.columns[0].overflow = "fold"
+    for column in (3, 5):
+        table.columns[column].justify = "right"
+    for entry in found:
+        damaged = Text("damaged", "red") if entry.problem else Text("")
+        table.add_row(
+            Text(clean(entry.name)),
+            entry.source,
+            Text(clean(entry.quantization or "")),
+            show_size(entry.n_bytes),
+            Text(clean(entry.architecture)) if entry.architecture else damaged,
+            _short(entry.n_parameters),
+        )
+    return table
+
+
+def _short(number: int | None) -> str:
+    """135M, 1.24B: as models are named."""
+    if number is None:
+        return ""
+    for unit, name in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
+        if number >= unit:
+            return f"{number / unit:.3g}{name}"
+    return str(number)
+
+
+def _write_json(found: list[Entry]) -> None:
+    import json
+    import sys
+    from dataclasses import asdict
+
+    data = [{**asdict(entry), "path": str(entry.path)} for entry in found]
+    sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False) + "\n")

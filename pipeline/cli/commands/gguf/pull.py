@@ -1,0 +1,69 @@
+"""`reellama gguf pull`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Argument
+
+if TYPE_CHECKING:
+    from gguf_tools.download.pull import Report
+
+
+def command(
+    name: Annotated[
+        str,
+        Argument(
+            metavar="OWNER/REPO[:QUANT-OR-FILE]",
+            help="A repository, and which of its files: Q4_K_M (the default) or a file's name.",
+        ),
+    ],
+) -> None:
+    """Download a model from the Hugging Face hub.
+
+    It goes into the hub's cache, where other tools find it; the path comes on stdout. The same
+    command goes on where a stopped one was.
+    """
+    from gguf_tools.download.pull import pull
+    from pipeline.cli.console import clean, note, out
+
+    with _bars() as report:
+        path = pull(name, report, note)
+    out.print(clean(str(path)), markup=False, soft_wrap=True)
+
+
+@contextmanager
+def _bars() -> Iterator[Report]:
+    """A progress bar for each file that comes, and for its check."""
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TaskID,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    from pipeline.cli.console import clean, err
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    tasks: dict[str, TaskID] = {}
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
+
+        def report(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                for other in tasks.values():
+                    bars.update(other, visible=False)
+                tasks[what] = bars.add_task(clean(what), total=total, completed=done)
+            bars.update(tasks[what], completed=done)
+
+        yield report

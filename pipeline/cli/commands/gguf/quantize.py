@@ -1,0 +1,141 @@
+"""`reellama gguf quantize`: a model in other types."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Argument, BadParameter, Exit, Option
+
+if TYPE_CHECKING:
+    from gguf_tools.quantization.quantize import Quantized, Report
+
+
+def _list_types(wanted: bool) -> None:
+    """Print the table of types and end: what `--types` does, whatever else is given."""
+    if not wanted:
+        return
+    from rich.table import Table
+
+    from gguf_tools.quantization.quant_types import COPY, TYPES
+    from pipeline.cli.console import out
+
+    table = Table("type", "bits per weight", "", box=None, pad_edge=False)
+    table.columns[1].justify = "right"
+    for type_ in TYPES:
+        table.add_row(type_.name, f"{type_.bits_per_weight:.4g}", type_.use)
+    table.add_row(COPY, "", "every tensor as it is: joins a split model")
+    out.print(table)
+    raise Exit
+
+
+def command(
+    source: Annotated[
+        str, Argument(metavar="SOURCE", help="A GGUF file, or a model's name; best in F16 or F32.")
+    ],
+    types: Annotated[
+        list[str], Argument(metavar="TYPE...", help="Such as Q4_K_M; --types lists them all.")
+    ],
+    output: Annotated[
+        Path | None,
+        Option(
+            "--output",
+            "-o",
+            metavar="PATH",
+            help="File, or folder (default: the current one, SOURCE's name with the TYPE).",
+        ),
+    ] = None,
+    imatrix: Annotated[
+        Path | None,
+        Option(metavar="FILE", help="Importance matrix, as `reellama gguf imatrix` makes it."),
+    ] = None,
+    tensor_type: Annotated[
+        list[str] | None,
+        Option(
+            metavar="PATTERN=TYPE",
+            help="A type for tensors whose name a regular expression finds; may be repeated.",
+        ),
+    ] = None,
+    pure: Annotated[bool, Option("--pure", help="The same type for all tensors.")] = False,
+    output_type: Annotated[
+        str | None, Option(metavar="TYPE", help="Type of the output matrix.")
+    ] = None,
+    embedding_type: Annotated[
+        str | None, Option(metavar="TYPE", help="Type of the token embeddings.")
+    ] = None,
+    lora: Annotated[
+        list[str] | None,
+        Option(metavar="GGUF[=SCALE]", help="Merge a LoRA adapter in first; may be repeated."),
+    ] = None,
+    threads: Annotated[
+        int, Option(min=0, metavar="N", help="Processor threads; 0: one for each processor.")
+    ] = 0,
+    dry_run: Annotated[
+        bool, Option("--dry-run", help="Say how large the files would be, and write none.")
+    ] = False,
+    force: Annotated[bool, Option("--force", help="Replace files that exist.")] = False,
+    list_types: Annotated[
+        bool,
+        Option("--types", is_eager=True, callback=_list_types, help="List the types and exit."),
+    ] = False,
+) -> None:
+    """Quantize a model into one type or several."""
+    from gguf_tools.quantization.quantize import quantize
+    from pipeline.cli.options import adapters
+
+    with _progress() as report:
+        results = quantize(
+            source,
+            types,
+            output,
+            imatrix=imatrix,
+            tensor_types=[_override(text) for text in tensor_type or ()],
+            pure=pure,
+            output_type=output_type,
+            embedding_type=embedding_type,
+            loras=adapters(lora),
+            n_threads=threads,
+            dry_run=dry_run,
+            force=force,
+            report=report,
+        )
+    _show(results)
+
+
+def _override(text: str) -> tuple[str, str]:
+    pattern, equals, type_name = text.rpartition("=")
+    if not (pattern and equals and type_name):
+        raise BadParameter(f"{text!r} is not PATTERN=TYPE", param_hint="--tensor-type")
+    return pattern, type_name
+
+
+@contextmanager
+def _progress() -> Iterator[Report]:
+    """A bar over the tensors of one type after the other, which leaves nothing behind."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    from pipeline.cli.console import err
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
+        task = bars.add_task("looking at the tensors", total=None)
+
+        def report(doing: str, done: int, total: int) -> None:
+            bars.update(task, completed=done, total=total, description=doing)
+
+        yield report
+
+
+def _show(results: list[Quantized]) -> None:
+    """What came out on stdout, a line a file; what there is to say about it on stderr."""
+    from pipeline.cli.console import clean, note, out
+
+    width = max(len(result.type) for result in results)
+    for result in results:
+        size = f"{result.n_bytes / 1e6:9,.1f} MB  {result.bits_per_weight:5.2f} bits per weight"
+        line = f"{result.type:{width}}  {size}  {result.path}"
+        out.print(clean(line), markup=False, soft_wrap=True)
+    for remark in dict.fromkeys(remark for result in results for remark in result.notes):
+        note(f"note: {remark}")

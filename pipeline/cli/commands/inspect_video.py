@@ -1,0 +1,74 @@
+"""`reellama inspect`: what the soft tokens of a video say, and where they look."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Option
+
+from pipeline.cli.options import FrameOptions
+
+if TYPE_CHECKING:
+    from models.projector.interpretation import Field
+    from pipeline.video.clip import Clip
+from pipeline.cli.token_tables import show_token, table
+
+
+@dataclass(frozen=True)
+class InspectOptions:
+    """Which bundle looks, and how what it sees is shown."""
+
+    bundle: Annotated[
+        str, Option(metavar="NAME|DIR", help="Whose tower and projector look at the video.")
+    ] = "mini"
+    token: Annotated[
+        int | None, Option(min=0, metavar="N", help="Soft token N: its words, and where it looks.")
+    ] = None
+    all: Annotated[bool, Option("--all", help="Also what says nothing.")] = False
+    html: Annotated[
+        Path | None, Option(metavar="FILE", help="Write a page: all of them, with pictures.")
+    ] = None
+    json: Annotated[bool, Option("--json", help="One JSON object, attention included.")] = False
+
+
+def run(video: Path, frames: FrameOptions, how: InspectOptions) -> None:
+    """Look at `video` and show what is said of it. No LLM is loaded, only its words."""
+    from gguf_tools.atomic_write import write_atomically
+    from models.bundle import Bundle
+    from models.projector.interpretation import inspect
+    from pipeline.cli.attention_page import Page
+    from pipeline.cli.console import note, out, reading_bar
+    from pipeline.cli.filmstrip import Strip
+
+    bundle = Bundle.load(how.bundle)
+    with reading_bar(video) as report:
+        clip = frames.reading().clip(video, bundle.frames, report)
+        fields = inspect(bundle, bundle.features(clip.frames), clip.times)
+    for remark in clip.notes:
+        note(f"{video.name}: {remark}")
+    if how.html:
+        page = Page(video.name, bundle.config.name, clip.frames, clip.times, fields)
+        write_atomically(how.html, page.write())
+    if how.json:
+        print_json(video, bundle.config.name, clip, fields)
+    elif how.token is not None:
+        show_token(clip, fields, how.token, out)
+    elif not how.html:
+        out.print(Strip(clip.frames, list(clip.times)))
+        out.print(table(fields, clip, everything=how.all))
+
+
+def print_json(video: Path, bundle: str, clip: Clip, fields: Sequence[Field]) -> None:
+    """One object on stdout, for programs."""
+    data = {
+        "video": str(video),
+        "bundle": bundle,
+        "frames": [round(float(time), 6) for time in clip.times],
+        "fields": [field.to_json() for field in fields],
+    }
+    sys.stdout.write(json.dumps(data, ensure_ascii=False) + "\n")

@@ -1,0 +1,61 @@
+"""`reellama ollama`: what there is to do with an Ollama server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Argument, Option, Typer
+
+if TYPE_CHECKING:
+    from pipeline.integrations.ollama_push import Report
+
+app = Typer(
+    help="Give a bundle's LLM to an Ollama server.", no_args_is_help=True, rich_markup_mode=None
+)
+
+
+@app.callback()
+def ollama() -> None:
+    """Makes `push` a command of its own although it is the only one."""
+
+
+@app.command()
+def push(
+    bundle: Annotated[str, Argument(metavar="BUNDLE", help="Its name or folder.")] = "mini",
+    name: Annotated[
+        str | None,
+        Option(metavar="NAME", help="What Ollama calls it; else as the bundle."),
+    ] = None,
+    host: Annotated[
+        str | None,
+        Option(metavar="URL", help="The server; else OLLAMA_HOST, or this machine."),
+    ] = None,
+) -> None:
+    """Register a bundle's LLM, with its adapter, system prompt, template and parameters."""
+    from models.bundle import Bundle
+    from pipeline.cli.console import clean, note, out
+    from pipeline.integrations import ollama_push
+
+    with _bar() as report:
+        registered = ollama_push.push(Bundle.load(bundle), name, host, report)
+    out.print(clean(registered), markup=False, soft_wrap=True)
+    note("Ollama gives it no eyes: it answers text")
+
+
+@contextmanager
+def _bar() -> Iterator[Report]:
+    """A progress bar for what is done just now; it leaves nothing behind."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+
+    from pipeline.cli.console import clean, err
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn())
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
+        task = bars.add_task("", total=None)
+
+        def report(what: str, done: int, total: int) -> None:
+            bars.update(task, description=clean(what), completed=done, total=total or None)
+
+        yield report

@@ -1,0 +1,159 @@
+"""`reellama serve`: Ollama's and OpenAI's protocols on this machine."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from typer import BadParameter, Option
+
+from gguf_tools.errors import ReellamaError
+from pipeline.cli.options import LayersOption, layers
+
+if TYPE_CHECKING:
+    from pipeline.server.settings import Settings
+
+TOKEN_VARIABLE = "REELLAMA_TOKEN"
+MIB = 1 << 20
+
+
+def _unit(value: str | None) -> str | None:
+    if value not in (None, "systemd", "launchd"):
+        raise BadParameter(f"{value!r} is not one of systemd, launchd")
+    return value
+
+
+@dataclass(frozen=True)
+class PlaceOptions:
+    """Where the server listens, and who may ask."""
+
+    host: Annotated[str, Option(metavar="ADDRESS", help="Address to listen on.")] = "127.0.0.1"
+    port: Annotated[int, Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 11435
+    allow_dir: Annotated[
+        list[Path] | None,
+        Option(metavar="FOLDER", help="Clients may name files in it. Can be repeated."),
+    ] = None
+    allow_url: Annotated[
+        list[str] | None,
+        Option(metavar="HOST", help="Fetch videos from this host. Can be repeated."),
+    ] = None
+    allow_host: Annotated[
+        list[str] | None,
+        Option(metavar="NAME", help="Another name of this server. Can be repeated."),
+    ] = None
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """What the server runs, and how much of it."""
+
+    bundle: Annotated[str, Option(help="The bundle that sees: a name or a folder.")] = "mini"
+    llm: Annotated[str | None, Option(metavar="GGUF", help="Another LLM of its width.")] = None
+    parallel: Annotated[int, Option(min=1, max=64, help="Answers at the same time.")] = 4
+    queue: Annotated[int, Option(min=0, help="Requests that may wait; more get 503.")] = 64
+    n_ctx: Annotated[int, Option(min=64, help="Positions of each answer's context.")] = 4096
+    threads: Annotated[int | None, Option(min=1, help="Threads (default: the cores).")] = None
+    gpu_layers: LayersOption = "0"
+    keep_alive: Annotated[
+        str, Option(metavar="TIME", help="How long an unused model stays: 5m, 0, -1 for ever.")
+    ] = "5m"
+    max_body: Annotated[int, Option(min=1, metavar="MIB", help="Size of a request.")] = 256
+    store: Annotated[
+        Path | None, Option(metavar="FOLDER", help="Where models that clients create are kept.")
+    ] = None
+
+
+Unit = Annotated[
+    str | None,
+    Option(metavar="KIND", callback=_unit, help="Print a unit: systemd or launchd."),
+]
+LogLevel = Annotated[str, Option(help="debug, info, warning or error.")]
+
+
+def run(place: PlaceOptions, load: LoadOptions, log_level: str, unit: str | None) -> None:
+    """Serve until Ctrl-C or SIGTERM; or print how a service manager would start this."""
+    if unit is not None:
+        from pipeline.cli import service_units
+
+        sys.stdout.write(service_units.unit(unit, service_units.command(place, load)))
+        return
+    try:
+        import fastapi  # noqa: F401
+        import prometheus_client  # noqa: F401
+        import uvicorn
+    except ImportError as error:
+        raise ReellamaError(
+            f"{error.name} is not installed: pip install 'reellama[serve]'"
+        ) from error
+
+    from pipeline.cli.console import note
+    from pipeline.server import logs
+    from pipeline.server.app import create_app
+
+    if log_level not in logs.LEVELS:
+        raise BadParameter(f"--log-level is one of {', '.join(logs.LEVELS)}")
+    settings = _settings(place, load)
+    _check(settings)
+    listener = _listen(place.host, place.port)
+    logs.set_up(log_level)
+    config = uvicorn.Config(
+        create_app(settings), log_config=None, access_log=False, timeout_graceful_shutdown=5
+    )
+    shown = f"[{place.host}]" if ":" in place.host else place.host
+    note(f"serving on http://{shown}:{listener.getsockname()[1]} (Ctrl-C stops)")
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def _settings(place: PlaceOptions, load: LoadOptions) -> Settings:
+    from pipeline.server.ollama.ollama_schemas import seconds
+    from pipeline.server.settings import Settings
+
+    try:
+        keep_alive = seconds(load.keep_alive)
+    except ValueError as error:
+        raise BadParameter(str(error)) from error
+    return Settings(
+        bundle=load.bundle,
+        llm=load.llm,
+        host=place.host,
+        port=place.port,
+        n_parallel=load.parallel,
+        queue=load.queue,
+        n_ctx=load.n_ctx,
+        n_threads=load.threads,
+        n_gpu_layers=layers(load.gpu_layers),
+        keep_alive=Settings.keep_alive if keep_alive is None else keep_alive,
+        token=os.environ.get(TOKEN_VARIABLE) or None,
+        allow_dirs=tuple(place.allow_dir or ()),
+        allow_urls=tuple(place.allow_url or ()),
+        allow_hosts=tuple(place.allow_host or ()),
+        max_body=load.max_body * MIB,
+        store=load.store or Settings.store,
+    )
+
+
+def _check(settings: Settings) -> None:
+    """Raise ReellamaError when the bundle or its LLM is not there, before anyone asks."""
+    from models.bundle import Bundle
+    from pipeline.server.model_registry import look_up
+    from pipeline.server.model_store import Store
+
+    name = Bundle.load(settings.bundle).config.name
+    if look_up(name, settings, Store(settings.store)).bundle is None:
+        raise ReellamaError(
+            f"{settings.llm} does not fit {name}: its embeddings have another width"
+        )
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=512)
+    except OSError as error:
+        raise ReellamaError(
+            f"cannot listen on {host}:{port}: {error.strerror}; choose another --port"
+        ) from error

@@ -1,0 +1,226 @@
+"""`reellama timeline` and `reellama search`: long videos, and moments that fit some words."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from typer import BadParameter, Option
+
+from gguf_tools.errors import ReellamaError
+from gguf_tools.locate.naming import OLLAMA
+
+if TYPE_CHECKING:
+    from pipeline.llm.ollama_model import OllamaModel
+    from pipeline.long_video.timeline import LongVideo, Report, Timeline
+    from pipeline.long_video.video_index import Match
+
+SUFFIXES = {".txt": "text", ".json": "json", ".srt": "srt", ".vtt": "vtt", ".md": "md"}
+
+
+def _form(value: str | None) -> str | None:
+    if value is not None and value not in SUFFIXES.values():
+        raise BadParameter(f"{value!r} is not one of {', '.join(SUFFIXES.values())}")
+    return value
+
+
+@dataclass(frozen=True)
+class TimelineOptions:
+    """How a timeline is made, and where it goes."""
+
+    form: Annotated[
+        str | None,
+        Option("--format", callback=_form, metavar="FORM", help="text, json, srt, vtt or md."),
+    ] = None
+    out: Annotated[
+        Path | None, Option(metavar="FILE", help="Write it there; its ending says the format.")
+    ] = None
+    thumbnails: Annotated[
+        bool, Option("--thumbnails", help="A picture of each scene beside --out, shown in md.")
+    ] = False
+    ask: Annotated[
+        str | None, Option(metavar="QUESTION", help="Find the scenes that it is about; answer it.")
+    ] = None
+    scenes: Annotated[int, Option(min=1, metavar="N", help="At most N scenes.")] = 300
+    shortest: Annotated[
+        float, Option(min=0.1, metavar="SECONDS", help="No scene is shorter than this.")
+    ] = 2.0
+
+
+@dataclass(frozen=True)
+class WatchingOptions:
+    """Which models watch."""
+
+    bundle: Annotated[str, Option(metavar="NAME|DIR", help="The bundle that sees.")] = "mini"
+    llm: Annotated[
+        str | None,
+        Option(metavar="GGUF|ollama:NAME", help="Another LLM, or one that retells what is seen."),
+    ] = None
+    threads: Annotated[int | None, Option(min=1, metavar="N", help="Processor threads.")] = None
+    no_cache: Annotated[
+        bool, Option("--no-cache", help="Look anew, and keep nothing of what is seen.")
+    ] = False
+
+    def open(self) -> LongVideo:
+        """The bundle and its LLM."""
+        from pipeline.long_video.timeline import LongVideo
+        from pipeline.long_video.video_index import CACHE
+
+        llm = None if self.teller() else self.llm
+        cache = None if self.no_cache else CACHE
+        return LongVideo(self.bundle, llm=llm, n_threads=self.threads, cache=cache)
+
+    def teller(self) -> OllamaModel | None:
+        """The model of Ollama's that retells, if one was named."""
+        if self.llm is None or not self.llm.startswith(OLLAMA):
+            return None
+        from pipeline.llm.ollama_model import OllamaModel
+
+        return OllamaModel(self.llm.removeprefix(OLLAMA))
+
+
+def timeline(video: Path, options: TimelineOptions, watching: WatchingOptions) -> None:
+    """Write the timeline of a video, or answer a question about it."""
+    form = options.form or SUFFIXES.get(options.out.suffix if options.out else "", "text")
+    if options.thumbnails and options.out is None:
+        raise BadParameter("--thumbnails needs --out: the pictures are put beside that file")
+    teller = watching.teller()
+    if teller is not None:
+        _ = teller.capabilities  # a server that is not there is said before an hour is watched
+    with watching.open() as long_video, _bars(video) as report:
+        if options.ask is not None:
+            found = long_video.ask(video, options.ask, report=report)
+        else:
+            made = long_video.timeline(
+                video, most=options.scenes, shortest=options.shortest, report=report
+            )
+    if options.ask is not None:
+        _print_answer(options.ask, found, teller, as_json=form == "json")
+        return
+    if teller is not None:
+        from pipeline.long_video import summary
+
+        made = replace(made, summary=summary.summarize(made, teller))
+    _write(made, form, options)
+
+
+def _print_answer(question: str, found: list, teller: OllamaModel | None, *, as_json: bool) -> None:
+    from pipeline.cli.console import clean, out
+    from pipeline.video.timestamps import clock
+
+    if as_json:
+        sys.stdout.write(json.dumps([asdict(each) for each in found], ensure_ascii=False) + "\n")
+    elif teller is not None:
+        from pipeline.long_video import summary
+
+        out.print(clean(summary.answer(question, found, teller)), markup=False, soft_wrap=True)
+    else:
+        for each in found:
+            times = f"{clock(each.start)} - {clock(each.end)}"
+            out.print(f"{times}  {clean(each.text)}", markup=False, soft_wrap=True)
+
+
+def _write(made: Timeline, form: str, options: TimelineOptions) -> None:
+    from gguf_tools.atomic_write import write_atomically
+    from pipeline.cli.console import clean, note
+    from pipeline.long_video import timeline_formats as formats
+
+    pictures = None
+    if options.thumbnails and options.out is not None:
+        folder = options.out.with_name(f"{options.out.stem}-pictures")
+        paths = formats.write_thumbnails(made, folder)
+        pictures = [f"{folder.name}/{path.name}" for path in paths]
+    text = formats.to_markdown(made, pictures) if form == "md" else formats.WRITERS[form](made)
+    if options.out is None:
+        sys.stdout.write(clean(text))
+    else:
+        write_atomically(options.out, text)
+        note(f"{options.out}: {len(made.scenes)} scenes")
+    for part in made.skipped:
+        note(f"not read: {part}")
+
+
+def search(
+    videos: Sequence[Path], words: str, n: int, thumbnails: Path | None, as_json: bool,
+    watching: WatchingOptions,
+) -> None:  # fmt: skip
+    """Print the moments that fit some words, best first."""
+    from models.bundle import Bundle
+    from pipeline.cli.console import clean, note, out
+    from pipeline.long_video import video_index
+    from pipeline.video.timestamps import clock
+
+    if not words.strip():
+        raise ReellamaError("search for what? give a few words")
+    bundle = Bundle.load(watching.bundle)
+    seen, failed = [], 0
+    for video in videos:
+        with _bars(video) as report:
+            try:
+                seen.append(
+                    video_index.look_through(
+                        video,
+                        bundle,
+                        cache=None if watching.no_cache else video_index.CACHE,
+                        progress=lambda done, total: report("looking", done, total),
+                    )
+                )
+            except ReellamaError as error:  # the others are searched all the same
+                failed += 1
+                if len(videos) == failed:
+                    raise
+                note(str(error))
+    found = video_index.search(seen, words, bundle, n)
+    pictures = [] if thumbnails is None else _thumbnails(found, thumbnails)
+    if as_json:
+        rows: list[dict[str, object]] = [{**asdict(m), "path": str(m.path)} for m in found]
+        for row, picture in zip(rows, pictures, strict=False):
+            row["thumbnail"] = str(picture)
+        sys.stdout.write(json.dumps(rows, ensure_ascii=False) + "\n")
+        return
+    for i, match in enumerate(found):
+        shown = f"  {pictures[i]}" if pictures else ""
+        line = f"{match.score:5.2f}  {clock(match.time):>9}  {match.path}{shown}"
+        out.print(clean(line), markup=False, soft_wrap=True)
+
+
+def _thumbnails(found: Sequence[Match], folder: Path) -> list[Path]:
+    from PIL import Image
+
+    from pipeline.video.clip import read_frames
+
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for i, match in enumerate(found, 1):
+        clip = read_frames(
+            match.path, frames=1, start=match.time, end=match.time + 0.1, max_side=320
+        )
+        paths.append(folder / f"{i:02}-{match.path.stem}.jpg")
+        Image.fromarray(clip.frames[0]).save(paths[-1], quality=85)
+    return paths
+
+
+@contextmanager
+def _bars(video: Path) -> Iterator[Report]:
+    """A progress bar for what is done just now; it leaves nothing behind."""
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+    from rich.progress import TimeRemainingColumn as Remaining
+
+    from pipeline.cli.console import clean, err
+
+    name = clean(video.name or str(video))
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), Remaining())
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
+        tasks: dict[str, int] = {}
+
+        def report(doing: str, done: float, total: float) -> None:
+            if doing not in tasks:
+                tasks[doing] = bars.add_task(f"{doing} {name}", total=None)
+            bars.update(tasks[doing], completed=done, total=total or None)  # type: ignore[arg-type]
+
+        yield report

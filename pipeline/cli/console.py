@@ -1,0 +1,113 @@
+"""What both `ask` and `chat` show around an answer. Answers go to stdout, all else to stderr."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.chat.timings import Timings, peak_memory
+from pipeline.video.timestamps import clock
+
+if TYPE_CHECKING:  # commands about GGUF files need not wait until torch is loaded
+    from pipeline.chat.conversation import Video
+    from pipeline.chat.video_chat import Progress as Report
+    from pipeline.chat.video_chat import VideoChat
+    from pipeline.llm.engine import Token
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+def note(message: str) -> None:
+    """Say something beside the answer."""
+    # In a file or a pipe a line stays a line, however long.
+    err.print(Text(clean(message), "dim"), soft_wrap=not err.is_terminal)
+
+
+def clean(text: str) -> str:
+    """`text` without control characters: names of files and models must not drive the terminal."""
+    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc")
+
+
+@contextmanager
+def reading_bar(path: Path) -> Iterator[Report]:
+    """A progress bar while frames of `path` are read and looked at; it leaves nothing behind."""
+    name = clean(path.name or str(path))
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
+        task = bars.add_task(f"reading {name}", total=None)
+
+        def report(done: int, total: int) -> None:
+            doing = "looking at" if done == total else "reading"
+            bars.update(task, completed=done, total=total, description=f"{doing} {name}")
+
+        yield report
+
+
+def add_video(talk: VideoChat, path: Path) -> Video:
+    """Look at a video with a progress bar, and pass on what there is to say about it."""
+    with reading_bar(path) as report:
+        video = talk.add(path, report)
+    for remark in video.clip.notes:
+        note(f"{path.name}: {remark}")
+    return video
+
+
+def summary(video: Video) -> str:
+    """One line about a video: `holiday.mp4: 1:02.0, 8 frames, 24 soft tokens`."""
+    clip = video.clip
+    length = [clock(clip.duration)] if clip.duration else []
+    n = len(clip.frames)
+    counts = [f"{n} frame{'s' * (n != 1)}", f"{len(video.soft_tokens)} soft tokens"]
+    return f"{clean(str(video.path))}: {', '.join(length + counts)}"
+
+
+def timings_table(timings: Timings) -> Table:
+    """Stage by stage, what one question took."""
+    t = timings
+    table = Table("stage", "seconds", "", box=None, pad_edge=False)
+    table.columns[1].justify = "right"
+    rows = [
+        ("load", t.load, "bundle and LLM"),
+        ("read", t.read, f"{t.n_frames} frames"),
+        ("tower", t.tower, "its load included"),
+        ("projector", t.projector, f"{t.n_soft_tokens} soft tokens"),
+        ("prefill", t.prefill, f"{t.n_prompt} positions, {t.n_reused} of them in the cache"),
+        ("first token", t.first_token, "after the question, prefill included"),
+        ("generate", t.generate, f"{t.n_generated} tokens, {t.tokens_per_second:.1f} tokens/s"),
+    ]
+    for stage, seconds, remark in rows:
+        table.add_row(stage, f"{seconds:.3f}", Text(remark, "dim"))
+    table.add_row("peak memory", f"{peak_memory() / 2**20:.0f}", Text("MiB", "dim"))
+    return table
+
+
+def sureness(p: float) -> str:
+    """A colour from red (p = 0) over yellow to green (p = 1)."""
+    return f"rgb({round(220 * min(1, 2 - 2 * p))},{round(190 * min(1, 2 * p))},40)"
+
+
+def alternatives_table(tokens: list[Token]) -> Table:
+    """Each token of an answer with its probability, and what the model would have said instead."""
+    table = Table("token", "p", "instead of it", box=None, pad_edge=False)
+    table.columns[1].justify = "right"
+    table.columns[2].no_wrap = True
+    for token in tokens:
+        others = [a for a in token.alternatives if a[0] != token.text]
+        instead = "  ".join(f"{_visible(text)} {p:.0%}" for text, p in others if p >= 0.005)
+        table.add_row(
+            Text(_visible(token.text), sureness(token.p)), f"{token.p:.0%}", Text(instead, "dim")
+        )
+    return table
+
+
+def _visible(text: str) -> str:
+    return clean(text.strip(" ").replace("\n", "\\n").replace("\t", "\\t")) or "' '"

@@ -1,0 +1,103 @@
+"""What perplexity, bench and compare share on the command line: progress, and lists of values."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+from typer import BadParameter
+
+from pipeline.cli.console import err, note, out
+
+T = TypeVar("T")
+MAX_WIDTH = 1000  # of a table, characters
+SPEED_PERIOD = 3600.0  # seconds over which the speed is averaged for the time that remains
+
+
+@contextmanager
+def bar(description: str) -> Iterator[Callable[[float, float, str], None]]:
+    """A progress bar on stderr with the time that remains; it leaves nothing behind.
+
+    What it gives takes how much is done, of how much, and what is being done.
+    """
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(
+        *columns,
+        TimeRemainingColumn(),
+        console=err,
+        transient=True,
+        disable=not err.is_terminal,
+        speed_estimate_period=SPEED_PERIOD,
+    ) as bars:
+        task = bars.add_task(description, total=None)
+
+        def report(done: float, total: float, doing: str) -> None:
+            bars.update(task, completed=done, total=total, description=doing)
+
+        yield report
+
+
+@contextmanager
+def chunk_bar() -> Iterator[Callable[[float, int, float], None]]:
+    """A bar over the chunks of a text, with the perplexity so far."""
+    with bar("loading") as show:
+
+        def report(done: float, total: int, perplexity: float) -> None:
+            show(done, total, f"perplexity {perplexity:.3f}" if done else "reading")
+
+        yield report
+
+
+@contextmanager
+def long_bar(unit: str) -> Iterator[Callable[[int, int, str], None]]:
+    """A bar for what takes long; where nobody watches, a line for each thing that begins.
+
+    What it gives takes how many `unit` are done, of how many, and `thing` or `thing: part of it`.
+    """
+    started = time.monotonic()
+    announced = ""
+    with bar("starting") as show:
+
+        def report(done: int, total: int, what: str) -> None:
+            nonlocal announced
+            show(done, total, what)
+            thing = what.partition(": ")[0]
+            if thing != announced and not err.is_terminal:
+                left = (time.monotonic() - started) / done * (total - done) if done else None
+                when = f", about {duration(left)} left" if left is not None else ""
+                note(f"{thing} ({done} of {total} {unit} done{when})")
+            announced = thing
+
+        yield report
+
+
+def show_table(heads: list[str], rows: list[list[str]]) -> None:
+    """Print a table, the first column words and the others numbers, whole however narrow it is."""
+    made = Table(box=None, pad_edge=False)
+    for number, head in enumerate(heads):
+        made.add_column(head, justify="right" if number else "left", no_wrap=True)
+    for row in rows:
+        made.add_row(*map(Text, row))
+    wide = Console(highlight=False, width=max(MAX_WIDTH, out.width))
+    wide.print(made, crop=False)
+
+
+def duration(seconds: float) -> str:
+    """`40 s`, `12 min` or `3.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def values(text: str, parse: Callable[[str], T]) -> list[T]:
+    """The values of a list such as `1,2,4`. Raises BadParameter for one that is none."""
+    try:
+        return [parse(part.strip()) for part in text.split(",") if part.strip()]
+    except ValueError as error:
+        raise BadParameter(f"{text!r}: {error}") from error

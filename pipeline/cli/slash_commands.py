@@ -1,0 +1,240 @@
+"""The slash commands of a chat."""
+
+from __future__ import annotations
+
+import difflib
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.table import Table
+from rich.text import Text
+
+from gguf_tools.errors import ReellamaError
+from pipeline.cli import chat_settings
+from pipeline.cli.console import (
+    alternatives_table,
+    clean,
+    err,
+    note,
+    reading_bar,
+    summary,
+    timings_table,
+)
+from pipeline.cli.filmstrip import Strip
+from pipeline.cli.session import Session
+
+Action = Callable[[Session, str], None]
+
+
+@dataclass(frozen=True)
+class Command:
+    """A slash command: what stands after its name, what it does in one line, and the doing."""
+
+    arguments: str
+    help: str
+    run: Action
+
+
+COMMANDS: dict[str, Command] = {}
+
+
+def command(arguments: str, help: str) -> Callable[[Action], Action]:  # noqa: A002  # as in typer
+    """Register a function as the command of its name."""
+
+    def register(action: Action) -> Action:
+        COMMANDS[action.__name__.strip("_")] = Command(arguments, help, action)
+        return action
+
+    return register
+
+
+def run(session: Session, line: str) -> None:
+    """Run one line that starts with a slash. Raises ReellamaError when there is no such command."""
+    name, _, rest = line[1:].partition(" ")
+    name = {"quit": "bye", "exit": "bye", "?": "help"}.get(name, name)
+    if name in COMMANDS:
+        COMMANDS[name].run(session, rest.strip())
+        return
+    if Path(line).expanduser().exists():  # a file dropped on the terminal
+        raise ReellamaError(f"to look at this file: /add {line}")
+    near = difflib.get_close_matches(name, COMMANDS, n=1)
+    hint = f"did you mean /{near[0]}?" if near else "/help lists them"
+    raise ReellamaError(f"there is no command /{clean(name)}: {hint}")
+
+
+@command("FILE", "look at one more video, picture or folder of pictures")
+def add(session: Session, rest: str) -> None:
+    """Look at one more video."""
+    for path in _paths(rest, "add FILE"):
+        session.add(path)
+
+
+@command("[N]", "show the frames, or look again at N of them")
+def frames(session: Session, rest: str) -> None:
+    """Show or change the frames."""
+    talk = session.talk
+    if not talk.videos:
+        raise ReellamaError("there is no video yet: /add FILE")
+    if rest:
+        reading = replace(talk.reading, frames=_whole_number(rest, "frames N"))
+        with reading_bar(talk.videos[0].path) as report:
+            talk.read_again(reading, report)
+    for video in talk.videos:
+        note(summary(video))
+        for remark in video.clip.notes:
+            note(remark)
+        err.print(Strip(video.clip.frames, list(video.clip.times), whole=not rest))
+
+
+@command("[N]", "show what the soft tokens say, or where the N-th looks")
+def inspect(session: Session, rest: str) -> None:
+    """Read the soft tokens of the videos."""
+    from models.projector.interpretation import inspect as read
+    from pipeline.cli.token_tables import show_token, table
+
+    number = _whole_number(rest, "inspect N", least=0) if rest else None
+    bundle = session.talk.bundle
+    if not session.talk.videos:
+        raise ReellamaError("there is no video yet: /add FILE")
+    for video in session.talk.videos:
+        clip = video.clip
+        fields = read(bundle, bundle.features(clip.frames), clip.times)
+        note(summary(video))
+        if number is None:
+            err.print(table(fields, clip, everything=False))
+        else:
+            show_token(clip, fields, number, err)
+
+
+@command("[NAME [VALUE]]", "show settings, or change one: /set temperature 0.7")
+def _set(session: Session, rest: str) -> None:
+    """Show or change settings."""
+    name, _, value = rest.partition(" ")
+    if name and value.strip():
+        chat_settings.change(session, name, value.strip())
+    err.print(chat_settings.table(session, name))
+
+
+@command("[WHAT]", "show the session, video, turns, probs, settings or timings")
+def show(session: Session, rest: str) -> None:
+    """Show something about the session."""
+    views: dict[str, Callable[[], None]] = {
+        "": lambda: _show_session(session),
+        "video": lambda: frames(session, ""),
+        "turns": lambda: _show_turns(session),
+        "probs": lambda: probs(session, ""),
+        "settings": lambda: err.print(chat_settings.table(session)),
+        "timings": lambda: err.print(timings_table(session.talk.timings)),
+    }
+    if rest not in views:
+        raise ReellamaError(f"there is no /show {clean(rest)}: {', '.join(filter(None, views))}")
+    views[rest]()
+
+
+@command("", "show how sure each token was, and the alternatives")
+def probs(session: Session, rest: str) -> None:
+    """Show the probabilities of the last answer."""
+    if not session.tokens:
+        raise ReellamaError("there is no answer yet")
+    err.print(alternatives_table(session.tokens))
+
+
+@command("", "answer the last question again")
+def retry(session: Session, rest: str) -> None:
+    """Answer the last question again."""
+    before = session.talk.turns[-1:]
+    session.answer(session.talk.retry(**session.options.generation()))
+    if session.talk.turns[-1:] == before and session.options.temperature == 0:
+        note("the same again, as always at temperature 0: try /set temperature 0.7")
+
+
+@command("", "take the last question and its answer back")
+def undo(session: Session, rest: str) -> None:
+    """Take the last turn back."""
+    turn = session.talk.chat.undo()
+    note(f"taken back: {turn.question}")
+
+
+@command("FILE", "save the conversation")
+def save(session: Session, rest: str) -> None:
+    """Save the conversation."""
+    (path,) = _paths(rest, "save FILE", at_most=1)
+    session.talk.save(path)
+    note(f"saved {path}: /load {path} goes on with it")
+
+
+@command("[FILE]", "go on with a saved conversation, or with the last one")
+def load(session: Session, rest: str) -> None:
+    """Load a conversation."""
+    path = _paths(rest, "load FILE", at_most=1)[0] if rest else session.last_conversation()
+    if not rest and not path.exists():
+        raise ReellamaError("there is no last conversation yet: /load FILE")
+    with reading_bar(path) as report:
+        session.talk.load(path, report)
+    session.tokens = []
+    _show_session(session)
+
+
+@command("", "forget all questions and answers; the video stays")
+def clear(session: Session, rest: str) -> None:
+    """Forget all turns."""
+    session.talk.chat.clear()
+    session.tokens = []
+    note("forgot the conversation; the video stays")
+
+
+@command("", "list the commands")
+def help(session: Session, rest: str) -> None:  # noqa: A001  # the command's name
+    """List the commands."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for name, entry in COMMANDS.items():
+        table.add_row(Text(f"/{name} {entry.arguments}".strip()), Text(entry.help, "dim"))
+    err.print(table)
+    note("Ctrl-C stops an answer, Alt-Enter starts a line, Tab completes, Ctrl-D leaves.")
+
+
+@command("", "leave")
+def bye(session: Session, rest: str) -> None:
+    """Leave."""
+    session.done = True
+
+
+def _show_session(session: Session) -> None:
+    talk = session.talk
+    for video in talk.videos:
+        note(summary(video))
+    note(f"bundle {talk.bundle.config.name}, LLM {Path(talk.llm).name}")
+    asked = len(talk.turns)
+    out_of = f" ({talk.chat.dropped} left the context)" if talk.chat.dropped else ""
+    note(
+        f"{asked} turn{'s' * (asked != 1)}{out_of}, "
+        f"{talk.n_past} of {talk.engine.n_ctx} positions in the context"
+    )
+
+
+def _show_turns(session: Session) -> None:
+    for turn in session.talk.turns:
+        note(f">>> {turn.question}")
+        err.print(Text(clean(turn.answer.strip())))
+
+
+def _paths(rest: str, usage: str, at_most: int | None = None) -> list[Path]:
+    """The paths in `rest`, split as in a shell unless the whole is a path that exists."""
+    whole = Path(rest).expanduser()
+    if rest and whole.exists():
+        return [whole]
+    try:
+        words = shlex.split(rest)
+    except ValueError as error:
+        raise ReellamaError(f"{rest}: {error}") from error
+    if not words or len(words) > (at_most or len(words)):
+        raise ReellamaError(f"usage: /{usage}")
+    return [Path(word).expanduser() for word in words]
+
+
+def _whole_number(text: str, usage: str, least: int = 1) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise ReellamaError(f"usage: /{usage}, a whole number from {least}")
+    return int(text)

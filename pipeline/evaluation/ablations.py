@@ -1,0 +1,114 @@
+"""The same questions with something taken away that a task should need, and whether it did."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import comb
+from zlib import crc32
+
+import numpy as np
+
+from models.bundle import Bundle
+from pipeline.video.clip import Clip
+
+WITHHELD, SHUFFLED, SINGLE = "no video", "shuffled", "one frame"
+CONTROLS = (WITHHELD, SHUFFLED, SINGLE)
+_NAMES = {
+    WITHHELD: "without the video",
+    SHUFFLED: "with frames in shuffled order",
+    SINGLE: "with a single frame",
+}
+SEED = 0  # of the orders that shuffled frames come in
+
+# What must hurt a task besides taking the video away. MVBench's names stand beside our own.
+_ORDER = {
+    "action",
+    "action antonym",
+    "action order",
+    "action sequence",
+    "camera",
+    "character order",
+    "egocentric navigation",
+    "moving count",
+    "moving direction",
+    "object shuffle",
+    "scene transition",
+    "speed",
+}
+_TIME = _ORDER | {
+    "action count",
+    "action localization",
+    "action prediction",
+    "fine grained action",
+    "moving attribute",
+    "state change",
+    "unexpected action",
+    "which moves",
+}
+NEEDED = {SHUFFLED: _ORDER, SINGLE: _TIME}
+
+SURE = 0.05  # a fall that chance brings less often than this is one
+
+
+def should_hurt(control: str, task: str) -> bool:
+    """Whether a task needs what a control takes away."""
+    return control == WITHHELD or task.lower().replace("_", " ") in NEEDED[control]
+
+
+def views(bundle: Bundle, clip: Clip, controls: Sequence[str]) -> dict[str, np.ndarray | None]:
+    """Soft tokens `[tokens, n_embd]` as they are (under "") and in each control; None is no video.
+
+    The frames go through the tower once.
+    """
+    features = bundle.features(clip.frames)  # [T, cells, channels]
+    n = len(clip.times)
+    found: dict[str, np.ndarray | None] = {"": bundle.project(features, clip.times)}
+    for control in controls:
+        if control == WITHHELD:
+            found[control] = None
+        elif control == SHUFFLED:
+            order = _shuffled(n, clip.path.name)
+            found[control] = bundle.project(features[order], clip.times)
+        else:
+            middle = slice(n // 2, n // 2 + 1)
+            found[control] = bundle.project(features[middle], clip.times[middle])
+    return found
+
+
+def _shuffled(n: int, name: str) -> np.ndarray:
+    """An order of n frames, neither the true one nor its reverse, always the same for a name.
+
+    Another one for each video: a single order might keep a part of what happens in all of them.
+    """
+    rng = np.random.default_rng([SEED, crc32(name.encode())])
+    order = rng.permutation(n)
+    while n > 2 and (np.all(np.diff(order) > 0) or np.all(np.diff(order) < 0)):
+        order = rng.permutation(n)
+    return order
+
+
+def falls(right: Sequence[bool], controlled: Sequence[bool]) -> bool:
+    """Whether fewer of the same questions are right in a control (sign test, one-sided)."""
+    lost = sum(a and not b for a, b in zip(right, controlled, strict=True))
+    won = sum(b and not a for a, b in zip(right, controlled, strict=True))
+    n = lost + won
+    return bool(n) and sum(comb(n, k) for k in range(lost, n + 1)) / 2**n < SURE
+
+
+def remark(task: str, right: Sequence[bool], by_control: dict[str, Sequence[bool]]) -> str:
+    """What to say about a task whose score does not fall where it should; "" if it does."""
+    kept = {
+        control: controlled
+        for control, controlled in by_control.items()
+        if should_hurt(control, task) and not falls(right, controlled)
+    }
+    if not kept:
+        return ""
+    shares = (f"{_percent(controlled)} {_NAMES[control]}" for control, controlled in kept.items())
+    fell = all(sum(controlled) < sum(right) for controlled in kept.values())
+    few = f"; {len(right)} questions are too few to tell" if fell else ""
+    return f"proves nothing: {_percent(right)} are right, and {', '.join(shares)}{few}"
+
+
+def _percent(right: Sequence[bool]) -> str:
+    return f"{sum(right) / len(right):.0%}"

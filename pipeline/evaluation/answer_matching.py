@@ -1,0 +1,70 @@
+"""Is an answer right: as probabilities of the choices, as a text that names one, or as words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from pipeline.llm.engine import Engine, Part
+
+ARTICLES = {"a", "an", "the"}
+_COUNTED = "zero one two three four five six seven eight nine ten"
+NUMBERS = {word: str(number) for number, word in enumerate(_COUNTED.split())}
+
+
+def probabilities(engine: Engine, prompt: Sequence[Part], choices: Sequence[str]) -> np.ndarray:
+    """How likely each choice is as the whole answer, among the choices: float64 [choices].
+
+    The tokens of a choice and the end of the turn are scored after the same prompt.
+    """
+    end = [engine.tokenizer.eos] if engine.tokenizer.eos is not None else []
+    ids = [[*engine.tokenizer.encode(choice), *end] for choice in choices]
+    scores = np.array([row.sum() for row in engine.logprobs(prompt, ids)])
+    likely = np.exp(scores - scores.max())
+    return likely / likely.sum()
+
+
+def words(text: str, *, articles: bool = False) -> list[str]:
+    """Words for comparing: small letters, no marks, numbers as digits, articles only if wanted.
+
+    >>> words("The dog's red, and two cats!")
+    ['dog', 's', 'red', 'and', '2', 'cats']
+    """
+    found = re.findall(r"[^\W_]+", text.lower())
+    return [NUMBERS.get(word, word) for word in found if articles or word not in ARTICLES]
+
+
+def named(said: str, choices: Sequence[str]) -> list[int]:
+    """Which choices a text names, as whole words; not one inside the name of a longer one.
+
+    >>> named("It moves up and right.", ["right", "up and right", "down"])
+    [1]
+    """
+    articles = not all(map(words, choices))  # a choice may be the letter A
+    heard = words(said, articles=articles)
+    spans = [
+        (start, start + len(wanted), choice)
+        for choice, wanted in enumerate(words(text, articles=articles) for text in choices)
+        for start in _places(heard, wanted)
+    ]
+    return sorted(
+        {
+            choice
+            for start, end, choice in spans
+            if not any(s <= start and end <= e and e - s > end - start for s, e, _ in spans)
+        }
+    )
+
+
+def contains(said: str, answer: str) -> bool:
+    """Whether the words of an open answer stand in a text, one after the other."""
+    return 0 in named(said, [answer])
+
+
+def _places(heard: Sequence[str], wanted: Sequence[str]) -> list[int]:
+    n = len(wanted)
+    if not n:
+        return []
+    return [i for i in range(len(heard) - n + 1) if list(heard[i : i + n]) == list(wanted)]

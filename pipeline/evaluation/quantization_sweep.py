@@ -1,0 +1,219 @@
+"""The same questions to one LLM at several quantizations: accuracy over bits per weight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+
+from gguf_tools.errors import ReellamaError
+from gguf_tools.format.model_summary import bits_per_weight, quantization
+from gguf_tools.format.reader import read_gguf
+from gguf_tools.quantization.quantize import default_name, quantize
+from models.bundle import Bundle
+from pipeline.chat.video_chat import VideoChat
+from pipeline.evaluation.items import Item, by_video
+from pipeline.evaluation.runner import Watched, ask, watch
+from pipeline.evaluation.scoring import Share
+from pipeline.video.clip import VideoError
+
+ABREAST = 7  # quantizations beside the names of tasks, in a terminal of 80 columns
+TYPES = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K")
+
+# Questions done, questions in all (None while they are not known), and what is being done.
+Progress = Callable[[int, int | None, str], None]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One file: its type, size in bytes, bits per weight, and what was right with it.
+
+    `share` counts multiple choice by probabilities and open answers; `generated` all as texts.
+    """
+
+    path: Path
+    type: str
+    n_bytes: int
+    bits: float
+    share: Share
+    generated: Share
+    tasks: dict[str, Share]
+
+    def to_json(self) -> dict[str, Any]:
+        """An object of the array that `--json` writes."""
+        return {
+            "file": self.path.name,
+            "type": self.type,
+            "bytes": self.n_bytes,
+            "bits_per_weight": round(self.bits, 4),
+            "accuracy": self.share.to_json(),
+            "generated": self.generated.to_json(),
+            "tasks": {name: share.to_json() for name, share in self.tasks.items()},
+        }
+
+
+def make(llm: Path, folder: Path, types: Sequence[str] = TYPES) -> None:
+    """Quantize `llm` into those of `types` that are not in `folder` yet."""
+    file = read_gguf(llm)
+    wanted = [name for name in types if not (folder / default_name(file, name)).exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in wanted:
+        quantize(llm, name, folder / default_name(file, name))
+
+
+def files(folder: Path) -> list[Path]:
+    """The GGUFs of a folder. Raises ReellamaError when there is none."""
+    found = sorted(folder.glob("*.gguf"))
+    if not found:
+        raise ReellamaError(f"{folder}: no GGUF there; name a folder with some, or add --quantize")
+    return found
+
+
+def compare(
+    bundle: Bundle,
+    items: Iterable[Item],
+    ggufs: Sequence[Path],
+    progress: Progress | None = None,
+    **engine: Any,
+) -> list[Row]:
+    """Ask all `items` with each GGUF, largest bits per weight first; every video is seen once.
+
+    Captions are left out. `engine` goes to `VideoChat`. Raises ReellamaError for a GGUF that does
+    not fit the bundle, before any video is read.
+    """
+    for path in ggufs:
+        bundle.check_llm(read_gguf(path))
+    videos = _watch_all(bundle, items, progress)
+    total = len(ggufs) * sum(len(seen.items) for seen in videos)
+    if not total:
+        raise ReellamaError("there is nothing to ask")
+    rows: list[Row] = []
+    for path in ggufs:
+        before = total // len(ggufs) * len(rows)
+
+        def say(done: int, before: int = before, name: str = path.name) -> None:
+            if progress:
+                progress(before + done, total, name)
+
+        rows.append(_row(bundle, videos, path, say, engine))
+    return sorted(rows, key=lambda row: -row.bits)
+
+
+def _watch_all(bundle: Bundle, items: Iterable[Item], progress: Progress | None) -> list[Watched]:
+    videos: list[Watched] = []
+    asked = (item for item in items if item.kind != "caption")
+    for group in by_video(asked):
+        try:
+            videos.append(watch(bundle, group))
+        except VideoError:  # the run with one LLM is the place to hear about it
+            continue
+        if progress:
+            progress(0, None, f"looked at {len(videos)} videos")
+    return videos
+
+
+def _row(
+    bundle: Bundle,
+    videos: Sequence[Watched],
+    path: Path,
+    say: Callable[[int], None],
+    engine: dict[str, Any],
+) -> Row:
+    right: dict[str, list[bool]] = {}
+    said: list[bool] = []
+    with VideoChat(bundle=bundle.folder, llm=path, **engine) as talk:
+        for seen in videos:
+            for answered in ask(talk.chat, seen, bundle.describe):
+                right.setdefault(answered.item.task, []).append(answered.reply.right)
+                said.append(answered.reply.said_right)
+            say(len(said))
+    file = read_gguf(path)
+    tasks = {name: Share(sum(column), len(column)) for name, column in right.items()}
+    return Row(
+        path=path,
+        type=quantization(file),
+        n_bytes=path.stat().st_size,
+        bits=bits_per_weight(list(file.tensors.values())),
+        share=Share(sum(s.right for s in tasks.values()), len(said)),
+        generated=Share(sum(said), len(said)),
+        tasks=tasks,
+    )
+
+
+def tables(rows: Sequence[Row]) -> Group:
+    """The rows for people: all questions, then task by task."""
+    parts: list[Table | str] = [_all_questions(rows)]
+    for first in range(0, len(rows), ABREAST):
+        parts += ["", _by_task(rows[first : first + ABREAST])]
+    return Group(*parts)
+
+
+def _all_questions(rows: Sequence[Row]) -> Table:
+    grid = _grid("type", "bits", "MB", "right", "95%", "as text")
+    for row in rows:
+        low, high = row.share.interval()
+        grid.add_row(
+            row.type,
+            f"{row.bits:.2f}",
+            f"{row.n_bytes / 1e6:.0f}",
+            f"{row.share.value:.1%}",
+            f"{100 * low:.0f} to {100 * high:.0f}",
+            f"{row.generated.value:.1%}",
+        )
+    return grid
+
+
+def _by_task(rows: Sequence[Row]) -> Table:
+    grid = _grid("task", *(row.type for row in rows))
+    for name in rows[0].tasks:
+        grid.add_row(name, *(f"{row.tasks[name].value:.0%}" for row in rows))
+    return grid
+
+
+def _grid(*heads: str) -> Table:
+    grid = Table(*heads, box=None, pad_edge=False)
+    for column in grid.columns[1:]:
+        column.justify = "right"
+    return grid
+
+
+def plot(rows: Sequence[Row], path: Path, title: str) -> list[Path]:
+    """Write `path` with .png and with .svg: accuracy with its interval over bits per weight.
+
+    Raises ReellamaError when matplotlib is missing.
+    """
+    from gguf_tools.measuring import plots
+
+    plots.check()
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=plots.SIZE, dpi=plots.DPI, facecolor="white", layout="constrained")
+    axes = figure.add_subplot(facecolor="white")
+    bits = [row.bits for row in rows]
+    values = [100 * row.share.value for row in rows]
+    ends = [[100 * end for end in row.share.interval()] for row in rows]
+    below = [max(0.0, value - low) for value, (low, _) in zip(values, ends, strict=True)]
+    above = [max(0.0, high - value) for value, (_, high) in zip(values, ends, strict=True)]
+    axes.errorbar(bits, values, [below, above], fmt="o-", color=plots.FRONT, capsize=3)
+    for row, (low, _) in zip(rows, ends, strict=True):
+        axes.annotate(
+            row.type,
+            (row.bits, low),
+            (0, -5),
+            textcoords="offset points",
+            rotation=90,
+            ha="center",
+            va="top",
+            fontsize=8,
+        )
+    axes.margins(y=0.15)  # room for the names
+    axes.set_xlabel("bits per weight")
+    axes.set_ylabel("right answers, %, with 95% interval")
+    axes.set_title(title, fontsize=11)
+    axes.grid(True, color="#e4e4e4", linewidth=0.6)
+    axes.set_axisbelow(True)
+    return plots.write(figure, path)

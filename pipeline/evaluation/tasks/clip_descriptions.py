@@ -1,0 +1,130 @@
+"""A bundle's own descriptions of clips that it never saw, against exact ground truth.
+
+Every clip goes the whole way that a person's video goes: it is written as a file, read again,
+looked at, and described by the LLM in llama.cpp with greedy sampling.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from gguf_tools.errors import ReellamaError
+from models.bundle import Bundle
+from models.synthetic.assets.downloads import MATERIAL
+from models.synthetic.render import frame_times, render, write_video
+from models.synthetic.rendered_clips import RenderedClips, RenderedConfig
+from pipeline.chat.video_chat import VideoChat
+from pipeline.evaluation.scoring import Share, Verdict, judge, shares
+
+FPS = 8  # of the clips that are written
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One clip, what is true of it and what was said."""
+
+    truth: str
+    said: str
+    verdict: Verdict
+    seconds: float  # from the file to the whole answer
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All clips of a run."""
+
+    bundle: str
+    config: RenderedConfig
+    clips: list[Answered]
+
+    @property
+    def scores(self) -> dict[str, Share]:
+        return shares([clip.verdict for clip in self.clips])
+
+    def figures(self, command: str) -> dict[str, Any]:
+        """The scores for `bundle.json`, with the command that gave them."""
+        scores = {key: share.to_json() for key, share in self.scores.items()}
+        return {"command": command, "clips": len(self.clips), **scores}
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that `reellama eval --json` prints."""
+        return {
+            "bundle": self.bundle,
+            "styles": list(self.config.styles),
+            "seed": self.config.seed,
+            "scores": {name: share.to_json() for name, share in self.scores.items()},
+            "clips": [asdict(clip) for clip in self.clips],
+        }
+
+
+def clips_to_draw(bundle: Bundle, styles: tuple[str, ...]) -> RenderedConfig:
+    """The drawing settings that a bundle was trained with, for its test clips."""
+    recipe = bundle.config.training.get("recipe", {})
+    drawn: Mapping[str, Any] = recipe.get("rendered", {})
+    if not drawn or recipe.get("data"):
+        raise ReellamaError(
+            f"{bundle.folder}: the bundle was not trained on drawn clips, so there are none to test"
+        )
+    values: dict[str, Any] = {
+        name: tuple(v) if isinstance(v, list) else v for name, v in drawn.items()
+    }
+    config = RenderedConfig(**values)
+    if styles:
+        config = replace(config, styles=styles, style_weights=(1 / len(styles),) * len(styles))
+    return config
+
+
+def evaluate(
+    bundle: str | Path,
+    *,
+    clips: int = 300,
+    material: Path = MATERIAL,
+    styles: tuple[str, ...] = (),
+    progress: Callable[[int, int], None] | None = None,
+    **engine: Any,
+) -> Evaluation:
+    """Describe `clips` clips of the test split, drawn in `styles` (default: those of training)."""
+    answered: list[Answered] = []
+    with VideoChat(bundle=bundle, **engine) as chat, tempfile.TemporaryDirectory() as folder:
+        config = clips_to_draw(chat.bundle, styles)
+        source = RenderedClips(config, material)
+        for number in range(clips):
+            answered.append(_describe(chat, source, number, Path(folder)))
+            if progress:
+                progress(number + 1, clips)
+    return Evaluation(str(bundle), config, answered)
+
+
+def _describe(chat: VideoChat, source: RenderedClips, number: int, folder: Path) -> Answered:
+    clip = source.clip("test", number)
+    times = frame_times(clip.scene.duration, max(8, round(clip.scene.duration * FPS)))
+    path = folder / f"{number}.mp4"
+    write_video(path, render(clip.scene, times), len(times) / clip.scene.duration)
+    started = time.perf_counter()
+    chat.chat.clear()
+    chat.videos.clear()
+    chat.add(path)
+    said = chat.describe(max_tokens=64)
+    path.unlink()
+    verdict = judge(said, clip.scene.actors)
+    return Answered(clip.caption, said, verdict, time.perf_counter() - started)
+
+
+def report(evaluation: Evaluation) -> str:
+    """The scores as a table for people."""
+    lines = [f"{evaluation.bundle}: {len(evaluation.clips)} clips, {evaluation.config.styles}"]
+    for name, share in evaluation.scores.items():
+        low, high = share.interval()
+        lines.append(f"{name:<24}{share.value:7.1%}  ({low:.1%} to {high:.1%}, of {share.of})")
+    return "\n".join(lines)
+
+
+def to_json_text(evaluation: Evaluation) -> str:
+    """The same for machines."""
+    return json.dumps(evaluation.to_json(), indent=2)

@@ -1,0 +1,123 @@
+"""The drawn benchmark: questions after MVBench's tasks (Li et al., 2023), with exact truth.
+
+Its clips come from stories that training never draws, as video files that differ in length, frame
+rate, size and codec. `new-clips` shows known kinds in known styles, `new-style` known kinds in a
+style that training leaves out, `new-pictures` kinds that training never draws.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from models.synthetic.assets.downloads import MATERIAL
+from models.synthetic.dataset import Stories, StoryConfig
+from models.synthetic.questions import Question, Story
+from models.synthetic.render import render, write_video
+from pipeline.evaluation.items import Item
+
+# Which story asks for a task.
+TASKS = {
+    "object naming": "one",
+    "object existence": "one",
+    "attribute": "one",
+    "position": "place",
+    "moving direction": "one",
+    "action": "one",
+    "action order": "order",
+    "count": "count",
+    "moving count": "count",
+    "which moves": "mover",
+    "speed": "race",
+    "object shuffle": "shuffle",
+    "scene transition": "cut",
+    "camera": "camera",
+}
+NAMED = ("object naming", "object existence", "scene transition")  # of no use for unknown kinds
+FPS = (8, 12, 24, 30)
+HEIGHTS = (192, 240, 360)
+CODECS = ("h264", "mpeg4", "vp9")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which pictures a split is drawn with."""
+
+    styles: tuple[str, ...]
+    kinds: str  # as for `Stories`
+
+
+SPLITS = {
+    "new-clips": Split(("noto", "openmoji", "shapes"), "known"),
+    "new-style": Split(("twemoji",), "known"),
+    "new-pictures": Split(("noto", "openmoji"), "new"),
+}
+
+
+def items(
+    split: str,
+    clips: int,
+    seed: int,
+    folder: Path,
+    *,
+    tasks: Collection[str] = tuple(TASKS),
+    material: Path = MATERIAL,
+) -> Iterator[Item]:
+    """`clips` questions of each task, one video each, written into `folder` as they are taken.
+
+    Object naming comes as an open question; all others have choices. Of fewer `tasks` the clips are
+    those that these have among all.
+    """
+    drawn = SPLITS[split]
+    share = 1 / len(drawn.styles)
+    config = StoryConfig(styles=drawn.styles, style_weights=(share,) * len(drawn.styles), seed=seed)
+    stories = Stories(config, 192, material, split="test", kinds=drawn.kinds)
+    found: Counter[str] = Counter()
+    for number, (task, name) in enumerate(TASKS.items()):
+        if task not in tasks or (drawn.kinds == "new" and task in NAMED):
+            continue
+        attempt = number * 1_000_000
+        while found[task] < clips:
+            attempt += 1
+            asked = _question(stories, attempt, name, task)
+            if asked is not None:
+                story, question = asked
+                video = _write(story, folder / f"{split}-{attempt}", attempt)
+                found[task] += 1
+                yield _item(question, video)
+
+
+def _question(stories: Stories, number: int, name: str, task: str) -> tuple[Story, Question] | None:
+    """Story `number` with its first question of the task, if it has one."""
+    cast = stories.cast(number)
+    if task == "attribute":  # a colour is asked for where there is one
+        cast = replace(cast, tinted=1.0)
+    story = stories.story(number, name, cast)
+    asked = [question for question in story.questions if question.task == task]
+    return (story, asked[0]) if asked else None
+
+
+def _item(question: Question, video: Path) -> Item:
+    choices = () if question.task == "object naming" else question.choices
+    answer = question.answer
+    if question.task == "object naming":  # without its article
+        answer = answer.split(" ", 1)[1]
+    return Item(question.task, question.question, answer, choices, video)
+
+
+def _write(story: Story, path: Path, number: int) -> Path:
+    """The story as a video, of a frame rate, height and codec that `number` decides."""
+    rng = np.random.default_rng(number)
+    fps, height = int(rng.choice(FPS)), int(rng.choice(HEIGHTS))
+    codec = str(rng.choice(CODECS))
+    width = round(story.scene.size[0] * height / story.scene.size[1] / 2) * 2
+    scene = replace(story.scene, size=(width, height))
+    count = max(8, round(scene.duration * fps))
+    video = path.with_suffix(".webm" if codec == "vp9" else ".mp4")
+    times = (np.arange(count) + 0.5) / count * scene.duration
+    write_video(video, render(scene, times), fps, codec)
+    return video

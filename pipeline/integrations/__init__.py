@@ -1,0 +1,1 @@
+"""Other programs: the plugin for `llm`, and bundles for Ollama."""

@@ -1,0 +1,148 @@
+"""The model `reellama` for the command `llm`.
+
+llm -m reellama "What happens?" -a clip.mp4
+llm -c "And then?"
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+import llm
+from llm.parts import AttachmentPart, TextPart
+from pydantic import Field
+
+from gguf_tools.errors import ReellamaError
+
+if TYPE_CHECKING:  # `llm` loads this module at every start
+    from pipeline.chat.conversation import Turn, Video
+    from pipeline.chat.video_chat import VideoChat
+
+BUNDLE = "mini"
+MAX_SEEN = 8  # videos whose frames are kept in memory for the next question
+VIDEOS = ["3gpp", "avi", "mp4", "mpeg", "ogg", "quicktime", "webm", "x-flv", "x-m4v"]
+VIDEOS += ["x-matroska", "x-ms-wmv", "x-msvideo"]
+PICTURES = ["avif", "bmp", "gif", "jpeg", "png", "tiff", "webp", "x-ms-bmp"]
+
+
+class Reellama(llm.Model):
+    """Answers about the videos and pictures that are attached to any turn of the conversation.
+
+    The bundle is loaded at the first question, once a process; a video that was seen is not read
+    again.
+    """
+
+    model_id = "reellama"
+    can_stream = True
+    attachment_types = frozenset(
+        [f"video/{kind}" for kind in VIDEOS] + [f"image/{kind}" for kind in PICTURES]
+    )
+
+    class Options(llm.Options):
+        """What `-o NAME VALUE` takes."""
+
+        temperature: float = Field(0.0, ge=0, description="0: always the likeliest token")
+        max_tokens: int = Field(256, ge=1, description="At most so many tokens an answer")
+        frames: int | None = Field(None, ge=1, description="At most so many frames of a video")
+
+    def __init__(self) -> None:
+        self._talk: VideoChat | None = None
+        self._seen: dict[tuple[str, int | None], Video] = {}
+        self._lock = Lock()  # the engine is for one caller at a time
+
+    def execute(
+        self,
+        prompt: llm.Prompt,
+        stream: bool,
+        response: llm.Response,
+        conversation: llm.Conversation | None,
+    ) -> Iterator[str]:
+        """Answer the last message of `prompt`, piece by piece."""
+        from pipeline.llm.token_sampling import Sampling
+
+        options: Any = prompt.options
+        with self._lock:
+            try:
+                talk = self._open()
+                question = self._begin(talk, prompt) or talk.bundle.describe
+                sampling = Sampling(temperature=options.temperature)
+                answer = talk.stream(
+                    question, sampling=sampling, max_tokens=options.max_tokens, n_probs=0
+                )
+                for token in answer:
+                    yield token.text
+            except ReellamaError as error:
+                raise llm.ModelError(str(error)) from error
+            last = talk.last
+            response.set_usage(input=last.n_reused + last.n_read, output=last.n_generated)
+
+    def _open(self) -> VideoChat:
+        from pipeline.chat.video_chat import VideoChat
+
+        if self._talk is None:
+            self._talk = VideoChat(bundle=BUNDLE)
+        return self._talk
+
+    def _begin(self, talk: VideoChat, prompt: llm.Prompt) -> str:
+        """Make the conversation of `talk` what stands before the question; returns the question."""
+        from pipeline.chat.conversation import Chat
+        from pipeline.chat.video_chat import Reading
+
+        options: Any = prompt.options
+        system, turns, question, attachments = _read(prompt)
+        talk.reading = Reading(frames=options.frames)
+        talk.chat = Chat(talk.engine, system=system or talk.bundle.system)
+        talk.chat.turns = turns
+        for attachment in attachments:
+            self._add(talk, attachment)
+        return question
+
+    def _add(self, talk: VideoChat, attachment: llm.Attachment) -> None:
+        key = (attachment.id(), talk.reading.frames)
+        if key in self._seen:
+            talk.chat.add(self._seen[key])
+        elif attachment.path:
+            self._seen[key] = talk.add(attachment.path)
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "attachment"
+                path.write_bytes(attachment.content_bytes())
+                self._seen[key] = talk.add(path)
+        while len(self._seen) > MAX_SEEN:
+            del self._seen[next(iter(self._seen))]
+
+
+model = Reellama()  # one for all of a process, however often `llm` asks for its models
+
+
+@llm.hookimpl
+def register_models(register: Callable[[llm.Model], None]) -> None:
+    """Tell `llm` of the model."""
+    register(model)
+
+
+def _read(prompt: llm.Prompt) -> tuple[str, list[Turn], str, list[llm.Attachment]]:
+    """The system prompt, the turns, the question after them, and all attachments, in order."""
+    from pipeline.chat.conversation import Turn
+
+    system: list[str] = []
+    asked: list[str] = []
+    turns: list[Turn] = []
+    attachments: list[llm.Attachment] = []
+    for message in prompt.messages:
+        text = "\n".join(part.text for part in message.parts if isinstance(part, TextPart))
+        attachments += [
+            part.attachment
+            for part in message.parts
+            if isinstance(part, AttachmentPart) and part.attachment
+        ]
+        if message.role == "assistant":
+            turns.append(Turn("\n".join(asked), text))
+            asked = []
+        elif text:
+            (system if message.role == "system" else asked).append(text)
+    return "\n\n".join(system), turns, "\n".join(asked), attachments

@@ -1,0 +1,1 @@
+"""Prompts of text and soft tokens in, generated tokens out; nothing of video or torch."""

@@ -1,0 +1,371 @@
+"""Several answers at once from one model: sequences side by side in one llama.cpp context.
+
+Every step decodes the next token of all answers together with a piece of the prompts that are
+still being read, so a long prompt holds nobody up (continuous batching, as in Orca, OSDI 2022).
+Reading the weights once for all of them is what makes it quick.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import accumulate
+from pathlib import Path
+
+from gguf_tools.errors import ReellamaError
+from gguf_tools.runtime import backend
+from gguf_tools.runtime.context import BatchSpan, Context, ContextSettings
+from gguf_tools.text.tokenizer import Tokenizer
+from pipeline.llm.engine import Token
+from pipeline.llm.kv_cache import KVCache
+from pipeline.llm.prompt import Layout, Part, Run, lay_out
+from pipeline.llm.text_stream import TextStream
+from pipeline.llm.token_sampling import Sampler, Sampling
+from pipeline.llm.token_scorer import Draft, Drafts
+
+N_BATCH = 512  # positions a step
+# A new prompt takes over the sequence that it goes on from if it keeps more than this share of it.
+KEPT = 0.5
+
+
+@dataclass
+class GenerationStats:
+    """What an answer took; complete after its last token. Soft tokens count as the prompt's."""
+
+    load_seconds: float = 0.0
+    prompt_tokens: int = 0
+    reused_tokens: int = 0  # of these, positions that were still in the KV cache
+    prompt_seconds: float = 0.0
+    generated_tokens: int = 0
+    generate_seconds: float = 0.0
+    stop_reason: str | None = None  # "stop" or "length"
+
+
+# What a job is told: tokens, then None, or what went wrong. Called in the batcher's thread.
+Tell = Callable[[Token | Exception | None], None]
+
+
+@dataclass(eq=False)
+class Job:
+    """One prompt to be answered. Setting `cancelled` ends it at the next step.
+
+    limit: positions that prompt and answer may take. max_tokens -1 means no other limit.
+    """
+
+    layout: Layout
+    tell: Tell
+    sampling: Sampling = Sampling()
+    max_tokens: int = -1
+    stop: Sequence[str] = ()
+    n_probs: int = 0
+    limit: int = 1 << 31
+    stats: GenerationStats = field(default_factory=GenerationStats)
+    cancelled: bool = False
+
+
+@dataclass(eq=False)
+class _Answer:
+    """A job while a sequence is its own."""
+
+    job: Job
+    unread: deque[Run]  # of the prompt
+    sampler: Sampler
+    stream: TextStream[Draft]
+    since: float
+    chosen: int | None = None  # the last token, not decoded yet
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A run that goes into a batch with others: its first position, its sequence, and whether the
+    logits of its last position are wanted."""
+
+    run: Run
+    start: int
+    sequence: int
+    wants: bool
+
+    @property
+    def span(self) -> BatchSpan:
+        first_output = len(self.run) - self.wants
+        return BatchSpan(self.run.inputs, self.start, self.sequence, first_output)
+
+
+@dataclass(eq=False)
+class _Slot:
+    """A sequence: what its memory holds, and the answer that is using it."""
+
+    cache: KVCache
+    answer: _Answer | None = None
+    used: float = 0.0  # when, by the monotonic clock
+
+
+class Stopped(ReellamaError):
+    """A batcher that was closed: it answers nothing any more. `status` is HTTP's."""
+
+    status = 503
+
+    def __init__(self) -> None:
+        super().__init__("the model is stopping: it answers nothing any more")
+
+
+class Failed(ReellamaError):
+    """An answer that ended with an error of this program's own, its cause. `status` is HTTP's."""
+
+    status = 500
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(f"this answer failed: {type(cause).__name__}: {cause}")
+        self.__cause__ = cause
+
+
+class Batcher:
+    """A model with `n_parallel` sequences of `n_ctx` positions each, and the thread that runs it.
+
+    What waits for a sequence waits here without limit. What goes wrong with one job ends that job
+    alone. `close` ends all of them with `Stopped`, and so does `submit` from then on.
+    Raises ReellamaError for a model or adapter that cannot be used.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        n_parallel: int = 4,
+        n_ctx: int = 4096,
+        n_threads: int | None = None,
+        n_gpu_layers: backend.GpuLayers = 0,
+        lora: Sequence[tuple[Path, float]] = (),
+    ) -> None:
+        with ExitStack() as opened:
+            self.model = opened.enter_context(
+                backend.load_model(path, n_gpu_layers=n_gpu_layers, n_ctx=n_parallel * n_ctx)
+            )
+            self._ctx = Context(
+                self.model,
+                n_ctx,
+                ContextSettings(n_batch=N_BATCH, n_ubatch=N_BATCH, n_threads=n_threads),
+                n_seq=n_parallel,
+                n_outputs=n_parallel,
+                swa_full=True,
+            )
+            opened.callback(self._ctx.close)
+            if lora:
+                self._ctx.set_adapters(lora)
+            self._opened = opened.pop_all()
+        self.n_ctx = self._ctx.n_ctx
+        self.n_embd = self._ctx.n_embd
+        self.tokenizer = Tokenizer(self.model)
+        self._drafts = Drafts(self.tokenizer, self._ctx.n_vocab)
+        self._slots = [_Slot(KVCache(self._ctx.ptr, i)) for i in range(n_parallel)]
+        self._inbox: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._waiting: deque[Job] = deque()
+        self._closed = False
+        self._closing = threading.Lock()  # no job comes in after the None that ends the thread
+        self._thread = threading.Thread(target=self._run, name=f"batcher {path.name}", daemon=True)
+        self._thread.start()
+
+    def lay_out(self, prompt: Sequence[Part]) -> Layout:
+        """Tokenize a prompt. Raises ReellamaError for soft tokens that do not fit the model."""
+        layout = lay_out(prompt, self.tokenizer, self.n_embd)
+        if not layout.keys:
+            raise ReellamaError("the prompt is empty")
+        return layout
+
+    def submit(self, job: Job) -> None:
+        """Answer a job as soon as a sequence is free.
+
+        Raises ReellamaError for a prompt that is too long, and Stopped after `close`.
+        """
+        job.limit = min(job.limit, self.n_ctx)
+        if len(job.layout.keys) >= job.limit:
+            raise ReellamaError(
+                f"the prompt takes {len(job.layout.keys)} positions, but the context has "
+                f"{job.limit}: send less, or start the server with a larger --n-ctx"
+            )
+        with self._closing:
+            if self._closed:
+                raise Stopped
+            self._inbox.put(job)
+
+    def close(self) -> None:
+        """Stop, and free the model."""
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
+            self._inbox.put(None)
+        self._thread.join()
+        self._opened.close()
+
+    def _run(self) -> None:
+        while self._admit():
+            busy = [slot for slot in self._slots if slot.answer is not None]
+            try:
+                self._step(busy)
+            except Exception as error:  # noqa: BLE001  # those who wait must hear of it
+                for slot in busy:
+                    slot.cache.clear()  # what the memory holds is not certain now
+                    self._end(slot, error)
+        for slot in self._slots:
+            self._end(slot, Stopped())
+        for job in self._waiting:
+            _tell(job, Stopped())
+
+    def _admit(self) -> bool:
+        """Give free sequences to those who wait; with nothing to do, wait. False means the end."""
+        for slot in self._slots:
+            if slot.answer is not None and slot.answer.job.cancelled:
+                self._end(slot, None)
+        while True:
+            idle = all(slot.answer is None for slot in self._slots) and not self._waiting
+            try:
+                while True:
+                    job = self._inbox.get(block=idle)
+                    if job is None:
+                        return False
+                    self._waiting.append(job)
+                    idle = False
+            except queue.Empty:
+                pass
+            free = [slot for slot in self._slots if slot.answer is None]
+            while free and self._waiting:
+                job = self._waiting.popleft()
+                if job.cancelled:
+                    _tell(job, None)
+                    continue
+                try:
+                    self._begin(job, free)
+                except Exception as error:  # noqa: BLE001  # such as a grammar that cannot be used
+                    _tell(job, error)
+                free = [slot for slot in free if slot.answer is None]
+            if len(free) < len(self._slots):
+                return True
+
+    def _begin(self, job: Job, free: Sequence[_Slot]) -> None:
+        """Start a job on the sequence that holds most of it, or on the one unused the longest."""
+
+        def kept(slot: _Slot) -> int:
+            common = slot.cache.common_prefix(job.layout.keys)
+            return common if common > KEPT * len(slot.cache) else 0
+
+        slot = max(free, key=lambda slot: (kept(slot), -slot.used))
+        keys = job.layout.keys
+        # The last position is always read: its logits are needed.
+        reused = slot.cache.keep(min(slot.cache.common_prefix(keys), len(keys) - 1))
+        job.stats.prompt_tokens, job.stats.reused_tokens = len(keys), reused
+        slot.answer = _Answer(
+            job,
+            deque(job.layout.after(reused)),
+            Sampler(job.sampling, self.model, self.n_ctx),
+            TextStream(job.stop),
+            time.perf_counter(),
+        )
+
+    def _step(self, busy: Sequence[_Slot]) -> None:
+        """One batch of soft tokens where any are next, and one of token ids."""
+        for soft in (True, False):
+            pieces, room = [], N_BATCH
+            # Answers that grow come first: their readers are waiting for a single token.
+            for slot in sorted(busy, key=lambda slot: bool(slot.answer and slot.answer.unread)):
+                if room and (piece := _next_piece(slot, soft, room)):
+                    pieces.append(piece)
+                    room -= len(piece.run)
+            if pieces:
+                # llama.cpp computes neighbours together when their numbers follow each other.
+                pieces.sort(key=lambda piece: piece.sequence)
+                self._ctx.decode_batch([piece.span for piece in pieces])
+                ends = accumulate(len(piece.run) for piece in pieces)
+                for piece, end in zip(pieces, ends, strict=True):
+                    self._advance(self._slots[piece.sequence], piece, end - 1)
+
+    def _advance(self, slot: _Slot, piece: _Piece, index: int) -> None:
+        """Note that a piece was decoded; choose the next token where its logits are there."""
+        answer = slot.answer
+        assert answer is not None
+        slot.cache.keys += piece.run.keys
+        if answer.unread:
+            rest = answer.unread.popleft()[len(piece.run) :]
+            if len(rest):
+                answer.unread.appendleft(rest)
+        if not piece.wants:
+            return
+        stats, now = answer.job.stats, time.perf_counter()
+        if stats.generated_tokens == 0:
+            stats.prompt_seconds, answer.since = now - answer.since, now
+        stats.generate_seconds = now - answer.since
+        try:
+            self._choose(slot, answer, index)
+        except Exception as error:  # noqa: BLE001  # such as a grammar that lets nothing follow
+            self._end(slot, error)
+
+    def _choose(self, slot: _Slot, answer: _Answer, index: int) -> None:
+        job, stats = answer.job, answer.job.stats
+        if job.max_tokens == 0:
+            stats.stop_reason = "length"
+            return self._end(slot, None)
+        logits = self._ctx.logits_at(index)
+        best = self._drafts.best(logits, job.n_probs)
+        if job.sampling.takes_likeliest:
+            token = int(logits.argmax())
+        else:
+            token = answer.sampler.sample(self._ctx.ptr, lambda: logits, index)
+        if self.tokenizer.is_eog(token):
+            stats.stop_reason = "stop"
+        else:
+            answer.chosen = token
+            stats.generated_tokens += 1
+            draft = self._drafts.draft(token, best)
+            for released in answer.stream.push(draft, self._drafts.piece(token)):
+                _tell(job, _token(released))
+            full = len(slot.cache) >= job.limit or stats.generated_tokens == job.max_tokens
+            stats.stop_reason = "stop" if answer.stream.stopped else "length" if full else None
+        if stats.stop_reason:
+            if not answer.stream.stopped:
+                for released in answer.stream.flush():
+                    _tell(job, _token(released))
+            self._end(slot, None)
+        return None
+
+    def _end(self, slot: _Slot, error: Exception | None) -> None:
+        """Free a sequence. Its memory stays: the next question may go on from it."""
+        answer, slot.answer = slot.answer, None
+        slot.used = time.monotonic()
+        if answer is not None:
+            _tell(answer.job, error)
+
+
+def _tell(job: Job, news: Token | Exception | None) -> None:
+    """Tell a job what there is. Where nobody is there to hear it any more, that ends the job."""
+    if isinstance(news, Exception) and not isinstance(news, ReellamaError):
+        news = Failed(news)
+    try:
+        job.tell(news)
+    except Exception:  # noqa: BLE001  # such as an event loop that was closed
+        job.cancelled = True
+
+
+def _next_piece(slot: _Slot, soft: bool, room: int) -> _Piece | None:
+    """What this sequence decodes next, if it is of this kind: at most `room` positions."""
+    answer, start = slot.answer, len(slot.cache)
+    if answer is None:
+        return None
+    if not answer.unread:
+        if soft or answer.chosen is None:
+            return None
+        return _Piece(Run([answer.chosen]), start, slot.cache.sequence, wants=True)
+    run = answer.unread[0]
+    if (run.rows is not None) != soft:
+        return None
+    last = len(answer.unread) == 1 and len(run) <= room
+    return _Piece(run[:room], start, slot.cache.sequence, wants=last)
+
+
+def _token(released: tuple[Draft, str]) -> Token:
+    (token, p, alternatives), text = released
+    return Token(token, text, p, alternatives)

@@ -1,0 +1,379 @@
+"""One GGUF model in llama.cpp: prompts of text and soft tokens in, generated tokens out.
+
+    with Engine("model.gguf") as engine:
+        prompt = [Text("<|im_start|>user\n", special=True), soft_tokens, Text("What happens?"), ...]
+        for token in engine.generate(prompt):
+            print(token.text, end="")
+
+The engine knows nothing of video. It is for one caller at a time: not thread-safe.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Literal
+
+import numpy as np
+
+from gguf_tools.errors import ReellamaError
+from gguf_tools.runtime import backend
+from gguf_tools.runtime.context import Context, ContextSettings
+from gguf_tools.text.chat_template import ChatTemplate
+from gguf_tools.text.tokenizer import Tokenizer
+from pipeline.llm.kv_cache import KVCache
+from pipeline.llm.prompt import Answer, Layout, Part, Prompt, Run, Text, lay_out
+from pipeline.llm.text_stream import TextStream
+from pipeline.llm.token_probabilities import log_softmax
+from pipeline.llm.token_sampling import Sampler, Sampling
+from pipeline.llm.token_scorer import Draft, Drafts
+
+__all__ = [
+    "ContextOverflow",
+    "Engine",
+    "Part",
+    "Prefill",
+    "Prompt",
+    "Sampling",
+    "Stats",
+    "Text",
+    "Token",
+]
+
+# Most positions of one batch whose logits are computed; llama.cpp reserves memory for so many.
+MAX_OUTPUTS = 64
+
+StopReason = Literal["stop", "stop string", "length", "context"]
+
+
+class ContextOverflow(ReellamaError):
+    """A prompt that does not fit. `n_prompt` and `n_ctx` count positions."""
+
+    def __init__(self, n_prompt: int, n_ctx: int):
+        super().__init__(f"the prompt takes {n_prompt} positions, but the context has {n_ctx}")
+        self.n_prompt = n_prompt
+        self.n_ctx = n_ctx
+
+
+@dataclass(frozen=True)
+class Token:
+    """One generated token.
+
+    `text` is what it adds to the answer: whole characters, so it is empty for a token that begins
+    a character which the next one ends. `p` is its probability in the model's own softmax
+    (temperature 1, before penalties, grammar and other samplers), nan when n_probs is 0;
+    `alternatives` are the likeliest tokens there, best first, which may include the token itself.
+    """
+
+    id: int
+    text: str
+    p: float
+    alternatives: list[tuple[str, float]]
+
+
+@dataclass(frozen=True)
+class Prefill:
+    """What reading a prompt took: positions found in the KV cache, positions read, seconds."""
+
+    n_reused: int
+    n_read: int
+    seconds: float
+
+
+@dataclass
+class Stats:
+    """What the last call did. `stop_reason` is None while generating, or when it was cut short."""
+
+    n_reused: int = 0
+    n_read: int = 0
+    prefill_seconds: float = 0.0
+    n_generated: int = 0
+    generate_seconds: float = 0.0  # in llama.cpp and here, without what the caller does in between
+    stop_reason: StopReason | None = None
+
+
+GREEDY = Sampling()
+
+
+@dataclass
+class _Generation:
+    """The state of one answer while it grows."""
+
+    sampler: Sampler
+    stream: TextStream[Draft]
+    n_probs: int
+    takes_likeliest: bool
+    chosen: int | None = None  # the last token, not decoded yet
+    ids: list[int] = field(default_factory=list)  # of the tokens given to the caller
+    texts: list[str] = field(default_factory=list)
+
+
+class Engine:
+    """A model, its context, and the prompt that the KV cache holds.
+
+    n_ctx: positions in the context (0: what the model was trained for). n_batch: positions decoded
+    in one call. n_threads: default physical cores. n_gpu_layers: "auto" as many as fit.
+    type_k, type_v: KV cache types (f16, q8_0, q4_0, ...); a quantized V turns flash attention on.
+    lora: GGUF adapters with their scales.
+    Raises ReellamaError for a model, adapter or option that cannot be used.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        n_ctx: int = 4096,
+        n_batch: int = 512,
+        n_ubatch: int = 512,
+        n_threads: int | None = None,
+        n_gpu_layers: backend.GpuLayers = 0,
+        type_k: str = "f16",
+        type_v: str = "f16",
+        flash_attn: str = "auto",
+        lora: Sequence[tuple[str | Path, float]] = (),
+    ):
+        self.path = Path(path)
+        self.last = Stats()
+        with ExitStack() as opened:
+            self._model = opened.enter_context(
+                backend.load_model(self.path, n_gpu_layers=n_gpu_layers, n_ctx=n_ctx)
+            )
+            settings = ContextSettings(n_batch, n_ubatch, n_threads, type_k, type_v, flash_attn)
+            n_outputs = min(MAX_OUTPUTS, n_batch)
+            self._ctx = Context(self._model, n_ctx, settings, n_outputs=n_outputs, swa_full=True)
+            opened.callback(self._ctx.close)
+            if lora:
+                self._ctx.set_adapters([(Path(p), scale) for p, scale in lora])
+            self._opened = opened.pop_all()
+        self.tokenizer = Tokenizer(self._model)
+        self.n_ctx = self._ctx.n_ctx
+        self.n_embd = self._ctx.n_embd
+        self._cache = KVCache(self._ctx.ptr)
+        self._drafts = Drafts(self.tokenizer, self._ctx.n_vocab)
+        self._fresh = False  # llama.cpp's logits are those of the last position in the cache
+        self._call = 0  # counts calls, so that a generation knows when another one took over
+
+    @cached_property
+    def template(self) -> ChatTemplate:
+        """The model's chat template."""
+        return ChatTemplate.from_gguf(self._model.file)  # its header is read already
+
+    @property
+    def n_past(self) -> int:
+        """Positions in the KV cache."""
+        return len(self._cache)
+
+    def close(self) -> None:
+        """Free the context and the model."""
+        self._opened.close()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def clear(self) -> None:
+        """Empty the KV cache."""
+        self._begin()
+        self._fresh = False
+        self._cache.clear()
+
+    def count(self, prompt: Sequence[Part]) -> int:
+        """How many positions the prompt takes."""
+        return len(self._lay_out(prompt).keys)
+
+    def prefill(self, prompt: Sequence[Part]) -> Prefill:
+        """Make the KV cache hold exactly this prompt, reading only what follows the longest
+        common prefix; soft tokens are compared by their values.
+
+        Raises ContextOverflow before anything is decoded, and ReellamaError for bad soft tokens.
+        """
+        self._begin()
+        return self._prefill(self._lay_out(prompt))
+
+    def generate(
+        self,
+        prompt: Sequence[Part],
+        sampling: Sampling = GREEDY,
+        *,
+        max_tokens: int = 256,
+        stop: str | Sequence[str] = (),
+        n_probs: int = 5,
+    ) -> Iterator[Token]:
+        """Read the prompt, then yield tokens until the model ends its turn, a `stop` string would
+        appear (it is not part of the text), `max_tokens` are there (-1: no limit) or the context is
+        full; `last` then has the reason. `n_probs` alternatives come with each token; without them
+        it goes a little faster.
+
+        Closing the iterator, Ctrl-C and errors leave the engine usable. What was generated stays
+        in the KV cache: a prompt that goes on from it, with the answer's text as one Text at its
+        place, reads only what is new. Another call on this engine ends this iterator's life.
+        Raises like `prefill`, and SamplingError for a grammar that cannot be used.
+        """
+        self._begin()
+        layout = self._lay_out(prompt)
+        sampler = Sampler(sampling, self._model, self.n_ctx)
+        stream: TextStream[Draft] = TextStream([stop] if isinstance(stop, str) else stop)
+        state = _Generation(sampler, stream, n_probs, sampling.takes_likeliest)
+        return self._generate(layout, state, max_tokens, self._call)
+
+    def logits_all(self, prompt: Sequence[Part]) -> np.ndarray:
+        """Read the whole prompt anew; the logits at every position, float32 [positions, n_vocab].
+
+        Raises like `prefill`.
+        """
+        self._begin()
+        layout = self._lay_out(prompt)
+        if len(layout.keys) > self.n_ctx:
+            raise ContextOverflow(len(layout.keys), self.n_ctx)
+        self._fresh = False
+        self._cache.clear()
+        logits = np.empty((len(layout.keys), self._ctx.n_vocab), np.float32)
+        for start, run in _chunks(layout, 0, self._ctx.n_outputs):
+            self._ctx.decode(run.inputs, start, first_output=0)
+            logits[start : start + len(run)] = self._ctx.logits(len(run))
+            self._cache.keys += run.keys
+        self._fresh = True
+        return logits
+
+    def logprobs(
+        self, prompt: Sequence[Part], continuations: Sequence[Sequence[int]]
+    ) -> list[np.ndarray]:
+        """Log-probabilities of each continuation's token ids after the same prompt, float64 [ids].
+
+        The prompt is read once. Raises like `prefill`, and ReellamaError for no ids.
+        """
+        self._begin()
+        layout = self._lay_out(prompt)
+        if not all(map(len, continuations)):
+            raise ReellamaError("a continuation has no tokens")
+        self._prefill(layout)
+        n = self.n_past
+        first = log_softmax(self._ctx.logits_at(-1)[None])
+        found = []
+        for ids in continuations:
+            if n + len(ids) - 1 > self.n_ctx:
+                raise ContextOverflow(n + len(ids) - 1, self.n_ctx)
+            if self._cache.keep(n) < n:  # a memory that cannot be cut
+                self._prefill(layout)
+            rows = [first]
+            self._fresh = False
+            for start, run in _chunks(Layout([], [Run(ids[:-1])]), 0, self._ctx.n_outputs):
+                self._ctx.decode(run.inputs, n + start, first_output=0)
+                self._cache.keys += run.keys
+                rows.append(log_softmax(self._ctx.logits(len(run))))
+            table = np.concatenate(rows)  # [ids, n_vocab]
+            found.append(table[np.arange(len(ids)), list(ids)])
+        return found
+
+    def _begin(self) -> None:
+        self._call += 1
+        self.last = Stats()
+
+    def _lay_out(self, prompt: Sequence[Part]) -> Layout:
+        cache = self._cache
+        layout = lay_out(
+            prompt, self.tokenizer, self.n_embd, cached=cache.keys, answers=cache.answers
+        )
+        if not layout.keys:
+            raise ReellamaError("the prompt is empty")
+        return layout
+
+    def _prefill(self, layout: Layout) -> Prefill:
+        begin = time.perf_counter()
+        n = len(layout.keys)
+        if n > self.n_ctx:
+            raise ContextOverflow(n, self.n_ctx)
+        cache = self._cache
+        reusable = cache.common_prefix(layout.keys)
+        if not (reusable == n == len(cache) and self._fresh):
+            # Without the last position's logits nothing can be generated: read that one again.
+            reusable = min(reusable, n - 1)
+        fresh, self._fresh = self._fresh, False
+        reused = cache.keep(reusable)
+        for start, run in _chunks(layout, reused, self._ctx.n_batch):
+            last = start + len(run) == n
+            self._ctx.decode(run.inputs, start, first_output=len(run) - last)
+            cache.keys += run.keys
+        self._fresh = fresh or reused < n
+        self.last.n_reused, self.last.n_read = reused, n - reused
+        self.last.prefill_seconds = time.perf_counter() - begin
+        return Prefill(reused, n - reused, self.last.prefill_seconds)
+
+    def _generate(
+        self, layout: Layout, state: _Generation, max_tokens: int, call: int
+    ) -> Iterator[Token]:
+        self._own(call)
+        self._prefill(layout)
+        stats, start = self.last, self.n_past
+        try:
+            while stats.stop_reason is None:
+                begin = time.perf_counter()
+                released = self._step(state, stats, max_tokens)
+                stats.generate_seconds += time.perf_counter() - begin
+                for (token, p, alternatives), text in released:
+                    state.ids.append(token)
+                    state.texts.append(text)
+                    yield Token(token, text, p, alternatives)
+                    self._own(call)
+        finally:
+            if call == self._call:
+                self._remember(start, state)
+
+    def _own(self, call: int) -> None:
+        if call != self._call:
+            raise ReellamaError("this answer cannot go on: the engine was used for something else")
+
+    def _step(self, state: _Generation, stats: Stats, max_tokens: int) -> list[tuple[Draft, str]]:
+        """Decode the token chosen last and choose one; returns the tokens whose text is certain."""
+        if 0 <= max_tokens <= stats.n_generated:
+            stats.stop_reason = "length"
+        elif state.chosen is not None and self.n_past >= self.n_ctx:
+            stats.stop_reason = "context"
+        if stats.stop_reason:
+            return state.stream.flush()
+        if state.chosen is not None:
+            self._fresh = False
+            self._ctx.decode_token(state.chosen, self.n_past)
+            self._cache.keys.append(state.chosen)
+            self._fresh = True
+        best = self._drafts.best(self._ctx.logits_at(-1), state.n_probs) if state.n_probs else []
+        if best and state.takes_likeliest:
+            token = best[0][0]  # the sampler would search the vocabulary once more for it
+        else:
+            token = state.sampler.sample(self._ctx.ptr, lambda: self._ctx.logits_at(-1))
+        if self.tokenizer.is_eog(token):
+            stats.stop_reason = "stop"
+            return state.stream.flush()
+        state.chosen = token
+        stats.n_generated += 1
+        released = state.stream.push(self._drafts.draft(token, best), self._drafts.piece(token))
+        if state.stream.stopped:
+            stats.stop_reason = "stop string"
+        return released
+
+    def _remember(self, start: int, state: _Generation) -> None:
+        """Note the answer, unless a stop string cut its last token in two."""
+        text = "".join(state.texts)
+        if state.ids and text.encode() == b"".join(map(self._drafts.piece, state.ids)):
+            self._cache.answers[start] = Answer(state.ids, text)
+
+
+def _chunks(layout: Layout, start: int, size: int) -> Iterator[tuple[int, Run]]:
+    """The positions from `start` on in runs of at most `size`, each with its position."""
+    for run in layout.after(start):
+        for i in range(0, len(run), size):
+            chunk = run[i : i + size]
+            yield start, chunk
+            start += len(chunk)

@@ -1,0 +1,54 @@
+"""Which prompt the KV cache holds, so that the next one rereads only what differs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from llama_cpp import llama_cpp
+
+from pipeline.llm.prompt import Answer, Key
+
+
+class KVCache:
+    """The ledger of one sequence of a llama.cpp context.
+
+    `keys[i]` says what position i holds. The ledger may lag behind the memory (an interrupted call
+    leaves positions that it does not list) but never claims more than the memory has: entries are
+    added after they were decoded, and removed before the memory is cut.
+    """
+
+    def __init__(self, ctx: llama_cpp.llama_context_p, sequence: int = 0):
+        self._memory = llama_cpp.llama_get_memory(ctx)
+        self.sequence = sequence
+        self.keys: list[Key] = []
+        self.answers: dict[int, Answer] = {}  # generated text by the position where it starts
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def common_prefix(self, keys: Sequence[Key]) -> int:
+        """How many positions at the front hold what `keys` asks for."""
+        n = 0
+        for have, want in zip(self.keys, keys, strict=False):
+            if have != want:
+                break
+            n += 1
+        return n
+
+    def keep(self, n: int) -> int:
+        """Forget everything from position `n` on; returns how many positions are left.
+
+        That is `n`, or 0 where the memory cannot be cut (recurrent models keep one state only).
+        """
+        del self.keys[n:]
+        self.answers = {start: answer for start, answer in self.answers.items() if start < n}
+        if llama_cpp.llama_memory_seq_rm(self._memory, self.sequence, n, -1):
+            return n
+        self.clear()
+        return 0
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.keys.clear()
+        self.answers.clear()
+        llama_cpp.llama_memory_seq_rm(self._memory, self.sequence, -1, -1)

@@ -1,0 +1,69 @@
+"""Texts as unit vectors: the mean of an LLM's last hidden states, in a context of its own."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Sequence
+
+import numpy as np
+from llama_cpp import llama_cpp
+
+from gguf_tools.errors import ReellamaError
+from gguf_tools.runtime.backend import Model
+from gguf_tools.runtime.context_options import complaint, default_threads, pointer
+from gguf_tools.text.tokenizer import Tokenizer
+
+
+class Embedder:
+    """Embeds texts with a loaded model; what is longer than `n_ctx` tokens is cut.
+
+    Raises ReellamaError where llama.cpp cannot do that with this model.
+    """
+
+    def __init__(self, model: Model, tokenizer: Tokenizer, n_ctx: int = 2048) -> None:
+        params = llama_cpp.llama_context_default_params()
+        params.n_ctx = params.n_batch = params.n_ubatch = n_ctx
+        params.n_threads = params.n_threads_batch = default_threads()
+        params.embeddings = True
+        params.pooling_type = llama_cpp.LLAMA_POOLING_TYPE_MEAN
+        context = llama_cpp.llama_init_from_model(model.ptr, params)
+        if not context:
+            raise ReellamaError(f"{model.path} makes no embeddings: {complaint()}")
+        self._context, self._tokenizer, self.n_ctx = context, tokenizer, n_ctx
+        self._n_embd = int(llama_cpp.llama_model_n_embd(model.ptr))
+        self._lock = threading.Lock()
+        self._free = weakref.finalize(self, _free, context, model)
+
+    def embed(self, texts: Sequence[str]) -> tuple[list[list[float]], int]:
+        """A vector of length 1 for each text, and how many tokens were read. Thread-safe."""
+        with self._lock:
+            rows = [self._ids(text) for text in texts]
+            return [self._vector(ids).tolist() for ids in rows], sum(map(len, rows))
+
+    def close(self) -> None:
+        """Free the context."""
+        with self._lock:
+            self._free()
+
+    def _ids(self, text: str) -> list[int]:
+        ids = self._tokenizer.encode(text, add_bos=self._tokenizer.add_bos)
+        # Nothing at all has a vector too: that of a line's end.
+        return ids[: self.n_ctx] or self._tokenizer.encode("\n")
+
+    def _vector(self, ids: list[int]) -> np.ndarray:
+        memory = llama_cpp.llama_get_memory(self._context)
+        if memory:
+            llama_cpp.llama_memory_clear(memory, False)
+        tokens = np.array(ids, np.int32)
+        batch = llama_cpp.llama_batch_get_one(pointer(tokens), len(tokens))
+        status = llama_cpp.llama_decode(self._context, batch)
+        found = llama_cpp.llama_get_embeddings_seq(self._context, 0)
+        if status or not found:
+            raise ReellamaError(f"llama.cpp made no embedding: {complaint() or status}")
+        vector = np.ctypeslib.as_array(found, (self._n_embd,)).astype(np.float64)
+        return vector / max(float(np.linalg.norm(vector)), 1e-12)
+
+
+def _free(context: object, _model: Model) -> None:
+    llama_cpp.llama_free(context)

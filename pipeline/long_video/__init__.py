@@ -1,0 +1,1 @@
+"""Long videos: an index of what is seen when, timelines, search, and watched folders."""

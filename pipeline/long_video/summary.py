@@ -1,0 +1,36 @@
+"""What a model of an Ollama server makes of a timeline: a summary, or an answer with times."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import prompts
+from pipeline.llm.ollama_model import OllamaModel
+from pipeline.long_video.timeline import FoundAnswer, Timeline
+from pipeline.video.timestamps import clock
+
+SUMMARIZE = "Summarize the video in two or three sentences."
+# Notes that are sent at most: more would push each other out of an ordinary context.
+MOST_NOTES = 120
+N_CTX = 8192
+
+
+def summarize(timeline: Timeline, model: OllamaModel) -> str:
+    """A summary of all scenes. Raises OllamaError."""
+    step = max(1, -(-len(timeline.scenes) // MOST_NOTES))
+    notes = [(s.start, s.end, s.text) for s in timeline.scenes[::step]]
+    return _ask(model, notes, SUMMARIZE)
+
+
+def answer(question: str, found: Sequence[FoundAnswer], model: OllamaModel) -> str:
+    """An answer from what the bundle said of the scenes that it looked at. Raises OllamaError."""
+    notes = [(f.start, f.end, f.text) for f in sorted(found, key=lambda f: f.start)]
+    return _ask(model, notes, f"{question}\nSay at which times of the video that can be seen.")
+
+
+def _ask(model: OllamaModel, notes: Sequence[tuple[float, float, str]], question: str) -> str:
+    lines = [f"- {clock(start)} to {clock(end)}: {text}" for start, end, text in notes]
+    system = "\n".join([prompts.load("timeline_notes"), "", *lines])
+    messages = [{"role": "system", "content": system}, {"role": "user", "content": question}]
+    tokens = model.generate(messages, n_probs=0, n_ctx=N_CTX)
+    return "".join(token.text for token in tokens).strip()

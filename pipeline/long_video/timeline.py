@@ -1,0 +1,261 @@
+"""A long video, scene by scene: when what is seen, and a summary.
+
+    timeline = LongVideo("mini").timeline("lecture.mp4")
+    timeline.scenes[3].start, timeline.scenes[3].text
+
+Every scene is watched with the bundle's whole budget of soft tokens. Descriptions are written side
+by side (continuous batching) while the next scenes are read.
+"""
+
+from __future__ import annotations
+
+import queue
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from gguf_tools.errors import ReellamaError
+from gguf_tools.format.reader import read_gguf
+from gguf_tools.locate import find
+from gguf_tools.text.chat_template import ChatTemplate
+from models import prompt_format
+from models.bundle import Bundle
+from pipeline.llm.batching import Batcher, Job
+from pipeline.llm.engine import Token
+from pipeline.llm.prompt import Layout, Prompt, Text
+from pipeline.llm.token_sampling import Sampling
+from pipeline.long_video.video_index import CACHE, Moments, look_through
+from pipeline.video.clip import VideoError, open_source
+from pipeline.video.frame_sampling import Plan, select
+from pipeline.video.source import Source
+
+# Scenes of one video at most: each takes a fraction of a second to a second on two cores.
+MOST_SCENES = 300
+SHORTEST = 2.0  # seconds of a scene
+# Of a longer scene its middle is watched: every frame of what is watched has to be decoded.
+WATCHED = 8.0
+SIDE = 384  # pixels on the longest side of a frame
+N_PARALLEL = 4
+N_CTX = 512
+DESCRIPTION_TOKENS = 64
+ANSWER_TOKENS = 128
+# Scenes that are looked at again for a question.
+LOOKED_AT = 3
+
+# What is being done, how much of it is done, of how much.
+Report = Callable[[str, float, float], None]
+
+
+@dataclass(frozen=True)
+class TimelineScene:
+    """What is seen from `start` to `end` seconds; `time` is the moment that shows it best."""
+
+    start: float
+    end: float
+    time: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """A video in scenes. `skipped` says which parts could not be read, and why."""
+
+    path: Path
+    duration: float
+    scenes: tuple[TimelineScene, ...]
+    summary: str
+    skipped: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as JSON has it."""
+        return {**asdict(self), "path": str(self.path)}
+
+
+@dataclass(frozen=True)
+class FoundAnswer:
+    """An answer about a long video: the scene that it comes from, and how well that fits."""
+
+    text: str
+    start: float
+    end: float
+    score: float
+
+
+@dataclass(eq=False)
+class _Written:
+    """A text that the LLM is writing."""
+
+    tokens: queue.SimpleQueue[Token | Exception | None] = field(default_factory=queue.SimpleQueue)
+
+    def text(self) -> str:
+        """Wait for all of it."""
+        found = []
+        while (news := self.tokens.get()) is not None:
+            if isinstance(news, Exception):
+                raise news
+            found.append(news.text)
+        return "".join(found).strip()
+
+
+class LongVideo:
+    """Watches long videos with one bundle. Close it, or use it in a `with` block.
+
+    llm: another GGUF whose embeddings have the bundle's width. cache: folder of what was seen of
+    videos, or None. Raises ReellamaError for a bundle or an LLM that cannot be used.
+    """
+
+    def __init__(
+        self,
+        bundle: str | Path = "mini",
+        *,
+        llm: str | None = None,
+        n_threads: int | None = None,
+        cache: Path | None = CACHE,
+    ) -> None:
+        self.bundle, self.cache = Bundle.load(bundle), cache
+        path = find.resolve(llm) if llm else self.bundle.llm_path()
+        file = read_gguf(path)
+        self.bundle.check_llm(file)
+        self._template = ChatTemplate.from_gguf(file)
+        self._batcher = Batcher(
+            path, n_parallel=N_PARALLEL, n_ctx=N_CTX, n_threads=n_threads, lora=self.bundle.lora
+        )
+
+    def __enter__(self) -> LongVideo:
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the memory of the LLM back."""
+        self._batcher.close()
+
+    def look_through(self, path: str | Path, report: Report | None = None) -> Moments:
+        """See `moments.look_through`."""
+
+        def progress(done: float, total: float) -> None:
+            if report is not None:
+                report("looking", done, total)
+
+        return look_through(path, self.bundle, cache=self.cache, progress=progress)
+
+    def timeline(
+        self,
+        path: str | Path,
+        *,
+        most: int = MOST_SCENES,
+        shortest: float = SHORTEST,
+        report: Report | None = None,
+    ) -> Timeline:
+        """Cut a video into at most `most` scenes and describe each; see `Moments.scenes`.
+
+        Raises VideoError.
+        """
+        moments = self.look_through(path, report)
+        borders = moments.scenes(most, shortest)
+        said: list[tuple[float, float, _Written]] = []
+        skipped: list[str] = []
+        with closing(open_source(path)) as source:
+            for i, (start, end) in enumerate(borders):
+                try:
+                    soft = self._watch(source, start, end)
+                    said.append((start, end, self._ask(soft, self.bundle.describe)))
+                except VideoError as error:
+                    skipped.append(f"{start:.1f} s to {end:.1f} s: {error}")
+                if report is not None:
+                    report("watching", i + 1, len(borders))
+        scenes = tuple(
+            TimelineScene(start, end, (start + end) / 2, written.text())
+            for start, end, written in said
+        )
+        return Timeline(Path(path), moments.duration, scenes, summarize(scenes), tuple(skipped))
+
+    def ask(
+        self, path: str | Path, question: str, *, report: Report | None = None
+    ) -> list[FoundAnswer]:
+        """Find the scenes that a question is about, look at these again, and answer from each.
+
+        The best comes first. Raises VideoError, and ReellamaError where the tower cannot read.
+        """
+        if not question.strip():
+            raise ReellamaError("the question is empty")
+        moments = self.look_through(path, report)
+        borders = moments.scenes(len(moments.times), SHORTEST)  # by every cut that there is
+        scores = _scene_scores(moments, borders, self.bundle.tower.embed_texts([question])[0])
+        best = sorted(range(len(borders)), key=lambda i: -scores[i])[:LOOKED_AT]
+        with closing(open_source(path)) as source:
+            asked = [
+                (i, self._ask(self._watch(source, *borders[i]), question, ANSWER_TOKENS))
+                for i in best
+            ]
+        return [FoundAnswer(w.text(), *borders[i], scores[i]) for i, w in asked]
+
+    def _watch(self, source: Source, start: float, end: float) -> np.ndarray:
+        """Soft tokens of a scene, float32 `[tokens, n_embd]`."""
+        middle, half = (start + end) / 2, min(end - start, WATCHED) / 2
+        plan = Plan(
+            self.bundle.frames,
+            start=max(start, middle - half),
+            end=min(end, middle + half),
+            max_side=SIDE,
+        )
+        taken = list(select(source, plan))
+        times = np.array([time for time, _ in taken]) - (plan.start or 0.0)
+        return self.bundle.encode([rgb for _, rgb in taken], times)
+
+    def _ask(
+        self, soft: np.ndarray, question: str, max_tokens: int = DESCRIPTION_TOKENS
+    ) -> _Written:
+        written = _Written()
+        layout = self._lay_out(soft, question)
+        job = Job(layout, written.tokens.put, Sampling(), max_tokens=max_tokens)
+        self._batcher.submit(job)
+        return written
+
+    def _lay_out(self, soft: np.ndarray, question: str) -> Layout:
+        messages = prompt_format.messages(self.bundle.system, [], question)
+        prompt: Prompt = []
+        shown: Prompt = [soft, Text(prompt_format.AFTER_VIDEO)]
+        for segment in self._template.render(messages):
+            if segment.content == len(messages) - 1:
+                prompt, shown = prompt + shown, []
+            prompt.append(Text(segment.text, segment.special))
+        return self._batcher.lay_out(prompt)
+
+
+def summarize(scenes: Sequence[TimelineScene], most: int = 3) -> str:
+    """What most of the time shows, in the scenes' own words: nothing is made up.
+
+    >>> summarize([TimelineScene(0, 4, 2, "A dog runs."), TimelineScene(4, 6, 5, "A cat.")])
+    'A dog runs. A cat.'
+    """
+    seconds: Counter[str] = Counter()
+    for scene in scenes:
+        seconds[scene.text] += round((scene.end - scene.start) * 1000)
+    kept = {text for text, _ in seconds.most_common(most)}
+    return " ".join(dict.fromkeys(scene.text for scene in scenes if scene.text in kept))
+
+
+def _scene_scores(
+    moments: Moments, borders: Sequence[tuple[float, float]], wanted: np.ndarray
+) -> list[float]:
+    """How well each scene's best moment fits; a scene between two moments has the one before."""
+    fits = moments.embeddings @ wanted
+    scores = []
+    for start, end in borders:
+        inside = (moments.times >= start) & (moments.times < end)
+        before = max(0, int(np.searchsorted(moments.times, start, "right")) - 1)
+        scores.append(float(fits[inside].max() if inside.any() else fits[before]))
+    return scores

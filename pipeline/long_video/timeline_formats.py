@@ -1,0 +1,107 @@
+"""A timeline as text, JSON, subtitles (SRT, WebVTT), or Markdown with pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from pipeline.long_video.timeline import Timeline
+from pipeline.video.timestamps import clock
+
+FORMATS = ("text", "json", "srt", "vtt", "md")
+
+
+def to_text(timeline: Timeline) -> str:
+    """A line a scene, after the summary."""
+    lines = [timeline.summary, ""]
+    lines += [f"{clock(s.start)} - {clock(s.end)}  {s.text}" for s in timeline.scenes]
+    return "\n".join([*lines, *(f"not read: {part}" for part in timeline.skipped)]) + "\n"
+
+
+def to_json(timeline: Timeline) -> str:
+    """One object: path, duration, summary, scenes and skipped."""
+    return json.dumps(timeline.to_json(), indent=2, ensure_ascii=False) + "\n"
+
+
+def to_srt(timeline: Timeline) -> str:
+    """SubRip subtitles, one for each scene."""
+    blocks = [
+        f"{i}\n{_stamp(s.start, ',')} --> {_stamp(s.end, ',')}\n{_cue(s.text)}\n"
+        for i, s in enumerate(timeline.scenes, 1)
+    ]
+    return "\n".join(blocks)
+
+
+def to_vtt(timeline: Timeline) -> str:
+    """WebVTT subtitles, one for each scene."""
+    blocks = [
+        f"{_stamp(s.start, '.')} --> {_stamp(s.end, '.')}\n{_escaped(_cue(s.text))}\n"
+        for s in timeline.scenes
+    ]
+    return "\n".join(["WEBVTT\n", *blocks])
+
+
+def to_markdown(timeline: Timeline, pictures: list[str] | None = None) -> str:
+    """A table of scenes; `pictures` are the addresses of one picture for each."""
+    title = _plain(timeline.path.name)
+    rows = [f"# {title}", "", _plain(timeline.summary), ""]
+    rows += ["| time | picture | what is seen |", "| --- | --- | --- |"]
+    for i, scene in enumerate(timeline.scenes):
+        shown = f"![{clock(scene.time)}]({pictures[i]})" if pictures else ""
+        rows.append(
+            f"| {clock(scene.start)} - {clock(scene.end)} | {shown} | {_plain(scene.text)} |"
+        )
+    return "\n".join(rows) + "\n"
+
+
+def write_thumbnails(timeline: Timeline, folder: Path, side: int = 160) -> list[Path]:
+    """A JPEG of each scene's moment, in `folder`, which is made; returns their paths."""
+    from PIL import Image
+
+    from pipeline.video.clip import read_frames
+
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for i, scene in enumerate(timeline.scenes, 1):
+        clip = read_frames(
+            timeline.path, frames=1, start=scene.time, end=max(scene.end, scene.time + 0.1),
+            max_side=side,
+        )  # fmt: skip
+        paths.append(folder / f"{i:04}.jpg")
+        Image.fromarray(clip.frames[0]).save(paths[-1], quality=80)
+    return paths
+
+
+WRITERS: dict[str, Callable[[Timeline], str]] = {
+    "text": to_text,
+    "json": to_json,
+    "srt": to_srt,
+    "vtt": to_vtt,
+    "md": to_markdown,
+}
+
+
+def _stamp(seconds: float, point: str) -> str:
+    """Hours, minutes, seconds and milliseconds.
+
+    >>> _stamp(3723.5, ",")
+    '01:02:03,500'
+    """
+    ms = round(seconds * 1000)
+    hours, minutes = ms // 3_600_000, ms // 60_000 % 60
+    return f"{hours:02}:{minutes:02}:{ms // 1000 % 60:02}{point}{ms % 1000:03}"
+
+
+def _cue(text: str) -> str:
+    """A subtitle's text: no empty line, which would end it, and no arrow, which begins a time."""
+    return " ".join(text.split()).replace("-->", "->") or "..."
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;")
+
+
+def _plain(text: str) -> str:
+    """Text that means nothing to Markdown."""
+    return "".join(f"\\{c}" if c in "\\`*_[]<>|#!" else c for c in " ".join(text.split()))

@@ -1,0 +1,231 @@
+"""Moments of a video by what they look like: found once, kept, and searched with words.
+
+    moments = look_through("holiday.mp4", Bundle.load("mini"))
+    search([moments], "a dog", Bundle.load("mini"))[0].time
+
+One pass looks at whole frames (keyframes, where the video is long) and keeps for each its time, its
+colours and its CLIP embedding. Scenes are cut, and words are matched, without another look.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
+from itertools import pairwise
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+import platformdirs
+
+from gguf_tools.atomic_write import replacing, stamp
+from gguf_tools.errors import ReellamaError
+from models.bundle import Bundle
+from pipeline.video.clip import open_source
+from pipeline.video.frame_sampling import centres
+from pipeline.video.scene_detection import CUT, describe
+from pipeline.video.source import Source, VideoError
+from pipeline.video.video_file import VideoFile
+
+Progress = Callable[[float, float], None]  # seconds of the video that were looked at, of how many
+
+CACHE = Path(platformdirs.user_cache_dir("reellama")) / "moments"
+FORMAT = "moments 1"  # part of every key: another way to look makes old files unknown
+# A video this short is looked at every half second; every frame of it is decoded for that.
+SHORT, SHORT_STEP = 120.0, 0.5
+# In a longer one keyframes do, at most one in `LEAST_STEP` and at least one in `MOST_STEP` seconds.
+LEAST_STEP, MOST_STEP = 1.0, 20.0
+LOOK_SIDE = 256  # pixels on the longest side: a little more than towers take
+COLOUR_SIDE = 64
+BATCH = 32  # frames a call of the tower
+# Seconds of a scene at most: a lecture, or a camera that stands still, may have no cut for hours.
+LONGEST = 60.0
+# Moments that follow each other within so many seconds, with scores as good, are one.
+SAME = 4.0
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """What was seen of a video.
+
+    times: seconds, float64 [n]; colours: float32 [n, 51] as `scenes.describe` has them;
+    embeddings: float32 [n, d], of length 1, or [n, 0] where the tower has no text side.
+    """
+
+    path: Path
+    duration: float
+    times: np.ndarray
+    colours: np.ndarray
+    embeddings: np.ndarray
+
+    def scenes(self, most: int, shortest: float) -> list[tuple[float, float]]:
+        """Start and end of at most `most` scenes, each `shortest` seconds or longer; all of them
+        together are the video. The strongest cuts are kept. Scenes of more than `LONGEST` seconds
+        are then cut in equal pieces, those with the longest pieces first."""
+        change = np.abs(np.diff(self.colours, axis=0)).mean(axis=1)
+        borders = [0.0, max(self.duration, 1e-3)]
+        for i in np.argsort(-change, kind="stable"):
+            if len(borders) > most or change[i] <= CUT:
+                break
+            at = float(self.times[i + 1])
+            if min(abs(at - border) for border in borders) >= shortest:
+                borders.append(at)
+        borders.sort()
+        return _in_pieces(list(pairwise(borders)), most, shortest)
+
+
+@dataclass(frozen=True)
+class Match:
+    """A moment that fits some words: its video, seconds, and cosine similarity."""
+
+    path: Path
+    time: float
+    score: float
+
+
+def look_through(
+    path: str | Path,
+    bundle: Bundle,
+    *,
+    cache: Path | None = CACHE,
+    progress: Progress | None = None,
+) -> Moments:
+    """Look through a video, or take what an earlier look has found.
+
+    cache: folder of what was found; None keeps nothing. Raises VideoError for what is no video.
+    """
+    path = Path(path)
+    with closing(open_source(path)) as source:
+        kept = None if cache is None else cache / f"{_key(path, bundle)}.npz"
+        if kept is not None and (found := _read(kept, path)) is not None:
+            return found
+        moments = _look(source, path, bundle, progress or (lambda done, total: None))
+    if kept is not None and not bundle.changed:
+        with suppress(OSError, ReellamaError):  # the answer is as good, only not kept
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(kept) as temporary, open(temporary, "wb") as file:
+                np.savez(
+                    file,
+                    duration=moments.duration,
+                    times=moments.times,
+                    colours=moments.colours,
+                    embeddings=moments.embeddings,
+                )
+    return moments
+
+
+def search(videos: Sequence[Moments], words: str, bundle: Bundle, n: int = 5) -> list[Match]:
+    """The `n` moments that fit `words` best, best first; neighbours count once.
+
+    Raises ReellamaError where the bundle's tower cannot read.
+    """
+    if not words.strip():
+        raise ReellamaError("search for what? give a few words")
+    wanted = bundle.tower.embed_texts([words])[0]
+    found: list[Match] = []
+    for video in videos:
+        scores = video.embeddings @ wanted if video.embeddings.size else np.zeros(0)
+        for i in np.argsort(-scores, kind="stable"):
+            time = float(video.times[i])
+            near = (m for m in found if m.path == video.path and abs(m.time - time) < SAME)
+            if not any(near):
+                found.append(Match(video.path, time, float(scores[i])))
+            if sum(m.path == video.path for m in found) >= n:
+                break
+    return sorted(found, key=lambda match: -match.score)[:n]
+
+
+def _in_pieces(
+    scenes: Sequence[tuple[float, float]], most: int, shortest: float
+) -> list[tuple[float, float]]:
+    pieces = [1] * len(scenes)
+    waiting = [(start - end, i) for i, (start, end) in enumerate(scenes)]
+    heapify(waiting)  # the scene with the longest pieces first
+    left = most - len(scenes)
+    while left > 0 and waiting and -waiting[0][0] > LONGEST:
+        _, i = heappop(waiting)
+        start, end = scenes[i]
+        if (end - start) / (pieces[i] + 1) >= shortest:
+            pieces[i] += 1
+            left -= 1
+            heappush(waiting, ((start - end) / pieces[i], i))
+    return [
+        piece
+        for (start, end), n in zip(scenes, pieces, strict=True)
+        for piece in pairwise([*np.linspace(start, end, n, endpoint=False).tolist(), end])
+    ]
+
+
+def _look(source: Source, path: Path, bundle: Bundle, progress: Progress) -> Moments:
+    times: list[float] = []
+    colours: list[np.ndarray] = []
+    embeddings: list[np.ndarray] = []
+    waiting: list[np.ndarray] = []
+    for time, rgb in _frames(source):
+        times.append(time)
+        small = rgb[:: max(1, len(rgb) // COLOUR_SIDE), :: max(1, rgb.shape[1] // COLOUR_SIDE)]
+        colours.append(describe(small))
+        waiting.append(rgb)
+        if len(waiting) == BATCH:
+            embeddings.append(bundle.tower.embed_images(waiting))
+            waiting = []
+        progress(time, source.duration)
+    if not times:
+        raise VideoError(f"{path}: no frame can be decoded; the file is cut off or damaged")
+    if waiting:
+        embeddings.append(bundle.tower.embed_images(waiting))
+    progress(source.duration, source.duration)
+    return Moments(
+        path,
+        source.duration,
+        np.array(times),
+        np.stack(colours).astype(np.float32),
+        np.concatenate(embeddings).astype(np.float32),
+    )
+
+
+def _frames(source: Source) -> Iterator[tuple[float, np.ndarray]]:
+    last = -1.0
+    for frame in source.frames_at(_wanted(source)):
+        if frame.time > last:
+            with suppress(VideoError):  # damaged just here: the rest tells what there is
+                yield frame.time, frame.rgb(LOOK_SIDE)
+                last = frame.time
+
+
+def _wanted(source: Source) -> list[float]:
+    """Seconds at which to look."""
+    duration = source.duration
+    if duration <= SHORT or not isinstance(source, VideoFile):
+        return centres(0.0, duration, max(1, round(duration / SHORT_STEP)))
+    times = [0.0]
+    for time in [*source.keyframe_times(0.0, duration), duration]:
+        while time - times[-1] > MOST_STEP:
+            times.append(times[-1] + MOST_STEP)
+        if time - times[-1] >= LEAST_STEP and time < duration:
+            times.append(time)
+    return times
+
+
+def _key(path: Path, bundle: Bundle) -> str:
+    """What moments depend on, as a name for a file."""
+    said = [FORMAT, str(path.resolve()), *stamp(path), bundle.version]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+
+
+def _read(kept: Path, path: Path) -> Moments | None:
+    try:
+        with np.load(kept, allow_pickle=False) as data:
+            return Moments(
+                path,
+                float(data["duration"]),
+                data["times"],
+                data["colours"],
+                data["embeddings"],
+            )
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        return None  # not there, or damaged: it is written anew

@@ -1,0 +1,245 @@
+"""A folder whose videos each get a sidecar: `clip.mp4.json` and `clip.mp4.srt` beside `clip.mp4`.
+
+Any number of workers share a folder, and any of them may be killed at any moment. A video is done
+when its JSON is there and names the file's size and date; both sidecars are written whole or not at
+all, the JSON last. Locks are the operating system's, which takes them from a process that dies.
+What failed is remembered in `.reellama`, with the reason, and tried again later and later.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from filelock import FileLock, Timeout
+
+from gguf_tools.atomic_write import write_atomically
+from gguf_tools.errors import ReellamaError
+from pipeline.long_video.timeline import Timeline
+from pipeline.long_video.timeline_formats import to_srt
+
+SUFFIXES = frozenset(
+    [
+        ".3gp",
+        ".avi",
+        ".flv",
+        ".m2ts",
+        ".m4v",
+        ".mkv",
+        ".mov",
+        ".mp4",
+        ".mpeg",
+        ".mpg",
+        ".mts",
+        ".ogv",
+        ".ts",
+        ".webm",
+        ".wmv",
+    ]
+)
+NOTES = ".reellama"  # the folder of locks, failures and half-written files
+LOCKS = 256  # lock files; two videos of the same number wait for each other, which is rare
+SETTLED = 2.0  # seconds without a change after which a file counts as copied
+FIRST_WAIT, LONGEST_WAIT = 10.0, 3600.0  # seconds before another try
+MOST_TRIES = 8
+# A worker that dies while it watches may have been killed for another reason: no wait at first.
+FREE_DEATHS = 3
+DIED = "the worker ended while it was watching this"
+
+State = Literal["done", "new", "copying", "working", "failed", "given up"]
+Describe = Callable[[Path], Timeline]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What went wrong with a file of this size and date, how often, and when it is tried again."""
+
+    error: str
+    tries: int
+    next_try: float  # seconds since 1970
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A video and how far it is."""
+
+    path: Path
+    state: State
+    failure: Failure | None = None
+
+
+class Folder:
+    """A watched folder. Raises ReellamaError where it is none."""
+
+    def __init__(self, root: Path, *, recursive: bool = False, settled: float = SETTLED) -> None:
+        if not root.is_dir():
+            raise ReellamaError(f"{root} is not a folder")
+        self.root, self.recursive, self.settled = root, recursive, settled
+        self.notes = root / NOTES
+
+    def videos(self) -> list[Path]:
+        """All videos, by name."""
+        found = self.root.rglob("*") if self.recursive else self.root.iterdir()
+        return sorted(
+            path
+            for path in found
+            if path.suffix.lower() in SUFFIXES
+            and not any(part.startswith(".") for part in path.relative_to(self.root).parts)
+            and path.is_file()
+        )
+
+    def entries(self) -> list[Entry]:
+        """All videos and how far they are."""
+        return [entry for path in self.videos() if (entry := self._entry(path))]
+
+    def waiting(self) -> Iterator[Path]:
+        """What could be done now, one after another, each looked at when it is its turn."""
+        for path in self.videos():
+            state = self.state(path)
+            ready = state == "new"
+            if state == "failed" and (failure := self.failure(path)):
+                ready = failure.next_try <= time.time()
+            if ready:
+                yield path
+
+    def state(self, path: Path) -> State:
+        """How far a video is; a lock that is held is found by `entries` only."""
+        stat = path.stat()
+        if self._done(path, stat):
+            return "done"
+        if time.time() - max(stat.st_mtime, stat.st_ctime) < self.settled:
+            return "copying"
+        failure = self.failure(path)
+        if failure is None:
+            return "new"
+        return "given up" if failure.tries >= MOST_TRIES else "failed"
+
+    def failure(self, path: Path) -> Failure | None:
+        """What went wrong with a video; a file that was changed since has a clean record."""
+        try:
+            found = Failure(**json.loads(self._record(path).read_text(encoding="utf-8")))
+            stat = path.stat()
+        except (OSError, ValueError, TypeError):
+            return None
+        return found if (found.size, found.mtime_ns) == (stat.st_size, stat.st_mtime_ns) else None
+
+    def process(self, path: Path, describe: Describe) -> bool:
+        """Write the sidecars of a video, unless another worker does or did; says whether it did.
+
+        What goes wrong is remembered; KeyboardInterrupt passes through.
+        """
+        with self._claimed(path) as mine:
+            if not mine or self.state(path) in ("done", "copying"):
+                return False
+            stat = path.stat()
+            before = self.failure(path)
+            self._remember(path, stat, DIED, before)  # in case this process does not live to say so
+            try:
+                self._write(path, stat, describe(path))
+            except (ReellamaError, OSError, MemoryError) as error:
+                reason = str(error) or type(error).__name__
+                self._remember(path, stat, " ".join(reason.split()), before)
+                return False
+            except BaseException:  # Ctrl-C is nobody's failure
+                self._forget(path, before)
+                raise
+            self._forget(path, None)
+            return True
+
+    def forget(self, path: Path) -> None:
+        """Forget what went wrong with a video."""
+        self._forget(path, None)
+
+    def _write(self, path: Path, stat: os.stat_result, timeline: Timeline) -> None:
+        now = path.stat()
+        if (now.st_size, now.st_mtime_ns) != (stat.st_size, stat.st_mtime_ns):
+            raise ReellamaError("the file was changed while it was watched")
+        source = {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+        data = {**timeline.to_json(), "path": path.name, "source": source}
+        self._put(sidecar(path, "srt"), to_srt(timeline))
+        self._put(sidecar(path, "json"), json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+
+    def _put(self, target: Path, text: str) -> None:
+        """Write a file whole or not at all. What a death leaves is written over next time."""
+        half = self.notes / f"half-{_number(target, 1 << 62)}"
+        with half.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(half, target)
+
+    def _entry(self, path: Path) -> Entry | None:
+        try:
+            state = self.state(path)
+        except OSError:  # gone meanwhile
+            return None
+        if state in ("new", "failed", "given up"):
+            with self._claimed(path) as free:
+                if not free:
+                    return Entry(path, "working")
+        return Entry(path, state, None if state == "done" else self.failure(path))
+
+    @contextmanager
+    def _claimed(self, path: Path) -> Iterator[bool]:
+        """Hold the lock of a video, if nobody else does."""
+        self.notes.mkdir(exist_ok=True)
+        lock = FileLock(self.notes / f"lock-{_number(path, LOCKS)}")
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
+
+    def _remember(
+        self, path: Path, stat: os.stat_result, error: str, before: Failure | None
+    ) -> None:
+        tries = before.tries + 1 if before else 1
+        wait = min(FIRST_WAIT * 2 ** (tries - 1), LONGEST_WAIT)
+        if error == DIED and tries <= FREE_DEATHS:
+            wait = 0.0
+        failure = Failure(error, tries, time.time() + wait, stat.st_size, stat.st_mtime_ns)
+        write_atomically(self._record(path), json.dumps(asdict(failure)))
+
+    def _forget(self, path: Path, before: Failure | None) -> None:
+        if before is None:
+            self._record(path).unlink(missing_ok=True)
+        else:
+            write_atomically(self._record(path), json.dumps(asdict(before)))
+
+    def _record(self, path: Path) -> Path:
+        return self.notes / f"failure-{_number(path, 1 << 62)}.json"
+
+    def _done(self, path: Path, stat: os.stat_result) -> bool:
+        try:
+            source = json.loads(sidecar(path, "json").read_text(encoding="utf-8"))["source"]
+            there = sidecar(path, "srt").exists()
+            return there and source == {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+        except (OSError, ValueError, TypeError, KeyError):
+            return False
+
+
+def sidecar(path: Path, kind: str) -> Path:
+    """The sidecar of a video.
+
+    >>> sidecar(Path("a/clip.mp4"), "srt").name
+    'clip.mp4.srt'
+    """
+    return path.with_name(f"{path.name}.{kind}")
+
+
+def _number(path: Path, n: int) -> int:
+    """A number below `n` for a path, the same in every process."""
+    return int.from_bytes(hashlib.sha256(os.fsencode(path.name)).digest()[:8], "big") % n

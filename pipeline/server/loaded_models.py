@@ -1,0 +1,176 @@
+"""The models in memory: loaded once, kept while they are used, let go when memory is short."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import psutil
+
+from gguf_tools.atomic_write import stamp
+from pipeline.llm.batching import Batcher
+from pipeline.llm.text_embedding import Embedder
+from pipeline.server.model_registry import Known
+from pipeline.server.model_store import Store
+from pipeline.server.settings import Settings
+
+FOR_EVER = timedelta(days=36500)
+# With less than this share of the memory free, models that nobody uses are unloaded.
+LEAST_FREE = 0.05
+WATCHED_EVERY = 5.0  # seconds
+
+# The files that a model is loaded from, each with its stamp, and with its scale where it has one.
+Key = tuple[tuple[Path, tuple[int, int], float | None], ...]
+
+
+@dataclass(eq=False)
+class Loaded:
+    """A model in memory. `users` counts the requests that are using it."""
+
+    name: str
+    key: Key
+    batcher: Batcher
+    load_seconds: float
+    keep_alive: float
+    users: int = 0
+    used: float = field(default_factory=time.monotonic)
+    embedder: Embedder | None = None
+
+    @property
+    def n_ctx(self) -> int:
+        """Positions of one answer."""
+        return self.batcher.n_ctx
+
+    @property
+    def expires_at(self) -> datetime:
+        """When it is unloaded, unless it is used before."""
+        left = self.keep_alive - (time.monotonic() - self.used)
+        lasts = FOR_EVER if self.keep_alive < 0 else timedelta(seconds=max(left, 0))
+        return datetime.now(timezone.utc) + lasts
+
+    @property
+    def expired(self) -> bool:
+        """Whether it may go: unused for as long as it is kept."""
+        kept = self.keep_alive < 0 or time.monotonic() - self.used < self.keep_alive
+        return not (self.users or kept)
+
+    @property
+    def changed(self) -> bool:
+        """Whether any of its files was written since it was loaded."""
+        return any(stamp(path) != before for path, before, _ in self.key)
+
+    def embed(self, texts: list[str]) -> tuple[list[list[float]], int]:
+        """See `Embedder.embed`."""
+        if self.embedder is None:
+            n_ctx = min(2048, self.n_ctx)
+            self.embedder = Embedder(self.batcher.model, self.batcher.tokenizer, n_ctx)
+        return self.embedder.embed(texts)
+
+    def close(self) -> None:
+        """Free its memory."""
+        if self.embedder is not None:
+            self.embedder.close()
+        self.batcher.close()
+
+
+class Models:
+    """Loads models when they are asked for. All methods belong to one event loop."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._loaded: dict[Key, Loaded] = {}
+        self._loading = asyncio.Lock()  # one at a time: the second may need the memory of the first
+        self._watch: asyncio.Task[None] | None = None
+
+    def loaded(self) -> list[Loaded]:
+        """What is in memory, the last used first."""
+        return sorted(self._loaded.values(), key=lambda each: each.used, reverse=True)
+
+    async def take(self, known: Known, keep_alive: float | None) -> tuple[Loaded, float]:
+        """A model to use, and the seconds that loading it took; give it to `release` afterwards."""
+        lora = self._adapters(known)
+        llm: list[tuple[Path, float | None]] = [(path, None) for path in known.files]
+        key = tuple((path, stamp(path), scale) for path, scale in [*llm, *lora])
+        async with self._loading:
+            await self._let_go_of_changed()
+            took = 0.0
+            if key not in self._loaded:
+                begin = time.perf_counter()
+                self._loaded[key] = await self._load(known, key, lora)
+                took = self._loaded[key].load_seconds = time.perf_counter() - begin
+            found = self._loaded[key]
+            found.users += 1
+            found.name = known.served
+        if keep_alive is not None:
+            found.keep_alive = keep_alive
+        return found, took
+
+    async def release(self, loaded: Loaded) -> None:
+        """Say that a request is done with a model."""
+        loaded.users -= 1
+        loaded.used = time.monotonic()
+        if loaded.expired:
+            await self._unload(loaded)
+
+    async def close(self) -> None:
+        """Unload everything; answers that are still being written end with an error."""
+        if self._watch is not None:
+            self._watch.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._watch
+        for loaded in list(self._loaded.values()):
+            await self._unload(loaded)
+
+    def _adapters(self, known: Known) -> list[tuple[Path, float]]:
+        store = Store(self.settings.store)
+        own = known.bundle.lora if known.bundle else []
+        return [*own, *((store.file(adapter), 1.0) for adapter in known.manifest.adapters)]
+
+    async def _load(self, known: Known, key: Key, lora: list[tuple[Path, float]]) -> Loaded:
+        if self._watch is None:
+            self._watch = asyncio.create_task(self._watching())
+        await self._make_room(known.size)
+        settings = self.settings
+        batcher = await asyncio.to_thread(
+            Batcher,
+            known.path,
+            n_parallel=settings.n_parallel,
+            n_ctx=settings.n_ctx,
+            n_threads=settings.n_threads,
+            n_gpu_layers=settings.n_gpu_layers,
+            lora=lora,
+        )
+        return Loaded(known.served, key, batcher, 0.0, settings.keep_alive)
+
+    async def _let_go_of_changed(self) -> None:
+        """Unload models whose files have changed, once nobody uses them: nobody will again."""
+        for loaded in self.loaded():
+            if loaded.changed:
+                loaded.keep_alive = 0
+                if loaded.expired:
+                    await self._unload(loaded)
+
+    async def _make_room(self, wanted: int) -> None:
+        """Unload what nobody uses, the least recently used first, until `wanted` bytes are free."""
+        for idle in reversed([each for each in self.loaded() if not each.users]):
+            memory = psutil.virtual_memory()
+            if memory.available - wanted > LEAST_FREE * memory.total:
+                return
+            await self._unload(idle)
+
+    async def _unload(self, loaded: Loaded) -> None:
+        if self._loaded.get(loaded.key) is loaded:
+            del self._loaded[loaded.key]
+            await asyncio.to_thread(loaded.close)
+
+    async def _watching(self) -> None:
+        while True:
+            await asyncio.sleep(WATCHED_EVERY)
+            for loaded in self.loaded():
+                if loaded.expired:
+                    await self._unload(loaded)
+            await self._make_room(0)

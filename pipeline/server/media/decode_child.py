@@ -1,0 +1,128 @@
+"""The child process that decodes a file nobody trusts: `python -m pipeline.server.media.decode_child`.
+
+Its argument is JSON: the path of a file or of a folder of pictures, and the limits. It answers on
+stdout with one line of JSON, {"shapes": [[height, width], ...], "times": [...]}, and the pixels of
+all frames, or with {"error": "...", "status": 400 or 413} alone. It imports no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import sys
+import warnings
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+
+class TooLarge(Exception):
+    """More pixels or seconds than are taken; the message is one line for people."""
+
+
+def main() -> None:
+    """Read the request, answer it."""
+    request = json.loads(sys.argv[1])
+    limit(request["seconds"], request["memory"])
+    # Whatever a library prints must not get between the frames.
+    answer = os.fdopen(os.dup(1), "wb")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    try:
+        header, frames = decode(request)
+    except MemoryError:
+        size = request["memory"] / (1 << 30)
+        header, frames = refusal(f"decoding needs more than {size:.1f} GiB of memory", 413), []
+    with answer:
+        answer.write(json.dumps(header).encode() + b"\n")
+        for frame in frames:
+            answer.write(frame.tobytes())
+
+
+def limit(seconds: int, memory: int) -> None:
+    """Bound this process: time, memory, and nothing written to any file.
+
+    The alarm ends it even when the server that started it is gone.
+    """
+    signal.alarm(seconds)
+    limits = (
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_CPU, 4 * seconds),  # FFmpeg decodes on several cores
+        (resource.RLIMIT_AS, memory),
+    )
+    for what, value in limits:
+        with suppress(ValueError, OSError):  # macOS takes no limit on the address space
+            resource.setrlimit(what, (value, value))
+
+
+def decode(request: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
+    """The header of the answer, and the frames, uint8 `[height, width, 3]`."""
+    from pipeline.video.clip import VideoError, read_frames
+
+    path = Path(request["path"])
+    try:
+        for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+            check(file, request["max_pixels"], request["max_seconds"])
+        clip = read_frames(path, frames=request["frames"], max_side=request["max_side"])
+        check_seconds(clip.duration, request["max_seconds"])
+    except TooLarge as error:
+        return refusal(str(error), 413), []
+    except VideoError as error:
+        return refusal(without_path(str(error), path), 400), []
+    shapes = [frame.shape[:2] for frame in clip.frames]
+    return {"shapes": shapes, "times": clip.times.tolist()}, clip.frames
+
+
+def check(path: Path, max_pixels: int, max_seconds: float) -> None:
+    """Raise TooLarge for what the header alone shows to be too large, before any pixel is there."""
+    from PIL import Image
+
+    Image.MAX_IMAGE_PIXELS = None  # the limit is ours
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=("PNG", "JPEG", "GIF", "WEBP", "BMP")) as image:
+                width, height = image.size
+    except (OSError, ValueError, SyntaxError):  # not a picture, or one that read_frames will refuse
+        width, height = check_video(path, max_seconds)
+    if width * height > max_pixels:
+        raise TooLarge(
+            f"frames of {width}x{height} pixels: at most {max_pixels / 1e6:.1f} million are taken"
+        )
+
+
+def check_video(path: Path, max_seconds: float) -> tuple[int, int]:
+    """Width and height by the header of a video; 0, 0 where it has none."""
+    import av
+
+    try:
+        with av.open(f"file:{path}", options={"protocol_whitelist": "file"}) as container:
+            check_seconds((container.duration or 0) / av.time_base, max_seconds)
+            contexts = [stream.codec_context for stream in container.streams.video]
+            sizes = [(c.width, c.height) for c in contexts if c is not None]
+    except (av.error.FFmpegError, ValueError):
+        return 0, 0
+    return max(sizes, key=lambda size: size[0] * size[1], default=(0, 0))
+
+
+def check_seconds(seconds: float, most: float) -> None:
+    """Raise TooLarge for a video that is too long."""
+    if seconds > most:
+        raise TooLarge(f"a video of {seconds:.0f} s: at most {most:.0f} s are taken")
+
+
+def refusal(message: str, status: int) -> dict[str, Any]:
+    """The answer when there are no frames."""
+    return {"error": message, "status": status}
+
+
+def without_path(message: str, path: Path) -> str:
+    """A message that names the file, without the temporary name, which nobody chose."""
+    lead, _, rest = message.partition(": ")
+    return f"the video: {rest}" if lead.startswith(str(path)) else message
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,174 @@
+"""Media by URL or by path, only from where the settings allow it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import stat
+from collections.abc import Collection
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.server.media.media_encoder import MediaError
+
+if TYPE_CHECKING:
+    import httpx
+
+_REDIRECTS = 3
+_PORTS = {"http": 80, "https": 443}
+# Networks that carry an IPv4 address to a gateway: NAT64. The address within decides.
+_NAT64 = IPv6Network("64:ff9b::/96")
+
+
+async def fetch(
+    url: str,
+    allowed_hosts: Collection[str],
+    max_bytes: int,
+    seconds: float,
+    *,
+    allow_loopback: bool = False,
+) -> bytes:
+    """What stands at `url`, which must be of an allowed host ("example.org", "example.org:8080").
+
+    Private, loopback, link-local and multicast addresses are refused, and the connection goes to
+    the very address that was checked; redirects go through the same. `allow_loopback` permits this
+    machine. Raises MediaError: 403 where it is not allowed, 413 for more than `max_bytes`, 400
+    where it fails or takes more than `seconds`.
+    """
+    try:
+        return await asyncio.wait_for(
+            _fetch(url, allowed_hosts, max_bytes, allow_loopback), seconds
+        )
+    except asyncio.TimeoutError:
+        raise MediaError(f"the URL gave no whole answer within {seconds:g} s") from None
+
+
+async def _fetch(
+    text: str, allowed_hosts: Collection[str], max_bytes: int, allow_loopback: bool
+) -> bytes:
+    import httpx
+
+    # A proxy of the environment would connect for us, to an address that nobody checked.
+    async with httpx.AsyncClient(trust_env=False, timeout=None) as client:
+        try:
+            url = httpx.URL(text)
+            for _ in range(1 + _REDIRECTS):
+                check_url(url, allowed_hosts)
+                address = await _address(url, allow_loopback)
+                request = client.build_request(
+                    "GET",
+                    url.copy_with(host=address),
+                    headers={"Host": url.netloc.decode("ascii"), "Accept-Encoding": "identity"},
+                    extensions={"sni_hostname": url.raw_host.decode("ascii")},
+                )
+                response = await client.send(request, stream=True)
+                try:
+                    if not response.has_redirect_location:
+                        return await _body(response, max_bytes)
+                    url = url.join(response.headers["location"])
+                finally:
+                    await response.aclose()
+        except (httpx.InvalidURL, UnicodeError) as error:
+            raise MediaError("not a URL: send http://... or https://...") from error
+        except (httpx.HTTPError, OSError) as error:
+            raise MediaError(f"cannot fetch from {url.host}: {_reason(error)}") from error
+    raise MediaError(f"more than {_REDIRECTS} redirects; give the URL of the file itself")
+
+
+def check_url(url: httpx.URL, allowed_hosts: Collection[str]) -> None:
+    """Raise MediaError unless `url` is HTTP of an allowed host, at its usual port or a named."""
+    if url.scheme not in _PORTS:
+        raise MediaError("only http and https URLs are fetched", 403)
+    if url.userinfo:
+        raise MediaError("a URL with a user's name or password is not fetched", 403)
+    host = url.host.lower()
+    bracketed = f"[{host}]" if ":" in host else host
+    port = url.port or _PORTS[url.scheme]
+    names = {f"{bracketed}:{port}"}
+    if port == _PORTS[url.scheme]:
+        names |= {host, bracketed}
+    if not names & {name.lower() for name in allowed_hosts}:
+        raise MediaError(
+            f"URLs of {bracketed} are not allowed here; send the file itself, or start the server "
+            "with --allow-url HOST",
+            403,
+        )
+
+
+async def _address(url: httpx.URL, allow_loopback: bool) -> str:
+    """The address to connect to. One that is not public among several refuses them all."""
+    port = url.port or _PORTS[url.scheme]
+    found = await asyncio.get_running_loop().getaddrinfo(
+        url.raw_host.decode("ascii"), port, type=socket.SOCK_STREAM
+    )
+    addresses = [str(sockaddr[0]) for *_, sockaddr in found]
+    if not all(is_public(a) or (allow_loopback and ip_address(a).is_loopback) for a in addresses):
+        raise MediaError(f"{url.host} is an address of a private network: not fetched", 403)
+    return addresses[0]
+
+
+def is_public(text: str) -> bool:
+    """Whether an IP address belongs to the public internet and to one machine of it."""
+    try:
+        address: IPv4Address | IPv6Address = ip_address(text)
+    except ValueError:  # with a zone: link-local
+        return False
+    if isinstance(address, IPv6Address):
+        if address in _NAT64:
+            address = IPv4Address(int(address) & 0xFFFFFFFF)
+        elif address.sixtofour or address.teredo or address.ipv4_mapped:
+            return False
+    return address.is_global and not address.is_multicast and not address.is_reserved
+
+
+async def _body(response: httpx.Response, max_bytes: int) -> bytes:
+    """The bytes of an answer as they come: nothing is unpacked, for that could be a bomb."""
+    if response.status_code != 200:
+        raise MediaError(f"{response.url.host} answered with status {response.status_code}")
+    if response.headers.get("content-encoding", "identity") != "identity":
+        raise MediaError("the server sent the file compressed, which was not asked for")
+    body = bytearray()
+    async for part in response.aiter_raw():
+        body += part
+        if len(body) > max_bytes:
+            raise MediaError(
+                f"the file at the URL is larger than {max_bytes / (1 << 20):.1f} MiB", 413
+            )
+    return bytes(body)
+
+
+def read_path(path: str | Path, allow_dirs: Collection[Path], max_bytes: int = 256 << 20) -> bytes:
+    """The bytes of a file inside one of the allowed folders; links are followed before that counts.
+
+    Raises MediaError: 403 for every other path, there or not; 413 for more than `max_bytes`.
+    """
+    try:
+        real = Path(path).expanduser().resolve()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise MediaError("not a path") from error
+    if not any(real.is_relative_to(folder.expanduser().resolve()) for folder in allow_dirs):
+        raise MediaError(
+            "this path is not in a folder that the server may read; send the file itself, or start "
+            "the server with --allow-dir FOLDER",
+            403,
+        )
+    try:
+        # A pipe must not make us wait, and a link put there meanwhile must not lead elsewhere.
+        descriptor = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with open(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise MediaError(f"{path} is not a file")
+            data = b"" if status.st_size > max_bytes else file.read(max_bytes + 1)
+    except OSError as error:
+        raise MediaError(f"cannot read {path}: {_reason(error)}") from error
+    if status.st_size > max_bytes or len(data) > max_bytes:
+        raise MediaError(f"{path} is larger than {max_bytes / (1 << 20):.1f} MiB", 413)
+    return data
+
+
+def _reason(error: Exception) -> str:
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return text.splitlines()[0].lower()

@@ -1,0 +1,311 @@
+"""Pictures and videos that came as bytes: what they are, their frames, and their soft tokens.
+
+Frames are decoded in a child process with limits, so a hostile file can only end that child.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import json
+import math
+import os
+import re
+import signal
+import sys
+import tempfile
+import threading
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+
+from gguf_tools.errors import ReellamaError
+from pipeline.server.media.soft_token_cache import VideoCache
+
+if TYPE_CHECKING:
+    from models.bundle import Bundle
+
+Kind = Literal["picture", "video"]
+
+# Children that decode at the same time.
+CHILDREN = 2
+# What goes into every key of the cache: a change in how frames are read makes old entries unknown.
+_READING = "reading 2"
+_ROOT = Path(__file__).parents[3]
+# All that a child gets of the environment: where programs and libraries are, and no secrets.
+_ENVIRONMENT = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONPATH")
+# Bytes of the line with which a child begins, at most.
+_HEADER = 1 << 20
+
+
+class MediaError(ReellamaError):
+    """Bytes, a path or a URL that cannot be watched.
+
+    status: as in HTTP: 400 for what is broken, 403 for what is not allowed, 413 for too large, 503
+    for what may be tried again.
+    """
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class MediaLimits:
+    """How large a picture or a video may be, and what decoding it may take.
+
+    max_bytes: of one file; max_pixels: of one frame; max_seconds: of one video; max_clips: of one
+    message; decode_seconds: on the clock; decode_memory: bytes of address space of the child.
+    """
+
+    max_bytes: int = 256 << 20
+    max_pixels: int = 8192 * 8192
+    max_seconds: float = 4 * 3600.0
+    max_clips: int = 16
+    decode_seconds: float = 60.0
+    decode_memory: int = 2 << 30
+
+
+class Frames(NamedTuple):
+    """uint8 RGB pictures `[height, width, 3]`, and the seconds at which they appear, float64."""
+
+    frames: list[np.ndarray]
+    times: np.ndarray
+
+
+# The first bytes of a file, and what they say.
+_MAGIC: tuple[tuple[bytes, Kind], ...] = (
+    (rb"\x89PNG\r\n\x1a\n", "picture"),
+    (rb"\xff\xd8\xff", "picture"),
+    (rb"BM.{4}\0\0\0\0", "picture"),
+    (rb".{4}(ftyp|moov|mdat|wide|free|skip)", "video"),
+    (rb"\x1a\x45\xdf\xa3", "video"),  # Matroska, WebM
+    (rb"RIFF.{4}AVI ", "video"),
+    (rb"FLV\x01", "video"),
+    (rb"OggS\0", "video"),
+    (rb"\x47.{187}\x47", "video"),  # MPEG-TS
+    (rb".{4}\x47.{191}\x47", "video"),  # the same with a time before each packet, from cameras
+)
+
+
+def sniff(data: bytes) -> Kind:
+    """Whether `data` is a picture or a video, by its first bytes. An animation is a video.
+
+    Raises MediaError for everything else. That keeps out playlists, which would make FFmpeg open
+    other files of this machine.
+    """
+    head = bytes(data[:256])
+    if head[:6] in (b"GIF87a", b"GIF89a"):
+        # One frame ends the file after its first block; a second has a control block before it.
+        return "video" if data.count(b"\x21\xf9\x04") > 1 else "picture"
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return (
+            "video" if head[12:16] == b"VP8X" and head[20:21] > b"" and head[20] & 2 else "picture"
+        )
+    for magic, kind in _MAGIC:
+        if re.match(magic, head, re.DOTALL):
+            return kind
+    if not data:
+        raise MediaError("the picture or video has 0 bytes; send the file's content")
+    raise MediaError(
+        "not a picture or video: send PNG, JPEG, GIF, WebP, BMP, MP4, MOV, MKV, WebM, AVI, "
+        "MPEG-TS, FLV or OGG"
+    )
+
+
+def decode_base64(text: str) -> bytes:
+    """The bytes of plain base64 or of a data URL (`data:video/mp4;base64,...`).
+
+    Whitespace and missing padding are forgiven, and so is the alphabet of URLs. Raises MediaError.
+    """
+    if text[:5].lower() == "data:":
+        kind, comma, text = text.partition(",")
+        if not comma or not kind.lower().endswith(";base64"):
+            raise MediaError("a data URL must read data:TYPE;base64,DATA")
+    with suppress(binascii.Error, ValueError):
+        return base64.b64decode(text, validate=True)  # as nearly everyone writes it
+    packed = "".join(text.split()).translate({ord("-"): "+", ord("_"): "/"}).rstrip("=")
+    try:
+        return base64.b64decode(packed + "=" * (-len(packed) % 4), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise MediaError("not base64: send the picture or video base64-encoded") from error
+
+
+class Watcher:
+    """Bytes in, soft tokens out. Equal bytes are decoded once; see `VideoCache`."""
+
+    def __init__(self, limits: MediaLimits, cache: VideoCache) -> None:
+        self.limits = limits
+        self.cache = cache
+        self._children = asyncio.Semaphore(CHILDREN)
+        self._tower = threading.Lock()
+
+    async def see(self, media: Sequence[bytes], bundle: Bundle) -> np.ndarray:
+        """Soft tokens of pictures and videos, float32 `[tokens, n_embd]`, one clip after another.
+
+        Pictures that follow each other are one clip, a second apart; every video is a clip of its
+        own. Raises MediaError with status 400, 413 or 503.
+        """
+        clips = await asyncio.to_thread(self._clips, media)
+        rows = await asyncio.gather(*(self._see_clip(clip, bundle) for clip in clips))
+        return np.concatenate([np.zeros((0, bundle.n_embd), np.float32), *rows])
+
+    def _clips(self, media: Sequence[bytes]) -> list[list[bytes]]:
+        for data in media:
+            if len(data) > self.limits.max_bytes:
+                raise MediaError(
+                    f"a picture or video of {_mib(len(data))}: at most "
+                    f"{_mib(self.limits.max_bytes)} are taken",
+                    413,
+                )
+        kinds = groupby(media, key=sniff)
+        clips: list[list[bytes]] = []
+        for kind, items in kinds:
+            clips += [list(items)] if kind == "picture" else [[item] for item in items]
+        if len(clips) > self.limits.max_clips:
+            raise MediaError(
+                f"{len(clips)} videos in one message: at most {self.limits.max_clips} are taken",
+                413,
+            )
+        return clips
+
+    async def _see_clip(self, clip: list[bytes], bundle: Bundle) -> np.ndarray:
+        async def make() -> np.ndarray:
+            async with self._children:
+                seen = await decode(clip, bundle.frames, self.limits)
+            return await asyncio.to_thread(self._encode, seen, bundle)
+
+        return await self.cache.get(await asyncio.to_thread(_key, clip, bundle), make)
+
+    def _encode(self, seen: Frames, bundle: Bundle) -> np.ndarray:
+        with self._tower:  # one at a time: the tower takes all cores that there are
+            soft = bundle.encode(seen.frames, seen.times)
+        if bundle.changed:  # its weights may be partly old, and must not be kept by its version
+            raise MediaError(
+                f"the bundle {bundle.config.name} was just changed: send the request again", 503
+            )
+        return soft
+
+
+async def decode(clip: Sequence[bytes], n: int, limits: MediaLimits) -> Frames:
+    """At most `n` frames of a video, or of several pictures, read in a child process.
+
+    Raises MediaError when the file is broken, too large, or takes too long.
+    """
+    with tempfile.TemporaryDirectory(prefix="reellama-") as folder:
+        path = Path(folder)
+        if len(clip) == 1:
+            path /= "video"
+            await asyncio.to_thread(path.write_bytes, clip[0])
+        else:  # a folder of pictures is a clip, whose names only have to look like pictures
+            for i, data in enumerate(clip):
+                await asyncio.to_thread((path / f"{i}.png").write_bytes, data)
+        child = await _start(path, n, limits)
+        try:
+            read = _read(child, n)
+            answer = await asyncio.wait_for(read, limits.decode_seconds)
+        except asyncio.TimeoutError:
+            raise _too_slow(limits) from None
+        finally:
+            with suppress(ProcessLookupError):
+                child.kill()
+            await child.wait()
+    return _unpack(answer, child.returncode or 0, limits)
+
+
+async def _start(path: Path, n: int, limits: MediaLimits) -> Process:
+    from pipeline.chat.video_chat import MAX_SIDE
+
+    request = {
+        "path": str(path),
+        "frames": n,
+        "max_side": MAX_SIDE,
+        "max_pixels": limits.max_pixels,
+        "max_seconds": limits.max_seconds,
+        "seconds": max(1, math.ceil(limits.decode_seconds)),
+        "memory": limits.decode_memory,
+    }
+    environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+    # Threads of BLAS and arenas of malloc would only fill the address space that is limited.
+    environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "pipeline.server.media.decode_child", json.dumps(request)),
+        stdin=DEVNULL,
+        stdout=PIPE,
+        stderr=DEVNULL,
+        env=environment,
+        cwd=_ROOT,
+        start_new_session=True,  # Ctrl-C at the server is for the server
+    )
+
+
+async def _read(child: Process, n: int) -> bytes:
+    """What the child writes until it ends, and no more than `n` frames can be."""
+    from pipeline.chat.video_chat import MAX_SIDE
+
+    assert child.stdout is not None
+    most = _HEADER + n * 3 * MAX_SIDE * MAX_SIDE
+    answer = bytearray()
+    while part := await child.stdout.read(1 << 20):
+        answer += part
+        if len(answer) > most:
+            raise MediaError("this file led the decoder astray: more frames than were asked for")
+    await child.wait()
+    return bytes(answer)
+
+
+def _unpack(answer: bytes, status: int, limits: MediaLimits) -> Frames:
+    """The frames in a child's answer. Nothing of it is trusted: a hostile file may have made it."""
+    if status in (-signal.SIGALRM, -signal.SIGXCPU):
+        raise _too_slow(limits)
+    head, newline, pixels = answer.partition(b"\n")
+    try:
+        if not newline:
+            raise ValueError("the child ended before it answered")
+        header = json.loads(head)
+        if "error" in header:
+            raise MediaError(str(header["error"]), 413 if header["status"] == 413 else 400)
+        frames = list(_split(pixels, header["shapes"]))
+        times = np.array(header["times"], np.float64)
+        if not frames or times.shape != (len(frames),) or not np.isfinite(times).all():
+            raise ValueError("frames without times")
+    except (ValueError, TypeError, KeyError) as error:
+        raise MediaError("this file made the decoder crash; it is damaged") from error
+    return Frames(frames, times)
+
+
+def _split(pixels: bytes, shapes: Iterable[tuple[int, int]]) -> Iterable[np.ndarray]:
+    """Pictures `[height, width, 3]` that lie one after another; ValueError where they do not."""
+    start = 0
+    for height, width in shapes:
+        end = start + height * width * 3
+        if not (height > 0 and width > 0 and end <= len(pixels)):
+            raise ValueError("frames that are not there")
+        yield np.frombuffer(pixels[start:end], np.uint8).reshape(height, width, 3).copy()
+        start = end
+
+
+def _key(clip: Sequence[bytes], bundle: Bundle) -> str:
+    """What the soft tokens of a clip depend on, as a name for a file."""
+    digest = hashlib.sha256(f"{_READING} {bundle.frames} {bundle.version}".encode())
+    for data in clip:
+        digest.update(hashlib.sha256(data).digest())
+    return digest.hexdigest()
+
+
+def _too_slow(limits: MediaLimits) -> MediaError:
+    return MediaError(
+        f"decoding takes more than {limits.decode_seconds:g} s; send a shorter or smaller file", 413
+    )
+
+
+def _mib(n: int) -> str:
+    return f"{n / (1 << 20):.1f} MiB"

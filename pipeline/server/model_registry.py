@@ -1,0 +1,254 @@
+"""What there is to say about a model in Ollama's words: its name, family, size, capabilities."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gguf_tools.atomic_write import stamp
+from gguf_tools.errors import GGUFError
+from gguf_tools.format.model_summary import quantization
+from gguf_tools.format.reader import GGUFFile, read_gguf
+from gguf_tools.format.split_names import part_names
+from gguf_tools.inspection.file_summary import json_value
+from gguf_tools.locate import find
+from gguf_tools.locate.naming import HUB, OLLAMA
+from pipeline.server.model_store import TAG, Manifest, Store, StoreError
+
+if TYPE_CHECKING:
+    from models.bundle import Bundle
+    from pipeline.server.settings import Settings
+
+MOST_BUNDLES = 8  # that are kept open
+
+
+@dataclass(frozen=True)
+class Known:
+    """A model that the server can answer with.
+
+    Attributes:
+        served: its name for `pipeline.server.service.Service`.
+        path: its GGUF, or the first part of it.
+        manifest: what the store says of it; for a bundle or a file, what can be said in its words.
+        bundle: what sees for it; None when it sees nothing.
+    """
+
+    served: str
+    path: Path
+    manifest: Manifest
+    bundle: Bundle | None
+
+    @property
+    def files(self) -> list[Path]:
+        """All parts of its GGUF."""
+        return [self.path.with_name(name) for name in part_names(self.path.name)]
+
+    @property
+    def gguf(self) -> GGUFFile:
+        """The header of its GGUF."""
+        return _header(self.path, stamp(self.path))
+
+    @property
+    def size(self) -> int:
+        """Bytes of its GGUF."""
+        return sum(path.stat().st_size for path in self.files)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256, in hexadecimal, of its manifest, its file's place, size and date, its bundle."""
+        said = [self.manifest.digest, str(self.path), *stamp(self.path)]
+        said += [self.bundle.version] if self.bundle else []
+        return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+
+    @property
+    def modified_at(self) -> str:
+        """When it was made, ISO 8601."""
+        date = datetime.fromtimestamp(self.path.stat().st_mtime, timezone.utc)
+        return self.manifest.modified_at or date.isoformat()
+
+    @property
+    def capabilities(self) -> list[str]:
+        """Of Ollama's capabilities those that it has; videos count as vision."""
+        return ["completion", *(["vision"] if self.bundle else [])]
+
+    def details(self) -> dict[str, Any]:
+        """`details` in tags, ps and show."""
+        file = self.gguf
+        family = str(file.metadata.get("general.architecture", "unknown"))
+        return {
+            "parent_model": self.manifest.parent,
+            "format": "gguf",
+            "family": family,
+            "families": [family],
+            "parameter_size": human_number(self.n_parameters),
+            "quantization_level": quantization(file),
+        }
+
+    @property
+    def n_parameters(self) -> int:
+        """How many weights it has."""
+        headers = [self.gguf, *map(read_gguf, self.files[1:])]
+        return sum(t.n_elements for file in headers for t in file.tensors.values())
+
+    def entry(self) -> dict[str, Any]:
+        """Its entry in tags."""
+        return {
+            "name": self.manifest.name,
+            "model": self.manifest.name,
+            "modified_at": self.modified_at,
+            "size": self.size,
+            "digest": self.digest,
+            "details": self.details(),
+        }
+
+    def show(self, verbose: bool) -> dict[str, Any]:
+        """What /api/show says; long lists of the header are there only when `verbose`."""
+        manifest, file = self.manifest, self.gguf
+        template = manifest.template or file.chat_template or ""
+        info = {key: json_value(key, value) for key, value in file.metadata.items()}
+        if verbose:
+            info |= {k: v for k, v in file.metadata.items() if isinstance(v, list)}
+        else:  # null, as Ollama has it
+            info |= {key: None for key, value in info.items() if isinstance(value, dict)}
+        shown = {
+            "license": "\n".join(manifest.license),
+            "modelfile": self.modelfile(template),
+            "parameters": "\n".join(parameter_lines(manifest.parameters)),
+            "template": template,
+            "system": manifest.system,
+            "details": self.details(),
+            "messages": list(manifest.messages),
+            "model_info": {**info, "general.parameter_count": self.n_parameters},
+            "capabilities": self.capabilities,
+            "modified_at": self.modified_at,
+        }
+        if verbose:
+            tensors = file.tensors.values()
+            shown["tensors"] = [
+                {"name": t.name, "type": t.type.name, "shape": list(t.shape)} for t in tensors
+            ]
+        return {key: value for key, value in shown.items() if value or key == "modelfile"}
+
+    def modelfile(self, template: str) -> str:
+        """The model as a Modelfile."""
+        manifest = self.manifest
+        lines = [f"# Modelfile of {manifest.name}", f"FROM {self.path.name}"]
+        lines += [f"ADAPTER {Path(adapter).name}" for adapter in manifest.adapters]
+        lines += [f'TEMPLATE """{template}"""'] if template else []
+        lines += [f'SYSTEM """{manifest.system}"""'] if manifest.system else []
+        lines += [f"PARAMETER {line}" for line in parameter_lines(manifest.parameters)]
+        lines += [f'LICENSE """{text}"""' for text in manifest.license]
+        lines += [f"MESSAGE {each['role']} {each['content']}" for each in manifest.messages]
+        return "\n".join(lines) + "\n"
+
+
+def look_up(name: str, settings: Settings, store: Store) -> Known:
+    """The model of this name: the store's, the bundle, or a GGUF file on this machine.
+
+    A path is no name for a client, unless it lies in a folder that is allowed. Raises StoreError
+    with status 404 when there is none.
+    """
+    bundle = _bundle(settings.bundle)
+    if manifest := store.get(name):
+        seeing = _bundle(manifest.bundle) if manifest.bundle else bundle
+        path = store.file(manifest.llm) if manifest.llm else _llm(settings, seeing)
+        return Known(manifest.name, path, manifest, _fitting(seeing, path))
+    bare = name.removesuffix(f":{TAG}")
+    if bare.lower() == bundle.config.name.lower():
+        path = _llm(settings, bundle)
+        said = Manifest(f"{bundle.config.name}:{TAG}", system=bundle.system)
+        return Known(bundle.config.name, path, said, _fitting(bundle, path))
+    try:
+        if not _may_be_asked_for(bare, settings):
+            raise GGUFError("a path outside of the folders that are allowed")
+        path = find.resolve(bare)
+    except GGUFError as error:
+        raise StoreError(f"model '{name}' not found", 404) from error
+    return Known(bare, path, Manifest(name, llm=str(path)), _fitting(bundle, path))
+
+
+def all_known(settings: Settings, store: Store) -> list[Known]:
+    """The bundle and the models of the store; those whose files are lost are passed over."""
+    names = [_bundle(settings.bundle).config.name, *(each.name for each in store.manifests())]
+    found = []
+    for name in names:
+        try:
+            known = look_up(name, settings, store)
+            known.details()
+            found.append(known)
+        except (GGUFError, StoreError, OSError):
+            continue
+    return found
+
+
+def human_number(n: int) -> str:
+    """A number of parameters, as Ollama writes it.
+
+    >>> human_number(134_515_008), human_number(8_030_261_312), human_number(999)
+    ('134.52M', '8.0B', '999')
+    """
+    if n >= 10**9:
+        return f"{n / 1e9:.1f}B"
+    if n >= 10**6:
+        return f"{n / 1e6:.2f}M"
+    return f"{n / 1e3:.0f}K" if n >= 10**3 else str(n)
+
+
+def parameter_lines(parameters: dict[str, Any]) -> list[str]:
+    """One line a value, as Ollama's show has them."""
+    pairs = [
+        (name, value)
+        for name, given in sorted(parameters.items())
+        for value in (given if isinstance(given, list) else [given])
+    ]
+    return [f"{name:30} {json.dumps(value, ensure_ascii=False)}" for name, value in pairs]
+
+
+def _may_be_asked_for(name: str, settings: Settings) -> bool:
+    if name.startswith((HUB, OLLAMA)) or not (os.sep in name or name.startswith(("~", "."))):
+        return True
+    real = Path(os.path.realpath(Path(name).expanduser()))
+    return any(real.is_relative_to(os.path.realpath(folder)) for folder in settings.allow_dirs)
+
+
+def _llm(settings: Settings, bundle: Bundle) -> Path:
+    return find.resolve(settings.llm) if settings.llm else bundle.llm_path()
+
+
+def _fitting(bundle: Bundle, path: Path) -> Bundle | None:
+    """The bundle, if its soft tokens are as wide as the embeddings of this model."""
+    file = _header(path, stamp(path))
+    width = file.metadata.get(f"{file.metadata.get('general.architecture')}.embedding_length")
+    return bundle if width == bundle.n_embd else None
+
+
+# Bundles that were opened, by name, the last used last: their weights stay in memory.
+_opened: dict[str, Bundle] = {}
+_opening = threading.Lock()
+
+
+def _bundle(name: str) -> Bundle:
+    """A bundle, opened once, and anew when its files have changed."""
+    from models.bundle import Bundle, find_bundle, version_of
+
+    version = version_of(find_bundle(name))
+    with _opening:
+        bundle = _opened.pop(name, None)
+        if bundle is None or bundle.version != version:
+            bundle = Bundle.load(name)
+        _opened[name] = bundle
+        while len(_opened) > MOST_BUNDLES:
+            del _opened[next(iter(_opened))]
+    return bundle
+
+
+@lru_cache(maxsize=32)
+def _header(path: Path, _stamp: tuple[int, int]) -> GGUFFile:
+    return read_gguf(path)

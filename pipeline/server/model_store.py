@@ -1,0 +1,253 @@
+"""The models that clients made by create, copy and pull: JSON manifests beside blobs, in a folder.
+
+manifests/HOST/NAMESPACE/MODEL/TAG.json    what belongs together under a name
+blobs/sha256-HEX                           files that were uploaded, named by what is in them
+
+Names are Ollama's: "[[HOST/]NAMESPACE/]MODEL[:TAG]". Letters may be large or small in them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from gguf_tools.atomic_write import write_atomically
+from gguf_tools.errors import ReellamaError
+from gguf_tools.sizes import show_size
+
+HOST, NAMESPACE, TAG = "registry.ollama.ai", "library", "latest"  # what is left out of a name
+# A part begins with a letter, a digit or "_", so none is "..", empty, hidden or holds a slash.
+PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}", re.ASCII)
+PIECE = 1 << 20  # bytes read at a time
+DIGEST = re.compile(r"sha256[:-]([0-9a-f]{64})")
+
+
+class StoreError(ReellamaError):
+    """A name, digest or model of the store that cannot be used; `status` is HTTP's."""
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class ModelName:
+    """A model's name, whole."""
+
+    host: str
+    namespace: str
+    model: str
+    tag: str
+
+    @classmethod
+    def parse(cls, text: str) -> ModelName:
+        """Take a name apart. Raises StoreError for what cannot be one."""
+        path, _, tag = text.rpartition(":") if ":" in text.rpartition("/")[2] else (text, "", TAG)
+        parts = path.split("/")
+        whole = [*[HOST, NAMESPACE][: 3 - len(parts)], *parts]
+        name = cls(whole[0], whole[1], whole[2], tag) if len(whole) == 3 else None
+        if name is None or not all(PART.fullmatch(part) for part in name.parts):
+            raise StoreError(f"{text!r:.100} is an invalid model name; write it as NAME:TAG")
+        return name
+
+    @property
+    def parts(self) -> tuple[str, str, str, str]:
+        """Host, namespace, model and tag."""
+        return self.host, self.namespace, self.model, self.tag
+
+    def __str__(self) -> str:
+        """The name as Ollama shows it, with its tag.
+
+        >>> str(ModelName.parse("mini")), str(ModelName.parse("hf.co/owner/Repo:Q4_0"))
+        ('mini:latest', 'hf.co/owner/Repo:Q4_0')
+        """
+        place = [] if self.host == HOST else [self.host]
+        place += [] if not place and self.namespace == NAMESPACE else [self.namespace]
+        return "/".join([*place, f"{self.model}:{self.tag}"])
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What belongs together under a name.
+
+    Attributes:
+        llm: the GGUF: the digest of a blob, a path, or "" for the bundle's own.
+        bundle: the bundle that sees for it, or "" for the server's.
+        adapters: digests of GGUF LoRA adapters, or paths.
+        template: a chat template, or "" for the GGUF's own.
+        messages: of role and content; they stand before those of a request.
+        modified_at: when it was written, ISO 8601.
+    """
+
+    name: str
+    llm: str = ""
+    bundle: str = ""
+    adapters: tuple[str, ...] = ()
+    template: str = ""
+    system: str = ""
+    license: tuple[str, ...] = ()
+    parameters: dict[str, Any] = field(default_factory=dict)
+    messages: tuple[dict[str, str], ...] = ()
+    parent: str = ""
+    modified_at: str = ""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what it says, without its name and date, in hexadecimal."""
+        said = {k: v for k, v in asdict(self).items() if k not in ("name", "modified_at")}
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def blobs(self) -> set[str]:
+        """Digests of the blobs that it names."""
+        return {each for each in (self.llm, *self.adapters) if DIGEST.fullmatch(each)}
+
+
+class Store:
+    """The store in the folder `root`, which is made when something is first kept in it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def manifests(self) -> list[Manifest]:
+        """All models, the newest first; what cannot be read is passed over."""
+        found = map(_read, (self.root / "manifests").glob("*/*/*/*.json"))
+        return sorted(filter(None, found), key=lambda each: each.modified_at, reverse=True)
+
+    def get(self, name: str) -> Manifest | None:
+        """The model of this name, if there is one; a name that cannot be one has none."""
+        try:
+            return _read(self._path(ModelName.parse(name)))
+        except StoreError:
+            return None
+
+    def put(self, manifest: Manifest) -> Manifest:
+        """Write a model under its name, in place of another one; returns it with name and date."""
+        name = ModelName.parse(manifest.name)
+        now = datetime.now(timezone.utc).isoformat()
+        kept = Manifest(**{**vars(manifest), "name": str(name), "modified_at": now})
+        replaced = self.get(str(name))
+        path = self._path(name)
+        self._make(path.parent)
+        write_atomically(path, json.dumps(asdict(kept), indent=2) + "\n")
+        self._drop(replaced)
+        return kept
+
+    def delete(self, name: str) -> None:
+        """Forget a model, and its blobs unless another one has them. StoreError: there is none."""
+        manifest = self.get(name)
+        if manifest is None:
+            raise StoreError(f"model '{name}' not found", 404)
+        self._path(ModelName.parse(name)).unlink(missing_ok=True)
+        self._drop(manifest)
+
+    def file(self, reference: str) -> Path:
+        """The file that a manifest's `llm` or adapter means. Raises StoreError where it is lost."""
+        path = self.blob(reference) if DIGEST.fullmatch(reference) else Path(reference)
+        if not path.is_file():
+            raise StoreError(f"{reference} is not there any more; create or pull the model again")
+        return path
+
+    def blob(self, digest: str) -> Path:
+        """Where a blob lies or would lie. Raises StoreError for what is no digest."""
+        match = DIGEST.fullmatch(digest)
+        if match is None:
+            raise StoreError("invalid digest format; it is sha256: and 64 hexadecimal digits")
+        return self.root / "blobs" / f"sha256-{match[1]}"
+
+    @contextmanager
+    def receiving(self, digest: str, size: int = 0) -> Iterator[Blob]:
+        """A blob that is written piece by piece and kept when the block ends and the digest fits.
+
+        `size` in bytes, where it is known, is checked against the disk's free space. Raises
+        StoreError.
+        """
+        path = self.blob(digest)
+        self._make(path.parent)
+        if size > (free := shutil.disk_usage(path.parent).free):
+            text = f"this blob has {show_size(size)}, and {path.parent} has {show_size(free)} free"
+            raise StoreError(f"{text}; make room", 507)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".incoming-")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                blob = Blob(file)
+                yield blob
+                file.flush()
+                os.fsync(file.fileno())
+            if blob.digest != f"sha256:{path.name.removeprefix('sha256-')}":
+                raise StoreError(f"digest mismatch, expected {digest}, got {blob.digest}")
+            os.replace(name, path)
+        except OSError as error:
+            raise StoreError(
+                f"cannot save a blob in {path.parent}: {error.strerror}", 507
+            ) from error
+        finally:
+            Path(name).unlink(missing_ok=True)
+
+    def keep(self, path: Path) -> str:
+        """Make a file of the store's file system a blob, which moves it; returns its digest."""
+        sha256 = hashlib.sha256()
+        with path.open("rb") as file:
+            while piece := file.read(PIECE):
+                sha256.update(piece)
+        digest = f"sha256:{sha256.hexdigest()}"
+        target = self.blob(digest)
+        self._make(target.parent)
+        os.replace(path, target)
+        return digest
+
+    def _path(self, name: ModelName) -> Path:
+        # Small letters, so that names that differ in that only are one on every file system.
+        host, namespace, model, tag = (part.lower() for part in name.parts)
+        return self.root / "manifests" / host / namespace / model / f"{tag}.json"
+
+    def _make(self, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"cannot keep models in {self.root}: {error.strerror}", 500) from error
+
+    def _drop(self, manifest: Manifest | None) -> None:
+        """Remove the blobs of a manifest that is gone and that no other one has."""
+        if manifest is None:
+            return
+        used = set().union(*(each.blobs for each in self.manifests()))
+        for digest in manifest.blobs - used:
+            self.blob(digest).unlink(missing_ok=True)
+
+
+class Blob:
+    """A blob on its way in."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self._sha256 = hashlib.sha256()
+
+    def write(self, piece: bytes) -> None:
+        """Add a piece."""
+        self._sha256.update(piece)
+        self._file.write(piece)
+
+    @property
+    def digest(self) -> str:
+        """Of what came so far."""
+        return f"sha256:{self._sha256.hexdigest()}"
+
+
+def _read(path: Path) -> Manifest | None:
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        lists = {name: tuple(said[name]) for name in ("adapters", "license", "messages")}
+        return Manifest(**{**said, **lists})
+    except (OSError, ValueError, TypeError, KeyError):
+        return None

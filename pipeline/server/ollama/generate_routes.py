@@ -1,0 +1,182 @@
+"""Ollama's chat and generate, with pictures and videos; `router` has all of its routes."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from datetime import datetime, timezone
+from functools import partial
+from typing import Annotated, Any
+
+import anyio
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+
+from gguf_tools.errors import ReellamaError
+from pipeline.llm.engine import Token
+from pipeline.server.disconnects import unless_gone
+from pipeline.server.media.fetch import read_path
+from pipeline.server.media.media_encoder import decode_base64
+from pipeline.server.model_registry import Known
+from pipeline.server.ollama import model_routes
+from pipeline.server.ollama.model_routes import find_model
+from pipeline.server.ollama.ndjson import Item, OllamaRoute, body, gather, stream
+from pipeline.server.ollama.ollama_schemas import Chat, Generate, Generating
+from pipeline.server.service import Generation, Message, Options, Service
+
+MAX_PATH = 4096  # characters
+ROLES = ("system", "user", "assistant", "tool")
+
+Start = Callable[[], Any]  # () -> Awaitable[Generation]
+Shape = Callable[[str], Item]  # text -> the part of an answer that holds it
+
+router = APIRouter(route_class=OllamaRoute, tags=["ollama"])
+router.include_router(model_routes.router)
+
+
+@router.post("/api/chat")
+async def chat(request: Request, asked: Annotated[Chat, body(Chat)]) -> Response:
+    """The next message of a conversation. Without messages the model is loaded, or unloaded."""
+    service: Service = request.app.state.service
+    known = await find_model(request, asked.model)
+    if asked.tools:
+        raise ReellamaError(f'"{asked.model}" does not support tools')
+    options = asked.to_options(known.manifest.parameters)
+    if not asked.messages:
+        return await _load(request, asked, known, _as_message)
+    messages = [Message(said["role"], said["content"]) for said in known.manifest.messages]
+    for said in asked.messages:
+        if said.role not in ROLES:
+            raise ReellamaError(f"invalid role {said.role!r}; it is one of {', '.join(ROLES)}")
+        media = await _media(service, said.media)
+        messages.append(Message(said.role, said.content or "", media))
+    if known.manifest.system and all(message.role != "system" for message in messages):
+        messages.insert(0, Message("system", known.manifest.system))
+    start = partial(service.chat, known.served, messages, options)
+    return await _answer(request, asked, start, _as_message)
+
+
+@router.post("/api/generate")
+async def generate(request: Request, asked: Annotated[Generate, body(Generate)]) -> Response:
+    """The answer to a prompt. Without a prompt the model is loaded, or unloaded."""
+    service: Service = request.app.state.service
+    known = await find_model(request, asked.model)
+    if asked.suffix:
+        raise ReellamaError(f'"{asked.model}" does not support insert')
+    if asked.raw and (asked.template or asked.system):
+        raise ReellamaError("raw mode does not support template, system, or context")
+    options = asked.to_options(known.manifest.parameters)
+    if not asked.prompt:
+        return await _load(request, asked, known, _as_response)
+    start = partial(
+        service.complete,
+        known.served,
+        asked.prompt,
+        options,
+        system=asked.system or (None if asked.raw else known.manifest.system or None),
+        template=asked.template or None,
+        raw=bool(asked.raw),
+        media=await _media(service, asked.media),
+    )
+    return await _answer(request, asked, start, _as_response)
+
+
+async def _load(request: Request, asked: Generating, known: Known, shape: Shape) -> Response:
+    """Load the model for `keep_alive`, or unload it where that is 0."""
+    service: Service = request.app.state.service
+    # One token of the shortest prompt: the model is loaded, and kept as long as was asked for.
+    options = Options(max_tokens=1, keep_alive=asked.keep_alive)
+
+    async def load() -> None:
+        generation = await service.complete(known.served, " ", options, raw=True)
+        async for _ in generation:
+            pass
+
+    await unless_gone(request, load())
+    reason = "unload" if asked.keep_alive == 0 else "load"
+    return JSONResponse({**_head(asked), **shape(""), "done": True, "done_reason": reason})
+
+
+async def _answer(request: Request, asked: Generating, start: Start, shape: Shape) -> Response:
+    items = _items(asked, start, shape)
+    if asked.streams:
+        return await stream(request, items)
+    found = await gather(request, items)
+    key = "message" if "message" in found[0] else "response"
+    texts = [item[key]["content"] if key == "message" else item[key] for item in found]
+    logprobs = [each for item in found for each in item.get("logprobs", ())]
+    whole = {**found[-1], **shape("".join(texts))}
+    return JSONResponse({**whole, "logprobs": logprobs} if asked.logprobs else whole)
+
+
+async def _items(asked: Generating, start: Start, shape: Shape) -> AsyncGenerator[Item, None]:
+    """The lines of an answer: one a token, and the last one with what it took."""
+    begin = time.perf_counter_ns()
+    generation: Generation = await start()
+    try:
+        async for token in generation:
+            if token.text or asked.logprobs:
+                item = {**_head(asked), **shape(token.text), "done": False}
+                if asked.logprobs:
+                    item["logprobs"] = [_logprob(token, asked.top_logprobs or 0)]
+                yield item
+        yield {**_head(asked), **shape(""), "done": True, **_last(generation, begin)}
+    finally:
+        # A client that goes away cancels this very task, and its sequence must still be freed.
+        with anyio.CancelScope(shield=True):
+            await generation.aclose()
+
+
+def _last(generation: Generation, begin: int) -> Item:
+    stats = generation.stats
+    return {
+        "done_reason": stats.stop_reason or "stop",
+        "total_duration": time.perf_counter_ns() - begin,
+        "load_duration": _ns(stats.load_seconds),
+        "prompt_eval_count": stats.prompt_tokens,
+        "prompt_eval_duration": _ns(stats.prompt_seconds),
+        "eval_count": stats.generated_tokens,
+        "eval_duration": _ns(stats.generate_seconds),
+    }
+
+
+def _head(asked: Generating) -> Item:
+    return {"model": asked.model, "created_at": datetime.now(timezone.utc).isoformat()}
+
+
+def _as_message(text: str) -> Item:
+    return {"message": {"role": "assistant", "content": text}}
+
+
+def _as_response(text: str) -> Item:
+    return {"response": text}
+
+
+def _logprob(token: Token, n_top: int) -> Item:
+    item = _text_logprob(token.text, token.p)
+    if n_top:
+        item["top_logprobs"] = [_text_logprob(text, p) for text, p in token.alternatives[:n_top]]
+    return item
+
+
+def _text_logprob(text: str, p: float) -> Item:
+    logprob = math.log(p) if p > 0 else -math.inf
+    # JSON knows no infinity; nothing that a float32 softmax gives is less likely than this.
+    return {"token": text, "logprob": max(logprob, -9999.0), "bytes": list(text.encode())}
+
+
+async def _media(service: Service, given: Sequence[str]) -> tuple[bytes, ...]:
+    return tuple([await asyncio.to_thread(_bytes, service, text) for text in given])
+
+
+def _bytes(service: Service, text: str) -> bytes:
+    """One picture or video: base64, or a path in an allowed folder; base64 has no dot in it."""
+    if len(text) <= MAX_PATH and "." in text and not text.startswith("data:"):
+        return read_path(text, service.settings.allow_dirs)
+    return decode_base64(text)
+
+
+def _ns(seconds: float) -> int:
+    return round(seconds * 1e9)

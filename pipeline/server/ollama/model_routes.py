@@ -1,0 +1,298 @@
+"""Ollama's routes about models: tags, ps, show, create, blobs, copy, delete, pull, embed, ..."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import tempfile
+import time
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import PlainTextResponse
+
+from gguf_tools.errors import ReellamaError
+from gguf_tools.locate.naming import HUB, split_hub_name
+from pipeline.server.disconnects import unless_gone
+from pipeline.server.model_registry import Known, all_known, look_up
+from pipeline.server.model_store import Manifest, ModelName, Store, StoreError
+from pipeline.server.ollama.ndjson import OllamaRoute, Tell, answer_progress, body
+from pipeline.server.ollama.ollama_schemas import Copy, Create, Embed, Embeddings, Show, checked
+from pipeline.server.ollama.ollama_schemas import Request as Named
+
+# Whose API this is, as of which version: clients compare it with what they need.
+API_VERSION = "0.13.0"
+HUB_HOSTS = ("hf.co/", "huggingface.co/", HUB)
+
+router = APIRouter(route_class=OllamaRoute, tags=["ollama"])
+
+
+@router.api_route("/", methods=["GET", "HEAD"], response_class=PlainTextResponse)
+async def root() -> str:
+    """Whether a server is there."""
+    return "Ollama is running"
+
+
+@router.api_route("/api/version", methods=["GET", "HEAD"])
+async def version() -> dict[str, str]:
+    """The version of Ollama's API."""
+    return {"version": API_VERSION}
+
+
+@router.api_route("/api/tags", methods=["GET", "HEAD"])
+async def tags(request: Request) -> dict[str, Any]:
+    """The bundle and the models of the store."""
+    known = await asyncio.to_thread(all_known, _service(request).settings, store(request))
+    return {"models": [await asyncio.to_thread(each.entry) for each in known]}
+
+
+@router.post("/api/show")
+async def show(request: Request, asked: Annotated[Show, body(Show)]) -> dict[str, Any]:
+    """All about one model."""
+    known = await find_model(request, asked.model)
+    return await asyncio.to_thread(known.show, bool(asked.verbose))
+
+
+@router.post("/api/copy")
+async def copy(request: Request, asked: Annotated[Copy, body(Copy)]) -> Response:
+    """Another name for a model."""
+    ModelName.parse(asked.destination)
+    manifest = _as_parent(await find_model(request, asked.source))
+    store(request).put(replace(manifest, name=asked.destination))
+    return Response()
+
+
+@router.delete("/api/delete")
+async def delete(request: Request, asked: Annotated[Named, body(Named)]) -> Response:
+    """Forget a model of the store."""
+    kept = store(request)
+    if kept.get(asked.model) is None:
+        known = await find_model(request, asked.model)
+        raise StoreError(f"{known.served} is not of this server's store: remove its files", 403)
+    kept.delete(asked.model)
+    return Response()
+
+
+@router.head("/api/blobs/{digest}")
+async def has_blob(request: Request, digest: str) -> Response:
+    """Whether a blob is there."""
+    return Response(status_code=200 if store(request).blob(digest).is_file() else 404)
+
+
+@router.post("/api/blobs/{digest}")
+async def take_blob(request: Request, digest: str) -> Response:
+    """Keep a file that is uploaded, if it has this digest."""
+    kept = store(request)
+    if kept.blob(digest).is_file():
+        return Response(status_code=200)
+    size = request.headers.get("content-length", "")
+    with kept.receiving(digest, int(size) if size.isdecimal() else 0) as blob:
+        async for piece in request.stream():
+            await asyncio.to_thread(blob.write, piece)
+    return Response(status_code=201)
+
+
+@router.post("/api/create")
+async def create(request: Request, asked: Annotated[Create, body(Create)]) -> Response:
+    """Make a model from another one, or from blobs that were uploaded."""
+    kept = store(request)
+    ModelName.parse(asked.model)
+    if not (asked.from_ or asked.files):
+        raise ReellamaError("neither 'from' or 'files' was specified")
+    parent = _as_parent(await find_model(request, asked.from_)) if asked.from_ else Manifest("")
+    manifest = await asyncio.to_thread(_described, kept, asked, parent)
+
+    def work(tell: Tell) -> None:
+        tell({"status": "reading model metadata"})
+        made = _quantized(kept, manifest, asked.quantize, tell) if asked.quantize else manifest
+        for part in ("template", "system", "parameters", "license", "messages"):
+            if getattr(asked, part):
+                tell({"status": f"creating {part} layer"})
+        tell({"status": "writing manifest"})
+        kept.put(made)
+        tell({"status": "success"})
+
+    return await answer_progress(request, work, asked.streams)
+
+
+@router.post("/api/pull")
+async def pull(request: Request, asked: Annotated[Named, body(Named)]) -> Response:
+    """Download a model from the hub and enter it in the store; what is there needs no download."""
+    kept = store(request)
+    there = {"status": "success"}
+    if not (name := _hub_name(asked.model)):
+        await find_model(request, asked.model)
+        return await answer_progress(request, lambda tell: tell(there), asked.streams)
+
+    def work(tell: Tell) -> None:
+        tell({"status": "pulling manifest"})
+        path = _downloaded(name, tell)
+        tell({"status": "writing manifest"})
+        # Ollama's names have no prefix of ours.
+        called = asked.model if not asked.model.startswith(HUB) else f"hf.co/{name}"
+        kept.put(Manifest(called, llm=str(path)))
+        tell(there)
+
+    return await answer_progress(request, work, asked.streams)
+
+
+@router.post("/api/embed")
+async def embed(request: Request, asked: Annotated[Embed, body(Embed)]) -> dict[str, Any]:
+    """Unit vectors for texts."""
+    begin = time.perf_counter_ns()
+    known = await find_model(request, asked.model)
+    vectors, n_tokens = await _embedded(request, known, asked.texts)
+    if asked.dimensions:
+        vectors = [_shortened(vector, asked.dimensions) for vector in vectors]
+    return {
+        "model": asked.model,
+        "embeddings": vectors,
+        "total_duration": time.perf_counter_ns() - begin,
+        "load_duration": 0,
+        "prompt_eval_count": n_tokens,
+    }
+
+
+@router.post("/api/embeddings")
+async def embeddings(
+    request: Request, asked: Annotated[Embeddings, body(Embeddings)]
+) -> dict[str, Any]:
+    """A unit vector for a text, in the older form."""
+    known = await find_model(request, asked.model)
+    vectors, _ = await _embedded(request, known, [asked.prompt] if asked.prompt else [])
+    return {"embedding": vectors[0] if vectors else []}
+
+
+@router.api_route("/api/ps", methods=["GET", "HEAD"])
+async def ps(request: Request) -> dict[str, Any]:
+    """The models that are loaded."""
+    shown = []
+    for loaded in _service(request).loaded():
+        with suppress(ReellamaError):
+            known = await find_model(request, loaded.name)
+            shown.append(
+                {
+                    **{k: v for k, v in known.entry().items() if k != "modified_at"},
+                    "expires_at": loaded.expires_at.isoformat(),
+                    "size_vram": round(known.size * loaded.batcher.model.on_gpu),
+                    "context_length": loaded.n_ctx,
+                }
+            )
+    return {"models": shown}
+
+
+def store(request: Request) -> Store:
+    """The server's store."""
+    return Store(_service(request).settings.store)
+
+
+async def find_model(request: Request, name: str) -> Known:
+    """The model of this name. Raises StoreError, status 404."""
+    return await asyncio.to_thread(look_up, name, _service(request).settings, store(request))
+
+
+def _service(request: Request) -> Any:
+    return request.app.state.service
+
+
+def _as_parent(known: Known) -> Manifest:
+    """A manifest for a model that is made from another one."""
+    return replace(known.manifest, parent=known.manifest.name)
+
+
+def _described(kept: Store, asked: Create, parent: Manifest) -> Manifest:
+    """The manifest that a create asks for. Raises StoreError for files that cannot be used."""
+    from gguf_tools.format.reader import read_gguf
+
+    digests = [*(asked.files or {}).values(), *(asked.adapters or {}).values()]
+    for digest in digests:
+        path = kept.blob(digest)
+        if not path.is_file():
+            raise StoreError(f"blob {digest} not found; upload it first")
+        read_gguf(path)
+    if len(asked.files or {}) > 1:
+        raise StoreError("one GGUF file makes a model; join parts, and name adapters in 'adapters'")
+    files = {"llm": next(iter(asked.files.values()))} if asked.files else {}
+    license_ = [asked.license] if isinstance(asked.license, str) else asked.license
+    checked(asked.parameters or {})
+    given: dict[str, Any] = {
+        **files,
+        "adapters": tuple((asked.adapters or {}).values()),
+        "template": asked.template,
+        "system": asked.system,
+        "license": tuple(license_ or ()),
+        "messages": tuple(
+            {"role": m.role, "content": m.content or ""} for m in asked.messages or ()
+        ),
+        "parameters": {**parent.parameters, **(asked.parameters or {})},
+    }
+    # What is not given stays as the parent has it.
+    return replace(parent, name=asked.model, **{k: v for k, v in given.items() if v})
+
+
+def _quantized(kept: Store, manifest: Manifest, type_: str, tell: Tell) -> Manifest:
+    """The same model in another type, as a blob."""
+    from gguf_tools.quantization.quantize import quantize
+
+    if not manifest.llm:
+        raise StoreError("quantize needs a GGUF: name it in 'files', or a model made from one")
+    with tempfile.TemporaryDirectory(dir=kept.root, prefix=".quantizing-") as folder:
+        status = f"quantizing to {type_.upper()}"
+        (made,) = quantize(
+            kept.file(manifest.llm),
+            type_.upper(),
+            Path(folder) / "model.gguf",
+            report=lambda what, done, total: tell(
+                {"status": status, "completed": done, "total": total}
+            ),
+        )
+        return replace(manifest, llm=kept.keep(made.path))
+
+
+def _hub_name(name: str) -> str:
+    """OWNER/REPO[:WHAT] where the name means the hub, else ""."""
+    bare = name
+    for host in HUB_HOSTS:
+        bare = bare.removeprefix(host)
+    if "/" not in bare:
+        return ""
+    repo, wanted = split_hub_name(bare.removesuffix(":latest"))
+    return f"{repo}:{wanted}" if wanted else repo
+
+
+def _downloaded(name: str, tell: Tell) -> Path:
+    """Download from the hub, with a line for every piece."""
+    from gguf_tools.download import hub
+    from gguf_tools.download.pull import pull
+
+    repo, _ = split_hub_name(name)
+    digests: dict[str, str] = {}
+
+    def report(doing: str, done: int, total: int) -> None:
+        what, _, file = doing.partition(" ")
+        if file not in digests:
+            digests[file] = f"sha256:{hub.file_info(repo, file, lambda _: None).etag}"
+        digest = digests[file]
+        pulling = what == "downloading"
+        status = f"pulling {digest[7:19]}" if pulling else "verifying sha256 digest"
+        tell({"status": status, "digest": digest, "total": total, "completed": done})
+
+    return pull(name, report, lambda message: tell({"status": message}))
+
+
+async def _embedded(
+    request: Request, known: Known, texts: list[str]
+) -> tuple[list[list[float]], int]:
+    if not texts:
+        return [], 0
+    return await unless_gone(request, _service(request).embed(known.served, texts))
+
+
+def _shortened(vector: list[float], n: int) -> list[float]:
+    """The first `n` numbers, as a unit vector again."""
+    cut = vector[:n]
+    length = math.sqrt(sum(x * x for x in cut)) or 1.0
+    return [x / length for x in cut]

@@ -1,0 +1,125 @@
+"""How Ollama's API speaks: JSON bodies of any content type, NDJSON streams, errors as {"error"}."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import queue
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from contextlib import aclosing
+from typing import Any
+
+from fastapi import Depends, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect
+
+from gguf_tools.errors import ReellamaError
+from pipeline.server.disconnects import GONE, unless_gone
+
+Item = dict[str, Any]
+Tell = Callable[[Item], None]
+
+
+class OllamaRoute(APIRoute):
+    """A route whose errors for people are answered as Ollama answers them."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def answer(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except ReellamaError as error:
+                status, headers = getattr(error, "status", 400), getattr(error, "headers", None)
+                return JSONResponse({"error": str(error)}, status, headers)
+            except ClientDisconnect:
+                return Response(status_code=GONE)
+
+        return answer
+
+
+def body(schema: type[BaseModel]) -> Any:
+    """The request's body as `schema`, whatever its content type: curl's -d does not say JSON."""
+
+    async def read(request: Request) -> BaseModel:
+        data = await request.body()
+        if not data.strip():
+            raise ReellamaError("missing request body")
+        try:
+            return await asyncio.to_thread(schema.model_validate_json, data)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise ReellamaError(f"{where}: {first['msg']}" if where else first["msg"]) from error
+
+    return Depends(read)
+
+
+async def stream(request: Request, items: AsyncGenerator[Item, None]) -> Response:
+    """The items, a line each. An error before the first one is raised, a later one is a line."""
+    try:
+        first = await unless_gone(request, anext(items))
+    except BaseException:
+        await items.aclose()
+        raise
+
+    async def lines() -> AsyncIterator[bytes]:
+        async with aclosing(items):
+            yield _line(first)
+            try:
+                async for item in items:
+                    yield _line(item)
+            except ReellamaError as error:
+                yield _line({"error": str(error)})
+
+    return StreamingResponse(lines(), media_type="application/x-ndjson")
+
+
+async def gather(request: Request, items: AsyncGenerator[Item, None]) -> list[Item]:
+    """All the items."""
+
+    async def collect() -> list[Item]:
+        async with aclosing(items):
+            return [item async for item in items]
+
+    return await unless_gone(request, collect())
+
+
+async def progress(work: Callable[[Tell], None]) -> AsyncGenerator[Item, None]:
+    """What `work` tells while it runs in a thread of its own; its error is raised at the end.
+
+    A client that goes away does not stop it: what it does is whole or can be taken up again.
+    """
+    told: queue.SimpleQueue[Item] = queue.SimpleQueue()
+    news = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def tell(item: Item) -> None:
+        told.put(item)
+        loop.call_soon_threadsafe(news.set)
+
+    task = asyncio.ensure_future(asyncio.to_thread(work, tell))
+    task.add_done_callback(lambda _: news.set())
+    while not (task.done() and told.empty()):
+        await news.wait()
+        news.clear()
+        while not told.empty():
+            yield told.get()
+        if task.done():
+            news.set()
+    await task
+
+
+async def answer_progress(
+    request: Request, work: Callable[[Tell], None], streams: bool
+) -> Response:
+    """What `work` tells as a stream, or only the last of it."""
+    if streams:
+        return await stream(request, progress(work))
+    return JSONResponse((await gather(request, progress(work)))[-1])
+
+
+def _line(item: Item) -> bytes:
+    return json.dumps(item, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"

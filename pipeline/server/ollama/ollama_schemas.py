@@ -1,0 +1,229 @@
+"""What Ollama's clients send, checked; fields that are not known are passed over, as Ollama does.
+
+https://docs.ollama.com/api. Where a client says nothing of temperature, penalties or length, the
+defaults are those of `pipeline.llm.token_sampling.Sampling` and `Options`: the likeliest token, repeatably.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
+
+from gguf_tools.errors import ReellamaError
+from pipeline.llm.token_sampling import Sampling
+from pipeline.server.service import Options
+
+MAX_TOP_LOGPROBS = 20
+SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
+DURATIONS = re.compile(rf"([+-]?)((?:{DURATION.pattern})+)")
+FORMAT = 'invalid format; expected "json" or a JSON schema'
+
+REALS = (
+    "temperature",
+    "top_p",
+    "min_p",
+    "typical_p",
+    "repeat_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+)
+INTEGERS = ("top_k", "repeat_last_n", "seed", "num_predict", "num_ctx")
+
+
+def seconds(value: Any) -> float | None:
+    """A `keep_alive`: seconds as a number, or text such as "5m" or "1h30m"; -1.0 is for ever.
+
+    >>> seconds("1h30m"), seconds(0), seconds("-1m"), seconds("10")
+    (5400.0, 0.0, -1.0, 10.0)
+    """
+    if value is None:
+        return None
+    if isinstance(value, str) and (match := DURATIONS.fullmatch(value.strip())):
+        found = sum(float(n) * SECONDS[unit] for n, unit in DURATION.findall(match[2]))
+        value = -found if match[1] == "-" else found
+    try:
+        found = float("nan" if isinstance(value, bool) else value)
+    except (TypeError, ValueError):
+        found = float("nan")
+    if found != found:
+        raise ValueError(f"keep_alive is {value!r}; give seconds, or text such as 5m")
+    return -1.0 if found < 0 else found
+
+
+class Request(BaseModel):
+    """What all requests about a model have. Old clients call the model `name`."""
+
+    model_config = ConfigDict(extra="ignore", populate_by_name=True)
+    model: str = Field(min_length=1, validation_alias=AliasChoices("model", "name"))
+    stream: bool | None = None
+
+    @property
+    def streams(self) -> bool:
+        """Whether the answer comes line by line, which it does unless refused."""
+        return self.stream is not False
+
+
+class Loading(Request):
+    """A request that loads the model."""
+
+    keep_alive: Annotated[float | None, BeforeValidator(seconds)] = None
+    options: dict[str, Any] | None = None
+
+
+class Generating(Loading):
+    """A request that is answered with generated text."""
+
+    format: str | dict[str, Any] | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
+    think: bool | str | None = None
+
+    def to_options(self, parameters: Mapping[str, Any]) -> Options:
+        """The service's options: those of the request over the model's own `parameters`.
+
+        Raises ReellamaError for a value of a wrong kind or out of range.
+        """
+        if isinstance(self.format, str) and self.format not in ("", "json"):
+            raise ReellamaError(FORMAT)
+        given = checked({**parameters, **(self.options or {})})
+        names = [*REALS, "top_k", "repeat_last_n", "seed"]
+        chosen = {name: given[name] for name in names if name in given}
+        if chosen.get("seed", 0) < 0:  # one is drawn
+            del chosen["seed"]
+        chosen["top_k"] = max(chosen.get("top_k", Sampling.top_k), 0)
+        return Options(
+            sampling=Sampling(**chosen),
+            max_tokens=max(given.get("num_predict", Options.max_tokens), -1),
+            stop=tuple(given.get("stop", ())),
+            n_probs=max(self.top_logprobs or 0, 1) if self.logprobs else 0,
+            n_ctx=given.get("num_ctx"),
+            keep_alive=self.keep_alive,
+            response_format=self.format or None,
+        )
+
+
+class Message(BaseModel):
+    """One message. `images` and `videos` are base64, or paths inside folders that are allowed."""
+
+    model_config = ConfigDict(extra="ignore")
+    role: str
+    content: str | None = None
+    images: list[str] | None = None
+    videos: list[str] | None = None
+
+    @property
+    def media(self) -> list[str]:
+        """Pictures and videos, in order."""
+        return [*(self.images or ()), *(self.videos or ())]
+
+
+class Chat(Generating):
+    """POST /api/chat."""
+
+    messages: list[Message] | None = None
+    tools: list[Any] | None = None
+
+
+class Generate(Generating):
+    """POST /api/generate."""
+
+    prompt: str | None = None
+    suffix: str | None = None
+    system: str | None = None
+    template: str | None = None
+    raw: bool | None = None
+    images: list[str] | None = None
+    videos: list[str] | None = None
+
+    @property
+    def media(self) -> list[str]:
+        """Pictures and videos, in order."""
+        return [*(self.images or ()), *(self.videos or ())]
+
+
+class Embed(Loading):
+    """POST /api/embed."""
+
+    input: str | list[str] | None = None
+    truncate: bool | None = None
+    dimensions: int | None = Field(None, ge=0)
+
+    @property
+    def texts(self) -> list[str]:
+        """The texts, one or many or none."""
+        return [self.input] if isinstance(self.input, str) else self.input or []
+
+
+class Embeddings(Loading):
+    """POST /api/embeddings, which came before /api/embed."""
+
+    prompt: str | None = None
+
+
+class Show(Request):
+    """POST /api/show."""
+
+    verbose: bool | None = None
+
+
+class Copy(BaseModel):
+    """POST /api/copy."""
+
+    source: str = Field(min_length=1)
+    destination: str = Field(min_length=1)
+
+
+class Create(Request):
+    """POST /api/create. `files` and `adapters` are digests of blobs by file name."""
+
+    from_: str | None = Field(None, alias="from")
+    files: dict[str, str] | None = None
+    adapters: dict[str, str] | None = None
+    template: str | None = None
+    license: str | list[str] | None = None
+    system: str | None = None
+    parameters: dict[str, Any] | None = None
+    messages: list[Message] | None = None
+    quantize: str | None = None
+
+
+def checked(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that mean something here, each of its own kind; nulls are left out.
+
+    Raises ReellamaError, in Ollama's words, for one of another kind.
+    """
+    found: dict[str, Any] = {}
+    for name, value in options.items():
+        if value is None:
+            continue
+        if name in REALS:
+            found[name] = float(_number(name, value, "float32"))
+        elif name in INTEGERS:
+            found[name] = _integer(name, value)
+        elif name == "stop":
+            found[name] = _strings(name, value)
+    return found
+
+
+def _number(name: str, value: Any, kind: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ReellamaError(f'option "{name}" must be of type {kind}')
+    return value
+
+
+def _integer(name: str, value: Any) -> int:
+    number = _number(name, value, "integer")
+    if number != number or abs(number) > 2**53:
+        raise ReellamaError(f'option "{name}" must be of type integer')
+    return int(number)
+
+
+def _strings(name: str, value: Any) -> list[str]:
+    strings = [value] if isinstance(value, str) else value
+    if not isinstance(strings, list) or not all(isinstance(each, str) for each in strings):
+        raise ReellamaError(f'option "{name}" must be of type array')
+    return [each for each in strings if each]

@@ -1,0 +1,139 @@
+"""What OpenAI's clients get: answers, their pieces in a stream, probabilities and errors."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import time
+import uuid
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any, Literal
+
+import numpy as np
+
+from pipeline.llm.batching import GenerationStats
+from pipeline.llm.engine import Token
+
+Kind = Literal["chat.completion", "text_completion"]
+PREFIXES = {"chat.completion": "chatcmpl", "text_completion": "cmpl"}
+LEAST_LOGPROB = -9999.0  # stands for a probability of 0, whose logarithm JSON cannot hold
+DONE = "data: [DONE]\n\n"
+ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+ERROR_CODES = {404: "model_not_found", 413: "request_too_large", 503: "server_overloaded"}
+
+
+class Reply:
+    """The frame of one answer: its id, time and model, the same in every piece of a stream."""
+
+    def __init__(self, kind: Kind, model: str):
+        self.kind = kind
+        self.frame = {
+            "id": f"{PREFIXES[kind]}-{uuid.uuid4().hex}",
+            "created": int(time.time()),
+            "model": model,
+            # Answers to the same seed may differ between versions of these two.
+            "system_fingerprint": f"fp_{version('reellama')}_{version('llama-cpp-python')}",
+        }
+
+    def whole(self, choice: dict[str, Any], stats: GenerationStats) -> dict[str, Any]:
+        """The answer in one piece."""
+        return {
+            **self.frame,
+            "object": self.kind,
+            "choices": [{"index": 0, **choice, "finish_reason": stats.stop_reason}],
+            "usage": usage(stats),
+        }
+
+    def piece(self, choice: dict[str, Any] | None) -> dict[str, Any]:
+        """A piece of a stream; without a choice it is the last one, which carries the usage."""
+        kind = "chat.completion.chunk" if self.kind == "chat.completion" else self.kind
+        choices = [] if choice is None else [{"index": 0, "finish_reason": None, **choice}]
+        return {**self.frame, "object": kind, "choices": choices}
+
+
+def usage(stats: GenerationStats) -> dict[str, int]:
+    """Counts of tokens; the soft tokens of videos are among those of the prompt."""
+    return {
+        "prompt_tokens": stats.prompt_tokens,
+        "completion_tokens": stats.generated_tokens,
+        "total_tokens": stats.prompt_tokens + stats.generated_tokens,
+    }
+
+
+def event(data: dict[str, Any]) -> str:
+    """A server-sent event."""
+    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"
+
+
+def chat_logprobs(tokens: Sequence[Token], n: int) -> dict[str, Any]:
+    """Each token's log probability, with the `n` likeliest ones there."""
+    return {
+        "content": [
+            {
+                **_logprob(token.text, token.p),
+                "top_logprobs": [_logprob(text, p) for text, p in token.alternatives[:n]],
+            }
+            for token in tokens
+        ],
+        "refusal": None,
+    }
+
+
+def completion_logprobs(tokens: Sequence[Token], n: int, offset: int) -> dict[str, Any]:
+    """The same in the shape of plain completions; `offset` characters stand before the first."""
+    offsets = []
+    for token in tokens:
+        offsets.append(offset)
+        offset += len(token.text)
+    return {
+        "tokens": [token.text for token in tokens],
+        "token_logprobs": [_log(token.p) for token in tokens],
+        "top_logprobs": [{text: _log(p) for text, p in t.alternatives[:n]} for t in tokens],
+        "text_offset": offsets,
+    }
+
+
+def _logprob(text: str, p: float) -> dict[str, Any]:
+    return {"token": text, "logprob": _log(p), "bytes": list(text.encode())}
+
+
+def _log(p: float) -> float:
+    return math.log(p) if p > 0 else LEAST_LOGPROB
+
+
+def embeddings(
+    vectors: Sequence[Sequence[float]], encoding: Literal["float", "base64"], model: str, read: int
+) -> dict[str, Any]:
+    """Vectors as lists of numbers, or as little-endian float32 in base64."""
+    return {
+        "object": "list",
+        "data": [
+            {
+                "object": "embedding",
+                "index": index,
+                "embedding": list(vector) if encoding == "float" else _base64(vector),
+            }
+            for index, vector in enumerate(vectors)
+        ],
+        "model": model,
+        "usage": {"prompt_tokens": read, "total_tokens": read},
+    }
+
+
+def _base64(vector: Sequence[float]) -> str:
+    return base64.b64encode(np.asarray(vector, "<f4").tobytes()).decode()
+
+
+def error(status: int, message: str, *, param: str | None = None) -> dict[str, Any]:
+    """An error in OpenAI's shape."""
+    fallback = "server_error" if status >= 500 else "invalid_request_error"
+    return {
+        "error": {
+            "message": message,
+            "type": ERROR_TYPES.get(status, fallback),
+            "param": param,
+            "code": ERROR_CODES.get(status),
+        }
+    }

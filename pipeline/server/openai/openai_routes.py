@@ -1,0 +1,249 @@
+"""OpenAI's HTTP API: models, chat completions, completions and embeddings."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import aclosing
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
+
+from gguf_tools.errors import ReellamaError
+from pipeline.llm.engine import Token
+from pipeline.server.disconnects import GONE, unless_gone
+from pipeline.server.model_registry import all_known
+from pipeline.server.model_store import TAG
+from pipeline.server.openai import openai_replies as replies
+from pipeline.server.openai.openai_media import read_messages
+from pipeline.server.openai.openai_schemas import (
+    ChatRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    Generating,
+)
+from pipeline.server.service import Generation, Service, ServiceError
+
+# A choice without its finish_reason, from tokens and the characters that came before them.
+Render = Callable[[list[Token], int], dict[str, Any]]
+
+
+class OpenAIRoute(APIRoute):
+    """A route whose errors have OpenAI's shape."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """FastAPI's handler, with what it raises turned into responses."""
+        handle = super().get_route_handler()
+
+        async def handler(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except RequestValidationError as error:
+                return _failed(400, *_first_problem(error))
+            except HTTPException as error:
+                return _failed(error.status_code, str(error.detail))
+            except ReellamaError as error:
+                headers = error.headers if isinstance(error, ServiceError) else None
+                return _failed(getattr(error, "status", 400), str(error), headers=headers)
+            except ClientDisconnect:
+                return Response(status_code=GONE)
+
+        return handler
+
+
+router = APIRouter(prefix="/v1", route_class=OpenAIRoute, tags=["OpenAI"])
+
+
+@router.get("/models")
+async def list_models(request: Request) -> dict[str, Any]:
+    """The models that answer here."""
+    service: Service = request.app.state.service
+    return {"object": "list", "data": [_model(name) for name in await _names(service)]}
+
+
+@router.get("/models/{name:path}")
+async def show_model(request: Request, name: str) -> dict[str, Any]:
+    """One of them."""
+    if name not in await _names(request.app.state.service):
+        raise ServiceError(f"there is no model {name!r} here", status=404)
+    return _model(name)
+
+
+@router.post("/chat/completions", response_model=None)
+async def chat(request: Request, body: ChatRequest) -> Response | dict[str, Any]:
+    """The next message of a conversation, which may show pictures and videos."""
+    service: Service = request.app.state.service
+
+    async def ask() -> Generation:
+        messages = await read_messages(body.messages, service.settings)
+        return await service.chat(body.model, messages, body.options())
+
+    def message(tokens: list[Token], _: int) -> dict[str, Any]:
+        return {"message": {"role": "assistant", "content": _text(tokens)}, **logprobs(tokens)}
+
+    def delta(tokens: list[Token], _: int) -> dict[str, Any]:
+        return {"delta": {"content": _text(tokens)} if tokens else {}, **logprobs(tokens)}
+
+    def logprobs(tokens: list[Token]) -> dict[str, Any]:
+        wanted = body.logprobs and tokens
+        n = body.top_logprobs or 0
+        return {"logprobs": replies.chat_logprobs(tokens, n) if wanted else None}
+
+    reply = replies.Reply("chat.completion", body.model)
+    if body.stream:
+        opening = {"delta": {"role": "assistant", "content": ""}, "logprobs": None}
+        return await _stream(request, body, reply, ask(), delta, opening)
+    return await _whole(request, reply, ask(), message)
+
+
+@router.post("/completions", response_model=None)
+async def complete(request: Request, body: CompletionRequest) -> Response | dict[str, Any]:
+    """What follows a text."""
+    service: Service = request.app.state.service
+    echoed = body.text if body.echo else ""
+
+    def piece(tokens: list[Token], n_before: int) -> dict[str, Any]:
+        n, offset = body.logprobs, len(echoed) + n_before
+        logprobs = None if n is None else replies.completion_logprobs(tokens, n, offset)
+        return {"text": _text(tokens), "logprobs": logprobs}
+
+    def whole(tokens: list[Token], _: int) -> dict[str, Any]:
+        return piece(tokens, 0) | {"text": echoed + _text(tokens)}
+
+    reply = replies.Reply("text_completion", body.model)
+    work = service.complete(body.model, body.text, body.options(), raw=True)
+    if body.stream:
+        opening = {"text": echoed, "logprobs": None} if echoed else None
+        return await _stream(request, body, reply, work, piece, opening)
+    return await _whole(request, reply, work, whole)
+
+
+@router.post("/embeddings")
+async def embed(request: Request, body: EmbeddingRequest) -> dict[str, Any]:
+    """Texts as unit vectors."""
+    service: Service = request.app.state.service
+    vectors, read = await unless_gone(request, service.embed(body.model, body.texts))
+    if body.dimensions not in (None, len(vectors[0])):
+        raise ServiceError(f"{body.model} makes {len(vectors[0])} dimensions, no other", status=400)
+    return replies.embeddings(vectors, body.encoding_format, body.model, read)
+
+
+async def _whole(
+    request: Request, reply: replies.Reply, work: Coroutine[Any, Any, Generation], render: Render
+) -> dict[str, Any]:
+    tokens, generation = await unless_gone(request, _finish(work))
+    return reply.whole(render(tokens, 0), generation.stats)
+
+
+async def _stream(
+    request: Request,
+    body: Generating,
+    reply: replies.Reply,
+    work: Coroutine[Any, Any, Generation],
+    render: Render,
+    opening: dict[str, Any] | None,
+) -> Response:
+    # The first token is awaited here, where an error still has a status of its own.
+    generation, first = await unless_gone(request, _begin(work))
+    pieces = _pieces(generation, first, render, opening)
+    return EventStream(generation, _events(generation, pieces, reply, body.include_usage))
+
+
+async def _begin(work: Coroutine[Any, Any, Generation]) -> tuple[Generation, Token | None]:
+    generation = await work
+    try:
+        return generation, await anext(generation, None)
+    except BaseException:
+        await generation.aclose()
+        raise
+
+
+async def _finish(work: Coroutine[Any, Any, Generation]) -> tuple[list[Token], Generation]:
+    async with aclosing(await work) as generation:
+        return [token async for token in generation], generation
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events of a generation, which ends with the response, however that ends."""
+
+    def __init__(self, generation: Generation, events: AsyncIterator[str]) -> None:
+        super().__init__(events, media_type="text/event-stream")
+        self.headers["Cache-Control"] = "no-cache"
+        self._generation = generation
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send them."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._generation.aclose()
+
+
+async def _pieces(
+    generation: Generation, first: Token | None, render: Render, opening: dict[str, Any] | None
+) -> AsyncIterator[dict[str, Any]]:
+    """The choices of a stream: its opening, one a token, and one with nothing but its end."""
+    if opening is not None:
+        yield opening
+    n_before = 0
+    if first is not None:
+        yield render([first], 0)
+        n_before = len(first.text)
+    async for token in generation:
+        yield render([token], n_before)
+        n_before += len(token.text)
+    yield render([], n_before) | {"finish_reason": generation.stats.stop_reason}
+
+
+async def _events(
+    generation: Generation,
+    pieces: AsyncIterator[dict[str, Any]],
+    reply: replies.Reply,
+    include_usage: bool,
+) -> AsyncIterator[str]:
+    usage: dict[str, Any] = {"usage": None} if include_usage else {}
+    try:
+        async for choice in pieces:
+            yield replies.event(reply.piece(choice) | usage)
+    except ReellamaError as error:  # the status is long sent
+        yield replies.event(replies.error(getattr(error, "status", 500), str(error)))
+        return
+    if include_usage:
+        yield replies.event(reply.piece(None) | {"usage": replies.usage(generation.stats)})
+    yield replies.DONE
+
+
+def _text(tokens: list[Token]) -> str:
+    return "".join(token.text for token in tokens)
+
+
+async def _names(service: Service) -> list[str]:
+    """The bundle and the models that were created, as they are asked for."""
+    known = await asyncio.to_thread(all_known, service.settings, service.store)
+    return [each.manifest.name.removesuffix(f":{TAG}") for each in known]
+
+
+def _model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "reellama"}
+
+
+def _failed(
+    status: int, message: str, param: str | None = None, *, headers: dict[str, str] | None = None
+) -> JSONResponse:
+    return JSONResponse(replies.error(status, message, param=param), status, headers)
+
+
+def _first_problem(error: RequestValidationError) -> tuple[str, str | None]:
+    """What was wrong first, without the value itself (which may be a whole video), and where."""
+    problem = error.errors()[0]
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    place = ".".join(str(step) for step in problem["loc"][1:])
+    if problem["type"] == "json_invalid":
+        return f"the body is not JSON: {message}", None
+    return (f"{place}: {message}", place) if place else (message, None)

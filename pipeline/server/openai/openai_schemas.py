@@ -1,0 +1,243 @@
+"""What OpenAI's clients send: requests as pydantic models, and the options that they ask for.
+
+Fields that change nothing here (user, metadata, store, ...) are accepted and ignored. Those that
+would change the answer and cannot be done are refused.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from pipeline.llm.token_sampling import RANDOM_SEED, Sampling
+from pipeline.server.service import Options
+
+NO_LIMIT = -1  # max_tokens: until the model ends its turn or the context is full
+COMPLETION_TOKENS = 16  # what OpenAI's completions write when max_tokens is not given
+
+
+class Text(BaseModel):
+    """A part of a message that is text."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Location(BaseModel):
+    """Where a picture or a video is: a data URL, or a URL or file that the settings allow."""
+
+    url: str
+
+
+class ImageURL(BaseModel):
+    """A part of a message that is a picture."""
+
+    type: Literal["image_url"]
+    image_url: Location | str
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return self.image_url if isinstance(self.image_url, str) else self.image_url.url
+
+
+class VideoURL(BaseModel):
+    """A part of a message that is a video."""
+
+    type: Literal["video_url"]
+    video_url: Location | str
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return self.video_url if isinstance(self.video_url, str) else self.video_url.url
+
+
+Part = Annotated[Text | ImageURL | VideoURL, Field(discriminator="type")]
+
+
+class ChatMessage(BaseModel):
+    """One message: its content is a string, or parts of text, pictures and videos."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[Part] | None = None
+
+    @property
+    def text(self) -> str:
+        """Its text parts, a line each."""
+        if isinstance(self.content, list):
+            return "\n".join(part.text for part in self.content if isinstance(part, Text))
+        return self.content or ""
+
+    @property
+    def urls(self) -> list[str]:
+        """Where its pictures and videos are, in order."""
+        parts = self.content if isinstance(self.content, list) else []
+        return [part.url for part in parts if not isinstance(part, Text)]
+
+    @model_validator(mode="after")
+    def _only_people_show_things(self) -> ChatMessage:
+        if self.urls and self.role != "user":
+            raise ValueError(f"pictures and videos belong in user messages, not {self.role}'s")
+        return self
+
+
+class JSONSchema(BaseModel):
+    """The schema that an answer must follow; its name and strictness change nothing here."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    body: dict[str, Any] = Field(alias="schema")
+
+
+class ResponseFormat(BaseModel):
+    """Whether the answer is text, any JSON object, or JSON that follows a schema."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JSONSchema | None = None
+
+    @model_validator(mode="after")
+    def _has_its_schema(self) -> ResponseFormat:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise ValueError("json_schema is given exactly when type is json_schema")
+        return self
+
+    def as_option(self) -> str | dict[str, Any] | None:
+        """The service's response_format."""
+        if self.json_schema is not None:
+            return self.json_schema.body
+        return "json" if self.type == "json_object" else None
+
+
+class StreamOptions(BaseModel):
+    """What comes with a stream."""
+
+    include_usage: bool = False
+
+
+class Generating(BaseModel):
+    """What chat and plain completions have in common.
+
+    A sampling option that is not given is that of `Sampling`: the likeliest token, repeatably.
+    llama.cpp's own samplers (top_k, min_p, ...) are taken as well.
+    """
+
+    model: str = Field(min_length=1)
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    n: Annotated[int, Field(ge=1, le=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    stop: str | list[str] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    seed: int | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    typical_p: float | None = None
+    repeat_penalty: float | None = None
+    repeat_last_n: int | None = None
+    logit_bias: dict[str, float] | None = None
+
+    @field_validator("logit_bias")
+    @classmethod
+    def _no_bias(cls, bias: dict[str, float] | None) -> None:
+        if bias:
+            raise ValueError("a bias on tokens is not supported")
+
+    @model_validator(mode="after")
+    def _streams_what_it_has_options_for(self) -> Generating:
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options is only for stream: true")
+        return self
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether a stream ends with the counts of tokens."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    def sampling(self) -> Sampling:
+        """How tokens are chosen. Raises SamplingError for a value out of range."""
+        names = {"temperature", "top_p", "presence_penalty", "frequency_penalty", "top_k", "min_p"}
+        names |= {"typical_p", "repeat_penalty", "repeat_last_n"}
+        given = self.model_dump(include=names, exclude_none=True)
+        # OpenAI's seeds have 64 bits, llama.cpp's 32, and the last of those means a random one.
+        seed = None if self.seed is None else self.seed % RANDOM_SEED
+        return Sampling(**given, seed=seed)
+
+    def stops(self) -> tuple[str, ...]:
+        """The strings that end the answer."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+
+class ChatRequest(Generating):
+    """POST /v1/chat/completions."""
+
+    messages: list[ChatMessage] = Field(min_length=1)
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    response_format: ResponseFormat | None = None
+    tools: list[Any] | None = None
+
+    @field_validator("tools")
+    @classmethod
+    def _no_tools(cls, tools: list[Any] | None) -> None:
+        if tools:
+            raise ValueError("tools are not supported")
+
+    @model_validator(mode="after")
+    def _top_logprobs_need_logprobs(self) -> ChatRequest:
+        if self.top_logprobs is not None and not self.logprobs:
+            raise ValueError("top_logprobs is only for logprobs: true")
+        return self
+
+    def options(self) -> Options:
+        """What the service is asked for."""
+        return Options(
+            sampling=self.sampling(),
+            max_tokens=self.max_completion_tokens or self.max_tokens or NO_LIMIT,
+            stop=self.stops(),
+            n_probs=max(1, self.top_logprobs or 0) if self.logprobs else 0,
+            response_format=self.response_format.as_option() if self.response_format else None,
+        )
+
+
+class CompletionRequest(Generating):
+    """POST /v1/completions: the prompt is read as it is, without a chat template."""
+
+    prompt: str | Annotated[list[str], Field(min_length=1, max_length=1)]
+    logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
+    echo: bool = False
+    best_of: Annotated[int, Field(ge=1, le=1)] | None = None
+    suffix: Annotated[str, Field(max_length=0)] | None = None
+
+    @property
+    def text(self) -> str:
+        """The prompt."""
+        return self.prompt if isinstance(self.prompt, str) else self.prompt[0]
+
+    def options(self) -> Options:
+        """What the service is asked for."""
+        return Options(
+            sampling=self.sampling(),
+            max_tokens=self.max_tokens or COMPLETION_TOKENS,
+            stop=self.stops(),
+            n_probs=0 if self.logprobs is None else max(1, self.logprobs),
+        )
+
+
+class EmbeddingRequest(BaseModel):
+    """POST /v1/embeddings: one text or several; token ids would be those of another tokenizer."""
+
+    model: str = Field(min_length=1)
+    input: str | Annotated[list[str], Field(min_length=1, max_length=2048)]
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: Annotated[int, Field(ge=1)] | None = None
+
+    @property
+    def texts(self) -> list[str]:
+        """The texts."""
+        return [self.input] if isinstance(self.input, str) else self.input

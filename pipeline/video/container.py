@@ -1,0 +1,186 @@
+"""An open container and its video stream: seeking, packets and decoded frames, in seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+
+import av
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.packet import Packet
+from av.stream import Disposition
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from pipeline.video.source import VideoError
+
+# Containers whose header states the real duration: only for these does an early end mean "cut off".
+_STATE_DURATION = {"mov", "matroska", "avi", "flv", "asf"}
+# FFmpeg's reader of text terminals turns any .txt file into a film of its letters.
+_NOT_VIDEO = {"tty"}
+# A playlist must not make us fetch anything: nothing leaves the machine.
+_OPTIONS = {"protocol_whitelist": "file,crypto,data"}
+# IndexError: a damaged MPEG-TS can grow streams on the way, which PyAV then does not find.
+_DAMAGE = (FFmpegError, IndexError)
+_INT64_MAX = 2**63 - 1
+_MICROSECONDS = 1_000_000
+
+
+class Container:
+    """One handle on a file. Times are seconds from the start of its video stream.
+
+    Raises VideoError where there is no video that FFmpeg can decode.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.damaged = 0  # packets that could not be decoded
+        self._open()
+
+    def _open(self) -> None:
+        try:
+            # "file:" keeps FFmpeg from reading "12:30.mp4" as a protocol named "12". Tags that are
+            # not UTF-8 are no reason to refuse a video.
+            container = av.open(f"file:{self.path}", options=_OPTIONS, metadata_errors="replace")
+        except (FFmpegError, ValueError) as error:
+            raise VideoError(_why_not(self.path, error)) from None
+        try:
+            self._stream = _video_stream(container, self.path)
+        except BaseException:
+            container.close()
+            raise
+        self._container: InputContainer = container
+        self._stream.codec_context.thread_type = "AUTO"
+        self._tick = self._stream.time_base or Fraction(1, _MICROSECONDS)
+        self._origin = self._stream.start_time or 0
+        self._bare = self._stream.start_time is None  # has no times and cannot be sought
+
+    def close(self) -> None:
+        """Close the file."""
+        self._container.close()
+
+    @property
+    def pixel_aspect(self) -> float:
+        """Width of a stored pixel over its height."""
+        return float(self._stream.sample_aspect_ratio or 1)
+
+    @property
+    def pace(self) -> float:
+        """Seconds from one frame to the next on average, as far as the file tells."""
+        return float(1 / (self._stream.guessed_rate or 25))
+
+    @property
+    def states_duration(self) -> bool:
+        """Whether this kind of file says how long it is; FFmpeg guesses from the size elsewhere."""
+        return bool(_STATE_DURATION & set(self._container.format.name.split(",")))
+
+    def stated_duration(self) -> float | None:
+        """Seconds up to the end of the longest stream, by the header; None where unknown."""
+        if not self._container.duration:
+            return None
+        start = (self._container.start_time or 0) / _MICROSECONDS
+        return self._container.duration / _MICROSECONDS + start + self.seconds(0)
+
+    def seconds(self, ticks: int) -> float:
+        """A timestamp of the video stream, in seconds."""
+        # One correctly rounded division: frame 5 of 10 a second is at 0.5 and not a hair after it.
+        return (ticks - self._origin) * self._tick.numerator / self._tick.denominator
+
+    def _time(self, item: Packet | VideoFrame, before: float) -> float:
+        """When a packet or frame is shown, given when the one before it was."""
+        ticks = item.pts if item.pts is not None else item.dts
+        return before + self.pace if ticks is None else self.seconds(ticks)
+
+    def seek(self, time: float) -> None:
+        """Go to the last indexed place at or before `time`, or to the start where none is."""
+        if time <= 0.0 or self._bare:
+            self._rewind()
+            return
+        ticks = int(min(time / self._tick, float(_INT64_MAX // 2))) + self._origin
+        try:
+            self._container.seek(min(ticks, _INT64_MAX), stream=self._stream, backward=True)
+        except FFmpegError:  # no index, or nothing that early
+            self._rewind()
+
+    def _rewind(self) -> None:
+        """Open the file anew: seeking to time 0 misses frames in MPEG-TS, and fails elsewhere."""
+        self.close()
+        self._open()
+
+    def packets(self) -> Iterator[tuple[float, Packet[VideoStream]]]:
+        """(seconds, packet) of the video stream from here on, in decoding order.
+
+        Damage ends them. A bare stream (.h264) has no times: its frames come at an even pace, and
+        since it cannot be sought, "from here on" is then from its start.
+        """
+        time = -self.pace
+        try:
+            for packet in self._container.demux(self._stream):
+                if packet.size:
+                    time = self._time(packet, time)
+                    yield time, packet
+        except _DAMAGE:
+            self.damaged += 1
+
+    def frames(self) -> Iterator[tuple[float, VideoFrame]]:
+        """(seconds, frame) from here on, in order of presentation; damaged ones are left out."""
+        time = -self.pace
+        packets = (packet for _, packet in self.packets())
+        for packet in chain(packets, [None]):  # None: hand out what the decoder still holds
+            try:
+                decoded = self._stream.codec_context.decode(packet)
+            except FFmpegError:
+                self.damaged += 1
+                continue
+            for frame in decoded:
+                time = max(self._time(frame, time), 0.0)
+                yield time, frame
+
+    def extent(self) -> tuple[float, float]:
+        """Seconds at which the last frame and the last packet of any kind end, from here on."""
+        video_end = end = 0.0
+        with suppress(*_DAMAGE):  # what was readable up to the damage is the extent
+            for packet in self._container.demux():
+                if not packet.size:
+                    continue
+                if packet.stream.index == self._stream.index:
+                    length = float((packet.duration or 0) * self._tick) or self.pace
+                    video_end = max(video_end, self._time(packet, video_end - self.pace) + length)
+                elif packet.pts is not None and packet.stream.type == "audio":
+                    tick = float(packet.stream.time_base or 0)
+                    stop = (packet.pts + (packet.duration or 0)) * tick
+                    end = max(end, stop + self.seconds(0))
+        return video_end, max(video_end, end)
+
+
+def _video_stream(container: InputContainer, path: Path) -> VideoStream:
+    name = container.format.name
+    streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    if name in _NOT_VIDEO:
+        raise VideoError(f"{path}: this is text, not a video; give a video or picture file")
+    if not streams:
+        what = "has sound but no video" if container.streams.audio else "has no video in it"
+        raise VideoError(f"{path}: {what}; give a file with pictures")
+    best = container.streams.best("video")
+    stream = next((s for s in streams if s is best), streams[0])
+    if stream.codec_context is None:
+        raise VideoError(f"{path}: this FFmpeg cannot decode its video; convert it to H.264 first")
+    return stream
+
+
+def _why_not(path: Path, error: Exception) -> str:
+    """One line for a file that FFmpeg refuses."""
+    head = b""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(12)
+    except OSError:
+        pass
+    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"wide"):
+        return f"{path}: this MP4 or MOV file is cut off or damaged; copy or record it again"
+    reason = getattr(error, "strerror", None) or str(error)
+    return f"{path}: not a video or picture that FFmpeg can read ({reason.splitlines()[0].lower()})"

@@ -1,0 +1,214 @@
+"""One video file, read through PyAV: where its frames are, and the frames at given times.
+
+Two handles are open on the file. One decodes; the other only looks at packets, so it can ask "which
+keyframe comes before this moment?" without disturbing the decoder. That answer decides between
+seeking and decoding on, and it is why an hour of video costs little more than a minute of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+from av.error import FFmpegError
+from av.video.frame import VideoFrame
+
+from pipeline.video.container import Container
+from pipeline.video.geometry import display_size, orient, orientation
+from pipeline.video.source import Frame, VideoError
+
+__all__ = ["VideoError", "VideoFile"]
+
+# How far back to seek, in seconds, until a keyframe turns up at or before the wanted time.
+_SEEK_BACK = (0.0, 1.0, 5.0, 30.0, 300.0)
+
+
+class _Keyframe(NamedTuple):
+    """When a keyframe appears, and where to seek so that decoding meets it, both in seconds."""
+
+    time: float
+    seek: float
+
+
+class VideoFile:
+    """A video file as a `Source`. Close it, or leave it to `contextlib.closing`.
+
+    Raises VideoError where the file has no video that FFmpeg can decode.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.notes: list[str] = []
+        self._decoder = Container(path)
+        try:
+            self._index = Container(path)
+        except BaseException:
+            self._decoder.close()
+            raise
+        try:
+            self.duration = self._measure()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file."""
+        self._decoder.close()
+        self._index.close()
+
+    def frames_at(self, times: Sequence[float], *, coarse: bool = False) -> Iterator[Frame]:
+        """The frames on screen at `times` (seconds, ascending); a frame never comes twice.
+
+        coarse: take the last keyframe between the time before and the wanted one, where there is
+        one, instead of decoding from there up to the wanted time.
+        """
+        frames: Iterator[Frame] = iter(())
+        shown: Frame | None = None  # on screen until `upcoming` appears
+        upcoming: Frame | None = None
+        taken: Frame | None = None
+        previous = math.inf  # the first frame is never a coarse one: it could lie before all times
+        for time in times:
+            if upcoming is None or upcoming.time <= time:
+                keyframe = self._keyframe_before(time)
+                if shown is None or keyframe.time > (upcoming or shown).time:
+                    frames, shown = self._decode(keyframe), None
+                    upcoming = next(frames, None)
+                    if coarse and upcoming is not None and keyframe.time > previous:
+                        time = upcoming.time
+            while upcoming is not None and upcoming.time <= time:
+                shown, upcoming = upcoming, next(frames, None)
+            previous = time
+            frame = shown or upcoming
+            if frame is not None and frame is not taken:
+                taken = frame
+                yield frame
+        self._note_damage()
+
+    def frames_between(self, start: float, end: float) -> Iterator[Frame]:
+        """Every frame on screen in [start, end): also the one that appeared before `start`."""
+        shown: Frame | None = None
+        for frame in self._decode(self._keyframe_before(start)):
+            if frame.time >= end:
+                break
+            if frame.time > start:
+                if shown is not None:
+                    yield shown
+                shown = None
+                yield frame
+            else:
+                shown = frame
+        if shown is not None:
+            yield shown
+        self._note_damage()
+
+    def count_frames(self, start: float, end: float, limit: int) -> int:
+        """How many frames `frames_between` would give, counted no further than `limit`.
+
+        Looks at packets only, so it costs next to nothing.
+        """
+        before, count = 0, 0
+        self._index.seek(self._keyframe_before(start).seek)
+        for time, packet in self._index.packets():
+            if time >= end:
+                # With B-frames a later packet may still belong before `end`; decoding order tells.
+                if packet.dts is None or self._index.seconds(packet.dts) >= end:
+                    break
+            elif time <= start:
+                before = 1
+            else:
+                count += 1
+            if before + count >= limit:
+                break
+        return before + count
+
+    def keyframe_times(self, start: float, end: float) -> Iterator[float]:
+        """Times in seconds of the keyframes in [start, end), without decoding anything."""
+        self._index.seek(self._keyframe_before(start).seek)
+        for time, packet in self._index.packets():
+            if packet.is_keyframe and time >= end:
+                break
+            if packet.is_keyframe and time >= start:
+                yield time
+
+    def _decode(self, keyframe: _Keyframe) -> Iterator[Frame]:
+        """Frames in order of presentation, from `keyframe` on."""
+        self._decoder.seek(keyframe.seek)
+        for time, frame in self._decoder.frames():
+            yield Frame(time, _Picture(frame, self._decoder.pixel_aspect))
+
+    def _keyframe_before(self, time: float) -> _Keyframe:
+        """The last keyframe at or before `time`; the start of the file where it does not tell.
+
+        A seek may land too late (MP4 indexes decoding times, which run ahead of presentation) or
+        between keyframes (MPEG-TS), hence the steps back.
+        """
+        for back in _SEEK_BACK:
+            if time - back <= 0.0:
+                break
+            self._index.seek(time - back)
+            for at, packet in self._index.packets():
+                if at > time:
+                    break
+                if packet.is_keyframe:
+                    return _Keyframe(at, time - back)
+        return _Keyframe(0.0, 0.0)
+
+    def _measure(self) -> float:
+        """Seconds up to the end of the last frame that can be read; notes a file that is cut off.
+
+        Headers state what was meant to be written. The packets at the end say what is there.
+        """
+        stated = self._index.stated_duration()
+        video_end, end = 0.0, 0.0
+        if stated is not None:
+            self._index.seek(self._keyframe_before(stated).seek)
+            video_end, end = self._index.extent()
+        if video_end <= 0.0:
+            self._index.seek(0.0)
+            video_end, end = self._index.extent()
+        if video_end <= 0.0:
+            raise VideoError(f"{self.path}: no frame can be read; the file is cut off or damaged")
+        cut = stated is not None and end < 0.999 * stated - 0.25
+        if cut and self._index.states_duration:
+            self.notes.append(f"the file breaks off after {end:.1f} s of {stated:.1f} s")
+        return video_end
+
+    def _note_damage(self) -> None:
+        note = "parts of the file are damaged and were left out"
+        if self._decoder.damaged and note not in self.notes:
+            self.notes.append(note)
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """Converts a decoded frame to upright RGB with square pixels, scaled in the same pass."""
+
+    frame: VideoFrame
+    pixel_aspect: float
+
+    def __call__(self, max_side: int | None) -> np.ndarray:
+        frame = self.frame
+        width, height = display_size(frame.width, frame.height, self.pixel_aspect, max_side)
+        try:
+            # Area averaging: shrinking 4K to 224 px by interpolation alone would alias.
+            rgb = frame.reformat(width, height, format="rgb24", interpolation="AREA").to_ndarray()
+        except (FFmpegError, ValueError, MemoryError) as error:
+            what = f"a frame of {frame.width}x{frame.height} cannot be used ({error})"
+            raise VideoError(what) from None
+        return orient(rgb, orientation(_display_matrix(frame)))
+
+
+def _display_matrix(frame: VideoFrame) -> np.ndarray | None:
+    try:
+        data = cast(Mapping[str, Any], frame.side_data)["DISPLAYMATRIX"]
+    except KeyError:
+        return None
+    except ValueError:  # other side data, of a kind that this PyAV does not know, comes with it
+        turn = math.radians(frame.rotation)  # counterclockwise
+        cos, sin = round(math.cos(turn)), round(math.sin(turn))
+        return np.array([cos, -sin, 0, sin, cos, 0, 0, 0, 1])
+    return np.frombuffer(data, dtype=np.int32, count=9)

@@ -1,0 +1,252 @@
+"""A converted model computes in llama.cpp what it computes in transformers."""
+
+import json
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import torch
+import transformers
+from safetensors.numpy import save_file
+from safetensors.torch import load_file
+
+from gguf_tools.conversion import convert as converter
+from gguf_tools.conversion.convert import convert
+from gguf_tools.errors import ReellamaError
+from gguf_tools.format.reader import read_gguf
+from gguf_tools.text.tokenizer import Tokenizer
+from pipeline.llm.engine import Engine, Text
+from tests.conftest import Result
+from tests.helpers import tiny_hf
+
+TEXT = "When the wind rose over the bay, he wrote down 1987 notes; naïve 中文 don't   return a"
+SIZES: dict[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "vocab_size": 800,
+}
+STRETCHED = {"rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64}
+LLAMA3 = STRETCHED | {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+WINDOW = {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 8}
+GEMMA3_ROPE = {
+    "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+}
+CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("LlamaConfig", {}),
+    "llama with biases and wide heads": (
+        "LlamaConfig",
+        {"head_dim": 24, "attention_bias": True, "mlp_bias": True},
+    ),
+    "llama 3.1": ("LlamaConfig", {"tie_word_embeddings": True, "rope_parameters": LLAMA3}),
+    "llama, linear": (
+        "LlamaConfig",
+        {"rope_parameters": {"rope_type": "linear", "rope_theta": 5e4, "factor": 4.0}},
+    ),
+    "llama, yarn": ("LlamaConfig", {"rope_parameters": STRETCHED | {"rope_type": "yarn"}}),
+    "qwen2, yarn with a factor of its own": (
+        "Qwen2Config",
+        {"rope_parameters": STRETCHED | {"rope_type": "yarn", "attention_factor": 0.8}},
+    ),
+    "mistral": ("MistralConfig", {"sliding_window": None}),
+    "qwen2": ("Qwen2Config", {}),
+    "qwen3": ("Qwen3Config", {"head_dim": 32}),
+    "smollm3": ("SmolLM3Config", {"num_hidden_layers": 5, "pad_token_id": 0}),
+    "gemma": ("GemmaConfig", {"head_dim": 32}),
+    "gemma2": ("Gemma2Config", WINDOW),
+    "gemma3": (
+        "Gemma3TextConfig",
+        WINDOW | {"num_hidden_layers": 7, "rope_parameters": GEMMA3_ROPE},
+    ),
+    "gemma3, windows elsewhere": (
+        "Gemma3TextConfig",
+        WINDOW | {"layer_types": ["full_attention", "sliding_attention", "full_attention"]},
+    ),
+}
+
+
+def make(name: str, folder: Path, **options: Any) -> tuple[Any, Any]:
+    """Write the folder of a model of CONFIGS; returns it and its tokenizer."""
+    kind, changes = CONFIGS[name]
+    config = getattr(transformers, kind)(**{**SIZES, **changes})
+    spm = name.startswith(("gemma", "mistral"))
+    tokenizer = tiny_hf.sentencepiece(not spm) if spm else tiny_hf.byte_level("llama-bpe")
+    fast = tiny_hf.save_tokenizer(tokenizer, folder)
+    return tiny_hf.save_model(config, folder, **options), fast
+
+
+def both_logits(model: Any, tokenizer: Any, path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Logits for every token of TEXT, by transformers and by llama.cpp with a cache in float32."""
+    ids = tokenizer(TEXT)["input_ids"]
+    with torch.inference_mode():
+        theirs = model(torch.tensor([ids])).logits[0].numpy()
+    with Engine(path, n_ctx=256, n_threads=1, type_k="f32", type_v="f32", flash_attn="off") as e:
+        return theirs, e.logits_all([Text(TEXT)])
+
+
+class HalvedGELU(torch.nn.Module):
+    """llama.cpp looks Gemma's activation up in a table of float16."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found = torch.nn.functional.gelu(x.half().float(), approximate="tanh").half().float()
+        return torch.where(x.abs() < 10, found, x.clamp(min=0))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_logits_are_those_of_transformers(name: str, tmp_path: Path) -> None:
+    model, tokenizer = make(name, tmp_path)
+    if name.startswith("gemma"):
+        for layer in model.model.layers:
+            layer.mlp.act_fn = HalvedGELU()
+    result = convert(tmp_path, "F32", tmp_path / "model.gguf")
+    theirs, ours = both_logits(model, tokenizer, result.path)
+    assert theirs.shape == ours.shape
+    assert np.abs(theirs).max() > 2
+    difference = np.abs(theirs - ours)
+    assert np.median(difference) < 1e-4
+    # A number in the middle between two entries of that table may find the one or the other.
+    assert difference.max() < (5e-3 if name.startswith("gemma") else 1e-4)
+    assert result.notes == []
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of a Llama in bfloat16 in one file."""
+    folder = tmp_path_factory.mktemp("hf") / "tiny-llama"
+    make("llama 3.1", folder, dtype=torch.bfloat16)
+    return folder
+
+
+@pytest.mark.parametrize(("type_", "largest"), [("F16", 0.03), ("BF16", 0.2)])
+def test_half_precision_rounds_the_weights_and_nothing_else(
+    type_: str, largest: float, tmp_path: Path
+) -> None:
+    model, tokenizer = make("qwen3", tmp_path)
+    result = convert(tmp_path, type_, tmp_path / "model.gguf")
+    theirs, ours = both_logits(model, tokenizer, result.path)
+    assert 1e-4 < np.abs(theirs - ours).max() < largest
+    dtype = torch.float16 if type_ == "F16" else torch.bfloat16
+    weights = load_file(tmp_path / "model.safetensors")
+    for tensor in gguf.GGUFReader(result.path).tensors:
+        vector = len(tensor.shape) == 1
+        assert tensor.tensor_type.name == ("F32" if vector else type_)
+        if tensor.name == "blk.1.ffn_down.weight":
+            rounded = weights["model.layers.1.mlp.down_proj.weight"].to(dtype).float().numpy()
+            kept = gguf.dequantize(tensor.data, tensor.tensor_type)
+            assert np.array_equal(kept, rounded)
+    assert read_gguf(result.path).metadata["general.file_type"] == {"F16": 1, "BF16": 32}[type_]
+
+
+def test_the_weights_own_type_is_the_default(llama: Path, tmp_path: Path) -> None:
+    result = convert(llama, output=tmp_path / "model.gguf")
+    types = {tensor.type.name for tensor in read_gguf(result.path).tensors.values()}
+    assert result.type == "BF16" and types == {"BF16", "F32"}
+
+
+def test_shards_make_the_same_file(llama: Path, tmp_path: Path) -> None:
+    folder = tiny_hf.edited_copy(llama, tmp_path / "copy")
+    (folder / "model.safetensors").unlink()
+    make("llama 3.1", folder, dtype=torch.bfloat16, max_shard_size="100KB")
+    assert len(list(folder.glob("*.safetensors"))) > 2
+    whole = convert(llama, output=tmp_path / "whole.gguf").path
+    sharded = convert(folder, output=tmp_path / "sharded.gguf").path
+    assert data(whole) == data(sharded)
+    next(iter(sorted(folder.glob("*.safetensors")))).unlink()
+    with pytest.raises(ReellamaError, match=r"lacks 1 of \d+ shards: model-00001-of-"):
+        convert(folder, output=tmp_path / "x.gguf")
+
+
+def data(path: Path) -> dict[str, bytes]:
+    return {tensor.name: tensor.data.tobytes() for tensor in gguf.GGUFReader(path).tensors}
+
+
+def test_older_configurations_mean_the_same(llama: Path, tmp_path: Path) -> None:
+    old = {"type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    scaling = old | {"original_max_position_embeddings": 64}
+    changes = {"rope_scaling": scaling, "rope_theta": 1e4, "head_dim": None}
+    folder = tiny_hf.edited_copy(llama, tmp_path / "copy", rope_parameters=None, **changes)
+    new = convert(llama, output=tmp_path / "new.gguf").path
+    assert data(convert(folder, output=tmp_path / "old.gguf").path) == data(new)
+    metadata = read_gguf(new).metadata | {"general.name": "copy"}
+    assert read_gguf(tmp_path / "old.gguf").metadata == metadata
+
+
+def test_smollm2_comes_back_as_it_was(smollm2: Path, tmp_path: Path) -> None:
+    """Its first layer, taken out of the GGUF as transformers would have it, and its tokenizer."""
+    file = read_gguf(smollm2)
+    tiny_hf.save_unpacked(file, tmp_path, n_layers=1)
+    back = read_gguf(convert(tmp_path, "F32", tmp_path / "model.gguf").path)
+    kept = [name for name in file.tensors if name.startswith("blk.0.") or "blk." not in name]
+    assert sorted(back.tensors) == sorted(kept)
+    for name in kept:
+        assert np.array_equal(tiny_hf.numbers(back, name), tiny_hf.numbers(file, name)), name
+    added = {"llama.attention.key_length": 64, "llama.attention.value_length": 64}
+    added |= {"tokenizer.ggml.add_eos_token": False, "tokenizer.ggml.eot_token_id": 2}
+    for key, value in (file.metadata | added | {"llama.block_count": 1}).items():
+        if key.startswith(("llama.", "tokenizer.")):
+            assert back.metadata[key] == value, key
+    with Tokenizer.from_path(smollm2) as before, Tokenizer.from_path(back.path) as after:
+        text = TEXT + Path(__file__).read_text(encoding="utf-8")
+        assert before.encode(text) == after.encode(text)
+        assert before.encode("<|im_end|>", special=True) == after.encode("<|im_end|>", special=True)
+
+
+def test_a_model_that_sees_gives_its_language_model(tmp_path: Path) -> None:
+    model, tokenizer = make("gemma3", tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    renamed = {f"language_model.{name}": value.numpy() for name, value in weights.items()}
+    renamed["vision_tower.patch.weight"] = np.zeros((4, 4), np.float32)
+    save_file(renamed, tmp_path / "model.safetensors")
+    config = json.loads((tmp_path / "config.json").read_text())
+    outer = {"architectures": ["Gemma3ForConditionalGeneration"], "text_config": config}
+    (tmp_path / "config.json").write_text(json.dumps(outer))
+    result = convert(tmp_path, "F32", tmp_path / "model.gguf")
+    theirs, ours = both_logits(model, tokenizer, result.path)
+    assert (theirs.argmax(axis=1) == ours.argmax(axis=1)).all()
+
+
+def test_a_window_that_llama_cpp_has_not_is_told(llama: Path, tmp_path: Path) -> None:
+    mistral = {"architectures": ["MistralForCausalLM"], "sliding_window": 128}
+    folder = tiny_hf.edited_copy(llama, tmp_path / "copy", **mistral)
+    assert "after 128 positions" in convert(folder, output=tmp_path / "m.gguf").notes[0]
+
+
+def test_memory_does_not_grow_with_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(converter, "CHUNK", 1 << 16)
+    config = tiny_hf.llama_config(8_000, hidden_size=512, tie_word_embeddings=True)
+    tiny_hf.save_tokenizer(tiny_hf.byte_level("gpt-2"), tmp_path)
+    tiny_hf.save_model(config, tmp_path, torch.bfloat16)
+    tracemalloc.start()
+    result = convert(tmp_path, "F32", tmp_path / "model.gguf")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert result.n_bytes > 16e6
+    assert peak < 8e6
+
+
+def test_the_command_writes_a_file_once(
+    llama: Path, tmp_path: Path, reellama: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = reellama("gguf", "convert", llama, "f16")
+    assert (first.status, first.out) == (0, "tiny-llama-F16.gguf\n")
+    assert "F16" in first.err
+    assert Tokenizer.from_path(tmp_path / "tiny-llama-F16.gguf").encode("the")
+    again = reellama("gguf", "convert", llama, "F16")
+    assert again.status == 1
+    assert "tiny-llama-F16.gguf is there already; --force replaces it" in again.err
+    assert reellama("gguf", "convert", llama, "F16", "--force").status == 0
+    other = reellama("gguf", "convert", llama, "Q4_K_M", "--output", tmp_path / "q.gguf")
+    assert other.status == 1
+    assert "give F32, F16 or BF16, and quantize the result" in other.err
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny-llama-F16.gguf"]

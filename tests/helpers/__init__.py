@@ -1,0 +1,1 @@
+"""What tests share: small models, servers, terminals and films made on the spot."""

@@ -1,0 +1,225 @@
+"""`reellama inspect`: what the soft tokens of a video say, and where they look."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from benchmarks.attention import measure
+from models.bundle import Bundle
+from models.projector import slots
+from models.projector.interpretation import FREE, IMAGENET, Field, SoftToken, has_form, inspect
+from models.training.config import CaptionRecipe, StoryRecipe
+from models.training.stages.instruction import DrawnConfig
+from pipeline.cli.attention_page import FOG, Page, lit, where
+from tests.conftest import Result
+from tests.helpers.terminal import REELLAMA, Terminal
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def mini() -> Bundle:
+    return Bundle.load("mini")
+
+
+@pytest.fixture(scope="module")
+def star(mini: Bundle, demo_video: Path) -> list[Field]:
+    """The demo video: a red star that moves right."""
+    from pipeline.chat.video_chat import Reading
+
+    clip = Reading().clip(demo_video, mini.frames)
+    return inspect(mini, mini.features(clip.frames), clip.times)
+
+
+def test_the_form_of_a_video_can_be_read(star: list[Field]) -> None:
+    said = {field.asked: field.text for field in star}
+    assert said["how many things"] == said["how many move"] == "one"
+    assert said["camera"] == "stays still"
+    assert said["thing 1: name"] == "red star"
+    assert said["thing 1: motion"] == "moves right"
+    assert said["thing 2: name"] == ""
+    assert all(field.sure > 0.9 for field in star if field.asked in slots.asked())
+
+
+def test_every_soft_token_stands_in_one_field(mini: Bundle, star: list[Field]) -> None:
+    numbers = [token.number for field in star for token in field.tokens]
+    assert numbers == list(range(mini.tokens))
+    asked = [field.asked for field in star]
+    assert asked[: len(slots.WIDTHS)] == slots.asked()
+    assert asked.count(FREE) == 7 and asked.count(IMAGENET) == 3
+
+
+def test_words_are_shares_and_attention_too(star: list[Field]) -> None:
+    for field in star:
+        for token in field.tokens:
+            shares = [share for _, share in token.words]
+            assert shares == sorted(shares, reverse=True) and 0 < sum(shares) < 1.001
+            if token.looks is not None:
+                assert token.looks.min() >= 0 and token.looks.sum() == pytest.approx(1, abs=1e-3)
+
+
+def test_the_token_of_a_name_looks_at_its_own_thing(mini: Bundle) -> None:
+    on_it, on_the_other, area = measure(mini, 6)["attention"].T
+    assert (on_it > on_the_other).mean() > 0.8
+    assert on_it.mean() > 3 * area.mean()
+
+
+def test_a_bundle_without_a_form_has_a_field_for_every_soft_token(small_bundle: Path) -> None:
+    bundle = Bundle.load(small_bundle)
+    frames = list(np.random.default_rng(0).integers(0, 255, (3, 32, 32, 3), np.uint8))
+    fields = inspect(bundle, bundle.features(frames), np.arange(3.0))
+    assert [field.numbers for field in fields] == [str(i) for i in range(bundle.tokens)]
+    assert not any(field.asked for field in fields)
+
+
+def test_a_form_is_what_a_recipe_taught_this_one_or_one_before(small_bundle: Path) -> None:
+    captions = {"recipe": CaptionRecipe("captions").to_json()}
+    stories = {"recipe": StoryRecipe("stories", see=DrawnConfig(steps=3)).to_json()}
+    adapter = {
+        "recipe": StoryRecipe("adapter", tell=DrawnConfig(steps=3)).to_json(),
+        "before": stories,
+    }
+    small = Bundle.load(small_bundle)
+    found = [
+        has_form(Bundle(small.folder, replace(small.config, training=training)))
+        for training in ({}, captions, stories, adapter)
+    ]
+    assert found == [False, False, True, True]
+
+
+def token(*words: tuple[str, float], number: int = 0, looks: np.ndarray | None = None) -> SoftToken:
+    return SoftToken(number, words, looks)
+
+
+def test_a_field_ends_where_a_token_says_nothing() -> None:
+    first = token((" red", 0.9), (" blue", 0.1))
+    silent, after = token(("\n", 0.8), number=1), token((" star", 0.7), number=2)
+    assert Field("name", (first, silent, after)).text == "red"
+    assert Field("name", (first, after)).sure == 0.7
+    assert Field("name", (silent, after)).text == ""
+    assert Field("name", (first, silent)).numbers == "0-1"
+
+
+@given(
+    frame=st.integers(0, 3),
+    row=st.integers(0, 5),
+    column=st.integers(0, 5),
+    height=st.integers(6, 40),
+    width=st.integers(6, 40),
+)
+def test_what_is_looked_at_is_clear_and_named(
+    frame: int, row: int, column: int, height: int, width: int
+) -> None:
+    looks = np.full((4, 36), 1e-4, np.float32)
+    looks[frame, 6 * row + column] = 0.9
+    frames = [np.zeros((height, width, 3), np.uint8)] * 4
+    fog = np.stack(lit(frames, looks))[..., 0]  # [4, height, width]; black is clear
+    assert fog.shape == (4, height, width) and fog.max() <= FOG
+    where_clear = np.unravel_index(fog.argmin(), fog.shape)
+    assert where_clear[0] == frame
+    assert abs((where_clear[1] + 0.5) / height * 6 - row - 0.5) <= 1
+    assert abs((where_clear[2] + 0.5) / width * 6 - column - 0.5) <= 1
+    rows, columns = ("top", "middle", "bottom"), ("left", "middle", "right")
+    time, place = where(looks, [1.0, 2.0, 3.0, 4.0]).split(", ")
+    assert time == f"0:0{frame + 1}.0"
+    assert set(place.split()) - {"middle"} == {rows[row // 2], columns[column // 2]} - {"middle"}
+
+
+def test_attention_that_is_everywhere_alike_leaves_frames_as_they_are() -> None:
+    frames = list(np.random.default_rng(0).integers(0, 255, (2, 20, 30, 3), np.uint8))
+    for before, after in zip(frames, lit(frames, np.full((2, 9), 1 / 18)), strict=True):
+        np.testing.assert_allclose(before, after, atol=1)
+
+
+def test_the_table_says_it_in_a_pipe(reellama: Run, demo_video: Path) -> None:
+    result = reellama("inspect", demo_video)
+    assert result.status == 0, result.err
+    lines = [re.split(r"\s{2,}", line.strip()) for line in result.out.splitlines()]
+    [name] = [line for line in lines if "thing 1: name" in line]
+    assert name[:3] == ["5-9", "thing 1: name", "red star"] and name[3].endswith("%")
+    assert re.fullmatch(r"0:0\d\.\d, (top |bottom )?(left|right|middle)?", name[4])
+    assert "more say nothing (--all)" in result.out
+    everything = reellama("inspect", demo_video, "--all")
+    assert everything.out.count("(nothing)") == int(re.findall(r"(\d+) more", result.out)[0])
+
+
+def test_programs_get_all_of_it(reellama: Run, demo_video: Path, mini: Bundle) -> None:
+    result = reellama("inspect", demo_video, "--json", "--frames", "5")
+    data = json.loads(result.out)
+    assert len(data["frames"]) == 5 and data["bundle"] == "mini"
+    tokens = [each for field in data["fields"] for each in field["tokens"]]
+    assert [each["number"] for each in tokens] == list(range(mini.tokens))
+    looks = np.array([each["looks"] for each in tokens if each["looks"]])
+    assert looks.shape == (64, 5, 36)
+    np.testing.assert_allclose(looks.sum((1, 2)), 1, atol=0.01)
+
+
+def test_one_soft_token_is_shown_with_its_words(reellama: Run, demo_video: Path) -> None:
+    result = reellama("inspect", demo_video, "--token", "6")
+    assert result.status == 0, result.err
+    assert result.out.startswith("soft token 6 (thing 1: name): star 100")
+    assert len(re.findall(r"\d:\d\d\.\d \d+%", result.out)) == 16  # attention a frame
+    classifier = reellama("inspect", demo_video, "--token", "65")
+    assert "looks at all of the video alike" in classifier.out
+    wrong = reellama("inspect", demo_video, "--token", "82")
+    assert wrong.status == 1 and "they go from 0 to 81" in wrong.err
+
+
+def test_a_terminal_shows_pictures(demo_video: Path) -> None:
+    command = [*REELLAMA, "inspect", str(demo_video), "--token", "6"]
+    with Terminal(command, env={"COLORTERM": "truecolor", "TERM": "xterm-256color"}) as terminal:
+        screen = terminal.wait_for("It looks most at")
+    assert "\u2580" in screen and "0:00.2" in screen
+
+
+def test_the_page_needs_nothing_from_elsewhere(
+    reellama: Run, demo_video: Path, tmp_path: Path
+) -> None:
+    page = tmp_path / "page.html"
+    result = reellama("inspect", demo_video, "--html", page)
+    assert (result.status, result.out) == (0, "")
+    text = page.read_text()
+    assert not re.search(r"(src|href)=\"(?!data:|#)", text)
+    assert "http" not in text and "url(" not in text
+    assert "red star" in text and "looks most at" in text
+    strips = re.findall(r"data:image/jpeg;base64,([\w+/=]+)", text)
+    sizes = {Image.open(io.BytesIO(base64.b64decode(strip))).size for strip in strips}
+    assert len(strips) == 1 + 16 + 7  # the frames; those of the form, and free tokens
+    assert sizes == {(16 * 98, 54)}
+
+
+def test_a_page_takes_names_and_words_as_text(mini: Bundle) -> None:
+    looks = np.full((1, 4), 0.25, np.float32)
+    field = Field("<i>", (token((" <b>", 1.0), looks=looks),))
+    frames = [np.zeros((4, 4, 3), np.uint8)]
+    page = Page("<s>.mp4", "<u>", frames, [0.0], [field]).write()
+    assert not re.search(r"<(i|b|u|s)>", page)
+    assert "&lt;b&gt;" in page
+
+
+def test_pictures_of_different_sizes_stand_side_by_side(reellama: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number, size in enumerate([(64, 48), (30, 60), (100, 20)]):
+        Image.new("RGB", size, (200, 80 * number, 0)).save(folder / f"{number}.png")
+    result = reellama("inspect", folder, "--html", tmp_path / "page.html")
+    assert result.status == 0, result.err
+
+
+def test_a_missing_video_or_bundle_is_said_in_a_line(reellama: Run, demo_video: Path) -> None:
+    for arguments in (("nothing.mp4",), (demo_video, "--bundle", "nothing-there")):
+        result = reellama("inspect", *arguments)
+        assert result.status == 1 and result.err.count("\n") == 1
+        assert "nothing" in result.err

@@ -1,0 +1,116 @@
+"""Bundles: what belongs together, and what is said when it does not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from gguf_tools.format.reader import read_gguf
+from models.bundle import Bundle, BundleConfig, BundleError
+
+
+@pytest.fixture
+def copy(small_bundle: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(small_bundle, tmp_path / "copy"))
+
+
+def complaint(folder: Path) -> str:
+    with pytest.raises(BundleError) as caught:
+        Bundle.load(folder).encode([np.zeros((8, 8, 3), np.uint8)], np.zeros(1))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_description_survives_a_round_trip(small_bundle: Path, tmp_path: Path) -> None:
+    config = Bundle.load(small_bundle).config
+    path = tmp_path / "bundle.json"
+    path.write_text(config.to_json())
+    assert BundleConfig.read(path) == config
+
+
+def test_encode_is_features_then_project(small_bundle: Path) -> None:
+    bundle = Bundle.load(small_bundle)
+    frames = [np.full((30, 40, 3), grey, np.uint8) for grey in (0, 90, 200)]
+    times = np.array([0.0, 1.0, 2.5])
+    soft = bundle.encode(frames, times)
+    assert soft.shape == (bundle.tokens, bundle.n_embd) and soft.dtype == np.float32
+    np.testing.assert_array_equal(soft, bundle.project(bundle.features(frames), times))
+
+
+def test_a_name_without_a_bundle_lists_those_there_are() -> None:
+    with pytest.raises(BundleError, match=r"no-such-bundle.*mini"):
+        Bundle.load("no-such-bundle")
+
+
+def test_nan_in_the_weights_is_found(copy: Path) -> None:
+    path = copy / "projector.safetensors"
+    weights = load_file(path)
+    weights["words.score.bias"][0] = torch.nan
+    save_file(weights, path)
+    assert "words.score.bias holds NaN" in complaint(copy)
+
+
+def test_a_bundle_from_before_places_had_priors_still_loads(copy: Path) -> None:
+    path = copy / "projector.safetensors"
+    weights = load_file(path)
+    weights.pop("words.prior")
+    save_file(weights, path)
+    assert not Bundle.load(copy).projector.words.prior.any()
+
+
+def test_weights_of_another_shape_are_refused(copy: Path) -> None:
+    path = copy / "projector.safetensors"
+    weights = load_file(path)
+    weights["words.score.bias"] = torch.zeros(3)
+    save_file(weights, path)
+    assert "not those that bundle.json describes" in complaint(copy)
+
+
+@pytest.mark.parametrize("keep", [0, 7, 100])
+def test_cut_off_weights_are_refused(copy: Path, keep: int) -> None:
+    path = copy / "projector.safetensors"
+    path.write_bytes(path.read_bytes()[:keep])
+    assert "not a safetensors file" in complaint(copy)
+
+
+def test_missing_weights_are_named(copy: Path) -> None:
+    (copy / "projector.safetensors").unlink()
+    assert "projector.safetensors: missing" in complaint(copy)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 1, "name": "x"}', "nonsense"])
+def test_a_broken_description_is_refused(copy: Path, text: str) -> None:
+    (copy / "bundle.json").write_text(text)
+    assert "bundle.json: not a bundle's description" in complaint(copy)
+
+
+def test_a_newer_format_says_to_update(copy: Path) -> None:
+    description = json.loads((copy / "bundle.json").read_text())
+    (copy / "bundle.json").write_text(json.dumps({**description, "format": 99}))
+    assert "update reellama" in complaint(copy)
+
+
+def test_another_llm_is_refused_for_its_width(small_bundle: Path, gemma: Path) -> None:
+    with pytest.raises(BundleError, match=r"640 numbers.*576") as caught:
+        Bundle.load(small_bundle).check_llm(read_gguf(gemma))
+    assert gemma.name in str(caught.value)
+
+
+def test_the_llm_it_was_made_for_is_accepted(small_bundle: Path, smollm2: Path) -> None:
+    Bundle.load(small_bundle).check_llm(read_gguf(smollm2))
+
+
+def test_a_projector_that_has_looked_can_still_learn(small_bundle: Path) -> None:
+    bundle = Bundle.load(small_bundle)
+    sizes = bundle.config.projector
+    bundle.project(np.zeros((2, sizes.cells, sizes.channels), np.float32), np.arange(2.0))
+    features = torch.zeros(1, 2, sizes.cells, sizes.channels, requires_grad=True)
+    soft = bundle.projector(features, torch.arange(2.0)[None], torch.ones(1, 2, dtype=torch.bool))
+    soft.sum().backward()
+    assert features.grad is not None

@@ -1,0 +1,107 @@
+"""`mini`, the bundle that comes with the project: it sees, and PyTorch agrees with llama.cpp."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gguf_tools.format.reader import read_gguf
+from gguf_tools.measuring.perplexity import measure
+from models.synthetic.rendered_clips import RenderedClips, RenderedConfig
+from models.training.frozen_llm import FrozenLLM
+from models.training.lora import Lora
+from pipeline import VideoChat
+from pipeline.chat.conversation import Video
+from pipeline.evaluation.tasks.clip_descriptions import evaluate
+from pipeline.video.clip import Clip
+
+# The styles whose pictures come as Python packages.
+STYLES = ("openmoji", "shapes")
+CLIPS = 24
+
+
+@pytest.fixture(scope="module")
+def mini() -> Iterator[VideoChat]:
+    with VideoChat(bundle="mini") as chat:
+        yield chat
+
+
+def watch(mini: VideoChat, soft: np.ndarray) -> None:
+    """Begin a conversation about a video of which only the soft tokens are at hand."""
+    mini.chat.clear()
+    clip = Clip([], np.zeros(0), 0.0, Path("drawn"))
+    mini.chat.videos[:] = [Video(clip.path, soft, clip)]
+
+
+def describe(mini: VideoChat, soft: np.ndarray) -> str:
+    """The greedy description of such a video."""
+    watch(mini, soft)
+    return mini.describe(max_tokens=32)
+
+
+def test_it_describes_clips_that_it_never_saw() -> None:
+    """The exact figures, over more clips and all styles, are those of `reellama eval`."""
+    found = evaluate("mini", clips=CLIPS, styles=STYLES).scores
+    assert found["motion"].value >= 0.85
+    assert found["picture"].value >= 0.5
+
+
+def test_greedy_answers_agree_with_pytorch(mini: VideoChat) -> None:
+    """llama.cpp rounds activations to 8 bits, PyTorch does not: 9 of 10 answers must be equal."""
+    llm = FrozenLLM(mini.bundle.llm_path())
+    ((adapter, _),) = mini.bundle.lora
+    learned = mini.bundle.config.training["recipe"]["adapter"]
+    lora = Lora(llm.model, learned["rank"], learned["alpha"])
+    lora.load(adapter, read_gguf(mini.bundle.llm_path()))
+    config = RenderedConfig(STYLES, style_weights=(0.8, 0.2))
+    clips = RenderedClips(config)
+    example = llm.example(mini.bundle.system, mini.bundle.describe, "")
+    equal = 0
+    for number in range(10):
+        frames, times = clips.clip("test", number).draw(8)
+        soft = mini.bundle.encode(list(frames), times)
+        equal += describe(mini, soft) == llm.greedy(soft, example, max_tokens=32).strip()
+    assert equal >= 9
+
+
+def test_a_film_that_runs_backwards_tells_the_opposite(mini: VideoChat) -> None:
+    """Where it sees a thing move right, it sees it move left in the same frames backwards."""
+    clips = RenderedClips(RenderedConfig(("shapes",), (1.0,), p_two=0))
+    right = []
+    for number in range(16):
+        frames, times = clips.clip("test", number, motion="moves right").draw(8)
+        if "moves right" in describe(mini, mini.bundle.encode(list(frames), times)):
+            right.append((list(frames)[::-1], times))
+    left = ["moves left" in describe(mini, mini.bundle.encode(*clip)) for clip in right]
+    assert len(right) >= 10
+    assert sum(left) >= 0.8 * len(right)
+
+
+def test_a_second_question_is_answered_from_the_video_too(mini: VideoChat) -> None:
+    clips = RenderedClips(RenderedConfig(("shapes",), (1.0,), p_two=0))
+    ways = ("moves right", "moves left", "moves up", "moves down")
+    right = 0
+    for number in range(16):
+        frames, times = clips.clip("test", number, motion=ways[number % 4]).draw(8)
+        watch(mini, mini.bundle.encode(list(frames), times))
+        mini.ask("What is in the video?")
+        right += ways[number % 4] in mini.ask("Which way does it move?")
+    assert right >= 12
+
+
+def test_it_still_speaks_as_its_llm_does_without_a_video(mini: VideoChat) -> None:
+    """The adapter costs at most three in a hundred of the perplexity on plain English."""
+    llm = mini.bundle.llm_path()
+    found = measure(llm, reference=llm, lora=mini.bundle.lora, n_chunks=8)
+    assert found.divergence
+    assert found.perplexity.value <= 1.03 * found.divergence.reference_perplexity.value
+
+
+def test_it_has_a_few_dozen_soft_tokens_and_little_weight(mini: VideoChat) -> None:
+    committed = sum(path.stat().st_size for path in mini.bundle.folder.rglob("*") if path.is_file())
+    assert committed <= 60e6
+    assert committed + mini.bundle.llm_path().stat().st_size <= 300e6
+    assert mini.bundle.tokens <= 128

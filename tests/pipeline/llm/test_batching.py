@@ -1,0 +1,235 @@
+"""Several answers at once from one model: each is what it would be alone."""
+
+import queue
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gguf_tools.errors import ReellamaError
+from models.bundle import Bundle
+from pipeline.llm.batching import Batcher, Job, Stopped
+from pipeline.llm.engine import Engine, Sampling, Text, Token
+
+PROMPTS = [
+    "The cat sat on the",
+    "1, 2, 3, 4,",
+    "Once upon a time there was a king who had three daughters. The eldest",
+    "def add(a, b):",
+    "The capital of France is",
+    "Water boils when",
+]
+
+
+@pytest.fixture(scope="module")
+def batcher() -> Iterator[Batcher]:
+    batcher = Batcher(Bundle.load("mini").llm_path(), n_parallel=3, n_ctx=256)
+    yield batcher
+    batcher.close()
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    with Engine(Bundle.load("mini").llm_path(), n_ctx=256) as engine:
+        yield engine
+
+
+class Asked:
+    """A job and what it was told."""
+
+    def __init__(self, batcher: Batcher, prompt: Any, **options: Any) -> None:
+        parts = [Text(prompt)] if isinstance(prompt, str) else prompt
+        self.news: queue.Queue[Token | Exception | None] = queue.Queue()
+        self.job = Job(batcher.lay_out(parts), self.news.put, **{"max_tokens": 12, **options})
+        batcher.submit(self.job)
+
+    def tokens(self) -> list[Token]:
+        found = []
+        while (news := self.news.get(timeout=30)) is not None:
+            if isinstance(news, Exception):
+                raise news
+            found.append(news)
+        return found
+
+    def text(self) -> str:
+        return "".join(token.text for token in self.tokens())
+
+
+def alone(engine: Engine, prompt: Any, **options: Any) -> str:
+    parts = [Text(prompt)] if isinstance(prompt, str) else prompt
+    return "".join(t.text for t in engine.generate(parts, max_tokens=12, **options))
+
+
+def soft_prompt(engine: Engine) -> list[Any]:
+    """A prompt with rows of the model's own embeddings between its texts."""
+    rows = np.random.default_rng(0).normal(0, 0.03, (40, engine.n_embd)).astype(np.float32)
+    return [Text("Look: "), rows, Text(" What is it? It is")]
+
+
+def test_answers_side_by_side_are_those_of_the_engine_alone(
+    batcher: Batcher, engine: Engine
+) -> None:
+    prompts = [*PROMPTS, soft_prompt(engine)]
+    asked = [Asked(batcher, prompt) for prompt in prompts]
+    same = [a.text() == alone(engine, p) for a, p in zip(asked, prompts, strict=True)]
+    # Sums in another order differ in their last digits, which may now and then tip a choice.
+    assert sum(same) >= len(prompts) - 1
+
+
+def test_a_prompt_that_goes_on_reads_only_what_is_new(batcher: Batcher) -> None:
+    first = Asked(batcher, PROMPTS[2])
+    text = first.text()
+    second = Asked(batcher, PROMPTS[2] + text + " And then")
+    second.text()
+    assert first.job.stats.prompt_tokens <= second.job.stats.reused_tokens
+    assert second.job.stats.reused_tokens < second.job.stats.prompt_tokens
+
+
+def test_a_cancelled_answer_frees_its_place(batcher: Batcher) -> None:
+    long = [Asked(batcher, prompt, max_tokens=-1) for prompt in PROMPTS[:3]]
+    for asked in long:
+        assert isinstance(asked.news.get(timeout=30), Token)
+    waiting = Asked(batcher, PROMPTS[3])
+    long[0].job.cancelled = True
+    assert waiting.text()
+    for asked in long[1:]:
+        asked.job.cancelled = True
+    for asked in long:
+        assert asked.tokens() is not None
+        assert asked.job.stats.stop_reason is None
+
+
+def test_an_answer_ends_where_the_context_does(batcher: Batcher) -> None:
+    endless = {"type": "array", "items": {"enum": ["tick", "tock"]}, "minItems": 999}
+    asked = Asked(batcher, PROMPTS[0], sampling=Sampling(json_schema=endless), max_tokens=-1)
+    tokens = asked.tokens()
+    stats = asked.job.stats
+    assert stats.stop_reason == "length"
+    # The last token needs no position: nothing follows it.
+    assert stats.prompt_tokens + stats.generated_tokens == 256 + 1
+    assert len(tokens) == stats.generated_tokens
+
+
+def test_a_prompt_without_room_is_refused(batcher: Batcher) -> None:
+    with pytest.raises(ReellamaError, match="the prompt takes .* positions, but the context has"):
+        Asked(batcher, "word " * 400)
+
+
+def test_stop_texts_and_probabilities(batcher: Batcher, engine: Engine) -> None:
+    asked = Asked(batcher, PROMPTS[1], stop=["7"], n_probs=3)
+    tokens = asked.tokens()
+    assert "".join(token.text for token in tokens) == " 5, 6, "
+    assert asked.job.stats.stop_reason == "stop"
+    for token in tokens:
+        assert 0 < token.p <= 1 and len(token.alternatives) == 3
+        assert token.p == pytest.approx(max(p for _, p in token.alternatives))
+
+
+def test_a_bad_grammar_ends_only_its_own_answer(batcher: Batcher) -> None:
+    good = Asked(batcher, PROMPTS[0])
+    bad = Asked(batcher, PROMPTS[0], sampling=Sampling(grammar="root ::= ("))
+    with pytest.raises(ReellamaError, match="not valid GBNF"):
+        bad.tokens()
+    assert good.text()
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"stop": ["\ud800"]}, "the stop text '.ud800' holds half a character"),
+        ({"sampling": Sampling(grammar='root ::= "\ud800"')}, "half a character"),
+        ({"sampling": Sampling(json_schema={"$ref": "#/nowhere"})}, "this JSON schema cannot be"),
+        ({"stop": [7]}, "this answer failed: AttributeError"),
+    ],
+    ids=["stop", "grammar", "schema", "no text"],
+)
+def test_what_goes_wrong_with_one_job_ends_that_job_alone(
+    batcher: Batcher, options: dict[str, Any], reason: str
+) -> None:
+    good = Asked(batcher, PROMPTS[0])
+    bad = Asked(batcher, PROMPTS[1], **options)
+    with pytest.raises(ReellamaError, match=reason) as caught:
+        bad.tokens()
+    assert "\n" not in str(caught.value)
+    assert good.text()
+    assert Asked(batcher, PROMPTS[2]).text()
+
+
+def test_a_listener_that_fails_is_the_only_one_that_hears_no_more(batcher: Batcher) -> None:
+    def deaf(news: Token | Exception | None) -> None:
+        raise RuntimeError("Event loop is closed")
+
+    others = [Asked(batcher, prompt) for prompt in PROMPTS[:2]]
+    job = Job(batcher.lay_out([Text(PROMPTS[2])]), deaf)  # without a limit of its own
+    batcher.submit(job)
+    refused = Job(batcher.lay_out([Text(PROMPTS[3])]), deaf, stop=["\ud800"])
+    batcher.submit(refused)
+    assert all(other.text() for other in others)
+    assert all(Asked(batcher, prompt).text() for prompt in PROMPTS[:4])  # its place is free
+    assert job.cancelled
+
+
+def test_a_job_that_is_cancelled_while_it_waits_is_ended(batcher: Batcher) -> None:
+    long = [Asked(batcher, prompt, max_tokens=-1) for prompt in PROMPTS[:3]]
+    waiting = Asked(batcher, PROMPTS[3])
+    waiting.job.cancelled = True
+    for asked in long:
+        asked.job.cancelled = True
+    assert waiting.tokens() == []
+    for asked in long:
+        asked.tokens()
+
+
+def test_no_tokens_were_asked_for(batcher: Batcher) -> None:
+    asked = Asked(batcher, PROMPTS[0], max_tokens=0)
+    assert asked.tokens() == []
+    assert asked.job.stats.stop_reason == "length"
+
+
+def test_closing_tells_those_who_wait() -> None:
+    batcher = Batcher(Bundle.load("mini").llm_path(), n_parallel=1, n_ctx=256)
+    asked = [Asked(batcher, PROMPTS[0], max_tokens=-1) for _ in range(3)]
+    assert isinstance(asked[0].news.get(timeout=30), Token)
+    batcher.close()
+    for each in asked:
+        with pytest.raises(ReellamaError, match="stopping"):
+            each.tokens()
+
+
+def test_a_job_after_the_end_is_refused() -> None:
+    batcher = Batcher(Bundle.load("mini").llm_path(), n_parallel=1, n_ctx=256)
+    layout = batcher.lay_out([Text(PROMPTS[0])])
+    batcher.close()
+    told: list[Token | Exception | None] = []
+    with pytest.raises(Stopped, match="stopping"):
+        batcher.submit(Job(layout, told.append))
+    assert told == []
+    batcher.close()  # a second time is none
+
+
+def test_a_job_that_comes_with_the_end_is_refused_or_told() -> None:
+    batcher = Batcher(Bundle.load("mini").llm_path(), n_parallel=1, n_ctx=256)
+    layout = batcher.lay_out([Text(PROMPTS[0])])
+    taken: list[queue.Queue[Token | Exception | None]] = []
+
+    def submit() -> None:
+        with suppress(Stopped):
+            while True:
+                news: queue.Queue[Token | Exception | None] = queue.Queue()
+                batcher.submit(Job(layout, news.put))
+                taken.append(news)
+
+    threads = [threading.Thread(target=submit) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    batcher.close()
+    for thread in threads:
+        thread.join()
+    assert taken
+    for news in taken:
+        while isinstance(end := news.get(timeout=5), Token):
+            pass
+        assert end is None or isinstance(end, Stopped)

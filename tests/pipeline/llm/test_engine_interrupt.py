@@ -1,0 +1,105 @@
+"""Ctrl-C, errors and closing leave an engine that goes on as if nothing had happened."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Generator
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from pipeline.llm.engine import Engine, Part, Text, Token
+
+pytestmark = pytest.mark.measures
+
+PROMPT: list[Part] = [
+    Text("<|im_start|>user\nTell a story.<|im_end|>\n<|im_start|>assistant\n", special=True)
+]
+
+
+def ids(engine: Engine, prompt: list[Part]) -> list[int]:
+    return [token.id for token in engine.generate(prompt, max_tokens=5)]
+
+
+def anew(engine: Engine, prompt: list[Part]) -> list[int]:
+    engine.clear()
+    return ids(engine, prompt)
+
+
+def test_ctrl_c_between_tokens_ends_the_answer_and_keeps_its_part(engine: Engine) -> None:
+    said: list[Token] = []
+    with pytest.raises(KeyboardInterrupt):  # noqa: PT012 - the loop is what is interrupted
+        for token in engine.generate(PROMPT):
+            said.append(token)
+            if len(said) == 6:
+                signal.raise_signal(signal.SIGINT)
+    assert engine.last.stop_reason is None
+    on = [*PROMPT, Text("".join(t.text for t in said)), Text("<|im_end|>\n", special=True)]
+    found = ids(engine, on)
+    assert engine.last.n_reused >= engine.count(PROMPT) + 5
+    assert found == anew(engine, on)
+
+
+def test_a_closed_iterator_leaves_the_engine_usable(engine: Engine) -> None:
+    tokens = cast(Generator[Token, None, None], engine.generate(PROMPT))
+    first = [next(tokens).id for _ in range(4)]
+    tokens.close()
+    assert ids(engine, PROMPT)[:4] == first
+    assert engine.last.n_read == 1
+
+
+def test_an_error_of_the_caller_leaves_the_engine_usable(engine: Engine) -> None:
+    with pytest.raises(ZeroDivisionError):  # noqa: PT012 - the loop is what fails
+        for _ in engine.generate(PROMPT):
+            1 / 0  # noqa: B018 - any error will do
+    other: list[Part] = [Text("Once upon a time")]
+    assert ids(engine, other) == anew(engine, other)
+
+
+def test_ctrl_c_ends_the_reading_of_a_long_prompt_at_once(smollm2: Path) -> None:
+    long: list[Part] = [Text("word " * 3000)]
+    with Engine(smollm2, n_ctx=4096, n_batch=4096, n_ubatch=4096, n_threads=1) as engine:
+        engine.prefill([Text("word " * 10)])
+        begin = time.monotonic()
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+        with pytest.raises(KeyboardInterrupt):
+            engine.prefill(long)
+        # All of it is one batch, so it was left in the middle of llama.cpp's work.
+        assert engine.n_past < 20
+        assert time.monotonic() - begin < 5  # seconds; reading it takes far longer
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        short: list[Part] = [Text("word word then")]
+        found = ids(engine, short)
+        assert found == anew(engine, short)
+
+
+def test_a_programs_own_ctrl_c_handler_is_called(smollm2: Path) -> None:
+    class Stopped(Exception):
+        pass
+
+    def stop(signum: int, frame: object) -> None:
+        raise Stopped
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        with Engine(smollm2, n_ctx=4096, n_batch=4096, n_ubatch=4096, n_threads=1) as engine:
+            threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+            with pytest.raises(Stopped):
+                engine.prefill([Text("word " * 3000)])
+            assert engine.n_past == 0
+            assert signal.getsignal(signal.SIGINT) is stop
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_thread_beside_the_main_one_can_use_an_engine(tiny_llama: Path) -> None:
+    with Engine(tiny_llama, n_ctx=256, n_threads=1) as engine:
+        here = ids(engine, [Text("a" * 100)])
+        engine.clear()
+        there: list[int] = []
+        thread = threading.Thread(target=lambda: there.extend(ids(engine, [Text("a" * 100)])))
+        thread.start()
+        thread.join()
+        assert there == here

@@ -1,0 +1,237 @@
+"""Sampling options do what llama.cpp's do, and bad ones are refused in one line."""
+
+import json
+import os
+import threading
+import time
+from collections import Counter
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from pipeline.llm.engine import Engine, Part, Text
+from pipeline.llm.token_sampling import Sampling, SamplingError, build_chain
+
+PROMPT: list[Part] = [
+    Text("<|im_start|>user\nWrite a line about a dog.<|im_end|>\n<|im_start|>assistant\n", True)
+]
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 10},
+        "kind": {"enum": ["dog", "cat"]},
+        "legs": {"type": "integer"},
+    },
+    "required": ["name", "kind", "legs"],
+}
+
+
+def deep_schema() -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "string"}
+    for _ in range(5000):
+        schema = {"type": "array", "items": schema}
+    return schema
+
+
+def ids(engine: Engine, sampling: Sampling, max_tokens: int = 12) -> list[int]:
+    return [token.id for token in engine.generate(PROMPT, sampling, max_tokens=max_tokens)]
+
+
+def text(engine: Engine, sampling: Sampling, max_tokens: int = 60) -> str:
+    tokens = engine.generate(PROMPT, sampling, max_tokens=max_tokens, n_probs=0)
+    return "".join(token.text for token in tokens)
+
+
+def test_a_seed_repeats_and_another_differs(engine: Engine) -> None:
+    first = ids(engine, Sampling(temperature=1.0, seed=7))
+    assert ids(engine, Sampling(temperature=1.0, seed=7)) == first
+    assert ids(engine, Sampling(temperature=1.0, seed=8)) != first
+
+
+def test_without_a_seed_answers_vary(engine: Engine) -> None:
+    wild = Sampling(temperature=2.0, top_k=0, top_p=1.0, min_p=0.0)
+    assert ids(engine, wild) != ids(engine, wild)
+
+
+@pytest.mark.parametrize(
+    "narrow",
+    [{"top_k": 1}, {"top_p": 0.0}, {"min_p": 1.0}, {"temperature": 0.001}],
+    ids=lambda options: next(iter(options)),
+)
+def test_each_filter_alone_can_leave_only_the_likeliest_token(
+    engine: Engine, narrow: dict[str, Any]
+) -> None:
+    wide: dict[str, Any] = {"temperature": 2.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": 1}
+    assert ids(engine, Sampling(**{**wide, **narrow}), 6) == ids(engine, Sampling(), 6)
+
+
+def test_typical_sampling_takes_the_token_of_typical_surprise(engine: Engine) -> None:
+    [likely] = engine.generate(PROMPT, max_tokens=1)
+    wide: dict[str, Any] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
+    typical = Sampling(**wide, typical_p=0.01, seed=1)
+    assert {tuple(ids(engine, typical, 1)) for _ in range(3)} == {tuple(ids(engine, typical, 1))}
+    assert likely.p > 0.1  # too likely to be typical where many tokens could follow
+    assert ids(engine, typical, 1) != [likely.id]
+
+
+@pytest.mark.parametrize(
+    "penalty",
+    [{"repeat_penalty": 50.0}, {"frequency_penalty": 50.0}, {"presence_penalty": 50.0}],
+    ids=lambda options: next(iter(options)),
+)
+def test_penalties_keep_an_answer_from_repeating_itself(
+    engine: Engine, penalty: dict[str, Any]
+) -> None:
+    assert max(Counter(ids(engine, Sampling(), 20)).values()) > 1
+    assert max(Counter(ids(engine, Sampling(**penalty), 20)).values()) == 1
+
+
+def test_a_penalty_forgets_what_was_said_long_ago(engine: Engine) -> None:
+    said = ids(engine, Sampling(frequency_penalty=50.0, repeat_last_n=1), 20)
+    assert max(Counter(said).values()) > 1
+    assert all(a != b for a, b in pairwise(said))
+
+
+def test_the_chain_has_llama_cpps_order(engine: Engine) -> None:
+    from llama_cpp import llama_cpp
+
+    def names(sampling: Sampling) -> list[str]:
+        chain = build_chain(sampling, 100, 64)
+        links = range(llama_cpp.llama_sampler_chain_n(chain))
+        found = [
+            llama_cpp.llama_sampler_name(llama_cpp.llama_sampler_chain_get(chain, i)).decode()
+            for i in links
+        ]
+        llama_cpp.llama_sampler_free(chain)
+        return [name.lstrip("+") for name in found]
+
+    options: dict[str, Any] = {"typical_p": 0.9, "repeat_penalty": 1.1}
+    assert names(Sampling()) == ["greedy"]
+    assert names(Sampling(temperature=0.7, **options)) == [
+        *("penalties", "top-k", "typical", "top-p", "min-p", "temp", "dist")
+    ]
+
+
+def test_a_grammar_forces_the_answer(engine: Engine) -> None:
+    grammar = 'root ::= ("woof" | "meow") "!" [0-9]{3}'
+    said = text(engine, Sampling(grammar=grammar))
+    assert said[:5] in ("woof!", "meow!")
+    assert said[5:].isdigit()
+    assert len(said) == 8
+    assert engine.last.stop_reason == "stop"
+
+
+def test_a_grammar_also_binds_a_hot_sampler(engine: Engine) -> None:
+    hot = Sampling(temperature=5.0, top_k=0, top_p=1.0, min_p=0.0, seed=3, grammar='root ::= "a"+')
+    assert set(text(engine, hot, 10)) == {"a"}
+
+
+def test_a_json_schema_gives_json_of_that_shape(engine: Engine) -> None:
+    for sampling in (
+        Sampling(json_schema=SCHEMA),
+        Sampling(json_schema=SCHEMA, temperature=1.5, seed=5),
+    ):
+        found = json.loads(text(engine, sampling, 200))
+        assert set(found) == {"name", "kind", "legs"}
+        assert found["kind"] in ("dog", "cat")
+        assert isinstance(found["legs"], int)
+
+
+@pytest.mark.parametrize(
+    ("grammar", "complaint"),
+    [
+        ('root ::= "yes', "unexpected end of input"),
+        ("root ::= missing", "missing"),
+        ('other ::= "a"', "root"),
+        ("", "empty"),
+        ('root ::= root "a" | "b"', "begins with itself"),
+        ('root ::= "a"\0', "NUL"),
+        ("🦊 \n\n %%", ""),
+    ],
+)
+def test_a_malformed_grammar_is_refused_in_one_line(
+    engine: Engine, grammar: str, complaint: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SamplingError, match="grammar") as caught:
+        engine.generate(PROMPT, Sampling(grammar=grammar))
+    assert complaint in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_malformed_grammar_leaves_stderr_to_the_other_threads(
+    engine: Engine, capfd: pytest.CaptureFixture[str]
+) -> None:
+    lines = [f"line {i}\n" for i in range(2000)]
+    done = threading.Event()
+
+    def log() -> None:
+        for line in lines:
+            os.write(2, line.encode())
+            time.sleep(0)
+        done.set()
+
+    thread = threading.Thread(target=log)
+    thread.start()
+    while not done.is_set():
+        with pytest.raises(SamplingError, match="no rule named missing"):
+            engine.generate(PROMPT, Sampling(grammar="root ::= missing"))
+    thread.join()
+    assert capfd.readouterr().err == "".join(lines)
+
+
+def test_a_grammar_that_nothing_can_continue_is_an_error_and_not_a_crash(engine: Engine) -> None:
+    with pytest.raises(SamplingError, match="lets no token follow"):
+        text(engine, Sampling(grammar='root ::= "a" [^\\x00-\\U0010FFFF]'))
+    assert text(engine, Sampling(grammar='root ::= "ok"')) == "ok"
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "nonsense"},
+        {"$ref": "https://example.org/schema.json"},
+        {"$ref": "#/nowhere"},
+        {"type": "string", "pattern": "unanchored"},
+        {"properties": 3, "type": "object"},
+        {"type": "string", "maxLength": 2**31 - 1},
+        {"type": "array", "items": {"type": "array", "items": {}, "minItems": 10**9}},
+        {"type": "string", "pattern": "^a{2,1000000000}$"},
+        deep_schema(),
+    ],
+    ids=lambda schema: "-".join(schema),
+)
+def test_a_schema_that_cannot_be_a_grammar_is_refused(
+    engine: Engine, schema: dict[str, Any]
+) -> None:
+    with pytest.raises(SamplingError, match="JSON schema") as caught:
+        engine.generate(PROMPT, Sampling(json_schema=schema))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"temperature": -1},
+        {"temperature": float("nan")},
+        {"top_k": -1},
+        {"top_p": 1.5},
+        {"min_p": -0.1},
+        {"typical_p": 2},
+        {"repeat_penalty": 0},
+        {"repeat_last_n": -2},
+        {"frequency_penalty": float("inf")},
+        {"seed": -1},
+        {"seed": 2**32},
+    ],
+)
+def test_an_option_out_of_range_is_refused_by_name(options: dict[str, Any]) -> None:
+    [name] = options
+    with pytest.raises(SamplingError, match=f"{name} is .* but must lie between"):
+        Sampling(**options)
+
+
+def test_a_grammar_and_a_schema_together_are_refused() -> None:
+    with pytest.raises(SamplingError, match="not both"):
+        Sampling(grammar='root ::= "a"', json_schema=SCHEMA)

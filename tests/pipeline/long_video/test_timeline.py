@@ -1,0 +1,254 @@
+"""Long videos: scenes with times, in every format, questions about one of them, and search."""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from models.bundle import Bundle
+from pipeline.long_video.timeline import LongVideo, Timeline, TimelineScene
+from pipeline.long_video.timeline_formats import WRITERS, to_markdown, to_srt, to_vtt
+from pipeline.long_video.video_index import Moments, look_through, search
+from pipeline.video.clip import VideoError
+from tests.helpers.film import corners, steady, write_film
+from tests.helpers.ollama_server import serve
+
+# What each scene of the film shows: a shape on a ground, and the ground's colour.
+SCENES = [
+    ("red star", (40, 60, 160)),
+    ("green square", (220, 210, 190)),
+    ("blue ball", (90, 40, 30)),
+]
+SECONDS = 4
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve seconds: three scenes of four, in each of which another shape moves right."""
+    from models.synthetic.assets.pictures import load_pictures
+
+    path = tmp_path_factory.mktemp("film") / "film.mp4"
+    with av.open(path, "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
+        for kind, ground in SCENES:
+            (picture,) = load_pictures(("shapes",), kinds=[kind])
+            rgba = np.asarray(Image.fromarray(picture.rgba).resize((90, 90)), np.float32)
+            alpha = rgba[..., 3:] / 255
+            for left in np.linspace(0, 230, 10 * SECONDS).astype(int):
+                canvas = np.full((240, 320, 3), ground, np.float32)
+                place = canvas[75:165, left : left + 90]
+                place[:] = alpha * rgba[..., :3] + (1 - alpha) * place
+                frame = av.VideoFrame.from_ndarray(canvas.astype(np.uint8), "rgb24")
+                container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("moments")
+
+
+@pytest.fixture(scope="module")
+def timeline(film: Path, cache: Path) -> Timeline:
+    with LongVideo(n_threads=1, cache=cache) as long_video:
+        return long_video.timeline(film)
+
+
+def test_scenes_are_cut_where_the_picture_changes(timeline: Timeline) -> None:
+    borders = [scene.start for scene in timeline.scenes]
+    assert borders == pytest.approx([0, 4, 8], abs=0.5)
+    assert timeline.scenes[-1].end == pytest.approx(12, abs=0.2)
+    for before, after in pairwise(timeline.scenes):
+        assert before.end == after.start
+
+
+def test_each_scene_says_what_it_shows(timeline: Timeline) -> None:
+    words = [scene.text.lower() for scene in timeline.scenes]
+    assert all(words)
+    assert [kind.split()[1] in said for (kind, _), said in zip(SCENES, words, strict=True)] == [
+        True
+    ] * 3
+    assert timeline.summary
+
+
+def test_a_question_is_answered_from_its_scene(film: Path, cache: Path) -> None:
+    with LongVideo(n_threads=1, cache=cache) as long_video:
+        found = long_video.ask(film, "Which way does the red star move?")
+    assert len(found) == 3
+    assert [found[0].start, found[0].end] == pytest.approx([0, 4], abs=0.5)
+    assert "right" in found[0].text
+
+
+def test_words_find_their_moment(film: Path, cache: Path) -> None:
+    bundle = Bundle.load("mini")
+    moments = look_through(film, bundle, cache=cache)
+    for i, (kind, _) in enumerate(SCENES):
+        best = search([moments], f"a {kind}", bundle)[0]
+        assert SECONDS * i <= best.time < SECONDS * (i + 1), kind
+
+
+def test_a_second_look_opens_no_frame(
+    film: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = Bundle.load("mini")
+    first = look_through(film, bundle, cache=cache)
+    monkeypatch.setattr(
+        "pipeline.long_video.video_index._look", lambda *_: pytest.fail("looked again")
+    )
+    second = look_through(film, bundle, cache=cache)
+    assert np.array_equal(first.embeddings, second.embeddings)
+    assert np.array_equal(first.times, second.times)
+
+
+def test_a_damaged_cache_is_looked_past(film: Path, tmp_path: Path) -> None:
+    bundle = Bundle.load("mini")
+    first = look_through(film, bundle, cache=tmp_path)
+    (kept,) = tmp_path.iterdir()
+    kept.write_bytes(kept.read_bytes()[:100])
+    assert np.array_equal(look_through(film, bundle, cache=tmp_path).times, first.times)
+
+
+def test_fewer_scenes_keep_the_strongest_cuts(film: Path, cache: Path) -> None:
+    moments = look_through(film, Bundle.load("mini"), cache=cache)
+    assert len(moments.scenes(2, 2.0)) == 2
+    assert len(moments.scenes(99, 5.0)) == 1  # no two cuts are further from the ends
+    for most in range(1, 5):
+        scenes = moments.scenes(most, 0.1)
+        assert scenes[0][0] == 0 and scenes[-1][1] == moments.duration
+        assert all(a[1] == b[0] for a, b in pairwise(scenes))
+
+
+def looks(duration: float, cuts: Sequence[float] = ()) -> Moments:
+    """A look every ten seconds, at pictures that change their colours at `cuts`."""
+    times = np.arange(0.0, duration, 10.0)
+    shade = np.searchsorted(cuts, times, "right") % 2
+    colours = np.repeat(shade[:, None], 51, axis=1).astype(np.float32)
+    return Moments(Path("film.mp4"), duration, times, colours, np.zeros((len(times), 0)))
+
+
+def test_an_hour_without_cuts_is_cut_in_minutes() -> None:
+    scenes = looks(3600.0).scenes(300, 2.0)
+    assert scenes == [(60.0 * i, 60.0 * (i + 1)) for i in range(60)]
+
+
+def test_only_scenes_that_are_too_long_are_cut_and_at_their_cuts_first() -> None:
+    scenes = looks(200.0, cuts=[20, 50]).scenes(300, 2.0)
+    assert scenes == [(0, 20), (20, 50), (50, 100), (100, 150), (150, 200)]
+
+
+def test_pieces_keep_to_the_number_and_the_length_that_were_asked_for() -> None:
+    film = looks(3600.0, cuts=[600])
+    for most, shortest in ((1, 2.0), (2, 2.0), (7, 2.0), (300, 90.0), (300, 700.0)):
+        scenes = film.scenes(most, shortest)
+        lengths = [end - start for start, end in scenes]
+        assert len(scenes) <= most and min(lengths) >= shortest
+        assert scenes[0][0] == 0 and scenes[-1][1] == 3600
+        assert all(a[1] == b[0] for a, b in pairwise(scenes))
+    longest_first = film.scenes(5, 2.0)
+    assert [end - start for start, end in longest_first] == [600, 750, 750, 750, 750]
+
+
+def test_the_timeline_of_a_still_film_has_several_times(tmp_path: Path, cache: Path) -> None:
+    still = write_film(tmp_path / "still.mp4", steady(150, rate=1), rate=1, draw=corners)
+    with LongVideo(n_threads=1, cache=cache) as long_video:
+        made = long_video.timeline(still)
+    assert [scene.start for scene in made.scenes] == pytest.approx([0, 50, 100], abs=1)
+    assert all(scene.text for scene in made.scenes)
+
+
+def test_a_file_that_is_no_video_is_said(tmp_path: Path) -> None:
+    (tmp_path / "notes.mp4").write_text("not a video")
+    with pytest.raises(VideoError, match=r"notes.mp4"):
+        look_through(tmp_path / "notes.mp4", Bundle.load("mini"), cache=None)
+
+
+NASTY = Timeline(
+    Path("a|b <x>.mp4"),
+    7300.0,
+    (
+        TimelineScene(0, 61.25, 30, "One --> two\n\nthree & <b>"),
+        TimelineScene(61.25, 7300, 4000, "A | pipe."),
+    ),
+    "Sum.",
+)
+
+
+def test_subtitles_are_what_players_read() -> None:
+    srt = to_srt(NASTY).split("\n\n")
+    assert srt[0] == "1\n00:00:00,000 --> 00:01:01,250\nOne -> two three & <b>"
+    assert srt[1].startswith("2\n00:01:01,250 --> 02:01:40,000\n")
+    vtt = to_vtt(NASTY)
+    assert vtt.startswith("WEBVTT\n\n00:00:00.000 --> 00:01:01.250\nOne -> two three &amp; &lt;b>")
+
+
+def test_markdown_has_a_row_a_scene() -> None:
+    rows = [line for line in to_markdown(NASTY).splitlines() if line.startswith("| 0:0")]
+    assert len(rows) == 1 and len(re.findall(r"(?<!\\)\|", rows[0])) == 4
+    assert "![0:30.0](p/1.jpg)" in to_markdown(NASTY, ["p/1.jpg", "p/2.jpg"])
+
+
+def test_ffmpeg_reads_the_subtitles(tmp_path: Path) -> None:
+    for form in ("srt", "vtt"):
+        path = tmp_path / f"a.{form}"
+        path.write_text(WRITERS[form](NASTY))
+        with av.open(path) as container:
+            (stream,) = container.streams.subtitles
+            assert sum(bool(packet.size) for packet in container.demux(stream)) == 2
+
+
+def test_the_command_writes_any_format_and_thumbnails(
+    reellama: Callable, film: Path, tmp_path: Path
+) -> None:
+    shown = reellama("timeline", film, "--threads", "1")
+    assert shown.status == 0
+    assert len(re.findall(r"^\d:\d\d\.\d - \d", shown.out, re.MULTILINE)) == 3
+    out = tmp_path / "film.md"
+    assert reellama("timeline", film, "--out", out, "--thumbnails", "--threads", "1").status == 0
+    pictures = re.findall(r"\((film-pictures/\d+\.jpg)\)", out.read_text())
+    assert len(pictures) == 3 and all((tmp_path / each).is_file() for each in pictures)
+    data = json.loads(reellama("timeline", film, "--format", "json", "--threads", "1").out)
+    assert [scene["start"] for scene in data["scenes"]] == pytest.approx([0, 4, 8], abs=0.5)
+    assert reellama("timeline", film, "--format", "xml").status == 2
+
+
+def test_the_command_answers_with_times(reellama: Callable, film: Path) -> None:
+    result = reellama("timeline", film, "--ask", "Where does the red star go?", "--threads", "1")
+    assert result.status == 0
+    assert re.match(r"0:00\.0 - 0:0[34]\.\d  .*right", result.out)
+
+
+def test_search_prints_score_time_and_file(reellama: Callable, film: Path, tmp_path: Path) -> None:
+    result = reellama("search", film, "a green square", "-n", "2")
+    assert result.status == 0
+    score, time, path = result.out.splitlines()[0].split()
+    assert 0 < float(score) <= 1 and "0:04.0" <= time < "0:08.0" and path == str(film)
+    found = reellama("search", film, "a blue ball", "--json", "--thumbnails", tmp_path / "t")
+    (first, *_) = json.loads(found.out)
+    assert 8 <= first["time"] < 12 and Path(first["thumbnail"]).is_file()
+    missing = reellama("search", tmp_path / "gone.mp4", "a dog")
+    assert missing.status == 1 and "gone.mp4" in missing.err
+
+
+def test_a_model_of_ollamas_retells_and_answers_from_the_notes(
+    reellama: Callable, film: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serve({"talker": ["completion"]}) as server:
+        monkeypatch.setenv("OLLAMA_HOST", server.url)
+        server.answer = ["Three ", "things move."]
+        with_talker = ("timeline", film, "--threads", "1", "--llm", "ollama:talker")
+        assert reellama(*with_talker).out.startswith("Three things move.\n")
+        answered = reellama(*with_talker, "--ask", "Where does the red star go?")
+        assert answered.out == "Three things move.\n"
+        missing = reellama("timeline", film, "--llm", "ollama:nobody")
+        assert missing.status == 1 and "ollama pull nobody" in missing.err
+    for chat, word in zip(server.chats, ("Summarize", "red star"), strict=True):
+        notes, asked = (message["content"] for message in chat["messages"])
+        assert "0:00.0 to 0:04" in notes and word in asked

@@ -1,0 +1,1 @@
+"""Tests of pipeline.server.media.media_encoder."""

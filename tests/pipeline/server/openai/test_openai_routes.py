@@ -1,0 +1,252 @@
+"""OpenAI's API, as the official client sees it on a running server."""
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import openai
+import pytest
+from openai import OpenAI
+
+from models.bundle import Bundle
+from tests.helpers.live_server import data_url, serving
+
+LONG = {"type": "array", "items": {"enum": ["tick", "tock"]}, "minItems": 200}
+HELLO: list[Any] = [{"role": "user", "content": "Say hello."}]
+PROMPT = "Once upon a time there was"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that the server may read files from."""
+    return tmp_path_factory.mktemp("allowed")
+
+
+@pytest.fixture(scope="module")
+def address(folder: Path) -> Iterator[str]:
+    with serving(bundle="mini", n_ctx=1024, n_parallel=1, allow_dirs=(folder,)) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def client(address: str) -> Iterator[OpenAI]:
+    with OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0, timeout=60) as client:
+        yield client
+
+
+def show(url: str, question: str = "What happens?", kind: str = "video_url") -> list[Any]:
+    parts = [{"type": kind, kind: {"url": url}}, {"type": "text", "text": question}]
+    return [{"role": "user", "content": parts}]
+
+
+def ask(client: OpenAI, messages: list[Any] = HELLO, **options: Any) -> Any:
+    given = {"model": "mini", "max_tokens": 8, **options}
+    return client.chat.completions.create(messages=messages, **given)
+
+
+def test_the_bundle_is_among_the_models(client: OpenAI) -> None:
+    assert "mini" in [model.id for model in client.models.list()]
+    assert client.models.retrieve("mini").object == "model"
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("nothing")
+
+
+def test_a_conversation_about_a_video(client: OpenAI, square_video: Path) -> None:
+    talk = show(data_url(square_video))
+    first = ask(client, talk)
+    assert first.object == "chat.completion"
+    assert first.choices[0].message.role == "assistant"
+    answer = first.choices[0].message.content
+    assert answer.strip()
+    talk += [{"role": "assistant", "content": answer}, {"role": "user", "content": "And then?"}]
+    second = ask(client, talk)
+    assert second.choices[0].message.content.strip()
+    assert second.usage.prompt_tokens > first.usage.prompt_tokens
+
+
+def test_the_video_is_part_of_the_prompt(client: OpenAI, square_video: Path) -> None:
+    with_video = ask(client, show(data_url(square_video)))
+    without = ask(client, [{"role": "user", "content": "What happens?"}])
+    soft_tokens = Bundle.load("mini").tokens
+    assert with_video.usage.prompt_tokens >= without.usage.prompt_tokens + soft_tokens
+
+
+def test_a_stream_says_what_the_whole_answer_says(client: OpenAI, square_video: Path) -> None:
+    talk = show(data_url(square_video))
+    whole = ask(client, talk)
+    pieces = list(ask(client, talk, stream=True, stream_options={"include_usage": True}))
+    *texts, last, counts = pieces
+    assert texts[0].choices[0].delta.role == "assistant"
+    said = "".join(piece.choices[0].delta.content for piece in texts)
+    assert said == whole.choices[0].message.content
+    assert last.choices[0].finish_reason == whole.choices[0].finish_reason
+    assert counts.choices == []
+    assert counts.usage == whole.usage
+    assert {piece.id for piece in pieces} == {pieces[0].id}
+    assert all(piece.usage is None for piece in pieces[:-1])
+
+
+def test_max_tokens_ends_an_answer_by_length_and_a_stop_string_by_stop(client: OpenAI) -> None:
+    short = ask(client, max_tokens=None, max_completion_tokens=3)
+    assert short.choices[0].finish_reason == "length"
+    assert short.usage.completion_tokens == 3
+    assert short.usage.total_tokens == short.usage.prompt_tokens + 3
+    full = ask(client).choices[0].message.content
+    word = full.split()[1]
+    stopped = ask(client, stop=[word, "never said"])
+    assert stopped.choices[0].finish_reason == "stop"
+    assert stopped.choices[0].message.content == full[: full.index(word)]
+
+
+def test_the_same_seed_gives_the_same_answer(client: OpenAI) -> None:
+    options: dict[str, Any] = {"temperature": 1.5, "top_p": 1.0, "max_tokens": 12}
+    answers = [ask(client, seed=seed, **options).choices[0].message.content for seed in (1, 1, 2)]
+    assert answers[0] == answers[1] != answers[2]
+
+
+def test_logprobs_are_those_of_the_tokens_said(client: OpenAI) -> None:
+    choice = ask(client, logprobs=True, top_logprobs=3).choices[0]
+    tokens = choice.logprobs.content
+    assert "".join(token.token for token in tokens) == choice.message.content
+    for token in tokens:
+        assert len(token.top_logprobs) == 3
+        # The likeliest token was taken, and it is the first of the likeliest.
+        assert token.logprob == pytest.approx(token.top_logprobs[0].logprob)
+        assert sum(math.exp(other.logprob) for other in token.top_logprobs) <= 1 + 1e-6
+        assert bytes(token.bytes).decode() == token.token
+    assert ask(client).choices[0].logprobs is None
+
+
+def test_an_answer_follows_a_json_schema(client: OpenAI) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"colour": {"enum": ["red", "blue"]}},
+        "required": ["colour"],
+        "additionalProperties": False,
+    }
+    named = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+    answer = ask(client, max_tokens=40, response_format=named).choices[0].message.content
+    assert json.loads(answer)["colour"] in ("red", "blue")
+
+
+def test_any_json_object_is_an_object(client: OpenAI) -> None:
+    question = [{"role": "user", "content": "Answer in JSON: what is the capital of France?"}]
+    form = {"type": "json_object"}
+    choice = ask(client, question, max_tokens=100, response_format=form).choices[0]
+    assert choice.message.content.lstrip().startswith("{")
+    if choice.finish_reason == "stop":
+        assert isinstance(json.loads(choice.message.content), dict)
+
+
+def test_a_completion_goes_on_from_its_prompt(client: OpenAI) -> None:
+    options: dict[str, Any] = {"model": "mini", "prompt": PROMPT, "max_tokens": 6}
+    plain = client.completions.create(**options)
+    assert plain.choices[0].text.strip()
+    assert plain.choices[0].finish_reason == "length"
+    echoed = client.completions.create(**options, echo=True, logprobs=2)
+    assert echoed.choices[0].text == PROMPT + plain.choices[0].text
+    found = echoed.choices[0].logprobs
+    assert "".join(found.tokens) == plain.choices[0].text
+    assert found.text_offset[0] == len(PROMPT)
+    streamed = client.completions.create(**options, stream=True, echo=True)
+    assert "".join(piece.choices[0].text for piece in streamed) == echoed.choices[0].text
+
+
+def test_embeddings_are_unit_vectors_in_both_encodings(client: OpenAI) -> None:
+    def vectors(encoding: Any) -> np.ndarray:
+        texts = ["a dog", "a cat"]
+        given = {"model": "mini", "input": texts, "encoding_format": encoding}
+        return np.array([entry.embedding for entry in client.embeddings.create(**given).data])
+
+    floats = vectors("float")
+    assert np.linalg.norm(floats, axis=1) == pytest.approx(1, abs=1e-4)
+    # Without a format, the client asks for base64 and decodes it.
+    assert vectors(openai.omit) == pytest.approx(floats, abs=1e-6)
+
+
+def test_a_file_is_read_only_from_an_allowed_folder(
+    client: OpenAI, folder: Path, square_video: Path
+) -> None:
+    inside = folder / "square.mp4"
+    inside.write_bytes(square_video.read_bytes())
+    assert ask(client, show(inside.as_uri())).choices[0].message.content
+    (folder / "link.mp4").symlink_to(square_video)
+    escape = f"{folder.as_uri()}/../{square_video.parent.name}/square.mp4"
+    for url in (square_video.as_uri(), (folder / "link.mp4").as_uri(), escape):
+        with pytest.raises(openai.PermissionDeniedError, match="not in a folder"):
+            ask(client, show(url))
+
+
+def test_an_address_is_fetched_only_from_an_allowed_host(client: OpenAI) -> None:
+    with pytest.raises(openai.PermissionDeniedError, match="--allow-url"):
+        ask(client, show("http://127.0.0.1/clip.mp4"))
+
+
+@pytest.mark.parametrize(
+    ("options", "param"),
+    [
+        ({"n": 2}, "n"),
+        ({"temperature": 3}, "temperature"),
+        ({"top_logprobs": 2}, None),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+        ({"response_format": {"type": "json_schema"}}, "response_format"),
+        ({"messages": []}, "messages"),
+        ({"messages": [{"role": "wizard", "content": "?"}]}, "messages.0.role"),
+        ({"messages": show("data:video/mp4;base64,@@@@")}, None),
+        ({"messages": show("/etc/passwd")}, None),
+        ({"messages": [{**show("data:,")[0], "role": "assistant"}]}, "messages.0"),
+        ({"extra_body": {"top_k": -1}}, None),
+    ],
+)
+def test_what_cannot_be_done_is_refused_with_a_reason(
+    client: OpenAI, options: dict[str, Any], param: str | None
+) -> None:
+    given = {"model": "mini", "messages": HELLO, **options}
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(**given)
+    assert caught.value.type == "invalid_request_error"
+    assert caught.value.param == param
+    assert caught.value.body["message"]  # type: ignore[index]
+
+
+def test_an_error_does_not_repeat_the_video_that_it_is_about(address: str) -> None:
+    body = {"model": "mini", "messages": [{"role": "user", "content": {"video": "A" * 100_000}}]}
+    answer = httpx.post(f"{address}/v1/chat/completions", json=body)
+    assert answer.status_code == 400
+    assert len(answer.text) < 1000
+
+
+def test_a_body_that_is_not_json_is_refused(address: str) -> None:
+    answer = httpx.post(f"{address}/v1/chat/completions", content=b'{"model": ')
+    assert answer.status_code == 400
+    assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_a_model_that_is_not_there_is_not_found(client: OpenAI) -> None:
+    for stream in (False, True):
+        with pytest.raises(openai.NotFoundError) as caught:
+            ask(client, model="nothing", stream=stream)
+        assert caught.value.code == "model_not_found"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_goes_away_frees_the_only_sequence(client: OpenAI, stream: bool) -> None:
+    grammar = {"type": "json_schema", "json_schema": {"name": "long", "schema": LONG}}
+    options: dict[str, Any] = {"max_tokens": 400, "response_format": grammar}
+    begin = time.perf_counter()
+    if stream:
+        with ask(client, stream=True, **options) as pieces:
+            next(iter(pieces))
+    else:
+        with pytest.raises(openai.APITimeoutError):
+            ask(client.with_options(timeout=0.5), **options)
+    ask(client, max_tokens=1)
+    left = time.perf_counter() - begin
+    begin = time.perf_counter()
+    assert ask(client, **options).usage.completion_tokens == 400
+    assert left < 0.5 * (time.perf_counter() - begin)

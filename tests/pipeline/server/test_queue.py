@@ -1,0 +1,150 @@
+"""More requests than there is room for, and clients that go away."""
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from pipeline.llm.batching import GenerationStats
+from pipeline.server.service import Generation, Message, Options, Service
+from pipeline.server.settings import Settings
+from tests.helpers.live_server import serving
+
+pytestmark = pytest.mark.measures
+
+ENDLESS = {"type": "array", "items": {"enum": ["tick", "tock"]}, "minItems": 5000}
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with serving(n_ctx=2048, n_parallel=1, queue=1) as url:
+        yield url
+
+
+def body(**more: object) -> dict[str, object]:
+    return {"model": "mini", "prompt": "1, 2, 3,", "raw": True, **more}
+
+
+def endless(url: str) -> httpx.Response:
+    prompt = body(format=ENDLESS, options={"num_predict": -1})
+    return httpx.Client(timeout=60).send(
+        httpx.Request("POST", f"{url}/api/generate", json=prompt), stream=True
+    )
+
+
+def active(url: str) -> float:
+    (line,) = [
+        line
+        for line in httpx.get(f"{url}/metrics").text.splitlines()
+        if line.startswith("reellama_active_requests ")
+    ]
+    return float(line.split()[1])
+
+
+def test_past_the_queue_a_client_is_told_to_come_back(url: str) -> None:
+    running = endless(url)
+    lines = running.iter_lines()
+    next(lines)
+    short = body(options={"num_predict": 2}, stream=False)
+    with ThreadPoolExecutor() as clients:
+        waits = clients.submit(httpx.post, f"{url}/api/generate", json=short, timeout=60)
+        while active(url) < 2:
+            time.sleep(0.02)
+        for path, refused in (("/api/generate", short), ("/v1/completions", body(max_tokens=2))):
+            reply = httpx.post(f"{url}{path}", json=refused, timeout=60)
+            assert reply.status_code == 503
+            assert int(reply.headers["Retry-After"]) > 0
+            assert "busy" in json.dumps(reply.json())
+        running.close()  # the client of the endless answer goes away: the next one has its turn
+        assert waits.result().json()["eval_count"] == 2
+
+
+def test_a_client_that_leaves_while_it_waits_leaves_no_trace(url: str) -> None:
+    running = endless(url)
+    lines = running.iter_lines()  # kept: with its iterator a response is closed
+    next(lines)
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{url}/api/generate", json=body(stream=False), timeout=0.3)
+    begin = time.monotonic()
+    while active(url) > 1 and time.monotonic() - begin < 20:
+        time.sleep(0.05)
+    assert active(url) == 1
+    running.close()
+    while active(url) > 0 and time.monotonic() - begin < 40:
+        time.sleep(0.05)
+    assert active(url) == 0
+
+
+def test_an_unused_model_is_unloaded_after_its_time() -> None:
+    with serving(n_ctx=256, keep_alive=0.0) as url:
+        prompt = body(options={"num_predict": 1}, stream=False)
+        assert httpx.post(f"{url}/api/generate", json=prompt, timeout=60).status_code == 200
+        assert httpx.get(f"{url}/api/ps").json() == {"models": []}
+        kept = {**prompt, "keep_alive": -1}
+        assert httpx.post(f"{url}/api/generate", json=kept, timeout=60).status_code == 200
+        (loaded,) = httpx.get(f"{url}/api/ps").json()["models"]
+        assert loaded["name"] == "mini:latest" and loaded["context_length"] == 256
+
+
+def test_what_is_too_long_loses_its_oldest_turns_and_keeps_the_video(square_video: Path) -> None:
+    async def talk() -> tuple[GenerationStats, GenerationStats]:
+        service = Service(Settings(n_ctx=256, n_parallel=1, cache=None))
+        try:
+            said = [Message("user", "What happens?", (square_video.read_bytes(),))]
+            short = await read(await service.chat("mini", said, Options(max_tokens=4)))
+            for i in range(40):
+                said += [Message("assistant", f"It moves {i}."), Message("user", "And then?")]
+            return short, await read(await service.chat("mini", said, Options(max_tokens=4)))
+        finally:
+            await service.close()
+
+    async def read(generation: Generation) -> GenerationStats:
+        _ = [token async for token in generation]
+        return generation.stats
+
+    short, long = asyncio.run(talk())
+    assert short.prompt_tokens < long.prompt_tokens <= 256 - 4
+    assert long.generated_tokens
+
+
+def test_a_question_that_cannot_fit_is_refused() -> None:
+    async def ask() -> None:
+        service = Service(Settings(n_ctx=256, n_parallel=1, cache=None))
+        try:
+            await service.chat("mini", [Message("user", "word " * 500)], Options())
+        finally:
+            assert service.active == 0
+            await service.close()
+
+    with pytest.raises(Exception, match="positions, but the context has 256"):
+        asyncio.run(ask())
+
+
+def test_threads_end_with_the_server() -> None:
+    before = set(threading.enumerate())
+    with serving(n_ctx=256) as url:
+        httpx.post(f"{url}/api/generate", json=body(stream=False), timeout=60)
+        assert any(t.name.startswith("batcher") for t in set(threading.enumerate()) - before)
+    assert not [t.name for t in set(threading.enumerate()) - before if "batcher" in t.name]
+
+
+def test_a_model_that_nobody_uses_goes_when_memory_is_short(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pipeline.server.loaded_models.WATCHED_EVERY", 0.1)
+    with serving(n_ctx=256, keep_alive=-1.0) as url:
+        prompt = body(options={"num_predict": 1}, stream=False)
+        assert httpx.post(f"{url}/api/generate", json=prompt, timeout=60).status_code == 200
+        assert httpx.get(f"{url}/api/ps").json()["models"]
+        monkeypatch.setattr("pipeline.server.loaded_models.LEAST_FREE", 1.0)  # all memory, that is
+        begin = time.monotonic()
+        while httpx.get(f"{url}/api/ps").json()["models"] and time.monotonic() - begin < 20:
+            time.sleep(0.05)
+        assert not httpx.get(f"{url}/api/ps").json()["models"]
+        assert httpx.post(f"{url}/api/generate", json=prompt, timeout=60).status_code == 200

@@ -1,0 +1,221 @@
+"""Files that are no video, or only part of one: one clear line, or the frames that are left."""
+
+import os
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from pipeline.video.clip import FrameSampling, VideoError, read_frames
+from tests.helpers.film import number, numbered, steady, write_film, write_sound
+
+SAMPLINGS: list[FrameSampling] = ["uniform", "keyframes", "scenes"]
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_film(tmp_path_factory.mktemp("film") / "film.mp4", steady(4))
+
+
+@pytest.fixture(scope="module")
+def web_film(tmp_path_factory: pytest.TempPathFactory, film: Path) -> Path:
+    """The same film with its index in front, so that a part of it can be played."""
+    path = tmp_path_factory.mktemp("film") / "web.mp4"
+    with av.open(film) as source, av.open(path, "w", options={"movflags": "faststart"}) as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                target.mux(packet)
+    return path
+
+
+def refusal(path: Path, **options) -> str:
+    """The message with which `path` is refused: one line that names the file."""
+    with pytest.raises(VideoError) as error:
+        read_frames(path, **options)
+    message = str(error.value)
+    assert "\n" not in message
+    assert str(path) in message
+    return message
+
+
+def test_text_renamed_to_mp4(tmp_path: Path):
+    path = tmp_path / "notes.mp4"
+    path.write_text("Dear diary,\nthis is not a video.\n" * 50)
+    assert "not a video or picture that FFmpeg can read" in refusal(path)
+
+
+def test_plain_text(tmp_path: Path):
+    path = tmp_path / "notes.txt"
+    path.write_text("Dear diary,\n" * 50)
+    assert "not a video" in refusal(path)
+
+
+def test_sound_only(tmp_path: Path):
+    assert "has sound but no video" in refusal(write_sound(tmp_path / "song.m4a"))
+
+
+def test_a_cover_picture_does_not_make_a_song_a_video(tmp_path: Path):
+    plain, path = write_sound(tmp_path / "plain.m4a"), tmp_path / "song.mp4"
+    with av.open(plain) as source, av.open(path, "w") as target:
+        sound = target.add_stream_from_template(source.streams.audio[0])
+        cover = target.add_stream("mjpeg", rate=1)
+        cover.width, cover.height, cover.pix_fmt = 160, 120, "yuvj420p"
+        cover.disposition = av.stream.Disposition.attached_pic
+        target.mux(cover.encode(av.VideoFrame.from_ndarray(numbered(1), "rgb24")))
+        target.mux(cover.encode(None))
+        for packet in source.demux(audio=0):
+            if packet.dts is not None:
+                packet.stream = sound
+                target.mux(packet)
+    assert "has sound but no video" in refusal(path)
+
+
+def test_zero_bytes(tmp_path: Path):
+    (tmp_path / "empty.mp4").touch()
+    assert "the file is empty (0 bytes)" in refusal(tmp_path / "empty.mp4")
+
+
+def test_a_missing_file(tmp_path: Path):
+    assert "no such file" in refusal(tmp_path / "nowhere.mp4")
+
+
+def test_a_folder_without_pictures(tmp_path: Path):
+    (tmp_path / "notes.txt").write_text("no picture")
+    assert "no pictures in this folder" in refusal(tmp_path)
+
+
+@contextmanager
+def unprivileged() -> Iterator[None]:
+    """Permissions do not bind root, so act as nobody meanwhile."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+@pytest.mark.parametrize("kind", ["film.mp4", "folder"])
+def test_no_permission(tmp_path: Path, kind: str):
+    path = tmp_path / kind
+    if kind == "folder":
+        path.mkdir()
+    else:
+        write_film(path, steady(0.5))
+    path.chmod(0)
+    try:
+        with unprivileged():
+            assert "permission" in refusal(path)
+    finally:
+        path.chmod(0o700)
+
+
+def test_start_past_the_end(film: Path, tmp_path: Path):
+    assert "start (90 s) is past the end of the video (4.0 s)" in refusal(film, start=90)
+    Image.fromarray(numbered(1)).save(tmp_path / "still.png")
+    assert "past the end" in refusal(tmp_path / "still.png", start=1)
+
+
+def test_an_mp4_cut_off_before_its_index(film: Path, tmp_path: Path):
+    path = tmp_path / "cut.mp4"
+    path.write_bytes(film.read_bytes()[: film.stat().st_size // 2])
+    assert "cut off or damaged" in refusal(path)
+
+
+def test_an_index_without_any_frame(web_film: Path, tmp_path: Path):
+    data = web_film.read_bytes()
+    path = tmp_path / "head.mp4"
+    path.write_bytes(data[: data.index(b"mdat") + 20])
+    assert "the file is cut off or damaged" in refusal(path)
+
+
+@pytest.mark.parametrize("kind", ["mp4", "mkv"])
+def test_what_is_left_of_a_file_that_breaks_off_comes_back(
+    web_film: Path, tmp_path: Path, kind: str
+):
+    whole = web_film if kind == "mp4" else write_film(tmp_path / "film.mkv", steady(4))
+    data = whole.read_bytes()
+    path = tmp_path / f"cut.{kind}"
+    path.write_bytes(data[: len(data) * 7 // 10])
+    clip = read_frames(path, frames=4)
+    assert len(clip.frames) == 4
+    assert 1.0 < clip.duration < 3.5
+    assert [number(f) for f in clip.frames] == [round(time * 10) for time in clip.times]
+    assert "the file breaks off after" in clip.notes[0]
+    assert clip.notes[0].endswith("of 4.0 s")
+
+
+def test_damage_in_the_middle_costs_only_what_it_hits(film: Path, tmp_path: Path):
+    data = bytearray(film.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 400] = bytes(400)
+    path = tmp_path / "scratched.mp4"
+    path.write_bytes(data)
+    clip = read_frames(path, frames=40)
+    numbers = [number(frame) for frame in clip.frames]
+    assert numbers[:5] == list(range(5))
+    assert numbers[-5:] == list(range(35, 40))
+
+
+def test_a_picture_that_is_cut_off(tmp_path: Path):
+    path = tmp_path / "photo.png"
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path)
+    path.write_bytes(path.read_bytes()[:2000])
+    assert "this picture" in refusal(path)
+
+
+def test_an_animation_that_breaks_off_gives_what_it_has(tmp_path: Path):
+    path = tmp_path / "a.gif"
+    noise = np.random.default_rng(0).integers(0, 255, (8, 64, 64, 3), dtype=np.uint8)
+    pictures = [Image.fromarray(frame) for frame in noise]
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=100)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert 1 <= len(read_frames(path, frames=8).frames) <= 5
+
+
+def test_ffmpeg_keeps_quiet(film: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    data = bytearray(film.read_bytes())
+    data[len(data) // 3 : len(data) // 2] = os.urandom(len(data) // 2 - len(data) // 3)
+    path = tmp_path / "noise.mp4"
+    path.write_bytes(data)
+    read_frames(path, frames=40)
+    refusal(tmp_path / "nowhere.mp4")
+    assert capfd.readouterr() == ("", "")
+
+
+@settings(max_examples=60)
+@given(
+    seed=st.integers(0, 2**32),
+    flips=st.integers(0, 40),
+    keep=st.floats(0.05, 1.0),
+    front=st.booleans(),
+)
+def test_random_damage_gives_frames_or_a_video_error(
+    web_film: Path, tmp_path_factory: pytest.TempPathFactory, seed, flips, keep, front
+):
+    data = bytearray(web_film.read_bytes())
+    rng = random.Random(seed)
+    reach = data.index(b"mdat") if front else len(data)  # the headers are where it gets dangerous
+    for _ in range(flips):
+        data[rng.randrange(reach)] ^= 1 << rng.randrange(8)
+    path = tmp_path_factory.getbasetemp() / "fuzzed.mp4"
+    path.write_bytes(data[: max(1, int(len(data) * keep))])
+    sampling = rng.choice(SAMPLINGS)
+    try:
+        clip = read_frames(path, frames=6, sampling=sampling, max_side=64)
+    except VideoError:
+        return
+    assert 1 <= len(clip.frames) <= 6
+    assert np.all(np.diff(clip.times) > 0)

@@ -1,0 +1,214 @@
+"""Which frames come, and that the times that come with them are true."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.video.clip import Plan, VideoError, read_frames
+from pipeline.video.frame_sampling import centres, thin
+from pipeline.video.scene_detection import choose, describe, spread
+from tests.helpers.film import HEIGHT, WIDTH, number, steady, write_film
+
+RATE = 10
+
+
+@pytest.fixture(scope="module")
+def ten_seconds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """100 numbered frames, a keyframe every second."""
+    return write_film(tmp_path_factory.mktemp("film") / "ten.mp4", steady(10))
+
+
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two frames a second for 4 s, one frame that stays for 4 s, then 20 a second for 2 s."""
+    times = [i / 2 for i in range(8)] + [4.0] + [8 + i / 20 for i in range(40)]
+    return write_film(tmp_path_factory.mktemp("film") / "uneven.mp4", times, rate=20)
+
+
+def seen(path: Path, **options) -> list[int]:
+    return [number(frame) for frame in read_frames(path, **options).frames]
+
+
+def test_uniform_takes_the_centres_of_equal_intervals(ten_seconds: Path):
+    clip = read_frames(ten_seconds, frames=5)
+    assert clip.duration == pytest.approx(10.0)
+    assert clip.times == pytest.approx([1, 3, 5, 7, 9])
+    assert [number(frame) for frame in clip.frames] == [10, 30, 50, 70, 90]
+    assert clip.times.dtype == np.float64
+    assert clip.frames[0].dtype == np.uint8
+    assert clip.frames[0].shape == (HEIGHT, WIDTH, 3)
+    assert clip.notes == ()
+
+
+def test_fps_takes_frames_at_a_fixed_rate(ten_seconds: Path):
+    clip = read_frames(ten_seconds, frames=100, sampling="fps", fps=2)
+    assert clip.times == pytest.approx(np.arange(20) / 2)
+    assert [number(frame) for frame in clip.frames] == list(range(0, 100, 5))
+    assert seen(ten_seconds, frames=100, fps=2) == list(range(0, 100, 5))
+
+
+def test_fps_that_gives_too_many_frames_spreads_them_over_the_video(ten_seconds: Path):
+    clip = read_frames(ten_seconds, frames=5, fps=2)
+    assert clip.times == pytest.approx([1, 3, 5, 7, 9])
+    assert clip.notes == ("2 frames a second would be 20: took 5, evenly spread",)
+
+
+def test_keyframes_are_those_that_the_encoder_stored_whole(ten_seconds: Path):
+    assert seen(ten_seconds, frames=10, sampling="keyframes") == list(range(0, 100, 10))
+    assert seen(ten_seconds, frames=5, sampling="keyframes") == [10, 30, 50, 70, 90]
+    few = read_frames(ten_seconds, frames=64, sampling="keyframes")
+    assert len(few.frames) == 10
+    assert few.notes == ("asked for 64 frames, there are 10 keyframes",)
+
+
+def test_start_and_end_bound_what_is_seen(ten_seconds: Path):
+    assert seen(ten_seconds, frames=4, start=2, end=4) == [22, 27, 32, 37]
+    assert seen(ten_seconds, frames=2, sampling="keyframes", start=2.5, end=4.5) == [30, 40]
+    assert seen(ten_seconds, frames=9, fps=4, start=9) == [90, 92, 95, 97]
+    late = read_frames(ten_seconds, frames=2, start=8, end=99)
+    assert late.times == pytest.approx([8.5, 9.5])
+    assert late.notes == ("the video ends at 10.0 s",)
+
+
+def test_more_frames_than_the_file_has_gives_all_of_them(ten_seconds: Path):
+    clip = read_frames(ten_seconds, frames=500)
+    assert [number(frame) for frame in clip.frames] == list(range(100))
+    assert clip.notes == ("asked for 500 frames, the file has 100",)
+    part = read_frames(ten_seconds, frames=64, start=1, end=2)
+    assert [number(frame) for frame in part.frames] == list(range(10, 20))
+    assert part.notes == ("asked for 64 frames, this part has 10",)
+
+
+def test_a_variable_frame_rate_is_sampled_by_time(uneven: Path):
+    clip = read_frames(uneven, frames=5)  # centres 1, 3, 5, 7, 9: at 5 and 7 the same frame shows
+    assert [number(frame) for frame in clip.frames] == [2, 6, 8, 29]
+    assert clip.times == pytest.approx([1, 3, 4, 9])
+    assert clip.notes == ("asked for 5 frames, took 4: others would be the same",)
+    assert seen(uneven, frames=49) == list(range(49))
+
+
+def test_a_frame_that_is_still_on_screen_at_the_start_counts_from_there(uneven: Path):
+    clip = read_frames(uneven, frames=4, start=5, end=7)
+    assert [number(frame) for frame in clip.frames] == [8]
+    assert clip.times == pytest.approx([5])
+
+
+def coloured_scenes(cuts: list[int]):
+    """Draws grey dust in another colour after each cut."""
+    tints = np.random.default_rng(5).permutation(np.linspace(20, 230, 12)).astype(int)
+
+    def draw(i: int) -> np.ndarray:
+        scene = sum(i >= cut for cut in cuts)
+        dust = np.random.default_rng(i).integers(0, 4, (HEIGHT, WIDTH, 3))
+        colour = tints[[scene % 12, (scene * 5 + 3) % 12, (scene * 7 + 6) % 12]]
+        return (dust + colour).astype(np.uint8)
+
+    return draw
+
+
+@pytest.mark.parametrize("gop", [250, 10])
+def test_scenes_each_get_a_frame(tmp_path: Path, gop: int):
+    cuts = [63, 70, 150, 155, 190]  # uniform sampling of 6 frames would miss the two short scenes
+    film = tmp_path / "scenes.mp4"
+    write_film(film, steady(20), draw=coloured_scenes(cuts), gop=gop)
+    clip = read_frames(film, frames=6, sampling="scenes")
+    assert [sum(time * RATE >= cut - 0.01 for cut in cuts) for time in clip.times] == list(range(6))
+    more = read_frames(film, frames=9, sampling="scenes")
+    scenes = [sum(time * RATE >= cut - 0.01 for cut in cuts) for time in more.times]
+    assert sorted(set(scenes)) == list(range(6))
+    assert len(scenes) == 9
+    assert scenes.count(0) >= 2  # what is left goes to the long scenes
+    assert scenes.count(2) >= 2
+
+
+def test_a_single_scene_is_covered_evenly(ten_seconds: Path):
+    times = read_frames(ten_seconds, frames=4, sampling="scenes").times
+    assert np.all(np.diff(times) > 1.5)
+
+
+def test_movement_is_no_cut():
+    left, right = np.zeros((2, 60, 80, 3), np.uint8)
+    left[20:40, :20] = right[20:40, 60:] = 255
+    assert np.abs(describe(left) - describe(right)).max() < 1e-6
+
+
+@settings(max_examples=25)
+@given(
+    n=st.integers(1, 40),
+    span=st.tuples(st.floats(0, 9.9), st.floats(0.01, 10)),
+    sampling=st.sampled_from(["uniform", "keyframes", "scenes", "fps"]),
+)
+def test_times_are_true_and_sorted_and_inside(ten_seconds: Path, n, span, sampling):
+    start, length = span
+    fps = 3.0 if sampling == "fps" else None
+    end = start + length
+    options = {"sampling": sampling, "fps": fps, "start": start, "end": end}
+    clip = read_frames(ten_seconds, frames=n, max_side=80, **options)
+    assert 1 <= len(clip.frames) == len(clip.times) <= n
+    assert np.all(np.diff(clip.times) > 0)
+    assert clip.times[0] >= start
+    assert clip.times[-1] <= end
+    shown = [int(time * RATE + 1e-6) for time in clip.times]
+    assert [number(frame) for frame in clip.frames] == shown
+
+
+@given(start=st.floats(0, 1e6), length=st.floats(1e-3, 1e6), n=st.integers(1, 300))
+def test_centres_are_sorted_and_inside(start: float, length: float, n: int):
+    times = centres(start, start + length, n)
+    assert len(times) == n
+    assert times == sorted(times)
+    assert start <= times[0]
+    assert times[-1] <= start + length
+
+
+@given(count=st.integers(0, 2000), n=st.integers(1, 50))
+def test_thinning_is_even(count: int, n: int):
+    kept = thin((float(i) for i in range(count)), n)
+    assert len(kept) == min(n, count)
+    gaps = np.diff(kept)
+    assert np.all(gaps > 0)
+    assert not len(gaps) or gaps.max() <= 2 * gaps.min() + count / (2 * n)
+
+
+@given(length=st.integers(1, 400), n=st.integers(1, 400))
+def test_spread_never_repeats(length: int, n: int):
+    positions = spread(length, n)
+    assert len(positions) == min(n, length)
+    assert len(set(positions)) == len(positions)
+    assert all(0 <= position < length for position in positions)
+
+
+@given(scenes=st.lists(st.integers(1, 9), min_size=1, max_size=12), n=st.integers(1, 30))
+def test_every_scene_is_chosen_from_before_any_gets_more(scenes: list[int], n: int):
+    scene_of = np.repeat(np.arange(len(scenes)), scenes)
+    descriptions = (scene_of % 2)[:, None].astype(np.float32)
+    chosen = choose(np.arange(len(scene_of), dtype=float), descriptions, n)
+    assert len(chosen) == min(n, len(scene_of))
+    assert chosen == sorted(set(chosen))
+    covered = {int(scene_of[int(time)]) for time in chosen}
+    if len(scenes) <= n:
+        assert len(covered) == len(scenes)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"frames": 0}, "cannot take 0 frames; ask for 1 or more"),
+        ({"frames": -3}, "cannot take -3 frames"),
+        ({"start": -1.0}, "start must be 0 seconds or more"),
+        ({"start": float("nan")}, "start must be 0 seconds or more"),
+        ({"start": 5.0, "end": 4.0}, r"end \(4.0 s\) must come after start \(5.0 s\)"),
+        ({"end": 0.0}, "must come after start"),
+        ({"sampling": "random"}, "no sampling named 'random'; choose one of uniform"),
+        ({"sampling": "fps"}, "needs frames a second above 0"),
+        ({"fps": -2.0}, "needs frames a second above 0"),
+        ({"sampling": "scenes", "fps": 2.0}, "fps means nothing to 'scenes'"),
+        ({"max_side": 0}, "a longest side of 0 pixels"),
+    ],
+)
+def test_a_plan_that_makes_no_sense_is_refused(options, message: str):
+    with pytest.raises(VideoError, match=message):
+        Plan(**options)
