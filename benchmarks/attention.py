@@ -25,12 +25,13 @@ from torch import Tensor
 
 from models.bundle import Bundle
 from models.projector import slots
-from models.projector.temporal_projector import Projector, Resampler
+from models.projector.resampler import Resampler
+from models.projector.temporal_projector import Projector
 from models.synthetic.assets.downloads import MATERIAL
 from models.synthetic.dataset import load_casts
 from models.synthetic.questions import in_order
 from models.synthetic.render import frame_times, render
-from models.synthetic.scenarios.registry import two
+from models.synthetic.scenarios.motion import two
 from models.synthetic.scene import Moving, Scene
 
 

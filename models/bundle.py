@@ -27,7 +27,8 @@ from gguf_tools.atomic_write import stamp
 from gguf_tools.errors import ReellamaError
 from gguf_tools.format.reader import GGUFFile
 from gguf_tools.locate import find
-from models.projector.temporal_projector import Projector, ProjectorConfig, build_projector
+from models.projector.config import ProjectorConfig
+from models.projector.temporal_projector import Projector, build_projector
 from models.vision import imagenet_labels
 from models.vision.encoder import Tower
 from models.vision.imagenet_labels import Labels

@@ -117,7 +117,8 @@ def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from gguf_tools.format.reader import token_embeddings
     from gguf_tools.locate import find
     from models.bundle import BundleConfig, save_bundle
-    from models.projector.temporal_projector import ProjectorConfig, build_projector
+    from models.projector.config import ProjectorConfig
+    from models.projector.temporal_projector import build_projector
     from tests.helpers.small_tower import write_small_tower
 
     folder = tmp_path_factory.mktemp("bundle") / "small"

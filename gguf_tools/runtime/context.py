@@ -18,16 +18,15 @@ from gguf_tools.errors import ReellamaError
 from gguf_tools.runtime import backend
 from gguf_tools.runtime.context_options import (
     FLASH_ATTN,
-    INTERRUPTIBLE,
     KV_TYPES,
     UNQUANTIZED,
-    CtrlC,
     apply_adapters,
     check_memory,
     complaint,
     default_threads,
     pointer,
 )
+from gguf_tools.runtime.interrupt import INTERRUPTIBLE, CtrlC
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 import re
-import signal
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import llama_cpp.llama_cpp as llama
@@ -28,53 +24,6 @@ KV_TYPES = {
 }
 UNQUANTIZED = ("f32", "f16", "bf16")  # llama.cpp quantizes V only with flash attention
 FLASH_ATTN = {"auto": -1, "off": 0, "on": 1}  # enum llama_flash_attn_type
-
-# Batches from this many positions on can be interrupted midway. llama.cpp asks before every node
-# of the graph, which costs a millisecond a batch: nothing for a long batch, too much for a token.
-INTERRUPTIBLE = 32
-
-
-class CtrlC:
-    """Lets Ctrl-C end a decoding midway: Python alone would handle it only afterwards.
-
-    Keep it for as long as the context lives, whose callback it owns.
-    """
-
-    def __init__(self) -> None:
-        self._flag = flag = ctypes.c_bool(False)
-        self._abort = llama.ggml_abort_callback(lambda _: flag.value)
-        self._never = llama.ggml_abort_callback()
-
-    @property
-    def came(self) -> bool:
-        """Whether it came in the block that is running."""
-        return self._flag.value
-
-    @contextmanager
-    def ends(self, ctx: Any) -> Iterator[None]:
-        """Let it end the decoding inside; the block then ends in the program's own handler, or in
-        KeyboardInterrupt."""
-        handler = signal.getsignal(signal.SIGINT)
-        if threading.current_thread() is not threading.main_thread() or not callable(handler):
-            yield
-            return
-        self._flag.value = False
-        signal.signal(signal.SIGINT, self._note)
-        try:
-            # llama.cpp logs this, through Python: a KeyboardInterrupt in a callback would be lost,
-            # so the program's own handler is away for as long as llama.cpp is called.
-            llama.llama_set_abort_callback(ctx, self._abort, None)
-            yield
-        finally:
-            llama.llama_set_abort_callback(ctx, self._never, None)
-            signal.signal(signal.SIGINT, handler)
-            came, self._flag.value = self._flag.value, False
-        if came:
-            handler(signal.SIGINT, None)
-            raise KeyboardInterrupt
-
-    def _note(self, _signal: int, _frame: FrameType | None) -> None:
-        self._flag.value = True
 
 
 def default_threads() -> int:

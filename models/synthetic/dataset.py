@@ -23,6 +23,7 @@ from gguf_tools.errors import ReellamaError
 from models.prompt_format import multiple_choice
 from models.synthetic.assets.backgrounds import load_photos, load_wallpapers
 from models.synthetic.assets.photographs import cut_outs
+from models.synthetic.assets.picture_pool import Cast
 from models.synthetic.assets.pictures import (
     Kind,
     check_styles,
@@ -31,12 +32,12 @@ from models.synthetic.assets.pictures import (
     shape_kinds,
 )
 from models.synthetic.codec_augmentation import film
-from models.synthetic.questions import Cast, Story
 from models.synthetic.render import frame_times, render
 from models.synthetic.scenarios.registry import random_story
 from models.synthetic.scenarios.stills import random_still
 from models.synthetic.scene_captions import DESCRIBE
 from models.synthetic.slot_targets import fill
+from models.synthetic.synthetic_clip import Story
 
 NEW_KINDS = 10  # every tenth kind, in the order of kinds.csv, is never drawn in training
 SPLITS = {"train": 0, "validation": 1, "test": 2}

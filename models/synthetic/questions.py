@@ -3,91 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
 
-from models.synthetic.assets.backgrounds import random_background
-from models.synthetic.assets.picture_variants import patch, tinted
+from models.synthetic.assets.picture_pool import UNKNOWN, Cast
 from models.synthetic.assets.pictures import Picture
 from models.synthetic.assets.shapes import COLOURS
 from models.synthetic.scene import (
     DIRECTIONS,
     MOTIONS,
-    Actor,
     Moving,
-    Scene,
     backwards,
-    overlap,
-    random_actor,
-    random_motion,
 )
 from models.synthetic.scene_captions import with_article
+from models.synthetic.synthetic_clip import Question
 from models.vision.imagenet_labels import NAMED, class_names
 
 M = TypeVar("M", bound=Moving)
 
 NUMBERS = ("none", "one", "two", "three", "four", "five")
-UNKNOWN = "something"  # the kind of what has no name
 WAYS = tuple(m.removeprefix("moves ") for m in DIRECTIONS)
 # What an actor is doing, as one word of a choice: directions are one action.
 ACTIONS = ("moves", *(m for m in MOTIONS if m not in DIRECTIONS))
-
-
-@dataclass(frozen=True)
-class Question:
-    """A question with its choices: `answer` is one of them; `sentence` answers without choices."""
-
-    task: str
-    question: str
-    answer: str
-    choices: tuple[str, ...]
-    sentence: str
-
-
-@dataclass(frozen=True)
-class Story:
-    """A scene in words: its description, and what can be asked about it."""
-
-    name: str
-    scene: Scene
-    caption: str
-    questions: tuple[Question, ...]
-    seen: tuple[int, ...] = ()  # classes of ImageNet that a classifier names here
-    photograph: bool = False  # a photograph or a part of one, of which they are told
-
-
-@dataclass(frozen=True)
-class Cast:
-    """What a story may use: pictures of one style, names that are asked for in vain, photos, and
-    photographs of things that have no name here."""
-
-    pictures: Sequence[Picture]
-    names: Sequence[str]
-    photos: Sequence[np.ndarray] = ()
-    cut_outs: Sequence[Picture] = ()
-    tinted: float = 0.15  # share of the pictures that are drawn in shades of one colour
-
-    def pick(self, rng: np.random.Generator, count: int = 1) -> list[Picture]:
-        """Pictures of different kinds."""
-        found: list[Picture] = []
-        while len(found) < count:
-            picture = self.pictures[int(rng.integers(len(self.pictures)))]
-            if all(picture.kind != other.kind for other in found):
-                found.append(picture)
-        return [self._tint(rng, p) if rng.random() < self.tinted else p for p in found]
-
-    def unnamed(self, rng: np.random.Generator) -> Picture:
-        """A thing out of a photograph: cut out by hand, or a blob of anything."""
-        if self.cut_outs and rng.random() < 0.6:
-            return self.cut_outs[int(rng.integers(len(self.cut_outs)))]
-        return patch(rng, self.photos[int(rng.integers(len(self.photos)))], UNKNOWN)
-
-    def _tint(self, rng: np.random.Generator, picture: Picture) -> Picture:
-        if picture.style == "shapes":
-            return picture
-        return tinted(picture, str(rng.choice(list(COLOURS))))
 
 
 def sentence(words: str) -> str:
@@ -176,41 +114,6 @@ def naming(rng: np.random.Generator, cast: Cast, pictures: Sequence[Picture]) ->
         question = say(rng, "What colour is it?", f"What colour does the {thing} have?")
         asked.append(ask(rng, "attribute", question, colour, list(COLOURS), f"It is {colour}."))
     return asked
-
-
-def empty_scene(rng: np.random.Generator, cast: Cast) -> Scene:
-    """An empty scene."""
-    size = ((192, 192), (256, 192), (344, 192))[int(rng.integers(3))]
-    return Scene((), random_background(rng, cast.photos), size, float(rng.uniform(2.0, 10.0)))
-
-
-def beside(
-    rng: np.random.Generator,
-    actors: list[Actor],
-    picture: Picture,
-    side: float,
-    size: tuple[int, int],
-    motion: str | None = None,
-) -> list[Actor]:
-    """The actors and one more that keeps out of their way, if there is a place for it."""
-    for _ in range(40):
-        does = motion or random_motion(rng, picture)
-        actor = random_actor(rng, picture, side, size, does)
-        if all(overlap(other, actor, size) <= 0.15 * side for other in actors):
-            return [*actors, actor]
-    return actors
-
-
-def photograph(rng: np.random.Generator, cast: Cast, scene: Scene) -> Scene:
-    """A photograph that fills an empty scene, or something cut out of one, large."""
-    if rng.random() < 0.3:
-        return replace(scene, background=random_background(rng, cast.photos, p_photo=1.0))
-    x, y, side = rng.uniform(0.42, 0.58), rng.uniform(0.42, 0.58), rng.uniform(0.5, 0.9)
-    mirrored = bool(rng.random() < 0.5)
-    thing = Actor(
-        cast.unnamed(rng), "stays still", float(x), float(y), float(side), mirrored=mirrored
-    )
-    return replace(scene, actors=(thing,))
 
 
 def perhaps(seen: Sequence[int]) -> str:

@@ -6,10 +6,12 @@ from collections import Counter
 from collections.abc import Iterator
 
 from models.projector.slots import _THING, CAMERA, NAME, THINGS, WIDTHS, spans
+from models.synthetic.assets.picture_pool import UNKNOWN
 from models.synthetic.camera import WANDERS
 from models.synthetic.motions import CHANGES_PLACES, Doing
-from models.synthetic.questions import NUMBERS, UNKNOWN, Story, in_order, moves
+from models.synthetic.questions import NUMBERS, in_order, moves
 from models.synthetic.scene import DIRECTIONS, Actor, Moving, Pose, Scene
+from models.synthetic.synthetic_clip import Story
 
 PHOTOGRAPH = "photograph"  # the name of whatever is one
 SLOW = 0.3  # who goes less than this share of the picture in a clip is slow

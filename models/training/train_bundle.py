@@ -21,7 +21,8 @@ from gguf_tools.errors import ReellamaError
 from gguf_tools.format.reader import read_gguf
 from gguf_tools.locate import find
 from models.bundle import Bundle, BundleConfig, TowerSpec, save_bundle
-from models.projector.temporal_projector import Projector, ProjectorConfig
+from models.projector.config import ProjectorConfig
+from models.projector.temporal_projector import Projector
 from models.synthetic.dataset import Stories, load_casts
 from models.synthetic.slot_targets import hedges
 from models.training import distributed

@@ -16,8 +16,8 @@ from PIL import Image
 
 from gguf_tools.errors import ReellamaError
 from models.synthetic.assets.downloads import MATERIAL
+from models.synthetic.assets.picture_pool import UNKNOWN
 from models.synthetic.assets.pictures import DATA, Picture, fit_square
-from models.synthetic.questions import UNKNOWN
 
 PACKAGE = "tuxpaint-stamps-default"
 INSTALLED = Path("/usr/share/tuxpaint/stamps")

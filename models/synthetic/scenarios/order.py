@@ -6,15 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 
+from models.synthetic.assets.picture_pool import Cast
 from models.synthetic.assets.pictures import Picture
+from models.synthetic.layout import empty_scene
 from models.synthetic.motions import ORDERED, Doing, Jumbled, Route
 from models.synthetic.questions import (
     WAYS,
-    Cast,
-    Story,
     a_thing,
     ask,
-    empty_scene,
     naming,
     say,
     sentence,
@@ -23,6 +22,7 @@ from models.synthetic.questions import (
     ways,
 )
 from models.synthetic.scene import Moving, backwards, random_actor
+from models.synthetic.synthetic_clip import Story
 
 SIDES = (0.25, 0.42)  # the largest size of what does two things, in shares of the short side
 

@@ -12,24 +12,22 @@ from types import MappingProxyType
 
 import numpy as np
 
+from models.synthetic.assets.picture_pool import Cast
+from models.synthetic.layout import beside, empty_scene, photograph
 from models.synthetic.questions import (
-    Cast,
-    Question,
-    Story,
     a_thing,
     any_classes,
-    beside,
-    empty_scene,
     how_many,
     in_order,
     naming,
     perhaps,
-    photograph,
     say,
     sentence,
 )
-from models.synthetic.scenarios.registry import place, told_copies
+from models.synthetic.scenarios.count import told_copies
+from models.synthetic.scenarios.motion import place
 from models.synthetic.scene import Actor, random_actor
+from models.synthetic.synthetic_clip import Question, Story
 
 STILL = "stays still"
 

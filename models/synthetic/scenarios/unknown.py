@@ -10,19 +10,12 @@ from dataclasses import replace
 import numpy as np
 
 from models.synthetic.assets.backgrounds import random_background
+from models.synthetic.assets.picture_pool import Cast
 from models.synthetic.camera import CAMERA_MOVES, WANDERS, Camera
-from models.synthetic.questions import (
-    Cast,
-    Question,
-    Story,
-    ask,
-    beside,
-    empty_scene,
-    motion_alone,
-    say,
-    sentence,
-)
+from models.synthetic.layout import beside, empty_scene
+from models.synthetic.questions import ask, motion_alone, say, sentence
 from models.synthetic.scene import Actor
+from models.synthetic.synthetic_clip import Question, Story
 
 STILL = "the camera stays still"
 

@@ -22,7 +22,8 @@ import prompts
 from gguf_tools.errors import ReellamaError
 from gguf_tools.locate import find
 from models.bundle import Bundle, BundleConfig, TowerSpec, save_bundle
-from models.projector.temporal_projector import Projector, ProjectorConfig
+from models.projector.config import ProjectorConfig
+from models.projector.temporal_projector import Projector
 from models.synthetic.assets.downloads import MATERIAL
 from models.synthetic.rendered_clips import RenderedClips
 from models.training.captions.caption_objective import Lesson, word_loss

@@ -20,12 +20,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.synthetic.assets.picture_pool import UNKNOWN
 from models.synthetic.assets.shapes import COLOURS
 from models.synthetic.dataset import Sample, Stories
-from models.synthetic.questions import UNKNOWN, Story
 from models.synthetic.rendered_clips import STILL_CAPTIONS
 from models.synthetic.scene import Scene
 from models.synthetic.scene_captions import with_article
+from models.synthetic.synthetic_clip import Story
 from models.training import distributed
 from models.training.batches import batches
 from models.training.stages.contrastive import (

@@ -16,8 +16,8 @@ import numpy as np
 
 from models.synthetic.assets.downloads import MATERIAL
 from models.synthetic.dataset import Stories, StoryConfig
-from models.synthetic.questions import Question, Story
 from models.synthetic.render import render, write_video
+from models.synthetic.synthetic_clip import Question, Story
 from pipeline.evaluation.items import Item
 
 # Which story asks for a task.

@@ -10,12 +10,14 @@ import pytest
 
 from models.projector import slots
 from models.synthetic import slot_targets
+from models.synthetic.assets.picture_pool import Cast
 from models.synthetic.assets.pictures import load_pictures
 from models.synthetic.motions import Doing, Route
-from models.synthetic.questions import NUMBERS, Cast, Story, in_order
+from models.synthetic.questions import NUMBERS, in_order
 from models.synthetic.scenarios.registry import STORIES, random_story
 from models.synthetic.scenarios.stills import STILLS
 from models.synthetic.scene import Actor, Scene
+from models.synthetic.synthetic_clip import Story
 
 SHAPES = load_pictures(("shapes",))
 PHOTO = np.random.default_rng(0).integers(0, 255, (90, 120, 3), dtype=np.uint8)

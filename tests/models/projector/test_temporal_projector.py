@@ -7,13 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.projector.temporal_projector import (
-    BODIES,
-    Attention,
-    Projector,
-    ProjectorConfig,
-    relative_times,
-)
+from models.projector.config import ProjectorConfig
+from models.projector.pooling import relative_times
+from models.projector.resampler import Attention
+from models.projector.temporal_projector import BODIES, Projector
 
 CELLS, CHANNELS = 9, 12
 

@@ -10,17 +10,20 @@ import pytest
 
 from models.prompt_format import multiple_choice
 from models.synthetic.assets.downloads import MATERIAL
+from models.synthetic.assets.picture_pool import UNKNOWN, Cast
 from models.synthetic.assets.picture_variants import patch, tinted
 from models.synthetic.assets.pictures import load_pictures
 from models.synthetic.assets.shapes import COLOURS
 from models.synthetic.camera import CAMERA_MOVES, Camera
 from models.synthetic.dataset import MOST_TURNS, Stories, StoryConfig, conversation
 from models.synthetic.motions import MOVES_ABOUT, Doing, Jumbled, Route
-from models.synthetic.questions import NUMBERS, UNKNOWN, Cast, Story
+from models.synthetic.questions import NUMBERS
 from models.synthetic.render import frame_times, render
-from models.synthetic.scenarios.registry import ROW, STORIES, random_story
+from models.synthetic.scenarios.motion import ROW
+from models.synthetic.scenarios.registry import STORIES, random_story
 from models.synthetic.scenarios.stills import STILLS
 from models.synthetic.scene import Actor, backwards
+from models.synthetic.synthetic_clip import Story
 from models.training.batches import pad
 from pipeline.evaluation.tasks import synthetic_benchmark
 from pipeline.video.clip import read_frames

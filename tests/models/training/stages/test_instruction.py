@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from gguf_tools.errors import ReellamaError
 from gguf_tools.locate.find import resolve
 from models.projector import slots
-from models.projector.temporal_projector import Projector, ProjectorConfig
+from models.projector.config import ProjectorConfig
+from models.projector.temporal_projector import Projector
 from models.synthetic.dataset import Stories, StoryConfig
 from models.training.batches import Conversations
 from models.training.collate import IGNORED, Teacher, frequent_words

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from models.synthetic.assets.backgrounds import Background
+from models.synthetic.assets.picture_pool import Cast
 from models.synthetic.assets.pictures import load_pictures
 from models.synthetic.dataset import Stories, StoryConfig
-from models.synthetic.questions import Cast
 from models.synthetic.scenarios.stills import STILLS
 from models.synthetic.scene import Actor, Scene
 from models.training import distributed

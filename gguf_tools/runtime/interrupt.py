@@ -1,0 +1,60 @@
+"""Ctrl-C while llama.cpp decodes."""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import llama_cpp.llama_cpp as llama
+
+# Batches from this many positions on can be interrupted midway. llama.cpp asks before every node
+# of the graph, which costs a millisecond a batch: nothing for a long batch, too much for a token.
+INTERRUPTIBLE = 32
+
+
+class CtrlC:
+    """Lets Ctrl-C end a decoding midway: Python alone would handle it only afterwards.
+
+    Keep it for as long as the context lives, whose callback it owns.
+    """
+
+    def __init__(self) -> None:
+        self._flag = flag = ctypes.c_bool(False)
+        self._abort = llama.ggml_abort_callback(lambda _: flag.value)
+        self._never = llama.ggml_abort_callback()
+
+    @property
+    def came(self) -> bool:
+        """Whether it came in the block that is running."""
+        return self._flag.value
+
+    @contextmanager
+    def ends(self, ctx: Any) -> Iterator[None]:
+        """Let it end the decoding inside; the block then ends in the program's own handler, or in
+        KeyboardInterrupt."""
+        handler = signal.getsignal(signal.SIGINT)
+        if threading.current_thread() is not threading.main_thread() or not callable(handler):
+            yield
+            return
+        self._flag.value = False
+        signal.signal(signal.SIGINT, self._note)
+        try:
+            # llama.cpp logs this, through Python: a KeyboardInterrupt in a callback would be lost,
+            # so the program's own handler is away for as long as llama.cpp is called.
+            llama.llama_set_abort_callback(ctx, self._abort, None)
+            yield
+        finally:
+            llama.llama_set_abort_callback(ctx, self._never, None)
+            signal.signal(signal.SIGINT, handler)
+            came, self._flag.value = self._flag.value, False
+        if came:
+            handler(signal.SIGINT, None)
+            raise KeyboardInterrupt
+
+    def _note(self, _signal: int, _frame: FrameType | None) -> None:
+        self._flag.value = True

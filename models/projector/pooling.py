@@ -1,0 +1,39 @@
+"""What every pooling of frames has in common: its interface, and times and means of frames."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+def fourier(x: Tensor, bands: int = 8) -> Tensor:
+    """`[...]` in 0..1 -> `[..., 2 * bands]`: sines and cosines of doubling frequency."""
+    angles = x[..., None] * math.pi * 2.0 ** torch.arange(bands, device=x.device)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+def relative_times(times: Tensor, mask: Tensor) -> Tensor:
+    """Seconds `[B, T]` -> 0 at a clip's first frame, 1 at its last; 0 throughout for a still."""
+    first = times.masked_fill(~mask, torch.inf).amin(1, keepdim=True)
+    last = times.masked_fill(~mask, -torch.inf).amax(1, keepdim=True)
+    return ((times - first) / (last - first).clamp(min=1e-6)).masked_fill(~mask, 0.0)
+
+
+def mean_frame(features: Tensor, mask: Tensor) -> Tensor:
+    """The mean of the frames that are there: `[B, cells, channels]`."""
+    weights = mask.float() / mask.sum(1, keepdim=True)
+    return (features * weights[:, :, None, None]).sum(1)
+
+
+class Body(nn.Module):
+    """What looks at a video for each soft token."""
+
+    def forward(self, features: Tensor, times: Tensor, mask: Tensor) -> Tensor:
+        """`[B, tokens, width]`."""
+        raise NotImplementedError
+
+    def looks(self, features: Tensor, times: Tensor, mask: Tensor) -> Tensor:
+        """Where each soft token looks: shares `[B, tokens, T, cells]` that sum to 1."""
+        raise NotImplementedError

@@ -1,0 +1,132 @@
+"""The resampler: learned queries that attend to every cell of every frame (Perceiver, Flamingo)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.projector.config import ProjectorConfig
+from models.projector.pooling import Body, fourier, mean_frame, relative_times
+
+
+class Attention(nn.Module):
+    """Attention of `x [B, N, W]` over `context [B, M, W]`; `mask [B, M]` is false at padding."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
+        q, k, v = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, heads, N or M, W / heads]
+            for part in (self.query(x), *self.key_value(context).chunk(2, dim=-1))
+        )
+        hidden = None if mask is None else mask[:, None, None, :]
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=hidden)
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+    def weights(self, x: Tensor, context: Tensor, mask: Tensor) -> Tensor:
+        """How much each of `x` attends to each of `context`, mean over the heads: `[B, N, M]`."""
+        q, k = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for part in (self.query(x), self.key_value(context).chunk(2, dim=-1)[0])
+        )
+        scores = q @ k.transpose(2, 3) / math.sqrt(q.shape[-1])
+        return scores.masked_fill(~mask[:, None, None, :], -torch.inf).softmax(-1).mean(1)
+
+
+class ResamplerBlock(nn.Module):
+    """Queries look at the video, then at each other, then think."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.norm_look, self.look = nn.LayerNorm(width), Attention(width, heads)
+        self.norm_share, self.share = nn.LayerNorm(width), Attention(width, heads)
+        self.norm_think = nn.LayerNorm(width)
+        self.think = nn.Sequential(
+            nn.Linear(width, 2 * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(2 * width, width)
+        )
+
+    def forward(self, queries: Tensor, video: Tensor, mask: Tensor) -> Tensor:
+        queries = queries + self.look(self.norm_look(queries), video, mask)
+        shared = self.norm_share(queries)
+        queries = queries + self.share(shared, shared)
+        return queries + self.think(self.norm_think(queries))
+
+
+class EncoderBlock(nn.Module):
+    """Cells look at all cells of all frames, then think."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.norm_look, self.look = nn.LayerNorm(width), Attention(width, heads)
+        self.norm_think = nn.LayerNorm(width)
+        self.think = nn.Sequential(
+            nn.Linear(width, 2 * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(2 * width, width)
+        )
+        # It begins by passing on what the tower sees, so that names are learned at once.
+        for last in (self.look.out, self.think[-1]):
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+
+    def forward(self, video: Tensor, mask: Tensor) -> Tensor:
+        normed = self.norm_look(video)
+        video = video + self.look(normed, normed, mask)
+        return video + self.think(self.norm_think(video))
+
+
+class Resampler(Body):
+    """Learned queries over all cells of all frames, which know where and when they are."""
+
+    def __init__(self, config: ProjectorConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.input = nn.Sequential(nn.LayerNorm(config.channels), nn.Linear(config.channels, width))
+        # What differs from the clip's mean is what moves. At zero, the resampler starts without it.
+        self.change = nn.Parameter(torch.zeros(config.channels, width))
+        self.cell_position = nn.Parameter(torch.randn(config.cells, width) * 0.02)
+        self.time_position = nn.Linear(16, width)  # 2 x 8 Fourier bands
+        self.encoder = nn.ModuleList(
+            EncoderBlock(width, config.heads, config.dropout) for _ in range(config.encoder)
+        )
+        self.norm_video = nn.LayerNorm(width)
+        self.queries = nn.Parameter(torch.randn(config.tokens, width) * 0.5)
+        self.blocks = nn.ModuleList(
+            ResamplerBlock(width, config.heads, config.dropout) for _ in range(config.layers)
+        )
+
+    def forward(self, features: Tensor, times: Tensor, mask: Tensor) -> Tensor:
+        video, seen = self._video(features, times, mask)
+        queries = self.queries.expand(len(features), -1, -1)
+        for block in self.blocks:
+            queries = block(queries, video, seen)
+        return queries
+
+    def looks(self, features: Tensor, times: Tensor, mask: Tensor) -> Tensor:
+        """The attention of each query, mean over heads and blocks."""
+        video, seen = self._video(features, times, mask)
+        queries = self.queries.expand(len(features), -1, -1)
+        found = []
+        for block in self.blocks:
+            found.append(block.look.weights(block.norm_look(queries), video, seen))
+            queries = block(queries, video, seen)
+        return torch.stack(found).mean(0).unflatten(2, features.shape[1:3])
+
+    def _video(self, features: Tensor, times: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """What queries look at, `[B, T * cells, width]`, and where it is no padding."""
+        when = self.time_position(fourier(relative_times(times, mask)))  # [B, T, W]
+        content = self.input[0](features)
+        moving = content - mean_frame(content, mask)[:, None]
+        video = self.input[1](content) + moving @ self.change
+        video = video + self.cell_position + when[:, :, None]
+        video = video.flatten(1, 2)  # [B, T * cells, W]
+        seen = mask.repeat_interleave(features.shape[2], dim=1)
+        for layer in self.encoder:
+            video = layer(video, seen)
+        return self.norm_video(video), seen

@@ -1,0 +1,32 @@
+"""A synthetic clip: a scene, its description, and the questions that it answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from models.synthetic.scene import (
+    Scene,
+)
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question with its choices: `answer` is one of them; `sentence` answers without choices."""
+
+    task: str
+    question: str
+    answer: str
+    choices: tuple[str, ...]
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Story:
+    """A scene in words: its description, and what can be asked about it."""
+
+    name: str
+    scene: Scene
+    caption: str
+    questions: tuple[Question, ...]
+    seen: tuple[int, ...] = ()  # classes of ImageNet that a classifier names here
+    photograph: bool = False  # a photograph or a part of one, of which they are told
