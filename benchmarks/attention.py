@@ -27,17 +27,17 @@ from models.bundle import Bundle
 from models.projector import slots
 from models.projector.resampler import Resampler
 from models.projector.temporal_projector import Projector
-from models.synthetic.assets.downloads import MATERIAL
-from models.synthetic.dataset import load_casts
-from models.synthetic.questions import in_order
+from models.synthetic.assets.downloads import ASSETS
+from models.synthetic.dataset import load_picture_pools
+from models.synthetic.questions import description_order
 from models.synthetic.render import frame_times, render
 from models.synthetic.scenarios.motion import two
-from models.synthetic.scene import Moving, Scene
+from models.synthetic.scene import Drawable, Scene
 
 
 def clips(count: int, seed: int = 0) -> Iterator[Scene]:
     """Scenes of two shapes, each doing something before a camera that stands still."""
-    (cast,) = load_casts(("shapes",), MATERIAL, "known", training=False)
+    (cast,) = load_picture_pools(("shapes",), ASSETS, "known", training=False)
     rng = np.random.default_rng(seed)
     while count:
         scene = two(rng, cast).scene
@@ -46,7 +46,7 @@ def clips(count: int, seed: int = 0) -> Iterator[Scene]:
             yield scene
 
 
-def coverage(actor: Moving, u: float, size: tuple[int, int], side: int) -> np.ndarray:
+def coverage(actor: Drawable, u: float, size: tuple[int, int], side: int) -> np.ndarray:
     """The share of each cell that an actor's square covers at time u: float64 [side * side]."""
     pose, cells = actor.pose(u), np.arange(side)
     shares = []
@@ -70,7 +70,7 @@ def rolled_out(projector: Projector, inputs: tuple[Tensor, Tensor, Tensor]) -> T
         steps.append(attention.weights(*arguments)[0])
 
     hooks = [layer.look.register_forward_hook(note) for layer in body.encoder]
-    found = projector.looks(*inputs)[0].flatten(1)
+    found = projector.attention(*inputs)[0].flatten(1)
     for hook in hooks:
         hook.remove()
     for step in reversed(steps):
@@ -81,7 +81,7 @@ def rolled_out(projector: Projector, inputs: tuple[Tensor, Tensor, Tensor]) -> T
 def gradient(projector: Projector, inputs: tuple[Tensor, Tensor, Tensor], token: int) -> Tensor:
     """How much each cell changes the log-share of a token's likeliest word: [cells], sum 1."""
     features = inputs[0].clone().requires_grad_()
-    shares = projector.says(features, *inputs[1:])[0, token]
+    shares = projector.word_probabilities(features, *inputs[1:])[0, token]
     (slope,) = torch.autograd.grad(shares.max().log(), features)
     norms = slope[0].norm(dim=-1).flatten()
     return norms / norms.sum()
@@ -92,7 +92,7 @@ def maps(bundle: Bundle, scene: Scene, tokens: list[int]) -> list[dict[str, np.n
     times = frame_times(scene.duration, bundle.frames)
     inputs = bundle.batch(bundle.features(list(render(scene, times))), times)
     projector = bundle.projector
-    plain, rolled = projector.looks(*inputs)[0], rolled_out(projector, inputs)
+    plain, rolled = projector.attention(*inputs)[0], rolled_out(projector, inputs)
     shape = plain.shape[1:]
     return [
         {
@@ -106,11 +106,11 @@ def maps(bundle: Bundle, scene: Scene, tokens: list[int]) -> list[dict[str, np.n
 
 def measure(bundle: Bundle, count: int) -> dict[str, np.ndarray]:
     """By method, a row a thing: how much of its map is on it, on the other, and its area."""
-    spans = dict(zip(slots.asked(), slots.spans(), strict=True))
+    spans = dict(zip(slots.slot_names(), slots.slot_spans(), strict=True))
     names = [spans[f"thing {number}: name"][0] for number in (1, 2)]
     rows: dict[str, list[tuple[float, float, float]]] = {}
     for scene in clips(count):
-        things = in_order(scene.actors)
+        things = description_order(scene.actors)
         when = frame_times(scene.duration, bundle.frames) / scene.duration
         for thing, found in enumerate(maps(bundle, scene, names)):
             for method, shares in found.items():

@@ -28,7 +28,7 @@ from gguf_tools.locate import find
 from gguf_tools.runtime import backend
 from gguf_tools.runtime.context_options import default_threads
 from pipeline.chat.conversation import Chat, Video
-from pipeline.llm.engine import Engine, Part, Sampling, Text
+from pipeline.llm.engine import Engine, PromptPart, Sampling, Text
 from pipeline.video.clip import Clip
 
 N_GENERATED = 32  # tokens a repeat
@@ -89,7 +89,7 @@ def bare_context(engine: Engine, threads: int) -> Iterator[Any]:
 
 def generation(engine: Engine, repeats: int, threads: int) -> Result:
     """engine.generate with its default probabilities, against decode and greedy in a bare loop."""
-    prompt: list[Part] = [Text("Once upon a time there was")]
+    prompt: list[PromptPart] = [Text("Once upon a time there was")]
     prompt_ids = engine.tokenizer.encode("Once upon a time there was")
     said: dict[str, list[int]] = {}
 
@@ -135,10 +135,10 @@ def soft_tokens(engine: Engine, repeats: int) -> Result:
     ids = engine.tokenizer.encode(" A dog runs over the green grass and a bird flies by." * 20)
     ids = ids[:N_READ]
     rows = reader.token_embeddings(engine.path, ids)
-    text: list[Part] = [Text(engine.tokenizer.decode(ids))]
+    text: list[PromptPart] = [Text(engine.tokenizer.decode(ids))]
     assert engine.count(text) == engine.count([rows]) == N_READ
 
-    def read(prompt: list[Part]) -> float:
+    def read(prompt: list[PromptPart]) -> float:
         engine.clear()
         return clock(lambda: engine.prefill(prompt))
 

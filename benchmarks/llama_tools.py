@@ -20,7 +20,7 @@ from statistics import median
 
 from gguf_tools import bench, perplexity, quantize
 from gguf_tools.locate import find
-from gguf_tools.measuring.perplexity import ENGLISH
+from gguf_tools.measuring.perplexity import ENGLISH_TEXT
 from gguf_tools.runtime.context_options import default_threads
 
 TYPES = ("Q8_0", "Q4_K_M", "Q6_K", "IQ4_NL")
@@ -52,7 +52,7 @@ def perplexities(binary: Path, model: Path, threads: int) -> None:
             settings = ["-c", str(n_ctx), "-t", str(threads), "--no-repack"]
             settings += ["--chunks", str(n_chunks)] if n_chunks else []
             begin = time.perf_counter()
-            text = tool(binary / "llama-perplexity", "-m", model, "-f", ENGLISH, *settings)
+            text = tool(binary / "llama-perplexity", "-m", model, "-f", ENGLISH_TEXT, *settings)
             between = time.perf_counter()
             found = perplexity(model, n_ctx=n_ctx, n_chunks=n_chunks, n_threads=threads)
             speed = (between - begin) / (time.perf_counter() - between)
@@ -66,7 +66,7 @@ def perplexities(binary: Path, model: Path, threads: int) -> None:
 def predicting(binary: Path, model: Path, base: Path, work: Path, threads: int) -> None:
     logits = work / "base.logits"
     settings = f"-c 512 --chunks 4 -t {threads} --no-repack".split()
-    common = (binary / "llama-perplexity", "-f", ENGLISH, "--kl-divergence-base", logits)
+    common = (binary / "llama-perplexity", "-f", ENGLISH_TEXT, "--kl-divergence-base", logits)
     tool(*common, "-m", base, *settings)
     text = tool(*common, "-m", model, *settings, "--kl-divergence")
     found = perplexity(model, reference=base, n_chunks=4, n_threads=threads)

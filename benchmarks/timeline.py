@@ -23,7 +23,7 @@ from models.synthetic.assets.pictures import Picture, load_pictures, shape_kinds
 from models.synthetic.render import frame_times, render
 from models.synthetic.scene import random_scene
 from pipeline.long_video.timeline import LongVideo
-from pipeline.video.timestamps import clock
+from pipeline.video.timestamps import format_time
 
 SIZE, FPS, SECONDS, CLIPS = (1280, 720), 25, 10, 24
 FAST = {"preset": "veryfast", "bf": "0"}
@@ -99,9 +99,11 @@ def main() -> None:
     print(
         f"timeline in {seconds:.0f} s: {rate:.1f} times real time; peak memory {peak / 1e9:.2f} GB"
     )
-    print(f"{QUESTION} {clock(best.start)} - {clock(best.end)}: {best.text} ({answered:.1f} s)")
+    print(
+        f"{QUESTION} {format_time(best.start)} - {format_time(best.end)}: {best.text} ({answered:.1f} s)"
+    )
     found = best.start - SECONDS <= place <= best.end
-    print(f"its scene begins at {clock(place)}: {'found' if found else 'not found'}")
+    print(f"its scene begins at {format_time(place)}: {'found' if found else 'not found'}")
     sys.exit(not (found and rate >= 20 and peak < 1.5e9))
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from pipeline.long_video.watch_folder import NOTES
+from pipeline.long_video.watch_folder import STATE_FOLDER
 
 WORKERS = 2
 LIFE = (6.0, 14.0)  # seconds, of which a worker takes four to load its models
@@ -72,7 +72,7 @@ def main() -> None:
         seconds = time.monotonic() - begin
         whole = sum(bool(json.loads(p.read_text())["scenes"]) for p in folder.glob("*.mp4.json"))
         subtitles = sum(p.read_text().startswith("1\n") for p in folder.glob("*.mp4.srt"))
-        other = len(list(folder.iterdir())) - 3 * n - (folder / NOTES).is_dir()
+        other = len(list(folder.iterdir())) - 3 * n - (folder / STATE_FOLDER).is_dir()
     print(f"{n} files, {WORKERS} workers, {kills} kills in {seconds:.0f} s")
     print(f"{whole} whole JSON, {subtitles} whole SRT, {len(twice)} written twice, {other} others")
     sys.exit(not (whole == subtitles == n and not twice and not other and kills))

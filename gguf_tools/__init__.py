@@ -15,7 +15,7 @@ FUNCTIONS = {
     "bench": ("measuring.bench", "bench"),
     "compare": ("measuring.compare", "compare"),
     "convert": ("conversion.convert", "convert"),
-    "perplexity": ("measuring.perplexity", "measure"),
+    "perplexity": ("measuring.perplexity", "measure_quality"),
     "quantize": ("quantization.quantize", "quantize"),
 }
 

@@ -31,7 +31,7 @@ from models.projector.config import ProjectorConfig
 from models.projector.temporal_projector import Projector, build_projector
 from models.vision import imagenet_labels
 from models.vision.encoder import Tower
-from models.vision.imagenet_labels import Labels
+from models.vision.imagenet_labels import ImageNetClassifier
 
 BUNDLES = Path(__file__).parent / "bundles"
 FORMAT = 1
@@ -135,7 +135,7 @@ class Bundle:
     @property
     def tokens(self) -> int:
         """Soft tokens a video."""
-        named = imagenet_labels.TOKENS if (self.folder / "labels.safetensors").is_file() else 0
+        named = imagenet_labels.N_TOKENS if (self.folder / "labels.safetensors").is_file() else 0
         return self.config.projector.tokens + named
 
     @property
@@ -196,10 +196,10 @@ class Bundle:
         return projector.eval().requires_grad_(False)
 
     @cached_property
-    def labels(self) -> Labels | None:
+    def labels(self) -> ImageNetClassifier | None:
         """The tower's classifier, where the bundle has one."""
         path = self.folder / "labels.safetensors"
-        return Labels.load(path, self.llm_path()) if path.is_file() else None
+        return ImageNetClassifier.load(path, self.llm_path()) if path.is_file() else None
 
     def features(self, frames: Sequence[np.ndarray]) -> np.ndarray:
         """uint8 RGB frames `[H, W, 3]` -> float32 `[frames, cells, channels]`."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from gguf import MODEL_ARCH
 
-from gguf_tools.conversion.hf_folder import believing, read_json
+from gguf_tools.conversion.hf_folder import read_json, reporting_damage
 from gguf_tools.errors import ReellamaError
 
 Config = Mapping[str, Any]
@@ -133,7 +133,7 @@ def read_config(folder: Path) -> tuple[Architecture, dict[str, Any]]:
     if not path.is_file():
         raise ReellamaError(f"{folder} is not a model's folder: {_why_no_config(folder)}")
     config = read_json(path)
-    with believing(path):
+    with reporting_damage(path):
         return _checked(path, config)
 
 

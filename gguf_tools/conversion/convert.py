@@ -29,7 +29,7 @@ from gguf import (
 from gguf_tools.atomic_write import replacing
 from gguf_tools.conversion import hyperparameters
 from gguf_tools.conversion.architectures import Architecture, Config, read_config
-from gguf_tools.conversion.hf_folder import believing, model_name
+from gguf_tools.conversion.hf_folder import model_name, reporting_damage
 from gguf_tools.conversion.hf_tensors import HFTensor, read_rows, read_tensors
 from gguf_tools.conversion.hf_tokenizer import Vocabulary, add_vocabulary, read_vocabulary
 from gguf_tools.conversion.tensor_plan import PlannedTensor, language_tensors, plan_tensors
@@ -82,7 +82,7 @@ def convert(
         raise ReellamaError(
             f"cannot convert to {type_}: give F32, F16 or BF16, and quantize the result"
         )
-    with believing(folder / "config.json"):
+    with reporting_damage(folder / "config.json"):
         plan = plan_tensors(folder, architecture, config, tensors, GGMLQuantizationType[type_])
         notes = hyperparameters.notes(architecture, config)
     n_rows = next(tensor.shape[0] for tensor in plan if tensor.name == TOKEN_EMBEDDINGS)
@@ -90,7 +90,7 @@ def convert(
     path = Path(output or f"{model_name(folder)}-{type_}.gguf").expanduser()
     _check_place(path, sum(tensor.n_bytes for tensor in plan), force)
     with replacing(path) as temporary:
-        with believing(folder / "config.json"):
+        with reporting_damage(folder / "config.json"):
             alignment = _write_header(
                 temporary, folder, architecture, config, vocabulary, plan, FILE_TYPES[type_]
             )

@@ -29,7 +29,7 @@ def read_json_if_there(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def believing(path: Path) -> Iterator[None]:
+def reporting_damage(path: Path) -> Iterator[None]:
     """Use what a file says as if it were well formed: where it is not, ReellamaError names it."""
     try:
         yield

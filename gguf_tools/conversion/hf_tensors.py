@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from gguf_tools.conversion.hf_folder import believing, read_json
+from gguf_tools.conversion.hf_folder import read_json, reporting_damage
 from gguf_tools.errors import ReellamaError
 
 MODEL = "model.safetensors"
@@ -60,7 +60,7 @@ def read_header(path: Path) -> dict[str, HFTensor]:
         header = file.read(n_header)
     if len(header) < n_header:
         raise _cut_off(path)
-    with believing(path):
+    with reporting_damage(path):
         tensors = {
             name: _tensor(path, name, entry, 8 + n_header)
             for name, entry in json.loads(header).items()

@@ -15,7 +15,7 @@ from typing import Any
 from gguf import GGUFWriter, TokenType
 
 from gguf_tools.conversion import sentencepiece_model
-from gguf_tools.conversion.hf_folder import believing, read_json, read_json_if_there
+from gguf_tools.conversion.hf_folder import read_json, read_json_if_there, reporting_damage
 from gguf_tools.conversion.pre_tokenizers import (
     UnknownPreTokenizerError,
     is_byte_level,
@@ -57,12 +57,12 @@ def read_vocabulary(folder: Path, n_rows: int) -> Vocabulary:
     path = folder / "tokenizer.json"
     if path.is_file():
         try:
-            with believing(path):
+            with reporting_damage(path):
                 return _from_json(folder, read_json(path), n_rows)
         except UnknownPreTokenizerError as error:
             raise ReellamaError(f"{path}: {error}") from error
     if (folder / "tokenizer.model").is_file():
-        with believing(folder / "tokenizer_config.json"):
+        with reporting_damage(folder / "tokenizer_config.json"):
             return _from_sentencepiece(folder, n_rows)
     raise ReellamaError(
         f"{folder} has no tokenizer.json; download it, or save it with "
@@ -111,7 +111,7 @@ def _from_json(folder: Path, tokenizer: Section, n_rows: int) -> Vocabulary:
             tokenizer.get("pre_tokenizer"), bool(model.get("ignore_merges"))
         )
         notes += differences + _normalizer_notes(tokenizer.get("normalizer"))
-        tokens, types = _lay_out(texts, added, n_rows, unknown=None, spaces=False)
+        tokens, types = _tokens_and_types(texts, added, n_rows, unknown=None, spaces=False)
         return Vocabulary(
             "gpt2",
             name,
@@ -127,7 +127,7 @@ def _from_json(folder: Path, tokenizer: Section, n_rows: int) -> Vocabulary:
             f"{SPACE}; this is neither"
         )
     unknown = model.get("unk_token") or ""
-    tokens, types = _lay_out(texts, added, n_rows, ids.get(unknown), spaces=True)
+    tokens, types = _tokens_and_types(texts, added, n_rows, ids.get(unknown), spaces=True)
     scores, more = merge_scores(texts, types, merges)
     prefix, also = add_space_prefix(tokenizer, [texts[i] for i in texts if i not in added])
     return Vocabulary(
@@ -151,7 +151,7 @@ def _from_sentencepiece(folder: Path, n_rows: int) -> Vocabulary:
     }
     texts = dict(enumerate(pieces.texts)) | {i: str(t["content"]) for i, t in added.items()}
     texts = {number: text for number, text in texts.items() if number < n_rows}
-    tokens, types = _lay_out(texts, added, n_rows, unknown=None, spaces=True)
+    tokens, types = _tokens_and_types(texts, added, n_rows, unknown=None, spaces=True)
     for number, kind in enumerate(pieces.types[:n_rows]):
         if number not in added or kind == TokenType.UNKNOWN:
             types[number] = kind
@@ -177,7 +177,7 @@ def _from_sentencepiece(folder: Path, n_rows: int) -> Vocabulary:
     )
 
 
-def _lay_out(
+def _tokens_and_types(
     texts: Mapping[int, str],
     added: Mapping[int, Section],
     n_rows: int,

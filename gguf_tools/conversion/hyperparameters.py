@@ -10,7 +10,7 @@ from gguf import MODEL_ARCH, GGUFWriter, RopeScalingType
 from gguf_tools.conversion.architectures import Architecture, Config, has_window
 from gguf_tools.errors import ReellamaError
 
-GLOBAL, LOCAL = "full_attention", "sliding_attention"
+GLOBAL_ATTENTION, SLIDING_ATTENTION = "full_attention", "sliding_attention"
 # Architectures for which llama.cpp divides frequencies by the tensor rope_freqs.weight.
 TAKES_FREQUENCY_FACTORS = frozenset({MODEL_ARCH.LLAMA})
 YARN_BETAS = (32, 1)  # fast and slow; llama.cpp reads no others for these architectures
@@ -49,7 +49,7 @@ def notes(architecture: Architecture, config: Config) -> list[str]:
             f"llama.cpp has no sliding window for this architecture: after {window:,} positions "
             "it attends to more than the model was trained to"
         )
-    if rope_parameters(config, GLOBAL)["rope_type"] == "dynamic":
+    if rope_parameters(config, GLOBAL_ATTENTION)["rope_type"] == "dynamic":
         found.append(
             "llama.cpp has no dynamic rope scaling: the same up to "
             f"{config['max_position_embeddings']:,} positions, and wrong after them"
@@ -68,7 +68,7 @@ def rope_parameters(config: Config, layers: str) -> Config:
         new = new.get(layers) or {}
     theta = config["rope_theta"]
     old = config.get("rope_scaling") or {}
-    if layers == LOCAL and "rope_local_base_freq" in config:
+    if layers == SLIDING_ATTENTION and "rope_local_base_freq" in config:
         theta, old = config["rope_local_base_freq"], {}
     found = {"rope_theta": theta, **old, **new}
     found["rope_type"] = str(found.get("rope_type") or found.get("type") or "default").lower()
@@ -81,7 +81,7 @@ def frequency_factors(architecture: Architecture, config: Config) -> np.ndarray 
     Frequencies whose wave is short against the context of the first training stay as they are, long
     ones are divided by `factor`, and in between it goes smoothly from one to the other.
     """
-    rope = rope_parameters(config, GLOBAL)
+    rope = rope_parameters(config, GLOBAL_ATTENTION)
     if rope["rope_type"] != "llama3":
         return None
     if architecture.arch not in TAKES_FREQUENCY_FACTORS:
@@ -101,15 +101,15 @@ def _add_window(writer: GGUFWriter, architecture: Architecture, config: Config) 
     every = architecture.window_pattern
     if windows != [bool((layer + 1) % every) for layer in range(len(windows))]:
         writer.add_sliding_window_pattern(windows)
-    local = rope_parameters(config, LOCAL)
-    if local["rope_type"] != "default" and local != rope_parameters(config, GLOBAL):
+    local = rope_parameters(config, SLIDING_ATTENTION)
+    if local["rope_type"] != "default" and local != rope_parameters(config, GLOBAL_ATTENTION):
         raise _no_such_scaling(f"{local['rope_type']} in layers with a sliding window")
-    if local["rope_theta"] != rope_parameters(config, GLOBAL)["rope_theta"]:
+    if local["rope_theta"] != rope_parameters(config, GLOBAL_ATTENTION)["rope_theta"]:
         writer.add_rope_freq_base_swa(local["rope_theta"])
 
 
 def _add_rope(writer: GGUFWriter, architecture: Architecture, config: Config) -> None:
-    rope = rope_parameters(config, GLOBAL)
+    rope = rope_parameters(config, GLOBAL_ATTENTION)
     partial = rope.get("partial_rotary_factor", config.get("partial_rotary_factor"))
     if partial not in (None, 1):
         raise ReellamaError(f"llama.cpp has no partial_rotary_factor {partial} here")

@@ -27,7 +27,7 @@ VARINT, EIGHT_BYTES, LENGTH, FOUR_BYTES = 0, 1, 2, 5  # wire types
 
 
 @dataclass(frozen=True)
-class Pieces:
+class SentencePieceVocabulary:
     """A SentencePiece vocabulary: texts, scores and types by token id."""
 
     texts: list[str]
@@ -36,7 +36,7 @@ class Pieces:
     add_dummy_prefix: bool  # a space in front of every text
 
 
-def read(path: Path) -> Pieces:
+def read(path: Path) -> SentencePieceVocabulary:
     """Return what a tokenizer.model holds. Raises ReellamaError when it is damaged or no BPE."""
     texts, scores, types = [], [], []
     dummy = True  # this and the next are the format's defaults
@@ -56,7 +56,7 @@ def read(path: Path) -> Pieces:
         raise ReellamaError(f"{path} is damaged; download it again") from error
     if kind != BPE or not texts:
         raise ReellamaError(f"{path}: only SentencePiece models of the kind BPE are known")
-    return Pieces(texts, scores, types, dummy)
+    return SentencePieceVocabulary(texts, scores, types, dummy)
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, Value]]:

@@ -26,9 +26,9 @@ from gguf_tools.conversion.hyperparameters import frequency_factors
 from gguf_tools.errors import ReellamaError
 from gguf_tools.format.reader import TOKEN_EMBEDDINGS
 
-OUTPUT = "output.weight"
+OUTPUT_TENSOR = "output.weight"
 # In the files of old models, and computed by llama.cpp; and the eyes of those that see.
-NOT_NEEDED = re.compile(
+SKIPPED_TENSORS = re.compile(
     r"rotary_emb\.inv_freq$|\.masked_bias$|^(model\.)?(vision_tower|multi_modal_projector)\."
 )
 
@@ -75,7 +75,7 @@ def plan_tensors(
         plan.append(PlannedTensor(name, factors.shape, f32, values=factors))
     # llama.cpp takes the token embeddings where the output is missing.
     wanted = {TOKEN_EMBEDDINGS, "output_norm.weight"}
-    wanted |= set() if config["tie_word_embeddings"] else {OUTPUT}
+    wanted |= set() if config["tie_word_embeddings"] else {OUTPUT_TENSOR}
     found = {tensor.name for tensor in plan}
     kinds = {re.sub(r"^blk\.\d+\.", "", name) for name in found if name.startswith("blk.")}
     wanted |= {f"blk.{layer}.{kind}" for layer in range(n_layers) for kind in kinds}
@@ -91,7 +91,7 @@ def language_tensors(tensors: Mapping[str, HFTensor], config: Config) -> dict[st
     """The language model's tensors, under the names that they have in one that only reads."""
     needed = {}
     for name, tensor in tensors.items():
-        if NOT_NEEDED.search(name):
+        if SKIPPED_TENSORS.search(name):
             continue
         # "language_model.model.layers..." in older files, "model.language_model.layers..." in newer
         name = re.sub(r"^model\.language_model\.", "model.", name).removeprefix("language_model.")

@@ -22,11 +22,11 @@ from typing import Any, BinaryIO, NoReturn, TypeVar
 from gguf_tools.errors import GGUFError
 
 T = TypeVar("T")
-Say = Callable[[str], None]
-Report = Callable[[int], None]  # bytes that are there
+MessageCallback = Callable[[str], None]
+ByteProgress = Callable[[int], None]  # bytes that are there
 
-TRIES = 5  # in a row without a byte, before a download is given up
-PAUSE = 1.0  # seconds before the second try; twice as long before each one after that
+MAX_TRIES = 5  # in a row without a byte, before a download is given up
+FIRST_PAUSE = 1.0  # seconds before the second try; twice as long before each one after that
 LONGEST_WAIT = 310.0  # seconds that a server may ask for; the hub counts requests in 5 minutes
 # "nothing remaining, for so many seconds": draft-ietf-httpapi-ratelimit-headers-09.
 RATE_LIMIT = re.compile(r"r\s*=\s*0\s*;\s*t\s*=\s*(\d+)")
@@ -70,7 +70,7 @@ def endpoint() -> str:
     return (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
 
 
-def list_files(repo: str, say: Say) -> list[str]:
+def list_files(repo: str, say: MessageCallback) -> list[str]:
     """Return the names of all files of a repository, with their folders.
 
     Raises HubError, which says what to do, and Unreachable when nothing answers.
@@ -81,7 +81,7 @@ def list_files(repo: str, say: Say) -> list[str]:
 
     ask = partial(HfApi(endpoint()).model_info, repo, timeout=_timeout())
     try:
-        names = [sibling.rfilename for sibling in _patiently(ask, repo, say).siblings or []]
+        names = [sibling.rfilename for sibling in _with_retries(ask, repo, say).siblings or []]
         return [name for name in names if not {"", ".", ".."} & set(name.split("/"))]
     except HFValidationError as error:
         raise HubError(f"{repo} cannot be a name on the hub; check how it is written") from error
@@ -89,13 +89,13 @@ def list_files(repo: str, say: Say) -> list[str]:
         raise _no_hub() from error
 
 
-def file_info(repo: str, name: str, say: Say) -> HubFile:
+def file_info(repo: str, name: str, say: MessageCallback) -> HubFile:
     """Return what the hub says of a file, which is not downloaded. Raises HubError."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     url = hf_hub_url(repo, name, endpoint=endpoint())
     ask = partial(get_hf_file_metadata, url, timeout=_timeout(), endpoint=endpoint())
-    found = _patiently(ask, repo, say)
+    found = _with_retries(ask, repo, say)
     if not found.commit_hash or found.size is None:
         raise _no_hub()
     etag = found.etag or ""
@@ -105,7 +105,7 @@ def file_info(repo: str, name: str, say: Say) -> HubFile:
     return HubFile(repo, name, found.commit_hash, etag, found.size, url)
 
 
-def download(file: HubFile, part: Path, report: Report, say: Say) -> None:
+def download(file: HubFile, part: Path, report: ByteProgress, say: MessageCallback) -> None:
     """Add to `part`, a beginning of the file or nothing, what is missing of it.
 
     What has come stays in `part` however this ends, and the next call goes on behind it. Raises
@@ -117,12 +117,14 @@ def download(file: HubFile, part: Path, report: Report, say: Say) -> None:
         try:
             while out.tell() < file.size:
                 # Fails only where not a byte has come: after each that has, counting starts again.
-                _patiently(partial(_read_some, file, out, report), file.repo, say, tries=TRIES)
+                _with_retries(
+                    partial(_read_some, file, out, report), file.repo, say, tries=MAX_TRIES
+                )
         except Unreachable as error:
             raise Unreachable(f"{error}; the same command goes on where it stopped") from error
 
 
-def enter(file: HubFile, cache: Path, say: Say) -> Path:
+def add_to_cache(file: HubFile, cache: Path, say: MessageCallback) -> Path:
     """Have the hub's client enter a blob that is there in its cache; returns the file's path.
 
     Raises HubError.
@@ -132,7 +134,7 @@ def enter(file: HubFile, cache: Path, say: Say) -> Path:
 
     ask = partial(hf_hub_download, file.repo, file.name, cache_dir=cache, endpoint=endpoint())
     try:
-        path = Path(_patiently(ask, file.repo, say))
+        path = Path(_with_retries(ask, file.repo, say))
     except LocalEntryNotFoundError as error:
         raise Unreachable(f"cannot reach {endpoint()} any more; try again later") from error
     if file.commit not in path.parts:
@@ -140,7 +142,7 @@ def enter(file: HubFile, cache: Path, say: Say) -> Path:
     return path
 
 
-def _read_some(file: HubFile, out: BinaryIO, report: Report) -> None:
+def _read_some(file: HubFile, out: BinaryIO, report: ByteProgress) -> None:
     """Read the rest of a file, or what comes of it until the connection is cut."""
     from huggingface_hub import get_session
     from huggingface_hub.utils import (  # type: ignore[attr-defined]  # in its documentation
@@ -175,7 +177,7 @@ def _empty(out: BinaryIO) -> None:
     out.truncate()
 
 
-def _patiently(call: Callable[[], T], repo: str, say: Say, tries: int = 1) -> T:
+def _with_retries(call: Callable[[], T], repo: str, say: MessageCallback, tries: int = 1) -> T:
     """Call again while the hub asks for patience, and `tries` times where the network fails."""
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -185,7 +187,7 @@ def _patiently(call: Callable[[], T], repo: str, say: Say, tries: int = 1) -> T:
             return call()
         except HfHubHTTPError as error:
             failures += 1
-            _be_patient(error, failures, repo, say)
+            _wait_or_raise(error, failures, repo, say)
         except _network_errors() as error:
             failures += 1
             if failures >= tries:
@@ -194,17 +196,17 @@ def _patiently(call: Callable[[], T], repo: str, say: Say, tries: int = 1) -> T:
                     f"cannot reach {endpoint()} ({reason}); check the network, and HTTPS_PROXY and "
                     "HF_ENDPOINT if they are set"
                 ) from error
-            time.sleep(PAUSE * 2 ** (failures - 1))
+            time.sleep(FIRST_PAUSE * 2 ** (failures - 1))
 
 
-def _be_patient(error: Any, failures: int, repo: str, say: Say) -> None:
+def _wait_or_raise(error: Any, failures: int, repo: str, say: MessageCallback) -> None:
     """Wait as the hub asks for; raises HubError for an error that waiting does not mend."""
     status = error.response.status_code
     if status != HTTPStatus.TOO_MANY_REQUESTS and status < HTTPStatus.INTERNAL_SERVER_ERROR:
         _explain(error, repo)
     asked = _retry_after(error.response.headers)
-    wait = PAUSE * 2 ** (failures - 1) if asked is None else asked
-    if failures >= TRIES or wait > LONGEST_WAIT:
+    wait = FIRST_PAUSE * 2 ** (failures - 1) if asked is None else asked
+    if failures >= MAX_TRIES or wait > LONGEST_WAIT:
         later = f"in {wait:.0f} seconds" if asked else "later"
         raise HubError(
             f"the hub is too busy for {repo} (HTTP {status}); try again {later}; it gives more to "

@@ -20,7 +20,7 @@ from gguf_tools.errors import GGUFError
 from gguf_tools.format.reader import MAGIC, read_gguf
 from gguf_tools.format.split_names import part_names
 from gguf_tools.locate import find
-from gguf_tools.locate.naming import HUB, choose, choose_projector, split_hub_name
+from gguf_tools.locate.naming import HUB_PREFIX, choose_file, choose_projector, split_hub_name
 from gguf_tools.locate.stores import hub_cache
 from gguf_tools.sizes import show_size
 
@@ -28,13 +28,13 @@ CHUNK = 1 << 20  # bytes
 SHA1_DIGITS = 40
 
 # (what is done, bytes done, bytes in all)
-Report = Callable[[str, int, int], None]
+FileProgress = Callable[[str, int, int], None]
 
 
 def pull(
     name: str,
-    report: Report = lambda what, done, total: None,
-    say: hub.Say = lambda message: None,
+    report: FileProgress = lambda what, done, total: None,
+    say: hub.MessageCallback = lambda message: None,
 ) -> Path:
     """Download "owner/repo[:quantization-or-file]"; returns the path of its (first) file.
 
@@ -49,23 +49,25 @@ def pull(
     try:
         files = [hub.file_info(repo, file, say) for file in _files_of(repo, wanted, say)]
     except hub.Unreachable as error:
-        path = _here(repo, wanted, error)
+        path = _path_on_this_machine(repo, wanted, error)
         say(f"{error}; what is on this machine is used")
         return path
     missing = [file for file in files if not _is_whole(file)]
     _check_disk(missing)
     for file in missing:
         _fetch(file, report, say)
-    return [hub.enter(file, hub_cache(), say) for file in files][0]  # noqa: RUF015  # all of them
+    return [hub.add_to_cache(file, hub_cache(), say) for file in files][0]  # noqa: RUF015  # all of them
 
 
-def _files_of(repo: str, wanted: str, say: hub.Say) -> list[str]:
+def _files_of(repo: str, wanted: str, say: hub.MessageCallback) -> list[str]:
     """The files to download, the model's first one first."""
     names = hub.list_files(repo, say)
-    chosen = choose(names, wanted, f"{HUB}{repo}")
+    chosen = choose_file(names, wanted, f"{HUB_PREFIX}{repo}")
     parts = part_names(chosen)
     if lost := set(parts) - set(names):
-        raise GGUFError(f"{HUB}{repo} lacks a part of {chosen}: {min(lost)}; choose another file")
+        raise GGUFError(
+            f"{HUB_PREFIX}{repo} lacks a part of {chosen}: {min(lost)}; choose another file"
+        )
     if len(parts) > 1:
         say(f"{chosen} is one model in {len(parts)} files")
     projector = choose_projector(names, chosen)
@@ -75,9 +77,9 @@ def _files_of(repo: str, wanted: str, say: hub.Say) -> list[str]:
     return [*parts, projector]
 
 
-def _here(repo: str, wanted: str, error: hub.Unreachable) -> Path:
+def _path_on_this_machine(repo: str, wanted: str, error: hub.Unreachable) -> Path:
     try:
-        return find.resolve(f"{HUB}{repo}:{wanted}" if wanted else f"{HUB}{repo}")
+        return find.resolve(f"{HUB_PREFIX}{repo}:{wanted}" if wanted else f"{HUB_PREFIX}{repo}")
     except GGUFError:
         raise error from None
 
@@ -117,7 +119,7 @@ def _check_disk(files: list[HubFile]) -> None:
         )
 
 
-def _fetch(file: HubFile, report: Report, say: hub.Say) -> None:
+def _fetch(file: HubFile, report: FileProgress, say: hub.MessageCallback) -> None:
     """Download a file, and give it its name when it is what it should be."""
     part = _partial(file)
     try:
@@ -138,7 +140,7 @@ def _fetch(file: HubFile, report: Report, say: hub.Say) -> None:
         ) from error
 
 
-def _verify(file: HubFile, part: Path, report: Report) -> None:
+def _verify(file: HubFile, part: Path, report: FileProgress) -> None:
     """Raises GGUFError when a file is not the hub's, or no GGUF; then it is removed."""
     found = _digest(file, part, report)
     if found != file.etag:
@@ -158,7 +160,7 @@ def _verify(file: HubFile, part: Path, report: Report) -> None:
         raise GGUFError(f"what the hub has cannot be used: {reason}") from None
 
 
-def _digest(file: HubFile, path: Path, report: Report) -> str:
+def _digest(file: HubFile, path: Path, report: FileProgress) -> str:
     """The hash that the hub names a file by."""
     if len(file.etag) == SHA1_DIGITS:  # git's own, of files that are not in its large file storage
         digest = hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)
@@ -172,7 +174,7 @@ def _digest(file: HubFile, path: Path, report: Report) -> str:
 
 
 @contextmanager
-def _lock(file: HubFile, say: hub.Say) -> Iterator[None]:
+def _lock(file: HubFile, say: hub.MessageCallback) -> Iterator[None]:
     """Keep others from downloading the same file, with the lock that the hub's client uses."""
     from filelock import FileLock, Timeout
 

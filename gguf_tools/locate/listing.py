@@ -10,11 +10,11 @@ from gguf_tools.format.model_summary import quantization
 from gguf_tools.format.reader import read_gguf
 from gguf_tools.locate import find
 from gguf_tools.locate.naming import quant_of
-from gguf_tools.locate.stores import Model
+from gguf_tools.locate.stores import StoredModel
 
 
 @dataclass(frozen=True)
-class Entry:
+class ListedModel:
     """One model, with None for what its header does not say.
 
     Attributes:
@@ -35,24 +35,24 @@ class Entry:
     problem: str | None = None
 
 
-def entries() -> list[Entry]:
+def list_models() -> list[ListedModel]:
     """Return every model that `find.models` finds; the header of each file is read."""
-    return [entry(model) for model in find.models()]
+    return [describe_model(model) for model in find.list_models()]
 
 
-def entry(model: Model) -> Entry:
+def describe_model(model: StoredModel) -> ListedModel:
     """Sum up one model. A file that is damaged or missing is said in `problem`, and not raised."""
     n_bytes = sum(part.stat().st_size for part in model.parts if part.exists())
     try:
         find.resolve(model.path)
         files = [read_gguf(part) for part in model.parts]
     except GGUFError as error:
-        return Entry(model.name, model.source, model.path, n_bytes, problem=str(error))
+        return ListedModel(model.name, model.source, model.path, n_bytes, problem=str(error))
     first = files[0]
     said = quantization(first)
     architecture = first.metadata.get("general.architecture")
     n_ctx = first.metadata.get(f"{architecture}.context_length")
-    return Entry(
+    return ListedModel(
         model.name,
         model.source,
         model.path,

@@ -10,11 +10,11 @@ from pathlib import PurePosixPath
 from gguf_tools.errors import GGUFError
 from gguf_tools.format.split_names import part_names
 
-HUB = "hf:"
-OLLAMA = "ollama:"
+HUB_PREFIX = "hf:"
+OLLAMA_PREFIX = "ollama:"
 # A quantization stands between other things in a name. "UD-" marks the variants of one publisher
 # that quantize some tensors in another way; FP16 is what others call F16.
-QUANT = re.compile(
+QUANT_PATTERN = re.compile(
     r"(?<![A-Z0-9])(?:UD-)?"
     r"(?:I?Q\d(?:_(?:[0-9]|K|S|M|L|XS|XXS|XL|XXL|NL))*|TQ\d_\d|MXFP4(?:_MOE)?|NVFP4|B?F16|F32|FP16|FP32)"
     r"(?![A-Z0-9])",
@@ -33,7 +33,7 @@ def quant_of(name: str) -> str | None:
     >>> quant_of("Llama-3.2-1B-Instruct-Q4_K_M.gguf"), quant_of("qwen2.5-fp16.gguf")
     ('Q4_K_M', 'F16')
     """
-    found = QUANT.findall(name)
+    found = QUANT_PATTERN.findall(name)
     return re.sub(r"^FP(?=16|32)", "F", found[-1].upper()) if found else None
 
 
@@ -47,7 +47,7 @@ def split_hub_name(name: str) -> tuple[str, str]:
 
     Raises GGUFError for anything else.
     """
-    match = REPOSITORY.fullmatch(name.removeprefix(HUB).strip())
+    match = REPOSITORY.fullmatch(name.removeprefix(HUB_PREFIX).strip())
     if match is None or "--" in match[1] or ".." in match[1]:
         raise GGUFError(
             f"{name} is not a name on the hub; write OWNER/REPO, OWNER/REPO:Q4_K_M or "
@@ -56,7 +56,7 @@ def split_hub_name(name: str) -> tuple[str, str]:
     return match[1], match[2] or ""
 
 
-def choose(names: Iterable[str], wanted: str, where: str) -> str:
+def choose_file(names: Iterable[str], wanted: str, where: str) -> str:
     """Choose a model among the files of a repository: its file, or the first one of its parts.
 
     Args:

@@ -18,21 +18,21 @@ from typing import Any
 from platformdirs import user_data_path
 
 from gguf_tools.format.split_names import part_names
-from gguf_tools.locate.naming import HUB, OLLAMA, short_names
+from gguf_tools.locate.naming import HUB_PREFIX, OLLAMA_PREFIX, short_names
 
 HUB_FOLDER = re.compile(r"models--(.+?)--(.+)")
 # What Ollama leaves out of a model's name: its own server, and the namespace of its own models.
 OLLAMA_HOST, OLLAMA_NAMESPACE = "registry.ollama.ai", "library"
 OLLAMA_MODEL = "application/vnd.ollama.image.model"
 OLLAMA_DIGEST = re.compile(r"sha256[:-]([0-9a-f]{64})")
-MAX_SMALL = 1 << 20  # bytes of a file of settings; manifests have a few hundred
+MAX_SETTINGS_BYTES = 1 << 20  # bytes of a file of settings; manifests have a few hundred
 # How deep below a folder files are looked for. People make folders by publisher, model and
 # quantization.
 MAX_DEPTH = 5
 
 
 @dataclass(frozen=True)
-class Model:
+class StoredModel:
     """A model on this machine.
 
     Attributes:
@@ -84,29 +84,32 @@ def lmstudio_folders() -> list[Path]:
     return list(dict.fromkeys([*chosen, *defaults, _path("~/.cache/lm-studio/models")]))
 
 
-def own_models() -> Iterator[Model]:
+def own_models() -> Iterator[StoredModel]:
     """The models in our own folder."""
     return _folder_models(models_folder(), "reellama")
 
 
-def lmstudio_models() -> Iterator[Model]:
+def lmstudio_models() -> Iterator[StoredModel]:
     """The models of LM Studio."""
     for folder in lmstudio_folders():
         yield from _folder_models(folder, "LM Studio")
 
 
-def hub_models() -> Iterator[Model]:
+def hub_models() -> Iterator[StoredModel]:
     """The models in the hub's cache, in the revision that was fetched last."""
     for folder in _entries(hub_cache()):
         if match := HUB_FOLDER.fullmatch(folder.name):
             files = _snapshot_files(folder)
             for name, short in short_names(files).items():
-                yield Model(
-                    f"{HUB}{match[1]}/{match[2]}:{short}", files[name], "hub", files[name].name
+                yield StoredModel(
+                    f"{HUB_PREFIX}{match[1]}/{match[2]}:{short}",
+                    files[name],
+                    "hub",
+                    files[name].name,
                 )
 
 
-def ollama_models() -> Iterator[Model]:
+def ollama_models() -> Iterator[StoredModel]:
     """The models of Ollama whose blobs are there."""
     for folder in ollama_folders():
         for host in _entries(folder / "manifests"):
@@ -115,7 +118,7 @@ def ollama_models() -> Iterator[Model]:
                     for tag in _entries(model):
                         if blob := _blob(folder, tag):
                             name = _ollama_name(host.name, namespace.name, model.name, tag.name)
-                            yield Model(OLLAMA + name, blob, "Ollama", name)
+                            yield StoredModel(OLLAMA_PREFIX + name, blob, "Ollama", name)
 
 
 def repository_files(repo: str) -> dict[str, Path]:
@@ -130,9 +133,9 @@ def repository_files(repo: str) -> dict[str, Path]:
     return found | _snapshot_files(hub_cache() / f"models--{repo.replace('/', '--')}")
 
 
-def _folder_models(folder: Path, source: str) -> Iterator[Model]:
+def _folder_models(folder: Path, source: str) -> Iterator[StoredModel]:
     for path in _files(folder).values():
-        yield Model(path.name, path, source, path.name)
+        yield StoredModel(path.name, path, source, path.name)
 
 
 def _snapshot_files(folder: Path) -> dict[str, Path]:
@@ -222,7 +225,7 @@ def _read(path: Path) -> str:
     """The text of a small file."""
     try:
         with path.open("rb") as file:
-            return file.read(MAX_SMALL).decode("utf-8")
+            return file.read(MAX_SETTINGS_BYTES).decode("utf-8")
     except (OSError, ValueError):
         return ""
 

@@ -27,11 +27,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gguf_tools.errors import ReellamaError
-from gguf_tools.measuring.bench_results import Kept, Result
+from gguf_tools.measuring.bench_results import BenchResult, ResultsFile
 from gguf_tools.runtime.backend import GpuLayers
 from gguf_tools.runtime.context import ContextSettings
 
-KINDS = ("pp", "tg", "sp")
+TEST_KINDS = ("pp", "tg", "sp")
 CHILD = (sys.executable, "-m", "gguf_tools.measuring.bench_child")
 
 Progress = Callable[[int, int, str], None]  # runs done, runs in all, what is being measured
@@ -51,7 +51,7 @@ DEFAULT_TESTS = (BenchTest("pp", 512), BenchTest("tg", 128), BenchTest("sp", 64)
 
 
 @dataclass(frozen=True)
-class Setup:
+class BenchSetup:
     """One point of a grid: a model and how it is run."""
 
     model: Path
@@ -72,7 +72,7 @@ def bench(
     tests: Sequence[str] = ("pp512", "tg128", "sp64"),
     repetitions: int = 5,
     **settings: Any,
-) -> list[Result]:
+) -> list[BenchResult]:
     """Measure all `tests` of all combinations of models and settings; see `grid` and `run`."""
     return run(grid(models, **settings), [_test(name) for name in tests], repetitions)
 
@@ -87,7 +87,7 @@ def grid(
     type_v: Sequence[str] = (ContextSettings.type_v,),
     flash_attn: Sequence[str] = (ContextSettings.flash_attn,),
     n_threads: Sequence[int | None] = (None,),
-) -> list[Setup]:
+) -> list[BenchSetup]:
     """Return all combinations, the last argument changing fastest.
 
     Raises ReellamaError for one that llama.cpp does not take.
@@ -103,20 +103,20 @@ def grid(
     for each in settings:
         each.check()
     return [
-        Setup(Path(model).expanduser().absolute(), layers, each)
+        BenchSetup(Path(model).expanduser().absolute(), layers, each)
         for model, layers, each in itertools.product(models, n_gpu_layers, settings)
     ]
 
 
 def run(
-    setups: Sequence[Setup],
+    setups: Sequence[BenchSetup],
     tests: Sequence[BenchTest] = DEFAULT_TESTS,
     repetitions: int = 5,
     *,
     warmup: bool = True,
     resume: str | Path | None = None,
     progress: Progress | None = None,
-) -> list[Result]:
+) -> list[BenchResult]:
     """Measure all tests of all setups.
 
     Results are added to the file `resume` as they come (JSON lines), and what it holds already is
@@ -124,7 +124,7 @@ def run(
     ReellamaError when a setup cannot be measured; the results so far are in the file.
     """
     _check(tests, repetitions)
-    kept = Kept(Path(resume).expanduser() if resume is not None else None)
+    kept = ResultsFile(Path(resume).expanduser() if resume is not None else None)
     keys = {
         (setup, test): _key(setup, test, repetitions, warmup) for setup in setups for test in tests
     }
@@ -158,11 +158,11 @@ def _check(tests: Sequence[BenchTest], repetitions: int) -> None:
     if not tests:
         raise ReellamaError("there is nothing to measure: all of -p, -n and -s are 0")
     for test in tests:
-        if test.kind not in KINDS or test.n < 1:
+        if test.kind not in TEST_KINDS or test.n < 1:
             raise ReellamaError(f"no such test: {test}; take pp, tg or sp and a number above 0")
 
 
-def _key(setup: Setup, test: BenchTest, repetitions: int, warmup: bool) -> str:
+def _key(setup: BenchSetup, test: BenchTest, repetitions: int, warmup: bool) -> str:
     """What a result depends on."""
     try:
         stat = setup.model.stat()
@@ -183,7 +183,7 @@ def _key(setup: Setup, test: BenchTest, repetitions: int, warmup: bool) -> str:
 
 
 def _measure(
-    setup: Setup, tests: Sequence[BenchTest], repetitions: int, warmup: bool
+    setup: BenchSetup, tests: Sequence[BenchTest], repetitions: int, warmup: bool
 ) -> Generator[dict[str, Any], None, None]:
     """Yield {} after each run in a child process, and at the end what was measured."""
     request = {
@@ -222,7 +222,7 @@ def _measure(
             raise ReellamaError(_how_it_ended(setup, child.returncode, complaints.read()))
 
 
-def _how_it_ended(setup: Setup, status: int, complaints: str) -> str:
+def _how_it_ended(setup: BenchSetup, status: int, complaints: str) -> str:
     how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
     if status in (-9, 137):
         how += ", probably for want of memory"
@@ -230,14 +230,18 @@ def _how_it_ended(setup: Setup, status: int, complaints: str) -> str:
     return f"the process that measured {setup} {how}{f': {last.strip()}' if last else ''}"
 
 
-def _results(setup: Setup, tests: Sequence[BenchTest], measured: dict[str, Any]) -> list[Result]:
+def _results(
+    setup: BenchSetup, tests: Sequence[BenchTest], measured: dict[str, Any]
+) -> list[BenchResult]:
     """A result for each test, from what the child measured."""
     samples = measured.pop("samples_ns")
     settings = asdict(setup.settings) | measured
-    known = {field.name: settings[field.name] for field in fields(Result) if field.name in settings}
+    known = {
+        field.name: settings[field.name] for field in fields(BenchResult) if field.name in settings
+    }
     now = datetime.now(timezone.utc).isoformat(timespec="seconds").replace("+00:00", "Z")
     return [
-        Result(
+        BenchResult(
             **known,
             **_statistics(test.n, tuple(times)),
             test=str(test),

@@ -34,7 +34,7 @@ def measure(request: dict[str, Any], ran: Callable[[], None]) -> dict[str, Any]:
     """Run the tests `[[kind, n], ...]` of a request; returns what `bench.Result` is made of."""
     settings = ContextSettings(**request["settings"])
     settings.check()
-    backend.guard()  # it may try something in a child, which is not loading
+    backend.amx_decision()  # it may try something in a child, which is not loading
     free_before = _free_vram()
     started = time.perf_counter_ns()
     n_ctx = max(n for _, n in request["tests"])
@@ -45,7 +45,7 @@ def measure(request: dict[str, Any], ran: Callable[[], None]) -> dict[str, Any]:
         vram = 0
         for kind, n in request["tests"]:
             with Context(model, n, settings) as context:
-                run = RUNS[kind](context, n)
+                run = TEST_FUNCTIONS[kind](context, n)
                 if request["warmup"]:
                     run(1 if kind == "tg" else n)
                     ran()
@@ -99,7 +99,7 @@ def _generation(context: Context, n: int) -> Callable[[int], None]:
     return run
 
 
-RUNS = {"pp": _prompt, "tg": _generation, "sp": _soft}
+TEST_FUNCTIONS = {"pp": _prompt, "tg": _generation, "sp": _soft}
 
 
 def _in_batches(context: Context, rows: np.ndarray) -> Callable[[int], None]:

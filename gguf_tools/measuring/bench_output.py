@@ -10,11 +10,11 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from gguf_tools.measuring.bench_results import Result
+from gguf_tools.measuring.bench_results import BenchResult
 from gguf_tools.sizes import show_size
 
 TABLE = "reellama_bench"  # in SQL
-FIELDS = tuple(field.name for field in fields(Result) if field.name != "samples_ns")
+FIELDS = tuple(field.name for field in fields(BenchResult) if field.name != "samples_ns")
 INTEGERS = (
     "model_size",
     "model_n_params",
@@ -38,7 +38,7 @@ SETTINGS |= {"n_ubatch": "n_ubatch", "type_k": "type_k", "type_v": "type_v", "fl
 ALWAYS = "n_threads"
 
 
-def columns(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
+def columns(results: Sequence[BenchResult]) -> tuple[list[str], list[list[str]]]:
     """Return the heads and rows of a table for people, as strings."""
     shown = [
         name
@@ -64,14 +64,14 @@ def columns(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
     return heads, rows
 
 
-def markdown(results: Sequence[Result]) -> str:
+def markdown(results: Sequence[BenchResult]) -> str:
     """Return a Markdown table."""
     heads, rows = columns(results)
     marks = ["---" if head in ("model", "backend") else "---:" for head in heads]
     return "".join(f"| {' | '.join(row)} |\n" for row in (heads, marks, *rows))
 
 
-def as_csv(results: Sequence[Result]) -> str:
+def as_csv(results: Sequence[BenchResult]) -> str:
     """Return CSV with a head, everything in quotes as llama-bench has it."""
     file = io.StringIO()
     csv.writer(file, lineterminator="\n").writerow(FIELDS)
@@ -81,12 +81,12 @@ def as_csv(results: Sequence[Result]) -> str:
     return file.getvalue()
 
 
-def as_json(results: Sequence[Result]) -> str:
+def as_json(results: Sequence[BenchResult]) -> str:
     """Return a JSON array of objects, with the samples in ns and in tokens a second."""
     return json.dumps([_object(result) for result in results], indent=2) + "\n"
 
 
-def sql(results: Sequence[Result]) -> str:
+def sql(results: Sequence[BenchResult]) -> str:
     """Return statements that make a table, where there is none, and fill it."""
     kinds = {**dict.fromkeys(INTEGERS, "INTEGER"), **dict.fromkeys(REALS, "REAL")}
     declared = ",\n".join(f"  {name} {kinds.get(name, 'TEXT')}" for name in FIELDS)
@@ -100,11 +100,11 @@ def sql(results: Sequence[Result]) -> str:
 FORMATS = {"md": markdown, "csv": as_csv, "json": as_json, "sql": sql}
 
 
-def _values(result: Result) -> list[Any]:
+def _values(result: BenchResult) -> list[Any]:
     return [getattr(result, name) for name in FIELDS]
 
 
-def _object(result: Result) -> dict[str, Any]:
+def _object(result: BenchResult) -> dict[str, Any]:
     n = result.n_prompt + result.n_gen + result.n_soft
     return {**asdict(result), "samples_ts": [1e9 * n / time for time in result.samples_ns]}
 

@@ -11,7 +11,7 @@ from gguf_tools.errors import ReellamaError
 
 
 @dataclass(frozen=True)
-class Result:
+class BenchResult:
     """One test of one setup. Fields that llama-bench has too are called what they are there."""
 
     test: str
@@ -44,12 +44,12 @@ class Result:
     samples_ns: tuple[int, ...]
 
 
-class Kept:
+class ResultsFile:
     """Results by their keys, in memory and in a file of JSON lines that only grows."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
-        self._results: dict[str, Result] = {}
+        self._results: dict[str, BenchResult] = {}
         if path is not None and path.exists():
             text = _read(path)
             whole = text[: text.rfind("\n") + 1]
@@ -69,10 +69,10 @@ class Kept:
     def __contains__(self, key: str) -> bool:
         return key in self._results
 
-    def __getitem__(self, key: str) -> Result:
+    def __getitem__(self, key: str) -> BenchResult:
         return self._results[key]
 
-    def add(self, results: dict[str, Result]) -> None:
+    def add(self, results: dict[str, BenchResult]) -> None:
         self._results |= results
         lines = (json.dumps({"key": key, **asdict(result)}) for key, result in results.items())
         self._write("a", "".join(f"{line}\n" for line in lines))
@@ -89,8 +89,8 @@ class Kept:
             raise ReellamaError(f"cannot write {self._path}: {error.strerror}") from error
 
 
-def _from_json(entry: dict[str, Any]) -> Result:
-    return Result(**entry | {"samples_ns": tuple(entry["samples_ns"])})
+def _from_json(entry: dict[str, Any]) -> BenchResult:
+    return BenchResult(**entry | {"samples_ns": tuple(entry["samples_ns"])})
 
 
 def _read(path: Path) -> str:

@@ -26,7 +26,7 @@ from gguf_tools.runtime.backend import GpuLayers
 from gguf_tools.text import text_chunks
 
 # From large to small; none of them needs an importance matrix.
-TYPES = (
+COMPARED_TYPES = (
     "Q8_0",
     "Q6_K",
     "Q5_K_M",
@@ -49,10 +49,10 @@ Progress = Callable[[int, int, str], None]  # models done, models in all, what i
 
 
 @dataclass(frozen=True)
-class How:
+class CompareSettings:
     """How each model is measured. The defaults take SmolLM2-135M in 15 types about ten minutes."""
 
-    text: Path = perplexity.ENGLISH
+    text: Path = perplexity.ENGLISH_TEXT
     n_ctx: int = text_chunks.N_CTX
     n_chunks: int = 8
     n_prompt: int = 512
@@ -64,7 +64,7 @@ class How:
 
 
 @dataclass(frozen=True)
-class Row:
+class CompareRow:
     """What was measured of one type. The base has no divergence from itself."""
 
     type: str
@@ -90,15 +90,15 @@ class Row:
 
 def compare(
     base: str | Path,
-    types: Sequence[str] = TYPES,
+    types: Sequence[str] = COMPARED_TYPES,
     *,
     work: str | Path,
-    how: How = How(),
+    how: CompareSettings = CompareSettings(),
     score: Score | None = None,
     score_name: str = "",
     keep: bool = False,
     progress: Progress | None = None,
-) -> list[Row]:
+) -> list[CompareRow]:
     """Quantize `base` into each of `types` and measure them all; the first row is the base's.
 
     Rows are kept in the folder `work`, and those that are there are not measured again, unless the
@@ -117,7 +117,7 @@ def compare(
     except OSError as error:
         raise ReellamaError(f"cannot make the folder {work}: {error.strerror}") from error
     key = _key(file.path, how, score_name if score else "")
-    rows: list[Row] = []
+    rows: list[CompareRow] = []
     for target in (None, *targets):
 
         def say(doing: str, name: str = target or "the base") -> None:
@@ -164,7 +164,7 @@ def _type_of(file: GGUFFile) -> str:
     return name
 
 
-def _quantize(base: Path, target: str, path: Path, how: How) -> None:
+def _quantize(base: Path, target: str, path: Path, how: CompareSettings) -> None:
     n_threads = how.n_threads or 0
     quantize(base, target, path, imatrix=how.imatrix, n_threads=n_threads, force=True)
 
@@ -173,16 +173,16 @@ def _measure(
     name: str,
     path: Path,
     reference: Path | None,
-    how: How,
+    how: CompareSettings,
     score: Score | None,
     say: Callable[[str], None],
-) -> Row:
+) -> CompareRow:
     """Measure one file: quality, then speed, then the caller's score."""
 
     def reading(done: float, total: int, _perplexity: float) -> None:
         say(f"reading the text, {done:.0f} of {total}")
 
-    found = perplexity.measure(
+    found = perplexity.measure_quality(
         path,
         how.text,
         reference=reference,
@@ -201,7 +201,7 @@ def _measure(
         say("watching videos")
         accuracy = score(path)
     far = found.divergence
-    return Row(
+    return CompareRow(
         type=name,
         n_bytes=max(path.stat().st_size, pp.model_size),  # of a split file, all parts
         bits_per_weight=8 * pp.model_size / pp.model_n_params,
@@ -217,7 +217,7 @@ def _measure(
     )
 
 
-def _key(base: Path, how: How, score_name: str) -> dict[str, Any]:
+def _key(base: Path, how: CompareSettings, score_name: str) -> dict[str, Any]:
     """What a row depends on, as it comes back from JSON."""
     stat = base.stat()
     settings = {
@@ -234,7 +234,7 @@ def _key(base: Path, how: How, score_name: str) -> dict[str, Any]:
     }
 
 
-def _read_row(path: Path, key: dict[str, Any]) -> Row | None:
+def _read_row(path: Path, key: dict[str, Any]) -> CompareRow | None:
     """Return the row that is kept in a file, None if there is none that was measured like this."""
     try:
         entry = json.loads(path.read_text(encoding="utf-8"))
@@ -244,6 +244,6 @@ def _read_row(path: Path, key: dict[str, Any]) -> Row | None:
             name: Estimate(**value) if isinstance(value, dict) else value
             for name, value in entry["row"].items()
         }
-        return Row(**values)
+        return CompareRow(**values)
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None

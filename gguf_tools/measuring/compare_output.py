@@ -8,13 +8,13 @@ import string
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from gguf_tools.measuring.compare import Row, pareto_front
+from gguf_tools.measuring.compare import CompareRow, pareto_front
 from gguf_tools.sizes import show_size
 
-MARKS = string.ascii_letters + string.digits
+PLOT_MARKS = string.ascii_letters + string.digits
 
 
-class Plot(NamedTuple):
+class ScatterPlot(NamedTuple):
     """What a plot shows of each type: a cost over which its divergence is drawn."""
 
     title: str
@@ -28,7 +28,7 @@ class Plot(NamedTuple):
 Y_LABEL = "mean KL divergence from the base, nats (lower is better)"
 
 
-def plots(rows: Sequence[Row]) -> list[tuple[str, Plot]]:
+def plots(rows: Sequence[CompareRow]) -> list[tuple[str, ScatterPlot]]:
     """Return the two plots of a comparison, named: quality over size, and quality over speed.
 
     The base and what does not differ from it at all have no place on a logarithmic axis.
@@ -41,15 +41,17 @@ def plots(rows: Sequence[Row]) -> list[tuple[str, Plot]]:
     by_size = pareto_front(list(zip(sizes, y, strict=True)))
     by_speed = pareto_front([(-speed, loss) for speed, loss in zip(speeds, y, strict=True)])
     return [
-        ("size", Plot("Quality over size", "file size, MB", names, sizes, y, by_size)),
+        ("size", ScatterPlot("Quality over size", "file size, MB", names, sizes, y, by_size)),
         (
             "speed",
-            Plot("Quality over speed", "generation, tokens/s", names, speeds, y, by_speed[::-1]),
+            ScatterPlot(
+                "Quality over speed", "generation, tokens/s", names, speeds, y, by_speed[::-1]
+            ),
         ),
     ]
 
 
-def columns(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+def columns(rows: Sequence[CompareRow]) -> tuple[list[str], list[list[str]]]:
     """Return the heads and rows of the table, as strings."""
     with_vram = any(row.vram is not None for row in rows)
     with_accuracy = any(row.accuracy is not None for row in rows)
@@ -70,19 +72,19 @@ def columns(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     return heads, lines
 
 
-def markdown(rows: Sequence[Row]) -> str:
+def markdown(rows: Sequence[CompareRow]) -> str:
     """Return the table in Markdown."""
     heads, lines = columns(rows)
     marks = ["---", *["---:"] * (len(heads) - 1)]
     return "".join(f"| {' | '.join(line)} |\n" for line in (heads, marks, *lines))
 
 
-def as_json(rows: Sequence[Row]) -> str:
+def as_json(rows: Sequence[CompareRow]) -> str:
     """Return a JSON array of objects."""
     return json.dumps([row.to_json() for row in rows], indent=2) + "\n"
 
 
-def scatter(plot: Plot, width: int = 64, height: int = 16) -> str:
+def scatter(plot: ScatterPlot, width: int = 64, height: int = 16) -> str:
     """Return a plot of characters, y on a logarithmic axis, upwards the better.
 
     Each type is a letter, and marked with * in the legend where it is on the Pareto front. Where
@@ -95,13 +97,13 @@ def scatter(plot: Plot, width: int = 64, height: int = 16) -> str:
     cells = [[" "] * width for _ in range(height)]
     on_front = set(plot.front)
     for index in sorted(range(len(plot.names)), key=lambda i: (i not in on_front, i), reverse=True):
-        cells[lines_[index]][columns_[index]] = MARKS[index % len(MARKS)]
+        cells[lines_[index]][columns_[index]] = PLOT_MARKS[index % len(PLOT_MARKS)]
     labels = {0: f"{min(plot.y):.4g}", height - 1: f"{max(plot.y):.4g}"}
     left, right = f"{min(plot.x):.4g}", f"{max(plot.x):.4g} {plot.x_label}"
     body = [f"{labels.get(i, ''):>9} |{''.join(line)}".rstrip() for i, line in enumerate(cells)]
     foot = f"{'':>9} +{'-' * width}"
     legend = [
-        f"{MARKS[i % len(MARKS)]} {name}{'*' * (i in on_front)}"
+        f"{PLOT_MARKS[i % len(PLOT_MARKS)]} {name}{'*' * (i in on_front)}"
         for i, name in enumerate(plot.names)
     ]
     head = f"{plot.title}: KL divergence, the least at the top (*: not beaten in both)"

@@ -24,7 +24,7 @@ class Estimate(NamedTuple):
     error: float
 
 
-class Differences(NamedTuple):
+class TokenDifferences(NamedTuple):
     """What is known of each scored token under a model and a reference; arrays of `[n]`."""
 
     nll: np.ndarray  # float64, nats, the model's
@@ -34,7 +34,7 @@ class Differences(NamedTuple):
     same_top: np.ndarray  # bool: whether both find the same token the likeliest
 
 
-def likelihoods(logits: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+def negative_log_likelihoods(logits: np.ndarray, tokens: np.ndarray) -> np.ndarray:
     """Return -ln p of `tokens` `[n]` under `logits` float32 `[n, n_vocab]`: float64 `[n]`."""
     nll = np.empty(len(tokens))
     for rows in _slices(logits):
@@ -43,21 +43,23 @@ def likelihoods(logits: np.ndarray, tokens: np.ndarray) -> np.ndarray:
     return nll
 
 
-def differences(logits: np.ndarray, reference: np.ndarray, tokens: np.ndarray) -> Differences:
+def token_differences(
+    logits: np.ndarray, reference: np.ndarray, tokens: np.ndarray
+) -> TokenDifferences:
     """Compare two models' logits, float32 `[n, n_vocab]`, for the same positions.
 
     `tokens` `[n]` are those that really come next.
     """
     parts = [_differences(logits[rows], reference[rows], tokens[rows]) for rows in _slices(logits)]
-    return joined(parts)
+    return concatenate_differences(parts)
 
 
-def joined(parts: list[Differences]) -> Differences:
+def concatenate_differences(parts: list[TokenDifferences]) -> TokenDifferences:
     """Return what is known of the tokens of all parts, one after another."""
-    return Differences(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+    return TokenDifferences(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
-def _differences(logits: np.ndarray, reference: np.ndarray, tokens: np.ndarray) -> Differences:
+def _differences(logits: np.ndarray, reference: np.ndarray, tokens: np.ndarray) -> TokenDifferences:
     """The same for as many rows as stay in the cache."""
     row = np.arange(len(tokens))
     _, scaled, log_sum = _log_sum_exp(logits)
@@ -74,7 +76,7 @@ def _differences(logits: np.ndarray, reference: np.ndarray, tokens: np.ndarray) 
     np.subtract(scaled_reference, scaled, out=scaled)
     np.multiply(weights, scaled, out=weights)
     kl = weights.sum(axis=1, dtype=np.float64) / total - kept * (log_sum_reference - log_sum)
-    return Differences(
+    return TokenDifferences(
         nll, nll_reference, kl, np.exp(-nll) - np.exp(-nll_reference), top == top_reference
     )
 

@@ -20,14 +20,14 @@ import numpy as np
 
 from gguf_tools.errors import ReellamaError
 from gguf_tools.measuring import divergence
-from gguf_tools.measuring.divergence import Differences, Estimate
+from gguf_tools.measuring.divergence import Estimate, TokenDifferences
 from gguf_tools.runtime.backend import GpuLayers, Model, load_model
 from gguf_tools.runtime.context import Context, ContextSettings
 from gguf_tools.text import text_chunks
 from gguf_tools.text.text_chunks import Block
 
 # Twelve short pieces of English prose, written for this project.
-ENGLISH = Path(__file__).parent / "data" / "english.txt"
+ENGLISH_TEXT = Path(__file__).parent / "data" / "english.txt"
 MIN_CTX = 8  # below it there is next to nothing to score
 
 Progress = Callable[[float, int, float], None]  # chunks done, chunks in all, perplexity so far
@@ -49,7 +49,7 @@ class Divergence:
 
 
 @dataclass(frozen=True)
-class Quality:
+class TextQuality:
     """What was measured of a model on a text."""
 
     model: Path
@@ -73,9 +73,9 @@ class Quality:
         return plain(asdict(self))
 
 
-def measure(
+def measure_quality(
     path: str | Path,
-    text: str | Path = ENGLISH,
+    text: str | Path = ENGLISH_TEXT,
     *,
     reference: str | Path | None = None,
     n_ctx: int = text_chunks.N_CTX,
@@ -84,7 +84,7 @@ def measure(
     n_gpu_layers: GpuLayers = 0,
     lora: Sequence[tuple[Path, float]] = (),
     progress: Progress | None = None,
-) -> Quality:
+) -> TextQuality:
     """Measure a model's perplexity on a text file, and its divergence from a `reference` model.
 
     `lora` are GGUF adapters of the model, not of the reference, with their scales. At most
@@ -115,7 +115,7 @@ def measure(
         if lora:
             contexts[0].set_adapters(lora)
         nll, differences = _score_all(contexts, chunks, settings, progress)
-        return Quality(
+        return TextQuality(
             model=models[0].path,
             text=text,
             n_ctx=n_ctx,
@@ -150,24 +150,26 @@ def _score_all(
     chunks: np.ndarray,
     settings: ContextSettings,
     progress: Progress | None,
-) -> tuple[np.ndarray, Differences | None]:
+) -> tuple[np.ndarray, TokenDifferences | None]:
     """Score all chunks with one model, or with two against each other."""
     n_chunks, n_ctx = chunks.shape
     nll: list[np.ndarray] = []
-    differences: list[Differences] = []
+    differences: list[TokenDifferences] = []
     if progress:
         progress(0, n_chunks, float("nan"))
     for block in text_chunks.read_side_by_side(contexts, chunks, settings, n_ctx // 2):
         for logits, tokens in _scored(contexts, chunks, block):
             if len(logits) == 2:
-                differences.append(divergence.differences(logits[0], logits[1], tokens))
+                differences.append(divergence.token_differences(logits[0], logits[1], tokens))
                 nll.append(differences[-1].nll)
             else:
-                nll.append(divergence.likelihoods(logits[0], tokens))
+                nll.append(divergence.negative_log_likelihoods(logits[0], tokens))
         if progress and nll:
             so_far = divergence.perplexity(np.concatenate(nll)).value
             progress(block.n_chunks_done, n_chunks, so_far)
-    return np.concatenate(nll), divergence.joined(differences) if differences else None
+    return np.concatenate(nll), divergence.concatenate_differences(
+        differences
+    ) if differences else None
 
 
 def _scored(
@@ -192,7 +194,7 @@ def _scored(
         yield [logits[number, :n] for logits in of_models], tokens
 
 
-def _sum_up(reference: Path, all_: Differences) -> Divergence:
+def _sum_up(reference: Path, all_: TokenDifferences) -> Divergence:
     median, p99, greatest = np.quantile(all_.kl, (0.5, 0.99, 1.0)).tolist()
     return Divergence(
         reference=reference,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from gguf_tools.atomic_write import replacing
 from gguf_tools.errors import ReellamaError
-from gguf_tools.measuring.compare_output import Y_LABEL, Plot
+from gguf_tools.measuring.compare_output import Y_LABEL, ScatterPlot
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,7 +38,7 @@ def check() -> None:
         ) from error
 
 
-def save(plot: Plot, path: Path, subtitle: str = "") -> list[Path]:
+def save(plot: ScatterPlot, path: Path, subtitle: str = "") -> list[Path]:
     """Write `path` with .png and with .svg; returns both paths.
 
     White ground, so that it can be read on light and dark pages alike. Raises ReellamaError when
@@ -63,7 +63,7 @@ def write(figure: Figure, path: Path) -> list[Path]:
     return written
 
 
-def draw(plot: Plot, subtitle: str = "") -> Figure:
+def draw(plot: ScatterPlot, subtitle: str = "") -> Figure:
     """Return a figure: every type as a point with its name, and the Pareto front as a line."""
     from matplotlib.figure import Figure
 
@@ -87,7 +87,7 @@ def draw(plot: Plot, subtitle: str = "") -> Figure:
     return figure
 
 
-def _name_points(figure: Figure, axes: Any, plot: Plot) -> None:
+def _name_points(figure: Figure, axes: Any, plot: ScatterPlot) -> None:
     """Write each name where it covers the fewest points and other names."""
     figure.draw_without_rendering()  # places what the names must keep clear of
     points = axes.transData.transform(list(zip(plot.x, plot.y, strict=True)))

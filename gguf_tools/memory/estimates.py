@@ -10,8 +10,8 @@ from gguf_tools.errors import ReellamaError
 from gguf_tools.format.reader import TOKEN_EMBEDDINGS, GGUFFile
 
 N_UBATCH = 512  # positions that are computed at once, llama.cpp's default
-KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
-CELLS = 256  # a KV cache holds a multiple of this many positions
+KV_TYPE_NAMES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
+KV_CACHE_MULTIPLE = 256  # a KV cache holds a multiple of this many positions
 
 # Of so many layers in a row the last has full attention and the others a sliding window, where the
 # file does not say which. An architecture that is not named here counts as without a window.
@@ -27,14 +27,14 @@ SLIDING_PATTERNS = {
 }
 
 
-def window(file: GGUFFile) -> int:
+def sliding_window(file: GGUFFile) -> int:
     """Return how many positions the sliding window of some layers holds, 0 without one."""
     return _per_layer(file, "attention.sliding_window", 0, 0)
 
 
-def is_sliding(file: GGUFFile, layer: int) -> bool:
+def has_sliding_window(file: GGUFFile, layer: int) -> bool:
     """Whether a layer's attention is confined to the sliding window."""
-    if not window(file):
+    if not sliding_window(file):
         return False
     default = SLIDING_PATTERNS.get(file.architecture, 1)
     pattern = file.metadata.get(f"{file.architecture}.attention.sliding_window_pattern", default)
@@ -79,7 +79,7 @@ def kv_bytes(
     per_position = kv_bytes_per_position(file, layer, type_k, type_v)
     if not per_position:
         return recurrent_bytes(file)
-    return _cells(file, n_ctx, not swa_full and is_sliding(file, layer)) * per_position
+    return _cells(file, n_ctx, not swa_full and has_sliding_window(file, layer)) * per_position
 
 
 def recurrent_bytes(file: GGUFFile) -> int:
@@ -92,7 +92,7 @@ def recurrent_bytes(file: GGUFFile) -> int:
     return 4 * (d_inner * d_state + convolution)  # float32
 
 
-def layer_bytes(file: GGUFFile) -> list[int]:
+def layer_weight_bytes(file: GGUFFile) -> list[int]:
     """Return the bytes of each layer's tensors, the output layer last: `n_layer + 1` numbers.
 
     Where the output matrix is the token embeddings again, these are what the output layer takes.
@@ -130,7 +130,7 @@ def compute_bytes(
     embeddings = file.tensors.get(TOKEN_EMBEDDINGS)
     n_vocab = embeddings.shape[-1] if embeddings and embeddings.shape else 0
     masks = [_cells(file, n_ctx, cut=False)]
-    if any(is_sliding(file, layer) for layer in range(file.n_layer)):
+    if any(has_sliding_window(file, layer) for layer in range(file.n_layer)):
         masks.append(_cells(file, n_ctx, cut=not swa_full))
     n_head = _most(file, "attention.head_count", 1)
     attention = sum(masks) * N_UBATCH * 2  # float16
@@ -145,15 +145,15 @@ def compute_bytes(
 
 def _cells(file: GGUFFile, n_ctx: int, cut: bool) -> int:
     """How many positions a layer's KV cache has room for, `cut` to its window or not."""
-    n = min(n_ctx, window(file) + N_UBATCH) if cut else n_ctx
-    return -(-n // CELLS) * CELLS
+    n = min(n_ctx, sliding_window(file) + N_UBATCH) if cut else n_ctx
+    return -(-n // KV_CACHE_MULTIPLE) * KV_CACHE_MULTIPLE
 
 
 def _head_length(file: GGUFFile, name: str, layer: int) -> int:
     """Length of a "key" or a "value" of one attention head."""
     n_head = _per_layer(file, "attention.head_count", layer, 1)
     length = _per_layer(file, f"attention.{name}_length", layer, file.n_embd // max(n_head, 1))
-    if is_sliding(file, layer):
+    if has_sliding_window(file, layer):
         length = _per_layer(file, f"attention.{name}_length_swa", layer, length)
     return length
 
@@ -180,7 +180,9 @@ def _per_layer(file: GGUFFile, name: str, layer: int, default: int) -> int:
 
 
 def _bytes_of(n_elements: int, type_name: str) -> int:
-    if type_name not in KV_TYPES:
-        raise ReellamaError(f"no such KV cache type: {type_name:.20}; take {', '.join(KV_TYPES)}")
+    if type_name not in KV_TYPE_NAMES:
+        raise ReellamaError(
+            f"no such KV cache type: {type_name:.20}; take {', '.join(KV_TYPE_NAMES)}"
+        )
     block, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType[type_name.upper()]]
     return -(-n_elements // block) * block_bytes

@@ -4,15 +4,20 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from gguf_tools.format.reader import GGUFFile
-from gguf_tools.memory.estimates import CELLS, compute_bytes, kv_bytes, layer_bytes
+from gguf_tools.memory.estimates import (
+    KV_CACHE_MULTIPLE,
+    compute_bytes,
+    kv_bytes,
+    layer_weight_bytes,
+)
 
 # What the driver's context and llama.cpp's own small buffers take on a GPU, in bytes; some 300 MB
 # with CUDA.
-OVERHEAD = 384 << 20
+GPU_OVERHEAD_BYTES = 384 << 20
 
 
 @dataclass(frozen=True)
-class Plan:
+class OffloadPlan:
     """How a model lies on a GPU. Layers are counted as llama.cpp's `n_gpu_layers` does."""
 
     n_ctx: int
@@ -35,9 +40,9 @@ class Plan:
         return sum(parts) if self.n_gpu_layers else 0
 
 
-def plan(
+def plan_offload(
     file: GGUFFile, n_ctx: int, free_bytes: int, type_k: str = "f16", type_v: str = "f16"
-) -> Plan:
+) -> OffloadPlan:
     """Plan a model on a GPU with `free_bytes` for a context of `n_ctx` positions.
 
     Raises GGUFError for a GGUF that is no language model, ReellamaError for an unknown KV type.
@@ -46,7 +51,7 @@ def plan(
     steps = _steps(file, n_ctx, type_k, type_v)
     n = _fitting(steps, free_bytes)
     weights, kv, compute = steps[n]
-    return Plan(
+    return OffloadPlan(
         n_ctx=n_ctx,
         type_k=type_k,
         type_v=type_v,
@@ -56,13 +61,13 @@ def plan(
         weight_bytes=weights,
         kv_bytes=kv,
         compute_bytes=compute,
-        overhead_bytes=OVERHEAD,
-        all_bytes=sum(steps[-1]) + OVERHEAD,
-        max_n_ctx=largest_context(file, free_bytes, type_k, type_v),
+        overhead_bytes=GPU_OVERHEAD_BYTES,
+        all_bytes=sum(steps[-1]) + GPU_OVERHEAD_BYTES,
+        max_n_ctx=max_context(file, free_bytes, type_k, type_v),
     )
 
 
-def gpu_layers(
+def count_fitting_layers(
     file: GGUFFile, n_ctx: int, free_bytes: int, type_k: str = "f16", type_v: str = "f16"
 ) -> int:
     """Return how many layers fit into `free_bytes` of GPU memory: 0 to n_layer + 1.
@@ -74,41 +79,39 @@ def gpu_layers(
     return _fitting(_steps(file, n_ctx or file.n_ctx_train, type_k, type_v), free_bytes)
 
 
-def share_on_gpu(file: GGUFFile, n_gpu_layers: int) -> float:
+def gpu_share(file: GGUFFile, n_gpu_layers: int) -> float:
     """Return what share of the weights `n_gpu_layers` (negative: all) put on a GPU, 0 to 1."""
-    *layers, output = layer_bytes(file)
+    *layers, output = layer_weight_bytes(file)
     moved = [output, *reversed(layers)]
     return sum(moved if n_gpu_layers < 0 else moved[:n_gpu_layers]) / sum(moved)
 
 
-def largest_context(
-    file: GGUFFile, free_bytes: int, type_k: str = "f16", type_v: str = "f16"
-) -> int:
+def max_context(file: GGUFFile, free_bytes: int, type_k: str = "f16", type_v: str = "f16") -> int:
     """Return the longest context that fits into `free_bytes` with all layers.
 
     A multiple of 256, or what the model was trained on where that fits; 0 where nothing does.
     """
-    weights = sum(layer_bytes(file))
+    weights = sum(layer_weight_bytes(file))
     state, cells = (  # what there is at any length, and with the first CELLS positions
         sum(kv_bytes(file, layer, n_ctx, type_k, type_v) for layer in range(file.n_layer))
-        for n_ctx in (0, CELLS)
+        for n_ctx in (0, KV_CACHE_MULTIPLE)
     )
 
     def fits(n_ctx: int) -> bool:
-        kv = state + -(-n_ctx // CELLS) * (cells - state)
-        return weights + kv + compute_bytes(file, n_ctx) + OVERHEAD <= free_bytes
+        kv = state + -(-n_ctx // KV_CACHE_MULTIPLE) * (cells - state)
+        return weights + kv + compute_bytes(file, n_ctx) + GPU_OVERHEAD_BYTES <= free_bytes
 
     if fits(file.n_ctx_train):
         return file.n_ctx_train
-    low, high = 0, -(-file.n_ctx_train // CELLS)  # low fits or is 0, high does not
+    low, high = 0, -(-file.n_ctx_train // KV_CACHE_MULTIPLE)  # low fits or is 0, high does not
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle * CELLS) else (low, middle)
-    return low * CELLS
+        low, high = (middle, high) if fits(middle * KV_CACHE_MULTIPLE) else (low, middle)
+    return low * KV_CACHE_MULTIPLE
 
 
 def _fitting(steps: list[tuple[int, int, int]], free_bytes: int) -> int:
-    fitting = [n for n, parts in enumerate(steps) if sum(parts) + OVERHEAD <= free_bytes]
+    fitting = [n for n, parts in enumerate(steps) if sum(parts) + GPU_OVERHEAD_BYTES <= free_bytes]
     return fitting[-1] if fitting else 0
 
 
@@ -118,7 +121,7 @@ def _steps(file: GGUFFile, n_ctx: int, type_k: str, type_v: str) -> list[tuple[i
     What is left in main memory is multiplied on the GPU all the same while a prompt is read, one
     layer at a time: the greatest of these is added to the intermediate results.
     """
-    *layers, output = layer_bytes(file)
+    *layers, output = layer_weight_bytes(file)
     compute = compute_bytes(file, n_ctx)
     caches = [kv_bytes(file, layer, n_ctx, type_k, type_v) for layer in range(file.n_layer)]
     left = list(accumulate(layers, max, initial=0))  # the greatest of the first 0, 1, ... layers

@@ -19,7 +19,7 @@ from gguf import GGMLQuantizationType
 
 from gguf_tools.atomic_write import replacing
 from gguf_tools.errors import GGUFError, ReellamaError
-from gguf_tools.format.header_writer import TensorInfo, entries, head, write_padded
+from gguf_tools.format.header_writer import TensorInfo, header_bytes, metadata_entries, write_padded
 from gguf_tools.format.reader import MAGIC, GGUFFile, Tensor, read_gguf
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ MAX_NAME = 64  # GGML_MAX_NAME, bytes
 
 # Token ids int32 `[n]` or soft tokens float32 `[n, n_embd]`, one after another.
 Prompt = Sequence[Sequence[int] | np.ndarray]
-Report = Callable[[float, int | None], None]  # prompts or chunks done, of how many if known
+PromptProgress = Callable[[float, int | None], None]  # prompts or chunks done, of how many if known
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Imatrix:
         for name in sorted(self.sums):
             arrays[name + SUM] = self.sums[name]
             arrays[name + COUNT] = self.counts[name][:, None]
-        metadata = entries(
+        metadata = metadata_entries(
             {
                 "general.type": "imatrix",
                 "imatrix.datasets": self.datasets,
@@ -81,7 +81,7 @@ class Imatrix:
             for name, array in arrays.items()
         ]
         with replacing(Path(path)) as temporary, temporary.open("wb") as file:
-            file.write(head(metadata, tensors))
+            file.write(header_bytes(metadata, tensors))
             for array in arrays.values():
                 write_padded(file, np.ascontiguousarray(array, "<f4").tobytes())
 
@@ -129,7 +129,7 @@ def collect(
     n_threads: int | None = None,
     n_gpu_layers: int = 0,
     datasets: Sequence[str] = (),
-    report: Report | None = None,
+    report: PromptProgress | None = None,
 ) -> Imatrix:
     """Let a model read prompts of at most `n_ctx` positions, each on its own, and sum up.
 
@@ -165,7 +165,7 @@ def collect_from_text(
     n_chunks: int | None = None,
     n_threads: int | None = None,
     n_gpu_layers: int = 0,
-    report: Report | None = None,
+    report: PromptProgress | None = None,
 ) -> Imatrix:
     """Collect from a text file, cut into chunks of `n_ctx` tokens; all of them, or `n_chunks`.
 

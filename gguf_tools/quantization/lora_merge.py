@@ -17,7 +17,13 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType, dequanti
 
 from gguf_tools.atomic_write import replacing
 from gguf_tools.errors import GGUFError, ReellamaError
-from gguf_tools.format.header_writer import TensorInfo, entries, head, padding, raw_entries
+from gguf_tools.format.header_writer import (
+    TensorInfo,
+    header_bytes,
+    metadata_entries,
+    padding,
+    raw_entries,
+)
 from gguf_tools.format.reader import (
     DEFAULT_ALIGNMENT,
     TOKEN_EMBEDDINGS,
@@ -26,19 +32,19 @@ from gguf_tools.format.reader import (
     read_gguf,
 )
 
-A, B = ".lora_a", ".lora_b"
+LORA_A, LORA_B = ".lora_a", ".lora_b"
 FILE_TYPES = {
     GGMLQuantizationType.F32: LlamaFileType.ALL_F32,
     GGMLQuantizationType.F16: LlamaFileType.MOSTLY_F16,
     GGMLQuantizationType.BF16: LlamaFileType.MOSTLY_BF16,
 }
-SLAB = 1 << 24  # numbers of a tensor in memory at once
+CHUNK_ELEMENTS = 1 << 24  # numbers of a tensor in memory at once
 
-Report = Callable[[int, int], None]  # tensors written, of how many
+TensorProgress = Callable[[int, int], None]  # tensors written, of how many
 
 
 @dataclass(frozen=True)
-class Adapter:
+class LoraAdapter:
     """A LoRA adapter's header, with what its products are multiplied by at rank one."""
 
     file: GGUFFile
@@ -50,9 +56,9 @@ class Adapter:
 
         `matrix` counts the experts that a weight of three dimensions holds.
         """
-        if weight.name + A not in self.file.tensors:
+        if weight.name + LORA_A not in self.file.tensors:
             return None
-        a, b = (self._matrix(weight.name + suffix, matrix) for suffix in (A, B))
+        a, b = (self._matrix(weight.name + suffix, matrix) for suffix in (LORA_A, LORA_B))
         rank = b.shape[-1]
         factor = np.float32(self.scale * (self.alpha / rank if self.alpha else 1.0))
         # Token embeddings are looked up by row, so for them A, not B, has a row a token.
@@ -65,13 +71,13 @@ class Adapter:
         return _floats(self.file, tensor, slice(index * n_rows, (index + 1) * n_rows))
 
 
-def merge(
+def merge_lora(
     base: str | Path,
     adapters: Sequence[tuple[str | Path, float]],
     output: str | Path,
     *,
     type_name: str | None = None,
-    report: Report | None = None,
+    report: TensorProgress | None = None,
 ) -> Path:
     """Write `base` with adapters, each with its scale, merged in; returns `output`.
 
@@ -86,9 +92,11 @@ def merge(
         TensorInfo(tensor.name, tensor.shape, _type_of(tensor, type_, opened))
         for tensor in file.tensors.values()
     ]
-    metadata = raw_entries(file.path) | entries({"general.file_type": int(FILE_TYPES[type_])})
+    metadata = raw_entries(file.path) | metadata_entries(
+        {"general.file_type": int(FILE_TYPES[type_])}
+    )
     with replacing(Path(output)) as temporary, temporary.open("wb") as out:
-        out.write(head(metadata, infos))
+        out.write(header_bytes(metadata, infos))
         for done, info in enumerate(infos):
             if report is not None:
                 report(done, len(infos))
@@ -106,7 +114,9 @@ def merged_size(file: GGUFFile) -> int:
     return sum(max(t.n_bytes, t.n_elements * block_bytes) for t in file.tensors.values())
 
 
-def open_adapters(base: GGUFFile, adapters: Sequence[tuple[str | Path, float]]) -> list[Adapter]:
+def open_adapters(
+    base: GGUFFile, adapters: Sequence[tuple[str | Path, float]]
+) -> list[LoraAdapter]:
     """Read the headers of adapters, each with its scale, that `merge` could merge into `base`.
 
     Raises ReellamaError for a file that is not there or not an adapter of this model, and for a
@@ -119,7 +129,7 @@ def open_adapters(base: GGUFFile, adapters: Sequence[tuple[str | Path, float]]) 
     return [_open(path, scale, base) for path, scale in adapters]
 
 
-def _open(path: str | Path, scale: float, base: GGUFFile) -> Adapter:
+def _open(path: str | Path, scale: float, base: GGUFFile) -> LoraAdapter:
     file = read_gguf(path)
     kind = file.metadata.get("general.type"), file.metadata.get("adapter.type")
     if kind != ("adapter", "lora"):
@@ -136,13 +146,13 @@ def _open(path: str | Path, scale: float, base: GGUFFile) -> Adapter:
         if not name.endswith("_norm.weight"):
             _check_pair(file, name, base)
     alpha = file.metadata.get("adapter.lora.alpha", 0.0)
-    return Adapter(file, scale, float(alpha) if isinstance(alpha, (int, float)) else 0.0)
+    return LoraAdapter(file, scale, float(alpha) if isinstance(alpha, (int, float)) else 0.0)
 
 
 def _check_pair(file: GGUFFile, name: str, base: GGUFFile) -> None:
     """Raise when a tensor of an adapter has no partner, no weight, or another shape than it."""
-    weight_name = name.removesuffix(A).removesuffix(B)
-    pair = [file.tensors.get(weight_name + suffix) for suffix in (A, B)]
+    weight_name = name.removesuffix(LORA_A).removesuffix(LORA_B)
+    pair = [file.tensors.get(weight_name + suffix) for suffix in (LORA_A, LORA_B)]
     weight = base.tensors.get(weight_name)
     if weight is None:
         raise ReellamaError(f"{file.path} changes {weight_name}, which {base.path} does not have")
@@ -173,19 +183,19 @@ def _type_named(name: str) -> GGMLQuantizationType:
 
 
 def _type_of(
-    tensor: Tensor, type_: GGMLQuantizationType, adapters: Sequence[Adapter]
+    tensor: Tensor, type_: GGMLQuantizationType, adapters: Sequence[LoraAdapter]
 ) -> GGMLQuantizationType:
     """What is small and kept in F32 (norms, biases, routers) stays so, unless it is changed."""
-    changed = any(tensor.name + A in adapter.file.tensors for adapter in adapters)
+    changed = any(tensor.name + LORA_A in adapter.file.tensors for adapter in adapters)
     return type_ if changed or tensor.type != GGMLQuantizationType.F32 else tensor.type
 
 
-def _pieces(file: GGUFFile, info: TensorInfo, adapters: Sequence[Adapter]) -> Iterator[bytes]:
+def _pieces(file: GGUFFile, info: TensorInfo, adapters: Sequence[LoraAdapter]) -> Iterator[bytes]:
     """A tensor's data, merged, in pieces of whole rows."""
     tensor = file.tensors[info.name]
     n_rows = tensor.shape[1] if len(tensor.shape) > 1 else 1
     n_matrices = tensor.n_elements // (tensor.shape[0] * n_rows)
-    step = max(1, SLAB // tensor.shape[0])
+    step = max(1, CHUNK_ELEMENTS // tensor.shape[0])
     for matrix in range(n_matrices):
         for start in range(0, n_rows, step):
             rows = slice(start, min(start + step, n_rows))

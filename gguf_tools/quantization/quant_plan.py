@@ -15,17 +15,17 @@ from pathlib import Path
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from gguf_tools.errors import ReellamaError
-from gguf_tools.format.header_writer import TensorInfo, entries, file_size
+from gguf_tools.format.header_writer import TensorInfo, file_size, metadata_entries
 from gguf_tools.quantization.imatrix import Imatrix
 from gguf_tools.quantization.quant_types import TENSOR_TYPES
-from gguf_tools.quantization.quantize_child import Job, Quantizer, imatrix_metadata
+from gguf_tools.quantization.quantize_child import QuantizeJob, QuantizerProcess, imatrix_metadata
 
 LOG_ERROR = 4  # of enum ggml_log_level
 QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION; its size in the file is what counts here
 
 # [  12/ 272] blk.0.attn_q.weight         - [  576,   576,     1,     1], type =    f16, size = ...
-BEGUN = re.compile(r"\[ *(\d+)/ *(\d+)\] (\S.*?) +- \[([\d, ]+)\], type = +(\w+), ")
-PLANNED = re.compile(r"-> +[\d.]+ MiB \((\w+)\)")
+TENSOR_LINE = re.compile(r"\[ *(\d+)/ *(\d+)\] (\S.*?) +- \[([\d, ]+)\], type = +(\w+), ")
+NEW_TYPE = re.compile(r"-> +[\d.]+ MiB \((\w+)\)")
 FALLBACK = re.compile(r"WARNING: (\d+) of \d+ tensor\(s\) required fallback")
 FAILED = re.compile(r"failed to quantize: (.*)")
 NEEDS_IMATRIX = re.compile(r"(will require an|requires an) imatrix", re.I)
@@ -34,7 +34,7 @@ MISSING = re.compile(r"Missing importance matrix for tensor (\S+)")
 
 
 @dataclass(frozen=True)
-class Plan:
+class QuantPlan:
     """The tensors of a file to be, its size in bytes, and lines about it for a person."""
 
     tensors: tuple[TensorInfo, ...]
@@ -52,7 +52,7 @@ class Plan:
         return sum(math.prod(tensor.shape) for tensor in self.tensors)
 
 
-class Listener:
+class QuantizerLog:
     """Makes sense of what the quantizer logs, piece by piece."""
 
     def __init__(self) -> None:
@@ -60,19 +60,19 @@ class Listener:
         self.lines: list[str] = []
         self._pending = ""
 
-    def hear(self, _level: int, text: str) -> None:
+    def feed(self, _level: int, text: str) -> None:
         """Take the next piece of the log, which may be a part of a line or several."""
         self._pending += text
-        if match := BEGUN.search(self._pending):
+        if match := TENSOR_LINE.search(self._pending):
             self.done, self.total = int(match[1]), int(match[2])
         *lines, self._pending = self._pending.split("\n")
         self.lines += [line for line in lines if line.strip()]
 
-    def failure(self, job: Job, type_name: str) -> ReellamaError:
+    def failure(self, job: QuantizeJob, type_name: str) -> ReellamaError:
         """Return the error that says why llama.cpp failed."""
         text = "\n".join(self.lines)
         if NEEDS_IMATRIX.search(text):
-            return needs_imatrix(job, type_name)
+            return imatrix_missing_error(job, type_name)
         if match := MISSING.search(text):
             return ReellamaError(
                 f"{job.imatrix} has nothing about {match[1]}, which {type_name} needs: "
@@ -83,32 +83,32 @@ class Listener:
         return ReellamaError(f"cannot quantize {job.source} into {type_name}: {reason}")
 
 
-def plan(
-    quantizer: Quantizer,
-    job: Job,
+def plan_quantization(
+    quantizer: QuantizerProcess,
+    job: QuantizeJob,
     type_name: str,
     metadata: Mapping[str, bytes],
     imatrix: Imatrix | None = None,
-) -> Plan:
+) -> QuantPlan:
     """Let llama.cpp make a dry run of `job`.
 
     `metadata` is the source's, as `raw_entries` gives it, and `imatrix` the job's. Raises
     ReellamaError when the job cannot be done.
     """
-    listener = Listener()
-    dry = Job(**{**vars(job), "dry_run": True})
-    if not quantizer.run(dry, listener.hear):
+    listener = QuantizerLog()
+    dry = QuantizeJob(**{**vars(job), "dry_run": True})
+    if not quantizer.run(dry, listener.feed):
         raise listener.failure(job, type_name)
     if any(map(NEEDS_IMATRIX.search, listener.lines)):
-        raise needs_imatrix(job, type_name)
+        raise imatrix_missing_error(job, type_name)
     before, after = _tensors(listener.lines)
     if len(after) != listener.total or not after:
         raise ReellamaError("cannot understand what this version of llama.cpp says of its plans")
     notes = _notes(before, after, listener.lines, imatrix, job.imatrix)
-    return Plan(after, file_size(_written(metadata, job, imatrix), after), notes)
+    return QuantPlan(after, file_size(_output_metadata(metadata, job, imatrix), after), notes)
 
 
-def needs_imatrix(job: Job, type_name: str) -> ReellamaError:
+def imatrix_missing_error(job: QuantizeJob, type_name: str) -> ReellamaError:
     """Return the error for a type that is garbage without an importance matrix."""
     return ReellamaError(
         f"{type_name} needs an importance matrix: make one with `reellama gguf imatrix "
@@ -122,17 +122,19 @@ def _tensors(lines: list[str]) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo
     by_name |= {name.lower(): type_ for name, type_ in TENSOR_TYPES.items()}
     before, after = [], []
     for line in lines:
-        if match := BEGUN.search(line):
+        if match := TENSOR_LINE.search(line):
             shape = tuple(map(int, match[4].split(",")))
             old = by_name[match[5].lower()]
-            changed = PLANNED.search(line)
+            changed = NEW_TYPE.search(line)
             new = by_name[changed[1].lower()] if changed else old
             before.append(TensorInfo(match[3], shape, old))
             after.append(TensorInfo(match[3], shape, new))
     return tuple(before), tuple(after)
 
 
-def _written(metadata: Mapping[str, bytes], job: Job, imatrix: Imatrix | None) -> dict[str, bytes]:
+def _output_metadata(
+    metadata: Mapping[str, bytes], job: QuantizeJob, imatrix: Imatrix | None
+) -> dict[str, bytes]:
     """The metadata that llama.cpp will write."""
     written = {
         key: entry
@@ -145,7 +147,7 @@ def _written(metadata: Mapping[str, bytes], job: Job, imatrix: Imatrix | None) -
     }
     if imatrix is not None:
         noted |= imatrix_metadata(imatrix, job.imatrix or "")
-    return written | entries(noted)
+    return written | metadata_entries(noted)
 
 
 def _notes(

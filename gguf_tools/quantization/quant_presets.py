@@ -18,7 +18,7 @@ from gguf_tools.errors import ReellamaError
 from gguf_tools.format.reader import TOKEN_EMBEDDINGS, GGUFFile, Tensor
 
 
-class Place(NamedTuple):
+class LayerPosition(NamedTuple):
     """Where in a model a tensor stands."""
 
     layer: int
@@ -26,60 +26,60 @@ class Place(NamedTuple):
     n_gqa: int  # query heads to each head of keys and values
 
 
-Rule = tuple[Callable[[Place], bool], str]
+Rule = tuple[Callable[[LayerPosition], bool], str]
 
 
-def _always(_: Place) -> bool:
+def _always(_: LayerPosition) -> bool:
     return True
 
 
-def _more_bits(place: Place) -> bool:
+def _more_bits(place: LayerPosition) -> bool:
     """The first and last eighth of the layers, and every third between."""
     layer, eighth = place.layer, place.n_layer // 8
     return layer < eighth or layer >= 7 * place.n_layer // 8 or (layer - eighth) % 3 == 2
 
 
-def _first(part: int) -> Callable[[Place], bool]:
+def _first(part: int) -> Callable[[LayerPosition], bool]:
     return lambda place: place.layer < place.n_layer // part
 
 
-def _shared_heads(place: Place) -> bool:
+def _shared_heads(place: LayerPosition) -> bool:
     return place.n_gqa >= 4
 
 
 @dataclass(frozen=True)
-class Mixture:
+class QuantPreset:
     """`base` for all that is quantized, but where the first rule that holds says otherwise."""
 
     base: str
     rules: Mapping[str, tuple[Rule, ...]] = field(default_factory=dict)
 
 
-BETTER = dict.fromkeys(("attn_v", "ffn_down"), ((_more_bits, "Q6_K"),))
-MIXTURES = {
-    "F32": Mixture("F32"),
-    "F16": Mixture("F16"),
-    "BF16": Mixture("BF16"),
-    "Q8_0": Mixture("Q8_0"),
-    "Q6_K": Mixture("Q6_K"),
-    "Q5_K_M": Mixture("Q5_K", BETTER),
-    "Q5_K_S": Mixture("Q5_K"),
-    "Q4_K_M": Mixture("Q4_K", BETTER),
-    "Q4_K_S": Mixture(
+MORE_BITS = dict.fromkeys(("attn_v", "ffn_down"), ((_more_bits, "Q6_K"),))
+PRESETS = {
+    "F32": QuantPreset("F32"),
+    "F16": QuantPreset("F16"),
+    "BF16": QuantPreset("BF16"),
+    "Q8_0": QuantPreset("Q8_0"),
+    "Q6_K": QuantPreset("Q6_K"),
+    "Q5_K_M": QuantPreset("Q5_K", MORE_BITS),
+    "Q5_K_S": QuantPreset("Q5_K"),
+    "Q4_K_M": QuantPreset("Q4_K", MORE_BITS),
+    "Q4_K_S": QuantPreset(
         "Q4_K",
         {
             "attn_v": ((lambda place: place.layer < 4, "Q5_K"),),
             "ffn_down": ((_first(8), "Q5_K"),),
         },
     ),
-    "Q4_0": Mixture("Q4_0"),
-    "IQ4_XS": Mixture(
+    "Q4_0": QuantPreset("Q4_0"),
+    "IQ4_XS": QuantPreset(
         "IQ4_XS", {"attn_v": ((_shared_heads, "Q5_K"),), "ffn_down": ((_first(8), "Q5_K"),)}
     ),
-    "Q3_K_L": Mixture(
+    "Q3_K_L": QuantPreset(
         "Q3_K", dict.fromkeys(("attn_v", "attn_output", "ffn_down"), ((_always, "Q5_K"),))
     ),
-    "Q3_K_M": Mixture(
+    "Q3_K_M": QuantPreset(
         "Q3_K",
         {
             "attn_v": ((lambda place: place.layer < 2, "Q5_K"), (_always, "Q4_K")),
@@ -87,8 +87,8 @@ MIXTURES = {
             "ffn_down": ((_first(16), "Q5_K"), (_always, "Q4_K")),
         },
     ),
-    "Q3_K_S": Mixture("Q3_K"),
-    "Q2_K": Mixture(
+    "Q3_K_S": QuantPreset("Q3_K"),
+    "Q2_K": QuantPreset(
         "Q2_K",
         {
             "attn_v": ((_shared_heads, "Q4_K"), (_always, "Q3_K")),
@@ -107,19 +107,23 @@ FALLBACKS = {
     "Q6_K": "Q8_0",
 }
 # Fused and compressed values are treated as values.
-KIND = re.compile(r"blk\.(\d+)\.(attn_v|attn_qkv|attn_kv_b|attn_k|attn_output|ffn_down)\w*\.weight")
-VALUES = ("attn_v", "attn_qkv", "attn_kv_b")
-KEPT = re.compile(r"_norm\.weight$|ffn_gate_inp|ssm_conv1d|shortconv|altup|laurel|^position_embd")
+TENSOR_KIND = re.compile(
+    r"blk\.(\d+)\.(attn_v|attn_qkv|attn_kv_b|attn_k|attn_output|ffn_down)\w*\.weight"
+)
+VALUE_TENSORS = ("attn_v", "attn_qkv", "attn_kv_b")
+UNQUANTIZED_TENSORS = re.compile(
+    r"_norm\.weight$|ffn_gate_inp|ssm_conv1d|shortconv|altup|laurel|^position_embd"
+)
 
 
-def as_mixture(file: GGUFFile, name: str) -> GGUFFile:
+def as_preset(file: GGUFFile, name: str) -> GGUFFile:
     """Return the header as if the file had been quantized to a mixture, such as "Q4_K_M".
 
     Tensors follow one another as in a real file. Raises ReellamaError for a name not in MIXTURES.
     """
-    if name.upper() not in MIXTURES:
-        raise ReellamaError(f"no estimate for the type {name}; there is {', '.join(MIXTURES)}")
-    mixture = MIXTURES[name.upper()]
+    if name.upper() not in PRESETS:
+        raise ReellamaError(f"no estimate for the type {name}; there is {', '.join(PRESETS)}")
+    mixture = PRESETS[name.upper()]
     tensors: dict[str, Tensor] = {}
     offset = min((tensor.offset for tensor in file.tensors.values()), default=file.size)
     for tensor in file.tensors.values():
@@ -131,9 +135,9 @@ def as_mixture(file: GGUFFile, name: str) -> GGUFFile:
     return replace(file, size=offset, tensors=tensors)
 
 
-def _type_of(file: GGUFFile, tensor: Tensor, mixture: Mixture) -> str:
+def _type_of(file: GGUFFile, tensor: Tensor, mixture: QuantPreset) -> str:
     rows = math.prod(tensor.shape[1:])
-    if rows == 1 or not tensor.name.endswith("weight") or KEPT.search(tensor.name):
+    if rows == 1 or not tensor.name.endswith("weight") or UNQUANTIZED_TENSORS.search(tensor.name):
         return tensor.type.name
     type_ = mixture.base
     if GGML_QUANT_SIZES[GGMLQuantizationType[type_]][0] == 1:
@@ -142,29 +146,29 @@ def _type_of(file: GGUFFile, tensor: Tensor, mixture: Mixture) -> str:
         tensor.name == TOKEN_EMBEDDINGS and "output.weight" not in file.tensors
     ):
         type_ = "Q6_K" if type_ != "Q8_0" and _fits(tensor, type_) else "Q8_0"
-    elif match := KIND.fullmatch(tensor.name):
-        type_ = _ruled(file, int(match[1]), match[2], mixture)
+    elif match := TENSOR_KIND.fullmatch(tensor.name):
+        type_ = _type_by_rules(file, int(match[1]), match[2], mixture)
     if not _fits(tensor, type_):
         type_ = FALLBACKS.get(type_, type_)
     return type_ if _fits(tensor, type_) else "F16"
 
 
-def _ruled(file: GGUFFile, layer: int, kind: str, mixture: Mixture) -> str:
+def _type_by_rules(file: GGUFFile, layer: int, kind: str, mixture: QuantPreset) -> str:
     """The type of a matrix by the rules of its kind."""
     if file.metadata.get(f"{file.architecture}.expert_count") == 8:
         # In mixtures of eight experts attention is small, and gets more.
-        if kind in (*VALUES, "attn_k"):
+        if kind in (*VALUE_TENSORS, "attn_k"):
             return "Q8_0"
         if kind == "attn_output" and mixture.base in ("Q2_K", "Q3_K", "Q4_K", "IQ4_XS"):
             return "Q5_K"
-    place = Place(layer, file.n_layer, _gqa(file))
-    for holds, type_ in mixture.rules.get("attn_v" if kind in VALUES else kind, ()):
+    place = LayerPosition(layer, file.n_layer, _query_heads_per_kv_head(file))
+    for holds, type_ in mixture.rules.get("attn_v" if kind in VALUE_TENSORS else kind, ()):
         if holds(place):
             return type_
     return mixture.base
 
 
-def _gqa(file: GGUFFile) -> int:
+def _query_heads_per_kv_head(file: GGUFFile) -> int:
     n_head, n_head_kv = (
         file.metadata.get(f"{file.architecture}.attention.{name}")
         for name in ("head_count", "head_count_kv")

@@ -36,7 +36,7 @@ TENSOR_TYPES: dict[str, GGMLQuantizationType] = {
 }
 
 # From large to small. Those that llama.cpp's enum has and its quantizer refuses are left out.
-TYPES = (
+QUANT_TYPES = (
     QuantType("F32", 0, "F32", "full precision, to quantize from"),
     QuantType("F16", 1, "F16", "half precision, to quantize from"),
     QuantType("BF16", 32, "BF16", "half precision with the range of F32"),
@@ -74,11 +74,11 @@ TYPES = (
     QuantType("Q1_0", 40, "Q1_0", "for models trained in the weights -1 and 1"),
 )
 # Every tensor as it is: joins the parts of a split model.
-COPY = "COPY"
+COPY_TYPE = "COPY"
 # What llama.cpp, too, takes these short names for.
 ALIASES = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
 
-_by_name = {type_.name: type_ for type_ in TYPES}
+_by_name = {type_.name: type_ for type_ in QUANT_TYPES}
 
 
 def quant_type(name: str) -> QuantType | None:
@@ -87,11 +87,11 @@ def quant_type(name: str) -> QuantType | None:
     Raises ReellamaError, with the names that exist, for any other.
     """
     wanted = name.strip().upper()
-    if wanted == COPY:
+    if wanted == COPY_TYPE:
         return None
     if found := _by_name.get(ALIASES.get(wanted, wanted)):
         return found
-    raise ReellamaError(f"no such type: {name}; there are {', '.join([*_by_name, COPY])}")
+    raise ReellamaError(f"no such type: {name}; there are {', '.join([*_by_name, COPY_TYPE])}")
 
 
 def type_of_tensor(name: str) -> int:

@@ -27,20 +27,22 @@ from gguf_tools.format.reader import DEFAULT_ALIGNMENT, GGUFFile, read_gguf
 from gguf_tools.locate import find
 from gguf_tools.quantization import lora_merge
 from gguf_tools.quantization.imatrix import read_imatrix
-from gguf_tools.quantization.quant_plan import Listener, Plan, plan
+from gguf_tools.quantization.quant_plan import QuantizerLog, QuantPlan, plan_quantization
 from gguf_tools.quantization.quant_types import (
     ALIASES,
-    COPY,
-    TYPES,
+    COPY_TYPE,
+    QUANT_TYPES,
     QuantType,
     quant_type,
     type_of_tensor,
 )
-from gguf_tools.quantization.quantize_child import Job, Quantizer
+from gguf_tools.quantization.quantize_child import QuantizeJob, QuantizerProcess
 
 SPLIT = re.compile(r"-\d{5}-of-\d{5}$")  # of the parts of a split model
 
-Report = Callable[[str, int, int], None]  # what is being done, tensors done, tensors in all
+QuantizeProgress = Callable[
+    [str, int, int], None
+]  # what is being done, tensors done, tensors in all
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def quantize(
     n_threads: int = 0,
     dry_run: bool = False,
     force: bool = False,
-    report: Report | None = None,
+    report: QuantizeProgress | None = None,
 ) -> list[Quantized]:
     """Quantize `source` into each of `types`; `quant_types` has their names.
 
@@ -92,10 +94,10 @@ def quantize(
     if n_threads < 0:
         raise ReellamaError(f"n_threads is {n_threads}, but must be 0 or more")
     wanted = [quant_type(name) for name in ([types] if isinstance(types, str) else types)]
-    targets = [type_.name if type_ else COPY for type_ in wanted]
+    targets = [type_.name if type_ else COPY_TYPE for type_ in wanted]
     if not targets or len(set(targets)) < len(targets):
         raise ReellamaError(f"give each type once, and at least one: {' '.join(targets) or 'none'}")
-    job = Job(
+    job = QuantizeJob(
         source=str(path.absolute()),
         output="",
         ftype=0,
@@ -106,20 +108,20 @@ def quantize(
         imatrix=None if imatrix is None else str(Path(imatrix).expanduser().absolute()),
         n_threads=n_threads,
     )
-    jobs = [_of_type(job, type_) for type_ in wanted]
-    with Quantizer() as quantizer:  # it starts while the header is read
+    jobs = [_job_of_type(job, type_) for type_ in wanted]
+    with QuantizerProcess() as quantizer:  # it starts while the header is read
         file = read_gguf(path)
         if file.metadata.get("general.alignment", DEFAULT_ALIGNMENT) != DEFAULT_ALIGNMENT:
             raise ReellamaError(f"{path} has a general.alignment that llama.cpp cannot quantize")
         if loras:  # said now, also in a dry run: merging comes after all else was checked
             lora_merge.open_adapters(file, loras)
-        places = _places(file, targets, output, [Path(adapter).stem for adapter, _ in loras])
+        places = _output_paths(file, targets, output, [Path(adapter).stem for adapter, _ in loras])
         if not dry_run:
             _check_places(path, places, force)
         matrix = None if job.imatrix is None else read_imatrix(job.imatrix)
         metadata = raw_entries(path)
         plans = [
-            plan(quantizer, job, name, metadata, matrix)
+            plan_quantization(quantizer, job, name, metadata, matrix)
             for job, name in zip(jobs, targets, strict=True)
         ]
         if dry_run:
@@ -147,12 +149,12 @@ def default_name(file: GGUFFile, type_name: str, adapters: Sequence[str] = ()) -
 
 
 def _type_at_end() -> re.Pattern[str]:
-    names = {type_.name for type_ in TYPES} | set(ALIASES) | {"FP16", "FP32", COPY}
+    names = {type_.name for type_ in QUANT_TYPES} | set(ALIASES) | {"FP16", "FP32", COPY_TYPE}
     longest_first = sorted(names, key=len, reverse=True)
     return re.compile(rf"([-._])({'|'.join(longest_first)})$", re.IGNORECASE)
 
 
-def _places(
+def _output_paths(
     file: GGUFFile, targets: Sequence[str], output: str | Path | None, adapters: Sequence[str]
 ) -> list[Path]:
     folder = Path.cwd()
@@ -179,7 +181,7 @@ def _check_places(source: Path, places: Sequence[Path], force: bool) -> None:
         raise ReellamaError(f"cannot make the folder {folder}: {error.strerror}") from error
 
 
-def _check_space(folder: Path, plans: Sequence[Plan], merged: int) -> None:
+def _check_space(folder: Path, plans: Sequence[QuantPlan], merged: int) -> None:
     needed = sum(plan.n_bytes for plan in plans) + merged
     free = shutil.disk_usage(folder).free
     if needed > free:
@@ -189,7 +191,7 @@ def _check_space(folder: Path, plans: Sequence[Plan], merged: int) -> None:
         )
 
 
-def _of_type(job: Job, type_: QuantType | None) -> Job:
+def _job_of_type(job: QuantizeJob, type_: QuantType | None) -> QuantizeJob:
     return replace(job, only_copy=True) if type_ is None else replace(job, ftype=type_.ftype)
 
 
@@ -198,7 +200,7 @@ def _merged(
     file: GGUFFile,
     loras: Sequence[tuple[str | Path, float]],
     folder: Path,
-    report: Report | None,
+    report: QuantizeProgress | None,
 ) -> Iterator[Path]:
     """The file to quantize: the source, or a temporary one with the adapters in it."""
     if not loras:
@@ -206,23 +208,23 @@ def _merged(
         return
     tell = None if report is None else partial(report, "merging LoRA")
     with tempfile.TemporaryDirectory(dir=folder, prefix=".merged-") as temporary:
-        yield lora_merge.merge(file.path, loras, Path(temporary, "merged.gguf"), report=tell)
+        yield lora_merge.merge_lora(file.path, loras, Path(temporary, "merged.gguf"), report=tell)
 
 
 def _write(
-    quantizer: Quantizer,
-    job: Job,
+    quantizer: QuantizerProcess,
+    job: QuantizeJob,
     place: Path,
     type_name: str,
-    planned: Plan,
-    report: Report | None,
+    planned: QuantPlan,
+    report: QuantizeProgress | None,
 ) -> Quantized:
-    listener = Listener()
+    listener = QuantizerLog()
     doing = f"quantizing {type_name}"
 
     def listen(level: int, text: str) -> None:
         before = listener.done
-        listener.hear(level, text)
+        listener.feed(level, text)
         if report is not None and listener.done > before:
             report(doing, listener.done - 1, listener.total)
 
@@ -237,6 +239,6 @@ def _write(
     return _result(place, type_name, planned, seconds)
 
 
-def _result(place: Path, type_name: str, planned: Plan, seconds: float) -> Quantized:
+def _result(place: Path, type_name: str, planned: QuantPlan, seconds: float) -> Quantized:
     bits = 8 * planned.tensor_bytes / planned.n_elements
     return Quantized(place, type_name, planned.n_bytes, bits, planned.notes, seconds)

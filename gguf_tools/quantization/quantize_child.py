@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 COMMAND = (sys.executable, "-m", "gguf_tools.quantization.quantize_child")
 MAX_STRING = 127  # bytes of a string in a llama_model_kv_override
 
-Listen = Callable[[int, str], None]  # gets the level and the text of what llama.cpp logs
+LogCallback = Callable[[int, str], None]  # gets the level and the text of what llama.cpp logs
 
 
 @dataclass(frozen=True)
-class Job:
+class QuantizeJob:
     """One call of `llama_model_quantize`. Types are given by ggml's and llama.cpp's numbers.
 
     Paths are absolute. `overrides` are pairs of a regular expression that a tensor's name is
@@ -56,7 +56,7 @@ class Job:
     n_threads: int = 0  # 0: one for each processor
 
 
-class Quantizer:
+class QuantizerProcess:
     """The child process, as its parent has it. Use it in a `with` block, which ends it."""
 
     def __init__(self) -> None:
@@ -72,7 +72,7 @@ class Quantizer:
             env={**os.environ, "GGML_NO_BACKTRACE": "1"},  # else a failed assertion calls gdb
         )
 
-    def run(self, job: Job, listen: Listen) -> bool:
+    def run(self, job: QuantizeJob, listen: LogCallback) -> bool:
         """Do a job; returns whether llama.cpp did it. Raises ReellamaError when the child died."""
         assert self._child.stdin is not None and self._child.stdout is not None
         try:
@@ -97,7 +97,7 @@ class Quantizer:
         how = f"signal {-status}" if status < 0 else f"exit status {status}"
         return ReellamaError(f"llama.cpp's quantizer ended with {how}: {last}")
 
-    def __enter__(self) -> Quantizer:
+    def __enter__(self) -> QuantizerProcess:
         return self
 
     def __exit__(
@@ -118,8 +118,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends the child
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever else is printed stays out of the replies
-    jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
-    running: list[Job] = []
+    jobs: queue.SimpleQueue[QuantizeJob] = queue.SimpleQueue()
+    running: list[QuantizeJob] = []
     threading.Thread(target=_receive, args=(jobs, running), daemon=True).start()
 
     def reply(**message: Any) -> None:
@@ -143,19 +143,19 @@ def main() -> None:
         running.clear()
 
 
-def _receive(jobs: queue.SimpleQueue[Job], running: list[Job]) -> None:
+def _receive(jobs: queue.SimpleQueue[QuantizeJob], running: list[QuantizeJob]) -> None:
     """Pass jobs on to the main thread, and end the process when there are none to come."""
     for line in sys.stdin:
         fields = json.loads(line)
         fields["overrides"] = tuple(map(tuple, fields["overrides"]))
-        jobs.put(Job(**fields))
+        jobs.put(QuantizeJob(**fields))
     for job in running:
         if not job.dry_run:
             Path(job.output).unlink(missing_ok=True)
     os._exit(1)
 
 
-def _quantize(llama: Any, job: Job) -> bool:
+def _quantize(llama: Any, job: QuantizeJob) -> bool:
     parameters = llama.llama_model_quantize_default_params()
     parameters.nthread = job.n_threads
     parameters.ftype = job.ftype

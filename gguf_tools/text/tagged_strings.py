@@ -10,18 +10,18 @@ from typing import Any, NamedTuple
 FIRST_MARK, LAST_MARK = 0xF0000, 0x10FFFD
 # Methods of str that a template may call on a content. `format` would read braces that a person
 # typed as fields; `encode` would give bytes, which no template needs.
-METHODS = frozenset(name for name in dir(str) if not name.startswith("_"))
-METHODS -= {"format", "format_map", "encode", "maketrans"}
+STRING_METHODS = frozenset(name for name in dir(str) if not name.startswith("_"))
+STRING_METHODS -= {"format", "format_map", "encode", "maketrans"}
 
 
-class Piece(NamedTuple):
+class TextPiece(NamedTuple):
     """A part of a rendered text: the template's own, or what came of the content `origin`."""
 
     text: str
     origin: int | None
 
 
-class Contents:
+class TaggedStrings:
     """Makes contents for one rendering, and finds them again in its output.
 
     `others` are all other strings that take part, whose characters cannot serve as marks.
@@ -30,9 +30,9 @@ class Contents:
     def __init__(self, others: Iterable[str]) -> None:
         taken = set().union(*others)
         self._free = (mark for mark in map(chr, count(FIRST_MARK)) if mark not in taken)
-        self._known: dict[str, Content] = {}
+        self._known: dict[str, TaggedString] = {}
 
-    def new(self, text: str, origin: int) -> "Content":
+    def tag(self, text: str, origin: int) -> "TaggedString":
         """Return a string that acts as `text` in a template and prints as one private character.
 
         Raises ValueError when there are no characters left, after some 130,000 of them.
@@ -40,30 +40,30 @@ class Contents:
         mark = next(self._free)
         if ord(mark) > LAST_MARK:
             raise ValueError("the template takes the contents apart into too many pieces")
-        self._known[mark] = content = Content(mark)
+        self._known[mark] = content = TaggedString(mark)
         content._text, content._origin, content._contents = text, origin, self
         return content
 
-    def split(self, rendered: str) -> Iterator[Piece]:
+    def split(self, rendered: str) -> Iterator[TextPiece]:
         """Split a rendered text into pieces, those of the template's own text not empty."""
         start = 0
         for end, character in enumerate(rendered):
             if (content := self._known.get(character)) is not None:
                 if start < end:
-                    yield Piece(rendered[start:end], None)
-                yield Piece(content._text, content._origin)
+                    yield TextPiece(rendered[start:end], None)
+                yield TextPiece(content._text, content._origin)
                 start = end + 1
         if start < len(rendered):
-            yield Piece(rendered[start:], None)
+            yield TextPiece(rendered[start:], None)
 
-    def reveal(self, value: Any) -> Any:
+    def untag(self, value: Any) -> Any:
         """Return `value` with the text in place of every content in it."""
         if isinstance(value, str):
             return "".join(piece.text for piece in self.split(value))
-        return type(value)(map(self.reveal, value)) if isinstance(value, (list, tuple)) else value
+        return type(value)(map(self.untag, value)) if isinstance(value, (list, tuple)) else value
 
 
-class Content(str):
+class TaggedString(str):
     """A message's content in a template: its value is its mark, its methods work on its text.
 
     Whatever a method makes of it is a content again, of the same origin: trimmed, split or in upper
@@ -76,21 +76,21 @@ class Content(str):
 
     _text: str
     _origin: int
-    _contents: Contents
+    _contents: TaggedStrings
 
-    def _derive(self, value: Any) -> Any:
+    def _retag(self, value: Any) -> Any:
         """Return `value` with every string in it made a content of the same origin."""
         if isinstance(value, str):
-            return self._contents.new(value, self._origin)
-        return type(value)(map(self._derive, value)) if isinstance(value, (list, tuple)) else value
+            return self._contents.tag(value, self._origin)
+        return type(value)(map(self._retag, value)) if isinstance(value, (list, tuple)) else value
 
     def __getattribute__(self, name: str) -> Any:
-        if name not in METHODS:
+        if name not in STRING_METHODS:
             return super().__getattribute__(name)
 
         def method(*arguments: Any) -> Any:
-            revealed = self._contents.reveal(arguments)
-            return self._derive(getattr(self._text, name)(*revealed))
+            revealed = self._contents.untag(arguments)
+            return self._retag(getattr(self._text, name)(*revealed))
 
         return method
 
@@ -98,22 +98,22 @@ class Content(str):
         return self  # str(content) is what Jinja's filters start with, and must not lose it
 
     def __repr__(self) -> str:
-        return "'" + self._derive(repr(self._text)[1:-1]) + "'"
+        return "'" + self._retag(repr(self._text)[1:-1]) + "'"
 
     def __len__(self) -> int:
         return len(self._text)
 
     def __contains__(self, part: object) -> bool:
-        return self._contents.reveal(part) in self._text
+        return self._contents.untag(part) in self._text
 
     def __getitem__(self, index: Any) -> Any:
-        return self._derive(self._text[index])
+        return self._retag(self._text[index])
 
     def __iter__(self) -> Iterator[Any]:
-        return map(self._derive, self._text)
+        return map(self._retag, self._text)
 
     def __eq__(self, other: object) -> bool:
-        return self._text == self._contents.reveal(other)
+        return self._text == self._contents.untag(other)
 
     def __ne__(self, other: object) -> bool:
         return not self == other
@@ -126,8 +126,8 @@ def to_json(value: Any, indent: int | None = None) -> str:
     """Return `value` as JSON, in which contents, escaped as JSON wants it, are still found."""
 
     def escape(item: Any) -> Any:
-        if isinstance(item, Content):
-            return item._derive(json.dumps(item._text, ensure_ascii=False)[1:-1])
+        if isinstance(item, TaggedString):
+            return item._retag(json.dumps(item._text, ensure_ascii=False)[1:-1])
         if isinstance(item, dict):
             return {escape(key): escape(inner) for key, inner in item.items()}
         return [escape(inner) for inner in item] if isinstance(item, (list, tuple)) else item

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.projector.config import ProjectorConfig
-from models.projector.pooling import Body, mean_frame
+from models.projector.pooling import Pooler, mean_frame
 
 
 def _mlp(config: ProjectorConfig) -> nn.Sequential:
@@ -21,7 +21,7 @@ def _mlp(config: ProjectorConfig) -> nn.Sequential:
     )
 
 
-class MeanPool(Body):
+class MeanPool(Pooler):
     """The mean of all frames; its cells, pooled to the number of tokens, each through an MLP."""
 
     def __init__(self, config: ProjectorConfig) -> None:
@@ -33,7 +33,7 @@ class MeanPool(Body):
         mean = mean_frame(features, mask)
         return self.mlp(F.adaptive_avg_pool1d(mean.transpose(1, 2), self.tokens).transpose(1, 2))
 
-    def looks(self, features: Tensor, times: Tensor, mask: Tensor) -> Tensor:
+    def attention(self, features: Tensor, times: Tensor, mask: Tensor) -> Tensor:
         """All frames alike, and in them the cells that are pooled."""
         cells = torch.eye(features.shape[2], device=features.device)
         pooled = F.adaptive_avg_pool1d(cells, self.tokens).T  # [tokens, cells]
@@ -41,7 +41,7 @@ class MeanPool(Body):
         return frames[:, None, :, None] * pooled[None, :, None, :]
 
 
-class PerFrame(Body):
+class PerFrame(Pooler):
     """The mean of each frame's cells through an MLP; frames are spread evenly over the tokens."""
 
     def __init__(self, config: ProjectorConfig) -> None:
@@ -54,7 +54,7 @@ class PerFrame(Body):
         rows = self._rows(mask)
         return self.mlp(frames.gather(1, rows[..., None].expand(-1, -1, frames.shape[2])))
 
-    def looks(self, features: Tensor, times: Tensor, mask: Tensor) -> Tensor:
+    def attention(self, features: Tensor, times: Tensor, mask: Tensor) -> Tensor:
         """One frame, all of its cells alike."""
         length, cells = features.shape[1:3]
         frames = F.one_hot(self._rows(mask), length).float()  # [B, tokens, T]

@@ -26,8 +26,8 @@ from gguf_tools.text.tokenizer import Tokenizer
 from models.bundle import Bundle
 from models.projector import slots
 
-LIKELIEST = 5  # words of a soft token that are kept
-FREE, IMAGENET = "free", "ImageNet"
+TOP_WORDS = 5  # words of a soft token that are kept
+FREE_SLOT, IMAGENET = "free", "ImageNet"
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,64 +41,66 @@ class SoftToken:
 
     number: int
     words: tuple[tuple[str, float], ...]
-    looks: np.ndarray | None
+    attention: np.ndarray | None
 
     @property
-    def silent(self) -> bool:
+    def is_blank(self) -> bool:
         """Whether it says nothing: a line break, with which a form is filled up."""
         return not self.words[0][0].strip()
 
 
 @dataclass(frozen=True, eq=False)
-class Field:
+class SlotReading:
     """Soft tokens that answer together, by their likeliest words.
 
     asked: what a form wants to know there, "free" beyond the form, "ImageNet" for what the
     classifier says, and "" for a bundle without a form, whose soft tokens are fields of their own.
     """
 
-    asked: str
+    label: str
     tokens: tuple[SoftToken, ...]
 
     @property
-    def said(self) -> tuple[SoftToken, ...]:
+    def spoken(self) -> tuple[SoftToken, ...]:
         """Its tokens up to the first that says nothing."""
-        silent = [token.silent for token in self.tokens]
+        silent = [token.is_blank for token in self.tokens]
         return self.tokens[: silent.index(True) if any(silent) else None]
 
     @property
     def text(self) -> str:
         """What it says; "" for nothing."""
-        return "".join(token.words[0][0] for token in self.said).strip(" ,")
+        return "".join(token.words[0][0] for token in self.spoken).strip(" ,")
 
     @property
-    def numbers(self) -> str:
+    def token_range(self) -> str:
         """Its soft tokens: `5-9`."""
         first, last = self.tokens[0].number, self.tokens[-1].number
         return f"{first}-{last}" if first < last else str(first)
 
     @property
-    def sure(self) -> float:
+    def confidence(self) -> float:
         """The share of the likeliest word where it is smallest."""
-        return min(token.words[0][1] for token in self.said or self.tokens)
+        return min(token.words[0][1] for token in self.spoken or self.tokens)
 
     @property
-    def looks(self) -> np.ndarray | None:
+    def attention(self) -> np.ndarray | None:
         """Where the tokens that say something look, float32 [T, cells]."""
-        maps = [token.looks for token in self.said or self.tokens if token.looks is not None]
+        maps = [
+            token.attention for token in self.spoken or self.tokens if token.attention is not None
+        ]
         return np.mean(maps, axis=0) if maps else None
 
     def to_json(self) -> dict[str, Any]:
         """For `--json`."""
         return {
-            "asked": self.asked,
+            "asked": self.label,
             "text": self.text,
-            "sure": round(self.sure, 4),
+            "sure": round(self.confidence, 4),
             "tokens": [
                 {
                     "number": token.number,
                     "words": [[word, round(share, 4)] for word, share in token.words],
-                    "looks": None if token.looks is None else token.looks.round(5).tolist(),
+                    "looks": None if token.attention is None else token.attention.round(5).tolist(),
                 }
                 for token in self.tokens
             ],
@@ -106,17 +108,17 @@ class Field:
 
 
 @torch.inference_mode()
-def inspect(bundle: Bundle, features: np.ndarray, times: np.ndarray) -> list[Field]:
+def interpret(bundle: Bundle, features: np.ndarray, times: np.ndarray) -> list[SlotReading]:
     """Read the soft tokens of a video.
 
     features: float32 [T, cells, channels]; times: [T] seconds. Raises ReellamaError when the
     bundle's LLM, whose words they are, is missing.
     """
     grid, seconds, mask = bundle.batch(features, times)
-    says = bundle.projector.says(grid, seconds, mask)[0]  # [tokens, words]
-    looks = bundle.projector.looks(grid, seconds, mask)[0].cpu().numpy()  # [tokens, T, cells]
-    shares, order = says.topk(min(LIKELIEST, says.shape[1]), dim=1)
-    mixed = mixed_tokens(bundle)
+    says = bundle.projector.word_probabilities(grid, seconds, mask)[0]  # [tokens, words]
+    looks = bundle.projector.attention(grid, seconds, mask)[0].cpu().numpy()  # [tokens, T, cells]
+    shares, order = says.topk(min(TOP_WORDS, says.shape[1]), dim=1)
+    mixed = mixture_token_ids(bundle)
     with Tokenizer.from_path(bundle.llm_path()) as tokenizer:
         tokens = [
             SoftToken(
@@ -129,10 +131,10 @@ def inspect(bundle: Bundle, features: np.ndarray, times: np.ndarray) -> list[Fie
             )
             for number, (best, row) in enumerate(zip(order.tolist(), shares.tolist(), strict=True))
         ]
-        return [*_fields(bundle, tokens), *_named(bundle, features, tokenizer)]
+        return [*_fields(bundle, tokens), *_imagenet_fields(bundle, features, tokenizer)]
 
 
-def mixed_tokens(bundle: Bundle) -> list[int]:
+def mixture_token_ids(bundle: Bundle) -> list[int]:
     """The LLM's tokens whose embeddings the projector mixes: the nearest to each of its rows.
 
     Training moves the rows a little, and a bundle does not keep which tokens they began as.
@@ -146,7 +148,7 @@ def _text(tokenizer: Tokenizer, token: int) -> str:
     return tokenizer.piece(token).decode("utf-8", "replace")
 
 
-def has_form(bundle: Bundle) -> bool:
+def has_slots(bundle: Bundle) -> bool:
     """Whether the soft tokens were taught to fill a form, by this bundle's recipe or one before."""
     training: Mapping[str, Any] | None = bundle.config.training
     while training:
@@ -156,25 +158,27 @@ def has_form(bundle: Bundle) -> bool:
     return False
 
 
-def _fields(bundle: Bundle, tokens: Sequence[SoftToken]) -> list[Field]:
-    if not has_form(bundle):
-        return [Field("", (token,)) for token in tokens]
-    spans = zip(slots.asked(), slots.spans(), strict=True)
-    fields = [Field(asked, tuple(tokens[start:end])) for asked, (start, end) in spans]
-    return [*fields, *(Field(FREE, (token,)) for token in tokens[slots.TOKENS :])]
+def _fields(bundle: Bundle, tokens: Sequence[SoftToken]) -> list[SlotReading]:
+    if not has_slots(bundle):
+        return [SlotReading("", (token,)) for token in tokens]
+    spans = zip(slots.slot_names(), slots.slot_spans(), strict=True)
+    fields = [SlotReading(asked, tuple(tokens[start:end])) for asked, (start, end) in spans]
+    return [*fields, *(SlotReading(FREE_SLOT, (token,)) for token in tokens[slots.N_SLOT_TOKENS :])]
 
 
-def _named(bundle: Bundle, features: np.ndarray, tokenizer: Tokenizer) -> list[Field]:
+def _imagenet_fields(
+    bundle: Bundle, features: np.ndarray, tokenizer: Tokenizer
+) -> list[SlotReading]:
     """What the tower's classifier says: the names that follow the projector's soft tokens."""
     if bundle.labels is None:
         return []
     first = bundle.config.projector.tokens
     fields = []
-    for share, ids in bundle.labels.likeliest(features):
+    for share, ids in bundle.labels.top_classes(features):
         tokens = [
             SoftToken(first + number, ((_text(tokenizer, token), share),), None)
             for number, token in enumerate(ids)
         ]
-        fields.append(Field(IMAGENET, tuple(tokens)))
+        fields.append(SlotReading(IMAGENET, tuple(tokens)))
         first += len(ids)
     return fields

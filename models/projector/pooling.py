@@ -27,13 +27,13 @@ def mean_frame(features: Tensor, mask: Tensor) -> Tensor:
     return (features * weights[:, :, None, None]).sum(1)
 
 
-class Body(nn.Module):
+class Pooler(nn.Module):
     """What looks at a video for each soft token."""
 
     def forward(self, features: Tensor, times: Tensor, mask: Tensor) -> Tensor:
         """`[B, tokens, width]`."""
         raise NotImplementedError
 
-    def looks(self, features: Tensor, times: Tensor, mask: Tensor) -> Tensor:
+    def attention(self, features: Tensor, times: Tensor, mask: Tensor) -> Tensor:
         """Where each soft token looks: shares `[B, tokens, T, cells]` that sum to 1."""
         raise NotImplementedError

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.projector.config import ProjectorConfig
-from models.projector.pooling import Body, fourier, mean_frame, relative_times
+from models.projector.pooling import Pooler, fourier, mean_frame, relative_times
 
 
 class Attention(nn.Module):
@@ -81,7 +81,7 @@ class EncoderBlock(nn.Module):
         return video + self.think(self.norm_think(video))
 
 
-class Resampler(Body):
+class Resampler(Pooler):
     """Learned queries over all cells of all frames, which know where and when they are."""
 
     def __init__(self, config: ProjectorConfig) -> None:
@@ -108,7 +108,7 @@ class Resampler(Body):
             queries = block(queries, video, seen)
         return queries
 
-    def looks(self, features: Tensor, times: Tensor, mask: Tensor) -> Tensor:
+    def attention(self, features: Tensor, times: Tensor, mask: Tensor) -> Tensor:
         """The attention of each query, mean over heads and blocks."""
         video, seen = self._video(features, times, mask)
         queries = self.queries.expand(len(features), -1, -1)

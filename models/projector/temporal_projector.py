@@ -20,11 +20,11 @@ from torch import Tensor, nn
 
 from models.projector.baselines import MeanPool, PerFrame
 from models.projector.config import ProjectorConfig
-from models.projector.pooling import Body
+from models.projector.pooling import Pooler
 from models.projector.resampler import Resampler
 from models.projector.word_mixture import WordMixture
 
-BODIES: dict[str, Callable[[ProjectorConfig], Body]] = {
+POOLERS: dict[str, Callable[[ProjectorConfig], Pooler]] = {
     "resampler": Resampler,
     "mean": MeanPool,
     "frame": PerFrame,
@@ -37,21 +37,21 @@ class Projector(nn.Module):
     def __init__(self, config: ProjectorConfig) -> None:
         super().__init__()
         self.config = config
-        self.body = BODIES[config.kind](config)
+        self.body = POOLERS[config.kind](config)
         self.words = WordMixture(config.width, config.tokens, config.words, config.n_embd)
 
     def hidden(self, features: Tensor, times: Tensor, mask: Tensor) -> Tensor:
         """`[B, tokens, width]`, before it is put into words."""
         return self.body(features, times, mask)
 
-    def says(self, features: Tensor, times: Tensor, mask: Tensor) -> Tensor:
+    def word_probabilities(self, features: Tensor, times: Tensor, mask: Tensor) -> Tensor:
         """The share of each word in each soft token: `[B, tokens, words]`."""
         return self.words.logits(self.hidden(features, times, mask)).softmax(-1)
 
-    def looks(self, features: Tensor, times: Tensor, mask: Tensor) -> Tensor:
+    def attention(self, features: Tensor, times: Tensor, mask: Tensor) -> Tensor:
         """How each soft token spreads its attention over cells of frames, in shares that sum to 1:
         `[B, tokens, T, cells]`."""
-        return self.body.looks(features, times, mask)
+        return self.body.attention(features, times, mask)
 
     def forward(self, features: Tensor, times: Tensor, mask: Tensor) -> Tensor:
         """Soft tokens `[B, tokens, n_embd]`."""

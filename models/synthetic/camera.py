@@ -14,8 +14,8 @@ PANS = {
     "the camera pans down": (0, 1),
 }
 CAMERA_MOVES = (*PANS, "the camera zooms in", "the camera zooms out")
-WANDERS = "the camera moves about"  # as one that is held in a hand
-WORLD = 1.5  # a scene with a camera is so many times wider and higher than the picture
+HANDHELD = "the camera moves about"  # as one that is held in a hand
+WORLD_SCALE = 1.5  # a scene with a camera is so many times wider and higher than the picture
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,13 @@ class Camera:
     def of(cls, rng: np.random.Generator, move: str) -> Camera:
         """A camera that makes `move`, somewhere in the scene."""
         x, y = (float(rng.uniform(0.4, 0.6)) for _ in range(2))
-        amount = float(rng.uniform(0.3, 1.0) if move == WANDERS else rng.uniform(0.6, 1.0))
-        phase = float(rng.random()) if move == WANDERS else 0.0
+        amount = float(rng.uniform(0.3, 1.0) if move == HANDHELD else rng.uniform(0.6, 1.0))
+        phase = float(rng.random()) if move == HANDHELD else 0.0
         return cls(move, amount, x, y, phase)
 
     def view(self, u: float) -> tuple[float, float, float, float]:
         """The part of the world that is seen at time u: left, top, right, bottom, in its shares."""
-        side, x, y = 1 / WORLD, self.x, self.y
+        side, x, y = 1 / WORLD_SCALE, self.x, self.y
         if self.move in PANS:
             right, down = PANS[self.move]
             way = (1 - side) * self.amount
@@ -52,7 +52,7 @@ class Camera:
             near = 1 - (1 - side) * self.amount
             out = u if self.move.endswith("out") else 1 - u
             side = near * (1 / near) ** out
-        elif self.move == WANDERS:
+        elif self.move == HANDHELD:
             # Two swings of different lengths, which together come back to no place.
             reach = (1 - side) / 2 * self.amount
             x = 0.5 + reach * math.sin(2 * math.pi * (1.3 * u + self.phase))

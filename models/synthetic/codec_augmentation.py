@@ -15,36 +15,36 @@ import numpy as np
 from models.synthetic.render import render
 from models.synthetic.scene import Scene
 
-CODECS = ("mpeg4", "mpeg2video", "libx264", "libvpx")
+AUGMENTATION_CODECS = ("mpeg4", "mpeg2video", "libx264", "libvpx")
 _SHARES = (0.45, 0.15, 0.25, 0.15)
-HEIGHTS = (192, 240, 288)
+AUGMENTATION_HEIGHTS = (192, 240, 288)
 # Bits a pixel: that of a call over a bad line, and that of a disc.
-FEWEST_BITS, MOST_BITS = 0.02, 0.5
-MOST_BETWEEN = 4  # frames of the file for each one that is taken, at most
+MIN_BITS_PER_PIXEL, MAX_BITS_PER_PIXEL = 0.02, 0.5
+MAX_FRAME_STEP = 4  # frames of the file for each one that is taken, at most
 # With a speed above 0 libvpx goes by how busy the processor is, so no film would be the same twice.
 _QUICK = {"libx264": {"preset": "veryfast"}, "libvpx": {"deadline": "realtime", "cpu-used": "-8"}}
 
 
-def film(
+def render_through_codec(
     rng: np.random.Generator, scene: Scene, times: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """What a random video file of the scene shows at `times` (seconds, ascending).
 
     Returns frames uint8 `[T, H, W, 3]` and their seconds; T is smaller where the file has fewer.
     """
-    total = len(times) * int(rng.integers(1, MOST_BETWEEN + 1))
-    height = int(rng.choice(HEIGHTS))
+    total = len(times) * int(rng.integers(1, MAX_FRAME_STEP + 1))
+    height = int(rng.choice(AUGMENTATION_HEIGHTS))
     width = round(scene.size[0] * height / scene.size[1] / 2) * 2
     starts = (np.arange(total) + 0.5) / total * scene.duration
     drawn = render(replace(scene, size=(width, height)), starts)
-    bits = float(np.exp(rng.uniform(np.log(FEWEST_BITS), np.log(MOST_BITS))))
-    codec = str(rng.choice([*CODECS], p=_SHARES))
-    shown = through(codec, drawn, bits, key_every=int(rng.choice((12, 50, 250))))
+    bits = float(np.exp(rng.uniform(np.log(MIN_BITS_PER_PIXEL), np.log(MAX_BITS_PER_PIXEL))))
+    codec = str(rng.choice([*AUGMENTATION_CODECS], p=_SHARES))
+    shown = reencode(codec, drawn, bits, key_every=int(rng.choice((12, 50, 250))))
     taken = np.unique(np.clip((times / scene.duration * total).astype(int), 0, len(shown) - 1))
     return shown[taken], starts[taken]
 
 
-def through(codec: str, frames: np.ndarray, bits: float, key_every: int = 12) -> np.ndarray:
+def reencode(codec: str, frames: np.ndarray, bits: float, key_every: int = 12) -> np.ndarray:
     """Frames uint8 `[T, H, W, 3]`, written with about `bits` bits a pixel and read again."""
     file = BytesIO()
     height, width = frames[0].shape[:2]

@@ -22,28 +22,28 @@ from torch.utils.data import Dataset
 from gguf_tools.errors import ReellamaError
 from models.prompt_format import multiple_choice
 from models.synthetic.assets.backgrounds import load_photos, load_wallpapers
-from models.synthetic.assets.photographs import cut_outs
-from models.synthetic.assets.picture_pool import Cast
+from models.synthetic.assets.photographs import load_cut_outs
+from models.synthetic.assets.picture_pool import PicturePool
 from models.synthetic.assets.pictures import (
-    Kind,
+    ObjectKind,
     check_styles,
     load_kinds,
     load_pictures,
     shape_kinds,
 )
-from models.synthetic.codec_augmentation import film
+from models.synthetic.codec_augmentation import render_through_codec
 from models.synthetic.render import frame_times, render
-from models.synthetic.scenarios.registry import random_story
-from models.synthetic.scenarios.stills import random_still
-from models.synthetic.scene_captions import DESCRIBE
-from models.synthetic.slot_targets import fill
-from models.synthetic.synthetic_clip import Story
+from models.synthetic.scenarios.registry import random_clip
+from models.synthetic.scenarios.stills import random_still_clip
+from models.synthetic.scene_captions import DESCRIBE_QUESTIONS
+from models.synthetic.slot_targets import slot_texts
+from models.synthetic.synthetic_clip import SyntheticClip
 
-NEW_KINDS = 10  # every tenth kind, in the order of kinds.csv, is never drawn in training
-SPLITS = {"train": 0, "validation": 1, "test": 2}
-FILMED = 0.45  # share of the clips that go through a video file
-COMPRESSED = 0.2  # share of the others whose frames go through JPEG
-MOST_TURNS = 5
+HELD_OUT_EVERY = 10  # every tenth kind, in the order of kinds.csv, is never drawn in training
+SPLIT_SEEDS = {"train": 0, "validation": 1, "test": 2}
+CODEC_SHARE = 0.45  # share of the clips that go through a video file
+JPEG_SHARE = 0.2  # share of the others whose frames go through JPEG
+MAX_TURNS = 5
 
 
 class Sample(TypedDict):
@@ -53,12 +53,12 @@ class Sample(TypedDict):
     times: Tensor
     form: list[str]  # `models.projector.slots`: what the soft tokens are to say
     turns: list[tuple[str, str]]
-    story: Story
+    story: SyntheticClip
     seen: list[int]  # classes that the classifier is made to name
 
 
 @dataclass(frozen=True)
-class StoryConfig:
+class SyntheticConfig:
     """The `[stories]` table of a recipe."""
 
     styles: tuple[str, ...] = ("noto", "openmoji", "shapes")
@@ -76,30 +76,33 @@ class StoryConfig:
             )
 
 
-def all_kinds() -> list[Kind]:
+def all_kinds() -> list[ObjectKind]:
     """Everything with a picture in the emoji styles, flags included."""
     return [*load_kinds(), *load_kinds("flags")]
 
 
-def new_kinds() -> set[str]:
+def held_out_kinds() -> set[str]:
     """The kinds that training never draws."""
-    return {kind.name for kind in all_kinds()[::NEW_KINDS]}
+    return {kind.name for kind in all_kinds()[::HELD_OUT_EVERY]}
 
 
 @functools.cache
-def load_casts(styles: Sequence[str], material: Path, kinds: str, training: bool) -> list[Cast]:
+def load_picture_pools(
+    styles: Sequence[str], material: Path, kinds: str, training: bool
+) -> list[PicturePool]:
     """The pictures of each style; what only `training` may see is left out of tests."""
     photos = load_photos() + (load_wallpapers(material) if training else [])
-    unnamed = cut_outs(material) if training else []
-    held_out = new_kinds()
+    unnamed = load_cut_outs(material) if training else []
+    held_out = held_out_kinds()
     known = [kind.name for kind in all_kinds() if kind.name not in held_out]
     names = sorted(held_out) if kinds == "new" else [*known, *shape_kinds()]
     return [
-        Cast(load_pictures((style,), material, names), names, photos, unnamed) for style in styles
+        PicturePool(load_pictures((style,), material, names), names, photos, unnamed)
+        for style in styles
     ]
 
 
-class Stories(Dataset[Sample]):
+class SyntheticClips(Dataset[Sample]):
     """Samples of a split, numbered without end; `side` is the tower's picture in pixels.
 
     kinds: "known", those of training, or "new", those that training never draws.
@@ -109,7 +112,7 @@ class Stories(Dataset[Sample]):
 
     def __init__(
         self,
-        config: StoryConfig,
+        config: SyntheticConfig,
         side: int,
         material: Path,
         *,
@@ -123,42 +126,48 @@ class Stories(Dataset[Sample]):
         self.split, self.kinds, self.stills = split, kinds, stills
         self._photos, self.emphasis = photos, dict(emphasis)
 
-    def as_stills(self) -> Stories:
+    def as_stills(self) -> SyntheticClips:
         """Stills of the same pictures."""
-        return Stories(
+        return SyntheticClips(
             self.config, self.side, self.material,
             split=self.split, kinds=self.kinds, stills=True, photos=self._photos,
         )  # fmt: skip
 
-    def emphasised(self, emphasis: Mapping[str, float]) -> Stories:
+    def with_sampling_weights(self, emphasis: Mapping[str, float]) -> SyntheticClips:
         """The same, with some stories told more often."""
-        return Stories(
+        return SyntheticClips(
             self.config, self.side, self.material, split=self.split, kinds=self.kinds,
             stills=self.stills, photos=self._photos, emphasis=emphasis,
         )  # fmt: skip
 
     @property
-    def casts(self) -> list[Cast]:
+    def picture_pools(self) -> list[PicturePool]:
         """One for each style."""
-        found = load_casts(self.config.styles, self.material, self.kinds, self.split != "test")
+        found = load_picture_pools(
+            self.config.styles, self.material, self.kinds, self.split != "test"
+        )
         if self._photos is None:
             return found
         return [replace(cast, photos=self._photos) for cast in found]
 
-    def cast(self, number: int) -> Cast:
+    def cast(self, number: int) -> PicturePool:
         """The pictures of story `number`: those of one style."""
         rng = self._rng(number, 2)
-        return self.casts[int(rng.choice(len(self.casts), p=self.config.style_weights))]
+        return self.picture_pools[
+            int(rng.choice(len(self.picture_pools), p=self.config.style_weights))
+        ]
 
-    def story(self, number: int, name: str | None = None, cast: Cast | None = None) -> Story:
+    def story(
+        self, number: int, name: str | None = None, cast: PicturePool | None = None
+    ) -> SyntheticClip:
         """Story `number`; by `name`, or with a cast, if one is wanted."""
         cast = cast or self.cast(number)
         if self.stills:
-            return random_still(self._rng(number), cast, self.emphasis)
-        return random_story(self._rng(number), cast, name, self.emphasis)
+            return random_still_clip(self._rng(number), cast, self.emphasis)
+        return random_clip(self._rng(number), cast, name, self.emphasis)
 
     def _rng(self, number: int, part: int = 0) -> np.random.Generator:
-        return np.random.default_rng([self.config.seed, SPLITS[self.split], number, part])
+        return np.random.default_rng([self.config.seed, SPLIT_SEEDS[self.split], number, part])
 
     def __getitem__(self, number: int) -> Sample:
         story = self.story(number)
@@ -168,26 +177,26 @@ class Stories(Dataset[Sample]):
         return Sample(
             frames=torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous(),
             times=torch.from_numpy(times.astype(np.float32)),
-            form=fill(story),
+            form=slot_texts(story),
             turns=conversation(story, rng, 0.25 if self.stills else 0.35, self.config.whole),
             story=story,
             seen=list(story.seen),
         )
 
-    def unseen(self, number: int) -> Sample:
+    def without_video(self, number: int) -> Sample:
         """Sample `number` without its video: one black point, for who looks at the form alone."""
         story = self.story(number)
         return Sample(
             frames=torch.zeros(1, 3, 1, 1, dtype=torch.uint8),
             times=torch.zeros(1),
-            form=fill(story),
+            form=slot_texts(story),
             turns=conversation(story, self._rng(number, 1), whole=self.config.whole),
             story=story,
             seen=list(story.seen),
         )
 
     def _draw(
-        self, story: Story, rng: np.random.Generator, training: bool
+        self, story: SyntheticClip, rng: np.random.Generator, training: bool
     ) -> tuple[np.ndarray, np.ndarray]:
         count, duration = self.config.frames, story.scene.duration
         if self.stills:
@@ -198,10 +207,10 @@ class Stories(Dataset[Sample]):
                 count = int(rng.integers(self.config.fewest_frames, count + 1))
                 times = frame_times(duration, count)
             times = times + rng.uniform(-0.3, 0.3) * duration / count
-            if rng.random() < FILMED:
-                shown, times = film(rng, story.scene, times)
+            if rng.random() < CODEC_SHARE:
+                shown, times = render_through_codec(rng, story.scene, times)
                 return np.stack([_squash(f, self.side, None) for f in shown]), times
-        quality = int(rng.integers(25, 90)) if rng.random() < COMPRESSED else None
+        quality = int(rng.integers(25, 90)) if rng.random() < JPEG_SHARE else None
         frames = [_squash(f, self.side, quality) for f in render(story.scene, times)]
         return np.stack(frames), times
 
@@ -217,7 +226,7 @@ def _squash(frame: np.ndarray, side: int, quality: int | None) -> np.ndarray:
 
 
 def conversation(
-    story: Story, rng: np.random.Generator, described: float = 0.35, whole: bool = False
+    story: SyntheticClip, rng: np.random.Generator, described: float = 0.35, whole: bool = False
 ) -> list[tuple[str, str]]:
     """Questions and answers in random order, some with choices.
 
@@ -232,9 +241,13 @@ def conversation(
             turns.append((multiple_choice(asked.question, mixed), asked.answer))
         else:
             turns.append((asked.question, asked.sentence))
-    most = MOST_TURNS - 1 if rng.random() < 0.6 or whole else 1
+    most = MAX_TURNS - 1 if rng.random() < 0.6 or whole else 1
     picked = [turns[i] for i in rng.permutation(len(turns))[:most]]
-    question = DESCRIBE[0] if rng.random() < 0.6 else DESCRIBE[int(rng.integers(len(DESCRIBE)))]
+    question = (
+        DESCRIBE_QUESTIONS[0]
+        if rng.random() < 0.6
+        else DESCRIBE_QUESTIONS[int(rng.integers(len(DESCRIBE_QUESTIONS)))]
+    )
     description = (question, story.caption)
     if rng.random() < described:  # nothing that was said before helps to describe
         return [description, *picked]
@@ -243,7 +256,7 @@ def conversation(
     return picked or [description]
 
 
-def task(question: str, story: Story) -> str:
+def task_of_turn(question: str, story: SyntheticClip) -> str:
     """The task of a turn's question, with a star where its choices were named."""
     plain, _, choices = question.partition("\nChoose one: ")
     for asked in story.questions:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from models.synthetic.assets.backgrounds import random_background
-from models.synthetic.assets.picture_pool import Cast
+from models.synthetic.assets.picture_pool import PicturePool
 from models.synthetic.assets.pictures import Picture
 from models.synthetic.scene import (
     Actor,
@@ -18,13 +18,13 @@ from models.synthetic.scene import (
 )
 
 
-def empty_scene(rng: np.random.Generator, cast: Cast) -> Scene:
+def empty_scene(rng: np.random.Generator, cast: PicturePool) -> Scene:
     """An empty scene."""
     size = ((192, 192), (256, 192), (344, 192))[int(rng.integers(3))]
     return Scene((), random_background(rng, cast.photos), size, float(rng.uniform(2.0, 10.0)))
 
 
-def beside(
+def add_beside(
     rng: np.random.Generator,
     actors: list[Actor],
     picture: Picture,
@@ -41,13 +41,13 @@ def beside(
     return actors
 
 
-def photograph(rng: np.random.Generator, cast: Cast, scene: Scene) -> Scene:
+def photograph_scene(rng: np.random.Generator, cast: PicturePool, scene: Scene) -> Scene:
     """A photograph that fills an empty scene, or something cut out of one, large."""
     if rng.random() < 0.3:
         return replace(scene, background=random_background(rng, cast.photos, p_photo=1.0))
     x, y, side = rng.uniform(0.42, 0.58), rng.uniform(0.42, 0.58), rng.uniform(0.5, 0.9)
     mirrored = bool(rng.random() < 0.5)
     thing = Actor(
-        cast.unnamed(rng), "stays still", float(x), float(y), float(side), mirrored=mirrored
+        cast.unnamed_picture(rng), "stays still", float(x), float(y), float(side), mirrored=mirrored
     )
     return replace(scene, actors=(thing,))

@@ -13,25 +13,25 @@ from models.synthetic.scene import (
     MIN_TURN_VISIBILITY,
     MOTIONS,
     Actor,
-    Moving,
+    Drawable,
     Pose,
     random_actor,
 )
 
 # What can come first and what then: nothing can happen to what has disappeared.
-ORDERED = tuple(m for m in MOTIONS if m not in ("appears", "disappears"))
+ORDERABLE_MOTIONS = tuple(m for m in MOTIONS if m not in ("appears", "disappears"))
 # Motions of a route.
 CHANGES_PLACES, MOVES_ABOUT = "changes places", "moves about"
-SMALLEST = 0.1  # of the short side: what is smaller can hardly be told from others
+MIN_SIZE = 0.1  # of the short side: what is smaller can hardly be told from others
 
 
 @dataclass(frozen=True)
-class Doing:
+class SequentialMotion:
     """One motion up to time `turn`, another one after it."""
 
     first: Actor
     second: Actor
-    turn: float = 0.5
+    switch_time: float = 0.5
     motion: str = "does two things"
 
     @property
@@ -46,21 +46,21 @@ class Doing:
 
     def pose(self, u: float) -> Pose:
         """Where it is at time u."""
-        if u < self.turn:
-            return self.first.pose(u / self.turn)
-        return self.second.pose((u - self.turn) / (1 - self.turn))
+        if u < self.switch_time:
+            return self.first.pose(u / self.switch_time)
+        return self.second.pose((u - self.switch_time) / (1 - self.switch_time))
 
     @classmethod
     def random(
         cls, rng: np.random.Generator, picture: Picture, side: float, size: tuple[int, int]
-    ) -> Doing:
+    ) -> SequentialMotion:
         """Two different motions; the second begins where the first ends, and `side` is the largest.
 
         Both are drawn alike, and placed together: who sees all moments, but not in which order
         they come, cannot tell which of the two was first.
         """
         while True:
-            motions = [str(m) for m in rng.choice(ORDERED, 2, replace=False)]
+            motions = [str(m) for m in rng.choice(ORDERABLE_MOTIONS, 2, replace=False)]
             turns = picture.turn_visibility >= MIN_TURN_VISIBILITY
             if "spins" in motions and not turns:
                 continue
@@ -80,17 +80,17 @@ class Doing:
             if placed is not None:
                 return placed
 
-    def _largest(self, side: float) -> Doing:
+    def _largest(self, side: float) -> SequentialMotion:
         """The same, so large that its largest size is `side`."""
         times = side / max(pose.size for pose in self._poses())
         first, second = (replace(a, size=a.size * times) for a in (self.first, self.second))
         return replace(self, first=first, second=second)
 
-    def _placed(self, rng: np.random.Generator, size: tuple[int, int]) -> Doing | None:
+    def _placed(self, rng: np.random.Generator, size: tuple[int, int]) -> SequentialMotion | None:
         """The same, anywhere in the frame, all of it inside; None where it has no room."""
         poses, short = self._poses(), min(size)
         x, y, half = np.array([(p.x, p.y, p.size / 2) for p in poses]).T
-        if 2 * half.min() < SMALLEST:
+        if 2 * half.min() < MIN_SIZE:
             return None
         shifts = []
         for centre, reach in ((x, half * short / size[0]), (y, half * short / size[1])):
@@ -109,14 +109,14 @@ class Doing:
 
 
 @dataclass(frozen=True)
-class Jumbled:
+class ShuffledMotion:
     """Moments of a motion in wrong order, each held until the next: nothing tells what came first.
 
     A video whose frames are shuffled looks so, and nobody can say more of it than `motion`.
     """
 
-    ordered: Moving
-    moments: tuple[float, ...]  # times u of the motion, in the order in which they are shown
+    ordered: Drawable
+    frame_times: tuple[float, ...]  # times u of the motion, in the order in which they are shown
     motion: str = MOVES_ABOUT
 
     @property
@@ -131,11 +131,11 @@ class Jumbled:
 
     def pose(self, u: float) -> Pose:
         """Where it is at time u."""
-        shown = min(int(u * len(self.moments)), len(self.moments) - 1)
-        return self.ordered.pose(self.moments[shown])
+        shown = min(int(u * len(self.frame_times)), len(self.frame_times) - 1)
+        return self.ordered.pose(self.frame_times[shown])
 
     @classmethod
-    def of(cls, rng: np.random.Generator, ordered: Moving) -> Jumbled:
+    def of(cls, rng: np.random.Generator, ordered: Drawable) -> ShuffledMotion:
         """A motion in 12 to 32 moments."""
         moments = np.linspace(0.0, 1.0, int(rng.integers(12, 33)))
         return cls(ordered, tuple(float(u) for u in rng.permutation(moments)))
@@ -155,7 +155,7 @@ def _near(actor: Actor) -> Actor:
 
 
 @dataclass(frozen=True)
-class Route:
+class WaypointMotion:
     """From place to place at given times, straight on, slower at both ends of each way."""
 
     picture: Picture = field(repr=False)
@@ -178,7 +178,7 @@ class Route:
     @classmethod
     def swaps(
         cls, rng: np.random.Generator, pictures: Sequence[Picture], side: float, swaps: int
-    ) -> tuple[list[int], list[Route]]:
+    ) -> tuple[list[int], list[WaypointMotion]]:
         """Three pictures in a row, of which two change places `swaps` times.
 
         Returns where each one ends (0 is left) and their routes. One of the two passes above, the
@@ -203,7 +203,7 @@ class Route:
         return places, routes
 
     @classmethod
-    def about(cls, rng: np.random.Generator, picture: Picture, side: float) -> Route:
+    def about(cls, rng: np.random.Generator, picture: Picture, side: float) -> WaypointMotion:
         """Here and there, in no one direction: as frames of a straight way in wrong order look.
 
         Half of the ways keep to a line.

@@ -11,17 +11,17 @@ import numpy as np
 from PIL import Image
 
 from gguf_tools.errors import ReellamaError
-from models.synthetic.camera import WORLD
-from models.synthetic.scene import MOTIONS, Actor, Moving, Pose, Scene, random_scene
-from models.synthetic.scene_captions import caption, questions
+from models.synthetic.camera import WORLD_SCALE
+from models.synthetic.scene import MOTIONS, Actor, Drawable, Pose, Scene, random_scene
+from models.synthetic.scene_captions import scene_caption, scene_questions
 
 __all__ = [
     "MOTIONS",
     "Actor",
     "Scene",
-    "caption",
+    "scene_caption",
     "frame_times",
-    "questions",
+    "scene_questions",
     "random_scene",
     "render",
     "write_video",
@@ -37,13 +37,16 @@ def render(scene: Scene, times: np.ndarray) -> np.ndarray:
     """The scene's frames at `times` (seconds, any order): uint8 RGB [T, height, width, 3]."""
     width, height = scene.size
     frames = np.empty((len(times), height, width, 3), np.uint8)
-    shots = [_Shot(scene), *([_Shot(replace(scene.later, size=scene.size))] if scene.later else [])]
+    shots = [
+        _Shot(scene),
+        *([_Shot(replace(scene.second_shot, size=scene.size))] if scene.second_shot else []),
+    ]
     for frame, time in zip(frames, times, strict=True):
         u = min(1.0, max(0.0, float(time) / scene.duration))
-        if scene.later and u >= scene.cut:
+        if scene.second_shot and u >= scene.cut:
             frame[...] = shots[1].draw((u - scene.cut) / (1 - scene.cut))
         else:
-            frame[...] = shots[0].draw(u / scene.cut if scene.later else u)
+            frame[...] = shots[0].draw(u / scene.cut if scene.second_shot else u)
     return frames
 
 
@@ -52,7 +55,7 @@ class _Shot:
 
     def __init__(self, scene: Scene) -> None:
         self.camera, self.size = scene.camera, scene.size
-        world = WORLD if scene.camera else 1
+        world = WORLD_SCALE if scene.camera else 1
         wide, tall = (round(side * world) for side in scene.size)
         self.background = scene.background.paint(wide, tall)
         self.sprites = [_Sprite(actor, min(wide, tall)) for actor in scene.actors]
@@ -73,7 +76,7 @@ class _Shot:
 class _Sprite:
     """An actor's picture, kept as last resized and last turned, which most motions never change."""
 
-    def __init__(self, actor: Moving, short_side: int) -> None:
+    def __init__(self, actor: Drawable, short_side: int) -> None:
         self.actor = actor
         self.short_side = short_side
         image = actor.picture.image

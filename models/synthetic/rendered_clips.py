@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from models.synthetic.assets.backgrounds import load_photos
-from models.synthetic.assets.downloads import MATERIAL
+from models.synthetic.assets.downloads import ASSETS
 from models.synthetic.assets.pictures import (
     Picture,
     check_styles,
@@ -21,10 +21,17 @@ from models.synthetic.assets.pictures import (
     load_pictures,
     shape_kinds,
 )
-from models.synthetic.render import Scene, caption, frame_times, questions, random_scene, render
+from models.synthetic.render import (
+    Scene,
+    frame_times,
+    random_scene,
+    render,
+    scene_caption,
+    scene_questions,
+)
 from models.synthetic.scene_captions import with_article
 
-SPLITS = ("train", "validation", "test")
+RENDERED_SPLITS = ("train", "validation", "test")
 # (width, height): what a tower of 192 pixels makes of square, 4:3 and 16:9 video.
 SIZES = ((192, 192), (256, 192), (344, 192))
 FIRST_STILL = 10_000_000  # stills are drawn from numbers that no clip uses
@@ -64,7 +71,7 @@ class RenderedClip:
 
     @property
     def caption(self) -> str:
-        return caption(self.scene)
+        return scene_caption(self.scene)
 
     def draw(self, frames: int) -> tuple[np.ndarray, np.ndarray]:
         """uint8 `[frames, H, W, 3]` and their seconds `[frames]`."""
@@ -75,7 +82,7 @@ class RenderedClip:
 class RenderedClips:
     """All splits of one configuration; `material` is where picture sets are downloaded to."""
 
-    def __init__(self, config: RenderedConfig, material: Path = MATERIAL) -> None:
+    def __init__(self, config: RenderedConfig, material: Path = ASSETS) -> None:
         self.config = config
         self.material = material
 
@@ -93,19 +100,19 @@ class RenderedClips:
         return [kind.name for kind in load_kinds()] + shape_kinds()
 
     def rng(self, split: str, number: int) -> np.random.Generator:
-        return np.random.default_rng([self.config.seed, SPLITS.index(split), number])
+        return np.random.default_rng([self.config.seed, RENDERED_SPLITS.index(split), number])
 
     def clip(self, split: str, number: int, **fixed: Any) -> RenderedClip:
         """Clip `number` of a split; `fixed` goes to `random_scene` (a motion, say)."""
         rng = self.rng(split, number)
         scene = self._scene(rng, self.config.p_two, **fixed)
-        return RenderedClip(scene, tuple(questions(scene, rng, self.kinds)))
+        return RenderedClip(scene, tuple(scene_questions(scene, rng, self.kinds)))
 
     def backwards(self, split: str, number: int) -> RenderedClip:
         """Clip `number` as a film that runs backwards tells it: for its texts, not to be drawn."""
-        scene = self.clip(split, number).scene.told_backwards()
+        scene = self.clip(split, number).scene.described_backwards()
         rng = self.rng(split, FIRST_BACKWARDS + number)
-        return RenderedClip(scene, tuple(questions(scene, rng, self.kinds)))
+        return RenderedClip(scene, tuple(scene_questions(scene, rng, self.kinds)))
 
     def _scene(self, rng: np.random.Generator, p_two: float, **fixed: Any) -> Scene:
         style = rng.choice(len(self.pictures), p=self.config.style_weights)

@@ -37,7 +37,7 @@ MOTIONS = (
     "stays still",
 )
 # Without the diagonals: what the motions of `random_scene` are.
-STRAIGHT = tuple(motion for motion in MOTIONS if " and " not in motion)
+AXIS_MOTIONS = tuple(motion for motion in MOTIONS if " and " not in motion)
 DIRECTIONS = {
     "moves right": (1, 0),
     "moves left": (-1, 0),
@@ -120,12 +120,12 @@ class Actor:
         return Pose(x, y, size, angle, visible)
 
 
-def backwards(motion: str) -> str:
+def reversed_motion(motion: str) -> str:
     """What a motion is when its film runs backwards: the same, if it looks the same either way."""
     return _BACKWARDS.get(motion, motion)
 
 
-class Moving(Protocol):
+class Drawable(Protocol):
     """Whatever can be drawn: a picture with a place and a size at any time u in [0, 1]."""
 
     @property
@@ -148,18 +148,18 @@ class Scene:
     later: the scene that follows at time u = `cut`.
     """
 
-    actors: tuple[Moving, ...]
+    actors: tuple[Drawable, ...]
     background: Background
     size: tuple[int, int] = (224, 224)
     duration: float = 4.0  # seconds
     camera: Camera | None = None
     cut: float = 1.0
-    later: Scene | None = None
+    second_shot: Scene | None = None
 
-    def told_backwards(self) -> Scene:
+    def described_backwards(self) -> Scene:
         """The scene in the words of a film that runs backwards: to be told, not to be drawn."""
         actors = [
-            replace(a, motion=backwards(a.motion)) if isinstance(a, Actor) else a
+            replace(a, motion=reversed_motion(a.motion)) if isinstance(a, Actor) else a
             for a in self.actors
         ]
         return replace(self, actors=tuple(actors))
@@ -228,7 +228,7 @@ def random_actor(
 ) -> Actor:
     """An actor of size `side`, in shares of the short side, that stays inside of the frame."""
     if motion is None:
-        motion = random_motion(rng, picture, STRAIGHT)
+        motion = random_motion(rng, picture, AXIS_MOTIONS)
     wide, tall = side * min(size) / size[0], side * min(size) / size[1]
     low_x, high_x, low_y, high_y = wide / 2, 1 - wide / 2, tall / 2, 1 - tall / 2
     amount = height = 0.0

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from models.synthetic.scene import DIRECTIONS, Moving, Scene
+from models.synthetic.scene import DIRECTIONS, Drawable, Scene
 
 # "It ..." in answers to "Which way does it move?"
 _WAYS = {
     **{motion: f"It {motion}." for motion in DIRECTIONS},
     "stays still": "It does not move.",
 }
-DESCRIBE = (
+DESCRIBE_QUESTIONS = (
     "Describe the video.",
     "What happens in the video?",
     "What is happening?",
@@ -43,18 +43,18 @@ def _sentence(words: str) -> str:
     return f"{words[0].upper()}{words[1:]}."
 
 
-def _things(actors: Sequence[Moving]) -> str:
+def _things(actors: Sequence[Drawable]) -> str:
     return " and ".join(with_article(actor.picture.kind) for actor in actors)
 
 
-def caption(scene: Scene) -> str:
+def scene_caption(scene: Scene) -> str:
     """One sentence, main actor first, such as "A red apple moves right and a dog spins."."""
     return _sentence(
         " and ".join(f"{with_article(a.picture.kind)} {a.motion}" for a in scene.actors)
     )
 
 
-def questions(
+def scene_questions(
     scene: Scene, rng: np.random.Generator, kinds: Sequence[str] = ()
 ) -> list[tuple[str, str]]:
     """One wording of each question that the scene answers, with the answer.
@@ -67,7 +67,7 @@ def questions(
 
     present = [actor.picture.kind for actor in scene.actors]
     asked = [
-        (wording(DESCRIBE), caption(scene)),
+        (wording(DESCRIBE_QUESTIONS), scene_caption(scene)),
         (wording(_WHAT), _sentence(_things(scene.actors))),
         (wording(_COUNT), ("One.", "Two.")[len(present) - 1]),
     ]

@@ -5,66 +5,73 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from models.projector.slots import _THING, CAMERA, NAME, THINGS, WIDTHS, spans
-from models.synthetic.assets.picture_pool import UNKNOWN
-from models.synthetic.camera import WANDERS
-from models.synthetic.motions import CHANGES_PLACES, Doing
-from models.synthetic.questions import NUMBERS, in_order, moves
-from models.synthetic.scene import DIRECTIONS, Actor, Moving, Pose, Scene
-from models.synthetic.synthetic_clip import Story
+from models.projector.slots import (
+    _OBJECT_WIDTHS,
+    CAMERA_SLOT,
+    MAX_OBJECTS,
+    NAME_SLOT,
+    SLOT_WIDTHS,
+    slot_spans,
+)
+from models.synthetic.assets.picture_pool import UNNAMED
+from models.synthetic.camera import HANDHELD
+from models.synthetic.motions import CHANGES_PLACES, SequentialMotion
+from models.synthetic.questions import NUMBER_WORDS, description_order, is_moving
+from models.synthetic.scene import DIRECTIONS, Actor, Drawable, Pose, Scene
+from models.synthetic.synthetic_clip import SyntheticClip
 
-PHOTOGRAPH = "photograph"  # the name of whatever is one
-SLOW = 0.3  # who goes less than this share of the picture in a clip is slow
+PHOTOGRAPH_NAME = "photograph"  # the name of whatever is one
+SLOW_SHARE = 0.3  # who goes less than this share of the picture in a clip is slow
 
 
-def fill(story: Story) -> list[str]:
+def slot_texts(story: SyntheticClip) -> list[str]:
     """The story's form: a text for each of `WIDTHS`, empty where there is nothing to say."""
     scene = story.scene
-    shots = [scene, *([scene.later] if scene.later else [])]
-    things = [thing for shot in shots for thing in _listed(shot)]
+    shots = [scene, *([scene.second_shot] if scene.second_shot else [])]
+    things = [thing for shot in shots for thing in _described_objects(shot)]
     if story.photograph:
-        fields = ["", "", _camera(scene), PHOTOGRAPH, "", ""]
+        fields = ["", "", _camera_text(scene), PHOTOGRAPH_NAME, "", ""]
     else:
-        moving = sum(moves(actor) for actor in scene.actors)
-        fields = [NUMBERS[len(scene.actors)], NUMBERS[moving], _camera(scene)]
-        for thing in things[:THINGS]:
+        moving = sum(is_moving(actor) for actor in scene.actors)
+        fields = [NUMBER_WORDS[len(scene.actors)], NUMBER_WORDS[moving], _camera_text(scene)]
+        for thing in things[:MAX_OBJECTS]:
             when = 1.0 if thing.motion == CHANGES_PLACES else 0.0
-            place = "" if scene.camera else _place(thing.pose(when))
-            fields += [thing.picture.kind, _does(thing), place]
-    fields += [""] * (len(WIDTHS) - 1 - len(fields))
+            place = "" if scene.camera else _position_text(thing.pose(when))
+            fields += [thing.picture.kind, _motion_text(thing), place]
+    fields += [""] * (len(SLOT_WIDTHS) - 1 - len(fields))
     then = things[0] if things else None
-    return [*fields, then.second.motion if isinstance(then, Doing) else ""]
+    return [*fields, then.second.motion if isinstance(then, SequentialMotion) else ""]
 
 
-def hedges(name: float, camera: float) -> Iterator[tuple[int, str, float]]:
+def logit_biases(name: float, camera: float) -> Iterator[tuple[int, str, float]]:
     """What is to be said where nothing else is much likelier: a soft token, a word, and by how many
     logits. Of names that is "something" or "photograph", of the camera that it moves about.
     """
-    starts = [start for start, _ in spans()]
-    yield starts[NAME], PHOTOGRAPH, name
-    for thing in range(THINGS):
-        yield starts[NAME + len(_THING) * thing], UNKNOWN, name
-    for number, word in enumerate(WANDERS.split()[2:]):
-        yield starts[CAMERA] + number, word, camera
+    starts = [start for start, _ in slot_spans()]
+    yield starts[NAME_SLOT], PHOTOGRAPH_NAME, name
+    for thing in range(MAX_OBJECTS):
+        yield starts[NAME_SLOT + len(_OBJECT_WIDTHS) * thing], UNNAMED, name
+    for number, word in enumerate(HANDHELD.split()[2:]):
+        yield starts[CAMERA_SLOT] + number, word, camera
 
 
-def _listed(shot: Scene) -> list[Moving]:
+def _described_objects(shot: Scene) -> list[Drawable]:
     """The things that a shot's description names, in its order; of copies only the first one."""
-    ordered = in_order(shot.actors)
+    ordered = description_order(shot.actors)
     kinds = Counter(actor.picture.kind for actor in ordered)
     return ordered[:1] if len(kinds) == 1 else ordered
 
 
-def _does(actor: Moving) -> str:
-    if isinstance(actor, Doing):
+def _motion_text(actor: Drawable) -> str:
+    if isinstance(actor, SequentialMotion):
         return actor.first.motion
     if actor.motion == CHANGES_PLACES:
-        return f"{_place(actor.pose(0.0))} ends {_place(actor.pose(1.0))}"
-    slow = isinstance(actor, Actor) and actor.motion in DIRECTIONS and actor.amount < SLOW
+        return f"{_position_text(actor.pose(0.0))} ends {_position_text(actor.pose(1.0))}"
+    slow = isinstance(actor, Actor) and actor.motion in DIRECTIONS and actor.amount < SLOW_SHARE
     return f"{actor.motion} slowly" if slow else actor.motion
 
 
-def _place(pose: Pose) -> str:
+def _position_text(pose: Pose) -> str:
     """One of nine: "top left", "top", ..., "middle"."""
     row = ("top", "", "bottom")[_third(pose.y)]
     column = ("left", "", "right")[_third(pose.x)]
@@ -75,7 +82,7 @@ def _third(share: float) -> int:
     return min(2, max(0, int(share * 3)))
 
 
-def _camera(scene: Scene) -> str:
-    if scene.later:
+def _camera_text(scene: Scene) -> str:
+    if scene.second_shot:
         return "cut"
     return scene.camera.move.removeprefix("the camera ") if scene.camera else "stays still"

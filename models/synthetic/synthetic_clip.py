@@ -10,7 +10,7 @@ from models.synthetic.scene import (
 
 
 @dataclass(frozen=True)
-class Question:
+class ClipQuestion:
     """A question with its choices: `answer` is one of them; `sentence` answers without choices."""
 
     task: str
@@ -21,12 +21,12 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Story:
+class SyntheticClip:
     """A scene in words: its description, and what can be asked about it."""
 
     name: str
     scene: Scene
     caption: str
-    questions: tuple[Question, ...]
+    questions: tuple[ClipQuestion, ...]
     seen: tuple[int, ...] = ()  # classes of ImageNet that a classifier names here
     photograph: bool = False  # a photograph or a part of one, of which they are told

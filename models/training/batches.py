@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from models.synthetic.dataset import Sample, Stories
+from models.synthetic.dataset import Sample, SyntheticClips
 from models.training import distributed
 
 
@@ -25,7 +25,7 @@ class Conversations(NamedTuple):
     labels: list[list[int]]
     parts: list[list[int]]
 
-    def some(self, rows: Sequence[int]) -> Conversations:
+    def select(self, rows: Sequence[int]) -> Conversations:
         """Those of `rows`."""
         return Conversations(*([column[row] for row in rows] for column in self))
 
@@ -41,7 +41,7 @@ class Conversations(NamedTuple):
 
 
 @dataclass
-class StoryBatch:
+class ClipBatch:
     """Samples side by side; shorter ones are padded at the end.
 
     It goes from one process to another, so it has nothing that is not needed: with the stories and
@@ -52,15 +52,17 @@ class StoryBatch:
     times: Tensor  # float32 [B, T]
     mask: Tensor  # bool [B, T]
     targets: Tensor  # int64 [B, tokens], numbers of words
-    labels_seen: Tensor  # int64 [B, labels.TOKENS], tokens of the names that the classifier gives
-    told: Conversations
+    imagenet_tokens: (
+        Tensor  # int64 [B, labels.TOKENS], tokens of the names that the classifier gives
+    )
+    conversations: Conversations
     tasks: list[list[str]]  # of each turn: its task, with a star where its choices were named
 
 
 B = TypeVar("B")
 
 
-def pad(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor]:
+def pad_samples(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor]:
     """Frames, seconds and mask of samples side by side."""
     longest = max(len(s["times"]) for s in samples)
     side = samples[0]["frames"].shape[-1]
@@ -75,8 +77,8 @@ def pad(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor]:
     return frames, times, mask
 
 
-def batches(
-    stories: Stories,
+def clip_batches(
+    stories: SyntheticClips,
     collate: Callable[[list[Sample]], B],
     start: int,
     stop: int,
@@ -89,10 +91,10 @@ def batches(
 
     shared: of several processes that train together, each gets its part of every batch.
     """
-    first, among = (distributed.rank(), distributed.world()) if shared else (0, 1)
+    first, among = (distributed.rank(), distributed.world_size()) if shared else (0, 1)
     loader: DataLoader[Sample] = DataLoader(
         stories,
-        batch_size=distributed.share(size) if shared else size,
+        batch_size=distributed.local_batch_size(size) if shared else size,
         sampler=range(start + first, stop, among),
         num_workers=workers,
         collate_fn=collate,

@@ -13,15 +13,15 @@ from gguf_tools.text.tokenizer import Tokenizer
 from models.projector import slots
 from models.prompt_format import question_ids
 from models.synthetic import slot_targets
-from models.synthetic.dataset import Sample, Stories, task
-from models.training.batches import Conversations, StoryBatch, pad
+from models.synthetic.dataset import Sample, SyntheticClips, task_of_turn
+from models.training.batches import ClipBatch, Conversations, pad_samples
 from models.vision.imagenet_labels import name_ids
 
-SAMPLED = 2000  # stories whose words are counted
+SAMPLED_CLIPS = 2000  # stories whose words are counted
 IGNORED = -100  # PyTorch's label of positions that the loss leaves out
 
 
-class Teacher:
+class ConversationCollator:
     """Turns samples into batches.
 
     tokens: soft tokens of a video; the first `form.TOKENS` are those of the form.
@@ -41,27 +41,27 @@ class Teacher:
     ) -> None:
         self._names = torch.tensor(name_ids(tokenizer.encode, tokenizer.encode("\n")[0]))
         self.tokenizer, self.template, self.system = tokenizer, template, system
-        if tokens < slots.TOKENS:
+        if tokens < slots.N_SLOT_TOKENS:
             raise ReellamaError(
-                f"stories need {slots.TOKENS} soft tokens, the projector has {tokens}"
+                f"stories need {slots.N_SLOT_TOKENS} soft tokens, the projector has {tokens}"
             )
         self.tokens, self.apart = tokens, apart
         self.words = list(words)
         self._index = {token: number for number, token in enumerate(self.words)}
         self.before, _ = question_ids(template, tokenizer, system, "?")
 
-    def __call__(self, samples: list[Sample]) -> StoryBatch:
+    def __call__(self, samples: list[Sample]) -> ClipBatch:
         """What a step takes; runs in the worker processes that draw."""
-        frames, times, mask = pad(samples)
+        frames, times, mask = pad_samples(samples)
         targets = torch.tensor([self.targets(sample["form"]) for sample in samples])
         seen = self._names[torch.tensor([sample["seen"] for sample in samples])].flatten(1)
         taught = [self._told(sample["turns"]) for sample in samples]
         told = Conversations(*(list(column) for column in zip(*taught, strict=True)))
         tasks = [
-            [task(question, sample["story"]) for question, _ in sample["turns"]]
+            [task_of_turn(question, sample["story"]) for question, _ in sample["turns"]]
             for sample in samples
         ]
-        return StoryBatch(frames, times, mask, targets, seen, told, tasks)
+        return ClipBatch(frames, times, mask, targets, seen, told, tasks)
 
     def _told(self, turns: list[tuple[str, str]]) -> tuple[list[int], list[int], list[int]]:
         """Ids, labels and parts of a conversation: of one part, or of a part a turn."""
@@ -77,7 +77,7 @@ class Teacher:
     def targets(self, fields: Sequence[str]) -> list[int]:
         """Numbers of words, one for each soft token; `IGNORED` for those beyond the form."""
         row: list[int] = []
-        for text, width in zip(fields, slots.WIDTHS, strict=True):
+        for text, width in zip(fields, slots.SLOT_WIDTHS, strict=True):
             ids = self.tokenizer.encode(f" {text}")[:width] if text else []
             row += [self._index.get(token, IGNORED) for token in ids]
             row += [0] * (width - len(ids))
@@ -104,14 +104,14 @@ class Teacher:
         return ids, labels
 
 
-def frequent_words(
-    stories: Stories, tokenizer: Tokenizer, most: int, sampled: int = SAMPLED
+def slot_vocabulary(
+    stories: SyntheticClips, tokenizer: Tokenizer, most: int, sampled: int = SAMPLED_CLIPS
 ) -> list[int]:
     """Token ids of forms, the most frequent first; padding ("\\n") is number 0."""
     seen: Counter[int] = Counter()
     told = [stories.story(number) for number in range(sampled)]
-    said = [text for story in told for text in slot_targets.fill(story) if text]
-    for text in (*said, *(name for cast in stories.casts for name in cast.names)):
+    said = [text for story in told for text in slot_targets.slot_texts(story) if text]
+    for text in (*said, *(name for cast in stories.picture_pools for name in cast.names)):
         seen.update(tokenizer.encode(f" {text}"))
     padding = tokenizer.encode("\n")[0]
     seen.pop(padding, None)

@@ -16,12 +16,12 @@ from typing import Any, ClassVar, NamedTuple
 
 from gguf_tools.errors import ReellamaError
 from gguf_tools.locate.find import MINI_LLM
-from models.projector.temporal_projector import BODIES
-from models.synthetic.dataset import StoryConfig
+from models.projector.temporal_projector import POOLERS
+from models.synthetic.dataset import SyntheticConfig
 from models.synthetic.rendered_clips import RenderedConfig
 from models.training.config_tables import checked, unknown
 from models.training.stages.contrastive import ContrastiveConfig, NewTowerConfig
-from models.training.stages.instruction import DrawnConfig, StudyConfig, TellConfig
+from models.training.stages.instruction import DrawnConfig, LoraConfig, StudyConfig
 from models.training.trainer import StageConfig
 
 # A recipe with one of these trains on stories.
@@ -34,7 +34,7 @@ else:
 
 
 @dataclass(frozen=True)
-class ProjectorChoice:
+class ProjectorSettings:
     """What a recipe decides of the projector; the rest follows from tower and LLM."""
 
     kind: str = "resampler"
@@ -47,12 +47,12 @@ class ProjectorChoice:
     encoder: int = 0
 
     def __post_init__(self) -> None:
-        if self.kind not in BODIES:
-            raise unknown("projector", self.kind, BODIES)
+        if self.kind not in POOLERS:
+            raise unknown("projector", self.kind, POOLERS)
 
 
 @dataclass(frozen=True)
-class TowerChoice:
+class TowerSettings:
     """A tower by its open_clip name or folder; without a name one is trained."""
 
     name: str = ""
@@ -70,7 +70,7 @@ class Idle(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TrainingConfig:
     """What both ways to train have in common.
 
     Attributes:
@@ -81,8 +81,8 @@ class Recipe:
     name: str
     llm: str = MINI_LLM
     seed: int = 0
-    tower: TowerChoice = TowerChoice()
-    projector: ProjectorChoice = ProjectorChoice()
+    tower: TowerSettings = TowerSettings()
+    projector: ProjectorSettings = ProjectorSettings()
 
     idle: ClassVar[tuple[Idle, ...]] = ()
 
@@ -107,7 +107,7 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class CaptionRecipe(Recipe):
+class CaptionRecipe(TrainingConfig):
     """Tables of a recipe that trains a projector on captions.
 
     Attributes:
@@ -143,7 +143,7 @@ class CaptionRecipe(Recipe):
 
 
 @dataclass(frozen=True)
-class StoryRecipe(Recipe):
+class StoryRecipe(TrainingConfig):
     """Tables of a recipe that trains on drawn stories, with an adapter for the LLM.
 
     Attributes:
@@ -166,12 +166,12 @@ class StoryRecipe(Recipe):
     """
 
     contrastive: NewTowerConfig = NewTowerConfig()
-    stories: StoryConfig = StoryConfig()
+    stories: SyntheticConfig = SyntheticConfig()
     look: StageConfig = StageConfig(steps=0)
     see: DrawnConfig = DrawnConfig(steps=0)
     study: StudyConfig = StudyConfig(steps=0)
     tell: DrawnConfig = DrawnConfig(steps=0)
-    adapter: TellConfig = TellConfig()
+    adapter: LoraConfig = LoraConfig()
     labels: bool = False
     start: str = ""
     kept: float = 0.0
@@ -224,7 +224,7 @@ def _recipe(values: Mapping[str, Any]) -> CaptionRecipe | StoryRecipe:
     return cls(**arguments)
 
 
-def _keys(cls: type[Recipe]) -> list[str]:
+def _keys(cls: type[TrainingConfig]) -> list[str]:
     return [entry.name for entry in dataclasses.fields(cls)]
 
 

@@ -27,12 +27,12 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def world() -> int:
+def world_size() -> int:
     """How many processes train together."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def join() -> None:
+def init_processes() -> None:
     """Meet the other processes, if the environment says that there are some (as torchrun does)."""
     if dist.is_initialized() or int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return
@@ -40,37 +40,39 @@ def join() -> None:
     if cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     dist.init_process_group("nccl" if cuda else "gloo")
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", str(world())))
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", str(world_size())))
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // here))
 
 
-def leave() -> None:
+def shut_down() -> None:
     """Part from the others."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
-def wait() -> None:
+def barrier() -> None:
     """Until all have come here."""
-    if world() > 1:
+    if world_size() > 1:
         dist.barrier()
 
 
-def share(batch: int) -> int:
+def local_batch_size(batch: int) -> int:
     """The part of a batch that one process takes; raises ReellamaError if it cannot be shared."""
-    if batch % world():
-        raise ReellamaError(f"a batch of {batch} cannot be shared by {world()} processes alike")
-    return batch // world()
+    if batch % world_size():
+        raise ReellamaError(
+            f"a batch of {batch} cannot be shared by {world_size()} processes alike"
+        )
+    return batch // world_size()
 
 
-def average(parameters: Iterable[nn.Parameter]) -> None:
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Make every gradient the mean of those of all processes."""
-    if world() == 1:
+    if world_size() == 1:
         return
     gradients = [p.grad for p in parameters if p.grad is not None]
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     dist.all_reduce(flat)
-    flat /= world()
+    flat /= world_size()
     for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
         gradient.copy_(part.view_as(gradient))
 
@@ -78,14 +80,14 @@ def average(parameters: Iterable[nn.Parameter]) -> None:
 def mean(value: Tensor) -> Tensor:
     """The mean of a number over all processes, without a gradient."""
     value = value.detach().clone()
-    if world() > 1:
+    if world_size() > 1:
         dist.all_reduce(value)
-    return value / world()
+    return value / world_size()
 
 
 def gather(rows: Tensor) -> Tensor:
     """The rows of all processes, `[B, ...]` -> `[world * B, ...]`; gradients go back to each."""
-    return rows if world() == 1 else _Gather.apply(rows)
+    return rows if world_size() == 1 else _Gather.apply(rows)
 
 
 class _Gather(torch.autograd.Function):
@@ -93,7 +95,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
-        every = [torch.empty_like(rows) for _ in range(world())]
+        every = [torch.empty_like(rows) for _ in range(world_size())]
         dist.all_gather(every, rows.contiguous())
         return torch.cat(every)
 
@@ -102,7 +104,7 @@ class _Gather(torch.autograd.Function):
         (gradient,) = gradients
         total = gradient.clone()
         dist.all_reduce(total)
-        return total.chunk(world())[rank()]
+        return total.chunk(world_size())[rank()]
 
 
 def workers() -> int:
@@ -110,7 +112,7 @@ def workers() -> int:
 
     None on a CPU where every core has its process, and each of them draws for itself.
     """
-    return ((os.cpu_count() or 2) - 1) // world()
+    return ((os.cpu_count() or 2) - 1) // world_size()
 
 
 def spawn(function: Callable[..., Any], processes: int, *arguments: Any) -> None:

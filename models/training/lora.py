@@ -21,7 +21,7 @@ from gguf_tools.errors import ReellamaError
 from gguf_tools.format.reader import GGUFFile
 
 # Linear layers of a transformers Llama -> names of a block's tensors in GGUF.
-NAMES = {
+GGUF_NAMES = {
     "self_attn.q_proj": "attn_q",
     "self_attn.k_proj": "attn_k",
     "self_attn.v_proj": "attn_v",
@@ -55,7 +55,7 @@ class LoraLinear(nn.Module):
         return y + F.linear(low, self.b.to(x.dtype))
 
 
-class Lora(nn.Module):
+class LoraAdapters(nn.Module):
     """The adapters of all layers of a transformers Llama; `model` itself is changed to use them.
 
     alpha: llama.cpp multiplies by alpha / rank, and so does this.
@@ -68,11 +68,11 @@ class Lora(nn.Module):
         layers = []
         for name, module in list(model.named_modules()):
             found = _LAYER.search(name)
-            if found and found[2] in NAMES and isinstance(module, nn.Linear):
+            if found and found[2] in GGUF_NAMES and isinstance(module, nn.Linear):
                 layer = LoraLinear(module, rank, alpha / rank)
                 parent, _, child = name.rpartition(".")
                 setattr(model.get_submodule(parent), child, layer)
-                self.names.append(f"blk.{found[1]}.{NAMES[found[2]]}.weight")
+                self.names.append(f"blk.{found[1]}.{GGUF_NAMES[found[2]]}.weight")
                 layers.append(layer)
         # Only the low-rank parts belong to this module: the base weights are the model's.
         self.a = nn.ParameterList([layer.a for layer in layers])
@@ -88,7 +88,7 @@ class Lora(nn.Module):
         self.__dict__["layers"] = layers
 
     @contextmanager
-    def off(self) -> Iterator[None]:
+    def disabled(self) -> Iterator[None]:
         """The bare LLM, for as long as the context lasts."""
         for layer in self._layers:
             layer.enabled = False

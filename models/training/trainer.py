@@ -26,7 +26,7 @@ from models.vision.encoder import compute_dtype
 Loss = Callable[[int, np.random.Generator], Tensor]
 Validate = Callable[[], dict[str, float]]
 
-MAX_GRADIENT = 1.0  # norm; longer gradients are scaled down to it
+MAX_GRADIENT_NORM = 1.0  # norm; longer gradients are scaled down to it
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class StageConfig:
         return (self.batch,)
 
 
-def minutes(seconds: float) -> str:
+def format_minutes(seconds: float) -> str:
     """Seconds as people read them: "3:07"."""
     return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
 
@@ -75,7 +75,7 @@ def batch_rows(step: int, batch: int, count: int, seed: int) -> list[int]:
     return rows
 
 
-class Stage:
+class Trainer:
     """Train `module` with `loss(number, rng)`, where number counts forward passes.
 
     Args:
@@ -139,7 +139,7 @@ class Stage:
         torch.save(state, part)
         os.replace(part, self.checkpoint)
 
-    def rate(self, step: int) -> float:
+    def learning_rate_at(self, step: int) -> float:
         """Learning rate of a step: linear warm-up, then half a cosine down to zero."""
         rising = max(1, round(self.config.warm_up * self.config.steps))
         if step < rising:
@@ -168,36 +168,36 @@ class Stage:
             if self.step % self.config.every == 0 or last:
                 self.save()
                 if validate:
-                    self._log(self._validated(validate))
+                    self._log(self._validate(validate))
 
     def _take_step(self, loss: Loss) -> float:
         self.module.train()
         for group in self.optimizer.param_groups:
-            group["lr"] = self.rate(self.step)
+            group["lr"] = self.learning_rate_at(self.step)
         total = 0.0
         for part in range(self.config.accumulate):
             number = self.step * self.config.accumulate + part
             torch.manual_seed(self.seed * 1_000_003 + number + 7919 * distributed.rank())
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self._halves()):
-                value = loss(number, np.random.default_rng(self._seeds(number)))
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self._use_bfloat16()):
+                value = loss(number, np.random.default_rng(self._rng_seed(number)))
             (value / self.config.accumulate).backward()
             total += value.item() / self.config.accumulate
-        distributed.average(self.module.parameters())
-        nn.utils.clip_grad_norm_(self.module.parameters(), MAX_GRADIENT)
+        distributed.average_gradients(self.module.parameters())
+        nn.utils.clip_grad_norm_(self.module.parameters(), MAX_GRADIENT_NORM)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return total
 
-    def _seeds(self, number: int) -> list[int]:
+    def _rng_seed(self, number: int) -> list[int]:
         """Of what a forward pass draws by chance: other numbers in each process."""
         own = [distributed.rank()] if distributed.rank() else []
         return [self.seed, number, *own]
 
-    def _halves(self) -> bool:
+    def _use_bfloat16(self) -> bool:
         """Whether it is quicker to multiply in bfloat16."""
         return self.device.type != "cpu" or compute_dtype() == torch.bfloat16
 
-    def _validated(self, validate: Validate) -> dict[str, float]:
+    def _validate(self, validate: Validate) -> dict[str, float]:
         self.module.eval()
         with torch.no_grad():
             return validate()
@@ -206,7 +206,7 @@ class Stage:
         left = self.seconds / self.step * (self.config.steps - self.step)
         shown = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
         self.report(
-            f"{self.name}: step {self.step}/{self.config.steps}, {shown}, {minutes(left)} left"
+            f"{self.name}: step {self.step}/{self.config.steps}, {shown}, {format_minutes(left)} left"
         )
         line = {"stage": self.name, "step": self.step, "seconds": round(self.seconds, 1), **figures}
         with (self.folder / "log.jsonl").open("a") as log:

@@ -21,9 +21,9 @@ from gguf_tools.errors import ReellamaError
 from gguf_tools.format.reader import read_gguf, token_embeddings
 from models.vision.torchvision_compat import ensure_torchvision
 
-NAMED = 3  # classes
+TOP_CLASSES = 3  # classes
 NAME_TOKENS = 6  # of each class's name at most
-TOKENS = NAMED * NAME_TOKENS
+N_TOKENS = TOP_CLASSES * NAME_TOKENS
 
 
 @functools.cache
@@ -53,7 +53,7 @@ def name_ids(encode: Callable[[str], list[int]], padding: int) -> list[list[int]
     return [[*row, *[padding] * (NAME_TOKENS - len(row))] for row in rows]
 
 
-class Labels:
+class ImageNetClassifier:
     """The classifier and the embeddings of its words; float tensors are float32.
 
     widen, classify: weights and biases, 1x1 convolution and linear layer, of the trunk's end.
@@ -65,7 +65,7 @@ class Labels:
         self.weights = weights
 
     @classmethod
-    def load(cls, path: Path, llm: Path) -> Labels:
+    def load(cls, path: Path, llm: Path) -> ImageNetClassifier:
         """Read the token ids that `save` wrote; classifier and embeddings are where they belong."""
         ids = load_file(path)["ids"].tolist()
         scale = read_gguf(llm).embedding_scale
@@ -78,16 +78,18 @@ class Labels:
         known, ids = self.weights["known"], self.weights["ids"].long()
         save_file({"ids": known[ids].to(torch.int32).contiguous()}, path)
 
-    def to(self, device: torch.device) -> Labels:
+    def to(self, device: torch.device) -> ImageNetClassifier:
         """The same on another device."""
-        return Labels({name: tensor.to(device) for name, tensor in self.weights.items()})
+        return ImageNetClassifier(
+            {name: tensor.to(device) for name, tensor in self.weights.items()}
+        )
 
     @classmethod
     def of_imagenet(
         cls,
         ids: Sequence[Sequence[int]] = (),
         embed: Callable[[list[int]], Tensor] = torch.tensor,
-    ) -> Labels:
+    ) -> ImageNetClassifier:
         """The classifier of EfficientNet-lite0 with the words `ids`, embedded by the LLM.
 
         Raises ReellamaError when its package is missing.
@@ -137,15 +139,15 @@ class Labels:
         pooled = F.relu6(F.linear(grid.float(), w["widen.weight"], w["widen.bias"])).mean(1)
         return F.linear(pooled, w["classify.weight"], w["classify.bias"])
 
-    def likeliest(self, features: np.ndarray) -> list[tuple[float, list[int]]]:
+    def top_classes(self, features: np.ndarray) -> list[tuple[float, list[int]]]:
         """The likeliest classes: the probability of each, and the LLM's tokens of its name."""
         shares = self.probabilities(features)
         known, ids = self.weights["known"], self.weights["ids"].long()
-        best = np.argsort(-shares)[:NAMED]
+        best = np.argsort(-shares)[:TOP_CLASSES]
         return [(float(shares[number]), known[ids[number]].tolist()) for number in best]
 
     def tokens(self, features: np.ndarray) -> np.ndarray:
         """Soft tokens of the likeliest classes' names: float32 `[TOKENS, n_embd]`."""
-        best = np.argsort(-self.probabilities(features))[:NAMED]
+        best = np.argsort(-self.probabilities(features))[:TOP_CLASSES]
         rows = self.weights["ids"][torch.from_numpy(best.copy())].flatten().long()
         return self.weights["embeddings"][rows].cpu().numpy()

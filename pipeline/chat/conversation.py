@@ -115,7 +115,7 @@ class Chat:
         cls,
         data: dict[str, Any],
         engine: Engine,
-        see: Callable[[Path], Video],
+        encode_video: Callable[[Path], Video],
         on_drop: Callable[[int], None] | None = None,
     ) -> Chat:
         """Rebuild a conversation from `to_json`'s object; `see` reads each of its videos again."""
@@ -125,7 +125,9 @@ class Chat:
             system = data["system"]
         except (KeyError, TypeError) as error:
             raise ReellamaError(f"not a saved conversation: {error!r}") from error
-        chat = cls(engine, system=system, videos=[see(path) for path in paths], on_drop=on_drop)
+        chat = cls(
+            engine, system=system, videos=[encode_video(path) for path in paths], on_drop=on_drop
+        )
         chat.turns = turns
         return chat
 

@@ -17,11 +17,11 @@ from PIL import Image
 from gguf_tools.errors import ReellamaError
 from models import prompt_format
 from pipeline.chat.conversation import Answer, Chat, Turn
-from pipeline.chat.video_chat import Progress, Reading, VideoChat
-from pipeline.chat.video_notes import WatchedVideo, take_notes, written
-from pipeline.llm.engine import Stats, Text
+from pipeline.chat.video_chat import FrameProgress, VideoChat, VideoReadOptions
+from pipeline.chat.video_notes import NotedVideo, notes_as_text, take_notes
+from pipeline.llm.engine import EngineStats, Text
 from pipeline.llm.ollama_model import OllamaError, OllamaModel
-from pipeline.video.timestamps import clock
+from pipeline.video.timestamps import format_time
 
 MAX_PICTURES = 8
 PICTURE_SIDE = 448  # pixels; encoders of 336 to 448 are common, and larger ones cut into tiles
@@ -45,15 +45,15 @@ class OllamaChat(Chat):
 
     def messages(self, question: str, turns: Sequence[Turn] = ()) -> list[dict[str, Any]]:
         """What is sent: the notes in the system message, which a full context keeps; then turns."""
-        videos = [video for video in self.videos if isinstance(video, WatchedVideo)]
-        parts = [self.system or "", written(videos) if videos else ""]
+        videos = [video for video in self.videos if isinstance(video, NotedVideo)]
+        parts = [self.system or "", notes_as_text(videos) if videos else ""]
         system = "\n\n".join(filter(None, parts))
         asked = [(turn.question, turn.answer) for turn in turns]
         found: list[dict[str, Any]] = [*prompt_format.messages(system, asked, question)]
         if videos and "vision" in self.model.capabilities:
             first = next(message for message in found if message["role"] == "user")
             shown = _shown(videos, self._room_for_pictures())
-            times = ", ".join(f"{videos[i].path.name} at {clock(t)}" for i, t, _ in shown)
+            times = ", ".join(f"{videos[i].path.name} at {format_time(t)}" for i, t, _ in shown)
             first["content"] = f"(Pictures: {times})\n{first['content']}"
             first["images"] = [jpeg(frame) for _, _, frame in shown]
         return found
@@ -125,7 +125,7 @@ class OllamaVideoChat(VideoChat):
         return f"ollama:{self.model.name}"
 
     @property
-    def last(self) -> Stats:
+    def last(self) -> EngineStats:
         """What the last answer took, as far as the server told."""
         return self.model.last
 
@@ -138,14 +138,16 @@ class OllamaVideoChat(VideoChat):
         """Raise OllamaError when the server or the model is absent."""
         _ = self.model.capabilities
 
-    def load(self, path: str | Path, progress: Progress | None = None) -> None:
+    def load(self, path: str | Path, progress: FrameProgress | None = None) -> None:
         """Go on with a saved conversation, whichever LLM it was with."""
         super().load(path, progress)
         self.chat = OllamaChat(self.model, self.chat)
 
-    def _see(self, path: Path, reading: Reading, progress: Progress | None) -> WatchedVideo:
-        video = super()._see(path, reading, progress)
-        return WatchedVideo(**vars(video), notes=take_notes(self, video, reading))
+    def _encode_video(
+        self, path: Path, reading: VideoReadOptions, progress: FrameProgress | None
+    ) -> NotedVideo:
+        video = super()._encode_video(path, reading, progress)
+        return NotedVideo(**vars(video), notes=take_notes(self, video, reading))
 
 
 def jpeg(frame: np.ndarray) -> bytes:
@@ -157,7 +159,7 @@ def jpeg(frame: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def _shown(videos: Sequence[WatchedVideo], n: int) -> list[tuple[int, float, np.ndarray]]:
+def _shown(videos: Sequence[NotedVideo], n: int) -> list[tuple[int, float, np.ndarray]]:
     """At most `n` frames of all, evenly: the number of the video, seconds, the frame."""
     all_frames = [
         (i, float(time), frame)

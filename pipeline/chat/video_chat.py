@@ -21,17 +21,17 @@ from gguf_tools.locate import find
 from models.bundle import Bundle
 from pipeline.chat.conversation import Answer, Chat, Turn, Video
 from pipeline.chat.timings import Timings
-from pipeline.llm.engine import Engine, Stats
+from pipeline.llm.engine import Engine, EngineStats
 from pipeline.video.clip import Clip, read_frames
 
-Progress = Callable[[int, int], None]
+FrameProgress = Callable[[int, int], None]
 
 # Pixels on the longest side of a frame: more than any tower takes, and 64 frames of 4K fit memory.
 MAX_SIDE = 768
 
 
 @dataclass(frozen=True)
-class Reading:
+class VideoReadOptions:
     """How a video is read, in the words of `read_frames`; `frames=None` is the bundle's number."""
 
     frames: int | None = None
@@ -40,7 +40,7 @@ class Reading:
     start: float | None = None
     end: float | None = None
 
-    def clip(self, path: Path, frames: int, progress: Progress | None = None) -> Clip:
+    def clip(self, path: Path, frames: int, progress: FrameProgress | None = None) -> Clip:
         """Read a video's frames: `frames` of them, where no other number was asked for."""
         options = {**asdict(self), "frames": self.frames or frames}
         return read_frames(path, max_side=MAX_SIDE, progress=progress, **options)
@@ -61,8 +61,8 @@ class VideoChat:
         bundle: str | Path = "mini",
         llm: str | Path | None = None,
         system: str | None = None,
-        reading: Reading = Reading(),
-        progress: Progress | None = None,
+        reading: VideoReadOptions = VideoReadOptions(),
+        progress: FrameProgress | None = None,
         frames: int | None = None,
         start: float | None = None,
         end: float | None = None,
@@ -97,7 +97,7 @@ class VideoChat:
         return str(self.engine.path)
 
     @property
-    def last(self) -> Stats:
+    def last(self) -> EngineStats:
         """What the last answer took, and why it ended."""
         return self.engine.last
 
@@ -119,15 +119,17 @@ class VideoChat:
         """The conversation so far."""
         return self.chat.turns
 
-    def add(self, path: str | Path, progress: Progress | None = None) -> Video:
+    def add(self, path: str | Path, progress: FrameProgress | None = None) -> Video:
         """Look at one more video; `progress(done, total)` counts its frames."""
-        video = self._see(Path(path), self.reading, progress)
+        video = self._encode_video(Path(path), self.reading, progress)
         self.chat.add(video)
         return video
 
-    def read_again(self, reading: Reading, progress: Progress | None = None) -> None:
+    def reread(self, reading: VideoReadOptions, progress: FrameProgress | None = None) -> None:
         """Look at all videos once more, read in another way. On an error nothing changes."""
-        self.chat.videos = [self._see(video.path, reading, progress) for video in self.videos]
+        self.chat.videos = [
+            self._encode_video(video.path, reading, progress) for video in self.videos
+        ]
         self.reading = reading
 
     def ask(self, question: str, **generation: Any) -> str:
@@ -151,14 +153,14 @@ class VideoChat:
         data = {"reellama": 1, "reading": asdict(self.reading), **self.chat.to_json()}
         write_atomically(Path(path), json.dumps(data, indent=2, ensure_ascii=False) + "\n")
 
-    def load(self, path: str | Path, progress: Progress | None = None) -> None:
+    def load(self, path: str | Path, progress: FrameProgress | None = None) -> None:
         """Go on with a saved conversation: its turns and its videos, which are read again.
 
         On an error the present conversation stays as it is.
         """
         try:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
-            reading = Reading(**data["reading"])
+            reading = VideoReadOptions(**data["reading"])
         except OSError as error:
             raise ReellamaError(f"cannot read {path}: {error.strerror}") from error
         except (ValueError, TypeError, KeyError) as error:
@@ -168,12 +170,14 @@ class VideoChat:
         self.chat = Chat.from_json(
             data,
             self.engine,
-            see=lambda video: self._see(video, reading, progress),
+            encode_video=lambda video: self._encode_video(video, reading, progress),
             on_drop=self.chat.on_drop,
         )
         self.reading = reading
 
-    def _see(self, path: Path, reading: Reading, progress: Progress | None) -> Video:
+    def _encode_video(
+        self, path: Path, reading: VideoReadOptions, progress: FrameProgress | None
+    ) -> Video:
         """Frames -> features -> soft tokens."""
         with self.timings.stage("read"):
             clip = reading.clip(path, self.bundle.frames, progress)

@@ -15,15 +15,15 @@ import prompts
 from pipeline.chat.conversation import Chat, Video
 from pipeline.llm.token_sampling import Sampling
 from pipeline.video.clip import VideoError, read_frames
-from pipeline.video.timestamps import clock
+from pipeline.video.timestamps import format_time
 
 if TYPE_CHECKING:
-    from pipeline.chat.video_chat import Reading, VideoChat
+    from pipeline.chat.video_chat import VideoChat, VideoReadOptions
 
 # Looking at a part takes a second or two; one that is shorter than this shows what the whole does.
 PART_SECONDS = 4.0
 MAX_PARTS = 6
-SIDE = 384  # pixels on the longest side of a frame that nobody will see
+MAX_SIDE_PIXELS = 384  # pixels on the longest side of a frame that nobody will see
 NOTE_TOKENS = 64  # a description in the bundle's words is a sentence or two
 
 
@@ -37,13 +37,13 @@ class Note:
 
 
 @dataclass(frozen=True)
-class WatchedVideo(Video):
+class NotedVideo(Video):
     """A video with the notes on it: the first one is about the whole, the others about parts."""
 
     notes: tuple[Note, ...] = ()
 
 
-def take_notes(talk: VideoChat, video: Video, reading: Reading) -> tuple[Note, ...]:
+def take_notes(talk: VideoChat, video: Video, reading: VideoReadOptions) -> tuple[Note, ...]:
     """Describe a video that was read as `reading` says, then its parts, as the bundle sees them."""
     clip = video.clip
     start = reading.start or 0.0
@@ -58,7 +58,7 @@ def take_notes(talk: VideoChat, video: Video, reading: Reading) -> tuple[Note, .
     return tuple(notes)
 
 
-def written(videos: Sequence[WatchedVideo]) -> str:
+def notes_as_text(videos: Sequence[NotedVideo]) -> str:
     """All notes on `videos` as text for an LLM, after what it should know about notes."""
     lines = [prompts.load("video_notes")]
     for i, video in enumerate(videos, 1):
@@ -66,15 +66,15 @@ def written(videos: Sequence[WatchedVideo]) -> str:
         length = f", {duration:.1f} seconds long" if duration else ", a picture"
         lines += ["", f"Video {i}: {video.path.name}{length}"]
         for note in video.notes:
-            times = f"{clock(note.start)} to {clock(note.end)}: " if duration else ""
+            times = f"{format_time(note.start)} to {format_time(note.end)}: " if duration else ""
             lines.append(f"- {times}{note.text}")
     return "\n".join(lines)
 
 
-def _look_at(talk: VideoChat, video: Video, part: Reading) -> Note:
+def _look_at(talk: VideoChat, video: Video, part: VideoReadOptions) -> Note:
     start, end = part.start or 0.0, part.end or 0.0
     options = asdict(replace(part, frames=part.frames or talk.bundle.frames))
-    clip = read_frames(video.path, max_side=SIDE, **options)
+    clip = read_frames(video.path, max_side=MAX_SIDE_PIXELS, **options)
     soft_tokens = talk.bundle.encode(clip.frames, clip.times - start)
     return Note(start, end, _describe(talk, Video(video.path, soft_tokens, clip)))
 

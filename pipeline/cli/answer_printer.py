@@ -11,14 +11,14 @@ from rich.text import Text
 
 from pipeline.chat.conversation import Answer
 from pipeline.chat.video_chat import VideoChat
-from pipeline.cli.console import clean, err, note, out, sureness
+from pipeline.cli.console import confidence_color, err, note, out, strip_control
 from pipeline.llm.engine import Token
 
 # A "word" this wide is written although it goes on: languages without spaces have no other breaks.
 LONGEST_WAIT = 24
 
 
-class Printer:
+class AnswerPrinter:
     """Writes text to a terminal as it comes, breaking lines between words.
 
     A word is held back until it is known to be whole. Into a file or a pipe the text goes as it is.
@@ -42,7 +42,7 @@ class Printer:
             self._console.file.write(text.rstrip())
             self._console.file.flush()
             return
-        for part in re.findall(r"\n|[^\S\n]+|\S+", clean(text)):
+        for part in re.findall(r"\n|[^\S\n]+|\S+", strip_control(text)):
             if part == "\n":
                 self._put_word()
                 self._put("\n")
@@ -83,12 +83,12 @@ class Printer:
         self._console.file.flush()
 
 
-def show(answer: Answer, tokens: list[Token], *, probs: bool = False) -> None:
+def print_answer(answer: Answer, tokens: list[Token], *, probs: bool = False) -> None:
     """Write an answer to stdout as it comes, and gather its tokens in `tokens`.
 
     Ctrl-C passes through, after what was written is ended properly.
     """
-    printer = Printer(out)
+    printer = AnswerPrinter(out)
     waiting = err.status("[dim]thinking")
     with closing(answer):
         try:
@@ -97,13 +97,13 @@ def show(answer: Answer, tokens: list[Token], *, probs: bool = False) -> None:
             for token in answer:
                 waiting.stop()
                 tokens.append(token)
-                printer.write(token.text, sureness(token.p) if probs else "")
+                printer.write(token.text, confidence_color(token.p) if probs else "")
         finally:
             waiting.stop()
             printer.finish()
 
 
-def remark(talk: VideoChat, max_tokens: int) -> None:
+def print_remarks(talk: VideoChat, max_tokens: int) -> None:
     """Say what a person should know about the answer: a limit cut it off, or a stopgap was used."""
     if talk.last.stop_reason == "context":
         note("the context is full: the answer ends here")

@@ -10,8 +10,8 @@ from typer import Argument, Exit, Option, Typer
 from pipeline.cli.commands import gguf, ollama
 from pipeline.cli.commands.evaluate import QuestionOptions, RunOptions
 from pipeline.cli.commands.inspect_video import InspectOptions
-from pipeline.cli.commands.serve import LoadOptions, LogLevel, PlaceOptions, Unit
-from pipeline.cli.commands.timeline import TimelineOptions, WatchingOptions
+from pipeline.cli.commands.serve import ListenOptions, LogLevel, ServedModelOptions, Unit
+from pipeline.cli.commands.timeline import LongVideoOptions, TimelineOptions
 from pipeline.cli.commands.watch import WatchOptions
 from pipeline.cli.options import AnswerOptions, FrameOptions, ModelOptions, grouped
 
@@ -63,9 +63,9 @@ def ask(
     timings: TimingsFlag = False,
 ) -> None:
     """Ask one question about a video; the answer comes on stdout."""
-    from pipeline.cli.commands.ask import Output, run
+    from pipeline.cli.commands.ask import OutputOptions, run
 
-    run(videos, question, frames, model, answer, Output(json, probs, timings))
+    run(videos, question, frames, model, answer, OutputOptions(json, probs, timings))
 
 
 @app.command(no_args_is_help=True)
@@ -81,9 +81,9 @@ def describe(
     timings: TimingsFlag = False,
 ) -> None:
     """Say what a video shows."""
-    from pipeline.cli.commands.ask import Output, run
+    from pipeline.cli.commands.ask import OutputOptions, run
 
-    run(videos, None, frames, model, answer, Output(json, probs, timings))
+    run(videos, None, frames, model, answer, OutputOptions(json, probs, timings))
 
 
 @app.command()
@@ -111,7 +111,7 @@ def timeline(
     video: Annotated[Path, Argument(metavar="VIDEO", help="A video, however long.")],
     *,
     options: TimelineOptions,
-    watching: WatchingOptions,
+    watching: LongVideoOptions,
 ) -> None:
     """Say scene by scene what a long video shows, or find the scenes that answer a question."""
     from pipeline.cli.commands.timeline import timeline as run
@@ -125,7 +125,7 @@ def watch(
     folder: Annotated[Path, Argument(metavar="DIR", help="A folder of videos.")],
     *,
     options: WatchOptions,
-    watching: WatchingOptions,
+    watching: LongVideoOptions,
 ) -> None:
     """Write a sidecar (JSON and SRT) beside each new video of a folder. Workers can share it."""
     from pipeline.cli.commands.watch import run
@@ -138,7 +138,7 @@ def watch(
 def search(
     videos: Videos,
     words: Annotated[str, Argument(metavar="TEXT", help="What to look for, in a few words.")],
-    watching: WatchingOptions,
+    watching: LongVideoOptions,
     *,
     n: Annotated[int, Option("-n", min=1, help="How many moments.")] = 5,
     thumbnails: Annotated[
@@ -196,9 +196,9 @@ def train(
     ] = 1,
 ) -> None:
     """Train a bundle by a recipe. The same command goes on where a stopped one was."""
-    from pipeline.cli.commands.train import Changes, run
+    from pipeline.cli.commands.train import ConfigOverrides, run
 
-    run(recipe, out, work, material, Changes(data, projector, steps), processes)
+    run(recipe, out, work, material, ConfigOverrides(data, projector, steps), processes)
 
 
 @app.command(name="eval")
@@ -218,8 +218,8 @@ def evaluate(
 @app.command()
 @grouped
 def serve(
-    place: PlaceOptions,
-    load: LoadOptions,
+    place: ListenOptions,
+    load: ServedModelOptions,
     *,
     log_level: LogLevel = "info",
     unit: Unit = None,

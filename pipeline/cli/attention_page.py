@@ -13,15 +13,18 @@ import numpy as np
 from jinja2 import Environment, Template
 from PIL import Image
 
-from models.projector.interpretation import Field
-from pipeline.video.timestamps import clock
+from models.projector.interpretation import SlotReading
+from pipeline.video.timestamps import format_time
 
-FOG, THICKEST = 150.0, 0.1  # its grey, and what it leaves of a picture that is not looked at
+FOG_GREY, MIN_VISIBILITY = (
+    150.0,
+    0.1,
+)  # its grey, and what it leaves of a picture that is not looked at
 PAGE_WIDTH, QUALITY = 96, 75  # pixels of a frame on the page, and of JPEG
 ROWS, COLUMNS = ("top", "middle", "bottom"), ("left", "middle", "right")
 
 
-def lit(frames: Sequence[np.ndarray], looks: np.ndarray) -> list[np.ndarray]:
+def highlight_attention(frames: Sequence[np.ndarray], looks: np.ndarray) -> list[np.ndarray]:
     """Frames (uint8 RGB `[H, W, 3]`) in a fog that is the thinner the more `looks [T, cells]` falls
     there.
 
@@ -32,12 +35,12 @@ def lit(frames: Sequence[np.ndarray], looks: np.ndarray) -> list[np.ndarray]:
         height, width = frame.shape[:2]
         spots = Image.fromarray(share.astype(np.float32), mode="F")
         clear = np.asarray(spots.resize((width, height), Image.Resampling.BILINEAR)).clip(0, 1)
-        clear = THICKEST + (1 - THICKEST) * clear[..., None]
-        shown.append((FOG + (frame - FOG) * clear).astype(np.uint8))
+        clear = MIN_VISIBILITY + (1 - MIN_VISIBILITY) * clear[..., None]
+        shown.append((FOG_GREY + (frame - FOG_GREY) * clear).astype(np.uint8))
     return shown
 
 
-def where(looks: np.ndarray, times: Sequence[float] | np.ndarray) -> str:
+def attention_peak(looks: np.ndarray, times: Sequence[float] | np.ndarray) -> str:
     """The cell that `looks [T, cells]` falls on most: `0:02.1, bottom left`."""
     grid = _grid(looks)
     frame, row, column = np.unravel_index(grid.argmax(), grid.shape)
@@ -45,7 +48,7 @@ def where(looks: np.ndarray, times: Sequence[float] | np.ndarray) -> str:
     places = [ROWS[3 * int(row) // side], COLUMNS[3 * int(column) // side]]
     if "middle" in places:  # "top", "left" and "middle" say enough
         places.remove("middle")
-    return f"{clock(times[int(frame)])}, {' '.join(places)}"
+    return f"{format_time(times[int(frame)])}, {' '.join(places)}"
 
 
 def _grid(looks: np.ndarray) -> np.ndarray:
@@ -55,21 +58,23 @@ def _grid(looks: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Page:
+class AttentionPage:
     """A video and its fields, as the template takes them."""
 
     name: str
     bundle: str
     frames: Sequence[np.ndarray]
     times: Sequence[float] | np.ndarray
-    fields: Sequence[Field]
+    fields: Sequence[SlotReading]
 
     def write(self) -> str:
         """One HTML page that needs nothing else."""
         height, width = self.frames[0].shape[:2]
         size = (PAGE_WIDTH, max(1, round(PAGE_WIDTH * height / width)))
         small = [_resized(frame, size) for frame in self.frames]
-        return _template().render(page=self, small=small, strip=_strip, lit=lit, where=where)
+        return _template().render(
+            page=self, small=small, strip=_strip, lit=highlight_attention, where=attention_peak
+        )
 
 
 def _resized(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -88,5 +93,5 @@ def _strip(frames: Sequence[np.ndarray]) -> str:
 @cache
 def _template() -> Template:
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"clock": clock, "percent": lambda share: f"{100 * share:.0f}%"}
+    environment.filters |= {"clock": format_time, "percent": lambda share: f"{100 * share:.0f}%"}
     return environment.from_string(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gguf_tools.errors import ReellamaError
-from pipeline.cli.console import clean
+from pipeline.cli.console import strip_control
 from pipeline.cli.options import AnswerOptions
 from pipeline.cli.session import Session
 
@@ -24,7 +24,7 @@ def current(session: Session) -> dict[str, Any]:
     return {
         **{f.name: getattr(session.options, f.name) for f in fields(session.options)},
         "probs": session.probs,
-        "system": session.talk.chat.system,
+        "system": session.video_chat.chat.system,
     }
 
 
@@ -39,7 +39,7 @@ def change(session: Session, name: str, value: str) -> None:
             raise ReellamaError("probs is on or off")
         session.probs = SWITCH[value]
     elif name == "system":
-        session.talk.chat.system = None if value == "none" else value
+        session.video_chat.chat.system = None if value == "none" else value
     else:
         check_name(session, name)
         options = replace(session.options, **{name: _parse(name, value)})
@@ -53,7 +53,7 @@ def check_name(session: Session, name: str) -> None:
     if name not in names:
         near = difflib.get_close_matches(name, names, n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
-        raise ReellamaError(f"there is no setting {clean(name)}: {hint}")
+        raise ReellamaError(f"there is no setting {strip_control(name)}: {hint}")
 
 
 def table(session: Session, name: str = "") -> Table:
@@ -75,7 +75,7 @@ def _written(value: Any) -> str:
         return "on" if value else "off"
     if isinstance(value, list):
         return " ".join(map(repr, value))
-    return clean(str(value))
+    return strip_control(str(value))
 
 
 def _parse(name: str, text: str) -> Any:
@@ -93,4 +93,4 @@ def _parse(name: str, text: str) -> Any:
         return kind(text)
     except ValueError as error:
         what = "a whole number" if kind is int else "a number"
-        raise ReellamaError(f"{name} takes {what}, not {clean(text)}") from error
+        raise ReellamaError(f"{name} takes {what}, not {strip_control(text)}") from error

@@ -14,11 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.chat.timings import Timings, peak_memory
-from pipeline.video.timestamps import clock
+from pipeline.video.timestamps import format_time
 
 if TYPE_CHECKING:  # commands about GGUF files need not wait until torch is loaded
     from pipeline.chat.conversation import Video
-    from pipeline.chat.video_chat import Progress as Report
+    from pipeline.chat.video_chat import FrameProgress as Report
     from pipeline.chat.video_chat import VideoChat
     from pipeline.llm.engine import Token
 
@@ -29,10 +29,10 @@ err = Console(stderr=True, highlight=False)
 def note(message: str) -> None:
     """Say something beside the answer."""
     # In a file or a pipe a line stays a line, however long.
-    err.print(Text(clean(message), "dim"), soft_wrap=not err.is_terminal)
+    err.print(Text(strip_control(message), "dim"), soft_wrap=not err.is_terminal)
 
 
-def clean(text: str) -> str:
+def strip_control(text: str) -> str:
     """`text` without control characters: names of files and models must not drive the terminal."""
     return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc")
 
@@ -40,7 +40,7 @@ def clean(text: str) -> str:
 @contextmanager
 def reading_bar(path: Path) -> Iterator[Report]:
     """A progress bar while frames of `path` are read and looked at; it leaves nothing behind."""
-    name = clean(path.name or str(path))
+    name = strip_control(path.name or str(path))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
         task = bars.add_task(f"reading {name}", total=None)
@@ -61,13 +61,13 @@ def add_video(talk: VideoChat, path: Path) -> Video:
     return video
 
 
-def summary(video: Video) -> str:
+def video_summary(video: Video) -> str:
     """One line about a video: `holiday.mp4: 1:02.0, 8 frames, 24 soft tokens`."""
     clip = video.clip
-    length = [clock(clip.duration)] if clip.duration else []
+    length = [format_time(clip.duration)] if clip.duration else []
     n = len(clip.frames)
     counts = [f"{n} frame{'s' * (n != 1)}", f"{len(video.soft_tokens)} soft tokens"]
-    return f"{clean(str(video.path))}: {', '.join(length + counts)}"
+    return f"{strip_control(str(video.path))}: {', '.join(length + counts)}"
 
 
 def timings_table(timings: Timings) -> Table:
@@ -90,7 +90,7 @@ def timings_table(timings: Timings) -> Table:
     return table
 
 
-def sureness(p: float) -> str:
+def confidence_color(p: float) -> str:
     """A colour from red (p = 0) over yellow to green (p = 1)."""
     return f"rgb({round(220 * min(1, 2 - 2 * p))},{round(190 * min(1, 2 * p))},40)"
 
@@ -104,10 +104,12 @@ def alternatives_table(tokens: list[Token]) -> Table:
         others = [a for a in token.alternatives if a[0] != token.text]
         instead = "  ".join(f"{_visible(text)} {p:.0%}" for text, p in others if p >= 0.005)
         table.add_row(
-            Text(_visible(token.text), sureness(token.p)), f"{token.p:.0%}", Text(instead, "dim")
+            Text(_visible(token.text), confidence_color(token.p)),
+            f"{token.p:.0%}",
+            Text(instead, "dim"),
         )
     return table
 
 
 def _visible(text: str) -> str:
-    return clean(text.strip(" ").replace("\n", "\\n").replace("\t", "\\t")) or "' '"
+    return strip_control(text.strip(" ").replace("\n", "\\n").replace("\t", "\\t")) or "' '"

@@ -12,7 +12,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.segment import Segment
 from rich.style import Style
 
-from pipeline.video.timestamps import clock
+from pipeline.video.timestamps import format_time
 
 UPPER_HALF = "\u2580"
 GAP = 1  # columns between two pictures
@@ -26,7 +26,7 @@ MAX_LINES = 18  # a strip must leave room for the conversation
 
 
 @dataclass(frozen=True)
-class Strip:
+class Filmstrip:
     """A rich renderable of `frames` (uint8 RGB `[H, W, 3]`) and their `times` in seconds.
 
     Where pictures cannot be drawn (no colour, a pipe, 16 colours, no UTF-8) it lists the times.
@@ -67,13 +67,13 @@ class Strip:
                 for upper, lower in zip(picture[y], picture[y + 1], strict=True):
                     yield Segment(UPPER_HALF, Style(color=_color(upper), bgcolor=_color(lower)))
             yield Segment.line()
-        times = [f"{clock(self.times[i]):<{columns}}" for i in numbers]
+        times = [f"{format_time(self.times[i]):<{columns}}" for i in numbers]
         yield Segment((" " * GAP).join(times).rstrip(), Style(dim=True))
         yield Segment.line()
 
     def _list(self, width: int) -> Iterator[Segment]:
         line = "frames at"
-        for time in map(clock, self.times):
+        for time in map(format_time, self.times):
             if len(line) + 1 + len(time) > width:
                 yield Segment(line)
                 yield Segment.line()

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 from typer import BadParameter, Option
 
 from gguf_tools.errors import ReellamaError
-from gguf_tools.locate.naming import OLLAMA
+from gguf_tools.locate.naming import OLLAMA_PREFIX
 
 if TYPE_CHECKING:
     from gguf_tools.runtime.backend import GpuLayers
-    from pipeline.chat.video_chat import Reading, VideoChat
+    from pipeline.chat.video_chat import VideoChat, VideoReadOptions
 
 SAMPLINGS = ("uniform", "fps", "keyframes", "scenes")
 
@@ -40,7 +40,7 @@ LayersOption = Annotated[
 ]
 
 
-def layers(text: str) -> GpuLayers:
+def parse_gpu_layers(text: str) -> GpuLayers:
     """The number of layers on the GPU as the engine takes it: a number, auto or all.
 
     Says so where there is no GPU to take them. Raises BadParameter for another word.
@@ -88,12 +88,12 @@ class FrameOptions:
     ] = None
     end: Annotated[str | None, Option(callback=_seconds, metavar="TIME", help="End here.")] = None
 
-    def reading(self) -> Reading:
+    def reading(self) -> VideoReadOptions:
         """The same as the library takes it."""
-        from pipeline.chat.video_chat import Reading
+        from pipeline.chat.video_chat import VideoReadOptions
 
         start, end = (None if t is None else _parse_seconds(t) for t in (self.start, self.end))
-        return Reading(self.frames, self.sampling, self.fps, start, end)
+        return VideoReadOptions(self.frames, self.sampling, self.fps, start, end)
 
 
 @dataclass(frozen=True)
@@ -130,11 +130,11 @@ class ModelOptions:
             "reading": frames.reading(),
             "n_ctx": self.n_ctx,
             "n_threads": self.threads,
-            "n_gpu_layers": layers(self.gpu_layers),
+            "n_gpu_layers": parse_gpu_layers(self.gpu_layers),
             "lora": adapters(self.lora),
         }
-        if self.llm and self.llm.startswith(OLLAMA):
-            return self._open_ollama(self.llm.removeprefix(OLLAMA), options)
+        if self.llm and self.llm.startswith(OLLAMA_PREFIX):
+            return self._open_ollama(self.llm.removeprefix(OLLAMA_PREFIX), options)
         from pipeline.chat.video_chat import VideoChat
 
         return VideoChat(llm=self.llm, **options)

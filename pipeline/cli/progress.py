@@ -21,7 +21,7 @@ SPEED_PERIOD = 3600.0  # seconds over which the speed is averaged for the time t
 
 
 @contextmanager
-def bar(description: str) -> Iterator[Callable[[float, float, str], None]]:
+def progress_bar(description: str) -> Iterator[Callable[[float, float, str], None]]:
     """A progress bar on stderr with the time that remains; it leaves nothing behind.
 
     What it gives takes how much is done, of how much, and what is being done.
@@ -46,7 +46,7 @@ def bar(description: str) -> Iterator[Callable[[float, float, str], None]]:
 @contextmanager
 def chunk_bar() -> Iterator[Callable[[float, int, float], None]]:
     """A bar over the chunks of a text, with the perplexity so far."""
-    with bar("loading") as show:
+    with progress_bar("loading") as show:
 
         def report(done: float, total: int, perplexity: float) -> None:
             show(done, total, f"perplexity {perplexity:.3f}" if done else "reading")
@@ -62,7 +62,7 @@ def long_bar(unit: str) -> Iterator[Callable[[int, int, str], None]]:
     """
     started = time.monotonic()
     announced = ""
-    with bar("starting") as show:
+    with progress_bar("starting") as show:
 
         def report(done: int, total: int, what: str) -> None:
             nonlocal announced
@@ -95,7 +95,7 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def values(text: str, parse: Callable[[str], T]) -> list[T]:
+def parse_list(text: str, parse: Callable[[str], T]) -> list[T]:
     """The values of a list such as `1,2,4`. Raises BadParameter for one that is none."""
     try:
         return [parse(part.strip()) for part in text.split(",") if part.strip()]

@@ -8,9 +8,9 @@ from pathlib import Path
 from gguf_tools.errors import ReellamaError
 from pipeline.chat.conversation import Answer
 from pipeline.chat.video_chat import VideoChat
-from pipeline.cli.answer_printer import remark, show
-from pipeline.cli.console import add_video, err, note, summary
-from pipeline.cli.filmstrip import Strip
+from pipeline.cli.answer_printer import print_answer, print_remarks
+from pipeline.cli.console import add_video, err, note, video_summary
+from pipeline.cli.filmstrip import Filmstrip
 from pipeline.cli.line_input import data_dir
 from pipeline.cli.options import AnswerOptions
 from pipeline.llm.engine import Token
@@ -22,7 +22,7 @@ LAST = "last-conversation.json"
 class Session:
     """A conversation in a terminal or a pipe, with the settings that `/set` changes."""
 
-    talk: VideoChat
+    video_chat: VideoChat
     options: AnswerOptions
     probs: bool = False
     interactive: bool = True
@@ -32,34 +32,34 @@ class Session:
 
     def ask(self, question: str) -> None:
         """Answer a question."""
-        self.answer(self.talk.stream(question, **self.options.generation()))
+        self.answer(self.video_chat.stream(question, **self.options.generation()))
 
     def answer(self, answer: Answer) -> None:
         """Show an answer as it comes. Ctrl-C ends it, and what there is of it is kept."""
         self.tokens = []
         try:
-            show(answer, self.tokens, probs=self.probs)
-            remark(self.talk, self.options.max_tokens)
-            self.talk.chat.read_ahead()
+            print_answer(answer, self.tokens, probs=self.probs)
+            print_remarks(self.video_chat, self.options.max_tokens)
+            self.video_chat.chat.read_ahead()
         finally:
             self._save_for_later()
 
     def add(self, path: Path) -> None:
         """Look at one more video and show what was seen."""
-        video = add_video(self.talk, path)
-        note(summary(video))
-        err.print(Strip(video.clip.frames, list(video.clip.times)))
-        self.talk.chat.read_ahead()
+        video = add_video(self.video_chat, path)
+        note(video_summary(video))
+        err.print(Filmstrip(video.clip.frames, list(video.clip.times)))
+        self.video_chat.chat.read_ahead()
 
     def last_conversation(self) -> Path:
         """Where the conversation is kept after every answer, for `/load` without a path."""
         return data_dir() / LAST
 
     def _save_for_later(self) -> None:
-        if not (self.interactive and self._autosave and self.talk.turns):
+        if not (self.interactive and self._autosave and self.video_chat.turns):
             return
         try:
-            self.talk.save(self.last_conversation())
+            self.video_chat.save(self.last_conversation())
         except (ReellamaError, OSError) as error:
             self._autosave = False
             note(f"this conversation is not kept for /load: {error}")

@@ -15,14 +15,14 @@ from gguf_tools.errors import ReellamaError
 from pipeline.cli import chat_settings
 from pipeline.cli.console import (
     alternatives_table,
-    clean,
     err,
     note,
     reading_bar,
-    summary,
+    strip_control,
     timings_table,
+    video_summary,
 )
-from pipeline.cli.filmstrip import Strip
+from pipeline.cli.filmstrip import Filmstrip
 from pipeline.cli.session import Session
 
 Action = Callable[[Session, str], None]
@@ -61,7 +61,7 @@ def run(session: Session, line: str) -> None:
         raise ReellamaError(f"to look at this file: /add {line}")
     near = difflib.get_close_matches(name, COMMANDS, n=1)
     hint = f"did you mean /{near[0]}?" if near else "/help lists them"
-    raise ReellamaError(f"there is no command /{clean(name)}: {hint}")
+    raise ReellamaError(f"there is no command /{strip_control(name)}: {hint}")
 
 
 @command("FILE", "look at one more video, picture or folder of pictures")
@@ -74,36 +74,36 @@ def add(session: Session, rest: str) -> None:
 @command("[N]", "show the frames, or look again at N of them")
 def frames(session: Session, rest: str) -> None:
     """Show or change the frames."""
-    talk = session.talk
+    talk = session.video_chat
     if not talk.videos:
         raise ReellamaError("there is no video yet: /add FILE")
     if rest:
         reading = replace(talk.reading, frames=_whole_number(rest, "frames N"))
         with reading_bar(talk.videos[0].path) as report:
-            talk.read_again(reading, report)
+            talk.reread(reading, report)
     for video in talk.videos:
-        note(summary(video))
+        note(video_summary(video))
         for remark in video.clip.notes:
             note(remark)
-        err.print(Strip(video.clip.frames, list(video.clip.times), whole=not rest))
+        err.print(Filmstrip(video.clip.frames, list(video.clip.times), whole=not rest))
 
 
 @command("[N]", "show what the soft tokens say, or where the N-th looks")
 def inspect(session: Session, rest: str) -> None:
     """Read the soft tokens of the videos."""
-    from models.projector.interpretation import inspect as read
-    from pipeline.cli.token_tables import show_token, table
+    from models.projector.interpretation import interpret as read
+    from pipeline.cli.token_tables import show_token, slot_table
 
     number = _whole_number(rest, "inspect N", least=0) if rest else None
-    bundle = session.talk.bundle
-    if not session.talk.videos:
+    bundle = session.video_chat.bundle
+    if not session.video_chat.videos:
         raise ReellamaError("there is no video yet: /add FILE")
-    for video in session.talk.videos:
+    for video in session.video_chat.videos:
         clip = video.clip
         fields = read(bundle, bundle.features(clip.frames), clip.times)
-        note(summary(video))
+        note(video_summary(video))
         if number is None:
-            err.print(table(fields, clip, everything=False))
+            err.print(slot_table(fields, clip, everything=False))
         else:
             show_token(clip, fields, number, err)
 
@@ -126,10 +126,12 @@ def show(session: Session, rest: str) -> None:
         "turns": lambda: _show_turns(session),
         "probs": lambda: probs(session, ""),
         "settings": lambda: err.print(chat_settings.table(session)),
-        "timings": lambda: err.print(timings_table(session.talk.timings)),
+        "timings": lambda: err.print(timings_table(session.video_chat.timings)),
     }
     if rest not in views:
-        raise ReellamaError(f"there is no /show {clean(rest)}: {', '.join(filter(None, views))}")
+        raise ReellamaError(
+            f"there is no /show {strip_control(rest)}: {', '.join(filter(None, views))}"
+        )
     views[rest]()
 
 
@@ -144,16 +146,16 @@ def probs(session: Session, rest: str) -> None:
 @command("", "answer the last question again")
 def retry(session: Session, rest: str) -> None:
     """Answer the last question again."""
-    before = session.talk.turns[-1:]
-    session.answer(session.talk.retry(**session.options.generation()))
-    if session.talk.turns[-1:] == before and session.options.temperature == 0:
+    before = session.video_chat.turns[-1:]
+    session.answer(session.video_chat.retry(**session.options.generation()))
+    if session.video_chat.turns[-1:] == before and session.options.temperature == 0:
         note("the same again, as always at temperature 0: try /set temperature 0.7")
 
 
 @command("", "take the last question and its answer back")
 def undo(session: Session, rest: str) -> None:
     """Take the last turn back."""
-    turn = session.talk.chat.undo()
+    turn = session.video_chat.chat.undo()
     note(f"taken back: {turn.question}")
 
 
@@ -161,7 +163,7 @@ def undo(session: Session, rest: str) -> None:
 def save(session: Session, rest: str) -> None:
     """Save the conversation."""
     (path,) = _paths(rest, "save FILE", at_most=1)
-    session.talk.save(path)
+    session.video_chat.save(path)
     note(f"saved {path}: /load {path} goes on with it")
 
 
@@ -172,7 +174,7 @@ def load(session: Session, rest: str) -> None:
     if not rest and not path.exists():
         raise ReellamaError("there is no last conversation yet: /load FILE")
     with reading_bar(path) as report:
-        session.talk.load(path, report)
+        session.video_chat.load(path, report)
     session.tokens = []
     _show_session(session)
 
@@ -180,7 +182,7 @@ def load(session: Session, rest: str) -> None:
 @command("", "forget all questions and answers; the video stays")
 def clear(session: Session, rest: str) -> None:
     """Forget all turns."""
-    session.talk.chat.clear()
+    session.video_chat.chat.clear()
     session.tokens = []
     note("forgot the conversation; the video stays")
 
@@ -202,9 +204,9 @@ def bye(session: Session, rest: str) -> None:
 
 
 def _show_session(session: Session) -> None:
-    talk = session.talk
+    talk = session.video_chat
     for video in talk.videos:
-        note(summary(video))
+        note(video_summary(video))
     note(f"bundle {talk.bundle.config.name}, LLM {Path(talk.llm).name}")
     asked = len(talk.turns)
     out_of = f" ({talk.chat.dropped} left the context)" if talk.chat.dropped else ""
@@ -215,9 +217,9 @@ def _show_session(session: Session) -> None:
 
 
 def _show_turns(session: Session) -> None:
-    for turn in session.talk.turns:
+    for turn in session.video_chat.turns:
         note(f">>> {turn.question}")
-        err.print(Text(clean(turn.answer.strip())))
+        err.print(Text(strip_control(turn.answer.strip())))
 
 
 def _paths(rest: str, usage: str, at_most: int | None = None) -> list[Path]:

@@ -11,29 +11,35 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from models.projector.interpretation import Field
+    from models.projector.interpretation import SlotReading
     from pipeline.video.clip import Clip
 
-LEAST = 0.001  # a word's share of a soft token that is worth a mention
+MIN_SHARE = 0.001  # a word's share of a soft token that is worth a mention
 
 
-def table(fields: Sequence[Field], clip: Clip, *, everything: bool) -> Table:
+def slot_table(fields: Sequence[SlotReading], clip: Clip, *, everything: bool) -> Table:
     """A row for each field that says something, or for each."""
     from rich.table import Table
     from rich.text import Text
 
-    from pipeline.cli.attention_page import where
-    from pipeline.cli.console import clean, sureness
+    from pipeline.cli.attention_page import attention_peak
+    from pipeline.cli.console import confidence_color, strip_control
 
     grid = Table("tokens", "asked", "says", "sure", "looks most at", box=None, pad_edge=False)
     grid.columns[3].justify = "right"
-    if not any(field.asked for field in fields):
+    if not any(field.label for field in fields):
         grid.columns[1].header = ""
     for field in fields:
         if field.text or everything:
-            looks = where(field.looks, clip.times) if field.looks is not None else ""
-            said = Text(clean(field.text) or "(nothing)", sureness(field.sure))
-            grid.add_row(field.numbers, field.asked, said, f"{field.sure:.0%}", Text(looks, "dim"))
+            looks = (
+                attention_peak(field.attention, clip.times) if field.attention is not None else ""
+            )
+            said = Text(
+                strip_control(field.text) or "(nothing)", confidence_color(field.confidence)
+            )
+            grid.add_row(
+                field.token_range, field.label, said, f"{field.confidence:.0%}", Text(looks, "dim")
+            )
     silent = sum(not field.text for field in fields)
     if silent and not everything:
         grid.caption = f"{silent} more say nothing (--all)"
@@ -41,29 +47,33 @@ def table(fields: Sequence[Field], clip: Clip, *, everything: bool) -> Table:
     return grid
 
 
-def show_token(clip: Clip, fields: Sequence[Field], number: int, to: Console) -> None:
+def show_token(clip: Clip, fields: Sequence[SlotReading], number: int, to: Console) -> None:
     """One soft token: its words, and the frames clear where it looks. Raises ReellamaError."""
     from rich.text import Text
 
-    from pipeline.cli.attention_page import lit, where
-    from pipeline.cli.console import clean
-    from pipeline.cli.filmstrip import Strip, can_draw
-    from pipeline.video.timestamps import clock
+    from pipeline.cli.attention_page import attention_peak, highlight_attention
+    from pipeline.cli.console import strip_control
+    from pipeline.cli.filmstrip import Filmstrip, can_draw
+    from pipeline.video.timestamps import format_time
 
     tokens = {token.number: (token, field) for field in fields for token in field.tokens}
     if number not in tokens:
         raise ReellamaError(f"there is no soft token {number}: they go from 0 to {max(tokens)}")
     token, field = tokens[number]
-    likely = [pair for pair in token.words if pair[1] >= LEAST] or token.words[:1]
-    words = [f"{clean(word.strip()) or '(nothing)'} {share:.1%}" for word, share in likely]
-    asked = f" ({field.asked})" if field.asked else ""
+    likely = [pair for pair in token.words if pair[1] >= MIN_SHARE] or token.words[:1]
+    words = [f"{strip_control(word.strip()) or '(nothing)'} {share:.1%}" for word, share in likely]
+    asked = f" ({field.label})" if field.label else ""
     to.print(Text(f"soft token {number}{asked}: {', '.join(words)}"))
-    if token.looks is None:
+    if token.attention is None:
         to.print("It looks at all of the video alike.")
         return
     if can_draw(to):
-        to.print(Strip(lit(clip.frames, token.looks), list(clip.times), whole=True))
+        to.print(
+            Filmstrip(
+                highlight_attention(clip.frames, token.attention), list(clip.times), whole=True
+            )
+        )
     else:
-        shares = zip(clip.times, token.looks.sum(1), strict=True)
-        to.print(Text("  ".join(f"{clock(time)} {share:.0%}" for time, share in shares)))
-    to.print(Text(f"It looks most at {where(token.looks, clip.times)}."))
+        shares = zip(clip.times, token.attention.sum(1), strict=True)
+        to.print(Text("  ".join(f"{format_time(time)} {share:.0%}" for time, share in shares)))
+    to.print(Text(f"It looks most at {attention_peak(token.attention, clip.times)}."))

@@ -12,7 +12,7 @@ from models.bundle import Bundle
 from pipeline.video.clip import Clip
 
 WITHHELD, SHUFFLED, SINGLE = "no video", "shuffled", "one frame"
-CONTROLS = (WITHHELD, SHUFFLED, SINGLE)
+ABLATIONS = (WITHHELD, SHUFFLED, SINGLE)
 _NAMES = {
     WITHHELD: "without the video",
     SHUFFLED: "with frames in shuffled order",
@@ -45,17 +45,19 @@ _TIME = _ORDER | {
     "unexpected action",
     "which moves",
 }
-NEEDED = {SHUFFLED: _ORDER, SINGLE: _TIME}
+TASKS_NEEDING = {SHUFFLED: _ORDER, SINGLE: _TIME}
 
-SURE = 0.05  # a fall that chance brings less often than this is one
+SIGNIFICANCE = 0.05  # a fall that chance brings less often than this is one
 
 
-def should_hurt(control: str, task: str) -> bool:
+def needs(control: str, task: str) -> bool:
     """Whether a task needs what a control takes away."""
-    return control == WITHHELD or task.lower().replace("_", " ") in NEEDED[control]
+    return control == WITHHELD or task.lower().replace("_", " ") in TASKS_NEEDING[control]
 
 
-def views(bundle: Bundle, clip: Clip, controls: Sequence[str]) -> dict[str, np.ndarray | None]:
+def ablated_soft_tokens(
+    bundle: Bundle, clip: Clip, controls: Sequence[str]
+) -> dict[str, np.ndarray | None]:
     """Soft tokens `[tokens, n_embd]` as they are (under "") and in each control; None is no video.
 
     The frames go through the tower once.
@@ -87,20 +89,22 @@ def _shuffled(n: int, name: str) -> np.ndarray:
     return order
 
 
-def falls(right: Sequence[bool], controlled: Sequence[bool]) -> bool:
+def is_significantly_lower(right: Sequence[bool], controlled: Sequence[bool]) -> bool:
     """Whether fewer of the same questions are right in a control (sign test, one-sided)."""
     lost = sum(a and not b for a, b in zip(right, controlled, strict=True))
     won = sum(b and not a for a, b in zip(right, controlled, strict=True))
     n = lost + won
-    return bool(n) and sum(comb(n, k) for k in range(lost, n + 1)) / 2**n < SURE
+    return bool(n) and sum(comb(n, k) for k in range(lost, n + 1)) / 2**n < SIGNIFICANCE
 
 
-def remark(task: str, right: Sequence[bool], by_control: dict[str, Sequence[bool]]) -> str:
+def ablation_warning(
+    task: str, right: Sequence[bool], by_control: dict[str, Sequence[bool]]
+) -> str:
     """What to say about a task whose score does not fall where it should; "" if it does."""
     kept = {
         control: controlled
         for control, controlled in by_control.items()
-        if should_hurt(control, task) and not falls(right, controlled)
+        if needs(control, task) and not is_significantly_lower(right, controlled)
     }
     if not kept:
         return ""

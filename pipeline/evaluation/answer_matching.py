@@ -7,14 +7,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.llm.engine import Engine, Part
+from pipeline.llm.engine import Engine, PromptPart
 
 ARTICLES = {"a", "an", "the"}
 _COUNTED = "zero one two three four five six seven eight nine ten"
 NUMBERS = {word: str(number) for number, word in enumerate(_COUNTED.split())}
 
 
-def probabilities(engine: Engine, prompt: Sequence[Part], choices: Sequence[str]) -> np.ndarray:
+def probabilities(
+    engine: Engine, prompt: Sequence[PromptPart], choices: Sequence[str]
+) -> np.ndarray:
     """How likely each choice is as the whole answer, among the choices: float64 [choices].
 
     The tokens of a choice and the end of the turn are scored after the same prompt.
@@ -26,7 +28,7 @@ def probabilities(engine: Engine, prompt: Sequence[Part], choices: Sequence[str]
     return likely / likely.sum()
 
 
-def words(text: str, *, articles: bool = False) -> list[str]:
+def normalized_words(text: str, *, articles: bool = False) -> list[str]:
     """Words for comparing: small letters, no marks, numbers as digits, articles only if wanted.
 
     >>> words("The dog's red, and two cats!")
@@ -36,17 +38,19 @@ def words(text: str, *, articles: bool = False) -> list[str]:
     return [NUMBERS.get(word, word) for word in found if articles or word not in ARTICLES]
 
 
-def named(said: str, choices: Sequence[str]) -> list[int]:
+def mentioned_choices(said: str, choices: Sequence[str]) -> list[int]:
     """Which choices a text names, as whole words; not one inside the name of a longer one.
 
     >>> named("It moves up and right.", ["right", "up and right", "down"])
     [1]
     """
-    articles = not all(map(words, choices))  # a choice may be the letter A
-    heard = words(said, articles=articles)
+    articles = not all(map(normalized_words, choices))  # a choice may be the letter A
+    heard = normalized_words(said, articles=articles)
     spans = [
         (start, start + len(wanted), choice)
-        for choice, wanted in enumerate(words(text, articles=articles) for text in choices)
+        for choice, wanted in enumerate(
+            normalized_words(text, articles=articles) for text in choices
+        )
         for start in _places(heard, wanted)
     ]
     return sorted(
@@ -60,7 +64,7 @@ def named(said: str, choices: Sequence[str]) -> list[int]:
 
 def contains(said: str, answer: str) -> bool:
     """Whether the words of an open answer stand in a text, one after the other."""
-    return 0 in named(said, [answer])
+    return 0 in mentioned_choices(said, [answer])
 
 
 def _places(heard: Sequence[str], wanted: Sequence[str]) -> list[int]:

@@ -9,31 +9,31 @@ from pathlib import Path
 
 from jinja2 import Environment, Template
 
-from pipeline.evaluation.report import Report, notes
-from pipeline.evaluation.runner import Answered
-from pipeline.video.timestamps import clock
+from pipeline.evaluation.report import EvaluationReport, notes
+from pipeline.evaluation.runner import AnsweredItem
+from pipeline.video.timestamps import format_time
 
-SHOWN = 24  # clips of a task, misses first
+MAX_SHOWN = 24  # clips of a task, misses first
 
 
-def write_page(report: Report, shown: int = SHOWN) -> str:
+def write_page(report: EvaluationReport, shown: int = MAX_SHOWN) -> str:
     """The page's text; at most `shown` clips of a task."""
     return _template().render(report=report, notes=notes(report), groups=_groups(report, shown))
 
 
-def misses_first(answered: Sequence[Answered]) -> list[Answered]:
+def misses_first(answered: Sequence[AnsweredItem]) -> list[AnsweredItem]:
     """Wrong by its choices, then wrong as a text, then the rest, each the surest first."""
 
-    def order(each: Answered) -> tuple[bool, bool, float]:
+    def order(each: AnsweredItem) -> tuple[bool, bool, float]:
         reply = each.reply
-        return reply.right, reply.said_right, -max(reply.probabilities, default=0.0)
+        return reply.right, reply.generated_right, -max(reply.probabilities, default=0.0)
 
     return sorted(answered, key=order)
 
 
-def _groups(report: Report, shown: int) -> list[tuple[str, int, list[Answered]]]:
+def _groups(report: EvaluationReport, shown: int) -> list[tuple[str, int, list[AnsweredItem]]]:
     """Tasks with how many questions each has, and those that are shown."""
-    groups: dict[str, list[Answered]] = {}
+    groups: dict[str, list[AnsweredItem]] = {}
     for answered in report.results.answered:
         groups.setdefault(answered.item.task, []).append(answered)
     return [(task, len(each), misses_first(each)[:shown]) for task, each in groups.items()]
@@ -43,11 +43,11 @@ def _data_url(jpeg: bytes) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
 
 
-def _verdict(answered: Answered) -> str:
+def _verdict(answered: AnsweredItem) -> str:
     """What to say of what was said, so that colour does not say it alone."""
     if answered.item.references:
         return ""
-    return " (right)" if answered.reply.said_right else " (wrong)"
+    return " (right)" if answered.reply.generated_right else " (wrong)"
 
 
 @cache
@@ -55,7 +55,7 @@ def _template() -> Template:
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
         "data_url": _data_url,
-        "clock": clock,
+        "clock": format_time,
         "verdict": _verdict,
         "percent": lambda share: f"{100 * share:.1f}%",
     }

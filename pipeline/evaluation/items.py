@@ -12,7 +12,7 @@ Kind = Literal["choice", "open", "caption"]
 
 
 @dataclass(frozen=True)
-class Item:
+class EvalItem:
     """A question about a video, or with `references` a video to describe.
 
     Attributes:
@@ -40,11 +40,11 @@ class Item:
         return "choice" if self.choices else "open"
 
 
-def by_video(items: Iterator[Item] | Sequence[Item]) -> Iterator[list[Item]]:
+def by_video(items: Iterator[EvalItem] | Sequence[EvalItem]) -> Iterator[list[EvalItem]]:
     """Questions about the same part of the same video that follow one another."""
     for _, group in groupby(items, key=_part):
         yield list(group)
 
 
-def _part(item: Item) -> tuple[Path, float | None, float | None]:
+def _part(item: EvalItem) -> tuple[Path, float | None, float | None]:
     return item.video, item.start, item.end

@@ -16,20 +16,20 @@ from gguf_tools.format.reader import read_gguf
 from gguf_tools.quantization.quantize import default_name, quantize
 from models.bundle import Bundle
 from pipeline.chat.video_chat import VideoChat
-from pipeline.evaluation.items import Item, by_video
-from pipeline.evaluation.runner import Watched, ask, watch
-from pipeline.evaluation.scoring import Share
+from pipeline.evaluation.items import EvalItem, by_video
+from pipeline.evaluation.runner import EncodedVideo, ask_items, encode_video
+from pipeline.evaluation.scoring import Accuracy
 from pipeline.video.clip import VideoError
 
-ABREAST = 7  # quantizations beside the names of tasks, in a terminal of 80 columns
-TYPES = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K")
+COLUMNS_PER_TABLE = 7  # quantizations beside the names of tasks, in a terminal of 80 columns
+SWEEP_TYPES = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K")
 
 # Questions done, questions in all (None while they are not known), and what is being done.
 Progress = Callable[[int, int | None, str], None]
 
 
 @dataclass(frozen=True)
-class Row:
+class SweepRow:
     """One file: its type, size in bytes, bits per weight, and what was right with it.
 
     `share` counts multiple choice by probabilities and open answers; `generated` all as texts.
@@ -39,9 +39,9 @@ class Row:
     type: str
     n_bytes: int
     bits: float
-    share: Share
-    generated: Share
-    tasks: dict[str, Share]
+    share: Accuracy
+    generated: Accuracy
+    tasks: dict[str, Accuracy]
 
     def to_json(self) -> dict[str, Any]:
         """An object of the array that `--json` writes."""
@@ -56,7 +56,7 @@ class Row:
         }
 
 
-def make(llm: Path, folder: Path, types: Sequence[str] = TYPES) -> None:
+def quantize_all(llm: Path, folder: Path, types: Sequence[str] = SWEEP_TYPES) -> None:
     """Quantize `llm` into those of `types` that are not in `folder` yet."""
     file = read_gguf(llm)
     wanted = [name for name in types if not (folder / default_name(file, name)).exists()]
@@ -65,7 +65,7 @@ def make(llm: Path, folder: Path, types: Sequence[str] = TYPES) -> None:
         quantize(llm, name, folder / default_name(file, name))
 
 
-def files(folder: Path) -> list[Path]:
+def list_ggufs(folder: Path) -> list[Path]:
     """The GGUFs of a folder. Raises ReellamaError when there is none."""
     found = sorted(folder.glob("*.gguf"))
     if not found:
@@ -73,13 +73,13 @@ def files(folder: Path) -> list[Path]:
     return found
 
 
-def compare(
+def run_sweep(
     bundle: Bundle,
-    items: Iterable[Item],
+    items: Iterable[EvalItem],
     ggufs: Sequence[Path],
     progress: Progress | None = None,
     **engine: Any,
-) -> list[Row]:
+) -> list[SweepRow]:
     """Ask all `items` with each GGUF, largest bits per weight first; every video is seen once.
 
     Captions are left out. `engine` goes to `VideoChat`. Raises ReellamaError for a GGUF that does
@@ -91,7 +91,7 @@ def compare(
     total = len(ggufs) * sum(len(seen.items) for seen in videos)
     if not total:
         raise ReellamaError("there is nothing to ask")
-    rows: list[Row] = []
+    rows: list[SweepRow] = []
     for path in ggufs:
         before = total // len(ggufs) * len(rows)
 
@@ -103,12 +103,14 @@ def compare(
     return sorted(rows, key=lambda row: -row.bits)
 
 
-def _watch_all(bundle: Bundle, items: Iterable[Item], progress: Progress | None) -> list[Watched]:
-    videos: list[Watched] = []
+def _watch_all(
+    bundle: Bundle, items: Iterable[EvalItem], progress: Progress | None
+) -> list[EncodedVideo]:
+    videos: list[EncodedVideo] = []
     asked = (item for item in items if item.kind != "caption")
     for group in by_video(asked):
         try:
-            videos.append(watch(bundle, group))
+            videos.append(encode_video(bundle, group))
         except VideoError:  # the run with one LLM is the place to hear about it
             continue
         if progress:
@@ -118,41 +120,41 @@ def _watch_all(bundle: Bundle, items: Iterable[Item], progress: Progress | None)
 
 def _row(
     bundle: Bundle,
-    videos: Sequence[Watched],
+    videos: Sequence[EncodedVideo],
     path: Path,
     say: Callable[[int], None],
     engine: dict[str, Any],
-) -> Row:
+) -> SweepRow:
     right: dict[str, list[bool]] = {}
     said: list[bool] = []
     with VideoChat(bundle=bundle.folder, llm=path, **engine) as talk:
         for seen in videos:
-            for answered in ask(talk.chat, seen, bundle.describe):
+            for answered in ask_items(talk.chat, seen, bundle.describe):
                 right.setdefault(answered.item.task, []).append(answered.reply.right)
-                said.append(answered.reply.said_right)
+                said.append(answered.reply.generated_right)
             say(len(said))
     file = read_gguf(path)
-    tasks = {name: Share(sum(column), len(column)) for name, column in right.items()}
-    return Row(
+    tasks = {name: Accuracy(sum(column), len(column)) for name, column in right.items()}
+    return SweepRow(
         path=path,
         type=quantization(file),
         n_bytes=path.stat().st_size,
         bits=bits_per_weight(list(file.tensors.values())),
-        share=Share(sum(s.right for s in tasks.values()), len(said)),
-        generated=Share(sum(said), len(said)),
+        share=Accuracy(sum(s.right for s in tasks.values()), len(said)),
+        generated=Accuracy(sum(said), len(said)),
         tasks=tasks,
     )
 
 
-def tables(rows: Sequence[Row]) -> Group:
+def tables(rows: Sequence[SweepRow]) -> Group:
     """The rows for people: all questions, then task by task."""
     parts: list[Table | str] = [_all_questions(rows)]
-    for first in range(0, len(rows), ABREAST):
-        parts += ["", _by_task(rows[first : first + ABREAST])]
+    for first in range(0, len(rows), COLUMNS_PER_TABLE):
+        parts += ["", _by_task(rows[first : first + COLUMNS_PER_TABLE])]
     return Group(*parts)
 
 
-def _all_questions(rows: Sequence[Row]) -> Table:
+def _all_questions(rows: Sequence[SweepRow]) -> Table:
     grid = _grid("type", "bits", "MB", "right", "95%", "as text")
     for row in rows:
         low, high = row.share.interval()
@@ -167,7 +169,7 @@ def _all_questions(rows: Sequence[Row]) -> Table:
     return grid
 
 
-def _by_task(rows: Sequence[Row]) -> Table:
+def _by_task(rows: Sequence[SweepRow]) -> Table:
     grid = _grid("task", *(row.type for row in rows))
     for name in rows[0].tasks:
         grid.add_row(name, *(f"{row.tasks[name].value:.0%}" for row in rows))
@@ -181,7 +183,7 @@ def _grid(*heads: str) -> Table:
     return grid
 
 
-def plot(rows: Sequence[Row], path: Path, title: str) -> list[Path]:
+def plot(rows: Sequence[SweepRow], path: Path, title: str) -> list[Path]:
     """Write `path` with .png and with .svg: accuracy with its interval over bits per weight.
 
     Raises ReellamaError when matplotlib is missing.

@@ -16,10 +16,10 @@ from rich.text import Text
 from gguf_tools.atomic_write import write_atomically
 from models.bundle import Bundle
 from pipeline.evaluation import caption_metrics
-from pipeline.evaluation.ablations import remark as proves_nothing
+from pipeline.evaluation.ablations import ablation_warning as proves_nothing
 from pipeline.evaluation.items import Kind
-from pipeline.evaluation.runner import Answered, Reply, Results
-from pipeline.evaluation.scoring import Share
+from pipeline.evaluation.runner import AnsweredItem, EvaluationResults, ModelReply
+from pipeline.evaluation.scoring import Accuracy
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ class TaskScore:
 
     name: str
     kind: Kind
-    share: Share
+    share: Accuracy
     chance: float | None
-    generated: Share | None
-    controls: dict[str, Share]
+    generated: Accuracy | None
+    controls: dict[str, Accuracy]
     captions: dict[str, dict[str, float]]
     tokens: float
     seconds: float
@@ -62,10 +62,10 @@ class TaskScore:
 
 
 @dataclass(frozen=True)
-class Report:
+class EvaluationReport:
     """All tasks of a run."""
 
-    results: Results
+    results: EvaluationResults
     tasks: list[TaskScore]
     command: str = ""
     seed: int | None = None
@@ -111,15 +111,15 @@ class Report:
         }
 
 
-def report(
-    results: Results,
+def build_report(
+    results: EvaluationResults,
     *,
     command: str = "",
     seed: int | None = None,
     missing: Sequence[str] = (),
-) -> Report:
+) -> EvaluationReport:
     """Count what was right, task by task, in the order in which they came."""
-    groups: dict[tuple[str, Kind], list[Answered]] = {}
+    groups: dict[tuple[str, Kind], list[AnsweredItem]] = {}
     for answered in results.answered:
         groups.setdefault((answered.item.task, answered.item.kind), []).append(answered)
     several = [task for task, _ in groups]
@@ -127,22 +127,22 @@ def report(
         _score(f"{task} ({kind})" if several.count(task) > 1 else task, group)
         for (task, kind), group in groups.items()
     ]
-    return Report(results, tasks, command, seed, tuple(missing))
+    return EvaluationReport(results, tasks, command, seed, tuple(missing))
 
 
-def _score(name: str, group: Sequence[Answered]) -> TaskScore:
+def _score(name: str, group: Sequence[AnsweredItem]) -> TaskScore:
     item = group[0].item
-    ways: dict[str, list[Reply]] = {"": [answered.reply for answered in group]}
+    ways: dict[str, list[ModelReply]] = {"": [answered.reply for answered in group]}
     for control in group[0].controls:
         ways[control] = [answered.controls[control] for answered in group]
     right = {way: [reply.right for reply in replies] for way, replies in ways.items()}
-    shares = {way: Share(sum(column), len(column)) for way, column in right.items()}
+    shares = {way: Accuracy(sum(column), len(column)) for way, column in right.items()}
     told: dict[str, dict[str, float]] = {}
     remark = ""
     if item.kind == "caption":
         references = [answered.item.references for answered in group]
         told = {
-            w: caption_metrics.scores([r.said for r in each], references)
+            w: caption_metrics.caption_scores([r.generated_text for r in each], references)
             for w, each in ways.items()
         }
     else:
@@ -152,7 +152,7 @@ def _score(name: str, group: Sequence[Answered]) -> TaskScore:
     chance = generated = None
     if item.kind == "choice":
         chance = statistics.mean(1 / len(answered.item.choices) for answered in group)
-        generated = Share(sum(answered.reply.said_right for answered in group), len(group))
+        generated = Accuracy(sum(answered.reply.generated_right for answered in group), len(group))
     return TaskScore(
         name=name,
         kind=item.kind,
@@ -167,7 +167,7 @@ def _score(name: str, group: Sequence[Answered]) -> TaskScore:
     )
 
 
-def table(report: Report) -> RenderableType:
+def report_table(report: EvaluationReport) -> RenderableType:
     """The figures for people, with what must be said about them underneath."""
     results = report.results
     heads = ["task", "right", "95%", "chance", "as text", *results.controls]
@@ -186,7 +186,7 @@ def table(report: Report) -> RenderableType:
     return Group(grid, *map(Text, notes(report)))
 
 
-def notes(report: Report) -> list[str]:
+def notes(report: EvaluationReport) -> list[str]:
     """What must be said beside the figures: scores that prove nothing, videos left out."""
     found = [f"{task.name} {task.remark}" for task in report.tasks if task.remark]
     for what, names in (("missing", report.missing), ("unreadable", report.results.unread)):
@@ -213,12 +213,12 @@ def _cells(task: TaskScore, controls: Sequence[str]) -> list[str]:
     ]
 
 
-def write_json(report: Report) -> str:
+def write_json(report: EvaluationReport) -> str:
     """The whole run as the text of a JSON file."""
     return json.dumps(report.to_json(), indent=2, ensure_ascii=False) + "\n"
 
 
-def record(bundle: Bundle, name: str, entry: Mapping[str, Any]) -> None:
+def record_scores(bundle: Bundle, name: str, entry: Mapping[str, Any]) -> None:
     """Keep figures in `bundle.json` under `name`.
 
     The file is read anew, for other evaluations may have recorded theirs while this one ran.
@@ -228,7 +228,7 @@ def record(bundle: Bundle, name: str, entry: Mapping[str, Any]) -> None:
     write_atomically(bundle.folder / "bundle.json", config.to_json())
 
 
-def _answer(answered: Answered) -> dict[str, Any]:
+def _answer(answered: AnsweredItem) -> dict[str, Any]:
     item, reply = answered.item, answered.reply
     # Where a drawn video was for a while says nothing.
     video = str(item.video) if item.video.exists() else item.video.name
@@ -237,14 +237,14 @@ def _answer(answered: Answered) -> dict[str, Any]:
         "video": video,
         "question": item.question,
         "answer": item.answer,
-        "said": reply.said,
+        "said": reply.generated_text,
     }
     if item.references:
         return found | {"references": list(item.references)}
     found |= {"right": reply.right}
     if item.choices:
         likely = dict(zip(item.choices, (round(p, 5) for p in reply.probabilities), strict=True))
-        found |= {"said_right": reply.said_right, "choices": likely}
+        found |= {"said_right": reply.generated_right, "choices": likely}
     controls = {name: control.right for name, control in answered.controls.items()}
     return found | ({"controls": controls} if controls else {})
 

@@ -18,20 +18,20 @@ from models.prompt_format import multiple_choice
 from pipeline.chat.conversation import Chat, Video
 from pipeline.chat.video_chat import MAX_SIDE, VideoChat
 from pipeline.evaluation import ablations
-from pipeline.evaluation.ablations import CONTROLS
-from pipeline.evaluation.answer_matching import contains, named, probabilities
-from pipeline.evaluation.items import Item, by_video
+from pipeline.evaluation.ablations import ABLATIONS
+from pipeline.evaluation.answer_matching import contains, mentioned_choices, probabilities
+from pipeline.evaluation.items import EvalItem, by_video
 from pipeline.video.clip import Clip, VideoError, read_frames
 
 MAX_TOKENS = 64  # of a generated answer
 THUMBNAIL = 112  # pixels on the longest side of a frame on the page
 JPEG_QUALITY = 60
 
-Progress = Callable[[int], None]  # questions done
+QuestionProgress = Callable[[int], None]  # questions done
 
 
 @dataclass(frozen=True)
-class Reply:
+class ModelReply:
     """What came to one question in one way of asking.
 
     Attributes:
@@ -43,43 +43,43 @@ class Reply:
     """
 
     right: bool
-    said: str = ""
-    said_right: bool = False
+    generated_text: str = ""
+    generated_right: bool = False
     probabilities: tuple[float, ...] = ()
     tokens: int = 0
     seconds: float = 0.0
 
 
 @dataclass(frozen=True)
-class Answered:
+class AnsweredItem:
     """One question: the reply to it, and those with something taken away.
 
     `strip` has the seconds and a JPEG of each frame, for people.
     """
 
-    item: Item
-    reply: Reply
-    controls: dict[str, Reply]
+    item: EvalItem
+    reply: ModelReply
+    controls: dict[str, ModelReply]
     strip: tuple[tuple[float, bytes], ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, eq=False)
-class Watched:
+class EncodedVideo:
     """A video in soft tokens, as it is (under "") and in each control, and its questions."""
 
-    items: Sequence[Item]
+    items: Sequence[EvalItem]
     views: dict[str, np.ndarray | None]
     seconds: float  # of reading and encoding
     strip: tuple[tuple[float, bytes], ...] = ()
 
 
 @dataclass(frozen=True)
-class Results:
+class EvaluationResults:
     """All questions of a run, and the videos that could not be used."""
 
     bundle: str
     llm: Path
-    answered: list[Answered]
+    answered: list[AnsweredItem]
     video_seconds: list[float]
     unread: tuple[str, ...] = ()
     controls: tuple[str, ...] = ()
@@ -87,47 +87,49 @@ class Results:
 
 def evaluate(
     bundle: str | Path,
-    items: Iterable[Item],
+    items: Iterable[EvalItem],
     *,
     with_controls: bool = True,
     with_strips: bool = False,
-    progress: Progress | None = None,
+    progress: QuestionProgress | None = None,
     **options: Any,
-) -> Results:
+) -> EvaluationResults:
     """Ask all `items`; `options` are those of `VideoChat` (`llm`, `frames`, `n_ctx`, ...).
 
     A video that cannot be read is noted and left out. Raises ReellamaError when none can be.
     """
-    answered: list[Answered] = []
+    answered: list[AnsweredItem] = []
     seconds: list[float] = []
     unread: list[str] = []
     with VideoChat(bundle=bundle, **options) as talk:
         frames = talk.reading.frames
-        wanted = CONTROLS if with_controls else ()
+        wanted = ABLATIONS if with_controls else ()
         for group in by_video(iter(items)):
             try:
-                seen = watch(talk.bundle, group, wanted, frames=frames, with_strip=with_strips)
+                seen = encode_video(
+                    talk.bundle, group, wanted, frames=frames, with_strip=with_strips
+                )
             except VideoError as error:
                 unread.append(str(error))
                 continue
             seconds.append(seen.seconds)
-            answered += ask(talk.chat, seen, talk.bundle.describe)
+            answered += ask_items(talk.chat, seen, talk.bundle.describe)
             if progress:
                 progress(len(answered))
         llm = talk.engine.path
     if not answered:
         raise ReellamaError(unread[0] if unread else "there is nothing to ask")
-    return Results(str(bundle), llm, answered, seconds, tuple(unread), wanted)
+    return EvaluationResults(str(bundle), llm, answered, seconds, tuple(unread), wanted)
 
 
-def watch(
+def encode_video(
     bundle: Bundle,
-    items: Sequence[Item],
+    items: Sequence[EvalItem],
     wanted: Sequence[str] = (),
     *,
     frames: int | None = None,
     with_strip: bool = False,
-) -> Watched:
+) -> EncodedVideo:
     """Look at the video that all `items` are about. Raises VideoError."""
     began = time.perf_counter()
     first = items[0]
@@ -138,18 +140,18 @@ def watch(
         end=first.end,
         max_side=MAX_SIDE,
     )
-    views = ablations.views(bundle, clip, wanted)
+    views = ablations.ablated_soft_tokens(bundle, clip, wanted)
     took = time.perf_counter() - began
-    return Watched(items, views, took, _strip(clip) if with_strip else ())
+    return EncodedVideo(items, views, took, _strip(clip) if with_strip else ())
 
 
-def ask(chat: Chat, seen: Watched, describe: str) -> list[Answered]:
+def ask_items(chat: Chat, seen: EncodedVideo, describe: str) -> list[AnsweredItem]:
     """Ask all questions about a video in all ways; `describe` is what asks for a description.
 
     The KV cache holds the video from its first question to its last.
     """
     clip = Clip([], np.zeros(0), 0.0, seen.items[0].video)
-    replies: dict[str, list[Reply]] = {}
+    replies: dict[str, list[ModelReply]] = {}
     for name, soft in seen.views.items():
         chat.clear()
         chat.videos = [] if soft is None else [Video(clip.path, soft, clip)]
@@ -160,12 +162,12 @@ def ask(chat: Chat, seen: Watched, describe: str) -> list[Answered]:
             for item in seen.items
         ]
     return [
-        Answered(item, reply, {name: replies[name][i] for name in replies if name}, seen.strip)
+        AnsweredItem(item, reply, {name: replies[name][i] for name in replies if name}, seen.strip)
         for i, (item, reply) in enumerate(zip(seen.items, replies[""], strict=True))
     ]
 
 
-def _reply(chat: Chat, item: Item, describe: str, *, generate: bool) -> Reply:
+def _reply(chat: Chat, item: EvalItem, describe: str, *, generate: bool) -> ModelReply:
     """The reply to a question about the videos of `chat`."""
     began = time.perf_counter()
     question = item.question or describe
@@ -179,12 +181,12 @@ def _reply(chat: Chat, item: Item, describe: str, *, generate: bool) -> Reply:
     if not item.choices:
         answers = (item.answer, *item.also)
         right = item.kind == "open" and any(contains(said, answer) for answer in answers)
-        return Reply(right, said, right, (), size, took)
+        return ModelReply(right, said, right, (), size, took)
     likely = probabilities(chat.engine, prompt, item.choices)
     answer = item.choices.index(item.answer)
-    said_right = named(said, item.choices) == [answer]
+    said_right = mentioned_choices(said, item.choices) == [answer]
     right = int(likely.argmax()) == answer
-    return Reply(right, said, said_right, tuple(likely.tolist()), size, took)
+    return ModelReply(right, said, said_right, tuple(likely.tolist()), size, took)
 
 
 def _strip(clip: Clip) -> tuple[tuple[float, bytes], ...]:

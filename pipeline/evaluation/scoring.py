@@ -7,13 +7,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from models.synthetic.scene import MOTIONS, Moving
+from models.synthetic.scene import MOTIONS, Drawable
 
 _MOTION = re.compile(r"\b(" + "|".join(sorted(MOTIONS, key=len, reverse=True)) + r")\b")
 
 
 @dataclass(frozen=True)
-class Share:
+class Accuracy:
     """A share of right answers, with its 95% interval (Wilson, 1927)."""
 
     right: int
@@ -43,7 +43,7 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class DescriptionVerdict:
     """What one description got right of the main actor and of a second one, if there is one."""
 
     motion: bool
@@ -52,7 +52,7 @@ class Verdict:
     second_picture: bool | None = None
 
 
-def judge(description: str, actors: Sequence[Moving]) -> Verdict:
+def judge_description(description: str, actors: Sequence[Drawable]) -> DescriptionVerdict:
     """Compare a description with the actors of a scene, main actor first.
 
     An actor's motion is right when the motion that the description names at its place is its own;
@@ -68,10 +68,10 @@ def judge(description: str, actors: Sequence[Moving]) -> Verdict:
         start = match.end() if match else len(text)
         verdicts.append(match is not None and match[1] == actor.motion)
         verdicts.append(re.search(rf"\b{re.escape(actor.picture.kind)}\b", words) is not None)
-    return Verdict(*verdicts)
+    return DescriptionVerdict(*verdicts)
 
 
-def shares(verdicts: Sequence[Verdict]) -> dict[str, Share]:
+def accuracies(verdicts: Sequence[DescriptionVerdict]) -> dict[str, Accuracy]:
     """The share of right answers by what was judged: clips of one actor, then those of two."""
     columns: dict[str, list[bool]] = {}
     for verdict in verdicts:
@@ -86,4 +86,4 @@ def shares(verdicts: Sequence[Verdict]) -> dict[str, Share]:
             }
         for name, right in found.items():
             columns.setdefault(name, []).append(right)
-    return {name: Share(sum(column), len(column)) for name, column in columns.items()}
+    return {name: Accuracy(sum(column), len(column)) for name, column in columns.items()}

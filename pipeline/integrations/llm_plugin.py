@@ -90,11 +90,11 @@ class Reellama(llm.Model):
     def _begin(self, talk: VideoChat, prompt: llm.Prompt) -> str:
         """Make the conversation of `talk` what stands before the question; returns the question."""
         from pipeline.chat.conversation import Chat
-        from pipeline.chat.video_chat import Reading
+        from pipeline.chat.video_chat import VideoReadOptions
 
         options: Any = prompt.options
         system, turns, question, attachments = _read(prompt)
-        talk.reading = Reading(frames=options.frames)
+        talk.reading = VideoReadOptions(frames=options.frames)
         talk.chat = Chat(talk.engine, system=system or talk.bundle.system)
         talk.chat.turns = turns
         for attachment in attachments:

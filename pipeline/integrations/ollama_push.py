@@ -17,11 +17,11 @@ from gguf_tools.format.reader import read_gguf
 from gguf_tools.format.split_names import part_names
 from gguf_tools.text.chat_template import CHATML, ChatTemplate
 from models.bundle import Bundle
-from pipeline.llm.ollama_model import connected
+from pipeline.llm.ollama_model import ollama_client
 
-Report = Callable[[str, int, int], None]  # what is done, bytes done, bytes in all
+UploadProgress = Callable[[str, int, int], None]  # what is done, bytes done, bytes in all
 
-PIECE = 1 << 20  # bytes read and sent at a time
+CHUNK_BYTES = 1 << 20  # bytes read and sent at a time
 MAX_CTX = 4096  # positions; more cost memory for every conversation
 # ChatML in the words of Go's templates, which are Ollama's. Other templates it knows by their text.
 GO_CHATML = (
@@ -32,7 +32,10 @@ CHATML_STOP = ["<|im_start|>", "<|im_end|>"]
 
 
 def push(
-    bundle: Bundle, name: str | None = None, host: str | None = None, report: Report | None = None
+    bundle: Bundle,
+    name: str | None = None,
+    host: str | None = None,
+    report: UploadProgress | None = None,
 ) -> str:
     """Register the LLM of `bundle` as `name` (the bundle's own, if None) and return that name.
 
@@ -52,7 +55,7 @@ def push(
                 f"{path}: the bundle applies it at scale {scale}, and Ollama only at 1: "
                 f"merge it into the LLM first (reellama gguf quantize ... --lora {path}={scale:g})"
             )
-    with connected(host) as client:
+    with ollama_client(host) as client:
         files = {llm.name: _upload(client, llm, report)}
         adapters = {path.name: _upload(client, path, report) for path, _ in bundle.lora}
         request = {**_settings(bundle, llm), "files": files, "adapters": adapters or None}
@@ -84,7 +87,7 @@ def _is_chatml(template: ChatTemplate) -> bool:
     return rendered[0] in (rendered[1], template.bos + rendered[1])
 
 
-def _upload(client: ollama.Client, path: Path, report: Report | None) -> str:
+def _upload(client: ollama.Client, path: Path, report: UploadProgress | None) -> str:
     """Send a file, unless the server has it; returns its digest."""
     try:
         size = path.stat().st_size
@@ -108,10 +111,10 @@ def _upload(client: ollama.Client, path: Path, report: Report | None) -> str:
     return digest
 
 
-def _pieces(path: Path, what: str, size: int, report: Report | None) -> Iterator[bytes]:
+def _pieces(path: Path, what: str, size: int, report: UploadProgress | None) -> Iterator[bytes]:
     done = 0
     with path.open("rb") as file:
-        while piece := file.read(PIECE):
+        while piece := file.read(CHUNK_BYTES):
             yield piece
             done += len(piece)
             if report:

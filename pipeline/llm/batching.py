@@ -23,14 +23,14 @@ from gguf_tools.runtime.context import BatchSpan, Context, ContextSettings
 from gguf_tools.text.tokenizer import Tokenizer
 from pipeline.llm.engine import Token
 from pipeline.llm.kv_cache import KVCache
-from pipeline.llm.prompt import Layout, Part, Run, lay_out
+from pipeline.llm.prompt import PromptPart, TokenizedPrompt, TokenSpan, tokenize_prompt
 from pipeline.llm.text_stream import TextStream
 from pipeline.llm.token_sampling import Sampler, Sampling
-from pipeline.llm.token_scorer import Draft, Drafts
+from pipeline.llm.token_scorer import ScoredToken, TokenScorer
 
 N_BATCH = 512  # positions a step
 # A new prompt takes over the sequence that it goes on from if it keeps more than this share of it.
-KEPT = 0.5
+MIN_REUSED_SHARE = 0.5
 
 
 @dataclass
@@ -47,18 +47,18 @@ class GenerationStats:
 
 
 # What a job is told: tokens, then None, or what went wrong. Called in the batcher's thread.
-Tell = Callable[[Token | Exception | None], None]
+TokenCallback = Callable[[Token | Exception | None], None]
 
 
 @dataclass(eq=False)
-class Job:
+class GenerationJob:
     """One prompt to be answered. Setting `cancelled` ends it at the next step.
 
     limit: positions that prompt and answer may take. max_tokens -1 means no other limit.
     """
 
-    layout: Layout
-    tell: Tell
+    layout: TokenizedPrompt
+    on_token: TokenCallback
     sampling: Sampling = Sampling()
     max_tokens: int = -1
     stop: Sequence[str] = ()
@@ -72,10 +72,10 @@ class Job:
 class _Answer:
     """A job while a sequence is its own."""
 
-    job: Job
-    unread: deque[Run]  # of the prompt
+    job: GenerationJob
+    unread: deque[TokenSpan]  # of the prompt
     sampler: Sampler
-    stream: TextStream[Draft]
+    stream: TextStream[ScoredToken]
     since: float
     chosen: int | None = None  # the last token, not decoded yet
 
@@ -85,7 +85,7 @@ class _Piece:
     """A run that goes into a batch with others: its first position, its sequence, and whether the
     logits of its last position are wanted."""
 
-    run: Run
+    run: TokenSpan
     start: int
     sequence: int
     wants: bool
@@ -161,23 +161,23 @@ class Batcher:
         self.n_ctx = self._ctx.n_ctx
         self.n_embd = self._ctx.n_embd
         self.tokenizer = Tokenizer(self.model)
-        self._drafts = Drafts(self.tokenizer, self._ctx.n_vocab)
+        self._drafts = TokenScorer(self.tokenizer, self._ctx.n_vocab)
         self._slots = [_Slot(KVCache(self._ctx.ptr, i)) for i in range(n_parallel)]
-        self._inbox: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._waiting: deque[Job] = deque()
+        self._inbox: queue.SimpleQueue[GenerationJob | None] = queue.SimpleQueue()
+        self._waiting: deque[GenerationJob] = deque()
         self._closed = False
         self._closing = threading.Lock()  # no job comes in after the None that ends the thread
         self._thread = threading.Thread(target=self._run, name=f"batcher {path.name}", daemon=True)
         self._thread.start()
 
-    def lay_out(self, prompt: Sequence[Part]) -> Layout:
+    def tokenize_prompt(self, prompt: Sequence[PromptPart]) -> TokenizedPrompt:
         """Tokenize a prompt. Raises ReellamaError for soft tokens that do not fit the model."""
-        layout = lay_out(prompt, self.tokenizer, self.n_embd)
+        layout = tokenize_prompt(prompt, self.tokenizer, self.n_embd)
         if not layout.keys:
             raise ReellamaError("the prompt is empty")
         return layout
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: GenerationJob) -> None:
         """Answer a job as soon as a sequence is free.
 
         Raises ReellamaError for a prompt that is too long, and Stopped after `close`.
@@ -247,12 +247,12 @@ class Batcher:
             if len(free) < len(self._slots):
                 return True
 
-    def _begin(self, job: Job, free: Sequence[_Slot]) -> None:
+    def _begin(self, job: GenerationJob, free: Sequence[_Slot]) -> None:
         """Start a job on the sequence that holds most of it, or on the one unused the longest."""
 
         def kept(slot: _Slot) -> int:
             common = slot.cache.common_prefix(job.layout.keys)
-            return common if common > KEPT * len(slot.cache) else 0
+            return common if common > MIN_REUSED_SHARE * len(slot.cache) else 0
 
         slot = max(free, key=lambda slot: (kept(slot), -slot.used))
         keys = job.layout.keys
@@ -261,7 +261,7 @@ class Batcher:
         job.stats.prompt_tokens, job.stats.reused_tokens = len(keys), reused
         slot.answer = _Answer(
             job,
-            deque(job.layout.after(reused)),
+            deque(job.layout.spans_after(reused)),
             Sampler(job.sampling, self.model, self.n_ctx),
             TextStream(job.stop),
             time.perf_counter(),
@@ -320,7 +320,7 @@ class Batcher:
         else:
             answer.chosen = token
             stats.generated_tokens += 1
-            draft = self._drafts.draft(token, best)
+            draft = self._drafts.score(token, best)
             for released in answer.stream.push(draft, self._drafts.piece(token)):
                 _tell(job, _token(released))
             full = len(slot.cache) >= job.limit or stats.generated_tokens == job.max_tokens
@@ -340,12 +340,12 @@ class Batcher:
             _tell(answer.job, error)
 
 
-def _tell(job: Job, news: Token | Exception | None) -> None:
+def _tell(job: GenerationJob, news: Token | Exception | None) -> None:
     """Tell a job what there is. Where nobody is there to hear it any more, that ends the job."""
     if isinstance(news, Exception) and not isinstance(news, ReellamaError):
         news = Failed(news)
     try:
-        job.tell(news)
+        job.on_token(news)
     except Exception:  # noqa: BLE001  # such as an event loop that was closed
         job.cancelled = True
 
@@ -358,7 +358,7 @@ def _next_piece(slot: _Slot, soft: bool, room: int) -> _Piece | None:
     if not answer.unread:
         if soft or answer.chosen is None:
             return None
-        return _Piece(Run([answer.chosen]), start, slot.cache.sequence, wants=True)
+        return _Piece(TokenSpan([answer.chosen]), start, slot.cache.sequence, wants=True)
     run = answer.unread[0]
     if (run.rows is not None) != soft:
         return None
@@ -366,6 +366,6 @@ def _next_piece(slot: _Slot, soft: bool, room: int) -> _Piece | None:
     return _Piece(run[:room], start, slot.cache.sequence, wants=last)
 
 
-def _token(released: tuple[Draft, str]) -> Token:
+def _token(released: tuple[ScoredToken, str]) -> Token:
     (token, p, alternatives), text = released
     return Token(token, text, p, alternatives)

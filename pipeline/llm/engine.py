@@ -27,20 +27,28 @@ from gguf_tools.runtime.context import Context, ContextSettings
 from gguf_tools.text.chat_template import ChatTemplate
 from gguf_tools.text.tokenizer import Tokenizer
 from pipeline.llm.kv_cache import KVCache
-from pipeline.llm.prompt import Answer, Layout, Part, Prompt, Run, Text, lay_out
+from pipeline.llm.prompt import (
+    GeneratedText,
+    Prompt,
+    PromptPart,
+    Text,
+    TokenizedPrompt,
+    TokenSpan,
+    tokenize_prompt,
+)
 from pipeline.llm.text_stream import TextStream
 from pipeline.llm.token_probabilities import log_softmax
 from pipeline.llm.token_sampling import Sampler, Sampling
-from pipeline.llm.token_scorer import Draft, Drafts
+from pipeline.llm.token_scorer import ScoredToken, TokenScorer
 
 __all__ = [
     "ContextOverflow",
     "Engine",
-    "Part",
-    "Prefill",
+    "PromptPart",
+    "PrefillStats",
     "Prompt",
     "Sampling",
-    "Stats",
+    "EngineStats",
     "Text",
     "Token",
 ]
@@ -77,7 +85,7 @@ class Token:
 
 
 @dataclass(frozen=True)
-class Prefill:
+class PrefillStats:
     """What reading a prompt took: positions found in the KV cache, positions read, seconds."""
 
     n_reused: int
@@ -86,7 +94,7 @@ class Prefill:
 
 
 @dataclass
-class Stats:
+class EngineStats:
     """What the last call did. `stop_reason` is None while generating, or when it was cut short."""
 
     n_reused: int = 0
@@ -97,7 +105,7 @@ class Stats:
     stop_reason: StopReason | None = None
 
 
-GREEDY = Sampling()
+GREEDY_SAMPLING = Sampling()
 
 
 @dataclass
@@ -105,7 +113,7 @@ class _Generation:
     """The state of one answer while it grows."""
 
     sampler: Sampler
-    stream: TextStream[Draft]
+    stream: TextStream[ScoredToken]
     n_probs: int
     takes_likeliest: bool
     chosen: int | None = None  # the last token, not decoded yet
@@ -138,7 +146,7 @@ class Engine:
         lora: Sequence[tuple[str | Path, float]] = (),
     ):
         self.path = Path(path)
-        self.last = Stats()
+        self.last = EngineStats()
         with ExitStack() as opened:
             self._model = opened.enter_context(
                 backend.load_model(self.path, n_gpu_layers=n_gpu_layers, n_ctx=n_ctx)
@@ -154,7 +162,7 @@ class Engine:
         self.n_ctx = self._ctx.n_ctx
         self.n_embd = self._ctx.n_embd
         self._cache = KVCache(self._ctx.ptr)
-        self._drafts = Drafts(self.tokenizer, self._ctx.n_vocab)
+        self._drafts = TokenScorer(self.tokenizer, self._ctx.n_vocab)
         self._fresh = False  # llama.cpp's logits are those of the last position in the cache
         self._call = 0  # counts calls, so that a generation knows when another one took over
 
@@ -189,23 +197,23 @@ class Engine:
         self._fresh = False
         self._cache.clear()
 
-    def count(self, prompt: Sequence[Part]) -> int:
+    def count(self, prompt: Sequence[PromptPart]) -> int:
         """How many positions the prompt takes."""
-        return len(self._lay_out(prompt).keys)
+        return len(self._tokenize_prompt(prompt).keys)
 
-    def prefill(self, prompt: Sequence[Part]) -> Prefill:
+    def prefill(self, prompt: Sequence[PromptPart]) -> PrefillStats:
         """Make the KV cache hold exactly this prompt, reading only what follows the longest
         common prefix; soft tokens are compared by their values.
 
         Raises ContextOverflow before anything is decoded, and ReellamaError for bad soft tokens.
         """
         self._begin()
-        return self._prefill(self._lay_out(prompt))
+        return self._prefill(self._tokenize_prompt(prompt))
 
     def generate(
         self,
-        prompt: Sequence[Part],
-        sampling: Sampling = GREEDY,
+        prompt: Sequence[PromptPart],
+        sampling: Sampling = GREEDY_SAMPLING,
         *,
         max_tokens: int = 256,
         stop: str | Sequence[str] = (),
@@ -222,19 +230,19 @@ class Engine:
         Raises like `prefill`, and SamplingError for a grammar that cannot be used.
         """
         self._begin()
-        layout = self._lay_out(prompt)
+        layout = self._tokenize_prompt(prompt)
         sampler = Sampler(sampling, self._model, self.n_ctx)
-        stream: TextStream[Draft] = TextStream([stop] if isinstance(stop, str) else stop)
+        stream: TextStream[ScoredToken] = TextStream([stop] if isinstance(stop, str) else stop)
         state = _Generation(sampler, stream, n_probs, sampling.takes_likeliest)
         return self._generate(layout, state, max_tokens, self._call)
 
-    def logits_all(self, prompt: Sequence[Part]) -> np.ndarray:
+    def logits_all(self, prompt: Sequence[PromptPart]) -> np.ndarray:
         """Read the whole prompt anew; the logits at every position, float32 [positions, n_vocab].
 
         Raises like `prefill`.
         """
         self._begin()
-        layout = self._lay_out(prompt)
+        layout = self._tokenize_prompt(prompt)
         if len(layout.keys) > self.n_ctx:
             raise ContextOverflow(len(layout.keys), self.n_ctx)
         self._fresh = False
@@ -248,14 +256,14 @@ class Engine:
         return logits
 
     def logprobs(
-        self, prompt: Sequence[Part], continuations: Sequence[Sequence[int]]
+        self, prompt: Sequence[PromptPart], continuations: Sequence[Sequence[int]]
     ) -> list[np.ndarray]:
         """Log-probabilities of each continuation's token ids after the same prompt, float64 [ids].
 
         The prompt is read once. Raises like `prefill`, and ReellamaError for no ids.
         """
         self._begin()
-        layout = self._lay_out(prompt)
+        layout = self._tokenize_prompt(prompt)
         if not all(map(len, continuations)):
             raise ReellamaError("a continuation has no tokens")
         self._prefill(layout)
@@ -269,7 +277,9 @@ class Engine:
                 self._prefill(layout)
             rows = [first]
             self._fresh = False
-            for start, run in _chunks(Layout([], [Run(ids[:-1])]), 0, self._ctx.n_outputs):
+            for start, run in _chunks(
+                TokenizedPrompt([], [TokenSpan(ids[:-1])]), 0, self._ctx.n_outputs
+            ):
                 self._ctx.decode(run.inputs, n + start, first_output=0)
                 self._cache.keys += run.keys
                 rows.append(log_softmax(self._ctx.logits(len(run))))
@@ -279,18 +289,18 @@ class Engine:
 
     def _begin(self) -> None:
         self._call += 1
-        self.last = Stats()
+        self.last = EngineStats()
 
-    def _lay_out(self, prompt: Sequence[Part]) -> Layout:
+    def _tokenize_prompt(self, prompt: Sequence[PromptPart]) -> TokenizedPrompt:
         cache = self._cache
-        layout = lay_out(
+        layout = tokenize_prompt(
             prompt, self.tokenizer, self.n_embd, cached=cache.keys, answers=cache.answers
         )
         if not layout.keys:
             raise ReellamaError("the prompt is empty")
         return layout
 
-    def _prefill(self, layout: Layout) -> Prefill:
+    def _prefill(self, layout: TokenizedPrompt) -> PrefillStats:
         begin = time.perf_counter()
         n = len(layout.keys)
         if n > self.n_ctx:
@@ -309,12 +319,12 @@ class Engine:
         self._fresh = fresh or reused < n
         self.last.n_reused, self.last.n_read = reused, n - reused
         self.last.prefill_seconds = time.perf_counter() - begin
-        return Prefill(reused, n - reused, self.last.prefill_seconds)
+        return PrefillStats(reused, n - reused, self.last.prefill_seconds)
 
     def _generate(
-        self, layout: Layout, state: _Generation, max_tokens: int, call: int
+        self, layout: TokenizedPrompt, state: _Generation, max_tokens: int, call: int
     ) -> Iterator[Token]:
-        self._own(call)
+        self._check_current(call)
         self._prefill(layout)
         stats, start = self.last, self.n_past
         try:
@@ -326,16 +336,18 @@ class Engine:
                     state.ids.append(token)
                     state.texts.append(text)
                     yield Token(token, text, p, alternatives)
-                    self._own(call)
+                    self._check_current(call)
         finally:
             if call == self._call:
-                self._remember(start, state)
+                self._note_answer(start, state)
 
-    def _own(self, call: int) -> None:
+    def _check_current(self, call: int) -> None:
         if call != self._call:
             raise ReellamaError("this answer cannot go on: the engine was used for something else")
 
-    def _step(self, state: _Generation, stats: Stats, max_tokens: int) -> list[tuple[Draft, str]]:
+    def _step(
+        self, state: _Generation, stats: EngineStats, max_tokens: int
+    ) -> list[tuple[ScoredToken, str]]:
         """Decode the token chosen last and choose one; returns the tokens whose text is certain."""
         if 0 <= max_tokens <= stats.n_generated:
             stats.stop_reason = "length"
@@ -358,21 +370,21 @@ class Engine:
             return state.stream.flush()
         state.chosen = token
         stats.n_generated += 1
-        released = state.stream.push(self._drafts.draft(token, best), self._drafts.piece(token))
+        released = state.stream.push(self._drafts.score(token, best), self._drafts.piece(token))
         if state.stream.stopped:
             stats.stop_reason = "stop string"
         return released
 
-    def _remember(self, start: int, state: _Generation) -> None:
+    def _note_answer(self, start: int, state: _Generation) -> None:
         """Note the answer, unless a stop string cut its last token in two."""
         text = "".join(state.texts)
         if state.ids and text.encode() == b"".join(map(self._drafts.piece, state.ids)):
-            self._cache.answers[start] = Answer(state.ids, text)
+            self._cache.answers[start] = GeneratedText(state.ids, text)
 
 
-def _chunks(layout: Layout, start: int, size: int) -> Iterator[tuple[int, Run]]:
+def _chunks(layout: TokenizedPrompt, start: int, size: int) -> Iterator[tuple[int, TokenSpan]]:
     """The positions from `start` on in runs of at most `size`, each with its position."""
-    for run in layout.after(start):
+    for run in layout.spans_after(start):
         for i in range(0, len(run), size):
             chunk = run[i : i + size]
             yield start, chunk

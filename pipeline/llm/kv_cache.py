@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from llama_cpp import llama_cpp
 
-from pipeline.llm.prompt import Answer, Key
+from pipeline.llm.prompt import GeneratedText, PositionKey
 
 
 class KVCache:
@@ -20,13 +20,15 @@ class KVCache:
     def __init__(self, ctx: llama_cpp.llama_context_p, sequence: int = 0):
         self._memory = llama_cpp.llama_get_memory(ctx)
         self.sequence = sequence
-        self.keys: list[Key] = []
-        self.answers: dict[int, Answer] = {}  # generated text by the position where it starts
+        self.keys: list[PositionKey] = []
+        self.answers: dict[
+            int, GeneratedText
+        ] = {}  # generated text by the position where it starts
 
     def __len__(self) -> int:
         return len(self.keys)
 
-    def common_prefix(self, keys: Sequence[Key]) -> int:
+    def common_prefix(self, keys: Sequence[PositionKey]) -> int:
         """How many positions at the front hold what `keys` asks for."""
         n = 0
         for have, want in zip(self.keys, keys, strict=False):

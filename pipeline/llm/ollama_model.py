@@ -20,7 +20,7 @@ import httpx
 import ollama
 
 from gguf_tools.errors import ReellamaError
-from pipeline.llm.engine import Stats, StopReason, Token
+from pipeline.llm.engine import EngineStats, StopReason, Token
 from pipeline.llm.token_sampling import Sampling
 
 DEFAULT_HOST = "127.0.0.1:11434"
@@ -36,7 +36,7 @@ class OllamaError(ReellamaError):
 
 
 @contextmanager
-def connected(host: str | None = None) -> Iterator[ollama.Client]:
+def ollama_client(host: str | None = None) -> Iterator[ollama.Client]:
     """A client of the server; what goes wrong with it becomes an OllamaError."""
     host = host or os.environ.get("OLLAMA_HOST") or DEFAULT_HOST
     shown = host.rpartition("@")[2]  # without a password
@@ -56,14 +56,14 @@ def connected(host: str | None = None) -> Iterator[ollama.Client]:
         ) from error
     except ollama.ResponseError as error:
         if error.error.lstrip().startswith("<"):  # a page for a browser
-            raise _stranger(shown) from error
+            raise _not_ollama_error(shown) from error
         raise OllamaError(f"the Ollama server at {shown} says: {error.error}") from error
     # A host that is no address, a reply that is not JSON, or not of Ollama's shape.
     except (httpx.InvalidURL, ValueError) as error:
-        raise _stranger(shown) from error
+        raise _not_ollama_error(shown) from error
 
 
-def _stranger(shown: str) -> OllamaError:
+def _not_ollama_error(shown: str) -> OllamaError:
     return OllamaError(
         f"what answers at {shown} is no Ollama server: say in OLLAMA_HOST where it is"
     )
@@ -78,7 +78,7 @@ class OllamaModel:
     def __init__(self, name: str, host: str | None = None) -> None:
         self.name = name
         self.host = host
-        self.last = Stats()
+        self.last = EngineStats()
 
     @cached_property
     def capabilities(self) -> frozenset[str]:
@@ -86,7 +86,7 @@ class OllamaModel:
 
         Raises OllamaError when the server or the model is absent.
         """
-        with connected(self.host) as client, self._missing_model_said():
+        with ollama_client(self.host) as client, self._missing_model_error():
             return frozenset(client.show(self.name).capabilities or ())
 
     def generate(
@@ -104,7 +104,7 @@ class OllamaModel:
         `p` is nan where the server gives no probabilities, and ids are -1. Closing the iterator
         ends the answer on the server too. Raises OllamaError, also in the middle.
         """
-        self.last = Stats()
+        self.last = EngineStats()
         if sampling.grammar is not None:
             raise OllamaError("an Ollama server takes no GBNF grammar: give it a JSON schema")
         request: dict[str, Any] = {
@@ -125,7 +125,7 @@ class OllamaModel:
         return self._generate(request)
 
     def _generate(self, request: dict[str, Any]) -> Iterator[Token]:
-        with connected(self.host) as client, self._missing_model_said():
+        with ollama_client(self.host) as client, self._missing_model_error():
             with closing(client.chat(**request, stream=True)) as parts:  # type: ignore[type-var]
                 for part in parts:
                     yield from _tokens(part)
@@ -136,7 +136,7 @@ class OllamaModel:
             raise httpx.RemoteProtocolError("the reply ended before the answer did")
 
     @contextmanager
-    def _missing_model_said(self) -> Iterator[None]:
+    def _missing_model_error(self) -> Iterator[None]:
         try:
             yield
         except ollama.ResponseError as error:
@@ -170,10 +170,10 @@ def _tokens(part: ollama.ChatResponse) -> Iterator[Token]:
         yield Token(-1, piece, math.exp(given[i].logprob), alternatives)
 
 
-def _stats(end: ollama.ChatResponse) -> Stats:
+def _stats(end: ollama.ChatResponse) -> EngineStats:
     """What the last line of a reply counts."""
     reason: StopReason = "length" if end.done_reason == "length" else "stop"
-    return Stats(
+    return EngineStats(
         n_read=end.prompt_eval_count or 0,
         prefill_seconds=((end.load_duration or 0) + (end.prompt_eval_duration or 0)) * NANO,
         n_generated=end.eval_count or 0,

@@ -26,15 +26,15 @@ class Text:
 
 
 # Soft tokens are a float32 array [n, n_embd].
-Part = Text | np.ndarray
-Prompt = list[Part]
+PromptPart = Text | np.ndarray
+Prompt = list[PromptPart]
 
 # What one position of the KV cache holds: a token id, or the hash of a soft token's values.
-Key = int | bytes
+PositionKey = int | bytes
 
 
 @dataclass(frozen=True)
-class Answer:
+class GeneratedText:
     """Tokens that the model generated, and the text that they make."""
 
     ids: list[int]
@@ -42,10 +42,10 @@ class Answer:
 
 
 @dataclass
-class Run:
+class TokenSpan:
     """Neighbouring positions of one kind: token ids, or soft tokens `[n, n_embd]`."""
 
-    keys: Sequence[Key]
+    keys: Sequence[PositionKey]
     rows: np.ndarray | None = None
 
     @property
@@ -56,26 +56,26 @@ class Run:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def __getitem__(self, part: slice) -> Run:
-        return Run(self.keys[part], None if self.rows is None else self.rows[part])
+    def __getitem__(self, part: slice) -> TokenSpan:
+        return TokenSpan(self.keys[part], None if self.rows is None else self.rows[part])
 
 
 @dataclass
-class Layout:
+class TokenizedPrompt:
     """A prompt laid out position by position: `keys` for all of it, `runs` to decode it by."""
 
-    keys: list[Key] = field(default_factory=list)
-    runs: list[Run] = field(default_factory=list)
+    keys: list[PositionKey] = field(default_factory=list)
+    spans: list[TokenSpan] = field(default_factory=list)
 
     def add_ids(self, ids: list[int]) -> None:
         """Append token ids; they join the run of ids before them."""
         if not ids:
             return
         self.keys += ids
-        if self.runs and self.runs[-1].rows is None:
-            self.runs[-1] = Run([*self.runs[-1].keys, *ids])
+        if self.spans and self.spans[-1].rows is None:
+            self.spans[-1] = TokenSpan([*self.spans[-1].keys, *ids])
         else:
-            self.runs.append(Run(ids))
+            self.spans.append(TokenSpan(ids))
 
     def add_rows(self, rows: np.ndarray) -> None:
         """Append soft tokens [n, n_embd]."""
@@ -83,26 +83,26 @@ class Layout:
             return
         hashes = [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in rows]
         self.keys += hashes
-        self.runs.append(Run(hashes, rows))
+        self.spans.append(TokenSpan(hashes, rows))
 
-    def after(self, n: int) -> list[Run]:
+    def spans_after(self, n: int) -> list[TokenSpan]:
         """The runs that hold the positions from `n` on."""
         left = []
-        for run in self.runs:
+        for run in self.spans:
             if n < len(run):
                 left.append(run[n:] if n else run)
             n = max(0, n - len(run))
         return left
 
 
-def lay_out(
-    prompt: Sequence[Part],
+def tokenize_prompt(
+    prompt: Sequence[PromptPart],
     tokenizer: Tokenizer,
     n_embd: int,
     *,
-    cached: Sequence[Key] = (),
-    answers: Mapping[int, Answer] = MappingProxyType({}),
-) -> Layout:
+    cached: Sequence[PositionKey] = (),
+    answers: Mapping[int, GeneratedText] = MappingProxyType({}),
+) -> TokenizedPrompt:
     """Tokenize a prompt and check its soft tokens, `n_embd` wide.
 
     The token that a model wants in front of a text is put there unless the prompt has it; a prompt
@@ -113,7 +113,7 @@ def lay_out(
     Raises ReellamaError for a part that is neither text nor soft tokens.
     """
     bos = tokenizer.bos if tokenizer.add_bos else None
-    layout = Layout()
+    layout = TokenizedPrompt()
     texts: list[Text] = []  # neighbours, which are tokenized together
 
     def ids() -> list[int]:
@@ -135,7 +135,7 @@ def lay_out(
             texts.append(part)
         elif isinstance(part, np.ndarray):
             layout.add_ids(ids())
-            layout.add_rows(soft_tokens(part, n_embd))
+            layout.add_rows(check_soft_tokens(part, n_embd))
             texts.clear()
         else:
             kind = type(part).__name__
@@ -144,7 +144,7 @@ def lay_out(
     return layout
 
 
-def soft_tokens(array: np.ndarray, n_embd: int) -> np.ndarray:
+def check_soft_tokens(array: np.ndarray, n_embd: int) -> np.ndarray:
     """`array` as contiguous float32 [n, n_embd]. Raises ReellamaError when it cannot be one."""
     if array.ndim != 2 or array.shape[1] != n_embd:
         raise ReellamaError(

@@ -11,11 +11,11 @@ from llama_cpp import llama_cpp
 
 from gguf_tools.errors import ReellamaError
 from gguf_tools.runtime.backend import Model
-from gguf_tools.runtime.context_options import complaint, default_threads, pointer
+from gguf_tools.runtime.context_options import as_pointer, default_threads, last_error_line
 from gguf_tools.text.tokenizer import Tokenizer
 
 
-class Embedder:
+class TextEmbedder:
     """Embeds texts with a loaded model; what is longer than `n_ctx` tokens is cut.
 
     Raises ReellamaError where llama.cpp cannot do that with this model.
@@ -29,7 +29,7 @@ class Embedder:
         params.pooling_type = llama_cpp.LLAMA_POOLING_TYPE_MEAN
         context = llama_cpp.llama_init_from_model(model.ptr, params)
         if not context:
-            raise ReellamaError(f"{model.path} makes no embeddings: {complaint()}")
+            raise ReellamaError(f"{model.path} makes no embeddings: {last_error_line()}")
         self._context, self._tokenizer, self.n_ctx = context, tokenizer, n_ctx
         self._n_embd = int(llama_cpp.llama_model_n_embd(model.ptr))
         self._lock = threading.Lock()
@@ -56,11 +56,11 @@ class Embedder:
         if memory:
             llama_cpp.llama_memory_clear(memory, False)
         tokens = np.array(ids, np.int32)
-        batch = llama_cpp.llama_batch_get_one(pointer(tokens), len(tokens))
+        batch = llama_cpp.llama_batch_get_one(as_pointer(tokens), len(tokens))
         status = llama_cpp.llama_decode(self._context, batch)
         found = llama_cpp.llama_get_embeddings_seq(self._context, 0)
         if status or not found:
-            raise ReellamaError(f"llama.cpp made no embedding: {complaint() or status}")
+            raise ReellamaError(f"llama.cpp made no embedding: {last_error_line() or status}")
         vector = np.ctypeslib.as_array(found, (self._n_embd,)).astype(np.float64)
         return vector / max(float(np.linalg.norm(vector)), 1e-12)
 

@@ -11,7 +11,7 @@ import numpy as np
 BLOCK = 64
 
 
-class Probabilities:
+class TokenProbabilities:
     """Probabilities under the model's own softmax (temperature 1, before any sampler).
 
     Keeps its scratch memory, for it runs once a token.

@@ -7,24 +7,24 @@ import math
 import numpy as np
 
 from gguf_tools.text.tokenizer import Tokenizer
-from pipeline.llm.token_probabilities import Probabilities
+from pipeline.llm.token_probabilities import TokenProbabilities
 
-Draft = tuple[int, float, list[tuple[str, float]]]  # a Token whose text is not certain yet
+ScoredToken = tuple[int, float, list[tuple[str, float]]]  # a Token whose text is not certain yet
 
 
-class Drafts:
+class TokenScorer:
     """Makes drafts of tokens. Keeps what it has looked up, for it runs once a token."""
 
     def __init__(self, tokenizer: Tokenizer, n_vocab: int) -> None:
         self._tokenizer = tokenizer
-        self._probabilities = Probabilities(n_vocab)
+        self._probabilities = TokenProbabilities(n_vocab)
         self._pieces: dict[int, bytes] = {}
 
     def best(self, logits: np.ndarray, n: int) -> list[tuple[int, float]]:
         """The `n` likeliest ids with their probabilities, best first; none for 0. [n_vocab]."""
         return self._probabilities.best(logits, n) if n else []
 
-    def draft(self, token: int, best: list[tuple[int, float]]) -> Draft:
+    def score(self, token: int, best: list[tuple[int, float]]) -> ScoredToken:
         """A token with its alternatives, `best` of the logits that it was chosen from."""
         if not best:
             return token, math.nan, []

@@ -6,30 +6,30 @@ from collections.abc import Sequence
 
 import prompts
 from pipeline.llm.ollama_model import OllamaModel
-from pipeline.long_video.timeline import FoundAnswer, Timeline
-from pipeline.video.timestamps import clock
+from pipeline.long_video.timeline import SceneAnswer, Timeline
+from pipeline.video.timestamps import format_time
 
 SUMMARIZE = "Summarize the video in two or three sentences."
 # Notes that are sent at most: more would push each other out of an ordinary context.
-MOST_NOTES = 120
+MAX_NOTES = 120
 N_CTX = 8192
 
 
-def summarize(timeline: Timeline, model: OllamaModel) -> str:
+def summarize_timeline(timeline: Timeline, model: OllamaModel) -> str:
     """A summary of all scenes. Raises OllamaError."""
-    step = max(1, -(-len(timeline.scenes) // MOST_NOTES))
+    step = max(1, -(-len(timeline.scenes) // MAX_NOTES))
     notes = [(s.start, s.end, s.text) for s in timeline.scenes[::step]]
     return _ask(model, notes, SUMMARIZE)
 
 
-def answer(question: str, found: Sequence[FoundAnswer], model: OllamaModel) -> str:
+def answer_from_scenes(question: str, found: Sequence[SceneAnswer], model: OllamaModel) -> str:
     """An answer from what the bundle said of the scenes that it looked at. Raises OllamaError."""
     notes = [(f.start, f.end, f.text) for f in sorted(found, key=lambda f: f.start)]
     return _ask(model, notes, f"{question}\nSay at which times of the video that can be seen.")
 
 
 def _ask(model: OllamaModel, notes: Sequence[tuple[float, float, str]], question: str) -> str:
-    lines = [f"- {clock(start)} to {clock(end)}: {text}" for start, end, text in notes]
+    lines = [f"- {format_time(start)} to {format_time(end)}: {text}" for start, end, text in notes]
     system = "\n".join([prompts.load("timeline_notes"), "", *lines])
     messages = [{"role": "system", "content": system}, {"role": "user", "content": question}]
     tokens = model.generate(messages, n_probs=0, n_ctx=N_CTX)

@@ -26,30 +26,30 @@ from gguf_tools.locate import find
 from gguf_tools.text.chat_template import ChatTemplate
 from models import prompt_format
 from models.bundle import Bundle
-from pipeline.llm.batching import Batcher, Job
+from pipeline.llm.batching import Batcher, GenerationJob
 from pipeline.llm.engine import Token
-from pipeline.llm.prompt import Layout, Prompt, Text
+from pipeline.llm.prompt import Prompt, Text, TokenizedPrompt
 from pipeline.llm.token_sampling import Sampling
-from pipeline.long_video.video_index import CACHE, Moments, look_through
+from pipeline.long_video.video_index import CACHE_FOLDER, VideoIndex, index_video
 from pipeline.video.clip import VideoError, open_source
-from pipeline.video.frame_sampling import Plan, select
-from pipeline.video.source import Source
+from pipeline.video.frame_sampling import FrameSelection, select_frames
+from pipeline.video.source import FrameSource
 
 # Scenes of one video at most: each takes a fraction of a second to a second on two cores.
-MOST_SCENES = 300
-SHORTEST = 2.0  # seconds of a scene
+MAX_SCENES = 300
+MIN_SCENE_SECONDS = 2.0  # seconds of a scene
 # Of a longer scene its middle is watched: every frame of what is watched has to be decoded.
-WATCHED = 8.0
-SIDE = 384  # pixels on the longest side of a frame
+MAX_WATCHED_SECONDS = 8.0
+MAX_SIDE_PIXELS = 384  # pixels on the longest side of a frame
 N_PARALLEL = 4
 N_CTX = 512
 DESCRIPTION_TOKENS = 64
 ANSWER_TOKENS = 128
 # Scenes that are looked at again for a question.
-LOOKED_AT = 3
+SCENES_PER_QUESTION = 3
 
 # What is being done, how much of it is done, of how much.
-Report = Callable[[str, float, float], None]
+StepProgress = Callable[[str, float, float], None]
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Timeline:
 
 
 @dataclass(frozen=True)
-class FoundAnswer:
+class SceneAnswer:
     """An answer about a long video: the scene that it comes from, and how well that fits."""
 
     text: str
@@ -88,7 +88,7 @@ class FoundAnswer:
 
 
 @dataclass(eq=False)
-class _Written:
+class _PendingText:
     """A text that the LLM is writing."""
 
     tokens: queue.SimpleQueue[Token | Exception | None] = field(default_factory=queue.SimpleQueue)
@@ -116,7 +116,7 @@ class LongVideo:
         *,
         llm: str | None = None,
         n_threads: int | None = None,
-        cache: Path | None = CACHE,
+        cache: Path | None = CACHE_FOLDER,
     ) -> None:
         self.bundle, self.cache = Bundle.load(bundle), cache
         path = find.resolve(llm) if llm else self.bundle.llm_path()
@@ -142,35 +142,35 @@ class LongVideo:
         """Give the memory of the LLM back."""
         self._batcher.close()
 
-    def look_through(self, path: str | Path, report: Report | None = None) -> Moments:
+    def index(self, path: str | Path, report: StepProgress | None = None) -> VideoIndex:
         """See `moments.look_through`."""
 
         def progress(done: float, total: float) -> None:
             if report is not None:
                 report("looking", done, total)
 
-        return look_through(path, self.bundle, cache=self.cache, progress=progress)
+        return index_video(path, self.bundle, cache=self.cache, progress=progress)
 
     def timeline(
         self,
         path: str | Path,
         *,
-        most: int = MOST_SCENES,
-        shortest: float = SHORTEST,
-        report: Report | None = None,
+        most: int = MAX_SCENES,
+        shortest: float = MIN_SCENE_SECONDS,
+        report: StepProgress | None = None,
     ) -> Timeline:
-        """Cut a video into at most `most` scenes and describe each; see `Moments.scenes`.
+        """Cut a video into at most `most` scenes and describe each; see `VideoIndex.scenes`.
 
         Raises VideoError.
         """
-        moments = self.look_through(path, report)
+        moments = self.index(path, report)
         borders = moments.scenes(most, shortest)
-        said: list[tuple[float, float, _Written]] = []
+        said: list[tuple[float, float, _PendingText]] = []
         skipped: list[str] = []
         with closing(open_source(path)) as source:
             for i, (start, end) in enumerate(borders):
                 try:
-                    soft = self._watch(source, start, end)
+                    soft = self._encode_scene(source, start, end)
                     said.append((start, end, self._ask(soft, self.bundle.describe)))
                 except VideoError as error:
                     skipped.append(f"{start:.1f} s to {end:.1f} s: {error}")
@@ -180,51 +180,55 @@ class LongVideo:
             TimelineScene(start, end, (start + end) / 2, written.text())
             for start, end, written in said
         )
-        return Timeline(Path(path), moments.duration, scenes, summarize(scenes), tuple(skipped))
+        return Timeline(
+            Path(path), moments.duration, scenes, summarize_scenes(scenes), tuple(skipped)
+        )
 
     def ask(
-        self, path: str | Path, question: str, *, report: Report | None = None
-    ) -> list[FoundAnswer]:
+        self, path: str | Path, question: str, *, report: StepProgress | None = None
+    ) -> list[SceneAnswer]:
         """Find the scenes that a question is about, look at these again, and answer from each.
 
         The best comes first. Raises VideoError, and ReellamaError where the tower cannot read.
         """
         if not question.strip():
             raise ReellamaError("the question is empty")
-        moments = self.look_through(path, report)
-        borders = moments.scenes(len(moments.times), SHORTEST)  # by every cut that there is
+        moments = self.index(path, report)
+        borders = moments.scenes(
+            len(moments.times), MIN_SCENE_SECONDS
+        )  # by every cut that there is
         scores = _scene_scores(moments, borders, self.bundle.tower.embed_texts([question])[0])
-        best = sorted(range(len(borders)), key=lambda i: -scores[i])[:LOOKED_AT]
+        best = sorted(range(len(borders)), key=lambda i: -scores[i])[:SCENES_PER_QUESTION]
         with closing(open_source(path)) as source:
             asked = [
-                (i, self._ask(self._watch(source, *borders[i]), question, ANSWER_TOKENS))
+                (i, self._ask(self._encode_scene(source, *borders[i]), question, ANSWER_TOKENS))
                 for i in best
             ]
-        return [FoundAnswer(w.text(), *borders[i], scores[i]) for i, w in asked]
+        return [SceneAnswer(w.text(), *borders[i], scores[i]) for i, w in asked]
 
-    def _watch(self, source: Source, start: float, end: float) -> np.ndarray:
+    def _encode_scene(self, source: FrameSource, start: float, end: float) -> np.ndarray:
         """Soft tokens of a scene, float32 `[tokens, n_embd]`."""
-        middle, half = (start + end) / 2, min(end - start, WATCHED) / 2
-        plan = Plan(
+        middle, half = (start + end) / 2, min(end - start, MAX_WATCHED_SECONDS) / 2
+        plan = FrameSelection(
             self.bundle.frames,
             start=max(start, middle - half),
             end=min(end, middle + half),
-            max_side=SIDE,
+            max_side=MAX_SIDE_PIXELS,
         )
-        taken = list(select(source, plan))
+        taken = list(select_frames(source, plan))
         times = np.array([time for time, _ in taken]) - (plan.start or 0.0)
         return self.bundle.encode([rgb for _, rgb in taken], times)
 
     def _ask(
         self, soft: np.ndarray, question: str, max_tokens: int = DESCRIPTION_TOKENS
-    ) -> _Written:
-        written = _Written()
-        layout = self._lay_out(soft, question)
-        job = Job(layout, written.tokens.put, Sampling(), max_tokens=max_tokens)
+    ) -> _PendingText:
+        written = _PendingText()
+        layout = self._tokenize_prompt(soft, question)
+        job = GenerationJob(layout, written.tokens.put, Sampling(), max_tokens=max_tokens)
         self._batcher.submit(job)
         return written
 
-    def _lay_out(self, soft: np.ndarray, question: str) -> Layout:
+    def _tokenize_prompt(self, soft: np.ndarray, question: str) -> TokenizedPrompt:
         messages = prompt_format.messages(self.bundle.system, [], question)
         prompt: Prompt = []
         shown: Prompt = [soft, Text(prompt_format.AFTER_VIDEO)]
@@ -232,10 +236,10 @@ class LongVideo:
             if segment.content == len(messages) - 1:
                 prompt, shown = prompt + shown, []
             prompt.append(Text(segment.text, segment.special))
-        return self._batcher.lay_out(prompt)
+        return self._batcher.tokenize_prompt(prompt)
 
 
-def summarize(scenes: Sequence[TimelineScene], most: int = 3) -> str:
+def summarize_scenes(scenes: Sequence[TimelineScene], most: int = 3) -> str:
     """What most of the time shows, in the scenes' own words: nothing is made up.
 
     >>> summarize([TimelineScene(0, 4, 2, "A dog runs."), TimelineScene(4, 6, 5, "A cat.")])
@@ -249,7 +253,7 @@ def summarize(scenes: Sequence[TimelineScene], most: int = 3) -> str:
 
 
 def _scene_scores(
-    moments: Moments, borders: Sequence[tuple[float, float]], wanted: np.ndarray
+    moments: VideoIndex, borders: Sequence[tuple[float, float]], wanted: np.ndarray
 ) -> list[float]:
     """How well each scene's best moment fits; a scene between two moments has the one before."""
     fits = moments.embeddings @ wanted

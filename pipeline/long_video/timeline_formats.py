@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.long_video.timeline import Timeline
-from pipeline.video.timestamps import clock
+from pipeline.video.timestamps import format_time
 
 FORMATS = ("text", "json", "srt", "vtt", "md")
 
@@ -15,7 +15,7 @@ FORMATS = ("text", "json", "srt", "vtt", "md")
 def to_text(timeline: Timeline) -> str:
     """A line a scene, after the summary."""
     lines = [timeline.summary, ""]
-    lines += [f"{clock(s.start)} - {clock(s.end)}  {s.text}" for s in timeline.scenes]
+    lines += [f"{format_time(s.start)} - {format_time(s.end)}  {s.text}" for s in timeline.scenes]
     return "\n".join([*lines, *(f"not read: {part}" for part in timeline.skipped)]) + "\n"
 
 
@@ -48,9 +48,9 @@ def to_markdown(timeline: Timeline, pictures: list[str] | None = None) -> str:
     rows = [f"# {title}", "", _plain(timeline.summary), ""]
     rows += ["| time | picture | what is seen |", "| --- | --- | --- |"]
     for i, scene in enumerate(timeline.scenes):
-        shown = f"![{clock(scene.time)}]({pictures[i]})" if pictures else ""
+        shown = f"![{format_time(scene.time)}]({pictures[i]})" if pictures else ""
         rows.append(
-            f"| {clock(scene.start)} - {clock(scene.end)} | {shown} | {_plain(scene.text)} |"
+            f"| {format_time(scene.start)} - {format_time(scene.end)} | {shown} | {_plain(scene.text)} |"
         )
     return "\n".join(rows) + "\n"
 

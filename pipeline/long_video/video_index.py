@@ -26,30 +26,32 @@ from gguf_tools.atomic_write import replacing, stamp
 from gguf_tools.errors import ReellamaError
 from models.bundle import Bundle
 from pipeline.video.clip import open_source
-from pipeline.video.frame_sampling import centres
-from pipeline.video.scene_detection import CUT, describe
-from pipeline.video.source import Source, VideoError
+from pipeline.video.frame_sampling import interval_centers
+from pipeline.video.scene_detection import CUT_THRESHOLD, color_quantiles
+from pipeline.video.source import FrameSource, VideoError
 from pipeline.video.video_file import VideoFile
 
-Progress = Callable[[float, float], None]  # seconds of the video that were looked at, of how many
+SecondsProgress = Callable[
+    [float, float], None
+]  # seconds of the video that were looked at, of how many
 
-CACHE = Path(platformdirs.user_cache_dir("reellama")) / "moments"
-FORMAT = "moments 1"  # part of every key: another way to look makes old files unknown
+CACHE_FOLDER = Path(platformdirs.user_cache_dir("reellama")) / "moments"
+INDEX_FORMAT = "moments 1"  # part of every key: another way to look makes old files unknown
 # A video this short is looked at every half second; every frame of it is decoded for that.
 SHORT, SHORT_STEP = 120.0, 0.5
 # In a longer one keyframes do, at most one in `LEAST_STEP` and at least one in `MOST_STEP` seconds.
-LEAST_STEP, MOST_STEP = 1.0, 20.0
-LOOK_SIDE = 256  # pixels on the longest side: a little more than towers take
+MIN_STEP, MAX_STEP = 1.0, 20.0
+INDEX_SIDE = 256  # pixels on the longest side: a little more than towers take
 COLOUR_SIDE = 64
 BATCH = 32  # frames a call of the tower
 # Seconds of a scene at most: a lecture, or a camera that stands still, may have no cut for hours.
 LONGEST = 60.0
 # Moments that follow each other within so many seconds, with scores as good, are one.
-SAME = 4.0
+SAME_MATCH_SECONDS = 4.0
 
 
 @dataclass(frozen=True, eq=False)
-class Moments:
+class VideoIndex:
     """What was seen of a video.
 
     times: seconds, float64 [n]; colours: float32 [n, 51] as `scenes.describe` has them;
@@ -69,7 +71,7 @@ class Moments:
         change = np.abs(np.diff(self.colours, axis=0)).mean(axis=1)
         borders = [0.0, max(self.duration, 1e-3)]
         for i in np.argsort(-change, kind="stable"):
-            if len(borders) > most or change[i] <= CUT:
+            if len(borders) > most or change[i] <= CUT_THRESHOLD:
                 break
             at = float(self.times[i + 1])
             if min(abs(at - border) for border in borders) >= shortest:
@@ -79,7 +81,7 @@ class Moments:
 
 
 @dataclass(frozen=True)
-class Match:
+class SearchMatch:
     """A moment that fits some words: its video, seconds, and cosine similarity."""
 
     path: Path
@@ -87,13 +89,13 @@ class Match:
     score: float
 
 
-def look_through(
+def index_video(
     path: str | Path,
     bundle: Bundle,
     *,
-    cache: Path | None = CACHE,
-    progress: Progress | None = None,
-) -> Moments:
+    cache: Path | None = CACHE_FOLDER,
+    progress: SecondsProgress | None = None,
+) -> VideoIndex:
     """Look through a video, or take what an earlier look has found.
 
     cache: folder of what was found; None keeps nothing. Raises VideoError for what is no video.
@@ -103,7 +105,7 @@ def look_through(
         kept = None if cache is None else cache / f"{_key(path, bundle)}.npz"
         if kept is not None and (found := _read(kept, path)) is not None:
             return found
-        moments = _look(source, path, bundle, progress or (lambda done, total: None))
+        moments = _build_index(source, path, bundle, progress or (lambda done, total: None))
     if kept is not None and not bundle.changed:
         with suppress(OSError, ReellamaError):  # the answer is as good, only not kept
             kept.parent.mkdir(parents=True, exist_ok=True)
@@ -118,7 +120,9 @@ def look_through(
     return moments
 
 
-def search(videos: Sequence[Moments], words: str, bundle: Bundle, n: int = 5) -> list[Match]:
+def search(
+    videos: Sequence[VideoIndex], words: str, bundle: Bundle, n: int = 5
+) -> list[SearchMatch]:
     """The `n` moments that fit `words` best, best first; neighbours count once.
 
     Raises ReellamaError where the bundle's tower cannot read.
@@ -126,14 +130,16 @@ def search(videos: Sequence[Moments], words: str, bundle: Bundle, n: int = 5) ->
     if not words.strip():
         raise ReellamaError("search for what? give a few words")
     wanted = bundle.tower.embed_texts([words])[0]
-    found: list[Match] = []
+    found: list[SearchMatch] = []
     for video in videos:
         scores = video.embeddings @ wanted if video.embeddings.size else np.zeros(0)
         for i in np.argsort(-scores, kind="stable"):
             time = float(video.times[i])
-            near = (m for m in found if m.path == video.path and abs(m.time - time) < SAME)
+            near = (
+                m for m in found if m.path == video.path and abs(m.time - time) < SAME_MATCH_SECONDS
+            )
             if not any(near):
-                found.append(Match(video.path, time, float(scores[i])))
+                found.append(SearchMatch(video.path, time, float(scores[i])))
             if sum(m.path == video.path for m in found) >= n:
                 break
     return sorted(found, key=lambda match: -match.score)[:n]
@@ -160,7 +166,9 @@ def _in_pieces(
     ]
 
 
-def _look(source: Source, path: Path, bundle: Bundle, progress: Progress) -> Moments:
+def _build_index(
+    source: FrameSource, path: Path, bundle: Bundle, progress: SecondsProgress
+) -> VideoIndex:
     times: list[float] = []
     colours: list[np.ndarray] = []
     embeddings: list[np.ndarray] = []
@@ -168,7 +176,7 @@ def _look(source: Source, path: Path, bundle: Bundle, progress: Progress) -> Mom
     for time, rgb in _frames(source):
         times.append(time)
         small = rgb[:: max(1, len(rgb) // COLOUR_SIDE), :: max(1, rgb.shape[1] // COLOUR_SIDE)]
-        colours.append(describe(small))
+        colours.append(color_quantiles(small))
         waiting.append(rgb)
         if len(waiting) == BATCH:
             embeddings.append(bundle.tower.embed_images(waiting))
@@ -179,7 +187,7 @@ def _look(source: Source, path: Path, bundle: Bundle, progress: Progress) -> Mom
     if waiting:
         embeddings.append(bundle.tower.embed_images(waiting))
     progress(source.duration, source.duration)
-    return Moments(
+    return VideoIndex(
         path,
         source.duration,
         np.array(times),
@@ -188,39 +196,39 @@ def _look(source: Source, path: Path, bundle: Bundle, progress: Progress) -> Mom
     )
 
 
-def _frames(source: Source) -> Iterator[tuple[float, np.ndarray]]:
+def _frames(source: FrameSource) -> Iterator[tuple[float, np.ndarray]]:
     last = -1.0
-    for frame in source.frames_at(_wanted(source)):
+    for frame in source.frames_at(_index_times(source)):
         if frame.time > last:
             with suppress(VideoError):  # damaged just here: the rest tells what there is
-                yield frame.time, frame.rgb(LOOK_SIDE)
+                yield frame.time, frame.rgb(INDEX_SIDE)
                 last = frame.time
 
 
-def _wanted(source: Source) -> list[float]:
+def _index_times(source: FrameSource) -> list[float]:
     """Seconds at which to look."""
     duration = source.duration
     if duration <= SHORT or not isinstance(source, VideoFile):
-        return centres(0.0, duration, max(1, round(duration / SHORT_STEP)))
+        return interval_centers(0.0, duration, max(1, round(duration / SHORT_STEP)))
     times = [0.0]
     for time in [*source.keyframe_times(0.0, duration), duration]:
-        while time - times[-1] > MOST_STEP:
-            times.append(times[-1] + MOST_STEP)
-        if time - times[-1] >= LEAST_STEP and time < duration:
+        while time - times[-1] > MAX_STEP:
+            times.append(times[-1] + MAX_STEP)
+        if time - times[-1] >= MIN_STEP and time < duration:
             times.append(time)
     return times
 
 
 def _key(path: Path, bundle: Bundle) -> str:
     """What moments depend on, as a name for a file."""
-    said = [FORMAT, str(path.resolve()), *stamp(path), bundle.version]
+    said = [INDEX_FORMAT, str(path.resolve()), *stamp(path), bundle.version]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
-def _read(kept: Path, path: Path) -> Moments | None:
+def _read(kept: Path, path: Path) -> VideoIndex | None:
     try:
         with np.load(kept, allow_pickle=False) as data:
-            return Moments(
+            return VideoIndex(
                 path,
                 float(data["duration"]),
                 data["times"],

@@ -25,7 +25,7 @@ from gguf_tools.errors import ReellamaError
 from pipeline.long_video.timeline import Timeline
 from pipeline.long_video.timeline_formats import to_srt
 
-SUFFIXES = frozenset(
+VIDEO_SUFFIXES = frozenset(
     [
         ".3gp",
         ".avi",
@@ -44,21 +44,21 @@ SUFFIXES = frozenset(
         ".wmv",
     ]
 )
-NOTES = ".reellama"  # the folder of locks, failures and half-written files
+STATE_FOLDER = ".reellama"  # the folder of locks, failures and half-written files
 LOCKS = 256  # lock files; two videos of the same number wait for each other, which is rare
 SETTLED = 2.0  # seconds without a change after which a file counts as copied
 FIRST_WAIT, LONGEST_WAIT = 10.0, 3600.0  # seconds before another try
-MOST_TRIES = 8
+MAX_TRIES = 8
 # A worker that dies while it watches may have been killed for another reason: no wait at first.
-FREE_DEATHS = 3
-DIED = "the worker ended while it was watching this"
+DEATHS_WITHOUT_WAIT = 3
+DIED_MESSAGE = "the worker ended while it was watching this"
 
 State = Literal["done", "new", "copying", "working", "failed", "given up"]
 Describe = Callable[[Path], Timeline]
 
 
 @dataclass(frozen=True)
-class Failure:
+class WatchFailure:
     """What went wrong with a file of this size and date, how often, and when it is tried again."""
 
     error: str
@@ -69,22 +69,22 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Entry:
+class WatchedVideoState:
     """A video and how far it is."""
 
     path: Path
     state: State
-    failure: Failure | None = None
+    failure: WatchFailure | None = None
 
 
-class Folder:
+class WatchedFolder:
     """A watched folder. Raises ReellamaError where it is none."""
 
     def __init__(self, root: Path, *, recursive: bool = False, settled: float = SETTLED) -> None:
         if not root.is_dir():
             raise ReellamaError(f"{root} is not a folder")
         self.root, self.recursive, self.settled = root, recursive, settled
-        self.notes = root / NOTES
+        self.state_folder = root / STATE_FOLDER
 
     def videos(self) -> list[Path]:
         """All videos, by name."""
@@ -92,12 +92,12 @@ class Folder:
         return sorted(
             path
             for path in found
-            if path.suffix.lower() in SUFFIXES
+            if path.suffix.lower() in VIDEO_SUFFIXES
             and not any(part.startswith(".") for part in path.relative_to(self.root).parts)
             and path.is_file()
         )
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[WatchedVideoState]:
         """All videos and how far they are."""
         return [entry for path in self.videos() if (entry := self._entry(path))]
 
@@ -121,12 +121,12 @@ class Folder:
         failure = self.failure(path)
         if failure is None:
             return "new"
-        return "given up" if failure.tries >= MOST_TRIES else "failed"
+        return "given up" if failure.tries >= MAX_TRIES else "failed"
 
-    def failure(self, path: Path) -> Failure | None:
+    def failure(self, path: Path) -> WatchFailure | None:
         """What went wrong with a video; a file that was changed since has a clean record."""
         try:
-            found = Failure(**json.loads(self._record(path).read_text(encoding="utf-8")))
+            found = WatchFailure(**json.loads(self._record(path).read_text(encoding="utf-8")))
             stat = path.stat()
         except (OSError, ValueError, TypeError):
             return None
@@ -142,7 +142,9 @@ class Folder:
                 return False
             stat = path.stat()
             before = self.failure(path)
-            self._remember(path, stat, DIED, before)  # in case this process does not live to say so
+            self._remember(
+                path, stat, DIED_MESSAGE, before
+            )  # in case this process does not live to say so
             try:
                 self._write(path, stat, describe(path))
             except (ReellamaError, OSError, MemoryError) as error:
@@ -170,14 +172,14 @@ class Folder:
 
     def _put(self, target: Path, text: str) -> None:
         """Write a file whole or not at all. What a death leaves is written over next time."""
-        half = self.notes / f"half-{_number(target, 1 << 62)}"
+        half = self.state_folder / f"half-{_number(target, 1 << 62)}"
         with half.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
         os.replace(half, target)
 
-    def _entry(self, path: Path) -> Entry | None:
+    def _entry(self, path: Path) -> WatchedVideoState | None:
         try:
             state = self.state(path)
         except OSError:  # gone meanwhile
@@ -185,14 +187,14 @@ class Folder:
         if state in ("new", "failed", "given up"):
             with self._claimed(path) as free:
                 if not free:
-                    return Entry(path, "working")
-        return Entry(path, state, None if state == "done" else self.failure(path))
+                    return WatchedVideoState(path, "working")
+        return WatchedVideoState(path, state, None if state == "done" else self.failure(path))
 
     @contextmanager
     def _claimed(self, path: Path) -> Iterator[bool]:
         """Hold the lock of a video, if nobody else does."""
-        self.notes.mkdir(exist_ok=True)
-        lock = FileLock(self.notes / f"lock-{_number(path, LOCKS)}")
+        self.state_folder.mkdir(exist_ok=True)
+        lock = FileLock(self.state_folder / f"lock-{_number(path, LOCKS)}")
         try:
             lock.acquire(blocking=False)
         except Timeout:
@@ -204,23 +206,23 @@ class Folder:
             lock.release()
 
     def _remember(
-        self, path: Path, stat: os.stat_result, error: str, before: Failure | None
+        self, path: Path, stat: os.stat_result, error: str, before: WatchFailure | None
     ) -> None:
         tries = before.tries + 1 if before else 1
         wait = min(FIRST_WAIT * 2 ** (tries - 1), LONGEST_WAIT)
-        if error == DIED and tries <= FREE_DEATHS:
+        if error == DIED_MESSAGE and tries <= DEATHS_WITHOUT_WAIT:
             wait = 0.0
-        failure = Failure(error, tries, time.time() + wait, stat.st_size, stat.st_mtime_ns)
+        failure = WatchFailure(error, tries, time.time() + wait, stat.st_size, stat.st_mtime_ns)
         write_atomically(self._record(path), json.dumps(asdict(failure)))
 
-    def _forget(self, path: Path, before: Failure | None) -> None:
+    def _forget(self, path: Path, before: WatchFailure | None) -> None:
         if before is None:
             self._record(path).unlink(missing_ok=True)
         else:
             write_atomically(self._record(path), json.dumps(asdict(before)))
 
     def _record(self, path: Path) -> Path:
-        return self.notes / f"failure-{_number(path, 1 << 62)}.json"
+        return self.state_folder / f"failure-{_number(path, 1 << 62)}.json"
 
     def _done(self, path: Path, stat: os.stat_result) -> bool:
         try:

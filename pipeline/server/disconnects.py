@@ -10,10 +10,10 @@ from fastapi import Request
 from starlette.requests import ClientDisconnect
 
 T = TypeVar("T")
-GONE = 499  # the status of a response that nobody reads
+CLIENT_CLOSED_REQUEST = 499  # the status of a response that nobody reads
 
 
-async def unless_gone(request: Request, work: Awaitable[T]) -> T:
+async def cancel_on_disconnect(request: Request, work: Awaitable[T]) -> T:
     """The outcome of `work`, which is cancelled when the client goes away.
 
     Raises ClientDisconnect then. The request's body must have been read.

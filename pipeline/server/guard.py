@@ -22,12 +22,12 @@ from pipeline.server.metrics import Metrics
 from pipeline.server.settings import Settings
 
 # Programs with a browser inside, which have no host.
-APPS = ("app", "file", "tauri", "vscode-webview")
-FREE = ("/healthz",)  # tells nothing, and is asked by those who have no token
+APP_SCHEMES = ("app", "file", "tauri", "vscode-webview")
+UNGUARDED_PATHS = ("/healthz",)  # tells nothing, and is asked by those who have no token
 BLOBS = "/api/blobs/"  # whole models: they go to the disk piece by piece
 
 
-class TooLarge(Exception):
+class BodyTooLarge(Exception):
     """A body with more bytes than are taken."""
 
 
@@ -48,7 +48,7 @@ class Names:
         host = _host(netloc)
         address = _address(host)
         loopback = address is not None and address.is_loopback
-        return scheme.lower() in APPS or self._is_named(host) or loopback
+        return scheme.lower() in APP_SCHEMES or self._is_named(host) or loopback
 
     def _is_named(self, host: str) -> bool:
         return host in self._names or host.endswith(".localhost")
@@ -91,7 +91,7 @@ class Guard:
                 await _refuse(scope, note, *problem)
             else:
                 await self.app(scope, self._limited(scope, receive), note)
-        except TooLarge:
+        except BodyTooLarge:
             limit = self.settings.max_body
             await _refuse(scope, note, 413, f"the request has more than {limit} bytes")
         except ClientDisconnect:
@@ -111,7 +111,7 @@ class Guard:
         if origin and not self.names.may_call(origin):
             return 403, "pages of this origin may not call; start the server with --allow-host NAME"
         token = self.settings.token
-        if token and scope["path"] not in FREE and scope["method"] != "OPTIONS":
+        if token and scope["path"] not in UNGUARDED_PATHS and scope["method"] != "OPTIONS":
             given = headers.get(b"authorization", "")
             if not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
                 return 401, "send the server's token as a bearer token"
@@ -135,7 +135,7 @@ class Guard:
             message = await receive()
             n += len(message.get("body", b""))
             if n > self.settings.max_body:
-                raise TooLarge
+                raise BodyTooLarge
             return message
 
         return counted

@@ -13,22 +13,22 @@ import psutil
 
 from gguf_tools.atomic_write import stamp
 from pipeline.llm.batching import Batcher
-from pipeline.llm.text_embedding import Embedder
-from pipeline.server.model_registry import Known
+from pipeline.llm.text_embedding import TextEmbedder
+from pipeline.server.model_registry import RegisteredModel
 from pipeline.server.model_store import Store
 from pipeline.server.settings import Settings
 
 FOR_EVER = timedelta(days=36500)
 # With less than this share of the memory free, models that nobody uses are unloaded.
-LEAST_FREE = 0.05
-WATCHED_EVERY = 5.0  # seconds
+MIN_FREE_MEMORY = 0.05
+CHECK_SECONDS = 5.0  # seconds
 
 # The files that a model is loaded from, each with its stamp, and with its scale where it has one.
 Key = tuple[tuple[Path, tuple[int, int], float | None], ...]
 
 
 @dataclass(eq=False)
-class Loaded:
+class LoadedModel:
     """A model in memory. `users` counts the requests that are using it."""
 
     name: str
@@ -38,7 +38,7 @@ class Loaded:
     keep_alive: float
     users: int = 0
     used: float = field(default_factory=time.monotonic)
-    embedder: Embedder | None = None
+    embedder: TextEmbedder | None = None
 
     @property
     def n_ctx(self) -> int:
@@ -64,10 +64,10 @@ class Loaded:
         return any(stamp(path) != before for path, before, _ in self.key)
 
     def embed(self, texts: list[str]) -> tuple[list[list[float]], int]:
-        """See `Embedder.embed`."""
+        """See `TextEmbedder.embed`."""
         if self.embedder is None:
             n_ctx = min(2048, self.n_ctx)
-            self.embedder = Embedder(self.batcher.model, self.batcher.tokenizer, n_ctx)
+            self.embedder = TextEmbedder(self.batcher.model, self.batcher.tokenizer, n_ctx)
         return self.embedder.embed(texts)
 
     def close(self) -> None:
@@ -77,20 +77,22 @@ class Loaded:
         self.batcher.close()
 
 
-class Models:
+class ModelPool:
     """Loads models when they are asked for. All methods belong to one event loop."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._loaded: dict[Key, Loaded] = {}
+        self._loaded: dict[Key, LoadedModel] = {}
         self._loading = asyncio.Lock()  # one at a time: the second may need the memory of the first
         self._watch: asyncio.Task[None] | None = None
 
-    def loaded(self) -> list[Loaded]:
+    def loaded(self) -> list[LoadedModel]:
         """What is in memory, the last used first."""
         return sorted(self._loaded.values(), key=lambda each: each.used, reverse=True)
 
-    async def take(self, known: Known, keep_alive: float | None) -> tuple[Loaded, float]:
+    async def acquire(
+        self, known: RegisteredModel, keep_alive: float | None
+    ) -> tuple[LoadedModel, float]:
         """A model to use, and the seconds that loading it took; give it to `release` afterwards."""
         lora = self._adapters(known)
         llm: list[tuple[Path, float | None]] = [(path, None) for path in known.files]
@@ -104,12 +106,12 @@ class Models:
                 took = self._loaded[key].load_seconds = time.perf_counter() - begin
             found = self._loaded[key]
             found.users += 1
-            found.name = known.served
+            found.name = known.service_name
         if keep_alive is not None:
             found.keep_alive = keep_alive
         return found, took
 
-    async def release(self, loaded: Loaded) -> None:
+    async def release(self, loaded: LoadedModel) -> None:
         """Say that a request is done with a model."""
         loaded.users -= 1
         loaded.used = time.monotonic()
@@ -125,12 +127,14 @@ class Models:
         for loaded in list(self._loaded.values()):
             await self._unload(loaded)
 
-    def _adapters(self, known: Known) -> list[tuple[Path, float]]:
+    def _adapters(self, known: RegisteredModel) -> list[tuple[Path, float]]:
         store = Store(self.settings.store)
         own = known.bundle.lora if known.bundle else []
         return [*own, *((store.file(adapter), 1.0) for adapter in known.manifest.adapters)]
 
-    async def _load(self, known: Known, key: Key, lora: list[tuple[Path, float]]) -> Loaded:
+    async def _load(
+        self, known: RegisteredModel, key: Key, lora: list[tuple[Path, float]]
+    ) -> LoadedModel:
         if self._watch is None:
             self._watch = asyncio.create_task(self._watching())
         await self._make_room(known.size)
@@ -144,7 +148,7 @@ class Models:
             n_gpu_layers=settings.n_gpu_layers,
             lora=lora,
         )
-        return Loaded(known.served, key, batcher, 0.0, settings.keep_alive)
+        return LoadedModel(known.service_name, key, batcher, 0.0, settings.keep_alive)
 
     async def _let_go_of_changed(self) -> None:
         """Unload models whose files have changed, once nobody uses them: nobody will again."""
@@ -158,18 +162,18 @@ class Models:
         """Unload what nobody uses, the least recently used first, until `wanted` bytes are free."""
         for idle in reversed([each for each in self.loaded() if not each.users]):
             memory = psutil.virtual_memory()
-            if memory.available - wanted > LEAST_FREE * memory.total:
+            if memory.available - wanted > MIN_FREE_MEMORY * memory.total:
                 return
             await self._unload(idle)
 
-    async def _unload(self, loaded: Loaded) -> None:
+    async def _unload(self, loaded: LoadedModel) -> None:
         if self._loaded.get(loaded.key) is loaded:
             del self._loaded[loaded.key]
             await asyncio.to_thread(loaded.close)
 
     async def _watching(self) -> None:
         while True:
-            await asyncio.sleep(WATCHED_EVERY)
+            await asyncio.sleep(CHECK_SECONDS)
             for loaded in self.loaded():
                 if loaded.expired:
                     await self._unload(loaded)

@@ -19,8 +19,8 @@ from gguf_tools.format.reader import GGUFFile, read_gguf
 from gguf_tools.format.split_names import part_names
 from gguf_tools.inspection.file_summary import json_value
 from gguf_tools.locate import find
-from gguf_tools.locate.naming import HUB, OLLAMA
-from pipeline.server.model_store import TAG, Manifest, Store, StoreError
+from gguf_tools.locate.naming import HUB_PREFIX, OLLAMA_PREFIX
+from pipeline.server.model_store import DEFAULT_TAG, Manifest, Store, StoreError
 
 if TYPE_CHECKING:
     from models.bundle import Bundle
@@ -30,7 +30,7 @@ MOST_BUNDLES = 8  # that are kept open
 
 
 @dataclass(frozen=True)
-class Known:
+class RegisteredModel:
     """A model that the server can answer with.
 
     Attributes:
@@ -40,7 +40,7 @@ class Known:
         bundle: what sees for it; None when it sees nothing.
     """
 
-    served: str
+    service_name: str
     path: Path
     manifest: Manifest
     bundle: Bundle | None
@@ -149,7 +149,7 @@ class Known:
         return "\n".join(lines) + "\n"
 
 
-def look_up(name: str, settings: Settings, store: Store) -> Known:
+def look_up_model(name: str, settings: Settings, store: Store) -> RegisteredModel:
     """The model of this name: the store's, the bundle, or a GGUF file on this machine.
 
     A path is no name for a client, unless it lies in a folder that is allowed. Raises StoreError
@@ -159,28 +159,28 @@ def look_up(name: str, settings: Settings, store: Store) -> Known:
     if manifest := store.get(name):
         seeing = _bundle(manifest.bundle) if manifest.bundle else bundle
         path = store.file(manifest.llm) if manifest.llm else _llm(settings, seeing)
-        return Known(manifest.name, path, manifest, _fitting(seeing, path))
-    bare = name.removesuffix(f":{TAG}")
+        return RegisteredModel(manifest.name, path, manifest, _fitting(seeing, path))
+    bare = name.removesuffix(f":{DEFAULT_TAG}")
     if bare.lower() == bundle.config.name.lower():
         path = _llm(settings, bundle)
-        said = Manifest(f"{bundle.config.name}:{TAG}", system=bundle.system)
-        return Known(bundle.config.name, path, said, _fitting(bundle, path))
+        said = Manifest(f"{bundle.config.name}:{DEFAULT_TAG}", system=bundle.system)
+        return RegisteredModel(bundle.config.name, path, said, _fitting(bundle, path))
     try:
         if not _may_be_asked_for(bare, settings):
             raise GGUFError("a path outside of the folders that are allowed")
         path = find.resolve(bare)
     except GGUFError as error:
         raise StoreError(f"model '{name}' not found", 404) from error
-    return Known(bare, path, Manifest(name, llm=str(path)), _fitting(bundle, path))
+    return RegisteredModel(bare, path, Manifest(name, llm=str(path)), _fitting(bundle, path))
 
 
-def all_known(settings: Settings, store: Store) -> list[Known]:
+def all_models(settings: Settings, store: Store) -> list[RegisteredModel]:
     """The bundle and the models of the store; those whose files are lost are passed over."""
     names = [_bundle(settings.bundle).config.name, *(each.name for each in store.manifests())]
     found = []
     for name in names:
         try:
-            known = look_up(name, settings, store)
+            known = look_up_model(name, settings, store)
             known.details()
             found.append(known)
         except (GGUFError, StoreError, OSError):
@@ -212,7 +212,9 @@ def parameter_lines(parameters: dict[str, Any]) -> list[str]:
 
 
 def _may_be_asked_for(name: str, settings: Settings) -> bool:
-    if name.startswith((HUB, OLLAMA)) or not (os.sep in name or name.startswith(("~", "."))):
+    if name.startswith((HUB_PREFIX, OLLAMA_PREFIX)) or not (
+        os.sep in name or name.startswith(("~", "."))
+    ):
         return True
     real = Path(os.path.realpath(Path(name).expanduser()))
     return any(real.is_relative_to(os.path.realpath(folder)) for folder in settings.allow_dirs)

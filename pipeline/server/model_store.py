@@ -25,10 +25,14 @@ from gguf_tools.atomic_write import write_atomically
 from gguf_tools.errors import ReellamaError
 from gguf_tools.sizes import show_size
 
-HOST, NAMESPACE, TAG = "registry.ollama.ai", "library", "latest"  # what is left out of a name
+DEFAULT_HOST, DEFAULT_NAMESPACE, DEFAULT_TAG = (
+    "registry.ollama.ai",
+    "library",
+    "latest",
+)  # what is left out of a name
 # A part begins with a letter, a digit or "_", so none is "..", empty, hidden or holds a slash.
-PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}", re.ASCII)
-PIECE = 1 << 20  # bytes read at a time
+NAME_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}", re.ASCII)
+CHUNK_BYTES = 1 << 20  # bytes read at a time
 DIGEST = re.compile(r"sha256[:-]([0-9a-f]{64})")
 
 
@@ -52,11 +56,13 @@ class ModelName:
     @classmethod
     def parse(cls, text: str) -> ModelName:
         """Take a name apart. Raises StoreError for what cannot be one."""
-        path, _, tag = text.rpartition(":") if ":" in text.rpartition("/")[2] else (text, "", TAG)
+        path, _, tag = (
+            text.rpartition(":") if ":" in text.rpartition("/")[2] else (text, "", DEFAULT_TAG)
+        )
         parts = path.split("/")
-        whole = [*[HOST, NAMESPACE][: 3 - len(parts)], *parts]
+        whole = [*[DEFAULT_HOST, DEFAULT_NAMESPACE][: 3 - len(parts)], *parts]
         name = cls(whole[0], whole[1], whole[2], tag) if len(whole) == 3 else None
-        if name is None or not all(PART.fullmatch(part) for part in name.parts):
+        if name is None or not all(NAME_PART.fullmatch(part) for part in name.parts):
             raise StoreError(f"{text!r:.100} is an invalid model name; write it as NAME:TAG")
         return name
 
@@ -71,8 +77,8 @@ class ModelName:
         >>> str(ModelName.parse("mini")), str(ModelName.parse("hf.co/owner/Repo:Q4_0"))
         ('mini:latest', 'hf.co/owner/Repo:Q4_0')
         """
-        place = [] if self.host == HOST else [self.host]
-        place += [] if not place and self.namespace == NAMESPACE else [self.namespace]
+        place = [] if self.host == DEFAULT_HOST else [self.host]
+        place += [] if not place and self.namespace == DEFAULT_NAMESPACE else [self.namespace]
         return "/".join([*place, f"{self.model}:{self.tag}"])
 
 
@@ -198,7 +204,7 @@ class Store:
         """Make a file of the store's file system a blob, which moves it; returns its digest."""
         sha256 = hashlib.sha256()
         with path.open("rb") as file:
-            while piece := file.read(PIECE):
+            while piece := file.read(CHUNK_BYTES):
                 sha256.update(piece)
         digest = f"sha256:{sha256.hexdigest()}"
         target = self.blob(digest)

@@ -12,22 +12,22 @@ import numpy as np
 from gguf_tools.errors import ReellamaError
 from gguf_tools.text.chat_template import ChatTemplate
 from models.prompt_format import AFTER_VIDEO
-from pipeline.llm.batching import GenerationStats, Job
+from pipeline.llm.batching import GenerationJob, GenerationStats
 from pipeline.llm.engine import Token
-from pipeline.llm.prompt import Layout, Prompt, Text
+from pipeline.llm.prompt import Prompt, Text, TokenizedPrompt
 from pipeline.llm.token_sampling import Sampling
-from pipeline.server.loaded_models import Loaded, Models
-from pipeline.server.media.media_encoder import MediaLimits, Watcher
-from pipeline.server.media.soft_token_cache import VideoCache
+from pipeline.server.loaded_models import LoadedModel, ModelPool
+from pipeline.server.media.media_encoder import MediaEncoder, MediaLimits
+from pipeline.server.media.soft_token_cache import SoftTokenCache
 from pipeline.server.metrics import Metrics
-from pipeline.server.model_registry import Known, look_up
+from pipeline.server.model_registry import RegisteredModel, look_up_model
 from pipeline.server.model_store import Store
 from pipeline.server.settings import Settings
 
 RETRY_AFTER = 2  # seconds
 # Share of the context that is kept free for the answer when a long conversation is cut.
-ROOM = 4
-ANY_OBJECT: dict[str, Any] = {"type": "object"}
+ANSWER_ROOM = 4
+ANY_JSON_OBJECT: dict[str, Any] = {"type": "object"}
 
 
 class ServiceError(ReellamaError):
@@ -41,7 +41,7 @@ class ServiceError(ReellamaError):
 
 
 @dataclass(frozen=True)
-class Message:
+class ServiceMessage:
     """One message; `media` are the bytes of its pictures and videos, in order."""
 
     role: str
@@ -50,7 +50,7 @@ class Message:
 
 
 @dataclass(frozen=True)
-class Options:
+class GenerationOptions:
     """How to answer. max_tokens -1: until the model ends its turn or the context is full.
 
     n_probs: alternatives that come with each token. n_ctx: positions that may be used, at most
@@ -71,7 +71,7 @@ class Options:
         if self.response_format is None:
             return self.sampling
         wanted = self.response_format
-        schema = wanted if isinstance(wanted, dict) else ANY_OBJECT
+        schema = wanted if isinstance(wanted, dict) else ANY_JSON_OBJECT
         return replace(self.sampling, json_schema=schema)
 
 
@@ -84,18 +84,20 @@ class Generation:
     def __init__(self, release: Callable[[GenerationStats], Awaitable[None]]) -> None:
         self.stats = GenerationStats()
         self._release = release
-        self._job: Job | None = None
+        self._job: GenerationJob | None = None
         self._tokens: asyncio.Queue[Token | Exception | None] = asyncio.Queue()
         self._done = False
 
-    def start(self, loaded: Loaded, layout: Layout, options: Options) -> None:
+    def start(
+        self, loaded: LoadedModel, layout: TokenizedPrompt, options: GenerationOptions
+    ) -> None:
         """Hand the prompt to the model. Raises ReellamaError when it does not fit."""
         loop = asyncio.get_running_loop()
 
         def tell(news: Token | Exception | None) -> None:
             loop.call_soon_threadsafe(self._tokens.put_nowait, news)
 
-        self._job = Job(
+        self._job = GenerationJob(
             layout,
             tell,
             options.bound_sampling,
@@ -134,7 +136,7 @@ class Service:
     def __init__(self, settings: Settings, metrics: Metrics | None = None) -> None:
         self.settings = settings
         self.metrics = metrics or Metrics()
-        self.models = Models(settings)
+        self.models = ModelPool(settings)
         self.store = Store(settings.store)
         limits = MediaLimits(
             max_bytes=settings.max_body,
@@ -143,9 +145,9 @@ class Service:
             decode_seconds=settings.decode_seconds,
             decode_memory=settings.decode_memory,
         )
-        self.watcher = Watcher(
+        self.watcher = MediaEncoder(
             limits,
-            VideoCache(
+            SoftTokenCache(
                 settings.cache,
                 memory=settings.cache_memory,
                 disk=settings.cache_disk,
@@ -154,7 +156,7 @@ class Service:
         )
         self.active = 0  # requests that have a place, answered or waiting
 
-    def loaded(self) -> list[Loaded]:
+    def loaded(self) -> list[LoadedModel]:
         """The models in memory."""
         return self.models.loaded()
 
@@ -162,14 +164,16 @@ class Service:
         """Unload everything."""
         await self.models.close()
 
-    async def chat(self, model: str, messages: Sequence[Message], options: Options) -> Generation:
+    async def chat(
+        self, model: str, messages: Sequence[ServiceMessage], options: GenerationOptions
+    ) -> Generation:
         """Answer a conversation. Raises ReellamaError, whose `status` (else 400) is HTTP's.
 
         What is too long loses its oldest turns; videos stay.
         """
         known = await self._find(model)
 
-        async def lay_out(loaded: Loaded) -> Layout:
+        async def lay_out(loaded: LoadedModel) -> TokenizedPrompt:
             soft = [await self._see(known, message.media) for message in messages]
             template = _template(known, None)
             return await asyncio.to_thread(
@@ -182,7 +186,7 @@ class Service:
         self,
         model: str,
         prompt: str,
-        options: Options,
+        options: GenerationOptions,
         *,
         system: str | None = None,
         template: str | None = None,
@@ -195,13 +199,15 @@ class Service:
         """
         known = await self._find(model)
 
-        async def lay_out(loaded: Loaded) -> Layout:
+        async def lay_out(loaded: LoadedModel) -> TokenizedPrompt:
             soft = await self._see(known, media)
             if raw:
                 text = Text(prompt, special=True)
-                return await asyncio.to_thread(loaded.batcher.lay_out, [*_video(soft), text])
-            said = [Message("system", system)] if system else []
-            messages = _with_system([*said, Message("user", prompt)], known)
+                return await asyncio.to_thread(
+                    loaded.batcher.tokenize_prompt, [*_video(soft), text]
+                )
+            said = [ServiceMessage("system", system)] if system else []
+            messages = _with_system([*said, ServiceMessage("user", prompt)], known)
             found = [*[None] * len(said), soft]
             chosen = _template(known, template)
             return await asyncio.to_thread(_fit, loaded, chosen, messages, found, options)
@@ -213,7 +219,7 @@ class Service:
         known = await self._find(model)
         self._enter()
         try:
-            loaded, _ = await self.models.take(known, None)
+            loaded, _ = await self.models.acquire(known, None)
             try:
                 return await asyncio.to_thread(loaded.embed, list(texts))
             finally:
@@ -221,8 +227,8 @@ class Service:
         finally:
             self.active -= 1
 
-    async def _find(self, model: str) -> Known:
-        return await asyncio.to_thread(look_up, model, self.settings, self.store)
+    async def _find(self, model: str) -> RegisteredModel:
+        return await asyncio.to_thread(look_up_model, model, self.settings, self.store)
 
     def _enter(self) -> None:
         """Take a place. Raises ServiceError with status 503 when all are taken."""
@@ -235,10 +241,13 @@ class Service:
         self.active += 1
 
     async def _generate(
-        self, known: Known, lay_out: Callable[[Loaded], Awaitable[Layout]], options: Options
+        self,
+        known: RegisteredModel,
+        lay_out: Callable[[LoadedModel], Awaitable[TokenizedPrompt]],
+        options: GenerationOptions,
     ) -> Generation:
         self._enter()
-        loaded: Loaded | None = None
+        loaded: LoadedModel | None = None
 
         async def release(stats: GenerationStats) -> None:
             self.active -= 1
@@ -248,7 +257,7 @@ class Service:
 
         generation = Generation(release)
         try:
-            loaded, seconds = await self.models.take(known, options.keep_alive)
+            loaded, seconds = await self.models.acquire(known, options.keep_alive)
             generation.stats.load_seconds = seconds
             generation.start(loaded, await lay_out(loaded), options)
         except BaseException:
@@ -256,7 +265,7 @@ class Service:
             raise
         return generation
 
-    async def _see(self, known: Known, media: Sequence[bytes]) -> np.ndarray | None:
+    async def _see(self, known: RegisteredModel, media: Sequence[bytes]) -> np.ndarray | None:
         """Soft tokens of a message's pictures and videos."""
         if not media:
             return None
@@ -268,16 +277,18 @@ class Service:
         return await self.watcher.see(media, known.bundle)
 
 
-def _with_system(messages: Sequence[Message], known: Known) -> list[Message]:
+def _with_system(
+    messages: Sequence[ServiceMessage], known: RegisteredModel
+) -> list[ServiceMessage]:
     """The messages, with the bundle's own system prompt where they have none."""
     if known.bundle is None or not known.bundle.system:
         return list(messages)
     if any(message.role == "system" for message in messages):
         return list(messages)
-    return [Message("system", known.bundle.system), *messages]
+    return [ServiceMessage("system", known.bundle.system), *messages]
 
 
-def _template(known: Known, given: str | None) -> ChatTemplate:
+def _template(known: RegisteredModel, given: str | None) -> ChatTemplate:
     """The template that a request gives, a model was created with, or its GGUF has (in Jinja)."""
     file = known.gguf
     source = given or known.manifest.template
@@ -291,12 +302,12 @@ def _template(known: Known, given: str | None) -> ChatTemplate:
 
 
 def _fit(
-    loaded: Loaded,
+    loaded: LoadedModel,
     template: ChatTemplate,
-    messages: Sequence[Message],
+    messages: Sequence[ServiceMessage],
     soft: Sequence[np.ndarray | None],
-    options: Options,
-) -> Layout:
+    options: GenerationOptions,
+) -> TokenizedPrompt:
     """The conversation laid out, without the oldest turns that do not fit; videos move up.
 
     `soft` are the soft tokens of the last `len(soft)` messages.
@@ -304,9 +315,9 @@ def _fit(
     rows = [*[None] * (len(messages) - len(soft)), *soft]
     kept = list(zip(messages, rows, strict=True))
     limit = min(options.n_ctx or loaded.n_ctx, loaded.n_ctx)
-    reserve = min(options.max_tokens if options.max_tokens > 0 else limit, limit // ROOM)
+    reserve = min(options.max_tokens if options.max_tokens > 0 else limit, limit // ANSWER_ROOM)
     while True:
-        layout = loaded.batcher.lay_out(_prompt(template, kept))
+        layout = loaded.batcher.tokenize_prompt(_prompt(template, kept))
         turns = [i for i, (message, _) in enumerate(kept) if message.role != "system"]
         if len(layout.keys) + reserve <= limit or len(turns) < 2:
             return layout
@@ -320,7 +331,7 @@ def _fit(
 
 
 def _prompt(
-    template: ChatTemplate, conversation: Sequence[tuple[Message, np.ndarray | None]]
+    template: ChatTemplate, conversation: Sequence[tuple[ServiceMessage, np.ndarray | None]]
 ) -> Prompt:
     """What the model reads: each message's soft tokens before its words."""
     messages = [{"role": m.role, "content": m.content} for m, _ in conversation]

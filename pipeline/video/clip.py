@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.video.frame_sampling import FrameSampling, Plan, Progress, select
-from pipeline.video.images import open_folder, open_picture
-from pipeline.video.source import Source, VideoError
+from pipeline.video.frame_sampling import FrameProgress, FrameSelection, SamplingMode, select_frames
+from pipeline.video.images import open_image, open_image_folder
+from pipeline.video.source import FrameSource, VideoError
 from pipeline.video.video_file import VideoFile
 
-__all__ = ["Clip", "FrameSampling", "Plan", "VideoError", "iter_frames", "read_frames"]
+__all__ = ["Clip", "SamplingMode", "FrameSelection", "VideoError", "iter_frames", "read_frames"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,12 +45,12 @@ def read_frames(
     path: str | Path,
     *,
     frames: int = 8,
-    sampling: FrameSampling = "uniform",
+    sampling: SamplingMode = "uniform",
     fps: float | None = None,
     start: float | None = None,
     end: float | None = None,
     max_side: int | None = None,
-    progress: Progress | None = None,
+    progress: FrameProgress | None = None,
 ) -> Clip:
     """At most `frames` frames of a video, an animated or still picture, or a folder of pictures.
 
@@ -67,9 +67,9 @@ def read_frames(
     The pictures of a folder come in natural order, one second apart.
     Raises VideoError, with one line for people, when there is nothing to return.
     """
-    plan = Plan(frames, sampling, fps, start, end, max_side)
+    plan = FrameSelection(frames, sampling, fps, start, end, max_side)
     with closing(open_source(path)) as source:
-        taken = list(select(source, plan, progress))
+        taken = list(select_frames(source, plan, progress))
         return Clip(
             frames=[rgb for _, rgb in taken],
             times=np.array([time for time, _ in taken], dtype=np.float64),
@@ -81,9 +81,9 @@ def read_frames(
 
 def iter_frames(
     path: str | Path,
-    plan: Plan,
+    plan: FrameSelection,
     *,
-    progress: Progress | None = None,
+    progress: FrameProgress | None = None,
     on_note: Callable[[str], None] | None = None,
 ) -> Generator[tuple[float, np.ndarray], None, None]:
     """(seconds, uint8 RGB [height, width, 3]) one by one, as `read_frames` would collect them.
@@ -91,18 +91,18 @@ def iter_frames(
     Closing the iterator, or an exception, closes the file. Notes come to `on_note` at the end.
     """
     with closing(open_source(path)) as source:
-        yield from select(source, plan, progress)
+        yield from select_frames(source, plan, progress)
         for note in source.notes:
             if on_note is not None:
                 on_note(note)
 
 
-def open_source(path: str | Path) -> Source:
+def open_source(path: str | Path) -> FrameSource:
     """Open a video, a picture or a folder of pictures; VideoError says why it cannot be."""
     path = Path(path)
     try:
         if path.is_dir():
-            return open_folder(path)
+            return open_image_folder(path)
         with open(path, "rb") as file:
             empty = not file.read(1)
     except FileNotFoundError:
@@ -113,4 +113,4 @@ def open_source(path: str | Path) -> Source:
         raise VideoError(f"{path}: cannot be opened ({error})") from None
     if empty:
         raise VideoError(f"{path}: the file is empty (0 bytes); copy or record it again")
-    return open_picture(path) or VideoFile(path)
+    return open_image(path) or VideoFile(path)

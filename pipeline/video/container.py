@@ -47,7 +47,7 @@ class Container:
             # not UTF-8 are no reason to refuse a video.
             container = av.open(f"file:{self.path}", options=_OPTIONS, metadata_errors="replace")
         except (FFmpegError, ValueError) as error:
-            raise VideoError(_why_not(self.path, error)) from None
+            raise VideoError(_open_error(self.path, error)) from None
         try:
             self._stream = _video_stream(container, self.path)
         except BaseException:
@@ -172,7 +172,7 @@ def _video_stream(container: InputContainer, path: Path) -> VideoStream:
     return stream
 
 
-def _why_not(path: Path, error: Exception) -> str:
+def _open_error(path: Path, error: Exception) -> str:
     """One line for a file that FFmpeg refuses."""
     head = b""
     try:

@@ -1,4 +1,4 @@
-"""Which frames to take: the four ways of sampling, over any `Source`."""
+"""Which frames to take: the four ways of sampling, over any `FrameSource`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from pipeline.video.scene_detection import choose, describe, spread
-from pipeline.video.source import Frame, Source, VideoError
+from pipeline.video.scene_detection import choose_frames, color_quantiles, spread_evenly
+from pipeline.video.source import Frame, FrameSource, VideoError
 
-FrameSampling = Literal["uniform", "fps", "keyframes", "scenes"]
-Progress = Callable[[int, int], None]
+SamplingMode = Literal["uniform", "fps", "keyframes", "scenes"]
+FrameProgress = Callable[[int, int], None]
 
 # The coarse pass for scenes looks at this many moments for each frame wanted, between two bounds.
 _LOOKS_PER_FRAME, _FEWEST_LOOKS, _MOST_LOOKS = 8, 64, 512
@@ -23,11 +23,11 @@ _LOOK_SIDE = 64
 
 
 @dataclass(frozen=True)
-class Plan:
+class FrameSelection:
     """What to take from a video; see `read_frames`. Raises VideoError where it makes no sense."""
 
     frames: int = 8
-    sampling: FrameSampling = "uniform"
+    sampling: SamplingMode = "uniform"
     fps: float | None = None
     start: float | None = None
     end: float | None = None
@@ -36,8 +36,8 @@ class Plan:
     def __post_init__(self) -> None:
         if self.fps is not None and self.sampling == "uniform":
             object.__setattr__(self, "sampling", "fps")
-        if self.sampling not in get_args(FrameSampling):
-            known = ", ".join(get_args(FrameSampling))
+        if self.sampling not in get_args(SamplingMode):
+            known = ", ".join(get_args(SamplingMode))
             raise VideoError(f"no sampling named {self.sampling!r}; choose one of {known}")
         if self.frames < 1:
             raise VideoError(f"cannot take {self.frames} frames; ask for 1 or more")
@@ -53,8 +53,8 @@ class Plan:
             raise VideoError(f"end ({self.end} s) must come after start ({self.start or 0.0} s)")
 
 
-def select(
-    source: Source, plan: Plan, progress: Progress | None = None
+def select_frames(
+    source: FrameSource, plan: FrameSelection, progress: FrameProgress | None = None
 ) -> Iterator[tuple[float, np.ndarray]]:
     """(seconds, uint8 RGB [height, width, 3]) of the frames that `plan` asks for, one by one.
 
@@ -69,7 +69,7 @@ def select(
             where = "the file has" if not (plan.start or plan.end) else "this part has"
             source.notes.append(f"asked for {plan.frames} frames, {where} {present}")
     else:
-        times, looks = _moments(source, plan, start, end, report)
+        times, looks = _sample_times(source, plan, start, end, report)
     wanted = present if times is None else len(times)
     taken, last, error = 0, -math.inf, None
     for frames in _attempts(source, times, start, end, plan.frames):
@@ -98,7 +98,7 @@ def select(
 
 
 def _attempts(
-    source: Source, times: Sequence[float] | None, start: float, end: float, limit: int
+    source: FrameSource, times: Sequence[float] | None, start: float, end: float, limit: int
 ) -> Iterator[Iterator[Frame]]:
     """The frames as planned; then, for a file damaged just there, any that it still has."""
     if times is not None:
@@ -106,7 +106,7 @@ def _attempts(
     yield islice(source.frames_between(start, end), limit)
 
 
-def _span(source: Source, plan: Plan) -> tuple[float, float]:
+def _span(source: FrameSource, plan: FrameSelection) -> tuple[float, float]:
     """The part to look at, in seconds: start < end."""
     start, duration = plan.start or 0.0, source.duration
     if start > 0 and start >= duration:
@@ -119,8 +119,8 @@ def _span(source: Source, plan: Plan) -> tuple[float, float]:
     return start, max(end, math.nextafter(start, math.inf))  # a still picture has no duration
 
 
-def _moments(
-    source: Source, plan: Plan, start: float, end: float, report: Progress
+def _sample_times(
+    source: FrameSource, plan: FrameSelection, start: float, end: float, report: FrameProgress
 ) -> tuple[list[float], int]:
     """Times at which to take frames, and how many steps of progress finding them took."""
     if plan.sampling == "fps" and plan.fps is not None:
@@ -131,42 +131,42 @@ def _moments(
             f"{plan.fps:g} frames a second would be {n}: took {plan.frames}, evenly spread"
         )
     if plan.sampling == "keyframes":
-        times = thin(source.keyframe_times(start, end), plan.frames)
+        times = thin_evenly(source.keyframe_times(start, end), plan.frames)
         if len(times) < plan.frames and source.duration:
             source.notes.append(f"asked for {plan.frames} frames, there are {len(times)} keyframes")
         if times:
             return times, 0
     if plan.sampling == "scenes":
-        return _scenes(source, plan.frames, start, end, report)
-    return centres(start, end, plan.frames), 0
+        return _scene_times(source, plan.frames, start, end, report)
+    return interval_centers(start, end, plan.frames), 0
 
 
-def _scenes(
-    source: Source, n: int, start: float, end: float, report: Progress
+def _scene_times(
+    source: FrameSource, n: int, start: float, end: float, report: FrameProgress
 ) -> tuple[list[float], int]:
     """Look at small frames all over the video, find the cuts, and choose among what was seen."""
     looks = max(2 * n, min(_MOST_LOOKS, max(_FEWEST_LOOKS, _LOOKS_PER_FRAME * n)))
     times: list[float] = []
     descriptors: list[np.ndarray] = []
-    for frame in source.frames_at(centres(start, end, looks), coarse=True):
+    for frame in source.frames_at(interval_centers(start, end, looks), coarse=True):
         try:
-            descriptors.append(describe(frame.rgb(_LOOK_SIDE)))
+            descriptors.append(color_quantiles(frame.rgb(_LOOK_SIDE)))
         except VideoError:
             continue  # the pass that takes frames will speak of damage
         times.append(max(frame.time, start))
         report(len(times), looks + n)
     if not times:
-        return centres(start, end, n), looks
-    return choose(np.array(times), np.stack(descriptors), n), looks
+        return interval_centers(start, end, n), looks
+    return choose_frames(np.array(times), np.stack(descriptors), n), looks
 
 
-def centres(start: float, end: float, n: int) -> list[float]:
+def interval_centers(start: float, end: float, n: int) -> list[float]:
     """The centres of `n` equal intervals between `start` and `end` (seconds)."""
     step = (end - start) / n
     return [min(start + (i + 0.5) * step, end) for i in range(n)]
 
 
-def thin(times: Iterable[float], n: int) -> list[float]:
+def thin_evenly(times: Iterable[float], n: int) -> list[float]:
     """At most `n` of `times`, evenly spread over them; holds at most 4 n of them at once."""
     kept: list[float] = []
     stride = 1
@@ -175,7 +175,7 @@ def thin(times: Iterable[float], n: int) -> list[float]:
             kept.append(time)
         if len(kept) > 4 * n:
             kept, stride = kept[::2], stride * 2
-    return [kept[i] for i in spread(len(kept), n)]
+    return [kept[i] for i in spread_evenly(len(kept), n)]
 
 
 def _positive(value: float | None) -> bool:

@@ -1,4 +1,4 @@
-"""Pictures as a `Source`: a still, an animated GIF, WebP or PNG, or a folder of pictures.
+"""Pictures as a `FrameSource`: a still, an animated GIF, WebP or PNG, or a folder of pictures.
 
 Pillow reads these: it knows the turn that a camera wrote into the file, and animated WebP, which
 not every FFmpeg decodes.
@@ -54,8 +54,8 @@ _SHORTEST, _DEFAULT = 0.02, 0.1
 _Load = Callable[[int, "int | None"], np.ndarray]
 
 
-class Pictures:
-    """Pictures at known times, as a `Source`. `load(i, max_side)` reads number i."""
+class ImageSequence:
+    """Pictures at known times, as a `FrameSource`. `load(i, max_side)` reads number i."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class Pictures:
         self._load = load
 
     def frames_at(self, times: Sequence[float], *, coarse: bool = False) -> Iterator[Frame]:
-        """The pictures on screen at `times`; see `Source`."""
+        """The pictures on screen at `times`; see `FrameSource`."""
         last = -1
         for time in times:
             i = max(0, bisect_right(self._times, time) - 1)
@@ -102,7 +102,7 @@ class Pictures:
         return Frame(self._times[i], partial(self._load, i))
 
 
-def open_picture(path: Path) -> Pictures | None:
+def open_image(path: Path) -> ImageSequence | None:
     """The still or animated picture at `path`, or None where it is not one that Pillow knows."""
     if path.suffix.lower() in _FILMS:
         return None
@@ -118,15 +118,15 @@ def open_picture(path: Path) -> Pictures | None:
     except _DAMAGE as error:
         raise VideoError(f"{path}: this picture is damaged ({_line(error)})") from None
     if not animated:
-        return Pictures(path, times, duration, lambda i, max_side: load_still(path, max_side))
+        return ImageSequence(path, times, duration, lambda i, max_side: load_image(path, max_side))
     animation = _Animation(path)
-    pictures = Pictures(path, times, duration, animation.load, animation.close)
+    pictures = ImageSequence(path, times, duration, animation.load, animation.close)
     if not whole:
         pictures.notes.append(f"the file breaks off after {duration:.1f} s")
     return pictures
 
 
-def open_folder(path: Path) -> Pictures:
+def open_image_folder(path: Path) -> ImageSequence:
     """The pictures in a folder, in natural order (img2 before img10), one second apart.
 
     Folders in it and hidden files are left out. Raises VideoError where there is no picture.
@@ -143,7 +143,7 @@ def open_folder(path: Path) -> Pictures:
         )
     times = [i * FOLDER_STEP for i in range(len(files))]
     duration = len(files) * FOLDER_STEP
-    return Pictures(path, times, duration, lambda i, max_side: load_still(files[i], max_side))
+    return ImageSequence(path, times, duration, lambda i, max_side: load_image(files[i], max_side))
 
 
 def natural_key(path: Path) -> tuple[list[tuple[int, int, str]], str]:
@@ -152,7 +152,7 @@ def natural_key(path: Path) -> tuple[list[tuple[int, int, str]], str]:
     return [(0, int(n), "") if n else (1, 0, text) for n, text in parts], path.name
 
 
-def load_still(path: Path, max_side: int | None = None) -> np.ndarray:
+def load_image(path: Path, max_side: int | None = None) -> np.ndarray:
     """The picture at `path`, upright, as uint8 RGB [height, width, 3]; VideoError if damaged."""
     try:
         with warnings.catch_warnings():

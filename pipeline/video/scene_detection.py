@@ -6,12 +6,12 @@ import numpy as np
 
 # Two looks belong to different scenes when their colours differ by more than this share of the full
 # range on average. Movement within a scene hardly moves the distribution of colours; a cut does.
-CUT = 0.1
+CUT_THRESHOLD = 0.1
 # Levels at which the distribution of each colour channel is read.
 _QUANTILES = np.linspace(0.0, 1.0, 17)
 
 
-def describe(rgb: np.ndarray) -> np.ndarray:
+def color_quantiles(rgb: np.ndarray) -> np.ndarray:
     """The distribution of colours of `rgb` [height, width, 3] as float32 [51], from 0 to 1.
 
     These are quantiles of each channel, so the mean difference of two descriptions is the earth
@@ -21,14 +21,14 @@ def describe(rgb: np.ndarray) -> np.ndarray:
     return (levels.ravel() / 255.0).astype(np.float32)
 
 
-def choose(times: np.ndarray, descriptions: np.ndarray, n: int) -> list[float]:
+def choose_frames(times: np.ndarray, descriptions: np.ndarray, n: int) -> list[float]:
     """At most `n` of `times` [T], ascending: one of each scene, the rest from the longest scenes.
 
     descriptions: [T, D] from `describe`. Of more than `n` scenes, those between the `n` - 1
     strongest cuts remain.
     """
     change = np.abs(np.diff(descriptions, axis=0)).mean(axis=1)  # [T - 1]
-    cuts = np.flatnonzero(change > CUT)
+    cuts = np.flatnonzero(change > CUT_THRESHOLD)
     cuts = np.sort(cuts[np.argsort(-change[cuts], kind="stable")[: n - 1]]) + 1
     first = [0, *cuts.tolist()]
     length = np.diff([*first, len(times)])
@@ -39,11 +39,11 @@ def choose(times: np.ndarray, descriptions: np.ndarray, n: int) -> list[float]:
     return [
         float(times[begin + i])
         for begin, looks, frames in zip(first, length, share, strict=True)
-        for i in spread(int(looks), int(frames))
+        for i in spread_evenly(int(looks), int(frames))
     ]
 
 
-def spread(length: int, n: int) -> list[int]:
+def spread_evenly(length: int, n: int) -> list[int]:
     """At most `n` of `length` positions: the centres of `n` equal stretches, or all of them."""
     n = min(n, length)
     return [int((i + 0.5) * length / n) for i in range(n)]

@@ -29,7 +29,7 @@ class Frame:
     rgb: Callable[[int | None], np.ndarray]
 
 
-class Source(Protocol):
+class FrameSource(Protocol):
     """Frames by time. All times are seconds from the start of the video."""
 
     path: Path

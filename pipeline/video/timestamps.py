@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-def clock(seconds: float) -> str:
+def format_time(seconds: float) -> str:
     """A time as people write it: `0:07.5`, `12:30.0`, `1:02:03.0`.
 
     >>> clock(7.48), clock(3723)

@@ -35,7 +35,7 @@ class _Keyframe(NamedTuple):
 
 
 class VideoFile:
-    """A video file as a `Source`. Close it, or leave it to `contextlib.closing`.
+    """A video file as a `FrameSource`. Close it, or leave it to `contextlib.closing`.
 
     Raises VideoError where the file has no video that FFmpeg can decode.
     """

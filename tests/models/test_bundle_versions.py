@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save_file
 from models.bundle import Bundle, BundleConfig, save_bundle, version_of
 from models.projector.temporal_projector import build_projector
 from pipeline.llm.prompt import Text
-from pipeline.long_video.video_index import look_through
-from pipeline.server.loaded_models import Models
-from pipeline.server.media.media_encoder import MediaError, MediaLimits, Watcher
-from pipeline.server.media.soft_token_cache import VideoCache
-from pipeline.server.model_registry import Known, look_up
+from pipeline.long_video.video_index import index_video
+from pipeline.server.loaded_models import ModelPool
+from pipeline.server.media.media_encoder import MediaEncoder, MediaError, MediaLimits
+from pipeline.server.media.soft_token_cache import SoftTokenCache
+from pipeline.server.model_registry import RegisteredModel, look_up_model
 from pipeline.server.model_store import Store
 from pipeline.server.settings import Settings
 from tests.helpers.lora_adapters import write_adapter
@@ -81,10 +81,10 @@ def test_a_video_is_looked_through_anew_with_another_tower(
     folder: Path, square_video: Path, tmp_path: Path
 ) -> None:
     kept = tmp_path / "kept"
-    first = look_through(square_video, Bundle.load(folder), cache=kept)
+    first = index_video(square_video, Bundle.load(folder), cache=kept)
     train_tower(folder)
-    again = look_through(square_video, Bundle.load(folder), cache=kept)
-    anew = look_through(square_video, Bundle.load(folder), cache=None)
+    again = index_video(square_video, Bundle.load(folder), cache=kept)
+    anew = index_video(square_video, Bundle.load(folder), cache=None)
     np.testing.assert_array_equal(again.embeddings, anew.embeddings)
     assert np.abs(again.embeddings - first.embeddings).max() > 0.01
 
@@ -94,7 +94,7 @@ def test_nothing_is_kept_of_a_bundle_that_changed_meanwhile(
 ) -> None:
     bundle = Bundle.load(folder)
     train_tower(folder)  # and nothing of it was read yet
-    look_through(square_video, bundle, cache=tmp_path / "kept")
+    index_video(square_video, bundle, cache=tmp_path / "kept")
     assert not (tmp_path / "kept").exists()
 
 
@@ -104,16 +104,16 @@ class Server:
     def __init__(self, bundle: Path, kept: Path) -> None:
         self.settings = Settings(bundle=str(bundle), cache=kept, n_parallel=1, n_ctx=256)
         self.store = Store(kept / "store")
-        self.cache = VideoCache(kept)
+        self.cache = SoftTokenCache(kept)
         self.name = Bundle.load(bundle).config.name
 
-    def known(self) -> Known:
-        return look_up(self.name, self.settings, self.store)
+    def known(self) -> RegisteredModel:
+        return look_up_model(self.name, self.settings, self.store)
 
-    def see(self, video: Path, known: Known | None = None) -> np.ndarray:
+    def see(self, video: Path, known: RegisteredModel | None = None) -> np.ndarray:
         bundle = (known or self.known()).bundle
         assert bundle is not None
-        watcher = Watcher(MediaLimits(), self.cache)
+        watcher = MediaEncoder(MediaLimits(), self.cache)
         return asyncio.run(watcher.see([video.read_bytes()], bundle))
 
 
@@ -159,7 +159,7 @@ def test_an_llm_is_loaded_anew_when_the_bundles_adapter_changes(
     server = Server(folder, tmp_path / "kept")
 
     async def take_twice() -> None:
-        models = Models(server.settings)
+        models = ModelPool(server.settings)
         loaded, _ = await models.take(server.known(), -1)
         await models.release(loaded)
         same, took = await models.take(server.known(), -1)
@@ -174,7 +174,7 @@ def test_an_llm_is_loaded_anew_when_the_bundles_adapter_changes(
         assert loaded in models.loaded()  # somebody is still using it
         await models.release(same)
         assert models.loaded() == [other]  # although it was to be kept for ever
-        assert other.batcher.lay_out([Text("Hello")])
+        assert other.batcher.tokenize_prompt([Text("Hello")])
         await models.release(other)
         await models.close()
 

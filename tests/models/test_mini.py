@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from gguf_tools.format.reader import read_gguf
-from gguf_tools.measuring.perplexity import measure
+from gguf_tools.measuring.perplexity import measure_quality
 from models.synthetic.rendered_clips import RenderedClips, RenderedConfig
 from models.training.frozen_llm import FrozenLLM
-from models.training.lora import Lora
+from models.training.lora import LoraAdapters
 from pipeline import VideoChat
 from pipeline.chat.conversation import Video
-from pipeline.evaluation.tasks.clip_descriptions import evaluate
+from pipeline.evaluation.tasks.clip_descriptions import evaluate_descriptions
 from pipeline.video.clip import Clip
 
 # The styles whose pictures come as Python packages.
@@ -44,7 +44,7 @@ def describe(mini: VideoChat, soft: np.ndarray) -> str:
 
 def test_it_describes_clips_that_it_never_saw() -> None:
     """The exact figures, over more clips and all styles, are those of `reellama eval`."""
-    found = evaluate("mini", clips=CLIPS, styles=STYLES).scores
+    found = evaluate_descriptions("mini", clips=CLIPS, styles=STYLES).scores
     assert found["motion"].value >= 0.85
     assert found["picture"].value >= 0.5
 
@@ -54,7 +54,7 @@ def test_greedy_answers_agree_with_pytorch(mini: VideoChat) -> None:
     llm = FrozenLLM(mini.bundle.llm_path())
     ((adapter, _),) = mini.bundle.lora
     learned = mini.bundle.config.training["recipe"]["adapter"]
-    lora = Lora(llm.model, learned["rank"], learned["alpha"])
+    lora = LoraAdapters(llm.model, learned["rank"], learned["alpha"])
     lora.load(adapter, read_gguf(mini.bundle.llm_path()))
     config = RenderedConfig(STYLES, style_weights=(0.8, 0.2))
     clips = RenderedClips(config)
@@ -95,7 +95,7 @@ def test_a_second_question_is_answered_from_the_video_too(mini: VideoChat) -> No
 def test_it_still_speaks_as_its_llm_does_without_a_video(mini: VideoChat) -> None:
     """The adapter costs at most three in a hundred of the perplexity on plain English."""
     llm = mini.bundle.llm_path()
-    found = measure(llm, reference=llm, lora=mini.bundle.lora, n_chunks=8)
+    found = measure_quality(llm, reference=llm, lora=mini.bundle.lora, n_chunks=8)
     assert found.divergence
     assert found.perplexity.value <= 1.03 * found.divergence.reference_perplexity.value
 

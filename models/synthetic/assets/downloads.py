@@ -18,7 +18,7 @@ from platformdirs import user_cache_path
 from gguf_tools.errors import ReellamaError
 
 # Where picture sets are kept when nobody says.
-MATERIAL = user_cache_path("reellama") / "material"
+ASSETS = user_cache_path("reellama") / "material"
 
 # style -> (npm package, version, folder of its 64-pixel pictures inside the package)
 EMOJI_PACKAGES = {
@@ -49,7 +49,7 @@ def fetch_icons(style: str, material: Path) -> Path:
     return folder
 
 
-def fetch(style: str, material: Path) -> Path:
+def fetch_emoji(style: str, material: Path) -> Path:
     """The folder of 64-pixel PNGs of an emoji style, downloaded into `material` when missing.
 
     Raises ReellamaError when npm is missing or fails, or the disk is full.

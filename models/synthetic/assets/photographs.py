@@ -15,8 +15,8 @@ from pathlib import Path
 from PIL import Image
 
 from gguf_tools.errors import ReellamaError
-from models.synthetic.assets.downloads import MATERIAL
-from models.synthetic.assets.picture_pool import UNKNOWN
+from models.synthetic.assets.downloads import ASSETS
+from models.synthetic.assets.picture_pool import UNNAMED
 from models.synthetic.assets.pictures import DATA, Picture, fit_square
 
 PACKAGE = "tuxpaint-stamps-default"
@@ -24,7 +24,7 @@ INSTALLED = Path("/usr/share/tuxpaint/stamps")
 CUT_OUT_SIDE = 256  # and of one that is trained with
 
 
-def stamps(material: Path = MATERIAL) -> Path:
+def stamps_folder(material: Path = ASSETS) -> Path:
     """The folder of the photographs: installed, or in `material`.
 
     Raises ReellamaError when it is in neither.
@@ -39,10 +39,10 @@ def stamps(material: Path = MATERIAL) -> Path:
 
 
 @functools.cache
-def cut_outs(material: Path = MATERIAL) -> list[Picture]:
+def load_cut_outs(material: Path = ASSETS) -> list[Picture]:
     """Photographs of other kinds, for training: things without a name; none without the package."""
     try:
-        source = stamps(material)
+        source = stamps_folder(material)
     except ReellamaError:
         return []
     with (DATA / "cutouts.csv").open(newline="") as file:
@@ -51,5 +51,5 @@ def cut_outs(material: Path = MATERIAL) -> list[Picture]:
     for path in paths:
         with Image.open(path) as image:
             rgba = fit_square(image.convert("RGBA"), CUT_OUT_SIDE)
-        found.append(Picture(UNKNOWN, "photograph", rgba))
+        found.append(Picture(UNNAMED, "photograph", rgba))
     return found

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.synthetic.assets.picture_variants import patch, tinted
+from models.synthetic.assets.picture_variants import photo_patch, tint
 from models.synthetic.assets.pictures import Picture
 from models.synthetic.assets.shapes import COLOURS
 
-UNKNOWN = "something"  # the kind of what has no name
+UNNAMED = "something"  # the kind of what has no name
 
 
 @dataclass(frozen=True)
-class Cast:
+class PicturePool:
     """What a story may use: pictures of one style, names that are asked for in vain, photos, and
     photographs of things that have no name here."""
 
@@ -34,13 +34,13 @@ class Cast:
                 found.append(picture)
         return [self._tint(rng, p) if rng.random() < self.tinted else p for p in found]
 
-    def unnamed(self, rng: np.random.Generator) -> Picture:
+    def unnamed_picture(self, rng: np.random.Generator) -> Picture:
         """A thing out of a photograph: cut out by hand, or a blob of anything."""
         if self.cut_outs and rng.random() < 0.6:
             return self.cut_outs[int(rng.integers(len(self.cut_outs)))]
-        return patch(rng, self.photos[int(rng.integers(len(self.photos)))], UNKNOWN)
+        return photo_patch(rng, self.photos[int(rng.integers(len(self.photos)))], UNNAMED)
 
     def _tint(self, rng: np.random.Generator, picture: Picture) -> Picture:
         if picture.style == "shapes":
             return picture
-        return tinted(picture, str(rng.choice(list(COLOURS))))
+        return tint(picture, str(rng.choice(list(COLOURS))))

@@ -9,7 +9,7 @@ from models.synthetic.assets.pictures import PICTURE_SIZE, Picture
 from models.synthetic.assets.shapes import COLOURS
 
 
-def tinted(picture: Picture, colour: str) -> Picture:
+def tint(picture: Picture, colour: str) -> Picture:
     """The picture in shades of one colour of `COLOURS`, named after it: "blue dog"."""
     rgba = picture.rgba.astype(np.float32)
     light = rgba[..., :3] @ np.array([0.299, 0.587, 0.114], np.float32) / 255  # luma of Rec. 601
@@ -26,7 +26,7 @@ def _plain(kind: str) -> str:
     return rest if rest and (first in COLOURS or first in others) else kind
 
 
-def patch(rng: np.random.Generator, photo: np.ndarray, kind: str) -> Picture:
+def photo_patch(rng: np.random.Generator, photo: np.ndarray, kind: str) -> Picture:
     """A blob with soft edges out of a photograph: a thing that nobody can name."""
     height, width = photo.shape[:2]
     side = int(min(height, width) * rng.uniform(0.2, 0.6))

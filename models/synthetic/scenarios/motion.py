@@ -6,21 +6,21 @@ from dataclasses import replace
 
 import numpy as np
 
-from models.synthetic.assets.picture_pool import Cast
+from models.synthetic.assets.picture_pool import PicturePool
 from models.synthetic.assets.pictures import Picture
 from models.synthetic.camera import CAMERA_MOVES
-from models.synthetic.layout import beside, empty_scene
-from models.synthetic.motions import Route
+from models.synthetic.layout import add_beside, empty_scene
+from models.synthetic.motions import WaypointMotion
 from models.synthetic.questions import (
-    ACTIONS,
-    a_thing,
-    ask,
-    in_order,
-    naming,
-    say,
-    sentence,
-    the_thing,
-    ways,
+    ACTION_WORDS,
+    as_sentence,
+    choice_question,
+    definite_name,
+    description_order,
+    direction_choices,
+    indefinite_name,
+    naming_questions,
+    pick_wording,
 )
 from models.synthetic.scene import (
     DIRECTIONS,
@@ -29,7 +29,7 @@ from models.synthetic.scene import (
     random_actor,
     random_motion,
 )
-from models.synthetic.synthetic_clip import Question, Story
+from models.synthetic.synthetic_clip import ClipQuestion, SyntheticClip
 
 PLACES = (
     "at the top left",
@@ -41,48 +41,56 @@ PLACES = (
 ROW = ("on the left", "in the middle", "on the right")
 
 
-def _action(motion: str) -> str:
+def _action_word(motion: str) -> str:
     return "moves" if motion in DIRECTIONS else motion
 
 
-def _doing(rng: np.random.Generator, actor: Actor) -> list[Question]:
+def _motion_questions(rng: np.random.Generator, actor: Actor) -> list[ClipQuestion]:
     """Questions about one actor's motion."""
-    name, motion = the_thing(actor.picture), actor.motion
+    name, motion = definite_name(actor.picture), actor.motion
     asked = []
     if motion in DIRECTIONS:
-        question = say(rng, f"Which way does {name} move?", f"In which direction does {name} go?")
+        question = pick_wording(
+            rng, f"Which way does {name} move?", f"In which direction does {name} go?"
+        )
         way = motion.removeprefix("moves ")
-        choices = ways(rng, way)
-        asked.append(ask(rng, "moving direction", question, way, choices, f"It {motion}."))
-    question = say(
+        choices = direction_choices(rng, way)
+        asked.append(
+            choice_question(rng, "moving direction", question, way, choices, f"It {motion}.")
+        )
+    question = pick_wording(
         rng, f"What does {name} do?", f"What happens to {name}?", f"What is {name} doing?"
     )
-    asked.append(ask(rng, "action", question, _action(motion), ACTIONS, f"It {motion}."))
+    asked.append(
+        choice_question(
+            rng, "action", question, _action_word(motion), ACTION_WORDS, f"It {motion}."
+        )
+    )
     return asked
 
 
-def _travels(rng: np.random.Generator, picture: Picture) -> str:
+def _travel_motion(rng: np.random.Generator, picture: Picture) -> str:
     """A motion that anyone would call one."""
     motion = str(rng.choice([*DIRECTIONS, "spins", "bounces", "shakes"]))
     turns = picture.turn_visibility >= MIN_TURN_VISIBILITY
     return motion if turns or motion != "spins" else "bounces"
 
 
-def one(rng: np.random.Generator, cast: Cast) -> Story:
+def one(rng: np.random.Generator, cast: PicturePool) -> SyntheticClip:
     """One thing does one thing."""
     scene = empty_scene(rng, cast)
     (picture,) = cast.pick(rng)
     motion = random_motion(rng, picture)
     actor = random_actor(rng, picture, rng.uniform(0.22, 0.5), scene.size, motion)
-    asked = [*_doing(rng, actor), *naming(rng, cast, [picture])]
+    asked = [*_motion_questions(rng, actor), *naming_questions(rng, cast, [picture])]
     question = "Does the camera move?"
     still = "the camera stays still"
-    asked.append(ask(rng, "", question, still, [*CAMERA_MOVES], sentence(still)))
-    told = sentence(f"{a_thing(picture)} {actor.motion}")
-    return Story("one", replace(scene, actors=(actor,)), told, tuple(asked))
+    asked.append(choice_question(rng, "", question, still, [*CAMERA_MOVES], as_sentence(still)))
+    told = as_sentence(f"{indefinite_name(picture)} {actor.motion}")
+    return SyntheticClip("one", replace(scene, actors=(actor,)), told, tuple(asked))
 
 
-def place(rng: np.random.Generator, cast: Cast) -> Story:
+def place(rng: np.random.Generator, cast: PicturePool) -> SyntheticClip:
     """One thing stands at a place."""
     scene = empty_scene(rng, cast)
     (picture,) = cast.pick(rng)
@@ -90,51 +98,62 @@ def place(rng: np.random.Generator, cast: Cast) -> Story:
     x, y = ((0.24, 0.24), (0.76, 0.24), (0.24, 0.76), (0.76, 0.76), (0.5, 0.5))[where]
     x, y = x + rng.uniform(-0.06, 0.06), y + rng.uniform(-0.06, 0.06)
     actor = Actor(picture, "stays still", float(x), float(y), float(rng.uniform(0.22, 0.36)))
-    question = say(
-        rng, f"Where is {the_thing(picture)}?", f"Where in the picture is {the_thing(picture)}?"
+    question = pick_wording(
+        rng,
+        f"Where is {definite_name(picture)}?",
+        f"Where in the picture is {definite_name(picture)}?",
     )
     worded = f"It is {PLACES[where]}."
-    asked = [ask(rng, "position", question, PLACES[where], PLACES, worded)]
-    asked += [*naming(rng, cast, [picture]), *_doing(rng, actor)]
-    told = f"{sentence(f'{a_thing(picture)} stays still')[:-1]} {PLACES[where]}."
-    return Story("place", replace(scene, actors=(actor,)), told, tuple(asked))
+    asked = [choice_question(rng, "position", question, PLACES[where], PLACES, worded)]
+    asked += [*naming_questions(rng, cast, [picture]), *_motion_questions(rng, actor)]
+    told = f"{as_sentence(f'{indefinite_name(picture)} stays still')[:-1]} {PLACES[where]}."
+    return SyntheticClip("place", replace(scene, actors=(actor,)), told, tuple(asked))
 
 
-def two(rng: np.random.Generator, cast: Cast) -> Story:
+def two(rng: np.random.Generator, cast: PicturePool) -> SyntheticClip:
     """Two different things, each doing something, the main one larger."""
     scene = empty_scene(rng, cast)
     first, second = cast.pick(rng, 2)
     side = rng.uniform(0.33, 0.5)
     main = random_actor(rng, first, side, scene.size, random_motion(rng, first))
-    actors = beside(rng, [main], second, main.size * rng.uniform(0.5, 0.7), scene.size)
-    asked = [q for actor in actors for q in _doing(rng, actor)]
-    asked += naming(rng, cast, [a.picture for a in actors])
-    told = sentence(" and ".join(f"{a_thing(a.picture)} {a.motion}" for a in in_order(actors)))
-    return Story("two", replace(scene, actors=tuple(actors)), told, tuple(asked))
+    actors = add_beside(rng, [main], second, main.size * rng.uniform(0.5, 0.7), scene.size)
+    asked = [q for actor in actors for q in _motion_questions(rng, actor)]
+    asked += naming_questions(rng, cast, [a.picture for a in actors])
+    told = as_sentence(
+        " and ".join(f"{indefinite_name(a.picture)} {a.motion}" for a in description_order(actors))
+    )
+    return SyntheticClip("two", replace(scene, actors=tuple(actors)), told, tuple(asked))
 
 
-def mover(rng: np.random.Generator, cast: Cast) -> Story:
+def mover(rng: np.random.Generator, cast: PicturePool) -> SyntheticClip:
     """Several different things, of which one moves."""
     scene = empty_scene(rng, cast)
     pictures = cast.pick(rng, int(rng.integers(2, 5)))
-    motion = _travels(rng, pictures[0])
+    motion = _travel_motion(rng, pictures[0])
     side = float(rng.uniform(0.22, 0.3))
     actors = [random_actor(rng, pictures[0], side, scene.size, motion)]
     for picture in pictures[1:]:
-        actors = beside(rng, actors, picture, side, scene.size, "stays still")
-    names = [the_thing(a.picture) for a in actors]
-    which = say(rng, "Which one moves?", "Which of them moves?", "Which object is moving?")
+        actors = add_beside(rng, actors, picture, side, scene.size, "stays still")
+    names = [definite_name(a.picture) for a in actors]
+    which = pick_wording(rng, "Which one moves?", "Which of them moves?", "Which object is moving?")
     others = names[1:] or [f"the {rng.choice(list(cast.names))}"]
-    asked = [ask(rng, "which moves", which, names[0], others, sentence(f"{names[0]} {motion}"))]
-    asked += [*_doing(rng, actors[0]), *naming(rng, cast, [a.picture for a in actors])]
-    told = sentence(f"{a_thing(actors[0].picture)} {motion}")
+    asked = [
+        choice_question(
+            rng, "which moves", which, names[0], others, as_sentence(f"{names[0]} {motion}")
+        )
+    ]
+    asked += [
+        *_motion_questions(rng, actors[0]),
+        *naming_questions(rng, cast, [a.picture for a in actors]),
+    ]
+    told = as_sentence(f"{indefinite_name(actors[0].picture)} {motion}")
     if len(actors) > 1:
-        rest = " and ".join(a_thing(a.picture) for a in in_order(actors[1:]))
-        told += " " + sentence(f"{rest} {'stay' if len(actors) > 2 else 'stays'} still")
-    return Story("mover", replace(scene, actors=tuple(actors)), told, tuple(asked))
+        rest = " and ".join(indefinite_name(a.picture) for a in description_order(actors[1:]))
+        told += " " + as_sentence(f"{rest} {'stay' if len(actors) > 2 else 'stays'} still")
+    return SyntheticClip("mover", replace(scene, actors=tuple(actors)), told, tuple(asked))
 
 
-def race(rng: np.random.Generator, cast: Cast) -> Story:
+def race(rng: np.random.Generator, cast: PicturePool) -> SyntheticClip:
     """Two different things move at different speeds."""
     scene = empty_scene(rng, cast)
     pictures = cast.pick(rng, 2)
@@ -152,38 +171,44 @@ def race(rng: np.random.Generator, cast: Cast) -> Story:
         )
         x = start if right else 1 - start
         actors.append(Actor(picture, way, x, float(y), side, amount=amount))
-    names = [the_thing(p) for p in pictures]
+    names = [definite_name(p) for p in pictures]
     quick = bool(rng.random() < 0.6)
     question = (
-        say(rng, "Which one is faster?", "Which one moves faster?")
+        pick_wording(rng, "Which one is faster?", "Which one moves faster?")
         if quick
         else "Which one is slower?"
     )
     answer = names[0] if quick else names[1]
-    worded = sentence(f"{answer} is {'faster' if quick else 'slower'}")
+    worded = as_sentence(f"{answer} is {'faster' if quick else 'slower'}")
     other = names[1] if quick else names[0]
-    asked = [ask(rng, "speed", question, answer, [other], worded)]
-    asked += [q for actor in actors for q in _doing(rng, actor)][:2]
-    asked += naming(rng, cast, pictures)
-    told = sentence(f"{a_thing(pictures[0])} {way} fast and {a_thing(pictures[1])} {way} slowly")
-    return Story("race", replace(scene, actors=tuple(actors)), told, tuple(asked))
+    asked = [choice_question(rng, "speed", question, answer, [other], worded)]
+    asked += [q for actor in actors for q in _motion_questions(rng, actor)][:2]
+    asked += naming_questions(rng, cast, pictures)
+    told = as_sentence(
+        f"{indefinite_name(pictures[0])} {way} fast and {indefinite_name(pictures[1])} {way} slowly"
+    )
+    return SyntheticClip("race", replace(scene, actors=tuple(actors)), told, tuple(asked))
 
 
-def shuffle(rng: np.random.Generator, cast: Cast) -> Story:
+def shuffle(rng: np.random.Generator, cast: PicturePool) -> SyntheticClip:
     """Three different things stand in a row and change places."""
     scene = empty_scene(rng, cast)
     pictures = cast.pick(rng, 3)
     side = float(rng.uniform(0.24, 0.3))
-    places, routes = Route.swaps(rng, pictures, side, int(rng.integers(1, 3)))
+    places, routes = WaypointMotion.swaps(rng, pictures, side, int(rng.integers(1, 3)))
     pick = int(rng.integers(3))
-    name = the_thing(pictures[pick])
+    name = definite_name(pictures[pick])
     end, start = ROW[places[pick]], ROW[pick]
     asked = [
-        ask(rng, "object shuffle", f"Where is {name} at the end?", end, ROW, f"It is {end}."),
-        ask(rng, "", f"Where is {name} at the beginning?", start, ROW, f"It is {start}."),
-        *naming(rng, cast, pictures),
+        choice_question(
+            rng, "object shuffle", f"Where is {name} at the end?", end, ROW, f"It is {end}."
+        ),
+        choice_question(
+            rng, "", f"Where is {name} at the beginning?", start, ROW, f"It is {start}."
+        ),
+        *naming_questions(rng, cast, pictures),
     ]
     order = sorted(range(3), key=lambda number: places[number])
-    listed = ", ".join(a_thing(pictures[number]) for number in order)
-    told = sentence(f"things change places; at the end, from left to right: {listed}")
-    return Story("shuffle", replace(scene, actors=tuple(routes)), told, tuple(asked))
+    listed = ", ".join(indefinite_name(pictures[number]) for number in order)
+    told = as_sentence(f"things change places; at the end, from left to right: {listed}")
+    return SyntheticClip("shuffle", replace(scene, actors=tuple(routes)), told, tuple(asked))

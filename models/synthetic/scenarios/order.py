@@ -6,45 +6,50 @@ from dataclasses import replace
 
 import numpy as np
 
-from models.synthetic.assets.picture_pool import Cast
+from models.synthetic.assets.picture_pool import PicturePool
 from models.synthetic.assets.pictures import Picture
 from models.synthetic.layout import empty_scene
-from models.synthetic.motions import ORDERED, Doing, Jumbled, Route
-from models.synthetic.questions import (
-    WAYS,
-    a_thing,
-    ask,
-    naming,
-    say,
-    sentence,
-    the_thing,
-    undecided,
-    ways,
+from models.synthetic.motions import (
+    ORDERABLE_MOTIONS,
+    SequentialMotion,
+    ShuffledMotion,
+    WaypointMotion,
 )
-from models.synthetic.scene import Moving, backwards, random_actor
-from models.synthetic.synthetic_clip import Story
+from models.synthetic.questions import (
+    DIRECTION_WORDS,
+    as_sentence,
+    choice_question,
+    definite_name,
+    direction_choices,
+    indefinite_name,
+    naming_questions,
+    pick_wording,
+    unanswerable_questions,
+)
+from models.synthetic.scene import Drawable, random_actor, reversed_motion
+from models.synthetic.synthetic_clip import SyntheticClip
 
 SIDES = (0.25, 0.42)  # the largest size of what does two things, in shares of the short side
 
 
-def order(rng: np.random.Generator, cast: Cast) -> Story:
+def order(rng: np.random.Generator, cast: PicturePool) -> SyntheticClip:
     """One thing does one thing and then another."""
     scene = empty_scene(rng, cast)
     (picture,) = cast.pick(rng)
-    doing = Doing.random(rng, picture, float(rng.uniform(*SIDES)), scene.size)
+    doing = SequentialMotion.random(rng, picture, float(rng.uniform(*SIDES)), scene.size)
     before, after = doing.first.motion, doing.second.motion
     first, last = _first_or_last(rng, picture)
     choices = _in_any_order(rng, doing)
     asked = [
-        ask(rng, "action order", first, f"it {before}", choices, f"First it {before}."),
-        ask(rng, "action order", last, f"it {after}", choices, f"Then it {after}."),
-        *naming(rng, cast, [picture]),
+        choice_question(rng, "action order", first, f"it {before}", choices, f"First it {before}."),
+        choice_question(rng, "action order", last, f"it {after}", choices, f"Then it {after}."),
+        *naming_questions(rng, cast, [picture]),
     ]
-    told = sentence(f"{a_thing(picture)} {before}, then it {after}")
-    return Story("order", replace(scene, actors=(doing,)), told, tuple(asked))
+    told = as_sentence(f"{indefinite_name(picture)} {before}, then it {after}")
+    return SyntheticClip("order", replace(scene, actors=(doing,)), told, tuple(asked))
 
 
-def about(rng: np.random.Generator, cast: Cast) -> Story:
+def about(rng: np.random.Generator, cast: PicturePool) -> SyntheticClip:
     """One thing moves about, in no one direction and no order.
 
     Who must choose a direction or an order all the same is to prefer none.
@@ -54,51 +59,55 @@ def about(rng: np.random.Generator, cast: Cast) -> Story:
     motion, question, choices = _aimless(rng, picture, scene.size)
     does = f"it {motion.motion}"
     asked = [
-        *undecided(rng, question, choices, sentence(does)),
-        *naming(rng, cast, [picture]),
+        *unanswerable_questions(rng, question, choices, as_sentence(does)),
+        *naming_questions(rng, cast, [picture]),
     ]
-    told = sentence(f"{a_thing(picture)} {motion.motion}")
-    return Story("about", replace(scene, actors=(motion,)), told, tuple(asked))
+    told = as_sentence(f"{indefinite_name(picture)} {motion.motion}")
+    return SyntheticClip("about", replace(scene, actors=(motion,)), told, tuple(asked))
 
 
 def _aimless(
     rng: np.random.Generator, picture: Picture, size: tuple[int, int]
-) -> tuple[Moving, str, list[str]]:
+) -> tuple[Drawable, str, list[str]]:
     """A thing that moves about, and a question with choices that it leaves open."""
-    name, part = the_thing(picture), rng.random()
+    name, part = definite_name(picture), rng.random()
     if part < 0.4:
-        doing = Doing.random(rng, picture, float(rng.uniform(*SIDES)), size)
-        first_or_last = say(rng, *_first_or_last(rng, picture))
-        return Jumbled.of(rng, doing), first_or_last, _in_any_order(rng, doing)
-    way = str(rng.choice(WAYS))
+        doing = SequentialMotion.random(rng, picture, float(rng.uniform(*SIDES)), size)
+        first_or_last = pick_wording(rng, *_first_or_last(rng, picture))
+        return ShuffledMotion.of(rng, doing), first_or_last, _in_any_order(rng, doing)
+    way = str(rng.choice(DIRECTION_WORDS))
     side = float(rng.uniform(0.22, 0.5))
-    which = say(rng, f"Which way does {name} move?", f"In which direction does {name} go?")
+    which = pick_wording(rng, f"Which way does {name} move?", f"In which direction does {name} go?")
     if part < 0.8:
         straight = random_actor(rng, picture, side, size, f"moves {way}")
-        return Jumbled.of(rng, straight), which, ways(rng, way)
-    return Route.about(rng, picture, min(side, 0.4)), which, ways(rng, way)
+        return ShuffledMotion.of(rng, straight), which, direction_choices(rng, way)
+    return WaypointMotion.about(rng, picture, min(side, 0.4)), which, direction_choices(rng, way)
 
 
 def _first_or_last(rng: np.random.Generator, picture: Picture) -> tuple[str, str]:
     """Questions for the first and the second of two motions."""
-    name = the_thing(picture)
-    first = say(rng, f"What does {name} do first?", "What happens first?")
-    last = say(rng, f"What does {name} do last?", "What happens last?", "What happens then?")
+    name = definite_name(picture)
+    first = pick_wording(rng, f"What does {name} do first?", "What happens first?")
+    last = pick_wording(
+        rng, f"What does {name} do last?", "What happens last?", "What happens then?"
+    )
     return first, last
 
 
-def _in_any_order(rng: np.random.Generator, doing: Doing) -> list[str]:
+def _in_any_order(rng: np.random.Generator, doing: SequentialMotion) -> list[str]:
     """Both motions, and two others, so that every choice is there with what it is backwards.
 
     The same moments in another order show that: what grows looks like what shrinks, and what moves
     left like what moves right. So neither they nor the choices alone tell what came first.
     """
     both = (doing.first.motion, doing.second.motion)
-    motions = list(dict.fromkeys(m for motion in both for m in (motion, backwards(motion))))
-    if len(motions) == 2 and backwards(both[0]) == both[1]:
-        other = str(rng.choice([m for m in ORDERED if backwards(m) not in (m, *motions)]))
-        motions += [other, backwards(other)]
+    motions = list(dict.fromkeys(m for motion in both for m in (motion, reversed_motion(motion))))
+    if len(motions) == 2 and reversed_motion(both[0]) == both[1]:
+        other = str(
+            rng.choice([m for m in ORDERABLE_MOTIONS if reversed_motion(m) not in (m, *motions)])
+        )
+        motions += [other, reversed_motion(other)]
     else:
-        alike = [m for m in ORDERED if backwards(m) == m and m not in motions]
+        alike = [m for m in ORDERABLE_MOTIONS if reversed_motion(m) == m and m not in motions]
         motions += [str(motion) for motion in rng.permutation(alike)[: 4 - len(motions)]]
     return [f"it {motion}" for motion in motions]

@@ -12,9 +12,9 @@ from types import MappingProxyType
 
 import numpy as np
 
-from models.synthetic.assets.picture_pool import Cast
+from models.synthetic.assets.picture_pool import PicturePool
 from models.synthetic.questions import (
-    any_classes,
+    random_classes,
 )
 from models.synthetic.scenarios.camera_moves import camera
 from models.synthetic.scenarios.count import count
@@ -22,10 +22,10 @@ from models.synthetic.scenarios.cut import cut
 from models.synthetic.scenarios.motion import mover, one, place, race, shuffle, two
 from models.synthetic.scenarios.order import about, order
 from models.synthetic.scenarios.unknown import unknown
-from models.synthetic.synthetic_clip import Story
+from models.synthetic.synthetic_clip import SyntheticClip
 
 # Every story, with its share of the training.
-STORIES: dict[str, tuple[Callable[[np.random.Generator, Cast], Story], float]] = {
+SCENARIOS: dict[str, tuple[Callable[[np.random.Generator, PicturePool], SyntheticClip], float]] = {
     "one": (one, 0.12),
     "place": (place, 0.04),
     "two": (two, 0.08),
@@ -41,19 +41,19 @@ STORIES: dict[str, tuple[Callable[[np.random.Generator, Cast], Story], float]] =
 }
 
 
-def random_story(
+def random_clip(
     rng: np.random.Generator,
-    cast: Cast,
+    cast: PicturePool,
     name: str | None = None,
     emphasis: Mapping[str, float] = MappingProxyType({}),
-) -> Story:
+) -> SyntheticClip:
     """A story by name, or any, as often as its share says; `emphasis` multiplies shares."""
     if name is None:
-        shares = {n: share * emphasis.get(n, 1.0) for n, (_, share) in STORIES.items()}
+        shares = {n: share * emphasis.get(n, 1.0) for n, (_, share) in SCENARIOS.items()}
         total = sum(shares.values())
         name = str(rng.choice(list(shares), p=[share / total for share in shares.values()]))
     if name == "unknown" and not cast.photos:
         name = "one"
-    story = STORIES[name][0](rng, cast)
+    story = SCENARIOS[name][0](rng, cast)
     # Nothing is to be learned from what the classifier says of a drawing.
-    return story if story.seen else replace(story, seen=any_classes(rng))
+    return story if story.seen else replace(story, seen=random_classes(rng))

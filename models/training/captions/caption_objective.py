@@ -17,11 +17,11 @@ from models.training.feature_cache import Batch, FeatureCache
 from models.training.frozen_llm import Example, FrozenLLM
 
 IGNORED = -100  # PyTorch's label of positions that the loss leaves out
-SAMPLES = 3  # answers that validation shows
-FOLLOW_UPS = 0.35  # share of the examples that come after another question
+SHOWN_ANSWERS = 3  # answers that validation shows
+FOLLOW_UP_SHARE = 0.35  # share of the examples that come after another question
 
 
-class Lesson:
+class CaptionObjective:
     """The texts of a source as the LLM's tokens."""
 
     def __init__(
@@ -77,7 +77,7 @@ class Lesson:
         texts = self.source.texts(split, number)
         pick = 0 if rng.random() < 0.5 else int(rng.integers(len(texts)))
         earlier = [text for text in texts if text[0] != texts[pick][0]]
-        follows = bool(earlier) and rng.random() < FOLLOW_UPS
+        follows = bool(earlier) and rng.random() < FOLLOW_UP_SHARE
         turns = [earlier[int(rng.integers(len(earlier)))]] if follows else []
         return self.llm.example(self.system, *texts[pick], turns)
 
@@ -99,7 +99,7 @@ class Lesson:
     ) -> dict[str, float]:
         """Share of words, and of whole descriptions, that the word mixture puts first."""
         words = right = whole = 0
-        for batch, rows in batches(cache):
+        for batch, rows in cached_batches(cache):
             hidden = projector.hidden(batch.features, batch.times, batch.mask)
             wanted = targets[rows]
             counted = wanted != IGNORED
@@ -114,13 +114,13 @@ class Lesson:
     ) -> dict[str, float]:
         """The LLM's loss on descriptions of validation clips; shows a few answers."""
         losses = []
-        for batch, rows in batches(cache, most=64):
+        for batch, rows in cached_batches(cache, most=64):
             soft = projector(batch.features, batch.times, batch.mask)
             texts = [self.source.texts(VALIDATION, row)[0] for row in rows]
             examples = [self.llm.example(self.system, *text) for text in texts]
             losses.append(float(self.llm.loss(soft.to(self.llm.dtype), examples)))
             if len(losses) == 1:
-                for row in range(min(SAMPLES, len(rows))):
+                for row in range(min(SHOWN_ANSWERS, len(rows))):
                     said = self.llm.greedy(soft[row].float().cpu().numpy(), examples[row], 32)
                     report(f"  {said!r}, wanted {texts[row][1]!r}")
         return {"validation_loss": float(np.mean(losses))}
@@ -132,7 +132,7 @@ def word_loss(projector: Projector, hidden: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
 
 
-def batches(
+def cached_batches(
     cache: FeatureCache, size: int = 32, most: int | None = None
 ) -> Iterator[tuple[Batch, list[int]]]:
     """All usable clips of a cache (or the first `most`) as (batch, rows)."""

@@ -68,7 +68,7 @@ class RenderedSource:
         }
 
     def fingerprint(self, split: str) -> str:
-        return digest(f"{asdict(self.clips.config)} {split} {self.count(split)}")
+        return short_hash(f"{asdict(self.clips.config)} {split} {self.count(split)}")
 
     def count(self, split: str) -> int:
         return self._counts[split]
@@ -91,7 +91,7 @@ class RenderedSource:
 
 
 @dataclass(frozen=True)
-class Row:
+class CaptionRow:
     """One line of a JSONL or CSV file."""
 
     video: Path
@@ -113,7 +113,7 @@ class FileSource:
         self.read_video = read_video
         self.frames = frames
         videos: dict[Path, list[tuple[str, str]]] = {}
-        for row in read_rows(path, describe):
+        for row in read_caption_rows(path, describe):
             videos.setdefault(row.video, []).append((row.question, row.answer))
         names = sorted(videos)
         held_out = {name for name in names if _number(name.name) % VALIDATION_SHARE == 0}
@@ -126,7 +126,7 @@ class FileSource:
 
     def fingerprint(self, split: str) -> str:
         stats = [(str(v), v.stat().st_size, v.stat().st_mtime) for v in self._videos[split]]
-        return digest(f"{stats} {self.frames}")
+        return short_hash(f"{stats} {self.frames}")
 
     def count(self, split: str) -> int:
         return len(self._videos[split])
@@ -138,7 +138,7 @@ class FileSource:
         return self.read_video(self._videos[split][number], self.frames)
 
 
-def read_rows(path: Path, describe: str) -> list[Row]:
+def read_caption_rows(path: Path, describe: str) -> list[CaptionRow]:
     """The rows of a JSONL or CSV file; `describe` is the question of those with a caption.
 
     Raises ReellamaError with file and line for a row that cannot be used.
@@ -174,7 +174,7 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[int, object]]:
                     raise ReellamaError(f"{path}:{line}: not JSON: {error}") from error
 
 
-def _row(path: Path, line: int, values: object, describe: str) -> Row:
+def _row(path: Path, line: int, values: object, describe: str) -> CaptionRow:
     found = values if isinstance(values, dict) else {}
     text = {name: str(found[name]).strip() for name in found if found[name] is not None and name}
     answer = text.get("answer") or text.get("caption")
@@ -184,13 +184,13 @@ def _row(path: Path, line: int, values: object, describe: str) -> Row:
     video = path.parent / text["video"]
     if not video.exists():
         raise ReellamaError(f"{path}:{line}: no such video: {video}")
-    return Row(video, question, answer)
+    return CaptionRow(video, question, answer)
 
 
-def digest(text: str) -> str:
+def short_hash(text: str) -> str:
     """A short hash, for names of caches."""
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def _number(text: str) -> int:
-    return int(digest(text), 16)
+    return int(short_hash(text), 16)

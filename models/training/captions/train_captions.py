@@ -24,9 +24,9 @@ from gguf_tools.locate import find
 from models.bundle import Bundle, BundleConfig, TowerSpec, save_bundle
 from models.projector.config import ProjectorConfig
 from models.projector.temporal_projector import Projector
-from models.synthetic.assets.downloads import MATERIAL
+from models.synthetic.assets.downloads import ASSETS
 from models.synthetic.rendered_clips import RenderedClips
-from models.training.captions.caption_objective import Lesson, word_loss
+from models.training.captions.caption_objective import CaptionObjective, word_loss
 from models.training.captions.clip_sources import (
     STILLS,
     TRAIN,
@@ -35,21 +35,21 @@ from models.training.captions.clip_sources import (
     FileSource,
     ReadVideo,
     RenderedSource,
-    digest,
+    short_hash,
 )
 from models.training.config import CaptionRecipe, StoryRecipe
 from models.training.feature_cache import FeatureCache
 from models.training.frozen_llm import FrozenLLM
 from models.training.stages.contrastive import new_clip, train_contrastive
-from models.training.train_bundle import train_stories
-from models.training.trainer import Loss, Stage, StageConfig, Validate, batch_rows, minutes
+from models.training.train_bundle import train_bundle
+from models.training.trainer import Loss, StageConfig, Trainer, Validate, batch_rows, format_minutes
 from models.vision.encoder import Tower, compute_dtype
 
-Report = Callable[[str], None]
+ReportLine = Callable[[str], None]
 T = TypeVar("T")
 
 
-class Training:
+class CaptionTraining:
     """One run of a recipe. The steps of `run` can be called one by one in a shell."""
 
     def __init__(
@@ -58,8 +58,8 @@ class Training:
         work: Path,
         *,
         read_video: ReadVideo,
-        report: Report,
-        material: Path = MATERIAL,
+        report: ReportLine,
+        material: Path = ASSETS,
     ) -> None:
         self.recipe = recipe
         self.work = work
@@ -84,7 +84,7 @@ class Training:
         self.stage_folder.mkdir(parents=True, exist_ok=True)
         caches = self._timed("features", self.features)
         llm = FrozenLLM(find.resolve(self.recipe.llm), dtype=compute_dtype())
-        lesson = Lesson(self.source, llm, self.system, self.recipe)
+        lesson = CaptionObjective(self.source, llm, self.system, self.recipe)
         projector = self.new_projector(llm, lesson, caches[TRAIN])
         seconds = {
             "align": self.align(projector, lesson, caches),
@@ -139,7 +139,7 @@ class Training:
     def _features(self, tower: Tower, split: str) -> FeatureCache:
         choice = self.recipe.tower
         seen_by = choice.name or f"efficientnet-lite0-{self.recipe.contrastive.image_size}"
-        key = digest(f"{seen_by} {choice} {tower.dtype} {self.source.fingerprint(split)}")
+        key = short_hash(f"{seen_by} {choice} {tower.dtype} {self.source.fingerprint(split)}")
         folder, count = self.work / "features" / f"{split}-{key}", self.source.count(split)
         both_ways = split == TRAIN and self.source.reversible
         cache = FeatureCache(folder, count, both_ways=both_ways)
@@ -147,13 +147,15 @@ class Training:
 
         def progress(done: int, total: int) -> None:
             left = (time.perf_counter() - started) / done * (total - done)
-            self.report(f"features: {split} {done}/{total}, {minutes(left)} left")
+            self.report(f"features: {split} {done}/{total}, {format_minutes(left)} left")
 
         cache.build(tower, lambda number: self.source.read(split, number), progress, self.report)
         cache.open()
         return cache
 
-    def new_projector(self, llm: FrozenLLM, lesson: Lesson, cache: FeatureCache) -> Projector:
+    def new_projector(
+        self, llm: FrozenLLM, lesson: CaptionObjective, cache: FeatureCache
+    ) -> Projector:
         """A projector whose words are those of the training texts."""
         _, cells, channels = cache.clip(cache.usable[0])[0].shape
         choice = dataclasses.asdict(self.recipe.projector)
@@ -166,7 +168,9 @@ class Training:
             projector.words.embeddings.copy_(llm.embed(lesson.words).float())
         return projector
 
-    def align(self, projector: Projector, lesson: Lesson, caches: dict[str, FeatureCache]) -> float:
+    def align(
+        self, projector: Projector, lesson: CaptionObjective, caches: dict[str, FeatureCache]
+    ) -> float:
         """Stage 1: the i-th soft token becomes the i-th word of the description."""
         change = getattr(projector.body, "change", None)
         if change is not None:
@@ -178,7 +182,7 @@ class Training:
         return seconds
 
     def motion(
-        self, projector: Projector, lesson: Lesson, caches: dict[str, FeatureCache]
+        self, projector: Projector, lesson: CaptionObjective, caches: dict[str, FeatureCache]
     ) -> float:
         """Stage 2: what changes is seen, and the end of a clip's description has its place."""
         targets = {split: lesson.targets(split, self.recipe.tail) for split in caches}
@@ -188,7 +192,7 @@ class Training:
         self,
         name: str,
         projector: Projector,
-        lesson: Lesson,
+        lesson: CaptionObjective,
         caches: dict[str, FeatureCache],
         targets: dict[str, Tensor],
     ) -> float:
@@ -213,12 +217,12 @@ class Training:
         self, name: str, projector: Projector, config: StageConfig, loss: Loss, validate: Validate
     ) -> float:
         folder, seed = self.stage_folder, self.recipe.seed
-        stage = Stage(name, projector, config, folder, seed=seed, report=self.report)
+        stage = Trainer(name, projector, config, folder, seed=seed, report=self.report)
         stage.run(loss, validate)
         return stage.seconds
 
     def answer(
-        self, projector: Projector, lesson: Lesson, caches: dict[str, FeatureCache]
+        self, projector: Projector, lesson: CaptionObjective, caches: dict[str, FeatureCache]
     ) -> float:
         """Stage 3: the frozen LLM's loss on the answers."""
         config, weight = self.recipe.answer, self.recipe.align_weight
@@ -275,10 +279,12 @@ def run(
     *,
     work: Path,
     read_video: ReadVideo,
-    report: Report,
-    material: Path = MATERIAL,
+    report: ReportLine,
+    material: Path = ASSETS,
 ) -> Bundle:
     """Train by `recipe` and write the bundle to `out`; `work` keeps what a later run needs."""
     if isinstance(recipe, StoryRecipe):
-        return train_stories(recipe, out, work=work, material=material, report=report)
-    return Training(recipe, work, read_video=read_video, report=report, material=material).run(out)
+        return train_bundle(recipe, out, work=work, material=material, report=report)
+    return CaptionTraining(
+        recipe, work, read_video=read_video, report=report, material=material
+    ).run(out)

@@ -21,28 +21,28 @@ from torch import Tensor, nn
 from gguf_tools.errors import ReellamaError
 from models.projector import slots
 from models.projector.temporal_projector import Projector
-from models.synthetic.dataset import Stories
-from models.synthetic.scenarios.registry import STORIES
-from models.synthetic.scenarios.stills import STILLS
+from models.synthetic.dataset import SyntheticClips
+from models.synthetic.scenarios.registry import SCENARIOS
+from models.synthetic.scenarios.stills import STILL_SCENARIOS
 from models.training import distributed
-from models.training.batches import Conversations, StoryBatch, batches
-from models.training.collate import IGNORED, Teacher
+from models.training.batches import ClipBatch, Conversations, clip_batches
+from models.training.collate import IGNORED, ConversationCollator
 from models.training.config_tables import unknown
 from models.training.frozen_llm import FrozenLLM
-from models.training.lora import Lora
-from models.training.trainer import Stage, StageConfig
+from models.training.lora import LoraAdapters
+from models.training.trainer import StageConfig, Trainer
 from models.vision.encoder import BATCH_FRAMES, Tower
 
-Report = Callable[[str], None]
+ReportLine = Callable[[str], None]
 
-TOWER_FRAMES = 1024  # frames a call of the tower on a GPU
+TOWER_BATCH = 1024  # frames a call of the tower on a GPU
 # The first story of each stage, so that none sees what another one saw.
-FIRST = {"see": 0, "tell": 100_000_000, "study": 200_000_000}
-SIDE_BY_SIDE = 8  # conversations a call of the LLM on a CPU, where padding costs more than calls
+FIRST_SAMPLE = {"see": 0, "tell": 100_000_000, "study": 200_000_000}
+LLM_BATCH = 8  # conversations a call of the LLM on a CPU, where padding costs more than calls
 
 
 @dataclass(frozen=True)
-class TellConfig:
+class LoraConfig:
     """The `[adapter]` table of a recipe.
 
     align_weight: share of the words' loss that is kept while the LLM learns.
@@ -86,7 +86,7 @@ class StudyConfig(StageConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, times in self.emphasis.items():
-            if name not in self._told() and name in STILLS:
+            if name not in self._told() and name in STILL_SCENARIOS:
                 raise ReellamaError(f"emphasis.{name} does nothing in a stage without stills")
             if name not in self._told():
                 raise unknown("story", name, self._told())
@@ -95,7 +95,7 @@ class StudyConfig(StageConfig):
 
     def _told(self) -> list[str]:
         """The names of what is told."""
-        return [*STORIES]
+        return [*SCENARIOS]
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class DrawnConfig(StudyConfig):
         return (self.batch, self.stills)
 
     def _told(self) -> list[str]:
-        return [*dict.fromkeys([*STORIES, *(STILLS if self.stills else ())])]
+        return [*dict.fromkeys([*SCENARIOS, *(STILL_SCENARIOS if self.stills else ())])]
 
 
 def device() -> torch.device:
@@ -120,23 +120,23 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-class StoryTraining:
+class InstructionStages:
     """Three stages over one projector and one adapter, resumable like every stage."""
 
     def __init__(
         self,
-        stories: Stories,
-        validation: Stories,
+        stories: SyntheticClips,
+        validation: SyntheticClips,
         tower: Tower,
         llm: FrozenLLM,
-        teacher: Teacher,
+        teacher: ConversationCollator,
         projector: Projector,
-        config: TellConfig,
+        config: LoraConfig,
         folder: Path,
         *,
         seed: int = 0,
         workers: int | None = None,
-        report: Report = print,
+        report: ReportLine = print,
     ) -> None:
         self.stories, self.stills = stories, stories.as_stills()
         self.validation, self.teacher = validation, teacher
@@ -146,17 +146,17 @@ class StoryTraining:
         self.tower = tower.to(self.device)
         self.llm = llm.to(self.device)
         torch.manual_seed(seed)
-        self.lora = Lora(llm.model, config.rank, config.alpha)
+        self.lora = LoraAdapters(llm.model, config.rank, config.alpha)
         self.projector = projector.to(self.device)
         self.both = nn.ModuleDict({"projector": self.projector, "lora": self.lora})
         self._kept: Tensor | None = None
-        self._batches: Iterator[tuple[StoryBatch, ...]] = iter(())
+        self._batches: Iterator[tuple[ClipBatch, ...]] = iter(())
 
     def see(self, stage: DrawnConfig) -> float:
         """Soft tokens become words; returns seconds."""
 
         def loss(number: int, rng: np.random.Generator) -> Tensor:
-            parts = [self._word_loss(batch)[0] for batch in next(self._batches)]
+            parts = [self._slot_loss(batch)[0] for batch in next(self._batches)]
             return torch.stack(parts).mean()
 
         return self._run("see", self.projector, stage, loss)
@@ -166,15 +166,23 @@ class StoryTraining:
 
         Where a form is often wrong, the LLM learns not to trust it, and guesses.
         """
-        told, size = self.stories.emphasised(stage.emphasis), distributed.share(stage.batch)
+        told, size = (
+            self.stories.with_sampling_weights(stage.emphasis),
+            distributed.local_batch_size(stage.batch),
+        )
 
         def loss(number: int, rng: np.random.Generator) -> Tensor:
-            first = FIRST["study"] + (number * distributed.world() + distributed.rank()) * size
-            batch = self.teacher([told.unseen(first + row) for row in range(size)])
-            answers = self._answer_loss(self._ideal(batch), batch)
-            return answers + self.config.keep_weight * self._keep_loss(rng)
+            first = (
+                FIRST_SAMPLE["study"]
+                + (number * distributed.world_size() + distributed.rank()) * size
+            )
+            batch = self.teacher([told.without_video(first + row) for row in range(size)])
+            answers = self._answer_loss(self._oracle_soft_tokens(batch), batch)
+            return answers + self.config.keep_weight * self._regularization_loss(rng)
 
-        running = Stage("study", self.lora, stage, self.folder, seed=self.seed, report=self.report)
+        running = Trainer(
+            "study", self.lora, stage, self.folder, seed=self.seed, report=self.report
+        )
         running.run(loss, lambda: self.validate(True, False))
         return running.seconds
 
@@ -182,8 +190,10 @@ class StoryTraining:
         """The LLM answers from soft tokens; returns seconds."""
 
         def loss(number: int, rng: np.random.Generator) -> Tensor:
-            parts = [self._told_loss(batch) for batch in next(self._batches)]
-            return torch.stack(parts).mean() + self.config.keep_weight * self._keep_loss(rng)
+            parts = [self._joint_loss(batch) for batch in next(self._batches)]
+            return torch.stack(parts).mean() + self.config.keep_weight * self._regularization_loss(
+                rng
+            )
 
         if not self.config.frozen:
             return self._run("tell", self.both, stage, loss)
@@ -197,30 +207,32 @@ class StoryTraining:
         stage: DrawnConfig,
         loss: Callable[[int, np.random.Generator], Tensor],
     ) -> float:
-        running = Stage(name, module, stage, self.folder, seed=self.seed, report=self.report)
-        self._batches = self._drawn(name, stage, running.step)
+        running = Trainer(name, module, stage, self.folder, seed=self.seed, report=self.report)
+        self._batches = self._clip_batches(name, stage, running.step)
         running.run(loss, lambda: self.validate(name == "tell", stage.stills > 0))
         return running.seconds
 
-    def _drawn(self, name: str, stage: DrawnConfig, step: int) -> Iterator[tuple[StoryBatch, ...]]:
+    def _clip_batches(
+        self, name: str, stage: DrawnConfig, step: int
+    ) -> Iterator[tuple[ClipBatch, ...]]:
         """Clips, and stills if the recipe has them, from `step` on; they cannot share a batch,
         for the padding of a still would cost as much as a clip."""
-        first, told = FIRST[name], self.stories.emphasised(stage.emphasis)
-        stills = self.stills.emphasised(stage.emphasis)
+        first, told = FIRST_SAMPLE[name], self.stories.with_sampling_weights(stage.emphasis)
+        stills = self.stills.with_sampling_weights(stage.emphasis)
         sizes = [(told, stage.batch), (stills, stage.stills)]
         parts = []
         for stories, size in sizes:
             if size:
                 begin, end = (first + at * size * stage.accumulate for at in (step, stage.steps))
-                parts.append(batches(stories, self.teacher, begin, end, size, self.workers))
+                parts.append(clip_batches(stories, self.teacher, begin, end, size, self.workers))
         return zip(*parts, strict=True)
 
-    def hidden(self, batch: StoryBatch) -> Tensor:
+    def hidden(self, batch: ClipBatch) -> Tensor:
         """What the projector makes of a batch, `[B, tokens, width]`."""
         frames = batch.frames.to(self.device, non_blocking=True)
         count, longest = frames.shape[:2]
         flat = frames.flatten(0, 1)
-        size = TOWER_FRAMES if self.device.type == "cuda" else BATCH_FRAMES
+        size = TOWER_BATCH if self.device.type == "cuda" else BATCH_FRAMES
         with torch.no_grad():
             grids = [self.tower.cells(part) for part in flat.split(size)]
         features = torch.cat(grids).unflatten(0, (count, longest))  # [B, T, cells, channels]
@@ -228,21 +240,21 @@ class StoryTraining:
             features, batch.times.to(self.device), batch.mask.to(self.device)
         )
 
-    def _soft(self, hidden: Tensor, batch: StoryBatch) -> Tensor:
+    def _soft(self, hidden: Tensor, batch: ClipBatch) -> Tensor:
         """The projector's soft tokens and, after them, the names that the classifier gives."""
-        return self._with_names(self.projector.words(hidden), batch)
+        return self._with_imagenet_names(self.projector.words(hidden), batch)
 
     @torch.no_grad()
-    def _ideal(self, batch: StoryBatch) -> Tensor:
+    def _oracle_soft_tokens(self, batch: ClipBatch) -> Tensor:
         """As `_soft`, of a projector that puts every word of the form first, and no other."""
         words = self.projector.words.embeddings[batch.targets.clamp(min=0).to(self.device)]
-        return self._with_names(words, batch)
+        return self._with_imagenet_names(words, batch)
 
-    def _with_names(self, words: Tensor, batch: StoryBatch) -> Tensor:
-        named = self.llm.embed(batch.labels_seen.to(self.device))
+    def _with_imagenet_names(self, words: Tensor, batch: ClipBatch) -> Tensor:
+        named = self.llm.embed(batch.imagenet_tokens.to(self.device))
         return torch.cat([words.float(), named.float()], dim=1)
 
-    def _word_loss(self, batch: StoryBatch) -> tuple[Tensor, Tensor]:
+    def _slot_loss(self, batch: ClipBatch) -> tuple[Tensor, Tensor]:
         hidden = self.hidden(batch)
         logits = self.projector.words.logits(hidden).float()
         wanted = batch.targets.to(self.device)
@@ -250,20 +262,20 @@ class StoryTraining:
             logits.transpose(1, 2), wanted, ignore_index=IGNORED, reduction="none"
         )
         weights = torch.ones(wanted.shape[1], device=self.device)
-        weights[: slots.COUNTS] = self.config.count_weight
-        spans = slots.spans()
-        for start, end in (spans[slots.MOTION], spans[slots.THEN]):
+        weights[: slots.N_COUNT_TOKENS] = self.config.count_weight
+        spans = slots.slot_spans()
+        for start, end in (spans[slots.MOTION_SLOT], spans[slots.THEN_SLOT]):
             weights[start:end] = self.config.motion_weight
         return (losses * weights).sum() / (wanted != IGNORED).sum(), hidden
 
-    def _told_loss(self, batch: StoryBatch) -> Tensor:
+    def _joint_loss(self, batch: ClipBatch) -> Tensor:
         if self.config.frozen:
             with torch.no_grad():
                 soft = self._soft(self.hidden(batch), batch)
                 ideal = torch.rand(len(soft), 1, 1, device=self.device) < self.config.faultless
-                soft = torch.where(ideal, self._ideal(batch), soft)
+                soft = torch.where(ideal, self._oracle_soft_tokens(batch), soft)
             return self._answer_loss(soft, batch)
-        words, hidden = self._word_loss(batch)
+        words, hidden = self._slot_loss(batch)
         answers = self._answer_loss(self._soft(hidden, batch), batch)
         return answers + self.config.align_weight * words
 
@@ -281,7 +293,7 @@ class StoryTraining:
         )
         start = len(self.teacher.before) + soft.shape[1]
         # Padding stands at the end, where a causal model does not see it.
-        apart = _apart(parts, start, inputs.dtype) if self.teacher.apart else {}
+        apart = _separate_attention(parts, start, inputs.dtype) if self.teacher.apart else {}
         states = self.llm.model.get_decoder()(inputs_embeds=inputs, **apart).last_hidden_state
         said = states[:, start - 1 : -1]
         counted = labels != IGNORED
@@ -289,25 +301,25 @@ class StoryTraining:
         rows = torch.arange(len(ids), device=self.device)[:, None].expand_as(labels)[counted]
         return logits, labels[counted], rows
 
-    def _answer_loss(self, soft: Tensor, batch: StoryBatch) -> Tensor:
+    def _answer_loss(self, soft: Tensor, batch: ClipBatch) -> Tensor:
         """Mean over the tokens of all answers; conversations of like length go side by side."""
-        lengths = torch.tensor([len(ids) for ids in batch.told.ids])
-        size = len(lengths) if self.device.type == "cuda" else SIDE_BY_SIDE
+        lengths = torch.tensor([len(ids) for ids in batch.conversations.ids])
+        size = len(lengths) if self.device.type == "cuda" else LLM_BATCH
         total, count = torch.zeros((), device=self.device), 0
         for rows in lengths.argsort().split(size):
-            told = batch.told.some(rows.tolist())
+            told = batch.conversations.select(rows.tolist())
             logits, wanted, _ = self._logits(soft[rows.to(self.device)], told)
             total = total + F.cross_entropy(logits, wanted, reduction="sum")
             count += len(wanted)
         return total / count
 
-    def _keep_loss(self, rng: np.random.Generator) -> Tensor:
+    def _regularization_loss(self, rng: np.random.Generator) -> Tensor:
         """How far the LLM has gone from the bare one on texts that the bare one wrote (KL)."""
         if self._kept is None:
-            self._kept = self.written()
+            self._kept = self.reference_texts()
         rows = torch.from_numpy(rng.choice(len(self._kept), self.config.kept_batch, replace=False))
         ids = self._kept[rows.to(self.device)]
-        with torch.no_grad(), self.lora.off():
+        with torch.no_grad(), self.lora.disabled():
             wanted = self.llm.model(input_ids=ids).logits.float().log_softmax(-1)
         found = self.llm.model(input_ids=ids).logits.float().log_softmax(-1)
         return F.kl_div(
@@ -315,14 +327,14 @@ class StoryTraining:
         )
 
     @torch.no_grad()
-    def written(self) -> Tensor:
+    def reference_texts(self) -> Tensor:
         """Texts by the bare LLM, ids `[kept_texts, kept_tokens]`: half of them conversations."""
         encode = self.teacher.tokenizer.encode
         starts = [encode("\n"), self.teacher.before]
         torch.manual_seed(self.seed)
         texts = []
         self.llm.model.eval()
-        with self.lora.off():
+        with self.lora.disabled():
             for start in starts:
                 ids = torch.tensor([start] * (self.config.kept_texts // 2), device=self.device)
                 out = self.llm.model.generate(
@@ -349,19 +361,19 @@ class StoryTraining:
             found |= {f"{name} of stills": value for name, value in single.items()}
         return found
 
-    def _validate(self, stories: Stories, answers: bool) -> dict[str, float]:
+    def _validate(self, stories: SyntheticClips, answers: bool) -> dict[str, float]:
         fields: list[np.ndarray] = []
         tasks: dict[str, list[bool]] = defaultdict(list)
         size, workers = 64, min(self.workers, 8)
         count = self.config.validated
-        for batch in batches(stories, self.teacher, 0, count, size, workers, shared=False):
+        for batch in clip_batches(stories, self.teacher, 0, count, size, workers, shared=False):
             with torch.autocast(self.device.type, torch.bfloat16):
                 hidden = self.hidden(batch)
                 found = self.projector.words.logits(hidden).argmax(-1).cpu()
-                fields.append(_right_fields(found, batch.targets))
+                fields.append(_correct_slots(found, batch.targets))
                 if answers:
                     soft = self._soft(hidden, batch)
-                    self._judge(batch, *self._logits(soft, batch.told), tasks)
+                    self._score_answers(batch, *self._logits(soft, batch.conversations), tasks)
         right, filled = np.sum(fields, axis=0)
         shares = right / np.maximum(1, filled)
         every = [hit for got in tasks.values() for hit in got]
@@ -371,14 +383,14 @@ class StoryTraining:
             self.report("  " + ", ".join(told))
         return {
             "fields": float(right.sum() / filled.sum()),
-            "names": float(shares[slots.NAME]),
-            "motions": float(shares[slots.MOTION]),
+            "names": float(shares[slots.NAME_SLOT]),
+            "motions": float(shares[slots.MOTION_SLOT]),
             **({"answers": float(np.mean(every))} if every else {}),
         }
 
-    def _judge(
+    def _score_answers(
         self,
-        batch: StoryBatch,
+        batch: ClipBatch,
         logits: Tensor,
         wanted: Tensor,
         rows: Tensor,
@@ -397,7 +409,7 @@ class StoryTraining:
                 turn, whole = turn + 1, True
 
 
-def _apart(parts: Tensor, start: int, dtype: torch.dtype) -> dict[str, Tensor]:
+def _separate_attention(parts: Tensor, start: int, dtype: torch.dtype) -> dict[str, Tensor]:
     """Arguments for an LLM that reads `parts [B, L]` after `start` shared tokens, each for itself.
 
     Every part's positions go on from the shared tokens, and it sees those and itself.
@@ -414,10 +426,10 @@ def _apart(parts: Tensor, start: int, dtype: torch.dtype) -> dict[str, Tensor]:
     return {"attention_mask": hidden[:, None], "position_ids": positions}
 
 
-def _right_fields(found: Tensor, wanted: Tensor) -> np.ndarray:
+def _correct_slots(found: Tensor, wanted: Tensor) -> np.ndarray:
     """How many forms have each field filled wholly right, and filled at all: `[2, fields]`."""
     counts = []
-    for start, end in slots.spans():
+    for start, end in slots.slot_spans():
         truth = wanted[:, start:end]
         filled = (truth != 0).any(1)
         right = ((found[:, start:end] == truth) | (truth == IGNORED)).all(1)

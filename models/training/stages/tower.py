@@ -20,15 +20,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.synthetic.assets.picture_pool import UNKNOWN
+from models.synthetic.assets.picture_pool import UNNAMED
 from models.synthetic.assets.shapes import COLOURS
-from models.synthetic.dataset import Sample, Stories
+from models.synthetic.dataset import Sample, SyntheticClips
 from models.synthetic.rendered_clips import STILL_CAPTIONS
 from models.synthetic.scene import Scene
 from models.synthetic.scene_captions import with_article
-from models.synthetic.synthetic_clip import Story
+from models.synthetic.synthetic_clip import SyntheticClip
 from models.training import distributed
-from models.training.batches import batches
+from models.training.batches import clip_batches
 from models.training.stages.contrastive import (
     PREPROCESS,
     ImageHead,
@@ -37,20 +37,20 @@ from models.training.stages.contrastive import (
     new_clip,
     save_tower,
 )
-from models.training.trainer import Stage, StageConfig
+from models.training.trainer import StageConfig, Trainer
 from models.vision.encoder import forward_grid
-from models.vision.imagenet_labels import Labels
+from models.vision.imagenet_labels import ImageNetClassifier
 from models.vision.torchvision_compat import ensure_torchvision
 
-NOTHING, IGNORED = 0, -1
+BACKGROUND, IGNORED_WORD = 0, -1
 NAME_WORDS = 5  # words of a name at most
-INNER = 0.6  # share of a thing, from its middle, whose cells must name it
+CENTER_SHARE = 0.6  # share of a thing, from its middle, whose cells must name it
 CELL_PIXELS = 32  # of the trunk's last block
-VALIDATED = 1024  # stills
+VALIDATION_STILLS = 1024  # stills
 
 
 @dataclass
-class Looks:
+class StillBatch:
     """Stills side by side, with what is to be learned of them."""
 
     pixels: Tensor  # uint8 [B, 3, side, side]
@@ -58,39 +58,41 @@ class Looks:
     captions: Tensor  # int64 [B, context]
 
 
-class Teller:
+class StillCollator:
     """Puts stills into words; runs in the worker processes that draw."""
 
-    def __init__(self, stories: Stories, rows: int, context: int) -> None:
+    def __init__(self, stories: SyntheticClips, rows: int, context: int) -> None:
         ensure_torchvision()
         import open_clip
 
-        names = {name for cast in stories.casts for name in cast.names}
-        words = {word for name in names for word in name.split()} | {*COLOURS, UNKNOWN}
+        names = {name for cast in stories.picture_pools for name in cast.names}
+        words = {word for name in names for word in name.split()} | {*COLOURS, UNNAMED}
         self.words = ["nothing", *sorted(words)]
         self._index = {word: number for number, word in enumerate(self.words)}
         self._rows = rows
         self._encode = open_clip.SimpleTokenizer(context_length=context)
 
-    def __call__(self, samples: list[Sample]) -> Looks:
+    def __call__(self, samples: list[Sample]) -> StillBatch:
         pixels = torch.stack([sample["frames"][0] for sample in samples])
         cells = np.stack([self.cells(sample["story"].scene) for sample in samples])
-        rows = range(distributed.rank(), distributed.world() * len(samples), distributed.world())
-        captions = [caption(s["story"], row) for s, row in zip(samples, rows, strict=True)]
-        return Looks(pixels, torch.from_numpy(cells), self._encode(captions))
+        rows = range(
+            distributed.rank(), distributed.world_size() * len(samples), distributed.world_size()
+        )
+        captions = [still_caption(s["story"], row) for s, row in zip(samples, rows, strict=True)]
+        return StillBatch(pixels, torch.from_numpy(cells), self._encode(captions))
 
     def cells(self, scene: Scene) -> np.ndarray:
         """The words of what is in each cell: int64 `[cells, NAME_WORDS]`."""
-        found = np.full((self._rows**2, NAME_WORDS), IGNORED)
-        places = things_in_cells(scene, self._rows)
-        found[places == 0, 0] = NOTHING
+        found = np.full((self._rows**2, NAME_WORDS), IGNORED_WORD)
+        places = objects_in_cells(scene, self._rows)
+        found[places == 0, 0] = BACKGROUND
         for number, actor in enumerate(scene.actors, 1):
             words = [self._index[word] for word in actor.picture.kind.split()[:NAME_WORDS]]
             found[places == number, : len(words)] = words
         return found
 
 
-def things_in_cells(scene: Scene, rows: int) -> np.ndarray:
+def objects_in_cells(scene: Scene, rows: int) -> np.ndarray:
     """Which thing each of `rows` x `rows` cells shows at the beginning: int64 `[cells]`.
 
     1 is the scene's first actor, 0 the background; `IGNORED` where it is hard to tell.
@@ -104,22 +106,22 @@ def things_in_cells(scene: Scene, rows: int) -> np.ndarray:
             continue
         wide, tall = (pose.size / 2 * min(scene.size) / side for side in scene.size)
         away_x, away_y = np.abs(x - pose.x), np.abs(y - pose.y)
-        found[(away_x < wide + 0.5 / rows) & (away_y < tall + 0.5 / rows)] = IGNORED
-        found[(away_x < INNER * wide) & (away_y < INNER * tall)] = number
+        found[(away_x < wide + 0.5 / rows) & (away_y < tall + 0.5 / rows)] = IGNORED_WORD
+        found[(away_x < CENTER_SHARE * wide) & (away_y < CENTER_SHARE * tall)] = number
         found[np.argmin(away_x**2 + away_y**2)] = number
     return found
 
 
-def caption(story: Story, wording: int = 0) -> str:
+def still_caption(story: SyntheticClip, wording: int = 0) -> str:
     """What a still shows, in one of the wordings that picture captions have."""
     kinds = dict.fromkeys(actor.picture.kind for actor in story.scene.actors)
-    if story.photograph or UNKNOWN in kinds:
+    if story.photograph or UNNAMED in kinds:
         return "a photograph"
     things = " and ".join(map(with_article, kinds))
     return STILL_CAPTIONS[wording % len(STILL_CAPTIONS)].format(things)
 
 
-class Eyes(nn.Module):
+class TowerWithHeads(nn.Module):
     """The CLIP that learns, and what is only needed while it does."""
 
     def __init__(self, clip: nn.Module, channels: int, words: int) -> None:
@@ -128,7 +130,7 @@ class Eyes(nn.Module):
         self.head = ImageHead(clip.visual)
         self.cells = nn.Linear(channels, words)
 
-    def train(self, mode: bool = True) -> Eyes:
+    def train(self, mode: bool = True) -> TowerWithHeads:
         """Batch norms keep ImageNet's statistics, for a tower must see one picture as it sees
         many."""
         super().train(mode)
@@ -136,20 +138,20 @@ class Eyes(nn.Module):
         return self
 
 
-class Looking:
+class TowerStage:
     """The stage `look` of a recipe; leaves an open_clip folder."""
 
     def __init__(
         self,
-        stills: Stories,
-        validation: Stories,
+        stills: SyntheticClips,
+        validation: SyntheticClips,
         config: NewTowerConfig,
         folder: Path,
         *,
         layers: list[int],
         device: torch.device,
         seed: int = 0,
-        validated: int = VALIDATED,
+        validated: int = VALIDATION_STILLS,
         workers: int | None = None,
         report: Callable[[str], None] = print,
     ) -> None:
@@ -160,13 +162,13 @@ class Looking:
         torch.manual_seed(seed)
         clip = new_clip(config)
         self.before = copy.deepcopy(clip.visual).eval().requires_grad_(False)
-        self.labels = Labels.of_imagenet().to(device)
-        self.teller = Teller(stills, config.image_size // CELL_PIXELS, config.text_context)
+        self.labels = ImageNetClassifier.of_imagenet().to(device)
+        self.collator = StillCollator(stills, config.image_size // CELL_PIXELS, config.text_context)
         with torch.no_grad():
             blank = torch.zeros(1, 3, config.image_size, config.image_size)
             channels = forward_grid(clip.visual, blank, layers).shape[-1]
-        self.eyes = Eyes(clip, channels, len(self.teller.words))
-        for model in (self.eyes, self.before):
+        self.network = TowerWithHeads(clip, channels, len(self.collator.words))
+        for model in (self.network, self.before):
             model.to(device=device, memory_format=torch.channels_last)
         self._last = self.labels.channels
         self._mean = torch.tensor(PREPROCESS["mean"], device=device).view(1, 3, 1, 1) * 255
@@ -174,24 +176,26 @@ class Looking:
 
     def run(self, stage: StageConfig, out: Path) -> float:
         """Take the steps that are left, and write the tower into `out`; returns seconds."""
-        running = Stage("look", self.eyes, stage, self.folder, seed=self.seed, report=self.report)
+        running = Trainer(
+            "look", self.network, stage, self.folder, seed=self.seed, report=self.report
+        )
         begin, end = (step * stage.accumulate for step in (running.step, stage.steps))
         drawn = self._drawn(self.stills, stage.batch, begin, end)
         running.run(lambda number, rng: self.loss(next(drawn)), self.validate)
         if distributed.rank() == 0:
-            clip = copy.deepcopy(self.eyes.clip).cpu()
-            copy.deepcopy(self.eyes.head).cpu().write_back(clip.visual)
+            clip = copy.deepcopy(self.network.clip).cpu()
+            copy.deepcopy(self.network.head).cpu().write_back(clip.visual)
             save_tower(clip, self.config, out)
         return running.seconds
 
     def _drawn(
-        self, stills: Stories, size: int, start: int, stop: int, shared: bool = True
-    ) -> Iterator[Looks]:
-        return batches(
-            stills, self.teller, start * size, stop * size, size, self.workers, shared=shared
+        self, stills: SyntheticClips, size: int, start: int, stop: int, shared: bool = True
+    ) -> Iterator[StillBatch]:
+        return clip_batches(
+            stills, self.collator, start * size, stop * size, size, self.workers, shared=shared
         )
 
-    def _grids(self, looks: Looks) -> tuple[Tensor, Tensor]:
+    def _grids(self, looks: StillBatch) -> tuple[Tensor, Tensor]:
         """Cells `[B, cells, channels]` of the trunk that learns and of the one before."""
         pixels = looks.pixels.to(self.device, non_blocking=True)
         pixels = ((pixels.float() - self._mean) / self._std).contiguous(
@@ -199,15 +203,15 @@ class Looking:
         )
         with torch.no_grad():
             before = forward_grid(self.before, pixels, self.layers[-1:])
-        return forward_grid(self.eyes.clip.visual, pixels, self.layers), before
+        return forward_grid(self.network.clip.visual, pixels, self.layers), before
 
-    def loss(self, looks: Looks) -> Tensor:
+    def loss(self, looks: StillBatch) -> Tensor:
         """The sum of the three; its mean over processes is that of all their stills in one."""
         grid, before = self._grids(looks)
         last = grid[..., -self._last :]
         captions = looks.captions.to(self.device)
-        clip = self.eyes.clip
-        images, texts = self.eyes.head(last).float(), clip.encode_text(captions, normalize=True)
+        clip = self.network.clip
+        images, texts = self.network.head(last).float(), clip.encode_text(captions, normalize=True)
         # A picture is to find its caption among those of all processes.
         images, texts, every = map(distributed.gather, (images, texts.float(), captions))
         same = (every[:, None] == every[None]).all(-1)
@@ -218,16 +222,18 @@ class Looking:
         keep = F.kl_div(found, wanted, log_target=True, reduction="batchmean")
         return self._cell_loss(grid, looks) + text + keep
 
-    def _cell_loss(self, grid: Tensor, looks: Looks) -> Tensor:
+    def _cell_loss(self, grid: Tensor, looks: StillBatch) -> Tensor:
         """Cross-entropy of the words of each cell, all as likely."""
         wanted = looks.cells.to(self.device)
-        counted = wanted[..., 0] != IGNORED
-        likely = self.eyes.cells(grid[counted]).float().log_softmax(-1)  # [cells that count, words]
+        counted = wanted[..., 0] != IGNORED_WORD
+        likely = (
+            self.network.cells(grid[counted]).float().log_softmax(-1)
+        )  # [cells that count, words]
         words = wanted[counted]
-        given = words != IGNORED
+        given = words != IGNORED_WORD
         each = likely.gather(1, words.clamp(min=0)) * given
         # Background is most of a picture, and is soon learned.
-        weight = torch.where(words[:, 0] == NOTHING, 0.1, 1.0)
+        weight = torch.where(words[:, 0] == BACKGROUND, 0.1, 1.0)
         return -(each.sum(1) / given.sum(1) * weight).sum() / distributed.mean(weight.sum())
 
     @torch.no_grad()
@@ -240,10 +246,10 @@ class Looking:
             with torch.autocast(self.device.type, torch.bfloat16):
                 grid, before = self._grids(looks)
                 wanted = looks.cells.to(self.device)
-                counted = wanted[..., 0] > NOTHING
+                counted = wanted[..., 0] > BACKGROUND
                 words = wanted[counted]
-                scores = self.eyes.cells(grid[counted])
-            given = words != IGNORED
+                scores = self.network.cells(grid[counted])
+            given = words != IGNORED_WORD
             lowest = scores.gather(1, words.clamp(min=0)).masked_fill(~given, torch.inf).amin(1)
             named += int(((scores > lowest[:, None]).sum(1) < given.sum(1)).sum())
             things += len(words)

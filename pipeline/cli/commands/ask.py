@@ -11,14 +11,14 @@ from typing import Any
 
 from gguf_tools.errors import ReellamaError
 from pipeline.chat.video_chat import VideoChat
-from pipeline.cli.answer_printer import remark, show
+from pipeline.cli.answer_printer import print_answer, print_remarks
 from pipeline.cli.console import add_video, alternatives_table, err, out, timings_table
 from pipeline.cli.options import AnswerOptions, FrameOptions, ModelOptions
 from pipeline.llm.engine import Token
 
 
 @dataclass(frozen=True)
-class Output:
+class OutputOptions:
     """What is shown beside the answer."""
 
     json: bool
@@ -32,7 +32,7 @@ def run(
     frames: FrameOptions,
     model: ModelOptions,
     answer: AnswerOptions,
-    output: Output,
+    output: OutputOptions,
 ) -> None:
     """Answer `question` about `videos`; None asks for a description, "-" reads it from stdin."""
     if question == "-":
@@ -51,8 +51,8 @@ def run(
             tokens.extend(stream)
             print_json(talk, question, tokens, probs=output.probs)
         else:
-            show(stream, tokens, probs=output.probs)
-            remark(talk, answer.max_tokens)
+            print_answer(stream, tokens, probs=output.probs)
+            print_remarks(talk, answer.max_tokens)
             if output.probs and (out.no_color or not out.is_terminal):
                 err.print(alternatives_table(tokens))
         if output.timings:

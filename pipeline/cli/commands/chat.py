@@ -29,7 +29,7 @@ def run(
     failed = False
     answer.generation()  # a wrong grammar file is told before anything is loaded
     with model.open(frames) as talk:
-        talk.chat.on_drop = _tell_dropped
+        talk.chat.on_drop = _note_dropped
         session = Session(talk, answer, probs, interactive=is_interactive())
         for path in videos:
             session.add(path)
@@ -42,7 +42,7 @@ def run(
         for line in read_lines([f"/{name}" for name in slash_commands.COMMANDS]):
             try:
                 with _ctrl_c_stops_only_this(session), no_echo():
-                    take(session, line)
+                    take_line(session, line)
             except ReellamaError as error:
                 complain(str(error))
                 failed = True
@@ -52,7 +52,7 @@ def run(
         raise Exit(1)
 
 
-def take(session: Session, line: str) -> None:
+def take_line(session: Session, line: str) -> None:
     """Do what one line says: a command, a question, or nothing."""
     line = line.strip()
     if line.startswith("/"):
@@ -71,5 +71,5 @@ def _ctrl_c_stops_only_this(session: Session) -> Iterator[None]:
         note("stopped")
 
 
-def _tell_dropped(n: int) -> None:
+def _note_dropped(n: int) -> None:
     note(f"the context is full: the oldest {n} turn{'s' * (n > 1)} left it, the video stays")

@@ -8,10 +8,17 @@ import numpy as np
 
 from gguf_tools.errors import ReellamaError
 from models.synthetic.assets.pictures import load_kinds, load_pictures, shape_kinds
-from models.synthetic.render import MOTIONS, caption, frame_times, random_scene, render, write_video
+from models.synthetic.render import (
+    MOTIONS,
+    frame_times,
+    random_scene,
+    render,
+    scene_caption,
+    write_video,
+)
 from pipeline.cli.console import note
 
-FPS = 24
+DEMO_FPS = 24
 
 
 def run(path: Path, kind: str, motion: str) -> None:
@@ -26,6 +33,6 @@ def run(path: Path, kind: str, motion: str) -> None:
     picture = load_pictures((style,), kinds=[kind])[0]
     rng = np.random.default_rng(7)
     scene = random_scene(rng, [picture], size=(640, 360), p_two=0, picture=picture, motion=motion)
-    times = frame_times(scene.duration, round(scene.duration * FPS))
-    write_video(path, render(scene, times), FPS)
-    note(f"{path}: {caption(scene)}")
+    times = frame_times(scene.duration, round(scene.duration * DEMO_FPS))
+    write_video(path, render(scene, times), DEMO_FPS)
+    note(f"{path}: {scene_caption(scene)}")

@@ -12,7 +12,7 @@ from rich.text import Text
 from typer import Exit
 
 from pipeline.cli.commands.doctor_checks import SECTIONS, Finding, examine
-from pipeline.cli.console import clean, err, out
+from pipeline.cli.console import err, out, strip_control
 
 MARKS = {"ok": ("✓", "green"), "note": ("!", "yellow"), "bad": ("✗", "red")}
 ASCII_MARKS = {"ok": "ok", "note": "!", "bad": "X"}
@@ -46,8 +46,8 @@ def _table(findings: list[Finding]) -> Table:
         mark, colour = MARKS[finding.state]
         if not out.encoding.startswith("utf"):
             mark = ASCII_MARKS[finding.state]
-        detail = Text(clean(finding.detail))
+        detail = Text(strip_control(finding.detail))
         if finding.mend:
-            detail.append(f"\n{clean(finding.mend)}", "bold")
+            detail.append(f"\n{strip_control(finding.mend)}", "bold")
         table.add_row(Text(mark, colour), finding.name, detail)
     return table

@@ -127,7 +127,7 @@ def guards() -> Iterator[Finding]:
     from gguf_tools.runtime import amx_guard, backend
     from models.vision.torchvision_compat import ensure_torchvision
 
-    decision = amx_guard.decide(backend.system_info())
+    decision = amx_guard.decide_extra_bufts(backend.system_info())
     switch = "on" if decision.safe else "off"
     yield Finding("llama.cpp's extra buffers (AMX)", "ok", f"{switch}: {decision.reason}")
     shimmed = ensure_torchvision()

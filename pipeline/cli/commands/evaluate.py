@@ -17,17 +17,17 @@ from gguf_tools.atomic_write import write_atomically
 from gguf_tools.errors import ReellamaError
 
 if TYPE_CHECKING:
-    from pipeline.evaluation.items import Item
-    from pipeline.evaluation.report import Report
+    from pipeline.evaluation.items import EvalItem
+    from pipeline.evaluation.report import EvaluationReport
 
-CLIPS = 300  # that are described
-CLIPS_A_TASK = 50  # of the benchmark
-SPLITS = ("new-clips", "new-style", "new-pictures", "photographs")
+DESCRIBED_CLIPS = 300  # that are described
+CLIPS_PER_TASK = 50  # of the benchmark
+SPLIT_NAMES = ("new-clips", "new-style", "new-pictures", "photographs")
 
 
 def _split(value: str) -> str:
-    if value not in SPLITS:
-        raise BadParameter(f"{value!r} is not one of {', '.join(SPLITS)}")
+    if value not in SPLIT_NAMES:
+        raise BadParameter(f"{value!r} is not one of {', '.join(SPLIT_NAMES)}")
     return value
 
 
@@ -43,8 +43,11 @@ class QuestionOptions:
         bool, Option("--benchmark", help="Ask the drawn benchmark, whose answers are exact.")
     ] = False
     split: Annotated[
-        str, Option(callback=_split, metavar="NAME", help=f"Of the benchmark: {', '.join(SPLITS)}.")
-    ] = SPLITS[0]
+        str,
+        Option(
+            callback=_split, metavar="NAME", help=f"Of the benchmark: {', '.join(SPLIT_NAMES)}."
+        ),
+    ] = SPLIT_NAMES[0]
     task: Annotated[
         list[str] | None, Option(metavar="NAME", help="This task only; may be repeated.")
     ] = None
@@ -54,7 +57,7 @@ class QuestionOptions:
         Option(
             min=1,
             metavar="N",
-            help=f"Clips to describe (default {CLIPS}), or a task (default {CLIPS_A_TASK}).",
+            help=f"Clips to describe (default {DESCRIBED_CLIPS}), or a task (default {CLIPS_PER_TASK}).",
         ),
     ] = None
     material: Annotated[Path | None, Option(metavar="DIR", help="Folder of picture sets.")] = None
@@ -129,7 +132,7 @@ def command_line(bundle: str, questions: QuestionOptions, how: RunOptions) -> st
     elif questions.benchmark:
         words += ["--benchmark", "--split", questions.split, "--seed", str(questions.seed)]
     if not questions.data:
-        clips = questions.clips or (CLIPS_A_TASK if questions.benchmark else CLIPS)
+        clips = questions.clips or (CLIPS_PER_TASK if questions.benchmark else DESCRIBED_CLIPS)
         words += ["--clips", str(clips)]
     for option, values in (("--task", questions.task), ("--style", questions.style)):
         words += [word for value in values or () for word in (option, value)]
@@ -145,17 +148,17 @@ def command_line(bundle: str, questions: QuestionOptions, how: RunOptions) -> st
 
 def _describe(bundle: str, questions: QuestionOptions, how: RunOptions) -> None:
     from models.bundle import Bundle
-    from models.synthetic.assets.downloads import MATERIAL
+    from models.synthetic.assets.downloads import ASSETS
     from pipeline.cli.console import out
-    from pipeline.cli.progress import bar
-    from pipeline.evaluation.report import record
+    from pipeline.cli.progress import progress_bar
+    from pipeline.evaluation.report import record_scores
     from pipeline.evaluation.tasks import clip_descriptions
 
-    with bar("describing") as show:
-        found = clip_descriptions.evaluate(
+    with progress_bar("describing") as show:
+        found = clip_descriptions.evaluate_descriptions(
             bundle,
-            clips=questions.clips or CLIPS,
-            material=questions.material or MATERIAL,
+            clips=questions.clips or DESCRIBED_CLIPS,
+            material=questions.material or ASSETS,
             styles=tuple(questions.style or ()),
             progress=lambda done, total: show(done, total, "describing"),
             **({"llm": how.llm} if how.llm else {}),
@@ -164,21 +167,21 @@ def _describe(bundle: str, questions: QuestionOptions, how: RunOptions) -> None:
         )
     if how.record:
         figures = found.figures(command_line(bundle, questions, how))
-        record(Bundle.load(bundle), how.record, figures)
+        record_scores(Bundle.load(bundle), how.record, figures)
     if how.json:
         _write(how.json, clip_descriptions.to_json_text(found) + "\n")
     if str(how.json) != "-":
-        out.print(clip_descriptions.report(found))
+        out.print(clip_descriptions.format_report(found))
 
 
 def _ask(bundle: str, questions: QuestionOptions, how: RunOptions) -> None:
     from models.bundle import Bundle
     from pipeline.cli.console import out
-    from pipeline.cli.progress import bar
+    from pipeline.cli.progress import progress_bar
     from pipeline.evaluation import report as reports
     from pipeline.evaluation.runner import evaluate
 
-    with _items(questions) as (items, total, missing), bar("loading") as show:
+    with _items(questions) as (items, total, missing), progress_bar("loading") as show:
         results = evaluate(
             bundle,
             items,
@@ -189,7 +192,7 @@ def _ask(bundle: str, questions: QuestionOptions, how: RunOptions) -> None:
             progress=lambda done: show(done, total, f"{done} questions asked"),
             **how.engine(),
         )
-    report = reports.report(
+    report = reports.build_report(
         results,
         command=command_line(bundle, questions, how),
         seed=questions.seed if questions.benchmark else None,
@@ -197,12 +200,12 @@ def _ask(bundle: str, questions: QuestionOptions, how: RunOptions) -> None:
     )
     _write_files(report, how)
     if how.record:
-        reports.record(Bundle.load(bundle), how.record, report.figures())
+        reports.record_scores(Bundle.load(bundle), how.record, report.figures())
     if str(how.json) != "-":
-        out.print(reports.table(report))
+        out.print(reports.report_table(report))
 
 
-def _write_files(report: Report, how: RunOptions) -> None:
+def _write_files(report: EvaluationReport, how: RunOptions) -> None:
     from pipeline.evaluation.html_report import write_page
     from pipeline.evaluation.report import write_json
 
@@ -219,18 +222,20 @@ def _quantizations(bundle: str, questions: QuestionOptions, how: RunOptions, fol
     from gguf_tools.measuring import plots
     from models.bundle import Bundle
     from pipeline.cli.console import note, out
-    from pipeline.cli.progress import bar
+    from pipeline.cli.progress import progress_bar
     from pipeline.evaluation import quantization_sweep
-    from pipeline.evaluation.report import record
+    from pipeline.evaluation.report import record_scores
 
     if how.plot:
         plots.check()
     opened = Bundle.load(bundle)
     if how.quantize:
-        quantization_sweep.make(find.resolve(how.llm) if how.llm else opened.llm_path(), folder)
-    ggufs = quantization_sweep.files(folder)
-    with _items(questions) as (items, _, _), bar("looking at videos") as show:
-        rows = quantization_sweep.compare(
+        quantization_sweep.quantize_all(
+            find.resolve(how.llm) if how.llm else opened.llm_path(), folder
+        )
+    ggufs = quantization_sweep.list_ggufs(folder)
+    with _items(questions) as (items, _, _), progress_bar("looking at videos") as show:
+        rows = quantization_sweep.run_sweep(
             opened,
             items,
             ggufs,
@@ -242,7 +247,7 @@ def _quantizations(bundle: str, questions: QuestionOptions, how: RunOptions, fol
         figures["seed"] = questions.seed
     figures["rows"] = [row.to_json() for row in rows]
     if how.record:
-        record(opened, how.record, figures)
+        record_scores(opened, how.record, figures)
     if how.json:
         _write(how.json, json.dumps(figures, indent=2) + "\n")
     if str(how.json) != "-":
@@ -255,34 +260,36 @@ def _quantizations(bundle: str, questions: QuestionOptions, how: RunOptions, fol
 @contextmanager
 def _items(
     questions: QuestionOptions,
-) -> Iterator[tuple[Iterable[Item], int, tuple[str, ...]]]:
+) -> Iterator[tuple[Iterable[EvalItem], int, tuple[str, ...]]]:
     """What is asked, how many questions at most, and the names of missing videos."""
     tasks = {name.lower() for name in questions.task or ()}
 
     if questions.data:
-        from pipeline.evaluation.tasks.question_files import load
+        from pipeline.evaluation.tasks.question_files import load_questions
 
-        loaded = load(questions.data)
+        loaded = load_questions(questions.data)
         kept = [item for item in loaded.items if not tasks or item.task.lower() in tasks]
         if not kept:
             raise _no_such_task(questions.data, {item.task for item in loaded.items})
         yield kept, len(kept), loaded.missing
         return
-    from models.synthetic.assets.downloads import MATERIAL
+    from models.synthetic.assets.downloads import ASSETS
     from pipeline.evaluation.tasks import photograph_naming, synthetic_benchmark
 
-    clips = questions.clips or CLIPS_A_TASK
-    material = questions.material or MATERIAL
-    if questions.split == photograph_naming.SPLIT:
+    clips = questions.clips or CLIPS_PER_TASK
+    material = questions.material or ASSETS
+    if questions.split == photograph_naming.SPLIT_NAME:
         with tempfile.TemporaryDirectory() as folder:
-            shown = photograph_naming.items(clips, questions.seed, Path(folder), material=material)
+            shown = photograph_naming.photograph_items(
+                clips, questions.seed, Path(folder), material=material
+            )
             yield shown, clips, ()
         return
     asked = [task for task in synthetic_benchmark.TASKS if not tasks or task in tasks]
     if not asked:
         raise _no_such_task("the benchmark", synthetic_benchmark.TASKS)
     with tempfile.TemporaryDirectory() as folder:
-        drawn = synthetic_benchmark.items(
+        drawn = synthetic_benchmark.benchmark_items(
             questions.split, clips, questions.seed, Path(folder), tasks=asked, material=material
         )
         yield drawn, clips * len(asked), ()

@@ -14,9 +14,9 @@ from typer import Option
 from pipeline.cli.options import FrameOptions
 
 if TYPE_CHECKING:
-    from models.projector.interpretation import Field
+    from models.projector.interpretation import SlotReading
     from pipeline.video.clip import Clip
-from pipeline.cli.token_tables import show_token, table
+from pipeline.cli.token_tables import show_token, slot_table
 
 
 @dataclass(frozen=True)
@@ -40,30 +40,30 @@ def run(video: Path, frames: FrameOptions, how: InspectOptions) -> None:
     """Look at `video` and show what is said of it. No LLM is loaded, only its words."""
     from gguf_tools.atomic_write import write_atomically
     from models.bundle import Bundle
-    from models.projector.interpretation import inspect
-    from pipeline.cli.attention_page import Page
+    from models.projector.interpretation import interpret
+    from pipeline.cli.attention_page import AttentionPage
     from pipeline.cli.console import note, out, reading_bar
-    from pipeline.cli.filmstrip import Strip
+    from pipeline.cli.filmstrip import Filmstrip
 
     bundle = Bundle.load(how.bundle)
     with reading_bar(video) as report:
         clip = frames.reading().clip(video, bundle.frames, report)
-        fields = inspect(bundle, bundle.features(clip.frames), clip.times)
+        fields = interpret(bundle, bundle.features(clip.frames), clip.times)
     for remark in clip.notes:
         note(f"{video.name}: {remark}")
     if how.html:
-        page = Page(video.name, bundle.config.name, clip.frames, clip.times, fields)
+        page = AttentionPage(video.name, bundle.config.name, clip.frames, clip.times, fields)
         write_atomically(how.html, page.write())
     if how.json:
         print_json(video, bundle.config.name, clip, fields)
     elif how.token is not None:
         show_token(clip, fields, how.token, out)
     elif not how.html:
-        out.print(Strip(clip.frames, list(clip.times)))
-        out.print(table(fields, clip, everything=how.all))
+        out.print(Filmstrip(clip.frames, list(clip.times)))
+        out.print(slot_table(fields, clip, everything=how.all))
 
 
-def print_json(video: Path, bundle: str, clip: Clip, fields: Sequence[Field]) -> None:
+def print_json(video: Path, bundle: str, clip: Clip, fields: Sequence[SlotReading]) -> None:
     """One object on stdout, for programs."""
     data = {
         "video": str(video),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option, Typer
 
 if TYPE_CHECKING:
-    from pipeline.integrations.ollama_push import Report
+    from pipeline.integrations.ollama_push import UploadProgress
 
 app = Typer(
     help="Give a bundle's LLM to an Ollama server.", no_args_is_help=True, rich_markup_mode=None
@@ -35,27 +35,27 @@ def push(
 ) -> None:
     """Register a bundle's LLM, with its adapter, system prompt, template and parameters."""
     from models.bundle import Bundle
-    from pipeline.cli.console import clean, note, out
+    from pipeline.cli.console import note, out, strip_control
     from pipeline.integrations import ollama_push
 
     with _bar() as report:
         registered = ollama_push.push(Bundle.load(bundle), name, host, report)
-    out.print(clean(registered), markup=False, soft_wrap=True)
+    out.print(strip_control(registered), markup=False, soft_wrap=True)
     note("Ollama gives it no eyes: it answers text")
 
 
 @contextmanager
-def _bar() -> Iterator[Report]:
+def _bar() -> Iterator[UploadProgress]:
     """A progress bar for what is done just now; it leaves nothing behind."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
-    from pipeline.cli.console import clean, err
+    from pipeline.cli.console import err, strip_control
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
         task = bars.add_task("", total=None)
 
         def report(what: str, done: int, total: int) -> None:
-            bars.update(task, description=clean(what), completed=done, total=total or None)
+            bars.update(task, description=strip_control(what), completed=done, total=total or None)
 
         yield report

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import BadParameter, Option
 
 from gguf_tools.errors import ReellamaError
-from pipeline.cli.options import LayersOption, layers
+from pipeline.cli.options import LayersOption, parse_gpu_layers
 
 if TYPE_CHECKING:
     from pipeline.server.settings import Settings
@@ -28,7 +28,7 @@ def _unit(value: str | None) -> str | None:
 
 
 @dataclass(frozen=True)
-class PlaceOptions:
+class ListenOptions:
     """Where the server listens, and who may ask."""
 
     host: Annotated[str, Option(metavar="ADDRESS", help="Address to listen on.")] = "127.0.0.1"
@@ -48,7 +48,7 @@ class PlaceOptions:
 
 
 @dataclass(frozen=True)
-class LoadOptions:
+class ServedModelOptions:
     """What the server runs, and how much of it."""
 
     bundle: Annotated[str, Option(help="The bundle that sees: a name or a folder.")] = "mini"
@@ -74,7 +74,7 @@ Unit = Annotated[
 LogLevel = Annotated[str, Option(help="debug, info, warning or error.")]
 
 
-def run(place: PlaceOptions, load: LoadOptions, log_level: str, unit: str | None) -> None:
+def run(place: ListenOptions, load: ServedModelOptions, log_level: str, unit: str | None) -> None:
     """Serve until Ctrl-C or SIGTERM; or print how a service manager would start this."""
     if unit is not None:
         from pipeline.cli import service_units
@@ -108,12 +108,12 @@ def run(place: PlaceOptions, load: LoadOptions, log_level: str, unit: str | None
     uvicorn.Server(config).run(sockets=[listener])
 
 
-def _settings(place: PlaceOptions, load: LoadOptions) -> Settings:
-    from pipeline.server.ollama.ollama_schemas import seconds
+def _settings(place: ListenOptions, load: ServedModelOptions) -> Settings:
+    from pipeline.server.ollama.ollama_schemas import parse_keep_alive
     from pipeline.server.settings import Settings
 
     try:
-        keep_alive = seconds(load.keep_alive)
+        keep_alive = parse_keep_alive(load.keep_alive)
     except ValueError as error:
         raise BadParameter(str(error)) from error
     return Settings(
@@ -125,7 +125,7 @@ def _settings(place: PlaceOptions, load: LoadOptions) -> Settings:
         queue=load.queue,
         n_ctx=load.n_ctx,
         n_threads=load.threads,
-        n_gpu_layers=layers(load.gpu_layers),
+        n_gpu_layers=parse_gpu_layers(load.gpu_layers),
         keep_alive=Settings.keep_alive if keep_alive is None else keep_alive,
         token=os.environ.get(TOKEN_VARIABLE) or None,
         allow_dirs=tuple(place.allow_dir or ()),
@@ -139,11 +139,11 @@ def _settings(place: PlaceOptions, load: LoadOptions) -> Settings:
 def _check(settings: Settings) -> None:
     """Raise ReellamaError when the bundle or its LLM is not there, before anyone asks."""
     from models.bundle import Bundle
-    from pipeline.server.model_registry import look_up
+    from pipeline.server.model_registry import look_up_model
     from pipeline.server.model_store import Store
 
     name = Bundle.load(settings.bundle).config.name
-    if look_up(name, settings, Store(settings.store)).bundle is None:
+    if look_up_model(name, settings, Store(settings.store)).bundle is None:
         raise ReellamaError(
             f"{settings.llm} does not fit {name}: its embeddings have another width"
         )

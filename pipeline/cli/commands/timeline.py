@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, Annotated
 from typer import BadParameter, Option
 
 from gguf_tools.errors import ReellamaError
-from gguf_tools.locate.naming import OLLAMA
+from gguf_tools.locate.naming import OLLAMA_PREFIX
 
 if TYPE_CHECKING:
     from pipeline.llm.ollama_model import OllamaModel
-    from pipeline.long_video.timeline import LongVideo, Report, Timeline
-    from pipeline.long_video.video_index import Match
+    from pipeline.long_video.timeline import LongVideo, StepProgress, Timeline
+    from pipeline.long_video.video_index import SearchMatch
 
-SUFFIXES = {".txt": "text", ".json": "json", ".srt": "srt", ".vtt": "vtt", ".md": "md"}
+FORMAT_BY_SUFFIX = {".txt": "text", ".json": "json", ".srt": "srt", ".vtt": "vtt", ".md": "md"}
 
 
 def _form(value: str | None) -> str | None:
-    if value is not None and value not in SUFFIXES.values():
-        raise BadParameter(f"{value!r} is not one of {', '.join(SUFFIXES.values())}")
+    if value is not None and value not in FORMAT_BY_SUFFIX.values():
+        raise BadParameter(f"{value!r} is not one of {', '.join(FORMAT_BY_SUFFIX.values())}")
     return value
 
 
@@ -53,7 +53,7 @@ class TimelineOptions:
 
 
 @dataclass(frozen=True)
-class WatchingOptions:
+class LongVideoOptions:
     """Which models watch."""
 
     bundle: Annotated[str, Option(metavar="NAME|DIR", help="The bundle that sees.")] = "mini"
@@ -69,27 +69,27 @@ class WatchingOptions:
     def open(self) -> LongVideo:
         """The bundle and its LLM."""
         from pipeline.long_video.timeline import LongVideo
-        from pipeline.long_video.video_index import CACHE
+        from pipeline.long_video.video_index import CACHE_FOLDER
 
-        llm = None if self.teller() else self.llm
-        cache = None if self.no_cache else CACHE
+        llm = None if self.ollama_model() else self.llm
+        cache = None if self.no_cache else CACHE_FOLDER
         return LongVideo(self.bundle, llm=llm, n_threads=self.threads, cache=cache)
 
-    def teller(self) -> OllamaModel | None:
+    def ollama_model(self) -> OllamaModel | None:
         """The model of Ollama's that retells, if one was named."""
-        if self.llm is None or not self.llm.startswith(OLLAMA):
+        if self.llm is None or not self.llm.startswith(OLLAMA_PREFIX):
             return None
         from pipeline.llm.ollama_model import OllamaModel
 
-        return OllamaModel(self.llm.removeprefix(OLLAMA))
+        return OllamaModel(self.llm.removeprefix(OLLAMA_PREFIX))
 
 
-def timeline(video: Path, options: TimelineOptions, watching: WatchingOptions) -> None:
+def timeline(video: Path, options: TimelineOptions, watching: LongVideoOptions) -> None:
     """Write the timeline of a video, or answer a question about it."""
-    form = options.form or SUFFIXES.get(options.out.suffix if options.out else "", "text")
+    form = options.form or FORMAT_BY_SUFFIX.get(options.out.suffix if options.out else "", "text")
     if options.thumbnails and options.out is None:
         raise BadParameter("--thumbnails needs --out: the pictures are put beside that file")
-    teller = watching.teller()
+    teller = watching.ollama_model()
     if teller is not None:
         _ = teller.capabilities  # a server that is not there is said before an hour is watched
     with watching.open() as long_video, _bars(video) as report:
@@ -105,29 +105,33 @@ def timeline(video: Path, options: TimelineOptions, watching: WatchingOptions) -
     if teller is not None:
         from pipeline.long_video import summary
 
-        made = replace(made, summary=summary.summarize(made, teller))
+        made = replace(made, summary=summary.summarize_timeline(made, teller))
     _write(made, form, options)
 
 
 def _print_answer(question: str, found: list, teller: OllamaModel | None, *, as_json: bool) -> None:
-    from pipeline.cli.console import clean, out
-    from pipeline.video.timestamps import clock
+    from pipeline.cli.console import out, strip_control
+    from pipeline.video.timestamps import format_time
 
     if as_json:
         sys.stdout.write(json.dumps([asdict(each) for each in found], ensure_ascii=False) + "\n")
     elif teller is not None:
         from pipeline.long_video import summary
 
-        out.print(clean(summary.answer(question, found, teller)), markup=False, soft_wrap=True)
+        out.print(
+            strip_control(summary.answer_from_scenes(question, found, teller)),
+            markup=False,
+            soft_wrap=True,
+        )
     else:
         for each in found:
-            times = f"{clock(each.start)} - {clock(each.end)}"
-            out.print(f"{times}  {clean(each.text)}", markup=False, soft_wrap=True)
+            times = f"{format_time(each.start)} - {format_time(each.end)}"
+            out.print(f"{times}  {strip_control(each.text)}", markup=False, soft_wrap=True)
 
 
 def _write(made: Timeline, form: str, options: TimelineOptions) -> None:
     from gguf_tools.atomic_write import write_atomically
-    from pipeline.cli.console import clean, note
+    from pipeline.cli.console import note, strip_control
     from pipeline.long_video import timeline_formats as formats
 
     pictures = None
@@ -137,7 +141,7 @@ def _write(made: Timeline, form: str, options: TimelineOptions) -> None:
         pictures = [f"{folder.name}/{path.name}" for path in paths]
     text = formats.to_markdown(made, pictures) if form == "md" else formats.WRITERS[form](made)
     if options.out is None:
-        sys.stdout.write(clean(text))
+        sys.stdout.write(strip_control(text))
     else:
         write_atomically(options.out, text)
         note(f"{options.out}: {len(made.scenes)} scenes")
@@ -147,13 +151,13 @@ def _write(made: Timeline, form: str, options: TimelineOptions) -> None:
 
 def search(
     videos: Sequence[Path], words: str, n: int, thumbnails: Path | None, as_json: bool,
-    watching: WatchingOptions,
+    watching: LongVideoOptions,
 ) -> None:  # fmt: skip
     """Print the moments that fit some words, best first."""
     from models.bundle import Bundle
-    from pipeline.cli.console import clean, note, out
+    from pipeline.cli.console import note, out, strip_control
     from pipeline.long_video import video_index
-    from pipeline.video.timestamps import clock
+    from pipeline.video.timestamps import format_time
 
     if not words.strip():
         raise ReellamaError("search for what? give a few words")
@@ -163,10 +167,10 @@ def search(
         with _bars(video) as report:
             try:
                 seen.append(
-                    video_index.look_through(
+                    video_index.index_video(
                         video,
                         bundle,
-                        cache=None if watching.no_cache else video_index.CACHE,
+                        cache=None if watching.no_cache else video_index.CACHE_FOLDER,
                         progress=lambda done, total: report("looking", done, total),
                     )
                 )
@@ -185,11 +189,11 @@ def search(
         return
     for i, match in enumerate(found):
         shown = f"  {pictures[i]}" if pictures else ""
-        line = f"{match.score:5.2f}  {clock(match.time):>9}  {match.path}{shown}"
-        out.print(clean(line), markup=False, soft_wrap=True)
+        line = f"{match.score:5.2f}  {format_time(match.time):>9}  {match.path}{shown}"
+        out.print(strip_control(line), markup=False, soft_wrap=True)
 
 
-def _thumbnails(found: Sequence[Match], folder: Path) -> list[Path]:
+def _thumbnails(found: Sequence[SearchMatch], folder: Path) -> list[Path]:
     from PIL import Image
 
     from pipeline.video.clip import read_frames
@@ -206,14 +210,14 @@ def _thumbnails(found: Sequence[Match], folder: Path) -> list[Path]:
 
 
 @contextmanager
-def _bars(video: Path) -> Iterator[Report]:
+def _bars(video: Path) -> Iterator[StepProgress]:
     """A progress bar for what is done just now; it leaves nothing behind."""
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
     from rich.progress import TimeRemainingColumn as Remaining
 
-    from pipeline.cli.console import clean, err
+    from pipeline.cli.console import err, strip_control
 
-    name = clean(video.name or str(video))
+    name = strip_control(video.name or str(video))
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), Remaining())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
         tasks: dict[str, int] = {}

@@ -10,17 +10,17 @@ from pathlib import Path
 import numpy as np
 
 from gguf_tools.errors import ReellamaError
-from models.synthetic.assets.downloads import MATERIAL
+from models.synthetic.assets.downloads import ASSETS
 from models.training import distributed
 from models.training.captions import train_captions
-from models.training.config import CaptionRecipe, Recipe, StoryRecipe
+from models.training.config import CaptionRecipe, StoryRecipe, TrainingConfig
 from pipeline.chat.video_chat import MAX_SIDE
 from pipeline.cli.console import note
 from pipeline.video.clip import read_frames
 
 
 @dataclass(frozen=True)
-class Changes:
+class ConfigOverrides:
     """What the command line changes in a recipe on captions; None leaves it."""
 
     data: Path | None
@@ -69,11 +69,11 @@ def run(
     out: Path | None,
     work: Path | None,
     material: Path | None,
-    changes: Changes,
+    changes: ConfigOverrides,
     processes: int = 1,
 ) -> None:
     """Train; what a later run goes on with is kept in `work` (default: beside the bundle)."""
-    recipe = changes.apply(Recipe.read(recipe_path), recipe_path)
+    recipe = changes.apply(TrainingConfig.read(recipe_path), recipe_path)
     out = out or Path(recipe.name)
     work = work or out.with_name(out.name + ".work")
     ready = partial(
@@ -82,7 +82,7 @@ def run(
         out,
         work=work,
         read_video=read_video,
-        material=material or MATERIAL,
+        material=material or ASSETS,
         report=note,
     )
     if processes == 1:

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
-from pipeline.cli.commands.timeline import WatchingOptions
+from pipeline.cli.commands.timeline import LongVideoOptions
 
 if TYPE_CHECKING:
     from types import FrameType
 
     from pipeline.long_video.timeline import LongVideo, Timeline
-    from pipeline.long_video.watch_folder import Folder
+    from pipeline.long_video.watch_folder import WatchedFolder
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class WatchOptions:
     ] = False
 
 
-def run(root: Path, options: WatchOptions, watching: WatchingOptions) -> None:
+def run(root: Path, options: WatchOptions, watching: LongVideoOptions) -> None:
     """Watch until Ctrl-C or SIGTERM."""
-    from pipeline.long_video.watch_folder import Folder
+    from pipeline.long_video.watch_folder import WatchedFolder
 
-    folder = Folder(root, recursive=options.recursive, settled=options.settled)
+    folder = WatchedFolder(root, recursive=options.recursive, settled=options.settled)
     if options.status:
         _print_status(folder, as_json=options.json)
         return
@@ -70,23 +70,23 @@ def run(root: Path, options: WatchOptions, watching: WatchingOptions) -> None:
 class _Worker:
     """The models, loaded when there is first something to watch."""
 
-    def __init__(self, watching: WatchingOptions) -> None:
+    def __init__(self, watching: LongVideoOptions) -> None:
         self.watching = watching
         self.long_video: LongVideo | None = None
 
-    def work(self, folder: Folder) -> bool:
+    def work(self, folder: WatchedFolder) -> bool:
         """Do everything that can be done now; says whether there was anything."""
-        from pipeline.cli.console import clean, note
+        from pipeline.cli.console import note, strip_control
         from pipeline.long_video.watch_folder import sidecar
 
         busy = False
         for path in folder.waiting():
             if folder.process(path, self.describe):
                 busy = True
-                note(f"{clean(str(path))}: {sidecar(path, 'json').name}")
+                note(f"{strip_control(str(path))}: {sidecar(path, 'json').name}")
             elif failure := folder.failure(path):
                 busy = True
-                note(f"{clean(str(path))}: {clean(failure.error)}")
+                note(f"{strip_control(str(path))}: {strip_control(failure.error)}")
         return busy
 
     def describe(self, path: Path) -> Timeline:
@@ -101,13 +101,13 @@ class _Worker:
             self.long_video.close()
 
 
-def _unfinished(folder: Folder) -> bool:
+def _unfinished(folder: WatchedFolder) -> bool:
     """Whether something is still being copied or watched by another worker."""
     return any(entry.state in ("new", "copying", "working") for entry in folder.entries())
 
 
-def _print_status(folder: Folder, *, as_json: bool) -> None:
-    from pipeline.cli.console import clean, note, out
+def _print_status(folder: WatchedFolder, *, as_json: bool) -> None:
+    from pipeline.cli.console import note, out, strip_control
 
     entries = folder.entries()
     if as_json:
@@ -120,7 +120,7 @@ def _print_status(folder: Folder, *, as_json: bool) -> None:
             again = datetime.fromtimestamp(entry.failure.next_try).strftime("%H:%M:%S")
             line += f"  ({entry.failure.error}; tried {entry.failure.tries} times"
             line += f", again at {again})" if entry.state == "failed" else ")"
-        out.print(clean(line), markup=False, soft_wrap=True)
+        out.print(strip_control(line), markup=False, soft_wrap=True)
     counts = Counter(entry.state for entry in entries)
     note(", ".join(f"{n} {state}" for state, n in counts.items()) or "no videos there")
 

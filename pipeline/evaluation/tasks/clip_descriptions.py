@@ -16,36 +16,36 @@ from typing import Any
 
 from gguf_tools.errors import ReellamaError
 from models.bundle import Bundle
-from models.synthetic.assets.downloads import MATERIAL
+from models.synthetic.assets.downloads import ASSETS
 from models.synthetic.render import frame_times, render, write_video
 from models.synthetic.rendered_clips import RenderedClips, RenderedConfig
 from pipeline.chat.video_chat import VideoChat
-from pipeline.evaluation.scoring import Share, Verdict, judge, shares
+from pipeline.evaluation.scoring import Accuracy, DescriptionVerdict, accuracies, judge_description
 
-FPS = 8  # of the clips that are written
+CLIP_FPS = 8  # of the clips that are written
 
 
 @dataclass(frozen=True)
-class Answered:
+class DescribedClip:
     """One clip, what is true of it and what was said."""
 
     truth: str
     said: str
-    verdict: Verdict
+    verdict: DescriptionVerdict
     seconds: float  # from the file to the whole answer
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class DescriptionResults:
     """All clips of a run."""
 
     bundle: str
     config: RenderedConfig
-    clips: list[Answered]
+    clips: list[DescribedClip]
 
     @property
-    def scores(self) -> dict[str, Share]:
-        return shares([clip.verdict for clip in self.clips])
+    def scores(self) -> dict[str, Accuracy]:
+        return accuracies([clip.verdict for clip in self.clips])
 
     def figures(self, command: str) -> dict[str, Any]:
         """The scores for `bundle.json`, with the command that gave them."""
@@ -80,17 +80,17 @@ def clips_to_draw(bundle: Bundle, styles: tuple[str, ...]) -> RenderedConfig:
     return config
 
 
-def evaluate(
+def evaluate_descriptions(
     bundle: str | Path,
     *,
     clips: int = 300,
-    material: Path = MATERIAL,
+    material: Path = ASSETS,
     styles: tuple[str, ...] = (),
     progress: Callable[[int, int], None] | None = None,
     **engine: Any,
-) -> Evaluation:
+) -> DescriptionResults:
     """Describe `clips` clips of the test split, drawn in `styles` (default: those of training)."""
-    answered: list[Answered] = []
+    answered: list[DescribedClip] = []
     with VideoChat(bundle=bundle, **engine) as chat, tempfile.TemporaryDirectory() as folder:
         config = clips_to_draw(chat.bundle, styles)
         source = RenderedClips(config, material)
@@ -98,12 +98,12 @@ def evaluate(
             answered.append(_describe(chat, source, number, Path(folder)))
             if progress:
                 progress(number + 1, clips)
-    return Evaluation(str(bundle), config, answered)
+    return DescriptionResults(str(bundle), config, answered)
 
 
-def _describe(chat: VideoChat, source: RenderedClips, number: int, folder: Path) -> Answered:
+def _describe(chat: VideoChat, source: RenderedClips, number: int, folder: Path) -> DescribedClip:
     clip = source.clip("test", number)
-    times = frame_times(clip.scene.duration, max(8, round(clip.scene.duration * FPS)))
+    times = frame_times(clip.scene.duration, max(8, round(clip.scene.duration * CLIP_FPS)))
     path = folder / f"{number}.mp4"
     write_video(path, render(clip.scene, times), len(times) / clip.scene.duration)
     started = time.perf_counter()
@@ -112,11 +112,11 @@ def _describe(chat: VideoChat, source: RenderedClips, number: int, folder: Path)
     chat.add(path)
     said = chat.describe(max_tokens=64)
     path.unlink()
-    verdict = judge(said, clip.scene.actors)
-    return Answered(clip.caption, said, verdict, time.perf_counter() - started)
+    verdict = judge_description(said, clip.scene.actors)
+    return DescribedClip(clip.caption, said, verdict, time.perf_counter() - started)
 
 
-def report(evaluation: Evaluation) -> str:
+def format_report(evaluation: DescriptionResults) -> str:
     """The scores as a table for people."""
     lines = [f"{evaluation.bundle}: {len(evaluation.clips)} clips, {evaluation.config.styles}"]
     for name, share in evaluation.scores.items():
@@ -125,6 +125,6 @@ def report(evaluation: Evaluation) -> str:
     return "\n".join(lines)
 
 
-def to_json_text(evaluation: Evaluation) -> str:
+def to_json_text(evaluation: DescriptionResults) -> str:
     """The same for machines."""
     return json.dumps(evaluation.to_json(), indent=2)

@@ -10,27 +10,29 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from models.synthetic.assets.backgrounds import Background
-from models.synthetic.assets.downloads import MATERIAL
-from models.synthetic.assets.photographs import stamps
+from models.synthetic.assets.downloads import ASSETS
+from models.synthetic.assets.photographs import stamps_folder
 from models.synthetic.assets.pictures import DATA, Picture
 from models.synthetic.camera import CAMERA_MOVES, Camera
 from models.synthetic.render import render, write_video
 from models.synthetic.scene import Actor, Scene
 from models.vision.imagenet_labels import synonyms
-from pipeline.evaluation.items import Item
+from pipeline.evaluation.items import EvalItem
 
-SPLIT = "photographs"
-TASK = "photograph naming"
-SIDE = 384  # pixels of a cut-out that is asked for
-FPS = 12
+SPLIT_NAME = "photographs"
+TASK_NAME = "photograph naming"
+PICTURE_SIDE = 384  # pixels of a cut-out that is asked for
+VIDEO_FPS = 12
 
 
-def items(clips: int, seed: int, folder: Path, *, material: Path = MATERIAL) -> Iterator[Item]:
+def photograph_items(
+    clips: int, seed: int, folder: Path, *, material: Path = ASSETS
+) -> Iterator[EvalItem]:
     """Up to `clips` photographs, a video each, written into `folder` as they are taken.
 
     A description is asked for, and is right when one of the kind's names stands in it.
     """
-    source = stamps(material)
+    source = stamps_folder(material)
     with (DATA / "photographs.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     order = np.random.default_rng(seed).permutation(len(rows))
@@ -39,19 +41,21 @@ def items(clips: int, seed: int, folder: Path, *, material: Path = MATERIAL) -> 
         rng = np.random.default_rng([seed, int(number)])
         video = folder / f"photograph-{number}.mp4"
         scene = _scene(rng, source / row["stamp"])
-        count = round(scene.duration * FPS)
-        write_video(video, render(scene, (np.arange(count) + 0.5) / FPS), FPS)
+        count = round(scene.duration * VIDEO_FPS)
+        write_video(video, render(scene, (np.arange(count) + 0.5) / VIDEO_FPS), VIDEO_FPS)
         name, *others = synonyms(int(row["class"]))
-        yield Item(TASK, "", name, (), video, also=tuple(others))
+        yield EvalItem(TASK_NAME, "", name, (), video, also=tuple(others))
 
 
 def _scene(rng: np.random.Generator, stamp: Path) -> Scene:
     """The photograph on a plain ground, as in a studio, and a camera that moves."""
     with Image.open(stamp) as image:
         cut_out = image.convert("RGBA")
-    cut_out = ImageOps.contain(cut_out.crop(cut_out.getbbox()), (SIDE, SIDE))
-    square = Image.new("RGBA", (SIDE, SIDE))
-    square.paste(cut_out, ((SIDE - cut_out.width) // 2, (SIDE - cut_out.height) // 2))
+    cut_out = ImageOps.contain(cut_out.crop(cut_out.getbbox()), (PICTURE_SIDE, PICTURE_SIDE))
+    square = Image.new("RGBA", (PICTURE_SIDE, PICTURE_SIDE))
+    square.paste(
+        cut_out, ((PICTURE_SIDE - cut_out.width) // 2, (PICTURE_SIDE - cut_out.height) // 2)
+    )
     picture = Picture(stamp.stem, "photograph", np.asarray(square))
     x, y, side = rng.uniform(0.45, 0.55), rng.uniform(0.45, 0.55), rng.uniform(0.5, 0.65)
     actor = Actor(picture, "stays still", float(x), float(y), float(side))

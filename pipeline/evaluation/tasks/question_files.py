@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gguf_tools.errors import ReellamaError
-from pipeline.evaluation.items import Item, _part
+from pipeline.evaluation.items import EvalItem, _part
 
 # Where MVBench keeps the videos of a task: files of the same name lie in several folders.
 MVBENCH_FOLDERS = {
@@ -40,21 +40,21 @@ MVBENCH_PICTURES = 3
 
 
 @dataclass(frozen=True)
-class Loaded:
+class QuestionSet:
     """Questions, those of one video next to each other, and the names of videos not found."""
 
-    items: list[Item]
+    items: list[EvalItem]
     missing: tuple[str, ...] = ()
 
 
-def load(path: Path) -> Loaded:
+def load_questions(path: Path) -> QuestionSet:
     """Read a JSONL file, or MVBench's folder (the one with `json` in it, or `json` itself).
 
     Raises ReellamaError that names the file and the line when something in it is wrong.
     """
     path = path.expanduser()
     if not path.is_dir():
-        return Loaded(_together(_jsonl(path)))
+        return QuestionSet(_together(_jsonl(path)))
     folder = path / "json" if (path / "json").is_dir() else path
     files = sorted(folder.glob("*.json"))
     if not files:
@@ -62,7 +62,7 @@ def load(path: Path) -> Loaded:
             f"{path}: no questions there; give a JSONL file, or MVBench's folder with `json` in it"
         )
     videos = _Videos(folder.parent)
-    items: list[Item] = []
+    items: list[EvalItem] = []
     missing: list[str] = []
     for file in files:
         for item in _mvbench(file):
@@ -73,18 +73,18 @@ def load(path: Path) -> Loaded:
                 items.append(_at(item, found))
     if not items:
         raise ReellamaError(f"{path}: none of its {len(missing)} videos lie in {folder.parent}")
-    return Loaded(_together(items), tuple(dict.fromkeys(missing)))
+    return QuestionSet(_together(items), tuple(dict.fromkeys(missing)))
 
 
-def _together(items: Iterator[Item] | list[Item]) -> list[Item]:
+def _together(items: Iterator[EvalItem] | list[EvalItem]) -> list[EvalItem]:
     """The same, those of one video next to each other, in the order of their first questions."""
-    groups: dict[Any, list[Item]] = {}
+    groups: dict[Any, list[EvalItem]] = {}
     for item in items:
         groups.setdefault(_part(item), []).append(item)
     return [item for group in groups.values() for item in group]
 
 
-def _jsonl(path: Path) -> Iterator[Item]:
+def _jsonl(path: Path) -> Iterator[EvalItem]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
@@ -101,7 +101,7 @@ def _jsonl(path: Path) -> Iterator[Item]:
                 raise ReellamaError(f"{path}, line {number}: {error}") from error
 
 
-def _row(row: Any, folder: Path) -> Item:
+def _row(row: Any, folder: Path) -> EvalItem:
     """The question of one line; ValueError says what is wrong with it."""
     if not isinstance(row, dict):
         raise ValueError("not a JSON object")
@@ -116,15 +116,17 @@ def _row(row: Any, folder: Path) -> Item:
         if not _texts(references):
             raise ValueError("`caption` must be a text or a list of texts")
         question = _text(row, "question", "")
-        return Item(task or "caption", question, "", (), video, *part, tuple(references))
+        return EvalItem(task or "caption", question, "", (), video, *part, tuple(references))
     choices = row.get("choices", [])
     if choices and not _texts(choices):
         raise ValueError("`choices` must be a list of texts")
-    item = Item(task, _text(row, "question"), _text(row, "answer"), tuple(choices), video, *part)
+    item = EvalItem(
+        task, _text(row, "question"), _text(row, "answer"), tuple(choices), video, *part
+    )
     return _checked(replace(item, task=task or ("choice" if choices else "open")))
 
 
-def _checked(item: Item) -> Item:
+def _checked(item: EvalItem) -> EvalItem:
     if item.choices:
         if len(set(item.choices)) < max(2, len(item.choices)):
             raise ValueError("`choices` must be two or more, and all different")
@@ -155,7 +157,7 @@ def _seconds(row: dict[str, Any], key: str) -> float | None:
     return None if value is None else float(value)
 
 
-def _mvbench(path: Path) -> Iterator[Item]:
+def _mvbench(path: Path) -> Iterator[EvalItem]:
     """The questions of one task; `video` is still the name that the file gives."""
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
@@ -168,7 +170,7 @@ def _mvbench(path: Path) -> Iterator[Item]:
             if not isinstance(row, dict) or not _texts(row.get("candidates")):
                 raise ValueError("not a question with `candidates`")
             yield _checked(
-                Item(
+                EvalItem(
                     path.stem.replace("_", " "),
                     _text(row, "question"),
                     _text(row, "answer"),
@@ -208,7 +210,7 @@ class _Videos:
         return self._by_name
 
 
-def _at(item: Item, video: Path) -> Item:
+def _at(item: EvalItem, video: Path) -> EvalItem:
     rate = MVBENCH_PICTURES if video.is_dir() else 1
     start, end = (None if t is None else t * rate for t in (item.start, item.end))
     return replace(item, video=video, start=start, end=end)

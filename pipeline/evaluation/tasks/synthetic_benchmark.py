@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from models.synthetic.assets.downloads import MATERIAL
-from models.synthetic.dataset import Stories, StoryConfig
+from models.synthetic.assets.downloads import ASSETS
+from models.synthetic.dataset import SyntheticClips, SyntheticConfig
 from models.synthetic.render import render, write_video
-from models.synthetic.synthetic_clip import Question, Story
-from pipeline.evaluation.items import Item
+from models.synthetic.synthetic_clip import ClipQuestion, SyntheticClip
+from pipeline.evaluation.items import EvalItem
 
 # Which story asks for a task.
 TASKS = {
@@ -37,48 +37,54 @@ TASKS = {
     "scene transition": "cut",
     "camera": "camera",
 }
-NAMED = ("object naming", "object existence", "scene transition")  # of no use for unknown kinds
-FPS = (8, 12, 24, 30)
+NAMING_TASKS = (
+    "object naming",
+    "object existence",
+    "scene transition",
+)  # of no use for unknown kinds
+FRAME_RATES = (8, 12, 24, 30)
 HEIGHTS = (192, 240, 360)
 CODECS = ("h264", "mpeg4", "vp9")
 
 
 @dataclass(frozen=True)
-class Split:
+class BenchmarkSplit:
     """Which pictures a split is drawn with."""
 
     styles: tuple[str, ...]
-    kinds: str  # as for `Stories`
+    kinds: str  # as for `SyntheticClips`
 
 
-SPLITS = {
-    "new-clips": Split(("noto", "openmoji", "shapes"), "known"),
-    "new-style": Split(("twemoji",), "known"),
-    "new-pictures": Split(("noto", "openmoji"), "new"),
+BENCHMARK_SPLITS = {
+    "new-clips": BenchmarkSplit(("noto", "openmoji", "shapes"), "known"),
+    "new-style": BenchmarkSplit(("twemoji",), "known"),
+    "new-pictures": BenchmarkSplit(("noto", "openmoji"), "new"),
 }
 
 
-def items(
+def benchmark_items(
     split: str,
     clips: int,
     seed: int,
     folder: Path,
     *,
     tasks: Collection[str] = tuple(TASKS),
-    material: Path = MATERIAL,
-) -> Iterator[Item]:
+    material: Path = ASSETS,
+) -> Iterator[EvalItem]:
     """`clips` questions of each task, one video each, written into `folder` as they are taken.
 
     Object naming comes as an open question; all others have choices. Of fewer `tasks` the clips are
     those that these have among all.
     """
-    drawn = SPLITS[split]
+    drawn = BENCHMARK_SPLITS[split]
     share = 1 / len(drawn.styles)
-    config = StoryConfig(styles=drawn.styles, style_weights=(share,) * len(drawn.styles), seed=seed)
-    stories = Stories(config, 192, material, split="test", kinds=drawn.kinds)
+    config = SyntheticConfig(
+        styles=drawn.styles, style_weights=(share,) * len(drawn.styles), seed=seed
+    )
+    stories = SyntheticClips(config, 192, material, split="test", kinds=drawn.kinds)
     found: Counter[str] = Counter()
     for number, (task, name) in enumerate(TASKS.items()):
-        if task not in tasks or (drawn.kinds == "new" and task in NAMED):
+        if task not in tasks or (drawn.kinds == "new" and task in NAMING_TASKS):
             continue
         attempt = number * 1_000_000
         while found[task] < clips:
@@ -91,7 +97,9 @@ def items(
                 yield _item(question, video)
 
 
-def _question(stories: Stories, number: int, name: str, task: str) -> tuple[Story, Question] | None:
+def _question(
+    stories: SyntheticClips, number: int, name: str, task: str
+) -> tuple[SyntheticClip, ClipQuestion] | None:
     """Story `number` with its first question of the task, if it has one."""
     cast = stories.cast(number)
     if task == "attribute":  # a colour is asked for where there is one
@@ -101,18 +109,18 @@ def _question(stories: Stories, number: int, name: str, task: str) -> tuple[Stor
     return (story, asked[0]) if asked else None
 
 
-def _item(question: Question, video: Path) -> Item:
+def _item(question: ClipQuestion, video: Path) -> EvalItem:
     choices = () if question.task == "object naming" else question.choices
     answer = question.answer
     if question.task == "object naming":  # without its article
         answer = answer.split(" ", 1)[1]
-    return Item(question.task, question.question, answer, choices, video)
+    return EvalItem(question.task, question.question, answer, choices, video)
 
 
-def _write(story: Story, path: Path, number: int) -> Path:
+def _write(story: SyntheticClip, path: Path, number: int) -> Path:
     """The story as a video, of a frame rate, height and codec that `number` decides."""
     rng = np.random.default_rng(number)
-    fps, height = int(rng.choice(FPS)), int(rng.choice(HEIGHTS))
+    fps, height = int(rng.choice(FRAME_RATES)), int(rng.choice(HEIGHTS))
     codec = str(rng.choice(CODECS))
     width = round(story.scene.size[0] * height / story.scene.size[1] / 2) * 2
     scene = replace(story.scene, size=(width, height))

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 
-class TooLarge(Exception):
+class MediaTooLarge(Exception):
     """More pixels or seconds than are taken; the message is one line for people."""
 
 
@@ -67,7 +67,7 @@ def decode(request: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
             check(file, request["max_pixels"], request["max_seconds"])
         clip = read_frames(path, frames=request["frames"], max_side=request["max_side"])
         check_seconds(clip.duration, request["max_seconds"])
-    except TooLarge as error:
+    except MediaTooLarge as error:
         return refusal(str(error), 413), []
     except VideoError as error:
         return refusal(without_path(str(error), path), 400), []
@@ -88,7 +88,7 @@ def check(path: Path, max_pixels: int, max_seconds: float) -> None:
     except (OSError, ValueError, SyntaxError):  # not a picture, or one that read_frames will refuse
         width, height = check_video(path, max_seconds)
     if width * height > max_pixels:
-        raise TooLarge(
+        raise MediaTooLarge(
             f"frames of {width}x{height} pixels: at most {max_pixels / 1e6:.1f} million are taken"
         )
 
@@ -110,7 +110,7 @@ def check_video(path: Path, max_seconds: float) -> tuple[int, int]:
 def check_seconds(seconds: float, most: float) -> None:
     """Raise TooLarge for a video that is too long."""
     if seconds > most:
-        raise TooLarge(f"a video of {seconds:.0f} s: at most {most:.0f} s are taken")
+        raise MediaTooLarge(f"a video of {seconds:.0f} s: at most {most:.0f} s are taken")
 
 
 def refusal(message: str, status: int) -> dict[str, Any]:

@@ -28,15 +28,15 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 
 from gguf_tools.errors import ReellamaError
-from pipeline.server.media.soft_token_cache import VideoCache
+from pipeline.server.media.soft_token_cache import SoftTokenCache
 
 if TYPE_CHECKING:
     from models.bundle import Bundle
 
-Kind = Literal["picture", "video"]
+MediaKind = Literal["picture", "video"]
 
 # Children that decode at the same time.
-CHILDREN = 2
+MAX_CHILDREN = 2
 # What goes into every key of the cache: a change in how frames are read makes old entries unknown.
 _READING = "reading 2"
 _ROOT = Path(__file__).parents[3]
@@ -74,7 +74,7 @@ class MediaLimits:
     decode_memory: int = 2 << 30
 
 
-class Frames(NamedTuple):
+class DecodedFrames(NamedTuple):
     """uint8 RGB pictures `[height, width, 3]`, and the seconds at which they appear, float64."""
 
     frames: list[np.ndarray]
@@ -82,7 +82,7 @@ class Frames(NamedTuple):
 
 
 # The first bytes of a file, and what they say.
-_MAGIC: tuple[tuple[bytes, Kind], ...] = (
+_MAGIC: tuple[tuple[bytes, MediaKind], ...] = (
     (rb"\x89PNG\r\n\x1a\n", "picture"),
     (rb"\xff\xd8\xff", "picture"),
     (rb"BM.{4}\0\0\0\0", "picture"),
@@ -96,7 +96,7 @@ _MAGIC: tuple[tuple[bytes, Kind], ...] = (
 )
 
 
-def sniff(data: bytes) -> Kind:
+def sniff(data: bytes) -> MediaKind:
     """Whether `data` is a picture or a video, by its first bytes. An animation is a video.
 
     Raises MediaError for everything else. That keeps out playlists, which would make FFmpeg open
@@ -139,13 +139,13 @@ def decode_base64(text: str) -> bytes:
         raise MediaError("not base64: send the picture or video base64-encoded") from error
 
 
-class Watcher:
-    """Bytes in, soft tokens out. Equal bytes are decoded once; see `VideoCache`."""
+class MediaEncoder:
+    """Bytes in, soft tokens out. Equal bytes are decoded once; see `SoftTokenCache`."""
 
-    def __init__(self, limits: MediaLimits, cache: VideoCache) -> None:
+    def __init__(self, limits: MediaLimits, cache: SoftTokenCache) -> None:
         self.limits = limits
         self.cache = cache
-        self._children = asyncio.Semaphore(CHILDREN)
+        self._children = asyncio.Semaphore(MAX_CHILDREN)
         self._tower = threading.Lock()
 
     async def see(self, media: Sequence[bytes], bundle: Bundle) -> np.ndarray:
@@ -185,7 +185,7 @@ class Watcher:
 
         return await self.cache.get(await asyncio.to_thread(_key, clip, bundle), make)
 
-    def _encode(self, seen: Frames, bundle: Bundle) -> np.ndarray:
+    def _encode(self, seen: DecodedFrames, bundle: Bundle) -> np.ndarray:
         with self._tower:  # one at a time: the tower takes all cores that there are
             soft = bundle.encode(seen.frames, seen.times)
         if bundle.changed:  # its weights may be partly old, and must not be kept by its version
@@ -195,7 +195,7 @@ class Watcher:
         return soft
 
 
-async def decode(clip: Sequence[bytes], n: int, limits: MediaLimits) -> Frames:
+async def decode(clip: Sequence[bytes], n: int, limits: MediaLimits) -> DecodedFrames:
     """At most `n` frames of a video, or of several pictures, read in a child process.
 
     Raises MediaError when the file is broken, too large, or takes too long.
@@ -262,7 +262,7 @@ async def _read(child: Process, n: int) -> bytes:
     return bytes(answer)
 
 
-def _unpack(answer: bytes, status: int, limits: MediaLimits) -> Frames:
+def _unpack(answer: bytes, status: int, limits: MediaLimits) -> DecodedFrames:
     """The frames in a child's answer. Nothing of it is trusted: a hostile file may have made it."""
     if status in (-signal.SIGALRM, -signal.SIGXCPU):
         raise _too_slow(limits)
@@ -279,7 +279,7 @@ def _unpack(answer: bytes, status: int, limits: MediaLimits) -> Frames:
             raise ValueError("frames without times")
     except (ValueError, TypeError, KeyError) as error:
         raise MediaError("this file made the decoder crash; it is damaged") from error
-    return Frames(frames, times)
+    return DecodedFrames(frames, times)
 
 
 def _split(pixels: bytes, shapes: Iterable[tuple[int, int]]) -> Iterable[np.ndarray]:

@@ -28,7 +28,7 @@ class _Flight:
     waiting: int = 0
 
 
-class VideoCache:
+class SoftTokenCache:
     """float32 arrays `[tokens, n_embd]` by key; the least recently used go first.
 
     folder: where they stay between runs, as `.npy` files; None keeps them in memory only.

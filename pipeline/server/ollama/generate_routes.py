@@ -16,28 +16,34 @@ from fastapi.responses import JSONResponse
 
 from gguf_tools.errors import ReellamaError
 from pipeline.llm.engine import Token
-from pipeline.server.disconnects import unless_gone
+from pipeline.server.disconnects import cancel_on_disconnect
 from pipeline.server.media.fetch import read_path
 from pipeline.server.media.media_encoder import decode_base64
-from pipeline.server.model_registry import Known
+from pipeline.server.model_registry import RegisteredModel
 from pipeline.server.ollama import model_routes
 from pipeline.server.ollama.model_routes import find_model
-from pipeline.server.ollama.ndjson import Item, OllamaRoute, body, gather, stream
-from pipeline.server.ollama.ollama_schemas import Chat, Generate, Generating
-from pipeline.server.service import Generation, Message, Options, Service
+from pipeline.server.ollama.ndjson import JsonItem, OllamaRoute, body, gather_items, stream
+from pipeline.server.ollama.ollama_schemas import (
+    GenerateRequest,
+    OllamaChatRequest,
+    OllamaGenerationRequest,
+)
+from pipeline.server.service import Generation, GenerationOptions, Service, ServiceMessage
 
 MAX_PATH = 4096  # characters
 ROLES = ("system", "user", "assistant", "tool")
 
 Start = Callable[[], Any]  # () -> Awaitable[Generation]
-Shape = Callable[[str], Item]  # text -> the part of an answer that holds it
+Shape = Callable[[str], JsonItem]  # text -> the part of an answer that holds it
 
 router = APIRouter(route_class=OllamaRoute, tags=["ollama"])
 router.include_router(model_routes.router)
 
 
 @router.post("/api/chat")
-async def chat(request: Request, asked: Annotated[Chat, body(Chat)]) -> Response:
+async def chat(
+    request: Request, asked: Annotated[OllamaChatRequest, body(OllamaChatRequest)]
+) -> Response:
     """The next message of a conversation. Without messages the model is loaded, or unloaded."""
     service: Service = request.app.state.service
     known = await find_model(request, asked.model)
@@ -46,20 +52,22 @@ async def chat(request: Request, asked: Annotated[Chat, body(Chat)]) -> Response
     options = asked.to_options(known.manifest.parameters)
     if not asked.messages:
         return await _load(request, asked, known, _as_message)
-    messages = [Message(said["role"], said["content"]) for said in known.manifest.messages]
+    messages = [ServiceMessage(said["role"], said["content"]) for said in known.manifest.messages]
     for said in asked.messages:
         if said.role not in ROLES:
             raise ReellamaError(f"invalid role {said.role!r}; it is one of {', '.join(ROLES)}")
         media = await _media(service, said.media)
-        messages.append(Message(said.role, said.content or "", media))
+        messages.append(ServiceMessage(said.role, said.content or "", media))
     if known.manifest.system and all(message.role != "system" for message in messages):
-        messages.insert(0, Message("system", known.manifest.system))
-    start = partial(service.chat, known.served, messages, options)
+        messages.insert(0, ServiceMessage("system", known.manifest.system))
+    start = partial(service.chat, known.service_name, messages, options)
     return await _answer(request, asked, start, _as_message)
 
 
 @router.post("/api/generate")
-async def generate(request: Request, asked: Annotated[Generate, body(Generate)]) -> Response:
+async def generate(
+    request: Request, asked: Annotated[GenerateRequest, body(GenerateRequest)]
+) -> Response:
     """The answer to a prompt. Without a prompt the model is loaded, or unloaded."""
     service: Service = request.app.state.service
     known = await find_model(request, asked.model)
@@ -72,7 +80,7 @@ async def generate(request: Request, asked: Annotated[Generate, body(Generate)])
         return await _load(request, asked, known, _as_response)
     start = partial(
         service.complete,
-        known.served,
+        known.service_name,
         asked.prompt,
         options,
         system=asked.system or (None if asked.raw else known.manifest.system or None),
@@ -83,27 +91,31 @@ async def generate(request: Request, asked: Annotated[Generate, body(Generate)])
     return await _answer(request, asked, start, _as_response)
 
 
-async def _load(request: Request, asked: Generating, known: Known, shape: Shape) -> Response:
+async def _load(
+    request: Request, asked: OllamaGenerationRequest, known: RegisteredModel, shape: Shape
+) -> Response:
     """Load the model for `keep_alive`, or unload it where that is 0."""
     service: Service = request.app.state.service
     # One token of the shortest prompt: the model is loaded, and kept as long as was asked for.
-    options = Options(max_tokens=1, keep_alive=asked.keep_alive)
+    options = GenerationOptions(max_tokens=1, keep_alive=asked.keep_alive)
 
     async def load() -> None:
-        generation = await service.complete(known.served, " ", options, raw=True)
+        generation = await service.complete(known.service_name, " ", options, raw=True)
         async for _ in generation:
             pass
 
-    await unless_gone(request, load())
+    await cancel_on_disconnect(request, load())
     reason = "unload" if asked.keep_alive == 0 else "load"
     return JSONResponse({**_head(asked), **shape(""), "done": True, "done_reason": reason})
 
 
-async def _answer(request: Request, asked: Generating, start: Start, shape: Shape) -> Response:
+async def _answer(
+    request: Request, asked: OllamaGenerationRequest, start: Start, shape: Shape
+) -> Response:
     items = _items(asked, start, shape)
     if asked.streams:
         return await stream(request, items)
-    found = await gather(request, items)
+    found = await gather_items(request, items)
     key = "message" if "message" in found[0] else "response"
     texts = [item[key]["content"] if key == "message" else item[key] for item in found]
     logprobs = [each for item in found for each in item.get("logprobs", ())]
@@ -111,7 +123,9 @@ async def _answer(request: Request, asked: Generating, start: Start, shape: Shap
     return JSONResponse({**whole, "logprobs": logprobs} if asked.logprobs else whole)
 
 
-async def _items(asked: Generating, start: Start, shape: Shape) -> AsyncGenerator[Item, None]:
+async def _items(
+    asked: OllamaGenerationRequest, start: Start, shape: Shape
+) -> AsyncGenerator[JsonItem, None]:
     """The lines of an answer: one a token, and the last one with what it took."""
     begin = time.perf_counter_ns()
     generation: Generation = await start()
@@ -129,7 +143,7 @@ async def _items(asked: Generating, start: Start, shape: Shape) -> AsyncGenerato
             await generation.aclose()
 
 
-def _last(generation: Generation, begin: int) -> Item:
+def _last(generation: Generation, begin: int) -> JsonItem:
     stats = generation.stats
     return {
         "done_reason": stats.stop_reason or "stop",
@@ -142,26 +156,26 @@ def _last(generation: Generation, begin: int) -> Item:
     }
 
 
-def _head(asked: Generating) -> Item:
+def _head(asked: OllamaGenerationRequest) -> JsonItem:
     return {"model": asked.model, "created_at": datetime.now(timezone.utc).isoformat()}
 
 
-def _as_message(text: str) -> Item:
+def _as_message(text: str) -> JsonItem:
     return {"message": {"role": "assistant", "content": text}}
 
 
-def _as_response(text: str) -> Item:
+def _as_response(text: str) -> JsonItem:
     return {"response": text}
 
 
-def _logprob(token: Token, n_top: int) -> Item:
+def _logprob(token: Token, n_top: int) -> JsonItem:
     item = _text_logprob(token.text, token.p)
     if n_top:
         item["top_logprobs"] = [_text_logprob(text, p) for text, p in token.alternatives[:n_top]]
     return item
 
 
-def _text_logprob(text: str, p: float) -> Item:
+def _text_logprob(text: str, p: float) -> JsonItem:
     logprob = math.log(p) if p > 0 else -math.inf
     # JSON knows no infinity; nothing that a float32 softmax gives is less likely than this.
     return {"token": text, "logprob": max(logprob, -9999.0), "bytes": list(text.encode())}

@@ -15,17 +15,24 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
 
 from gguf_tools.errors import ReellamaError
-from gguf_tools.locate.naming import HUB, split_hub_name
-from pipeline.server.disconnects import unless_gone
-from pipeline.server.model_registry import Known, all_known, look_up
+from gguf_tools.locate.naming import HUB_PREFIX, split_hub_name
+from pipeline.server.disconnects import cancel_on_disconnect
+from pipeline.server.model_registry import RegisteredModel, all_models, look_up_model
 from pipeline.server.model_store import Manifest, ModelName, Store, StoreError
-from pipeline.server.ollama.ndjson import OllamaRoute, Tell, answer_progress, body
-from pipeline.server.ollama.ollama_schemas import Copy, Create, Embed, Embeddings, Show, checked
-from pipeline.server.ollama.ollama_schemas import Request as Named
+from pipeline.server.ollama.ndjson import ItemCallback, OllamaRoute, answer_progress, body
+from pipeline.server.ollama.ollama_schemas import (
+    CopyRequest,
+    CreateRequest,
+    EmbeddingsRequest,
+    EmbedRequest,
+    ShowRequest,
+    check_options,
+)
+from pipeline.server.ollama.ollama_schemas import ModelRequest as Named
 
 # Whose API this is, as of which version: clients compare it with what they need.
 API_VERSION = "0.13.0"
-HUB_HOSTS = ("hf.co/", "huggingface.co/", HUB)
+HUB_HOSTS = ("hf.co/", "huggingface.co/", HUB_PREFIX)
 
 router = APIRouter(route_class=OllamaRoute, tags=["ollama"])
 
@@ -45,19 +52,21 @@ async def version() -> dict[str, str]:
 @router.api_route("/api/tags", methods=["GET", "HEAD"])
 async def tags(request: Request) -> dict[str, Any]:
     """The bundle and the models of the store."""
-    known = await asyncio.to_thread(all_known, _service(request).settings, store(request))
+    known = await asyncio.to_thread(all_models, _service(request).settings, store(request))
     return {"models": [await asyncio.to_thread(each.entry) for each in known]}
 
 
 @router.post("/api/show")
-async def show(request: Request, asked: Annotated[Show, body(Show)]) -> dict[str, Any]:
+async def show(
+    request: Request, asked: Annotated[ShowRequest, body(ShowRequest)]
+) -> dict[str, Any]:
     """All about one model."""
     known = await find_model(request, asked.model)
     return await asyncio.to_thread(known.show, bool(asked.verbose))
 
 
 @router.post("/api/copy")
-async def copy(request: Request, asked: Annotated[Copy, body(Copy)]) -> Response:
+async def copy(request: Request, asked: Annotated[CopyRequest, body(CopyRequest)]) -> Response:
     """Another name for a model."""
     ModelName.parse(asked.destination)
     manifest = _as_parent(await find_model(request, asked.source))
@@ -71,7 +80,9 @@ async def delete(request: Request, asked: Annotated[Named, body(Named)]) -> Resp
     kept = store(request)
     if kept.get(asked.model) is None:
         known = await find_model(request, asked.model)
-        raise StoreError(f"{known.served} is not of this server's store: remove its files", 403)
+        raise StoreError(
+            f"{known.service_name} is not of this server's store: remove its files", 403
+        )
     kept.delete(asked.model)
     return Response()
 
@@ -96,7 +107,9 @@ async def take_blob(request: Request, digest: str) -> Response:
 
 
 @router.post("/api/create")
-async def create(request: Request, asked: Annotated[Create, body(Create)]) -> Response:
+async def create(
+    request: Request, asked: Annotated[CreateRequest, body(CreateRequest)]
+) -> Response:
     """Make a model from another one, or from blobs that were uploaded."""
     kept = store(request)
     ModelName.parse(asked.model)
@@ -105,7 +118,7 @@ async def create(request: Request, asked: Annotated[Create, body(Create)]) -> Re
     parent = _as_parent(await find_model(request, asked.from_)) if asked.from_ else Manifest("")
     manifest = await asyncio.to_thread(_described, kept, asked, parent)
 
-    def work(tell: Tell) -> None:
+    def work(tell: ItemCallback) -> None:
         tell({"status": "reading model metadata"})
         made = _quantized(kept, manifest, asked.quantize, tell) if asked.quantize else manifest
         for part in ("template", "system", "parameters", "license", "messages"):
@@ -127,12 +140,12 @@ async def pull(request: Request, asked: Annotated[Named, body(Named)]) -> Respon
         await find_model(request, asked.model)
         return await answer_progress(request, lambda tell: tell(there), asked.streams)
 
-    def work(tell: Tell) -> None:
+    def work(tell: ItemCallback) -> None:
         tell({"status": "pulling manifest"})
         path = _downloaded(name, tell)
         tell({"status": "writing manifest"})
         # Ollama's names have no prefix of ours.
-        called = asked.model if not asked.model.startswith(HUB) else f"hf.co/{name}"
+        called = asked.model if not asked.model.startswith(HUB_PREFIX) else f"hf.co/{name}"
         kept.put(Manifest(called, llm=str(path)))
         tell(there)
 
@@ -140,7 +153,9 @@ async def pull(request: Request, asked: Annotated[Named, body(Named)]) -> Respon
 
 
 @router.post("/api/embed")
-async def embed(request: Request, asked: Annotated[Embed, body(Embed)]) -> dict[str, Any]:
+async def embed(
+    request: Request, asked: Annotated[EmbedRequest, body(EmbedRequest)]
+) -> dict[str, Any]:
     """Unit vectors for texts."""
     begin = time.perf_counter_ns()
     known = await find_model(request, asked.model)
@@ -158,7 +173,7 @@ async def embed(request: Request, asked: Annotated[Embed, body(Embed)]) -> dict[
 
 @router.post("/api/embeddings")
 async def embeddings(
-    request: Request, asked: Annotated[Embeddings, body(Embeddings)]
+    request: Request, asked: Annotated[EmbeddingsRequest, body(EmbeddingsRequest)]
 ) -> dict[str, Any]:
     """A unit vector for a text, in the older form."""
     known = await find_model(request, asked.model)
@@ -189,21 +204,21 @@ def store(request: Request) -> Store:
     return Store(_service(request).settings.store)
 
 
-async def find_model(request: Request, name: str) -> Known:
+async def find_model(request: Request, name: str) -> RegisteredModel:
     """The model of this name. Raises StoreError, status 404."""
-    return await asyncio.to_thread(look_up, name, _service(request).settings, store(request))
+    return await asyncio.to_thread(look_up_model, name, _service(request).settings, store(request))
 
 
 def _service(request: Request) -> Any:
     return request.app.state.service
 
 
-def _as_parent(known: Known) -> Manifest:
+def _as_parent(known: RegisteredModel) -> Manifest:
     """A manifest for a model that is made from another one."""
     return replace(known.manifest, parent=known.manifest.name)
 
 
-def _described(kept: Store, asked: Create, parent: Manifest) -> Manifest:
+def _described(kept: Store, asked: CreateRequest, parent: Manifest) -> Manifest:
     """The manifest that a create asks for. Raises StoreError for files that cannot be used."""
     from gguf_tools.format.reader import read_gguf
 
@@ -217,7 +232,7 @@ def _described(kept: Store, asked: Create, parent: Manifest) -> Manifest:
         raise StoreError("one GGUF file makes a model; join parts, and name adapters in 'adapters'")
     files = {"llm": next(iter(asked.files.values()))} if asked.files else {}
     license_ = [asked.license] if isinstance(asked.license, str) else asked.license
-    checked(asked.parameters or {})
+    check_options(asked.parameters or {})
     given: dict[str, Any] = {
         **files,
         "adapters": tuple((asked.adapters or {}).values()),
@@ -233,7 +248,7 @@ def _described(kept: Store, asked: Create, parent: Manifest) -> Manifest:
     return replace(parent, name=asked.model, **{k: v for k, v in given.items() if v})
 
 
-def _quantized(kept: Store, manifest: Manifest, type_: str, tell: Tell) -> Manifest:
+def _quantized(kept: Store, manifest: Manifest, type_: str, tell: ItemCallback) -> Manifest:
     """The same model in another type, as a blob."""
     from gguf_tools.quantization.quantize import quantize
 
@@ -263,7 +278,7 @@ def _hub_name(name: str) -> str:
     return f"{repo}:{wanted}" if wanted else repo
 
 
-def _downloaded(name: str, tell: Tell) -> Path:
+def _downloaded(name: str, tell: ItemCallback) -> Path:
     """Download from the hub, with a line for every piece."""
     from gguf_tools.download import hub
     from gguf_tools.download.pull import pull
@@ -284,11 +299,11 @@ def _downloaded(name: str, tell: Tell) -> Path:
 
 
 async def _embedded(
-    request: Request, known: Known, texts: list[str]
+    request: Request, known: RegisteredModel, texts: list[str]
 ) -> tuple[list[list[float]], int]:
     if not texts:
         return [], 0
-    return await unless_gone(request, _service(request).embed(known.served, texts))
+    return await cancel_on_disconnect(request, _service(request).embed(known.service_name, texts))
 
 
 def _shortened(vector: list[float], n: int) -> list[float]:

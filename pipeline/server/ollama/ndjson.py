@@ -16,10 +16,10 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect
 
 from gguf_tools.errors import ReellamaError
-from pipeline.server.disconnects import GONE, unless_gone
+from pipeline.server.disconnects import CLIENT_CLOSED_REQUEST, cancel_on_disconnect
 
-Item = dict[str, Any]
-Tell = Callable[[Item], None]
+JsonItem = dict[str, Any]
+ItemCallback = Callable[[JsonItem], None]
 
 
 class OllamaRoute(APIRoute):
@@ -35,7 +35,7 @@ class OllamaRoute(APIRoute):
                 status, headers = getattr(error, "status", 400), getattr(error, "headers", None)
                 return JSONResponse({"error": str(error)}, status, headers)
             except ClientDisconnect:
-                return Response(status_code=GONE)
+                return Response(status_code=CLIENT_CLOSED_REQUEST)
 
         return answer
 
@@ -57,10 +57,10 @@ def body(schema: type[BaseModel]) -> Any:
     return Depends(read)
 
 
-async def stream(request: Request, items: AsyncGenerator[Item, None]) -> Response:
+async def stream(request: Request, items: AsyncGenerator[JsonItem, None]) -> Response:
     """The items, a line each. An error before the first one is raised, a later one is a line."""
     try:
-        first = await unless_gone(request, anext(items))
+        first = await cancel_on_disconnect(request, anext(items))
     except BaseException:
         await items.aclose()
         raise
@@ -77,26 +77,26 @@ async def stream(request: Request, items: AsyncGenerator[Item, None]) -> Respons
     return StreamingResponse(lines(), media_type="application/x-ndjson")
 
 
-async def gather(request: Request, items: AsyncGenerator[Item, None]) -> list[Item]:
+async def gather_items(request: Request, items: AsyncGenerator[JsonItem, None]) -> list[JsonItem]:
     """All the items."""
 
-    async def collect() -> list[Item]:
+    async def collect() -> list[JsonItem]:
         async with aclosing(items):
             return [item async for item in items]
 
-    return await unless_gone(request, collect())
+    return await cancel_on_disconnect(request, collect())
 
 
-async def progress(work: Callable[[Tell], None]) -> AsyncGenerator[Item, None]:
+async def progress_items(work: Callable[[ItemCallback], None]) -> AsyncGenerator[JsonItem, None]:
     """What `work` tells while it runs in a thread of its own; its error is raised at the end.
 
     A client that goes away does not stop it: what it does is whole or can be taken up again.
     """
-    told: queue.SimpleQueue[Item] = queue.SimpleQueue()
+    told: queue.SimpleQueue[JsonItem] = queue.SimpleQueue()
     news = asyncio.Event()
     loop = asyncio.get_running_loop()
 
-    def tell(item: Item) -> None:
+    def tell(item: JsonItem) -> None:
         told.put(item)
         loop.call_soon_threadsafe(news.set)
 
@@ -113,13 +113,13 @@ async def progress(work: Callable[[Tell], None]) -> AsyncGenerator[Item, None]:
 
 
 async def answer_progress(
-    request: Request, work: Callable[[Tell], None], streams: bool
+    request: Request, work: Callable[[ItemCallback], None], streams: bool
 ) -> Response:
     """What `work` tells as a stream, or only the last of it."""
     if streams:
-        return await stream(request, progress(work))
-    return JSONResponse((await gather(request, progress(work)))[-1])
+        return await stream(request, progress_items(work))
+    return JSONResponse((await gather_items(request, progress_items(work)))[-1])
 
 
-def _line(item: Item) -> bytes:
+def _line(item: JsonItem) -> bytes:
     return json.dumps(item, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"

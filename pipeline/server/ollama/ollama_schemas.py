@@ -1,7 +1,7 @@
 """What Ollama's clients send, checked; fields that are not known are passed over, as Ollama does.
 
 https://docs.ollama.com/api. Where a client says nothing of temperature, penalties or length, the
-defaults are those of `pipeline.llm.token_sampling.Sampling` and `Options`: the likeliest token, repeatably.
+defaults are those of `pipeline.llm.token_sampling.Sampling` and `GenerationOptions`: the likeliest token, repeatably.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 
 from gguf_tools.errors import ReellamaError
 from pipeline.llm.token_sampling import Sampling
-from pipeline.server.service import Options
+from pipeline.server.service import GenerationOptions
 
 MAX_TOP_LOGPROBS = 20
 SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -34,7 +34,7 @@ REALS = (
 INTEGERS = ("top_k", "repeat_last_n", "seed", "num_predict", "num_ctx")
 
 
-def seconds(value: Any) -> float | None:
+def parse_keep_alive(value: Any) -> float | None:
     """A `keep_alive`: seconds as a number, or text such as "5m" or "1h30m"; -1.0 is for ever.
 
     >>> seconds("1h30m"), seconds(0), seconds("-1m"), seconds("10")
@@ -54,7 +54,7 @@ def seconds(value: Any) -> float | None:
     return -1.0 if found < 0 else found
 
 
-class Request(BaseModel):
+class ModelRequest(BaseModel):
     """What all requests about a model have. Old clients call the model `name`."""
 
     model_config = ConfigDict(extra="ignore", populate_by_name=True)
@@ -67,14 +67,14 @@ class Request(BaseModel):
         return self.stream is not False
 
 
-class Loading(Request):
+class LoadingRequest(ModelRequest):
     """A request that loads the model."""
 
-    keep_alive: Annotated[float | None, BeforeValidator(seconds)] = None
+    keep_alive: Annotated[float | None, BeforeValidator(parse_keep_alive)] = None
     options: dict[str, Any] | None = None
 
 
-class Generating(Loading):
+class OllamaGenerationRequest(LoadingRequest):
     """A request that is answered with generated text."""
 
     format: str | dict[str, Any] | None = None
@@ -82,22 +82,22 @@ class Generating(Loading):
     top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
     think: bool | str | None = None
 
-    def to_options(self, parameters: Mapping[str, Any]) -> Options:
+    def to_options(self, parameters: Mapping[str, Any]) -> GenerationOptions:
         """The service's options: those of the request over the model's own `parameters`.
 
         Raises ReellamaError for a value of a wrong kind or out of range.
         """
         if isinstance(self.format, str) and self.format not in ("", "json"):
             raise ReellamaError(FORMAT)
-        given = checked({**parameters, **(self.options or {})})
+        given = check_options({**parameters, **(self.options or {})})
         names = [*REALS, "top_k", "repeat_last_n", "seed"]
         chosen = {name: given[name] for name in names if name in given}
         if chosen.get("seed", 0) < 0:  # one is drawn
             del chosen["seed"]
         chosen["top_k"] = max(chosen.get("top_k", Sampling.top_k), 0)
-        return Options(
+        return GenerationOptions(
             sampling=Sampling(**chosen),
-            max_tokens=max(given.get("num_predict", Options.max_tokens), -1),
+            max_tokens=max(given.get("num_predict", GenerationOptions.max_tokens), -1),
             stop=tuple(given.get("stop", ())),
             n_probs=max(self.top_logprobs or 0, 1) if self.logprobs else 0,
             n_ctx=given.get("num_ctx"),
@@ -106,7 +106,7 @@ class Generating(Loading):
         )
 
 
-class Message(BaseModel):
+class OllamaMessage(BaseModel):
     """One message. `images` and `videos` are base64, or paths inside folders that are allowed."""
 
     model_config = ConfigDict(extra="ignore")
@@ -121,14 +121,14 @@ class Message(BaseModel):
         return [*(self.images or ()), *(self.videos or ())]
 
 
-class Chat(Generating):
+class OllamaChatRequest(OllamaGenerationRequest):
     """POST /api/chat."""
 
-    messages: list[Message] | None = None
+    messages: list[OllamaMessage] | None = None
     tools: list[Any] | None = None
 
 
-class Generate(Generating):
+class GenerateRequest(OllamaGenerationRequest):
     """POST /api/generate."""
 
     prompt: str | None = None
@@ -145,7 +145,7 @@ class Generate(Generating):
         return [*(self.images or ()), *(self.videos or ())]
 
 
-class Embed(Loading):
+class EmbedRequest(LoadingRequest):
     """POST /api/embed."""
 
     input: str | list[str] | None = None
@@ -158,26 +158,26 @@ class Embed(Loading):
         return [self.input] if isinstance(self.input, str) else self.input or []
 
 
-class Embeddings(Loading):
+class EmbeddingsRequest(LoadingRequest):
     """POST /api/embeddings, which came before /api/embed."""
 
     prompt: str | None = None
 
 
-class Show(Request):
+class ShowRequest(ModelRequest):
     """POST /api/show."""
 
     verbose: bool | None = None
 
 
-class Copy(BaseModel):
+class CopyRequest(BaseModel):
     """POST /api/copy."""
 
     source: str = Field(min_length=1)
     destination: str = Field(min_length=1)
 
 
-class Create(Request):
+class CreateRequest(ModelRequest):
     """POST /api/create. `files` and `adapters` are digests of blobs by file name."""
 
     from_: str | None = Field(None, alias="from")
@@ -187,11 +187,11 @@ class Create(Request):
     license: str | list[str] | None = None
     system: str | None = None
     parameters: dict[str, Any] | None = None
-    messages: list[Message] | None = None
+    messages: list[OllamaMessage] | None = None
     quantize: str | None = None
 
 
-def checked(options: Mapping[str, Any]) -> dict[str, Any]:
+def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options that mean something here, each of its own kind; nulls are left out.
 
     Raises ReellamaError, in Ollama's words, for one of another kind.

@@ -9,16 +9,18 @@ from urllib.parse import unquote, urlsplit
 from pipeline.server.media.fetch import fetch, read_path
 from pipeline.server.media.media_encoder import MediaError, decode_base64
 from pipeline.server.openai.openai_schemas import ChatMessage
-from pipeline.server.service import Message
+from pipeline.server.service import ServiceMessage
 from pipeline.server.settings import Settings
 
 SHOWN = 60  # characters of an address in an error: a data URL may have millions
 
 
-async def read_messages(messages: Sequence[ChatMessage], settings: Settings) -> list[Message]:
+async def read_messages(
+    messages: Sequence[ChatMessage], settings: Settings
+) -> list[ServiceMessage]:
     """The service's messages. Raises MediaError for an address that cannot or may not be read."""
     return [
-        Message(
+        ServiceMessage(
             "system" if message.role == "developer" else message.role,
             message.text,
             tuple([await read_url(url, settings) for url in message.urls]),

@@ -19,12 +19,12 @@ from pipeline.llm.engine import Token
 Kind = Literal["chat.completion", "text_completion"]
 PREFIXES = {"chat.completion": "chatcmpl", "text_completion": "cmpl"}
 LEAST_LOGPROB = -9999.0  # stands for a probability of 0, whose logarithm JSON cannot hold
-DONE = "data: [DONE]\n\n"
+DONE_EVENT = "data: [DONE]\n\n"
 ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 ERROR_CODES = {404: "model_not_found", 413: "request_too_large", 503: "server_overloaded"}
 
 
-class Reply:
+class ReplyFrame:
     """The frame of one answer: its id, time and model, the same in every piece of a stream."""
 
     def __init__(self, kind: Kind, model: str):

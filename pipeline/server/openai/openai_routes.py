@@ -17,16 +17,16 @@ from starlette.types import Receive, Scope, Send
 
 from gguf_tools.errors import ReellamaError
 from pipeline.llm.engine import Token
-from pipeline.server.disconnects import GONE, unless_gone
-from pipeline.server.model_registry import all_known
-from pipeline.server.model_store import TAG
+from pipeline.server.disconnects import CLIENT_CLOSED_REQUEST, cancel_on_disconnect
+from pipeline.server.model_registry import all_models
+from pipeline.server.model_store import DEFAULT_TAG
 from pipeline.server.openai import openai_replies as replies
 from pipeline.server.openai.openai_media import read_messages
 from pipeline.server.openai.openai_schemas import (
     ChatRequest,
     CompletionRequest,
     EmbeddingRequest,
-    Generating,
+    OpenAIGenerationRequest,
 )
 from pipeline.server.service import Generation, Service, ServiceError
 
@@ -52,7 +52,7 @@ class OpenAIRoute(APIRoute):
                 headers = error.headers if isinstance(error, ServiceError) else None
                 return _failed(getattr(error, "status", 400), str(error), headers=headers)
             except ClientDisconnect:
-                return Response(status_code=GONE)
+                return Response(status_code=CLIENT_CLOSED_REQUEST)
 
         return handler
 
@@ -95,7 +95,7 @@ async def chat(request: Request, body: ChatRequest) -> Response | dict[str, Any]
         n = body.top_logprobs or 0
         return {"logprobs": replies.chat_logprobs(tokens, n) if wanted else None}
 
-    reply = replies.Reply("chat.completion", body.model)
+    reply = replies.ReplyFrame("chat.completion", body.model)
     if body.stream:
         opening = {"delta": {"role": "assistant", "content": ""}, "logprobs": None}
         return await _stream(request, body, reply, ask(), delta, opening)
@@ -116,7 +116,7 @@ async def complete(request: Request, body: CompletionRequest) -> Response | dict
     def whole(tokens: list[Token], _: int) -> dict[str, Any]:
         return piece(tokens, 0) | {"text": echoed + _text(tokens)}
 
-    reply = replies.Reply("text_completion", body.model)
+    reply = replies.ReplyFrame("text_completion", body.model)
     work = service.complete(body.model, body.text, body.options(), raw=True)
     if body.stream:
         opening = {"text": echoed, "logprobs": None} if echoed else None
@@ -128,29 +128,32 @@ async def complete(request: Request, body: CompletionRequest) -> Response | dict
 async def embed(request: Request, body: EmbeddingRequest) -> dict[str, Any]:
     """Texts as unit vectors."""
     service: Service = request.app.state.service
-    vectors, read = await unless_gone(request, service.embed(body.model, body.texts))
+    vectors, read = await cancel_on_disconnect(request, service.embed(body.model, body.texts))
     if body.dimensions not in (None, len(vectors[0])):
         raise ServiceError(f"{body.model} makes {len(vectors[0])} dimensions, no other", status=400)
     return replies.embeddings(vectors, body.encoding_format, body.model, read)
 
 
 async def _whole(
-    request: Request, reply: replies.Reply, work: Coroutine[Any, Any, Generation], render: Render
+    request: Request,
+    reply: replies.ReplyFrame,
+    work: Coroutine[Any, Any, Generation],
+    render: Render,
 ) -> dict[str, Any]:
-    tokens, generation = await unless_gone(request, _finish(work))
+    tokens, generation = await cancel_on_disconnect(request, _finish(work))
     return reply.whole(render(tokens, 0), generation.stats)
 
 
 async def _stream(
     request: Request,
-    body: Generating,
-    reply: replies.Reply,
+    body: OpenAIGenerationRequest,
+    reply: replies.ReplyFrame,
     work: Coroutine[Any, Any, Generation],
     render: Render,
     opening: dict[str, Any] | None,
 ) -> Response:
     # The first token is awaited here, where an error still has a status of its own.
-    generation, first = await unless_gone(request, _begin(work))
+    generation, first = await cancel_on_disconnect(request, _begin(work))
     pieces = _pieces(generation, first, render, opening)
     return EventStream(generation, _events(generation, pieces, reply, body.include_usage))
 
@@ -204,7 +207,7 @@ async def _pieces(
 async def _events(
     generation: Generation,
     pieces: AsyncIterator[dict[str, Any]],
-    reply: replies.Reply,
+    reply: replies.ReplyFrame,
     include_usage: bool,
 ) -> AsyncIterator[str]:
     usage: dict[str, Any] = {"usage": None} if include_usage else {}
@@ -216,7 +219,7 @@ async def _events(
         return
     if include_usage:
         yield replies.event(reply.piece(None) | {"usage": replies.usage(generation.stats)})
-    yield replies.DONE
+    yield replies.DONE_EVENT
 
 
 def _text(tokens: list[Token]) -> str:
@@ -225,8 +228,8 @@ def _text(tokens: list[Token]) -> str:
 
 async def _names(service: Service) -> list[str]:
     """The bundle and the models that were created, as they are asked for."""
-    known = await asyncio.to_thread(all_known, service.settings, service.store)
-    return [each.manifest.name.removesuffix(f":{TAG}") for each in known]
+    known = await asyncio.to_thread(all_models, service.settings, service.store)
+    return [each.manifest.name.removesuffix(f":{DEFAULT_TAG}") for each in known]
 
 
 def _model(name: str) -> dict[str, Any]:

@@ -11,20 +11,20 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from pipeline.llm.token_sampling import RANDOM_SEED, Sampling
-from pipeline.server.service import Options
+from pipeline.server.service import GenerationOptions
 
 NO_LIMIT = -1  # max_tokens: until the model ends its turn or the context is full
 COMPLETION_TOKENS = 16  # what OpenAI's completions write when max_tokens is not given
 
 
-class Text(BaseModel):
+class TextPart(BaseModel):
     """A part of a message that is text."""
 
     type: Literal["text"]
     text: str
 
 
-class Location(BaseModel):
+class MediaLocation(BaseModel):
     """Where a picture or a video is: a data URL, or a URL or file that the settings allow."""
 
     url: str
@@ -34,7 +34,7 @@ class ImageURL(BaseModel):
     """A part of a message that is a picture."""
 
     type: Literal["image_url"]
-    image_url: Location | str
+    image_url: MediaLocation | str
 
     @property
     def url(self) -> str:
@@ -46,7 +46,7 @@ class VideoURL(BaseModel):
     """A part of a message that is a video."""
 
     type: Literal["video_url"]
-    video_url: Location | str
+    video_url: MediaLocation | str
 
     @property
     def url(self) -> str:
@@ -54,27 +54,27 @@ class VideoURL(BaseModel):
         return self.video_url if isinstance(self.video_url, str) else self.video_url.url
 
 
-Part = Annotated[Text | ImageURL | VideoURL, Field(discriminator="type")]
+MessagePart = Annotated[TextPart | ImageURL | VideoURL, Field(discriminator="type")]
 
 
 class ChatMessage(BaseModel):
     """One message: its content is a string, or parts of text, pictures and videos."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[Part] | None = None
+    content: str | list[MessagePart] | None = None
 
     @property
     def text(self) -> str:
         """Its text parts, a line each."""
         if isinstance(self.content, list):
-            return "\n".join(part.text for part in self.content if isinstance(part, Text))
+            return "\n".join(part.text for part in self.content if isinstance(part, TextPart))
         return self.content or ""
 
     @property
     def urls(self) -> list[str]:
         """Where its pictures and videos are, in order."""
         parts = self.content if isinstance(self.content, list) else []
-        return [part.url for part in parts if not isinstance(part, Text)]
+        return [part.url for part in parts if not isinstance(part, TextPart)]
 
     @model_validator(mode="after")
     def _only_people_show_things(self) -> ChatMessage:
@@ -116,7 +116,7 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
-class Generating(BaseModel):
+class OpenAIGenerationRequest(BaseModel):
     """What chat and plain completions have in common.
 
     A sampling option that is not given is that of `Sampling`: the likeliest token, repeatably.
@@ -148,7 +148,7 @@ class Generating(BaseModel):
             raise ValueError("a bias on tokens is not supported")
 
     @model_validator(mode="after")
-    def _streams_what_it_has_options_for(self) -> Generating:
+    def _streams_what_it_has_options_for(self) -> OpenAIGenerationRequest:
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options is only for stream: true")
         return self
@@ -172,7 +172,7 @@ class Generating(BaseModel):
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
 
-class ChatRequest(Generating):
+class ChatRequest(OpenAIGenerationRequest):
     """POST /v1/chat/completions."""
 
     messages: list[ChatMessage] = Field(min_length=1)
@@ -194,9 +194,9 @@ class ChatRequest(Generating):
             raise ValueError("top_logprobs is only for logprobs: true")
         return self
 
-    def options(self) -> Options:
+    def options(self) -> GenerationOptions:
         """What the service is asked for."""
-        return Options(
+        return GenerationOptions(
             sampling=self.sampling(),
             max_tokens=self.max_completion_tokens or self.max_tokens or NO_LIMIT,
             stop=self.stops(),
@@ -205,7 +205,7 @@ class ChatRequest(Generating):
         )
 
 
-class CompletionRequest(Generating):
+class CompletionRequest(OpenAIGenerationRequest):
     """POST /v1/completions: the prompt is read as it is, without a chat template."""
 
     prompt: str | Annotated[list[str], Field(min_length=1, max_length=1)]
@@ -219,9 +219,9 @@ class CompletionRequest(Generating):
         """The prompt."""
         return self.prompt if isinstance(self.prompt, str) else self.prompt[0]
 
-    def options(self) -> Options:
+    def options(self) -> GenerationOptions:
         """What the service is asked for."""
-        return Options(
+        return GenerationOptions(
             sampling=self.sampling(),
             max_tokens=self.max_tokens or COMPLETION_TOKENS,
             stop=self.stops(),

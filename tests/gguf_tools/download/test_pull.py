@@ -39,7 +39,7 @@ def server(machine: Path, content: bytes, monkeypatch: pytest.MonkeyPatch) -> It
         for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
             monkeypatch.delenv(name, raising=False)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)  # as it was at start
-        monkeypatch.setattr(hub, "PAUSE", 0.01)
+        monkeypatch.setattr(hub, "FIRST_PAUSE", 0.01)
         yield server
 
 
@@ -106,7 +106,7 @@ def test_a_cut_connection_is_taken_up_where_it_broke(server: Hub, content: bytes
 
 
 def test_a_network_that_stays_away_leaves_what_came(server: Hub, content: bytes) -> None:
-    server.cuts = [100_000, *[0] * hub.TRIES]
+    server.cuts = [100_000, *[0] * hub.MAX_TRIES]
     with pytest.raises(GGUFError, match=r"cannot reach .*; the same command goes on where it st"):
         pull("owner/Tiny-GGUF")
     assert cached() == [] and blobs() == [f"{server.etag(Q4, content)}.incomplete"]

@@ -19,12 +19,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gguf_tools.errors import GGUFError, ReellamaError
-from gguf_tools.format.model_summary import model_facts
+from gguf_tools.format.model_summary import model_summary
 from gguf_tools.format.reader import GGUFFile, read_gguf
 from gguf_tools.inspection.diff import diff
-from gguf_tools.inspection.file_summary import inspect, metadata_json, tensor_json
+from gguf_tools.inspection.file_summary import metadata_json, summarize_file, tensor_json
 from gguf_tools.memory import offload
-from gguf_tools.quantization.quant_presets import as_mixture
+from gguf_tools.quantization.quant_presets import as_preset
 from tests.conftest import Result
 from tests.helpers.gguf_bytes import (
     ARRAY,
@@ -91,10 +91,10 @@ def ask_everything(path: Path, other: GGUFFile) -> GGUFFile | None:
     json.dumps(diff(file, other).to_json(), allow_nan=False)
     assert not diff(file, file)
     questions: list[Callable[[], object]] = [
-        lambda: json.dumps(asdict(inspect(file)), allow_nan=False),
-        lambda: model_facts(file),
-        lambda: offload.plan(file, 0, 1 << 30, "q8_0", "f16"),
-        lambda: offload.plan(as_mixture(file, "Q4_K_M"), 4096, 1 << 30),
+        lambda: json.dumps(asdict(summarize_file(file)), allow_nan=False),
+        lambda: model_summary(file),
+        lambda: offload.plan_offload(file, 0, 1 << 30, "q8_0", "f16"),
+        lambda: offload.plan_offload(as_preset(file, "Q4_K_M"), 4096, 1 << 30),
     ]
     for question in questions:
         try:
@@ -115,7 +115,7 @@ def test_the_file_that_is_mutated_here_is_valid(valid: GGUFFile, tmp_path: Path)
     file = ask_everything(tmp_path / "copy.gguf", valid)
     assert file is not None
     assert not diff(file, valid)
-    assert offload.gpu_layers(file, 4096, 1 << 30) == 3
+    assert offload.count_fitting_layers(file, 4096, 1 << 30) == 3
 
 
 # What stands in a header where it matters: lengths, counts, types, and numbers at their limits.
@@ -296,9 +296,9 @@ def test_odd_values_in_a_sound_file_do_no_harm(name: str, tmp_path: Path, valid:
     assert file is not None
     if reason:
         with pytest.raises(GGUFError, match=reason):
-            offload.plan(file, 4096, 1 << 30)
+            offload.plan_offload(file, 4096, 1 << 30)
     else:
-        assert offload.plan(file, 4096, 1 << 30).n_gpu_layers_all == file.n_layer + 1
+        assert offload.plan_offload(file, 4096, 1 << 30).n_gpu_layers_all == file.n_layer + 1
     assert time.process_time() - start < 20
 
 

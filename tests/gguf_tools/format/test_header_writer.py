@@ -5,7 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gguf_tools.format.header_writer import TensorInfo, entries, file_size, head, raw_entries
+from gguf_tools.format.header_writer import (
+    TensorInfo,
+    file_size,
+    header_bytes,
+    metadata_entries,
+    raw_entries,
+)
 from gguf_tools.format.reader import read_gguf
 
 
@@ -36,12 +42,12 @@ def test_a_head_is_read_as_it_was_written(
         TensorInfo(name, shape, gguf.GGMLQuantizationType.F16) for name, shape in shapes.items()
     ]
     path = tmp_path_factory.mktemp("head") / "head.gguf"
-    top = head(entries(metadata), tensors)
-    size = file_size(entries(metadata), tensors)
+    top = header_bytes(metadata_entries(metadata), tensors)
+    size = file_size(metadata_entries(metadata), tensors)
     path.write_bytes(top + bytes(size - len(top)))
     file = read_gguf(path)
     assert file.metadata == metadata
-    assert raw_entries(path) == entries(metadata)
+    assert raw_entries(path) == metadata_entries(metadata)
     assert {t.name: t.n_bytes for t in file.tensors.values()} == {
         t.name: t.n_bytes for t in tensors
     }

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gguf_tools.errors import GGUFError
-from gguf_tools.format.model_summary import ModelFacts, model_facts
+from gguf_tools.format.model_summary import ModelSummary, model_summary
 from gguf_tools.format.reader import GGUFFile, read_gguf, token_embeddings
 
 # A header's places, in bytes: magic, version, number of tensors, number of keys, keys.
@@ -95,7 +95,7 @@ def test_what_is_known_of_smollm2(smollm2: Path) -> None:
     assert file.token("no such token") == ""
     assert "add_generation_prompt" in (file.chat_template or "")
     assert file.embedding_scale == 1.0
-    facts = model_facts(file)
+    facts = model_summary(file)
     assert facts.quantization == "Q4_1"
     assert facts.n_parameters == 134_515_008
     assert facts.has_chat_template
@@ -285,7 +285,7 @@ def test_damage_anywhere_is_refused_or_harmless(
         for entry in file.tensors.values():
             assert 0 <= entry.offset <= entry.offset + entry.n_bytes <= file.size
         assert isinstance(reads_or_refuses(path, token_embeddings), np.ndarray | None)
-        facts = reads_or_refuses(path, lambda path: model_facts(read_gguf(path)))
-        assert isinstance(facts, ModelFacts | None)
+        facts = reads_or_refuses(path, lambda path: model_summary(read_gguf(path)))
+        assert isinstance(facts, ModelSummary | None)
     else:
         assert file is None

@@ -15,7 +15,7 @@ from gguf_tools.errors import GGUFError
 from gguf_tools.format.reader import read_gguf
 from gguf_tools.format.split_files import read_model
 from gguf_tools.inspection.diff import diff
-from gguf_tools.inspection.file_summary import inspect, metadata_json
+from gguf_tools.inspection.file_summary import metadata_json, summarize_file
 from tests.conftest import Result
 from tests.helpers import tiny_model
 from tests.helpers.gguf_bytes import ARRAY, FLOAT64, header, key, number, tensor, text
@@ -24,7 +24,7 @@ Reellama = Callable[..., Result]
 
 
 def test_what_is_known_of_smollm2(smollm2: Path) -> None:
-    facts = inspect(read_gguf(smollm2))
+    facts = summarize_file(read_gguf(smollm2))
     assert (facts.architecture, facts.quantization) == ("llama", "Q4_1")
     assert (facts.n_parameters, facts.n_tensors) == (134_515_008, 272)
     assert (facts.n_layer, facts.n_embd, facts.n_ctx_train) == (30, 576, 8192)
@@ -52,7 +52,7 @@ def test_what_is_known_of_smollm2(smollm2: Path) -> None:
 
 
 def test_layers_with_a_sliding_window_are_told_apart(gemma: Path) -> None:
-    cost = inspect(read_gguf(gemma)).kv_per_1000_tokens
+    cost = summarize_file(read_gguf(gemma)).kv_per_1000_tokens
     assert cost is not None
     assert (cost.n_layer, cost.n_sliding, cost.window) == (18, 15, 512)
     assert cost.full["f16"] == 1000 * 18 * 2 * 256 * 2
@@ -73,7 +73,7 @@ def test_what_is_no_language_model_can_be_looked_at_too(
 ) -> None:
     path = tmp_path / "other.gguf"
     path.write_bytes(content)
-    facts = inspect(read_gguf(path))
+    facts = summarize_file(read_gguf(path))
     assert (facts.tokenizer, facts.kv_per_1000_tokens, facts.n_ctx_train) == (None, None, None)
     assert reellama("gguf", "inspect", path).status == 0
 
@@ -158,7 +158,7 @@ def test_a_header_is_read_and_no_more_of_a_40_gb_file(gemma: Path, tmp_path: Pat
         return int(counters.read_text().split()[1])
 
     before = n_read()
-    facts = inspect(read_gguf(path))
+    facts = summarize_file(read_gguf(path))
     assert n_read() - before < start + (1 << 20)
     assert (facts.size, facts.n_parameters) == (40 << 30, 268_098_176)
 
@@ -262,7 +262,7 @@ def split(tmp_path: Path) -> Path:
 
 
 def test_a_model_in_several_files_is_one_model(split: Path, reellama: Reellama) -> None:
-    facts = inspect(read_model(split))
+    facts = summarize_file(read_model(split))
     assert (facts.name, facts.n_tensors, facts.n_parameters) == ("big", 4, 32)
     assert facts.size == sum(part.stat().st_size for part in split.parent.glob("big-*.gguf"))
     shown = json.loads(reellama("gguf", "inspect", split, "--json", "--tensors").out)
@@ -280,7 +280,7 @@ def test_a_missing_or_repeated_part_is_named(split: Path) -> None:
 
 
 def test_an_inspection_is_plain_values(tiny_llama: Path) -> None:
-    facts = asdict(inspect(read_gguf(tiny_llama)))
+    facts = asdict(summarize_file(read_gguf(tiny_llama)))
     assert json.loads(json.dumps(facts))["n_parameters"] == sum(
         int(np.prod(weight.shape)) for weight in tiny_model.weights("llama").values()
     )

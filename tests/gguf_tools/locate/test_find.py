@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gguf_tools.errors import GGUFError
 from gguf_tools.format.split_names import part_names
 from gguf_tools.locate import find, stores
-from gguf_tools.locate.naming import choose, quant_of
+from gguf_tools.locate.naming import choose_file, quant_of
 from tests.helpers.ollama_store import into_ollama
 
 
@@ -98,7 +98,7 @@ def test_every_name_that_is_listed_is_that_model(machine: Path) -> None:
     put(machine / ".lmstudio/models/o/r/other-00002-of-00002.gguf")
     for name in ("r-Q8_0.gguf", "r-F16.gguf", "x/r-F16.gguf", "mmproj-r-F16.gguf"):
         put(stores.hub_cache() / "models--o--r/snapshots/c" / name)
-    models = find.models()
+    models = find.list_models()
     assert len(models) == 8 and len({model.name for model in models}) == 8
     assert all(find.resolve(model.name) == model.path for model in models)
 
@@ -206,7 +206,7 @@ def test_a_files_name_says_its_quantization(name: str, quant: str | None) -> Non
     ],
 )
 def test_a_file_of_a_repository_is_chosen(names: list[str], wanted: str, chosen: str) -> None:
-    assert choose(names, wanted, "hf:o/r") == chosen
+    assert choose_file(names, wanted, "hf:o/r") == chosen
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def test_a_file_of_a_repository_is_chosen(names: list[str], wanted: str, chosen:
 )
 def test_no_file_is_chosen_by_chance(names: list[str], wanted: str, message: str) -> None:
     with pytest.raises(GGUFError, match=f"^hf:o/r has .*{message}"):
-        choose(names, wanted, "hf:o/r")
+        choose_file(names, wanted, "hf:o/r")
 
 
 @given(st.text(alphabet="aQ480_KMF16.-/of", max_size=30), st.integers(1, 40), st.data())

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gguf_tools.locate import stores
-from gguf_tools.locate.listing import entries
+from gguf_tools.locate.listing import list_models
 from tests.conftest import Result
 from tests.helpers.ollama_store import into_ollama, write_manifest
 
@@ -227,10 +227,10 @@ def test_a_split_model_is_one_entry_and_says_which_part_is_missing(
     own.mkdir(parents=True)
     for i in (1, 3):
         shutil.copy(tiny_llama, own / f"big-0000{i}-of-00003.gguf")
-    (entry,) = (entry for entry in entries() if entry.source == "reellama")
+    (entry,) = (entry for entry in list_models() if entry.source == "reellama")
     assert entry.problem is not None and "big-00002-of-00003.gguf is missing" in entry.problem
     shutil.copy(tiny_llama, own / "big-00002-of-00003.gguf")
-    (entry,) = (entry for entry in entries() if entry.source == "reellama")
+    (entry,) = (entry for entry in list_models() if entry.source == "reellama")
     assert entry.problem is None
     assert entry.n_bytes == 3 * tiny_llama.stat().st_size
     assert entry.n_parameters == 3 * N_PARAMETERS

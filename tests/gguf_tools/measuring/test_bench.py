@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from gguf_tools.errors import ReellamaError
 from gguf_tools.measuring import bench, bench_output
 from gguf_tools.measuring.bench import BenchTest, grid
-from gguf_tools.measuring.bench_results import Result
+from gguf_tools.measuring.bench_results import BenchResult
 from gguf_tools.runtime import backend
 from tests.helpers import tiny_model
 
@@ -34,11 +34,11 @@ FAST = ("-p", "16", "-n", "4", "-s", "8", "-r", "2", "-t", "1")
 
 
 @pytest.fixture(scope="module")
-def results(tiny_llama: Path) -> list[Result]:
+def results(tiny_llama: Path) -> list[BenchResult]:
     return bench.run(grid([tiny_llama], n_threads=[1]), TESTS, 3)
 
 
-def test_each_test_has_its_speed_and_its_samples(results: list[Result]) -> None:
+def test_each_test_has_its_speed_and_its_samples(results: list[BenchResult]) -> None:
     assert [result.test for result in results] == ["pp16", "tg4", "sp8"]
     for result, n in zip(results, (16, 4, 8), strict=True):
         assert (result.n_prompt + result.n_gen + result.n_soft) == n
@@ -50,7 +50,7 @@ def test_each_test_has_its_speed_and_its_samples(results: list[Result]) -> None:
         assert result.load_ns > 0
 
 
-def test_the_model_and_the_settings_are_named(results: list[Result], tiny_llama: Path) -> None:
+def test_the_model_and_the_settings_are_named(results: list[BenchResult], tiny_llama: Path) -> None:
     result = results[0]
     assert result.model_filename == str(tiny_llama)
     assert result.model_type.startswith("llama")
@@ -61,7 +61,7 @@ def test_the_model_and_the_settings_are_named(results: list[Result], tiny_llama:
     assert result.n_gpu_layers == 0
 
 
-def test_the_peak_of_memory_is_of_the_measuring_process_alone(results: list[Result]) -> None:
+def test_the_peak_of_memory_is_of_the_measuring_process_alone(results: list[BenchResult]) -> None:
     held = bytearray(os.urandom(MIB)) * 400  # which the child must not be charged with
     assert len(held) == 400 * MIB
     [result] = bench.run(grid([results[0].model_filename], n_threads=[1]), [BenchTest("tg", 1)], 1)
@@ -208,12 +208,12 @@ def test_a_killed_grid_goes_on_where_it_was(tiny_llama: Path, tmp_path: Path) ->
 texts = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=20)
 positive = st.integers(1, 2**40)
 made = st.builds(
-    Result,
+    BenchResult,
     **{
         field.name: {"str": texts, "int": positive, "float": st.floats(0.01, 1e6)}.get(
             str(field.type), st.none() | positive
         )
-        for field in fields(Result)
+        for field in fields(BenchResult)
         if field.name != "samples_ns"
     },
     samples_ns=st.lists(positive, min_size=1, max_size=3).map(tuple),
@@ -221,11 +221,11 @@ made = st.builds(
 
 
 @given(st.lists(made, max_size=4))
-def test_every_format_gives_back_what_went_in(results: list[Result]) -> None:
+def test_every_format_gives_back_what_went_in(results: list[BenchResult]) -> None:
     objects = json.loads(bench_output.as_json(results))
     for result, each in zip(results, objects, strict=True):
         assert each.pop("samples_ts") == [_n(result) * 1e9 / ns for ns in result.samples_ns]
-        assert Result(**each | {"samples_ns": tuple(each["samples_ns"])}) == result
+        assert BenchResult(**each | {"samples_ns": tuple(each["samples_ns"])}) == result
 
     rows = list(csv.DictReader(io.StringIO(bench_output.as_csv(results), newline="")))
     database = sqlite3.connect(":memory:")
@@ -237,11 +237,11 @@ def test_every_format_gives_back_what_went_in(results: list[Result]) -> None:
             assert row[name] == ("" if value is None else str(value))
 
 
-def _n(result: Result) -> int:
+def _n(result: BenchResult) -> int:
     return result.n_prompt + result.n_gen + result.n_soft
 
 
-def test_a_table_shows_the_settings_that_differ(results: list[Result]) -> None:
+def test_a_table_shows_the_settings_that_differ(results: list[BenchResult]) -> None:
     heads, rows = bench_output.columns(results)
     assert heads == [
         "model",

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 
 from gguf_tools.errors import ReellamaError
 from gguf_tools.measuring import compare, compare_output, plots
-from gguf_tools.measuring.compare import How, Row
-from gguf_tools.measuring.compare_output import Plot
+from gguf_tools.measuring.compare import CompareRow, CompareSettings
+from gguf_tools.measuring.compare_output import ScatterPlot
 from gguf_tools.measuring.divergence import Estimate
 
 TEXT = "The ferry came to rest on the gravel, some twenty metres short of the landing. " * 6
 OPTIONS = ("--ctx", "64", "--chunks", "2", "--threads", "1")
-ROW = Row(
+ROW = CompareRow(
     type="Q4_0",
     n_bytes=1_000_000,
     bits_per_weight=4.5,
@@ -39,19 +39,23 @@ ROW = Row(
 
 
 @pytest.fixture(scope="module")
-def how(tmp_path_factory: pytest.TempPathFactory) -> How:
+def how(tmp_path_factory: pytest.TempPathFactory) -> CompareSettings:
     text = tmp_path_factory.mktemp("text") / "ferry.txt"
     text.write_text(TEXT)
-    return How(text, n_ctx=64, n_chunks=2, n_prompt=16, n_gen=4, repetitions=2, n_threads=1)
+    return CompareSettings(
+        text, n_ctx=64, n_chunks=2, n_prompt=16, n_gen=4, repetitions=2, n_threads=1
+    )
 
 
 @pytest.fixture(scope="module")
-def rows(tiny_llama: Path, how: How, tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
+def rows(
+    tiny_llama: Path, how: CompareSettings, tmp_path_factory: pytest.TempPathFactory
+) -> list[CompareRow]:
     work = tmp_path_factory.mktemp("work")
     return compare.compare(tiny_llama, ["Q8_0", "Q4_0", "f16"], work=work, how=how)
 
 
-def test_a_row_for_the_base_and_one_for_each_type(rows: list[Row]) -> None:
+def test_a_row_for_the_base_and_one_for_each_type(rows: list[CompareRow]) -> None:
     assert [row.type for row in rows] == ["F32", "Q8_0", "Q4_0", "F16"]
     base, q8_0, q4_0, f16 = rows
     assert (base.kl, base.kl_p99, base.same_top) == (None, None, None)
@@ -67,7 +71,7 @@ def test_a_row_for_the_base_and_one_for_each_type(rows: list[Row]) -> None:
 
 
 def test_finished_rows_are_kept_and_models_are_not(
-    tiny_llama: Path, how: How, tmp_path: Path
+    tiny_llama: Path, how: CompareSettings, tmp_path: Path
 ) -> None:
     first = compare.compare(tiny_llama, ["Q8_0"], work=tmp_path, how=how)
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json", ".json"]
@@ -83,7 +87,7 @@ def test_finished_rows_are_kept_and_models_are_not(
 
 
 def test_what_was_measured_in_another_way_is_measured_again(
-    tiny_llama: Path, how: How, tmp_path: Path
+    tiny_llama: Path, how: CompareSettings, tmp_path: Path
 ) -> None:
     [first] = compare.compare(tiny_llama, [], work=tmp_path, how=how)
     [again] = compare.compare(tiny_llama, [], work=tmp_path, how=replace(how, n_chunks=1))
@@ -94,7 +98,9 @@ def test_what_was_measured_in_another_way_is_measured_again(
     assert mended.perplexity == first.perplexity
 
 
-def test_models_are_kept_when_asked_for(tiny_llama: Path, how: How, tmp_path: Path) -> None:
+def test_models_are_kept_when_asked_for(
+    tiny_llama: Path, how: CompareSettings, tmp_path: Path
+) -> None:
     first = compare.compare(tiny_llama, ["Q8_0"], work=tmp_path, how=how, keep=True)
     kept = tmp_path / "llama-Q8_0.gguf"
     assert kept.stat().st_size == first[1].n_bytes
@@ -103,7 +109,9 @@ def test_models_are_kept_when_asked_for(tiny_llama: Path, how: How, tmp_path: Pa
     assert kept.exists()
 
 
-def test_a_score_of_the_caller_is_a_column(tiny_llama: Path, how: How, tmp_path: Path) -> None:
+def test_a_score_of_the_caller_is_a_column(
+    tiny_llama: Path, how: CompareSettings, tmp_path: Path
+) -> None:
     scored: list[str] = []
 
     def score(path: Path) -> float:
@@ -120,7 +128,7 @@ def test_a_score_of_the_caller_is_a_column(tiny_llama: Path, how: How, tmp_path:
 
 
 def test_a_type_that_cannot_be_made_is_refused_before_anything_is_measured(
-    tiny_llama: Path, how: How, tmp_path: Path
+    tiny_llama: Path, how: CompareSettings, tmp_path: Path
 ) -> None:
     with pytest.raises(ReellamaError, match="Q9_Z"):
         compare.compare(tiny_llama, ["Q8_0", "Q9_Z"], work=tmp_path / "work", how=how)
@@ -128,7 +136,7 @@ def test_a_type_that_cannot_be_made_is_refused_before_anything_is_measured(
 
 
 def test_a_killed_comparison_goes_on_and_leaves_no_half_file(
-    tiny_llama: Path, how: How, tmp_path: Path
+    tiny_llama: Path, how: CompareSettings, tmp_path: Path
 ) -> None:
     work = tmp_path / "work"
     command = [sys.executable, "-m", "pipeline.cli.main", "gguf", "compare", str(tiny_llama)]
@@ -175,7 +183,9 @@ finite = st.floats(1e-6, 1e6)
 def test_the_plot_of_characters_has_a_mark_for_every_type(found: list[tuple[float, float]]) -> None:
     x, y = [a for a, _ in found], [b for _, b in found]
     names = [f"T{number}" for number in range(len(found))]
-    plot = Plot("Quality over size", "file size, MB", names, x, y, compare.pareto_front(found))
+    plot = ScatterPlot(
+        "Quality over size", "file size, MB", names, x, y, compare.pareto_front(found)
+    )
     text = compare_output.scatter(plot)
     for name in names:
         assert name in text
@@ -195,7 +205,7 @@ def test_plots_are_drawn_as_png_and_svg(tmp_path: Path, n: int) -> None:
     x, y = [float(i % 7 + 1) for i in range(n)], [2.0 ** -(i % 11) for i in range(n)]
     names = [f"IQ{i}_XXS" for i in range(n)]
     front = compare.pareto_front(list(zip(x, y, strict=True)))
-    plot = Plot("Quality over size", "file size, MB", names, x, y, front)
+    plot = ScatterPlot("Quality over size", "file size, MB", names, x, y, front)
     png, svg = plots.save(plot, tmp_path / "smol.lm-size", "SmolLM2: base F16")
     assert (png.name, svg.name) == ("smol.lm-size.png", "smol.lm-size.svg")
     assert png.read_bytes().startswith(b"\x89PNG")
@@ -207,7 +217,7 @@ def test_plots_are_drawn_as_png_and_svg(tmp_path: Path, n: int) -> None:
 
 
 def test_the_same_plot_gives_the_same_svg(tmp_path: Path) -> None:
-    plot = Plot("Quality over size", "file size, MB", ["Q4_0"], [1.0], [0.1], [0])
+    plot = ScatterPlot("Quality over size", "file size, MB", ["Q4_0"], [1.0], [0.1], [0])
     one, other = (plots.save(plot, tmp_path / name)[1].read_bytes() for name in "ab")
     assert one == other
 
@@ -224,7 +234,7 @@ def test_without_matplotlib_nothing_is_measured_in_vain(
 
 
 def test_the_command_prints_the_table_and_the_plots(
-    reellama: Callable, tiny_llama: Path, how: How, tmp_path: Path
+    reellama: Callable, tiny_llama: Path, how: CompareSettings, tmp_path: Path
 ) -> None:
     arguments = ["gguf", "compare", tiny_llama, "Q8_0", "Q4_0", *OPTIONS, "--text", how.text]
     arguments += ["--work", tmp_path / "work"]
@@ -248,23 +258,25 @@ def test_the_command_prints_the_table_and_the_plots(
 def test_a_bundle_describes_videos_with_each_type(
     reellama: Callable,
     tiny_llama: Path,
-    how: How,
+    how: CompareSettings,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from pipeline.evaluation.scoring import Share
+    from pipeline.evaluation.scoring import Accuracy
 
     asked: list[tuple[str, int, str]] = []
 
     class Found:
         def __init__(self) -> None:
-            self.scores = {"motion": Share(3, 4), "picture": Share(0, 4)}
+            self.scores = {"motion": Accuracy(3, 4), "picture": Accuracy(0, 4)}
 
     def evaluate(bundle: str, *, clips: int, llm: Path) -> Found:
         asked.append((bundle, clips, llm.name))
         return Found()
 
-    monkeypatch.setattr("pipeline.evaluation.tasks.clip_descriptions.evaluate", evaluate)
+    monkeypatch.setattr(
+        "pipeline.evaluation.tasks.clip_descriptions.evaluate_descriptions", evaluate
+    )
     arguments = ("gguf", "compare", tiny_llama, "Q8_0", *OPTIONS, "--text", how.text, "--json")
     result = reellama(*arguments, "--work", tmp_path, "--bundle", "mini", "--clips", "8")
     assert [row["accuracy"] for row in json.loads(result.out)] == [3 / 8, 3 / 8]

@@ -20,7 +20,7 @@ from gguf_tools.runtime.backend import load_model
 from gguf_tools.runtime.context import Context, ContextSettings
 from gguf_tools.text import text_chunks
 from models.training.frozen_llm import FrozenLLM
-from models.training.lora import Lora
+from models.training.lora import LoraAdapters
 from tests.helpers import tiny_model
 
 TEXT = "The ferry came to rest on the gravel, some twenty metres short of the landing. " * 12
@@ -112,7 +112,7 @@ def by_the_book(path: Path, text: str, n_ctx: int, n_chunks: int) -> tuple[np.nd
 
 
 def test_perplexity_is_that_of_the_second_half_of_each_chunk(tiny_llama: Path, text: Path) -> None:
-    found = perplexity.measure(tiny_llama, text, n_ctx=64, n_chunks=3, n_threads=1)
+    found = perplexity.measure_quality(tiny_llama, text, n_ctx=64, n_chunks=3, n_threads=1)
     log_p, expected = by_the_book(tiny_llama, TEXT, 64, 3)
     nll = -log_p[np.arange(len(expected)), expected]
     assert found.n_scored == len(expected) == 3 * 31
@@ -125,7 +125,7 @@ def test_perplexity_is_that_of_the_second_half_of_each_chunk(tiny_llama: Path, t
 def test_divergence_is_what_its_definition_says(
     tiny_llama: Path, other_llama: Path, text: Path
 ) -> None:
-    found = perplexity.measure(
+    found = perplexity.measure_quality(
         other_llama, text, reference=tiny_llama, n_ctx=64, n_chunks=3, n_threads=1
     ).divergence
     assert found is not None
@@ -146,7 +146,7 @@ def test_divergence_is_what_its_definition_says(
 
 
 def test_a_model_does_not_differ_from_itself(tiny_llama: Path, text: Path) -> None:
-    found = perplexity.measure(
+    found = perplexity.measure_quality(
         tiny_llama, text, reference=tiny_llama, n_ctx=64, n_chunks=2, n_threads=1
     ).divergence
     assert found is not None
@@ -158,8 +158,8 @@ def test_a_model_does_not_differ_from_itself(tiny_llama: Path, text: Path) -> No
 def test_the_figure_is_that_of_llama_perplexity_to_the_last_digit(
     smollm2: Path, n_ctx: int, n_chunks: int
 ) -> None:
-    found = perplexity.measure(smollm2, n_ctx=n_ctx, n_chunks=n_chunks, n_threads=1)
-    expected = as_llama_perplexity_does(smollm2, perplexity.ENGLISH, n_ctx, n_chunks)
+    found = perplexity.measure_quality(smollm2, n_ctx=n_ctx, n_chunks=n_chunks, n_threads=1)
+    expected = as_llama_perplexity_does(smollm2, perplexity.ENGLISH_TEXT, n_ctx, n_chunks)
     assert found.perplexity.value == pytest.approx(expected, rel=1e-6)
 
 
@@ -183,7 +183,7 @@ def test_a_block_is_what_llama_cpp_computes_at_once(n_chunks: int, n_ctx: int) -
 
 def test_only_whole_chunks_count(tiny_llama: Path, text: Path) -> None:
     n_tokens = len(tokens_of(TEXT))
-    found = perplexity.measure(tiny_llama, text, n_ctx=256, n_threads=1)
+    found = perplexity.measure_quality(tiny_llama, text, n_ctx=256, n_threads=1)
     assert found.n_chunks == n_tokens // 256
     assert found.n_scored == found.n_chunks * 127
 
@@ -214,7 +214,7 @@ def test_what_cannot_be_measured_is_one_line(
     if content is not None:
         path.write_text(content)
     with pytest.raises(ReellamaError, match=message) as caught:
-        perplexity.measure(tiny_llama, path, n_ctx=n_ctx, n_threads=1)
+        perplexity.measure_quality(tiny_llama, path, n_ctx=n_ctx, n_threads=1)
     assert "\n" not in str(caught.value)
 
 
@@ -222,12 +222,12 @@ def test_models_with_other_tokens_are_not_compared(
     tiny_llama: Path, smollm2: Path, text: Path
 ) -> None:
     with pytest.raises(ReellamaError, match="whose tokens are not the same: it has 259 of them"):
-        perplexity.measure(tiny_llama, text, reference=smollm2, n_ctx=64, n_threads=1)
+        perplexity.measure_quality(tiny_llama, text, reference=smollm2, n_ctx=64, n_threads=1)
 
 
 def test_progress_tells_the_perplexity_so_far(tiny_llama: Path, text: Path) -> None:
     seen: list[tuple[float, ...]] = []
-    found = perplexity.measure(
+    found = perplexity.measure_quality(
         tiny_llama,
         text,
         n_ctx=256,
@@ -246,7 +246,7 @@ def test_kl_is_never_negative_and_agreement_is_a_share(
 ) -> None:
     rng = np.random.default_rng(seed)
     reference, logits = rng.normal(0, spread, (2, n, n_vocab)).astype(np.float32)
-    found = divergence.differences(logits, reference, rng.integers(0, n_vocab, n))
+    found = divergence.token_differences(logits, reference, rng.integers(0, n_vocab, n))
     # What is left out, below e^-16 each, is all that can be missing.
     assert (found.kl > -n_vocab * math.exp(-16) * 100).all()
     assert (found.nll >= -1e-6).all()
@@ -258,11 +258,11 @@ def test_a_constant_added_to_all_logits_changes_nothing(seed: int, shift: float)
     rng = np.random.default_rng(seed)
     reference, logits = rng.normal(0, 3, (2, 5, 50)).astype(np.float32)
     tokens = rng.integers(0, 50, 5)
-    plain = divergence.differences(logits, reference, tokens)
-    shifted = divergence.differences(logits + np.float32(shift), reference, tokens)
+    plain = divergence.token_differences(logits, reference, tokens)
+    shifted = divergence.token_differences(logits + np.float32(shift), reference, tokens)
     assert shifted.kl == pytest.approx(plain.kl, abs=1e-3)
     assert shifted.nll == pytest.approx(plain.nll, abs=1e-3)
-    assert divergence.likelihoods(logits, tokens) == pytest.approx(plain.nll)
+    assert divergence.negative_log_likelihoods(logits, tokens) == pytest.approx(plain.nll)
 
 
 @given(seeds, st.integers(1, 3000))
@@ -270,10 +270,10 @@ def test_rows_that_are_worked_on_in_slices_give_the_same(seed: int, elements: in
     rng = np.random.default_rng(seed)
     reference, logits = rng.normal(0, 3, (2, 30, 100)).astype(np.float32)
     tokens = rng.integers(0, 100, 30)
-    whole = divergence.differences(logits, reference, tokens)
+    whole = divergence.token_differences(logits, reference, tokens)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(divergence, "SLICE_ELEMENTS", elements)
-        parts = divergence.differences(logits, reference, tokens)
+        parts = divergence.token_differences(logits, reference, tokens)
     for one, other in zip(whole, parts, strict=True):
         assert np.array_equal(one, other)
 
@@ -323,9 +323,9 @@ def test_an_adapter_is_measured_against_the_model_without_it(
     tiny_llama: Path, text: Path, tmp_path: Path
 ) -> None:
     adapter = tmp_path / "adapter.gguf"
-    lora = Lora(FrozenLLM(tiny_llama).model, rank=2, alpha=4.0)
+    lora = LoraAdapters(FrozenLLM(tiny_llama).model, rank=2, alpha=4.0)
     lora.save(adapter, read_gguf(tiny_llama))
-    same = perplexity.measure(
+    same = perplexity.measure_quality(
         tiny_llama, text, reference=tiny_llama, n_ctx=32, n_chunks=2, lora=[(adapter, 1.0)]
     )
     assert same.divergence and same.divergence.kl.value == pytest.approx(0, abs=1e-6)
@@ -333,9 +333,9 @@ def test_an_adapter_is_measured_against_the_model_without_it(
         for b in lora.b:
             b.normal_(std=0.2)
     lora.save(adapter, read_gguf(tiny_llama))
-    other = perplexity.measure(
+    other = perplexity.measure_quality(
         tiny_llama, text, reference=tiny_llama, n_ctx=32, n_chunks=2, lora=[(adapter, 1.0)]
     )
     assert other.divergence and other.divergence.kl.value > 1e-4
     with pytest.raises(ReellamaError, match="no such LoRA adapter"):
-        perplexity.measure(tiny_llama, text, n_ctx=32, lora=[(tmp_path / "none.gguf", 1.0)])
+        perplexity.measure_quality(tiny_llama, text, n_ctx=32, lora=[(tmp_path / "none.gguf", 1.0)])

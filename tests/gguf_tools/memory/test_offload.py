@@ -18,7 +18,7 @@ from gguf_tools.errors import ReellamaError
 from gguf_tools.format.reader import GGUFFile, read_gguf
 from gguf_tools.locate.find import smollm2
 from gguf_tools.memory import estimates, offload
-from gguf_tools.quantization.quant_presets import MIXTURES, as_mixture
+from gguf_tools.quantization.quant_presets import PRESETS, as_preset
 from gguf_tools.runtime import backend
 from gguf_tools.runtime.backend import Device, load_model, log_lines
 from gguf_tools.sizes import parse_size
@@ -36,20 +36,22 @@ contexts = st.integers(1, 8192)
 @given(free_memory, free_memory, contexts)
 def test_more_memory_never_holds_fewer_layers(one: int, other: int, n_ctx: int) -> None:
     less, more = sorted((one, other))
-    few, many = (offload.gpu_layers(FILE, n_ctx, free) for free in (less, more))
+    few, many = (offload.count_fitting_layers(FILE, n_ctx, free) for free in (less, more))
     assert 0 <= few <= many <= FILE.n_layer + 1
 
 
 @given(free_memory, contexts, contexts)
 def test_a_longer_context_never_leaves_room_for_more_layers(free: int, a: int, b: int) -> None:
     short, long = sorted((a, b))
-    assert offload.gpu_layers(FILE, long, free) <= offload.gpu_layers(FILE, short, free)
+    assert offload.count_fitting_layers(FILE, long, free) <= offload.count_fitting_layers(
+        FILE, short, free
+    )
 
 
 @given(free_memory, contexts)
 def test_what_is_said_to_fit_fits_and_one_more_would_not(free: int, n_ctx: int) -> None:
-    n_layers = offload.gpu_layers(FILE, n_ctx, free)
-    *layers, output = estimates.layer_bytes(FILE)
+    n_layers = offload.count_fitting_layers(FILE, n_ctx, free)
+    *layers, output = estimates.layer_weight_bytes(FILE)
     cache = estimates.kv_bytes(FILE, 0, n_ctx)  # all layers of SmolLM2 are alike
 
     def needed(n: int) -> int:
@@ -57,7 +59,7 @@ def test_what_is_said_to_fit_fits_and_one_more_would_not(free: int, n_ctx: int) 
         there = layers[FILE.n_layer + 1 - n :]
         # The weights that stay are copied over, a layer at a time, to read a prompt.
         staged = max(layers[: FILE.n_layer + 1 - n], default=0)
-        base = offload.OVERHEAD + estimates.compute_bytes(FILE, n_ctx) + staged
+        base = offload.GPU_OVERHEAD_BYTES + estimates.compute_bytes(FILE, n_ctx) + staged
         return base + output + sum(there) + len(there) * cache
 
     if n_layers:
@@ -68,44 +70,46 @@ def test_what_is_said_to_fit_fits_and_one_more_would_not(free: int, n_ctx: int) 
 
 @given(free_memory)
 def test_the_longest_context_fits_and_a_longer_one_does_not(free: int) -> None:
-    n_ctx = offload.largest_context(FILE, free)
+    n_ctx = offload.max_context(FILE, free)
     assert 0 <= n_ctx <= FILE.n_ctx_train
     if n_ctx:
-        assert offload.gpu_layers(FILE, n_ctx, free) == FILE.n_layer + 1
+        assert offload.count_fitting_layers(FILE, n_ctx, free) == FILE.n_layer + 1
     if n_ctx < FILE.n_ctx_train:
-        assert offload.gpu_layers(FILE, n_ctx + 1, free) < FILE.n_layer + 1
+        assert offload.count_fitting_layers(FILE, n_ctx + 1, free) < FILE.n_layer + 1
 
 
 @given(free_memory, contexts)
 def test_a_plan_adds_up(free: int, n_ctx: int) -> None:
-    plan = offload.plan(FILE, n_ctx, free, "q8_0", "q8_0")
-    assert plan.n_gpu_layers == offload.gpu_layers(FILE, n_ctx, free, "q8_0", "q8_0")
-    assert plan.max_n_ctx == offload.largest_context(FILE, free, "q8_0", "q8_0")
+    plan = offload.plan_offload(FILE, n_ctx, free, "q8_0", "q8_0")
+    assert plan.n_gpu_layers == offload.count_fitting_layers(FILE, n_ctx, free, "q8_0", "q8_0")
+    assert plan.max_n_ctx == offload.max_context(FILE, free, "q8_0", "q8_0")
     assert plan.gpu_bytes <= max(free, 0)
     assert (plan.all_bytes <= free) == (plan.n_gpu_layers == plan.n_gpu_layers_all)
 
 
 def test_the_share_on_a_gpu_grows_by_a_layer_s_weights_until_all_is_there() -> None:
-    shares = [offload.share_on_gpu(FILE, n) for n in range(FILE.n_layer + 2)]
-    *layers, output = estimates.layer_bytes(FILE)
+    shares = [offload.gpu_share(FILE, n) for n in range(FILE.n_layer + 2)]
+    *layers, output = estimates.layer_weight_bytes(FILE)
     steps = np.diff(shares) * (sum(layers) + output)
     assert steps == pytest.approx([output, *reversed(layers)])
-    assert shares[0] == 0 and shares[-1] == offload.share_on_gpu(FILE, -1) == pytest.approx(1)
+    assert shares[0] == 0 and shares[-1] == offload.gpu_share(FILE, -1) == pytest.approx(1)
 
 
 def test_nothing_fits_into_nothing_and_all_into_a_large_gpu() -> None:
-    assert offload.gpu_layers(FILE, 4096, 0) == 0
-    assert offload.gpu_layers(FILE, 4096, 80 * GIB) == FILE.n_layer + 1
+    assert offload.count_fitting_layers(FILE, 4096, 0) == 0
+    assert offload.count_fitting_layers(FILE, 4096, 80 * GIB) == FILE.n_layer + 1
 
 
 def test_no_context_means_the_one_it_was_trained_on() -> None:
-    assert offload.gpu_layers(FILE, 0, 600 << 20) == offload.gpu_layers(FILE, 8192, 600 << 20)
+    assert offload.count_fitting_layers(FILE, 0, 600 << 20) == offload.count_fitting_layers(
+        FILE, 8192, 600 << 20
+    )
 
 
 def test_the_layers_are_the_whole_file_but_for_its_header() -> None:
     # SmolLM2's output matrix is its token embeddings again, so these count, and count once.
     tensors = sum(tensor.n_bytes for tensor in FILE.tensors.values())
-    assert sum(estimates.layer_bytes(FILE)) == tensors
+    assert sum(estimates.layer_weight_bytes(FILE)) == tensors
     assert 0.97 * FILE.size < tensors < FILE.size
 
 
@@ -138,14 +142,16 @@ def test_layers_that_use_an_earlier_layer_s_cache_have_none() -> None:
 
 def test_a_smaller_kv_type_leaves_room_for_more_layers() -> None:
     free = 600 << 20
-    f16, q4_0 = (offload.gpu_layers(FILE, 4096, free, kind, kind) for kind in ("f16", "q4_0"))
+    f16, q4_0 = (
+        offload.count_fitting_layers(FILE, 4096, free, kind, kind) for kind in ("f16", "q4_0")
+    )
     assert q4_0 > f16 > 0
 
 
 def test_an_unknown_kv_type_is_named() -> None:
     for name in ("f17", "q4_k"):
         with pytest.raises(ReellamaError, match=f"no such KV cache type: {name}; take f32, f16"):
-            offload.gpu_layers(FILE, 4096, GIB, type_k=name)
+            offload.count_fitting_layers(FILE, 4096, GIB, type_k=name)
 
 
 @pytest.fixture(scope="module", params=["smollm2", "gemma"])
@@ -246,7 +252,7 @@ def test_the_state_of_recurrent_layers_is_counted(tmp_path: Path) -> None:
     assert allocated(lines, "compute") <= compute / 2**20
 
 
-@pytest.mark.parametrize("name", MIXTURES)
+@pytest.mark.parametrize("name", PRESETS)
 def test_sizes_at_other_types_are_those_of_llama_cpp_s_quantizer(name: str, smollm2: Path) -> None:
     check_mixture(smollm2, name)
 
@@ -266,14 +272,14 @@ def check_mixture(path: Path, name: str) -> None:
     [line] = [line for line in log_lines()[-5:] if "quant size" in line]
     real = re.search(r"= +([\d.]+) MiB \(([\d.]+) BPW\)", line)
     assert real
-    estimate = as_mixture(read_gguf(path), name)
+    estimate = as_preset(read_gguf(path), name)
     n_bytes = sum(tensor.n_bytes for tensor in estimate.tensors.values())
     assert n_bytes / 2**20 == pytest.approx(float(real[1]), abs=ROUNDED)
 
 
 def test_a_mixture_that_is_not_known_is_named() -> None:
     with pytest.raises(ReellamaError, match="no estimate for the type Q9_K; there is F32, F16"):
-        as_mixture(FILE, "Q9_K")
+        as_preset(FILE, "Q9_K")
 
 
 @pytest.mark.parametrize(
@@ -305,8 +311,8 @@ def test_what_is_no_size_is_refused_in_one_line(text: str) -> None:
 def test_the_command_plans_for_a_gpu_that_is_not_there(reellama: Reellama) -> None:
     result = reellama("gguf", "fit", "mini-llm", "--vram", "600MiB")
     assert (result.status, result.err) == (0, "")
-    n_layers = offload.gpu_layers(FILE, 4096, 600 << 20)
-    longest = offload.largest_context(FILE, 600 << 20)
+    n_layers = offload.count_fitting_layers(FILE, 4096, 600 << 20)
+    longest = offload.max_context(FILE, 600 << 20)
     assert 0 < n_layers < 31
     assert f"{n_layers} of 31 layers fit into 600.0 MiB" in result.out
     assert f"With a context of {longest:,} all would fit." in result.out
@@ -319,7 +325,7 @@ def test_the_command_plans_for_a_gpu_that_is_not_there(reellama: Reellama) -> No
 def test_the_plan_comes_as_json_too(reellama: Reellama) -> None:
     arguments = ("--vram", "1GiB", "--ctx", "8192", "--type-k", "q8_0", "--type-v", "q8_0")
     found = json.loads(reellama("gguf", "fit", "mini-llm", *arguments, "--json").out)
-    plan = offload.plan(FILE, 8192, GIB, "q8_0", "q8_0")
+    plan = offload.plan_offload(FILE, 8192, GIB, "q8_0", "q8_0")
     assert (found["n_gpu_layers"], found["n_gpu_layers_all"]) == (31, 31)
     assert (found["kv_bytes"], found["max_n_ctx"]) == (plan.kv_bytes, 8192)
     assert [row["type"] for row in found["by_kv_type"]] == ["f16", "q8_0", "q4_0"]

@@ -13,7 +13,13 @@ import numpy as np
 import pytest
 
 from gguf_tools.errors import GGUFError, ReellamaError
-from gguf_tools.format.header_writer import TensorInfo, entries, head, padded, raw_entries
+from gguf_tools.format.header_writer import (
+    TensorInfo,
+    aligned_size,
+    header_bytes,
+    metadata_entries,
+    raw_entries,
+)
 from gguf_tools.format.reader import read_gguf
 from gguf_tools.quantization import activations
 from gguf_tools.quantization.activations import GGMLTensor, check_layout
@@ -50,14 +56,14 @@ def experts(tmp_path_factory: pytest.TempPathFactory) -> Path:
             weights[f"{block}{name}_exps.weight"] = values.astype(np.float32)
         router = rng.normal(0, 0.1, (N_EXPERTS, tiny_model.N_EMBD))
         weights[f"{block}gate_inp.weight"] = router.astype(np.float32)
-    counts = entries({"llama.expert_count": N_EXPERTS, "llama.expert_used_count": N_USED})
+    counts = metadata_entries({"llama.expert_count": N_EXPERTS, "llama.expert_used_count": N_USED})
     path = folder / "experts.gguf"
     infos = [
         TensorInfo(name, weight.shape[::-1], gguf.GGMLQuantizationType.F32)
         for name, weight in weights.items()
     ]
-    content = b"".join(w.tobytes().ljust(padded(w.nbytes), b"\0") for w in weights.values())
-    path.write_bytes(head(raw_entries(plain) | counts, infos) + content)
+    content = b"".join(w.tobytes().ljust(aligned_size(w.nbytes), b"\0") for w in weights.values())
+    path.write_bytes(header_bytes(raw_entries(plain) | counts, infos) + content)
     return path
 
 

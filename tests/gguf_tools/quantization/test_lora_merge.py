@@ -8,11 +8,17 @@ import numpy as np
 import pytest
 
 from gguf_tools.errors import GGUFError, ReellamaError
-from gguf_tools.format.header_writer import TensorInfo, entries, head, padded, raw_entries
+from gguf_tools.format.header_writer import (
+    TensorInfo,
+    aligned_size,
+    header_bytes,
+    metadata_entries,
+    raw_entries,
+)
 from gguf_tools.format.model_summary import quantization
 from gguf_tools.format.reader import read_gguf
 from gguf_tools.quantization import lora_merge
-from gguf_tools.quantization.lora_merge import merge, merged_size
+from gguf_tools.quantization.lora_merge import merge_lora, merged_size
 from gguf_tools.quantization.quantize import quantize
 from tests.helpers import tiny_model
 from tests.helpers.lora_adapters import ALPHA, NAMES, RANK, Pair, logits, pairs, write_adapter
@@ -29,7 +35,7 @@ def test_merged_it_says_what_base_and_adapter_say(
     tiny_llama: Path, adapter: Path, tmp_path: Path, type_name: str, scale: float
 ) -> None:
     (base,) = quantize(tiny_llama, type_name, tmp_path / "base.gguf", n_threads=1)
-    merged = merge(base.path, [(adapter, scale)], tmp_path / "merged.gguf")
+    merged = merge_lora(base.path, [(adapter, scale)], tmp_path / "merged.gguf")
     expected = logits(base.path, (adapter, scale))
     # Engines round activations to the eight bits of a Q8_0 weight; merged weights are F16.
     tolerance = 5e-3 if type_name == "F32" else 0.15
@@ -40,7 +46,7 @@ def test_merged_it_says_what_base_and_adapter_say(
 def test_merged_weights_are_exactly_the_sum(
     tiny_llama: Path, adapter: Path, tmp_path: Path
 ) -> None:
-    merged = merge(tiny_llama, [(adapter, 0.5)], tmp_path / "merged.gguf")
+    merged = merge_lora(tiny_llama, [(adapter, 0.5)], tmp_path / "merged.gguf")
     changes = {name: np.float32(0.5 * ALPHA / RANK) * (b @ a) for name, (a, b) in pairs(1).items()}
     written = gguf.GGUFReader(merged)
     for tensor in written.tensors:
@@ -51,7 +57,7 @@ def test_merged_weights_are_exactly_the_sum(
 def test_several_adapters_add_up(tiny_llama: Path, adapter: Path, tmp_path: Path) -> None:
     other = write_adapter(tmp_path / "other.gguf", pairs(seed=2))
     both = [(adapter, 0.5), (other, 0.25)]
-    merged = merge(tiny_llama, both, tmp_path / "merged.gguf")
+    merged = merge_lora(tiny_llama, both, tmp_path / "merged.gguf")
     np.testing.assert_allclose(logits(merged), logits(tiny_llama, *both), atol=5e-3)
 
 
@@ -60,7 +66,7 @@ def test_a_quantized_base_becomes_f16_with_all_its_metadata(smollm2: Path, tmp_p
     name = "blk.3.attn_q.weight"
     pair = rng.normal(0, 0.3, (2, 4, 576)).astype(np.float32)
     adapter = write_adapter(tmp_path / "adapter.gguf", {name: (pair[0], pair[1].T.copy())})
-    merged = merge(smollm2, [(adapter, 1.0)], tmp_path / "merged.gguf")
+    merged = merge_lora(smollm2, [(adapter, 1.0)], tmp_path / "merged.gguf")
     file = read_gguf(merged)
     assert quantization(file) == "F16"
     types = {t.type.name for t in file.tensors.values() if len(t.shape) > 1}
@@ -82,9 +88,9 @@ def rms(values: np.ndarray) -> float:
 def test_tensors_in_pieces_are_the_same_as_whole(
     tiny_llama: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = merge(tiny_llama, [(adapter, 1.0)], tmp_path / "whole.gguf", type_name="F16")
-    monkeypatch.setattr(lora_merge, "SLAB", 5 * tiny_model.N_EMBD)
-    pieces = merge(tiny_llama, [(adapter, 1.0)], tmp_path / "pieces.gguf", type_name="f16")
+    whole = merge_lora(tiny_llama, [(adapter, 1.0)], tmp_path / "whole.gguf", type_name="F16")
+    monkeypatch.setattr(lora_merge, "CHUNK_ELEMENTS", 5 * tiny_model.N_EMBD)
+    pieces = merge_lora(tiny_llama, [(adapter, 1.0)], tmp_path / "pieces.gguf", type_name="f16")
     one, other = gguf.GGUFReader(whole), gguf.GGUFReader(pieces)
     for tensor, same in zip(one.tensors, other.tensors, strict=True):
         np.testing.assert_allclose(
@@ -111,7 +117,7 @@ def test_token_embeddings_and_experts_are_merged(tmp_path: Path) -> None:
             "token_embd.weight": (lookup_a, lookup_b),
         },
     )
-    merged = gguf.GGUFReader(merge(base, [(adapter, 1.0)], tmp_path / "merged.gguf"))
+    merged = gguf.GGUFReader(merge_lora(base, [(adapter, 1.0)], tmp_path / "merged.gguf"))
     written = {tensor.name: tensor.data for tensor in merged.tensors}
     factor = ALPHA / RANK
     expected = experts + factor * np.matmul(b, a)
@@ -125,8 +131,10 @@ def _write(path: Path, weights: dict[str, np.ndarray]) -> Path:
         TensorInfo(name, weight.shape[::-1], gguf.GGMLQuantizationType.F32)
         for name, weight in weights.items()
     ]
-    content = b"".join(w.tobytes().ljust(padded(w.nbytes), b"\0") for w in weights.values())
-    path.write_bytes(head(entries({"general.architecture": "llama"}), infos) + content)
+    content = b"".join(w.tobytes().ljust(aligned_size(w.nbytes), b"\0") for w in weights.values())
+    path.write_bytes(
+        header_bytes(metadata_entries({"general.architecture": "llama"}), infos) + content
+    )
     return path
 
 
@@ -135,7 +143,7 @@ def test_adapters_of_other_models_are_refused(
 ) -> None:
     def refused(match: str, base: Path, path: Path, type_name: str | None = None) -> None:
         with pytest.raises(ReellamaError, match=match) as caught:
-            merge(base, [(path, 1.0)], tmp_path / "merged.gguf", type_name=type_name)
+            merge_lora(base, [(path, 1.0)], tmp_path / "merged.gguf", type_name=type_name)
         assert "\n" not in str(caught.value)
 
     refused("does not fit .*: blk.0.attn_q.weight has other shapes", smollm2, adapter)
@@ -150,7 +158,7 @@ def test_adapters_of_other_models_are_refused(
     refused("has values beyond F16: choose F32", tiny_llama, large, type_name="F16")
     assert not (tmp_path / "merged.gguf").exists()
     with pytest.raises(GGUFError, match="cannot read"):
-        merge(tiny_llama, [(tmp_path / "absent.gguf", 1.0)], tmp_path / "merged.gguf")
+        merge_lora(tiny_llama, [(tmp_path / "absent.gguf", 1.0)], tmp_path / "merged.gguf")
 
 
 def test_the_command_merges_before_it_quantizes(

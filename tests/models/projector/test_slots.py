@@ -10,43 +10,43 @@ import pytest
 
 from models.projector import slots
 from models.synthetic import slot_targets
-from models.synthetic.assets.picture_pool import Cast
+from models.synthetic.assets.picture_pool import PicturePool
 from models.synthetic.assets.pictures import load_pictures
-from models.synthetic.motions import Doing, Route
-from models.synthetic.questions import NUMBERS, in_order
-from models.synthetic.scenarios.registry import STORIES, random_story
-from models.synthetic.scenarios.stills import STILLS
+from models.synthetic.motions import SequentialMotion, WaypointMotion
+from models.synthetic.questions import NUMBER_WORDS, description_order
+from models.synthetic.scenarios.registry import SCENARIOS, random_clip
+from models.synthetic.scenarios.stills import STILL_SCENARIOS
 from models.synthetic.scene import Actor, Scene
-from models.synthetic.synthetic_clip import Story
+from models.synthetic.synthetic_clip import SyntheticClip
 
 SHAPES = load_pictures(("shapes",))
 PHOTO = np.random.default_rng(0).integers(0, 255, (90, 120, 3), dtype=np.uint8)
-CAST = Cast(SHAPES, [picture.kind for picture in SHAPES], [PHOTO])
+CAST = PicturePool(SHAPES, [picture.kind for picture in SHAPES], [PHOTO])
 SEEDS = range(12)
-MAKERS = {**{name: make for name, (make, _) in STORIES.items()},
-          **{name: make for name, (make, _) in STILLS.items()}}  # fmt: skip
+MAKERS = {**{name: make for name, (make, _) in SCENARIOS.items()},
+          **{name: make for name, (make, _) in STILL_SCENARIOS.items()}}  # fmt: skip
 
 
-def told(name: str, seed: int) -> Story:
+def told(name: str, seed: int) -> SyntheticClip:
     rng = np.random.default_rng([seed, len(name)])
-    return random_story(rng, CAST, name) if name in STORIES else MAKERS[name](rng, CAST)
+    return random_clip(rng, CAST, name) if name in SCENARIOS else MAKERS[name](rng, CAST)
 
 
 def thing(fields: list[str], number: int) -> list[str]:
     """Name, motion and place of a thing of a filled form."""
-    start = slots.NAME + 3 * number
+    start = slots.NAME_SLOT + 3 * number
     return fields[start : start + 3]
 
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_every_story_fills_the_whole_form(name: str) -> None:
     for seed in SEEDS:
-        assert len(slot_targets.fill(told(name, seed))) == len(slots.WIDTHS)
+        assert len(slot_targets.slot_texts(told(name, seed))) == len(slots.SLOT_WIDTHS)
 
 
 def test_the_places_of_the_fields_follow_one_another() -> None:
-    spans = slots.spans()
-    assert spans[0][0] == 0 and spans[-1][1] == slots.TOKENS
+    spans = slots.slot_spans()
+    assert spans[0][0] == 0 and spans[-1][1] == slots.N_SLOT_TOKENS
     assert all(end == start for (_, end), (start, _) in itertools.pairwise(spans))
 
 
@@ -55,7 +55,7 @@ def test_one_thing_stands_with_its_name_motion_and_place() -> None:
     (actor,) = story.scene.actors
     assert isinstance(actor, Actor)
     corner = Scene((replace(actor, x=0.1, y=0.9),), story.scene.background)
-    fields = slot_targets.fill(replace(story, scene=corner))
+    fields = slot_targets.slot_texts(replace(story, scene=corner))
     assert fields[:3] == ["one", "none", "stays still"]
     assert thing(fields, 0) == [actor.picture.kind, "stays still", "bottom left"]
     assert thing(fields, 1) == ["", "", ""]
@@ -65,18 +65,18 @@ def test_what_comes_first_and_what_then_have_fields_of_their_own() -> None:
     for seed in SEEDS:
         story = told("order", seed)
         (actor,) = story.scene.actors
-        assert isinstance(actor, Doing)
-        fields = slot_targets.fill(story)
-        assert fields[slots.MOTION] == actor.first.motion
+        assert isinstance(actor, SequentialMotion)
+        fields = slot_targets.slot_texts(story)
+        assert fields[slots.MOTION_SLOT] == actor.first.motion
         assert fields[-1] == actor.second.motion
 
 
 def test_several_things_are_listed_as_they_are_told() -> None:
     for seed in SEEDS:
         story = told("mover", seed)
-        fields = slot_targets.fill(story)
+        fields = slot_targets.slot_texts(story)
         names = [thing(fields, number)[0] for number in range(len(story.scene.actors))]
-        assert names == [actor.picture.kind for actor in in_order(story.scene.actors)]
+        assert names == [actor.picture.kind for actor in description_order(story.scene.actors)]
         places = [story.caption.lower().index(name) for name in names]
         assert places == sorted(places)
 
@@ -84,16 +84,16 @@ def test_several_things_are_listed_as_they_are_told() -> None:
 def test_copies_are_listed_once_and_counted() -> None:
     for seed in SEEDS:
         story = told("count", seed)
-        fields = slot_targets.fill(story)
+        fields = slot_targets.slot_texts(story)
         moving = sum(actor.motion != "stays still" for actor in story.scene.actors)
-        assert fields[:2] == [NUMBERS[len(story.scene.actors)], NUMBERS[moving]]
+        assert fields[:2] == [NUMBER_WORDS[len(story.scene.actors)], NUMBER_WORDS[moving]]
         assert thing(fields, 1) == ["", "", ""]
 
 
 def test_of_two_that_move_the_slow_one_is_said_to_be_slow() -> None:
     for seed in SEEDS:
         story = told("race", seed)
-        fields = slot_targets.fill(story)
+        fields = slot_targets.slot_texts(story)
         slow = min(story.scene.actors, key=lambda actor: getattr(actor, "amount", 0.0))
         motions = {thing(fields, n)[0]: thing(fields, n)[1] for n in range(2)}
         assert [kind for kind, does in motions.items() if does.endswith("slowly")] == [
@@ -104,9 +104,9 @@ def test_of_two_that_move_the_slow_one_is_said_to_be_slow() -> None:
 def test_things_that_change_places_have_the_place_where_they_end() -> None:
     for seed in SEEDS:
         story = told("shuffle", seed)
-        fields = slot_targets.fill(story)
-        for number, actor in enumerate(in_order(story.scene.actors)):
-            assert isinstance(actor, Route)
+        fields = slot_targets.slot_texts(story)
+        for number, actor in enumerate(description_order(story.scene.actors)):
+            assert isinstance(actor, WaypointMotion)
             start, end = (
                 ("left", "middle", "right")[min(2, int(actor.pose(u).x * 3))] for u in (0.0, 1.0)
             )
@@ -115,40 +115,40 @@ def test_things_that_change_places_have_the_place_where_they_end() -> None:
 
 def test_what_moves_about_is_said_to_do_so() -> None:
     for seed in SEEDS:
-        fields = slot_targets.fill(told("about", seed))
-        assert fields[:2] == ["one", "one"] and fields[slots.MOTION] == "moves about"
+        fields = slot_targets.slot_texts(told("about", seed))
+        assert fields[:2] == ["one", "one"] and fields[slots.MOTION_SLOT] == "moves about"
 
 
 def test_both_scenes_of_a_cut_are_there() -> None:
     story = told("cut", 1)
-    assert story.scene.later
-    fields = slot_targets.fill(story)
+    assert story.scene.second_shot
+    fields = slot_targets.slot_texts(story)
     assert fields[2] == "cut"
-    kinds = [shot.actors[0].picture.kind for shot in (story.scene, story.scene.later)]
+    kinds = [shot.actors[0].picture.kind for shot in (story.scene, story.scene.second_shot)]
     assert [thing(fields, n)[0] for n in range(2)] == kinds
 
 
 def test_a_form_that_is_not_sure_says_so_where_names_and_the_camera_stand() -> None:
-    starts = [start for start, _ in slots.spans()]
-    raised = list(slot_targets.hedges(2.0, 1.0))
+    starts = [start for start, _ in slots.slot_spans()]
+    raised = list(slot_targets.logit_biases(2.0, 1.0))
     names = [token for token, word, more in raised if (word, more) == ("something", 2.0)]
-    assert names == starts[slots.NAME : slots.NAME + 3 * slots.THINGS : 3]
-    assert (starts[slots.NAME], "photograph", 2.0) in raised
-    camera = starts[slots.CAMERA]
+    assert names == starts[slots.NAME_SLOT : slots.NAME_SLOT + 3 * slots.MAX_OBJECTS : 3]
+    assert (starts[slots.NAME_SLOT], "photograph", 2.0) in raised
+    camera = starts[slots.CAMERA_SLOT]
     assert raised[-2:] == [(camera, "moves", 1.0), (camera + 1, "about", 1.0)]
 
 
 def test_a_photograph_is_called_one_whatever_it_shows() -> None:
     story = told("photograph", 0)
     assert story.photograph
-    fields = slot_targets.fill(story)
-    assert fields[slots.NAME] == "photograph" and not any(fields[slots.MOTION :])
+    fields = slot_targets.slot_texts(story)
+    assert fields[slots.NAME_SLOT] == "photograph" and not any(fields[slots.MOTION_SLOT :])
 
 
 def test_a_moving_camera_has_its_field_and_places_are_left_open() -> None:
     cameras = [story for seed in SEEDS if (story := told("camera", seed)).scene.camera]
     for story in cameras:
-        fields = slot_targets.fill(story)
+        fields = slot_targets.slot_texts(story)
         assert story.scene.camera and fields[2] in story.scene.camera.move
-        assert all(not thing(fields, n)[2] for n in range(slots.THINGS))
+        assert all(not thing(fields, n)[2] for n in range(slots.MAX_OBJECTS))
     assert any(isinstance(actor, Actor) for story in cameras for actor in story.scene.actors)

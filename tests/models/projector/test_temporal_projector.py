@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from models.projector.config import ProjectorConfig
 from models.projector.pooling import relative_times
 from models.projector.resampler import Attention
-from models.projector.temporal_projector import BODIES, Projector
+from models.projector.temporal_projector import POOLERS, Projector
 
 CELLS, CHANNELS = 9, 12
 
@@ -31,7 +31,7 @@ def video(frames: int, batch: int = 1) -> tuple[torch.Tensor, torch.Tensor, torc
     return features, times, torch.ones(batch, frames, dtype=torch.bool)
 
 
-@pytest.mark.parametrize("kind", BODIES)
+@pytest.mark.parametrize("kind", POOLERS)
 @pytest.mark.parametrize("frames", [1, 2, 8, 33, 64])
 def test_any_number_of_frames_gives_the_same_number_of_tokens(kind: str, frames: int) -> None:
     soft = projector(kind)(*video(frames))
@@ -39,7 +39,7 @@ def test_any_number_of_frames_gives_the_same_number_of_tokens(kind: str, frames:
     assert soft.isfinite().all()
 
 
-@pytest.mark.parametrize("kind", BODIES)
+@pytest.mark.parametrize("kind", POOLERS)
 def test_padding_changes_nothing(kind: str) -> None:
     features, times, mask = video(5)
     padded = torch.cat([features, torch.randn(1, 3, CELLS, CHANNELS)], dim=1)
@@ -49,14 +49,14 @@ def test_padding_changes_nothing(kind: str) -> None:
     torch.testing.assert_close(made(features, times, mask), made(padded, seconds, seen))
 
 
-@pytest.mark.parametrize("kind", BODIES)
+@pytest.mark.parametrize("kind", POOLERS)
 @given(frames=st.integers(1, 20), padding=st.integers(0, 3))
 def test_each_soft_token_shares_its_attention_among_the_cells_of_frames(
     kind: str, frames: int, padding: int
 ) -> None:
     features, times, mask = video(frames + padding, batch=2)
     mask[:, frames:] = False
-    looks = projector(kind).looks(features, times, mask)
+    looks = projector(kind).attention(features, times, mask)
     assert looks.shape == (2, 6, frames + padding, CELLS)
     assert (looks >= 0).all() and not looks[:, :, frames:].any()
     torch.testing.assert_close(looks.sum((2, 3)), torch.ones(2, 6))
@@ -82,7 +82,7 @@ def test_attention_mixes_what_it_attends_to_by_these_weights(heads: int, seen: i
 def test_a_token_of_one_frame_does_not_see_the_others() -> None:
     made = projector("frame")
     features, times, mask = video(8)
-    unseen = made.looks(features, times, mask)[0, 2].sum(1) == 0  # [T], of the third token
+    unseen = made.attention(features, times, mask)[0, 2].sum(1) == 0  # [T], of the third token
     changed = features + torch.randn(features.shape) * unseen[None, :, None, None]
     assert unseen.sum() == 7
     torch.testing.assert_close(made(features, times, mask)[:, 2], made(changed, times, mask)[:, 2])

@@ -6,14 +6,14 @@ import itertools
 import numpy as np
 import pytest
 
-from models.synthetic.assets.downloads import MATERIAL
-from models.synthetic.codec_augmentation import CODECS, film, through
-from models.synthetic.dataset import FILMED, Stories, StoryConfig
+from models.synthetic.assets.downloads import ASSETS
+from models.synthetic.codec_augmentation import AUGMENTATION_CODECS, reencode, render_through_codec
+from models.synthetic.dataset import CODEC_SHARE, SyntheticClips, SyntheticConfig
 from models.synthetic.render import frame_times, render
 from models.synthetic.scene import Scene
 
-CONFIG = StoryConfig(styles=("shapes",), style_weights=(1.0,), frames=8, fewest_frames=4)
-STORIES = Stories(CONFIG, 96, MATERIAL)
+CONFIG = SyntheticConfig(styles=("shapes",), style_weights=(1.0,), frames=8, fewest_frames=4)
+STORIES = SyntheticClips(CONFIG, 96, ASSETS)
 
 
 def a_scene(number: int = 0, name: str = "one") -> Scene:
@@ -25,29 +25,29 @@ def away(shown: np.ndarray, drawn: np.ndarray) -> float:
     return float(np.abs(shown.astype(int) - drawn.astype(int)).mean())
 
 
-@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("codec", AUGMENTATION_CODECS)
 def test_every_codec_gives_as_many_frames_as_it_took_and_nearly_the_same_if_it_may(
     codec: str,
 ) -> None:
     scene = a_scene(3)
     drawn = render(scene, frame_times(scene.duration, 24))
-    shown = through(codec, drawn, bits=2.0)
+    shown = reencode(codec, drawn, bits=2.0)
     assert shown.shape == drawn.shape
     assert shown.dtype == np.uint8
     assert away(shown, drawn) < 6
 
 
-@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("codec", AUGMENTATION_CODECS)
 def test_fewer_bits_do_more_damage(codec: str) -> None:
     scene = a_scene(4)
     drawn = render(scene, frame_times(scene.duration, 24))
-    damage = [away(through(codec, drawn, bits), drawn) for bits in (0.02, 2.0)]
+    damage = [away(reencode(codec, drawn, bits), drawn) for bits in (0.02, 2.0)]
     assert damage[0] > damage[1]
 
 
 def test_what_stands_still_changes_where_bits_are_few() -> None:
     flat = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
-    shown = through("mpeg4", np.stack([flat] * 16), bits=0.1)
+    shown = reencode("mpeg4", np.stack([flat] * 16), bits=0.1)
     steps = [away(one, other) for one, other in itertools.pairwise(shown)]
     assert max(steps) > 0.5, "a projector that never saw this takes it for a move of the camera"
 
@@ -56,7 +56,7 @@ def test_what_stands_still_changes_where_bits_are_few() -> None:
 def test_a_film_shows_the_scene_at_times_near_those_that_were_asked_for(number: int) -> None:
     scene = a_scene(number)
     wanted = frame_times(scene.duration, 8)
-    shown, times = film(np.random.default_rng(number), scene, wanted)
+    shown, times = render_through_codec(np.random.default_rng(number), scene, wanted)
     assert len(shown) == len(times) <= 8
     assert (np.diff(times) > 0).all()
     assert np.abs(times[:, None] - wanted[None]).min(1).max() <= scene.duration / 8
@@ -68,7 +68,9 @@ def test_a_film_shows_the_scene_at_times_near_those_that_were_asked_for(number: 
 
 def test_the_same_numbers_make_the_same_film() -> None:
     scene = a_scene(5)
-    one, other = (film(np.random.default_rng(7), scene, frame_times(3.0, 8)) for _ in range(2))
+    one, other = (
+        render_through_codec(np.random.default_rng(7), scene, frame_times(3.0, 8)) for _ in range(2)
+    )
     assert np.array_equal(one[0], other[0])
     assert np.array_equal(one[1], other[1])
 
@@ -80,15 +82,15 @@ def test_some_of_the_training_clips_are_films_and_no_clip_for_validation_is(
 
     def counted(*given: object) -> tuple[np.ndarray, np.ndarray]:
         made.append(1)
-        return film(*given)  # type: ignore[arg-type]
+        return render_through_codec(*given)  # type: ignore[arg-type]
 
     monkeypatch.setattr("models.synthetic.dataset.film", counted)
     for number in range(24):
         sample = STORIES[number]
         assert len(sample["frames"]) == len(sample["times"])
-    assert 0 < len(made) < 24, f"about {FILMED:.0%}"
+    assert 0 < len(made) < 24, f"about {CODEC_SHARE:.0%}"
     made.clear()
-    validation = Stories(CONFIG, 96, MATERIAL, split="validation")
+    validation = SyntheticClips(CONFIG, 96, ASSETS, split="validation")
     for number in range(6):
         validation[number]
     assert not made
@@ -96,6 +98,8 @@ def test_some_of_the_training_clips_are_films_and_no_clip_for_validation_is(
 
 def test_a_scene_with_a_cut_can_be_filmed() -> None:
     scene = a_scene(2, "cut")
-    assert scene.later is not None
-    shown, times = film(np.random.default_rng(1), scene, frame_times(scene.duration, 8))
+    assert scene.second_shot is not None
+    shown, times = render_through_codec(
+        np.random.default_rng(1), scene, frame_times(scene.duration, 8)
+    )
     assert len(shown) == len(times)

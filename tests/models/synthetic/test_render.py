@@ -27,11 +27,11 @@ from models.synthetic.assets.pictures import (
 from models.synthetic.render import (
     MOTIONS,
     Scene,
-    caption,
     frame_times,
-    questions,
     random_scene,
     render,
+    scene_caption,
+    scene_questions,
     write_video,
 )
 from models.synthetic.scene import MIN_TURN_VISIBILITY, Actor, overlap
@@ -213,12 +213,12 @@ def test_captions_and_answers_agree_with_the_scene(seed: int) -> None:
     scene = random_scene(rng, SHAPES, p_two=0.5)
     present = [actor.picture.kind for actor in scene.actors]
     told = " and ".join(f"a {actor.picture.kind} {actor.motion}" for actor in scene.actors)
-    assert caption(scene) == told.capitalize() + "."
-    asked = questions(scene, rng, shape_kinds())
+    assert scene_caption(scene) == told.capitalize() + "."
+    asked = scene_questions(scene, rng, shape_kinds())
     assert all(question.endswith("?") or question.startswith("Describe") for question, _ in asked)
     answers = [answer for _, answer in asked]
     assert ("One." if len(present) == 1 else "Two.") in answers
-    assert caption(scene) in answers
+    assert scene_caption(scene) in answers
     assert all(f"Yes, there is a {kind}." in answers for kind in present)
     absent = [answer for answer in answers if answer.startswith("No, there is no ")]
     assert len(absent) == 1
@@ -230,7 +230,7 @@ def test_captions_and_answers_agree_with_the_scene(seed: int) -> None:
 def test_the_way_asked_for_is_told_for_every_motion() -> None:
     ways = {}
     for motion in MOTIONS:
-        asked = questions(scene_of(0, motion), np.random.default_rng(0))
+        asked = scene_questions(scene_of(0, motion), np.random.default_rng(0))
         ways[motion] = next(a for q, a in asked if "Which way" in q or "direction" in q)
     assert ways["moves left"] == "It moves left."
     assert ways["stays still"] == "It does not move."
@@ -243,7 +243,7 @@ def test_the_way_asked_for_is_told_for_every_motion() -> None:
 )
 def test_the_article_follows_the_first_sound(kind: str, said: str) -> None:
     picture = Picture(kind, "shapes", SHAPES[0].rgba)
-    assert caption(scene_of(0, "stays still", picture)) == f"{said} stays still."
+    assert scene_caption(scene_of(0, "stays still", picture)) == f"{said} stays still."
 
 
 def test_every_kind_has_a_name_and_a_code_point_of_its_own() -> None:

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from gguf_tools.errors import ReellamaError
-from models.synthetic.scenarios.registry import STORIES
-from models.synthetic.scenarios.stills import STILLS
-from models.training.config import CaptionRecipe, Recipe, StoryRecipe
+from models.synthetic.scenarios.registry import SCENARIOS
+from models.synthetic.scenarios.stills import STILL_SCENARIOS
+from models.training.config import CaptionRecipe, StoryRecipe, TrainingConfig
 
 RECIPES = sorted((Path(__file__).parents[3] / "models" / "configs").glob("*.toml"))
 WAYS = {"stories": StoryRecipe, "align": CaptionRecipe}  # by a table that only it has
@@ -23,7 +23,7 @@ def complaint(folder: Path, text: str) -> str:
     path = folder / "kitchen.toml"
     path.write_text(text)
     with pytest.raises(ReellamaError) as caught:
-        Recipe.read(path)
+        TrainingConfig.read(path)
     said = str(caught.value)
     assert said.startswith(f"{path}: ") and "\n" not in said
     return said.removeprefix(f"{path}: ")
@@ -40,7 +40,7 @@ def tables(values: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_the_recipes_that_come_along_are_read_and_hold_one_style_back(path: Path) -> None:
-    recipe = Recipe.read(path)
+    recipe = TrainingConfig.read(path)
     captions = path.stem == "captions"
     assert recipe.name == ("captions" if captions else "mini")
     assert isinstance(recipe, CaptionRecipe if captions else StoryRecipe)
@@ -101,10 +101,10 @@ def test_what_is_emphasised_is_something_that_the_stage_tells(tmp_path: Path) ->
     assert said.startswith("[see] no story is called shufle; did you mean shuffle? Known: one, ")
     said = complaint(tmp_path, 'name = "x"\n[tell]\nemphasis = { copies = 2.0 }')
     assert said == "[tell] emphasis.copies does nothing in a stage without stills"
-    every = ", ".join(f"{name} = 2.0" for name in {**STORIES, **STILLS})
+    every = ", ".join(f"{name} = 2.0" for name in {**SCENARIOS, **STILL_SCENARIOS})
     path = tmp_path / "recipe.toml"
     path.write_text(f'name = "x"\n[see]\nstills = 1\nemphasis = {{ {every} }}')
-    assert isinstance(Recipe.read(path), StoryRecipe)
+    assert isinstance(TrainingConfig.read(path), StoryRecipe)
 
 
 @pytest.mark.parametrize("table", ["stories", "rendered"])

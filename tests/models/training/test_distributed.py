@@ -26,18 +26,18 @@ def _gradient(batch: torch.Tensor) -> nn.Linear:
 
 
 def _shared(folder: Path) -> None:
-    distributed.join()
+    distributed.init_processes()
     batch = torch.arange(24.0).view(8, 3)
-    assert distributed.share(8) == 4
-    layer = _gradient(batch[distributed.rank() :: distributed.world()])
-    distributed.average(layer.parameters())
+    assert distributed.local_batch_size(8) == 4
+    layer = _gradient(batch[distributed.rank() :: distributed.world_size()])
+    distributed.average_gradients(layer.parameters())
     torch.save([p.grad for p in layer.parameters()], folder / f"{distributed.rank()}.pt")
-    distributed.wait()
-    distributed.leave()
+    distributed.barrier()
+    distributed.shut_down()
 
 
 def _failing(folder: Path) -> None:
-    distributed.join()
+    distributed.init_processes()
     if distributed.rank() == 1:
         raise ReellamaError("no such recipe")
     dist.barrier()
@@ -95,10 +95,14 @@ def test_none_goes_on_when_who_started_them_is_killed(tmp_path: Path) -> None:
 
 
 def test_alone_there_is_nothing_to_share_or_to_wait_for() -> None:
-    assert (distributed.rank(), distributed.world(), distributed.share(7)) == (0, 1, 7)
+    assert (distributed.rank(), distributed.world_size(), distributed.local_batch_size(7)) == (
+        0,
+        1,
+        7,
+    )
     layer = _gradient(torch.ones(2, 3))
     before = [p.grad.clone() for p in layer.parameters() if p.grad is not None]
-    distributed.average(layer.parameters())
+    distributed.average_gradients(layer.parameters())
     assert all(torch.equal(a, p.grad) for a, p in zip(before, layer.parameters(), strict=True))
-    distributed.wait()
-    distributed.leave()
+    distributed.barrier()
+    distributed.shut_down()

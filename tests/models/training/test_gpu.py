@@ -7,7 +7,7 @@ import pytest
 
 from gguf_tools import bench
 from gguf_tools.format.reader import read_gguf
-from gguf_tools.memory.offload import gpu_layers
+from gguf_tools.memory.offload import count_fitting_layers
 from gguf_tools.runtime import backend
 from pipeline.llm.engine import Engine, Text
 
@@ -33,7 +33,7 @@ def test_layers_on_the_gpu_predict_what_the_processor_does(smollm2: Path, layers
 def test_auto_takes_what_fits(smollm2: Path) -> None:
     free = sum(gpu.free_bytes for gpu in backend.devices())
     with backend.load_model(smollm2, n_gpu_layers="auto", n_ctx=512) as model:
-        assert model.n_gpu_layers == gpu_layers(read_gguf(smollm2), 512, free) > 0
+        assert model.n_gpu_layers == count_fitting_layers(read_gguf(smollm2), 512, free) > 0
 
 
 def test_bench_says_what_memory_a_model_takes_on_the_gpu(smollm2: Path) -> None:

@@ -11,17 +11,17 @@ import torch
 from gguf_tools.errors import ReellamaError
 from gguf_tools.format.reader import read_gguf
 from models.training.frozen_llm import FrozenLLM
-from models.training.lora import NAMES, Lora
+from models.training.lora import GGUF_NAMES, LoraAdapters
 from pipeline.llm.engine import Engine, Text
 
 
-@pytest.mark.parametrize("layer", [*NAMES.values()])
+@pytest.mark.parametrize("layer", [*GGUF_NAMES.values()])
 def test_an_adapter_gives_the_same_logits_in_llama_cpp_as_in_pytorch(
     layer: str, tiny_llama: Path, tmp_path: Path
 ) -> None:
     llm = FrozenLLM(tiny_llama)
     torch.manual_seed(0)
-    lora = Lora(llm.model, rank=4, alpha=8.0)
+    lora = LoraAdapters(llm.model, rank=4, alpha=8.0)
     with torch.no_grad():
         for name, b in zip(lora.names, lora.b, strict=True):
             if layer in name:
@@ -31,7 +31,7 @@ def test_an_adapter_gives_the_same_logits_in_llama_cpp_as_in_pytorch(
     ids = torch.tensor([llm.tokenizer.encode(text, add_bos=llm.tokenizer.add_bos)])
     with torch.no_grad():
         wanted = llm.model(input_ids=ids).logits[0].numpy()
-        with lora.off():
+        with lora.disabled():
             bare = llm.model(input_ids=ids).logits[0].numpy()
     with Engine(tiny_llama, n_ctx=256, lora=[(tmp_path / "adapter.gguf", 1.0)]) as engine:
         found = engine.logits_all([Text(text)])
@@ -43,7 +43,9 @@ def test_an_adapter_is_the_same_after_it_was_written_and_read(
     tiny_llama: Path, tmp_path: Path
 ) -> None:
     header = read_gguf(tiny_llama)
-    written, other = (Lora(FrozenLLM(tiny_llama).model, rank=4, alpha=8.0) for _ in range(2))
+    written, other = (
+        LoraAdapters(FrozenLLM(tiny_llama).model, rank=4, alpha=8.0) for _ in range(2)
+    )
     with torch.no_grad():
         for a, b in zip(written.a, written.b, strict=True):
             a.copy_(a.half())  # what float16 can hold
@@ -56,7 +58,9 @@ def test_an_adapter_is_the_same_after_it_was_written_and_read(
 
 def test_an_adapter_of_another_rank_is_refused(tiny_llama: Path, tmp_path: Path) -> None:
     header = read_gguf(tiny_llama)
-    Lora(FrozenLLM(tiny_llama).model, rank=4, alpha=8.0).save(tmp_path / "adapter.gguf", header)
-    other = Lora(FrozenLLM(tiny_llama).model, rank=2, alpha=8.0)
+    LoraAdapters(FrozenLLM(tiny_llama).model, rank=4, alpha=8.0).save(
+        tmp_path / "adapter.gguf", header
+    )
+    other = LoraAdapters(FrozenLLM(tiny_llama).model, rank=2, alpha=8.0)
     with pytest.raises(ReellamaError, match="not that of an adapter of rank 2"):
         other.load(tmp_path / "adapter.gguf", header)

@@ -15,12 +15,12 @@ import torch
 from models.bundle import Bundle
 from models.synthetic.assets.downloads import EMOJI_PACKAGES
 from models.synthetic.assets.pictures import load_pictures
-from models.synthetic.dataset import StoryConfig, all_kinds
-from models.synthetic.slot_targets import hedges
+from models.synthetic.dataset import SyntheticConfig, all_kinds
+from models.synthetic.slot_targets import logit_biases
 from models.training.captions.train_captions import run
-from models.training.config import ProjectorChoice, StoryRecipe, TowerChoice
+from models.training.config import ProjectorSettings, StoryRecipe, TowerSettings
 from models.training.frozen_llm import FrozenLLM
-from models.training.stages.instruction import DrawnConfig, TellConfig
+from models.training.stages.instruction import DrawnConfig, LoraConfig
 from pipeline.cli.commands.train import read_video
 from pipeline.llm.engine import Engine
 from tests.helpers.small_tower import write_small_tower
@@ -31,12 +31,14 @@ def small_recipe(llm: Path, tower: Path, see: DrawnConfig, tell: DrawnConfig) ->
     return StoryRecipe(
         name="first",
         llm=str(llm),
-        tower=TowerChoice(name=str(tower)),
-        projector=ProjectorChoice(tokens=60, words=64, width=16, layers=1, heads=2, encoder=1),
-        stories=StoryConfig(styles=("shapes",), style_weights=(1.0,), frames=3, fewest_frames=2),
+        tower=TowerSettings(name=str(tower)),
+        projector=ProjectorSettings(tokens=60, words=64, width=16, layers=1, heads=2, encoder=1),
+        stories=SyntheticConfig(
+            styles=("shapes",), style_weights=(1.0,), frames=3, fewest_frames=2
+        ),
         see=see,
         tell=tell,
-        adapter=TellConfig(rank=2, kept_texts=2, kept_tokens=64, kept_batch=1, validated=4),
+        adapter=LoraConfig(rank=2, kept_texts=2, kept_tokens=64, kept_batch=1, validated=4),
     )
 
 
@@ -82,7 +84,7 @@ def test_training_begins_with_the_bundle_that_a_recipe_names(
 
     begun = train(first)
     again = train(dataclasses.replace(
-        first, name="again", tower=TowerChoice(), start=str(tmp_path / "first"),
+        first, name="again", tower=TowerSettings(), start=str(tmp_path / "first"),
         see=stage, tell=stage, seed=7,
     ))  # fmt: skip
     for name, wanted in begun.projector.state_dict().items():
@@ -94,7 +96,7 @@ def test_training_begins_with_the_bundle_that_a_recipe_names(
     assert again.config.training["before"] == begun.config.training
     frozen = dataclasses.replace(first.adapter, frozen=True, apart=True)
     only = train(dataclasses.replace(
-        first, name="only", tower=TowerChoice(), start=str(tmp_path / "first"), see=stage,
+        first, name="only", tower=TowerSettings(), start=str(tmp_path / "first"), see=stage,
         adapter=frozen,
     ))  # fmt: skip
     for name, wanted in begun.projector.state_dict().items():
@@ -102,7 +104,7 @@ def test_training_begins_with_the_bundle_that_a_recipe_names(
     assert only.lora[0][0].read_bytes() != adapters[0]
     none = DrawnConfig(steps=0)
     studied = train(dataclasses.replace(
-        first, name="studied", tower=TowerChoice(), start=str(tmp_path / "first"), see=none,
+        first, name="studied", tower=TowerSettings(), start=str(tmp_path / "first"), see=none,
         study=dataclasses.replace(stage, learning_rate=1e-2), tell=none,
     ))  # fmt: skip
     for name, wanted in begun.projector.state_dict().items():
@@ -110,7 +112,7 @@ def test_training_begins_with_the_bundle_that_a_recipe_names(
     assert studied.lora[0][0].read_bytes() != adapters[0]
     learned, mean = (
         train(dataclasses.replace(
-            first, name=f"kept-{kept}", tower=TowerChoice(), start=str(tmp_path / "first"),
+            first, name=f"kept-{kept}", tower=TowerSettings(), start=str(tmp_path / "first"),
             tell=none, kept=kept,
         )).projector.state_dict()
         for kept in (0.0, 0.25)
@@ -120,22 +122,22 @@ def test_training_begins_with_the_bundle_that_a_recipe_names(
         assert torch.allclose(mean[name], between, atol=2e-3), name
     assert any(not torch.equal(learned[name], mean[name]) for name in mean)
     kept_of = train(dataclasses.replace(
-        first, name="kept-of", tower=TowerChoice(), start=str(tmp_path / "kept-0.0"), see=stage,
+        first, name="kept-of", tower=TowerSettings(), start=str(tmp_path / "kept-0.0"), see=stage,
         tell=none, kept=1.0, kept_of=str(tmp_path / "first"), sharpness=1.5,
     )).projector.state_dict()  # fmt: skip
     for name, wanted in begun.projector.state_dict().items():
         factor = 1.5 if name.startswith(("words.score.", "words.prior")) else 1.0
         assert torch.allclose(kept_of[name], factor * wanted, rtol=1e-3, atol=1e-6), name
     doubting = train(dataclasses.replace(
-        first, name="doubting", tower=TowerChoice(), start=str(tmp_path / "first"), see=stage,
+        first, name="doubting", tower=TowerSettings(), start=str(tmp_path / "first"), see=stage,
         tell=stage, doubt=2.0, camera_doubt=1.0, kept_adapter=1.0,
     ))  # fmt: skip
     prior = doubting.projector.state_dict()["words.prior"]
     encode = FrozenLLM(tiny_llama).tokenizer.encode
-    raised = {(token, encode(f" {word}")[0]) for token, word, _ in hedges(2.0, 1.0)}
+    raised = {(token, encode(f" {word}")[0]) for token, word, _ in logit_biases(2.0, 1.0)}
     assert len(prior.nonzero()) == len(raised)
     wanted = torch.zeros(len(prior))
-    for token, _, more in hedges(2.0, 1.0):
+    for token, _, more in logit_biases(2.0, 1.0):
         wanted[token] += more
     assert torch.allclose(prior.sum(1), wanted)
     assert doubting.lora[0][0].read_bytes() == adapters[0], "the whole of the former is kept"

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from pipeline.cli.answer_printer import Printer
-from pipeline.cli.console import clean, sureness
-from pipeline.cli.filmstrip import MAX_LINES, Strip
-from pipeline.video.timestamps import clock
+from pipeline.cli.answer_printer import AnswerPrinter
+from pipeline.cli.console import confidence_color, strip_control
+from pipeline.cli.filmstrip import MAX_LINES, Filmstrip
+from pipeline.video.timestamps import format_time
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -34,7 +34,7 @@ def written(to: Console) -> str:
     return to.file.read()
 
 
-def draw(strip: Strip, to: Console) -> str:
+def draw(strip: Filmstrip, to: Console) -> str:
     to.print(strip)
     return written(to)
 
@@ -52,7 +52,7 @@ def frames(n: int, height: int, width: int) -> list[np.ndarray]:
 def test_a_strip_of_any_frames_fits_the_terminal(
     n: int, height: int, width: int, columns: int
 ) -> None:
-    strip = Strip(frames(n, height, width), [float(i) for i in range(n)])
+    strip = Filmstrip(frames(n, height, width), [float(i) for i in range(n)])
     lines = ANSI.sub("", draw(strip, console(columns))).splitlines()
     assert max(map(len, lines)) <= columns
     assert len(lines) <= MAX_LINES + 1
@@ -62,7 +62,7 @@ def test_a_strip_of_any_frames_fits_the_terminal(
 def test_pictures_have_the_colours_of_the_frames() -> None:
     picture = np.zeros((40, 60, 3), np.uint8)
     picture[:20] = (10, 200, 30)
-    text = draw(Strip([picture], [0.0]), console())
+    text = draw(Filmstrip([picture], [0.0]), console())
     first, *_, last = [line for line in text.splitlines() if "\u2580" in line]
     assert "38;2;10;200;30;48;2;10;200;30" in first
     assert "38;2;0;0;0;48;2;0;0;0" in last
@@ -70,7 +70,7 @@ def test_pictures_have_the_colours_of_the_frames() -> None:
 
 @pytest.mark.parametrize("colours", ["none", "standard"])
 def test_where_pictures_cannot_be_drawn_the_times_are_listed(colours: str) -> None:
-    strip = Strip(frames(30, 9, 16), [float(i) for i in range(30)])
+    strip = Filmstrip(frames(30, 9, 16), [float(i) for i in range(30)])
     lines = ANSI.sub("", draw(strip, console(60, colours))).splitlines()
     assert lines[0].startswith("frames at 0:00.0 0:01.0")
     assert "".join(lines).count(":") == 30
@@ -78,7 +78,7 @@ def test_where_pictures_cannot_be_drawn_the_times_are_listed(colours: str) -> No
 
 
 def test_256_colours_are_enough_for_pictures() -> None:
-    assert "\x1b[38;5;" in draw(Strip(frames(2, 9, 16), [0.0, 1.0]), console(80, "256"))
+    assert "\x1b[38;5;" in draw(Filmstrip(frames(2, 9, 16), [0.0, 1.0]), console(80, "256"))
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_256_colours_are_enough_for_pictures() -> None:
     ],
 )
 def test_times_are_written_as_people_do(seconds: float, text: str) -> None:
-    assert clock(seconds) == text
+    assert format_time(seconds) == text
 
 
 def pieces(text: str, cuts: list[int]) -> list[str]:
@@ -108,7 +108,7 @@ def test_however_a_text_arrives_its_words_stay_whole(
     words: list[str], cuts: list[int], width: int
 ) -> None:
     screen = console(width)
-    printer = Printer(screen)
+    printer = AnswerPrinter(screen)
     for piece in pieces(" ".join(words), cuts):
         printer.write(piece)
     printer.finish()
@@ -120,7 +120,7 @@ def test_however_a_text_arrives_its_words_stay_whole(
 @given(text=st.text(st.sampled_from("ab \n")), cuts=st.lists(st.integers(0, 99)))
 def test_into_a_pipe_the_text_goes_as_it_is_but_for_its_ends(text: str, cuts: list[int]) -> None:
     pipe = console(10, "none")
-    printer = Printer(pipe)
+    printer = AnswerPrinter(pipe)
     for piece in pieces(text, cuts):
         printer.write(piece)
     printer.finish()
@@ -129,18 +129,18 @@ def test_into_a_pipe_the_text_goes_as_it_is_but_for_its_ends(text: str, cuts: li
 
 def test_a_long_text_without_spaces_is_not_held_back() -> None:
     screen = console(20)
-    printer = Printer(screen)
+    printer = AnswerPrinter(screen)
     for _ in range(30):
         printer.write("\u8a9e")
     assert written(screen).count("\u8a9e") >= 24
 
 
 def test_names_and_answers_cannot_drive_the_terminal() -> None:
-    assert clean("a\x1b[2Jb\x07c\nd\u9999\x9b1m") == "a[2Jbc\nd\u99991m"
+    assert strip_control("a\x1b[2Jb\x07c\nd\u9999\x9b1m") == "a[2Jbc\nd\u99991m"
 
 
 def test_sureness_goes_from_red_over_yellow_to_green() -> None:
-    assert [sureness(p) for p in (0.0, 0.5, 1.0)] == [
+    assert [confidence_color(p) for p in (0.0, 0.5, 1.0)] == [
         "rgb(220,0,40)",
         "rgb(220,190,40)",
         "rgb(0,190,40)",

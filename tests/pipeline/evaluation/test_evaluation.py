@@ -21,13 +21,20 @@ from models.bundle import Bundle
 from models.synthetic.render import render, write_video
 from models.synthetic.rendered_clips import RenderedClips, RenderedConfig
 from pipeline.evaluation import ablations, caption_metrics
-from pipeline.evaluation.ablations import CONTROLS, SHUFFLED, SINGLE, WITHHELD, falls, should_hurt
-from pipeline.evaluation.answer_matching import contains, named, probabilities
+from pipeline.evaluation.ablations import (
+    ABLATIONS,
+    SHUFFLED,
+    SINGLE,
+    WITHHELD,
+    is_significantly_lower,
+    needs,
+)
+from pipeline.evaluation.answer_matching import contains, mentioned_choices, probabilities
 from pipeline.evaluation.html_report import misses_first, write_page
-from pipeline.evaluation.items import Item
-from pipeline.evaluation.report import Report, record, report
-from pipeline.evaluation.runner import Answered, Reply, Results, evaluate
-from pipeline.evaluation.scoring import Share
+from pipeline.evaluation.items import EvalItem
+from pipeline.evaluation.report import EvaluationReport, build_report, record_scores
+from pipeline.evaluation.runner import AnsweredItem, EvaluationResults, ModelReply, evaluate
+from pipeline.evaluation.scoring import Accuracy
 from pipeline.evaluation.tasks import synthetic_benchmark
 from pipeline.llm.engine import Engine, Text
 from pipeline.video.clip import read_frames
@@ -74,15 +81,19 @@ def few(questions: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def found(questions: Path) -> Report:
+def found(questions: Path) -> EvaluationReport:
     """What `mini` says to them."""
-    from pipeline.evaluation.tasks.question_files import load
+    from pipeline.evaluation.tasks.question_files import load_questions
 
-    items = load(questions).items
-    return report(evaluate("mini", items, with_strips=True, n_threads=1), command="it", seed=7)
+    items = load_questions(questions).items
+    return build_report(
+        evaluate("mini", items, with_strips=True, n_threads=1), command="it", seed=7
+    )
 
 
-def test_a_bundle_that_sees_is_right_and_without_the_video_it_is_not(found: Report) -> None:
+def test_a_bundle_that_sees_is_right_and_without_the_video_it_is_not(
+    found: EvaluationReport,
+) -> None:
     direction = found.tasks[0]
     assert direction.name == "moving direction"
     assert direction.chance == 0.25
@@ -90,27 +101,27 @@ def test_a_bundle_that_sees_is_right_and_without_the_video_it_is_not(found: Repo
     assert direction.controls[WITHHELD].value < direction.share.value
 
 
-def test_each_kind_of_answer_is_judged_in_its_way(found: Report) -> None:
+def test_each_kind_of_answer_is_judged_in_its_way(found: EvaluationReport) -> None:
     kinds = {task.name: task.kind for task in found.tasks}
     assert kinds == {"moving direction": "choice", "way": "open", "caption": "caption"}
     for each in found.results.answered:
         assert len(each.reply.probabilities) == len(each.item.choices)
         assert not each.reply.probabilities or math.isclose(sum(each.reply.probabilities), 1)
-        assert each.reply.said
+        assert each.reply.generated_text
     assert set(found.tasks[2].captions[""]) == {"BLEU-4", "CIDEr"}
 
 
-def test_every_question_is_asked_in_every_control(found: Report) -> None:
-    assert all(tuple(each.controls) == CONTROLS for each in found.results.answered)
-    assert set(found.tasks[1].controls) == set(CONTROLS)
+def test_every_question_is_asked_in_every_control(found: EvaluationReport) -> None:
+    assert all(tuple(each.controls) == ABLATIONS for each in found.results.answered)
+    assert set(found.tasks[1].controls) == set(ABLATIONS)
 
 
-def test_one_video_is_looked_at_once_for_all_its_questions(found: Report) -> None:
+def test_one_video_is_looked_at_once_for_all_its_questions(found: EvaluationReport) -> None:
     assert len(found.results.video_seconds) == CLIPS
     assert len(found.results.answered) == 3 * CLIPS
 
 
-def test_the_page_needs_nothing_from_elsewhere(found: Report) -> None:
+def test_the_page_needs_nothing_from_elsewhere(found: EvaluationReport) -> None:
     page = write_page(found)
     assert page.count("data:image/jpeg;base64,") >= CLIPS
     assert not re.search(r"(src|href)=\"(?!data:|#)", page)
@@ -118,18 +129,18 @@ def test_the_page_needs_nothing_from_elsewhere(found: Report) -> None:
     assert "Which way does it move?" in page and "light-dark(" in page
 
 
-def test_what_videos_and_models_say_cannot_become_markup(found: Report) -> None:
-    item = Item("<b>task", "<script>?", "<i>a", ("<i>a", "<i>b"), Path("<img>.mp4"))
-    one = Answered(item, Reply(False, "<script>", False, (0.4, 0.6)), {})
-    page = write_page(report(Results("<u>", Path("<s>"), [one], [0.1])))
+def test_what_videos_and_models_say_cannot_become_markup(found: EvaluationReport) -> None:
+    item = EvalItem("<b>task", "<script>?", "<i>a", ("<i>a", "<i>b"), Path("<img>.mp4"))
+    one = AnsweredItem(item, ModelReply(False, "<script>", False, (0.4, 0.6)), {})
+    page = write_page(build_report(EvaluationResults("<u>", Path("<s>"), [one], [0.1])))
     assert not re.search(r"<(script|i|b|u|s|img)>", page)
 
 
 def test_misses_come_first_and_the_surest_before_the_others() -> None:
-    item = Item("task", "?", "a", ("a", "b"), Path("v"))
+    item = EvalItem("task", "?", "a", ("a", "b"), Path("v"))
 
-    def answered(right: bool, said_right: bool, p: float) -> Answered:
-        return Answered(item, Reply(right, "", said_right, (p, 1 - p)), {})
+    def answered(right: bool, said_right: bool, p: float) -> AnsweredItem:
+        return AnsweredItem(item, ModelReply(right, "", said_right, (p, 1 - p)), {})
 
     fine, unsure = answered(True, True, 0.9), answered(False, False, 0.45)
     sure, said_otherwise = answered(False, False, 0.01), answered(True, False, 0.9)
@@ -194,13 +205,13 @@ def test_a_continuation_of_nothing_is_refused(engine: Engine) -> None:
     ],
 )
 def test_a_text_names_choices_as_whole_words(said: str, choices: list[int]) -> None:
-    assert named(said, ["right", "up and right", "left", "three"]) == choices
+    assert mentioned_choices(said, ["right", "up and right", "left", "three"]) == choices
 
 
 @given(choices=st.lists(st.text("abc ", min_size=1).filter(str.strip), min_size=1, unique=True))
 def test_a_choice_said_as_it_is_is_named(choices: list[str]) -> None:
     for i, choice in enumerate(choices):
-        assert i in named(f"It is {choice}!", choices)
+        assert i in mentioned_choices(f"It is {choice}!", choices)
 
 
 def test_an_open_answer_is_right_when_its_words_are_said_together() -> None:
@@ -211,47 +222,53 @@ def test_an_open_answer_is_right_when_its_words_are_said_together() -> None:
 
 
 def test_what_a_control_takes_away_is_what_some_tasks_need() -> None:
-    assert all(should_hurt(WITHHELD, task) for task in ("object naming", "speed", "whatever"))
-    assert should_hurt(SHUFFLED, "action order") and should_hurt(SINGLE, "action_order")
-    assert not should_hurt(SHUFFLED, "object naming") and not should_hurt(SINGLE, "count")
+    assert all(needs(WITHHELD, task) for task in ("object naming", "speed", "whatever"))
+    assert needs(SHUFFLED, "action order") and needs(SINGLE, "action_order")
+    assert not needs(SHUFFLED, "object naming") and not needs(SINGLE, "count")
 
 
 def test_controls_are_made_of_the_same_frames(square_video: Path, small_bundle: Path) -> None:
     bundle = Bundle.load(small_bundle)
     clip = read_frames(square_video, frames=5)
-    views = ablations.views(bundle, clip, CONTROLS)
+    views = ablations.ablated_soft_tokens(bundle, clip, ABLATIONS)
     assert views.pop(WITHHELD) is None
     seen = {name: np.asarray(view) for name, view in views.items()}
     assert np.allclose(seen[""], bundle.encode(clip.frames, clip.times), atol=1e-4)
     middle = bundle.encode([clip.frames[2]], clip.times[2:3])
     assert np.allclose(seen[SINGLE], middle, atol=1e-4)
     assert not np.allclose(seen[SHUFFLED], seen[""], atol=1e-4)
-    again = ablations.views(bundle, clip, [SHUFFLED])[SHUFFLED]
+    again = ablations.ablated_soft_tokens(bundle, clip, [SHUFFLED])[SHUFFLED]
     assert np.array_equal(seen[SHUFFLED], np.asarray(again))
 
 
 def test_a_fall_is_one_that_chance_seldom_brings() -> None:
-    assert falls([True] * 10, [False] * 10)
-    assert not falls([True] * 3, [False] * 3)
-    assert not falls([True, False] * 10, [False, True] * 10)
-    assert not falls([], [])
+    assert is_significantly_lower([True] * 10, [False] * 10)
+    assert not is_significantly_lower([True] * 3, [False] * 3)
+    assert not is_significantly_lower([True, False] * 10, [False, True] * 10)
+    assert not is_significantly_lower([], [])
 
 
 def test_a_score_that_does_not_fall_is_said_to_prove_nothing() -> None:
     right = [True] * 18 + [False] * 2
     blind = [False] * 18 + [True] * 2
-    assert ablations.remark("moving direction", right, {WITHHELD: blind, SHUFFLED: right}) == (
-        "proves nothing: 90% are right, and 90% with frames in shuffled order"
+    assert ablations.ablation_warning(
+        "moving direction", right, {WITHHELD: blind, SHUFFLED: right}
+    ) == ("proves nothing: 90% are right, and 90% with frames in shuffled order")
+    assert (
+        ablations.ablation_warning("object naming", right, {WITHHELD: blind, SHUFFLED: right}) == ""
     )
-    assert ablations.remark("object naming", right, {WITHHELD: blind, SHUFFLED: right}) == ""
-    few = ablations.remark("speed", [True, True], {SHUFFLED: [True, False]})
+    few = ablations.ablation_warning("speed", [True, True], {SHUFFLED: [True, False]})
     assert few.endswith("; 2 questions are too few to tell")
 
 
 def test_captions_are_scored_by_their_words() -> None:
     references = [["A red ball moves left."], ["Two dogs sleep on a mat.", "Dogs are sleeping."]]
-    same = caption_metrics.scores(["a red ball moves left", "Two dogs sleep on a mat."], references)
-    other = caption_metrics.scores(["Nothing to be seen here.", "A car drives by."], references)
+    same = caption_metrics.caption_scores(
+        ["a red ball moves left", "Two dogs sleep on a mat."], references
+    )
+    other = caption_metrics.caption_scores(
+        ["Nothing to be seen here.", "A car drives by."], references
+    )
     assert same["BLEU-4"] > 80 and same["CIDEr"] > 5
     assert other["BLEU-4"] < 10 and other["CIDEr"] < 0.5
 
@@ -270,7 +287,7 @@ def test_figures_go_to_json_to_a_page_and_into_the_bundle(
     data = json.loads(file.read_text())
     task = data["tasks"]["moving direction"]
     assert task["accuracy"]["of"] == task["questions"] == len(data["answers"]) == FEW
-    assert set(task["controls"]) == set(CONTROLS) and task["chance"] == 0.25
+    assert set(task["controls"]) == set(ABLATIONS) and task["chance"] == 0.25
     assert "<!doctype html>" in page.read_text()
     kept = json.loads((bundle / "bundle.json").read_text())["scores"]["ways"]
     assert kept["tasks"]["moving direction"] == task
@@ -282,8 +299,8 @@ def test_evaluations_that_run_side_by_side_keep_each_other_s_figures(
 ) -> None:
     folder = shutil.copytree(small_bundle, tmp_path / "bundle")
     one, other = Bundle.load(folder), Bundle.load(folder)
-    record(one, "first", {"right": 1})
-    record(other, "second", {"right": 2})
+    record_scores(one, "first", {"right": 1})
+    record_scores(other, "second", {"right": 2})
     kept = Bundle.load(folder).config.scores
     assert (kept["first"], kept["second"]) == ({"right": 1}, {"right": 2})
 
@@ -292,7 +309,9 @@ def test_the_drawn_benchmark_is_asked(
     reellama: Run, small_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(
-        synthetic_benchmark.SPLITS, "new-clips", synthetic_benchmark.Split(("shapes",), "known")
+        synthetic_benchmark.BENCHMARK_SPLITS,
+        "new-clips",
+        synthetic_benchmark.BenchmarkSplit(("shapes",), "known"),
     )
     options = (
         "--clips",
@@ -344,20 +363,20 @@ def test_quantizations_are_asked_the_same(
 
 
 def test_seven_quantizations_and_all_tasks_can_be_read_in_80_columns() -> None:
-    from pipeline.evaluation.quantization_sweep import TYPES, Row, tables
+    from pipeline.evaluation.quantization_sweep import SWEEP_TYPES, SweepRow, tables
 
-    tasks = {name: Share(number, 20) for number, name in enumerate(synthetic_benchmark.TASKS)}
-    all_tasks = Share(sum(share.right for share in tasks.values()), 20 * len(tasks))
+    tasks = {name: Accuracy(number, 20) for number, name in enumerate(synthetic_benchmark.TASKS)}
+    all_tasks = Accuracy(sum(share.right for share in tasks.values()), 20 * len(tasks))
     rows = [
-        Row(Path(f"{name}.gguf"), name, 10**8, 4.5, all_tasks, all_tasks, tasks)
-        for name in (*TYPES, "IQ3_XXS")
+        SweepRow(Path(f"{name}.gguf"), name, 10**8, 4.5, all_tasks, all_tasks, tasks)
+        for name in (*SWEEP_TYPES, "IQ3_XXS")
     ]
     console = Console(width=80, file=io.StringIO(), record=True)
     console.print(tables(rows))
     lines = console.export_text().splitlines()
     assert lines[0].split() == ["type", "bits", "MB", "right", "95%", "as", "text"]
     heads = [line.split()[1:] for line in lines if line.startswith("task")]
-    assert heads == [list(TYPES), ["IQ3_XXS"]]
+    assert heads == [list(SWEEP_TYPES), ["IQ3_XXS"]]
     [seven, one] = [line.split() for line in lines if line.startswith("moving direction")]
     share = f"{tasks['moving direction'].value:.0%}"
     assert (seven[2:], one[2:]) == ([share] * 7, [share])

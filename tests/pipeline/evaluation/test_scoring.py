@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from models.synthetic.assets.pictures import Picture
 from models.synthetic.rendered_clips import RenderedClips, RenderedConfig
 from models.synthetic.scene import MOTIONS, Actor
-from models.synthetic.scene_captions import caption
-from pipeline.evaluation.scoring import Share, Verdict, judge, shares
+from models.synthetic.scene_captions import scene_caption
+from pipeline.evaluation.scoring import Accuracy, DescriptionVerdict, accuracies, judge_description
 
 
 def actor(kind: str, motion: str) -> Actor:
@@ -23,45 +23,53 @@ def test_every_true_caption_is_right() -> None:
     clips = RenderedClips(config)
     for number in range(50):
         scene = clips.clip("test", number).scene
-        verdict = judge(caption(scene), scene.actors)
+        verdict = judge_description(scene_caption(scene), scene.actors)
         two = True if len(scene.actors) == 2 else None
-        assert verdict == Verdict(True, True, two, two)
+        assert verdict == DescriptionVerdict(True, True, two, two)
 
 
 @pytest.mark.parametrize("motion", MOTIONS)
 def test_another_motion_is_wrong(motion: str) -> None:
     wrong = MOTIONS[(MOTIONS.index(motion) + 1) % len(MOTIONS)]
-    assert judge(f"A dog {wrong}.", [actor("dog", motion)]) == Verdict(False, True)
+    assert judge_description(f"A dog {wrong}.", [actor("dog", motion)]) == DescriptionVerdict(
+        False, True
+    )
 
 
 def test_motions_that_contain_each_other_are_told_apart() -> None:
-    assert not judge("A dog disappears.", [actor("dog", "appears")]).motion
+    assert not judge_description("A dog disappears.", [actor("dog", "appears")]).motion
 
 
 def test_a_part_of_a_word_is_not_the_word() -> None:
-    assert not judge("A hotdog spins.", [actor("dog", "spins")]).picture
+    assert not judge_description("A hotdog spins.", [actor("dog", "spins")]).picture
 
 
 def test_names_and_motions_must_belong_together() -> None:
     actors = [actor("dog", "spins"), actor("cat", "grows")]
-    swapped = judge("A cat grows and a dog spins.", actors)
-    assert swapped == Verdict(False, False, False, False)
+    swapped = judge_description("A cat grows and a dog spins.", actors)
+    assert swapped == DescriptionVerdict(False, False, False, False)
 
 
 def test_silence_is_wrong() -> None:
-    assert judge("", [actor("dog", "spins")]) == Verdict(False, False)
+    assert judge_description("", [actor("dog", "spins")]) == DescriptionVerdict(False, False)
 
 
 def test_clips_of_one_and_of_two_are_counted_apart() -> None:
-    found = shares([Verdict(True, False), Verdict(True, True), Verdict(False, True, False, True)])
-    assert found["motion"] == Share(2, 2)
-    assert found["picture"] == Share(1, 2)
-    assert found["main_motion_of_two"] == Share(0, 1)
-    assert found["second_picture_of_two"] == Share(1, 1)
+    found = accuracies(
+        [
+            DescriptionVerdict(True, False),
+            DescriptionVerdict(True, True),
+            DescriptionVerdict(False, True, False, True),
+        ]
+    )
+    assert found["motion"] == Accuracy(2, 2)
+    assert found["picture"] == Accuracy(1, 2)
+    assert found["main_motion_of_two"] == Accuracy(0, 1)
+    assert found["second_picture_of_two"] == Accuracy(1, 1)
 
 
 @given(of=st.integers(1, 2000), data=st.data())
 def test_the_interval_holds_the_share(of: int, data: st.DataObject) -> None:
-    share = Share(data.draw(st.integers(0, of)), of)
+    share = Accuracy(data.draw(st.integers(0, of)), of)
     low, high = share.interval()
     assert -1e-9 <= low <= share.value + 1e-9 and share.value - 1e-9 <= high <= 1 + 1e-9

@@ -11,7 +11,7 @@ import pytest
 
 from gguf_tools.errors import ReellamaError
 from models.bundle import Bundle
-from pipeline.llm.batching import Batcher, Job, Stopped
+from pipeline.llm.batching import Batcher, GenerationJob, Stopped
 from pipeline.llm.engine import Engine, Sampling, Text, Token
 
 PROMPTS = [
@@ -43,7 +43,9 @@ class Asked:
     def __init__(self, batcher: Batcher, prompt: Any, **options: Any) -> None:
         parts = [Text(prompt)] if isinstance(prompt, str) else prompt
         self.news: queue.Queue[Token | Exception | None] = queue.Queue()
-        self.job = Job(batcher.lay_out(parts), self.news.put, **{"max_tokens": 12, **options})
+        self.job = GenerationJob(
+            batcher.tokenize_prompt(parts), self.news.put, **{"max_tokens": 12, **options}
+        )
         batcher.submit(self.job)
 
     def tokens(self) -> list[Token]:
@@ -163,9 +165,11 @@ def test_a_listener_that_fails_is_the_only_one_that_hears_no_more(batcher: Batch
         raise RuntimeError("Event loop is closed")
 
     others = [Asked(batcher, prompt) for prompt in PROMPTS[:2]]
-    job = Job(batcher.lay_out([Text(PROMPTS[2])]), deaf)  # without a limit of its own
+    job = GenerationJob(
+        batcher.tokenize_prompt([Text(PROMPTS[2])]), deaf
+    )  # without a limit of its own
     batcher.submit(job)
-    refused = Job(batcher.lay_out([Text(PROMPTS[3])]), deaf, stop=["\ud800"])
+    refused = GenerationJob(batcher.tokenize_prompt([Text(PROMPTS[3])]), deaf, stop=["\ud800"])
     batcher.submit(refused)
     assert all(other.text() for other in others)
     assert all(Asked(batcher, prompt).text() for prompt in PROMPTS[:4])  # its place is free
@@ -201,25 +205,25 @@ def test_closing_tells_those_who_wait() -> None:
 
 def test_a_job_after_the_end_is_refused() -> None:
     batcher = Batcher(Bundle.load("mini").llm_path(), n_parallel=1, n_ctx=256)
-    layout = batcher.lay_out([Text(PROMPTS[0])])
+    layout = batcher.tokenize_prompt([Text(PROMPTS[0])])
     batcher.close()
     told: list[Token | Exception | None] = []
     with pytest.raises(Stopped, match="stopping"):
-        batcher.submit(Job(layout, told.append))
+        batcher.submit(GenerationJob(layout, told.append))
     assert told == []
     batcher.close()  # a second time is none
 
 
 def test_a_job_that_comes_with_the_end_is_refused_or_told() -> None:
     batcher = Batcher(Bundle.load("mini").llm_path(), n_parallel=1, n_ctx=256)
-    layout = batcher.lay_out([Text(PROMPTS[0])])
+    layout = batcher.tokenize_prompt([Text(PROMPTS[0])])
     taken: list[queue.Queue[Token | Exception | None]] = []
 
     def submit() -> None:
         with suppress(Stopped):
             while True:
                 news: queue.Queue[Token | Exception | None] = queue.Queue()
-                batcher.submit(Job(layout, news.put))
+                batcher.submit(GenerationJob(layout, news.put))
                 taken.append(news)
 
     threads = [threading.Thread(target=submit) for _ in range(4)]

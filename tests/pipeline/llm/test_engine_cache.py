@@ -8,22 +8,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.llm.engine import Engine, Part, Sampling, Text
+from pipeline.llm.engine import Engine, PromptPart, Sampling, Text
 from tests.helpers import tiny_model
 
 VIDEO = np.random.default_rng(0).normal(0, 0.1, (32, 576)).astype(np.float32)
 
 
-def question(text: str) -> list[Part]:
+def question(text: str) -> list[PromptPart]:
     end = Text("<|im_end|>\n<|im_start|>assistant\n", special=True)
     return [Text("<|im_start|>user\n", special=True), Text(text), end]
 
 
-def answered(text: str) -> list[Part]:
+def answered(text: str) -> list[PromptPart]:
     return [Text(text), Text("<|im_end|>\n", special=True)]
 
 
-def answer(engine: Engine, prompt: list[Part], max_tokens: int) -> str:
+def answer(engine: Engine, prompt: list[PromptPart], max_tokens: int) -> str:
     return "".join(token.text for token in engine.generate(prompt, max_tokens=max_tokens))
 
 
@@ -112,7 +112,7 @@ parts = st.sampled_from(["a", "ab", "b", "abcdefghijkl", 1, 2])
 prompts = st.lists(st.lists(parts, min_size=1, max_size=5), min_size=2, max_size=4)
 
 
-def made_of(spec: list[str | int]) -> list[Part]:
+def made_of(spec: list[str | int]) -> list[PromptPart]:
     """Text for a string, soft tokens for a number."""
     rows = np.random.default_rng(0).normal(0, 0.1, (3, tiny_model.N_EMBD)).astype(np.float32)
     return [Text(part) if isinstance(part, str) else rows[:part] for part in spec]

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from gguf_tools.errors import ReellamaError
-from pipeline.llm.engine import ContextOverflow, Engine, Part, Sampling, Text
+from pipeline.llm.engine import ContextOverflow, Engine, PromptPart, Sampling, Text
 
-PROMPT: list[Part] = [
+PROMPT: list[PromptPart] = [
     Text("<|im_start|>user\nWhat is the capital of France?<|im_end|>\n", special=True),
     Text("<|im_start|>assistant\n", special=True),
 ]

@@ -10,20 +10,20 @@ from typing import cast
 
 import pytest
 
-from pipeline.llm.engine import Engine, Part, Text, Token
+from pipeline.llm.engine import Engine, PromptPart, Text, Token
 
 pytestmark = pytest.mark.measures
 
-PROMPT: list[Part] = [
+PROMPT: list[PromptPart] = [
     Text("<|im_start|>user\nTell a story.<|im_end|>\n<|im_start|>assistant\n", special=True)
 ]
 
 
-def ids(engine: Engine, prompt: list[Part]) -> list[int]:
+def ids(engine: Engine, prompt: list[PromptPart]) -> list[int]:
     return [token.id for token in engine.generate(prompt, max_tokens=5)]
 
 
-def anew(engine: Engine, prompt: list[Part]) -> list[int]:
+def anew(engine: Engine, prompt: list[PromptPart]) -> list[int]:
     engine.clear()
     return ids(engine, prompt)
 
@@ -54,12 +54,12 @@ def test_an_error_of_the_caller_leaves_the_engine_usable(engine: Engine) -> None
     with pytest.raises(ZeroDivisionError):  # noqa: PT012 - the loop is what fails
         for _ in engine.generate(PROMPT):
             1 / 0  # noqa: B018 - any error will do
-    other: list[Part] = [Text("Once upon a time")]
+    other: list[PromptPart] = [Text("Once upon a time")]
     assert ids(engine, other) == anew(engine, other)
 
 
 def test_ctrl_c_ends_the_reading_of_a_long_prompt_at_once(smollm2: Path) -> None:
-    long: list[Part] = [Text("word " * 3000)]
+    long: list[PromptPart] = [Text("word " * 3000)]
     with Engine(smollm2, n_ctx=4096, n_batch=4096, n_ubatch=4096, n_threads=1) as engine:
         engine.prefill([Text("word " * 10)])
         begin = time.monotonic()
@@ -70,7 +70,7 @@ def test_ctrl_c_ends_the_reading_of_a_long_prompt_at_once(smollm2: Path) -> None
         assert engine.n_past < 20
         assert time.monotonic() - begin < 5  # seconds; reading it takes far longer
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        short: list[Part] = [Text("word word then")]
+        short: list[PromptPart] = [Text("word word then")]
         found = ids(engine, short)
         assert found == anew(engine, short)
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pipeline.llm.token_probabilities import Probabilities
+from pipeline.llm.token_probabilities import TokenProbabilities
 
 # Few different values, so that many are equal; some tokens are impossible.
 LOGITS = st.integers(1, 400).flatmap(
@@ -18,7 +18,7 @@ LOGITS = st.integers(1, 400).flatmap(
 
 @given(LOGITS.filter(lambda logits: np.isfinite(logits).any()), st.integers(1, 12))
 def test_the_likeliest_tokens_are_those_of_a_sort(logits: np.ndarray, n: int) -> None:
-    probabilities = Probabilities(len(logits))
+    probabilities = TokenProbabilities(len(logits))
     found = probabilities.best(logits, n)
     exact = np.exp(logits.astype(np.float64) - logits.max())
     exact /= exact.sum()

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.llm.engine import Engine, Part, Text
+from pipeline.llm.engine import Engine, PromptPart, Text
 from pipeline.llm.token_sampling import Sampling, SamplingError, build_chain
 
-PROMPT: list[Part] = [
+PROMPT: list[PromptPart] = [
     Text("<|im_start|>user\nWrite a line about a dog.<|im_end|>\n<|im_start|>assistant\n", True)
 ]
 SCHEMA: dict[str, Any] = {

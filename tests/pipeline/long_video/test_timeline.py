@@ -14,7 +14,7 @@ from PIL import Image
 from models.bundle import Bundle
 from pipeline.long_video.timeline import LongVideo, Timeline, TimelineScene
 from pipeline.long_video.timeline_formats import WRITERS, to_markdown, to_srt, to_vtt
-from pipeline.long_video.video_index import Moments, look_through, search
+from pipeline.long_video.video_index import VideoIndex, index_video, search
 from pipeline.video.clip import VideoError
 from tests.helpers.film import corners, steady, write_film
 from tests.helpers.ollama_server import serve
@@ -89,7 +89,7 @@ def test_a_question_is_answered_from_its_scene(film: Path, cache: Path) -> None:
 
 def test_words_find_their_moment(film: Path, cache: Path) -> None:
     bundle = Bundle.load("mini")
-    moments = look_through(film, bundle, cache=cache)
+    moments = index_video(film, bundle, cache=cache)
     for i, (kind, _) in enumerate(SCENES):
         best = search([moments], f"a {kind}", bundle)[0]
         assert SECONDS * i <= best.time < SECONDS * (i + 1), kind
@@ -99,25 +99,25 @@ def test_a_second_look_opens_no_frame(
     film: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = Bundle.load("mini")
-    first = look_through(film, bundle, cache=cache)
+    first = index_video(film, bundle, cache=cache)
     monkeypatch.setattr(
-        "pipeline.long_video.video_index._look", lambda *_: pytest.fail("looked again")
+        "pipeline.long_video.video_index._build_index", lambda *_: pytest.fail("looked again")
     )
-    second = look_through(film, bundle, cache=cache)
+    second = index_video(film, bundle, cache=cache)
     assert np.array_equal(first.embeddings, second.embeddings)
     assert np.array_equal(first.times, second.times)
 
 
 def test_a_damaged_cache_is_looked_past(film: Path, tmp_path: Path) -> None:
     bundle = Bundle.load("mini")
-    first = look_through(film, bundle, cache=tmp_path)
+    first = index_video(film, bundle, cache=tmp_path)
     (kept,) = tmp_path.iterdir()
     kept.write_bytes(kept.read_bytes()[:100])
-    assert np.array_equal(look_through(film, bundle, cache=tmp_path).times, first.times)
+    assert np.array_equal(index_video(film, bundle, cache=tmp_path).times, first.times)
 
 
 def test_fewer_scenes_keep_the_strongest_cuts(film: Path, cache: Path) -> None:
-    moments = look_through(film, Bundle.load("mini"), cache=cache)
+    moments = index_video(film, Bundle.load("mini"), cache=cache)
     assert len(moments.scenes(2, 2.0)) == 2
     assert len(moments.scenes(99, 5.0)) == 1  # no two cuts are further from the ends
     for most in range(1, 5):
@@ -126,12 +126,12 @@ def test_fewer_scenes_keep_the_strongest_cuts(film: Path, cache: Path) -> None:
         assert all(a[1] == b[0] for a, b in pairwise(scenes))
 
 
-def looks(duration: float, cuts: Sequence[float] = ()) -> Moments:
+def looks(duration: float, cuts: Sequence[float] = ()) -> VideoIndex:
     """A look every ten seconds, at pictures that change their colours at `cuts`."""
     times = np.arange(0.0, duration, 10.0)
     shade = np.searchsorted(cuts, times, "right") % 2
     colours = np.repeat(shade[:, None], 51, axis=1).astype(np.float32)
-    return Moments(Path("film.mp4"), duration, times, colours, np.zeros((len(times), 0)))
+    return VideoIndex(Path("film.mp4"), duration, times, colours, np.zeros((len(times), 0)))
 
 
 def test_an_hour_without_cuts_is_cut_in_minutes() -> None:
@@ -167,7 +167,7 @@ def test_the_timeline_of_a_still_film_has_several_times(tmp_path: Path, cache: P
 def test_a_file_that_is_no_video_is_said(tmp_path: Path) -> None:
     (tmp_path / "notes.mp4").write_text("not a video")
     with pytest.raises(VideoError, match=r"notes.mp4"):
-        look_through(tmp_path / "notes.mp4", Bundle.load("mini"), cache=None)
+        index_video(tmp_path / "notes.mp4", Bundle.load("mini"), cache=None)
 
 
 NASTY = Timeline(

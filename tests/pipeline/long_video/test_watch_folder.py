@@ -15,7 +15,7 @@ import pytest
 
 from gguf_tools.errors import ReellamaError
 from pipeline.long_video.timeline import Timeline, TimelineScene
-from pipeline.long_video.watch_folder import DIED, MOST_TRIES, Folder, sidecar
+from pipeline.long_video.watch_folder import DIED_MESSAGE, MAX_TRIES, WatchedFolder, sidecar
 
 
 def described(path: Path) -> Timeline:
@@ -27,18 +27,18 @@ def failing(path: Path) -> Timeline:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Folder:
+def folder(tmp_path: Path) -> WatchedFolder:
     """Three files that are called videos, copied long ago."""
     for name in ("a.mp4", "b.mkv", "c.MOV", "notes.txt", ".hidden.mp4"):
         (tmp_path / name).write_bytes(b"x" * 100)
-    return Folder(tmp_path, settled=0)
+    return WatchedFolder(tmp_path, settled=0)
 
 
-def states(folder: Folder) -> dict[str, str]:
+def states(folder: WatchedFolder) -> dict[str, str]:
     return {entry.path.name: entry.state for entry in folder.entries()}
 
 
-def test_every_video_gets_a_json_and_an_srt(folder: Folder) -> None:
+def test_every_video_gets_a_json_and_an_srt(folder: WatchedFolder) -> None:
     assert [path.name for path in folder.waiting()] == ["a.mp4", "b.mkv", "c.MOV"]
     for path in list(folder.waiting()):
         assert folder.process(path, described)
@@ -49,7 +49,7 @@ def test_every_video_gets_a_json_and_an_srt(folder: Folder) -> None:
     assert list(folder.waiting()) == []
 
 
-def test_a_file_that_changed_is_done_again(folder: Folder) -> None:
+def test_a_file_that_changed_is_done_again(folder: WatchedFolder) -> None:
     path = folder.root / "a.mp4"
     folder.process(path, described)
     path.write_bytes(b"y" * 200)
@@ -59,13 +59,13 @@ def test_a_file_that_changed_is_done_again(folder: Folder) -> None:
 
 def test_a_file_that_is_still_copied_waits(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(b"x")
-    folder = Folder(tmp_path, settled=60)
+    folder = WatchedFolder(tmp_path, settled=60)
     assert states(folder) == {"a.mp4": "copying"}
     assert list(folder.waiting()) == []
     assert not folder.process(tmp_path / "a.mp4", described)
 
 
-def test_a_file_that_changes_meanwhile_gets_no_sidecar(folder: Folder) -> None:
+def test_a_file_that_changes_meanwhile_gets_no_sidecar(folder: WatchedFolder) -> None:
     def changing(path: Path) -> Timeline:
         path.write_bytes(b"more" * 100)
         return described(path)
@@ -74,10 +74,10 @@ def test_a_file_that_changes_meanwhile_gets_no_sidecar(folder: Folder) -> None:
     assert not sidecar(folder.root / "a.mp4", "json").exists()
 
 
-def test_failures_are_remembered_with_their_reason_and_wait_longer(folder: Folder) -> None:
+def test_failures_are_remembered_with_their_reason_and_wait_longer(folder: WatchedFolder) -> None:
     path = folder.root / "a.mp4"
     waits = []
-    for tries in range(1, MOST_TRIES + 1):
+    for tries in range(1, MAX_TRIES + 1):
         assert not folder.process(path, failing)
         failure = folder.failure(path)
         assert failure and failure.tries == tries and "cannot be read" in failure.error
@@ -89,14 +89,14 @@ def test_failures_are_remembered_with_their_reason_and_wait_longer(folder: Folde
     assert folder.failure(path) is None and states(folder)["a.mp4"] == "new"
 
 
-def test_a_later_success_clears_the_record(folder: Folder) -> None:
+def test_a_later_success_clears_the_record(folder: WatchedFolder) -> None:
     path = folder.root / "a.mp4"
     folder.process(path, failing)
     assert folder.process(path, described)
     assert folder.failure(path) is None
 
 
-def test_a_file_that_kills_its_worker_is_given_up_in_the_end(folder: Folder) -> None:
+def test_a_file_that_kills_its_worker_is_given_up_in_the_end(folder: WatchedFolder) -> None:
     path = folder.root / "a.mp4"
     code = (
         "import os; from pathlib import Path; from pipeline.long_video.watch_folder import Folder\n"
@@ -106,11 +106,11 @@ def test_a_file_that_kills_its_worker_is_given_up_in_the_end(folder: Folder) -> 
     for tries in range(1, 5):
         assert subprocess.run([sys.executable, "-c", code]).returncode == -9
         failure = folder.failure(path)
-        assert failure and (failure.tries, failure.error) == (tries, DIED)
+        assert failure and (failure.tries, failure.error) == (tries, DIED_MESSAGE)
     assert path not in list(folder.waiting())
 
 
-def test_ctrl_c_is_no_failure(folder: Folder) -> None:
+def test_ctrl_c_is_no_failure(folder: WatchedFolder) -> None:
     def interrupted(path: Path) -> Timeline:
         raise KeyboardInterrupt
 
@@ -120,7 +120,7 @@ def test_ctrl_c_is_no_failure(folder: Folder) -> None:
     assert states(folder)["a.mp4"] == "new"
 
 
-def test_another_worker_does_not_do_the_same(folder: Folder) -> None:
+def test_another_worker_does_not_do_the_same(folder: WatchedFolder) -> None:
     path = folder.root / "a.mp4"
 
     def while_working(claimed: Path) -> Timeline:

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from pipeline.llm.batching import GenerationStats
-from pipeline.server.service import Generation, Message, Options, Service
+from pipeline.server.service import Generation, GenerationOptions, Service, ServiceMessage
 from pipeline.server.settings import Settings
 from tests.helpers.live_server import serving
 
@@ -96,11 +96,16 @@ def test_what_is_too_long_loses_its_oldest_turns_and_keeps_the_video(square_vide
     async def talk() -> tuple[GenerationStats, GenerationStats]:
         service = Service(Settings(n_ctx=256, n_parallel=1, cache=None))
         try:
-            said = [Message("user", "What happens?", (square_video.read_bytes(),))]
-            short = await read(await service.chat("mini", said, Options(max_tokens=4)))
+            said = [ServiceMessage("user", "What happens?", (square_video.read_bytes(),))]
+            short = await read(await service.chat("mini", said, GenerationOptions(max_tokens=4)))
             for i in range(40):
-                said += [Message("assistant", f"It moves {i}."), Message("user", "And then?")]
-            return short, await read(await service.chat("mini", said, Options(max_tokens=4)))
+                said += [
+                    ServiceMessage("assistant", f"It moves {i}."),
+                    ServiceMessage("user", "And then?"),
+                ]
+            return short, await read(
+                await service.chat("mini", said, GenerationOptions(max_tokens=4))
+            )
         finally:
             await service.close()
 
@@ -117,7 +122,7 @@ def test_a_question_that_cannot_fit_is_refused() -> None:
     async def ask() -> None:
         service = Service(Settings(n_ctx=256, n_parallel=1, cache=None))
         try:
-            await service.chat("mini", [Message("user", "word " * 500)], Options())
+            await service.chat("mini", [ServiceMessage("user", "word " * 500)], GenerationOptions())
         finally:
             assert service.active == 0
             await service.close()
@@ -137,12 +142,14 @@ def test_threads_end_with_the_server() -> None:
 def test_a_model_that_nobody_uses_goes_when_memory_is_short(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("pipeline.server.loaded_models.WATCHED_EVERY", 0.1)
+    monkeypatch.setattr("pipeline.server.loaded_models.CHECK_SECONDS", 0.1)
     with serving(n_ctx=256, keep_alive=-1.0) as url:
         prompt = body(options={"num_predict": 1}, stream=False)
         assert httpx.post(f"{url}/api/generate", json=prompt, timeout=60).status_code == 200
         assert httpx.get(f"{url}/api/ps").json()["models"]
-        monkeypatch.setattr("pipeline.server.loaded_models.LEAST_FREE", 1.0)  # all memory, that is
+        monkeypatch.setattr(
+            "pipeline.server.loaded_models.MIN_FREE_MEMORY", 1.0
+        )  # all memory, that is
         begin = time.monotonic()
         while httpx.get(f"{url}/api/ps").json()["models"] and time.monotonic() - begin < 20:
             time.sleep(0.05)

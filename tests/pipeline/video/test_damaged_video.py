@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.video.clip import FrameSampling, VideoError, read_frames
+from pipeline.video.clip import SamplingMode, VideoError, read_frames
 from tests.helpers.film import number, numbered, steady, write_film, write_sound
 
-SAMPLINGS: list[FrameSampling] = ["uniform", "keyframes", "scenes"]
+SAMPLINGS: list[SamplingMode] = ["uniform", "keyframes", "scenes"]
 
 
 @pytest.fixture(scope="module")

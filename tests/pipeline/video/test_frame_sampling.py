@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.video.clip import Plan, VideoError, read_frames
-from pipeline.video.frame_sampling import centres, thin
-from pipeline.video.scene_detection import choose, describe, spread
+from pipeline.video.clip import FrameSelection, VideoError, read_frames
+from pipeline.video.frame_sampling import interval_centers, thin_evenly
+from pipeline.video.scene_detection import choose_frames, color_quantiles, spread_evenly
 from tests.helpers.film import HEIGHT, WIDTH, number, steady, write_film
 
 RATE = 10
@@ -132,7 +132,7 @@ def test_a_single_scene_is_covered_evenly(ten_seconds: Path):
 def test_movement_is_no_cut():
     left, right = np.zeros((2, 60, 80, 3), np.uint8)
     left[20:40, :20] = right[20:40, 60:] = 255
-    assert np.abs(describe(left) - describe(right)).max() < 1e-6
+    assert np.abs(color_quantiles(left) - color_quantiles(right)).max() < 1e-6
 
 
 @settings(max_examples=25)
@@ -157,7 +157,7 @@ def test_times_are_true_and_sorted_and_inside(ten_seconds: Path, n, span, sampli
 
 @given(start=st.floats(0, 1e6), length=st.floats(1e-3, 1e6), n=st.integers(1, 300))
 def test_centres_are_sorted_and_inside(start: float, length: float, n: int):
-    times = centres(start, start + length, n)
+    times = interval_centers(start, start + length, n)
     assert len(times) == n
     assert times == sorted(times)
     assert start <= times[0]
@@ -166,7 +166,7 @@ def test_centres_are_sorted_and_inside(start: float, length: float, n: int):
 
 @given(count=st.integers(0, 2000), n=st.integers(1, 50))
 def test_thinning_is_even(count: int, n: int):
-    kept = thin((float(i) for i in range(count)), n)
+    kept = thin_evenly((float(i) for i in range(count)), n)
     assert len(kept) == min(n, count)
     gaps = np.diff(kept)
     assert np.all(gaps > 0)
@@ -175,7 +175,7 @@ def test_thinning_is_even(count: int, n: int):
 
 @given(length=st.integers(1, 400), n=st.integers(1, 400))
 def test_spread_never_repeats(length: int, n: int):
-    positions = spread(length, n)
+    positions = spread_evenly(length, n)
     assert len(positions) == min(n, length)
     assert len(set(positions)) == len(positions)
     assert all(0 <= position < length for position in positions)
@@ -185,7 +185,7 @@ def test_spread_never_repeats(length: int, n: int):
 def test_every_scene_is_chosen_from_before_any_gets_more(scenes: list[int], n: int):
     scene_of = np.repeat(np.arange(len(scenes)), scenes)
     descriptions = (scene_of % 2)[:, None].astype(np.float32)
-    chosen = choose(np.arange(len(scene_of), dtype=float), descriptions, n)
+    chosen = choose_frames(np.arange(len(scene_of), dtype=float), descriptions, n)
     assert len(chosen) == min(n, len(scene_of))
     assert chosen == sorted(set(chosen))
     covered = {int(scene_of[int(time)]) for time in chosen}
@@ -211,4 +211,4 @@ def test_every_scene_is_chosen_from_before_any_gets_more(scenes: list[int], n: i
 )
 def test_a_plan_that_makes_no_sense_is_refused(options, message: str):
     with pytest.raises(VideoError, match=message):
-        Plan(**options)
+        FrameSelection(**options)

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.seek import lengthen
 from pipeline.video import container
-from pipeline.video.clip import FrameSampling, Plan, iter_frames, read_frames
+from pipeline.video.clip import FrameSelection, SamplingMode, iter_frames, read_frames
 from tests.helpers.film import number, steady, write_film
 
 pytestmark = pytest.mark.measures
@@ -79,7 +79,7 @@ def test_memory_does_not_grow_with_length(minutes: dict[int, Path], sampling: st
 def test_frames_stream_with_progress_and_notes(minutes: dict[int, Path]):
     steps: list[tuple[int, int]] = []
     notes: list[str] = []
-    plan = Plan(frames=3, end=90)
+    plan = FrameSelection(frames=3, end=90)
     stream = iter_frames(
         minutes[1], plan, progress=lambda *step: steps.append(step), on_note=notes.append
     )
@@ -106,7 +106,7 @@ def open_files() -> list[str]:
 
 def test_closing_the_iterator_closes_the_file(minutes: dict[int, Path]):
     before = open_files()
-    stream = iter_frames(minutes[60], Plan(frames=5))
+    stream = iter_frames(minutes[60], FrameSelection(frames=5))
     next(stream)
     assert open_files() != before
     stream.close()
@@ -114,7 +114,7 @@ def test_closing_the_iterator_closes_the_file(minutes: dict[int, Path]):
 
 
 @pytest.mark.parametrize("sampling", ["uniform", "scenes"])
-def test_ctrl_c_leaves_nothing_open(minutes: dict[int, Path], sampling: FrameSampling):
+def test_ctrl_c_leaves_nothing_open(minutes: dict[int, Path], sampling: SamplingMode):
     def interrupt(done: int, total: int) -> None:
         raise KeyboardInterrupt
 

@@ -71,22 +71,22 @@ def command(
     from gguf_tools.locate import find
     from gguf_tools.measuring import bench
     from gguf_tools.measuring.bench_output import FORMATS, columns
-    from pipeline.cli.options import layers
-    from pipeline.cli.progress import long_bar, show_table, values
+    from pipeline.cli.options import parse_gpu_layers
+    from pipeline.cli.progress import long_bar, parse_list, show_table
 
     setups = bench.grid(
         [find.resolve(model) for model in models],
-        n_gpu_layers=values(gpu_layers, layers),
-        n_batch=values(batch, int),
-        n_ubatch=values(ubatch, int),
-        type_k=values(type_k, str),
-        type_v=values(type_v, str),
-        flash_attn=values(flash_attn, str),
-        n_threads=values(threads, int) or [None],
+        n_gpu_layers=parse_list(gpu_layers, parse_gpu_layers),
+        n_batch=parse_list(batch, int),
+        n_ubatch=parse_list(ubatch, int),
+        type_k=parse_list(type_k, str),
+        type_v=parse_list(type_v, str),
+        flash_attn=parse_list(flash_attn, str),
+        n_threads=parse_list(threads, int) or [None],
     )
     sizes = {"pp": prompt, "tg": gen, "sp": soft}
     tests = [
-        bench.BenchTest(kind, n) for kind, text in sizes.items() for n in values(text, int) if n
+        bench.BenchTest(kind, n) for kind, text in sizes.items() for n in parse_list(text, int) if n
     ]
     with long_bar("runs") as progress:
         results = bench.run(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 if TYPE_CHECKING:
-    from gguf_tools.measuring.compare import Row
+    from gguf_tools.measuring.compare import CompareRow
 
 
 def command(
@@ -55,24 +55,24 @@ def command(
     from gguf_tools.locate import find
     from gguf_tools.measuring import compare, compare_output, perplexity, plots
     from pipeline.cli.console import note, out
-    from pipeline.cli.options import layers
+    from pipeline.cli.options import parse_gpu_layers
     from pipeline.cli.progress import long_bar, show_table
 
     if plot:
         plots.check()
     path = find.resolve(base)
-    how = compare.How(
-        text=(text or perplexity.ENGLISH).expanduser().absolute(),
+    how = compare.CompareSettings(
+        text=(text or perplexity.ENGLISH_TEXT).expanduser().absolute(),
         n_ctx=ctx,
         n_chunks=chunks,
         n_threads=threads,
-        n_gpu_layers=layers(gpu_layers),
+        n_gpu_layers=parse_gpu_layers(gpu_layers),
         imatrix=imatrix.expanduser().absolute() if imatrix else None,
     )
     with long_bar("models") as progress:
         rows = compare.compare(
             path,
-            types or compare.TYPES,
+            types or compare.COMPARED_TYPES,
             work=work or _cache(path),
             how=how,
             score=_score(bundle, clips) if bundle else None,
@@ -103,15 +103,15 @@ def _score(bundle: str, clips: int) -> Callable[[Path], float]:
     """What share of pictures and motions in drawn clips is right, with a GGUF as the LLM."""
 
     def score(path: Path) -> float:
-        from pipeline.evaluation.tasks.clip_descriptions import evaluate
+        from pipeline.evaluation.tasks.clip_descriptions import evaluate_descriptions
 
-        shares = evaluate(bundle, clips=clips, llm=path).scores.values()
+        shares = evaluate_descriptions(bundle, clips=clips, llm=path).scores.values()
         return sum(share.right for share in shares) / sum(share.of for share in shares)
 
     return score
 
 
-def _subtitle(path: Path, rows: list[Row]) -> str:
+def _subtitle(path: Path, rows: list[CompareRow]) -> str:
     base = rows[0]
     perplexity = f"perplexity {base.perplexity.value:.2f}"
     return f"{path.stem}: base {base.type}, {base.n_bytes / 1e6:.0f} MB, {perplexity}"

@@ -25,7 +25,7 @@ def command(
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
     from gguf_tools.conversion.convert import convert
-    from pipeline.cli.console import clean, err, note, out
+    from pipeline.cli.console import err, note, out, strip_control
 
     columns = (TextColumn("converting"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
@@ -38,4 +38,4 @@ def command(
     for line in result.notes:
         note(line)
     note(f"{result.n_tensors} tensors, {result.type}, {result.n_bytes / 1e6:,.1f} MB")
-    out.print(clean(str(result.path)), soft_wrap=True, markup=False)
+    out.print(strip_control(str(result.path)), soft_wrap=True, markup=False)

@@ -10,12 +10,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from gguf_tools.format.reader import GGUFFile
-    from gguf_tools.memory.offload import Plan
+    from gguf_tools.memory.offload import OffloadPlan
 
 # The rows of the tables.
-MIXTURES = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_K_S", "IQ4_XS", "Q3_K_M", "Q2_K")
-KV_TYPES = ("f16", "q8_0", "q4_0")
-ASSUMED = (
+SHOWN_PRESETS = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_K_S", "IQ4_XS", "Q3_K_M", "Q2_K")
+SHOWN_KV_TYPES = ("f16", "q8_0", "q4_0")
+ASSUMPTIONS = (
     "Upper estimates: flash attention, batches of 512 with logits for all of them, sliding windows "
     "kept in full. The longest context is that with all layers on the GPU, at most what the model "
     "was trained on."
@@ -36,12 +36,12 @@ def command(
     """Say how many layers fit on a GPU, what context does, and what other types would change."""
     from gguf_tools.format.split_files import read_model
     from gguf_tools.locate.find import resolve
-    from gguf_tools.memory.offload import plan
+    from gguf_tools.memory.offload import plan_offload
     from gguf_tools.sizes import parse_size
 
     file = read_model(resolve(model))
     free = parse_size(vram) if vram else _free_memory()
-    this = plan(file, ctx, free, type_k, type_v)
+    this = plan_offload(file, ctx, free, type_k, type_v)
     (_write_json if json else _show)(file, this)
 
 
@@ -58,25 +58,29 @@ def _free_memory() -> int:
     return sum(gpu.free_bytes for gpu in gpus)
 
 
-def _other_types(file: GGUFFile, this: Plan) -> Iterator[tuple[str, GGUFFile, Plan]]:
-    from gguf_tools.memory.offload import plan
-    from gguf_tools.quantization.quant_presets import as_mixture
+def _other_types(file: GGUFFile, this: OffloadPlan) -> Iterator[tuple[str, GGUFFile, OffloadPlan]]:
+    from gguf_tools.memory.offload import plan_offload
+    from gguf_tools.quantization.quant_presets import as_preset
 
-    for name in MIXTURES:
-        other = as_mixture(file, name)
-        yield name, other, plan(other, this.n_ctx, this.free_bytes, this.type_k, this.type_v)
+    for name in SHOWN_PRESETS:
+        other = as_preset(file, name)
+        yield (
+            name,
+            other,
+            plan_offload(other, this.n_ctx, this.free_bytes, this.type_k, this.type_v),
+        )
 
 
-def _other_caches(file: GGUFFile, this: Plan) -> Iterator[tuple[str, int, Plan]]:
+def _other_caches(file: GGUFFile, this: OffloadPlan) -> Iterator[tuple[str, int, OffloadPlan]]:
     from gguf_tools.memory.estimates import kv_bytes
-    from gguf_tools.memory.offload import plan
+    from gguf_tools.memory.offload import plan_offload
 
-    for type_ in KV_TYPES:
+    for type_ in SHOWN_KV_TYPES:
         size = sum(kv_bytes(file, i, this.n_ctx, type_, type_) for i in range(file.n_layer))
-        yield type_, size, plan(file, this.n_ctx, this.free_bytes, type_, type_)
+        yield type_, size, plan_offload(file, this.n_ctx, this.free_bytes, type_, type_)
 
 
-def _write_json(file: GGUFFile, this: Plan) -> None:
+def _write_json(file: GGUFFile, this: OffloadPlan) -> None:
     import json
     import sys
     from dataclasses import asdict
@@ -102,7 +106,7 @@ def _write_json(file: GGUFFile, this: Plan) -> None:
     sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
 
 
-def _show(file: GGUFFile, this: Plan) -> None:
+def _show(file: GGUFFile, this: OffloadPlan) -> None:
     from rich.console import Group
 
     from gguf_tools.format.model_summary import bits_per_weight, quantization
@@ -138,11 +142,11 @@ def _show(file: GGUFFile, this: Plan) -> None:
             f"This file with another KV cache for {this.n_ctx:,} positions:",
             aligned(("KV type", "size", *last), caches),
         ),
-        ASSUMED,
+        ASSUMPTIONS,
     )
 
 
-def _verdict(this: Plan) -> str:
+def _verdict(this: OffloadPlan) -> str:
     from gguf_tools.sizes import show_size
 
     free, needed = show_size(this.free_bytes), show_size(this.all_bytes)
@@ -153,6 +157,6 @@ def _verdict(this: Plan) -> str:
     return f"{layers} fit into {free}: all would need {needed}.{context}"
 
 
-def _fits(its: Plan) -> tuple[str, str]:
+def _fits(its: OffloadPlan) -> tuple[str, str]:
     layers = f"{its.n_gpu_layers} of {its.n_gpu_layers_all}"
     return layers, f"{its.max_n_ctx:,}" if its.max_n_ctx else "-"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 if TYPE_CHECKING:
-    from gguf_tools.quantization.imatrix import Report
+    from gguf_tools.quantization.imatrix import PromptProgress
 
 
 def command(
@@ -42,7 +42,7 @@ def command(
     from gguf_tools.errors import ReellamaError
     from gguf_tools.locate.find import resolve
     from gguf_tools.quantization.imatrix import collect_from_text
-    from pipeline.cli.console import clean, out
+    from pipeline.cli.console import out, strip_control
 
     path = resolve(model)
     output = output or Path(f"{path.name.removesuffix('.gguf')}-imatrix.gguf")
@@ -55,11 +55,11 @@ def command(
     matrix.write(output)
     read = f"{matrix.chunk_count} chunks of {matrix.chunk_size} tokens"
     summary = f"{output}: {len(matrix.sums)} tensors, from {read}"
-    out.print(clean(summary), markup=False, soft_wrap=True)
+    out.print(strip_control(summary), markup=False, soft_wrap=True)
 
 
 @contextmanager
-def _progress() -> Iterator[Report]:
+def _progress() -> Iterator[PromptProgress]:
     """A bar over the chunks, with the time that is left; it leaves nothing behind."""
     from rich.progress import (
         BarColumn,

@@ -40,22 +40,22 @@ def _write_json(file: GGUFFile, other: GGUFFile | None, *, tensors: bool) -> Non
     from dataclasses import asdict
 
     from gguf_tools.inspection.diff import diff
-    from gguf_tools.inspection.file_summary import inspect, metadata_json, tensor_json
+    from gguf_tools.inspection.file_summary import metadata_json, summarize_file, tensor_json
 
     if other:
         data = {"one": str(file.path), "other": str(other.path), **diff(file, other).to_json()}
     else:
-        data = {**asdict(inspect(file)), "metadata": metadata_json(file)}
+        data = {**asdict(summarize_file(file)), "metadata": metadata_json(file)}
         if tensors:
             data["tensors"] = [tensor_json(tensor) for tensor in file.tensors.values()]
     sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _show(file: GGUFFile, *, tensors: bool) -> None:
-    from gguf_tools.inspection.file_summary import inspect
+    from gguf_tools.inspection.file_summary import summarize_file
     from pipeline.cli.commands.gguf import inspect_tables as tables
 
-    facts = inspect(file)
+    facts = summarize_file(file)
     shown = [tables.summary(facts), tables.types(facts), tables.metadata(file)]
     if tensors:
         shown.append(tables.tensors(file))

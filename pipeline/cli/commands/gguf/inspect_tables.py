@@ -12,9 +12,9 @@ from rich.text import Text
 
 from gguf_tools.format.reader import GGUFFile, Tensor
 from gguf_tools.inspection.diff import Diff, first_difference
-from gguf_tools.inspection.file_summary import Inspection, KVCost, Tokenizer
+from gguf_tools.inspection.file_summary import FileSummary, KVCacheCost, TokenizerSummary
 from gguf_tools.sizes import show_size
-from pipeline.cli.console import clean, out
+from pipeline.cli.console import out, strip_control
 
 WIDE = 160  # columns, where nobody looks at a terminal
 LENGTH = 60  # characters of a value in a table
@@ -27,7 +27,7 @@ def show(*parts: RenderableType) -> None:
     for i, part in enumerate(parts):
         if i:
             console.print()
-        console.print(Text(clean(part)) if isinstance(part, str) else part)
+        console.print(Text(strip_control(part)) if isinstance(part, str) else part)
 
 
 def aligned(names: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:
@@ -38,7 +38,7 @@ def aligned(names: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:
     return _right(table, *range(1, len(names)))
 
 
-def summary(facts: Inspection) -> Table:
+def summary(facts: FileSummary) -> Table:
     """The file in a few lines."""
     return _pairs(_lines(facts))
 
@@ -48,7 +48,7 @@ def files(one: GGUFFile, other: GGUFFile) -> Table:
     return _pairs([("one", str(one.path)), ("other", str(other.path))])
 
 
-def types(facts: Inspection) -> Table:
+def types(facts: FileSummary) -> Table:
     """Tensors by type."""
     rows = [
         (
@@ -112,7 +112,7 @@ def changed_tensors(diff: Diff, *, each: bool) -> Table:
     return _right(table, 0)
 
 
-def _lines(facts: Inspection) -> list[tuple[str, str]]:
+def _lines(facts: FileSummary) -> list[tuple[str, str]]:
     lines = [("file", f"{facts.path}, {show_size(facts.size)}, GGUF version {facts.version}")]
     name = [_cut(facts.name)] if facts.name else []
     if facts.architecture:
@@ -132,7 +132,7 @@ def _lines(facts: Inspection) -> list[tuple[str, str]]:
     return lines
 
 
-def _kv(cost: KVCost) -> str:
+def _kv(cost: KVCacheCost) -> str:
     text = f"{_sizes(cost.full)} for 1,000 tokens"
     if cost.n_sliding:
         text += (
@@ -146,7 +146,7 @@ def _sizes(bytes_by_type: dict[str, int]) -> str:
     return ", ".join(f"{show_size(n)} ({type_})" for type_, n in bytes_by_type.items())
 
 
-def _tokenizer(tokenizer: Tokenizer) -> list[tuple[str, str]]:
+def _tokenizer(tokenizer: TokenizerSummary) -> list[tuple[str, str]]:
     pre = f" ({_cut(tokenizer.pre)})" if tokenizer.pre else ""
     lines = [("tokenizer", f"{_cut(tokenizer.model)}{pre}, {tokenizer.n_vocab:,} tokens")]
     special = [f"{k} {_quoted(text)} ({id_})" for k, (id_, text) in tokenizer.special.items()]
@@ -192,12 +192,12 @@ def _quoted(text: str) -> str:
     """One line of a text, in quotes; how long it was where it is cut."""
     line = text.replace("\\", "\\\\").replace("\n", "\\n").replace("\t", "\\t")
     if len(line) <= LENGTH:
-        return f'"{clean(line)}"'
-    return f'"{clean(line[:LENGTH])}..." ({len(text):,} characters)'
+        return f'"{strip_control(line)}"'
+    return f'"{strip_control(line[:LENGTH])}..." ({len(text):,} characters)'
 
 
 def _cut(text: str, length: int = LENGTH) -> str:
-    text = clean(text.replace("\n", " "))
+    text = strip_control(text.replace("\n", " "))
     return text if len(text) <= length else f"{text[:length]}..."
 
 
@@ -205,7 +205,7 @@ def _pairs(lines: list[tuple[str, str]]) -> Table:
     table = _table("", "")
     table.show_header = False
     for name, value in lines:
-        table.add_row(Text(name, "dim"), Text(clean(value)))
+        table.add_row(Text(name, "dim"), Text(strip_control(value)))
     return table
 
 

@@ -9,7 +9,7 @@ from typer import Option
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from gguf_tools.locate.listing import Entry
+    from gguf_tools.locate.listing import ListedModel
 
 
 def command(
@@ -20,11 +20,11 @@ def command(
     They are those in our own folder, the hub's cache, Ollama's store and LM Studio's folders. The
     name in the first column is what every command takes for a model.
     """
-    from gguf_tools.locate.listing import entries
+    from gguf_tools.locate.listing import list_models
     from pipeline.cli.console import err, note, out
 
     with err.status("[dim]reading the headers of models"):
-        found = entries()
+        found = list_models()
     if json:
         _write_json(found)
         return
@@ -38,12 +38,12 @@ def command(
             note(entry.problem)
 
 
-def _table(found: list[Entry]) -> Table:
+def _table(found: list[ListedModel]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
     from gguf_tools.sizes import show_size
-    from pipeline.cli.console import clean
+    from pipeline.cli.console import strip_control
 
     table = Table(
         "name", "from", "type", "size", "architecture", "parameters", box=None, pad_edge=False
@@ -54,11 +54,11 @@ def _table(found: list[Entry]) -> Table:
     for entry in found:
         damaged = Text("damaged", "red") if entry.problem else Text("")
         table.add_row(
-            Text(clean(entry.name)),
+            Text(strip_control(entry.name)),
             entry.source,
-            Text(clean(entry.quantization or "")),
+            Text(strip_control(entry.quantization or "")),
             show_size(entry.n_bytes),
-            Text(clean(entry.architecture)) if entry.architecture else damaged,
+            Text(strip_control(entry.architecture)) if entry.architecture else damaged,
             _short(entry.n_parameters),
         )
     return table
@@ -74,7 +74,7 @@ def _short(number: int | None) -> str:
     return str(number)
 
 
-def _write_json(found: list[Entry]) -> None:
+def _write_json(found: list[ListedModel]) -> None:
     import json
     import sys
     from dataclasses import asdict

@@ -9,7 +9,7 @@ from typer import Argument, Option
 
 if TYPE_CHECKING:
     from gguf_tools.measuring.divergence import Estimate
-    from gguf_tools.measuring.perplexity import Quality
+    from gguf_tools.measuring.perplexity import TextQuality
 
 
 def command(
@@ -44,18 +44,18 @@ def command(
     from gguf_tools.locate import find
     from gguf_tools.measuring import perplexity
     from pipeline.cli.console import out
-    from pipeline.cli.options import adapters, layers
+    from pipeline.cli.options import adapters, parse_gpu_layers
     from pipeline.cli.progress import chunk_bar
 
     with chunk_bar() as progress:
-        found = perplexity.measure(
+        found = perplexity.measure_quality(
             find.resolve(model),
-            text or perplexity.ENGLISH,
+            text or perplexity.ENGLISH_TEXT,
             reference=find.resolve(reference) if reference else None,
             n_ctx=ctx,
             n_chunks=chunks,
             n_threads=threads,
-            n_gpu_layers=layers(gpu_layers),
+            n_gpu_layers=parse_gpu_layers(gpu_layers),
             lora=adapters(lora),
             progress=progress,
         )
@@ -65,7 +65,7 @@ def command(
         out.print(report(found), markup=False, soft_wrap=True)
 
 
-def report(found: Quality) -> str:
+def report(found: TextQuality) -> str:
     """The figures, one a line, with their standard errors."""
     chunks = f"{found.n_chunks} chunks of {found.n_ctx}, {found.n_scored:,} tokens scored"
     lines = [

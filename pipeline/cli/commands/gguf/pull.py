@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument
 
 if TYPE_CHECKING:
-    from gguf_tools.download.pull import Report
+    from gguf_tools.download.pull import FileProgress
 
 
 def command(
@@ -27,15 +27,15 @@ def command(
     command goes on where a stopped one was.
     """
     from gguf_tools.download.pull import pull
-    from pipeline.cli.console import clean, note, out
+    from pipeline.cli.console import note, out, strip_control
 
     with _bars() as report:
         path = pull(name, report, note)
-    out.print(clean(str(path)), markup=False, soft_wrap=True)
+    out.print(strip_control(str(path)), markup=False, soft_wrap=True)
 
 
 @contextmanager
-def _bars() -> Iterator[Report]:
+def _bars() -> Iterator[FileProgress]:
     """A progress bar for each file that comes, and for its check."""
     from rich.progress import (
         BarColumn,
@@ -47,7 +47,7 @@ def _bars() -> Iterator[Report]:
         TransferSpeedColumn,
     )
 
-    from pipeline.cli.console import clean, err
+    from pipeline.cli.console import err, strip_control
 
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -63,7 +63,7 @@ def _bars() -> Iterator[Report]:
             if what not in tasks:
                 for other in tasks.values():
                     bars.update(other, visible=False)
-                tasks[what] = bars.add_task(clean(what), total=total, completed=done)
+                tasks[what] = bars.add_task(strip_control(what), total=total, completed=done)
             bars.update(tasks[what], completed=done)
 
         yield report

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, BadParameter, Exit, Option
 
 if TYPE_CHECKING:
-    from gguf_tools.quantization.quantize import Quantized, Report
+    from gguf_tools.quantization.quantize import Quantized, QuantizeProgress
 
 
 def _list_types(wanted: bool) -> None:
@@ -19,14 +19,14 @@ def _list_types(wanted: bool) -> None:
         return
     from rich.table import Table
 
-    from gguf_tools.quantization.quant_types import COPY, TYPES
+    from gguf_tools.quantization.quant_types import COPY_TYPE, QUANT_TYPES
     from pipeline.cli.console import out
 
     table = Table("type", "bits per weight", "", box=None, pad_edge=False)
     table.columns[1].justify = "right"
-    for type_ in TYPES:
+    for type_ in QUANT_TYPES:
         table.add_row(type_.name, f"{type_.bits_per_weight:.4g}", type_.use)
-    table.add_row(COPY, "", "every tensor as it is: joins a split model")
+    table.add_row(COPY_TYPE, "", "every tensor as it is: joins a split model")
     out.print(table)
     raise Exit
 
@@ -112,7 +112,7 @@ def _override(text: str) -> tuple[str, str]:
 
 
 @contextmanager
-def _progress() -> Iterator[Report]:
+def _progress() -> Iterator[QuantizeProgress]:
     """A bar over the tensors of one type after the other, which leaves nothing behind."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
@@ -130,12 +130,12 @@ def _progress() -> Iterator[Report]:
 
 def _show(results: list[Quantized]) -> None:
     """What came out on stdout, a line a file; what there is to say about it on stderr."""
-    from pipeline.cli.console import clean, note, out
+    from pipeline.cli.console import note, out, strip_control
 
     width = max(len(result.type) for result in results)
     for result in results:
         size = f"{result.n_bytes / 1e6:9,.1f} MB  {result.bits_per_weight:5.2f} bits per weight"
         line = f"{result.type:{width}}  {size}  {result.path}"
-        out.print(clean(line), markup=False, soft_wrap=True)
+        out.print(strip_control(line), markup=False, soft_wrap=True)
     for remark in dict.fromkeys(remark for result in results for remark in result.notes):
         note(f"note: {remark}")

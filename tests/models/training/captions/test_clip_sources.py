@@ -18,7 +18,7 @@ from models.training.captions.clip_sources import (
     VALIDATION,
     FileSource,
     RenderedSource,
-    read_rows,
+    read_caption_rows,
 )
 from models.training.feature_cache import FeatureCache
 
@@ -43,7 +43,7 @@ def test_a_jsonl_row_is_a_caption_or_a_question(folder: Path) -> None:
     ]
     path = folder / "data.jsonl"
     path.write_text("\n\n".join(json.dumps(row) for row in rows))
-    found = read_rows(path, "Describe the video.")
+    found = read_caption_rows(path, "Describe the video.")
     assert [(row.video.name, row.question, row.answer) for row in found] == [
         ("a.mp4", "Describe the video.", "A dog.\nIt runs."),
         ("b.mp4", "Who?", "A cat."),
@@ -53,7 +53,7 @@ def test_a_jsonl_row_is_a_caption_or_a_question(folder: Path) -> None:
 def test_a_csv_caption_may_span_lines(folder: Path) -> None:
     path = folder / "data.csv"
     path.write_text('video,caption\na.mp4,"A dog, and\na cat."\nb.mp4,A bird.\n')
-    found = read_rows(path, "Describe.")
+    found = read_caption_rows(path, "Describe.")
     assert [row.answer for row in found] == ["A dog, and\na cat.", "A bird."]
 
 
@@ -71,7 +71,7 @@ def test_a_bad_row_is_named_by_file_and_line(folder: Path, text: str, complaint:
     path = folder / "data.jsonl"
     path.write_text(text)
     with pytest.raises(ReellamaError, match=complaint) as caught:
-        read_rows(path, "Describe.")
+        read_caption_rows(path, "Describe.")
     assert "data.jsonl" in str(caught.value) and "\n" not in str(caught.value)
 
 

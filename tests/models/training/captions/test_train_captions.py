@@ -15,9 +15,9 @@ from torch import nn
 from gguf_tools.errors import ReellamaError
 from models.bundle import Bundle
 from models.synthetic.rendered_clips import RenderedConfig
-from models.training.captions.train_captions import Training, run
-from models.training.config import CaptionRecipe, ProjectorChoice, TowerChoice
-from models.training.trainer import Stage, StageConfig, batch_rows
+from models.training.captions.train_captions import CaptionTraining, run
+from models.training.config import CaptionRecipe, ProjectorSettings, TowerSettings
+from models.training.trainer import StageConfig, Trainer, batch_rows
 from pipeline.cli.commands.train import read_video
 from tests.helpers.small_tower import write_small_tower
 
@@ -32,11 +32,11 @@ def recipe(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Captio
         llm=str(tiny_llama),
         frames=3,
         fewest_frames=2,
-        tower=TowerChoice(name=str(tower)),
+        tower=TowerSettings(name=str(tower)),
         rendered=RenderedConfig(
             styles=("shapes",), style_weights=(1.0,), frames=3, clips=6, validation=2
         ),
-        projector=ProjectorChoice(tokens=8, words=64, width=16, layers=1, heads=2),
+        projector=ProjectorSettings(tokens=8, words=64, width=16, layers=1, heads=2),
         align=stage,
         motion=dataclasses.replace(stage, steps=2),
         tail=3,
@@ -92,7 +92,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(recipe: CaptionRecipe, tmp_path:
 def test_the_frozen_parts_stay_and_the_projector_learns(
     recipe: CaptionRecipe, tmp_path: Path
 ) -> None:
-    training = Training(recipe, tmp_path, read_video=read_video, report=silent)
+    training = CaptionTraining(recipe, tmp_path, read_video=read_video, report=silent)
     bundle = training.run(tmp_path / "bundle")
     log = [json.loads(line) for line in (tmp_path / "resampler" / "log.jsonl").open()]
     losses = [line["loss"] for line in log if line["stage"] == "align" and "loss" in line]
@@ -144,15 +144,15 @@ def test_every_clip_is_seen_once_an_epoch() -> None:
 
 def test_the_learning_rate_rises_then_falls_to_zero(tmp_path: Path) -> None:
     config = StageConfig(steps=100, warm_up=0.1, learning_rate=1.0)
-    stage = Stage("x", nn.Linear(1, 1), config, tmp_path, report=silent)
-    rates = [stage.rate(step) for step in range(100)]
+    stage = Trainer("x", nn.Linear(1, 1), config, tmp_path, report=silent)
+    rates = [stage.learning_rate_at(step) for step in range(100)]
     assert rates[:10] == sorted(rates[:10]) and max(rates) == rates[9] == 1.0
     assert rates[10:] == sorted(rates[10:], reverse=True) and rates[-1] < 0.01
 
 
 def test_weight_decay_leaves_norms_and_biases_alone(tmp_path: Path) -> None:
     module = nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2))
-    stage = Stage("x", module, StageConfig(steps=1), tmp_path, report=silent)
+    stage = Trainer("x", module, StageConfig(steps=1), tmp_path, report=silent)
     decayed = stage.optimizer.param_groups[0]["params"]
     assert [p.ndim for p in decayed] == [2]
     assert stage.optimizer.param_groups[1]["weight_decay"] == 0
@@ -175,4 +175,4 @@ def test_what_has_no_tower_and_nothing_to_train_one_from_is_refused(
     recipe: CaptionRecipe, tmp_path: Path
 ) -> None:
     with pytest.raises(ReellamaError, match="name a tower, or give `stills`"):
-        train(dataclasses.replace(recipe, tower=TowerChoice()), tmp_path)
+        train(dataclasses.replace(recipe, tower=TowerSettings()), tmp_path)

@@ -16,13 +16,25 @@ from gguf_tools.locate.find import resolve
 from models.projector import slots
 from models.projector.config import ProjectorConfig
 from models.projector.temporal_projector import Projector
-from models.synthetic.dataset import Stories, StoryConfig
+from models.synthetic.dataset import SyntheticClips, SyntheticConfig
 from models.training.batches import Conversations
-from models.training.collate import IGNORED, Teacher, frequent_words
+from models.training.collate import IGNORED, ConversationCollator, slot_vocabulary
 from models.training.frozen_llm import FrozenLLM
-from models.training.stages.instruction import DrawnConfig, StoryTraining, StudyConfig, TellConfig
+from models.training.stages.instruction import (
+    DrawnConfig,
+    InstructionStages,
+    LoraConfig,
+    StudyConfig,
+)
 from models.vision.encoder import Tower
-from models.vision.imagenet_labels import NAME_TOKENS, NAMED, TOKENS, Labels, class_names, name_ids
+from models.vision.imagenet_labels import (
+    N_TOKENS,
+    NAME_TOKENS,
+    TOP_CLASSES,
+    ImageNetClassifier,
+    class_names,
+    name_ids,
+)
 from tests.helpers.small_tower import write_small_tower
 
 
@@ -32,16 +44,16 @@ def llm() -> FrozenLLM:
 
 
 @pytest.fixture(scope="module")
-def teacher(llm: FrozenLLM) -> Teacher:
-    config = StoryConfig(styles=("shapes",), style_weights=(1.0,))
-    words = frequent_words(Stories(config, 32, Path()), llm.tokenizer, 300, sampled=20)
-    return Teacher(
-        llm.tokenizer, llm.template, "You watch.", tokens=slots.TOKENS + 3, words=words
+def teacher(llm: FrozenLLM) -> ConversationCollator:
+    config = SyntheticConfig(styles=("shapes",), style_weights=(1.0,))
+    words = slot_vocabulary(SyntheticClips(config, 32, Path()), llm.tokenizer, 300, sampled=20)
+    return ConversationCollator(
+        llm.tokenizer, llm.template, "You watch.", tokens=slots.N_SLOT_TOKENS + 3, words=words
     )  # fmt: skip
 
 
 def test_only_answers_and_the_ends_of_their_turns_are_learned(
-    teacher: Teacher, llm: FrozenLLM
+    teacher: ConversationCollator, llm: FrozenLLM
 ) -> None:
     turns = [("What is it?", "A red ball."), ("Which way?", "It moves left.")]
     ids, labels = teacher.conversation(turns)
@@ -52,39 +64,39 @@ def test_only_answers_and_the_ends_of_their_turns_are_learned(
     assert all(label in (IGNORED, token) for token, label in zip(ids, labels, strict=True))
 
 
-def test_every_fact_of_a_story_has_its_own_soft_tokens(teacher: Teacher) -> None:
+def test_every_fact_of_a_story_has_its_own_soft_tokens(teacher: ConversationCollator) -> None:
     fields = ["one", "one", "stays still", "red ball", "moves down and left", "top left"]
-    row = teacher.targets([*fields, *[""] * (len(slots.WIDTHS) - len(fields))])
-    assert len(row) == slots.TOKENS + 3
+    row = teacher.targets([*fields, *[""] * (len(slots.SLOT_WIDTHS) - len(fields))])
+    assert len(row) == slots.N_SLOT_TOKENS + 3
     words = [teacher.words[number] if number != IGNORED else None for number in row]
     said = teacher.tokenizer.encode
-    for text, (start, end) in zip(fields, slots.spans(), strict=False):
+    for text, (start, end) in zip(fields, slots.slot_spans(), strict=False):
         ids = said(f" {text}")[: end - start]
         found = [word for word in words[start : start + len(ids)] if word is not None]
         assert found == [token for token in ids if token in teacher.words]
         assert row[start + len(ids) : end] == [0] * (end - start - len(ids))
-    assert row[slots.TOKENS :] == [IGNORED] * 3
+    assert row[slots.N_SLOT_TOKENS :] == [IGNORED] * 3
 
 
 def test_a_projector_with_too_few_soft_tokens_for_stories_is_refused(llm: FrozenLLM) -> None:
-    with pytest.raises(ReellamaError, match=f"need {slots.TOKENS} soft tokens"):
-        Teacher(llm.tokenizer, llm.template, "", tokens=8, words=[0])
+    with pytest.raises(ReellamaError, match=f"need {slots.N_SLOT_TOKENS} soft tokens"):
+        ConversationCollator(llm.tokenizer, llm.template, "", tokens=8, words=[0])
 
 
 def story_training(
-    llm: FrozenLLM, stories: Stories, folder: Path, *, apart: bool = False
-) -> StoryTraining:
-    words = frequent_words(stories, llm.tokenizer, 64, sampled=8)
-    teacher = Teacher(
-        llm.tokenizer, llm.template, "", tokens=slots.TOKENS, words=words, apart=apart
+    llm: FrozenLLM, stories: SyntheticClips, folder: Path, *, apart: bool = False
+) -> InstructionStages:
+    words = slot_vocabulary(stories, llm.tokenizer, 64, sampled=8)
+    teacher = ConversationCollator(
+        llm.tokenizer, llm.template, "", tokens=slots.N_SLOT_TOKENS, words=words, apart=apart
     )  # fmt: skip
     projector = Projector(ProjectorConfig(
-        tokens=slots.TOKENS, n_embd=llm.n_embd, channels=32, cells=4, words=len(words), width=16,
+        tokens=slots.N_SLOT_TOKENS, n_embd=llm.n_embd, channels=32, cells=4, words=len(words), width=16,
         heads=2, layers=1,
     ))  # fmt: skip
     tower = Tower.load(str(write_small_tower(folder / "tower")))
-    config = TellConfig(rank=2, apart=apart)
-    return StoryTraining(
+    config = LoraConfig(rank=2, apart=apart)
+    return InstructionStages(
         stories, stories, tower, llm, teacher, projector, config, folder, workers=0
     )  # fmt: skip
 
@@ -93,14 +105,14 @@ def story_training(
 def test_a_loss_in_parts_is_the_loss_of_the_whole(
     size: int, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    llm, config = FrozenLLM(tiny_llama), StoryConfig(styles=("shapes",), style_weights=(1.0,))
-    stories = Stories(config, 32, Path())
+    llm, config = FrozenLLM(tiny_llama), SyntheticConfig(styles=("shapes",), style_weights=(1.0,))
+    stories = SyntheticClips(config, 32, Path())
     training = story_training(llm, stories, tmp_path)
     batch = training.teacher([stories[number] for number in range(5)])
-    soft = torch.randn(5, slots.TOKENS, llm.n_embd)
+    soft = torch.randn(5, slots.N_SLOT_TOKENS, llm.n_embd)
     losses = []
     for rows in (5, size):
-        monkeypatch.setattr("models.training.stages.instruction.SIDE_BY_SIDE", rows)
+        monkeypatch.setattr("models.training.stages.instruction.LLM_BATCH", rows)
         losses.append(training._answer_loss(soft, batch).item())
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
@@ -108,44 +120,46 @@ def test_a_loss_in_parts_is_the_loss_of_the_whole(
 def test_a_studied_form_is_the_one_that_a_perfect_projector_would_fill(
     tiny_llama: Path, tmp_path: Path
 ) -> None:
-    llm, config = FrozenLLM(tiny_llama), StoryConfig(styles=("shapes",), style_weights=(1.0,))
-    stories = Stories(config, 32, Path())
+    llm, config = FrozenLLM(tiny_llama), SyntheticConfig(styles=("shapes",), style_weights=(1.0,))
+    stories = SyntheticClips(config, 32, Path())
     training = story_training(llm, stories, tmp_path)
-    unseen, drawn = stories.unseen(3), stories[3]
+    unseen, drawn = stories.without_video(3), stories[3]
     assert unseen["form"] == drawn["form"] and unseen["story"].caption == drawn["story"].caption
     assert unseen["frames"].numel() == 3, "nothing is drawn"
     batch = training.teacher([unseen])
-    soft = training._ideal(batch)
+    soft = training._oracle_soft_tokens(batch)
     known = batch.targets[0] >= 0
     words = training.projector.words.embeddings[batch.targets[0][known]]
-    assert torch.equal(soft[0, : slots.TOKENS][known], words)
+    assert torch.equal(soft[0, : slots.N_SLOT_TOKENS][known], words)
 
 
 @pytest.mark.parametrize("faultless", [0.0, 1.0])
 def test_a_frozen_projector_gives_way_to_faultless_forms_as_often_as_told(
     faultless: float, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stories = Stories(StoryConfig(styles=("shapes",), style_weights=(1.0,)), 32, Path())
+    stories = SyntheticClips(SyntheticConfig(styles=("shapes",), style_weights=(1.0,)), 32, Path())
     training = story_training(FrozenLLM(tiny_llama), stories, tmp_path)
     training.config = dataclasses.replace(training.config, frozen=True, faultless=faultless)
     batch = training.teacher([stories[number] for number in range(4)])
-    real, ideal = (torch.full((4, slots.TOKENS, training.llm.n_embd), x) for x in (0.01, 0.02))
+    real, ideal = (
+        torch.full((4, slots.N_SLOT_TOKENS, training.llm.n_embd), x) for x in (0.01, 0.02)
+    )
     monkeypatch.setattr(training, "hidden", lambda batch: None)
     monkeypatch.setattr(training, "_soft", lambda hidden, batch: real)
-    monkeypatch.setattr(training, "_ideal", lambda batch: ideal)
+    monkeypatch.setattr(training, "_oracle_soft_tokens", lambda batch: ideal)
     wanted = training._answer_loss(ideal if faultless else real, batch)
-    assert training._told_loss(batch).item() == wanted.item()
+    assert training._joint_loss(batch).item() == wanted.item()
 
 
 @pytest.mark.parametrize(
     ("weight", "fields"),
-    [("count_weight", (0, 1)), ("motion_weight", (slots.MOTION, slots.THEN))],
+    [("count_weight", (0, 1)), ("motion_weight", (slots.MOTION_SLOT, slots.THEN_SLOT))],
 )
 def test_some_fields_weigh_as_much_as_told_among_the_words(
     weight: str, fields: tuple[int, int], tiny_llama: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    stories = Stories(StoryConfig(styles=("shapes",), style_weights=(1.0,)), 32, Path())
+    stories = SyntheticClips(SyntheticConfig(styles=("shapes",), style_weights=(1.0,)), 32, Path())
     training = story_training(FrozenLLM(tiny_llama), stories, tmp_path)
     batch = training.teacher([stories[number] for number in range(4)])
     hidden = torch.randn(4, batch.targets.shape[1], training.projector.config.width)
@@ -154,13 +168,13 @@ def test_some_fields_weigh_as_much_as_told_among_the_words(
     def loss(share: float) -> float:
         changed: dict[str, Any] = {weight: share}
         training.config = dataclasses.replace(training.config, **changed)
-        return training._word_loss(batch)[0].item()
+        return training._slot_loss(batch)[0].item()
 
     wanted = batch.targets
     logits = training.projector.words.logits(hidden).float()
     plain = F.cross_entropy(logits.flatten(0, 1), wanted.flatten())
     assert loss(1.0) == pytest.approx(plain.item(), rel=1e-5)
-    places = [place for field in fields for place in range(*slots.spans()[field])]
+    places = [place for field in fields for place in range(*slots.slot_spans()[field])]
     chosen = F.cross_entropy(logits[:, places].flatten(0, 1), wanted[:, places].flatten())
     share = (wanted[:, places] >= 0).sum().item() / (wanted >= 0).sum().item()
     assert loss(6.0) - loss(1.0) == pytest.approx(5 * chosen.item() * share, rel=1e-4)
@@ -169,7 +183,7 @@ def test_some_fields_weigh_as_much_as_told_among_the_words(
 def test_a_validation_is_without_dropout_whatever_a_stage_trains(
     tiny_llama: Path, tmp_path: Path
 ) -> None:
-    stories = Stories(StoryConfig(styles=("shapes",), style_weights=(1.0,)), 32, Path())
+    stories = SyntheticClips(SyntheticConfig(styles=("shapes",), style_weights=(1.0,)), 32, Path())
     training = story_training(FrozenLLM(tiny_llama), stories, tmp_path)
     training.config = dataclasses.replace(
         training.config, validated=4, kept_texts=2, kept_tokens=64, kept_batch=1
@@ -196,28 +210,28 @@ def test_a_file_that_pytorch_would_read_wrongly_is_refused(
 
 def test_labels_are_the_names_of_the_likeliest_classes(llm: FrozenLLM, tmp_path: Path) -> None:
     ids = name_ids(llm.tokenizer.encode, llm.tokenizer.encode("\n")[0])
-    Labels.of_imagenet(ids, llm.embed).save(tmp_path / "labels.safetensors")
-    labels = Labels.load(tmp_path / "labels.safetensors", resolve("mini-llm"))
+    ImageNetClassifier.of_imagenet(ids, llm.embed).save(tmp_path / "labels.safetensors")
+    labels = ImageNetClassifier.load(tmp_path / "labels.safetensors", resolve("mini-llm"))
     features = np.random.default_rng(0).random((2, 36, 320), np.float32) * 3
     probabilities = labels.probabilities(features)
     assert probabilities.shape == (1000,)
     assert probabilities.sum() == pytest.approx(1, abs=1e-4)
-    best = np.argsort(-probabilities)[:NAMED]
+    best = np.argsort(-probabilities)[:TOP_CLASSES]
     rows = labels.tokens(features)
-    assert rows.shape == (TOKENS, llm.n_embd)
+    assert rows.shape == (N_TOKENS, llm.n_embd)
     wanted = llm.embed([token for number in best for token in ids[number]]).numpy()
     assert np.abs(rows - wanted).max() < 1e-6
-    assert len(class_names()) == 1000 and NAME_TOKENS * NAMED == TOKENS
+    assert len(class_names()) == 1000 and NAME_TOKENS * TOP_CLASSES == N_TOKENS
 
 
 def test_turns_that_are_told_apart_know_nothing_of_each_other(
     tiny_llama: Path, tmp_path: Path
 ) -> None:
-    llm, config = FrozenLLM(tiny_llama), StoryConfig(styles=("shapes",), style_weights=(1.0,))
-    stories = Stories(config, 32, Path())
+    llm, config = FrozenLLM(tiny_llama), SyntheticConfig(styles=("shapes",), style_weights=(1.0,))
+    stories = SyntheticClips(config, 32, Path())
     turns = [("What is it?", "A red ball."), ("Which way?", "It moves left."), ("Why?", "No.")]
     losses = []
-    soft = torch.randn(1, slots.TOKENS, llm.n_embd)
+    soft = torch.randn(1, slots.N_SLOT_TOKENS, llm.n_embd)
     for apart, talks in ((True, [turns]), (False, [[turn] for turn in turns])):
         training = story_training(llm, stories, tmp_path / str(apart), apart=apart)
         batch = training.teacher([stories[0]])
@@ -227,5 +241,5 @@ def test_turns_that_are_told_apart_know_nothing_of_each_other(
             logits, wanted, _ = training._logits(soft, told)
             lines.append(F.cross_entropy(logits, wanted, reduction="none"))
         losses.append(torch.cat(lines))
-        assert len(batch.told.ids) == 1
+        assert len(batch.conversations.ids) == 1
     assert torch.allclose(losses[0], losses[1], atol=1e-4)

@@ -12,14 +12,21 @@ import pytest
 import torch
 
 from models.synthetic.assets.backgrounds import Background
-from models.synthetic.assets.picture_pool import Cast
+from models.synthetic.assets.picture_pool import PicturePool
 from models.synthetic.assets.pictures import load_pictures
-from models.synthetic.dataset import Stories, StoryConfig
-from models.synthetic.scenarios.stills import STILLS
+from models.synthetic.dataset import SyntheticClips, SyntheticConfig
+from models.synthetic.scenarios.stills import STILL_SCENARIOS
 from models.synthetic.scene import Actor, Scene
 from models.training import distributed
 from models.training.stages.contrastive import ContrastiveConfig
-from models.training.stages.tower import IGNORED, NOTHING, Looking, Teller, caption, things_in_cells
+from models.training.stages.tower import (
+    BACKGROUND,
+    IGNORED_WORD,
+    StillCollator,
+    TowerStage,
+    objects_in_cells,
+    still_caption,
+)
 from models.training.trainer import StageConfig
 from models.vision.encoder import Tower
 
@@ -34,58 +41,60 @@ def still(x: float, y: float, size: float) -> Actor:
 
 def test_a_cell_shows_the_thing_whose_middle_it_holds() -> None:
     scene = Scene((still(0.1, 0.1, 0.1), still(0.9, 0.9, 0.1)), GROUND, (200, 200))
-    found = things_in_cells(scene, 6).reshape(6, 6)
+    found = objects_in_cells(scene, 6).reshape(6, 6)
     assert found[0, 0] == 1 and found[5, 5] == 2
-    assert (found[2:4, 2:4] == NOTHING).all()
+    assert (found[2:4, 2:4] == BACKGROUND).all()
 
 
 def test_what_lies_on_top_is_what_a_cell_shows() -> None:
     scene = Scene((still(0.5, 0.5, 0.2), still(0.5, 0.5, 0.8)), GROUND, (200, 200))
-    found = things_in_cells(scene, 5).reshape(5, 5)
+    found = objects_in_cells(scene, 5).reshape(5, 5)
     assert found[2, 2] == 1
-    assert found[2, 0] in (2, IGNORED) and found[0, 0] == IGNORED
+    assert found[2, 0] in (2, IGNORED_WORD) and found[0, 0] == IGNORED_WORD
 
 
 def test_a_large_thing_is_in_several_cells_and_its_rim_is_left_open() -> None:
-    found = things_in_cells(Scene((still(0.5, 0.5, 0.6),), GROUND, (200, 200)), 6)
+    found = objects_in_cells(Scene((still(0.5, 0.5, 0.6),), GROUND, (200, 200)), 6)
     assert (found == 1).sum() == 4
-    assert (found == IGNORED).sum() >= 8
+    assert (found == IGNORED_WORD).sum() >= 8
 
 
-def drawn_stills(split: str = "train") -> Stories:
-    config = StoryConfig(styles=("shapes",), style_weights=(1.0,))
-    return Stories(config, SIDE, Path(), split=split, stills=True)
+def drawn_stills(split: str = "train") -> SyntheticClips:
+    config = SyntheticConfig(styles=("shapes",), style_weights=(1.0,))
+    return SyntheticClips(config, SIDE, Path(), split=split, stills=True)
 
 
-def small_looking(folder: Path, report: Callable[[str], None] = print) -> Looking:
+def small_looking(folder: Path, report: Callable[[str], None] = print) -> TowerStage:
     config = ContrastiveConfig(image_size=SIDE, embed_dim=16, text_width=32, text_layers=1)
-    return Looking(
+    return TowerStage(
         drawn_stills(), drawn_stills("validation"), config, folder, layers=[-2, -1], validated=8,
         device=torch.device("cpu"), report=report,
     )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def stills() -> Stories:
+def stills() -> SyntheticClips:
     return drawn_stills()
 
 
-def test_the_words_of_a_name_are_those_of_its_cells(stills: Stories) -> None:
-    teller = Teller(stills, 2, 24)
+def test_the_words_of_a_name_are_those_of_its_cells(stills: SyntheticClips) -> None:
+    teller = StillCollator(stills, 2, 24)
     sample = stills[0]
     cells = teller.cells(sample["story"].scene)
     assert cells.shape[0] == 4
     (picture, *_) = (actor.picture for actor in sample["story"].scene.actors)
-    named = [[teller.words[n] for n in row if n != IGNORED] for row in cells if row[0] > NOTHING]
+    named = [
+        [teller.words[n] for n in row if n != IGNORED_WORD] for row in cells if row[0] > BACKGROUND
+    ]
     assert picture.kind.split() in named
 
 
 def test_a_still_is_captioned_with_what_it_shows() -> None:
-    cast = Cast(SHAPES, [picture.kind for picture in SHAPES])
-    story = STILLS["pair"][0](np.random.default_rng(0), cast)
-    said = caption(story, 1)
+    cast = PicturePool(SHAPES, [picture.kind for picture in SHAPES])
+    story = STILL_SCENARIOS["pair"][0](np.random.default_rng(0), cast)
+    said = still_caption(story, 1)
     assert all(actor.picture.kind in said for actor in story.scene.actors)
-    assert caption(replace(story, photograph=True)) == "a photograph"
+    assert still_caption(replace(story, photograph=True)) == "a photograph"
 
 
 def test_the_stage_leaves_a_tower_that_can_be_loaded_and_goes_on_after_a_stop(
@@ -107,17 +116,21 @@ def test_the_stage_leaves_a_tower_that_can_be_loaded_and_goes_on_after_a_stop(
 
 def take_a_step(folder: Path) -> None:
     """The first step of as many processes as there are: its gradient, then a tower."""
-    distributed.join()
+    distributed.init_processes()
     looking = small_looking(folder / "work")
-    assert looking.workers * distributed.world() < (os.cpu_count() or 2), "for all of them together"
-    looking.eyes.train()
+    assert looking.workers * distributed.world_size() < (os.cpu_count() or 2), (
+        "for all of them together"
+    )
+    looking.network.train()
     looking.loss(next(looking._drawn(looking.stills, 8, 0, 1))).backward()
-    distributed.average(looking.eyes.parameters())
-    gradients = {name: p.grad for name, p in looking.eyes.named_parameters() if p.grad is not None}
+    distributed.average_gradients(looking.network.parameters())
+    gradients = {
+        name: p.grad for name, p in looking.network.named_parameters() if p.grad is not None
+    }
     torch.save(gradients, folder / f"{distributed.rank()}.pt")
     looking.run(StageConfig(steps=1, batch=8), folder / "tower")
-    distributed.wait()
-    distributed.leave()
+    distributed.barrier()
+    distributed.shut_down()
 
 
 def test_two_processes_take_the_step_that_one_would_take(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def material(tmp_path: Path) -> Path:
 def test_every_photograph_is_a_video_in_which_something_changes(
     material: Path, tmp_path: Path
 ) -> None:
-    found = list(photograph_naming.items(3, 0, tmp_path, material=material))
+    found = list(photograph_naming.photograph_items(3, 0, tmp_path, material=material))
     assert len({item.video for item in found}) == 3
     for item in found:
         assert item.kind == "open" and item.question == ""
@@ -41,7 +41,7 @@ def test_every_photograph_is_a_video_in_which_something_changes(
 
 
 def test_its_answers_are_the_names_of_its_class(material: Path, tmp_path: Path) -> None:
-    (item,) = photograph_naming.items(1, 4, tmp_path, material=material)
+    (item,) = photograph_naming.photograph_items(1, 4, tmp_path, material=material)
     number = class_names().index(item.answer)
     assert [item.answer, *item.also] == synonyms(number)
 
@@ -50,7 +50,7 @@ def test_the_same_seed_gives_the_same_videos(material: Path, tmp_path: Path) -> 
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
     first, again = (
-        list(photograph_naming.items(2, 7, tmp_path / folder, material=material))
+        list(photograph_naming.photograph_items(2, 7, tmp_path / folder, material=material))
         for folder in ("one", "two")
     )
     assert [item.video.read_bytes() for item in first] == [i.video.read_bytes() for i in again]
@@ -61,4 +61,4 @@ def test_where_there_are_none_it_is_said_how_to_get_them(
 ) -> None:
     monkeypatch.setattr(photographs, "INSTALLED", tmp_path / "nowhere")
     with pytest.raises(ReellamaError, match="install Debian's tuxpaint-stamps-default"):
-        next(photograph_naming.items(1, 0, tmp_path, material=tmp_path))
+        next(photograph_naming.photograph_items(1, 0, tmp_path, material=tmp_path))

@@ -11,7 +11,7 @@ import pytest
 
 from gguf_tools.errors import ReellamaError
 from pipeline.evaluation.items import by_video
-from pipeline.evaluation.tasks.question_files import load
+from pipeline.evaluation.tasks.question_files import load_questions
 from tests.conftest import Result
 
 Run = Callable[..., Result]
@@ -39,7 +39,7 @@ def test_a_row_is_a_question_with_choices_or_without_or_a_caption(
     path = write(
         ask, {**ask, "choices": ["x", "y"], "task": "t"}, {"video": "a.mp4", "caption": "z"}
     )
-    first, second, third = load(path).items
+    first, second, third = load_questions(path).items
     assert (first.kind, first.task, first.video) == ("open", "open", path.parent / "a.mp4")
     assert (second.kind, second.task, second.choices) == ("choice", "t", ("x", "y"))
     assert (third.kind, third.task, third.references) == ("caption", "caption", ("z",))
@@ -48,7 +48,7 @@ def test_a_row_is_a_question_with_choices_or_without_or_a_caption(
 def test_questions_about_one_part_of_a_video_stand_together(write: Callable[..., Path]) -> None:
     ask = {"question": "What?", "answer": "x"}
     a, b = {"video": "a.mp4", **ask}, {"video": "b.mp4", **ask}
-    groups = list(by_video(load(write(a, b, "", a, {**a, "start": 1, "end": 2})).items))
+    groups = list(by_video(load_questions(write(a, b, "", a, {**a, "start": 1, "end": 2})).items))
     assert [(g[0].video.name, g[0].start, len(g)) for g in groups] == [
         ("a.mp4", None, 2),
         ("b.mp4", None, 1),
@@ -83,7 +83,7 @@ def test_what_is_wrong_is_said_with_file_and_line(
 ) -> None:
     path = write({"video": "a.mp4", "caption": "x"}, row)
     with pytest.raises(ReellamaError) as error:
-        load(path)
+        load_questions(path)
     assert complaint in str(error.value)
     assert f"{path}, line 2: " in str(error.value)
 
@@ -93,7 +93,7 @@ def test_a_file_without_questions_or_none_at_all_is_said(tmp_path: Path) -> None
     empty.write_text("\n")
     for path, complaint in ((empty, "no question"), (tmp_path / "no.jsonl", "No such file")):
         with pytest.raises(ReellamaError, match=complaint):
-            load(path)
+            load_questions(path)
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def mvbench(tmp_path: Path, square_video: Path) -> Path:
 
 def test_mvbench_is_read_as_it_is_downloaded(mvbench: Path) -> None:
     for path in (mvbench, mvbench / "json"):
-        loaded = load(path)
+        loaded = load_questions(path)
         first, second = loaded.items
         assert first.task == "moving direction" and first.choices == ("Left", "Right")
         assert first.video == mvbench / "video/clevrer/video_validation/video_1.mp4"
@@ -126,7 +126,7 @@ def test_mvbench_is_read_as_it_is_downloaded(mvbench: Path) -> None:
 def test_videos_that_were_unpacked_elsewhere_are_found_by_their_names(mvbench: Path) -> None:
     shutil.move(mvbench / "video/clevrer", mvbench / "unpacked")
     shutil.rmtree(mvbench / "video/perception")
-    assert len(load(mvbench).items) == 2
+    assert len(load_questions(mvbench).items) == 2
 
 
 def test_a_folder_of_pictures_has_three_a_second(mvbench: Path) -> None:
@@ -135,19 +135,19 @@ def test_a_folder_of_pictures_has_three_a_second(mvbench: Path) -> None:
     row = {"question": "?", "candidates": ["a", "b"], "answer": "a", "video": "castle"}
     part = {**row, "start": 2, "end": 4.5}
     (mvbench / "json/episodic_reasoning.json").write_text(json.dumps([part]))
-    item = next(item for item in load(mvbench).items if item.video == frames)
+    item = next(item for item in load_questions(mvbench).items if item.video == frames)
     assert (item.start, item.end) == (6, 13.5)
 
 
 def test_a_folder_without_questions_or_videos_is_said(mvbench: Path, tmp_path: Path) -> None:
     with pytest.raises(ReellamaError, match="no questions there"):
-        load(mvbench / "video")
+        load_questions(mvbench / "video")
     shutil.rmtree(mvbench / "video")
     with pytest.raises(ReellamaError, match="none of its 3 videos"):
-        load(mvbench)
+        load_questions(mvbench)
     (mvbench / "json/object_shuffle.json").write_text('[{"video": "x"}]')
     with pytest.raises(ReellamaError, match="object_shuffle.json, entry 1: not a question"):
-        load(mvbench)
+        load_questions(mvbench)
 
 
 def test_missing_and_broken_videos_are_counted_and_not_fatal(

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.server.media.soft_token_cache import VideoCache
+from pipeline.server.media.soft_token_cache import SoftTokenCache
 
 ROWS = np.arange(12, dtype=np.float32).reshape(3, 4)  # 48 bytes
 
@@ -26,20 +26,20 @@ class Maker:
 def test_it_is_made_once_and_found_again_on_disk(tmp_path: Path) -> None:
     looked: list[str] = []
 
-    async def ask(cache: VideoCache, make: Maker) -> None:
+    async def ask(cache: SoftTokenCache, make: Maker) -> None:
         for _ in range(2):
             assert np.array_equal(await cache.get("a", make), ROWS)
 
     make = Maker()
-    asyncio.run(ask(VideoCache(tmp_path, on_lookup=looked.append), make))
-    asyncio.run(ask(VideoCache(tmp_path, on_lookup=looked.append), make))
+    asyncio.run(ask(SoftTokenCache(tmp_path, on_lookup=looked.append), make))
+    asyncio.run(ask(SoftTokenCache(tmp_path, on_lookup=looked.append), make))
     assert make.calls == 1
     assert looked == ["miss", "memory", "disk", "memory"]
 
 
 def test_those_who_ask_at_the_same_time_wait_for_one() -> None:
     async def ask() -> int:
-        cache, make = VideoCache(None), Maker(0.05)
+        cache, make = SoftTokenCache(None), Maker(0.05)
         await asyncio.gather(*(cache.get("a", make) for _ in range(10)))
         return make.calls
 
@@ -48,7 +48,7 @@ def test_those_who_ask_at_the_same_time_wait_for_one() -> None:
 
 def test_making_is_cancelled_when_nobody_waits_any_more() -> None:
     async def ask() -> tuple[int, bool]:
-        cache, make = VideoCache(None), Maker(60)
+        cache, make = SoftTokenCache(None), Maker(60)
         asked = [asyncio.ensure_future(cache.get("a", make)) for _ in range(2)]
         await asyncio.sleep(0.05)
         asked[0].cancel()
@@ -64,8 +64,8 @@ def test_making_is_cancelled_when_nobody_waits_any_more() -> None:
 
 
 def test_memory_and_disk_are_bounded(tmp_path: Path) -> None:
-    async def ask() -> VideoCache:
-        cache = VideoCache(tmp_path, memory=100, disk=500)
+    async def ask() -> SoftTokenCache:
+        cache = SoftTokenCache(tmp_path, memory=100, disk=500)
         for key in "abcdefgh":
             await cache.get(key, Maker())
         return cache
@@ -78,7 +78,7 @@ def test_memory_and_disk_are_bounded(tmp_path: Path) -> None:
 def test_a_damaged_file_is_made_anew(tmp_path: Path, damage: bytes) -> None:
     (tmp_path / "a.npy").write_bytes(damage)
     make = Maker()
-    assert np.array_equal(asyncio.run(VideoCache(tmp_path).get("a", make)), ROWS)
+    assert np.array_equal(asyncio.run(SoftTokenCache(tmp_path).get("a", make)), ROWS)
     assert make.calls == 1
     assert np.array_equal(np.load(tmp_path / "a.npy"), ROWS)
 
@@ -88,7 +88,7 @@ def test_an_error_reaches_all_and_is_not_kept() -> None:
         raise ValueError("no")
 
     async def ask() -> int:
-        cache, make = VideoCache(None), Maker()
+        cache, make = SoftTokenCache(None), Maker()
         errors = await asyncio.gather(
             *(cache.get("a", fail) for _ in range(3)), return_exceptions=True
         )
@@ -101,5 +101,5 @@ def test_an_error_reaches_all_and_is_not_kept() -> None:
 
 def test_a_folder_that_cannot_be_written_costs_nothing_but_the_cache(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    cache = VideoCache(tmp_path / "file" / "folder")
+    cache = SoftTokenCache(tmp_path / "file" / "folder")
     assert np.array_equal(asyncio.run(cache.get("a", Maker())), ROWS)

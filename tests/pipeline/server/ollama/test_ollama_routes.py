@@ -131,7 +131,7 @@ def test_a_model_is_pulled_from_the_hub(
     with running(Hub({"owner/Tiny-GGUF": {"Tiny-Q8_0.gguf": content}})) as server:
         monkeypatch.setenv("HF_ENDPOINT", server.url)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(hub, "PAUSE", 0.01)
+        monkeypatch.setattr(hub, "FIRST_PAUSE", 0.01)
         told = list(client.pull("hf.co/owner/Tiny-GGUF:Q8_0", stream=True))
         with pytest.raises(ollama.ResponseError, match="no repository owner/none"):
             client.pull("hf.co/owner/none")
