@@ -99,9 +99,8 @@ def main() -> None:
     print(
         f"timeline in {seconds:.0f} s: {rate:.1f} times real time; peak memory {peak / 1e9:.2f} GB"
     )
-    print(
-        f"{QUESTION} {format_time(best.start)} - {format_time(best.end)}: {best.text} ({answered:.1f} s)"
-    )
+    times = f"{format_time(best.start)} - {format_time(best.end)}"
+    print(f"{QUESTION} {times}: {best.text} ({answered:.1f} s)")
     found = best.start - SECONDS <= place <= best.end
     print(f"its scene begins at {format_time(place)}: {'found' if found else 'not found'}")
     sys.exit(not (found and rate >= 20 and peak < 1.5e9))

@@ -169,9 +169,9 @@ def collect_from_text(
 ) -> Imatrix:
     """Collect from a text file, cut into chunks of `n_ctx` tokens; all of them, or `n_chunks`.
 
-    The text is cut and read as llama.cpp's tool does it (`gguf_tools.text.text_chunks`), and like it
-    with logits for every position. Raises ReellamaError for a text that cannot be read or is
-    shorter than a chunk.
+    The text is cut and read as llama.cpp's tool does it (`gguf_tools.text.text_chunks`), with
+    logits for every position. Raises ReellamaError for a text that cannot be read or is shorter
+    than a chunk.
     """
     from gguf_tools.quantization.activations import Activations
     from gguf_tools.runtime.backend import load_model

@@ -1,4 +1,6 @@
-"""llama.cpp's quantizer in a process of its own: `python -m gguf_tools.quantization.quantize_child`.
+"""llama.cpp's quantizer in a process of its own.
+
+    python -m gguf_tools.quantization.quantize_child
 
 `llama_model_quantize` blocks in C until it is done, cannot be asked to stop, and ends the process
 where an assertion of its fails. A child can be stopped at any moment, and only it dies. Jobs go to

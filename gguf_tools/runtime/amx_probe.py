@@ -1,4 +1,6 @@
-"""Try llama.cpp's extra buffer types on a model: `python -m gguf_tools.runtime.amx_probe MODEL.gguf`.
+"""Try llama.cpp's extra buffer types on a model.
+
+    python -m gguf_tools.runtime.amx_probe MODEL.gguf
 
 Exit status 0 when they give the logits that plain buffers give. It may well crash: see
 `extra_bufts`.

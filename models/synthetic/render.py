@@ -19,11 +19,11 @@ __all__ = [
     "MOTIONS",
     "Actor",
     "Scene",
-    "scene_caption",
     "frame_times",
-    "scene_questions",
     "random_scene",
     "render",
+    "scene_caption",
+    "scene_questions",
     "write_video",
 ]
 

@@ -1,4 +1,4 @@
-"""Batches of synthetic clips, drawn by worker processes and shared among those that train together."""
+"""Batches of synthetic clips, drawn by worker processes and split among ranks."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """A recipe: everything that decides what a training run makes, as one TOML file.
 
 There are two ways to train, and each has its own tables: on captions, of drawn clips or of one's
-own videos (`models.training.captions.train_captions`), and on stories (`models.training.train_bundle`). A key that is unknown, or
-would do nothing, is refused.
+own videos (`models.training.captions.train_captions`), and on synthetic clips
+(`models.training.train_bundle`). A key that is unknown, or would do nothing, is refused.
 """
 
 from __future__ import annotations
@@ -147,8 +147,9 @@ class StoryRecipe(TrainingConfig):
     """Tables of a recipe that trains on drawn stories, with an adapter for the LLM.
 
     Attributes:
-        look, see, study, tell: the stages (`models.training.stages.tower`, `models.training.stages.instruction`); `look` trains the tower,
-            of the sizes that `contrastive` says, where none is named.
+        look, see, study, tell: the stages (`models.training.stages.tower` and
+            `models.training.stages.instruction`); `look` trains the tower, of the sizes that
+            `contrastive` says, where none is named.
         start: the bundle whose projector and adapter learn on, over its tower where `[tower]` names
             none; else new ones do.
         kept: share of the projector of `start` in the mean of its weights and those after `see`;

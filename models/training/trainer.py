@@ -205,9 +205,8 @@ class Trainer:
     def _log(self, figures: dict[str, float]) -> None:
         left = self.seconds / self.step * (self.config.steps - self.step)
         shown = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
-        self.report(
-            f"{self.name}: step {self.step}/{self.config.steps}, {shown}, {format_minutes(left)} left"
-        )
+        progress = f"step {self.step}/{self.config.steps}"
+        self.report(f"{self.name}: {progress}, {shown}, {format_minutes(left)} left")
         line = {"stage": self.name, "step": self.step, "seconds": round(self.seconds, 1), **figures}
         with (self.folder / "log.jsonl").open("a") as log:
             log.write(json.dumps(line) + "\n")

@@ -44,11 +44,11 @@ from pipeline.llm.token_scorer import ScoredToken, TokenScorer
 __all__ = [
     "ContextOverflow",
     "Engine",
-    "PromptPart",
+    "EngineStats",
     "PrefillStats",
     "Prompt",
+    "PromptPart",
     "Sampling",
-    "EngineStats",
     "Text",
     "Token",
 ]

@@ -49,9 +49,8 @@ def to_markdown(timeline: Timeline, pictures: list[str] | None = None) -> str:
     rows += ["| time | picture | what is seen |", "| --- | --- | --- |"]
     for i, scene in enumerate(timeline.scenes):
         shown = f"![{format_time(scene.time)}]({pictures[i]})" if pictures else ""
-        rows.append(
-            f"| {format_time(scene.start)} - {format_time(scene.end)} | {shown} | {_plain(scene.text)} |"
-        )
+        times = f"{format_time(scene.start)} - {format_time(scene.end)}"
+        rows.append(f"| {times} | {shown} | {_plain(scene.text)} |")
     return "\n".join(rows) + "\n"
 
 

@@ -20,7 +20,7 @@ from pipeline.video.images import open_image, open_image_folder
 from pipeline.video.source import FrameSource, VideoError
 from pipeline.video.video_file import VideoFile
 
-__all__ = ["Clip", "SamplingMode", "FrameSelection", "VideoError", "iter_frames", "read_frames"]
+__all__ = ["Clip", "FrameSelection", "SamplingMode", "VideoError", "iter_frames", "read_frames"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""What one clip may be drawn with: pictures of one style, photographs, and names that are asked for in vain."""
+"""What one clip may be drawn with: pictures of one style, photographs, names of what is absent."""
 
 from __future__ import annotations
 

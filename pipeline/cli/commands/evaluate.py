@@ -57,7 +57,8 @@ class QuestionOptions:
         Option(
             min=1,
             metavar="N",
-            help=f"Clips to describe (default {DESCRIBED_CLIPS}), or a task (default {CLIPS_PER_TASK}).",
+            help=f"Clips to describe (default {DESCRIBED_CLIPS}), "
+            f"or a task (default {CLIPS_PER_TASK}).",
         ),
     ] = None
     material: Annotated[Path | None, Option(metavar="DIR", help="Folder of picture sets.")] = None

@@ -1,4 +1,6 @@
-"""The child process that decodes a file nobody trusts: `python -m pipeline.server.media.decode_child`.
+"""The child process that decodes a file nobody trusts.
+
+    python -m pipeline.server.media.decode_child
 
 Its argument is JSON: the path of a file or of a folder of pictures, and the limits. It answers on
 stdout with one line of JSON, {"shapes": [[height, width], ...], "times": [...]}, and the pixels of

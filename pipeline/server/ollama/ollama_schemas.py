@@ -1,7 +1,8 @@
 """What Ollama's clients send, checked; fields that are not known are passed over, as Ollama does.
 
 https://docs.ollama.com/api. Where a client says nothing of temperature, penalties or length, the
-defaults are those of `pipeline.llm.token_sampling.Sampling` and `GenerationOptions`: the likeliest token, repeatably.
+defaults are those of `pipeline.llm.token_sampling.Sampling` and `GenerationOptions`: the likeliest
+token, repeatably.
 """
 
 from __future__ import annotations

@@ -391,7 +391,8 @@ def test_a_killed_pull_goes_on_where_it_was(server: Hub, content: bytes) -> None
 
 
 def test_the_hubs_client_is_imported_only_by_those_who_download() -> None:
-    code = "import sys, pipeline.cli.app, gguf_tools.download.pull, gguf_tools.locate.find; print(*sys.modules)"
+    modules = "pipeline.cli.app, gguf_tools.download.pull, gguf_tools.locate.find"
+    code = f"import sys, {modules}; print(*sys.modules)"
     command = [REELLAMA[0], "-c", code]
     loaded = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert not re.search(r"\bhuggingface_hub\b", loaded)

@@ -21,7 +21,10 @@ def test_the_default_is_the_file_in_the_package(smollm2: Path) -> None:
 
 
 def test_finding_it_does_not_import_the_package() -> None:
-    code = "import sys; from gguf_tools.locate import find; find.smollm2(); print('llm' in sys.modules)"
+    code = (
+        "import sys; from gguf_tools.locate import find\n"
+        "find.smollm2(); print('llm' in sys.modules)"
+    )
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )

@@ -164,7 +164,10 @@ def test_the_real_probe_answers_and_a_model_then_loads(smollm2: Path) -> None:
     start = time.perf_counter()
     assert backend.amx_decision() == backend.amx_decision()
     assert time.perf_counter() - start < 0.5  # a remembered answer costs next to nothing
-    code = "import sys; from gguf_tools.runtime import amx_probe; amx_probe.last_logits(sys.argv[1], {})"
+    code = (
+        "import sys; from gguf_tools.runtime import amx_probe\n"
+        "amx_probe.last_logits(sys.argv[1], {})"
+    )
     safe = [sys.executable, "-c", code.format(decision.safe), str(smollm2)]
     subprocess.run(safe, capture_output=True, check=True)
 

@@ -136,6 +136,9 @@ def test_a_broken_video_is_one_line(ask: Ask, square_video: Path, tmp_path: Path
 
 
 def test_loading_the_plugin_loads_nothing_heavy() -> None:
-    code = "import sys, pipeline.integrations.llm_plugin; print({'torch', 'av', 'llama_cpp'} & {*sys.modules})"
+    code = (
+        "import sys, pipeline.integrations.llm_plugin\n"
+        "print({'torch', 'av', 'llama_cpp'} & {*sys.modules})"
+    )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stdout.strip() == "set()"

@@ -91,8 +91,8 @@ def story_training(
         llm.tokenizer, llm.template, "", tokens=slots.N_SLOT_TOKENS, words=words, apart=apart
     )  # fmt: skip
     projector = Projector(ProjectorConfig(
-        tokens=slots.N_SLOT_TOKENS, n_embd=llm.n_embd, channels=32, cells=4, words=len(words), width=16,
-        heads=2, layers=1,
+        tokens=slots.N_SLOT_TOKENS, n_embd=llm.n_embd, channels=32, cells=4, words=len(words),
+        width=16, heads=2, layers=1,
     ))  # fmt: skip
     tower = Tower.load(str(write_small_tower(folder / "tower")))
     config = LoraConfig(rank=2, apart=apart)
