@@ -20,8 +20,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from models.features import FeatureCache
+from models.precision import autocast
 from models.torchvision_compat import ensure_torchvision
-from models.tower import compute_dtype
 
 # EfficientNet-lite0 was trained on (x - 127) / 128.
 PREPROCESS = {"mean": [127 / 255] * 3, "std": [128 / 255] * 3, "resize_mode": "squash"}
@@ -191,7 +191,7 @@ def _step(
 ) -> tuple[float, float]:
     """One step; returns the loss and the share of images whose caption was the nearest."""
     same = (tokens[:, None] == tokens[None]).all(-1)
-    with torch.autocast("cpu", torch.bfloat16, enabled=compute_dtype() == torch.bfloat16):
+    with autocast():
         images, texts = head(grid).float(), model.encode_text(tokens, normalize=True).float()
     loss = contrastive_loss(images, texts, model.logit_scale.exp().clamp(max=100), same)
     optimizer.zero_grad()

@@ -33,6 +33,7 @@ from models.contrastive import (
 )
 from models.labels import Labels
 from models.optimise import Stage, StageConfig
+from models.precision import autocast
 from models.rendered import STILL_CAPTIONS
 from models.scene import Scene
 from models.shapes import COLOURS
@@ -231,7 +232,7 @@ class Looking:
         named = things = kept = count = 0
         size = min(64, self.validated)
         for looks in self._drawn(self.validation, size, 0, self.validated // size, shared=False):
-            with torch.autocast(self.device.type, torch.bfloat16):
+            with autocast(self.device):
                 grid, before = self._grids(looks)
                 wanted = looks.cells.to(self.device)
                 counted = wanted[..., 0] > NOTHING

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from models import parallel
-from models.tower import compute_dtype
+from models.precision import autocast
 
 # Number of a forward pass and its random numbers -> loss; and figures of a validation by name.
 Loss = Callable[[int, np.random.Generator], Tensor]
@@ -171,7 +171,7 @@ class Stage:
         for part in range(self.config.accumulate):
             number = self.step * self.config.accumulate + part
             torch.manual_seed(self.seed * 1_000_003 + number + 7919 * parallel.rank())
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self._halves()):
+            with autocast(self.device):
                 value = loss(number, np.random.default_rng(self._seeds(number)))
             (value / self.config.accumulate).backward()
             total += value.item() / self.config.accumulate
@@ -185,10 +185,6 @@ class Stage:
         """Of what a forward pass draws by chance: other numbers in each process."""
         own = [parallel.rank()] if parallel.rank() else []
         return [self.seed, number, *own]
-
-    def _halves(self) -> bool:
-        """Whether it is quicker to multiply in bfloat16."""
-        return self.device.type != "cpu" or compute_dtype() == torch.bfloat16
 
     def _validated(self, validate: Validate) -> dict[str, float]:
         self.module.eval()

@@ -23,6 +23,7 @@ from models import form, parallel
 from models.llm import FrozenLLM
 from models.lora import Lora
 from models.optimise import Stage, StageConfig
+from models.precision import autocast
 from models.projector import Projector
 from models.stream import Conversations, Stories, StoryBatch, batches
 from models.teach import IGNORED, Teacher
@@ -310,7 +311,7 @@ class StoryTraining:
         size, workers = 64, min(self.workers, 8)
         count = self.config.validated
         for batch in batches(stories, self.teacher, 0, count, size, workers, shared=False):
-            with torch.autocast(self.device.type, torch.bfloat16):
+            with autocast(self.device):
                 hidden = self.hidden(batch)
                 found = self.projector.words.logits(hidden).argmax(-1).cpu()
                 fields.append(_right_fields(found, batch.targets))

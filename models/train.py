@@ -38,10 +38,11 @@ from models.lesson import Lesson, word_loss
 from models.llm import FrozenLLM
 from models.material import MATERIAL
 from models.optimise import Loss, Stage, StageConfig, Validate, batch_rows, minutes
+from models.precision import compute_dtype
 from models.projector import BODIES, Projector, ProjectorConfig
 from models.recipe import Recipe
 from models.rendered import RenderedClips
-from models.tower import Tower, compute_dtype
+from models.tower import Tower
 from models.train_stories import train_stories
 
 Report = Callable[[str], None]

@@ -26,12 +26,13 @@ from models.form import hedges
 from models.labels import Labels, name_ids
 from models.llm import FrozenLLM
 from models.look import Looking
+from models.precision import compute_dtype
 from models.projector import Projector, ProjectorConfig
 from models.recipe import Recipe
 from models.stream import Stories, load_casts
 from models.teach import Teacher, frequent_words
 from models.tell import StoryTraining, device
-from models.tower import Tower, compute_dtype, grid_layers
+from models.tower import Tower, grid_layers
 
 ADAPTER = "adapter.gguf"
 
@@ -63,7 +64,7 @@ def train_stories(
     on_gpu = device().type == "cuda"
     llm = FrozenLLM(
         find.resolve(recipe.llm),
-        dtype=torch.bfloat16 if on_gpu else compute_dtype(),
+        dtype=compute_dtype(device()),
         attention="sdpa" if on_gpu else "eager",
     )
     stories = Stories(recipe.stories, tower.size, material)
