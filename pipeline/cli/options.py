@@ -131,7 +131,7 @@ class ModelOptions:
             "n_ctx": self.n_ctx,
             "n_threads": self.threads,
             "n_gpu_layers": parse_gpu_layers(self.gpu_layers),
-            "lora": adapters(self.lora),
+            "lora": parse_adapters(self.lora),
         }
         if self.llm and self.llm.startswith(OLLAMA_PREFIX):
             return self._open_ollama(self.llm.removeprefix(OLLAMA_PREFIX), options)
@@ -216,16 +216,16 @@ def say_without_gpu(layers: str) -> None:
         note("llama.cpp finds no GPU here: all layers stay on the processor")
 
 
-def adapters(texts: Sequence[str] | None) -> list[tuple[Path, float]]:
+def parse_adapters(texts: Sequence[str] | None) -> list[tuple[Path, float]]:
     """What `--lora` was given, each `FILE` or `FILE=SCALE`: files and scales, 1.0 by default.
 
     A file that has a `=` in its own name is that file. Raises ReellamaError for a file that is not
     there and for a scale that is no number, before any model is loaded.
     """
-    return [_adapter(text) for text in texts or ()]
+    return [_parse_adapter(text) for text in texts or ()]
 
 
-def _adapter(text: str) -> tuple[Path, float]:
+def _parse_adapter(text: str) -> tuple[Path, float]:
     if Path(text).expanduser().is_file():
         return Path(text).expanduser(), 1.0
     name, _, number = text.rpartition("=") if "=" in text else (text, "", "1")

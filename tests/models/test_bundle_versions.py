@@ -160,16 +160,16 @@ def test_an_llm_is_loaded_anew_when_the_bundles_adapter_changes(
 
     async def take_twice() -> None:
         models = ModelPool(server.settings)
-        loaded, _ = await models.take(server.known(), -1)
+        loaded, _ = await models.acquire(server.known(), -1)
         await models.release(loaded)
-        same, took = await models.take(server.known(), -1)
+        same, took = await models.acquire(server.known(), -1)
         assert same is loaded and took == 0
         train_projector(folder)  # nothing of which the LLM has read
-        also, _ = await models.take(server.known(), -1)
+        also, _ = await models.acquire(server.known(), -1)
         assert also is loaded
         await models.release(also)
         train_adapter(folder, seed=4)
-        other, took = await models.take(server.known(), -1)
+        other, took = await models.acquire(server.known(), -1)
         assert other is not loaded and took > 0
         assert loaded in models.loaded()  # somebody is still using it
         await models.release(same)
