@@ -175,6 +175,8 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def endless(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A grammar that lets no answer end by itself."""
+    from tests.helpers.forced_sampling import ENDLESS
+
     path = tmp_path_factory.mktemp("grammar") / "endless.gbnf"
-    path.write_text('root ::= "tick tock " root')
+    path.write_text(ENDLESS)
     return path

@@ -19,7 +19,7 @@ from gguf_tools.locate.find import MINI_LLM
 from models.projector.temporal_projector import POOLERS
 from models.synthetic.dataset import SyntheticConfig
 from models.synthetic.rendered_clips import RenderedConfig
-from models.training.config_tables import checked, unknown
+from models.training.config_tables import dataclass_arguments, unknown_name_error
 from models.training.stages.contrastive import ContrastiveConfig, NewTowerConfig
 from models.training.stages.instruction import DrawnConfig, LoraConfig, StudyConfig
 from models.training.trainer import StageConfig
@@ -48,7 +48,7 @@ class ProjectorSettings:
 
     def __post_init__(self) -> None:
         if self.kind not in POOLERS:
-            raise unknown("projector", self.kind, POOLERS)
+            raise unknown_name_error("projector", self.kind, POOLERS)
 
 
 @dataclass(frozen=True)
@@ -205,13 +205,13 @@ def _recipe(values: Mapping[str, Any]) -> CaptionRecipe | StoryRecipe:
     known, every = _keys(cls), [*dict.fromkeys(_keys(StoryRecipe) + _keys(CaptionRecipe))]
     for key in values:
         if key not in every:
-            raise unknown("key of a recipe", key, known, every)
+            raise unknown_name_error("key of a recipe", key, known, every)
         if key not in known:
             kind = f"with [{tables[0]}]" if tables else "without [stories]"
             raise ReellamaError(
                 f"{key} does nothing in a recipe {kind}; known there: {', '.join(known)}"
             )
-    arguments = checked(cls, values)
+    arguments = dataclass_arguments(cls, values)
     for keys, without, beside in cls.idle:
         if (without and _given(values, without)) or (beside and not _given(values, beside)):
             continue

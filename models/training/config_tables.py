@@ -11,10 +11,10 @@ from gguf_tools.errors import ReellamaError
 
 T = TypeVar("T")
 
-KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+TYPE_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 
 
-def unknown(
+def unknown_name_error(
     what: str, name: str, known: Collection[str], others: Collection[str] = ()
 ) -> ReellamaError:
     """The error for a name that is none of `known`; it suggests one of those, or of `others`, that
@@ -24,19 +24,19 @@ def unknown(
     return ReellamaError(f"no {what} is called {name}; {rest}{', '.join(known)}")
 
 
-def filled(default: T, table: Mapping[str, Any], name: str) -> T:
+def replace_from_table(default: T, table: Mapping[str, Any], name: str) -> T:
     """A dataclass with the values of a table; what the table leaves out is as in `default`.
 
     Raises ReellamaError, with the table's name, for an unknown key or a value of another kind.
     """
-    values = checked(type(default), table, name)
+    values = dataclass_arguments(type(default), table, name)
     try:
         return dataclasses.replace(default, **values)  # type: ignore[type-var]
     except ReellamaError as error:
         raise ReellamaError(f"[{name}] {error}") from error
 
 
-def checked(cls: type, table: Mapping[str, Any], name: str = "") -> dict[str, Any]:
+def dataclass_arguments(cls: type, table: Mapping[str, Any], name: str = "") -> dict[str, Any]:
     """Arguments for a dataclass out of a table; tables in it become the dataclasses of its fields.
 
     Raises as `filled`.
@@ -46,10 +46,12 @@ def checked(cls: type, table: Mapping[str, Any], name: str = "") -> dict[str, An
     values = {}
     for key, value in table.items():
         if key not in entries:
-            raise unknown(f"key of [{name}]" if name else "key of a recipe", key, entries)
+            raise unknown_name_error(
+                f"key of [{name}]" if name else "key of a recipe", key, entries
+            )
         path, default = f"{name}.{key}" if name else key, entries[key].default
         if dataclasses.is_dataclass(default) and isinstance(value, dict):
-            values[key] = filled(default, value, path)
+            values[key] = replace_from_table(default, value, path)
         else:
             values[key] = _value(hints[key], value, path)
     return values
@@ -68,8 +70,8 @@ def _value(kind: Any, value: Any, path: str) -> Any:
         if not isinstance(value, dict):
             raise ReellamaError(f"{path} must be a table, not {value!r}")
         return {key: _value(inner[1], part, f"{path}.{key}") for key, part in value.items()}
-    plain = next(one for one in (kind, *inner) if one in KINDS)  # of `str | None`, str
+    plain = next(one for one in (kind, *inner) if one in TYPE_WORDS)  # of `str | None`, str
     fits = (int, float) if plain is float else plain
     if not isinstance(value, fits) or (isinstance(value, bool) and plain is not bool):
-        raise ReellamaError(f"{path} must be {KINDS[plain]}, not {value!r}")
+        raise ReellamaError(f"{path} must be {TYPE_WORDS[plain]}, not {value!r}")
     return value

@@ -21,6 +21,7 @@ from gguf_tools.errors import ReellamaError
 from gguf_tools.format.reader import read_gguf
 from gguf_tools.locate import find
 from models.bundle import Bundle, BundleConfig, TowerSpec, save_bundle
+from models.precision import compute_dtype
 from models.projector.config import ProjectorConfig
 from models.projector.temporal_projector import Projector
 from models.synthetic.dataset import SyntheticClips, load_picture_pools
@@ -31,7 +32,7 @@ from models.training.config import StoryRecipe
 from models.training.frozen_llm import FrozenLLM
 from models.training.stages.instruction import InstructionStages, device
 from models.training.stages.tower import TowerStage
-from models.vision.encoder import Tower, compute_dtype, grid_layers
+from models.vision.encoder import Tower, grid_layers
 from models.vision.imagenet_labels import ImageNetClassifier, name_ids
 
 ADAPTER = "adapter.gguf"
@@ -69,7 +70,7 @@ def train_bundle(
     on_gpu = device().type == "cuda"
     llm = FrozenLLM(
         find.resolve(recipe.llm),
-        dtype=torch.bfloat16 if on_gpu else compute_dtype(),
+        dtype=compute_dtype(device()),
         attention="sdpa" if on_gpu else "eager",
     )
     stories = SyntheticClips(recipe.stories, tower.size, material)

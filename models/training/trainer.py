@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from gguf_tools.errors import ReellamaError
+from models.precision import autocast
 from models.training import distributed
-from models.vision.encoder import compute_dtype
 
 # Number of a forward pass and its random numbers -> loss; and figures of a validation by name.
 Loss = Callable[[int, np.random.Generator], Tensor]
@@ -178,7 +178,7 @@ class Trainer:
         for part in range(self.config.accumulate):
             number = self.step * self.config.accumulate + part
             torch.manual_seed(self.seed * 1_000_003 + number + 7919 * distributed.rank())
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self._use_bfloat16()):
+            with autocast(self.device):
                 value = loss(number, np.random.default_rng(self._rng_seed(number)))
             (value / self.config.accumulate).backward()
             total += value.item() / self.config.accumulate
@@ -192,10 +192,6 @@ class Trainer:
         """Of what a forward pass draws by chance: other numbers in each process."""
         own = [distributed.rank()] if distributed.rank() else []
         return [self.seed, number, *own]
-
-    def _use_bfloat16(self) -> bool:
-        """Whether it is quicker to multiply in bfloat16."""
-        return self.device.type != "cpu" or compute_dtype() == torch.bfloat16
 
     def _validate(self, validate: Validate) -> dict[str, float]:
         self.module.eval()

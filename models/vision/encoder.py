@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from gguf_tools.errors import ReellamaError
+from models.precision import compute_dtype
 from models.vision.torchvision_compat import ensure_torchvision
 
 # Frames a step. Activations of a convolutional tower then stay in the processor's cache, which is
@@ -31,13 +32,6 @@ BATCH_FRAMES = 8
 
 class TowerError(ReellamaError):
     """A tower that cannot be found, loaded or fed."""
-
-
-def compute_dtype() -> torch.dtype:
-    """bfloat16 where the processor multiplies it in hardware (AMX or AVX512-BF16), else float32."""
-    capabilities = torch.backends.cpu.get_cpu_capability()
-    has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if "AVX512" in capabilities and has_bf16 else torch.float32
 
 
 @torch.no_grad()
@@ -194,7 +188,7 @@ class Tower:
         """Move it; on a GPU it computes in bfloat16."""
         self.device = device
         if device.type != "cpu":
-            self.dtype = torch.bfloat16
+            self.dtype = compute_dtype(device)
         self.model.to(device)
         self.model.visual.to(dtype=self.dtype, memory_format=torch.channels_last)
         self._mean, self._std = self._mean.to(device), self._std.to(device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 
-def complain(message: str, status: int = 1) -> int:
+def print_error_line(message: str, status: int = 1) -> int:
     """Print one line on stderr; returns `status`."""
     line = " ".join(message.split())
     sys.stderr.write(f"reellama: {line}\n")

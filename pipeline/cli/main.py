@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 
-from pipeline.cli.error_line import complain
+from pipeline.cli.error_line import print_error_line
 
 INTERRUPTED = 128 + signal.SIGINT
 AGAIN = 0.05  # seconds until a Ctrl-C that was lost is raised anew
@@ -56,7 +56,7 @@ def run(arguments: list[str]) -> int:
             status = _status(app, arguments)
             sys.stdout.flush()
         except ReellamaError as error:
-            return complain(str(error))
+            return print_error_line(str(error))
     except KeyboardInterrupt:
         status = INTERRUPTED
     except BrokenPipeError:  # `reellama ask ... | head -1`: nobody is left to tell
@@ -65,11 +65,11 @@ def run(arguments: list[str]) -> int:
     except OSError as error:
         _silence_stdout()
         where = f"{error.filename}: " if error.filename else ""
-        return complain(f"{where}{error.strerror or error}")
+        return print_error_line(f"{where}{error.strerror or error}")
     except MemoryError:
-        return complain("out of memory: try a smaller model, --n-ctx or --frames")
+        return print_error_line("out of memory: try a smaller model, --n-ctx or --frames")
     if status == INTERRUPTED:
-        return complain("stopped", INTERRUPTED)
+        return print_error_line("stopped", INTERRUPTED)
     return status
 
 

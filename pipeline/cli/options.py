@@ -136,7 +136,7 @@ class ModelOptions:
             return self._open_ollama(self.llm.removeprefix(OLLAMA_PREFIX), options)
         from pipeline.chat.video_chat import VideoChat
 
-        return VideoChat(llm=self.llm, lora=adapters(self.lora), **options)
+        return VideoChat(llm=self.llm, lora=parse_adapters(self.lora), **options)
 
     def _open_ollama(self, name: str, options: dict[str, Any]) -> VideoChat:
         """Let the bundle's own LLM watch, and a model of Ollama's talk."""
@@ -215,16 +215,16 @@ def say_without_gpu(layers: str) -> None:
         note("llama.cpp finds no GPU here: all layers stay on the processor")
 
 
-def adapters(texts: Sequence[str] | None) -> list[tuple[Path, float]]:
+def parse_adapters(texts: Sequence[str] | None) -> list[tuple[Path, float]]:
     """What `--lora` was given, each `FILE` or `FILE=SCALE`: files and scales, 1.0 by default.
 
     A file that has a `=` in its own name is that file. Raises ReellamaError for a file that is not
     there and for a scale that is no number, before any model is loaded.
     """
-    return [_adapter(text) for text in texts or ()]
+    return [_parse_adapter(text) for text in texts or ()]
 
 
-def _adapter(text: str) -> tuple[Path, float]:
+def _parse_adapter(text: str) -> tuple[Path, float]:
     if Path(text).expanduser().is_file():
         return Path(text).expanduser(), 1.0
     name, _, number = text.rpartition("=") if "=" in text else (text, "", "1")

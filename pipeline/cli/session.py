@@ -15,7 +15,7 @@ from pipeline.cli.line_input import data_dir
 from pipeline.cli.options import AnswerOptions
 from pipeline.llm.engine import Token
 
-LAST = "last-conversation.json"
+LAST_CONVERSATION = "last-conversation.json"
 
 
 @dataclass
@@ -53,7 +53,7 @@ class Session:
 
     def last_conversation(self) -> Path:
         """Where the conversation is kept after every answer, for `/load` without a path."""
-        return data_dir() / LAST
+        return data_dir() / LAST_CONVERSATION
 
     def _save_for_later(self) -> None:
         if not (self.interactive and self._autosave and self.video_chat.turns):

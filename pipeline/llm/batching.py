@@ -81,18 +81,18 @@ class _Answer:
 
 
 @dataclass(frozen=True)
-class _Piece:
+class _SlotSpan:
     """A run that goes into a batch with others: its first position, its sequence, and whether the
     logits of its last position are wanted."""
 
     run: TokenSpan
     start: int
     sequence: int
-    wants: bool
+    wants_logits: bool
 
     @property
     def span(self) -> BatchSpan:
-        first_output = len(self.run) - self.wants
+        first_output = len(self.run) - self.wants_logits
         return BatchSpan(self.run.inputs, self.start, self.sequence, first_output)
 
 
@@ -284,7 +284,7 @@ class Batcher:
                 for piece, end in zip(pieces, ends, strict=True):
                     self._advance(self._slots[piece.sequence], piece, end - 1)
 
-    def _advance(self, slot: _Slot, piece: _Piece, index: int) -> None:
+    def _advance(self, slot: _Slot, piece: _SlotSpan, index: int) -> None:
         """Note that a piece was decoded; choose the next token where its logits are there."""
         answer = slot.answer
         assert answer is not None
@@ -293,7 +293,7 @@ class Batcher:
             rest = answer.unread.popleft()[len(piece.run) :]
             if len(rest):
                 answer.unread.appendleft(rest)
-        if not piece.wants:
+        if not piece.wants_logits:
             return
         stats, now = answer.job.stats, time.perf_counter()
         if stats.generated_tokens == 0:
@@ -350,7 +350,7 @@ def _tell(job: GenerationJob, news: Token | Exception | None) -> None:
         job.cancelled = True
 
 
-def _next_piece(slot: _Slot, soft: bool, room: int) -> _Piece | None:
+def _next_piece(slot: _Slot, soft: bool, room: int) -> _SlotSpan | None:
     """What this sequence decodes next, if it is of this kind: at most `room` positions."""
     answer, start = slot.answer, len(slot.cache)
     if answer is None:
@@ -358,12 +358,12 @@ def _next_piece(slot: _Slot, soft: bool, room: int) -> _Piece | None:
     if not answer.unread:
         if soft or answer.chosen is None:
             return None
-        return _Piece(TokenSpan([answer.chosen]), start, slot.cache.sequence, wants=True)
+        return _SlotSpan(TokenSpan([answer.chosen]), start, slot.cache.sequence, wants_logits=True)
     run = answer.unread[0]
     if (run.rows is not None) != soft:
         return None
     last = len(answer.unread) == 1 and len(run) <= room
-    return _Piece(run[:room], start, slot.cache.sequence, wants=last)
+    return _SlotSpan(run[:room], start, slot.cache.sequence, wants_logits=last)
 
 
 def _token(released: tuple[ScoredToken, str]) -> Token:

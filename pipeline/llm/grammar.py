@@ -29,7 +29,7 @@ _RANGE = re.compile(rf"(?:(?:{_ESCAPE}|[^\]\\])(?:-(?:{_ESCAPE}|[^\]\\]))?)*")
 _TOKEN = re.compile(r"<(?:\[([0-9]+)\]|(?!\[)[^>]*)>")
 
 
-def complaint(text: str, is_token: IsToken) -> str | None:
+def grammar_error(text: str, is_token: IsToken) -> str | None:
     """What is wrong with a grammar that must have a rule `root`, in one line; None if nothing is.
 
     Left recursion is not looked for: llama.cpp tells that quietly.

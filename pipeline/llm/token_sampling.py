@@ -223,7 +223,7 @@ def _grammar(text: str, model: backend.Model) -> llama_cpp.llama_sampler_p:
     def is_token(name: str) -> bool:
         return len(Tokenizer(model).encode(name, special=True)) == 1
 
-    reason = grammar.complaint(text, is_token)
+    reason = grammar.grammar_error(text, is_token)
     if reason is None:
         sampler = llama_cpp.llama_sampler_init_grammar(model.vocab, text.encode(), b"root")
         if sampler:

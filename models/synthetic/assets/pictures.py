@@ -29,7 +29,7 @@ from models.synthetic.assets.downloads import (
     fetch_icons,
 )
 from models.synthetic.assets.shapes import COLOURS, FORMS, draw_shape
-from models.training.config_tables import unknown
+from models.training.config_tables import unknown_name_error
 
 PICTURE_SIZE = 96  # pixels, both sides, of every picture
 STYLES = ("noto", "twemoji", "openmoji", "shapes", *ICON_PACKAGES)
@@ -40,7 +40,7 @@ def check_styles(styles: Sequence[str], weights: Sequence[float]) -> None:
     """Raise ReellamaError for an unknown style, or where the weights are not its share of each."""
     for style in styles:
         if style not in STYLES:
-            raise unknown("picture style", style, STYLES)
+            raise unknown_name_error("picture style", style, STYLES)
     if len(weights) != len(styles) or min(weights, default=-1) < 0 or abs(sum(weights) - 1) > 1e-8:
         raise ReellamaError(
             f"style_weights must be a number for each of the {len(styles)} styles, with the sum 1; "
@@ -140,7 +140,7 @@ def _emoji(style: str, material: Path, names: Sequence[str] | None) -> list[Pict
         folder = _rasterise_icons(style, kinds, material)
         kinds = [kind for kind in kinds if (folder / kind.file_name).is_file()]
     else:
-        raise unknown("picture style", style, STYLES)
+        raise unknown_name_error("picture style", style, STYLES)
     return [
         Picture(kind.name, style, _read_picture(folder / kind.file_name), kind.lettered)
         for kind in kinds

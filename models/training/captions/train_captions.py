@@ -22,6 +22,7 @@ import prompts
 from gguf_tools.errors import ReellamaError
 from gguf_tools.locate import find
 from models.bundle import Bundle, BundleConfig, TowerSpec, save_bundle
+from models.precision import compute_dtype
 from models.projector.config import ProjectorConfig
 from models.projector.temporal_projector import Projector
 from models.synthetic.assets.downloads import ASSETS
@@ -43,7 +44,7 @@ from models.training.frozen_llm import FrozenLLM
 from models.training.stages.contrastive import new_clip, train_contrastive
 from models.training.train_bundle import train_bundle
 from models.training.trainer import Loss, StageConfig, Trainer, Validate, batch_rows, format_minutes
-from models.vision.encoder import Tower, compute_dtype
+from models.vision.encoder import Tower
 
 ReportLine = Callable[[str], None]
 T = TypeVar("T")

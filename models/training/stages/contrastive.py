@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from models.precision import autocast
 from models.training.feature_cache import FeatureCache
-from models.vision.encoder import compute_dtype
 from models.vision.torchvision_compat import ensure_torchvision
 
 # EfficientNet-lite0 was trained on (x - 127) / 128.
@@ -197,7 +197,7 @@ def _step(
 ) -> tuple[float, float]:
     """One step; returns the loss and the share of images whose caption was the nearest."""
     same = (tokens[:, None] == tokens[None]).all(-1)
-    with torch.autocast("cpu", torch.bfloat16, enabled=compute_dtype() == torch.bfloat16):
+    with autocast():
         images, texts = head(grid).float(), model.encode_text(tokens, normalize=True).float()
     loss = contrastive_loss(images, texts, model.logit_scale.exp().clamp(max=100), same)
     optimizer.zero_grad()

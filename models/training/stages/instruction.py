@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gguf_tools.errors import ReellamaError
+from models.precision import autocast
 from models.projector import slots
 from models.projector.temporal_projector import Projector
 from models.synthetic.dataset import SyntheticClips
@@ -27,7 +28,7 @@ from models.synthetic.scenarios.stills import STILL_SCENARIOS
 from models.training import distributed
 from models.training.batches import ClipBatch, Conversations, clip_batches
 from models.training.collate import IGNORED, ConversationCollator
-from models.training.config_tables import unknown
+from models.training.config_tables import unknown_name_error
 from models.training.frozen_llm import FrozenLLM
 from models.training.lora import LoraAdapters
 from models.training.trainer import StageConfig, Trainer
@@ -89,7 +90,7 @@ class StudyConfig(StageConfig):
             if name not in self._told() and name in STILL_SCENARIOS:
                 raise ReellamaError(f"emphasis.{name} does nothing in a stage without stills")
             if name not in self._told():
-                raise unknown("story", name, self._told())
+                raise unknown_name_error("story", name, self._told())
             if times < 0:
                 raise ReellamaError(f"emphasis.{name} must be 0 or more, not {times}")
 
@@ -367,7 +368,7 @@ class InstructionStages:
         size, workers = 64, min(self.workers, 8)
         count = self.config.validated
         for batch in clip_batches(stories, self.teacher, 0, count, size, workers, shared=False):
-            with torch.autocast(self.device.type, torch.bfloat16):
+            with autocast(self.device):
                 hidden = self.hidden(batch)
                 found = self.projector.words.logits(hidden).argmax(-1).cpu()
                 fields.append(_correct_slots(found, batch.targets))

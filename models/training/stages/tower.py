@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.precision import autocast
 from models.synthetic.assets.picture_pool import UNNAMED
 from models.synthetic.assets.shapes import COLOURS
 from models.synthetic.dataset import Sample, SyntheticClips
@@ -243,7 +244,7 @@ class TowerStage:
         named = things = kept = count = 0
         size = min(64, self.validated)
         for looks in self._drawn(self.validation, size, 0, self.validated // size, shared=False):
-            with torch.autocast(self.device.type, torch.bfloat16):
+            with autocast(self.device):
                 grid, before = self._grids(looks)
                 wanted = looks.cells.to(self.device)
                 counted = wanted[..., 0] > BACKGROUND

@@ -11,7 +11,7 @@ from typer import Exit
 from gguf_tools.errors import ReellamaError
 from pipeline.cli import slash_commands
 from pipeline.cli.console import note
-from pipeline.cli.error_line import complain
+from pipeline.cli.error_line import print_error_line
 from pipeline.cli.line_input import is_interactive, no_echo, read_lines
 from pipeline.cli.options import AnswerOptions, FrameOptions, ModelOptions
 from pipeline.cli.session import Session
@@ -36,7 +36,7 @@ def run(
         try:
             talk.check_llm()
         except ReellamaError as error:  # it may come while the person types
-            complain(str(error))
+            print_error_line(str(error))
         if session.interactive and not videos:
             note("No video yet: /add FILE looks at one. /help lists the commands.")
         for line in read_lines([f"/{name}" for name in slash_commands.COMMANDS]):
@@ -44,7 +44,7 @@ def run(
                 with _ctrl_c_stops_only_this(session), no_echo():
                     take_line(session, line)
             except ReellamaError as error:
-                complain(str(error))
+                print_error_line(str(error))
                 failed = True
             if session.done:
                 break

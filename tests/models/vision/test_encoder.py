@@ -11,7 +11,7 @@ import torch
 
 from models.bundle import BUNDLES
 from models.synthetic.assets.pictures import load_pictures
-from models.vision.encoder import Tower, TowerError, compute_dtype, fold_batch_norms
+from models.vision.encoder import Tower, TowerError, fold_batch_norms
 from models.vision.torchvision_compat import ensure_torchvision
 from tests.helpers.small_tower import write_small_tower
 
@@ -124,12 +124,6 @@ def test_folded_batch_norms_give_the_same_features() -> None:
         after = trunk.forward_features(pixels)
     torch.testing.assert_close(before, after, atol=1e-4, rtol=1e-3)
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in trunk.modules())
-
-
-def test_bfloat16_is_used_only_where_the_processor_has_it() -> None:
-    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    has = "avx512_bf16" in flags or "amx_bf16" in flags
-    assert compute_dtype() == (torch.bfloat16 if has else torch.float32)
 
 
 @pytest.mark.parametrize(

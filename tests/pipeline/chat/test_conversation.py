@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ from gguf_tools.errors import ReellamaError
 from models import prompt_format
 from pipeline import Text, VideoChat
 from pipeline.chat.conversation import Turn
+from tests.helpers.forced_sampling import FOREVER, ROUNDING
 
-SHORT = {"max_tokens": 4}
+# Four tokens, whatever the model would rather say: "tick tock ".
+SHORT: dict[str, Any] = {"max_tokens": 4, "sampling": FOREVER}
 
 
 @pytest.fixture(scope="module")
@@ -31,16 +34,14 @@ def talk(loaded: VideoChat) -> VideoChat:
 
 def test_three_lines_answer_a_question(small_bundle: Path, square_video: Path) -> None:
     chat = VideoChat(square_video, bundle=small_bundle, n_ctx=256, n_threads=1)
-    answer = chat.ask("What happens?", max_tokens=8)
+    answer = chat.ask("What happens?", **SHORT)
     assert answer == answer.strip() != ""
 
 
 def test_stream_yields_what_ask_returns(talk: VideoChat) -> None:
-    tokens = list(talk.stream("What happens?", max_tokens=8))
+    tokens = list(talk.stream("What happens?", **SHORT))
     talk.chat.clear()
-    assert "".join(token.text for token in tokens).strip() == talk.ask(
-        "What happens?", max_tokens=8
-    )
+    assert "".join(token.text for token in tokens).strip() == talk.ask("What happens?", **SHORT)
     assert all(0 < token.p <= 1 and token.alternatives for token in tokens)
 
 
@@ -80,7 +81,7 @@ def test_a_follow_up_question_reads_only_its_own_tokens(talk: VideoChat) -> None
 
 
 def test_a_turn_is_kept_when_its_answer_is_cut_short(talk: VideoChat) -> None:
-    with closing(talk.stream("What happens?", max_tokens=50)) as tokens:
+    with closing(talk.stream("What happens?", sampling=FOREVER)) as tokens:
         first = next(tokens).text + next(tokens).text
     assert talk.turns == [Turn("What happens?", first)]
     assert talk.ask("And then?", **SHORT)
@@ -98,7 +99,7 @@ def test_retry_and_edit_replace_turns(talk: VideoChat) -> None:
         talk.ask(question, **SHORT)
     first, second, third = talk.turns
     assert len(list(talk.retry(**SHORT))) == 4
-    assert talk.turns == [first, second, third]  # temperature 0 repeats itself
+    assert talk.turns == [first, second, third]  # it says the same again
     list(talk.chat.edit(1, "other", **SHORT))
     assert [turn.question for turn in talk.turns] == ["one", "other"]
 
@@ -191,9 +192,9 @@ def test_timings_say_where_the_time_went(talk: VideoChat) -> None:
 
 
 def test_reading_ahead_leaves_only_the_question_to_read(talk: VideoChat) -> None:
-    first = talk.ask("What happens?", **SHORT)
+    ahead = list(talk.stream("What happens?", **SHORT))
     talk.chat.read_ahead()
-    second = talk.ask("Why?", **SHORT)
+    ahead += talk.stream("Why?", **SHORT)
     question = talk.engine.tokenizer.encode("Why?")
     closing = talk.engine.count(talk.chat.prompt("Why?")) - talk.engine.count(
         talk.chat._around_question("Why?", [])[0]
@@ -201,7 +202,10 @@ def test_reading_ahead_leaves_only_the_question_to_read(talk: VideoChat) -> None
     assert talk.engine.last.n_read <= closing
     assert len(question) <= talk.engine.last.n_read
     talk.chat.clear()
-    assert [talk.ask("What happens?", **SHORT), talk.ask("Why?", **SHORT)] == [first, second]
+    at_once = [*talk.stream("What happens?", **SHORT), *talk.stream("Why?", **SHORT)]
+    assert [token.id for token in ahead] == [token.id for token in at_once]
+    for one, other in zip(ahead, at_once, strict=True):
+        assert abs(np.log(one.p / other.p)) < ROUNDING
 
 
 def test_reading_ahead_of_more_than_the_context_holds_does_nothing(talk: VideoChat) -> None:

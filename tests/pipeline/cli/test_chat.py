@@ -15,12 +15,13 @@ Chat = Callable[..., Result]
 
 
 @pytest.fixture
-def chat(reellama: Chat, small_bundle: Path) -> Chat:
-    """Type lines into a chat about the given videos."""
+def chat(reellama: Chat, small_bundle: Path, endless: Path) -> Chat:
+    """Type lines into a chat about the given videos; each answer is of 4 tokens, "tick tock "."""
 
     def run(*lines: str, videos: tuple[Path, ...] = (), options: tuple[str, ...] = ()) -> Result:
         small = (f"--bundle={small_bundle}", "--threads=1", "--n-ctx=256", "--max-tokens=4")
-        return reellama("chat", *videos, *small, *options, stdin="\n".join(lines) + "\n")
+        forced = (f"--grammar={endless}", *options)
+        return reellama("chat", *videos, *small, *forced, stdin="\n".join(lines) + "\n")
 
     return run
 
@@ -117,7 +118,7 @@ def test_soft_tokens_can_be_inspected(chat: Chat, square_video: Path) -> None:
     assert "there is no soft token 24: they go from 0 to 23" in result.err
 
 
-def test_settings_change_answers(chat: Chat, square_video: Path) -> None:
+def test_settings_change_answers(chat: Chat, square_video: Path, endless: Path) -> None:
     result = chat(
         "What?",
         "/set max_tokens 1",
@@ -127,6 +128,7 @@ def test_settings_change_answers(chat: Chat, square_video: Path) -> None:
         "What?",
         "/set seed none",
         "/set stop zebra",
+        f"/set grammar {endless}",
         "/set",
         videos=(square_video,),
     )
@@ -150,10 +152,8 @@ def test_retry_undo_and_clear(chat: Chat, square_video: Path) -> None:
     assert result.err.count(f"{square_video}: ") == 4  # the video stays
 
 
-def test_probs_shows_the_alternatives_of_the_last_answer(
-    chat: Chat, square_video: Path, endless: Path
-) -> None:
-    result = chat(f"/set grammar {endless}", "What?", "/probs", videos=(square_video,))
+def test_probs_shows_the_alternatives_of_the_last_answer(chat: Chat, square_video: Path) -> None:
+    result = chat("What?", "/probs", videos=(square_video,))
     table = result.err.partition("instead of it")[2].splitlines()[1:]
     assert len(table) == 4
     assert all(re.search(r"\d+%", row) for row in table)

@@ -9,7 +9,7 @@ import pytest
 
 from gguf_tools.errors import ReellamaError
 from gguf_tools.quantization.quantize import quantize
-from pipeline.cli.options import adapters
+from pipeline.cli.options import parse_adapters
 from tests.conftest import Result
 from tests.helpers.lora_adapters import logits, pairs, write_adapter
 
@@ -31,34 +31,34 @@ def loud(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_file_alone_has_the_scale_one(adapter: Path) -> None:
-    assert adapters([str(adapter)]) == [(adapter, 1.0)]
-    assert adapters([f"{adapter}=0.5", f"{adapter}=-2"]) == [(adapter, 0.5), (adapter, -2.0)]
-    assert adapters(None) == []
+    assert parse_adapters([str(adapter)]) == [(adapter, 1.0)]
+    assert parse_adapters([f"{adapter}=0.5", f"{adapter}=-2"]) == [(adapter, 0.5), (adapter, -2.0)]
+    assert parse_adapters(None) == []
 
 
 def test_a_name_with_an_equals_sign_is_a_name(adapter: Path, tmp_path: Path) -> None:
     for name in ("rank=8.gguf", "rank=8"):
         odd = tmp_path / name
         odd.write_bytes(adapter.read_bytes())
-        assert adapters([str(odd), f"{odd}=0.5"]) == [(odd, 1.0), (odd, 0.5)]
+        assert parse_adapters([str(odd), f"{odd}=0.5"]) == [(odd, 1.0), (odd, 0.5)]
 
 
 def test_home_is_found(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(adapter.parent))
-    assert adapters(["~/style.gguf", "~/style.gguf=2"]) == [(adapter, 1.0), (adapter, 2.0)]
+    assert parse_adapters(["~/style.gguf", "~/style.gguf=2"]) == [(adapter, 1.0), (adapter, 2.0)]
 
 
 @pytest.mark.parametrize("scale", ["half", "", "nan", "inf", "1,5"])
 def test_a_bad_scale_is_one_line(adapter: Path, scale: str) -> None:
     with pytest.raises(ReellamaError, match="is not a scale") as caught:
-        adapters([f"{adapter}={scale}"])
+        parse_adapters([f"{adapter}={scale}"])
     assert f"{adapter}={scale}" in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["", "=0.5", "gone.gguf", "gone.gguf=0.5", "."])
 def test_what_is_no_file_is_no_adapter(text: str) -> None:
     with pytest.raises(ReellamaError, match="there is no such LoRA adapter") as caught:
-        adapters([text])
+        parse_adapters([text])
     assert f"--lora {text}" in str(caught.value)
 
 

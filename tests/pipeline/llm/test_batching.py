@@ -13,6 +13,7 @@ from gguf_tools.errors import ReellamaError
 from models.bundle import Bundle
 from pipeline.llm.batching import Batcher, GenerationJob, Stopped
 from pipeline.llm.engine import Engine, Sampling, Text, Token
+from tests.helpers.forced_sampling import FOREVER, ROUNDING, saying
 
 PROMPTS = [
     "The cat sat on the",
@@ -60,9 +61,11 @@ class Asked:
         return "".join(token.text for token in self.tokens())
 
 
-def alone(engine: Engine, prompt: Any, **options: Any) -> str:
+def likelihoods(engine: Engine, prompt: Any, tokens: list[Token]) -> np.ndarray:
+    """What the engine alone thinks of an answer: the logarithm of each token's probability."""
     parts = [Text(prompt)] if isinstance(prompt, str) else prompt
-    return "".join(t.text for t in engine.generate(parts, max_tokens=12, **options))
+    [found] = engine.logprobs(parts, [[token.id for token in tokens]])
+    return found
 
 
 def soft_prompt(engine: Engine) -> list[Any]:
@@ -75,14 +78,18 @@ def test_answers_side_by_side_are_those_of_the_engine_alone(
     batcher: Batcher, engine: Engine
 ) -> None:
     prompts = [*PROMPTS, soft_prompt(engine)]
-    asked = [Asked(batcher, prompt) for prompt in prompts]
-    same = [a.text() == alone(engine, p) for a, p in zip(asked, prompts, strict=True)]
-    # Sums in another order differ in their last digits, which may now and then tip a choice.
-    assert sum(same) >= len(prompts) - 1
+    asked = [Asked(batcher, prompt, n_probs=1) for prompt in prompts]
+    answers = [each.tokens() for each in asked]
+    for answer, prompt in zip(answers, prompts, strict=True):
+        found = np.log([token.p for token in answer])
+        assert np.abs(found - likelihoods(engine, prompt, answer)).max() < ROUNDING
+        assert all(token.p == token.alternatives[0][1] for token in answer)  # the likeliest
+    # Of the answer to another prompt it thinks little, so this can fail.
+    assert likelihoods(engine, prompts[1], answers[0]).min() < -5
 
 
 def test_a_prompt_that_goes_on_reads_only_what_is_new(batcher: Batcher) -> None:
-    first = Asked(batcher, PROMPTS[2])
+    first = Asked(batcher, PROMPTS[2], sampling=saying(" daughter was kind."))
     text = first.text()
     second = Asked(batcher, PROMPTS[2] + text + " And then")
     second.text()
@@ -91,7 +98,8 @@ def test_a_prompt_that_goes_on_reads_only_what_is_new(batcher: Batcher) -> None:
 
 
 def test_a_cancelled_answer_frees_its_place(batcher: Batcher) -> None:
-    long = [Asked(batcher, prompt, max_tokens=-1) for prompt in PROMPTS[:3]]
+    endless = {"sampling": FOREVER, "max_tokens": -1}
+    long = [Asked(batcher, prompt, **endless) for prompt in PROMPTS[:3]]
     for asked in long:
         assert isinstance(asked.news.get(timeout=30), Token)
     waiting = Asked(batcher, PROMPTS[3])
@@ -105,8 +113,7 @@ def test_a_cancelled_answer_frees_its_place(batcher: Batcher) -> None:
 
 
 def test_an_answer_ends_where_the_context_does(batcher: Batcher) -> None:
-    endless = {"type": "array", "items": {"enum": ["tick", "tock"]}, "minItems": 999}
-    asked = Asked(batcher, PROMPTS[0], sampling=Sampling(json_schema=endless), max_tokens=-1)
+    asked = Asked(batcher, PROMPTS[0], sampling=FOREVER, max_tokens=-1)
     tokens = asked.tokens()
     stats = asked.job.stats
     assert stats.stop_reason == "length"
@@ -195,7 +202,7 @@ def test_no_tokens_were_asked_for(batcher: Batcher) -> None:
 
 def test_closing_tells_those_who_wait() -> None:
     batcher = Batcher(Bundle.load("mini").llm_path(), n_parallel=1, n_ctx=256)
-    asked = [Asked(batcher, PROMPTS[0], max_tokens=-1) for _ in range(3)]
+    asked = [Asked(batcher, PROMPTS[0], sampling=FOREVER, max_tokens=-1) for _ in range(3)]
     assert isinstance(asked[0].news.get(timeout=30), Token)
     batcher.close()
     for each in asked:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.llm.engine import Engine, PromptPart, Sampling, Text
 from tests.helpers import tiny_model
+from tests.helpers.forced_sampling import ROUNDING, Dictated, outlook, saying
 
 VIDEO = np.random.default_rng(0).normal(0, 0.1, (32, 576)).astype(np.float32)
 
@@ -23,15 +25,11 @@ def answered(text: str) -> list[PromptPart]:
     return [Text(text), Text("<|im_end|>\n", special=True)]
 
 
-def answer(engine: Engine, prompt: list[PromptPart], max_tokens: int) -> str:
-    return "".join(token.text for token in engine.generate(prompt, max_tokens=max_tokens))
-
-
 def test_a_second_question_reads_only_its_own_tokens(engine: Engine) -> None:
     first = [VIDEO, *question("What is the capital of France?")]
-    said = answer(engine, first, max_tokens=40)
+    said = "".join(token.text for token in engine.generate(first, saying("It is Paris.")))
     stats = engine.last
-    assert stats.stop_reason == "stop"
+    assert (said, stats.stop_reason) == ("It is Paris.", "stop")
     assert (stats.n_reused, stats.n_read) == (0, engine.count(first))
 
     second = [*first, *answered(said), *question("And of Italy?")]
@@ -46,33 +44,44 @@ def test_a_second_question_reads_only_its_own_tokens(engine: Engine) -> None:
     assert engine.n_past == engine.count(second)
 
 
-def test_an_answer_keeps_the_tokens_that_the_model_chose(engine: Engine) -> None:
+def test_an_answer_keeps_the_tokens_that_the_model_chose(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = question("Write nonsense.")
-    wild = Sampling(temperature=3.0, top_k=0, top_p=1.0, min_p=0.0, seed=1)
-    tokens = list(engine.generate(first, wild, max_tokens=12))
+    letters = [token for letter in "nonsense" for token in engine.tokenizer.encode(letter)]
+    monkeypatch.setattr("pipeline.llm.engine.Sampler", lambda *_: Dictated(letters))
+    tokens = engine.generate(first, Sampling(temperature=1.0), max_tokens=len(letters))
     said = "".join(token.text for token in tokens)
-    assert [token.id for token in tokens] != engine.tokenizer.encode(said)  # or this shows nothing
+    assert said == "nonsense"
+    assert letters != engine.tokenizer.encode(said)  # or this shows nothing
     engine.prefill([*first, *answered(said)])
-    assert engine.last.n_reused == engine.count(first) + 11  # all but the last were decoded
+    # All but the last were decoded.
+    assert engine.last.n_reused == engine.count(first) + len(letters) - 1
 
 
 def test_an_edited_question_rewinds_to_where_it_differs(engine: Engine) -> None:
-    answer(engine, [VIDEO, *question("How many apples are there?")], max_tokens=10)
-    edited = [VIDEO, *question("How many pears are there?")]
-    after_edit = answer(engine, edited, max_tokens=10)
+    apples, pears = (
+        [VIDEO, *question(f"How many {fruit} are there?")] for fruit in ("apples", "pears")
+    )
+    answer = "There are seven pears."
+    before_edit = outlook(engine, apples, answer)
+    after_edit = outlook(engine, pears, answer)
     shared = engine.count([VIDEO, Text("<|im_start|>user\nHow many", special=True)])
     assert engine.last.n_reused == shared
     engine.clear()
-    assert answer(engine, edited, max_tokens=10) == after_edit
+    anew = outlook(engine, pears, answer)
+    assert np.abs(after_edit - anew).max() < ROUNDING
+    assert np.abs(before_edit - anew).max() > 2 * ROUNDING  # or this shows nothing
 
 
 def test_the_same_prompt_again_reads_nothing(engine: Engine) -> None:
-    prompt = question("What is snow?")
+    prompt, answer = question("What is snow?"), "Snow is frozen water."
     engine.prefill(prompt)
-    said = answer(engine, prompt, max_tokens=8)
+    found = outlook(engine, prompt, answer)
     assert engine.last.n_read == 0
-    assert answer(engine, prompt, max_tokens=8) == said
+    again = outlook(engine, prompt, answer)
     assert engine.last.n_read == 1  # the last position, whose logits the answer has overwritten
+    assert np.abs(again - found).max() < ROUNDING
 
 
 def test_soft_tokens_are_compared_by_value(engine: Engine) -> None:
@@ -100,9 +109,11 @@ def engines(
     """Two engines of a small model. Mamba's memory cannot be rewound."""
     path: Path = tmp_path_factory.mktemp("tiny") / "model.gguf"
     tiny_model.write(path, request.param)
+    # All in float32, so that batches of other sizes differ by next to nothing.
+    exact: dict[str, Any] = {"type_k": "f32", "type_v": "f32", "flash_attn": "off"}
     with (
-        Engine(path, n_ctx=256, n_batch=8, n_threads=1) as one,
-        Engine(path, n_ctx=256, n_batch=8, n_threads=1) as other,
+        Engine(path, n_ctx=256, n_batch=8, n_threads=1, **exact) as one,
+        Engine(path, n_ctx=256, n_batch=8, n_threads=1, **exact) as other,
     ):
         yield one, other
 
@@ -122,14 +133,16 @@ def made_of(spec: list[str | int]) -> list[PromptPart]:
 def test_reuse_never_changes_what_is_generated(
     engines: tuple[Engine, Engine], specs: list[list[str | int]]
 ) -> None:
+    """By the probabilities: of two tokens that are all but equally likely, either may be chosen."""
     reusing, fresh = engines
+    letters = Sampling(grammar="root ::= [a-z] root")  # never ends
     for spec in specs:
         prompt = made_of(spec)
-        tokens = [token.id for token in reusing.generate(prompt, max_tokens=4)]
+        tokens = list(reusing.generate(prompt, letters, max_tokens=4))
         stats = reusing.last
         assert stats.n_reused + stats.n_read == reusing.count(prompt)
-        assert reusing.n_past == reusing.count(prompt) + max(0, len(tokens) - 1) or (
-            stats.stop_reason == "stop"
-        )
+        assert reusing.n_past == reusing.count(prompt) + 3
         fresh.clear()
-        assert [token.id for token in fresh.generate(prompt, max_tokens=4)] == tokens
+        [expected] = fresh.logprobs(prompt, [[token.id for token in tokens]])
+        found = np.log([token.p for token in tokens])
+        np.testing.assert_allclose(found, expected, atol=1e-3)

@@ -29,10 +29,12 @@ def test_the_batch_size_changes_nothing_but_rounding(
 
 @pytest.mark.parametrize("name", KV_TYPES)
 def test_every_kv_type_works(smollm2: Path, name: str) -> None:
-    exact = logits(smollm2, type_k="f32", type_v="f32")
-    found = logits(smollm2, type_k=name, type_v=name)
-    same = np.mean(found.argmax(axis=1) == exact.argmax(axis=1))
-    assert same > (0.8 if name in ("f32", "f16", "bf16", "q8_0") else 0.3)
+    exact = logits(smollm2, type_k="f32", type_v="f32").ravel()
+    found = logits(smollm2, type_k=name, type_v=name).ravel()
+    # Of halves and q8_0 0.9994 and more, of four and five bits 0.992 and more, whatever the
+    # kernels: for AVX512, AVX2 and plain x86-64.
+    alike = np.corrcoef(exact, found)[0, 1]
+    assert alike > (0.998 if name in ("f32", "f16", "bf16", "q8_0") else 0.97)
 
 
 def test_flash_attention_changes_nothing_but_rounding(tiny_llama: Path) -> None:

@@ -13,7 +13,7 @@ from llama_cpp.llama_grammar import json_schema_to_gbnf
 
 from gguf_tools.runtime.backend import Model, last_errors, load_model
 from gguf_tools.text.tokenizer import Tokenizer
-from pipeline.llm.grammar import MOST_NESTED, complaint
+from pipeline.llm.grammar import MOST_NESTED, grammar_error
 
 Complain = Callable[[str], str | None]
 # Of what is refused, what llama.cpp may take: it would be busy for ever, its stack would overflow,
@@ -30,7 +30,9 @@ def model(smollm2: Path) -> Iterator[Model]:
 @pytest.fixture(scope="module")
 def complain(model: Model) -> Complain:
     tokenizer = Tokenizer(model)
-    return lambda text: complaint(text, lambda name: len(tokenizer.encode(name, special=True)) == 1)
+    return lambda text: grammar_error(
+        text, lambda name: len(tokenizer.encode(name, special=True)) == 1
+    )
 
 
 def taken(text: str, model: Model) -> bool:

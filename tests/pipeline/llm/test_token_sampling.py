@@ -1,5 +1,6 @@
 """Sampling options do what llama.cpp's do, and bad ones are refused in one line."""
 
+import ctypes
 import json
 import os
 import threading
@@ -8,10 +9,12 @@ from collections import Counter
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
+from llama_cpp import llama_cpp
 
 from pipeline.llm.engine import Engine, PromptPart, Text
-from pipeline.llm.token_sampling import Sampling, SamplingError, build_chain
+from pipeline.llm.token_sampling import CANDIDATE, Sampling, SamplingError, build_chain
 
 PROMPT: list[PromptPart] = [
     Text("<|im_start|>user\nWrite a line about a dog.<|im_end|>\n<|im_start|>assistant\n", True)
@@ -34,8 +37,28 @@ def deep_schema() -> dict[str, Any]:
     return schema
 
 
-def ids(engine: Engine, sampling: Sampling, max_tokens: int = 12) -> list[int]:
-    return [token.id for token in engine.generate(PROMPT, sampling, max_tokens=max_tokens)]
+# After so much of it, no model says anything else of itself.
+DRUM: list[PromptPart] = [Text("tick tock " * 30 + "tick")]
+
+
+def ids(
+    engine: Engine, sampling: Sampling, max_tokens: int = 12, prompt: list[PromptPart] = PROMPT
+) -> list[int]:
+    """The tokens of an answer; nothing was read before, so that all answers round alike."""
+    engine.clear()
+    return [token.id for token in engine.generate(prompt, sampling, max_tokens=max_tokens)]
+
+
+def chosen(sampling: Sampling, p: list[float]) -> int:
+    """The token that the chain of samplers takes from a vocabulary of these probabilities."""
+    candidates = np.zeros(len(p), CANDIDATE)
+    candidates["id"], candidates["logit"] = np.arange(len(p)), np.log(p)
+    data = candidates.ctypes.data_as(llama_cpp.llama_token_data_p)
+    array = llama_cpp.llama_token_data_array(data=data, size=len(p), selected=-1, sorted=False)
+    chain = build_chain(sampling, len(p), 64)
+    llama_cpp.llama_sampler_apply(chain, ctypes.byref(array))
+    llama_cpp.llama_sampler_free(chain)
+    return int(array.data[array.selected].id)
 
 
 def text(engine: Engine, sampling: Sampling, max_tokens: int = 60) -> str:
@@ -46,7 +69,8 @@ def text(engine: Engine, sampling: Sampling, max_tokens: int = 60) -> str:
 def test_a_seed_repeats_and_another_differs(engine: Engine) -> None:
     first = ids(engine, Sampling(temperature=1.0, seed=7))
     assert ids(engine, Sampling(temperature=1.0, seed=7)) == first
-    assert ids(engine, Sampling(temperature=1.0, seed=8)) != first
+    others = [ids(engine, Sampling(temperature=1.0, seed=seed)) for seed in (8, 9, 10)]
+    assert any(other != first for other in others)
 
 
 def test_without_a_seed_answers_vary(engine: Engine) -> None:
@@ -56,7 +80,7 @@ def test_without_a_seed_answers_vary(engine: Engine) -> None:
 
 @pytest.mark.parametrize(
     "narrow",
-    [{"top_k": 1}, {"top_p": 0.0}, {"min_p": 1.0}, {"temperature": 0.001}],
+    [{"top_k": 1}, {"top_p": 0.0}, {"min_p": 1.0}, {"temperature": 1e-6}],
     ids=lambda options: next(iter(options)),
 )
 def test_each_filter_alone_can_leave_only_the_likeliest_token(
@@ -66,13 +90,14 @@ def test_each_filter_alone_can_leave_only_the_likeliest_token(
     assert ids(engine, Sampling(**{**wide, **narrow}), 6) == ids(engine, Sampling(), 6)
 
 
-def test_typical_sampling_takes_the_token_of_typical_surprise(engine: Engine) -> None:
-    [likely] = engine.generate(PROMPT, max_tokens=1)
+def test_typical_sampling_takes_the_token_of_typical_surprise() -> None:
+    """Where many tokens could follow, a likely one is no typical one."""
+    p = [0.4, *[0.004] * 50, 0.04, *[0.008] * 45]  # 3.9 nats of surprise on average
     wide: dict[str, Any] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
-    typical = Sampling(**wide, typical_p=0.01, seed=1)
-    assert {tuple(ids(engine, typical, 1)) for _ in range(3)} == {tuple(ids(engine, typical, 1))}
-    assert likely.p > 0.1  # too likely to be typical where many tokens could follow
-    assert ids(engine, typical, 1) != [likely.id]
+    for seed in range(20):
+        assert chosen(Sampling(**wide, typical_p=0.01, seed=seed), p) == 51
+    drawn = {chosen(Sampling(**wide, seed=seed), p) for seed in range(20)}
+    assert 0 in drawn and len(drawn) > 2
 
 
 @pytest.mark.parametrize(
@@ -83,19 +108,17 @@ def test_typical_sampling_takes_the_token_of_typical_surprise(engine: Engine) ->
 def test_penalties_keep_an_answer_from_repeating_itself(
     engine: Engine, penalty: dict[str, Any]
 ) -> None:
-    assert max(Counter(ids(engine, Sampling(), 20)).values()) > 1
-    assert max(Counter(ids(engine, Sampling(**penalty), 20)).values()) == 1
+    assert max(Counter(ids(engine, Sampling(), 20, DRUM)).values()) > 1
+    assert max(Counter(ids(engine, Sampling(**penalty), 20, DRUM)).values()) == 1
 
 
 def test_a_penalty_forgets_what_was_said_long_ago(engine: Engine) -> None:
-    said = ids(engine, Sampling(frequency_penalty=50.0, repeat_last_n=1), 20)
+    said = ids(engine, Sampling(frequency_penalty=50.0, repeat_last_n=1), 20, DRUM)
     assert max(Counter(said).values()) > 1
     assert all(a != b for a, b in pairwise(said))
 
 
 def test_the_chain_has_llama_cpps_order(engine: Engine) -> None:
-    from llama_cpp import llama_cpp
-
     def names(sampling: Sampling) -> list[str]:
         chain = build_chain(sampling, 100, 64)
         links = range(llama_cpp.llama_sampler_chain_n(chain))
@@ -132,7 +155,7 @@ def test_a_json_schema_gives_json_of_that_shape(engine: Engine) -> None:
         Sampling(json_schema=SCHEMA),
         Sampling(json_schema=SCHEMA, temperature=1.5, seed=5),
     ):
-        found = json.loads(text(engine, sampling, 200))
+        found = json.loads(text(engine, sampling, 400))
         assert set(found) == {"name", "kind", "legs"}
         assert found["kind"] in ("dog", "cat")
         assert isinstance(found["legs"], int)

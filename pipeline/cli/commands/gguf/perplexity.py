@@ -44,7 +44,7 @@ def command(
     from gguf_tools.locate import find
     from gguf_tools.measuring import perplexity
     from pipeline.cli.console import out
-    from pipeline.cli.options import adapters, parse_gpu_layers
+    from pipeline.cli.options import parse_adapters, parse_gpu_layers
     from pipeline.cli.progress import chunk_bar
 
     with chunk_bar() as progress:
@@ -56,7 +56,7 @@ def command(
             n_chunks=chunks,
             n_threads=threads,
             n_gpu_layers=parse_gpu_layers(gpu_layers),
-            lora=adapters(lora),
+            lora=parse_adapters(lora),
             progress=progress,
         )
     if json:

@@ -83,7 +83,7 @@ def command(
 ) -> None:
     """Quantize a model into one type or several."""
     from gguf_tools.quantization.quantize import quantize
-    from pipeline.cli.options import adapters
+    from pipeline.cli.options import parse_adapters
 
     with _progress() as report:
         results = quantize(
@@ -95,7 +95,7 @@ def command(
             pure=pure,
             output_type=output_type,
             embedding_type=embedding_type,
-            loras=adapters(lora),
+            loras=parse_adapters(lora),
             n_threads=threads,
             dry_run=dry_run,
             force=force,
