@@ -21,9 +21,14 @@ from models.precision import autocast, compute_dtype
 from models.synthetic.dataset import SyntheticClips, SyntheticConfig
 from models.synthetic.rendered_clips import RenderedConfig
 from models.training.captions.train_captions import run
-from models.training.config import ProjectorSettings, TowerSettings, TrainingConfig
+from models.training.config import (
+    CaptionRecipe,
+    ProjectorSettings,
+    StoryRecipe,
+    TowerSettings,
+)
 from models.training.stages.contrastive import ContrastiveConfig
-from models.training.stages.instruction import LoraConfig
+from models.training.stages.instruction import DrawnConfig, LoraConfig, StudyConfig
 from models.training.stages.tower import TowerStage
 from models.training.trainer import StageConfig
 from models.vision.encoder import Tower
@@ -198,7 +203,7 @@ def test_training_on_clips_is_in_float32(
     tiny_llama: Path, tmp_path: Path, products: Counter[torch.dtype]
 ) -> None:
     stage = StageConfig(steps=1, batch=2, every=1)
-    recipe = TrainingConfig(
+    recipe = CaptionRecipe(
         name="clips",
         llm=str(tiny_llama),
         frames=2,
@@ -223,16 +228,16 @@ def test_training_on_stories_is_in_float32(
     tiny_llama: Path, tmp_path: Path, products: Counter[torch.dtype]
 ) -> None:
     """Its stages and the validations after them."""
-    stage = StageConfig(steps=1, batch=2, stills=2, every=1)
-    recipe = TrainingConfig(
+    drawn = DrawnConfig(steps=1, batch=2, stills=2, every=1)
+    recipe = StoryRecipe(
         name="stories",
         llm=str(tiny_llama),
         tower=TowerSettings(name=str(write_small_tower(tmp_path / "tower"))),
         projector=ProjectorSettings(tokens=60, words=64, width=16, layers=1, heads=2),
         stories=SyntheticConfig(**SHAPES, frames=3, fewest_frames=2),
-        see=stage,
-        study=stage,
-        tell=stage,
+        see=drawn,
+        study=StudyConfig(steps=1, batch=2, every=1),
+        tell=drawn,
         adapter=LoraConfig(rank=2, kept_texts=2, kept_tokens=64, kept_batch=1, validated=4),
     )
     run(recipe, tmp_path / "out", work=tmp_path / "work", read_video=read_video, report=nobody)

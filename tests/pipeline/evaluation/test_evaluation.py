@@ -170,7 +170,7 @@ def test_probabilities_of_choices_are_those_of_their_tokens(tiny_llama: Path) ->
             n = engine.count(prompt)
             end = Text("</s>", special=True)
             logits = engine.logits_all([*prompt, Text(choice), end])[n - 1 : -1]
-            scores.append(log_softmax(logits)[range(len(ids)), ids].sum())
+            scores.append(log_softmax(logits)[np.arange(len(ids)), np.array(ids)].sum())
     expected = np.exp(np.array(scores) - max(scores))
     assert found == pytest.approx(expected / expected.sum(), rel=1e-3)
 
