@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.numeric
+
 TOUR = Path(__file__).parents[1] / "docs/tour.md"
 
 

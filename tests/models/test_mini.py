@@ -18,6 +18,8 @@ from pipeline.chat.conversation import Video
 from pipeline.evaluation.tasks.clip_descriptions import evaluate_descriptions
 from pipeline.video.clip import Clip
 
+pytestmark = pytest.mark.numeric
+
 # The styles whose pictures come as Python packages.
 STYLES = ("openmoji", "shapes")
 CLIPS = 24

@@ -23,6 +23,8 @@ from pipeline.llm.engine import Engine, Text
 from tests.conftest import Result
 from tests.helpers import tiny_hf
 
+pytestmark = pytest.mark.numeric
+
 TEXT = "When the wind rose over the bay, he wrote down 1987 notes; naïve 中文 don't   return a"
 SIZES: dict[str, Any] = {
     "hidden_size": 64,

@@ -14,6 +14,8 @@ from gguf import GGUFWriter
 from gguf_tools.format.reader import read_gguf, token_embeddings
 from gguf_tools.runtime.backend import load_model
 
+pytestmark = pytest.mark.numeric
+
 N_EMBD, N_FF, N_HEAD, N_LAYER, N_VOCAB = 64, 96, 2, 2, 50
 TOKENS = [3, 14, 15, 9, 2, 6]
 

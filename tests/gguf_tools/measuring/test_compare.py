@@ -20,6 +20,8 @@ from gguf_tools.measuring.compare import CompareRow, CompareSettings
 from gguf_tools.measuring.compare_output import ScatterPlot
 from gguf_tools.measuring.divergence import Estimate
 
+pytestmark = pytest.mark.numeric
+
 TEXT = "The ferry came to rest on the gravel, some twenty metres short of the landing. " * 6
 OPTIONS = ("--ctx", "64", "--chunks", "2", "--threads", "1")
 ROW = CompareRow(

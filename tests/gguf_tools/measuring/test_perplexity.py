@@ -23,6 +23,8 @@ from models.training.frozen_llm import FrozenLLM
 from models.training.lora import LoraAdapters
 from tests.helpers import tiny_model
 
+pytestmark = pytest.mark.numeric
+
 TEXT = "The ferry came to rest on the gravel, some twenty metres short of the landing. " * 12
 seeds = st.integers(0, 2**32 - 1)
 

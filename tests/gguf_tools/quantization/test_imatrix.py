@@ -30,6 +30,8 @@ from gguf_tools.runtime.context import BatchSpan, Context, ContextSettings
 from gguf_tools.text.tokenizer import Tokenizer
 from tests.helpers import tiny_model
 
+pytestmark = pytest.mark.numeric
+
 N_EXPERTS, N_USED = 4, 2
 TEXT = "Ten lords a-leaping, nine ladies dancing, eight maids a-milking.\n" * 6
 

@@ -23,6 +23,8 @@ from gguf_tools.quantization.quantize import quantize
 from tests.helpers import tiny_model
 from tests.helpers.lora_adapters import ALPHA, NAMES, RANK, Pair, logits, pairs, write_adapter
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.fixture(scope="module")
 def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:

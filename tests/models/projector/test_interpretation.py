@@ -33,6 +33,8 @@ from pipeline.cli.attention_page import FOG_GREY, AttentionPage, attention_peak,
 from tests.conftest import Result
 from tests.helpers.terminal import REELLAMA, Terminal
 
+pytestmark = pytest.mark.numeric
+
 Run = Callable[..., Result]
 
 

@@ -12,6 +12,8 @@ from models.projector.pooling import relative_times
 from models.projector.resampler import Attention
 from models.projector.temporal_projector import POOLERS, Projector
 
+pytestmark = pytest.mark.numeric
+
 CELLS, CHANNELS = 9, 12
 
 

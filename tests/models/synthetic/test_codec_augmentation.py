@@ -12,6 +12,8 @@ from models.synthetic.dataset import CODEC_SHARE, SyntheticClips, SyntheticConfi
 from models.synthetic.render import frame_times, render
 from models.synthetic.scene import Scene
 
+pytestmark = pytest.mark.numeric
+
 CONFIG = SyntheticConfig(styles=("shapes",), style_weights=(1.0,), frames=8, fewest_frames=4)
 STORIES = SyntheticClips(CONFIG, 96, ASSETS)
 

@@ -17,6 +17,8 @@ from torch import nn
 from gguf_tools.errors import ReellamaError
 from models.training import distributed
 
+pytestmark = pytest.mark.numeric
+
 
 def _gradient(batch: torch.Tensor) -> nn.Linear:
     torch.manual_seed(0)

@@ -14,6 +14,8 @@ from models.training.frozen_llm import FrozenLLM
 from models.training.lora import GGUF_NAMES, LoraAdapters
 from pipeline.llm.engine import Engine, Text
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.mark.parametrize("layer", [*GGUF_NAMES.values()])
 def test_an_adapter_gives_the_same_logits_in_llama_cpp_as_in_pytorch(

@@ -35,6 +35,8 @@ from models.vision.encoder import Tower
 from pipeline.cli.commands.train import read_video
 from tests.helpers.small_tower import write_small_tower
 
+pytestmark = pytest.mark.numeric
+
 PACKAGES = Path(__file__).parents[3]
 # The file that decides; all others ask it.
 DECIDES = PACKAGES / "models" / "precision.py"

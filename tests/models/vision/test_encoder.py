@@ -15,6 +15,8 @@ from models.vision.encoder import Tower, TowerError, fold_batch_norms
 from models.vision.torchvision_compat import ensure_torchvision
 from tests.helpers.small_tower import write_small_tower
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Tower:

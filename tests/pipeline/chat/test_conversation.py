@@ -14,6 +14,8 @@ from pipeline import Text, VideoChat
 from pipeline.chat.conversation import Turn
 from tests.helpers.forced_sampling import FOREVER, ROUNDING
 
+pytestmark = pytest.mark.numeric
+
 # Four tokens, whatever the model would rather say: "tick tock ".
 SHORT: dict[str, Any] = {"max_tokens": 4, "sampling": FOREVER}
 

@@ -11,6 +11,8 @@ import pytest
 
 from tests.conftest import Result
 
+pytestmark = pytest.mark.numeric
+
 Chat = Callable[..., Result]
 
 

@@ -43,6 +43,8 @@ from pipeline.video.clip import read_frames
 from tests.conftest import Result
 from tests.helpers.forced_sampling import ROUNDING, saying
 
+pytestmark = pytest.mark.numeric
+
 Run = Callable[..., Result]
 WAYS = ("moves left", "moves right", "moves up", "moves down")
 CLIPS = 6

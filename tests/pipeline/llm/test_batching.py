@@ -15,6 +15,8 @@ from pipeline.llm.batching import Batcher, GenerationJob, Stopped
 from pipeline.llm.engine import Engine, Sampling, Text, Token
 from tests.helpers.forced_sampling import FOREVER, ROUNDING, saying
 
+pytestmark = pytest.mark.numeric
+
 PROMPTS = [
     "The cat sat on the",
     "1, 2, 3, 4,",

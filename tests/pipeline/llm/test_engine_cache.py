@@ -13,6 +13,8 @@ from pipeline.llm.engine import Engine, PromptPart, Sampling, Text
 from tests.helpers import tiny_model
 from tests.helpers.forced_sampling import ROUNDING, Dictated, outlook, saying
 
+pytestmark = pytest.mark.numeric
+
 VIDEO = np.random.default_rng(0).normal(0, 0.1, (32, 576)).astype(np.float32)
 
 

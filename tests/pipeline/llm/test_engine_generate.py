@@ -11,6 +11,8 @@ from pipeline.llm.engine import ContextOverflow, Engine, PromptPart, Sampling, T
 from tests.helpers import bare_llama
 from tests.helpers.forced_sampling import FOREVER, ROUNDING, saying
 
+pytestmark = pytest.mark.numeric
+
 PROMPT: list[PromptPart] = [
     Text("<|im_start|>user\nWhat is the capital of France?<|im_end|>\n", special=True),
     Text("<|im_start|>assistant\n", special=True),

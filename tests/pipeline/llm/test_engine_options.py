@@ -10,6 +10,8 @@ from gguf_tools.errors import ReellamaError
 from gguf_tools.runtime.context_options import KV_TYPES, default_threads
 from pipeline.llm.engine import Engine, Text
 
+pytestmark = pytest.mark.numeric
+
 PROMPT = [Text("<|im_start|>user\nWhat is the capital of France?<|im_end|>\n", True)]
 
 

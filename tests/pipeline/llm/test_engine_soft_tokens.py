@@ -6,6 +6,8 @@ import pytest
 from gguf_tools.errors import ReellamaError
 from pipeline.llm.engine import Engine, Text
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.mark.parametrize(
     ("array", "complaint"),

@@ -9,6 +9,8 @@ from gguf_tools.errors import ReellamaError
 from tests.helpers import tiny_model
 from tests.helpers.lora_adapters import ALPHA, NAMES, RANK, logits, pairs, write_adapter
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.mark.parametrize("scale", [1.0, 0.5, -1.0])
 def test_an_adapter_acts_like_the_merged_weights(

@@ -10,6 +10,8 @@ from gguf_tools.text.tokenizer import Tokenizer
 from pipeline.llm.engine import Engine, Text
 from tests.helpers import tiny_model
 
+pytestmark = pytest.mark.numeric
+
 TEXT = (
     "The old lighthouse keeper climbed the narrow stairs every evening, carrying a small lamp "
     "and a book about distant islands. When the wind rose over the bay, he wrote down the hour, "

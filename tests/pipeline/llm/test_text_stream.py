@@ -1,9 +1,12 @@
 """Token bytes become text as soon as it is certain: whole characters, and no stop string."""
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.llm.text_stream import TextStream
+
+pytestmark = pytest.mark.numeric
 
 texts = st.text("ab\nñ€🦊", max_size=20)
 

@@ -8,6 +8,8 @@ from hypothesis.extra.numpy import arrays
 
 from pipeline.llm.token_probabilities import TokenProbabilities
 
+pytestmark = pytest.mark.numeric
+
 # Few different values, so that many are equal; some tokens are impossible.
 LOGITS = st.integers(1, 400).flatmap(
     lambda n: arrays(

@@ -16,6 +16,8 @@ from llama_cpp import llama_cpp
 from pipeline.llm.engine import Engine, PromptPart, Text
 from pipeline.llm.token_sampling import CANDIDATE, Sampling, SamplingError, build_chain
 
+pytestmark = pytest.mark.numeric
+
 PROMPT: list[PromptPart] = [
     Text("<|im_start|>user\nWrite a line about a dog.<|im_end|>\n<|im_start|>assistant\n", True)
 ]

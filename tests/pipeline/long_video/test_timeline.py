@@ -19,6 +19,8 @@ from pipeline.video.clip import VideoError
 from tests.helpers.film import corners, steady, write_film
 from tests.helpers.ollama_server import serve
 
+pytestmark = pytest.mark.numeric
+
 # What each scene of the film shows: a shape on a ground, and the ground's colour.
 SCENES = [
     ("red star", (40, 60, 160)),

@@ -37,6 +37,8 @@ from models.vision.imagenet_labels import (
 )
 from tests.helpers.small_tower import write_small_tower
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.fixture(scope="module")
 def llm() -> FrozenLLM:

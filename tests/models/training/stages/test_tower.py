@@ -30,6 +30,8 @@ from models.training.stages.tower import (
 from models.training.trainer import StageConfig
 from models.vision.encoder import Tower
 
+pytestmark = pytest.mark.numeric
+
 SHAPES = load_pictures(("shapes",))
 GROUND = Background("flat", 0)
 SIDE = 64  # pixels: two cells a side

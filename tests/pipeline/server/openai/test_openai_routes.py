@@ -16,6 +16,8 @@ from openai import OpenAI
 from models.bundle import Bundle
 from tests.helpers.live_server import data_url, serving
 
+pytestmark = pytest.mark.numeric
+
 HELLO: list[Any] = [{"role": "user", "content": "Say hello."}]
 PROMPT = "Once upon a time there was"
 
