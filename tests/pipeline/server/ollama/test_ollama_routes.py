@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import numpy as np
 import ollama
 import pytest
 
@@ -105,13 +106,20 @@ def test_an_adapter_is_part_of_the_model_that_it_was_created_with(
     model, change = client.create_blob(tiny_llama), client.create_blob(adapter)
     client.create("plain", files={"tiny.gguf": model})
     client.create("changed", files={"tiny.gguf": model}, adapters={"adapter.gguf": change})
-    options = {"num_predict": 8, "num_ctx": 256}
-    said = [client.generate(n, "abc", raw=True, options=options) for n in ("plain", "changed")]
-    for reply, lora in zip(said, ([], [(adapter, 1.0)]), strict=True):
+    # Both are made to say the same, and each finds it as likely as its model does.
+    said, options = '"left"', {"num_predict": 6, "num_ctx": 256}
+    likely = []
+    for name, lora in (("plain", []), ("changed", [(adapter, 1.0)])):
+        reply = client.generate(
+            name, "abc", raw=True, format={"enum": ["left"]}, logprobs=True, options=options
+        )
+        assert reply.response == said and reply.logprobs
+        likely.append(np.array([token.logprob for token in reply.logprobs]))
         with Engine(tiny_llama, n_ctx=256, n_threads=1, lora=lora) as engine:
-            tokens = engine.generate([Text("abc", special=True)], max_tokens=8)
-            assert reply.response == "".join(token.text for token in tokens)
-    assert said[0].response != said[1].response
+            ids = engine.tokenizer.encode(said)
+            [expected] = engine.logprobs([Text("abc", special=True)], [ids])
+        np.testing.assert_allclose(likely[-1], expected, atol=0.02)
+    assert np.abs(likely[0] - likely[1]).max() > 0.5
 
 
 def test_a_blob_must_have_the_digest_that_it_is_sent_under(url: str) -> None:
