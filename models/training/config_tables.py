@@ -46,7 +46,7 @@ def checked(cls: type, table: Mapping[str, Any], name: str = "") -> dict[str, An
     values = {}
     for key, value in table.items():
         if key not in entries:
-            raise unknown(f"key of [{name}]" if name else "key of a recipe", key, entries)
+            raise unknown(f"key of [{name}]" if name else "key of a config", key, entries)
         path, default = f"{name}.{key}" if name else key, entries[key].default
         if dataclasses.is_dataclass(default) and isinstance(value, dict):
             values[key] = filled(default, value, path)
