@@ -43,19 +43,8 @@ format: .venv/.installed-dev ## let ruff mend what it can
 bench: .venv/.installed-dev ## the benchmarks (benchmarks/README.md says what each measures)
 	for name in engine seek; do .venv/bin/python "benchmarks/$$name.py" || exit 1; done
 
-train-mini: .venv/.installed-dev ## the recipes that made the bundle `mini`, one upon the other
-	$(REELLAMA) train models/configs/mini.toml --out runs/base
-	$(REELLAMA) train models/configs/mini-2.toml --out runs/second --processes 2
-	$(REELLAMA) train models/configs/mini-3.toml --out runs/third --processes 2
-	$(REELLAMA) train models/configs/mini-4.toml --out runs/fourth --processes 2
-	$(REELLAMA) train models/configs/mini-5.toml --out runs/fifth --processes 2
-	$(REELLAMA) train models/configs/mini-6.toml --out runs/sixth --processes 2
-	$(REELLAMA) train models/configs/mini-7.toml --out runs/seventh --processes 2
-	$(REELLAMA) train models/configs/mini-8.toml --out runs/eighth --processes 2
-	$(REELLAMA) train models/configs/mini-9.toml --out runs/ninth --processes 2
-	$(REELLAMA) train models/configs/mini-10.toml --out runs/tenth --processes 2
-	$(REELLAMA) train models/configs/mini-11.toml --out runs/eleventh --processes 2
-	$(REELLAMA) train models/configs/mini-12.toml --out runs/mini --processes 2
+train-mini: .venv/.installed-dev ## train the bundle `mini`, or go on where that was stopped
+	$(REELLAMA) train models/configs/mini.toml --out runs/mini
 
 pictures: .venv/.installed demo.mp4 ## draw the terminals in the README (needs tmux)
 	.venv/bin/python docs/make_screenshot.py chat demo.mp4 docs/chat.svg \

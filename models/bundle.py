@@ -59,6 +59,10 @@ class BundleConfig:
         llm: a name that `gguf_tools.locate.find.resolve` knows, or a path.
         frames: how many frames of a video are looked at when nobody says.
         lora: GGUF adapters inside the bundle, with their scales.
+        slots: whether the soft tokens were trained to fill the slots of `models.projector.slots`;
+            None in bundles that do not say.
+        inverse_temperature: what the logits of the words were multiplied by after training; None
+            in bundles that do not say.
         training, scores: what made it and what it is worth, for people.
     """
 
@@ -70,6 +74,8 @@ class BundleConfig:
     system: str = ""
     describe: str = "Describe the video."
     lora: tuple[tuple[str, float], ...] = ()
+    slots: bool | None = None
+    inverse_temperature: float | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
     scores: Mapping[str, Any] = field(default_factory=dict)
 
@@ -94,8 +100,41 @@ class BundleConfig:
         data: dict[str, Any] = {"format": FORMAT}
         for entry in fields(self):
             value = getattr(self, entry.name)
+            if value is None:
+                continue  # a bundle that does not say
             data[entry.name] = vars(value) if hasattr(value, "__dataclass_fields__") else value
         return json.dumps(data, indent=2) + "\n"
+
+    @property
+    def stages(self) -> list[dict[str, Any]]:
+        """What made it, a stage after the other: each with its `config` and its `seconds`.
+
+        Older bundles keep the last stage as a "recipe", with all others nested in its "before",
+        and call the configs' keys otherwise.
+        """
+        if "stages" in self.training:
+            return list(self.training["stages"])
+        found: list[dict[str, Any]] = []
+        last: Mapping[str, Any] | None = self.training
+        while last:
+            rest = {key: value for key, value in last.items() if key not in ("recipe", "before")}
+            found.insert(0, {"config": last.get("recipe", {}), **rest})
+            last = last.get("before")
+        return found
+
+    @property
+    def fills_slots(self) -> bool:
+        """Whether its soft tokens fill the slots; of older bundles, the stages tell."""
+        if self.slots is not None:
+            return self.slots
+        return any(stage["config"].get("see", {}).get("steps") for stage in self.stages)
+
+    @property
+    def word_scale(self) -> float:
+        """The inverse temperature of the words; of older bundles, the last stage tells."""
+        if self.inverse_temperature is not None:
+            return self.inverse_temperature
+        return self.stages[-1]["config"].get("sharpness", 1.0) if self.stages else 1.0
 
 
 class Bundle:

@@ -13,7 +13,7 @@ own thing, of two that are drawn (tests/models/projector/test_interpretation.py)
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -149,13 +149,8 @@ def _text(tokenizer: Tokenizer, token: int) -> str:
 
 
 def has_slots(bundle: Bundle) -> bool:
-    """Whether the soft tokens were taught to fill a form, by this bundle's recipe or one before."""
-    training: Mapping[str, Any] | None = bundle.config.training
-    while training:
-        if training.get("recipe", {}).get("see", {}).get("steps"):
-            return True
-        training = training.get("before")
-    return False
+    """Whether the soft tokens were trained to fill slots, by this bundle's stages."""
+    return bundle.config.fills_slots
 
 
 def _fields(bundle: Bundle, tokens: Sequence[SoftToken]) -> list[SlotReading]:

@@ -59,14 +59,14 @@ class Sample(TypedDict):
 
 @dataclass(frozen=True)
 class SyntheticConfig:
-    """The `[stories]` table of a recipe."""
+    """The `[synthetic]` table of a training config."""
 
     styles: tuple[str, ...] = ("noto", "openmoji", "shapes")
     style_weights: tuple[float, ...] = (0.45, 0.45, 0.1)
     frames: int = 16
     fewest_frames: int = 10
     seed: int = 0
-    whole: bool = False  # all that a story has to ask is asked, as is right where turns are `apart`
+    ask_everything: bool = False  # all questions of a clip, as is right with `separate_turns`
 
     def __post_init__(self) -> None:
         check_styles(self.styles, self.style_weights)
@@ -178,7 +178,9 @@ class SyntheticClips(Dataset[Sample]):
             frames=torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous(),
             times=torch.from_numpy(times.astype(np.float32)),
             form=slot_texts(story),
-            turns=conversation(story, rng, 0.25 if self.stills else 0.35, self.config.whole),
+            turns=conversation(
+                story, rng, 0.25 if self.stills else 0.35, self.config.ask_everything
+            ),
             story=story,
             seen=list(story.seen),
         )
@@ -190,7 +192,7 @@ class SyntheticClips(Dataset[Sample]):
             frames=torch.zeros(1, 3, 1, 1, dtype=torch.uint8),
             times=torch.zeros(1),
             form=slot_texts(story),
-            turns=conversation(story, self._rng(number, 1), whole=self.config.whole),
+            turns=conversation(story, self._rng(number, 1), whole=self.config.ask_everything),
             story=story,
             seen=list(story.seen),
         )

@@ -48,7 +48,7 @@ STILL_CAPTIONS = (
 
 @dataclass(frozen=True)
 class RenderedConfig:
-    """The `[rendered]` table of a recipe that draws its own clips."""
+    """The `[rendered]` table of a training config that draws its own clips."""
 
     styles: tuple[str, ...] = ("noto", "openmoji", "shapes")
     style_weights: tuple[float, ...] = (0.45, 0.45, 0.1)

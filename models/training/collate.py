@@ -26,7 +26,7 @@ class ConversationCollator:
 
     tokens: soft tokens of a video; the first `form.TOKENS` are those of the form.
     words: token ids that a soft token can be, number 0 for saying nothing.
-    apart: whether every turn about a clip is a conversation of its own.
+    separate_turns: whether every turn about a clip is a conversation of its own.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class ConversationCollator:
         *,
         tokens: int,
         words: Sequence[int],
-        apart: bool = False,
+        separate_turns: bool = False,
     ) -> None:
         self._names = torch.tensor(name_ids(tokenizer.encode, tokenizer.encode("\n")[0]))
         self.tokenizer, self.template, self.system = tokenizer, template, system
@@ -45,7 +45,7 @@ class ConversationCollator:
             raise ReellamaError(
                 f"stories need {slots.N_SLOT_TOKENS} soft tokens, the projector has {tokens}"
             )
-        self.tokens, self.apart = tokens, apart
+        self.tokens, self.separate_turns = tokens, separate_turns
         self.words = list(words)
         self._index = {token: number for number, token in enumerate(self.words)}
         self.before, _ = question_ids(template, tokenizer, system, "?")
@@ -65,7 +65,7 @@ class ConversationCollator:
 
     def _told(self, turns: list[tuple[str, str]]) -> tuple[list[int], list[int], list[int]]:
         """Ids, labels and parts of a conversation: of one part, or of a part a turn."""
-        talks = [[turn] for turn in turns] if self.apart else [turns]
+        talks = [[turn] for turn in turns] if self.separate_turns else [turns]
         ids: list[int] = []
         labels: list[int] = []
         parts: list[int] = []

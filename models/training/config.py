@@ -1,8 +1,9 @@
-"""A recipe: everything that decides what a training run makes, as one TOML file.
+"""A training config: everything that decides what `reellama train` makes, as one TOML file.
 
-There are two ways to train, and each has its own tables: on captions, of drawn clips or of one's
-own videos (`models.training.captions.train_captions`), and on synthetic clips
-(`models.training.train_bundle`). A key that is unknown, or would do nothing, is refused.
+There are two types. `CaptionConfig` trains a projector on captions, of drawn clips or of one's own
+videos (`models.training.captions.train_captions`). `StagedConfig` trains a projector and a LoRA
+adapter on synthetic clips, in the stages of its array `[[stages]]`
+(`models.training.train_stages`). A key that is unknown, or would do nothing, is refused.
 """
 
 from __future__ import annotations
@@ -16,26 +17,29 @@ from typing import Any, ClassVar, NamedTuple
 
 from gguf_tools.errors import ReellamaError
 from gguf_tools.locate.find import MINI_LLM
+from models.bundle import TowerSpec
 from models.projector.temporal_projector import POOLERS
 from models.synthetic.dataset import SyntheticConfig
 from models.synthetic.rendered_clips import RenderedConfig
 from models.training.config_tables import dataclass_arguments, unknown_name_error
 from models.training.stages.contrastive import ContrastiveConfig, NewTowerConfig
-from models.training.stages.instruction import DrawnConfig, LoraConfig, StudyConfig
-from models.training.trainer import StageConfig
-
-# A recipe with one of these trains on stories.
-STORY_TABLES = ("stories", "look", "see", "study", "tell", "adapter")
+from models.training.stages.instruction import ClipPhaseConfig, LoraConfig, TextPhaseConfig
+from models.training.trainer import TrainerConfig
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
+STAGES = "stages"  # the array that makes a config a staged one
+PHASES = ("tower", "align", "text_only", "joint")  # of a stage, in this order
+# What says how a stage runs, and nothing of what it makes.
+NOT_COMPARED = ("processes", "measured_on", "seconds_per_step")
+
 
 @dataclass(frozen=True)
 class ProjectorSettings:
-    """What a recipe decides of the projector; the rest follows from tower and LLM."""
+    """What a config decides of the projector; the rest follows from tower and LLM."""
 
     kind: str = "resampler"
     tokens: int = 24
@@ -52,13 +56,22 @@ class ProjectorSettings:
 
 
 @dataclass(frozen=True)
-class TowerSettings:
-    """A tower by its open_clip name or folder; without a name one is trained."""
+class VisionTowerSettings:
+    """A tower by its open_clip name or folder; without a name one is trained.
+
+    Attributes:
+        layer: the block whose grid is read, counted from the end.
+        fine_layers: so many blocks before it, of finer grids, are folded into its cells.
+    """
 
     name: str = ""
     pretrained: str | None = None
     layer: int = -1
-    finer: int = 0
+    fine_layers: int = 0
+
+    def spec(self) -> TowerSpec:
+        """The same as a bundle describes it."""
+        return TowerSpec(self.name, self.pretrained, self.layer, self.fine_layers)
 
 
 class Idle(NamedTuple):
@@ -71,35 +84,22 @@ class Idle(NamedTuple):
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """What both ways to train have in common.
+    """What both types have in common.
 
     Attributes:
+        name: of the bundle.
         llm: a name that `gguf_tools.locate.find.resolve` knows, or a path.
-        tower, projector: without them, a tower is trained and the projector is the usual one.
+        vision_tower, projector: without them, a tower is trained and the projector is the usual
+            one.
     """
 
     name: str
     llm: str = MINI_LLM
     seed: int = 0
-    tower: TowerSettings = TowerSettings()
+    vision_tower: VisionTowerSettings = VisionTowerSettings()
     projector: ProjectorSettings = ProjectorSettings()
 
     idle: ClassVar[tuple[Idle, ...]] = ()
-
-    @staticmethod
-    def read(path: Path) -> CaptionRecipe | StoryRecipe:
-        """Read a TOML file; raises ReellamaError that names what in it is wrong."""
-        try:
-            with path.open("rb") as file:
-                values = tomllib.load(file)
-        except OSError as error:
-            raise ReellamaError(f"{path}: {error.strerror}; name a recipe (TOML)") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ReellamaError(f"{path}: not a recipe: {error}") from error
-        try:
-            return _recipe(values)
-        except ReellamaError as error:
-            raise ReellamaError(f"{path}: {error}") from error
 
     def to_json(self) -> dict[str, Any]:
         """All values, defaults included."""
@@ -107,8 +107,8 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True)
-class CaptionRecipe(TrainingConfig):
-    """Tables of a recipe that trains a projector on captions.
+class CaptionConfig(TrainingConfig):
+    """A projector trained on captions.
 
     Attributes:
         frames: frames of a video, in training and by default afterwards.
@@ -129,88 +129,202 @@ class CaptionRecipe(TrainingConfig):
     stills: int = 0
     contrastive: ContrastiveConfig = ContrastiveConfig()
     rendered: RenderedConfig = RenderedConfig()
-    align: StageConfig = StageConfig(steps=0)
-    motion: StageConfig = StageConfig(steps=0)
-    answer: StageConfig = StageConfig(steps=0)
+    align: TrainerConfig = TrainerConfig(steps=0)
+    motion: TrainerConfig = TrainerConfig(steps=0)
+    answer: TrainerConfig = TrainerConfig(steps=0)
     tail: int = 8
     align_weight: float = 0.5
 
     idle: ClassVar[tuple[Idle, ...]] = (
         Idle(("rendered", "stills"), beside="data"),
-        Idle(("contrastive",), beside="tower.name"),
-        Idle(("tower.pretrained", "tower.layer", "tower.finer"), without="tower.name"),
+        Idle(("contrastive",), beside="vision_tower.name"),
+        Idle(
+            ("vision_tower.pretrained", "vision_tower.layer", "vision_tower.fine_layers"),
+            without="vision_tower.name",
+        ),
     )
+
+    def phases(self) -> dict[str, TrainerConfig]:
+        """What is trained, in order."""
+        return _with_steps(self, ("align", "motion", "answer"))
 
 
 @dataclass(frozen=True)
-class StoryRecipe(TrainingConfig):
-    """Tables of a recipe that trains on drawn stories, with an adapter for the LLM.
+class SyntheticStageConfig(TrainingConfig):
+    """One stage on synthetic clips: the phases that it trains make one bundle.
 
     Attributes:
-        look, see, study, tell: the stages (`models.training.stages.tower` and
-            `models.training.stages.instruction`); `look` trains the tower, of the sizes that
-            `contrastive` says, where none is named.
-        start: the bundle whose projector and adapter learn on, over its tower where `[tower]` names
-            none; else new ones do.
-        kept: share of the projector of `start` in the mean of its weights and those after `see`;
-            that often does better than either (Wortsman et al., 2022).
-        kept_adapter: share of the adapter of `start` in the mean of its weights and those after
-            `tell`.
-        kept_of: another bundle to take `kept` from than `start`, one that `start` came from.
-        doubt: by how much, in logits, the name of a thing must be likelier than "something" or
-            "photograph" after `see`. Drawn things that training knows are so by far, others
-            often not.
-        camera_doubt: the same for what the camera does, which gives way to "moves about".
-        sharpness: what the logits of the words are multiplied by after `see`: over 1, a soft token
-            has more of its likeliest word and less of others. That of `start` is taken back first.
-        labels: the bundle names what ImageNet's classifier sees (towers of EfficientNet-lite0).
+        stage: its own name in the config; `name` is the bundle's.
+        tower, align, text_only, joint: its phases (`models.training.stages.tower` and
+            `models.training.stages.instruction`); `tower` trains the visual tower, of the sizes
+            that `contrastive` says, where none is named.
+        init_from: an earlier stage, or any bundle, whose projector and LoRA adapter learn on, over
+            its tower where `[vision_tower]` names none; else new ones do.
+        weight_average: share of the projector of `init_from` in the mean of its weights and those
+            after `align`; that often does better than either (Wortsman et al., 2022).
+        average_with: an earlier stage or a bundle to average with in place of `init_from`, one
+            that `init_from` came from.
+        lora_weight_average: share of the adapter of `init_from` in the mean of its weights and
+            those after `joint`.
+        name_logit_bias: logits by which "something" and "photograph" are raised after `align`,
+            where a thing's name stands. Drawn things that training knows are likelier than that by
+            far, others often not.
+        camera_logit_bias: the same for what the camera does, which gives way to "moves about".
+        inverse_temperature: what the logits of the words are multiplied by after `align`: over 1,
+            a soft token has more of its likeliest word and less of others. That of `init_from` is
+            taken back first.
+        imagenet_labels: the bundle names what ImageNet's classifier sees (towers of
+            EfficientNet-lite0).
+        processes: that share each step.
+        measured_on: the machine that its phases' `seconds_per_step` were measured on.
     """
 
+    stage: str = ""
     contrastive: NewTowerConfig = NewTowerConfig()
-    stories: SyntheticConfig = SyntheticConfig()
-    look: StageConfig = StageConfig(steps=0)
-    see: DrawnConfig = DrawnConfig(steps=0)
-    study: StudyConfig = StudyConfig(steps=0)
-    tell: DrawnConfig = DrawnConfig(steps=0)
-    adapter: LoraConfig = LoraConfig()
-    labels: bool = False
-    start: str = ""
-    kept: float = 0.0
-    kept_of: str = ""
-    kept_adapter: float = 0.0
-    doubt: float = 0.0
-    camera_doubt: float = 0.0
-    sharpness: float = 1.0
+    synthetic: SyntheticConfig = SyntheticConfig()
+    tower: TrainerConfig = TrainerConfig(steps=0)
+    align: ClipPhaseConfig = ClipPhaseConfig(steps=0)
+    text_only: TextPhaseConfig = TextPhaseConfig(steps=0)
+    joint: ClipPhaseConfig = ClipPhaseConfig(steps=0)
+    lora: LoraConfig = LoraConfig()
+    imagenet_labels: bool = False
+    init_from: str = ""
+    weight_average: float = 0.0
+    average_with: str = ""
+    lora_weight_average: float = 0.0
+    name_logit_bias: float = 0.0
+    camera_logit_bias: float = 0.0
+    inverse_temperature: float = 1.0
+    processes: int = 1
+    measured_on: str = ""
 
     idle: ClassVar[tuple[Idle, ...]] = (
-        Idle(("kept", "kept_adapter"), without="start"),
-        Idle(("kept_of",), without="kept"),
-        Idle(("projector", "look", "contrastive"), beside="start"),
-        Idle(("look", "contrastive"), beside="tower.name"),
-        Idle(("tower.pretrained", "tower.layer"), without="tower.name"),
-        Idle(("tower.finer",), without="tower.name", beside="start"),
-        Idle(("adapter.faultless",), without="adapter.frozen"),
-        Idle(("adapter.align_weight",), beside="adapter.frozen"),
+        Idle(("weight_average", "lora_weight_average"), without="init_from"),
+        Idle(("average_with",), without="weight_average"),
+        Idle(("projector", "tower", "contrastive"), beside="init_from"),
+        Idle(("tower", "contrastive"), beside="vision_tower.name"),
+        Idle(("vision_tower.pretrained", "vision_tower.layer"), without="vision_tower.name"),
+        Idle(("vision_tower.fine_layers",), without="vision_tower.name", beside="init_from"),
+        Idle(("lora.oracle_fraction",), without="lora.freeze_projector"),
+        Idle(("lora.align_weight",), beside="lora.freeze_projector"),
     )
+
+    def __post_init__(self) -> None:
+        if self.processes < 1:
+            raise ReellamaError(f"processes must be 1 or more, not {self.processes}")
+
+    def phases(self) -> dict[str, TrainerConfig]:
+        """What is trained, in order."""
+        return _with_steps(self, PHASES)
 
     def to_json(self) -> dict[str, Any]:
         """All values, defaults included, and how clips are drawn that `reellama eval` tests."""
         return {**super().to_json(), "rendered": dataclasses.asdict(RenderedConfig())}
 
 
-def _recipe(values: Mapping[str, Any]) -> CaptionRecipe | StoryRecipe:
-    """The recipe of a file's values; raises ReellamaError for what does not belong in it."""
-    tables = [name for name in STORY_TABLES if name in values]
-    cls: type[CaptionRecipe | StoryRecipe] = StoryRecipe if tables else CaptionRecipe
-    known, every = _keys(cls), [*dict.fromkeys(_keys(StoryRecipe) + _keys(CaptionRecipe))]
-    for key in values:
-        if key not in every:
-            raise unknown_name_error("key of a recipe", key, known, every)
-        if key not in known:
-            kind = f"with [{tables[0]}]" if tables else "without [stories]"
+@dataclass(frozen=True)
+class StagedConfig:
+    """Stages on synthetic clips, each upon what an earlier one made; the last makes the bundle.
+
+    In the file, a key or table outside `[[stages]]` is a default for every stage; a stage's own
+    keys come before it. The clips of a stage are drawn with the stage's seed, unless its table
+    `[stages.synthetic]` has one.
+    """
+
+    name: str
+    stages: tuple[SyntheticStageConfig, ...]
+
+
+def read_config(path: Path) -> CaptionConfig | StagedConfig:
+    """Read a TOML file; raises ReellamaError that names what in it is wrong."""
+    try:
+        with path.open("rb") as file:
+            values = tomllib.load(file)
+    except OSError as error:
+        raise ReellamaError(f"{path}: {error.strerror}; name a training config (TOML)") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ReellamaError(f"{path}: not a training config: {error}") from error
+    try:
+        if "name" not in values:
+            raise ReellamaError('the bundle has no name; give it one, such as name = "kitchen"')
+        return _staged(values) if STAGES in values else _caption_config(values)
+    except ReellamaError as error:
+        raise ReellamaError(f"{path}: {error}") from error
+
+
+def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A stage's `to_json` with only what decides the weights that it makes."""
+    return {
+        key: comparable(value) if isinstance(value, Mapping) else value
+        for key, value in settings.items()
+        if key not in NOT_COMPARED
+    }
+
+
+def _caption_config(values: Mapping[str, Any]) -> CaptionConfig:
+    others = _keys(SyntheticStageConfig)
+    _refuse_unknown_keys(CaptionConfig, values, others, f"without [[{STAGES}]]")
+    config: CaptionConfig = _checked(CaptionConfig, values)
+    return config
+
+
+def _staged(values: Mapping[str, Any]) -> StagedConfig:
+    """The stages of a file's values; raises ReellamaError for what does not belong in one."""
+    tables = values[STAGES]
+    if not isinstance(tables, list) or not all(isinstance(one, dict) for one in tables):
+        raise ReellamaError(f"{STAGES} must be an array of tables: begin each with [[{STAGES}]]")
+    defaults = {key: value for key, value in values.items() if key != STAGES}
+    stages: list[SyntheticStageConfig] = []
+    for table in tables:
+        name = table.get("name")
+        if not isinstance(name, str) or not name or Path(name).name != name:
             raise ReellamaError(
-                f"{key} does nothing in a recipe {kind}; known there: {', '.join(known)}"
+                f"stage {len(stages) + 1} needs a name that can be a folder, not {name!r}"
             )
+        if any(name == other.stage for other in stages):
+            raise ReellamaError(f"two stages are called {name}")
+        try:
+            stages.append(_stage(_merged(defaults, table), values["name"], name))
+            _refuse_later_stages(stages[-1], [one.get("name") for one in tables[len(stages) - 1 :]])
+        except ReellamaError as error:
+            raise ReellamaError(f"stage {name}: {error}") from error
+    if not stages:
+        raise ReellamaError(f"there is no stage; begin one with [[{STAGES}]]")
+    return StagedConfig(values["name"], tuple(stages))
+
+
+def _stage(values: dict[str, Any], name: str, stage: str) -> SyntheticStageConfig:
+    """One stage of its keys with the defaults filled in."""
+    _refuse_unknown_keys(SyntheticStageConfig, values, _keys(CaptionConfig), f"with [[{STAGES}]]")
+    synthetic = values.get("synthetic", {})
+    if isinstance(synthetic, dict) and "seed" in values:
+        values["synthetic"] = {"seed": values["seed"], **synthetic}
+    config: SyntheticStageConfig = _checked(SyntheticStageConfig, {**values, "name": name})
+    return dataclasses.replace(config, stage=stage)
+
+
+def _refuse_later_stages(stage: SyntheticStageConfig, later: list[Any]) -> None:
+    for key in ("init_from", "average_with"):
+        if getattr(stage, key) in later:
+            raise ReellamaError(f"{key} = {getattr(stage, key)!r} is not an earlier stage")
+
+
+def _refuse_unknown_keys(
+    cls: type[TrainingConfig], values: Mapping[str, Any], others: list[str], kind: str
+) -> None:
+    known = [key for key in _keys(cls) if key != "stage"]
+    for key in values:
+        if key in known:
+            continue
+        if key in others:
+            raise ReellamaError(
+                f"{key} does nothing in a config {kind}; known there: {', '.join(known)}"
+            )
+        raise unknown_name_error("key of a config", key, known, others)
+
+
+def _checked(cls: Any, values: Mapping[str, Any]) -> Any:
+    """The dataclass of a file's values; raises ReellamaError for a key that does nothing."""
     arguments = dataclass_arguments(cls, values)
     for keys, without, beside in cls.idle:
         if (without and _given(values, without)) or (beside and not _given(values, beside)):
@@ -220,9 +334,21 @@ def _recipe(values: Mapping[str, Any]) -> CaptionRecipe | StoryRecipe:
                 others = [("without", without), ("beside", beside)]
                 why = " ".join(f"{word} {other}" for word, other in others if other)
                 raise ReellamaError(f"{key} does nothing {why}; take it out")
-    if "name" not in values:
-        raise ReellamaError('the bundle has no name; give it one, such as name = "kitchen"')
     return cls(**arguments)
+
+
+def _merged(defaults: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """`own` over `defaults`, and so with the tables that both have."""
+    merged = {**defaults, **own}
+    for key in defaults.keys() & own.keys():
+        if isinstance(defaults[key], dict) and isinstance(own[key], dict):
+            merged[key] = _merged(defaults[key], own[key])
+    return merged
+
+
+def _with_steps(config: TrainingConfig, names: tuple[str, ...]) -> dict[str, TrainerConfig]:
+    phases = {name: getattr(config, name) for name in names}
+    return {name: phase for name, phase in phases.items() if phase.steps}
 
 
 def _keys(cls: type[TrainingConfig]) -> list[str]:

@@ -39,16 +39,15 @@ def replace_from_table(default: T, table: Mapping[str, Any], name: str) -> T:
 def dataclass_arguments(cls: type, table: Mapping[str, Any], name: str = "") -> dict[str, Any]:
     """Arguments for a dataclass out of a table; tables in it become the dataclasses of its fields.
 
-    Raises as `filled`.
+    Raises as `replace_from_table`.
     """
     entries = {entry.name: entry for entry in dataclasses.fields(cls)}
     hints = get_type_hints(cls)
     values = {}
     for key, value in table.items():
         if key not in entries:
-            raise unknown_name_error(
-                f"key of [{name}]" if name else "key of a recipe", key, entries
-            )
+            what = f"key of [{name}]" if name else "key of a config"
+            raise unknown_name_error(what, key, entries)
         path, default = f"{name}.{key}" if name else key, entries[key].default
         if dataclasses.is_dataclass(default) and isinstance(value, dict):
             values[key] = replace_from_table(default, value, path)

@@ -1,6 +1,6 @@
-"""Train a bundle on drawn stories: projector and adapter, over a tower of its own or another's.
+"""One stage on synthetic clips: projector and LoRA adapter, over a tower of its own or another's.
 
-`reellama train` does this for a recipe with the tables `[see]`, `[study]` and `[tell]`.
+`models.training.train_stages` runs the stages of a config one after the other.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +28,7 @@ from models.synthetic.dataset import SyntheticClips, load_picture_pools
 from models.synthetic.slot_targets import logit_biases
 from models.training import distributed
 from models.training.collate import ConversationCollator, slot_vocabulary
-from models.training.config import StoryRecipe
+from models.training.config import SyntheticStageConfig
 from models.training.frozen_llm import FrozenLLM
 from models.training.stages.instruction import InstructionStages, device
 from models.training.stages.tower import TowerStage
@@ -39,86 +39,101 @@ ADAPTER = "adapter.gguf"
 
 
 def train_bundle(
-    recipe: StoryRecipe, out: Path, *, work: Path, material: Path, report: Callable[[str], None]
+    config: SyntheticStageConfig,
+    out: Path,
+    *,
+    work: Path,
+    material: Path,
+    report: Callable[[str], None],
+    bundles: Mapping[str, Path] = MappingProxyType({}),
 ) -> Bundle:
-    """Do what is left of the stages, from `look` to `tell`, and write the bundle into `out`.
+    """Do what is left of the phases, from `tower` to `joint`, and write the bundle into `out`.
 
-    The processes that `parallel` brings together share the steps.
+    The processes that `distributed` brings together share the steps.
 
-    Raises ReellamaError when the recipe neither trains a tower nor names one that can be loaded.
+    Args:
+        bundles: the folders of earlier stages, by name, for `init_from` and `average_with`.
+
+    Raises ReellamaError when the stage neither trains a tower nor names one that can be loaded.
     """
     distributed.init_processes()
-    for stage in (recipe.look, recipe.see, recipe.study, recipe.tell):
-        for size in stage.sizes if stage.steps else ():
-            distributed.local_batch_size(
-                size
-            )  # or the last stage would say after hours that it cannot be
+    _check_batches(config)
     if distributed.rank():  # one process speaks for all
         report = _say_nothing
     else:  # and downloads and draws the pictures, where two would get in each other's way
-        load_picture_pools(recipe.stories.styles, material, "known", True)
+        load_picture_pools(config.synthetic.styles, material, "known", True)
     distributed.barrier()
     seconds: dict[str, float] = {}
-    begun = Bundle.load(recipe.start) if recipe.start else None
-    chosen = _chosen_tower(recipe, begun)
-    if not chosen.name:
-        chosen = replace(chosen, name=str(work / "tower"))
-        seconds["look"] = _train_tower(recipe, Path(chosen.name), work, material, report)
-    tower = Tower.load(
-        chosen.name, pretrained=chosen.pretrained, layer=chosen.layer, finer=chosen.finer
+    parent = _load(config.init_from, bundles)
+    spec = _chosen_tower(config, parent)
+    if not spec.name:
+        spec = replace(spec, name=str(work / "tower"))
+        seconds["tower"] = _train_tower(config, Path(spec.name), work, material, report)
+    tower = Tower.load(spec.name, pretrained=spec.pretrained, layer=spec.layer, finer=spec.finer)
+    llm = _load_llm(config.llm)
+    clips, validation = (
+        SyntheticClips(config.synthetic, tower.size, material, split=split)
+        for split in ("train", "validation")
     )
-    on_gpu = device().type == "cuda"
-    llm = FrozenLLM(
-        find.resolve(recipe.llm),
-        dtype=compute_dtype(device()),
-        attention="sdpa" if on_gpu else "eager",
-    )
-    stories = SyntheticClips(recipe.stories, tower.size, material)
-    validation = SyntheticClips(recipe.stories, tower.size, material, split="validation")
     first: dict[str, Tensor] = {}
-    if begun:
-        projector = _without_calibration(begun).train().requires_grad_(True)
-        kept = _without_calibration(Bundle.load(recipe.kept_of)) if recipe.kept_of else projector
-        first = _copy_weights(kept)
+    if parent:
+        projector = _without_calibration(parent).train().requires_grad_(True)
+        averaged = _load(config.average_with, bundles)
+        first = _copy_weights(_without_calibration(averaged) if averaged else projector)
         words = _nearest_tokens(projector, llm)
     else:
-        words = slot_vocabulary(stories, llm.tokenizer, recipe.projector.words)
-        projector = _projector(recipe, tower, llm, words)
-    teacher = ConversationCollator(
+        words = slot_vocabulary(clips, llm.tokenizer, config.projector.words)
+        projector = _projector(config, tower, llm, words)
+    collator = ConversationCollator(
         llm.tokenizer,
         llm.template,
         prompts.load("system"),
         tokens=projector.config.tokens,
         words=words,
-        apart=recipe.adapter.apart,
+        separate_turns=config.lora.separate_turns,
     )
     training = InstructionStages(
-        stories, validation, tower, llm, teacher, projector, recipe.adapter, work,
-        seed=recipe.seed, report=report,
+        clips, validation, tower, llm, collator, projector, config.lora, work,
+        seed=config.seed, report=report,
     )  # fmt: skip
-    if begun:
-        for path, _ in begun.lora:
-            training.lora.load(path, read_gguf(find.resolve(recipe.llm)))
+    for path, _ in parent.lora if parent else ():
+        training.lora.load(path, read_gguf(find.resolve(config.llm)))
     first_adapter = _copy_weights(training.lora)
-    seconds["see"] = training.see(recipe.see)
-    _average_weights(recipe.kept, projector, first)
-    _add_logit_biases(recipe, projector, words, llm.tokenizer.encode)
-    _scale_logits(
-        recipe.sharpness, projector
-    )  # what the adapter learns to read is what it will get
-    seconds["study"] = training.study(recipe.study)
-    seconds["tell"] = training.tell(recipe.tell)
-    _average_weights(recipe.kept_adapter, training.lora, first_adapter)
+    seconds["align"] = training.align(config.align)
+    _average_weights(config.weight_average, projector, first)
+    _add_logit_biases(config, projector, words, llm.tokenizer.encode)
+    # What the adapter learns to read is what it will get.
+    _scale_logits(config.inverse_temperature, projector)
+    seconds["text_only"] = training.text_only(config.text_only)
+    seconds["joint"] = training.joint(config.joint)
+    _average_weights(config.lora_weight_average, training.lora, first_adapter)
     if distributed.rank() == 0:
-        made = {
-            "recipe": json.loads(json.dumps(recipe.to_json())),
-            "seconds": {name: round(spent) for name, spent in seconds.items()},
-            **({"before": begun.config.training} if begun else {}),
-        }
-        _save(recipe, out, chosen, training, made)
+        _save(config, out, spec, training, parent, seconds)
     distributed.barrier()
     distributed.shut_down()
     return Bundle.load(out)
+
+
+def _check_batches(config: SyntheticStageConfig) -> None:
+    """Raise ReellamaError for a batch that the processes cannot share, before hours of training."""
+    for phase in config.phases().values():
+        for size in phase.sizes:
+            distributed.local_batch_size(size)
+
+
+def _load(name: str, bundles: Mapping[str, Path]) -> Bundle | None:
+    """The bundle of an earlier stage, or any by its name or folder; None without a name."""
+    return Bundle.load(bundles.get(name, name)) if name else None
+
+
+def _load_llm(name: str) -> FrozenLLM:
+    """The LLM as it is quickest to train through here."""
+    on_gpu = device().type == "cuda"
+    return FrozenLLM(
+        find.resolve(name),
+        dtype=compute_dtype(device()),
+        attention="sdpa" if on_gpu else "eager",
+    )
 
 
 def _copy_weights(module: nn.Module) -> dict[str, Tensor]:
@@ -135,33 +150,32 @@ def _average_weights(share: float, module: nn.Module, first: Mapping[str, Tensor
 
 
 def _without_calibration(bundle: Bundle) -> Projector:
-    """Its projector as training left it, before it was sharpened and made to doubt."""
-    recipe = bundle.config.training.get("recipe", {})
-    _scale_logits(1 / recipe.get("sharpness", 1.0), bundle.projector)
+    """Its projector as training left it, before its logits were scaled and biased."""
+    _scale_logits(1 / bundle.config.word_scale, bundle.projector)
     bundle.projector.words.prior.zero_()
     return bundle.projector
 
 
 @torch.no_grad()
-def _scale_logits(sharpness: float, projector: Projector) -> None:
+def _scale_logits(inverse_temperature: float, projector: Projector) -> None:
     """Give the likelier words of each soft token more weight, or with less than 1, the others."""
     words = projector.words
     for weight in (*words.score.parameters(), words.prior):
-        weight.mul_(sharpness)
+        weight.mul_(inverse_temperature)
 
 
 @torch.no_grad()
 def _add_logit_biases(
-    recipe: StoryRecipe,
+    config: SyntheticStageConfig,
     projector: Projector,
     words: Sequence[int],
     encode: Callable[[str], Sequence[int]],
 ) -> None:
-    """Make what is hardly likelier than a hedge give way to it."""
-    for token, word, more in logit_biases(recipe.doubt, recipe.camera_doubt):
+    """Raise the words to be said where no other is much likelier."""
+    for token, word, more in logit_biases(config.name_logit_bias, config.camera_logit_bias):
         first = encode(f" {word}")[0]
         if more and first not in words:
-            raise ReellamaError(f'doubt needs "{word}" among the projector\'s words')
+            raise ReellamaError(f'a logit bias needs "{word}" among the projector\'s words')
         if more:
             projector.words.prior[token, words.index(first)] += more
 
@@ -171,35 +185,40 @@ def _say_nothing(line: str) -> None:
 
 
 def _train_tower(
-    recipe: StoryRecipe, out: Path, work: Path, material: Path, report: Callable[[str], None]
+    config: SyntheticStageConfig,
+    out: Path,
+    work: Path,
+    material: Path,
+    report: Callable[[str], None],
 ) -> float:
     """Train the tower, or what is left of that; returns seconds."""
-    if not recipe.look.steps:
+    if not config.tower.steps:
         raise ReellamaError(
-            "a recipe with stories needs [look] steps, or [tower] name: a folder, or a CLIP's name"
+            f"stage {config.stage}: give it [stages.tower] steps, or init_from, or [vision_tower] "
+            "name: a folder, or a CLIP's name"
         )
     stills, validation = (
         SyntheticClips(
-            recipe.stories, recipe.contrastive.image_size, material, split=split, stills=True
+            config.synthetic, config.contrastive.image_size, material, split=split, stills=True
         )
         for split in ("train", "validation")
     )
-    looking = TowerStage(
-        stills, validation, recipe.contrastive, work,
-        layers=grid_layers(recipe.tower.layer, recipe.tower.finer), device=device(),
-        seed=recipe.seed, report=report,
+    stage = TowerStage(
+        stills, validation, config.contrastive, work,
+        layers=grid_layers(config.vision_tower.layer, config.vision_tower.fine_layers),
+        device=device(), seed=config.seed, report=report,
     )  # fmt: skip
-    seconds = looking.run(recipe.look, out)
+    seconds = stage.run(config.tower, out)
     distributed.barrier()
     return seconds
 
 
-def _chosen_tower(recipe: StoryRecipe, begun: Bundle | None) -> TowerSpec:
-    """The recipe's tower, else that of the bundle it begins with; without a name, a new one."""
-    if recipe.tower.name or not begun:
-        return TowerSpec(**vars(recipe.tower))
-    own = begun.folder / begun.config.tower.name
-    return replace(begun.config.tower, name=str(own)) if own.is_dir() else begun.config.tower
+def _chosen_tower(config: SyntheticStageConfig, parent: Bundle | None) -> TowerSpec:
+    """The config's tower, else that of the bundle it begins with; without a name, a new one."""
+    if config.vision_tower.name or not parent:
+        return config.vision_tower.spec()
+    own = parent.folder / parent.config.tower.name
+    return replace(parent.config.tower, name=str(own)) if own.is_dir() else parent.config.tower
 
 
 def _nearest_tokens(projector: Projector, llm: FrozenLLM) -> list[int]:
@@ -209,46 +228,58 @@ def _nearest_tokens(projector: Projector, llm: FrozenLLM) -> list[int]:
     return (rows @ vocabulary.T).argmax(1).tolist()
 
 
-def _projector(recipe: StoryRecipe, tower: Tower, llm: FrozenLLM, words: list[int]) -> Projector:
+def _projector(
+    config: SyntheticStageConfig, tower: Tower, llm: FrozenLLM, words: list[int]
+) -> Projector:
     """A new one, which mixes the embeddings of `words`."""
     pixels = torch.zeros(1, 3, tower.size, tower.size, dtype=torch.uint8)
     _, cells, channels = tower.cells(pixels.to(tower.device)).shape
-    chosen = {**vars(recipe.projector), "words": len(words)}
-    torch.manual_seed(recipe.seed)
-    config = ProjectorConfig(**chosen, n_embd=llm.n_embd, channels=channels, cells=cells)
-    projector = Projector(config)
+    chosen = {**vars(config.projector), "words": len(words)}
+    torch.manual_seed(config.seed)
+    projector = Projector(
+        ProjectorConfig(**chosen, n_embd=llm.n_embd, channels=channels, cells=cells)
+    )
     with torch.no_grad():
         projector.words.embeddings.copy_(llm.embed(words).float())
     return projector
 
 
 def _save(
-    recipe: StoryRecipe,
+    config: SyntheticStageConfig,
     out: Path,
     tower: TowerSpec,
     training: InstructionStages,
-    made: dict[str, Any],
+    parent: Bundle | None,
+    seconds: Mapping[str, float],
 ) -> Bundle:
-    """Write the bundle; `tower` is what it was trained with, and `made` how that was done."""
+    """Write the bundle; `tower` is what it was trained with."""
     llm, source = training.llm, Path(tower.name)
-    config = BundleConfig(
-        name=recipe.name,
-        llm=recipe.llm,
+    made = {
+        "stage": config.stage,
+        "init_from": config.init_from,
+        "config": json.loads(json.dumps(config.to_json())),
+        "seconds": {name: round(spent) for name, spent in seconds.items()},
+    }
+    description = BundleConfig(
+        name=config.name,
+        llm=config.llm,
         projector=training.projector.config,
         tower=replace(tower, name="tower") if source.is_dir() else tower,
-        frames=recipe.stories.frames,
+        frames=config.synthetic.frames,
         system=training.teacher.system,
         describe=prompts.load("describe"),
         lora=((ADAPTER, 1.0),),
-        training=made,
+        slots=bool(config.align.steps or (parent and parent.config.fills_slots)),
+        inverse_temperature=config.inverse_temperature,
+        training={"stages": [*(parent.config.stages if parent else ()), made]},
     )
     out.mkdir(parents=True, exist_ok=True)
-    training.lora.save(out / ADAPTER, read_gguf(find.resolve(recipe.llm)))
-    if recipe.labels:
+    training.lora.save(out / ADAPTER, read_gguf(find.resolve(config.llm)))
+    if config.imagenet_labels:
         encode = llm.tokenizer.encode
         ImageNetClassifier.of_imagenet(name_ids(encode, encode("\n")[0]), llm.embed).save(
             out / "labels.safetensors"
         )
     if source.is_dir() and source.resolve() != (out / "tower").resolve():
         shutil.copytree(source, out / "tower", dirs_exist_ok=True)
-    return save_bundle(out, config, training.projector)
+    return save_bundle(out, description, training.projector)

@@ -30,14 +30,15 @@ MAX_GRADIENT_NORM = 1.0  # norm; longer gradients are scaled down to it
 
 
 @dataclass(frozen=True)
-class StageConfig:
-    """How long and how fast one stage learns.
+class TrainerConfig:
+    """How long and how fast one phase learns.
 
     Attributes:
         batch: clips of one forward pass.
         accumulate: forward passes of one step.
-        warm_up: share of the steps in which the learning rate rises.
-        every: steps between two checkpoints, and two validations.
+        warmup: share of the steps in which the learning rate rises.
+        checkpoint_every: steps between two checkpoints, and two validations.
+        seconds_per_step: what a step took where it was measured, for estimates; 0 if nobody did.
     """
 
     steps: int
@@ -45,11 +46,13 @@ class StageConfig:
     accumulate: int = 1
     learning_rate: float = 5e-4
     weight_decay: float = 0.05
-    warm_up: float = 0.05
-    every: int = 100
+    warmup: float = 0.05
+    checkpoint_every: int = 100
+    seconds_per_step: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 0), ("batch", 1), ("accumulate", 1), ("every", 1)):
+        least_of = {"steps": 0, "batch": 1, "accumulate": 1, "checkpoint_every": 1}
+        for name, least in {**least_of, "seconds_per_step": 0}.items():
             if getattr(self, name) < least:
                 raise ReellamaError(f"{name} must be {least} or more, not {getattr(self, name)}")
 
@@ -80,7 +83,8 @@ class Trainer:
 
     Args:
         folder: receives `NAME.pt` (the last checkpoint) and `log.jsonl` (a line every report).
-        validate: called every `config.every` steps and at the end; what it returns is logged.
+        validate: called every `config.checkpoint_every` steps and at the end; what it returns is
+            logged.
         report: one line of progress for a person.
     """
 
@@ -88,7 +92,7 @@ class Trainer:
         self,
         name: str,
         module: nn.Module,
-        config: StageConfig,
+        config: TrainerConfig,
         folder: Path,
         *,
         seed: int = 0,
@@ -141,7 +145,7 @@ class Trainer:
 
     def learning_rate_at(self, step: int) -> float:
         """Learning rate of a step: linear warm-up, then half a cosine down to zero."""
-        rising = max(1, round(self.config.warm_up * self.config.steps))
+        rising = max(1, round(self.config.warmup * self.config.steps))
         if step < rising:
             return self.config.learning_rate * (step + 1) / rising
         done = (step - rising) / max(1, self.config.steps - rising)
@@ -165,7 +169,7 @@ class Trainer:
                 continue
             if self.step % 10 == 0 or last:
                 self._log({"loss": float(np.mean(recent[-10:]))})
-            if self.step % self.config.every == 0 or last:
+            if self.step % self.config.checkpoint_every == 0 or last:
                 self.save()
                 if validate:
                     self._log(self._validate(validate))

@@ -178,9 +178,10 @@ def doctor(json: Json = False) -> None:
 
 @app.command(no_args_is_help=True)
 def train(
-    recipe: Annotated[Path, Argument(metavar="RECIPE", help="A TOML file; see models/configs.")],
+    config: Annotated[Path, Argument(metavar="CONFIG", help="A TOML file; see models/configs.")],
     out: Annotated[
-        Path | None, Option(help="Folder of the bundle that is made (default: its name).")
+        Path | None,
+        Option(help="Folder of the bundle, or of one for each stage (default: its name)."),
     ] = None,
     data: Annotated[
         Path | None, Option(help="JSONL or CSV: video, and caption or question and answer.")
@@ -189,16 +190,24 @@ def train(
     projector: Annotated[str | None, Option(help="resampler, mean or frame.")] = None,
     material: Annotated[Path | None, Option(help="Folder of picture sets.")] = None,
     steps: Annotated[
-        str | None, Option(help="Steps of the three stages, such as 500,200,100.")
+        str | None, Option(help="Steps of the three phases on captions, such as 500,200,100.")
+    ] = None,
+    stage: Annotated[
+        str | None, Option(metavar="NAME", help="Train this one of the config's stages.")
     ] = None,
     processes: Annotated[
-        int, Option(min=1, metavar="N", help="That share each step, of a recipe with stories.")
-    ] = 1,
+        int | None,
+        Option(min=1, metavar="N", help="That share each step, in place of what a stage says."),
+    ] = None,
+    dry_run: Annotated[
+        bool, Option("--dry-run", help="Say what would be trained from what, and train nothing.")
+    ] = False,
 ) -> None:
-    """Train a bundle by a recipe. The same command goes on where a stopped one was."""
-    from pipeline.cli.commands.train import ConfigOverrides, run
+    """Train a bundle by a config. The same command goes on where a stopped one was."""
+    from pipeline.cli.commands.train import ConfigOverrides, StageChoice, run
 
-    run(recipe, out, work, material, ConfigOverrides(data, projector, steps), processes)
+    changes, choice = ConfigOverrides(data, projector, steps), StageChoice(stage, processes)
+    run(config, out, work, material, changes, choice, dry_run)
 
 
 @app.command(name="eval")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from models.projector.temporal_projector import Projector
 from models.training.captions.clip_sources import TRAIN, VALIDATION, ClipSource
-from models.training.config import CaptionRecipe
+from models.training.config import CaptionConfig
 from models.training.feature_cache import Batch, FeatureCache
 from models.training.frozen_llm import Example, FrozenLLM
 
@@ -25,15 +25,15 @@ class CaptionObjective:
     """The texts of a source as the LLM's tokens."""
 
     def __init__(
-        self, source: ClipSource, llm: FrozenLLM, system: str, recipe: CaptionRecipe
+        self, source: ClipSource, llm: FrozenLLM, system: str, config: CaptionConfig
     ) -> None:
         self.source = source
         self.llm = llm
         self.system = system
-        self.tokens = recipe.projector.tokens
-        self.fewest_frames = recipe.fewest_frames
+        self.tokens = config.projector.tokens
+        self.fewest_frames = config.fewest_frames
         self.pad = llm.tokenizer.encode("\n")[0]
-        self.words = self._words(recipe.projector.words)
+        self.words = self._words(config.projector.words)
         self._index = {token: index for index, token in enumerate(self.words)}
 
     def _description(self, split: str, number: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""Train a bundle by a recipe: tower, features, alignment, answers, and the bundle as the result.
+"""Train a bundle by a config: tower, features, alignment, answers, and the bundle as the result.
 
 Every stage leaves what it made in the working folder and is skipped when that is there already, so
 the same command goes on after a kill.
@@ -21,7 +21,7 @@ from torch import Tensor
 import prompts
 from gguf_tools.errors import ReellamaError
 from gguf_tools.locate import find
-from models.bundle import Bundle, BundleConfig, TowerSpec, save_bundle
+from models.bundle import Bundle, BundleConfig, save_bundle
 from models.precision import compute_dtype
 from models.projector.config import ProjectorConfig
 from models.projector.temporal_projector import Projector
@@ -38,12 +38,18 @@ from models.training.captions.clip_sources import (
     RenderedSource,
     short_hash,
 )
-from models.training.config import CaptionRecipe, StoryRecipe
+from models.training.config import CaptionConfig
 from models.training.feature_cache import FeatureCache
 from models.training.frozen_llm import FrozenLLM
 from models.training.stages.contrastive import new_clip, train_contrastive
-from models.training.train_bundle import train_bundle
-from models.training.trainer import Loss, StageConfig, Trainer, Validate, batch_rows, format_minutes
+from models.training.trainer import (
+    Loss,
+    Trainer,
+    TrainerConfig,
+    Validate,
+    batch_rows,
+    format_minutes,
+)
 from models.vision.encoder import Tower
 
 ReportLine = Callable[[str], None]
@@ -51,41 +57,41 @@ T = TypeVar("T")
 
 
 class CaptionTraining:
-    """One run of a recipe. The steps of `run` can be called one by one in a shell."""
+    """One run of a config. The steps of `run` can be called one by one in a shell."""
 
     def __init__(
         self,
-        recipe: CaptionRecipe,
+        config: CaptionConfig,
         work: Path,
         *,
         read_video: ReadVideo,
         report: ReportLine,
         material: Path = ASSETS,
     ) -> None:
-        self.recipe = recipe
+        self.config = config
         self.work = work
         self.report = report
-        self.stage_folder = work / recipe.projector.kind
+        self.stage_folder = work / config.projector.kind
         self.system = prompts.load("system")
         self.describe = prompts.load("describe")
-        self.clips = RenderedClips(recipe.rendered, material)
+        self.clips = RenderedClips(config.rendered, material)
         self.source: ClipSource = (
-            FileSource(Path(recipe.data), read_video, recipe.frames, self.describe)
-            if recipe.data
-            else RenderedSource(self.clips, recipe.stills, self.describe)
+            FileSource(Path(config.data), read_video, config.frames, self.describe)
+            if config.data
+            else RenderedSource(self.clips, config.stills, self.describe)
         )
-        if not (recipe.tower.name or (recipe.stills and not recipe.data)):
+        if not (config.vision_tower.name or (config.stills and not config.data)):
             raise ReellamaError(
-                "a recipe without [tower] name trains one from drawn stills: name a tower, or give "
-                "`stills` and no `data`"
+                "a config without [vision_tower] name trains one from drawn stills: name a tower, "
+                "or give `stills` and no `data`"
             )
 
     def run(self, out: Path) -> Bundle:
         """Do what is left to do, and write the bundle into `out`."""
         self.stage_folder.mkdir(parents=True, exist_ok=True)
         caches = self._timed("features", self.features)
-        llm = FrozenLLM(find.resolve(self.recipe.llm), dtype=compute_dtype())
-        lesson = CaptionObjective(self.source, llm, self.system, self.recipe)
+        llm = FrozenLLM(find.resolve(self.config.llm), dtype=compute_dtype())
+        lesson = CaptionObjective(self.source, llm, self.system, self.config)
         projector = self.new_projector(llm, lesson, caches[TRAIN])
         seconds = {
             "align": self.align(projector, lesson, caches),
@@ -109,37 +115,40 @@ class CaptionTraining:
         return result
 
     def tower(self) -> Tower:
-        """The tower that the recipe names, or the locked trunk of the one that it trains."""
-        choice = self.recipe.tower
+        """The tower that the config names, or the locked trunk of the one that it trains."""
+        choice = self.config.vision_tower
         if choice.name:
             return Tower.load(
-                choice.name, pretrained=choice.pretrained, layer=choice.layer, finer=choice.finer
+                choice.name,
+                pretrained=choice.pretrained,
+                layer=choice.layer,
+                finer=choice.fine_layers,
             )
-        return Tower(new_clip(self.recipe.contrastive))
+        return Tower(new_clip(self.config.contrastive))
 
     def train_tower(self, caches: dict[str, FeatureCache]) -> None:
-        """Train the head and the text side of the recipe's own tower; its grid stays as it is."""
+        """Train the head and the text side of the config's own tower; its grid stays as it is."""
         folder = self.work / "tower"
-        if self.recipe.tower.name or (folder / "open_clip_model.safetensors").exists():
+        if self.config.vision_tower.name or (folder / "open_clip_model.safetensors").exists():
             return
         train_contrastive(
-            self.recipe.contrastive,
+            self.config.contrastive,
             caches[STILLS],
-            self.clips.still_captions(min(self.recipe.stills, self.recipe.contrastive.stills)),
+            self.clips.still_captions(min(self.config.stills, self.config.contrastive.stills)),
             folder,
-            seed=self.recipe.seed,
+            seed=self.config.seed,
             report=self.report,
         )
 
     def features(self) -> dict[str, FeatureCache]:
         """What the tower sees in every split, from disk where it is there already."""
-        splits = [TRAIN, VALIDATION] + ([STILLS] if self.recipe.stills else [])
+        splits = [TRAIN, VALIDATION] + ([STILLS] if self.config.stills else [])
         tower = self.tower()
         return {split: self._features(tower, split) for split in splits}
 
     def _features(self, tower: Tower, split: str) -> FeatureCache:
-        choice = self.recipe.tower
-        seen_by = choice.name or f"efficientnet-lite0-{self.recipe.contrastive.image_size}"
+        choice = self.config.vision_tower
+        seen_by = choice.name or f"efficientnet-lite0-{self.config.contrastive.image_size}"
         key = short_hash(f"{seen_by} {choice} {tower.dtype} {self.source.fingerprint(split)}")
         folder, count = self.work / "features" / f"{split}-{key}", self.source.count(split)
         both_ways = split == TRAIN and self.source.reversible
@@ -159,9 +168,9 @@ class CaptionTraining:
     ) -> Projector:
         """A projector whose words are those of the training texts."""
         _, cells, channels = cache.clip(cache.usable[0])[0].shape
-        choice = dataclasses.asdict(self.recipe.projector)
+        choice = dataclasses.asdict(self.config.projector)
         choice["words"] = len(lesson.words)
-        torch.manual_seed(self.recipe.seed)
+        torch.manual_seed(self.config.seed)
         projector = Projector(
             ProjectorConfig(**choice, n_embd=llm.n_embd, channels=channels, cells=cells)
         )
@@ -186,7 +195,7 @@ class CaptionTraining:
         self, projector: Projector, lesson: CaptionObjective, caches: dict[str, FeatureCache]
     ) -> float:
         """Stage 2: what changes is seen, and the end of a clip's description has its place."""
-        targets = {split: lesson.targets(split, self.recipe.tail) for split in caches}
+        targets = {split: lesson.targets(split, self.config.tail) for split in caches}
         return self._align("motion", projector, lesson, caches, targets)
 
     def _align(
@@ -197,7 +206,7 @@ class CaptionTraining:
         caches: dict[str, FeatureCache],
         targets: dict[str, Tensor],
     ) -> float:
-        config = getattr(self.recipe, name)
+        config = getattr(self.config, name)
         groups = [split for split in caches if split != VALIDATION]
 
         def loss(number: int, rng: np.random.Generator) -> Tensor:
@@ -215,9 +224,9 @@ class CaptionTraining:
         return self._stage(name, projector, config, loss, validate)
 
     def _stage(
-        self, name: str, projector: Projector, config: StageConfig, loss: Loss, validate: Validate
+        self, name: str, projector: Projector, config: TrainerConfig, loss: Loss, validate: Validate
     ) -> float:
-        folder, seed = self.stage_folder, self.recipe.seed
+        folder, seed = self.stage_folder, self.config.seed
         stage = Trainer(name, projector, config, folder, seed=seed, report=self.report)
         stage.run(loss, validate)
         return stage.seconds
@@ -226,15 +235,15 @@ class CaptionTraining:
         self, projector: Projector, lesson: CaptionObjective, caches: dict[str, FeatureCache]
     ) -> float:
         """Stage 3: the frozen LLM's loss on the answers."""
-        config, weight = self.recipe.answer, self.recipe.align_weight
+        config, weight = self.config.answer, self.config.align_weight
         groups = [split for split in caches if split != VALIDATION]
-        targets = {split: lesson.targets(split, self.recipe.tail) for split in groups}
+        targets = {split: lesson.targets(split, self.config.tail) for split in groups}
 
         def loss(number: int, rng: np.random.Generator) -> Tensor:
             words = []
             for split in groups:
                 rows = self._rows(caches[split], number, config.batch)
-                batch = caches[split].batch(rows, rng, self.recipe.fewest_frames)
+                batch = caches[split].batch(rows, rng, self.config.fewest_frames)
                 hidden = projector.hidden(batch.features, batch.times, batch.mask)
                 words.append(word_loss(projector, hidden, targets[split][rows]))
                 if split == TRAIN:
@@ -248,23 +257,28 @@ class CaptionTraining:
         return self._stage("answer", projector, config, loss, validate)
 
     def _rows(self, cache: FeatureCache, number: int, batch: int) -> list[int]:
-        rows = batch_rows(number, batch, len(cache.usable), self.recipe.seed)
+        rows = batch_rows(number, batch, len(cache.usable), self.config.seed)
         return [cache.usable[row] for row in rows]
 
     def save(self, out: Path, projector: Projector, seconds: dict[str, float]) -> Bundle:
         """Write the bundle; its tower goes along when it was trained here."""
-        choice = self.recipe.tower
+        choice = self.config.vision_tower
         config = BundleConfig(
-            name=self.recipe.name,
-            llm=self.recipe.llm,
+            name=self.config.name,
+            llm=self.config.llm,
             projector=projector.config,
-            tower=TowerSpec(choice.name or "tower", choice.pretrained, choice.layer, choice.finer),
-            frames=self.recipe.frames,
+            tower=dataclasses.replace(choice.spec(), name=choice.name or "tower"),
+            frames=self.config.frames,
             system=self.system,
             describe=self.describe,
+            slots=False,
             training={
-                "recipe": json.loads(json.dumps(self.recipe.to_json())),
-                "seconds": {name: round(value) for name, value in seconds.items()},
+                "stages": [
+                    {
+                        "config": json.loads(json.dumps(self.config.to_json())),
+                        "seconds": {name: round(value) for name, value in seconds.items()},
+                    }
+                ]
             },
         )
         if not choice.name:
@@ -274,8 +288,8 @@ class CaptionTraining:
         return bundle
 
 
-def run(
-    recipe: CaptionRecipe | StoryRecipe,
+def train_captions(
+    config: CaptionConfig,
     out: Path,
     *,
     work: Path,
@@ -283,9 +297,7 @@ def run(
     report: ReportLine,
     material: Path = ASSETS,
 ) -> Bundle:
-    """Train by `recipe` and write the bundle to `out`; `work` keeps what a later run needs."""
-    if isinstance(recipe, StoryRecipe):
-        return train_bundle(recipe, out, work=work, material=material, report=report)
+    """Train by `config` and write the bundle to `out`; `work` keeps what a later run needs."""
     return CaptionTraining(
-        recipe, work, read_video=read_video, report=report, material=material
+        config, work, read_video=read_video, report=report, material=material
     ).run(out)

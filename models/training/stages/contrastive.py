@@ -29,7 +29,7 @@ PREPROCESS = {"mean": [127 / 255] * 3, "std": [128 / 255] * 3, "resize_mode": "s
 
 @dataclass(frozen=True)
 class NewTowerConfig:
-    """The sizes of a tower that is trained here: the table `[contrastive]` beside `[look]`."""
+    """The sizes of a tower that is trained here: the table `[contrastive]` beside `[tower]`."""
 
     image_size: int = 192
     embed_dim: int = 192
@@ -40,10 +40,10 @@ class NewTowerConfig:
 
 @dataclass(frozen=True)
 class ContrastiveConfig(NewTowerConfig):
-    """The `[contrastive]` table of a recipe whose tower keeps its trunk.
+    """The `[contrastive]` table of a config whose tower keeps its trunk.
 
     Attributes:
-        stills: how many of the recipe's stills it learns from; all, where there are fewer.
+        stills: how many of the config's stills it learns from; all, where there are fewer.
     """
 
     stills: int = 12_000
@@ -207,11 +207,11 @@ def _step(
     return loss.item(), same[torch.arange(len(same)), nearest].float().mean().item()
 
 
-def _warm_up_cosine(warm_up: int, total: int) -> Callable[[int], float]:
+def _warm_up_cosine(warmup: int, total: int) -> Callable[[int], float]:
     def factor(step: int) -> float:
-        if step < warm_up:
-            return (step + 1) / warm_up
-        return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, total - warm_up)))
+        if step < warmup:
+            return (step + 1) / warmup
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
     return factor
 

@@ -1,8 +1,8 @@
-"""Train a projector and the LLM's adapter together, on stories that are drawn as they are needed.
+"""Train a projector and the LLM's LoRA adapter, on synthetic clips that are drawn as needed.
 
-First the soft tokens learn to be the words of the descriptions (`see`: quick, without the LLM),
-and the LLM to read such words (`study`: without a video); then it learns to answer from what the
-soft tokens do say (`tell`). The tower stays as it is. On a GPU if there is one; the steps are the
+First the soft tokens learn to be the words of the slots (`align`: quick, without the LLM), and the
+LLM to read such words (`text_only`: without a video); then it learns to answer from what the soft
+tokens do say (`joint`). The tower stays as it is. On a GPU if there is one; the steps are the
 same.
 """
 
@@ -31,89 +31,92 @@ from models.training.collate import IGNORED, ConversationCollator
 from models.training.config_tables import unknown_name_error
 from models.training.frozen_llm import FrozenLLM
 from models.training.lora import LoraAdapters
-from models.training.trainer import StageConfig, Trainer
+from models.training.trainer import Trainer, TrainerConfig
 from models.vision.encoder import BATCH_FRAMES, Tower
 
 ReportLine = Callable[[str], None]
 
 TOWER_BATCH = 1024  # frames a call of the tower on a GPU
-# The first story of each stage, so that none sees what another one saw.
-FIRST_SAMPLE = {"see": 0, "tell": 100_000_000, "study": 200_000_000}
+# The first clip of each phase, so that none sees what another one saw.
+FIRST_SAMPLE = {"align": 0, "joint": 100_000_000, "text_only": 200_000_000}
 LLM_BATCH = 8  # conversations a call of the LLM on a CPU, where padding costs more than calls
 
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """The `[adapter]` table of a recipe.
+    """The `[lora]` table of a config.
 
     align_weight: share of the words' loss that is kept while the LLM learns.
-    keep_weight: share of the loss that holds the LLM to what it says without a video.
-    validated: clips, and as many stills, that a validation looks at.
-    frozen: the projector stays as it is, and only the adapter learns. With the small batches that
-        a CPU can take, a projector forgets in `tell` what it could.
+    kl_weight: share of the loss that holds the LLM to what it says without a video.
+    validation_clips: clips, and as many stills, that a validation looks at.
+    freeze_projector: the projector stays as it is, and only the adapter learns. With the small
+        batches that a CPU can take, a projector forgets in `joint` what it could.
     count_weight: weight of the two counts in the words' loss, where they are two tokens of many.
     motion_weight: the same of what the first thing does, and then does.
-    apart: every turn about a clip is a conversation of its own; in a common one, an earlier answer
-        often gives away a later one.
-    faultless: share of the clips in `tell` that the LLM reads as `study` would have them; with
-        `frozen` only.
-    kept_texts: texts that the bare LLM writes for that, of `kept_tokens` tokens each.
+    separate_turns: every turn about a clip is a conversation of its own; in a common one, an
+        earlier answer often gives away a later one.
+    oracle_fraction: share of the clips in `joint` that the LLM reads as in the phase `text_only`;
+        with `freeze_projector` only.
+    kl_texts: texts that the bare LLM writes for that, of `kl_tokens` tokens each.
     """
 
     rank: int = 16
     alpha: float = 32.0
     align_weight: float = 0.3
-    keep_weight: float = 1.0
+    kl_weight: float = 1.0
     count_weight: float = 1.0
     motion_weight: float = 1.0
-    frozen: bool = False
-    apart: bool = False
-    faultless: float = 0.0
-    kept_texts: int = 512
-    kept_tokens: int = 96
-    kept_batch: int = 16
-    validated: int = 512
+    freeze_projector: bool = False
+    separate_turns: bool = False
+    oracle_fraction: float = 0.0
+    kl_texts: int = 512
+    kl_tokens: int = 96
+    kl_batch: int = 16
+    validation_clips: int = 512
 
 
 @dataclass(frozen=True)
-class StudyConfig(StageConfig):
-    """A stage over stories.
+class TextPhaseConfig(TrainerConfig):
+    """A phase over synthetic clips, told or drawn.
 
-    emphasis: how many times as often as usual a story is told, by its name.
+    sampling_weights: how many times as often as usual a scenario is drawn, by its name.
     """
 
-    emphasis: Mapping[str, float] = field(default_factory=dict)
+    sampling_weights: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, times in self.emphasis.items():
-            if name not in self._told() and name in STILL_SCENARIOS:
-                raise ReellamaError(f"emphasis.{name} does nothing in a stage without stills")
-            if name not in self._told():
-                raise unknown_name_error("story", name, self._told())
+        for name, times in self.sampling_weights.items():
+            if name not in self._scenarios() and name in STILL_SCENARIOS:
+                raise ReellamaError(
+                    f"sampling_weights.{name} does nothing in a phase without still_batch"
+                )
+            if name not in self._scenarios():
+                raise unknown_name_error("scenario", name, self._scenarios())
             if times < 0:
-                raise ReellamaError(f"emphasis.{name} must be 0 or more, not {times}")
+                raise ReellamaError(f"sampling_weights.{name} must be 0 or more, not {times}")
 
-    def _told(self) -> list[str]:
-        """The names of what is told."""
+    def _scenarios(self) -> list[str]:
+        """The names of what is drawn."""
         return [*SCENARIOS]
 
 
 @dataclass(frozen=True)
-class DrawnConfig(StudyConfig):
-    """A stage over stories that are drawn.
+class ClipPhaseConfig(TextPhaseConfig):
+    """A phase over synthetic clips that are drawn.
 
-    stills: single pictures of one forward pass, beside its clips; `emphasis` is of them too.
+    still_batch: single pictures of one forward pass, beside its clips; `sampling_weights` is of
+        them too.
     """
 
-    stills: int = 0
+    still_batch: int = 0
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        return (self.batch, self.stills)
+        return (self.batch, self.still_batch)
 
-    def _told(self) -> list[str]:
-        return [*dict.fromkeys([*SCENARIOS, *(STILL_SCENARIOS if self.stills else ())])]
+    def _scenarios(self) -> list[str]:
+        return [*dict.fromkeys([*SCENARIOS, *(STILL_SCENARIOS if self.still_batch else ())])]
 
 
 def device() -> torch.device:
@@ -122,7 +125,7 @@ def device() -> torch.device:
 
 
 class InstructionStages:
-    """Three stages over one projector and one adapter, resumable like every stage."""
+    """Three phases over one projector and one LoRA adapter, each of them resumable."""
 
     def __init__(
         self,
@@ -153,74 +156,74 @@ class InstructionStages:
         self._kept: Tensor | None = None
         self._batches: Iterator[tuple[ClipBatch, ...]] = iter(())
 
-    def see(self, stage: DrawnConfig) -> float:
+    def align(self, stage: ClipPhaseConfig) -> float:
         """Soft tokens become words; returns seconds."""
 
         def loss(number: int, rng: np.random.Generator) -> Tensor:
             parts = [self._slot_loss(batch)[0] for batch in next(self._batches)]
             return torch.stack(parts).mean()
 
-        return self._run("see", self.projector, stage, loss)
+        return self._run("align", self.projector, stage, loss)
 
-    def study(self, stage: StudyConfig) -> float:
+    def text_only(self, stage: TextPhaseConfig) -> float:
         """The LLM answers from forms as they ought to be, without any video; returns seconds.
 
         Where a form is often wrong, the LLM learns not to trust it, and guesses.
         """
         told, size = (
-            self.stories.with_sampling_weights(stage.emphasis),
+            self.stories.with_sampling_weights(stage.sampling_weights),
             distributed.local_batch_size(stage.batch),
         )
 
         def loss(number: int, rng: np.random.Generator) -> Tensor:
             first = (
-                FIRST_SAMPLE["study"]
+                FIRST_SAMPLE["text_only"]
                 + (number * distributed.world_size() + distributed.rank()) * size
             )
             batch = self.teacher([told.without_video(first + row) for row in range(size)])
             answers = self._answer_loss(self._oracle_soft_tokens(batch), batch)
-            return answers + self.config.keep_weight * self._regularization_loss(rng)
+            return answers + self.config.kl_weight * self._regularization_loss(rng)
 
         running = Trainer(
-            "study", self.lora, stage, self.folder, seed=self.seed, report=self.report
+            "text_only", self.lora, stage, self.folder, seed=self.seed, report=self.report
         )
         running.run(loss, lambda: self.validate(True, False))
         return running.seconds
 
-    def tell(self, stage: DrawnConfig) -> float:
+    def joint(self, stage: ClipPhaseConfig) -> float:
         """The LLM answers from soft tokens; returns seconds."""
 
         def loss(number: int, rng: np.random.Generator) -> Tensor:
             parts = [self._joint_loss(batch) for batch in next(self._batches)]
-            return torch.stack(parts).mean() + self.config.keep_weight * self._regularization_loss(
+            return torch.stack(parts).mean() + self.config.kl_weight * self._regularization_loss(
                 rng
             )
 
-        if not self.config.frozen:
-            return self._run("tell", self.both, stage, loss)
+        if not self.config.freeze_projector:
+            return self._run("joint", self.both, stage, loss)
         self.projector.eval().requires_grad_(False)
-        return self._run("tell", self.lora, stage, loss)
+        return self._run("joint", self.lora, stage, loss)
 
     def _run(
         self,
         name: str,
         module: nn.Module,
-        stage: DrawnConfig,
+        stage: ClipPhaseConfig,
         loss: Callable[[int, np.random.Generator], Tensor],
     ) -> float:
         running = Trainer(name, module, stage, self.folder, seed=self.seed, report=self.report)
         self._batches = self._clip_batches(name, stage, running.step)
-        running.run(loss, lambda: self.validate(name == "tell", stage.stills > 0))
+        running.run(loss, lambda: self.validate(name == "joint", stage.still_batch > 0))
         return running.seconds
 
     def _clip_batches(
-        self, name: str, stage: DrawnConfig, step: int
+        self, name: str, stage: ClipPhaseConfig, step: int
     ) -> Iterator[tuple[ClipBatch, ...]]:
-        """Clips, and stills if the recipe has them, from `step` on; they cannot share a batch,
+        """Clips, and stills if the phase has them, from `step` on; they cannot share a batch,
         for the padding of a still would cost as much as a clip."""
-        first, told = FIRST_SAMPLE[name], self.stories.with_sampling_weights(stage.emphasis)
-        stills = self.stills.with_sampling_weights(stage.emphasis)
-        sizes = [(told, stage.batch), (stills, stage.stills)]
+        first, told = FIRST_SAMPLE[name], self.stories.with_sampling_weights(stage.sampling_weights)
+        stills = self.stills.with_sampling_weights(stage.sampling_weights)
+        sizes = [(told, stage.batch), (stills, stage.still_batch)]
         parts = []
         for stories, size in sizes:
             if size:
@@ -270,10 +273,12 @@ class InstructionStages:
         return (losses * weights).sum() / (wanted != IGNORED).sum(), hidden
 
     def _joint_loss(self, batch: ClipBatch) -> Tensor:
-        if self.config.frozen:
+        if self.config.freeze_projector:
             with torch.no_grad():
                 soft = self._soft(self.hidden(batch), batch)
-                ideal = torch.rand(len(soft), 1, 1, device=self.device) < self.config.faultless
+                ideal = (
+                    torch.rand(len(soft), 1, 1, device=self.device) < self.config.oracle_fraction
+                )
                 soft = torch.where(ideal, self._oracle_soft_tokens(batch), soft)
             return self._answer_loss(soft, batch)
         words, hidden = self._slot_loss(batch)
@@ -294,7 +299,9 @@ class InstructionStages:
         )
         start = len(self.teacher.before) + soft.shape[1]
         # Padding stands at the end, where a causal model does not see it.
-        apart = _separate_attention(parts, start, inputs.dtype) if self.teacher.apart else {}
+        apart = (
+            _separate_attention(parts, start, inputs.dtype) if self.teacher.separate_turns else {}
+        )
         states = self.llm.model.get_decoder()(inputs_embeds=inputs, **apart).last_hidden_state
         said = states[:, start - 1 : -1]
         counted = labels != IGNORED
@@ -318,7 +325,7 @@ class InstructionStages:
         """How far the LLM has gone from the bare one on texts that the bare one wrote (KL)."""
         if self._kept is None:
             self._kept = self.reference_texts()
-        rows = torch.from_numpy(rng.choice(len(self._kept), self.config.kept_batch, replace=False))
+        rows = torch.from_numpy(rng.choice(len(self._kept), self.config.kl_batch, replace=False))
         ids = self._kept[rows.to(self.device)]
         with torch.no_grad(), self.lora.disabled():
             wanted = self.llm.model(input_ids=ids).logits.float().log_softmax(-1)
@@ -329,7 +336,7 @@ class InstructionStages:
 
     @torch.no_grad()
     def reference_texts(self) -> Tensor:
-        """Texts by the bare LLM, ids `[kept_texts, kept_tokens]`: half of them conversations."""
+        """Texts by the bare LLM, ids `[kl_texts, kl_tokens]`: half of them conversations."""
         encode = self.teacher.tokenizer.encode
         starts = [encode("\n"), self.teacher.before]
         torch.manual_seed(self.seed)
@@ -337,7 +344,7 @@ class InstructionStages:
         self.llm.model.eval()
         with self.lora.disabled():
             for start in starts:
-                ids = torch.tensor([start] * (self.config.kept_texts // 2), device=self.device)
+                ids = torch.tensor([start] * (self.config.kl_texts // 2), device=self.device)
                 out = self.llm.model.generate(
                     input_ids=ids,
                     attention_mask=torch.ones_like(ids),
@@ -345,8 +352,8 @@ class InstructionStages:
                     temperature=1.0,
                     top_k=0,
                     top_p=1.0,
-                    max_new_tokens=max(1, self.config.kept_tokens - len(start)),
-                    min_new_tokens=max(1, self.config.kept_tokens - len(start)),
+                    max_new_tokens=max(1, self.config.kl_tokens - len(start)),
+                    min_new_tokens=max(1, self.config.kl_tokens - len(start)),
                 )
                 texts.append(out)
         shortest = min(text.shape[1] for text in texts)
@@ -366,7 +373,7 @@ class InstructionStages:
         fields: list[np.ndarray] = []
         tasks: dict[str, list[bool]] = defaultdict(list)
         size, workers = 64, min(self.workers, 8)
-        count = self.config.validated
+        count = self.config.validation_clips
         for batch in clip_batches(stories, self.teacher, 0, count, size, workers, shared=False):
             with autocast(self.device):
                 hidden = self.hidden(batch)

@@ -38,7 +38,7 @@ from models.training.stages.contrastive import (
     new_clip,
     save_tower,
 )
-from models.training.trainer import StageConfig, Trainer
+from models.training.trainer import Trainer, TrainerConfig
 from models.vision.encoder import forward_grid
 from models.vision.imagenet_labels import ImageNetClassifier
 from models.vision.torchvision_compat import ensure_torchvision
@@ -140,7 +140,7 @@ class TowerWithHeads(nn.Module):
 
 
 class TowerStage:
-    """The stage `look` of a recipe; leaves an open_clip folder."""
+    """The phase `tower` of a stage; leaves an open_clip folder."""
 
     def __init__(
         self,
@@ -175,10 +175,10 @@ class TowerStage:
         self._mean = torch.tensor(PREPROCESS["mean"], device=device).view(1, 3, 1, 1) * 255
         self._std = torch.tensor(PREPROCESS["std"], device=device).view(1, 3, 1, 1) * 255
 
-    def run(self, stage: StageConfig, out: Path) -> float:
+    def run(self, stage: TrainerConfig, out: Path) -> float:
         """Take the steps that are left, and write the tower into `out`; returns seconds."""
         running = Trainer(
-            "look", self.network, stage, self.folder, seed=self.seed, report=self.report
+            "tower", self.network, stage, self.folder, seed=self.seed, report=self.report
         )
         begin, end = (step * stage.accumulate for step in (running.step, stage.steps))
         drawn = self._drawn(self.stills, stage.batch, begin, end)

@@ -1,61 +1,76 @@
-"""`reellama train`: a recipe in, a bundle out."""
+"""`reellama train`: a training config in, a bundle out."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
+from rich.text import Text
 
 from gguf_tools.errors import ReellamaError
 from models.synthetic.assets.downloads import ASSETS
-from models.training import distributed
-from models.training.captions import train_captions
-from models.training.config import CaptionRecipe, StoryRecipe, TrainingConfig
+from models.training.captions.train_captions import train_captions
+from models.training.config import (
+    CaptionConfig,
+    StagedConfig,
+    SyntheticStageConfig,
+    read_config,
+)
+from models.training.train_stages import is_finished, selected, train_stages
+from models.training.trainer import TrainerConfig
 from pipeline.chat.video_chat import MAX_SIDE
-from pipeline.cli.console import note
+from pipeline.cli.console import note, strip_control
+from pipeline.cli.console import out as stdout
 from pipeline.video.clip import read_frames
 
 
 @dataclass(frozen=True)
 class ConfigOverrides:
-    """What the command line changes in a recipe on captions; None leaves it."""
+    """What the command line changes in a config on captions; None leaves it."""
 
     data: Path | None
     projector: str | None
     steps: str | None
 
-    def apply(self, recipe: CaptionRecipe | StoryRecipe, path: Path) -> CaptionRecipe | StoryRecipe:
-        """The recipe at `path` with the changes; raises ReellamaError for one of no use there."""
-        if isinstance(recipe, StoryRecipe):
-            for entry in fields(self):
-                if getattr(self, entry.name) is not None:
-                    raise ReellamaError(
-                        f"{path}: --{entry.name} is not for recipes with stories; change the recipe"
-                    )
-            return recipe
+    def apply(self, config: CaptionConfig) -> CaptionConfig:
+        """The config with the changes; raises ReellamaError for a value of no use."""
         if self.data is not None:
-            recipe = replace(recipe, data=str(self.data), stills=0)
+            config = replace(config, data=str(self.data), stills=0)
         if self.projector is not None:
-            recipe = replace(recipe, projector=replace(recipe.projector, kind=self.projector))
+            config = replace(config, projector=replace(config.projector, kind=self.projector))
         if self.steps is not None:
             align, motion, answer = _steps(self.steps)
-            recipe = replace(
-                recipe,
-                align=replace(recipe.align, steps=align),
-                motion=replace(recipe.motion, steps=motion),
-                answer=replace(recipe.answer, steps=answer),
+            config = replace(
+                config,
+                align=replace(config.align, steps=align),
+                motion=replace(config.motion, steps=motion),
+                answer=replace(config.answer, steps=answer),
             )
-        return recipe
+        return config
+
+
+@dataclass(frozen=True)
+class StageChoice:
+    """What the command line decides of a config with stages; None leaves it to the config."""
+
+    stage: str | None = None
+    processes: int | None = None
 
 
 def _steps(text: str) -> list[int]:
     numbers = text.split(",")
     if len(numbers) != 3 or not all(number.isdecimal() for number in numbers):
-        raise ReellamaError(f"--steps {text}: give those of the three stages, such as 500,200,100")
+        raise ReellamaError(f"--steps {text}: give those of the three phases, such as 500,200,100")
     return [int(number) for number in numbers]
+
+
+def _refuse(options: ConfigOverrides | StageChoice, path: Path, kind: str) -> None:
+    """Raise ReellamaError for an option that does nothing with a config of the other type."""
+    for entry in fields(options):
+        if getattr(options, entry.name) is not None:
+            raise ReellamaError(f"{path}: --{entry.name} is not for configs {kind}; leave it out")
 
 
 def read_video(path: Path, frames: int) -> tuple[Sequence[np.ndarray], np.ndarray]:
@@ -65,29 +80,95 @@ def read_video(path: Path, frames: int) -> tuple[Sequence[np.ndarray], np.ndarra
 
 
 def run(
-    recipe_path: Path,
+    path: Path,
     out: Path | None,
     work: Path | None,
     material: Path | None,
     changes: ConfigOverrides,
-    processes: int = 1,
+    choice: StageChoice,
+    dry_run: bool = False,
 ) -> None:
     """Train; what a later run goes on with is kept in `work` (default: beside the bundle)."""
-    recipe = changes.apply(TrainingConfig.read(recipe_path), recipe_path)
-    out = out or Path(recipe.name)
-    work = work or out.with_name(out.name + ".work")
-    ready = partial(
-        train_captions.run,
-        recipe,
-        out,
-        work=work,
-        read_video=read_video,
-        material=material or ASSETS,
-        report=note,
-    )
-    if processes == 1:
-        ready()
-    elif not isinstance(recipe, StoryRecipe):
-        raise ReellamaError(f"{recipe_path}: --processes is for recipes with stories; leave it out")
+    config = read_config(path)
+    if isinstance(config, StagedConfig):
+        _refuse(changes, path, "with stages")
     else:
-        distributed.spawn(ready, processes)
+        _refuse(choice, path, "without stages")
+        config = changes.apply(config)
+    out = out or Path(config.name)
+    work = work or out.with_name(out.name + ".work")
+    material = material or ASSETS
+    if dry_run:
+        for line in describe_plan(config, out, choice.stage):
+            stdout.print(Text(strip_control(line)), soft_wrap=True)
+    elif isinstance(config, StagedConfig):
+        train_stages(
+            config, out, work=work, material=material, report=note,
+            only=choice.stage, processes=choice.processes,
+        )  # fmt: skip
+    else:
+        train_captions(
+            config, out, work=work, read_video=read_video, report=note, material=material
+        )
+
+
+def describe_plan(
+    config: CaptionConfig | StagedConfig, out: Path, only: str | None = None
+) -> Iterator[str]:
+    """Lines for a person: what is trained from what, in which steps, and about how long.
+
+    Times are steps times the config's `seconds_per_step`.
+    """
+    if isinstance(config, CaptionConfig):
+        yield f"{config.name}: from new weights"
+        yield from _phase_lines(config.phases())
+        yield from _total([config.phases()])
+        return
+    left = []
+    for stage in selected(config, only):
+        finished = is_finished(config, stage, out)
+        yield f"{stage.stage}: {_origin(stage)}{' (finished)' if finished else ''}"
+        yield from _phase_lines(stage.phases(), stage.measured_on)
+        if not finished:
+            left.append(stage.phases())
+    yield from _total(left)
+
+
+def _origin(stage: SyntheticStageConfig) -> str:
+    """What a stage starts from."""
+    averages = {
+        "projector": (stage.weight_average, stage.average_with or stage.init_from),
+        "adapter": (stage.lora_weight_average, stage.init_from),
+    }
+    parts = [f"from {stage.init_from or 'new weights'}"]
+    for what, (share, other) in averages.items():
+        if share:
+            parts.append(f"{what} averaged with {share:.0%} of {other}")
+    return ", ".join(parts)
+
+
+def _phase_lines(phases: dict[str, TrainerConfig], measured_on: str = "") -> Iterator[str]:
+    for name, phase in phases.items():
+        time = "time not measured"
+        if phase.seconds_per_step:
+            time = f"{format_hours(phase.steps * phase.seconds_per_step)} measured"
+            time += f" on {measured_on}" if measured_on else ""
+        yield f"  {name:<10}{phase.steps:>6} steps, {time}"
+
+
+def _total(stages: list[dict[str, TrainerConfig]]) -> Iterator[str]:
+    phases = [phase for stage in stages for phase in stage.values()]
+    seconds = sum(phase.steps * phase.seconds_per_step for phase in phases)
+    unknown = sum(not phase.seconds_per_step for phase in phases)
+    line = f"left: {sum(phase.steps for phase in phases)} steps, about {format_hours(seconds)}"
+    yield f"{line} and {unknown} phases that nobody measured" if unknown else line
+    yield (
+        "Times are steps times the config's seconds_per_step, without loading and validation; "
+        "another machine takes longer or shorter."
+    )
+
+
+def format_hours(seconds: float) -> str:
+    """Seconds as hours and minutes: "2 h 05 min"."""
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{minutes} min"

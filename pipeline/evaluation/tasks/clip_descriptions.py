@@ -65,9 +65,10 @@ class DescriptionResults:
 
 def clips_to_draw(bundle: Bundle, styles: tuple[str, ...]) -> RenderedConfig:
     """The drawing settings that a bundle was trained with, for its test clips."""
-    recipe = bundle.config.training.get("recipe", {})
-    drawn: Mapping[str, Any] = recipe.get("rendered", {})
-    if not drawn or recipe.get("data"):
+    stages = bundle.config.stages
+    trained: Mapping[str, Any] = stages[-1]["config"] if stages else {}
+    drawn: Mapping[str, Any] = trained.get("rendered", {})
+    if not drawn or trained.get("data"):
         raise ReellamaError(
             f"{bundle.folder}: the bundle was not trained on drawn clips, so there are none to test"
         )

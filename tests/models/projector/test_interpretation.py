@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,8 +28,6 @@ from models.projector.interpretation import (
     has_slots,
     interpret,
 )
-from models.training.config import CaptionRecipe, StoryRecipe
-from models.training.stages.instruction import DrawnConfig
 from pipeline.cli.attention_page import FOG_GREY, AttentionPage, attention_peak, highlight_attention
 from tests.conftest import Result
 from tests.helpers.terminal import REELLAMA, Terminal
@@ -95,19 +94,19 @@ def test_a_bundle_without_a_form_has_a_field_for_every_soft_token(small_bundle: 
     assert not any(field.label for field in fields)
 
 
-def test_a_form_is_what_a_recipe_taught_this_one_or_one_before(small_bundle: Path) -> None:
-    captions = {"recipe": CaptionRecipe("captions").to_json()}
-    stories = {"recipe": StoryRecipe("stories", see=DrawnConfig(steps=3)).to_json()}
-    adapter = {
-        "recipe": StoryRecipe("adapter", tell=DrawnConfig(steps=3)).to_json(),
-        "before": stories,
-    }
+def test_a_bundle_says_whether_its_soft_tokens_fill_slots(small_bundle: Path) -> None:
+    """Of bundles that do not say, the stages that made them tell."""
     small = Bundle.load(small_bundle)
-    found = [
-        has_slots(Bundle(small.folder, replace(small.config, training=training)))
-        for training in ({}, captions, stories, adapter)
-    ]
-    assert found == [False, False, True, True]
+
+    def fills(slots: bool | None, training: dict[str, Any]) -> bool:
+        config = replace(small.config, slots=slots, training=training)
+        return has_slots(Bundle(small.folder, config))
+
+    trained: dict[str, Any] = {"recipe": {"see": {"steps": 3}}}
+    later: dict[str, Any] = {"recipe": {"tell": {"steps": 3}}, "before": trained}
+    assert not fills(None, {}) and not fills(None, {"recipe": {}})
+    assert fills(None, trained) and fills(None, later)
+    assert fills(True, {}) and not fills(False, trained)
 
 
 def token(*words: tuple[str, float], number: int = 0, looks: np.ndarray | None = None) -> SoftToken:

@@ -41,7 +41,7 @@ def _shared(folder: Path) -> None:
 def _failing(folder: Path) -> None:
     distributed.init_processes()
     if distributed.rank() == 1:
-        raise ReellamaError("no such recipe")
+        raise ReellamaError("no such config")
     dist.barrier()
 
 
@@ -81,7 +81,7 @@ def test_gradients_are_those_of_the_whole_batch_in_every_process(tmp_path: Path)
 
 
 def test_the_error_of_one_process_ends_all_and_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ReellamaError, match="no such recipe"):
+    with pytest.raises(ReellamaError, match="no such config"):
         distributed.spawn(_failing, 2, tmp_path)
 
 

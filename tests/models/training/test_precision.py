@@ -20,17 +20,18 @@ from models import precision
 from models.precision import autocast, compute_dtype
 from models.synthetic.dataset import SyntheticClips, SyntheticConfig
 from models.synthetic.rendered_clips import RenderedConfig
-from models.training.captions.train_captions import run
+from models.training.captions.train_captions import train_captions
 from models.training.config import (
-    CaptionRecipe,
+    CaptionConfig,
     ProjectorSettings,
-    StoryRecipe,
-    TowerSettings,
+    SyntheticStageConfig,
+    VisionTowerSettings,
 )
 from models.training.stages.contrastive import ContrastiveConfig
-from models.training.stages.instruction import DrawnConfig, LoraConfig, StudyConfig
+from models.training.stages.instruction import ClipPhaseConfig, LoraConfig, TextPhaseConfig
 from models.training.stages.tower import TowerStage
-from models.training.trainer import StageConfig
+from models.training.train_bundle import train_bundle
+from models.training.trainer import TrainerConfig
 from models.vision.encoder import Tower
 from pipeline.cli.commands.train import read_video
 from tests.helpers.small_tower import write_small_tower
@@ -204,8 +205,8 @@ def test_a_tower_looks_in_float32(tmp_path: Path, products: Counter[torch.dtype]
 def test_training_on_clips_is_in_float32(
     tiny_llama: Path, tmp_path: Path, products: Counter[torch.dtype]
 ) -> None:
-    stage = StageConfig(steps=1, batch=2, every=1)
-    recipe = CaptionRecipe(
+    stage = TrainerConfig(steps=1, batch=2, checkpoint_every=1)
+    config = CaptionConfig(
         name="clips",
         llm=str(tiny_llama),
         frames=2,
@@ -221,28 +222,31 @@ def test_training_on_clips_is_in_float32(
         tail=3,
         answer=stage,
     )
-    run(recipe, tmp_path / "out", work=tmp_path / "work", read_video=read_video, report=nobody)
+    train_captions(
+        config, tmp_path / "out", work=tmp_path / "work", read_video=read_video, report=nobody
+    )
     assert (tmp_path / "work" / "tower").is_dir()  # a tower was trained as well
     assert in_float32(products)
 
 
-def test_training_on_stories_is_in_float32(
+def test_training_on_synthetic_clips_is_in_float32(
     tiny_llama: Path, tmp_path: Path, products: Counter[torch.dtype]
 ) -> None:
-    """Its stages and the validations after them."""
-    drawn = DrawnConfig(steps=1, batch=2, stills=2, every=1)
-    recipe = StoryRecipe(
-        name="stories",
+    """Its phases and the validations after them."""
+    clips = ClipPhaseConfig(steps=1, batch=2, still_batch=2, checkpoint_every=1)
+    config = SyntheticStageConfig(
+        name="synthetic",
         llm=str(tiny_llama),
-        tower=TowerSettings(name=str(write_small_tower(tmp_path / "tower"))),
+        vision_tower=VisionTowerSettings(name=str(write_small_tower(tmp_path / "tower"))),
         projector=ProjectorSettings(tokens=60, words=64, width=16, layers=1, heads=2),
-        stories=SyntheticConfig(**SHAPES, frames=3, fewest_frames=2),
-        see=drawn,
-        study=StudyConfig(steps=1, batch=2, every=1),
-        tell=drawn,
-        adapter=LoraConfig(rank=2, kept_texts=2, kept_tokens=64, kept_batch=1, validated=4),
+        synthetic=SyntheticConfig(**SHAPES, frames=3, fewest_frames=2),
+        align=clips,
+        text_only=TextPhaseConfig(steps=1, batch=2, checkpoint_every=1),
+        joint=clips,
+        lora=LoraConfig(rank=2, kl_texts=2, kl_tokens=64, kl_batch=1, validation_clips=4),
     )
-    run(recipe, tmp_path / "out", work=tmp_path / "work", read_video=read_video, report=nobody)
+    work = tmp_path / "work"
+    train_bundle(config, tmp_path / "out", work=work, material=tmp_path, report=nobody)
     assert in_float32(products)
 
 
@@ -261,7 +265,9 @@ def test_a_tower_learns_in_float32(tmp_path: Path, products: Counter[torch.dtype
         device=torch.device("cpu"),
         report=nobody,
     )
-    looking.run(StageConfig(steps=1, batch=2, every=1, learning_rate=1e-4), tmp_path / "tower")
+    looking.run(
+        TrainerConfig(steps=1, batch=2, checkpoint_every=1, learning_rate=1e-4), tmp_path / "tower"
+    )
     assert in_float32(products)
 
 

@@ -44,16 +44,16 @@ def test_training_from_the_command_line_makes_a_bundle(
     reellama: Run, tmp_path: Path, tiny_llama: Path, square_video: Path
 ) -> None:
     tower = write_small_tower(tmp_path / "tower")
-    recipe = tmp_path / "recipe.toml"
-    recipe.write_text(
+    config = tmp_path / "config.toml"
+    config.write_text(
         f'name = "mine"\nllm = "{tiny_llama}"\nframes = 2\nfewest_frames = 1\n'
-        f'[tower]\nname = "{tower}"\n'
+        f'[vision_tower]\nname = "{tower}"\n'
         "[projector]\ntokens = 4\nwords = 32\nwidth = 8\nlayers = 1\nheads = 2\n"
     )
     data = tmp_path / "data.jsonl"
     data.write_text(json.dumps({"video": str(square_video), "caption": "A square moves."}))
     out = tmp_path / "mine"
-    result = reellama("train", recipe, "--data", data, "--steps", "1,1,1", "--out", out)
+    result = reellama("train", config, "--data", data, "--steps", "1,1,1", "--out", out)
     assert result.status == 0, result.err
     assert json.loads((out / "bundle.json").read_text())["name"] == "mine"
 
@@ -62,17 +62,17 @@ def test_training_from_the_command_line_makes_a_bundle(
     ("arguments", "complaint"),
     [
         (["nowhere.toml"], "nowhere.toml: No such file or directory"),
-        (["RECIPE", "--steps", "many"], "--steps many"),
-        (["RECIPE", "--projector", "lens"], "no projector is called lens"),
-        (["RECIPE", "--data", "nowhere.csv"], "nowhere.csv"),
+        (["CONFIG", "--steps", "many"], "--steps many"),
+        (["CONFIG", "--projector", "lens"], "no projector is called lens"),
+        (["CONFIG", "--data", "nowhere.csv"], "nowhere.csv"),
     ],
 )
 def test_what_cannot_be_trained_is_one_clear_line(
     reellama: Run, tmp_path: Path, arguments: list[str], complaint: str
 ) -> None:
-    recipe = tmp_path / "recipe.toml"
-    recipe.write_text('name = "x"\n')
-    given = [str(recipe) if argument == "RECIPE" else argument for argument in arguments]
+    config = tmp_path / "config.toml"
+    config.write_text('name = "x"\n')
+    given = [str(config) if argument == "CONFIG" else argument for argument in arguments]
     result = reellama("train", *given, "--out", tmp_path / "out")
     assert result.status == 1
     assert complaint in result.err and result.err.count("\n") == 1
@@ -81,14 +81,14 @@ def test_what_cannot_be_trained_is_one_clear_line(
 @pytest.mark.parametrize(
     ("option", "value"), [("--data", "a.csv"), ("--steps", "1,1,1"), ("--projector", "mean")]
 )
-def test_a_recipe_with_stories_takes_none_of_what_changes_captions(
+def test_a_config_with_stages_takes_none_of_what_changes_captions(
     reellama: Run, tmp_path: Path, option: str, value: str
 ) -> None:
-    recipe = tmp_path / "recipe.toml"
-    recipe.write_text('name = "x"\n[see]\nsteps = 1\n')
-    result = reellama("train", recipe, option, value, "--out", tmp_path / "out")
+    config = tmp_path / "config.toml"
+    config.write_text('name = "x"\n[[stages]]\nname = "one"\n')
+    result = reellama("train", config, option, value, "--out", tmp_path / "out")
     assert result.status == 1
-    assert f"{recipe}: {option} is not for recipes with stories" in result.err
+    assert f"{config}: {option} is not for configs with stages" in result.err
     assert result.err.count("\n") == 1 and not (tmp_path / "out").exists()
 
 

@@ -21,10 +21,10 @@ from models.training.batches import Conversations
 from models.training.collate import IGNORED, ConversationCollator, slot_vocabulary
 from models.training.frozen_llm import FrozenLLM
 from models.training.stages.instruction import (
-    DrawnConfig,
+    ClipPhaseConfig,
     InstructionStages,
     LoraConfig,
-    StudyConfig,
+    TextPhaseConfig,
 )
 from models.vision.encoder import Tower
 from models.vision.imagenet_labels import (
@@ -86,18 +86,19 @@ def test_a_projector_with_too_few_soft_tokens_for_stories_is_refused(llm: Frozen
 
 
 def story_training(
-    llm: FrozenLLM, stories: SyntheticClips, folder: Path, *, apart: bool = False
+    llm: FrozenLLM, stories: SyntheticClips, folder: Path, *, separate_turns: bool = False
 ) -> InstructionStages:
     words = slot_vocabulary(stories, llm.tokenizer, 64, sampled=8)
     teacher = ConversationCollator(
-        llm.tokenizer, llm.template, "", tokens=slots.N_SLOT_TOKENS, words=words, apart=apart
+        llm.tokenizer, llm.template, "", tokens=slots.N_SLOT_TOKENS, words=words,
+        separate_turns=separate_turns,
     )  # fmt: skip
     projector = Projector(ProjectorConfig(
         tokens=slots.N_SLOT_TOKENS, n_embd=llm.n_embd, channels=32, cells=4, words=len(words),
         width=16, heads=2, layers=1,
     ))  # fmt: skip
     tower = Tower.load(str(write_small_tower(folder / "tower")))
-    config = LoraConfig(rank=2, apart=apart)
+    config = LoraConfig(rank=2, separate_turns=separate_turns)
     return InstructionStages(
         stories, stories, tower, llm, teacher, projector, config, folder, workers=0
     )  # fmt: skip
@@ -135,13 +136,15 @@ def test_a_studied_form_is_the_one_that_a_perfect_projector_would_fill(
     assert torch.equal(soft[0, : slots.N_SLOT_TOKENS][known], words)
 
 
-@pytest.mark.parametrize("faultless", [0.0, 1.0])
+@pytest.mark.parametrize("oracle_fraction", [0.0, 1.0])
 def test_a_frozen_projector_gives_way_to_faultless_forms_as_often_as_told(
-    faultless: float, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    oracle_fraction: float, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stories = SyntheticClips(SyntheticConfig(styles=("shapes",), style_weights=(1.0,)), 32, Path())
     training = story_training(FrozenLLM(tiny_llama), stories, tmp_path)
-    training.config = dataclasses.replace(training.config, frozen=True, faultless=faultless)
+    training.config = dataclasses.replace(
+        training.config, freeze_projector=True, oracle_fraction=oracle_fraction
+    )
     batch = training.teacher([stories[number] for number in range(4)])
     real, ideal = (
         torch.full((4, slots.N_SLOT_TOKENS, training.llm.n_embd), x) for x in (0.01, 0.02)
@@ -149,7 +152,7 @@ def test_a_frozen_projector_gives_way_to_faultless_forms_as_often_as_told(
     monkeypatch.setattr(training, "hidden", lambda batch: None)
     monkeypatch.setattr(training, "_soft", lambda hidden, batch: real)
     monkeypatch.setattr(training, "_oracle_soft_tokens", lambda batch: ideal)
-    wanted = training._answer_loss(ideal if faultless else real, batch)
+    wanted = training._answer_loss(ideal if oracle_fraction else real, batch)
     assert training._joint_loss(batch).item() == wanted.item()
 
 
@@ -188,14 +191,14 @@ def test_a_validation_is_without_dropout_whatever_a_stage_trains(
     stories = SyntheticClips(SyntheticConfig(styles=("shapes",), style_weights=(1.0,)), 32, Path())
     training = story_training(FrozenLLM(tiny_llama), stories, tmp_path)
     training.config = dataclasses.replace(
-        training.config, validated=4, kept_texts=2, kept_tokens=64, kept_batch=1
+        training.config, validation_clips=4, kl_texts=2, kl_tokens=64, kl_batch=1
     )
     dropped: list[bool] = []
     training.projector.body.register_forward_hook(
         lambda body, *_: dropped.append(any(module.training for module in body.modules()))
     )
-    training.see(DrawnConfig(steps=0))
-    training.study(StudyConfig(steps=1, batch=1))
+    training.align(ClipPhaseConfig(steps=0))
+    training.text_only(TextPhaseConfig(steps=1, batch=1))
     assert dropped and not any(dropped)
 
 
@@ -235,7 +238,7 @@ def test_turns_that_are_told_apart_know_nothing_of_each_other(
     losses = []
     soft = torch.randn(1, slots.N_SLOT_TOKENS, llm.n_embd)
     for apart, talks in ((True, [turns]), (False, [[turn] for turn in turns])):
-        training = story_training(llm, stories, tmp_path / str(apart), apart=apart)
+        training = story_training(llm, stories, tmp_path / str(apart), separate_turns=apart)
         batch = training.teacher([stories[0]])
         lines = []
         for talk in talks:

@@ -27,7 +27,7 @@ from models.training.stages.tower import (
     objects_in_cells,
     still_caption,
 )
-from models.training.trainer import StageConfig
+from models.training.trainer import TrainerConfig
 from models.vision.encoder import Tower
 
 pytestmark = pytest.mark.numeric
@@ -105,9 +105,11 @@ def test_the_stage_leaves_a_tower_that_can_be_loaded_and_goes_on_after_a_stop(
     lines: list[str] = []
     for steps in (1, 2):
         looking = small_looking(tmp_path / "work", lines.append)
-        stage = StageConfig(steps=steps, batch=4, accumulate=2, every=1, learning_rate=1e-4)
+        stage = TrainerConfig(
+            steps=steps, batch=4, accumulate=2, checkpoint_every=1, learning_rate=1e-4
+        )
         looking.run(stage, tmp_path / "t")
-    assert any("look: going on at step 1" in line for line in lines)
+    assert any("tower: going on at step 1" in line for line in lines)
     assert any("kept" in line for line in lines)
     tower = Tower.load(tmp_path / "t", finer=1)
     frames = [np.zeros((SIDE, SIDE, 3), np.uint8)]
@@ -130,7 +132,7 @@ def take_a_step(folder: Path) -> None:
         name: p.grad for name, p in looking.network.named_parameters() if p.grad is not None
     }
     torch.save(gradients, folder / f"{distributed.rank()}.pt")
-    looking.run(StageConfig(steps=1, batch=8), folder / "tower")
+    looking.run(TrainerConfig(steps=1, batch=8), folder / "tower")
     distributed.barrier()
     distributed.shut_down()
 

@@ -1,0 +1,130 @@
+"""Run the stages of a config one after the other: what is finished is skipped, the rest goes on.
+
+Every stage makes a bundle in a folder of its own, named for the stage. A later stage that names it
+in `init_from` learns on from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from gguf_tools.errors import ReellamaError
+from models.bundle import Bundle, BundleConfig
+from models.training import distributed
+from models.training.config import StagedConfig, SyntheticStageConfig, comparable
+from models.training.config_tables import unknown_name_error
+from models.training.train_bundle import train_bundle
+
+
+def train_stages(
+    config: StagedConfig,
+    out: Path,
+    *,
+    work: Path,
+    material: Path,
+    report: Callable[[str], None],
+    only: str | None = None,
+    processes: int | None = None,
+) -> Bundle:
+    """Train what is left of the stages, and return the bundle of the last one.
+
+    Args:
+        out: receives a folder for each stage.
+        work: keeps what a later run of an unfinished stage goes on with.
+        only: the name of the one stage to train; those before it must be finished.
+        processes: that share each step, in place of what each stage says.
+
+    Raises ReellamaError for a finished stage that was trained with other settings.
+    """
+    stages = selected(config, only)
+    for stage in stages:
+        if is_finished(config, stage, out):
+            report(f"{stage.stage}: finished, in {out / stage.stage}")
+            continue
+        _check_parents(config, stage, out)
+        report(f"{stage.stage}: from {stage.init_from or 'new weights'}")
+        ready = partial(
+            train_bundle,
+            stage if processes is None else replace(stage, processes=processes),
+            out / stage.stage,
+            work=work / stage.stage,
+            material=material,
+            report=report,
+            bundles={one.stage: out / one.stage for one in config.stages},
+        )
+        if (processes or stage.processes) == 1:
+            ready()
+        else:
+            distributed.spawn(ready, processes or stage.processes)
+        report(f"{stage.stage}: written to {out / stage.stage}")
+    return Bundle.load(out / stages[-1].stage)
+
+
+def selected(config: StagedConfig, only: str | None) -> list[SyntheticStageConfig]:
+    """The stage called `only`, or all; raises ReellamaError when there is none of that name."""
+    stages = [one for one in config.stages if only in (None, one.stage)]
+    if not stages:
+        raise unknown_name_error("stage", str(only), [one.stage for one in config.stages])
+    return stages
+
+
+def is_finished(config: StagedConfig, stage: SyntheticStageConfig, out: Path) -> bool:
+    """Whether the bundle of a stage is there.
+
+    Raises ReellamaError when the stage, or one that it comes from, has other settings now.
+    """
+    path = out / stage.stage / "bundle.json"
+    if not path.exists():
+        return False
+    recorded = {one.get("stage"): one["config"] for one in BundleConfig.read(path).stages}
+    for one in _line(config, stage):
+        difference = _first_difference(
+            comparable(recorded.get(one.stage, {})), comparable(one.to_json())
+        )
+        if difference:
+            raise ReellamaError(
+                f"{path}: was trained with another {difference} of stage {one.stage}; remove its "
+                "folder to train it again, or choose another --out"
+            )
+    return True
+
+
+def _line(config: StagedConfig, stage: SyntheticStageConfig) -> list[SyntheticStageConfig]:
+    """A stage and those of the config that it comes from, the first one first."""
+    by_name = {one.stage: one for one in config.stages}
+    line = [stage]
+    while line[0].init_from in by_name:
+        line.insert(0, by_name[line[0].init_from])
+    return line
+
+
+def _check_parents(config: StagedConfig, stage: SyntheticStageConfig, out: Path) -> None:
+    for name in (stage.init_from, stage.average_with):
+        if (
+            any(name == one.stage for one in config.stages)
+            and not (out / name / "bundle.json").exists()
+        ):
+            raise ReellamaError(
+                f"stage {stage.stage} begins with {name}, which is not in {out}; train that first"
+            )
+
+
+def _first_difference(recorded: Mapping[str, Any], now: Mapping[str, Any], name: str = "") -> str:
+    """The first key whose value differs, such as "align.steps"; "" if none does."""
+    for key in [*now, *(key for key in recorded if key not in now)]:
+        values = [_plain(one.get(key)) for one in (recorded, now)]
+        if values[0] == values[1]:
+            continue
+        if all(isinstance(value, Mapping) for value in values):
+            return _first_difference(values[0], values[1], f"{name}{key}.")
+        return f"{name}{key}"
+    return ""
+
+
+def _plain(value: Any) -> Any:
+    """As JSON gives it back: a tuple as a list."""
+    return list(value) if isinstance(value, tuple) else value
