@@ -8,10 +8,10 @@ export VIDEO QUESTION
 
 PIP := .venv/bin/python -m pip
 REELLAMA := .venv/bin/reellama
-# As many workers as processors; the tests of one file stay together.
-PYTEST := .venv/bin/python -m pytest -n logical --dist loadgroup
+# As many workers as processors; the tests of one file stay together, in the order of tests/conftest.py.
+PYTEST := .venv/bin/python -m pytest -n logical --dist loadgroup --no-loadscope-reorder
 
-.PHONY: help demo test test-kernels lint format bench pictures train-mini clean
+.PHONY: help demo test test-slow test-kernels lint format bench pictures train-mini clean
 .DELETE_ON_ERROR:
 
 help: ## say what each target does
@@ -26,8 +26,11 @@ endif
 demo.mp4: | .venv/.installed
 	$(REELLAMA) demo-video demo.mp4
 
-test: .venv/.installed-dev ## run every test (ARGS="-k name" to choose)
-	$(PYTEST) $(ARGS)
+test: .venv/.installed-dev ## run the tests but for the slow ones (ARGS="-k name" to choose)
+	$(PYTEST) -m "not slow" $(ARGS)
+
+test-slow: .venv/.installed-dev ## run the slow tests
+	$(PYTEST) -m slow $(ARGS)
 
 test-kernels: test-kernels-avx2 test-kernels-x86-64 ## the numeric tests as older processors would run them (RUNS=1)
 

@@ -35,11 +35,37 @@ settings.register_profile("reellama", deadline=None, max_examples=50, derandomiz
 settings.load_profile("reellama")
 
 
+# The groups that take longest, longest first. Groups begin in the order of collection (make test
+# passes --no-loadscope-reorder), and a long one that begins last keeps one worker busy alone.
+LONG_GROUPS = (
+    "measures",
+    "test_mini.py",
+    "test_train_bundle.py",
+    "test_evaluation.py",
+    "test_timeline.py",
+    "test_perplexity.py",
+    "test_instruction.py",
+    "test_interpretation.py",
+    "test_errors.py",
+    "test_watch_folder.py",
+    "test_openai_routes.py",
+    "test_ollama_chat.py",
+    "test_tower.py",
+    "test_tour.py",
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give each file to one worker, which makes its fixtures once, and what measures to one."""
+
+    def place(item: pytest.Item) -> int:
+        name = "measures" if item.get_closest_marker("measures") else item.path.name
+        return LONG_GROUPS.index(name) if name in LONG_GROUPS else len(LONG_GROUPS)
+
     for item in items:
         group = "measures" if item.get_closest_marker("measures") else str(item.path)
         item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")

@@ -156,7 +156,19 @@ def test_a_model_does_not_differ_from_itself(tiny_llama: Path, text: Path) -> No
     assert (found.same_top.value, found.log_ratio.value) == (1, 0)
 
 
-@pytest.mark.parametrize(("n_ctx", "n_chunks"), [(64, 3), (64, 8), (100, 5), (300, 2), (600, 1)])
+slow = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("n_ctx", "n_chunks"),
+    [
+        (64, 3),
+        pytest.param(64, 8, marks=slow),
+        (100, 5),
+        pytest.param(300, 2, marks=slow),
+        (600, 1),
+    ],
+)
 def test_the_figure_is_that_of_llama_perplexity_to_the_last_digit(
     smollm2: Path, n_ctx: int, n_chunks: int
 ) -> None:
