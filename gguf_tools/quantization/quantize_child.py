@@ -121,8 +121,8 @@ def main() -> None:
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever else is printed stays out of the replies
     jobs: queue.SimpleQueue[QuantizeJob] = queue.SimpleQueue()
-    running: list[QuantizeJob] = []
-    threading.Thread(target=_receive, args=(jobs, running), daemon=True).start()
+    unfinished: list[QuantizeJob] = []
+    threading.Thread(target=_receive, args=(jobs, unfinished), daemon=True).start()
 
     def reply(**message: Any) -> None:
         replies.write(json.dumps(message) + "\n")
@@ -137,21 +137,26 @@ def main() -> None:
     llama.llama_log_set(log, ctypes.c_void_p(None))
     llama.llama_backend_init()
     while True:
-        running[:] = [jobs.get()]
+        job = jobs.get()
         try:
-            reply(done=_quantize(llama, running[0]))
+            done = _quantize(llama, job)
         except ReellamaError as error:
+            unfinished.remove(job)
             reply(error=str(error))
-        running.clear()
+        else:
+            unfinished.remove(job)  # before the reply, after which the file is the parent's
+            reply(done=done)
 
 
-def _receive(jobs: queue.SimpleQueue[QuantizeJob], running: list[QuantizeJob]) -> None:
+def _receive(jobs: queue.SimpleQueue[QuantizeJob], unfinished: list[QuantizeJob]) -> None:
     """Pass jobs on to the main thread, and end the process when there are none to come."""
     for line in sys.stdin:
         fields = json.loads(line)
         fields["overrides"] = tuple(map(tuple, fields["overrides"]))
-        jobs.put(QuantizeJob(**fields))
-    for job in running:
+        job = QuantizeJob(**fields)
+        unfinished.append(job)  # from here on its half file is this process's to remove
+        jobs.put(job)
+    for job in unfinished:
         if not job.dry_run:
             Path(job.output).unlink(missing_ok=True)
     os._exit(1)
