@@ -3,6 +3,11 @@
 The file is a protocol buffer, a sequence of numbered fields:
 https://github.com/google/sentencepiece/blob/master/src/sentencepiece_model.proto and
 https://protobuf.dev/programming-guides/encoding/
+
+Four of its fields are needed. The package's `SentencePieceProcessor` gives neither the kind of
+model nor the dummy prefix nor which pieces a user defined. Its protobuf classes do, but each
+release of it asks for the protobuf of its day or a later one (0.2.3 for 7.36.1), which other
+packages of an environment hold back, and they take texts that are no UTF-8 and unknown types.
 """
 
 from __future__ import annotations
