@@ -33,7 +33,7 @@ class Camera:
     phase: float = 0.0
 
     @classmethod
-    def of(cls, rng: np.random.Generator, move: str) -> Camera:
+    def random(cls, rng: np.random.Generator, move: str) -> Camera:
         """A camera that makes `move`, somewhere in the scene."""
         x, y = (float(rng.uniform(0.4, 0.6)) for _ in range(2))
         amount = float(rng.uniform(0.3, 1.0) if move == HANDHELD else rng.uniform(0.6, 1.0))

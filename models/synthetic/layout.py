@@ -18,10 +18,10 @@ from models.synthetic.scene import (
 )
 
 
-def empty_scene(rng: np.random.Generator, cast: PicturePool) -> Scene:
+def empty_scene(rng: np.random.Generator, pool: PicturePool) -> Scene:
     """An empty scene."""
     size = ((192, 192), (256, 192), (344, 192))[int(rng.integers(3))]
-    return Scene((), random_background(rng, cast.photos), size, float(rng.uniform(2.0, 10.0)))
+    return Scene((), random_background(rng, pool.photos), size, float(rng.uniform(2.0, 10.0)))
 
 
 def add_beside(
@@ -41,13 +41,13 @@ def add_beside(
     return actors
 
 
-def photograph_scene(rng: np.random.Generator, cast: PicturePool, scene: Scene) -> Scene:
+def photograph_scene(rng: np.random.Generator, pool: PicturePool, scene: Scene) -> Scene:
     """A photograph that fills an empty scene, or something cut out of one, large."""
     if rng.random() < 0.3:
-        return replace(scene, background=random_background(rng, cast.photos, p_photo=1.0))
+        return replace(scene, background=random_background(rng, pool.photos, p_photo=1.0))
     x, y, side = rng.uniform(0.42, 0.58), rng.uniform(0.42, 0.58), rng.uniform(0.5, 0.9)
     mirrored = bool(rng.random() < 0.5)
     thing = Actor(
-        cast.unnamed_picture(rng), "stays still", float(x), float(y), float(side), mirrored=mirrored
+        pool.unnamed_picture(rng), "stays still", float(x), float(y), float(side), mirrored=mirrored
     )
     return replace(scene, actors=(thing,))

@@ -135,7 +135,7 @@ class ShuffledMotion:
         return self.ordered.pose(self.frame_times[shown])
 
     @classmethod
-    def of(cls, rng: np.random.Generator, ordered: Drawable) -> ShuffledMotion:
+    def random(cls, rng: np.random.Generator, ordered: Drawable) -> ShuffledMotion:
         """A motion in 12 to 32 moments."""
         moments = np.linspace(0.0, 1.0, int(rng.integers(12, 33)))
         return cls(ordered, tuple(float(u) for u in rng.permutation(moments)))
@@ -176,7 +176,7 @@ class WaypointMotion:
         return Pose(x0 + share * (x1 - x0), y0 + share * (y1 - y0), self.size)
 
     @classmethod
-    def swaps(
+    def swapping_places(
         cls, rng: np.random.Generator, pictures: Sequence[Picture], side: float, swaps: int
     ) -> tuple[list[int], list[WaypointMotion]]:
         """Three pictures in a row, of which two change places `swaps` times.
@@ -203,7 +203,7 @@ class WaypointMotion:
         return places, routes
 
     @classmethod
-    def about(cls, rng: np.random.Generator, picture: Picture, side: float) -> WaypointMotion:
+    def aimless(cls, rng: np.random.Generator, picture: Picture, side: float) -> WaypointMotion:
         """Here and there, in no one direction: as frames of a straight way in wrong order look.
 
         Half of the ways keep to a line.

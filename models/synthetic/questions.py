@@ -95,7 +95,7 @@ def _opposite(way: str) -> str:
 
 
 def naming_questions(
-    rng: np.random.Generator, cast: PicturePool, pictures: Sequence[Picture]
+    rng: np.random.Generator, pool: PicturePool, pictures: Sequence[Picture]
 ) -> list[ClipQuestion]:
     """Questions about what is there, whatever happens to it."""
     main = pictures[0]
@@ -106,7 +106,7 @@ def naming_questions(
         question = pick_wording(
             rng, "What is in the video?", "What can be seen?", "What do you see?"
         )
-        others = [indefinite_name(p) for p in cast.pick(rng, 3)]
+        others = [indefinite_name(p) for p in pool.pick(rng, 3)]
         asked.append(
             choice_question(
                 rng,
@@ -118,7 +118,7 @@ def naming_questions(
             )
         )
     there = bool(rng.random() < 0.5)
-    absent = [n for n in rng.choice(list(cast.names), 3) if all(n not in p.kind for p in pictures)]
+    absent = [n for n in rng.choice(list(pool.names), 3) if all(n not in p.kind for p in pictures)]
     if there or absent:
         noun = indefinite_name(main) if there else with_article(str(absent[0]))
         question = pick_wording(

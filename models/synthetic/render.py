@@ -43,10 +43,10 @@ def render(scene: Scene, times: np.ndarray) -> np.ndarray:
     ]
     for frame, time in zip(frames, times, strict=True):
         u = min(1.0, max(0.0, float(time) / scene.duration))
-        if scene.second_shot and u >= scene.cut:
-            frame[...] = shots[1].draw((u - scene.cut) / (1 - scene.cut))
+        if scene.second_shot and u >= scene.cut_time:
+            frame[...] = shots[1].draw((u - scene.cut_time) / (1 - scene.cut_time))
         else:
-            frame[...] = shots[0].draw(u / scene.cut if scene.second_shot else u)
+            frame[...] = shots[0].draw(u / scene.cut_time if scene.second_shot else u)
     return frames
 
 

@@ -82,14 +82,14 @@ class RenderedClip:
 class RenderedClips:
     """All splits of one configuration; `material` is where picture sets are downloaded to."""
 
-    def __init__(self, config: RenderedConfig, material: Path = ASSETS) -> None:
+    def __init__(self, config: RenderedConfig, assets: Path = ASSETS) -> None:
         self.config = config
-        self.material = material
+        self.assets = assets
 
     @cached_property
     def pictures(self) -> list[list[Picture]]:
         """By style, in the order of the configuration."""
-        return [load_pictures((style,), self.material) for style in self.config.styles]
+        return [load_pictures((style,), self.assets) for style in self.config.styles]
 
     @cached_property
     def photos(self) -> list[np.ndarray]:

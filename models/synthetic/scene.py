@@ -153,7 +153,7 @@ class Scene:
     size: tuple[int, int] = (224, 224)
     duration: float = 4.0  # seconds
     camera: Camera | None = None
-    cut: float = 1.0
+    cut_time: float = 1.0
     second_shot: Scene | None = None
 
     def described_backwards(self) -> Scene:

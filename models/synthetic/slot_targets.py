@@ -24,12 +24,12 @@ PHOTOGRAPH_NAME = "photograph"  # the name of whatever is one
 SLOW_SHARE = 0.3  # who goes less than this share of the picture in a clip is slow
 
 
-def slot_texts(story: SyntheticClip) -> list[str]:
+def slot_texts(clip: SyntheticClip) -> list[str]:
     """The story's form: a text for each of `WIDTHS`, empty where there is nothing to say."""
-    scene = story.scene
+    scene = clip.scene
     shots = [scene, *([scene.second_shot] if scene.second_shot else [])]
     things = [thing for shot in shots for thing in _described_objects(shot)]
-    if story.photograph:
+    if clip.is_photograph:
         fields = ["", "", _camera_text(scene), PHOTOGRAPH_NAME, "", ""]
     else:
         moving = sum(is_moving(actor) for actor in scene.actors)

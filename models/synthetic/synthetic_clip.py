@@ -28,5 +28,5 @@ class SyntheticClip:
     scene: Scene
     caption: str
     questions: tuple[ClipQuestion, ...]
-    seen: tuple[int, ...] = ()  # classes of ImageNet that a classifier names here
-    photograph: bool = False  # a photograph or a part of one, of which they are told
+    imagenet_classes: tuple[int, ...] = ()  # classes of ImageNet that a classifier names here
+    is_photograph: bool = False  # a photograph or a part of one, of which they are told

@@ -74,11 +74,11 @@ def load_photos() -> list[np.ndarray]:
     return photos
 
 
-def load_wallpapers(material: Path) -> list[np.ndarray]:
+def load_wallpapers(assets: Path) -> list[np.ndarray]:
     """Photographs of Debian packages, installed or in folders of `material`; none without them."""
     photos = []
     for package, pattern in _WALLPAPERS.items():
-        own = material / package
+        own = assets / package
         folder = own if own.is_dir() else _WALLPAPER_FOLDER
         for path in sorted(folder.glob(pattern)):
             with Image.open(path) as image:

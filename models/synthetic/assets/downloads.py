@@ -37,25 +37,25 @@ ICON_PACKAGES = {
 }
 
 
-def fetch_icons(style: str, material: Path) -> Path:
+def fetch_icons(style: str, assets: Path) -> Path:
     """The folder of a set's `icons.json`, downloaded into `material` when missing.
 
     Raises like `fetch`.
     """
     package, version = ICON_PACKAGES[style]
-    folder = material / package.rpartition("/")[2]
+    folder = assets / package.rpartition("/")[2]
     if not (folder / "icons.json").is_file():
         _npm_unpack(f"{package}@{version}", folder, "")
     return folder
 
 
-def fetch_emoji(style: str, material: Path) -> Path:
+def fetch_emoji(style: str, assets: Path) -> Path:
     """The folder of 64-pixel PNGs of an emoji style, downloaded into `material` when missing.
 
     Raises ReellamaError when npm is missing or fails, or the disk is full.
     """
     package, version, pictures = EMOJI_PACKAGES[style]
-    folder = material / package
+    folder = assets / package
     if not (folder / pictures).is_dir():
         _npm_unpack(f"{package}@{version}", folder, pictures)
     return folder / pictures

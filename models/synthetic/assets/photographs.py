@@ -24,25 +24,25 @@ INSTALLED = Path("/usr/share/tuxpaint/stamps")
 CUT_OUT_SIDE = 256  # and of one that is trained with
 
 
-def stamps_folder(material: Path = ASSETS) -> Path:
+def stamps_folder(assets: Path = ASSETS) -> Path:
     """The folder of the photographs: installed, or in `material`.
 
     Raises ReellamaError when it is in neither.
     """
-    for folder in (material / PACKAGE, INSTALLED):
+    for folder in (assets / PACKAGE, INSTALLED):
         if folder.is_dir():
             return folder
     raise ReellamaError(
         f"no photographs: install Debian's {PACKAGE}, or put its folder `stamps` there as "
-        f"{material / PACKAGE}"
+        f"{assets / PACKAGE}"
     )
 
 
 @functools.cache
-def load_cut_outs(material: Path = ASSETS) -> list[Picture]:
+def load_cut_outs(assets: Path = ASSETS) -> list[Picture]:
     """Photographs of other kinds, for training: things without a name; none without the package."""
     try:
-        source = stamps_folder(material)
+        source = stamps_folder(assets)
     except ReellamaError:
         return []
     with (DATA / "cutouts.csv").open(newline="") as file:

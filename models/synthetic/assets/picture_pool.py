@@ -23,7 +23,7 @@ class PicturePool:
     names: Sequence[str]
     photos: Sequence[np.ndarray] = ()
     cut_outs: Sequence[Picture] = ()
-    tinted: float = 0.15  # share of the pictures that are drawn in shades of one colour
+    tint_share: float = 0.15  # share of the pictures that are drawn in shades of one colour
 
     def pick(self, rng: np.random.Generator, count: int = 1) -> list[Picture]:
         """Pictures of different kinds."""
@@ -32,7 +32,7 @@ class PicturePool:
             picture = self.pictures[int(rng.integers(len(self.pictures)))]
             if all(picture.kind != other.kind for other in found):
                 found.append(picture)
-        return [self._tint(rng, p) if rng.random() < self.tinted else p for p in found]
+        return [self._tint(rng, p) if rng.random() < self.tint_share else p for p in found]
 
     def unnamed_picture(self, rng: np.random.Generator) -> Picture:
         """A thing out of a photograph: cut out by hand, or a blob of anything."""

@@ -112,7 +112,7 @@ def shape_kinds() -> list[str]:
 
 def load_pictures(
     styles: Iterable[str] = STYLES,
-    material: Path = ASSETS,
+    assets: Path = ASSETS,
     kinds: Sequence[str] | None = None,
 ) -> list[Picture]:
     """The pictures of `styles`, of all kinds or of those named.
@@ -125,19 +125,19 @@ def load_pictures(
         if style == "shapes":
             pictures += _shapes(kinds)
         else:
-            pictures += _emoji(style, material, kinds)
+            pictures += _emoji(style, assets, kinds)
     return pictures
 
 
-def _emoji(style: str, material: Path, names: Sequence[str] | None) -> list[Picture]:
+def _emoji(style: str, assets: Path, names: Sequence[str] | None) -> list[Picture]:
     known = [*load_kinds(), *load_kinds("flags")]
     kinds = [k for k in known if (k.name in names if names is not None else k in load_kinds())]
     if style in EMOJI_PACKAGES:
-        folder = fetch_emoji(style, material)
+        folder = fetch_emoji(style, assets)
     elif style == "openmoji":
-        folder = _rasterise_openmoji(kinds, material / "openmoji")
+        folder = _rasterise_openmoji(kinds, assets / "openmoji")
     elif style in ICON_PACKAGES:
-        folder = _rasterise_icons(style, kinds, material)
+        folder = _rasterise_icons(style, kinds, assets)
         kinds = [kind for kind in kinds if (folder / kind.file_name).is_file()]
     else:
         raise unknown("picture style", style, STYLES)
@@ -210,17 +210,17 @@ def _rasterise(svg: str, path: Path) -> None:
     square.save(path)
 
 
-def _rasterise_icons(style: str, kinds: Sequence[ObjectKind], material: Path) -> Path:
+def _rasterise_icons(style: str, kinds: Sequence[ObjectKind], assets: Path) -> Path:
     """Draw those of `kinds` that an icon set holds; what it lacks is left out."""
-    folder = material / style
+    folder = assets / style
     done = folder / "complete.json"
     wanted = [kind.name for kind in kinds]
     if done.is_file() and set(wanted) <= set(json.loads(done.read_text())):
         return folder
     # One of the sets says which of its names belongs to which code point; the others name theirs
     # much alike.
-    chars = json.loads((fetch_icons("fluent-flat", material) / "chars.json").read_text())
-    icons = json.loads((fetch_icons(style, material) / "icons.json").read_text())
+    chars = json.loads((fetch_icons("fluent-flat", assets) / "chars.json").read_text())
+    icons = json.loads((fetch_icons(style, assets) / "icons.json").read_text())
     width, height = icons.get("width", 16), icons.get("height", 16)
     folder.mkdir(parents=True, exist_ok=True)
     for kind in kinds:

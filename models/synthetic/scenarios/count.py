@@ -28,12 +28,12 @@ from models.synthetic.synthetic_clip import SyntheticClip
 UNNAMED_SHARE = 0.2  # share of the counted things that are cut out of photographs
 
 
-def count(rng: np.random.Generator, cast: PicturePool) -> SyntheticClip:
+def count(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:
     """One to five of a kind, some of which move; what they are need not be known."""
-    scene = empty_scene(rng, cast)
-    (picture,) = cast.pick(rng)
-    if cast.cut_outs and rng.random() < UNNAMED_SHARE:
-        picture = cast.unnamed_picture(rng)
+    scene = empty_scene(rng, pool)
+    (picture,) = pool.pick(rng)
+    if pool.cut_outs and rng.random() < UNNAMED_SHARE:
+        picture = pool.unnamed_picture(rng)
     wanted, side = int(rng.integers(1, 6)), float(rng.uniform(0.2, 0.28))
     moving = int(rng.integers(0, wanted + 1)) if rng.random() < 0.7 else 0
     motion = str(
@@ -49,7 +49,7 @@ def count(rng: np.random.Generator, cast: PicturePool) -> SyntheticClip:
     total = len(actors)
     moving = sum(map(is_moving, actors))
     many = pick_wording(rng, "How many objects are there?", "How many things are in the video?")
-    asked = [
+    questions = [
         choice_question(
             rng,
             "count",
@@ -61,7 +61,7 @@ def count(rng: np.random.Generator, cast: PicturePool) -> SyntheticClip:
         )
     ]
     move = pick_wording(rng, "How many of them move?", "How many objects move?")
-    asked.append(
+    questions.append(
         choice_question(
             rng,
             "moving count",
@@ -72,9 +72,9 @@ def count(rng: np.random.Generator, cast: PicturePool) -> SyntheticClip:
             6,
         )
     )
-    asked += naming_questions(rng, cast, [picture])
-    told = as_sentence(copies_caption(actors, motion))
-    return SyntheticClip("count", replace(scene, actors=tuple(actors)), told, tuple(asked))
+    questions += naming_questions(rng, pool, [picture])
+    caption = as_sentence(copies_caption(actors, motion))
+    return SyntheticClip("count", replace(scene, actors=tuple(actors)), caption, tuple(questions))
 
 
 def copies_caption(actors: Sequence[Actor], motion: str) -> str:

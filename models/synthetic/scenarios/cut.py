@@ -16,17 +16,17 @@ from models.synthetic.scenarios.motion import one
 from models.synthetic.synthetic_clip import SyntheticClip
 
 
-def cut(rng: np.random.Generator, cast: PicturePool) -> SyntheticClip:
+def cut(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:
     """Two scenes, one after the other."""
-    before, after = one(rng, cast), one(rng, cast)
+    before, after = one(rng, pool), one(rng, pool)
     duration = float(rng.uniform(3.0, 10.0))
     at = float(rng.uniform(0.38, 0.62))
     size = before.scene.size
     later = replace(after.scene, size=size)
-    scene = replace(before.scene, duration=duration, cut=at, second_shot=later)
+    scene = replace(before.scene, duration=duration, cut_time=at, second_shot=later)
     names = [indefinite_name(s.scene.actors[0].picture) for s in (before, after)]
-    extra = next(name for p in cast.pick(rng, 3) if (name := indefinite_name(p)) not in names)
-    # One of the two is in every choice, so that no choice is likelier for who has not seen.
+    extra = next(name for p in pool.pick(rng, 3) if (name := indefinite_name(p)) not in names)
+    # One of the two is in every choice, so that no choice is likelier for who has not classes.
     known = names[int(rng.integers(2))]
     pairs = [tuple(names), tuple(names[::-1]), (known, extra), (extra, known)]
     choices = [f"from {a} to {b}" for a, b in pairs]
@@ -34,8 +34,10 @@ def cut(rng: np.random.Generator, cast: PicturePool) -> SyntheticClip:
         rng, "How does the scene change?", "What does the scene change from and to?"
     )
     worded = f"The scene changes {choices[0]}."
-    asked = [choice_question(rng, "scene transition", question, choices[0], choices[1:], worded)]
+    questions = [
+        choice_question(rng, "scene transition", question, choices[0], choices[1:], worded)
+    ]
     many = pick_wording(rng, "How many scenes are there?", "How many shots does the video have?")
-    asked.append(choice_question(rng, "", many, "two", ("one", "two", "three"), "Two."))
-    told = f"{before.caption} Then {after.caption[0].lower()}{after.caption[1:]}"
-    return SyntheticClip("cut", scene, told, tuple(asked))
+    questions.append(choice_question(rng, "", many, "two", ("one", "two", "three"), "Two."))
+    caption = f"{before.caption} Then {after.caption[0].lower()}{after.caption[1:]}"
+    return SyntheticClip("cut", scene, caption, tuple(questions))

@@ -32,38 +32,38 @@ from models.synthetic.synthetic_clip import SyntheticClip
 SIDES = (0.25, 0.42)  # the largest size of what does two things, in shares of the short side
 
 
-def order(rng: np.random.Generator, cast: PicturePool) -> SyntheticClip:
+def order(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:
     """One thing does one thing and then another."""
-    scene = empty_scene(rng, cast)
-    (picture,) = cast.pick(rng)
+    scene = empty_scene(rng, pool)
+    (picture,) = pool.pick(rng)
     doing = SequentialMotion.random(rng, picture, float(rng.uniform(*SIDES)), scene.size)
     before, after = doing.first.motion, doing.second.motion
     first, last = _first_or_last(rng, picture)
     choices = _in_any_order(rng, doing)
-    asked = [
+    questions = [
         choice_question(rng, "action order", first, f"it {before}", choices, f"First it {before}."),
         choice_question(rng, "action order", last, f"it {after}", choices, f"Then it {after}."),
-        *naming_questions(rng, cast, [picture]),
+        *naming_questions(rng, pool, [picture]),
     ]
-    told = as_sentence(f"{indefinite_name(picture)} {before}, then it {after}")
-    return SyntheticClip("order", replace(scene, actors=(doing,)), told, tuple(asked))
+    caption = as_sentence(f"{indefinite_name(picture)} {before}, then it {after}")
+    return SyntheticClip("order", replace(scene, actors=(doing,)), caption, tuple(questions))
 
 
-def about(rng: np.random.Generator, cast: PicturePool) -> SyntheticClip:
+def about(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:
     """One thing moves about, in no one direction and no order.
 
     Who must choose a direction or an order all the same is to prefer none.
     """
-    scene = empty_scene(rng, cast)
-    (picture,) = cast.pick(rng)
+    scene = empty_scene(rng, pool)
+    (picture,) = pool.pick(rng)
     motion, question, choices = _aimless(rng, picture, scene.size)
     does = f"it {motion.motion}"
-    asked = [
+    questions = [
         *unanswerable_questions(rng, question, choices, as_sentence(does)),
-        *naming_questions(rng, cast, [picture]),
+        *naming_questions(rng, pool, [picture]),
     ]
-    told = as_sentence(f"{indefinite_name(picture)} {motion.motion}")
-    return SyntheticClip("about", replace(scene, actors=(motion,)), told, tuple(asked))
+    caption = as_sentence(f"{indefinite_name(picture)} {motion.motion}")
+    return SyntheticClip("about", replace(scene, actors=(motion,)), caption, tuple(questions))
 
 
 def _aimless(
@@ -74,14 +74,14 @@ def _aimless(
     if part < 0.4:
         doing = SequentialMotion.random(rng, picture, float(rng.uniform(*SIDES)), size)
         first_or_last = pick_wording(rng, *_first_or_last(rng, picture))
-        return ShuffledMotion.of(rng, doing), first_or_last, _in_any_order(rng, doing)
+        return ShuffledMotion.random(rng, doing), first_or_last, _in_any_order(rng, doing)
     way = str(rng.choice(DIRECTION_WORDS))
     side = float(rng.uniform(0.22, 0.5))
     which = pick_wording(rng, f"Which way does {name} move?", f"In which direction does {name} go?")
     if part < 0.8:
         straight = random_actor(rng, picture, side, size, f"moves {way}")
-        return ShuffledMotion.of(rng, straight), which, direction_choices(rng, way)
-    return WaypointMotion.about(rng, picture, min(side, 0.4)), which, direction_choices(rng, way)
+        return ShuffledMotion.random(rng, straight), which, direction_choices(rng, way)
+    return WaypointMotion.aimless(rng, picture, min(side, 0.4)), which, direction_choices(rng, way)
 
 
 def _first_or_last(rng: np.random.Generator, picture: Picture) -> tuple[str, str]:

@@ -43,17 +43,17 @@ SCENARIOS: dict[str, tuple[Callable[[np.random.Generator, PicturePool], Syntheti
 
 def random_clip(
     rng: np.random.Generator,
-    cast: PicturePool,
+    pool: PicturePool,
     name: str | None = None,
-    emphasis: Mapping[str, float] = MappingProxyType({}),
+    sampling_weights: Mapping[str, float] = MappingProxyType({}),
 ) -> SyntheticClip:
     """A story by name, or any, as often as its share says; `emphasis` multiplies shares."""
     if name is None:
-        shares = {n: share * emphasis.get(n, 1.0) for n, (_, share) in SCENARIOS.items()}
+        shares = {n: share * sampling_weights.get(n, 1.0) for n, (_, share) in SCENARIOS.items()}
         total = sum(shares.values())
         name = str(rng.choice(list(shares), p=[share / total for share in shares.values()]))
-    if name == "unknown" and not cast.photos:
+    if name == "unknown" and not pool.photos:
         name = "one"
-    story = SCENARIOS[name][0](rng, cast)
+    clip = SCENARIOS[name][0](rng, pool)
     # Nothing is to be learned from what the classifier says of a drawing.
-    return story if story.seen else replace(story, seen=random_classes(rng))
+    return clip if clip.imagenet_classes else replace(clip, imagenet_classes=random_classes(rng))
