@@ -49,7 +49,7 @@ def camera(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:
         # The classifier's names stand in the prompt: any will do to learn to repeat them.
         classes = random_classes(rng)
         caption = f"A photograph, {guess_text(classes)}. {as_sentence(move)}"
-        what = pick_wording(rng, "What is in the video?", "What can be classes?", "What is it?")
+        what = pick_wording(rng, "What is in the video?", "What can be seen?", "What is it?")
         questions.append(ClipQuestion("", what, "", (), as_sentence(guess_text(classes))))
     else:
         questions += naming_questions(rng, pool, [a.picture for a in actors])

@@ -26,7 +26,7 @@ def cut(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:
     scene = replace(before.scene, duration=duration, cut_time=at, second_shot=later)
     names = [indefinite_name(s.scene.actors[0].picture) for s in (before, after)]
     extra = next(name for p in pool.pick(rng, 3) if (name := indefinite_name(p)) not in names)
-    # One of the two is in every choice, so that no choice is likelier for who has not classes.
+    # One of the two is in every choice, so that no choice is likelier for who has not seen the video.
     known = names[int(rng.integers(2))]
     pairs = [tuple(names), tuple(names[::-1]), (known, extra), (extra, known)]
     choices = [f"from {a} to {b}" for a, b in pairs]

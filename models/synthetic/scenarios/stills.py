@@ -94,7 +94,7 @@ def photo(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:
     scene = photograph_scene(rng, pool, empty_scene(rng, pool))
     classes = random_classes(rng)
     what = pick_wording(
-        rng, "What is in the video?", "What can be classes?", "What is it?", "What do you see?"
+        rng, "What is in the video?", "What can be seen?", "What is it?", "What do you see?"
     )
     questions = (ClipQuestion("", what, "", (), as_sentence(guess_text(classes))),)
     caption = f"A photograph, {guess_text(classes)}."
