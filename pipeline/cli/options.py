@@ -131,13 +131,12 @@ class ModelOptions:
             "n_ctx": self.n_ctx,
             "n_threads": self.threads,
             "n_gpu_layers": parse_gpu_layers(self.gpu_layers),
-            "lora": adapters(self.lora),
         }
         if self.llm and self.llm.startswith(OLLAMA_PREFIX):
             return self._open_ollama(self.llm.removeprefix(OLLAMA_PREFIX), options)
         from pipeline.chat.video_chat import VideoChat
 
-        return VideoChat(llm=self.llm, **options)
+        return VideoChat(llm=self.llm, lora=adapters(self.lora), **options)
 
     def _open_ollama(self, name: str, options: dict[str, Any]) -> VideoChat:
         """Let the bundle's own LLM watch, and a model of Ollama's talk."""

@@ -31,7 +31,7 @@ def probabilities(
 def normalized_words(text: str, *, articles: bool = False) -> list[str]:
     """Words for comparing: small letters, no marks, numbers as digits, articles only if wanted.
 
-    >>> words("The dog's red, and two cats!")
+    >>> normalized_words("The dog's red, and two cats!")
     ['dog', 's', 'red', 'and', '2', 'cats']
     """
     found = re.findall(r"[^\W_]+", text.lower())
@@ -41,7 +41,7 @@ def normalized_words(text: str, *, articles: bool = False) -> list[str]:
 def mentioned_choices(said: str, choices: Sequence[str]) -> list[int]:
     """Which choices a text names, as whole words; not one inside the name of a longer one.
 
-    >>> named("It moves up and right.", ["right", "up and right", "down"])
+    >>> mentioned_choices("It moves up and right.", ["right", "up and right", "down"])
     [1]
     """
     articles = not all(map(normalized_words, choices))  # a choice may be the letter A

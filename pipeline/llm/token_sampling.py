@@ -21,6 +21,7 @@ from pipeline.llm import grammar
 
 RANDOM_SEED = 0xFFFFFFFF  # LLAMA_DEFAULT_SEED: llama.cpp draws one itself
 BOUNDS = ("minLength", "maxLength", "minItems", "maxItems")  # of a JSON schema
+MOST_BOUND = 100_000
 # What llama-cpp-python raises for a JSON schema that it cannot turn into a grammar.
 SCHEMA_ERRORS = (
     *(AssertionError, AttributeError, KeyError, TypeError, ValueError),
@@ -144,8 +145,8 @@ def _check_bounds(schema: object) -> None:
             counts = re.findall(r"[{,](\d+)(?=[,}])", pattern if isinstance(pattern, str) else "")
             bounds += [("a number in its pattern", int(count[:9])) for count in counts]
             for name, bound in bounds:
-                if isinstance(bound, int) and bound > grammar.MOST_REPEATED:
-                    raise ValueError(f"{name} is {bound}, of at most {grammar.MOST_REPEATED}")
+                if isinstance(bound, int) and bound > MOST_BOUND:
+                    raise ValueError(f"{name} is {bound}, and may be {MOST_BOUND} at most")
         elif isinstance(part, list):
             left += part
 

@@ -242,7 +242,8 @@ class LongVideo:
 def summarize_scenes(scenes: Sequence[TimelineScene], most: int = 3) -> str:
     """What most of the time shows, in the scenes' own words: nothing is made up.
 
-    >>> summarize([TimelineScene(0, 4, 2, "A dog runs."), TimelineScene(4, 6, 5, "A cat.")])
+    >>> dog, cat = TimelineScene(0, 4, 2, "A dog runs."), TimelineScene(4, 6, 5, "A cat.")
+    >>> summarize_scenes([dog, cat])
     'A dog runs. A cat.'
     """
     seconds: Counter[str] = Counter()

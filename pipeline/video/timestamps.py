@@ -6,7 +6,7 @@ from __future__ import annotations
 def format_time(seconds: float) -> str:
     """A time as people write it: `0:07.5`, `12:30.0`, `1:02:03.0`.
 
-    >>> clock(7.48), clock(3723)
+    >>> format_time(7.48), format_time(3723)
     ('0:07.5', '1:02:03.0')
     """
     tenths = round(seconds * 10)

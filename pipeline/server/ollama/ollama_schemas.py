@@ -38,8 +38,8 @@ INTEGERS = ("top_k", "repeat_last_n", "seed", "num_predict", "num_ctx")
 def parse_keep_alive(value: Any) -> float | None:
     """A `keep_alive`: seconds as a number, or text such as "5m" or "1h30m"; -1.0 is for ever.
 
-    >>> seconds("1h30m"), seconds(0), seconds("-1m"), seconds("10")
-    (5400.0, 0.0, -1.0, 10.0)
+    >>> [parse_keep_alive(value) for value in ("1h30m", 0, "-1m", "10")]
+    [5400.0, 0.0, -1.0, 10.0]
     """
     if value is None:
         return None

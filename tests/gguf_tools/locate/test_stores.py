@@ -163,8 +163,9 @@ def test_a_folder_that_may_not_be_read_is_passed_over(
         if machine.parent in (folder, *folder.parents):
             folder.chmod(0o755)
     (own / "closed").chmod(0)
-    for folder in machine.parent.parents[:2]:
-        folder.chmod(0o755)
+    for folder in machine.parent.parents:
+        if folder.name.startswith(("pytest-", "popen-")):  # these let nobody else in
+            folder.chmod(0o755)
     root = os.geteuid() == 0
     if root:  # whom no permission stops
         os.seteuid(65534)

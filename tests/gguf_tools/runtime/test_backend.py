@@ -77,9 +77,10 @@ def test_what_llama_cpp_refuses_comes_with_its_reason(tmp_path: Path) -> None:
 def test_no_memory_is_one_line(smollm2: Path) -> None:
     """A process that may not have the memory for the weights."""
     code = (
-        "import resource, sys; from gguf_tools.runtime import backend, reader\n"
+        "import resource, sys; from gguf_tools.format import reader\n"
+        "from gguf_tools.runtime import backend\n"
         "from gguf_tools.errors import GGUFError\n"
-        "backend.init(); reader.read_gguf(sys.argv[1]); backend.guard()\n"
+        "backend.init(); reader.read_gguf(sys.argv[1]); backend.amx_decision()\n"
         "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (used + (80 << 20), resource.RLIM_INFINITY))\n"
         "for use_mmap in (True, False):\n"

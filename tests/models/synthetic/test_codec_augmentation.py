@@ -84,7 +84,7 @@ def test_some_of_the_training_clips_are_films_and_no_clip_for_validation_is(
         made.append(1)
         return render_through_codec(*given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("models.synthetic.dataset.film", counted)
+    monkeypatch.setattr("models.synthetic.dataset.render_through_codec", counted)
     for number in range(24):
         sample = STORIES[number]
         assert len(sample["frames"]) == len(sample["times"])

@@ -99,8 +99,9 @@ def test_a_later_success_clears_the_record(folder: WatchedFolder) -> None:
 def test_a_file_that_kills_its_worker_is_given_up_in_the_end(folder: WatchedFolder) -> None:
     path = folder.root / "a.mp4"
     code = (
-        "import os; from pathlib import Path; from pipeline.long_video.watch_folder import Folder\n"
-        f"Folder(Path({str(folder.root)!r}), settled=0).process("
+        "import os; from pathlib import Path\n"
+        "from pipeline.long_video.watch_folder import WatchedFolder\n"
+        f"WatchedFolder(Path({str(folder.root)!r}), settled=0).process("
         f"Path({str(path)!r}), lambda path: os.kill(os.getpid(), 9))"
     )
     for tries in range(1, 5):
