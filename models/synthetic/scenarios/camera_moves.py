@@ -19,14 +19,12 @@ from models.synthetic.questions import (
     pick_wording,
     random_classes,
 )
-from models.synthetic.scene import (
-    Actor,
-)
+from models.synthetic.scene import Actor
 from models.synthetic.synthetic_clip import ClipQuestion, SyntheticClip
 
 
 def camera(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:
-    """The camera pans or zooms over things that stand still, or over a photograph alone."""
+    """The camera pans or zooms over objects that stand still, or over a photograph."""
     scene = empty_scene(rng, pool)
     move = str(rng.choice(CAMERA_MOVES)) if rng.random() < 0.85 else "the camera stays still"
     alone = bool(pool.photos) and rng.random() < 0.45
@@ -46,7 +44,8 @@ def camera(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:
     questions = [choice_question(rng, "camera", question, move, others, as_sentence(move))]
     classes: tuple[int, ...] = ()
     if alone:
-        # The classifier's names stand in the prompt: any will do to learn to repeat them.
+        # The prompt holds the names that the classifier reports, and the LLM learns to repeat them:
+        # random ones will do for that.
         classes = random_classes(rng)
         caption = f"A photograph, {guess_text(classes)}. {as_sentence(move)}"
         what = pick_wording(rng, "What is in the video?", "What can be seen?", "What is it?")

@@ -1,4 +1,4 @@
-"""Scenarios of what things do: one or several that move, stand, race or change places."""
+"""Scenarios of motions and places: one or several objects that move, stand, race or swap places."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _action_word(motion: str) -> str:
 
 
 def _motion_questions(rng: np.random.Generator, actor: Actor) -> list[ClipQuestion]:
-    """Questions about one actor's motion."""
+    """Questions about the motion of one actor."""
     name, motion = definite_name(actor.picture), actor.motion
     questions = []
     if motion in DIRECTIONS:
@@ -70,14 +70,14 @@ def _motion_questions(rng: np.random.Generator, actor: Actor) -> list[ClipQuesti
 
 
 def _travel_motion(rng: np.random.Generator, picture: Picture) -> str:
-    """A motion that anyone would call one."""
+    """A motion that is easy to see: a direction, or spinning, bouncing or shaking."""
     motion = str(rng.choice([*DIRECTIONS, "spins", "bounces", "shakes"]))
     turns = picture.turn_visibility >= MIN_TURN_VISIBILITY
     return motion if turns or motion != "spins" else "bounces"
 
 
 def one(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:
-    """One thing does one thing."""
+    """One object with one motion."""
     scene = empty_scene(rng, pool)
     (picture,) = pool.pick(rng)
     motion = random_motion(rng, picture)
@@ -91,7 +91,7 @@ def one(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:
 
 
 def place(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:
-    """One thing stands at a place."""
+    """One object stands still at one of five places."""
     scene = empty_scene(rng, pool)
     (picture,) = pool.pick(rng)
     where = int(rng.integers(5))
@@ -103,15 +103,15 @@ def place(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:
         f"Where is {definite_name(picture)}?",
         f"Where in the picture is {definite_name(picture)}?",
     )
-    worded = f"It is {PLACES[where]}."
-    questions = [choice_question(rng, "position", question, PLACES[where], PLACES, worded)]
+    sentence = f"It is {PLACES[where]}."
+    questions = [choice_question(rng, "position", question, PLACES[where], PLACES, sentence)]
     questions += [*naming_questions(rng, pool, [picture]), *_motion_questions(rng, actor)]
     caption = f"{as_sentence(f'{indefinite_name(picture)} stays still')[:-1]} {PLACES[where]}."
     return SyntheticClip("place", replace(scene, actors=(actor,)), caption, tuple(questions))
 
 
 def two(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:
-    """Two different things, each doing something, the main one larger."""
+    """Two objects of different kinds, each with a motion; the first is larger."""
     scene = empty_scene(rng, pool)
     first, second = pool.pick(rng, 2)
     side = rng.uniform(0.33, 0.5)
@@ -126,7 +126,7 @@ def two(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:
 
 
 def mover(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:
-    """Several different things, of which one moves."""
+    """Two to four objects of different kinds, of which one moves."""
     scene = empty_scene(rng, pool)
     pictures = pool.pick(rng, int(rng.integers(2, 5)))
     motion = _travel_motion(rng, pictures[0])
@@ -154,7 +154,7 @@ def mover(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:
 
 
 def race(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:
-    """Two different things move at different speeds."""
+    """Two objects of different kinds move in one direction at different speeds."""
     scene = empty_scene(rng, pool)
     pictures = pool.pick(rng, 2)
     right = bool(rng.random() < 0.5)
@@ -179,9 +179,9 @@ def race(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:
         else "Which one is slower?"
     )
     answer = names[0] if quick else names[1]
-    worded = as_sentence(f"{answer} is {'faster' if quick else 'slower'}")
+    sentence = as_sentence(f"{answer} is {'faster' if quick else 'slower'}")
     other = names[1] if quick else names[0]
-    questions = [choice_question(rng, "speed", question, answer, [other], worded)]
+    questions = [choice_question(rng, "speed", question, answer, [other], sentence)]
     questions += [q for actor in actors for q in _motion_questions(rng, actor)][:2]
     questions += naming_questions(rng, pool, pictures)
     caption = as_sentence(
@@ -191,7 +191,7 @@ def race(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:
 
 
 def shuffle(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:
-    """Three different things stand in a row and change places."""
+    """Three objects of different kinds stand in a row and swap places."""
     scene = empty_scene(rng, pool)
     pictures = pool.pick(rng, 3)
     side = float(rng.uniform(0.24, 0.3))

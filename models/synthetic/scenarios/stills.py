@@ -1,7 +1,7 @@
-"""Stills: drawn single pictures in words, which teach the names of things.
+"""Scenarios of stills: single frames that teach the names of objects.
 
-A still costs a sixteenth of a clip, and has the names that are the hardest part of a clip. It is
-told as a clip in which nothing moves is told.
+A still costs a sixteenth of a clip and teaches its hardest part, the names. Its caption is that of
+a clip in which nothing moves.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ STAYS_STILL = "stays still"
 
 
 def alone(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:
-    """One thing, anywhere."""
+    """One object, anywhere."""
     scene = empty_scene(rng, pool)
     (picture,) = pool.pick(rng)
     actor = random_actor(rng, picture, rng.uniform(0.2, 0.5), scene.size, STAYS_STILL)
@@ -43,7 +43,7 @@ def alone(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:
 
 
 def pair(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:
-    """Two different things of different sizes."""
+    """Two objects of different kinds and sizes."""
     scene = empty_scene(rng, pool)
     first, second = pool.pick(rng, 2)
     main = random_actor(rng, first, rng.uniform(0.3, 0.5), scene.size, STAYS_STILL)
@@ -59,7 +59,7 @@ def pair(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:
 
 
 def group(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:
-    """Two to four different things, from left to right."""
+    """Two to four objects of different kinds, described from left to right."""
     scene = empty_scene(rng, pool)
     actors: list[Actor] = []
     side = float(rng.uniform(0.22, 0.3))
@@ -75,7 +75,7 @@ def group(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:
 
 
 def copies(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:
-    """Two to five of a kind."""
+    """Two to five objects of one kind."""
     scene = empty_scene(rng, pool)
     (picture,) = pool.pick(rng)
     side = float(rng.uniform(0.2, 0.28))
@@ -88,7 +88,7 @@ def copies(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:
 
 
 def photo(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:
-    """A photograph or a part of one, with the names that the classifier gives for it."""
+    """A photograph or a part of one, described by the classes that the classifier reports."""
     if not pool.photos:
         return alone(rng, pool)
     scene = photograph_scene(rng, pool, empty_scene(rng, pool))
@@ -101,7 +101,7 @@ def photo(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:
     return SyntheticClip("photograph", scene, caption, questions, classes, is_photograph=True)
 
 
-# Every still, with its share of the training.
+# Every scenario, with its share of the training stills.
 STILL_SCENARIOS: dict[
     str, tuple[Callable[[np.random.Generator, PicturePool], SyntheticClip], float]
 ] = {
@@ -119,7 +119,7 @@ def random_still_clip(
     pool: PicturePool,
     sampling_weights: Mapping[str, float] = MappingProxyType({}),
 ) -> SyntheticClip:
-    """Any, as often as its share says; `emphasis` multiplies shares."""
+    """A still of a random scenario; `sampling_weights` multiply the shares."""
     shares = {n: share * sampling_weights.get(n, 1.0) for n, (_, share) in STILL_SCENARIOS.items()}
     total = sum(shares.values())
     name = str(rng.choice(list(shares), p=[share / total for share in shares.values()]))

@@ -1,6 +1,6 @@
-"""Stories after real footage: things without a name over photographs, and a camera in a hand.
+"""The scenario of real footage: unnamed objects over photographs, and a handheld camera.
 
-What moves is told, and what it is is not: that is how a description hedges.
+Its captions tell the motion without a name, which teaches the model to hedge.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ CAMERA_STAYS_STILL = "the camera stays still"
 
 
 def unknown(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:
-    """Up to three things out of photographs, before a camera that stays still or not."""
+    """One to three unnamed objects over a photograph; the camera may move."""
     scene = empty_scene(rng, pool)
     background = random_background(rng, pool.photos, p_photo=0.9)
     move = (
@@ -31,16 +31,16 @@ def unknown(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:
     )
     scene = replace(scene, background=background, camera=_camera(rng, move))
     actors: list[Actor] = []
-    does = "stays still" if rng.random() < 0.3 else None
+    motion = "stays still" if rng.random() < 0.3 else None
     for _ in range(int(rng.integers(1, 4))):
         side = float(rng.uniform(0.12, 0.4))
-        actors = add_beside(rng, actors, pool.unnamed_picture(rng), side, scene.size, does)
+        actors = add_beside(rng, actors, pool.unnamed_picture(rng), side, scene.size, motion)
     moving = [actor for actor in actors if actor.motion != "stays still"]
     caption = motion_caption(len(moving))
     if len(actors) == 1 and move == CAMERA_STAYS_STILL:
         caption = f"something {actors[0].motion}"
     scene = replace(scene, actors=tuple(actors))
-    questions = _asked(rng, bool(moving), move)
+    questions = _questions(rng, bool(moving), move)
     return SyntheticClip("unknown", scene, f"{as_sentence(caption)} {as_sentence(move)}", questions)
 
 
@@ -48,13 +48,13 @@ def _camera(rng: np.random.Generator, move: str) -> Camera | None:
     return None if move == CAMERA_STAYS_STILL else Camera.random(rng, move)
 
 
-def _asked(rng: np.random.Generator, moves: bool, move: str) -> tuple[ClipQuestion, ...]:
+def _questions(rng: np.random.Generator, moves: bool, move: str) -> tuple[ClipQuestion, ...]:
     question = pick_wording(rng, "Does anything move?", "Is there motion in the video?")
     answer = "yes" if moves else "no"
-    worded = "Yes, something moves." if moves else "No, nothing moves."
+    sentence = "Yes, something moves." if moves else "No, nothing moves."
     of_camera = pick_wording(rng, "Does the camera move?", "What does the camera do?")
     return (
-        choice_question(rng, "", question, answer, ("yes", "no"), worded),
+        choice_question(rng, "", question, answer, ("yes", "no"), sentence),
         choice_question(
             rng, "", of_camera, move, (*CAMERA_MOVES, CAMERA_STAYS_STILL), as_sentence(move)
         ),

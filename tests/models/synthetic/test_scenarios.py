@@ -285,7 +285,7 @@ def test_a_conversation_is_of_questions_of_the_story(stories: SyntheticClips) ->
 def test_a_whole_conversation_asks_all_that_a_story_has_to_ask(stories: SyntheticClips) -> None:
     for number in range(30):
         told = stories.clip(number)
-        turns = conversation(told, np.random.default_rng(number), described=0.0, whole=True)
+        turns = conversation(told, np.random.default_rng(number), p_describe_first=0.0, whole=True)
         asked = [question.partition("\nChoose one: ")[0] for question, _ in turns]
         wanted = [question.question for question in told.questions]
         found = sum(question in wanted for question in asked)
