@@ -1,10 +1,10 @@
-"""A bundle: what belongs together to see with one LLM, as a folder.
+"""A bundle: a folder with the tower, the projector and the settings that belong to one LLM.
 
-bundle.json             which tower, which LLM, which prompts; what it was trained on and scored
+bundle.json             names of tower and LLM, prompts, frames, training data and scores
 projector.safetensors   the temporal projector's weights, fp16
-labels.safetensors      the words of ImageNet's classes as tokens of the LLM, if it names them
-tower/                  an open_clip folder, when the tower is the bundle's own
-*.gguf                  LoRA adapters for the LLM, when bundle.json names them
+labels.safetensors      token ids of the ImageNet class names, if the bundle uses labels
+tower/                  an open_clip folder, if the tower is the bundle's own
+*.gguf                  LoRA adapters for the LLM, if bundle.json names them
 """
 
 from __future__ import annotations
@@ -141,8 +141,8 @@ class Bundle:
     """A bundle in a folder; the tower and the projector are loaded when they are first needed.
 
     Attributes:
-        version: `version_of` the folder from before anything in it was read. What is kept of what
-            the bundle sees is kept by it, unless the bundle has `changed`.
+        version: `version_of` the folder before anything in it was read. Caches of soft tokens use
+            it as a key, and store nothing once the bundle has `changed`.
     """
 
     def __init__(self, folder: Path, config: BundleConfig, version: str | None = None) -> None:
@@ -163,7 +163,7 @@ class Bundle:
 
     @property
     def changed(self) -> bool:
-        """Whether files of the bundle were written since it was opened: weights may be of both."""
+        """Whether files were written since it was opened: its weights may be of both versions."""
         return version_of(self.folder) != self.version
 
     @property
@@ -173,13 +173,15 @@ class Bundle:
 
     @property
     def tokens(self) -> int:
-        """Soft tokens a video."""
-        named = imagenet_labels.N_TOKENS if (self.folder / "labels.safetensors").is_file() else 0
-        return self.config.projector.tokens + named
+        """Soft tokens of a video, ImageNet labels included."""
+        label_tokens = (
+            imagenet_labels.N_TOKENS if (self.folder / "labels.safetensors").is_file() else 0
+        )
+        return self.config.projector.tokens + label_tokens
 
     @property
     def frames(self) -> int:
-        """Frames of a video that are looked at when nobody says how many."""
+        """How many frames of a video are sampled by default."""
         return self.config.frames
 
     @property
@@ -189,7 +191,7 @@ class Bundle:
 
     @property
     def describe(self) -> str:
-        """The question that asks for a description."""
+        """The prompt that asks for a description."""
         return self.config.describe
 
     @property
@@ -214,12 +216,12 @@ class Bundle:
     def tower(self) -> Tower:
         """The visual tower."""
         spec = self.config.tower
-        own = self.folder / spec.name
-        name = own if own.is_dir() else spec.name
+        inside = self.folder / spec.name
+        name = inside if inside.is_dir() else spec.name
         return Tower.load(name, pretrained=spec.pretrained, layer=spec.layer, finer=spec.finer)
 
     @cached_property
-    @torch.inference_mode(False)  # weights first loaded by `project` can be trained all the same
+    @torch.inference_mode(False)  # else weights that `project` loads could not be trained
     def projector(self) -> Projector:
         """The temporal projector, in float32."""
         path = self.folder / "projector.safetensors"
@@ -236,7 +238,7 @@ class Bundle:
 
     @cached_property
     def labels(self) -> ImageNetClassifier | None:
-        """The tower's classifier, where the bundle has one."""
+        """The ImageNet classifier of the tower, if the bundle uses labels."""
         path = self.folder / "labels.safetensors"
         return ImageNetClassifier.load(path, self.llm_path()) if path.is_file() else None
 
@@ -246,7 +248,7 @@ class Bundle:
 
     @staticmethod
     def batch(features: np.ndarray, times: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-        """One video as the projector takes it: features, times and a mask, a batch of 1 each."""
+        """The inputs of the projector for one video: features, times and mask, as a batch of 1."""
         grid = torch.from_numpy(np.ascontiguousarray(features, np.float32))[None]
         seconds = torch.from_numpy(np.ascontiguousarray(times, np.float32))[None]
         return grid, seconds, torch.ones(1, len(times), dtype=torch.bool)
@@ -264,24 +266,24 @@ class Bundle:
 
 
 def find_bundle(name_or_path: str | Path) -> Path:
-    """The folder of a bundle: one that comes with reellama, or any. Raises BundleError for none."""
+    """The folder of a bundle, by a shipped bundle's name or a path; raises BundleError."""
     folder = Path(name_or_path)
     if not folder.is_dir():
         folder = BUNDLES / str(name_or_path)
     if not (folder / "bundle.json").is_file():
-        known = sorted(path.parent.name for path in BUNDLES.glob("*/bundle.json"))
+        shipped = sorted(path.parent.name for path in BUNDLES.glob("*/bundle.json"))
         raise BundleError(
             f"{name_or_path}: no bundle.json there; name a bundle's folder"
-            + (f", or one of {', '.join(known)}" if known else "")
+            + (f", or one of {', '.join(shipped)}" if shipped else "")
         )
     return folder
 
 
 def version_of(folder: Path) -> str:
-    """What a bundle consists of: SHA-256, in hexadecimal, of its files' names, sizes and dates."""
+    """SHA-256, in hexadecimal, of the names, sizes and dates of a bundle's files."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    said = [[path.relative_to(folder).as_posix(), *stamp(path)] for path in files]
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+    entries = [[path.relative_to(folder).as_posix(), *stamp(path)] for path in files]
+    return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
 
 
 def _load_weights(path: Path) -> dict[str, Tensor]:

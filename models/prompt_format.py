@@ -1,4 +1,4 @@
-"""How a question about a video is put to the LLM: the same in chat and in training."""
+"""The prompt format of a question about a video, the same in chat and in training."""
 
 from __future__ import annotations
 
@@ -7,18 +7,24 @@ from collections.abc import Sequence
 from gguf_tools.text.chat_template import ChatTemplate
 from gguf_tools.text.tokenizer import Tokenizer
 
-# Stands between a video's soft tokens and what follows them in the first user message.
+# Between a video's soft tokens and the text of the first user message.
 AFTER_VIDEO = "\n"
 
 
 def messages(
     system: str | None, turns: Sequence[tuple[str, str]], question: str
 ) -> list[dict[str, str]]:
-    """The conversation as chat templates take it: earlier turns, then the question."""
-    found = [{"role": "system", "content": system}] if system else []
-    for asked, answered in turns:
-        found += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
-    return [*found, {"role": "user", "content": question}]
+    """Messages for a chat template: the system prompt, earlier turns, then the question."""
+    system_messages = [{"role": "system", "content": system}] if system else []
+    earlier = [
+        message
+        for asked, answered in turns
+        for message in (
+            {"role": "user", "content": asked},
+            {"role": "assistant", "content": answered},
+        )
+    ]
+    return [*system_messages, *earlier, {"role": "user", "content": question}]
 
 
 def question_ids(
@@ -45,5 +51,5 @@ def question_ids(
 
 
 def multiple_choice(question: str, choices: Sequence[str]) -> str:
-    """A question that names its possible answers, one of which is to be given."""
+    """A question followed by its choices."""
     return f"{question}\nChoose one: {'; '.join(choices)}."

@@ -1,1 +1,1 @@
-"""The temporal projector: features of frames to soft tokens, and what these mean."""
+"""The temporal projector, from features of frames to soft tokens, and their interpretation."""

@@ -1,4 +1,4 @@
-"""The simple poolings that a resampler must beat: the mean of all frames, and a token a frame."""
+"""Baseline poolings for the resampler: the mean of all frames, and one token a frame."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _mlp(config: ProjectorConfig) -> nn.Sequential:
 
 
 class MeanPool(Pooler):
-    """The mean of all frames; its cells, pooled to the number of tokens, each through an MLP."""
+    """The mean of all frames, its cells pooled to the number of tokens, then an MLP."""
 
     def __init__(self, config: ProjectorConfig) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class MeanPool(Pooler):
         return self.mlp(F.adaptive_avg_pool1d(mean.transpose(1, 2), self.tokens).transpose(1, 2))
 
     def attention(self, features: Tensor, times: Tensor, mask: Tensor) -> Tensor:
-        """All frames alike, and in them the cells that are pooled."""
+        """Uniform over frames; in each, over the cells that a token pools."""
         cells = torch.eye(features.shape[2], device=features.device)
         pooled = F.adaptive_avg_pool1d(cells, self.tokens).T  # [tokens, cells]
         frames = mask / mask.sum(1, keepdim=True)  # [B, T]
@@ -42,7 +42,7 @@ class MeanPool(Pooler):
 
 
 class PerFrame(Pooler):
-    """The mean of each frame's cells through an MLP; frames are spread evenly over the tokens."""
+    """The mean of each frame's cells, then an MLP; frames are spread evenly over the tokens."""
 
     def __init__(self, config: ProjectorConfig) -> None:
         super().__init__()
@@ -55,13 +55,13 @@ class PerFrame(Pooler):
         return self.mlp(frames.gather(1, rows[..., None].expand(-1, -1, frames.shape[2])))
 
     def attention(self, features: Tensor, times: Tensor, mask: Tensor) -> Tensor:
-        """One frame, all of its cells alike."""
+        """Uniform over the cells of one frame."""
         length, cells = features.shape[1:3]
         frames = F.one_hot(self._rows(mask), length).float()  # [B, tokens, T]
         return frames[..., None].expand(-1, -1, -1, cells) / cells
 
     def _rows(self, mask: Tensor) -> Tensor:
-        """The number of each soft token's frame, `[B, tokens]`."""
+        """The index of each soft token's frame, `[B, tokens]`."""
         counts = mask.sum(1, keepdim=True)  # padding is at the end
-        slots = torch.arange(self.tokens, device=mask.device)
-        return (slots * counts) // self.tokens
+        numbers = torch.arange(self.tokens, device=mask.device)
+        return (numbers * counts) // self.tokens

@@ -1,4 +1,4 @@
-"""The configuration of a projector, as bundle.json has it."""
+"""The configuration of a projector."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 class ProjectorConfig:
     """The `projector` object of `bundle.json`."""
 
-    kind: str = "resampler"  # "resampler", "mean" or "frame"
-    tokens: int = 24  # soft tokens a video
+    kind: str = "resampler"  # pooling: a key of `temporal_projector.POOLERS`
+    tokens: int = 24  # soft tokens of a video
     n_embd: int = 576  # width of the LLM's token embeddings
     channels: int = 320  # width of the tower's grid
     cells: int = 36  # cells of the tower's grid
@@ -19,7 +19,7 @@ class ProjectorConfig:
     layers: int = 2
     heads: int = 6
     dropout: float = 0.1
-    encoder: int = 0  # layers in which the cells of all frames look at each other
+    encoder: int = 0  # layers of self-attention over the cells of all frames
 
     def to_json(self) -> dict[str, object]:
         return asdict(self)

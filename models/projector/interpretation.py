@@ -1,14 +1,14 @@
-"""What the soft tokens of a video say, and which cells of which frames they look at.
+"""Interpret the soft tokens of a video: their words, and their attention over cells of frames.
 
     bundle = Bundle.load("mini")
     features = bundle.features(clip.frames)
     for field in inspect(bundle, features, clip.times):
         print(field.asked, field.text, field.sure)
 
-A soft token is a mixture of the LLM's words, so it can be read. Where it looks is the attention of
-its query, the mean over heads and blocks. Attention need not tell what a network decides by (Jain
-and Wallace, 2019), and cells have looked at each other before; but the token of a name looks at its
-own thing, of two that are drawn (tests/models/projector/test_interpretation.py).
+A soft token is a mixture of the LLM's word embeddings, so its words can be read. Its attention is
+that of its query, the mean over heads and blocks. Attention need not explain a decision (Jain and
+Wallace, 2019), and the cells have attended to each other before. Still, the token of a name attends
+to its own object of two (tests/models/projector/test_interpretation.py).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from gguf_tools.text.tokenizer import Tokenizer
 from models.bundle import Bundle
 from models.projector import slots
 
-TOP_WORDS = 5  # words of a soft token that are kept
+TOP_WORDS = 5  # most likely words of a soft token that are kept
 FREE_SLOT, IMAGENET = "free", "ImageNet"
 
 
@@ -35,8 +35,8 @@ class SoftToken:
     """One soft token of a video.
 
     number: from 0, in the order in which the LLM reads them.
-    words: its likeliest words and their shares of the mixture, the likeliest first.
-    looks: float32 [T, cells], its attention, which sums to 1; None if it looks at all alike.
+    words: its most likely words and their shares of the mixture, in descending order.
+    attention: float32 [T, cells] with the sum 1; None for tokens of ImageNet labels.
     """
 
     number: int
@@ -45,16 +45,16 @@ class SoftToken:
 
     @property
     def is_blank(self) -> bool:
-        """Whether it says nothing: a line break, with which a form is filled up."""
+        """Whether it is padding: a line break, which fills up a slot."""
         return not self.words[0][0].strip()
 
 
 @dataclass(frozen=True, eq=False)
 class SlotReading:
-    """Soft tokens that answer together, by their likeliest words.
+    """The soft tokens of one slot, read by their most likely words.
 
-    asked: what a form wants to know there, "free" beyond the form, "ImageNet" for what the
-    classifier says, and "" for a bundle without a form, whose soft tokens are fields of their own.
+    label: the slot's name, "free" for tokens after the slots, "ImageNet" for a label of the
+    classifier, and "" in a bundle without slots, where every soft token is read by itself.
     """
 
     label: str
@@ -62,36 +62,36 @@ class SlotReading:
 
     @property
     def spoken(self) -> tuple[SoftToken, ...]:
-        """Its tokens up to the first that says nothing."""
-        silent = [token.is_blank for token in self.tokens]
-        return self.tokens[: silent.index(True) if any(silent) else None]
+        """Its tokens before the first blank one."""
+        blank = [token.is_blank for token in self.tokens]
+        return self.tokens[: blank.index(True) if any(blank) else None]
 
     @property
     def text(self) -> str:
-        """What it says; "" for nothing."""
+        """The most likely words as text; "" for an empty slot."""
         return "".join(token.words[0][0] for token in self.spoken).strip(" ,")
 
     @property
     def token_range(self) -> str:
-        """Its soft tokens: `5-9`."""
+        """The numbers of its soft tokens: `5-9`."""
         first, last = self.tokens[0].number, self.tokens[-1].number
         return f"{first}-{last}" if first < last else str(first)
 
     @property
     def confidence(self) -> float:
-        """The share of the likeliest word where it is smallest."""
+        """The smallest share of a most likely word among its tokens."""
         return min(token.words[0][1] for token in self.spoken or self.tokens)
 
     @property
     def attention(self) -> np.ndarray | None:
-        """Where the tokens that say something look, float32 [T, cells]."""
+        """The mean attention of the tokens that are not blank, float32 [T, cells]."""
         maps = [
             token.attention for token in self.spoken or self.tokens if token.attention is not None
         ]
         return np.mean(maps, axis=0) if maps else None
 
     def to_json(self) -> dict[str, Any]:
-        """For `--json`."""
+        """Plain values for `inspect --json`."""
         return {
             "asked": self.label,
             "text": self.text,
@@ -112,22 +112,22 @@ def interpret(bundle: Bundle, features: np.ndarray, times: np.ndarray) -> list[S
     """Read the soft tokens of a video.
 
     features: float32 [T, cells, channels]; times: [T] seconds. Raises ReellamaError when the
-    bundle's LLM, whose words they are, is missing.
+    bundle's LLM is missing.
     """
     grid, seconds, mask = bundle.batch(features, times)
-    says = bundle.projector.word_probabilities(grid, seconds, mask)[0]  # [tokens, words]
-    looks = bundle.projector.attention(grid, seconds, mask)[0].cpu().numpy()  # [tokens, T, cells]
-    shares, order = says.topk(min(TOP_WORDS, says.shape[1]), dim=1)
-    mixed = mixture_token_ids(bundle)
+    probabilities = bundle.projector.word_probabilities(grid, seconds, mask)[0]  # [tokens, words]
+    attention = bundle.projector.attention(grid, seconds, mask)[0].cpu().numpy()
+    shares, order = probabilities.topk(min(TOP_WORDS, probabilities.shape[1]), dim=1)
+    word_ids = mixture_token_ids(bundle)
     with Tokenizer.from_path(bundle.llm_path()) as tokenizer:
         tokens = [
             SoftToken(
                 number,
                 tuple(
-                    (_text(tokenizer, mixed[word]), share)
+                    (_text(tokenizer, word_ids[word]), share)
                     for word, share in zip(best, row, strict=True)
                 ),
-                looks[number],
+                attention[number],
             )
             for number, (best, row) in enumerate(zip(order.tolist(), shares.tolist(), strict=True))
         ]
@@ -135,13 +135,13 @@ def interpret(bundle: Bundle, features: np.ndarray, times: np.ndarray) -> list[S
 
 
 def mixture_token_ids(bundle: Bundle) -> list[int]:
-    """The LLM's tokens whose embeddings the projector mixes: the nearest to each of its rows.
+    """The LLM's tokens whose embeddings the projector mixes, one per row: the nearest by cosine.
 
-    Training moves the rows a little, and a bundle does not keep which tokens they began as.
+    Training moves the rows a little, and a bundle does not store their token ids.
     """
     rows = F.normalize(bundle.projector.words.embeddings, dim=1)
-    known = F.normalize(torch.from_numpy(token_embeddings(bundle.llm_path())), dim=1)
-    return (rows @ known.T).argmax(1).tolist()
+    embeddings = F.normalize(torch.from_numpy(token_embeddings(bundle.llm_path())), dim=1)
+    return (rows @ embeddings.T).argmax(1).tolist()
 
 
 def _text(tokenizer: Tokenizer, token: int) -> str:
@@ -157,14 +157,14 @@ def _fields(bundle: Bundle, tokens: Sequence[SoftToken]) -> list[SlotReading]:
     if not has_slots(bundle):
         return [SlotReading("", (token,)) for token in tokens]
     spans = zip(slots.slot_names(), slots.slot_spans(), strict=True)
-    fields = [SlotReading(asked, tuple(tokens[start:end])) for asked, (start, end) in spans]
+    fields = [SlotReading(name, tuple(tokens[start:end])) for name, (start, end) in spans]
     return [*fields, *(SlotReading(FREE_SLOT, (token,)) for token in tokens[slots.N_SLOT_TOKENS :])]
 
 
 def _imagenet_fields(
     bundle: Bundle, features: np.ndarray, tokenizer: Tokenizer
 ) -> list[SlotReading]:
-    """What the tower's classifier says: the names that follow the projector's soft tokens."""
+    """The classifier's labels, whose tokens follow the projector's soft tokens."""
     if bundle.labels is None:
         return []
     first = bundle.config.projector.tokens

@@ -1,4 +1,4 @@
-"""What every pooling of frames has in common: its interface, and times and means of frames."""
+"""The interface of a pooling of frames, and the parts that poolings share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 def fourier(x: Tensor, bands: int = 8) -> Tensor:
-    """`[...]` in 0..1 -> `[..., 2 * bands]`: sines and cosines of doubling frequency."""
+    """`[...]` in 0..1 -> `[..., 2 * bands]`: Fourier features of doubling frequency."""
     angles = x[..., None] * math.pi * 2.0 ** torch.arange(bands, device=x.device)
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
@@ -22,18 +22,22 @@ def relative_times(times: Tensor, mask: Tensor) -> Tensor:
 
 
 def mean_frame(features: Tensor, mask: Tensor) -> Tensor:
-    """The mean of the frames that are there: `[B, cells, channels]`."""
+    """The mean of the frames, without padding: `[B, cells, channels]`."""
     weights = mask.float() / mask.sum(1, keepdim=True)
     return (features * weights[:, :, None, None]).sum(1)
 
 
 class Pooler(nn.Module):
-    """What looks at a video for each soft token."""
+    """Pools the features of a video into one vector for each soft token.
+
+    `features` is `[B, T, cells, channels]`, `times` `[B, T]` in seconds, and `mask` `[B, T]` true
+    where a frame is, false at padding.
+    """
 
     def forward(self, features: Tensor, times: Tensor, mask: Tensor) -> Tensor:
-        """`[B, tokens, width]`."""
+        """Return `[B, tokens, width]`."""
         raise NotImplementedError
 
     def attention(self, features: Tensor, times: Tensor, mask: Tensor) -> Tensor:
-        """Where each soft token looks: shares `[B, tokens, T, cells]` that sum to 1."""
+        """The attention of each soft token, with the sum 1: `[B, tokens, T, cells]`."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""The resampler: learned queries that attend to every cell of every frame (Perceiver, Flamingo)."""
+"""The resampler: learned queries attend to every cell of every frame (Perceiver, Flamingo)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from models.projector.pooling import Pooler, fourier, mean_frame, relative_times
 
 
 class Attention(nn.Module):
-    """Attention of `x [B, N, W]` over `context [B, M, W]`; `mask [B, M]` is false at padding."""
+    """Multi-head attention of `x [B, N, W]` over `context [B, M, W]`.
+
+    `mask [B, M]` is false at padding.
+    """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -32,7 +35,7 @@ class Attention(nn.Module):
         return self.out(mixed.transpose(1, 2).flatten(2))
 
     def weights(self, x: Tensor, context: Tensor, mask: Tensor) -> Tensor:
-        """How much each of `x` attends to each of `context`, mean over the heads: `[B, N, M]`."""
+        """The attention weights of `x` over `context`, mean over heads: `[B, N, M]`."""
         q, k = (
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for part in (self.query(x), self.key_value(context).chunk(2, dim=-1)[0])
@@ -42,7 +45,7 @@ class Attention(nn.Module):
 
 
 class ResamplerBlock(nn.Module):
-    """Queries look at the video, then at each other, then think."""
+    """Cross-attention to the video, self-attention among queries, and a feed-forward network."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -61,7 +64,7 @@ class ResamplerBlock(nn.Module):
 
 
 class EncoderBlock(nn.Module):
-    """Cells look at all cells of all frames, then think."""
+    """Self-attention over all cells of all frames, then a feed-forward network."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -70,7 +73,7 @@ class EncoderBlock(nn.Module):
         self.think = nn.Sequential(
             nn.Linear(width, 2 * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(2 * width, width)
         )
-        # It begins by passing on what the tower sees, so that names are learned at once.
+        # The block starts as the identity, so that names are learned from the tower at once.
         for last in (self.look.out, self.think[-1]):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
@@ -82,13 +85,13 @@ class EncoderBlock(nn.Module):
 
 
 class Resampler(Pooler):
-    """Learned queries over all cells of all frames, which know where and when they are."""
+    """Learned queries over all cells of all frames, with embeddings of their place and time."""
 
     def __init__(self, config: ProjectorConfig) -> None:
         super().__init__()
         width = config.width
         self.input = nn.Sequential(nn.LayerNorm(config.channels), nn.Linear(config.channels, width))
-        # What differs from the clip's mean is what moves. At zero, the resampler starts without it.
+        # Projects the difference from the clip's mean frame, which shows motion; zero at the start.
         self.change = nn.Parameter(torch.zeros(config.channels, width))
         self.cell_position = nn.Parameter(torch.randn(config.cells, width) * 0.02)
         self.time_position = nn.Linear(16, width)  # 2 x 8 Fourier bands
@@ -112,21 +115,21 @@ class Resampler(Pooler):
         """The attention of each query, mean over heads and blocks."""
         video, seen = self._video(features, times, mask)
         queries = self.queries.expand(len(features), -1, -1)
-        found = []
+        weights = []
         for block in self.blocks:
-            found.append(block.look.weights(block.norm_look(queries), video, seen))
+            weights.append(block.look.weights(block.norm_look(queries), video, seen))
             queries = block(queries, video, seen)
-        return torch.stack(found).mean(0).unflatten(2, features.shape[1:3])
+        return torch.stack(weights).mean(0).unflatten(2, features.shape[1:3])
 
     def _video(self, features: Tensor, times: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """What queries look at, `[B, T * cells, width]`, and where it is no padding."""
-        when = self.time_position(fourier(relative_times(times, mask)))  # [B, T, W]
-        content = self.input[0](features)
-        moving = content - mean_frame(content, mask)[:, None]
-        video = self.input[1](content) + moving @ self.change
-        video = video + self.cell_position + when[:, :, None]
+        """The context of the queries, `[B, T * cells, width]`, and its mask `[B, T * cells]`."""
+        time = self.time_position(fourier(relative_times(times, mask)))  # [B, T, W]
+        normed = self.input[0](features)
+        difference = normed - mean_frame(normed, mask)[:, None]
+        video = self.input[1](normed) + difference @ self.change
+        video = video + self.cell_position + time[:, :, None]
         video = video.flatten(1, 2)  # [B, T * cells, W]
-        seen = mask.repeat_interleave(features.shape[2], dim=1)
+        cell_mask = mask.repeat_interleave(features.shape[2], dim=1)
         for layer in self.encoder:
-            video = layer(video, seen)
-        return self.norm_video(video), seen
+            video = layer(video, cell_mask)
+        return self.norm_video(video), cell_mask

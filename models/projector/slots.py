@@ -1,40 +1,39 @@
-"""What the soft tokens of a story are taught to say: a form, in which every fact has its place.
+"""Slots: spans of soft tokens, each of which holds one fact about the video.
 
-In a caption, where a word stands depends on how many tokens the words before it have. In the form
-the second thing's name always begins at the same soft token, so each of them has one question to
-answer about the video, which is learned much sooner. The LLM learns to read the form.
+In a caption, the position of a word depends on the tokens before it. In slots, the name of the
+second object always begins at the same soft token, so every soft token answers one question about
+the video. That is learned much faster, and the LLM learns to read it.
 """
 
 from __future__ import annotations
 
-MAX_OBJECTS = 4  # things that are listed at most
-# Soft tokens of each field: how many things, how many of them move, the camera; then each thing's
-# name, motion and place; then what the first thing does afterwards. The place is that of the
-# beginning, or of the end for who changes places, since that is what one is asked for.
+MAX_OBJECTS = 4  # objects with slots of their own
+# Soft tokens of each slot: the number of objects, the number that move, the camera; then name,
+# motion and place of each object; then the second motion of the first object. The place is that at
+# the start, or at the end for objects that change places, as questions ask for it.
 _SCENE_WIDTHS = (1, 1, 3)
 _OBJECT_WIDTHS = (5, 5, 2)
 _THEN_WIDTH = 4
 SLOT_WIDTHS = (*_SCENE_WIDTHS, *_OBJECT_WIDTHS * MAX_OBJECTS, _THEN_WIDTH)
 N_SLOT_TOKENS = sum(SLOT_WIDTHS)  # 57
-N_COUNT_TOKENS = sum(
-    _SCENE_WIDTHS[:2]
-)  # first soft tokens: how many things, and how many of them move
-CAMERA_SLOT = 2  # its field
+N_COUNT_TOKENS = sum(_SCENE_WIDTHS[:2])  # the first soft tokens: the two counts
+CAMERA_SLOT = 2
+# Slots of the first object.
 NAME_SLOT, MOTION_SLOT, THEN_SLOT = (
     len(_SCENE_WIDTHS),
     len(_SCENE_WIDTHS) + 1,
     len(SLOT_WIDTHS) - 1,
-)  # fields of the first thing
+)
 
 
 def slot_spans() -> list[tuple[int, int]]:
-    """First soft token of each field, and the one after its last."""
+    """The first soft token of each slot, and the one after its last."""
     ends = [sum(SLOT_WIDTHS[: number + 1]) for number in range(len(SLOT_WIDTHS))]
     return [(end - width, end) for end, width in zip(ends, SLOT_WIDTHS, strict=True)]
 
 
 def slot_names() -> list[str]:
-    """What each field is there to say, in a few words."""
+    """A label for each slot, for people."""
     things = [
         f"thing {number}: {what}"
         for number in range(1, MAX_OBJECTS + 1)

@@ -1,15 +1,14 @@
-"""Temporal projectors: features of frames in, soft tokens out.
+"""Temporal projectors: from the features of frames to soft tokens.
 
 All of them map `features [B, T, cells, channels]`, `times [B, T]` in seconds and `mask [B, T]`
-(true where a frame is) to `[B, tokens, n_embd]`, for any number of frames T.
+(false at padding) to `[B, tokens, n_embd]`, for any number T of frames.
 
-- `Resampler` (the default): learned queries look at every cell of every frame (Perceiver, Jaegle et
-  al., 2021; Flamingo, Alayrac et al., 2022).
-- `MeanPool`, `PerFrame`: the simple baselines that it must beat.
+- `Resampler` (the default): learned queries attend to every cell of every frame (Perceiver, Jaegle
+  et al., 2021; Flamingo, Alayrac et al., 2022).
+- `MeanPool`, `PerFrame`: baselines.
 
-All end in a `WordMixture`: a soft token is a convex combination of embeddings of words that the
-LLM knows, plus a correction (AlignVLM, Masry et al., 2025), so that what the LLM is fed lies where
-its own tokens lie.
+All end in a `WordMixture`: a soft token is a convex combination of the LLM's token embeddings plus
+a correction (AlignVLM, Masry et al., 2025), which keeps it in the space that the LLM knows.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ POOLERS: dict[str, Callable[[ProjectorConfig], Pooler]] = {
 
 
 class Projector(nn.Module):
-    """A body that looks at the video, and the word mixture that speaks to the LLM."""
+    """A pooler of the video's features, and a word mixture that makes soft tokens of them."""
 
     def __init__(self, config: ProjectorConfig) -> None:
         super().__init__()
@@ -41,7 +40,7 @@ class Projector(nn.Module):
         self.words = WordMixture(config.width, config.tokens, config.words, config.n_embd)
 
     def hidden(self, features: Tensor, times: Tensor, mask: Tensor) -> Tensor:
-        """`[B, tokens, width]`, before it is put into words."""
+        """The pooled vectors `[B, tokens, width]`, before the word mixture."""
         return self.body(features, times, mask)
 
     def word_probabilities(self, features: Tensor, times: Tensor, mask: Tensor) -> Tensor:
@@ -49,7 +48,7 @@ class Projector(nn.Module):
         return self.words.logits(self.hidden(features, times, mask)).softmax(-1)
 
     def attention(self, features: Tensor, times: Tensor, mask: Tensor) -> Tensor:
-        """How each soft token spreads its attention over cells of frames, in shares that sum to 1:
+        """The attention of each soft token over cells of frames, with the sum 1:
         `[B, tokens, T, cells]`."""
         return self.body.attention(features, times, mask)
 

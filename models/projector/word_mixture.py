@@ -9,9 +9,8 @@ from torch import Tensor, nn
 class WordMixture(nn.Module):
     """`[B, tokens, width]` -> `[B, tokens, n_embd]`: a softmax over words mixes their embeddings.
 
-    `logits` is what alignment trains: the i-th soft token should be the i-th word of the caption.
-    `prior [tokens, words]` is added to them and is not learned: what a soft token says when it is
-    not sure.
+    Alignment trains `logits`: the most likely words of the soft tokens spell the caption or slots.
+    `prior [tokens, words]` is a constant logit bias, for the words of an uncertain soft token.
     """
 
     prior: Tensor

@@ -1,1 +1,1 @@
-"""Synthetic video clips with exact ground truth: scenes, motions, questions, a data set of them."""
+"""Synthetic video clips with exact ground truth: scenes, motions, questions, and a data set."""

@@ -1,4 +1,4 @@
-"""What a camera does in a rendered clip: it pans, zooms, or stays where it is."""
+"""Camera moves of a rendered clip: pans, zooms, and a handheld camera."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ PANS = {
     "the camera pans down": (0, 1),
 }
 CAMERA_MOVES = (*PANS, "the camera zooms in", "the camera zooms out")
-HANDHELD = "the camera moves about"  # as one that is held in a hand
-WORLD_SCALE = 1.5  # a scene with a camera is so many times wider and higher than the picture
+HANDHELD = "the camera moves about"  # a handheld camera
+WORLD_SCALE = 1.5  # width and height of a scene with a camera, in those of the picture
 
 
 @dataclass(frozen=True)
 class Camera:
-    """A move from `CAMERA_MOVES`, `WANDERS`, or none.
+    """A camera that makes one move.
 
-    amount: a share of the room that there is.
-    phase: where on its way a wandering camera begins, in turns.
+    move: one of `CAMERA_MOVES`, `HANDHELD`, or any other text for a camera that stays still.
+    amount: how far it moves, as a share of the possible way.
+    x, y: the centre of its view, in shares of the scene.
+    phase: where a handheld camera starts on its path, in turns.
     """
 
     move: str
@@ -33,15 +35,15 @@ class Camera:
     phase: float = 0.0
 
     @classmethod
-    def of(cls, rng: np.random.Generator, move: str) -> Camera:
-        """A camera that makes `move`, somewhere in the scene."""
+    def random(cls, rng: np.random.Generator, move: str) -> Camera:
+        """A camera that makes `move`, at a random place of the scene."""
         x, y = (float(rng.uniform(0.4, 0.6)) for _ in range(2))
         amount = float(rng.uniform(0.3, 1.0) if move == HANDHELD else rng.uniform(0.6, 1.0))
         phase = float(rng.random()) if move == HANDHELD else 0.0
         return cls(move, amount, x, y, phase)
 
     def view(self, u: float) -> tuple[float, float, float, float]:
-        """The part of the world that is seen at time u: left, top, right, bottom, in its shares."""
+        """The visible part of the scene at time u: left, top, right, bottom, in its shares."""
         side, x, y = 1 / WORLD_SCALE, self.x, self.y
         if self.move in PANS:
             right, down = PANS[self.move]
@@ -53,7 +55,7 @@ class Camera:
             out = u if self.move.endswith("out") else 1 - u
             side = near * (1 / near) ** out
         elif self.move == HANDHELD:
-            # Two swings of different lengths, which together come back to no place.
+            # Two sines of incommensurable lengths: the path does not repeat within a clip.
             reach = (1 - side) / 2 * self.amount
             x = 0.5 + reach * math.sin(2 * math.pi * (1.3 * u + self.phase))
             y = 0.5 + reach * math.sin(2 * math.pi * (0.8 * u + 2.6 * self.phase))

@@ -1,7 +1,7 @@
-"""Scenes as video files show them: written by a codec at some bit rate, and read again.
+"""Augmentation by a video codec: clips are encoded at a random bit rate and decoded again.
 
-Codecs spread their damage over time: what stands still fades, sharpens and jumps between key
-frames. Without having seen that, a projector takes it for a zoom.
+Codec artefacts change over time: a still picture blurs, sharpens and jumps between keyframes. A
+projector that was not trained on this takes it for a zoom.
 """
 
 from __future__ import annotations
@@ -18,19 +18,20 @@ from models.synthetic.scene import Scene
 AUGMENTATION_CODECS = ("mpeg4", "mpeg2video", "libx264", "libvpx")
 _SHARES = (0.45, 0.15, 0.25, 0.15)
 AUGMENTATION_HEIGHTS = (192, 240, 288)
-# Bits a pixel: that of a call over a bad line, and that of a disc.
+# From a video call over a bad line to a disc.
 MIN_BITS_PER_PIXEL, MAX_BITS_PER_PIXEL = 0.02, 0.5
-MAX_FRAME_STEP = 4  # frames of the file for each one that is taken, at most
-# With a speed above 0 libvpx goes by how busy the processor is, so no film would be the same twice.
+MAX_FRAME_STEP = 4  # at most every 4th frame of the file is sampled
+# A positive cpu-used makes libvpx adapt to the processor load: clips would not be reproducible.
 _QUICK = {"libx264": {"preset": "veryfast"}, "libvpx": {"deadline": "realtime", "cpu-used": "-8"}}
 
 
 def render_through_codec(
     rng: np.random.Generator, scene: Scene, times: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What a random video file of the scene shows at `times` (seconds, ascending).
+    """Encode the scene as a video file with random settings and sample it at `times`.
 
-    Returns frames uint8 `[T, H, W, 3]` and their seconds; T is smaller where the file has fewer.
+    `times` are seconds, ascending. Returns frames uint8 `[T, H, W, 3]` and their seconds; T is
+    smaller than the number of times where the file has fewer frames.
     """
     total = len(times) * int(rng.integers(1, MAX_FRAME_STEP + 1))
     height = int(rng.choice(AUGMENTATION_HEIGHTS))
@@ -45,17 +46,17 @@ def render_through_codec(
 
 
 def reencode(codec: str, frames: np.ndarray, bits: float, key_every: int = 12) -> np.ndarray:
-    """Frames uint8 `[T, H, W, 3]`, written with about `bits` bits a pixel and read again."""
+    """Encode frames uint8 `[T, H, W, 3]` at about `bits` bits a pixel, and decode them again."""
     file = BytesIO()
     height, width = frames[0].shape[:2]
-    fps = 25  # to the codec only the bits of a frame matter
+    fps = 25  # any number: the bit rate is per frame
     with av.open(file, "w", format="matroska") as container:
         stream = container.add_stream(codec, rate=fps, options=_QUICK.get(codec, {}))
         assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.bit_rate = max(1000, round(bits * width * height * fps))
         stream.codec_context.gop_size = key_every
-        stream.codec_context.thread_count = 1  # every worker process writes a film of its own
+        stream.codec_context.thread_count = 1  # worker processes encode side by side
         for pixels in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode())

@@ -1,6 +1,6 @@
-"""Stories drawn as they are needed: an endless data set in which no clip comes twice.
+"""Synthetic clips with conversations about them: an endless data set, drawn as it is read.
 
-Sample `number` is always the same, so a run that resumes sees what it would have seen.
+Sample `number` of a split is always the same, so a resumed run gets the same samples.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ class Sample(TypedDict):
 
     frames: Tensor
     times: Tensor
-    form: list[str]  # `models.projector.slots`: what the soft tokens are to say
+    slots: list[str]  # a text for each of `models.projector.slots.SLOT_WIDTHS`
     turns: list[tuple[str, str]]
-    story: SyntheticClip
-    seen: list[int]  # classes that the classifier is made to name
+    clip: SyntheticClip
+    imagenet_classes: list[int]  # classes whose names follow the soft tokens
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class SyntheticConfig:
 
 
 def all_kinds() -> list[ObjectKind]:
-    """Everything with a picture in the emoji styles, flags included."""
+    """All kinds of the emoji styles, flags included."""
     return [*load_kinds(), *load_kinds("flags")]
 
 
@@ -88,119 +88,122 @@ def held_out_kinds() -> set[str]:
 
 @functools.cache
 def load_picture_pools(
-    styles: Sequence[str], material: Path, kinds: str, training: bool
+    styles: Sequence[str], assets: Path, kinds: str, training: bool
 ) -> list[PicturePool]:
-    """The pictures of each style; what only `training` may see is left out of tests."""
-    photos = load_photos() + (load_wallpapers(material) if training else [])
-    unnamed = load_cut_outs(material) if training else []
+    """A pool for each style, of the "known" or "new" `kinds`.
+
+    Wallpapers and cut-outs are for `training` only.
+    """
+    photos = load_photos() + (load_wallpapers(assets) if training else [])
+    unnamed = load_cut_outs(assets) if training else []
     held_out = held_out_kinds()
     known = [kind.name for kind in all_kinds() if kind.name not in held_out]
     names = sorted(held_out) if kinds == "new" else [*known, *shape_kinds()]
     return [
-        PicturePool(load_pictures((style,), material, names), names, photos, unnamed)
+        PicturePool(load_pictures((style,), assets, names), names, photos, unnamed)
         for style in styles
     ]
 
 
 class SyntheticClips(Dataset[Sample]):
-    """Samples of a split, numbered without end; `side` is the tower's picture in pixels.
+    """Samples of a split; `side` is the tower's input size in pixels.
 
-    kinds: "known", those of training, or "new", those that training never draws.
-    stills: single pictures (`models.synthetic.scenarios.stills`) in place of clips.
-    emphasis: how many times as often as usual a story is told, by its name.
+    kinds: "known" kinds of training, or "new" ones that training never draws.
+    stills: single frames (`models.synthetic.scenarios.stills`) instead of clips.
+    sampling_weights: factors on the usual shares of scenarios, by name.
     """
 
     def __init__(
         self,
         config: SyntheticConfig,
         side: int,
-        material: Path,
+        assets: Path,
         *,
         split: str = "train",
         kinds: str = "known",
         stills: bool = False,
         photos: Sequence[np.ndarray] | None = None,
-        emphasis: Mapping[str, float] = MappingProxyType({}),
+        sampling_weights: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
-        self.config, self.side, self.material = config, side, material
+        self.config, self.side, self.assets = config, side, assets
         self.split, self.kinds, self.stills = split, kinds, stills
-        self._photos, self.emphasis = photos, dict(emphasis)
+        self._photos, self.sampling_weights = photos, dict(sampling_weights)
 
     def as_stills(self) -> SyntheticClips:
-        """Stills of the same pictures."""
+        """The data set of stills with the same settings."""
         return SyntheticClips(
-            self.config, self.side, self.material,
+            self.config, self.side, self.assets,
             split=self.split, kinds=self.kinds, stills=True, photos=self._photos,
         )  # fmt: skip
 
-    def with_sampling_weights(self, emphasis: Mapping[str, float]) -> SyntheticClips:
-        """The same, with some stories told more often."""
+    def with_sampling_weights(self, sampling_weights: Mapping[str, float]) -> SyntheticClips:
+        """The same data set with other shares of scenarios."""
         return SyntheticClips(
-            self.config, self.side, self.material, split=self.split, kinds=self.kinds,
-            stills=self.stills, photos=self._photos, emphasis=emphasis,
+            self.config, self.side, self.assets, split=self.split, kinds=self.kinds,
+            stills=self.stills, photos=self._photos, sampling_weights=sampling_weights,
         )  # fmt: skip
 
     @property
     def picture_pools(self) -> list[PicturePool]:
-        """One for each style."""
-        found = load_picture_pools(
-            self.config.styles, self.material, self.kinds, self.split != "test"
+        """A pool for each style."""
+        pools = load_picture_pools(
+            self.config.styles, self.assets, self.kinds, self.split != "test"
         )
         if self._photos is None:
-            return found
-        return [replace(cast, photos=self._photos) for cast in found]
+            return pools
+        return [replace(pool, photos=self._photos) for pool in pools]
 
-    def cast(self, number: int) -> PicturePool:
-        """The pictures of story `number`: those of one style."""
+    def picture_pool(self, number: int) -> PicturePool:
+        """The pictures of clip `number`, all of one random style."""
         rng = self._rng(number, 2)
         return self.picture_pools[
             int(rng.choice(len(self.picture_pools), p=self.config.style_weights))
         ]
 
-    def story(
-        self, number: int, name: str | None = None, cast: PicturePool | None = None
+    def clip(
+        self, number: int, name: str | None = None, pool: PicturePool | None = None
     ) -> SyntheticClip:
-        """Story `number`; by `name`, or with a cast, if one is wanted."""
-        cast = cast or self.cast(number)
+        """Clip `number`; of a given scenario `name` or picture `pool` where set."""
+        pool = pool or self.picture_pool(number)
         if self.stills:
-            return random_still_clip(self._rng(number), cast, self.emphasis)
-        return random_clip(self._rng(number), cast, name, self.emphasis)
+            return random_still_clip(self._rng(number), pool, self.sampling_weights)
+        return random_clip(self._rng(number), pool, name, self.sampling_weights)
 
     def _rng(self, number: int, part: int = 0) -> np.random.Generator:
         return np.random.default_rng([self.config.seed, SPLIT_SEEDS[self.split], number, part])
 
     def __getitem__(self, number: int) -> Sample:
-        story = self.story(number)
+        clip = self.clip(number)
         rng = self._rng(number, 1)
         training = self.split == "train"
-        frames, times = self._draw(story, rng, training)
+        frames, times = self._draw(clip, rng, training)
         return Sample(
             frames=torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous(),
             times=torch.from_numpy(times.astype(np.float32)),
-            form=slot_texts(story),
+            slots=slot_texts(clip),
             turns=conversation(
-                story, rng, 0.25 if self.stills else 0.35, self.config.ask_everything
+                clip, rng, 0.25 if self.stills else 0.35, self.config.ask_everything
             ),
-            story=story,
-            seen=list(story.seen),
+            clip=clip,
+            imagenet_classes=list(clip.imagenet_classes),
         )
 
     def without_video(self, number: int) -> Sample:
-        """Sample `number` without its video: one black point, for who looks at the form alone."""
-        story = self.story(number)
+        """Sample `number` with one black pixel for its video, for training on slots alone."""
+        clip = self.clip(number)
         return Sample(
             frames=torch.zeros(1, 3, 1, 1, dtype=torch.uint8),
             times=torch.zeros(1),
-            form=slot_texts(story),
-            turns=conversation(story, self._rng(number, 1), whole=self.config.ask_everything),
-            story=story,
-            seen=list(story.seen),
+            slots=slot_texts(clip),
+            turns=conversation(clip, self._rng(number, 1), whole=self.config.ask_everything),
+            clip=clip,
+            imagenet_classes=list(clip.imagenet_classes),
         )
 
     def _draw(
-        self, story: SyntheticClip, rng: np.random.Generator, training: bool
+        self, clip: SyntheticClip, rng: np.random.Generator, training: bool
     ) -> tuple[np.ndarray, np.ndarray]:
-        count, duration = self.config.frames, story.scene.duration
+        count, duration = self.config.frames, clip.scene.duration
         if self.stills:
             count, training = 1, False
         times = frame_times(duration, count)
@@ -210,15 +213,18 @@ class SyntheticClips(Dataset[Sample]):
                 times = frame_times(duration, count)
             times = times + rng.uniform(-0.3, 0.3) * duration / count
             if rng.random() < CODEC_SHARE:
-                shown, times = render_through_codec(rng, story.scene, times)
+                shown, times = render_through_codec(rng, clip.scene, times)
                 return np.stack([_squash(f, self.side, None) for f in shown]), times
         quality = int(rng.integers(25, 90)) if rng.random() < JPEG_SHARE else None
-        frames = [_squash(f, self.side, quality) for f in render(story.scene, times)]
+        frames = [_squash(f, self.side, quality) for f in render(clip.scene, times)]
         return np.stack(frames), times
 
 
 def _squash(frame: np.ndarray, side: int, quality: int | None) -> np.ndarray:
-    """A frame as the tower gets it: uint8 `[side, side, 3]`."""
+    """Resize a frame to the tower's input: uint8 `[side, side, 3]`.
+
+    quality: of JPEG compression before that; None for none.
+    """
     image = Image.fromarray(frame)
     if quality is not None:
         packed = BytesIO()
@@ -228,40 +234,43 @@ def _squash(frame: np.ndarray, side: int, quality: int | None) -> np.ndarray:
 
 
 def conversation(
-    story: SyntheticClip, rng: np.random.Generator, described: float = 0.35, whole: bool = False
+    clip: SyntheticClip,
+    rng: np.random.Generator,
+    p_describe_first: float = 0.35,
+    whole: bool = False,
 ) -> list[tuple[str, str]]:
-    """Questions and answers in random order, some with choices.
+    """Questions and answers in random order, some with their choices listed.
 
-    described: how often the description comes first.
-    whole: every question is asked, up to the usual most. Else many conversations are short, for an
-        earlier turn tells much of what a later one asks for.
+    p_describe_first: probability that the description is the first turn.
+    whole: ask every question, up to the limit. Otherwise many conversations have one or two turns,
+        because earlier turns give away much of the later answers.
     """
     turns = []
-    for asked in story.questions:
-        if len(asked.choices) > 1 and rng.random() < 0.5:
-            mixed = [asked.choices[i] for i in rng.permutation(len(asked.choices))]
-            turns.append((multiple_choice(asked.question, mixed), asked.answer))
+    for item in clip.questions:
+        if len(item.choices) > 1 and rng.random() < 0.5:
+            mixed = [item.choices[i] for i in rng.permutation(len(item.choices))]
+            turns.append((multiple_choice(item.question, mixed), item.answer))
         else:
-            turns.append((asked.question, asked.sentence))
-    most = MAX_TURNS - 1 if rng.random() < 0.6 or whole else 1
-    picked = [turns[i] for i in rng.permutation(len(turns))[:most]]
+            turns.append((item.question, item.sentence))
+    max_questions = MAX_TURNS - 1 if rng.random() < 0.6 or whole else 1
+    picked = [turns[i] for i in rng.permutation(len(turns))[:max_questions]]
     question = (
         DESCRIBE_QUESTIONS[0]
         if rng.random() < 0.6
         else DESCRIBE_QUESTIONS[int(rng.integers(len(DESCRIBE_QUESTIONS)))]
     )
-    description = (question, story.caption)
-    if rng.random() < described:  # nothing that was said before helps to describe
+    description = (question, clip.caption)
+    if rng.random() < p_describe_first:  # before any turn that helps to describe
         return [description, *picked]
     if rng.random() < 0.5:
         picked.insert(int(rng.integers(len(picked) + 1)), description)
     return picked or [description]
 
 
-def task_of_turn(question: str, story: SyntheticClip) -> str:
-    """The task of a turn's question, with a star where its choices were named."""
+def task_of_turn(question: str, clip: SyntheticClip) -> str:
+    """The task of a turn's question, with a star where its choices are listed."""
     plain, _, choices = question.partition("\nChoose one: ")
-    for asked in story.questions:
-        if asked.question == plain:
-            return (asked.task or "other") + ("*" if choices else "")
-    return f"describe {story.name}"
+    for item in clip.questions:
+        if item.question == plain:
+            return (item.task or "other") + ("*" if choices else "")
+    return f"describe {clip.name}"

@@ -1,4 +1,4 @@
-"""Actors with more than one motion: one after the other, or from place to place."""
+"""Composite motions: two in sequence, one with its moments shuffled, and paths of waypoints."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from models.synthetic.scene import (
     random_actor,
 )
 
-# What can come first and what then: nothing can happen to what has disappeared.
+# Motions that can be the first or the second of two: an actor that has disappeared does nothing.
 ORDERABLE_MOTIONS = tuple(m for m in MOTIONS if m not in ("appears", "disappears"))
-# Motions of a route.
+# Captions of waypoint motions.
 CHANGES_PLACES, MOVES_ABOUT = "changes places", "moves about"
-MIN_SIZE = 0.1  # of the short side: what is smaller can hardly be told from others
+MIN_SIZE = 0.1  # of the short side; smaller pictures are hard to recognize
 
 
 @dataclass(frozen=True)
 class SequentialMotion:
-    """One motion up to time `turn`, another one after it."""
+    """One motion until time `switch_time`, then another one."""
 
     first: Actor
     second: Actor
@@ -36,12 +36,12 @@ class SequentialMotion:
 
     @property
     def picture(self) -> Picture:
-        """Of both."""
+        """The same for both motions."""
         return self.first.picture
 
     @property
     def mirrored(self) -> bool:
-        """As the first."""
+        """The same for both motions."""
         return self.first.mirrored
 
     def pose(self, u: float) -> Pose:
@@ -54,18 +54,18 @@ class SequentialMotion:
     def random(
         cls, rng: np.random.Generator, picture: Picture, side: float, size: tuple[int, int]
     ) -> SequentialMotion:
-        """Two different motions; the second begins where the first ends, and `side` is the largest.
+        """Two different motions; the second begins where the first ends. `side`: largest size.
 
-        Both are drawn alike, and placed together: who sees all moments, but not in which order
-        they come, cannot tell which of the two was first.
+        Both have the same size range and are placed together, so that unordered frames do not
+        tell which motion came first.
         """
         while True:
             motions = [str(m) for m in rng.choice(ORDERABLE_MOTIONS, 2, replace=False)]
             turns = picture.turn_visibility >= MIN_TURN_VISIBILITY
             if "spins" in motions and not turns:
                 continue
-            first = _near(random_actor(rng, picture, side, size, motions[0]))
-            second = _near(random_actor(rng, picture, side, size, motions[1]))
+            first = _shortened(random_actor(rng, picture, side, size, motions[0]))
+            second = _shortened(random_actor(rng, picture, side, size, motions[1]))
             end, begin = first.pose(1.0), second.pose(0.0)
             second = replace(
                 second,
@@ -75,19 +75,19 @@ class SequentialMotion:
                 angle=first.angle,
                 size=second.size * end.size / begin.size,
             )
-            doing = cls(first, second, float(rng.uniform(0.42, 0.58)))._largest(side)
-            placed = doing._placed(rng, size)
+            motion = cls(first, second, float(rng.uniform(0.42, 0.58)))._scaled_to(side)
+            placed = motion._placed(rng, size)
             if placed is not None:
                 return placed
 
-    def _largest(self, side: float) -> SequentialMotion:
-        """The same, so large that its largest size is `side`."""
-        times = side / max(pose.size for pose in self._poses())
-        first, second = (replace(a, size=a.size * times) for a in (self.first, self.second))
+    def _scaled_to(self, side: float) -> SequentialMotion:
+        """Scale both motions so that the largest size is `side`."""
+        factor = side / max(pose.size for pose in self._poses())
+        first, second = (replace(a, size=a.size * factor) for a in (self.first, self.second))
         return replace(self, first=first, second=second)
 
     def _placed(self, rng: np.random.Generator, size: tuple[int, int]) -> SequentialMotion | None:
-        """The same, anywhere in the frame, all of it inside; None where it has no room."""
+        """Move both motions to a random place inside the frame; None where they do not fit."""
         poses, short = self._poses(), min(size)
         x, y, half = np.array([(p.x, p.y, p.size / 2) for p in poses]).T
         if 2 * half.min() < MIN_SIZE:
@@ -104,15 +104,16 @@ class SequentialMotion:
         return replace(self, first=first, second=second)
 
     def _poses(self) -> list[Pose]:
-        """Where it is at both ends and many moments between."""
+        """33 poses over the whole motion, both ends included."""
         return [self.pose(step / 32) for step in range(33)]
 
 
 @dataclass(frozen=True)
 class ShuffledMotion:
-    """Moments of a motion in wrong order, each held until the next: nothing tells what came first.
+    """Moments of a motion in random order, each shown until the next.
 
-    A video whose frames are shuffled looks so, and nobody can say more of it than `motion`.
+    It looks like a video with shuffled frames: no direction or order can be recognized, so the
+    right answer is only that it moves about.
     """
 
     ordered: Drawable
@@ -121,12 +122,12 @@ class ShuffledMotion:
 
     @property
     def picture(self) -> Picture:
-        """Of the motion."""
+        """That of the motion in order."""
         return self.ordered.picture
 
     @property
     def mirrored(self) -> bool:
-        """As the motion."""
+        """That of the motion in order."""
         return self.ordered.mirrored
 
     def pose(self, u: float) -> Pose:
@@ -135,17 +136,17 @@ class ShuffledMotion:
         return self.ordered.pose(self.frame_times[shown])
 
     @classmethod
-    def of(cls, rng: np.random.Generator, ordered: Drawable) -> ShuffledMotion:
-        """A motion in 12 to 32 moments."""
+    def random(cls, rng: np.random.Generator, ordered: Drawable) -> ShuffledMotion:
+        """Shuffle a motion, cut into 12 to 32 moments."""
         moments = np.linspace(0.0, 1.0, int(rng.integers(12, 33)))
         return cls(ordered, tuple(float(u) for u in rng.permutation(moments)))
 
 
-def _near(actor: Actor) -> Actor:
-    """The same with a shorter way, for there is half the time and half the room.
+def _shortened(actor: Actor) -> Actor:
+    """A motion of less distance, to fit half the time and half the space.
 
-    Hops and swings are whole, and so end where they began: after less, who bounces first would move
-    on from the air, and who bounces last come to the ground.
+    Hops and swings are rounded to whole numbers, so that they end where they began: otherwise a
+    half hop would tell which motion came first.
     """
     if actor.motion in DIRECTIONS or actor.motion == "spins":
         return replace(actor, amount=actor.amount * 0.7)
@@ -156,7 +157,7 @@ def _near(actor: Actor) -> Actor:
 
 @dataclass(frozen=True)
 class WaypointMotion:
-    """From place to place at given times, straight on, slower at both ends of each way."""
+    """Straight lines between waypoints at given times, slower at both ends of each line."""
 
     picture: Picture = field(repr=False)
     points: tuple[tuple[float, float, float], ...]  # (u, x, y)
@@ -176,13 +177,13 @@ class WaypointMotion:
         return Pose(x0 + share * (x1 - x0), y0 + share * (y1 - y0), self.size)
 
     @classmethod
-    def swaps(
+    def swapping_places(
         cls, rng: np.random.Generator, pictures: Sequence[Picture], side: float, swaps: int
     ) -> tuple[list[int], list[WaypointMotion]]:
-        """Three pictures in a row, of which two change places `swaps` times.
+        """Three pictures in a row; a random two of them swap places, `swaps` times.
 
-        Returns where each one ends (0 is left) and their routes. One of the two passes above, the
-        other one below.
+        Returns the column where each one ends (0 is left), and their motions. One of the two
+        passes above, the other below.
         """
         columns, row = (0.2, 0.5, 0.8), float(rng.uniform(0.42, 0.58))
         places = [0, 1, 2]
@@ -203,10 +204,10 @@ class WaypointMotion:
         return places, routes
 
     @classmethod
-    def about(cls, rng: np.random.Generator, picture: Picture, side: float) -> WaypointMotion:
-        """Here and there, in no one direction: as frames of a straight way in wrong order look.
+    def aimless(cls, rng: np.random.Generator, picture: Picture, side: float) -> WaypointMotion:
+        """A path without one direction, like a straight motion with shuffled frames.
 
-        Half of the ways keep to a line.
+        Half of the paths stay on one line.
         """
         stops = int(rng.integers(8, 20))
         low, high = side / 2 + 0.02, 0.98 - side / 2

@@ -1,4 +1,4 @@
-"""What stories are made of: pictures to cast, an empty scene, and words for what is there."""
+"""Questions about synthetic clips, with choices and answers, and the words that they share."""
 
 from __future__ import annotations
 
@@ -10,12 +10,7 @@ import numpy as np
 from models.synthetic.assets.picture_pool import UNNAMED, PicturePool
 from models.synthetic.assets.pictures import Picture
 from models.synthetic.assets.shapes import COLOURS
-from models.synthetic.scene import (
-    DIRECTIONS,
-    MOTIONS,
-    Drawable,
-    reversed_motion,
-)
+from models.synthetic.scene import DIRECTIONS, MOTIONS, Drawable, reversed_motion
 from models.synthetic.scene_captions import with_article
 from models.synthetic.synthetic_clip import ClipQuestion
 from models.vision.imagenet_labels import TOP_CLASSES, class_names
@@ -24,27 +19,27 @@ M = TypeVar("M", bound=Drawable)
 
 NUMBER_WORDS = ("none", "one", "two", "three", "four", "five")
 DIRECTION_WORDS = tuple(m.removeprefix("moves ") for m in DIRECTIONS)
-# What an actor is doing, as one word of a choice: directions are one action.
+# Actions as choices: all directions are one action.
 ACTION_WORDS = ("moves", *(m for m in MOTIONS if m not in DIRECTIONS))
 
 
 def as_sentence(words: str) -> str:
-    """With a capital and a full stop."""
+    """Words with a capital and a full stop."""
     return f"{words[0].upper()}{words[1:]}."
 
 
 def indefinite_name(picture: Picture) -> str:
-    """What a picture shows, with its article."""
+    """The kind of a picture with "a" or "an"; "something" for an unnamed one."""
     return picture.kind if picture.kind == UNNAMED else with_article(picture.kind)
 
 
 def definite_name(picture: Picture) -> str:
-    """What a picture shows, when it is known already."""
+    """The kind of a picture with "the"; "it" for an unnamed one."""
     return "it" if picture.kind == UNNAMED else f"the {picture.kind}"
 
 
 def pick_wording(rng: np.random.Generator, *wordings: str) -> str:
-    """One of several ways to put it."""
+    """One of several wordings, at random."""
     return wordings[int(rng.integers(len(wordings)))]
 
 
@@ -54,26 +49,25 @@ def choice_question(
     question: str,
     answer: str,
     others: Sequence[str],
-    worded: str,
-    most: int = 4,
+    sentence: str,
+    max_choices: int = 4,
 ) -> ClipQuestion:
-    """The answer among up to `most` choices, in random order."""
+    """A question whose choices are the answer and some of `others`, in random order."""
     wrong = [other for other in dict.fromkeys(others) if other != answer]
-    kept = [wrong[i] for i in rng.permutation(len(wrong))[: most - 1]]
-    choices = [answer, *kept]
+    choices = [answer, *(wrong[i] for i in rng.permutation(len(wrong))[: max_choices - 1])]
     mixed = tuple(choices[i] for i in rng.permutation(len(choices)))
-    return ClipQuestion(task, question, answer, mixed, worded)
+    return ClipQuestion(task, question, answer, mixed, sentence)
 
 
 def unanswerable_questions(
-    rng: np.random.Generator, question: str, choices: Sequence[str], worded: str
+    rng: np.random.Generator, question: str, choices: Sequence[str], sentence: str
 ) -> list[ClipQuestion]:
-    """A question that has no answer, once with each of its choices as the right one.
+    """A question without a right answer, once for each choice as its answer.
 
-    Who learns from them all prefers none.
+    One example per choice, so the model learns a uniform answer.
     """
     return [
-        choice_question(rng, "", question, choice, choices, worded, len(choices))
+        choice_question(rng, "", question, choice, choices, sentence, len(choices))
         for choice in choices
     ]
 
@@ -81,8 +75,8 @@ def unanswerable_questions(
 def direction_choices(rng: np.random.Generator, way: str) -> list[str]:
     """Choices for a direction: itself, another one, and the opposite of both.
 
-    Moments in wrong order show a line; either way along it is a choice, and the choices alone do
-    not tell which line.
+    Shuffled frames show the line of a motion but not its direction. Both directions of two lines
+    are choices, so the choices alone do not give the line away.
     """
     other = str(
         rng.choice([other for other in DIRECTION_WORDS if other not in (way, _opposite(way))])
@@ -95,19 +89,19 @@ def _opposite(way: str) -> str:
 
 
 def naming_questions(
-    rng: np.random.Generator, cast: PicturePool, pictures: Sequence[Picture]
+    rng: np.random.Generator, pool: PicturePool, pictures: Sequence[Picture]
 ) -> list[ClipQuestion]:
-    """Questions about what is there, whatever happens to it."""
+    """Questions about the objects of a clip, independent of their motions."""
     main = pictures[0]
     if main.kind == UNNAMED:
         return []
-    asked = []
+    questions = []
     if len({p.kind for p in pictures}) == 1:
         question = pick_wording(
             rng, "What is in the video?", "What can be seen?", "What do you see?"
         )
-        others = [indefinite_name(p) for p in cast.pick(rng, 3)]
-        asked.append(
+        others = [indefinite_name(p) for p in pool.pick(rng, 3)]
+        questions.append(
             choice_question(
                 rng,
                 "object naming",
@@ -117,35 +111,37 @@ def naming_questions(
                 as_sentence(indefinite_name(main)),
             )
         )
-    there = bool(rng.random() < 0.5)
-    absent = [n for n in rng.choice(list(cast.names), 3) if all(n not in p.kind for p in pictures)]
-    if there or absent:
-        noun = indefinite_name(main) if there else with_article(str(absent[0]))
+    present = bool(rng.random() < 0.5)
+    absent = [n for n in rng.choice(list(pool.names), 3) if all(n not in p.kind for p in pictures)]
+    if present or absent:
+        noun = indefinite_name(main) if present else with_article(str(absent[0]))
         question = pick_wording(
             rng, f"Is there {noun} in the video?", f"Does the video show {noun}?"
         )
-        answer = "yes" if there else "no"
-        worded = f"Yes, there is {noun}." if there else f"No, there is no {noun.split(' ', 1)[1]}."
-        asked.append(
-            choice_question(rng, "object existence", question, answer, ("yes", "no"), worded)
+        answer = "yes" if present else "no"
+        sentence = (
+            f"Yes, there is {noun}." if present else f"No, there is no {noun.split(' ', 1)[1]}."
+        )
+        questions.append(
+            choice_question(rng, "object existence", question, answer, ("yes", "no"), sentence)
         )
     colour, _, thing = main.kind.partition(" ")
     if colour in COLOURS and thing and len(pictures) == 1:
         question = pick_wording(rng, "What colour is it?", f"What colour does the {thing} have?")
-        asked.append(
+        questions.append(
             choice_question(rng, "attribute", question, colour, list(COLOURS), f"It is {colour}.")
         )
-    return asked
+    return questions
 
 
-def guess_text(seen: Sequence[int]) -> str:
-    """Classes of ImageNet as a guess: "perhaps a tench, a hen or a cock"."""
-    *others, last = (with_article(class_names()[number]) for number in seen)
+def guess_text(classes: Sequence[int]) -> str:
+    """ImageNet classes as a guess: "perhaps a tench, a hen or a cock"."""
+    *others, last = (with_article(class_names()[number]) for number in classes)
     return f"perhaps {', '.join(others)} or {last}"
 
 
 def count_question(rng: np.random.Generator, total: int) -> ClipQuestion:
-    """The question for the number of things that are there."""
+    """The question for the number of objects."""
     many = pick_wording(rng, "How many objects are there?", "How many things are in the video?")
     return choice_question(
         rng,
@@ -159,20 +155,20 @@ def count_question(rng: np.random.Generator, total: int) -> ClipQuestion:
 
 
 def motion_caption(moving: int) -> str:
-    """What is said of so many things that move, when nothing is known of what they are."""
+    """The caption of `moving` moving objects without names."""
     return ("nothing moves", "something moves", "several things move")[min(2, moving)]
 
 
 def is_moving(actor: Drawable) -> bool:
-    """Whether anything happens to it."""
+    """Whether its motion is any but staying still."""
     return actor.motion != "stays still"
 
 
 def description_order(actors: Sequence[M]) -> list[M]:
-    """The order in which several things are told: those that move first, each group from left."""
+    """The order of objects in a description: moving ones first, each group from left to right."""
     return sorted(actors, key=lambda actor: (not is_moving(actor), actor.pose(0.0).x))
 
 
 def random_classes(rng: np.random.Generator) -> tuple[int, ...]:
-    """Classes of ImageNet that a classifier could name."""
+    """Random ImageNet classes, as many as the classifier reports."""
     return tuple(int(number) for number in rng.choice(1000, TOP_CLASSES, replace=False))

@@ -1,4 +1,4 @@
-"""Clips with exact ground truth: scenes drawn as frames, at any times, and written as videos."""
+"""Render scenes as frames at any times, and write frames as video files."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ def render(scene: Scene, times: np.ndarray) -> np.ndarray:
     ]
     for frame, time in zip(frames, times, strict=True):
         u = min(1.0, max(0.0, float(time) / scene.duration))
-        if scene.second_shot and u >= scene.cut:
-            frame[...] = shots[1].draw((u - scene.cut) / (1 - scene.cut))
+        if scene.second_shot and u >= scene.cut_time:
+            frame[...] = shots[1].draw((u - scene.cut_time) / (1 - scene.cut_time))
         else:
-            frame[...] = shots[0].draw(u / scene.cut if scene.second_shot else u)
+            frame[...] = shots[0].draw(u / scene.cut_time if scene.second_shot else u)
     return frames
 
 
 class _Shot:
-    """A scene without its cut."""
+    """A renderer of one scene; the shots of a scene with a cut have one each."""
 
     def __init__(self, scene: Scene) -> None:
         self.camera, self.size = scene.camera, scene.size
@@ -61,7 +61,7 @@ class _Shot:
         self.sprites = [_Sprite(actor, min(wide, tall)) for actor in scene.actors]
 
     def draw(self, u: float) -> np.ndarray:
-        """What is seen at time u: uint8 [height, width, 3]."""
+        """The frame at time u: uint8 [height, width, 3]."""
         canvas = self.background.copy()
         for sprite in reversed(self.sprites):  # the main actor is drawn last, on top
             sprite.draw(canvas, sprite.actor.pose(u))
@@ -74,7 +74,7 @@ class _Shot:
 
 
 class _Sprite:
-    """An actor's picture, kept as last resized and last turned, which most motions never change."""
+    """An actor's picture, with its last size and rotation cached, which most motions keep."""
 
     def __init__(self, actor: Drawable, short_side: int) -> None:
         self.actor = actor
@@ -93,10 +93,10 @@ class _Sprite:
         canvas.paste(image, (left, top), image)
 
     def _at(self, side: int, angle: float) -> Image.Image:
-        stale = self.resized.width != side
-        if stale:
+        resize = self.resized.width != side
+        if resize:
             self.resized = self.picture.resize((side, side), Image.Resampling.BILINEAR)
-        if stale or self.angle != angle:
+        if resize or self.angle != angle:
             self.turned = self.resized
             if angle:
                 self.turned = self.resized.rotate(angle, Image.Resampling.BILINEAR, expand=True)
@@ -115,16 +115,20 @@ def write_video(
     import av
     from av.error import FFmpegError
 
-    known = codec if _can_encode(codec) else "mpeg4"
+    available_codec = codec if _can_encode(codec) else "mpeg4"
     try:
-        # Without "bitexact", WebM gets a random number.
+        # Without "bitexact", a WebM file contains a random number.
         with av.open(str(path), "w", options={"fflags": "bitexact"}) as container:
-            stream = container.add_stream(known, rate=Fraction(fps).limit_denominator(1001))
+            stream = container.add_stream(
+                available_codec, rate=Fraction(fps).limit_denominator(1001)
+            )
             if not isinstance(stream, av.VideoStream):
-                raise ReellamaError(f"cannot write the video {path}: {known} is no video codec")
+                raise ReellamaError(
+                    f"cannot write the video {path}: {available_codec} is no video codec"
+                )
             stream.height, stream.width = frames[0].shape[:2]
             stream.pix_fmt = "yuv420p"
-            stream.codec_context.thread_count = 1  # or the bits would depend on cores and load
+            stream.codec_context.thread_count = 1  # else the bytes depend on cores and load
             for pixels in frames:
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
             container.mux(stream.encode())

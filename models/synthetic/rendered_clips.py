@@ -1,6 +1,7 @@
-"""Rendered clips as a data set: clip number i of a split is always the same clip.
+"""Rendered clips of one or two actors as a data set, for training on captions.
 
-Nothing is stored: a clip is drawn from (seed, split, number) when it is asked for, in about 5 ms.
+Clips are not stored: each is drawn from (seed, split, number), in about 5 ms, so clip i of a split
+is always the same.
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ from models.synthetic.render import (
 from models.synthetic.scene_captions import with_article
 
 RENDERED_SPLITS = ("train", "validation", "test")
-# (width, height): what a tower of 192 pixels makes of square, 4:3 and 16:9 video.
+# (width, height) of square, 4:3 and 16:9 video with a short side of 192 pixels.
 SIZES = ((192, 192), (256, 192), (344, 192))
-FIRST_STILL = 10_000_000  # stills are drawn from numbers that no clip uses
-FIRST_BACKWARDS = 20_000_000  # so are the words for clips that run backwards
-# A still's caption, as image-text data would have it.
+FIRST_STILL = 10_000_000  # number of the first still; clips have smaller ones
+FIRST_BACKWARDS = 20_000_000  # number of the first random seed of reversed texts
+# Captions of stills, worded as in image-text data.
 STILL_CAPTIONS = (
     "{}",
     "a picture of {}",
@@ -53,7 +54,7 @@ class RenderedConfig:
     styles: tuple[str, ...] = ("noto", "openmoji", "shapes")
     style_weights: tuple[float, ...] = (0.45, 0.45, 0.1)
     frames: int = 8
-    p_two: float = 0.25  # clips with a second actor
+    p_two: float = 0.25  # probability of a second actor
     clips: int = 9_000
     validation: int = 500
     seed: int = 0
@@ -64,7 +65,7 @@ class RenderedConfig:
 
 @dataclass(frozen=True)
 class RenderedClip:
-    """One clip with its ground truth; frames are drawn by `draw`."""
+    """One clip with its ground truth; `draw` renders its frames."""
 
     scene: Scene
     texts: tuple[tuple[str, str], ...]  # (question, answer); the first is a description
@@ -80,16 +81,16 @@ class RenderedClip:
 
 
 class RenderedClips:
-    """All splits of one configuration; `material` is where picture sets are downloaded to."""
+    """All splits of one configuration; `assets` is the download folder of picture sets."""
 
-    def __init__(self, config: RenderedConfig, material: Path = ASSETS) -> None:
+    def __init__(self, config: RenderedConfig, assets: Path = ASSETS) -> None:
         self.config = config
-        self.material = material
+        self.assets = assets
 
     @cached_property
     def pictures(self) -> list[list[Picture]]:
-        """By style, in the order of the configuration."""
-        return [load_pictures((style,), self.material) for style in self.config.styles]
+        """Pictures by style, in the order of the config."""
+        return [load_pictures((style,), self.assets) for style in self.config.styles]
 
     @cached_property
     def photos(self) -> list[np.ndarray]:
@@ -109,7 +110,7 @@ class RenderedClips:
         return RenderedClip(scene, tuple(scene_questions(scene, rng, self.kinds)))
 
     def backwards(self, split: str, number: int) -> RenderedClip:
-        """Clip `number` as a film that runs backwards tells it: for its texts, not to be drawn."""
+        """Clip `number` described as if played backwards: for its texts, not for drawing."""
         scene = self.clip(split, number).scene.described_backwards()
         rng = self.rng(split, FIRST_BACKWARDS + number)
         return RenderedClip(scene, tuple(scene_questions(scene, rng, self.kinds)))
@@ -121,13 +122,13 @@ class RenderedClips:
         return random_scene(rng, pictures, photos=self.photos, size=size, p_two=p_two, **fixed)
 
     def still(self, number: int) -> RenderedClip:
-        """Still `number`: a scene in which the main actor does not move, of its own."""
+        """Still `number`: a scene whose main actor does not move, different from every clip's."""
         rng = self.rng("train", FIRST_STILL + number)
         scene = self._scene(rng, p_two=0.15, motion="stays still")
         return RenderedClip(scene, ())
 
     def still_captions(self, count: int) -> list[str]:
-        """A caption for each of the first stills, such as image-text data has."""
+        """Captions of the first `count` stills, worded as in image-text data."""
         captions = []
         for number in range(count):
             actors = self.still(number).scene.actors

@@ -1,7 +1,7 @@
-"""What happens in a rendered clip: actors, their motions and where they are at any time.
+"""Scenes of rendered clips: actors, their motions, and their poses at any time.
 
-Time inside a scene is u = seconds / duration, from 0 to 1; places and sizes are shares of the
-frame, so that a scene can be drawn at any size and at any frame rate.
+Time inside a scene is u = seconds / duration, from 0 to 1. Places and sizes are shares of the
+frame, so a scene can be drawn at any size and frame rate.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from models.synthetic.assets.backgrounds import Background, random_background
 from models.synthetic.assets.pictures import Picture
 from models.synthetic.camera import Camera
 
-# The motions, in the words of captions.
+# The motions, as captions word them.
 MOTIONS = (
     "moves right",
     "moves left",
@@ -36,7 +36,7 @@ MOTIONS = (
     "disappears",
     "stays still",
 )
-# Without the diagonals: what the motions of `random_scene` are.
+# The motions of `random_scene`: no diagonals.
 AXIS_MOTIONS = tuple(motion for motion in MOTIONS if " and " not in motion)
 DIRECTIONS = {
     "moves right": (1, 0),
@@ -57,7 +57,7 @@ _OPPOSITES = {
     "appears": "disappears",
 }
 _BACKWARDS = {**_OPPOSITES, **{after: before for before, after in _OPPOSITES.items()}}
-# A picture that turning changes less than this (a ball, a ring) is never said to spin.
+# A picture that rotation changes less than this (a ball, a ring) never spins.
 MIN_TURN_VISIBILITY = 0.2
 
 
@@ -74,14 +74,15 @@ class Pose:
 
 @dataclass(frozen=True)
 class Actor:
-    """A picture and what it does.
+    """A picture with one motion.
 
-    x, y: the centre, where a motion starts or happens, in shares of width and height.
+    x, y: the centre at the start, in shares of width and height.
     size: the largest side at its largest, in shares of the frame's short side.
-    amount: what the motion measures: the way travelled (share of width or height), how many times
-        larger (grows, shrinks), full turns (spins; negative is clockwise), hops or swings, or the
-        time u of appearing or disappearing.
-    height: how high it bounces, how far it shakes to each side (share of height or width).
+    amount: by motion: the distance (share of width or height), the factor of growing or shrinking,
+        full turns (negative is clockwise), the number of hops or swings, or the time u of
+        appearing or disappearing.
+    height: of a hop, or the reach of a swing to each side (share of height or width).
+    smooth: whether it speeds up and slows down.
     """
 
     picture: Picture = field(repr=False)
@@ -121,12 +122,12 @@ class Actor:
 
 
 def reversed_motion(motion: str) -> str:
-    """What a motion is when its film runs backwards: the same, if it looks the same either way."""
+    """The motion seen backwards in time; the same motion where that looks alike."""
     return _BACKWARDS.get(motion, motion)
 
 
 class Drawable(Protocol):
-    """Whatever can be drawn: a picture with a place and a size at any time u in [0, 1]."""
+    """A picture with a pose at any time u in [0, 1]."""
 
     @property
     def picture(self) -> Picture: ...
@@ -144,8 +145,8 @@ class Drawable(Protocol):
 class Scene:
     """Actors, the main one first and on top, over a background; size is (width, height).
 
-    camera: what looks at a world that is larger than the picture; without one, all is seen.
-    later: the scene that follows at time u = `cut`.
+    camera: with one, the scene is larger than the picture; without, all of it is visible.
+    second_shot: the scene that follows a hard cut at time u = `cut_time`.
     """
 
     actors: tuple[Drawable, ...]
@@ -153,11 +154,11 @@ class Scene:
     size: tuple[int, int] = (224, 224)
     duration: float = 4.0  # seconds
     camera: Camera | None = None
-    cut: float = 1.0
+    cut_time: float = 1.0
     second_shot: Scene | None = None
 
     def described_backwards(self) -> Scene:
-        """The scene in the words of a film that runs backwards: to be told, not to be drawn."""
+        """The scene with reversed motions in words: for captions, not for drawing."""
         actors = [
             replace(a, motion=reversed_motion(a.motion)) if isinstance(a, Actor) else a
             for a in self.actors
@@ -177,12 +178,12 @@ def random_scene(
 ) -> Scene:
     """A scene of one actor, or of two with a probability of up to `p_two`.
 
-    The second actor is smaller, of another kind, and left out where the main one would hide it.
-    `picture` and `motion` fix the main actor's.
+    The second actor is smaller and of another kind; it is left out where the main one would hide
+    it. `picture` and `motion`, where given, are the main actor's.
     """
     main_picture = picture or pictures[int(rng.integers(len(pictures)))]
     two = rng.random() < p_two
-    # With a second, smaller one beside it the main actor is not too small itself.
+    # The main actor is larger beside a second one, which is smaller still.
     main_side = rng.uniform(0.33 if two else 0.25, 0.5)
     main = random_actor(rng, main_picture, main_side, size, motion)
     actors = [main]
@@ -197,7 +198,7 @@ def random_scene(
 def _second_actor(
     rng: np.random.Generator, picture: Picture, main: Actor, size: tuple[int, int]
 ) -> list[Actor]:
-    """One actor that keeps well out of the main one's way, or none."""
+    """One actor that hardly overlaps the main one, or none where 16 tries find no place."""
     for _ in range(16):
         side = main.size * rng.uniform(0.45, 0.6)
         actor = random_actor(rng, picture, side, size, None)
@@ -226,14 +227,14 @@ def random_actor(
     size: tuple[int, int],
     motion: str | None = None,
 ) -> Actor:
-    """An actor of size `side`, in shares of the short side, that stays inside of the frame."""
+    """An actor of size `side`, in shares of the short side, that stays inside the frame."""
     if motion is None:
         motion = random_motion(rng, picture, AXIS_MOTIONS)
     wide, tall = side * min(size) / size[0], side * min(size) / size[1]
     low_x, high_x, low_y, high_y = wide / 2, 1 - wide / 2, tall / 2, 1 - tall / 2
     amount = height = 0.0
     if motion in DIRECTIONS:
-        # Up to a third of the actor may leave the frame at either end of its way.
+        # Up to a third of the actor may leave the frame at either end of its path.
         right, down = DIRECTIONS[motion]
         longest = 1 - max(wide * abs(right), tall * abs(down))
         amount = float(rng.uniform(0.45, max(0.5, longest)))
@@ -269,7 +270,7 @@ def random_actor(
 def random_motion(
     rng: np.random.Generator, picture: Picture, motions: Sequence[str] = MOTIONS
 ) -> str:
-    """One of `motions`; a picture that looks the same when turned is not said to spin."""
+    """A random one of `motions`; a picture that looks the same when rotated never spins."""
     motion = motions[int(rng.integers(len(motions)))]
     while motion == "spins" and picture.turn_visibility < MIN_TURN_VISIBILITY:
         motion = motions[int(rng.integers(len(motions)))]
@@ -277,7 +278,10 @@ def random_motion(
 
 
 def _room(low: float, high: float, way: float, beyond: float) -> tuple[float, float]:
-    """Where the start of a `way` may lie so that start and end both lie in [low, high]."""
+    """The range of starts for which start and end of a path of length `way` lie in [low, high].
+
+    Where it is empty, both may lie up to `beyond` outside.
+    """
     if way == 0:
         return low, high
     low, high = max(low, low - way), min(high, high - way)
@@ -285,5 +289,5 @@ def _room(low: float, high: float, way: float, beyond: float) -> tuple[float, fl
 
 
 def _between(rng: np.random.Generator, low: float, high: float) -> float:
-    """A number in [low, high], or their middle where there is no room between them."""
+    """A random number in [low, high], or their mean where low >= high."""
     return float(rng.uniform(low, high)) if low < high else (low + high) / 2

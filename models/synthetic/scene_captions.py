@@ -1,4 +1,4 @@
-"""The words for a scene: a caption of fixed word order, and questions with their answers."""
+"""Captions of scenes in a fixed word order, and questions with their answers."""
 
 from __future__ import annotations
 
@@ -57,9 +57,10 @@ def scene_caption(scene: Scene) -> str:
 def scene_questions(
     scene: Scene, rng: np.random.Generator, kinds: Sequence[str] = ()
 ) -> list[tuple[str, str]]:
-    """One wording of each question that the scene answers, with the answer.
+    """One random wording of each question about the scene, with its answer.
 
-    `kinds` are what to ask for in vain; without them every "Is there ...?" is answered yes.
+    One of `kinds` that the scene does not show is asked for too; without `kinds` every "Is there
+    ...?" is answered yes.
     """
 
     def wording(choices: Sequence[str], noun: str = "") -> str:

@@ -1,4 +1,4 @@
-"""The text of each slot for a synthetic clip: what the soft tokens are trained to say."""
+"""The text of each slot for a synthetic clip: the training targets of the soft tokens."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from models.synthetic.questions import NUMBER_WORDS, description_order, is_movin
 from models.synthetic.scene import DIRECTIONS, Actor, Drawable, Pose, Scene
 from models.synthetic.synthetic_clip import SyntheticClip
 
-PHOTOGRAPH_NAME = "photograph"  # the name of whatever is one
-SLOW_SHARE = 0.3  # who goes less than this share of the picture in a clip is slow
+PHOTOGRAPH_NAME = "photograph"  # in the name slot of any photograph
+SLOW_SHARE = 0.3  # an actor that moves less than this share of the picture is slow
 
 
-def slot_texts(story: SyntheticClip) -> list[str]:
-    """The story's form: a text for each of `WIDTHS`, empty where there is nothing to say."""
-    scene = story.scene
+def slot_texts(clip: SyntheticClip) -> list[str]:
+    """A text for each of `SLOT_WIDTHS`, empty where the clip has nothing for the slot."""
+    scene = clip.scene
     shots = [scene, *([scene.second_shot] if scene.second_shot else [])]
     things = [thing for shot in shots for thing in _described_objects(shot)]
-    if story.photograph:
+    if clip.is_photograph:
         fields = ["", "", _camera_text(scene), PHOTOGRAPH_NAME, "", ""]
     else:
         moving = sum(is_moving(actor) for actor in scene.actors)
@@ -44,8 +44,10 @@ def slot_texts(story: SyntheticClip) -> list[str]:
 
 
 def logit_biases(name: float, camera: float) -> Iterator[tuple[int, str, float]]:
-    """What is to be said where nothing else is much likelier: a soft token, a word, and by how many
-    logits. Of names that is "something" or "photograph", of the camera that it moves about.
+    """Logit biases of the answers for unclear videos: (soft token, word, logits).
+
+    They favour "something" or "photograph" among names by `name`, and a camera that moves about by
+    `camera`.
     """
     starts = [start for start, _ in slot_spans()]
     yield starts[NAME_SLOT], PHOTOGRAPH_NAME, name
@@ -56,7 +58,7 @@ def logit_biases(name: float, camera: float) -> Iterator[tuple[int, str, float]]
 
 
 def _described_objects(shot: Scene) -> list[Drawable]:
-    """The things that a shot's description names, in its order; of copies only the first one."""
+    """The objects of a shot in the order of its description; of copies only the first one."""
     ordered = description_order(shot.actors)
     kinds = Counter(actor.picture.kind for actor in ordered)
     return ordered[:1] if len(kinds) == 1 else ordered

@@ -1,17 +1,18 @@
-"""A synthetic clip: a scene, its description, and the questions that it answers."""
+"""A synthetic clip: a scene, its caption, and questions about it with their answers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from models.synthetic.scene import (
-    Scene,
-)
+from models.synthetic.scene import Scene
 
 
 @dataclass(frozen=True)
 class ClipQuestion:
-    """A question with its choices: `answer` is one of them; `sentence` answers without choices."""
+    """A question about a clip.
+
+    task: of the benchmark, "" for none. answer: one of `choices`. sentence: the free-form answer.
+    """
 
     task: str
     question: str
@@ -22,11 +23,11 @@ class ClipQuestion:
 
 @dataclass(frozen=True)
 class SyntheticClip:
-    """A scene in words: its description, and what can be asked about it."""
+    """A scene with its caption and questions; `name` is that of its scenario."""
 
     name: str
     scene: Scene
     caption: str
     questions: tuple[ClipQuestion, ...]
-    seen: tuple[int, ...] = ()  # classes of ImageNet that a classifier names here
-    photograph: bool = False  # a photograph or a part of one, of which they are told
+    imagenet_classes: tuple[int, ...] = ()  # classes that the ImageNet classifier reports
+    is_photograph: bool = False  # the scene shows a photograph, or a part of one

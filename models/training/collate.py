@@ -53,12 +53,14 @@ class ConversationCollator:
     def __call__(self, samples: list[Sample]) -> ClipBatch:
         """What a step takes; runs in the worker processes that draw."""
         frames, times, mask = pad_samples(samples)
-        targets = torch.tensor([self.targets(sample["form"]) for sample in samples])
-        seen = self._names[torch.tensor([sample["seen"] for sample in samples])].flatten(1)
+        targets = torch.tensor([self.targets(sample["slots"]) for sample in samples])
+        seen = self._names[
+            torch.tensor([sample["imagenet_classes"] for sample in samples])
+        ].flatten(1)
         taught = [self._told(sample["turns"]) for sample in samples]
         told = Conversations(*(list(column) for column in zip(*taught, strict=True)))
         tasks = [
-            [task_of_turn(question, sample["story"]) for question, _ in sample["turns"]]
+            [task_of_turn(question, sample["clip"]) for question, _ in sample["turns"]]
             for sample in samples
         ]
         return ClipBatch(frames, times, mask, targets, seen, told, tasks)
@@ -109,7 +111,7 @@ def slot_vocabulary(
 ) -> list[int]:
     """Token ids of forms, the most frequent first; padding ("\\n") is number 0."""
     seen: Counter[int] = Counter()
-    told = [stories.story(number) for number in range(sampled)]
+    told = [stories.clip(number) for number in range(sampled)]
     said = [text for story in told for text in slot_targets.slot_texts(story) if text]
     for text in (*said, *(name for cast in stories.picture_pools for name in cast.names)):
         seen.update(tokenizer.encode(f" {text}"))

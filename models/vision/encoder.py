@@ -4,8 +4,8 @@
     grid = tower.grid(frames)              # [frames, cells, channels]
     scores = tower.embed_images(frames) @ tower.embed_texts(["a dog"]).T
 
-A frame is resized to the tower's square whole, without a crop: what moves at the edge of a wide
-video would otherwise never be seen.
+Whole frames are resized to the tower's square, without a crop, which would lose motion at the edges
+of a wide video.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from gguf_tools.errors import ReellamaError
 from models.precision import compute_dtype
 from models.vision.torchvision_compat import ensure_torchvision
 
-# Frames a step. Activations of a convolutional tower then stay in the processor's cache, which is
-# worth twice the speed of 128 frames a step on two cores.
+# Frames a step. The activations of a convolutional tower then stay in the processor's cache: on two
+# cores this is twice as fast as 128 frames a step.
 BATCH_FRAMES = 8
 
 
 class TowerError(ReellamaError):
-    """A tower that cannot be found, loaded or fed."""
+    """A tower that cannot be found or loaded, or frames that it cannot take."""
 
 
 @torch.no_grad()
 def fold_batch_norms(trunk: nn.Module) -> None:
-    """Fold each batch norm into the convolution before it, in place: the same output, sooner.
+    """Fold each batch norm into the convolution before it, in place: the same output, faster.
 
-    Meant for trunks that register their layers in the order in which they run, as timm's
-    convolutional ones do; norms that follow no convolution stay.
+    For trunks that register their layers in the order in which they run, as timm's convolutional
+    ones do; norms that follow no convolution stay.
     """
     convolution: nn.Conv2d | None = None
     for name, module in list(trunk.named_modules()):
@@ -70,7 +70,8 @@ def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
 def forward_grid(visual: nn.Module, pixels: Tensor, layers: list[int]) -> Tensor:
     """Pixels `[B, 3, size, size]` -> `[B, cells, channels]`: the grid of the last of `layers`.
 
-    The finer grids of the others are folded into its cells, and come first in the channels.
+    The finer grids of the other layers are folded into its cells (space to depth), and their
+    channels come first.
     """
     output = visual.forward_intermediates(
         pixels, indices=layers, intermediates_only=True, output_fmt="NCHW"
@@ -82,23 +83,23 @@ def forward_grid(visual: nn.Module, pixels: Tensor, layers: list[int]) -> Tensor
 
 
 def grid_layers(layer: int, finer: int) -> list[int]:
-    """The blocks that make a grid: `finer` ones before `layer`, and itself."""
+    """The blocks whose outputs make a grid: `finer` blocks before `layer`, and `layer` itself."""
     return [layer - n for n in range(finer, -1, -1)]
 
 
 @contextmanager
 def _quiet(open_clip: Path) -> Iterator[None]:
-    """Leave unsaid what open_clip, in that folder, and timm log below ERROR; nothing else."""
+    """Drop log records below ERROR of open_clip, in that folder, and of timm; of nothing else."""
 
-    def of_others(record: logging.LogRecord) -> bool:
+    def passes(record: logging.LogRecord) -> bool:
         return record.levelno >= logging.ERROR or open_clip not in Path(record.pathname).parents
 
-    # open_clip logs on the root logger, by functions that give it a handler where it has none. The
-    # one that Python falls back on without any stands in for it, so that others log as before.
+    # open_clip logs on the root logger, by functions that add a handler where there is none.
+    # Python's last resort takes that place meanwhile, so that other libraries log as before.
     root, timm = logging.getLogger(), logging.getLogger("timm")
     stand_in = logging.lastResort if not root.handlers else None
     level = timm.level
-    root.addFilter(of_others)
+    root.addFilter(passes)
     if stand_in:
         root.addHandler(stand_in)
     timm.setLevel(max(level, logging.ERROR))
@@ -108,7 +109,7 @@ def _quiet(open_clip: Path) -> Iterator[None]:
         timm.setLevel(level)
         if stand_in:
             root.removeHandler(stand_in)
-        root.removeFilter(of_others)
+        root.removeFilter(passes)
 
 
 class Tower:
@@ -160,10 +161,10 @@ class Tower:
                 `open_clip_config.json` and its weights.
             pretrained: open_clip's tag for a model name (`laion2b_s34b_b79k`), or a weights file.
             layer: which block's output is the grid, counted from the end.
-            finer: so many blocks before it, of finer grids, are folded into its cells.
+            finer: how many blocks before it, with finer grids, are folded into its cells.
 
         Raises:
-            TowerError: no such model, no such folder, or no network to fetch it through.
+            TowerError: no such model or folder, or no network to download it.
         """
         ensure_torchvision()
         import open_clip
@@ -185,7 +186,7 @@ class Tower:
         return cls(model, tokenizer, layer=layer, finer=finer, dtype=dtype)
 
     def to(self, device: torch.device) -> Tower:
-        """Move it; on a GPU it computes in bfloat16."""
+        """Move the tower; on a GPU it computes in bfloat16."""
         self.device = device
         if device.type != "cpu":
             self.dtype = compute_dtype(device)
@@ -212,7 +213,7 @@ class Tower:
 
     def _batches(self, frames: Sequence[np.ndarray]) -> Iterator[Tensor]:
         if not len(frames):
-            raise TowerError("no frames to look at")
+            raise TowerError("no frames to encode")
         for start in range(0, len(frames), BATCH_FRAMES):
             pixels = self.preprocess(frames[start : start + BATCH_FRAMES])
             yield pixels.to(dtype=self.dtype, memory_format=torch.channels_last)
@@ -225,7 +226,7 @@ class Tower:
 
     @torch.inference_mode()
     def cells(self, pixels: Tensor) -> Tensor:
-        """The same of uint8 pixels `[frames, 3, size, size]` that are where the tower is."""
+        """As `grid`, for uint8 pixels `[frames, 3, size, size]` on the tower's device; a tensor."""
         scaled = (pixels.float() - self._mean) / self._std
         return self._grid(scaled.to(dtype=self.dtype, memory_format=torch.channels_last))
 
@@ -242,6 +243,6 @@ class Tower:
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Embeddings of texts in the space shared with frames: unit rows `[texts, dim]`."""
         if self._tokenizer is None:
-            raise TowerError("this tower was loaded without its text side")
+            raise TowerError("this tower was loaded without its text encoder")
         tokens = self._tokenizer(list(texts)).to(self.device)
         return self.model.encode_text(tokens, normalize=True).float().cpu().numpy()

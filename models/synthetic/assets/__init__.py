@@ -1,1 +1,1 @@
-"""What synthetic clips are drawn from: pictures, shapes, photographs and backgrounds."""
+"""Images that synthetic clips are drawn from: pictures, shapes, photographs and backgrounds."""

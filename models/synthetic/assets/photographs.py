@@ -1,9 +1,9 @@
-"""Photographs of things that training never saw, panned and zoomed, with their right names.
+"""Cut-out photographs from the Debian package tuxpaint-stamps-default.
 
-They are the cut-outs of the Debian package tuxpaint-stamps-default (licences: its copyright
-file) that are photographs of a kind that ImageNet has; `data/photographs.csv` names them and their
-classes. Training draws nothing of their kinds: what a bundle knows of them, it knows from ImageNet.
-Other cut-outs, `data/cutouts.csv`, teach it what photographs look like, and no names.
+The licences are in its copyright file. `data/photographs.csv` lists the cut-outs for evaluation,
+with their ImageNet classes. Training never draws their kinds, so a bundle can name them only by
+what ImageNet taught its tower.
+`data/cutouts.csv` lists the cut-outs for training, where they are objects without a name.
 """
 
 from __future__ import annotations
@@ -21,35 +21,35 @@ from models.synthetic.assets.pictures import DATA, Picture, fit_square
 
 PACKAGE = "tuxpaint-stamps-default"
 INSTALLED = Path("/usr/share/tuxpaint/stamps")
-CUT_OUT_SIDE = 256  # and of one that is trained with
+CUT_OUT_SIDE = 256  # pixels
 
 
-def stamps_folder(material: Path = ASSETS) -> Path:
-    """The folder of the photographs: installed, or in `material`.
+def stamps_folder(assets: Path = ASSETS) -> Path:
+    """The folder of the photographs: in `assets`, or where the package installs them.
 
-    Raises ReellamaError when it is in neither.
+    Raises ReellamaError when it is in neither place.
     """
-    for folder in (material / PACKAGE, INSTALLED):
+    for folder in (assets / PACKAGE, INSTALLED):
         if folder.is_dir():
             return folder
     raise ReellamaError(
         f"no photographs: install Debian's {PACKAGE}, or put its folder `stamps` there as "
-        f"{material / PACKAGE}"
+        f"{assets / PACKAGE}"
     )
 
 
 @functools.cache
-def load_cut_outs(material: Path = ASSETS) -> list[Picture]:
-    """Photographs of other kinds, for training: things without a name; none without the package."""
+def load_cut_outs(assets: Path = ASSETS) -> list[Picture]:
+    """Unnamed cut-outs for training; empty without the package."""
     try:
-        source = stamps_folder(material)
+        source = stamps_folder(assets)
     except ReellamaError:
         return []
     with (DATA / "cutouts.csv").open(newline="") as file:
         paths = [source / row["stamp"] for row in csv.DictReader(file)]
-    found = []
+    pictures = []
     for path in paths:
         with Image.open(path) as image:
             rgba = fit_square(image.convert("RGBA"), CUT_OUT_SIDE)
-        found.append(Picture(UNNAMED, "photograph", rgba))
-    return found
+        pictures.append(Picture(UNNAMED, "photograph", rgba))
+    return pictures

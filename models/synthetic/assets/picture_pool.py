@@ -1,4 +1,4 @@
-"""What one clip may be drawn with: pictures of one style, photographs, names of what is absent."""
+"""The pictures that one clip is drawn with: those of one style, and photographs."""
 
 from __future__ import annotations
 
@@ -11,31 +11,35 @@ from models.synthetic.assets.picture_variants import photo_patch, tint
 from models.synthetic.assets.pictures import Picture
 from models.synthetic.assets.shapes import COLOURS
 
-UNNAMED = "something"  # the kind of what has no name
+UNNAMED = "something"  # the kind of an object without a name
 
 
 @dataclass(frozen=True)
 class PicturePool:
-    """What a story may use: pictures of one style, names that are asked for in vain, photos, and
-    photographs of things that have no name here."""
+    """Images for one clip.
+
+    names: of kinds; those that are not in the clip are the wrong answers.
+    photos: for backgrounds, uint8 RGB [h, w, 3].
+    cut_outs: photographs of objects without a name.
+    """
 
     pictures: Sequence[Picture]
     names: Sequence[str]
     photos: Sequence[np.ndarray] = ()
     cut_outs: Sequence[Picture] = ()
-    tinted: float = 0.15  # share of the pictures that are drawn in shades of one colour
+    tint_share: float = 0.15  # probability of a picture in shades of one colour
 
     def pick(self, rng: np.random.Generator, count: int = 1) -> list[Picture]:
         """Pictures of different kinds."""
-        found: list[Picture] = []
-        while len(found) < count:
+        picked: list[Picture] = []
+        while len(picked) < count:
             picture = self.pictures[int(rng.integers(len(self.pictures)))]
-            if all(picture.kind != other.kind for other in found):
-                found.append(picture)
-        return [self._tint(rng, p) if rng.random() < self.tinted else p for p in found]
+            if all(picture.kind != other.kind for other in picked):
+                picked.append(picture)
+        return [self._tint(rng, p) if rng.random() < self.tint_share else p for p in picked]
 
     def unnamed_picture(self, rng: np.random.Generator) -> Picture:
-        """A thing out of a photograph: cut out by hand, or a blob of anything."""
+        """An object without a name: a cut-out, or a random patch of a photograph."""
         if self.cut_outs and rng.random() < 0.6:
             return self.cut_outs[int(rng.integers(len(self.cut_outs)))]
         return photo_patch(rng, self.photos[int(rng.integers(len(self.photos)))], UNNAMED)

@@ -1,4 +1,4 @@
-"""Pictures made from others: in the shades of one colour, or cut out of a photograph."""
+"""Pictures derived from others: tinted in one colour, or random patches of a photograph."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _plain(kind: str) -> str:
 
 
 def photo_patch(rng: np.random.Generator, photo: np.ndarray, kind: str) -> Picture:
-    """A blob with soft edges out of a photograph: a thing that nobody can name."""
+    """A patch of a photograph with a random outline and soft edges: an object without a name."""
     height, width = photo.shape[:2]
     side = int(min(height, width) * rng.uniform(0.2, 0.6))
     left, top = int(rng.integers(width - side + 1)), int(rng.integers(height - side + 1))

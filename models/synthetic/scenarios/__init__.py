@@ -1,1 +1,1 @@
-"""What can happen in a synthetic clip: a function a scenario."""
+"""Scenarios of synthetic clips: one function each, listed in `registry`."""

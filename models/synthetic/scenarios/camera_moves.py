@@ -19,23 +19,21 @@ from models.synthetic.questions import (
     pick_wording,
     random_classes,
 )
-from models.synthetic.scene import (
-    Actor,
-)
+from models.synthetic.scene import Actor
 from models.synthetic.synthetic_clip import ClipQuestion, SyntheticClip
 
 
-def camera(rng: np.random.Generator, cast: PicturePool) -> SyntheticClip:
-    """The camera pans or zooms over things that stand still, or over a photograph alone."""
-    scene = empty_scene(rng, cast)
+def camera(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:
+    """The camera pans or zooms over objects that stand still, or over a photograph."""
+    scene = empty_scene(rng, pool)
     move = str(rng.choice(CAMERA_MOVES)) if rng.random() < 0.85 else "the camera stays still"
-    alone = bool(cast.photos) and rng.random() < 0.45
+    alone = bool(pool.photos) and rng.random() < 0.45
     actors: list[Actor] = []
     if alone:
-        scene = photograph_scene(rng, cast, scene)
+        scene = photograph_scene(rng, pool, scene)
         actors = [actor for actor in scene.actors if isinstance(actor, Actor)]
     else:
-        for picture in cast.pick(rng, int(rng.integers(1, 4))):
+        for picture in pool.pick(rng, int(rng.integers(1, 4))):
             actors = add_beside(
                 rng, actors, picture, rng.uniform(0.2, 0.32), scene.size, "stays still"
             )
@@ -43,18 +41,19 @@ def camera(rng: np.random.Generator, cast: PicturePool) -> SyntheticClip:
         rng, "What does the camera do?", "How does the camera move?", "Does the camera move?"
     )
     others = [*CAMERA_MOVES, "the camera stays still"]
-    asked = [choice_question(rng, "camera", question, move, others, as_sentence(move))]
-    seen: tuple[int, ...] = ()
+    questions = [choice_question(rng, "camera", question, move, others, as_sentence(move))]
+    classes: tuple[int, ...] = ()
     if alone:
-        # The classifier's names stand in the prompt: any will do to learn to repeat them.
-        seen = random_classes(rng)
-        told = f"A photograph, {guess_text(seen)}. {as_sentence(move)}"
+        # The prompt holds the names that the classifier reports, and the LLM learns to repeat them:
+        # random ones will do for that.
+        classes = random_classes(rng)
+        caption = f"A photograph, {guess_text(classes)}. {as_sentence(move)}"
         what = pick_wording(rng, "What is in the video?", "What can be seen?", "What is it?")
-        asked.append(ClipQuestion("", what, "", (), as_sentence(guess_text(seen))))
+        questions.append(ClipQuestion("", what, "", (), as_sentence(guess_text(classes))))
     else:
-        asked += naming_questions(rng, cast, [a.picture for a in actors])
+        questions += naming_questions(rng, pool, [a.picture for a in actors])
         things = " and ".join(indefinite_name(a.picture) for a in description_order(actors))
         verb = "stays" if len(actors) == 1 else "stay"
-        told = f"{as_sentence(f'{things} {verb} still')} {as_sentence(move)}"
-    scene = replace(scene, actors=tuple(actors), camera=Camera.of(rng, move))
-    return SyntheticClip("camera", scene, told, tuple(asked), seen, alone)
+        caption = f"{as_sentence(f'{things} {verb} still')} {as_sentence(move)}"
+    scene = replace(scene, actors=tuple(actors), camera=Camera.random(rng, move))
+    return SyntheticClip("camera", scene, caption, tuple(questions), classes, alone)

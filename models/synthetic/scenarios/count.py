@@ -1,4 +1,4 @@
-"""Scenarios of several things of a kind, which are counted."""
+"""The scenario of several objects of one kind, to be counted."""
 
 from __future__ import annotations
 
@@ -19,37 +19,34 @@ from models.synthetic.questions import (
     naming_questions,
     pick_wording,
 )
-from models.synthetic.scene import (
-    MOTIONS,
-    Actor,
-)
+from models.synthetic.scene import MOTIONS, Actor
 from models.synthetic.synthetic_clip import SyntheticClip
 
-UNNAMED_SHARE = 0.2  # share of the counted things that are cut out of photographs
+UNNAMED_SHARE = 0.2  # probability of unnamed objects, cut out of photographs
 
 
-def count(rng: np.random.Generator, cast: PicturePool) -> SyntheticClip:
-    """One to five of a kind, some of which move; what they are need not be known."""
-    scene = empty_scene(rng, cast)
-    (picture,) = cast.pick(rng)
-    if cast.cut_outs and rng.random() < UNNAMED_SHARE:
-        picture = cast.unnamed_picture(rng)
-    wanted, side = int(rng.integers(1, 6)), float(rng.uniform(0.2, 0.28))
-    moving = int(rng.integers(0, wanted + 1)) if rng.random() < 0.7 else 0
+def count(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:
+    """One to five objects of a kind, some of which move; the kind may have no name."""
+    scene = empty_scene(rng, pool)
+    (picture,) = pool.pick(rng)
+    if pool.cut_outs and rng.random() < UNNAMED_SHARE:
+        picture = pool.unnamed_picture(rng)
+    n_objects, side = int(rng.integers(1, 6)), float(rng.uniform(0.2, 0.28))
+    moving = int(rng.integers(0, n_objects + 1)) if rng.random() < 0.7 else 0
     motion = str(
         rng.choice([m for m in MOTIONS if m not in ("stays still", "appears", "disappears")])
     )
     if motion == "spins" and picture.turn_visibility < 0.2:
         motion = "bounces"
     actors: list[Actor] = []
-    for number in range(wanted):
-        does = motion if number < moving else "stays still"
-        actors = add_beside(rng, actors, picture, side, scene.size, does)
+    for number in range(n_objects):
+        own_motion = motion if number < moving else "stays still"
+        actors = add_beside(rng, actors, picture, side, scene.size, own_motion)
     actors = [actors[i] for i in rng.permutation(len(actors))]
     total = len(actors)
     moving = sum(map(is_moving, actors))
     many = pick_wording(rng, "How many objects are there?", "How many things are in the video?")
-    asked = [
+    questions = [
         choice_question(
             rng,
             "count",
@@ -61,7 +58,7 @@ def count(rng: np.random.Generator, cast: PicturePool) -> SyntheticClip:
         )
     ]
     move = pick_wording(rng, "How many of them move?", "How many objects move?")
-    asked.append(
+    questions.append(
         choice_question(
             rng,
             "moving count",
@@ -72,13 +69,13 @@ def count(rng: np.random.Generator, cast: PicturePool) -> SyntheticClip:
             6,
         )
     )
-    asked += naming_questions(rng, cast, [picture])
-    told = as_sentence(copies_caption(actors, motion))
-    return SyntheticClip("count", replace(scene, actors=tuple(actors)), told, tuple(asked))
+    questions += naming_questions(rng, pool, [picture])
+    caption = as_sentence(copies_caption(actors, motion))
+    return SyntheticClip("count", replace(scene, actors=tuple(actors)), caption, tuple(questions))
 
 
 def copies_caption(actors: Sequence[Actor], motion: str) -> str:
-    """Copies of one thing, some of which do `motion`."""
+    """The caption of copies of one object, some of which do `motion`."""
     picture, total, moving = actors[0].picture, len(actors), sum(map(is_moving, actors))
     if picture.kind == UNNAMED:
         return motion_caption(moving)

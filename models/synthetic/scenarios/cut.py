@@ -1,4 +1,4 @@
-"""The scenario of two scenes, one after the other."""
+"""The scenario of two scenes with a hard cut between them."""
 
 from __future__ import annotations
 
@@ -7,35 +7,33 @@ from dataclasses import replace
 import numpy as np
 
 from models.synthetic.assets.picture_pool import PicturePool
-from models.synthetic.questions import (
-    choice_question,
-    indefinite_name,
-    pick_wording,
-)
+from models.synthetic.questions import choice_question, indefinite_name, pick_wording
 from models.synthetic.scenarios.motion import one
 from models.synthetic.synthetic_clip import SyntheticClip
 
 
-def cut(rng: np.random.Generator, cast: PicturePool) -> SyntheticClip:
-    """Two scenes, one after the other."""
-    before, after = one(rng, cast), one(rng, cast)
+def cut(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:
+    """Two scenes with a hard cut between them."""
+    before, after = one(rng, pool), one(rng, pool)
     duration = float(rng.uniform(3.0, 10.0))
-    at = float(rng.uniform(0.38, 0.62))
+    cut_time = float(rng.uniform(0.38, 0.62))
     size = before.scene.size
     later = replace(after.scene, size=size)
-    scene = replace(before.scene, duration=duration, cut=at, second_shot=later)
+    scene = replace(before.scene, duration=duration, cut_time=cut_time, second_shot=later)
     names = [indefinite_name(s.scene.actors[0].picture) for s in (before, after)]
-    extra = next(name for p in cast.pick(rng, 3) if (name := indefinite_name(p)) not in names)
-    # One of the two is in every choice, so that no choice is likelier for who has not seen.
+    extra = next(name for p in pool.pick(rng, 3) if (name := indefinite_name(p)) not in names)
+    # Every choice has one of the two names, so that the choices alone give no answer away.
     known = names[int(rng.integers(2))]
     pairs = [tuple(names), tuple(names[::-1]), (known, extra), (extra, known)]
     choices = [f"from {a} to {b}" for a, b in pairs]
     question = pick_wording(
         rng, "How does the scene change?", "What does the scene change from and to?"
     )
-    worded = f"The scene changes {choices[0]}."
-    asked = [choice_question(rng, "scene transition", question, choices[0], choices[1:], worded)]
+    sentence = f"The scene changes {choices[0]}."
+    questions = [
+        choice_question(rng, "scene transition", question, choices[0], choices[1:], sentence)
+    ]
     many = pick_wording(rng, "How many scenes are there?", "How many shots does the video have?")
-    asked.append(choice_question(rng, "", many, "two", ("one", "two", "three"), "Two."))
-    told = f"{before.caption} Then {after.caption[0].lower()}{after.caption[1:]}"
-    return SyntheticClip("cut", scene, told, tuple(asked))
+    questions.append(choice_question(rng, "", many, "two", ("one", "two", "three"), "Two."))
+    caption = f"{before.caption} Then {after.caption[0].lower()}{after.caption[1:]}"
+    return SyntheticClip("cut", scene, caption, tuple(questions))

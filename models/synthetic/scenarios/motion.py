@@ -1,4 +1,4 @@
-"""Scenarios of what things do: one or several that move, stand, race or change places."""
+"""Scenarios of motions and places: one or several objects that move, stand, race or swap places."""
 
 from __future__ import annotations
 
@@ -46,54 +46,54 @@ def _action_word(motion: str) -> str:
 
 
 def _motion_questions(rng: np.random.Generator, actor: Actor) -> list[ClipQuestion]:
-    """Questions about one actor's motion."""
+    """Questions about the motion of one actor."""
     name, motion = definite_name(actor.picture), actor.motion
-    asked = []
+    questions = []
     if motion in DIRECTIONS:
         question = pick_wording(
             rng, f"Which way does {name} move?", f"In which direction does {name} go?"
         )
         way = motion.removeprefix("moves ")
         choices = direction_choices(rng, way)
-        asked.append(
+        questions.append(
             choice_question(rng, "moving direction", question, way, choices, f"It {motion}.")
         )
     question = pick_wording(
         rng, f"What does {name} do?", f"What happens to {name}?", f"What is {name} doing?"
     )
-    asked.append(
+    questions.append(
         choice_question(
             rng, "action", question, _action_word(motion), ACTION_WORDS, f"It {motion}."
         )
     )
-    return asked
+    return questions
 
 
 def _travel_motion(rng: np.random.Generator, picture: Picture) -> str:
-    """A motion that anyone would call one."""
+    """A motion that is easy to see: a direction, or spinning, bouncing or shaking."""
     motion = str(rng.choice([*DIRECTIONS, "spins", "bounces", "shakes"]))
     turns = picture.turn_visibility >= MIN_TURN_VISIBILITY
     return motion if turns or motion != "spins" else "bounces"
 
 
-def one(rng: np.random.Generator, cast: PicturePool) -> SyntheticClip:
-    """One thing does one thing."""
-    scene = empty_scene(rng, cast)
-    (picture,) = cast.pick(rng)
+def one(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:
+    """One object with one motion."""
+    scene = empty_scene(rng, pool)
+    (picture,) = pool.pick(rng)
     motion = random_motion(rng, picture)
     actor = random_actor(rng, picture, rng.uniform(0.22, 0.5), scene.size, motion)
-    asked = [*_motion_questions(rng, actor), *naming_questions(rng, cast, [picture])]
+    questions = [*_motion_questions(rng, actor), *naming_questions(rng, pool, [picture])]
     question = "Does the camera move?"
     still = "the camera stays still"
-    asked.append(choice_question(rng, "", question, still, [*CAMERA_MOVES], as_sentence(still)))
-    told = as_sentence(f"{indefinite_name(picture)} {actor.motion}")
-    return SyntheticClip("one", replace(scene, actors=(actor,)), told, tuple(asked))
+    questions.append(choice_question(rng, "", question, still, [*CAMERA_MOVES], as_sentence(still)))
+    caption = as_sentence(f"{indefinite_name(picture)} {actor.motion}")
+    return SyntheticClip("one", replace(scene, actors=(actor,)), caption, tuple(questions))
 
 
-def place(rng: np.random.Generator, cast: PicturePool) -> SyntheticClip:
-    """One thing stands at a place."""
-    scene = empty_scene(rng, cast)
-    (picture,) = cast.pick(rng)
+def place(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:
+    """One object stands still at one of five places."""
+    scene = empty_scene(rng, pool)
+    (picture,) = pool.pick(rng)
     where = int(rng.integers(5))
     x, y = ((0.24, 0.24), (0.76, 0.24), (0.24, 0.76), (0.76, 0.76), (0.5, 0.5))[where]
     x, y = x + rng.uniform(-0.06, 0.06), y + rng.uniform(-0.06, 0.06)
@@ -103,32 +103,32 @@ def place(rng: np.random.Generator, cast: PicturePool) -> SyntheticClip:
         f"Where is {definite_name(picture)}?",
         f"Where in the picture is {definite_name(picture)}?",
     )
-    worded = f"It is {PLACES[where]}."
-    asked = [choice_question(rng, "position", question, PLACES[where], PLACES, worded)]
-    asked += [*naming_questions(rng, cast, [picture]), *_motion_questions(rng, actor)]
-    told = f"{as_sentence(f'{indefinite_name(picture)} stays still')[:-1]} {PLACES[where]}."
-    return SyntheticClip("place", replace(scene, actors=(actor,)), told, tuple(asked))
+    sentence = f"It is {PLACES[where]}."
+    questions = [choice_question(rng, "position", question, PLACES[where], PLACES, sentence)]
+    questions += [*naming_questions(rng, pool, [picture]), *_motion_questions(rng, actor)]
+    caption = f"{as_sentence(f'{indefinite_name(picture)} stays still')[:-1]} {PLACES[where]}."
+    return SyntheticClip("place", replace(scene, actors=(actor,)), caption, tuple(questions))
 
 
-def two(rng: np.random.Generator, cast: PicturePool) -> SyntheticClip:
-    """Two different things, each doing something, the main one larger."""
-    scene = empty_scene(rng, cast)
-    first, second = cast.pick(rng, 2)
+def two(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:
+    """Two objects of different kinds, each with a motion; the first is larger."""
+    scene = empty_scene(rng, pool)
+    first, second = pool.pick(rng, 2)
     side = rng.uniform(0.33, 0.5)
     main = random_actor(rng, first, side, scene.size, random_motion(rng, first))
     actors = add_beside(rng, [main], second, main.size * rng.uniform(0.5, 0.7), scene.size)
-    asked = [q for actor in actors for q in _motion_questions(rng, actor)]
-    asked += naming_questions(rng, cast, [a.picture for a in actors])
-    told = as_sentence(
+    questions = [q for actor in actors for q in _motion_questions(rng, actor)]
+    questions += naming_questions(rng, pool, [a.picture for a in actors])
+    caption = as_sentence(
         " and ".join(f"{indefinite_name(a.picture)} {a.motion}" for a in description_order(actors))
     )
-    return SyntheticClip("two", replace(scene, actors=tuple(actors)), told, tuple(asked))
+    return SyntheticClip("two", replace(scene, actors=tuple(actors)), caption, tuple(questions))
 
 
-def mover(rng: np.random.Generator, cast: PicturePool) -> SyntheticClip:
-    """Several different things, of which one moves."""
-    scene = empty_scene(rng, cast)
-    pictures = cast.pick(rng, int(rng.integers(2, 5)))
+def mover(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:
+    """Two to four objects of different kinds, of which one moves."""
+    scene = empty_scene(rng, pool)
+    pictures = pool.pick(rng, int(rng.integers(2, 5)))
     motion = _travel_motion(rng, pictures[0])
     side = float(rng.uniform(0.22, 0.3))
     actors = [random_actor(rng, pictures[0], side, scene.size, motion)]
@@ -136,27 +136,27 @@ def mover(rng: np.random.Generator, cast: PicturePool) -> SyntheticClip:
         actors = add_beside(rng, actors, picture, side, scene.size, "stays still")
     names = [definite_name(a.picture) for a in actors]
     which = pick_wording(rng, "Which one moves?", "Which of them moves?", "Which object is moving?")
-    others = names[1:] or [f"the {rng.choice(list(cast.names))}"]
-    asked = [
+    others = names[1:] or [f"the {rng.choice(list(pool.names))}"]
+    questions = [
         choice_question(
             rng, "which moves", which, names[0], others, as_sentence(f"{names[0]} {motion}")
         )
     ]
-    asked += [
+    questions += [
         *_motion_questions(rng, actors[0]),
-        *naming_questions(rng, cast, [a.picture for a in actors]),
+        *naming_questions(rng, pool, [a.picture for a in actors]),
     ]
-    told = as_sentence(f"{indefinite_name(actors[0].picture)} {motion}")
+    caption = as_sentence(f"{indefinite_name(actors[0].picture)} {motion}")
     if len(actors) > 1:
         rest = " and ".join(indefinite_name(a.picture) for a in description_order(actors[1:]))
-        told += " " + as_sentence(f"{rest} {'stay' if len(actors) > 2 else 'stays'} still")
-    return SyntheticClip("mover", replace(scene, actors=tuple(actors)), told, tuple(asked))
+        caption += " " + as_sentence(f"{rest} {'stay' if len(actors) > 2 else 'stays'} still")
+    return SyntheticClip("mover", replace(scene, actors=tuple(actors)), caption, tuple(questions))
 
 
-def race(rng: np.random.Generator, cast: PicturePool) -> SyntheticClip:
-    """Two different things move at different speeds."""
-    scene = empty_scene(rng, cast)
-    pictures = cast.pick(rng, 2)
+def race(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:
+    """Two objects of different kinds move in one direction at different speeds."""
+    scene = empty_scene(rng, pool)
+    pictures = pool.pick(rng, 2)
     right = bool(rng.random() < 0.5)
     way = "moves right" if right else "moves left"
     side = float(rng.uniform(0.24, 0.34))
@@ -179,36 +179,36 @@ def race(rng: np.random.Generator, cast: PicturePool) -> SyntheticClip:
         else "Which one is slower?"
     )
     answer = names[0] if quick else names[1]
-    worded = as_sentence(f"{answer} is {'faster' if quick else 'slower'}")
+    sentence = as_sentence(f"{answer} is {'faster' if quick else 'slower'}")
     other = names[1] if quick else names[0]
-    asked = [choice_question(rng, "speed", question, answer, [other], worded)]
-    asked += [q for actor in actors for q in _motion_questions(rng, actor)][:2]
-    asked += naming_questions(rng, cast, pictures)
-    told = as_sentence(
+    questions = [choice_question(rng, "speed", question, answer, [other], sentence)]
+    questions += [q for actor in actors for q in _motion_questions(rng, actor)][:2]
+    questions += naming_questions(rng, pool, pictures)
+    caption = as_sentence(
         f"{indefinite_name(pictures[0])} {way} fast and {indefinite_name(pictures[1])} {way} slowly"
     )
-    return SyntheticClip("race", replace(scene, actors=tuple(actors)), told, tuple(asked))
+    return SyntheticClip("race", replace(scene, actors=tuple(actors)), caption, tuple(questions))
 
 
-def shuffle(rng: np.random.Generator, cast: PicturePool) -> SyntheticClip:
-    """Three different things stand in a row and change places."""
-    scene = empty_scene(rng, cast)
-    pictures = cast.pick(rng, 3)
+def shuffle(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:
+    """Three objects of different kinds stand in a row and swap places."""
+    scene = empty_scene(rng, pool)
+    pictures = pool.pick(rng, 3)
     side = float(rng.uniform(0.24, 0.3))
-    places, routes = WaypointMotion.swaps(rng, pictures, side, int(rng.integers(1, 3)))
+    places, routes = WaypointMotion.swapping_places(rng, pictures, side, int(rng.integers(1, 3)))
     pick = int(rng.integers(3))
     name = definite_name(pictures[pick])
     end, start = ROW[places[pick]], ROW[pick]
-    asked = [
+    questions = [
         choice_question(
             rng, "object shuffle", f"Where is {name} at the end?", end, ROW, f"It is {end}."
         ),
         choice_question(
             rng, "", f"Where is {name} at the beginning?", start, ROW, f"It is {start}."
         ),
-        *naming_questions(rng, cast, pictures),
+        *naming_questions(rng, pool, pictures),
     ]
     order = sorted(range(3), key=lambda number: places[number])
     listed = ", ".join(indefinite_name(pictures[number]) for number in order)
-    told = as_sentence(f"things change places; at the end, from left to right: {listed}")
-    return SyntheticClip("shuffle", replace(scene, actors=tuple(routes)), told, tuple(asked))
+    caption = as_sentence(f"things change places; at the end, from left to right: {listed}")
+    return SyntheticClip("shuffle", replace(scene, actors=tuple(routes)), caption, tuple(questions))

@@ -1,4 +1,4 @@
-"""Stories of one thing whose moments have an order, one motion and then another, or have none."""
+"""Scenarios of temporal order: one motion and then another, and motions without an order."""
 
 from __future__ import annotations
 
@@ -29,63 +29,63 @@ from models.synthetic.questions import (
 from models.synthetic.scene import Drawable, random_actor, reversed_motion
 from models.synthetic.synthetic_clip import SyntheticClip
 
-SIDES = (0.25, 0.42)  # the largest size of what does two things, in shares of the short side
+SIDES = (0.25, 0.42)  # range of the largest size in two motions, in shares of the short side
 
 
-def order(rng: np.random.Generator, cast: PicturePool) -> SyntheticClip:
-    """One thing does one thing and then another."""
-    scene = empty_scene(rng, cast)
-    (picture,) = cast.pick(rng)
+def order(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:
+    """One object with two motions, one after the other."""
+    scene = empty_scene(rng, pool)
+    (picture,) = pool.pick(rng)
     doing = SequentialMotion.random(rng, picture, float(rng.uniform(*SIDES)), scene.size)
     before, after = doing.first.motion, doing.second.motion
     first, last = _first_or_last(rng, picture)
     choices = _in_any_order(rng, doing)
-    asked = [
+    questions = [
         choice_question(rng, "action order", first, f"it {before}", choices, f"First it {before}."),
         choice_question(rng, "action order", last, f"it {after}", choices, f"Then it {after}."),
-        *naming_questions(rng, cast, [picture]),
+        *naming_questions(rng, pool, [picture]),
     ]
-    told = as_sentence(f"{indefinite_name(picture)} {before}, then it {after}")
-    return SyntheticClip("order", replace(scene, actors=(doing,)), told, tuple(asked))
+    caption = as_sentence(f"{indefinite_name(picture)} {before}, then it {after}")
+    return SyntheticClip("order", replace(scene, actors=(doing,)), caption, tuple(questions))
 
 
-def about(rng: np.random.Generator, cast: PicturePool) -> SyntheticClip:
-    """One thing moves about, in no one direction and no order.
+def about(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:
+    """One object moves about, without a direction or an order.
 
-    Who must choose a direction or an order all the same is to prefer none.
+    Asked to choose a direction or an order all the same, the model learns a uniform answer.
     """
-    scene = empty_scene(rng, cast)
-    (picture,) = cast.pick(rng)
+    scene = empty_scene(rng, pool)
+    (picture,) = pool.pick(rng)
     motion, question, choices = _aimless(rng, picture, scene.size)
-    does = f"it {motion.motion}"
-    asked = [
-        *unanswerable_questions(rng, question, choices, as_sentence(does)),
-        *naming_questions(rng, cast, [picture]),
+    moves_about = f"it {motion.motion}"
+    questions = [
+        *unanswerable_questions(rng, question, choices, as_sentence(moves_about)),
+        *naming_questions(rng, pool, [picture]),
     ]
-    told = as_sentence(f"{indefinite_name(picture)} {motion.motion}")
-    return SyntheticClip("about", replace(scene, actors=(motion,)), told, tuple(asked))
+    caption = as_sentence(f"{indefinite_name(picture)} {motion.motion}")
+    return SyntheticClip("about", replace(scene, actors=(motion,)), caption, tuple(questions))
 
 
 def _aimless(
     rng: np.random.Generator, picture: Picture, size: tuple[int, int]
 ) -> tuple[Drawable, str, list[str]]:
-    """A thing that moves about, and a question with choices that it leaves open."""
-    name, part = definite_name(picture), rng.random()
-    if part < 0.4:
+    """A motion without direction or order, and a question with choices that it cannot answer."""
+    name, chance = definite_name(picture), rng.random()
+    if chance < 0.4:
         doing = SequentialMotion.random(rng, picture, float(rng.uniform(*SIDES)), size)
         first_or_last = pick_wording(rng, *_first_or_last(rng, picture))
-        return ShuffledMotion.of(rng, doing), first_or_last, _in_any_order(rng, doing)
+        return ShuffledMotion.random(rng, doing), first_or_last, _in_any_order(rng, doing)
     way = str(rng.choice(DIRECTION_WORDS))
     side = float(rng.uniform(0.22, 0.5))
     which = pick_wording(rng, f"Which way does {name} move?", f"In which direction does {name} go?")
-    if part < 0.8:
+    if chance < 0.8:
         straight = random_actor(rng, picture, side, size, f"moves {way}")
-        return ShuffledMotion.of(rng, straight), which, direction_choices(rng, way)
-    return WaypointMotion.about(rng, picture, min(side, 0.4)), which, direction_choices(rng, way)
+        return ShuffledMotion.random(rng, straight), which, direction_choices(rng, way)
+    return WaypointMotion.aimless(rng, picture, min(side, 0.4)), which, direction_choices(rng, way)
 
 
 def _first_or_last(rng: np.random.Generator, picture: Picture) -> tuple[str, str]:
-    """Questions for the first and the second of two motions."""
+    """Wordings of the questions for the first and for the second of two motions."""
     name = definite_name(picture)
     first = pick_wording(rng, f"What does {name} do first?", "What happens first?")
     last = pick_wording(
@@ -95,10 +95,10 @@ def _first_or_last(rng: np.random.Generator, picture: Picture) -> tuple[str, str
 
 
 def _in_any_order(rng: np.random.Generator, doing: SequentialMotion) -> list[str]:
-    """Both motions, and two others, so that every choice is there with what it is backwards.
+    """Choices for an order: both motions and two others, each together with its reverse.
 
-    The same moments in another order show that: what grows looks like what shrinks, and what moves
-    left like what moves right. So neither they nor the choices alone tell what came first.
+    With shuffled frames growing looks like shrinking, and moving left like moving right. So neither
+    unordered frames nor the choices alone tell which motion came first.
     """
     both = (doing.first.motion, doing.second.motion)
     motions = list(dict.fromkeys(m for motion in both for m in (motion, reversed_motion(motion))))

@@ -1,7 +1,7 @@
-"""Stories: drawn clips with questions of exact ground truth, a story for each thing time can show.
+"""The registry of scenarios, and random clips from it.
 
-A story is a scene, the sentence that describes it, and its questions by task. The same stories
-train a bundle and, with pictures and numbers that training never uses, test it.
+A scenario makes a `SyntheticClip`: a scene, its caption, and questions by task. The same scenarios
+train a bundle and, with pictures and seeds that training never uses, test it.
 """
 
 from __future__ import annotations
@@ -13,9 +13,7 @@ from types import MappingProxyType
 import numpy as np
 
 from models.synthetic.assets.picture_pool import PicturePool
-from models.synthetic.questions import (
-    random_classes,
-)
+from models.synthetic.questions import random_classes
 from models.synthetic.scenarios.camera_moves import camera
 from models.synthetic.scenarios.count import count
 from models.synthetic.scenarios.cut import cut
@@ -24,7 +22,7 @@ from models.synthetic.scenarios.order import about, order
 from models.synthetic.scenarios.unknown import unknown
 from models.synthetic.synthetic_clip import SyntheticClip
 
-# Every story, with its share of the training.
+# Every scenario, with its share of the training clips.
 SCENARIOS: dict[str, tuple[Callable[[np.random.Generator, PicturePool], SyntheticClip], float]] = {
     "one": (one, 0.12),
     "place": (place, 0.04),
@@ -43,17 +41,17 @@ SCENARIOS: dict[str, tuple[Callable[[np.random.Generator, PicturePool], Syntheti
 
 def random_clip(
     rng: np.random.Generator,
-    cast: PicturePool,
+    pool: PicturePool,
     name: str | None = None,
-    emphasis: Mapping[str, float] = MappingProxyType({}),
+    sampling_weights: Mapping[str, float] = MappingProxyType({}),
 ) -> SyntheticClip:
-    """A story by name, or any, as often as its share says; `emphasis` multiplies shares."""
+    """A clip of the scenario `name`, or of a random one; `sampling_weights` multiply the shares."""
     if name is None:
-        shares = {n: share * emphasis.get(n, 1.0) for n, (_, share) in SCENARIOS.items()}
+        shares = {n: share * sampling_weights.get(n, 1.0) for n, (_, share) in SCENARIOS.items()}
         total = sum(shares.values())
         name = str(rng.choice(list(shares), p=[share / total for share in shares.values()]))
-    if name == "unknown" and not cast.photos:
+    if name == "unknown" and not pool.photos:
         name = "one"
-    story = SCENARIOS[name][0](rng, cast)
-    # Nothing is to be learned from what the classifier says of a drawing.
-    return story if story.seen else replace(story, seen=random_classes(rng))
+    clip = SCENARIOS[name][0](rng, pool)
+    # The classifier is wrong about drawings: with random classes the LLM learns to ignore it there.
+    return clip if clip.imagenet_classes else replace(clip, imagenet_classes=random_classes(rng))

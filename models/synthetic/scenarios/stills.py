@@ -1,7 +1,7 @@
-"""Stills: drawn single pictures in words, which teach the names of things.
+"""Scenarios of stills: single frames that teach the names of objects.
 
-A still costs a sixteenth of a clip, and has the names that are the hardest part of a clip. It is
-told as a clip in which nothing moves is told.
+A still costs a sixteenth of a clip and teaches its hardest part, the names. Its caption is that of
+a clip in which nothing moves.
 """
 
 from __future__ import annotations
@@ -32,76 +32,76 @@ from models.synthetic.synthetic_clip import ClipQuestion, SyntheticClip
 STAYS_STILL = "stays still"
 
 
-def alone(rng: np.random.Generator, cast: PicturePool) -> SyntheticClip:
-    """One thing, anywhere."""
-    scene = empty_scene(rng, cast)
-    (picture,) = cast.pick(rng)
+def alone(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:
+    """One object, anywhere."""
+    scene = empty_scene(rng, pool)
+    (picture,) = pool.pick(rng)
     actor = random_actor(rng, picture, rng.uniform(0.2, 0.5), scene.size, STAYS_STILL)
-    told = as_sentence(f"{indefinite_name(picture)} {STAYS_STILL}")
-    asked = naming_questions(rng, cast, [picture])
-    return SyntheticClip("alone", replace(scene, actors=(actor,)), told, tuple(asked))
+    caption = as_sentence(f"{indefinite_name(picture)} {STAYS_STILL}")
+    questions = naming_questions(rng, pool, [picture])
+    return SyntheticClip("alone", replace(scene, actors=(actor,)), caption, tuple(questions))
 
 
-def pair(rng: np.random.Generator, cast: PicturePool) -> SyntheticClip:
-    """Two different things of different sizes."""
-    scene = empty_scene(rng, cast)
-    first, second = cast.pick(rng, 2)
+def pair(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:
+    """Two objects of different kinds and sizes."""
+    scene = empty_scene(rng, pool)
+    first, second = pool.pick(rng, 2)
     main = random_actor(rng, first, rng.uniform(0.3, 0.5), scene.size, STAYS_STILL)
     side = main.size * rng.uniform(0.5, 0.8)
     actors = add_beside(rng, [main], second, side, scene.size, STAYS_STILL)
-    told = as_sentence(
+    caption = as_sentence(
         " and ".join(
             f"{indefinite_name(a.picture)} {STAYS_STILL}" for a in description_order(actors)
         )
     )
-    asked = naming_questions(rng, cast, [a.picture for a in actors])
-    return SyntheticClip("pair", replace(scene, actors=tuple(actors)), told, tuple(asked))
+    questions = naming_questions(rng, pool, [a.picture for a in actors])
+    return SyntheticClip("pair", replace(scene, actors=tuple(actors)), caption, tuple(questions))
 
 
-def group(rng: np.random.Generator, cast: PicturePool) -> SyntheticClip:
-    """Two to four different things, from left to right."""
-    scene = empty_scene(rng, cast)
+def group(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:
+    """Two to four objects of different kinds, described from left to right."""
+    scene = empty_scene(rng, pool)
     actors: list[Actor] = []
     side = float(rng.uniform(0.22, 0.3))
-    for picture in cast.pick(rng, int(rng.integers(2, 5))):
+    for picture in pool.pick(rng, int(rng.integers(2, 5))):
         actors = add_beside(rng, actors, picture, side, scene.size, STAYS_STILL)
     names = [indefinite_name(a.picture) for a in description_order(actors)]
-    told = as_sentence(f"{' and '.join(names)} {'stay' if len(names) > 1 else 'stays'} still")
-    asked = [
+    caption = as_sentence(f"{' and '.join(names)} {'stay' if len(names) > 1 else 'stays'} still")
+    questions = [
         count_question(rng, len(actors)),
-        *naming_questions(rng, cast, [a.picture for a in actors]),
+        *naming_questions(rng, pool, [a.picture for a in actors]),
     ]
-    return SyntheticClip("group", replace(scene, actors=tuple(actors)), told, tuple(asked))
+    return SyntheticClip("group", replace(scene, actors=tuple(actors)), caption, tuple(questions))
 
 
-def copies(rng: np.random.Generator, cast: PicturePool) -> SyntheticClip:
-    """Two to five of a kind."""
-    scene = empty_scene(rng, cast)
-    (picture,) = cast.pick(rng)
+def copies(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:
+    """Two to five objects of one kind."""
+    scene = empty_scene(rng, pool)
+    (picture,) = pool.pick(rng)
     side = float(rng.uniform(0.2, 0.28))
     actors: list[Actor] = []
     for _ in range(int(rng.integers(2, 6))):
         actors = add_beside(rng, actors, picture, side, scene.size, STAYS_STILL)
-    asked = [count_question(rng, len(actors)), *naming_questions(rng, cast, [picture])]
-    told = as_sentence(copies_caption(actors, STAYS_STILL))
-    return SyntheticClip("copies", replace(scene, actors=tuple(actors)), told, tuple(asked))
+    questions = [count_question(rng, len(actors)), *naming_questions(rng, pool, [picture])]
+    caption = as_sentence(copies_caption(actors, STAYS_STILL))
+    return SyntheticClip("copies", replace(scene, actors=tuple(actors)), caption, tuple(questions))
 
 
-def photo(rng: np.random.Generator, cast: PicturePool) -> SyntheticClip:
-    """A photograph or a part of one, with the names that the classifier gives for it."""
-    if not cast.photos:
-        return alone(rng, cast)
-    scene = photograph_scene(rng, cast, empty_scene(rng, cast))
-    seen = random_classes(rng)
+def photo(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:
+    """A photograph or a part of one, described by the classes that the classifier reports."""
+    if not pool.photos:
+        return alone(rng, pool)
+    scene = photograph_scene(rng, pool, empty_scene(rng, pool))
+    classes = random_classes(rng)
     what = pick_wording(
         rng, "What is in the video?", "What can be seen?", "What is it?", "What do you see?"
     )
-    asked = (ClipQuestion("", what, "", (), as_sentence(guess_text(seen))),)
-    told = f"A photograph, {guess_text(seen)}."
-    return SyntheticClip("photograph", scene, told, asked, seen, photograph=True)
+    questions = (ClipQuestion("", what, "", (), as_sentence(guess_text(classes))),)
+    caption = f"A photograph, {guess_text(classes)}."
+    return SyntheticClip("photograph", scene, caption, questions, classes, is_photograph=True)
 
 
-# Every still, with its share of the training.
+# Every scenario, with its share of the training stills.
 STILL_SCENARIOS: dict[
     str, tuple[Callable[[np.random.Generator, PicturePool], SyntheticClip], float]
 ] = {
@@ -116,12 +116,12 @@ STILL_SCENARIOS: dict[
 
 def random_still_clip(
     rng: np.random.Generator,
-    cast: PicturePool,
-    emphasis: Mapping[str, float] = MappingProxyType({}),
+    pool: PicturePool,
+    sampling_weights: Mapping[str, float] = MappingProxyType({}),
 ) -> SyntheticClip:
-    """Any, as often as its share says; `emphasis` multiplies shares."""
-    shares = {n: share * emphasis.get(n, 1.0) for n, (_, share) in STILL_SCENARIOS.items()}
+    """A still of a random scenario; `sampling_weights` multiply the shares."""
+    shares = {n: share * sampling_weights.get(n, 1.0) for n, (_, share) in STILL_SCENARIOS.items()}
     total = sum(shares.values())
     name = str(rng.choice(list(shares), p=[share / total for share in shares.values()]))
-    story = STILL_SCENARIOS[name][0](rng, cast)
-    return story if story.seen else replace(story, seen=random_classes(rng))
+    clip = STILL_SCENARIOS[name][0](rng, pool)
+    return clip if clip.imagenet_classes else replace(clip, imagenet_classes=random_classes(rng))

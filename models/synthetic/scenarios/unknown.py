@@ -1,6 +1,6 @@
-"""Stories after real footage: things without a name over photographs, and a camera in a hand.
+"""The scenario of real footage: unnamed objects over photographs, and a handheld camera.
 
-What moves is told, and what it is is not: that is how a description hedges.
+Its captions tell the motion without a name, which teaches the model to hedge.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from models.synthetic.synthetic_clip import ClipQuestion, SyntheticClip
 CAMERA_STAYS_STILL = "the camera stays still"
 
 
-def unknown(rng: np.random.Generator, cast: PicturePool) -> SyntheticClip:
-    """Up to three things out of photographs, before a camera that stays still or not."""
-    scene = empty_scene(rng, cast)
-    background = random_background(rng, cast.photos, p_photo=0.9)
+def unknown(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:
+    """One to three unnamed objects over a photograph; the camera may move."""
+    scene = empty_scene(rng, pool)
+    background = random_background(rng, pool.photos, p_photo=0.9)
     move = (
         CAMERA_STAYS_STILL
         if rng.random() < 0.55
@@ -31,30 +31,30 @@ def unknown(rng: np.random.Generator, cast: PicturePool) -> SyntheticClip:
     )
     scene = replace(scene, background=background, camera=_camera(rng, move))
     actors: list[Actor] = []
-    does = "stays still" if rng.random() < 0.3 else None
+    motion = "stays still" if rng.random() < 0.3 else None
     for _ in range(int(rng.integers(1, 4))):
         side = float(rng.uniform(0.12, 0.4))
-        actors = add_beside(rng, actors, cast.unnamed_picture(rng), side, scene.size, does)
+        actors = add_beside(rng, actors, pool.unnamed_picture(rng), side, scene.size, motion)
     moving = [actor for actor in actors if actor.motion != "stays still"]
-    told = motion_caption(len(moving))
+    caption = motion_caption(len(moving))
     if len(actors) == 1 and move == CAMERA_STAYS_STILL:
-        told = f"something {actors[0].motion}"
+        caption = f"something {actors[0].motion}"
     scene = replace(scene, actors=tuple(actors))
-    asked = _asked(rng, bool(moving), move)
-    return SyntheticClip("unknown", scene, f"{as_sentence(told)} {as_sentence(move)}", asked)
+    questions = _questions(rng, bool(moving), move)
+    return SyntheticClip("unknown", scene, f"{as_sentence(caption)} {as_sentence(move)}", questions)
 
 
 def _camera(rng: np.random.Generator, move: str) -> Camera | None:
-    return None if move == CAMERA_STAYS_STILL else Camera.of(rng, move)
+    return None if move == CAMERA_STAYS_STILL else Camera.random(rng, move)
 
 
-def _asked(rng: np.random.Generator, moves: bool, move: str) -> tuple[ClipQuestion, ...]:
+def _questions(rng: np.random.Generator, moves: bool, move: str) -> tuple[ClipQuestion, ...]:
     question = pick_wording(rng, "Does anything move?", "Is there motion in the video?")
     answer = "yes" if moves else "no"
-    worded = "Yes, something moves." if moves else "No, nothing moves."
+    sentence = "Yes, something moves." if moves else "No, nothing moves."
     of_camera = pick_wording(rng, "Does the camera move?", "What does the camera do?")
     return (
-        choice_question(rng, "", question, answer, ("yes", "no"), worded),
+        choice_question(rng, "", question, answer, ("yes", "no"), sentence),
         choice_question(
             rng, "", of_camera, move, (*CAMERA_MOVES, CAMERA_STAYS_STILL), as_sentence(move)
         ),

@@ -75,11 +75,11 @@ class StillCollator:
 
     def __call__(self, samples: list[Sample]) -> StillBatch:
         pixels = torch.stack([sample["frames"][0] for sample in samples])
-        cells = np.stack([self.cells(sample["story"].scene) for sample in samples])
+        cells = np.stack([self.cells(sample["clip"].scene) for sample in samples])
         rows = range(
             distributed.rank(), distributed.world_size() * len(samples), distributed.world_size()
         )
-        captions = [still_caption(s["story"], row) for s, row in zip(samples, rows, strict=True)]
+        captions = [still_caption(s["clip"], row) for s, row in zip(samples, rows, strict=True)]
         return StillBatch(pixels, torch.from_numpy(cells), self._encode(captions))
 
     def cells(self, scene: Scene) -> np.ndarray:
@@ -116,7 +116,7 @@ def objects_in_cells(scene: Scene, rows: int) -> np.ndarray:
 def still_caption(story: SyntheticClip, wording: int = 0) -> str:
     """What a still shows, in one of the wordings that picture captions have."""
     kinds = dict.fromkeys(actor.picture.kind for actor in story.scene.actors)
-    if story.photograph or UNNAMED in kinds:
+    if story.is_photograph or UNNAMED in kinds:
         return "a photograph"
     things = " and ".join(map(with_article, kinds))
     return STILL_CAPTIONS[wording % len(STILL_CAPTIONS)].format(things)

@@ -61,4 +61,4 @@ def _scene(rng: np.random.Generator, stamp: Path) -> Scene:
     actor = Actor(picture, "stays still", float(x), float(y), float(side))
     move = str(rng.choice(CAMERA_MOVES))
     ground = Background(str(rng.choice(("flat", "linear", "radial"))), int(rng.integers(2**32)))
-    return Scene((actor,), ground, (640, 480), 5.0, camera=Camera.of(rng, move))
+    return Scene((actor,), ground, (640, 480), 5.0, camera=Camera.random(rng, move))

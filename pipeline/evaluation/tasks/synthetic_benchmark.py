@@ -101,10 +101,10 @@ def _question(
     stories: SyntheticClips, number: int, name: str, task: str
 ) -> tuple[SyntheticClip, ClipQuestion] | None:
     """Story `number` with its first question of the task, if it has one."""
-    cast = stories.cast(number)
+    cast = stories.picture_pool(number)
     if task == "attribute":  # a colour is asked for where there is one
-        cast = replace(cast, tinted=1.0)
-    story = stories.story(number, name, cast)
+        cast = replace(cast, tint_share=1.0)
+    story = stories.clip(number, name, cast)
     asked = [question for question in story.questions if question.task == task]
     return (story, asked[0]) if asked else None
 

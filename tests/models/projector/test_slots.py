@@ -140,7 +140,7 @@ def test_a_form_that_is_not_sure_says_so_where_names_and_the_camera_stand() -> N
 
 def test_a_photograph_is_called_one_whatever_it_shows() -> None:
     story = told("photograph", 0)
-    assert story.photograph
+    assert story.is_photograph
     fields = slot_targets.slot_texts(story)
     assert fields[slots.NAME_SLOT] == "photograph" and not any(fields[slots.MOTION_SLOT :])
 

@@ -19,7 +19,7 @@ STORIES = SyntheticClips(CONFIG, 96, ASSETS)
 
 
 def a_scene(number: int = 0, name: str = "one") -> Scene:
-    return STORIES.story(number, name).scene
+    return STORIES.clip(number, name).scene
 
 
 def away(shown: np.ndarray, drawn: np.ndarray) -> float:

@@ -101,7 +101,9 @@ def test_what_happens_second_begins_where_the_first_thing_ended() -> None:
 
 def test_a_route_ends_at_the_place_that_is_told() -> None:
     for seed in SEEDS:
-        places, routes = WaypointMotion.swaps(np.random.default_rng(seed), SHAPES[:3], 0.2, 2)
+        places, routes = WaypointMotion.swapping_places(
+            np.random.default_rng(seed), SHAPES[:3], 0.2, 2
+        )
         assert sorted(places) == [0, 1, 2]
         order = np.argsort([route.pose(1.0).x for route in routes])
         assert [places[i] for i in order] == [0, 1, 2]
@@ -188,7 +190,7 @@ def test_what_moves_about_keeps_no_direction_and_stays_in_the_picture() -> None:
 def test_a_jumbled_motion_shows_every_moment_of_it_once_and_none_of_its_order() -> None:
     for seed in SEEDS:
         rng = np.random.default_rng(seed)
-        actor = ShuffledMotion.of(rng, SequentialMotion.random(rng, SHAPES[0], 0.3, (192, 192)))
+        actor = ShuffledMotion.random(rng, SequentialMotion.random(rng, SHAPES[0], 0.3, (192, 192)))
         count = len(actor.frame_times)
         shown = [actor.pose((number + 0.5) / count).x for number in range(count)]
         ordered = [actor.ordered.pose(number / (count - 1)).x for number in range(count)]
@@ -201,7 +203,7 @@ def test_a_jumbled_motion_shows_every_moment_of_it_once_and_none_of_its_order() 
 
 @pytest.mark.parametrize("move", CAMERA_MOVES)
 def test_a_camera_does_what_its_name_says_and_stays_inside_the_world(move: str) -> None:
-    camera = Camera.of(np.random.default_rng(1), move)
+    camera = Camera.random(np.random.default_rng(1), move)
     views = [camera.view(u) for u in (0.0, 0.5, 1.0)]
     assert all(0 <= edge <= 1 for view in views for edge in view)
     (left, top, right, bottom), *_, (left1, top1, right1, bottom1) = views
@@ -220,7 +222,7 @@ def test_a_camera_does_what_its_name_says_and_stays_inside_the_world(move: str) 
 def test_a_cut_shows_another_scene_from_its_time_on() -> None:
     told = story("cut", 2)
     scene = told.scene
-    times = np.array([scene.cut - 0.05, scene.cut + 0.05]) * scene.duration
+    times = np.array([scene.cut_time - 0.05, scene.cut_time + 0.05]) * scene.duration
     before, after = render(scene, times).astype(int)
     assert abs(before - after).mean() > 5
 
@@ -258,7 +260,7 @@ def test_samples_differ_by_number_and_never_by_time(stories: SyntheticClips) -> 
     one, again, other = stories[5], stories[5], stories[6]
     assert np.array_equal(one["frames"], again["frames"])
     assert one["turns"] == again["turns"]
-    assert one["form"] != other["form"] or one["turns"] != other["turns"]
+    assert one["slots"] != other["slots"] or one["turns"] != other["turns"]
 
 
 def test_samples_stand_side_by_side_with_a_mask(stories: SyntheticClips) -> None:
@@ -271,7 +273,7 @@ def test_samples_stand_side_by_side_with_a_mask(stories: SyntheticClips) -> None
 
 def test_a_conversation_is_of_questions_of_the_story(stories: SyntheticClips) -> None:
     for number in range(30):
-        told = stories.story(number)
+        told = stories.clip(number)
         sentences = {asked.sentence for asked in told.questions} | {told.caption}
         for question, answer in conversation(told, np.random.default_rng(number)):
             if "\nChoose one: " in question:
@@ -282,8 +284,8 @@ def test_a_conversation_is_of_questions_of_the_story(stories: SyntheticClips) ->
 
 def test_a_whole_conversation_asks_all_that_a_story_has_to_ask(stories: SyntheticClips) -> None:
     for number in range(30):
-        told = stories.story(number)
-        turns = conversation(told, np.random.default_rng(number), described=0.0, whole=True)
+        told = stories.clip(number)
+        turns = conversation(told, np.random.default_rng(number), p_describe_first=0.0, whole=True)
         asked = [question.partition("\nChoose one: ")[0] for question, _ in turns]
         wanted = [question.question for question in told.questions]
         found = sum(question in wanted for question in asked)
@@ -361,17 +363,17 @@ def test_a_sample_of_a_still_has_one_frame_and_never_comes_twice() -> None:
 
 def test_stories_with_more_emphasis_are_told_more_often() -> None:
     rng = np.random.default_rng(0)
-    names = [random_clip(rng, CAST, emphasis={"shuffle": 100.0}).name for _ in range(40)]
+    names = [random_clip(rng, CAST, sampling_weights={"shuffle": 100.0}).name for _ in range(40)]
     assert names.count("shuffle") > 30
     silent = {name: 0.0 for name in SCENARIOS if name != "race"}
-    assert {random_clip(rng, CAST, emphasis=silent).name for _ in range(5)} == {"race"}
+    assert {random_clip(rng, CAST, sampling_weights=silent).name for _ in range(5)} == {"race"}
 
 
 def test_stills_with_more_emphasis_are_told_more_often() -> None:
     config = SyntheticConfig(styles=("shapes",), style_weights=(1.0,))
     clips = SyntheticClips(config, 48, ASSETS, photos=[PHOTO])
     stills = clips.as_stills().with_sampling_weights({"copies": 100.0})
-    names = [stills.story(number).name for number in range(40)]
+    names = [stills.clip(number).name for number in range(40)]
     assert stills.stills and names.count("copies") > 30
 
 

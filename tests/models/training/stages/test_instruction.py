@@ -127,7 +127,7 @@ def test_a_studied_form_is_the_one_that_a_perfect_projector_would_fill(
     stories = SyntheticClips(config, 32, Path())
     training = story_training(llm, stories, tmp_path)
     unseen, drawn = stories.without_video(3), stories[3]
-    assert unseen["form"] == drawn["form"] and unseen["story"].caption == drawn["story"].caption
+    assert unseen["slots"] == drawn["slots"] and unseen["clip"].caption == drawn["clip"].caption
     assert unseen["frames"].numel() == 3, "nothing is drawn"
     batch = training.teacher([unseen])
     soft = training._oracle_soft_tokens(batch)
