@@ -32,9 +32,14 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def is_launched() -> bool:
+    """Whether this is one of several processes that were started together, as by torchrun."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
 def init_processes() -> None:
     """Meet the other processes, if the environment says that there are some (as torchrun does)."""
-    if dist.is_initialized() or int(os.environ.get("WORLD_SIZE", "1")) < 2:
+    if dist.is_initialized() or not is_launched():
         return
     cuda = torch.cuda.is_available()
     if cuda:

@@ -6,6 +6,7 @@ in `init_from` learns on from there.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -56,7 +57,7 @@ def train_stages(
             report=report,
             bundles={one.stage: out / one.stage for one in config.stages},
         )
-        if (processes or stage.processes) == 1:
+        if (processes or stage.processes) == 1 or distributed.is_launched():
             ready()
         else:
             distributed.spawn(ready, processes or stage.processes)
@@ -82,9 +83,8 @@ def is_finished(config: StagedConfig, stage: SyntheticStageConfig, out: Path) ->
         return False
     recorded = {one.get("stage"): one["config"] for one in BundleConfig.read(path).stages}
     for one in _line(config, stage):
-        difference = _first_difference(
-            comparable(recorded.get(one.stage, {})), comparable(one.to_json())
-        )
+        now = json.loads(json.dumps(one.to_json()))  # lists for tuples, as in the file
+        difference = _first_difference(comparable(recorded.get(one.stage, {})), comparable(now))
         if difference:
             raise ReellamaError(
                 f"{path}: was trained with another {difference} of stage {one.stage}; remove its "
@@ -116,15 +116,10 @@ def _check_parents(config: StagedConfig, stage: SyntheticStageConfig, out: Path)
 def _first_difference(recorded: Mapping[str, Any], now: Mapping[str, Any], name: str = "") -> str:
     """The first key whose value differs, such as "align.steps"; "" if none does."""
     for key in [*now, *(key for key in recorded if key not in now)]:
-        values = [_plain(one.get(key)) for one in (recorded, now)]
-        if values[0] == values[1]:
+        before, after = recorded.get(key), now.get(key)
+        if before == after:
             continue
-        if all(isinstance(value, Mapping) for value in values):
-            return _first_difference(values[0], values[1], f"{name}{key}.")
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            return _first_difference(before, after, f"{name}{key}.")
         return f"{name}{key}"
     return ""
-
-
-def _plain(value: Any) -> Any:
-    """As JSON gives it back: a tuple as a list."""
-    return list(value) if isinstance(value, tuple) else value

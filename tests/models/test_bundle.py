@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,25 @@ def test_a_description_survives_a_round_trip(small_bundle: Path, tmp_path: Path)
     path = tmp_path / "bundle.json"
     path.write_text(config.to_json())
     assert BundleConfig.read(path) == config
+
+
+def test_mini_says_which_stages_made_it_and_what_inference_needs() -> None:
+    config = Bundle.load("mini").config
+    names = [stage["stage"] for stage in config.stages]
+    assert len(names) == 12 and (names[0], names[-1]) == ("base", "count-stills")
+    assert [stage["init_from"] for stage in config.stages] == ["", *names[:-1]]
+    assert config.fills_slots and config.word_scale == 1.7
+
+
+def test_the_nested_stages_of_an_older_bundle_are_read_in_order(small_bundle: Path) -> None:
+    first = {"recipe": {"see": {"steps": 3}}, "seconds": {"see": 9}}
+    last = {"recipe": {"sharpness": 1.5}, "seconds": {"tell": 8}, "before": first}
+    config = replace(Bundle.load(small_bundle).config, training=last)
+    assert config.stages == [
+        {"config": {"see": {"steps": 3}}, "seconds": {"see": 9}},
+        {"config": {"sharpness": 1.5}, "seconds": {"tell": 8}},
+    ]
+    assert config.fills_slots and config.word_scale == 1.5
 
 
 def test_encode_is_features_then_project(small_bundle: Path) -> None:

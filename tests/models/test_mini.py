@@ -59,7 +59,7 @@ def test_greedy_answers_agree_with_pytorch(mini: VideoChat) -> None:
     but equally likely either may be said, and elsewhere both must say the same."""
     llm = FrozenLLM(mini.bundle.llm_path())
     ((adapter, _),) = mini.bundle.lora
-    learned = mini.bundle.config.training["recipe"]["adapter"]
+    learned = mini.bundle.config.stages[-1]["config"]["lora"]
     lora = LoraAdapters(llm.model, learned["rank"], learned["alpha"])
     lora.load(adapter, read_gguf(mini.bundle.llm_path()))
     config = RenderedConfig(STYLES, style_weights=(0.8, 0.2))
