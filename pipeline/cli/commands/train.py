@@ -14,9 +14,9 @@ from models.synthetic.assets.downloads import ASSETS
 from models.training import distributed
 from models.training.captions import train_captions
 from models.training.config import CaptionRecipe, StoryRecipe, TrainingConfig
-from pipeline.chat.video_chat import MAX_SIDE
 from pipeline.cli.console import note
 from pipeline.video.clip import read_frames
+from pipeline.video.read_options import MAX_SIDE
 
 
 @dataclass(frozen=True)

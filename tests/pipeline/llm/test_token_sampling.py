@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from pipeline.llm.engine import Engine, PromptPart, Text
-from pipeline.llm.token_sampling import Sampling, SamplingError, build_chain
+from pipeline.llm.generation_options import Sampling, SamplingError
+from pipeline.llm.token_sampling import build_chain
 
 PROMPT: list[PromptPart] = [
     Text("<|im_start|>user\nWrite a line about a dog.<|im_end|>\n<|im_start|>assistant\n", True)
