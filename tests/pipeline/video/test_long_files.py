@@ -78,7 +78,7 @@ def test_memory_does_not_grow_with_length(minutes: dict[int, Path], sampling: st
 
 
 def test_frames_stream_with_progress_and_notes(minutes: dict[int, Path]):
-    steps: list[tuple[float, float]] = []
+    steps: list[tuple[float, ...]] = []
     notes: list[str] = []
     options = VideoReadOptions(frames=3, end=90)
     stream = iter_frames(
@@ -94,7 +94,7 @@ def test_frames_stream_with_progress_and_notes(minutes: dict[int, Path]):
 
 
 def test_progress_through_scenes_counts_up_to_the_end(minutes: dict[int, Path]):
-    steps: list[tuple[float, float]] = []
+    steps: list[tuple[float, ...]] = []
     read_frames(minutes[1], frames=4, sampling="scenes", progress=lambda *step: steps.append(step))
     assert steps == sorted(steps)
     assert len(steps) > 4
