@@ -128,19 +128,19 @@ def way(graph: Graph, start: str, packages: set[str], gates: set[str]) -> list[s
         ("import torch.nn as nn, numpy", {"torch.nn", "numpy"}),
         ("def late():\n    from models.vision.encoder import Tower", {"models.vision.encoder"}),
         (
-            "from pipeline.video.video_file import video_file, VideoChat",
-            {"pipeline.video.video_file", "pipeline"},
+            "from pipeline import video, VideoChat",
+            {"pipeline.video", "pipeline"},
         ),
         ("from . import main", {"pipeline.cli.main"}),
         ("from .main import run", {"pipeline.cli.main"}),
-        ("from ..video import VideoFile", {"pipeline.video.video_file"}),
+        ("from ..video import VideoFile", {"pipeline.video"}),
         ("if TYPE_CHECKING:\n    import torch\nelse:\n    import av", {"av"}),
         ("if typing.TYPE_CHECKING:\n    import torch", set()),
         ("# import torch\n'import av'", set()),
     ],
 )
 def test_imports_are_found_wherever_they_stand(source: str, expected: set[str]) -> None:
-    ours = {"pipeline", "pipeline.video.video_file", "pipeline.cli.main"}
+    ours = {"pipeline", "pipeline.video", "pipeline.cli.main"}
     assert set(imports(source, "pipeline.cli", ours)) == expected
 
 

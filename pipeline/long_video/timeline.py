@@ -139,7 +139,7 @@ class LongVideo:
         self._batcher.close()
 
     def index(self, video: VideoInput, report: StepProgress | None = None) -> VideoIndex:
-        """See `moments.look_through`."""
+        """See `video_index.index_video`."""
 
         def progress(done: float, total: float) -> None:
             if report is not None:
