@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pipeline.chat.video_chat import VideoChat as VideoChat
     from pipeline.llm.engine import Engine as Engine
     from pipeline.llm.engine import Text as Text
-    from pipeline.llm.token_sampling import Sampling as Sampling
+    from pipeline.llm.generation_options import Sampling as Sampling
     from pipeline.video.clip import read_frames as read_frames
 
 __all__ = ["Chat", "Engine", "Sampling", "Text", "VideoChat", "read_frames"]
@@ -26,7 +26,7 @@ __all__ = ["Chat", "Engine", "Sampling", "Text", "VideoChat", "read_frames"]
 _MODULES = {
     "Chat": "pipeline.chat.conversation",
     "Engine": "pipeline.llm.engine",
-    "Sampling": "pipeline.llm.token_sampling",
+    "Sampling": "pipeline.llm.generation_options",
     "Text": "pipeline.llm.engine",
     "VideoChat": "pipeline.chat.video_chat",
     "read_frames": "pipeline.video.clip",

@@ -1,9 +1,13 @@
-"""Who may import whom: prompts <- gguf_tools <- models <- pipeline, in no circle, nothing heavy."""
+"""Who may import whom: prompts <- gguf_tools <- models <- pipeline, in no circle, nothing heavy.
+
+Within `pipeline/` rooms stand in levels. Names, and sizes of folders and modules, are held as well.
+"""
 
 import ast
 import graphlib
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
@@ -19,6 +23,24 @@ FORBIDDEN: dict[str, set[str]] = {
 }
 # Words become token ids by llama.cpp's own tokenizer, which models use. No other way leads there.
 GATES = {"models": {"gguf_tools.text.tokenizer"}}
+# The rooms of pipeline/, the lowest level first: each imports from its own level and those below.
+LEVELS = (
+    {"option_fields", "progress_callbacks"},
+    {"video", "llm"},
+    {"chat", "long_video", "evaluation"},
+    {"server", "integrations", "cli"},
+)
+MAX_MODULES = 15  # of a folder
+MAX_LINES = 400  # of a module
+# Longer modules, and why they are one.
+LONG_MODULES = {
+    "models/training/stages/instruction.py": "one training loop; its configs are leaving it",
+}
+# Names of two modules that have a job each; commands, which have the name of their command, aside.
+SAME_NAME = {
+    "models": {"config"},  # of a training and of a projector
+    "pipeline": {"app"},  # the one that serves, and the one with commands
+}
 VISION = {"torch", "torchvision", "open_clip", "timm", "transformers", "av", "PIL"}
 
 
@@ -133,6 +155,66 @@ def test_circles_and_ways_are_found() -> None:
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
     assert cycle(graph()) == []
+
+
+def room(module: str) -> str:
+    """The folder or module right inside a package, to which a module belongs."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def test_rooms_of_the_pipeline_import_only_from_their_level_and_below() -> None:
+    """Not for their types either."""
+    level = {name: i for i, names in enumerate(LEVELS) for name in names}
+    assert {room(module) for module in modules() if module.startswith("pipeline.")} == {*level}
+    for module, imported in graph(types=True).items():
+        for each in imported:
+            if module.startswith("pipeline.") and each.startswith("pipeline."):
+                assert level[room(each)] <= level[room(module)], f"{module} imports {each}"
+
+
+@pytest.mark.parametrize("package", ["gguf_tools", "pipeline"])
+def test_no_rooms_import_each_other_in_a_circle(package: str) -> None:
+    rooms: dict[str, set[str]] = {}
+    for module, imported in graph().items():
+        if module.startswith(f"{package}."):
+            others = {room(each) for each in imported if each.startswith(f"{package}.")}
+            rooms.setdefault(room(module), set()).update(others - {room(module)})
+    assert cycle(rooms) == []
+
+
+def test_a_folder_is_seen_at_a_glance() -> None:
+    folders = Counter(path.parent for path in modules().values() if path.name != "__init__.py")
+    assert {folder: n for folder, n in folders.items() if n > MAX_MODULES} == {}
+
+
+def test_a_module_holds_one_idea() -> None:
+    lines = {
+        str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines())
+        for path in modules().values()
+    }
+    assert {path for path, n in lines.items() if n > MAX_LINES} == {*LONG_MODULES}
+
+
+def test_no_two_public_classes_have_one_name() -> None:
+    places: dict[str, list[str]] = {}
+    for module, path in modules().items():
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(module)
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_two_modules_of_a_package_have_one_name(package: str) -> None:
+    """But for commands of the command line, which are called as what they do is called."""
+    names = Counter(
+        path.stem
+        for module, path in modules().items()
+        if module.startswith(f"{package}.")
+        and path.name != "__init__.py"
+        and "commands" not in path.parts
+    )
+    assert {name for name, n in names.items() if n > 1} == SAME_NAME.get(package, set())
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -17,10 +17,12 @@ from PIL import Image
 from gguf_tools.errors import ReellamaError
 from models import prompt_format
 from pipeline.chat.conversation import Answer, Chat, Turn
-from pipeline.chat.video_chat import FrameProgress, VideoChat, VideoReadOptions
+from pipeline.chat.video_chat import VideoChat
 from pipeline.chat.video_notes import NotedVideo, notes_as_text, take_notes
 from pipeline.llm.engine import EngineStats, Text
 from pipeline.llm.ollama_model import OllamaError, OllamaModel
+from pipeline.progress_callbacks import Progress
+from pipeline.video.read_options import VideoReadOptions
 from pipeline.video.timestamps import format_time
 
 MAX_PICTURES = 8
@@ -138,13 +140,13 @@ class OllamaVideoChat(VideoChat):
         """Raise OllamaError when the server or the model is absent."""
         _ = self.model.capabilities
 
-    def load(self, path: str | Path, progress: FrameProgress | None = None) -> None:
+    def load(self, path: str | Path, progress: Progress | None = None) -> None:
         """Go on with a saved conversation, whichever LLM it was with."""
         super().load(path, progress)
         self.chat = OllamaChat(self.model, self.chat)
 
     def _encode_video(
-        self, path: Path, reading: VideoReadOptions, progress: FrameProgress | None
+        self, path: Path, reading: VideoReadOptions, progress: Progress | None
     ) -> NotedVideo:
         video = super()._encode_video(path, reading, progress)
         return NotedVideo(**vars(video), notes=take_notes(self, video, reading))

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,28 +21,9 @@ from models.bundle import Bundle
 from pipeline.chat.conversation import Answer, Chat, Turn, Video
 from pipeline.chat.timings import Timings
 from pipeline.llm.engine import Engine, EngineStats
-from pipeline.video.clip import Clip, read_frames
-
-FrameProgress = Callable[[int, int], None]
-
-# Pixels on the longest side of a frame: more than any tower takes, and 64 frames of 4K fit memory.
-MAX_SIDE = 768
-
-
-@dataclass(frozen=True)
-class VideoReadOptions:
-    """How a video is read, in the words of `read_frames`; `frames=None` is the bundle's number."""
-
-    frames: int | None = None
-    sampling: str = "uniform"
-    fps: float | None = None
-    start: float | None = None
-    end: float | None = None
-
-    def clip(self, path: Path, frames: int, progress: FrameProgress | None = None) -> Clip:
-        """Read a video's frames: `frames` of them, where no other number was asked for."""
-        options = {**asdict(self), "frames": self.frames or frames}
-        return read_frames(path, max_side=MAX_SIDE, progress=progress, **options)
+from pipeline.progress_callbacks import Progress
+from pipeline.video.clip import read_frames
+from pipeline.video.read_options import MAX_SIDE, VideoReadOptions
 
 
 class VideoChat:
@@ -62,7 +42,7 @@ class VideoChat:
         llm: str | Path | None = None,
         system: str | None = None,
         reading: VideoReadOptions = VideoReadOptions(),
-        progress: FrameProgress | None = None,
+        progress: Progress | None = None,
         frames: int | None = None,
         start: float | None = None,
         end: float | None = None,
@@ -119,13 +99,13 @@ class VideoChat:
         """The conversation so far."""
         return self.chat.turns
 
-    def add(self, path: str | Path, progress: FrameProgress | None = None) -> Video:
+    def add(self, path: str | Path, progress: Progress | None = None) -> Video:
         """Look at one more video; `progress(done, total)` counts its frames."""
         video = self._encode_video(Path(path), self.reading, progress)
         self.chat.add(video)
         return video
 
-    def reread(self, reading: VideoReadOptions, progress: FrameProgress | None = None) -> None:
+    def reread(self, reading: VideoReadOptions, progress: Progress | None = None) -> None:
         """Look at all videos once more, read in another way. On an error nothing changes."""
         self.chat.videos = [
             self._encode_video(video.path, reading, progress) for video in self.videos
@@ -150,10 +130,10 @@ class VideoChat:
 
     def save(self, path: str | Path) -> None:
         """Write the conversation to `path` (JSON), whole or not at all."""
-        data = {"reellama": 1, "reading": asdict(self.reading), **self.chat.to_json()}
+        data = {"reellama": 1, "reading": self.reading.to_json(), **self.chat.to_json()}
         write_atomically(Path(path), json.dumps(data, indent=2, ensure_ascii=False) + "\n")
 
-    def load(self, path: str | Path, progress: FrameProgress | None = None) -> None:
+    def load(self, path: str | Path, progress: Progress | None = None) -> None:
         """Go on with a saved conversation: its turns and its videos, which are read again.
 
         On an error the present conversation stays as it is.
@@ -176,11 +156,12 @@ class VideoChat:
         self.reading = reading
 
     def _encode_video(
-        self, path: Path, reading: VideoReadOptions, progress: FrameProgress | None
+        self, path: Path, reading: VideoReadOptions, progress: Progress | None
     ) -> Video:
         """Frames -> features -> soft tokens."""
         with self.timings.stage("read"):
-            clip = reading.clip(path, self.bundle.frames, progress)
+            options = reading.with_defaults(frames=self.bundle.frames, max_side=MAX_SIDE)
+            clip = read_frames(path, options, progress=progress)
         with self.timings.stage("tower"):
             features = self.bundle.features(clip.frames)  # [T, cells, channels]
         with self.timings.stage("projector"):

@@ -7,23 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import prompts
 from pipeline.chat.conversation import Chat, Video
-from pipeline.llm.token_sampling import Sampling
-from pipeline.video.clip import VideoError, read_frames
+from pipeline.llm.generation_options import Sampling
+from pipeline.video.clip import read_frames
+from pipeline.video.read_options import SCENE_MAX_SIDE, VideoReadOptions
+from pipeline.video.source import VideoError
 from pipeline.video.timestamps import format_time
 
 if TYPE_CHECKING:
-    from pipeline.chat.video_chat import VideoChat, VideoReadOptions
+    from pipeline.chat.video_chat import VideoChat
 
 # Looking at a part takes a second or two; one that is shorter than this shows what the whole does.
 PART_SECONDS = 4.0
 MAX_PARTS = 6
-MAX_SIDE_PIXELS = 384  # pixels on the longest side of a frame that nobody will see
 NOTE_TOKENS = 64  # a description in the bundle's words is a sentence or two
 
 
@@ -73,8 +74,8 @@ def notes_as_text(videos: Sequence[NotedVideo]) -> str:
 
 def _look_at(talk: VideoChat, video: Video, part: VideoReadOptions) -> Note:
     start, end = part.start or 0.0, part.end or 0.0
-    options = asdict(replace(part, frames=part.frames or talk.bundle.frames))
-    clip = read_frames(video.path, max_side=MAX_SIDE_PIXELS, **options)
+    options = part.with_defaults(frames=talk.bundle.frames, max_side=SCENE_MAX_SIDE)
+    clip = read_frames(video.path, options)
     soft_tokens = talk.bundle.encode(clip.frames, clip.times - start)
     return Note(start, end, _describe(talk, Video(video.path, soft_tokens, clip)))
 

@@ -18,9 +18,9 @@ from pipeline.video.timestamps import format_time
 
 if TYPE_CHECKING:  # commands about GGUF files need not wait until torch is loaded
     from pipeline.chat.conversation import Video
-    from pipeline.chat.video_chat import FrameProgress as Report
     from pipeline.chat.video_chat import VideoChat
     from pipeline.llm.engine import Token
+    from pipeline.progress_callbacks import Progress as FrameProgress
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -38,14 +38,14 @@ def strip_control(text: str) -> str:
 
 
 @contextmanager
-def reading_bar(path: Path) -> Iterator[Report]:
+def reading_bar(path: Path) -> Iterator[FrameProgress]:
     """A progress bar while frames of `path` are read and looked at; it leaves nothing behind."""
     name = strip_control(path.name or str(path))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
         task = bars.add_task(f"reading {name}", total=None)
 
-        def report(done: int, total: int) -> None:
+        def report(done: float, total: float) -> None:
             doing = "looking at" if done == total else "reading"
             bars.update(task, completed=done, total=total, description=f"{doing} {name}")
 

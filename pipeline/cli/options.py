@@ -9,23 +9,24 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_type_hints
 
 from typer import BadParameter, Option
 
 from gguf_tools.errors import ReellamaError
 from gguf_tools.locate.naming import OLLAMA_PREFIX
+from pipeline.llm.generation_options import GenerationOptions, Sampling
+from pipeline.option_fields import option_field
+from pipeline.video.read_options import SAMPLING_MODES, SamplingMode, VideoReadOptions
 
 if TYPE_CHECKING:
     from gguf_tools.runtime.backend import GpuLayers
-    from pipeline.chat.video_chat import VideoChat, VideoReadOptions
-
-SAMPLINGS = ("uniform", "fps", "keyframes", "scenes")
+    from pipeline.chat.video_chat import VideoChat
 
 
 def _sampling(value: str) -> str:
-    if value not in SAMPLINGS:
-        raise BadParameter(f"{value!r} is not one of {', '.join(SAMPLINGS)}")
+    if value not in SAMPLING_MODES:
+        raise BadParameter(f"{value!r} is not one of {', '.join(SAMPLING_MODES)}")
     return value
 
 
@@ -66,34 +67,41 @@ def _parse_seconds(value: str) -> float:
     return functools.reduce(lambda total, part: total * 60 + part, parts)
 
 
+def _option(
+    options: type, name: str, metavar: str, callback: Any = None, low: int | None = None
+) -> Any:
+    """An option of a command for a field of the library's options: its help and its bounds.
+
+    `low` is the command's own bound where it takes less than the library does.
+    """
+    about = option_field(options, name).metadata
+    least, high = (about[key] if math.isfinite(about[key]) else None for key in ("low", "high"))
+    return Option(
+        min=least if low is None else low,
+        max=high,
+        metavar=metavar,
+        help=about["help"],
+        callback=callback,
+    )
+
+
 @dataclass(frozen=True)
 class FrameOptions:
     """Which frames of a video are looked at."""
 
-    frames: Annotated[
-        int | None, Option(min=1, metavar="N", help="At most N frames (default: the bundle's).")
-    ] = None
-    sampling: Annotated[
-        str,
-        Option(
-            callback=_sampling, metavar="HOW", help="uniform, fps, keyframes or scenes (one each)."
-        ),
-    ] = "uniform"
-    fps: Annotated[
-        float | None, Option(metavar="X", help="Frames a second, for --sampling fps.")
-    ] = None
-    start: Annotated[
-        str | None,
-        Option(callback=_seconds, metavar="TIME", help="Begin here: seconds, 1:30 or 1:02:03."),
-    ] = None
-    end: Annotated[str | None, Option(callback=_seconds, metavar="TIME", help="End here.")] = None
+    frames: Annotated[int | None, _option(VideoReadOptions, "frames", "N")] = None
+    sampling: Annotated[str, _option(VideoReadOptions, "sampling", "HOW", _sampling)] = (
+        VideoReadOptions.sampling
+    )
+    fps: Annotated[float | None, _option(VideoReadOptions, "fps", "X")] = None
+    start: Annotated[str | None, _option(VideoReadOptions, "start", "TIME", _seconds)] = None
+    end: Annotated[str | None, _option(VideoReadOptions, "end", "TIME", _seconds)] = None
 
     def reading(self) -> VideoReadOptions:
         """The same as the library takes it."""
-        from pipeline.chat.video_chat import VideoReadOptions
-
         start, end = (None if t is None else _parse_seconds(t) for t in (self.start, self.end))
-        return VideoReadOptions(self.frames, self.sampling, self.fps, start, end)
+        sampling = cast(SamplingMode, self.sampling)
+        return VideoReadOptions(self.frames, sampling, self.fps, start, end)
 
 
 @dataclass(frozen=True)
@@ -153,35 +161,23 @@ class ModelOptions:
 class AnswerOptions:
     """How an answer is generated. `/set` in a chat changes these by name."""
 
-    temperature: Annotated[
-        float, Option(min=0, metavar="X", help="0: always the likeliest token.")
-    ] = 0.0
-    top_k: Annotated[int, Option(min=0, metavar="N", help="Among the N likeliest; 0: off.")] = 40
-    top_p: Annotated[
-        float, Option(min=0, max=1, metavar="P", help="Among the likeliest that make up P.")
-    ] = 0.95
-    min_p: Annotated[
-        float, Option(min=0, max=1, metavar="P", help="No token below P times the likeliest's.")
-    ] = 0.05
-    repeat_penalty: Annotated[float, Option(metavar="X", help="Above 1: against repetition.")] = 1.0
-    seed: Annotated[
-        int | None, Option(min=0, max=2**32 - 1, metavar="N", help="The same N, the same answer.")
-    ] = None
-    max_tokens: Annotated[int, Option(min=1, metavar="N", help="At most N tokens an answer.")] = 256
-    stop: Annotated[
-        list[str] | None, Option(metavar="TEXT", help="End before TEXT; may be repeated.")
-    ] = None
-    grammar: Annotated[
-        Path | None, Option(metavar="FILE", help="Only answers that this GBNF grammar allows.")
-    ] = None
-    json_schema: Annotated[
-        Path | None, Option(metavar="FILE", help="Only JSON that this schema allows.")
-    ] = None
+    temperature: Annotated[float, _option(Sampling, "temperature", "X")] = Sampling.temperature
+    top_k: Annotated[int, _option(Sampling, "top_k", "N")] = Sampling.top_k
+    top_p: Annotated[float, _option(Sampling, "top_p", "P")] = Sampling.top_p
+    min_p: Annotated[float, _option(Sampling, "min_p", "P")] = Sampling.min_p
+    repeat_penalty: Annotated[float, _option(Sampling, "repeat_penalty", "X")] = (
+        Sampling.repeat_penalty
+    )
+    seed: Annotated[int | None, _option(Sampling, "seed", "N")] = Sampling.seed
+    max_tokens: Annotated[int, _option(GenerationOptions, "max_tokens", "N", low=1)] = (
+        GenerationOptions.max_tokens
+    )
+    stop: Annotated[list[str] | None, _option(GenerationOptions, "stop", "TEXT")] = None
+    grammar: Annotated[Path | None, _option(Sampling, "grammar", "FILE")] = None
+    json_schema: Annotated[Path | None, _option(Sampling, "json_schema", "FILE")] = None
 
     def generation(self) -> dict[str, Any]:
         """The same as keywords of `Engine.generate`; reads the grammar and the schema."""
-        from pipeline.llm.token_sampling import Sampling
-
         options = asdict(self)
         max_tokens, stop = options.pop("max_tokens"), options.pop("stop")
         if self.grammar:
@@ -191,7 +187,7 @@ class AnswerOptions:
                 options["json_schema"] = json.loads(read_text(self.json_schema))
             except ValueError as error:
                 raise ReellamaError(f"{self.json_schema} is not JSON: {error}") from error
-        return {"sampling": Sampling(**options), "max_tokens": max_tokens, "stop": stop or ()}
+        return vars(GenerationOptions(Sampling(**options), max_tokens, stop or ()))
 
 
 def read_text(path: Path) -> str:

@@ -19,7 +19,7 @@ from pipeline.chat.video_chat import VideoChat
 from pipeline.evaluation.items import EvalItem, by_video
 from pipeline.evaluation.runner import EncodedVideo, ask_items, encode_video
 from pipeline.evaluation.scoring import Accuracy
-from pipeline.video.clip import VideoError
+from pipeline.video.source import VideoError
 
 COLUMNS_PER_TABLE = 7  # quantizations beside the names of tasks, in a terminal of 80 columns
 SWEEP_TYPES = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K")

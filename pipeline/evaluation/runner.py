@@ -16,12 +16,14 @@ from gguf_tools.errors import ReellamaError
 from models.bundle import Bundle
 from models.prompt_format import multiple_choice
 from pipeline.chat.conversation import Chat, Video
-from pipeline.chat.video_chat import MAX_SIDE, VideoChat
+from pipeline.chat.video_chat import VideoChat
 from pipeline.evaluation import ablations
 from pipeline.evaluation.ablations import ABLATIONS
 from pipeline.evaluation.answer_matching import contains, mentioned_choices, probabilities
 from pipeline.evaluation.items import EvalItem, by_video
-from pipeline.video.clip import Clip, VideoError, read_frames
+from pipeline.video.clip import Clip, read_frames
+from pipeline.video.read_options import MAX_SIDE
+from pipeline.video.source import VideoError
 
 MAX_TOKENS = 64  # of a generated answer
 THUMBNAIL = 112  # pixels on the longest side of a frame on the page

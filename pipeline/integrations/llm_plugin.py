@@ -62,7 +62,7 @@ class Reellama(llm.Model):
         conversation: llm.Conversation | None,
     ) -> Iterator[str]:
         """Answer the last message of `prompt`, piece by piece."""
-        from pipeline.llm.token_sampling import Sampling
+        from pipeline.llm.generation_options import Sampling
 
         options: Any = prompt.options
         with self._lock:
@@ -90,7 +90,7 @@ class Reellama(llm.Model):
     def _begin(self, talk: VideoChat, prompt: llm.Prompt) -> str:
         """Make the conversation of `talk` what stands before the question; returns the question."""
         from pipeline.chat.conversation import Chat
-        from pipeline.chat.video_chat import VideoReadOptions
+        from pipeline.video.read_options import VideoReadOptions
 
         options: Any = prompt.options
         system, turns, question, attachments = _read(prompt)

@@ -6,7 +6,7 @@ What is registered speaks as the bundle does but sees nothing: Ollama takes no s
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,7 @@ from gguf_tools.format.split_names import part_names
 from gguf_tools.text.chat_template import CHATML, ChatTemplate
 from models.bundle import Bundle
 from pipeline.llm.ollama_model import ollama_client
-
-UploadProgress = Callable[[str, int, int], None]  # what is done, bytes done, bytes in all
+from pipeline.progress_callbacks import StepProgress
 
 CHUNK_BYTES = 1 << 20  # bytes read and sent at a time
 MAX_CTX = 4096  # positions; more cost memory for every conversation
@@ -35,7 +34,7 @@ def push(
     bundle: Bundle,
     name: str | None = None,
     host: str | None = None,
-    report: UploadProgress | None = None,
+    report: StepProgress | None = None,
 ) -> str:
     """Register the LLM of `bundle` as `name` (the bundle's own, if None) and return that name.
 
@@ -87,7 +86,7 @@ def _is_chatml(template: ChatTemplate) -> bool:
     return rendered[0] in (rendered[1], template.bos + rendered[1])
 
 
-def _upload(client: ollama.Client, path: Path, report: UploadProgress | None) -> str:
+def _upload(client: ollama.Client, path: Path, report: StepProgress | None) -> str:
     """Send a file, unless the server has it; returns its digest."""
     try:
         size = path.stat().st_size
@@ -111,7 +110,7 @@ def _upload(client: ollama.Client, path: Path, report: UploadProgress | None) ->
     return digest
 
 
-def _pieces(path: Path, what: str, size: int, report: UploadProgress | None) -> Iterator[bytes]:
+def _pieces(path: Path, what: str, size: int, report: StepProgress | None) -> Iterator[bytes]:
     done = 0
     with path.open("rb") as file:
         while piece := file.read(CHUNK_BYTES):

@@ -22,10 +22,11 @@ from gguf_tools.runtime import backend
 from gguf_tools.runtime.context import BatchSpan, Context, ContextSettings
 from gguf_tools.text.tokenizer import Tokenizer
 from pipeline.llm.engine import Token
+from pipeline.llm.generation_options import NO_LIMIT, GenerationOptions
 from pipeline.llm.kv_cache import KVCache
 from pipeline.llm.prompt import PromptPart, TokenizedPrompt, TokenSpan, tokenize_prompt
 from pipeline.llm.text_stream import TextStream
-from pipeline.llm.token_sampling import Sampler, Sampling
+from pipeline.llm.token_sampling import Sampler
 from pipeline.llm.token_scorer import ScoredToken, TokenScorer
 
 N_BATCH = 512  # positions a step
@@ -54,15 +55,12 @@ TokenCallback = Callable[[Token | Exception | None], None]
 class GenerationJob:
     """One prompt to be answered. Setting `cancelled` ends it at the next step.
 
-    limit: positions that prompt and answer may take. max_tokens -1 means no other limit.
+    limit: positions that prompt and answer may take.
     """
 
     layout: TokenizedPrompt
     on_token: TokenCallback
-    sampling: Sampling = Sampling()
-    max_tokens: int = -1
-    stop: Sequence[str] = ()
-    n_probs: int = 0
+    options: GenerationOptions = GenerationOptions(max_tokens=NO_LIMIT, n_probs=0)
     limit: int = 1 << 31
     stats: GenerationStats = field(default_factory=GenerationStats)
     cancelled: bool = False
@@ -262,8 +260,8 @@ class Batcher:
         slot.answer = _Answer(
             job,
             deque(job.layout.spans_after(reused)),
-            Sampler(job.sampling, self.model, self.n_ctx),
-            TextStream(job.stop),
+            Sampler(job.options.sampling, self.model, self.n_ctx),
+            TextStream(job.options.stop),
             time.perf_counter(),
         )
 
@@ -306,12 +304,12 @@ class Batcher:
 
     def _choose(self, slot: _Slot, answer: _Answer, index: int) -> None:
         job, stats = answer.job, answer.job.stats
-        if job.max_tokens == 0:
+        if job.options.max_tokens == 0:
             stats.stop_reason = "length"
             return self._end(slot, None)
         logits = self._ctx.logits_at(index)
-        best = self._drafts.best(logits, job.n_probs)
-        if job.sampling.takes_likeliest:
+        best = self._drafts.best(logits, job.options.n_probs)
+        if job.options.sampling.takes_likeliest:
             token = int(logits.argmax())
         else:
             token = answer.sampler.sample(self._ctx.ptr, lambda: logits, index)
@@ -323,7 +321,7 @@ class Batcher:
             draft = self._drafts.score(token, best)
             for released in answer.stream.push(draft, self._drafts.piece(token)):
                 _tell(job, _token(released))
-            full = len(slot.cache) >= job.limit or stats.generated_tokens == job.max_tokens
+            full = len(slot.cache) >= job.limit or stats.generated_tokens == job.options.max_tokens
             stats.stop_reason = "stop" if answer.stream.stopped else "length" if full else None
         if stats.stop_reason:
             if not answer.stream.stopped:

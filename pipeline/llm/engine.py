@@ -26,6 +26,7 @@ from gguf_tools.runtime import backend
 from gguf_tools.runtime.context import Context, ContextSettings
 from gguf_tools.text.chat_template import ChatTemplate
 from gguf_tools.text.tokenizer import Tokenizer
+from pipeline.llm.generation_options import GenerationOptions, Sampling
 from pipeline.llm.kv_cache import KVCache
 from pipeline.llm.prompt import (
     GeneratedText,
@@ -38,7 +39,7 @@ from pipeline.llm.prompt import (
 )
 from pipeline.llm.text_stream import TextStream
 from pipeline.llm.token_probabilities import log_softmax
-from pipeline.llm.token_sampling import Sampler, Sampling
+from pipeline.llm.token_sampling import Sampler
 from pipeline.llm.token_scorer import ScoredToken, TokenScorer
 
 __all__ = [
@@ -215,9 +216,9 @@ class Engine:
         prompt: Sequence[PromptPart],
         sampling: Sampling = GREEDY_SAMPLING,
         *,
-        max_tokens: int = 256,
-        stop: str | Sequence[str] = (),
-        n_probs: int = 5,
+        max_tokens: int = GenerationOptions.max_tokens,
+        stop: str | Sequence[str] = GenerationOptions.stop,
+        n_probs: int = GenerationOptions.n_probs,
     ) -> Iterator[Token]:
         """Read the prompt, then yield tokens until the model ends its turn, a `stop` string would
         appear (it is not part of the text), `max_tokens` are there (-1: no limit) or the context is
@@ -229,10 +230,11 @@ class Engine:
         place, reads only what is new. Another call on this engine ends this iterator's life.
         Raises like `prefill`, and SamplingError for a grammar that cannot be used.
         """
+        options = GenerationOptions(sampling, max_tokens, stop, n_probs)
         self._begin()
         layout = self._tokenize_prompt(prompt)
         sampler = Sampler(sampling, self._model, self.n_ctx)
-        stream: TextStream[ScoredToken] = TextStream([stop] if isinstance(stop, str) else stop)
+        stream: TextStream[ScoredToken] = TextStream(options.stop)
         state = _Generation(sampler, stream, n_probs, sampling.takes_likeliest)
         return self._generate(layout, state, max_tokens, self._call)
 

@@ -21,7 +21,7 @@ import ollama
 
 from gguf_tools.errors import ReellamaError
 from pipeline.llm.engine import EngineStats, StopReason, Token
-from pipeline.llm.token_sampling import Sampling
+from pipeline.llm.generation_options import SAMPLING_OPTIONS, GenerationOptions, Sampling
 
 DEFAULT_HOST = "127.0.0.1:11434"
 # The server may have to load a large model from a slow disk before it says its first word.
@@ -94,9 +94,9 @@ class OllamaModel:
         messages: Sequence[Message],
         sampling: Sampling = Sampling(),
         *,
-        max_tokens: int = 256,
-        stop: str | Sequence[str] = (),
-        n_probs: int = 5,
+        max_tokens: int = GenerationOptions.max_tokens,
+        stop: str | Sequence[str] = GenerationOptions.stop,
+        n_probs: int = GenerationOptions.n_probs,
         n_ctx: int = 4096,
     ) -> Iterator[Token]:
         """Answer the last of `messages`, token by token, as `Engine.generate` does.
@@ -105,6 +105,7 @@ class OllamaModel:
         ends the answer on the server too. Raises OllamaError, also in the middle.
         """
         self.last = EngineStats()
+        options = GenerationOptions(sampling, max_tokens, stop, n_probs)
         if sampling.grammar is not None:
             raise OllamaError("an Ollama server takes no GBNF grammar: give it a JSON schema")
         request: dict[str, Any] = {
@@ -118,8 +119,8 @@ class OllamaModel:
             "options": {
                 **_options(sampling),
                 "num_ctx": n_ctx,
-                "num_predict": max_tokens,
-                "stop": [stop] if isinstance(stop, str) else list(stop),
+                "num_predict": options.max_tokens,
+                "stop": list(options.stop),
             },
         }
         return self._generate(request)
@@ -149,8 +150,8 @@ class OllamaModel:
 
 def _options(sampling: Sampling) -> dict[str, Any]:
     """Sampling options under the server's names, which are llama.cpp's too."""
-    ours = ("grammar", "json_schema")
-    return {name: v for name, v in vars(sampling).items() if v is not None and name not in ours}
+    values = {name: getattr(sampling, name) for name in SAMPLING_OPTIONS}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _tokens(part: ollama.ChatResponse) -> Iterator[Token]:

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import json
-import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from llama_cpp import llama_cpp
 from llama_cpp.llama_grammar import json_schema_to_gbnf
 
-from gguf_tools.errors import ReellamaError
 from gguf_tools.runtime import backend
 from gguf_tools.text.tokenizer import Tokenizer
 from pipeline.llm import grammar
+from pipeline.llm.generation_options import RANDOM_SEED, Sampling, SamplingError
 
-RANDOM_SEED = 0xFFFFFFFF  # LLAMA_DEFAULT_SEED: llama.cpp draws one itself
 BOUNDS = ("minLength", "maxLength", "minItems", "maxItems")  # of a JSON schema
 MOST_BOUND = 100_000
 # What llama-cpp-python raises for a JSON schema that it cannot turn into a grammar.
@@ -27,67 +23,6 @@ SCHEMA_ERRORS = (
     *(AssertionError, AttributeError, KeyError, TypeError, ValueError),
     *(RecursionError, re.error),
 )
-
-
-class SamplingError(ReellamaError):
-    """A sampling option, a grammar or a JSON schema that cannot be used."""
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """Sampling options, named as in llama.cpp. The defaults choose the likeliest token, repeatably.
-
-    temperature 0 is greedy: top_k, top_p, min_p, typical_p and seed then change nothing.
-    The penalties see the last `repeat_last_n` tokens that were generated in this answer (-1: all),
-    not the prompt. `grammar` is GBNF with a rule `root`; `json_schema` is turned into one, which
-    binds names, types, enums, lengths and patterns, but not the range of a number.
-    Raises SamplingError for a value out of range.
-    """
-
-    temperature: float = 0.0
-    top_k: int = 40  # 0: off
-    top_p: float = 0.95  # 1: off
-    min_p: float = 0.05  # 0: off
-    typical_p: float = 1.0  # 1: off
-    repeat_penalty: float = 1.0  # 1: off
-    repeat_last_n: int = 64
-    frequency_penalty: float = 0.0  # 0: off
-    presence_penalty: float = 0.0  # 0: off
-    seed: int | None = None  # None: another one every time
-    grammar: str | None = None
-    json_schema: dict[str, Any] | None = None
-
-    def __post_init__(self) -> None:
-        self._check("temperature", 0, math.inf)
-        self._check("top_k", 0, 2**31 - 1)
-        self._check("top_p", 0, 1)
-        self._check("min_p", 0, 1)
-        self._check("typical_p", 0, 1)
-        self._check("repeat_penalty", 1e-6, math.inf)
-        self._check("repeat_last_n", -1, 2**31 - 1)
-        self._check("frequency_penalty", -math.inf, math.inf)
-        self._check("presence_penalty", -math.inf, math.inf)
-        if self.seed is not None:
-            self._check("seed", 0, RANDOM_SEED)
-        if self.grammar is not None and self.json_schema is not None:
-            raise SamplingError("give a grammar or a JSON schema, not both")
-
-    def _check(self, name: str, low: float, high: float) -> None:
-        value = getattr(self, name)
-        if not math.isfinite(value) or not low <= value <= high:
-            raise SamplingError(f"{name} is {value}, but must lie between {low} and {high}")
-
-    @property
-    def takes_likeliest(self) -> bool:
-        """Whether nothing but the model's own logits decides: the first of the likeliest tokens."""
-        free = self.grammar is None and self.json_schema is None
-        return self.temperature == 0 and free and not self.penalizes
-
-    @property
-    def penalizes(self) -> bool:
-        """Whether any repetition penalty is on."""
-        off = (self.repeat_penalty, self.frequency_penalty, self.presence_penalty) == (1, 0, 0)
-        return self.repeat_last_n != 0 and not off
 
 
 def build_chain(sampling: Sampling, n_vocab: int, n_ctx: int) -> llama_cpp.llama_sampler_p:

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import queue
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -28,28 +27,25 @@ from models import prompt_format
 from models.bundle import Bundle
 from pipeline.llm.batching import Batcher, GenerationJob
 from pipeline.llm.engine import Token
+from pipeline.llm.generation_options import GenerationOptions
 from pipeline.llm.prompt import Prompt, Text, TokenizedPrompt
-from pipeline.llm.token_sampling import Sampling
 from pipeline.long_video.video_index import CACHE_FOLDER, VideoIndex, index_video
-from pipeline.video.clip import VideoError, open_source
-from pipeline.video.frame_sampling import FrameSelection, select_frames
-from pipeline.video.source import FrameSource
+from pipeline.progress_callbacks import StepProgress
+from pipeline.video.clip import VideoInput, opened, read_frames
+from pipeline.video.read_options import SCENE_MAX_SIDE, VideoReadOptions
+from pipeline.video.source import FrameSource, VideoError
 
 # Scenes of one video at most: each takes a fraction of a second to a second on two cores.
 MAX_SCENES = 300
 MIN_SCENE_SECONDS = 2.0  # seconds of a scene
 # Of a longer scene its middle is watched: every frame of what is watched has to be decoded.
 MAX_WATCHED_SECONDS = 8.0
-MAX_SIDE_PIXELS = 384  # pixels on the longest side of a frame
 N_PARALLEL = 4
 N_CTX = 512
 DESCRIPTION_TOKENS = 64
 ANSWER_TOKENS = 128
 # Scenes that are looked at again for a question.
 SCENES_PER_QUESTION = 3
-
-# What is being done, how much of it is done, of how much.
-StepProgress = Callable[[str, float, float], None]
 
 
 @dataclass(frozen=True)
@@ -142,18 +138,18 @@ class LongVideo:
         """Give the memory of the LLM back."""
         self._batcher.close()
 
-    def index(self, path: str | Path, report: StepProgress | None = None) -> VideoIndex:
-        """See `moments.look_through`."""
+    def index(self, video: VideoInput, report: StepProgress | None = None) -> VideoIndex:
+        """See `video_index.index_video`."""
 
         def progress(done: float, total: float) -> None:
             if report is not None:
                 report("looking", done, total)
 
-        return index_video(path, self.bundle, cache=self.cache, progress=progress)
+        return index_video(video, self.bundle, cache=self.cache, progress=progress)
 
     def timeline(
         self,
-        path: str | Path,
+        video: VideoInput,
         *,
         most: int = MAX_SCENES,
         shortest: float = MIN_SCENE_SECONDS,
@@ -163,11 +159,11 @@ class LongVideo:
 
         Raises VideoError.
         """
-        moments = self.index(path, report)
-        borders = moments.scenes(most, shortest)
         said: list[tuple[float, float, _PendingText]] = []
         skipped: list[str] = []
-        with closing(open_source(path)) as source:
+        with opened(video) as source:
+            moments = self.index(source, report)
+            borders = moments.scenes(most, shortest)
             for i, (start, end) in enumerate(borders):
                 try:
                     soft = self._encode_scene(source, start, end)
@@ -181,11 +177,11 @@ class LongVideo:
             for start, end, written in said
         )
         return Timeline(
-            Path(path), moments.duration, scenes, summarize_scenes(scenes), tuple(skipped)
+            moments.path, moments.duration, scenes, summarize_scenes(scenes), tuple(skipped)
         )
 
     def ask(
-        self, path: str | Path, question: str, *, report: StepProgress | None = None
+        self, video: VideoInput, question: str, *, report: StepProgress | None = None
     ) -> list[SceneAnswer]:
         """Find the scenes that a question is about, look at these again, and answer from each.
 
@@ -193,13 +189,11 @@ class LongVideo:
         """
         if not question.strip():
             raise ReellamaError("the question is empty")
-        moments = self.index(path, report)
-        borders = moments.scenes(
-            len(moments.times), MIN_SCENE_SECONDS
-        )  # by every cut that there is
-        scores = _scene_scores(moments, borders, self.bundle.tower.embed_texts([question])[0])
-        best = sorted(range(len(borders)), key=lambda i: -scores[i])[:SCENES_PER_QUESTION]
-        with closing(open_source(path)) as source:
+        with opened(video) as source:
+            moments = self.index(source, report)
+            borders = moments.scenes(len(moments.times), MIN_SCENE_SECONDS)  # by every cut
+            scores = _scene_scores(moments, borders, self.bundle.tower.embed_texts([question])[0])
+            best = sorted(range(len(borders)), key=lambda i: -scores[i])[:SCENES_PER_QUESTION]
             asked = [
                 (i, self._ask(self._encode_scene(source, *borders[i]), question, ANSWER_TOKENS))
                 for i in best
@@ -209,22 +203,23 @@ class LongVideo:
     def _encode_scene(self, source: FrameSource, start: float, end: float) -> np.ndarray:
         """Soft tokens of a scene, float32 `[tokens, n_embd]`."""
         middle, half = (start + end) / 2, min(end - start, MAX_WATCHED_SECONDS) / 2
-        plan = FrameSelection(
-            self.bundle.frames,
-            start=max(start, middle - half),
+        begin = max(start, middle - half)
+        options = VideoReadOptions(
+            frames=self.bundle.frames,
+            start=begin,
             end=min(end, middle + half),
-            max_side=MAX_SIDE_PIXELS,
+            max_side=SCENE_MAX_SIDE,
         )
-        taken = list(select_frames(source, plan))
-        times = np.array([time for time, _ in taken]) - (plan.start or 0.0)
-        return self.bundle.encode([rgb for _, rgb in taken], times)
+        clip = read_frames(source, options)
+        return self.bundle.encode(clip.frames, clip.times - begin)
 
     def _ask(
         self, soft: np.ndarray, question: str, max_tokens: int = DESCRIPTION_TOKENS
     ) -> _PendingText:
         written = _PendingText()
         layout = self._tokenize_prompt(soft, question)
-        job = GenerationJob(layout, written.tokens.put, Sampling(), max_tokens=max_tokens)
+        options = GenerationOptions(max_tokens=max_tokens, n_probs=0)
+        job = GenerationJob(layout, written.tokens.put, options)
         self._batcher.submit(job)
         return written
 

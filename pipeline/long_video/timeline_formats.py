@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.long_video.timeline import Timeline
 from pipeline.video.timestamps import format_time
+
+if TYPE_CHECKING:
+    from pipeline.video.clip import VideoInput
 
 FORMATS = ("text", "json", "srt", "vtt", "md")
 
@@ -54,21 +58,22 @@ def to_markdown(timeline: Timeline, pictures: list[str] | None = None) -> str:
     return "\n".join(rows) + "\n"
 
 
-def write_thumbnails(timeline: Timeline, folder: Path, side: int = 160) -> list[Path]:
+def write_thumbnails(
+    timeline: Timeline, video: VideoInput, folder: Path, side: int = 160
+) -> list[Path]:
     """A JPEG of each scene's moment, in `folder`, which is made; returns their paths."""
     from PIL import Image
 
-    from pipeline.video.clip import read_frames
+    from pipeline.video.clip import opened, read_frames
 
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for i, scene in enumerate(timeline.scenes, 1):
-        clip = read_frames(
-            timeline.path, frames=1, start=scene.time, end=max(scene.end, scene.time + 0.1),
-            max_side=side,
-        )  # fmt: skip
-        paths.append(folder / f"{i:04}.jpg")
-        Image.fromarray(clip.frames[0]).save(paths[-1], quality=80)
+    with opened(video) as source:
+        for i, scene in enumerate(timeline.scenes, 1):
+            end = max(scene.end, scene.time + 0.1)
+            clip = read_frames(source, frames=1, start=scene.time, end=end, max_side=side)
+            paths.append(folder / f"{i:04}.jpg")
+            Image.fromarray(clip.frames[0]).save(paths[-1], quality=80)
     return paths
 
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from itertools import pairwise
@@ -25,15 +25,12 @@ import platformdirs
 from gguf_tools.atomic_write import replacing, stamp
 from gguf_tools.errors import ReellamaError
 from models.bundle import Bundle
-from pipeline.video.clip import open_source
+from pipeline.progress_callbacks import Progress
+from pipeline.video.clip import VideoInput, opened
 from pipeline.video.frame_sampling import interval_centers
 from pipeline.video.scene_detection import CUT_THRESHOLD, color_quantiles
 from pipeline.video.source import FrameSource, VideoError
 from pipeline.video.video_file import VideoFile
-
-SecondsProgress = Callable[
-    [float, float], None
-]  # seconds of the video that were looked at, of how many
 
 CACHE_FOLDER = Path(platformdirs.user_cache_dir("reellama")) / "moments"
 INDEX_FORMAT = "moments 1"  # part of every key: another way to look makes old files unknown
@@ -90,18 +87,19 @@ class SearchMatch:
 
 
 def index_video(
-    path: str | Path,
+    video: VideoInput,
     bundle: Bundle,
     *,
     cache: Path | None = CACHE_FOLDER,
-    progress: SecondsProgress | None = None,
+    progress: Progress | None = None,
 ) -> VideoIndex:
     """Look through a video, or take what an earlier look has found.
 
-    cache: folder of what was found; None keeps nothing. Raises VideoError for what is no video.
+    cache: folder of what was found; None keeps nothing. progress: seconds looked at, of how many.
+    Raises VideoError for what is no video.
     """
-    path = Path(path)
-    with closing(open_source(path)) as source:
+    with opened(video) as source:
+        path = source.path
         kept = None if cache is None else cache / f"{_key(path, bundle)}.npz"
         if kept is not None and (found := _read(kept, path)) is not None:
             return found
@@ -166,9 +164,7 @@ def _in_pieces(
     ]
 
 
-def _build_index(
-    source: FrameSource, path: Path, bundle: Bundle, progress: SecondsProgress
-) -> VideoIndex:
+def _build_index(source: FrameSource, path: Path, bundle: Bundle, progress: Progress) -> VideoIndex:
     times: list[float] = []
     colours: list[np.ndarray] = []
     embeddings: list[np.ndarray] = []

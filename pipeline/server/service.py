@@ -14,8 +14,8 @@ from gguf_tools.text.chat_template import ChatTemplate
 from models.prompt_format import AFTER_VIDEO
 from pipeline.llm.batching import GenerationJob, GenerationStats
 from pipeline.llm.engine import Token
+from pipeline.llm.generation_options import GenerationOptions
 from pipeline.llm.prompt import Prompt, Text, TokenizedPrompt
-from pipeline.llm.token_sampling import Sampling
 from pipeline.server.loaded_models import LoadedModel, ModelPool
 from pipeline.server.media.media_encoder import MediaEncoder, MediaLimits
 from pipeline.server.media.soft_token_cache import SoftTokenCache
@@ -50,29 +50,27 @@ class ServiceMessage:
 
 
 @dataclass(frozen=True)
-class GenerationOptions:
-    """How to answer. max_tokens -1: until the model ends its turn or the context is full.
+class RequestOptions:
+    """How to answer a request.
 
-    n_probs: alternatives that come with each token. n_ctx: positions that may be used, at most
-    the server's. keep_alive: seconds, -1 for ever. response_format: "json", or a JSON schema.
+    n_ctx: positions that may be used, at most the server's. keep_alive: seconds, -1 for ever.
+    response_format: "json", or a JSON schema.
     """
 
-    sampling: Sampling = Sampling()
-    max_tokens: int = 256
-    stop: tuple[str, ...] = ()
-    n_probs: int = 0
+    generation: GenerationOptions
     n_ctx: int | None = None
     keep_alive: float | None = None
     response_format: str | dict[str, Any] | None = None
 
     @property
-    def bound_sampling(self) -> Sampling:
-        """The sampling, bound to the response format."""
+    def bound_generation(self) -> GenerationOptions:
+        """The generation, its sampling bound to the response format."""
         if self.response_format is None:
-            return self.sampling
+            return self.generation
         wanted = self.response_format
         schema = wanted if isinstance(wanted, dict) else ANY_JSON_OBJECT
-        return replace(self.sampling, json_schema=schema)
+        sampling = replace(self.generation.sampling, json_schema=schema)
+        return replace(self.generation, sampling=sampling)
 
 
 class Generation:
@@ -88,9 +86,7 @@ class Generation:
         self._tokens: asyncio.Queue[Token | Exception | None] = asyncio.Queue()
         self._done = False
 
-    def start(
-        self, loaded: LoadedModel, layout: TokenizedPrompt, options: GenerationOptions
-    ) -> None:
+    def start(self, loaded: LoadedModel, layout: TokenizedPrompt, options: RequestOptions) -> None:
         """Hand the prompt to the model. Raises ReellamaError when it does not fit."""
         loop = asyncio.get_running_loop()
 
@@ -100,10 +96,7 @@ class Generation:
         self._job = GenerationJob(
             layout,
             tell,
-            options.bound_sampling,
-            options.max_tokens,
-            options.stop,
-            options.n_probs,
+            options.bound_generation,
             min(options.n_ctx or loaded.n_ctx, loaded.n_ctx),
             self.stats,
         )
@@ -165,7 +158,7 @@ class Service:
         await self.models.close()
 
     async def chat(
-        self, model: str, messages: Sequence[ServiceMessage], options: GenerationOptions
+        self, model: str, messages: Sequence[ServiceMessage], options: RequestOptions
     ) -> Generation:
         """Answer a conversation. Raises ReellamaError, whose `status` (else 400) is HTTP's.
 
@@ -186,7 +179,7 @@ class Service:
         self,
         model: str,
         prompt: str,
-        options: GenerationOptions,
+        options: RequestOptions,
         *,
         system: str | None = None,
         template: str | None = None,
@@ -244,7 +237,7 @@ class Service:
         self,
         known: RegisteredModel,
         lay_out: Callable[[LoadedModel], Awaitable[TokenizedPrompt]],
-        options: GenerationOptions,
+        options: RequestOptions,
     ) -> Generation:
         self._enter()
         loaded: LoadedModel | None = None
@@ -306,7 +299,7 @@ def _fit(
     template: ChatTemplate,
     messages: Sequence[ServiceMessage],
     soft: Sequence[np.ndarray | None],
-    options: GenerationOptions,
+    options: RequestOptions,
 ) -> TokenizedPrompt:
     """The conversation laid out, without the oldest turns that do not fit; videos move up.
 
@@ -315,7 +308,8 @@ def _fit(
     rows = [*[None] * (len(messages) - len(soft)), *soft]
     kept = list(zip(messages, rows, strict=True))
     limit = min(options.n_ctx or loaded.n_ctx, loaded.n_ctx)
-    reserve = min(options.max_tokens if options.max_tokens > 0 else limit, limit // ANSWER_ROOM)
+    most = options.generation.max_tokens
+    reserve = min(most if most > 0 else limit, limit // ANSWER_ROOM)
     while True:
         layout = loaded.batcher.tokenize_prompt(_prompt(template, kept))
         turns = [i for i, (message, _) in enumerate(kept) if message.role != "system"]

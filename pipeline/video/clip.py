@@ -8,19 +8,23 @@ Sampling goes by time and never by index, so variable frame rates come out right
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from pipeline.video.frame_sampling import FrameProgress, FrameSelection, SamplingMode, select_frames
+from pipeline.progress_callbacks import Progress
+from pipeline.video.frame_sampling import select_frames
 from pipeline.video.images import open_image, open_image_folder
+from pipeline.video.read_options import VideoReadOptions
 from pipeline.video.source import FrameSource, VideoError
 from pipeline.video.video_file import VideoFile
 
-__all__ = ["Clip", "FrameSelection", "SamplingMode", "VideoError", "iter_frames", "read_frames"]
+# What reads a video takes its path, or the video itself where it is open already.
+VideoInput = str | Path | FrameSource
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,63 +46,72 @@ class Clip:
 
 
 def read_frames(
-    path: str | Path,
+    video: VideoInput,
+    options: VideoReadOptions = VideoReadOptions(),
     *,
-    frames: int = 8,
-    sampling: SamplingMode = "uniform",
-    fps: float | None = None,
-    start: float | None = None,
-    end: float | None = None,
-    max_side: int | None = None,
-    progress: FrameProgress | None = None,
+    progress: Progress | None = None,
+    **changes: Any,
 ) -> Clip:
-    """At most `frames` frames of a video, an animated or still picture, or a folder of pictures.
+    """Frames of a video, an animated or still picture, or a folder of pictures.
 
-    sampling: "uniform"    the frame at the centre of each of `frames` equal intervals of time;
-              "fps"        one every 1/fps seconds, or fewer where those are more than `frames`;
-              "keyframes"  frames that the encoder stored whole, evenly thinned to `frames`;
-              "scenes"     at least one of each scene, the rest from the longest scenes.
-    fps:      frames a second for "fps", which it implies.
-    start, end: seconds; only what is on screen in between counts. A frame that appeared before
-              `start` and is still on screen then has the time `start`.
-    max_side: longest side in pixels. Larger frames are scaled down as they are decoded.
+    video:    a path, or what `open_video` gave, which stays open.
+    options:  which frames; `changes` are fields of it: `read_frames(path, frames=8, start=2.0)`.
     progress: called as progress(done, total) after each step.
 
     The pictures of a folder come in natural order, one second apart.
     Raises VideoError, with one line for people, when there is nothing to return.
     """
-    plan = FrameSelection(frames, sampling, fps, start, end, max_side)
-    with closing(open_source(path)) as source:
-        taken = list(select_frames(source, plan, progress))
-        return Clip(
+    options = replace(options, **changes)
+    with opened(video) as source:
+        known = len(source.notes)  # on the file itself; those that follow are on this read
+        taken = list(select_frames(source, options, progress))
+        clip = Clip(
             frames=[rgb for _, rgb in taken],
             times=np.array([time for time, _ in taken], dtype=np.float64),
             duration=source.duration,
             path=source.path,
             notes=tuple(source.notes),
         )
+        del source.notes[known:]
+        return clip
 
 
 def iter_frames(
-    path: str | Path,
-    plan: FrameSelection,
+    video: VideoInput,
+    options: VideoReadOptions,
     *,
-    progress: FrameProgress | None = None,
+    progress: Progress | None = None,
     on_note: Callable[[str], None] | None = None,
 ) -> Generator[tuple[float, np.ndarray], None, None]:
     """(seconds, uint8 RGB [height, width, 3]) one by one, as `read_frames` would collect them.
 
-    Closing the iterator, or an exception, closes the file. Notes come to `on_note` at the end.
+    Closing the iterator, or an exception, closes a file that was opened here. Notes come to
+    `on_note` at the end.
     """
-    with closing(open_source(path)) as source:
-        yield from select_frames(source, plan, progress)
+    with opened(video) as source:
+        yield from select_frames(source, options, progress)
         for note in source.notes:
             if on_note is not None:
                 on_note(note)
 
 
-def open_source(path: str | Path) -> FrameSource:
-    """Open a video, a picture or a folder of pictures; VideoError says why it cannot be."""
+@contextmanager
+def opened(video: VideoInput) -> Iterator[FrameSource]:
+    """A video that is open in the `with` block: a path is opened and closed, and an open video is
+    handed on as it is, for whoever opened it to close."""
+    if not isinstance(video, str | Path):
+        yield video
+        return
+    with open_video(video) as source:
+        yield source
+
+
+def open_video(path: str | Path) -> FrameSource:
+    """Open a video, a picture or a folder of pictures; VideoError says why it cannot be.
+
+    with open_video("lecture.mp4") as video:
+        read_frames(video, frames=8), read_frames(video, start=60)
+    """
     path = Path(path)
     try:
         if path.is_dir():

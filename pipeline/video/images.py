@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline.video.geometry import display_size
-from pipeline.video.source import Frame, VideoError
+from pipeline.video.source import Frame, FrameSource, VideoError
 
 # Pillow can open more (even MPEG, as a mere header); these are the ones that it reads well.
 _ANIMATED = ("GIF", "PNG", "WEBP")
@@ -54,7 +54,7 @@ _SHORTEST, _DEFAULT = 0.02, 0.1
 _Load = Callable[[int, "int | None"], np.ndarray]
 
 
-class ImageSequence:
+class ImageSequence(FrameSource):
     """Pictures at known times, as a `FrameSource`. `load(i, max_side)` reads number i."""
 
     def __init__(
@@ -66,11 +66,15 @@ class ImageSequence:
         close: Callable[[], None] = lambda: None,
     ):
         self.path = path
-        self.close = close
         self.duration = duration
         self.notes: list[str] = []
         self._times = list(times)
         self._load = load
+        self._close = close
+
+    def close(self) -> None:
+        """Close the file."""
+        self._close()
 
     def frames_at(self, times: Sequence[float], *, coarse: bool = False) -> Iterator[Frame]:
         """The pictures on screen at `times`; see `FrameSource`."""

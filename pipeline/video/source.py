@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
-
-import numpy as np
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol
 
 from gguf_tools.errors import ReellamaError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class VideoError(ReellamaError):
@@ -30,7 +32,10 @@ class Frame:
 
 
 class FrameSource(Protocol):
-    """Frames by time. All times are seconds from the start of the video."""
+    """An open video, picture or folder of pictures: frames by time, for as many reads as needed.
+
+    All times are seconds from the start of the video. Use it in a `with` block, or close it.
+    """
 
     path: Path
     duration: float  # 0.0 for a still picture
@@ -58,3 +63,14 @@ class FrameSource(Protocol):
     def close(self) -> None:
         """Close the file."""
         ...
+
+    def __enter__(self) -> FrameSource:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -19,7 +19,7 @@ from av.video.frame import VideoFrame
 
 from pipeline.video.container import Container
 from pipeline.video.geometry import display_size, orient, orientation
-from pipeline.video.source import Frame, VideoError
+from pipeline.video.source import Frame, FrameSource, VideoError
 
 __all__ = ["VideoError", "VideoFile"]
 
@@ -34,8 +34,8 @@ class _Keyframe(NamedTuple):
     seek: float
 
 
-class VideoFile:
-    """A video file as a `FrameSource`. Close it, or leave it to `contextlib.closing`.
+class VideoFile(FrameSource):
+    """A video file as a `FrameSource`. Close it, or use it in a `with` block.
 
     Raises VideoError where the file has no video that FFmpeg can decode.
     """

@@ -44,10 +44,13 @@ def run(video: Path, frames: FrameOptions, how: InspectOptions) -> None:
     from pipeline.cli.attention_page import AttentionPage
     from pipeline.cli.console import note, out, reading_bar
     from pipeline.cli.filmstrip import Filmstrip
+    from pipeline.video.clip import read_frames
+    from pipeline.video.read_options import MAX_SIDE
 
     bundle = Bundle.load(how.bundle)
     with reading_bar(video) as report:
-        clip = frames.reading().clip(video, bundle.frames, report)
+        options = frames.reading().with_defaults(frames=bundle.frames, max_side=MAX_SIDE)
+        clip = read_frames(video, options, progress=report)
         fields = interpret(bundle, bundle.features(clip.frames), clip.times)
     for remark in clip.notes:
         note(f"{video.name}: {remark}")

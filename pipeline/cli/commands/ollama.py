@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option, Typer
 
 if TYPE_CHECKING:
-    from pipeline.integrations.ollama_push import UploadProgress
+    from pipeline.progress_callbacks import StepProgress
 
 app = Typer(
     help="Give a bundle's LLM to an Ollama server.", no_args_is_help=True, rich_markup_mode=None
@@ -45,7 +45,7 @@ def push(
 
 
 @contextmanager
-def _bar() -> Iterator[UploadProgress]:
+def _bar() -> Iterator[StepProgress]:
     """A progress bar for what is done just now; it leaves nothing behind."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
@@ -55,7 +55,7 @@ def _bar() -> Iterator[UploadProgress]:
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
         task = bars.add_task("", total=None)
 
-        def report(what: str, done: int, total: int) -> None:
+        def report(what: str, done: float, total: float) -> None:
             bars.update(task, description=strip_control(what), completed=done, total=total or None)
 
         yield report

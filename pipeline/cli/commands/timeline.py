@@ -17,8 +17,10 @@ from gguf_tools.locate.naming import OLLAMA_PREFIX
 
 if TYPE_CHECKING:
     from pipeline.llm.ollama_model import OllamaModel
-    from pipeline.long_video.timeline import LongVideo, StepProgress, Timeline
+    from pipeline.long_video.timeline import LongVideo, Timeline
     from pipeline.long_video.video_index import SearchMatch
+    from pipeline.progress_callbacks import StepProgress
+    from pipeline.video.source import FrameSource
 
 FORMAT_BY_SUFFIX = {".txt": "text", ".json": "json", ".srt": "srt", ".vtt": "vtt", ".md": "md"}
 
@@ -85,28 +87,31 @@ class LongVideoOptions:
 
 
 def timeline(video: Path, options: TimelineOptions, watching: LongVideoOptions) -> None:
-    """Write the timeline of a video, or answer a question about it."""
+    """Write the timeline of a video, or answer a question about it. The file is opened once."""
+    from pipeline.video.clip import open_video
+
     form = options.form or FORMAT_BY_SUFFIX.get(options.out.suffix if options.out else "", "text")
     if options.thumbnails and options.out is None:
         raise BadParameter("--thumbnails needs --out: the pictures are put beside that file")
     teller = watching.ollama_model()
     if teller is not None:
         _ = teller.capabilities  # a server that is not there is said before an hour is watched
-    with watching.open() as long_video, _bars(video) as report:
+    with open_video(video) as source:
+        with watching.open() as long_video, _bars(video) as report:
+            if options.ask is not None:
+                found = long_video.ask(source, options.ask, report=report)
+            else:
+                made = long_video.timeline(
+                    source, most=options.scenes, shortest=options.shortest, report=report
+                )
         if options.ask is not None:
-            found = long_video.ask(video, options.ask, report=report)
-        else:
-            made = long_video.timeline(
-                video, most=options.scenes, shortest=options.shortest, report=report
-            )
-    if options.ask is not None:
-        _print_answer(options.ask, found, teller, as_json=form == "json")
-        return
-    if teller is not None:
-        from pipeline.long_video import summary
+            _print_answer(options.ask, found, teller, as_json=form == "json")
+            return
+        if teller is not None:
+            from pipeline.long_video import summary
 
-        made = replace(made, summary=summary.summarize_timeline(made, teller))
-    _write(made, form, options)
+            made = replace(made, summary=summary.summarize_timeline(made, teller))
+        _write(made, source, form, options)
 
 
 def _print_answer(question: str, found: list, teller: OllamaModel | None, *, as_json: bool) -> None:
@@ -129,7 +134,7 @@ def _print_answer(question: str, found: list, teller: OllamaModel | None, *, as_
             out.print(f"{times}  {strip_control(each.text)}", markup=False, soft_wrap=True)
 
 
-def _write(made: Timeline, form: str, options: TimelineOptions) -> None:
+def _write(made: Timeline, video: FrameSource, form: str, options: TimelineOptions) -> None:
     from gguf_tools.atomic_write import write_atomically
     from pipeline.cli.console import note, strip_control
     from pipeline.long_video import timeline_formats as formats
@@ -137,7 +142,7 @@ def _write(made: Timeline, form: str, options: TimelineOptions) -> None:
     pictures = None
     if options.thumbnails and options.out is not None:
         folder = options.out.with_name(f"{options.out.stem}-pictures")
-        paths = formats.write_thumbnails(made, folder)
+        paths = formats.write_thumbnails(made, video, folder)
         pictures = [f"{folder.name}/{path.name}" for path in paths]
     text = formats.to_markdown(made, pictures) if form == "md" else formats.WRITERS[form](made)
     if options.out is None:

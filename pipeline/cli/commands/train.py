@@ -20,10 +20,10 @@ from models.training.config import (
 )
 from models.training.train_stages import is_finished, selected, train_stages
 from models.training.trainer import TrainerConfig
-from pipeline.chat.video_chat import MAX_SIDE
 from pipeline.cli.console import note, strip_control
 from pipeline.cli.console import out as stdout
 from pipeline.video.clip import read_frames
+from pipeline.video.read_options import MAX_SIDE
 
 
 @dataclass(frozen=True)

@@ -61,13 +61,15 @@ def limit(seconds: int, memory: int) -> None:
 
 def decode(request: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
     """The header of the answer, and the frames, uint8 `[height, width, 3]`."""
-    from pipeline.video.clip import VideoError, read_frames
+    from pipeline.video.clip import read_frames
+    from pipeline.video.read_options import VideoReadOptions
+    from pipeline.video.source import VideoError
 
     path = Path(request["path"])
     try:
         for file in sorted(path.iterdir()) if path.is_dir() else [path]:
             check(file, request["max_pixels"], request["max_seconds"])
-        clip = read_frames(path, frames=request["frames"], max_side=request["max_side"])
+        clip = read_frames(path, VideoReadOptions(**request["reading"]))
         check_seconds(clip.duration, request["max_seconds"])
     except MediaTooLarge as error:
         return refusal(str(error), 413), []

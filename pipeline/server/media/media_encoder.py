@@ -222,12 +222,11 @@ async def decode(clip: Sequence[bytes], n: int, limits: MediaLimits) -> DecodedF
 
 
 async def _start(path: Path, n: int, limits: MediaLimits) -> Process:
-    from pipeline.chat.video_chat import MAX_SIDE
+    from pipeline.video.read_options import MAX_SIDE
 
     request = {
         "path": str(path),
-        "frames": n,
-        "max_side": MAX_SIDE,
+        "reading": {"frames": n, "max_side": MAX_SIDE},
         "max_pixels": limits.max_pixels,
         "max_seconds": limits.max_seconds,
         "seconds": max(1, math.ceil(limits.decode_seconds)),
@@ -249,7 +248,7 @@ async def _start(path: Path, n: int, limits: MediaLimits) -> Process:
 
 async def _read(child: Process, n: int) -> bytes:
     """What the child writes until it ends, and no more than `n` frames can be."""
-    from pipeline.chat.video_chat import MAX_SIDE
+    from pipeline.video.read_options import MAX_SIDE
 
     assert child.stdout is not None
     most = _HEADER + n * 3 * MAX_SIDE * MAX_SIDE

@@ -16,6 +16,7 @@ from fastapi.responses import JSONResponse
 
 from gguf_tools.errors import ReellamaError
 from pipeline.llm.engine import Token
+from pipeline.llm.generation_options import GenerationOptions
 from pipeline.server.disconnects import cancel_on_disconnect
 from pipeline.server.media.fetch import read_path
 from pipeline.server.media.media_encoder import decode_base64
@@ -28,7 +29,7 @@ from pipeline.server.ollama.ollama_schemas import (
     OllamaChatRequest,
     OllamaGenerationRequest,
 )
-from pipeline.server.service import Generation, GenerationOptions, Service, ServiceMessage
+from pipeline.server.service import Generation, RequestOptions, Service, ServiceMessage
 
 MAX_PATH = 4096  # characters
 ROLES = ("system", "user", "assistant", "tool")
@@ -97,7 +98,9 @@ async def _load(
     """Load the model for `keep_alive`, or unload it where that is 0."""
     service: Service = request.app.state.service
     # One token of the shortest prompt: the model is loaded, and kept as long as was asked for.
-    options = GenerationOptions(max_tokens=1, keep_alive=asked.keep_alive)
+    options = RequestOptions(
+        GenerationOptions(max_tokens=1, n_probs=0), keep_alive=asked.keep_alive
+    )
 
     async def load() -> None:
         generation = await service.complete(known.service_name, " ", options, raw=True)

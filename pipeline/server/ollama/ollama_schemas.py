@@ -1,8 +1,7 @@
 """What Ollama's clients send, checked; fields that are not known are passed over, as Ollama does.
 
 https://docs.ollama.com/api. Where a client says nothing of temperature, penalties or length, the
-defaults are those of `pipeline.llm.token_sampling.Sampling` and `GenerationOptions`: the likeliest
-token, repeatably.
+defaults are those of `pipeline.llm.generation_options`: the likeliest token, repeatably.
 """
 
 from __future__ import annotations
@@ -14,8 +13,15 @@ from typing import Annotated, Any
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 
 from gguf_tools.errors import ReellamaError
-from pipeline.llm.token_sampling import Sampling
-from pipeline.server.service import GenerationOptions
+from pipeline.llm.generation_options import (
+    INTEGER_OPTIONS,
+    NO_LIMIT,
+    REAL_OPTIONS,
+    SAMPLING_OPTIONS,
+    GenerationOptions,
+    Sampling,
+)
+from pipeline.server.service import RequestOptions
 
 MAX_TOP_LOGPROBS = 20
 SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -23,16 +29,8 @@ DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
 DURATIONS = re.compile(rf"([+-]?)((?:{DURATION.pattern})+)")
 FORMAT = 'invalid format; expected "json" or a JSON schema'
 
-REALS = (
-    "temperature",
-    "top_p",
-    "min_p",
-    "typical_p",
-    "repeat_penalty",
-    "presence_penalty",
-    "frequency_penalty",
-)
-INTEGERS = ("top_k", "repeat_last_n", "seed", "num_predict", "num_ctx")
+# Ollama's names are those of `Sampling`, and these: num_predict is max_tokens, num_ctx is n_ctx.
+INTEGERS = (*INTEGER_OPTIONS, "num_predict", "num_ctx")
 
 
 def parse_keep_alive(value: Any) -> float | None:
@@ -83,7 +81,7 @@ class OllamaGenerationRequest(LoadingRequest):
     top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
     think: bool | str | None = None
 
-    def to_options(self, parameters: Mapping[str, Any]) -> GenerationOptions:
+    def to_options(self, parameters: Mapping[str, Any]) -> RequestOptions:
         """The service's options: those of the request over the model's own `parameters`.
 
         Raises ReellamaError for a value of a wrong kind or out of range.
@@ -91,16 +89,17 @@ class OllamaGenerationRequest(LoadingRequest):
         if isinstance(self.format, str) and self.format not in ("", "json"):
             raise ReellamaError(FORMAT)
         given = check_options({**parameters, **(self.options or {})})
-        names = [*REALS, "top_k", "repeat_last_n", "seed"]
-        chosen = {name: given[name] for name in names if name in given}
+        chosen = {name: given[name] for name in SAMPLING_OPTIONS if name in given}
         if chosen.get("seed", 0) < 0:  # one is drawn
             del chosen["seed"]
         chosen["top_k"] = max(chosen.get("top_k", Sampling.top_k), 0)
-        return GenerationOptions(
-            sampling=Sampling(**chosen),
-            max_tokens=max(given.get("num_predict", GenerationOptions.max_tokens), -1),
-            stop=tuple(given.get("stop", ())),
-            n_probs=max(self.top_logprobs or 0, 1) if self.logprobs else 0,
+        return RequestOptions(
+            GenerationOptions(
+                sampling=Sampling(**chosen),
+                max_tokens=max(given.get("num_predict", GenerationOptions.max_tokens), NO_LIMIT),
+                stop=given.get("stop", ()),
+                n_probs=max(self.top_logprobs or 0, 1) if self.logprobs else 0,
+            ),
             n_ctx=given.get("num_ctx"),
             keep_alive=self.keep_alive,
             response_format=self.format or None,
@@ -201,7 +200,7 @@ def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in options.items():
         if value is None:
             continue
-        if name in REALS:
+        if name in REAL_OPTIONS:
             found[name] = float(_number(name, value, "float32"))
         elif name in INTEGERS:
             found[name] = _integer(name, value)

@@ -10,10 +10,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from pipeline.llm.token_sampling import RANDOM_SEED, Sampling
-from pipeline.server.service import GenerationOptions
+from pipeline.llm.generation_options import (
+    NO_LIMIT,
+    RANDOM_SEED,
+    SAMPLING_OPTIONS,
+    GenerationOptions,
+    Sampling,
+)
+from pipeline.server.service import RequestOptions
 
-NO_LIMIT = -1  # max_tokens: until the model ends its turn or the context is full
 COMPLETION_TOKENS = 16  # what OpenAI's completions write when max_tokens is not given
 
 
@@ -160,16 +165,10 @@ class OpenAIGenerationRequest(BaseModel):
 
     def sampling(self) -> Sampling:
         """How tokens are chosen. Raises SamplingError for a value out of range."""
-        names = {"temperature", "top_p", "presence_penalty", "frequency_penalty", "top_k", "min_p"}
-        names |= {"typical_p", "repeat_penalty", "repeat_last_n"}
-        given = self.model_dump(include=names, exclude_none=True)
+        given = self.model_dump(include={*SAMPLING_OPTIONS} - {"seed"}, exclude_none=True)
         # OpenAI's seeds have 64 bits, llama.cpp's 32, and the last of those means a random one.
         seed = None if self.seed is None else self.seed % RANDOM_SEED
         return Sampling(**given, seed=seed)
-
-    def stops(self) -> tuple[str, ...]:
-        """The strings that end the answer."""
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
 
 class ChatRequest(OpenAIGenerationRequest):
@@ -194,13 +193,15 @@ class ChatRequest(OpenAIGenerationRequest):
             raise ValueError("top_logprobs is only for logprobs: true")
         return self
 
-    def options(self) -> GenerationOptions:
+    def options(self) -> RequestOptions:
         """What the service is asked for."""
-        return GenerationOptions(
-            sampling=self.sampling(),
-            max_tokens=self.max_completion_tokens or self.max_tokens or NO_LIMIT,
-            stop=self.stops(),
-            n_probs=max(1, self.top_logprobs or 0) if self.logprobs else 0,
+        return RequestOptions(
+            GenerationOptions(
+                sampling=self.sampling(),
+                max_tokens=self.max_completion_tokens or self.max_tokens or NO_LIMIT,
+                stop=self.stop or (),
+                n_probs=max(1, self.top_logprobs or 0) if self.logprobs else 0,
+            ),
             response_format=self.response_format.as_option() if self.response_format else None,
         )
 
@@ -219,13 +220,15 @@ class CompletionRequest(OpenAIGenerationRequest):
         """The prompt."""
         return self.prompt if isinstance(self.prompt, str) else self.prompt[0]
 
-    def options(self) -> GenerationOptions:
+    def options(self) -> RequestOptions:
         """What the service is asked for."""
-        return GenerationOptions(
-            sampling=self.sampling(),
-            max_tokens=self.max_tokens or COMPLETION_TOKENS,
-            stop=self.stops(),
-            n_probs=0 if self.logprobs is None else max(1, self.logprobs),
+        return RequestOptions(
+            GenerationOptions(
+                sampling=self.sampling(),
+                max_tokens=self.max_tokens or COMPLETION_TOKENS,
+                stop=self.stop or (),
+                n_probs=0 if self.logprobs is None else max(1, self.logprobs),
+            )
         )
 
 

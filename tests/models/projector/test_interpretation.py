@@ -45,9 +45,10 @@ def mini() -> Bundle:
 @pytest.fixture(scope="module")
 def star(mini: Bundle, demo_video: Path) -> list[SlotReading]:
     """The demo video: a red star that moves right."""
-    from pipeline.chat.video_chat import VideoReadOptions
+    from pipeline.video.clip import read_frames
+    from pipeline.video.read_options import MAX_SIDE
 
-    clip = VideoReadOptions().clip(demo_video, mini.frames)
+    clip = read_frames(demo_video, frames=mini.frames, max_side=MAX_SIDE)
     return interpret(mini, mini.features(clip.frames), clip.times)
 
 

@@ -12,7 +12,8 @@ import pytest
 from gguf_tools.errors import ReellamaError
 from models.bundle import Bundle
 from pipeline.llm.batching import Batcher, GenerationJob, Stopped
-from pipeline.llm.engine import Engine, Sampling, Text, Token
+from pipeline.llm.engine import Engine, Text, Token
+from pipeline.llm.generation_options import GenerationOptions, Sampling
 from tests.helpers.forced_sampling import FOREVER, ROUNDING, saying
 
 pytestmark = pytest.mark.numeric
@@ -40,15 +41,17 @@ def engine() -> Iterator[Engine]:
         yield engine
 
 
+def _options(**options: Any) -> GenerationOptions:
+    return GenerationOptions(**{"max_tokens": 12, "n_probs": 0, **options})
+
+
 class Asked:
     """A job and what it was told."""
 
     def __init__(self, batcher: Batcher, prompt: Any, **options: Any) -> None:
         parts = [Text(prompt)] if isinstance(prompt, str) else prompt
         self.news: queue.Queue[Token | Exception | None] = queue.Queue()
-        self.job = GenerationJob(
-            batcher.tokenize_prompt(parts), self.news.put, **{"max_tokens": 12, **options}
-        )
+        self.job = GenerationJob(batcher.tokenize_prompt(parts), self.news.put, _options(**options))
         batcher.submit(self.job)
 
     def tokens(self) -> list[Token]:
@@ -178,7 +181,9 @@ def test_a_listener_that_fails_is_the_only_one_that_hears_no_more(batcher: Batch
         batcher.tokenize_prompt([Text(PROMPTS[2])]), deaf
     )  # without a limit of its own
     batcher.submit(job)
-    refused = GenerationJob(batcher.tokenize_prompt([Text(PROMPTS[3])]), deaf, stop=["\ud800"])
+    refused = GenerationJob(
+        batcher.tokenize_prompt([Text(PROMPTS[3])]), deaf, _options(stop=["\ud800"])
+    )
     batcher.submit(refused)
     assert all(other.text() for other in others)
     assert all(Asked(batcher, prompt).text() for prompt in PROMPTS[:4])  # its place is free

@@ -14,7 +14,8 @@ import pytest
 from llama_cpp import llama_cpp
 
 from pipeline.llm.engine import Engine, PromptPart, Text
-from pipeline.llm.token_sampling import CANDIDATE, Sampling, SamplingError, build_chain
+from pipeline.llm.generation_options import Sampling, SamplingError
+from pipeline.llm.token_sampling import CANDIDATE, build_chain
 
 pytestmark = pytest.mark.numeric
 

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -15,7 +16,8 @@ from models.bundle import Bundle
 from pipeline.long_video.timeline import LongVideo, Timeline, TimelineScene
 from pipeline.long_video.timeline_formats import WRITERS, to_markdown, to_srt, to_vtt
 from pipeline.long_video.video_index import VideoIndex, index_video, search
-from pipeline.video.clip import VideoError
+from pipeline.video.container import Container
+from pipeline.video.source import VideoError
 from tests.helpers.film import corners, steady, write_film
 from tests.helpers.ollama_server import serve
 
@@ -254,3 +256,30 @@ def test_a_model_of_ollamas_retells_and_answers_from_the_notes(
     for chat, word in zip(server.chats, ("Summarize", "red star"), strict=True):
         notes, asked = (message["content"] for message in chat["messages"])
         assert "0:00.0 to 0:04" in notes and word in asked
+
+
+def test_a_timeline_opens_the_file_once_for_index_scenes_and_thumbnails(
+    reellama: Callable, film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An open video has two handles: one decodes, one looks at packets. To go back to the start
+    of a handle FFmpeg has to open it anew, which closes it first."""
+    opened: list[str] = []
+    rewound: list[Path] = []
+    open_file, rewind = av.open, Container._rewind
+
+    def count(file: str, **options: Any) -> Any:
+        opened.append(file)
+        return open_file(file, **options)
+
+    def count_rewinds(self: Container) -> None:
+        rewound.append(self.path)
+        rewind(self)
+
+    monkeypatch.setattr("pipeline.video.container.av.open", count)
+    monkeypatch.setattr(Container, "_rewind", count_rewinds)
+    out = tmp_path / "film.md"
+    arguments = ("timeline", film, "--no-cache", "--out", out, "--thumbnails", "--threads", "1")
+    assert reellama(*arguments).status == 0
+    assert len(list((tmp_path / "film-pictures").iterdir())) == 3
+    assert set(opened) == {f"file:{film}"}
+    assert len(opened) - len(rewound) == 2

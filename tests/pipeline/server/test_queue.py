@@ -12,9 +12,12 @@ import httpx
 import pytest
 
 from pipeline.llm.batching import GenerationStats
-from pipeline.server.service import Generation, GenerationOptions, Service, ServiceMessage
+from pipeline.llm.generation_options import GenerationOptions
+from pipeline.server.service import Generation, RequestOptions, Service, ServiceMessage
 from pipeline.server.settings import Settings
 from tests.helpers.live_server import serving
+
+SHORT = RequestOptions(GenerationOptions(max_tokens=4))
 
 pytestmark = pytest.mark.measures
 
@@ -97,15 +100,13 @@ def test_what_is_too_long_loses_its_oldest_turns_and_keeps_the_video(square_vide
         service = Service(Settings(n_ctx=256, n_parallel=1, cache=None))
         try:
             said = [ServiceMessage("user", "What happens?", (square_video.read_bytes(),))]
-            short = await read(await service.chat("mini", said, GenerationOptions(max_tokens=4)))
+            short = await read(await service.chat("mini", said, SHORT))
             for i in range(40):
                 said += [
                     ServiceMessage("assistant", f"It moves {i}."),
                     ServiceMessage("user", "And then?"),
                 ]
-            return short, await read(
-                await service.chat("mini", said, GenerationOptions(max_tokens=4))
-            )
+            return short, await read(await service.chat("mini", said, SHORT))
         finally:
             await service.close()
 
@@ -122,7 +123,9 @@ def test_a_question_that_cannot_fit_is_refused() -> None:
     async def ask() -> None:
         service = Service(Settings(n_ctx=256, n_parallel=1, cache=None))
         try:
-            await service.chat("mini", [ServiceMessage("user", "word " * 500)], GenerationOptions())
+            await service.chat(
+                "mini", [ServiceMessage("user", "word " * 500)], RequestOptions(GenerationOptions())
+            )
         finally:
             assert service.active == 0
             await service.close()

@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.video.clip import FrameSelection, VideoError, read_frames
+from pipeline.video.clip import read_frames
 from pipeline.video.frame_sampling import interval_centers, thin_evenly
+from pipeline.video.read_options import VideoReadOptions
 from pipeline.video.scene_detection import choose_frames, color_quantiles, spread_evenly
+from pipeline.video.source import VideoError
 from tests.helpers.film import HEIGHT, WIDTH, number, steady, write_film
 
 RATE = 10
@@ -211,4 +213,4 @@ def test_every_scene_is_chosen_from_before_any_gets_more(scenes: list[int], n: i
 )
 def test_a_plan_that_makes_no_sense_is_refused(options, message: str):
     with pytest.raises(VideoError, match=message):
-        FrameSelection(**options)
+        VideoReadOptions(**options)

@@ -9,7 +9,8 @@ import pytest
 
 from benchmarks.seek import lengthen
 from pipeline.video import container
-from pipeline.video.clip import FrameSelection, SamplingMode, iter_frames, read_frames
+from pipeline.video.clip import iter_frames, read_frames
+from pipeline.video.read_options import SamplingMode, VideoReadOptions
 from tests.helpers.film import number, steady, write_film
 
 pytestmark = pytest.mark.measures
@@ -77,11 +78,11 @@ def test_memory_does_not_grow_with_length(minutes: dict[int, Path], sampling: st
 
 
 def test_frames_stream_with_progress_and_notes(minutes: dict[int, Path]):
-    steps: list[tuple[int, int]] = []
+    steps: list[tuple[float, ...]] = []
     notes: list[str] = []
-    plan = FrameSelection(frames=3, end=90)
+    options = VideoReadOptions(frames=3, end=90)
     stream = iter_frames(
-        minutes[1], plan, progress=lambda *step: steps.append(step), on_note=notes.append
+        minutes[1], options, progress=lambda *step: steps.append(step), on_note=notes.append
     )
     time, frame = next(stream)
     assert time == pytest.approx(10)
@@ -93,7 +94,7 @@ def test_frames_stream_with_progress_and_notes(minutes: dict[int, Path]):
 
 
 def test_progress_through_scenes_counts_up_to_the_end(minutes: dict[int, Path]):
-    steps: list[tuple[int, int]] = []
+    steps: list[tuple[float, ...]] = []
     read_frames(minutes[1], frames=4, sampling="scenes", progress=lambda *step: steps.append(step))
     assert steps == sorted(steps)
     assert len(steps) > 4
@@ -106,7 +107,7 @@ def open_files() -> list[str]:
 
 def test_closing_the_iterator_closes_the_file(minutes: dict[int, Path]):
     before = open_files()
-    stream = iter_frames(minutes[60], FrameSelection(frames=5))
+    stream = iter_frames(minutes[60], VideoReadOptions(frames=5))
     next(stream)
     assert open_files() != before
     stream.close()
@@ -115,7 +116,7 @@ def test_closing_the_iterator_closes_the_file(minutes: dict[int, Path]):
 
 @pytest.mark.parametrize("sampling", ["uniform", "scenes"])
 def test_ctrl_c_leaves_nothing_open(minutes: dict[int, Path], sampling: SamplingMode):
-    def interrupt(done: int, total: int) -> None:
+    def interrupt(done: float, total: float) -> None:
         raise KeyboardInterrupt
 
     before = open_files()

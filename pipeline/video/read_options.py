@@ -1,0 +1,86 @@
+"""How a video is read: which frames, and how large.
+
+The command line (`pipeline.cli.options.FrameOptions`), the keywords of `read_frames` and of
+`VideoChat`, saved conversations and the server's decoder all use these names. It loads neither
+PyAV nor numpy.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+from pipeline.option_fields import option
+from pipeline.video.source import VideoError
+
+SamplingMode = Literal["uniform", "fps", "keyframes", "scenes"]
+SAMPLING_MODES: tuple[SamplingMode, ...] = get_args(SamplingMode)
+
+# Pixels on the longest side of a frame: more than any tower takes, and 64 frames of 4K fit memory.
+MAX_SIDE = 768
+# The same for frames that nobody will see: those of a scene of a long video.
+SCENE_MAX_SIDE = 384
+# Frames that are taken where neither the caller nor a bundle says how many.
+DEFAULT_FRAMES = 8
+
+
+@dataclass(frozen=True)
+class VideoReadOptions:
+    """Which frames of a video are taken. Raises VideoError where that makes no sense.
+
+    sampling: "uniform"    the frame at the centre of each of `frames` equal intervals of time;
+              "fps"        one every 1/fps seconds, or fewer where those are more than `frames`;
+              "keyframes"  frames that the encoder stored whole, evenly thinned to `frames`;
+              "scenes"     at least one of each scene, the rest from the longest scenes.
+    start, end: only what is on screen in between counts. A frame that appeared before `start` and
+              is still on screen then has the time `start`.
+    max_side: longest side in pixels. Larger frames are scaled down as they are decoded.
+    """
+
+    frames: int | None = option(None, "At most N frames (default: the bundle's).", low=1)
+    sampling: SamplingMode = option("uniform", "uniform, fps, keyframes or scenes (one each).")
+    fps: float | None = option(None, "Frames a second, for --sampling fps.")  # above 0
+    start: float | None = option(None, "Begin here: seconds, 1:30 or 1:02:03.")  # 0 or more
+    end: float | None = option(None, "End here.")  # seconds, after start
+    max_side: int | None = option(None, "Pixels on the longest side; None: as stored.", low=1)
+
+    def __post_init__(self) -> None:
+        if self.sampling not in SAMPLING_MODES:
+            known = ", ".join(SAMPLING_MODES)
+            raise VideoError(f"no sampling named {self.sampling!r}; choose one of {known}")
+        if self.frames is not None and self.frames < 1:
+            raise VideoError(f"cannot take {self.frames} frames; ask for 1 or more")
+        if self.max_side is not None and self.max_side < 1:
+            raise VideoError(f"a longest side of {self.max_side} pixels is none; give 1 or more")
+        if self.mode == "fps" and not _positive(self.fps):
+            raise VideoError(f"sampling by fps needs frames a second above 0, not {self.fps}")
+        if self.mode != "fps" and self.fps is not None:
+            raise VideoError(f"fps means nothing to {self.sampling!r} sampling; leave one out")
+        if self.start is not None and not (self.start >= 0 and math.isfinite(self.start)):
+            raise VideoError(f"start must be 0 seconds or more, not {self.start}")
+        if self.end is not None and not self.end > (self.start or 0.0):
+            raise VideoError(f"end ({self.end} s) must come after start ({self.start or 0.0} s)")
+
+    @property
+    def mode(self) -> SamplingMode:
+        """How frames are sampled: a number of frames a second implies "fps"."""
+        return "fps" if self.sampling == "uniform" and self.fps is not None else self.sampling
+
+    @property
+    def n_frames(self) -> int:
+        """At most so many frames are taken."""
+        return DEFAULT_FRAMES if self.frames is None else self.frames
+
+    def with_defaults(self, *, frames: int, max_side: int) -> VideoReadOptions:
+        """The same, with `frames` and `max_side` where none were asked for."""
+        return replace(self, frames=self.frames or frames, max_side=self.max_side or max_side)
+
+    def to_json(self) -> dict[str, Any]:
+        """What a saved conversation keeps of it: what a person may choose."""
+        names = ("frames", "sampling", "fps", "start", "end")
+        return {name: getattr(self, name) for name in names}
+
+
+def _positive(value: float | None) -> bool:
+    return value is not None and math.isfinite(value) and value > 0
