@@ -69,7 +69,7 @@ def rolled_out(projector: Projector, inputs: tuple[Tensor, Tensor, Tensor]) -> T
     ) -> None:
         steps.append(attention.weights(*arguments)[0])
 
-    hooks = [layer.look.register_forward_hook(note) for layer in body.encoder]
+    hooks = [layer.self_attention.register_forward_hook(note) for layer in body.encoder]
     found = projector.attention(*inputs)[0].flatten(1)
     for hook in hooks:
         hook.remove()
