@@ -1,9 +1,9 @@
-"""Where a soft token looks, by its attention and by what else is usual.
+"""The attention of soft tokens, compared with attention rollout and gradients.
 
 python -m benchmarks.attention [--clips 24] [--bundle mini]
 
-Clips of two shapes are drawn, so that it is known which cells show which. For the soft token that
-begins a thing's name, three maps over all cells of all frames are compared:
+Clips of two shapes are drawn, so the cells of each are known. For the first soft token of an
+object's name, three maps over all cells of all frames are compared:
 
 attention    of the token's query, mean over heads and blocks: what `reellama inspect` shows
 rolled out   the same, carried through the encoder's attention, half of each cell kept (Abnar and
@@ -36,11 +36,11 @@ from models.synthetic.scene import Drawable, Scene
 
 
 def clips(count: int, seed: int = 0) -> Iterator[Scene]:
-    """Scenes of two shapes, each doing something before a camera that stands still."""
-    (cast,) = load_picture_pools(("shapes",), ASSETS, "known", training=False)
+    """Scenes of two shapes with a motion each, and no camera move."""
+    (pool,) = load_picture_pools(("shapes",), ASSETS, "known", training=False)
     rng = np.random.default_rng(seed)
     while count:
-        scene = two(rng, cast).scene
+        scene = two(rng, pool).scene
         if len(scene.actors) == 2 and scene.camera is None:
             count -= 1
             yield scene
@@ -59,7 +59,7 @@ def coverage(actor: Drawable, u: float, size: tuple[int, int], side: int) -> np.
 
 
 def rolled_out(projector: Projector, inputs: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    """The attention of each token over the cells that its cells have looked at: [tokens, cells]."""
+    """Attention rollout: each token's attention, through that of the encoder: [tokens, cells]."""
     body = projector.body
     assert isinstance(body, Resampler)
     steps: list[Tensor] = []
@@ -69,17 +69,17 @@ def rolled_out(projector: Projector, inputs: tuple[Tensor, Tensor, Tensor]) -> T
     ) -> None:
         steps.append(attention.weights(*arguments)[0])
 
-    hooks = [layer.look.register_forward_hook(note) for layer in body.encoder]
-    found = projector.attention(*inputs)[0].flatten(1)
+    hooks = [layer.self_attention.register_forward_hook(note) for layer in body.encoder]
+    rollout = projector.attention(*inputs)[0].flatten(1)
     for hook in hooks:
         hook.remove()
     for step in reversed(steps):
-        found = (found + found @ step) / 2
-    return found
+        rollout = (rollout + rollout @ step) / 2
+    return rollout
 
 
 def gradient(projector: Projector, inputs: tuple[Tensor, Tensor, Tensor], token: int) -> Tensor:
-    """How much each cell changes the log-share of a token's likeliest word: [cells], sum 1."""
+    """The gradient of the log-probability of a token's most likely word by cell: [cells], sum 1."""
     features = inputs[0].clone().requires_grad_()
     shares = projector.word_probabilities(features, *inputs[1:])[0, token]
     (slope,) = torch.autograd.grad(shares.max().log(), features)
@@ -105,7 +105,7 @@ def maps(bundle: Bundle, scene: Scene, tokens: list[int]) -> list[dict[str, np.n
 
 
 def measure(bundle: Bundle, count: int) -> dict[str, np.ndarray]:
-    """By method, a row a thing: how much of its map is on it, on the other, and its area."""
+    """By method, a row per object: the shares of its map on it and on the other, and its area."""
     spans = dict(zip(slots.slot_names(), slots.slot_spans(), strict=True))
     names = [spans[f"thing {number}: name"][0] for number in (1, 2)]
     rows: dict[str, list[tuple[float, float, float]]] = {}

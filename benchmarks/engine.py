@@ -39,7 +39,7 @@ QUESTION = "What happens in this video? Say which things can be seen in it, and 
 
 @dataclass
 class Result:
-    """Median seconds of ours and of what it is compared with, and the median ratio of a round."""
+    """Median seconds of the engine and of its baseline, and the median ratio of a round."""
 
     name: str
     seconds: float
@@ -65,7 +65,7 @@ def clock(action: Callable[[], object]) -> float:
 def in_turns(
     repeats: int, one: Callable[[], float], other: Callable[[], float]
 ) -> list[tuple[float, float]]:
-    """Both actions' seconds a round, by turns the one or the other first; one round warms up."""
+    """Seconds of both actions in each round, in alternating order, after one warm-up round."""
     rounds = []
     for number in range(repeats + 1):
         if number % 2:
@@ -77,7 +77,7 @@ def in_turns(
 
 @contextmanager
 def bare_context(engine: Engine, threads: int) -> Iterator[Any]:
-    """A llama_context of its own for the same model file, with no more than llama.cpp around it."""
+    """A separate llama_context for the same model, used through llama.cpp's own functions."""
     with backend.load_model(engine.path) as model:
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = engine.n_ctx

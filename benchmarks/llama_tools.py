@@ -4,7 +4,7 @@ The tools (llama-quantize, llama-perplexity, llama-bench) are built from llama.c
 version that llama-cpp-python has; its source package holds them. They read the model without
 repacked weights, as the library here does where AMX cannot be trusted.
 
-Both sides run in turns. What must be equal is compared; of what takes time the median ratio counts.
+Both sides run in turns. Results that must be equal are compared; of times the median ratio counts.
 """
 
 import argparse
@@ -27,7 +27,7 @@ TYPES = ("Q8_0", "Q4_K_M", "Q6_K", "IQ4_NL")
 
 
 def tool(*command: str | Path) -> str:
-    """What a tool prints, on either stream."""
+    """The output of a tool, stdout and stderr."""
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
     return done.stdout + done.stderr
 

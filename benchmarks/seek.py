@@ -81,7 +81,7 @@ def decode_whole(path: Path) -> int:
 
 
 class Seconds(NamedTuple):
-    """What something took: by the clock, and of processor time over all threads."""
+    """Wall time, and processor time over all threads."""
 
     wall: float
     cpu: float

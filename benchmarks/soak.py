@@ -64,7 +64,7 @@ def huge_png() -> bytes:
 
 
 class Client:
-    """Sends requests of all kinds, and counts what went otherwise than it should."""
+    """Sends requests of all kinds, and counts unexpected answers."""
 
     def __init__(self, url: str, videos: list[bytes]) -> None:
         self.url, self.videos = url, videos
@@ -77,7 +77,7 @@ class Client:
         kind = self._bad if number % 10 == 5 else self._good
         try:
             kind(rng, number)
-        except Exception as error:  # noqa: BLE001  # whatever goes wrong is what is looked for
+        except Exception as error:  # noqa: BLE001  # any failure is counted
             self.wrong.append(f"{number}: {error!r}")
 
     def _good(self, rng: random.Random, number: int) -> None:
@@ -124,7 +124,7 @@ class Client:
         return None
 
     def _hang_up(self, rng: random.Random) -> None:
-        """Begin a request or an answer, and go."""
+        """Disconnect in the middle of a request or an answer."""
         body = json.dumps({"model": "mini", "messages": [{"role": "user", "content": "Go on."}]})
         said = len(body) if rng.random() < 0.5 else len(body) + 1000
         head = f"POST /api/chat HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {said}\r\n\r\n"

@@ -4,7 +4,7 @@
 
     quantize("model-F16.gguf", ["Q4_K_M", "Q8_0"])
 
-What is named in FUNCTIONS can be imported like that, and is loaded when it is first asked for.
+The names in FUNCTIONS can be imported like that; each is loaded on first use.
 """
 
 from importlib import import_module

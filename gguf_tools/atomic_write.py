@@ -1,4 +1,4 @@
-"""Write a file whole or not at all, and tell whether one was written anew."""
+"""Write files atomically, and stamp them to detect changes."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def stamp(path: Path) -> tuple[int, int]:
-    """A file's size in bytes and date in nanoseconds, which change when it is written anew.
+    """A file's size in bytes and modification time in nanoseconds, to detect that it was rewritten.
 
-    (0, 0) for a file that is not there.
+    (0, 0) for a missing file.
     """
     try:
         stat = path.stat()
@@ -34,9 +34,9 @@ def stamp(path: Path) -> tuple[int, int]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """An empty file beside `path`, which takes its place in one step when the block ends well.
+    """A temporary file beside `path`, which it replaces in one step if the block succeeds.
 
-    When it does not, `path` is as it was; a kill leaves at most a hidden file beside it. Raises
+    After an error `path` is unchanged; a kill leaves at most a hidden file beside it. Raises
     ReellamaError, with the reason, when the file cannot be written.
     """
     if path.exists() and not path.is_file():
@@ -49,7 +49,7 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary = Path(name)
         yield temporary
         _sync(temporary)
-        # A temporary file is private; what it replaces, or a new file, has the usual permissions.
+        # Temporary files are private: give it the permissions of the old file, or the usual ones.
         os.chmod(temporary, path.stat().st_mode if path.exists() else 0o666 & ~_umask())
         temporary.replace(target)
     except OSError as error:

@@ -4,7 +4,9 @@ Within `pipeline/` rooms stand in levels. Names, and sizes of folders and module
 """
 
 import ast
+import functools
 import graphlib
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -85,6 +87,7 @@ def running(node: ast.AST) -> Iterator[ast.AST]:
             yield from (child, *running(child))
 
 
+@functools.cache
 def graph(*, types: bool = False) -> Graph:
     found = {}
     ours = modules()
@@ -234,6 +237,42 @@ def test_a_folder_reaches_only_what_it_may(package: str) -> None:
     for module in everything:
         if module.partition(".")[0] == package:
             assert way(everything, module, FORBIDDEN[package], gates) == []
+
+
+@functools.cache
+def rooms() -> dict[str, set[str]]:
+    """Each room of docs/design.md and what it may import, as dotted names."""
+    design = (ROOT / "docs/design.md").read_text(encoding="utf-8")
+    table: dict[str, set[str]] = {}
+    for room, imported in re.findall(r"^\| `([\w/]+)` \|[^|\n]*\|([^|\n]*)\|$", design, re.M):
+        listed = {name.replace("/", ".") for name in re.findall(r"`([\w/]+)`", imported)}
+        table[room.replace("/", ".")] = {*table} if "all of the above" in imported else listed
+    return table
+
+
+def lies_in(module: str, room: str) -> bool:
+    return f"{module}.".startswith(f"{room}.")
+
+
+def test_every_module_of_a_folder_stands_in_a_room_of_the_design() -> None:
+    loose = [name for name in modules() if not any(lies_in(name, room) for room in rooms())]
+    assert {name for name in loose if name.count(".") > 1} == set()
+
+
+@pytest.mark.parametrize("room", rooms())
+def test_a_room_imports_only_what_the_design_says(room: str) -> None:
+    """Modules outside of rooms may be imported wherever their folder may."""
+    table = rooms()
+    allowed = {room, *table[room]}
+    folders = {name.partition(".")[0] for name in allowed}
+    for module, imported in graph().items():
+        for name in imported if lies_in(module, room) else ():
+            in_room = any(lies_in(name, each) for each in table)
+            ours = name.partition(".")[0] in PACKAGES
+            fits = any(lies_in(name, each) for each in allowed)
+            assert not ours or fits or (not in_room and name.partition(".")[0] in folders), (
+                f"{module} imports {name}"
+            )
 
 
 def loaded_by(module: str) -> set[str]:

@@ -1,1 +1,1 @@
-"""From a Hugging Face folder of safetensors to a GGUF file, without torch."""
+"""Convert a Hugging Face folder of safetensors to a GGUF file, without torch."""

@@ -1,8 +1,8 @@
-"""Which Hugging Face architectures can be converted, and how each differs from the others.
+"""The Hugging Face architectures that can be converted, and how they map to llama.cpp's.
 
-Facts about the left side are from the configuration classes and models of the transformers library,
-about the right side from llama.cpp's `src/models`, which computes without asking: what a model does
-otherwise than llama.cpp does for its architecture is refused here.
+The Hugging Face side follows the config classes and models of the transformers library, the other
+side llama.cpp's `src/models`. llama.cpp does not check a model: variants that it would compute
+wrongly are refused here.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ Config = Mapping[str, Any]
 
 MAX_LAYERS = 512  # LLAMA_MAX_LAYERS
 SILU = frozenset({"silu", "swish"})
-# Google's first config files say "gelu" and mean its tanh approximation.
+# Google's first config files write "gelu" for its tanh approximation.
 GELU = frozenset({"gelu_pytorch_tanh", "gelu_new", "gelu"})
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """How llama.cpp wants the weights of a Hugging Face architecture."""
+    """How to write the weights of a Hugging Face architecture for llama.cpp."""
 
     arch: MODEL_ARCH
     activations: frozenset[str]
@@ -36,7 +36,7 @@ class Architecture:
     interleaves_heads: bool = False
     norm_offset: float = 0.0  # transformers multiplies by this more than the weight
     window_pattern: int = 0  # each layer but every n-th has a sliding window; 0: llama.cpp has none
-    # What transformers takes for keys that config.json leaves out.
+    # The defaults of transformers for keys that config.json leaves out.
     defaults: Config = field(default_factory=dict)
 
 
@@ -125,9 +125,9 @@ ARCHITECTURES = {
 def read_config(folder: Path) -> tuple[Architecture, dict[str, Any]]:
     """Return the architecture of a folder's model and its configuration, defaults filled in.
 
-    Of a model that also sees, this is the language model's. Raises ReellamaError, in one line, for
-    a folder without config.json, an architecture that is not known, or one in a variant that
-    llama.cpp would compute wrongly.
+    For a vision-language model, these are the language model's. Raises ReellamaError, in one line,
+    for a folder without config.json, an unknown architecture, or a variant of one that llama.cpp
+    would compute wrongly.
     """
     path = folder / "config.json"
     if not path.is_file():
@@ -166,7 +166,7 @@ def _checked(path: Path, config: dict[str, Any]) -> tuple[Architecture, dict[str
 
 
 def has_window(architecture: Architecture, config: Config) -> list[bool]:
-    """Return for each layer whether it looks back over a sliding window only."""
+    """Return for each layer whether its attention has a sliding window."""
     n_layers = config["num_hidden_layers"]
     if config.get("sliding_window") is None:
         return [False] * n_layers
@@ -189,7 +189,7 @@ def _why_no_config(folder: Path) -> str:
 
 
 def _why_not(architecture: Architecture, config: Config) -> str | None:
-    """What a model has that llama.cpp's graph for its architecture has not, or None."""
+    """The feature of a model that llama.cpp's graph for its architecture lacks, or None."""
     activation = config.get("hidden_activation") or config.get("hidden_act")
     if activation is not None and activation not in architecture.activations:
         return f"activation {activation}"

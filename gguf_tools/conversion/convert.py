@@ -2,9 +2,8 @@
 
     convert("SmolLM2-135M-Instruct", "F16", "smollm2-f16.gguf")
 
-Nothing is quantized here, see `quantize`. The same text gives the same tokens and, within what the
-type can hold, the same logits in llama.cpp as in transformers; where that is not so, the result's
-`notes` say it.
+Weights are not quantized here, see `quantize`. llama.cpp computes the same tokens and, within the
+precision of the type, the same logits as transformers; the result's `notes` list the exceptions.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Converted:
-    """What was written. `notes` are lines about where llama.cpp cannot follow the model."""
+    """The file that was written. `notes` are lines on where llama.cpp differs from the model."""
 
     path: Path
     type: str
@@ -69,7 +68,7 @@ def convert(
 
     `type_` is F32, F16 or BF16; None is the type that most weights have, which loses nothing.
     Vectors and norms are F32 always. `output` is NAME-TYPE.gguf in the current folder unless given;
-    `force` replaces it. `progress` is called with the bytes that were written and those in all.
+    `force` replaces it. `progress` is called with the bytes written and the total.
     Memory does not grow with the model. Raises ReellamaError, in one line, and writes nothing when
     the folder is incomplete or damaged, the model or its tokenizer is one that llama.cpp cannot
     run as it is, the disk is too full, or F16 cannot hold a weight.
@@ -101,7 +100,7 @@ def convert(
 
 
 def _main_type(tensors: Mapping[str, HFTensor]) -> str:
-    """The type of GGUF that holds most weights as they are."""
+    """The GGUF type that stores most weights without loss."""
     sizes: dict[str, int] = {}
     for tensor in tensors.values():
         sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.n_bytes
@@ -130,7 +129,7 @@ def _write_header(
     plan: list[PlannedTensor],
     file_type: LlamaFileType,
 ) -> int:
-    """Write all that comes before the tensors' data; returns the alignment of these."""
+    """Write the header; returns the alignment of the tensors' data."""
     writer = GGUFWriter(path, MODEL_ARCH_NAMES[architecture.arch])
     writer.add_type(GGUFType.MODEL)
     writer.add_name(model_name(folder))

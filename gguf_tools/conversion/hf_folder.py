@@ -30,7 +30,7 @@ def read_json_if_there(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def reporting_damage(path: Path) -> Iterator[None]:
-    """Use what a file says as if it were well formed: where it is not, ReellamaError names it."""
+    """Turn errors from malformed content of `path` into a ReellamaError that names the file."""
     try:
         yield
     except (
@@ -49,7 +49,7 @@ def reporting_damage(path: Path) -> Iterator[None]:
 
 
 def model_name(folder: Path) -> str:
-    """Return what a folder's model is called: the folder's name, or the repository's in the cache.
+    """Return a model's name: that of its folder, or of its repository in the hub's cache.
 
     The hub's cache calls folders `models--owner--name/snapshots/<commit>`.
     """

@@ -1,4 +1,4 @@
-"""A Hugging Face folder's tokenizer as llama.cpp wants it.
+"""Convert a Hugging Face tokenizer for llama.cpp.
 
 llama.cpp has two kinds that these models use: byte-level BPE ("gpt2"), which needs the merges and
 the name of a pre-tokenizer, and SentencePiece ("llama"), which needs a score for each token. Both
@@ -199,7 +199,7 @@ def _tokens_and_types(
             special = added[number].get("special") or _looks_special(text)
             kind = TokenType.CONTROL if special else TokenType.USER_DEFINED
             if spaces and not special:
-                text = text.replace(SPACE, " ")  # llama.cpp looks for them in the text as typed
+                text = text.replace(SPACE, " ")  # llama.cpp searches for them in the raw text
         elif spaces and _is_byte(text):
             kind = TokenType.BYTE
         tokens.append(text)
@@ -214,9 +214,9 @@ def _tokens_and_types(
 
 
 def _looks_special(text: str) -> bool:
-    """Whether a token steers a model by its looks, though its tokenizer does not call it special.
+    """Whether a token is written like a special one, though its tokenizer does not mark it so.
 
-    As such it never comes out of what a person typed. It happens in Qwen's and Gemma's files.
+    It is then made special, so that typed text never becomes it. Qwen and Gemma have such tokens.
     """
     bars = ("|", "\uff5c")  # DeepSeek's are wide
     return (
@@ -238,7 +238,7 @@ def _strip_notes(added: Mapping[int, Section]) -> list[str]:
 
 
 def _normalizer_notes(normalizer: Section | None) -> list[str]:
-    """Byte-level text goes into llama.cpp as it is."""
+    """Notes on a normalizer: llama.cpp does not normalize byte-level text."""
     if normalizer is None:
         return []
     parts = normalizer.get("normalizers", [normalizer])

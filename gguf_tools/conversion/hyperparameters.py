@@ -1,4 +1,4 @@
-"""The sizes and settings of a model, from config.json into a GGUF's metadata."""
+"""Hyperparameters of a model, from config.json to a GGUF's metadata."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def add_hyperparameters(writer: GGUFWriter, architecture: Architecture, config: 
 
 
 def notes(architecture: Architecture, config: Config) -> list[str]:
-    """Return what a person should know: where llama.cpp comes near to the model but not to it."""
+    """Return lines for people on where llama.cpp only approximates the model."""
     found = []
     # Qwen's config.json gives a window also where it is not used.
     window = config.get("sliding_window") if config.get("use_sliding_window", True) else None
@@ -58,7 +58,7 @@ def notes(architecture: Architecture, config: Config) -> list[str]:
 
 
 def rope_parameters(config: Config, layers: str) -> Config:
-    """Return rope_type, rope_theta and what else there is, for `full_` or `sliding_attention`.
+    """Return the rope parameters of layers with `full_attention` or `sliding_attention`.
 
     transformers 5 has them in `rope_parameters`, which may have one set for each kind of layer;
     older ones have `rope_theta`, `rope_scaling` and, for Gemma 3, `rope_local_base_freq`.

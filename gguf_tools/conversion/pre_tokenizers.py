@@ -1,12 +1,12 @@
-r"""llama.cpp's names for the ways in which byte-level tokenizers cut a text before merging.
+r"""llama.cpp's names for the pre-tokenizers of byte-level BPE.
 
-A GGUF holds no regular expressions: it names one of those that are compiled into llama.cpp. So the
-name is found from what the section `pre_tokenizer` of a tokenizer.json does, written as a list of
-regular expressions, each of which is applied to the pieces that the one before it left:
+A GGUF holds no regular expressions: it names one of the pre-tokenizers that are compiled into
+llama.cpp. The name is looked up by the section `pre_tokenizer` of a tokenizer.json, written as a
+list of regular expressions, each of which splits the pieces of the one before it:
 
-- `BenchmarkSplit` cuts off what its expression matches;
-- `Digits` is `BenchmarkSplit` by `\p{N}`, or `\p{N}+` without `individual_digits`;
-- `ByteLevel` with `use_regex` (the default) is `BenchmarkSplit` by GPT-2's expression.
+- `Split` cuts off what its expression matches;
+- `Digits` is `Split` by `\p{N}`, or `\p{N}+` without `individual_digits`;
+- `ByteLevel` with `use_regex` (the default) is `Split` by GPT-2's expression.
 
 Expressions that mean the same to llama.cpp's splitter share a name, whatever model they came with.
 The names and expressions are those of llm_tokenizer_bpe in llama.cpp's `src/llama-vocab.cpp`.

@@ -1,4 +1,4 @@
-"""SentencePiece's BPE, which tokenizer.json writes as merges, in llama.cpp's terms: scores.
+"""Token scores of SentencePiece's BPE, as llama.cpp needs them, from the merges of tokenizer.json.
 
 SentencePiece joins whichever two neighbours make the token with the best score. The merges in a
 tokenizer.json that was made from such a model are all pairs that make a token, best tokens first,

@@ -1,4 +1,4 @@
-"""Which tokens begin and end a text or a turn, and the chat template, from a folder's settings."""
+"""Special tokens and the chat template, from the config files of a Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Section = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """Ids by kind ("bos", "eos", "eot", ...), and what is put around every text."""
+    """Ids by kind ("bos", "eos", "eot", ...), and whether they are added to every text."""
 
     ids: dict[str, int]
     add_bos: bool
@@ -29,7 +29,7 @@ def read_special_tokens(
 ) -> SpecialTokens:
     """Collect the special tokens of a folder whose vocabulary is `tokens`, ids by text.
 
-    tokenizer_config.json goes before special_tokens_map.json, and names of tokens before the ids in
+    tokenizer_config.json has precedence over special_tokens_map.json, and both over the ids in
     config.json.
     """
     config = read_json_if_there(folder / "tokenizer_config.json")
@@ -63,7 +63,7 @@ def read_special_tokens(
 
 
 def _text(token: object) -> str | None:
-    """A token is given by its text, or by an object with it."""
+    """The text of a token, which is written as a string or as an object."""
     if isinstance(token, Mapping):
         token = token.get("content")
     return token if isinstance(token, str) else None
@@ -95,7 +95,7 @@ def _parts(section: Section | None) -> Iterator[Section]:
 
 
 def _chat_template(folder: Path, config: Section) -> str | list[dict[str, str]] | None:
-    """Newer folders have the template in a file of its own, which then counts."""
+    """The chat template; a file of its own has precedence over tokenizer_config.json."""
     path = folder / "chat_template.jinja"
     if path.is_file():
         return path.read_text(encoding="utf-8")
@@ -106,7 +106,7 @@ def _chat_template(folder: Path, config: Section) -> str | list[dict[str, str]] 
 def _end_of_turn(
     eos: int | None, ends: list[int], tokens: Mapping[str, int], template: object
 ) -> int | None:
-    """Return the token that ends an answer: of those that end a generation, the template's."""
+    """Return the token that ends a turn: the end-of-generation token that the template writes."""
     candidates = [token for token in dict.fromkeys([eos, *ends]) if token is not None]
     texts = {number: text for text, number in tokens.items() if number in candidates}
     for token in candidates:

@@ -1,6 +1,6 @@
-"""Which tensors a GGUF gets from a Hugging Face folder, under which names, and in what order.
+"""Plan the tensors of a GGUF from a Hugging Face folder: names, types and order.
 
-Names come from the table of the `gguf` package. Nothing is read here but the folder's headers.
+Names come from the table of the `gguf` package. Only the headers of the files are read.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ SKIPPED_TENSORS = re.compile(
 
 @dataclass(frozen=True)
 class PlannedTensor:
-    """A tensor of the GGUF: where its numbers come from and what is done to them.
+    """A tensor of the GGUF, and how its numbers are made.
 
-    `rows` is the order in which rows are taken, None as they are; `values` stands in for a source.
+    `rows` is a permutation of the source's rows, or None; `values` are used instead of a source.
     """
 
     name: str
@@ -88,7 +88,7 @@ def plan_tensors(
 
 
 def language_tensors(tensors: Mapping[str, HFTensor], config: Config) -> dict[str, HFTensor]:
-    """The language model's tensors, under the names that they have in one that only reads."""
+    """The tensors of the language model, named as in a model without vision."""
     needed = {}
     for name, tensor in tensors.items():
         if SKIPPED_TENSORS.search(name):
@@ -133,7 +133,7 @@ def _plan(
 def _interleaved(
     architecture: Architecture, config: Config, tensor: HFTensor, name: str
 ) -> np.ndarray | None:
-    """Return the order of rows that brings together what rope rotates, for queries and keys."""
+    """Return the permutation of the rows of queries and keys for llama.cpp's interleaved rope."""
     kind = name.split(".")[-2]
     if not architecture.interleaves_heads or kind not in ("attn_q", "attn_k"):
         return None
@@ -148,6 +148,6 @@ def _interleaved(
 
 
 def _place(name: str) -> tuple[int, str]:
-    """Order tensors as they are used: what is not of a layer first, then layer by layer."""
+    """A sort key: tensors outside of layers first, then layer by layer."""
     layer = re.match(r"blk\.(\d+)\.", name)
     return (int(layer[1]) if layer else -1, name)

@@ -1,8 +1,8 @@
-"""Talk to the Hugging Face hub: what a repository has, and one file of it, from where it stopped.
+"""The Hugging Face hub: list the files of a repository, and download one with resumption.
 
-The hub's own client does the talking: its session, tokens, addresses and errors. It is imported
-late, because that takes a second. What it does not do (as of version 2) is done here: a download
-that goes on where an earlier one was stopped, and a bound on how long a server may make it wait.
+Sessions, tokens, addresses and errors are those of the hub's own client, which is imported late
+because that takes a second. Two things that it lacks (as of version 2) are here: resuming a
+download of an earlier process, and a limit on how long a server may make it wait.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from gguf_tools.errors import GGUFError
 
 T = TypeVar("T")
 MessageCallback = Callable[[str], None]
-ByteProgress = Callable[[int], None]  # bytes that are there
+ByteProgress = Callable[[int], None]  # bytes so far
 
 MAX_TRIES = 5  # in a row without a byte, before a download is given up
 FIRST_PAUSE = 1.0  # seconds before the second try; twice as long before each one after that
@@ -39,7 +39,7 @@ class HubError(GGUFError):
 
 
 class Unreachable(HubError):
-    """There is no way to the hub now, so what is on this machine must do."""
+    """The hub cannot be reached; callers use the files on this machine."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def list_files(repo: str, say: MessageCallback) -> list[str]:
 
 
 def file_info(repo: str, name: str, say: MessageCallback) -> HubFile:
-    """Return what the hub says of a file, which is not downloaded. Raises HubError."""
+    """Return the hub's metadata of a file, without a download. Raises HubError."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     url = hf_hub_url(repo, name, endpoint=endpoint())
@@ -106,9 +106,9 @@ def file_info(repo: str, name: str, say: MessageCallback) -> HubFile:
 
 
 def download(file: HubFile, part: Path, report: ByteProgress, say: MessageCallback) -> None:
-    """Add to `part`, a beginning of the file or nothing, what is missing of it.
+    """Download the rest of a file to `part`, which holds its beginning or does not exist.
 
-    What has come stays in `part` however this ends, and the next call goes on behind it. Raises
+    On an error `part` keeps what was downloaded, and the next call resumes there. Raises
     HubError when the hub does not give it, and OSError when it cannot be written.
     """
     with part.open("ab") as out:
@@ -125,7 +125,7 @@ def download(file: HubFile, part: Path, report: ByteProgress, say: MessageCallba
 
 
 def add_to_cache(file: HubFile, cache: Path, say: MessageCallback) -> Path:
-    """Have the hub's client enter a blob that is there in its cache; returns the file's path.
+    """Let the hub's client register a downloaded blob in its cache; returns the file's path.
 
     Raises HubError.
     """
@@ -143,7 +143,7 @@ def add_to_cache(file: HubFile, cache: Path, say: MessageCallback) -> Path:
 
 
 def _read_some(file: HubFile, out: BinaryIO, report: ByteProgress) -> None:
-    """Read the rest of a file, or what comes of it until the connection is cut."""
+    """Read the rest of a file, or as much as arrives before the connection breaks."""
     from huggingface_hub import get_session
     from huggingface_hub.utils import (  # type: ignore[attr-defined]  # in its documentation
         build_hf_headers,
@@ -178,7 +178,7 @@ def _empty(out: BinaryIO) -> None:
 
 
 def _with_retries(call: Callable[[], T], repo: str, say: MessageCallback, tries: int = 1) -> T:
-    """Call again while the hub asks for patience, and `tries` times where the network fails."""
+    """Repeat a call while the hub says "try later", and up to `tries` times on network errors."""
     from huggingface_hub.errors import HfHubHTTPError
 
     failures = 0
@@ -200,7 +200,7 @@ def _with_retries(call: Callable[[], T], repo: str, say: MessageCallback, tries:
 
 
 def _wait_or_raise(error: Any, failures: int, repo: str, say: MessageCallback) -> None:
-    """Wait as the hub asks for; raises HubError for an error that waiting does not mend."""
+    """Wait as the hub asks; raises HubError for an error that waiting does not resolve."""
     status = error.response.status_code
     if status != HTTPStatus.TOO_MANY_REQUESTS and status < HTTPStatus.INTERNAL_SERVER_ERROR:
         _explain(error, repo)
@@ -243,7 +243,7 @@ def _explain(error: Any, repo: str) -> NoReturn:
 
 
 def _retry_after(headers: Any) -> float | None:
-    """Seconds that a response asks to wait, in any of the three forms that are in use."""
+    """The seconds to wait that a response asks for, in any of three header formats."""
     if limit := RATE_LIMIT.search(headers.get("RateLimit", "")):
         return float(limit[1])
     value = headers.get("Retry-After", "").strip()

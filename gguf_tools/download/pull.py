@@ -1,8 +1,8 @@
-"""Download a model from the hub into the hub's own cache, where every other tool finds it.
+"""Download a model from the hub into the hub's own cache, which other tools use too.
 
-A file is written as `blobs/HASH.incomplete`, and gets its name, HASH, once its hash is right and it
-can be read as a GGUF. A pull that was stopped, by whatever, goes on where it was. The hub's client
-then enters it in its cache under the file's name.
+A file is written as `blobs/HASH.incomplete` and renamed to HASH once its hash is right and it can
+be read as a GGUF. A pull that was stopped resumes there. The hub's client then registers the blob
+in its cache under the file's name.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from gguf_tools.sizes import show_size
 CHUNK = 1 << 20  # bytes
 SHA1_DIGITS = 40
 
-# (what is done, bytes done, bytes in all)
+# (what is being done, bytes done, total bytes)
 FileProgress = Callable[[str, int, int], None]
 
 
@@ -38,9 +38,9 @@ def pull(
 ) -> Path:
     """Download "owner/repo[:quantization-or-file]"; returns the path of its (first) file.
 
-    All parts of a split model come, and the mmproj file that belongs to it. What is there already
-    is not downloaded again. With HF_HUB_OFFLINE, or without a network, it is what is on this
-    machine, if anything.
+    All parts of a split model are downloaded, and its mmproj file. Files that are there already are
+    not downloaded again. With HF_HUB_OFFLINE, or without a network, only files on this machine are
+    found.
 
     Raises GGUFError, in one line, for a repository, quantization or file that is not there, a token
     that is missing, a disk that is too small, a network that fails, or a file that is damaged.
@@ -97,7 +97,7 @@ def _folder(file: HubFile) -> Path:
 
 
 def _is_whole(file: HubFile) -> bool:
-    """Whether the file is in the cache; one that is damaged is not."""
+    """Whether the file is in the cache and undamaged."""
     blob = _blob(file)
     try:
         return blob.stat().st_size == file.size and bool(read_gguf(blob))
@@ -106,7 +106,7 @@ def _is_whole(file: HubFile) -> bool:
 
 
 def _check_disk(files: list[HubFile]) -> None:
-    """Raises GGUFError when what is missing of the files does not fit."""
+    """Raises GGUFError when the disk is too small for the missing bytes of the files."""
     there = sum(_partial(file).stat().st_size for file in files if _partial(file).exists())
     needed = sum(file.size for file in files) - there
     cache = hub_cache().absolute()
@@ -120,7 +120,7 @@ def _check_disk(files: list[HubFile]) -> None:
 
 
 def _fetch(file: HubFile, report: FileProgress, say: hub.MessageCallback) -> None:
-    """Download a file, and give it its name when it is what it should be."""
+    """Download a file, verify it, and rename it."""
     part = _partial(file)
     try:
         part.parent.mkdir(parents=True, exist_ok=True)
@@ -141,7 +141,7 @@ def _fetch(file: HubFile, report: FileProgress, say: hub.MessageCallback) -> Non
 
 
 def _verify(file: HubFile, part: Path, report: FileProgress) -> None:
-    """Raises GGUFError when a file is not the hub's, or no GGUF; then it is removed."""
+    """Raise GGUFError, and remove the file, when its hash is wrong or it is no GGUF."""
     found = _digest(file, part, report)
     if found != file.etag:
         part.unlink()
@@ -154,7 +154,7 @@ def _verify(file: HubFile, part: Path, report: FileProgress) -> None:
     except GGUFError as error:
         with part.open("rb") as data:
             is_gguf = data.read(len(MAGIC)) == MAGIC
-        if not is_gguf:  # else an update may know more, and then nothing need be downloaded again
+        if not is_gguf:  # a GGUF of an unknown version stays: an update may read it
             part.unlink()
         reason = str(error).replace(str(part), str(file))
         raise GGUFError(f"what the hub has cannot be used: {reason}") from None

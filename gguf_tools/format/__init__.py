@@ -1,1 +1,1 @@
-"""The GGUF file format: headers read without trust, summed up, compared and written."""
+"""The GGUF file format: headers validated, summed up and written."""

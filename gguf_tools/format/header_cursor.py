@@ -1,4 +1,4 @@
-"""Take typed values one after another from the header of a GGUF file, within bounds."""
+"""Read typed values from the header of a GGUF file, with bounds checks."""
 
 import struct
 from pathlib import Path
@@ -8,8 +8,8 @@ import numpy as np
 
 from gguf_tools.errors import GGUFError
 
-# The largest vocabularies in use have 262,144 entries, in headers of some 15 MB. Limits keep the
-# time and memory that a header made to harm can take within a few seconds and some 500 MB.
+# The largest vocabularies in use have 262,144 entries, in headers of some 15 MB. Limits keep a
+# malicious header to a few seconds and some 500 MB of memory.
 MAX_HEADER = 256 << 20  # bytes
 MAX_ELEMENTS = 1 << 22  # in all arrays of a file together
 
@@ -31,9 +31,9 @@ NUMPY_TYPES = {
 
 
 class HeaderCursor:
-    """A place in an open GGUF file that only moves forward and never past the file's end.
+    """A position in an open GGUF file that only moves forward.
 
-    Every method raises GGUFError in place of reading what is not there.
+    Every method raises GGUFError instead of reading past the end of the file.
     """
 
     def __init__(self, file: BinaryIO, size: int, path: Path) -> None:

@@ -1,7 +1,7 @@
-"""The head of a GGUF file as bytes: metadata carried over unchanged, and heads written.
+"""Write GGUF headers, with metadata copied from other files byte by byte.
 
-A copy of a model must keep every key with its very type, also those of types and keys that nobody
-here has heard of; so entries are taken over as they stand.
+A copy of a model must keep every key with its exact type, unknown keys and types included, so their
+entries are copied as bytes.
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
@@ -69,14 +69,14 @@ def metadata_entry(key: str, value: Value) -> bytes:
 
 
 def metadata_entries(values: Mapping[str, Value]) -> dict[str, bytes]:
-    """Return entries for `raw_entries` to be updated with, or for a file of one's own."""
+    """Return entries, to add to those of `raw_entries` or for a new file."""
     return {key: metadata_entry(key, value) for key, value in values.items()}
 
 
 def header_bytes(entries: Mapping[str, bytes], tensors: Iterable[TensorInfo]) -> bytes:
-    """Return the head of a GGUF file, padded to where the first tensor's data begins.
+    """Return the header of a GGUF file, padded to where the first tensor's data begins.
 
-    Tensors are to follow in their order, each padded by `padding`.
+    The tensors' data must follow in the same order, each padded by `padding`.
     """
     infos, offset = [], 0
     for tensor in tensors:
@@ -90,14 +90,14 @@ def header_bytes(entries: Mapping[str, bytes], tensors: Iterable[TensorInfo]) ->
 
 
 def file_size(entries: Mapping[str, bytes], tensors: Sequence[TensorInfo]) -> int:
-    """Return the size in bytes of the file that these make up."""
+    """Return the size in bytes of a file with these entries and tensors."""
     return len(header_bytes(entries, tensors)) + sum(
         aligned_size(tensor.n_bytes) for tensor in tensors
     )
 
 
 def write_padded(file: BinaryIO, data: bytes) -> None:
-    """Write a tensor's data and what lies between it and the next."""
+    """Write a tensor's data and its padding."""
     file.write(data)
     file.write(padding(len(data)))
 

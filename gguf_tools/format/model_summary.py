@@ -1,4 +1,4 @@
-"""A GGUF, and llama.cpp's system information, in a few plain values."""
+"""Summaries of a model's GGUF header and of llama.cpp's system information."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from gguf_tools.format.reader import GGUFFile, Tensor
 
 @dataclass(frozen=True)
 class ModelSummary:
-    """A GGUF in a few words and numbers."""
+    """The main facts of a model, from its GGUF header."""
 
     name: str
     architecture: str
@@ -39,7 +39,7 @@ def model_summary(file: GGUFFile) -> ModelSummary:
 
 
 def quantization(file: GGUFFile) -> str:
-    """Return how most of the weights are quantized, as file names say it: "Q4_K_M"."""
+    """Return the quantization of most weights, as file names write it: "Q4_K_M"."""
     try:
         file_type = LlamaFileType(file.metadata.get("general.file_type", -1))
     except ValueError:
@@ -54,6 +54,6 @@ def bits_per_weight(tensors: Collection[Tensor]) -> float:
 
 
 def enabled_features(system_info: str) -> list[str]:
-    """Return the names of what is on in llama.cpp's system information, such as "AVX2"."""
+    """Return the enabled features in llama.cpp's system information, such as "AVX2"."""
     settings = (part.rpartition(":")[2].partition("=") for part in system_info.split("|"))
     return [name.strip() for name, _, value in settings if value.strip() == "1"]

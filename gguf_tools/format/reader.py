@@ -1,8 +1,8 @@
-"""Read a GGUF file's header and token embeddings, and believe nothing that it says unchecked.
+"""Read and validate a GGUF file's header, and read its token embeddings.
 
-llama.cpp and `gguf.GGUFReader` trust the counts and lengths in a header. A file that was cut off by
-a full disk, or was made to harm, is stopped here with one line, before it gets to them. Only the
-header is read, a few MB however large the file.
+llama.cpp and `gguf.GGUFReader` trust the counts and lengths in a header. A truncated or malicious
+file is refused here with one line, before they open it. Only the header is read, a few MB however
+large the file.
 """
 
 import math
@@ -36,8 +36,8 @@ MAX_NAME = 64  # GGML_MAX_NAME, bytes; names of architectures are shorter still
 TOKEN_EMBEDDINGS = "token_embd.weight"
 
 # Architectures that multiply the embeddings of token ids by sqrt(n_embd) inside llama.cpp's graph,
-# and take what comes in as embeddings unmultiplied. The first Gemmas multiply both, and so do those
-# with a scale of their own (Granite, MiniCPM, Grok): nothing is left to do for them.
+# but not the embeddings of a batch of embeddings. The first Gemmas multiply both, and so do models
+# with a scale of their own (Granite, MiniCPM, Grok): they need nothing here.
 SCALES_TOKENS_ONLY = frozenset({"gemma3", "gemma3n", "gemma4", "gemma-embedding"})
 
 
@@ -74,7 +74,7 @@ class GGUFFile:
     def architecture(self) -> str:
         """llama.cpp's name of the architecture, such as "llama" or "gemma3"."""
         name = self._get("general.architecture", str)
-        # It becomes a part of messages, which must stay one line and not drive the terminal.
+        # It is shown in messages, which must be one line without control characters.
         if not name.isprintable() or len(name) >= MAX_NAME:
             raise GGUFError(f"{self.path} is damaged: general.architecture is {name!r:.80}")
         return name
@@ -105,10 +105,10 @@ class GGUFFile:
 
     @property
     def embedding_scale(self) -> float:
-        """What a row of the token embeddings must be multiplied by to act as its token does.
+        """What to multiply a row of the token embeddings by, so that it acts as its token.
 
-        A soft token goes into the graph behind the point where some architectures (Gemma 3)
-        multiply token embeddings by sqrt(n_embd). For these it is sqrt(n_embd), for all others 1.0.
+        Soft tokens enter the graph after the point where some architectures (Gemma 3) multiply
+        token embeddings by sqrt(n_embd). For these it is sqrt(n_embd), for all others 1.0.
         """
         return math.sqrt(self.n_embd) if self.architecture in SCALES_TOKENS_ONLY else 1.0
 
@@ -196,7 +196,7 @@ def _read_header(cursor: HeaderCursor, size: int, path: Path) -> GGUFFile:
     n_tensors = cursor.count(MAX_TENSORS, "tensors")
     metadata = _read_metadata(cursor, cursor.count(MAX_KEYS, "keys"))
     alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
-    # A bool is an int to Python, and True would pass for 1.
+    # In Python a bool is an int, so True would pass for 1.
     if type(alignment) is not int or not 0 < alignment <= MAX_ALIGNMENT:
         raise cursor.damaged(f"general.alignment is {alignment!r:.40}")
     if alignment & (alignment - 1):

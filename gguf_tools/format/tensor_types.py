@@ -1,9 +1,8 @@
-"""ggml's tensor types by number, those that the installed `gguf` does not know yet included."""
+"""ggml's tensor types by number, including types that the installed `gguf` does not know yet."""
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
-# llama.cpp gets types before a release of `gguf` has them: number, name, numbers in a block, bytes
-# of a block.
+# Types of llama.cpp that no release of `gguf` has yet: number, name, elements and bytes of a block.
 NEWER = ((42, "Q2_0", 64, 18),)
 
 
@@ -13,7 +12,7 @@ def tensor_type(number: int) -> GGMLQuantizationType:
 
 
 def _make(number: int, name: str, block: int, block_bytes: int) -> GGMLQuantizationType:
-    """A member of the enumeration made after it was closed, as enum.Flag makes its own."""
+    """Add a member to the closed enumeration, in the way of enum.Flag."""
     type_ = int.__new__(GGMLQuantizationType, number)
     type_._name_, type_._value_ = name, number
     GGML_QUANT_SIZES[type_] = (block, block_bytes)

@@ -1,1 +1,1 @@
-"""What a GGUF file holds, for people, and how two of them differ."""
+"""Summaries of GGUF files for people, and the differences of two."""

@@ -1,4 +1,4 @@
-"""How two GGUF files differ: in their metadata, and in the types and shapes of their tensors."""
+"""The differences of two GGUF files in metadata and in the types and shapes of tensors."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Change(Generic[T]):
-    """A key or a tensor that is not the same in both; None for a file that does not have it."""
+    """The two values of a key or tensor that differ; None in a file that lacks it."""
 
     name: str
     one: T | None
@@ -21,7 +21,7 @@ class Change(Generic[T]):
 
 @dataclass(frozen=True)
 class Diff:
-    """What differs between two files: first what the first has, then what only the second has."""
+    """The differences of two files, in the order of the first file, then of the second."""
 
     metadata: tuple[Change[Any], ...]
     tensors: tuple[Change[Tensor], ...]
@@ -32,7 +32,7 @@ class Diff:
         return bool(self.metadata or self.tensors)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the same as JSON can have it; of two lists only what is at their difference."""
+        """Return plain values for JSON; of two lists only the items where they first differ."""
         return {
             "metadata": [_metadata_json(change) for change in self.metadata],
             "tensors": [
@@ -60,7 +60,7 @@ def diff(one: GGUFFile, other: GGUFFile) -> Diff:
 
 
 def first_difference(one: list[Any], other: list[Any]) -> int:
-    """Return the first place where two lists differ, the end of the shorter if nowhere before."""
+    """Return the index where two lists first differ, at most the length of the shorter one."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((i for i, (a, b) in pairs if not _same(a, b)), min(len(one), len(other)))
 

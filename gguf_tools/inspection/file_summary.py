@@ -1,4 +1,4 @@
-"""What a GGUF file holds, as plain values: `inspect(read_gguf(path))`."""
+"""The summary of a GGUF file as plain values: `summarize_file(read_gguf(path))`."""
 
 import math
 import re
@@ -30,7 +30,7 @@ class TensorTypeCount:
 
 @dataclass(frozen=True)
 class TokenizerSummary:
-    """How text becomes tokens."""
+    """The tokenizer of a file."""
 
     model: str  # such as "gpt2" (byte-level BPE) or "llama" (SentencePiece)
     pre: str  # how text is split first; "" where the file does not say
@@ -41,7 +41,7 @@ class TokenizerSummary:
 
 @dataclass(frozen=True)
 class KVCacheCost:
-    """What 1,000 tokens cost in the KV cache of all layers, in bytes by type."""
+    """The size of 1,000 tokens in the KV cache of all layers, in bytes by type."""
 
     full: dict[str, int]
     # Without the layers that have a sliding window: llama.cpp keeps no more than the window for
@@ -54,7 +54,7 @@ class KVCacheCost:
 
 @dataclass(frozen=True)
 class FileSummary:
-    """A GGUF file summed up. What only a language model has is None for another file."""
+    """The summary of a GGUF file. Fields of language models are None for other files."""
 
     path: str
     size: int  # bytes
@@ -75,7 +75,7 @@ class FileSummary:
 
 
 def summarize_file(file: GGUFFile) -> FileSummary:
-    """Sum up a header. No kind of GGUF is refused: not an adapter, a projector or a vocabulary."""
+    """Sum up a header of any kind of GGUF: a model, adapter, projector or vocabulary."""
     tensors = file.tensors.values()
     name = file.metadata.get("general.name")
     return FileSummary(
@@ -109,7 +109,7 @@ def count_tensor_types(tensors: Iterable[Tensor]) -> tuple[TensorTypeCount, ...]
 
 
 def summarize_tokenizer(file: GGUFFile) -> TokenizerSummary | None:
-    """Return what the header says of the tokenizer, None where there is none."""
+    """Return the summary of the tokenizer, None for a file without one."""
     tokens = file.metadata.get("tokenizer.ggml.tokens")
     if not isinstance(tokens, list):
         return None
@@ -126,10 +126,10 @@ def summarize_tokenizer(file: GGUFFile) -> TokenizerSummary | None:
 
 
 def metadata_json(file: GGUFFile) -> dict[str, Any]:
-    """Return the metadata as JSON can have it.
+    """Return the metadata as plain values for JSON.
 
     Lists of the tokenizer longer than LONG become {"length": n, "first": [the first FIRST]}; all
-    else is whole. A number that is none (nan, inf) becomes None.
+    else is whole. nan and inf become None.
     """
     return {key: json_value(key, value) for key, value in file.metadata.items()}
 
@@ -144,7 +144,7 @@ def json_value(key: str, value: Any) -> Any:
 
 
 def tensor_json(tensor: Tensor) -> dict[str, Any]:
-    """Return a tensor's entry as JSON can have it."""
+    """Return a tensor's entry as plain values for JSON."""
     return {
         "name": tensor.name,
         "shape": list(tensor.shape),
@@ -164,7 +164,7 @@ def _number(file: GGUFFile, name: str) -> int | None:
 
 
 def _kv_cost(file: GGUFFile) -> KVCacheCost | None:
-    """None for what is no language model, such as an encoder of pictures."""
+    """The cost of the KV cache; None for other files than language models."""
     if not _number(file, "block_count") or not _number(file, "embedding_length"):
         return None
     if f"{file.architecture}.attention.head_count" not in file.metadata:

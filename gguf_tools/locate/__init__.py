@@ -1,1 +1,1 @@
-"""Find the GGUF that a name means, in every program's store on this machine."""
+"""Find the GGUF file for a name, in the stores of all programs on this machine."""

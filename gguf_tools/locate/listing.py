@@ -1,4 +1,4 @@
-"""What there is to say about each model on this machine, from its header."""
+"""The models on this machine, with a summary of each header."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gguf_tools.locate.stores import StoredModel
 
 @dataclass(frozen=True)
 class ListedModel:
-    """One model, with None for what its header does not say.
+    """One model; fields that its header lacks are None.
 
     Attributes:
         name: what to type for it wherever a model is taken.
@@ -36,12 +36,12 @@ class ListedModel:
 
 
 def list_models() -> list[ListedModel]:
-    """Return every model that `find.models` finds; the header of each file is read."""
+    """Return every model that `find.list_models` finds; the header of each file is read."""
     return [describe_model(model) for model in find.list_models()]
 
 
 def describe_model(model: StoredModel) -> ListedModel:
-    """Sum up one model. A file that is damaged or missing is said in `problem`, and not raised."""
+    """Sum up one model. Damaged and missing files are reported in `problem`, not raised."""
     n_bytes = sum(part.stat().st_size for part in model.parts if part.exists())
     try:
         find.resolve(model.path)

@@ -1,4 +1,4 @@
-"""What names say: the quantization and the parts in a file's, the repository in a model's."""
+"""Parse names: the quantization in a file's name, the repository in a model's."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ QUANT_PATTERN = re.compile(
     r"(?![A-Z0-9])",
     re.IGNORECASE,
 )
-# What is taken where nobody says: small, with little lost; then what comes nearest to it.
+# The default quantization, small with little loss; then the nearest to it.
 DEFAULT_QUANTS = ("Q4_K_M", "UD-Q4_K_XL", "Q4_K_S", "Q4_0", "Q4_1", "IQ4_XS", "Q5_K_M", "Q8_0")
-# Encoders of pictures are small and lose much: the precision nearest to what they were trained in.
+# Image encoders are small and lose much by quantization: the precision of training comes first.
 PROJECTOR_QUANTS = ("F16", "BF16", "Q8_0", "F32")
 REPOSITORY = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::(.+))?", re.ASCII)
 
@@ -38,12 +38,12 @@ def quant_of(name: str) -> str | None:
 
 
 def is_projector(name: str) -> bool:
-    """Whether a file is the picture encoder of a model, an mmproj, by its name."""
+    """Whether a file is a model's image encoder (mmproj), by its name."""
     return "mmproj" in PurePosixPath(name).name.lower()
 
 
 def split_hub_name(name: str) -> tuple[str, str]:
-    """Take "[hf:]owner/repo[:what]" apart into repository and what is wanted of it, or "".
+    """Split "[hf:]owner/repo[:what]" into the repository and `what`, or "".
 
     Raises GGUFError for anything else.
     """
@@ -83,7 +83,7 @@ def choose_file(names: Iterable[str], wanted: str, where: str) -> str:
 
 
 def short_names(names: Iterable[str]) -> dict[str, str]:
-    """What to type for each file of a repository: its quantization, or its name if that is unclear.
+    """The shortest name of each file of a repository: its quantization, or its name if ambiguous.
 
     >>> short_names(["a-Q4_0.gguf", "b-F16.gguf", "c-F16.gguf"])
     {'a-Q4_0.gguf': 'Q4_0', 'b-F16.gguf': 'b-F16.gguf', 'c-F16.gguf': 'c-F16.gguf'}

@@ -1,8 +1,8 @@
-"""Where programs keep GGUF files on this machine, each read where it lies and never copied.
+"""Where programs keep GGUF files on this machine. They are used in place, never copied.
 
 The hub's cache: https://huggingface.co/docs/huggingface_hub/guides/manage-cache. Ollama: manifests
 like those of container images, which name blobs by their SHA-256. LM Studio: folders named as the
-hub's repositories. Whatever cannot be read, or is not as it should be, is passed over.
+hub's repositories. Unreadable and malformed entries are skipped.
 """
 
 from __future__ import annotations
@@ -21,13 +21,12 @@ from gguf_tools.format.split_names import part_names
 from gguf_tools.locate.naming import HUB_PREFIX, OLLAMA_PREFIX, short_names
 
 HUB_FOLDER = re.compile(r"models--(.+?)--(.+)")
-# What Ollama leaves out of a model's name: its own server, and the namespace of its own models.
+# The parts that Ollama leaves out of a model's name: its own server, and its own namespace.
 OLLAMA_HOST, OLLAMA_NAMESPACE = "registry.ollama.ai", "library"
 OLLAMA_MODEL = "application/vnd.ollama.image.model"
 OLLAMA_DIGEST = re.compile(r"sha256[:-]([0-9a-f]{64})")
 MAX_SETTINGS_BYTES = 1 << 20  # bytes of a file of settings; manifests have a few hundred
-# How deep below a folder files are looked for. People make folders by publisher, model and
-# quantization.
+# Depth of the search below a folder: publisher, model and quantization.
 MAX_DEPTH = 5
 
 
@@ -49,12 +48,12 @@ class StoredModel:
 
     @property
     def parts(self) -> list[Path]:
-        """All files of the model, whether they are there or not."""
+        """All files of the model; some may be missing."""
         return [self.path.with_name(name) for name in part_names(self.path.name)]
 
 
 def models_folder() -> Path:
-    """Our own folder of models, which need not be there."""
+    """Our own folder of models, which may not exist."""
     return user_data_path("reellama", appauthor=False) / "models"
 
 
@@ -67,7 +66,7 @@ def hub_cache() -> Path:
 
 
 def ollama_folders() -> list[Path]:
-    """Where Ollama keeps models: as it was told, or for this user and for its own one."""
+    """Where Ollama keeps models: by its settings, or this user's and its service's folder."""
     if told := os.environ.get("OLLAMA_MODELS"):
         return [_path(told)]
     defaults = ("~/.ollama/models", "/usr/share/ollama/.ollama/models", "/var/lib/ollama")
@@ -75,7 +74,7 @@ def ollama_folders() -> list[Path]:
 
 
 def lmstudio_folders() -> list[Path]:
-    """Where LM Studio keeps models: where its settings say, and its defaults of now and before."""
+    """Where LM Studio keeps models: by its settings, and its present and former defaults."""
     pointer = _read(_path("~/.lmstudio-home-pointer")).strip()
     homes = [_path(pointer), _path("~/.lmstudio")] if pointer else [_path("~/.lmstudio")]
     told = [_parse(_read(home / "settings.json")).get("downloadsFolder") for home in homes]
@@ -156,7 +155,7 @@ def _files(folder: Path) -> dict[str, Path]:
 
 
 def _ollama_name(host: str, namespace: str, model: str, tag: str) -> str:
-    """What Ollama itself calls a model: "llama3.2:1b", "hf.co/owner/repo:Q4_K_M"."""
+    """Ollama's own name of a model: "llama3.2:1b", "hf.co/owner/repo:Q4_K_M"."""
     place = [] if host == OLLAMA_HOST else [host]
     place += [] if not place and namespace == OLLAMA_NAMESPACE else [namespace]
     return "/".join([*place, f"{model}:{tag}"])
@@ -188,7 +187,7 @@ def _walk(folder: Path, depth: int, seen: set[str]) -> Iterator[Path]:
             yield from _walk(path, depth - 1, seen)
 
 
-# What cannot be read is as good as not there. ValueError: a NUL byte in a path.
+# Unreadable counts as missing. ValueError: a NUL byte in a path.
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -1,1 +1,1 @@
-"""What a GGUF is worth: perplexity and divergence, speed and memory, and types compared."""
+"""Measure GGUFs: perplexity and divergence, speed and memory, and a comparison of types."""

@@ -1,4 +1,4 @@
-"""How fast a model is, and what memory it takes, over a grid of settings.
+"""Measure the speed and memory of models over a grid of settings.
 
     from gguf_tools import bench
 
@@ -6,8 +6,8 @@
 
 `pp512` (prompt processing) and `tg128` (text generation) are what llama-bench measures under these
 names: https://github.com/ggml-org/llama.cpp/tree/master/tools/llama-bench. `sp64` is the same as pp
-with embeddings, as soft tokens of a video come. Each setup of the grid is measured in a process of
-its own (`bench_child`), so that its peak of memory is its own.
+with embeddings in place of token ids, as for the soft tokens of a video. Each setup of the grid is
+measured in a process of its own (`bench_child`), so that the peak of memory is its own.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from gguf_tools.runtime.context import ContextSettings
 TEST_KINDS = ("pp", "tg", "sp")
 CHILD = (sys.executable, "-m", "gguf_tools.measuring.bench_child")
 
-Progress = Callable[[int, int, str], None]  # runs done, runs in all, what is being measured
+Progress = Callable[[int, int, str], None]  # runs done, total runs, what is being measured
 
 
 class BenchTest(NamedTuple):
-    """What is timed: "pp", "tg" or "sp", and of how many tokens."""
+    """A timed test: "pp", "tg" or "sp", and the number of tokens."""
 
     kind: str
     n: int
@@ -52,7 +52,7 @@ DEFAULT_TESTS = (BenchTest("pp", 512), BenchTest("tg", 128), BenchTest("sp", 64)
 
 @dataclass(frozen=True)
 class BenchSetup:
-    """One point of a grid: a model and how it is run."""
+    """One point of a grid: a model and its settings."""
 
     model: Path
     n_gpu_layers: GpuLayers
@@ -119,8 +119,8 @@ def run(
 ) -> list[BenchResult]:
     """Measure all tests of all setups.
 
-    Results are added to the file `resume` as they come (JSON lines), and what it holds already is
-    not measured again, unless the model's file, llama.cpp or a setting changed. Raises
+    Results are added to the file `resume` (JSON lines) as they come. Those that it holds already
+    are not measured again, unless the model's file, llama.cpp or a setting changed. Raises
     ReellamaError when a setup cannot be measured; the results so far are in the file.
     """
     _check(tests, repetitions)
@@ -163,7 +163,7 @@ def _check(tests: Sequence[BenchTest], repetitions: int) -> None:
 
 
 def _key(setup: BenchSetup, test: BenchTest, repetitions: int, warmup: bool) -> str:
-    """What a result depends on."""
+    """The key of a result: everything that it depends on, as JSON."""
     try:
         stat = setup.model.stat()
     except OSError as error:
@@ -185,7 +185,7 @@ def _key(setup: BenchSetup, test: BenchTest, repetitions: int, warmup: bool) -> 
 def _measure(
     setup: BenchSetup, tests: Sequence[BenchTest], repetitions: int, warmup: bool
 ) -> Generator[dict[str, Any], None, None]:
-    """Yield {} after each run in a child process, and at the end what was measured."""
+    """Yield {} after each run in a child process, and the measurements at the end."""
     request = {
         "model": str(setup.model),
         "n_gpu_layers": setup.n_gpu_layers,
@@ -233,7 +233,7 @@ def _how_it_ended(setup: BenchSetup, status: int, complaints: str) -> str:
 def _results(
     setup: BenchSetup, tests: Sequence[BenchTest], measured: dict[str, Any]
 ) -> list[BenchResult]:
-    """A result for each test, from what the child measured."""
+    """A result for each test, from the child's measurements."""
     samples = measured.pop("samples_ns")
     settings = asdict(setup.settings) | measured
     known = {

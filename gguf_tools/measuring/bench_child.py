@@ -1,6 +1,6 @@
 """Measure one setup in a process of its own, which `bench` starts.
 
-What to measure comes as a JSON object on stdin. On stdout go JSON lines: `{"ran": 1}` after each
+The request is a JSON object on stdin. The answers are JSON lines on stdout: `{"ran": 1}` after each
 run, then `{"measured": ...}`, or `{"error": "one line"}` with exit status 1.
 """
 
@@ -31,10 +31,10 @@ SOFT_TOKEN_SCALE = 0.02  # standard deviation of random embeddings, about that o
 
 
 def measure(request: dict[str, Any], ran: Callable[[], None]) -> dict[str, Any]:
-    """Run the tests `[[kind, n], ...]` of a request; returns what `bench.Result` is made of."""
+    """Run the tests `[[kind, n], ...]` of a request; returns the fields of `BenchResult`."""
     settings = ContextSettings(**request["settings"])
     settings.check()
-    backend.amx_decision()  # it may try something in a child, which is not loading
+    backend.amx_decision()  # its probe, in a child, is not part of the loading time
     free_before = _free_vram()
     started = time.perf_counter_ns()
     n_ctx = max(n for _, n in request["tests"])
@@ -65,7 +65,7 @@ def measure(request: dict[str, Any], ran: Callable[[], None]) -> dict[str, Any]:
 def _repeat(
     context: Context, run: Callable[[int], None], n: int, repetitions: int, ran: Callable[[], None]
 ) -> Iterator[int]:
-    """Yield how long each repetition took, in ns."""
+    """Yield the time of each repetition, in ns."""
     gc.disable()
     for _ in range(repetitions):
         context.clear()
@@ -88,7 +88,7 @@ def _soft(context: Context, n: int) -> Callable[[int], None]:
 
 
 def _generation(context: Context, n: int) -> Callable[[int], None]:
-    """Decode n random tokens one by one, each only when the one before is done."""
+    """Decode n random tokens one by one, each after the one before is computed."""
     tokens = _tokens(context, n).tolist()
 
     def run(n: int) -> None:
@@ -170,7 +170,7 @@ def _say(**event: Any) -> None:
 
 
 def main() -> None:
-    """Measure what stdin asks for."""
+    """Measure the request on stdin."""
     # Ctrl-C ends the process at once; a handler would have to be asked for at every node.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:

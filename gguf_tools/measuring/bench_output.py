@@ -32,7 +32,7 @@ INTEGERS = (
     "vram",
 )
 REALS = ("avg_ts", "stddev_ts")
-# Settings that a table shows where they differ, and their short names there.
+# Settings that a table shows if they differ between results, and their short names.
 SETTINGS = {"n_gpu_layers": "ngl", "n_threads": "threads", "n_batch": "n_batch"}
 SETTINGS |= {"n_ubatch": "n_ubatch", "type_k": "type_k", "type_v": "type_v", "flash_attn": "fa"}
 ALWAYS = "n_threads"
@@ -87,7 +87,7 @@ def as_json(results: Sequence[BenchResult]) -> str:
 
 
 def sql(results: Sequence[BenchResult]) -> str:
-    """Return statements that make a table, where there is none, and fill it."""
+    """Return SQL statements that create a table, if it does not exist, and fill it."""
     kinds = {**dict.fromkeys(INTEGERS, "INTEGER"), **dict.fromkeys(REALS, "REAL")}
     declared = ",\n".join(f"  {name} {kinds.get(name, 'TEXT')}" for name in FIELDS)
     lines = [f"CREATE TABLE IF NOT EXISTS {TABLE} (\n{declared}\n);\n"]

@@ -1,4 +1,4 @@
-"""What `bench` measures, and the file that keeps it while a grid is measured."""
+"""Results of `bench`, and the file of results from which a grid resumes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gguf_tools.errors import ReellamaError
 
 @dataclass(frozen=True)
 class BenchResult:
-    """One test of one setup. Fields that llama-bench has too are called what they are there."""
+    """One test of one setup. Fields that llama-bench has too have its names."""
 
     test: str
     build: str
@@ -45,7 +45,7 @@ class BenchResult:
 
 
 class ResultsFile:
-    """Results by their keys, in memory and in a file of JSON lines that only grows."""
+    """Results by key, in memory and in an append-only file of JSON lines."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path

@@ -1,7 +1,7 @@
-"""What quantizing costs and gives: one model in many types, each measured in the same ways.
+"""Compare quantizations: one model in many types, each measured in the same way.
 
-Every type is quantized from the base, measured against it, and its row kept as a small JSON file in
-the work folder, so that a comparison that was stopped goes on with the next type.
+Every type is quantized from the base and measured against it. Its row is kept as a small JSON file
+in the work folder, from which a stopped comparison resumes with the next type.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ COMPARED_TYPES = (
 )
 
 Score = Callable[[Path], float]  # a GGUF's accuracy, 0 to 1, on a benchmark of the caller's
-Progress = Callable[[int, int, str], None]  # models done, models in all, what is being done
+Progress = Callable[[int, int, str], None]  # models done, total models, what is being done
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class CompareSettings:
 
 @dataclass(frozen=True)
 class CompareRow:
-    """What was measured of one type. The base has no divergence from itself."""
+    """The measurements of one type. The base has no divergence from itself."""
 
     type: str
     n_bytes: int  # of the file
@@ -73,7 +73,7 @@ class CompareRow:
     perplexity: Estimate
     kl: Estimate | None  # mean KL divergence from the base, nats
     kl_p99: float | None
-    same_top: Estimate | None  # share of tokens of which the base finds the same one the likeliest
+    same_top: Estimate | None  # share of tokens with the same most likely token as the base
     pp: Estimate  # tokens a second; the error is the standard deviation over repetitions
     tg: Estimate
     peak_rss: int  # bytes
@@ -110,7 +110,7 @@ def compare(
     file = read_gguf(Path(base).expanduser().absolute())
     work = Path(work).expanduser().absolute()
     targets = list(dict.fromkeys(type_.upper() for type_ in types))
-    if targets:  # refused now, in a second, in place of after ten minutes
+    if targets:  # refuse them now instead of after ten minutes
         quantize(file.path, targets, imatrix=how.imatrix, dry_run=True)
     try:
         work.mkdir(parents=True, exist_ok=True)
@@ -141,7 +141,7 @@ def compare(
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Return the indices of points (cost, loss) that no other one beats in both, cheapest first.
+    """Return the indices of the points (cost, loss) of the Pareto front, cheapest first.
 
     >>> pareto_front([(3, 1), (1, 3), (2, 4), (2, 2)])
     [1, 3, 0]
@@ -218,7 +218,7 @@ def _measure(
 
 
 def _key(base: Path, how: CompareSettings, score_name: str) -> dict[str, Any]:
-    """What a row depends on, as it comes back from JSON."""
+    """The key of a row: everything that it depends on, as plain values for JSON."""
     stat = base.stat()
     settings = {
         name: str(value) if isinstance(value, Path) else value for name, value in vars(how).items()
@@ -235,7 +235,7 @@ def _key(base: Path, how: CompareSettings, score_name: str) -> dict[str, Any]:
 
 
 def _read_row(path: Path, key: dict[str, Any]) -> CompareRow | None:
-    """Return the row that is kept in a file, None if there is none that was measured like this."""
+    """Return the row that is kept in a file, None unless it was measured with the same key."""
     try:
         entry = json.loads(path.read_text(encoding="utf-8"))
         if entry["key"] != key:

@@ -15,7 +15,7 @@ PLOT_MARKS = string.ascii_letters + string.digits
 
 
 class ScatterPlot(NamedTuple):
-    """What a plot shows of each type: a cost over which its divergence is drawn."""
+    """The data of a scatter plot: a cost and the divergence of each type."""
 
     title: str
     x_label: str
@@ -31,7 +31,7 @@ Y_LABEL = "mean KL divergence from the base, nats (lower is better)"
 def plots(rows: Sequence[CompareRow]) -> list[tuple[str, ScatterPlot]]:
     """Return the two plots of a comparison, named: quality over size, and quality over speed.
 
-    The base and what does not differ from it at all have no place on a logarithmic axis.
+    Types without any divergence, as the base, are left out: the axis is logarithmic.
     """
     shown = [row for row in rows if row.kl is not None and row.kl.value > 0]
     names = [row.type for row in shown]
@@ -88,7 +88,7 @@ def scatter(plot: ScatterPlot, width: int = 64, height: int = 16) -> str:
     """Return a plot of characters, y on a logarithmic axis, upwards the better.
 
     Each type is a letter, and marked with * in the legend where it is on the Pareto front. Where
-    several fall into the same place, one that is on the front is seen, or else the first.
+    several share a place, one on the front is shown, or else the first.
     """
     if not plot.names:
         return f"{plot.title}: there is nothing to draw\n"
@@ -112,7 +112,7 @@ def scatter(plot: ScatterPlot, width: int = 64, height: int = 16) -> str:
 
 
 def _places(values: Sequence[float], n: int) -> list[int]:
-    """Return where values fall on an axis of n places, from the least to the greatest."""
+    """Return the places of values on an axis of n places from their minimum to their maximum."""
     low, high = min(values), max(values)
     scale = (n - 1) / (high - low) if high > low else 0.0
     return [round((value - low) * scale) for value in values]

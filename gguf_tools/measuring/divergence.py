@@ -1,4 +1,4 @@
-"""From logits to what is said about a model's quality: likelihoods, KL divergence, agreement.
+"""Quality measures of a model from its logits: likelihoods, KL divergence, agreement.
 
 The definitions are those of llama.cpp's `llama-perplexity`, so that figures can be compared with
 what people publish. Everything is numpy on arrays of logits; no model is needed.
@@ -14,7 +14,7 @@ import numpy as np
 # llama.cpp stores a reference's log-probabilities down to 16 below the greatest, and leaves tokens
 # less likely than e^-16 (one in nine million) out of the sum of the KL divergence.
 MIN_LOG_PROBABILITY = -16.0
-SLICE_ELEMENTS = 1 << 19  # logits that are worked on at once, so that they stay in the cache
+SLICE_ELEMENTS = 1 << 19  # logits in one step, few enough for the processor's cache
 
 
 class Estimate(NamedTuple):
@@ -25,13 +25,13 @@ class Estimate(NamedTuple):
 
 
 class TokenDifferences(NamedTuple):
-    """What is known of each scored token under a model and a reference; arrays of `[n]`."""
+    """Differences between a model and a reference for each scored token; arrays of `[n]`."""
 
     nll: np.ndarray  # float64, nats, the model's
     nll_reference: np.ndarray  # float64, nats
     kl: np.ndarray  # float64, nats: of the model's distribution from the reference's
     p_diff: np.ndarray  # float64: the token's probability, the model's less the reference's
-    same_top: np.ndarray  # bool: whether both find the same token the likeliest
+    same_top: np.ndarray  # bool: whether both have the same most likely token
 
 
 def negative_log_likelihoods(logits: np.ndarray, tokens: np.ndarray) -> np.ndarray:
@@ -55,12 +55,12 @@ def token_differences(
 
 
 def concatenate_differences(parts: list[TokenDifferences]) -> TokenDifferences:
-    """Return what is known of the tokens of all parts, one after another."""
+    """Return the differences of all parts as one."""
     return TokenDifferences(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
 def _differences(logits: np.ndarray, reference: np.ndarray, tokens: np.ndarray) -> TokenDifferences:
-    """The same for as many rows as stay in the cache."""
+    """`token_differences` of rows few enough for the processor's cache."""
     row = np.arange(len(tokens))
     _, scaled, log_sum = _log_sum_exp(logits)
     weights, scaled_reference, log_sum_reference = _log_sum_exp(reference)
@@ -69,7 +69,7 @@ def _differences(logits: np.ndarray, reference: np.ndarray, tokens: np.ndarray) 
     nll_reference = log_sum_reference - scaled_reference[row, tokens]
 
     # KL = sum of p (ln p - ln q), where ln p - ln q = (a - log_sum_a) - (b - log_sum_b). Taking the
-    # difference of the logits first keeps what would drown in rounding for two models much alike.
+    # difference of the logits first avoids a loss of precision for two similar models.
     weights[scaled_reference < (log_sum_reference + MIN_LOG_PROBABILITY)[:, None]] = 0
     total = np.exp(log_sum_reference)
     kept = weights.sum(axis=1, dtype=np.float64) / total
@@ -108,7 +108,7 @@ def perplexity(nll: np.ndarray) -> Estimate:
 def log_ratio(nll: np.ndarray, nll_reference: np.ndarray) -> Estimate:
     """Return ln of a perplexity over the reference's.
 
-    Both models find the same tokens hard, so the error is far smaller than either perplexity's.
+    Losses of both models correlate, so the error is far smaller than either perplexity's.
     """
     return mean(nll - nll_reference)
 

@@ -1,4 +1,4 @@
-"""How well a model predicts a text, and how far it is from a reference model.
+"""Measure how well a model predicts a text, and its divergence from a reference model.
 
 The text is cut and read as `llama-perplexity` does it (`gguf_tools.text.text_chunks`): in chunks of
 `n_ctx` tokens, each from an empty context, its first token replaced by the BOS token where the
@@ -28,14 +28,14 @@ from gguf_tools.text.text_chunks import Block
 
 # Twelve short pieces of English prose, written for this project.
 ENGLISH_TEXT = Path(__file__).parent / "data" / "english.txt"
-MIN_CTX = 8  # below it there is next to nothing to score
+MIN_CTX = 8  # smaller chunks leave hardly a token to score
 
-Progress = Callable[[float, int, float], None]  # chunks done, chunks in all, perplexity so far
+Progress = Callable[[float, int, float], None]  # chunks done, total chunks, perplexity so far
 
 
 @dataclass(frozen=True)
 class Divergence:
-    """How far a model is from a reference, over all scored tokens. KL divergence in nats."""
+    """The divergence of a model from a reference, over all scored tokens. KL in nats."""
 
     reference: Path
     reference_perplexity: Estimate
@@ -44,13 +44,13 @@ class Divergence:
     kl_median: float
     kl_p99: float  # 99 of 100 tokens are below it
     kl_max: float
-    same_top: Estimate  # share of tokens for which both find the same one the likeliest
+    same_top: Estimate  # share of tokens with the same most likely token
     p_diff_rms: Estimate  # root mean square of the change in the right token's probability
 
 
 @dataclass(frozen=True)
 class TextQuality:
-    """What was measured of a model on a text."""
+    """The quality of a model on a text."""
 
     model: Path
     text: Path
@@ -88,8 +88,8 @@ def measure_quality(
     """Measure a model's perplexity on a text file, and its divergence from a `reference` model.
 
     `lora` are GGUF adapters of the model, not of the reference, with their scales. At most
-    `n_chunks` chunks are read, by default all. Both models are loaded and read the same chunks in
-    turn, so nothing is kept on disk. Raises GGUFError for a model that cannot be loaded, and
+    `n_chunks` chunks are read, by default all. Both models are loaded and decode the same chunks in
+    turn, so no logits are kept on disk. Raises GGUFError for a model that cannot be loaded, and
     ReellamaError for an adapter that does not fit, when the text is missing or shorter than one
     chunk, or when the two models do not have the same tokens.
     """

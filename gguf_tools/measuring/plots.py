@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 SIZE = (8.0, 5.0)  # inches
 DPI = 160
-FRONT, OTHER = "#0b5fa5", "#8a8a8a"  # told apart without colour too, by shape and line
+FRONT, OTHER = "#0b5fa5", "#8a8a8a"  # also distinct by shape and line
 # Where a name may stand beside its point: x and y in points, and how it is aligned.
 SPOTS = (
     (7, 0, "left", "center"),
@@ -31,7 +31,7 @@ SPOTS = (
 def check() -> None:
     """Raise ReellamaError when matplotlib is not installed."""
     try:
-        import matplotlib  # noqa: F401  # it is asked for, not used
+        import matplotlib  # noqa: F401  # only to see whether it is there
     except ImportError as error:
         raise ReellamaError(
             'plots need matplotlib; install it with: pip install "reellama[plots]"'
@@ -53,7 +53,7 @@ def write(figure: Figure, path: Path) -> list[Path]:
     import matplotlib
 
     written = []
-    # Letters stay letters in an SVG, and the same plot gives the same file.
+    # Text stays text in an SVG, and the same plot gives the same file.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "reellama"}):
         for kind, metadata in (("png", {}), ("svg", {"Date": None})):
             target = path.with_name(f"{path.name}.{kind}")
@@ -89,7 +89,7 @@ def draw(plot: ScatterPlot, subtitle: str = "") -> Figure:
 
 def _name_points(figure: Figure, axes: Any, plot: ScatterPlot) -> None:
     """Write each name where it covers the fewest points and other names."""
-    figure.draw_without_rendering()  # places what the names must keep clear of
+    figure.draw_without_rendering()  # computes the places that the names must avoid
     points = axes.transData.transform(list(zip(plot.x, plot.y, strict=True)))
     taken: list[Any] = []
     for name, x, y in zip(plot.names, plot.x, plot.y, strict=True):

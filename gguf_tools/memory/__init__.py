@@ -1,1 +1,1 @@
-"""How much memory a model takes, and how many of its layers fit on a GPU."""
+"""Estimate the memory of a model, and how many of its layers fit on a GPU."""

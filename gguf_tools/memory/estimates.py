@@ -1,7 +1,7 @@
-"""How much memory llama.cpp takes for a GGUF: weights, KV cache, and room to compute.
+"""Estimate the memory that llama.cpp takes for a GGUF: weights, KV cache and compute buffers.
 
-All of it follows from the header. The sizes are those that llama.cpp prints when it loads a model
-and makes a context (src/llama-kv-cache.cpp, src/llama-graph.cpp); the tests compare them.
+All of it is computed from the header. The sizes are those that llama.cpp prints when it loads a
+model and makes a context (src/llama-kv-cache.cpp, src/llama-graph.cpp); the tests compare them.
 """
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
@@ -9,12 +9,12 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf_tools.errors import ReellamaError
 from gguf_tools.format.reader import TOKEN_EMBEDDINGS, GGUFFile
 
-N_UBATCH = 512  # positions that are computed at once, llama.cpp's default
+N_UBATCH = 512  # positions in a micro-batch, llama.cpp's default
 KV_TYPE_NAMES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 KV_CACHE_MULTIPLE = 256  # a KV cache holds a multiple of this many positions
 
-# Of so many layers in a row the last has full attention and the others a sliding window, where the
-# file does not say which. An architecture that is not named here counts as without a window.
+# Every n-th layer has full attention and the others a sliding window, where the file does not say
+# which. Architectures that are not listed count as without a window.
 SLIDING_PATTERNS = {
     "cohere2": 4,
     "gemma2": 2,
@@ -95,7 +95,7 @@ def recurrent_bytes(file: GGUFFile) -> int:
 def layer_weight_bytes(file: GGUFFile) -> list[int]:
     """Return the bytes of each layer's tensors, the output layer last: `n_layer + 1` numbers.
 
-    Where the output matrix is the token embeddings again, these are what the output layer takes.
+    With tied embeddings, the output layer takes the bytes of the token embeddings.
     """
     sizes = [0] * (file.n_layer + 1)
     for tensor in file.tensors.values():
@@ -122,10 +122,10 @@ def compute_bytes(
 
     For N_UBATCH positions, the greater of two: the logits of `n_outputs` of them (llama.cpp makes
     room for all unless told otherwise); or one layer, with its attention mask and its feed-forward
-    network's widest point held twice. Eight vectors of a layer's width come to either.
+    network's widest point held twice. Eight vectors of a layer's width are added to either.
 
-    Flash attention, which llama.cpp takes wherever the device has it, never writes the attention
-    scores down; without it they are added, and the mask is twice as large.
+    Flash attention, which llama.cpp uses wherever the device has it, does not store the attention
+    scores; without it they are added, and the mask is twice as large.
     """
     embeddings = file.tensors.get(TOKEN_EMBEDDINGS)
     n_vocab = embeddings.shape[-1] if embeddings and embeddings.shape else 0
@@ -144,7 +144,7 @@ def compute_bytes(
 
 
 def _cells(file: GGUFFile, n_ctx: int, cut: bool) -> int:
-    """How many positions a layer's KV cache has room for, `cut` to its window or not."""
+    """The positions of a layer's KV cache, `cut` to its window or not."""
     n = min(n_ctx, sliding_window(file) + N_UBATCH) if cut else n_ctx
     return -(-n // KV_CACHE_MULTIPLE) * KV_CACHE_MULTIPLE
 
@@ -159,7 +159,7 @@ def _head_length(file: GGUFFile, name: str, layer: int) -> int:
 
 
 def _feed_forward(file: GGUFFile) -> int:
-    """The widest point of a feed-forward network: the experts that are used lie side by side."""
+    """The width of a feed-forward network; of a mixture, that of all active experts together."""
     n_used = _most(file, "expert_used_count", 0)
     experts = n_used * (_most(file, "expert_feed_forward_length", 0) + file.n_embd)
     return max(_most(file, "feed_forward_length", 4 * file.n_embd), experts)

@@ -1,4 +1,4 @@
-"""How many layers of a GGUF fit on a GPU, and what context does."""
+"""Plan the offload to a GPU: how many layers of a GGUF fit, and the longest context."""
 
 from dataclasses import dataclass
 from itertools import accumulate
@@ -11,31 +11,30 @@ from gguf_tools.memory.estimates import (
     layer_weight_bytes,
 )
 
-# What the driver's context and llama.cpp's own small buffers take on a GPU, in bytes; some 300 MB
-# with CUDA.
+# GPU memory of the driver's context and of llama.cpp's small buffers, in bytes; 300 MB with CUDA.
 GPU_OVERHEAD_BYTES = 384 << 20
 
 
 @dataclass(frozen=True)
 class OffloadPlan:
-    """How a model lies on a GPU. Layers are counted as llama.cpp's `n_gpu_layers` does."""
+    """The layers and memory of a model on a GPU. Layers are counted as `n_gpu_layers` counts."""
 
     n_ctx: int
     type_k: str
     type_v: str
-    free_bytes: int  # memory that there is for it
-    n_gpu_layers: int  # that fit, the output layer counted as one
-    n_gpu_layers_all: int  # that there are
-    weight_bytes: int  # of the layers that fit, and so the next three
+    free_bytes: int  # of the GPU
+    n_gpu_layers: int  # layers that fit, the output layer counted as one
+    n_gpu_layers_all: int  # all layers
+    weight_bytes: int  # of the layers that fit; so are the next three
     kv_bytes: int
     compute_bytes: int  # an upper estimate, with flash attention
     overhead_bytes: int
-    all_bytes: int  # what all layers would need
+    all_bytes: int  # needed by all layers
     max_n_ctx: int  # the longest context with all layers; 0 if there is none
 
     @property
     def gpu_bytes(self) -> int:
-        """What is taken of the GPU's memory; 0 when no layer fits."""
+        """GPU memory that is used; 0 when no layer fits."""
         parts = (self.weight_bytes, self.kv_bytes, self.compute_bytes, self.overhead_bytes)
         return sum(parts) if self.n_gpu_layers else 0
 
@@ -89,10 +88,10 @@ def gpu_share(file: GGUFFile, n_gpu_layers: int) -> float:
 def max_context(file: GGUFFile, free_bytes: int, type_k: str = "f16", type_v: str = "f16") -> int:
     """Return the longest context that fits into `free_bytes` with all layers.
 
-    A multiple of 256, or what the model was trained on where that fits; 0 where nothing does.
+    A multiple of 256, at most the training context; 0 where nothing fits.
     """
     weights = sum(layer_weight_bytes(file))
-    state, cells = (  # what there is at any length, and with the first CELLS positions
+    state, cells = (  # bytes at any length, and for the first KV_CACHE_MULTIPLE positions
         sum(kv_bytes(file, layer, n_ctx, type_k, type_v) for layer in range(file.n_layer))
         for n_ctx in (0, KV_CACHE_MULTIPLE)
     )
@@ -118,8 +117,8 @@ def _fitting(steps: list[tuple[int, int, int]], free_bytes: int) -> int:
 def _steps(file: GGUFFile, n_ctx: int, type_k: str, type_v: str) -> list[tuple[int, int, int]]:
     """Bytes of weights, KV cache and intermediate results on the GPU with 0, 1, ... layers there.
 
-    What is left in main memory is multiplied on the GPU all the same while a prompt is read, one
-    layer at a time: the greatest of these is added to the intermediate results.
+    Layers in main memory are copied to the GPU one at a time while a prompt is read: the largest of
+    them is added to the intermediate results.
     """
     *layers, output = layer_weight_bytes(file)
     compute = compute_bytes(file, n_ctx)

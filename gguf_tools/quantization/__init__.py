@@ -1,1 +1,1 @@
-"""Quantize a GGUF with llama.cpp: types, importance matrices, and adapters merged in."""
+"""Quantize GGUFs with llama.cpp: types, importance matrices, and merged LoRA adapters."""

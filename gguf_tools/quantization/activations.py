@@ -1,8 +1,8 @@
-"""What comes into a model's weight matrices while llama.cpp computes, summed up.
+"""Collect statistics of the inputs of a model's weight matrices while llama.cpp computes.
 
-llama.cpp calls back for every node of its graph before and after it is computed. The callback gets
-a ggml_tensor, whose fields no function gives access to (its sources above all), so the structure
-is declared here and tried on tensors with known content before it is trusted.
+llama.cpp calls back for every node of its graph, before and after it is computed, with a
+ggml_tensor. No function gives access to its fields (above all its sources), so the structure is
+declared here and checked on tensors with known content before use.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from gguf_tools.errors import ReellamaError
 MAX_DIMS, MAX_SRC, MAX_OP_PARAMS, MAX_NAME = 4, 10, 64, 64  # GGML_MAX_*
 OBJECT_BYTES = 32  # of struct ggml_object, which stands before a tensor in memory
 TYPE_F32 = 0
-# Products of fewer rows say little; llama.cpp leaves them out as well.
+# Products of fewer rows are skipped, as in llama.cpp.
 MIN_ROWS = 16
 
 
@@ -46,11 +46,11 @@ class GGMLTensor(ctypes.Structure):
 
 
 class Activations:
-    """Sums of squares of what comes into each matrix of the blocks, by the name of the matrix.
+    """Sums of squares of the inputs of each matrix of the blocks, by its name.
 
     `sums` are float64 `[n_experts or 1, n_inputs]`, `counts` int64 `[n_experts or 1]`. Make a
     context with `callback`, and call `check` after every decode. Which products count, and how, is
-    as in llama.cpp's tools/imatrix. Raises ReellamaError where this llama.cpp is not understood.
+    as in llama.cpp's tools/imatrix. Raises ReellamaError for an unknown structure of ggml_tensor.
     """
 
     def __init__(self) -> None:
@@ -61,13 +61,13 @@ class Activations:
         self._error: BaseException | None = None
 
     def check(self) -> None:
-        """Raise what went wrong in the callback, which cannot raise into llama.cpp."""
+        """Raise an error of the callback, which cannot raise it through llama.cpp."""
         if self._error is not None:
             error, self._error = self._error, None
             raise error
 
     def _on_node(self, pointer: int, ask: bool, _user_data: object) -> bool:
-        """Say whether the node is wanted (`ask`), or take what came in; False ends the graph."""
+        """Say whether the node is needed (`ask`), or add its inputs; False ends the graph."""
         try:
             if self._error is not None:
                 return ask
@@ -126,9 +126,9 @@ class Activations:
 
 @cache
 def check_layout() -> tuple[int, int]:
-    """Try the structure on a product of two tensors; returns the numbers of MUL_MAT and MUL_MAT_ID.
+    """Check the structure on a product of two tensors; returns the ids of MUL_MAT and MUL_MAT_ID.
 
-    Raises ReellamaError when any field is not where this module looks for it.
+    Raises ReellamaError when any field is in another place.
     """
     context = _ggml("ggml_init", ctypes.c_void_p, _InitParams)(_InitParams(1 << 16, None, False))
     try:
@@ -161,7 +161,7 @@ def check_layout() -> tuple[int, int]:
 
 
 def weight_name(pointer: int) -> str:
-    """Return the name of a weight without what a copy of it on a device adds: `CUDA0#name#0`."""
+    """Return the name of a weight without the marks of a copy on a device: `CUDA0#name#0`."""
     name = GGMLTensor.from_address(pointer).name.decode("utf-8", "replace")
     parts = name.split("#")
     return parts[1] if len(parts) > 1 else name
@@ -179,7 +179,7 @@ _NEW_TENSOR_3D = (ctypes.c_void_p, ctypes.c_int, *[ctypes.c_int64] * 3)
 
 
 def _operations() -> dict[bytes, int]:
-    """Operations by name. The enumeration grows in the middle, so its numbers are not for keeps."""
+    """Operations by name. Their numbers change between versions of ggml."""
     name = _ggml("ggml_op_name", ctypes.c_char_p, ctypes.c_int)
     return {name(number): number for number in range(48)}
 

@@ -1,7 +1,7 @@
-"""Importance matrices: how much each input of each weight matrix counts, for better quantizing.
+"""Importance matrices: the weight of each input of each matrix, for better quantization.
 
-While a model reads a text, the squares of what comes into each matrix are summed up, column by
-column. Quantizing then spends its precision on the columns that matter. Files are llama.cpp's
+While a model reads a text, the squares of the inputs of each matrix are summed up by column.
+Quantization then spends its precision on the important columns. Files are llama.cpp's
 own (tools/imatrix): GGUF, with a sum and a count for each matrix; the older binary format can be
 read. A mixture of experts has a row and a count for each expert.
 """
@@ -32,7 +32,7 @@ MAX_NAME = 64  # GGML_MAX_NAME, bytes
 
 # Token ids int32 `[n]` or soft tokens float32 `[n, n_embd]`, one after another.
 Prompt = Sequence[Sequence[int] | np.ndarray]
-PromptProgress = Callable[[float, int | None], None]  # prompts or chunks done, of how many if known
+PromptProgress = Callable[[float, int | None], None]  # prompts or chunks done, their total if known
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Imatrix:
     def weights(self) -> dict[str, np.ndarray]:
         """Return the means of the squares, float32 `[n_experts * n_inputs]`.
 
-        For an expert that no token went through they are 1, as in llama.cpp: all inputs alike.
+        For an expert without tokens they are 1, as in llama.cpp: uniform weights.
         """
         result = {}
         for name, sums in self.sums.items():
@@ -131,7 +131,7 @@ def collect(
     datasets: Sequence[str] = (),
     report: PromptProgress | None = None,
 ) -> Imatrix:
-    """Let a model read prompts of at most `n_ctx` positions, each on its own, and sum up.
+    """Collect an importance matrix from prompts of at most `n_ctx` positions, each read alone.
 
     A prompt is a sequence of parts: token ids, or soft tokens float32 `[n, n_embd]`. A part of
     fewer than 16 positions is read and not counted, which is llama.cpp's rule. Raises GGUFError for
@@ -204,7 +204,7 @@ def collect_from_text(
 def _imatrix(
     activations: Activations, model: str | Path, n_ctx: int, datasets: Sequence[str]
 ) -> Imatrix:
-    """What was summed up, once everything is read."""
+    """The importance matrix of what was collected."""
     if not activations.sums:
         raise ReellamaError(f"nothing was collected from {model}: give it longer texts")
     most = max(int(count.max()) for count in activations.counts.values())
@@ -220,7 +220,7 @@ def _imatrix(
 def _read(context: Context, prompt: Prompt, n_ctx: int, activations: Activations) -> None:
     """Decode one prompt from position 0, with outputs everywhere.
 
-    llama.cpp skips in the last layer what has no output, and it would not be counted.
+    In the last layer llama.cpp skips positions without an output, which would not be counted.
     """
     context.clear()
     start = 0

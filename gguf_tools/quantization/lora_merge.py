@@ -2,8 +2,8 @@
 
 Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021. Adapters are GGUF files as
 llama.cpp's convert_lora_to_gguf writes them: for each changed weight a tensor `NAME.lora_a`, of
-rows of inputs, and one `NAME.lora_b`. The model that comes out has all its matrices in F16, BF16
-or F32, and needs no adapter.
+rows of inputs, and one `NAME.lora_b`. The merged model has its matrices in F16, BF16 or F32, and
+needs no adapter.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ FILE_TYPES = {
 }
 CHUNK_ELEMENTS = 1 << 24  # numbers of a tensor in memory at once
 
-TensorProgress = Callable[[int, int], None]  # tensors written, of how many
+TensorProgress = Callable[[int, int], None]  # tensors written, their total
 
 
 @dataclass(frozen=True)
 class LoraAdapter:
-    """A LoRA adapter's header, with what its products are multiplied by at rank one."""
+    """A LoRA adapter's header and its scaling."""
 
     file: GGUFFile
-    scale: float  # that a person chose
-    alpha: float  # that it was trained with; 0: the rank does not count
+    scale: float  # of the user
+    alpha: float  # of its training; 0: no scaling by the rank
 
     def delta(self, weight: Tensor, matrix: int, rows: slice) -> np.ndarray | None:
-        """Return what is added to rows of a weight, float32 `[n_rows, n_inputs]`, or None.
+        """Return the update of rows of a weight, float32 `[n_rows, n_inputs]`, or None for none.
 
         `matrix` counts the experts that a weight of three dimensions holds.
         """
@@ -109,7 +109,7 @@ def merge_lora(
 
 
 def merged_size(file: GGUFFile) -> int:
-    """Return the most bytes that `merge` writes by default, but for what is metadata."""
+    """Return an upper bound of the bytes that `merge_lora` writes, without metadata."""
     block_bytes = GGML_QUANT_SIZES[_main_type(file)][1]
     return sum(max(t.n_bytes, t.n_elements * block_bytes) for t in file.tensors.values())
 
@@ -117,10 +117,10 @@ def merged_size(file: GGUFFile) -> int:
 def open_adapters(
     base: GGUFFile, adapters: Sequence[tuple[str | Path, float]]
 ) -> list[LoraAdapter]:
-    """Read the headers of adapters, each with its scale, that `merge` could merge into `base`.
+    """Read the headers of adapters, each with its scale, and check that they fit `base`.
 
-    Raises ReellamaError for a file that is not there or not an adapter of this model, and for a
-    base that cannot be written with adapters in it.
+    Raises ReellamaError for a missing file, one that is no adapter of this model, and a base that
+    cannot be merged.
     """
     if int(base.metadata.get("split.count", 1)) > 1:
         raise ReellamaError(f"{base.path} is a part of a split model: join it with `quantize COPY`")
@@ -142,7 +142,7 @@ def _open(path: str | Path, scale: float, base: GGUFFile) -> LoraAdapter:
     if "adapter.alora.invocation_tokens" in file.metadata:
         raise ReellamaError(f"{file.path} acts only after certain words, and cannot be merged")
     for name in file.tensors:
-        # llama.cpp passes over what adapters have for norms.
+        # llama.cpp ignores an adapter's tensors for norms.
         if not name.endswith("_norm.weight"):
             _check_pair(file, name, base)
     alpha = file.metadata.get("adapter.lora.alpha", 0.0)
@@ -150,7 +150,7 @@ def _open(path: str | Path, scale: float, base: GGUFFile) -> LoraAdapter:
 
 
 def _check_pair(file: GGUFFile, name: str, base: GGUFFile) -> None:
-    """Raise when a tensor of an adapter has no partner, no weight, or another shape than it."""
+    """Raise if an adapter's tensor lacks its pair or its weight, or has the wrong shape."""
     weight_name = name.removesuffix(LORA_A).removesuffix(LORA_B)
     pair = [file.tensors.get(weight_name + suffix) for suffix in (LORA_A, LORA_B)]
     weight = base.tensors.get(weight_name)
@@ -185,7 +185,7 @@ def _type_named(name: str) -> GGMLQuantizationType:
 def _type_of(
     tensor: Tensor, type_: GGMLQuantizationType, adapters: Sequence[LoraAdapter]
 ) -> GGMLQuantizationType:
-    """What is small and kept in F32 (norms, biases, routers) stays so, unless it is changed."""
+    """The type of a merged tensor; unchanged F32 tensors (norms, biases, routers) stay F32."""
     changed = any(tensor.name + LORA_A in adapter.file.tensors for adapter in adapters)
     return type_ if changed or tensor.type != GGMLQuantizationType.F32 else tensor.type
 

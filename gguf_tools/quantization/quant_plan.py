@@ -1,7 +1,7 @@
-"""What llama.cpp's quantizer is about to do: the type that each tensor gets, and the file's size.
+"""The plan of llama.cpp's quantizer: the type that each tensor gets, and the size of the file.
 
-The choice of types (llama.cpp's src/llama-quant.cpp) depends on the architecture, the layer and the
-shape, and is llama.cpp's to make: it is taken from the log of a dry run, which takes no time.
+llama.cpp chooses types by architecture, layer and shape (src/llama-quant.cpp). Its choice is parsed
+from the log of a dry run, which takes no time.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ NEW_TYPE = re.compile(r"-> +[\d.]+ MiB \((\w+)\)")
 FALLBACK = re.compile(r"WARNING: (\d+) of \d+ tensor\(s\) required fallback")
 FAILED = re.compile(r"failed to quantize: (.*)")
 NEEDS_IMATRIX = re.compile(r"(will require an|requires an) imatrix", re.I)
-# For what is not in an imatrix that was made from another model.
+# llama.cpp's message for a tensor that the imatrix lacks.
 MISSING = re.compile(r"Missing importance matrix for tensor (\S+)")
 
 
 @dataclass(frozen=True)
 class QuantPlan:
-    """The tensors of a file to be, its size in bytes, and lines about it for a person."""
+    """The tensors of the planned file, its size in bytes, and notes for people."""
 
     tensors: tuple[TensorInfo, ...]
     n_bytes: int
@@ -53,15 +53,15 @@ class QuantPlan:
 
 
 class QuantizerLog:
-    """Makes sense of what the quantizer logs, piece by piece."""
+    """Parses the quantizer's log as it arrives."""
 
     def __init__(self) -> None:
-        self.done, self.total = 0, 0  # tensors begun, of how many
+        self.done, self.total = 0, 0  # tensors begun, their total
         self.lines: list[str] = []
         self._pending = ""
 
     def feed(self, _level: int, text: str) -> None:
-        """Take the next piece of the log, which may be a part of a line or several."""
+        """Parse the next piece of the log, which may be part of a line or several lines."""
         self._pending += text
         if match := TENSOR_LINE.search(self._pending):
             self.done, self.total = int(match[1]), int(match[2])
@@ -109,7 +109,7 @@ def plan_quantization(
 
 
 def imatrix_missing_error(job: QuantizeJob, type_name: str) -> ReellamaError:
-    """Return the error for a type that is garbage without an importance matrix."""
+    """Return the error for a type that needs an importance matrix."""
     return ReellamaError(
         f"{type_name} needs an importance matrix: make one with `reellama gguf imatrix "
         f"{Path(job.source).name} TEXT`, and give it as --imatrix"
@@ -117,7 +117,7 @@ def imatrix_missing_error(job: QuantizeJob, type_name: str) -> ReellamaError:
 
 
 def _tensors(lines: list[str]) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...]]:
-    """Tensors as they are and as they will be, from the lines of a dry run."""
+    """Source and target tensors, from the lines of a dry run."""
     by_name = {name.lower(): type_ for name, type_ in GGMLQuantizationType.__members__.items()}
     by_name |= {name.lower(): type_ for name, type_ in TENSOR_TYPES.items()}
     before, after = [], []

@@ -1,9 +1,9 @@
-"""What a model would weigh at another type, as llama.cpp's quantizer mixes types.
+"""Quantization presets: estimate a model's size at another type, by llama.cpp's rules.
 
-A name such as Q4_K_M stands for a mixture: most matrices take one type, and some that suffer more
-take a better one. The rules here are those of llama.cpp (src/llama-quant.cpp) without an importance
-matrix, for the usual names of tensors; what an architecture has of its own is left out, so sizes
-are estimates. `reellama gguf quantize --dry-run` asks llama.cpp itself.
+A preset such as Q4_K_M mixes types: most matrices get one type, and the more sensitive ones a
+better one. The rules are those of llama.cpp (src/llama-quant.cpp) without an importance matrix, for
+the usual tensor names. Rules of single architectures are left out, so sizes are estimates.
+`reellama gguf quantize --dry-run` asks llama.cpp itself.
 """
 
 import math
@@ -19,7 +19,7 @@ from gguf_tools.format.reader import TOKEN_EMBEDDINGS, GGUFFile, Tensor
 
 
 class LayerPosition(NamedTuple):
-    """Where in a model a tensor stands."""
+    """The position of a tensor in a model."""
 
     layer: int
     n_layer: int
@@ -34,7 +34,7 @@ def _always(_: LayerPosition) -> bool:
 
 
 def _more_bits(place: LayerPosition) -> bool:
-    """The first and last eighth of the layers, and every third between."""
+    """Whether a layer is in the first or last eighth, or one of every third between."""
     layer, eighth = place.layer, place.n_layer // 8
     return layer < eighth or layer >= 7 * place.n_layer // 8 or (layer - eighth) % 3 == 2
 
@@ -49,7 +49,7 @@ def _shared_heads(place: LayerPosition) -> bool:
 
 @dataclass(frozen=True)
 class QuantPreset:
-    """`base` for all that is quantized, but where the first rule that holds says otherwise."""
+    """The type `base`, unless a rule for the tensor's kind applies; the first that does counts."""
 
     base: str
     rules: Mapping[str, tuple[Rule, ...]] = field(default_factory=dict)
@@ -97,7 +97,7 @@ PRESETS = {
         },
     ),
 }
-# Rows that are no multiple of 256 numbers take a type with blocks of 32.
+# Types for rows that are no multiple of 256 numbers: their blocks have 32.
 FALLBACKS = {
     "IQ4_XS": "IQ4_NL",
     "Q2_K": "Q4_0",
@@ -117,9 +117,9 @@ UNQUANTIZED_TENSORS = re.compile(
 
 
 def as_preset(file: GGUFFile, name: str) -> GGUFFile:
-    """Return the header as if the file had been quantized to a mixture, such as "Q4_K_M".
+    """Return the header as if the file had been quantized to a preset, such as "Q4_K_M".
 
-    Tensors follow one another as in a real file. Raises ReellamaError for a name not in MIXTURES.
+    Offsets are those of a real file. Raises ReellamaError for a name not in PRESETS.
     """
     if name.upper() not in PRESETS:
         raise ReellamaError(f"no estimate for the type {name}; there is {', '.join(PRESETS)}")
@@ -156,7 +156,7 @@ def _type_of(file: GGUFFile, tensor: Tensor, mixture: QuantPreset) -> str:
 def _type_by_rules(file: GGUFFile, layer: int, kind: str, mixture: QuantPreset) -> str:
     """The type of a matrix by the rules of its kind."""
     if file.metadata.get(f"{file.architecture}.expert_count") == 8:
-        # In mixtures of eight experts attention is small, and gets more.
+        # In models of eight experts attention is small, and gets a larger type.
         if kind in (*VALUE_TENSORS, "attn_k"):
             return "Q8_0"
         if kind == "attn_output" and mixture.base in ("Q2_K", "Q3_K", "Q4_K", "IQ4_XS"):

@@ -1,4 +1,4 @@
-"""The types that llama.cpp quantizes a model into: names, numbers, and what each is for."""
+"""The types that llama.cpp quantizes a model into: names, numbers and uses."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from gguf_tools.format.tensor_types import NEWER, tensor_type
 
 @dataclass(frozen=True)
 class QuantType:
-    """A type of a whole model: a recipe that gives each tensor a type of its own.
+    """A type of a whole model, which gives each tensor a type of its own.
 
     `ftype` is its number in llama.cpp's enum llama_ftype, and `most` the type that most tensors
     get, unless their rows are no multiple of its block.
@@ -28,14 +28,14 @@ class QuantType:
         return 8 * block_bytes / block
 
 
-# What a single tensor can be quantized into. ggml has more types, for its own intermediate results.
+# Types of single tensors. ggml has more, for intermediate results.
 TENSOR_TYPES: dict[str, GGMLQuantizationType] = {
     type_.name: type_
     for type_ in (*GGMLQuantizationType, *(tensor_type(number) for number, *_ in NEWER))
     if type_.name not in ("Q8_1", "Q8_K", "I8", "I16", "I32", "I64", "F64")
 }
 
-# From large to small. Those that llama.cpp's enum has and its quantizer refuses are left out.
+# From large to small, without those that llama.cpp's enum has but its quantizer refuses.
 QUANT_TYPES = (
     QuantType("F32", 0, "F32", "full precision, to quantize from"),
     QuantType("F16", 1, "F16", "half precision, to quantize from"),
@@ -73,9 +73,9 @@ QUANT_TYPES = (
     QuantType("IQ1_S", 24, "IQ1_S", "hardly usable; needs an imatrix"),
     QuantType("Q1_0", 40, "Q1_0", "for models trained in the weights -1 and 1"),
 )
-# Every tensor as it is: joins the parts of a split model.
+# Copies every tensor unchanged, which joins the parts of a split model.
 COPY_TYPE = "COPY"
-# What llama.cpp, too, takes these short names for.
+# Short names, as llama.cpp defines them.
 ALIASES = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
 
 _by_name = {type_.name: type_ for type_ in QUANT_TYPES}

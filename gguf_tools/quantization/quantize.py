@@ -4,7 +4,7 @@
 
     quantize("model-f16.gguf", ["Q4_K_M", "Q8_0"])
 
-Files are written whole or not at all: to a hidden file beside their place, and renamed at the end.
+Files are written atomically: to a hidden file in the same folder, renamed at the end.
 """
 
 from __future__ import annotations
@@ -42,16 +42,15 @@ SPLIT = re.compile(r"-\d{5}-of-\d{5}$")  # of the parts of a split model
 
 QuantizeProgress = Callable[
     [str, int, int], None
-]  # what is being done, tensors done, tensors in all
+]  # what is being done, tensors done, total tensors
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """A model that was quantized, or in a dry run would be.
+    """The result of quantizing a model, or of a dry run.
 
     `n_bytes` is the size of the file; `bits_per_weight` counts the tensors' data alone. `notes` are
-    lines for a person about what became different from what was asked for. `seconds` is the time
-    that llama.cpp took.
+    lines for people about deviations from the request. `seconds` is the time that llama.cpp took.
     """
 
     path: Path
@@ -113,7 +112,7 @@ def quantize(
         file = read_gguf(path)
         if file.metadata.get("general.alignment", DEFAULT_ALIGNMENT) != DEFAULT_ALIGNMENT:
             raise ReellamaError(f"{path} has a general.alignment that llama.cpp cannot quantize")
-        if loras:  # said now, also in a dry run: merging comes after all else was checked
+        if loras:  # checked now, in a dry run too: merging comes after all other checks
             lora_merge.open_adapters(file, loras)
         places = _output_paths(file, targets, output, [Path(adapter).stem for adapter, _ in loras])
         if not dry_run:
@@ -235,7 +234,7 @@ def _write(
         seconds = time.perf_counter() - started
         if report is not None:
             report(doing, listener.total, listener.total)
-        read_gguf(temporary)  # raises when it is not what it should be
+        read_gguf(temporary)  # raises if it is damaged
     return _result(place, type_name, planned, seconds)
 
 

@@ -4,8 +4,8 @@
 
 `llama_model_quantize` blocks in C until it is done, cannot be asked to stop, and ends the process
 where an assertion of its fails. A child can be stopped at any moment, and only it dies. Jobs go to
-its stdin and what llama.cpp says comes from its stdout, a line of JSON each. When the other end of
-stdin is gone, killed perhaps, the child removes its half file and ends.
+its stdin, and the log of llama.cpp comes from its stdout, as lines of JSON. When stdin is closed,
+as when the parent is killed, the child removes its partial file and ends.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class QuantizeJob:
 
 
 class QuantizerProcess:
-    """The child process, as its parent has it. Use it in a `with` block, which ends it."""
+    """The parent's handle of the child process. Use it in a `with` block, which ends it."""
 
     def __init__(self) -> None:
         self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the child
@@ -75,7 +75,7 @@ class QuantizerProcess:
         )
 
     def run(self, job: QuantizeJob, listen: LogCallback) -> bool:
-        """Do a job; returns whether llama.cpp did it. Raises ReellamaError when the child died."""
+        """Run a job; returns whether it succeeded. Raises ReellamaError when the child died."""
         assert self._child.stdin is not None and self._child.stdout is not None
         try:
             self._child.stdin.write(json.dumps(asdict(job)) + "\n")
@@ -116,10 +116,10 @@ class QuantizerProcess:
 
 
 def main() -> None:
-    """Do jobs until stdin ends."""
+    """Run jobs until stdin ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends the child
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # whatever else is printed stays out of the replies
+    os.dup2(2, 1)  # other output must not get into the replies
     jobs: queue.SimpleQueue[QuantizeJob] = queue.SimpleQueue()
     unfinished: list[QuantizeJob] = []
     threading.Thread(target=_receive, args=(jobs, unfinished), daemon=True).start()
@@ -149,7 +149,7 @@ def main() -> None:
 
 
 def _receive(jobs: queue.SimpleQueue[QuantizeJob], unfinished: list[QuantizeJob]) -> None:
-    """Pass jobs on to the main thread, and end the process when there are none to come."""
+    """Pass jobs to the main thread, and end the process when stdin is closed."""
     for line in sys.stdin:
         fields = json.loads(line)
         fields["overrides"] = tuple(map(tuple, fields["overrides"]))
@@ -197,7 +197,7 @@ def _quantize(llama: Any, job: QuantizeJob) -> bool:
 
 
 def imatrix_metadata(imatrix: Imatrix, path: str) -> dict[str, int | str]:
-    """Return what llama.cpp's own tool notes in a model that was quantized with an imatrix.
+    """Return the metadata that llama.cpp's tool adds to a model quantized with an imatrix.
 
     The path is left out of it: models are published, and paths are private.
     """

@@ -1,1 +1,1 @@
-"""llama.cpp, loaded safely: the AMX guard, models and contexts."""
+"""llama.cpp models and contexts, with a guard against the AMX crash."""

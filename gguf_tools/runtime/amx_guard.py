@@ -1,8 +1,8 @@
 """Decide whether llama.cpp's extra buffer types may be used: the guard against the AMX crash.
 
 Some compilers drop the stores of AMX's tile configuration, and llama.cpp built by one of them dies
-with SIGSEGV at its first matrix product. Nothing tells from outside whether a build is one of
-these, so a child process tries it (`gguf_tools.runtime.amx_probe`): if that dies, only it does.
+with SIGSEGV at its first matrix product. A build does not show whether it has
+the fault, so a child process tries it (`gguf_tools.runtime.amx_probe`): only the child can crash.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from gguf_tools.errors import GGUFError, ReellamaError
 from gguf_tools.locate.find import smollm2
 
 OVERRIDE_VARIABLE = "REELLAMA_EXTRA_BUFTS"  # environment variable: "on" or "off"
-PROBE_SECONDS = 120.0  # it takes 2 s on two idle cores
+PROBE_SECONDS = 120.0  # time limit; a probe takes 2 s on two idle cores
 PROBE_COMMAND = (sys.executable, "-m", "gguf_tools.runtime.amx_probe")
 
 
@@ -37,7 +37,7 @@ class AmxDecision:
     reason: str
 
 
-# Answers of this process, for where the cache folder cannot be written.
+# Answers of this process, in case the cache folder cannot be written.
 _answers: dict[str, AmxDecision] = {}
 
 
@@ -67,7 +67,7 @@ def cache_file() -> Path:
 
 
 def fingerprint(system_info: str) -> str:
-    """Return what an answer holds for: this build of llama.cpp on this processor."""
+    """Return a key of this build of llama.cpp on this processor."""
     import llama_cpp
 
     folder = os.environ.get("LLAMA_CPP_LIB_PATH") or Path(llama_cpp.__file__).parent / "lib"
@@ -86,7 +86,7 @@ def _cpu() -> str:
 
 
 def _read_answer(key: str) -> AmxDecision | None:
-    """Return the answer remembered on disk. A file that someone damaged is no answer."""
+    """Return the answer on disk; None for a missing or damaged file."""
     try:
         answer = json.loads(cache_file().read_text(encoding="utf-8"))[key]
         safe, reason = answer["safe"], answer["reason"]
@@ -96,7 +96,7 @@ def _read_answer(key: str) -> AmxDecision | None:
 
 
 def _write_answer(key: str, decision: AmxDecision) -> None:
-    """Keep the latest answer on disk, if that is possible, and in this process in any case."""
+    """Keep the answer in this process, and on disk if possible."""
     _answers[key] = decision
     content = json.dumps({key: {"safe": decision.safe, "reason": decision.reason}}, indent=1)
     with contextlib.suppress(OSError):
@@ -107,7 +107,7 @@ def _write_answer(key: str, decision: AmxDecision) -> None:
 
 
 def _probe_once(key: str, command: Sequence[str]) -> AmxDecision:
-    """Probe, unless another process does or just did: then wait for its answer."""
+    """Probe, or wait for the answer of another process that is probing."""
     lock = FileLock(cache_file().with_suffix(".lock"))
     with contextlib.ExitStack() as stack:
         # A cache folder that cannot be written, or a lock held too long, costs a second probe.

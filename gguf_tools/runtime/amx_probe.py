@@ -1,9 +1,8 @@
-"""Try llama.cpp's extra buffer types on a model.
+"""Try llama.cpp's extra buffer types, which use AMX, on a model.
 
     python -m gguf_tools.runtime.amx_probe MODEL.gguf
 
-Exit status 0 when they give the logits that plain buffers give. It may well crash: see
-`extra_bufts`.
+Exit status 0 when they give the same logits as plain buffers. It may crash: see `amx_guard`.
 """
 
 import contextlib
@@ -27,7 +26,7 @@ def last_logits(path: str, use_extra_bufts: bool) -> np.ndarray:
     context_parameters.n_ctx = context_parameters.n_batch = context_parameters.n_ubatch = N_TOKENS
     context = llama.llama_init_from_model(model, context_parameters)
     n_vocab = llama.llama_vocab_n_tokens(llama.llama_model_get_vocab(model))
-    # Any tokens will do; these are spread over the vocabulary.
+    # Arbitrary tokens, spread over the vocabulary.
     tokens = (llama.llama_token * N_TOKENS)(*(i * 7919 % n_vocab for i in range(N_TOKENS)))
     # The logits of the last token are kept.
     if llama.llama_decode(context, llama.llama_batch_get_one(tokens, N_TOKENS)) != 0:

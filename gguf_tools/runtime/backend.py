@@ -1,6 +1,6 @@
-"""llama.cpp, made safe to load models with: quiet, guarded against the AMX crash, clear on failure.
+"""Load models with llama.cpp: its log captured, guarded against the AMX crash, with clear errors.
 
-Every model of the project is loaded here, so that no place forgets the guard.
+Every model of the project is loaded here, so that the guard always applies.
 """
 
 import ctypes
@@ -23,10 +23,10 @@ from gguf_tools.runtime import amx_guard
 
 GpuLayers = int | Literal["auto", "all"]
 
-LOG_LINES = 200  # how many of llama.cpp's last log lines are kept
+LOG_LINES = 200  # log lines of llama.cpp that are kept
 LOG_DEBUG, LOG_ERROR, LOG_CONTINUED = 1, 4, 5  # of enum ggml_log_level
 DEVICE_GPU, DEVICE_INTEGRATED_GPU = 1, 2  # of enum ggml_backend_dev_type
-# What llama.cpp says when memory ran out, whichever part of it was the first to notice.
+# llama.cpp's messages on running out of memory, from its different parts.
 OUT_OF_MEMORY = re.compile("(cannot|failed to|unable to) allocate|bad_alloc|out of memory", re.I)
 
 
@@ -57,7 +57,7 @@ _started = False
 
 
 def init() -> None:
-    """Start llama.cpp, once, and send its log to `log_lines` in place of stderr."""
+    """Initialize llama.cpp, once, and send its log to `log_lines` instead of stderr."""
     global _started
     if not _started:
         _started = True
@@ -76,7 +76,7 @@ def last_errors() -> list[str]:
 
 
 def system_info() -> str:
-    """Return llama.cpp's line of what it was compiled for and found on this processor."""
+    """Return llama.cpp's line on its compiled features and those of this processor."""
     init()
     return llama.llama_print_system_info().decode("utf-8", "replace").strip()
 
@@ -233,7 +233,7 @@ def _why_not_loaded(file: GGUFFile) -> str:
             f"not enough memory to load {file.path} ({file.size / 1e9:.2f} GB); "
             "close other programs, or take a smaller or more strongly quantized model"
         )
-    # The first error says what was wrong; those after it only that loading failed for it.
+    # The first error has the cause; later ones only say that loading failed.
     reason = errors[0].partition(": ")[2] or errors[0] if errors else "it gave no reason"
     return f"llama.cpp cannot load {file.path}: {' '.join(reason.split())}"
 

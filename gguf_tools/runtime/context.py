@@ -1,4 +1,4 @@
-"""A llama.cpp context: how it is made, how positions are decoded in it, and their logits."""
+"""A llama.cpp context: its settings, decoding, and logits."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ from gguf_tools.runtime.interrupt import MIN_INTERRUPTIBLE_BATCH, DecodeInterrup
 
 @dataclass(frozen=True)
 class ContextSettings:
-    """How a context is run. The defaults are llama.cpp's own."""
+    """Settings of a context. The defaults are llama.cpp's own."""
 
-    n_batch: int = 2048  # positions of one call
-    n_ubatch: int = 512  # positions that are computed at once
+    n_batch: int = 2048  # positions in a batch
+    n_ubatch: int = 512  # positions in a micro-batch
     n_threads: int | None = None  # None: the physical cores that this process may use
     type_k: str = "f16"
     type_v: str = "f16"
@@ -59,7 +59,7 @@ class ContextSettings:
 
 @dataclass(frozen=True)
 class BatchSpan:
-    """Neighbouring positions of one sequence, which go into a batch with other spans."""
+    """Consecutive positions of one sequence, a part of a batch."""
 
     inputs: np.ndarray  # token ids int32 [n], or embeddings float32 [n, n_embd]
     start: int  # position of the first
@@ -70,11 +70,11 @@ class BatchSpan:
 class Context:
     """Owns a llama_context of `n_seq` sequences of `n_ctx` positions each.
 
-    `n_ctx` 0 takes as many as the model was trained with. Of one batch at most `n_outputs`
-    positions have logits. `swa_full` keeps what lies outside the attention window, for a context
-    that is rewound. `on_node` is a `ggml_backend_sched_eval_callback`, called around every node of
-    the graph. Close it, or use it in a `with` block. Raises ReellamaError for settings that this
-    model or machine does not take.
+    `n_ctx` 0 takes as many as the model was trained with. At most `n_outputs` positions of a batch
+    have logits. `swa_full` keeps positions outside the attention window, for a context that is
+    rewound. `on_node` is a `ggml_backend_sched_eval_callback`, called around every node of the
+    graph. Close it, or use it in a `with` block. Raises ReellamaError for settings that this model
+    or machine does not take.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class Context:
         self._pointer = context
         # The finalizer keeps the model and the callbacks for as long as the context lives.
         self._free = weakref.finalize(self, _free, context, model, self._ctrl_c, on_node)
-        # llama.cpp rounds up; nobody gets more than was asked for.
+        # llama.cpp rounds up; use no more than was asked for.
         self.n_ctx = min(n_ctx or 2**31, int(llama.llama_n_ctx(context)) // n_seq)
         self.n_batch = int(llama.llama_n_batch(context))
         self.n_outputs = n_outputs
@@ -148,8 +148,8 @@ class Context:
 
         n is at most n_batch. Logits are computed for the positions of `inputs` from `first_output`
         on, by default for the last; n asks for none. Raises KeyboardInterrupt when Ctrl-C came
-        meanwhile, and ReellamaError when llama.cpp fails; after either the memory may hold some of
-        the positions.
+        meanwhile, and ReellamaError when llama.cpp fails; after either the KV cache may hold some
+        of the positions.
         """
         n = len(inputs)
         self.decode_batch(
@@ -163,7 +163,7 @@ class Context:
         """
         lengths = [len(span.inputs) for span in spans]
         n, soft = sum(lengths), spans[0].inputs.ndim == 2
-        # One span is not copied: the usual case, and the longest.
+        # A single span, the usual and longest case, is not copied.
         inputs = spans[0].inputs if len(spans) == 1 else np.concatenate([s.inputs for s in spans])
         inputs = np.ascontiguousarray(inputs, np.float32 if soft else np.int32)
         # Embeddings have a position in each of four directions where the model uses M-RoPE: text,
@@ -189,7 +189,7 @@ class Context:
             self._check(llama.llama_decode(self.ptr, batch), spans[0].start)
 
     def decode_token(self, token: int, position: int) -> None:
-        """Decode one token id and compute its logits: as `decode` does, with less around it."""
+        """Decode one token id and compute its logits: as `decode`, with less overhead."""
         self._token[0], self._position[0] = token, position
         self._check(llama.llama_decode(self.ptr, self._single), position)
 
@@ -201,7 +201,7 @@ class Context:
             )
 
     def synchronize(self) -> None:
-        """Wait until everything that was decoded is computed."""
+        """Wait until all decoded positions are computed."""
         llama.llama_synchronize(self.ptr)
 
     def logits(self, n: int) -> np.ndarray:

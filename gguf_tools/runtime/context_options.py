@@ -1,4 +1,4 @@
-"""What a llama.cpp context needs wherever one is made: types, threads, memory, an end on Ctrl-C."""
+"""Options of llama.cpp contexts: KV types, threads, a check of memory, LoRA adapters."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def default_threads() -> int:
 def check_memory(
     model: backend.Model, n_ctx: int, type_k: str, type_v: str, *, swa_full: bool
 ) -> None:
-    """Refuse a KV cache greater than the memory that is free, which would end the process.
+    """Refuse a KV cache that exceeds the free memory, which would end the process.
 
     Raises ReellamaError. `swa_full` says whether positions outside the attention window are kept.
     """

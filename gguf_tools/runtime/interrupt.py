@@ -1,4 +1,4 @@
-"""Ctrl-C while llama.cpp decodes."""
+"""Interrupt llama.cpp with Ctrl-C while it decodes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Any
 
 import llama_cpp.llama_cpp as llama
 
-# Batches from this many positions on can be interrupted midway. llama.cpp asks before every node
-# of the graph, which costs a millisecond a batch: nothing for a long batch, too much for a token.
+# Batches of at least this many positions can be interrupted midway. llama.cpp then calls back
+# before every node of the graph, which takes a millisecond a batch: too much for single tokens.
 MIN_INTERRUPTIBLE_BATCH = 32
 
 
 class DecodeInterrupt:
-    """Lets Ctrl-C end a decoding midway: Python alone would handle it only afterwards.
+    """Lets Ctrl-C end a decoding midway; Python alone would handle it afterwards.
 
     Keep it for as long as the context lives, whose callback it owns.
     """
@@ -30,12 +30,12 @@ class DecodeInterrupt:
 
     @property
     def interrupted(self) -> bool:
-        """Whether it came in the block that is running."""
+        """Whether Ctrl-C came during the present decoding."""
         return self._flag.value
 
     @contextmanager
     def watch_decode(self, ctx: Any) -> Iterator[None]:
-        """Let it end the decoding inside; the block then ends in the program's own handler, or in
+        """Let Ctrl-C end the decoding in the block, then call the program's own handler or raise
         KeyboardInterrupt."""
         handler = signal.getsignal(signal.SIGINT)
         if threading.current_thread() is not threading.main_thread() or not callable(handler):

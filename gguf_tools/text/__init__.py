@@ -1,1 +1,1 @@
-"""Text to token ids: the tokenizer, chat templates, and long texts in chunks."""
+"""From text to token ids: the tokenizer, chat templates, and long texts in chunks."""

@@ -1,4 +1,4 @@
-"""Chat templates: the Jinja source in a GGUF, rendered so that contents cannot pass for markup."""
+"""Render a GGUF's chat template so that message contents cannot act as special tokens."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from gguf_tools.format.reader import GGUFFile, read_gguf
 from gguf_tools.text.tagged_strings import TaggedStrings, to_json
 
-# What most instruct models understand, for a GGUF without a template that works.
+# ChatML, which most instruct models understand, for a GGUF without a working template.
 CHATML = (
     "{% for message in messages %}"
     "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
@@ -30,7 +30,7 @@ Message = Mapping[str, str]
 class Segment:
     """A stretch of a rendered prompt.
 
-    Only where it is `special` may names of special tokens in it become these tokens: that is the
+    Names of special tokens become these tokens only where it is `special`, that is in the
     template's own text. `content` is the index of the message whose content `text` is, trimmed as
     the template trims it; it is None for the template's own text.
     """
@@ -74,7 +74,7 @@ class ChatTemplate:
         if not self.problem:
             try:
                 return self._render_own(messages, variables)
-            # Whatever a template can make Python raise is a fault of the template.
+            # Any exception here is a fault of the template.
             except Exception as error:  # noqa: BLE001
                 reason = " ".join(str(error).split()) or type(error).__name__
                 self.problem = f"the chat template failed: {reason}"
@@ -125,7 +125,7 @@ class ChatTemplate:
 
 
 class _Generation(Extension):
-    """`{% generation %}`, which marks what an assistant says for training, and changes nothing."""
+    """The tag `{% generation %}`, which marks assistant text for training and prints nothing."""
 
     tags = {"generation"}  # noqa: RUF012  Jinja's own class declares it without ClassVar
 
@@ -139,13 +139,13 @@ class _Generation(Extension):
 def _compile(source: str) -> Template:
     """Compile a template, once: this takes far longer than to render it.
 
-    Nothing of a rendering stays in what is compiled, so all renderings may share it.
+    A compiled template keeps no state of a rendering, so it can be shared.
     """
     return _environment().from_string(source)
 
 
 def _environment() -> ImmutableSandboxedEnvironment:
-    """Jinja as Hugging Face's tokenizers set it up, which is what templates are written for."""
+    """Jinja with the settings of Hugging Face's tokenizers, for which templates are written."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation]
     )

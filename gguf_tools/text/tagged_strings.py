@@ -1,4 +1,4 @@
-"""Strings that a chat template can work with and that are found again in what it renders."""
+"""Strings that a chat template can process and that are found again in its output."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -15,16 +15,16 @@ STRING_METHODS -= {"format", "format_map", "encode", "maketrans"}
 
 
 class TextPiece(NamedTuple):
-    """A part of a rendered text: the template's own, or what came of the content `origin`."""
+    """A part of a rendered text: the template's own, or text from the content `origin`."""
 
     text: str
     origin: int | None
 
 
 class TaggedStrings:
-    """Makes contents for one rendering, and finds them again in its output.
+    """Makes tagged contents for one rendering, and finds them in its output.
 
-    `others` are all other strings that take part, whose characters cannot serve as marks.
+    `others` are all other strings of the rendering; their characters cannot be marks.
     """
 
     def __init__(self, others: Iterable[str]) -> None:
@@ -57,7 +57,7 @@ class TaggedStrings:
             yield TextPiece(rendered[start:], None)
 
     def untag(self, value: Any) -> Any:
-        """Return `value` with the text in place of every content in it."""
+        """Return `value` with every tagged string in it replaced by its text."""
         if isinstance(value, str):
             return "".join(piece.text for piece in self.split(value))
         return type(value)(map(self.untag, value)) if isinstance(value, (list, tuple)) else value
@@ -66,8 +66,8 @@ class TaggedStrings:
 class TaggedString(str):
     """A message's content in a template: its value is its mark, its methods work on its text.
 
-    Whatever a method makes of it is a content again, of the same origin: trimmed, split or in upper
-    case, it stays what a person typed. Joined to other strings it is its mark, and so survives.
+    Results of its methods are tagged with the same origin: trimmed, split or in upper case, it is
+    still typed text. Joined to other strings it becomes its mark, which is found in the output.
     A template cannot reach the text itself: the sandbox forbids names that begin with an
     underscore.
     """
@@ -79,7 +79,7 @@ class TaggedString(str):
     _contents: TaggedStrings
 
     def _retag(self, value: Any) -> Any:
-        """Return `value` with every string in it made a content of the same origin."""
+        """Return `value` with every string in it tagged with the same origin."""
         if isinstance(value, str):
             return self._contents.tag(value, self._origin)
         return type(value)(map(self._retag, value)) if isinstance(value, (list, tuple)) else value
@@ -123,7 +123,7 @@ class TaggedString(str):
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
-    """Return `value` as JSON, in which contents, escaped as JSON wants it, are still found."""
+    """Return `value` as JSON, in which tagged strings, escaped for JSON, are still found."""
 
     def escape(item: Any) -> Any:
         if isinstance(item, TaggedString):

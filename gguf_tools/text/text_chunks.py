@@ -1,8 +1,8 @@
-"""A text in chunks of tokens, read side by side: what llama-perplexity and llama-imatrix do.
+"""Read a text in chunks of tokens side by side, as llama-perplexity and llama-imatrix do.
 
-Kernels round differently by the shape of what is computed at once, and not alike on all processors.
-So a figure is the same as that of llama.cpp's tools only where the shapes are the same as well:
-as many chunks side by side as fit a batch, and as many positions of each as fit a micro-batch.
+The rounding of kernels depends on the shapes of a batch and on the processor. So figures equal
+those of llama.cpp's tools only with the same shapes: as many chunks side by side as fit a batch,
+and as many positions of each as fit a micro-batch.
 https://github.com/ggml-org/llama.cpp/tree/master/tools/perplexity
 """
 
@@ -23,7 +23,7 @@ N_CTX = 512  # tokens of a chunk: the tools' default, and what published figures
 
 
 class Block(NamedTuple):
-    """What is decoded at once: the same positions of some chunks."""
+    """The part of a batch that is decoded at once: the same positions of some chunks."""
 
     chunks: slice
     positions: slice
@@ -58,7 +58,7 @@ def tokenize(model: Model, text: bytes) -> np.ndarray:
 def split(model: Model, content: bytes, n_ctx: int, text: Path) -> np.ndarray:
     """Return the text's whole chunks, before any token is replaced: int32 `[n_chunks, n_ctx]`.
 
-    What is left over at the end is not used. Raises ReellamaError for less than a chunk; `text` is
+    A rest at the end is not used. Raises ReellamaError for less than a chunk; `text` is
     the file that the error names.
     """
     tokens = tokenize(model, content)
@@ -88,7 +88,7 @@ def n_side_by_side(n_chunks: int, n_ctx: int, n_batch: int = ContextSettings.n_b
 
 
 def blocks(n_chunks: int, n_ctx: int, settings: ContextSettings) -> Iterator[Block]:
-    """Yield what is decoded at once, in order: groups of chunks, and of each their positions.
+    """Yield the blocks in order: groups of chunks, and for each group ranges of positions.
 
     The cuts are where llama.cpp itself would cut a batch of whole chunks into micro-batches, so
     that no more logits are kept than those of one.

@@ -1,4 +1,4 @@
-"""Text to token ids and back, by llama.cpp's own tokenizer."""
+"""Convert text to token ids and back, with llama.cpp's own tokenizer."""
 
 import ctypes
 import re
@@ -15,12 +15,12 @@ from gguf_tools.runtime.backend import Model, load_model
 UNKNOWN, CONTROL, USER_DEFINED, LSTRIP, RSTRIP = 1, 8, 16, 128, 256
 K = TypeVar("K")
 V = TypeVar("V")
-# A tokenizer remembers so many texts at most, of so many characters at most.
+# Limits of a tokenizer's cache: texts, and characters of a text.
 REMEMBERED, LONGEST = 1024, 500
 
 
 def _remember(memory: dict[K, V], key: K, value: V, length: int) -> None:
-    """Keep `value`, found for a text of so many characters, unless that is long."""
+    """Cache `value` for a text of `length` characters, unless that is long."""
     if length <= LONGEST:
         if len(memory) >= REMEMBERED:
             memory.clear()
@@ -33,8 +33,8 @@ class Tokenizer:
     def __init__(self, model: Model) -> None:
         self.model = model
         self._template = model.file.chat_template or ""
-        # What was found out before. A template puts the same few texts in every conversation, and
-        # every turn of one brings the earlier turns again, while llama.cpp takes its time.
+        # Caches: a template repeats the same texts in every conversation, and every turn repeats
+        # the earlier turns, while llama.cpp's tokenizer is slow.
         self._special: dict[int, bool] = {}
         self._splits: dict[str, list[tuple[str, bool]]] = {}
         self._tokenized: dict[tuple[str, bool], list[int]] = {}
@@ -77,9 +77,9 @@ class Tokenizer:
         return [token for text, special in runs for token in self.encode(text, special=special)]
 
     def piece(self, token: int, special: bool = False) -> bytes:
-        """Return the bytes that a token stands for, part of a character perhaps.
+        """Return the bytes of a token, which may be part of a character.
 
-        A special token has none, unless `special`: then it has its name.
+        Those of a special token are its name with `special`, and none without.
         """
         self._check(token)
         vocab = self.model.vocab
@@ -106,12 +106,12 @@ class Tokenizer:
             size = -length
 
     def is_eog(self, token: int) -> bool:
-        """Whether a model that says this token has ended its answer."""
+        """Whether this token ends a model's answer."""
         self._check(token)
         return bool(llama.llama_vocab_is_eog(self.model.vocab, token))
 
     def close(self) -> None:
-        """Free the model that this tokenizer is of."""
+        """Free the tokenizer's model."""
         self.model.close()
 
     def __enter__(self) -> "Tokenizer":
@@ -127,7 +127,7 @@ class Tokenizer:
 
     def _tokenize(self, text: str, parse_special: bool) -> list[int]:
         """llama.cpp's tokenizer as it is, without the special tokens that a model begins with."""
-        vocab = self.model.vocab  # before anything is remembered: a closed model has no answers
+        vocab = self.model.vocab  # first, since it raises for a closed model
         if (known := self._tokenized.get((text, parse_special))) is not None:
             return known.copy()
         data = text.encode("utf-8", "replace")  # a lone surrogate has no UTF-8
@@ -153,7 +153,7 @@ class Tokenizer:
         if special is None:
             return ids
         name = self._name(special)
-        if name not in text or len(name) < 2:  # it was written in another way: leave it out
+        if name not in text or len(name) < 2:  # it was written in another way: drop it
             return [token for token in ids if not self._is_special(token)]
         first, *rest = text.split(name)
         pieces = [first, *(name[1:] + piece for piece in rest)]
@@ -169,7 +169,7 @@ class Tokenizer:
         return pieces
 
     def _split_anew(self, text: str) -> Iterator[tuple[str, bool]]:
-        """What `_split` remembers for the text."""
+        """`_split` without its cache."""
         tokens = {token for token in self._tokenize(text, True) if self._is_special(token)}
         names = {self._name(token): self._attributes(token) for token in tokens}
         if not names:
@@ -191,7 +191,7 @@ class Tokenizer:
         return special
 
     def _steers(self, token: int) -> bool:
-        """What `_is_special` remembers for the token."""
+        """`_is_special` without its cache."""
         attributes = self._attributes(token)
         if attributes & (CONTROL | UNKNOWN) or self.is_eog(token):
             return True

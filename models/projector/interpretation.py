@@ -2,8 +2,8 @@
 
     bundle = Bundle.load("mini")
     features = bundle.features(clip.frames)
-    for field in inspect(bundle, features, clip.times):
-        print(field.asked, field.text, field.sure)
+    for reading in interpret(bundle, features, clip.times):
+        print(reading.label, reading.text, reading.confidence)
 
 A soft token is a mixture of the LLM's word embeddings, so its words can be read. Its attention is
 that of its query, the mean over heads and blocks. Attention need not explain a decision (Jain and

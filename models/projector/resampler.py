@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -44,44 +46,84 @@ class Attention(nn.Module):
         return scores.masked_fill(~mask[:, None, None, :], -torch.inf).softmax(-1).mean(1)
 
 
-class ResamplerBlock(nn.Module):
+class _Block(nn.Module):
+    """A transformer block; weights saved under the `old_names` of its children load too."""
+
+    old_names: ClassVar[Mapping[str, str]]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_load_state_dict_pre_hook(_rename_old_keys)
+
+
+def _rename_old_keys(block: _Block, weights: dict[str, Tensor], prefix: str, *_: object) -> None:
+    for key in [key for key in weights if key.startswith(prefix)]:
+        child, dot, rest = key.removeprefix(prefix).partition(".")
+        if child in block.old_names:
+            weights[f"{prefix}{block.old_names[child]}{dot}{rest}"] = weights.pop(key)
+
+
+class ResamplerBlock(_Block):
     """Cross-attention to the video, self-attention among queries, and a feed-forward network."""
+
+    old_names: ClassVar[Mapping[str, str]] = {
+        "norm_look": "norm_cross_attention",
+        "look": "cross_attention",
+        "norm_share": "norm_self_attention",
+        "share": "self_attention",
+        "norm_think": "norm_feed_forward",
+        "think": "feed_forward",
+    }
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
-        self.norm_look, self.look = nn.LayerNorm(width), Attention(width, heads)
-        self.norm_share, self.share = nn.LayerNorm(width), Attention(width, heads)
-        self.norm_think = nn.LayerNorm(width)
-        self.think = nn.Sequential(
+        self.norm_cross_attention = nn.LayerNorm(width)
+        self.cross_attention = Attention(width, heads)
+        self.norm_self_attention = nn.LayerNorm(width)
+        self.self_attention = Attention(width, heads)
+        self.norm_feed_forward = nn.LayerNorm(width)
+        self.feed_forward = nn.Sequential(
             nn.Linear(width, 2 * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(2 * width, width)
         )
 
     def forward(self, queries: Tensor, video: Tensor, mask: Tensor) -> Tensor:
-        queries = queries + self.look(self.norm_look(queries), video, mask)
-        shared = self.norm_share(queries)
-        queries = queries + self.share(shared, shared)
-        return queries + self.think(self.norm_think(queries))
+        queries = queries + self.cross_attention(self.norm_cross_attention(queries), video, mask)
+        normed = self.norm_self_attention(queries)
+        queries = queries + self.self_attention(normed, normed)
+        return queries + self.feed_forward(self.norm_feed_forward(queries))
+
+    def attention_weights(self, queries: Tensor, video: Tensor, mask: Tensor) -> Tensor:
+        """The weights of the cross-attention, mean over heads: `[B, queries, T * cells]`."""
+        return self.cross_attention.weights(self.norm_cross_attention(queries), video, mask)
 
 
-class EncoderBlock(nn.Module):
+class EncoderBlock(_Block):
     """Self-attention over all cells of all frames, then a feed-forward network."""
+
+    old_names: ClassVar[Mapping[str, str]] = {
+        "norm_look": "norm_self_attention",
+        "look": "self_attention",
+        "norm_think": "norm_feed_forward",
+        "think": "feed_forward",
+    }
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
-        self.norm_look, self.look = nn.LayerNorm(width), Attention(width, heads)
-        self.norm_think = nn.LayerNorm(width)
-        self.think = nn.Sequential(
+        self.norm_self_attention = nn.LayerNorm(width)
+        self.self_attention = Attention(width, heads)
+        self.norm_feed_forward = nn.LayerNorm(width)
+        self.feed_forward = nn.Sequential(
             nn.Linear(width, 2 * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(2 * width, width)
         )
         # The block starts as the identity, so that names are learned from the tower at once.
-        for last in (self.look.out, self.think[-1]):
+        for last in (self.self_attention.out, self.feed_forward[-1]):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
 
     def forward(self, video: Tensor, mask: Tensor) -> Tensor:
-        normed = self.norm_look(video)
-        video = video + self.look(normed, normed, mask)
-        return video + self.think(self.norm_think(video))
+        normed = self.norm_self_attention(video)
+        video = video + self.self_attention(normed, normed, mask)
+        return video + self.feed_forward(self.norm_feed_forward(video))
 
 
 class Resampler(Pooler):
@@ -105,20 +147,20 @@ class Resampler(Pooler):
         )
 
     def forward(self, features: Tensor, times: Tensor, mask: Tensor) -> Tensor:
-        video, seen = self._video(features, times, mask)
+        video, cell_mask = self._video(features, times, mask)
         queries = self.queries.expand(len(features), -1, -1)
         for block in self.blocks:
-            queries = block(queries, video, seen)
+            queries = block(queries, video, cell_mask)
         return queries
 
     def attention(self, features: Tensor, times: Tensor, mask: Tensor) -> Tensor:
         """The attention of each query, mean over heads and blocks."""
-        video, seen = self._video(features, times, mask)
+        video, cell_mask = self._video(features, times, mask)
         queries = self.queries.expand(len(features), -1, -1)
         weights = []
         for block in self.blocks:
-            weights.append(block.look.weights(block.norm_look(queries), video, seen))
-            queries = block(queries, video, seen)
+            weights.append(block.attention_weights(queries, video, cell_mask))
+            queries = block(queries, video, cell_mask)
         return torch.stack(weights).mean(0).unflatten(2, features.shape[1:3])
 
     def _video(self, features: Tensor, times: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
+from models.bundle import Bundle, save_bundle
 from models.projector.config import ProjectorConfig
 from models.projector.pooling import relative_times
 from models.projector.resampler import Attention
@@ -120,3 +124,15 @@ def test_before_training_soft_tokens_lie_among_the_words() -> None:
     soft = made(*video(8))[0]
     words = made.words.embeddings
     assert soft.norm(dim=-1).max() <= words.norm(dim=-1).max()
+
+
+def test_weights_load_under_the_block_names_of_older_bundles_too(tmp_path: Path) -> None:
+    mini = Bundle.load("mini")
+    assert "body.blocks.0.look.out.weight" in load_file(mini.folder / "projector.safetensors")
+    saved = save_bundle(tmp_path, mini.config, mini.projector)
+    assert "body.blocks.0.cross_attention.out.weight" in load_file(
+        tmp_path / "projector.safetensors"
+    )
+    weights = saved.projector.state_dict()
+    assert weights.keys() == mini.projector.state_dict().keys()
+    assert all(torch.equal(weights[k], weight) for k, weight in mini.projector.state_dict().items())
