@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -61,9 +61,19 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def timeline(film: Path, cache: Path) -> Timeline:
+def long_video(cache: Path) -> Iterator[LongVideo]:
     with LongVideo(n_threads=1, cache=cache) as long_video:
-        return long_video.timeline(film)
+        yield long_video
+
+
+@pytest.fixture(scope="module")
+def mini(long_video: LongVideo) -> Bundle:
+    return long_video.bundle
+
+
+@pytest.fixture(scope="module")
+def timeline(film: Path, long_video: LongVideo) -> Timeline:
+    return long_video.timeline(film)
 
 
 def test_scenes_are_cut_where_the_picture_changes(timeline: Timeline) -> None:
@@ -83,45 +93,41 @@ def test_each_scene_says_what_it_shows(timeline: Timeline) -> None:
     assert timeline.summary
 
 
-def test_a_question_is_answered_from_its_scene(film: Path, cache: Path) -> None:
-    with LongVideo(n_threads=1, cache=cache) as long_video:
-        found = long_video.ask(film, "Which way does the red star move?")
+def test_a_question_is_answered_from_its_scene(film: Path, long_video: LongVideo) -> None:
+    found = long_video.ask(film, "Which way does the red star move?")
     assert len(found) == 3
     assert [found[0].start, found[0].end] == pytest.approx([0, 4], abs=0.5)
     assert "right" in found[0].text
 
 
-def test_words_find_their_moment(film: Path, cache: Path) -> None:
-    bundle = Bundle.load("mini")
-    moments = index_video(film, bundle, cache=cache)
+def test_words_find_their_moment(film: Path, mini: Bundle, cache: Path) -> None:
+    moments = index_video(film, mini, cache=cache)
     for i, (kind, _) in enumerate(SCENES):
-        best = search([moments], f"a {kind}", bundle)[0]
+        best = search([moments], f"a {kind}", mini)[0]
         assert SECONDS * i <= best.time < SECONDS * (i + 1), kind
 
 
 def test_a_second_look_opens_no_frame(
-    film: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    film: Path, mini: Bundle, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bundle = Bundle.load("mini")
-    first = index_video(film, bundle, cache=cache)
+    first = index_video(film, mini, cache=cache)
     monkeypatch.setattr(
         "pipeline.long_video.video_index._build_index", lambda *_: pytest.fail("looked again")
     )
-    second = index_video(film, bundle, cache=cache)
+    second = index_video(film, mini, cache=cache)
     assert np.array_equal(first.embeddings, second.embeddings)
     assert np.array_equal(first.times, second.times)
 
 
-def test_a_damaged_cache_is_looked_past(film: Path, tmp_path: Path) -> None:
-    bundle = Bundle.load("mini")
-    first = index_video(film, bundle, cache=tmp_path)
+def test_a_damaged_cache_is_looked_past(film: Path, mini: Bundle, tmp_path: Path) -> None:
+    first = index_video(film, mini, cache=tmp_path)
     (kept,) = tmp_path.iterdir()
     kept.write_bytes(kept.read_bytes()[:100])
-    assert np.array_equal(index_video(film, bundle, cache=tmp_path).times, first.times)
+    assert np.array_equal(index_video(film, mini, cache=tmp_path).times, first.times)
 
 
-def test_fewer_scenes_keep_the_strongest_cuts(film: Path, cache: Path) -> None:
-    moments = index_video(film, Bundle.load("mini"), cache=cache)
+def test_fewer_scenes_keep_the_strongest_cuts(film: Path, mini: Bundle, cache: Path) -> None:
+    moments = index_video(film, mini, cache=cache)
     assert len(moments.scenes(2, 2.0)) == 2
     assert len(moments.scenes(99, 5.0)) == 1  # no two cuts are further from the ends
     for most in range(1, 5):
@@ -160,18 +166,19 @@ def test_pieces_keep_to_the_number_and_the_length_that_were_asked_for() -> None:
     assert [end - start for start, end in longest_first] == [600, 750, 750, 750, 750]
 
 
-def test_the_timeline_of_a_still_film_has_several_times(tmp_path: Path, cache: Path) -> None:
+def test_the_timeline_of_a_still_film_has_several_times(
+    tmp_path: Path, long_video: LongVideo
+) -> None:
     still = write_film(tmp_path / "still.mp4", steady(150, rate=1), rate=1, draw=corners)
-    with LongVideo(n_threads=1, cache=cache) as long_video:
-        made = long_video.timeline(still)
+    made = long_video.timeline(still)
     assert [scene.start for scene in made.scenes] == pytest.approx([0, 50, 100], abs=1)
     assert all(scene.text for scene in made.scenes)
 
 
-def test_a_file_that_is_no_video_is_said(tmp_path: Path) -> None:
+def test_a_file_that_is_no_video_is_said(mini: Bundle, tmp_path: Path) -> None:
     (tmp_path / "notes.mp4").write_text("not a video")
     with pytest.raises(VideoError, match=r"notes.mp4"):
-        index_video(tmp_path / "notes.mp4", Bundle.load("mini"), cache=None)
+        index_video(tmp_path / "notes.mp4", mini, cache=None)
 
 
 NASTY = Timeline(
