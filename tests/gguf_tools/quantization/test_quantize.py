@@ -1,6 +1,7 @@
 """Quantizing: every type of llama.cpp's, whole files or none, and what is said beforehand."""
 
 import ctypes
+import json
 import os
 import re
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import gguf
@@ -322,6 +324,17 @@ def test_a_stop_at_any_moment_leaves_no_file(
         time.sleep(0.02)  # the quantizer removes its half file when it finds itself alone
     assert list(tmp_path.iterdir()) == [first]
     assert quantization(read_gguf(first)) == "Q8_0"
+
+
+def test_a_child_that_is_left_alone_removes_the_files_of_jobs_it_has_not_begun(
+    tmp_path: Path,
+) -> None:
+    half = tmp_path / "half.gguf"
+    half.touch()
+    job = quantize_child.QuantizeJob("none.gguf", str(half), ftype=7)
+    line = json.dumps(asdict(job)) + "\n"  # and then stdin ends: the parent is gone
+    subprocess.run(quantize_child.COMMAND, input=line, text=True, check=False)
+    assert not half.exists()
 
 
 def test_the_command_writes_here_and_shows_what_came_out(
