@@ -1,6 +1,8 @@
 """Who may import whom: prompts <- gguf_tools <- models <- pipeline, in no circle, nothing heavy.
 
 Within `pipeline/` rooms stand in levels. Names, and sizes of folders and modules, are held as well.
+
+Modules are named by their folders here: `reellama.models.bundle` is `models.bundle`.
 """
 
 import ast
@@ -67,14 +69,19 @@ def imports(
     tree = ast.parse(source)
     for node in ast.walk(tree) if types else running(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            yield from (in_folder(alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             parents = package.split(".")
             parents = parents[: len(parents) + 1 - node.level] if node.level else []
-            base = ".".join([*parents, *([node.module] if node.module else [])])
+            base = in_folder(".".join([*parents, *([node.module] if node.module else [])]))
             for alias in node.names:
-                module = f"{base}.{alias.name}"
+                module = in_folder(f"{base}.{alias.name}")
                 yield module if module in ours else base
+
+
+def in_folder(module: str) -> str:
+    """A module of ours by its folder, without the package that it is installed in."""
+    return module.removeprefix("reellama.")
 
 
 def running(node: ast.AST) -> Iterator[ast.AST]:
@@ -134,6 +141,9 @@ def way(graph: Graph, start: str, packages: set[str], gates: set[str]) -> list[s
             "from pipeline import video, VideoChat",
             {"pipeline.video", "pipeline"},
         ),
+        ("import reellama.pipeline.cli.main", {"pipeline.cli.main"}),
+        ("from reellama.pipeline.cli import main", {"pipeline.cli.main"}),
+        ("from reellama import pipeline", {"pipeline"}),
         ("from . import main", {"pipeline.cli.main"}),
         ("from .main import run", {"pipeline.cli.main"}),
         ("from ..video import VideoFile", {"pipeline.video"}),
@@ -277,9 +287,10 @@ def test_a_room_imports_only_what_the_design_says(room: str) -> None:
 
 def loaded_by(module: str) -> set[str]:
     """The modules that a fresh interpreter has loaded once it has imported `module`."""
-    code = f"import sys, {module}; print(*sys.modules)"
+    code = f"import sys, reellama.{module}; print(*sys.modules)"
     command = [sys.executable, "-c", code]
-    return set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+    loaded = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    return {in_folder(each) for each in loaded}
 
 
 def test_the_engine_knows_nothing_of_video_or_torch() -> None:
@@ -289,3 +300,14 @@ def test_the_engine_knows_nothing_of_video_or_torch() -> None:
 @pytest.mark.parametrize("module", ["pipeline", "pipeline.cli.main"])
 def test_starting_imports_nothing_heavy(module: str) -> None:
     assert not loaded_by(module) & {*VISION, "llama_cpp", "gguf", "numpy"}
+
+
+@pytest.mark.parametrize("folder", [*PACKAGES, "tests", "benchmarks", "docs"])
+def test_modules_are_imported_by_the_name_that_they_are_installed_under(folder: str) -> None:
+    """By its folder's name, a module would be a second one, and its classes others."""
+    for path in (ROOT / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                names = [str(node.module)]
+            assert not {name.partition(".")[0] for name in names} & set(PACKAGES), path
