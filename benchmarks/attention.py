@@ -23,16 +23,16 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from models.bundle import Bundle
-from models.projector import slots
-from models.projector.resampler import Resampler
-from models.projector.temporal_projector import Projector
-from models.synthetic.assets.downloads import ASSETS
-from models.synthetic.dataset import load_picture_pools
-from models.synthetic.questions import description_order
-from models.synthetic.render import frame_times, render
-from models.synthetic.scenarios.motion import two
-from models.synthetic.scene import Drawable, Scene
+from reellama.models.bundle import Bundle
+from reellama.models.projector import slots
+from reellama.models.projector.resampler import Resampler
+from reellama.models.projector.temporal_projector import Projector
+from reellama.models.synthetic.assets.downloads import ASSETS
+from reellama.models.synthetic.dataset import load_picture_pools
+from reellama.models.synthetic.questions import description_order
+from reellama.models.synthetic.render import frame_times, render
+from reellama.models.synthetic.scenarios.motion import two
+from reellama.models.synthetic.scene import Drawable, Scene
 
 
 def clips(count: int, seed: int = 0) -> Iterator[Scene]:

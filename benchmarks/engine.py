@@ -22,14 +22,14 @@ from llama_cpp import llama_cpp
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import prompts
-from gguf_tools.format import reader
-from gguf_tools.locate import find
-from gguf_tools.runtime import backend
-from gguf_tools.runtime.context_options import default_threads
-from pipeline.chat.conversation import Chat, Video
-from pipeline.llm.engine import Engine, PromptPart, Sampling, Text
-from pipeline.video.clip import Clip
+from reellama import prompts
+from reellama.gguf_tools.format import reader
+from reellama.gguf_tools.locate import find
+from reellama.gguf_tools.runtime import backend
+from reellama.gguf_tools.runtime.context_options import default_threads
+from reellama.pipeline.chat.conversation import Chat, Video
+from reellama.pipeline.llm.engine import Engine, PromptPart, Sampling, Text
+from reellama.pipeline.video.clip import Clip
 
 N_GENERATED = 32  # tokens a repeat
 N_READ = 128  # positions a repeat

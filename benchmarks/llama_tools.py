@@ -18,10 +18,10 @@ import time
 from pathlib import Path
 from statistics import median
 
-from gguf_tools import bench, perplexity, quantize
-from gguf_tools.locate import find
-from gguf_tools.measuring.perplexity import ENGLISH_TEXT
-from gguf_tools.runtime.context_options import default_threads
+from reellama.gguf_tools import bench, perplexity, quantize
+from reellama.gguf_tools.locate import find
+from reellama.gguf_tools.measuring.perplexity import ENGLISH_TEXT
+from reellama.gguf_tools.runtime.context_options import default_threads
 
 TYPES = ("Q8_0", "Q4_K_M", "Q6_K", "IQ4_NL")
 

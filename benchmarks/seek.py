@@ -19,7 +19,7 @@ from typing import NamedTuple, TypeVar
 import av
 import numpy as np
 
-from pipeline.video.clip import read_frames
+from reellama.pipeline.video.clip import read_frames
 
 T = TypeVar("T")
 

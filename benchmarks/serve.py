@@ -27,7 +27,7 @@ from pathlib import Path
 
 import httpx
 
-from gguf_tools.locate import find
+from reellama.gguf_tools.locate import find
 
 CLIENTS, TOKENS = 8, 64
 TOPICS = ["the sea", "a clock", "two dogs", "bread", "the moon", "a train", "rain", "an old map"]
@@ -66,7 +66,8 @@ def commands(model: Path) -> dict[str, tuple[str, int]]:
     return {
         OURS: (
             (
-                f"-m pipeline.cli.main serve --port {ours} --parallel {CLIENTS} --n-ctx 1024 "
+                f"-m reellama.pipeline.cli.main serve --port {ours} --parallel {CLIENTS} "
+                "--n-ctx 1024 "
                 "--log-level error"
             ),
             ours,

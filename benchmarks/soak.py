@@ -143,7 +143,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--clients", type=int, default=16)
     options = parser.parse_args()
-    command = [sys.executable, "-m", "pipeline.cli.main", "serve", "--port", "0"]
+    command = [sys.executable, "-m", "reellama.pipeline.cli.main", "serve", "--port", "0"]
     command += ["--log-level", "error", "--n-ctx", "1024"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None

@@ -19,11 +19,11 @@ from pathlib import Path
 import av
 import numpy as np
 
-from models.synthetic.assets.pictures import Picture, load_pictures, shape_kinds
-from models.synthetic.render import frame_times, render
-from models.synthetic.scene import random_scene
-from pipeline.long_video.timeline import LongVideo
-from pipeline.video.timestamps import format_time
+from reellama.models.synthetic.assets.pictures import Picture, load_pictures, shape_kinds
+from reellama.models.synthetic.render import frame_times, render
+from reellama.models.synthetic.scene import random_scene
+from reellama.pipeline.long_video.timeline import LongVideo
+from reellama.pipeline.video.timestamps import format_time
 
 SIZE, FPS, SECONDS, CLIPS = (1280, 720), 25, 10, 24
 FAST = {"preset": "veryfast", "bf": "0"}

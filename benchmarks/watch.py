@@ -20,7 +20,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from pipeline.long_video.watch_folder import STATE_FOLDER
+from reellama.pipeline.long_video.watch_folder import STATE_FOLDER
 
 WORKERS = 2
 LIFE = (6.0, 14.0)  # seconds, of which a worker takes four to load its models
@@ -40,7 +40,7 @@ def video(path: Path, number: int) -> None:
 
 
 def start(folder: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "pipeline.cli.main", "watch", str(folder)]
+    command = [sys.executable, "-m", "reellama.pipeline.cli.main", "watch", str(folder)]
     command += ["--once", "--settled", "0", "--threads", "1", "--no-cache"]
     return subprocess.Popen(command, stderr=subprocess.DEVNULL)
 

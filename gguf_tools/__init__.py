@@ -1,6 +1,6 @@
 """GGUF files: find, download, inspect, convert, quantize, measure, fit, and load with llama.cpp.
 
-    from gguf_tools import bench, quantize
+    from reellama.gguf_tools import bench, quantize
 
     quantize("model-F16.gguf", ["Q4_K_M", "Q8_0"])
 

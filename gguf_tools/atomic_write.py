@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.errors import ReellamaError
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -2,7 +2,7 @@
 
 import re
 
-from gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.errors import ReellamaError
 
 SIZE = re.compile(r"\s*(\d+(?:\.\d*)?)\s*(?:([KMGT]?)(i?)(B?))\s*", re.IGNORECASE | re.ASCII)
 POWERS = "KMGT"

@@ -23,15 +23,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from gguf_tools.atomic_write import stamp
-from gguf_tools.errors import ReellamaError
-from gguf_tools.format.reader import GGUFFile
-from gguf_tools.locate import find
-from models.projector.config import ProjectorConfig
-from models.projector.temporal_projector import Projector, build_projector
-from models.vision import imagenet_labels
-from models.vision.encoder import Tower
-from models.vision.imagenet_labels import ImageNetClassifier
+from reellama.gguf_tools.atomic_write import stamp
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.format.reader import GGUFFile
+from reellama.gguf_tools.locate import find
+from reellama.models.projector.config import ProjectorConfig
+from reellama.models.projector.temporal_projector import Projector, build_projector
+from reellama.models.vision import imagenet_labels
+from reellama.models.vision.encoder import Tower
+from reellama.models.vision.imagenet_labels import ImageNetClassifier
 
 BUNDLES = Path(__file__).parent / "bundles"
 FORMAT = 1
@@ -56,10 +56,11 @@ class BundleConfig:
     """The contents of `bundle.json`.
 
     Attributes:
-        llm: a name that `gguf_tools.locate.find.resolve` knows, or a path.
+        llm: a name that `reellama.gguf_tools.locate.find.resolve` knows, or a path.
         frames: how many frames of a video are looked at when nobody says.
         lora: GGUF adapters inside the bundle, with their scales.
-        slots: whether the soft tokens were trained to fill the slots of `models.projector.slots`;
+        slots: whether the soft tokens were trained to fill the slots of
+        `reellama.models.projector.slots`;
             None in bundles that do not say.
         inverse_temperature: what the logits of the words were multiplied by after training; None
             in bundles that do not say.

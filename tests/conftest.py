@@ -22,9 +22,9 @@ from filelock import FileLock
 from hypothesis import settings
 
 if TYPE_CHECKING:
-    from pipeline.llm.engine import Engine
+    from reellama.pipeline.llm.engine import Engine
 
-from gguf_tools.locate import find
+from reellama.gguf_tools.locate import find
 
 # A shell starts what runs in the background with SIGINT ignored, and children inherit that; a
 # handler of our own makes theirs the default again, so that Ctrl-C can be tested from anywhere.
@@ -104,7 +104,7 @@ def square_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def demo_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `reellama demo-video` draws: a red star that moves right."""
-    from pipeline.cli.commands import demo_video as demo
+    from reellama.pipeline.cli.commands import demo_video as demo
 
     path = tmp_path_factory.mktemp("demo") / "demo.mp4"
     demo.run(path, "red star", "moves right")
@@ -114,7 +114,7 @@ def demo_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def smollm2_engine(smollm2: Path) -> Iterator["Engine"]:
     """SmolLM2, loaded once. One thread: two that wait for each other crawl on a busy machine."""
-    from pipeline.llm.engine import Engine
+    from reellama.pipeline.llm.engine import Engine
 
     with Engine(smollm2, n_ctx=1024, n_threads=1) as engine:
         yield engine
@@ -140,11 +140,11 @@ def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle for SmolLM2 that sees nothing: a tower and a projector with random weights."""
     import torch
 
-    from gguf_tools.format.reader import token_embeddings
-    from gguf_tools.locate import find
-    from models.bundle import BundleConfig, save_bundle
-    from models.projector.config import ProjectorConfig
-    from models.projector.temporal_projector import build_projector
+    from reellama.gguf_tools.format.reader import token_embeddings
+    from reellama.gguf_tools.locate import find
+    from reellama.models.bundle import BundleConfig, save_bundle
+    from reellama.models.projector.config import ProjectorConfig
+    from reellama.models.projector.temporal_projector import build_projector
     from tests.helpers.small_tower import write_small_tower
 
     folder = tmp_path_factory.mktemp("bundle") / "small"
@@ -173,7 +173,7 @@ def reellama(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Callable[..., Result]:
     """Run the command line in this process, where what it imports is imported once."""
-    from pipeline.cli import main
+    from reellama.pipeline.cli import main
 
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
 

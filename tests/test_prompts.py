@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-import prompts
-from gguf_tools.text.tokenizer import Tokenizer
+from reellama import prompts
+from reellama.gguf_tools.text.tokenizer import Tokenizer
 
 
 @pytest.mark.parametrize("name", ["system", "describe"])

@@ -14,8 +14,8 @@ from typing import Any
 
 from gguf import MODEL_ARCH
 
-from gguf_tools.conversion.hf_folder import read_json, reporting_damage
-from gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.conversion.hf_folder import read_json, reporting_damage
+from reellama.gguf_tools.errors import ReellamaError
 
 Config = Mapping[str, Any]
 

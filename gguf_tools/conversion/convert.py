@@ -25,15 +25,15 @@ from gguf import (
     quantize,
 )
 
-from gguf_tools.atomic_write import replacing
-from gguf_tools.conversion import hyperparameters
-from gguf_tools.conversion.architectures import Architecture, Config, read_config
-from gguf_tools.conversion.hf_folder import model_name, reporting_damage
-from gguf_tools.conversion.hf_tensors import HFTensor, read_rows, read_tensors
-from gguf_tools.conversion.hf_tokenizer import Vocabulary, add_vocabulary, read_vocabulary
-from gguf_tools.conversion.tensor_plan import PlannedTensor, language_tensors, plan_tensors
-from gguf_tools.errors import ReellamaError
-from gguf_tools.format.reader import TOKEN_EMBEDDINGS
+from reellama.gguf_tools.atomic_write import replacing
+from reellama.gguf_tools.conversion import hyperparameters
+from reellama.gguf_tools.conversion.architectures import Architecture, Config, read_config
+from reellama.gguf_tools.conversion.hf_folder import model_name, reporting_damage
+from reellama.gguf_tools.conversion.hf_tensors import HFTensor, read_rows, read_tensors
+from reellama.gguf_tools.conversion.hf_tokenizer import Vocabulary, add_vocabulary, read_vocabulary
+from reellama.gguf_tools.conversion.tensor_plan import PlannedTensor, language_tensors, plan_tensors
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.format.reader import TOKEN_EMBEDDINGS
 
 FILE_TYPES = {
     "F32": LlamaFileType.ALL_F32,

@@ -7,8 +7,8 @@ import math
 import numpy as np
 from gguf import MODEL_ARCH, GGUFWriter, RopeScalingType
 
-from gguf_tools.conversion.architectures import Architecture, Config, has_window
-from gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.conversion.architectures import Architecture, Config, has_window
+from reellama.gguf_tools.errors import ReellamaError
 
 GLOBAL_ATTENTION, SLIDING_ATTENTION = "full_attention", "sliding_attention"
 # Architectures for which llama.cpp divides frequencies by the tensor rope_freqs.weight.

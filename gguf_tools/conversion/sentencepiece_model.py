@@ -20,7 +20,7 @@ from typing import Any
 
 from gguf import TokenType
 
-from gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.errors import ReellamaError
 
 Value = int | float | bytes
 

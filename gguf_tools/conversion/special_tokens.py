@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gguf_tools.conversion.hf_folder import read_json_if_there
+from reellama.gguf_tools.conversion.hf_folder import read_json_if_there
 
 KINDS = ("bos", "eos", "unk", "sep", "pad", "mask")
 Section = Mapping[str, Any]

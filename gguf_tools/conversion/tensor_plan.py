@@ -20,11 +20,11 @@ from gguf import (
     get_tensor_name_map,
 )
 
-from gguf_tools.conversion.architectures import Architecture, Config
-from gguf_tools.conversion.hf_tensors import NUMPY_TYPES, HFTensor
-from gguf_tools.conversion.hyperparameters import frequency_factors
-from gguf_tools.errors import ReellamaError
-from gguf_tools.format.reader import TOKEN_EMBEDDINGS
+from reellama.gguf_tools.conversion.architectures import Architecture, Config
+from reellama.gguf_tools.conversion.hf_tensors import NUMPY_TYPES, HFTensor
+from reellama.gguf_tools.conversion.hyperparameters import frequency_factors
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.format.reader import TOKEN_EMBEDDINGS
 
 OUTPUT_TENSOR = "output.weight"
 # In the files of old models, and computed by llama.cpp; and the eyes of those that see.

@@ -19,7 +19,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, TypeVar
 
-from gguf_tools.errors import GGUFError
+from reellama.gguf_tools.errors import GGUFError
 
 T = TypeVar("T")
 MessageCallback = Callable[[str], None]

@@ -14,15 +14,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gguf_tools.download import hub
-from gguf_tools.download.hub import HubFile
-from gguf_tools.errors import GGUFError
-from gguf_tools.format.reader import MAGIC, read_gguf
-from gguf_tools.format.split_names import part_names
-from gguf_tools.locate import find
-from gguf_tools.locate.naming import HUB_PREFIX, choose_file, choose_projector, split_hub_name
-from gguf_tools.locate.stores import hub_cache
-from gguf_tools.sizes import show_size
+from reellama.gguf_tools.download import hub
+from reellama.gguf_tools.download.hub import HubFile
+from reellama.gguf_tools.errors import GGUFError
+from reellama.gguf_tools.format.reader import MAGIC, read_gguf
+from reellama.gguf_tools.format.split_names import part_names
+from reellama.gguf_tools.locate import find
+from reellama.gguf_tools.locate.naming import (
+    HUB_PREFIX,
+    choose_file,
+    choose_projector,
+    split_hub_name,
+)
+from reellama.gguf_tools.locate.stores import hub_cache
+from reellama.gguf_tools.sizes import show_size
 
 CHUNK = 1 << 20  # bytes
 SHA1_DIGITS = 40

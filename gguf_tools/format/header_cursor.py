@@ -6,7 +6,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from gguf_tools.errors import GGUFError
+from reellama.gguf_tools.errors import GGUFError
 
 # The largest vocabularies in use have 262,144 entries, in headers of some 15 MB. Limits keep a
 # malicious header to a few seconds and some 500 MB of memory.

@@ -12,9 +12,9 @@ from typing import BinaryIO, NamedTuple
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
-from gguf_tools.errors import GGUFError
-from gguf_tools.format.header_cursor import ARRAY, STRING, HeaderCursor
-from gguf_tools.format.reader import DEFAULT_ALIGNMENT, MAGIC, MAX_KEYS
+from reellama.gguf_tools.errors import GGUFError
+from reellama.gguf_tools.format.header_cursor import ARRAY, STRING, HeaderCursor
+from reellama.gguf_tools.format.reader import DEFAULT_ALIGNMENT, MAGIC, MAX_KEYS
 
 VERSION = 3
 UINT32, FLOAT32 = 4, 6  # value types, by their number in the file

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from gguf import LlamaFileType
 
-from gguf_tools.format.reader import GGUFFile, Tensor
+from reellama.gguf_tools.format.reader import GGUFFile, Tensor
 
 
 @dataclass(frozen=True)

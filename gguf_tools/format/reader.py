@@ -18,9 +18,9 @@ from typing import Any, TypeVar
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, dequantize
 
-from gguf_tools.errors import GGUFError
-from gguf_tools.format.header_cursor import HeaderCursor
-from gguf_tools.format.tensor_types import tensor_type
+from reellama.gguf_tools.errors import GGUFError
+from reellama.gguf_tools.format.header_cursor import HeaderCursor
+from reellama.gguf_tools.format.tensor_types import tensor_type
 
 T = TypeVar("T")
 

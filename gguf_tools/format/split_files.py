@@ -3,9 +3,9 @@
 from dataclasses import replace
 from pathlib import Path
 
-from gguf_tools.errors import GGUFError
-from gguf_tools.format.reader import GGUFFile, Tensor, read_gguf
-from gguf_tools.format.split_names import part_names
+from reellama.gguf_tools.errors import GGUFError
+from reellama.gguf_tools.format.reader import GGUFFile, Tensor, read_gguf
+from reellama.gguf_tools.format.split_names import part_names
 
 
 def read_model(path: str | Path) -> GGUFFile:

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from gguf_tools.format.reader import GGUFFile, Tensor
-from gguf_tools.inspection.file_summary import json_value, tensor_json
+from reellama.gguf_tools.format.reader import GGUFFile, Tensor
+from reellama.gguf_tools.inspection.file_summary import json_value, tensor_json
 
 T = TypeVar("T")
 

@@ -6,9 +6,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from gguf_tools.format.model_summary import bits_per_weight, quantization
-from gguf_tools.format.reader import GGUFFile, Tensor
-from gguf_tools.memory.estimates import has_sliding_window, kv_bytes_per_position, sliding_window
+from reellama.gguf_tools.format.model_summary import bits_per_weight, quantization
+from reellama.gguf_tools.format.reader import GGUFFile, Tensor
+from reellama.gguf_tools.memory.estimates import (
+    has_sliding_window,
+    kv_bytes_per_position,
+    sliding_window,
+)
 
 SHOWN_KV_TYPES = ("f16", "q8_0")
 SPECIAL_TOKEN_KEY = re.compile(

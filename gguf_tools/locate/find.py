@@ -9,10 +9,10 @@ from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path, PurePath
 
-from gguf_tools.errors import GGUFError
-from gguf_tools.format.split_names import part_names
-from gguf_tools.locate import stores
-from gguf_tools.locate.naming import (
+from reellama.gguf_tools.errors import GGUFError
+from reellama.gguf_tools.format.split_names import part_names
+from reellama.gguf_tools.locate import stores
+from reellama.gguf_tools.locate.naming import (
     HUB_PREFIX,
     OLLAMA_PREFIX,
     REPOSITORY,
@@ -20,7 +20,7 @@ from gguf_tools.locate.naming import (
     is_projector,
     split_hub_name,
 )
-from gguf_tools.locate.stores import StoredModel
+from reellama.gguf_tools.locate.stores import StoredModel
 
 # The name of the default LLM.
 MINI_LLM = "mini-llm"

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from gguf_tools.errors import GGUFError
-from gguf_tools.format.model_summary import quantization
-from gguf_tools.format.reader import read_gguf
-from gguf_tools.locate import find
-from gguf_tools.locate.naming import quant_of
-from gguf_tools.locate.stores import StoredModel
+from reellama.gguf_tools.errors import GGUFError
+from reellama.gguf_tools.format.model_summary import quantization
+from reellama.gguf_tools.format.reader import read_gguf
+from reellama.gguf_tools.locate import find
+from reellama.gguf_tools.locate.naming import quant_of
+from reellama.gguf_tools.locate.stores import StoredModel
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
-from gguf_tools.errors import GGUFError
-from gguf_tools.format.split_names import part_names
+from reellama.gguf_tools.errors import GGUFError
+from reellama.gguf_tools.format.split_names import part_names
 
 HUB_PREFIX = "hf:"
 OLLAMA_PREFIX = "ollama:"

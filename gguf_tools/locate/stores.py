@@ -17,8 +17,8 @@ from typing import Any
 
 from platformdirs import user_data_path
 
-from gguf_tools.format.split_names import part_names
-from gguf_tools.locate.naming import HUB_PREFIX, OLLAMA_PREFIX, short_names
+from reellama.gguf_tools.format.split_names import part_names
+from reellama.gguf_tools.locate.naming import HUB_PREFIX, OLLAMA_PREFIX, short_names
 
 HUB_FOLDER = re.compile(r"models--(.+?)--(.+)")
 # The parts that Ollama leaves out of a model's name: its own server, and its own namespace.
@@ -35,7 +35,7 @@ class StoredModel:
     """A model on this machine.
 
     Attributes:
-        name: what `gguf_tools.locate.find.resolve` takes for it.
+        name: what `reellama.gguf_tools.locate.find.resolve` takes for it.
         path: its file, or the first of its parts.
         source: who keeps it: "package", "reellama", "hub", "Ollama" or "LM Studio".
         label: the file's name, or Ollama's name for it.

@@ -1,6 +1,6 @@
 """Measure the speed and memory of models over a grid of settings.
 
-    from gguf_tools import bench
+    from reellama.gguf_tools import bench
 
     results = bench(["model.gguf"], n_threads=[2, 4])
 
@@ -26,13 +26,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gguf_tools.errors import ReellamaError
-from gguf_tools.measuring.bench_results import BenchResult, ResultsFile
-from gguf_tools.runtime.backend import GpuLayers
-from gguf_tools.runtime.context import ContextSettings
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.measuring.bench_results import BenchResult, ResultsFile
+from reellama.gguf_tools.runtime.backend import GpuLayers
+from reellama.gguf_tools.runtime.context import ContextSettings
 
 TEST_KINDS = ("pp", "tg", "sp")
-CHILD = (sys.executable, "-m", "gguf_tools.measuring.bench_child")
+CHILD = (sys.executable, "-m", "reellama.gguf_tools.measuring.bench_child")
 
 Progress = Callable[[int, int, str], None]  # runs done, total runs, what is being measured
 
@@ -202,7 +202,7 @@ def _measure(
             stdout=subprocess.PIPE,
             stderr=complaints,
             text=True,
-            cwd=Path(__file__).parents[2],  # where the child finds this package
+            cwd=Path(__file__).parents[3],  # where the child finds this package
         ) as child,
     ):
         assert child.stdin and child.stdout

@@ -22,10 +22,10 @@ from typing import Any
 import llama_cpp.llama_cpp as llama
 import numpy as np
 
-from gguf_tools.errors import ReellamaError
-from gguf_tools.runtime import backend
-from gguf_tools.runtime.context import Context, ContextSettings
-from gguf_tools.runtime.context_options import default_threads
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.runtime import backend
+from reellama.gguf_tools.runtime.context import Context, ContextSettings
+from reellama.gguf_tools.runtime.context_options import default_threads
 
 SOFT_TOKEN_SCALE = 0.02  # standard deviation of random embeddings, about that of real ones
 

@@ -10,8 +10,8 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from gguf_tools.measuring.bench_results import BenchResult
-from gguf_tools.sizes import show_size
+from reellama.gguf_tools.measuring.bench_results import BenchResult
+from reellama.gguf_tools.sizes import show_size
 
 TABLE = "reellama_bench"  # in SQL
 FIELDS = tuple(field.name for field in fields(BenchResult) if field.name != "samples_ns")

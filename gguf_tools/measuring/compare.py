@@ -15,15 +15,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from gguf_tools.atomic_write import write_atomically
-from gguf_tools.errors import ReellamaError
-from gguf_tools.format.model_summary import quantization
-from gguf_tools.format.reader import GGUFFile, read_gguf
-from gguf_tools.measuring import bench, perplexity
-from gguf_tools.measuring.divergence import Estimate
-from gguf_tools.quantization.quantize import default_name, quantize
-from gguf_tools.runtime.backend import GpuLayers
-from gguf_tools.text import text_chunks
+from reellama.gguf_tools.atomic_write import write_atomically
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.format.model_summary import quantization
+from reellama.gguf_tools.format.reader import GGUFFile, read_gguf
+from reellama.gguf_tools.measuring import bench, perplexity
+from reellama.gguf_tools.measuring.divergence import Estimate
+from reellama.gguf_tools.quantization.quantize import default_name, quantize
+from reellama.gguf_tools.runtime.backend import GpuLayers
+from reellama.gguf_tools.text import text_chunks
 
 # From large to small; none of them needs an importance matrix.
 COMPARED_TYPES = (

@@ -8,8 +8,8 @@ import string
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from gguf_tools.measuring.compare import CompareRow, pareto_front
-from gguf_tools.sizes import show_size
+from reellama.gguf_tools.measuring.compare import CompareRow, pareto_front
+from reellama.gguf_tools.sizes import show_size
 
 PLOT_MARKS = string.ascii_letters + string.digits
 

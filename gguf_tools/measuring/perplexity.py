@@ -1,9 +1,9 @@
 """Measure how well a model predicts a text, and its divergence from a reference model.
 
-The text is cut and read as `llama-perplexity` does it (`gguf_tools.text.text_chunks`): in chunks of
-`n_ctx` tokens, each from an empty context, its first token replaced by the BOS token where the
-model is used with one. Only the second half of each chunk is scored, so that every token has at
-least n_ctx / 2 before it.
+The text is cut and read as `llama-perplexity` does it (`reellama.gguf_tools.text.text_chunks`): in
+chunks of `n_ctx` tokens, each from an empty context, its first token replaced by the BOS token
+where the model is used with one. Only the second half of each chunk is scored, so that every token
+has at least n_ctx / 2 before it.
 https://github.com/ggml-org/llama.cpp/tree/master/tools/perplexity
 """
 
@@ -18,13 +18,13 @@ from typing import Any
 import llama_cpp.llama_cpp as llama
 import numpy as np
 
-from gguf_tools.errors import ReellamaError
-from gguf_tools.measuring import divergence
-from gguf_tools.measuring.divergence import Estimate, TokenDifferences
-from gguf_tools.runtime.backend import GpuLayers, Model, load_model
-from gguf_tools.runtime.context import Context, ContextSettings
-from gguf_tools.text import text_chunks
-from gguf_tools.text.text_chunks import Block
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.measuring import divergence
+from reellama.gguf_tools.measuring.divergence import Estimate, TokenDifferences
+from reellama.gguf_tools.runtime.backend import GpuLayers, Model, load_model
+from reellama.gguf_tools.runtime.context import Context, ContextSettings
+from reellama.gguf_tools.text import text_chunks
+from reellama.gguf_tools.text.text_chunks import Block
 
 # Twelve short pieces of English prose, written for this project.
 ENGLISH_TEXT = Path(__file__).parent / "data" / "english.txt"

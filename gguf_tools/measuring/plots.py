@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gguf_tools.atomic_write import replacing
-from gguf_tools.errors import ReellamaError
-from gguf_tools.measuring.compare_output import Y_LABEL, ScatterPlot
+from reellama.gguf_tools.atomic_write import replacing
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.measuring.compare_output import Y_LABEL, ScatterPlot
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -6,8 +6,8 @@ model and makes a context (src/llama-kv-cache.cpp, src/llama-graph.cpp); the tes
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
-from gguf_tools.errors import ReellamaError
-from gguf_tools.format.reader import TOKEN_EMBEDDINGS, GGUFFile
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.format.reader import TOKEN_EMBEDDINGS, GGUFFile
 
 N_UBATCH = 512  # positions in a micro-batch, llama.cpp's default
 KV_TYPE_NAMES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from itertools import accumulate
 
-from gguf_tools.format.reader import GGUFFile
-from gguf_tools.memory.estimates import (
+from reellama.gguf_tools.format.reader import GGUFFile
+from reellama.gguf_tools.memory.estimates import (
     KV_CACHE_MULTIPLE,
     compute_bytes,
     kv_bytes,

@@ -15,7 +15,7 @@ import llama_cpp.llama_cpp as llama
 import numpy as np
 from llama_cpp._ggml import libggml
 
-from gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.errors import ReellamaError
 
 MAX_DIMS, MAX_SRC, MAX_OP_PARAMS, MAX_NAME = 4, 10, 64, 64  # GGML_MAX_*
 OBJECT_BYTES = 32  # of struct ggml_object, which stands before a tensor in memory

@@ -17,14 +17,19 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 from gguf import GGMLQuantizationType
 
-from gguf_tools.atomic_write import replacing
-from gguf_tools.errors import GGUFError, ReellamaError
-from gguf_tools.format.header_writer import TensorInfo, header_bytes, metadata_entries, write_padded
-from gguf_tools.format.reader import MAGIC, GGUFFile, Tensor, read_gguf
+from reellama.gguf_tools.atomic_write import replacing
+from reellama.gguf_tools.errors import GGUFError, ReellamaError
+from reellama.gguf_tools.format.header_writer import (
+    TensorInfo,
+    header_bytes,
+    metadata_entries,
+    write_padded,
+)
+from reellama.gguf_tools.format.reader import MAGIC, GGUFFile, Tensor, read_gguf
 
 if TYPE_CHECKING:
-    from gguf_tools.quantization.activations import Activations
-    from gguf_tools.runtime.context import Context
+    from reellama.gguf_tools.quantization.activations import Activations
+    from reellama.gguf_tools.runtime.context import Context
 
 N_CTX = 512  # tokens of a chunk, llama-imatrix's default
 SUM, COUNT = ".in_sum2", ".counts"
@@ -137,9 +142,9 @@ def collect(
     fewer than 16 positions is read and not counted, which is llama.cpp's rule. Raises GGUFError for
     a file that cannot be loaded, ReellamaError for a prompt that does not fit.
     """
-    from gguf_tools.quantization.activations import Activations
-    from gguf_tools.runtime.backend import load_model
-    from gguf_tools.runtime.context import Context, ContextSettings
+    from reellama.gguf_tools.quantization.activations import Activations
+    from reellama.gguf_tools.runtime.backend import load_model
+    from reellama.gguf_tools.runtime.context import Context, ContextSettings
 
     activations = Activations()
     settings = ContextSettings(n_batch=min(n_ctx, 2048), n_threads=n_threads)
@@ -169,14 +174,14 @@ def collect_from_text(
 ) -> Imatrix:
     """Collect from a text file, cut into chunks of `n_ctx` tokens; all of them, or `n_chunks`.
 
-    The text is cut and read as llama.cpp's tool does it (`gguf_tools.text.text_chunks`), with
-    logits for every position. Raises ReellamaError for a text that cannot be read or is shorter
-    than a chunk.
+    The text is cut and read as llama.cpp's tool does it (`reellama.gguf_tools.text.text_chunks`),
+    with logits for every position. Raises ReellamaError for a text that cannot be read or is
+    shorter than a chunk.
     """
-    from gguf_tools.quantization.activations import Activations
-    from gguf_tools.runtime.backend import load_model
-    from gguf_tools.runtime.context import Context, ContextSettings
-    from gguf_tools.text import text_chunks
+    from reellama.gguf_tools.quantization.activations import Activations
+    from reellama.gguf_tools.runtime.backend import load_model
+    from reellama.gguf_tools.runtime.context import Context, ContextSettings
+    from reellama.gguf_tools.text import text_chunks
 
     if n_ctx < 16 or (n_chunks is not None and n_chunks < 1):
         raise ReellamaError("a chunk has at least 16 tokens, and at least one is needed")

@@ -15,16 +15,16 @@ from pathlib import Path
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType, dequantize, quantize
 
-from gguf_tools.atomic_write import replacing
-from gguf_tools.errors import GGUFError, ReellamaError
-from gguf_tools.format.header_writer import (
+from reellama.gguf_tools.atomic_write import replacing
+from reellama.gguf_tools.errors import GGUFError, ReellamaError
+from reellama.gguf_tools.format.header_writer import (
     TensorInfo,
     header_bytes,
     metadata_entries,
     padding,
     raw_entries,
 )
-from gguf_tools.format.reader import (
+from reellama.gguf_tools.format.reader import (
     DEFAULT_ALIGNMENT,
     TOKEN_EMBEDDINGS,
     GGUFFile,

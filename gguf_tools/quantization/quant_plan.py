@@ -14,11 +14,15 @@ from pathlib import Path
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
-from gguf_tools.errors import ReellamaError
-from gguf_tools.format.header_writer import TensorInfo, file_size, metadata_entries
-from gguf_tools.quantization.imatrix import Imatrix
-from gguf_tools.quantization.quant_types import TENSOR_TYPES
-from gguf_tools.quantization.quantize_child import QuantizeJob, QuantizerProcess, imatrix_metadata
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.format.header_writer import TensorInfo, file_size, metadata_entries
+from reellama.gguf_tools.quantization.imatrix import Imatrix
+from reellama.gguf_tools.quantization.quant_types import TENSOR_TYPES
+from reellama.gguf_tools.quantization.quantize_child import (
+    QuantizeJob,
+    QuantizerProcess,
+    imatrix_metadata,
+)
 
 LOG_ERROR = 4  # of enum ggml_log_level
 QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION; its size in the file is what counts here

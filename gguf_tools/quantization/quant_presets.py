@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
-from gguf_tools.errors import ReellamaError
-from gguf_tools.format.reader import TOKEN_EMBEDDINGS, GGUFFile, Tensor
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.format.reader import TOKEN_EMBEDDINGS, GGUFFile, Tensor
 
 
 class LayerPosition(NamedTuple):

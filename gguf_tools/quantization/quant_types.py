@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
-from gguf_tools.errors import ReellamaError
-from gguf_tools.format.tensor_types import NEWER, tensor_type
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.format.tensor_types import NEWER, tensor_type
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Quantize a GGUF into other types, with llama.cpp's own quantizer.
 
-    from gguf_tools import quantize
+    from reellama.gguf_tools import quantize
 
     quantize("model-f16.gguf", ["Q4_K_M", "Q8_0"])
 
@@ -20,15 +20,15 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from gguf_tools.atomic_write import replacing
-from gguf_tools.errors import ReellamaError
-from gguf_tools.format.header_writer import raw_entries
-from gguf_tools.format.reader import DEFAULT_ALIGNMENT, GGUFFile, read_gguf
-from gguf_tools.locate import find
-from gguf_tools.quantization import lora_merge
-from gguf_tools.quantization.imatrix import read_imatrix
-from gguf_tools.quantization.quant_plan import QuantizerLog, QuantPlan, plan_quantization
-from gguf_tools.quantization.quant_types import (
+from reellama.gguf_tools.atomic_write import replacing
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.format.header_writer import raw_entries
+from reellama.gguf_tools.format.reader import DEFAULT_ALIGNMENT, GGUFFile, read_gguf
+from reellama.gguf_tools.locate import find
+from reellama.gguf_tools.quantization import lora_merge
+from reellama.gguf_tools.quantization.imatrix import read_imatrix
+from reellama.gguf_tools.quantization.quant_plan import QuantizerLog, QuantPlan, plan_quantization
+from reellama.gguf_tools.quantization.quant_types import (
     ALIASES,
     COPY_TYPE,
     QUANT_TYPES,
@@ -36,7 +36,7 @@ from gguf_tools.quantization.quant_types import (
     quant_type,
     type_of_tensor,
 )
-from gguf_tools.quantization.quantize_child import QuantizeJob, QuantizerProcess
+from reellama.gguf_tools.quantization.quantize_child import QuantizeJob, QuantizerProcess
 
 SPLIT = re.compile(r"-\d{5}-of-\d{5}$")  # of the parts of a split model
 

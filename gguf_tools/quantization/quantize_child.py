@@ -1,6 +1,6 @@
 """llama.cpp's quantizer in a process of its own.
 
-    python -m gguf_tools.quantization.quantize_child
+    python -m reellama.gguf_tools.quantization.quantize_child
 
 `llama_model_quantize` blocks in C until it is done, cannot be asked to stop, and ends the process
 where an assertion of its fails. A child can be stopped at any moment, and only it dies. Jobs go to
@@ -26,12 +26,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
-from gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.errors import ReellamaError
 
 if TYPE_CHECKING:
-    from gguf_tools.quantization.imatrix import Imatrix
+    from reellama.gguf_tools.quantization.imatrix import Imatrix
 
-COMMAND = (sys.executable, "-m", "gguf_tools.quantization.quantize_child")
+COMMAND = (sys.executable, "-m", "reellama.gguf_tools.quantization.quantize_child")
 MAX_STRING = 127  # bytes of a string in a llama_model_kv_override
 
 LogCallback = Callable[[int, str], None]  # gets the level and the text of what llama.cpp logs
@@ -70,7 +70,7 @@ class QuantizerProcess:
             stderr=self._stderr,
             text=True,
             encoding="utf-8",
-            cwd=Path(__file__).parents[2],  # where the child finds this package
+            cwd=Path(__file__).parents[3],  # where the child finds this package
             env={**os.environ, "GGML_NO_BACKTRACE": "1"},  # else a failed assertion calls gdb
         )
 
@@ -182,7 +182,7 @@ def _quantize(llama: Any, job: QuantizeJob) -> bool:
         array = llama.llama_model_tensor_override * (len(overrides) + 1)
         parameters.tt_overrides = array(*overrides, end)
     if job.imatrix is not None:
-        from gguf_tools.quantization.imatrix import read_imatrix
+        from reellama.gguf_tools.quantization.imatrix import read_imatrix
 
         imatrix = read_imatrix(job.imatrix)
         weights = imatrix.weights()  # stays referenced until the call returns

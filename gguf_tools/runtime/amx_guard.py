@@ -2,7 +2,8 @@
 
 Some compilers drop the stores of AMX's tile configuration, and llama.cpp built by one of them dies
 with SIGSEGV at its first matrix product. A build does not show whether it has
-the fault, so a child process tries it (`gguf_tools.runtime.amx_probe`): only the child can crash.
+the fault, so a child process tries it (`reellama.gguf_tools.runtime.amx_probe`): only the child can
+crash.
 """
 
 import contextlib
@@ -21,12 +22,12 @@ from pathlib import Path
 from filelock import FileLock
 from platformdirs import user_cache_dir
 
-from gguf_tools.errors import GGUFError, ReellamaError
-from gguf_tools.locate.find import smollm2
+from reellama.gguf_tools.errors import GGUFError, ReellamaError
+from reellama.gguf_tools.locate.find import smollm2
 
 OVERRIDE_VARIABLE = "REELLAMA_EXTRA_BUFTS"  # environment variable: "on" or "off"
 PROBE_SECONDS = 120.0  # time limit; a probe takes 2 s on two idle cores
-PROBE_COMMAND = (sys.executable, "-m", "gguf_tools.runtime.amx_probe")
+PROBE_COMMAND = (sys.executable, "-m", "reellama.gguf_tools.runtime.amx_probe")
 
 
 @dataclass(frozen=True)
@@ -132,9 +133,7 @@ def run_probe(model: Path, command: Sequence[str] = PROBE_COMMAND) -> AmxDecisio
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=PROBE_SECONDS,
-            cwd=Path(__file__).parents[
-                2
-            ],  # where `-m gguf_tools.runtime.amx_probe` finds this package
+            cwd=Path(__file__).parents[3],  # where the child finds this package
             check=False,
         )
     except subprocess.TimeoutExpired:

@@ -1,6 +1,6 @@
 """Try llama.cpp's extra buffer types, which use AMX, on a model.
 
-    python -m gguf_tools.runtime.amx_probe MODEL.gguf
+    python -m reellama.gguf_tools.runtime.amx_probe MODEL.gguf
 
 Exit status 0 when they give the same logits as plain buffers. It may crash: see `amx_guard`.
 """

@@ -15,11 +15,11 @@ from typing import Any, Literal, NamedTuple
 import llama_cpp.llama_cpp as llama
 from llama_cpp._ggml import libggml
 
-from gguf_tools.errors import GGUFError, ReellamaError
-from gguf_tools.format.reader import GGUFFile
-from gguf_tools.format.split_files import read_model
-from gguf_tools.memory.offload import count_fitting_layers, gpu_share
-from gguf_tools.runtime import amx_guard
+from reellama.gguf_tools.errors import GGUFError, ReellamaError
+from reellama.gguf_tools.format.reader import GGUFFile
+from reellama.gguf_tools.format.split_files import read_model
+from reellama.gguf_tools.memory.offload import count_fitting_layers, gpu_share
+from reellama.gguf_tools.runtime import amx_guard
 
 GpuLayers = int | Literal["auto", "all"]
 

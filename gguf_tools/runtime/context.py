@@ -14,9 +14,9 @@ from typing import Any
 import llama_cpp.llama_cpp as llama
 import numpy as np
 
-from gguf_tools.errors import ReellamaError
-from gguf_tools.runtime import backend
-from gguf_tools.runtime.context_options import (
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.runtime import backend
+from reellama.gguf_tools.runtime.context_options import (
     FLASH_ATTN,
     KV_TYPES,
     UNQUANTIZED_KV_TYPES,
@@ -26,7 +26,7 @@ from gguf_tools.runtime.context_options import (
     default_threads,
     last_error_line,
 )
-from gguf_tools.runtime.interrupt import MIN_INTERRUPTIBLE_BATCH, DecodeInterrupt
+from reellama.gguf_tools.runtime.interrupt import MIN_INTERRUPTIBLE_BATCH, DecodeInterrupt
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ import numpy as np
 import psutil
 from gguf import GGMLQuantizationType
 
-from gguf_tools.errors import ReellamaError
-from gguf_tools.memory.estimates import kv_bytes
-from gguf_tools.runtime import backend
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.memory.estimates import kv_bytes
+from reellama.gguf_tools.runtime import backend
 
 KV_TYPES = {
     name: int(GGMLQuantizationType[name.upper()])

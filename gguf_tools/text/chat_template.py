@@ -12,8 +12,8 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from gguf_tools.format.reader import GGUFFile, read_gguf
-from gguf_tools.text.tagged_strings import TaggedStrings, to_json
+from reellama.gguf_tools.format.reader import GGUFFile, read_gguf
+from reellama.gguf_tools.text.tagged_strings import TaggedStrings, to_json
 
 # ChatML, which most instruct models understand, for a GGUF without a working template.
 CHATML = (

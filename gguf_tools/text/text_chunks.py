@@ -15,9 +15,9 @@ from typing import NamedTuple
 import llama_cpp.llama_cpp as llama
 import numpy as np
 
-from gguf_tools.errors import ReellamaError
-from gguf_tools.runtime.backend import Model
-from gguf_tools.runtime.context import BatchSpan, Context, ContextSettings
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.runtime.backend import Model
+from reellama.gguf_tools.runtime.context import BatchSpan, Context, ContextSettings
 
 N_CTX = 512  # tokens of a chunk: the tools' default, and what published figures mostly have
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import llama_cpp.llama_cpp as llama
 
-from gguf_tools.runtime.backend import Model, load_model
+from reellama.gguf_tools.runtime.backend import Model, load_model
 
 # Attributes of tokens, of enum llama_token_attr.
 UNKNOWN, CONTROL, USER_DEFINED, LSTRIP, RSTRIP = 1, 8, 16, 128, 256

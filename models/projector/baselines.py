@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.projector.config import ProjectorConfig
-from models.projector.pooling import Pooler, mean_frame
+from reellama.models.projector.config import ProjectorConfig
+from reellama.models.projector.pooling import Pooler, mean_frame
 
 
 def _mlp(config: ProjectorConfig) -> nn.Sequential:

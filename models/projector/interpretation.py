@@ -21,10 +21,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from gguf_tools.format.reader import token_embeddings
-from gguf_tools.text.tokenizer import Tokenizer
-from models.bundle import Bundle
-from models.projector import slots
+from reellama.gguf_tools.format.reader import token_embeddings
+from reellama.gguf_tools.text.tokenizer import Tokenizer
+from reellama.models.bundle import Bundle
+from reellama.models.projector import slots
 
 TOP_WORDS = 5  # most likely words of a soft token that are kept
 FREE_SLOT, IMAGENET = "free", "ImageNet"

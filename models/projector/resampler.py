@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.projector.config import ProjectorConfig
-from models.projector.pooling import Pooler, fourier, mean_frame, relative_times
+from reellama.models.projector.config import ProjectorConfig
+from reellama.models.projector.pooling import Pooler, fourier, mean_frame, relative_times
 
 
 class Attention(nn.Module):

@@ -17,11 +17,11 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from models.projector.baselines import MeanPool, PerFrame
-from models.projector.config import ProjectorConfig
-from models.projector.pooling import Pooler
-from models.projector.resampler import Resampler
-from models.projector.word_mixture import WordMixture
+from reellama.models.projector.baselines import MeanPool, PerFrame
+from reellama.models.projector.config import ProjectorConfig
+from reellama.models.projector.pooling import Pooler
+from reellama.models.projector.resampler import Resampler
+from reellama.models.projector.word_mixture import WordMixture
 
 POOLERS: dict[str, Callable[[ProjectorConfig], Pooler]] = {
     "resampler": Resampler,

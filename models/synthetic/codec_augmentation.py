@@ -12,8 +12,8 @@ from io import BytesIO
 import av
 import numpy as np
 
-from models.synthetic.render import render
-from models.synthetic.scene import Scene
+from reellama.models.synthetic.render import render
+from reellama.models.synthetic.scene import Scene
 
 AUGMENTATION_CODECS = ("mpeg4", "mpeg2video", "libx264", "libvpx")
 _SHARES = (0.45, 0.15, 0.25, 0.15)

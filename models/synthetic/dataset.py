@@ -19,25 +19,25 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from gguf_tools.errors import ReellamaError
-from models.prompt_format import multiple_choice
-from models.synthetic.assets.backgrounds import load_photos, load_wallpapers
-from models.synthetic.assets.photographs import load_cut_outs
-from models.synthetic.assets.picture_pool import PicturePool
-from models.synthetic.assets.pictures import (
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.models.prompt_format import multiple_choice
+from reellama.models.synthetic.assets.backgrounds import load_photos, load_wallpapers
+from reellama.models.synthetic.assets.photographs import load_cut_outs
+from reellama.models.synthetic.assets.picture_pool import PicturePool
+from reellama.models.synthetic.assets.pictures import (
     ObjectKind,
     check_styles,
     load_kinds,
     load_pictures,
     shape_kinds,
 )
-from models.synthetic.codec_augmentation import render_through_codec
-from models.synthetic.render import frame_times, render
-from models.synthetic.scenarios.registry import random_clip
-from models.synthetic.scenarios.stills import random_still_clip
-from models.synthetic.scene_captions import DESCRIBE_QUESTIONS
-from models.synthetic.slot_targets import slot_texts
-from models.synthetic.synthetic_clip import SyntheticClip
+from reellama.models.synthetic.codec_augmentation import render_through_codec
+from reellama.models.synthetic.render import frame_times, render
+from reellama.models.synthetic.scenarios.registry import random_clip
+from reellama.models.synthetic.scenarios.stills import random_still_clip
+from reellama.models.synthetic.scene_captions import DESCRIBE_QUESTIONS
+from reellama.models.synthetic.slot_targets import slot_texts
+from reellama.models.synthetic.synthetic_clip import SyntheticClip
 
 HELD_OUT_EVERY = 10  # every tenth kind, in the order of kinds.csv, is never drawn in training
 SPLIT_SEEDS = {"train": 0, "validation": 1, "test": 2}
@@ -51,7 +51,7 @@ class Sample(TypedDict):
 
     frames: Tensor
     times: Tensor
-    slots: list[str]  # a text for each of `models.projector.slots.SLOT_WIDTHS`
+    slots: list[str]  # a text for each of `reellama.models.projector.slots.SLOT_WIDTHS`
     turns: list[tuple[str, str]]
     clip: SyntheticClip
     imagenet_classes: list[int]  # classes whose names follow the soft tokens
@@ -109,7 +109,7 @@ class SyntheticClips(Dataset[Sample]):
     """Samples of a split; `side` is the tower's input size in pixels.
 
     kinds: "known" kinds of training, or "new" ones that training never draws.
-    stills: single frames (`models.synthetic.scenarios.stills`) instead of clips.
+    stills: single frames (`reellama.models.synthetic.scenarios.stills`) instead of clips.
     sampling_weights: factors on the usual shares of scenarios, by name.
     """
 

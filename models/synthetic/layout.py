@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from models.synthetic.assets.backgrounds import random_background
-from models.synthetic.assets.picture_pool import PicturePool
-from models.synthetic.assets.pictures import Picture
-from models.synthetic.scene import (
+from reellama.models.synthetic.assets.backgrounds import random_background
+from reellama.models.synthetic.assets.picture_pool import PicturePool
+from reellama.models.synthetic.assets.pictures import Picture
+from reellama.models.synthetic.scene import (
     Actor,
     Scene,
     overlap,

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from models.synthetic.assets.pictures import Picture
-from models.synthetic.scene import (
+from reellama.models.synthetic.assets.pictures import Picture
+from reellama.models.synthetic.scene import (
     DIRECTIONS,
     MIN_TURN_VISIBILITY,
     MOTIONS,

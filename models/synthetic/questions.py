@@ -7,13 +7,13 @@ from typing import TypeVar
 
 import numpy as np
 
-from models.synthetic.assets.picture_pool import UNNAMED, PicturePool
-from models.synthetic.assets.pictures import Picture
-from models.synthetic.assets.shapes import COLOURS
-from models.synthetic.scene import DIRECTIONS, MOTIONS, Drawable, reversed_motion
-from models.synthetic.scene_captions import with_article
-from models.synthetic.synthetic_clip import ClipQuestion
-from models.vision.imagenet_labels import TOP_CLASSES, class_names
+from reellama.models.synthetic.assets.picture_pool import UNNAMED, PicturePool
+from reellama.models.synthetic.assets.pictures import Picture
+from reellama.models.synthetic.assets.shapes import COLOURS
+from reellama.models.synthetic.scene import DIRECTIONS, MOTIONS, Drawable, reversed_motion
+from reellama.models.synthetic.scene_captions import with_article
+from reellama.models.synthetic.synthetic_clip import ClipQuestion
+from reellama.models.vision.imagenet_labels import TOP_CLASSES, class_names
 
 M = TypeVar("M", bound=Drawable)
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from gguf_tools.errors import ReellamaError
-from models.synthetic.camera import WORLD_SCALE
-from models.synthetic.scene import MOTIONS, Actor, Drawable, Pose, Scene, random_scene
-from models.synthetic.scene_captions import scene_caption, scene_questions
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.models.synthetic.camera import WORLD_SCALE
+from reellama.models.synthetic.scene import MOTIONS, Actor, Drawable, Pose, Scene, random_scene
+from reellama.models.synthetic.scene_captions import scene_caption, scene_questions
 
 __all__ = [
     "MOTIONS",

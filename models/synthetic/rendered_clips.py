@@ -13,16 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from models.synthetic.assets.backgrounds import load_photos
-from models.synthetic.assets.downloads import ASSETS
-from models.synthetic.assets.pictures import (
+from reellama.models.synthetic.assets.backgrounds import load_photos
+from reellama.models.synthetic.assets.downloads import ASSETS
+from reellama.models.synthetic.assets.pictures import (
     Picture,
     check_styles,
     load_kinds,
     load_pictures,
     shape_kinds,
 )
-from models.synthetic.render import (
+from reellama.models.synthetic.render import (
     Scene,
     frame_times,
     random_scene,
@@ -30,7 +30,7 @@ from models.synthetic.render import (
     scene_caption,
     scene_questions,
 )
-from models.synthetic.scene_captions import with_article
+from reellama.models.synthetic.scene_captions import with_article
 
 RENDERED_SPLITS = ("train", "validation", "test")
 # (width, height) of square, 4:3 and 16:9 video with a short side of 192 pixels.

@@ -13,9 +13,9 @@ from typing import Protocol
 
 import numpy as np
 
-from models.synthetic.assets.backgrounds import Background, random_background
-from models.synthetic.assets.pictures import Picture
-from models.synthetic.camera import Camera
+from reellama.models.synthetic.assets.backgrounds import Background, random_background
+from reellama.models.synthetic.assets.pictures import Picture
+from reellama.models.synthetic.camera import Camera
 
 # The motions, as captions word them.
 MOTIONS = (

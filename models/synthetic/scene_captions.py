@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from models.synthetic.scene import DIRECTIONS, Drawable, Scene
+from reellama.models.synthetic.scene import DIRECTIONS, Drawable, Scene
 
 # "It ..." in answers to "Which way does it move?"
 _WAYS = {

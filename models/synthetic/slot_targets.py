@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from models.projector.slots import (
+from reellama.models.projector.slots import (
     _OBJECT_WIDTHS,
     CAMERA_SLOT,
     MAX_OBJECTS,
@@ -13,12 +13,12 @@ from models.projector.slots import (
     SLOT_WIDTHS,
     slot_spans,
 )
-from models.synthetic.assets.picture_pool import UNNAMED
-from models.synthetic.camera import HANDHELD
-from models.synthetic.motions import CHANGES_PLACES, SequentialMotion
-from models.synthetic.questions import NUMBER_WORDS, description_order, is_moving
-from models.synthetic.scene import DIRECTIONS, Actor, Drawable, Pose, Scene
-from models.synthetic.synthetic_clip import SyntheticClip
+from reellama.models.synthetic.assets.picture_pool import UNNAMED
+from reellama.models.synthetic.camera import HANDHELD
+from reellama.models.synthetic.motions import CHANGES_PLACES, SequentialMotion
+from reellama.models.synthetic.questions import NUMBER_WORDS, description_order, is_moving
+from reellama.models.synthetic.scene import DIRECTIONS, Actor, Drawable, Pose, Scene
+from reellama.models.synthetic.synthetic_clip import SyntheticClip
 
 PHOTOGRAPH_NAME = "photograph"  # in the name slot of any photograph
 SLOW_SHARE = 0.3  # an actor that moves less than this share of the picture is slow

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from models.synthetic.scene import Scene
+from reellama.models.synthetic.scene import Scene
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from models.synthetic.dataset import Sample, SyntheticClips
-from models.training import distributed
+from reellama.models.synthetic.dataset import Sample, SyntheticClips
+from reellama.models.training import distributed
 
 
 class Conversations(NamedTuple):

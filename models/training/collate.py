@@ -7,15 +7,15 @@ from collections.abc import Sequence
 
 import torch
 
-from gguf_tools.errors import ReellamaError
-from gguf_tools.text.chat_template import ChatTemplate
-from gguf_tools.text.tokenizer import Tokenizer
-from models.projector import slots
-from models.prompt_format import question_ids
-from models.synthetic import slot_targets
-from models.synthetic.dataset import Sample, SyntheticClips, task_of_turn
-from models.training.batches import ClipBatch, Conversations, pad_samples
-from models.vision.imagenet_labels import name_ids
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.text.chat_template import ChatTemplate
+from reellama.gguf_tools.text.tokenizer import Tokenizer
+from reellama.models.projector import slots
+from reellama.models.prompt_format import question_ids
+from reellama.models.synthetic import slot_targets
+from reellama.models.synthetic.dataset import Sample, SyntheticClips, task_of_turn
+from reellama.models.training.batches import ClipBatch, Conversations, pad_samples
+from reellama.models.vision.imagenet_labels import name_ids
 
 SAMPLED_CLIPS = 2000  # stories whose words are counted
 IGNORED = -100  # PyTorch's label of positions that the loss leaves out

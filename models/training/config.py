@@ -1,9 +1,9 @@
 """A training config: everything that decides what `reellama train` makes, as one TOML file.
 
 There are two types. `CaptionConfig` trains a projector on captions, of drawn clips or of one's own
-videos (`models.training.captions.train_captions`). `StagedConfig` trains a projector and a LoRA
-adapter on synthetic clips, in the stages of its array `[[stages]]`
-(`models.training.train_stages`). A key that is unknown, or would do nothing, is refused.
+videos (`reellama.models.training.captions.train_captions`). `StagedConfig` trains a projector and a
+LoRA adapter on synthetic clips, in the stages of its array `[[stages]]`
+(`reellama.models.training.train_stages`). A key that is unknown, or would do nothing, is refused.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from gguf_tools.errors import ReellamaError
-from gguf_tools.locate.find import MINI_LLM
-from models.bundle import TowerSpec
-from models.projector.temporal_projector import POOLERS
-from models.synthetic.dataset import SyntheticConfig
-from models.synthetic.rendered_clips import RenderedConfig
-from models.training.config_tables import dataclass_arguments, unknown_name_error
-from models.training.stages.contrastive import ContrastiveConfig, NewTowerConfig
-from models.training.stages.instruction import ClipPhaseConfig, LoraConfig, TextPhaseConfig
-from models.training.trainer import TrainerConfig
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.locate.find import MINI_LLM
+from reellama.models.bundle import TowerSpec
+from reellama.models.projector.temporal_projector import POOLERS
+from reellama.models.synthetic.dataset import SyntheticConfig
+from reellama.models.synthetic.rendered_clips import RenderedConfig
+from reellama.models.training.config_tables import dataclass_arguments, unknown_name_error
+from reellama.models.training.stages.contrastive import ContrastiveConfig, NewTowerConfig
+from reellama.models.training.stages.instruction import ClipPhaseConfig, LoraConfig, TextPhaseConfig
+from reellama.models.training.trainer import TrainerConfig
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -88,7 +88,7 @@ class TrainingConfig:
 
     Attributes:
         name: of the bundle.
-        llm: a name that `gguf_tools.locate.find.resolve` knows, or a path.
+        llm: a name that `reellama.gguf_tools.locate.find.resolve` knows, or a path.
         vision_tower, projector: without them, a tower is trained and the projector is the usual
             one.
     """
@@ -155,9 +155,9 @@ class SyntheticStageConfig(TrainingConfig):
 
     Attributes:
         stage: its own name in the config; `name` is the bundle's.
-        tower, align, text_only, joint: its phases (`models.training.stages.tower` and
-            `models.training.stages.instruction`); `tower` trains the visual tower, of the sizes
-            that `contrastive` says, where none is named.
+        tower, align, text_only, joint: its phases (`reellama.models.training.stages.tower` and
+            `reellama.models.training.stages.instruction`); `tower` trains the visual tower, of the
+            sizes that `contrastive` says, where none is named.
         init_from: an earlier stage, or any bundle, whose projector and LoRA adapter learn on, over
             its tower where `[vision_tower]` names none; else new ones do.
         weight_average: share of the projector of `init_from` in the mean of its weights and those

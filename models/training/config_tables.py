@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Collection, Mapping
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.errors import ReellamaError
 
 T = TypeVar("T")
 

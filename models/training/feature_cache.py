@@ -17,8 +17,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from gguf_tools.errors import ReellamaError
-from models.vision.encoder import Tower
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.models.vision.encoder import Tower
 
 BLOCK_CLIPS = 250
 

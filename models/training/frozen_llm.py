@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gguf_tools.errors import ReellamaError
-from gguf_tools.format.reader import GGUFFile, read_gguf
-from gguf_tools.text.chat_template import ChatTemplate
-from gguf_tools.text.tokenizer import Tokenizer
-from models.prompt_format import question_ids
-from models.vision.torchvision_compat import ensure_torchvision
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.format.reader import GGUFFile, read_gguf
+from reellama.gguf_tools.text.chat_template import ChatTemplate
+from reellama.gguf_tools.text.tokenizer import Tokenizer
+from reellama.models.prompt_format import question_ids
+from reellama.models.vision.torchvision_compat import ensure_torchvision
 
 
 @dataclass(frozen=True)

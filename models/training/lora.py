@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gguf_tools.errors import ReellamaError
-from gguf_tools.format.reader import GGUFFile
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.format.reader import GGUFFile
 
 # Linear layers of a transformers Llama -> names of a block's tensors in GGUF.
 GGUF_NAMES = {

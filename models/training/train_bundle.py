@@ -1,6 +1,6 @@
 """One stage on synthetic clips: projector and LoRA adapter, over a tower of its own or another's.
 
-`models.training.train_stages` runs the stages of a config one after the other.
+`reellama.models.training.train_stages` runs the stages of a config one after the other.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import prompts
-from gguf_tools.errors import ReellamaError
-from gguf_tools.format.reader import read_gguf
-from gguf_tools.locate import find
-from models.bundle import Bundle, BundleConfig, TowerSpec, save_bundle
-from models.precision import compute_dtype
-from models.projector.config import ProjectorConfig
-from models.projector.temporal_projector import Projector
-from models.synthetic.dataset import SyntheticClips, load_picture_pools
-from models.synthetic.slot_targets import logit_biases
-from models.training import distributed
-from models.training.collate import ConversationCollator, slot_vocabulary
-from models.training.config import SyntheticStageConfig
-from models.training.frozen_llm import FrozenLLM
-from models.training.stages.instruction import InstructionStages, device
-from models.training.stages.tower import TowerStage
-from models.vision.encoder import Tower, grid_layers
-from models.vision.imagenet_labels import ImageNetClassifier, name_ids
+from reellama import prompts
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.format.reader import read_gguf
+from reellama.gguf_tools.locate import find
+from reellama.models.bundle import Bundle, BundleConfig, TowerSpec, save_bundle
+from reellama.models.precision import compute_dtype
+from reellama.models.projector.config import ProjectorConfig
+from reellama.models.projector.temporal_projector import Projector
+from reellama.models.synthetic.dataset import SyntheticClips, load_picture_pools
+from reellama.models.synthetic.slot_targets import logit_biases
+from reellama.models.training import distributed
+from reellama.models.training.collate import ConversationCollator, slot_vocabulary
+from reellama.models.training.config import SyntheticStageConfig
+from reellama.models.training.frozen_llm import FrozenLLM
+from reellama.models.training.stages.instruction import InstructionStages, device
+from reellama.models.training.stages.tower import TowerStage
+from reellama.models.vision.encoder import Tower, grid_layers
+from reellama.models.vision.imagenet_labels import ImageNetClassifier, name_ids
 
 ADAPTER = "adapter.gguf"
 

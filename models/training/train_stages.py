@@ -13,12 +13,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gguf_tools.errors import ReellamaError
-from models.bundle import Bundle, BundleConfig
-from models.training import distributed
-from models.training.config import StagedConfig, SyntheticStageConfig, comparable
-from models.training.config_tables import unknown_name_error
-from models.training.train_bundle import train_bundle
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.models.bundle import Bundle, BundleConfig
+from reellama.models.training import distributed
+from reellama.models.training.config import StagedConfig, SyntheticStageConfig, comparable
+from reellama.models.training.config_tables import unknown_name_error
+from reellama.models.training.train_bundle import train_bundle
 
 
 def train_stages(

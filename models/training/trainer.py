@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gguf_tools.errors import ReellamaError
-from models.precision import autocast
-from models.training import distributed
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.models.precision import autocast
+from reellama.models.training import distributed
 
 # Number of a forward pass and its random numbers -> loss; and figures of a validation by name.
 Loss = Callable[[int, np.random.Generator], Tensor]

@@ -21,9 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from gguf_tools.errors import ReellamaError
-from models.precision import compute_dtype
-from models.vision.torchvision_compat import ensure_torchvision
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.models.precision import compute_dtype
+from reellama.models.vision.torchvision_compat import ensure_torchvision
 
 # Frames a step. The activations of a convolutional tower then stay in the processor's cache: on two
 # cores this is twice as fast as 128 frames a step.

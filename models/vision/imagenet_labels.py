@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from gguf_tools.errors import ReellamaError
-from gguf_tools.format.reader import read_gguf, token_embeddings
-from models.vision.torchvision_compat import ensure_torchvision
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.format.reader import read_gguf, token_embeddings
+from reellama.models.vision.torchvision_compat import ensure_torchvision
 
 TOP_CLASSES = 3  # most likely classes that are named
 NAME_TOKENS = 6  # tokens of a class's name; longer names are cut

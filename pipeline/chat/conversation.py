@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from gguf_tools.errors import ReellamaError
-from models import prompt_format
-from models.prompt_format import AFTER_VIDEO
-from pipeline.llm.engine import ContextOverflow, Engine, Prompt, Text, Token
-from pipeline.video.clip import Clip
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.models import prompt_format
+from reellama.models.prompt_format import AFTER_VIDEO
+from reellama.pipeline.llm.engine import ContextOverflow, Engine, Prompt, Text, Token
+from reellama.pipeline.video.clip import Clip
 
 # Without a turn all that follows the video is read again: make room for a while at once.
 ROOM_AFTER_DROPPING = 0.75

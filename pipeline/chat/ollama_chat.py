@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from gguf_tools.errors import ReellamaError
-from models import prompt_format
-from pipeline.chat.conversation import Answer, Chat, Turn
-from pipeline.chat.video_chat import VideoChat
-from pipeline.chat.video_notes import NotedVideo, notes_as_text, take_notes
-from pipeline.llm.engine import EngineStats, Text
-from pipeline.llm.ollama_model import OllamaError, OllamaModel
-from pipeline.progress_callbacks import Progress
-from pipeline.video.read_options import VideoReadOptions
-from pipeline.video.timestamps import format_time
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.models import prompt_format
+from reellama.pipeline.chat.conversation import Answer, Chat, Turn
+from reellama.pipeline.chat.video_chat import VideoChat
+from reellama.pipeline.chat.video_notes import NotedVideo, notes_as_text, take_notes
+from reellama.pipeline.llm.engine import EngineStats, Text
+from reellama.pipeline.llm.ollama_model import OllamaError, OllamaModel
+from reellama.pipeline.progress_callbacks import Progress
+from reellama.pipeline.video.read_options import VideoReadOptions
+from reellama.pipeline.video.timestamps import format_time
 
 MAX_PICTURES = 8
 PICTURE_SIDE = 448  # pixels; encoders of 336 to 448 are common, and larger ones cut into tiles

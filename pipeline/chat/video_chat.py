@@ -13,17 +13,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gguf_tools.atomic_write import write_atomically
-from gguf_tools.errors import ReellamaError
-from gguf_tools.format.reader import read_gguf
-from gguf_tools.locate import find
-from models.bundle import Bundle
-from pipeline.chat.conversation import Answer, Chat, Turn, Video
-from pipeline.chat.timings import Timings
-from pipeline.llm.engine import Engine, EngineStats
-from pipeline.progress_callbacks import Progress
-from pipeline.video.clip import read_frames
-from pipeline.video.read_options import MAX_SIDE, VideoReadOptions
+from reellama.gguf_tools.atomic_write import write_atomically
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.format.reader import read_gguf
+from reellama.gguf_tools.locate import find
+from reellama.models.bundle import Bundle
+from reellama.pipeline.chat.conversation import Answer, Chat, Turn, Video
+from reellama.pipeline.chat.timings import Timings
+from reellama.pipeline.llm.engine import Engine, EngineStats
+from reellama.pipeline.progress_callbacks import Progress
+from reellama.pipeline.video.clip import read_frames
+from reellama.pipeline.video.read_options import MAX_SIDE, VideoReadOptions
 
 
 class VideoChat:

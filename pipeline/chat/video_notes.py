@@ -11,16 +11,16 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-import prompts
-from pipeline.chat.conversation import Chat, Video
-from pipeline.llm.generation_options import Sampling
-from pipeline.video.clip import read_frames
-from pipeline.video.read_options import SCENE_MAX_SIDE, VideoReadOptions
-from pipeline.video.source import VideoError
-from pipeline.video.timestamps import format_time
+from reellama import prompts
+from reellama.pipeline.chat.conversation import Chat, Video
+from reellama.pipeline.llm.generation_options import Sampling
+from reellama.pipeline.video.clip import read_frames
+from reellama.pipeline.video.read_options import SCENE_MAX_SIDE, VideoReadOptions
+from reellama.pipeline.video.source import VideoError
+from reellama.pipeline.video.timestamps import format_time
 
 if TYPE_CHECKING:
-    from pipeline.chat.video_chat import VideoChat
+    from reellama.pipeline.chat.video_chat import VideoChat
 
 # Looking at a part takes a second or two; one that is shorter than this shows what the whole does.
 PART_SECONDS = 4.0

@@ -9,10 +9,10 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from pipeline.chat.conversation import Answer
-from pipeline.chat.video_chat import VideoChat
-from pipeline.cli.console import confidence_color, err, note, out, strip_control
-from pipeline.llm.engine import Token
+from reellama.pipeline.chat.conversation import Answer
+from reellama.pipeline.chat.video_chat import VideoChat
+from reellama.pipeline.cli.console import confidence_color, err, note, out, strip_control
+from reellama.pipeline.llm.engine import Token
 
 # A "word" this wide is written although it goes on: languages without spaces have no other breaks.
 LONGEST_WAIT = 24

@@ -7,13 +7,13 @@ from typing import Annotated
 
 from typer import Argument, Exit, Option, Typer
 
-from pipeline.cli.commands import gguf, ollama
-from pipeline.cli.commands.evaluate import QuestionOptions, RunOptions
-from pipeline.cli.commands.inspect_video import InspectOptions
-from pipeline.cli.commands.serve import ListenOptions, LogLevel, ServedModelOptions, Unit
-from pipeline.cli.commands.timeline import LongVideoOptions, TimelineOptions
-from pipeline.cli.commands.watch import WatchOptions
-from pipeline.cli.options import AnswerOptions, FrameOptions, ModelOptions, grouped
+from reellama.pipeline.cli.commands import gguf, ollama
+from reellama.pipeline.cli.commands.evaluate import QuestionOptions, RunOptions
+from reellama.pipeline.cli.commands.inspect_video import InspectOptions
+from reellama.pipeline.cli.commands.serve import ListenOptions, LogLevel, ServedModelOptions, Unit
+from reellama.pipeline.cli.commands.timeline import LongVideoOptions, TimelineOptions
+from reellama.pipeline.cli.commands.watch import WatchOptions
+from reellama.pipeline.cli.options import AnswerOptions, FrameOptions, ModelOptions, grouped
 
 app = Typer(
     help="Chat with a video on your own machine, through one small GGUF model.",
@@ -63,7 +63,7 @@ def ask(
     timings: TimingsFlag = False,
 ) -> None:
     """Ask one question about a video; the answer comes on stdout."""
-    from pipeline.cli.commands.ask import OutputOptions, run
+    from reellama.pipeline.cli.commands.ask import OutputOptions, run
 
     run(videos, question, frames, model, answer, OutputOptions(json, probs, timings))
 
@@ -81,7 +81,7 @@ def describe(
     timings: TimingsFlag = False,
 ) -> None:
     """Say what a video shows."""
-    from pipeline.cli.commands.ask import OutputOptions, run
+    from reellama.pipeline.cli.commands.ask import OutputOptions, run
 
     run(videos, None, frames, model, answer, OutputOptions(json, probs, timings))
 
@@ -100,7 +100,7 @@ def chat(
     probs: Probs = False,
 ) -> None:
     """Talk about videos. Type /help inside for the commands; questions can also come in a pipe."""
-    from pipeline.cli.commands.chat import run
+    from reellama.pipeline.cli.commands.chat import run
 
     run(videos or [], frames, model, answer, probs=probs)
 
@@ -114,7 +114,7 @@ def timeline(
     watching: LongVideoOptions,
 ) -> None:
     """Say scene by scene what a long video shows, or find the scenes that answer a question."""
-    from pipeline.cli.commands.timeline import timeline as run
+    from reellama.pipeline.cli.commands.timeline import timeline as run
 
     run(video, options, watching)
 
@@ -128,7 +128,7 @@ def watch(
     watching: LongVideoOptions,
 ) -> None:
     """Write a sidecar (JSON and SRT) beside each new video of a folder. Workers can share it."""
-    from pipeline.cli.commands.watch import run
+    from reellama.pipeline.cli.commands.watch import run
 
     run(folder, options, watching)
 
@@ -147,7 +147,7 @@ def search(
     json: Annotated[bool, Option("--json", help="A JSON list.")] = False,
 ) -> None:
     """Find the moments of videos that fit some words: score, time and file."""
-    from pipeline.cli.commands.timeline import search as run
+    from reellama.pipeline.cli.commands.timeline import search as run
 
     run(videos, words, n, thumbnails, json, watching)
 
@@ -163,7 +163,7 @@ def inspect(
     how: InspectOptions,
 ) -> None:
     """Show what each soft token of a video says, and which frames and regions it looks at."""
-    from pipeline.cli.commands.inspect_video import run
+    from reellama.pipeline.cli.commands.inspect_video import run
 
     run(video, frames, how)
 
@@ -171,7 +171,7 @@ def inspect(
 @app.command()
 def doctor(json: Json = False) -> None:
     """Say what is installed, what this machine can do, and how to mend the rest."""
-    from pipeline.cli.commands.doctor import run
+    from reellama.pipeline.cli.commands.doctor import run
 
     run(as_json=json)
 
@@ -204,7 +204,7 @@ def train(
     ] = False,
 ) -> None:
     """Train a bundle by a config. The same command goes on where a stopped one was."""
-    from pipeline.cli.commands.train import ConfigOverrides, StageChoice, run
+    from reellama.pipeline.cli.commands.train import ConfigOverrides, StageChoice, run
 
     changes, choice = ConfigOverrides(data, projector, steps), StageChoice(stage, processes)
     run(config, out, work, material, changes, choice, dry_run)
@@ -219,7 +219,7 @@ def evaluate(
     how: RunOptions,
 ) -> None:
     """Measure a bundle: descriptions of clips that it never saw, or questions with answers."""
-    from pipeline.cli.commands.evaluate import run
+    from reellama.pipeline.cli.commands.evaluate import run
 
     run(bundle, questions, how)
 
@@ -234,7 +234,7 @@ def serve(
     unit: Unit = None,
 ) -> None:
     """Answer Ollama's and OpenAI's clients over HTTP, with videos. REELLAMA_TOKEN asks for one."""
-    from pipeline.cli.commands.serve import run
+    from reellama.pipeline.cli.commands.serve import run
 
     run(place, load, log_level, unit)
 
@@ -246,6 +246,6 @@ def demo_video(
     motion: Annotated[str, Option(help="What it does, such as moves right.")] = "moves right",
 ) -> None:
     """Draw a short video to try things on."""
-    from pipeline.cli.commands.demo_video import run
+    from reellama.pipeline.cli.commands.demo_video import run
 
     run(path, kind, motion)

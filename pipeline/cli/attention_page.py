@@ -13,8 +13,8 @@ import numpy as np
 from jinja2 import Environment, Template
 from PIL import Image
 
-from models.projector.interpretation import SlotReading
-from pipeline.video.timestamps import format_time
+from reellama.models.projector.interpretation import SlotReading
+from reellama.pipeline.video.timestamps import format_time
 
 FOG_GREY, MIN_VISIBILITY = (
     150.0,

@@ -11,10 +11,10 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from rich.table import Table
 from rich.text import Text
 
-from gguf_tools.errors import ReellamaError
-from pipeline.cli.console import strip_control
-from pipeline.cli.options import AnswerOptions
-from pipeline.cli.session import Session
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.pipeline.cli.console import strip_control
+from reellama.pipeline.cli.options import AnswerOptions
+from reellama.pipeline.cli.session import Session
 
 SWITCH = {"on": True, "off": False}
 

@@ -13,14 +13,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.chat.timings import Timings, peak_memory
-from pipeline.video.timestamps import format_time
+from reellama.pipeline.chat.timings import Timings, peak_memory
+from reellama.pipeline.video.timestamps import format_time
 
 if TYPE_CHECKING:  # commands about GGUF files need not wait until torch is loaded
-    from pipeline.chat.conversation import Video
-    from pipeline.chat.video_chat import VideoChat
-    from pipeline.llm.engine import Token
-    from pipeline.progress_callbacks import Progress as FrameProgress
+    from reellama.pipeline.chat.conversation import Video
+    from reellama.pipeline.chat.video_chat import VideoChat
+    from reellama.pipeline.llm.engine import Token
+    from reellama.pipeline.progress_callbacks import Progress as FrameProgress
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)

@@ -12,7 +12,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.segment import Segment
 from rich.style import Style
 
-from pipeline.video.timestamps import format_time
+from reellama.pipeline.video.timestamps import format_time
 
 UPPER_HALF = "\u2580"
 GAP = 1  # columns between two pictures

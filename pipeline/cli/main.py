@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 
-from pipeline.cli.error_line import print_error_line
+from reellama.pipeline.cli.error_line import print_error_line
 
 INTERRUPTED = 128 + signal.SIGINT
 AGAIN = 0.05  # seconds until a Ctrl-C that was lost is raised anew
@@ -49,8 +49,8 @@ def run(arguments: list[str]) -> int:
     """Run one command; returns the exit status."""
     try:
         # Imported here so that Ctrl-C and errors meet the same ends while Python still imports.
-        from gguf_tools.errors import ReellamaError
-        from pipeline.cli.app import app
+        from reellama.gguf_tools.errors import ReellamaError
+        from reellama.pipeline.cli.app import app
 
         try:
             status = _status(app, arguments)

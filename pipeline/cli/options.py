@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_type_hints
 
 from typer import BadParameter, Option
 
-from gguf_tools.errors import ReellamaError
-from gguf_tools.locate.naming import OLLAMA_PREFIX
-from pipeline.llm.generation_options import GenerationOptions, Sampling
-from pipeline.option_fields import option_field
-from pipeline.video.read_options import SAMPLING_MODES, SamplingMode, VideoReadOptions
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.locate.naming import OLLAMA_PREFIX
+from reellama.pipeline.llm.generation_options import GenerationOptions, Sampling
+from reellama.pipeline.option_fields import option_field
+from reellama.pipeline.video.read_options import SAMPLING_MODES, SamplingMode, VideoReadOptions
 
 if TYPE_CHECKING:
-    from gguf_tools.runtime.backend import GpuLayers
-    from pipeline.chat.video_chat import VideoChat
+    from reellama.gguf_tools.runtime.backend import GpuLayers
+    from reellama.pipeline.chat.video_chat import VideoChat
 
 
 def _sampling(value: str) -> str:
@@ -142,7 +142,7 @@ class ModelOptions:
         }
         if self.llm and self.llm.startswith(OLLAMA_PREFIX):
             return self._open_ollama(self.llm.removeprefix(OLLAMA_PREFIX), options)
-        from pipeline.chat.video_chat import VideoChat
+        from reellama.pipeline.chat.video_chat import VideoChat
 
         return VideoChat(llm=self.llm, lora=parse_adapters(self.lora), **options)
 
@@ -152,7 +152,7 @@ class ModelOptions:
             raise ReellamaError("--llm ollama:NAME wants a name, as `ollama list` shows them")
         if self.lora:
             raise ReellamaError(f"--lora has no place in {name}: Ollama loads it, with its own")
-        from pipeline.chat.ollama_chat import OllamaVideoChat
+        from reellama.pipeline.chat.ollama_chat import OllamaVideoChat
 
         return OllamaVideoChat(model=name, **options)
 
@@ -204,8 +204,8 @@ def say_without_gpu(layers: str) -> None:
     """Say that layers which were asked for stay on the processor, where there is no GPU."""
     if layers in ("0", "auto"):
         return
-    from gguf_tools.runtime import backend
-    from pipeline.cli.console import note
+    from reellama.gguf_tools.runtime import backend
+    from reellama.pipeline.cli.console import note
 
     if not backend.supports_gpu_offload():
         note("llama.cpp finds no GPU here: all layers stay on the processor")

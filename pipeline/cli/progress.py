@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 from typer import BadParameter
 
-from pipeline.cli.console import err, note, out
+from reellama.pipeline.cli.console import err, note, out
 
 T = TypeVar("T")
 MAX_WIDTH = 1000  # of a table, characters

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gguf_tools.errors import ReellamaError
-from pipeline.chat.conversation import Answer
-from pipeline.chat.video_chat import VideoChat
-from pipeline.cli.answer_printer import print_answer, print_remarks
-from pipeline.cli.console import add_video, err, note, video_summary
-from pipeline.cli.filmstrip import Filmstrip
-from pipeline.cli.line_input import data_dir
-from pipeline.cli.options import AnswerOptions
-from pipeline.llm.engine import Token
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.pipeline.chat.conversation import Answer
+from reellama.pipeline.chat.video_chat import VideoChat
+from reellama.pipeline.cli.answer_printer import print_answer, print_remarks
+from reellama.pipeline.cli.console import add_video, err, note, video_summary
+from reellama.pipeline.cli.filmstrip import Filmstrip
+from reellama.pipeline.cli.line_input import data_dir
+from reellama.pipeline.cli.options import AnswerOptions
+from reellama.pipeline.llm.engine import Token
 
 LAST_CONVERSATION = "last-conversation.json"
 

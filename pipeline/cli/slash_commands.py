@@ -11,9 +11,9 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from gguf_tools.errors import ReellamaError
-from pipeline.cli import chat_settings
-from pipeline.cli.console import (
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.pipeline.cli import chat_settings
+from reellama.pipeline.cli.console import (
     alternatives_table,
     err,
     note,
@@ -22,8 +22,8 @@ from pipeline.cli.console import (
     timings_table,
     video_summary,
 )
-from pipeline.cli.filmstrip import Filmstrip
-from pipeline.cli.session import Session
+from reellama.pipeline.cli.filmstrip import Filmstrip
+from reellama.pipeline.cli.session import Session
 
 Action = Callable[[Session, str], None]
 
@@ -91,8 +91,8 @@ def frames(session: Session, rest: str) -> None:
 @command("[N]", "show what the soft tokens say, or where the N-th looks")
 def inspect(session: Session, rest: str) -> None:
     """Read the soft tokens of the videos."""
-    from models.projector.interpretation import interpret as read
-    from pipeline.cli.token_tables import show_token, slot_table
+    from reellama.models.projector.interpretation import interpret as read
+    from reellama.pipeline.cli.token_tables import show_token, slot_table
 
     number = _whole_number(rest, "inspect N", least=0) if rest else None
     bundle = session.video_chat.bundle

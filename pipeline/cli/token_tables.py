@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.errors import ReellamaError
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from models.projector.interpretation import SlotReading
-    from pipeline.video.clip import Clip
+    from reellama.models.projector.interpretation import SlotReading
+    from reellama.pipeline.video.clip import Clip
 
 MIN_SHARE = 0.001  # a word's share of a soft token that is worth a mention
 
@@ -22,8 +22,8 @@ def slot_table(fields: Sequence[SlotReading], clip: Clip, *, everything: bool) -
     from rich.table import Table
     from rich.text import Text
 
-    from pipeline.cli.attention_page import attention_peak
-    from pipeline.cli.console import confidence_color, strip_control
+    from reellama.pipeline.cli.attention_page import attention_peak
+    from reellama.pipeline.cli.console import confidence_color, strip_control
 
     grid = Table("tokens", "asked", "says", "sure", "looks most at", box=None, pad_edge=False)
     grid.columns[3].justify = "right"
@@ -51,10 +51,10 @@ def show_token(clip: Clip, fields: Sequence[SlotReading], number: int, to: Conso
     """One soft token: its words, and the frames clear where it looks. Raises ReellamaError."""
     from rich.text import Text
 
-    from pipeline.cli.attention_page import attention_peak, highlight_attention
-    from pipeline.cli.console import strip_control
-    from pipeline.cli.filmstrip import Filmstrip, can_draw
-    from pipeline.video.timestamps import format_time
+    from reellama.pipeline.cli.attention_page import attention_peak, highlight_attention
+    from reellama.pipeline.cli.console import strip_control
+    from reellama.pipeline.cli.filmstrip import Filmstrip, can_draw
+    from reellama.pipeline.video.timestamps import format_time
 
     tokens = {token.number: (token, field) for field in fields for token in field.tokens}
     if number not in tokens:

@@ -8,8 +8,8 @@ from zlib import crc32
 
 import numpy as np
 
-from models.bundle import Bundle
-from pipeline.video.clip import Clip
+from reellama.models.bundle import Bundle
+from reellama.pipeline.video.clip import Clip
 
 WITHHELD, SHUFFLED, SINGLE = "no video", "shuffled", "one frame"
 ABLATIONS = (WITHHELD, SHUFFLED, SINGLE)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.llm.engine import Engine, PromptPart
+from reellama.pipeline.llm.engine import Engine, PromptPart
 
 ARTICLES = {"a", "an", "the"}
 _COUNTED = "zero one two three four five six seven eight nine ten"

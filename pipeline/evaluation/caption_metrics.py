@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from gguf_tools.errors import ReellamaError
-from pipeline.evaluation.answer_matching import normalized_words
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.pipeline.evaluation.answer_matching import normalized_words
 
 
 def check_installed() -> None:

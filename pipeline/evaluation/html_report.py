@@ -9,9 +9,9 @@ from pathlib import Path
 
 from jinja2 import Environment, Template
 
-from pipeline.evaluation.report import EvaluationReport, notes
-from pipeline.evaluation.runner import AnsweredItem
-from pipeline.video.timestamps import format_time
+from reellama.pipeline.evaluation.report import EvaluationReport, notes
+from reellama.pipeline.evaluation.runner import AnsweredItem
+from reellama.pipeline.video.timestamps import format_time
 
 MAX_SHOWN = 24  # clips of a task, misses first
 

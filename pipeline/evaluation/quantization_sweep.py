@@ -10,16 +10,16 @@ from typing import Any
 from rich.console import Group
 from rich.table import Table
 
-from gguf_tools.errors import ReellamaError
-from gguf_tools.format.model_summary import bits_per_weight, quantization
-from gguf_tools.format.reader import read_gguf
-from gguf_tools.quantization.quantize import default_name, quantize
-from models.bundle import Bundle
-from pipeline.chat.video_chat import VideoChat
-from pipeline.evaluation.items import EvalItem, by_video
-from pipeline.evaluation.runner import EncodedVideo, ask_items, encode_video
-from pipeline.evaluation.scoring import Accuracy
-from pipeline.video.source import VideoError
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.format.model_summary import bits_per_weight, quantization
+from reellama.gguf_tools.format.reader import read_gguf
+from reellama.gguf_tools.quantization.quantize import default_name, quantize
+from reellama.models.bundle import Bundle
+from reellama.pipeline.chat.video_chat import VideoChat
+from reellama.pipeline.evaluation.items import EvalItem, by_video
+from reellama.pipeline.evaluation.runner import EncodedVideo, ask_items, encode_video
+from reellama.pipeline.evaluation.scoring import Accuracy
+from reellama.pipeline.video.source import VideoError
 
 COLUMNS_PER_TABLE = 7  # quantizations beside the names of tasks, in a terminal of 80 columns
 SWEEP_TYPES = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K")
@@ -188,7 +188,7 @@ def plot(rows: Sequence[SweepRow], path: Path, title: str) -> list[Path]:
 
     Raises ReellamaError when matplotlib is missing.
     """
-    from gguf_tools.measuring import plots
+    from reellama.gguf_tools.measuring import plots
 
     plots.check()
     from matplotlib.figure import Figure

@@ -13,13 +13,13 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from gguf_tools.atomic_write import write_atomically
-from models.bundle import Bundle
-from pipeline.evaluation import caption_metrics
-from pipeline.evaluation.ablations import ablation_warning as proves_nothing
-from pipeline.evaluation.items import Kind
-from pipeline.evaluation.runner import AnsweredItem, EvaluationResults, ModelReply
-from pipeline.evaluation.scoring import Accuracy
+from reellama.gguf_tools.atomic_write import write_atomically
+from reellama.models.bundle import Bundle
+from reellama.pipeline.evaluation import caption_metrics
+from reellama.pipeline.evaluation.ablations import ablation_warning as proves_nothing
+from reellama.pipeline.evaluation.items import Kind
+from reellama.pipeline.evaluation.runner import AnsweredItem, EvaluationResults, ModelReply
+from reellama.pipeline.evaluation.scoring import Accuracy
 
 
 @dataclass(frozen=True)

@@ -12,18 +12,18 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from gguf_tools.errors import ReellamaError
-from models.bundle import Bundle
-from models.prompt_format import multiple_choice
-from pipeline.chat.conversation import Chat, Video
-from pipeline.chat.video_chat import VideoChat
-from pipeline.evaluation import ablations
-from pipeline.evaluation.ablations import ABLATIONS
-from pipeline.evaluation.answer_matching import contains, mentioned_choices, probabilities
-from pipeline.evaluation.items import EvalItem, by_video
-from pipeline.video.clip import Clip, read_frames
-from pipeline.video.read_options import MAX_SIDE
-from pipeline.video.source import VideoError
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.models.bundle import Bundle
+from reellama.models.prompt_format import multiple_choice
+from reellama.pipeline.chat.conversation import Chat, Video
+from reellama.pipeline.chat.video_chat import VideoChat
+from reellama.pipeline.evaluation import ablations
+from reellama.pipeline.evaluation.ablations import ABLATIONS
+from reellama.pipeline.evaluation.answer_matching import contains, mentioned_choices, probabilities
+from reellama.pipeline.evaluation.items import EvalItem, by_video
+from reellama.pipeline.video.clip import Clip, read_frames
+from reellama.pipeline.video.read_options import MAX_SIDE
+from reellama.pipeline.video.source import VideoError
 
 MAX_TOKENS = 64  # of a generated answer
 THUMBNAIL = 112  # pixels on the longest side of a frame on the page

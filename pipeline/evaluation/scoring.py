@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from models.synthetic.scene import MOTIONS, Drawable
+from reellama.models.synthetic.scene import MOTIONS, Drawable
 
 _MOTION = re.compile(r"\b(" + "|".join(sorted(MOTIONS, key=len, reverse=True)) + r")\b")
 

@@ -16,11 +16,11 @@ import llm
 from llm.parts import AttachmentPart, TextPart
 from pydantic import Field
 
-from gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.errors import ReellamaError
 
 if TYPE_CHECKING:  # `llm` loads this module at every start
-    from pipeline.chat.conversation import Turn, Video
-    from pipeline.chat.video_chat import VideoChat
+    from reellama.pipeline.chat.conversation import Turn, Video
+    from reellama.pipeline.chat.video_chat import VideoChat
 
 BUNDLE = "mini"
 MAX_SEEN = 8  # videos whose frames are kept in memory for the next question
@@ -62,7 +62,7 @@ class Reellama(llm.Model):
         conversation: llm.Conversation | None,
     ) -> Iterator[str]:
         """Answer the last message of `prompt`, piece by piece."""
-        from pipeline.llm.generation_options import Sampling
+        from reellama.pipeline.llm.generation_options import Sampling
 
         options: Any = prompt.options
         with self._lock:
@@ -81,7 +81,7 @@ class Reellama(llm.Model):
             response.set_usage(input=last.n_reused + last.n_read, output=last.n_generated)
 
     def _open(self) -> VideoChat:
-        from pipeline.chat.video_chat import VideoChat
+        from reellama.pipeline.chat.video_chat import VideoChat
 
         if self._talk is None:
             self._talk = VideoChat(bundle=BUNDLE)
@@ -89,8 +89,8 @@ class Reellama(llm.Model):
 
     def _begin(self, talk: VideoChat, prompt: llm.Prompt) -> str:
         """Make the conversation of `talk` what stands before the question; returns the question."""
-        from pipeline.chat.conversation import Chat
-        from pipeline.video.read_options import VideoReadOptions
+        from reellama.pipeline.chat.conversation import Chat
+        from reellama.pipeline.video.read_options import VideoReadOptions
 
         options: Any = prompt.options
         system, turns, question, attachments = _read(prompt)
@@ -127,7 +127,7 @@ def register_models(register: Callable[[llm.Model], None]) -> None:
 
 def _read(prompt: llm.Prompt) -> tuple[str, list[Turn], str, list[llm.Attachment]]:
     """The system prompt, the turns, the question after them, and all attachments, in order."""
-    from pipeline.chat.conversation import Turn
+    from reellama.pipeline.chat.conversation import Turn
 
     system: list[str] = []
     asked: list[str] = []

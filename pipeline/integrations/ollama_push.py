@@ -12,13 +12,13 @@ from typing import Any
 
 import ollama
 
-from gguf_tools.errors import ReellamaError
-from gguf_tools.format.reader import read_gguf
-from gguf_tools.format.split_names import part_names
-from gguf_tools.text.chat_template import CHATML, ChatTemplate
-from models.bundle import Bundle
-from pipeline.llm.ollama_model import ollama_client
-from pipeline.progress_callbacks import StepProgress
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.format.reader import read_gguf
+from reellama.gguf_tools.format.split_names import part_names
+from reellama.gguf_tools.text.chat_template import CHATML, ChatTemplate
+from reellama.models.bundle import Bundle
+from reellama.pipeline.llm.ollama_model import ollama_client
+from reellama.pipeline.progress_callbacks import StepProgress
 
 CHUNK_BYTES = 1 << 20  # bytes read and sent at a time
 MAX_CTX = 4096  # positions; more cost memory for every conversation

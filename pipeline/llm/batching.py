@@ -17,17 +17,17 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 
-from gguf_tools.errors import ReellamaError
-from gguf_tools.runtime import backend
-from gguf_tools.runtime.context import BatchSpan, Context, ContextSettings
-from gguf_tools.text.tokenizer import Tokenizer
-from pipeline.llm.engine import Token
-from pipeline.llm.generation_options import NO_LIMIT, GenerationOptions
-from pipeline.llm.kv_cache import KVCache
-from pipeline.llm.prompt import PromptPart, TokenizedPrompt, TokenSpan, tokenize_prompt
-from pipeline.llm.text_stream import TextStream
-from pipeline.llm.token_sampling import Sampler
-from pipeline.llm.token_scorer import ScoredToken, TokenScorer
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.runtime import backend
+from reellama.gguf_tools.runtime.context import BatchSpan, Context, ContextSettings
+from reellama.gguf_tools.text.tokenizer import Tokenizer
+from reellama.pipeline.llm.engine import Token
+from reellama.pipeline.llm.generation_options import NO_LIMIT, GenerationOptions
+from reellama.pipeline.llm.kv_cache import KVCache
+from reellama.pipeline.llm.prompt import PromptPart, TokenizedPrompt, TokenSpan, tokenize_prompt
+from reellama.pipeline.llm.text_stream import TextStream
+from reellama.pipeline.llm.token_sampling import Sampler
+from reellama.pipeline.llm.token_scorer import ScoredToken, TokenScorer
 
 N_BATCH = 512  # positions a step
 # A new prompt takes over the sequence that it goes on from if it keeps more than this share of it.

@@ -21,14 +21,14 @@ from typing import Literal
 
 import numpy as np
 
-from gguf_tools.errors import ReellamaError
-from gguf_tools.runtime import backend
-from gguf_tools.runtime.context import Context, ContextSettings
-from gguf_tools.text.chat_template import ChatTemplate
-from gguf_tools.text.tokenizer import Tokenizer
-from pipeline.llm.generation_options import GenerationOptions, Sampling
-from pipeline.llm.kv_cache import KVCache
-from pipeline.llm.prompt import (
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.runtime import backend
+from reellama.gguf_tools.runtime.context import Context, ContextSettings
+from reellama.gguf_tools.text.chat_template import ChatTemplate
+from reellama.gguf_tools.text.tokenizer import Tokenizer
+from reellama.pipeline.llm.generation_options import GenerationOptions, Sampling
+from reellama.pipeline.llm.kv_cache import KVCache
+from reellama.pipeline.llm.prompt import (
     GeneratedText,
     Prompt,
     PromptPart,
@@ -37,10 +37,10 @@ from pipeline.llm.prompt import (
     TokenSpan,
     tokenize_prompt,
 )
-from pipeline.llm.text_stream import TextStream
-from pipeline.llm.token_probabilities import log_softmax
-from pipeline.llm.token_sampling import Sampler
-from pipeline.llm.token_scorer import ScoredToken, TokenScorer
+from reellama.pipeline.llm.text_stream import TextStream
+from reellama.pipeline.llm.token_probabilities import log_softmax
+from reellama.pipeline.llm.token_sampling import Sampler
+from reellama.pipeline.llm.token_scorer import ScoredToken, TokenScorer
 
 __all__ = [
     "ContextOverflow",

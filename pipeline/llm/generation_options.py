@@ -1,7 +1,8 @@
 """How an answer is generated: which tokens are chosen, and when it ends.
 
-The command line (`pipeline.cli.options.AnswerOptions`), the keywords of `Engine.generate`, jobs of
-the `Batcher`, Ollama's options and OpenAI's fields all use these names. It loads no llama.cpp.
+The command line (`reellama.pipeline.cli.options.AnswerOptions`), the keywords of `Engine.generate`,
+jobs of the `Batcher`, Ollama's options and OpenAI's fields all use these names. It loads no
+llama.cpp.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from gguf_tools.errors import ReellamaError
-from pipeline.option_fields import option, out_of_bounds
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.pipeline.option_fields import option, out_of_bounds
 
 RANDOM_SEED = 0xFFFFFFFF  # LLAMA_DEFAULT_SEED: llama.cpp draws one itself
 INT_MAX = 2**31 - 1

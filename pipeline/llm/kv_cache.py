@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from llama_cpp import llama_cpp
 
-from pipeline.llm.prompt import GeneratedText, PositionKey
+from reellama.pipeline.llm.prompt import GeneratedText, PositionKey
 
 
 class KVCache:

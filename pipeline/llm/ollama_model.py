@@ -19,9 +19,9 @@ from typing import Any
 import httpx
 import ollama
 
-from gguf_tools.errors import ReellamaError
-from pipeline.llm.engine import EngineStats, StopReason, Token
-from pipeline.llm.generation_options import SAMPLING_OPTIONS, GenerationOptions, Sampling
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.pipeline.llm.engine import EngineStats, StopReason, Token
+from reellama.pipeline.llm.generation_options import SAMPLING_OPTIONS, GenerationOptions, Sampling
 
 DEFAULT_HOST = "127.0.0.1:11434"
 # The server may have to load a large model from a slow disk before it says its first word.

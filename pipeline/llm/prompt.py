@@ -9,8 +9,8 @@ from types import MappingProxyType
 
 import numpy as np
 
-from gguf_tools.errors import ReellamaError
-from gguf_tools.text.tokenizer import Tokenizer
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 from llama_cpp import llama_cpp
 
-from gguf_tools.errors import ReellamaError
-from gguf_tools.runtime.backend import Model
-from gguf_tools.runtime.context_options import as_pointer, default_threads, last_error_line
-from gguf_tools.text.tokenizer import Tokenizer
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.runtime.backend import Model
+from reellama.gguf_tools.runtime.context_options import as_pointer, default_threads, last_error_line
+from reellama.gguf_tools.text.tokenizer import Tokenizer
 
 
 class TextEmbedder:

@@ -11,10 +11,10 @@ import numpy as np
 from llama_cpp import llama_cpp
 from llama_cpp.llama_grammar import json_schema_to_gbnf
 
-from gguf_tools.runtime import backend
-from gguf_tools.text.tokenizer import Tokenizer
-from pipeline.llm import grammar
-from pipeline.llm.generation_options import RANDOM_SEED, Sampling, SamplingError
+from reellama.gguf_tools.runtime import backend
+from reellama.gguf_tools.text.tokenizer import Tokenizer
+from reellama.pipeline.llm import grammar
+from reellama.pipeline.llm.generation_options import RANDOM_SEED, Sampling, SamplingError
 
 BOUNDS = ("minLength", "maxLength", "minItems", "maxItems")  # of a JSON schema
 MOST_BOUND = 100_000

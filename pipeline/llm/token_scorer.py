@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from gguf_tools.text.tokenizer import Tokenizer
-from pipeline.llm.token_probabilities import TokenProbabilities
+from reellama.gguf_tools.text.tokenizer import Tokenizer
+from reellama.pipeline.llm.token_probabilities import TokenProbabilities
 
 ScoredToken = tuple[int, float, list[tuple[str, float]]]  # a Token whose text is not certain yet
 

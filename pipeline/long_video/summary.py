@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import prompts
-from pipeline.llm.ollama_model import OllamaModel
-from pipeline.long_video.timeline import SceneAnswer, Timeline
-from pipeline.video.timestamps import format_time
+from reellama import prompts
+from reellama.pipeline.llm.ollama_model import OllamaModel
+from reellama.pipeline.long_video.timeline import SceneAnswer, Timeline
+from reellama.pipeline.video.timestamps import format_time
 
 SUMMARIZE = "Summarize the video in two or three sentences."
 # Notes that are sent at most: more would push each other out of an ordinary context.

@@ -19,21 +19,21 @@ from typing import Any
 
 import numpy as np
 
-from gguf_tools.errors import ReellamaError
-from gguf_tools.format.reader import read_gguf
-from gguf_tools.locate import find
-from gguf_tools.text.chat_template import ChatTemplate
-from models import prompt_format
-from models.bundle import Bundle
-from pipeline.llm.batching import Batcher, GenerationJob
-from pipeline.llm.engine import Token
-from pipeline.llm.generation_options import GenerationOptions
-from pipeline.llm.prompt import Prompt, Text, TokenizedPrompt
-from pipeline.long_video.video_index import CACHE_FOLDER, VideoIndex, index_video
-from pipeline.progress_callbacks import StepProgress
-from pipeline.video.clip import VideoInput, opened, read_frames
-from pipeline.video.read_options import SCENE_MAX_SIDE, VideoReadOptions
-from pipeline.video.source import FrameSource, VideoError
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.format.reader import read_gguf
+from reellama.gguf_tools.locate import find
+from reellama.gguf_tools.text.chat_template import ChatTemplate
+from reellama.models import prompt_format
+from reellama.models.bundle import Bundle
+from reellama.pipeline.llm.batching import Batcher, GenerationJob
+from reellama.pipeline.llm.engine import Token
+from reellama.pipeline.llm.generation_options import GenerationOptions
+from reellama.pipeline.llm.prompt import Prompt, Text, TokenizedPrompt
+from reellama.pipeline.long_video.video_index import CACHE_FOLDER, VideoIndex, index_video
+from reellama.pipeline.progress_callbacks import StepProgress
+from reellama.pipeline.video.clip import VideoInput, opened, read_frames
+from reellama.pipeline.video.read_options import SCENE_MAX_SIDE, VideoReadOptions
+from reellama.pipeline.video.source import FrameSource, VideoError
 
 # Scenes of one video at most: each takes a fraction of a second to a second on two cores.
 MAX_SCENES = 300

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.long_video.timeline import Timeline
-from pipeline.video.timestamps import format_time
+from reellama.pipeline.long_video.timeline import Timeline
+from reellama.pipeline.video.timestamps import format_time
 
 if TYPE_CHECKING:
-    from pipeline.video.clip import VideoInput
+    from reellama.pipeline.video.clip import VideoInput
 
 FORMATS = ("text", "json", "srt", "vtt", "md")
 
@@ -64,7 +64,7 @@ def write_thumbnails(
     """A JPEG of each scene's moment, in `folder`, which is made; returns their paths."""
     from PIL import Image
 
-    from pipeline.video.clip import opened, read_frames
+    from reellama.pipeline.video.clip import opened, read_frames
 
     folder.mkdir(parents=True, exist_ok=True)
     paths = []

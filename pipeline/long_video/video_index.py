@@ -22,15 +22,15 @@ from zipfile import BadZipFile
 import numpy as np
 import platformdirs
 
-from gguf_tools.atomic_write import replacing, stamp
-from gguf_tools.errors import ReellamaError
-from models.bundle import Bundle
-from pipeline.progress_callbacks import Progress
-from pipeline.video.clip import VideoInput, opened
-from pipeline.video.frame_sampling import interval_centers
-from pipeline.video.scene_detection import CUT_THRESHOLD, color_quantiles
-from pipeline.video.source import FrameSource, VideoError
-from pipeline.video.video_file import VideoFile
+from reellama.gguf_tools.atomic_write import replacing, stamp
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.models.bundle import Bundle
+from reellama.pipeline.progress_callbacks import Progress
+from reellama.pipeline.video.clip import VideoInput, opened
+from reellama.pipeline.video.frame_sampling import interval_centers
+from reellama.pipeline.video.scene_detection import CUT_THRESHOLD, color_quantiles
+from reellama.pipeline.video.source import FrameSource, VideoError
+from reellama.pipeline.video.video_file import VideoFile
 
 CACHE_FOLDER = Path(platformdirs.user_cache_dir("reellama")) / "moments"
 INDEX_FORMAT = "moments 1"  # part of every key: another way to look makes old files unknown

@@ -20,10 +20,10 @@ from typing import Literal
 
 from filelock import FileLock, Timeout
 
-from gguf_tools.atomic_write import write_atomically
-from gguf_tools.errors import ReellamaError
-from pipeline.long_video.timeline import Timeline
-from pipeline.long_video.timeline_formats import to_srt
+from reellama.gguf_tools.atomic_write import write_atomically
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.pipeline.long_video.timeline import Timeline
+from reellama.pipeline.long_video.timeline_formats import to_srt
 
 VIDEO_SUFFIXES = frozenset(
     [

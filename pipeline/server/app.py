@@ -8,12 +8,12 @@ from importlib.metadata import version
 
 from fastapi import FastAPI, Response
 
-from pipeline.server.guard import Cors, Guard
-from pipeline.server.metrics import Metrics
-from pipeline.server.ollama import generate_routes
-from pipeline.server.openai import openai_routes
-from pipeline.server.service import Service
-from pipeline.server.settings import Settings
+from reellama.pipeline.server.guard import Cors, Guard
+from reellama.pipeline.server.metrics import Metrics
+from reellama.pipeline.server.ollama import generate_routes
+from reellama.pipeline.server.openai import openai_routes
+from reellama.pipeline.server.service import Service
+from reellama.pipeline.server.settings import Settings
 
 
 def create_app(settings: Settings) -> FastAPI:

@@ -17,9 +17,9 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pipeline.server.logs import log
-from pipeline.server.metrics import Metrics
-from pipeline.server.settings import Settings
+from reellama.pipeline.server.logs import log
+from reellama.pipeline.server.metrics import Metrics
+from reellama.pipeline.server.settings import Settings
 
 # Programs with a browser inside, which have no host.
 APP_SCHEMES = ("app", "file", "tauri", "vscode-webview")

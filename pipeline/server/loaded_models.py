@@ -11,12 +11,12 @@ from pathlib import Path
 
 import psutil
 
-from gguf_tools.atomic_write import stamp
-from pipeline.llm.batching import Batcher
-from pipeline.llm.text_embedding import TextEmbedder
-from pipeline.server.model_registry import RegisteredModel
-from pipeline.server.model_store import Store
-from pipeline.server.settings import Settings
+from reellama.gguf_tools.atomic_write import stamp
+from reellama.pipeline.llm.batching import Batcher
+from reellama.pipeline.llm.text_embedding import TextEmbedder
+from reellama.pipeline.server.model_registry import RegisteredModel
+from reellama.pipeline.server.model_store import Store
+from reellama.pipeline.server.settings import Settings
 
 FOR_EVER = timedelta(days=36500)
 # With less than this share of the memory free, models that nobody uses are unloaded.

@@ -12,19 +12,19 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gguf_tools.atomic_write import stamp
-from gguf_tools.errors import GGUFError
-from gguf_tools.format.model_summary import quantization
-from gguf_tools.format.reader import GGUFFile, read_gguf
-from gguf_tools.format.split_names import part_names
-from gguf_tools.inspection.file_summary import json_value
-from gguf_tools.locate import find
-from gguf_tools.locate.naming import HUB_PREFIX, OLLAMA_PREFIX
-from pipeline.server.model_store import DEFAULT_TAG, Manifest, Store, StoreError
+from reellama.gguf_tools.atomic_write import stamp
+from reellama.gguf_tools.errors import GGUFError
+from reellama.gguf_tools.format.model_summary import quantization
+from reellama.gguf_tools.format.reader import GGUFFile, read_gguf
+from reellama.gguf_tools.format.split_names import part_names
+from reellama.gguf_tools.inspection.file_summary import json_value
+from reellama.gguf_tools.locate import find
+from reellama.gguf_tools.locate.naming import HUB_PREFIX, OLLAMA_PREFIX
+from reellama.pipeline.server.model_store import DEFAULT_TAG, Manifest, Store, StoreError
 
 if TYPE_CHECKING:
-    from models.bundle import Bundle
-    from pipeline.server.settings import Settings
+    from reellama.models.bundle import Bundle
+    from reellama.pipeline.server.settings import Settings
 
 MOST_BUNDLES = 8  # that are kept open
 
@@ -34,7 +34,7 @@ class RegisteredModel:
     """A model that the server can answer with.
 
     Attributes:
-        served: its name for `pipeline.server.service.Service`.
+        served: its name for `reellama.pipeline.server.service.Service`.
         path: its GGUF, or the first part of it.
         manifest: what the store says of it; for a bundle or a file, what can be said in its words.
         bundle: what sees for it; None when it sees nothing.
@@ -238,7 +238,7 @@ _opening = threading.Lock()
 
 def _bundle(name: str) -> Bundle:
     """A bundle, opened once, and anew when its files have changed."""
-    from models.bundle import Bundle, find_bundle, version_of
+    from reellama.models.bundle import Bundle, find_bundle, version_of
 
     version = version_of(find_bundle(name))
     with _opening:

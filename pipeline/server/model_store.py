@@ -21,9 +21,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from gguf_tools.atomic_write import write_atomically
-from gguf_tools.errors import ReellamaError
-from gguf_tools.sizes import show_size
+from reellama.gguf_tools.atomic_write import write_atomically
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.sizes import show_size
 
 DEFAULT_HOST, DEFAULT_NAMESPACE, DEFAULT_TAG = (
     "registry.ollama.ai",

@@ -9,20 +9,20 @@ from typing import Any
 
 import numpy as np
 
-from gguf_tools.errors import ReellamaError
-from gguf_tools.text.chat_template import ChatTemplate
-from models.prompt_format import AFTER_VIDEO
-from pipeline.llm.batching import GenerationJob, GenerationStats
-from pipeline.llm.engine import Token
-from pipeline.llm.generation_options import GenerationOptions
-from pipeline.llm.prompt import Prompt, Text, TokenizedPrompt
-from pipeline.server.loaded_models import LoadedModel, ModelPool
-from pipeline.server.media.media_encoder import MediaEncoder, MediaLimits
-from pipeline.server.media.soft_token_cache import SoftTokenCache
-from pipeline.server.metrics import Metrics
-from pipeline.server.model_registry import RegisteredModel, look_up_model
-from pipeline.server.model_store import Store
-from pipeline.server.settings import Settings
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.text.chat_template import ChatTemplate
+from reellama.models.prompt_format import AFTER_VIDEO
+from reellama.pipeline.llm.batching import GenerationJob, GenerationStats
+from reellama.pipeline.llm.engine import Token
+from reellama.pipeline.llm.generation_options import GenerationOptions
+from reellama.pipeline.llm.prompt import Prompt, Text, TokenizedPrompt
+from reellama.pipeline.server.loaded_models import LoadedModel, ModelPool
+from reellama.pipeline.server.media.media_encoder import MediaEncoder, MediaLimits
+from reellama.pipeline.server.media.soft_token_cache import SoftTokenCache
+from reellama.pipeline.server.metrics import Metrics
+from reellama.pipeline.server.model_registry import RegisteredModel, look_up_model
+from reellama.pipeline.server.model_store import Store
+from reellama.pipeline.server.settings import Settings
 
 RETRY_AFTER = 2  # seconds
 # Share of the context that is kept free for the answer when a long conversation is cut.

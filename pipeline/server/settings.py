@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import platformdirs
 
 if TYPE_CHECKING:
-    from gguf_tools.runtime.backend import GpuLayers
+    from reellama.gguf_tools.runtime.backend import GpuLayers
 
 HOST, PORT = "127.0.0.1", 11435  # one above Ollama's, so that both can run
 
@@ -19,7 +19,8 @@ class Settings:
     """What the server is started with.
 
     Attributes:
-        llm: another GGUF than the bundle's own, as `gguf_tools.locate.find.resolve` takes it.
+        llm: another GGUF than the bundle's own, as `reellama.gguf_tools.locate.find.resolve` takes
+        it.
         n_parallel: answers at the same time; n_ctx: positions that each of them may take.
         queue: requests that may wait beyond these; more get status 503.
         keep_alive: seconds that a model stays in memory after its last use; -1 for ever.

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.progress_callbacks import Progress
-from pipeline.video.frame_sampling import select_frames
-from pipeline.video.images import open_image, open_image_folder
-from pipeline.video.read_options import VideoReadOptions
-from pipeline.video.source import FrameSource, VideoError
-from pipeline.video.video_file import VideoFile
+from reellama.pipeline.progress_callbacks import Progress
+from reellama.pipeline.video.frame_sampling import select_frames
+from reellama.pipeline.video.images import open_image, open_image_folder
+from reellama.pipeline.video.read_options import VideoReadOptions
+from reellama.pipeline.video.source import FrameSource, VideoError
+from reellama.pipeline.video.video_file import VideoFile
 
 # What reads a video takes its path, or the video itself where it is open already.
 VideoInput = str | Path | FrameSource

@@ -16,7 +16,7 @@ from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from pipeline.video.source import VideoError
+from reellama.pipeline.video.source import VideoError
 
 # Containers whose header states the real duration: only for these does an early end mean "cut off".
 _STATE_DURATION = {"mov", "matroska", "avi", "flv", "asf"}

@@ -8,10 +8,10 @@ from itertools import islice
 
 import numpy as np
 
-from pipeline.progress_callbacks import Progress
-from pipeline.video.read_options import VideoReadOptions
-from pipeline.video.scene_detection import choose_frames, color_quantiles, spread_evenly
-from pipeline.video.source import Frame, FrameSource, VideoError
+from reellama.pipeline.progress_callbacks import Progress
+from reellama.pipeline.video.read_options import VideoReadOptions
+from reellama.pipeline.video.scene_detection import choose_frames, color_quantiles, spread_evenly
+from reellama.pipeline.video.source import Frame, FrameSource, VideoError
 
 # The coarse pass for scenes looks at this many moments for each frame wanted, between two bounds.
 _LOOKS_PER_FRAME, _FEWEST_LOOKS, _MOST_LOOKS = 8, 64, 512

@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from pipeline.video.geometry import display_size
-from pipeline.video.source import Frame, FrameSource, VideoError
+from reellama.pipeline.video.geometry import display_size
+from reellama.pipeline.video.source import Frame, FrameSource, VideoError
 
 # Pillow can open more (even MPEG, as a mere header); these are the ones that it reads well.
 _ANIMATED = ("GIF", "PNG", "WEBP")

@@ -1,7 +1,7 @@
 """How a video is read: which frames, and how large.
 
-The command line (`pipeline.cli.options.FrameOptions`), the keywords of `read_frames` and of
-`VideoChat`, saved conversations and the server's decoder all use these names. It loads neither
+The command line (`reellama.pipeline.cli.options.FrameOptions`), the keywords of `read_frames` and
+of `VideoChat`, saved conversations and the server's decoder all use these names. It loads neither
 PyAV nor numpy.
 """
 
@@ -11,8 +11,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
-from pipeline.option_fields import option
-from pipeline.video.source import VideoError
+from reellama.pipeline.option_fields import option
+from reellama.pipeline.video.source import VideoError
 
 SamplingMode = Literal["uniform", "fps", "keyframes", "scenes"]
 SAMPLING_MODES: tuple[SamplingMode, ...] = get_args(SamplingMode)

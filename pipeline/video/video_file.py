@@ -17,9 +17,9 @@ import numpy as np
 from av.error import FFmpegError
 from av.video.frame import VideoFrame
 
-from pipeline.video.container import Container
-from pipeline.video.geometry import display_size, orient, orientation
-from pipeline.video.source import Frame, FrameSource, VideoError
+from reellama.pipeline.video.container import Container
+from reellama.pipeline.video.geometry import display_size, orient, orientation
+from reellama.pipeline.video.source import Frame, FrameSource, VideoError
 
 __all__ = ["VideoError", "VideoFile"]
 

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-import gguf_tools
+from reellama import gguf_tools
 
 
 def test_models_are_quantized_and_measured_in_a_script(tiny_llama: Path, tmp_path: Path) -> None:
-    from gguf_tools import bench, perplexity, quantize
+    from reellama.gguf_tools import bench, perplexity, quantize
 
     text = tmp_path / "text.txt"
     text.write_text("The quick brown fox jumps over the lazy dog. " * 20)

@@ -8,7 +8,7 @@ from pathlib import Path
 import llama_cpp.llama_cpp as llama
 import numpy as np
 
-from gguf_tools.runtime.backend import load_model
+from reellama.gguf_tools.runtime.backend import load_model
 
 
 def logits(path: Path, prompt: Sequence[int], answer: Sequence[int], n_ctx: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from pipeline.llm.engine import Engine, PromptPart, Sampling
+from reellama.pipeline.llm.engine import Engine, PromptPart, Sampling
 
 # Twice what the kernels above differ by; what another prompt does to a likelihood is more.
 ROUNDING = 1.0

@@ -8,7 +8,7 @@ import sys
 import llama_cpp
 import torch
 
-from gguf_tools.runtime import backend
+from reellama.gguf_tools.runtime import backend
 
 # What llama.cpp must not report, and what torch must say that it uses.
 NEWER = {"avx2": ("AVX512", "AMX"), "x86-64": ("SSE3", "AVX", "FMA", "F16C", "AMX")}

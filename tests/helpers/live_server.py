@@ -11,8 +11,8 @@ from typing import Any
 
 import uvicorn
 
-from pipeline.server.app import create_app
-from pipeline.server.settings import Settings
+from reellama.pipeline.server.app import create_app
+from reellama.pipeline.server.settings import Settings
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-from pipeline.llm.engine import Engine, Text
+from reellama.pipeline.llm.engine import Engine, Text
 from tests.helpers import tiny_model
 
 PROMPT = [Text("adapters change what a model says")]

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from models.vision.torchvision_compat import ensure_torchvision
+from reellama.models.vision.torchvision_compat import ensure_torchvision
 
 CONFIG = {
     "embed_dim": 16,

@@ -24,9 +24,9 @@ from tokenizers import (
     trainers,
 )
 
-from gguf_tools.conversion.pre_tokenizers import GPT4O, LLAMA3, QWEN2, TEKKEN
-from gguf_tools.format.reader import GGUFFile
-from models.vision.torchvision_compat import ensure_torchvision
+from reellama.gguf_tools.conversion.pre_tokenizers import GPT4O, LLAMA3, QWEN2, TEKKEN
+from reellama.gguf_tools.format.reader import GGUFFile
+from reellama.models.vision.torchvision_compat import ensure_torchvision
 
 ensure_torchvision()
 import transformers  # noqa: E402  # needs the line before

@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from gguf_tools.format.reader import read_gguf
-from models.bundle import Bundle, BundleConfig, BundleError
+from reellama.gguf_tools.format.reader import read_gguf
+from reellama.models.bundle import Bundle, BundleConfig, BundleError
 
 
 @pytest.fixture

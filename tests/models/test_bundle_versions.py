@@ -10,16 +10,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from models.bundle import Bundle, BundleConfig, save_bundle, version_of
-from models.projector.temporal_projector import build_projector
-from pipeline.llm.prompt import Text
-from pipeline.long_video.video_index import index_video
-from pipeline.server.loaded_models import ModelPool
-from pipeline.server.media.media_encoder import MediaEncoder, MediaError, MediaLimits
-from pipeline.server.media.soft_token_cache import SoftTokenCache
-from pipeline.server.model_registry import RegisteredModel, look_up_model
-from pipeline.server.model_store import Store
-from pipeline.server.settings import Settings
+from reellama.models.bundle import Bundle, BundleConfig, save_bundle, version_of
+from reellama.models.projector.temporal_projector import build_projector
+from reellama.pipeline.llm.prompt import Text
+from reellama.pipeline.long_video.video_index import index_video
+from reellama.pipeline.server.loaded_models import ModelPool
+from reellama.pipeline.server.media.media_encoder import MediaEncoder, MediaError, MediaLimits
+from reellama.pipeline.server.media.soft_token_cache import SoftTokenCache
+from reellama.pipeline.server.model_registry import RegisteredModel, look_up_model
+from reellama.pipeline.server.model_store import Store
+from reellama.pipeline.server.settings import Settings
 from tests.helpers.lora_adapters import write_adapter
 
 

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from gguf_tools.format.reader import read_gguf
-from gguf_tools.measuring.perplexity import measure_quality
-from models.synthetic.rendered_clips import RenderedClips, RenderedConfig
-from models.training.frozen_llm import Example, FrozenLLM
-from models.training.lora import LoraAdapters
-from pipeline import VideoChat
-from pipeline.chat.conversation import Video
-from pipeline.evaluation.tasks.clip_descriptions import evaluate_descriptions
-from pipeline.video.clip import Clip
+from reellama.gguf_tools.format.reader import read_gguf
+from reellama.gguf_tools.measuring.perplexity import measure_quality
+from reellama.models.synthetic.rendered_clips import RenderedClips, RenderedConfig
+from reellama.models.training.frozen_llm import Example, FrozenLLM
+from reellama.models.training.lora import LoraAdapters
+from reellama.pipeline import VideoChat
+from reellama.pipeline.chat.conversation import Video
+from reellama.pipeline.evaluation.tasks.clip_descriptions import evaluate_descriptions
+from reellama.pipeline.video.clip import Clip
 from tests.helpers.forced_sampling import ROUNDING
 
 pytestmark = pytest.mark.numeric

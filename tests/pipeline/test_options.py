@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
-from pipeline.cli.options import AnswerOptions, FrameOptions
-from pipeline.llm.generation_options import (
+from reellama.pipeline.cli.options import AnswerOptions, FrameOptions
+from reellama.pipeline.llm.generation_options import (
     SAMPLING_OPTIONS,
     GenerationOptions,
     Sampling,
     SamplingError,
 )
-from pipeline.server.ollama.ollama_schemas import GenerateRequest
-from pipeline.server.openai.openai_schemas import ChatRequest
-from pipeline.video.read_options import VideoReadOptions
+from reellama.pipeline.server.ollama.ollama_schemas import GenerateRequest
+from reellama.pipeline.server.openai.openai_schemas import ChatRequest
+from reellama.pipeline.video.read_options import VideoReadOptions
 
 VALUES: dict[str, Any] = dict.fromkeys(SAMPLING_OPTIONS, 1)
 

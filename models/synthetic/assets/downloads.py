@@ -15,7 +15,7 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
-from gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.errors import ReellamaError
 
 # Default folder of picture sets.
 ASSETS = user_cache_path("reellama") / "material"

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from gguf_tools.errors import ReellamaError
-from models.synthetic.assets.downloads import ASSETS
-from models.synthetic.assets.picture_pool import UNNAMED
-from models.synthetic.assets.pictures import DATA, Picture, fit_square
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.models.synthetic.assets.downloads import ASSETS
+from reellama.models.synthetic.assets.picture_pool import UNNAMED
+from reellama.models.synthetic.assets.pictures import DATA, Picture, fit_square
 
 PACKAGE = "tuxpaint-stamps-default"
 INSTALLED = Path("/usr/share/tuxpaint/stamps")

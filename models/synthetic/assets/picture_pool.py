@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.synthetic.assets.picture_variants import photo_patch, tint
-from models.synthetic.assets.pictures import Picture
-from models.synthetic.assets.shapes import COLOURS
+from reellama.models.synthetic.assets.picture_variants import photo_patch, tint
+from reellama.models.synthetic.assets.pictures import Picture
+from reellama.models.synthetic.assets.shapes import COLOURS
 
 UNNAMED = "something"  # the kind of an object without a name
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from models.synthetic.assets.pictures import PICTURE_SIZE, Picture
-from models.synthetic.assets.shapes import COLOURS
+from reellama.models.synthetic.assets.pictures import PICTURE_SIZE, Picture
+from reellama.models.synthetic.assets.shapes import COLOURS
 
 
 def tint(picture: Picture, colour: str) -> Picture:

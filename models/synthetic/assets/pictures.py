@@ -20,16 +20,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from gguf_tools.errors import ReellamaError
-from models.synthetic.assets.downloads import (
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.models.synthetic.assets.downloads import (
     ASSETS,
     EMOJI_PACKAGES,
     ICON_PACKAGES,
     fetch_emoji,
     fetch_icons,
 )
-from models.synthetic.assets.shapes import COLOURS, FORMS, draw_shape
-from models.training.config_tables import unknown_name_error
+from reellama.models.synthetic.assets.shapes import COLOURS, FORMS, draw_shape
+from reellama.models.training.config_tables import unknown_name_error
 
 PICTURE_SIZE = 96  # pixels, both sides, of every picture
 STYLES = ("noto", "twemoji", "openmoji", "shapes", *ICON_PACKAGES)

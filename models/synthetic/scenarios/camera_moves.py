@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from models.synthetic.assets.picture_pool import PicturePool
-from models.synthetic.camera import CAMERA_MOVES, Camera
-from models.synthetic.layout import add_beside, empty_scene, photograph_scene
-from models.synthetic.questions import (
+from reellama.models.synthetic.assets.picture_pool import PicturePool
+from reellama.models.synthetic.camera import CAMERA_MOVES, Camera
+from reellama.models.synthetic.layout import add_beside, empty_scene, photograph_scene
+from reellama.models.synthetic.questions import (
     as_sentence,
     choice_question,
     description_order,
@@ -19,8 +19,8 @@ from models.synthetic.questions import (
     pick_wording,
     random_classes,
 )
-from models.synthetic.scene import Actor
-from models.synthetic.synthetic_clip import ClipQuestion, SyntheticClip
+from reellama.models.synthetic.scene import Actor
+from reellama.models.synthetic.synthetic_clip import ClipQuestion, SyntheticClip
 
 
 def camera(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from models.synthetic.assets.picture_pool import UNNAMED, PicturePool
-from models.synthetic.layout import add_beside, empty_scene
-from models.synthetic.questions import (
+from reellama.models.synthetic.assets.picture_pool import UNNAMED, PicturePool
+from reellama.models.synthetic.layout import add_beside, empty_scene
+from reellama.models.synthetic.questions import (
     NUMBER_WORDS,
     as_sentence,
     choice_question,
@@ -19,8 +19,8 @@ from models.synthetic.questions import (
     naming_questions,
     pick_wording,
 )
-from models.synthetic.scene import MOTIONS, Actor
-from models.synthetic.synthetic_clip import SyntheticClip
+from reellama.models.synthetic.scene import MOTIONS, Actor
+from reellama.models.synthetic.synthetic_clip import SyntheticClip
 
 UNNAMED_SHARE = 0.2  # probability of unnamed objects, cut out of photographs
 

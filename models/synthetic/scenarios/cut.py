@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from models.synthetic.assets.picture_pool import PicturePool
-from models.synthetic.questions import choice_question, indefinite_name, pick_wording
-from models.synthetic.scenarios.motion import one
-from models.synthetic.synthetic_clip import SyntheticClip
+from reellama.models.synthetic.assets.picture_pool import PicturePool
+from reellama.models.synthetic.questions import choice_question, indefinite_name, pick_wording
+from reellama.models.synthetic.scenarios.motion import one
+from reellama.models.synthetic.synthetic_clip import SyntheticClip
 
 
 def cut(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from models.synthetic.assets.picture_pool import PicturePool
-from models.synthetic.assets.pictures import Picture
-from models.synthetic.camera import CAMERA_MOVES
-from models.synthetic.layout import add_beside, empty_scene
-from models.synthetic.motions import WaypointMotion
-from models.synthetic.questions import (
+from reellama.models.synthetic.assets.picture_pool import PicturePool
+from reellama.models.synthetic.assets.pictures import Picture
+from reellama.models.synthetic.camera import CAMERA_MOVES
+from reellama.models.synthetic.layout import add_beside, empty_scene
+from reellama.models.synthetic.motions import WaypointMotion
+from reellama.models.synthetic.questions import (
     ACTION_WORDS,
     as_sentence,
     choice_question,
@@ -22,14 +22,14 @@ from models.synthetic.questions import (
     naming_questions,
     pick_wording,
 )
-from models.synthetic.scene import (
+from reellama.models.synthetic.scene import (
     DIRECTIONS,
     MIN_TURN_VISIBILITY,
     Actor,
     random_actor,
     random_motion,
 )
-from models.synthetic.synthetic_clip import ClipQuestion, SyntheticClip
+from reellama.models.synthetic.synthetic_clip import ClipQuestion, SyntheticClip
 
 PLACES = (
     "at the top left",

@@ -6,16 +6,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from models.synthetic.assets.picture_pool import PicturePool
-from models.synthetic.assets.pictures import Picture
-from models.synthetic.layout import empty_scene
-from models.synthetic.motions import (
+from reellama.models.synthetic.assets.picture_pool import PicturePool
+from reellama.models.synthetic.assets.pictures import Picture
+from reellama.models.synthetic.layout import empty_scene
+from reellama.models.synthetic.motions import (
     ORDERABLE_MOTIONS,
     SequentialMotion,
     ShuffledMotion,
     WaypointMotion,
 )
-from models.synthetic.questions import (
+from reellama.models.synthetic.questions import (
     DIRECTION_WORDS,
     as_sentence,
     choice_question,
@@ -26,8 +26,8 @@ from models.synthetic.questions import (
     pick_wording,
     unanswerable_questions,
 )
-from models.synthetic.scene import Drawable, random_actor, reversed_motion
-from models.synthetic.synthetic_clip import SyntheticClip
+from reellama.models.synthetic.scene import Drawable, random_actor, reversed_motion
+from reellama.models.synthetic.synthetic_clip import SyntheticClip
 
 SIDES = (0.25, 0.42)  # range of the largest size in two motions, in shares of the short side
 

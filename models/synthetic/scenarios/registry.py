@@ -12,15 +12,15 @@ from types import MappingProxyType
 
 import numpy as np
 
-from models.synthetic.assets.picture_pool import PicturePool
-from models.synthetic.questions import random_classes
-from models.synthetic.scenarios.camera_moves import camera
-from models.synthetic.scenarios.count import count
-from models.synthetic.scenarios.cut import cut
-from models.synthetic.scenarios.motion import mover, one, place, race, shuffle, two
-from models.synthetic.scenarios.order import about, order
-from models.synthetic.scenarios.unknown import unknown
-from models.synthetic.synthetic_clip import SyntheticClip
+from reellama.models.synthetic.assets.picture_pool import PicturePool
+from reellama.models.synthetic.questions import random_classes
+from reellama.models.synthetic.scenarios.camera_moves import camera
+from reellama.models.synthetic.scenarios.count import count
+from reellama.models.synthetic.scenarios.cut import cut
+from reellama.models.synthetic.scenarios.motion import mover, one, place, race, shuffle, two
+from reellama.models.synthetic.scenarios.order import about, order
+from reellama.models.synthetic.scenarios.unknown import unknown
+from reellama.models.synthetic.synthetic_clip import SyntheticClip
 
 # Every scenario, with its share of the training clips.
 SCENARIOS: dict[str, tuple[Callable[[np.random.Generator, PicturePool], SyntheticClip], float]] = {

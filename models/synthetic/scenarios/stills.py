@@ -12,9 +12,9 @@ from types import MappingProxyType
 
 import numpy as np
 
-from models.synthetic.assets.picture_pool import PicturePool
-from models.synthetic.layout import add_beside, empty_scene, photograph_scene
-from models.synthetic.questions import (
+from reellama.models.synthetic.assets.picture_pool import PicturePool
+from reellama.models.synthetic.layout import add_beside, empty_scene, photograph_scene
+from reellama.models.synthetic.questions import (
     as_sentence,
     count_question,
     description_order,
@@ -24,10 +24,10 @@ from models.synthetic.questions import (
     pick_wording,
     random_classes,
 )
-from models.synthetic.scenarios.count import copies_caption
-from models.synthetic.scenarios.motion import place
-from models.synthetic.scene import Actor, random_actor
-from models.synthetic.synthetic_clip import ClipQuestion, SyntheticClip
+from reellama.models.synthetic.scenarios.count import copies_caption
+from reellama.models.synthetic.scenarios.motion import place
+from reellama.models.synthetic.scene import Actor, random_actor
+from reellama.models.synthetic.synthetic_clip import ClipQuestion, SyntheticClip
 
 STAYS_STILL = "stays still"
 

@@ -9,13 +9,18 @@ from dataclasses import replace
 
 import numpy as np
 
-from models.synthetic.assets.backgrounds import random_background
-from models.synthetic.assets.picture_pool import PicturePool
-from models.synthetic.camera import CAMERA_MOVES, HANDHELD, Camera
-from models.synthetic.layout import add_beside, empty_scene
-from models.synthetic.questions import as_sentence, choice_question, motion_caption, pick_wording
-from models.synthetic.scene import Actor
-from models.synthetic.synthetic_clip import ClipQuestion, SyntheticClip
+from reellama.models.synthetic.assets.backgrounds import random_background
+from reellama.models.synthetic.assets.picture_pool import PicturePool
+from reellama.models.synthetic.camera import CAMERA_MOVES, HANDHELD, Camera
+from reellama.models.synthetic.layout import add_beside, empty_scene
+from reellama.models.synthetic.questions import (
+    as_sentence,
+    choice_question,
+    motion_caption,
+    pick_wording,
+)
+from reellama.models.synthetic.scene import Actor
+from reellama.models.synthetic.synthetic_clip import ClipQuestion, SyntheticClip
 
 CAMERA_STAYS_STILL = "the camera stays still"
 

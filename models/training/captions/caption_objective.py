@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.projector.temporal_projector import Projector
-from models.training.captions.clip_sources import TRAIN, VALIDATION, ClipSource
-from models.training.config import CaptionConfig
-from models.training.feature_cache import Batch, FeatureCache
-from models.training.frozen_llm import Example, FrozenLLM
+from reellama.models.projector.temporal_projector import Projector
+from reellama.models.training.captions.clip_sources import TRAIN, VALIDATION, ClipSource
+from reellama.models.training.config import CaptionConfig
+from reellama.models.training.feature_cache import Batch, FeatureCache
+from reellama.models.training.frozen_llm import Example, FrozenLLM
 
 IGNORED = -100  # PyTorch's label of positions that the loss leaves out
 SHOWN_ANSWERS = 3  # answers that validation shows

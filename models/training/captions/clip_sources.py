@@ -16,8 +16,8 @@ from typing import Protocol
 
 import numpy as np
 
-from gguf_tools.errors import ReellamaError
-from models.synthetic.rendered_clips import RenderedClip, RenderedClips
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.models.synthetic.rendered_clips import RenderedClip, RenderedClips
 
 Texts = Sequence[tuple[str, str]]  # (question, answer)
 Frames = tuple[Sequence[np.ndarray], np.ndarray]  # uint8 [H, W, 3] each, and seconds [T]
@@ -53,7 +53,7 @@ class ClipSource(Protocol):
 
 
 class RenderedSource:
-    """Clips drawn by `models.synthetic.render`; the split "stills" has clips of a single frame."""
+    """Clips drawn by `reellama.models.synthetic.render`; the split "stills" has single frames."""
 
     reversible = True
 

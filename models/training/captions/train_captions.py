@@ -18,17 +18,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import prompts
-from gguf_tools.errors import ReellamaError
-from gguf_tools.locate import find
-from models.bundle import Bundle, BundleConfig, save_bundle
-from models.precision import compute_dtype
-from models.projector.config import ProjectorConfig
-from models.projector.temporal_projector import Projector
-from models.synthetic.assets.downloads import ASSETS
-from models.synthetic.rendered_clips import RenderedClips
-from models.training.captions.caption_objective import CaptionObjective, word_loss
-from models.training.captions.clip_sources import (
+from reellama import prompts
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.locate import find
+from reellama.models.bundle import Bundle, BundleConfig, save_bundle
+from reellama.models.precision import compute_dtype
+from reellama.models.projector.config import ProjectorConfig
+from reellama.models.projector.temporal_projector import Projector
+from reellama.models.synthetic.assets.downloads import ASSETS
+from reellama.models.synthetic.rendered_clips import RenderedClips
+from reellama.models.training.captions.caption_objective import CaptionObjective, word_loss
+from reellama.models.training.captions.clip_sources import (
     STILLS,
     TRAIN,
     VALIDATION,
@@ -38,11 +38,11 @@ from models.training.captions.clip_sources import (
     RenderedSource,
     short_hash,
 )
-from models.training.config import CaptionConfig
-from models.training.feature_cache import FeatureCache
-from models.training.frozen_llm import FrozenLLM
-from models.training.stages.contrastive import new_clip, train_contrastive
-from models.training.trainer import (
+from reellama.models.training.config import CaptionConfig
+from reellama.models.training.feature_cache import FeatureCache
+from reellama.models.training.frozen_llm import FrozenLLM
+from reellama.models.training.stages.contrastive import new_clip, train_contrastive
+from reellama.models.training.trainer import (
     Loss,
     Trainer,
     TrainerConfig,
@@ -50,7 +50,7 @@ from models.training.trainer import (
     batch_rows,
     format_minutes,
 )
-from models.vision.encoder import Tower
+from reellama.models.vision.encoder import Tower
 
 ReportLine = Callable[[str], None]
 T = TypeVar("T")

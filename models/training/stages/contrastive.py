@@ -19,9 +19,9 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from models.precision import autocast
-from models.training.feature_cache import FeatureCache
-from models.vision.torchvision_compat import ensure_torchvision
+from reellama.models.precision import autocast
+from reellama.models.training.feature_cache import FeatureCache
+from reellama.models.vision.torchvision_compat import ensure_torchvision
 
 # EfficientNet-lite0 was trained on (x - 127) / 128.
 PREPROCESS = {"mean": [127 / 255] * 3, "std": [128 / 255] * 3, "resize_mode": "squash"}

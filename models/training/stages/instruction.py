@@ -18,21 +18,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gguf_tools.errors import ReellamaError
-from models.precision import autocast
-from models.projector import slots
-from models.projector.temporal_projector import Projector
-from models.synthetic.dataset import SyntheticClips
-from models.synthetic.scenarios.registry import SCENARIOS
-from models.synthetic.scenarios.stills import STILL_SCENARIOS
-from models.training import distributed
-from models.training.batches import ClipBatch, Conversations, clip_batches
-from models.training.collate import IGNORED, ConversationCollator
-from models.training.config_tables import unknown_name_error
-from models.training.frozen_llm import FrozenLLM
-from models.training.lora import LoraAdapters
-from models.training.trainer import Trainer, TrainerConfig
-from models.vision.encoder import BATCH_FRAMES, Tower
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.models.precision import autocast
+from reellama.models.projector import slots
+from reellama.models.projector.temporal_projector import Projector
+from reellama.models.synthetic.dataset import SyntheticClips
+from reellama.models.synthetic.scenarios.registry import SCENARIOS
+from reellama.models.synthetic.scenarios.stills import STILL_SCENARIOS
+from reellama.models.training import distributed
+from reellama.models.training.batches import ClipBatch, Conversations, clip_batches
+from reellama.models.training.collate import IGNORED, ConversationCollator
+from reellama.models.training.config_tables import unknown_name_error
+from reellama.models.training.frozen_llm import FrozenLLM
+from reellama.models.training.lora import LoraAdapters
+from reellama.models.training.trainer import Trainer, TrainerConfig
+from reellama.models.vision.encoder import BATCH_FRAMES, Tower
 
 ReportLine = Callable[[str], None]
 

@@ -20,17 +20,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.precision import autocast
-from models.synthetic.assets.picture_pool import UNNAMED
-from models.synthetic.assets.shapes import COLOURS
-from models.synthetic.dataset import Sample, SyntheticClips
-from models.synthetic.rendered_clips import STILL_CAPTIONS
-from models.synthetic.scene import Scene
-from models.synthetic.scene_captions import with_article
-from models.synthetic.synthetic_clip import SyntheticClip
-from models.training import distributed
-from models.training.batches import clip_batches
-from models.training.stages.contrastive import (
+from reellama.models.precision import autocast
+from reellama.models.synthetic.assets.picture_pool import UNNAMED
+from reellama.models.synthetic.assets.shapes import COLOURS
+from reellama.models.synthetic.dataset import Sample, SyntheticClips
+from reellama.models.synthetic.rendered_clips import STILL_CAPTIONS
+from reellama.models.synthetic.scene import Scene
+from reellama.models.synthetic.scene_captions import with_article
+from reellama.models.synthetic.synthetic_clip import SyntheticClip
+from reellama.models.training import distributed
+from reellama.models.training.batches import clip_batches
+from reellama.models.training.stages.contrastive import (
     PREPROCESS,
     ImageHead,
     NewTowerConfig,
@@ -38,10 +38,10 @@ from models.training.stages.contrastive import (
     new_clip,
     save_tower,
 )
-from models.training.trainer import Trainer, TrainerConfig
-from models.vision.encoder import forward_grid
-from models.vision.imagenet_labels import ImageNetClassifier
-from models.vision.torchvision_compat import ensure_torchvision
+from reellama.models.training.trainer import Trainer, TrainerConfig
+from reellama.models.vision.encoder import forward_grid
+from reellama.models.vision.imagenet_labels import ImageNetClassifier
+from reellama.models.vision.torchvision_compat import ensure_torchvision
 
 BACKGROUND, IGNORED_WORD = 0, -1
 NAME_WORDS = 5  # words of a name at most

@@ -9,12 +9,12 @@ from math import isnan
 from pathlib import Path
 from typing import Any
 
-from gguf_tools.errors import ReellamaError
-from pipeline.chat.video_chat import VideoChat
-from pipeline.cli.answer_printer import print_answer, print_remarks
-from pipeline.cli.console import add_video, alternatives_table, err, out, timings_table
-from pipeline.cli.options import AnswerOptions, FrameOptions, ModelOptions
-from pipeline.llm.engine import Token
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.pipeline.chat.video_chat import VideoChat
+from reellama.pipeline.cli.answer_printer import print_answer, print_remarks
+from reellama.pipeline.cli.console import add_video, alternatives_table, err, out, timings_table
+from reellama.pipeline.cli.options import AnswerOptions, FrameOptions, ModelOptions
+from reellama.pipeline.llm.engine import Token
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from typer import Exit
 
-from gguf_tools.errors import ReellamaError
-from pipeline.cli import slash_commands
-from pipeline.cli.console import note
-from pipeline.cli.error_line import print_error_line
-from pipeline.cli.line_input import is_interactive, no_echo, read_lines
-from pipeline.cli.options import AnswerOptions, FrameOptions, ModelOptions
-from pipeline.cli.session import Session
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.pipeline.cli import slash_commands
+from reellama.pipeline.cli.console import note
+from reellama.pipeline.cli.error_line import print_error_line
+from reellama.pipeline.cli.line_input import is_interactive, no_echo, read_lines
+from reellama.pipeline.cli.options import AnswerOptions, FrameOptions, ModelOptions
+from reellama.pipeline.cli.session import Session
 
 
 def run(

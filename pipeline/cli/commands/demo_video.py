@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from gguf_tools.errors import ReellamaError
-from models.synthetic.assets.pictures import load_kinds, load_pictures, shape_kinds
-from models.synthetic.render import (
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.models.synthetic.assets.pictures import load_kinds, load_pictures, shape_kinds
+from reellama.models.synthetic.render import (
     MOTIONS,
     frame_times,
     random_scene,
@@ -16,7 +16,7 @@ from models.synthetic.render import (
     scene_caption,
     write_video,
 )
-from pipeline.cli.console import note
+from reellama.pipeline.cli.console import note
 
 DEMO_FPS = 24
 

@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 from typer import Exit
 
-from pipeline.cli.commands.doctor_checks import SECTIONS, Finding, examine
-from pipeline.cli.console import err, out, strip_control
+from reellama.pipeline.cli.commands.doctor_checks import SECTIONS, Finding, examine
+from reellama.pipeline.cli.console import err, out, strip_control
 
 MARKS = {"ok": ("✓", "green"), "note": ("!", "yellow"), "bad": ("✗", "red")}
 ASCII_MARKS = {"ok": "ok", "note": "!", "bad": "X"}

@@ -76,7 +76,7 @@ def processor() -> Iterator[Finding]:
     """Cores, memory and instruction sets."""
     import psutil
 
-    from gguf_tools.runtime.context_options import default_threads
+    from reellama.gguf_tools.runtime.context_options import default_threads
 
     info = _cpuinfo()
     name = info.get("model name") or platform.processor() or platform.machine()
@@ -99,7 +99,7 @@ def gpu() -> Iterator[Finding]:
     """GPUs that the LLM (llama.cpp) and the visual tower (torch) can use."""
     import torch
 
-    from gguf_tools.runtime import backend
+    from reellama.gguf_tools.runtime import backend
 
     devices = backend.devices()
     if not backend.supports_gpu_offload():
@@ -124,8 +124,8 @@ def gpu() -> Iterator[Finding]:
 
 def guards() -> Iterator[Finding]:
     """What the project works around on this machine."""
-    from gguf_tools.runtime import amx_guard, backend
-    from models.vision.torchvision_compat import ensure_torchvision
+    from reellama.gguf_tools.runtime import amx_guard, backend
+    from reellama.models.vision.torchvision_compat import ensure_torchvision
 
     decision = amx_guard.decide_extra_bufts(backend.system_info())
     switch = "on" if decision.safe else "off"
@@ -143,8 +143,8 @@ def guards() -> Iterator[Finding]:
 
 def models() -> Iterator[Finding]:
     """The embedded bundle and its LLM."""
-    from gguf_tools.format.reader import read_gguf
-    from models.bundle import Bundle
+    from reellama.gguf_tools.format.reader import read_gguf
+    from reellama.models.bundle import Bundle
 
     bundle = Bundle.load()
     tower, projector = bundle.tower, bundle.projector  # both are loaded and checked now

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import BadParameter, Option
 
-from gguf_tools.atomic_write import write_atomically
-from gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.atomic_write import write_atomically
+from reellama.gguf_tools.errors import ReellamaError
 
 if TYPE_CHECKING:
-    from pipeline.evaluation.items import EvalItem
-    from pipeline.evaluation.report import EvaluationReport
+    from reellama.pipeline.evaluation.items import EvalItem
+    from reellama.pipeline.evaluation.report import EvaluationReport
 
 DESCRIBED_CLIPS = 300  # that are described
 CLIPS_PER_TASK = 50  # of the benchmark
@@ -148,12 +148,12 @@ def command_line(bundle: str, questions: QuestionOptions, how: RunOptions) -> st
 
 
 def _describe(bundle: str, questions: QuestionOptions, how: RunOptions) -> None:
-    from models.bundle import Bundle
-    from models.synthetic.assets.downloads import ASSETS
-    from pipeline.cli.console import out
-    from pipeline.cli.progress import progress_bar
-    from pipeline.evaluation.report import record_scores
-    from pipeline.evaluation.tasks import clip_descriptions
+    from reellama.models.bundle import Bundle
+    from reellama.models.synthetic.assets.downloads import ASSETS
+    from reellama.pipeline.cli.console import out
+    from reellama.pipeline.cli.progress import progress_bar
+    from reellama.pipeline.evaluation.report import record_scores
+    from reellama.pipeline.evaluation.tasks import clip_descriptions
 
     with progress_bar("describing") as show:
         found = clip_descriptions.evaluate_descriptions(
@@ -176,11 +176,11 @@ def _describe(bundle: str, questions: QuestionOptions, how: RunOptions) -> None:
 
 
 def _ask(bundle: str, questions: QuestionOptions, how: RunOptions) -> None:
-    from models.bundle import Bundle
-    from pipeline.cli.console import out
-    from pipeline.cli.progress import progress_bar
-    from pipeline.evaluation import report as reports
-    from pipeline.evaluation.runner import evaluate
+    from reellama.models.bundle import Bundle
+    from reellama.pipeline.cli.console import out
+    from reellama.pipeline.cli.progress import progress_bar
+    from reellama.pipeline.evaluation import report as reports
+    from reellama.pipeline.evaluation.runner import evaluate
 
     with _items(questions) as (items, total, missing), progress_bar("loading") as show:
         results = evaluate(
@@ -207,8 +207,8 @@ def _ask(bundle: str, questions: QuestionOptions, how: RunOptions) -> None:
 
 
 def _write_files(report: EvaluationReport, how: RunOptions) -> None:
-    from pipeline.evaluation.html_report import write_page
-    from pipeline.evaluation.report import write_json
+    from reellama.pipeline.evaluation.html_report import write_page
+    from reellama.pipeline.evaluation.report import write_json
 
     if how.json:
         _write(how.json, write_json(report))
@@ -219,13 +219,13 @@ def _write_files(report: EvaluationReport, how: RunOptions) -> None:
 def _quantizations(bundle: str, questions: QuestionOptions, how: RunOptions, folder: Path) -> None:
     import json
 
-    from gguf_tools.locate import find
-    from gguf_tools.measuring import plots
-    from models.bundle import Bundle
-    from pipeline.cli.console import note, out
-    from pipeline.cli.progress import progress_bar
-    from pipeline.evaluation import quantization_sweep
-    from pipeline.evaluation.report import record_scores
+    from reellama.gguf_tools.locate import find
+    from reellama.gguf_tools.measuring import plots
+    from reellama.models.bundle import Bundle
+    from reellama.pipeline.cli.console import note, out
+    from reellama.pipeline.cli.progress import progress_bar
+    from reellama.pipeline.evaluation import quantization_sweep
+    from reellama.pipeline.evaluation.report import record_scores
 
     if how.plot:
         plots.check()
@@ -266,7 +266,7 @@ def _items(
     tasks = {name.lower() for name in questions.task or ()}
 
     if questions.data:
-        from pipeline.evaluation.tasks.question_files import load_questions
+        from reellama.pipeline.evaluation.tasks.question_files import load_questions
 
         loaded = load_questions(questions.data)
         kept = [item for item in loaded.items if not tasks or item.task.lower() in tasks]
@@ -274,8 +274,8 @@ def _items(
             raise _no_such_task(questions.data, {item.task for item in loaded.items})
         yield kept, len(kept), loaded.missing
         return
-    from models.synthetic.assets.downloads import ASSETS
-    from pipeline.evaluation.tasks import photograph_naming, synthetic_benchmark
+    from reellama.models.synthetic.assets.downloads import ASSETS
+    from reellama.pipeline.evaluation.tasks import photograph_naming, synthetic_benchmark
 
     clips = questions.clips or CLIPS_PER_TASK
     material = questions.material or ASSETS

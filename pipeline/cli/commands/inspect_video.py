@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
-from pipeline.cli.options import FrameOptions
+from reellama.pipeline.cli.options import FrameOptions
 
 if TYPE_CHECKING:
-    from models.projector.interpretation import SlotReading
-    from pipeline.video.clip import Clip
-from pipeline.cli.token_tables import show_token, slot_table
+    from reellama.models.projector.interpretation import SlotReading
+    from reellama.pipeline.video.clip import Clip
+from reellama.pipeline.cli.token_tables import show_token, slot_table
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,14 @@ class InspectOptions:
 
 def run(video: Path, frames: FrameOptions, how: InspectOptions) -> None:
     """Look at `video` and show what is said of it. No LLM is loaded, only its words."""
-    from gguf_tools.atomic_write import write_atomically
-    from models.bundle import Bundle
-    from models.projector.interpretation import interpret
-    from pipeline.cli.attention_page import AttentionPage
-    from pipeline.cli.console import note, out, reading_bar
-    from pipeline.cli.filmstrip import Filmstrip
-    from pipeline.video.clip import read_frames
-    from pipeline.video.read_options import MAX_SIDE
+    from reellama.gguf_tools.atomic_write import write_atomically
+    from reellama.models.bundle import Bundle
+    from reellama.models.projector.interpretation import interpret
+    from reellama.pipeline.cli.attention_page import AttentionPage
+    from reellama.pipeline.cli.console import note, out, reading_bar
+    from reellama.pipeline.cli.filmstrip import Filmstrip
+    from reellama.pipeline.video.clip import read_frames
+    from reellama.pipeline.video.read_options import MAX_SIDE
 
     bundle = Bundle.load(how.bundle)
     with reading_bar(video) as report:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option, Typer
 
 if TYPE_CHECKING:
-    from pipeline.progress_callbacks import StepProgress
+    from reellama.pipeline.progress_callbacks import StepProgress
 
 app = Typer(
     help="Give a bundle's LLM to an Ollama server.", no_args_is_help=True, rich_markup_mode=None
@@ -34,9 +34,9 @@ def push(
     ] = None,
 ) -> None:
     """Register a bundle's LLM, with its adapter, system prompt, template and parameters."""
-    from models.bundle import Bundle
-    from pipeline.cli.console import note, out, strip_control
-    from pipeline.integrations import ollama_push
+    from reellama.models.bundle import Bundle
+    from reellama.pipeline.cli.console import note, out, strip_control
+    from reellama.pipeline.integrations import ollama_push
 
     with _bar() as report:
         registered = ollama_push.push(Bundle.load(bundle), name, host, report)
@@ -49,7 +49,7 @@ def _bar() -> Iterator[StepProgress]:
     """A progress bar for what is done just now; it leaves nothing behind."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
-    from pipeline.cli.console import err, strip_control
+    from reellama.pipeline.cli.console import err, strip_control
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:

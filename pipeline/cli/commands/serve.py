@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import BadParameter, Option
 
-from gguf_tools.errors import ReellamaError
-from pipeline.cli.options import LayersOption, parse_gpu_layers
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.pipeline.cli.options import LayersOption, parse_gpu_layers
 
 if TYPE_CHECKING:
-    from pipeline.server.settings import Settings
+    from reellama.pipeline.server.settings import Settings
 
 TOKEN_VARIABLE = "REELLAMA_TOKEN"
 MIB = 1 << 20
@@ -77,7 +77,7 @@ LogLevel = Annotated[str, Option(help="debug, info, warning or error.")]
 def run(place: ListenOptions, load: ServedModelOptions, log_level: str, unit: str | None) -> None:
     """Serve until Ctrl-C or SIGTERM; or print how a service manager would start this."""
     if unit is not None:
-        from pipeline.cli import service_units
+        from reellama.pipeline.cli import service_units
 
         sys.stdout.write(service_units.unit(unit, service_units.command(place, load)))
         return
@@ -90,9 +90,9 @@ def run(place: ListenOptions, load: ServedModelOptions, log_level: str, unit: st
             f"{error.name} is not installed: pip install 'reellama[serve]'"
         ) from error
 
-    from pipeline.cli.console import note
-    from pipeline.server import logs
-    from pipeline.server.app import create_app
+    from reellama.pipeline.cli.console import note
+    from reellama.pipeline.server import logs
+    from reellama.pipeline.server.app import create_app
 
     if log_level not in logs.LEVELS:
         raise BadParameter(f"--log-level is one of {', '.join(logs.LEVELS)}")
@@ -109,8 +109,8 @@ def run(place: ListenOptions, load: ServedModelOptions, log_level: str, unit: st
 
 
 def _settings(place: ListenOptions, load: ServedModelOptions) -> Settings:
-    from pipeline.server.ollama.ollama_schemas import parse_keep_alive
-    from pipeline.server.settings import Settings
+    from reellama.pipeline.server.ollama.ollama_schemas import parse_keep_alive
+    from reellama.pipeline.server.settings import Settings
 
     try:
         keep_alive = parse_keep_alive(load.keep_alive)
@@ -138,9 +138,9 @@ def _settings(place: ListenOptions, load: ServedModelOptions) -> Settings:
 
 def _check(settings: Settings) -> None:
     """Raise ReellamaError when the bundle or its LLM is not there, before anyone asks."""
-    from models.bundle import Bundle
-    from pipeline.server.model_registry import look_up_model
-    from pipeline.server.model_store import Store
+    from reellama.models.bundle import Bundle
+    from reellama.pipeline.server.model_registry import look_up_model
+    from reellama.pipeline.server.model_store import Store
 
     name = Bundle.load(settings.bundle).config.name
     if look_up_model(name, settings, Store(settings.store)).bundle is None:

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import BadParameter, Option
 
-from gguf_tools.errors import ReellamaError
-from gguf_tools.locate.naming import OLLAMA_PREFIX
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.locate.naming import OLLAMA_PREFIX
 
 if TYPE_CHECKING:
-    from pipeline.llm.ollama_model import OllamaModel
-    from pipeline.long_video.timeline import LongVideo, Timeline
-    from pipeline.long_video.video_index import SearchMatch
-    from pipeline.progress_callbacks import StepProgress
-    from pipeline.video.source import FrameSource
+    from reellama.pipeline.llm.ollama_model import OllamaModel
+    from reellama.pipeline.long_video.timeline import LongVideo, Timeline
+    from reellama.pipeline.long_video.video_index import SearchMatch
+    from reellama.pipeline.progress_callbacks import StepProgress
+    from reellama.pipeline.video.source import FrameSource
 
 FORMAT_BY_SUFFIX = {".txt": "text", ".json": "json", ".srt": "srt", ".vtt": "vtt", ".md": "md"}
 
@@ -70,8 +70,8 @@ class LongVideoOptions:
 
     def open(self) -> LongVideo:
         """The bundle and its LLM."""
-        from pipeline.long_video.timeline import LongVideo
-        from pipeline.long_video.video_index import CACHE_FOLDER
+        from reellama.pipeline.long_video.timeline import LongVideo
+        from reellama.pipeline.long_video.video_index import CACHE_FOLDER
 
         llm = None if self.ollama_model() else self.llm
         cache = None if self.no_cache else CACHE_FOLDER
@@ -81,14 +81,14 @@ class LongVideoOptions:
         """The model of Ollama's that retells, if one was named."""
         if self.llm is None or not self.llm.startswith(OLLAMA_PREFIX):
             return None
-        from pipeline.llm.ollama_model import OllamaModel
+        from reellama.pipeline.llm.ollama_model import OllamaModel
 
         return OllamaModel(self.llm.removeprefix(OLLAMA_PREFIX))
 
 
 def timeline(video: Path, options: TimelineOptions, watching: LongVideoOptions) -> None:
     """Write the timeline of a video, or answer a question about it. The file is opened once."""
-    from pipeline.video.clip import open_video
+    from reellama.pipeline.video.clip import open_video
 
     form = options.form or FORMAT_BY_SUFFIX.get(options.out.suffix if options.out else "", "text")
     if options.thumbnails and options.out is None:
@@ -108,20 +108,20 @@ def timeline(video: Path, options: TimelineOptions, watching: LongVideoOptions) 
             _print_answer(options.ask, found, teller, as_json=form == "json")
             return
         if teller is not None:
-            from pipeline.long_video import summary
+            from reellama.pipeline.long_video import summary
 
             made = replace(made, summary=summary.summarize_timeline(made, teller))
         _write(made, source, form, options)
 
 
 def _print_answer(question: str, found: list, teller: OllamaModel | None, *, as_json: bool) -> None:
-    from pipeline.cli.console import out, strip_control
-    from pipeline.video.timestamps import format_time
+    from reellama.pipeline.cli.console import out, strip_control
+    from reellama.pipeline.video.timestamps import format_time
 
     if as_json:
         sys.stdout.write(json.dumps([asdict(each) for each in found], ensure_ascii=False) + "\n")
     elif teller is not None:
-        from pipeline.long_video import summary
+        from reellama.pipeline.long_video import summary
 
         out.print(
             strip_control(summary.answer_from_scenes(question, found, teller)),
@@ -135,9 +135,9 @@ def _print_answer(question: str, found: list, teller: OllamaModel | None, *, as_
 
 
 def _write(made: Timeline, video: FrameSource, form: str, options: TimelineOptions) -> None:
-    from gguf_tools.atomic_write import write_atomically
-    from pipeline.cli.console import note, strip_control
-    from pipeline.long_video import timeline_formats as formats
+    from reellama.gguf_tools.atomic_write import write_atomically
+    from reellama.pipeline.cli.console import note, strip_control
+    from reellama.pipeline.long_video import timeline_formats as formats
 
     pictures = None
     if options.thumbnails and options.out is not None:
@@ -159,10 +159,10 @@ def search(
     watching: LongVideoOptions,
 ) -> None:  # fmt: skip
     """Print the moments that fit some words, best first."""
-    from models.bundle import Bundle
-    from pipeline.cli.console import note, out, strip_control
-    from pipeline.long_video import video_index
-    from pipeline.video.timestamps import format_time
+    from reellama.models.bundle import Bundle
+    from reellama.pipeline.cli.console import note, out, strip_control
+    from reellama.pipeline.long_video import video_index
+    from reellama.pipeline.video.timestamps import format_time
 
     if not words.strip():
         raise ReellamaError("search for what? give a few words")
@@ -201,7 +201,7 @@ def search(
 def _thumbnails(found: Sequence[SearchMatch], folder: Path) -> list[Path]:
     from PIL import Image
 
-    from pipeline.video.clip import read_frames
+    from reellama.pipeline.video.clip import read_frames
 
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
@@ -220,7 +220,7 @@ def _bars(video: Path) -> Iterator[StepProgress]:
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
     from rich.progress import TimeRemainingColumn as Remaining
 
-    from pipeline.cli.console import err, strip_control
+    from reellama.pipeline.cli.console import err, strip_control
 
     name = strip_control(video.name or str(video))
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), Remaining())

@@ -9,21 +9,21 @@ from pathlib import Path
 import numpy as np
 from rich.text import Text
 
-from gguf_tools.errors import ReellamaError
-from models.synthetic.assets.downloads import ASSETS
-from models.training.captions.train_captions import train_captions
-from models.training.config import (
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.models.synthetic.assets.downloads import ASSETS
+from reellama.models.training.captions.train_captions import train_captions
+from reellama.models.training.config import (
     CaptionConfig,
     StagedConfig,
     SyntheticStageConfig,
     read_config,
 )
-from models.training.train_stages import is_finished, selected, train_stages
-from models.training.trainer import TrainerConfig
-from pipeline.cli.console import note, strip_control
-from pipeline.cli.console import out as stdout
-from pipeline.video.clip import read_frames
-from pipeline.video.read_options import MAX_SIDE
+from reellama.models.training.train_stages import is_finished, selected, train_stages
+from reellama.models.training.trainer import TrainerConfig
+from reellama.pipeline.cli.console import note, strip_control
+from reellama.pipeline.cli.console import out as stdout
+from reellama.pipeline.video.clip import read_frames
+from reellama.pipeline.video.read_options import MAX_SIDE
 
 
 @dataclass(frozen=True)

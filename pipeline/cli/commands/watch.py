@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
-from pipeline.cli.commands.timeline import LongVideoOptions
+from reellama.pipeline.cli.commands.timeline import LongVideoOptions
 
 if TYPE_CHECKING:
     from types import FrameType
 
-    from pipeline.long_video.timeline import LongVideo, Timeline
-    from pipeline.long_video.watch_folder import WatchedFolder
+    from reellama.pipeline.long_video.timeline import LongVideo, Timeline
+    from reellama.pipeline.long_video.watch_folder import WatchedFolder
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class WatchOptions:
 
 def run(root: Path, options: WatchOptions, watching: LongVideoOptions) -> None:
     """Watch until Ctrl-C or SIGTERM."""
-    from pipeline.long_video.watch_folder import WatchedFolder
+    from reellama.pipeline.long_video.watch_folder import WatchedFolder
 
     folder = WatchedFolder(root, recursive=options.recursive, settled=options.settled)
     if options.status:
@@ -76,8 +76,8 @@ class _Worker:
 
     def work(self, folder: WatchedFolder) -> bool:
         """Do everything that can be done now; says whether there was anything."""
-        from pipeline.cli.console import note, strip_control
-        from pipeline.long_video.watch_folder import sidecar
+        from reellama.pipeline.cli.console import note, strip_control
+        from reellama.pipeline.long_video.watch_folder import sidecar
 
         busy = False
         for path in folder.waiting():
@@ -107,7 +107,7 @@ def _unfinished(folder: WatchedFolder) -> bool:
 
 
 def _print_status(folder: WatchedFolder, *, as_json: bool) -> None:
-    from pipeline.cli.console import note, out, strip_control
+    from reellama.pipeline.cli.console import note, out, strip_control
 
     entries = folder.entries()
     if as_json:

@@ -14,13 +14,18 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gguf_tools.errors import ReellamaError
-from models.bundle import Bundle
-from models.synthetic.assets.downloads import ASSETS
-from models.synthetic.render import frame_times, render, write_video
-from models.synthetic.rendered_clips import RenderedClips, RenderedConfig
-from pipeline.chat.video_chat import VideoChat
-from pipeline.evaluation.scoring import Accuracy, DescriptionVerdict, accuracies, judge_description
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.models.bundle import Bundle
+from reellama.models.synthetic.assets.downloads import ASSETS
+from reellama.models.synthetic.render import frame_times, render, write_video
+from reellama.models.synthetic.rendered_clips import RenderedClips, RenderedConfig
+from reellama.pipeline.chat.video_chat import VideoChat
+from reellama.pipeline.evaluation.scoring import (
+    Accuracy,
+    DescriptionVerdict,
+    accuracies,
+    judge_description,
+)
 
 CLIP_FPS = 8  # of the clips that are written
 

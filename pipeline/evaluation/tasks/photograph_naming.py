@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from models.synthetic.assets.backgrounds import Background
-from models.synthetic.assets.downloads import ASSETS
-from models.synthetic.assets.photographs import stamps_folder
-from models.synthetic.assets.pictures import DATA, Picture
-from models.synthetic.camera import CAMERA_MOVES, Camera
-from models.synthetic.render import render, write_video
-from models.synthetic.scene import Actor, Scene
-from models.vision.imagenet_labels import synonyms
-from pipeline.evaluation.items import EvalItem
+from reellama.models.synthetic.assets.backgrounds import Background
+from reellama.models.synthetic.assets.downloads import ASSETS
+from reellama.models.synthetic.assets.photographs import stamps_folder
+from reellama.models.synthetic.assets.pictures import DATA, Picture
+from reellama.models.synthetic.camera import CAMERA_MOVES, Camera
+from reellama.models.synthetic.render import render, write_video
+from reellama.models.synthetic.scene import Actor, Scene
+from reellama.models.vision.imagenet_labels import synonyms
+from reellama.pipeline.evaluation.items import EvalItem
 
 SPLIT_NAME = "photographs"
 TASK_NAME = "photograph naming"

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gguf_tools.errors import ReellamaError
-from pipeline.evaluation.items import EvalItem, _part
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.pipeline.evaluation.items import EvalItem, _part
 
 # Where MVBench keeps the videos of a task: files of the same name lie in several folders.
 MVBENCH_FOLDERS = {

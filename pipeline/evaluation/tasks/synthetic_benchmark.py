@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from models.synthetic.assets.downloads import ASSETS
-from models.synthetic.dataset import SyntheticClips, SyntheticConfig
-from models.synthetic.render import render, write_video
-from models.synthetic.synthetic_clip import ClipQuestion, SyntheticClip
-from pipeline.evaluation.items import EvalItem
+from reellama.models.synthetic.assets.downloads import ASSETS
+from reellama.models.synthetic.dataset import SyntheticClips, SyntheticConfig
+from reellama.models.synthetic.render import render, write_video
+from reellama.models.synthetic.synthetic_clip import ClipQuestion, SyntheticClip
+from reellama.pipeline.evaluation.items import EvalItem
 
 # Which story asks for a task.
 TASKS = {

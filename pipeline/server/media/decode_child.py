@@ -1,6 +1,6 @@
 """The child process that decodes a file nobody trusts.
 
-    python -m pipeline.server.media.decode_child
+    python -m reellama.pipeline.server.media.decode_child
 
 Its argument is JSON: the path of a file or of a folder of pictures, and the limits. It answers on
 stdout with one line of JSON, {"shapes": [[height, width], ...], "times": [...]}, and the pixels of
@@ -61,9 +61,9 @@ def limit(seconds: int, memory: int) -> None:
 
 def decode(request: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
     """The header of the answer, and the frames, uint8 `[height, width, 3]`."""
-    from pipeline.video.clip import read_frames
-    from pipeline.video.read_options import VideoReadOptions
-    from pipeline.video.source import VideoError
+    from reellama.pipeline.video.clip import read_frames
+    from reellama.pipeline.video.read_options import VideoReadOptions
+    from reellama.pipeline.video.source import VideoError
 
     path = Path(request["path"])
     try:

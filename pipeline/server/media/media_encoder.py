@@ -27,11 +27,11 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
-from gguf_tools.errors import ReellamaError
-from pipeline.server.media.soft_token_cache import SoftTokenCache
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.pipeline.server.media.soft_token_cache import SoftTokenCache
 
 if TYPE_CHECKING:
-    from models.bundle import Bundle
+    from reellama.models.bundle import Bundle
 
 MediaKind = Literal["picture", "video"]
 
@@ -39,7 +39,7 @@ MediaKind = Literal["picture", "video"]
 MAX_CHILDREN = 2
 # What goes into every key of the cache: a change in how frames are read makes old entries unknown.
 _READING = "reading 2"
-_ROOT = Path(__file__).parents[3]
+_ROOT = Path(__file__).parents[4]
 # All that a child gets of the environment: where programs and libraries are, and no secrets.
 _ENVIRONMENT = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONPATH")
 # Bytes of the line with which a child begins, at most.
@@ -222,7 +222,7 @@ async def decode(clip: Sequence[bytes], n: int, limits: MediaLimits) -> DecodedF
 
 
 async def _start(path: Path, n: int, limits: MediaLimits) -> Process:
-    from pipeline.video.read_options import MAX_SIDE
+    from reellama.pipeline.video.read_options import MAX_SIDE
 
     request = {
         "path": str(path),
@@ -236,7 +236,7 @@ async def _start(path: Path, n: int, limits: MediaLimits) -> Process:
     # Threads of BLAS and arenas of malloc would only fill the address space that is limited.
     environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "pipeline.server.media.decode_child", json.dumps(request)),
+        *(sys.executable, "-m", "reellama.pipeline.server.media.decode_child", json.dumps(request)),
         stdin=DEVNULL,
         stdout=PIPE,
         stderr=DEVNULL,
@@ -248,7 +248,7 @@ async def _start(path: Path, n: int, limits: MediaLimits) -> Process:
 
 async def _read(child: Process, n: int) -> bytes:
     """What the child writes until it ends, and no more than `n` frames can be."""
-    from pipeline.video.read_options import MAX_SIDE
+    from reellama.pipeline.video.read_options import MAX_SIDE
 
     assert child.stdout is not None
     most = _HEADER + n * 3 * MAX_SIDE * MAX_SIDE

@@ -13,8 +13,8 @@ from typing import Literal
 
 import numpy as np
 
-from gguf_tools.atomic_write import replacing
-from gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.atomic_write import replacing
+from reellama.gguf_tools.errors import ReellamaError
 
 Lookup = Literal["memory", "disk", "miss"]
 Make = Callable[[], Awaitable[np.ndarray]]

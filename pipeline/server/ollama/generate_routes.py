@@ -14,22 +14,22 @@ import anyio
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
-from gguf_tools.errors import ReellamaError
-from pipeline.llm.engine import Token
-from pipeline.llm.generation_options import GenerationOptions
-from pipeline.server.disconnects import cancel_on_disconnect
-from pipeline.server.media.fetch import read_path
-from pipeline.server.media.media_encoder import decode_base64
-from pipeline.server.model_registry import RegisteredModel
-from pipeline.server.ollama import model_routes
-from pipeline.server.ollama.model_routes import find_model
-from pipeline.server.ollama.ndjson import JsonItem, OllamaRoute, body, gather_items, stream
-from pipeline.server.ollama.ollama_schemas import (
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.pipeline.llm.engine import Token
+from reellama.pipeline.llm.generation_options import GenerationOptions
+from reellama.pipeline.server.disconnects import cancel_on_disconnect
+from reellama.pipeline.server.media.fetch import read_path
+from reellama.pipeline.server.media.media_encoder import decode_base64
+from reellama.pipeline.server.model_registry import RegisteredModel
+from reellama.pipeline.server.ollama import model_routes
+from reellama.pipeline.server.ollama.model_routes import find_model
+from reellama.pipeline.server.ollama.ndjson import JsonItem, OllamaRoute, body, gather_items, stream
+from reellama.pipeline.server.ollama.ollama_schemas import (
     GenerateRequest,
     OllamaChatRequest,
     OllamaGenerationRequest,
 )
-from pipeline.server.service import Generation, RequestOptions, Service, ServiceMessage
+from reellama.pipeline.server.service import Generation, RequestOptions, Service, ServiceMessage
 
 MAX_PATH = 4096  # characters
 ROLES = ("system", "user", "assistant", "tool")

@@ -14,13 +14,13 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
 
-from gguf_tools.errors import ReellamaError
-from gguf_tools.locate.naming import HUB_PREFIX, split_hub_name
-from pipeline.server.disconnects import cancel_on_disconnect
-from pipeline.server.model_registry import RegisteredModel, all_models, look_up_model
-from pipeline.server.model_store import Manifest, ModelName, Store, StoreError
-from pipeline.server.ollama.ndjson import ItemCallback, OllamaRoute, answer_progress, body
-from pipeline.server.ollama.ollama_schemas import (
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.locate.naming import HUB_PREFIX, split_hub_name
+from reellama.pipeline.server.disconnects import cancel_on_disconnect
+from reellama.pipeline.server.model_registry import RegisteredModel, all_models, look_up_model
+from reellama.pipeline.server.model_store import Manifest, ModelName, Store, StoreError
+from reellama.pipeline.server.ollama.ndjson import ItemCallback, OllamaRoute, answer_progress, body
+from reellama.pipeline.server.ollama.ollama_schemas import (
     CopyRequest,
     CreateRequest,
     EmbeddingsRequest,
@@ -28,7 +28,7 @@ from pipeline.server.ollama.ollama_schemas import (
     ShowRequest,
     check_options,
 )
-from pipeline.server.ollama.ollama_schemas import ModelRequest as Named
+from reellama.pipeline.server.ollama.ollama_schemas import ModelRequest as Named
 
 # Whose API this is, as of which version: clients compare it with what they need.
 API_VERSION = "0.13.0"
@@ -220,7 +220,7 @@ def _as_parent(known: RegisteredModel) -> Manifest:
 
 def _described(kept: Store, asked: CreateRequest, parent: Manifest) -> Manifest:
     """The manifest that a create asks for. Raises StoreError for files that cannot be used."""
-    from gguf_tools.format.reader import read_gguf
+    from reellama.gguf_tools.format.reader import read_gguf
 
     digests = [*(asked.files or {}).values(), *(asked.adapters or {}).values()]
     for digest in digests:
@@ -250,7 +250,7 @@ def _described(kept: Store, asked: CreateRequest, parent: Manifest) -> Manifest:
 
 def _quantized(kept: Store, manifest: Manifest, type_: str, tell: ItemCallback) -> Manifest:
     """The same model in another type, as a blob."""
-    from gguf_tools.quantization.quantize import quantize
+    from reellama.gguf_tools.quantization.quantize import quantize
 
     if not manifest.llm:
         raise StoreError("quantize needs a GGUF: name it in 'files', or a model made from one")
@@ -280,8 +280,8 @@ def _hub_name(name: str) -> str:
 
 def _downloaded(name: str, tell: ItemCallback) -> Path:
     """Download from the hub, with a line for every piece."""
-    from gguf_tools.download import hub
-    from gguf_tools.download.pull import pull
+    from reellama.gguf_tools.download import hub
+    from reellama.gguf_tools.download.pull import pull
 
     repo, _ = split_hub_name(name)
     digests: dict[str, str] = {}

@@ -15,8 +15,8 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect
 
-from gguf_tools.errors import ReellamaError
-from pipeline.server.disconnects import CLIENT_CLOSED_REQUEST, cancel_on_disconnect
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.pipeline.server.disconnects import CLIENT_CLOSED_REQUEST, cancel_on_disconnect
 
 JsonItem = dict[str, Any]
 ItemCallback = Callable[[JsonItem], None]

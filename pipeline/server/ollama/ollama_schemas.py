@@ -1,7 +1,7 @@
 """What Ollama's clients send, checked; fields that are not known are passed over, as Ollama does.
 
 https://docs.ollama.com/api. Where a client says nothing of temperature, penalties or length, the
-defaults are those of `pipeline.llm.generation_options`: the likeliest token, repeatably.
+defaults are those of `reellama.pipeline.llm.generation_options`: the likeliest token, repeatably.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Annotated, Any
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 
-from gguf_tools.errors import ReellamaError
-from pipeline.llm.generation_options import (
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.pipeline.llm.generation_options import (
     INTEGER_OPTIONS,
     NO_LIMIT,
     REAL_OPTIONS,
@@ -21,7 +21,7 @@ from pipeline.llm.generation_options import (
     GenerationOptions,
     Sampling,
 )
-from pipeline.server.service import RequestOptions
+from reellama.pipeline.server.service import RequestOptions
 
 MAX_TOP_LOGPROBS = 20
 SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}

@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Sequence
 from urllib.parse import unquote, urlsplit
 
-from pipeline.server.media.fetch import fetch, read_path
-from pipeline.server.media.media_encoder import MediaError, decode_base64
-from pipeline.server.openai.openai_schemas import ChatMessage
-from pipeline.server.service import ServiceMessage
-from pipeline.server.settings import Settings
+from reellama.pipeline.server.media.fetch import fetch, read_path
+from reellama.pipeline.server.media.media_encoder import MediaError, decode_base64
+from reellama.pipeline.server.openai.openai_schemas import ChatMessage
+from reellama.pipeline.server.service import ServiceMessage
+from reellama.pipeline.server.settings import Settings
 
 SHOWN = 60  # characters of an address in an error: a data URL may have millions
 

@@ -15,20 +15,20 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from gguf_tools.errors import ReellamaError
-from pipeline.llm.engine import Token
-from pipeline.server.disconnects import CLIENT_CLOSED_REQUEST, cancel_on_disconnect
-from pipeline.server.model_registry import all_models
-from pipeline.server.model_store import DEFAULT_TAG
-from pipeline.server.openai import openai_replies as replies
-from pipeline.server.openai.openai_media import read_messages
-from pipeline.server.openai.openai_schemas import (
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.pipeline.llm.engine import Token
+from reellama.pipeline.server.disconnects import CLIENT_CLOSED_REQUEST, cancel_on_disconnect
+from reellama.pipeline.server.model_registry import all_models
+from reellama.pipeline.server.model_store import DEFAULT_TAG
+from reellama.pipeline.server.openai import openai_replies as replies
+from reellama.pipeline.server.openai.openai_media import read_messages
+from reellama.pipeline.server.openai.openai_schemas import (
     ChatRequest,
     CompletionRequest,
     EmbeddingRequest,
     OpenAIGenerationRequest,
 )
-from pipeline.server.service import Generation, Service, ServiceError
+from reellama.pipeline.server.service import Generation, Service, ServiceError
 
 # A choice without its finish_reason, from tokens and the characters that came before them.
 Render = Callable[[list[Token], int], dict[str, Any]]

@@ -10,14 +10,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from pipeline.llm.generation_options import (
+from reellama.pipeline.llm.generation_options import (
     NO_LIMIT,
     RANDOM_SEED,
     SAMPLING_OPTIONS,
     GenerationOptions,
     Sampling,
 )
-from pipeline.server.service import RequestOptions
+from reellama.pipeline.server.service import RequestOptions
 
 COMPLETION_TOKENS = 16  # what OpenAI's completions write when max_tokens is not given
 

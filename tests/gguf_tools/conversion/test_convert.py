@@ -14,12 +14,12 @@ import transformers
 from safetensors.numpy import save_file
 from safetensors.torch import load_file
 
-from gguf_tools.conversion import convert as converter
-from gguf_tools.conversion.convert import convert
-from gguf_tools.errors import ReellamaError
-from gguf_tools.format.reader import read_gguf
-from gguf_tools.text.tokenizer import Tokenizer
-from pipeline.llm.engine import Engine, Text
+from reellama.gguf_tools.conversion import convert as converter
+from reellama.gguf_tools.conversion.convert import convert
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.format.reader import read_gguf
+from reellama.gguf_tools.text.tokenizer import Tokenizer
+from reellama.pipeline.llm.engine import Engine, Text
 from tests.conftest import Result
 from tests.helpers import tiny_hf
 

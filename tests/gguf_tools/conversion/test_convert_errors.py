@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 from safetensors.torch import load_file
 
-from gguf_tools.conversion import convert as converter
-from gguf_tools.conversion.convert import convert
-from gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.conversion import convert as converter
+from reellama.gguf_tools.conversion.convert import convert
+from reellama.gguf_tools.errors import ReellamaError
 from tests.helpers import tiny_hf
 
 

@@ -11,11 +11,11 @@ from gguf import TokenType
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gguf_tools.conversion.convert import convert
-from gguf_tools.conversion.hf_tokenizer import read_vocabulary
-from gguf_tools.conversion.pre_tokenizers import LLAMA3, NAMES, pre_tokenizer_name
-from gguf_tools.errors import ReellamaError
-from gguf_tools.text.tokenizer import Tokenizer
+from reellama.gguf_tools.conversion.convert import convert
+from reellama.gguf_tools.conversion.hf_tokenizer import read_vocabulary
+from reellama.gguf_tools.conversion.pre_tokenizers import LLAMA3, NAMES, pre_tokenizer_name
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.text.tokenizer import Tokenizer
 from tests.helpers import tiny_hf
 
 TEXTS = [

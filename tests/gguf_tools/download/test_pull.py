@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from gguf_tools.download import hub
-from gguf_tools.download.pull import pull
-from gguf_tools.errors import GGUFError
-from gguf_tools.locate import find, stores
+from reellama.gguf_tools.download import hub
+from reellama.gguf_tools.download.pull import pull
+from reellama.gguf_tools.errors import GGUFError
+from reellama.gguf_tools.locate import find, stores
 from tests.conftest import Result
 from tests.helpers.hub_server import Hub, running
 from tests.helpers.terminal import REELLAMA, ROOT, Terminal
@@ -391,8 +391,9 @@ def test_a_killed_pull_goes_on_where_it_was(server: Hub, content: bytes) -> None
 
 
 def test_the_hubs_client_is_imported_only_by_those_who_download() -> None:
-    modules = "pipeline.cli.app, gguf_tools.download.pull, gguf_tools.locate.find"
-    code = f"import sys, {modules}; print(*sys.modules)"
+    modules = ("pipeline.cli.app", "gguf_tools.download.pull", "gguf_tools.locate.find")
+    names = ", ".join(f"reellama.{module}" for module in modules)
+    code = f"import sys, {names}; print(*sys.modules)"
     command = [REELLAMA[0], "-c", code]
     loaded = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert not re.search(r"\bhuggingface_hub\b", loaded)

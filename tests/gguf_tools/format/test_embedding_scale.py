@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from gguf import GGUFWriter
 
-from gguf_tools.format.reader import read_gguf, token_embeddings
-from gguf_tools.runtime.backend import load_model
+from reellama.gguf_tools.format.reader import read_gguf, token_embeddings
+from reellama.gguf_tools.runtime.backend import load_model
 
 pytestmark = pytest.mark.numeric
 

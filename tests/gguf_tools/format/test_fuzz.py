@@ -18,13 +18,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gguf_tools.errors import GGUFError, ReellamaError
-from gguf_tools.format.model_summary import model_summary
-from gguf_tools.format.reader import GGUFFile, read_gguf
-from gguf_tools.inspection.diff import diff
-from gguf_tools.inspection.file_summary import metadata_json, summarize_file, tensor_json
-from gguf_tools.memory import offload
-from gguf_tools.quantization.quant_presets import as_preset
+from reellama.gguf_tools.errors import GGUFError, ReellamaError
+from reellama.gguf_tools.format.model_summary import model_summary
+from reellama.gguf_tools.format.reader import GGUFFile, read_gguf
+from reellama.gguf_tools.inspection.diff import diff
+from reellama.gguf_tools.inspection.file_summary import metadata_json, summarize_file, tensor_json
+from reellama.gguf_tools.memory import offload
+from reellama.gguf_tools.quantization.quant_presets import as_preset
 from tests.conftest import Result
 from tests.helpers.gguf_bytes import (
     ARRAY,

@@ -5,14 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gguf_tools.format.header_writer import (
+from reellama.gguf_tools.format.header_writer import (
     TensorInfo,
     file_size,
     header_bytes,
     metadata_entries,
     raw_entries,
 )
-from gguf_tools.format.reader import read_gguf
+from reellama.gguf_tools.format.reader import read_gguf
 
 
 @given(

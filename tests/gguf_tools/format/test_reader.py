@@ -13,9 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gguf_tools.errors import GGUFError
-from gguf_tools.format.model_summary import ModelSummary, model_summary
-from gguf_tools.format.reader import GGUFFile, read_gguf, token_embeddings
+from reellama.gguf_tools.errors import GGUFError
+from reellama.gguf_tools.format.model_summary import ModelSummary, model_summary
+from reellama.gguf_tools.format.reader import GGUFFile, read_gguf, token_embeddings
 
 # A header's places, in bytes: magic, version, number of tensors, number of keys, keys.
 VERSION_AT, N_TENSORS_AT, N_KEYS_AT, KEYS_AT = 4, 8, 16, 24

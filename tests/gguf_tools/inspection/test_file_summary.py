@@ -11,11 +11,11 @@ import gguf
 import numpy as np
 import pytest
 
-from gguf_tools.errors import GGUFError
-from gguf_tools.format.reader import read_gguf
-from gguf_tools.format.split_files import read_model
-from gguf_tools.inspection.diff import diff
-from gguf_tools.inspection.file_summary import metadata_json, summarize_file
+from reellama.gguf_tools.errors import GGUFError
+from reellama.gguf_tools.format.reader import read_gguf
+from reellama.gguf_tools.format.split_files import read_model
+from reellama.gguf_tools.inspection.diff import diff
+from reellama.gguf_tools.inspection.file_summary import metadata_json, summarize_file
 from tests.conftest import Result
 from tests.helpers import tiny_model
 from tests.helpers.gguf_bytes import ARRAY, FLOAT64, header, key, number, tensor, text

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gguf_tools.errors import GGUFError
-from gguf_tools.format.split_names import part_names
-from gguf_tools.locate import find, stores
-from gguf_tools.locate.naming import choose_file, quant_of
+from reellama.gguf_tools.errors import GGUFError
+from reellama.gguf_tools.format.split_names import part_names
+from reellama.gguf_tools.locate import find, stores
+from reellama.gguf_tools.locate.naming import choose_file, quant_of
 from tests.helpers.ollama_store import into_ollama
 
 
@@ -22,7 +22,7 @@ def test_the_default_is_the_file_in_the_package(smollm2: Path) -> None:
 
 def test_finding_it_does_not_import_the_package() -> None:
     code = (
-        "import sys; from gguf_tools.locate import find\n"
+        "import sys; from reellama.gguf_tools.locate import find\n"
         "find.smollm2(); print('llm' in sys.modules)"
     )
     result = subprocess.run(

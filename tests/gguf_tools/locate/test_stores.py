@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from gguf_tools.locate import stores
-from gguf_tools.locate.listing import list_models
+from reellama.gguf_tools.locate import stores
+from reellama.gguf_tools.locate.listing import list_models
 from tests.conftest import Result
 from tests.helpers.ollama_store import into_ollama, write_manifest
 

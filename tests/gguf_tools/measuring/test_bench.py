@@ -19,11 +19,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gguf_tools.errors import ReellamaError
-from gguf_tools.measuring import bench, bench_output
-from gguf_tools.measuring.bench import BenchTest, grid
-from gguf_tools.measuring.bench_results import BenchResult
-from gguf_tools.runtime import backend
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.measuring import bench, bench_output
+from reellama.gguf_tools.measuring.bench import BenchTest, grid
+from reellama.gguf_tools.measuring.bench_results import BenchResult
+from reellama.gguf_tools.runtime import backend
 from tests.helpers import tiny_model
 
 pytestmark = pytest.mark.measures
@@ -190,7 +190,7 @@ def test_a_file_of_something_else_is_left_alone(
 
 def test_a_killed_grid_goes_on_where_it_was(tiny_llama: Path, tmp_path: Path) -> None:
     kept = tmp_path / "kept.jsonl"
-    command = [sys.executable, "-m", "pipeline.cli.main", "gguf", "bench", str(tiny_llama)]
+    command = [sys.executable, "-m", "reellama.pipeline.cli.main", "gguf", "bench", str(tiny_llama)]
     command += ["-p", "16", "-n", "0", "-s", "0", "-r", "1", "-ub", "1,2,4,8"]
     command += ["--resume", str(kept), "-o", "json", "-t", "1"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gguf_tools.errors import ReellamaError
-from gguf_tools.measuring import compare, compare_output, plots
-from gguf_tools.measuring.compare import CompareRow, CompareSettings
-from gguf_tools.measuring.compare_output import ScatterPlot
-from gguf_tools.measuring.divergence import Estimate
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.measuring import compare, compare_output, plots
+from reellama.gguf_tools.measuring.compare import CompareRow, CompareSettings
+from reellama.gguf_tools.measuring.compare_output import ScatterPlot
+from reellama.gguf_tools.measuring.divergence import Estimate
 
 pytestmark = pytest.mark.numeric
 
@@ -141,7 +141,14 @@ def test_a_killed_comparison_goes_on_and_leaves_no_half_file(
     tiny_llama: Path, how: CompareSettings, tmp_path: Path
 ) -> None:
     work = tmp_path / "work"
-    command = [sys.executable, "-m", "pipeline.cli.main", "gguf", "compare", str(tiny_llama)]
+    command = [
+        sys.executable,
+        "-m",
+        "reellama.pipeline.cli.main",
+        "gguf",
+        "compare",
+        str(tiny_llama),
+    ]
     command += ["Q8_0", "Q4_0", *OPTIONS, "--text", str(how.text), "--work", str(work), "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         while process.poll() is None and not (work / "llama-Q8_0.json").exists():
@@ -264,7 +271,7 @@ def test_a_bundle_describes_videos_with_each_type(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from pipeline.evaluation.scoring import Accuracy
+    from reellama.pipeline.evaluation.scoring import Accuracy
 
     asked: list[tuple[str, int, str]] = []
 
@@ -277,7 +284,7 @@ def test_a_bundle_describes_videos_with_each_type(
         return Found()
 
     monkeypatch.setattr(
-        "pipeline.evaluation.tasks.clip_descriptions.evaluate_descriptions", evaluate
+        "reellama.pipeline.evaluation.tasks.clip_descriptions.evaluate_descriptions", evaluate
     )
     arguments = ("gguf", "compare", tiny_llama, "Q8_0", *OPTIONS, "--text", how.text, "--json")
     result = reellama(*arguments, "--work", tmp_path, "--bundle", "mini", "--clips", "8")

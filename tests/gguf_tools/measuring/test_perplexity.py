@@ -13,14 +13,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gguf_tools.errors import ReellamaError
-from gguf_tools.format.reader import read_gguf
-from gguf_tools.measuring import divergence, perplexity
-from gguf_tools.runtime.backend import load_model
-from gguf_tools.runtime.context import Context, ContextSettings
-from gguf_tools.text import text_chunks
-from models.training.frozen_llm import FrozenLLM
-from models.training.lora import LoraAdapters
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.format.reader import read_gguf
+from reellama.gguf_tools.measuring import divergence, perplexity
+from reellama.gguf_tools.runtime.backend import load_model
+from reellama.gguf_tools.runtime.context import Context, ContextSettings
+from reellama.gguf_tools.text import text_chunks
+from reellama.models.training.frozen_llm import FrozenLLM
+from reellama.models.training.lora import LoraAdapters
 from tests.helpers import tiny_model
 
 pytestmark = pytest.mark.numeric

@@ -14,14 +14,14 @@ from gguf import GGMLQuantizationType, LlamaFileType
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gguf_tools.errors import ReellamaError
-from gguf_tools.format.reader import GGUFFile, read_gguf
-from gguf_tools.locate.find import smollm2
-from gguf_tools.memory import estimates, offload
-from gguf_tools.quantization.quant_presets import PRESETS, as_preset
-from gguf_tools.runtime import backend
-from gguf_tools.runtime.backend import Device, load_model, log_lines
-from gguf_tools.sizes import parse_size
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.format.reader import GGUFFile, read_gguf
+from reellama.gguf_tools.locate.find import smollm2
+from reellama.gguf_tools.memory import estimates, offload
+from reellama.gguf_tools.quantization.quant_presets import PRESETS, as_preset
+from reellama.gguf_tools.runtime import backend
+from reellama.gguf_tools.runtime.backend import Device, load_model, log_lines
+from reellama.gguf_tools.sizes import parse_size
 from tests.conftest import Result
 from tests.helpers import tiny_model
 

@@ -12,22 +12,27 @@ import gguf
 import numpy as np
 import pytest
 
-from gguf_tools.errors import GGUFError, ReellamaError
-from gguf_tools.format.header_writer import (
+from reellama.gguf_tools.errors import GGUFError, ReellamaError
+from reellama.gguf_tools.format.header_writer import (
     TensorInfo,
     aligned_size,
     header_bytes,
     metadata_entries,
     raw_entries,
 )
-from gguf_tools.format.reader import read_gguf
-from gguf_tools.quantization import activations
-from gguf_tools.quantization.activations import GGMLTensor, check_layout
-from gguf_tools.quantization.imatrix import Imatrix, collect, collect_from_text, read_imatrix
-from gguf_tools.quantization.quantize import quantize
-from gguf_tools.runtime.backend import load_model
-from gguf_tools.runtime.context import BatchSpan, Context, ContextSettings
-from gguf_tools.text.tokenizer import Tokenizer
+from reellama.gguf_tools.format.reader import read_gguf
+from reellama.gguf_tools.quantization import activations
+from reellama.gguf_tools.quantization.activations import GGMLTensor, check_layout
+from reellama.gguf_tools.quantization.imatrix import (
+    Imatrix,
+    collect,
+    collect_from_text,
+    read_imatrix,
+)
+from reellama.gguf_tools.quantization.quantize import quantize
+from reellama.gguf_tools.runtime.backend import load_model
+from reellama.gguf_tools.runtime.context import BatchSpan, Context, ContextSettings
+from reellama.gguf_tools.text.tokenizer import Tokenizer
 from tests.helpers import tiny_model
 
 pytestmark = pytest.mark.numeric
@@ -268,8 +273,8 @@ def test_ctrl_c_leaves_no_file(tiny_llama: Path, tmp_path: Path) -> None:
     (tmp_path / "long.txt").write_text(TEXT * 100)
     code = (
         "import itertools, sys\n"
-        "from gguf_tools.text import text_chunks\n"
-        "from pipeline.cli.main import main\n"
+        "from reellama.gguf_tools.text import text_chunks\n"
+        "from reellama.pipeline.cli.main import main\n"
         "blocks = text_chunks.blocks\n"
         "def endless_blocks(*a):\n"
         "    sys.stderr.write('.'); sys.stderr.flush()\n"

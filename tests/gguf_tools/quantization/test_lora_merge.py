@@ -7,19 +7,19 @@ import gguf
 import numpy as np
 import pytest
 
-from gguf_tools.errors import GGUFError, ReellamaError
-from gguf_tools.format.header_writer import (
+from reellama.gguf_tools.errors import GGUFError, ReellamaError
+from reellama.gguf_tools.format.header_writer import (
     TensorInfo,
     aligned_size,
     header_bytes,
     metadata_entries,
     raw_entries,
 )
-from gguf_tools.format.model_summary import quantization
-from gguf_tools.format.reader import read_gguf
-from gguf_tools.quantization import lora_merge
-from gguf_tools.quantization.lora_merge import merge_lora, merged_size
-from gguf_tools.quantization.quantize import quantize
+from reellama.gguf_tools.format.model_summary import quantization
+from reellama.gguf_tools.format.reader import read_gguf
+from reellama.gguf_tools.quantization import lora_merge
+from reellama.gguf_tools.quantization.lora_merge import merge_lora, merged_size
+from reellama.gguf_tools.quantization.quantize import quantize
 from tests.helpers import tiny_model
 from tests.helpers.lora_adapters import ALPHA, NAMES, RANK, Pair, logits, pairs, write_adapter
 

@@ -18,15 +18,15 @@ import llama_cpp.llama_cpp as llama
 import numpy as np
 import pytest
 
-from gguf_tools.errors import ReellamaError
-from gguf_tools.format.header_writer import TensorInfo, header_bytes, raw_entries
-from gguf_tools.format.model_summary import quantization
-from gguf_tools.format.reader import GGUFFile, read_gguf
-from gguf_tools.quantization import quant_types, quantize_child
-from gguf_tools.quantization.quant_types import QUANT_TYPES, quant_type
-from gguf_tools.quantization.quantize import default_name, quantize
-from gguf_tools.runtime.backend import load_model
-from pipeline.llm.engine import Engine, Text
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.format.header_writer import TensorInfo, header_bytes, raw_entries
+from reellama.gguf_tools.format.model_summary import quantization
+from reellama.gguf_tools.format.reader import GGUFFile, read_gguf
+from reellama.gguf_tools.quantization import quant_types, quantize_child
+from reellama.gguf_tools.quantization.quant_types import QUANT_TYPES, quant_type
+from reellama.gguf_tools.quantization.quantize import default_name, quantize
+from reellama.gguf_tools.runtime.backend import load_model
+from reellama.pipeline.llm.engine import Engine, Text
 from tests.helpers import tiny_model
 
 NAMES = [type_.name for type_ in QUANT_TYPES]
@@ -49,7 +49,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def imatrix(wide: Path) -> Path:
-    from gguf_tools.quantization.imatrix import collect_from_text
+    from reellama.gguf_tools.quantization.imatrix import collect_from_text
 
     text = wide.with_name("text.txt")
     text.write_text(TEXT, encoding="utf-8")
@@ -306,7 +306,7 @@ def slow(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_stop_at_any_moment_leaves_no_file(
     slow: Path, tmp_path: Path, stop: signal.Signals
 ) -> None:
-    code = "from pipeline.cli.main import main; main()"
+    code = "from reellama.pipeline.cli.main import main; main()"
     command = [sys.executable, "-c", code, "gguf", "quantize", str(slow), "Q8_0", "IQ4_NL"]
     child = subprocess.Popen([*command, "--output", f"{tmp_path}/"], stderr=subprocess.PIPE)
     first, second = (tmp_path / f"slow-{name}.gguf" for name in ("Q8_0", "IQ4_NL"))

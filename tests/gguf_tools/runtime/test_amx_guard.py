@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gguf_tools.errors import ReellamaError
-from gguf_tools.runtime import amx_guard, amx_probe, backend
-from gguf_tools.runtime.amx_guard import AmxDecision, decide_extra_bufts
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.runtime import amx_guard, amx_probe, backend
+from reellama.gguf_tools.runtime.amx_guard import AmxDecision, decide_extra_bufts
 
 pytestmark = pytest.mark.measures
 
@@ -147,7 +147,7 @@ def test_another_word_as_override_is_refused(monkeypatch: pytest.MonkeyPatch) ->
 def test_without_the_small_model_it_is_unsafe_but_tried_once_it_is_there(
     count: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gguf_tools.locate import find
+    from reellama.gguf_tools.locate import find
 
     with monkeypatch.context() as without:
         without.setattr(find, "SMOLLM2_PACKAGE", "no_such_package_at_all")
@@ -165,7 +165,7 @@ def test_the_real_probe_answers_and_a_model_then_loads(smollm2: Path) -> None:
     assert backend.amx_decision() == backend.amx_decision()
     assert time.perf_counter() - start < 0.5  # a remembered answer costs next to nothing
     code = (
-        "import sys; from gguf_tools.runtime import amx_probe\n"
+        "import sys; from reellama.gguf_tools.runtime import amx_probe\n"
         "amx_probe.last_logits(sys.argv[1], {})"
     )
     safe = [sys.executable, "-c", code.format(decision.safe), str(smollm2)]

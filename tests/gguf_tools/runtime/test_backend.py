@@ -8,11 +8,11 @@ import gguf
 import numpy as np
 import pytest
 
-from gguf_tools.errors import GGUFError, ReellamaError
-from gguf_tools.format import model_summary
-from gguf_tools.memory.offload import count_fitting_layers
-from gguf_tools.runtime import backend
-from gguf_tools.runtime.backend import Device, load_model
+from reellama.gguf_tools.errors import GGUFError, ReellamaError
+from reellama.gguf_tools.format import model_summary
+from reellama.gguf_tools.memory.offload import count_fitting_layers
+from reellama.gguf_tools.runtime import backend
+from reellama.gguf_tools.runtime.backend import Device, load_model
 
 
 def test_a_loaded_model_says_what_it_is(smollm2: Path) -> None:
@@ -39,7 +39,7 @@ def test_a_closed_model_is_refused_and_not_used_after_it_was_freed(smollm2: Path
 
 def test_loading_prints_nothing_and_keeps_the_log(smollm2: Path) -> None:
     code = (
-        "import sys; from gguf_tools.runtime import backend\n"
+        "import sys; from reellama.gguf_tools.runtime import backend\n"
         "model = backend.load_model(sys.argv[1], vocab_only=True)\n"
         "assert any('llama_model_loader' in line for line in backend.log_lines())\n"
         "assert len(backend.log_lines()) <= backend.LOG_LINES\n"
@@ -77,9 +77,9 @@ def test_what_llama_cpp_refuses_comes_with_its_reason(tmp_path: Path) -> None:
 def test_no_memory_is_one_line(smollm2: Path) -> None:
     """A process that may not have the memory for the weights."""
     code = (
-        "import resource, sys; from gguf_tools.format import reader\n"
-        "from gguf_tools.runtime import backend\n"
-        "from gguf_tools.errors import GGUFError\n"
+        "import resource, sys; from reellama.gguf_tools.format import reader\n"
+        "from reellama.gguf_tools.runtime import backend\n"
+        "from reellama.gguf_tools.errors import GGUFError\n"
         "backend.init(); reader.read_gguf(sys.argv[1]); backend.amx_decision()\n"
         "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (used + (80 << 20), resource.RLIM_INFINITY))\n"

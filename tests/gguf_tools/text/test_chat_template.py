@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gguf_tools.text.chat_template import ChatTemplate, Segment
+from reellama.gguf_tools.text.chat_template import ChatTemplate, Segment
 
 QUESTION = [{"role": "user", "content": "  Why?\n"}]
 TALK = [
@@ -188,7 +188,7 @@ def test_the_time_is_that_of_the_rendering(monkeypatch: pytest.MonkeyPatch) -> N
     source = "{{ strftime_now('%Y') }}{{ messages[0].content }}"
     for year in (2001, 2002):
         clock = SimpleNamespace(now=lambda year=year: datetime(year, 1, 1))
-        monkeypatch.setattr("gguf_tools.text.chat_template.datetime", clock)
+        monkeypatch.setattr("reellama.gguf_tools.text.chat_template.datetime", clock)
         assert render(source, QUESTION) == f"{year}  Why?\n"
 
 

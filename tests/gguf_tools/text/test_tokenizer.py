@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gguf_tools.errors import ReellamaError
-from gguf_tools.locate.find import smollm2 as smollm2_path
-from gguf_tools.text import tokenizer as tokenizer_module
-from gguf_tools.text.chat_template import ChatTemplate
-from gguf_tools.text.tokenizer import Tokenizer
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.locate.find import smollm2 as smollm2_path
+from reellama.gguf_tools.text import tokenizer as tokenizer_module
+from reellama.gguf_tools.text.chat_template import ChatTemplate
+from reellama.gguf_tools.text.tokenizer import Tokenizer
 
 IM_START, IM_END = 1, 2  # of SmolLM2
 SMOLLM2 = Tokenizer.from_path(smollm2_path())

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from benchmarks.attention import measure
-from models.bundle import Bundle
-from models.projector import slots
-from models.projector.interpretation import (
+from reellama.models.bundle import Bundle
+from reellama.models.projector import slots
+from reellama.models.projector.interpretation import (
     FREE_SLOT,
     IMAGENET,
     SlotReading,
@@ -28,7 +28,12 @@ from models.projector.interpretation import (
     has_slots,
     interpret,
 )
-from pipeline.cli.attention_page import FOG_GREY, AttentionPage, attention_peak, highlight_attention
+from reellama.pipeline.cli.attention_page import (
+    FOG_GREY,
+    AttentionPage,
+    attention_peak,
+    highlight_attention,
+)
 from tests.conftest import Result
 from tests.helpers.terminal import REELLAMA, Terminal
 
@@ -45,8 +50,8 @@ def mini() -> Bundle:
 @pytest.fixture(scope="module")
 def star(mini: Bundle, demo_video: Path) -> list[SlotReading]:
     """The demo video: a red star that moves right."""
-    from pipeline.video.clip import read_frames
-    from pipeline.video.read_options import MAX_SIDE
+    from reellama.pipeline.video.clip import read_frames
+    from reellama.pipeline.video.read_options import MAX_SIDE
 
     clip = read_frames(demo_video, frames=mini.frames, max_side=MAX_SIDE)
     return interpret(mini, mini.features(clip.frames), clip.times)

@@ -8,16 +8,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from models.projector import slots
-from models.synthetic import slot_targets
-from models.synthetic.assets.picture_pool import PicturePool
-from models.synthetic.assets.pictures import load_pictures
-from models.synthetic.motions import SequentialMotion, WaypointMotion
-from models.synthetic.questions import NUMBER_WORDS, description_order
-from models.synthetic.scenarios.registry import SCENARIOS, random_clip
-from models.synthetic.scenarios.stills import STILL_SCENARIOS
-from models.synthetic.scene import Actor, Scene
-from models.synthetic.synthetic_clip import SyntheticClip
+from reellama.models.projector import slots
+from reellama.models.synthetic import slot_targets
+from reellama.models.synthetic.assets.picture_pool import PicturePool
+from reellama.models.synthetic.assets.pictures import load_pictures
+from reellama.models.synthetic.motions import SequentialMotion, WaypointMotion
+from reellama.models.synthetic.questions import NUMBER_WORDS, description_order
+from reellama.models.synthetic.scenarios.registry import SCENARIOS, random_clip
+from reellama.models.synthetic.scenarios.stills import STILL_SCENARIOS
+from reellama.models.synthetic.scene import Actor, Scene
+from reellama.models.synthetic.synthetic_clip import SyntheticClip
 
 SHAPES = load_pictures(("shapes",))
 PHOTO = np.random.default_rng(0).integers(0, 255, (90, 120, 3), dtype=np.uint8)

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from models.bundle import Bundle, save_bundle
-from models.projector.config import ProjectorConfig
-from models.projector.pooling import relative_times
-from models.projector.resampler import Attention
-from models.projector.temporal_projector import POOLERS, Projector
+from reellama.models.bundle import Bundle, save_bundle
+from reellama.models.projector.config import ProjectorConfig
+from reellama.models.projector.pooling import relative_times
+from reellama.models.projector.resampler import Attention
+from reellama.models.projector.temporal_projector import POOLERS, Projector
 
 pytestmark = pytest.mark.numeric
 

@@ -6,11 +6,15 @@ import itertools
 import numpy as np
 import pytest
 
-from models.synthetic.assets.downloads import ASSETS
-from models.synthetic.codec_augmentation import AUGMENTATION_CODECS, reencode, render_through_codec
-from models.synthetic.dataset import CODEC_SHARE, SyntheticClips, SyntheticConfig
-from models.synthetic.render import frame_times, render
-from models.synthetic.scene import Scene
+from reellama.models.synthetic.assets.downloads import ASSETS
+from reellama.models.synthetic.codec_augmentation import (
+    AUGMENTATION_CODECS,
+    reencode,
+    render_through_codec,
+)
+from reellama.models.synthetic.dataset import CODEC_SHARE, SyntheticClips, SyntheticConfig
+from reellama.models.synthetic.render import frame_times, render
+from reellama.models.synthetic.scene import Scene
 
 pytestmark = pytest.mark.numeric
 
@@ -86,7 +90,7 @@ def test_some_of_the_training_clips_are_films_and_no_clip_for_validation_is(
         made.append(1)
         return render_through_codec(*given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("models.synthetic.dataset.render_through_codec", counted)
+    monkeypatch.setattr("reellama.models.synthetic.dataset.render_through_codec", counted)
     for number in range(24):
         sample = STORIES[number]
         assert len(sample["frames"]) == len(sample["times"])

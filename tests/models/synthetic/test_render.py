@@ -14,17 +14,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gguf_tools.errors import ReellamaError
-from models.synthetic.assets.backgrounds import Background
-from models.synthetic.assets.downloads import EMOJI_PACKAGES
-from models.synthetic.assets.pictures import (
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.models.synthetic.assets.backgrounds import Background
+from reellama.models.synthetic.assets.downloads import EMOJI_PACKAGES
+from reellama.models.synthetic.assets.pictures import (
     PICTURE_SIZE,
     Picture,
     load_kinds,
     load_pictures,
     shape_kinds,
 )
-from models.synthetic.render import (
+from reellama.models.synthetic.render import (
     MOTIONS,
     Scene,
     frame_times,
@@ -34,7 +34,7 @@ from models.synthetic.render import (
     scene_questions,
     write_video,
 )
-from models.synthetic.scene import MIN_TURN_VISIBILITY, Actor, overlap
+from reellama.models.synthetic.scene import MIN_TURN_VISIBILITY, Actor, overlap
 
 SHAPES = load_pictures(["shapes"])
 SEEDS = st.integers(0, 2**32 - 1)

@@ -8,25 +8,35 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.prompt_format import multiple_choice
-from models.synthetic.assets.downloads import ASSETS
-from models.synthetic.assets.picture_pool import UNNAMED, PicturePool
-from models.synthetic.assets.picture_variants import photo_patch, tint
-from models.synthetic.assets.pictures import load_pictures
-from models.synthetic.assets.shapes import COLOURS
-from models.synthetic.camera import CAMERA_MOVES, Camera
-from models.synthetic.dataset import MAX_TURNS, SyntheticClips, SyntheticConfig, conversation
-from models.synthetic.motions import MOVES_ABOUT, SequentialMotion, ShuffledMotion, WaypointMotion
-from models.synthetic.questions import NUMBER_WORDS
-from models.synthetic.render import frame_times, render
-from models.synthetic.scenarios.motion import ROW
-from models.synthetic.scenarios.registry import SCENARIOS, random_clip
-from models.synthetic.scenarios.stills import STILL_SCENARIOS
-from models.synthetic.scene import Actor, reversed_motion
-from models.synthetic.synthetic_clip import SyntheticClip
-from models.training.batches import pad_samples
-from pipeline.evaluation.tasks import synthetic_benchmark
-from pipeline.video.clip import read_frames
+from reellama.models.prompt_format import multiple_choice
+from reellama.models.synthetic.assets.downloads import ASSETS
+from reellama.models.synthetic.assets.picture_pool import UNNAMED, PicturePool
+from reellama.models.synthetic.assets.picture_variants import photo_patch, tint
+from reellama.models.synthetic.assets.pictures import load_pictures
+from reellama.models.synthetic.assets.shapes import COLOURS
+from reellama.models.synthetic.camera import CAMERA_MOVES, Camera
+from reellama.models.synthetic.dataset import (
+    MAX_TURNS,
+    SyntheticClips,
+    SyntheticConfig,
+    conversation,
+)
+from reellama.models.synthetic.motions import (
+    MOVES_ABOUT,
+    SequentialMotion,
+    ShuffledMotion,
+    WaypointMotion,
+)
+from reellama.models.synthetic.questions import NUMBER_WORDS
+from reellama.models.synthetic.render import frame_times, render
+from reellama.models.synthetic.scenarios.motion import ROW
+from reellama.models.synthetic.scenarios.registry import SCENARIOS, random_clip
+from reellama.models.synthetic.scenarios.stills import STILL_SCENARIOS
+from reellama.models.synthetic.scene import Actor, reversed_motion
+from reellama.models.synthetic.synthetic_clip import SyntheticClip
+from reellama.models.training.batches import pad_samples
+from reellama.pipeline.evaluation.tasks import synthetic_benchmark
+from reellama.pipeline.video.clip import read_frames
 
 SHAPES = load_pictures(("shapes",))
 PHOTO = np.random.default_rng(0).integers(0, 255, (90, 120, 3), dtype=np.uint8)

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from gguf_tools.errors import ReellamaError
-from models.synthetic.scenarios.registry import SCENARIOS
-from models.synthetic.scenarios.stills import STILL_SCENARIOS
-from models.training.config import (
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.models.synthetic.scenarios.registry import SCENARIOS
+from reellama.models.synthetic.scenarios.stills import STILL_SCENARIOS
+from reellama.models.training.config import (
     CaptionConfig,
     StagedConfig,
     SyntheticStageConfig,

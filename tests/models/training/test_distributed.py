@@ -14,8 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from gguf_tools.errors import ReellamaError
-from models.training import distributed
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.models.training import distributed
 
 pytestmark = pytest.mark.numeric
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gguf_tools import bench
-from gguf_tools.format.reader import read_gguf
-from gguf_tools.memory.offload import count_fitting_layers
-from gguf_tools.runtime import backend
-from pipeline.llm.engine import Engine, Text
+from reellama.gguf_tools import bench
+from reellama.gguf_tools.format.reader import read_gguf
+from reellama.gguf_tools.memory.offload import count_fitting_layers
+from reellama.gguf_tools.runtime import backend
+from reellama.pipeline.llm.engine import Engine, Text
 
 pytestmark = pytest.mark.skipif(
     not backend.supports_gpu_offload(),

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from gguf_tools.errors import ReellamaError
-from gguf_tools.format.reader import read_gguf
-from models.training.frozen_llm import FrozenLLM
-from models.training.lora import GGUF_NAMES, LoraAdapters
-from pipeline.llm.engine import Engine, Text
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.format.reader import read_gguf
+from reellama.models.training.frozen_llm import FrozenLLM
+from reellama.models.training.lora import GGUF_NAMES, LoraAdapters
+from reellama.pipeline.llm.engine import Engine, Text
 
 pytestmark = pytest.mark.numeric
 

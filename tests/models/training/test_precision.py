@@ -16,24 +16,24 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from models import precision
-from models.precision import autocast, compute_dtype
-from models.synthetic.dataset import SyntheticClips, SyntheticConfig
-from models.synthetic.rendered_clips import RenderedConfig
-from models.training.captions.train_captions import train_captions
-from models.training.config import (
+from reellama.models import precision
+from reellama.models.precision import autocast, compute_dtype
+from reellama.models.synthetic.dataset import SyntheticClips, SyntheticConfig
+from reellama.models.synthetic.rendered_clips import RenderedConfig
+from reellama.models.training.captions.train_captions import train_captions
+from reellama.models.training.config import (
     CaptionConfig,
     ProjectorSettings,
     SyntheticStageConfig,
     VisionTowerSettings,
 )
-from models.training.stages.contrastive import ContrastiveConfig
-from models.training.stages.instruction import ClipPhaseConfig, LoraConfig, TextPhaseConfig
-from models.training.stages.tower import TowerStage
-from models.training.train_bundle import train_bundle
-from models.training.trainer import TrainerConfig
-from models.vision.encoder import Tower
-from pipeline.cli.commands.train import read_video
+from reellama.models.training.stages.contrastive import ContrastiveConfig
+from reellama.models.training.stages.instruction import ClipPhaseConfig, LoraConfig, TextPhaseConfig
+from reellama.models.training.stages.tower import TowerStage
+from reellama.models.training.train_bundle import train_bundle
+from reellama.models.training.trainer import TrainerConfig
+from reellama.models.vision.encoder import Tower
+from reellama.pipeline.cli.commands.train import read_video
 from tests.helpers.small_tower import write_small_tower
 
 pytestmark = pytest.mark.numeric
@@ -100,7 +100,7 @@ def test_of_this_processor_it_says_what_linux_does(kept_to: dict[str, str]) -> N
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     has = "avx512_bf16" in flags or "amx_bf16" in flags
     free = {name: value for name, value in os.environ.items() if name not in LIMITS}
-    code = "from models.precision import compute_dtype; print(compute_dtype())"
+    code = "from reellama.models.precision import compute_dtype; print(compute_dtype())"
     command = [sys.executable, "-c", code]
     said = subprocess.run(command, env=free | kept_to, capture_output=True, text=True, check=True)
     assert said.stdout.strip() == ("torch.bfloat16" if has and not kept_to else "torch.float32")
@@ -145,7 +145,9 @@ def asks(source: str) -> Iterator[str]:
 )
 def test_whatever_asks_for_it_is_seen(source: str) -> None:
     assert list(asks(source))
-    assert not list(asks("from models.precision import autocast\nwith autocast(device): pass"))
+    assert not list(
+        asks("from reellama.models.precision import autocast\nwith autocast(device): pass")
+    )
 
 
 class Products(TorchDispatchMode):

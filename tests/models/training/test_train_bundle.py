@@ -13,16 +13,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from models.bundle import Bundle
-from models.synthetic.assets.downloads import ASSETS, EMOJI_PACKAGES
-from models.synthetic.assets.pictures import load_pictures
-from models.synthetic.dataset import SyntheticConfig, all_kinds
-from models.synthetic.slot_targets import logit_biases
-from models.training.config import ProjectorSettings, SyntheticStageConfig, VisionTowerSettings
-from models.training.frozen_llm import FrozenLLM
-from models.training.stages.instruction import ClipPhaseConfig, LoraConfig
-from models.training.train_bundle import train_bundle
-from pipeline.llm.engine import Engine
+from reellama.models.bundle import Bundle
+from reellama.models.synthetic.assets.downloads import ASSETS, EMOJI_PACKAGES
+from reellama.models.synthetic.assets.pictures import load_pictures
+from reellama.models.synthetic.dataset import SyntheticConfig, all_kinds
+from reellama.models.synthetic.slot_targets import logit_biases
+from reellama.models.training.config import (
+    ProjectorSettings,
+    SyntheticStageConfig,
+    VisionTowerSettings,
+)
+from reellama.models.training.frozen_llm import FrozenLLM
+from reellama.models.training.stages.instruction import ClipPhaseConfig, LoraConfig
+from reellama.models.training.train_bundle import train_bundle
+from reellama.pipeline.llm.engine import Engine
 from tests.helpers.small_tower import write_small_tower
 
 
@@ -188,7 +192,7 @@ def test_two_processes_that_share_the_steps_make_a_bundle_and_say_things_once(
         kl_batch = 1
         validation_clips = 4
     """)
-    command = [sys.executable, "-m", "pipeline.cli.main", "train", str(config), "--out"]
+    command = [sys.executable, "-m", "reellama.pipeline.cli.main", "train", str(config), "--out"]
     done = subprocess.run(
         [*command, str(tmp_path / "out"), "--processes", "2", "--material", str(tmp_path / "new")],
         capture_output=True, text=True, check=False, env={**os.environ, "PATH": path},

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from gguf_tools.errors import ReellamaError
-from models.bundle import Bundle
-from models.synthetic.assets.downloads import ASSETS
-from models.training.config import StagedConfig, read_config
-from models.training.train_stages import train_stages
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.models.bundle import Bundle
+from reellama.models.synthetic.assets.downloads import ASSETS
+from reellama.models.training.config import StagedConfig, read_config
+from reellama.models.training.train_stages import train_stages
 from tests.conftest import Result
 from tests.helpers.small_tower import write_small_tower
 
@@ -95,7 +95,7 @@ sampling_weights = {{ count = 2.0 }}
 @pytest.fixture
 def path(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A config of three stages that take seconds, without processes that only draw."""
-    monkeypatch.setattr("models.training.distributed.workers", lambda: 0)
+    monkeypatch.setattr("reellama.models.training.distributed.workers", lambda: 0)
     tower = write_small_tower(tmp_path / "tower")
     path = tmp_path / "small.toml"
     path.write_text(STAGES.format(llm=tiny_llama, tower=tower))

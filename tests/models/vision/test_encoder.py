@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from models.bundle import BUNDLES
-from models.synthetic.assets.pictures import load_pictures
-from models.vision.encoder import Tower, TowerError, fold_batch_norms
-from models.vision.torchvision_compat import ensure_torchvision
+from reellama.models.bundle import BUNDLES
+from reellama.models.synthetic.assets.pictures import load_pictures
+from reellama.models.vision.encoder import Tower, TowerError, fold_batch_norms
+from reellama.models.vision.torchvision_compat import ensure_torchvision
 from tests.helpers.small_tower import write_small_tower
 
 pytestmark = pytest.mark.numeric

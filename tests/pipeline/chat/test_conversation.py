@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gguf_tools.errors import ReellamaError
-from models import prompt_format
-from pipeline import Text, VideoChat
-from pipeline.chat.conversation import Turn
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.models import prompt_format
+from reellama.pipeline import Text, VideoChat
+from reellama.pipeline.chat.conversation import Turn
 from tests.helpers.forced_sampling import FOREVER, ROUNDING
 
 pytestmark = pytest.mark.numeric

@@ -10,10 +10,10 @@ from threading import Thread
 
 import pytest
 
-from pipeline.chat.ollama_chat import MAX_PICTURES, PICTURE_SIDE, OllamaVideoChat
-from pipeline.chat.video_notes import Note
-from pipeline.llm.generation_options import Sampling
-from pipeline.llm.ollama_model import OllamaError, OllamaModel
+from reellama.pipeline.chat.ollama_chat import MAX_PICTURES, PICTURE_SIDE, OllamaVideoChat
+from reellama.pipeline.chat.video_notes import Note
+from reellama.pipeline.llm.generation_options import Sampling
+from reellama.pipeline.llm.ollama_model import OllamaError, OllamaModel
 from tests.conftest import Result
 from tests.helpers.film import corners, steady, write_film
 from tests.helpers.ollama_server import Ollama, serve

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from pipeline.cli.answer_printer import AnswerPrinter
-from pipeline.cli.console import confidence_color, strip_control
-from pipeline.cli.filmstrip import MAX_LINES, Filmstrip
-from pipeline.video.timestamps import format_time
+from reellama.pipeline.cli.answer_printer import AnswerPrinter
+from reellama.pipeline.cli.console import confidence_color, strip_control
+from reellama.pipeline.cli.filmstrip import MAX_LINES, Filmstrip
+from reellama.pipeline.video.timestamps import format_time
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cli.commands import doctor_checks
-from pipeline.cli.commands.doctor_checks import Finding, examine
+from reellama.pipeline.cli.commands import doctor_checks
+from reellama.pipeline.cli.commands.doctor_checks import Finding, examine
 from tests.conftest import Result
 
 Run = Callable[..., Result]
@@ -19,7 +19,7 @@ Run = Callable[..., Result]
 def bundle_is_there(small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the bundle of the tests stand for the embedded one."""
     (tmp_path / "mini").symlink_to(small_bundle)
-    monkeypatch.setattr("models.bundle.BUNDLES", tmp_path)
+    monkeypatch.setattr("reellama.models.bundle.BUNDLES", tmp_path)
 
 
 @pytest.mark.usefixtures("bundle_is_there")
@@ -50,7 +50,7 @@ def test_what_is_missing_comes_with_the_command_that_mends_it(
         return "1.0"
 
     monkeypatch.setattr(doctor_checks, "version", version)
-    monkeypatch.setattr("models.bundle.BUNDLES", tmp_path)
+    monkeypatch.setattr("reellama.models.bundle.BUNDLES", tmp_path)
     result = reellama("doctor", "--json")
     assert result.status == 1
     bad = {c["name"]: c for c in json.loads(result.out)["checks"] if c["state"] == "bad"}

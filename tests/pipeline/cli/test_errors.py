@@ -230,8 +230,8 @@ def test_ctrl_c_at_any_moment(long_answer: list[str], seconds: float) -> None:
 # Ctrl-C in the middle of what llama.cpp says while it loads a model, and of what Python cleans up.
 LOST = """
 import signal, sys
-from gguf_tools.runtime import backend
-from pipeline.cli.main import main
+from reellama.gguf_tools.runtime import backend
+from reellama.pipeline.cli.main import main
 
 class Log(type(backend._log)):
     def append(self, line):

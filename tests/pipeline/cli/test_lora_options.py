@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gguf_tools.errors import ReellamaError
-from gguf_tools.quantization.quantize import quantize
-from pipeline.cli.options import parse_adapters
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.quantization.quantize import quantize
+from reellama.pipeline.cli.options import parse_adapters
 from tests.conftest import Result
 from tests.helpers.lora_adapters import logits, pairs, write_adapter
 

@@ -26,7 +26,7 @@ READY = re.compile(r"serving on (http://\S+)")
 @contextmanager
 def started(*options: str) -> Iterator[tuple["subprocess.Popen[str]", str, list[str]]]:
     """The server in a process of its own: the process, its address, and its lines on stderr."""
-    command = [sys.executable, "-m", "pipeline.cli.main", "serve", "--port", "0", *options]
+    command = [sys.executable, "-m", "reellama.pipeline.cli.main", "serve", "--port", "0", *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         lines: list[str] = []
         try:

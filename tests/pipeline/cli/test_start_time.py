@@ -14,7 +14,7 @@ HEAVY = {"torch", "open_clip", "llama_cpp", "av", "numpy", "rich", "prompt_toolk
 def test_help_and_wrong_commands_import_nothing_heavy(arguments: list[str]) -> None:
     code = (
         "import sys\n"
-        "from pipeline.cli.main import run\n"
+        "from reellama.pipeline.cli.main import run\n"
         f"status = run({arguments!r})\n"
         f"print(sorted({HEAVY!r} & sys.modules.keys()), file=sys.stderr)\n"
     )

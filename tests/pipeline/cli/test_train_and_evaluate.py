@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.video.clip import read_frames
+from reellama.pipeline.video.clip import read_frames
 from tests.conftest import Result
 from tests.helpers.small_tower import write_small_tower
 

@@ -17,12 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from gguf_tools.errors import ReellamaError
-from models.bundle import Bundle
-from models.synthetic.render import render, write_video
-from models.synthetic.rendered_clips import RenderedClips, RenderedConfig
-from pipeline.evaluation import ablations, caption_metrics
-from pipeline.evaluation.ablations import (
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.models.bundle import Bundle
+from reellama.models.synthetic.render import render, write_video
+from reellama.models.synthetic.rendered_clips import RenderedClips, RenderedConfig
+from reellama.pipeline.evaluation import ablations, caption_metrics
+from reellama.pipeline.evaluation.ablations import (
     ABLATIONS,
     SHUFFLED,
     SINGLE,
@@ -30,16 +30,21 @@ from pipeline.evaluation.ablations import (
     is_significantly_lower,
     needs,
 )
-from pipeline.evaluation.answer_matching import contains, mentioned_choices, probabilities
-from pipeline.evaluation.html_report import misses_first, write_page
-from pipeline.evaluation.items import EvalItem
-from pipeline.evaluation.report import EvaluationReport, build_report, record_scores
-from pipeline.evaluation.runner import AnsweredItem, EvaluationResults, ModelReply, evaluate
-from pipeline.evaluation.scoring import Accuracy
-from pipeline.evaluation.tasks import synthetic_benchmark
-from pipeline.llm.engine import Engine, Text
-from pipeline.llm.token_probabilities import log_softmax
-from pipeline.video.clip import read_frames
+from reellama.pipeline.evaluation.answer_matching import contains, mentioned_choices, probabilities
+from reellama.pipeline.evaluation.html_report import misses_first, write_page
+from reellama.pipeline.evaluation.items import EvalItem
+from reellama.pipeline.evaluation.report import EvaluationReport, build_report, record_scores
+from reellama.pipeline.evaluation.runner import (
+    AnsweredItem,
+    EvaluationResults,
+    ModelReply,
+    evaluate,
+)
+from reellama.pipeline.evaluation.scoring import Accuracy
+from reellama.pipeline.evaluation.tasks import synthetic_benchmark
+from reellama.pipeline.llm.engine import Engine, Text
+from reellama.pipeline.llm.token_probabilities import log_softmax
+from reellama.pipeline.video.clip import read_frames
 from tests.conftest import Result
 from tests.helpers.forced_sampling import ROUNDING, saying
 
@@ -88,7 +93,7 @@ def few(questions: Path) -> Path:
 @pytest.fixture(scope="module")
 def found(questions: Path) -> EvaluationReport:
     """What `mini` says to them."""
-    from pipeline.evaluation.tasks.question_files import load_questions
+    from reellama.pipeline.evaluation.tasks.question_files import load_questions
 
     items = load_questions(questions).items
     return build_report(
@@ -239,7 +244,7 @@ def test_controls_are_made_of_the_same_frames(
     square_video: Path, small_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # In bfloat16 a frame alone and the same among others may differ in the third digit.
-    monkeypatch.setattr("models.precision.multiplies_bfloat16", lambda: False)
+    monkeypatch.setattr("reellama.models.precision.multiplies_bfloat16", lambda: False)
     bundle = Bundle.load(small_bundle)
     clip = read_frames(square_video, frames=5)
     views = ablations.ablated_soft_tokens(bundle, clip, ABLATIONS)
@@ -355,7 +360,7 @@ def test_without_controls_there_are_none(reellama: Run, few: Path, small_bundle:
 def test_quantizations_are_asked_the_same(
     reellama: Run, few: Path, small_bundle: Path, smollm2: Path, tmp_path: Path
 ) -> None:
-    from gguf_tools.quantization.quantize import quantize
+    from reellama.gguf_tools.quantization.quantize import quantize
 
     folder = tmp_path / "ggufs"
     quantize(smollm2, "Q4_0", folder / "small-Q4_0.gguf", n_threads=1)
@@ -375,7 +380,7 @@ def test_quantizations_are_asked_the_same(
 
 
 def test_seven_quantizations_and_all_tasks_can_be_read_in_80_columns() -> None:
-    from pipeline.evaluation.quantization_sweep import SWEEP_TYPES, SweepRow, tables
+    from reellama.pipeline.evaluation.quantization_sweep import SWEEP_TYPES, SweepRow, tables
 
     tasks = {name: Accuracy(number, 20) for number, name in enumerate(synthetic_benchmark.TASKS)}
     all_tasks = Accuracy(sum(share.right for share in tasks.values()), 20 * len(tasks))

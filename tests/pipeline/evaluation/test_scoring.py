@@ -7,11 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.synthetic.assets.pictures import Picture
-from models.synthetic.rendered_clips import RenderedClips, RenderedConfig
-from models.synthetic.scene import MOTIONS, Actor
-from models.synthetic.scene_captions import scene_caption
-from pipeline.evaluation.scoring import Accuracy, DescriptionVerdict, accuracies, judge_description
+from reellama.models.synthetic.assets.pictures import Picture
+from reellama.models.synthetic.rendered_clips import RenderedClips, RenderedConfig
+from reellama.models.synthetic.scene import MOTIONS, Actor
+from reellama.models.synthetic.scene_captions import scene_caption
+from reellama.pipeline.evaluation.scoring import (
+    Accuracy,
+    DescriptionVerdict,
+    accuracies,
+    judge_description,
+)
 
 
 def actor(kind: str, motion: str) -> Actor:

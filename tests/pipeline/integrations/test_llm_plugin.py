@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from llm.cli import cli
 from llm.plugins import load_plugins, pm
 
-from pipeline.integrations import llm_plugin
+from reellama.pipeline.integrations import llm_plugin
 
 Ask = Callable[..., Result]
 
@@ -47,7 +47,7 @@ def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ask:
 @pytest.fixture
 def prompts_of(model: llm.Model, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Gathers the prompts that reach the LLM, with <video> where soft tokens are."""
-    from pipeline.llm.engine import Engine, Text
+    from reellama.pipeline.llm.engine import Engine, Text
 
     prompts: list[str] = []
     generate = Engine.generate
@@ -137,7 +137,7 @@ def test_a_broken_video_is_one_line(ask: Ask, square_video: Path, tmp_path: Path
 
 def test_loading_the_plugin_loads_nothing_heavy() -> None:
     code = (
-        "import sys, pipeline.integrations.llm_plugin\n"
+        "import sys, reellama.pipeline.integrations.llm_plugin\n"
         "print({'torch', 'av', 'llama_cpp'} & {*sys.modules})"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -10,11 +10,11 @@ import gguf
 import pytest
 from typer.testing import CliRunner
 
-from gguf_tools.errors import ReellamaError
-from models.bundle import Bundle
-from pipeline.cli.commands.ollama import app
-from pipeline.integrations.ollama_push import push
-from pipeline.llm.ollama_model import OllamaModel
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.models.bundle import Bundle
+from reellama.pipeline.cli.commands.ollama import app
+from reellama.pipeline.integrations.ollama_push import push
+from reellama.pipeline.llm.ollama_model import OllamaModel
 from tests.helpers.ollama_server import Ollama, serve
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gguf_tools.errors import ReellamaError
-from models.bundle import Bundle
-from pipeline.llm.batching import Batcher, GenerationJob, Stopped
-from pipeline.llm.engine import Engine, Text, Token
-from pipeline.llm.generation_options import GenerationOptions, Sampling
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.models.bundle import Bundle
+from reellama.pipeline.llm.batching import Batcher, GenerationJob, Stopped
+from reellama.pipeline.llm.engine import Engine, Text, Token
+from reellama.pipeline.llm.generation_options import GenerationOptions, Sampling
 from tests.helpers.forced_sampling import FOREVER, ROUNDING, saying
 
 pytestmark = pytest.mark.numeric

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.llm.engine import Engine, PromptPart, Sampling, Text
+from reellama.pipeline.llm.engine import Engine, PromptPart, Sampling, Text
 from tests.helpers import tiny_model
 from tests.helpers.forced_sampling import ROUNDING, Dictated, outlook, saying
 
@@ -51,7 +51,7 @@ def test_an_answer_keeps_the_tokens_that_the_model_chose(
 ) -> None:
     first = question("Write nonsense.")
     letters = [token for letter in "nonsense" for token in engine.tokenizer.encode(letter)]
-    monkeypatch.setattr("pipeline.llm.engine.Sampler", lambda *_: Dictated(letters))
+    monkeypatch.setattr("reellama.pipeline.llm.engine.Sampler", lambda *_: Dictated(letters))
     tokens = engine.generate(first, Sampling(temperature=1.0), max_tokens=len(letters))
     said = "".join(token.text for token in tokens)
     assert said == "nonsense"

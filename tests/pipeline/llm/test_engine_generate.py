@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gguf_tools.errors import ReellamaError
-from pipeline.llm.engine import ContextOverflow, Engine, PromptPart, Sampling, Text, Token
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.pipeline.llm.engine import ContextOverflow, Engine, PromptPart, Sampling, Text, Token
 from tests.helpers import bare_llama
 from tests.helpers.forced_sampling import FOREVER, ROUNDING, saying
 

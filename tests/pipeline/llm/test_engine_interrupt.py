@@ -11,7 +11,7 @@ from typing import cast
 import numpy as np
 import pytest
 
-from pipeline.llm.engine import Engine, PromptPart, Text, Token
+from reellama.pipeline.llm.engine import Engine, PromptPart, Text, Token
 from tests.helpers.forced_sampling import FOREVER, ROUNDING, outlook
 
 pytestmark = pytest.mark.measures

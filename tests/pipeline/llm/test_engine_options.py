@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gguf_tools.errors import ReellamaError
-from gguf_tools.runtime.context_options import KV_TYPES, default_threads
-from pipeline.llm.engine import Engine, Text
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.runtime.context_options import KV_TYPES, default_threads
+from reellama.pipeline.llm.engine import Engine, Text
 
 pytestmark = pytest.mark.numeric
 

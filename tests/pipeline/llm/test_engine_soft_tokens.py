@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from gguf_tools.errors import ReellamaError
-from pipeline.llm.engine import Engine, Text
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.pipeline.llm.engine import Engine, Text
 
 pytestmark = pytest.mark.numeric
 

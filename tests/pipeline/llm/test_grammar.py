@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from llama_cpp import llama_cpp
 from llama_cpp.llama_grammar import json_schema_to_gbnf
 
-from gguf_tools.runtime.backend import Model, last_errors, load_model
-from gguf_tools.text.tokenizer import Tokenizer
-from pipeline.llm.grammar import MOST_NESTED, grammar_error
+from reellama.gguf_tools.runtime.backend import Model, last_errors, load_model
+from reellama.gguf_tools.text.tokenizer import Tokenizer
+from reellama.pipeline.llm.grammar import MOST_NESTED, grammar_error
 
 Complain = Callable[[str], str | None]
 # Of what is refused, what llama.cpp may take: it would be busy for ever, its stack would overflow,

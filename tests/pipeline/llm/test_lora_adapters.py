@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.errors import ReellamaError
 from tests.helpers import tiny_model
 from tests.helpers.lora_adapters import ALPHA, NAMES, RANK, logits, pairs, write_adapter
 

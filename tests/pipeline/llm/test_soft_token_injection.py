@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gguf_tools.format import reader
-from gguf_tools.text.tokenizer import Tokenizer
-from pipeline.llm.engine import Engine, Text
+from reellama.gguf_tools.format import reader
+from reellama.gguf_tools.text.tokenizer import Tokenizer
+from reellama.pipeline.llm.engine import Engine, Text
 from tests.helpers import tiny_model
 
 pytestmark = pytest.mark.numeric

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.llm.text_stream import TextStream
+from reellama.pipeline.llm.text_stream import TextStream
 
 pytestmark = pytest.mark.numeric
 

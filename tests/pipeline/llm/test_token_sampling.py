@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from llama_cpp import llama_cpp
 
-from pipeline.llm.engine import Engine, PromptPart, Text
-from pipeline.llm.generation_options import Sampling, SamplingError
-from pipeline.llm.token_sampling import CANDIDATE, build_chain
+from reellama.pipeline.llm.engine import Engine, PromptPart, Text
+from reellama.pipeline.llm.generation_options import Sampling, SamplingError
+from reellama.pipeline.llm.token_sampling import CANDIDATE, build_chain
 
 pytestmark = pytest.mark.numeric
 

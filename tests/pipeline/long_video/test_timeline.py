@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.bundle import Bundle
-from pipeline.long_video.timeline import LongVideo, Timeline, TimelineScene
-from pipeline.long_video.timeline_formats import WRITERS, to_markdown, to_srt, to_vtt
-from pipeline.long_video.video_index import VideoIndex, index_video, search
-from pipeline.video.container import Container
-from pipeline.video.source import VideoError
+from reellama.models.bundle import Bundle
+from reellama.pipeline.long_video.timeline import LongVideo, Timeline, TimelineScene
+from reellama.pipeline.long_video.timeline_formats import WRITERS, to_markdown, to_srt, to_vtt
+from reellama.pipeline.long_video.video_index import VideoIndex, index_video, search
+from reellama.pipeline.video.container import Container
+from reellama.pipeline.video.source import VideoError
 from tests.helpers.film import corners, steady, write_film
 from tests.helpers.ollama_server import serve
 
@@ -35,7 +35,7 @@ SECONDS = 4
 @pytest.fixture(scope="module")
 def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve seconds: three scenes of four, in each of which another shape moves right."""
-    from models.synthetic.assets.pictures import load_pictures
+    from reellama.models.synthetic.assets.pictures import load_pictures
 
     path = tmp_path_factory.mktemp("film") / "film.mp4"
     with av.open(path, "w") as container:
@@ -112,7 +112,8 @@ def test_a_second_look_opens_no_frame(
 ) -> None:
     first = index_video(film, mini, cache=cache)
     monkeypatch.setattr(
-        "pipeline.long_video.video_index._build_index", lambda *_: pytest.fail("looked again")
+        "reellama.pipeline.long_video.video_index._build_index",
+        lambda *_: pytest.fail("looked again"),
     )
     second = index_video(film, mini, cache=cache)
     assert np.array_equal(first.embeddings, second.embeddings)
@@ -282,7 +283,7 @@ def test_a_timeline_opens_the_file_once_for_index_scenes_and_thumbnails(
         rewound.append(self.path)
         rewind(self)
 
-    monkeypatch.setattr("pipeline.video.container.av.open", count)
+    monkeypatch.setattr("reellama.pipeline.video.container.av.open", count)
     monkeypatch.setattr(Container, "_rewind", count_rewinds)
     out = tmp_path / "film.md"
     arguments = ("timeline", film, "--no-cache", "--out", out, "--thumbnails", "--threads", "1")

@@ -13,9 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from gguf_tools.errors import ReellamaError
-from pipeline.long_video.timeline import Timeline, TimelineScene
-from pipeline.long_video.watch_folder import DIED_MESSAGE, MAX_TRIES, WatchedFolder, sidecar
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.pipeline.long_video.timeline import Timeline, TimelineScene
+from reellama.pipeline.long_video.watch_folder import (
+    DIED_MESSAGE,
+    MAX_TRIES,
+    WatchedFolder,
+    sidecar,
+)
 
 
 def described(path: Path) -> Timeline:
@@ -100,7 +105,7 @@ def test_a_file_that_kills_its_worker_is_given_up_in_the_end(folder: WatchedFold
     path = folder.root / "a.mp4"
     code = (
         "import os; from pathlib import Path\n"
-        "from pipeline.long_video.watch_folder import WatchedFolder\n"
+        "from reellama.pipeline.long_video.watch_folder import WatchedFolder\n"
         f"WatchedFolder(Path({str(folder.root)!r}), settled=0).process("
         f"Path({str(path)!r}), lambda path: os.kill(os.getpid(), 9))"
     )
@@ -159,7 +164,14 @@ def test_workers_that_are_killed_lose_nothing_and_do_nothing_twice(
     names = [f"{i:02}.mp4" for i in range(6)]
     for name in names:
         shutil.copy(square_video, tmp_path / name)
-    command = [sys.executable, "-m", "pipeline.cli.main", "watch", str(tmp_path), "--no-cache"]
+    command = [
+        sys.executable,
+        "-m",
+        "reellama.pipeline.cli.main",
+        "watch",
+        str(tmp_path),
+        "--no-cache",
+    ]
     command += ["--once", "--settled", "0", "--threads", "1"]
     rng = random.Random(0)
     written: dict[str, int] = {}

@@ -16,7 +16,7 @@ from langchain_ollama import ChatOllama, OllamaEmbeddings
 from llm.cli import cli
 from PIL import Image
 
-from pipeline.video.clip import read_frames
+from reellama.pipeline.video.clip import read_frames
 from tests.helpers.live_server import data_url, serving
 
 FIRST, SECOND = "What happens in the video?", "Which way does it move?"

@@ -11,10 +11,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from pipeline.llm.batching import GenerationStats
-from pipeline.llm.generation_options import GenerationOptions
-from pipeline.server.service import Generation, RequestOptions, Service, ServiceMessage
-from pipeline.server.settings import Settings
+from reellama.pipeline.llm.batching import GenerationStats
+from reellama.pipeline.llm.generation_options import GenerationOptions
+from reellama.pipeline.server.service import Generation, RequestOptions, Service, ServiceMessage
+from reellama.pipeline.server.settings import Settings
 from tests.helpers.live_server import serving
 
 SHORT = RequestOptions(GenerationOptions(max_tokens=4))
@@ -145,13 +145,13 @@ def test_threads_end_with_the_server() -> None:
 def test_a_model_that_nobody_uses_goes_when_memory_is_short(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("pipeline.server.loaded_models.CHECK_SECONDS", 0.1)
+    monkeypatch.setattr("reellama.pipeline.server.loaded_models.CHECK_SECONDS", 0.1)
     with serving(n_ctx=256, keep_alive=-1.0) as url:
         prompt = body(options={"num_predict": 1}, stream=False)
         assert httpx.post(f"{url}/api/generate", json=prompt, timeout=60).status_code == 200
         assert httpx.get(f"{url}/api/ps").json()["models"]
         monkeypatch.setattr(
-            "pipeline.server.loaded_models.MIN_FREE_MEMORY", 1.0
+            "reellama.pipeline.server.loaded_models.MIN_FREE_MEMORY", 1.0
         )  # all memory, that is
         begin = time.monotonic()
         while httpx.get(f"{url}/api/ps").json()["models"] and time.monotonic() - begin < 20:

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.video.clip import read_frames
-from pipeline.video.read_options import SamplingMode
-from pipeline.video.source import VideoError
+from reellama.pipeline.video.clip import read_frames
+from reellama.pipeline.video.read_options import SamplingMode
+from reellama.pipeline.video.source import VideoError
 from tests.helpers.film import number, numbered, steady, write_film, write_sound
 
 SAMPLINGS: list[SamplingMode] = ["uniform", "keyframes", "scenes"]

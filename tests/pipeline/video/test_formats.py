@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.video.clip import read_frames
-from pipeline.video.geometry import display_size
-from pipeline.video.images import natural_key
-from pipeline.video.source import VideoError
+from reellama.pipeline.video.clip import read_frames
+from reellama.pipeline.video.geometry import display_size
+from reellama.pipeline.video.images import natural_key
+from reellama.pipeline.video.source import VideoError
 from tests.helpers.film import (
     HEIGHT,
     WIDTH,

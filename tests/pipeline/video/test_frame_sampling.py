@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.video.clip import read_frames
-from pipeline.video.frame_sampling import interval_centers, thin_evenly
-from pipeline.video.read_options import VideoReadOptions
-from pipeline.video.scene_detection import choose_frames, color_quantiles, spread_evenly
-from pipeline.video.source import VideoError
+from reellama.pipeline.video.clip import read_frames
+from reellama.pipeline.video.frame_sampling import interval_centers, thin_evenly
+from reellama.pipeline.video.read_options import VideoReadOptions
+from reellama.pipeline.video.scene_detection import choose_frames, color_quantiles, spread_evenly
+from reellama.pipeline.video.source import VideoError
 from tests.helpers.film import HEIGHT, WIDTH, number, steady, write_film
 
 RATE = 10

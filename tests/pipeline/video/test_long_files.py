@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 
 from benchmarks.seek import lengthen
-from pipeline.video import container
-from pipeline.video.clip import iter_frames, read_frames
-from pipeline.video.read_options import SamplingMode, VideoReadOptions
+from reellama.pipeline.video import container
+from reellama.pipeline.video.clip import iter_frames, read_frames
+from reellama.pipeline.video.read_options import SamplingMode, VideoReadOptions
 from tests.helpers.film import number, steady, write_film
 
 pytestmark = pytest.mark.measures
 
 PEAK_MEMORY = """
 import resource, sys
-from pipeline.video.clip import read_frames
+from reellama.pipeline.video.clip import read_frames
 read_frames(sys.argv[1], frames=8, sampling=sys.argv[2], max_side=64)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """

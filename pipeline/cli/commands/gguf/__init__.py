@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typer import Typer
 
-from pipeline.cli.commands.gguf import (
+from reellama.pipeline.cli.commands.gguf import (
     bench,
     compare,
     convert,

@@ -68,11 +68,11 @@ def command(
     """
     import sys
 
-    from gguf_tools.locate import find
-    from gguf_tools.measuring import bench
-    from gguf_tools.measuring.bench_output import FORMATS, columns
-    from pipeline.cli.options import parse_gpu_layers
-    from pipeline.cli.progress import long_bar, parse_list, show_table
+    from reellama.gguf_tools.locate import find
+    from reellama.gguf_tools.measuring import bench
+    from reellama.gguf_tools.measuring.bench_output import FORMATS, columns
+    from reellama.pipeline.cli.options import parse_gpu_layers
+    from reellama.pipeline.cli.progress import long_bar, parse_list, show_table
 
     setups = bench.grid(
         [find.resolve(model) for model in models],

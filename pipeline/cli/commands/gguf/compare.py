@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 if TYPE_CHECKING:
-    from gguf_tools.measuring.compare import CompareRow
+    from reellama.gguf_tools.measuring.compare import CompareRow
 
 
 def command(
@@ -52,11 +52,11 @@ def command(
     """
     import sys
 
-    from gguf_tools.locate import find
-    from gguf_tools.measuring import compare, compare_output, perplexity, plots
-    from pipeline.cli.console import note, out
-    from pipeline.cli.options import parse_gpu_layers
-    from pipeline.cli.progress import long_bar, show_table
+    from reellama.gguf_tools.locate import find
+    from reellama.gguf_tools.measuring import compare, compare_output, perplexity, plots
+    from reellama.pipeline.cli.console import note, out
+    from reellama.pipeline.cli.options import parse_gpu_layers
+    from reellama.pipeline.cli.progress import long_bar, show_table
 
     if plot:
         plots.check()
@@ -103,7 +103,7 @@ def _score(bundle: str, clips: int) -> Callable[[Path], float]:
     """What share of pictures and motions in drawn clips is right, with a GGUF as the LLM."""
 
     def score(path: Path) -> float:
-        from pipeline.evaluation.tasks.clip_descriptions import evaluate_descriptions
+        from reellama.pipeline.evaluation.tasks.clip_descriptions import evaluate_descriptions
 
         shares = evaluate_descriptions(bundle, clips=clips, llm=path).scores.values()
         return sum(share.right for share in shares) / sum(share.of for share in shares)

@@ -24,8 +24,8 @@ def command(
     """Convert a Hugging Face folder of safetensors to a GGUF; its path comes on stdout."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from gguf_tools.conversion.convert import convert
-    from pipeline.cli.console import err, note, out, strip_control
+    from reellama.gguf_tools.conversion.convert import convert
+    from reellama.pipeline.cli.console import err, note, out, strip_control
 
     columns = (TextColumn("converting"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:

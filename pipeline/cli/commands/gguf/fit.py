@@ -9,8 +9,8 @@ from typer import Argument, Option
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from gguf_tools.format.reader import GGUFFile
-    from gguf_tools.memory.offload import OffloadPlan
+    from reellama.gguf_tools.format.reader import GGUFFile
+    from reellama.gguf_tools.memory.offload import OffloadPlan
 
 # The rows of the tables.
 SHOWN_PRESETS = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_K_S", "IQ4_XS", "Q3_K_M", "Q2_K")
@@ -34,10 +34,10 @@ def command(
     json: Annotated[bool, Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Say how many layers fit on a GPU, what context does, and what other types would change."""
-    from gguf_tools.format.split_files import read_model
-    from gguf_tools.locate.find import resolve
-    from gguf_tools.memory.offload import plan_offload
-    from gguf_tools.sizes import parse_size
+    from reellama.gguf_tools.format.split_files import read_model
+    from reellama.gguf_tools.locate.find import resolve
+    from reellama.gguf_tools.memory.offload import plan_offload
+    from reellama.gguf_tools.sizes import parse_size
 
     file = read_model(resolve(model))
     free = parse_size(vram) if vram else _free_memory()
@@ -47,8 +47,8 @@ def command(
 
 def _free_memory() -> int:
     """The memory that is free on the GPUs. Raises ReellamaError where there is none."""
-    from gguf_tools.errors import ReellamaError
-    from gguf_tools.runtime.backend import devices
+    from reellama.gguf_tools.errors import ReellamaError
+    from reellama.gguf_tools.runtime.backend import devices
 
     gpus = devices()
     if not gpus:
@@ -59,8 +59,8 @@ def _free_memory() -> int:
 
 
 def _other_types(file: GGUFFile, this: OffloadPlan) -> Iterator[tuple[str, GGUFFile, OffloadPlan]]:
-    from gguf_tools.memory.offload import plan_offload
-    from gguf_tools.quantization.quant_presets import as_preset
+    from reellama.gguf_tools.memory.offload import plan_offload
+    from reellama.gguf_tools.quantization.quant_presets import as_preset
 
     for name in SHOWN_PRESETS:
         other = as_preset(file, name)
@@ -72,8 +72,8 @@ def _other_types(file: GGUFFile, this: OffloadPlan) -> Iterator[tuple[str, GGUFF
 
 
 def _other_caches(file: GGUFFile, this: OffloadPlan) -> Iterator[tuple[str, int, OffloadPlan]]:
-    from gguf_tools.memory.estimates import kv_bytes
-    from gguf_tools.memory.offload import plan_offload
+    from reellama.gguf_tools.memory.estimates import kv_bytes
+    from reellama.gguf_tools.memory.offload import plan_offload
 
     for type_ in SHOWN_KV_TYPES:
         size = sum(kv_bytes(file, i, this.n_ctx, type_, type_) for i in range(file.n_layer))
@@ -85,7 +85,7 @@ def _write_json(file: GGUFFile, this: OffloadPlan) -> None:
     import sys
     from dataclasses import asdict
 
-    from gguf_tools.format.model_summary import bits_per_weight
+    from reellama.gguf_tools.format.model_summary import bits_per_weight
 
     fits = ("n_gpu_layers", "max_n_ctx")
     weights = [
@@ -109,9 +109,9 @@ def _write_json(file: GGUFFile, this: OffloadPlan) -> None:
 def _show(file: GGUFFile, this: OffloadPlan) -> None:
     from rich.console import Group
 
-    from gguf_tools.format.model_summary import bits_per_weight, quantization
-    from gguf_tools.sizes import show_size
-    from pipeline.cli.commands.gguf.inspect_tables import aligned, show
+    from reellama.gguf_tools.format.model_summary import bits_per_weight, quantization
+    from reellama.gguf_tools.sizes import show_size
+    from reellama.pipeline.cli.commands.gguf.inspect_tables import aligned, show
 
     def bits(file: GGUFFile) -> str:
         return f"{bits_per_weight(file.tensors.values()):.2f}"
@@ -147,7 +147,7 @@ def _show(file: GGUFFile, this: OffloadPlan) -> None:
 
 
 def _verdict(this: OffloadPlan) -> str:
-    from gguf_tools.sizes import show_size
+    from reellama.gguf_tools.sizes import show_size
 
     free, needed = show_size(this.free_bytes), show_size(this.all_bytes)
     if this.n_gpu_layers == this.n_gpu_layers_all:

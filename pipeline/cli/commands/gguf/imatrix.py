@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 if TYPE_CHECKING:
-    from gguf_tools.quantization.imatrix import PromptProgress
+    from reellama.gguf_tools.quantization.imatrix import PromptProgress
 
 
 def command(
@@ -39,10 +39,10 @@ def command(
     force: Annotated[bool, Option("--force", help="Replace a file that exists.")] = False,
 ) -> None:
     """Let a model read a text, and note which of its weights' inputs matter."""
-    from gguf_tools.errors import ReellamaError
-    from gguf_tools.locate.find import resolve
-    from gguf_tools.quantization.imatrix import collect_from_text
-    from pipeline.cli.console import out, strip_control
+    from reellama.gguf_tools.errors import ReellamaError
+    from reellama.gguf_tools.locate.find import resolve
+    from reellama.gguf_tools.quantization.imatrix import collect_from_text
+    from reellama.pipeline.cli.console import out, strip_control
 
     path = resolve(model)
     output = output or Path(f"{path.name.removesuffix('.gguf')}-imatrix.gguf")
@@ -69,7 +69,7 @@ def _progress() -> Iterator[PromptProgress]:
         TimeRemainingColumn,
     )
 
-    from pipeline.cli.console import err
+    from reellama.pipeline.cli.console import err
 
     columns = (
         TextColumn("reading chunks"),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 if TYPE_CHECKING:
-    from gguf_tools.format.reader import GGUFFile
+    from reellama.gguf_tools.format.reader import GGUFFile
 
 
 def command(
@@ -21,8 +21,8 @@ def command(
     json: Annotated[bool, Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Say what a GGUF file holds. Only its header is read, and nothing in it is believed."""
-    from gguf_tools.format.split_files import read_model
-    from gguf_tools.locate.find import resolve
+    from reellama.gguf_tools.format.split_files import read_model
+    from reellama.gguf_tools.locate.find import resolve
 
     file = read_model(resolve(model))
     other = read_model(resolve(diff)) if diff else None
@@ -39,8 +39,12 @@ def _write_json(file: GGUFFile, other: GGUFFile | None, *, tensors: bool) -> Non
     import sys
     from dataclasses import asdict
 
-    from gguf_tools.inspection.diff import diff
-    from gguf_tools.inspection.file_summary import metadata_json, summarize_file, tensor_json
+    from reellama.gguf_tools.inspection.diff import diff
+    from reellama.gguf_tools.inspection.file_summary import (
+        metadata_json,
+        summarize_file,
+        tensor_json,
+    )
 
     if other:
         data = {"one": str(file.path), "other": str(other.path), **diff(file, other).to_json()}
@@ -52,8 +56,8 @@ def _write_json(file: GGUFFile, other: GGUFFile | None, *, tensors: bool) -> Non
 
 
 def _show(file: GGUFFile, *, tensors: bool) -> None:
-    from gguf_tools.inspection.file_summary import summarize_file
-    from pipeline.cli.commands.gguf import inspect_tables as tables
+    from reellama.gguf_tools.inspection.file_summary import summarize_file
+    from reellama.pipeline.cli.commands.gguf import inspect_tables as tables
 
     facts = summarize_file(file)
     shown = [tables.summary(facts), tables.types(facts), tables.metadata(file)]
@@ -63,8 +67,8 @@ def _show(file: GGUFFile, *, tensors: bool) -> None:
 
 
 def _show_diff(file: GGUFFile, other: GGUFFile, *, tensors: bool) -> None:
-    from gguf_tools.inspection.diff import diff
-    from pipeline.cli.commands.gguf import inspect_tables as tables
+    from reellama.gguf_tools.inspection.diff import diff
+    from reellama.pipeline.cli.commands.gguf import inspect_tables as tables
 
     found = diff(file, other)
     shown = [tables.files(file, other)]

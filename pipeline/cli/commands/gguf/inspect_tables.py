@@ -10,11 +10,11 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from gguf_tools.format.reader import GGUFFile, Tensor
-from gguf_tools.inspection.diff import Diff, first_difference
-from gguf_tools.inspection.file_summary import FileSummary, KVCacheCost, TokenizerSummary
-from gguf_tools.sizes import show_size
-from pipeline.cli.console import out, strip_control
+from reellama.gguf_tools.format.reader import GGUFFile, Tensor
+from reellama.gguf_tools.inspection.diff import Diff, first_difference
+from reellama.gguf_tools.inspection.file_summary import FileSummary, KVCacheCost, TokenizerSummary
+from reellama.gguf_tools.sizes import show_size
+from reellama.pipeline.cli.console import out, strip_control
 
 WIDE = 160  # columns, where nobody looks at a terminal
 LENGTH = 60  # characters of a value in a table

@@ -9,7 +9,7 @@ from typer import Option
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from gguf_tools.locate.listing import ListedModel
+    from reellama.gguf_tools.locate.listing import ListedModel
 
 
 def command(
@@ -20,8 +20,8 @@ def command(
     They are those in our own folder, the hub's cache, Ollama's store and LM Studio's folders. The
     name in the first column is what every command takes for a model.
     """
-    from gguf_tools.locate.listing import list_models
-    from pipeline.cli.console import err, note, out
+    from reellama.gguf_tools.locate.listing import list_models
+    from reellama.pipeline.cli.console import err, note, out
 
     with err.status("[dim]reading the headers of models"):
         found = list_models()
@@ -42,8 +42,8 @@ def _table(found: list[ListedModel]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    from gguf_tools.sizes import show_size
-    from pipeline.cli.console import strip_control
+    from reellama.gguf_tools.sizes import show_size
+    from reellama.pipeline.cli.console import strip_control
 
     table = Table(
         "name", "from", "type", "size", "architecture", "parameters", box=None, pad_edge=False

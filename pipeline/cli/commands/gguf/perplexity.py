@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 if TYPE_CHECKING:
-    from gguf_tools.measuring.divergence import Estimate
-    from gguf_tools.measuring.perplexity import TextQuality
+    from reellama.gguf_tools.measuring.divergence import Estimate
+    from reellama.gguf_tools.measuring.perplexity import TextQuality
 
 
 def command(
@@ -41,11 +41,11 @@ def command(
     import sys
     from json import dumps
 
-    from gguf_tools.locate import find
-    from gguf_tools.measuring import perplexity
-    from pipeline.cli.console import out
-    from pipeline.cli.options import parse_adapters, parse_gpu_layers
-    from pipeline.cli.progress import chunk_bar
+    from reellama.gguf_tools.locate import find
+    from reellama.gguf_tools.measuring import perplexity
+    from reellama.pipeline.cli.console import out
+    from reellama.pipeline.cli.options import parse_adapters, parse_gpu_layers
+    from reellama.pipeline.cli.progress import chunk_bar
 
     with chunk_bar() as progress:
         found = perplexity.measure_quality(

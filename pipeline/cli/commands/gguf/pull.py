@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument
 
 if TYPE_CHECKING:
-    from gguf_tools.download.pull import FileProgress
+    from reellama.gguf_tools.download.pull import FileProgress
 
 
 def command(
@@ -26,8 +26,8 @@ def command(
     It goes into the hub's cache, where other tools find it; the path comes on stdout. The same
     command goes on where a stopped one was.
     """
-    from gguf_tools.download.pull import pull
-    from pipeline.cli.console import note, out, strip_control
+    from reellama.gguf_tools.download.pull import pull
+    from reellama.pipeline.cli.console import note, out, strip_control
 
     with _bars() as report:
         path = pull(name, report, note)
@@ -47,7 +47,7 @@ def _bars() -> Iterator[FileProgress]:
         TransferSpeedColumn,
     )
 
-    from pipeline.cli.console import err, strip_control
+    from reellama.pipeline.cli.console import err, strip_control
 
     columns = (
         TextColumn("{task.description}", markup=False),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, BadParameter, Exit, Option
 
 if TYPE_CHECKING:
-    from gguf_tools.quantization.quantize import Quantized, QuantizeProgress
+    from reellama.gguf_tools.quantization.quantize import Quantized, QuantizeProgress
 
 
 def _list_types(wanted: bool) -> None:
@@ -19,8 +19,8 @@ def _list_types(wanted: bool) -> None:
         return
     from rich.table import Table
 
-    from gguf_tools.quantization.quant_types import COPY_TYPE, QUANT_TYPES
-    from pipeline.cli.console import out
+    from reellama.gguf_tools.quantization.quant_types import COPY_TYPE, QUANT_TYPES
+    from reellama.pipeline.cli.console import out
 
     table = Table("type", "bits per weight", "", box=None, pad_edge=False)
     table.columns[1].justify = "right"
@@ -82,8 +82,8 @@ def command(
     ] = False,
 ) -> None:
     """Quantize a model into one type or several."""
-    from gguf_tools.quantization.quantize import quantize
-    from pipeline.cli.options import parse_adapters
+    from reellama.gguf_tools.quantization.quantize import quantize
+    from reellama.pipeline.cli.options import parse_adapters
 
     with _progress() as report:
         results = quantize(
@@ -116,7 +116,7 @@ def _progress() -> Iterator[QuantizeProgress]:
     """A bar over the tensors of one type after the other, which leaves nothing behind."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    from pipeline.cli.console import err
+    from reellama.pipeline.cli.console import err
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
@@ -130,7 +130,7 @@ def _progress() -> Iterator[QuantizeProgress]:
 
 def _show(results: list[Quantized]) -> None:
     """What came out on stdout, a line a file; what there is to say about it on stderr."""
-    from pipeline.cli.console import note, out, strip_control
+    from reellama.pipeline.cli.console import note, out, strip_control
 
     width = max(len(result.type) for result in results)
     for result in results:

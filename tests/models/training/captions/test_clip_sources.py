@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from gguf_tools.errors import ReellamaError
-from models.synthetic.rendered_clips import RenderedClips, RenderedConfig
-from models.training.captions.clip_sources import (
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.models.synthetic.rendered_clips import RenderedClips, RenderedConfig
+from reellama.models.training.captions.clip_sources import (
     STILLS,
     TRAIN,
     VALIDATION,
@@ -20,7 +20,7 @@ from models.training.captions.clip_sources import (
     RenderedSource,
     read_caption_rows,
 )
-from models.training.feature_cache import FeatureCache
+from reellama.models.training.feature_cache import FeatureCache
 
 SHAPES = RenderedConfig(styles=("shapes",), style_weights=(1.0,), clips=6, validation=3)
 

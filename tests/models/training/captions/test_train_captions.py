@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import nn
 
-from gguf_tools.errors import ReellamaError
-from models.bundle import Bundle
-from models.synthetic.rendered_clips import RenderedConfig
-from models.training.captions.train_captions import CaptionTraining, train_captions
-from models.training.config import CaptionConfig, ProjectorSettings, VisionTowerSettings
-from models.training.trainer import Trainer, TrainerConfig, batch_rows
-from pipeline.cli.commands.train import read_video
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.models.bundle import Bundle
+from reellama.models.synthetic.rendered_clips import RenderedConfig
+from reellama.models.training.captions.train_captions import CaptionTraining, train_captions
+from reellama.models.training.config import CaptionConfig, ProjectorSettings, VisionTowerSettings
+from reellama.models.training.trainer import Trainer, TrainerConfig, batch_rows
+from reellama.pipeline.cli.commands.train import read_video
 from tests.helpers.small_tower import write_small_tower
 
 

@@ -11,23 +11,23 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gguf_tools.errors import ReellamaError
-from gguf_tools.locate.find import resolve
-from models.projector import slots
-from models.projector.config import ProjectorConfig
-from models.projector.temporal_projector import Projector
-from models.synthetic.dataset import SyntheticClips, SyntheticConfig
-from models.training.batches import Conversations
-from models.training.collate import IGNORED, ConversationCollator, slot_vocabulary
-from models.training.frozen_llm import FrozenLLM
-from models.training.stages.instruction import (
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.locate.find import resolve
+from reellama.models.projector import slots
+from reellama.models.projector.config import ProjectorConfig
+from reellama.models.projector.temporal_projector import Projector
+from reellama.models.synthetic.dataset import SyntheticClips, SyntheticConfig
+from reellama.models.training.batches import Conversations
+from reellama.models.training.collate import IGNORED, ConversationCollator, slot_vocabulary
+from reellama.models.training.frozen_llm import FrozenLLM
+from reellama.models.training.stages.instruction import (
     ClipPhaseConfig,
     InstructionStages,
     LoraConfig,
     TextPhaseConfig,
 )
-from models.vision.encoder import Tower
-from models.vision.imagenet_labels import (
+from reellama.models.vision.encoder import Tower
+from reellama.models.vision.imagenet_labels import (
     N_TOKENS,
     NAME_TOKENS,
     TOP_CLASSES,
@@ -115,7 +115,7 @@ def test_a_loss_in_parts_is_the_loss_of_the_whole(
     soft = torch.randn(5, slots.N_SLOT_TOKENS, llm.n_embd)
     losses = []
     for rows in (5, size):
-        monkeypatch.setattr("models.training.stages.instruction.LLM_BATCH", rows)
+        monkeypatch.setattr("reellama.models.training.stages.instruction.LLM_BATCH", rows)
         losses.append(training._answer_loss(soft, batch).item())
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 

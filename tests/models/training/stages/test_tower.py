@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from models.synthetic.assets.backgrounds import Background
-from models.synthetic.assets.picture_pool import PicturePool
-from models.synthetic.assets.pictures import load_pictures
-from models.synthetic.dataset import SyntheticClips, SyntheticConfig
-from models.synthetic.scenarios.stills import STILL_SCENARIOS
-from models.synthetic.scene import Actor, Scene
-from models.training import distributed
-from models.training.stages.contrastive import ContrastiveConfig
-from models.training.stages.tower import (
+from reellama.models.synthetic.assets.backgrounds import Background
+from reellama.models.synthetic.assets.picture_pool import PicturePool
+from reellama.models.synthetic.assets.pictures import load_pictures
+from reellama.models.synthetic.dataset import SyntheticClips, SyntheticConfig
+from reellama.models.synthetic.scenarios.stills import STILL_SCENARIOS
+from reellama.models.synthetic.scene import Actor, Scene
+from reellama.models.training import distributed
+from reellama.models.training.stages.contrastive import ContrastiveConfig
+from reellama.models.training.stages.tower import (
     BACKGROUND,
     IGNORED_WORD,
     StillCollator,
@@ -27,8 +27,8 @@ from models.training.stages.tower import (
     objects_in_cells,
     still_caption,
 )
-from models.training.trainer import TrainerConfig
-from models.vision.encoder import Tower
+from reellama.models.training.trainer import TrainerConfig
+from reellama.models.vision.encoder import Tower
 
 pytestmark = pytest.mark.numeric
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gguf_tools.errors import ReellamaError
-from models.synthetic.assets import photographs
-from models.synthetic.assets.pictures import DATA
-from models.vision.imagenet_labels import class_names, synonyms
-from pipeline.evaluation.tasks import photograph_naming
-from pipeline.video.clip import read_frames
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.models.synthetic.assets import photographs
+from reellama.models.synthetic.assets.pictures import DATA
+from reellama.models.vision.imagenet_labels import class_names, synonyms
+from reellama.pipeline.evaluation.tasks import photograph_naming
+from reellama.pipeline.video.clip import read_frames
 
 
 @pytest.fixture

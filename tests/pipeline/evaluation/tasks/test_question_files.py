@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from gguf_tools.errors import ReellamaError
-from pipeline.evaluation.items import by_video
-from pipeline.evaluation.tasks.question_files import load_questions
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.pipeline.evaluation.items import by_video
+from reellama.pipeline.evaluation.tasks.question_files import load_questions
 from tests.conftest import Result
 
 Run = Callable[..., Result]

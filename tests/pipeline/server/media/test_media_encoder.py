@@ -12,7 +12,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from pipeline.video.clip import read_frames
+from reellama.pipeline.video.clip import read_frames
 from tests.helpers.live_server import serving
 
 

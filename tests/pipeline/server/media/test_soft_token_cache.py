@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.server.media.soft_token_cache import SoftTokenCache
+from reellama.pipeline.server.media.soft_token_cache import SoftTokenCache
 
 ROWS = np.arange(12, dtype=np.float32).reshape(3, 4)  # 48 bytes
 

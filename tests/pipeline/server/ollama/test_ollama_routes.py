@@ -10,8 +10,8 @@ import numpy as np
 import ollama
 import pytest
 
-from gguf_tools.download import hub
-from pipeline.llm.engine import Engine, Text
+from reellama.gguf_tools.download import hub
+from reellama.pipeline.llm.engine import Engine, Text
 from tests.helpers import lora_adapters
 from tests.helpers.hub_server import Hub, running
 from tests.helpers.live_server import serving

@@ -13,7 +13,7 @@ import openai
 import pytest
 from openai import OpenAI
 
-from models.bundle import Bundle
+from reellama.models.bundle import Bundle
 from tests.helpers.live_server import data_url, serving
 
 pytestmark = pytest.mark.numeric
