@@ -47,6 +47,7 @@ def describe(mini: VideoChat, soft: np.ndarray) -> str:
 def test_it_describes_clips_that_it_never_saw() -> None:
     """The exact figures, over more clips and all styles, are those of `reellama eval`."""
     found = evaluate("mini", clips=CLIPS, styles=STYLES).scores
+    # 0.895 and 0.947 with the kernels for AVX512 and bfloat16, for AVX2, and for plain x86-64.
     assert found["motion"].value >= 0.85
     assert found["picture"].value >= 0.5
 
@@ -70,7 +71,8 @@ def test_greedy_answers_agree_with_pytorch(mini: VideoChat) -> None:
         found = next_tokens(llm, soft, example, [token.id for token in tokens])
         theirs = found[range(len(tokens)), [token.id for token in tokens]]
         ours = np.log([token.p for token in tokens])
-        assert np.abs(theirs - ours).max() < ROUNDING  # 0.08 on a processor with AVX512
+        # 0.08 at most with llama.cpp's kernels for AVX512, 0.14 with those for AVX2.
+        assert np.abs(theirs - ours).max() < ROUNDING
         second, first = np.sort(found, axis=1)[:, -2:].T
         assert (first[:-1] - theirs).max() < ROUNDING
         if (first - second).min() > ROUNDING:
@@ -109,7 +111,7 @@ def test_a_second_question_is_answered_from_the_video_too(mini: VideoChat) -> No
         watch(mini, mini.bundle.encode(list(frames), times))
         mini.ask("What is in the video?")
         right += ways[number % 4] in mini.ask("Which way does it move?")
-    assert right >= 12
+    assert right >= 12  # 15 with the kernels for AVX512, 14 with those for AVX2
 
 
 def test_it_still_speaks_as_its_llm_does_without_a_video(mini: VideoChat) -> None:
@@ -117,6 +119,7 @@ def test_it_still_speaks_as_its_llm_does_without_a_video(mini: VideoChat) -> Non
     llm = mini.bundle.llm_path()
     found = measure(llm, reference=llm, lora=mini.bundle.lora, n_chunks=8)
     assert found.divergence
+    # 1.015 times with the kernels for AVX512.
     assert found.perplexity.value <= 1.03 * found.divergence.reference_perplexity.value
 
 
