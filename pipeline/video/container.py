@@ -7,6 +7,7 @@ from contextlib import suppress
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import av
 from av.container import InputContainer
@@ -24,6 +25,10 @@ _STATE_DURATION = {"mov", "matroska", "avi", "flv", "asf"}
 _NOT_VIDEO = {"tty"}
 # A playlist must not make us fetch anything: nothing leaves the machine.
 _OPTIONS = {"protocol_whitelist": "file,crypto,data"}
+# Tags that are not UTF-8 are no reason to refuse a video. PyAV 19 replaces what is none by itself.
+_METADATA: dict[str, Any] = (
+    {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
+)
 # IndexError: a damaged MPEG-TS can grow streams on the way, which PyAV then does not find.
 _DAMAGE = (FFmpegError, IndexError)
 _INT64_MAX = 2**63 - 1
@@ -43,9 +48,8 @@ class Container:
 
     def _open(self) -> None:
         try:
-            # "file:" keeps FFmpeg from reading "12:30.mp4" as a protocol named "12". Tags that are
-            # not UTF-8 are no reason to refuse a video.
-            container = av.open(f"file:{self.path}", options=_OPTIONS, metadata_errors="replace")
+            # "file:" keeps FFmpeg from reading "12:30.mp4" as a protocol named "12".
+            container = av.open(f"file:{self.path}", options=_OPTIONS, **_METADATA)
         except (FFmpegError, ValueError) as error:
             raise VideoError(_open_error(self.path, error)) from None
         try:
