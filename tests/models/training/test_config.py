@@ -222,7 +222,7 @@ def test_styles_are_known_and_each_has_its_weight(kind: str, tmp_path: Path) -> 
         'styles = ["notto"]\nstyle_weights = [1.0]'
     )
     for weights in ("0.5, 0.5", "0.9", "", "1.5, -0.5"):
-        assert "style_weights must be a number for each" in said(
+        assert "style_weights must be 1 numbers with the sum 1" in said(
             f'styles = ["noto"]\nstyle_weights = [{weights}]'
         )
 
