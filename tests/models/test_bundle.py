@@ -15,6 +15,8 @@ from safetensors.torch import load_file, save_file
 from reellama.gguf_tools.format.reader import read_gguf
 from reellama.models.bundle import Bundle, BundleConfig, BundleError
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.fixture
 def copy(small_bundle: Path, tmp_path: Path) -> Path:

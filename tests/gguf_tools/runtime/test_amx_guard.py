@@ -13,7 +13,7 @@ from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.runtime import amx_guard, amx_probe, backend
 from reellama.gguf_tools.runtime.amx_guard import AmxDecision, decide_extra_bufts
 
-pytestmark = pytest.mark.measures
+pytestmark = [pytest.mark.measures, pytest.mark.numeric]
 
 WITH_AMX = "CPU : AVX2 = 1 | AMX_INT8 = 1 | REPACK = 1 |"
 WITHOUT_AMX = "CPU : AVX2 = 1 | REPACK = 1 |"

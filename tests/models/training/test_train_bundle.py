@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from reellama.models.bundle import Bundle
@@ -28,6 +29,8 @@ from reellama.models.training.stages.instruction import ClipPhaseConfig, LoraCon
 from reellama.models.training.train_bundle import train_bundle
 from reellama.pipeline.llm.engine import Engine
 from tests.helpers.small_tower import write_small_tower
+
+pytestmark = pytest.mark.numeric
 
 
 def small_config(

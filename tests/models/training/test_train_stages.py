@@ -17,6 +17,8 @@ from reellama.models.training.train_stages import train_stages
 from tests.conftest import Result
 from tests.helpers.small_tower import write_small_tower
 
+pytestmark = pytest.mark.numeric
+
 Run = Callable[..., Result]
 
 TIMES = (

@@ -13,6 +13,8 @@ from llm.plugins import load_plugins, pm
 
 from reellama.pipeline.integrations import llm_plugin
 
+pytestmark = pytest.mark.numeric
+
 Ask = Callable[..., Result]
 
 

@@ -14,7 +14,7 @@ import pytest
 from reellama.pipeline.llm.engine import Engine, PromptPart, Text, Token
 from tests.helpers.forced_sampling import FOREVER, ROUNDING, outlook
 
-pytestmark = pytest.mark.measures
+pytestmark = [pytest.mark.measures, pytest.mark.numeric]
 
 PROMPT: list[PromptPart] = [
     Text("<|im_start|>user\nTell a story.<|im_end|>\n<|im_start|>assistant\n", special=True)

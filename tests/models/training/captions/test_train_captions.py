@@ -21,6 +21,8 @@ from reellama.models.training.trainer import Trainer, TrainerConfig, batch_rows
 from reellama.pipeline.cli.commands.train import read_video
 from tests.helpers.small_tower import write_small_tower
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.fixture(scope="module")
 def config(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> CaptionConfig:

@@ -16,6 +16,8 @@ from tests.helpers import lora_adapters
 from tests.helpers.hub_server import Hub, running
 from tests.helpers.live_server import serving
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory, square_video: Path) -> Iterator[str]:
