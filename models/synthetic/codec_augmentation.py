@@ -21,8 +21,8 @@ AUGMENTATION_HEIGHTS = (192, 240, 288)
 # From a video call over a bad line to a disc.
 MIN_BITS_PER_PIXEL, MAX_BITS_PER_PIXEL = 0.02, 0.5
 MAX_FRAME_STEP = 4  # at most every 4th frame of the file is sampled
-# Clips must be the same however busy the processor is. A positive cpu-used makes libvpx adapt to its
-# load; and beside other busy processes x264's lookahead, even on one thread, gave other packets for
+# Clips must be the same however busy the processor is. A positive cpu-used makes libvpx adapt to
+# its load. Beside other busy processes x264's lookahead, even on one thread, gave other packets for
 # the same frames in 16 of 634 runs, and without it in none of 317.
 _QUICK = {
     "libx264": {"preset": "veryfast", "rc-lookahead": "0", "mbtree": "0"},
