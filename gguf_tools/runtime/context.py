@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import weakref
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -65,6 +65,9 @@ class BatchSpan:
     start: int  # position of the first
     sequence: int
     first_output: int  # logits are computed from this one on, counted within the span
+    # For embeddings in a model with M-RoPE: how far each lies from `start` in time, down and to
+    # the right, int32 [3, n]. None: one position after another, as text.
+    offsets: np.ndarray | None = None
 
 
 class Context:
@@ -113,11 +116,12 @@ class Context:
         # llama.cpp rounds up; use no more than was asked for.
         self.n_ctx = min(n_ctx or 2**31, int(llama.llama_n_ctx(context)) // n_seq)
         self.n_batch = int(llama.llama_n_batch(context))
+        self.n_ubatch = int(llama.llama_n_ubatch(context))
         self.n_outputs = n_outputs
         self.n_embd = int(llama.llama_model_n_embd_inp(model.ptr))
         self.n_vocab = int(llama.llama_vocab_n_tokens(model.vocab))
         rope = llama.llama_model_rope_type(model.ptr)
-        self._mrope = rope in (llama.LLAMA_ROPE_TYPE_MROPE, llama.LLAMA_ROPE_TYPE_IMROPE)
+        self.has_mrope = rope in (llama.LLAMA_ROPE_TYPE_MROPE, llama.LLAMA_ROPE_TYPE_IMROPE)
         self._token, self._position = np.zeros(1, np.int32), np.zeros(1, np.int32)
         self._wanted = np.ones(1, np.int8)
         self._single = llama.llama_batch(
@@ -143,23 +147,32 @@ class Context:
         """Forget all positions."""
         llama.llama_memory_clear(llama.llama_get_memory(self.ptr), False)
 
-    def decode(self, inputs: np.ndarray, start: int, *, first_output: int | None = None) -> None:
+    def decode(
+        self,
+        inputs: np.ndarray,
+        start: int,
+        *,
+        first_output: int | None = None,
+        offsets: np.ndarray | None = None,
+        causal: bool = True,
+    ) -> None:
         """Decode token ids int32 `[n]` or embeddings float32 `[n, n_embd]` from position `start`.
 
-        n is at most n_batch. Logits are computed for the positions of `inputs` from `first_output`
+        n is at most n_batch; `offsets` is as in BatchSpan, and without `causal` all inputs see each
+        other. Logits are computed for the positions of `inputs` from `first_output`
         on, by default for the last; n asks for none. Raises KeyboardInterrupt when Ctrl-C came
         meanwhile, and ReellamaError when llama.cpp fails; after either the KV cache may hold some
         of the positions.
         """
         n = len(inputs)
-        self.decode_batch(
-            [BatchSpan(inputs, start, 0, n - 1 if first_output is None else first_output)]
-        )
+        first_output = n - 1 if first_output is None else first_output
+        self.decode_batch([BatchSpan(inputs, start, 0, first_output, offsets)], causal=causal)
 
-    def decode_batch(self, spans: Sequence[BatchSpan]) -> None:
+    def decode_batch(self, spans: Sequence[BatchSpan], *, causal: bool = True) -> None:
         """Decode spans of several sequences at once, all of token ids or all of embeddings.
 
-        Together they have at most n_batch positions. Raises as `decode` does.
+        Together they have at most n_batch positions, or n_ubatch without `causal`: then all inputs
+        of a sequence see each other. Raises as `decode` does.
         """
         lengths = [len(span.inputs) for span in spans]
         n, soft = sum(lengths), spans[0].inputs.ndim == 2
@@ -168,8 +181,14 @@ class Context:
         inputs = np.ascontiguousarray(inputs, np.float32 if soft else np.int32)
         # Embeddings have a position in each of four directions where the model uses M-RoPE: text,
         # and what stands in its place, the same in the first three and 0 in the last.
-        positions = np.zeros((4 if self._mrope and soft else 1, n), np.int32)
-        positions[:3] = np.concatenate([s.start + np.arange(len(s.inputs)) for s in spans])
+        directions = 4 if self.has_mrope and soft else 1
+        positions = np.zeros((directions, n), np.int32)
+        positions[:3] = np.concatenate([self._positions(s)[:directions] for s in spans], axis=1)
+        if not causal and n > self.n_ubatch:
+            raise ReellamaError(
+                f"{n} soft tokens that see each other do not fit into a micro-batch of "
+                f"{self.n_ubatch}: set n_ubatch and n_batch to {n} or more"
+            )
         outputs = np.concatenate([np.arange(len(s.inputs)) >= s.first_output for s in spans])
         outputs = outputs.astype(np.int8)
         # Each position has a list of its sequences: a pointer to the one number that it is in.
@@ -185,8 +204,31 @@ class Context:
             logits=as_pointer(outputs),
         )
         setattr(batch, "embd" if soft else "token", as_pointer(inputs))
-        with self._ctrl_c.watch_decode(self.ptr) if n >= MIN_INTERRUPTIBLE_BATCH else nullcontext():
+        watched = self._ctrl_c.watch_decode(self.ptr)
+        with (
+            watched if n >= MIN_INTERRUPTIBLE_BATCH else nullcontext(),
+            nullcontext() if causal else self._attending_to_all(),
+        ):
             self._check(llama.llama_decode(self.ptr, batch), spans[0].start)
+
+    def _positions(self, span: BatchSpan) -> np.ndarray:
+        """The positions of a span: `[3, n]` in a model with M-RoPE, else the same three times."""
+        if span.offsets is None:
+            return np.tile(span.start + np.arange(len(span.inputs)), (3, 1))
+        if not self.has_mrope:
+            raise ReellamaError(
+                f"{self.model.path} has no M-RoPE: it takes soft tokens one after another, without "
+                "positions in a picture"
+            )
+        return span.start + span.offsets
+
+    @contextmanager
+    def _attending_to_all(self) -> Iterator[None]:
+        llama.llama_set_causal_attn(self.ptr, False)
+        try:
+            yield
+        finally:
+            llama.llama_set_causal_attn(self.ptr, True)
 
     def decode_token(self, token: int, position: int) -> None:
         """Decode one token id and compute its logits: as `decode`, with less overhead."""

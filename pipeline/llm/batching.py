@@ -80,18 +80,18 @@ class _Answer:
 
 @dataclass(frozen=True)
 class _SlotSpan:
-    """A run that goes into a batch with others: its first position, its sequence, and whether the
-    logits of its last position are wanted."""
+    """Tokens that go into a batch with others: their sequence, and whether the logits of the last
+    one are wanted."""
 
-    run: TokenSpan
-    start: int
+    tokens: TokenSpan
     sequence: int
     wants_logits: bool
 
     @property
     def span(self) -> BatchSpan:
-        first_output = len(self.run) - self.wants_logits
-        return BatchSpan(self.run.inputs, self.start, self.sequence, first_output)
+        tokens = self.tokens
+        first_output = len(tokens) - self.wants_logits
+        return BatchSpan(tokens.inputs, tokens.start, self.sequence, first_output, tokens.offsets)
 
 
 @dataclass(eq=False)
@@ -255,7 +255,8 @@ class Batcher:
         slot = max(free, key=lambda slot: (kept(slot), -slot.used))
         keys = job.layout.keys
         # The last position is always read: its logits are needed.
-        reused = slot.cache.keep(min(slot.cache.common_prefix(keys), len(keys) - 1))
+        common = min(slot.cache.common_prefix(keys), len(keys) - 1)
+        reused = slot.cache.keep(job.layout.reusable(common))
         job.stats.prompt_tokens, job.stats.reused_tokens = len(keys), reused
         slot.answer = _Answer(
             job,
@@ -268,17 +269,24 @@ class Batcher:
     def _step(self, busy: Sequence[_Slot]) -> None:
         """One batch of soft tokens where any are next, and one of token ids."""
         for soft in (True, False):
-            pieces, room = [], N_BATCH
+            pieces: list[_SlotSpan] = []
+            room = N_BATCH
             # Answers that grow come first: their readers are waiting for a single token.
             for slot in sorted(busy, key=lambda slot: bool(slot.answer and slot.answer.unread)):
                 if room and (piece := _next_piece(slot, soft, room)):
+                    if not piece.tokens.causal:  # llama.cpp has one kind of mask for a batch
+                        if not pieces:
+                            pieces, room = [piece], 0
+                        continue
                     pieces.append(piece)
-                    room -= len(piece.run)
+                    room -= len(piece.tokens)
             if pieces:
                 # llama.cpp computes neighbours together when their numbers follow each other.
                 pieces.sort(key=lambda piece: piece.sequence)
-                self._ctx.decode_batch([piece.span for piece in pieces])
-                ends = accumulate(len(piece.run) for piece in pieces)
+                self._ctx.decode_batch(
+                    [piece.span for piece in pieces], causal=pieces[0].tokens.causal
+                )
+                ends = accumulate(len(piece.tokens) for piece in pieces)
                 for piece, end in zip(pieces, ends, strict=True):
                     self._advance(self._slots[piece.sequence], piece, end - 1)
 
@@ -286,9 +294,9 @@ class Batcher:
         """Note that a piece was decoded; choose the next token where its logits are there."""
         answer = slot.answer
         assert answer is not None
-        slot.cache.keys += piece.run.keys
+        slot.cache.extend(piece.tokens)
         if answer.unread:
-            rest = answer.unread.popleft()[len(piece.run) :]
+            rest = answer.unread.popleft()[len(piece.tokens) :]
             if len(rest):
                 answer.unread.appendleft(rest)
         if not piece.wants_logits:
@@ -349,19 +357,21 @@ def _tell(job: GenerationJob, news: Token | Exception | None) -> None:
 
 
 def _next_piece(slot: _Slot, soft: bool, room: int) -> _SlotSpan | None:
-    """What this sequence decodes next, if it is of this kind: at most `room` positions."""
-    answer, start = slot.answer, len(slot.cache)
+    """What this sequence decodes next, if it is of this kind: at most `room` positions, or all
+    tokens that see each other."""
+    answer, sequence = slot.answer, slot.cache.sequence
     if answer is None:
         return None
     if not answer.unread:
         if soft or answer.chosen is None:
             return None
-        return _SlotSpan(TokenSpan([answer.chosen]), start, slot.cache.sequence, wants_logits=True)
-    run = answer.unread[0]
-    if (run.rows is not None) != soft:
+        return _SlotSpan(TokenSpan([answer.chosen], slot.cache.end), sequence, wants_logits=True)
+    span = answer.unread[0]
+    if (span.soft is not None) != soft:
         return None
-    last = len(answer.unread) == 1 and len(run) <= room
-    return _SlotSpan(run[:room], start, slot.cache.sequence, wants_logits=last)
+    piece = span[:room] if span.causal else span
+    last = len(answer.unread) == 1 and len(piece) == len(span)
+    return _SlotSpan(piece, sequence, wants_logits=last)
 
 
 def _token(released: tuple[ScoredToken, str]) -> Token:

@@ -32,9 +32,12 @@ from reellama.pipeline.llm.prompt import (
     GeneratedText,
     Prompt,
     PromptPart,
+    SoftTokens,
     Text,
+    TokenIds,
     TokenizedPrompt,
     TokenSpan,
+    split_spans,
     tokenize_prompt,
 )
 from reellama.pipeline.llm.text_stream import TextStream
@@ -50,8 +53,10 @@ __all__ = [
     "Prompt",
     "PromptPart",
     "Sampling",
+    "SoftTokens",
     "Text",
     "Token",
+    "TokenIds",
 ]
 
 # Most positions of one batch whose logits are computed; llama.cpp reserves memory for so many.
@@ -174,7 +179,7 @@ class Engine:
 
     @property
     def n_past(self) -> int:
-        """Positions in the KV cache."""
+        """Cells of the KV cache that are taken."""
         return len(self._cache)
 
     def close(self) -> None:
@@ -250,10 +255,9 @@ class Engine:
         self._fresh = False
         self._cache.clear()
         logits = np.empty((len(layout.keys), self._ctx.n_vocab), np.float32)
-        for start, run in _chunks(layout, 0, self._ctx.n_outputs):
-            self._ctx.decode(run.inputs, start, first_output=0)
-            logits[start : start + len(run)] = self._ctx.logits(len(run))
-            self._cache.keys += run.keys
+        for first, span in split_spans(layout.spans, 0, self._ctx.n_outputs):
+            self._decode(span, first_output=0)
+            logits[first : first + len(span)] = self._ctx.logits(len(span))
         self._fresh = True
         return logits
 
@@ -279,12 +283,10 @@ class Engine:
                 self._prefill(layout)
             rows = [first]
             self._fresh = False
-            for start, run in _chunks(
-                TokenizedPrompt([], [TokenSpan(ids[:-1])]), 0, self._ctx.n_outputs
-            ):
-                self._ctx.decode(run.inputs, n + start, first_output=0)
-                self._cache.keys += run.keys
-                rows.append(log_softmax(self._ctx.logits(len(run))))
+            rest = TokenSpan(ids[:-1], self._cache.end)
+            for _, span in split_spans([rest], n, self._ctx.n_outputs):
+                self._decode(span, first_output=0)
+                rows.append(log_softmax(self._ctx.logits(len(span))))
             table = np.concatenate(rows)  # [ids, n_vocab]
             found.append(table[np.arange(len(ids)), list(ids)])
         return found
@@ -313,15 +315,25 @@ class Engine:
             # Without the last position's logits nothing can be generated: read that one again.
             reusable = min(reusable, n - 1)
         fresh, self._fresh = self._fresh, False
-        reused = cache.keep(reusable)
-        for start, run in _chunks(layout, reused, self._ctx.n_batch):
-            last = start + len(run) == n
-            self._ctx.decode(run.inputs, start, first_output=len(run) - last)
-            cache.keys += run.keys
+        reused = cache.keep(layout.reusable(reusable))
+        for first, span in split_spans(layout.spans_after(reused), reused, self._ctx.n_batch):
+            last = first + len(span) == n
+            self._decode(span, first_output=len(span) - last)
         self._fresh = fresh or reused < n
         self.last.n_reused, self.last.n_read = reused, n - reused
         self.last.prefill_seconds = time.perf_counter() - begin
         return PrefillStats(reused, n - reused, self.last.prefill_seconds)
+
+    def _decode(self, span: TokenSpan, first_output: int) -> None:
+        """Decode a span and note it."""
+        self._ctx.decode(
+            span.inputs,
+            span.start,
+            first_output=first_output,
+            offsets=span.offsets,
+            causal=span.causal,
+        )
+        self._cache.extend(span)
 
     def _generate(
         self, layout: TokenizedPrompt, state: _Generation, max_tokens: int, call: int
@@ -359,8 +371,8 @@ class Engine:
             return state.stream.flush()
         if state.chosen is not None:
             self._fresh = False
-            self._ctx.decode_token(state.chosen, self.n_past)
-            self._cache.keys.append(state.chosen)
+            self._ctx.decode_token(state.chosen, self._cache.end)
+            self._cache.extend(TokenSpan([state.chosen], self._cache.end))
             self._fresh = True
         best = self._drafts.best(self._ctx.logits_at(-1), state.n_probs) if state.n_probs else []
         if best and state.takes_likeliest:
@@ -382,12 +394,3 @@ class Engine:
         text = "".join(state.texts)
         if state.ids and text.encode() == b"".join(map(self._drafts.piece, state.ids)):
             self._cache.answers[start] = GeneratedText(state.ids, text)
-
-
-def _chunks(layout: TokenizedPrompt, start: int, size: int) -> Iterator[tuple[int, TokenSpan]]:
-    """The positions from `start` on in runs of at most `size`, each with its position."""
-    for run in layout.spans_after(start):
-        for i in range(0, len(run), size):
-            chunk = run[i : i + size]
-            yield start, chunk
-            start += len(chunk)

@@ -3,34 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 import numpy as np
 
 from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.text.prompt_parts import (
+    Prompt,
+    PromptPart,
+    SoftTokens,
+    Text,
+    TokenIds,
+    soft_tokens_of,
+)
 from reellama.gguf_tools.text.tokenizer import Tokenizer
 
+__all__ = ["Prompt", "PromptPart", "SoftTokens", "Text", "TokenIds"]
 
-@dataclass(frozen=True)
-class Text:
-    """A piece of text; neighbouring pieces are tokenized as one text would be.
-
-    `special` says whether `<|im_end|>` and the like in it act as special tokens: true for what a
-    chat template writes, false for anything that a person typed.
-    """
-
-    text: str
-    special: bool = False
-
-
-# Soft tokens are a float32 array [n, n_embd].
-PromptPart = Text | np.ndarray
-Prompt = list[PromptPart]
-
-# What one position of the KV cache holds: a token id, or the hash of a soft token's values.
-PositionKey = int | bytes
+# What one cell of the KV cache holds: a token id, or the hash of a soft token.
+CellKey = int | bytes
 
 
 @dataclass(frozen=True)
@@ -43,56 +36,127 @@ class GeneratedText:
 
 @dataclass
 class TokenSpan:
-    """Neighbouring positions of one kind: token ids, or soft tokens `[n, n_embd]`."""
+    """Neighbouring cells of one kind: token ids, or soft tokens. `start`: position of the first."""
 
-    keys: Sequence[PositionKey]
-    rows: np.ndarray | None = None
+    keys: Sequence[CellKey]
+    start: int
+    soft: SoftTokens | None = None
 
     @property
     def inputs(self) -> np.ndarray:
-        """What llama.cpp decodes: token ids int32 `[n]`, or the soft tokens."""
-        return np.array(self.keys, np.int32) if self.rows is None else self.rows
+        """What llama.cpp decodes: token ids int32 `[n]`, or soft tokens float32 `[n, n_embd]`."""
+        return np.array(self.keys, np.int32) if self.soft is None else self.soft.rows
+
+    @property
+    def offsets(self) -> np.ndarray | None:
+        """How far its tokens lie from `start` in a model with M-RoPE, int32 `[3, n]`, or None."""
+        return None if self.soft is None else self.soft.offsets
+
+    @property
+    def causal(self) -> bool:
+        """Whether its tokens see only those before them."""
+        return self.soft is None or self.soft.causal
+
+    @property
+    def divisible(self) -> bool:
+        """Whether the KV cache can be cut between two of its tokens."""
+        return self.soft is None or self.soft.divisible
+
+    @property
+    def end(self) -> int:
+        """The first position after it."""
+        return self.start + (len(self) if self.soft is None else self.soft.n_positions)
+
+    def cut_positions(self) -> list[int]:
+        """The position from which the KV cache is cut to forget each token and what follows."""
+        if not self.divisible:
+            return [self.start] * len(self)
+        return list(range(self.start, self.start + len(self)))
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def __getitem__(self, part: slice) -> TokenSpan:
-        return TokenSpan(self.keys[part], None if self.rows is None else self.rows[part])
+        first = range(len(self))[part.start or 0 :].start if self.divisible else 0
+        soft = None if self.soft is None else self.soft[part]
+        return TokenSpan(self.keys[part], self.start + first, soft)
 
 
 @dataclass
 class TokenizedPrompt:
-    """A prompt laid out position by position: `keys` for all of it, `runs` to decode it by."""
+    """A prompt laid out cell by cell: `keys` for all of it, `spans` to decode it by."""
 
-    keys: list[PositionKey] = field(default_factory=list)
+    keys: list[CellKey] = field(default_factory=list)
     spans: list[TokenSpan] = field(default_factory=list)
 
-    def add_ids(self, ids: list[int]) -> None:
-        """Append token ids; they join the run of ids before them."""
+    @property
+    def end(self) -> int:
+        """The first position after the prompt."""
+        return self.spans[-1].end if self.spans else 0
+
+    def add_ids(self, ids: Sequence[int]) -> None:
+        """Append token ids; they join the span of ids before them."""
         if not ids:
             return
         self.keys += ids
-        if self.spans and self.spans[-1].rows is None:
-            self.spans[-1] = TokenSpan([*self.spans[-1].keys, *ids])
+        if self.spans and self.spans[-1].soft is None:
+            last = self.spans[-1]
+            self.spans[-1] = replace(last, keys=[*last.keys, *ids])
         else:
-            self.spans.append(TokenSpan(ids))
+            self.spans.append(TokenSpan(list(ids), self.end))
 
-    def add_rows(self, rows: np.ndarray) -> None:
-        """Append soft tokens [n, n_embd]."""
-        if not len(rows):
+    def add_soft(self, soft: SoftTokens) -> None:
+        """Append soft tokens."""
+        if not len(soft):
             return
-        hashes = [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in rows]
-        self.keys += hashes
-        self.spans.append(TokenSpan(hashes, rows))
+        keys = _hashes(soft)
+        self.spans.append(TokenSpan(keys, self.end, soft))
+        self.keys += keys
+
+    def reusable(self, n: int) -> int:
+        """How many of the first `n` cells can be kept: indivisible spans only as a whole."""
+        begin = 0
+        for span in self.spans:
+            if n < begin + len(span):
+                return n if span.divisible else begin
+            begin += len(span)
+        return begin
 
     def spans_after(self, n: int) -> list[TokenSpan]:
-        """The runs that hold the positions from `n` on."""
+        """The spans that hold the cells from `n` on."""
         left = []
-        for run in self.spans:
-            if n < len(run):
-                left.append(run[n:] if n else run)
-            n = max(0, n - len(run))
+        for span in self.spans:
+            if n < len(span):
+                left.append(span[n:] if n else span)
+            n = max(0, n - len(span))
         return left
+
+
+def split_spans(
+    spans: Sequence[TokenSpan], first: int, size: int
+) -> Iterator[tuple[int, TokenSpan]]:
+    """Spans in pieces of at most `size`, each with its cell's number; `first` is the first cell's.
+
+    Tokens that see each other stay together.
+    """
+    for span in spans:
+        step = size if span.causal else len(span)
+        for i in range(0, len(span), step):
+            piece = span[i : i + step]
+            yield first, piece
+            first += len(piece)
+
+
+def _hashes(soft: SoftTokens) -> list[bytes]:
+    """A key for each soft token. Where they belong together, each key holds all of them."""
+    if soft.divisible:
+        return [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in soft.rows]
+    digest = hashlib.blake2b(soft.rows.tobytes(), digest_size=16)
+    digest.update(repr((soft.n_positions, soft.causal)).encode())
+    if soft.offsets is not None:
+        digest.update(soft.offsets.tobytes())
+    whole = digest.digest()
+    return [whole + i.to_bytes(4, "little") for i in range(len(soft))]
 
 
 def tokenize_prompt(
@@ -100,7 +164,7 @@ def tokenize_prompt(
     tokenizer: Tokenizer,
     n_embd: int,
     *,
-    cached: Sequence[PositionKey] = (),
+    cached: Sequence[CellKey] = (),
     answers: Mapping[int, GeneratedText] = MappingProxyType({}),
 ) -> TokenizedPrompt:
     """Tokenize a prompt and check its soft tokens, `n_embd` wide.
@@ -133,19 +197,25 @@ def tokenize_prompt(
                     texts.clear()
                     continue
             texts.append(part)
-        elif isinstance(part, np.ndarray):
-            layout.add_ids(ids())
-            layout.add_rows(check_soft_tokens(part, n_embd))
-            texts.clear()
+            continue
+        layout.add_ids(ids())
+        texts.clear()
+        if isinstance(part, TokenIds):
+            layout.add_ids(part.ids)
+        elif isinstance(part, SoftTokens | np.ndarray):
+            layout.add_soft(check_soft_tokens(soft_tokens_of(part), n_embd))
         else:
             kind = type(part).__name__
-            raise ReellamaError(f"part {i} of the prompt is {kind}, not Text or a float32 array")
+            raise ReellamaError(
+                f"part {i} of the prompt is {kind}, not Text, TokenIds or soft tokens"
+            )
     layout.add_ids(ids())
     return layout
 
 
-def check_soft_tokens(array: np.ndarray, n_embd: int) -> np.ndarray:
-    """`array` as contiguous float32 [n, n_embd]. Raises ReellamaError when it cannot be one."""
+def check_soft_tokens(soft: SoftTokens, n_embd: int) -> SoftTokens:
+    """`soft` with contiguous rows. Raises ReellamaError when it does not fit the width `n_embd`."""
+    array = soft.rows
     if array.ndim != 2 or array.shape[1] != n_embd:
         raise ReellamaError(
             f"soft tokens have shape {list(array.shape)}, but this model takes [n, {n_embd}]: "
@@ -155,4 +225,9 @@ def check_soft_tokens(array: np.ndarray, n_embd: int) -> np.ndarray:
         raise ReellamaError(f"soft tokens are {array.dtype}, not float32: convert them first")
     if not np.isfinite(array).all():
         raise ReellamaError("soft tokens hold NaN or infinity: the projector's weights are broken")
-    return np.ascontiguousarray(array)
+    if soft.offsets is not None and soft.offsets.shape != (3, len(array)):
+        raise ReellamaError(
+            f"positions of {len(array)} soft tokens have shape {list(soft.offsets.shape)}, not "
+            f"[3, {len(array)}]"
+        )
+    return replace(soft, rows=np.ascontiguousarray(array))
