@@ -52,7 +52,7 @@ def _keep_log(level: int, text: bytes, _user_data: object) -> None:
 
 
 # A global, because a callback must stay referenced for as long as llama.cpp may call it.
-_log_callback = llama.llama_log_callback(_keep_log)
+log_callback = llama.llama_log_callback(_keep_log)
 _started = False
 
 
@@ -61,7 +61,7 @@ def init() -> None:
     global _started
     if not _started:
         _started = True
-        llama.llama_log_set(_log_callback, ctypes.c_void_p(None))
+        llama.llama_log_set(log_callback, ctypes.c_void_p(None))
         llama.llama_backend_init()
 
 
@@ -191,6 +191,7 @@ def load_model(
     *,
     n_gpu_layers: GpuLayers = 0,
     vocab_only: bool = False,
+    weights: bool = True,
     use_mmap: bool = True,
     n_ctx: int = 4096,
 ) -> Model:
@@ -198,16 +199,19 @@ def load_model(
 
     `n_gpu_layers` counts the output layer as one; "all" or any negative number offloads everything,
     and "auto" as many as fit into the memory that is free on the GPUs next to a KV cache of `n_ctx`
-    positions. `vocab_only` loads no weights, for tokenizing. Raises GGUFError, in one line, when
-    the file is missing, cut off, damaged, not GGUF, not known to llama.cpp, or memory runs out.
+    positions. `vocab_only` loads the vocabulary alone, for tokenizing; without `weights` the model
+    has its vocabulary and sizes, and cannot compute. Raises GGUFError, in one line, when the file
+    is missing, cut off, damaged, not GGUF, not known to llama.cpp, or memory runs out.
     """
     file = read_model(path)
     init()
     parameters = llama.llama_model_default_params()
     parameters.n_gpu_layers = _layers_to_offload(file, n_gpu_layers, n_ctx)
     parameters.vocab_only = vocab_only
-    parameters.load_mode = llama.LLAMA_LOAD_MODE_MMAP if use_mmap else llama.LLAMA_LOAD_MODE_NONE
-    parameters.use_extra_bufts = not vocab_only and extra_bufts_safe()
+    parameters.no_alloc = not weights
+    mapped = use_mmap and weights  # llama.cpp aborts when it shall map what it shall not load
+    parameters.load_mode = llama.LLAMA_LOAD_MODE_MMAP if mapped else llama.LLAMA_LOAD_MODE_NONE
+    parameters.use_extra_bufts = weights and not vocab_only and extra_bufts_safe()
     _log.clear()
     pointer = llama.llama_model_load_from_file(os.fsencode(file.path), parameters)
     if not pointer:
