@@ -153,7 +153,7 @@ def second_question(engine: Engine, repeats: int) -> Result:
     said = "A dog runs over the green grass."
     path = Path("video")
     clip = Clip([], np.zeros(0), 0.0, path)
-    chat = Chat(engine, system=prompts.load("system"), videos=[Video(path, video, clip)])
+    chat = Chat(engine, system=prompts.load("system"), videos=[Video(path, [video], clip)])
     answer = Sampling(grammar=f'root ::= "{said}"')
 
     def to_first_token(question: str) -> float:

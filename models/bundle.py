@@ -27,12 +27,17 @@ from reellama.gguf_tools.atomic_write import stamp
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.reader import GGUFFile
 from reellama.gguf_tools.locate import find
+from reellama.gguf_tools.text.prompt_parts import Prompt
 from reellama.models.projector.config import ProjectorConfig
 from reellama.models.projector.temporal_projector import Projector, build_projector
+from reellama.models.token_pooling.options import DEFAULT_POOLING, PoolingOptions
 from reellama.models.vision import imagenet_labels
 from reellama.models.vision.encoder import Tower
 from reellama.models.vision.imagenet_labels import ImageNetClassifier
 
+# Pixels on the longest side of a frame: more than any tower here takes, and 64 frames of 4K fit
+# into memory.
+MAX_SIDE = 768
 BUNDLES = Path(__file__).parent / "bundles"
 FORMAT = 1
 
@@ -185,6 +190,8 @@ class Bundle:
         """How many frames of a video are sampled by default."""
         return self.config.frames
 
+    max_side = MAX_SIDE
+
     @property
     def system(self) -> str:
         """The system prompt that the bundle was trained with."""
@@ -203,6 +210,11 @@ class Bundle:
     def llm_path(self) -> Path:
         """The GGUF that the bundle was made for."""
         return find.resolve(self.config.llm)
+
+    @property
+    def name(self) -> str:
+        """Its name for people."""
+        return self.config.name
 
     def check_llm(self, file: GGUFFile) -> None:
         """Raise BundleError when the soft tokens do not fit the embeddings of an LLM."""
@@ -264,6 +276,20 @@ class Bundle:
     def encode(self, frames: Sequence[np.ndarray], times: np.ndarray) -> np.ndarray:
         """Frames at `times` seconds -> soft tokens, float32 `[tokens, n_embd]`."""
         return self.project(self.features(frames), times)
+
+    def prompt_parts(
+        self, encoded: np.ndarray, times: np.ndarray, options: PoolingOptions = DEFAULT_POOLING
+    ) -> Prompt:
+        """What stands for a video in a prompt: the soft tokens that `encode` gave.
+
+        Raises BundleError where another number of them is asked for: it was trained with one.
+        """
+        if options != DEFAULT_POOLING:
+            raise BundleError(
+                f"the bundle {self.name} always makes {self.tokens} soft tokens of a video: leave "
+                "out the number of tokens and the pooling"
+            )
+        return [encoded]
 
 
 def find_bundle(name_or_path: str | Path) -> Path:

@@ -12,9 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.text.prompt_parts import count_soft_tokens
 from reellama.models import prompt_format
 from reellama.models.prompt_format import AFTER_VIDEO
 from reellama.pipeline.llm.engine import ContextOverflow, Engine, Prompt, Text, Token
@@ -30,11 +29,16 @@ Answer = Generator[Token, None, None]
 
 @dataclass(frozen=True)
 class Video:
-    """A video in a conversation: its soft tokens, float32 `[tokens, n_embd]`, and their frames."""
+    """A video in a conversation: what stands for it in the prompt, and its frames."""
 
     path: Path
-    soft_tokens: np.ndarray
+    parts: Prompt
     clip: Clip
+
+    @property
+    def n_soft_tokens(self) -> int:
+        """How many soft tokens it has."""
+        return count_soft_tokens(self.parts)
 
 
 @dataclass(frozen=True)
@@ -142,7 +146,7 @@ class Chat:
             self.system, [(turn.question, turn.answer) for turn in turns], question
         )
         first = next(i for i, message in enumerate(messages) if message["role"] == "user")
-        videos = [part for v in self.videos for part in (v.soft_tokens, Text(AFTER_VIDEO))]
+        videos = [part for v in self.videos for part in (*v.parts, Text(AFTER_VIDEO))]
         before: Prompt = []
         after: Prompt = []
         for segment in self.engine.template.render(messages):

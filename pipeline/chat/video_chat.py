@@ -17,20 +17,23 @@ from reellama.gguf_tools.atomic_write import write_atomically
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.reader import read_gguf
 from reellama.gguf_tools.locate import find
-from reellama.models.bundle import Bundle
+from reellama.models.open_bundle import open_bundle
+from reellama.models.token_pooling.options import PoolingOptions
 from reellama.pipeline.chat.conversation import Answer, Chat, Turn, Video
 from reellama.pipeline.chat.timings import Timings
 from reellama.pipeline.llm.engine import Engine, EngineStats
 from reellama.pipeline.progress_callbacks import Progress
 from reellama.pipeline.video.clip import read_frames
-from reellama.pipeline.video.read_options import MAX_SIDE, VideoReadOptions
+from reellama.pipeline.video.read_options import VideoReadOptions
 
 
 class VideoChat:
     """Ask about `videos`, with the LLM and the projector of `bundle`.
 
-    `llm` is another GGUF whose embeddings have the bundle's width; `system` replaces the bundle's
-    system prompt; `reading` says how videos are read (`frames`, `start`, `end` win over it); what
+    `bundle` is what `reellama.models.open_bundle` takes, with `mmproj` for a vision GGUF whose
+    projector lies elsewhere; `tokens` and `pooling` are as in `PoolingOptions`. `llm` is another
+    GGUF whose embeddings have the bundle's width; `system` replaces the bundle's system prompt;
+    `reading` says how videos are read (`frames`, `start`, `end` win over it); what
     is left goes to `Engine` (`n_ctx`, `n_threads`, `n_gpu_layers`, `lora`, ...).
     Raises ReellamaError with one line when a file is missing, broken or does not fit.
     """
@@ -39,9 +42,12 @@ class VideoChat:
         self,
         *videos: str | Path,
         bundle: str | Path = "mini",
+        mmproj: str | Path | None = None,
         llm: str | Path | None = None,
         system: str | None = None,
         reading: VideoReadOptions = VideoReadOptions(),
+        tokens: int | None = None,
+        pooling: str = "auto",
         progress: Progress | None = None,
         frames: int | None = None,
         start: float | None = None,
@@ -50,9 +56,10 @@ class VideoChat:
     ) -> None:
         given: dict[str, Any] = {"frames": frames, "start": start, "end": end}
         self.reading = replace(reading, **{k: v for k, v in given.items() if v is not None})
+        self.pooling = PoolingOptions(tokens, pooling)
         self.timings = Timings()
         with self.timings.stage("load"):
-            self.bundle = Bundle.load(bundle)
+            self.bundle = open_bundle(bundle, mmproj)
             path = find.resolve(llm) if llm else self.bundle.llm_path()
             self.bundle.check_llm(read_gguf(path))
             lora = [*self.bundle.lora, *engine.pop("lora", ())]
@@ -160,15 +167,18 @@ class VideoChat:
     ) -> Video:
         """Frames -> features -> soft tokens."""
         with self.timings.stage("read"):
-            options = reading.with_defaults(frames=self.bundle.frames, max_side=MAX_SIDE)
+            options = reading.with_defaults(
+                frames=self.bundle.frames, max_side=self.bundle.max_side
+            )
             clip = read_frames(path, options, progress=progress)
         with self.timings.stage("tower"):
             features = self.bundle.features(clip.frames)  # [T, cells, channels]
         with self.timings.stage("projector"):
-            soft_tokens = self.bundle.project(features, clip.times)  # [tokens, n_embd]
+            encoded = self.bundle.project(features, clip.times)
+            video = Video(path, self.bundle.prompt_parts(encoded, clip.times, self.pooling), clip)
         self.timings.n_frames += len(clip.frames)
-        self.timings.n_soft_tokens += len(soft_tokens)
-        return Video(path, soft_tokens, clip)
+        self.timings.n_soft_tokens += video.n_soft_tokens
+        return video
 
     def _timed(self, answer: Answer) -> Answer:
         """The same tokens; the stages of this answer are in `timings` afterwards."""

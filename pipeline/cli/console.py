@@ -66,7 +66,7 @@ def video_summary(video: Video) -> str:
     clip = video.clip
     length = [format_time(clip.duration)] if clip.duration else []
     n = len(clip.frames)
-    counts = [f"{n} frame{'s' * (n != 1)}", f"{len(video.soft_tokens)} soft tokens"]
+    counts = [f"{n} frame{'s' * (n != 1)}", f"{video.n_soft_tokens} soft tokens"]
     return f"{strip_control(str(video.path))}: {', '.join(length + counts)}"
 
 

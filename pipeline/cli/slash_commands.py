@@ -207,7 +207,7 @@ def _show_session(session: Session) -> None:
     talk = session.video_chat
     for video in talk.videos:
         note(video_summary(video))
-    note(f"bundle {talk.bundle.config.name}, LLM {Path(talk.llm).name}")
+    note(f"bundle {talk.bundle.name}, LLM {Path(talk.llm).name}")
     asked = len(talk.turns)
     out_of = f" ({talk.chat.dropped} left the context)" if talk.chat.dropped else ""
     note(

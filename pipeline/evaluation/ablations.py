@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from math import comb
 from zlib import crc32
 
 import numpy as np
 
-from reellama.models.bundle import Bundle
+from reellama.gguf_tools.text.prompt_parts import Prompt
+from reellama.models.open_bundle import VideoBundle
 from reellama.pipeline.video.clip import Clip
 
 WITHHELD, SHUFFLED, SINGLE = "no video", "shuffled", "one frame"
@@ -56,24 +58,29 @@ def needs(control: str, task: str) -> bool:
 
 
 def ablated_soft_tokens(
-    bundle: Bundle, clip: Clip, controls: Sequence[str]
-) -> dict[str, np.ndarray | None]:
-    """Soft tokens `[tokens, n_embd]` as they are (under "") and in each control; None is no video.
+    bundle: VideoBundle, clip: Clip, controls: Sequence[str]
+) -> dict[str, Prompt | None]:
+    """A video in a prompt as it is (under "") and in each control; None is no video.
 
     The frames go through the tower once.
     """
     features = bundle.features(clip.frames)  # [T, cells, channels]
-    n = len(clip.times)
-    found: dict[str, np.ndarray | None] = {"": bundle.project(features, clip.times)}
+    n = len(features)
+    times = clip.times[:: math.ceil(len(clip.times) / n)]  # a vision model may merge two frames
+
+    def parts(features: np.ndarray, times: np.ndarray) -> Prompt:
+        return bundle.prompt_parts(bundle.project(features, times), times)
+
+    found: dict[str, Prompt | None] = {"": parts(features, times)}
     for control in controls:
         if control == WITHHELD:
             found[control] = None
         elif control == SHUFFLED:
             order = _shuffled(n, clip.path.name)
-            found[control] = bundle.project(features[order], clip.times)
+            found[control] = parts(features[order], times)
         else:
             middle = slice(n // 2, n // 2 + 1)
-            found[control] = bundle.project(features[middle], clip.times[middle])
+            found[control] = parts(features[middle], times[middle])
     return found
 
 

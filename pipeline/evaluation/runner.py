@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image
 
 from reellama.gguf_tools.errors import ReellamaError
-from reellama.models.bundle import Bundle
+from reellama.gguf_tools.text.prompt_parts import Prompt
+from reellama.models.open_bundle import VideoBundle
 from reellama.models.prompt_format import multiple_choice
 from reellama.pipeline.chat.conversation import Chat, Video
 from reellama.pipeline.chat.video_chat import VideoChat
@@ -22,7 +23,6 @@ from reellama.pipeline.evaluation.ablations import ABLATIONS
 from reellama.pipeline.evaluation.answer_matching import contains, mentioned_choices, probabilities
 from reellama.pipeline.evaluation.items import EvalItem, by_video
 from reellama.pipeline.video.clip import Clip, read_frames
-from reellama.pipeline.video.read_options import MAX_SIDE
 from reellama.pipeline.video.source import VideoError
 
 MAX_TOKENS = 64  # of a generated answer
@@ -70,7 +70,7 @@ class EncodedVideo:
     """A video in soft tokens, as it is (under "") and in each control, and its questions."""
 
     items: Sequence[EvalItem]
-    views: dict[str, np.ndarray | None]
+    views: dict[str, Prompt | None]
     seconds: float  # of reading and encoding
     strip: tuple[tuple[float, bytes], ...] = ()
 
@@ -125,7 +125,7 @@ def evaluate(
 
 
 def encode_video(
-    bundle: Bundle,
+    bundle: VideoBundle,
     items: Sequence[EvalItem],
     wanted: Sequence[str] = (),
     *,
@@ -140,7 +140,7 @@ def encode_video(
         frames=frames or bundle.frames,
         start=first.start,
         end=first.end,
-        max_side=MAX_SIDE,
+        max_side=bundle.max_side,
     )
     views = ablations.ablated_soft_tokens(bundle, clip, wanted)
     took = time.perf_counter() - began

@@ -200,8 +200,8 @@ class LongVideo:
             ]
         return [SceneAnswer(w.text(), *borders[i], scores[i]) for i, w in asked]
 
-    def _encode_scene(self, source: FrameSource, start: float, end: float) -> np.ndarray:
-        """Soft tokens of a scene, float32 `[tokens, n_embd]`."""
+    def _encode_scene(self, source: FrameSource, start: float, end: float) -> Prompt:
+        """What stands for a scene in a prompt."""
         middle, half = (start + end) / 2, min(end - start, MAX_WATCHED_SECONDS) / 2
         begin = max(start, middle - half)
         options = VideoReadOptions(
@@ -211,22 +211,23 @@ class LongVideo:
             max_side=SCENE_MAX_SIDE,
         )
         clip = read_frames(source, options)
-        return self.bundle.encode(clip.frames, clip.times - begin)
+        times = clip.times - begin
+        return self.bundle.prompt_parts(self.bundle.encode(clip.frames, times), times)
 
     def _ask(
-        self, soft: np.ndarray, question: str, max_tokens: int = DESCRIPTION_TOKENS
+        self, video: Prompt, question: str, max_tokens: int = DESCRIPTION_TOKENS
     ) -> _PendingText:
         written = _PendingText()
-        layout = self._tokenize_prompt(soft, question)
+        layout = self._tokenize_prompt(video, question)
         options = GenerationOptions(max_tokens=max_tokens, n_probs=0)
         job = GenerationJob(layout, written.tokens.put, options)
         self._batcher.submit(job)
         return written
 
-    def _tokenize_prompt(self, soft: np.ndarray, question: str) -> TokenizedPrompt:
+    def _tokenize_prompt(self, video: Prompt, question: str) -> TokenizedPrompt:
         messages = prompt_format.messages(self.bundle.system, [], question)
         prompt: Prompt = []
-        shown: Prompt = [soft, Text(prompt_format.AFTER_VIDEO)]
+        shown: Prompt = [*video, Text(prompt_format.AFTER_VIDEO)]
         for segment in self._template.render(messages):
             if segment.content == len(messages) - 1:
                 prompt, shown = prompt + shown, []

@@ -7,8 +7,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.text.chat_template import ChatTemplate
 from reellama.models.prompt_format import AFTER_VIDEO
@@ -197,11 +195,11 @@ class Service:
             if raw:
                 text = Text(prompt, special=True)
                 return await asyncio.to_thread(
-                    loaded.batcher.tokenize_prompt, [*_video(soft), text]
+                    loaded.batcher.tokenize_prompt, [*_before_text(soft), text]
                 )
             said = [ServiceMessage("system", system)] if system else []
             messages = _with_system([*said, ServiceMessage("user", prompt)], known)
-            found = [*[None] * len(said), soft]
+            found = [*[[] for _ in said], soft]
             chosen = _template(known, template)
             return await asyncio.to_thread(_fit, loaded, chosen, messages, found, options)
 
@@ -258,10 +256,10 @@ class Service:
             raise
         return generation
 
-    async def _see(self, known: RegisteredModel, media: Sequence[bytes]) -> np.ndarray | None:
-        """Soft tokens of a message's pictures and videos."""
+    async def _see(self, known: RegisteredModel, media: Sequence[bytes]) -> Prompt:
+        """What stands for a message's pictures and videos in a prompt."""
         if not media:
-            return None
+            return []
         if known.bundle is None:
             raise ServiceError(
                 f"{known.manifest.name} sees nothing: the bundle {self.settings.bundle} was made "
@@ -298,15 +296,15 @@ def _fit(
     loaded: LoadedModel,
     template: ChatTemplate,
     messages: Sequence[ServiceMessage],
-    soft: Sequence[np.ndarray | None],
+    videos: Sequence[Prompt],
     options: RequestOptions,
 ) -> TokenizedPrompt:
     """The conversation laid out, without the oldest turns that do not fit; videos move up.
 
-    `soft` are the soft tokens of the last `len(soft)` messages.
+    `videos` are those of the last `len(videos)` messages.
     """
-    rows = [*[None] * (len(messages) - len(soft)), *soft]
-    kept = list(zip(messages, rows, strict=True))
+    none: list[Prompt] = [[] for _ in messages[len(videos) :]]
+    kept = list(zip(messages, [*none, *videos], strict=True))
     limit = min(options.n_ctx or loaded.n_ctx, loaded.n_ctx)
     most = options.generation.max_tokens
     reserve = min(most if most > 0 else limit, limit // ANSWER_ROOM)
@@ -319,29 +317,24 @@ def _fit(
         heir = next(i for i in range(turns[0], len(kept)) if kept[i][0].role != "system")
         if kept[heir][0].role == "assistant" and heir + 1 < len(kept):
             _, more = kept.pop(heir)  # an answer without its question
-            seen = _joined(seen, more)
+            seen = [*seen, *more]
         message, own = kept[heir]
-        kept[heir] = message, _joined(seen, own)
+        kept[heir] = message, [*seen, *own]
 
 
 def _prompt(
-    template: ChatTemplate, conversation: Sequence[tuple[ServiceMessage, np.ndarray | None]]
+    template: ChatTemplate, conversation: Sequence[tuple[ServiceMessage, Prompt]]
 ) -> Prompt:
-    """What the model reads: each message's soft tokens before its words."""
+    """What the model reads: each message's videos before its words."""
     messages = [{"role": m.role, "content": m.content} for m, _ in conversation]
-    left = dict(enumerate(rows for _, rows in conversation))
+    left = dict(enumerate(videos for _, videos in conversation))
     prompt: Prompt = []
     for segment in template.render(messages):
         if segment.content is not None:  # a template may place a content twice: videos once
-            prompt += _video(left.pop(segment.content, None))
+            prompt += _before_text(left.pop(segment.content, []))
         prompt.append(Text(segment.text, segment.special))
     return prompt
 
 
-def _video(soft: np.ndarray | None) -> Prompt:
-    return [] if soft is None else [soft, Text(AFTER_VIDEO)]
-
-
-def _joined(first: np.ndarray | None, second: np.ndarray | None) -> np.ndarray | None:
-    there = [rows for rows in (first, second) if rows is not None]
-    return np.concatenate(there) if there else None
+def _before_text(videos: Prompt) -> Prompt:
+    return [*videos, Text(AFTER_VIDEO)] if videos else []

@@ -114,7 +114,9 @@ class Server:
         bundle = (known or self.known()).bundle
         assert bundle is not None
         watcher = MediaEncoder(MediaLimits(), self.cache)
-        return asyncio.run(watcher.see([video.read_bytes()], bundle))
+        (soft,) = asyncio.run(watcher.see([video.read_bytes()], bundle))
+        assert isinstance(soft, np.ndarray)
+        return soft
 
 
 @pytest.mark.parametrize("change", [train_projector, train_tower])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 
 from reellama.gguf_tools.format.reader import read_gguf
 from reellama.gguf_tools.measuring.perplexity import measure_quality
+from reellama.models.bundle import Bundle
 from reellama.models.synthetic.rendered_clips import RenderedClips, RenderedConfig
 from reellama.models.training.frozen_llm import Example, FrozenLLM
 from reellama.models.training.lora import LoraAdapters
@@ -37,7 +38,7 @@ def watch(mini: VideoChat, soft: np.ndarray) -> None:
     """Begin a conversation about a video of which only the soft tokens are at hand."""
     mini.chat.clear()
     clip = Clip([], np.zeros(0), 0.0, Path("drawn"))
-    mini.chat.videos[:] = [Video(clip.path, soft, clip)]
+    mini.chat.videos[:] = [Video(clip.path, [soft], clip)]
 
 
 def describe(mini: VideoChat, soft: np.ndarray) -> str:
@@ -60,6 +61,7 @@ def test_greedy_answers_agree_with_pytorch(mini: VideoChat) -> None:
     but equally likely either may be said, and elsewhere both must say the same."""
     llm = FrozenLLM(mini.bundle.llm_path())
     ((adapter, _),) = mini.bundle.lora
+    assert isinstance(mini.bundle, Bundle)
     learned = mini.bundle.config.stages[-1]["config"]["lora"]
     lora = LoraAdapters(llm.model, learned["rank"], learned["alpha"])
     lora.load(adapter, read_gguf(mini.bundle.llm_path()))
@@ -117,7 +119,7 @@ def test_a_second_question_is_answered_from_the_video_too(mini: VideoChat) -> No
     assert right >= 12  # 15 with the kernels for AVX512, 14 with those for AVX2
 
 
-def perplexity(mini: VideoChat, lora: list[tuple[Path, float]], n_chunks: int) -> float:
+def perplexity(mini: VideoChat, lora: Sequence[tuple[Path, float]], n_chunks: int) -> float:
     """The perplexity of its LLM on plain English, with an adapter or without one."""
     return measure_quality(mini.bundle.llm_path(), lora=lora, n_chunks=n_chunks).perplexity.value
 
@@ -130,6 +132,7 @@ def test_it_still_speaks_as_its_llm_does_without_a_video(mini: VideoChat, n_chun
 
 
 def test_it_has_a_few_dozen_soft_tokens_and_little_weight(mini: VideoChat) -> None:
+    assert isinstance(mini.bundle, Bundle)
     committed = sum(path.stat().st_size for path in mini.bundle.folder.rglob("*") if path.is_file())
     assert committed <= 60e6
     assert committed + mini.bundle.llm_path().stat().st_size <= 300e6

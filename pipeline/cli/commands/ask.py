@@ -69,12 +69,12 @@ def print_json(talk: VideoChat, question: str, tokens: list[Token], *, probs: bo
                 "path": str(video.path),
                 "duration": video.clip.duration,
                 "frames": [round(float(time), 6) for time in video.clip.times],
-                "soft_tokens": len(video.soft_tokens),
+                "soft_tokens": video.n_soft_tokens,
                 "notes": list(video.clip.notes),
             }
             for video in talk.videos
         ],
-        "bundle": talk.bundle.config.name,
+        "bundle": talk.bundle.name,
         "llm": talk.llm,
         "stop_reason": talk.last.stop_reason,
         "timings": talk.timings.to_json(),

@@ -98,6 +98,8 @@ def evaluate_descriptions(
     """Describe `clips` clips of the test split, drawn in `styles` (default: those of training)."""
     answered: list[DescribedClip] = []
     with VideoChat(bundle=bundle, **engine) as chat, tempfile.TemporaryDirectory() as folder:
+        if not isinstance(chat.bundle, Bundle):
+            raise ReellamaError(f"{bundle} was not trained here: its drawn clips are not known")
         config = clips_to_draw(chat.bundle, styles)
         source = RenderedClips(config, material)
         for number in range(clips):

@@ -28,17 +28,18 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 
 from reellama.gguf_tools.errors import ReellamaError
-from reellama.pipeline.server.media.soft_token_cache import SoftTokenCache
+from reellama.gguf_tools.text.prompt_parts import Prompt
+from reellama.pipeline.server.media.soft_token_cache import EncodedClip, SoftTokenCache
 
 if TYPE_CHECKING:
-    from reellama.models.bundle import Bundle
+    from reellama.models.open_bundle import VideoBundle
 
 MediaKind = Literal["picture", "video"]
 
 # Children that decode at the same time.
 MAX_CHILDREN = 2
 # What goes into every key of the cache: a change in how frames are read makes old entries unknown.
-_READING = "reading 2"
+_READING = "reading 3"
 _ROOT = Path(__file__).parents[4]
 # All that a child gets of the environment: where programs and libraries are, and no secrets.
 _ENVIRONMENT = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONPATH")
@@ -148,15 +149,18 @@ class MediaEncoder:
         self._children = asyncio.Semaphore(MAX_CHILDREN)
         self._tower = threading.Lock()
 
-    async def see(self, media: Sequence[bytes], bundle: Bundle) -> np.ndarray:
-        """Soft tokens of pictures and videos, float32 `[tokens, n_embd]`, one clip after another.
+    async def see(self, media: Sequence[bytes], bundle: VideoBundle) -> Prompt:
+        """What stands for pictures and videos in a prompt, one clip after another.
 
         Pictures that follow each other are one clip, a second apart; every video is a clip of its
         own. Raises MediaError with status 400, 413 or 503.
         """
         clips = await asyncio.to_thread(self._clips, media)
-        rows = await asyncio.gather(*(self._see_clip(clip, bundle) for clip in clips))
-        return np.concatenate([np.zeros((0, bundle.n_embd), np.float32), *rows])
+        found = await asyncio.gather(*(self._encoded(clip, bundle) for clip in clips))
+        parts: Prompt = []
+        for encoded, times in found:
+            parts += await asyncio.to_thread(bundle.prompt_parts, encoded, times)
+        return parts
 
     def _clips(self, media: Sequence[bytes]) -> list[list[bytes]]:
         for data in media:
@@ -177,22 +181,22 @@ class MediaEncoder:
             )
         return clips
 
-    async def _see_clip(self, clip: list[bytes], bundle: Bundle) -> np.ndarray:
-        async def make() -> np.ndarray:
+    async def _encoded(self, clip: list[bytes], bundle: VideoBundle) -> EncodedClip:
+        async def make() -> EncodedClip:
             async with self._children:
                 seen = await decode(clip, bundle.frames, self.limits)
             return await asyncio.to_thread(self._encode, seen, bundle)
 
         return await self.cache.get(await asyncio.to_thread(_key, clip, bundle), make)
 
-    def _encode(self, seen: DecodedFrames, bundle: Bundle) -> np.ndarray:
+    def _encode(self, seen: DecodedFrames, bundle: VideoBundle) -> EncodedClip:
         with self._tower:  # one at a time: the tower takes all cores that there are
-            soft = bundle.encode(seen.frames, seen.times)
+            encoded = bundle.encode(seen.frames, seen.times)
         if bundle.changed:  # its weights may be partly old, and must not be kept by its version
             raise MediaError(
-                f"the bundle {bundle.config.name} was just changed: send the request again", 503
+                f"the bundle {bundle.name} was just changed: send the request again", 503
             )
-        return soft
+        return EncodedClip(encoded, seen.times)
 
 
 async def decode(clip: Sequence[bytes], n: int, limits: MediaLimits) -> DecodedFrames:
@@ -292,7 +296,7 @@ def _split(pixels: bytes, shapes: Iterable[tuple[int, int]]) -> Iterable[np.ndar
         start = end
 
 
-def _key(clip: Sequence[bytes], bundle: Bundle) -> str:
+def _key(clip: Sequence[bytes], bundle: VideoBundle) -> str:
     """What the soft tokens of a clip depend on, as a name for a file."""
     digest = hashlib.sha256(f"{_READING} {bundle.frames} {bundle.version}".encode())
     for data in clip:

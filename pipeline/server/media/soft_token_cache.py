@@ -1,4 +1,4 @@
-"""Soft tokens by what they were made of, in memory and on disk, each made once."""
+"""What a tower made of clips, by their content, in memory and on disk, each made once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -17,21 +18,35 @@ from reellama.gguf_tools.atomic_write import replacing
 from reellama.gguf_tools.errors import ReellamaError
 
 Lookup = Literal["memory", "disk", "miss"]
-Make = Callable[[], Awaitable[np.ndarray]]
+
+
+class EncodedClip(NamedTuple):
+    """A clip as a bundle's `encode` gave it, float32, and the seconds of its frames, float64."""
+
+    encoded: np.ndarray
+    times: np.ndarray
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes in memory."""
+        return self.encoded.nbytes + self.times.nbytes
+
+
+Make = Callable[[], Awaitable[EncodedClip]]
 
 
 @dataclass
 class _Flight:
-    """An array that is being read or made, and how many wait for it."""
+    """A clip that is being read or made, and how many wait for it."""
 
-    task: asyncio.Task[np.ndarray]
+    task: asyncio.Task[EncodedClip]
     waiting: int = 0
 
 
 class SoftTokenCache:
-    """float32 arrays `[tokens, n_embd]` by key; the least recently used go first.
+    """Encoded clips by key; the least recently used go first.
 
-    folder: where they stay between runs, as `.npy` files; None keeps them in memory only.
+    folder: where they stay between runs, as `.npz` files; None keeps them in memory only.
     memory, disk: bytes, at most.
     on_lookup: told of every lookup where it ended: "memory", "disk" or "miss".
     """
@@ -48,24 +63,24 @@ class SoftTokenCache:
         self.memory = memory
         self.disk = disk
         self.on_lookup = on_lookup
-        self._arrays: OrderedDict[str, np.ndarray] = OrderedDict()
+        self._clips: OrderedDict[str, EncodedClip] = OrderedDict()
         self._flights: dict[str, _Flight] = {}
 
     @property
     def memory_used(self) -> int:
-        """Bytes of the arrays in memory."""
-        return sum(array.nbytes for array in self._arrays.values())
+        """Bytes of the clips in memory."""
+        return sum(clip.nbytes for clip in self._clips.values())
 
-    async def get(self, key: str, make: Make) -> np.ndarray:
-        """The array of `key`, read-only; `make` makes it where there is none yet.
+    async def get(self, key: str, make: Make) -> EncodedClip:
+        """The clip of `key`, read-only; `make` makes it where there is none yet.
 
         Those who ask for it meanwhile wait for the same one, or get the same error. When all of
         them have gone, making it is cancelled.
         """
-        if key in self._arrays:
-            self._arrays.move_to_end(key)
+        if key in self._clips:
+            self._clips.move_to_end(key)
             self.on_lookup("memory")
-            return self._arrays[key]
+            return self._clips[key]
         flight = self._flights.get(key)
         if flight is None:
             flight = self._flights[key] = _Flight(asyncio.create_task(self._fill(key, make)))
@@ -78,48 +93,53 @@ class SoftTokenCache:
                 del self._flights[key]
                 flight.task.cancel()
 
-    async def _fill(self, key: str, make: Make) -> np.ndarray:
-        array = await asyncio.to_thread(self._read, key)
-        self.on_lookup("miss" if array is None else "disk")
-        if array is None:
-            array = np.ascontiguousarray(await make(), np.float32)
-            await asyncio.to_thread(self._write, key, array)
-        array.flags.writeable = False
-        if array.nbytes <= self.memory:
-            self._arrays[key] = array
+    async def _fill(self, key: str, make: Make) -> EncodedClip:
+        clip = await asyncio.to_thread(self._read, key)
+        self.on_lookup("miss" if clip is None else "disk")
+        if clip is None:
+            encoded, times = await make()
+            clip = EncodedClip(np.ascontiguousarray(encoded, np.float32), times)
+            await asyncio.to_thread(self._write, key, clip)
+        for array in clip:
+            array.flags.writeable = False
+        if clip.nbytes <= self.memory:
+            self._clips[key] = clip
         while self.memory_used > self.memory:
-            self._arrays.popitem(last=False)
-        return array
+            self._clips.popitem(last=False)
+        return clip
 
-    def _read(self, key: str) -> np.ndarray | None:
-        """The array on disk. A file that is damaged is removed: it would stay so for ever."""
+    def _read(self, key: str) -> EncodedClip | None:
+        """The clip on disk. A file that is damaged is removed: it would stay so for ever."""
         if self.folder is None:
             return None
-        path = self.folder / f"{key}.npy"
+        path = self.folder / f"{key}.npz"
         try:
-            array = np.load(path, allow_pickle=False)
-            if array.dtype != np.float32 or array.ndim != 2 or not np.isfinite(array).all():
-                raise ValueError("not soft tokens")
+            with np.load(path, allow_pickle=False) as file:
+                encoded, times = file["encoded"], file["times"]
+            if encoded.dtype != np.float32 or encoded.ndim < 2 or times.dtype != np.float64:
+                raise ValueError("not an encoded clip")
+            if not (np.isfinite(encoded).all() and np.isfinite(times).all()):
+                raise ValueError("not numbers")
             os.utime(path)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, EOFError):
+        except (OSError, ValueError, EOFError, KeyError, BadZipFile):
             with suppress(OSError):
                 path.unlink()
             return None
-        return np.ascontiguousarray(array)
+        return EncodedClip(np.ascontiguousarray(encoded), times)
 
-    def _write(self, key: str, array: np.ndarray) -> None:
-        """Keep an array on disk. Where that fails the answer is just as good, only not kept."""
-        if self.folder is None or array.nbytes > self.disk:
+    def _write(self, key: str, clip: EncodedClip) -> None:
+        """Keep a clip on disk. Where that fails the answer is just as good, only not kept."""
+        if self.folder is None or clip.nbytes > self.disk:
             return
         with suppress(OSError, ReellamaError):
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             with (
-                replacing(self.folder / f"{key}.npy") as temporary,
+                replacing(self.folder / f"{key}.npz") as temporary,
                 open(temporary, "wb") as file,
             ):
-                np.save(file, array, allow_pickle=False)
+                np.savez(file, encoded=clip.encoded, times=clip.times)
             self._trim(self.folder)
 
     def _trim(self, folder: Path) -> None:

@@ -59,7 +59,7 @@ def test_the_first_prompt_is_the_one_of_training_token_for_token(talk: VideoChat
         return [i for t in texts for i in engine.tokenizer.encode(t.text, special=t.special)]
 
     assert (ids(parts[:at]), ids(parts[at + 1 :])) == (before, after)
-    assert parts[at] is talk.videos[0].soft_tokens
+    assert parts[at] is talk.videos[0].parts[0]
 
 
 def test_a_later_prompt_is_the_one_of_training_too(talk: VideoChat) -> None:
@@ -155,11 +155,11 @@ def test_what_a_person_types_never_acts_as_a_special_token(talk: VideoChat) -> N
 def test_a_saved_conversation_goes_on(talk: VideoChat, tmp_path: Path) -> None:
     talk.ask("What happens?", **SHORT)
     talk.save(tmp_path / "talk.json")
-    turns, soft_tokens = list(talk.turns), talk.videos[0].soft_tokens
+    turns, soft_tokens = list(talk.turns), talk.videos[0].parts[0]
     talk.chat.clear()
     talk.load(tmp_path / "talk.json")
     assert talk.turns == turns
-    np.testing.assert_array_equal(talk.videos[0].soft_tokens, soft_tokens)
+    np.testing.assert_array_equal(talk.videos[0].parts[0], soft_tokens)
 
 
 @pytest.mark.parametrize("text", ["", "not json", "[]", "{}", '{"reading": {}, "videos": 3}'])
@@ -181,7 +181,7 @@ def test_several_videos_stand_in_the_order_they_were_added(
     second = talk.add(square_video)
     parts = talk.chat.prompt("Which is longer?")
     arrays = [part for part in parts if isinstance(part, np.ndarray)]
-    assert [id(a) for a in arrays] == [id(talk.videos[0].soft_tokens), id(second.soft_tokens)]
+    assert [id(a) for a in arrays] == [id(talk.videos[0].parts[0]), id(second.parts[0])]
 
 
 def test_timings_say_where_the_time_went(talk: VideoChat) -> None:

@@ -1,4 +1,4 @@
-"""Soft tokens by content: made once, kept within bounds, and lost without harm."""
+"""Encoded clips by content: made once, kept within bounds, and lost without harm."""
 
 import asyncio
 from pathlib import Path
@@ -6,21 +6,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reellama.pipeline.server.media.soft_token_cache import SoftTokenCache
+from reellama.pipeline.server.media.soft_token_cache import EncodedClip, SoftTokenCache
 
 ROWS = np.arange(12, dtype=np.float32).reshape(3, 4)  # 48 bytes
+CLIP = EncodedClip(ROWS, np.array([0.5, 1.5]))  # 64 bytes
 
 
 class Maker:
-    """Makes rows, and counts how often."""
+    """Makes a clip, and counts how often."""
 
     def __init__(self, seconds: float = 0.0) -> None:
         self.calls, self.seconds = 0, seconds
 
-    async def __call__(self) -> np.ndarray:
+    async def __call__(self) -> EncodedClip:
         self.calls += 1
         await asyncio.sleep(self.seconds)
-        return ROWS
+        return CLIP
+
+
+def is_clip(found: EncodedClip) -> bool:
+    return np.array_equal(found.encoded, ROWS) and np.array_equal(found.times, CLIP.times)
 
 
 def test_it_is_made_once_and_found_again_on_disk(tmp_path: Path) -> None:
@@ -28,7 +33,7 @@ def test_it_is_made_once_and_found_again_on_disk(tmp_path: Path) -> None:
 
     async def ask(cache: SoftTokenCache, make: Maker) -> None:
         for _ in range(2):
-            assert np.array_equal(await cache.get("a", make), ROWS)
+            assert is_clip(await cache.get("a", make))
 
     make = Maker()
     asyncio.run(ask(SoftTokenCache(tmp_path, on_lookup=looked.append), make))
@@ -65,26 +70,27 @@ def test_making_is_cancelled_when_nobody_waits_any_more() -> None:
 
 def test_memory_and_disk_are_bounded(tmp_path: Path) -> None:
     async def ask() -> SoftTokenCache:
-        cache = SoftTokenCache(tmp_path, memory=100, disk=500)
+        cache = SoftTokenCache(tmp_path, memory=150, disk=1500)
         for key in "abcdefgh":
             await cache.get(key, Maker())
         return cache
 
-    assert asyncio.run(ask()).memory_used <= 100
-    assert 0 < sum(path.stat().st_size for path in tmp_path.iterdir()) <= 500
+    assert asyncio.run(ask()).memory_used <= 150
+    assert 0 < sum(path.stat().st_size for path in tmp_path.iterdir()) <= 1500
 
 
-@pytest.mark.parametrize("damage", [b"", b"not an array", b"\x93NUMPY\x01\x00"])
+@pytest.mark.parametrize("damage", [b"", b"not an array", b"PK\x03\x04\x14\x00"])
 def test_a_damaged_file_is_made_anew(tmp_path: Path, damage: bytes) -> None:
-    (tmp_path / "a.npy").write_bytes(damage)
+    (tmp_path / "a.npz").write_bytes(damage)
     make = Maker()
-    assert np.array_equal(asyncio.run(SoftTokenCache(tmp_path).get("a", make)), ROWS)
+    assert is_clip(asyncio.run(SoftTokenCache(tmp_path).get("a", make)))
     assert make.calls == 1
-    assert np.array_equal(np.load(tmp_path / "a.npy"), ROWS)
+    assert is_clip(asyncio.run(SoftTokenCache(tmp_path).get("a", make)))
+    assert make.calls == 1
 
 
 def test_an_error_reaches_all_and_is_not_kept() -> None:
-    async def fail() -> np.ndarray:
+    async def fail() -> EncodedClip:
         raise ValueError("no")
 
     async def ask() -> int:
@@ -102,4 +108,4 @@ def test_an_error_reaches_all_and_is_not_kept() -> None:
 def test_a_folder_that_cannot_be_written_costs_nothing_but_the_cache(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     cache = SoftTokenCache(tmp_path / "file" / "folder")
-    assert np.array_equal(asyncio.run(cache.get("a", Maker())), ROWS)
+    assert is_clip(asyncio.run(cache.get("a", Maker())))

@@ -1,0 +1,77 @@
+"""What sees for an LLM, by name: a trained bundle, or a vision GGUF with its `mmproj`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from reellama.gguf_tools.errors import GGUFError
+from reellama.gguf_tools.format.reader import GGUFFile
+from reellama.gguf_tools.locate import find
+from reellama.gguf_tools.text.prompt_parts import Prompt
+from reellama.models.bundle import BUNDLES, Bundle
+from reellama.models.token_pooling.options import DEFAULT_POOLING, PoolingOptions
+from reellama.models.vision_bundle import VisionBundle
+
+
+class VideoBundle(Protocol):
+    """What a `Bundle` and a `VisionBundle` have in common: frames in, parts of a prompt out.
+
+    name: for people. version: changes with its files. frames: how many are looked at by default.
+    max_side: pixels on the longest side of a frame. system, describe: prompts. lora: adapters.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def changed(self) -> bool: ...
+    @property
+    def frames(self) -> int: ...
+    @property
+    def max_side(self) -> int: ...
+    @property
+    def system(self) -> str: ...
+    @property
+    def describe(self) -> str: ...
+    @property
+    def lora(self) -> Sequence[tuple[Path, float]]: ...
+    @property
+    def n_embd(self) -> int: ...
+
+    def llm_path(self) -> Path: ...
+
+    def check_llm(self, file: GGUFFile) -> None: ...
+
+    def features(self, frames: Sequence[np.ndarray]) -> np.ndarray: ...
+
+    def project(self, features: np.ndarray, times: np.ndarray) -> np.ndarray: ...
+
+    def encode(self, frames: Sequence[np.ndarray], times: np.ndarray) -> np.ndarray: ...
+
+    def prompt_parts(
+        self, encoded: np.ndarray, times: np.ndarray, options: PoolingOptions = DEFAULT_POOLING
+    ) -> Prompt: ...
+
+
+def open_bundle(name: str | Path = "mini", mmproj: str | Path | None = None) -> VideoBundle:
+    """Open a bundle by name.
+
+    name: that of a bundle that comes with reellama, a bundle's folder, or what
+    `reellama.gguf_tools.locate.find.resolve` takes for an LLM that has an `mmproj`: a path,
+    `hf:owner/repo[:quant]`, `ollama:name[:tag]`. mmproj: the path of another projector.
+    Raises BundleError, and GGUFError for files that cannot be used.
+    """
+    if mmproj is None and ((BUNDLES / str(name)).is_dir() or Path(name).is_dir()):
+        return Bundle.load(name)
+    llm = find.resolve(str(name))
+    if mmproj is None:
+        beside = sorted(llm.parent.glob("*mmproj*.gguf"))
+        if not beside:
+            raise GGUFError(f"{llm} has no mmproj beside it: name one with --mmproj")
+        mmproj = beside[0]
+    return VisionBundle(llm, Path(mmproj))

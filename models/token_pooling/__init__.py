@@ -1,0 +1,1 @@
+"""Tokens of a vision model, pooled over time and space without training."""
