@@ -28,6 +28,7 @@ from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.reader import GGUFFile
 from reellama.gguf_tools.locate import find
 from reellama.gguf_tools.text.prompt_parts import Prompt
+from reellama.models.encoded_video import EncodedVideo, frame_size
 from reellama.models.projector.config import ProjectorConfig
 from reellama.models.projector.temporal_projector import Projector, build_projector
 from reellama.models.token_pooling.options import DEFAULT_POOLING, PoolingOptions
@@ -273,14 +274,14 @@ class Bundle:
         rows = [soft[0].cpu().numpy(), *([self.labels.tokens(features)] if self.labels else [])]
         return np.ascontiguousarray(np.concatenate(rows))
 
-    def encode(self, frames: Sequence[np.ndarray], times: np.ndarray) -> np.ndarray:
+    def encode(self, frames: Sequence[np.ndarray], times: np.ndarray) -> EncodedVideo:
         """Frames at `times` seconds -> soft tokens, float32 `[tokens, n_embd]`."""
-        return self.project(self.features(frames), times)
+        return EncodedVideo(self.project(self.features(frames), times), times, frame_size(frames))
 
     def prompt_parts(
-        self, encoded: np.ndarray, times: np.ndarray, options: PoolingOptions = DEFAULT_POOLING
+        self, video: EncodedVideo, options: PoolingOptions = DEFAULT_POOLING
     ) -> Prompt:
-        """What stands for a video in a prompt: the soft tokens that `encode` gave.
+        """What stands for a video in a prompt: its soft tokens.
 
         Raises BundleError where another number of them is asked for: it was trained with one.
         """
@@ -289,7 +290,7 @@ class Bundle:
                 f"the bundle {self.name} always makes {self.tokens} soft tokens of a video: leave "
                 "out the number of tokens and the pooling"
             )
-        return [encoded]
+        return [video.array]
 
 
 def find_bundle(name_or_path: str | Path) -> Path:

@@ -13,6 +13,7 @@ from reellama.gguf_tools.format.reader import GGUFFile
 from reellama.gguf_tools.locate import find
 from reellama.gguf_tools.text.prompt_parts import Prompt
 from reellama.models.bundle import BUNDLES, Bundle
+from reellama.models.encoded_video import EncodedVideo
 from reellama.models.token_pooling.options import DEFAULT_POOLING, PoolingOptions
 from reellama.models.vision_bundle import VisionBundle
 
@@ -51,10 +52,10 @@ class VideoBundle(Protocol):
 
     def project(self, features: np.ndarray, times: np.ndarray) -> np.ndarray: ...
 
-    def encode(self, frames: Sequence[np.ndarray], times: np.ndarray) -> np.ndarray: ...
+    def encode(self, frames: Sequence[np.ndarray], times: np.ndarray) -> EncodedVideo: ...
 
     def prompt_parts(
-        self, encoded: np.ndarray, times: np.ndarray, options: PoolingOptions = DEFAULT_POOLING
+        self, video: EncodedVideo, options: PoolingOptions = DEFAULT_POOLING
     ) -> Prompt: ...
 
 

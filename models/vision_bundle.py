@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -24,18 +23,10 @@ from reellama.gguf_tools.atomic_write import stamp
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.reader import GGUFFile, read_gguf
 from reellama.gguf_tools.text.prompt_parts import Prompt, SoftTokens, Text, TokenIds
+from reellama.models.encoded_video import EncodedVideo, frame_size
 from reellama.models.token_pooling.options import DEFAULT_POOLING, PoolingOptions
+from reellama.models.token_pooling.pool import PooledTokens, pool
 from reellama.models.vision.mtmd_tower import MtmdTower
-
-
-@dataclass(frozen=True)
-class PooledGroup:
-    """TEMPORARY"""
-
-    time: float
-    rows: np.ndarray
-    centres: np.ndarray
-
 
 # Frames that are looked at when nobody says: the tower takes most of the time before an answer.
 FRAMES = 16
@@ -44,7 +35,8 @@ FRAMES = 16
 READ_SCALE = 2
 MIN_READ_SIDE, MAX_READ_SIDE = 224, 1024
 # Families that take pictures of any size: a frame is scaled to about this many tokens.
-DYNAMIC_PICTURE_TOKENS = 64
+# 128 is what Qwen2.5-VL takes at least for a frame of a video.
+DYNAMIC_PICTURE_TOKENS = 128
 DYNAMIC_SIZE = frozenset(
     {"qwen2vl_merger", "qwen2.5vl_merger", "qwen3vl_merger", "pixtral", "kimivl", "glm4v"}
 )
@@ -58,7 +50,8 @@ TIMESTAMPS = {
 class VisionBundle:
     """An LLM's GGUF and its `mmproj`. The tower is loaded when it is first needed.
 
-    Has what `reellama.models.bundle.Bundle` has for those who ask about a video.
+    Has what `reellama.models.bundle.Bundle` has for those who ask about a video. With `tiles` each
+    frame is shown in full and in tiles, as llama.cpp shows pictures, and nothing is pooled.
     """
 
     system = ""
@@ -66,15 +59,17 @@ class VisionBundle:
     frames = FRAMES
     lora: Sequence[tuple[Path, float]] = ()
 
-    def __init__(self, llm: Path, mmproj: Path, name: str | None = None) -> None:
-        self.llm, self.mmproj = llm, mmproj
+    def __init__(
+        self, llm: Path, mmproj: Path, *, name: str | None = None, tiles: bool = False
+    ) -> None:
+        self.llm, self.mmproj, self.tiles = llm, mmproj, tiles
         self.name = name or llm.stem
-        self.version = _version([llm, mmproj])
+        self.version = self._version()
 
     @property
     def changed(self) -> bool:
         """Whether one of its files was written since it was opened."""
-        return _version([self.llm, self.mmproj]) != self.version
+        return self._version() != self.version
 
     @cached_property
     def n_embd(self) -> int:
@@ -106,56 +101,72 @@ class VisionBundle:
     def features(self, frames: Sequence[np.ndarray]) -> np.ndarray:
         """uint8 RGB frames `[H, W, 3]` -> float32 `[pictures, rows, columns, n_embd]`.
 
-        A picture is a frame, or two where the family merges neighbours.
+        A picture is a frame, or two where the family merges neighbours. See `MtmdTower.encode`.
         """
-        return self.tower.encode(self._scaled(frames))
+        return self.tower.encode(self._scaled(frames), tiles=self.tiles)
 
     def project(self, features: np.ndarray, times: np.ndarray) -> np.ndarray:
         """The features: the projector of an `mmproj` is a part of its tower."""
         return features
 
-    def encode(self, frames: Sequence[np.ndarray], times: np.ndarray) -> np.ndarray:
-        """What a cache keeps of a video: float32 `[pictures, rows, columns, n_embd]`."""
-        return self.features(frames)
+    def encode(self, frames: Sequence[np.ndarray], times: np.ndarray) -> EncodedVideo:
+        """Frames at `times` seconds -> what a cache keeps of them."""
+        return EncodedVideo(self.features(frames), times, frame_size(frames))
 
     def prompt_parts(
-        self, encoded: np.ndarray, times: np.ndarray, options: PoolingOptions = DEFAULT_POOLING
+        self, video: EncodedVideo, options: PoolingOptions = DEFAULT_POOLING
     ) -> Prompt:
         """What stands for a video in a prompt: for each group of frames its time, the family's
-        tokens around a picture, and its pooled tokens between them.
+        tokens around a picture, and its pooled tokens between them. A still has no time.
 
-        encoded: what `encode` gave; times: of the frames, in seconds. A still has no time.
+        Raises PoolingError for a budget that holds nothing.
         """
-        times = times[:: self.tower.n_merged_frames]
-        pooled = self._pool(encoded, times, options)
-        layout = self.tower.layout(self.tower.image_size, self.tower.image_size)
+        if self.tiles:
+            return self._tiled_parts(video)
+        pictures = video.array
+        times = video.times[:: self._frames_of_a_picture(video)]
+        pooled = self._pool(pictures, times, options)
+        layout = self.tower.layout(*self._tower_size(*video.frame_size))
+        ends = np.cumsum(pooled.group_sizes)
         parts: Prompt = []
-        for group in pooled:
+        for first, size, end in zip(pooled.group_frames, pooled.group_sizes, ends, strict=True):
+            group = slice(end - size, end)
             if len(times) > 1:
-                parts.append(Text(self._timestamp(group.time)))
-            parts.append(TokenIds(layout.begin))
-            parts.append(self._soft_tokens(group, encoded.shape[1:3]))
-            parts.append(TokenIds(layout.end))
-        return [part for part in parts if not (isinstance(part, TokenIds) and not part.ids)]
+                parts.append(Text(self._timestamp(times[first])))
+            positions = pooled.positions[group] - (first, 0, 0)
+            soft = self._soft_tokens(pooled.tokens[group], positions, pictures.shape[1:3])
+            parts += [TokenIds(layout.begin), soft, TokenIds(layout.end)]
+        return [part for part in parts if part != TokenIds(())]
 
     def _pool(
-        self, encoded: np.ndarray, times: np.ndarray, options: PoolingOptions
-    ) -> list[PooledGroup]:
-        n, rows, columns, width = encoded.shape
-        y, x = np.divmod(np.arange(rows * columns), columns)
-        centres = np.stack([np.zeros_like(y), y, x], axis=1)
-        return [
-            PooledGroup(time, picture.reshape(-1, width), centres)
-            for time, picture in zip(times, encoded, strict=True)
-        ]
+        self, pictures: np.ndarray, times: np.ndarray, options: PoolingOptions
+    ) -> PooledTokens:
+        budget = options.tokens or (pictures[..., 0].size if options.method == "full" else 256)
+        return pool(pictures, options.method, budget, grid=True)
 
-    def _soft_tokens(self, group: PooledGroup, grid: tuple[int, int]) -> SoftTokens:
-        """The tokens of a group, each at the centre of what was pooled into it."""
+    def _soft_tokens(
+        self, tokens: np.ndarray, positions: np.ndarray, grid: tuple[int, ...]
+    ) -> SoftTokens:
+        """The tokens of a group of frames `[n, n_embd]`, each at the centre of what was pooled into
+        it: `positions` `[n, 3]` in frames of the group, rows and columns of the `grid`."""
         if not self.tower.has_mrope:
-            return SoftTokens(group.rows, causal=self.tower.causal)
-        offsets = np.floor(group.centres).astype(np.int32).T
+            return SoftTokens(tokens, causal=self.tower.causal)
+        offsets = np.floor(positions + 0.5).astype(np.int32).T
         n_positions = max(*grid, int(offsets[0].max()) + 1)
-        return SoftTokens(group.rows, offsets, n_positions, self.tower.causal)
+        return SoftTokens(tokens, np.ascontiguousarray(offsets), n_positions, self.tower.causal)
+
+    def _tiled_parts(self, video: EncodedVideo) -> Prompt:
+        """Pictures in full with their tiles, as llama.cpp shows them."""
+        layout = self.tower.layout(*self._tower_size(*video.frame_size))
+        shape = (len(video.array), layout.n_images, layout.n_tokens, -1)
+        parts: Prompt = []
+        for picture in video.array.reshape(shape):
+            images = iter(picture)
+            parts += [
+                SoftTokens(next(images), causal=self.tower.causal) if ids is None else TokenIds(ids)
+                for ids in layout.tiled
+            ]
+        return parts
 
     def _timestamp(self, seconds: float) -> str:
         """The time of a group in the words that the family was trained with, where it has some."""
@@ -166,11 +177,7 @@ class VisionBundle:
 
     def _scaled(self, frames: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
         """Frames as the tower takes them: of one size, and small where it takes any size."""
-        height, width = frames[0].shape[:2]
-        if self.tower.family in DYNAMIC_SIZE:
-            width, height = _fit_pixels(width, height, DYNAMIC_PICTURE_TOKENS, self._token_side)
-        elif all(frame.shape == frames[0].shape for frame in frames):
-            return frames
+        width, height = self._tower_size(*frames[0].shape[1::-1])
         return [
             frame
             if frame.shape[:2] == (height, width)
@@ -179,6 +186,20 @@ class VisionBundle:
             )
             for frame in frames
         ]
+
+    def _tower_size(self, width: int, height: int) -> tuple[int, int]:
+        """The width and height in pixels at which the tower gets frames of a size."""
+        if self.tower.family not in DYNAMIC_SIZE:
+            return int(width), int(height)
+        return _fit_pixels(width, height, DYNAMIC_PICTURE_TOKENS, self._token_side)
+
+    def _frames_of_a_picture(self, video: EncodedVideo) -> int:
+        return self.tower.n_merged_frames if len(video.times) > len(video.array) else 1
+
+    def _version(self) -> str:
+        """SHA-256, in hexadecimal, of what the tokens of a picture depend on."""
+        files = [[str(path.absolute()), *stamp(path)] for path in (self.llm, self.mmproj)]
+        return hashlib.sha256(json.dumps([files, self.tiles]).encode()).hexdigest()
 
     @cached_property
     def _token_side(self) -> int:
@@ -190,17 +211,11 @@ class VisionBundle:
 
 
 def _fit_pixels(width: int, height: int, tokens: int, side: int) -> tuple[int, int]:
-    """A size of about `tokens` squares of `side` pixels, and nearly the same proportions.
+    """A size of at most about `tokens` squares of `side` pixels, in nearly the same proportions.
 
-    >>> _fit_pixels(1280, 720, 64, 28), _fit_pixels(28, 28, 64, 28)
-    ((308, 168), (224, 224))
+    >>> _fit_pixels(1280, 720, 64, 28), _fit_pixels(56, 56, 64, 28)
+    ((308, 168), (56, 56))
     """
-    columns = (tokens * width / height) ** 0.5
-    columns, rows = max(1, round(columns)), max(1, round(tokens / columns))
+    scale = min(1.0, (tokens * side * side / (width * height)) ** 0.5)
+    columns, rows = (max(1, round(scale * pixels / side)) for pixels in (width, height))
     return columns * side, rows * side
-
-
-def _version(files: Sequence[Path]) -> str:
-    """SHA-256, in hexadecimal, of the places, sizes and dates of files."""
-    entries = [[str(path.absolute()), *stamp(path)] for path in files]
-    return hashlib.sha256(json.dumps(entries).encode()).hexdigest()

@@ -1,1 +1,1 @@
-"""Tokens of a vision model, pooled over time and space without training."""
+"""Fewer tokens of a video, without training: poolings of a vision model's tokens, and budgets."""

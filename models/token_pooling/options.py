@@ -9,8 +9,9 @@ from dataclasses import dataclass
 class PoolingOptions:
     """How many tokens a video gets, and how those of a vision model are pooled.
 
-    tokens: cells of the KV cache that the video may take, timestamps included; None: the default.
-    method: a name of `reellama.models.token_pooling.pooling.POOLINGS`, or "auto".
+    tokens: cells of the KV cache that a video may take, with what stands around its tokens; None:
+    as many as the bundle's default.
+    method: a name of `reellama.models.token_pooling.pool.POOLINGS`, or "auto".
     """
 
     tokens: int | None = None

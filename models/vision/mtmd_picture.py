@@ -42,16 +42,19 @@ class TokenizedPicture:
         """Token ids right before and right after an image."""
         return self._ids(self._at[image] - 1), self._ids(self._at[image] + 1)
 
-    def size_of(self, image: int) -> tuple[int, int]:
-        """How many embeddings an image has, and how many positions it takes."""
-        chunk = self.images[image]
-        n_tokens = mtmd.mtmd_input_chunk_get_n_tokens(chunk)
-        return int(n_tokens), int(mtmd.mtmd_input_chunk_get_n_pos(chunk))
+    @property
+    def segments(self) -> tuple[tuple[int, ...] | None, ...]:
+        """All of it in order: token ids, and None for an image."""
+        return tuple(None if i in self._at else self._ids(i) for i in range(len(self._all)))
 
-    def offsets_of(self, image: int) -> np.ndarray:
+    def n_tokens(self, image: int) -> int:
+        """How many embeddings an image has."""
+        return int(mtmd.mtmd_input_chunk_get_n_tokens(self.images[image]))
+
+    def offsets(self, image: int) -> np.ndarray:
         """Positions of its embeddings in time, down and to the right, int32 `[3, n]`."""
         tokens = mtmd.mtmd_input_chunk_get_tokens_image(self.images[image])
-        n = mtmd.mtmd_input_chunk_get_n_tokens(self.images[image])
+        n = self.n_tokens(image)
         places = (mtmd.mtmd_image_tokens_get_decoder_pos(tokens, 0, i) for i in range(n))
         return np.array([(place.t, place.y, place.x) for place in places], np.int32).T
 

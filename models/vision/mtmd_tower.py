@@ -16,6 +16,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -45,30 +46,27 @@ class VisionTowerError(ReellamaError):
 class PictureLayout:
     """How a family puts a picture of one size into the prompt.
 
-    begin, end: token ids around its embeddings.
+    begin, end: token ids around the embeddings of the whole picture.
     rows, columns: of the embeddings; one row where they have no place in the picture.
-    offsets: int32 `[3, rows x columns]`, positions in time, down and to the right, for M-RoPE.
-    n_positions: how far the position after the embeddings is from the first.
-    n_frames: how many frames make one picture.
+    tiled: the picture with its tiles, where a family has some: token ids, and None for each image,
+    a tile or the whole picture, in their order.
     """
 
     begin: tuple[int, ...]
     end: tuple[int, ...]
     rows: int
     columns: int
-    offsets: np.ndarray
-    n_positions: int
-    n_frames: int
+    tiled: tuple[tuple[int, ...] | None, ...]
 
     @property
     def n_tokens(self) -> int:
-        """Embeddings of a picture."""
+        """Embeddings of the whole picture."""
         return self.rows * self.columns
 
     @property
-    def n_cells(self) -> int:
-        """What a picture takes in the KV cache."""
-        return len(self.begin) + self.n_tokens + len(self.end)
+    def n_images(self) -> int:
+        """The picture and its tiles."""
+        return self.tiled.count(None)
 
 
 class MtmdTower:
@@ -109,21 +107,30 @@ class MtmdTower:
         return self._pointer
 
     def encode(
-        self, frames: Sequence[np.ndarray], progress: Callable[[int, int], None] | None = None
+        self,
+        frames: Sequence[np.ndarray],
+        *,
+        tiles: bool = False,
+        progress: Callable[[int, int], None] | None = None,
     ) -> np.ndarray:
-        """uint8 RGB frames of one size -> float32 `[pictures, rows, columns, n_embd]`."""
+        """uint8 RGB frames of one size -> float32 `[pictures, rows, columns, n_embd]`.
+
+        A picture is `n_merged_frames` frames. With `tiles` the rows of all images of a picture
+        follow each other, `[pictures, images x rows, columns, n_embd]`.
+        """
         if len({frame.shape for frame in frames}) != 1:
             raise VisionTowerError("frames of different sizes: scale them to one")
         height, width = frames[0].shape[:2]
         layout = self.layout(width, height)
-        groups = [frames[i : i + layout.n_frames] for i in range(0, len(frames), layout.n_frames)]
         embeddings: list[np.ndarray] = []
-        while len(embeddings) < len(groups):
-            embeddings += self._encode_batch(groups[len(embeddings) :], layout.n_tokens)
+        # A few pictures at a time: libmtmd keeps each as float32 until it is encoded.
+        step = self.n_merged_frames * max(1, BATCH_TOKENS // layout.n_tokens)
+        for start in range(0, len(frames), step):
+            embeddings += self._encode_some(frames[start : start + step], layout.n_tokens, tiles)
             if progress:
-                progress(min(len(embeddings) * layout.n_frames, len(frames)), len(frames))
-        shape = (len(groups), layout.rows, layout.columns, self.n_embd)
-        return np.stack(embeddings).reshape(shape)
+                progress(min(start + step, len(frames)), len(frames))
+        n_pictures = -(-len(frames) // self.n_merged_frames)
+        return np.stack(embeddings).reshape(n_pictures, -1, layout.columns, self.n_embd)
 
     def close(self) -> None:
         """Free the tower."""
@@ -147,44 +154,52 @@ class MtmdTower:
         begin, end = picture.ids_around(image)
         if image > 0:  # its tiles come before it, and before them what opens the picture
             begin = begin[1:] if self.family == "idefics3" else begin or picture.ids_around(0)[0]
-        n_tokens, n_positions = picture.size_of(image)
-        offsets = picture.offsets_of(image)
-        rows, columns = self._grid(n_tokens, offsets)
-        return PictureLayout(begin, end, rows, columns, offsets, n_positions, self.n_merged_frames)
+        rows, columns = self._grid(picture, image)
+        return PictureLayout(begin, end, rows, columns, picture.segments)
 
     def _overview(self, picture: TokenizedPicture) -> int:
         """Which of its images shows the whole picture. Tiles are for documents, not for video."""
         return 0 if self.family in OVERVIEW_FIRST else len(picture.images) - 1
 
-    def _grid(self, n_tokens: int, offsets: np.ndarray) -> tuple[int, int]:
+    def _grid(self, picture: TokenizedPicture, image: int) -> tuple[int, int]:
         """Rows and columns of a picture's embeddings; one row where they are no grid."""
+        n_tokens = picture.n_tokens(image)
         rows = columns = round(n_tokens**0.5)
         if self.has_mrope:
-            rows, columns = int(offsets[1].max()) + 1, int(offsets[2].max()) + 1
+            _, y, x = picture.offsets(image)
+            rows, columns = int(y.max()) + 1, int(x.max()) + 1
         if rows * columns != n_tokens or self.family in WITHOUT_GRID:
             return 1, n_tokens
         return rows, columns
 
-    def _encode_batch(
-        self, groups: Sequence[Sequence[np.ndarray]], n_tokens: int
+    def _encode_some(
+        self, frames: Sequence[np.ndarray], n_tokens: int, tiles: bool
     ) -> list[np.ndarray]:
-        """`[n_tokens, n_embd]` for each of the first groups, as many as libmtmd takes at once."""
+        """`[n_tokens, n_embd]` for each image of some frames, with or without the tiles."""
+        step = self.n_merged_frames
+        pictures = [
+            TokenizedPicture(self.ptr, frames[i : i + step]) for i in range(0, len(frames), step)
+        ]
+        images = [
+            image
+            for picture in pictures
+            for image in (picture.images if tiles else [picture.images[self._overview(picture)]])
+        ]
+        embeddings: list[np.ndarray] = []
+        while len(embeddings) < len(images):
+            embeddings += self._encode_batch(images[len(embeddings) :], n_tokens)
+        return embeddings
+
+    def _encode_batch(self, images: Sequence[Any], n_tokens: int) -> list[np.ndarray]:
+        """`[n_tokens, n_embd]` for each of the first images, as many as libmtmd takes at once."""
         batch = mtmd.mtmd_batch_init(self.ptr)
-        pictures: list[TokenizedPicture] = []  # they own what the batch points to
-        chunks: list[Any] = []
         try:
-            for group in groups:
-                picture = TokenizedPicture(self.ptr, group)
-                pictures.append(picture)
-                chunk = picture.images[self._overview(picture)]
-                if mtmd.mtmd_batch_add_chunk(batch, chunk):
-                    break
-                chunks.append(chunk)
-            if not chunks or mtmd.mtmd_batch_encode(batch):
+            taken = list(takewhile(lambda it: not mtmd.mtmd_batch_add_chunk(batch, it), images))
+            if not taken or mtmd.mtmd_batch_encode(batch):
                 reason = " ".join(backend.last_errors()[-1:])
                 raise VisionTowerError(f"{self.path} could not encode a frame: {reason}")
             shape = (n_tokens, self.n_embd)
-            rows = [mtmd.mtmd_batch_get_output_embd(batch, chunk) for chunk in chunks]
+            rows = [mtmd.mtmd_batch_get_output_embd(batch, image) for image in taken]
             return [np.ctypeslib.as_array(row, shape).copy() for row in rows]
         finally:
             mtmd.mtmd_batch_free(batch)

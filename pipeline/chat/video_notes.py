@@ -76,9 +76,8 @@ def _look_at(talk: VideoChat, video: Video, part: VideoReadOptions) -> Note:
     start, end = part.start or 0.0, part.end or 0.0
     options = part.with_defaults(frames=talk.bundle.frames, max_side=SCENE_MAX_SIDE)
     clip = read_frames(video.path, options)
-    times = clip.times - start
-    encoded = talk.bundle.encode(clip.frames, times)
-    parts = talk.bundle.prompt_parts(encoded, times, talk.pooling)
+    encoded = talk.bundle.encode(clip.frames, clip.times - start)
+    parts = talk.bundle.prompt_parts(encoded, talk.pooling)
     return Note(start, end, _describe(talk, Video(video.path, parts, clip)))
 
 

@@ -10,6 +10,7 @@ from zlib import crc32
 import numpy as np
 
 from reellama.gguf_tools.text.prompt_parts import Prompt
+from reellama.models.encoded_video import EncodedVideo, frame_size
 from reellama.models.open_bundle import VideoBundle
 from reellama.pipeline.video.clip import Clip
 
@@ -67,9 +68,10 @@ def ablated_soft_tokens(
     features = bundle.features(clip.frames)  # [T, cells, channels]
     n = len(features)
     times = clip.times[:: math.ceil(len(clip.times) / n)]  # a vision model may merge two frames
+    size = frame_size(clip.frames)
 
     def parts(features: np.ndarray, times: np.ndarray) -> Prompt:
-        return bundle.prompt_parts(bundle.project(features, times), times)
+        return bundle.prompt_parts(EncodedVideo(bundle.project(features, times), times, size))
 
     found: dict[str, Prompt | None] = {"": parts(features, times)}
     for control in controls:

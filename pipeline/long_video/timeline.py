@@ -211,8 +211,7 @@ class LongVideo:
             max_side=SCENE_MAX_SIDE,
         )
         clip = read_frames(source, options)
-        times = clip.times - begin
-        return self.bundle.prompt_parts(self.bundle.encode(clip.frames, times), times)
+        return self.bundle.prompt_parts(self.bundle.encode(clip.frames, clip.times - begin))
 
     def _ask(
         self, video: Prompt, question: str, max_tokens: int = DESCRIPTION_TOKENS

@@ -60,7 +60,7 @@ def test_encode_is_features_then_project(small_bundle: Path) -> None:
     bundle = Bundle.load(small_bundle)
     frames = [np.full((30, 40, 3), grey, np.uint8) for grey in (0, 90, 200)]
     times = np.array([0.0, 1.0, 2.5])
-    soft = bundle.encode(frames, times)
+    soft = bundle.encode(frames, times).array
     assert soft.shape == (bundle.tokens, bundle.n_embd) and soft.dtype == np.float32
     np.testing.assert_array_equal(soft, bundle.project(bundle.features(frames), times))
 

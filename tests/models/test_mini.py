@@ -70,7 +70,7 @@ def test_greedy_answers_agree_with_pytorch(mini: VideoChat) -> None:
     example = llm.example(mini.bundle.system, mini.bundle.describe, "")
     for number in range(10):
         frames, times = clips.clip("test", number).draw(8)
-        soft = mini.bundle.encode(list(frames), times)
+        soft = mini.bundle.encode(list(frames), times).array
         watch(mini, soft)
         tokens = list(mini.stream(mini.bundle.describe, max_tokens=32))
         found = next_tokens(llm, soft, example, [token.id for token in tokens])
@@ -100,9 +100,9 @@ def test_a_film_that_runs_backwards_tells_the_opposite(mini: VideoChat) -> None:
     right = []
     for number in range(16):
         frames, times = clips.clip("test", number, motion="moves right").draw(8)
-        if "moves right" in describe(mini, mini.bundle.encode(list(frames), times)):
+        if "moves right" in describe(mini, mini.bundle.encode(list(frames), times).array):
             right.append((list(frames)[::-1], times))
-    left = ["moves left" in describe(mini, mini.bundle.encode(*clip)) for clip in right]
+    left = ["moves left" in describe(mini, mini.bundle.encode(*clip).array) for clip in right]
     assert len(right) >= 10
     assert sum(left) >= 0.8 * len(right)
 
@@ -113,7 +113,7 @@ def test_a_second_question_is_answered_from_the_video_too(mini: VideoChat) -> No
     right = 0
     for number in range(16):
         frames, times = clips.clip("test", number, motion=ways[number % 4]).draw(8)
-        watch(mini, mini.bundle.encode(list(frames), times))
+        watch(mini, mini.bundle.encode(list(frames), times).array)
         mini.ask("What is in the video?")
         right += ways[number % 4] in mini.ask("Which way does it move?")
     assert right >= 12  # 15 with the kernels for AVX512, 14 with those for AVX2

@@ -29,7 +29,8 @@ import numpy as np
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.text.prompt_parts import Prompt
-from reellama.pipeline.server.media.soft_token_cache import EncodedClip, SoftTokenCache
+from reellama.models.encoded_video import EncodedVideo
+from reellama.pipeline.server.media.soft_token_cache import SoftTokenCache
 
 if TYPE_CHECKING:
     from reellama.models.open_bundle import VideoBundle
@@ -158,8 +159,8 @@ class MediaEncoder:
         clips = await asyncio.to_thread(self._clips, media)
         found = await asyncio.gather(*(self._encoded(clip, bundle) for clip in clips))
         parts: Prompt = []
-        for encoded, times in found:
-            parts += await asyncio.to_thread(bundle.prompt_parts, encoded, times)
+        for video in found:
+            parts += await asyncio.to_thread(bundle.prompt_parts, video)
         return parts
 
     def _clips(self, media: Sequence[bytes]) -> list[list[bytes]]:
@@ -181,22 +182,22 @@ class MediaEncoder:
             )
         return clips
 
-    async def _encoded(self, clip: list[bytes], bundle: VideoBundle) -> EncodedClip:
-        async def make() -> EncodedClip:
+    async def _encoded(self, clip: list[bytes], bundle: VideoBundle) -> EncodedVideo:
+        async def make() -> EncodedVideo:
             async with self._children:
                 seen = await decode(clip, bundle.frames, self.limits)
             return await asyncio.to_thread(self._encode, seen, bundle)
 
         return await self.cache.get(await asyncio.to_thread(_key, clip, bundle), make)
 
-    def _encode(self, seen: DecodedFrames, bundle: VideoBundle) -> EncodedClip:
+    def _encode(self, seen: DecodedFrames, bundle: VideoBundle) -> EncodedVideo:
         with self._tower:  # one at a time: the tower takes all cores that there are
             encoded = bundle.encode(seen.frames, seen.times)
         if bundle.changed:  # its weights may be partly old, and must not be kept by its version
             raise MediaError(
                 f"the bundle {bundle.name} was just changed: send the request again", 503
             )
-        return EncodedClip(encoded, seen.times)
+        return encoded
 
 
 async def decode(clip: Sequence[bytes], n: int, limits: MediaLimits) -> DecodedFrames:

@@ -9,42 +9,30 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 from zipfile import BadZipFile
 
 import numpy as np
 
 from reellama.gguf_tools.atomic_write import replacing
 from reellama.gguf_tools.errors import ReellamaError
+from reellama.models.encoded_video import EncodedVideo
 
 Lookup = Literal["memory", "disk", "miss"]
 
-
-class EncodedClip(NamedTuple):
-    """A clip as a bundle's `encode` gave it, float32, and the seconds of its frames, float64."""
-
-    encoded: np.ndarray
-    times: np.ndarray
-
-    @property
-    def nbytes(self) -> int:
-        """What it takes in memory."""
-        return self.encoded.nbytes + self.times.nbytes
-
-
-Make = Callable[[], Awaitable[EncodedClip]]
+Make = Callable[[], Awaitable[EncodedVideo]]
 
 
 @dataclass
 class _Flight:
     """A clip that is being read or made, and how many wait for it."""
 
-    task: asyncio.Task[EncodedClip]
+    task: asyncio.Task[EncodedVideo]
     waiting: int = 0
 
 
 class SoftTokenCache:
-    """Encoded clips by key; the least recently used go first.
+    """Encoded videos by key; the least recently used go first.
 
     folder: where they stay between runs, as `.npz` files; None keeps them in memory only.
     memory, disk: bytes, at most.
@@ -63,7 +51,7 @@ class SoftTokenCache:
         self.memory = memory
         self.disk = disk
         self.on_lookup = on_lookup
-        self._clips: OrderedDict[str, EncodedClip] = OrderedDict()
+        self._clips: OrderedDict[str, EncodedVideo] = OrderedDict()
         self._flights: dict[str, _Flight] = {}
 
     @property
@@ -71,7 +59,7 @@ class SoftTokenCache:
         """Bytes of the clips in memory."""
         return sum(clip.nbytes for clip in self._clips.values())
 
-    async def get(self, key: str, make: Make) -> EncodedClip:
+    async def get(self, key: str, make: Make) -> EncodedVideo:
         """The clip of `key`, read-only; `make` makes it where there is none yet.
 
         Those who ask for it meanwhile wait for the same one, or get the same error. When all of
@@ -93,32 +81,32 @@ class SoftTokenCache:
                 del self._flights[key]
                 flight.task.cancel()
 
-    async def _fill(self, key: str, make: Make) -> EncodedClip:
+    async def _fill(self, key: str, make: Make) -> EncodedVideo:
         clip = await asyncio.to_thread(self._read, key)
         self.on_lookup("miss" if clip is None else "disk")
         if clip is None:
-            encoded, times = await make()
-            clip = EncodedClip(np.ascontiguousarray(encoded, np.float32), times)
+            array, times, size = await make()
+            clip = EncodedVideo(np.ascontiguousarray(array, np.float32), times, size)
             await asyncio.to_thread(self._write, key, clip)
-        for array in clip:
-            array.flags.writeable = False
+        for part in clip:
+            part.flags.writeable = False
         if clip.nbytes <= self.memory:
             self._clips[key] = clip
         while self.memory_used > self.memory:
             self._clips.popitem(last=False)
         return clip
 
-    def _read(self, key: str) -> EncodedClip | None:
+    def _read(self, key: str) -> EncodedVideo | None:
         """The clip on disk. A file that is damaged is removed: it would stay so for ever."""
         if self.folder is None:
             return None
         path = self.folder / f"{key}.npz"
         try:
             with np.load(path, allow_pickle=False) as file:
-                encoded, times = file["encoded"], file["times"]
-            if encoded.dtype != np.float32 or encoded.ndim < 2 or times.dtype != np.float64:
-                raise ValueError("not an encoded clip")
-            if not (np.isfinite(encoded).all() and np.isfinite(times).all()):
+                video = EncodedVideo(*(file[name] for name in EncodedVideo._fields))
+            if [part.dtype for part in video] != [np.float32, np.float64, np.int64]:
+                raise ValueError("not an encoded video")
+            if not all(np.isfinite(part).all() for part in video):
                 raise ValueError("not numbers")
             os.utime(path)
         except FileNotFoundError:
@@ -127,9 +115,9 @@ class SoftTokenCache:
             with suppress(OSError):
                 path.unlink()
             return None
-        return EncodedClip(np.ascontiguousarray(encoded), times)
+        return video
 
-    def _write(self, key: str, clip: EncodedClip) -> None:
+    def _write(self, key: str, clip: EncodedVideo) -> None:
         """Keep a clip on disk. Where that fails the answer is just as good, only not kept."""
         if self.folder is None or clip.nbytes > self.disk:
             return
@@ -139,7 +127,7 @@ class SoftTokenCache:
                 replacing(self.folder / f"{key}.npz") as temporary,
                 open(temporary, "wb") as file,
             ):
-                np.savez(file, encoded=clip.encoded, times=clip.times)
+                np.savez(file, **clip._asdict())
             self._trim(self.folder)
 
     def _trim(self, folder: Path) -> None:

@@ -68,7 +68,7 @@ def test_a_stage_makes_a_bundle_and_goes_on_after_a_stop(tiny_llama: Path, tmp_p
     assert any("joint: going on at step 1" in line for line in lines)
     assert [path.name for path, _ in bundle.lora] == ["adapter.gguf"]
     frames = [np.zeros((20, 20, 3), np.uint8)] * 3
-    soft = bundle.encode(frames, np.arange(3.0))
+    soft = bundle.encode(frames, np.arange(3.0)).array
     assert soft.shape == (60, bundle.n_embd)
     with Engine(tiny_llama, n_ctx=128, lora=bundle.lora) as engine:
         assert engine.prefill([soft]).n_read == 60

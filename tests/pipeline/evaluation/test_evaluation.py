@@ -250,8 +250,8 @@ def test_controls_are_made_of_the_same_frames(
     views = ablations.ablated_soft_tokens(bundle, clip, ABLATIONS)
     assert views.pop(WITHHELD) is None
     seen = {name: np.asarray(view) for name, view in views.items()}
-    assert np.allclose(seen[""], bundle.encode(clip.frames, clip.times), atol=1e-4)
-    middle = bundle.encode([clip.frames[2]], clip.times[2:3])
+    assert np.allclose(seen[""], bundle.encode(clip.frames, clip.times).array, atol=1e-4)
+    middle = bundle.encode([clip.frames[2]], clip.times[2:3]).array
     assert np.allclose(seen[SINGLE], middle, atol=1e-4)
     assert not np.allclose(seen[SHUFFLED], seen[""], atol=1e-4)
     again = ablations.ablated_soft_tokens(bundle, clip, [SHUFFLED])[SHUFFLED]

@@ -64,7 +64,7 @@ def test_the_result_is_a_bundle_that_sees(config: CaptionConfig, tmp_path: Path)
     lines: list[str] = []
     train(config, tmp_path, lines.append)
     bundle = Bundle.load(tmp_path / "bundle")
-    soft = bundle.encode([np.zeros((20, 30, 3), np.uint8)] * 5, np.arange(5) / 2)
+    soft = bundle.encode([np.zeros((20, 30, 3), np.uint8)] * 5, np.arange(5) / 2).array
     assert soft.shape == (8, 64) and soft.dtype == np.float32 and np.isfinite(soft).all()
     assert bundle.config.stages[-1]["config"]["rendered"]["clips"] == 6
     assert any("left" in line and "loss" in line for line in lines)
@@ -171,7 +171,7 @@ def test_finer_grids_of_a_tower_are_learned_from_and_kept(
     )
     assert bundle.config.tower.finer == 1
     frames = [np.zeros((20, 20, 3), np.uint8)] * 2
-    assert bundle.encode(frames, np.arange(2.0)).shape == (8, bundle.n_embd)
+    assert bundle.encode(frames, np.arange(2.0)).array.shape == (8, bundle.n_embd)
 
 
 def test_what_has_no_tower_and_nothing_to_train_one_from_is_refused(

@@ -1,4 +1,4 @@
-"""Encoded clips by content: made once, kept within bounds, and lost without harm."""
+"""Encoded videos by content: made once, kept within bounds, and lost without harm."""
 
 import asyncio
 from pathlib import Path
@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reellama.pipeline.server.media.soft_token_cache import EncodedClip, SoftTokenCache
+from reellama.models.encoded_video import EncodedVideo
+from reellama.pipeline.server.media.soft_token_cache import SoftTokenCache
 
 ROWS = np.arange(12, dtype=np.float32).reshape(3, 4)  # 48 bytes
-CLIP = EncodedClip(ROWS, np.array([0.5, 1.5]))  # 64 bytes
+CLIP = EncodedVideo(ROWS, np.array([0.5, 1.5]), np.array([64, 48]))  # 80 bytes
 
 
 class Maker:
@@ -18,14 +19,14 @@ class Maker:
     def __init__(self, seconds: float = 0.0) -> None:
         self.calls, self.seconds = 0, seconds
 
-    async def __call__(self) -> EncodedClip:
+    async def __call__(self) -> EncodedVideo:
         self.calls += 1
         await asyncio.sleep(self.seconds)
         return CLIP
 
 
-def is_clip(found: EncodedClip) -> bool:
-    return np.array_equal(found.encoded, ROWS) and np.array_equal(found.times, CLIP.times)
+def is_clip(found: EncodedVideo) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(found, CLIP, strict=True))
 
 
 def test_it_is_made_once_and_found_again_on_disk(tmp_path: Path) -> None:
@@ -70,13 +71,13 @@ def test_making_is_cancelled_when_nobody_waits_any_more() -> None:
 
 def test_memory_and_disk_are_bounded(tmp_path: Path) -> None:
     async def ask() -> SoftTokenCache:
-        cache = SoftTokenCache(tmp_path, memory=150, disk=1500)
+        cache = SoftTokenCache(tmp_path, memory=200, disk=2000)
         for key in "abcdefgh":
             await cache.get(key, Maker())
         return cache
 
-    assert asyncio.run(ask()).memory_used <= 150
-    assert 0 < sum(path.stat().st_size for path in tmp_path.iterdir()) <= 1500
+    assert asyncio.run(ask()).memory_used <= 200
+    assert 0 < sum(path.stat().st_size for path in tmp_path.iterdir()) <= 2000
 
 
 @pytest.mark.parametrize("damage", [b"", b"not an array", b"PK\x03\x04\x14\x00"])
@@ -90,7 +91,7 @@ def test_a_damaged_file_is_made_anew(tmp_path: Path, damage: bytes) -> None:
 
 
 def test_an_error_reaches_all_and_is_not_kept() -> None:
-    async def fail() -> EncodedClip:
+    async def fail() -> EncodedVideo:
         raise ValueError("no")
 
     async def ask() -> int:
