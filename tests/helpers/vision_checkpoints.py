@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from tokenizers import Tokenizer
 
 from tests.helpers import tiny_hf
-from tests.helpers.tiny_hf import transformers
 
 IMAGE_SIZE, PATCH_SIZE = 112, 14  # pixels
 N_EMBD = 64  # of every language model
@@ -164,8 +164,8 @@ def make_gemma3(folder: Path) -> Path:
         eoi_token_index=fast.convert_tokens_to_ids("<end_of_image>"),
         image_token_index=fast.convert_tokens_to_ids("<image_soft_token>"),
     )
-    size = {"size": {"height": IMAGE_SIZE, "width": IMAGE_SIZE}, "image_seq_length": 16}
-    _save_preprocessor(folder, HALF, HALF, **size)
+    size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+    _save_preprocessor(folder, HALF, HALF, size=size, image_seq_length=16)
     return _save_model(transformers.Gemma3ForConditionalGeneration(config), folder)
 
 
