@@ -49,6 +49,13 @@ _QWEN = _COMMON | {
 _GEMMA = _COMMON | {"tie_word_embeddings": True, "head_dim": 256, "max_position_embeddings": 8192}
 _LAYERED = _GEMMA | {"num_key_value_heads": 4, "sliding_window": 4096, "query_pre_attn_scalar": 256}
 
+_QWEN25VL = _QWEN | {
+    "num_key_value_heads": 8,
+    "rope_theta": 1_000_000.0,
+    "rms_norm_eps": 1e-5,
+    # Of the rotated pairs of a head, how many turn by time, by row and by column.
+    "mrope_section": (16, 24, 24),
+}
 _GEMMA3 = Architecture(
     MODEL_ARCH.GEMMA3,
     GELU,
@@ -119,6 +126,23 @@ ARCHITECTURES = {
     ),
     "Gemma3ForCausalLM": _GEMMA3,
     "Gemma3ForConditionalGeneration": _GEMMA3,
+    "Qwen2_5_VLForConditionalGeneration": Architecture(
+        MODEL_ARCH.QWEN2VL, SILU, defaults=_QWEN25VL
+    ),
+}
+# Models that see, around one of several language models. What their text_config leaves out has the
+# defaults of that language model's configuration.
+AROUND_A_LANGUAGE_MODEL = (
+    "LlavaForConditionalGeneration",
+    "LlavaOnevisionForConditionalGeneration",
+    "Idefics3ForConditionalGeneration",
+    "SmolVLMForConditionalGeneration",
+)
+_SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+LANGUAGE_MODELS: dict[str, tuple[str, tuple[int, int, int, int]]] = {
+    "llama": ("LlamaForCausalLM", (4096, 11_008, 32, 32)),
+    "mistral": ("MistralForCausalLM", (4096, 14_336, 32, 32)),
+    "qwen2": ("Qwen2ForCausalLM", (4096, 22_016, 32, 32)),
 }
 
 
@@ -139,8 +163,11 @@ def read_config(folder: Path) -> tuple[Architecture, dict[str, Any]]:
 
 def _checked(path: Path, config: dict[str, Any]) -> tuple[Architecture, dict[str, Any]]:
     name = str((config.get("architectures") or ["none"])[0])
+    sizes: Config = {}
+    if name in AROUND_A_LANGUAGE_MODEL:
+        name, sizes = _language_model(path, config)
     if name not in ARCHITECTURES:
-        known = ", ".join(ARCHITECTURES)
+        known = ", ".join((*ARCHITECTURES, *AROUND_A_LANGUAGE_MODEL))
         raise ReellamaError(f"{path}: the architecture {name} is not known; known are: {known}")
     if quantization := config.get("quantization_config"):
         method = quantization.get("quant_method", "unknown")
@@ -148,8 +175,8 @@ def _checked(path: Path, config: dict[str, Any]) -> tuple[Architecture, dict[str
             f"{path}: the weights are quantized already ({method}); take the original model"
         )
     architecture = ARCHITECTURES[name]
-    config = {**architecture.defaults, **config, **(config.get("text_config") or {})}
-    for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
+    config = {**architecture.defaults, **sizes, **config, **(config.get("text_config") or {})}
+    for key in _SIZES:
         if type(config.get(key)) is not int or config[key] <= 0:
             raise ReellamaError(f"{path}: {key} is {config.get(key)!r}, not a positive number")
     if config["num_hidden_layers"] > MAX_LAYERS:
@@ -163,6 +190,18 @@ def _checked(path: Path, config: dict[str, Any]) -> tuple[Architecture, dict[str
     if reason := _why_not(architecture, config):
         raise ReellamaError(f"{path}: llama.cpp has no {reason} in models of this architecture")
     return architecture, config
+
+
+def _language_model(path: Path, config: Config) -> tuple[str, Config]:
+    """The architecture of the language model in a model that sees, and its default sizes."""
+    kind = (config.get("text_config") or {}).get("model_type") or "llama"
+    if kind not in LANGUAGE_MODELS:
+        raise ReellamaError(
+            f"{path}: the language model {kind!r:.80} is not known in a model that sees; known "
+            f"are: {', '.join(LANGUAGE_MODELS)}"
+        )
+    name, sizes = LANGUAGE_MODELS[kind]
+    return name, dict(zip(_SIZES, sizes, strict=True))
 
 
 def has_window(architecture: Architecture, config: Config) -> list[bool]:
@@ -196,7 +235,7 @@ def _why_not(architecture: Architecture, config: Config) -> str | None:
     if config.get("use_bidirectional_attention"):
         return "attention to both sides"
     if config["head_dim"] * config["num_attention_heads"] != config["hidden_size"] and (
-        architecture.arch == MODEL_ARCH.QWEN2
+        architecture.arch in (MODEL_ARCH.QWEN2, MODEL_ARCH.QWEN2VL)
     ):
         return "head_dim that differs from hidden_size / num_attention_heads"
     if architecture.arch == MODEL_ARCH.SMOLLM3 and not _every_fourth_without_rope(config):

@@ -116,6 +116,9 @@ def _add_rope(writer: GGUFWriter, architecture: Architecture, config: Config) ->
     writer.add_rope_dimension_count(config["head_dim"])
     writer.add_rope_freq_base(rope["rope_theta"])
     kind = rope["rope_type"]
+    if architecture.arch == MODEL_ARCH.QWEN2VL:
+        _add_sections(writer, config, rope)
+        kind = "default" if kind == "mrope" else kind
     if kind == "linear":
         writer.add_rope_scaling_type(RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(rope["factor"])
@@ -123,6 +126,16 @@ def _add_rope(writer: GGUFWriter, architecture: Architecture, config: Config) ->
         _add_yarn(writer, config, rope)
     elif kind not in ("default", "llama3", "dynamic"):
         raise _no_such_scaling(kind)
+
+
+def _add_sections(writer: GGUFWriter, config: Config, rope: Config) -> None:
+    """M-RoPE of Qwen2-VL, https://arxiv.org/abs/2409.12191."""
+    sections = list(rope.get("mrope_section") or config["mrope_section"])
+    if len(sections) != 3 or 2 * sum(sections) != config["head_dim"]:
+        raise ReellamaError(
+            f"mrope_section {sections} does not have half of head_dim {config['head_dim']}"
+        )
+    writer.add_rope_dimension_sections([*sections, 0])  # llama.cpp has room for a fourth
 
 
 def _add_yarn(writer: GGUFWriter, config: Config, rope: Config) -> None:

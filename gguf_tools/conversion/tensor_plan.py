@@ -5,6 +5,7 @@ Names come from the table of the `gguf` package. Only the headers of the files a
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,9 +28,12 @@ from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.reader import TOKEN_EMBEDDINGS
 
 OUTPUT_TENSOR = "output.weight"
-# In the files of old models, and computed by llama.cpp; and the eyes of those that see.
-SKIPPED_TENSORS = re.compile(
-    r"rotary_emb\.inv_freq$|\.masked_bias$|^(model\.)?(vision_tower|multi_modal_projector)\."
+# In the files of old models, and computed by llama.cpp.
+SKIPPED_TENSORS = re.compile(r"rotary_emb\.inv_freq$|\.masked_bias$")
+# Those of a vision encoder and its projector, in the files of a model that sees.
+VISION_TENSORS = re.compile(
+    r"^(model\.)?((vision_tower|vision_model|visual|multi_modal_projector|connector)\.|"
+    r"image_newline$)"
 )
 
 
@@ -37,7 +41,8 @@ SKIPPED_TENSORS = re.compile(
 class PlannedTensor:
     """A tensor of the GGUF, and how its numbers are made.
 
-    `rows` is a permutation of the source's rows, or None; `values` are used instead of a source.
+    `rows` are those of the source that are taken, in their order, and None is all; `frame` is the
+    index of its third axis; `values` are used instead of a source.
     """
 
     name: str
@@ -46,12 +51,14 @@ class PlannedTensor:
     source: HFTensor | None = None
     values: np.ndarray | None = None
     rows: np.ndarray | None = None
+    frame: int | None = None
     offset: float = 0.0
 
     @property
     def n_bytes(self) -> int:
         """Bytes of its data in the GGUF."""
-        return int(np.prod(self.shape)) * GGML_QUANT_SIZES[self.type][1]
+        block, block_bytes = GGML_QUANT_SIZES[self.type]
+        return math.prod(self.shape) // block * block_bytes
 
 
 def plan_tensors(
@@ -91,14 +98,24 @@ def language_tensors(tensors: Mapping[str, HFTensor], config: Config) -> dict[st
     """The tensors of the language model, named as in a model without vision."""
     needed = {}
     for name, tensor in tensors.items():
-        if SKIPPED_TENSORS.search(name):
+        if SKIPPED_TENSORS.search(name) or VISION_TENSORS.match(name):
             continue
         # "language_model.model.layers..." in older files, "model.language_model.layers..." in newer
-        name = re.sub(r"^model\.language_model\.", "model.", name).removeprefix("language_model.")
+        name = re.sub(r"^model\.(language|text)_model\.", "model.", name)
+        name = name.removeprefix("language_model.")
         if name == "lm_head.weight" and config["tie_word_embeddings"]:
             continue
         needed[name] = tensor
     return needed
+
+
+def check_dtype(tensor: HFTensor) -> None:
+    """Raise ReellamaError for a tensor of a type that cannot be converted."""
+    if tensor.dtype not in NUMPY_TYPES:
+        raise ReellamaError(
+            f"{tensor.path}: {tensor.name} is of type {tensor.dtype}; those that can be converted "
+            f"are {', '.join(NUMPY_TYPES)}"
+        )
 
 
 def _plan(
@@ -108,11 +125,7 @@ def _plan(
     tensor: HFTensor,
     type_: GGMLQuantizationType,
 ) -> PlannedTensor:
-    if tensor.dtype not in NUMPY_TYPES:
-        raise ReellamaError(
-            f"{tensor.path}: {tensor.name} is of type {tensor.dtype}; those that can be converted "
-            f"are {', '.join(NUMPY_TYPES)}"
-        )
+    check_dtype(tensor)
     if name is None or not 1 <= len(tensor.shape) <= 2:
         raise ReellamaError(
             f"{tensor.path}: the tensor {tensor.name} {list(tensor.shape)} has no place in "

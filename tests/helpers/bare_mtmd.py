@@ -1,68 +1,60 @@
-"""llama.cpp's own way with pictures: a prompt of texts and pictures read by libmtmd's helper."""
+"""libmtmd by itself, to compare with: what llama.cpp makes of a picture."""
 
 from __future__ import annotations
 
 import ctypes
-import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import llama_cpp.llama_cpp as llama
+import llama_cpp.mtmd_cpp as mtmd
 import numpy as np
-from llama_cpp import mtmd_cpp as mtmd
 
-from reellama.gguf_tools.runtime import backend
+from reellama.gguf_tools.runtime.backend import load_model
+
+IMAGE = 1  # of enum mtmd_input_chunk_type
+FLASH_ATTENTION_OFF = 0  # of enum llama_flash_attn_type
 
 
-def last_logits(
-    llm: Path, mmproj: Path, prompt: Sequence[str | np.ndarray], *, merge: bool = False
-) -> np.ndarray:
-    """Logits `[n_vocab]` after a prompt of texts and uint8 RGB pictures `[H, W, 3]`.
+def embed_picture(path: Path, mmproj: Path, picture: np.ndarray) -> list[np.ndarray]:
+    """The embeddings of each part of a picture: float32 `[tokens, n_embd]` for a view or a tile.
 
-    merge: whether neighbouring pictures are frames of one video.
+    `picture` is uint8 RGB `[height, width, 3]`. Computed on one thread without flash attention.
     """
-    backend.init()
-    with backend.load_model(llm) as model:
-        parameters = llama.llama_context_default_params()
-        parameters.n_ctx, parameters.n_batch, parameters.n_ubatch = 2048, 512, 512
-        parameters.n_threads = parameters.n_threads_batch = 1
-        parameters.swa_full = True
-        context = llama.llama_init_from_model(model.ptr, parameters)
-        options = mtmd.mtmd_context_params_default()
-        options.use_gpu = options.print_timings = False
-        options.n_threads = 1
-        mtmd.mtmd_helper_log_set(backend.log_callback, ctypes.c_void_p(None))
-        vision = mtmd.mtmd_init_from_file(os.fsencode(mmproj), model.ptr, options)
-        marker = mtmd.mtmd_get_marker(vision)
-        text = b"".join(part.encode() if isinstance(part, str) else marker for part in prompt)
-        pictures = [np.ascontiguousarray(p) for p in prompt if not isinstance(p, str)]
-        bitmaps = [_bitmap(picture, merge) for picture in pictures]
+    with load_model(path) as model:
+        context = _open(mmproj, model.ptr)
         chunks = mtmd.mtmd_input_chunks_init()
-        whole = mtmd.mtmd_input_text(
-            text=text, text_len=len(text), add_special=True, parse_special=True
-        )
-        array = (mtmd.mtmd_bitmap_p_ctypes * len(bitmaps))(*bitmaps)
-        status = mtmd.mtmd_tokenize(vision, chunks, ctypes.byref(whole), array, len(bitmaps))
-        assert status == 0, status
-        n_past = ctypes.c_int32(0)
-        status = mtmd.mtmd_helper_eval_chunks(
-            vision, context, chunks, 0, 0, 512, True, ctypes.byref(n_past)
-        )
-        assert status == 0, status
-        n_vocab = llama.llama_vocab_n_tokens(model.vocab)
-        logits = np.ctypeslib.as_array(llama.llama_get_logits_ith(context, -1), (n_vocab,)).copy()
-        for bitmap in bitmaps:
-            mtmd.mtmd_bitmap_free(bitmap)
+        height, width, _ = picture.shape
+        pixels = (ctypes.c_uint8 * picture.size).from_buffer_copy(picture.tobytes())
+        bitmap = mtmd.mtmd_bitmap_init(width, height, pixels)
+        marker = mtmd.mtmd_get_marker(context)
+        text = mtmd.mtmd_input_text(marker, len(marker), True, True)
+        bitmaps = (mtmd.mtmd_bitmap_p_ctypes * 1)(bitmap)
+        assert mtmd.mtmd_tokenize(context, chunks, ctypes.byref(text), bitmaps, 1) == 0
+        found = []
+        for i in range(mtmd.mtmd_input_chunks_size(chunks)):
+            chunk = mtmd.mtmd_input_chunks_get(chunks, i)
+            if mtmd.mtmd_input_chunk_get_type(chunk) != IMAGE:
+                continue
+            assert mtmd.mtmd_encode_chunk(context, chunk) == 0
+            shape = mtmd.mtmd_input_chunk_get_n_tokens(chunk), model.n_embd
+            output = mtmd.mtmd_get_output_embd(context)
+            found.append(np.ctypeslib.as_array(output, shape).copy())
+        mtmd.mtmd_bitmap_free(bitmap)
         mtmd.mtmd_input_chunks_free(chunks)
-        mtmd.mtmd_free(vision)
-        llama.llama_free(context)
-    return logits
+        mtmd.mtmd_free(context)
+    return found
 
 
-def _bitmap(picture: np.ndarray, merge: bool) -> mtmd.mtmd_bitmap_p:
-    height, width, _ = picture.shape
-    pixels = picture.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
-    bitmap = mtmd.mtmd_bitmap_init(width, height, pixels)
-    assert bitmap
-    mtmd.mtmd_bitmap_set_mergeable(bitmap, merge)
-    return bitmap
+def _open(mmproj: Path, model: object) -> object:
+    parameters = mtmd.mtmd_context_params_default()
+    parameters.use_gpu = parameters.warmup = parameters.print_timings = False
+    parameters.n_threads = 1
+    parameters.flash_attn_type = FLASH_ATTENTION_OFF
+    mtmd.mtmd_log_set(_silent, None)
+    context = mtmd.mtmd_init_from_file(bytes(mmproj), model, parameters)
+    assert context, f"libmtmd cannot open {mmproj}"
+    return context
+
+
+# A global, because a callback must stay referenced for as long as libmtmd may call it.
+_silent = llama.llama_log_callback(lambda _level, _text, _data: None)

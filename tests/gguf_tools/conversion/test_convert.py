@@ -14,7 +14,7 @@ import transformers
 from safetensors.numpy import save_file
 from safetensors.torch import load_file
 
-from reellama.gguf_tools.conversion import convert as converter
+from reellama.gguf_tools.conversion import gguf_output
 from reellama.gguf_tools.conversion.convert import convert
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.reader import read_gguf
@@ -224,7 +224,7 @@ def test_a_window_that_llama_cpp_has_not_is_told(llama: Path, tmp_path: Path) ->
 def test_memory_does_not_grow_with_the_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(converter, "CHUNK", 1 << 16)
+    monkeypatch.setattr(gguf_output, "CHUNK", 1 << 16)
     config = tiny_hf.llama_config(8_000, hidden_size=512, tie_word_embeddings=True)
     tiny_hf.save_tokenizer(tiny_hf.byte_level("gpt-2"), tmp_path)
     tiny_hf.save_model(config, tmp_path, torch.bfloat16)

@@ -19,9 +19,16 @@ def command(
     output: Annotated[
         Path | None, Option(help="The GGUF that is written (default: NAME-TYPE.gguf here).")
     ] = None,
-    force: Annotated[bool, Option("--force", help="Replace a file that is there.")] = False,
+    mmproj_type: Annotated[
+        str,
+        Option(metavar="TYPE", help="Of the mmproj of a model that sees: f32, f16, bf16 or q8_0."),
+    ] = "f16",
+    force: Annotated[bool, Option("--force", help="Replace files that are there.")] = False,
 ) -> None:
-    """Convert a Hugging Face folder of safetensors to a GGUF; its path comes on stdout."""
+    """Convert a Hugging Face folder of safetensors to GGUF; the paths come on stdout.
+
+    A model that sees gives two files: its language model and, beside it, its mmproj.
+    """
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
     from reellama.gguf_tools.conversion.convert import convert
@@ -34,8 +41,11 @@ def command(
         def report(done: int, total: int) -> None:
             bars.update(task, completed=done, total=total)
 
-        result = convert(folder, type_, output, force=force, progress=report)
+        result = convert(
+            folder, type_, output, mmproj_type=mmproj_type, force=force, progress=report
+        )
     for line in result.notes:
         note(line)
-    note(f"{result.n_tensors} tensors, {result.type}, {result.n_bytes / 1e6:,.1f} MB")
-    out.print(strip_control(str(result.path)), soft_wrap=True, markup=False)
+    for file in filter(None, (result, result.mmproj)):
+        note(f"{file.n_tensors} tensors, {file.type}, {file.n_bytes / 1e6:,.1f} MB")
+        out.print(strip_control(str(file.path)), soft_wrap=True, markup=False)

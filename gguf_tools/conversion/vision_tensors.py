@@ -1,0 +1,150 @@
+"""Plan the tensors of an mmproj from a Hugging Face folder: names, types and order.
+
+Names on the right are those of llama.cpp's `tools/mtmd/clip-impl.h`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from gguf import GGMLQuantizationType
+
+from reellama.gguf_tools.conversion.hf_tensors import HFTensor
+from reellama.gguf_tools.conversion.tensor_plan import VISION_TENSORS, PlannedTensor, check_dtype
+from reellama.gguf_tools.conversion.vision_encoder import VisionEncoder
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.format.mmproj_types import mmproj_tensor_type
+
+# Folders in which the encoder's tensors lie, by the version of transformers and the family.
+ENCODER = re.compile(r"^(vision_tower\.vision_model|vision_tower|vision_model|visual)\.")
+# Those that no language model sees: SigLIP's pooling, computed tables, and the rows' ends of tiles.
+UNUSED = re.compile(r"^v/head\.|position_ids$|rotary_pos_emb\.inv_freq$|^image_newline$")
+LAYER = r"^v/(?:encoder\.layers|blocks)\.(\d+)\."
+NAMES = {
+    r"^v/embeddings\.class_embedding$": "v.class_embd",
+    r"^v/embeddings\.patch_embedding\.": "v.patch_embd.",
+    r"^v/embeddings\.position_embedding\.": "v.position_embd.",
+    r"^v/pre_layrnorm\.": "v.pre_ln.",  # it is spelled so
+    r"^v/(post_layernorm|merger\.ln_q)\.": "v.post_ln.",
+    LAYER + r"(?:layer_)?norm([12])\.": r"v.blk.\1.ln\2.",
+    LAYER + r"self_attn\.([qkv])_proj\.": r"v.blk.\1.attn_\2.",
+    LAYER + r"attn\.qkv\.": r"v.blk.\1.attn_qkv.",
+    LAYER + r"(self_attn\.out_proj|attn\.proj)\.": r"v.blk.\1.attn_out.",
+    LAYER + r"mlp\.fc1\.": r"v.blk.\1.ffn_up.",
+    LAYER + r"mlp\.fc2\.": r"v.blk.\1.ffn_down.",
+    LAYER + r"mlp\.(up|gate|down)_proj\.": r"v.blk.\1.ffn_\2.",
+    r"^v/patch_embed\.proj\.": "v.patch_embd.",
+    r"^v/merger\.mlp\.([02])\.": r"mm.\1.",
+    r"^multi_modal_projector\.linear_1\.": "mm.0.",
+    r"^multi_modal_projector\.linear_2\.": "mm.2.",
+    r"^multi_modal_projector\.mm_input_projection_weight$": "mm.input_projection.weight",
+    r"^multi_modal_projector\.mm_soft_emb_norm\.": "mm.soft_emb_norm.",
+    r"^connector\.modality_projection\.proj\.": "mm.model.fc.",
+}
+NORMS = ("ln1.weight", "ln2.weight")
+PROJECTORS = {
+    "mlp": ("v.position_embd.weight", "mm.0.weight", "mm.0.bias", "mm.2.weight", "mm.2.bias"),
+    "idefics3": ("v.position_embd.weight", "v.post_ln.weight", "mm.model.fc.weight"),
+    "gemma3": (
+        "v.position_embd.weight",
+        "v.post_ln.weight",
+        "mm.input_projection.weight",
+        "mm.soft_emb_norm.weight",
+    ),
+    "qwen2.5vl_merger": (
+        "v.patch_embd.weight.1",
+        "v.post_ln.weight",
+        "mm.0.weight",
+        "mm.0.bias",
+        "mm.2.weight",
+        "mm.2.bias",
+    ),
+}
+
+
+def plan_vision_tensors(
+    folder: Path,
+    encoder: VisionEncoder,
+    tensors: Mapping[str, HFTensor],
+    type_: GGMLQuantizationType,
+) -> list[PlannedTensor]:
+    """Return an mmproj's tensors. Raises ReellamaError when one is missing or has no place."""
+    plan = [
+        planned
+        for name, tensor in tensors.items()
+        if VISION_TENSORS.match(name)
+        for planned in _plan(encoder, name, tensor, type_)
+    ]
+    found = {tensor.name for tensor in plan}
+    # A layer has what any other has, whichever that is.
+    kinds = {re.sub(r"^v\.blk\.\d+\.", "", name) for name in found if name.startswith("v.blk.")}
+    kinds |= {"attn_q.weight", "attn_k.weight", "attn_v.weight", "attn_out.weight"}
+    kinds |= {"ffn_up.weight", "ffn_down.weight", *NORMS}
+    wanted = {f"v.blk.{layer}.{kind}" for layer in range(encoder.n_layer) for kind in kinds}
+    wanted |= {"v.patch_embd.weight", *PROJECTORS[encoder.projector]}
+    if missing := sorted(wanted - found):
+        raise ReellamaError(
+            f"{folder} lacks {len(missing)} of the vision encoder's tensors, among them what "
+            f"becomes {missing[0]}; download it again"
+        )
+    return sorted(plan, key=lambda tensor: _place(tensor.name))
+
+
+def _plan(
+    encoder: VisionEncoder, name: str, tensor: HFTensor, type_: GGMLQuantizationType
+) -> Iterator[PlannedTensor]:
+    """The tensors that one of the folder becomes."""
+    name = ENCODER.sub("v/", name.removeprefix("model."))
+    if UNUSED.search(name):
+        return
+    check_dtype(tensor)
+    target = _target(name)
+    if target is None:
+        raise ReellamaError(
+            f"{tensor.path}: the tensor {tensor.name} {list(tensor.shape)} has no place in "
+            f"llama.cpp's vision encoder for {encoder.projector}"
+        )
+    if target.startswith("v.post_ln.") and not encoder.final_norm:
+        return
+    if (layer := re.match(r"v\.blk\.(\d+)\.", target)) and int(layer[1]) >= encoder.n_layer:
+        return
+    offset = 1.0 if target == "mm.soft_emb_norm.weight" else 0.0  # Gemma's norm
+    planned = PlannedTensor(
+        target, tensor.shape, GGMLQuantizationType.F32, source=tensor, offset=offset
+    )
+    for part in _parts(planned):
+        kind = mmproj_tensor_type(part.name, part.shape, type_)
+        yield part if kind is None else replace(part, type=kind)
+
+
+def _target(name: str) -> str | None:
+    for pattern, target in NAMES.items():
+        if match := re.match(pattern, name):
+            return match.expand(target) + name[match.end() :]
+    return None
+
+
+def _parts(tensor: PlannedTensor) -> Iterator[PlannedTensor]:
+    """A tensor as llama.cpp has it: queries, keys and values apart, a matrix for each frame."""
+    n_rows, *rest = tensor.shape
+    if ".attn_qkv." in tensor.name:
+        for i, letter in enumerate("qkv"):
+            rows = np.arange(n_rows // 3) + i * (n_rows // 3)
+            name = tensor.name.replace("attn_qkv", f"attn_{letter}")
+            yield replace(tensor, name=name, shape=(len(rows), *rest), rows=rows)
+    elif tensor.name == "v.patch_embd.weight" and len(tensor.shape) == 5:
+        for frame, name in enumerate((tensor.name, tensor.name + ".1")):
+            shape = (n_rows, rest[0], *rest[2:])
+            yield replace(tensor, name=name, shape=shape, frame=frame)
+    else:
+        yield tensor
+
+
+def _place(name: str) -> tuple[int, int, str]:
+    """A sort key: the encoder's tensors, layer by layer, then the projector's."""
+    layer = re.match(r"v\.blk\.(\d+)\.", name)
+    return name.startswith("mm."), int(layer[1]) if layer else -1, name
