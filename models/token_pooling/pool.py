@@ -1,0 +1,122 @@
+"""A video's tokens, pooled to a budget: float32 [frames, rows, columns, n_embd] -> [n, n_embd].
+
+    pooled = pool(features, "merge_similar", budget=256, groups=8)
+    pooled.tokens.shape     # (256, 2048)
+    pooled.positions[0]     # t, y, x: the centre of what became the first token
+
+Nothing is trained, and nothing is known of the model but its tokens. A new pooling is a function
+like those of `grid_pooling`, and a line in `POOLINGS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from reellama.models.token_pooling.grid_pooling import (
+    PoolingError,
+    adaptive_mean,
+    balanced_groups,
+    full,
+    mean_over_time,
+    slow_fast,
+    subsample,
+)
+from reellama.models.token_pooling.token_merging import merge_similar
+from reellama.models.token_pooling.token_pruning import prune_common
+
+# (features, budget, groups, grid) -> at most `budget` tokens `[n, n_embd]`, in the order of time,
+# and their positions `[n, 3]`. `groups` is into how many spans of time they will be divided, at
+# most the number of frames. Called where the budget does not hold everything.
+Pooling = Callable[[np.ndarray, int, int, bool], tuple[np.ndarray, np.ndarray]]
+
+POOLINGS: dict[str, Pooling] = {
+    "full": full,
+    "subsample": subsample,
+    "mean_over_time": mean_over_time,
+    "adaptive_mean": adaptive_mean,
+    "slow_fast": slow_fast,
+    "merge_similar": merge_similar,
+    "prune_common": prune_common,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class PooledTokens:
+    """Tokens in the order of time.
+
+    tokens:       float32 [n, n_embd]
+    positions:    float32 [n, 3]: t, y, x of the centre of what was pooled, in frames, rows and
+                  columns. The centre of the first token of the first frame is (0, 0, 0).
+    group_sizes:  int [groups], how many tokens each group has, never 0; their sum is n
+    group_frames: int [groups], the first frame of each group's span of time, ascending
+    """
+
+    tokens: np.ndarray
+    positions: np.ndarray
+    group_sizes: np.ndarray
+    group_frames: np.ndarray
+
+
+def pool(
+    features: np.ndarray,
+    method: str,
+    budget: int,
+    *,
+    groups: int | None = None,
+    grid: bool = True,
+) -> PooledTokens:
+    """Pool `features` [frames, rows, columns, n_embd] to at most `budget` tokens.
+
+    method: a name in `POOLINGS`.
+    groups: into at most how many equal spans of time the tokens are divided, so that a text such
+            as <0:12> can stand before each; None for as many as balance time and space. Spans
+            without a token are left out.
+    grid:   whether tokens lie on a grid. False for those of a resampler, given as
+            [frames, 1, tokens, n_embd]; they are never averaged within a frame.
+
+    A budget that holds everything returns everything, bit for bit. Raises PoolingError for an
+    unknown method, a budget that holds nothing, and features that are not finite numbers.
+    """
+    _check(features, method, budget, groups, grid)
+    frames, rows, columns, n_embd = features.shape
+    if groups is None:
+        groups = balanced_groups(frames, rows, columns, budget)
+    groups = min(groups, frames)
+    if budget >= frames * rows * columns:
+        tokens = features.reshape(-1, n_embd)
+        positions = np.argwhere(np.ones((frames, rows, columns), bool))
+    else:
+        tokens, positions = POOLINGS[method](features, budget, groups, grid)
+    present, sizes = np.unique(group_of(positions[:, 0], groups, frames), return_counts=True)
+    first = -((groups - 2 * present * frames) // (2 * groups))
+    return PooledTokens(
+        np.ascontiguousarray(tokens, np.float32), positions.astype(np.float32), sizes, first
+    )
+
+
+def group_of(times: np.ndarray, groups: int, frames: int) -> np.ndarray:
+    """In which of `groups` equal spans of a video of `frames` a time lies, in frames: int `[n]`.
+
+    The span of a frame is the one that holds its middle.
+    """
+    return ((2 * times + 1) * groups / (2 * frames)).astype(int).clip(0, groups - 1)
+
+
+def _check(features: np.ndarray, method: str, budget: int, groups: int | None, grid: bool) -> None:
+    if method not in POOLINGS:
+        raise PoolingError(f"no pooling named {method!r}; choose one of {', '.join(POOLINGS)}")
+    if features.ndim != 4 or not features.size or not (grid or features.shape[1] == 1):
+        raise PoolingError(
+            "tokens to pool must be [frames, rows, columns, n_embd], with one row where they lie "
+            f"on no grid, not {list(features.shape)}"
+        )
+    if budget < 1 or (groups is not None and groups < 1):
+        raise PoolingError("a pooling needs a budget of 1 token or more, and 1 group or more")
+    if not np.isfinite(features).all():
+        raise PoolingError(
+            "the vision model's tokens are not finite numbers; its file is damaged, or its type "
+            "does not hold them"
+        )
