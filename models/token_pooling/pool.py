@@ -90,12 +90,19 @@ def pool(
         positions = np.argwhere(np.ones((frames, rows, columns), bool))
     else:
         tokens, positions = POOLINGS[method](features, budget, groups, grid)
-    span = ((positions[:, 0] + 0.5) * groups / frames).astype(int).clip(0, groups - 1)
-    present, sizes = np.unique(span, return_counts=True)
-    first = -(-present * frames // groups)
+    present, sizes = np.unique(group_of(positions[:, 0], groups, frames), return_counts=True)
+    first = -((groups - 2 * present * frames) // (2 * groups))
     return PooledTokens(
         np.ascontiguousarray(tokens, np.float32), positions.astype(np.float32), sizes, first
     )
+
+
+def group_of(times: np.ndarray, groups: int, frames: int) -> np.ndarray:
+    """In which of `groups` equal spans of a video of `frames` a time lies, in frames: int `[n]`.
+
+    The span of a frame is the one that holds its middle.
+    """
+    return ((2 * times + 1) * groups / (2 * frames)).astype(int).clip(0, groups - 1)
 
 
 def _check(features: np.ndarray, method: str, budget: int, groups: int | None, grid: bool) -> None:

@@ -1,0 +1,131 @@
+"""What is left of a video's features after pooling, by method and budget; no LLM takes part.
+
+python -m benchmarks.pooling_quality [FOLDER] [--frames 32] [--videos 24] [--budgets 64 128 256]
+
+The features are those of the tower of `mini`, 7 x 7 cells a frame. FOLDER holds video files; those
+with fewer frames than asked for are joined with the files after them, which makes a video with
+cuts. Without a folder, clips are drawn. For each pooling:
+
+nearest    cosine of each feature with the pooled token most like it, mean over all features, once
+           those of the whole set have the mean 0: is everything of the video still somewhere?
+in place   cosine with the pooled token that is nearest by position instead: is it there where the
+           model will look for it?
+retrieved  a frame is compared, by the sum over its features of the cosine with the most alike of
+           them, with the tokens of each group of the pooled video: how often the best group is the
+           one that the frame lies in, or one that looks no different (chance: 1 / groups)
+seconds    of one core, for one video
+
+All methods get the same budget and the same number of groups, and `text` tokens of the budget are
+set aside for each group, as for <0:12>. What this cannot say: whether an LLM reads the tokens as
+well. Means of features are not what it was trained on; tokens that were kept as they are, are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from reellama.models.bundle import Bundle
+from reellama.models.synthetic.assets.pictures import load_pictures
+from reellama.models.synthetic.render import frame_times, random_scene, render
+from reellama.models.token_pooling.grid_pooling import PoolingError, balanced_groups
+from reellama.models.token_pooling.pool import POOLINGS, PooledTokens, group_of, pool
+from reellama.models.token_pooling.token_pruning import unit
+from reellama.pipeline.video.clip import read_frames
+
+SIDE = 224  # pixels of a frame that the tower takes
+
+Video = list[np.ndarray]  # uint8 RGB frames [height, width, 3]
+Row = tuple[float, float, float]
+
+
+def filmed(folder: Path, frames: int) -> Iterator[Video]:
+    """Videos of so many frames from the files of a folder, short files joined."""
+    video: Video = []
+    for path in sorted(folder.rglob("*.mp4")):
+        video += read_frames(path, frames=frames, max_side=SIDE).frames
+        if len(video) >= frames:
+            yield video[:frames]
+            video = []
+
+
+def drawn(frames: int) -> Iterator[Video]:
+    """Clips of one or two shapes in motion, as `reellama demo-video` draws them."""
+    pictures = load_pictures(("shapes",))
+    for seed in itertools.count():
+        scene = random_scene(np.random.default_rng(seed), pictures, size=(SIDE, SIDE))
+        yield list(render(scene, frame_times(scene.duration, frames)))
+
+
+def cosines(features: np.ndarray, tokens: np.ndarray, centre: np.ndarray) -> np.ndarray:
+    """Of each feature with each token, both less a centre: `[features, tokens]`."""
+    return unit(features - centre) @ unit(tokens - centre).T
+
+
+def quality(features: np.ndarray, pooled: PooledTokens, groups: int, centre: np.ndarray) -> Row:
+    """`nearest`, `in place` and `retrieved` of one video, as the module says."""
+    frames, rows, columns, n_embd = features.shape
+    alike = cosines(features.reshape(-1, n_embd), pooled.tokens, centre)
+    places = np.argwhere(np.ones((frames, rows, columns), bool)) / (frames, rows, columns)
+    steps = places[:, None] - pooled.positions[None] / np.array((frames, rows, columns))
+    in_place = alike[np.arange(len(alike)), (steps**2).sum(-1).argmin(1)]
+    starts = np.cumsum(pooled.group_sizes) - pooled.group_sizes
+    by_group = np.maximum.reduceat(alike, starts, axis=1)
+    scores = by_group.reshape(frames, rows * columns, -1).mean(1)  # [frames, groups]
+    found = np.unique(group_of(pooled.positions[:, 0], groups, frames))[scores.argmax(1)]
+    own = group_of(np.arange(frames), groups, frames)
+    return alike.max(1).mean(), in_place.mean(), (found == own).mean()
+
+
+def measure(videos: list[np.ndarray], method: str, budget: int, text: int) -> list[str]:
+    """A row of the table: means over videos of features `[frames, rows, columns, n_embd]`."""
+    centre = np.mean([features.mean((0, 1, 2)) for features in videos], axis=0)
+    shape = videos[0].shape[:3]
+    groups = balanced_groups(*shape, budget, text)
+    rows, tokens = [], []
+    began = time.process_time()
+    pooled = [pool(video, method, budget - groups * text, groups=groups) for video in videos]
+    seconds = (time.process_time() - began) / len(videos)
+    for video, each in zip(videos, pooled, strict=True):
+        rows.append(quality(video, each, groups, centre))
+        tokens.append(len(each.tokens) + text * len(each.group_sizes))
+    figures = [f"{mean:.3f}" for mean in np.mean(rows, axis=0)]
+    return [f"{np.mean(tokens):.0f}", str(groups), *figures, f"{seconds:.3f}"]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("folder", nargs="?", type=Path)
+    parser.add_argument("--frames", type=int, default=32)
+    parser.add_argument("--videos", type=int, default=24)
+    parser.add_argument("--budgets", type=int, nargs="+", default=[64, 128, 256])
+    parser.add_argument("--text", type=int, default=6)
+    options = parser.parse_args()
+    source = filmed(options.folder, options.frames) if options.folder else drawn(options.frames)
+    bundle = Bundle.load("mini")
+    videos = [bundle.features(video) for video in itertools.islice(source, options.videos)]
+    side = math.isqrt(videos[0].shape[1])
+    videos = [features.reshape(-1, side, side, features.shape[-1]) for features in videos]
+    columns = ("budget", "pooling", "tokens", "groups", "nearest", "in place", "retrieved")
+    table = Table(*columns, "seconds", box=None)
+    for budget in options.budgets:
+        for method in POOLINGS:
+            try:
+                table.add_row(str(budget), method, *measure(videos, method, budget, options.text))
+            except PoolingError as error:
+                table.add_row(str(budget), method, f"- {error}".partition(";")[0])
+    Console().print(f"{len(videos)} videos of {options.frames} frames, {side} x {side} cells each")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
