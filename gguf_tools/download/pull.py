@@ -20,11 +20,11 @@ from reellama.gguf_tools.errors import GGUFError
 from reellama.gguf_tools.format.reader import MAGIC, read_gguf
 from reellama.gguf_tools.format.split_names import part_names
 from reellama.gguf_tools.locate import find
-from reellama.gguf_tools.locate.naming import (
-    HUB_PREFIX,
-    choose_file,
-    choose_projector,
-    split_hub_name,
+from reellama.gguf_tools.locate.naming import HUB_PREFIX, choose_file, split_hub_name
+from reellama.gguf_tools.locate.projector_choice import (
+    choose_projectors,
+    first_that_fits,
+    memory_size,
 )
 from reellama.gguf_tools.locate.stores import hub_cache
 from reellama.gguf_tools.sizes import show_size
@@ -40,19 +40,21 @@ def pull(
     name: str,
     report: FileProgress = lambda what, done, total: None,
     say: hub.MessageCallback = lambda message: None,
+    mmproj: str = "",
 ) -> Path:
     """Download "owner/repo[:quantization-or-file]"; returns the path of its (first) file.
 
-    All parts of a split model are downloaded, and its mmproj file. Files that are there already are
-    not downloaded again. With HF_HUB_OFFLINE, or without a network, only files on this machine are
-    found.
+    All parts of a split model are downloaded, and its mmproj: of the type `mmproj` ("f16", "bf16",
+    "q8_0", "f32"), none for "none", or the largest that fits into memory with the model. What is
+    there already is not downloaded again. With HF_HUB_OFFLINE, or without a network, only files on
+    this machine are found.
 
     Raises GGUFError, in one line, for a repository, quantization or file that is not there, a token
     that is missing, a disk that is too small, a network that fails, or a file that is damaged.
     """
     repo, wanted = split_hub_name(name)
     try:
-        files = [hub.file_info(repo, file, say) for file in _files_of(repo, wanted, say)]
+        files = _files_of(repo, wanted, mmproj, say)
     except hub.Unreachable as error:
         path = _path_on_this_machine(repo, wanted, error)
         say(f"{error}; what is on this machine is used")
@@ -64,22 +66,24 @@ def pull(
     return [hub.add_to_cache(file, hub_cache(), say) for file in files][0]  # noqa: RUF015  # all of them
 
 
-def _files_of(repo: str, wanted: str, say: hub.MessageCallback) -> list[str]:
-    """The files to download, the model's first one first."""
-    names = hub.list_files(repo, say)
-    chosen = choose_file(names, wanted, f"{HUB_PREFIX}{repo}")
+def _files_of(repo: str, wanted: str, mmproj: str, say: hub.MessageCallback) -> list[HubFile]:
+    """The files to download, the model's first one first, its mmproj last."""
+    names, where = hub.list_files(repo, say), f"{HUB_PREFIX}{repo}"
+    chosen = choose_file(names, wanted, where)
     parts = part_names(chosen)
     if lost := set(parts) - set(names):
-        raise GGUFError(
-            f"{HUB_PREFIX}{repo} lacks a part of {chosen}: {min(lost)}; choose another file"
-        )
+        raise GGUFError(f"{where} lacks a part of {chosen}: {min(lost)}; choose another file")
+    projectors = choose_projectors(names, chosen, mmproj, where)
     if len(parts) > 1:
         say(f"{chosen} is one model in {len(parts)} files")
-    projector = choose_projector(names, chosen)
+    files = [hub.file_info(repo, part, say) for part in parts]
+    room = memory_size() - sum(file.size for file in files)
+    found = [hub.file_info(repo, name, say) for name in projectors]
+    projector = first_that_fits(found, lambda file: file.size, room)
     if projector is None:
-        return parts
-    say(f"{projector}, its encoder of pictures, comes with it")
-    return [*parts, projector]
+        return files
+    say(f"{projector.name}, its encoder of pictures, comes with it")
+    return [*files, projector]
 
 
 def _path_on_this_machine(repo: str, wanted: str, error: hub.Unreachable) -> Path:

@@ -1,4 +1,4 @@
-"""The models on this machine, with a summary of each header."""
+"""The models on this machine, with a summary of each header, and what they see through."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reellama.gguf_tools.errors import GGUFError
+from reellama.gguf_tools.format.mmproj_header import has_builtin_tower, is_mmproj, mmproj_header
 from reellama.gguf_tools.format.model_summary import quantization
-from reellama.gguf_tools.format.reader import read_gguf
+from reellama.gguf_tools.format.reader import GGUFFile, read_gguf
 from reellama.gguf_tools.locate import find
-from reellama.gguf_tools.locate.naming import quant_of
+from reellama.gguf_tools.locate.naming import is_projector, quant_of
 from reellama.gguf_tools.locate.stores import StoredModel
+from reellama.gguf_tools.locate.vision_models import mmproj_of, why_blind
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,10 @@ class ListedModel:
         path: its file, or the first one of its parts.
         n_bytes: of all its files.
         problem: why it cannot be used, or None.
+        is_mmproj: whether it is no model of its own, but sees for one.
+        mmproj: the file that an LLM sees through, None for an LLM that cannot see.
+        vision: the family of that file's projector, or of this mmproj itself, such as "idefics3".
+        blind: why it cannot see here, for an LLM that could elsewhere.
     """
 
     name: str
@@ -33,10 +39,19 @@ class ListedModel:
     n_parameters: int | None = None
     n_ctx_train: int | None = None
     problem: str | None = None
+    is_mmproj: bool = False
+    mmproj: Path | None = None
+    vision: str | None = None
+    blind: str | None = None
 
 
 def list_models() -> list[ListedModel]:
-    """Return every model that `find.list_models` finds; the header of each file is read."""
+    """Return every model on this machine, without mmproj files, which see for one of them."""
+    return [model for model in list_files() if not model.is_mmproj]
+
+
+def list_files() -> list[ListedModel]:
+    """Return all that `find.list_models` finds, mmproj files too; the header of each is read."""
     return [describe_model(model) for model in find.list_models()]
 
 
@@ -47,8 +62,13 @@ def describe_model(model: StoredModel) -> ListedModel:
         find.resolve(model.path)
         files = [read_gguf(part) for part in model.parts]
     except GGUFError as error:
-        return ListedModel(model.name, model.source, model.path, n_bytes, problem=str(error))
+        return ListedModel(
+            *(model.name, model.source, model.path, n_bytes),
+            problem=str(error),
+            is_mmproj=is_projector(model.label),
+        )
     first = files[0]
+    mmproj = _mmproj(first)
     said = quantization(first)
     architecture = first.metadata.get("general.architecture")
     n_ctx = first.metadata.get(f"{architecture}.context_length")
@@ -61,4 +81,23 @@ def describe_model(model: StoredModel) -> ListedModel:
         architecture=architecture if isinstance(architecture, str) else None,
         n_parameters=sum(t.n_elements for file in files for t in file.tensors.values()),
         n_ctx_train=n_ctx if isinstance(n_ctx, int) else None,
+        is_mmproj=is_mmproj(first.metadata),
+        mmproj=mmproj,
+        vision=_family(first.path if is_mmproj(first.metadata) else mmproj),
+        blind=why_blind(first) if mmproj is None and has_builtin_tower(first) else None,
     )
+
+
+def _mmproj(file: GGUFFile) -> Path | None:
+    """What an LLM sees through; None for all else."""
+    try:
+        return None if is_mmproj(file.metadata) else mmproj_of(file)
+    except GGUFError:  # no LLM, such as an adapter
+        return None
+
+
+def _family(mmproj: Path | None) -> str | None:
+    try:
+        return mmproj_header(read_gguf(mmproj)).projector_type or None if mmproj else None
+    except GGUFError:
+        return None

@@ -22,8 +22,6 @@ QUANT_PATTERN = re.compile(
 )
 # The default quantization, small with little loss; then the nearest to it.
 DEFAULT_QUANTS = ("Q4_K_M", "UD-Q4_K_XL", "Q4_K_S", "Q4_0", "Q4_1", "IQ4_XS", "Q5_K_M", "Q8_0")
-# Image encoders are small and lose much by quantization: the precision of training comes first.
-PROJECTOR_QUANTS = ("F16", "BF16", "Q8_0", "F32")
 REPOSITORY = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::(.+))?", re.ASCII)
 
 
@@ -91,17 +89,6 @@ def short_names(names: Iterable[str]) -> dict[str, str]:
     quants = {name: None if is_projector(name) else quant_of(name) for name in names}
     counts = Counter(quants.values())
     return {name: q if q and counts[q] == 1 else name for name, q in quants.items()}
-
-
-def choose_projector(names: Iterable[str], model: str) -> str | None:
-    """Choose the mmproj file that goes with a repository's file `model`, or None."""
-    projectors = [name for name in names if name.lower().endswith(".gguf") and is_projector(name)]
-    if not projectors or is_projector(model):
-        return None
-    folder = PurePosixPath(model).parent
-    beside = [name for name in projectors if PurePosixPath(name).parent == folder]
-    nearest = sorted(beside or projectors)
-    return (_preferred(nearest, PROJECTOR_QUANTS) or nearest)[0]
 
 
 def _named(files: list[str], wanted: str) -> list[str]:

@@ -24,6 +24,7 @@ HUB_FOLDER = re.compile(r"models--(.+?)--(.+)")
 # The parts that Ollama leaves out of a model's name: its own server, and its own namespace.
 OLLAMA_HOST, OLLAMA_NAMESPACE = "registry.ollama.ai", "library"
 OLLAMA_MODEL = "application/vnd.ollama.image.model"
+OLLAMA_PROJECTOR = "application/vnd.ollama.image.projector"
 OLLAMA_DIGEST = re.compile(r"sha256[:-]([0-9a-f]{64})")
 MAX_SETTINGS_BYTES = 1 << 20  # bytes of a file of settings; manifests have a few hundred
 # Depth of the search below a folder: publisher, model and quantization.
@@ -39,12 +40,14 @@ class StoredModel:
         path: its file, or the first of its parts.
         source: who keeps it: "package", "reellama", "hub", "Ollama" or "LM Studio".
         label: the file's name, or Ollama's name for it.
+        mmproj: its mmproj, where the store itself says which one that is.
     """
 
     name: str
     path: Path
     source: str
     label: str
+    mmproj: Path | None = None
 
     @property
     def parts(self) -> list[Path]:
@@ -115,9 +118,10 @@ def ollama_models() -> Iterator[StoredModel]:
             for namespace in _entries(host):
                 for model in _entries(namespace):
                     for tag in _entries(model):
-                        if blob := _blob(folder, tag):
+                        if blob := _blob(folder, tag, OLLAMA_MODEL):
                             name = _ollama_name(host.name, namespace.name, model.name, tag.name)
-                            yield StoredModel(OLLAMA_PREFIX + name, blob, "Ollama", name)
+                            mmproj = _blob(folder, tag, OLLAMA_PROJECTOR)
+                            yield StoredModel(OLLAMA_PREFIX + name, blob, "Ollama", name, mmproj)
 
 
 def repository_files(repo: str) -> dict[str, Path]:
@@ -130,6 +134,17 @@ def repository_files(repo: str) -> dict[str, Path]:
     for root in (models_folder(), *lmstudio_folders()):
         found |= _files(root / repo)
     return found | _snapshot_files(hub_cache() / f"models--{repo.replace('/', '--')}")
+
+
+def neighbours(model: Path) -> list[Path]:
+    """The GGUFs in a file's repository in the hub's cache, or else in its folder, itself included.
+
+    Of a split model it is the first part.
+    """
+    for folder in model.absolute().parents:
+        if folder.name == "snapshots" and HUB_FOLDER.fullmatch(folder.parent.name):
+            return list(_snapshot_files(folder.parent).values())
+    return list(_files(model.parent, depth=1).values())
 
 
 def _folder_models(folder: Path, source: str) -> Iterator[StoredModel]:
@@ -148,9 +163,9 @@ def _snapshot_files(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _files(folder: Path) -> dict[str, Path]:
+def _files(folder: Path, depth: int = MAX_DEPTH) -> dict[str, Path]:
     """The models below a folder, each by its first part, by their names relative to the folder."""
-    first = (path.with_name(part_names(path.name)[0]) for path in _walk(folder, MAX_DEPTH, set()))
+    first = (path.with_name(part_names(path.name)[0]) for path in _walk(folder, depth, set()))
     return {str(path.relative_to(folder)): path for path in first}
 
 
@@ -161,11 +176,11 @@ def _ollama_name(host: str, namespace: str, model: str, tag: str) -> str:
     return "/".join([*place, f"{model}:{tag}"])
 
 
-def _blob(folder: Path, manifest: Path) -> Path | None:
-    """The file with the weights that a manifest names."""
+def _blob(folder: Path, manifest: Path, kind: str) -> Path | None:
+    """The file of a kind that a manifest names."""
     layers = _parse(_read(manifest)).get("layers")
     for layer in layers if isinstance(layers, list) else []:
-        if isinstance(layer, dict) and layer.get("mediaType") == OLLAMA_MODEL:
+        if isinstance(layer, dict) and layer.get("mediaType") == kind:
             # Matched as a whole, so that no manifest leads out of the folder.
             match = OLLAMA_DIGEST.fullmatch(str(layer.get("digest")))
             path = folder / "blobs" / f"sha256-{match[1]}" if match else None

@@ -39,28 +39,46 @@ def _write_json(file: GGUFFile, other: GGUFFile | None, *, tensors: bool) -> Non
     import sys
     from dataclasses import asdict
 
+    from reellama.gguf_tools.format.mmproj_header import is_mmproj
     from reellama.gguf_tools.inspection.diff import diff
     from reellama.gguf_tools.inspection.file_summary import (
         metadata_json,
         summarize_file,
         tensor_json,
     )
+    from reellama.gguf_tools.inspection.mmproj_summary import summarize_mmproj
 
     if other:
         data = {"one": str(file.path), "other": str(other.path), **diff(file, other).to_json()}
     else:
         data = {**asdict(summarize_file(file)), "metadata": metadata_json(file)}
+        if is_mmproj(file.metadata):
+            data["mmproj"] = {**asdict(summarize_mmproj(file)), "llms": _llms(file)}
         if tensors:
             data["tensors"] = [tensor_json(tensor) for tensor in file.tensors.values()]
     sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def _llms(mmproj: GGUFFile) -> list[str]:
+    """The names of the LLMs on this machine that are as wide as an mmproj's tokens."""
+    from reellama.gguf_tools.format.mmproj_header import mmproj_header
+    from reellama.gguf_tools.locate.vision_models import llms_seen_through
+
+    return [model.name for model in llms_seen_through(mmproj_header(mmproj))]
+
+
 def _show(file: GGUFFile, *, tensors: bool) -> None:
+    from reellama.gguf_tools.format.mmproj_header import is_mmproj
     from reellama.gguf_tools.inspection.file_summary import summarize_file
     from reellama.pipeline.cli.commands.gguf import inspect_tables as tables
 
     facts = summarize_file(file)
     shown = [tables.summary(facts), tables.types(facts), tables.metadata(file)]
+    if is_mmproj(file.metadata):
+        from reellama.gguf_tools.inspection.mmproj_summary import summarize_mmproj
+        from reellama.pipeline.cli.commands.gguf.mmproj_table import mmproj
+
+        shown.insert(1, mmproj(summarize_mmproj(file), _llms(file)))
     if tensors:
         shown.append(tables.tensors(file))
     tables.show(*shown)

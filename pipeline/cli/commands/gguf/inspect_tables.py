@@ -40,12 +40,12 @@ def aligned(names: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:
 
 def summary(facts: FileSummary) -> Table:
     """The file in a few lines."""
-    return _pairs(_lines(facts))
+    return pairs(_lines(facts))
 
 
 def files(one: GGUFFile, other: GGUFFile) -> Table:
     """Which two files are compared."""
-    return _pairs([("one", str(one.path)), ("other", str(other.path))])
+    return pairs([("one", str(one.path)), ("other", str(other.path))])
 
 
 def types(facts: FileSummary) -> Table:
@@ -201,7 +201,8 @@ def _cut(text: str, length: int = LENGTH) -> str:
     return text if len(text) <= length else f"{text[:length]}..."
 
 
-def _pairs(lines: list[tuple[str, str]]) -> Table:
+def pairs(lines: list[tuple[str, str]]) -> Table:
+    """Names and values, without a head."""
     table = _table("", "")
     table.show_header = False
     for name, value in lines:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
@@ -18,13 +19,15 @@ def command(
     """List the GGUFs on this machine.
 
     They are those in our own folder, the hub's cache, Ollama's store and LM Studio's folders. The
-    name in the first column is what every command takes for a model.
+    name in the first column is what every command takes for a model. The last column says which
+    ones see, by the family of the mmproj that lies with them.
     """
-    from reellama.gguf_tools.locate.listing import list_models
+    from reellama.gguf_tools.locate.listing import list_files
     from reellama.pipeline.cli.console import err, note, out
 
     with err.status("[dim]reading the headers of models"):
-        found = list_models()
+        files = list_files()
+    found = [entry for entry in files if not entry.is_mmproj]
     if json:
         _write_json(found)
         return
@@ -33,9 +36,21 @@ def command(
         return
     # In a file or a pipe a line stays a line, however long.
     out.print(_table(found), width=None if out.is_terminal else 10_000)
-    for entry in found:
-        if entry.problem:
-            note(entry.problem)
+    for entry in files:
+        if problem := entry.problem or entry.blind:
+            note(problem)
+    for entry in _lone_projectors(files):
+        note(f"{entry.path} is an mmproj that no model here sees through")
+
+
+def _lone_projectors(files: list[ListedModel]) -> list[ListedModel]:
+    """The mmproj files in whose folder no model sees through any."""
+    used = {entry.mmproj.parent for entry in files if entry.mmproj}
+    return [
+        entry
+        for entry in files
+        if entry.is_mmproj and not entry.problem and entry.path.parent not in used
+    ]
 
 
 def _table(found: list[ListedModel]) -> Table:
@@ -45,9 +60,8 @@ def _table(found: list[ListedModel]) -> Table:
     from reellama.gguf_tools.sizes import show_size
     from reellama.pipeline.cli.console import strip_control
 
-    table = Table(
-        "name", "from", "type", "size", "architecture", "parameters", box=None, pad_edge=False
-    )
+    names = ("name", "from", "type", "size", "architecture", "parameters", "vision")
+    table = Table(*names, box=None, pad_edge=False)
     table.columns[0].overflow = "fold"
     for column in (3, 5):
         table.columns[column].justify = "right"
@@ -60,6 +74,7 @@ def _table(found: list[ListedModel]) -> Table:
             show_size(entry.n_bytes),
             Text(strip_control(entry.architecture)) if entry.architecture else damaged,
             _short(entry.n_parameters),
+            Text(strip_control(entry.vision or "")),
         )
     return table
 
@@ -74,10 +89,16 @@ def _short(number: int | None) -> str:
     return str(number)
 
 
+def _plain(entry: dict[str, Any]) -> dict[str, Any]:
+    """A model's entry for JSON, where all are models."""
+    del entry["is_mmproj"]
+    return {key: str(value) if isinstance(value, Path) else value for key, value in entry.items()}
+
+
 def _write_json(found: list[ListedModel]) -> None:
     import json
     import sys
     from dataclasses import asdict
 
-    data = [{**asdict(entry), "path": str(entry.path)} for entry in found]
+    data = [_plain(asdict(entry)) for entry in found]
     sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False) + "\n")

@@ -6,10 +6,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Argument
+from typer import Argument, BadParameter, Option
 
 if TYPE_CHECKING:
     from reellama.gguf_tools.download.pull import FileProgress
+
+AUTO = "auto"
+MMPROJ_TYPES = (AUTO, "f16", "bf16", "q8_0", "f32", "none")
+
+
+def _mmproj_type(value: str) -> str:
+    if value.lower() not in MMPROJ_TYPES:
+        raise BadParameter(f"{value!r} is not one of {', '.join(MMPROJ_TYPES)}")
+    return "" if value.lower() == AUTO else value
 
 
 def command(
@@ -20,17 +29,25 @@ def command(
             help="A repository, and which of its files: Q4_K_M (the default) or a file's name.",
         ),
     ],
+    mmproj: Annotated[
+        str,
+        Option(
+            callback=_mmproj_type,
+            metavar="|".join(MMPROJ_TYPES),
+            help="The type of the mmproj, which lets a model see; auto: the largest that fits.",
+        ),
+    ] = AUTO,
 ) -> None:
     """Download a model from the Hugging Face hub.
 
     It goes into the hub's cache, where other tools find it; the path comes on stdout. The same
-    command goes on where a stopped one was.
+    command goes on where a stopped one was. A vision model's mmproj comes with it.
     """
     from reellama.gguf_tools.download.pull import pull
     from reellama.pipeline.cli.console import note, out, strip_control
 
     with _bars() as report:
-        path = pull(name, report, note)
+        path = pull(name, report, note, mmproj)
     out.print(strip_control(str(path)), markup=False, soft_wrap=True)
 
 

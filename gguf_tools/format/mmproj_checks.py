@@ -1,0 +1,79 @@
+"""Why an mmproj cannot be used, by itself or with an LLM: one line each, from the headers alone.
+
+libmtmd crashes on some of these files, and says of others no more than that they failed to load.
+Weights that are not numbers are looked for in `reellama.gguf_tools.inspection.nonfinite_weights`.
+"""
+
+from __future__ import annotations
+
+from gguf import GGMLQuantizationType
+
+from reellama.gguf_tools.errors import GGUFError
+from reellama.gguf_tools.format.mmproj_header import MmprojHeader, is_mmproj, mmproj_header
+from reellama.gguf_tools.format.reader import GGUFFile
+from reellama.gguf_tools.format.vision_projector import is_known
+
+ANOTHER = "give its own with --mmproj, or pull the model again"
+
+
+def check_mmproj(llm: GGUFFile, mmproj: GGUFFile) -> None:
+    """Raise GGUFError, in one line, when an mmproj cannot see for an LLM.
+
+    `read_gguf`, which both have passed, refuses files that are cut off or damaged.
+    """
+    for problem in mmproj_problems(mmproj):
+        raise GGUFError(problem)
+    seen = mmproj_header(mmproj)
+    if not is_same_width(llm, seen):
+        own = f"its embeddings have {soft_token_width(llm):,} numbers"
+        theirs = f"{mmproj.path} makes tokens of {_total(seen):,}"
+        raise GGUFError(f"{llm.path} cannot see through {mmproj.path.name}: {own}, {theirs}")
+
+
+def mmproj_problems(file: GGUFFile) -> list[str]:
+    """What makes a file useless as an mmproj, whatever the LLM; nothing for most."""
+    seen = mmproj_header(file)
+    # An LLM's file may hold its projector too, under the same keys.
+    if not is_mmproj(file.metadata) and not seen.has_vision:
+        return [f"{file.path} is not an mmproj: it holds no vision encoder; {ANOTHER}"]
+    if not seen.has_vision:
+        kind = "for sound only" if seen.has_audio else "without a vision encoder"
+        return [f"{file.path} is an mmproj {kind}: it cannot see; {ANOTHER}"]
+    problems = []
+    if not is_known(seen.projector_type):
+        name = seen.projector_type or "unnamed"
+        problems.append(
+            f"{file.path} has a projector of the family {name}, which is not known here; update: "
+            "pip install -U reellama llama-cpp-python"
+        )
+    problems += [
+        f"{file.path} has tensors of type F64, such as {name}, which crash llama.cpp; convert it "
+        "again as F16"
+        for name in _f64(file)[:1]
+    ]
+    if seen.width is None:
+        problems.append(f"{file.path} does not say how wide its tokens are; {ANOTHER}")
+    return problems
+
+
+def is_same_width(llm: GGUFFile, seen: MmprojHeader) -> bool:
+    """Whether tokens of a picture have as many numbers as the LLM takes for one."""
+    return seen.width is not None and soft_token_width(llm) == _total(seen)
+
+
+def soft_token_width(llm: GGUFFile) -> int:
+    """How many numbers an LLM takes for a token that comes as an embedding.
+
+    It is `n_embd`, but for models that add further embeddings in their first layers (Qwen3-VL's
+    deepstack, https://arxiv.org/abs/2406.04334). Raises GGUFError for what is no language model.
+    """
+    more = llm.metadata.get(f"{llm.architecture}.n_deepstack_layers")
+    return llm.n_embd * (1 + (more if type(more) is int and more > 0 else 0))
+
+
+def _total(seen: MmprojHeader) -> int:
+    return (seen.width or 0) * (1 + seen.n_deepstack)
+
+
+def _f64(file: GGUFFile) -> list[str]:
+    return [name for name, t in file.tensors.items() if t.type == GGMLQuantizationType.F64]

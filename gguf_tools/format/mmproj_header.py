@@ -1,0 +1,226 @@
+"""The header of an mmproj: the GGUF that holds the vision encoder and the projector for an LLM.
+
+    seen = mmproj_header(read_gguf("mmproj-SmolVLM2-F16.gguf"))
+    seen.projector_type, seen.n_tokens(), seen.width        # ("idefics3", 64, 2048)
+
+Keys and defaults are those of llama.cpp's `tools/mtmd/clip.cpp`. What a header says wrongly becomes
+None here; `reellama.gguf_tools.format.mmproj_checks` says what makes a file useless.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reellama.gguf_tools.errors import GGUFError
+from reellama.gguf_tools.format.header_cursor import HeaderCursor
+from reellama.gguf_tools.format.reader import MAGIC, MAX_KEYS, MAX_NAME, VERSIONS, GGUFFile
+from reellama.gguf_tools.format.vision_projector import FAMILIES, ProjectorFamily
+
+ARCHITECTURE, TYPE = "clip", "mmproj"
+MAX_IMAGE_SIZE = 8192  # pixels; llama.cpp's limits, here and below
+MAX_PATCH_SIZE = (1 << 16) - 1
+MAX_NUMBER = 1 << 20  # of widths, layers and queries
+LONG_QUERIES, SHORT_QUERIES = 96, 64  # of MiniCPM-V 2 and 2.5, and of those after
+SHORT_VERSIONS = frozenset({3, 4, 5, 6, 100045})  # of clip.minicpmv_version
+DEEPSTACK = re.compile(r"v\.deepstack\.(\d+)\.fc1\.weight")
+
+
+@dataclass(frozen=True)
+class MmprojHeader:
+    """What a header says of seeing; fields that it lacks, or says wrongly, are None.
+
+    Attributes:
+        projector_type: "" where the header names none.
+        family: what is known of the projector, None for one that is not in FAMILIES.
+        image_size: pixels on a side of the square that the tower takes, 0 for any size.
+        patch_size: pixels on a side of a patch.
+        merge: patches on a side that become one token.
+        n_queries: tokens of a picture where they are no grid.
+        token_range: fewest and most tokens of a picture of any size.
+        tower_width, tower_layers: of the vision encoder.
+        width: how many numbers a token has, to be as many as an embedding of the LLM.
+        n_deepstack: further embeddings of each token, for the first layers of the LLM (Qwen3-VL).
+        image_mean, image_std: of red, green and blue, subtracted and divided by.
+        has_tiles: whether llama.cpp cuts large pictures into tiles.
+        has_row_end: whether a token follows each row but the last.
+    """
+
+    path: Path
+    has_vision: bool
+    has_audio: bool
+    projector_type: str
+    family: ProjectorFamily | None
+    image_size: int | None
+    patch_size: int | None
+    merge: int
+    n_queries: int | None
+    token_range: tuple[int, int] | None
+    tower_width: int | None
+    tower_layers: int | None
+    width: int | None
+    n_deepstack: int
+    image_mean: tuple[float, ...] | None
+    image_std: tuple[float, ...] | None
+    has_tiles: bool
+    has_row_end: bool
+
+    @property
+    def token_side(self) -> int | None:
+        """Pixels on a side of the square that becomes one token."""
+        return self.patch_size * self.merge if self.patch_size else None
+
+    def grid(self, size: tuple[int, int] | None = None) -> tuple[int, int] | None:
+        """Rows and columns of tokens of a picture, None where they are no grid.
+
+        `size` is (width, height) in pixels as the tower gets it, for families that take any size;
+        the others, which scale every picture to one size, need none.
+        """
+        if self.family is None or not self.family.is_grid or not self.token_side:
+            return None
+        if side := self.family.grid_side:
+            return side, side
+        if not self.family.any_size:
+            size = (self.image_size or 0,) * 2
+        if size is None or min(size) < self.token_side:
+            return None
+        width, height = size
+        return height // self.token_side, width // self.token_side
+
+    def n_tokens(self, size: tuple[int, int] | None = None) -> int | None:
+        """How many tokens a picture, or a tile of one, becomes; None where that is not known."""
+        if self.family and not self.family.is_grid:
+            return self.n_queries
+        grid = self.grid(size)
+        if grid is None or self.family is None:
+            return None
+        rows, columns = grid
+        ends = rows - 1 if self.has_row_end else 0
+        return rows * columns + ends + self.family.n_around
+
+
+def mmproj_header(file: GGUFFile) -> MmprojHeader:
+    """Return what the header of any GGUF says of seeing."""
+    metadata = file.metadata
+    projector_type = _projector_type(file)
+    family = FAMILIES.get(projector_type)
+    merge = family.merge if family else 1
+    if family and family.merge_key:
+        merge = _number(metadata, family.merge_key, MAX_PATCH_SIZE) or merge
+    patch_size = _number(metadata, "clip.vision.patch_size", MAX_PATCH_SIZE)
+    return MmprojHeader(
+        path=file.path,
+        has_vision=metadata.get("clip.has_vision_encoder") is True,
+        has_audio=metadata.get("clip.has_audio_encoder") is True,
+        projector_type=projector_type,
+        family=family,
+        image_size=_number(metadata, "clip.vision.image_size", MAX_IMAGE_SIZE, least=0),
+        patch_size=patch_size,
+        merge=merge,
+        n_queries=_queries(metadata) if family and not family.is_grid else None,
+        token_range=_token_range(metadata, family, patch_size, merge),
+        tower_width=_number(metadata, "clip.vision.embedding_length"),
+        tower_layers=_number(metadata, "clip.vision.block_count"),
+        width=_width(file, family),
+        n_deepstack=sum(1 for name in file.tensors if DEEPSTACK.fullmatch(name)),
+        image_mean=_three(metadata.get("clip.vision.image_mean")),
+        image_std=_three(metadata.get("clip.vision.image_std")),
+        has_tiles=bool(family and family.tiles)
+        or bool(metadata.get("clip.vision.image_grid_pinpoints")),
+        has_row_end=bool(family and family.row_end and family.row_end in file.tensors),
+    )
+
+
+def is_mmproj(metadata: Mapping[str, Any]) -> bool:
+    """Whether a header is that of an mmproj, by its metadata."""
+    kinds = metadata.get("general.architecture"), metadata.get("general.type")
+    return kinds[0] == ARCHITECTURE or kinds[1] == TYPE
+
+
+def is_mmproj_file(path: Path) -> bool:
+    """Whether a file is an mmproj, by its first keys; False where they cannot be read.
+
+    The vocabulary, which makes a header long, comes after these keys and is not read.
+    """
+    try:
+        with path.open("rb") as file:
+            cursor = HeaderCursor(file, path.stat().st_size, path)
+            if cursor.take(len(MAGIC)) != MAGIC or cursor.number("<I") not in VERSIONS:
+                return False
+            cursor.number("<Q")
+            found: dict[str, Any] = {}
+            for _ in range(cursor.count(MAX_KEYS, "keys")):
+                key = cursor.string()
+                if key.startswith("tokenizer."):
+                    break
+                found[key] = cursor.value()
+            return is_mmproj(found)
+    except (OSError, ValueError, GGUFError):
+        return False
+
+
+def has_builtin_tower(file: GGUFFile) -> bool:
+    """Whether an LLM's own file holds a vision encoder, as Ollama writes some models."""
+    return not is_mmproj(file.metadata) and any(name.startswith("v.") for name in file.tensors)
+
+
+def _projector_type(file: GGUFFile) -> str:
+    """The family's name: for both senses, or the one for pictures."""
+    for key in ("clip.projector_type", "clip.vision.projector_type"):
+        name = file.metadata.get(key)
+        if isinstance(name, str) and name and name.isprintable() and len(name) < MAX_NAME:
+            if name == "mlp" and "mm.3.weight" in file.tensors:
+                return "mlp_norm"
+            return "qwen2.5vl_merger" if name == "qwen2.5o" else name
+    return ""
+
+
+def _width(file: GGUFFile, family: ProjectorFamily | None) -> int | None:
+    """The width of a token: of the projector's last tensor, or else what the header says."""
+    if family:
+        name, axis = family.width_at
+        tensor = file.tensors.get(name)
+        if tensor is not None and axis < len(tensor.shape):
+            return tensor.shape[axis]
+    return _number(file.metadata, "clip.vision.projection_dim")
+
+
+def _queries(metadata: Mapping[str, Any]) -> int:
+    told = _number(metadata, "clip.minicpmv_query_num")
+    short = _number(metadata, "clip.minicpmv_version") in SHORT_VERSIONS
+    return told or (SHORT_QUERIES if short else LONG_QUERIES)
+
+
+def _token_range(
+    metadata: Mapping[str, Any], family: ProjectorFamily | None, patch_size: int | None, merge: int
+) -> tuple[int, int] | None:
+    if family is None or not family.any_size:
+        return None
+    limits = [
+        _number(metadata, f"clip.vision.image_{end}_pixels", MAX_IMAGE_SIZE**2)
+        for end in ("min", "max")
+    ]
+    least, most = limits
+    if family.pixel_limits and least and most and patch_size:
+        area = (patch_size * merge) ** 2
+        return max(1, least // area), max(1, most // area)
+    return family.token_range
+
+
+def _number(
+    metadata: Mapping[str, Any], key: str, most: int = MAX_NUMBER, least: int = 1
+) -> int | None:
+    value = metadata.get(key)
+    return value if type(value) is int and least <= value <= most else None
+
+
+def _three(value: Any) -> tuple[float, ...] | None:
+    """The three numbers of red, green and blue."""
+    if not isinstance(value, list) or len(value) < 3:
+        return None
+    numbers = [x for x in value[:3] if isinstance(x, (int, float)) and math.isfinite(x)]
+    return tuple(map(float, numbers)) if len(numbers) == 3 else None

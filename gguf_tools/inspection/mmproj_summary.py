@@ -1,0 +1,82 @@
+"""What an mmproj is, as plain values: `summarize_mmproj(read_gguf(path))`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from reellama.gguf_tools.format.mmproj_checks import mmproj_problems
+from reellama.gguf_tools.format.mmproj_header import mmproj_header
+from reellama.gguf_tools.format.reader import GGUFFile
+
+
+@dataclass(frozen=True)
+class MmprojSummary:
+    """One mmproj. What its header lacks, or what is not known of its family, is None.
+
+    Attributes:
+        projector_type: the family of its projector; "" where the header names none.
+        models: whose family that is.
+        image_size: pixels on a side of the square that each picture becomes, unless `any_size`.
+        any_size: whether a picture keeps its shape.
+        token_side: pixels on a side of the square that becomes one token.
+        grid: rows and columns of tokens, of families with one size of picture.
+        tokens: of a picture, of these families; of a tile where `has_tiles`.
+        token_range: fewest and most tokens of a picture of any size.
+        width: how many numbers a token has.
+        problems: what makes it useless, one line each.
+    """
+
+    projector_type: str
+    models: str | None
+    has_vision: bool
+    has_audio: bool
+    image_size: int | None
+    any_size: bool | None
+    patch_size: int | None
+    token_side: int | None
+    is_grid: bool | None
+    grid: tuple[int, int] | None
+    tokens: int | None
+    token_range: tuple[int, int] | None
+    has_tiles: bool
+    tower_layers: int | None
+    tower_width: int | None
+    width: int | None
+    n_deepstack: int
+    image_mean: tuple[float, ...] | None
+    image_std: tuple[float, ...] | None
+    mrope: bool | None
+    non_causal: bool | None
+    merged_frames: int | None
+    problems: tuple[str, ...]
+
+
+def summarize_mmproj(file: GGUFFile) -> MmprojSummary:
+    """Sum up the header of an mmproj, usable or not."""
+    seen = mmproj_header(file)
+    family = seen.family
+    return MmprojSummary(
+        projector_type=seen.projector_type,
+        models=family.models if family else None,
+        has_vision=seen.has_vision,
+        has_audio=seen.has_audio,
+        image_size=seen.image_size,
+        any_size=family.any_size if family else None,
+        patch_size=seen.patch_size,
+        token_side=seen.token_side,
+        is_grid=family.is_grid if family else None,
+        grid=seen.grid(),
+        tokens=seen.n_tokens(),
+        token_range=seen.token_range,
+        has_tiles=seen.has_tiles,
+        tower_layers=seen.tower_layers,
+        tower_width=seen.tower_width,
+        width=seen.width,
+        n_deepstack=seen.n_deepstack,
+        image_mean=seen.image_mean,
+        image_std=seen.image_std,
+        mrope=family.mrope if family else None,
+        non_causal=family.non_causal if family else None,
+        merged_frames=family.merged_frames if family else None,
+        problems=tuple(mmproj_problems(file)),
+    )
