@@ -28,7 +28,7 @@ from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.reader import GGUFFile
 from reellama.gguf_tools.locate import find
 from reellama.gguf_tools.text.prompt_parts import Prompt
-from reellama.models.encoded_video import EncodedVideo, frame_size
+from reellama.models.encoded_frames import EncodedFrames, frame_size
 from reellama.models.projector.config import ProjectorConfig
 from reellama.models.projector.temporal_projector import Projector, build_projector
 from reellama.models.token_pooling.options import DEFAULT_POOLING, PoolingOptions
@@ -274,12 +274,12 @@ class Bundle:
         rows = [soft[0].cpu().numpy(), *([self.labels.tokens(features)] if self.labels else [])]
         return np.ascontiguousarray(np.concatenate(rows))
 
-    def encode(self, frames: Sequence[np.ndarray], times: np.ndarray) -> EncodedVideo:
+    def encode(self, frames: Sequence[np.ndarray], times: np.ndarray) -> EncodedFrames:
         """Frames at `times` seconds -> soft tokens, float32 `[tokens, n_embd]`."""
-        return EncodedVideo(self.project(self.features(frames), times), times, frame_size(frames))
+        return EncodedFrames(self.project(self.features(frames), times), times, frame_size(frames))
 
     def prompt_parts(
-        self, video: EncodedVideo, options: PoolingOptions = DEFAULT_POOLING
+        self, video: EncodedFrames, options: PoolingOptions = DEFAULT_POOLING
     ) -> Prompt:
         """What stands for a video in a prompt: its soft tokens.
 

@@ -8,12 +8,11 @@ from typing import Protocol
 
 import numpy as np
 
-from reellama.gguf_tools.errors import GGUFError
 from reellama.gguf_tools.format.reader import GGUFFile
-from reellama.gguf_tools.locate import find
+from reellama.gguf_tools.locate.vision_models import resolve_vision
 from reellama.gguf_tools.text.prompt_parts import Prompt
 from reellama.models.bundle import BUNDLES, Bundle
-from reellama.models.encoded_video import EncodedVideo
+from reellama.models.encoded_frames import EncodedFrames
 from reellama.models.token_pooling.options import DEFAULT_POOLING, PoolingOptions
 from reellama.models.vision_bundle import VisionBundle
 
@@ -52,27 +51,25 @@ class VideoBundle(Protocol):
 
     def project(self, features: np.ndarray, times: np.ndarray) -> np.ndarray: ...
 
-    def encode(self, frames: Sequence[np.ndarray], times: np.ndarray) -> EncodedVideo: ...
+    def encode(self, frames: Sequence[np.ndarray], times: np.ndarray) -> EncodedFrames: ...
 
     def prompt_parts(
-        self, video: EncodedVideo, options: PoolingOptions = DEFAULT_POOLING
+        self, video: EncodedFrames, options: PoolingOptions = DEFAULT_POOLING
     ) -> Prompt: ...
 
 
-def open_bundle(name: str | Path = "mini", mmproj: str | Path | None = None) -> VideoBundle:
+def open_bundle(
+    name: str | Path = "mini", mmproj: str | Path | None = None, *, tiles: bool = False
+) -> VideoBundle:
     """Open a bundle by name.
 
     name: that of a bundle that comes with reellama, a bundle's folder, or what
     `reellama.gguf_tools.locate.find.resolve` takes for an LLM that has an `mmproj`: a path,
-    `hf:owner/repo[:quant]`, `ollama:name[:tag]`. mmproj: the path of another projector.
+    `hf:owner/repo[:quant]`, `ollama:name[:tag]`. mmproj: another
+    projector. tiles: whether a vision model shows pictures in tiles, see `VisionBundle`.
     Raises BundleError, and GGUFError for files that cannot be used.
     """
     if mmproj is None and ((BUNDLES / str(name)).is_dir() or Path(name).is_dir()):
         return Bundle.load(name)
-    llm = find.resolve(str(name))
-    if mmproj is None:
-        beside = sorted(llm.parent.glob("*mmproj*.gguf"))
-        if not beside:
-            raise GGUFError(f"{llm} has no mmproj beside it: name one with --mmproj")
-        mmproj = beside[0]
-    return VisionBundle(llm, Path(mmproj))
+    model = resolve_vision(name, mmproj)
+    return VisionBundle(model.llm, model.mmproj, tiles=tiles)

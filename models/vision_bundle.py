@@ -21,12 +21,14 @@ from PIL import Image
 
 from reellama.gguf_tools.atomic_write import stamp
 from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.format.mmproj_header import MmprojHeader, mmproj_header
 from reellama.gguf_tools.format.reader import GGUFFile, read_gguf
 from reellama.gguf_tools.text.prompt_parts import Prompt, SoftTokens, Text, TokenIds
-from reellama.models.encoded_video import EncodedVideo, frame_size
-from reellama.models.token_pooling.options import DEFAULT_POOLING, PoolingOptions
-from reellama.models.token_pooling.pool import PooledTokens, pool
-from reellama.models.vision.mtmd_tower import MtmdTower
+from reellama.models.encoded_frames import EncodedFrames, frame_size
+from reellama.models.token_pooling.options import DEFAULT_POOLING, DEFAULT_TOKENS, PoolingOptions
+from reellama.models.token_pooling.plan import AUTO, FrameTokens, PoolingPlan, plan_pooling
+from reellama.models.token_pooling.pool import pool
+from reellama.gguf_tools.mtmd.mtmd_tower import MtmdTower, PictureLayout
 
 # Frames that are looked at when nobody says: the tower takes most of the time before an answer.
 FRAMES = 16
@@ -34,12 +36,9 @@ FRAMES = 16
 # side of a wide video is not read smaller than the tower sees it.
 READ_SCALE = 2
 MIN_READ_SIDE, MAX_READ_SIDE = 224, 1024
-# Families that take pictures of any size: a frame is scaled to about this many tokens.
-# 128 is what Qwen2.5-VL takes at least for a frame of a video.
-DYNAMIC_PICTURE_TOKENS = 128
-DYNAMIC_SIZE = frozenset(
-    {"qwen2vl_merger", "qwen2.5vl_merger", "qwen3vl_merger", "pixtral", "kimivl", "glm4v"}
-)
+# Families that take pictures of any size: a frame is scaled down to about this many tokens. 128 is
+# what Qwen2.5-VL takes at least for a frame of a video.
+ANY_SIZE_TOKENS = 128
 # What is written before the tokens of a group of frames, by family; all others get "<0:12>".
 TIMESTAMPS = {
     "idefics3": "Frame from {minutes:02}:{rest:02}:",  # SmolVLM2
@@ -93,10 +92,14 @@ class VisionBundle:
         """The encoder in libmtmd."""
         return MtmdTower(self.mmproj, self.llm)
 
+    @cached_property
+    def _header(self) -> MmprojHeader:
+        return mmproj_header(read_gguf(self.mmproj))
+
     @property
     def max_side(self) -> int:
         """Pixels on the longest side of a frame: more are not needed."""
-        return min(max(READ_SCALE * self.tower.image_size, MIN_READ_SIDE), MAX_READ_SIDE)
+        return min(max(READ_SCALE * (self._header.image_size or 0), MIN_READ_SIDE), MAX_READ_SIDE)
 
     def features(self, frames: Sequence[np.ndarray]) -> np.ndarray:
         """uint8 RGB frames `[H, W, 3]` -> float32 `[pictures, rows, columns, n_embd]`.
@@ -109,12 +112,12 @@ class VisionBundle:
         """The features: the projector of an `mmproj` is a part of its tower."""
         return features
 
-    def encode(self, frames: Sequence[np.ndarray], times: np.ndarray) -> EncodedVideo:
+    def encode(self, frames: Sequence[np.ndarray], times: np.ndarray) -> EncodedFrames:
         """Frames at `times` seconds -> what a cache keeps of them."""
-        return EncodedVideo(self.features(frames), times, frame_size(frames))
+        return EncodedFrames(self.features(frames), times, frame_size(frames))
 
     def prompt_parts(
-        self, video: EncodedVideo, options: PoolingOptions = DEFAULT_POOLING
+        self, video: EncodedFrames, options: PoolingOptions = DEFAULT_POOLING
     ) -> Prompt:
         """What stands for a video in a prompt: for each group of frames its time, the family's
         tokens around a picture, and its pooled tokens between them. A still has no time.
@@ -123,26 +126,57 @@ class VisionBundle:
         """
         if self.tiles:
             return self._tiled_parts(video)
-        pictures = video.array
-        times = video.times[:: self._frames_of_a_picture(video)]
-        pooled = self._pool(pictures, times, options)
-        layout = self.tower.layout(*self._tower_size(*video.frame_size))
-        ends = np.cumsum(pooled.group_sizes)
+        pictures, times = video.array, self._picture_times(video)
+        plan = self.plan(video, options)
+        layout = self._layout(video)
+        begin, end = TokenIds(layout.begin), TokenIds(layout.end)
+        pooled = pool(pictures, plan.method, plan.tokens, groups=plan.groups, grid=layout.rows > 1)
         parts: Prompt = []
-        for first, size, end in zip(pooled.group_frames, pooled.group_sizes, ends, strict=True):
-            group = slice(end - size, end)
+        last = np.cumsum(pooled.group_sizes)
+        for first, size, stop in zip(pooled.group_frames, pooled.group_sizes, last, strict=True):
+            group = slice(stop - size, stop)
             if len(times) > 1:
                 parts.append(Text(self._timestamp(times[first])))
             positions = pooled.positions[group] - (first, 0, 0)
             soft = self._soft_tokens(pooled.tokens[group], positions, pictures.shape[1:3])
-            parts += [TokenIds(layout.begin), soft, TokenIds(layout.end)]
+            parts += [begin, soft, end]
         return [part for part in parts if part != TokenIds(())]
 
-    def _pool(
-        self, pictures: np.ndarray, times: np.ndarray, options: PoolingOptions
-    ) -> PooledTokens:
-        budget = options.tokens or (pictures[..., 0].size if options.method == "full" else 256)
-        return pool(pictures, options.method, budget, grid=True)
+    def plan(self, video: EncodedFrames, options: PoolingOptions = DEFAULT_POOLING) -> PoolingPlan:
+        """How the pictures of a video are pooled. Raises PoolingError as `plan_pooling` does."""
+        pictures, rows, columns, _ = video.array.shape
+        method = options.method
+        if method == AUTO and self._header.family is None:
+            method = "full"  # nobody knows whether the means of its tokens still say anything
+        budget = options.tokens
+        around = self._tokens_around(video)
+        if budget is None:
+            in_full = pictures * (rows * columns + around)
+            budget = in_full if method == "full" else DEFAULT_TOKENS
+        return plan_pooling(
+            budget,
+            FrameTokens(rows, columns, grid=rows > 1),
+            available=pictures,
+            frames=pictures,
+            group_tokens=around,
+            method=method,
+        )
+
+    def _tokens_around(self, video: EncodedFrames) -> int:
+        """What stands around each group of tokens, at most: its time, and the family's own."""
+        times = self._picture_times(video)
+        texts = [self._timestamp(time) for time in times] if len(times) > 1 else []
+        longest = max((len(self.tower.tokenizer.encode(text)) for text in texts), default=0)
+        layout = self._layout(video)
+        return longest + len(layout.begin) + len(layout.end)
+
+    def _layout(self, video: EncodedFrames) -> PictureLayout:
+        return self.tower.layout(*self._tower_size(*video.frame_size))
+
+    def _picture_times(self, video: EncodedFrames) -> np.ndarray:
+        """Seconds at which each picture begins."""
+        merged = len(video.times) > len(video.array)
+        return video.times[:: self.tower.n_merged_frames if merged else 1]
 
     def _soft_tokens(
         self, tokens: np.ndarray, positions: np.ndarray, grid: tuple[int, ...]
@@ -155,9 +189,9 @@ class VisionBundle:
         n_positions = max(*grid, int(offsets[0].max()) + 1)
         return SoftTokens(tokens, np.ascontiguousarray(offsets), n_positions, self.tower.causal)
 
-    def _tiled_parts(self, video: EncodedVideo) -> Prompt:
+    def _tiled_parts(self, video: EncodedFrames) -> Prompt:
         """Pictures in full with their tiles, as llama.cpp shows them."""
-        layout = self.tower.layout(*self._tower_size(*video.frame_size))
+        layout = self._layout(video)
         shape = (len(video.array), layout.n_images, layout.n_tokens, -1)
         parts: Prompt = []
         for picture in video.array.reshape(shape):
@@ -171,7 +205,7 @@ class VisionBundle:
     def _timestamp(self, seconds: float) -> str:
         """The time of a group in the words that the family was trained with, where it has some."""
         minutes, rest = divmod(int(seconds), 60)
-        return TIMESTAMPS.get(self.tower.family, "<{minutes}:{rest:02}>").format(
+        return TIMESTAMPS.get(self._header.projector_type, "<{minutes}:{rest:02}>").format(
             seconds=seconds, minutes=minutes, rest=rest
         )
 
@@ -189,25 +223,15 @@ class VisionBundle:
 
     def _tower_size(self, width: int, height: int) -> tuple[int, int]:
         """The width and height in pixels at which the tower gets frames of a size."""
-        if self.tower.family not in DYNAMIC_SIZE:
+        family, side = self._header.family, self._header.token_side
+        if family is None or not family.any_size or side is None:
             return int(width), int(height)
-        return _fit_pixels(width, height, DYNAMIC_PICTURE_TOKENS, self._token_side)
-
-    def _frames_of_a_picture(self, video: EncodedVideo) -> int:
-        return self.tower.n_merged_frames if len(video.times) > len(video.array) else 1
+        return _fit_pixels(int(width), int(height), ANY_SIZE_TOKENS, side)
 
     def _version(self) -> str:
         """SHA-256, in hexadecimal, of what the tokens of a picture depend on."""
         files = [[str(path.absolute()), *stamp(path)] for path in (self.llm, self.mmproj)]
         return hashlib.sha256(json.dumps([files, self.tiles]).encode()).hexdigest()
-
-    @cached_property
-    def _token_side(self) -> int:
-        """Pixels on the side of what becomes one token."""
-        metadata = read_gguf(self.mmproj).metadata
-        patch = metadata.get("clip.vision.patch_size", 14)
-        merge = metadata.get("clip.vision.spatial_merge_size", 2)
-        return int(patch) * int(merge)
 
 
 def _fit_pixels(width: int, height: int, tokens: int, side: int) -> tuple[int, int]:

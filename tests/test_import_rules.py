@@ -25,8 +25,9 @@ FORBIDDEN: dict[str, set[str]] = {
     "models": {"pipeline", "llama_cpp"},
     "pipeline": set(),
 }
-# Words become token ids by llama.cpp's own tokenizer, which models use. No other way leads there.
-GATES = {"models": {"gguf_tools.text.tokenizer"}}
+# Words become token ids by llama.cpp's own tokenizer, and pictures soft tokens by its tower for
+# vision GGUFs; models use both. No other way leads there.
+GATES = {"models": {"gguf_tools.text.tokenizer", "gguf_tools.mtmd.mtmd_tower"}}
 # The rooms of pipeline/, the lowest level first: each imports from its own level and those below.
 LEVELS = (
     {"option_fields", "progress_callbacks"},

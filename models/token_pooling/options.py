@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+# Cells of the KV cache that a video gets when nobody says.
+DEFAULT_TOKENS = 256
+
 
 @dataclass(frozen=True)
 class PoolingOptions:

@@ -116,9 +116,7 @@ def plan_pooling(
     return _pooled(method, wanted, frame, group_tokens, room)
 
 
-def _wanted_frames(
-    available: int, duration: float, frames: int | None, fps: float | None
-) -> int:
+def _wanted_frames(available: int, duration: float, frames: int | None, fps: float | None) -> int:
     """How many frames to look at, before any budget: at least 1, at most those that there are."""
     if frames is None and fps is not None:
         frames = math.ceil(duration * fps)

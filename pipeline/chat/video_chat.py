@@ -17,7 +17,7 @@ from reellama.gguf_tools.atomic_write import write_atomically
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.reader import read_gguf
 from reellama.gguf_tools.locate import find
-from reellama.models.encoded_video import EncodedVideo, frame_size
+from reellama.models.encoded_frames import EncodedFrames, frame_size
 from reellama.models.open_bundle import open_bundle
 from reellama.models.token_pooling.options import PoolingOptions
 from reellama.pipeline.chat.conversation import Answer, Chat, Turn, Video
@@ -176,7 +176,7 @@ class VideoChat:
             features = self.bundle.features(clip.frames)  # [T, cells, channels]
         with self.timings.stage("projector"):
             array = self.bundle.project(features, clip.times)
-            encoded = EncodedVideo(array, clip.times, frame_size(clip.frames))
+            encoded = EncodedFrames(array, clip.times, frame_size(clip.frames))
             video = Video(path, self.bundle.prompt_parts(encoded, self.pooling), clip)
         self.timings.n_frames += len(clip.frames)
         self.timings.n_soft_tokens += video.n_soft_tokens

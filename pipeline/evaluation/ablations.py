@@ -10,7 +10,7 @@ from zlib import crc32
 import numpy as np
 
 from reellama.gguf_tools.text.prompt_parts import Prompt
-from reellama.models.encoded_video import EncodedVideo, frame_size
+from reellama.models.encoded_frames import EncodedFrames, frame_size
 from reellama.models.open_bundle import VideoBundle
 from reellama.pipeline.video.clip import Clip
 
@@ -71,7 +71,7 @@ def ablated_soft_tokens(
     size = frame_size(clip.frames)
 
     def parts(features: np.ndarray, times: np.ndarray) -> Prompt:
-        return bundle.prompt_parts(EncodedVideo(bundle.project(features, times), times, size))
+        return bundle.prompt_parts(EncodedFrames(bundle.project(features, times), times, size))
 
     found: dict[str, Prompt | None] = {"": parts(features, times)}
     for control in controls:

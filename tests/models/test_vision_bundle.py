@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from reellama.gguf_tools.conversion.convert import convert
-from reellama.gguf_tools.text.prompt_parts import Prompt, SoftTokens, Text, TokenIds
+from reellama.gguf_tools.text.prompt_parts import Prompt, Text
 from reellama.models.token_pooling.options import PoolingOptions
 from reellama.models.vision_bundle import VisionBundle
 from reellama.pipeline.llm.engine import Engine

@@ -29,7 +29,7 @@ import numpy as np
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.text.prompt_parts import Prompt
-from reellama.models.encoded_video import EncodedVideo
+from reellama.models.encoded_frames import EncodedFrames
 from reellama.pipeline.server.media.soft_token_cache import SoftTokenCache
 
 if TYPE_CHECKING:
@@ -182,15 +182,15 @@ class MediaEncoder:
             )
         return clips
 
-    async def _encoded(self, clip: list[bytes], bundle: VideoBundle) -> EncodedVideo:
-        async def make() -> EncodedVideo:
+    async def _encoded(self, clip: list[bytes], bundle: VideoBundle) -> EncodedFrames:
+        async def make() -> EncodedFrames:
             async with self._children:
                 seen = await decode(clip, bundle.frames, self.limits)
             return await asyncio.to_thread(self._encode, seen, bundle)
 
         return await self.cache.get(await asyncio.to_thread(_key, clip, bundle), make)
 
-    def _encode(self, seen: DecodedFrames, bundle: VideoBundle) -> EncodedVideo:
+    def _encode(self, seen: DecodedFrames, bundle: VideoBundle) -> EncodedFrames:
         with self._tower:  # one at a time: the tower takes all cores that there are
             encoded = bundle.encode(seen.frames, seen.times)
         if bundle.changed:  # its weights may be partly old, and must not be kept by its version

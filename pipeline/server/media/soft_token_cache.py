@@ -16,18 +16,18 @@ import numpy as np
 
 from reellama.gguf_tools.atomic_write import replacing
 from reellama.gguf_tools.errors import ReellamaError
-from reellama.models.encoded_video import EncodedVideo
+from reellama.models.encoded_frames import EncodedFrames
 
 Lookup = Literal["memory", "disk", "miss"]
 
-Make = Callable[[], Awaitable[EncodedVideo]]
+Make = Callable[[], Awaitable[EncodedFrames]]
 
 
 @dataclass
 class _Flight:
     """A clip that is being read or made, and how many wait for it."""
 
-    task: asyncio.Task[EncodedVideo]
+    task: asyncio.Task[EncodedFrames]
     waiting: int = 0
 
 
@@ -51,7 +51,7 @@ class SoftTokenCache:
         self.memory = memory
         self.disk = disk
         self.on_lookup = on_lookup
-        self._clips: OrderedDict[str, EncodedVideo] = OrderedDict()
+        self._clips: OrderedDict[str, EncodedFrames] = OrderedDict()
         self._flights: dict[str, _Flight] = {}
 
     @property
@@ -59,7 +59,7 @@ class SoftTokenCache:
         """Bytes of the clips in memory."""
         return sum(clip.nbytes for clip in self._clips.values())
 
-    async def get(self, key: str, make: Make) -> EncodedVideo:
+    async def get(self, key: str, make: Make) -> EncodedFrames:
         """The clip of `key`, read-only; `make` makes it where there is none yet.
 
         Those who ask for it meanwhile wait for the same one, or get the same error. When all of
@@ -81,12 +81,12 @@ class SoftTokenCache:
                 del self._flights[key]
                 flight.task.cancel()
 
-    async def _fill(self, key: str, make: Make) -> EncodedVideo:
+    async def _fill(self, key: str, make: Make) -> EncodedFrames:
         clip = await asyncio.to_thread(self._read, key)
         self.on_lookup("miss" if clip is None else "disk")
         if clip is None:
             array, times, size = await make()
-            clip = EncodedVideo(np.ascontiguousarray(array, np.float32), times, size)
+            clip = EncodedFrames(np.ascontiguousarray(array, np.float32), times, size)
             await asyncio.to_thread(self._write, key, clip)
         for part in clip:
             part.flags.writeable = False
@@ -96,14 +96,14 @@ class SoftTokenCache:
             self._clips.popitem(last=False)
         return clip
 
-    def _read(self, key: str) -> EncodedVideo | None:
+    def _read(self, key: str) -> EncodedFrames | None:
         """The clip on disk. A file that is damaged is removed: it would stay so for ever."""
         if self.folder is None:
             return None
         path = self.folder / f"{key}.npz"
         try:
             with np.load(path, allow_pickle=False) as file:
-                video = EncodedVideo(*(file[name] for name in EncodedVideo._fields))
+                video = EncodedFrames(*(file[name] for name in EncodedFrames._fields))
             if [part.dtype for part in video] != [np.float32, np.float64, np.int64]:
                 raise ValueError("not an encoded video")
             if not all(np.isfinite(part).all() for part in video):
@@ -117,7 +117,7 @@ class SoftTokenCache:
             return None
         return video
 
-    def _write(self, key: str, clip: EncodedVideo) -> None:
+    def _write(self, key: str, clip: EncodedFrames) -> None:
         """Keep a clip on disk. Where that fails the answer is just as good, only not kept."""
         if self.folder is None or clip.nbytes > self.disk:
             return

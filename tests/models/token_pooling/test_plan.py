@@ -109,9 +109,7 @@ def test_a_longer_video_takes_no_more_tokens(duration: float, budget: int) -> No
         ({"duration": 7200.0}, 64),
     ],
 )
-def test_frames_are_those_that_a_person_asks_for_or_one_a_second(
-    wishes: dict, frames: int
-) -> None:
+def test_frames_are_those_that_a_person_asks_for_or_one_a_second(wishes: dict, frames: int) -> None:
     video = {"available": 100_000, "duration": 60.0, "method": "merge_similar", **wishes}
     assert plan_pooling(256, FrameTokens(14, 14), **video).frames == frames
 

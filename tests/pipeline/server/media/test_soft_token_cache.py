@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reellama.models.encoded_video import EncodedVideo
+from reellama.models.encoded_frames import EncodedFrames
 from reellama.pipeline.server.media.soft_token_cache import SoftTokenCache
 
 ROWS = np.arange(12, dtype=np.float32).reshape(3, 4)  # 48 bytes
-CLIP = EncodedVideo(ROWS, np.array([0.5, 1.5]), np.array([64, 48]))  # 80 bytes
+CLIP = EncodedFrames(ROWS, np.array([0.5, 1.5]), np.array([64, 48]))  # 80 bytes
 
 
 class Maker:
@@ -19,13 +19,13 @@ class Maker:
     def __init__(self, seconds: float = 0.0) -> None:
         self.calls, self.seconds = 0, seconds
 
-    async def __call__(self) -> EncodedVideo:
+    async def __call__(self) -> EncodedFrames:
         self.calls += 1
         await asyncio.sleep(self.seconds)
         return CLIP
 
 
-def is_clip(found: EncodedVideo) -> bool:
+def is_clip(found: EncodedFrames) -> bool:
     return all(np.array_equal(a, b) for a, b in zip(found, CLIP, strict=True))
 
 
@@ -91,7 +91,7 @@ def test_a_damaged_file_is_made_anew(tmp_path: Path, damage: bytes) -> None:
 
 
 def test_an_error_reaches_all_and_is_not_kept() -> None:
-    async def fail() -> EncodedVideo:
+    async def fail() -> EncodedFrames:
         raise ValueError("no")
 
     async def ask() -> int:

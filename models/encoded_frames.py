@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 
-class EncodedVideo(NamedTuple):
+class EncodedFrames(NamedTuple):
     """What a bundle made of the frames of a video.
 
     array: float32, soft tokens `[tokens, n_embd]` of a `Bundle`, or the tokens of each picture of a

@@ -25,15 +25,17 @@ import numpy as np
 from llama_cpp import mtmd_cpp as mtmd
 
 from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.format.mmproj_header import mmproj_header
 from reellama.gguf_tools.format.reader import read_gguf
 from reellama.gguf_tools.runtime import backend
 from reellama.gguf_tools.runtime.context_options import default_threads
-from reellama.models.vision.mtmd_picture import TokenizedPicture
+from reellama.gguf_tools.text.tokenizer import Tokenizer
+from reellama.gguf_tools.mtmd.tokenized_picture import TokenizedPicture
 
+# Pixels on the side of a picture where the header does not say.
+DEFAULT_IMAGE_SIZE = 224
 # Most embeddings that libmtmd computes at once, where a family can: more take memory, not time.
 BATCH_TOKENS = 1024
-# Families whose embeddings of a picture are learned queries, without a place in it.
-WITHOUT_GRID = frozenset({"resampler", "minicpmv4_6", "glm_edge"})
 # Families that show the whole picture before its tiles; all others show it after them.
 OVERVIEW_FIRST = frozenset({"resampler", "minicpmv4_6"})
 
@@ -79,13 +81,10 @@ class MtmdTower:
         self, mmproj: Path, llm: Path, *, n_threads: int | None = None, use_gpu: bool = False
     ) -> None:
         self.path = mmproj
-        metadata = read_gguf(mmproj).metadata
-        self.family = str(
-            metadata.get("clip.vision.projector_type") or metadata.get("clip.projector_type")
-        )
-        size = metadata.get("clip.vision.image_size")
-        self.image_size = size if isinstance(size, int) else 224
+        self.header = mmproj_header(read_gguf(mmproj))
+        self.image_size = self.header.image_size or DEFAULT_IMAGE_SIZE
         self._model = backend.load_model(llm, weights=False)
+        self.tokenizer = Tokenizer(self._model)
         pointer = _open(mmproj, self._model, n_threads or default_threads(), use_gpu)
         self._pointer = pointer
         self._free = weakref.finalize(self, _free, pointer, self._model)
@@ -153,13 +152,17 @@ class MtmdTower:
         image = self._overview(picture)
         begin, end = picture.ids_around(image)
         if image > 0:  # its tiles come before it, and before them what opens the picture
-            begin = begin[1:] if self.family == "idefics3" else begin or picture.ids_around(0)[0]
+            begin = (
+                begin[1:]
+                if self.header.projector_type == "idefics3"
+                else begin or picture.ids_around(0)[0]
+            )
         rows, columns = self._grid(picture, image)
         return PictureLayout(begin, end, rows, columns, picture.segments)
 
     def _overview(self, picture: TokenizedPicture) -> int:
         """Which of its images shows the whole picture. Tiles are for documents, not for video."""
-        return 0 if self.family in OVERVIEW_FIRST else len(picture.images) - 1
+        return 0 if self.header.projector_type in OVERVIEW_FIRST else len(picture.images) - 1
 
     def _grid(self, picture: TokenizedPicture, image: int) -> tuple[int, int]:
         """Rows and columns of a picture's embeddings; one row where they are no grid."""
@@ -168,7 +171,8 @@ class MtmdTower:
         if self.has_mrope:
             _, y, x = picture.offsets(image)
             rows, columns = int(y.max()) + 1, int(x.max()) + 1
-        if rows * columns != n_tokens or self.family in WITHOUT_GRID:
+        family = self.header.family
+        if rows * columns != n_tokens or family is None or not family.is_grid:
             return 1, n_tokens
         return rows, columns
 

@@ -1,0 +1,1 @@
+"""libmtmd, llama.cpp's multimodal library: the visual tower of a vision GGUF."""
