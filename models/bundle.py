@@ -292,6 +292,12 @@ class Bundle:
             )
         return [video.array]
 
+    def pooling_summary(
+        self, video: EncodedFrames, options: PoolingOptions = DEFAULT_POOLING
+    ) -> str:
+        """Nothing: its projector pools as it was trained to."""
+        return ""
+
 
 def find_bundle(name_or_path: str | Path) -> Path:
     """The folder of a bundle, by a shipped bundle's name or a path; raises BundleError."""

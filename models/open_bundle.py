@@ -57,6 +57,10 @@ class VideoBundle(Protocol):
         self, video: EncodedFrames, options: PoolingOptions = DEFAULT_POOLING
     ) -> Prompt: ...
 
+    def pooling_summary(
+        self, video: EncodedFrames, options: PoolingOptions = DEFAULT_POOLING
+    ) -> str: ...
+
 
 def open_bundle(
     name: str | Path = "mini", mmproj: str | Path | None = None, *, tiles: bool = False
@@ -73,3 +77,9 @@ def open_bundle(
         return Bundle.load(name)
     model = resolve_vision(name, mmproj)
     return VisionBundle(model.llm, model.mmproj, tiles=tiles)
+
+
+def search_bundle(bundle: VideoBundle) -> Bundle:
+    """The bundle whose tower compares frames with words: `mini` for a vision GGUF, whose own tower
+    knows no words."""
+    return bundle if isinstance(bundle, Bundle) else Bundle.load("mini")

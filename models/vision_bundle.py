@@ -23,12 +23,12 @@ from reellama.gguf_tools.atomic_write import stamp
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.mmproj_header import MmprojHeader, mmproj_header
 from reellama.gguf_tools.format.reader import GGUFFile, read_gguf
+from reellama.gguf_tools.mtmd.mtmd_tower import MtmdTower, PictureLayout
 from reellama.gguf_tools.text.prompt_parts import Prompt, SoftTokens, Text, TokenIds
 from reellama.models.encoded_frames import EncodedFrames, frame_size
 from reellama.models.token_pooling.options import DEFAULT_POOLING, DEFAULT_TOKENS, PoolingOptions
 from reellama.models.token_pooling.plan import AUTO, FrameTokens, PoolingPlan, plan_pooling
 from reellama.models.token_pooling.pool import pool
-from reellama.gguf_tools.mtmd.mtmd_tower import MtmdTower, PictureLayout
 
 # Frames that are looked at when nobody says: the tower takes most of the time before an answer.
 FRAMES = 16
@@ -161,6 +161,16 @@ class VisionBundle:
             group_tokens=around,
             method=method,
         )
+
+    def pooling_summary(
+        self, video: EncodedFrames, options: PoolingOptions = DEFAULT_POOLING
+    ) -> str:
+        """What `plan` picked, for people."""
+        if self.tiles:
+            return "in full, with tiles"
+        plan = self.plan(video, options)
+        notes = "".join(f"; {note}" for note in plan.notes)
+        return f"{plan.method}, {plan.groups} groups, at most {plan.total} cells{notes}"
 
     def _tokens_around(self, video: EncodedFrames) -> int:
         """What stands around each group of tokens, at most: its time, and the family's own."""

@@ -26,6 +26,7 @@ class Timings:
     n_prompt: int = 0
     n_reused: int = 0
     n_generated: int = 0
+    pooling: str = ""  # how the tokens of a vision GGUF were pooled
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

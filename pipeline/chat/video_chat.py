@@ -32,7 +32,7 @@ class VideoChat:
     """Ask about `videos`, with the LLM and the projector of `bundle`.
 
     `bundle` is what `reellama.models.open_bundle` takes, with `mmproj` for a vision GGUF whose
-    projector lies elsewhere; `tokens` and `pooling` are as in `PoolingOptions`. `llm` is another
+    projector lies elsewhere, and `tiles`; `tokens` and `pooling` are as in `PoolingOptions`. `llm` is another
     GGUF whose embeddings have the bundle's width; `system` replaces the bundle's system prompt;
     `reading` says how videos are read (`frames`, `start`, `end` win over it); what
     is left goes to `Engine` (`n_ctx`, `n_threads`, `n_gpu_layers`, `lora`, ...).
@@ -49,6 +49,7 @@ class VideoChat:
         reading: VideoReadOptions = VideoReadOptions(),
         tokens: int | None = None,
         pooling: str = "auto",
+        tiles: bool = False,
         progress: Progress | None = None,
         frames: int | None = None,
         start: float | None = None,
@@ -60,7 +61,7 @@ class VideoChat:
         self.pooling = PoolingOptions(tokens, pooling)
         self.timings = Timings()
         with self.timings.stage("load"):
-            self.bundle = open_bundle(bundle, mmproj)
+            self.bundle = open_bundle(bundle, mmproj, tiles=tiles)
             path = find.resolve(llm) if llm else self.bundle.llm_path()
             self.bundle.check_llm(read_gguf(path))
             lora = [*self.bundle.lora, *engine.pop("lora", ())]
@@ -178,6 +179,7 @@ class VideoChat:
             array = self.bundle.project(features, clip.times)
             encoded = EncodedFrames(array, clip.times, frame_size(clip.frames))
             video = Video(path, self.bundle.prompt_parts(encoded, self.pooling), clip)
+        self.timings.pooling = self.bundle.pooling_summary(encoded, self.pooling)
         self.timings.n_frames += len(clip.frames)
         self.timings.n_soft_tokens += video.n_soft_tokens
         return video

@@ -79,7 +79,11 @@ def timings_table(timings: Timings) -> Table:
         ("load", t.load, "bundle and LLM"),
         ("read", t.read, f"{t.n_frames} frames"),
         ("tower", t.tower, "its load included"),
-        ("projector", t.projector, f"{t.n_soft_tokens} soft tokens"),
+        (
+            "projector",
+            t.projector,
+            f"{t.n_soft_tokens} soft tokens" + (t.pooling and f": {t.pooling}"),
+        ),
         ("prefill", t.prefill, f"{t.n_prompt} positions, {t.n_reused} of them in the cache"),
         ("first token", t.first_token, "after the question, prefill included"),
         ("generate", t.generate, f"{t.n_generated} tokens, {t.tokens_per_second:.1f} tokens/s"),

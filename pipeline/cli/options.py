@@ -15,6 +15,7 @@ from typer import BadParameter, Option
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.locate.naming import OLLAMA_PREFIX
+from reellama.models.token_pooling.options import AUTO, POOLING_METHODS
 from reellama.pipeline.llm.generation_options import GenerationOptions, Sampling
 from reellama.pipeline.option_fields import option_field
 from reellama.pipeline.video.read_options import SAMPLING_MODES, SamplingMode, VideoReadOptions
@@ -22,6 +23,9 @@ from reellama.pipeline.video.read_options import SAMPLING_MODES, SamplingMode, V
 if TYPE_CHECKING:
     from reellama.gguf_tools.runtime.backend import GpuLayers
     from reellama.pipeline.chat.video_chat import VideoChat
+
+
+POOLING_NAMES = ", ".join((AUTO, *POOLING_METHODS))
 
 
 def _sampling(value: str) -> str:
@@ -48,6 +52,25 @@ def parse_gpu_layers(text: str) -> GpuLayers:
     """
     say_without_gpu(_gpu_layers(text))
     return int(text) if text.isdecimal() else text  # type: ignore[return-value]  # a literal
+
+
+BundleOption = Annotated[
+    str,
+    Option(
+        metavar="NAME|DIR|GGUF",
+        help="What sees and answers: a bundle, or a vision GGUF (path, hf:..., ollama:...).",
+    ),
+]
+MmprojOption = Annotated[
+    Path | None,
+    Option(metavar="GGUF", help="The projector of a vision GGUF (default: the one beside it)."),
+]
+
+
+def _pooling(value: str) -> str:
+    if value not in (AUTO, *POOLING_METHODS):
+        raise BadParameter(f"{value!r} is not one of {POOLING_NAMES}")
+    return value
 
 
 def _seconds(value: str | None) -> str | None:
@@ -108,9 +131,8 @@ class FrameOptions:
 class ModelOptions:
     """Which model answers, and how it is run."""
 
-    bundle: Annotated[
-        str, Option(metavar="NAME|DIR", help="Tower, projector and LLM that belong together.")
-    ] = "mini"
+    bundle: BundleOption = "mini"
+    mmproj: MmprojOption = None
     llm: Annotated[
         str | None,
         Option(
@@ -124,6 +146,17 @@ class ModelOptions:
     system: Annotated[
         str | None, Option(metavar="TEXT", help="System prompt instead of the bundle's.")
     ] = None
+    tokens: Annotated[
+        int | None,
+        Option(min=1, metavar="N", help="Tokens of a video, for a vision GGUF (default: 256)."),
+    ] = None
+    pooling: Annotated[
+        str,
+        Option(metavar="NAME", callback=_pooling, help="How these are pooled: " + POOLING_NAMES),
+    ] = AUTO
+    tiles: Annotated[
+        bool, Option("--tiles", help="A vision GGUF sees pictures in tiles too, in full.")
+    ] = False
     n_ctx: Annotated[int, Option(min=64, metavar="N", help="Positions in the context.")] = 4096
     threads: Annotated[
         int | None, Option(min=1, metavar="N", help="Processor threads (default: physical cores).")
@@ -134,6 +167,10 @@ class ModelOptions:
         """Load the bundle and the LLM. No video is read yet."""
         options: dict[str, Any] = {
             "bundle": self.bundle,
+            "mmproj": self.mmproj,
+            "tokens": self.tokens,
+            "pooling": self.pooling,
+            "tiles": self.tiles,
             "system": self.system,
             "reading": frames.reading(),
             "n_ctx": self.n_ctx,

@@ -24,7 +24,7 @@ from reellama.gguf_tools.format.reader import read_gguf
 from reellama.gguf_tools.locate import find
 from reellama.gguf_tools.text.chat_template import ChatTemplate
 from reellama.models import prompt_format
-from reellama.models.bundle import Bundle
+from reellama.models.open_bundle import open_bundle, search_bundle
 from reellama.pipeline.llm.batching import Batcher, GenerationJob
 from reellama.pipeline.llm.engine import Token
 from reellama.pipeline.llm.generation_options import GenerationOptions
@@ -102,19 +102,21 @@ class _PendingText:
 class LongVideo:
     """Watches long videos with one bundle. Close it, or use it in a `with` block.
 
-    llm: another GGUF whose embeddings have the bundle's width. cache: folder of what was seen of
-    videos, or None. Raises ReellamaError for a bundle or an LLM that cannot be used.
+    bundle, mmproj: as `open_bundle` takes them. llm: another GGUF whose embeddings have the
+    bundle's width. cache: folder of what was seen of videos, or None. Raises ReellamaError for a bundle or an LLM that cannot be used.
     """
 
     def __init__(
         self,
         bundle: str | Path = "mini",
         *,
+        mmproj: str | Path | None = None,
         llm: str | None = None,
         n_threads: int | None = None,
         cache: Path | None = CACHE_FOLDER,
     ) -> None:
-        self.bundle, self.cache = Bundle.load(bundle), cache
+        self.bundle, self.cache = open_bundle(bundle, mmproj), cache
+        self._search = search_bundle(self.bundle)
         path = find.resolve(llm) if llm else self.bundle.llm_path()
         file = read_gguf(path)
         self.bundle.check_llm(file)
@@ -145,7 +147,7 @@ class LongVideo:
             if report is not None:
                 report("looking", done, total)
 
-        return index_video(video, self.bundle, cache=self.cache, progress=progress)
+        return index_video(video, self._search, cache=self.cache, progress=progress)
 
     def timeline(
         self,
@@ -192,7 +194,7 @@ class LongVideo:
         with opened(video) as source:
             moments = self.index(source, report)
             borders = moments.scenes(len(moments.times), MIN_SCENE_SECONDS)  # by every cut
-            scores = _scene_scores(moments, borders, self.bundle.tower.embed_texts([question])[0])
+            scores = _scene_scores(moments, borders, self._search.tower.embed_texts([question])[0])
             best = sorted(range(len(borders)), key=lambda i: -scores[i])[:SCENES_PER_QUESTION]
             asked = [
                 (i, self._ask(self._encode_scene(source, *borders[i]), question, ANSWER_TOKENS))

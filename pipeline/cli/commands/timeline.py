@@ -14,6 +14,7 @@ from typer import BadParameter, Option
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.locate.naming import OLLAMA_PREFIX
+from reellama.pipeline.cli.options import BundleOption, MmprojOption
 
 if TYPE_CHECKING:
     from reellama.pipeline.llm.ollama_model import OllamaModel
@@ -58,7 +59,8 @@ class TimelineOptions:
 class LongVideoOptions:
     """Which models watch."""
 
-    bundle: Annotated[str, Option(metavar="NAME|DIR", help="The bundle that sees.")] = "mini"
+    bundle: BundleOption = "mini"
+    mmproj: MmprojOption = None
     llm: Annotated[
         str | None,
         Option(metavar="GGUF|ollama:NAME", help="Another LLM, or one that retells what is seen."),
@@ -75,7 +77,9 @@ class LongVideoOptions:
 
         llm = None if self.ollama_model() else self.llm
         cache = None if self.no_cache else CACHE_FOLDER
-        return LongVideo(self.bundle, llm=llm, n_threads=self.threads, cache=cache)
+        return LongVideo(
+            self.bundle, mmproj=self.mmproj, llm=llm, n_threads=self.threads, cache=cache
+        )
 
     def ollama_model(self) -> OllamaModel | None:
         """The model of Ollama's that retells, if one was named."""
@@ -159,14 +163,14 @@ def search(
     watching: LongVideoOptions,
 ) -> None:  # fmt: skip
     """Print the moments that fit some words, best first."""
-    from reellama.models.bundle import Bundle
+    from reellama.models.open_bundle import open_bundle, search_bundle
     from reellama.pipeline.cli.console import note, out, strip_control
     from reellama.pipeline.long_video import video_index
     from reellama.pipeline.video.timestamps import format_time
 
     if not words.strip():
         raise ReellamaError("search for what? give a few words")
-    bundle = Bundle.load(watching.bundle)
+    bundle = search_bundle(open_bundle(watching.bundle, watching.mmproj))
     seen, failed = [], 0
     for video in videos:
         with _bars(video) as report:

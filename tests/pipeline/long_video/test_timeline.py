@@ -68,6 +68,7 @@ def long_video(cache: Path) -> Iterator[LongVideo]:
 
 @pytest.fixture(scope="module")
 def mini(long_video: LongVideo) -> Bundle:
+    assert isinstance(long_video.bundle, Bundle)
     return long_video.bundle
 
 
