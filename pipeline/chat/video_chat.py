@@ -32,10 +32,10 @@ class VideoChat:
     """Ask about `videos`, with the LLM and the projector of `bundle`.
 
     `bundle` is what `reellama.models.open_bundle` takes, with `mmproj` for a vision GGUF whose
-    projector lies elsewhere, and `tiles`; `tokens` and `pooling` are as in `PoolingOptions`. `llm` is another
-    GGUF whose embeddings have the bundle's width; `system` replaces the bundle's system prompt;
-    `reading` says how videos are read (`frames`, `start`, `end` win over it); what
-    is left goes to `Engine` (`n_ctx`, `n_threads`, `n_gpu_layers`, `lora`, ...).
+    projector lies elsewhere, and `tiles`; `tokens` and `pooling` are as in `PoolingOptions`. `llm`
+    is another GGUF whose embeddings have the bundle's width; `system` replaces the bundle's system
+    prompt; `reading` says how videos are read (`frames`, `start`, `end` win over it); what is left
+    goes to `Engine` (`n_ctx`, `n_threads`, `n_gpu_layers`, `lora`, ...).
     Raises ReellamaError with one line when a file is missing, broken or does not fit.
     """
 

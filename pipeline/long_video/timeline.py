@@ -103,7 +103,8 @@ class LongVideo:
     """Watches long videos with one bundle. Close it, or use it in a `with` block.
 
     bundle, mmproj: as `open_bundle` takes them. llm: another GGUF whose embeddings have the
-    bundle's width. cache: folder of what was seen of videos, or None. Raises ReellamaError for a bundle or an LLM that cannot be used.
+    bundle's width. cache: folder of what was seen of videos, or None. Raises ReellamaError for a
+    bundle or an LLM that cannot be used.
     """
 
     def __init__(

@@ -2,48 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
 
-from reellama.gguf_tools.conversion.convert import convert
-from reellama.gguf_tools.text.prompt_parts import Prompt, Text
+from reellama.gguf_tools.locate.vision_models import VisionModel
+from reellama.gguf_tools.text.prompt_parts import Prompt, SoftTokens, Text
 from reellama.models.token_pooling.options import PoolingOptions
 from reellama.models.vision_bundle import VisionBundle
 from reellama.pipeline.llm.engine import Engine
-from tests.helpers import vision_checkpoints
 from tests.helpers.bare_mtmd_prompt import last_logits
+from tests.helpers.vision_checkpoints import IMAGE_SIZE as SIZE
+from tests.helpers.vision_models import FAMILIES, small_vision_model
 
-FAMILIES: dict[str, Callable[[Path], Path]] = {
-    "llava": vision_checkpoints.make_llava_onevision,
-    "smolvlm": vision_checkpoints.make_smolvlm,
-    "gemma3": vision_checkpoints.make_gemma3,
-    "qwen2.5vl": vision_checkpoints.make_qwen25vl,
-}
 IN_FULL = PoolingOptions(method="full")
-SIZE = vision_checkpoints.IMAGE_SIZE
 FRAMES = list(np.random.default_rng(0).integers(0, 256, (4, SIZE, SIZE, 3), dtype=np.uint8))
-
-
-@dataclass(frozen=True)
-class VisionModel:
-    """A small vision GGUF of random weights."""
-
-    family: str
-    llm: Path
-    mmproj: Path
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> VisionModel:
-    folder = tmp_path_factory.mktemp(request.param)
-    checkpoint = FAMILIES[request.param](folder / "checkpoint")
-    made = convert(checkpoint, "F32", folder / "model.gguf", mmproj_type="F32")
-    assert made.mmproj is not None
-    return VisionModel(request.param, made.path, made.mmproj.path)
+    return small_vision_model(request.param, tmp_path_factory.mktemp(request.param))
 
 
 @pytest.fixture(scope="module")
@@ -55,13 +34,15 @@ def engine(model: VisionModel) -> Iterator[Engine]:
 @pytest.fixture(scope="module")
 def bundle(model: VisionModel) -> VisionBundle:
     """Tiles are shown, where the family has some, as llama.cpp does."""
-    return VisionBundle(model.llm, model.mmproj, tiles=model.family == "smolvlm")
+    return VisionBundle(model.llm, model.mmproj, tiles="smolvlm" in model.llm.name)
 
 
-def encoded(bundle: VisionBundle, frames: Sequence[np.ndarray], **options: object) -> Prompt:
+def encoded(
+    bundle: VisionBundle, frames: Sequence[np.ndarray], options: PoolingOptions = IN_FULL
+) -> Prompt:
     """What stands for frames in a prompt, without their times."""
     video = bundle.encode(frames, np.arange(len(frames), dtype=np.float64))
-    parts = bundle.prompt_parts(video, PoolingOptions(**{"method": "full", **options}))  # type: ignore[arg-type]
+    parts = bundle.prompt_parts(video, options)
     return [part for part in parts if not isinstance(part, Text)]
 
 
@@ -86,3 +67,58 @@ def test_logits_are_those_of_llama_cpps_own_helper(
     found = engine.logits_all(parts)[-1]
     assert found.argmax() == expected.argmax()
     np.testing.assert_allclose(found, expected, atol=1e-2)
+
+
+def soft_parts(parts: Prompt) -> list[SoftTokens]:
+    return [part for part in parts if isinstance(part, SoftTokens)]
+
+
+def test_a_video_is_pooled_to_the_budget_with_its_times_between(
+    model: VisionModel, engine: Engine
+) -> None:
+    bundle = VisionBundle(model.llm, model.mmproj)
+    frames = list(np.random.default_rng(1).integers(0, 256, (12, SIZE, SIZE, 3), dtype=np.uint8))
+    video = bundle.encode(frames, np.arange(12.0) * 10)
+    for tokens in (64, 128, 256):
+        parts = bundle.prompt_parts(video, PoolingOptions(tokens))
+        assert engine.count([Text("a"), *parts]) - engine.count([Text("a")]) <= tokens
+        assert sum(map(len, soft_parts(parts))) > tokens / 3
+        texts = [part.text for part in parts if isinstance(part, Text)]
+        assert len(texts) == len(soft_parts(parts)) >= 2 and texts == sorted(texts)
+        assert texts[-1] > texts[0]
+
+
+def test_one_picture_has_no_time(model: VisionModel) -> None:
+    bundle = VisionBundle(model.llm, model.mmproj)
+    parts = bundle.prompt_parts(bundle.encode(FRAMES[:1], np.zeros(1)))
+    assert not any(isinstance(part, Text) for part in parts)
+    assert len(soft_parts(parts)) == 1
+
+
+def test_a_second_question_reads_only_its_own_words(model: VisionModel, engine: Engine) -> None:
+    bundle = VisionBundle(model.llm, model.mmproj)
+    parts = bundle.prompt_parts(bundle.encode(FRAMES, np.arange(4.0)), PoolingOptions(64))
+    first = engine.logits_all([Text("Look: "), *parts, Text(" And what is red?")])[-1]
+    engine.clear()
+    engine.prefill([Text("Look: "), *parts, Text(" What is it?")])
+    stats = engine.prefill([Text("Look: "), *parts, Text(" And what is red?")])
+    assert stats.n_read <= engine.count([Text(" And what is red?")])
+    np.testing.assert_allclose(engine._ctx.logits_at(-1), first, atol=1e-2)
+
+
+def test_a_prompt_that_ends_within_a_picture_reads_all_of_the_picture(
+    model: VisionModel, engine: Engine
+) -> None:
+    """Tokens of a picture with positions of their own, or that see each other, cannot be cut."""
+    bundle = VisionBundle(model.llm, model.mmproj)
+    one, other = (soft_parts(encoded(bundle, [frame]))[0] for frame in FRAMES[:2])
+    mixed = SoftTokens(
+        np.concatenate([one.rows[:5], other.rows[5:]]), one.offsets, one.n_positions, one.causal
+    )
+    expected = engine.logits_all([Text("Look: "), mixed, Text("?")])[-1]
+    engine.clear()
+    engine.prefill([Text("Look: "), one, Text("?")])
+    stats = engine.prefill([Text("Look: "), mixed, Text("?")])
+    before = engine.count([Text("Look: ")])
+    assert stats.n_reused == before + (5 if one.divisible else 0)
+    np.testing.assert_allclose(engine._ctx.logits_at(-1), expected, atol=1e-2)
