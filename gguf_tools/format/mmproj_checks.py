@@ -6,14 +6,34 @@ Weights that are not numbers are looked for in `reellama.gguf_tools.inspection.n
 
 from __future__ import annotations
 
-from gguf import GGMLQuantizationType
+import re
+
+from gguf import GGMLQuantizationType, GGUFValueType
 
 from reellama.gguf_tools.errors import GGUFError
+from reellama.gguf_tools.format.header_writer import raw_entries
 from reellama.gguf_tools.format.mmproj_header import MmprojHeader, is_mmproj, mmproj_header
 from reellama.gguf_tools.format.reader import GGUFFile
 from reellama.gguf_tools.format.vision_projector import is_known
 
 ANOTHER = "give its own with --mmproj, or pull the model again"
+# The types in which libmtmd reads keys; another one ends the process.
+KEY_TYPES = {
+    GGUFValueType.BOOL: re.compile(r"clip\.(has_\w+_encoder|use_gelu|use_silu)"),
+    GGUFValueType.INT32: re.compile(r"clip\.minicpmv_version"),
+    GGUFValueType.FLOAT32: re.compile(
+        r"clip\.vision\.(attention\.layer_norm_epsilon|swiglu_clamp)"
+    ),
+    GGUFValueType.STRING: re.compile(
+        r"general\.(name|description)|clip\.(vision\.)?(projector_type|mm_patch_merge_type)"
+    ),
+    GGUFValueType.UINT32: re.compile(
+        r"clip\.minicpmv_query_num|clip\.vision\.((embedding|feed_forward)_length|block_count"
+        r"|projection_dim|attention\.head\w+|image_(size|min_pixels|max_pixels)|patch_size"
+        r"|preproc_\w+|projector\.(scale_factor|query_side|window_side)|spatial_merge_size"
+        r"|n_wa_pattern|window_size|sam\.\w+|expert_used_count)"
+    ),
+}
 
 
 def check_mmproj(llm: GGUFFile, mmproj: GGUFFile) -> None:
@@ -51,6 +71,10 @@ def mmproj_problems(file: GGUFFile) -> list[str]:
         "again as F16"
         for name in _f64(file)[:1]
     ]
+    problems += [
+        f"{file.path} is damaged: {key} is of another type than llama.cpp reads; convert it again"
+        for key in _mistyped(file)[:1]
+    ]
     if seen.width is None:
         problems.append(f"{file.path} does not say how wide its tokens are; {ANOTHER}")
     return problems
@@ -73,6 +97,22 @@ def soft_token_width(llm: GGUFFile) -> int:
 
 def _total(seen: MmprojHeader) -> int:
     return (seen.width or 0) * (1 + seen.n_deepstack)
+
+
+def _mistyped(file: GGUFFile) -> list[str]:
+    """Keys that have another type than libmtmd reads."""
+    return [
+        key
+        for key, entry in raw_entries(file.path).items()
+        for type_, names in KEY_TYPES.items()
+        if names.fullmatch(key) and _type_number(key, entry) != type_
+    ]
+
+
+def _type_number(key: str, entry: bytes) -> int:
+    """The type of a metadata entry: its length, the key, then the number of the type."""
+    start = 8 + len(key)
+    return int.from_bytes(entry[start : start + 4], "little")
 
 
 def _f64(file: GGUFFile) -> list[str]:

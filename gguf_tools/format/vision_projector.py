@@ -90,7 +90,13 @@ _ALL = (
         tiles=True,
     ),
     ProjectorFamily(
-        "minicpmv4_6", "MiniCPM-V 4.6", ("mm.down.weight", 1), merge=4, merge_key=SCALE_FACTOR
+        "minicpmv4_6",
+        "MiniCPM-V 4.6",
+        ("mm.down.weight", 1),
+        merge=4,
+        merge_key=SCALE_FACTOR,
+        any_size=True,
+        tiles=True,
     ),
     ProjectorFamily(
         "idefics3",

@@ -23,7 +23,7 @@ EXPONENTS = {
     GGMLQuantizationType.F64: ("<u8", 0x7FF0000000000000),
 }
 # Where in a block its F16 scales (and minima) are, in bytes: the structs of ggml-common.h.
-SCALES_AT = {
+SCALES_AT: dict[GGMLQuantizationType, tuple[int, ...]] = {
     GGMLQuantizationType.Q4_0: (0,),
     GGMLQuantizationType.Q4_1: (0, 2),
     GGMLQuantizationType.Q5_0: (0,),

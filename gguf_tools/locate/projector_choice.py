@@ -81,8 +81,8 @@ def choose_projectors(names: Iterable[str], model: str, wanted: str, where: str)
     exact = quant_of(wanted)
     fitting = [name for name in ordered if exact and quant_of(name) == exact]
     if not fitting:
-        there = f"; choose one of: {', '.join(ordered)}" if ordered else ""
-        raise GGUFError(f"{where} has no mmproj of type {wanted}{there}, or none")
+        hint = f"choose one of: {', '.join(ordered)}" if ordered else "it has no mmproj at all"
+        raise GGUFError(f"{where} has no mmproj of type {wanted}; {hint}")
     return fitting
 
 

@@ -218,6 +218,9 @@ def test_programs_get_the_list_as_json(
         "n_parameters": N_PARAMETERS,
         "n_ctx_train": 4096,
         "problem": None,
+        "mmproj": None,
+        "vision": None,
+        "blind": None,
     }
 
 

@@ -22,6 +22,8 @@ def command(
     name in the first column is what every command takes for a model. The last column says which
     ones see, by the family of the mmproj that lies with them.
     """
+    from rich.console import Console
+
     from reellama.gguf_tools.locate.listing import list_files
     from reellama.pipeline.cli.console import err, note, out
 
@@ -35,7 +37,8 @@ def command(
         note("there is no GGUF on this machine; download one with: reellama gguf pull OWNER/REPO")
         return
     # In a file or a pipe a line stays a line, however long.
-    out.print(_table(found), width=None if out.is_terminal else 10_000)
+    console = out if out.is_terminal else Console(highlight=False, width=10_000)
+    console.print(_table(found))
     for entry in files:
         if problem := entry.problem or entry.blind:
             note(problem)
