@@ -20,10 +20,11 @@ from reellama.gguf_tools.format.split_names import part_names
 from reellama.gguf_tools.inspection.file_summary import json_value
 from reellama.gguf_tools.locate import find
 from reellama.gguf_tools.locate.naming import HUB_PREFIX, OLLAMA_PREFIX
+from reellama.gguf_tools.locate.vision_models import find_mmproj
 from reellama.pipeline.server.model_store import DEFAULT_TAG, Manifest, Store, StoreError
 
 if TYPE_CHECKING:
-    from reellama.models.bundle import Bundle
+    from reellama.models.open_bundle import VideoBundle
     from reellama.pipeline.server.settings import Settings
 
 MOST_BUNDLES = 8  # that are kept open
@@ -43,7 +44,7 @@ class RegisteredModel:
     service_name: str
     path: Path
     manifest: Manifest
-    bundle: Bundle | None
+    bundle: VideoBundle | None
 
     @property
     def files(self) -> list[Path]:
@@ -75,8 +76,8 @@ class RegisteredModel:
 
     @property
     def capabilities(self) -> list[str]:
-        """Of Ollama's capabilities those that it has; videos count as vision."""
-        return ["completion", *(["vision"] if self.bundle else [])]
+        """Of Ollama's capabilities those that it has, and "video", which Ollama does not know."""
+        return ["completion", *(["vision", "video"] if self.bundle else [])]
 
     def details(self) -> dict[str, Any]:
         """`details` in tags, ps and show."""
@@ -155,28 +156,40 @@ def look_up_model(name: str, settings: Settings, store: Store) -> RegisteredMode
     A path is no name for a client, unless it lies in a folder that is allowed. Raises StoreError
     with status 404 when there is none.
     """
-    bundle = _bundle(settings.bundle)
+    bundle = _bundle(settings.bundle, settings.mmproj)
     if manifest := store.get(name):
         seeing = _bundle(manifest.bundle) if manifest.bundle else bundle
         path = store.file(manifest.llm) if manifest.llm else _llm(settings, seeing)
         return RegisteredModel(manifest.name, path, manifest, _fitting(seeing, path))
     bare = name.removesuffix(f":{DEFAULT_TAG}")
-    if bare.lower() == bundle.config.name.lower():
+    if bare.lower() == bundle.name.lower():
         path = _llm(settings, bundle)
-        said = Manifest(f"{bundle.config.name}:{DEFAULT_TAG}", system=bundle.system)
-        return RegisteredModel(bundle.config.name, path, said, _fitting(bundle, path))
+        said = Manifest(f"{bundle.name}:{DEFAULT_TAG}", system=bundle.system)
+        return RegisteredModel(bundle.name, path, said, _fitting(bundle, path))
     try:
         if not _may_be_asked_for(bare, settings):
             raise GGUFError("a path outside of the folders that are allowed")
         path = find.resolve(bare)
     except GGUFError as error:
         raise StoreError(f"model '{name}' not found", 404) from error
-    return RegisteredModel(bare, path, Manifest(name, llm=str(path)), _fitting(bundle, path))
+    sees = _vision_bundle(path) or _fitting(bundle, path)
+    return RegisteredModel(bare, path, Manifest(name, llm=str(path)), sees)
 
 
 def all_models(settings: Settings, store: Store) -> list[RegisteredModel]:
-    """The bundle and the models of the store; those whose files are lost are passed over."""
-    names = [_bundle(settings.bundle).config.name, *(each.name for each in store.manifests())]
+    """The bundle, the models of the store, and the vision GGUFs of this machine.
+
+    Those whose files are lost are passed over.
+    """
+    names = [
+        _bundle(settings.bundle, settings.mmproj).name,
+        *(each.name for each in store.manifests()),
+    ]
+    names += [
+        model.label if model.source == "Ollama" else model.name
+        for model in find.list_models()
+        if model.path.is_file() and _mmproj(model.path, stamp(model.path))
+    ]
     found = []
     for name in names:
         try:
@@ -220,11 +233,11 @@ def _may_be_asked_for(name: str, settings: Settings) -> bool:
     return any(real.is_relative_to(os.path.realpath(folder)) for folder in settings.allow_dirs)
 
 
-def _llm(settings: Settings, bundle: Bundle) -> Path:
+def _llm(settings: Settings, bundle: VideoBundle) -> Path:
     return find.resolve(settings.llm) if settings.llm else bundle.llm_path()
 
 
-def _fitting(bundle: Bundle, path: Path) -> Bundle | None:
+def _fitting(bundle: VideoBundle, path: Path) -> VideoBundle | None:
     """The bundle, if its soft tokens are as wide as the embeddings of this model."""
     file = _header(path, stamp(path))
     width = file.metadata.get(f"{file.metadata.get('general.architecture')}.embedding_length")
@@ -232,23 +245,35 @@ def _fitting(bundle: Bundle, path: Path) -> Bundle | None:
 
 
 # Bundles that were opened, by name, the last used last: their weights stay in memory.
-_opened: dict[str, Bundle] = {}
+_opened: dict[tuple[str, Path | None], VideoBundle] = {}
 _opening = threading.Lock()
 
 
-def _bundle(name: str) -> Bundle:
+def _bundle(name: str, mmproj: Path | None = None) -> VideoBundle:
     """A bundle, opened once, and anew when its files have changed."""
-    from reellama.models.bundle import Bundle, find_bundle, version_of
+    from reellama.models.open_bundle import open_bundle
 
-    version = version_of(find_bundle(name))
     with _opening:
-        bundle = _opened.pop(name, None)
-        if bundle is None or bundle.version != version:
-            bundle = Bundle.load(name)
-        _opened[name] = bundle
+        bundle = _opened.pop((name, mmproj), None)
+        if bundle is None or bundle.changed:
+            bundle = open_bundle(name, mmproj)
+        _opened[name, mmproj] = bundle
         while len(_opened) > MOST_BUNDLES:
             del _opened[next(iter(_opened))]
     return bundle
+
+
+def _vision_bundle(path: Path) -> VideoBundle | None:
+    """The bundle of an LLM and its own mmproj, if it has one."""
+    return _bundle(str(path)) if _mmproj(path, stamp(path)) else None
+
+
+@lru_cache(maxsize=256)
+def _mmproj(path: Path, _stamp: tuple[int, int]) -> Path | None:
+    try:
+        return find_mmproj(path)
+    except GGUFError:
+        return None
 
 
 @lru_cache(maxsize=32)

@@ -21,6 +21,7 @@ from reellama.pipeline.server.metrics import Metrics
 from reellama.pipeline.server.model_registry import RegisteredModel, look_up_model
 from reellama.pipeline.server.model_store import Store
 from reellama.pipeline.server.settings import Settings
+from reellama.pipeline.server.video_options import DEFAULT_VIDEO_OPTIONS, VideoOptions
 
 RETRY_AFTER = 2  # seconds
 # Share of the context that is kept free for the answer when a long conversation is cut.
@@ -59,6 +60,7 @@ class RequestOptions:
     n_ctx: int | None = None
     keep_alive: float | None = None
     response_format: str | dict[str, Any] | None = None
+    video: VideoOptions = DEFAULT_VIDEO_OPTIONS
 
     @property
     def bound_generation(self) -> GenerationOptions:
@@ -165,7 +167,7 @@ class Service:
         known = await self._find(model)
 
         async def lay_out(loaded: LoadedModel) -> TokenizedPrompt:
-            soft = [await self._see(known, message.media) for message in messages]
+            soft = [await self._see(known, message.media, options.video) for message in messages]
             template = _template(known, None)
             return await asyncio.to_thread(
                 _fit, loaded, template, _with_system(messages, known), soft, options
@@ -191,7 +193,7 @@ class Service:
         known = await self._find(model)
 
         async def lay_out(loaded: LoadedModel) -> TokenizedPrompt:
-            soft = await self._see(known, media)
+            soft = await self._see(known, media, options.video)
             if raw:
                 text = Text(prompt, special=True)
                 return await asyncio.to_thread(
@@ -256,16 +258,18 @@ class Service:
             raise
         return generation
 
-    async def _see(self, known: RegisteredModel, media: Sequence[bytes]) -> Prompt:
+    async def _see(
+        self, known: RegisteredModel, media: Sequence[bytes], options: VideoOptions
+    ) -> Prompt:
         """What stands for a message's pictures and videos in a prompt."""
         if not media:
             return []
         if known.bundle is None:
             raise ServiceError(
-                f"{known.manifest.name} sees nothing: the bundle {self.settings.bundle} was made "
-                "for an LLM of another width"
+                f"{known.manifest.name} sees nothing: it has no mmproj, and the bundle "
+                f"{self.settings.bundle} was made for an LLM of another width"
             )
-        return await self.watcher.see(media, known.bundle)
+        return await self.watcher.see(media, known.bundle, options)
 
 
 def _with_system(

@@ -19,6 +19,7 @@ class Settings:
     """What the server is started with.
 
     Attributes:
+        bundle, mmproj: as `reellama.models.open_bundle.open_bundle` takes them.
         llm: another GGUF than the bundle's own, as `reellama.gguf_tools.locate.find.resolve` takes
         it.
         n_parallel: answers at the same time; n_ctx: positions that each of them may take.
@@ -33,6 +34,7 @@ class Settings:
     """
 
     bundle: str = "mini"
+    mmproj: Path | None = None
     llm: str | None = None
     host: str = HOST
     port: int = PORT

@@ -51,7 +51,8 @@ class ListenOptions:
 class ServedModelOptions:
     """What the server runs, and how much of it."""
 
-    bundle: Annotated[str, Option(help="The bundle that sees: a name or a folder.")] = "mini"
+    bundle: BundleOption = "mini"
+    mmproj: MmprojOption = None
     llm: Annotated[str | None, Option(metavar="GGUF", help="Another LLM of its width.")] = None
     parallel: Annotated[int, Option(min=1, max=64, help="Answers at the same time.")] = 4
     queue: Annotated[int, Option(min=0, help="Requests that may wait; more get 503.")] = 64
@@ -118,6 +119,7 @@ def _settings(place: ListenOptions, load: ServedModelOptions) -> Settings:
         raise BadParameter(str(error)) from error
     return Settings(
         bundle=load.bundle,
+        mmproj=load.mmproj,
         llm=load.llm,
         host=place.host,
         port=place.port,
@@ -138,11 +140,11 @@ def _settings(place: ListenOptions, load: ServedModelOptions) -> Settings:
 
 def _check(settings: Settings) -> None:
     """Raise ReellamaError when the bundle or its LLM is not there, before anyone asks."""
-    from reellama.models.bundle import Bundle
+    from reellama.models.open_bundle import open_bundle
     from reellama.pipeline.server.model_registry import look_up_model
     from reellama.pipeline.server.model_store import Store
 
-    name = Bundle.load(settings.bundle).config.name
+    name = open_bundle(settings.bundle, settings.mmproj).name
     if look_up_model(name, settings, Store(settings.store)).bundle is None:
         raise ReellamaError(
             f"{settings.llm} does not fit {name}: its embeddings have another width"

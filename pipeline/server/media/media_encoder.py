@@ -20,7 +20,7 @@ import threading
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -31,6 +31,8 @@ from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.text.prompt_parts import Prompt
 from reellama.models.encoded_frames import EncodedFrames
 from reellama.pipeline.server.media.soft_token_cache import SoftTokenCache
+from reellama.pipeline.server.video_options import DEFAULT_VIDEO_OPTIONS, VideoOptions
+from reellama.pipeline.video.read_options import VideoReadOptions
 
 if TYPE_CHECKING:
     from reellama.models.open_bundle import VideoBundle
@@ -150,17 +152,25 @@ class MediaEncoder:
         self._children = asyncio.Semaphore(MAX_CHILDREN)
         self._tower = threading.Lock()
 
-    async def see(self, media: Sequence[bytes], bundle: VideoBundle) -> Prompt:
+    async def see(
+        self,
+        media: Sequence[bytes],
+        bundle: VideoBundle,
+        options: VideoOptions = DEFAULT_VIDEO_OPTIONS,
+    ) -> Prompt:
         """What stands for pictures and videos in a prompt, one clip after another.
 
         Pictures that follow each other are one clip, a second apart; every video is a clip of its
-        own. Raises MediaError with status 400, 413 or 503.
+        own. Raises MediaError with status 400, 413 or 503, and ReellamaError for options that this
+        bundle does not take.
         """
         clips = await asyncio.to_thread(self._clips, media)
-        found = await asyncio.gather(*(self._encoded(clip, bundle) for clip in clips))
+        found = await asyncio.gather(
+            *(self._encoded(clip, bundle, options.reading) for clip in clips)
+        )
         parts: Prompt = []
         for video in found:
-            parts += await asyncio.to_thread(bundle.prompt_parts, video)
+            parts += await asyncio.to_thread(bundle.prompt_parts, video, options.pooling)
         return parts
 
     def _clips(self, media: Sequence[bytes]) -> list[list[bytes]]:
@@ -182,13 +192,17 @@ class MediaEncoder:
             )
         return clips
 
-    async def _encoded(self, clip: list[bytes], bundle: VideoBundle) -> EncodedFrames:
+    async def _encoded(
+        self, clip: list[bytes], bundle: VideoBundle, asked: VideoReadOptions
+    ) -> EncodedFrames:
+        reading = asked.with_defaults(frames=bundle.frames, max_side=bundle.max_side)
+
         async def make() -> EncodedFrames:
             async with self._children:
-                seen = await decode(clip, bundle.frames, self.limits)
+                seen = await decode(clip, reading, self.limits)
             return await asyncio.to_thread(self._encode, seen, bundle)
 
-        return await self.cache.get(await asyncio.to_thread(_key, clip, bundle), make)
+        return await self.cache.get(await asyncio.to_thread(_key, clip, reading, bundle), make)
 
     def _encode(self, seen: DecodedFrames, bundle: VideoBundle) -> EncodedFrames:
         with self._tower:  # one at a time: the tower takes all cores that there are
@@ -200,8 +214,10 @@ class MediaEncoder:
         return encoded
 
 
-async def decode(clip: Sequence[bytes], n: int, limits: MediaLimits) -> DecodedFrames:
-    """At most `n` frames of a video, or of several pictures, read in a child process.
+async def decode(
+    clip: Sequence[bytes], reading: VideoReadOptions, limits: MediaLimits
+) -> DecodedFrames:
+    """Frames of a video, or of several pictures, read in a child process.
 
     Raises MediaError when the file is broken, too large, or takes too long.
     """
@@ -213,9 +229,9 @@ async def decode(clip: Sequence[bytes], n: int, limits: MediaLimits) -> DecodedF
         else:  # a folder of pictures is a clip, whose names only have to look like pictures
             for i, data in enumerate(clip):
                 await asyncio.to_thread((path / f"{i}.png").write_bytes, data)
-        child = await _start(path, n, limits)
+        child = await _start(path, reading, limits)
         try:
-            read = _read(child, n)
+            read = _read(child, reading)
             answer = await asyncio.wait_for(read, limits.decode_seconds)
         except asyncio.TimeoutError:
             raise _too_slow(limits) from None
@@ -226,12 +242,10 @@ async def decode(clip: Sequence[bytes], n: int, limits: MediaLimits) -> DecodedF
     return _unpack(answer, child.returncode or 0, limits)
 
 
-async def _start(path: Path, n: int, limits: MediaLimits) -> Process:
-    from reellama.pipeline.video.read_options import MAX_SIDE
-
+async def _start(path: Path, reading: VideoReadOptions, limits: MediaLimits) -> Process:
     request = {
         "path": str(path),
-        "reading": {"frames": n, "max_side": MAX_SIDE},
+        "reading": asdict(reading),
         "max_pixels": limits.max_pixels,
         "max_seconds": limits.max_seconds,
         "seconds": max(1, math.ceil(limits.decode_seconds)),
@@ -251,12 +265,10 @@ async def _start(path: Path, n: int, limits: MediaLimits) -> Process:
     )
 
 
-async def _read(child: Process, n: int) -> bytes:
-    """What the child writes until it ends, and no more than `n` frames can be."""
-    from reellama.pipeline.video.read_options import MAX_SIDE
-
+async def _read(child: Process, reading: VideoReadOptions) -> bytes:
+    """What the child writes until it ends, and no more than its frames can be."""
     assert child.stdout is not None
-    most = _HEADER + n * 3 * MAX_SIDE * MAX_SIDE
+    most = _HEADER + reading.n_frames * 3 * (reading.max_side or 0) ** 2
     answer = bytearray()
     while part := await child.stdout.read(1 << 20):
         answer += part
@@ -297,9 +309,9 @@ def _split(pixels: bytes, shapes: Iterable[tuple[int, int]]) -> Iterable[np.ndar
         start = end
 
 
-def _key(clip: Sequence[bytes], bundle: VideoBundle) -> str:
+def _key(clip: Sequence[bytes], reading: VideoReadOptions, bundle: VideoBundle) -> str:
     """What the soft tokens of a clip depend on, as a name for a file."""
-    digest = hashlib.sha256(f"{_READING} {bundle.frames} {bundle.version}".encode())
+    digest = hashlib.sha256(f"{_READING} {reading} {bundle.version}".encode())
     for data in clip:
         digest.update(hashlib.sha256(data).digest())
     return digest.hexdigest()

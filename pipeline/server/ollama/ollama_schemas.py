@@ -22,6 +22,7 @@ from reellama.pipeline.llm.generation_options import (
     Sampling,
 )
 from reellama.pipeline.server.service import RequestOptions
+from reellama.pipeline.server.video_options import video_options
 
 MAX_TOP_LOGPROBS = 20
 SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -103,6 +104,7 @@ class OllamaGenerationRequest(LoadingRequest):
             n_ctx=given.get("num_ctx"),
             keep_alive=self.keep_alive,
             response_format=self.format or None,
+            video=video_options(self.options or {}),
         )
 
 

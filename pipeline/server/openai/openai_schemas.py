@@ -18,6 +18,7 @@ from reellama.pipeline.llm.generation_options import (
     Sampling,
 )
 from reellama.pipeline.server.service import RequestOptions
+from reellama.pipeline.server.video_options import VIDEO_OPTIONS, VideoOptions, video_options
 
 COMPLETION_TOKENS = 16  # what OpenAI's completions write when max_tokens is not given
 
@@ -125,7 +126,7 @@ class OpenAIGenerationRequest(BaseModel):
     """What chat and plain completions have in common.
 
     A sampling option that is not given is that of `Sampling`: the likeliest token, repeatably.
-    llama.cpp's own samplers (top_k, min_p, ...) are taken as well.
+    llama.cpp's own samplers (top_k, min_p, ...) are taken as well, and what `VideoOptions` has.
     """
 
     model: str = Field(min_length=1)
@@ -144,6 +145,12 @@ class OpenAIGenerationRequest(BaseModel):
     typical_p: float | None = None
     repeat_penalty: float | None = None
     repeat_last_n: int | None = None
+    frames: int | None = None
+    fps: float | None = None
+    start: float | None = None
+    end: float | None = None
+    tokens: int | None = None
+    pooling: str | None = None
     logit_bias: dict[str, float] | None = None
 
     @field_validator("logit_bias")
@@ -162,6 +169,10 @@ class OpenAIGenerationRequest(BaseModel):
     def include_usage(self) -> bool:
         """Whether a stream ends with the counts of tokens."""
         return self.stream_options is not None and self.stream_options.include_usage
+
+    def video(self) -> VideoOptions:
+        """How its videos are read. Raises ReellamaError for a value out of range."""
+        return video_options(self.model_dump(include={*VIDEO_OPTIONS}))
 
     def sampling(self) -> Sampling:
         """How tokens are chosen. Raises SamplingError for a value out of range."""
@@ -203,6 +214,7 @@ class ChatRequest(OpenAIGenerationRequest):
                 n_probs=max(1, self.top_logprobs or 0) if self.logprobs else 0,
             ),
             response_format=self.response_format.as_option() if self.response_format else None,
+            video=self.video(),
         )
 
 
