@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 from typer import BadParameter, Option
 
 from reellama.gguf_tools.errors import ReellamaError
-from reellama.pipeline.cli.options import LayersOption, parse_gpu_layers
+from reellama.pipeline.cli.options import (
+    BundleOption,
+    LayersOption,
+    MmprojOption,
+    parse_gpu_layers,
+)
 
 if TYPE_CHECKING:
     from reellama.pipeline.server.settings import Settings

@@ -1,0 +1,154 @@
+"""Vision GGUFs served: models that take video, in Ollama's protocol and in OpenAI's."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import ollama
+import openai
+import pytest
+
+from reellama.gguf_tools.locate.vision_models import VisionModel
+from tests.helpers.live_server import data_url, serving
+from tests.helpers.vision_models import FAMILIES, small_vision_model
+
+N_CTX = 1024
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> VisionModel:
+    return small_vision_model(request.param, tmp_path_factory.mktemp(request.param))
+
+
+@pytest.fixture(scope="module")
+def url(model: VisionModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with serving(
+        bundle=str(model.llm),
+        n_ctx=N_CTX,
+        n_parallel=2,
+        n_threads=1,
+        cache=tmp_path_factory.mktemp("cache"),
+        store=tmp_path_factory.mktemp("store"),
+    ) as url:
+        yield url
+
+
+def chat(url: str, model: VisionModel, video: Path, **options: Any) -> dict[str, Any]:
+    """Ask about a video in Ollama's protocol: the reply, whatever its status."""
+    message = {
+        "role": "user",
+        "content": "What happens?",
+        "videos": [base64.b64encode(video.read_bytes()).decode()],
+    }
+    body = {
+        "model": model.llm.stem,
+        "messages": [message],
+        "stream": False,
+        "options": {"num_predict": 4, **options},
+    }
+    reply = httpx.post(f"{url}/api/chat", json=body, timeout=60)
+    return {"status": reply.status_code, **reply.json()}
+
+
+def test_show_says_that_it_takes_pictures_and_video(url: str, model: VisionModel) -> None:
+    shown = ollama.Client(url).show(model.llm.stem)
+    assert shown.capabilities is not None
+    assert {"vision", "video"} <= set(shown.capabilities)
+
+
+def test_both_protocols_answer_the_same_about_a_video(
+    url: str, model: VisionModel, square_video: Path
+) -> None:
+    reply = chat(url, model, square_video)
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key="none")
+    answer = client.chat.completions.create(
+        model=model.llm.stem,
+        max_tokens=4,
+        messages=[
+            {
+                "role": "user",
+                "content": [
+                    {"type": "video_url", "video_url": {"url": data_url(square_video)}},  # type: ignore[list-item]
+                    {"type": "text", "text": "What happens?"},
+                ],
+            }
+        ],
+    )
+    assert answer.choices[0].message.content == reply["message"]["content"]
+    assert answer.usage is not None
+    assert answer.usage.prompt_tokens == reply["prompt_eval_count"]
+
+
+def test_a_conversation_about_a_video_goes_on(
+    url: str, model: VisionModel, square_video: Path
+) -> None:
+    client = ollama.Client(url)
+    messages: list[dict[str, Any]] = [
+        {"role": "user", "content": "What is it?", "images": [square_video]},
+    ]
+    first = client.chat(model.llm.stem, messages, options={"num_predict": 4})
+    messages += [
+        {"role": "assistant", "content": first.message.content},
+        {"role": "user", "content": "And then?"},
+    ]
+    second = client.chat(model.llm.stem, messages, options={"num_predict": 4})
+    assert second.prompt_eval_count and first.prompt_eval_count
+    assert second.prompt_eval_count > first.prompt_eval_count
+
+
+def test_two_at_once_answer_as_one_after_the_other(
+    url: str, model: VisionModel, square_video: Path
+) -> None:
+    alone = chat(url, model, square_video)["message"]["content"]
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(lambda _: chat(url, model, square_video), range(2)))
+    assert [reply["message"]["content"] for reply in both] == [alone, alone]
+
+
+def test_each_request_chooses_its_frames_and_tokens(
+    url: str, model: VisionModel, square_video: Path
+) -> None:
+    few, many = (
+        chat(url, model, square_video, tokens=tokens)["prompt_eval_count"] for tokens in (64, 200)
+    )
+    assert many - few > 32
+    one = chat(url, model, square_video, frames=1)
+    assert one["status"] == 200 and one["prompt_eval_count"] < many
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key="none")
+    answer = client.chat.completions.create(
+        model=model.llm.stem,
+        max_tokens=4,
+        messages=[
+            {
+                "role": "user",
+                "content": [
+                    {"type": "video_url", "video_url": {"url": data_url(square_video)}},  # type: ignore[list-item]
+                    {"type": "text", "text": "What happens?"},
+                ],
+            }
+        ],
+        extra_body={"tokens": 64},
+    )
+    assert answer.usage is not None and answer.usage.prompt_tokens == few
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"pooling": "best"}, "no pooling named 'best'"),
+        ({"tokens": 0}, "0 tokens"),
+        ({"tokens": "many"}, '"tokens" must be a whole number'),
+        ({"frames": 100000}, "at most 256"),
+        ({"start": -1}, "start must be 0"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(
+    url: str, model: VisionModel, square_video: Path, options: dict[str, Any], reason: str
+) -> None:
+    reply = chat(url, model, square_video, **options)
+    assert reply["status"] == 400 and reason in reply["error"]
