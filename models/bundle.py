@@ -228,7 +228,6 @@ class Bundle:
         path = self.folder / "projector.safetensors"
         weights = _load_weights(path)
         projector = build_projector(self.config.projector)
-        weights.setdefault("words.prior", projector.words.prior)  # older bundles have none
         try:
             projector.load_state_dict(weights)
         except RuntimeError as error:

@@ -139,7 +139,7 @@ def mixture_token_ids(bundle: Bundle) -> list[int]:
 
     Training moves the rows a little, and a bundle does not store their token ids.
     """
-    rows = F.normalize(bundle.projector.words.embeddings, dim=1)
+    rows = F.normalize(bundle.projector.word_mixture.embeddings, dim=1)
     embeddings = F.normalize(torch.from_numpy(token_embeddings(bundle.llm_path())), dim=1)
     return (rows @ embeddings.T).argmax(1).tolist()
 

@@ -18,10 +18,10 @@ from typing import Any, ClassVar, NamedTuple
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.locate.find import MINI_LLM
 from reellama.models.bundle import TowerSpec
+from reellama.models.config_tables import dataclass_arguments, unknown_name_error
 from reellama.models.projector.temporal_projector import POOLERS
 from reellama.models.synthetic.dataset import SyntheticConfig
 from reellama.models.synthetic.rendered_clips import RenderedConfig
-from reellama.models.training.config_tables import dataclass_arguments, unknown_name_error
 from reellama.models.training.stages.contrastive import ContrastiveConfig, NewTowerConfig
 from reellama.models.training.stages.instruction import ClipPhaseConfig, LoraConfig, TextPhaseConfig
 from reellama.models.training.trainer import TrainerConfig

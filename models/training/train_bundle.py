@@ -43,7 +43,7 @@ def train_bundle(
     out: Path,
     *,
     work: Path,
-    material: Path,
+    assets: Path,
     report: Callable[[str], None],
     bundles: Mapping[str, Path] = MappingProxyType({}),
 ) -> Bundle:
@@ -61,18 +61,18 @@ def train_bundle(
     if distributed.rank():  # one process speaks for all
         report = _say_nothing
     else:  # and downloads and draws the pictures, where two would get in each other's way
-        load_picture_pools(config.synthetic.styles, material, "known", True)
+        load_picture_pools(config.synthetic.styles, assets, "known", True)
     distributed.barrier()
     seconds: dict[str, float] = {}
     parent = _load(config.init_from, bundles)
     spec = _chosen_tower(config, parent)
     if not spec.name:
         spec = replace(spec, name=str(work / "tower"))
-        seconds["tower"] = _train_tower(config, Path(spec.name), work, material, report)
+        seconds["tower"] = _train_tower(config, Path(spec.name), work, assets, report)
     tower = Tower.load(spec.name, pretrained=spec.pretrained, layer=spec.layer, finer=spec.finer)
     llm = _load_llm(config.llm)
     clips, validation = (
-        SyntheticClips(config.synthetic, tower.size, material, split=split)
+        SyntheticClips(config.synthetic, tower.size, assets, split=split)
         for split in ("train", "validation")
     )
     first: dict[str, Tensor] = {}
@@ -152,15 +152,15 @@ def _average_weights(share: float, module: nn.Module, first: Mapping[str, Tensor
 def _without_calibration(bundle: Bundle) -> Projector:
     """Its projector as training left it, before its logits were scaled and biased."""
     _scale_logits(1 / bundle.config.word_scale, bundle.projector)
-    bundle.projector.words.prior.zero_()
+    bundle.projector.word_mixture.logit_bias.zero_()
     return bundle.projector
 
 
 @torch.no_grad()
 def _scale_logits(inverse_temperature: float, projector: Projector) -> None:
     """Give the likelier words of each soft token more weight, or with less than 1, the others."""
-    words = projector.words
-    for weight in (*words.score.parameters(), words.prior):
+    words = projector.word_mixture
+    for weight in (*words.score.parameters(), words.logit_bias):
         weight.mul_(inverse_temperature)
 
 
@@ -177,7 +177,7 @@ def _add_logit_biases(
         if more and first not in words:
             raise ReellamaError(f'a logit bias needs "{word}" among the projector\'s words')
         if more:
-            projector.words.prior[token, words.index(first)] += more
+            projector.word_mixture.logit_bias[token, words.index(first)] += more
 
 
 def _say_nothing(line: str) -> None:
@@ -188,7 +188,7 @@ def _train_tower(
     config: SyntheticStageConfig,
     out: Path,
     work: Path,
-    material: Path,
+    assets: Path,
     report: Callable[[str], None],
 ) -> float:
     """Train the tower, or what is left of that; returns seconds."""
@@ -199,7 +199,7 @@ def _train_tower(
         )
     stills, validation = (
         SyntheticClips(
-            config.synthetic, config.contrastive.image_size, material, split=split, stills=True
+            config.synthetic, config.contrastive.image_size, assets, split=split, stills=True
         )
         for split in ("train", "validation")
     )
@@ -224,7 +224,7 @@ def _chosen_tower(config: SyntheticStageConfig, parent: Bundle | None) -> TowerS
 def _nearest_tokens(projector: Projector, llm: FrozenLLM) -> list[int]:
     """The tokens whose embeddings a trained projector's words began as: still the nearest ones."""
     vocabulary = F.normalize(llm.model.get_input_embeddings().weight.float(), dim=1)
-    rows = F.normalize(projector.words.embeddings.detach().float(), dim=1)
+    rows = F.normalize(projector.word_mixture.embeddings.detach().float(), dim=1)
     return (rows @ vocabulary.T).argmax(1).tolist()
 
 
@@ -240,7 +240,7 @@ def _projector(
         ProjectorConfig(**chosen, n_embd=llm.n_embd, channels=channels, cells=cells)
     )
     with torch.no_grad():
-        projector.words.embeddings.copy_(llm.embed(words).float())
+        projector.word_mixture.embeddings.copy_(llm.embed(words).float())
     return projector
 
 

@@ -78,9 +78,9 @@ def frames(session: Session, rest: str) -> None:
     if not talk.videos:
         raise ReellamaError("there is no video yet: /add FILE")
     if rest:
-        reading = replace(talk.reading, frames=_whole_number(rest, "frames N"))
+        read_options = replace(talk.read_options, frames=_whole_number(rest, "frames N"))
         with reading_bar(talk.videos[0].path) as report:
-            talk.reread(reading, report)
+            talk.reread(read_options, report)
     for video in talk.videos:
         note(video_summary(video))
         for remark in video.clip.notes:

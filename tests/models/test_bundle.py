@@ -73,23 +73,23 @@ def test_a_name_without_a_bundle_lists_those_there_are() -> None:
 def test_nan_in_the_weights_is_found(copy: Path) -> None:
     path = copy / "projector.safetensors"
     weights = load_file(path)
-    weights["words.score.bias"][0] = torch.nan
+    weights["word_mixture.score.bias"][0] = torch.nan
     save_file(weights, path)
-    assert "words.score.bias holds NaN" in complaint(copy)
+    assert "word_mixture.score.bias holds NaN" in complaint(copy)
 
 
-def test_a_bundle_from_before_places_had_priors_still_loads(copy: Path) -> None:
+def test_a_bundle_whose_projector_has_no_logit_bias_still_loads(copy: Path) -> None:
     path = copy / "projector.safetensors"
     weights = load_file(path)
-    weights.pop("words.prior")
+    weights.pop("word_mixture.logit_bias")
     save_file(weights, path)
-    assert not Bundle.load(copy).projector.words.prior.any()
+    assert not Bundle.load(copy).projector.word_mixture.logit_bias.any()
 
 
 def test_weights_of_another_shape_are_refused(copy: Path) -> None:
     path = copy / "projector.safetensors"
     weights = load_file(path)
-    weights["words.score.bias"] = torch.zeros(3)
+    weights["word_mixture.score.bias"] = torch.zeros(3)
     save_file(weights, path)
     assert "not those that bundle.json describes" in complaint(copy)
 

@@ -33,7 +33,7 @@ def train_projector(folder: Path, seed: int = 1) -> None:
     bundle = Bundle.load(folder)
     torch.manual_seed(seed)
     projector = build_projector(bundle.config.projector)
-    projector.words.embeddings.data = bundle.projector.words.embeddings.data
+    projector.word_mixture.embeddings.data = bundle.projector.word_mixture.embeddings.data
     save_bundle(folder, bundle.config, projector)
 
 

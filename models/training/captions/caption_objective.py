@@ -103,7 +103,7 @@ class CaptionObjective:
             hidden = projector.hidden(batch.features, batch.times, batch.mask)
             wanted = targets[rows]
             counted = wanted != IGNORED
-            hits = (projector.words.logits(hidden).argmax(-1) == wanted) & counted
+            hits = (projector.word_mixture.logits(hidden).argmax(-1) == wanted) & counted
             words += int(counted.sum())
             right += int(hits.sum())
             whole += int((hits == counted).all(1).sum())
@@ -128,7 +128,7 @@ class CaptionObjective:
 
 def word_loss(projector: Projector, hidden: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy between the word mixture's scores `[B, tokens, words]` and word numbers."""
-    logits = projector.words.logits(hidden).float()
+    logits = projector.word_mixture.logits(hidden).float()
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
 
 

@@ -66,7 +66,7 @@ class CaptionTraining:
         *,
         read_video: ReadVideo,
         report: ReportLine,
-        material: Path = ASSETS,
+        assets: Path = ASSETS,
     ) -> None:
         self.config = config
         self.work = work
@@ -74,7 +74,7 @@ class CaptionTraining:
         self.stage_folder = work / config.projector.kind
         self.system = prompts.load("system")
         self.describe = prompts.load("describe")
-        self.clips = RenderedClips(config.rendered, material)
+        self.clips = RenderedClips(config.rendered, assets)
         self.source: ClipSource = (
             FileSource(Path(config.data), read_video, config.frames, self.describe)
             if config.data
@@ -175,20 +175,20 @@ class CaptionTraining:
             ProjectorConfig(**choice, n_embd=llm.n_embd, channels=channels, cells=cells)
         )
         with torch.no_grad():
-            projector.words.embeddings.copy_(llm.embed(lesson.words).float())
+            projector.word_mixture.embeddings.copy_(llm.embed(lesson.words).float())
         return projector
 
     def align(
         self, projector: Projector, lesson: CaptionObjective, caches: dict[str, FeatureCache]
     ) -> float:
         """Stage 1: the i-th soft token becomes the i-th word of the description."""
-        change = getattr(projector.body, "change", None)
-        if change is not None:
-            change.requires_grad_(False)
+        frozen = getattr(projector.pooler, "difference_weight", None)
+        if frozen is not None:
+            frozen.requires_grad_(False)
         targets = {split: lesson.targets(split) for split in caches}
         seconds = self._align("align", projector, lesson, caches, targets)
-        if change is not None:
-            change.requires_grad_(True)
+        if frozen is not None:
+            frozen.requires_grad_(True)
         return seconds
 
     def motion(
@@ -248,7 +248,7 @@ class CaptionTraining:
                 words.append(word_loss(projector, hidden, targets[split][rows]))
                 if split == TRAIN:
                     examples = [lesson.example(TRAIN, row, rng) for row in rows]
-                    answers = lesson.llm.loss(projector.words(hidden), examples)
+                    answers = lesson.llm.loss(projector.word_mixture(hidden), examples)
             return answers + weight * torch.stack(words).mean()
 
         def validate() -> dict[str, float]:
@@ -295,9 +295,9 @@ def train_captions(
     work: Path,
     read_video: ReadVideo,
     report: ReportLine,
-    material: Path = ASSETS,
+    assets: Path = ASSETS,
 ) -> Bundle:
     """Train by `config` and write the bundle to `out`; `work` keeps what a later run needs."""
-    return CaptionTraining(
-        config, work, read_video=read_video, report=report, material=material
-    ).run(out)
+    return CaptionTraining(config, work, read_video=read_video, report=report, assets=assets).run(
+        out
+    )

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reellama.gguf_tools.errors import ReellamaError
+from reellama.models.config_tables import unknown_name_error
 from reellama.models.precision import autocast
 from reellama.models.projector import slots
 from reellama.models.projector.temporal_projector import Projector
@@ -28,7 +29,6 @@ from reellama.models.synthetic.scenarios.stills import STILL_SCENARIOS
 from reellama.models.training import distributed
 from reellama.models.training.batches import ClipBatch, Conversations, clip_batches
 from reellama.models.training.collate import IGNORED, ConversationCollator
-from reellama.models.training.config_tables import unknown_name_error
 from reellama.models.training.frozen_llm import FrozenLLM
 from reellama.models.training.lora import LoraAdapters
 from reellama.models.training.trainer import Trainer, TrainerConfig
@@ -246,12 +246,12 @@ class InstructionStages:
 
     def _soft(self, hidden: Tensor, batch: ClipBatch) -> Tensor:
         """The projector's soft tokens and, after them, the names that the classifier gives."""
-        return self._with_imagenet_names(self.projector.words(hidden), batch)
+        return self._with_imagenet_names(self.projector.word_mixture(hidden), batch)
 
     @torch.no_grad()
     def _oracle_soft_tokens(self, batch: ClipBatch) -> Tensor:
         """As `_soft`, of a projector that puts every word of the form first, and no other."""
-        words = self.projector.words.embeddings[batch.targets.clamp(min=0).to(self.device)]
+        words = self.projector.word_mixture.embeddings[batch.targets.clamp(min=0).to(self.device)]
         return self._with_imagenet_names(words, batch)
 
     def _with_imagenet_names(self, words: Tensor, batch: ClipBatch) -> Tensor:
@@ -260,7 +260,7 @@ class InstructionStages:
 
     def _slot_loss(self, batch: ClipBatch) -> tuple[Tensor, Tensor]:
         hidden = self.hidden(batch)
-        logits = self.projector.words.logits(hidden).float()
+        logits = self.projector.word_mixture.logits(hidden).float()
         wanted = batch.targets.to(self.device)
         losses = F.cross_entropy(
             logits.transpose(1, 2), wanted, ignore_index=IGNORED, reduction="none"
@@ -377,7 +377,7 @@ class InstructionStages:
         for batch in clip_batches(stories, self.teacher, 0, count, size, workers, shared=False):
             with autocast(self.device):
                 hidden = self.hidden(batch)
-                found = self.projector.words.logits(hidden).argmax(-1).cpu()
+                found = self.projector.word_mixture.logits(hidden).argmax(-1).cpu()
                 fields.append(_correct_slots(found, batch.targets))
                 if answers:
                     soft = self._soft(hidden, batch)

@@ -49,7 +49,7 @@ def run(video: Path, frames: FrameOptions, how: InspectOptions) -> None:
 
     bundle = Bundle.load(how.bundle)
     with reading_bar(video) as report:
-        options = frames.reading().with_defaults(frames=bundle.frames, max_side=MAX_SIDE)
+        options = frames.read_options().with_defaults(frames=bundle.frames, max_side=MAX_SIDE)
         clip = read_frames(video, options, progress=report)
         fields = interpret(bundle, bundle.features(clip.frames), clip.times)
     for remark in clip.notes:

@@ -248,7 +248,7 @@ def test_training_on_synthetic_clips_is_in_float32(
         lora=LoraConfig(rank=2, kl_texts=2, kl_tokens=64, kl_batch=1, validation_clips=4),
     )
     work = tmp_path / "work"
-    train_bundle(config, tmp_path / "out", work=work, material=tmp_path, report=nobody)
+    train_bundle(config, tmp_path / "out", work=work, assets=tmp_path, report=nobody)
     assert in_float32(products)
 
 

@@ -108,7 +108,7 @@ def train(path: Path, lines: list[str], only: str | None = None) -> Bundle:
     config = read_config(path)
     assert isinstance(config, StagedConfig)
     return train_stages(
-        config, path.parent / "out", work=path.parent / "work", material=ASSETS,
+        config, path.parent / "out", work=path.parent / "work", assets=ASSETS,
         report=lines.append, only=only,
     )  # fmt: skip
 
@@ -145,7 +145,7 @@ def test_a_stopped_run_goes_on_in_the_stage_where_it_was(path: Path) -> None:
     assert isinstance(config, StagedConfig)
     out, work = path.parent / "out", path.parent / "work"
     with pytest.raises(KeyboardInterrupt):
-        train_stages(config, out, work=work, material=ASSETS, report=stop, only="base")
+        train_stages(config, out, work=work, assets=ASSETS, report=stop, only="base")
     assert not out.exists()
     lines.clear()
     train(path, lines, "base")

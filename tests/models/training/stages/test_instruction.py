@@ -132,7 +132,7 @@ def test_a_studied_form_is_the_one_that_a_perfect_projector_would_fill(
     batch = training.teacher([unseen])
     soft = training._oracle_soft_tokens(batch)
     known = batch.targets[0] >= 0
-    words = training.projector.words.embeddings[batch.targets[0][known]]
+    words = training.projector.word_mixture.embeddings[batch.targets[0][known]]
     assert torch.equal(soft[0, : slots.N_SLOT_TOKENS][known], words)
 
 
@@ -176,7 +176,7 @@ def test_some_fields_weigh_as_much_as_told_among_the_words(
         return training._slot_loss(batch)[0].item()
 
     wanted = batch.targets
-    logits = training.projector.words.logits(hidden).float()
+    logits = training.projector.word_mixture.logits(hidden).float()
     plain = F.cross_entropy(logits.flatten(0, 1), wanted.flatten())
     assert loss(1.0) == pytest.approx(plain.item(), rel=1e-5)
     places = [place for field in fields for place in range(*slots.slot_spans()[field])]
@@ -194,7 +194,7 @@ def test_a_validation_is_without_dropout_whatever_a_stage_trains(
         training.config, validation_clips=4, kl_texts=2, kl_tokens=64, kl_batch=1
     )
     dropped: list[bool] = []
-    training.projector.body.register_forward_hook(
+    training.projector.pooler.register_forward_hook(
         lambda body, *_: dropped.append(any(module.training for module in body.modules()))
     )
     training.align(ClipPhaseConfig(steps=0))
