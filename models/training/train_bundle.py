@@ -13,7 +13,6 @@ from pathlib import Path
 from types import MappingProxyType
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reellama import prompts
@@ -80,7 +79,7 @@ def train_bundle(
         projector = _without_calibration(parent).train().requires_grad_(True)
         averaged = _load(config.average_with, bundles)
         first = _copy_weights(_without_calibration(averaged) if averaged else projector)
-        words = _nearest_tokens(projector, llm)
+        words = parent.word_ids
     else:
         words = slot_vocabulary(clips, llm.tokenizer, config.projector.words)
         projector = _projector(config, tower, llm, words)
@@ -151,7 +150,7 @@ def _average_weights(share: float, module: nn.Module, first: Mapping[str, Tensor
 
 def _without_calibration(bundle: Bundle) -> Projector:
     """Its projector as training left it, before its logits were scaled and biased."""
-    _scale_logits(1 / bundle.config.word_scale, bundle.projector)
+    _scale_logits(1 / bundle.config.inverse_temperature, bundle.projector)
     bundle.projector.word_mixture.logit_bias.zero_()
     return bundle.projector
 
@@ -221,13 +220,6 @@ def _chosen_tower(config: SyntheticStageConfig, parent: Bundle | None) -> TowerS
     return replace(parent.config.tower, name=str(own)) if own.is_dir() else parent.config.tower
 
 
-def _nearest_tokens(projector: Projector, llm: FrozenLLM) -> list[int]:
-    """The tokens whose embeddings a trained projector's words began as: still the nearest ones."""
-    vocabulary = F.normalize(llm.model.get_input_embeddings().weight.float(), dim=1)
-    rows = F.normalize(projector.word_mixture.embeddings.detach().float(), dim=1)
-    return (rows @ vocabulary.T).argmax(1).tolist()
-
-
 def _projector(
     config: SyntheticStageConfig, tower: Tower, llm: FrozenLLM, words: list[int]
 ) -> Projector:
@@ -269,9 +261,10 @@ def _save(
         system=training.teacher.system,
         describe=prompts.load("describe"),
         lora=((ADAPTER, 1.0),),
-        slots=bool(config.align.steps or (parent and parent.config.fills_slots)),
+        slots=bool(config.align.steps or (parent and parent.config.slots)),
         inverse_temperature=config.inverse_temperature,
-        training={"stages": [*(parent.config.stages if parent else ()), made]},
+        word_ids=tuple(training.teacher.words),
+        stages=(*(parent.config.stages if parent else ()), made),
     )
     out.mkdir(parents=True, exist_ok=True)
     training.lora.save(out / ADAPTER, read_gguf(find.resolve(config.llm)))

@@ -10,7 +10,7 @@ import dataclasses
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -91,15 +91,15 @@ class CaptionTraining:
         self.stage_folder.mkdir(parents=True, exist_ok=True)
         caches = self._timed("features", self.features)
         llm = FrozenLLM(find.resolve(self.config.llm), dtype=compute_dtype())
-        lesson = CaptionObjective(self.source, llm, self.system, self.config)
-        projector = self.new_projector(llm, lesson, caches[TRAIN])
+        objective = CaptionObjective(self.source, llm, self.system, self.config)
+        projector = self.new_projector(llm, objective, caches[TRAIN])
         seconds = {
-            "align": self.align(projector, lesson, caches),
-            "motion": self.motion(projector, lesson, caches),
-            "answer": self.answer(projector, lesson, caches),
+            "align": self.align(projector, objective, caches),
+            "motion": self.motion(projector, objective, caches),
+            "answer": self.answer(projector, objective, caches),
         }
         self._timed("tower", lambda: self.train_tower(caches))
-        return self.save(out, projector, {**self._seconds(), **seconds})
+        return self.save(out, projector, objective.words, {**self._seconds(), **seconds})
 
     def _seconds(self) -> dict[str, float]:
         """What the steps took that are no stages, over all runs."""
@@ -164,45 +164,45 @@ class CaptionTraining:
         return cache
 
     def new_projector(
-        self, llm: FrozenLLM, lesson: CaptionObjective, cache: FeatureCache
+        self, llm: FrozenLLM, objective: CaptionObjective, cache: FeatureCache
     ) -> Projector:
         """A projector whose words are those of the training texts."""
         _, cells, channels = cache.clip(cache.usable[0])[0].shape
         choice = dataclasses.asdict(self.config.projector)
-        choice["words"] = len(lesson.words)
+        choice["words"] = len(objective.words)
         torch.manual_seed(self.config.seed)
         projector = Projector(
             ProjectorConfig(**choice, n_embd=llm.n_embd, channels=channels, cells=cells)
         )
         with torch.no_grad():
-            projector.word_mixture.embeddings.copy_(llm.embed(lesson.words).float())
+            projector.word_mixture.embeddings.copy_(llm.embed(objective.words).float())
         return projector
 
     def align(
-        self, projector: Projector, lesson: CaptionObjective, caches: dict[str, FeatureCache]
+        self, projector: Projector, objective: CaptionObjective, caches: dict[str, FeatureCache]
     ) -> float:
         """Stage 1: the i-th soft token becomes the i-th word of the description."""
         frozen = getattr(projector.pooler, "difference_weight", None)
         if frozen is not None:
             frozen.requires_grad_(False)
-        targets = {split: lesson.targets(split) for split in caches}
-        seconds = self._align("align", projector, lesson, caches, targets)
+        targets = {split: objective.targets(split) for split in caches}
+        seconds = self._align("align", projector, objective, caches, targets)
         if frozen is not None:
             frozen.requires_grad_(True)
         return seconds
 
     def motion(
-        self, projector: Projector, lesson: CaptionObjective, caches: dict[str, FeatureCache]
+        self, projector: Projector, objective: CaptionObjective, caches: dict[str, FeatureCache]
     ) -> float:
         """Stage 2: what changes is seen, and the end of a clip's description has its place."""
-        targets = {split: lesson.targets(split, self.config.tail) for split in caches}
-        return self._align("motion", projector, lesson, caches, targets)
+        targets = {split: objective.targets(split, self.config.tail) for split in caches}
+        return self._align("motion", projector, objective, caches, targets)
 
     def _align(
         self,
         name: str,
         projector: Projector,
-        lesson: CaptionObjective,
+        objective: CaptionObjective,
         caches: dict[str, FeatureCache],
         targets: dict[str, Tensor],
     ) -> float:
@@ -214,12 +214,12 @@ class CaptionTraining:
             for split in groups:
                 rows = self._rows(caches[split], number, config.batch)
                 losses.append(
-                    lesson.align_loss(projector, caches[split], targets[split], rows, rng)
+                    objective.align_loss(projector, caches[split], targets[split], rows, rng)
                 )
             return torch.stack(losses).mean()
 
         def validate() -> dict[str, float]:
-            return lesson.word_accuracy(projector, caches[VALIDATION], targets[VALIDATION])
+            return objective.word_accuracy(projector, caches[VALIDATION], targets[VALIDATION])
 
         return self._stage(name, projector, config, loss, validate)
 
@@ -232,12 +232,12 @@ class CaptionTraining:
         return stage.seconds
 
     def answer(
-        self, projector: Projector, lesson: CaptionObjective, caches: dict[str, FeatureCache]
+        self, projector: Projector, objective: CaptionObjective, caches: dict[str, FeatureCache]
     ) -> float:
         """Stage 3: the frozen LLM's loss on the answers."""
         config, weight = self.config.answer, self.config.align_weight
         groups = [split for split in caches if split != VALIDATION]
-        targets = {split: lesson.targets(split, self.config.tail) for split in groups}
+        targets = {split: objective.targets(split, self.config.tail) for split in groups}
 
         def loss(number: int, rng: np.random.Generator) -> Tensor:
             words = []
@@ -247,12 +247,12 @@ class CaptionTraining:
                 hidden = projector.hidden(batch.features, batch.times, batch.mask)
                 words.append(word_loss(projector, hidden, targets[split][rows]))
                 if split == TRAIN:
-                    examples = [lesson.example(TRAIN, row, rng) for row in rows]
-                    answers = lesson.llm.loss(projector.word_mixture(hidden), examples)
+                    examples = [objective.example(TRAIN, row, rng) for row in rows]
+                    answers = objective.llm.loss(projector.word_mixture(hidden), examples)
             return answers + weight * torch.stack(words).mean()
 
         def validate() -> dict[str, float]:
-            return lesson.answer_loss(projector, caches[VALIDATION], self.report)
+            return objective.answer_loss(projector, caches[VALIDATION], self.report)
 
         return self._stage("answer", projector, config, loss, validate)
 
@@ -260,7 +260,9 @@ class CaptionTraining:
         rows = batch_rows(number, batch, len(cache.usable), self.config.seed)
         return [cache.usable[row] for row in rows]
 
-    def save(self, out: Path, projector: Projector, seconds: dict[str, float]) -> Bundle:
+    def save(
+        self, out: Path, projector: Projector, word_ids: Sequence[int], seconds: dict[str, float]
+    ) -> Bundle:
         """Write the bundle; its tower goes along when it was trained here."""
         choice = self.config.vision_tower
         config = BundleConfig(
@@ -272,14 +274,13 @@ class CaptionTraining:
             system=self.system,
             describe=self.describe,
             slots=False,
-            training={
-                "stages": [
-                    {
-                        "config": json.loads(json.dumps(self.config.to_json())),
-                        "seconds": {name: round(value) for name, value in seconds.items()},
-                    }
-                ]
-            },
+            word_ids=tuple(word_ids),
+            stages=(
+                {
+                    "config": json.loads(json.dumps(self.config.to_json())),
+                    "seconds": {name: round(value) for name, value in seconds.items()},
+                },
+            ),
         )
         if not choice.name:
             shutil.copytree(self.work / "tower", out / "tower", dirs_exist_ok=True)

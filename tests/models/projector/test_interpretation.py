@@ -7,9 +7,7 @@ import io
 import json
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -25,8 +23,6 @@ from reellama.models.projector.interpretation import (
     IMAGENET,
     SlotReading,
     SoftToken,
-    has_slots,
-    interpret,
 )
 from reellama.pipeline.cli.attention_page import (
     FOG_GREY,
@@ -54,7 +50,7 @@ def star(mini: Bundle, demo_video: Path) -> list[SlotReading]:
     from reellama.pipeline.video.read_options import MAX_SIDE
 
     clip = read_frames(demo_video, frames=mini.frames, max_side=MAX_SIDE)
-    return interpret(mini, mini.features(clip.frames), clip.times)
+    return mini.interpret(mini.features(clip.frames), clip.times)
 
 
 def test_the_form_of_a_video_can_be_read(star: list[SlotReading]) -> None:
@@ -95,24 +91,9 @@ def test_the_token_of_a_name_looks_at_its_own_thing(mini: Bundle) -> None:
 def test_a_bundle_without_a_form_has_a_field_for_every_soft_token(small_bundle: Path) -> None:
     bundle = Bundle.load(small_bundle)
     frames = list(np.random.default_rng(0).integers(0, 255, (3, 32, 32, 3), np.uint8))
-    fields = interpret(bundle, bundle.features(frames), np.arange(3.0))
+    fields = bundle.interpret(bundle.features(frames), np.arange(3.0))
     assert [field.token_range for field in fields] == [str(i) for i in range(bundle.tokens)]
     assert not any(field.label for field in fields)
-
-
-def test_a_bundle_says_whether_its_soft_tokens_fill_slots(small_bundle: Path) -> None:
-    """Of bundles that do not say, the stages that made them tell."""
-    small = Bundle.load(small_bundle)
-
-    def fills(slots: bool | None, training: dict[str, Any]) -> bool:
-        config = replace(small.config, slots=slots, training=training)
-        return has_slots(Bundle(small.folder, config))
-
-    trained: dict[str, Any] = {"recipe": {"see": {"steps": 3}}}
-    later: dict[str, Any] = {"recipe": {"tell": {"steps": 3}}, "before": trained}
-    assert not fills(None, {}) and not fills(None, {"recipe": {}})
-    assert fills(None, trained) and fills(None, later)
-    assert fills(True, {}) and not fills(False, trained)
 
 
 def token(*words: tuple[str, float], number: int = 0, looks: np.ndarray | None = None) -> SoftToken:

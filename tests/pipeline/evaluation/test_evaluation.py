@@ -306,7 +306,7 @@ def test_figures_go_to_json_to_a_page_and_into_the_bundle(
     assert task["accuracy"]["of"] == task["questions"] == len(data["answers"]) == FEW
     assert set(task["controls"]) == set(ABLATIONS) and task["chance"] == 0.25
     assert "<!doctype html>" in page.read_text()
-    kept = json.loads((bundle / "bundle.json").read_text())["scores"]["ways"]
+    kept = Bundle.load(bundle).scores["ways"]
     assert kept["tasks"]["moving direction"] == task
     assert "--task 'moving direction' --frames 2" in kept["command"]
 
@@ -318,7 +318,7 @@ def test_evaluations_that_run_side_by_side_keep_each_other_s_figures(
     one, other = Bundle.load(folder), Bundle.load(folder)
     record_scores(one, "first", {"right": 1})
     record_scores(other, "second", {"right": 2})
-    kept = Bundle.load(folder).config.scores
+    kept = Bundle.load(folder).scores
     assert (kept["first"], kept["second"]) == ({"right": 1}, {"right": 2})
 
 
@@ -371,7 +371,7 @@ def test_quantizations_are_asked_the_same(
     result = reellama("eval", bundle, *asked, *options, "--record", "types")
     assert result.status == 0, result.err
     rows = json.loads(result.out)["rows"]
-    assert json.loads((bundle / "bundle.json").read_text())["scores"]["types"]["rows"] == rows
+    assert Bundle.load(bundle).scores["types"]["rows"] == rows
     assert [row["type"] for row in rows] == ["Q4_1", "Q4_0"]
     assert rows[0]["bits_per_weight"] > rows[1]["bits_per_weight"]
     assert all(row["accuracy"]["of"] == FEW for row in rows)
