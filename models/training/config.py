@@ -23,7 +23,11 @@ from reellama.models.projector.temporal_projector import POOLERS
 from reellama.models.synthetic.dataset import SyntheticConfig
 from reellama.models.synthetic.rendered_clips import RenderedConfig
 from reellama.models.training.stages.contrastive import ContrastiveConfig, NewTowerConfig
-from reellama.models.training.stages.instruction import ClipPhaseConfig, LoraConfig, TextPhaseConfig
+from reellama.models.training.stages.phase_config import (
+    ClipPhaseConfig,
+    LoraConfig,
+    TextPhaseConfig,
+)
 from reellama.models.training.trainer import TrainerConfig
 
 if sys.version_info >= (3, 11):

@@ -21,7 +21,6 @@ from reellama.gguf_tools.format.reader import read_gguf
 from reellama.gguf_tools.locate import find
 from reellama.models.bundle import Bundle, BundleConfig, TowerSpec, save_bundle
 from reellama.models.precision import compute_dtype
-from reellama.models.projector.config import ProjectorConfig
 from reellama.models.projector.temporal_projector import Projector
 from reellama.models.synthetic.dataset import SyntheticClips, load_picture_pools
 from reellama.models.synthetic.slot_targets import logit_biases
@@ -29,7 +28,9 @@ from reellama.models.training import distributed
 from reellama.models.training.collate import ConversationCollator, slot_vocabulary
 from reellama.models.training.config import SyntheticStageConfig
 from reellama.models.training.frozen_llm import FrozenLLM
-from reellama.models.training.stages.instruction import InstructionStages, device
+from reellama.models.training.initial_projector import initial_projector
+from reellama.models.training.stages.alignment import device
+from reellama.models.training.stages.instruction import InstructionStages
 from reellama.models.training.stages.tower import TowerStage
 from reellama.models.vision.encoder import Tower, grid_layers
 from reellama.models.vision.imagenet_labels import ImageNetClassifier, name_ids
@@ -57,9 +58,9 @@ def train_bundle(
     """
     distributed.init_processes()
     _check_batches(config)
-    if distributed.rank():  # one process speaks for all
-        report = _say_nothing
-    else:  # and downloads and draws the pictures, where two would get in each other's way
+    if distributed.rank():  # only the first process reports
+        report = _report_nothing
+    else:  # and downloads and draws the pictures, which two could not do at once
         load_picture_pools(config.synthetic.styles, assets, "known", True)
     distributed.barrier()
     seconds: dict[str, float] = {}
@@ -82,7 +83,7 @@ def train_bundle(
         words = parent.word_ids
     else:
         words = slot_vocabulary(clips, llm.tokenizer, config.projector.words)
-        projector = _projector(config, tower, llm, words)
+        projector = _new_projector(config, tower, llm, words)
     collator = ConversationCollator(
         llm.tokenizer,
         llm.template,
@@ -170,7 +171,7 @@ def _add_logit_biases(
     words: Sequence[int],
     encode: Callable[[str], Sequence[int]],
 ) -> None:
-    """Raise the words to be said where no other is much likelier."""
+    """Raise the words for unclear videos, so that they win where no other is much likelier."""
     for token, word, more in logit_biases(config.name_logit_bias, config.camera_logit_bias):
         first = encode(f" {word}")[0]
         if more and first not in words:
@@ -179,7 +180,7 @@ def _add_logit_biases(
             projector.word_mixture.logit_bias[token, words.index(first)] += more
 
 
-def _say_nothing(line: str) -> None:
+def _report_nothing(line: str) -> None:
     pass
 
 
@@ -220,20 +221,12 @@ def _chosen_tower(config: SyntheticStageConfig, parent: Bundle | None) -> TowerS
     return replace(parent.config.tower, name=str(own)) if own.is_dir() else parent.config.tower
 
 
-def _projector(
-    config: SyntheticStageConfig, tower: Tower, llm: FrozenLLM, words: list[int]
+def _new_projector(
+    config: SyntheticStageConfig, tower: Tower, llm: FrozenLLM, word_ids: Sequence[int]
 ) -> Projector:
-    """A new one, which mixes the embeddings of `words`."""
     pixels = torch.zeros(1, 3, tower.size, tower.size, dtype=torch.uint8)
     _, cells, channels = tower.cells(pixels.to(tower.device)).shape
-    chosen = {**vars(config.projector), "words": len(words)}
-    torch.manual_seed(config.seed)
-    projector = Projector(
-        ProjectorConfig(**chosen, n_embd=llm.n_embd, channels=channels, cells=cells)
-    )
-    with torch.no_grad():
-        projector.word_mixture.embeddings.copy_(llm.embed(words).float())
-    return projector
+    return initial_projector(config.projector, llm, word_ids, cells, channels, config.seed)
 
 
 def _save(
@@ -258,12 +251,12 @@ def _save(
         projector=training.projector.config,
         tower=replace(tower, name="tower") if source.is_dir() else tower,
         frames=config.synthetic.frames,
-        system=training.teacher.system,
+        system=training.collator.system,
         describe=prompts.load("describe"),
         lora=((ADAPTER, 1.0),),
         slots=bool(config.align.steps or (parent and parent.config.slots)),
         inverse_temperature=config.inverse_temperature,
-        word_ids=tuple(training.teacher.words),
+        word_ids=tuple(training.collator.words),
         stages=(*(parent.config.stages if parent else ()), made),
     )
     out.mkdir(parents=True, exist_ok=True)

@@ -23,11 +23,10 @@ from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.locate import find
 from reellama.models.bundle import Bundle, BundleConfig, save_bundle
 from reellama.models.precision import compute_dtype
-from reellama.models.projector.config import ProjectorConfig
 from reellama.models.projector.temporal_projector import Projector
 from reellama.models.synthetic.assets.downloads import ASSETS
 from reellama.models.synthetic.rendered_clips import RenderedClips
-from reellama.models.training.captions.caption_objective import CaptionObjective, word_loss
+from reellama.models.training.captions.caption_objective import CaptionObjective
 from reellama.models.training.captions.clip_sources import (
     STILLS,
     TRAIN,
@@ -41,6 +40,8 @@ from reellama.models.training.captions.clip_sources import (
 from reellama.models.training.config import CaptionConfig
 from reellama.models.training.feature_cache import FeatureCache
 from reellama.models.training.frozen_llm import FrozenLLM
+from reellama.models.training.initial_projector import initial_projector
+from reellama.models.training.objectives import word_loss
 from reellama.models.training.stages.contrastive import new_clip, train_contrastive
 from reellama.models.training.trainer import (
     Loss,
@@ -168,15 +169,9 @@ class CaptionTraining:
     ) -> Projector:
         """A projector whose words are those of the training texts."""
         _, cells, channels = cache.clip(cache.usable[0])[0].shape
-        choice = dataclasses.asdict(self.config.projector)
-        choice["words"] = len(objective.words)
-        torch.manual_seed(self.config.seed)
-        projector = Projector(
-            ProjectorConfig(**choice, n_embd=llm.n_embd, channels=channels, cells=cells)
+        return initial_projector(
+            self.config.projector, llm, objective.words, cells, channels, self.config.seed
         )
-        with torch.no_grad():
-            projector.word_mixture.embeddings.copy_(llm.embed(objective.words).float())
-        return projector
 
     def align(
         self, projector: Projector, objective: CaptionObjective, caches: dict[str, FeatureCache]
@@ -194,7 +189,7 @@ class CaptionTraining:
     def motion(
         self, projector: Projector, objective: CaptionObjective, caches: dict[str, FeatureCache]
     ) -> float:
-        """Stage 2: what changes is seen, and the end of a clip's description has its place."""
+        """Stage 2: with the differences between frames, and the last words at the last tokens."""
         targets = {split: objective.targets(split, self.config.tail) for split in caches}
         return self._align("motion", projector, objective, caches, targets)
 
@@ -245,7 +240,8 @@ class CaptionTraining:
                 rows = self._rows(caches[split], number, config.batch)
                 batch = caches[split].batch(rows, rng, self.config.fewest_frames)
                 hidden = projector.hidden(batch.features, batch.times, batch.mask)
-                words.append(word_loss(projector, hidden, targets[split][rows]))
+                logits = projector.word_mixture.logits(hidden).float()
+                words.append(word_loss(logits, targets[split][rows]))
                 if split == TRAIN:
                     examples = [objective.example(TRAIN, row, rng) for row in rows]
                     answers = objective.llm.loss(projector.word_mixture(hidden), examples)

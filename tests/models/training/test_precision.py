@@ -28,7 +28,11 @@ from reellama.models.training.config import (
     VisionTowerSettings,
 )
 from reellama.models.training.stages.contrastive import ContrastiveConfig
-from reellama.models.training.stages.instruction import ClipPhaseConfig, LoraConfig, TextPhaseConfig
+from reellama.models.training.stages.phase_config import (
+    ClipPhaseConfig,
+    LoraConfig,
+    TextPhaseConfig,
+)
 from reellama.models.training.stages.tower import TowerStage
 from reellama.models.training.train_bundle import train_bundle
 from reellama.models.training.trainer import TrainerConfig

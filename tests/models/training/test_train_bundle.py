@@ -25,7 +25,7 @@ from reellama.models.training.config import (
     VisionTowerSettings,
 )
 from reellama.models.training.frozen_llm import FrozenLLM
-from reellama.models.training.stages.instruction import ClipPhaseConfig, LoraConfig
+from reellama.models.training.stages.phase_config import ClipPhaseConfig, LoraConfig
 from reellama.models.training.train_bundle import train_bundle
 from reellama.pipeline.llm.engine import Engine
 from tests.helpers.small_tower import write_small_tower
