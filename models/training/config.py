@@ -64,6 +64,8 @@ class VisionTowerSettings:
     """A tower by its open_clip name or folder; without a name one is trained.
 
     Attributes:
+        name: a folder, `hf-hub:owner/repo`, or an open_clip model, which needs `pretrained`.
+        pretrained: open_clip's tag of the weights, or a file with them.
         layer: the block whose grid is read, counted from the end.
         fine_layers: so many blocks before it, of finer grids, are folded into its cells.
     """
@@ -72,6 +74,14 @@ class VisionTowerSettings:
     pretrained: str | None = None
     layer: int = -1
     fine_layers: int = 0
+
+    def __post_init__(self) -> None:
+        hub, folder = ":" in self.name, Path(self.name).is_dir()
+        if self.name and not (self.pretrained or hub or folder):
+            raise ReellamaError(
+                f"name = {self.name!r} is no folder here, and a model of open_clip has random "
+                "weights without pretrained; add that, such as laion2b_s34b_b79k"
+            )
 
     def spec(self) -> TowerSpec:
         """The same as a bundle describes it."""

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reellama.models.training.batches import IGNORED, Conversations
-from reellama.models.training.frozen_llm import FrozenLLM
+from reellama.models.training.frozen_llm import FrozenLLM, quiet_transformers
 from reellama.models.training.lora import LoraAdapters
 
 LLM_BATCH = 8  # conversations a call of the LLM on a CPU, where padding costs more than calls
@@ -139,7 +139,7 @@ class BareLLMDivergence:
         texts = []
         self.llm.model.eval()
         device = next(self.llm.model.parameters()).device
-        with self.lora.disabled():
+        with self.lora.disabled(), quiet_transformers():
             for start in self.starts:
                 ids = torch.tensor([start] * (self.texts // len(self.starts)), device=device)
                 length = max(1, self.tokens - len(start))

@@ -202,17 +202,6 @@ def test_a_validation_is_without_dropout_whatever_a_stage_trains(
     assert dropped and not any(dropped)
 
 
-def test_a_file_that_pytorch_would_read_wrongly_is_refused(
-    tiny_llama: Path, tmp_path: Path
-) -> None:
-    name = b"llama.attention.head_count_kv"
-    data = tiny_llama.read_bytes()
-    other = tmp_path / "without.gguf"
-    other.write_bytes(data.replace(name, name[:-2] + b"xx"))
-    with pytest.raises(ReellamaError, match="lacks llama.attention.head_count_kv"):
-        FrozenLLM(other)
-
-
 def test_labels_are_the_names_of_the_likeliest_classes(llm: FrozenLLM, tmp_path: Path) -> None:
     ids = name_ids(llm.tokenizer.encode, llm.tokenizer.encode("\n")[0])
     ImageNetClassifier.of_imagenet(ids, llm.embed).save(tmp_path / "labels.safetensors")
