@@ -42,6 +42,7 @@ LONG_GROUPS = (
     "test_mini.py",
     "test_train_bundle.py",
     "test_evaluation.py",
+    "test_eval_command.py",
     "test_timeline.py",
     "test_perplexity.py",
     "test_instruction.py",
