@@ -7,8 +7,8 @@
 
 A soft token is a mixture of the LLM's word embeddings, so its words can be read. Its attention is
 that of its query, the mean over heads and blocks. Attention need not explain a decision (Jain and
-Wallace, 2019), and the cells have attended to each other before. Still, the token of a name attends
-to its own object of two (tests/models/projector/test_interpretation.py).
+Wallace, 2019), and in the encoder the cells attend to each other before. Still, the token of a name
+attends to its own object of two (tests/models/projector/test_interpretation.py).
 """
 
 from __future__ import annotations

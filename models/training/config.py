@@ -128,7 +128,7 @@ class CaptionConfig(TrainingConfig):
         frames: frames of a video, in training and by default afterwards.
         data: a JSONL or CSV file; without it, clips are drawn as `rendered` says.
         fewest_frames: clips lose frames at random in training, down to this many.
-        stills: drawn single frames that teach the names of things, in every stage.
+        stills: drawn single frames, for the names of objects, in every stage.
         contrastive: how a tower is trained, where none is named.
         align: soft tokens learn to be the words of the description, from clips and stills.
         motion: the same, with what changes between frames as a further input.

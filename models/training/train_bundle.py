@@ -102,7 +102,7 @@ def train_bundle(
     seconds["align"] = training.align(config.align)
     _average_weights(config.weight_average, projector, first)
     _add_logit_biases(config, projector, words, llm.tokenizer.encode)
-    # What the adapter learns to read is what it will get.
+    # Before the adapter is trained, which then reads the same soft tokens as in use.
     _scale_logits(config.inverse_temperature, projector)
     seconds["text_only"] = training.text_only(config.text_only)
     seconds["joint"] = training.joint(config.joint)
@@ -143,14 +143,14 @@ def _copy_weights(module: nn.Module) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def _average_weights(share: float, module: nn.Module, first: Mapping[str, Tensor]) -> None:
-    """Mix what a module has become with a share of the weights that it began with."""
+    """Average the weights of a module with a share of those that it began with."""
     for name, weight in module.state_dict().items():
         if share and name in first:
             weight.lerp_(first[name].to(weight.device), share)
 
 
 def _without_calibration(bundle: Bundle) -> Projector:
-    """Its projector as training left it, before its logits were scaled and biased."""
+    """Its projector before its logits were scaled and biased."""
     _scale_logits(1 / bundle.config.inverse_temperature, bundle.projector)
     bundle.projector.word_mixture.logit_bias.zero_()
     return bundle.projector
@@ -158,7 +158,7 @@ def _without_calibration(bundle: Bundle) -> Projector:
 
 @torch.no_grad()
 def _scale_logits(inverse_temperature: float, projector: Projector) -> None:
-    """Give the likelier words of each soft token more weight, or with less than 1, the others."""
+    """Multiply the logits of the words."""
     words = projector.word_mixture
     for weight in (*words.score.parameters(), words.logit_bias):
         weight.mul_(inverse_temperature)

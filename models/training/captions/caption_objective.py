@@ -1,4 +1,4 @@
-"""The texts of a data set as the LLM's tokens: what is to be learned, and how well it was."""
+"""The texts of a data set as the LLM's tokens: targets, losses and validation."""
 
 from __future__ import annotations
 
@@ -46,9 +46,8 @@ class CaptionObjective:
     def targets(self, split: str, tail: int = 0) -> Tensor:
         """Word numbers of the descriptions `[clips, tokens]`: one padding after, then ignored.
 
-        The last `tail` tokens are the description's last words, so that its end, which tells what
-        happens, stands at the same place however long the names before it are; half of the tokens
-        at most.
+        The last `tail` tokens are the description's last words, which say what happens: so they
+        have the same positions however long the names before them are. Half of the tokens at most.
         """
         tail = min(tail, self.tokens // 2)
         both_ways = split == TRAIN and self.source.reversible

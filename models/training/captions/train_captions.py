@@ -103,7 +103,7 @@ class CaptionTraining:
         return self.save(out, projector, objective.words, {**self._seconds(), **seconds})
 
     def _seconds(self) -> dict[str, float]:
-        """What the steps took that are no stages, over all runs."""
+        """Seconds of the steps that are no stages, over all runs."""
         path = self.work / "seconds.json"
         return json.loads(path.read_text()) if path.exists() else {}
 
@@ -142,7 +142,7 @@ class CaptionTraining:
         )
 
     def features(self) -> dict[str, FeatureCache]:
-        """What the tower sees in every split, from disk where it is there already."""
+        """The features of every split, from disk where they are there already."""
         splits = [TRAIN, VALIDATION] + ([STILLS] if self.config.stills else [])
         tower = self.tower()
         return {split: self._features(tower, split) for split in splits}
