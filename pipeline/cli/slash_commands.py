@@ -91,7 +91,6 @@ def frames(session: Session, rest: str) -> None:
 @command("[N]", "show what the soft tokens say, or where the N-th looks")
 def inspect(session: Session, rest: str) -> None:
     """Read the soft tokens of the videos."""
-    from reellama.models.projector.interpretation import interpret as read
     from reellama.pipeline.cli.token_tables import show_token, slot_table
 
     number = _whole_number(rest, "inspect N", least=0) if rest else None
@@ -100,7 +99,7 @@ def inspect(session: Session, rest: str) -> None:
         raise ReellamaError("there is no video yet: /add FILE")
     for video in session.video_chat.videos:
         clip = video.clip
-        fields = read(bundle, bundle.features(clip.frames), clip.times)
+        fields = bundle.interpret(bundle.features(clip.frames), clip.times)
         note(video_summary(video))
         if number is None:
             err.print(slot_table(fields, clip, everything=False))
