@@ -60,7 +60,7 @@ def coverage(actor: Drawable, u: float, size: tuple[int, int], side: int) -> np.
 
 def rolled_out(projector: Projector, inputs: tuple[Tensor, Tensor, Tensor]) -> Tensor:
     """Attention rollout: each token's attention, through that of the encoder: [tokens, cells]."""
-    body = projector.body
+    body = projector.pooler
     assert isinstance(body, Resampler)
     steps: list[Tensor] = []
 

@@ -1,7 +1,8 @@
 """A bundle: a folder with the tower, the projector and the settings that belong to one LLM.
 
-bundle.json             names of tower and LLM, prompts, frames, training data and scores
+bundle.json             names of tower and LLM, prompts, frames, and the stages that trained it
 projector.safetensors   the temporal projector's weights, fp16
+scores.json             what evaluations of it measured, if there were any
 labels.safetensors      token ids of the ImageNet class names, if the bundle uses labels
 tower/                  an open_clip folder, if the tower is the bundle's own
 *.gguf                  LoRA adapters for the LLM, if bundle.json names them
@@ -11,6 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -25,12 +28,15 @@ from torch import Tensor
 
 from reellama.gguf_tools.atomic_write import stamp
 from reellama.gguf_tools.errors import ReellamaError
-from reellama.gguf_tools.format.reader import GGUFFile
+from reellama.gguf_tools.format.reader import GGUFFile, token_embeddings
 from reellama.gguf_tools.locate import find
 from reellama.gguf_tools.text.prompt_parts import Prompt
 from reellama.models.encoded_frames import EncodedFrames, frame_size
+from reellama.models.older_bundles import updated_keys
 from reellama.models.projector.config import ProjectorConfig
+from reellama.models.projector.interpretation import SlotReading, interpret
 from reellama.models.projector.temporal_projector import Projector, build_projector
+from reellama.models.projector.word_mixture import nearest_rows
 from reellama.models.token_pooling.options import DEFAULT_POOLING, PoolingOptions
 from reellama.models.vision import imagenet_labels
 from reellama.models.vision.encoder import Tower
@@ -41,6 +47,7 @@ from reellama.models.vision.imagenet_labels import ImageNetClassifier
 MAX_SIDE = 768
 BUNDLES = Path(__file__).parent / "bundles"
 FORMAT = 1
+SCORES = "scores.json"
 
 
 class BundleError(ReellamaError):
@@ -63,14 +70,16 @@ class BundleConfig:
 
     Attributes:
         llm: a name that `reellama.gguf_tools.locate.find.resolve` knows, or a path.
-        frames: how many frames of a video are looked at when nobody says.
+        frames: how many frames of a video are sampled by default.
         lora: GGUF adapters inside the bundle, with their scales.
         slots: whether the soft tokens were trained to fill the slots of
-        `reellama.models.projector.slots`;
-            None in bundles that do not say.
-        inverse_temperature: what the logits of the words were multiplied by after training; None
-            in bundles that do not say.
-        training, scores: what made it and what it is worth, for people.
+            `reellama.models.projector.slots`.
+        inverse_temperature: what the logits of the words were multiplied by after training; the
+            weights contain it.
+        word_ids: the LLM's tokens that the rows of the word mixture began as, one for each; None
+            in older bundles.
+        stages: what made it, one stage after the other: each with its `config` and `seconds`.
+        scores: of older bundles, what evaluations measured; others have it in `scores.json`.
     """
 
     name: str
@@ -81,10 +90,17 @@ class BundleConfig:
     system: str = ""
     describe: str = "Describe the video."
     lora: tuple[tuple[str, float], ...] = ()
-    slots: bool | None = None
-    inverse_temperature: float | None = None
-    training: Mapping[str, Any] = field(default_factory=dict)
+    slots: bool = False
+    inverse_temperature: float = 1.0
+    word_ids: tuple[int, ...] | None = None
+    stages: tuple[Mapping[str, Any], ...] = ()
     scores: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.word_ids is not None and len(self.word_ids) != self.projector.words:
+            raise BundleError(
+                f"{len(self.word_ids)} word_ids for {self.projector.words} rows of the projector"
+            )
 
     @classmethod
     def read(cls, path: Path) -> BundleConfig:
@@ -93,9 +109,13 @@ class BundleConfig:
             data = json.loads(path.read_text(encoding="utf-8"))
             if data.pop("format") != FORMAT:
                 raise BundleError(f"{path}: a bundle of another format; update reellama")
+            data = updated_keys(data)
             data["projector"] = ProjectorConfig(**data["projector"])
             data["tower"] = TowerSpec(**data["tower"])
             data["lora"] = tuple((str(name), float(scale)) for name, scale in data["lora"])
+            data["stages"] = tuple(data.get("stages", ()))
+            if "word_ids" in data:
+                data["word_ids"] = tuple(int(token) for token in data["word_ids"])
             return cls(**data)
         except OSError as error:
             raise BundleError(f"{path}: {error.strerror}") from error
@@ -107,41 +127,11 @@ class BundleConfig:
         data: dict[str, Any] = {"format": FORMAT}
         for entry in fields(self):
             value = getattr(self, entry.name)
-            if value is None:
-                continue  # a bundle that does not say
+            if value is None or (entry.name == "scores" and not value):
+                continue
             data[entry.name] = vars(value) if hasattr(value, "__dataclass_fields__") else value
-        return json.dumps(data, indent=2) + "\n"
-
-    @property
-    def stages(self) -> list[dict[str, Any]]:
-        """What made it, a stage after the other: each with its `config` and its `seconds`.
-
-        Older bundles keep the last stage as a "recipe", with all others nested in its "before",
-        and call the configs' keys otherwise.
-        """
-        if "stages" in self.training:
-            return list(self.training["stages"])
-        found: list[dict[str, Any]] = []
-        last: Mapping[str, Any] | None = self.training
-        while last:
-            rest = {key: value for key, value in last.items() if key not in ("recipe", "before")}
-            found.insert(0, {"config": last.get("recipe", {}), **rest})
-            last = last.get("before")
-        return found
-
-    @property
-    def fills_slots(self) -> bool:
-        """Whether its soft tokens fill the slots; of older bundles, the stages tell."""
-        if self.slots is not None:
-            return self.slots
-        return any(stage["config"].get("see", {}).get("steps") for stage in self.stages)
-
-    @property
-    def word_scale(self) -> float:
-        """The inverse temperature of the words; of older bundles, the last stage tells."""
-        if self.inverse_temperature is not None:
-            return self.inverse_temperature
-        return self.stages[-1]["config"].get("sharpness", 1.0) if self.stages else 1.0
+        text = json.dumps(data, indent=2)
+        return re.sub(r"\[\n(?:\s+[-\d]\S*\n)+\s*\]", _fill_lines, text) + "\n"
 
 
 class Bundle:
@@ -199,6 +189,18 @@ class Bundle:
         return self.config.system
 
     @property
+    def scores(self) -> dict[str, Any]:
+        """What evaluations measured, by the name that each was recorded under."""
+        path = self.folder / SCORES
+        try:
+            kept = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            kept = {}
+        except (OSError, ValueError) as error:
+            raise BundleError(f"{path}: not the scores of a bundle: {error}") from error
+        return {**self.config.scores, **kept}
+
+    @property
     def describe(self) -> str:
         """The prompt that asks for a description."""
         return self.config.describe
@@ -241,7 +243,6 @@ class Bundle:
         path = self.folder / "projector.safetensors"
         weights = _load_weights(path)
         projector = build_projector(self.config.projector)
-        weights.setdefault("words.prior", projector.words.prior)  # older bundles have none
         try:
             projector.load_state_dict(weights)
         except RuntimeError as error:
@@ -255,6 +256,18 @@ class Bundle:
         """The ImageNet classifier of the tower, if the bundle uses labels."""
         path = self.folder / "labels.safetensors"
         return ImageNetClassifier.load(path, self.llm_path()) if path.is_file() else None
+
+    @cached_property
+    def word_ids(self) -> list[int]:
+        """The LLM's token of each row of the word mixture.
+
+        Older bundles do not store them: there, the nearest by cosine, for training moves the rows
+        only a little.
+        """
+        if self.config.word_ids is not None:
+            return list(self.config.word_ids)
+        vocabulary = torch.from_numpy(token_embeddings(self.llm_path()))
+        return nearest_rows(self.projector.word_mixture.embeddings, vocabulary)
 
     def features(self, frames: Sequence[np.ndarray]) -> np.ndarray:
         """uint8 RGB frames `[H, W, 3]` -> float32 `[frames, cells, channels]`."""
@@ -273,6 +286,17 @@ class Bundle:
         soft = self.projector(*self.batch(features, times))
         rows = [soft[0].cpu().numpy(), *([self.labels.tokens(features)] if self.labels else [])]
         return np.ascontiguousarray(np.concatenate(rows))
+
+    def interpret(self, features: np.ndarray, times: np.ndarray) -> list[SlotReading]:
+        """Read the soft tokens of `features` at `times`: their words and their attention.
+
+        Raises ReellamaError when the LLM that has the words is missing.
+        """
+        return interpret(
+            self.projector, *self.batch(features, times),
+            word_ids=self.word_ids, llm=self.llm_path(), slotted=self.config.slots,
+            top_classes=self.labels.top_classes(features) if self.labels else (),
+        )  # fmt: skip
 
     def encode(self, frames: Sequence[np.ndarray], times: np.ndarray) -> EncodedFrames:
         """Frames at `times` seconds -> soft tokens, float32 `[tokens, n_embd]`."""
@@ -314,10 +338,16 @@ def find_bundle(name_or_path: str | Path) -> Path:
 
 
 def version_of(folder: Path) -> str:
-    """SHA-256, in hexadecimal, of the names, sizes and dates of a bundle's files."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    """SHA-256, in hexadecimal, of the names, sizes and dates of a bundle's files but its scores."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SCORES)
     entries = [[path.relative_to(folder).as_posix(), *stamp(path)] for path in files]
     return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
+
+
+def _fill_lines(array: re.Match[str]) -> str:
+    """An array of numbers, of which each has a line, in as few lines as there can be."""
+    numbers = " ".join(array[0].split()).replace("[ ", "[").replace(" ]", "]")
+    return textwrap.fill(numbers, 100, subsequent_indent=" " * 4)
 
 
 def _load_weights(path: Path) -> dict[str, Tensor]:
@@ -337,8 +367,12 @@ def _load_weights(path: Path) -> dict[str, Tensor]:
 
 
 def save_bundle(folder: Path, config: BundleConfig, projector: Projector) -> Bundle:
-    """Write `bundle.json` and the projector's weights (fp16) into `folder`."""
+    """Write `bundle.json` and the projector's weights (fp16) into `folder`.
+
+    Scores that stand there are of the weights before, and are removed.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / SCORES).unlink(missing_ok=True)
     weights = {name: t.detach().half().contiguous() for name, t in projector.state_dict().items()}
     save_file(weights, folder / "projector.safetensors")
     (folder / "bundle.json").write_text(config.to_json(), encoding="utf-8")

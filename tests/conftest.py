@@ -42,6 +42,7 @@ LONG_GROUPS = (
     "test_mini.py",
     "test_train_bundle.py",
     "test_evaluation.py",
+    "test_eval_command.py",
     "test_timeline.py",
     "test_perplexity.py",
     "test_instruction.py",
@@ -153,7 +154,7 @@ def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = ProjectorConfig(channels=32, cells=4, words=64, width=32, layers=1, heads=2)
     projector = build_projector(config)
     words = token_embeddings(find.smollm2(), list(range(1000, 1064)))
-    projector.words.embeddings.data = torch.from_numpy(words)
+    projector.word_mixture.embeddings.data = torch.from_numpy(words)
     system = "You watch a video and answer questions about it."
     save_bundle(folder, BundleConfig("small", find.MINI_LLM, config, system=system), projector)
     return folder

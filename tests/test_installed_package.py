@@ -17,6 +17,7 @@ FOLDERS = ("gguf_tools", "models", "pipeline", "prompts")
 DATA = (
     "gguf_tools/measuring/data/english.txt",
     "models/bundles/mini/bundle.json",
+    "models/bundles/mini/scores.json",
     "models/bundles/mini/projector.safetensors",
     "models/bundles/mini/tower/open_clip_model.safetensors",
     "models/configs/mini.toml",

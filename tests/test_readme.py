@@ -1,4 +1,4 @@
-"""The README says of `mini` what its `bundle.json` has kept of the benchmark."""
+"""The README says of `mini` what its `scores.json` has kept of the benchmark."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TASKS = {
     "where what changed places ends": "object shuffle",
     "name it, of 619 kinds, open answer": "object naming",
 }
-SCORES = json.loads((ROOT / "models/bundles/mini/bundle.json").read_text())["scores"]
+SCORES = json.loads((ROOT / "models/bundles/mini/scores.json").read_text())
 README = (ROOT / "README.md").read_text()
 
 

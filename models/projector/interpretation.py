@@ -2,29 +2,29 @@
 
     bundle = Bundle.load("mini")
     features = bundle.features(clip.frames)
-    for reading in interpret(bundle, features, clip.times):
+    for reading in bundle.interpret(features, clip.times):
         print(reading.label, reading.text, reading.confidence)
 
 A soft token is a mixture of the LLM's word embeddings, so its words can be read. Its attention is
 that of its query, the mean over heads and blocks. Attention need not explain a decision (Jain and
-Wallace, 2019), and the cells have attended to each other before. Still, the token of a name attends
-to its own object of two (tests/models/projector/test_interpretation.py).
+Wallace, 2019), and in the encoder the cells attend to each other before. Still, the token of a name
+attends to its own object of two (tests/models/projector/test_interpretation.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from torch import Tensor
 
-from reellama.gguf_tools.format.reader import token_embeddings
 from reellama.gguf_tools.text.tokenizer import Tokenizer
-from reellama.models.bundle import Bundle
 from reellama.models.projector import slots
+from reellama.models.projector.temporal_projector import Projector
 
 TOP_WORDS = 5  # most likely words of a soft token that are kept
 FREE_SLOT, IMAGENET = "free", "ImageNet"
@@ -108,18 +108,30 @@ class SlotReading:
 
 
 @torch.inference_mode()
-def interpret(bundle: Bundle, features: np.ndarray, times: np.ndarray) -> list[SlotReading]:
-    """Read the soft tokens of a video.
+def interpret(
+    projector: Projector,
+    features: Tensor,
+    times: Tensor,
+    mask: Tensor,
+    *,
+    word_ids: Sequence[int],
+    llm: Path,
+    slotted: bool,
+    top_classes: Sequence[tuple[float, Sequence[int]]] = (),
+) -> list[SlotReading]:
+    """Read the soft tokens of one video.
 
-    features: float32 [T, cells, channels]; times: [T] seconds. Raises ReellamaError when the
-    bundle's LLM is missing.
+    Args:
+        features, times, mask: of a batch of one, as `Projector` takes them.
+        word_ids: the LLM's token of each row of the word mixture.
+        llm: the GGUF whose tokenizer has the words.
+        slotted: whether the soft tokens fill the slots of `reellama.models.projector.slots`.
+        top_classes: the share and the token ids of each ImageNet label that follows.
     """
-    grid, seconds, mask = bundle.batch(features, times)
-    probabilities = bundle.projector.word_probabilities(grid, seconds, mask)[0]  # [tokens, words]
-    attention = bundle.projector.attention(grid, seconds, mask)[0].cpu().numpy()
+    probabilities = projector.word_probabilities(features, times, mask)[0]  # [tokens, words]
+    attention = projector.attention(features, times, mask)[0].cpu().numpy()
     shares, order = probabilities.topk(min(TOP_WORDS, probabilities.shape[1]), dim=1)
-    word_ids = mixture_token_ids(bundle)
-    with Tokenizer.from_path(bundle.llm_path()) as tokenizer:
+    with Tokenizer.from_path(llm) as tokenizer:
         tokens = [
             SoftToken(
                 number,
@@ -131,49 +143,33 @@ def interpret(bundle: Bundle, features: np.ndarray, times: np.ndarray) -> list[S
             )
             for number, (best, row) in enumerate(zip(order.tolist(), shares.tolist(), strict=True))
         ]
-        return [*_fields(bundle, tokens), *_imagenet_fields(bundle, features, tokenizer)]
-
-
-def mixture_token_ids(bundle: Bundle) -> list[int]:
-    """The LLM's tokens whose embeddings the projector mixes, one per row: the nearest by cosine.
-
-    Training moves the rows a little, and a bundle does not store their token ids.
-    """
-    rows = F.normalize(bundle.projector.words.embeddings, dim=1)
-    embeddings = F.normalize(torch.from_numpy(token_embeddings(bundle.llm_path())), dim=1)
-    return (rows @ embeddings.T).argmax(1).tolist()
+        return [
+            *(_slot_readings(tokens) if slotted else [SlotReading("", (t,)) for t in tokens]),
+            *_imagenet_readings(top_classes, len(tokens), tokenizer),
+        ]
 
 
 def _text(tokenizer: Tokenizer, token: int) -> str:
     return tokenizer.piece(token).decode("utf-8", "replace")
 
 
-def has_slots(bundle: Bundle) -> bool:
-    """Whether the soft tokens were trained to fill slots, by this bundle's stages."""
-    return bundle.config.fills_slots
-
-
-def _fields(bundle: Bundle, tokens: Sequence[SoftToken]) -> list[SlotReading]:
-    if not has_slots(bundle):
-        return [SlotReading("", (token,)) for token in tokens]
+def _slot_readings(tokens: Sequence[SoftToken]) -> list[SlotReading]:
     spans = zip(slots.slot_names(), slots.slot_spans(), strict=True)
-    fields = [SlotReading(name, tuple(tokens[start:end])) for name, (start, end) in spans]
-    return [*fields, *(SlotReading(FREE_SLOT, (token,)) for token in tokens[slots.N_SLOT_TOKENS :])]
+    readings = [SlotReading(name, tuple(tokens[start:end])) for name, (start, end) in spans]
+    free = tokens[slots.N_SLOT_TOKENS :]
+    return [*readings, *(SlotReading(FREE_SLOT, (token,)) for token in free)]
 
 
-def _imagenet_fields(
-    bundle: Bundle, features: np.ndarray, tokenizer: Tokenizer
+def _imagenet_readings(
+    top_classes: Sequence[tuple[float, Sequence[int]]], first: int, tokenizer: Tokenizer
 ) -> list[SlotReading]:
-    """The classifier's labels, whose tokens follow the projector's soft tokens."""
-    if bundle.labels is None:
-        return []
-    first = bundle.config.projector.tokens
-    fields = []
-    for share, ids in bundle.labels.top_classes(features):
+    """The classifier's labels, whose tokens go on at number `first`."""
+    readings = []
+    for share, ids in top_classes:
         tokens = [
             SoftToken(first + number, ((_text(tokenizer, token), share),), None)
             for number, token in enumerate(ids)
         ]
-        fields.append(SlotReading(IMAGENET, tuple(tokens)))
+        readings.append(SlotReading(IMAGENET, tuple(tokens)))
         first += len(ids)
-    return fields
+    return readings

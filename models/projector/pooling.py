@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from reellama.models.projector.renamed_weights import RenamedWeights
 
 
 def fourier(x: Tensor, bands: int = 8) -> Tensor:
@@ -27,7 +29,7 @@ def mean_frame(features: Tensor, mask: Tensor) -> Tensor:
     return (features * weights[:, :, None, None]).sum(1)
 
 
-class Pooler(nn.Module):
+class Pooler(RenamedWeights):
     """Pools the features of a video into one vector for each soft token.
 
     `features` is `[B, T, cells, channels]`, `times` `[B, T]` in seconds, and `mask` `[B, T]` true

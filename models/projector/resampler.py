@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from reellama.models.projector.config import ProjectorConfig
 from reellama.models.projector.pooling import Pooler, fourier, mean_frame, relative_times
+from reellama.models.projector.renamed_weights import RenamedWeights
 
 
 class Attention(nn.Module):
@@ -46,24 +47,7 @@ class Attention(nn.Module):
         return scores.masked_fill(~mask[:, None, None, :], -torch.inf).softmax(-1).mean(1)
 
 
-class _Block(nn.Module):
-    """A transformer block; weights saved under the `old_names` of its children load too."""
-
-    old_names: ClassVar[Mapping[str, str]]
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_load_state_dict_pre_hook(_rename_old_keys)
-
-
-def _rename_old_keys(block: _Block, weights: dict[str, Tensor], prefix: str, *_: object) -> None:
-    for key in [key for key in weights if key.startswith(prefix)]:
-        child, dot, rest = key.removeprefix(prefix).partition(".")
-        if child in block.old_names:
-            weights[f"{prefix}{block.old_names[child]}{dot}{rest}"] = weights.pop(key)
-
-
-class ResamplerBlock(_Block):
+class ResamplerBlock(RenamedWeights):
     """Cross-attention to the video, self-attention among queries, and a feed-forward network."""
 
     old_names: ClassVar[Mapping[str, str]] = {
@@ -97,7 +81,7 @@ class ResamplerBlock(_Block):
         return self.cross_attention.weights(self.norm_cross_attention(queries), video, mask)
 
 
-class EncoderBlock(_Block):
+class EncoderBlock(RenamedWeights):
     """Self-attention over all cells of all frames, then a feed-forward network."""
 
     old_names: ClassVar[Mapping[str, str]] = {
@@ -129,12 +113,14 @@ class EncoderBlock(_Block):
 class Resampler(Pooler):
     """Learned queries over all cells of all frames, with embeddings of their place and time."""
 
+    old_names: ClassVar[Mapping[str, str]] = {"change": "difference_weight"}
+
     def __init__(self, config: ProjectorConfig) -> None:
         super().__init__()
         width = config.width
         self.input = nn.Sequential(nn.LayerNorm(config.channels), nn.Linear(config.channels, width))
         # Projects the difference from the clip's mean frame, which shows motion; zero at the start.
-        self.change = nn.Parameter(torch.zeros(config.channels, width))
+        self.difference_weight = nn.Parameter(torch.zeros(config.channels, width))
         self.cell_position = nn.Parameter(torch.randn(config.cells, width) * 0.02)
         self.time_position = nn.Linear(16, width)  # 2 x 8 Fourier bands
         self.encoder = nn.ModuleList(
@@ -168,7 +154,7 @@ class Resampler(Pooler):
         time = self.time_position(fourier(relative_times(times, mask)))  # [B, T, W]
         normed = self.input[0](features)
         difference = normed - mean_frame(normed, mask)[:, None]
-        video = self.input[1](normed) + difference @ self.change
+        video = self.input[1](normed) + difference @ self.difference_weight
         video = video + self.cell_position + time[:, :, None]
         video = video.flatten(1, 2)  # [B, T * cells, W]
         cell_mask = mask.repeat_interleave(features.shape[2], dim=1)

@@ -13,13 +13,15 @@ a correction (AlignVLM, Masry et al., 2025), which keeps it in the space that th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from reellama.models.projector.baselines import MeanPool, PerFrame
 from reellama.models.projector.config import ProjectorConfig
 from reellama.models.projector.pooling import Pooler
+from reellama.models.projector.renamed_weights import RenamedWeights
 from reellama.models.projector.resampler import Resampler
 from reellama.models.projector.word_mixture import WordMixture
 
@@ -30,31 +32,33 @@ POOLERS: dict[str, Callable[[ProjectorConfig], Pooler]] = {
 }
 
 
-class Projector(nn.Module):
+class Projector(RenamedWeights):
     """A pooler of the video's features, and a word mixture that makes soft tokens of them."""
+
+    old_names: ClassVar[Mapping[str, str]] = {"body": "pooler", "words": "word_mixture"}
 
     def __init__(self, config: ProjectorConfig) -> None:
         super().__init__()
         self.config = config
-        self.body = POOLERS[config.kind](config)
-        self.words = WordMixture(config.width, config.tokens, config.words, config.n_embd)
+        self.pooler = POOLERS[config.kind](config)
+        self.word_mixture = WordMixture(config.width, config.tokens, config.words, config.n_embd)
 
     def hidden(self, features: Tensor, times: Tensor, mask: Tensor) -> Tensor:
         """The pooled vectors `[B, tokens, width]`, before the word mixture."""
-        return self.body(features, times, mask)
+        return self.pooler(features, times, mask)
 
     def word_probabilities(self, features: Tensor, times: Tensor, mask: Tensor) -> Tensor:
         """The share of each word in each soft token: `[B, tokens, words]`."""
-        return self.words.logits(self.hidden(features, times, mask)).softmax(-1)
+        return self.word_mixture.logits(self.hidden(features, times, mask)).softmax(-1)
 
     def attention(self, features: Tensor, times: Tensor, mask: Tensor) -> Tensor:
         """The attention of each soft token over cells of frames, with the sum 1:
         `[B, tokens, T, cells]`."""
-        return self.body.attention(features, times, mask)
+        return self.pooler.attention(features, times, mask)
 
     def forward(self, features: Tensor, times: Tensor, mask: Tensor) -> Tensor:
         """Soft tokens `[B, tokens, n_embd]`."""
-        return self.words(self.hidden(features, times, mask))
+        return self.word_mixture(self.hidden(features, times, mask))
 
 
 def build_projector(config: ProjectorConfig) -> Projector:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reellama.models.projector.renamed_weights import RenamedWeights
 
-class WordMixture(nn.Module):
+
+class WordMixture(RenamedWeights):
     """`[B, tokens, width]` -> `[B, tokens, n_embd]`: a softmax over words mixes their embeddings.
 
     Alignment trains `logits`: the most likely words of the soft tokens spell the caption or slots.
-    `prior [tokens, words]` is a constant logit bias, for the words of an uncertain soft token.
+    `logit_bias [tokens, words]` is constant, and favours words for uncertain soft tokens.
     """
 
-    prior: Tensor
+    old_names: ClassVar[Mapping[str, str]] = {"prior": "logit_bias"}
+    logit_bias: Tensor
 
     def __init__(self, width: int, tokens: int, words: int, n_embd: int) -> None:
         super().__init__()
@@ -23,11 +30,25 @@ class WordMixture(nn.Module):
         nn.init.zeros_(self.correction.weight)
         nn.init.zeros_(self.correction.bias)
         self.embeddings = nn.Parameter(torch.zeros(words, n_embd))
-        self.register_buffer("prior", torch.zeros(tokens, words))
+        self.register_buffer("logit_bias", torch.zeros(tokens, words))
+        self.register_load_state_dict_pre_hook(_without_logit_bias)
 
     def logits(self, x: Tensor) -> Tensor:
-        return self.score(self.norm(x)) + self.prior
+        return self.score(self.norm(x)) + self.logit_bias
 
     def forward(self, x: Tensor) -> Tensor:
         mixed = self.logits(x).softmax(-1) @ self.embeddings
         return mixed + self.correction(self.norm(x))
+
+
+def nearest_rows(embeddings: Tensor, vocabulary: Tensor) -> list[int]:
+    """The row of `vocabulary [V, n_embd]` that is nearest to each of `embeddings`, by cosine."""
+    words = F.normalize(embeddings.detach().float(), dim=1)
+    return (words @ F.normalize(vocabulary.float(), dim=1).T).argmax(1).tolist()
+
+
+def _without_logit_bias(
+    module: WordMixture, weights: dict[str, Tensor], prefix: str, *_: object
+) -> None:
+    """Older files have no logit bias."""
+    weights.setdefault(f"{prefix}logit_bias", torch.zeros_like(module.logit_bias))

@@ -13,12 +13,14 @@ from torch.utils.data import DataLoader
 from reellama.models.synthetic.dataset import Sample, SyntheticClips
 from reellama.models.training import distributed
 
+IGNORED = -100  # PyTorch's label of positions that the loss leaves out
+
 
 class Conversations(NamedTuple):
-    """Token ids of conversations, soft tokens left out; labels are the same where answers are.
+    """Token ids of conversations, without the soft tokens; labels are the same in answers.
 
-    parts: of each token, the number of the part of its conversation that it belongs to. A part
-        follows the soft tokens at once and knows nothing of the other parts.
+    parts: of each token, the number of its part of the conversation. A part follows the soft
+        tokens directly and does not see the other parts.
     """
 
     ids: list[list[int]]
@@ -44,17 +46,15 @@ class Conversations(NamedTuple):
 class ClipBatch:
     """Samples side by side; shorter ones are padded at the end.
 
-    It goes from one process to another, so it has nothing that is not needed: with the stories and
-    their pictures in it, that took longer than all else.
+    It holds only what a step needs, because it goes from one process to another: sending the clips
+    and their pictures along took longer than all else.
     """
 
     frames: Tensor  # uint8 [B, T, 3, side, side]
     times: Tensor  # float32 [B, T]
     mask: Tensor  # bool [B, T]
     targets: Tensor  # int64 [B, tokens], numbers of words
-    imagenet_tokens: (
-        Tensor  # int64 [B, labels.TOKENS], tokens of the names that the classifier gives
-    )
+    imagenet_tokens: Tensor  # int64 [B, N_TOKENS], tokens of the names that the classifier gives
     conversations: Conversations
     tasks: list[list[str]]  # of each turn: its task, with a star where its choices were named
 
@@ -78,7 +78,7 @@ def pad_samples(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def clip_batches(
-    stories: SyntheticClips,
+    clips: SyntheticClips,
     collate: Callable[[list[Sample]], B],
     start: int,
     stop: int,
@@ -93,7 +93,7 @@ def clip_batches(
     """
     first, among = (distributed.rank(), distributed.world_size()) if shared else (0, 1)
     loader: DataLoader[Sample] = DataLoader(
-        stories,
+        clips,
         batch_size=distributed.local_batch_size(size) if shared else size,
         sampler=range(start + first, stop, among),
         num_workers=workers,

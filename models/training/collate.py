@@ -1,9 +1,9 @@
-"""What the LLM is to say about stories: a conversation's tokens, and which of them count."""
+"""Collate synthetic clips: the targets of the soft tokens, and conversations for the LLM."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 
@@ -14,18 +14,17 @@ from reellama.models.projector import slots
 from reellama.models.prompt_format import question_ids
 from reellama.models.synthetic import slot_targets
 from reellama.models.synthetic.dataset import Sample, SyntheticClips, task_of_turn
-from reellama.models.training.batches import ClipBatch, Conversations, pad_samples
+from reellama.models.training.batches import IGNORED, ClipBatch, Conversations, pad_samples
 from reellama.models.vision.imagenet_labels import name_ids
 
-SAMPLED_CLIPS = 2000  # stories whose words are counted
-IGNORED = -100  # PyTorch's label of positions that the loss leaves out
+SAMPLED_CLIPS = 2000  # clips whose words are counted
 
 
 class ConversationCollator:
     """Turns samples into batches.
 
-    tokens: soft tokens of a video; the first `form.TOKENS` are those of the form.
-    words: token ids that a soft token can be, number 0 for saying nothing.
+    tokens: soft tokens of a video; the first `slots.N_SLOT_TOKENS` are those of the slots.
+    words: token ids that a soft token can be; number 0 is padding.
     separate_turns: whether every turn about a clip is a conversation of its own.
     """
 
@@ -43,7 +42,7 @@ class ConversationCollator:
         self.tokenizer, self.template, self.system = tokenizer, template, system
         if tokens < slots.N_SLOT_TOKENS:
             raise ReellamaError(
-                f"stories need {slots.N_SLOT_TOKENS} soft tokens, the projector has {tokens}"
+                f"the slots need {slots.N_SLOT_TOKENS} soft tokens, the projector has {tokens}"
             )
         self.tokens, self.separate_turns = tokens, separate_turns
         self.words = list(words)
@@ -51,33 +50,33 @@ class ConversationCollator:
         self.before, _ = question_ids(template, tokenizer, system, "?")
 
     def __call__(self, samples: list[Sample]) -> ClipBatch:
-        """What a step takes; runs in the worker processes that draw."""
+        """The batch of a step; runs in the worker processes that draw."""
         frames, times, mask = pad_samples(samples)
         targets = torch.tensor([self.targets(sample["slots"]) for sample in samples])
-        seen = self._names[
+        imagenet_tokens = self._names[
             torch.tensor([sample["imagenet_classes"] for sample in samples])
         ].flatten(1)
-        taught = [self._told(sample["turns"]) for sample in samples]
-        told = Conversations(*(list(column) for column in zip(*taught, strict=True)))
+        rows = [self.parts(sample["turns"]) for sample in samples]
+        conversations = Conversations(*(list(column) for column in zip(*rows, strict=True)))
         tasks = [
             [task_of_turn(question, sample["clip"]) for question, _ in sample["turns"]]
             for sample in samples
         ]
-        return ClipBatch(frames, times, mask, targets, seen, told, tasks)
+        return ClipBatch(frames, times, mask, targets, imagenet_tokens, conversations, tasks)
 
-    def _told(self, turns: list[tuple[str, str]]) -> tuple[list[int], list[int], list[int]]:
+    def parts(self, turns: list[tuple[str, str]]) -> tuple[list[int], list[int], list[int]]:
         """Ids, labels and parts of a conversation: of one part, or of a part a turn."""
-        talks = [[turn] for turn in turns] if self.separate_turns else [turns]
+        groups = [[turn] for turn in turns] if self.separate_turns else [turns]
         ids: list[int] = []
         labels: list[int] = []
         parts: list[int] = []
-        for part, talk in enumerate(talks):
-            said, counted = self.conversation(talk)
-            ids, labels, parts = ids + said, labels + counted, parts + [part] * len(said)
+        for part, group in enumerate(groups):
+            tokens, counted = self.conversation(group)
+            ids, labels, parts = ids + tokens, labels + counted, parts + [part] * len(tokens)
         return ids, labels, parts
 
     def targets(self, fields: Sequence[str]) -> list[int]:
-        """Numbers of words, one for each soft token; `IGNORED` for those beyond the form."""
+        """Numbers of words, one for each soft token; `IGNORED` for those after the slots."""
         row: list[int] = []
         for text, width in zip(fields, slots.SLOT_WIDTHS, strict=True):
             ids = self.tokenizer.encode(f" {text}")[:width] if text else []
@@ -95,26 +94,32 @@ class ConversationCollator:
                 self.template, self.tokenizer, self.system, question, turns[:number]
             )
             spans.append((after, [*self.tokenizer.encode(answer), eos]))
-        before, said = spans[-1]
-        ids = [*before, *said]
+        before, answer_ids = spans[-1]
+        ids = [*before, *answer_ids]
         labels = [IGNORED] * len(ids)
-        for before, said in spans:
-            start, end = len(before), len(before) + len(said)
+        for before, answer_ids in spans:
+            start, end = len(before), len(before) + len(answer_ids)
             # A template may write earlier turns in another way; those are not learned then.
-            if ids[:start] == before and ids[start:end] == said:
-                labels[start:end] = said
+            if ids[:start] == before and ids[start:end] == answer_ids:
+                labels[start:end] = answer_ids
         return ids, labels
 
 
 def slot_vocabulary(
-    stories: SyntheticClips, tokenizer: Tokenizer, most: int, sampled: int = SAMPLED_CLIPS
+    clips: SyntheticClips, tokenizer: Tokenizer, size: int, sampled: int = SAMPLED_CLIPS
 ) -> list[int]:
-    """Token ids of forms, the most frequent first; padding ("\\n") is number 0."""
-    seen: Counter[int] = Counter()
-    told = [stories.clip(number) for number in range(sampled)]
-    said = [text for story in told for text in slot_targets.slot_texts(story) if text]
-    for text in (*said, *(name for cast in stories.picture_pools for name in cast.names)):
-        seen.update(tokenizer.encode(f" {text}"))
+    """Token ids of slots and of the names of all pictures, as `vocabulary` gives them."""
+    drawn = [clips.clip(number) for number in range(sampled)]
+    texts = [text for clip in drawn for text in slot_targets.slot_texts(clip) if text]
+    names = [name for pool in clips.picture_pools for name in pool.names]
+    return vocabulary((f" {text}" for text in (*texts, *names)), tokenizer, size)
+
+
+def vocabulary(texts: Iterable[str], tokenizer: Tokenizer, size: int) -> list[int]:
+    """The `size` most frequent token ids of texts, in that order, after padding ("\\n")."""
+    counts: Counter[int] = Counter()
+    for text in texts:
+        counts.update(tokenizer.encode(text))
     padding = tokenizer.encode("\n")[0]
-    seen.pop(padding, None)
-    return [padding, *(token for token, _ in seen.most_common(most - 1))]
+    counts.pop(padding, None)
+    return [padding, *(token for token, _ in counts.most_common(size - 1))]

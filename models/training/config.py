@@ -18,12 +18,16 @@ from typing import Any, ClassVar, NamedTuple
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.locate.find import MINI_LLM
 from reellama.models.bundle import TowerSpec
+from reellama.models.config_tables import dataclass_arguments, unknown_name_error
 from reellama.models.projector.temporal_projector import POOLERS
 from reellama.models.synthetic.dataset import SyntheticConfig
 from reellama.models.synthetic.rendered_clips import RenderedConfig
-from reellama.models.training.config_tables import dataclass_arguments, unknown_name_error
 from reellama.models.training.stages.contrastive import ContrastiveConfig, NewTowerConfig
-from reellama.models.training.stages.instruction import ClipPhaseConfig, LoraConfig, TextPhaseConfig
+from reellama.models.training.stages.phase_config import (
+    ClipPhaseConfig,
+    LoraConfig,
+    TextPhaseConfig,
+)
 from reellama.models.training.trainer import TrainerConfig
 
 if sys.version_info >= (3, 11):
@@ -60,6 +64,8 @@ class VisionTowerSettings:
     """A tower by its open_clip name or folder; without a name one is trained.
 
     Attributes:
+        name: a folder, `hf-hub:owner/repo`, or an open_clip model, which needs `pretrained`.
+        pretrained: open_clip's tag of the weights, or a file with them.
         layer: the block whose grid is read, counted from the end.
         fine_layers: so many blocks before it, of finer grids, are folded into its cells.
     """
@@ -68,6 +74,14 @@ class VisionTowerSettings:
     pretrained: str | None = None
     layer: int = -1
     fine_layers: int = 0
+
+    def __post_init__(self) -> None:
+        hub, folder = ":" in self.name, Path(self.name).is_dir()
+        if self.name and not (self.pretrained or hub or folder):
+            raise ReellamaError(
+                f"name = {self.name!r} is no folder here, and a model of open_clip has random "
+                "weights without pretrained; add that, such as laion2b_s34b_b79k"
+            )
 
     def spec(self) -> TowerSpec:
         """The same as a bundle describes it."""
@@ -114,7 +128,7 @@ class CaptionConfig(TrainingConfig):
         frames: frames of a video, in training and by default afterwards.
         data: a JSONL or CSV file; without it, clips are drawn as `rendered` says.
         fewest_frames: clips lose frames at random in training, down to this many.
-        stills: drawn single frames that teach the names of things, in every stage.
+        stills: drawn single frames, for the names of objects, in every stage.
         contrastive: how a tower is trained, where none is named.
         align: soft tokens learn to be the words of the description, from clips and stills.
         motion: the same, with what changes between frames as a further input.

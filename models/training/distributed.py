@@ -38,7 +38,7 @@ def is_launched() -> bool:
 
 
 def init_processes() -> None:
-    """Meet the other processes, if the environment says that there are some (as torchrun does)."""
+    """Join the process group, if the environment describes one (as torchrun does)."""
     if dist.is_initialized() or not is_launched():
         return
     cuda = torch.cuda.is_available()
@@ -50,13 +50,13 @@ def init_processes() -> None:
 
 
 def shut_down() -> None:
-    """Part from the others."""
+    """Leave the process group."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def barrier() -> None:
-    """Until all have come here."""
+    """Wait until all processes are here."""
     if world_size() > 1:
         dist.barrier()
 
@@ -96,7 +96,7 @@ def gather(rows: Tensor) -> Tensor:
 
 
 class _Gather(torch.autograd.Function):
-    """What every process makes of the rows has its gradient: theirs are summed."""
+    """The gradients of the rows from all processes are summed."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
@@ -157,7 +157,7 @@ def _member(
         function(*arguments)
     except ReellamaError as error:
         errors.put(str(error))
-        os._exit(1)  # no farewell: the others may wait for this one
+        os._exit(1)  # without leaving the group: the others may wait for this one
 
 
 def _end_with_parent() -> None:

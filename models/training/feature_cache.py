@@ -1,4 +1,4 @@
-"""What the tower sees in a data set, computed once and kept on disk.
+"""Features of a data set, computed once and kept on disk.
 
 A cache is a folder of blocks of clips, each written whole or not at all, so that a run which was
 killed goes on where it was. Features are float16: 23 KB a frame for 36 cells of 320 channels.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Sequence
-from contextlib import redirect_stderr
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +45,18 @@ def _check_heads(header: GGUFFile, path: Path) -> None:
         )
 
 
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Only errors from transformers' logger, for as long as the context lasts."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(max(level, logging.ERROR))
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 class FrozenLLM:
     """Every weight is fixed; gradients reach the soft tokens only.
 
@@ -61,13 +73,10 @@ class FrozenLLM:
         ensure_torchvision()
         import transformers
 
-        transformers.utils.logging.set_verbosity_error()
-        transformers.utils.logging.disable_progress_bar()
-        logging.getLogger("transformers").setLevel(logging.ERROR)
         header = read_gguf(path)
         _check_heads(header, path)
         try:
-            with redirect_stderr(io.StringIO()):  # progress bars that cannot be turned off
+            with quiet_transformers(), redirect_stderr(io.StringIO()):  # progress bars
                 model = transformers.AutoModelForCausalLM.from_pretrained(
                     str(path.parent),
                     gguf_file=path.name,

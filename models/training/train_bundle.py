@@ -13,7 +13,6 @@ from pathlib import Path
 from types import MappingProxyType
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reellama import prompts
@@ -22,7 +21,6 @@ from reellama.gguf_tools.format.reader import read_gguf
 from reellama.gguf_tools.locate import find
 from reellama.models.bundle import Bundle, BundleConfig, TowerSpec, save_bundle
 from reellama.models.precision import compute_dtype
-from reellama.models.projector.config import ProjectorConfig
 from reellama.models.projector.temporal_projector import Projector
 from reellama.models.synthetic.dataset import SyntheticClips, load_picture_pools
 from reellama.models.synthetic.slot_targets import logit_biases
@@ -30,7 +28,9 @@ from reellama.models.training import distributed
 from reellama.models.training.collate import ConversationCollator, slot_vocabulary
 from reellama.models.training.config import SyntheticStageConfig
 from reellama.models.training.frozen_llm import FrozenLLM
-from reellama.models.training.stages.instruction import InstructionStages, device
+from reellama.models.training.initial_projector import initial_projector
+from reellama.models.training.stages.alignment import device
+from reellama.models.training.stages.instruction import InstructionStages
 from reellama.models.training.stages.tower import TowerStage
 from reellama.models.vision.encoder import Tower, grid_layers
 from reellama.models.vision.imagenet_labels import ImageNetClassifier, name_ids
@@ -43,7 +43,7 @@ def train_bundle(
     out: Path,
     *,
     work: Path,
-    material: Path,
+    assets: Path,
     report: Callable[[str], None],
     bundles: Mapping[str, Path] = MappingProxyType({}),
 ) -> Bundle:
@@ -58,21 +58,21 @@ def train_bundle(
     """
     distributed.init_processes()
     _check_batches(config)
-    if distributed.rank():  # one process speaks for all
-        report = _say_nothing
-    else:  # and downloads and draws the pictures, where two would get in each other's way
-        load_picture_pools(config.synthetic.styles, material, "known", True)
+    if distributed.rank():  # only the first process reports
+        report = _report_nothing
+    else:  # and downloads and draws the pictures, which two could not do at once
+        load_picture_pools(config.synthetic.styles, assets, "known", True)
     distributed.barrier()
     seconds: dict[str, float] = {}
     parent = _load(config.init_from, bundles)
     spec = _chosen_tower(config, parent)
     if not spec.name:
         spec = replace(spec, name=str(work / "tower"))
-        seconds["tower"] = _train_tower(config, Path(spec.name), work, material, report)
+        seconds["tower"] = _train_tower(config, Path(spec.name), work, assets, report)
     tower = Tower.load(spec.name, pretrained=spec.pretrained, layer=spec.layer, finer=spec.finer)
     llm = _load_llm(config.llm)
     clips, validation = (
-        SyntheticClips(config.synthetic, tower.size, material, split=split)
+        SyntheticClips(config.synthetic, tower.size, assets, split=split)
         for split in ("train", "validation")
     )
     first: dict[str, Tensor] = {}
@@ -80,10 +80,10 @@ def train_bundle(
         projector = _without_calibration(parent).train().requires_grad_(True)
         averaged = _load(config.average_with, bundles)
         first = _copy_weights(_without_calibration(averaged) if averaged else projector)
-        words = _nearest_tokens(projector, llm)
+        words = parent.word_ids
     else:
         words = slot_vocabulary(clips, llm.tokenizer, config.projector.words)
-        projector = _projector(config, tower, llm, words)
+        projector = _new_projector(config, tower, llm, words)
     collator = ConversationCollator(
         llm.tokenizer,
         llm.template,
@@ -102,7 +102,7 @@ def train_bundle(
     seconds["align"] = training.align(config.align)
     _average_weights(config.weight_average, projector, first)
     _add_logit_biases(config, projector, words, llm.tokenizer.encode)
-    # What the adapter learns to read is what it will get.
+    # Before the adapter is trained, which then reads the same soft tokens as in use.
     _scale_logits(config.inverse_temperature, projector)
     seconds["text_only"] = training.text_only(config.text_only)
     seconds["joint"] = training.joint(config.joint)
@@ -143,24 +143,24 @@ def _copy_weights(module: nn.Module) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def _average_weights(share: float, module: nn.Module, first: Mapping[str, Tensor]) -> None:
-    """Mix what a module has become with a share of the weights that it began with."""
+    """Average the weights of a module with a share of those that it began with."""
     for name, weight in module.state_dict().items():
         if share and name in first:
             weight.lerp_(first[name].to(weight.device), share)
 
 
 def _without_calibration(bundle: Bundle) -> Projector:
-    """Its projector as training left it, before its logits were scaled and biased."""
-    _scale_logits(1 / bundle.config.word_scale, bundle.projector)
-    bundle.projector.words.prior.zero_()
+    """Its projector before its logits were scaled and biased."""
+    _scale_logits(1 / bundle.config.inverse_temperature, bundle.projector)
+    bundle.projector.word_mixture.logit_bias.zero_()
     return bundle.projector
 
 
 @torch.no_grad()
 def _scale_logits(inverse_temperature: float, projector: Projector) -> None:
-    """Give the likelier words of each soft token more weight, or with less than 1, the others."""
-    words = projector.words
-    for weight in (*words.score.parameters(), words.prior):
+    """Multiply the logits of the words."""
+    words = projector.word_mixture
+    for weight in (*words.score.parameters(), words.logit_bias):
         weight.mul_(inverse_temperature)
 
 
@@ -171,16 +171,16 @@ def _add_logit_biases(
     words: Sequence[int],
     encode: Callable[[str], Sequence[int]],
 ) -> None:
-    """Raise the words to be said where no other is much likelier."""
+    """Raise the words for unclear videos, so that they win where no other is much likelier."""
     for token, word, more in logit_biases(config.name_logit_bias, config.camera_logit_bias):
         first = encode(f" {word}")[0]
         if more and first not in words:
             raise ReellamaError(f'a logit bias needs "{word}" among the projector\'s words')
         if more:
-            projector.words.prior[token, words.index(first)] += more
+            projector.word_mixture.logit_bias[token, words.index(first)] += more
 
 
-def _say_nothing(line: str) -> None:
+def _report_nothing(line: str) -> None:
     pass
 
 
@@ -188,7 +188,7 @@ def _train_tower(
     config: SyntheticStageConfig,
     out: Path,
     work: Path,
-    material: Path,
+    assets: Path,
     report: Callable[[str], None],
 ) -> float:
     """Train the tower, or what is left of that; returns seconds."""
@@ -199,7 +199,7 @@ def _train_tower(
         )
     stills, validation = (
         SyntheticClips(
-            config.synthetic, config.contrastive.image_size, material, split=split, stills=True
+            config.synthetic, config.contrastive.image_size, assets, split=split, stills=True
         )
         for split in ("train", "validation")
     )
@@ -221,27 +221,12 @@ def _chosen_tower(config: SyntheticStageConfig, parent: Bundle | None) -> TowerS
     return replace(parent.config.tower, name=str(own)) if own.is_dir() else parent.config.tower
 
 
-def _nearest_tokens(projector: Projector, llm: FrozenLLM) -> list[int]:
-    """The tokens whose embeddings a trained projector's words began as: still the nearest ones."""
-    vocabulary = F.normalize(llm.model.get_input_embeddings().weight.float(), dim=1)
-    rows = F.normalize(projector.words.embeddings.detach().float(), dim=1)
-    return (rows @ vocabulary.T).argmax(1).tolist()
-
-
-def _projector(
-    config: SyntheticStageConfig, tower: Tower, llm: FrozenLLM, words: list[int]
+def _new_projector(
+    config: SyntheticStageConfig, tower: Tower, llm: FrozenLLM, word_ids: Sequence[int]
 ) -> Projector:
-    """A new one, which mixes the embeddings of `words`."""
     pixels = torch.zeros(1, 3, tower.size, tower.size, dtype=torch.uint8)
     _, cells, channels = tower.cells(pixels.to(tower.device)).shape
-    chosen = {**vars(config.projector), "words": len(words)}
-    torch.manual_seed(config.seed)
-    projector = Projector(
-        ProjectorConfig(**chosen, n_embd=llm.n_embd, channels=channels, cells=cells)
-    )
-    with torch.no_grad():
-        projector.words.embeddings.copy_(llm.embed(words).float())
-    return projector
+    return initial_projector(config.projector, llm, word_ids, cells, channels, config.seed)
 
 
 def _save(
@@ -266,12 +251,13 @@ def _save(
         projector=training.projector.config,
         tower=replace(tower, name="tower") if source.is_dir() else tower,
         frames=config.synthetic.frames,
-        system=training.teacher.system,
+        system=training.collator.system,
         describe=prompts.load("describe"),
         lora=((ADAPTER, 1.0),),
-        slots=bool(config.align.steps or (parent and parent.config.fills_slots)),
+        slots=bool(config.align.steps or (parent and parent.config.slots)),
         inverse_temperature=config.inverse_temperature,
-        training={"stages": [*(parent.config.stages if parent else ()), made]},
+        word_ids=tuple(training.collator.words),
+        stages=(*(parent.config.stages if parent else ()), made),
     )
     out.mkdir(parents=True, exist_ok=True)
     training.lora.save(out / ADAPTER, read_gguf(find.resolve(config.llm)))

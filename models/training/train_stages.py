@@ -15,9 +15,9 @@ from typing import Any
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.models.bundle import Bundle, BundleConfig
+from reellama.models.config_tables import unknown_name_error
 from reellama.models.training import distributed
 from reellama.models.training.config import StagedConfig, SyntheticStageConfig, comparable
-from reellama.models.training.config_tables import unknown_name_error
 from reellama.models.training.train_bundle import train_bundle
 
 
@@ -26,7 +26,7 @@ def train_stages(
     out: Path,
     *,
     work: Path,
-    material: Path,
+    assets: Path,
     report: Callable[[str], None],
     only: str | None = None,
     processes: int | None = None,
@@ -53,7 +53,7 @@ def train_stages(
             stage if processes is None else replace(stage, processes=processes),
             out / stage.stage,
             work=work / stage.stage,
-            material=material,
+            assets=assets,
             report=report,
             bundles={one.stage: out / one.stage for one in config.stages},
         )

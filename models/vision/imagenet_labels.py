@@ -1,6 +1,6 @@
 """ImageNet labels of a video's frames, as soft tokens for the LLM.
 
-The tower's trunk keeps what ImageNet taught it, so the matching classifier head works on its grid.
+The tower's trunk stays close to its ImageNet weights, so the matching classifier head works on it.
 The names of the most likely classes follow the projector's soft tokens, as the LLM's own token
 embeddings. So the LLM can name kinds of objects that the projector was never trained on.
 """

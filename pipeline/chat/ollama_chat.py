@@ -146,10 +146,10 @@ class OllamaVideoChat(VideoChat):
         self.chat = OllamaChat(self.model, self.chat)
 
     def _encode_video(
-        self, path: Path, reading: VideoReadOptions, progress: Progress | None
+        self, path: Path, read_options: VideoReadOptions, progress: Progress | None
     ) -> NotedVideo:
-        video = super()._encode_video(path, reading, progress)
-        return NotedVideo(**vars(video), notes=take_notes(self, video, reading))
+        video = super()._encode_video(path, read_options, progress)
+        return NotedVideo(**vars(video), notes=take_notes(self, video, read_options))
 
 
 def jpeg(frame: np.ndarray) -> bytes:

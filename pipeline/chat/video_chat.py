@@ -34,8 +34,8 @@ class VideoChat:
     `bundle` is what `reellama.models.open_bundle` takes, with `mmproj` for a vision GGUF whose
     projector lies elsewhere, and `tiles`; `tokens` and `pooling` are as in `PoolingOptions`. `llm`
     is another GGUF whose embeddings have the bundle's width; `system` replaces the bundle's system
-    prompt; `reading` says how videos are read (`frames`, `start`, `end` win over it); what is left
-    goes to `Engine` (`n_ctx`, `n_threads`, `n_gpu_layers`, `lora`, ...).
+    prompt; `read_options` says how videos are read, and `frames`, `start` and `end` win over it;
+    what is left goes to `Engine` (`n_ctx`, `n_threads`, `n_gpu_layers`, `lora`, ...).
     Raises ReellamaError with one line when a file is missing, broken or does not fit.
     """
 
@@ -46,7 +46,7 @@ class VideoChat:
         mmproj: str | Path | None = None,
         llm: str | Path | None = None,
         system: str | None = None,
-        reading: VideoReadOptions = VideoReadOptions(),
+        read_options: VideoReadOptions = VideoReadOptions(),
         tokens: int | None = None,
         pooling: str = "auto",
         tiles: bool = False,
@@ -57,7 +57,8 @@ class VideoChat:
         **engine: Any,
     ) -> None:
         given: dict[str, Any] = {"frames": frames, "start": start, "end": end}
-        self.reading = replace(reading, **{k: v for k, v in given.items() if v is not None})
+        given = {name: value for name, value in given.items() if value is not None}
+        self.read_options = replace(read_options, **given)
         self.pooling = PoolingOptions(tokens, pooling)
         self.timings = Timings()
         with self.timings.stage("load"):
@@ -110,16 +111,16 @@ class VideoChat:
 
     def add(self, path: str | Path, progress: Progress | None = None) -> Video:
         """Look at one more video; `progress(done, total)` counts its frames."""
-        video = self._encode_video(Path(path), self.reading, progress)
+        video = self._encode_video(Path(path), self.read_options, progress)
         self.chat.add(video)
         return video
 
-    def reread(self, reading: VideoReadOptions, progress: Progress | None = None) -> None:
+    def reread(self, read_options: VideoReadOptions, progress: Progress | None = None) -> None:
         """Look at all videos once more, read in another way. On an error nothing changes."""
         self.chat.videos = [
-            self._encode_video(video.path, reading, progress) for video in self.videos
+            self._encode_video(video.path, read_options, progress) for video in self.videos
         ]
-        self.reading = reading
+        self.read_options = read_options
 
     def ask(self, question: str, **generation: Any) -> str:
         """Answer `question`; `generation` (`sampling`, `max_tokens`) goes to `Engine.generate`."""
@@ -139,7 +140,7 @@ class VideoChat:
 
     def save(self, path: str | Path) -> None:
         """Write the conversation to `path` (JSON), whole or not at all."""
-        data = {"reellama": 1, "reading": self.reading.to_json(), **self.chat.to_json()}
+        data = {"reellama": 1, "reading": self.read_options.to_json(), **self.chat.to_json()}
         write_atomically(Path(path), json.dumps(data, indent=2, ensure_ascii=False) + "\n")
 
     def load(self, path: str | Path, progress: Progress | None = None) -> None:
@@ -149,7 +150,7 @@ class VideoChat:
         """
         try:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
-            reading = VideoReadOptions(**data["reading"])
+            read_options = VideoReadOptions(**data["reading"])
         except OSError as error:
             raise ReellamaError(f"cannot read {path}: {error.strerror}") from error
         except (ValueError, TypeError, KeyError) as error:
@@ -159,17 +160,17 @@ class VideoChat:
         self.chat = Chat.from_json(
             data,
             self.engine,
-            encode_video=lambda video: self._encode_video(video, reading, progress),
+            encode_video=lambda video: self._encode_video(video, read_options, progress),
             on_drop=self.chat.on_drop,
         )
-        self.reading = reading
+        self.read_options = read_options
 
     def _encode_video(
-        self, path: Path, reading: VideoReadOptions, progress: Progress | None
+        self, path: Path, read_options: VideoReadOptions, progress: Progress | None
     ) -> Video:
         """Frames -> features -> soft tokens."""
         with self.timings.stage("read"):
-            options = reading.with_defaults(
+            options = read_options.with_defaults(
                 frames=self.bundle.frames, max_side=self.bundle.max_side
             )
             clip = read_frames(path, options, progress=progress)

@@ -1,4 +1,4 @@
-"""Where soft tokens look, for people: frames that are clear there, words, and a page of all."""
+"""The attention of soft tokens, for people: greyed frames, words, and a page of all."""
 
 from __future__ import annotations
 
@@ -16,22 +16,19 @@ from PIL import Image
 from reellama.models.projector.interpretation import SlotReading
 from reellama.pipeline.video.timestamps import format_time
 
-FOG_GREY, MIN_VISIBILITY = (
-    150.0,
-    0.1,
-)  # its grey, and what it leaves of a picture that is not looked at
+FOG_GREY = 150.0  # of frames without attention
+MIN_VISIBILITY = 0.1  # share of a frame that stays there
 PAGE_WIDTH, QUALITY = 96, 75  # pixels of a frame on the page, and of JPEG
 ROWS, COLUMNS = ("top", "middle", "bottom"), ("left", "middle", "right")
 
 
-def highlight_attention(frames: Sequence[np.ndarray], looks: np.ndarray) -> list[np.ndarray]:
-    """Frames (uint8 RGB `[H, W, 3]`) in a fog that is the thinner the more `looks [T, cells]` falls
-    there.
+def highlight_attention(frames: Sequence[np.ndarray], attention: np.ndarray) -> list[np.ndarray]:
+    """Frames (uint8 RGB `[H, W, 3]`) that are grey where `attention [T, cells]` is low.
 
-    There is none where most of it falls, of all frames, and half of it at a fourth of that.
+    They stay as they are where it is highest, of all frames, and are half grey at a fourth of that.
     """
     shown = []
-    for frame, share in zip(frames, np.sqrt(_grid(looks) / looks.max()), strict=True):
+    for frame, share in zip(frames, np.sqrt(_grid(attention) / attention.max()), strict=True):
         height, width = frame.shape[:2]
         spots = Image.fromarray(share.astype(np.float32), mode="F")
         clear = np.asarray(spots.resize((width, height), Image.Resampling.BILINEAR)).clip(0, 1)
@@ -40,9 +37,9 @@ def highlight_attention(frames: Sequence[np.ndarray], looks: np.ndarray) -> list
     return shown
 
 
-def attention_peak(looks: np.ndarray, times: Sequence[float] | np.ndarray) -> str:
-    """The cell that `looks [T, cells]` falls on most: `0:02.1, bottom left`."""
-    grid = _grid(looks)
+def attention_peak(attention: np.ndarray, times: Sequence[float] | np.ndarray) -> str:
+    """The cell with the highest `attention [T, cells]`: `0:02.1, bottom left`."""
+    grid = _grid(attention)
     frame, row, column = np.unravel_index(grid.argmax(), grid.shape)
     side = grid.shape[1]
     places = [ROWS[3 * int(row) // side], COLUMNS[3 * int(column) // side]]
@@ -51,10 +48,10 @@ def attention_peak(looks: np.ndarray, times: Sequence[float] | np.ndarray) -> st
     return f"{format_time(times[int(frame)])}, {' '.join(places)}"
 
 
-def _grid(looks: np.ndarray) -> np.ndarray:
+def _grid(attention: np.ndarray) -> np.ndarray:
     """`[T, cells]` -> `[T, rows, columns]`: the tower's picture is a square."""
-    side = round(looks.shape[1] ** 0.5)
-    return looks.reshape(-1, side, side)
+    side = round(attention.shape[1] ** 0.5)
+    return attention.reshape(-1, side, side)
 
 
 @dataclass(frozen=True)

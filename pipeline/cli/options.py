@@ -120,7 +120,7 @@ class FrameOptions:
     start: Annotated[str | None, _option(VideoReadOptions, "start", "TIME", _seconds)] = None
     end: Annotated[str | None, _option(VideoReadOptions, "end", "TIME", _seconds)] = None
 
-    def reading(self) -> VideoReadOptions:
+    def read_options(self) -> VideoReadOptions:
         """The same as the library takes it."""
         start, end = (None if t is None else _parse_seconds(t) for t in (self.start, self.end))
         sampling = cast(SamplingMode, self.sampling)
@@ -172,7 +172,7 @@ class ModelOptions:
             "pooling": self.pooling,
             "tiles": self.tiles,
             "system": self.system,
-            "reading": frames.reading(),
+            "read_options": frames.read_options(),
             "n_ctx": self.n_ctx,
             "n_threads": self.threads,
             "n_gpu_layers": parse_gpu_layers(self.gpu_layers),

@@ -78,9 +78,9 @@ def frames(session: Session, rest: str) -> None:
     if not talk.videos:
         raise ReellamaError("there is no video yet: /add FILE")
     if rest:
-        reading = replace(talk.reading, frames=_whole_number(rest, "frames N"))
+        read_options = replace(talk.read_options, frames=_whole_number(rest, "frames N"))
         with reading_bar(talk.videos[0].path) as report:
-            talk.reread(reading, report)
+            talk.reread(read_options, report)
     for video in talk.videos:
         note(video_summary(video))
         for remark in video.clip.notes:
@@ -91,16 +91,20 @@ def frames(session: Session, rest: str) -> None:
 @command("[N]", "show what the soft tokens say, or where the N-th looks")
 def inspect(session: Session, rest: str) -> None:
     """Read the soft tokens of the videos."""
-    from reellama.models.projector.interpretation import interpret as read
+    from reellama.models.bundle import Bundle
     from reellama.pipeline.cli.token_tables import show_token, slot_table
 
     number = _whole_number(rest, "inspect N", least=0) if rest else None
     bundle = session.video_chat.bundle
     if not session.video_chat.videos:
         raise ReellamaError("there is no video yet: /add FILE")
+    if not isinstance(bundle, Bundle):
+        raise ReellamaError(
+            f"the soft tokens of {bundle.name} are no words: there is nothing to read"
+        )
     for video in session.video_chat.videos:
         clip = video.clip
-        fields = read(bundle, bundle.features(clip.frames), clip.times)
+        fields = bundle.interpret(bundle.features(clip.frames), clip.times)
         note(video_summary(video))
         if number is None:
             err.print(slot_table(fields, clip, everything=False))

@@ -31,14 +31,14 @@ def slot_table(fields: Sequence[SlotReading], clip: Clip, *, everything: bool) -
         grid.columns[1].header = ""
     for field in fields:
         if field.text or everything:
-            looks = (
+            peak = (
                 attention_peak(field.attention, clip.times) if field.attention is not None else ""
             )
             said = Text(
                 strip_control(field.text) or "(nothing)", confidence_color(field.confidence)
             )
             grid.add_row(
-                field.token_range, field.label, said, f"{field.confidence:.0%}", Text(looks, "dim")
+                field.token_range, field.label, said, f"{field.confidence:.0%}", Text(peak, "dim")
             )
     silent = sum(not field.text for field in fields)
     if silent and not everything:
@@ -48,7 +48,7 @@ def slot_table(fields: Sequence[SlotReading], clip: Clip, *, everything: bool) -
 
 
 def show_token(clip: Clip, fields: Sequence[SlotReading], number: int, to: Console) -> None:
-    """One soft token: its words, and the frames clear where it looks. Raises ReellamaError."""
+    """One soft token: its words, and the frames with its attention. Raises ReellamaError."""
     from rich.text import Text
 
     from reellama.pipeline.cli.attention_page import attention_peak, highlight_attention

@@ -6,7 +6,7 @@ import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from reellama.gguf_tools.atomic_write import write_atomically
-from reellama.models.bundle import Bundle
+from reellama.models.bundle import SCORES, Bundle
 from reellama.pipeline.evaluation import caption_metrics
 from reellama.pipeline.evaluation.ablations import ablation_warning as proves_nothing
 from reellama.pipeline.evaluation.items import Kind
@@ -87,7 +87,7 @@ class EvaluationReport:
         return statistics.mean(found) if found else math.nan
 
     def figures(self) -> dict[str, Any]:
-        """All but the single questions, for `bundle.json`."""
+        """All but the single questions, for `scores.json`."""
         results = self.results
         found: dict[str, Any] = {"command": self.command}
         if self.seed is not None:
@@ -219,13 +219,12 @@ def write_json(report: EvaluationReport) -> str:
 
 
 def record_scores(bundle: Bundle, name: str, entry: Mapping[str, Any]) -> None:
-    """Keep figures in `bundle.json` under `name`.
+    """Keep figures in the bundle's `scores.json` under `name`.
 
     The file is read anew, for other evaluations may have recorded theirs while this one ran.
     """
-    now = Bundle.load(bundle.folder).config
-    config = replace(now, scores={**now.scores, name: dict(entry)})
-    write_atomically(bundle.folder / "bundle.json", config.to_json())
+    scores = json.dumps({**bundle.scores, name: entry}, indent=2)
+    write_atomically(bundle.folder / SCORES, scores + "\n")
 
 
 def _answer(answered: AnsweredItem) -> dict[str, Any]:

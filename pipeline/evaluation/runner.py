@@ -104,7 +104,7 @@ def evaluate(
     seconds: list[float] = []
     unread: list[str] = []
     with VideoChat(bundle=bundle, **options) as talk:
-        frames = talk.reading.frames
+        frames = talk.read_options.frames
         wanted = ABLATIONS if with_controls else ()
         for group in by_video(iter(items)):
             try:

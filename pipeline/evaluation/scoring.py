@@ -33,7 +33,7 @@ class Accuracy:
         return middle - half, middle + half
 
     def to_json(self) -> dict[str, object]:
-        """For `bundle.json`."""
+        """For `scores.json`."""
         low, high = self.interval()
         return {
             "share": round(self.value, 4),

@@ -94,7 +94,7 @@ class Reellama(llm.Model):
 
         options: Any = prompt.options
         system, turns, question, attachments = _read(prompt)
-        talk.reading = VideoReadOptions(frames=options.frames)
+        talk.read_options = VideoReadOptions(frames=options.frames)
         talk.chat = Chat(talk.engine, system=system or talk.bundle.system)
         talk.chat.turns = turns
         for attachment in attachments:
@@ -102,7 +102,7 @@ class Reellama(llm.Model):
         return question
 
     def _add(self, talk: VideoChat, attachment: llm.Attachment) -> None:
-        key = (attachment.id(), talk.reading.frames)
+        key = (attachment.id(), talk.read_options.frames)
         if key in self._seen:
             talk.chat.add(self._seen[key])
         elif attachment.path:

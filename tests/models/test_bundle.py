@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from reellama.gguf_tools.format.reader import read_gguf
-from reellama.models.bundle import Bundle, BundleConfig, BundleError
+from reellama.models.bundle import Bundle, BundleConfig, BundleError, save_bundle
+from reellama.models.projector.config import ProjectorConfig
 
 pytestmark = pytest.mark.numeric
 
@@ -30,8 +33,14 @@ def complaint(folder: Path) -> str:
     return str(caught.value)
 
 
-def test_a_description_survives_a_round_trip(small_bundle: Path, tmp_path: Path) -> None:
-    config = Bundle.load(small_bundle).config
+@pytest.mark.parametrize("prompt", ["", "[ 1, 2 ]", "[\n  1,\n  2\n]", '"[1', "\u2028"])
+def test_a_description_survives_a_round_trip(
+    prompt: str, small_bundle: Path, tmp_path: Path
+) -> None:
+    made = ({"config": {"weights": [0.5, -1e-9, 3], "names": ["a [ 1 ]"], "none": []}},)
+    config = replace(
+        Bundle.load(small_bundle).config, system=prompt, word_ids=tuple(range(64)), stages=made
+    )
     path = tmp_path / "bundle.json"
     path.write_text(config.to_json())
     assert BundleConfig.read(path) == config
@@ -42,18 +51,70 @@ def test_mini_says_which_stages_made_it_and_what_inference_needs() -> None:
     names = [stage["stage"] for stage in config.stages]
     assert len(names) == 12 and (names[0], names[-1]) == ("base", "count-stills")
     assert [stage["init_from"] for stage in config.stages] == ["", *names[:-1]]
-    assert config.fills_slots and config.word_scale == 1.7
+    assert config.slots and config.inverse_temperature == 1.7
+    assert config.word_ids and len(config.word_ids) == config.projector.words
 
 
-def test_the_nested_stages_of_an_older_bundle_are_read_in_order(small_bundle: Path) -> None:
+def test_mini_stores_the_words_that_its_rows_still_are_nearest_to() -> None:
+    mini = Bundle.load("mini")
+    older = Bundle(mini.folder, replace(mini.config, word_ids=None))
+    assert older.word_ids == mini.word_ids
+
+
+def test_word_ids_that_do_not_fit_the_projector_are_refused(copy: Path) -> None:
+    description = json.loads((copy / "bundle.json").read_text())
+    (copy / "bundle.json").write_text(json.dumps({**description, "word_ids": [1, 2]}))
+    assert "2 word_ids for 64 rows" in complaint(copy)
+
+
+def test_scores_are_read_from_their_file_and_from_older_bundles(copy: Path) -> None:
+    bundle = Bundle.load(copy)
+    assert bundle.scores == {}
+    (copy / "bundle.json").write_text(replace(bundle.config, scores={"old": 1}).to_json())
+    assert Bundle.load(copy).scores == {"old": 1}
+    (copy / "scores.json").write_text('{"new": 2}')
+    assert Bundle.load(copy).scores == {"old": 1, "new": 2}
+    (copy / "scores.json").write_text("{")
+    with pytest.raises(BundleError, match="scores.json: not the scores of a bundle"):
+        _ = Bundle.load(copy).scores
+
+
+def test_new_weights_have_no_scores_of_the_old_ones(copy: Path) -> None:
+    (copy / "scores.json").write_text("{}")
+    bundle = Bundle.load(copy)
+    save_bundle(copy, bundle.config, bundle.projector)
+    assert not (copy / "scores.json").exists()
+
+
+def older(training: dict[str, Any], **keys: Any) -> BundleConfig:
+    """A description as older versions wrote it."""
+    data = json.loads(BundleConfig("old", "mini-llm", ProjectorConfig()).to_json())
+    for key in ("stages", "slots", "inverse_temperature"):
+        del data[key]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "bundle.json")
+        path.write_text(json.dumps({**data, "training": training, **keys}))
+        return BundleConfig.read(path)
+
+
+def test_the_nested_stages_of_an_older_bundle_are_read_in_order() -> None:
     first = {"recipe": {"see": {"steps": 3}}, "seconds": {"see": 9}}
     last = {"recipe": {"sharpness": 1.5}, "seconds": {"tell": 8}, "before": first}
-    config = replace(Bundle.load(small_bundle).config, training=last)
-    assert config.stages == [
+    config = older(last)
+    assert config.stages == (
         {"config": {"see": {"steps": 3}}, "seconds": {"see": 9}},
         {"config": {"sharpness": 1.5}, "seconds": {"tell": 8}},
-    ]
-    assert config.fills_slots and config.word_scale == 1.5
+    )
+    assert config.slots and config.inverse_temperature == 1.5
+    assert not older({}).slots and not older({"recipe": {}}).slots
+    assert not older(first, slots=False).slots
+
+
+def test_the_listed_stages_of_an_older_bundle_are_read() -> None:
+    stages = [{"stage": "base", "config": {"seed": 1}}, {"stage": "last", "config": {}}]
+    config = older({"stages": stages}, slots=True, inverse_temperature=1.2)
+    assert config.stages == tuple(stages)
+    assert config.slots and config.inverse_temperature == 1.2
 
 
 def test_encode_is_features_then_project(small_bundle: Path) -> None:
@@ -73,23 +134,23 @@ def test_a_name_without_a_bundle_lists_those_there_are() -> None:
 def test_nan_in_the_weights_is_found(copy: Path) -> None:
     path = copy / "projector.safetensors"
     weights = load_file(path)
-    weights["words.score.bias"][0] = torch.nan
+    weights["word_mixture.score.bias"][0] = torch.nan
     save_file(weights, path)
-    assert "words.score.bias holds NaN" in complaint(copy)
+    assert "word_mixture.score.bias holds NaN" in complaint(copy)
 
 
-def test_a_bundle_from_before_places_had_priors_still_loads(copy: Path) -> None:
+def test_a_bundle_whose_projector_has_no_logit_bias_still_loads(copy: Path) -> None:
     path = copy / "projector.safetensors"
     weights = load_file(path)
-    weights.pop("words.prior")
+    weights.pop("word_mixture.logit_bias")
     save_file(weights, path)
-    assert not Bundle.load(copy).projector.words.prior.any()
+    assert not Bundle.load(copy).projector.word_mixture.logit_bias.any()
 
 
 def test_weights_of_another_shape_are_refused(copy: Path) -> None:
     path = copy / "projector.safetensors"
     weights = load_file(path)
-    weights["words.score.bias"] = torch.zeros(3)
+    weights["word_mixture.score.bias"] = torch.zeros(3)
     save_file(weights, path)
     assert "not those that bundle.json describes" in complaint(copy)
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from reellama.models.bundle import Bundle, BundleConfig, save_bundle, version_of
 from reellama.models.projector.temporal_projector import build_projector
+from reellama.pipeline.evaluation.report import record_scores
 from reellama.pipeline.llm.prompt import Text
 from reellama.pipeline.long_video.video_index import index_video
 from reellama.pipeline.server.loaded_models import ModelPool
@@ -33,7 +34,7 @@ def train_projector(folder: Path, seed: int = 1) -> None:
     bundle = Bundle.load(folder)
     torch.manual_seed(seed)
     projector = build_projector(bundle.config.projector)
-    projector.words.embeddings.data = bundle.projector.words.embeddings.data
+    projector.word_mixture.embeddings.data = bundle.projector.word_mixture.embeddings.data
     save_bundle(folder, bundle.config, projector)
 
 
@@ -75,6 +76,12 @@ def test_a_copy_with_its_dates_is_the_same_bundle(folder: Path, tmp_path: Path) 
     assert version_of(copy) == version_of(folder)
     (copy / "projector.safetensors").touch()
     assert version_of(copy) != version_of(folder)
+
+
+def test_a_bundle_that_is_evaluated_stays_the_same(folder: Path) -> None:
+    bundle = Bundle.load(folder)
+    record_scores(bundle, "first", {"right": 1})
+    assert bundle.scores and not bundle.changed
 
 
 def test_a_video_is_looked_through_anew_with_another_tower(

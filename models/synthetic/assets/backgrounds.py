@@ -56,7 +56,7 @@ class Background:
 def random_background(
     rng: np.random.Generator, photos: Sequence[np.ndarray] = (), *, p_photo: float = 0.3
 ) -> Background:
-    """A random form, or a crop of one of `photos` with probability `p_photo`."""
+    """A random pattern, or a crop of one of `photos` with probability `p_photo`."""
     seed = int(rng.integers(2**32))
     if photos and rng.random() < p_photo:
         return Background("photo", seed, photos[int(rng.integers(len(photos)))])

@@ -1,9 +1,9 @@
 """Cut-out photographs from the Debian package tuxpaint-stamps-default.
 
 The licences are in its copyright file. `data/photographs.csv` lists the cut-outs for evaluation,
-with their ImageNet classes. Training never draws their kinds, so a bundle can name them only by
-what ImageNet taught its tower.
-`data/cutouts.csv` lists the cut-outs for training, where they are objects without a name.
+with their ImageNet classes. Training never draws their kinds, so a bundle can name them only by its
+ImageNet labels. `data/cutouts.csv` lists the cut-outs for training, which are objects without a
+name there.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from reellama.gguf_tools.errors import ReellamaError
+from reellama.models.config_tables import unknown_name_error
 from reellama.models.synthetic.assets.downloads import (
     ASSETS,
     EMOJI_PACKAGES,
@@ -29,7 +30,6 @@ from reellama.models.synthetic.assets.downloads import (
     fetch_icons,
 )
 from reellama.models.synthetic.assets.shapes import COLOURS, FORMS, draw_shape
-from reellama.models.training.config_tables import unknown_name_error
 
 PICTURE_SIZE = 96  # pixels, both sides, of every picture
 STYLES = ("noto", "twemoji", "openmoji", "shapes", *ICON_PACKAGES)

@@ -1,6 +1,6 @@
-"""Scenarios of stills: single frames that teach the names of objects.
+"""Scenarios of stills: single frames, for the names of objects.
 
-A still costs a sixteenth of a clip and teaches its hardest part, the names. Its caption is that of
+A still costs a sixteenth of a clip and trains its hardest part, the names. Its caption is that of
 a clip in which nothing moves.
 """
 

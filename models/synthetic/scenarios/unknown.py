@@ -1,6 +1,6 @@
 """The scenario of real footage: unnamed objects over photographs, and a handheld camera.
 
-Its captions tell the motion without a name, which teaches the model to hedge.
+Its captions give the motion without a name, so that the model learns to leave out names.
 """
 
 from __future__ import annotations

@@ -1,22 +1,22 @@
-"""The texts of a data set as the LLM's tokens: what is to be learned, and how well it was."""
+"""The texts of a data set as the LLM's tokens: targets, losses and validation."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from reellama.models.projector.temporal_projector import Projector
+from reellama.models.training.batches import IGNORED
 from reellama.models.training.captions.clip_sources import TRAIN, VALIDATION, ClipSource
+from reellama.models.training.collate import vocabulary
 from reellama.models.training.config import CaptionConfig
 from reellama.models.training.feature_cache import Batch, FeatureCache
 from reellama.models.training.frozen_llm import Example, FrozenLLM
+from reellama.models.training.objectives import word_loss
 
-IGNORED = -100  # PyTorch's label of positions that the loss leaves out
 SHOWN_ANSWERS = 3  # answers that validation shows
 FOLLOW_UP_SHARE = 0.35  # share of the examples that come after another question
 
@@ -32,28 +32,22 @@ class CaptionObjective:
         self.system = system
         self.tokens = config.projector.tokens
         self.fewest_frames = config.fewest_frames
-        self.pad = llm.tokenizer.encode("\n")[0]
-        self.words = self._words(config.projector.words)
+        answers = (
+            answer
+            for number in range(source.count(TRAIN))
+            for _, answer in source.texts(TRAIN, number)
+        )
+        self.words = vocabulary(answers, llm.tokenizer, config.projector.words)
         self._index = {token: index for index, token in enumerate(self.words)}
 
     def _description(self, split: str, number: int) -> list[int]:
         return self.llm.tokenizer.encode(self.source.texts(split, number)[0][1])
 
-    def _words(self, most: int) -> list[int]:
-        """Token ids of the training texts, the most frequent first; padding is number 0."""
-        seen: Counter[int] = Counter()
-        for number in range(self.source.count(TRAIN)):
-            for _, answer in self.source.texts(TRAIN, number):
-                seen.update(self.llm.tokenizer.encode(answer))
-        seen.pop(self.pad, None)
-        return [self.pad] + [token for token, _ in seen.most_common(most - 1)]
-
     def targets(self, split: str, tail: int = 0) -> Tensor:
         """Word numbers of the descriptions `[clips, tokens]`: one padding after, then ignored.
 
-        The last `tail` tokens are the description's last words, so that its end, which tells what
-        happens, stands at the same place however long the names before it are; half of the tokens
-        at most.
+        The last `tail` tokens are the description's last words, which say what happens: so they
+        have the same positions however long the names before them are. Half of the tokens at most.
         """
         tail = min(tail, self.tokens // 2)
         both_ways = split == TRAIN and self.source.reversible
@@ -92,7 +86,7 @@ class CaptionObjective:
         """Cross-entropy of the words of the descriptions of clips `rows`."""
         batch = cache.batch(rows, rng, self.fewest_frames)
         hidden = projector.hidden(batch.features, batch.times, batch.mask)
-        return word_loss(projector, hidden, targets[list(rows)])
+        return word_loss(projector.word_mixture.logits(hidden).float(), targets[list(rows)])
 
     def word_accuracy(
         self, projector: Projector, cache: FeatureCache, targets: Tensor
@@ -103,7 +97,7 @@ class CaptionObjective:
             hidden = projector.hidden(batch.features, batch.times, batch.mask)
             wanted = targets[rows]
             counted = wanted != IGNORED
-            hits = (projector.words.logits(hidden).argmax(-1) == wanted) & counted
+            hits = (projector.word_mixture.logits(hidden).argmax(-1) == wanted) & counted
             words += int(counted.sum())
             right += int(hits.sum())
             whole += int((hits == counted).all(1).sum())
@@ -124,12 +118,6 @@ class CaptionObjective:
                     said = self.llm.greedy(soft[row].float().cpu().numpy(), examples[row], 32)
                     report(f"  {said!r}, wanted {texts[row][1]!r}")
         return {"validation_loss": float(np.mean(losses))}
-
-
-def word_loss(projector: Projector, hidden: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy between the word mixture's scores `[B, tokens, words]` and word numbers."""
-    logits = projector.words.logits(hidden).float()
-    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
 
 
 def cached_batches(

@@ -1,4 +1,4 @@
-"""What a bundle is trained on: clips with questions and answers, from files or drawn on the spot.
+"""Clips with questions and answers for training: from files, or drawn as needed.
 
 Both kinds of source look the same to training: clip `number` of a split has texts, the first of
 which is its description, and can be read as frames with their seconds.
@@ -21,11 +21,11 @@ from reellama.models.synthetic.rendered_clips import RenderedClip, RenderedClips
 
 Texts = Sequence[tuple[str, str]]  # (question, answer)
 Frames = tuple[Sequence[np.ndarray], np.ndarray]  # uint8 [H, W, 3] each, and seconds [T]
-# Path of a video and how many frames -> frames and seconds; the caller's, for reading is not ours.
+# Path of a video and how many frames -> frames and seconds; given by the caller.
 ReadVideo = Callable[[Path, int], Frames]
 
 TRAIN, VALIDATION, STILLS = "train", "validation", "stills"
-# One video in twenty validates, chosen by its name, so that the choice outlives other rows.
+# One video in twenty validates, chosen by its name, so that the choice stays when rows are added.
 VALIDATION_SHARE = 20
 
 
@@ -33,8 +33,8 @@ class ClipSource(Protocol):
     """Clips of the splits "train" and "validation".
 
     Attributes:
-        reversible: whether it knows what clips tell backwards. Then, in the split "train", clip
-            number `count + i` is clip i backwards; only its texts are asked for.
+        reversible: whether it has texts for clips that run backwards. Then, in the split "train",
+            clip number `count + i` is clip i backwards; only its texts are asked for.
     """
 
     reversible: bool

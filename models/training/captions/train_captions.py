@@ -10,7 +10,7 @@ import dataclasses
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,11 +23,10 @@ from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.locate import find
 from reellama.models.bundle import Bundle, BundleConfig, save_bundle
 from reellama.models.precision import compute_dtype
-from reellama.models.projector.config import ProjectorConfig
 from reellama.models.projector.temporal_projector import Projector
 from reellama.models.synthetic.assets.downloads import ASSETS
 from reellama.models.synthetic.rendered_clips import RenderedClips
-from reellama.models.training.captions.caption_objective import CaptionObjective, word_loss
+from reellama.models.training.captions.caption_objective import CaptionObjective
 from reellama.models.training.captions.clip_sources import (
     STILLS,
     TRAIN,
@@ -41,6 +40,8 @@ from reellama.models.training.captions.clip_sources import (
 from reellama.models.training.config import CaptionConfig
 from reellama.models.training.feature_cache import FeatureCache
 from reellama.models.training.frozen_llm import FrozenLLM
+from reellama.models.training.initial_projector import initial_projector
+from reellama.models.training.objectives import word_loss
 from reellama.models.training.stages.contrastive import new_clip, train_contrastive
 from reellama.models.training.trainer import (
     Loss,
@@ -66,7 +67,7 @@ class CaptionTraining:
         *,
         read_video: ReadVideo,
         report: ReportLine,
-        material: Path = ASSETS,
+        assets: Path = ASSETS,
     ) -> None:
         self.config = config
         self.work = work
@@ -74,7 +75,7 @@ class CaptionTraining:
         self.stage_folder = work / config.projector.kind
         self.system = prompts.load("system")
         self.describe = prompts.load("describe")
-        self.clips = RenderedClips(config.rendered, material)
+        self.clips = RenderedClips(config.rendered, assets)
         self.source: ClipSource = (
             FileSource(Path(config.data), read_video, config.frames, self.describe)
             if config.data
@@ -91,18 +92,18 @@ class CaptionTraining:
         self.stage_folder.mkdir(parents=True, exist_ok=True)
         caches = self._timed("features", self.features)
         llm = FrozenLLM(find.resolve(self.config.llm), dtype=compute_dtype())
-        lesson = CaptionObjective(self.source, llm, self.system, self.config)
-        projector = self.new_projector(llm, lesson, caches[TRAIN])
+        objective = CaptionObjective(self.source, llm, self.system, self.config)
+        projector = self.new_projector(llm, objective, caches[TRAIN])
         seconds = {
-            "align": self.align(projector, lesson, caches),
-            "motion": self.motion(projector, lesson, caches),
-            "answer": self.answer(projector, lesson, caches),
+            "align": self.align(projector, objective, caches),
+            "motion": self.motion(projector, objective, caches),
+            "answer": self.answer(projector, objective, caches),
         }
         self._timed("tower", lambda: self.train_tower(caches))
-        return self.save(out, projector, {**self._seconds(), **seconds})
+        return self.save(out, projector, objective.words, {**self._seconds(), **seconds})
 
     def _seconds(self) -> dict[str, float]:
-        """What the steps took that are no stages, over all runs."""
+        """Seconds of the steps that are no stages, over all runs."""
         path = self.work / "seconds.json"
         return json.loads(path.read_text()) if path.exists() else {}
 
@@ -141,7 +142,7 @@ class CaptionTraining:
         )
 
     def features(self) -> dict[str, FeatureCache]:
-        """What the tower sees in every split, from disk where it is there already."""
+        """The features of every split, from disk where they are there already."""
         splits = [TRAIN, VALIDATION] + ([STILLS] if self.config.stills else [])
         tower = self.tower()
         return {split: self._features(tower, split) for split in splits}
@@ -164,45 +165,39 @@ class CaptionTraining:
         return cache
 
     def new_projector(
-        self, llm: FrozenLLM, lesson: CaptionObjective, cache: FeatureCache
+        self, llm: FrozenLLM, objective: CaptionObjective, cache: FeatureCache
     ) -> Projector:
         """A projector whose words are those of the training texts."""
         _, cells, channels = cache.clip(cache.usable[0])[0].shape
-        choice = dataclasses.asdict(self.config.projector)
-        choice["words"] = len(lesson.words)
-        torch.manual_seed(self.config.seed)
-        projector = Projector(
-            ProjectorConfig(**choice, n_embd=llm.n_embd, channels=channels, cells=cells)
+        return initial_projector(
+            self.config.projector, llm, objective.words, cells, channels, self.config.seed
         )
-        with torch.no_grad():
-            projector.words.embeddings.copy_(llm.embed(lesson.words).float())
-        return projector
 
     def align(
-        self, projector: Projector, lesson: CaptionObjective, caches: dict[str, FeatureCache]
+        self, projector: Projector, objective: CaptionObjective, caches: dict[str, FeatureCache]
     ) -> float:
         """Stage 1: the i-th soft token becomes the i-th word of the description."""
-        change = getattr(projector.body, "change", None)
-        if change is not None:
-            change.requires_grad_(False)
-        targets = {split: lesson.targets(split) for split in caches}
-        seconds = self._align("align", projector, lesson, caches, targets)
-        if change is not None:
-            change.requires_grad_(True)
+        frozen = getattr(projector.pooler, "difference_weight", None)
+        if frozen is not None:
+            frozen.requires_grad_(False)
+        targets = {split: objective.targets(split) for split in caches}
+        seconds = self._align("align", projector, objective, caches, targets)
+        if frozen is not None:
+            frozen.requires_grad_(True)
         return seconds
 
     def motion(
-        self, projector: Projector, lesson: CaptionObjective, caches: dict[str, FeatureCache]
+        self, projector: Projector, objective: CaptionObjective, caches: dict[str, FeatureCache]
     ) -> float:
-        """Stage 2: what changes is seen, and the end of a clip's description has its place."""
-        targets = {split: lesson.targets(split, self.config.tail) for split in caches}
-        return self._align("motion", projector, lesson, caches, targets)
+        """Stage 2: with the differences between frames, and the last words at the last tokens."""
+        targets = {split: objective.targets(split, self.config.tail) for split in caches}
+        return self._align("motion", projector, objective, caches, targets)
 
     def _align(
         self,
         name: str,
         projector: Projector,
-        lesson: CaptionObjective,
+        objective: CaptionObjective,
         caches: dict[str, FeatureCache],
         targets: dict[str, Tensor],
     ) -> float:
@@ -214,12 +209,12 @@ class CaptionTraining:
             for split in groups:
                 rows = self._rows(caches[split], number, config.batch)
                 losses.append(
-                    lesson.align_loss(projector, caches[split], targets[split], rows, rng)
+                    objective.align_loss(projector, caches[split], targets[split], rows, rng)
                 )
             return torch.stack(losses).mean()
 
         def validate() -> dict[str, float]:
-            return lesson.word_accuracy(projector, caches[VALIDATION], targets[VALIDATION])
+            return objective.word_accuracy(projector, caches[VALIDATION], targets[VALIDATION])
 
         return self._stage(name, projector, config, loss, validate)
 
@@ -232,12 +227,12 @@ class CaptionTraining:
         return stage.seconds
 
     def answer(
-        self, projector: Projector, lesson: CaptionObjective, caches: dict[str, FeatureCache]
+        self, projector: Projector, objective: CaptionObjective, caches: dict[str, FeatureCache]
     ) -> float:
         """Stage 3: the frozen LLM's loss on the answers."""
         config, weight = self.config.answer, self.config.align_weight
         groups = [split for split in caches if split != VALIDATION]
-        targets = {split: lesson.targets(split, self.config.tail) for split in groups}
+        targets = {split: objective.targets(split, self.config.tail) for split in groups}
 
         def loss(number: int, rng: np.random.Generator) -> Tensor:
             words = []
@@ -245,14 +240,15 @@ class CaptionTraining:
                 rows = self._rows(caches[split], number, config.batch)
                 batch = caches[split].batch(rows, rng, self.config.fewest_frames)
                 hidden = projector.hidden(batch.features, batch.times, batch.mask)
-                words.append(word_loss(projector, hidden, targets[split][rows]))
+                logits = projector.word_mixture.logits(hidden).float()
+                words.append(word_loss(logits, targets[split][rows]))
                 if split == TRAIN:
-                    examples = [lesson.example(TRAIN, row, rng) for row in rows]
-                    answers = lesson.llm.loss(projector.words(hidden), examples)
+                    examples = [objective.example(TRAIN, row, rng) for row in rows]
+                    answers = objective.llm.loss(projector.word_mixture(hidden), examples)
             return answers + weight * torch.stack(words).mean()
 
         def validate() -> dict[str, float]:
-            return lesson.answer_loss(projector, caches[VALIDATION], self.report)
+            return objective.answer_loss(projector, caches[VALIDATION], self.report)
 
         return self._stage("answer", projector, config, loss, validate)
 
@@ -260,7 +256,9 @@ class CaptionTraining:
         rows = batch_rows(number, batch, len(cache.usable), self.config.seed)
         return [cache.usable[row] for row in rows]
 
-    def save(self, out: Path, projector: Projector, seconds: dict[str, float]) -> Bundle:
+    def save(
+        self, out: Path, projector: Projector, word_ids: Sequence[int], seconds: dict[str, float]
+    ) -> Bundle:
         """Write the bundle; its tower goes along when it was trained here."""
         choice = self.config.vision_tower
         config = BundleConfig(
@@ -272,14 +270,13 @@ class CaptionTraining:
             system=self.system,
             describe=self.describe,
             slots=False,
-            training={
-                "stages": [
-                    {
-                        "config": json.loads(json.dumps(self.config.to_json())),
-                        "seconds": {name: round(value) for name, value in seconds.items()},
-                    }
-                ]
-            },
+            word_ids=tuple(word_ids),
+            stages=(
+                {
+                    "config": json.loads(json.dumps(self.config.to_json())),
+                    "seconds": {name: round(value) for name, value in seconds.items()},
+                },
+            ),
         )
         if not choice.name:
             shutil.copytree(self.work / "tower", out / "tower", dirs_exist_ok=True)
@@ -295,9 +292,9 @@ def train_captions(
     work: Path,
     read_video: ReadVideo,
     report: ReportLine,
-    material: Path = ASSETS,
+    assets: Path = ASSETS,
 ) -> Bundle:
     """Train by `config` and write the bundle to `out`; `work` keeps what a later run needs."""
-    return CaptionTraining(
-        config, work, read_video=read_video, report=report, material=material
-    ).run(out)
+    return CaptionTraining(config, work, read_video=read_video, report=report, assets=assets).run(
+        out
+    )

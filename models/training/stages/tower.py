@@ -2,10 +2,10 @@
 
 Three losses, over a trunk that begins with ImageNet's weights:
 
-- cells: the words of a thing's name, in the cells where it is, so that names stand in the grid;
-- text: picture and caption find each other (CLIP, Radford et al., 2021), so that `search` works;
-- keep: ImageNet's classifier says what it said before (distillation, Hinton et al., 2015), so that
-  photographs are still known.
+- cells: each cell of an object predicts the words of its name;
+- text: a contrastive loss of pictures and captions (CLIP, Radford et al., 2021), for `search`;
+- keep: the predictions of ImageNet's classifier stay as they were (distillation, Hinton et al.,
+  2015), so that photographs are still recognized.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ from reellama.models.vision.torchvision_compat import ensure_torchvision
 
 BACKGROUND, IGNORED_WORD = 0, -1
 NAME_WORDS = 5  # words of a name at most
-CENTER_SHARE = 0.6  # share of a thing, from its middle, whose cells must name it
+CENTER_SHARE = 0.6  # share of an object, from its middle, whose cells have its name as target
 CELL_PIXELS = 32  # of the trunk's last block
 VALIDATION_STILLS = 1024  # stills
 
 
 @dataclass
 class StillBatch:
-    """Stills side by side, with what is to be learned of them."""
+    """Stills side by side, with their targets."""
 
     pixels: Tensor  # uint8 [B, 3, side, side]
     cells: Tensor  # int64 [B, cells, NAME_WORDS]: numbers of words, IGNORED for no further one
@@ -60,13 +60,13 @@ class StillBatch:
 
 
 class StillCollator:
-    """Puts stills into words; runs in the worker processes that draw."""
+    """Collates stills; runs in the worker processes that draw."""
 
-    def __init__(self, stories: SyntheticClips, rows: int, context: int) -> None:
+    def __init__(self, clips: SyntheticClips, rows: int, context: int) -> None:
         ensure_torchvision()
         import open_clip
 
-        names = {name for cast in stories.picture_pools for name in cast.names}
+        names = {name for pool in clips.picture_pools for name in pool.names}
         words = {word for name in names for word in name.split()} | {*COLOURS, UNNAMED}
         self.words = ["nothing", *sorted(words)]
         self._index = {word: number for number, word in enumerate(self.words)}
@@ -94,9 +94,9 @@ class StillCollator:
 
 
 def objects_in_cells(scene: Scene, rows: int) -> np.ndarray:
-    """Which thing each of `rows` x `rows` cells shows at the beginning: int64 `[cells]`.
+    """Which object each of `rows` x `rows` cells shows at the beginning: int64 `[cells]`.
 
-    1 is the scene's first actor, 0 the background; `IGNORED` where it is hard to tell.
+    1 is the scene's first actor, 0 the background; `IGNORED_WORD` near its edges.
     """
     middles = (np.arange(rows) + 0.5) / rows
     x, y = np.tile(middles, rows), np.repeat(middles, rows)
@@ -113,17 +113,17 @@ def objects_in_cells(scene: Scene, rows: int) -> np.ndarray:
     return found
 
 
-def still_caption(story: SyntheticClip, wording: int = 0) -> str:
+def still_caption(clip: SyntheticClip, wording: int = 0) -> str:
     """What a still shows, in one of the wordings that picture captions have."""
-    kinds = dict.fromkeys(actor.picture.kind for actor in story.scene.actors)
-    if story.is_photograph or UNNAMED in kinds:
+    kinds = dict.fromkeys(actor.picture.kind for actor in clip.scene.actors)
+    if clip.is_photograph or UNNAMED in kinds:
         return "a photograph"
     things = " and ".join(map(with_article, kinds))
     return STILL_CAPTIONS[wording % len(STILL_CAPTIONS)].format(things)
 
 
 class TowerWithHeads(nn.Module):
-    """The CLIP that learns, and what is only needed while it does."""
+    """The CLIP that is trained, and the heads that only training needs."""
 
     def __init__(self, clip: nn.Module, channels: int, words: int) -> None:
         super().__init__()
@@ -132,8 +132,7 @@ class TowerWithHeads(nn.Module):
         self.cells = nn.Linear(channels, words)
 
     def train(self, mode: bool = True) -> TowerWithHeads:
-        """Batch norms keep ImageNet's statistics, for a tower must see one picture as it sees
-        many."""
+        """Batch norms keep ImageNet's statistics: one picture must give the same as many do."""
         super().train(mode)
         self.clip.visual.eval()
         return self
@@ -196,9 +195,9 @@ class TowerStage:
             stills, self.collator, start * size, stop * size, size, self.workers, shared=shared
         )
 
-    def _grids(self, looks: StillBatch) -> tuple[Tensor, Tensor]:
-        """Cells `[B, cells, channels]` of the trunk that learns and of the one before."""
-        pixels = looks.pixels.to(self.device, non_blocking=True)
+    def _grids(self, stills: StillBatch) -> tuple[Tensor, Tensor]:
+        """Cells `[B, cells, channels]` of the trunk in training and of the original one."""
+        pixels = stills.pixels.to(self.device, non_blocking=True)
         pixels = ((pixels.float() - self._mean) / self._std).contiguous(
             memory_format=torch.channels_last
         )
@@ -206,14 +205,14 @@ class TowerStage:
             before = forward_grid(self.before, pixels, self.layers[-1:])
         return forward_grid(self.network.clip.visual, pixels, self.layers), before
 
-    def loss(self, looks: StillBatch) -> Tensor:
-        """The sum of the three; its mean over processes is that of all their stills in one."""
-        grid, before = self._grids(looks)
+    def loss(self, stills: StillBatch) -> Tensor:
+        """The sum of the three; its mean over processes is that of one process with all stills."""
+        grid, before = self._grids(stills)
         last = grid[..., -self._last :]
-        captions = looks.captions.to(self.device)
+        captions = stills.captions.to(self.device)
         clip = self.network.clip
         images, texts = self.network.head(last).float(), clip.encode_text(captions, normalize=True)
-        # A picture is to find its caption among those of all processes.
+        # The captions of all processes are negatives.
         images, texts, every = map(distributed.gather, (images, texts.float(), captions))
         same = (every[:, None] == every[None]).all(-1)
         scale = clip.logit_scale.exp().clamp(max=100)
@@ -221,11 +220,11 @@ class TowerStage:
         wanted = self.labels.logits(before).float().log_softmax(-1)
         found = self.labels.logits(last).float().log_softmax(-1)
         keep = F.kl_div(found, wanted, log_target=True, reduction="batchmean")
-        return self._cell_loss(grid, looks) + text + keep
+        return self._cell_loss(grid, stills) + text + keep
 
-    def _cell_loss(self, grid: Tensor, looks: StillBatch) -> Tensor:
-        """Cross-entropy of the words of each cell, all as likely."""
-        wanted = looks.cells.to(self.device)
+    def _cell_loss(self, grid: Tensor, stills: StillBatch) -> Tensor:
+        """Cross-entropy with a uniform target over the words of each cell."""
+        wanted = stills.cells.to(self.device)
         counted = wanted[..., 0] != IGNORED_WORD
         likely = (
             self.network.cells(grid[counted]).float().log_softmax(-1)
@@ -233,20 +232,20 @@ class TowerStage:
         words = wanted[counted]
         given = words != IGNORED_WORD
         each = likely.gather(1, words.clamp(min=0)) * given
-        # Background is most of a picture, and is soon learned.
+        # Background is most of a picture, and is learned early.
         weight = torch.where(words[:, 0] == BACKGROUND, 0.1, 1.0)
         return -(each.sum(1) / given.sum(1) * weight).sum() / distributed.mean(weight.sum())
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Cells of things whose likeliest words are their name, and pictures that the classifier
-        takes for what it took them for before."""
+        """Shares of objects' cells whose likeliest words are the name, and of pictures whose
+        ImageNet class is the original one."""
         named = things = kept = count = 0
         size = min(64, self.validated)
-        for looks in self._drawn(self.validation, size, 0, self.validated // size, shared=False):
+        for stills in self._drawn(self.validation, size, 0, self.validated // size, shared=False):
             with autocast(self.device):
-                grid, before = self._grids(looks)
-                wanted = looks.cells.to(self.device)
+                grid, before = self._grids(stills)
+                wanted = stills.cells.to(self.device)
                 counted = wanted[..., 0] > BACKGROUND
                 words = wanted[counted]
                 scores = self.network.cells(grid[counted])

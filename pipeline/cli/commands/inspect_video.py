@@ -40,7 +40,6 @@ def run(video: Path, frames: FrameOptions, how: InspectOptions) -> None:
     """Look at `video` and show what is said of it. No LLM is loaded, only its words."""
     from reellama.gguf_tools.atomic_write import write_atomically
     from reellama.models.bundle import Bundle
-    from reellama.models.projector.interpretation import interpret
     from reellama.pipeline.cli.attention_page import AttentionPage
     from reellama.pipeline.cli.console import note, out, reading_bar
     from reellama.pipeline.cli.filmstrip import Filmstrip
@@ -49,9 +48,9 @@ def run(video: Path, frames: FrameOptions, how: InspectOptions) -> None:
 
     bundle = Bundle.load(how.bundle)
     with reading_bar(video) as report:
-        options = frames.reading().with_defaults(frames=bundle.frames, max_side=MAX_SIDE)
+        options = frames.read_options().with_defaults(frames=bundle.frames, max_side=MAX_SIDE)
         clip = read_frames(video, options, progress=report)
-        fields = interpret(bundle, bundle.features(clip.frames), clip.times)
+        fields = bundle.interpret(bundle.features(clip.frames), clip.times)
     for remark in clip.notes:
         note(f"{video.name}: {remark}")
     if how.html:

@@ -103,13 +103,11 @@ def run(
             stdout.print(Text(strip_control(line)), soft_wrap=True)
     elif isinstance(config, StagedConfig):
         train_stages(
-            config, out, work=work, material=material, report=note,
+            config, out, work=work, assets=material, report=note,
             only=choice.stage, processes=choice.processes,
         )  # fmt: skip
     else:
-        train_captions(
-            config, out, work=work, read_video=read_video, report=note, material=material
-        )
+        train_captions(config, out, work=work, read_video=read_video, report=note, assets=material)
 
 
 def describe_plan(

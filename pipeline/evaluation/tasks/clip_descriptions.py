@@ -53,7 +53,7 @@ class DescriptionResults:
         return accuracies([clip.verdict for clip in self.clips])
 
     def figures(self, command: str) -> dict[str, Any]:
-        """The scores for `bundle.json`, with the command that gave them."""
+        """The scores for `scores.json`, with the command that gave them."""
         scores = {key: share.to_json() for key, share in self.scores.items()}
         return {"command": command, "clips": len(self.clips), **scores}
 

@@ -7,9 +7,7 @@ import io
 import json
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -25,8 +23,6 @@ from reellama.models.projector.interpretation import (
     IMAGENET,
     SlotReading,
     SoftToken,
-    has_slots,
-    interpret,
 )
 from reellama.pipeline.cli.attention_page import (
     FOG_GREY,
@@ -54,10 +50,10 @@ def star(mini: Bundle, demo_video: Path) -> list[SlotReading]:
     from reellama.pipeline.video.read_options import MAX_SIDE
 
     clip = read_frames(demo_video, frames=mini.frames, max_side=MAX_SIDE)
-    return interpret(mini, mini.features(clip.frames), clip.times)
+    return mini.interpret(mini.features(clip.frames), clip.times)
 
 
-def test_the_form_of_a_video_can_be_read(star: list[SlotReading]) -> None:
+def test_the_slots_of_a_video_can_be_read(star: list[SlotReading]) -> None:
     said = {field.label: field.text for field in star}
     assert said["how many things"] == said["how many move"] == "one"
     assert said["camera"] == "stays still"
@@ -67,7 +63,7 @@ def test_the_form_of_a_video_can_be_read(star: list[SlotReading]) -> None:
     assert all(field.confidence > 0.9 for field in star if field.label in slots.slot_names())
 
 
-def test_every_soft_token_stands_in_one_field(mini: Bundle, star: list[SlotReading]) -> None:
+def test_every_soft_token_is_in_one_slot(mini: Bundle, star: list[SlotReading]) -> None:
     numbers = [token.number for field in star for token in field.tokens]
     assert numbers == list(range(mini.tokens))
     asked = [field.label for field in star]
@@ -86,40 +82,25 @@ def test_words_are_shares_and_attention_too(star: list[SlotReading]) -> None:
                 )
 
 
-def test_the_token_of_a_name_looks_at_its_own_thing(mini: Bundle) -> None:
+def test_the_token_of_a_name_attends_to_its_own_thing(mini: Bundle) -> None:
     on_it, on_the_other, area = measure(mini, 6)["attention"].T
     assert (on_it > on_the_other).mean() > 0.8
     assert on_it.mean() > 3 * area.mean()
 
 
-def test_a_bundle_without_a_form_has_a_field_for_every_soft_token(small_bundle: Path) -> None:
+def test_a_bundle_without_slots_has_a_reading_for_every_soft_token(small_bundle: Path) -> None:
     bundle = Bundle.load(small_bundle)
     frames = list(np.random.default_rng(0).integers(0, 255, (3, 32, 32, 3), np.uint8))
-    fields = interpret(bundle, bundle.features(frames), np.arange(3.0))
+    fields = bundle.interpret(bundle.features(frames), np.arange(3.0))
     assert [field.token_range for field in fields] == [str(i) for i in range(bundle.tokens)]
     assert not any(field.label for field in fields)
-
-
-def test_a_bundle_says_whether_its_soft_tokens_fill_slots(small_bundle: Path) -> None:
-    """Of bundles that do not say, the stages that made them tell."""
-    small = Bundle.load(small_bundle)
-
-    def fills(slots: bool | None, training: dict[str, Any]) -> bool:
-        config = replace(small.config, slots=slots, training=training)
-        return has_slots(Bundle(small.folder, config))
-
-    trained: dict[str, Any] = {"recipe": {"see": {"steps": 3}}}
-    later: dict[str, Any] = {"recipe": {"tell": {"steps": 3}}, "before": trained}
-    assert not fills(None, {}) and not fills(None, {"recipe": {}})
-    assert fills(None, trained) and fills(None, later)
-    assert fills(True, {}) and not fills(False, trained)
 
 
 def token(*words: tuple[str, float], number: int = 0, looks: np.ndarray | None = None) -> SoftToken:
     return SoftToken(number, words, looks)
 
 
-def test_a_field_ends_where_a_token_says_nothing() -> None:
+def test_a_slot_ends_at_its_first_blank_token() -> None:
     first = token((" red", 0.9), (" blue", 0.1))
     silent, after = token(("\n", 0.8), number=1), token((" star", 0.7), number=2)
     assert SlotReading("name", (first, silent, after)).text == "red"
@@ -135,7 +116,7 @@ def test_a_field_ends_where_a_token_says_nothing() -> None:
     height=st.integers(6, 40),
     width=st.integers(6, 40),
 )
-def test_what_is_looked_at_is_clear_and_named(
+def test_the_place_of_the_attention_is_clear_and_named(
     frame: int, row: int, column: int, height: int, width: int
 ) -> None:
     looks = np.full((4, 36), 1e-4, np.float32)
@@ -214,7 +195,7 @@ def test_the_page_needs_nothing_from_elsewhere(
     assert "red star" in text and "looks most at" in text
     strips = re.findall(r"data:image/jpeg;base64,([\w+/=]+)", text)
     sizes = {Image.open(io.BytesIO(base64.b64decode(strip))).size for strip in strips}
-    assert len(strips) == 1 + 16 + 7  # the frames; those of the form, and free tokens
+    assert len(strips) == 1 + 16 + 7  # the frames; those of the slots, and free tokens
     assert sizes == {(16 * 98, 54)}
 
 

@@ -1,4 +1,4 @@
-"""The form that soft tokens fill: every fact of a story in its place."""
+"""Slots: every fact of a clip has its own soft tokens."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ from reellama.models.synthetic.synthetic_clip import SyntheticClip
 
 SHAPES = load_pictures(("shapes",))
 PHOTO = np.random.default_rng(0).integers(0, 255, (90, 120, 3), dtype=np.uint8)
-CAST = PicturePool(SHAPES, [picture.kind for picture in SHAPES], [PHOTO])
+POOL = PicturePool(SHAPES, [picture.kind for picture in SHAPES], [PHOTO])
 SEEDS = range(12)
 MAKERS = {**{name: make for name, (make, _) in SCENARIOS.items()},
           **{name: make for name, (make, _) in STILL_SCENARIOS.items()}}  # fmt: skip
 
 
-def told(name: str, seed: int) -> SyntheticClip:
+def drawn(name: str, seed: int) -> SyntheticClip:
     rng = np.random.default_rng([seed, len(name)])
-    return random_clip(rng, CAST, name) if name in SCENARIOS else MAKERS[name](rng, CAST)
+    return random_clip(rng, POOL, name) if name in SCENARIOS else MAKERS[name](rng, POOL)
 
 
 def thing(fields: list[str], number: int) -> list[str]:
-    """Name, motion and place of a thing of a filled form."""
+    """Name, motion and place of a thing in filled slots."""
     start = slots.NAME_SLOT + 3 * number
     return fields[start : start + 3]
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_every_story_fills_the_whole_form(name: str) -> None:
+def test_every_scenario_fills_all_slots(name: str) -> None:
     for seed in SEEDS:
-        assert len(slot_targets.slot_texts(told(name, seed))) == len(slots.SLOT_WIDTHS)
+        assert len(slot_targets.slot_texts(drawn(name, seed))) == len(slots.SLOT_WIDTHS)
 
 
 def test_the_places_of_the_fields_follow_one_another() -> None:
@@ -51,11 +51,11 @@ def test_the_places_of_the_fields_follow_one_another() -> None:
 
 
 def test_one_thing_stands_with_its_name_motion_and_place() -> None:
-    story = told("place", 0)
-    (actor,) = story.scene.actors
+    clip = drawn("place", 0)
+    (actor,) = clip.scene.actors
     assert isinstance(actor, Actor)
-    corner = Scene((replace(actor, x=0.1, y=0.9),), story.scene.background)
-    fields = slot_targets.slot_texts(replace(story, scene=corner))
+    corner = Scene((replace(actor, x=0.1, y=0.9),), clip.scene.background)
+    fields = slot_targets.slot_texts(replace(clip, scene=corner))
     assert fields[:3] == ["one", "none", "stays still"]
     assert thing(fields, 0) == [actor.picture.kind, "stays still", "bottom left"]
     assert thing(fields, 1) == ["", "", ""]
@@ -63,38 +63,38 @@ def test_one_thing_stands_with_its_name_motion_and_place() -> None:
 
 def test_what_comes_first_and_what_then_have_fields_of_their_own() -> None:
     for seed in SEEDS:
-        story = told("order", seed)
-        (actor,) = story.scene.actors
+        clip = drawn("order", seed)
+        (actor,) = clip.scene.actors
         assert isinstance(actor, SequentialMotion)
-        fields = slot_targets.slot_texts(story)
+        fields = slot_targets.slot_texts(clip)
         assert fields[slots.MOTION_SLOT] == actor.first.motion
         assert fields[-1] == actor.second.motion
 
 
-def test_several_things_are_listed_as_they_are_told() -> None:
+def test_several_things_are_listed_as_they_are_described() -> None:
     for seed in SEEDS:
-        story = told("mover", seed)
-        fields = slot_targets.slot_texts(story)
-        names = [thing(fields, number)[0] for number in range(len(story.scene.actors))]
-        assert names == [actor.picture.kind for actor in description_order(story.scene.actors)]
-        places = [story.caption.lower().index(name) for name in names]
+        clip = drawn("mover", seed)
+        fields = slot_targets.slot_texts(clip)
+        names = [thing(fields, number)[0] for number in range(len(clip.scene.actors))]
+        assert names == [actor.picture.kind for actor in description_order(clip.scene.actors)]
+        places = [clip.caption.lower().index(name) for name in names]
         assert places == sorted(places)
 
 
 def test_copies_are_listed_once_and_counted() -> None:
     for seed in SEEDS:
-        story = told("count", seed)
-        fields = slot_targets.slot_texts(story)
-        moving = sum(actor.motion != "stays still" for actor in story.scene.actors)
-        assert fields[:2] == [NUMBER_WORDS[len(story.scene.actors)], NUMBER_WORDS[moving]]
+        clip = drawn("count", seed)
+        fields = slot_targets.slot_texts(clip)
+        moving = sum(actor.motion != "stays still" for actor in clip.scene.actors)
+        assert fields[:2] == [NUMBER_WORDS[len(clip.scene.actors)], NUMBER_WORDS[moving]]
         assert thing(fields, 1) == ["", "", ""]
 
 
 def test_of_two_that_move_the_slow_one_is_said_to_be_slow() -> None:
     for seed in SEEDS:
-        story = told("race", seed)
-        fields = slot_targets.slot_texts(story)
-        slow = min(story.scene.actors, key=lambda actor: getattr(actor, "amount", 0.0))
+        clip = drawn("race", seed)
+        fields = slot_targets.slot_texts(clip)
+        slow = min(clip.scene.actors, key=lambda actor: getattr(actor, "amount", 0.0))
         motions = {thing(fields, n)[0]: thing(fields, n)[1] for n in range(2)}
         assert [kind for kind, does in motions.items() if does.endswith("slowly")] == [
             slow.picture.kind
@@ -103,9 +103,9 @@ def test_of_two_that_move_the_slow_one_is_said_to_be_slow() -> None:
 
 def test_things_that_change_places_have_the_place_where_they_end() -> None:
     for seed in SEEDS:
-        story = told("shuffle", seed)
-        fields = slot_targets.slot_texts(story)
-        for number, actor in enumerate(description_order(story.scene.actors)):
+        clip = drawn("shuffle", seed)
+        fields = slot_targets.slot_texts(clip)
+        for number, actor in enumerate(description_order(clip.scene.actors)):
             assert isinstance(actor, WaypointMotion)
             start, end = (
                 ("left", "middle", "right")[min(2, int(actor.pose(u).x * 3))] for u in (0.0, 1.0)
@@ -115,16 +115,16 @@ def test_things_that_change_places_have_the_place_where_they_end() -> None:
 
 def test_what_moves_about_is_said_to_do_so() -> None:
     for seed in SEEDS:
-        fields = slot_targets.slot_texts(told("about", seed))
+        fields = slot_targets.slot_texts(drawn("about", seed))
         assert fields[:2] == ["one", "one"] and fields[slots.MOTION_SLOT] == "moves about"
 
 
 def test_both_scenes_of_a_cut_are_there() -> None:
-    story = told("cut", 1)
-    assert story.scene.second_shot
-    fields = slot_targets.slot_texts(story)
+    clip = drawn("cut", 1)
+    assert clip.scene.second_shot
+    fields = slot_targets.slot_texts(clip)
     assert fields[2] == "cut"
-    kinds = [shot.actors[0].picture.kind for shot in (story.scene, story.scene.second_shot)]
+    kinds = [shot.actors[0].picture.kind for shot in (clip.scene, clip.scene.second_shot)]
     assert [thing(fields, n)[0] for n in range(2)] == kinds
 
 
@@ -139,16 +139,16 @@ def test_a_form_that_is_not_sure_says_so_where_names_and_the_camera_stand() -> N
 
 
 def test_a_photograph_is_called_one_whatever_it_shows() -> None:
-    story = told("photograph", 0)
-    assert story.is_photograph
-    fields = slot_targets.slot_texts(story)
+    clip = drawn("photograph", 0)
+    assert clip.is_photograph
+    fields = slot_targets.slot_texts(clip)
     assert fields[slots.NAME_SLOT] == "photograph" and not any(fields[slots.MOTION_SLOT :])
 
 
 def test_a_moving_camera_has_its_field_and_places_are_left_open() -> None:
-    cameras = [story for seed in SEEDS if (story := told("camera", seed)).scene.camera]
-    for story in cameras:
-        fields = slot_targets.slot_texts(story)
-        assert story.scene.camera and fields[2] in story.scene.camera.move
+    cameras = [clip for seed in SEEDS if (clip := drawn("camera", seed)).scene.camera]
+    for clip in cameras:
+        fields = slot_targets.slot_texts(clip)
+        assert clip.scene.camera and fields[2] in clip.scene.camera.move
         assert all(not thing(fields, n)[2] for n in range(slots.MAX_OBJECTS))
-    assert any(isinstance(actor, Actor) for story in cameras for actor in story.scene.actors)
+    assert any(isinstance(actor, Actor) for clip in cameras for actor in clip.scene.actors)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import load_file
 
-from reellama.models.bundle import Bundle, save_bundle
 from reellama.models.projector.config import ProjectorConfig
 from reellama.models.projector.pooling import relative_times
 from reellama.models.projector.resampler import Attention
@@ -26,7 +22,7 @@ def projector(kind: str, **changes: int) -> Projector:
     sizes = {"tokens": 6, "n_embd": 16, "words": 20, "width": 24, "layers": 2, "heads": 2}
     config = ProjectorConfig(kind=kind, channels=CHANNELS, cells=CELLS, **{**sizes, **changes})
     made = Projector(config).eval()
-    torch.nn.init.normal_(made.words.embeddings)
+    torch.nn.init.normal_(made.word_mixture.embeddings)
     return made
 
 
@@ -122,17 +118,5 @@ def test_time_is_relative_to_the_clip(start: float, length: float, frames: int) 
 def test_before_training_soft_tokens_lie_among_the_words() -> None:
     made = projector("resampler")
     soft = made(*video(8))[0]
-    words = made.words.embeddings
+    words = made.word_mixture.embeddings
     assert soft.norm(dim=-1).max() <= words.norm(dim=-1).max()
-
-
-def test_weights_load_under_the_block_names_of_older_bundles_too(tmp_path: Path) -> None:
-    mini = Bundle.load("mini")
-    assert "body.blocks.0.look.out.weight" in load_file(mini.folder / "projector.safetensors")
-    saved = save_bundle(tmp_path, mini.config, mini.projector)
-    assert "body.blocks.0.cross_attention.out.weight" in load_file(
-        tmp_path / "projector.safetensors"
-    )
-    weights = saved.projector.state_dict()
-    assert weights.keys() == mini.projector.state_dict().keys()
-    assert all(torch.equal(weights[k], weight) for k, weight in mini.projector.state_dict().items())

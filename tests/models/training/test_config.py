@@ -246,7 +246,7 @@ def test_styles_are_known_and_each_has_its_weight(kind: str, tmp_path: Path) -> 
             "vision_tower.fine_layers does nothing without vision_tower.name",
         ),
         (
-            '[stages.tower]\nsteps = 3\n[stages.vision_tower]\nname = "a"',
+            '[stages.tower]\nsteps = 3\n[stages.vision_tower]\nname = "a"\npretrained = "b"',
             "tower does nothing beside vision_tower.name",
         ),
         (
@@ -275,7 +275,7 @@ def test_a_key_of_a_stage_that_would_do_nothing_is_refused(
         ('data = "a.csv"\nstills = 3', "stills does nothing beside data"),
         ('data = "a.csv"\n[rendered]\nclips = 3', "rendered does nothing beside data"),
         (
-            '[vision_tower]\nname = "a"\n[contrastive]\nepochs = 3',
+            '[vision_tower]\nname = "a"\npretrained = "b"\n[contrastive]\nepochs = 3',
             "contrastive does nothing beside vision_tower.name",
         ),
     ],
@@ -325,3 +325,20 @@ def test_a_value_of_another_kind_in_a_stage_is_refused(
     text: str, said: str, tmp_path: Path
 ) -> None:
     assert stage_complaint(tmp_path, text).startswith(said)
+
+
+@pytest.mark.parametrize("stage", [False, True])
+def test_a_model_of_open_clip_without_weights_is_refused(stage: bool, tmp_path: Path) -> None:
+    """Its weights would be random. A folder and a model of the hub bring theirs."""
+    (tmp_path / "tower").mkdir()
+    table = "[stages.vision_tower]" if stage else "[vision_tower]"
+    start = f'name = "x"\n{STAGE if stage else ""}{table}\n'
+    assert "a model of open_clip has random weights without pretrained" in complaint(
+        tmp_path, f'{start}name = "ViT-B-32"\n'
+    )
+    path = tmp_path / "kitchen.toml"
+    for tower in (f"name = '{tmp_path / 'tower'}'", 'name = "hf-hub:someone/something"'):
+        path.write_text(f"{start}{tower}\n")
+        read_config(path)
+    path.write_text(f'{start}name = "ViT-B-32"\npretrained = "laion2b_s34b_b79k"\n')
+    read_config(path)

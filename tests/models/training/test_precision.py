@@ -28,7 +28,11 @@ from reellama.models.training.config import (
     VisionTowerSettings,
 )
 from reellama.models.training.stages.contrastive import ContrastiveConfig
-from reellama.models.training.stages.instruction import ClipPhaseConfig, LoraConfig, TextPhaseConfig
+from reellama.models.training.stages.phase_config import (
+    ClipPhaseConfig,
+    LoraConfig,
+    TextPhaseConfig,
+)
 from reellama.models.training.stages.tower import TowerStage
 from reellama.models.training.train_bundle import train_bundle
 from reellama.models.training.trainer import TrainerConfig
@@ -248,7 +252,7 @@ def test_training_on_synthetic_clips_is_in_float32(
         lora=LoraConfig(rank=2, kl_texts=2, kl_tokens=64, kl_batch=1, validation_clips=4),
     )
     work = tmp_path / "work"
-    train_bundle(config, tmp_path / "out", work=work, material=tmp_path, report=nobody)
+    train_bundle(config, tmp_path / "out", work=work, assets=tmp_path, report=nobody)
     assert in_float32(products)
 
 

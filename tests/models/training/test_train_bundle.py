@@ -25,7 +25,7 @@ from reellama.models.training.config import (
     VisionTowerSettings,
 )
 from reellama.models.training.frozen_llm import FrozenLLM
-from reellama.models.training.stages.instruction import ClipPhaseConfig, LoraConfig
+from reellama.models.training.stages.phase_config import ClipPhaseConfig, LoraConfig
 from reellama.models.training.train_bundle import train_bundle
 from reellama.pipeline.llm.engine import Engine
 from tests.helpers.small_tower import write_small_tower
@@ -59,7 +59,7 @@ def test_a_stage_makes_a_bundle_and_goes_on_after_a_stop(tiny_llama: Path, tmp_p
 
     def train(config: SyntheticStageConfig) -> Bundle:
         return train_bundle(
-            config, tmp_path / "out", work=tmp_path / "work", material=ASSETS,
+            config, tmp_path / "out", work=tmp_path / "work", assets=ASSETS,
             report=lines.append,
         )  # fmt: skip
 
@@ -85,7 +85,7 @@ def test_training_begins_with_the_bundle_that_a_config_names(
 
     def train(config: SyntheticStageConfig) -> Bundle:
         return train_bundle(
-            config, tmp_path / config.name, work=tmp_path / f"{config.name}-work", material=ASSETS,
+            config, tmp_path / config.name, work=tmp_path / f"{config.name}-work", assets=ASSETS,
             report=lambda line: None,
         )  # fmt: skip
 
@@ -129,20 +129,20 @@ def test_training_begins_with_the_bundle_that_a_config_names(
         average_with=str(tmp_path / "first"), inverse_temperature=1.5,
     ).projector.state_dict()  # fmt: skip
     for name, wanted in begun.projector.state_dict().items():
-        factor = 1.5 if name.startswith(("words.score.", "words.prior")) else 1.0
+        factor = 1.5 if name.startswith(("word_mixture.score.", "word_mixture.logit_bias")) else 1.0
         assert torch.allclose(averaged[name], factor * wanted, rtol=1e-3, atol=1e-6), name
     biased = upon(
         "biased", align=stage, joint=stage, name_logit_bias=2.0, camera_logit_bias=1.0,
         lora_weight_average=1.0,
     )  # fmt: skip
-    prior = biased.projector.state_dict()["words.prior"]
+    logit_bias = biased.projector.state_dict()["word_mixture.logit_bias"]
     encode = FrozenLLM(tiny_llama).tokenizer.encode
     raised = {(token, encode(f" {word}")[0]) for token, word, _ in logit_biases(2.0, 1.0)}
-    assert len(prior.nonzero()) == len(raised)
-    wanted = torch.zeros(len(prior))
+    assert len(logit_bias.nonzero()) == len(raised)
+    wanted = torch.zeros(len(logit_bias))
     for token, _, more in logit_biases(2.0, 1.0):
         wanted[token] += more
-    assert torch.allclose(prior.sum(1), wanted)
+    assert torch.allclose(logit_bias.sum(1), wanted)
     assert biased.lora[0][0].read_bytes() == adapters[0], "the whole of the former is kept"
 
 

@@ -108,7 +108,7 @@ def train(path: Path, lines: list[str], only: str | None = None) -> Bundle:
     config = read_config(path)
     assert isinstance(config, StagedConfig)
     return train_stages(
-        config, path.parent / "out", work=path.parent / "work", material=ASSETS,
+        config, path.parent / "out", work=path.parent / "work", assets=ASSETS,
         report=lines.append, only=only,
     )  # fmt: skip
 
@@ -122,7 +122,7 @@ def test_all_stages_are_trained_in_order_and_only_once(path: Path) -> None:
     stages = [(one["stage"], one["init_from"]) for one in bundle.config.stages]
     assert stages == [("base", ""), ("adapter", "base"), ("last", "adapter")]
     assert set(bundle.config.stages[0]["seconds"]) == {"align", "text_only", "joint"}
-    assert bundle.config.fills_slots
+    assert bundle.config.slots
     assert [line for line in lines if ": from " in line] == [
         "base: from new weights", "adapter: from base", "last: from adapter"
     ]  # fmt: skip
@@ -145,7 +145,7 @@ def test_a_stopped_run_goes_on_in_the_stage_where_it_was(path: Path) -> None:
     assert isinstance(config, StagedConfig)
     out, work = path.parent / "out", path.parent / "work"
     with pytest.raises(KeyboardInterrupt):
-        train_stages(config, out, work=work, material=ASSETS, report=stop, only="base")
+        train_stages(config, out, work=work, assets=ASSETS, report=stop, only="base")
     assert not out.exists()
     lines.clear()
     train(path, lines, "base")
@@ -199,4 +199,4 @@ def test_the_command_line_trains_the_stage_that_it_names(reellama: Run, path: Pa
     result = reellama("train", path, "--stage", "base", "--out", out)
     assert result.status == 0, result.err
     assert [folder.name for folder in out.iterdir()] == ["base"]
-    assert json.loads((out / "base" / "bundle.json").read_text())["training"]["stages"]
+    assert json.loads((out / "base" / "bundle.json").read_text())["stages"]

@@ -55,6 +55,12 @@ def chat(url: str, model: VisionModel, video: Path, **options: Any) -> dict[str,
     return {"status": reply.status_code, **reply.json()}
 
 
+def about(video: Path) -> Any:
+    """The same question as a message in OpenAI's protocol."""
+    shown = {"type": "video_url", "video_url": {"url": data_url(video)}}
+    return {"role": "user", "content": [shown, {"type": "text", "text": "What happens?"}]}
+
+
 def test_show_says_that_it_takes_pictures_and_video(url: str, model: VisionModel) -> None:
     shown = ollama.Client(url).show(model.llm.stem)
     assert shown.capabilities is not None
@@ -69,15 +75,7 @@ def test_both_protocols_answer_the_same_about_a_video(
     answer = client.chat.completions.create(
         model=model.llm.stem,
         max_tokens=4,
-        messages=[
-            {
-                "role": "user",
-                "content": [
-                    {"type": "video_url", "video_url": {"url": data_url(square_video)}},  # type: ignore[list-item]
-                    {"type": "text", "text": "What happens?"},
-                ],
-            }
-        ],
+        messages=[about(square_video)],
     )
     assert answer.choices[0].message.content == reply["message"]["content"]
     assert answer.usage is not None
@@ -123,15 +121,7 @@ def test_each_request_chooses_its_frames_and_tokens(
     answer = client.chat.completions.create(
         model=model.llm.stem,
         max_tokens=4,
-        messages=[
-            {
-                "role": "user",
-                "content": [
-                    {"type": "video_url", "video_url": {"url": data_url(square_video)}},  # type: ignore[list-item]
-                    {"type": "text", "text": "What happens?"},
-                ],
-            }
-        ],
+        messages=[about(square_video)],
         extra_body={"tokens": 64},
     )
     assert answer.usage is not None and answer.usage.prompt_tokens == few

@@ -99,7 +99,7 @@ def test_the_frozen_parts_stay_and_the_projector_learns(
     log = [json.loads(line) for line in (tmp_path / "resampler" / "log.jsonl").open()]
     losses = [line["loss"] for line in log if line["stage"] == "align" and "loss" in line]
     assert np.isfinite(losses).all()
-    assert bundle.projector.words.correction.weight.abs().max() > 0, "starts at zero"
+    assert bundle.projector.word_mixture.correction.weight.abs().max() > 0, "starts at zero"
 
 
 @pytest.mark.parametrize("kind", ["mean", "frame"])

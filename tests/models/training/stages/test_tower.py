@@ -80,23 +80,25 @@ def stills() -> SyntheticClips:
 
 
 def test_the_words_of_a_name_are_those_of_its_cells(stills: SyntheticClips) -> None:
-    teller = StillCollator(stills, 2, 24)
+    collator = StillCollator(stills, 2, 24)
     sample = stills[0]
-    cells = teller.cells(sample["clip"].scene)
+    cells = collator.cells(sample["clip"].scene)
     assert cells.shape[0] == 4
     (picture, *_) = (actor.picture for actor in sample["clip"].scene.actors)
     named = [
-        [teller.words[n] for n in row if n != IGNORED_WORD] for row in cells if row[0] > BACKGROUND
+        [collator.words[n] for n in row if n != IGNORED_WORD]
+        for row in cells
+        if row[0] > BACKGROUND
     ]
     assert picture.kind.split() in named
 
 
 def test_a_still_is_captioned_with_what_it_shows() -> None:
-    cast = PicturePool(SHAPES, [picture.kind for picture in SHAPES])
-    story = STILL_SCENARIOS["pair"][0](np.random.default_rng(0), cast)
-    said = still_caption(story, 1)
-    assert all(actor.picture.kind in said for actor in story.scene.actors)
-    assert still_caption(replace(story, is_photograph=True)) == "a photograph"
+    pool = PicturePool(SHAPES, [picture.kind for picture in SHAPES])
+    clip = STILL_SCENARIOS["pair"][0](np.random.default_rng(0), pool)
+    said = still_caption(clip, 1)
+    assert all(actor.picture.kind in said for actor in clip.scene.actors)
+    assert still_caption(replace(clip, is_photograph=True)) == "a photograph"
 
 
 def test_the_stage_leaves_a_tower_that_can_be_loaded_and_goes_on_after_a_stop(
