@@ -116,9 +116,7 @@ def plan_pooling(
     return _pooled(method, wanted, frame, group_tokens, room)
 
 
-def _wanted_frames(
-    available: int, duration: float, frames: int | None, fps: float | None
-) -> int:
+def _wanted_frames(available: int, duration: float, frames: int | None, fps: float | None) -> int:
     """How many frames to look at, before any budget: at least 1, at most those that there are."""
     if frames is None and fps is not None:
         frames = math.ceil(duration * fps)
@@ -149,7 +147,9 @@ def _pooled(
     """Fewer tokens than the frames have."""
     groups = 1
     if method != "mean_over_time":
-        groups = balanced_groups(wanted, frame.rows, frame.columns, room, group_tokens)
+        groups = balanced_groups(
+            wanted, frame.rows, frame.columns, room, group_tokens, grid=frame.grid
+        )
     tokens, grid = room - groups * group_tokens, None
     if method in FIXED_GRID:
         grid = (groups, *largest_grid(frame.rows, frame.columns, tokens // groups))
