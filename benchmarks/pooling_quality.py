@@ -1,21 +1,20 @@
 """What is left of a video's features after pooling, by method and budget; no LLM takes part.
 
-python -m benchmarks.pooling_quality [FOLDER] [--frames 32] [--videos 24] [--budgets 64 128 256]
+python -m benchmarks.pooling_quality [FOLDER] [--frames 32] [--videos 24] [--groups N]
 
 The features are those of the tower of `mini`. FOLDER holds video files; those with fewer frames
 than asked for are joined with the files after them, which makes a video with cuts. Without a
 folder, clips are drawn. All cosines are between vectors less the mean of all features.
 
+groups     spans of time that a time such as <0:12> is written before; `--text` tokens each, which
+           the budget pays. The planner chooses how many; `--groups` gives all poolings the same
 encoded    frames that the tower must see
 nearest    cosine of each feature with the pooled token most like it: is it still anywhere?
 in group   the same among the tokens of its group alone: is it there at its time?
 in place   cosine with the token whose position is nearest: is it there where M-RoPE says?
-retrieved  how often a frame's features are most alike, on average, to the tokens of its own group
-           (chance: 1 / groups); low for any pooling where the video stands still
+time off   of the video's length: how far a frame is from the middle of the group whose tokens are
+           most like its features; large for any pooling where the video stands still
 seconds    of one core for one video
-
-All methods have the same budget, and the same number of groups; `--text` tokens of the budget are
-set aside for each group, as for <0:12>.
 
 What it says is how much an LLM could still find. It cannot say whether an LLM does: none was
 trained on means of features that lie apart, and the cosine knows nothing of what a question is
@@ -29,6 +28,7 @@ import itertools
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,13 +38,13 @@ from rich.table import Table
 from reellama.models.bundle import Bundle
 from reellama.models.synthetic.assets.pictures import load_pictures
 from reellama.models.synthetic.render import frame_times, random_scene, render
-from reellama.models.token_pooling.grid_pooling import PoolingError, balanced_groups, group_of
+from reellama.models.token_pooling.grid_pooling import PoolingError, group_of
+from reellama.models.token_pooling.plan import FrameTokens, PoolingPlan, plan_pooling
 from reellama.models.token_pooling.pool import POOLINGS, PooledTokens, pool
 from reellama.models.token_pooling.token_pruning import unit
 from reellama.pipeline.video.clip import read_frames
 
 SIDE = 224  # pixels of a frame; the tower takes fewer
-FEWER_FRAMES = ("full", "subsample")  # these need no frames but those that they keep
 
 Video = list[np.ndarray]  # uint8 RGB frames [height, width, 3]
 Row = tuple[float, float, float, float]
@@ -74,7 +74,7 @@ def cosines(features: np.ndarray, tokens: np.ndarray, centre: np.ndarray) -> np.
 
 
 def quality(features: np.ndarray, pooled: PooledTokens, groups: int, centre: np.ndarray) -> Row:
-    """`nearest`, `in group`, `in place` and `retrieved` of one video, as the module says."""
+    """`nearest`, `in group`, `in place` and `time off` of one video, as the module says."""
     frames, rows, columns, n_embd = features.shape
     alike = cosines(features.reshape(-1, n_embd), pooled.tokens, centre)
     places = np.argwhere(np.ones((frames, rows, columns), bool)) / (frames, rows, columns)
@@ -83,30 +83,41 @@ def quality(features: np.ndarray, pooled: PooledTokens, groups: int, centre: np.
     starts = np.cumsum(pooled.group_sizes) - pooled.group_sizes
     by_group = np.maximum.reduceat(alike, starts, axis=1).reshape(frames, rows * columns, -1)
     by_group = by_group.mean(1)  # [frames, groups that have tokens]
-    present = np.unique(group_of(pooled.positions[:, 0], groups, frames))
-    own = group_of(np.arange(frames), groups, frames)
-    there = np.abs(present - own[:, None]).argmin(1)  # the nearest group, where its own is empty
-    in_group = np.take_along_axis(by_group, there[:, None], 1)
-    retrieved = present[by_group.argmax(1)] == own
-    return alike.max(1).mean(), in_group.mean(), in_place.mean(), retrieved.mean()
+    middles = (np.unique(group_of(pooled.positions[:, 0], groups, frames)) + 0.5) / groups
+    off = np.abs((np.arange(frames)[:, None] + 0.5) / frames - middles)
+    in_group = np.take_along_axis(by_group, off.argmin(1)[:, None], 1)
+    time_off = np.take_along_axis(off, by_group.argmax(1)[:, None], 1)
+    return alike.max(1).mean(), in_group.mean(), in_place.mean(), time_off.mean()
 
 
-def measure(videos: list[np.ndarray], method: str, budget: int, text: int) -> list[str]:
+def measure(videos: list[np.ndarray], plan: PoolingPlan, text: int) -> list[str]:
     """A row of the table: means over videos of features `[frames, rows, columns, n_embd]`."""
     centre = np.mean([features.mean((0, 1, 2)) for features in videos], axis=0)
-    frames, rows, columns, _ = videos[0].shape
-    groups = balanced_groups(frames, rows, columns, budget, text)
-    scores, tokens = [], []
     began = time.process_time()
-    pooled = [pool(video, method, budget - groups * text, groups=groups) for video in videos]
+    pooled = [pool(video, plan.method, plan.tokens, groups=plan.groups) for video in videos]
     seconds = (time.process_time() - began) / len(videos)
-    for video, each in zip(videos, pooled, strict=True):
-        scores.append(quality(video, each, groups, centre))
-        tokens.append(len(each.tokens) + text * len(each.group_sizes))
-    figures = [f"{mean:.3f}" for mean in np.mean(scores, axis=0)]
-    encoded = len(np.unique(pooled[0].positions[:, 0])) if method in FEWER_FRAMES else frames
-    counts = [f"{np.mean(tokens):.0f}", str(groups), str(encoded)]
-    return [*counts, *figures, f"{seconds:.3f}"]
+    scores = [
+        quality(video, each, plan.groups, centre)
+        for video, each in zip(videos, pooled, strict=True)
+    ]
+    tokens = np.mean([len(each.tokens) + text * len(each.group_sizes) for each in pooled])
+    *alike, off = np.mean(scores, axis=0)
+    counts = [f"{tokens:.0f}", str(plan.groups), str(plan.frames)]
+    return [*counts, *(f"{mean:.3f}" for mean in alike), f"{100 * off:.0f}%", f"{seconds:.3f}"]
+
+
+def plan_for(
+    method: str, budget: int, frames: int, side: int, text: int, groups: int | None
+) -> PoolingPlan:
+    """The planner's, or one with so many groups, which spend what remains of the budget."""
+    frame = FrameTokens(side, side)
+    plan = plan_pooling(
+        budget, frame, available=frames, frames=frames, group_tokens=text, method=method
+    )
+    if groups is None or method == "full":
+        return plan
+    encoded = groups if method == "subsample" else frames
+    return replace(plan, groups=groups, frames=encoded, tokens=budget - groups * text)
 
 
 def main() -> None:
@@ -117,6 +128,7 @@ def main() -> None:
     parser.add_argument("--videos", type=int, default=24)
     parser.add_argument("--budgets", type=int, nargs="+", default=[64, 128, 256])
     parser.add_argument("--text", type=int, default=6)
+    parser.add_argument("--groups", type=int)
     options = parser.parse_args()
     source = filmed(options.folder, options.frames) if options.folder else drawn(options.frames)
     bundle = Bundle.load("mini")
@@ -124,13 +136,15 @@ def main() -> None:
     side = math.isqrt(videos[0].shape[1])
     videos = [features.reshape(-1, side, side, features.shape[-1]) for features in videos]
     counts, figures = ("tokens", "groups", "encoded"), ("nearest", "in group", "in place")
-    table = Table("budget", "pooling", *counts, *figures, "retrieved", "seconds", box=None)
+    table = Table("budget", "pooling", *counts, *figures, "time off", "seconds", box=None)
     for budget in options.budgets:
         for method in POOLINGS:
             try:
-                table.add_row(str(budget), method, *measure(videos, method, budget, options.text))
-            except PoolingError as error:
-                table.add_row(str(budget), method, f"- {error}".partition(";")[0])
+                plan = plan_for(method, budget, options.frames, side, options.text, options.groups)
+            except PoolingError:
+                table.add_row(str(budget), method, "-")  # not one frame fits
+                continue
+            table.add_row(str(budget), method, *measure(videos, plan, options.text))
     Console().print(f"{len(videos)} videos of {options.frames} frames, {side} x {side} cells each")
     Console().print(table)
 

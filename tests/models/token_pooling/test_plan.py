@@ -116,6 +116,15 @@ def test_frames_are_those_that_a_person_asks_for_or_one_a_second(wishes: dict, f
     assert plan_pooling(256, FrameTokens(14, 14), **video).frames == frames
 
 
+def test_merged_tokens_stand_in_groups_that_hold_more_than_what_stands_still() -> None:
+    frame = FrameTokens(14, 14)
+    plans = [
+        plan_pooling(budget, frame, available=60, frames=60, group_tokens=6, method="merge_similar")
+        for budget in (64, 128, 256)
+    ]
+    assert [(plan.groups, plan.total) for plan in plans] == [(2, 64), (3, 128), (6, 256)]
+
+
 def test_fewer_and_smaller_frames_are_not_encoded_in_vain() -> None:
     plan = plan_pooling(256, FrameTokens(14, 14), available=60, duration=60, method="subsample")
     assert plan.frames == plan.groups < 60
