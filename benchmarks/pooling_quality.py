@@ -1,23 +1,24 @@
 """What is left of a video's features after pooling, by method and budget; no LLM takes part.
 
-python -m benchmarks.pooling_quality [FOLDER] [--frames 32] [--videos 24] [--budgets 64 128 256]
+python -m benchmarks.pooling_quality [FOLDER] [--frames 32] [--videos 24] [--groups N]
 
-The features are those of the tower of `mini`, 7 x 7 cells a frame. FOLDER holds video files; those
-with fewer frames than asked for are joined with the files after them, which makes a video with
-cuts. Without a folder, clips are drawn. For each pooling:
+The features are those of the tower of `mini`. FOLDER holds video files; those with fewer frames
+than asked for are joined with the files after them, which makes a video with cuts. Without a
+folder, clips are drawn. All cosines are between vectors less the mean of all features.
 
-nearest    cosine of each feature with the pooled token most like it, mean over all features, once
-           those of the whole set have the mean 0: is everything of the video still somewhere?
-in place   cosine with the pooled token that is nearest by position instead: is it there where the
-           model will look for it?
-retrieved  a frame is compared, by the sum over its features of the cosine with the most alike of
-           them, with the tokens of each group of the pooled video: how often the best group is the
-           one that the frame lies in, or one that looks no different (chance: 1 / groups)
-seconds    of one core, for one video
+groups     spans of time that a time such as <0:12> is written before; `--text` tokens each, which
+           the budget pays. The planner chooses how many; `--groups` gives all poolings the same
+encoded    frames that the tower must see
+nearest    cosine of each feature with the pooled token most like it: is it still anywhere?
+in group   the same among the tokens of its group alone: is it there at its time?
+in place   cosine with the token whose position is nearest: is it there where M-RoPE says?
+time off   of the video's length: how far a frame is from the middle of the group whose tokens are
+           most like its features; large for any pooling where the video stands still
+seconds    of one core for one video
 
-All methods get the same budget and the same number of groups, and `text` tokens of the budget are
-set aside for each group, as for <0:12>. What this cannot say: whether an LLM reads the tokens as
-well. Means of features are not what it was trained on; tokens that were kept as they are, are.
+What it says is how much an LLM could still find. It cannot say whether an LLM does: none was
+trained on means of features that lie apart, and the cosine knows nothing of what a question is
+about. The tower is small and convolutional; others may weigh differently.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import itertools
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,15 +38,16 @@ from rich.table import Table
 from reellama.models.bundle import Bundle
 from reellama.models.synthetic.assets.pictures import load_pictures
 from reellama.models.synthetic.render import frame_times, random_scene, render
-from reellama.models.token_pooling.grid_pooling import PoolingError, balanced_groups
-from reellama.models.token_pooling.pool import POOLINGS, PooledTokens, group_of, pool
+from reellama.models.token_pooling.grid_pooling import PoolingError, group_of
+from reellama.models.token_pooling.plan import FrameTokens, PoolingPlan, plan_pooling
+from reellama.models.token_pooling.pool import POOLINGS, PooledTokens, pool
 from reellama.models.token_pooling.token_pruning import unit
 from reellama.pipeline.video.clip import read_frames
 
-SIDE = 224  # pixels of a frame that the tower takes
+SIDE = 224  # pixels of a frame; the tower takes fewer
 
 Video = list[np.ndarray]  # uint8 RGB frames [height, width, 3]
-Row = tuple[float, float, float]
+Row = tuple[float, float, float, float]
 
 
 def filmed(folder: Path, frames: int) -> Iterator[Video]:
@@ -71,34 +74,50 @@ def cosines(features: np.ndarray, tokens: np.ndarray, centre: np.ndarray) -> np.
 
 
 def quality(features: np.ndarray, pooled: PooledTokens, groups: int, centre: np.ndarray) -> Row:
-    """`nearest`, `in place` and `retrieved` of one video, as the module says."""
+    """`nearest`, `in group`, `in place` and `time off` of one video, as the module says."""
     frames, rows, columns, n_embd = features.shape
     alike = cosines(features.reshape(-1, n_embd), pooled.tokens, centre)
     places = np.argwhere(np.ones((frames, rows, columns), bool)) / (frames, rows, columns)
-    steps = places[:, None] - pooled.positions[None] / np.array((frames, rows, columns))
-    in_place = alike[np.arange(len(alike)), (steps**2).sum(-1).argmin(1)]
+    steps = places[:, None] - pooled.positions / np.array((frames, rows, columns))
+    in_place = np.take_along_axis(alike, (steps**2).sum(-1).argmin(1)[:, None], 1)
     starts = np.cumsum(pooled.group_sizes) - pooled.group_sizes
-    by_group = np.maximum.reduceat(alike, starts, axis=1)
-    scores = by_group.reshape(frames, rows * columns, -1).mean(1)  # [frames, groups]
-    found = np.unique(group_of(pooled.positions[:, 0], groups, frames))[scores.argmax(1)]
-    own = group_of(np.arange(frames), groups, frames)
-    return alike.max(1).mean(), in_place.mean(), (found == own).mean()
+    by_group = np.maximum.reduceat(alike, starts, axis=1).reshape(frames, rows * columns, -1)
+    by_group = by_group.mean(1)  # [frames, groups that have tokens]
+    middles = (np.unique(group_of(pooled.positions[:, 0], groups, frames)) + 0.5) / groups
+    off = np.abs((np.arange(frames)[:, None] + 0.5) / frames - middles)
+    in_group = np.take_along_axis(by_group, off.argmin(1)[:, None], 1)
+    time_off = np.take_along_axis(off, by_group.argmax(1)[:, None], 1)
+    return alike.max(1).mean(), in_group.mean(), in_place.mean(), time_off.mean()
 
 
-def measure(videos: list[np.ndarray], method: str, budget: int, text: int) -> list[str]:
+def measure(videos: list[np.ndarray], plan: PoolingPlan, text: int) -> list[str]:
     """A row of the table: means over videos of features `[frames, rows, columns, n_embd]`."""
     centre = np.mean([features.mean((0, 1, 2)) for features in videos], axis=0)
-    shape = videos[0].shape[:3]
-    groups = balanced_groups(*shape, budget, text)
-    rows, tokens = [], []
     began = time.process_time()
-    pooled = [pool(video, method, budget - groups * text, groups=groups) for video in videos]
+    pooled = [pool(video, plan.method, plan.tokens, groups=plan.groups) for video in videos]
     seconds = (time.process_time() - began) / len(videos)
-    for video, each in zip(videos, pooled, strict=True):
-        rows.append(quality(video, each, groups, centre))
-        tokens.append(len(each.tokens) + text * len(each.group_sizes))
-    figures = [f"{mean:.3f}" for mean in np.mean(rows, axis=0)]
-    return [f"{np.mean(tokens):.0f}", str(groups), *figures, f"{seconds:.3f}"]
+    scores = [
+        quality(video, each, plan.groups, centre)
+        for video, each in zip(videos, pooled, strict=True)
+    ]
+    tokens = np.mean([len(each.tokens) + text * len(each.group_sizes) for each in pooled])
+    *alike, off = np.mean(scores, axis=0)
+    counts = [f"{tokens:.0f}", str(plan.groups), str(plan.frames)]
+    return [*counts, *(f"{mean:.3f}" for mean in alike), f"{100 * off:.0f}%", f"{seconds:.3f}"]
+
+
+def plan_for(
+    method: str, budget: int, frames: int, side: int, text: int, groups: int | None
+) -> PoolingPlan:
+    """The planner's, or one with so many groups, which spend what remains of the budget."""
+    frame = FrameTokens(side, side)
+    plan = plan_pooling(
+        budget, frame, available=frames, frames=frames, group_tokens=text, method=method
+    )
+    if groups is None or method == "full":
+        return plan
+    encoded = groups if method == "subsample" else frames
+    return replace(plan, groups=groups, frames=encoded, tokens=budget - groups * text)
 
 
 def main() -> None:
@@ -109,20 +128,23 @@ def main() -> None:
     parser.add_argument("--videos", type=int, default=24)
     parser.add_argument("--budgets", type=int, nargs="+", default=[64, 128, 256])
     parser.add_argument("--text", type=int, default=6)
+    parser.add_argument("--groups", type=int)
     options = parser.parse_args()
     source = filmed(options.folder, options.frames) if options.folder else drawn(options.frames)
     bundle = Bundle.load("mini")
     videos = [bundle.features(video) for video in itertools.islice(source, options.videos)]
     side = math.isqrt(videos[0].shape[1])
     videos = [features.reshape(-1, side, side, features.shape[-1]) for features in videos]
-    columns = ("budget", "pooling", "tokens", "groups", "nearest", "in place", "retrieved")
-    table = Table(*columns, "seconds", box=None)
+    counts, figures = ("tokens", "groups", "encoded"), ("nearest", "in group", "in place")
+    table = Table("budget", "pooling", *counts, *figures, "time off", "seconds", box=None)
     for budget in options.budgets:
         for method in POOLINGS:
             try:
-                table.add_row(str(budget), method, *measure(videos, method, budget, options.text))
-            except PoolingError as error:
-                table.add_row(str(budget), method, f"- {error}".partition(";")[0])
+                plan = plan_for(method, budget, options.frames, side, options.text, options.groups)
+            except PoolingError:
+                table.add_row(str(budget), method, "-")  # not one frame fits
+                continue
+            table.add_row(str(budget), method, *measure(videos, plan, options.text))
     Console().print(f"{len(videos)} videos of {options.frames} frames, {side} x {side} cells each")
     Console().print(table)
 

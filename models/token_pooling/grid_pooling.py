@@ -13,9 +13,6 @@ from reellama.gguf_tools.errors import ReellamaError
 
 # Of the budget, the part that the slow stream of `slow_fast` gets.
 SLOW_SHARE = 0.5
-# How frames and cells share a reduction: with 1 both axes are cut down by the same factor; above
-# it frames are kept at the cost of cells, below it the other way round.
-FRAMES_OVER_CELLS = 1.0
 
 
 class PoolingError(ReellamaError):
@@ -92,20 +89,17 @@ def _smaller_frames(
     """All frames, each with the same part of the budget: tokens and their positions (t, y, x)."""
     frames, rows, columns, n_embd = features.shape
     height, width = largest_grid(rows, columns, budget // frames)
-    if grid:
-        down, across = averaging(rows, height), averaging(columns, width)
-        ys, xs = down @ np.arange(rows), across @ np.arange(columns)
-    else:
-        ys, xs = np.zeros(1), spread_evenly(columns, width)
-    if (height, width) == (rows, columns):
-        tokens = features
-    elif grid:
-        flat = features.reshape(frames, rows * columns, n_embd)
-        tokens = np.matmul(np.kron(down, across), flat)
-    else:
-        tokens = features[:, :, xs]
-    places = np.meshgrid(times, ys, xs, indexing="ij")
-    return tokens.reshape(-1, n_embd), np.stack(places, -1).reshape(-1, 3)
+    flat = features.reshape(frames, rows * columns, n_embd)
+    places = np.argwhere(np.ones((rows, columns), bool))
+    if (height, width) != (rows, columns):
+        if grid:
+            over_cells = np.kron(averaging(rows, height), averaging(columns, width))
+            flat, places = np.matmul(over_cells, flat), over_cells @ places
+        else:
+            kept = spread_evenly(columns, width)
+            flat, places = flat[:, kept], places[kept]
+    positions = np.column_stack([np.repeat(times, len(places)), np.tile(places, (frames, 1))])
+    return flat.reshape(-1, n_embd), positions
 
 
 def averaging(n: int, bins: int) -> np.ndarray:
@@ -121,7 +115,7 @@ def averaging(n: int, bins: int) -> np.ndarray:
 
 
 def spread_evenly(n: int, count: int) -> np.ndarray:
-    """The indices in the middle of `count` equal parts of `n`; all of them where there are fewer."""
+    """The indices in the middle of `count` equal parts of `n`; all where there are fewer."""
     count = min(n, count)
     return (2 * np.arange(count) + 1) * n // (2 * count)
 
@@ -132,20 +126,36 @@ def largest_grid(rows: int, columns: int, cells: int) -> tuple[int, int]:
     return max(grids, key=lambda it: (min(it[0] / rows, it[1] / columns), it[0] * it[1]))
 
 
+def group_of(times: np.ndarray, groups: int, frames: int) -> np.ndarray:
+    """In which of `groups` equal spans of a video of `frames` a time lies, in frames: int `[n]`.
+
+    The span of a frame is the one that holds its middle.
+    """
+    return ((2 * times + 1) * groups / (2 * frames)).astype(int).clip(0, groups - 1)
+
+
 def balanced_groups(
-    frames: int, rows: int, columns: int, budget: int, group_tokens: int = 0
+    frames: int,
+    rows: int,
+    columns: int,
+    budget: int,
+    group_tokens: int = 0,
+    *,
+    grid: bool = True,
 ) -> int:
     """Of how many frames, with `group_tokens` more for each, a budget keeps time and space alike.
 
     The part of the frames and the part of a frame's cells that remain are balanced: the smaller
-    one is as large as it can be. 0 where the budget holds nothing.
+    one is as large as it can be. Without a grid, a frame keeps all of its tokens where it can.
+    0 where the budget holds nothing.
     """
+    most = min(frames, budget // (group_tokens + 1))
+    if not grid:
+        return max(min(most, 1), min(most, budget // (columns + group_tokens)))
 
     def balance(groups: int) -> tuple[float, int]:
         height, width = largest_grid(rows, columns, budget // groups - group_tokens)
         cells = height * width
-        kept = (cells / (rows * columns)) ** FRAMES_OVER_CELLS
-        return min(groups / frames, kept), groups * cells
+        return min(groups / frames, cells / (rows * columns)), groups * cells
 
-    most = min(frames, budget // (group_tokens + 1))
     return max(range(1, most + 1), key=balance, default=0)

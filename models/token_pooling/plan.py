@@ -27,6 +27,9 @@ AUTO_POOLING = "merge_similar"
 # visual tower takes up to a second for each of them on a CPU.
 DEFAULT_FPS = 1.0
 FEWEST_FRAMES, MOST_FRAMES = 8, 64
+# Merged tokens that a group has at least, unless there are but two groups. What stands still is in
+# each group again, and with fewer tokens nothing else is: benchmarks.pooling_quality --groups.
+MERGED_GROUP_TOKENS = 40
 # Poolings that make a fixed grid (t, rows, columns); of the others, the video decides.
 FIXED_GRID = ("full", "subsample", "mean_over_time", "adaptive_mean")
 
@@ -147,7 +150,11 @@ def _pooled(
     """Fewer tokens than the frames have."""
     groups = 1
     if method != "mean_over_time":
-        groups = balanced_groups(wanted, frame.rows, frame.columns, room, group_tokens)
+        groups = balanced_groups(
+            wanted, frame.rows, frame.columns, room, group_tokens, grid=frame.grid
+        )
+    if method == "merge_similar":
+        groups = min(groups, max(2, room // MERGED_GROUP_TOKENS))
     tokens, grid = room - groups * group_tokens, None
     if method in FIXED_GRID:
         grid = (groups, *largest_grid(frame.rows, frame.columns, tokens // groups))

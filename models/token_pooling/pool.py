@@ -20,6 +20,7 @@ from reellama.models.token_pooling.grid_pooling import (
     adaptive_mean,
     balanced_groups,
     full,
+    group_of,
     mean_over_time,
     slow_fast,
     subsample,
@@ -29,7 +30,7 @@ from reellama.models.token_pooling.token_pruning import prune_common
 
 # (features, budget, groups, grid) -> at most `budget` tokens `[n, n_embd]`, in the order of time,
 # and their positions `[n, 3]`. `groups` is into how many spans of time they will be divided, at
-# most the number of frames. Called where the budget does not hold everything.
+# most `budget` or the number of frames. Called where the budget does not hold everything.
 Pooling = Callable[[np.ndarray, int, int, bool], tuple[np.ndarray, np.ndarray]]
 
 POOLINGS: dict[str, Pooling] = {
@@ -83,8 +84,8 @@ def pool(
     _check(features, method, budget, groups, grid)
     frames, rows, columns, n_embd = features.shape
     if groups is None:
-        groups = balanced_groups(frames, rows, columns, budget)
-    groups = min(groups, frames)
+        groups = balanced_groups(frames, rows, columns, budget, grid=grid)
+    groups = min(groups, frames, budget)
     if budget >= frames * rows * columns:
         tokens = features.reshape(-1, n_embd)
         positions = np.argwhere(np.ones((frames, rows, columns), bool))
@@ -95,14 +96,6 @@ def pool(
     return PooledTokens(
         np.ascontiguousarray(tokens, np.float32), positions.astype(np.float32), sizes, first
     )
-
-
-def group_of(times: np.ndarray, groups: int, frames: int) -> np.ndarray:
-    """In which of `groups` equal spans of a video of `frames` a time lies, in frames: int `[n]`.
-
-    The span of a frame is the one that holds its middle.
-    """
-    return ((2 * times + 1) * groups / (2 * frames)).astype(int).clip(0, groups - 1)
 
 
 def _check(features: np.ndarray, method: str, budget: int, groups: int | None, grid: bool) -> None:

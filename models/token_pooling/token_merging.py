@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from reellama.models.token_pooling.grid_pooling import group_of
 from reellama.models.token_pooling.token_pruning import commonness, unit
 
 # Tokens of neighbouring frames whose cosine differs from 1 by less than float32 tells are equal.
@@ -18,21 +19,23 @@ def merge_similar(
     """Merge neighbours in time and space, the most alike of the whole video first.
 
     ToMe (Bolya et al., 2023) merges the most similar tokens of a picture in rounds and weighs
-    their means by size. As in FlashVID (Fan et al., 2026) and KiToke (Huang and Li, 2026) the
-    choice is global, so that more tokens remain where the video changes. Which pair loses least is
-    said by Ward's criterion (1963), the growth of the squared error of unit vectors: it grows with
-    the sizes too, so that no token swallows a scene. A pair is merged where each is the best
-    neighbour of the other.
+    their means by size. As in FlashVID (Fan et al., 2026) the choice is global, so that more
+    tokens remain where the video changes; as in KiToke (Huang and Li, 2026) tokens of different
+    spans of time stay apart, here those of the groups. Which pair loses least is said by Ward's
+    criterion (1963), the growth of the squared error of unit vectors: it grows with the sizes
+    too, so that no token swallows a scene. A pair is merged where each is the other's best.
 
-    Tokens that stay the same from frame to frame become one even where the budget has room for
-    them. Without a grid, only tokens of one index are neighbours, and where that leaves more than
-    the budget, the least common are kept.
+    Tokens that stay equal from frame to frame become one, in whatever group, even where the budget
+    has room for them. Without a grid, only tokens of one index are neighbours, and where that
+    leaves more than the budget, the least common are kept.
     """
     tokens = features.reshape(-1, features.shape[-1])
     vectors = unit(features)
     label = _equal_in_time(vectors)
     index = np.arange(len(tokens)).reshape(features.shape[:3])
-    edges = [(index[:-1], index[1:])]
+    group = group_of(np.arange(len(features)), groups, len(features))
+    goes_on = group[1:] == group[:-1]
+    edges = [(index[:-1][goes_on], index[1:][goes_on])]
     if grid:
         edges += [(index[:, :-1], index[:, 1:]), (index[:, :, :-1], index[:, :, 1:])]
     pairs = np.concatenate([np.stack([a.ravel(), b.ravel()]) for a, b in edges], axis=1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import assume, given
@@ -31,7 +33,7 @@ wishes = st.fixed_dictionaries(
 )
 
 
-def plan_or_skip(budget: int, frame: FrameTokens, method: str, **wishes: int) -> PoolingPlan:
+def plan_or_skip(budget: int, frame: FrameTokens, method: str, **wishes: Any) -> PoolingPlan:
     """A plan; where there is none, the message must be true."""
     left = wishes["context_left"]
     room = budget if left is None else min(budget, left)
@@ -112,6 +114,15 @@ def test_a_longer_video_takes_no_more_tokens(duration: float, budget: int) -> No
 def test_frames_are_those_that_a_person_asks_for_or_one_a_second(wishes: dict, frames: int) -> None:
     video = {"available": 100_000, "duration": 60.0, "method": "merge_similar", **wishes}
     assert plan_pooling(256, FrameTokens(14, 14), **video).frames == frames
+
+
+def test_merged_tokens_stand_in_groups_that_hold_more_than_what_stands_still() -> None:
+    frame = FrameTokens(14, 14)
+    plans = [
+        plan_pooling(budget, frame, available=60, frames=60, group_tokens=6, method="merge_similar")
+        for budget in (64, 128, 256)
+    ]
+    assert [(plan.groups, plan.total) for plan in plans] == [(2, 64), (3, 128), (6, 256)]
 
 
 def test_fewer_and_smaller_frames_are_not_encoded_in_vain() -> None:
