@@ -37,6 +37,7 @@ from reellama.gguf_tools.conversion.vision_encoder import (
     VisionEncoder,
     add_vision_metadata,
     read_vision_encoder,
+    vision_notes,
 )
 from reellama.gguf_tools.conversion.vision_tensors import plan_vision_tensors
 from reellama.gguf_tools.errors import ReellamaError
@@ -142,6 +143,7 @@ def convert(
         writer = _mmproj_writer(temporary, name, encoder, mmproj_type)
         alignment = write_header(writer, vision_plan)
         write_tensors(temporary, vision_plan, alignment, advance, finite=True)
+        notes += vision_notes(encoder)
         n_bytes = temporary.stat().st_size
         mmproj = ConvertedFile(mmproj_path, mmproj_type, len(vision_plan), n_bytes)
         return replace(result, mmproj=mmproj)

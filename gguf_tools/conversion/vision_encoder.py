@@ -58,6 +58,12 @@ DEFAULTS: dict[str, Config] = {
         "hidden_act": "silu",
     },
 }
+# By model_type as versions of transformers before or after have it.
+RENAMED = {
+    "idefics3": "idefics3_vision",
+    "smolvlm": "smolvlm_vision",
+    "qwen2_5_vl_vision": "qwen2_5_vl",
+}
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,7 @@ class VisionEncoder:
     activation: str
     image_mean: list[float]
     image_std: list[float]
+    class_token: bool = False  # beside the patches, as CLIP has it
     final_norm: bool = True  # whether the last layer's output is normalized
     # What this projector alone needs, by its key without "clip.vision.".
     settings: Mapping[str, int | list[int]] = field(default_factory=dict)
@@ -94,7 +101,7 @@ def read_vision_encoder(folder: Path, config: Config) -> VisionEncoder | None:
     with reporting_damage(path):
         vision = config["vision_config"]
         kind = str(vision.get("model_type") or family.encoders[0])
-        kind = "qwen2_5_vl" if kind == "qwen2_5_vl_vision" else kind
+        kind = RENAMED.get(kind, kind)
         if kind not in family.encoders:
             raise ReellamaError(
                 f"{path}: the vision encoder {kind!r:.80} is not known in a model of this "
@@ -134,6 +141,17 @@ def add_vision_metadata(writer: GGUFWriter, encoder: VisionEncoder) -> None:
             writer.add_array(f"clip.vision.{key}", value)
 
 
+def vision_notes(encoder: VisionEncoder) -> list[str]:
+    """Return lines for people on where llama.cpp only approximates a vision encoder."""
+    if not encoder.class_token:
+        return []
+    note = (
+        "llama.cpp puts CLIP's class token last and reads it as the first (its issue 25814): where "
+        "that is so, the first patch is lost and each has the position of the one before it"
+    )
+    return [note]
+
+
 class _NotThereError(Exception):
     """Something that llama.cpp lacks; the message says what."""
 
@@ -161,6 +179,7 @@ def _encoder(projector: str, config: Config, vision: Config, preprocessor: Confi
         activation=ACTIVATIONS.get(vision["hidden_act"], ""),
         image_mean=_three(preprocessor["image_mean"]),
         image_std=_three(preprocessor["image_std"]),
+        class_token=vision["model_type"] == "clip_vision_model",
     )
     if not encoder.activation:
         raise _NotThereError(f"activation {vision['hidden_act']!r:.80}")
@@ -175,7 +194,7 @@ def _encoder(projector: str, config: Config, vision: Config, preprocessor: Confi
     return encoder
 
 
-def _llava(config: Config, vision: Config, _: Config, encoder: VisionEncoder) -> VisionEncoder:
+def _llava(config: Config, _: Config, __: Config, encoder: VisionEncoder) -> VisionEncoder:
     """An MLP after one of the last layers, https://arxiv.org/abs/2310.03744."""
     if config.get("projector_hidden_act", "gelu") != "gelu":
         raise _NotThereError(f"projector_hidden_act {config['projector_hidden_act']!r:.80}")
@@ -187,7 +206,7 @@ def _llava(config: Config, vision: Config, _: Config, encoder: VisionEncoder) ->
         raise _NotThereError(f"layer {layer}")
     # "default" leaves the first token out, which is the class token of CLIP and a patch in SigLIP.
     strategy = config["vision_feature_select_strategy"]
-    if (strategy == "default") != (vision["model_type"] == "clip_vision_model"):
+    if (strategy == "default") != encoder.class_token:
         raise _NotThereError(f"vision_feature_select_strategy {strategy!r:.80}")
     settings = {"feature_layer": [n_layer]}
     return replace(encoder, n_layer=n_layer, final_norm=False, settings=settings)

@@ -86,6 +86,8 @@ def plan_vision_tensors(
     kinds |= {"ffn_up.weight", "ffn_down.weight", *NORMS}
     wanted = {f"v.blk.{layer}.{kind}" for layer in range(encoder.n_layer) for kind in kinds}
     wanted |= {"v.patch_embd.weight", *PROJECTORS[encoder.projector]}
+    if encoder.class_token:
+        wanted |= {"v.class_embd", "v.pre_ln.weight", "v.pre_ln.bias"}
     if missing := sorted(wanted - found):
         raise ReellamaError(
             f"{folder} lacks {len(missing)} of the vision encoder's tensors, among them what "
