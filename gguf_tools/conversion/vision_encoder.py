@@ -84,8 +84,14 @@ class VisionEncoder:
     image_std: list[float]
     class_token: bool = False  # beside the patches, as CLIP has it
     final_norm: bool = True  # whether the last layer's output is normalized
+    n_merge: int = 0  # patches, in a row and in a column, that become one token; 0: not a choice
     # What this projector alone needs, by its key without "clip.vision.".
     settings: Mapping[str, int | list[int]] = field(default_factory=dict)
+
+    @property
+    def side(self) -> int:
+        """How many patches are in a row, and in a column."""
+        return self.image_size // self.patch_size
 
 
 def read_vision_encoder(folder: Path, config: Config) -> VisionEncoder | None:
@@ -134,6 +140,8 @@ def add_vision_metadata(writer: GGUFWriter, encoder: VisionEncoder) -> None:
     writer.add_vision_image_std(encoder.image_std)
     writer.add_vision_use_gelu(encoder.activation == "gelu")
     writer.add_vision_use_silu(encoder.activation == "silu")
+    if encoder.n_merge:
+        writer.add_vision_projector_scale_factor(encoder.n_merge)
     for key, value in encoder.settings.items():
         if isinstance(value, int):
             writer.add_uint32(f"clip.vision.{key}", value)
@@ -175,7 +183,7 @@ def _encoder(projector: str, config: Config, vision: Config, preprocessor: Confi
         image_size=QWEN_IMAGE_SIZE if projector == QWEN25VL else size("image_size"),
         patch_size=size("patch_size"),
         n_embd_text=config["hidden_size"],
-        eps=float(vision.get("layer_norm_eps", QWEN_EPS)),
+        eps=_finite(vision.get("layer_norm_eps", QWEN_EPS)),
         activation=ACTIVATIONS.get(vision["hidden_act"], ""),
         image_mean=_three(preprocessor["image_mean"]),
         image_std=_three(preprocessor["image_std"]),
@@ -183,7 +191,7 @@ def _encoder(projector: str, config: Config, vision: Config, preprocessor: Confi
     )
     if not encoder.activation:
         raise _NotThereError(f"activation {vision['hidden_act']!r:.80}")
-    if encoder.n_embd % encoder.n_head:
+    if encoder.n_embd % encoder.n_head or encoder.n_embd // encoder.n_head % 2:
         raise _NotThereError(f"{encoder.n_head} heads for a width of {encoder.n_embd}")
     if encoder.n_layer > MAX_LAYERS:
         raise _NotThereError(f"room for {encoder.n_layer} layers")
@@ -216,20 +224,23 @@ def _idefics3(
     config: Config, _: Config, preprocessor: Config, encoder: VisionEncoder
 ) -> VisionEncoder:
     """Squares of patches folded into one, then a matrix, https://arxiv.org/abs/2408.12637."""
-    longest = (preprocessor.get("size") or {}).get("longest_edge", encoder.image_size)
-    # A picture is scaled to this length and cut into tiles of `image_size`.
-    settings = {"projector.scale_factor": config["scale_factor"], "preproc_image_size": longest}
-    return replace(encoder, settings=settings)
+    factor = config["scale_factor"]
+    if type(factor) is not int or factor < 2 or encoder.side % factor:
+        raise _NotThereError(
+            f"scale_factor {factor!r:.80} for {encoder.side} x {encoder.side} patches"
+        )
+    # A picture is scaled to this length, and cut into tiles of `image_size`.
+    longest = (preprocessor.get("size") or {}).get("longest_edge") or encoder.image_size
+    return replace(encoder, n_merge=factor, settings={"preproc_image_size": int(longest)})
 
 
 def _gemma3(config: Config, _: Config, __: Config, encoder: VisionEncoder) -> VisionEncoder:
     """Means of squares of patches, a norm, then a matrix, https://arxiv.org/abs/2503.19786."""
     n_tokens = config["mm_tokens_per_image"]
-    side = encoder.image_size // encoder.patch_size
-    factor = side // math.isqrt(n_tokens)
-    if not factor or (side // factor) ** 2 != n_tokens:
-        raise _NotThereError(f"{n_tokens} tokens for {side} x {side} patches")
-    return replace(encoder, settings={"projector.scale_factor": factor})
+    factor = encoder.side // math.isqrt(n_tokens)
+    if not factor or (encoder.side // factor) ** 2 != n_tokens:
+        raise _NotThereError(f"{n_tokens} tokens for {encoder.side} x {encoder.side} patches")
+    return replace(encoder, n_merge=factor)
 
 
 def _qwen25vl(config: Config, vision: Config, _: Config, encoder: VisionEncoder) -> VisionEncoder:
@@ -261,7 +272,13 @@ def _preprocessor(folder: Path) -> Config:
 
 def _three(numbers: list[float]) -> list[float]:
     red, green, blue = numbers
-    return [float(red), float(green), float(blue)]
+    return [_finite(red), _finite(green), _finite(blue)]
+
+
+def _finite(number: float) -> float:
+    if not math.isfinite(number):
+        raise ValueError(f"{number} is given as a number")
+    return float(number)
 
 
 Complete = Callable[[Config, Config, Config, VisionEncoder], VisionEncoder]

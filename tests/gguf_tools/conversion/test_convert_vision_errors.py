@@ -52,6 +52,9 @@ def refused(folder: Path, message: str, tmp_path: Path, type_: str = "F16") -> N
         ("llava", {"num_hidden_layers": 9}, r"lacks \d+ of the vision encoder's .* v\.blk\.3\."),
         ("smolvlm", {"image_size": None}, "has no image_size None"),
         ("smolvlm", {"image_size": 7}, "has no pictures of 7 pixels"),
+        ("smolvlm", {"image_size": 140}, r"v.position_embd.weight is \[64, 32\], not \[100, 32\]"),
+        ("smolvlm", {"patch_size": 16}, "has no scale_factor 2 for 7 x 7 patches"),
+        ("llava", {"hidden_size": 64}, r"patch_embd.weight is \[32, 3, 14, 14\], not \[64, 3, "),
         ("gemma3", {"patch_size": 16}, "has no 16 tokens for 7 x 7 patches"),
         ("qwen2.5-vl", {"fullatt_block_indexes": [0, 3]}, r"has no fullatt_block_indexes \[0, 3\]"),
         ("qwen2.5-vl", {"window_size": 56}, "has no window_size 56"),
@@ -75,6 +78,7 @@ def test_an_encoder_that_llama_cpp_lacks_is_refused(
         ("llava", {"projector_hidden_act": "silu"}, "has no projector_hidden_act 'silu'"),
         ("llava", {"vision_feature_layer": [-2, -1]}, "has no features of several layers"),
         ("llava", {"vision_feature_layer": 7}, "has no layer 7"),
+        ("smolvlm", {"scale_factor": 1}, "has no scale_factor 1 for 8 x 8 patches"),
         ("llava", {"vision_feature_select_strategy": "full"}, "select_strategy 'full'"),
         ("llava onevision", {"vision_feature_select_strategy": "default"}, "strategy 'default'"),
         ("llava", {"text_config": {"model_type": "phi"}}, "language model 'phi' is not known"),
@@ -110,9 +114,6 @@ def filled(name: str, number: float) -> Callable[[Weights], Weights]:
 
 def added(name: str) -> Callable[[Weights], Weights]:
     return lambda weights: weights | {name: np.zeros((2, 2), np.float32)}
-
-
-VISION = "vision_model|vision_tower|visual|multi_modal_projector|connector"
 
 
 @pytest.mark.parametrize(
