@@ -1,7 +1,7 @@
 """Quantize an mmproj: the matrices of a vision or audio encoder and of its projector.
 
-llama.cpp's quantizer knows language models only, so this is written here, with the types that its
-converter gives (`format/mmproj_types.py`).
+llama.cpp's quantizer chooses types as for a language model, so that is done here by the rules of
+its converter (`format/mmproj_types.py`).
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ def plan_mmproj(file: GGUFFile, type_name: str) -> QuantPlan:
     tensors = []
     for tensor in file.tensors.values():
         kind = mmproj_tensor_type(tensor.name, tensor.shape[::-1], wanted)
-        tensors.append(TensorInfo(tensor.name, tensor.shape, kind or tensor.type))
+        kind = tensor.type if kind is None else kind
+        tensors.append(TensorInfo(tensor.name, tensor.shape, kind))
     notes = tuple(_notes(file, tensors, wanted))
     return QuantPlan(tuple(tensors), file_size(_metadata(file, type_name), tensors), notes)
 

@@ -12,6 +12,7 @@ import torch
 import transformers
 from safetensors.numpy import load_file, save_file
 
+from reellama.gguf_tools.conversion.architectures import read_config
 from reellama.gguf_tools.conversion.convert import convert
 from reellama.gguf_tools.format.reader import read_gguf
 from tests.conftest import Result
@@ -204,6 +205,28 @@ def data(path: Path) -> dict[str, bytes]:
     return {tensor.name: tensor.data.tobytes() for tensor in gguf.GGUFReader(path).tensors}
 
 
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("smolvlm", {"architectures": ["Idefics3ForConditionalGeneration"]}),
+        (
+            "llava onevision",
+            {
+                "architectures": ["LlavaForConditionalGeneration"],
+                "vision_feature_layer": 3,
+                "vision_feature_select_strategy": "full",
+            },
+        ),
+    ],
+)
+def test_architectures_of_one_layout_make_the_same_file(
+    name: str, changes: dict[str, Any], folders: dict[str, Path], tmp_path: Path
+) -> None:
+    first = [data(path) for path in mmproj_of(folders[name], tmp_path)]
+    copy = tiny_hf.edited_copy(folders[name], tmp_path / "copy", **changes)
+    assert [data(path) for path in mmproj_of(copy, tmp_path)] == first
+
+
 def test_qwens_older_configuration_means_the_same(folders: dict[str, Path], tmp_path: Path) -> None:
     """It had the language model's settings at the top, and M-RoPE in `rope_scaling`."""
     folder = folders["qwen2.5-vl"]
@@ -223,6 +246,25 @@ def test_qwens_older_configuration_means_the_same(folders: dict[str, Path], tmp_
         *rope["mrope_section"],
         0,
     ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes"),
+    [("llama", (4096, 11_008, 32, 32)), ("qwen2", (4096, 22_016, 32, 32))],
+)
+def test_sizes_that_a_configuration_leaves_out_are_those_of_transformers(
+    kind: str, sizes: tuple[int, ...], folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """LLaVA-1.5's says no more of its language model than this."""
+    text = {"model_type": kind, "max_position_embeddings": 4096, "vocab_size": 32_064}
+    copy = tiny_hf.edited_copy(folders["llava"], tmp_path / "copy", text_config=text)
+    _, config = read_config(copy)
+    keys = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    defaults = transformers.AutoConfig.for_model(kind)
+    assert tuple(config[key] for key in keys) == sizes
+    assert tuple(getattr(defaults, key) for key in keys) == sizes
+    assert config["num_key_value_heads"] == defaults.num_key_value_heads
+    assert config["rms_norm_eps"] == defaults.rms_norm_eps
 
 
 def test_pixels_are_described_in_the_newer_file_too(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -129,14 +130,14 @@ def test_what_cannot_be_is_refused_in_one_line(
 
 
 @pytest.mark.parametrize(
-    "option", [("--pure",), ("--imatrix", "x"), ("--lora", "x"), ("--output-type", "F16")]
+    "setting",
+    [{"pure": True}, {"imatrix": "x"}, {"loras": [("x", 1.0)]}, {"tensor_types": [("x", "F16")]}],
 )
 def test_settings_of_language_models_are_refused(
-    option: tuple[str, ...], folders: dict[str, Path], reellama: Callable[..., Result]
+    setting: dict[str, Any], folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    result = reellama("gguf", "quantize", source_of(folders["llava"]), "Q8_0", *option)
-    assert result.status == 1
-    assert "is an mmproj" in result.err
+    with pytest.raises(ReellamaError, match="is an mmproj: an imatrix, LoRA adapters and types of"):
+        quantize(source_of(folders["llava"]), "Q8_0", tmp_path / "q.gguf", **setting)
 
 
 def test_the_command_writes_all_types_here(
