@@ -37,10 +37,11 @@ from reellama.gguf_tools.conversion.vision_encoder import (
     VisionEncoder,
     add_vision_metadata,
     read_vision_encoder,
+    vision_notes,
 )
 from reellama.gguf_tools.conversion.vision_tensors import plan_vision_tensors
 from reellama.gguf_tools.errors import ReellamaError
-from reellama.gguf_tools.format.mmproj_types import MMPROJ_TYPES
+from reellama.gguf_tools.format.mmproj_types import MMPROJ_ARCHITECTURE, MMPROJ_TYPES
 from reellama.gguf_tools.format.reader import TOKEN_EMBEDDINGS
 
 FILE_TYPES = {
@@ -139,9 +140,11 @@ def convert(
         if encoder is None:
             return result
         temporary = stack.enter_context(replacing(mmproj_path))
-        writer = _mmproj_writer(temporary, name, encoder, mmproj_type)
-        alignment = write_header(writer, vision_plan)
+        with reporting_damage(folder / "config.json"):
+            writer = _mmproj_writer(temporary, name, encoder, mmproj_type)
+            alignment = write_header(writer, vision_plan)
         write_tensors(temporary, vision_plan, alignment, advance, finite=True)
+        notes += vision_notes(encoder)
         n_bytes = temporary.stat().st_size
         mmproj = ConvertedFile(mmproj_path, mmproj_type, len(vision_plan), n_bytes)
         return replace(result, mmproj=mmproj)
@@ -192,7 +195,7 @@ def _model_writer(
 
 def _mmproj_writer(path: Path, name: str, encoder: VisionEncoder, type_: str) -> GGUFWriter:
     """The metadata of an mmproj."""
-    writer = GGUFWriter(path, "clip")
+    writer = GGUFWriter(path, MMPROJ_ARCHITECTURE)
     writer.add_type(GGUFType.MMPROJ)
     writer.add_name(name)
     writer.add_file_type(MMPROJ_TYPES[type_])

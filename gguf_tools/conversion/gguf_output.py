@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from gguf import GGMLQuantizationType, GGUFWriter, quantize
+from gguf import GGUFWriter
 
 from reellama.gguf_tools.conversion.hf_tensors import read_rows
 from reellama.gguf_tools.conversion.tensor_plan import PlannedTensor
 from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.format.tensor_encoding import encode_tensor
 
 CHUNK = 4 << 20  # numbers that are converted at a time, which bounds the memory
 Progress = Callable[[int], None]  # bytes written since the last call
@@ -49,7 +50,7 @@ def write_tensors(
                         f"{tensor.source.path if tensor.source else path}: {tensor.name} has "
                         "numbers that are infinite or not numbers; download it again"
                     )
-                data = np.ascontiguousarray(_encode(tensor, numbers)).view(np.uint8)
+                data = encode_tensor(tensor.name, numbers, tensor.type)
                 file.write(data.data)
                 progress(data.nbytes)
         _pad(file, alignment)
@@ -74,16 +75,3 @@ def _chunks(tensor: PlannedTensor) -> Iterator[np.ndarray]:
         if tensor.frame is not None:
             numbers = numbers[:, :, tensor.frame]
         yield numbers + np.float32(tensor.offset) if tensor.offset else numbers
-
-
-def _encode(tensor: PlannedTensor, numbers: np.ndarray) -> np.ndarray:
-    if tensor.type != GGMLQuantizationType.F16:
-        return quantize(numbers, tensor.type)
-    with np.errstate(over="ignore"):
-        halves = numbers.astype(np.float16)
-    if np.isinf(halves).any() and np.isfinite(numbers[np.isinf(halves)]).any():
-        raise ReellamaError(
-            f"{tensor.name} has numbers beyond {np.finfo(np.float16).max:,.0f}, which F16 cannot "
-            "hold; convert to BF16"
-        )
-    return halves

@@ -58,6 +58,12 @@ DEFAULTS: dict[str, Config] = {
         "hidden_act": "silu",
     },
 }
+# By model_type as versions of transformers before or after have it.
+RENAMED = {
+    "idefics3": "idefics3_vision",
+    "smolvlm": "smolvlm_vision",
+    "qwen2_5_vl_vision": "qwen2_5_vl",
+}
 
 
 @dataclass(frozen=True)
@@ -76,9 +82,16 @@ class VisionEncoder:
     activation: str
     image_mean: list[float]
     image_std: list[float]
+    class_token: bool = False  # beside the patches, as CLIP has it
     final_norm: bool = True  # whether the last layer's output is normalized
+    n_merge: int = 0  # patches, in a row and in a column, that become one token; 0: not a choice
     # What this projector alone needs, by its key without "clip.vision.".
     settings: Mapping[str, int | list[int]] = field(default_factory=dict)
+
+    @property
+    def side(self) -> int:
+        """How many patches are in a row, and in a column."""
+        return self.image_size // self.patch_size
 
 
 def read_vision_encoder(folder: Path, config: Config) -> VisionEncoder | None:
@@ -94,7 +107,7 @@ def read_vision_encoder(folder: Path, config: Config) -> VisionEncoder | None:
     with reporting_damage(path):
         vision = config["vision_config"]
         kind = str(vision.get("model_type") or family.encoders[0])
-        kind = "qwen2_5_vl" if kind == "qwen2_5_vl_vision" else kind
+        kind = RENAMED.get(kind, kind)
         if kind not in family.encoders:
             raise ReellamaError(
                 f"{path}: the vision encoder {kind!r:.80} is not known in a model of this "
@@ -127,11 +140,24 @@ def add_vision_metadata(writer: GGUFWriter, encoder: VisionEncoder) -> None:
     writer.add_vision_image_std(encoder.image_std)
     writer.add_vision_use_gelu(encoder.activation == "gelu")
     writer.add_vision_use_silu(encoder.activation == "silu")
+    if encoder.n_merge:
+        writer.add_vision_projector_scale_factor(encoder.n_merge)
     for key, value in encoder.settings.items():
         if isinstance(value, int):
             writer.add_uint32(f"clip.vision.{key}", value)
         else:
             writer.add_array(f"clip.vision.{key}", value)
+
+
+def vision_notes(encoder: VisionEncoder) -> list[str]:
+    """Return lines for people on where llama.cpp only approximates a vision encoder."""
+    if not encoder.class_token:
+        return []
+    note = (
+        "llama.cpp puts CLIP's class token last and reads it as the first (its issue 25814): where "
+        "that is so, the first patch is lost and each has the position of the one before it"
+    )
+    return [note]
 
 
 class _NotThereError(Exception):
@@ -157,14 +183,15 @@ def _encoder(projector: str, config: Config, vision: Config, preprocessor: Confi
         image_size=QWEN_IMAGE_SIZE if projector == QWEN25VL else size("image_size"),
         patch_size=size("patch_size"),
         n_embd_text=config["hidden_size"],
-        eps=float(vision.get("layer_norm_eps", QWEN_EPS)),
+        eps=_finite(vision.get("layer_norm_eps", QWEN_EPS)),
         activation=ACTIVATIONS.get(vision["hidden_act"], ""),
         image_mean=_three(preprocessor["image_mean"]),
         image_std=_three(preprocessor["image_std"]),
+        class_token=vision["model_type"] == "clip_vision_model",
     )
     if not encoder.activation:
         raise _NotThereError(f"activation {vision['hidden_act']!r:.80}")
-    if encoder.n_embd % encoder.n_head:
+    if encoder.n_embd % encoder.n_head or encoder.n_embd // encoder.n_head % 2:
         raise _NotThereError(f"{encoder.n_head} heads for a width of {encoder.n_embd}")
     if encoder.n_layer > MAX_LAYERS:
         raise _NotThereError(f"room for {encoder.n_layer} layers")
@@ -175,7 +202,7 @@ def _encoder(projector: str, config: Config, vision: Config, preprocessor: Confi
     return encoder
 
 
-def _llava(config: Config, vision: Config, _: Config, encoder: VisionEncoder) -> VisionEncoder:
+def _llava(config: Config, _: Config, __: Config, encoder: VisionEncoder) -> VisionEncoder:
     """An MLP after one of the last layers, https://arxiv.org/abs/2310.03744."""
     if config.get("projector_hidden_act", "gelu") != "gelu":
         raise _NotThereError(f"projector_hidden_act {config['projector_hidden_act']!r:.80}")
@@ -187,7 +214,7 @@ def _llava(config: Config, vision: Config, _: Config, encoder: VisionEncoder) ->
         raise _NotThereError(f"layer {layer}")
     # "default" leaves the first token out, which is the class token of CLIP and a patch in SigLIP.
     strategy = config["vision_feature_select_strategy"]
-    if (strategy == "default") != (vision["model_type"] == "clip_vision_model"):
+    if (strategy == "default") != encoder.class_token:
         raise _NotThereError(f"vision_feature_select_strategy {strategy!r:.80}")
     settings = {"feature_layer": [n_layer]}
     return replace(encoder, n_layer=n_layer, final_norm=False, settings=settings)
@@ -197,20 +224,23 @@ def _idefics3(
     config: Config, _: Config, preprocessor: Config, encoder: VisionEncoder
 ) -> VisionEncoder:
     """Squares of patches folded into one, then a matrix, https://arxiv.org/abs/2408.12637."""
-    longest = (preprocessor.get("size") or {}).get("longest_edge", encoder.image_size)
-    # A picture is scaled to this length and cut into tiles of `image_size`.
-    settings = {"projector.scale_factor": config["scale_factor"], "preproc_image_size": longest}
-    return replace(encoder, settings=settings)
+    factor = config["scale_factor"]
+    if type(factor) is not int or factor < 2 or encoder.side % factor:
+        raise _NotThereError(
+            f"scale_factor {factor!r:.80} for {encoder.side} x {encoder.side} patches"
+        )
+    # A picture is scaled to this length, and cut into tiles of `image_size`.
+    longest = (preprocessor.get("size") or {}).get("longest_edge") or encoder.image_size
+    return replace(encoder, n_merge=factor, settings={"preproc_image_size": int(longest)})
 
 
 def _gemma3(config: Config, _: Config, __: Config, encoder: VisionEncoder) -> VisionEncoder:
     """Means of squares of patches, a norm, then a matrix, https://arxiv.org/abs/2503.19786."""
     n_tokens = config["mm_tokens_per_image"]
-    side = encoder.image_size // encoder.patch_size
-    factor = side // math.isqrt(n_tokens)
-    if not factor or (side // factor) ** 2 != n_tokens:
-        raise _NotThereError(f"{n_tokens} tokens for {side} x {side} patches")
-    return replace(encoder, settings={"projector.scale_factor": factor})
+    factor = encoder.side // math.isqrt(n_tokens)
+    if not factor or (encoder.side // factor) ** 2 != n_tokens:
+        raise _NotThereError(f"{n_tokens} tokens for {encoder.side} x {encoder.side} patches")
+    return replace(encoder, n_merge=factor)
 
 
 def _qwen25vl(config: Config, vision: Config, _: Config, encoder: VisionEncoder) -> VisionEncoder:
@@ -242,7 +272,13 @@ def _preprocessor(folder: Path) -> Config:
 
 def _three(numbers: list[float]) -> list[float]:
     red, green, blue = numbers
-    return [float(red), float(green), float(blue)]
+    return [_finite(red), _finite(green), _finite(blue)]
+
+
+def _finite(number: float) -> float:
+    if not math.isfinite(number):
+        raise ValueError(f"{number} is given as a number")
+    return float(number)
 
 
 Complete = Callable[[Config, Config, Config, VisionEncoder], VisionEncoder]

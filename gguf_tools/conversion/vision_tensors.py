@@ -86,12 +86,36 @@ def plan_vision_tensors(
     kinds |= {"ffn_up.weight", "ffn_down.weight", *NORMS}
     wanted = {f"v.blk.{layer}.{kind}" for layer in range(encoder.n_layer) for kind in kinds}
     wanted |= {"v.patch_embd.weight", *PROJECTORS[encoder.projector]}
+    if encoder.class_token:
+        wanted |= {"v.class_embd", "v.pre_ln.weight", "v.pre_ln.bias"}
     if missing := sorted(wanted - found):
         raise ReellamaError(
             f"{folder} lacks {len(missing)} of the vision encoder's tensors, among them what "
             f"becomes {missing[0]}; download it again"
         )
+    _check_shapes(folder, encoder, plan)
     return sorted(plan, key=lambda tensor: _place(tensor.name))
+
+
+def _check_shapes(folder: Path, encoder: VisionEncoder, plan: list[PlannedTensor]) -> None:
+    """Refuse weights that are not those of config.json: llama.cpp would end the process."""
+    n_embd, patch = encoder.n_embd, encoder.patch_size
+    shapes = {tensor.name: tensor.shape for tensor in plan}
+    n_out = encoder.n_embd_text
+    expected = {
+        "v.patch_embd.weight": (n_embd, 3, patch, patch),
+        "v.position_embd.weight": (encoder.side**2 + encoder.class_token, n_embd),
+        "v.blk.0.ffn_up.weight": (encoder.n_ff, n_embd),
+        "mm.input_projection.weight": (n_embd, n_out),
+        "mm.model.fc.weight": (n_out, n_embd * encoder.n_merge**2),
+        "mm.2.bias": (n_out,),
+    }
+    for name, shape in expected.items():
+        if shapes.get(name, shape) != shape:
+            raise ReellamaError(
+                f"{folder}: what becomes {name} is {list(shapes[name])}, not {list(shape)} as "
+                "config.json says; download it again"
+            )
 
 
 def _plan(

@@ -6,6 +6,7 @@ import re
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
 
+MMPROJ_ARCHITECTURE = "clip"  # general.architecture of every mmproj
 # Types of a whole mmproj, with the number that its metadata has for it.
 MMPROJ_TYPES = {
     "F32": LlamaFileType.ALL_F32,
@@ -19,7 +20,8 @@ LINEAR = re.compile(
     r"\.blk\.\d+\.(attn_(q|k|v|qkv|out)|ffn_(up|gate|down))\.weight$"
     r"|^mm\.(\d+|model\.(fc|mlp\.\d+))\.weight$"
 )
-TRANSPOSED = "mm.input_projection.weight"  # Gemma 3's, which must have no blocks
+# Gemma 3's projector, which libmtmd transposes: it can have no blocks, and is F16 or F32 as those.
+TRANSPOSED = "mm.input_projection.weight"
 
 
 def mmproj_tensor_type(
@@ -27,8 +29,8 @@ def mmproj_tensor_type(
 ) -> GGMLQuantizationType | None:
     """Return the type of a tensor in an mmproj of type `wanted`; None for one of no other type.
 
-    `shape` has the length of a row last. These are the types that llama.cpp's converter gives:
-    where rows are no multiple of a block, F16 takes the place of Q8_0.
+    `shape` has the length of a row last. As in llama.cpp's converter, F16 takes the place of Q8_0
+    where rows are no multiple of a block.
     """
     f16, f32 = GGMLQuantizationType.F16, GGMLQuantizationType.F32
     if name == TRANSPOSED:

@@ -1,4 +1,4 @@
-"""Quantize a GGUF into other types, with llama.cpp's own quantizer.
+"""Quantize a GGUF into other types, with llama.cpp's own quantizer; an mmproj without it.
 
     from reellama.gguf_tools import quantize
 
@@ -23,10 +23,12 @@ from pathlib import Path
 from reellama.gguf_tools.atomic_write import replacing
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.header_writer import raw_entries
+from reellama.gguf_tools.format.mmproj_types import MMPROJ_ARCHITECTURE
 from reellama.gguf_tools.format.reader import DEFAULT_ALIGNMENT, GGUFFile, read_gguf
 from reellama.gguf_tools.locate import find
 from reellama.gguf_tools.quantization import lora_merge
 from reellama.gguf_tools.quantization.imatrix import read_imatrix
+from reellama.gguf_tools.quantization.mmproj_quantize import plan_mmproj, write_mmproj
 from reellama.gguf_tools.quantization.quant_plan import QuantizerLog, QuantPlan, plan_quantization
 from reellama.gguf_tools.quantization.quant_types import (
     ALIASES,
@@ -84,7 +86,8 @@ def quantize(
     regular expression and a type for the tensors whose names it is found in; `pure` gives all
     tensors the same type; `output_type` and `embedding_type` are those of the output matrix and the
     token embeddings. `loras` are adapters with their scales, merged in first. `n_threads` 0 means
-    all processors. A dry run writes nothing. `force` lets existing files be replaced.
+    all processors. A dry run writes nothing. `force` lets existing files be replaced. Of an mmproj,
+    which becomes F32, F16, BF16 or Q8_0, none of the settings of tensors can be chosen.
 
     Raises ReellamaError, in one line and before anything is written, for a source, type, imatrix
     or adapter that cannot be used, a file that exists, and a disk too full.
@@ -112,11 +115,15 @@ def quantize(
         file = read_gguf(path)
         if file.metadata.get("general.alignment", DEFAULT_ALIGNMENT) != DEFAULT_ALIGNMENT:
             raise ReellamaError(f"{path} has a general.alignment that llama.cpp cannot quantize")
+        if is_mmproj := file.architecture == MMPROJ_ARCHITECTURE:
+            _check_mmproj_job(path, job, loras)
         if loras:  # checked now, in a dry run too: merging comes after all other checks
             lora_merge.open_adapters(file, loras)
         places = _output_paths(file, targets, output, [Path(adapter).stem for adapter, _ in loras])
         if not dry_run:
             _check_places(path, places, force)
+        if is_mmproj:
+            return _quantize_mmproj(file, targets, places, dry_run, report)
         matrix = None if job.imatrix is None else read_imatrix(job.imatrix)
         metadata = raw_entries(path)
         plans = [
@@ -132,6 +139,41 @@ def quantize(
                 _write(quantizer, *each, report)
                 for each in zip(jobs, places, targets, plans, strict=True)
             ]
+
+
+def _check_mmproj_job(path: Path, job: QuantizeJob, loras: Sequence[object]) -> None:
+    types = (job.output_type, job.embedding_type)
+    if job.imatrix or job.overrides or job.pure or types != (None, None) or loras:
+        raise ReellamaError(
+            f"{path} is an mmproj: an imatrix, LoRA adapters and types of single tensors are for "
+            "language models"
+        )
+
+
+def _quantize_mmproj(
+    file: GGUFFile,
+    targets: Sequence[str],
+    places: Sequence[Path],
+    dry_run: bool,
+    report: QuantizeProgress | None,
+) -> list[Quantized]:
+    plans = [plan_mmproj(file, name) for name in targets]
+    if not dry_run:
+        _check_space(places[0].parent, plans, 0)
+    results = []
+    for place, name, plan in zip(places, targets, plans, strict=True):
+        started = time.perf_counter()
+        if not dry_run:
+            tell = partial(report or _silent, f"quantizing {name}")
+            with replacing(place) as temporary:
+                write_mmproj(file, plan, name, temporary, tell)
+        seconds = 0.0 if dry_run else time.perf_counter() - started
+        results.append(_result(place, name, plan, seconds))
+    return results
+
+
+def _silent(_doing: str, _done: int, _total: int) -> None:
+    """A report to no one."""
 
 
 def default_name(file: GGUFFile, type_name: str, adapters: Sequence[str] = ()) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from tokenizers import Tokenizer
@@ -190,6 +191,7 @@ def make_qwen25vl(folder: Path) -> Path:
             "vocab_size": len(fast),
             "bos_token_id": fast.bos_token_id,
             "eos_token_id": fast.eos_token_id,
+            "rms_norm_eps": 1e-6,
             "rope_parameters": {
                 "rope_type": "default",
                 "rope_theta": 1e6,
@@ -220,6 +222,51 @@ def load(folder: Path) -> Any:
         folder, dtype=torch.float32, attn_implementation="eager"
     )
     return model.eval()
+
+
+def picture_embeddings(model: Any, picture: np.ndarray) -> list[np.ndarray]:
+    """What transformers makes of a picture: float32 `[tokens, n_embd]` for each tile.
+
+    `picture` is uint8 RGB `[height, width, 3]` of the encoder's own size, so that nothing is
+    resized: of SmolVLM's, each of its tiles is. The view of the whole is not among them.
+    """
+    kind = model.config.model_type
+    clip = kind in ("llava", "qwen2_5_vl")
+    mean, std = (CLIP_MEAN, CLIP_STD) if clip else (HALF, HALF)
+    scaled = (picture / 255 - np.array(mean)) / np.array(std)
+    pixels = torch.from_numpy(scaled.astype(np.float32)).permute(2, 0, 1)  # [3, H, W]
+    with torch.inference_mode():
+        if kind == "qwen2_5_vl":
+            grid = torch.tensor([[1, pixels.shape[1] // PATCH_SIZE, pixels.shape[2] // PATCH_SIZE]])
+            features = model.get_image_features(_qwen_patches(pixels), grid).pooler_output
+        elif kind == "smolvlm":
+            tiles = pixels.unfold(1, IMAGE_SIZE, IMAGE_SIZE).unfold(2, IMAGE_SIZE, IMAGE_SIZE)
+            tiles = tiles.permute(1, 2, 0, 3, 4).reshape(-1, 3, IMAGE_SIZE, IMAGE_SIZE)
+            together = model.get_image_features(tiles[None]).pooler_output[0]
+            features = together.view(len(tiles), -1, N_EMBD)
+        elif kind == "llava_onevision":  # without the tiles of a large picture
+            hidden = model.model.vision_tower(pixels[None], output_hidden_states=True).hidden_states
+            features = model.model.multi_modal_projector(hidden[model.config.vision_feature_layer])
+        elif kind == "llava":
+            features = model.get_image_features(
+                pixels[None],
+                vision_feature_layer=model.config.vision_feature_layer,
+                vision_feature_select_strategy=model.config.vision_feature_select_strategy,
+            ).pooler_output
+        else:
+            features = model.get_image_features(pixels[None]).pooler_output
+    return [feature.numpy() for feature in features]
+
+
+def _qwen_patches(pixels: torch.Tensor) -> torch.Tensor:
+    """A picture as Qwen2.5-VL takes it: patches in squares of 2 x 2, of two frames that are equal.
+
+    `[3, H, W]` to `[patches, 3 * 2 * PATCH_SIZE ** 2]`.
+    """
+    rows, columns = (length // PATCH_SIZE // 2 for length in pixels.shape[1:])
+    cut = pixels.reshape(3, rows, 2, PATCH_SIZE, columns, 2, PATCH_SIZE)
+    cut = cut.permute(1, 4, 2, 5, 0, 3, 6)[:, :, :, :, :, None]
+    return cut.expand(-1, -1, -1, -1, -1, 2, -1, -1).reshape(4 * rows * columns, -1)
 
 
 def _save_tokenizer(

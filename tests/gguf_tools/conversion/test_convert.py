@@ -19,13 +19,12 @@ from reellama.gguf_tools.conversion.convert import convert
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.reader import read_gguf
 from reellama.gguf_tools.text.tokenizer import Tokenizer
-from reellama.pipeline.llm.engine import Engine, Text
 from tests.conftest import Result
 from tests.helpers import tiny_hf
+from tests.helpers.both_logits import TEXT, HalvedGELU, both_logits
 
 pytestmark = pytest.mark.numeric
 
-TEXT = "When the wind rose over the bay, he wrote down 1987 notes; naïve 中文 don't   return a"
 SIZES: dict[str, Any] = {
     "hidden_size": 64,
     "intermediate_size": 96,
@@ -83,23 +82,6 @@ def make(name: str, folder: Path, **options: Any) -> tuple[Any, Any]:
     tokenizer = tiny_hf.sentencepiece(not spm) if spm else tiny_hf.byte_level("llama-bpe")
     fast = tiny_hf.save_tokenizer(tokenizer, folder)
     return tiny_hf.save_model(config, folder, **options), fast
-
-
-def both_logits(model: Any, tokenizer: Any, path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Logits for every token of TEXT, by transformers and by llama.cpp with a cache in float32."""
-    ids = tokenizer(TEXT)["input_ids"]
-    with torch.inference_mode():
-        theirs = model(torch.tensor([ids])).logits[0].numpy()
-    with Engine(path, n_ctx=256, n_threads=1, type_k="f32", type_v="f32", flash_attn="off") as e:
-        return theirs, e.logits_all([Text(TEXT)])
-
-
-class HalvedGELU(torch.nn.Module):
-    """llama.cpp looks Gemma's activation up in a table of float16."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        found = torch.nn.functional.gelu(x.half().float(), approximate="tanh").half().float()
-        return torch.where(x.abs() < 10, found, x.clamp(min=0))
 
 
 @pytest.mark.parametrize("name", CONFIGS)

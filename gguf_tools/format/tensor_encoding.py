@@ -1,0 +1,25 @@
+"""Numbers as the bytes of a tensor."""
+
+from __future__ import annotations
+
+import numpy as np
+from gguf import GGMLQuantizationType, quantize
+
+from reellama.gguf_tools.errors import ReellamaError
+
+
+def encode_tensor(name: str, numbers: np.ndarray, type_: GGMLQuantizationType) -> np.ndarray:
+    """Return the bytes of rows of a tensor, float32 `[rows, ...]`, whose last axis is a row.
+
+    Raises ReellamaError, which has the tensor's name, for a finite number that F16 cannot hold.
+    """
+    if type_ != GGMLQuantizationType.F16:
+        return np.ascontiguousarray(quantize(numbers, type_)).view(np.uint8)
+    with np.errstate(over="ignore"):
+        halves = numbers.astype(np.float16)
+    if np.isinf(halves).any() and np.isfinite(numbers[np.isinf(halves)]).any():
+        raise ReellamaError(
+            f"{name} has numbers beyond {np.finfo(np.float16).max:,.0f}, which F16 cannot hold; "
+            "convert to BF16"
+        )
+    return np.ascontiguousarray(halves).view(np.uint8)
