@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from reellama.models.prompt_format import multiple_choice
 from reellama.pipeline.chat.conversation import Chat, Video
 from reellama.pipeline.chat.video_chat import VideoChat
 from reellama.pipeline.evaluation import ablations
-from reellama.pipeline.evaluation.ablations import ABLATIONS, FOOTAGE_CONTROLS, OTHER
+from reellama.pipeline.evaluation.ablations import ABLATIONS, FOOTAGE_CONTROLS, OTHER, WITHHELD
 from reellama.pipeline.evaluation.answer_matching import (
     contains,
     first_mentioned,
@@ -145,21 +145,39 @@ def ask_of_clips(
     groups = list(by_video(iter(items)))
     answered: list[AnsweredItem] = []
     unread: list[str] = []
-    before = _look(talk, groups[-1][0].video, []) if OTHER in controls else None
+    blind: dict[Hashable, ModelReply] = {}  # without the video: one reply to the same question
+    before: Video | None = None
+    if OTHER in controls:  # before the first comes the last
+        looks = (_look(talk, group[0].video, []) for group in reversed(groups))
+        before = next((video for video in looks if video), None)
     for group in groups:
         began = time.perf_counter()
         video = _look(talk, group[0].video, unread)
         if video is None:
             continue
-        views: dict[str, Video | None] = {"": video}
-        views |= {name: before if name == OTHER else None for name in controls}
+        views: dict[str, Video | None] = {"": video, **({OTHER: before} if before else {})}
         seen = EncodedVideo(group, views, time.perf_counter() - began)
-        answered += ask_items(talk.chat, seen, talk.bundle.describe)
-        before = video
+        found = ask_items(talk.chat, seen, talk.bundle.describe)
+        if WITHHELD in controls:
+            found = [_with_blind_reply(talk, each, blind) for each in found]
+        answered += found
+        before = video if before else None
         progress(len(answered))
     if not answered:
         raise ReellamaError(unread[0] if unread else "there is nothing to ask")
     return answered, unread
+
+
+def _with_blind_reply(
+    talk: VideoChat, answered: AnsweredItem, known: dict[Hashable, ModelReply]
+) -> AnsweredItem:
+    """The same with the reply to its question alone, which is first among the controls."""
+    item = answered.item
+    key = (item.question, item.choices, item.answer)
+    if key not in known:
+        alone = EncodedVideo([item], {"": None}, 0.0)
+        [known[key]] = [each.reply for each in ask_items(talk.chat, alone, talk.bundle.describe)]
+    return replace(answered, controls={WITHHELD: known[key], **answered.controls})
 
 
 def _look(talk: VideoChat, path: Path, unread: list[str]) -> Video | None:

@@ -77,7 +77,7 @@ _FOOD = (
 )
 _THINGS = (
     f"{_FOOD} thing things object objects item items dish dishes ball phone phones smartphone"
-    " laptop computer screen tv television camera machine engine robot toy toys doll dolls book box"
+    " laptop computer screen tv television machine engine robot toy toys doll dolls book box"
     " bag bottle bottles cup glass bowl pan pot table chair bed guitar piano instrument clock watch"
     " shirt shoe shoes dress clothes hat flower flowers tree trees plant plants paper graph map"
     " diagram logo text product products device gadget tool knife gun guns money ring makeup"

@@ -43,7 +43,7 @@ _CAMERA_ACTS = re.compile(
 )
 # What a statement about the camera may say, and the words for it.
 _CAMERA_WORDS = {
-    "still": r"still|static|stationary|fixed|steady|motionless|not mov\w+|n't mov\w+",
+    "still": r"still|static|stationary|fixed|steady|motionless|not mov\w+|\w+n't mov\w+",
     "left": r"left|leftwards?",
     "right": r"right|rightwards?",
     "up": r"up|upwards?",
@@ -53,7 +53,7 @@ _CAMERA_WORDS = {
     "about": r"moves? about|moving about|shak\w+|handheld|wobbl\w+",
 }
 _STILL = re.compile(
-    r"\b(nothing|no one|nobody|none)\b.*\bmov|\bn(o|')t mov|stays? still|motionless|^nothing\W*$"
+    r"\b(nothing|no one|nobody|none)\b.*\bmov|not mov|n't mov|stays? still|motionless|^nothing\W*$"
 )
 _MOTION = re.compile(
     r"\b(mov(e|es|ing)|spin(s|ning)?|rotat(es?|ing)|grows?(?! (in|on|from)\b)|shrinks?"

@@ -13,6 +13,7 @@ from itertools import zip_longest
 
 import numpy as np
 
+from reellama.gguf_tools.errors import ReellamaError
 from reellama.pipeline.chat.video_chat import VideoChat
 from reellama.pipeline.evaluation.bootstrap import Estimate, bootstrap, exactly, mean
 from reellama.pipeline.evaluation.calibration import expected_calibration_error, reliability
@@ -76,6 +77,11 @@ def run(
 ) -> FootageScore:
     """Ask, and count. Raises ReellamaError when the captions allow no pair."""
     asked = pairs(split)
+    if not asked:
+        raise ReellamaError(
+            "yes-no: the captions say surely yes of no clip, or surely no; clips of "
+            f"{NO_CAPTIONS} captions or more are needed"
+        )
     # All clips with what is asked for, then all without: "another clip" is one of the same answer,
     # which mostly is about another thing.
     items = [pair.yes for pair in asked] + [pair.no for pair in asked]
@@ -106,19 +112,22 @@ def score(
 
 def _figures(replies: Sequence[tuple[ModelReply, ModelReply]]) -> dict[str, Estimate]:
     """By the words that were said, and by p(yes) against p(no)."""
-    said: np.ndarray = np.array(
-        [(yes.generated_right, no.generated_right) for yes, no in replies], bool
-    )
-    likely: np.ndarray = np.array([(yes.right, no.right) for yes, no in replies], bool)
-    p_yes = np.array([(yes.probabilities[0], no.probabilities[0]) for yes, no in replies])
+    said = _columns([(yes.generated_right, no.generated_right) for yes, no in replies])
+    likely = _columns([(yes.right, no.right) for yes, no in replies])
+    p_yes = _columns([(yes.probabilities[0], no.probabilities[0]) for yes, no in replies])
     truth = np.tile([True, False], (len(replies), 1))
 
     def calibration_error(drawn: np.ndarray) -> float:
         return expected_calibration_error(p_yes[drawn].ravel(), truth[drawn].ravel())
 
     return {
-        "both right": mean(said.min(1)),
+        "both right": mean(said.min(axis=1)),
         "right": mean(said.mean(1)),
-        "both likelier": mean(likely.min(1)),
+        "both likelier": mean(likely.min(axis=1)),
         "calibration error": bootstrap(calibration_error, len(replies)),
     }
+
+
+def _columns(pairs_of: Sequence[tuple[float, float]]) -> np.ndarray:
+    """float64 `[pairs, 2]`: of the clip with the thing, and of the one without."""
+    return np.array(pairs_of, np.float64).reshape(-1, 2)
