@@ -8,7 +8,7 @@ from typing import Annotated
 from typer import Argument, Exit, Option, Typer
 
 from reellama.pipeline.cli.commands import gguf, ollama
-from reellama.pipeline.cli.commands.evaluate import QuestionOptions, RunOptions
+from reellama.pipeline.cli.commands.evaluate_options import QuestionOptions, RunOptions
 from reellama.pipeline.cli.commands.inspect_video import InspectOptions
 from reellama.pipeline.cli.commands.serve import ListenOptions, LogLevel, ServedModelOptions, Unit
 from reellama.pipeline.cli.commands.timeline import LongVideoOptions, TimelineOptions

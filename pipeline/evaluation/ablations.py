@@ -16,6 +16,8 @@ from reellama.pipeline.video.clip import Clip
 
 WITHHELD, SHUFFLED, SINGLE = "no video", "shuffled", "one frame"
 ABLATIONS = (WITHHELD, SHUFFLED, SINGLE)
+OTHER = "another clip"  # the question, asked of a video that it is not about
+FOOTAGE_CONTROLS = (WITHHELD, OTHER)  # of real footage, which often is one frame
 _NAMES = {
     WITHHELD: "without the video",
     SHUFFLED: "with frames in shuffled order",

@@ -28,6 +28,23 @@ def probabilities(
     return likely / likely.sum()
 
 
+def opening_probabilities(
+    engine: Engine, prompt: Sequence[PromptPart], choices: Sequence[str]
+) -> np.ndarray:
+    """How likely an answer begins with each choice, among the choices: float64 [choices].
+
+    A choice may begin with a small or a capital letter, and whatever may follow it: of "No, there
+    is none." the "No" counts.
+    """
+    spellings = [
+        [choice[:1].lower() + choice[1:], choice[:1].upper() + choice[1:]] for choice in choices
+    ]
+    ids = [engine.tokenizer.encode(text) for texts in spellings for text in texts]
+    scores = np.array([row.sum() for row in engine.logprobs(prompt, ids)])
+    likely = np.exp(scores - scores.max()).reshape(len(choices), -1).sum(1)
+    return likely / likely.sum()
+
+
 def normalized_words(text: str, *, articles: bool = False) -> list[str]:
     """Words for comparing: small letters, no marks, numbers as digits, articles only if wanted.
 
@@ -60,6 +77,21 @@ def mentioned_choices(said: str, choices: Sequence[str]) -> list[int]:
             if not any(s <= start and end <= e and e - s > end - start for s, e, _ in spans)
         }
     )
+
+
+def first_mentioned(said: str, choices: Sequence[str]) -> int | None:
+    """The choice that a text names first, as whole words; None for none.
+
+    >>> first_mentioned("No, there is no dog. Yes?", ["yes", "no"])
+    1
+    """
+    heard = normalized_words(said, articles=True)
+    places = [
+        (places[0], number)
+        for number, choice in enumerate(choices)
+        if (places := _places(heard, normalized_words(choice, articles=True)))
+    ]
+    return min(places)[1] if places else None
 
 
 def contains(said: str, answer: str) -> bool:

@@ -17,6 +17,7 @@ class EvalItem:
 
     Attributes:
         choices: the possible answers, of which `answer` is one; none for an open answer.
+        listed: whether the question ends with its choices, or leaves them to be guessed.
         start, end: the part of the video that is asked about, seconds.
         also: other words for the answer of an open question.
         references: descriptions by people; the question may then be empty.
@@ -31,6 +32,7 @@ class EvalItem:
     end: float | None = None
     references: tuple[str, ...] = ()
     also: tuple[str, ...] = ()
+    listed: bool = True
 
     @property
     def kind(self) -> Kind:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,19 @@ import numpy as np
 from PIL import Image
 
 from reellama.gguf_tools.errors import ReellamaError
-from reellama.gguf_tools.text.prompt_parts import Prompt
 from reellama.models.open_bundle import VideoBundle
 from reellama.models.prompt_format import multiple_choice
 from reellama.pipeline.chat.conversation import Chat, Video
 from reellama.pipeline.chat.video_chat import VideoChat
 from reellama.pipeline.evaluation import ablations
-from reellama.pipeline.evaluation.ablations import ABLATIONS
-from reellama.pipeline.evaluation.answer_matching import contains, mentioned_choices, probabilities
+from reellama.pipeline.evaluation.ablations import ABLATIONS, FOOTAGE_CONTROLS, OTHER, WITHHELD
+from reellama.pipeline.evaluation.answer_matching import (
+    contains,
+    first_mentioned,
+    mentioned_choices,
+    opening_probabilities,
+    probabilities,
+)
 from reellama.pipeline.evaluation.items import EvalItem, by_video
 from reellama.pipeline.video.clip import Clip, read_frames
 from reellama.pipeline.video.source import VideoError
@@ -67,10 +72,10 @@ class AnsweredItem:
 
 @dataclass(frozen=True, eq=False)
 class EncodedVideo:
-    """A video in soft tokens, as it is (under "") and in each control, and its questions."""
+    """A video as it is (under "") and in each control, where None is no video; its questions."""
 
     items: Sequence[EvalItem]
-    views: dict[str, Prompt | None]
+    views: dict[str, Video | None]
     seconds: float  # of reading and encoding
     strip: tuple[tuple[float, bytes], ...] = ()
 
@@ -124,6 +129,67 @@ def evaluate(
     return EvaluationResults(str(bundle), llm, answered, seconds, tuple(unread), wanted)
 
 
+def ask_of_clips(
+    talk: VideoChat,
+    items: Iterable[EvalItem],
+    controls: Sequence[str] = FOOTAGE_CONTROLS,
+    progress: QuestionProgress = lambda done: None,
+) -> tuple[list[AnsweredItem], list[str]]:
+    """Ask all `items`, without the video and of the video before theirs as well.
+
+    All that is needed of `talk` is that it adds a video by its path and answers a prompt, so
+    bundles of any kind will do. Returns the answers, and why videos could not be read.
+    Raises ReellamaError when none can be.
+    """
+    groups = list(by_video(iter(items)))
+    answered: list[AnsweredItem] = []
+    unread: list[str] = []
+    blind: dict[Hashable, ModelReply] = {}  # without the video: one reply to the same question
+    before: Video | None = None
+    if OTHER in controls:  # before the first comes the last
+        looks = (_look(talk, group[0].video, []) for group in reversed(groups))
+        before = next((video for video in looks if video), None)
+    for group in groups:
+        began = time.perf_counter()
+        video = _look(talk, group[0].video, unread)
+        if video is None:
+            continue
+        views: dict[str, Video | None] = {"": video, **({OTHER: before} if before else {})}
+        seen = EncodedVideo(group, views, time.perf_counter() - began)
+        found = ask_items(talk.chat, seen, talk.bundle.describe)
+        if WITHHELD in controls:
+            found = [_with_blind_reply(talk, each, blind) for each in found]
+        answered += found
+        before = video if before else None
+        progress(len(answered))
+    if not answered:
+        raise ReellamaError(unread[0] if unread else "there is nothing to ask")
+    return answered, unread
+
+
+def _with_blind_reply(
+    talk: VideoChat, answered: AnsweredItem, known: dict[Hashable, ModelReply]
+) -> AnsweredItem:
+    """The same with the reply to its question alone, which is first among the controls."""
+    item = answered.item
+    key = (item.question, item.choices, item.answer)
+    if key not in known:
+        alone = EncodedVideo([item], {"": None}, 0.0)
+        [known[key]] = [each.reply for each in ask_items(talk.chat, alone, talk.bundle.describe)]
+    return replace(answered, controls={WITHHELD: known[key], **answered.controls})
+
+
+def _look(talk: VideoChat, path: Path, unread: list[str]) -> Video | None:
+    """A video in soft tokens, without its frames; None, and why in `unread`, if it is none."""
+    talk.videos.clear()
+    try:
+        video = talk.add(path)
+    except VideoError as error:
+        unread.append(str(error))
+        return None
+    return replace(video, clip=replace(video.clip, frames=[]))
+
+
 def encode_video(
     bundle: VideoBundle,
     items: Sequence[EvalItem],
@@ -142,7 +208,12 @@ def encode_video(
         end=first.end,
         max_side=bundle.max_side,
     )
-    views = ablations.ablated_soft_tokens(bundle, clip, wanted)
+    soft_tokens = ablations.ablated_soft_tokens(bundle, clip, wanted)
+    unread = Clip([], np.zeros(0), 0.0, first.video)  # the frames need not be kept
+    views = {
+        name: None if soft is None else Video(clip.path, soft, unread)
+        for name, soft in soft_tokens.items()
+    }
     took = time.perf_counter() - began
     return EncodedVideo(items, views, took, _strip(clip) if with_strip else ())
 
@@ -152,15 +223,14 @@ def ask_items(chat: Chat, seen: EncodedVideo, describe: str) -> list[AnsweredIte
 
     The KV cache holds the video from its first question to its last.
     """
-    clip = Clip([], np.zeros(0), 0.0, seen.items[0].video)
     replies: dict[str, list[ModelReply]] = {}
-    for name, soft in seen.views.items():
+    for name, video in seen.views.items():
         chat.clear()
-        chat.videos = [] if soft is None else [Video(clip.path, soft, clip)]
+        chat.videos = [] if video is None else [video]
         chat.read_ahead()
-        # In a control choices are only scored, which takes no generated text.
+        # In a control listed choices are only scored, which takes no generated text.
         replies[name] = [
-            _reply(chat, item, describe, generate=not (name and item.choices))
+            _reply(chat, item, describe, generate=not (name and item.choices and item.listed))
             for item in seen.items
         ]
     return [
@@ -173,7 +243,8 @@ def _reply(chat: Chat, item: EvalItem, describe: str, *, generate: bool) -> Mode
     """The reply to a question about the videos of `chat`."""
     began = time.perf_counter()
     question = item.question or describe
-    prompt = chat.prompt(multiple_choice(question, item.choices) if item.choices else question)
+    listed = item.choices and item.listed
+    prompt = chat.prompt(multiple_choice(question, item.choices) if listed else question)
     said = ""
     if generate:
         tokens = chat.engine.generate(prompt, max_tokens=MAX_TOKENS, n_probs=0)
@@ -184,9 +255,13 @@ def _reply(chat: Chat, item: EvalItem, describe: str, *, generate: bool) -> Mode
         answers = (item.answer, *item.also)
         right = item.kind == "open" and any(contains(said, answer) for answer in answers)
         return ModelReply(right, said, right, (), size, took)
-    likely = probabilities(chat.engine, prompt, item.choices)
     answer = item.choices.index(item.answer)
-    said_right = mentioned_choices(said, item.choices) == [answer]
+    if item.listed:
+        likely = probabilities(chat.engine, prompt, item.choices)
+        said_right = mentioned_choices(said, item.choices) == [answer]
+    else:
+        likely = opening_probabilities(chat.engine, prompt, item.choices)
+        said_right = first_mentioned(said, item.choices) == answer
     right = int(likely.argmax()) == answer
     return ModelReply(right, said, said_right, tuple(likely.tolist()), size, took)
 

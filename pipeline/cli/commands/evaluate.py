@@ -3,105 +3,27 @@
 from __future__ import annotations
 
 import shlex
-import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from typer import BadParameter, Option
+from typer import BadParameter
 
-from reellama.gguf_tools.atomic_write import write_atomically
 from reellama.gguf_tools.errors import ReellamaError
+from reellama.pipeline.cli.commands import evaluate_footage
+from reellama.pipeline.cli.commands.evaluate_options import (
+    CLIPS_PER_TASK,
+    DESCRIBED_CLIPS,
+    QuestionOptions,
+    RunOptions,
+    write_text,
+)
 
 if TYPE_CHECKING:
     from reellama.pipeline.evaluation.items import EvalItem
     from reellama.pipeline.evaluation.report import EvaluationReport
-
-DESCRIBED_CLIPS = 300  # that are described
-CLIPS_PER_TASK = 50  # of the benchmark
-SPLIT_NAMES = ("new-clips", "new-style", "new-pictures", "photographs")
-
-
-def _split(value: str) -> str:
-    if value not in SPLIT_NAMES:
-        raise BadParameter(f"{value!r} is not one of {', '.join(SPLIT_NAMES)}")
-    return value
-
-
-@dataclass(frozen=True)
-class QuestionOptions:
-    """What is asked; without --data and --benchmark, descriptions of drawn clips are judged."""
-
-    data: Annotated[
-        Path | None,
-        Option(metavar="PATH", help="Ask what a JSONL file asks, or MVBench's folder."),
-    ] = None
-    benchmark: Annotated[
-        bool, Option("--benchmark", help="Ask the drawn benchmark, whose answers are exact.")
-    ] = False
-    split: Annotated[
-        str,
-        Option(
-            callback=_split, metavar="NAME", help=f"Of the benchmark: {', '.join(SPLIT_NAMES)}."
-        ),
-    ] = SPLIT_NAMES[0]
-    task: Annotated[
-        list[str] | None, Option(metavar="NAME", help="This task only; may be repeated.")
-    ] = None
-    seed: Annotated[int, Option(min=0, metavar="N", help="Of the benchmark's clips.")] = 0
-    clips: Annotated[
-        int | None,
-        Option(
-            min=1,
-            metavar="N",
-            help=f"Clips to describe (default {DESCRIBED_CLIPS}), "
-            f"or a task (default {CLIPS_PER_TASK}).",
-        ),
-    ] = None
-    material: Annotated[Path | None, Option(metavar="DIR", help="Folder of picture sets.")] = None
-    style: Annotated[
-        list[str] | None, Option(help="Describe clips that are drawn in these styles only.")
-    ] = None
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """How it is asked, and what becomes of the figures."""
-
-    llm: Annotated[
-        Path | None, Option(metavar="GGUF", help="The bundle's LLM in another file.")
-    ] = None
-    frames: Annotated[int | None, Option(min=1, metavar="N", help="Frames of a video.")] = None
-    threads: Annotated[int | None, Option(min=1, metavar="N", help="Processor threads.")] = None
-    controls: Annotated[
-        bool,
-        Option(help="Ask also without the video, with frames shuffled, and with one frame."),
-    ] = True
-    quantizations: Annotated[
-        Path | None, Option(metavar="DIR", help="Ask with every GGUF of a folder.")
-    ] = None
-    quantize: Annotated[
-        bool, Option("--quantize", help="Make these GGUFs first, F16 to Q2_K, from the LLM.")
-    ] = False
-    plot: Annotated[
-        Path | None, Option(metavar="PREFIX", help="Draw PREFIX.png and .svg of quantizations.")
-    ] = None
-    json: Annotated[
-        Path | None, Option("--json", metavar="FILE", help="Write all as JSON; - is stdout.")
-    ] = None
-    html: Annotated[
-        Path | None, Option(metavar="FILE", help="Write a page of figures, clips and answers.")
-    ] = None
-    record: Annotated[
-        str | None, Option(metavar="NAME", help="Keep the scores in the bundle as this.")
-    ] = None
-
-    def engine(self) -> dict[str, Any]:
-        """What `VideoChat` takes of these."""
-        return {"n_threads": self.threads} if self.threads else {}
 
 
 def run(bundle: str, questions: QuestionOptions, how: RunOptions) -> None:
@@ -113,8 +35,13 @@ def run(bundle: str, questions: QuestionOptions, how: RunOptions) -> None:
         raise BadParameter("--quantize needs --quantizations, the folder that the files go to")
     if not asked and (how.quantizations or how.html or questions.task):
         raise BadParameter("--quantizations, --html and --task need --data or --benchmark")
+    if questions.bench:
+        evaluate_footage.run(bundle, questions, how)
+        return
+    if questions.train:
+        raise BadParameter("--train is for the baselines of --bench")
     if how.plot and not how.quantizations:
-        raise BadParameter("--plot draws what --quantizations measures")
+        raise BadParameter("--plot draws what --quantizations or --bench yes-no measures")
     if how.quantizations and how.html:
         raise BadParameter("--html is a page about one LLM: leave --quantizations out")
     if not asked:
@@ -170,7 +97,7 @@ def _describe(bundle: str, questions: QuestionOptions, how: RunOptions) -> None:
         figures = found.figures(command_line(bundle, questions, how))
         record_scores(Bundle.load(bundle), how.record, figures)
     if how.json:
-        _write(how.json, clip_descriptions.to_json_text(found) + "\n")
+        write_text(how.json, clip_descriptions.to_json_text(found) + "\n")
     if str(how.json) != "-":
         out.print(clip_descriptions.format_report(found))
 
@@ -211,9 +138,9 @@ def _write_files(report: EvaluationReport, how: RunOptions) -> None:
     from reellama.pipeline.evaluation.report import write_json
 
     if how.json:
-        _write(how.json, write_json(report))
+        write_text(how.json, write_json(report))
     if how.html:
-        _write(how.html, write_page(report))
+        write_text(how.html, write_page(report))
 
 
 def _quantizations(bundle: str, questions: QuestionOptions, how: RunOptions, folder: Path) -> None:
@@ -250,7 +177,7 @@ def _quantizations(bundle: str, questions: QuestionOptions, how: RunOptions, fol
     if how.record:
         record_scores(opened, how.record, figures)
     if how.json:
-        _write(how.json, json.dumps(figures, indent=2) + "\n")
+        write_text(how.json, json.dumps(figures, indent=2) + "\n")
     if str(how.json) != "-":
         out.print(quantization_sweep.tables(rows))
     if how.plot:
@@ -298,10 +225,3 @@ def _items(
 
 def _no_such_task(where: object, known: Iterable[str]) -> ReellamaError:
     return ReellamaError(f"{where} has no such task; it has {', '.join(sorted(known))}")
-
-
-def _write(path: Path, text: str) -> None:
-    if str(path) == "-":
-        sys.stdout.write(text)
-    else:
-        write_atomically(path, text)

@@ -1,0 +1,129 @@
+"""The options of `reellama eval`: what is asked, and how."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from typer import BadParameter, Option
+
+from reellama.gguf_tools.atomic_write import write_atomically
+
+DESCRIBED_CLIPS = 300  # that are described
+CLIPS_PER_TASK = 50  # of the benchmark
+FOOTAGE_CLIPS = 200  # of captioned footage, a task
+SPLIT_NAMES = ("new-clips", "new-style", "new-pictures", "photographs")
+FOOTAGE_TASK_NAMES = ("captions", "yes-no", "subject-kind", "motion", "search")
+
+
+def _split(value: str) -> str:
+    if value not in SPLIT_NAMES:
+        raise BadParameter(f"{value!r} is not one of {', '.join(SPLIT_NAMES)}")
+    return value
+
+
+def _footage_tasks(values: list[str] | None) -> list[str] | None:
+    for value in values or ():
+        if value not in (*FOOTAGE_TASK_NAMES, "all"):
+            raise BadParameter(f"{value!r} is not one of {', '.join(FOOTAGE_TASK_NAMES)}, all")
+    return values
+
+
+@dataclass(frozen=True)
+class QuestionOptions:
+    """What is asked; without --data and --benchmark, descriptions of drawn clips are judged."""
+
+    data: Annotated[
+        Path | None,
+        Option(metavar="PATH", help="Ask what a JSONL file asks, or MVBench's folder."),
+    ] = None
+    bench: Annotated[
+        list[str] | None,
+        Option(
+            callback=_footage_tasks,
+            metavar="NAME",
+            help="Ask of the captioned clips of --data: "
+            f"{', '.join(FOOTAGE_TASK_NAMES)} or all; may be repeated.",
+        ),
+    ] = None
+    train: Annotated[
+        Path | None,
+        Option(metavar="FILE", help="Captioned clips that the baselines of --bench may know."),
+    ] = None
+    benchmark: Annotated[
+        bool, Option("--benchmark", help="Ask the drawn benchmark, whose answers are exact.")
+    ] = False
+    split: Annotated[
+        str,
+        Option(
+            callback=_split, metavar="NAME", help=f"Of the benchmark: {', '.join(SPLIT_NAMES)}."
+        ),
+    ] = SPLIT_NAMES[0]
+    task: Annotated[
+        list[str] | None, Option(metavar="NAME", help="This task only; may be repeated.")
+    ] = None
+    seed: Annotated[int, Option(min=0, metavar="N", help="Of the clips that are drawn.")] = 0
+    clips: Annotated[
+        int | None,
+        Option(
+            min=1,
+            metavar="N",
+            help=f"Clips to describe (default {DESCRIBED_CLIPS}), "
+            f"or a task (default {CLIPS_PER_TASK}; of --bench, {FOOTAGE_CLIPS}).",
+        ),
+    ] = None
+    material: Annotated[Path | None, Option(metavar="DIR", help="Folder of picture sets.")] = None
+    style: Annotated[
+        list[str] | None, Option(help="Describe clips that are drawn in these styles only.")
+    ] = None
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How it is asked, and what becomes of the figures."""
+
+    llm: Annotated[
+        Path | None, Option(metavar="GGUF", help="The bundle's LLM in another file.")
+    ] = None
+    frames: Annotated[int | None, Option(min=1, metavar="N", help="Frames of a video.")] = None
+    threads: Annotated[int | None, Option(min=1, metavar="N", help="Processor threads.")] = None
+    controls: Annotated[
+        bool,
+        Option(help="Ask also without the video, with frames shuffled, and with one frame."),
+    ] = True
+    quantizations: Annotated[
+        Path | None, Option(metavar="DIR", help="Ask with every GGUF of a folder.")
+    ] = None
+    quantize: Annotated[
+        bool, Option("--quantize", help="Make these GGUFs first, F16 to Q2_K, from the LLM.")
+    ] = False
+    plot: Annotated[
+        Path | None,
+        Option(
+            metavar="PREFIX",
+            help="Draw PREFIX.png and .svg of quantizations, or of how sure yes and no are.",
+        ),
+    ] = None
+    json: Annotated[
+        Path | None, Option("--json", metavar="FILE", help="Write all as JSON; - is stdout.")
+    ] = None
+    html: Annotated[
+        Path | None, Option(metavar="FILE", help="Write a page of figures, clips and answers.")
+    ] = None
+    record: Annotated[
+        str | None, Option(metavar="NAME", help="Keep the scores in bundle.json as this.")
+    ] = None
+
+    def engine(self) -> dict[str, Any]:
+        """What `VideoChat` takes of these."""
+        return {"n_threads": self.threads} if self.threads else {}
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to a file, whole or not at all; - is stdout."""
+    if str(path) == "-":
+        sys.stdout.write(text)
+    else:
+        write_atomically(path, text)

@@ -1,0 +1,73 @@
+"""Whether a model is as often right as it is sure: calibration error and reliability diagram.
+
+Guo et al., 2017, "On calibration of modern neural networks", for questions with two answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+BINS = 10  # of equal width, from 0 to 1
+
+
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """The questions whose p(yes) lies in one bin: how many, their mean p(yes), the share of yes."""
+
+    n: int
+    predicted: float
+    observed: float
+
+
+def reliability(
+    p_yes: Sequence[float] | np.ndarray, is_yes: Sequence[bool] | np.ndarray, bins: int = BINS
+) -> list[ReliabilityBin]:
+    """The bins that are not empty, in ascending order.
+
+    p_yes: float [n], the probability of yes; is_yes: bool [n], whether yes is right.
+    """
+    predicted, observed = np.asarray(p_yes, np.float64), np.asarray(is_yes, bool)
+    number = np.minimum((predicted * bins).astype(int), bins - 1)
+    return [
+        ReliabilityBin(int(here.sum()), float(predicted[here].mean()), float(observed[here].mean()))
+        for here in (number == each for each in range(bins))
+        if here.any()
+    ]
+
+
+def expected_calibration_error(
+    p_yes: Sequence[float] | np.ndarray, is_yes: Sequence[bool] | np.ndarray, bins: int = BINS
+) -> float:
+    """The distance of mean p(yes) and share of yes, averaged over bins by their questions."""
+    found = reliability(p_yes, is_yes, bins)
+    apart = sum(each.n * abs(each.predicted - each.observed) for each in found)
+    return apart / len(p_yes) if len(p_yes) else float("nan")
+
+
+def plot_reliability(bins: Sequence[ReliabilityBin], path: Path, title: str) -> list[Path]:
+    """Write the reliability diagram as `path` with .png and with .svg; returns both paths.
+
+    Raises ReellamaError when matplotlib is missing or a file cannot be written.
+    """
+    from reellama.gguf_tools.measuring import plots
+
+    plots.check()
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.0, 5.0), dpi=plots.DPI, facecolor="white", layout="constrained")
+    axes = figure.add_subplot(facecolor="white")
+    axes.plot([0, 1], [0, 1], "--", color=plots.OTHER, label="calibrated")
+    x, y = [each.predicted for each in bins], [each.observed for each in bins]
+    axes.plot(x, y, "o-", color=plots.FRONT, label="answers, with how many")
+    for each in bins:
+        axes.annotate(str(each.n), (each.predicted, each.observed), (5, -11), fontsize=8,
+                      textcoords="offset points")  # fmt: skip
+    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="probability of yes", ylabel="share of yes")
+    axes.set_title(title, fontsize=11)
+    axes.grid(True, color="#e4e4e4", linewidth=0.6)
+    axes.legend(frameon=True, facecolor="white", fontsize=8, loc="upper left")
+    return plots.write(figure, path)

@@ -1,0 +1,98 @@
+"""Clips with people's captions, from a JSONL file: `{"video": path, "captions": [...]}` a line."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reellama.gguf_tools.errors import ReellamaError
+
+
+@dataclass(frozen=True)
+class CaptionedClip:
+    """A video or a still picture, and what people said of it."""
+
+    video: Path
+    captions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CaptionedSplit:
+    """What a bundle is evaluated on.
+
+    Attributes:
+        clips: all of the split; a task asks about at most `most` of them, drawn by `seed`.
+        train: what the baselines may know, apart from `clips`; may be empty.
+    """
+
+    clips: list[CaptionedClip]
+    train: list[CaptionedClip]
+    most: int
+    seed: int = 0
+
+    def rng(self) -> np.random.Generator:
+        """A generator that always begins alike."""
+        return np.random.default_rng(self.seed)
+
+    def sample(self, clips: Sequence[CaptionedClip] | None = None) -> list[CaptionedClip]:
+        """At most `most` of `clips` (default: of all), in their order."""
+        among = self.clips if clips is None else clips
+        drawn = self.rng().permutation(len(among))[: self.most]
+        return [among[number] for number in sorted(drawn)]
+
+
+def read_captioned(path: Path) -> list[CaptionedClip]:
+    """The clips of a JSONL file, paths beside it; lines of one video are one clip.
+
+    A line has `captions`, a list of texts, or `caption`, a text. Raises ReellamaError with file and
+    line for one that cannot be used, and where there are fewer than two clips.
+    """
+    path = path.expanduser()
+    found: dict[Path, tuple[str, ...]] = {}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise ReellamaError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ReellamaError(f"{path}: not UTF-8 text; save it as UTF-8") from error
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                clip = _clip(json.loads(line), path.parent)
+            except ValueError as error:  # of JSON, and our own below
+                raise ReellamaError(f"{path}, line {number}: {error}") from error
+            found[clip.video] = found.get(clip.video, ()) + clip.captions
+    if len(found) < 2:
+        raise ReellamaError(f"{path}: {len(found)} clips in it; two or more are needed")
+    return [CaptionedClip(video, captions) for video, captions in found.items()]
+
+
+def _clip(row: Any, folder: Path) -> CaptionedClip:
+    """The clip of one line; ValueError says what is wrong with it."""
+    if not isinstance(row, dict) or not isinstance(row.get("video"), str):
+        raise ValueError("`video` must be a text")
+    captions = row.get("captions", row.get("caption"))
+    captions = [captions] if isinstance(captions, str) else captions
+    if not isinstance(captions, list) or not captions:
+        raise ValueError("`captions` must be a list of texts")
+    if not all(isinstance(caption, str) and caption.strip() for caption in captions):
+        raise ValueError("`captions` must be texts, none of them empty")
+    video = folder / Path(row["video"]).expanduser()
+    if not video.exists():
+        raise ValueError(f"there is no {video}")
+    return CaptionedClip(video, tuple(captions))
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text in small letters, for looking them up.
+
+    >>> words_of("A man's dog, 2 cats")
+    ['a', 'man', 's', 'dog', 'cats']
+    """
+    return re.findall(r"[a-z]+", text.lower())
