@@ -17,8 +17,10 @@ time off   of the video's length: how far a frame is from the middle of the grou
 seconds    of one core for one video
 
 What it says is how much an LLM could still find. It cannot say whether an LLM does: none was
-trained on means of features that lie apart, and the cosine knows nothing of what a question is
-about. The tower is small and convolutional; others may weigh differently.
+trained on means of features of several places, and the cosine knows nothing of what a question is
+about. Merging minimises nearly what `nearest` measures, while pruning keeps on purpose what is
+unlike the rest. The tower is small and convolutional, with few cells; others may come out
+differently.
 """
 
 from __future__ import annotations
