@@ -1,4 +1,4 @@
-"""Questions about drawn videos, and captions of real photographs, from the wheel of scikit-image."""
+"""Questions about drawn videos, and captions of real photographs from scikit-image's wheel."""
 
 from __future__ import annotations
 
