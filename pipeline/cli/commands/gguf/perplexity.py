@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 if TYPE_CHECKING:
-    from reellama.gguf_tools.measuring.divergence import BootstrapEstimate
+    from reellama.gguf_tools.measuring.divergence import Estimate
     from reellama.gguf_tools.measuring.perplexity import TextQuality
 
 
@@ -86,6 +86,6 @@ def report(found: TextQuality) -> str:
     return "\n".join(lines)
 
 
-def _line(name: str, estimate: BootstrapEstimate, form: str = "9.4f") -> str:
+def _line(name: str, estimate: Estimate, form: str = "9.4f") -> str:
     error = format(estimate.error, form).strip()
     return f"{name:<40}{estimate.value:{form}} ± {error}"
