@@ -67,7 +67,7 @@ def mmproj_problems(file: GGUFFile) -> list[str]:
             "pip install -U reellama llama-cpp-python"
         )
     problems += [
-        f"{file.path} has tensors of type F64, such as {name}, which crash llama.cpp; convert it "
+        f"{file.path} has tensors of type F64, such as {name!r}, which crash llama.cpp; convert it "
         "again as F16"
         for name in _f64(file)[:1]
     ]

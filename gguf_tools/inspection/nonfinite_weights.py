@@ -46,7 +46,7 @@ def check_weights(file: GGUFFile) -> None:
     """
     for name in nonfinite_tensors(file):
         raise GGUFError(
-            f"{file.path} is damaged: {name} holds NaN or infinity; download it or convert it again"
+            f"{file.path} is damaged: {name!r} holds NaN or infinity; download or convert it again"
         )
 
 
