@@ -42,7 +42,7 @@ SCALES_AT: dict[GGMLQuantizationType, tuple[int, ...]] = {
 def check_weights(file: GGUFFile) -> None:
     """Raise GGUFError when a file holds NaN or infinity, with the first tensor that does.
 
-    All of the file is read: a second for each GB or so, and no more than some 50 MB of memory.
+    All of the file is read, CHUNK bytes at a time.
     """
     for name in nonfinite_tensors(file):
         raise GGUFError(
