@@ -146,8 +146,8 @@ class VisionBundle:
         """How the pictures of a video are pooled. Raises PoolingError as `plan_pooling` does."""
         pictures, rows, columns, _ = video.array.shape
         method = options.method
-        if method == AUTO and self._header.family is None:
-            method = "full"  # nobody knows whether the means of its tokens still say anything
+        if method == AUTO and not self._pools_well(rows):
+            method = "full"
         budget = options.tokens
         around = self._tokens_around(video)
         if budget is None:
@@ -161,6 +161,12 @@ class VisionBundle:
             group_tokens=around,
             method=method,
         )
+
+    def _pools_well(self, rows: int) -> bool:
+        """Whether the tokens of its family are places in a picture, or answers of queries: not
+        known of other families, nor of rows with tokens between them (Pixtral)."""
+        family = self._header.family
+        return family is not None and (rows > 1 or not family.is_grid)
 
     def pooling_summary(
         self, video: EncodedFrames, options: PoolingOptions = DEFAULT_POOLING

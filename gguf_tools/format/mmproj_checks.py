@@ -45,9 +45,11 @@ def check_mmproj(llm: GGUFFile, mmproj: GGUFFile) -> None:
         raise GGUFError(problem)
     seen = mmproj_header(mmproj)
     if not is_same_width(llm, seen):
-        own = f"its embeddings have {soft_token_width(llm):,} numbers"
-        theirs = f"{mmproj.path} makes tokens of {_total(seen):,}"
-        raise GGUFError(f"{llm.path} cannot see through {mmproj.path.name}: {own}, {theirs}")
+        raise GGUFError(
+            f"{llm.path} cannot see through another model's mmproj: its embeddings have "
+            f"{soft_token_width(llm):,} numbers, {mmproj.path} makes tokens of {_total(seen):,}; "
+            f"{ANOTHER}"
+        )
 
 
 def mmproj_problems(file: GGUFFile) -> list[str]:
@@ -67,7 +69,7 @@ def mmproj_problems(file: GGUFFile) -> list[str]:
             "pip install -U reellama llama-cpp-python"
         )
     problems += [
-        f"{file.path} has tensors of type F64, such as {name}, which crash llama.cpp; convert it "
+        f"{file.path} has tensors of type F64, such as {name!r}, which crash llama.cpp; convert it "
         "again as F16"
         for name in _f64(file)[:1]
     ]

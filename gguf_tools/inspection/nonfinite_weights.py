@@ -42,11 +42,11 @@ SCALES_AT: dict[GGMLQuantizationType, tuple[int, ...]] = {
 def check_weights(file: GGUFFile) -> None:
     """Raise GGUFError when a file holds NaN or infinity, with the first tensor that does.
 
-    All of the file is read: a second for each GB or so, and no more than some 50 MB of memory.
+    All of the file is read, CHUNK bytes at a time.
     """
     for name in nonfinite_tensors(file):
         raise GGUFError(
-            f"{file.path} is damaged: {name} holds NaN or infinity; download it or convert it again"
+            f"{file.path} is damaged: {name!r} holds NaN or infinity; download or convert it again"
         )
 
 

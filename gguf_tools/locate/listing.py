@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from reellama.gguf_tools.errors import GGUFError
@@ -68,7 +68,7 @@ def describe_model(model: StoredModel) -> ListedModel:
             is_mmproj=is_projector(model.label),
         )
     first = files[0]
-    mmproj = _mmproj(first)
+    mmproj = _mmproj(replace(first, size=n_bytes))
     said = quantization(first)
     architecture = first.metadata.get("general.architecture")
     n_ctx = first.metadata.get(f"{architecture}.context_length")

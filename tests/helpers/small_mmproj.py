@@ -93,13 +93,15 @@ def write(
     tensors: Mapping[str, np.ndarray] | None = None,
     n_embd: int = N_EMBD,
     type_: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32,
+    arch: str = "clip",
 ) -> Path:
     """Write an mmproj of a family of FAMILIES, or of a made-up one, for LLMs of width `n_embd`.
 
     `keys` and `tensors` replace those of the family by name; None leaves a key out. Weights whose
-    rows are whole blocks of the type `type_` are of that type.
+    rows are whole blocks of the type `type_` are of that type. With another `arch` it is an LLM's
+    file that holds a tower.
     """
-    writer = gguf.GGUFWriter(path, "clip")
+    writer = gguf.GGUFWriter(path, arch)
     for key, value in ({**common_keys(family), **KEYS.get(family, {})} | dict(keys or {})).items():
         _add(writer, key, value)
     for name, weight in {**weights(family, n_embd), **(tensors or {})}.items():
@@ -119,7 +121,6 @@ def write(
 def common_keys(family: str) -> dict[str, Any]:
     """The keys that files of all families have."""
     return {
-        "general.type": "mmproj",
         "clip.has_vision_encoder": True,
         "clip.projector_type": "mlp" if family == "mlp_norm" else family,
         "clip.use_gelu": True,

@@ -19,10 +19,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from reellama.gguf_tools.errors import GGUFError, ReellamaError
+from reellama.gguf_tools.format.mmproj_checks import check_mmproj
 from reellama.gguf_tools.format.model_summary import model_summary
 from reellama.gguf_tools.format.reader import GGUFFile, read_gguf
 from reellama.gguf_tools.inspection.diff import diff
 from reellama.gguf_tools.inspection.file_summary import metadata_json, summarize_file, tensor_json
+from reellama.gguf_tools.inspection.mmproj_summary import summarize_mmproj
 from reellama.gguf_tools.memory import offload
 from reellama.gguf_tools.quantization.quant_presets import as_preset
 from tests.conftest import Result
@@ -93,6 +95,9 @@ def ask_everything(path: Path, other: GGUFFile) -> GGUFFile | None:
     questions: list[Callable[[], object]] = [
         lambda: json.dumps(asdict(summarize_file(file)), allow_nan=False),
         lambda: model_summary(file),
+        lambda: json.dumps(asdict(summarize_mmproj(file)), allow_nan=False),
+        lambda: check_mmproj(other, file),
+        lambda: check_mmproj(file, other),
         lambda: offload.plan_offload(file, 0, 1 << 30, "q8_0", "f16"),
         lambda: offload.plan_offload(as_preset(file, "Q4_K_M"), 4096, 1 << 30),
     ]

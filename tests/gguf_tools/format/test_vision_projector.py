@@ -193,7 +193,7 @@ VALUES = st.one_of(
 
 @given(st.dictionaries(st.sampled_from(NAMES), VALUES), st.sampled_from(MADE))
 @settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_whatever_a_header_says_is_a_header_or_one_line(
     tmp_path: Path, entries: dict[str, tuple[int, bytes]], family: str

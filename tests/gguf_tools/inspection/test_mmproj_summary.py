@@ -83,7 +83,7 @@ def test_the_llms_here_that_fit_are_named(
     ("keys", "tensors", "problem"),
     [
         ({"clip.projector_type": "new"}, {}, "of the family new, which is not known here"),
-        ({}, {"mm.2.bias": np.ones(64)}, "has tensors of type F64, such as mm.2.bias"),
+        ({}, {"mm.2.bias": np.ones(64)}, "has tensors of type F64, such as 'mm.2.bias'"),
         (
             {"clip.has_vision_encoder": False, "clip.has_audio_encoder": True},
             {},

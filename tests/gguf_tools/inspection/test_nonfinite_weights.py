@@ -57,7 +57,7 @@ def test_one_number_that_is_none_is_found(tmp_path: Path, type_: str, bad: float
         ).reshape(3, -1)
     path = write(tmp_path / "m.gguf", {"a": (good, GGMLQuantizationType.F32), "b": (data, kind)})
     assert found(path) == ["b"]
-    with pytest.raises(GGUFError, match=r"m.gguf is damaged: b holds NaN or infinity; download"):
+    with pytest.raises(GGUFError, match=r"m.gguf is damaged: 'b' holds NaN or infinity; download"):
         check_weights(read_gguf(path))
 
 
