@@ -11,9 +11,10 @@ transformers; the result's `notes` list the exceptions.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from gguf import (
@@ -32,7 +33,7 @@ from reellama.gguf_tools.conversion.gguf_output import write_header, write_tenso
 from reellama.gguf_tools.conversion.hf_folder import model_name, reporting_damage
 from reellama.gguf_tools.conversion.hf_tensors import HFTensor, read_tensors
 from reellama.gguf_tools.conversion.hf_tokenizer import Vocabulary, add_vocabulary, read_vocabulary
-from reellama.gguf_tools.conversion.tensor_plan import language_tensors, plan_tensors
+from reellama.gguf_tools.conversion.tensor_plan import PlannedTensor, language_tensors, plan_tensors
 from reellama.gguf_tools.conversion.vision_encoder import (
     VisionEncoder,
     add_vision_metadata,
@@ -96,9 +97,9 @@ def convert(
     folder = Path(folder).expanduser()
     architecture, config = read_config(folder)
     encoder = read_vision_encoder(folder, config)
-    everything = read_tensors(folder)
-    tensors = language_tensors(everything, config)
-    type_ = (type_ or _main_type(tensors)).upper()
+    tensors = read_tensors(folder)
+    language = language_tensors(tensors, config)
+    type_ = (type_ or _main_type(language)).upper()
     if type_ not in FILE_TYPES:
         raise ReellamaError(
             f"cannot convert to {type_}: give F32, F16 or BF16, and quantize the result"
@@ -106,22 +107,49 @@ def convert(
     mmproj_type = mmproj_type.upper()
     if mmproj_type not in MMPROJ_TYPES:
         raise ReellamaError(f"no mmproj of type {mmproj_type}: give {', '.join(MMPROJ_TYPES)}")
-    with reporting_damage(folder / "config.json"):
-        plan = plan_tensors(folder, architecture, config, tensors, GGMLQuantizationType[type_])
-        notes = hyperparameters.notes(architecture, config)
-    vision_plan = []
-    if encoder:
-        vision_plan = plan_vision_tensors(
-            folder, encoder, everything, GGMLQuantizationType[mmproj_type]
-        )
-    n_rows = next(tensor.shape[0] for tensor in plan if tensor.name == TOKEN_EMBEDDINGS)
-    vocabulary = read_vocabulary(folder, n_rows)
     name = model_name(folder)
     path = Path(output or f"{name}-{type_}.gguf").expanduser()
-    mmproj_path = path.parent / f"mmproj-{name}-{mmproj_type}.gguf"
-    total = sum(tensor.n_bytes for tensor in [*plan, *vision_plan])
-    _check_places([path, mmproj_path] if encoder else [path], total, force)
-    done = 0
+    with reporting_damage(folder / "config.json"):
+        plan = plan_tensors(folder, architecture, config, language, GGMLQuantizationType[type_])
+        notes = hyperparameters.notes(architecture, config)
+    n_rows = next(tensor.shape[0] for tensor in plan if tensor.name == TOKEN_EMBEDDINGS)
+    vocabulary = read_vocabulary(folder, n_rows)
+    notes += vocabulary.notes
+    add = partial(_add_model, name, architecture, config, vocabulary, type_)
+    files = [_File(path, type_, plan, MODEL_ARCH_NAMES[architecture.arch], add)]
+    if encoder:
+        path = path.parent / f"mmproj-{name}-{mmproj_type}.gguf"
+        plan = plan_vision_tensors(folder, encoder, tensors, GGMLQuantizationType[mmproj_type])
+        add = partial(_add_mmproj, name, encoder, mmproj_type)
+        files.append(_File(path, mmproj_type, plan, MMPROJ_ARCHITECTURE, add, check_finite=True))
+        notes += vision_notes(encoder)
+    _check_places(files, force)
+    model, *others = _write(folder, files, progress)
+    return Converted(**vars(model), notes=notes, mmproj=others[0] if others else None)
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file to be written: `add_metadata` gives a writer everything but the tensors."""
+
+    path: Path
+    type: str
+    plan: list[PlannedTensor]
+    architecture: str
+    add_metadata: Callable[[GGUFWriter], None]
+    check_finite: bool = False
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the tensors' data."""
+        return sum(tensor.n_bytes for tensor in self.plan)
+
+
+def _write(
+    folder: Path, files: Sequence[_File], progress: ConvertProgress | None
+) -> list[ConvertedFile]:
+    """Write files, of which all get their names at the end, or none does."""
+    total, done = sum(file.n_bytes for file in files), 0
 
     def advance(n_bytes: int) -> None:
         nonlocal done
@@ -129,25 +157,18 @@ def convert(
         if progress:
             progress(done, total)
 
-    with ExitStack() as stack:  # both files get their names, or none does
-        temporary = stack.enter_context(replacing(path))
-        with reporting_damage(folder / "config.json"):
-            writer = _model_writer(temporary, name, architecture, config, vocabulary, type_)
-            alignment = write_header(writer, plan)
-        write_tensors(temporary, plan, alignment, advance, finite=False)
-        notes += vocabulary.notes
-        result = Converted(path, type_, len(plan), temporary.stat().st_size, notes)
-        if encoder is None:
-            return result
-        temporary = stack.enter_context(replacing(mmproj_path))
-        with reporting_damage(folder / "config.json"):
-            writer = _mmproj_writer(temporary, name, encoder, mmproj_type)
-            alignment = write_header(writer, vision_plan)
-        write_tensors(temporary, vision_plan, alignment, advance, finite=True)
-        notes += vision_notes(encoder)
-        n_bytes = temporary.stat().st_size
-        mmproj = ConvertedFile(mmproj_path, mmproj_type, len(vision_plan), n_bytes)
-        return replace(result, mmproj=mmproj)
+    written = []
+    with ExitStack() as stack:
+        for file in files:
+            temporary = stack.enter_context(replacing(file.path))
+            with reporting_damage(folder / "config.json"):
+                writer = GGUFWriter(temporary, file.architecture)
+                file.add_metadata(writer)
+                alignment = write_header(writer, file.plan)
+            write_tensors(temporary, file.plan, alignment, advance, check_finite=file.check_finite)
+            n_bytes = temporary.stat().st_size
+            written.append(ConvertedFile(file.path, file.type, len(file.plan), n_bytes))
+    return written
 
 
 def _main_type(tensors: Mapping[str, HFTensor]) -> str:
@@ -159,11 +180,11 @@ def _main_type(tensors: Mapping[str, HFTensor]) -> str:
     return main if main in FILE_TYPES else "F32"
 
 
-def _check_places(paths: list[Path], n_bytes: int, force: bool) -> None:
-    for path in paths:
-        if path.exists() and not force:
-            raise ReellamaError(f"{path} is there already; --force replaces it")
-    path = paths[0]
+def _check_places(files: Sequence[_File], force: bool) -> None:
+    for file in files:
+        if file.path.exists() and not force:
+            raise ReellamaError(f"{file.path} is there already; --force replaces it")
+    path, n_bytes = files[0].path, sum(file.n_bytes for file in files)
     if not path.parent.is_dir():
         raise ReellamaError(f"cannot save {path}: there is no folder {path.parent}")
     free = shutil.disk_usage(path.parent).free
@@ -173,16 +194,15 @@ def _check_places(paths: list[Path], n_bytes: int, force: bool) -> None:
         )
 
 
-def _model_writer(
-    path: Path,
+def _add_model(
     name: str,
     architecture: Architecture,
     config: Config,
     vocabulary: Vocabulary,
     type_: str,
-) -> GGUFWriter:
-    """The metadata of a language model."""
-    writer = GGUFWriter(path, MODEL_ARCH_NAMES[architecture.arch])
+    writer: GGUFWriter,
+) -> None:
+    """Add the metadata of a language model."""
     writer.add_type(GGUFType.MODEL)
     writer.add_name(name)
     writer.add_file_type(FILE_TYPES[type_])
@@ -190,15 +210,12 @@ def _model_writer(
     writer.add_vocab_size(len(vocabulary.tokens))
     hyperparameters.add_hyperparameters(writer, architecture, config)
     add_vocabulary(writer, vocabulary)
-    return writer
 
 
-def _mmproj_writer(path: Path, name: str, encoder: VisionEncoder, type_: str) -> GGUFWriter:
-    """The metadata of an mmproj."""
-    writer = GGUFWriter(path, MMPROJ_ARCHITECTURE)
+def _add_mmproj(name: str, encoder: VisionEncoder, type_: str, writer: GGUFWriter) -> None:
+    """Add the metadata of an mmproj."""
     writer.add_type(GGUFType.MMPROJ)
     writer.add_name(name)
     writer.add_file_type(MMPROJ_TYPES[type_])
     writer.add_quantization_version(GGML_QUANT_VERSION)
     add_vision_metadata(writer, encoder)
-    return writer

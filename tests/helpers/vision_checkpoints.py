@@ -77,15 +77,16 @@ GEMMA3_TEMPLATE = (
 {%- if add_generation_prompt -%}<start_of_turn>model
 {% endif -%}"""
 )
-QWEN_TEMPLATE = (
-    CONTENT.replace("IMAGE", "'<|vision_start|><|image_pad|><|vision_end|>'")
-    + """\
+CHATML_TURNS = """\
 {%- for message in messages -%}
 <|im_start|>{{ message['role'] }}
 {{ content(message) }}<|im_end|>
 {% endfor -%}
 {%- if add_generation_prompt -%}<|im_start|>assistant
 {% endif -%}"""
+ONEVISION_TEMPLATE = CONTENT.replace("IMAGE", "'<image>\\n'") + CHATML_TURNS
+QWEN_TEMPLATE = (
+    CONTENT.replace("IMAGE", "'<|vision_start|><|image_pad|><|vision_end|>'") + CHATML_TURNS
 )
 
 
@@ -107,7 +108,9 @@ def make_llava(folder: Path) -> Path:
 def make_llava_onevision(folder: Path) -> Path:
     """LLaVA-OneVision: all of SigLIP's layers, an MLP, Qwen2."""
     names = ["<image>", "<video>"]
-    fast = _save_tokenizer(tiny_hf.byte_level("qwen2"), folder, names, chat_template=tiny_hf.CHATML)
+    fast = _save_tokenizer(
+        tiny_hf.byte_level("qwen2"), folder, names, chat_template=ONEVISION_TEMPLATE
+    )
     config = transformers.LlavaOnevisionConfig(
         vision_config=transformers.SiglipVisionConfig(**VISION),
         text_config=transformers.Qwen2Config(**TEXT, vocab_size=len(fast)),
