@@ -17,7 +17,7 @@ Statistic = Callable[[np.ndarray], float]
 
 
 @dataclass(frozen=True)
-class Estimate:
+class BootstrapEstimate:
     """A figure and the ends of its 95% interval; nan where nothing was there to measure."""
 
     value: float
@@ -40,12 +40,12 @@ class Estimate:
         return {"value": value, "95%": [low, high]}
 
 
-def exactly(value: float) -> Estimate:
+def exactly(value: float) -> BootstrapEstimate:
     """A figure that is known, such as what guessing gets."""
-    return Estimate(value, value, value)
+    return BootstrapEstimate(value, value, value)
 
 
-def bootstrap(statistic: Statistic, n: int, *, resamples: int = RESAMPLES) -> Estimate:
+def bootstrap(statistic: Statistic, n: int, *, resamples: int = RESAMPLES) -> BootstrapEstimate:
     """`statistic` of all `n`, and the middle 95% of what it is for `n` of them drawn with return.
 
     A resample for which it is nan (no claim was made in it, say) is left out.
@@ -58,22 +58,24 @@ def bootstrap(statistic: Statistic, n: int, *, resamples: int = RESAMPLES) -> Es
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # numpy's about nothing but nan
         low, high = np.nanpercentile(drawn, (2.5, 97.5))
-    return Estimate(value, float(low), float(high))
+    return BootstrapEstimate(value, float(low), float(high))
 
 
-def mean(values: Sequence[float] | np.ndarray) -> Estimate:
+def mean(values: Sequence[float] | np.ndarray) -> BootstrapEstimate:
     """The mean of one value a clip; of booleans, a share."""
     column = np.asarray(values, np.float64)
     return bootstrap(lambda drawn: float(column[drawn].mean()), len(column))
 
 
-def median(values: Sequence[float] | np.ndarray) -> Estimate:
+def median(values: Sequence[float] | np.ndarray) -> BootstrapEstimate:
     """The median of one value a clip."""
     column = np.asarray(values, np.float64)
     return bootstrap(lambda drawn: float(np.median(column[drawn])), len(column))
 
 
-def ratio(parts: Sequence[float] | np.ndarray, wholes: Sequence[float] | np.ndarray) -> Estimate:
+def ratio(
+    parts: Sequence[float] | np.ndarray, wholes: Sequence[float] | np.ndarray
+) -> BootstrapEstimate:
     """The sum of `parts` over the sum of `wholes`, one of each a clip; nan where that is 0."""
     some, all_of = np.asarray(parts, np.float64), np.asarray(wholes, np.float64)
 

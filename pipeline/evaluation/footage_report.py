@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from reellama.pipeline.evaluation.bootstrap import Estimate
+from reellama.pipeline.evaluation.bootstrap import BootstrapEstimate
 from reellama.pipeline.evaluation.calibration import ReliabilityBin
 from reellama.pipeline.evaluation.runner import AnsweredItem
 
@@ -31,7 +31,7 @@ class FootageScore:
 
     name: str
     of: str
-    rows: Mapping[str, Mapping[str, Estimate]]
+    rows: Mapping[str, Mapping[str, BootstrapEstimate]]
     notes: Sequence[str] = ()
     answered: Sequence[AnsweredItem] = ()
     reliability: Sequence[ReliabilityBin] = ()

@@ -20,7 +20,7 @@ from reellama.gguf_tools.errors import ReellamaError
 from reellama.models.synthetic.camera import CAMERA_MOVES, Camera
 from reellama.models.synthetic.render import write_video
 from reellama.pipeline.chat.video_chat import VideoChat
-from reellama.pipeline.evaluation.bootstrap import Estimate, mean, ratio
+from reellama.pipeline.evaluation.bootstrap import BootstrapEstimate, mean, ratio
 from reellama.pipeline.evaluation.captioned_clips import CaptionedSplit
 from reellama.pipeline.evaluation.footage_report import MODEL, FootageScore
 from reellama.pipeline.evaluation.items import EvalItem
@@ -168,7 +168,7 @@ def score(answered: Sequence[AnsweredItem], notes: Sequence[str] = ()) -> Footag
     return FootageScore("motion claims", of, rows, notes, answered)
 
 
-def _figures(asked: Sequence[EvalItem], answers: Sequence[str]) -> dict[str, Estimate]:
+def _figures(asked: Sequence[EvalItem], answers: Sequence[str]) -> dict[str, BootstrapEstimate]:
     """Each clip counts once in a resample, with all its answers."""
     clips = {video: number for number, video in enumerate(dict.fromkeys(i.video for i in asked))}
     claims, false, wrong, answered, named = np.zeros((5, len(clips)))

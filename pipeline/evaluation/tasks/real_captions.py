@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from reellama.pipeline.chat.video_chat import VideoChat
 from reellama.pipeline.evaluation import caption_metrics
-from reellama.pipeline.evaluation.bootstrap import Estimate, mean
+from reellama.pipeline.evaluation.bootstrap import BootstrapEstimate, mean
 from reellama.pipeline.evaluation.captioned_clips import CaptionedClip, CaptionedSplit
 from reellama.pipeline.evaluation.footage_report import MODEL, FootageScore
 from reellama.pipeline.evaluation.items import EvalItem
@@ -55,7 +55,7 @@ def run(
 
 def caption_figures(
     said: Sequence[str], references: Sequence[Sequence[str]], others: Sequence[Sequence[str]]
-) -> dict[str, Estimate]:
+) -> dict[str, BootstrapEstimate]:
     """CIDEr, weighed by the references of the whole split, and the words of a description."""
     return {
         "CIDEr": mean(caption_metrics.cider_of_each(said, references, others)),

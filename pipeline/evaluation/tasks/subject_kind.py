@@ -14,7 +14,7 @@ import numpy as np
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.pipeline.chat.video_chat import VideoChat
-from reellama.pipeline.evaluation.bootstrap import Estimate, bootstrap, mean
+from reellama.pipeline.evaluation.bootstrap import BootstrapEstimate, bootstrap, mean
 from reellama.pipeline.evaluation.captioned_clips import CaptionedClip, CaptionedSplit
 from reellama.pipeline.evaluation.footage_report import MODEL, FootageScore
 from reellama.pipeline.evaluation.items import EvalItem
@@ -62,7 +62,7 @@ def run(
     return FootageScore("main subject", f"{len(truth)} clips ({counts})", rows, notes, answered)
 
 
-def kind_figures(said: Sequence[str | None], truth: Sequence[str]) -> dict[str, Estimate]:
+def kind_figures(said: Sequence[str | None], truth: Sequence[str]) -> dict[str, BootstrapEstimate]:
     """The share of right kinds, and the mean of the shares of each kind, be it usual or not.
 
     A kind of fewer than `MIN_CLIPS` clips is not in the mean.

@@ -13,7 +13,7 @@ import numpy as np
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.pipeline.chat.video_chat import VideoChat
 from reellama.pipeline.evaluation.ablations import OTHER
-from reellama.pipeline.evaluation.bootstrap import Estimate, exactly, mean, median
+from reellama.pipeline.evaluation.bootstrap import BootstrapEstimate, exactly, mean, median
 from reellama.pipeline.evaluation.captioned_clips import CaptionedSplit
 from reellama.pipeline.evaluation.footage_report import CHANCE, MODEL, FootageScore
 from reellama.pipeline.evaluation.runner import QuestionProgress
@@ -71,7 +71,7 @@ def caption_ranks(indices: Sequence[VideoIndex], wanted: np.ndarray) -> np.ndarr
     return 1 + better + equal // 2
 
 
-def rank_figures(ranks: np.ndarray) -> dict[str, Estimate]:
+def rank_figures(ranks: np.ndarray) -> dict[str, BootstrapEstimate]:
     """Recall among the first 1 and 10, and the median rank."""
     figures = {f"R@{k}": mean(ranks <= k) for k in (1, 10)}
     return figures | {"median rank": median(ranks)}

@@ -15,7 +15,7 @@ import numpy as np
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.pipeline.chat.video_chat import VideoChat
-from reellama.pipeline.evaluation.bootstrap import Estimate, bootstrap, exactly, mean
+from reellama.pipeline.evaluation.bootstrap import BootstrapEstimate, bootstrap, exactly, mean
 from reellama.pipeline.evaluation.calibration import expected_calibration_error, reliability
 from reellama.pipeline.evaluation.captioned_clips import CaptionedClip, CaptionedSplit
 from reellama.pipeline.evaluation.footage_report import CHANCE, MODEL, FootageScore
@@ -110,7 +110,7 @@ def score(
     )
 
 
-def _figures(replies: Sequence[tuple[ModelReply, ModelReply]]) -> dict[str, Estimate]:
+def _figures(replies: Sequence[tuple[ModelReply, ModelReply]]) -> dict[str, BootstrapEstimate]:
     """By the words that were said, and by p(yes) against p(no)."""
     said = _columns([(yes.generated_right, no.generated_right) for yes, no in replies])
     likely = _columns([(yes.right, no.right) for yes, no in replies])
