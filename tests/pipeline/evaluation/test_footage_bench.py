@@ -14,6 +14,7 @@ from reellama.pipeline.evaluation import runner
 from reellama.pipeline.evaluation.ablations import OTHER, WITHHELD
 from reellama.pipeline.evaluation.answer_matching import first_mentioned, opening_probabilities
 from reellama.pipeline.evaluation.captioned_clips import read_captioned
+from reellama.pipeline.evaluation.footage_bench import FOOTAGE_TASKS
 from reellama.pipeline.evaluation.items import EvalItem
 from reellama.pipeline.evaluation.runner import ask_of_clips
 from reellama.pipeline.llm.engine import Engine, Text
@@ -43,7 +44,7 @@ def test_all_tasks_are_asked_shown_and_kept(
     )
     assert result.status == 0, result.err
     found = json.loads(file.read_text())
-    assert list(found["tasks"]) == ["captions", "yes-no", "subject-kind", "motion", "search"]
+    assert list(found["tasks"]) == list(FOOTAGE_TASKS)
     for name in ("captions", "yes-no", "subject-kind", "motion"):
         rows = found["tasks"][name]["rows"]
         assert list(rows)[:3] == ["model", WITHHELD, OTHER]
