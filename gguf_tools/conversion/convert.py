@@ -42,7 +42,8 @@ from reellama.gguf_tools.conversion.vision_encoder import (
 )
 from reellama.gguf_tools.conversion.vision_tensors import plan_vision_tensors
 from reellama.gguf_tools.errors import ReellamaError
-from reellama.gguf_tools.format.mmproj_types import MMPROJ_ARCHITECTURE, MMPROJ_TYPES
+from reellama.gguf_tools.format.mmproj_header import MMPROJ_ARCHITECTURE
+from reellama.gguf_tools.format.mmproj_types import MMPROJ_TYPES
 from reellama.gguf_tools.format.reader import TOKEN_EMBEDDINGS
 
 FILE_TYPES = {

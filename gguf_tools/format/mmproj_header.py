@@ -21,7 +21,7 @@ from reellama.gguf_tools.format.header_cursor import HeaderCursor
 from reellama.gguf_tools.format.reader import MAGIC, MAX_KEYS, MAX_NAME, VERSIONS, GGUFFile
 from reellama.gguf_tools.format.vision_projector import FAMILIES, ProjectorFamily
 
-ARCHITECTURE, TYPE = "clip", "mmproj"
+MMPROJ_ARCHITECTURE, MMPROJ_TYPE = "clip", "mmproj"  # general.architecture, general.type
 MAX_IMAGE_SIZE = 8192  # pixels; llama.cpp's limits, here and below
 MAX_PATCH_SIZE = (1 << 16) - 1
 MAX_NUMBER = 1 << 20  # of widths, layers and queries
@@ -138,7 +138,7 @@ def mmproj_header(file: GGUFFile) -> MmprojHeader:
 def is_mmproj(metadata: Mapping[str, Any]) -> bool:
     """Whether a header is that of an mmproj, by its metadata."""
     kinds = metadata.get("general.architecture"), metadata.get("general.type")
-    return kinds[0] == ARCHITECTURE or kinds[1] == TYPE
+    return kinds[0] == MMPROJ_ARCHITECTURE or kinds[1] == MMPROJ_TYPE
 
 
 def is_mmproj_file(path: Path) -> bool:

@@ -6,7 +6,6 @@ import re
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
 
-MMPROJ_ARCHITECTURE = "clip"  # general.architecture of every mmproj
 # Types of a whole mmproj, with the number that its metadata has for it.
 MMPROJ_TYPES = {
     "F32": LlamaFileType.ALL_F32,

@@ -23,7 +23,7 @@ from pathlib import Path
 from reellama.gguf_tools.atomic_write import replacing
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.header_writer import raw_entries
-from reellama.gguf_tools.format.mmproj_types import MMPROJ_ARCHITECTURE
+from reellama.gguf_tools.format.mmproj_header import is_mmproj
 from reellama.gguf_tools.format.reader import DEFAULT_ALIGNMENT, GGUFFile, read_gguf
 from reellama.gguf_tools.locate import find
 from reellama.gguf_tools.quantization import lora_merge
@@ -115,14 +115,14 @@ def quantize(
         file = read_gguf(path)
         if file.metadata.get("general.alignment", DEFAULT_ALIGNMENT) != DEFAULT_ALIGNMENT:
             raise ReellamaError(f"{path} has a general.alignment that llama.cpp cannot quantize")
-        if is_mmproj := file.architecture == MMPROJ_ARCHITECTURE:
+        if sees := is_mmproj(file.metadata):
             _check_mmproj_job(path, job, loras)
         if loras:  # checked now, in a dry run too: merging comes after all other checks
             lora_merge.open_adapters(file, loras)
         places = _output_paths(file, targets, output, [Path(adapter).stem for adapter, _ in loras])
         if not dry_run:
             _check_places(path, places, force)
-        if is_mmproj:
+        if sees:
             return _quantize_mmproj(file, targets, places, dry_run, report)
         matrix = None if job.imatrix is None else read_imatrix(job.imatrix)
         metadata = raw_entries(path)
