@@ -4,6 +4,8 @@ bundle.json             names of tower and LLM, prompts, frames, and the stages 
 projector.safetensors   the temporal projector's weights, fp16
 scores.json             what evaluations of it measured, if there were any
 labels.safetensors      token ids of the ImageNet class names, if the bundle uses labels
+concepts.safetensors    concepts of real footage and their soft tokens, fp16, if it knows any
+concepts.json           the words of the concepts
 tower/                  an open_clip folder, if the tower is the bundle's own
 *.gguf                  LoRA adapters for the LLM, if bundle.json names them
 """
@@ -32,6 +34,10 @@ from reellama.gguf_tools.format.reader import GGUFFile, token_embeddings
 from reellama.gguf_tools.locate import find
 from reellama.gguf_tools.text.prompt_parts import Prompt
 from reellama.models.encoded_frames import EncodedFrames, frame_size
+from reellama.models.concepts import seen_concepts
+from reellama.models.concepts.concept_tokens import ConceptConfig
+from reellama.models.concepts.interpretation import concept_readings
+from reellama.models.concepts.seen_concepts import Concepts
 from reellama.models.older_bundles import updated_keys
 from reellama.models.projector.config import ProjectorConfig
 from reellama.models.projector.interpretation import SlotReading, interpret
@@ -72,6 +78,7 @@ class BundleConfig:
         llm: a name that `reellama.gguf_tools.locate.find.resolve` knows, or a path.
         frames: how many frames of a video are sampled by default.
         lora: GGUF adapters inside the bundle, with their scales.
+        concepts: the sizes of what tells real footage; None in a bundle that knows none.
         slots: whether the soft tokens were trained to fill the slots of
             `reellama.models.projector.slots`.
         inverse_temperature: what the logits of the words were multiplied by after training; the
@@ -90,6 +97,7 @@ class BundleConfig:
     system: str = ""
     describe: str = "Describe the video."
     lora: tuple[tuple[str, float], ...] = ()
+    concepts: ConceptConfig | None = None
     slots: bool = False
     inverse_temperature: float = 1.0
     word_ids: tuple[int, ...] | None = None
@@ -112,6 +120,8 @@ class BundleConfig:
             data = updated_keys(data)
             data["projector"] = ProjectorConfig(**data["projector"])
             data["tower"] = TowerSpec(**data["tower"])
+            if "concepts" in data:
+                data["concepts"] = ConceptConfig(**data["concepts"])
             data["lora"] = tuple((str(name), float(scale)) for name, scale in data["lora"])
             data["stages"] = tuple(data.get("stages", ()))
             if "word_ids" in data:
@@ -170,11 +180,12 @@ class Bundle:
 
     @property
     def tokens(self) -> int:
-        """Soft tokens of a video, ImageNet labels included."""
+        """Soft tokens of a video at most, ImageNet labels included."""
         label_tokens = (
             imagenet_labels.N_TOKENS if (self.folder / "labels.safetensors").is_file() else 0
         )
-        return self.config.projector.tokens + label_tokens
+        of_footage = self.config.concepts.tokens if self.config.concepts else 0
+        return max(self.config.projector.tokens, of_footage) + label_tokens
 
     @property
     def frames(self) -> int:
@@ -258,6 +269,15 @@ class Bundle:
         return ImageNetClassifier.load(path, self.llm_path()) if path.is_file() else None
 
     @cached_property
+    @torch.inference_mode(False)
+    def concepts(self) -> Concepts | None:
+        """What tells real footage, if the bundle knows any; else the projector tells everything."""
+        if self.config.concepts is None:
+            return None
+        weights = _load_weights(self.folder / seen_concepts.WEIGHTS)
+        return Concepts.load(self.folder, self.config.concepts, weights)
+
+    @cached_property
     def word_ids(self) -> list[int]:
         """The LLM's token of each row of the word mixture.
 
@@ -283,7 +303,10 @@ class Bundle:
     @torch.inference_mode()
     def project(self, features: np.ndarray, times: np.ndarray) -> np.ndarray:
         """Features `[T, cells, channels]` at `times [T]` seconds -> `[tokens, n_embd]`."""
-        soft = self.projector(*self.batch(features, times))
+        grid, seconds, mask = self.batch(features, times)
+        concepts = self.concepts
+        is_footage = concepts is not None and concepts.is_footage(grid, mask)
+        soft = (concepts.tokens if concepts and is_footage else self.projector)(grid, seconds, mask)
         rows = [soft[0].cpu().numpy(), *([self.labels.tokens(features)] if self.labels else [])]
         return np.ascontiguousarray(np.concatenate(rows))
 
@@ -292,10 +315,16 @@ class Bundle:
 
         Raises ReellamaError when the LLM that has the words is missing.
         """
+        grid, seconds, mask = self.batch(features, times)
+        top_classes = self.labels.top_classes(features) if self.labels else ()
+        if self.concepts is not None and self.concepts.is_footage(grid, mask):
+            return concept_readings(
+                self.concepts, grid, seconds, mask, llm=self.llm_path(), top_classes=top_classes
+            )
         return interpret(
-            self.projector, *self.batch(features, times),
+            self.projector, grid, seconds, mask,
             word_ids=self.word_ids, llm=self.llm_path(), slotted=self.config.slots,
-            top_classes=self.labels.top_classes(features) if self.labels else (),
+            top_classes=top_classes,
         )  # fmt: skip
 
     def encode(self, frames: Sequence[np.ndarray], times: np.ndarray) -> EncodedFrames:
@@ -366,8 +395,10 @@ def _load_weights(path: Path) -> dict[str, Tensor]:
     return weights
 
 
-def save_bundle(folder: Path, config: BundleConfig, projector: Projector) -> Bundle:
-    """Write `bundle.json` and the projector's weights (fp16) into `folder`.
+def save_bundle(
+    folder: Path, config: BundleConfig, projector: Projector, concepts: Concepts | None = None
+) -> Bundle:
+    """Write `bundle.json` and the weights (fp16) of projector and concepts into `folder`.
 
     Scores that stand there are of the weights before, and are removed.
     """
@@ -375,5 +406,7 @@ def save_bundle(folder: Path, config: BundleConfig, projector: Projector) -> Bun
     (folder / SCORES).unlink(missing_ok=True)
     weights = {name: t.detach().half().contiguous() for name, t in projector.state_dict().items()}
     save_file(weights, folder / "projector.safetensors")
+    if concepts is not None:
+        concepts.save(folder)
     (folder / "bundle.json").write_text(config.to_json(), encoding="utf-8")
     return Bundle(folder, config)

@@ -22,6 +22,7 @@ MOST = 0.6  # share of the captions that must say that a thing is there
 ENOUGH = 4  # captions that say nothing of a thing, for it not to be there
 NOUN_SHARE = 0.5  # of the places where a word follows "a" or "an", those where no noun follows it
 FEWEST = 5  # videos that show a thing, for it to be asked for
+ARTICLE_SHARE = 0.12  # of the places where a word stands, those after "a" or "an"; verbs have fewer
 
 COLOURS = "red orange yellow green blue purple pink brown black white gray grey tan".split()
 NUMBERS = "two three four five six".split()
@@ -90,11 +91,14 @@ def find_things(videos: Sequence[Captions], forms: Mapping[str, str]) -> Things:
     last: Counter[str] = Counter()
     after_article: Counter[str] = Counter()
     shown: Counter[str] = Counter()
+    used: Counter[str] = Counter()
     for captions in videos:
         here: set[str] = set()
         for caption in captions:
             words = [*words_of(caption), ""]
-            here |= {forms.get(word, word) for word in words}
+            bases = [forms.get(word, word) for word in words]
+            used.update(bases)
+            here.update(bases)
             for article, word, following in zip(words, words[1:], [*words[2:], ""], strict=False):
                 if article in ("a", "an"):
                     after_article[word] += 1
@@ -103,7 +107,7 @@ def find_things(videos: Sequence[Captions], forms: Mapping[str, str]) -> Things:
     nouns = {
         word
         for word, count in after_article.items()
-        if count >= FEWEST and last[word] >= NOUN_SHARE * count and shown[word] >= FEWEST
+        if count >= max(FEWEST, ARTICLE_SHARE * used[word]) and last[word] >= NOUN_SHARE * count
     } - {*FUNCTION_WORDS, *COLOURS, *NUMBERS, "lot", "bunch", "group", "couple", "pair", "piece", ""}
     includes = {word: frozenset([word]) for word in nouns}
     for wide, narrow in WIDER.items():

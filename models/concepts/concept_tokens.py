@@ -77,7 +77,7 @@ class ConceptTokens(nn.Module):
         """Begin with the LLM's embeddings of the concepts' words `[concepts, n_embd]`."""
         with torch.no_grad():
             self.words.copy_(embeddings)
-            self.free.words.embeddings.copy_(embeddings)
+            self.free.word_mixture.embeddings.copy_(embeddings)
 
     def forward(self, features: Tensor, times: Tensor, mask: Tensor) -> Tensor:
         with torch.no_grad():  # of the head: it learns from captions, not through the LLM
