@@ -11,6 +11,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -22,16 +23,20 @@ MOST = 0.6  # share of the captions that must say that a thing is there
 ENOUGH = 4  # captions that say nothing of a thing, for it not to be there
 NOUN_SHARE = 0.5  # of the places where a word follows "a" or "an", those where no noun follows it
 FEWEST = 5  # videos that show a thing, for it to be asked for
-ARTICLE_SHARE = 0.12  # of the places where a word stands, those after "a" or "an"; verbs have fewer
+ARTICLE_SHARE = 0.12  # of the places of a word, those after "a" or "an": verbs have fewer
 
-COLOURS = "red orange yellow green blue purple pink brown black white gray grey tan".split()
-NUMBERS = "two three four five six".split()
+COLOURS = (
+    *("red", "orange", "yellow", "green", "blue", "purple", "pink"),
+    *("brown", "black", "white", "gray", "grey", "tan"),
+)
+NUMBERS = ["two", "three", "four", "five", "six"]
+AMOUNTS = ("lot", "bunch", "group", "couple", "pair", "piece")
 # What includes what: whose words say that a wider thing is there, and leave a narrower one open.
 WIDER: Mapping[str, str] = {
-    "person": "man woman boy girl child baby toddler people player crowd guy lady kid adult teenager"
-    " couple family group team athlete dancer singer rider surfer skier skateboarder snowboarder"
-    " climber biker cyclist actor worker chef student audience band friend host reporter hiker"
-    " swimmer runner wrestler",
+    "person": "man woman boy girl child baby toddler people player crowd guy lady kid adult"
+    " teenager couple family group team athlete dancer singer rider surfer skier"
+    " skateboarder snowboarder climber biker cyclist actor worker chef student audience band"
+    " friend host reporter hiker swimmer runner wrestler",
     "animal": "dog puppy cat kitten horse bird duck cow sheep monkey elephant fish bear lion tiger"
     " rabbit greyhound",
     "vehicle": "car truck bus van motorcycle bike boat train plane airplane jeep helicopter",
@@ -46,8 +51,8 @@ SUBJECT_QUESTIONS = (
 )
 PLACE = re.compile(
     r"\b((?:in|on|at|inside|near|along|across|through|outside of) (?:a|an|the) "
-    r"(?:[a-z]+ )?(?:beach|pool|water|snow|street|road|field|grass|park|lake|river|ocean|kitchen|room"
-    r"|stage|yard|forest|woods|mountain|hill|city|gym|court|stadium|car|sidewalk|sand|studio|office"
+    r"(?:[a-z]+ )?(?:beach|pool|water|snow|street|road|field|grass|park|lake|river|ocean|kitchen"
+    r"|room|stage|yard|forest|woods|mountain|hill|city|gym|court|stadium|car|sidewalk|sand|studio|office"
     r"|playground|garden|house|restaurant|store|bed|couch|table|track|desert|classroom))\b"
 )
 
@@ -108,7 +113,18 @@ def find_things(videos: Sequence[Captions], forms: Mapping[str, str]) -> Things:
         word
         for word, count in after_article.items()
         if count >= max(FEWEST, ARTICLE_SHARE * used[word]) and last[word] >= NOUN_SHARE * count
-    } - {*FUNCTION_WORDS, *COLOURS, *NUMBERS, "lot", "bunch", "group", "couple", "pair", "piece", ""}
+    } - {
+        *FUNCTION_WORDS,
+        *COLOURS,
+        *NUMBERS,
+        "lot",
+        "bunch",
+        "group",
+        "couple",
+        "pair",
+        "piece",
+        "",
+    }
     includes = {word: frozenset([word]) for word in nouns}
     for wide, narrow in WIDER.items():
         includes[wide] = frozenset([wide, *narrow.split()])
@@ -141,11 +157,11 @@ def questions(
     return [found[n] for n in sorted(rng.permutation(len(found))[:most])]
 
 
-def _existence(
-    said: Sequence[set[str]], things: Things, rng: np.random.Generator
-) -> list[Turn]:
+def _existence(said: Sequence[set[str]], things: Things, rng: np.random.Generator) -> list[Turn]:
     """As many with yes as with no, and of each thing, too, in the mean over all videos."""
     there = [name for name in things.names if things.share(name, said) >= MOST]
+    if not things.names:
+        return []
     weights = np.array(things.shown, float)
     absent = [
         name
@@ -183,7 +199,7 @@ def _colours(captions: Captions, things: Things) -> list[Turn]:
     colours: dict[str, list[str]] = defaultdict(list)
     for caption in captions:
         words = words_of(caption)
-        for colour, word in zip(words, words[1:], strict=False):
+        for colour, word in pairwise(words):
             if colour in COLOURS and word in things.includes:
                 colours[word].append("gray" if colour == "grey" else colour)
     return [

@@ -67,5 +67,3 @@ class ConceptHead(nn.Module):
     def probabilities(self, features: Tensor, mask: Tensor) -> Tensor:
         """`[B, concepts]`."""
         return self.forward(features, mask).sigmoid()
-
-

@@ -55,9 +55,7 @@ class Concepts:
         self.vocabulary, self.tokens, self.classifier = vocabulary, tokens, classifier
 
     @classmethod
-    def load(
-        cls, folder: Path, config: ConceptConfig, weights: Mapping[str, Tensor]
-    ) -> Concepts:
+    def load(cls, folder: Path, config: ConceptConfig, weights: Mapping[str, Tensor]) -> Concepts:
         """Of a bundle's folder and what its weights file holds.
 
         Raises ReellamaError when the files do not fit each other.

@@ -23,16 +23,17 @@ Captions = Sequence[str]
 
 FEWEST_CAPTIONED = 3  # videos whose captions say a form, for it to be the base of another one
 
-FUNCTION_WORDS = frozenset(
-    """a about above across after against all along also am among an and another any are around as
-    at away be been before behind being below beside between both but by can could did different do
-    does doing down during each for from front get gets getting go goes going gone got had has have
-    having he her him his how i if in into is it its just like many may me more most much my near
-    next no not of off on one only onto or other our out over own s same several she so some someone
-    something such t than that the their them themselves then there these they this those through
-    to together top toward towards under up us various very was we were what when where which while
-    who will with within without would you your""".split()
-)
+_FUNCTION_WORDS = """
+    a about above across after against all along also am among an and another any are around as
+    at away be been before behind being below beside between both but by can could did different
+    do does doing down during each for from front get gets getting go goes going gone got had
+    has have having he her him his how i if in into is it its just like many may me more most
+    much my near next no not of off on one only onto or other our out over own s same several
+    she so some someone something such t than that the their them themselves then there these
+    they this those through to together top toward towards under up us various very was we were
+    what when where which while who will with within without would you your
+"""
+FUNCTION_WORDS = frozenset(_FUNCTION_WORDS.split())
 
 IRREGULAR = {
     "men": "man",
