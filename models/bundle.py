@@ -351,6 +351,30 @@ class Bundle:
         """Nothing: its projector pools as it was trained to."""
         return ""
 
+    def embed_images(self, frames: Sequence[np.ndarray]) -> np.ndarray:
+        """Unit rows of frames to search by `embed_texts`, float32 `[frames, d]`.
+
+        A frame of real footage is found by its concepts, if the bundle knows any, and a drawn one
+        by its CLIP embedding: the row's other part is zero.
+        """
+        if self.concepts is None:
+            return self.tower.embed_images(frames)
+        grid = torch.from_numpy(self.features(frames))
+        of_footage = self.concepts.are_footage(grid)
+        drawn = np.zeros((len(frames), self.tower.embed_texts([""]).shape[1]), np.float32)
+        if not of_footage.all():
+            pictures = [frame for frame, real in zip(frames, of_footage, strict=True) if not real]
+            drawn[~of_footage] = self.tower.embed_images(pictures)
+        seen = self.concepts.image_rows(grid) * of_footage[:, None]
+        return np.concatenate([drawn, seen], axis=1)
+
+    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Rows of texts that `embed_images` is multiplied with, float32 `[texts, d]`."""
+        rows = self.tower.embed_texts(texts)
+        if self.concepts is None:
+            return rows
+        return np.concatenate([rows, self.concepts.text_rows(texts)], axis=1)
+
 
 def find_bundle(name_or_path: str | Path) -> Path:
     """The folder of a bundle, by a shipped bundle's name or a path; raises BundleError."""

@@ -97,6 +97,7 @@ def find_things(videos: Sequence[Captions], forms: Mapping[str, str]) -> Things:
     after_article: Counter[str] = Counter()
     shown: Counter[str] = Counter()
     used: Counter[str] = Counter()
+    wider = [frozenset([wide, *narrow.split()]) for wide, narrow in WIDER.items()]
     for captions in videos:
         here: set[str] = set()
         for caption in captions:
@@ -108,7 +109,8 @@ def find_things(videos: Sequence[Captions], forms: Mapping[str, str]) -> Things:
                 if article in ("a", "an"):
                     after_article[word] += 1
                     last[word] += _ends_a_phrase(following)
-        shown.update(here)
+        shown.update(here - WIDER.keys())
+        shown.update(name for name, words in zip(WIDER, wider, strict=True) if here & words)
     nouns = {
         word
         for word, count in after_article.items()
@@ -126,8 +128,7 @@ def find_things(videos: Sequence[Captions], forms: Mapping[str, str]) -> Things:
         "",
     }
     includes = {word: frozenset([word]) for word in nouns}
-    for wide, narrow in WIDER.items():
-        includes[wide] = frozenset([wide, *narrow.split()])
+    includes |= dict(zip(WIDER, wider, strict=True))
     ordered = sorted(includes, key=lambda word: (-shown[word], word))
     kept = [word for word in ordered if shown[word] >= FEWEST]
     return Things(tuple(kept), tuple(shown[word] for word in kept), includes)

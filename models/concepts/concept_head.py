@@ -20,12 +20,14 @@ class ConceptHead(nn.Module):
     """`features [B, T, cells, channels]` and `mask [B, T]` -> logits `[B, concepts]`.
 
     `mean` and `deviation [channels]` are those of the features it was trained on; `calibration`
-    holds a slope and an offset of the logits, fitted on validation videos (Platt, 1999).
+    holds a slope and an offset of the logits, fitted on validation videos (Platt, 1999);
+    `base_rates [concepts]` is how often captions of a video say each concept.
     """
 
     mean: Tensor
     deviation: Tensor
     calibration: Tensor
+    base_rates: Tensor
 
     def __init__(
         self, channels: int, concepts: int, width: int = 512, dropout: float = 0.3
@@ -34,6 +36,7 @@ class ConceptHead(nn.Module):
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("deviation", torch.ones(channels))
         self.register_buffer("calibration", torch.tensor([1.0, 0.0]))
+        self.register_buffer("base_rates", torch.full((concepts,), 0.01))
         self.cell = nn.Linear(channels, width)
         self.norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)

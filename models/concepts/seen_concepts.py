@@ -10,7 +10,7 @@ concepts.json           the vocabulary
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from reellama.gguf_tools.errors import ReellamaError
+from reellama.models.concepts import concept_search
 from reellama.models.concepts.concept_tokens import ConceptConfig, ConceptTokens
 from reellama.models.concepts.footage_classifier import FootageClassifier, mean_features
 from reellama.models.concepts.vocabulary import ConceptVocabulary
@@ -97,9 +98,28 @@ class Concepts:
         return bool(self.classifier(mean_features(features, mask))[0] > 0)
 
     @torch.no_grad()
+    def are_footage(self, features: Tensor) -> np.ndarray:
+        """Which frames are, of features `[frames, cells, channels]`: bool `[frames]`."""
+        if self.classifier is None:
+            return np.ones(len(features), bool)
+        return (self.classifier(features.mean(1)) > 0).numpy()
+
+    @torch.no_grad()
     def probabilities(self, features: Tensor, mask: Tensor) -> np.ndarray:
         """How likely a caption says each concept: float32 `[concepts]`, of a batch of one video."""
         return self.tokens.head.probabilities(features, mask)[0].cpu().numpy()
+
+    @torch.no_grad()
+    def image_rows(self, features: Tensor) -> np.ndarray:
+        """Rows of frames, features `[frames, cells, channels]`, to search by `text_rows`."""
+        each = features[:, None]  # a video of one frame
+        mask = torch.ones(len(features), 1, dtype=torch.bool)
+        probabilities = self.tokens.head.probabilities(each, mask).cpu().numpy()
+        return concept_search.image_rows(probabilities, self.tokens.head.base_rates.numpy())
+
+    def text_rows(self, texts: Sequence[str]) -> np.ndarray:
+        """Rows of texts `[texts, concepts]`; zeros for a text that says no concept."""
+        return concept_search.text_rows(self.vocabulary, texts)
 
     @torch.no_grad()
     def seen(self, features: Tensor, mask: Tensor, most: int = 0) -> list[SeenConcept]:

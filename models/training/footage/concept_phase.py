@@ -99,8 +99,10 @@ class ConceptPhase:
         return seen + phase.free_weight * concept_loss(noisy_or_logits(words.float()), shares)
 
     @torch.no_grad()
-    def scale_features(self) -> None:
-        """Tell the head mean and deviation of the features, from a sample."""
+    def measure(self) -> None:
+        """Tell the head mean and deviation of the features, from a sample, and the base rates."""
+        shares = torch.cat([self.shares[one.name] for one in self.sets])
+        self.tokens.head.base_rates.copy_(shares.mean(0))
         sample = torch.cat(
             [
                 one.cache.clip(number)[0].float().flatten(0, 1)

@@ -48,7 +48,7 @@ def train_footage(
     )
     if config.concepts.steps:
         if known is None:
-            phase.scale_features()
+            phase.measure()
         seconds["concepts"] = phase.run(config.concepts)
         phase.calibrate()
     classifier = known.classifier if known else None
