@@ -35,8 +35,8 @@ from reellama.gguf_tools.locate import find
 from reellama.gguf_tools.text.prompt_parts import Prompt
 from reellama.models.encoded_frames import EncodedFrames, frame_size
 from reellama.models.concepts import seen_concepts
+from reellama.models.concepts.concept_readings import concept_readings
 from reellama.models.concepts.concept_tokens import ConceptConfig
-from reellama.models.concepts.interpretation import concept_readings
 from reellama.models.concepts.seen_concepts import Concepts
 from reellama.models.older_bundles import updated_keys
 from reellama.models.projector.config import ProjectorConfig
@@ -352,28 +352,16 @@ class Bundle:
         return ""
 
     def embed_images(self, frames: Sequence[np.ndarray]) -> np.ndarray:
-        """Unit rows of frames to search by `embed_texts`, float32 `[frames, d]`.
-
-        A frame of real footage is found by its concepts, if the bundle knows any, and a drawn one
-        by its CLIP embedding: the row's other part is zero.
-        """
+        """Unit rows of frames to search by `embed_texts`, float32 `[frames, d]`."""
         if self.concepts is None:
             return self.tower.embed_images(frames)
-        grid = torch.from_numpy(self.features(frames))
-        of_footage = self.concepts.are_footage(grid)
-        drawn = np.zeros((len(frames), self.tower.embed_texts([""]).shape[1]), np.float32)
-        if not of_footage.all():
-            pictures = [frame for frame, real in zip(frames, of_footage, strict=True) if not real]
-            drawn[~of_footage] = self.tower.embed_images(pictures)
-        seen = self.concepts.image_rows(grid) * of_footage[:, None]
-        return np.concatenate([drawn, seen], axis=1)
+        return self.concepts.embed_images(frames, self.features(frames), self.tower)
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Rows of texts that `embed_images` is multiplied with, float32 `[texts, d]`."""
-        rows = self.tower.embed_texts(texts)
         if self.concepts is None:
-            return rows
-        return np.concatenate([rows, self.concepts.text_rows(texts)], axis=1)
+            return self.tower.embed_texts(texts)
+        return self.concepts.embed_texts(texts, self.tower)
 
 
 def find_bundle(name_or_path: str | Path) -> Path:

@@ -24,6 +24,7 @@ from reellama.models.concepts import concept_search
 from reellama.models.concepts.concept_tokens import ConceptConfig, ConceptTokens
 from reellama.models.concepts.footage_classifier import FootageClassifier, mean_features
 from reellama.models.concepts.vocabulary import ConceptVocabulary
+from reellama.models.vision.encoder import Tower
 
 WEIGHTS, VOCABULARY = "concepts.safetensors", "concepts.json"
 
@@ -110,16 +111,29 @@ class Concepts:
         return self.tokens.head.probabilities(features, mask)[0].cpu().numpy()
 
     @torch.no_grad()
-    def image_rows(self, features: Tensor) -> np.ndarray:
-        """Rows of frames, features `[frames, cells, channels]`, to search by `text_rows`."""
-        each = features[:, None]  # a video of one frame
-        mask = torch.ones(len(features), 1, dtype=torch.bool)
-        probabilities = self.tokens.head.probabilities(each, mask).cpu().numpy()
-        return concept_search.image_rows(probabilities, self.tokens.head.base_rates.numpy())
+    def embed_images(
+        self, frames: Sequence[np.ndarray], features: np.ndarray, tower: Tower
+    ) -> np.ndarray:
+        """Unit rows of frames to search by `embed_texts`; features `[frames, cells, channels]`.
 
-    def text_rows(self, texts: Sequence[str]) -> np.ndarray:
-        """Rows of texts `[texts, concepts]`; zeros for a text that says no concept."""
-        return concept_search.text_rows(self.vocabulary, texts)
+        A frame of real footage is found by its concepts, and a drawn one by its CLIP embedding: the
+        other part of its row is zero.
+        """
+        grid = torch.from_numpy(features)
+        of_footage = self.are_footage(grid)
+        drawn = np.zeros((len(frames), tower.embed_texts([""]).shape[1]), np.float32)
+        if not of_footage.all():
+            pictures = [frame for frame, real in zip(frames, of_footage, strict=True) if not real]
+            drawn[~of_footage] = tower.embed_images(pictures)
+        single = torch.ones(len(features), 1, dtype=torch.bool)  # each frame as a video
+        probabilities = self.tokens.head.probabilities(grid[:, None], single).numpy()
+        seen = concept_search.image_rows(probabilities, self.tokens.head.base_rates.numpy())
+        return np.concatenate([drawn, seen * of_footage[:, None]], axis=1)
+
+    def embed_texts(self, texts: Sequence[str], tower: Tower) -> np.ndarray:
+        """Rows of texts: CLIP's, then of the concepts that they say; zeros where they say none."""
+        named = concept_search.text_rows(self.vocabulary, texts)
+        return np.concatenate([tower.embed_texts(texts), named], axis=1)
 
     @torch.no_grad()
     def seen(self, features: Tensor, mask: Tensor, most: int = 0) -> list[SeenConcept]:
