@@ -49,6 +49,10 @@ SUBJECT_QUESTIONS = (
     "What is it?",
     "What is this?",
 )
+# Captions do not say what the camera does, and hardly what moves: no answer is better than a guess.
+MOTION_QUESTIONS = ("What does the camera do?", "What moves?", "Does the camera move?")
+UNKNOWN = "I cannot tell."
+MOTION_SHARE = 0.3  # of the videos, for one of these questions to be among those that are drawn
 PLACE = re.compile(
     r"\b((?:in|on|at|inside|near|along|across|through|outside of) (?:a|an|the) "
     r"(?:[a-z]+ )?(?:beach|pool|water|snow|street|road|field|grass|park|lake|river|ocean|kitchen"
@@ -154,6 +158,7 @@ def questions(
         *_colours(captions, things),
         *_counts(captions, things, forms),
         *_places(captions),
+        *_motion(rng),
     ]
     return [found[n] for n in sorted(rng.permutation(len(found))[:most])]
 
@@ -232,3 +237,9 @@ def _places(captions: Captions) -> list[Turn]:
         if found:
             return [("Where is it?", f"{found[1].capitalize()}.")]
     return []
+
+
+def _motion(rng: np.random.Generator) -> list[Turn]:
+    if rng.random() >= MOTION_SHARE:
+        return []
+    return [(MOTION_QUESTIONS[int(rng.integers(len(MOTION_QUESTIONS)))], UNKNOWN)]

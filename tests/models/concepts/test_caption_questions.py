@@ -7,7 +7,12 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from reellama.models.concepts.caption_questions import Things, find_things, questions
+from reellama.models.concepts.caption_questions import (
+    MOTION_QUESTIONS,
+    Things,
+    find_things,
+    questions,
+)
 from reellama.models.concepts.vocabulary import build_vocabulary
 
 ANIMALS = ("dog", "cat", "horse", "bird")
@@ -86,3 +91,13 @@ def test_a_wider_word_leaves_a_narrower_one_open(things: Things) -> None:
     captions = ["an animal in a field"] * 4
     for seed in range(20):
         assert "Is there a dog?" not in asked(captions, things, seed)
+
+
+def test_what_moves_is_not_guessed(things: Things) -> None:
+    found = [
+        answer
+        for seed in range(40)
+        for question, answer in asked(VIDEOS[0], things, seed).items()
+        if question in MOTION_QUESTIONS
+    ]
+    assert set(found) == {"I cannot tell."} and 3 < len(found) < 30
