@@ -25,6 +25,7 @@ from reellama.models.training.footage.captioned_videos import (
     Turn,
     sentences,
 )
+from reellama.models.training.footage.concept_phase import mean_by_size
 from reellama.models.training.footage.footage_config import CaptionPhaseConfig
 from reellama.models.training.stages.instruction import InstructionStages
 from reellama.models.training.trainer import Trainer
@@ -72,11 +73,11 @@ class CaptionPhase:
             self.tokens.head.eval()  # the trainer sets all to training
             losses = []
             for one in self.sets:
-                rows = one.rows(number, seed)
+                rows = one.rows(number, phase.batch, seed)
                 batch = one.cache.batch(rows, rng, most=phase.frames)
                 told = [self.turns(one.videos[row], rng, phase) for row in rows]
-                losses.append(self._loss(batch, told) * one.size)
-            mean = torch.stack(losses).sum() / sum(one.size for one in self.sets)
+                losses.append(self._loss(batch, told))
+            mean = mean_by_size(losses, [one.size(phase.batch) for one in self.sets])
             return mean + phase.drawn_weight * self._drawn_loss() if phase.drawn_batch else mean
 
         trainer = Trainer("captions", trained, phase, folder, seed=seed, report=report)

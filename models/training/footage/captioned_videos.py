@@ -37,18 +37,22 @@ class FootageSet:
     """The videos of one file, with their features.
 
     Attributes:
-        size: videos in a batch of training.
+        share: of its videos in a batch of training; 0 for a set of validation.
         cache: clip `number` is `videos[number]`; some may not have been readable.
     """
 
     name: str
     videos: Sequence[CaptionedVideo]
-    size: int
+    share: float
     cache: FeatureCache
 
-    def rows(self, step: int, seed: int) -> list[int]:
-        """The videos of a step: each once an epoch."""
-        drawn = batch_rows(step, self.size, len(self.cache.usable), seed)
+    def size(self, batch: int) -> int:
+        """Its videos in a batch: one at least."""
+        return max(1, round(self.share * batch))
+
+    def rows(self, step: int, batch: int, seed: int) -> list[int]:
+        """Its videos in the batch of a step: each once an epoch."""
+        drawn = batch_rows(step, self.size(batch), len(self.cache.usable), seed)
         return [self.cache.usable[row] for row in drawn]
 
 
@@ -90,7 +94,7 @@ def load_footage_set(
     *,
     read_video: ReadVideo,
     frames: int,
-    size: int,
+    share: float,
     report: Callable[[str], None],
 ) -> FootageSet:
     """Read a file, and compute the features that `work` does not have yet."""
@@ -117,4 +121,4 @@ def load_footage_set(
         f"{path}: {len(videos)} videos, {said} captions, {asked} questions"
         + (f"; {out} videos left out, for they could not be read" if out else "")
     )
-    return FootageSet(f"{path.parent.name}/{path.stem}", videos, size, cache)
+    return FootageSet(f"{path.parent.name}/{path.stem}", videos, share, cache)

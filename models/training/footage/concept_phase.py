@@ -52,6 +52,12 @@ def average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
     return float(((precision * hits).sum(0)[counted] / positives[counted]).mean())
 
 
+def mean_by_size(losses: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
+    """The mean over videos of losses that are means over so many videos each."""
+    total = torch.stack([loss * size for loss, size in zip(losses, sizes, strict=True)]).sum()
+    return total / sum(sizes)
+
+
 class ConceptPhase:
     """The phase, resumable, over the features of footage."""
 
@@ -81,8 +87,8 @@ class ConceptPhase:
         parts = nn.ModuleDict({"head": self.tokens.head, "free": self.tokens.free})
 
         def loss(number: int, rng: np.random.Generator) -> Tensor:
-            losses = [self._loss(one, number, rng, phase) * one.size for one in self.sets]
-            return torch.stack(losses).sum() / sum(one.size for one in self.sets)
+            losses = [self._loss(one, number, rng, phase) for one in self.sets]
+            return mean_by_size(losses, [one.size(phase.batch) for one in self.sets])
 
         trainer = Trainer("concepts", parts, phase, self.folder, seed=self.seed, report=self.report)
         trainer.run(loss, self.validate if self.validation else None)
@@ -91,7 +97,7 @@ class ConceptPhase:
     def _loss(
         self, one: FootageSet, number: int, rng: np.random.Generator, phase: ConceptPhaseConfig
     ) -> Tensor:
-        rows = one.rows(number, self.seed)
+        rows = one.rows(number, phase.batch, self.seed)
         batch = one.cache.batch(rows, rng, most=phase.frames).to(self.device)
         shares = self.shares[one.name][rows].to(self.device)
         seen = concept_loss(self.tokens.head(batch.features, batch.mask), shares)

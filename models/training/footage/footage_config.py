@@ -39,10 +39,11 @@ class FootageConfig:
         """Files by their names."""
         return [Path(self.folder).expanduser() / name for name in names]
 
-    def sizes(self, batch: int) -> list[int]:
-        """How many videos of each file of `train` are in a batch; at least one of each."""
+    @property
+    def shares(self) -> list[float]:
+        """The share of each file of `train` in a batch; their sum is 1."""
         weights = self.weights or (1.0,) * len(self.train)
-        return [max(1, round(batch * weight / sum(weights))) for weight in weights]
+        return [weight / sum(weights) for weight in weights]
 
 
 @dataclass(frozen=True)

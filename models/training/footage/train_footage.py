@@ -74,9 +74,8 @@ def load_sets(
 ) -> tuple[list[FootageSet], list[FootageSet]]:
     """The sets of training and of validation, with features that all stages share."""
     footage = config.footage
-    phase = config.concepts if config.concepts.steps else config.captions
 
-    def load(names: Sequence[str], sizes: Sequence[int]) -> list[FootageSet]:
+    def load(names: Sequence[str], shares: Sequence[float]) -> list[FootageSet]:
         return [
             load_footage_set(
                 path,
@@ -84,14 +83,14 @@ def load_sets(
                 work.parent / "features",
                 read_video=read_video,
                 frames=footage.frames,
-                size=size,
+                share=share,
                 report=report,
             )
-            for path, size in zip(footage.paths(names), sizes, strict=True)
+            for path, share in zip(footage.paths(names), shares, strict=True)
         ]
 
-    train = load(footage.train, footage.sizes(phase.batch))
-    return train, load(footage.validation, [0] * len(footage.validation))
+    train = load(footage.train, footage.shares)
+    return train, load(footage.validation, [0.0] * len(footage.validation))
 
 
 def _initial_tokens(
