@@ -14,10 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-import textwrap
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,17 +26,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from reellama.gguf_tools.atomic_write import stamp
-from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.reader import GGUFFile, token_embeddings
 from reellama.gguf_tools.locate import find
 from reellama.gguf_tools.text.prompt_parts import Prompt
-from reellama.models.encoded_frames import EncodedFrames, frame_size
+from reellama.models.bundle_config import BundleConfig, BundleError
 from reellama.models.concepts import seen_concepts
 from reellama.models.concepts.concept_readings import concept_readings
-from reellama.models.concepts.concept_tokens import ConceptConfig
 from reellama.models.concepts.seen_concepts import Concepts
-from reellama.models.older_bundles import updated_keys
-from reellama.models.projector.config import ProjectorConfig
+from reellama.models.encoded_frames import EncodedFrames, frame_size
 from reellama.models.projector.interpretation import SlotReading, interpret
 from reellama.models.projector.temporal_projector import Projector, build_projector
 from reellama.models.projector.word_mixture import nearest_rows
@@ -52,96 +46,7 @@ from reellama.models.vision.imagenet_labels import ImageNetClassifier
 # into memory.
 MAX_SIDE = 768
 BUNDLES = Path(__file__).parent / "bundles"
-FORMAT = 1
 SCORES = "scores.json"
-
-
-class BundleError(ReellamaError):
-    """A bundle that is missing, broken, or made for another LLM."""
-
-
-@dataclass(frozen=True)
-class TowerSpec:
-    """Arguments of `Tower.load`; a relative folder is one inside the bundle."""
-
-    name: str = "tower"
-    pretrained: str | None = None
-    layer: int = -1
-    finer: int = 0
-
-
-@dataclass(frozen=True)
-class BundleConfig:
-    """The contents of `bundle.json`.
-
-    Attributes:
-        llm: a name that `reellama.gguf_tools.locate.find.resolve` knows, or a path.
-        frames: how many frames of a video are sampled by default.
-        lora: GGUF adapters inside the bundle, with their scales.
-        concepts: the sizes of what tells real footage; None in a bundle that knows none.
-        slots: whether the soft tokens were trained to fill the slots of
-            `reellama.models.projector.slots`.
-        inverse_temperature: what the logits of the words were multiplied by after training; the
-            weights contain it.
-        word_ids: the LLM's tokens that the rows of the word mixture began as, one for each; None
-            in older bundles.
-        stages: what made it, one stage after the other: each with its `config` and `seconds`.
-        scores: of older bundles, what evaluations measured; others have it in `scores.json`.
-    """
-
-    name: str
-    llm: str
-    projector: ProjectorConfig
-    tower: TowerSpec = TowerSpec()
-    frames: int = 8
-    system: str = ""
-    describe: str = "Describe the video."
-    lora: tuple[tuple[str, float], ...] = ()
-    concepts: ConceptConfig | None = None
-    slots: bool = False
-    inverse_temperature: float = 1.0
-    word_ids: tuple[int, ...] | None = None
-    stages: tuple[Mapping[str, Any], ...] = ()
-    scores: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.word_ids is not None and len(self.word_ids) != self.projector.words:
-            raise BundleError(
-                f"{len(self.word_ids)} word_ids for {self.projector.words} rows of the projector"
-            )
-
-    @classmethod
-    def read(cls, path: Path) -> BundleConfig:
-        """Read and check a `bundle.json`."""
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-            if data.pop("format") != FORMAT:
-                raise BundleError(f"{path}: a bundle of another format; update reellama")
-            data = updated_keys(data)
-            data["projector"] = ProjectorConfig(**data["projector"])
-            data["tower"] = TowerSpec(**data["tower"])
-            if "concepts" in data:
-                data["concepts"] = ConceptConfig(**data["concepts"])
-            data["lora"] = tuple((str(name), float(scale)) for name, scale in data["lora"])
-            data["stages"] = tuple(data.get("stages", ()))
-            if "word_ids" in data:
-                data["word_ids"] = tuple(int(token) for token in data["word_ids"])
-            return cls(**data)
-        except OSError as error:
-            raise BundleError(f"{path}: {error.strerror}") from error
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise BundleError(f"{path}: not a bundle's description: {error}") from error
-
-    def to_json(self) -> str:
-        """The text of `bundle.json`."""
-        data: dict[str, Any] = {"format": FORMAT}
-        for entry in fields(self):
-            value = getattr(self, entry.name)
-            if value is None or (entry.name == "scores" and not value):
-                continue
-            data[entry.name] = vars(value) if hasattr(value, "__dataclass_fields__") else value
-        text = json.dumps(data, indent=2)
-        return re.sub(r"\[\n(?:\s+[-\d]\S*\n)+\s*\]", _fill_lines, text) + "\n"
 
 
 class Bundle:
@@ -383,12 +288,6 @@ def version_of(folder: Path) -> str:
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SCORES)
     entries = [[path.relative_to(folder).as_posix(), *stamp(path)] for path in files]
     return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
-
-
-def _fill_lines(array: re.Match[str]) -> str:
-    """An array of numbers, of which each has a line, in as few lines as there can be."""
-    numbers = " ".join(array[0].split()).replace("[ ", "[").replace(" ]", "]")
-    return textwrap.fill(numbers, 100, subsequent_indent=" " * 4)
 
 
 def _load_weights(path: Path) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.locate.find import MINI_LLM
-from reellama.models.bundle import TowerSpec
+from reellama.models.bundle_config import TowerSpec
 from reellama.models.config_tables import dataclass_arguments, unknown_name_error
 from reellama.models.projector.temporal_projector import POOLERS
 from reellama.models.synthetic.dataset import SyntheticConfig

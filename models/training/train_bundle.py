@@ -19,7 +19,8 @@ from reellama import prompts
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.reader import read_gguf
 from reellama.gguf_tools.locate import find
-from reellama.models.bundle import Bundle, BundleConfig, TowerSpec, save_bundle
+from reellama.models.bundle import Bundle, save_bundle
+from reellama.models.bundle_config import BundleConfig, TowerSpec
 from reellama.models.concepts.seen_concepts import Concepts
 from reellama.models.precision import compute_dtype
 from reellama.models.projector.temporal_projector import Projector

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from reellama.gguf_tools.errors import ReellamaError
-from reellama.models.bundle import Bundle, BundleConfig
+from reellama.models.bundle import Bundle
+from reellama.models.bundle_config import BundleConfig
 from reellama.models.config_tables import unknown_name_error
 from reellama.models.training import distributed
 from reellama.models.training.captions.clip_sources import ReadVideo
