@@ -13,6 +13,7 @@ from PIL import Image
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.models.bundle import Bundle
 from reellama.models.synthetic.assets.downloads import ASSETS
+from reellama.models.synthetic.dataset import SyntheticClips, SyntheticConfig
 from reellama.models.training.config import StagedConfig, read_config
 from reellama.models.training.train_stages import train_stages
 from reellama.pipeline.cli.commands.train import read_video
@@ -154,8 +155,25 @@ def test_a_bundle_learns_the_words_of_its_captions(path: Path, data: Path) -> No
     # A real still is told by its concepts: three named, two free, no slots.
     assert concepts.is_footage(grid, mask)
     assert bundle.project(features, np.zeros(1)).shape == (5, bundle.n_embd)
+    assert_drawn_clips_fill_slots(bundle)
+    assert_colours_are_found(bundle, rng)
     labels = [reading.label for reading in bundle.interpret(features, np.zeros(1))]
     assert labels == ["concept"] * 3 + ["free"] * 2
+
+
+def assert_drawn_clips_fill_slots(bundle: Bundle) -> None:
+    config = SyntheticConfig(styles=("shapes",), style_weights=(1.0,), frames=3, fewest_frames=2)
+    sample = SyntheticClips(config, bundle.tower.size, ASSETS, split="validation")[0]
+    features = bundle.features([*sample["frames"].permute(0, 2, 3, 1).numpy()])
+    assert bundle.project(features, sample["times"].numpy()).shape == (60, bundle.n_embd)
+
+
+def assert_colours_are_found(bundle: Bundle, rng: np.random.Generator) -> None:
+    frames = bundle.embed_images([picture(colour, rng) for colour in COLOURS])
+    texts = bundle.embed_texts([f"something {colour}" for colour in COLOURS])
+    np.testing.assert_allclose(np.linalg.norm(frames, axis=1), 1, rtol=1e-5)
+    # Of footage the concepts decide: the tower's own part of the row is zero.
+    assert (frames @ texts.T).argmax(0).tolist() == [0, 1, 2]
 
 
 def test_a_stopped_run_goes_on_and_ends_alike(path: Path, tmp_path: Path) -> None:
