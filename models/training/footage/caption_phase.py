@@ -19,6 +19,7 @@ from reellama.models.concepts.concept_tokens import ConceptTokens
 from reellama.models.concepts.vocabulary import ConceptVocabulary
 from reellama.models.training.batches import ClipBatch, Conversations, clip_batches
 from reellama.models.training.feature_cache import Batch
+from reellama.models.training.footage.caption_consensus import CaptionConsensus
 from reellama.models.training.footage.captioned_videos import (
     CaptionedVideo,
     FootageSet,
@@ -56,6 +57,8 @@ class CaptionPhase:
         describe: str,
     ) -> None:
         self.tokens, self.vocabulary, self.things = tokens, vocabulary, things
+        self._consensus = CaptionConsensus([v.captions for one in sets for v in one.videos])
+        self._agreed: dict[Path, list[str]] = {}
         self.sets, self.validation = sets, validation
         self.instruction, self.labels, self.describe = instruction, labels, describe
         self.device = instruction.device
@@ -89,7 +92,10 @@ class CaptionPhase:
         self, video: CaptionedVideo, rng: np.random.Generator, phase: CaptionPhaseConfig
     ) -> list[Turn]:
         """Captions and questions of a video, drawn by chance."""
-        captions = sentences(video)
+        if video.path not in self._agreed:
+            ranked = self._consensus.ranked(sentences(video))
+            self._agreed[video.path] = ranked[: max(1, round(phase.agreeing * len(ranked)))]
+        captions = self._agreed[video.path]
         drawn = [captions[n] for n in rng.permutation(len(captions))[: phase.captions]]
         asked = [
             *video.turns,

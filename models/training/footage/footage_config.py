@@ -75,13 +75,15 @@ class CaptionPhaseConfig(TrainerConfig):
 
     Attributes:
         captions, questions: of a video in a step, at most.
+        agreeing: share of a video's captions that are learned: those most like the others.
         frames: as in `concepts`.
         drawn_batch: synthetic clips in each step, so that the adapter reads slots as before.
         drawn_weight: weight of their loss.
     """
 
-    captions: int = 4
+    captions: int = 3
     questions: int = 2
+    agreeing: float = 0.6
     frames: int = 3
     drawn_batch: int = 1
     drawn_weight: float = 0.5
