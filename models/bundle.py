@@ -4,6 +4,8 @@ bundle.json             names of tower and LLM, prompts, frames, and the stages 
 projector.safetensors   the temporal projector's weights, fp16
 scores.json             what evaluations of it measured, if there were any
 labels.safetensors      token ids of the ImageNet class names, if the bundle uses labels
+concepts.safetensors    concepts of real footage and their soft tokens, fp16, if it knows any
+concepts.json           the words of the concepts
 tower/                  an open_clip folder, if the tower is the bundle's own
 *.gguf                  LoRA adapters for the LLM, if bundle.json names them
 """
@@ -12,10 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-import textwrap
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,13 +26,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from reellama.gguf_tools.atomic_write import stamp
-from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.reader import GGUFFile, token_embeddings
 from reellama.gguf_tools.locate import find
 from reellama.gguf_tools.text.prompt_parts import Prompt
+from reellama.models.bundle_config import BundleConfig, BundleError
+from reellama.models.concepts import seen_concepts
+from reellama.models.concepts.concept_readings import concept_readings
+from reellama.models.concepts.seen_concepts import Concepts
 from reellama.models.encoded_frames import EncodedFrames, frame_size
-from reellama.models.older_bundles import updated_keys
-from reellama.models.projector.config import ProjectorConfig
 from reellama.models.projector.interpretation import SlotReading, interpret
 from reellama.models.projector.temporal_projector import Projector, build_projector
 from reellama.models.projector.word_mixture import nearest_rows
@@ -46,92 +46,7 @@ from reellama.models.vision.imagenet_labels import ImageNetClassifier
 # into memory.
 MAX_SIDE = 768
 BUNDLES = Path(__file__).parent / "bundles"
-FORMAT = 1
 SCORES = "scores.json"
-
-
-class BundleError(ReellamaError):
-    """A bundle that is missing, broken, or made for another LLM."""
-
-
-@dataclass(frozen=True)
-class TowerSpec:
-    """Arguments of `Tower.load`; a relative folder is one inside the bundle."""
-
-    name: str = "tower"
-    pretrained: str | None = None
-    layer: int = -1
-    finer: int = 0
-
-
-@dataclass(frozen=True)
-class BundleConfig:
-    """The contents of `bundle.json`.
-
-    Attributes:
-        llm: a name that `reellama.gguf_tools.locate.find.resolve` knows, or a path.
-        frames: how many frames of a video are sampled by default.
-        lora: GGUF adapters inside the bundle, with their scales.
-        slots: whether the soft tokens were trained to fill the slots of
-            `reellama.models.projector.slots`.
-        inverse_temperature: what the logits of the words were multiplied by after training; the
-            weights contain it.
-        word_ids: the LLM's tokens that the rows of the word mixture began as, one for each; None
-            in older bundles.
-        stages: what made it, one stage after the other: each with its `config` and `seconds`.
-        scores: of older bundles, what evaluations measured; others have it in `scores.json`.
-    """
-
-    name: str
-    llm: str
-    projector: ProjectorConfig
-    tower: TowerSpec = TowerSpec()
-    frames: int = 8
-    system: str = ""
-    describe: str = "Describe the video."
-    lora: tuple[tuple[str, float], ...] = ()
-    slots: bool = False
-    inverse_temperature: float = 1.0
-    word_ids: tuple[int, ...] | None = None
-    stages: tuple[Mapping[str, Any], ...] = ()
-    scores: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.word_ids is not None and len(self.word_ids) != self.projector.words:
-            raise BundleError(
-                f"{len(self.word_ids)} word_ids for {self.projector.words} rows of the projector"
-            )
-
-    @classmethod
-    def read(cls, path: Path) -> BundleConfig:
-        """Read and check a `bundle.json`."""
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-            if data.pop("format") != FORMAT:
-                raise BundleError(f"{path}: a bundle of another format; update reellama")
-            data = updated_keys(data)
-            data["projector"] = ProjectorConfig(**data["projector"])
-            data["tower"] = TowerSpec(**data["tower"])
-            data["lora"] = tuple((str(name), float(scale)) for name, scale in data["lora"])
-            data["stages"] = tuple(data.get("stages", ()))
-            if "word_ids" in data:
-                data["word_ids"] = tuple(int(token) for token in data["word_ids"])
-            return cls(**data)
-        except OSError as error:
-            raise BundleError(f"{path}: {error.strerror}") from error
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise BundleError(f"{path}: not a bundle's description: {error}") from error
-
-    def to_json(self) -> str:
-        """The text of `bundle.json`."""
-        data: dict[str, Any] = {"format": FORMAT}
-        for entry in fields(self):
-            value = getattr(self, entry.name)
-            if value is None or (entry.name == "scores" and not value):
-                continue
-            data[entry.name] = vars(value) if hasattr(value, "__dataclass_fields__") else value
-        text = json.dumps(data, indent=2)
-        return re.sub(r"\[\n(?:\s+[-\d]\S*\n)+\s*\]", _fill_lines, text) + "\n"
 
 
 class Bundle:
@@ -170,11 +85,12 @@ class Bundle:
 
     @property
     def tokens(self) -> int:
-        """Soft tokens of a video, ImageNet labels included."""
+        """Soft tokens of a video at most, ImageNet labels included."""
         label_tokens = (
             imagenet_labels.N_TOKENS if (self.folder / "labels.safetensors").is_file() else 0
         )
-        return self.config.projector.tokens + label_tokens
+        of_footage = self.config.concepts.tokens if self.config.concepts else 0
+        return max(self.config.projector.tokens, of_footage) + label_tokens
 
     @property
     def frames(self) -> int:
@@ -258,6 +174,15 @@ class Bundle:
         return ImageNetClassifier.load(path, self.llm_path()) if path.is_file() else None
 
     @cached_property
+    @torch.inference_mode(False)
+    def concepts(self) -> Concepts | None:
+        """What tells real footage, if the bundle knows any; else the projector tells everything."""
+        if self.config.concepts is None:
+            return None
+        weights = _load_weights(self.folder / seen_concepts.WEIGHTS)
+        return Concepts.load(self.folder, self.config.concepts, weights)
+
+    @cached_property
     def word_ids(self) -> list[int]:
         """The LLM's token of each row of the word mixture.
 
@@ -283,7 +208,10 @@ class Bundle:
     @torch.inference_mode()
     def project(self, features: np.ndarray, times: np.ndarray) -> np.ndarray:
         """Features `[T, cells, channels]` at `times [T]` seconds -> `[tokens, n_embd]`."""
-        soft = self.projector(*self.batch(features, times))
+        grid, seconds, mask = self.batch(features, times)
+        concepts = self.concepts
+        is_footage = concepts is not None and concepts.is_footage(grid, mask)
+        soft = (concepts.tokens if concepts and is_footage else self.projector)(grid, seconds, mask)
         rows = [soft[0].cpu().numpy(), *([self.labels.tokens(features)] if self.labels else [])]
         return np.ascontiguousarray(np.concatenate(rows))
 
@@ -292,10 +220,16 @@ class Bundle:
 
         Raises ReellamaError when the LLM that has the words is missing.
         """
+        grid, seconds, mask = self.batch(features, times)
+        top_classes = self.labels.top_classes(features) if self.labels else ()
+        if self.concepts is not None and self.concepts.is_footage(grid, mask):
+            return concept_readings(
+                self.concepts, grid, seconds, mask, llm=self.llm_path(), top_classes=top_classes
+            )
         return interpret(
-            self.projector, *self.batch(features, times),
+            self.projector, grid, seconds, mask,
             word_ids=self.word_ids, llm=self.llm_path(), slotted=self.config.slots,
-            top_classes=self.labels.top_classes(features) if self.labels else (),
+            top_classes=top_classes,
         )  # fmt: skip
 
     def encode(self, frames: Sequence[np.ndarray], times: np.ndarray) -> EncodedFrames:
@@ -322,6 +256,18 @@ class Bundle:
         """Nothing: its projector pools as it was trained to."""
         return ""
 
+    def embed_images(self, frames: Sequence[np.ndarray]) -> np.ndarray:
+        """Unit rows of frames to search by `embed_texts`, float32 `[frames, d]`."""
+        if self.concepts is None:
+            return self.tower.embed_images(frames)
+        return self.concepts.embed_images(frames, self.features(frames), self.tower)
+
+    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Rows of texts that `embed_images` is multiplied with, float32 `[texts, d]`."""
+        if self.concepts is None:
+            return self.tower.embed_texts(texts)
+        return self.concepts.embed_texts(texts, self.tower)
+
 
 def find_bundle(name_or_path: str | Path) -> Path:
     """The folder of a bundle, by a shipped bundle's name or a path; raises BundleError."""
@@ -344,12 +290,6 @@ def version_of(folder: Path) -> str:
     return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
 
 
-def _fill_lines(array: re.Match[str]) -> str:
-    """An array of numbers, of which each has a line, in as few lines as there can be."""
-    numbers = " ".join(array[0].split()).replace("[ ", "[").replace(" ]", "]")
-    return textwrap.fill(numbers, 100, subsequent_indent=" " * 4)
-
-
 def _load_weights(path: Path) -> dict[str, Tensor]:
     try:
         weights = load_file(path)
@@ -366,8 +306,10 @@ def _load_weights(path: Path) -> dict[str, Tensor]:
     return weights
 
 
-def save_bundle(folder: Path, config: BundleConfig, projector: Projector) -> Bundle:
-    """Write `bundle.json` and the projector's weights (fp16) into `folder`.
+def save_bundle(
+    folder: Path, config: BundleConfig, projector: Projector, concepts: Concepts | None = None
+) -> Bundle:
+    """Write `bundle.json` and the weights (fp16) of projector and concepts into `folder`.
 
     Scores that stand there are of the weights before, and are removed.
     """
@@ -375,5 +317,7 @@ def save_bundle(folder: Path, config: BundleConfig, projector: Projector) -> Bun
     (folder / SCORES).unlink(missing_ok=True)
     weights = {name: t.detach().half().contiguous() for name, t in projector.state_dict().items()}
     save_file(weights, folder / "projector.safetensors")
+    if concepts is not None:
+        concepts.save(folder)
     (folder / "bundle.json").write_text(config.to_json(), encoding="utf-8")
     return Bundle(folder, config)

@@ -143,7 +143,8 @@ def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     from reellama.gguf_tools.format.reader import token_embeddings
     from reellama.gguf_tools.locate import find
-    from reellama.models.bundle import BundleConfig, save_bundle
+    from reellama.models.bundle import save_bundle
+    from reellama.models.bundle_config import BundleConfig
     from reellama.models.projector.config import ProjectorConfig
     from reellama.models.projector.temporal_projector import build_projector
     from tests.helpers.small_tower import write_small_tower

@@ -145,7 +145,7 @@ def interpret(
         ]
         return [
             *(_slot_readings(tokens) if slotted else [SlotReading("", (t,)) for t in tokens]),
-            *_imagenet_readings(top_classes, len(tokens), tokenizer),
+            *imagenet_readings(top_classes, len(tokens), tokenizer),
         ]
 
 
@@ -160,7 +160,7 @@ def _slot_readings(tokens: Sequence[SoftToken]) -> list[SlotReading]:
     return [*readings, *(SlotReading(FREE_SLOT, (token,)) for token in free)]
 
 
-def _imagenet_readings(
+def imagenet_readings(
     top_classes: Sequence[tuple[float, Sequence[int]]], first: int, tokenizer: Tokenizer
 ) -> list[SlotReading]:
     """The classifier's labels, whose tokens go on at number `first`."""

@@ -17,11 +17,16 @@ from typing import Any, ClassVar, NamedTuple
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.locate.find import MINI_LLM
-from reellama.models.bundle import TowerSpec
+from reellama.models.bundle_config import TowerSpec
 from reellama.models.config_tables import dataclass_arguments, unknown_name_error
 from reellama.models.projector.temporal_projector import POOLERS
 from reellama.models.synthetic.dataset import SyntheticConfig
 from reellama.models.synthetic.rendered_clips import RenderedConfig
+from reellama.models.training.footage.footage_config import (
+    CaptionPhaseConfig,
+    ConceptPhaseConfig,
+    FootageConfig,
+)
 from reellama.models.training.stages.contrastive import ContrastiveConfig, NewTowerConfig
 from reellama.models.training.stages.phase_config import (
     ClipPhaseConfig,
@@ -36,7 +41,14 @@ else:
     import tomli as tomllib
 
 STAGES = "stages"  # the array that makes a config a staged one
-PHASES = ("tower", "align", "text_only", "joint")  # of a stage, in this order
+PHASES = (
+    "tower",
+    "align",
+    "text_only",
+    "joint",
+    "concepts",
+    "captions",
+)  # of a stage, in this order
 # What says how a stage runs, and nothing of what it makes.
 NOT_COMPARED = ("processes", "measured_on", "seconds_per_step")
 
@@ -165,13 +177,15 @@ class CaptionConfig(TrainingConfig):
 
 @dataclass(frozen=True)
 class SyntheticStageConfig(TrainingConfig):
-    """One stage on synthetic clips: the phases that it trains make one bundle.
+    """One stage, on synthetic clips or real footage: the phases that it trains make one bundle.
 
     Attributes:
         stage: its own name in the config; `name` is the bundle's.
         tower, align, text_only, joint: its phases (`reellama.models.training.stages.tower` and
             `reellama.models.training.stages.instruction`); `tower` trains the visual tower, of the
             sizes that `contrastive` says, where none is named.
+        footage: the real footage of the phases `concepts` and `captions`
+            (`reellama.models.training.footage`).
         init_from: an earlier stage, or any bundle, whose projector and LoRA adapter learn on, over
             its tower where `[vision_tower]` names none; else new ones do.
         weight_average: share of the projector of `init_from` in the mean of its weights and those
@@ -200,6 +214,9 @@ class SyntheticStageConfig(TrainingConfig):
     align: ClipPhaseConfig = ClipPhaseConfig(steps=0)
     text_only: TextPhaseConfig = TextPhaseConfig(steps=0)
     joint: ClipPhaseConfig = ClipPhaseConfig(steps=0)
+    footage: FootageConfig = FootageConfig()
+    concepts: ConceptPhaseConfig = ConceptPhaseConfig(steps=0)
+    captions: CaptionPhaseConfig = CaptionPhaseConfig(steps=0)
     lora: LoraConfig = LoraConfig()
     imagenet_labels: bool = False
     init_from: str = ""
@@ -219,6 +236,7 @@ class SyntheticStageConfig(TrainingConfig):
         Idle(("tower", "contrastive"), beside="vision_tower.name"),
         Idle(("vision_tower.pretrained", "vision_tower.layer"), without="vision_tower.name"),
         Idle(("vision_tower.fine_layers",), without="vision_tower.name", beside="init_from"),
+        Idle(("concepts", "captions"), without="footage.train"),
         Idle(("lora.oracle_fraction",), without="lora.freeze_projector"),
         Idle(("lora.align_weight",), beside="lora.freeze_projector"),
     )
@@ -233,7 +251,9 @@ class SyntheticStageConfig(TrainingConfig):
 
     def to_json(self) -> dict[str, Any]:
         """All values, defaults included, and how clips are drawn that `reellama eval` tests."""
-        return {**super().to_json(), "rendered": dataclasses.asdict(RenderedConfig())}
+        values = {**super().to_json(), "rendered": dataclasses.asdict(RenderedConfig())}
+        unused = ("footage", "concepts", "captions") if not self.footage.train else ()
+        return {key: value for key, value in values.items() if key not in unused}
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,10 @@ class Batch:
     times: Tensor  # float32 [B, T] seconds
     mask: Tensor  # bool [B, T], true where a frame is
 
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device."""
+        return Batch(self.features.to(device), self.times.to(device), self.mask.to(device))
+
 
 class FeatureCache:
     """Features of `count` clips in `folder`; `usable` are those that could be read.
@@ -124,11 +128,20 @@ class FeatureCache:
         return (grid.flip(0), times[-1] - times.flip(0)) if backwards else (grid, times)
 
     def batch(
-        self, clips: Sequence[int], rng: np.random.Generator | None = None, fewest: int = 1
+        self,
+        clips: Sequence[int],
+        rng: np.random.Generator | None = None,
+        fewest: int = 1,
+        most: int | None = None,
     ) -> Batch:
-        """Clips side by side; with `rng`, each loses a random few frames, down to `fewest`."""
+        """Clips side by side; with `rng`, each loses a random few frames, down to `fewest`.
+
+        most: keep so many random frames of each at most, and lose no others.
+        """
         found = [self.clip(number) for number in clips]
-        if rng is not None:
+        if rng is not None and most is not None:
+            found = [_draw_frames(*clip, rng, most) for clip in found]
+        elif rng is not None:
             found = [_drop_frames(*clip, rng, fewest) for clip in found]
         longest = max(len(times) for _, times in found)
         features = torch.zeros(len(found), longest, *found[0][0].shape[1:])
@@ -146,6 +159,13 @@ def _drop_frames(
 ) -> tuple[Tensor, Tensor]:
     if len(times) <= fewest or rng.random() < 0.5:
         return grid, times
-    keep = int(rng.integers(fewest, len(times)))
+    return _draw_frames(grid, times, rng, int(rng.integers(fewest, len(times))))
+
+
+def _draw_frames(
+    grid: Tensor, times: Tensor, rng: np.random.Generator, keep: int
+) -> tuple[Tensor, Tensor]:
+    if len(times) <= keep:
+        return grid, times
     rows = torch.from_numpy(np.sort(rng.choice(len(times), keep, replace=False)))
     return grid[rows], times[rows]

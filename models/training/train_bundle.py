@@ -19,14 +19,18 @@ from reellama import prompts
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.reader import read_gguf
 from reellama.gguf_tools.locate import find
-from reellama.models.bundle import Bundle, BundleConfig, TowerSpec, save_bundle
+from reellama.models.bundle import Bundle, save_bundle
+from reellama.models.bundle_config import BundleConfig, TowerSpec
+from reellama.models.concepts.seen_concepts import Concepts
 from reellama.models.precision import compute_dtype
 from reellama.models.projector.temporal_projector import Projector
 from reellama.models.synthetic.dataset import SyntheticClips, load_picture_pools
 from reellama.models.synthetic.slot_targets import logit_biases
 from reellama.models.training import distributed
+from reellama.models.training.captions.clip_sources import ReadVideo
 from reellama.models.training.collate import ConversationCollator, slot_vocabulary
 from reellama.models.training.config import SyntheticStageConfig
+from reellama.models.training.footage.train_footage import train_footage
 from reellama.models.training.frozen_llm import FrozenLLM
 from reellama.models.training.initial_projector import initial_projector
 from reellama.models.training.stages.alignment import device
@@ -46,13 +50,15 @@ def train_bundle(
     assets: Path,
     report: Callable[[str], None],
     bundles: Mapping[str, Path] = MappingProxyType({}),
+    read_video: ReadVideo | None = None,
 ) -> Bundle:
-    """Do what is left of the phases, from `tower` to `joint`, and write the bundle into `out`.
+    """Do what is left of the phases, from `tower` to `captions`, and write the bundle into `out`.
 
     The processes that `distributed` brings together share the steps.
 
     Args:
         bundles: the folders of earlier stages, by name, for `init_from` and `average_with`.
+        read_video: reads footage, for the phases `concepts` and `captions`.
 
     Raises ReellamaError when the stage neither trains a tower nor names one that can be loaded.
     """
@@ -107,8 +113,14 @@ def train_bundle(
     seconds["text_only"] = training.text_only(config.text_only)
     seconds["joint"] = training.joint(config.joint)
     _average_weights(config.lora_weight_average, training.lora, first_adapter)
+    concepts = parent.concepts if parent else None
+    if config.footage.train and read_video is not None:
+        concepts, spent = train_footage(
+            config, training, parent, work, read_video=read_video, report=report
+        )
+        seconds |= spent
     if distributed.rank() == 0:
-        _save(config, out, spec, training, parent, seconds)
+        _save(config, out, spec, training, parent, seconds, concepts)
     distributed.barrier()
     distributed.shut_down()
     return Bundle.load(out)
@@ -236,6 +248,7 @@ def _save(
     training: InstructionStages,
     parent: Bundle | None,
     seconds: Mapping[str, float],
+    concepts: Concepts | None,
 ) -> Bundle:
     """Write the bundle; `tower` is what it was trained with."""
     llm, source = training.llm, Path(tower.name)
@@ -254,6 +267,7 @@ def _save(
         system=training.collator.system,
         describe=prompts.load("describe"),
         lora=((ADAPTER, 1.0),),
+        concepts=concepts.tokens.config if concepts else None,
         slots=bool(config.align.steps or (parent and parent.config.slots)),
         inverse_temperature=config.inverse_temperature,
         word_ids=tuple(training.collator.words),
@@ -268,4 +282,4 @@ def _save(
         )
     if source.is_dir() and source.resolve() != (out / "tower").resolve():
         shutil.copytree(source, out / "tower", dirs_exist_ok=True)
-    return save_bundle(out, description, training.projector)
+    return save_bundle(out, description, training.projector, concepts)

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from reellama.gguf_tools.errors import ReellamaError
-from reellama.models.bundle import Bundle, BundleConfig
+from reellama.models.bundle import Bundle
+from reellama.models.bundle_config import BundleConfig
 from reellama.models.config_tables import unknown_name_error
 from reellama.models.training import distributed
+from reellama.models.training.captions.clip_sources import ReadVideo
 from reellama.models.training.config import StagedConfig, SyntheticStageConfig, comparable
 from reellama.models.training.train_bundle import train_bundle
 
@@ -30,6 +32,7 @@ def train_stages(
     report: Callable[[str], None],
     only: str | None = None,
     processes: int | None = None,
+    read_video: ReadVideo | None = None,
 ) -> Bundle:
     """Train what is left of the stages, and return the bundle of the last one.
 
@@ -38,6 +41,7 @@ def train_stages(
         work: keeps what a later run of an unfinished stage goes on with.
         only: the name of the one stage to train; those before it must be finished.
         processes: that share each step, in place of what each stage says.
+        read_video: reads footage, for stages that learn from it.
 
     Raises ReellamaError for a finished stage that was trained with other settings.
     """
@@ -56,6 +60,7 @@ def train_stages(
             assets=assets,
             report=report,
             bundles={one.stage: out / one.stage for one in config.stages},
+            read_video=read_video,
         )
         if (processes or stage.processes) == 1 or distributed.is_launched():
             ready()

@@ -195,7 +195,7 @@ class LongVideo:
         with opened(video) as source:
             moments = self.index(source, report)
             borders = moments.scenes(len(moments.times), MIN_SCENE_SECONDS)  # by every cut
-            scores = _scene_scores(moments, borders, self._search.tower.embed_texts([question])[0])
+            scores = _scene_scores(moments, borders, self._search.embed_texts([question])[0])
             best = sorted(range(len(borders)), key=lambda i: -scores[i])[:SCENES_PER_QUESTION]
             asked = [
                 (i, self._ask(self._encode_scene(source, *borders[i]), question, ANSWER_TOKENS))

@@ -127,7 +127,7 @@ def search(
     """
     if not words.strip():
         raise ReellamaError("search for what? give a few words")
-    wanted = bundle.tower.embed_texts([words])[0]
+    wanted = bundle.embed_texts([words])[0]
     found: list[SearchMatch] = []
     for video in videos:
         scores = video.embeddings @ wanted if video.embeddings.size else np.zeros(0)
@@ -175,13 +175,13 @@ def _build_index(source: FrameSource, path: Path, bundle: Bundle, progress: Prog
         colours.append(color_quantiles(small))
         waiting.append(rgb)
         if len(waiting) == BATCH:
-            embeddings.append(bundle.tower.embed_images(waiting))
+            embeddings.append(bundle.embed_images(waiting))
             waiting = []
         progress(time, source.duration)
     if not times:
         raise VideoError(f"{path}: no frame can be decoded; the file is cut off or damaged")
     if waiting:
-        embeddings.append(bundle.tower.embed_images(waiting))
+        embeddings.append(bundle.embed_images(waiting))
     progress(source.duration, source.duration)
     return VideoIndex(
         path,

@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from reellama.gguf_tools.format.reader import read_gguf
-from reellama.models.bundle import Bundle, BundleConfig, BundleError, save_bundle
+from reellama.models.bundle import Bundle, save_bundle
+from reellama.models.bundle_config import BundleConfig, BundleError
 from reellama.models.projector.config import ProjectorConfig
 
 pytestmark = pytest.mark.numeric

@@ -102,8 +102,8 @@ class CaptionRow:
 class FileSource:
     """Videos and texts named in a JSONL or CSV file.
 
-    A row has `video`, a path relative to the file, and either `caption` or `question` and `answer`.
-    Rows of one video are texts of one clip. Captions may span lines.
+    A row has `video`, a path relative to the file, and `caption`, a list of `captions`, or
+    `question` and `answer`. Rows of one video are texts of one clip. Captions may span lines.
     """
 
     reversible = False
@@ -149,10 +149,10 @@ def read_caption_rows(path: Path, describe: str) -> list[CaptionRow]:
         raise ReellamaError(f"{path}: {error.strerror}; name a JSONL or CSV file") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise ReellamaError(f"{path}: not a JSONL or CSV file in UTF-8: {error}") from error
-    rows = [_row(path, line, values, describe) for line, values in lines]
+    rows = [row for line, values in lines for row in _rows(path, line, values, describe)]
     if not rows:
         raise ReellamaError(
-            f"{path}: no rows; each needs video, and caption or question and answer"
+            f"{path}: no rows; each needs video, and caption, captions, or question and answer"
         )
     return rows
 
@@ -174,17 +174,25 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[int, object]]:
                     raise ReellamaError(f"{path}:{line}: not JSON: {error}") from error
 
 
-def _row(path: Path, line: int, values: object, describe: str) -> CaptionRow:
+def _rows(path: Path, line: int, values: object, describe: str) -> list[CaptionRow]:
+    """What one line says of its video: an answer, a caption, or several captions."""
     found = values if isinstance(values, dict) else {}
-    text = {name: str(found[name]).strip() for name in found if found[name] is not None and name}
-    answer = text.get("answer") or text.get("caption")
-    question = text.get("question") or (describe if text.get("caption") else "")
-    if not (text.get("video") and question and answer):
-        raise ReellamaError(f"{path}:{line}: a row needs video, and caption or question and answer")
+    several = found.get("captions")
+    single = {name: found[name] for name in found if found[name] is not None and name != "captions"}
+    text = {name: str(value).strip() for name, value in single.items() if name}
+    said = [str(caption).strip() for caption in several] if isinstance(several, list) else []
+    captions = [caption for caption in (*said, text.get("caption", "")) if caption]
+    turns = [(describe, caption) for caption in captions]
+    if text.get("question") and text.get("answer"):
+        turns = [(text["question"], text["answer"])]
+    if not (text.get("video") and turns):
+        raise ReellamaError(
+            f"{path}:{line}: a row needs video, and caption, captions, or question and answer"
+        )
     video = path.parent / text["video"]
     if not video.exists():
         raise ReellamaError(f"{path}:{line}: no such video: {video}")
-    return CaptionRow(video, question, answer)
+    return [CaptionRow(video, question, answer) for question, answer in turns]
 
 
 def short_hash(text: str) -> str:

@@ -21,7 +21,8 @@ from torch import Tensor
 from reellama import prompts
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.locate import find
-from reellama.models.bundle import Bundle, BundleConfig, save_bundle
+from reellama.models.bundle import Bundle, save_bundle
+from reellama.models.bundle_config import BundleConfig
 from reellama.models.precision import compute_dtype
 from reellama.models.projector.temporal_projector import Projector
 from reellama.models.synthetic.assets.downloads import ASSETS

@@ -102,17 +102,20 @@ class AlignmentStage:
                 parts.append(clip_batches(weighted, self.collator, begin, end, size, self.workers))
         return zip(*parts, strict=True)
 
-    def hidden(self, batch: ClipBatch) -> Tensor:
-        """The pooled vectors of a batch, `[B, tokens, width]`."""
+    def features(self, batch: ClipBatch) -> Tensor:
+        """What the tower sees in a batch: `[B, T, cells, channels]`."""
         frames = batch.frames.to(self.device, non_blocking=True)
         count, longest = frames.shape[:2]
         flat = frames.flatten(0, 1)
         size = TOWER_BATCH if self.device.type == "cuda" else BATCH_FRAMES
         with torch.no_grad():
             grids = [self.tower.cells(part) for part in flat.split(size)]
-        features = torch.cat(grids).unflatten(0, (count, longest))  # [B, T, cells, channels]
+        return torch.cat(grids).unflatten(0, (count, longest))
+
+    def hidden(self, batch: ClipBatch) -> Tensor:
+        """The pooled vectors of a batch, `[B, tokens, width]`."""
         return self.projector.hidden(
-            features, batch.times.to(self.device), batch.mask.to(self.device)
+            self.features(batch), batch.times.to(self.device), batch.mask.to(self.device)
         )
 
     def slot_loss(self, batch: ClipBatch) -> tuple[Tensor, Tensor]:

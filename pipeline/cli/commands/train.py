@@ -104,7 +104,7 @@ def run(
     elif isinstance(config, StagedConfig):
         train_stages(
             config, out, work=work, assets=material, report=note,
-            only=choice.stage, processes=choice.processes,
+            only=choice.stage, processes=choice.processes, read_video=read_video,
         )  # fmt: skip
     else:
         train_captions(config, out, work=work, read_video=read_video, report=note, assets=material)

@@ -45,7 +45,7 @@ def run(
         raise ReellamaError(notes[0] if notes else "there is nothing to search")
     wanted = np.concatenate(
         [
-            bundle.tower.embed_texts(captions[start : start + TEXT_BATCH])
+            bundle.embed_texts(captions[start : start + TEXT_BATCH])
             for start in range(0, len(captions), TEXT_BATCH)
         ]
     )

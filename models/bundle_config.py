@@ -1,0 +1,112 @@
+"""`bundle.json`: which tower, LLM and prompts belong together, and what trained them."""
+
+from __future__ import annotations
+
+import json
+import re
+import textwrap
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.models.concepts.concept_tokens import ConceptConfig
+from reellama.models.older_bundles import updated_keys
+from reellama.models.projector.config import ProjectorConfig
+
+FORMAT = 1
+
+
+class BundleError(ReellamaError):
+    """A bundle that is missing, broken, or made for another LLM."""
+
+
+@dataclass(frozen=True)
+class TowerSpec:
+    """Arguments of `Tower.load`; a relative folder is one inside the bundle."""
+
+    name: str = "tower"
+    pretrained: str | None = None
+    layer: int = -1
+    finer: int = 0
+
+
+@dataclass(frozen=True)
+class BundleConfig:
+    """The contents of `bundle.json`.
+
+    Attributes:
+        llm: a name that `reellama.gguf_tools.locate.find.resolve` knows, or a path.
+        frames: how many frames of a video are sampled by default.
+        lora: GGUF adapters inside the bundle, with their scales.
+        concepts: the sizes of what tells real footage; None in a bundle that knows none.
+        slots: whether the soft tokens were trained to fill the slots of
+            `reellama.models.projector.slots`.
+        inverse_temperature: what the logits of the words were multiplied by after training; the
+            weights contain it.
+        word_ids: the LLM's tokens that the rows of the word mixture began as, one for each; None
+            in older bundles.
+        stages: what made it, one stage after the other: each with its `config` and `seconds`.
+        scores: of older bundles, what evaluations measured; others have it in `scores.json`.
+    """
+
+    name: str
+    llm: str
+    projector: ProjectorConfig
+    tower: TowerSpec = TowerSpec()
+    frames: int = 8
+    system: str = ""
+    describe: str = "Describe the video."
+    lora: tuple[tuple[str, float], ...] = ()
+    concepts: ConceptConfig | None = None
+    slots: bool = False
+    inverse_temperature: float = 1.0
+    word_ids: tuple[int, ...] | None = None
+    stages: tuple[Mapping[str, Any], ...] = ()
+    scores: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.word_ids is not None and len(self.word_ids) != self.projector.words:
+            raise BundleError(
+                f"{len(self.word_ids)} word_ids for {self.projector.words} rows of the projector"
+            )
+
+    @classmethod
+    def read(cls, path: Path) -> BundleConfig:
+        """Read and check a `bundle.json`."""
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            if data.pop("format") != FORMAT:
+                raise BundleError(f"{path}: a bundle of another format; update reellama")
+            data = updated_keys(data)
+            data["projector"] = ProjectorConfig(**data["projector"])
+            data["tower"] = TowerSpec(**data["tower"])
+            if "concepts" in data:
+                data["concepts"] = ConceptConfig(**data["concepts"])
+            data["lora"] = tuple((str(name), float(scale)) for name, scale in data["lora"])
+            data["stages"] = tuple(data.get("stages", ()))
+            if "word_ids" in data:
+                data["word_ids"] = tuple(int(token) for token in data["word_ids"])
+            return cls(**data)
+        except OSError as error:
+            raise BundleError(f"{path}: {error.strerror}") from error
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise BundleError(f"{path}: not a bundle's description: {error}") from error
+
+    def to_json(self) -> str:
+        """The text of `bundle.json`."""
+        data: dict[str, Any] = {"format": FORMAT}
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if value is None or (entry.name == "scores" and not value):
+                continue
+            data[entry.name] = vars(value) if hasattr(value, "__dataclass_fields__") else value
+        text = json.dumps(data, indent=2)
+        return re.sub(r"\[\n(?:\s+[-\d]\S*\n)+\s*\]", _fill_lines, text) + "\n"
+
+
+def _fill_lines(array: re.Match[str]) -> str:
+    """An array of numbers, of which each has a line, in as few lines as there can be."""
+    numbers = " ".join(array[0].split()).replace("[ ", "[").replace(" ]", "]")
+    return textwrap.fill(numbers, 100, subsequent_indent=" " * 4)

@@ -1,0 +1,1 @@
+"""Concepts: words that a video supports, learned from captions alone."""

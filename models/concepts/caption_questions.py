@@ -1,0 +1,245 @@
+"""Questions about a video whose answers its captions give, by rules.
+
+Only what is sure is asked: a thing is there if most captions say so, and is not if several
+captions say nothing of it, nor of what may include it. As often as "Is there a dog?" is answered
+with yes, it is asked of a video without one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from reellama.models.concepts.vocabulary import FUNCTION_WORDS, Captions, words_of
+
+Turn = tuple[str, str]  # a question and its answer
+
+MOST = 0.6  # share of the captions that must say that a thing is there
+ENOUGH = 4  # captions that say nothing of a thing, for it not to be there
+NOUN_SHARE = 0.5  # of the places where a word follows "a" or "an", those where no noun follows it
+FEWEST = 5  # videos that show a thing, for it to be asked for
+ARTICLE_SHARE = 0.12  # of the places of a word, those after "a" or "an": verbs have fewer
+
+COLOURS = (
+    *("red", "orange", "yellow", "green", "blue", "purple", "pink"),
+    *("brown", "black", "white", "gray", "grey", "tan"),
+)
+NUMBERS = ["two", "three", "four", "five", "six"]
+AMOUNTS = ("lot", "bunch", "group", "couple", "pair", "piece")
+# What includes what: whose words say that a wider thing is there, and leave a narrower one open.
+WIDER: Mapping[str, str] = {
+    "person": "man woman boy girl child baby toddler people player crowd guy lady kid adult"
+    " teenager couple family group team athlete dancer singer rider surfer skier"
+    " skateboarder snowboarder climber biker cyclist actor worker chef student audience band"
+    " friend host reporter hiker swimmer runner wrestler",
+    "animal": "dog puppy cat kitten horse bird duck cow sheep monkey elephant fish bear lion tiger"
+    " rabbit greyhound",
+    "vehicle": "car truck bus van motorcycle bike boat train plane airplane jeep helicopter",
+    "child": "boy girl toddler baby kid",
+    "dog": "puppy greyhound",
+}
+SUBJECT_QUESTIONS = (
+    "What is the main subject of the video?",
+    "Who or what is in the video?",
+    "What is it?",
+    "What is this?",
+)
+# Captions do not say what the camera does, and hardly what moves: no answer is better than a guess.
+MOTION_QUESTIONS = ("What does the camera do?", "What moves?", "Does the camera move?")
+UNKNOWN = "I cannot tell."
+MOTION_SHARE = 0.3  # of the videos, for one of these questions to be among those that are drawn
+PLACE = re.compile(
+    r"\b((?:in|on|at|inside|near|along|across|through|outside of) (?:a|an|the) "
+    r"(?:[a-z]+ )?(?:beach|pool|water|snow|street|road|field|grass|park|lake|river|ocean|kitchen"
+    r"|room|stage|yard|forest|woods|mountain|hill|city|gym|court|stadium|car|sidewalk|sand|studio|office"
+    r"|playground|garden|house|restaurant|store|bed|couch|table|track|desert|classroom))\b"
+)
+
+
+def with_article(noun: str) -> str:
+    """A dog, an animal."""
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
+@dataclass(frozen=True)
+class Things:
+    """Words of captions that name a thing which can be counted: "Is there a dog?" asks for them.
+
+    Attributes:
+        names: in the order of how many videos show them.
+        shown: how many.
+        includes: thing -> the words that say that it is there: itself and what is narrower.
+    """
+
+    names: tuple[str, ...]
+    shown: tuple[int, ...]
+    includes: Mapping[str, frozenset[str]]
+
+    def share(self, name: str, captions: Sequence[set[str]]) -> float:
+        """The share of captions, as sets of words, that say it is there."""
+        return float(np.mean([bool(words & self.includes[name]) for words in captions]))
+
+    def is_open(self, name: str, captions: Sequence[set[str]]) -> bool:
+        """Whether a wider word leaves open if it is there: "animal" of a dog."""
+        wider = {wide for wide, narrow in self.includes.items() if name in narrow} - {name}
+        return any(words & wider for words in captions)
+
+
+def base_words(caption: str, forms: Mapping[str, str]) -> set[str]:
+    """Its words in their base forms."""
+    return {forms.get(word, word) for word in words_of(caption)}
+
+
+def find_things(videos: Sequence[Captions], forms: Mapping[str, str]) -> Things:
+    """The countable nouns of captions: after "a" or "an", and no noun follows."""
+    last: Counter[str] = Counter()
+    after_article: Counter[str] = Counter()
+    shown: Counter[str] = Counter()
+    used: Counter[str] = Counter()
+    wider = [frozenset([wide, *narrow.split()]) for wide, narrow in WIDER.items()]
+    for captions in videos:
+        here: set[str] = set()
+        for caption in captions:
+            words = [*words_of(caption), ""]
+            bases = [forms.get(word, word) for word in words]
+            used.update(bases)
+            here.update(bases)
+            for article, word, following in zip(words, words[1:], [*words[2:], ""], strict=False):
+                if article in ("a", "an"):
+                    after_article[word] += 1
+                    last[word] += _ends_a_phrase(following)
+        shown.update(here - WIDER.keys())
+        shown.update(name for name, words in zip(WIDER, wider, strict=True) if here & words)
+    nouns = {
+        word
+        for word, count in after_article.items()
+        if count >= max(FEWEST, ARTICLE_SHARE * used[word]) and last[word] >= NOUN_SHARE * count
+    } - {
+        *FUNCTION_WORDS,
+        *COLOURS,
+        *NUMBERS,
+        "lot",
+        "bunch",
+        "group",
+        "couple",
+        "pair",
+        "piece",
+        "",
+    }
+    includes = {word: frozenset([word]) for word in nouns}
+    includes |= dict(zip(WIDER, wider, strict=True))
+    ordered = sorted(includes, key=lambda word: (-shown[word], word))
+    kept = [word for word in ordered if shown[word] >= FEWEST]
+    return Things(tuple(kept), tuple(shown[word] for word in kept), includes)
+
+
+def _ends_a_phrase(following: str) -> bool:
+    return not following or following in FUNCTION_WORDS or following.endswith(("ing", "s", "ed"))
+
+
+def questions(
+    captions: Captions,
+    things: Things,
+    forms: Mapping[str, str],
+    rng: np.random.Generator,
+    *,
+    most: int,
+) -> list[Turn]:
+    """At most `most` questions about one video, drawn by chance among those that are sure."""
+    said = [base_words(caption, forms) for caption in captions]
+    found = [
+        *_existence(said, things, rng),
+        *_subject(captions, things, forms, rng),
+        *_colours(captions, things),
+        *_counts(captions, things, forms),
+        *_places(captions),
+        *_motion(rng),
+    ]
+    return [found[n] for n in sorted(rng.permutation(len(found))[:most])]
+
+
+def _existence(said: Sequence[set[str]], things: Things, rng: np.random.Generator) -> list[Turn]:
+    """As many with yes as with no, and of each thing, too, in the mean over all videos."""
+    there = [name for name in things.names if things.share(name, said) >= MOST]
+    if not things.names:
+        return []
+    weights = np.array(things.shown, float)
+    absent = [
+        name
+        for n in rng.choice(len(weights), min(4, len(weights)), False, weights / weights.sum())
+        if not things.share(name := things.names[n], said) and not things.is_open(name, said)
+    ]
+    if len(said) < ENOUGH:
+        absent = []
+    count = min(2, len(there), len(absent))
+    chosen = [there[n] for n in rng.permutation(len(there))[:count]]
+    return [
+        (f"Is there {with_article(name)}?", answer)
+        for names, answer in ((chosen, "Yes."), (absent[:count], "No."))
+        for name in names
+    ]
+
+
+def _subject(
+    captions: Captions, things: Things, forms: Mapping[str, str], rng: np.random.Generator
+) -> list[Turn]:
+    """The first thing that one of the captions names, with what stands before it."""
+    known = set(things.names)
+    for number in rng.permutation(len(captions)):
+        words = words_of(captions[number])[:6]
+        for place, word in enumerate(words):
+            if forms.get(word, word) in known or word == "people":
+                subject = " ".join(words[: place + 1]).capitalize()
+                question = SUBJECT_QUESTIONS[int(rng.integers(len(SUBJECT_QUESTIONS)))]
+                return [(question, f"{subject}.")]
+    return []
+
+
+def _colours(captions: Captions, things: Things) -> list[Turn]:
+    """Of a thing that all captions which give it a colour give the same one."""
+    colours: dict[str, list[str]] = defaultdict(list)
+    for caption in captions:
+        words = words_of(caption)
+        for colour, word in pairwise(words):
+            if colour in COLOURS and word in things.includes:
+                colours[word].append("gray" if colour == "grey" else colour)
+    return [
+        (f"What colour is the {thing}?", f"{found[0].capitalize()}.")
+        for thing, found in colours.items()
+        if len(set(found)) == 1
+    ]
+
+
+def _counts(captions: Captions, things: Things, forms: Mapping[str, str]) -> list[Turn]:
+    """Two dogs: how many, where captions that count agree."""
+    counts: dict[str, set[str]] = defaultdict(set)
+    for caption in captions:
+        words = words_of(caption)
+        for number, *after in zip(words, words[1:], [*words[2:], ""], strict=False):
+            thing = next((w for w in after if forms.get(w) in things.includes), "")
+            if number in NUMBERS and thing:
+                counts[thing].add(number)
+    return [
+        (f"How many {thing} are there?", f"{next(iter(numbers)).capitalize()}.")
+        for thing, numbers in counts.items()
+        if len(numbers) == 1
+    ]
+
+
+def _places(captions: Captions) -> list[Turn]:
+    for caption in captions:
+        found = PLACE.search(caption.lower())
+        if found:
+            return [("Where is it?", f"{found[1].capitalize()}.")]
+    return []
+
+
+def _motion(rng: np.random.Generator) -> list[Turn]:
+    if rng.random() >= MOTION_SHARE:
+        return []
+    return [(MOTION_QUESTIONS[int(rng.integers(len(MOTION_QUESTIONS)))], UNKNOWN)]

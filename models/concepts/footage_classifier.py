@@ -1,0 +1,60 @@
+"""Is this real footage, or a drawn clip? One linear layer on the mean of all features.
+
+Drawn clips fill the slots (`reellama.models.projector.slots`), which say exactly what moves where.
+Of real footage the slots say nothing that is true: it is told by its concepts.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+STEPS = 60  # of L-BFGS
+DECAY = 1e-3  # of the weights, for scaled features
+
+
+class FootageClassifier(nn.Module):
+    """Mean features `[B, channels]` -> logits `[B]`, above 0 for real footage."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(channels, 1)
+
+    def forward(self, mean_features: Tensor) -> Tensor:
+        return self.linear(mean_features)[:, 0]
+
+    def fit(self, footage: Tensor, drawn: Tensor) -> float:
+        """Logistic regression on mean features of clips; returns the share that it gets right.
+
+        Both sorts count the same, however many there are.
+        """
+        features = torch.cat([footage, drawn]).float()
+        labels = torch.cat([torch.ones(len(footage)), torch.zeros(len(drawn))])
+        weights = torch.where(labels > 0, 0.5 / len(footage), 0.5 / len(drawn))
+        mean, deviation = features.mean(0), features.std(0) + 1e-3
+        scaled = (features - mean) / deviation
+        weight = torch.zeros(features.shape[1], requires_grad=True)
+        bias = torch.zeros(1, requires_grad=True)
+        optimizer = torch.optim.LBFGS([weight, bias], max_iter=STEPS, line_search_fn="strong_wolfe")
+
+        def loss() -> Tensor:
+            optimizer.zero_grad()
+            losses = F.binary_cross_entropy_with_logits(
+                scaled @ weight + bias, labels, reduction="none"
+            )
+            value = (losses * weights).sum() + DECAY * weight.square().sum()
+            value.backward()
+            return value
+
+        optimizer.step(loss)
+        with torch.no_grad():
+            self.linear.weight.copy_((weight / deviation)[None])
+            self.linear.bias.copy_(bias - (weight / deviation) @ mean)
+            return ((self(features) > 0) == (labels > 0)).float().mean().item()
+
+
+def mean_features(features: Tensor, mask: Tensor) -> Tensor:
+    """The mean over cells and frames of `features [B, T, cells, channels]`: `[B, channels]`."""
+    frames = features.mean(2) * mask[..., None]
+    return frames.sum(1) / mask.sum(1, keepdim=True)

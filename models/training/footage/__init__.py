@@ -1,0 +1,1 @@
+"""Training on real footage with captions: concepts first, without the LLM, then its adapter."""

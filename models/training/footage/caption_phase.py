@@ -1,0 +1,160 @@
+"""The phase `captions`: the LLM's adapter and the free tokens learn to tell what is seen.
+
+Of each video a few captions and questions are drawn. They are conversations of their own that share
+the video's soft tokens, so the LLM reads these once for all of them. Synthetic clips go along, so
+that the adapter still reads slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from reellama.models.concepts.caption_questions import Things, questions
+from reellama.models.concepts.concept_tokens import ConceptTokens
+from reellama.models.concepts.vocabulary import ConceptVocabulary
+from reellama.models.training.batches import ClipBatch, Conversations, clip_batches
+from reellama.models.training.feature_cache import Batch
+from reellama.models.training.footage.caption_consensus import CaptionConsensus
+from reellama.models.training.footage.captioned_videos import (
+    CaptionedVideo,
+    FootageSet,
+    Turn,
+    sentences,
+)
+from reellama.models.training.footage.concept_phase import mean_by_size
+from reellama.models.training.footage.footage_config import CaptionPhaseConfig
+from reellama.models.training.stages.instruction import InstructionStages
+from reellama.models.training.trainer import Trainer
+from reellama.models.vision.imagenet_labels import ImageNetClassifier
+
+FIRST_DRAWN = 300_000_000  # number of the first synthetic clip, which no other phase draws
+VALIDATION_VIDEOS = 64  # of each set
+OTHER_REQUESTS = ("What happens in the video?", "What is happening?", "What do you see?")
+USUAL_REQUEST = 0.5  # share of the captions that answer the bundle's own request
+
+
+class CaptionPhase:
+    """The phase, resumable.
+
+    instruction: the adapter, its objective, and the projector of synthetic clips.
+    labels: the classifier whose labels follow the soft tokens, if the bundle uses labels.
+    """
+
+    def __init__(
+        self,
+        tokens: ConceptTokens,
+        vocabulary: ConceptVocabulary,
+        things: Things,
+        sets: Sequence[FootageSet],
+        validation: Sequence[FootageSet],
+        instruction: InstructionStages,
+        labels: ImageNetClassifier | None,
+        describe: str,
+    ) -> None:
+        self.tokens, self.vocabulary, self.things = tokens, vocabulary, things
+        self._consensus = CaptionConsensus([v.captions for one in sets for v in one.videos])
+        self._agreed: dict[Path, list[str]] = {}
+        self.sets, self.validation = sets, validation
+        self.instruction, self.labels, self.describe = instruction, labels, describe
+        self.device = instruction.device
+        self._drawn: Iterator[ClipBatch] = iter(())
+
+    def run(
+        self, phase: CaptionPhaseConfig, folder: Path, seed: int, report: Callable[[str], None]
+    ) -> float:
+        """Train adapter and free tokens, with the concept head as it is; returns seconds."""
+        self.tokens.head.eval().requires_grad_(False)
+        self.instruction.projector.eval().requires_grad_(False)
+        trained = nn.ModuleDict({"tokens": self.tokens, "lora": self.instruction.lora})
+
+        def loss(number: int, rng: np.random.Generator) -> Tensor:
+            self.tokens.head.eval()  # the trainer sets all to training
+            losses = []
+            for one in self.sets:
+                rows = one.rows(number, phase.batch, seed)
+                batch = one.cache.batch(rows, rng, most=phase.frames)
+                told = [self.turns(one.videos[row], rng, phase) for row in rows]
+                losses.append(self._loss(batch, told))
+            mean = mean_by_size(losses, [one.size(phase.batch) for one in self.sets])
+            return mean + phase.drawn_weight * self._drawn_loss() if phase.drawn_batch else mean
+
+        trainer = Trainer("captions", trained, phase, folder, seed=seed, report=report)
+        self._drawn = self._drawn_batches(phase, trainer.step)
+        trainer.run(loss, self.validate if self.validation else None)
+        return trainer.seconds
+
+    def turns(
+        self, video: CaptionedVideo, rng: np.random.Generator, phase: CaptionPhaseConfig
+    ) -> list[Turn]:
+        """Captions and questions of a video, drawn by chance."""
+        if video.path not in self._agreed:
+            ranked = self._consensus.ranked(sentences(video))
+            self._agreed[video.path] = ranked[: max(1, round(phase.agreeing * len(ranked)))]
+        captions = self._agreed[video.path]
+        drawn = [captions[n] for n in rng.permutation(len(captions))[: phase.captions]]
+        asked = [
+            *video.turns,
+            *questions(
+                video.captions, self.things, self.vocabulary.forms, rng, most=phase.questions
+            ),
+        ]
+        chosen = [asked[n] for n in rng.permutation(len(asked))[: phase.questions]]
+        return [*((self._request(rng), caption) for caption in drawn), *chosen]
+
+    def _request(self, rng: np.random.Generator) -> str:
+        if rng.random() < USUAL_REQUEST:
+            return self.describe
+        return OTHER_REQUESTS[int(rng.integers(len(OTHER_REQUESTS)))]
+
+    def soft_tokens(self, batch: Batch) -> Tensor:
+        """Soft tokens of a batch, and after them the names of ImageNet's classes."""
+        moved = batch.to(self.device)
+        soft = self.tokens(moved.features, moved.times, moved.mask).float()
+        if self.labels is None:
+            return soft
+        names = [
+            torch.from_numpy(self.labels.tokens(grid[mask].numpy()))
+            for grid, mask in zip(batch.features, batch.mask, strict=True)
+        ]
+        return torch.cat([soft, torch.stack(names).to(self.device)], dim=1)
+
+    def _loss(self, batch: Batch, told: Sequence[Sequence[Turn]]) -> Tensor:
+        parts = [self.instruction.collator.parts(list(turns)) for turns in told]
+        conversations = Conversations(*(list(column) for column in zip(*parts, strict=True)))
+        return self.instruction.answers.loss(self.soft_tokens(batch), conversations)
+
+    def _drawn_batches(self, phase: CaptionPhaseConfig, step: int) -> Iterator[ClipBatch]:
+        size = phase.drawn_batch
+        if not size:
+            return iter(())
+        begin, end = (FIRST_DRAWN + at * size * phase.accumulate for at in (step, phase.steps))
+        return clip_batches(
+            self.instruction.clips,
+            self.instruction.collator,
+            begin,
+            end,
+            size,
+            self.instruction.workers,
+        )
+
+    def _drawn_loss(self) -> Tensor:
+        batch = next(self._drawn)
+        with torch.no_grad():
+            soft = self.instruction.soft_tokens(self.instruction.hidden(batch), batch)
+        return self.instruction.answers.loss(soft, batch.conversations)
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """The loss of the first caption of the first videos of each set of validation."""
+        self.tokens.eval()
+        figures = {}
+        for one in self.validation:
+            rows = [n for n in one.cache.usable if one.videos[n].captions][:VALIDATION_VIDEOS]
+            told = [[(self.describe, sentences(one.videos[row])[0])] for row in rows]
+            figures[f"{one.name} loss"] = self._loss(one.cache.batch(rows), told).item()
+        return figures
