@@ -98,6 +98,7 @@ class Bundle:
         return self.config.frames
 
     max_side = MAX_SIDE
+    remark = ""
 
     @property
     def system(self) -> str:

@@ -7,14 +7,20 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import platformdirs
 
 from reellama.gguf_tools.format.reader import GGUFFile
+from reellama.gguf_tools.locate.naming import HUB_PREFIX, OLLAMA_PREFIX
 from reellama.gguf_tools.locate.vision_models import resolve_vision
 from reellama.gguf_tools.text.prompt_parts import Prompt
-from reellama.models.bundle import BUNDLES, Bundle
+from reellama.models.array_cache import ArrayCache
+from reellama.models.bundle import BUNDLES, Bundle, BundleError
 from reellama.models.encoded_frames import EncodedFrames
 from reellama.models.token_pooling.options import DEFAULT_POOLING, PoolingOptions
 from reellama.models.vision_bundle import VisionBundle
+
+# Where the tokens that vision models made of frames are kept, for the next question.
+ENCODED_FRAMES = Path(platformdirs.user_cache_dir("reellama")) / "encoded-frames"
 
 
 class VideoBundle(Protocol):
@@ -22,6 +28,7 @@ class VideoBundle(Protocol):
 
     name: for people. version: changes with its files. frames: how many are looked at by default.
     max_side: pixels on the longest side of a frame. system, describe: prompts. lora: adapters.
+    remark: what a person should know of it, "" for nothing.
     """
 
     @property
@@ -42,6 +49,8 @@ class VideoBundle(Protocol):
     def lora(self) -> Sequence[tuple[Path, float]]: ...
     @property
     def n_embd(self) -> int: ...
+    @property
+    def remark(self) -> str: ...
 
     def llm_path(self) -> Path: ...
 
@@ -63,20 +72,41 @@ class VideoBundle(Protocol):
 
 
 def open_bundle(
-    name: str | Path = "mini", mmproj: str | Path | None = None, *, tiles: bool = False
+    name: str | Path = "mini",
+    mmproj: str | Path | None = None,
+    *,
+    tiles: bool = False,
+    cache: Path | None = None,
 ) -> VideoBundle:
     """Open a bundle by name.
 
     name: that of a bundle that comes with reellama, a bundle's folder, or what
     `reellama.gguf_tools.locate.find.resolve` takes for an LLM that has an `mmproj`: a path,
     `hf:owner/repo[:quant]`, `ollama:name[:tag]`. mmproj: another
-    projector. tiles: whether a vision model shows pictures in tiles, see `VisionBundle`.
+    projector. tiles: whether a vision model shows pictures in tiles, see `VisionBundle`. cache: the
+    folder where a vision model's tokens are kept; the small tower of a trained bundle needs none.
     Raises BundleError, and GGUFError for files that cannot be used.
     """
     if mmproj is None and ((BUNDLES / str(name)).is_dir() or Path(name).is_dir()):
         return Bundle.load(name)
     model = resolve_vision(name, mmproj)
-    return VisionBundle(model.llm, model.mmproj, tiles=tiles)
+    kept = ArrayCache(cache) if cache else None
+    return VisionBundle(model.llm, model.mmproj, tiles=tiles, cache=kept)
+
+
+def trained_bundle(name: str | Path, why: str) -> Bundle:
+    """Open a trained bundle by name, for what only those can do.
+
+    Raises BundleError: for a vision GGUF with `why`, which says what it lacks and what to do.
+    """
+    if is_vision_gguf(name):
+        raise BundleError(f"{name} is a vision GGUF: {why}")
+    return Bundle.load(name)
+
+
+def is_vision_gguf(name: str | Path) -> bool:
+    """Whether a name means GGUF files in place of a bundle's folder, as far as a name tells."""
+    return Path(name).is_file() or str(name).startswith((HUB_PREFIX, OLLAMA_PREFIX))
 
 
 def search_bundle(bundle: VideoBundle) -> Bundle:

@@ -25,6 +25,7 @@ from reellama.gguf_tools.format.mmproj_header import MmprojHeader, mmproj_header
 from reellama.gguf_tools.format.reader import GGUFFile, read_gguf
 from reellama.gguf_tools.mtmd.mtmd_tower import MtmdTower, PictureLayout
 from reellama.gguf_tools.text.prompt_parts import Prompt, SoftTokens, Text, TokenIds
+from reellama.models.array_cache import ArrayCache
 from reellama.models.encoded_frames import EncodedFrames, frame_size
 from reellama.models.token_pooling.options import DEFAULT_POOLING, DEFAULT_TOKENS, PoolingOptions
 from reellama.models.token_pooling.plan import AUTO, FrameTokens, PoolingPlan, plan_pooling
@@ -50,7 +51,8 @@ class VisionBundle:
     """An LLM's GGUF and its `mmproj`. The tower is loaded when it is first needed.
 
     Has what `reellama.models.bundle.Bundle` has for those who ask about a video. With `tiles` each
-    frame is shown in full and in tiles, as llama.cpp shows pictures, and nothing is pooled.
+    frame is shown in full and in tiles, as llama.cpp shows pictures, and nothing is pooled. Frames
+    that are in `cache` are not encoded again.
     """
 
     system = ""
@@ -59,9 +61,15 @@ class VisionBundle:
     lora: Sequence[tuple[Path, float]] = ()
 
     def __init__(
-        self, llm: Path, mmproj: Path, *, name: str | None = None, tiles: bool = False
+        self,
+        llm: Path,
+        mmproj: Path,
+        *,
+        name: str | None = None,
+        tiles: bool = False,
+        cache: ArrayCache | None = None,
     ) -> None:
-        self.llm, self.mmproj, self.tiles = llm, mmproj, tiles
+        self.llm, self.mmproj, self.tiles, self.cache = llm, mmproj, tiles, cache
         self.name = name or llm.stem
         self.version = self._version()
 
@@ -97,6 +105,16 @@ class VisionBundle:
         return mmproj_header(read_gguf(self.mmproj))
 
     @property
+    def remark(self) -> str:
+        """That its tokens are not pooled, where nobody knows whether they can be."""
+        if self.tiles or self._header.family is not None:
+            return ""
+        return (
+            f"{self.mmproj.name}: its family, {self._header.projector_type}, is not known to pool "
+            "well, so frames are shown in full, unless --pooling names a method"
+        )
+
+    @property
     def max_side(self) -> int:
         """Pixels on the longest side of a frame: more are not needed."""
         return min(max(READ_SCALE * (self._header.image_size or 0), MIN_READ_SIDE), MAX_READ_SIDE)
@@ -106,7 +124,16 @@ class VisionBundle:
 
         A picture is a frame, or two where the family merges neighbours. See `MtmdTower.encode`.
         """
-        return self.tower.encode(self._scaled(frames), tiles=self.tiles)
+        if self.cache is None:
+            return self._encode(frames)
+        key = _content_key(self.version, frames)
+        kept = self.cache.read(key)
+        if kept is not None and "features" in kept:
+            return kept["features"]
+        features = self._encode(frames)
+        if not self.changed:  # else its weights may be of both versions
+            self.cache.write(key, features=features)
+        return features
 
     def project(self, features: np.ndarray, times: np.ndarray) -> np.ndarray:
         """The features: the projector of an `mmproj` is a part of its tower."""
@@ -178,6 +205,9 @@ class VisionBundle:
         notes = "".join(f"; {note}" for note in plan.notes)
         return f"{plan.method}, {plan.groups} groups, at most {plan.total} cells{notes}"
 
+    def _encode(self, frames: Sequence[np.ndarray]) -> np.ndarray:
+        return self.tower.encode(self._scaled(frames), tiles=self.tiles)
+
     def _tokens_around(self, video: EncodedFrames) -> int:
         """What stands around each group of tokens, at most: its time, and the family's own."""
         times = self._picture_times(video)
@@ -248,6 +278,14 @@ class VisionBundle:
         """SHA-256, in hexadecimal, of what the tokens of a picture depend on."""
         files = [[str(path.absolute()), *stamp(path)] for path in (self.llm, self.mmproj)]
         return hashlib.sha256(json.dumps([files, self.tiles]).encode()).hexdigest()
+
+
+def _content_key(version: str, frames: Sequence[np.ndarray]) -> str:
+    """SHA-256, in hexadecimal, of a bundle's version and of the pixels of frames."""
+    key = hashlib.sha256(json.dumps([version, [frame.shape for frame in frames]]).encode())
+    for frame in frames:
+        key.update(frame.tobytes())
+    return key.hexdigest()
 
 
 def _fit_pixels(width: int, height: int, tokens: int, side: int) -> tuple[int, int]:

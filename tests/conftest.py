@@ -22,6 +22,7 @@ from filelock import FileLock
 from hypothesis import settings
 
 if TYPE_CHECKING:
+    from reellama.gguf_tools.locate.vision_models import VisionModel
     from reellama.pipeline.llm.engine import Engine
 
 from reellama.gguf_tools.locate import find
@@ -115,6 +116,7 @@ def demo_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def smollm2_engine(smollm2: Path) -> Iterator["Engine"]:
     """SmolLM2, loaded once. One thread: two that wait for each other crawl on a busy machine."""
+    from reellama.gguf_tools.locate.vision_models import VisionModel
     from reellama.pipeline.llm.engine import Engine
 
     with Engine(smollm2, n_ctx=1024, n_threads=1) as engine:
@@ -198,6 +200,23 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setenv("XDG_DATA_HOME", str(home / "data"))
     monkeypatch.setenv("OLLAMA_MODELS", str(home / ".ollama/models"))
     return home
+
+
+@pytest.fixture(scope="session")
+def vision_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], "VisionModel"]:
+    """A small vision GGUF by its family, a key of FAMILIES; made once for all workers."""
+    from tests.helpers.vision_models import small_vision_model
+
+    folder = tmp_path_factory.getbasetemp()
+    shared = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+    def find(family: str) -> "VisionModel":
+        own = shared / "vision-models" / family
+        own.mkdir(parents=True, exist_ok=True)
+        with FileLock(own / "lock"):
+            return small_vision_model(family, own)
+
+    return find
 
 
 @pytest.fixture(scope="session")

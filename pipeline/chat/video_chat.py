@@ -18,7 +18,7 @@ from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.reader import read_gguf
 from reellama.gguf_tools.locate import find
 from reellama.models.encoded_frames import EncodedFrames, frame_size
-from reellama.models.open_bundle import open_bundle
+from reellama.models.open_bundle import ENCODED_FRAMES, open_bundle
 from reellama.models.token_pooling.options import PoolingOptions
 from reellama.pipeline.chat.conversation import Answer, Chat, Turn, Video
 from reellama.pipeline.chat.timings import Timings
@@ -31,11 +31,11 @@ from reellama.pipeline.video.read_options import VideoReadOptions
 class VideoChat:
     """Ask about `videos`, with the LLM and the projector of `bundle`.
 
-    `bundle` is what `reellama.models.open_bundle` takes, with `mmproj` for a vision GGUF whose
-    projector lies elsewhere, and `tiles`; `tokens` and `pooling` are as in `PoolingOptions`. `llm`
-    is another GGUF whose embeddings have the bundle's width; `system` replaces the bundle's system
-    prompt; `read_options` says how videos are read, and `frames`, `start` and `end` win over it;
-    what is left goes to `Engine` (`n_ctx`, `n_threads`, `n_gpu_layers`, `lora`, ...).
+    `bundle`, `mmproj`, `tiles` and `cache` are what `reellama.models.open_bundle` takes; `tokens`
+    and `pooling` are as in `PoolingOptions`. `llm` is another GGUF whose embeddings have the
+    bundle's width; `system` replaces the bundle's system prompt; `read_options` says how videos are
+    read, and `frames`, `start` and `end` win over it; what is left goes to `Engine` (`n_ctx`,
+    `n_threads`, `n_gpu_layers`, `lora`, ...).
     Raises ReellamaError with one line when a file is missing, broken or does not fit.
     """
 
@@ -50,6 +50,7 @@ class VideoChat:
         tokens: int | None = None,
         pooling: str = "auto",
         tiles: bool = False,
+        cache: Path | None = ENCODED_FRAMES,
         progress: Progress | None = None,
         frames: int | None = None,
         start: float | None = None,
@@ -62,7 +63,7 @@ class VideoChat:
         self.pooling = PoolingOptions(tokens, pooling)
         self.timings = Timings()
         with self.timings.stage("load"):
-            self.bundle = open_bundle(bundle, mmproj, tiles=tiles)
+            self.bundle = open_bundle(bundle, mmproj, tiles=tiles, cache=cache)
             path = find.resolve(llm) if llm else self.bundle.llm_path()
             self.bundle.check_llm(read_gguf(path))
             lora = [*self.bundle.lora, *engine.pop("lora", ())]
@@ -179,6 +180,8 @@ class VideoChat:
         with self.timings.stage("projector"):
             array = self.bundle.project(features, clip.times)
             encoded = EncodedFrames(array, clip.times, frame_size(clip.frames))
+            if self.bundle.remark and not self.timings.n_frames:  # it is said once
+                clip = replace(clip, notes=(*clip.notes, self.bundle.remark))
             video = Video(path, self.bundle.prompt_parts(encoded, self.pooling), clip)
         self.timings.pooling = self.bundle.pooling_summary(encoded, self.pooling)
         self.timings.n_frames += len(clip.frames)

@@ -15,7 +15,7 @@ from typer import BadParameter, Option
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.locate.naming import OLLAMA_PREFIX
-from reellama.models.token_pooling.options import AUTO, POOLING_METHODS
+from reellama.models.token_pooling.options import AUTO, DEFAULT_TOKENS, POOLING_METHODS
 from reellama.pipeline.llm.generation_options import GenerationOptions, Sampling
 from reellama.pipeline.option_fields import option_field
 from reellama.pipeline.video.read_options import SAMPLING_MODES, SamplingMode, VideoReadOptions
@@ -71,6 +71,19 @@ def _pooling(value: str) -> str:
     if value not in (AUTO, *POOLING_METHODS):
         raise BadParameter(f"{value!r} is not one of {POOLING_NAMES}")
     return value
+
+
+TokensOption = Annotated[
+    int | None,
+    Option(
+        min=1,
+        metavar="N",
+        help=f"Tokens of a video, for a vision GGUF (default: {DEFAULT_TOKENS}).",
+    ),
+]
+PoolingOption = Annotated[
+    str, Option(metavar="NAME", callback=_pooling, help="How these are pooled: " + POOLING_NAMES)
+]
 
 
 def _seconds(value: str | None) -> str | None:
@@ -146,14 +159,8 @@ class ModelOptions:
     system: Annotated[
         str | None, Option(metavar="TEXT", help="System prompt instead of the bundle's.")
     ] = None
-    tokens: Annotated[
-        int | None,
-        Option(min=1, metavar="N", help="Tokens of a video, for a vision GGUF (default: 256)."),
-    ] = None
-    pooling: Annotated[
-        str,
-        Option(metavar="NAME", callback=_pooling, help="How these are pooled: " + POOLING_NAMES),
-    ] = AUTO
+    tokens: TokensOption = None
+    pooling: PoolingOption = AUTO
     tiles: Annotated[
         bool, Option("--tiles", help="A vision GGUF sees pictures in tiles too, in full.")
     ] = False

@@ -12,6 +12,7 @@ import numpy as np
 from reellama.gguf_tools.text.prompt_parts import Prompt
 from reellama.models.encoded_frames import EncodedFrames, frame_size
 from reellama.models.open_bundle import VideoBundle
+from reellama.models.token_pooling.options import DEFAULT_POOLING, PoolingOptions
 from reellama.pipeline.video.clip import Clip
 
 WITHHELD, SHUFFLED, SINGLE = "no video", "shuffled", "one frame"
@@ -61,7 +62,10 @@ def needs(control: str, task: str) -> bool:
 
 
 def ablated_soft_tokens(
-    bundle: VideoBundle, clip: Clip, controls: Sequence[str]
+    bundle: VideoBundle,
+    clip: Clip,
+    controls: Sequence[str],
+    pooling: PoolingOptions = DEFAULT_POOLING,
 ) -> dict[str, Prompt | None]:
     """A video in a prompt as it is (under "") and in each control; None is no video.
 
@@ -73,7 +77,8 @@ def ablated_soft_tokens(
     size = frame_size(clip.frames)
 
     def parts(features: np.ndarray, times: np.ndarray) -> Prompt:
-        return bundle.prompt_parts(EncodedFrames(bundle.project(features, times), times, size))
+        video = EncodedFrames(bundle.project(features, times), times, size)
+        return bundle.prompt_parts(video, pooling)
 
     found: dict[str, Prompt | None] = {"": parts(features, times)}
     for control in controls:

@@ -14,11 +14,13 @@ from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.model_summary import bits_per_weight, quantization
 from reellama.gguf_tools.format.reader import read_gguf
 from reellama.gguf_tools.quantization.quantize import default_name, quantize
-from reellama.models.bundle import Bundle
-from reellama.pipeline.chat.video_chat import VideoChat
+from reellama.models.open_bundle import VideoBundle
+from reellama.models.token_pooling.options import DEFAULT_POOLING, PoolingOptions
+from reellama.pipeline.chat.conversation import Chat
 from reellama.pipeline.evaluation.items import EvalItem, by_video
 from reellama.pipeline.evaluation.runner import EncodedVideo, ask_items, encode_video
 from reellama.pipeline.evaluation.scoring import Accuracy
+from reellama.pipeline.llm.engine import Engine
 from reellama.pipeline.video.source import VideoError
 
 COLUMNS_PER_TABLE = 7  # quantizations beside the names of tasks, in a terminal of 80 columns
@@ -74,20 +76,23 @@ def list_ggufs(folder: Path) -> list[Path]:
 
 
 def run_sweep(
-    bundle: Bundle,
+    bundle: VideoBundle,
     items: Iterable[EvalItem],
     ggufs: Sequence[Path],
     progress: Progress | None = None,
+    *,
+    frames: int | None = None,
+    pooling: PoolingOptions = DEFAULT_POOLING,
     **engine: Any,
 ) -> list[SweepRow]:
     """Ask all `items` with each GGUF, largest bits per weight first; every video is seen once.
 
-    Captions are left out. `engine` goes to `VideoChat`. Raises ReellamaError for a GGUF that does
+    Captions are left out. `engine` goes to `Engine`. Raises ReellamaError for a GGUF that does
     not fit the bundle, before any video is read.
     """
     for path in ggufs:
         bundle.check_llm(read_gguf(path))
-    videos = _watch_all(bundle, items, progress)
+    videos = _watch_all(bundle, items, progress, frames=frames, pooling=pooling)
     total = len(ggufs) * sum(len(seen.items) for seen in videos)
     if not total:
         raise ReellamaError("there is nothing to ask")
@@ -104,13 +109,13 @@ def run_sweep(
 
 
 def _watch_all(
-    bundle: Bundle, items: Iterable[EvalItem], progress: Progress | None
+    bundle: VideoBundle, items: Iterable[EvalItem], progress: Progress | None, **looking: Any
 ) -> list[EncodedVideo]:
     videos: list[EncodedVideo] = []
     asked = (item for item in items if item.kind != "caption")
     for group in by_video(asked):
         try:
-            videos.append(encode_video(bundle, group))
+            videos.append(encode_video(bundle, group, **looking))
         except VideoError:  # the run with one LLM is the place to hear about it
             continue
         if progress:
@@ -119,7 +124,7 @@ def _watch_all(
 
 
 def _row(
-    bundle: Bundle,
+    bundle: VideoBundle,
     videos: Sequence[EncodedVideo],
     path: Path,
     say: Callable[[int], None],
@@ -127,9 +132,10 @@ def _row(
 ) -> SweepRow:
     right: dict[str, list[bool]] = {}
     said: list[bool] = []
-    with VideoChat(bundle=bundle.folder, llm=path, **engine) as talk:
+    with Engine(path, lora=bundle.lora, **engine) as llm:
+        chat = Chat(llm, system=bundle.system)
         for seen in videos:
-            for answered in ask_items(talk.chat, seen, bundle.describe):
+            for answered in ask_items(chat, seen, bundle.describe):
                 right.setdefault(answered.item.task, []).append(answered.reply.right)
                 said.append(answered.reply.generated_right)
             say(len(said))

@@ -15,6 +15,7 @@ from PIL import Image
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.models.open_bundle import VideoBundle
 from reellama.models.prompt_format import multiple_choice
+from reellama.models.token_pooling.options import DEFAULT_POOLING, PoolingOptions
 from reellama.pipeline.chat.conversation import Chat, Video
 from reellama.pipeline.chat.video_chat import VideoChat
 from reellama.pipeline.evaluation import ablations
@@ -114,7 +115,12 @@ def evaluate(
         for group in by_video(iter(items)):
             try:
                 seen = encode_video(
-                    talk.bundle, group, wanted, frames=frames, with_strip=with_strips
+                    talk.bundle,
+                    group,
+                    wanted,
+                    frames=frames,
+                    pooling=talk.pooling,
+                    with_strip=with_strips,
                 )
             except VideoError as error:
                 unread.append(str(error))
@@ -196,6 +202,7 @@ def encode_video(
     wanted: Sequence[str] = (),
     *,
     frames: int | None = None,
+    pooling: PoolingOptions = DEFAULT_POOLING,
     with_strip: bool = False,
 ) -> EncodedVideo:
     """Look at the video that all `items` are about. Raises VideoError."""
@@ -208,7 +215,7 @@ def encode_video(
         end=first.end,
         max_side=bundle.max_side,
     )
-    soft_tokens = ablations.ablated_soft_tokens(bundle, clip, wanted)
+    soft_tokens = ablations.ablated_soft_tokens(bundle, clip, wanted, pooling)
     unread = Clip([], np.zeros(0), 0.0, first.video)  # the frames need not be kept
     views = {
         name: None if soft is None else Video(clip.path, soft, unread)

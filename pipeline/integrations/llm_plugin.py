@@ -22,7 +22,6 @@ if TYPE_CHECKING:  # `llm` loads this module at every start
     from reellama.pipeline.chat.conversation import Turn, Video
     from reellama.pipeline.chat.video_chat import VideoChat
 
-BUNDLE = "mini"
 MAX_SEEN = 8  # videos whose frames are kept in memory for the next question
 VIDEOS = ["3gpp", "avi", "mp4", "mpeg", "ogg", "quicktime", "webm", "x-flv", "x-m4v"]
 VIDEOS += ["x-matroska", "x-ms-wmv", "x-msvideo"]
@@ -32,8 +31,8 @@ PICTURES = ["avif", "bmp", "gif", "jpeg", "png", "tiff", "webp", "x-ms-bmp"]
 class Reellama(llm.Model):
     """Answers about the videos and pictures that are attached to any turn of the conversation.
 
-    The bundle is loaded at the first question, once a process; a video that was seen is not read
-    again.
+    A bundle is loaded at its first question, and stays until one is for another bundle; a video
+    that was seen is not read again.
     """
 
     model_id = "reellama"
@@ -48,10 +47,14 @@ class Reellama(llm.Model):
         temperature: float = Field(0.0, ge=0, description="0: always the likeliest token")
         max_tokens: int = Field(256, ge=1, description="At most so many tokens an answer")
         frames: int | None = Field(None, ge=1, description="At most so many frames of a video")
+        bundle: str = Field("mini", description="A bundle, or the GGUF of a vision model")
+        mmproj: str | None = Field(None, description="The projector of a vision GGUF")
+        tokens: int | None = Field(None, ge=1, description="Tokens of a video, for a vision GGUF")
 
     def __init__(self) -> None:
         self._talk: VideoChat | None = None
-        self._seen: dict[tuple[str, int | None], Video] = {}
+        self._opened: tuple[str, str | None] | None = None  # what `_talk` was opened with
+        self._seen: dict[tuple[str, int | None, int | None], Video] = {}
         self._lock = Lock()  # the engine is for one caller at a time
 
     def execute(
@@ -67,7 +70,7 @@ class Reellama(llm.Model):
         options: Any = prompt.options
         with self._lock:
             try:
-                talk = self._open()
+                talk = self._open(options.bundle, options.mmproj)
                 question = self._begin(talk, prompt) or talk.bundle.describe
                 sampling = Sampling(temperature=options.temperature)
                 answer = talk.stream(
@@ -80,21 +83,31 @@ class Reellama(llm.Model):
             last = talk.last
             response.set_usage(input=last.n_reused + last.n_read, output=last.n_generated)
 
-    def _open(self) -> VideoChat:
+    def _open(self, bundle: str, mmproj: str | None) -> VideoChat:
         from reellama.pipeline.chat.video_chat import VideoChat
 
-        if self._talk is None:
-            self._talk = VideoChat(bundle=BUNDLE)
+        if self._talk is None or self._opened != (bundle, mmproj):
+            self._close()
+            self._talk, self._opened = VideoChat(bundle=bundle, mmproj=mmproj), (bundle, mmproj)
         return self._talk
+
+    def _close(self) -> None:
+        """Give the memory of a bundle back, and forget what was seen with it."""
+        if self._talk is not None:
+            self._talk.close()
+        self._talk = None
+        self._seen.clear()
 
     def _begin(self, talk: VideoChat, prompt: llm.Prompt) -> str:
         """Make the conversation of `talk` what stands before the question; returns the question."""
+        from reellama.models.token_pooling.options import PoolingOptions
         from reellama.pipeline.chat.conversation import Chat
         from reellama.pipeline.video.read_options import VideoReadOptions
 
         options: Any = prompt.options
         system, turns, question, attachments = _read(prompt)
         talk.read_options = VideoReadOptions(frames=options.frames)
+        talk.pooling = PoolingOptions(options.tokens)
         talk.chat = Chat(talk.engine, system=system or talk.bundle.system)
         talk.chat.turns = turns
         for attachment in attachments:
@@ -102,7 +115,7 @@ class Reellama(llm.Model):
         return question
 
     def _add(self, talk: VideoChat, attachment: llm.Attachment) -> None:
-        key = (attachment.id(), talk.read_options.frames)
+        key = (attachment.id(), talk.read_options.frames, talk.pooling.tokens)
         if key in self._seen:
             talk.chat.add(self._seen[key])
         elif attachment.path:

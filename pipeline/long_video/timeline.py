@@ -24,7 +24,7 @@ from reellama.gguf_tools.format.reader import read_gguf
 from reellama.gguf_tools.locate import find
 from reellama.gguf_tools.text.chat_template import ChatTemplate
 from reellama.models import prompt_format
-from reellama.models.open_bundle import open_bundle, search_bundle
+from reellama.models.open_bundle import ENCODED_FRAMES, open_bundle, search_bundle
 from reellama.pipeline.llm.batching import Batcher, GenerationJob
 from reellama.pipeline.llm.engine import Token
 from reellama.pipeline.llm.generation_options import GenerationOptions
@@ -116,7 +116,8 @@ class LongVideo:
         n_threads: int | None = None,
         cache: Path | None = CACHE_FOLDER,
     ) -> None:
-        self.bundle, self.cache = open_bundle(bundle, mmproj), cache
+        self.cache = cache
+        self.bundle = open_bundle(bundle, mmproj, cache=cache and cache / ENCODED_FRAMES.name)
         self._search = search_bundle(self.bundle)
         path = find.resolve(llm) if llm else self.bundle.llm_path()
         file = read_gguf(path)

@@ -17,8 +17,9 @@ import transformers
 from tokenizers import Tokenizer
 
 from tests.helpers import tiny_hf
+from tests.helpers.vision_models import IMAGE_SIZE
 
-IMAGE_SIZE, PATCH_SIZE = 112, 14  # pixels
+PATCH_SIZE = 14  # pixels
 N_EMBD = 64  # of every language model
 CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]
 CLIP_STD = [0.26862954, 0.26130258, 0.27577711]

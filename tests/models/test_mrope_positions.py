@@ -3,22 +3,24 @@ of what was pooled (Qwen2-VL, arXiv:2409.12191)."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
+from reellama.gguf_tools.locate.vision_models import VisionModel
 from reellama.gguf_tools.text.prompt_parts import SoftTokens
 from reellama.models.token_pooling.options import PoolingOptions
 from reellama.models.vision_bundle import VisionBundle
-from tests.helpers.vision_checkpoints import IMAGE_SIZE as SIZE
-from tests.helpers.vision_models import small_vision_model
+from tests.helpers.vision_models import IMAGE_SIZE as SIZE
 
 FRAMES = list(np.random.default_rng(0).integers(0, 256, (8, SIZE, SIZE, 3), dtype=np.uint8))
 SIDE = 4  # rows and columns of a picture, which is two frames
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> VisionBundle:
-    model = small_vision_model("qwen2.5vl", tmp_path_factory.mktemp("qwen2.5vl"))
+def bundle(vision_model: Callable[[str], VisionModel]) -> VisionBundle:
+    model = vision_model("qwen2.5vl")
     return VisionBundle(model.llm, model.mmproj)
 
 

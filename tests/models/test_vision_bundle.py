@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -13,16 +13,18 @@ from reellama.models.token_pooling.options import PoolingOptions
 from reellama.models.vision_bundle import VisionBundle
 from reellama.pipeline.llm.engine import Engine
 from tests.helpers.bare_mtmd_prompt import last_logits
-from tests.helpers.vision_checkpoints import IMAGE_SIZE as SIZE
-from tests.helpers.vision_models import FAMILIES, small_vision_model
+from tests.helpers.vision_models import FAMILIES
+from tests.helpers.vision_models import IMAGE_SIZE as SIZE
 
 IN_FULL = PoolingOptions(method="full")
 FRAMES = list(np.random.default_rng(0).integers(0, 256, (4, SIZE, SIZE, 3), dtype=np.uint8))
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
-def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> VisionModel:
-    return small_vision_model(request.param, tmp_path_factory.mktemp(request.param))
+def model(
+    request: pytest.FixtureRequest, vision_model: Callable[[str], VisionModel]
+) -> VisionModel:
+    return vision_model(request.param)
 
 
 @pytest.fixture(scope="module")

@@ -35,6 +35,8 @@ def run(bundle: str, questions: QuestionOptions, how: RunOptions) -> None:
         raise BadParameter("--quantize needs --quantizations, the folder that the files go to")
     if not asked and (how.quantizations or how.html or questions.task):
         raise BadParameter("--quantizations, --html and --task need --data or --benchmark")
+    if how.record:
+        _check_recordable(bundle)
     if questions.bench:
         evaluate_footage.run(bundle, questions, how)
         return
@@ -52,6 +54,13 @@ def run(bundle: str, questions: QuestionOptions, how: RunOptions) -> None:
         _ask(bundle, questions, how)
 
 
+def _check_recordable(bundle: str) -> None:
+    """Raise BundleError, before hours are spent, for what has no folder to keep scores in."""
+    from reellama.models.open_bundle import trained_bundle
+
+    trained_bundle(bundle, "it has no folder to keep scores in; write them with --json FILE")
+
+
 def command_line(bundle: str, questions: QuestionOptions, how: RunOptions) -> str:
     """The command that gives the same figures again."""
     words = ["reellama", "eval", bundle]
@@ -64,8 +73,7 @@ def command_line(bundle: str, questions: QuestionOptions, how: RunOptions) -> st
         words += ["--clips", str(clips)]
     for option, values in (("--task", questions.task), ("--style", questions.style)):
         words += [word for value in values or () for word in (option, value)]
-    for option, value in (("--llm", how.llm), ("--frames", how.frames)):
-        words += [option, str(value)] if value is not None else []
+    words += how.model_words()
     if how.quantizations:
         words += ["--quantizations", str(how.quantizations)]
         words += ["--quantize"] * how.quantize
@@ -91,6 +99,7 @@ def _describe(bundle: str, questions: QuestionOptions, how: RunOptions) -> None:
             progress=lambda done, total: show(done, total, "describing"),
             **({"llm": how.llm} if how.llm else {}),
             **({"frames": how.frames} if how.frames else {}),
+            **how.vision(),
             **how.engine(),
         )
     if how.record:
@@ -118,6 +127,7 @@ def _ask(bundle: str, questions: QuestionOptions, how: RunOptions) -> None:
             with_controls=how.controls,
             with_strips=how.html is not None,
             progress=lambda done: show(done, total, f"{done} questions asked"),
+            **how.vision(),
             **how.engine(),
         )
     report = reports.build_report(
@@ -149,6 +159,8 @@ def _quantizations(bundle: str, questions: QuestionOptions, how: RunOptions, fol
     from reellama.gguf_tools.locate import find
     from reellama.gguf_tools.measuring import plots
     from reellama.models.bundle import Bundle
+    from reellama.models.open_bundle import ENCODED_FRAMES, open_bundle
+    from reellama.models.token_pooling.options import PoolingOptions
     from reellama.pipeline.cli.console import note, out
     from reellama.pipeline.cli.progress import progress_bar
     from reellama.pipeline.evaluation import quantization_sweep
@@ -156,7 +168,7 @@ def _quantizations(bundle: str, questions: QuestionOptions, how: RunOptions, fol
 
     if how.plot:
         plots.check()
-    opened = Bundle.load(bundle)
+    opened = open_bundle(bundle, how.mmproj, cache=ENCODED_FRAMES)
     if how.quantize:
         quantization_sweep.quantize_all(
             find.resolve(how.llm) if how.llm else opened.llm_path(), folder
@@ -168,6 +180,8 @@ def _quantizations(bundle: str, questions: QuestionOptions, how: RunOptions, fol
             items,
             ggufs,
             lambda done, total, what: show(done, total or 0, what),
+            frames=how.frames,
+            pooling=PoolingOptions(how.tokens, how.pooling),
             **how.engine(),
         )
     figures: dict[str, Any] = {"command": command_line(bundle, questions, how)}
@@ -175,13 +189,13 @@ def _quantizations(bundle: str, questions: QuestionOptions, how: RunOptions, fol
         figures["seed"] = questions.seed
     figures["rows"] = [row.to_json() for row in rows]
     if how.record:
-        record_scores(opened, how.record, figures)
+        record_scores(Bundle.load(bundle), how.record, figures)
     if how.json:
         write_text(how.json, json.dumps(figures, indent=2) + "\n")
     if str(how.json) != "-":
         out.print(quantization_sweep.tables(rows))
     if how.plot:
-        title = f"{opened.config.name}: {rows[0].share.of} questions to each quantization"
+        title = f"{opened.name}: {rows[0].share.of} questions to each quantization"
         note(f"drawn: {', '.join(map(str, quantization_sweep.plot(rows, how.plot, title)))}")
 
 

@@ -54,6 +54,7 @@ def run(bundle: str, questions: QuestionOptions, how: RunOptions) -> None:
             progress=lambda task, done: show(done, 0, f"{task}: {done} done"),
             **({"llm": how.llm} if how.llm else {}),
             **({"frames": how.frames} if how.frames else {}),
+            **how.vision(),
             **how.engine(),
         )
     if how.record:
@@ -81,6 +82,5 @@ def command_line(bundle: str, questions: QuestionOptions, how: RunOptions) -> st
     words += ["--data", str(questions.data)]
     words += ["--train", str(questions.train)] if questions.train else []
     words += ["--clips", str(questions.clips or FOOTAGE_CLIPS), "--seed", str(questions.seed)]
-    for option, value in (("--llm", how.llm), ("--frames", how.frames)):
-        words += [option, str(value)] if value is not None else []
+    words += how.model_words()
     return shlex.join(words + ["--no-controls"] * (not how.controls))

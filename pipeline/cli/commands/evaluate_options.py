@@ -10,6 +10,8 @@ from typing import Annotated, Any
 from typer import BadParameter, Option
 
 from reellama.gguf_tools.atomic_write import write_atomically
+from reellama.models.token_pooling.options import AUTO
+from reellama.pipeline.cli.options import MmprojOption, PoolingOption, TokensOption
 
 DESCRIBED_CLIPS = 300  # that are described
 CLIPS_PER_TASK = 50  # of the benchmark
@@ -87,6 +89,9 @@ class RunOptions:
     llm: Annotated[
         Path | None, Option(metavar="GGUF", help="The bundle's LLM in another file.")
     ] = None
+    mmproj: MmprojOption = None
+    tokens: TokensOption = None
+    pooling: PoolingOption = AUTO
     frames: Annotated[int | None, Option(min=1, metavar="N", help="Frames of a video.")] = None
     threads: Annotated[int | None, Option(min=1, metavar="N", help="Processor threads.")] = None
     controls: Annotated[
@@ -117,8 +122,23 @@ class RunOptions:
     ] = None
 
     def engine(self) -> dict[str, Any]:
-        """What `VideoChat` takes of these."""
+        """What `Engine` takes of these."""
         return {"n_threads": self.threads} if self.threads else {}
+
+    def vision(self) -> dict[str, Any]:
+        """What `VideoChat` takes of these for a vision GGUF."""
+        return {"mmproj": self.mmproj, "tokens": self.tokens, "pooling": self.pooling}
+
+    def model_words(self) -> list[str]:
+        """The options that say which model is asked, and what it sees, as they are typed."""
+        given = (
+            ("--llm", self.llm),
+            ("--mmproj", self.mmproj),
+            ("--frames", self.frames),
+            ("--tokens", self.tokens),
+            ("--pooling", None if self.pooling == AUTO else self.pooling),
+        )
+        return [word for name, value in given if value is not None for word in (name, str(value))]
 
 
 def write_text(path: Path, text: str) -> None:

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from reellama.pipeline.video.clip import Clip
 from reellama.pipeline.cli.token_tables import show_token, slot_table
 
+NO_WORDS = (
+    "its soft tokens are no words, so there is nothing to read; inspect is for trained bundles, "
+    "and `gguf inspect` tells what the files hold"
+)
+
 
 @dataclass(frozen=True)
 class InspectOptions:
@@ -39,14 +44,14 @@ class InspectOptions:
 def run(video: Path, frames: FrameOptions, how: InspectOptions) -> None:
     """Look at `video` and show what is said of it. No LLM is loaded, only its words."""
     from reellama.gguf_tools.atomic_write import write_atomically
-    from reellama.models.bundle import Bundle
+    from reellama.models.open_bundle import trained_bundle
     from reellama.pipeline.cli.attention_page import AttentionPage
     from reellama.pipeline.cli.console import note, out, reading_bar
     from reellama.pipeline.cli.filmstrip import Filmstrip
     from reellama.pipeline.video.clip import read_frames
     from reellama.pipeline.video.read_options import MAX_SIDE
 
-    bundle = Bundle.load(how.bundle)
+    bundle = trained_bundle(how.bundle, NO_WORDS)
     with reading_bar(video) as report:
         options = frames.read_options().with_defaults(frames=bundle.frames, max_side=MAX_SIDE)
         clip = read_frames(video, options, progress=report)

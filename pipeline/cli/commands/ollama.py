@@ -16,6 +16,12 @@ app = Typer(
 )
 
 
+PUSHED = (
+    "Ollama takes its two files as they are (`ollama create`, with FROM and the path of each in a "
+    "Modelfile); push is for trained bundles"
+)
+
+
 @app.callback()
 def ollama() -> None:
     """Makes `push` a command of its own although it is the only one."""
@@ -34,12 +40,12 @@ def push(
     ] = None,
 ) -> None:
     """Register a bundle's LLM, with its adapter, system prompt, template and parameters."""
-    from reellama.models.bundle import Bundle
+    from reellama.models.open_bundle import trained_bundle
     from reellama.pipeline.cli.console import note, out, strip_control
     from reellama.pipeline.integrations import ollama_push
 
     with _bar() as report:
-        registered = ollama_push.push(Bundle.load(bundle), name, host, report)
+        registered = ollama_push.push(trained_bundle(bundle, PUSHED), name, host, report)
     out.print(strip_control(registered), markup=False, soft_wrap=True)
     note("Ollama gives it no eyes: it answers text")
 

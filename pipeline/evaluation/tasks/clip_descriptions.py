@@ -99,7 +99,10 @@ def evaluate_descriptions(
     answered: list[DescribedClip] = []
     with VideoChat(bundle=bundle, **engine) as chat, tempfile.TemporaryDirectory() as folder:
         if not isinstance(chat.bundle, Bundle):
-            raise ReellamaError(f"{bundle} was not trained here: its drawn clips are not known")
+            raise ReellamaError(
+                f"{bundle} was not trained on drawn clips, so there are none to describe; ask it "
+                "with --benchmark, --data or --bench"
+            )
         config = clips_to_draw(chat.bundle, styles)
         source = RenderedClips(config, material)
         for number in range(clips):

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-from zipfile import BadZipFile
 
 import numpy as np
 
-from reellama.gguf_tools.atomic_write import replacing
-from reellama.gguf_tools.errors import ReellamaError
+from reellama.models.array_cache import DISK_BYTES, ArrayCache
 from reellama.models.encoded_frames import EncodedFrames
 
 Lookup = Literal["memory", "disk", "miss"]
@@ -44,12 +40,11 @@ class SoftTokenCache:
         folder: Path | None,
         *,
         memory: int = 256 << 20,
-        disk: int = 1 << 30,
+        disk: int = DISK_BYTES,
         on_lookup: Callable[[Lookup], None] = lambda where: None,
     ) -> None:
-        self.folder = folder
         self.memory = memory
-        self.disk = disk
+        self._disk = None if folder is None else ArrayCache(folder, disk)
         self.on_lookup = on_lookup
         self._clips: OrderedDict[str, EncodedFrames] = OrderedDict()
         self._flights: dict[str, _Flight] = {}
@@ -97,49 +92,16 @@ class SoftTokenCache:
         return clip
 
     def _read(self, key: str) -> EncodedFrames | None:
-        """The clip on disk. A file that is damaged is removed: it would stay so for ever."""
-        if self.folder is None:
+        """The clip on disk."""
+        if self._disk is None or (arrays := self._disk.read(key)) is None:
             return None
-        path = self.folder / f"{key}.npz"
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                video = EncodedFrames(*(file[name] for name in EncodedFrames._fields))
-            if [part.dtype for part in video] != [np.float32, np.float64, np.int64]:
-                raise ValueError("not an encoded video")
-            if not all(np.isfinite(part).all() for part in video):
-                raise ValueError("not numbers")
-            os.utime(path)
-        except FileNotFoundError:
+        kinds = {name: array.dtype for name, array in arrays.items()}
+        if kinds != {"array": np.float32, "times": np.float64, "frame_size": np.int64}:
+            self._disk.remove(key)  # not an encoded video
             return None
-        except (OSError, ValueError, EOFError, KeyError, BadZipFile):
-            with suppress(OSError):
-                path.unlink()
-            return None
-        return video
+        return EncodedFrames(**arrays)
 
     def _write(self, key: str, clip: EncodedFrames) -> None:
-        """Keep a clip on disk. Where that fails the answer is just as good, only not kept."""
-        if self.folder is None or clip.nbytes > self.disk:
-            return
-        with suppress(OSError, ReellamaError):
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with (
-                replacing(self.folder / f"{key}.npz") as temporary,
-                open(temporary, "wb") as file,
-            ):
-                np.savez(file, **clip._asdict())
-            self._trim(self.folder)
-
-    def _trim(self, folder: Path) -> None:
-        """Remove the files that were not asked for the longest, down to the limit."""
-        files = []
-        for path in folder.iterdir():
-            with suppress(FileNotFoundError):  # another server trims as well
-                stat = path.stat()
-                files.append((stat.st_mtime_ns, stat.st_size, path))
-        used = sum(size for _, size, _ in files)
-        for _, size, path in sorted(files):
-            if used <= self.disk:
-                break
-            path.unlink(missing_ok=True)
-            used -= size
+        """Keep a clip on disk."""
+        if self._disk is not None:
+            self._disk.write(key, **clip._asdict())

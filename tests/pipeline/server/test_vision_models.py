@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,16 @@ import pytest
 
 from reellama.gguf_tools.locate.vision_models import VisionModel
 from tests.helpers.live_server import data_url, serving
-from tests.helpers.vision_models import FAMILIES, small_vision_model
+from tests.helpers.vision_models import FAMILIES
 
 N_CTX = 1024
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
-def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> VisionModel:
-    return small_vision_model(request.param, tmp_path_factory.mktemp(request.param))
+def model(
+    request: pytest.FixtureRequest, vision_model: Callable[[str], VisionModel]
+) -> VisionModel:
+    return vision_model(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +63,7 @@ def about(video: Path) -> Any:
     return {"role": "user", "content": [shown, {"type": "text", "text": "What happens?"}]}
 
 
+@pytest.mark.parametrize("model", ["gemma3"], indirect=True)
 def test_show_says_that_it_takes_pictures_and_video(url: str, model: VisionModel) -> None:
     shown = ollama.Client(url).show(model.llm.stem)
     assert shown.capabilities is not None
@@ -127,6 +130,7 @@ def test_each_request_chooses_its_frames_and_tokens(
     assert answer.usage is not None and answer.usage.prompt_tokens == few
 
 
+@pytest.mark.parametrize("model", ["gemma3"], indirect=True)
 @pytest.mark.parametrize(
     ("options", "reason"),
     [

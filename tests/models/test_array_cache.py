@@ -1,0 +1,54 @@
+"""Arrays on disk by key: found again, kept within bounds, and lost without harm."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reellama.models.array_cache import ArrayCache
+
+ARRAY = np.arange(250, dtype=np.float32)  # 1,000 bytes, and some 250 of a file around them
+
+
+def test_what_was_written_is_read(tmp_path: Path) -> None:
+    cache = ArrayCache(tmp_path / "new folder")
+    assert cache.read("a") is None
+    cache.write("a", rows=ARRAY, times=np.array([0.5]))
+    found = ArrayCache(tmp_path / "new folder").read("a")
+    assert found is not None and set(found) == {"rows", "times"}
+    np.testing.assert_array_equal(found["rows"], ARRAY)
+
+
+def test_what_was_not_asked_for_the_longest_goes_first(tmp_path: Path) -> None:
+    cache = ArrayCache(tmp_path, limit=3000)
+    for age, key in enumerate("ab"):
+        cache.write(key, rows=ARRAY)
+        os.utime(tmp_path / f"{key}.npz", (age, age))
+    assert cache.read("a") is not None  # which makes "b" the older one
+    cache.write("c", rows=ARRAY)
+    assert [cache.read(key) is not None for key in "abc"] == [True, False, True]
+
+
+def test_what_is_larger_than_all_room_is_not_kept(tmp_path: Path) -> None:
+    cache = ArrayCache(tmp_path, limit=999)
+    cache.write("a", rows=ARRAY)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("damage", ["cut off", "not numbers", "not a file of arrays"])
+def test_a_damaged_file_is_forgotten(tmp_path: Path, damage: str) -> None:
+    cache, path = ArrayCache(tmp_path), tmp_path / "a.npz"
+    cache.write("a", rows=np.full(9, np.nan) if damage == "not numbers" else ARRAY)
+    if damage == "cut off":
+        path.write_bytes(path.read_bytes()[:-99])
+    elif damage == "not a file of arrays":
+        path.write_text("Buy milk.")
+    assert cache.read("a") is None and not path.exists()
+
+
+def test_a_folder_that_cannot_be_made_keeps_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    cache = ArrayCache(tmp_path / "file" / "folder")
+    cache.write("a", rows=ARRAY)
+    assert cache.read("a") is None
