@@ -18,11 +18,12 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from reellama.gguf_tools.errors import ReellamaError
 from reellama.pipeline.server.client_errors import error_body, told
 from reellama.pipeline.server.logs import log
 from reellama.pipeline.server.metrics import Metrics
 from reellama.pipeline.server.settings import Settings
-from reellama.pipeline.server.timeouts import BodyTooSlow, in_time
+from reellama.pipeline.server.timeouts import in_time
 
 # Programs with a browser inside, which have no host.
 APP_SCHEMES = ("app", "file", "tauri", "vscode-webview")
@@ -34,8 +35,13 @@ BLOBS = "/api/blobs/"  # whole models: they go to the disk piece by piece
 CLIENT: ContextVar[str] = ContextVar("client", default="")
 
 
-class BodyTooLarge(Exception):
-    """A body with more bytes than are taken."""
+class BodyTooLarge(ReellamaError):
+    """A body with more bytes than are taken. `status` is HTTP's."""
+
+    status = 413
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"the request has more than {limit} bytes")
 
 
 class Names:
@@ -99,11 +105,6 @@ class Guard:
                 await _refuse(scope, note, *problem)
             else:
                 await self.app(scope, self._limited(scope, in_time(receive)), note)
-        except BodyTooLarge:
-            limit = self.settings.max_body
-            await _refuse(scope, note, 413, f"the request has more than {limit} bytes")
-        except BodyTooSlow:
-            await _refuse(scope, note, 408, "the rest of the request did not come in time")
         except ClientDisconnect:
             pass
         except Exception as error:
@@ -151,7 +152,7 @@ class Guard:
             message = await receive()
             n += len(message.get("body", b""))
             if n > self.settings.max_body:
-                raise BodyTooLarge
+                raise BodyTooLarge(self.settings.max_body)
             return message
 
         return counted

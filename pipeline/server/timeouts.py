@@ -9,12 +9,19 @@ import uvicorn
 from starlette.types import Message, Receive
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
+from reellama.gguf_tools.errors import ReellamaError
+
 HEADER_SECONDS = 15.0  # for the head of a request
 BODY_SECONDS = 30.0  # until the next piece of a body
 
 
-class BodyTooSlow(Exception):
-    """A body whose next piece did not come in time."""
+class BodyTooSlow(ReellamaError):
+    """A body whose next piece did not come in time. `status` is HTTP's."""
+
+    status = 408
+
+    def __init__(self) -> None:
+        super().__init__("the rest of the request did not come in time")
 
 
 def in_time(receive: Receive) -> Receive:

@@ -204,7 +204,7 @@ def _number(name: str, value: Any, kind: str) -> float:
 
 def _integer(name: str, value: Any) -> int:
     number = _number(name, value, "integer")
-    if number != number or abs(number) > 2**53:
+    if not abs(number) <= (2**63 if isinstance(number, int) else 2**53):
         raise ReellamaError(f'option "{name}" must be of type integer')
     return int(number)
 

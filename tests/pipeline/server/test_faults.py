@@ -209,47 +209,43 @@ def test_the_servers_own_model_cannot_be_hidden(url: str) -> None:
 
 
 def test_a_client_that_leaves_while_a_model_loads_leaves_it_to_the_next() -> None:
+    before = _batchers()
+
     async def leave() -> None:
         service = Service(Settings(n_ctx=256, n_parallel=1, cache=None))
         said = [ServiceMessage("user", "Hi.")]
         options = RequestOptions(GenerationOptions(max_tokens=1))
         try:
             asked = asyncio.create_task(service.chat("mini", said, options))
-            while not any(name.startswith("batcher") for name in _threads()):
+            while not service.models._acquiring:
                 await asyncio.sleep(0.001)
-                if service.models._acquiring:
-                    asked.cancel()
-                    break
+            asked.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await asked
             generation = await service.chat("mini", said, options)
             assert [token async for token in generation]
             (loaded,) = service.loaded()
             assert loaded.users == 0 and service.active == 0
-            assert sum(name.startswith("batcher") for name in _threads()) == 1
+            assert len(_batchers() - before) == 1
         finally:
             await service.close()
 
     asyncio.run(leave())
-    assert not [name for name in _threads() if name.startswith("batcher")]
+    assert _batchers() == before
 
 
-def _threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate()]
+def _batchers() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name.startswith("batcher")}
 
 
 def test_a_thread_that_died_is_seen_by_whoever_watches_the_server(url: str) -> None:
     with serving(n_ctx=256, n_parallel=1) as own:
         asked = {"model": "mini", "prompt": "Go.", "format": ENDLESS}
-        before = {thread.ident for thread in threading.enumerate()}
+        before = _batchers()
         with httpx.stream("POST", f"{own}/api/generate", json=asked, timeout=120) as reply:
             lines = reply.iter_lines()
             next(lines)
-            (thread,) = [
-                thread
-                for thread in threading.enumerate()
-                if thread.name.startswith("batcher") and thread.ident not in before
-            ]
+            (thread,) = _batchers() - before
             ctypes.pythonapi.PyThreadState_SetAsyncExc(
                 ctypes.c_ulong(thread.ident or 0), ctypes.py_object(SystemExit)
             )
