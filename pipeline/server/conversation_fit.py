@@ -62,7 +62,7 @@ def fit_conversation(
 
     def lay_out(n_turns: int) -> TokenizedPrompt | None:
         """The last turns, or None where they do not fit."""
-        prompt = _prompt(template, _last(conversation, turns, n_turns))
+        prompt = conversation_prompt(template, _last(conversation, turns, n_turns))
         characters = sum(len(part.text) for part in prompt if isinstance(part, Text))
         if n_turns > few and batcher.least_positions(characters) > room:
             return None
@@ -78,7 +78,9 @@ def fit_conversation(
             too_many = n_turns
         else:
             fits, found = n_turns, tried
-    return found or batcher.tokenize_prompt(_prompt(template, _last(conversation, turns, few)))
+    return found or batcher.tokenize_prompt(
+        conversation_prompt(template, _last(conversation, turns, few))
+    )
 
 
 def _last(conversation: Conversation, turns: Sequence[int], n_turns: int) -> Conversation:
@@ -97,7 +99,7 @@ def _last(conversation: Conversation, turns: Sequence[int], n_turns: int) -> Con
     ]
 
 
-def _prompt(template: Template, conversation: Conversation) -> Prompt:
+def conversation_prompt(template: Template, conversation: Conversation) -> Prompt:
     """What the model reads: each message's videos before its words.
 
     An assistant's message that comes last is the beginning of the answer.

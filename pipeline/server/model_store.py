@@ -135,6 +135,11 @@ class Manifest:
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
     @property
+    def is_uploaded(self) -> bool:
+        """Whether its GGUF is one that a client sent."""
+        return DIGEST.fullmatch(self.llm) is not None
+
+    @property
     def blobs(self) -> set[str]:
         """Digests of the blobs that it names."""
         return {each for each in (self.llm, *self.adapters) if DIGEST.fullmatch(each)}

@@ -245,7 +245,11 @@ class Service:
         conversation: Conversation,
         options: RequestOptions,
     ) -> TokenizedPrompt:
-        """The conversation laid out. The GGUF's own template is trusted, others are sandboxed."""
+        """The conversation laid out.
+
+        The template of a GGUF on this machine is trusted; what clients sent is sandboxed, the
+        template of a GGUF that one uploaded too.
+        """
         limit = min(options.n_ctx or loaded.n_ctx, loaded.n_ctx)
         fit = partial(
             fit_conversation,
@@ -254,11 +258,15 @@ class Service:
             max_tokens=options.generation.max_tokens,
         )
         file, source = known.gguf, template or known.manifest.template
-        if not source:
+        own = file.chat_template if known.manifest.is_uploaded else ""
+        if not (source or own):
             return await asyncio.to_thread(fit, loaded.batcher, ChatTemplate.from_gguf(file))
         bos, eos = file.token("bos"), file.token("eos")
         return await self.sandbox.call(
-            lambda child: fit(loaded.batcher, SandboxedTemplate(child, source, bos, eos))
+            lambda child: fit(
+                loaded.batcher,
+                SandboxedTemplate(child, source or own or "", bos, eos, strict=bool(source)),
+            )
         )
 
     async def _bound(self, known: RegisteredModel, options: RequestOptions) -> GenerationOptions:

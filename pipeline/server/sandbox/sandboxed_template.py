@@ -16,13 +16,17 @@ MOST_SOURCE = 200_000  # characters
 class SandboxedTemplate:
     """As `reellama.gguf_tools.text.chat_template.ChatTemplate`, for one request.
 
-    Raises SandboxError for a template that fails, in place of another one.
+    Raises SandboxError for a template that takes too much. For one that fails otherwise it raises
+    it too where it is `strict`, and else uses ChatML.
     """
 
-    def __init__(self, child: SandboxChild, source: str, bos: str = "", eos: str = "") -> None:
+    def __init__(
+        self, child: SandboxChild, source: str, bos: str = "", eos: str = "", strict: bool = True
+    ) -> None:
         if len(source) > MOST_SOURCE:
             raise SandboxError(f"the template has more than {MOST_SOURCE} characters")
         self._child, self._source, self._bos, self._eos = child, source, bos, eos
+        self._strict = strict
         self._seconds = 0.0
 
     def render(self, messages: Sequence[Any]) -> list[Segment]:
@@ -33,6 +37,6 @@ class SandboxedTemplate:
         given = {"source": self._source, "bos": self._bos, "eos": self._eos}
         answer = self._child.ask("template", messages=list(messages), **given)
         self._seconds += time.monotonic() - begin
-        if answer["problem"]:
+        if answer["problem"] and self._strict:
             raise SandboxError(f"{answer['problem']}; templates are written in Jinja here")
         return [Segment(*each) for each in answer["segments"]]

@@ -16,7 +16,7 @@ from reellama.pipeline.llm.prompt import Prompt, TokenizedPrompt
 from reellama.pipeline.server.conversation_fit import (
     Conversation,
     ServiceMessage,
-    _prompt,
+    conversation_prompt,
     fit_conversation,
 )
 
@@ -50,7 +50,7 @@ def one_by_one(batcher: Batcher, conversation: Conversation, max_tokens: int) ->
     kept = list(conversation)
     few = 2 if kept[-1][0].role == "assistant" else 1
     while True:
-        layout = batcher.tokenize_prompt(_prompt(ChatTemplate(""), kept))
+        layout = batcher.tokenize_prompt(conversation_prompt(ChatTemplate(""), kept))
         turns = [i for i, (message, _) in enumerate(kept) if message.role != "system"]
         if len(layout.keys) <= LIMIT - max_tokens or len(turns) <= few:
             return layout
@@ -110,13 +110,13 @@ def test_a_text_that_cannot_fit_is_not_tokenized(batcher: Batcher) -> None:
 
 
 def test_system_messages_without_end_are_refused(batcher: Batcher) -> None:
-    conversation = [(ServiceMessage("system", "x"), [])] * 100_000
+    system: tuple[ServiceMessage, Prompt] = (ServiceMessage("system", "x"), [])
     with pytest.raises(ReellamaError, match="100000 system messages"):
-        fitted(batcher, [*conversation, (ServiceMessage("user", "?"), [])])
+        fitted(batcher, [*[system] * 100_000, (ServiceMessage("user", "?"), [])])
 
 
 def test_an_answer_that_was_begun_is_gone_on_with(batcher: Batcher) -> None:
-    asked = (ServiceMessage("user", "Count."), [])
+    asked: tuple[ServiceMessage, Prompt] = (ServiceMessage("user", "Count."), [])
     begun = fitted(batcher, [asked, (ServiceMessage("assistant", "One, two"), [])])
     whole = fitted(batcher, [asked])
     assert begun.keys == [*whole.keys, *batcher.tokenizer.encode("One, two")]

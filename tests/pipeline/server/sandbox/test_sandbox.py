@@ -140,6 +140,11 @@ def test_a_template_that_takes_too_much_is_refused(child: SandboxChild, source: 
     assert SandboxedTemplate(child, CONTENT).render(ASKED)[0].text == "How?"
 
 
+def test_a_ggufs_own_template_that_fails_is_replaced(child: SandboxChild) -> None:
+    segments = SandboxedTemplate(child, "{{ nothing.at.all }}", strict=False).render(ASKED)
+    assert segments[0].text.startswith("<|im_start|>")
+
+
 def test_a_child_that_was_killed_is_started_anew(child: SandboxChild) -> None:
     assert SandboxedTemplate(child, CONTENT).render(ASKED)
     assert child._child is not None
