@@ -116,7 +116,6 @@ def demo_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def smollm2_engine(smollm2: Path) -> Iterator["Engine"]:
     """SmolLM2, loaded once. One thread: two that wait for each other crawl on a busy machine."""
-    from reellama.gguf_tools.locate.vision_models import VisionModel
     from reellama.pipeline.llm.engine import Engine
 
     with Engine(smollm2, n_ctx=1024, n_threads=1) as engine:

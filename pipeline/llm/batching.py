@@ -10,7 +10,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -22,59 +22,40 @@ from reellama.gguf_tools.runtime import backend
 from reellama.gguf_tools.runtime.context import BatchSpan, Context, ContextSettings
 from reellama.gguf_tools.text.tokenizer import Tokenizer
 from reellama.pipeline.llm.engine import Token
-from reellama.pipeline.llm.generation_options import NO_LIMIT, GenerationOptions
+from reellama.pipeline.llm.generation_job import (
+    Failed,
+    GenerationJob,
+    Stopped,
+    tell,
+)
 from reellama.pipeline.llm.kv_cache import KVCache
-from reellama.pipeline.llm.prompt import PromptPart, TokenizedPrompt, TokenSpan, tokenize_prompt
+from reellama.pipeline.llm.prompt import (
+    PromptPart,
+    Text,
+    TokenizedPrompt,
+    TokenSpan,
+    tokenize_prompt,
+)
 from reellama.pipeline.llm.text_stream import TextStream
 from reellama.pipeline.llm.token_sampling import Sampler
 from reellama.pipeline.llm.token_scorer import ScoredToken, TokenScorer
 
 N_BATCH = 512  # positions a step
+# Of these, positions of prompts while answers grow: their readers wait for the step to end.
+N_READ = 64
 # A new prompt takes over the sequence that it goes on from if it keeps more than this share of it.
 MIN_REUSED_SHARE = 0.5
 
 
-@dataclass
-class GenerationStats:
-    """What an answer took; complete after its last token. Soft tokens count as the prompt's."""
-
-    load_seconds: float = 0.0
-    prompt_tokens: int = 0
-    reused_tokens: int = 0  # of these, positions that were still in the KV cache
-    prompt_seconds: float = 0.0
-    generated_tokens: int = 0
-    generate_seconds: float = 0.0
-    stop_reason: str | None = None  # "stop" or "length"
-
-
-# What a job is told: tokens, then None, or what went wrong. Called in the batcher's thread.
-TokenCallback = Callable[[Token | Exception | None], None]
-
-
-@dataclass(eq=False)
-class GenerationJob:
-    """One prompt to be answered. Setting `cancelled` ends it at the next step.
-
-    limit: positions that prompt and answer may take.
-    """
-
-    layout: TokenizedPrompt
-    on_token: TokenCallback
-    options: GenerationOptions = GenerationOptions(max_tokens=NO_LIMIT, n_probs=0)
-    limit: int = 1 << 31
-    stats: GenerationStats = field(default_factory=GenerationStats)
-    cancelled: bool = False
-
-
 @dataclass(eq=False)
 class _Answer:
-    """A job while a sequence is its own."""
+    """A job, and what its answer is made with."""
 
     job: GenerationJob
-    unread: deque[TokenSpan]  # of the prompt
     sampler: Sampler
     stream: TextStream[ScoredToken]
-    since: float
+    unread: deque[TokenSpan] = field(default_factory=deque)  # of the prompt
+    since: float = 0.0
     chosen: int | None = None  # the last token, not decoded yet
 
 
@@ -103,30 +84,13 @@ class _Slot:
     used: float = 0.0  # when, by the monotonic clock
 
 
-class Stopped(ReellamaError):
-    """A batcher that was closed: it answers nothing any more. `status` is HTTP's."""
-
-    status = 503
-
-    def __init__(self) -> None:
-        super().__init__("the model is stopping: it answers nothing any more")
-
-
-class Failed(ReellamaError):
-    """An answer that ended with an error of this program's own, its cause. `status` is HTTP's."""
-
-    status = 500
-
-    def __init__(self, cause: Exception) -> None:
-        super().__init__(f"this answer failed: {type(cause).__name__}: {cause}")
-        self.__cause__ = cause
-
-
 class Batcher:
     """A model with `n_parallel` sequences of `n_ctx` positions each, and the thread that runs it.
 
     What waits for a sequence waits here without limit. What goes wrong with one job ends that job
-    alone. `close` ends all of them with `Stopped`, and so does `submit` from then on.
+    alone. `close` ends all of them with `Stopped`, and so does `submit` from then on. Should the
+    thread itself end by an error, `failure` is that error, all jobs end with it, and `on_failure`
+    is called, in that thread.
     Raises ReellamaError for a model or adapter that cannot be used.
     """
 
@@ -139,6 +103,7 @@ class Batcher:
         n_threads: int | None = None,
         n_gpu_layers: backend.GpuLayers = 0,
         lora: Sequence[tuple[Path, float]] = (),
+        on_failure: Callable[[], None] = lambda: None,
     ) -> None:
         with ExitStack() as opened:
             self.model = opened.enter_context(
@@ -159,37 +124,56 @@ class Batcher:
         self.n_ctx = self._ctx.n_ctx
         self.n_embd = self._ctx.n_embd
         self.tokenizer = Tokenizer(self.model)
+        tokens = self.model.file.metadata.get("tokenizer.ggml.tokens")
+        lengths = (len(token.encode()) for token in tokens) if isinstance(tokens, list) else ()
+        self._longest_token = max(lengths, default=256)  # bytes
         self._drafts = TokenScorer(self.tokenizer, self._ctx.n_vocab)
         self._slots = [_Slot(KVCache(self._ctx.ptr, i)) for i in range(n_parallel)]
-        self._inbox: queue.SimpleQueue[GenerationJob | None] = queue.SimpleQueue()
-        self._waiting: deque[GenerationJob] = deque()
+        self._inbox: queue.SimpleQueue[_Answer | None] = queue.SimpleQueue()
+        self._waiting: deque[_Answer] = deque()
+        self.failure: BaseException | None = None
+        self._on_failure = on_failure
         self._closed = False
         self._closing = threading.Lock()  # no job comes in after the None that ends the thread
         self._thread = threading.Thread(target=self._run, name=f"batcher {path.name}", daemon=True)
         self._thread.start()
 
     def tokenize_prompt(self, prompt: Sequence[PromptPart]) -> TokenizedPrompt:
-        """Tokenize a prompt. Raises ReellamaError for soft tokens that do not fit the model."""
+        """Tokenize a prompt.
+
+        Raises ReellamaError for soft tokens that do not fit the model, and for texts that cannot
+        fit the context: of those it reads nothing.
+        """
+        least = self.least_positions(sum(len(p.text) for p in prompt if isinstance(p, Text)))
+        if least > self.n_ctx:
+            raise _too_long(f"at least {least}", self.n_ctx)
         layout = tokenize_prompt(prompt, self.tokenizer, self.n_embd)
         if not layout.keys:
             raise ReellamaError("the prompt is empty")
         return layout
 
+    def least_positions(self, n_characters: int) -> int:
+        """Positions that a text of so many characters takes at least: told without reading it."""
+        return n_characters // self._longest_token
+
     def submit(self, job: GenerationJob) -> None:
         """Answer a job as soon as a sequence is free.
 
-        Raises ReellamaError for a prompt that is too long, and Stopped after `close`.
+        Its grammar is parsed here, in the caller's thread, so that it holds nobody up. Raises
+        ReellamaError for a prompt that is too long or options that cannot be used, and Stopped
+        after `close`.
         """
         job.limit = min(job.limit, self.n_ctx)
         if len(job.layout.keys) >= job.limit:
-            raise ReellamaError(
-                f"the prompt takes {len(job.layout.keys)} positions, but the context has "
-                f"{job.limit}: send less, or start the server with a larger --n-ctx"
-            )
+            raise _too_long(str(len(job.layout.keys)), job.limit)
+        if self._closed:
+            raise Stopped
+        sampler = Sampler(job.options.sampling, self.model, self.n_ctx)
+        answer = _Answer(job, sampler, TextStream(job.options.stop))
         with self._closing:
             if self._closed:
                 raise Stopped
-            self._inbox.put(job)
+            self._inbox.put(answer)
 
     def close(self) -> None:
         """Stop, and free the model."""
@@ -202,6 +186,26 @@ class Batcher:
         self._opened.close()
 
     def _run(self) -> None:
+        reason: Exception = Stopped()
+        try:
+            self._answer_all()
+        except BaseException as error:  # noqa: BLE001  # nobody else would hear of it
+            self.failure = error
+            reason = Failed(error)
+        with self._closing:
+            self._closed = True
+        for slot in self._slots:
+            self._end(slot, reason)
+        while not self._inbox.empty():
+            if (answer := self._inbox.get()) is not None:
+                self._waiting.append(answer)
+        for answer in self._waiting:
+            tell(answer.job, reason)
+        if self.failure is not None:
+            self._on_failure()
+
+    def _answer_all(self) -> None:
+        """Answer until the end is asked for."""
         while self._admit():
             busy = [slot for slot in self._slots if slot.answer is not None]
             try:
@@ -210,10 +214,6 @@ class Batcher:
                 for slot in busy:
                     slot.cache.clear()  # what the memory holds is not certain now
                     self._end(slot, error)
-        for slot in self._slots:
-            self._end(slot, Stopped())
-        for job in self._waiting:
-            _tell(job, Stopped())
 
     def _admit(self) -> bool:
         """Give free sequences to those who wait; with nothing to do, wait. False means the end."""
@@ -224,29 +224,37 @@ class Batcher:
             idle = all(slot.answer is None for slot in self._slots) and not self._waiting
             try:
                 while True:
-                    job = self._inbox.get(block=idle)
-                    if job is None:
+                    answer = self._inbox.get(block=idle)
+                    if answer is None:
                         return False
-                    self._waiting.append(job)
+                    self._waiting.append(answer)
                     idle = False
             except queue.Empty:
                 pass
             free = [slot for slot in self._slots if slot.answer is None]
+            for answer in [each for each in self._waiting if each.job.cancelled]:
+                self._waiting.remove(answer)
+                tell(answer.job, None)
             while free and self._waiting:
-                job = self._waiting.popleft()
-                if job.cancelled:
-                    _tell(job, None)
-                    continue
+                answer = self._next_in_line()
                 try:
-                    self._begin(job, free)
-                except Exception as error:  # noqa: BLE001  # such as a grammar that cannot be used
-                    _tell(job, error)
+                    self._begin(answer, free)
+                except Exception as error:  # noqa: BLE001  # it ends this job alone
+                    tell(answer.job, error)
                 free = [slot for slot in free if slot.answer is None]
             if len(free) < len(self._slots):
                 return True
 
-    def _begin(self, job: GenerationJob, free: Sequence[_Slot]) -> None:
-        """Start a job on the sequence that holds most of it, or on the one unused the longest."""
+    def _next_in_line(self) -> _Answer:
+        """Take the one that waits the longest of the client that has the fewest answers now."""
+        running = Counter(slot.answer.job.client for slot in self._slots if slot.answer)
+        answer = min(self._waiting, key=lambda each: running[each.job.client])
+        self._waiting.remove(answer)
+        return answer
+
+    def _begin(self, answer: _Answer, free: Sequence[_Slot]) -> None:
+        """Start on the sequence that holds most of the prompt, or on the one unused the longest."""
+        job = answer.job
 
         def kept(slot: _Slot) -> int:
             common = slot.cache.common_prefix(job.layout.keys)
@@ -258,29 +266,13 @@ class Batcher:
         common = min(slot.cache.common_prefix(keys), len(keys) - 1)
         reused = slot.cache.keep(job.layout.reusable(common))
         job.stats.prompt_tokens, job.stats.reused_tokens = len(keys), reused
-        slot.answer = _Answer(
-            job,
-            deque(job.layout.spans_after(reused)),
-            Sampler(job.options.sampling, self.model, self.n_ctx),
-            TextStream(job.options.stop),
-            time.perf_counter(),
-        )
+        answer.unread, answer.since = deque(job.layout.spans_after(reused)), time.perf_counter()
+        slot.answer = answer
 
     def _step(self, busy: Sequence[_Slot]) -> None:
         """One batch of soft tokens where any are next, and one of token ids."""
         for soft in (True, False):
-            pieces: list[_SlotSpan] = []
-            room = N_BATCH
-            # Answers that grow come first: their readers are waiting for a single token.
-            for slot in sorted(busy, key=lambda slot: bool(slot.answer and slot.answer.unread)):
-                if room and (piece := _next_piece(slot, soft, room)):
-                    if not piece.tokens.causal:  # llama.cpp has one kind of mask for a batch
-                        if not pieces:
-                            pieces, room = [piece], 0
-                        continue
-                    pieces.append(piece)
-                    room -= len(piece.tokens)
-            if pieces:
+            if pieces := _pieces(busy, soft):
                 # llama.cpp computes neighbours together when their numbers follow each other.
                 pieces.sort(key=lambda piece: piece.sequence)
                 self._ctx.decode_batch(
@@ -328,13 +320,13 @@ class Batcher:
             stats.generated_tokens += 1
             draft = self._drafts.score(token, best)
             for released in answer.stream.push(draft, self._drafts.piece(token)):
-                _tell(job, _token(released))
+                tell(job, _token(released))
             full = len(slot.cache) >= job.limit or stats.generated_tokens == job.options.max_tokens
             stats.stop_reason = "stop" if answer.stream.stopped else "length" if full else None
         if stats.stop_reason:
             if not answer.stream.stopped:
                 for released in answer.stream.flush():
-                    _tell(job, _token(released))
+                    tell(job, _token(released))
             self._end(slot, None)
         return None
 
@@ -343,17 +335,39 @@ class Batcher:
         answer, slot.answer = slot.answer, None
         slot.used = time.monotonic()
         if answer is not None:
-            _tell(answer.job, error)
+            tell(answer.job, error)
 
 
-def _tell(job: GenerationJob, news: Token | Exception | None) -> None:
-    """Tell a job what there is. Where nobody is there to hear it any more, that ends the job."""
-    if isinstance(news, Exception) and not isinstance(news, ReellamaError):
-        news = Failed(news)
-    try:
-        job.on_token(news)
-    except Exception:  # noqa: BLE001  # such as an event loop that was closed
-        job.cancelled = True
+def _too_long(n_prompt: str, limit: int) -> ReellamaError:
+    return ReellamaError(
+        f"the prompt takes {n_prompt} positions, but the context has {limit}: send less, or start "
+        "the server with a larger --n-ctx"
+    )
+
+
+def _pieces(busy: Sequence[_Slot], soft: bool) -> list[_SlotSpan]:
+    """What is decoded next, of this kind: a token of each answer that grows, pieces of prompts.
+
+    Prompts share the room, and what short ones leave goes to the long ones.
+    """
+    growing = [slot for slot in busy if slot.answer and not slot.answer.unread]
+    reading = sorted((slot for slot in busy if slot not in growing), key=_n_unread)
+    pieces = [piece for slot in growing if (piece := _next_piece(slot, soft, 1))]
+    room = N_READ if growing else N_BATCH
+    for i, slot in enumerate(reading):
+        share = room // (len(reading) - i)
+        if share and (piece := _next_piece(slot, soft, share)):
+            if not piece.tokens.causal:  # llama.cpp has one kind of mask for a batch
+                if not pieces:
+                    return [piece]
+                continue
+            pieces.append(piece)
+            room -= len(piece.tokens)
+    return pieces
+
+
+def _n_unread(slot: _Slot) -> int:
+    return sum(map(len, slot.answer.unread)) if slot.answer else 0
 
 
 def _next_piece(slot: _Slot, soft: bool, room: int) -> _SlotSpan | None:

@@ -7,7 +7,8 @@ llama.cpp.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -16,11 +17,25 @@ from reellama.pipeline.option_fields import option, out_of_bounds
 
 RANDOM_SEED = 0xFFFFFFFF  # LLAMA_DEFAULT_SEED: llama.cpp draws one itself
 INT_MAX = 2**31 - 1
+MOST_STOPS = 64  # stop strings of one answer: each is looked for after every token
+MOST_STOP_CHARACTERS = 16_384  # of all of them together
 NO_LIMIT = -1  # max_tokens: until the model ends its turn or the context is full
 
 
 class SamplingError(ReellamaError):
-    """A sampling option, a grammar or a JSON schema that cannot be used."""
+    """A sampling option, a grammar or a JSON schema that cannot be used.
+
+    `option` is the name of the option, where it is one.
+    """
+
+    def __init__(self, message: str, option: str | None = None) -> None:
+        super().__init__(message)
+        self.option = option
+
+
+def _check(options: object) -> None:
+    if (problem := out_of_bounds(options)) is not None:
+        raise SamplingError(problem, problem.partition(" ")[0])
 
 
 @dataclass(frozen=True)
@@ -34,22 +49,25 @@ class Sampling:
     Raises SamplingError for a value out of range.
     """
 
-    temperature: float = option(0.0, "0: always the likeliest token.", low=0)
+    temperature: float = option(0.0, "0: always the likeliest token.", low=0, high=100)
     top_k: int = option(40, "Among the N likeliest; 0: off.", low=0, high=INT_MAX)
     top_p: float = option(0.95, "Among the likeliest that make up P.", low=0, high=1)  # 1: off
     min_p: float = option(0.05, "No token below P times the likeliest's.", low=0, high=1)  # 0: off
     typical_p: float = option(1.0, "Among tokens of typical information; 1: off.", low=0, high=1)
-    repeat_penalty: float = option(1.0, "Above 1: against repetition.", low=1e-6)  # 1: off
+    repeat_penalty: float = option(
+        1.0, "Above 1: against repetition.", low=1e-6, high=1e6
+    )  # 1: off
     repeat_last_n: int = option(64, "Tokens that penalties see; -1: all.", low=-1, high=INT_MAX)
-    frequency_penalty: float = option(0.0, "For each time a token was there; 0: off.")
-    presence_penalty: float = option(0.0, "For tokens that were there; 0: off.")
+    frequency_penalty: float = option(
+        0.0, "For each time a token was there; 0: off.", low=-1e6, high=1e6
+    )
+    presence_penalty: float = option(0.0, "For tokens that were there; 0: off.", low=-1e6, high=1e6)
     seed: int | None = option(None, "The same N, the same answer.", low=0, high=RANDOM_SEED)
     grammar: str | None = option(None, "Only answers that this GBNF grammar allows.")
     json_schema: dict[str, Any] | None = option(None, "Only JSON that this schema allows.")
 
     def __post_init__(self) -> None:
-        if (problem := out_of_bounds(self)) is not None:
-            raise SamplingError(problem)
+        _check(self)
         if self.grammar is not None and self.json_schema is not None:
             raise SamplingError("give a grammar or a JSON schema, not both")
 
@@ -76,7 +94,8 @@ SAMPLING_OPTIONS = (*REAL_OPTIONS, *INTEGER_OPTIONS)
 class GenerationOptions:
     """How an answer is generated. Raises SamplingError for a value out of range.
 
-    stop: strings before which an answer ends; they are not part of it.
+    stop: strings before which an answer ends; they are not part of it. At most MOST_STOPS, of
+    MOST_STOP_CHARACTERS in all.
     """
 
     sampling: Sampling = Sampling()
@@ -87,5 +106,40 @@ class GenerationOptions:
     def __post_init__(self) -> None:
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
         object.__setattr__(self, "stop", stop)
-        if (problem := out_of_bounds(self)) is not None:
-            raise SamplingError(problem)
+        _check(self)
+        if not all(isinstance(text, str) for text in stop):
+            raise SamplingError("a stop text is not text", "stop")
+        if len(stop) > MOST_STOPS:
+            raise SamplingError(f"{len(stop)} stop texts: at most {MOST_STOPS} are taken", "stop")
+        if (n := sum(map(len, stop))) > MOST_STOP_CHARACTERS:
+            raise SamplingError(
+                f"the stop texts have {n} characters: at most {MOST_STOP_CHARACTERS} are taken",
+                "stop",
+            )
+
+
+# What requests may say beyond the bounds above, and what is taken for it, as Ollama does.
+CLAMPED: Mapping[str, tuple[float, float]] = {
+    "temperature": (0, math.inf),
+    "top_k": (0, INT_MAX),
+    "top_p": (0, 1),
+    "min_p": (0, 1),
+    "typical_p": (0, 1),
+    "repeat_last_n": (-1, INT_MAX),
+}
+
+
+def requested_sampling(given: Mapping[str, Any]) -> Sampling:
+    """The sampling that a request asks for, the same in every protocol.
+
+    Values of CLAMPED are clamped. A negative seed means that one is drawn, and one of 64 bits is
+    taken modulo llama.cpp's 32. Raises SamplingError for what is still out of its bounds.
+    """
+    chosen = {name: value for name, value in given.items() if value is not None}
+    for name in chosen.keys() & CLAMPED:
+        low, high = CLAMPED[name]
+        if not math.isnan(chosen[name]):  # which `Sampling` refuses by its name
+            chosen[name] = type(chosen[name])(min(max(chosen[name], low), high))
+    if (seed := chosen.pop("seed", -1)) >= 0:
+        chosen["seed"] = seed % RANDOM_SEED
+    return Sampling(**chosen)

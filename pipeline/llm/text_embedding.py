@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from llama_cpp import llama_cpp
@@ -13,6 +14,8 @@ from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.runtime.backend import Model
 from reellama.gguf_tools.runtime.context_options import as_pointer, default_threads, last_error_line
 from reellama.gguf_tools.text.tokenizer import Tokenizer
+
+LONGEST_TOKEN = 256  # characters; vocabularies have none that is longer
 
 
 class TextEmbedder:
@@ -35,19 +38,39 @@ class TextEmbedder:
         self._lock = threading.Lock()
         self._free = weakref.finalize(self, _free, context, model)
 
-    def embed(self, texts: Sequence[str]) -> tuple[list[list[float]], int]:
-        """A vector of length 1 for each text, and how many tokens were read. Thread-safe."""
-        with self._lock:
-            rows = [self._ids(text) for text in texts]
-            return [self._vector(ids).tolist() for ids in rows], sum(map(len, rows))
+    def embed(
+        self,
+        texts: Sequence[str],
+        *,
+        truncate: bool = True,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> tuple[list[list[float]], int]:
+        """A vector of length 1 for each text, and how many tokens were read. Thread-safe.
+
+        Ends early, with fewer vectors, once it is `cancelled`. Raises ReellamaError for a text
+        that is too long, unless it may be truncated.
+        """
+        vectors, n_tokens = [], 0
+        for text in texts:
+            with self._lock:
+                if cancelled():
+                    break
+                ids = self._ids(text, truncate)
+                vectors.append(self._vector(ids).tolist())
+                n_tokens += len(ids)
+        return vectors, n_tokens
 
     def close(self) -> None:
         """Free the context."""
         with self._lock:
             self._free()
 
-    def _ids(self, text: str) -> list[int]:
+    def _ids(self, text: str, truncate: bool) -> list[int]:
+        # Of a text without end only so much is read as can be more than fits.
+        text = text[: (self.n_ctx + 1) * LONGEST_TOKEN]
         ids = self._tokenizer.encode(text, add_bos=self._tokenizer.add_bos)
+        if len(ids) > self.n_ctx and not truncate:
+            raise ReellamaError(f"a text has more than {self.n_ctx} tokens: send less of it")
         # Nothing at all has a vector too: that of a line's end.
         return ids[: self.n_ctx] or self._tokenizer.encode("\n")
 
@@ -63,6 +86,13 @@ class TextEmbedder:
             raise ReellamaError(f"llama.cpp made no embedding: {last_error_line() or status}")
         vector = np.ctypeslib.as_array(found, (self._n_embd,)).astype(np.float64)
         return vector / max(float(np.linalg.norm(vector)), 1e-12)
+
+
+def shortened(vector: list[float], n: int) -> list[float]:
+    """The first `n` numbers, as a vector of length 1 again."""
+    cut = vector[:n]
+    length = math.hypot(*cut) or 1.0
+    return [x / length for x in cut]
 
 
 def _free(context: object, _model: Model) -> None:

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import ctypes
-import json
-import re
+import time
 from collections.abc import Callable
 
 import numpy as np
 from llama_cpp import llama_cpp
-from llama_cpp.llama_grammar import json_schema_to_gbnf
 
 from reellama.gguf_tools.runtime import backend
 from reellama.gguf_tools.text.tokenizer import Tokenizer
 from reellama.pipeline.llm import grammar
 from reellama.pipeline.llm.generation_options import RANDOM_SEED, Sampling, SamplingError
+from reellama.pipeline.llm.schema_grammar import schema_to_gbnf
 
-BOUNDS = ("minLength", "maxLength", "minItems", "maxItems")  # of a JSON schema
-MOST_BOUND = 100_000
-# What llama-cpp-python raises for a JSON schema that it cannot turn into a grammar.
-SCHEMA_ERRORS = (
-    *(AssertionError, AttributeError, KeyError, TypeError, ValueError),
-    *(RecursionError, re.error),
-)
+# Logits that are divided by less are infinite.
+LEAST_TEMPERATURE = 1e-9
+# CPU seconds that the grammar may take for one token: it holds all other answers up.
+MOST_GRAMMAR_SECONDS = 0.5
 
 
 def build_chain(sampling: Sampling, n_vocab: int, n_ctx: int) -> llama_cpp.llama_sampler_p:
@@ -32,10 +28,11 @@ def build_chain(sampling: Sampling, n_vocab: int, n_ctx: int) -> llama_cpp.llama
     s = sampling
     links = []
     if s.penalizes:
-        last_n = n_ctx if s.repeat_last_n < 0 else s.repeat_last_n
+        # llama.cpp makes a ring of this length: more than the context would only take memory.
+        last_n = n_ctx if s.repeat_last_n < 0 else min(s.repeat_last_n, n_ctx)
         penalties = (s.repeat_penalty, s.frequency_penalty, s.presence_penalty)
         links.append(llama_cpp.llama_sampler_init_penalties(n_vocab, last_n, *penalties))
-    if s.temperature == 0:
+    if s.temperature < LEAST_TEMPERATURE:
         links.append(llama_cpp.llama_sampler_init_greedy())
     else:
         links += [
@@ -55,35 +52,7 @@ def gbnf(sampling: Sampling) -> str | None:
     """The grammar that these options ask for, if any."""
     if sampling.json_schema is None:
         return sampling.grammar
-    try:
-        _check_bounds(sampling.json_schema)
-        return json_schema_to_gbnf(json.dumps(sampling.json_schema))
-    except SCHEMA_ERRORS as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise SamplingError(
-            f"this JSON schema cannot be turned into a grammar: {reason}"
-        ) from error
-
-
-def _check_bounds(schema: object) -> None:
-    """Raise ValueError for bounds that the grammar, which writes every repetition out, is not for.
-
-    Of a billion of them no memory would be left.
-    """
-    left = [schema]
-    while left:
-        part = left.pop()
-        if isinstance(part, dict):
-            left += part.values()
-            bounds = [(name, part.get(name)) for name in BOUNDS]
-            pattern = part.get("pattern")
-            counts = re.findall(r"[{,](\d+)(?=[,}])", pattern if isinstance(pattern, str) else "")
-            bounds += [("a number in its pattern", int(count[:9])) for count in counts]
-            for name, bound in bounds:
-                if isinstance(bound, int) and bound > MOST_BOUND:
-                    raise ValueError(f"{name} is {bound}, and may be {MOST_BOUND} at most")
-        elif isinstance(part, list):
-            left += part
+    return schema_to_gbnf(sampling.json_schema)
 
 
 class Sampler:
@@ -95,7 +64,7 @@ class Sampler:
         self._chain = None
         text = gbnf(sampling)
         if text is not None:
-            self._grammar = _grammar(text, model)
+            self._grammar = grammar_sampler(text, model)
             self._candidates = np.zeros(self._n_vocab, CANDIDATE)
             self._ids = np.arange(self._n_vocab, dtype=np.int32)
         self._chain = build_chain(sampling, self._n_vocab, n_ctx)
@@ -111,22 +80,26 @@ class Sampler:
         """Choose and accept the next token. `logits()` [n_vocab] is called only with a grammar.
 
         `index` is the position in the last batch whose logits these are, by default its last one.
-        Raises SamplingError when the grammar lets no token follow.
+        Raises SamplingError when the grammar lets no token follow, or takes too long to say so.
         """
         if self._grammar is None:
             return int(llama_cpp.llama_sampler_sample(self._chain, ctx, index))
+        begin = time.thread_time()
         token = self._choose(logits(), by_grammar=False)
         if not self._allowed(token):  # trying every token of the vocabulary is slow
             token = self._choose(logits(), by_grammar=True)
         llama_cpp.llama_sampler_accept(self._grammar, token)
         llama_cpp.llama_sampler_accept(self._chain, token)
+        # Ambiguous grammars have ever more ways to go on.
+        if time.thread_time() - begin > MOST_GRAMMAR_SECONDS:
+            raise SamplingError("this grammar has too many ways to go on: make it less ambiguous")
         return token
 
     def _choose(self, logits: np.ndarray, *, by_grammar: bool) -> int:
         candidates = self._candidates
         candidates["id"] = self._ids
         candidates["logit"] = logits
-        array = _token_data_array(candidates)
+        array = token_data_array(candidates)
         if by_grammar:
             llama_cpp.llama_sampler_apply(self._grammar, ctypes.byref(array))
             # An exception inside llama.cpp's accept() would end the process.
@@ -138,7 +111,7 @@ class Sampler:
     def _allowed(self, token: int) -> bool:
         one = np.zeros(1, CANDIDATE)
         one["id"], one["logit"] = token, 1.0
-        array = _token_data_array(one)
+        array = token_data_array(one)
         llama_cpp.llama_sampler_apply(self._grammar, ctypes.byref(array))
         return bool(np.isfinite(one["logit"][0]))
 
@@ -147,14 +120,17 @@ class Sampler:
 CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 
 
-def _token_data_array(candidates: np.ndarray) -> llama_cpp.llama_token_data_array:
+def token_data_array(candidates: np.ndarray) -> llama_cpp.llama_token_data_array:
+    """Candidates, of type CANDIDATE `[n]`, as samplers take them; they must outlive it."""
     data = candidates.ctypes.data_as(llama_cpp.llama_token_data_p)
     return llama_cpp.llama_token_data_array(
         data=data, size=len(candidates), selected=-1, sorted=False
     )
 
 
-def _grammar(text: str, model: backend.Model) -> llama_cpp.llama_sampler_p:
+def grammar_sampler(text: str, model: backend.Model) -> llama_cpp.llama_sampler_p:
+    """llama.cpp's sampler of a GBNF grammar; the caller frees it. Raises SamplingError."""
+
     def is_token(name: str) -> bool:
         return len(Tokenizer(model).encode(name, special=True)) == 1
 

@@ -25,8 +25,9 @@ from reellama.gguf_tools.locate import find
 from reellama.gguf_tools.text.chat_template import ChatTemplate
 from reellama.models import prompt_format
 from reellama.models.open_bundle import ENCODED_FRAMES, open_bundle, search_bundle
-from reellama.pipeline.llm.batching import Batcher, GenerationJob
+from reellama.pipeline.llm.batching import Batcher
 from reellama.pipeline.llm.engine import Token
+from reellama.pipeline.llm.generation_job import GenerationJob
 from reellama.pipeline.llm.generation_options import GenerationOptions
 from reellama.pipeline.llm.prompt import Prompt, Text, TokenizedPrompt
 from reellama.pipeline.long_video.video_index import CACHE_FOLDER, VideoIndex, index_video

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
 
+from reellama.pipeline.server.client_errors import error_body
 from reellama.pipeline.server.guard import Cors, Guard
 from reellama.pipeline.server.metrics import Metrics
 from reellama.pipeline.server.ollama import generate_routes
@@ -24,6 +28,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await asyncio.to_thread(service.store.sweep)
         yield
         await service.close()
 
@@ -40,14 +45,21 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(openai_routes.router)
 
     @app.get("/healthz")
-    async def healthz() -> dict[str, str]:
-        """Whether the server answers."""
-        return {"status": "ok"}
+    async def healthz() -> JSONResponse:
+        """Whether the server answers, and can go on answering."""
+        failed = service.models.failure
+        return JSONResponse({"status": "failed" if failed else "ok"}, 503 if failed else 200)
 
     @app.get("/metrics")
     async def read_metrics() -> Response:
         """Counts for Prometheus."""
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.exception_handler(HTTPException)
+    async def refuse(request: Request, error: HTTPException) -> JSONResponse:
+        """Paths and methods that there are none of, in the words of their protocol."""
+        body = error_body(request.url.path, error.status_code, str(error.detail))
+        return JSONResponse(body, error.status_code, error.headers)
 
     app.add_middleware(Cors, settings=settings)
     app.add_middleware(Guard, settings=settings, metrics=metrics)

@@ -10,6 +10,7 @@ import hmac
 import json
 import socket
 import time
+from contextvars import ContextVar
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from urllib.parse import urlsplit
 
@@ -17,9 +18,12 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.pipeline.server.client_errors import error_body, told
 from reellama.pipeline.server.logs import log
 from reellama.pipeline.server.metrics import Metrics
 from reellama.pipeline.server.settings import Settings
+from reellama.pipeline.server.timeouts import in_time
 
 # Programs with a browser inside, which have no host.
 APP_SCHEMES = ("app", "file", "tauri", "vscode-webview")
@@ -27,8 +31,17 @@ UNGUARDED_PATHS = ("/healthz",)  # tells nothing, and is asked by those who have
 BLOBS = "/api/blobs/"  # whole models: they go to the disk piece by piece
 
 
-class BodyTooLarge(Exception):
-    """A body with more bytes than are taken."""
+# The address of the client whose request is answered.
+CLIENT: ContextVar[str] = ContextVar("client", default="")
+
+
+class BodyTooLarge(ReellamaError):
+    """A body with more bytes than are taken. `status` is HTTP's."""
+
+    status = 413
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"the request has more than {limit} bytes")
 
 
 class Names:
@@ -77,6 +90,7 @@ class Guard:
         """Pass a request on, or answer it with what is wrong."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
+        CLIENT.set((scope.get("client") or ("",))[0])
         begin, status = time.perf_counter(), 499  # nobody waited for the response
 
         async def note(message: Message) -> None:
@@ -90,12 +104,13 @@ class Guard:
             if problem := self._problem(scope):
                 await _refuse(scope, note, *problem)
             else:
-                await self.app(scope, self._limited(scope, receive), note)
-        except BodyTooLarge:
-            limit = self.settings.max_body
-            await _refuse(scope, note, 413, f"the request has more than {limit} bytes")
+                await self.app(scope, self._limited(scope, in_time(receive)), note)
         except ClientDisconnect:
             pass
+        except Exception as error:
+            if status != 499:  # an answer has begun: it can only break off
+                raise
+            await _refuse(scope, note, *told(error))
         finally:
             seconds = round(time.perf_counter() - begin, 4)
             fields = {"method": scope["method"], "path": scope["path"][:200], "status": status}
@@ -105,15 +120,17 @@ class Guard:
     def _problem(self, scope: Scope) -> tuple[int, str] | None:
         headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
         host = _host(headers.get(b"host", ""))
-        if not self.names.are_ours(host):
+        nameless = b"host" not in headers and scope["http_version"] == "1.0"  # and no browser's
+        if not (nameless or self.names.are_ours(host)):
             return 403, "this name is not one of the server's; start it with --allow-host NAME"
         origin = headers.get(b"origin")
         if origin and not self.names.may_call(origin):
             return 403, "pages of this origin may not call; start the server with --allow-host NAME"
         token = self.settings.token
         if token and scope["path"] not in UNGUARDED_PATHS and scope["method"] != "OPTIONS":
-            given = headers.get(b"authorization", "")
-            if not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
+            scheme, _, given = headers.get(b"authorization", "").partition(" ")
+            fits = hmac.compare_digest(given.strip().encode(), token.encode())
+            if not fits or scheme.lower() != "bearer":
                 return 401, "send the server's token as a bearer token"
         length = headers.get(b"content-length", "0")
         too_long = length.isdecimal() and int(length) > self.settings.max_body
@@ -135,7 +152,7 @@ class Guard:
             message = await receive()
             n += len(message.get("body", b""))
             if n > self.settings.max_body:
-                raise BodyTooLarge
+                raise BodyTooLarge(self.settings.max_body)
             return message
 
         return counted
@@ -149,7 +166,9 @@ def _address(host: str) -> IPv4Address | IPv6Address | None:
 
 
 def _host(netloc: str) -> str:
-    """The host of "host:port", in small letters."""
+    """The host of "host:port", in small letters; "" for what is neither that nor "host"."""
+    if any(letter in netloc for letter in "@/?#\\ "):
+        return ""
     try:
         return (urlsplit(f"//{netloc}").hostname or "").rstrip(".")
     except ValueError:
@@ -163,9 +182,7 @@ def _route(scope: Scope) -> str:
 
 async def _refuse(scope: Scope, send: Send, status: int, message: str) -> None:
     """An error in the shape of the protocol that the path belongs to."""
-    inner = {"message": message, "type": "invalid_request_error", "param": None, "code": None}
-    openai = scope["path"].startswith("/v1/")
-    body = json.dumps({"error": inner if openai else message}).encode()
+    body = json.dumps(error_body(scope["path"], status, message)).encode()
     headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
     headers += [(b"content-length", str(len(body)).encode())]
     headers += [(b"www-authenticate", b"Bearer")] if status == 401 else []

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from reellama.gguf_tools.atomic_write import stamp
 from reellama.pipeline.llm.batching import Batcher
 from reellama.pipeline.llm.text_embedding import TextEmbedder
+from reellama.pipeline.server.keep_alive import LONGEST
+from reellama.pipeline.server.logs import log
 from reellama.pipeline.server.model_registry import RegisteredModel
 from reellama.pipeline.server.model_store import Store
 from reellama.pipeline.server.settings import Settings
 
-FOR_EVER = timedelta(days=36500)
+FOR_EVER = timedelta(seconds=LONGEST)
 # With less than this share of the memory free, models that nobody uses are unloaded.
 MIN_FREE_MEMORY = 0.05
 CHECK_SECONDS = 5.0  # seconds
@@ -63,12 +67,12 @@ class LoadedModel:
         """Whether any of its files was written since it was loaded."""
         return any(stamp(path) != before for path, before, _ in self.key)
 
-    def embed(self, texts: list[str]) -> tuple[list[list[float]], int]:
+    def embed(self, texts: list[str], **options: Any) -> tuple[list[list[float]], int]:
         """See `TextEmbedder.embed`."""
         if self.embedder is None:
             n_ctx = min(2048, self.n_ctx)
             self.embedder = TextEmbedder(self.batcher.model, self.batcher.tokenizer, n_ctx)
-        return self.embedder.embed(texts)
+        return self.embedder.embed(texts, **options)
 
     def close(self) -> None:
         """Free its memory."""
@@ -82,8 +86,13 @@ class ModelPool:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        # What has died, if anything: then only another process helps. `on_failure` is called when
+        # that happens, in another thread.
+        self.failure = ""
+        self.on_failure: Callable[[], None] = lambda: None
         self._loaded: dict[Key, LoadedModel] = {}
         self._loading = asyncio.Lock()  # one at a time: the second may need the memory of the first
+        self._acquiring: set[asyncio.Task[tuple[LoadedModel, float]]] = set()
         self._watch: asyncio.Task[None] | None = None
 
     def loaded(self) -> list[LoadedModel]:
@@ -93,7 +102,30 @@ class ModelPool:
     async def acquire(
         self, known: RegisteredModel, keep_alive: float | None
     ) -> tuple[LoadedModel, float]:
-        """A model to use, and the seconds that loading it took; give it to `release` afterwards."""
+        """A model to use, and the seconds that loading it took; give it to `release` afterwards.
+
+        Loading cannot be stopped: when nobody waits for it any more, the model stays for the next.
+        """
+        task = asyncio.ensure_future(self._acquire(known, keep_alive))
+        self._acquiring.add(task)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(self._abandon)
+            raise
+        finally:
+            task.add_done_callback(self._acquiring.discard)
+
+    def _abandon(self, task: asyncio.Task[tuple[LoadedModel, float]]) -> None:
+        """Release a model that was acquired for somebody who has left."""
+        if not task.cancelled() and task.exception() is None:
+            loaded, _ = task.result()
+            loaded.users -= 1
+            loaded.used = time.monotonic()
+
+    async def _acquire(
+        self, known: RegisteredModel, keep_alive: float | None
+    ) -> tuple[LoadedModel, float]:
         lora = self._adapters(known)
         llm: list[tuple[Path, float | None]] = [(path, None) for path in known.files]
         key = tuple((path, stamp(path), scale) for path, scale in [*llm, *lora])
@@ -124,6 +156,7 @@ class ModelPool:
             self._watch.cancel()
             with suppress(asyncio.CancelledError):
                 await self._watch
+        await asyncio.gather(*self._acquiring, return_exceptions=True)
         for loaded in list(self._loaded.values()):
             await self._unload(loaded)
 
@@ -147,8 +180,14 @@ class ModelPool:
             n_threads=settings.n_threads,
             n_gpu_layers=settings.n_gpu_layers,
             lora=lora,
+            on_failure=self._tell_failure,
         )
         return LoadedModel(known.service_name, key, batcher, 0.0, settings.keep_alive)
+
+    def _tell_failure(self) -> None:
+        self.failure = "the thread of a model has died"
+        log.critical(self.failure)
+        self.on_failure()
 
     async def _let_go_of_changed(self) -> None:
         """Unload models whose files have changed, once nobody uses them: nobody will again."""

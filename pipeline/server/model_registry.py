@@ -21,7 +21,13 @@ from reellama.gguf_tools.inspection.file_summary import json_value
 from reellama.gguf_tools.locate import find
 from reellama.gguf_tools.locate.naming import HUB_PREFIX, OLLAMA_PREFIX
 from reellama.gguf_tools.locate.vision_models import find_mmproj
-from reellama.pipeline.server.model_store import DEFAULT_TAG, Manifest, Store, StoreError
+from reellama.pipeline.server.model_store import (
+    DEFAULT_TAG,
+    Manifest,
+    Store,
+    StoreError,
+    short_name,
+)
 
 if TYPE_CHECKING:
     from reellama.models.open_bundle import VideoBundle
@@ -161,7 +167,7 @@ def look_up_model(name: str, settings: Settings, store: Store) -> RegisteredMode
         seeing = _bundle(manifest.bundle) if manifest.bundle else bundle
         path = store.file(manifest.llm) if manifest.llm else _llm(settings, seeing)
         return RegisteredModel(manifest.name, path, manifest, _fitting(seeing, path))
-    bare = name.removesuffix(f":{DEFAULT_TAG}")
+    bare = short_name(name)
     if bare.lower() == bundle.name.lower():
         path = _llm(settings, bundle)
         said = Manifest(f"{bundle.name}:{DEFAULT_TAG}", system=bundle.system)
@@ -174,6 +180,11 @@ def look_up_model(name: str, settings: Settings, store: Store) -> RegisteredMode
         raise StoreError(f"model '{name}' not found", 404) from error
     sees = _vision_bundle(path) or _fitting(bundle, path)
     return RegisteredModel(bare, path, Manifest(name, llm=str(path)), sees)
+
+
+def open_registered_bundle(settings: Settings) -> VideoBundle:
+    """The bundle that the server was started with."""
+    return _bundle(settings.bundle, settings.mmproj)
 
 
 def all_models(settings: Settings, store: Store) -> list[RegisteredModel]:

@@ -14,8 +14,9 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -32,6 +33,8 @@ DEFAULT_HOST, DEFAULT_NAMESPACE, DEFAULT_TAG = (
 )  # what is left out of a name
 # A part begins with a letter, a digit or "_", so none is "..", empty, hidden or holds a slash.
 NAME_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}", re.ASCII)
+INCOMING_SECONDS = 600  # after which half a blob that nothing was added to is nobody's
+BLOB_SECONDS = 3600  # after which a blob that no model names will not be named any more
 CHUNK_BYTES = 1 << 20  # bytes read at a time
 DIGEST = re.compile(r"sha256[:-]([0-9a-f]{64})")
 
@@ -82,6 +85,24 @@ class ModelName:
         return "/".join([*place, f"{self.model}:{self.tag}"])
 
 
+def short_name(text: str) -> str:
+    """A name without what Ollama leaves out: "mini" for "library/Mini:LATEST"'s small letters.
+
+    >>> short_name("library/mini:LATEST"), short_name("owner/mini"), short_name("not a name")
+    ('mini', 'owner/mini', 'not a name')
+    """
+    try:
+        name = ModelName.parse(text)
+    except StoreError:
+        return text
+    place = (name.host.lower(), name.namespace.lower())
+    known = place == (DEFAULT_HOST, DEFAULT_NAMESPACE)
+    tag = "" if name.tag.lower() == DEFAULT_TAG else f":{name.tag}"
+    if known:
+        return name.model + tag
+    return text if tag else text.rpartition(":")[0] if text.lower().endswith(":latest") else text
+
+
 @dataclass(frozen=True)
 class Manifest:
     """What belongs together under a name.
@@ -112,6 +133,11 @@ class Manifest:
         """SHA-256 of what it says, without its name and date, in hexadecimal."""
         said = {k: v for k, v in asdict(self).items() if k not in ("name", "modified_at")}
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def is_uploaded(self) -> bool:
+        """Whether its GGUF is one that a client sent."""
+        return DIGEST.fullmatch(self.llm) is not None
 
     @property
     def blobs(self) -> set[str]:
@@ -211,6 +237,26 @@ class Store:
         self._make(target.parent)
         os.replace(path, target)
         return digest
+
+    def sweep(self) -> None:
+        """Remove what a server that was killed left: half a blob, and blobs that no model has.
+
+        What is young may be on its way in, through another server too.
+        """
+        now = time.time()
+        for path in (*self.root.glob("blobs/.incoming-*"), *self.root.glob(".quantizing-*")):
+            with suppress(OSError):
+                if now - path.stat().st_mtime > INCOMING_SECONDS:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+        paths = list((self.root / "manifests").glob("*/*/*/*.json"))
+        manifests = [_read(path) for path in paths]
+        if None in manifests:  # whose blobs it has is not known
+            return
+        used = {self.blob(digest) for each in manifests if each for digest in each.blobs}
+        for path in self.root.glob("blobs/sha256-*"):
+            with suppress(OSError):
+                if path not in used and now - path.stat().st_mtime > BLOB_SECONDS:
+                    path.unlink()
 
     def _path(self, name: ModelName) -> Path:
         # Small letters, so that names that differ in that only are one on every file system.

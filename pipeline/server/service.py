@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.text.chat_template import ChatTemplate
-from reellama.models.prompt_format import AFTER_VIDEO
-from reellama.pipeline.llm.batching import GenerationJob, GenerationStats
 from reellama.pipeline.llm.engine import Token
+from reellama.pipeline.llm.generation_job import GenerationJob, GenerationStats
 from reellama.pipeline.llm.generation_options import GenerationOptions
 from reellama.pipeline.llm.prompt import Prompt, Text, TokenizedPrompt
+from reellama.pipeline.server.conversation_fit import (
+    Conversation,
+    ServiceMessage,
+    before_text,
+    fit_conversation,
+)
+from reellama.pipeline.server.guard import CLIENT
 from reellama.pipeline.server.loaded_models import LoadedModel, ModelPool
 from reellama.pipeline.server.media.media_encoder import MediaEncoder, MediaLimits
 from reellama.pipeline.server.media.soft_token_cache import SoftTokenCache
 from reellama.pipeline.server.metrics import Metrics
 from reellama.pipeline.server.model_registry import RegisteredModel, look_up_model
 from reellama.pipeline.server.model_store import Store
+from reellama.pipeline.server.sandbox.grammars import Grammars
+from reellama.pipeline.server.sandbox.sandbox import Sandbox
+from reellama.pipeline.server.sandbox.sandboxed_template import SandboxedTemplate
 from reellama.pipeline.server.settings import Settings
 from reellama.pipeline.server.video_options import DEFAULT_VIDEO_OPTIONS, VideoOptions
 
 RETRY_AFTER = 2  # seconds
-# Share of the context that is kept free for the answer when a long conversation is cut.
-ANSWER_ROOM = 4
 ANY_JSON_OBJECT: dict[str, Any] = {"type": "object"}
 
 
@@ -37,15 +46,6 @@ class ServiceError(ReellamaError):
     ) -> None:
         super().__init__(message)
         self.status, self.headers = status, headers
-
-
-@dataclass(frozen=True)
-class ServiceMessage:
-    """One message; `media` are the bytes of its pictures and videos, in order."""
-
-    role: str
-    content: str
-    media: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,16 +62,6 @@ class RequestOptions:
     response_format: str | dict[str, Any] | None = None
     video: VideoOptions = DEFAULT_VIDEO_OPTIONS
 
-    @property
-    def bound_generation(self) -> GenerationOptions:
-        """The generation, its sampling bound to the response format."""
-        if self.response_format is None:
-            return self.generation
-        wanted = self.response_format
-        schema = wanted if isinstance(wanted, dict) else ANY_JSON_OBJECT
-        sampling = replace(self.generation.sampling, json_schema=schema)
-        return replace(self.generation, sampling=sampling)
-
 
 class Generation:
     """An answer as it comes: an async iterator of tokens. `stats` is complete after the last.
@@ -86,7 +76,13 @@ class Generation:
         self._tokens: asyncio.Queue[Token | Exception | None] = asyncio.Queue()
         self._done = False
 
-    def start(self, loaded: LoadedModel, layout: TokenizedPrompt, options: RequestOptions) -> None:
+    async def start(
+        self,
+        loaded: LoadedModel,
+        layout: TokenizedPrompt,
+        generation: GenerationOptions,
+        n_ctx: int | None,
+    ) -> None:
         """Hand the prompt to the model. Raises ReellamaError when it does not fit."""
         loop = asyncio.get_running_loop()
 
@@ -96,11 +92,13 @@ class Generation:
         self._job = GenerationJob(
             layout,
             tell,
-            options.bound_generation,
-            min(options.n_ctx or loaded.n_ctx, loaded.n_ctx),
-            self.stats,
+            generation,
+            min(n_ctx or loaded.n_ctx, loaded.n_ctx),
+            stats=self.stats,
+            client=CLIENT.get(),
         )
-        loaded.batcher.submit(self._job)
+        # In a thread: a grammar is parsed there.
+        await asyncio.to_thread(loaded.batcher.submit, self._job)
 
     def __aiter__(self) -> AsyncIterator[Token]:
         return self
@@ -130,6 +128,8 @@ class Service:
         self.settings = settings
         self.metrics = metrics or Metrics()
         self.models = ModelPool(settings)
+        self.sandbox = Sandbox()
+        self.grammars = Grammars(self.sandbox)
         self.store = Store(settings.store)
         limits = MediaLimits(
             max_bytes=settings.max_body,
@@ -155,6 +155,7 @@ class Service:
 
     async def close(self) -> None:
         """Unload everything."""
+        self.sandbox.close()
         await self.models.close()
 
     async def chat(
@@ -168,10 +169,10 @@ class Service:
 
         async def lay_out(loaded: LoadedModel) -> TokenizedPrompt:
             soft = [await self._see(known, message.media, options.video) for message in messages]
-            template = _template(known, None)
-            return await asyncio.to_thread(
-                _fit, loaded, template, _with_system(messages, known), soft, options
-            )
+            whole = _with_system(messages, known)
+            none: list[Prompt] = [[] for _ in whole[len(soft) :]]  # a system prompt sees nothing
+            conversation = list(zip(whole, [*none, *soft], strict=True))
+            return await self._fit(loaded, known, None, conversation, options)
 
         return await self._generate(known, lay_out, options)
 
@@ -197,28 +198,88 @@ class Service:
             if raw:
                 text = Text(prompt, special=True)
                 return await asyncio.to_thread(
-                    loaded.batcher.tokenize_prompt, [*_before_text(soft), text]
+                    loaded.batcher.tokenize_prompt, [*before_text(soft), text]
                 )
             said = [ServiceMessage("system", system)] if system else []
             messages = _with_system([*said, ServiceMessage("user", prompt)], known)
-            found = [*[[] for _ in said], soft]
-            chosen = _template(known, template)
-            return await asyncio.to_thread(_fit, loaded, chosen, messages, found, options)
+            found: list[Prompt] = [*([] for _ in messages[:-1]), soft]
+            conversation = list(zip(messages, found, strict=True))
+            return await self._fit(loaded, known, template, conversation, options)
 
         return await self._generate(known, lay_out, options)
 
-    async def embed(self, model: str, texts: Sequence[str]) -> tuple[list[list[float]], int]:
+    async def embed(
+        self,
+        model: str,
+        texts: Sequence[str],
+        *,
+        truncate: bool = True,
+        keep_alive: float | None = None,
+    ) -> tuple[list[list[float]], int]:
         """Unit vectors, and how many tokens were read. Raises like `chat`."""
+        gone = threading.Event()
         known = await self._find(model)
         self._enter()
         try:
-            loaded, _ = await self.models.acquire(known, None)
+            loaded, _ = await self.models.acquire(known, keep_alive)
             try:
-                return await asyncio.to_thread(loaded.embed, list(texts))
+                return await asyncio.to_thread(
+                    loaded.embed, list(texts), truncate=truncate, cancelled=gone.is_set
+                )
             finally:
+                gone.set()  # also when the client has left, and the thread goes on
                 await self.models.release(loaded)
         finally:
             self.active -= 1
+
+    async def check_template(self, source: str) -> None:
+        """Raise ReellamaError for a chat template that cannot be used."""
+        question = [{"role": "user", "content": "?"}]
+        await self.sandbox.call(lambda child: SandboxedTemplate(child, source).render(question))
+
+    async def _fit(
+        self,
+        loaded: LoadedModel,
+        known: RegisteredModel,
+        template: str | None,
+        conversation: Conversation,
+        options: RequestOptions,
+    ) -> TokenizedPrompt:
+        """The conversation laid out.
+
+        The template of a GGUF on this machine is trusted; what clients sent is sandboxed, the
+        template of a GGUF that one uploaded too.
+        """
+        limit = min(options.n_ctx or loaded.n_ctx, loaded.n_ctx)
+        fit = partial(
+            fit_conversation,
+            conversation=conversation,
+            limit=limit,
+            max_tokens=options.generation.max_tokens,
+        )
+        file, source = known.gguf, template or known.manifest.template
+        own = file.chat_template if known.manifest.is_uploaded else ""
+        if not (source or own):
+            return await asyncio.to_thread(fit, loaded.batcher, ChatTemplate.from_gguf(file))
+        bos, eos = file.token("bos"), file.token("eos")
+        return await self.sandbox.call(
+            lambda child: fit(
+                loaded.batcher,
+                SandboxedTemplate(child, source or own or "", bos, eos, strict=bool(source)),
+            )
+        )
+
+    async def _bound(self, known: RegisteredModel, options: RequestOptions) -> GenerationOptions:
+        """How to generate, the sampling bound to the response format."""
+        wanted = options.response_format
+        if wanted is None:
+            return options.generation
+        sampling = options.generation.sampling
+        if isinstance(wanted, dict):
+            sampling = replace(sampling, grammar=await self.grammars.get(wanted, known.path))
+        else:
+            sampling = replace(sampling, json_schema=ANY_JSON_OBJECT)
+        return replace(options.generation, sampling=sampling)
 
     async def _find(self, model: str) -> RegisteredModel:
         return await asyncio.to_thread(look_up_model, model, self.settings, self.store)
@@ -252,7 +313,8 @@ class Service:
         try:
             loaded, seconds = await self.models.acquire(known, options.keep_alive)
             generation.stats.load_seconds = seconds
-            generation.start(loaded, await lay_out(loaded), options)
+            bound = await self._bound(known, options)
+            await generation.start(loaded, await lay_out(loaded), bound, options.n_ctx)
         except BaseException:
             await generation.aclose()
             raise
@@ -281,64 +343,3 @@ def _with_system(
     if any(message.role == "system" for message in messages):
         return list(messages)
     return [ServiceMessage("system", known.bundle.system), *messages]
-
-
-def _template(known: RegisteredModel, given: str | None) -> ChatTemplate:
-    """The template that a request gives, a model was created with, or its GGUF has (in Jinja)."""
-    file = known.gguf
-    source = given or known.manifest.template
-    if not source:
-        return ChatTemplate.from_gguf(file)
-    template = ChatTemplate(source, file.token("bos"), file.token("eos"))
-    template.render([{"role": "user", "content": "?"}])
-    if template.problem:
-        raise ServiceError(f"{template.problem}; templates are written in Jinja here")
-    return template
-
-
-def _fit(
-    loaded: LoadedModel,
-    template: ChatTemplate,
-    messages: Sequence[ServiceMessage],
-    videos: Sequence[Prompt],
-    options: RequestOptions,
-) -> TokenizedPrompt:
-    """The conversation laid out, without the oldest turns that do not fit; videos move up.
-
-    `videos` are those of the last `len(videos)` messages.
-    """
-    none: list[Prompt] = [[] for _ in messages[len(videos) :]]
-    kept = list(zip(messages, [*none, *videos], strict=True))
-    limit = min(options.n_ctx or loaded.n_ctx, loaded.n_ctx)
-    most = options.generation.max_tokens
-    reserve = min(most if most > 0 else limit, limit // ANSWER_ROOM)
-    while True:
-        layout = loaded.batcher.tokenize_prompt(_prompt(template, kept))
-        turns = [i for i, (message, _) in enumerate(kept) if message.role != "system"]
-        if len(layout.keys) + reserve <= limit or len(turns) < 2:
-            return layout
-        _, seen = kept.pop(turns[0])
-        heir = next(i for i in range(turns[0], len(kept)) if kept[i][0].role != "system")
-        if kept[heir][0].role == "assistant" and heir + 1 < len(kept):
-            _, more = kept.pop(heir)  # an answer without its question
-            seen = [*seen, *more]
-        message, own = kept[heir]
-        kept[heir] = message, [*seen, *own]
-
-
-def _prompt(
-    template: ChatTemplate, conversation: Sequence[tuple[ServiceMessage, Prompt]]
-) -> Prompt:
-    """What the model reads: each message's videos before its words."""
-    messages = [{"role": m.role, "content": m.content} for m, _ in conversation]
-    left = dict(enumerate(videos for _, videos in conversation))
-    prompt: Prompt = []
-    for segment in template.render(messages):
-        if segment.content is not None:  # a template may place a content twice: videos once
-            prompt += _before_text(left.pop(segment.content, []))
-        prompt.append(Text(segment.text, segment.special))
-    return prompt
-
-
-def _before_text(videos: Prompt) -> Prompt:
-    return [*videos, Text(AFTER_VIDEO)] if videos else []

@@ -23,8 +23,9 @@ from reellama.pipeline.video.source import VideoError
 _STATE_DURATION = {"mov", "matroska", "avi", "flv", "asf"}
 # FFmpeg's reader of text terminals turns any .txt file into a film of its letters.
 _NOT_VIDEO = {"tty"}
-# A playlist must not make us fetch anything: nothing leaves the machine.
-_OPTIONS = {"protocol_whitelist": "file,crypto,data"}
+# A playlist must not make us fetch anything: nothing leaves the machine. A process that reads what
+# nobody trusts allows less, before it opens anything.
+OPEN_OPTIONS = {"protocol_whitelist": "file,crypto,data"}
 # Tags that are not UTF-8 are no reason to refuse a video. PyAV 19 replaces what is none by itself.
 _METADATA: dict[str, Any] = (
     {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
@@ -49,7 +50,7 @@ class Container:
     def _open(self) -> None:
         try:
             # "file:" keeps FFmpeg from reading "12:30.mp4" as a protocol named "12".
-            container = av.open(f"file:{self.path}", options=_OPTIONS, **_METADATA)
+            container = av.open(f"file:{self.path}", options=OPEN_OPTIONS, **_METADATA)
         except (FFmpegError, ValueError) as error:
             raise VideoError(_open_error(self.path, error)) from None
         try:

@@ -13,6 +13,7 @@ import uvicorn
 
 from reellama.pipeline.server.app import create_app
 from reellama.pipeline.server.settings import Settings
+from reellama.pipeline.server.timeouts import uvicorn_config
 
 
 @contextmanager
@@ -22,7 +23,7 @@ def serving(**settings: Any) -> Iterator[str]:
     Nothing is kept on disk between runs unless the settings say where.
     """
     app = create_app(Settings(**{"cache": None, **settings}))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    server = uvicorn.Server(uvicorn_config(app, log_level="warning"))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

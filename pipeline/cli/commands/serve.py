@@ -99,6 +99,7 @@ def run(place: ListenOptions, load: ServedModelOptions, log_level: str, unit: st
     from reellama.pipeline.cli.console import note
     from reellama.pipeline.server import logs
     from reellama.pipeline.server.app import create_app
+    from reellama.pipeline.server.timeouts import uvicorn_config
 
     if log_level not in logs.LEVELS:
         raise BadParameter(f"--log-level is one of {', '.join(logs.LEVELS)}")
@@ -106,16 +107,19 @@ def run(place: ListenOptions, load: ServedModelOptions, log_level: str, unit: st
     _check(settings)
     listener = _listen(place.host, place.port)
     logs.set_up(log_level)
-    config = uvicorn.Config(
-        create_app(settings), log_config=None, access_log=False, timeout_graceful_shutdown=5
-    )
+    app = create_app(settings)
+    server = uvicorn.Server(uvicorn_config(app, log_config=None, access_log=False))
+    models = app.state.service.models
+    models.on_failure = lambda: setattr(server, "should_exit", True)
     shown = f"[{place.host}]" if ":" in place.host else place.host
     note(f"serving on http://{shown}:{listener.getsockname()[1]} (Ctrl-C stops)")
-    uvicorn.Server(config).run(sockets=[listener])
+    server.run(sockets=[listener])
+    if models.failure:  # whoever supervises this process starts another one
+        raise ReellamaError(f"{models.failure}; see the log")
 
 
 def _settings(place: ListenOptions, load: ServedModelOptions) -> Settings:
-    from reellama.pipeline.server.ollama.ollama_schemas import parse_keep_alive
+    from reellama.pipeline.server.keep_alive import parse_keep_alive
     from reellama.pipeline.server.settings import Settings
 
     try:

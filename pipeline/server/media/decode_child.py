@@ -19,6 +19,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+# Pixels of all frames of an animation, in those that one frame may have.
+ANIMATION = 8
+# FFmpeg's demuxers of the files that `sniff` lets pass, and no others: not those of playlists,
+# which open further files and addresses.
+FORMATS = "mov,matroska,webm,avi,flv,ogg,mpegts,gif,webp_pipe,png_pipe,jpeg_pipe,bmp_pipe,image2"
+
+OPEN_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
+
 
 class MediaTooLarge(Exception):
     """More pixels or seconds than are taken; the message is one line for people."""
@@ -61,11 +69,13 @@ def limit(seconds: int, memory: int) -> None:
 
 def decode(request: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
     """The header of the answer, and the frames, uint8 `[height, width, 3]`."""
+    from reellama.pipeline.video import container
     from reellama.pipeline.video.clip import read_frames
     from reellama.pipeline.video.read_options import VideoReadOptions
     from reellama.pipeline.video.source import VideoError
 
     path = Path(request["path"])
+    container.OPEN_OPTIONS.update(OPEN_OPTIONS)
     try:
         for file in sorted(path.iterdir()) if path.is_dir() else [path]:
             check(file, request["max_pixels"], request["max_seconds"])
@@ -84,16 +94,23 @@ def check(path: Path, max_pixels: int, max_seconds: float) -> None:
     from PIL import Image
 
     Image.MAX_IMAGE_PIXELS = None  # the limit is ours
+    n_frames = 1
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(path, formats=("PNG", "JPEG", "GIF", "WEBP", "BMP")) as image:
                 width, height = image.size
+                n_frames = getattr(image, "n_frames", 1)  # each is drawn over the one before
     except (OSError, ValueError, SyntaxError):  # not a picture, or one that read_frames will refuse
         width, height = check_video(path, max_seconds)
     if width * height > max_pixels:
         raise MediaTooLarge(
             f"frames of {width}x{height} pixels: at most {max_pixels / 1e6:.1f} million are taken"
+        )
+    if width * height * n_frames > ANIMATION * max_pixels:
+        raise MediaTooLarge(
+            f"an animation of {n_frames} frames of {width}x{height} pixels: at most "
+            f"{ANIMATION * max_pixels / 1e6:.0f} million are taken in all"
         )
 
 
@@ -102,7 +119,7 @@ def check_video(path: Path, max_seconds: float) -> tuple[int, int]:
     import av
 
     try:
-        with av.open(f"file:{path}", options={"protocol_whitelist": "file"}) as container:
+        with av.open(f"file:{path}", options=OPEN_OPTIONS) as container:
             check_seconds((container.duration or 0) / av.time_base, max_seconds)
             contexts = [stream.codec_context for stream in container.streams.video]
             sizes = [(c.width, c.height) for c in contexts if c is not None]

@@ -17,6 +17,7 @@ from fastapi.responses import JSONResponse
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.pipeline.llm.engine import Token
 from reellama.pipeline.llm.generation_options import GenerationOptions
+from reellama.pipeline.server.conversation_fit import ServiceMessage
 from reellama.pipeline.server.disconnects import cancel_on_disconnect
 from reellama.pipeline.server.media.fetch import read_path
 from reellama.pipeline.server.media.media_encoder import decode_base64
@@ -29,7 +30,7 @@ from reellama.pipeline.server.ollama.ollama_schemas import (
     OllamaChatRequest,
     OllamaGenerationRequest,
 )
-from reellama.pipeline.server.service import Generation, RequestOptions, Service, ServiceMessage
+from reellama.pipeline.server.service import Generation, RequestOptions, Service
 
 MAX_PATH = 4096  # characters
 ROLES = ("system", "user", "assistant", "tool")
@@ -50,7 +51,7 @@ async def chat(
     known = await find_model(request, asked.model)
     if asked.tools:
         raise ReellamaError(f'"{asked.model}" does not support tools')
-    options = asked.to_options(known.manifest.parameters)
+    options = _options(asked, known)
     if not asked.messages:
         return await _load(request, asked, known, _as_message)
     messages = [ServiceMessage(said["role"], said["content"]) for said in known.manifest.messages]
@@ -76,7 +77,9 @@ async def generate(
         raise ReellamaError(f'"{asked.model}" does not support insert')
     if asked.raw and (asked.template or asked.system):
         raise ReellamaError("raw mode does not support template, system, or context")
-    options = asked.to_options(known.manifest.parameters)
+    if asked.context:
+        raise ReellamaError("context is not supported: send the conversation to /api/chat")
+    options = _options(asked, known)
     if not asked.prompt:
         return await _load(request, asked, known, _as_response)
     start = partial(
@@ -90,6 +93,12 @@ async def generate(
         media=await _media(service, asked.media),
     )
     return await _answer(request, asked, start, _as_response)
+
+
+def _options(asked: OllamaGenerationRequest, known: RegisteredModel) -> RequestOptions:
+    if asked.think:
+        raise ReellamaError(f'"{asked.model}" does not support thinking')
+    return asked.to_options(known.manifest.parameters)
 
 
 async def _load(

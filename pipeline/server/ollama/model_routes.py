@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import tempfile
 import time
 from contextlib import suppress
@@ -16,9 +15,15 @@ from fastapi.responses import PlainTextResponse
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.locate.naming import HUB_PREFIX, split_hub_name
+from reellama.pipeline.llm.text_embedding import shortened
 from reellama.pipeline.server.disconnects import cancel_on_disconnect
-from reellama.pipeline.server.model_registry import RegisteredModel, all_models, look_up_model
-from reellama.pipeline.server.model_store import Manifest, ModelName, Store, StoreError
+from reellama.pipeline.server.model_registry import (
+    RegisteredModel,
+    all_models,
+    look_up_model,
+    open_registered_bundle,
+)
+from reellama.pipeline.server.model_store import Manifest, ModelName, Store, StoreError, short_name
 from reellama.pipeline.server.ollama.ndjson import ItemCallback, OllamaRoute, answer_progress, body
 from reellama.pipeline.server.ollama.ollama_schemas import (
     CopyRequest,
@@ -26,7 +31,7 @@ from reellama.pipeline.server.ollama.ollama_schemas import (
     EmbeddingsRequest,
     EmbedRequest,
     ShowRequest,
-    check_options,
+    generation_options,
 )
 from reellama.pipeline.server.ollama.ollama_schemas import ModelRequest as Named
 
@@ -68,7 +73,7 @@ async def show(
 @router.post("/api/copy")
 async def copy(request: Request, asked: Annotated[CopyRequest, body(CopyRequest)]) -> Response:
     """Another name for a model."""
-    ModelName.parse(asked.destination)
+    _check_new_name(asked.destination, request)
     manifest = _as_parent(await find_model(request, asked.source))
     store(request).put(replace(manifest, name=asked.destination))
     return Response()
@@ -112,9 +117,11 @@ async def create(
 ) -> Response:
     """Make a model from another one, or from blobs that were uploaded."""
     kept = store(request)
-    ModelName.parse(asked.model)
+    _check_new_name(asked.model, request)
     if not (asked.from_ or asked.files):
         raise ReellamaError("neither 'from' or 'files' was specified")
+    if asked.template:
+        await _service(request).check_template(asked.template)
     parent = _as_parent(await find_model(request, asked.from_)) if asked.from_ else Manifest("")
     manifest = await asyncio.to_thread(_described, kept, asked, parent)
 
@@ -159,9 +166,9 @@ async def embed(
     """Unit vectors for texts."""
     begin = time.perf_counter_ns()
     known = await find_model(request, asked.model)
-    vectors, n_tokens = await _embedded(request, known, asked.texts)
+    vectors, n_tokens = await _embedded(request, known, asked, asked.texts)
     if asked.dimensions:
-        vectors = [_shortened(vector, asked.dimensions) for vector in vectors]
+        vectors = [shortened(vector, asked.dimensions) for vector in vectors]
     return {
         "model": asked.model,
         "embeddings": vectors,
@@ -177,7 +184,7 @@ async def embeddings(
 ) -> dict[str, Any]:
     """A unit vector for a text, in the older form."""
     known = await find_model(request, asked.model)
-    vectors, _ = await _embedded(request, known, [asked.prompt] if asked.prompt else [])
+    vectors, _ = await _embedded(request, known, asked, [asked.prompt] if asked.prompt else [])
     return {"embedding": vectors[0] if vectors else []}
 
 
@@ -209,6 +216,14 @@ async def find_model(request: Request, name: str) -> RegisteredModel:
     return await asyncio.to_thread(look_up_model, name, _service(request).settings, store(request))
 
 
+def _check_new_name(name: str, request: Request) -> None:
+    """Raise StoreError for what cannot be a name, or is the bundle's own, which it would hide."""
+    ModelName.parse(name)
+    bundle = open_registered_bundle(_service(request).settings).name
+    if short_name(name).lower() == bundle.lower():
+        raise StoreError(f"{bundle} is the server's own model: choose another name")
+
+
 def _service(request: Request) -> Any:
     return request.app.state.service
 
@@ -232,7 +247,7 @@ def _described(kept: Store, asked: CreateRequest, parent: Manifest) -> Manifest:
         raise StoreError("one GGUF file makes a model; join parts, and name adapters in 'adapters'")
     files = {"llm": next(iter(asked.files.values()))} if asked.files else {}
     license_ = [asked.license] if isinstance(asked.license, str) else asked.license
-    check_options(asked.parameters or {})
+    generation_options(asked.parameters or {})
     given: dict[str, Any] = {
         **files,
         "adapters": tuple((asked.adapters or {}).values()),
@@ -299,15 +314,17 @@ def _downloaded(name: str, tell: ItemCallback) -> Path:
 
 
 async def _embedded(
-    request: Request, known: RegisteredModel, texts: list[str]
+    request: Request,
+    known: RegisteredModel,
+    asked: EmbedRequest | EmbeddingsRequest,
+    texts: list[str],
 ) -> tuple[list[list[float]], int]:
     if not texts:
         return [], 0
-    return await cancel_on_disconnect(request, _service(request).embed(known.service_name, texts))
-
-
-def _shortened(vector: list[float], n: int) -> list[float]:
-    """The first `n` numbers, as a unit vector again."""
-    cut = vector[:n]
-    length = math.sqrt(sum(x * x for x in cut)) or 1.0
-    return [x / length for x in cut]
+    work = _service(request).embed(
+        known.service_name,
+        texts,
+        truncate=not (isinstance(asked, EmbedRequest) and asked.truncate is False),
+        keep_alive=asked.keep_alive,
+    )
+    return await cancel_on_disconnect(request, work)

@@ -13,9 +13,11 @@ from fastapi import Depends, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from reellama.gguf_tools.errors import ReellamaError
+from reellama.pipeline.server.client_errors import told
 from reellama.pipeline.server.disconnects import CLIENT_CLOSED_REQUEST, cancel_on_disconnect
 
 JsonItem = dict[str, Any]
@@ -31,11 +33,13 @@ class OllamaRoute(APIRoute):
         async def answer(request: Request) -> Response:
             try:
                 return await handle(request)
-            except ReellamaError as error:
-                status, headers = getattr(error, "status", 400), getattr(error, "headers", None)
-                return JSONResponse({"error": str(error)}, status, headers)
             except ClientDisconnect:
                 return Response(status_code=CLIENT_CLOSED_REQUEST)
+            except HTTPException:
+                raise
+            except Exception as error:  # noqa: BLE001  # whatever it is, it is told and logged
+                status, message = told(error)
+                return JSONResponse({"error": message}, status, getattr(error, "headers", None))
 
         return answer
 
@@ -71,8 +75,8 @@ async def stream(request: Request, items: AsyncGenerator[JsonItem, None]) -> Res
             try:
                 async for item in items:
                     yield _line(item)
-            except ReellamaError as error:
-                yield _line({"error": str(error)})
+            except Exception as error:  # noqa: BLE001  # the status is long sent
+                yield _line({"error": told(error)[1]})
 
     return StreamingResponse(lines(), media_type="application/x-ndjson")
 

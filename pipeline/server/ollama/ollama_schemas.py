@@ -1,16 +1,17 @@
 """What Ollama's clients send, checked; fields that are not known are passed over, as Ollama does.
 
 https://docs.ollama.com/api. Where a client says nothing of temperature, penalties or length, the
-defaults are those of `reellama.pipeline.llm.generation_options`: the likeliest token, repeatably.
+defaults are those of `Sampling`, the likeliest token, repeatably, and an answer is written until
+it ends.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from typing import Annotated, Any
+from dataclasses import replace
+from typing import Any
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.pipeline.llm.generation_options import (
@@ -19,39 +20,17 @@ from reellama.pipeline.llm.generation_options import (
     REAL_OPTIONS,
     SAMPLING_OPTIONS,
     GenerationOptions,
-    Sampling,
+    requested_sampling,
 )
+from reellama.pipeline.server.keep_alive import KeepAlive
 from reellama.pipeline.server.service import RequestOptions
 from reellama.pipeline.server.video_options import video_options
 
 MAX_TOP_LOGPROBS = 20
-SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
-DURATIONS = re.compile(rf"([+-]?)((?:{DURATION.pattern})+)")
 FORMAT = 'invalid format; expected "json" or a JSON schema'
 
 # Ollama's names are those of `Sampling`, and these: num_predict is max_tokens, num_ctx is n_ctx.
 INTEGERS = (*INTEGER_OPTIONS, "num_predict", "num_ctx")
-
-
-def parse_keep_alive(value: Any) -> float | None:
-    """A `keep_alive`: seconds as a number, or text such as "5m" or "1h30m"; -1.0 is for ever.
-
-    >>> [parse_keep_alive(value) for value in ("1h30m", 0, "-1m", "10")]
-    [5400.0, 0.0, -1.0, 10.0]
-    """
-    if value is None:
-        return None
-    if isinstance(value, str) and (match := DURATIONS.fullmatch(value.strip())):
-        found = sum(float(n) * SECONDS[unit] for n, unit in DURATION.findall(match[2]))
-        value = -found if match[1] == "-" else found
-    try:
-        found = float("nan" if isinstance(value, bool) else value)
-    except (TypeError, ValueError):
-        found = float("nan")
-    if found != found:
-        raise ValueError(f"keep_alive is {value!r}; give seconds, or text such as 5m")
-    return -1.0 if found < 0 else found
 
 
 class ModelRequest(BaseModel):
@@ -70,7 +49,7 @@ class ModelRequest(BaseModel):
 class LoadingRequest(ModelRequest):
     """A request that loads the model."""
 
-    keep_alive: Annotated[float | None, BeforeValidator(parse_keep_alive)] = None
+    keep_alive: KeepAlive = None
     options: dict[str, Any] | None = None
 
 
@@ -90,18 +69,10 @@ class OllamaGenerationRequest(LoadingRequest):
         if isinstance(self.format, str) and self.format not in ("", "json"):
             raise ReellamaError(FORMAT)
         given = check_options({**parameters, **(self.options or {})})
-        chosen = {name: given[name] for name in SAMPLING_OPTIONS if name in given}
-        if chosen.get("seed", 0) < 0:  # one is drawn
-            del chosen["seed"]
-        chosen["top_k"] = max(chosen.get("top_k", Sampling.top_k), 0)
+        n_probs = max(self.top_logprobs or 0, 1) if self.logprobs else 0
         return RequestOptions(
-            GenerationOptions(
-                sampling=Sampling(**chosen),
-                max_tokens=max(given.get("num_predict", GenerationOptions.max_tokens), NO_LIMIT),
-                stop=given.get("stop", ()),
-                n_probs=max(self.top_logprobs or 0, 1) if self.logprobs else 0,
-            ),
-            n_ctx=given.get("num_ctx"),
+            replace(generation_options(given), n_probs=n_probs),
+            n_ctx=max(given.get("num_ctx", 0), 0) or None,
             keep_alive=self.keep_alive,
             response_format=self.format or None,
             video=video_options(self.options or {}),
@@ -138,6 +109,7 @@ class GenerateRequest(OllamaGenerationRequest):
     system: str | None = None
     template: str | None = None
     raw: bool | None = None
+    context: list[int] | None = None
     images: list[str] | None = None
     videos: list[str] | None = None
 
@@ -193,6 +165,19 @@ class CreateRequest(ModelRequest):
     quantize: str | None = None
 
 
+def generation_options(options: Mapping[str, Any]) -> GenerationOptions:
+    """How to generate, by a request's or a model's options.
+
+    Raises ReellamaError for a value of a wrong kind or out of range.
+    """
+    given = check_options(options)
+    return GenerationOptions(
+        sampling=requested_sampling({n: given[n] for n in SAMPLING_OPTIONS if n in given}),
+        max_tokens=max(given.get("num_predict", NO_LIMIT), NO_LIMIT),
+        stop=given.get("stop", ()),
+    )
+
+
 def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options that mean something here, each of its own kind; nulls are left out.
 
@@ -219,7 +204,7 @@ def _number(name: str, value: Any, kind: str) -> float:
 
 def _integer(name: str, value: Any) -> int:
     number = _number(name, value, "integer")
-    if number != number or abs(number) > 2**53:
+    if not abs(number) <= (2**63 if isinstance(number, int) else 2**53):
         raise ReellamaError(f'option "{name}" must be of type integer')
     return int(number)
 

@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Sequence
 from urllib.parse import unquote, urlsplit
 
+from reellama.pipeline.server.conversation_fit import ServiceMessage
 from reellama.pipeline.server.media.fetch import fetch, read_path
 from reellama.pipeline.server.media.media_encoder import MediaError, decode_base64
 from reellama.pipeline.server.openai.openai_schemas import ChatMessage
-from reellama.pipeline.server.service import ServiceMessage
 from reellama.pipeline.server.settings import Settings
 
 SHOWN = 60  # characters of an address in an error: a data URL may have millions
@@ -31,7 +31,10 @@ async def read_messages(
 
 async def read_url(url: str, settings: Settings) -> bytes:
     """What a data URL holds, a file in an allowed folder, or what an allowed host sends."""
-    parts = urlsplit(url if url[:5].lower() != "data:" else "data:")
+    try:
+        parts = urlsplit(url if url[:5].lower() != "data:" else "data:")
+    except ValueError as error:
+        raise MediaError("not a URL: send the bytes as data:video/mp4;base64,...") from error
     # In a thread: a video takes long enough to hold up everyone else's tokens.
     if parts.scheme == "data":
         return await asyncio.to_thread(decode_base64, unquote(url) if "%" in url[:99] else url)

@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from reellama.pipeline.llm.batching import GenerationStats
 from reellama.pipeline.llm.engine import Token
+from reellama.pipeline.llm.generation_job import GenerationStats
 
 Kind = Literal["chat.completion", "text_completion"]
 PREFIXES = {"chat.completion": "chatcmpl", "text_completion": "cmpl"}

@@ -5,21 +5,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import aclosing
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.routing import APIRoute
+from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from reellama.gguf_tools.errors import ReellamaError
 from reellama.pipeline.llm.engine import Token
+from reellama.pipeline.llm.text_embedding import shortened
+from reellama.pipeline.server.client_errors import told
 from reellama.pipeline.server.disconnects import CLIENT_CLOSED_REQUEST, cancel_on_disconnect
 from reellama.pipeline.server.model_registry import all_models
-from reellama.pipeline.server.model_store import DEFAULT_TAG
+from reellama.pipeline.server.model_store import short_name
 from reellama.pipeline.server.openai import openai_replies as replies
 from reellama.pipeline.server.openai.openai_media import read_messages
 from reellama.pipeline.server.openai.openai_schemas import (
@@ -48,11 +50,11 @@ class OpenAIRoute(APIRoute):
                 return _failed(400, *_first_problem(error))
             except HTTPException as error:
                 return _failed(error.status_code, str(error.detail))
-            except ReellamaError as error:
-                headers = error.headers if isinstance(error, ServiceError) else None
-                return _failed(getattr(error, "status", 400), str(error), headers=headers)
             except ClientDisconnect:
                 return Response(status_code=CLIENT_CLOSED_REQUEST)
+            except Exception as error:  # noqa: BLE001  # whatever it is, it is told and logged
+                headers, option = getattr(error, "headers", None), getattr(error, "option", None)
+                return _failed(*told(error), option, headers=headers)
 
         return handler
 
@@ -70,13 +72,30 @@ async def list_models(request: Request) -> dict[str, Any]:
 @router.get("/models/{name:path}")
 async def show_model(request: Request, name: str) -> dict[str, Any]:
     """One of them."""
-    if name not in await _names(request.app.state.service):
+    names = await _names(request.app.state.service)
+    if short_name(name).lower() not in {each.lower() for each in names}:
         raise ServiceError(f"there is no model {name!r} here", status=404)
     return _model(name)
 
 
+def json_body(schema: type[BaseModel]) -> Any:
+    """The request's body as `schema`, whatever its content type: curl's -d does not say JSON."""
+
+    async def read(request: Request) -> BaseModel:
+        data = await request.body()
+        try:
+            return await asyncio.to_thread(schema.model_validate_json, data)
+        except ValidationError as error:
+            problems = [{**each, "loc": ("body", *each["loc"])} for each in error.errors()]
+            raise RequestValidationError(problems) from error
+
+    return Depends(read)
+
+
 @router.post("/chat/completions", response_model=None)
-async def chat(request: Request, body: ChatRequest) -> Response | dict[str, Any]:
+async def chat(
+    request: Request, body: Annotated[ChatRequest, json_body(ChatRequest)]
+) -> Response | dict[str, Any]:
     """The next message of a conversation, which may show pictures and videos."""
     service: Service = request.app.state.service
 
@@ -103,7 +122,9 @@ async def chat(request: Request, body: ChatRequest) -> Response | dict[str, Any]
 
 
 @router.post("/completions", response_model=None)
-async def complete(request: Request, body: CompletionRequest) -> Response | dict[str, Any]:
+async def complete(
+    request: Request, body: Annotated[CompletionRequest, json_body(CompletionRequest)]
+) -> Response | dict[str, Any]:
     """What follows a text."""
     service: Service = request.app.state.service
     echoed = body.text if body.echo else ""
@@ -125,12 +146,16 @@ async def complete(request: Request, body: CompletionRequest) -> Response | dict
 
 
 @router.post("/embeddings")
-async def embed(request: Request, body: EmbeddingRequest) -> dict[str, Any]:
+async def embed(
+    request: Request, body: Annotated[EmbeddingRequest, json_body(EmbeddingRequest)]
+) -> dict[str, Any]:
     """Texts as unit vectors."""
     service: Service = request.app.state.service
     vectors, read = await cancel_on_disconnect(request, service.embed(body.model, body.texts))
-    if body.dimensions not in (None, len(vectors[0])):
-        raise ServiceError(f"{body.model} makes {len(vectors[0])} dimensions, no other", status=400)
+    if body.dimensions:
+        if body.dimensions > len(vectors[0]):
+            raise ServiceError(f"{body.model} makes {len(vectors[0])} dimensions, not more")
+        vectors = [shortened(vector, body.dimensions) for vector in vectors]
     return replies.embeddings(vectors, body.encoding_format, body.model, read)
 
 
@@ -214,8 +239,8 @@ async def _events(
     try:
         async for choice in pieces:
             yield replies.event(reply.piece(choice) | usage)
-    except ReellamaError as error:  # the status is long sent
-        yield replies.event(replies.error(getattr(error, "status", 500), str(error)))
+    except Exception as error:  # noqa: BLE001  # the status is long sent
+        yield replies.event(replies.error(*told(error)))
         return
     if include_usage:
         yield replies.event(reply.piece(None) | {"usage": replies.usage(generation.stats)})
@@ -229,7 +254,7 @@ def _text(tokens: list[Token]) -> str:
 async def _names(service: Service) -> list[str]:
     """The bundle and the models that were created, as they are asked for."""
     known = await asyncio.to_thread(all_models, service.settings, service.store)
-    return [each.manifest.name.removesuffix(f":{DEFAULT_TAG}") for each in known]
+    return [short_name(each.manifest.name) for each in known]
 
 
 def _model(name: str) -> dict[str, Any]:

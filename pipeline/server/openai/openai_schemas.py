@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from reellama.pipeline.llm.generation_options import (
     NO_LIMIT,
-    RANDOM_SEED,
     SAMPLING_OPTIONS,
     GenerationOptions,
     Sampling,
+    requested_sampling,
 )
+from reellama.pipeline.server.keep_alive import KeepAlive
 from reellama.pipeline.server.service import RequestOptions
 from reellama.pipeline.server.video_options import VIDEO_OPTIONS, VideoOptions, video_options
 
@@ -122,23 +123,33 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
+# -1, as llama.cpp's server takes it, is no limit.
+MaxTokens = Annotated[int, Field(ge=-1), AfterValidator(lambda n: n or _nothing())]
+
+
+def _nothing() -> int:
+    raise ValueError("0 tokens are no answer; -1 is no limit")
+
+
 class OpenAIGenerationRequest(BaseModel):
     """What chat and plain completions have in common.
 
     A sampling option that is not given is that of `Sampling`: the likeliest token, repeatably.
-    llama.cpp's own samplers (top_k, min_p, ...) are taken as well, and what `VideoOptions` has.
+    llama.cpp's own samplers (top_k, min_p, ...) are taken as well, what `VideoOptions` has, and
+    Ollama's `keep_alive`. Bounds are those of `requested_sampling`, as in Ollama's protocol.
     """
 
     model: str = Field(min_length=1)
-    stream: bool = False
+    stream: bool | None = None
+    keep_alive: KeepAlive = None
     stream_options: StreamOptions | None = None
     n: Annotated[int, Field(ge=1, le=1)] | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: MaxTokens | None = None
     stop: str | list[str] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
     seed: int | None = None
     top_k: int | None = None
     min_p: float | None = None
@@ -176,17 +187,14 @@ class OpenAIGenerationRequest(BaseModel):
 
     def sampling(self) -> Sampling:
         """How tokens are chosen. Raises SamplingError for a value out of range."""
-        given = self.model_dump(include={*SAMPLING_OPTIONS} - {"seed"}, exclude_none=True)
-        # OpenAI's seeds have 64 bits, llama.cpp's 32, and the last of those means a random one.
-        seed = None if self.seed is None else self.seed % RANDOM_SEED
-        return Sampling(**given, seed=seed)
+        return requested_sampling(self.model_dump(include={*SAMPLING_OPTIONS}))
 
 
 class ChatRequest(OpenAIGenerationRequest):
     """POST /v1/chat/completions."""
 
     messages: list[ChatMessage] = Field(min_length=1)
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: MaxTokens | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     response_format: ResponseFormat | None = None
@@ -213,6 +221,7 @@ class ChatRequest(OpenAIGenerationRequest):
                 stop=self.stop or (),
                 n_probs=max(1, self.top_logprobs or 0) if self.logprobs else 0,
             ),
+            keep_alive=self.keep_alive,
             response_format=self.response_format.as_option() if self.response_format else None,
             video=self.video(),
         )
@@ -240,17 +249,26 @@ class CompletionRequest(OpenAIGenerationRequest):
                 max_tokens=self.max_tokens or COMPLETION_TOKENS,
                 stop=self.stop or (),
                 n_probs=0 if self.logprobs is None else max(1, self.logprobs),
-            )
+            ),
+            keep_alive=self.keep_alive,
         )
 
 
 class EmbeddingRequest(BaseModel):
-    """POST /v1/embeddings: one text or several; token ids would be those of another tokenizer."""
+    """POST /v1/embeddings: one text or several."""
 
     model: str = Field(min_length=1)
     input: str | Annotated[list[str], Field(min_length=1, max_length=2048)]
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Annotated[int, Field(ge=1)] | None = None
+
+    @field_validator("input", mode="before")
+    @classmethod
+    def _no_token_ids(cls, given: Any) -> Any:
+        first = given[0] if isinstance(given, list) and given else given
+        if isinstance(first, int | list):
+            raise ValueError("token ids are those of another tokenizer: send texts")
+        return given
 
     @property
     def texts(self) -> list[str]:

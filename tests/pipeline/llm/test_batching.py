@@ -1,9 +1,11 @@
 """Several answers at once from one model: each is what it would be alone."""
 
+import ctypes
 import queue
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +13,9 @@ import pytest
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.models.bundle import Bundle
-from reellama.pipeline.llm.batching import Batcher, GenerationJob, Stopped
+from reellama.pipeline.llm.batching import N_READ, Batcher
 from reellama.pipeline.llm.engine import Engine, Text, Token
+from reellama.pipeline.llm.generation_job import Failed, GenerationJob, Stopped
 from reellama.pipeline.llm.generation_options import GenerationOptions, Sampling
 from tests.helpers.forced_sampling import FOREVER, ROUNDING, saying
 
@@ -48,10 +51,11 @@ def _options(**options: Any) -> GenerationOptions:
 class Asked:
     """A job and what it was told."""
 
-    def __init__(self, batcher: Batcher, prompt: Any, **options: Any) -> None:
+    def __init__(self, batcher: Batcher, prompt: Any, client: str = "", **options: Any) -> None:
         parts = [Text(prompt)] if isinstance(prompt, str) else prompt
         self.news: queue.Queue[Token | Exception | None] = queue.Queue()
-        self.job = GenerationJob(batcher.tokenize_prompt(parts), self.news.put, _options(**options))
+        layout = batcher.tokenize_prompt(parts)
+        self.job = GenerationJob(layout, self.news.put, _options(**options), client=client)
         batcher.submit(self.job)
 
     def tokens(self) -> list[Token]:
@@ -144,9 +148,8 @@ def test_stop_texts_and_probabilities(batcher: Batcher, engine: Engine) -> None:
 
 def test_a_bad_grammar_ends_only_its_own_answer(batcher: Batcher) -> None:
     good = Asked(batcher, PROMPTS[0])
-    bad = Asked(batcher, PROMPTS[0], sampling=Sampling(grammar="root ::= ("))
     with pytest.raises(ReellamaError, match="not valid GBNF"):
-        bad.tokens()
+        Asked(batcher, PROMPTS[0], sampling=Sampling(grammar="root ::= ("))
     assert good.text()
 
 
@@ -156,7 +159,7 @@ def test_a_bad_grammar_ends_only_its_own_answer(batcher: Batcher) -> None:
         ({"stop": ["\ud800"]}, "the stop text '.ud800' holds half a character"),
         ({"sampling": Sampling(grammar='root ::= "\ud800"')}, "half a character"),
         ({"sampling": Sampling(json_schema={"$ref": "#/nowhere"})}, "this JSON schema cannot be"),
-        ({"stop": [7]}, "this answer failed: AttributeError"),
+        ({"stop": [7]}, "a stop text is not text"),
     ],
     ids=["stop", "grammar", "schema", "no text"],
 )
@@ -164,27 +167,25 @@ def test_what_goes_wrong_with_one_job_ends_that_job_alone(
     batcher: Batcher, options: dict[str, Any], reason: str
 ) -> None:
     good = Asked(batcher, PROMPTS[0])
-    bad = Asked(batcher, PROMPTS[1], **options)
     with pytest.raises(ReellamaError, match=reason) as caught:
-        bad.tokens()
+        Asked(batcher, PROMPTS[1], **options).tokens()
     assert "\n" not in str(caught.value)
     assert good.text()
     assert Asked(batcher, PROMPTS[2]).text()
 
 
-def test_a_listener_that_fails_is_the_only_one_that_hears_no_more(batcher: Batcher) -> None:
+@pytest.mark.parametrize("failure", [RuntimeError("Event loop is closed"), SystemExit()])
+def test_a_listener_that_fails_is_the_only_one_that_hears_no_more(
+    batcher: Batcher, failure: BaseException
+) -> None:
     def deaf(news: Token | Exception | None) -> None:
-        raise RuntimeError("Event loop is closed")
+        raise failure
 
     others = [Asked(batcher, prompt) for prompt in PROMPTS[:2]]
     job = GenerationJob(
         batcher.tokenize_prompt([Text(PROMPTS[2])]), deaf
     )  # without a limit of its own
     batcher.submit(job)
-    refused = GenerationJob(
-        batcher.tokenize_prompt([Text(PROMPTS[3])]), deaf, _options(stop=["\ud800"])
-    )
-    batcher.submit(refused)
     assert all(other.text() for other in others)
     assert all(Asked(batcher, prompt).text() for prompt in PROMPTS[:4])  # its place is free
     assert job.cancelled
@@ -215,6 +216,66 @@ def test_closing_tells_those_who_wait() -> None:
     for each in asked:
         with pytest.raises(ReellamaError, match="stopping"):
             each.tokens()
+
+
+def test_a_thread_that_dies_says_so_to_all_who_wait_and_to_its_owner(tiny_llama: Path) -> None:
+    died = threading.Event()
+    batcher = Batcher(tiny_llama, n_parallel=1, n_ctx=2048, on_failure=died.set)
+    asked = [Asked(batcher, "a", sampling=FOREVER, max_tokens=-1) for _ in range(3)]
+    assert isinstance(asked[0].news.get(timeout=30), Token)
+    (thread,) = [t for t in threading.enumerate() if t.name == f"batcher {tiny_llama.name}"]
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(
+        ctypes.c_ulong(thread.ident or 0), ctypes.py_object(SystemExit)
+    )
+    for each in asked:
+        with pytest.raises(Failed, match="SystemExit"):
+            each.tokens()
+    assert died.wait(30)
+    assert isinstance(batcher.failure, SystemExit)
+    with pytest.raises(Stopped):
+        Asked(batcher, "a")
+    batcher.close()
+
+
+@pytest.fixture(scope="module")
+def quick(tiny_llama: Path) -> Iterator[Batcher]:
+    batcher = Batcher(tiny_llama, n_parallel=2, n_ctx=2048)
+    yield batcher
+    batcher.close()
+
+
+def test_an_answer_grows_while_a_long_prompt_is_read(quick: Batcher) -> None:
+    growing = Asked(quick, "a", sampling=FOREVER, max_tokens=-1)
+    assert isinstance(growing.news.get(timeout=30), Token)
+    long = Asked(quick, "x" * 1500, sampling=FOREVER, max_tokens=1)
+    begun = growing.job.stats.generated_tokens
+    long.tokens()
+    grown = growing.job.stats.generated_tokens - begun
+    growing.job.cancelled = True
+    assert grown >= 1500 // N_READ - 1
+
+
+def test_a_short_prompt_does_not_wait_for_a_long_one(quick: Batcher) -> None:
+    long = Asked(quick, "y" * 1900, max_tokens=1)
+    short = Asked(quick, "short", max_tokens=1)
+    short.tokens()
+    long.tokens()
+    assert short.job.stats.prompt_seconds < long.job.stats.prompt_seconds
+
+
+def test_places_are_shared_among_clients(quick: Batcher) -> None:
+    def ask(client: str) -> Asked:
+        return Asked(quick, client, client=client, sampling=FOREVER, max_tokens=-1)
+
+    many = [ask("many") for _ in range(4)]
+    assert all(isinstance(each.news.get(timeout=30), Token) for each in many[:2])
+    one = ask("one")
+    many[0].job.cancelled = True
+    assert isinstance(one.news.get(timeout=30), Token)
+    assert many[2].news.empty() and many[3].news.empty()
+    for each in (*many, one):
+        each.job.cancelled = True
+        each.tokens()
 
 
 def test_a_job_after_the_end_is_refused() -> None:

@@ -3,6 +3,7 @@
 import ctypes
 import json
 import os
+import resource
 import threading
 import time
 from collections import Counter
@@ -14,7 +15,12 @@ import pytest
 from llama_cpp import llama_cpp
 
 from reellama.pipeline.llm.engine import Engine, PromptPart, Text
-from reellama.pipeline.llm.generation_options import Sampling, SamplingError
+from reellama.pipeline.llm.generation_options import (
+    GenerationOptions,
+    Sampling,
+    SamplingError,
+    requested_sampling,
+)
 from reellama.pipeline.llm.token_sampling import CANDIDATE, build_chain
 
 pytestmark = pytest.mark.numeric
@@ -256,6 +262,46 @@ def test_an_option_out_of_range_is_refused_by_name(options: dict[str, Any]) -> N
     [name] = options
     with pytest.raises(SamplingError, match=f"{name} is .* but must lie between"):
         Sampling(**options)
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [
+        ({"temperature": -5}, Sampling()),
+        ({"top_p": 7.0, "min_p": -1.0}, Sampling(top_p=1.0, min_p=0.0)),
+        ({"top_k": -1, "repeat_last_n": -7}, Sampling(top_k=0, repeat_last_n=-1)),
+        ({"seed": -1}, Sampling()),
+        ({"seed": 2**63 - 1}, Sampling(seed=(2**63 - 1) % 0xFFFFFFFF)),
+        ({"temperature": None, "seed": 3}, Sampling(seed=3)),
+    ],
+    ids=str,
+)
+def test_what_ollama_clamps_is_clamped(given: dict[str, Any], taken: Sampling) -> None:
+    assert requested_sampling(given) == taken
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e300])
+@pytest.mark.parametrize("name", ["temperature", "repeat_penalty", "presence_penalty"])
+def test_a_request_cannot_ask_for_what_is_no_number(name: str, value: float) -> None:
+    with pytest.raises(SamplingError, match=name) as caught:
+        requested_sampling({name: value})
+    assert caught.value.option == name
+
+
+def test_a_penalty_over_any_number_of_tokens_takes_no_more_memory_than_the_context() -> None:
+    chain = build_chain(Sampling(repeat_penalty=1.1, repeat_last_n=2**31 - 1), 100, 64)
+    try:
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        assert most < 4 << 20  # KiB; llama.cpp's ring of so many tokens has 8 GiB
+    finally:
+        llama_cpp.llama_sampler_free(chain)
+
+
+@pytest.mark.parametrize("stop", [["x"] * 65, ["x" * 16_385], [7]], ids=["many", "long", "no text"])
+def test_stop_texts_are_limited(stop: Any) -> None:
+    with pytest.raises(SamplingError, match="stop text") as caught:
+        GenerationOptions(stop=stop)
+    assert caught.value.option == "stop"
 
 
 def test_a_grammar_and_a_schema_together_are_refused() -> None:

@@ -30,7 +30,11 @@ def test_the_servers_own_names_are_answered(url: str, host: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "evil.example:11435", "127.0.0.1.evil.example", "["]
+    "host",
+    [
+        *("evil.example", "evil.example:11435", "127.0.0.1.evil.example", "["),
+        *("evil.example@localhost", "evil.example/@localhost", "evil.example#@localhost"),
+    ],
 )
 def test_a_name_that_was_rebound_is_not(url: str, host: str) -> None:
     reply = get(url, Host=host)
@@ -89,6 +93,8 @@ def test_a_token_is_asked_for_and_never_logged(capfd: pytest.CaptureFixture[str]
         assert get(url).status_code == 401
         assert get(url, Authorization="Bearer wrong").status_code == 401
         assert get(url, Authorization=f"Bearer {TOKEN}").status_code == 200
+        assert get(url, Authorization=f"bearer {TOKEN}").status_code == 200
+        assert get(url, Authorization=f"Basic {TOKEN}").status_code == 401
         assert httpx.get(f"{url}/metrics").status_code == 401
         assert httpx.get(f"{url}/healthz").status_code == 200
         openai = httpx.post(f"{url}/v1/chat/completions", json={})

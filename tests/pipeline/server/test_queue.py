@@ -11,9 +11,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from reellama.pipeline.llm.batching import GenerationStats
+from reellama.pipeline.llm.generation_job import GenerationStats
 from reellama.pipeline.llm.generation_options import GenerationOptions
-from reellama.pipeline.server.service import Generation, RequestOptions, Service, ServiceMessage
+from reellama.pipeline.server.conversation_fit import ServiceMessage
+from reellama.pipeline.server.service import Generation, RequestOptions, Service
 from reellama.pipeline.server.settings import Settings
 from tests.helpers.live_server import serving
 
@@ -137,7 +138,9 @@ def test_a_question_that_cannot_fit_is_refused() -> None:
 def test_threads_end_with_the_server() -> None:
     before = set(threading.enumerate())
     with serving(n_ctx=256) as url:
-        httpx.post(f"{url}/api/generate", json=body(stream=False), timeout=60)
+        httpx.post(
+            f"{url}/api/generate", json=body(stream=False, options={"num_predict": 1}), timeout=60
+        )
         assert any(t.name.startswith("batcher") for t in set(threading.enumerate()) - before)
     assert not [t.name for t in set(threading.enumerate()) - before if "batcher" in t.name]
 

@@ -207,7 +207,12 @@ def test_an_address_is_fetched_only_from_an_allowed_host(client: OpenAI) -> None
     ("options", "param"),
     [
         ({"n": 2}, "n"),
-        ({"temperature": 3}, "temperature"),
+        ({"temperature": 101}, "temperature"),
+        ({"presence_penalty": 1e7}, "presence_penalty"),
+        ({"extra_body": {"repeat_penalty": 0}}, "repeat_penalty"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"stop": ["x"] * 65}, "stop"),
+        ({"stop": ["x" * 20_000]}, "stop"),
         ({"top_logprobs": 2}, None),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
         ({"response_format": {"type": "json_schema"}}, "response_format"),
@@ -216,7 +221,6 @@ def test_an_address_is_fetched_only_from_an_allowed_host(client: OpenAI) -> None
         ({"messages": show("data:video/mp4;base64,@@@@")}, None),
         ({"messages": show("/etc/passwd")}, None),
         ({"messages": [{**show("data:,")[0], "role": "assistant"}]}, "messages.0"),
-        ({"extra_body": {"top_k": -1}}, None),
     ],
 )
 def test_what_cannot_be_done_is_refused_with_a_reason(

@@ -1,0 +1,74 @@
+"""What a batcher is asked for, and what it tells of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.pipeline.llm.engine import Token
+from reellama.pipeline.llm.generation_options import NO_LIMIT, GenerationOptions
+from reellama.pipeline.llm.prompt import TokenizedPrompt
+
+
+@dataclass
+class GenerationStats:
+    """What an answer took; complete after its last token. Soft tokens count as the prompt's."""
+
+    load_seconds: float = 0.0
+    prompt_tokens: int = 0
+    reused_tokens: int = 0  # of these, positions that were still in the KV cache
+    prompt_seconds: float = 0.0
+    generated_tokens: int = 0
+    generate_seconds: float = 0.0
+    stop_reason: str | None = None  # "stop" or "length"
+
+
+# What a job is told: tokens, then None, or what went wrong. Called in the batcher's thread.
+TokenCallback = Callable[[Token | Exception | None], None]
+
+
+@dataclass(eq=False)
+class GenerationJob:
+    """One prompt to be answered. Setting `cancelled` ends it at the next step.
+
+    limit: positions that prompt and answer may take. client: who asks; places are shared among
+    clients.
+    """
+
+    layout: TokenizedPrompt
+    on_token: TokenCallback
+    options: GenerationOptions = GenerationOptions(max_tokens=NO_LIMIT, n_probs=0)
+    limit: int = 1 << 31
+    client: str = ""
+    stats: GenerationStats = field(default_factory=GenerationStats)
+    cancelled: bool = False
+
+
+class Stopped(ReellamaError):
+    """A batcher that was closed: it answers nothing any more. `status` is HTTP's."""
+
+    status = 503
+
+    def __init__(self) -> None:
+        super().__init__("the model is stopping: it answers nothing any more")
+
+
+class Failed(ReellamaError):
+    """An answer that ended with an error of this program's own, its cause. `status` is HTTP's."""
+
+    status = 500
+
+    def __init__(self, cause: BaseException) -> None:
+        super().__init__(f"this answer failed: {type(cause).__name__}: {cause}")
+        self.__cause__ = cause
+
+
+def tell(job: GenerationJob, news: Token | Exception | None) -> None:
+    """Tell a job what there is. Where nobody is there to hear it any more, that ends the job."""
+    if isinstance(news, Exception) and not isinstance(news, ReellamaError):
+        news = Failed(news)
+    try:
+        job.on_token(news)
+    except BaseException:  # noqa: BLE001  # such as an event loop that was closed
+        job.cancelled = True

@@ -1,0 +1,75 @@
+"""JSON schemas as GBNF grammars, under limits of size, depth and repetition.
+
+llama-cpp-python writes the grammar. It writes every repetition out, and some patterns keep it busy
+for ever, so what is over a limit is refused before.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from llama_cpp.llama_grammar import json_schema_to_gbnf
+
+from reellama.pipeline.llm.generation_options import SamplingError
+
+MOST_CHARACTERS = 100_000  # of a schema, as JSON
+MOST_DEPTH = 64  # objects and lists inside each other
+BOUNDS = ("minLength", "maxLength", "minItems", "maxItems")
+MOST_BOUND = 10_000  # repetitions that one of these, or a pattern, may ask for
+MOST_GRAMMAR_CHARACTERS = 500_000
+# What llama-cpp-python raises for a schema that it cannot turn into a grammar.
+SCHEMA_ERRORS = (
+    *(AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError),
+    *(RecursionError, re.error),
+)
+# Of a pattern: an escape, a class of characters, a quantifier, or any character.
+_PIECE = re.compile(r"\\.|\[(?:\\.|[^\]\\])*\]|\{[^}]*\}|.", re.DOTALL)
+_NUMBER = re.compile(r"[{,]\s*(\d+)(?=\s*[,}])")
+
+
+def schema_to_gbnf(schema: Any) -> str:
+    """The grammar of a JSON schema. Raises SamplingError, with the reason, where there is none."""
+    try:
+        _check(schema)
+        text = json_schema_to_gbnf(json.dumps(schema))
+        if len(text) > MOST_GRAMMAR_CHARACTERS:
+            raise ValueError(f"its grammar has more than {MOST_GRAMMAR_CHARACTERS} characters")
+    except SCHEMA_ERRORS as error:
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        if isinstance(error, IndexError):
+            reason = "its pattern repeats nothing"
+        raise SamplingError(
+            f"this JSON schema cannot be turned into a grammar: {reason}"
+        ) from error
+    return text
+
+
+def _check(schema: Any) -> None:
+    """Raise ValueError for a schema that is over a limit."""
+    left = [(schema, 1)]
+    while left:
+        part, depth = left.pop()
+        if depth > MOST_DEPTH:
+            raise ValueError(f"it is nested more than {MOST_DEPTH} deep")
+        if isinstance(part, dict):
+            _check_bounds(part)
+            left += [(each, depth + 1) for each in part.values()]
+        elif isinstance(part, list):
+            left += [(each, depth + 1) for each in part]
+    if (n := len(json.dumps(schema))) > MOST_CHARACTERS:
+        raise ValueError(f"it has {n} characters, and may have {MOST_CHARACTERS} at most")
+
+
+def _check_bounds(part: dict[str, Any]) -> None:
+    bounds = [(name, part.get(name)) for name in BOUNDS]
+    if isinstance(pattern := part.get("pattern"), str):
+        pieces = _PIECE.findall(pattern)
+        if stray := next((each for each in pieces if each in ("]", "}")), None):
+            raise ValueError(f"a {stray} in its pattern closes nothing")
+        counts = [n for each in pieces if each[0] == "{" for n in _NUMBER.findall(each)]
+        bounds += [("a number in its pattern", int(n[:9])) for n in counts]
+    for name, bound in bounds:
+        if isinstance(bound, int | float) and not bound <= MOST_BOUND:
+            raise ValueError(f"{name} is {bound}, and may be {MOST_BOUND} at most")

@@ -1,0 +1,38 @@
+"""What a client is told of an error: its status and its words, in the shape of its protocol."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from typing import Any
+
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.pipeline.llm.generation_job import Failed
+from reellama.pipeline.server.logs import log
+from reellama.pipeline.server.openai import openai_replies
+
+# The folders of an absolute path. What stands before "/" in URLs, fractions and "$ref" is none.
+_FOLDERS = re.compile(r"(?<![\w/.:#~)\]])(?:/[^\s/'\":]+)+/(?=[^\s/])")
+
+
+def told(error: Exception) -> tuple[int, str]:
+    """Status and words. An error of this program's own is logged, and its reference is told."""
+    if isinstance(error, ReellamaError) and not isinstance(error, Failed):
+        return getattr(error, "status", 400), without_folders(str(error))
+    reference = uuid.uuid4().hex[:12]
+    log.error("internal error", exc_info=error, extra={"fields": {"reference": reference}})
+    return 500, f"internal error; the server's log has more about it under {reference}"
+
+
+def without_folders(text: str) -> str:
+    """A text in which files of this machine have their names only.
+
+    >>> without_folders("/home/ann/models/a.gguf: not a GGUF file; see https://example.org/a/b")
+    'a.gguf: not a GGUF file; see https://example.org/a/b'
+    """
+    return _FOLDERS.sub("", text)
+
+
+def error_body(path: str, status: int, message: str) -> dict[str, Any]:
+    """An error in the shape of the protocol that a request's path belongs to."""
+    return openai_replies.error(status, message) if path.startswith("/v1/") else {"error": message}

@@ -1,0 +1,37 @@
+"""How long a model stays in memory after its last use, as requests and the command line say it."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
+
+SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
+DURATIONS = re.compile(rf"([+-]?)((?:{DURATION.pattern})+)")
+LONGEST = 100 * 365 * 86400.0  # seconds; more has no date
+
+
+def parse_keep_alive(value: Any) -> float | None:
+    """A `keep_alive`: seconds as a number, or text such as "5m" or "1h30m"; -1.0 is for ever.
+
+    >>> [parse_keep_alive(value) for value in ("1h30m", 0, "-1m", "10")]
+    [5400.0, 0.0, -1.0, 10.0]
+    """
+    if value is None:
+        return None
+    if isinstance(value, str) and (match := DURATIONS.fullmatch(value.strip())):
+        found = sum(float(n) * SECONDS[unit] for n, unit in DURATION.findall(match[2]))
+        value = -found if match[1] == "-" else found
+    try:
+        found = float("nan" if isinstance(value, bool) else value)
+    except (TypeError, ValueError):
+        found = float("nan")
+    if found != found:
+        raise ValueError(f"keep_alive is {value!r}; give seconds, or text such as 5m")
+    return -1.0 if found < 0 else min(found, LONGEST)
+
+
+# A field `keep_alive` of a request, in seconds.
+KeepAlive = Annotated[float | None, BeforeValidator(parse_keep_alive)]

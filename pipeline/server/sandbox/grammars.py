@@ -1,0 +1,47 @@
+"""Grammars of the JSON schemas that clients send, made in the sandbox and kept by content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+from reellama.pipeline.server.sandbox.sandbox import Sandbox, SandboxChild, SandboxError
+
+MOST_KEPT = 256  # schemas, good ones and refused ones
+MOST_KEPT_CHARACTERS = 16_000_000  # of their grammars
+
+
+class Grammars:
+    """GBNF by schema and model; the least recently used go first. Belongs to one event loop."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._sandbox = sandbox
+        self._kept: OrderedDict[str, str | SandboxError] = OrderedDict()
+
+    async def get(self, schema: dict[str, Any], model: Path) -> str:
+        """The grammar of a schema for a model's GGUF. Raises SandboxError, also by its memory."""
+        # Not sorted: the order of properties is that of the answer.
+        key = hashlib.sha256(f"{model}\n{json.dumps(schema)}".encode()).hexdigest()
+        if key not in self._kept:
+
+            def make(child: SandboxChild) -> str | SandboxError:
+                try:
+                    return str(child.ask("grammar", schema=schema, model=str(model))["gbnf"])
+                except SandboxError as error:
+                    return error
+
+            self._kept[key] = await self._sandbox.call(make)
+        self._kept.move_to_end(key)
+        found = self._kept[key]
+        while len(self._kept) > MOST_KEPT or self._size > MOST_KEPT_CHARACTERS:
+            self._kept.popitem(last=False)
+        if isinstance(found, SandboxError):
+            raise SandboxError(str(found))
+        return found
+
+    @property
+    def _size(self) -> int:
+        return sum(len(each) for each in self._kept.values() if isinstance(each, str))

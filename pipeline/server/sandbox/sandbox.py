@@ -1,0 +1,114 @@
+"""Children with limits, and the threads that wait for them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from reellama.gguf_tools.errors import ReellamaError
+
+T = TypeVar("T")
+
+N_CHILDREN = 2
+SECONDS = 3.0  # of CPU time that a task may take
+MEMORY = 1 << 30  # bytes that a task may take
+_ROOT = Path(__file__).parents[4]
+# All that a child gets of the environment: where programs and libraries are, and no secrets.
+_ENVIRONMENT = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONPATH")
+
+
+class SandboxError(ReellamaError):
+    """What a client sent was refused, or took more than its limits. `status` is HTTP's."""
+
+    status = 400
+
+
+class SandboxChild:
+    """One child, started when it is first asked, and anew after one that died."""
+
+    def __init__(self, seconds: float = SECONDS, memory: int = MEMORY) -> None:
+        self._limits = json.dumps({"seconds": seconds, "memory": memory})
+        self._child: subprocess.Popen[str] | None = None
+
+    def ask(self, task: str, **arguments: Any) -> dict[str, Any]:
+        """What a task of `sandbox_child` answers. Raises SandboxError."""
+        if self._child is None or self._child.poll() is not None:
+            self._child = self._start()
+        child = self._child
+        assert child.stdin is not None and child.stdout is not None
+        try:
+            child.stdin.write(json.dumps({"task": task, **arguments}) + "\n")
+            child.stdin.flush()
+            line = child.stdout.readline()
+        except OSError:  # it died while it was asked
+            line = ""
+        if not line:
+            self.close()
+            raise SandboxError(f"this {task} takes too long or too much memory: send a simpler one")
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise SandboxError(str(answer["error"]))
+        return answer
+
+    def close(self) -> None:
+        """End it."""
+        child, self._child = self._child, None
+        if child is not None:
+            child.kill()
+            child.wait()
+            for pipe in (child.stdin, child.stdout):
+                with suppress(OSError):  # what was not read any more
+                    pipe.close()  # type: ignore[union-attr]
+
+    def _start(self) -> subprocess.Popen[str]:
+        environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+        # Threads of BLAS and arenas of malloc would only fill the address space that is limited.
+        environment |= {
+            **{"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"},
+            "PYTHONIOENCODING": "utf-8",
+        }
+        return subprocess.Popen(
+            [sys.executable, "-m", f"{__package__}.sandbox_child", self._limits],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+            cwd=_ROOT,
+            text=True,
+            start_new_session=True,  # Ctrl-C at the server is for the server
+        )
+
+
+class Sandbox:
+    """`N_CHILDREN` children, each with a thread of its own: who waits for one holds nobody else."""
+
+    def __init__(self, n_children: int = N_CHILDREN) -> None:
+        self._threads = ThreadPoolExecutor(n_children, "sandbox")
+        self._own = threading.local()
+        self._children: list[SandboxChild] = []
+
+    async def call(self, work: Callable[[SandboxChild], T]) -> T:
+        """The outcome of `work`, which is given a child, in that child's thread."""
+
+        def run() -> T:
+            if not hasattr(self._own, "child"):
+                self._own.child = SandboxChild()
+                self._children.append(self._own.child)
+            return work(self._own.child)
+
+        return await asyncio.get_running_loop().run_in_executor(self._threads, run)
+
+    def close(self) -> None:
+        """End the children; what waits for them is refused."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        for child in self._children:
+            child.close()

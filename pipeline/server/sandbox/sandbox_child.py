@@ -1,0 +1,164 @@
+"""The child process that reads what nobody trusts: JSON schemas and chat templates of clients.
+
+    python -m reellama.pipeline.server.sandbox.sandbox_child '{"seconds": 3, "memory": 1073741824}'
+
+It reads a task a line from stdin, as JSON, and answers each with a line on stdout: what came out,
+or {"error": "..."}. A task that takes more CPU time or memory than the limits ends it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reellama.gguf_tools.errors import ReellamaError
+
+if TYPE_CHECKING:
+    from reellama.gguf_tools.runtime.backend import Model
+
+MOST_WAITING = 60  # seconds on the clock that a task may take, however busy the machine
+N_TRIAL_TOKENS = 48  # tokens by which a grammar is tried
+_PUNCTUATION = b'[]{}":, '
+MOST_OUTPUT = 4_000_000  # characters of a rendered template
+
+
+def main() -> None:
+    """Answer tasks until there are no more."""
+    limits = json.loads(sys.argv[1])
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    # Whatever a library prints must not get between the answers.
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    for line in sys.stdin:
+        task = json.loads(line)
+        run, arguments = TASKS[task.pop("task")](**task)
+        _limit_memory(limits["memory"])
+        # By default both signals end the process, also inside of llama.cpp.
+        signal.setitimer(signal.ITIMER_PROF, limits["seconds"])
+        signal.alarm(MOST_WAITING)
+        try:
+            answer: Any = run(*arguments)
+        except ReellamaError as error:
+            answer = {"error": str(error)}
+        except (MemoryError, RecursionError):
+            answer = {"error": "it needs too much memory"}
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.alarm(0)
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+def _limit_memory(memory: int) -> None:
+    """`memory` bytes beyond what is in use now: models, which are trusted, are loaded before."""
+    used = 0
+    with suppress(OSError):  # where there is no /proc, a task has only the rest
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+        used = pages * resource.getpagesize()
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    with suppress(ValueError, OSError):  # macOS takes no limit on the address space
+        resource.setrlimit(resource.RLIMIT_AS, (used + memory, hard))
+
+
+# A task is prepared with what is trusted, without limits, and then run under them.
+Prepared = tuple[Callable[..., Any], tuple[Any, ...]]
+
+
+def prepare_grammar(schema: Any, model: str) -> Prepared:
+    """The grammar of a JSON schema, which llama.cpp was seen to follow with this model's tokens."""
+    return _grammar, (schema, _vocabulary(model))
+
+
+def _grammar(schema: Any, model: Model) -> dict[str, str]:
+    from llama_cpp import llama_cpp
+
+    from reellama.pipeline.llm.schema_grammar import schema_to_gbnf
+    from reellama.pipeline.llm.token_sampling import grammar_sampler
+
+    text = schema_to_gbnf(schema)
+    sampler = grammar_sampler(text, model)
+    _follow(sampler, model)
+    llama_cpp.llama_sampler_free(sampler)
+    return {"gbnf": text}
+
+
+def _follow(grammar: Any, model: Model) -> None:
+    """Take the token that goes furthest of those that the grammar allows, again and again.
+
+    A grammar that has ever more ways to go on is then slow here, and not among others' answers.
+    What opens a list or an object goes furthest, and else the longest. Only characters and JSON's
+    punctuation are tried: thousands of words would say the same, and take their time.
+    """
+    import ctypes
+
+    import numpy as np
+    from llama_cpp import llama_cpp
+
+    from reellama.pipeline.llm.token_sampling import CANDIDATE, token_data_array
+
+    ids, reaches = _trial_tokens(model)
+    candidates = np.zeros(len(ids), CANDIDATE)
+    for _ in range(N_TRIAL_TOKENS):
+        candidates["id"], candidates["logit"] = ids, 0
+        array = token_data_array(candidates)
+        llama_cpp.llama_sampler_apply(grammar, ctypes.byref(array))
+        allowed = np.isfinite(candidates["logit"])
+        if not allowed.any():  # but the end
+            return
+        token = int(ids[np.argmax(np.where(allowed, reaches, -1))])
+        llama_cpp.llama_sampler_accept(grammar, token)
+
+
+def prepare_template(source: str, bos: str, eos: str, messages: list[dict[str, str]]) -> Prepared:
+    """A conversation by a chat template, in segments; see `ChatTemplate.render`."""
+    return _render, (source, bos, eos, messages)
+
+
+def _render(source: str, bos: str, eos: str, messages: list[dict[str, str]]) -> dict[str, Any]:
+    from reellama.gguf_tools.text.chat_template import ChatTemplate
+
+    template = ChatTemplate(source, bos, eos)
+    segments = template.render(messages)
+    if sum(len(segment.text) for segment in segments) > MOST_OUTPUT:
+        raise ReellamaError(f"the template writes more than {MOST_OUTPUT} characters")
+    found = [[segment.text, segment.special, segment.content] for segment in segments]
+    return {"segments": found, "problem": template.problem}
+
+
+TASKS: dict[str, Callable[..., Prepared]] = {
+    "grammar": prepare_grammar,
+    "template": prepare_template,
+}
+
+
+@lru_cache(maxsize=2)
+def _vocabulary(path: str) -> Model:
+    from reellama.gguf_tools.runtime.backend import load_model
+
+    return load_model(Path(path), vocab_only=True)
+
+
+@lru_cache(maxsize=2)
+def _trial_tokens(model: Model) -> tuple[Any, Any]:
+    """Ids of characters and punctuation, and how far each goes, int `[n]` both."""
+    import numpy as np
+
+    from reellama.gguf_tools.text.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer(model)
+    pieces = {token: tokenizer.piece(token) for token in range(tokenizer.n_vocab)}
+    tried = {t: p for t, p in pieces.items() if len(p) == 1 or (p and not p.strip(_PUNCTUATION))}
+    reaches = [1000 * (p.count(b"[") + p.count(b"{")) + len(p) for p in tried.values()]
+    return np.array(list(tried), np.int32), np.array(reaches)
+
+
+if __name__ == "__main__":
+    main()

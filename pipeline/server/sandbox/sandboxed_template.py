@@ -1,0 +1,42 @@
+"""A chat template that a client sent, rendered in the sandbox."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from reellama.gguf_tools.text.chat_template import Segment
+from reellama.pipeline.server.sandbox.sandbox import SandboxChild, SandboxError
+
+MOST_SECONDS = 20.0  # on the clock, for all renderings of a request
+MOST_SOURCE = 200_000  # characters
+
+
+class SandboxedTemplate:
+    """As `reellama.gguf_tools.text.chat_template.ChatTemplate`, for one request.
+
+    Raises SandboxError for a template that takes too much. For one that fails otherwise it raises
+    it too where it is `strict`, and else uses ChatML.
+    """
+
+    def __init__(
+        self, child: SandboxChild, source: str, bos: str = "", eos: str = "", strict: bool = True
+    ) -> None:
+        if len(source) > MOST_SOURCE:
+            raise SandboxError(f"the template has more than {MOST_SOURCE} characters")
+        self._child, self._source, self._bos, self._eos = child, source, bos, eos
+        self._strict = strict
+        self._seconds = 0.0
+
+    def render(self, messages: Sequence[Any]) -> list[Segment]:
+        """The conversation in segments."""
+        if self._seconds > MOST_SECONDS:
+            raise SandboxError("this template takes too long: send a simpler one")
+        begin = time.monotonic()
+        given = {"source": self._source, "bos": self._bos, "eos": self._eos}
+        answer = self._child.ask("template", messages=list(messages), **given)
+        self._seconds += time.monotonic() - begin
+        if answer["problem"] and self._strict:
+            raise SandboxError(f"{answer['problem']}; templates are written in Jinja here")
+        return [Segment(*each) for each in answer["segments"]]

@@ -1,0 +1,70 @@
+"""Clients that are slow to say what they want are not waited for without end."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import uvicorn
+from starlette.types import Message, Receive
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+from reellama.gguf_tools.errors import ReellamaError
+
+HEADER_SECONDS = 15.0  # for the head of a request
+BODY_SECONDS = 30.0  # until the next piece of a body
+
+
+class BodyTooSlow(ReellamaError):
+    """A body whose next piece did not come in time. `status` is HTTP's."""
+
+    status = 408
+
+    def __init__(self) -> None:
+        super().__init__("the rest of the request did not come in time")
+
+
+def in_time(receive: Receive) -> Receive:
+    """`receive`, which raises BodyTooSlow while a body is on its way and does not come."""
+    more = True
+
+    async def timely() -> Message:
+        nonlocal more
+        if not more:  # what is waited for now is that the client leaves
+            return await receive()
+        try:
+            message = await asyncio.wait_for(receive(), BODY_SECONDS)
+        except asyncio.TimeoutError:
+            raise BodyTooSlow from None
+        more = bool(message.get("more_body", False))
+        return message
+
+    return timely
+
+
+class TimelyProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
+    """HTTP whose connections are closed when no whole head of a request comes in time."""
+
+    def connection_made(self, transport: Any) -> None:
+        """Begin to look at the connection now and then."""
+        super().connection_made(transport)
+        self._was_idle = False
+        self._look = self.loop.call_later(HEADER_SECONDS / 2, self._close_if_idle)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Look no more."""
+        self._look.cancel()
+        super().connection_lost(exc)
+
+    def _close_if_idle(self) -> None:
+        idle = self.cycle is None or self.cycle.response_complete
+        if idle and self._was_idle:
+            self.transport.close()
+            return
+        self._was_idle = idle
+        self._look = self.loop.call_later(HEADER_SECONDS / 2, self._close_if_idle)
+
+
+def uvicorn_config(app: Any, **options: Any) -> uvicorn.Config:
+    """How uvicorn serves the app; at its end it waits 5 seconds for answers."""
+    return uvicorn.Config(app, http=TimelyProtocol, timeout_graceful_shutdown=5, **options)
