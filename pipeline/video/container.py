@@ -17,6 +17,7 @@ from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from reellama.pipeline.video.file_signature import container_kind, is_cut_off
 from reellama.pipeline.video.source import VideoError
 from reellama.pipeline.video.time_map import TimeMap, scan_times
 
@@ -204,9 +205,11 @@ def _video_stream(container: InputContainer, path: Path) -> VideoStream:
     streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if name in _NOT_VIDEO:
         raise VideoError(f"{path}: this is text, not a video; give a video or picture file")
-    if not streams:
+    if not streams and not is_cut_off(path):
         what = "has sound but no video" if container.streams.audio else "has no video in it"
         raise VideoError(f"{path}: {what}; give a file with pictures")
+    if not streams or (streams[0].codec_context is None and is_cut_off(path)):
+        raise VideoError(_cut_off(path))
     best = container.streams.best("video")
     stream = next((s for s in streams if s is best), streams[0])
     if stream.codec_context is None:
@@ -216,13 +219,13 @@ def _video_stream(container: InputContainer, path: Path) -> VideoStream:
 
 def _open_error(path: Path, error: Exception) -> str:
     """One line for a file that FFmpeg refuses."""
-    head = b""
-    try:
-        with open(path, "rb") as file:
-            head = file.read(12)
-    except OSError:
-        pass
-    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"wide"):
-        return f"{path}: this MP4 or MOV file is cut off or damaged; copy or record it again"
+    if container_kind(path) is not None:
+        return _cut_off(path)
     reason = getattr(error, "strerror", None) or str(error)
     return f"{path}: not a video or picture that FFmpeg can read ({reason.splitlines()[0].lower()})"
+
+
+def _cut_off(path: Path) -> str:
+    return (
+        f"{path}: this {container_kind(path)} file is cut off or damaged; copy or record it again"
+    )

@@ -60,7 +60,9 @@ def select_frames(
     if error is not None:
         source.notes.append(f"left out what is damaged: {error}")
     elif times is not None and taken < wanted:
-        source.notes.append(f"asked for {wanted} frames, took {taken}: others would be the same")
+        # Only a fixed rate may ask for the same frame twice.
+        why = "others would be the same" if options.mode == "fps" else "others cannot be decoded"
+        source.notes.append(f"asked for {wanted} frames, took {taken}: {why}")
 
 
 def _attempts(

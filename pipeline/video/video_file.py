@@ -21,9 +21,11 @@ from av.video.frame import VideoFrame
 from reellama.pipeline.video.container import Container
 from reellama.pipeline.video.geometry import display_size, orient, orientation
 from reellama.pipeline.video.source import Frame, FrameSource, VideoError
+from reellama.pipeline.video.tone_mapping import HLG, PQ, tone_map
 
 __all__ = ["VideoError", "VideoFile"]
 
+_FULL_RANGE = 2  # libavutil's AVCOL_RANGE_JPEG
 # How far back to seek, in seconds, until a keyframe turns up at or before the wanted time.
 _SEEK_BACK = (0.0, 1.0, 5.0, 30.0, 300.0)
 
@@ -204,9 +206,15 @@ class _Picture:
     def __call__(self, max_side: int | None) -> np.ndarray:
         frame = self.frame
         width, height = display_size(frame.width, frame.height, self.pixel_aspect, max_side)
+        transfer = getattr(frame, "color_trc", None)  # PyAV before 16 does not tell
+        hdr = transfer in (PQ, HLG)
         try:
             # Area averaging: shrinking 4K to 224 px by interpolation alone would alias.
-            rgb = frame.reformat(width, height, format="rgb24", interpolation="AREA").to_ndarray()
+            layout = "yuv444p16le" if hdr else "rgb24"
+            scaled = frame.reformat(width, height, format=layout, interpolation="AREA")
+            rgb = scaled.to_ndarray()
+            if hdr:
+                rgb = tone_map(rgb, transfer, frame.color_range == _FULL_RANGE)
         except (FFmpegError, ValueError, MemoryError) as error:
             what = f"a frame of {frame.width}x{frame.height} cannot be used ({error})"
             raise VideoError(what) from None
