@@ -17,10 +17,15 @@ from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from reellama.pipeline.video.file_signature import container_kind, is_cut_off
 from reellama.pipeline.video.source import VideoError
+from reellama.pipeline.video.time_map import TimeMap, scan_times
 
 # Containers whose header states the real duration: only for these does an early end mean "cut off".
 _STATE_DURATION = {"mov", "matroska", "avi", "flv", "asf"}
+# Formats whose timestamps may jump, next to those of which FFmpeg knows it (MPEG-TS, MPEG, Ogg).
+_MAY_JUMP = {"flv"}
+_TS_DISCONT = 0x0200  # libavformat's AVFMT_TS_DISCONT
 # FFmpeg's reader of text terminals turns any .txt file into a film of its letters.
 _NOT_VIDEO = {"tty"}
 # A playlist must not make us fetch anything: nothing leaves the machine. A process that reads what
@@ -37,15 +42,18 @@ _MICROSECONDS = 1_000_000
 
 
 class Container:
-    """One handle on a file. Times are seconds from the start of its video stream.
+    """One handle on a file. Times are seconds from the first frame of its video stream.
+
+    times: what another handle on the same file found out about its timestamps.
 
     Raises VideoError where there is no video that FFmpeg can decode.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, times: TimeMap | None = None):
         self.path = path
         self.damaged = 0  # packets that could not be decoded
         self._open()
+        self.times = times or self._map_times()
 
     def _open(self) -> None:
         try:
@@ -61,8 +69,25 @@ class Container:
         self._container: InputContainer = container
         self._stream.codec_context.thread_type = "AUTO"
         self._tick = self._stream.time_base or Fraction(1, _MICROSECONDS)
-        self._origin = self._stream.start_time or 0
-        self._bare = self._stream.start_time is None  # has no times and cannot be sought
+
+    def _map_times(self) -> TimeMap:
+        """Look at the first packet, or at all of them where timestamps may jump."""
+        start = self._stream.start_time
+        packets = self._raw_packets()
+        first = next(packets, None)
+        if first is None:
+            return TimeMap(origin=start or 0)
+        stamp = first.dts if first.pts is None else first.pts
+        container_format = self._container.format
+        may_jump = container_format.flags & _TS_DISCONT or container_format.name in _MAY_JUMP
+        if start is not None and stamp is not None and not may_jump:
+            # FFmpeg states 0 for a Matroska file whose video begins after its sound.
+            return TimeMap(origin=max(start, stamp))
+        frame_ticks = round(self.pace / self._tick)
+        times = scan_times(chain([first], packets), float(self._tick), frame_ticks)
+        if start is None or stamp is None:
+            times.seek_by = "start"
+        return times
 
     def close(self) -> None:
         """Close the file."""
@@ -80,34 +105,42 @@ class Container:
 
     @property
     def states_duration(self) -> bool:
-        """Whether this kind of file says how long it is; FFmpeg guesses from the size elsewhere."""
-        return bool(_STATE_DURATION & set(self._container.format.name.split(",")))
+        """Whether this file says how long it is; FFmpeg guesses from the size elsewhere."""
+        names = set(self._container.format.name.split(","))
+        return bool(_STATE_DURATION & names) and len(self.times.sections) == 1
 
     def stated_duration(self) -> float | None:
         """Seconds up to the end of the longest stream, by the header; None where unknown."""
         if not self._container.duration:
             return None
-        start = (self._container.start_time or 0) / _MICROSECONDS
-        return self._container.duration / _MICROSECONDS + start + self.seconds(0)
+        # Matroska counts from its time 0, the others from the stream that begins first.
+        matroska = self._container.format.name.startswith("matroska")
+        start = 0 if matroska else (self._container.start_time or 0)
+        return (self._container.duration + start) / _MICROSECONDS + self.seconds(0)
 
     def seconds(self, ticks: int) -> float:
-        """A timestamp of the video stream, in seconds."""
+        """A continuous timestamp of the video stream, in seconds."""
         # One correctly rounded division: frame 5 of 10 a second is at 0.5 and not a hair after it.
-        return (ticks - self._origin) * self._tick.numerator / self._tick.denominator
+        return (ticks - self.times.origin) * self._tick.numerator / self._tick.denominator
 
     def _time(self, item: Packet | VideoFrame, before: float) -> float:
         """When a packet or frame is shown, given when the one before it was."""
         ticks = item.pts if item.pts is not None else item.dts
-        return before + self.pace if ticks is None else self.seconds(ticks)
+        # Rounded, or frame 5 of 10 a second would come a hair after 0.5.
+        return round(before + self.pace, 9) if ticks is None else self.seconds(ticks)
 
     def seek(self, time: float) -> None:
         """Go to the last indexed place at or before `time`, or to the start where none is."""
-        if time <= 0.0 or self._bare:
+        if time <= 0.0 or self.times.seek_by == "start":
             self._rewind()
             return
-        ticks = int(min(time / self._tick, float(_INT64_MAX // 2))) + self._origin
+        ticks = int(min(time / self._tick, float(_INT64_MAX // 2))) + self.times.origin
         try:
-            self._container.seek(min(ticks, _INT64_MAX), stream=self._stream, backward=True)
+            if self.times.seek_by == "position":
+                position = self.times.keyframe_position(ticks)
+                self._container.seek(position, unsupported_byte_offset=True)
+            else:
+                self._container.seek(min(ticks, _INT64_MAX), stream=self._stream, backward=True)
         except FFmpegError:  # no index, or nothing that early
             self._rewind()
 
@@ -123,11 +156,17 @@ class Container:
         since it cannot be sought, "from here on" is then from its start.
         """
         time = -self.pace
+        for packet in self._raw_packets():
+            self.times.make_continuous(packet)
+            time = self._time(packet, time)
+            yield time, packet
+
+    def _raw_packets(self) -> Iterator[Packet[VideoStream]]:
+        """The packets of the video stream from here on, as the file stamps them."""
         try:
             for packet in self._container.demux(self._stream):
                 if packet.size:
-                    time = self._time(packet, time)
-                    yield time, packet
+                    yield packet
         except _DAMAGE:
             self.damaged += 1
 
@@ -167,9 +206,11 @@ def _video_stream(container: InputContainer, path: Path) -> VideoStream:
     streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if name in _NOT_VIDEO:
         raise VideoError(f"{path}: this is text, not a video; give a video or picture file")
-    if not streams:
+    if not streams and not is_cut_off(path):
         what = "has sound but no video" if container.streams.audio else "has no video in it"
         raise VideoError(f"{path}: {what}; give a file with pictures")
+    if not streams or (streams[0].codec_context is None and is_cut_off(path)):
+        raise VideoError(_cut_off(path))
     best = container.streams.best("video")
     stream = next((s for s in streams if s is best), streams[0])
     if stream.codec_context is None:
@@ -179,13 +220,13 @@ def _video_stream(container: InputContainer, path: Path) -> VideoStream:
 
 def _open_error(path: Path, error: Exception) -> str:
     """One line for a file that FFmpeg refuses."""
-    head = b""
-    try:
-        with open(path, "rb") as file:
-            head = file.read(12)
-    except OSError:
-        pass
-    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"wide"):
-        return f"{path}: this MP4 or MOV file is cut off or damaged; copy or record it again"
+    if container_kind(path) is not None:
+        return _cut_off(path)
     reason = getattr(error, "strerror", None) or str(error)
     return f"{path}: not a video or picture that FFmpeg can read ({reason.splitlines()[0].lower()})"
+
+
+def _cut_off(path: Path) -> str:
+    return (
+        f"{path}: this {container_kind(path)} file is cut off or damaged; copy or record it again"
+    )

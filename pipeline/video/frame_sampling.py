@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import islice, pairwise
 
 import numpy as np
 
@@ -28,7 +28,7 @@ def select_frames(
     """
     report = progress or (lambda done, total: None)
     start, end = _span(source, options)
-    present = source.count_frames(start, end, options.n_frames + 1)
+    present = _count(source.frame_times(start, end), options.n_frames + 1)
     if present <= options.n_frames and options.mode in ("uniform", "scenes"):
         times, looks = None, 0
         if present < options.n_frames and source.duration:
@@ -60,7 +60,9 @@ def select_frames(
     if error is not None:
         source.notes.append(f"left out what is damaged: {error}")
     elif times is not None and taken < wanted:
-        source.notes.append(f"asked for {wanted} frames, took {taken}: others would be the same")
+        # Only a fixed rate may ask for the same frame twice.
+        why = "others would be the same" if options.mode == "fps" else "others cannot be decoded"
+        source.notes.append(f"asked for {wanted} frames, took {taken}: {why}")
 
 
 def _attempts(
@@ -106,7 +108,34 @@ def _sample_times(
             return times, 0
     if options.mode == "scenes":
         return _scene_times(source, options.n_frames, start, end, report)
-    return interval_centers(start, end, options.n_frames), 0
+    return _uniform_times(source, options.n_frames, start, end), 0
+
+
+def _uniform_times(source: FrameSource, n: int, start: float, end: float) -> list[float]:
+    """Where to look for `n` different frames, evenly spread: the centres of `n` equal intervals.
+
+    A frame that stays for longer than one of them counts as one, however long it stays: what is
+    left of a recording that stood still for ten minutes is not one frame.
+    """
+    centers = interval_centers(start, end, n)
+    if all(_count(source.frame_times(a, b), 2) == 2 for a, b in pairwise(centers)):
+        return centers
+    appear = np.maximum(np.fromiter(source.frame_times(start, end), dtype=np.float64), start)
+    if len(appear) <= n:
+        return [float(time) for time in appear]
+    stays = np.diff(appear, append=end)  # seconds on screen, [frames]
+    # An interval is what is left for each of the others once the longest stays count as one.
+    longest = np.cumsum([0.0, *np.sort(stays)[::-1][: n - 1]])
+    interval = ((stays.sum() - longest) / np.arange(n, 0, -1)).min()
+    ends = np.cumsum(np.minimum(stays, interval)) / interval
+    # Rounded, so that a centre that falls between two frames always means the second.
+    shown = np.searchsorted(ends.round(6), np.arange(n) + 0.5, side="right")
+    return [float(time) for time in appear[shown]]
+
+
+def _count(items: Iterable[object], limit: int) -> int:
+    """How many `items` there are, counted no further than `limit`."""
+    return sum(1 for _ in islice(items, limit))
 
 
 def _scene_times(
@@ -116,7 +145,7 @@ def _scene_times(
     looks = max(2 * n, min(_MOST_LOOKS, max(_FEWEST_LOOKS, _LOOKS_PER_FRAME * n)))
     times: list[float] = []
     descriptors: list[np.ndarray] = []
-    for frame in source.frames_at(interval_centers(start, end, looks), coarse=True):
+    for frame in source.frames_at(_uniform_times(source, looks, start, end), coarse=True):
         try:
             descriptors.append(color_quantiles(frame.rgb(_LOOK_SIDE)))
         except VideoError:

@@ -90,9 +90,9 @@ class ImageSequence(FrameSource):
         for i in self._indices(start, end):
             yield self._frame(i)
 
-    def count_frames(self, start: float, end: float, limit: int) -> int:
-        """How many pictures are on screen in [start, end), at most `limit`."""
-        return min(limit, len(self._indices(start, end)))
+    def frame_times(self, start: float, end: float) -> Iterator[float]:
+        """When the pictures on screen in [start, end) appear."""
+        return (self._times[i] for i in self._indices(start, end))
 
     def keyframe_times(self, start: float, end: float) -> Iterator[float]:
         """Times of the pictures that appear in [start, end): each stands by itself."""

@@ -52,8 +52,8 @@ class FrameSource(Protocol):
         """Every frame on screen in [start, end): also the one that appeared before `start`."""
         ...
 
-    def count_frames(self, start: float, end: float, limit: int) -> int:
-        """How many frames `frames_between` would give, counted no further than `limit`."""
+    def frame_times(self, start: float, end: float) -> Iterator[float]:
+        """When the frames of `frames_between` appear, ascending, without decoding anything."""
         ...
 
     def keyframe_times(self, start: float, end: float) -> Iterator[float]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from heapq import heappop, heappush
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -20,9 +21,11 @@ from av.video.frame import VideoFrame
 from reellama.pipeline.video.container import Container
 from reellama.pipeline.video.geometry import display_size, orient, orientation
 from reellama.pipeline.video.source import Frame, FrameSource, VideoError
+from reellama.pipeline.video.tone_mapping import HLG, PQ, tone_map
 
 __all__ = ["VideoError", "VideoFile"]
 
+_FULL_RANGE = 2  # libavutil's AVCOL_RANGE_JPEG
 # How far back to seek, in seconds, until a keyframe turns up at or before the wanted time.
 _SEEK_BACK = (0.0, 1.0, 5.0, 30.0, 300.0)
 
@@ -43,11 +46,11 @@ class VideoFile(FrameSource):
     def __init__(self, path: Path):
         self.path = path
         self.notes: list[str] = []
-        self._decoder = Container(path)
+        self._index = Container(path)
         try:
-            self._index = Container(path)
+            self._decoder = Container(path, self._index.times)
         except BaseException:
-            self._decoder.close()
+            self._index.close()
             raise
         try:
             self.duration = self._measure()
@@ -105,25 +108,33 @@ class VideoFile(FrameSource):
             yield shown
         self._note_damage()
 
-    def count_frames(self, start: float, end: float, limit: int) -> int:
-        """How many frames `frames_between` would give, counted no further than `limit`.
-
-        Looks at packets only, so it costs next to nothing.
-        """
-        before, count = 0, 0
-        self._index.seek(self._keyframe_before(start).seek)
-        for time, packet in self._index.packets():
+    def frame_times(self, start: float, end: float) -> Iterator[float]:
+        """When the frames of `frames_between` appear, ascending, without decoding anything."""
+        shown = -math.inf  # the last frame that appeared by `start`
+        for time in self._presentation_times(self._keyframe_before(start)):
             if time >= end:
-                # With B-frames a later packet may still belong before `end`; decoding order tells.
-                if packet.dts is None or self._index.seconds(packet.dts) >= end:
-                    break
-            elif time <= start:
-                before = 1
-            else:
-                count += 1
-            if before + count >= limit:
                 break
-        return before + count
+            if time > start:
+                if shown > -math.inf:
+                    yield shown
+                    shown = -math.inf
+                yield time
+            else:
+                shown = max(shown, time)
+        if shown > -math.inf:
+            yield shown
+
+    def _presentation_times(self, keyframe: _Keyframe) -> Iterator[float]:
+        """Times of all packets from `keyframe` on, in order of presentation."""
+        waiting: list[float] = []
+        self._index.seek(keyframe.seek)
+        for time, packet in self._index.packets():
+            heappush(waiting, time)
+            # Whatever follows is shown after this packet is decoded.
+            settled = -math.inf if packet.dts is None else self._index.seconds(packet.dts)
+            while waiting and waiting[0] < settled:
+                yield heappop(waiting)
+        yield from sorted(waiting)
 
     def keyframe_times(self, start: float, end: float) -> Iterator[float]:
         """Times in seconds of the keyframes in [start, end), without decoding anything."""
@@ -162,6 +173,8 @@ class VideoFile(FrameSource):
 
         Headers state what was meant to be written. The packets at the end say what is there.
         """
+        if self._index.times.end and not self._index.states_duration:
+            return self._index.seconds(self._index.times.end)
         stated = self._index.stated_duration()
         video_end, end = 0.0, 0.0
         if stated is not None:
@@ -193,9 +206,15 @@ class _Picture:
     def __call__(self, max_side: int | None) -> np.ndarray:
         frame = self.frame
         width, height = display_size(frame.width, frame.height, self.pixel_aspect, max_side)
+        transfer = getattr(frame, "color_trc", None)  # PyAV before 16 does not tell
+        hdr = transfer in (PQ, HLG)
         try:
             # Area averaging: shrinking 4K to 224 px by interpolation alone would alias.
-            rgb = frame.reformat(width, height, format="rgb24", interpolation="AREA").to_ndarray()
+            layout = "yuv444p16le" if hdr else "rgb24"
+            scaled = frame.reformat(width, height, format=layout, interpolation="AREA")
+            rgb = scaled.to_ndarray()
+            if hdr:
+                rgb = tone_map(rgb, transfer, frame.color_range == _FULL_RANGE)
         except (FFmpegError, ValueError, MemoryError) as error:
             what = f"a frame of {frame.width}x{frame.height} cannot be used ({error})"
             raise VideoError(what) from None

@@ -1,11 +1,16 @@
 """Small films that tests render: every frame shows its own number, so its time can be proved."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
+from av.audio.stream import AudioStream
+from av.container import OutputContainer
+from av.packet import Packet
 from av.video.stream import VideoStream
 
 WIDTH, HEIGHT = 160, 120
@@ -50,24 +55,39 @@ def write_film(
     rate: int = 10,
     pixel_aspect: Fraction | None = None,
     pix_fmt: str = "yuv420p",
+    sound: float = 0.0,
+    muxer_options: dict[str, str] | None = None,
 ) -> Path:
     """A film whose i-th frame, `draw(i)`, appears at `times[i]` seconds (multiples of 1/rate).
 
-    `gop` frames lie between keyframes, at cuts too, so that tests know where they are.
+    `gop` frames lie between keyframes, at cuts too, so that tests know where they are. A tone of
+    `sound` seconds goes with it.
     """
     options = {"g": str(gop), "sc_threshold": "0" if codec == "libx264" else "1000000000"}
-    with av.open(path, "w") as container:
+    with av.open(path, "w", options=muxer_options or {}) as container:
         stream = container.add_stream(codec, rate=rate, options=options)
         assert isinstance(stream, VideoStream)
+        packets = _tone(container, sound) if sound else []
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, pix_fmt
         if pixel_aspect is not None:
             stream.sample_aspect_ratio = pixel_aspect
         for i, time in enumerate(times):
             frame = av.VideoFrame.from_ndarray(draw(i), "rgb24")
             frame.pts, frame.time_base = round(time * rate), Fraction(1, rate)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
+            packets += stream.encode(frame)
+        packets += stream.encode(None)
+        for packet in sorted(packets, key=lambda packet: (packet.dts or 0) * packet.time_base):
+            container.mux(packet)
     return path
+
+
+def _tone(container: OutputContainer, seconds: float) -> list[Packet[AudioStream]]:
+    stream = container.add_stream("aac", rate=16000)
+    assert isinstance(stream, AudioStream)
+    tone = np.sin(np.arange(int(16000 * seconds)) / 8).astype(np.float32)[None]
+    frame = av.AudioFrame.from_ndarray(tone, format="fltp", layout="mono")
+    frame.sample_rate, frame.pts, frame.time_base = 16000, 0, Fraction(1, 16000)
+    return [*stream.encode(frame), *stream.encode(None)]
 
 
 def steady(seconds: float, rate: int = 10) -> list[float]:
@@ -78,12 +98,8 @@ def steady(seconds: float, rate: int = 10) -> list[float]:
 def write_sound(path: Path, seconds: float = 1.0) -> Path:
     """A file with a tone and no picture."""
     with av.open(path, "w") as container:
-        stream = container.add_stream("aac", rate=16000)
-        tone = np.sin(np.arange(int(16000 * seconds)) / 8).astype(np.float32)[None]
-        frame = av.AudioFrame.from_ndarray(tone, format="fltp", layout="mono")
-        frame.sample_rate = 16000
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
+        for packet in _tone(container, seconds):
+            container.mux(packet)
     return path
 
 

@@ -142,6 +142,27 @@ def test_an_index_without_any_frame(web_film: Path, tmp_path: Path):
     assert "the file is cut off or damaged" in refusal(path)
 
 
+def test_a_download_that_broke_off_in_its_header_is_cut_off(web_film: Path, tmp_path: Path):
+    data, path = web_film.read_bytes(), tmp_path / "cut.mp4"
+    for length in range(8, data.index(b"mdat"), 31):
+        path.write_bytes(data[:length])
+        assert "cut off or damaged" in refusal(path), length
+
+
+@pytest.mark.parametrize(("kind", "length"), [("mkv", 100), ("avi", 2000), ("flv", 100)])
+def test_another_container_cut_off_in_its_header(tmp_path: Path, kind: str, length: int):
+    whole, path = write_film(tmp_path / f"film.{kind}", steady(1)), tmp_path / f"cut.{kind}"
+    path.write_bytes(whole.read_bytes()[:length])
+    assert "cut off or damaged" in refusal(path)
+
+
+def test_frames_that_the_end_of_a_file_lacks_are_not_called_the_same(tmp_path: Path):
+    whole = write_film(tmp_path / "film.flv", steady(4), gop=20).read_bytes()
+    path = tmp_path / "cut.flv"
+    path.write_bytes(whole[: len(whole) // 2])
+    assert not any("would be the same" in note for note in read_frames(path, frames=8).notes)
+
+
 @pytest.mark.parametrize("kind", ["mp4", "mkv"])
 def test_what_is_left_of_a_file_that_breaks_off_comes_back(
     web_film: Path, tmp_path: Path, kind: str

@@ -85,11 +85,29 @@ def test_more_frames_than_the_file_has_gives_all_of_them(ten_seconds: Path):
 
 
 def test_a_variable_frame_rate_is_sampled_by_time(uneven: Path):
-    clip = read_frames(uneven, frames=5)  # centres 1, 3, 5, 7, 9: at 5 and 7 the same frame shows
-    assert [number(frame) for frame in clip.frames] == [2, 6, 8, 29]
-    assert clip.times == pytest.approx([1, 3, 4, 9])
-    assert clip.notes == ("asked for 5 frames, took 4: others would be the same",)
+    assert seen(uneven, frames=2, start=0, end=4) == [2, 6]
+    assert seen(uneven, frames=2, start=8, end=10) == [19, 39]
+    # Centres 1, 3, 5, 7, 9 would show one frame twice, so those 4 s count as one interval:
+    # of 1.5 s, since 6 s are left for the four others.
+    clip = read_frames(uneven, frames=5)
+    assert [number(frame) for frame in clip.frames] == [1, 4, 7, 8, 34]
+    assert clip.times == pytest.approx([0.5, 2, 3.5, 4, 9.25])
+    assert clip.notes == ()
     assert seen(uneven, frames=49) == list(range(49))
+
+
+@settings(max_examples=25)
+@given(stays=st.lists(st.sampled_from([1, 2, 5, 300]), min_size=2, max_size=12), data=st.data())
+def test_whatever_stays_on_screen_as_many_frames_come_as_were_asked_for(
+    tmp_path_factory: pytest.TempPathFactory, stays: list[int], data: st.DataObject
+):
+    path = tmp_path_factory.getbasetemp() / "stays.mp4"
+    write_film(path, np.cumsum([0, *stays]) / RATE)
+    n = data.draw(st.integers(1, len(stays)))
+    clip = read_frames(path, frames=n, max_side=80)
+    assert len({number(frame) for frame in clip.frames}) == n
+    assert np.all(np.diff(clip.times) > 0)
+    assert clip.notes == ()
 
 
 def test_a_frame_that_is_still_on_screen_at_the_start_counts_from_there(uneven: Path):

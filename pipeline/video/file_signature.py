@@ -1,0 +1,41 @@
+"""What a file's first bytes say it is, for messages about files that FFmpeg cannot use."""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+
+_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"wide")  # of MP4, behind four bytes of size
+
+
+def container_kind(path: Path) -> str | None:
+    """The kind of video container that `path` begins as, e.g. "MP4 or MOV", or None."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(12)
+    except OSError:
+        return None
+    if head[4:8] in _BOXES:
+        return "MP4 or MOV"
+    if head.startswith(b"\x1a\x45\xdf\xa3"):
+        return "Matroska or WebM"
+    if head.startswith(b"RIFF") and b"AVI ".startswith(head[8:12]):
+        return "AVI"
+    return "FLV" if head.startswith(b"FLV\x01") else None
+
+
+def is_cut_off(path: Path) -> bool:
+    """Whether the boxes of an MP4 or MOV file claim more bytes than the file has."""
+    if container_kind(path) != "MP4 or MOV":
+        return False
+    length, position = os.path.getsize(path), 0
+    with open(path, "rb") as file:
+        while position < length:
+            file.seek(position)
+            head = file.read(16).ljust(16, b"\0")
+            size, _, long_size = struct.unpack(">I4sQ", head)
+            if size == 0:  # up to the end of the file
+                return False
+            position += max(8, long_size if size == 1 else size)
+    return position > length
