@@ -14,7 +14,8 @@ from reellama.gguf_tools.locate.naming import HUB_PREFIX, OLLAMA_PREFIX
 from reellama.gguf_tools.locate.vision_models import resolve_vision
 from reellama.gguf_tools.text.prompt_parts import Prompt
 from reellama.models.array_cache import ArrayCache
-from reellama.models.bundle import BUNDLES, Bundle, BundleError
+from reellama.models.bundle import BUNDLES, Bundle
+from reellama.models.bundle_config import BundleError
 from reellama.models.encoded_frames import EncodedFrames
 from reellama.models.token_pooling.options import DEFAULT_POOLING, PoolingOptions
 from reellama.models.vision_bundle import VisionBundle

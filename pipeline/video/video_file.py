@@ -207,14 +207,14 @@ class _Picture:
         frame = self.frame
         width, height = display_size(frame.width, frame.height, self.pixel_aspect, max_side)
         transfer = getattr(frame, "color_trc", None)  # PyAV before 16 does not tell
-        hdr = transfer in (PQ, HLG)
+        hdr: int | None = transfer if transfer in (PQ, HLG) else None
         try:
             # Area averaging: shrinking 4K to 224 px by interpolation alone would alias.
-            layout = "yuv444p16le" if hdr else "rgb24"
+            layout = "rgb24" if hdr is None else "yuv444p16le"
             scaled = frame.reformat(width, height, format=layout, interpolation="AREA")
             rgb = scaled.to_ndarray()
-            if hdr:
-                rgb = tone_map(rgb, transfer, frame.color_range == _FULL_RANGE)
+            if hdr is not None:
+                rgb = tone_map(rgb, hdr, frame.color_range == _FULL_RANGE)
         except (FFmpegError, ValueError, MemoryError) as error:
             what = f"a frame of {frame.width}x{frame.height} cannot be used ({error})"
             raise VideoError(what) from None
