@@ -96,16 +96,22 @@ class Clock:
     now = staticmethod(time.perf_counter)
 
     @classmethod
+    def count_cpu_time(cls) -> None:
+        """Take one thread from now on, in new processes too, and count its processor time."""
+        os.environ.update({CPU_TIME: "1", "OMP_NUM_THREADS": "1"})
+        cls.now = staticmethod(time.process_time)
+
+    @classmethod
     def of(cls, process: psutil.Process) -> float:
         """The same for another process."""
-        if cls.now is time.perf_counter:
+        if CPU_TIME not in os.environ:
             return cls.now()
         times = process.cpu_times()
         return times.user + times.system
 
 
 if CPU_TIME in os.environ:
-    Clock.now = staticmethod(time.process_time)
+    Clock.count_cpu_time()
 
 
 def in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -144,10 +150,12 @@ def measure(model: VisionModel, video: EncodedFrames, options: PoolingOptions) -
         parts = bundle.prompt_parts(video, options)
         path = Path("video")
         chat = Chat(engine, videos=[Video(path, parts, Clip([], video.times, 0.0, path))])
+        pooled = Clock.now()
+        engine.prefill(chat.prompt(QUESTION))
+        prefill = Clock.now() - pooled
         with closing(chat.ask(QUESTION, sampling=ANSWER)) as tokens:
             next(tokens)
             first_token = Clock.now() - began
-            prefill = engine.last.prefill_seconds
             n_answer = 1 + sum(1 for _ in tokens)
         turn = engine.count(chat.prompt(QUESTION)) + n_answer
         own = engine.count(chat.prompt(SECOND, chat.turns)) - turn
@@ -346,7 +354,7 @@ def main() -> int:
     parser.add_argument("--mtmd-cli", type=Path, metavar="PATH", help="compare with this alone")
     options = parser.parse_args()
     if options.cpu_time:
-        os.environ.update({CPU_TIME: "1", "OMP_NUM_THREADS": "1"})
+        Clock.count_cpu_time()
     if options.quick:
         options.frames, options.budgets, options.rounds = 4, (256,), 1
     if options.plot:
