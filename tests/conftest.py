@@ -116,7 +116,6 @@ def demo_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def smollm2_engine(smollm2: Path) -> Iterator["Engine"]:
     """SmolLM2, loaded once. One thread: two that wait for each other crawl on a busy machine."""
-    from reellama.gguf_tools.locate.vision_models import VisionModel
     from reellama.pipeline.llm.engine import Engine
 
     with Engine(smollm2, n_ctx=1024, n_threads=1) as engine:
@@ -209,13 +208,13 @@ def vision_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], "V
     folder = tmp_path_factory.getbasetemp()
     shared = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
 
-    def find(family: str) -> "VisionModel":
+    def made(family: str) -> "VisionModel":
         own = shared / "vision-models" / family
         own.mkdir(parents=True, exist_ok=True)
         with FileLock(own / "lock"):
             return small_vision_model(family, own)
 
-    return find
+    return made
 
 
 @pytest.fixture(scope="session")
