@@ -1,4 +1,4 @@
-"""A vision GGUF on the command line: what mini does, it does, and a bad pair gets one clear line."""
+"""A vision GGUF on the command line does what mini does, and a bad pair gets one clear line."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def with_float64(path: Path, good: Path) -> str:
 
 def shapes_that_do_not_fit(path: Path, good: Path) -> str:
     """llama.cpp notices when it computes, and ends the process."""
-    small_mmproj.write(path, tensors={"v.blk.0.ffn_down.weight": np.zeros((32, 64), np.float32)})
+    small_mmproj.write(path, "idefics3")
     return "makes llama.cpp crash"
 
 
@@ -114,8 +114,7 @@ def test_a_projector_is_no_llm(complaint: Callable[..., str], model: VisionModel
 def test_a_family_that_is_not_known_to_pool_shows_frames_in_full_and_says_so_once(
     reellama: Run, model: VisionModel, square_video: Path, tmp_path: Path
 ) -> None:
-    """libmtmd reads this one, which the table of families does not have."""
-    other = small_mmproj.write(tmp_path / "other.gguf", "lightonocr", tensors={})
+    other = small_mmproj.write_lightonocr(tmp_path / "other.gguf")
     result = reellama(
         "ask", square_video, square_video, "?", "--bundle", model.llm, "--mmproj", other, *SMALL
     )
