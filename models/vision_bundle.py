@@ -23,7 +23,9 @@ from reellama.gguf_tools.atomic_write import stamp
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.mmproj_header import MmprojHeader, mmproj_header
 from reellama.gguf_tools.format.reader import GGUFFile, read_gguf
-from reellama.gguf_tools.mtmd.mtmd_tower import MtmdTower, PictureLayout
+from reellama.gguf_tools.inspection.nonfinite_weights import check_weights
+from reellama.gguf_tools.mtmd.mtmd_tower import MtmdTower, PictureLayout, VisionTowerError
+from reellama.gguf_tools.mtmd.tower_probe import check_tower
 from reellama.gguf_tools.text.prompt_parts import Prompt, SoftTokens, Text, TokenIds
 from reellama.models.array_cache import ArrayCache
 from reellama.models.encoded_frames import EncodedFrames, frame_size
@@ -97,7 +99,8 @@ class VisionBundle:
 
     @cached_property
     def tower(self) -> MtmdTower:
-        """The encoder in libmtmd."""
+        """The encoder in libmtmd. Raises VisionTowerError for a file that would crash it."""
+        check_tower(self.mmproj, self.llm)
         return MtmdTower(self.mmproj, self.llm)
 
     @cached_property
@@ -206,7 +209,14 @@ class VisionBundle:
         return f"{plan.method}, {plan.groups} groups, at most {plan.total} cells{notes}"
 
     def _encode(self, frames: Sequence[np.ndarray]) -> np.ndarray:
-        return self.tower.encode(self._scaled(frames), tiles=self.tiles)
+        features = self.tower.encode(self._scaled(frames), tiles=self.tiles)
+        if not np.isfinite(features).all():
+            check_weights(read_gguf(self.mmproj))  # it names the tensor that is damaged
+            raise VisionTowerError(
+                f"{self.mmproj} makes tokens that are not finite numbers: its type does not hold "
+                "them; take one of type BF16 or F32"
+            )
+        return features
 
     def _tokens_around(self, video: EncodedFrames) -> int:
         """What stands around each group of tokens, at most: its time, and the family's own."""

@@ -209,13 +209,13 @@ def vision_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], "V
     folder = tmp_path_factory.getbasetemp()
     shared = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
 
-    def find(family: str) -> "VisionModel":
+    def made(family: str) -> "VisionModel":
         own = shared / "vision-models" / family
         own.mkdir(parents=True, exist_ok=True)
         with FileLock(own / "lock"):
             return small_vision_model(family, own)
 
-    return find
+    return made
 
 
 @pytest.fixture(scope="session")

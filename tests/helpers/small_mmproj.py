@@ -118,6 +118,22 @@ def write(
     return path
 
 
+def write_lightonocr(path: Path) -> Path:
+    """Write an mmproj that libmtmd can encode with, of a family that FAMILIES does not have."""
+    shapes: dict[str, tuple[int, ...]] = {
+        "mm.1.weight": (N_EMBD, N_TOWER),
+        "mm.2.weight": (N_EMBD, N_EMBD),
+        "mm.input_norm.weight": (N_TOWER,),
+        "mm.patch_merger.weight": (N_TOWER, 4 * N_TOWER),
+        "v.blk.0.ln1.weight": (N_TOWER,),
+        "v.blk.0.ln2.weight": (N_TOWER,),
+    }
+    rng = np.random.default_rng(0)
+    tensors = {name: rng.normal(0, 0.1, size).astype(np.float32) for name, size in shapes.items()}
+    keys = {"clip.vision.projection_dim": N_EMBD, "clip.vision.spatial_merge_size": 2}
+    return write(path, "lightonocr", keys, tensors)
+
+
 def common_keys(family: str) -> dict[str, Any]:
     """The keys that files of all families have."""
     return {

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from reellama.gguf_tools.locate.vision_models import VisionModel
+from reellama.gguf_tools.mtmd.mtmd_tower import VisionTowerError
 from reellama.gguf_tools.text.prompt_parts import Prompt, SoftTokens, Text
+from reellama.models.array_cache import ArrayCache
 from reellama.models.token_pooling.options import PoolingOptions
 from reellama.models.vision_bundle import VisionBundle
 from reellama.pipeline.llm.engine import Engine
@@ -124,3 +129,32 @@ def test_a_prompt_that_ends_within_a_picture_reads_all_of_the_picture(
     before = engine.count([Text("Look: ")])
     assert stats.n_reused == before + (5 if one.divisible else 0)
     np.testing.assert_allclose(engine._ctx.logits_at(-1), expected, atol=1e-2)
+
+
+@pytest.mark.parametrize("model", ["gemma3"], indirect=True)
+def test_another_budget_or_another_process_encodes_nothing_again(
+    model: VisionModel, tmp_path: Path
+) -> None:
+    """A tower that was closed can encode nothing, and still tells how pictures are laid out."""
+    first = VisionBundle(model.llm, model.mmproj, cache=ArrayCache(tmp_path))
+    video = first.encode(FRAMES, np.arange(4.0))
+    second = VisionBundle(model.llm, model.mmproj, cache=ArrayCache(tmp_path))
+    second.tower.close()
+    np.testing.assert_array_equal(second.encode(FRAMES, np.arange(4.0)).array, video.array)
+    with pytest.raises(VisionTowerError):
+        second.encode(FRAMES[:2], np.arange(2.0))  # frames that were not seen together
+
+
+@pytest.mark.parametrize("model", ["gemma3"], indirect=True)
+def test_a_projector_that_was_written_anew_is_asked_again(
+    model: VisionModel, tmp_path: Path
+) -> None:
+    mmproj = tmp_path / "mmproj.gguf"
+    shutil.copy(model.mmproj, mmproj)
+    cache = ArrayCache(tmp_path / "cache")
+    VisionBundle(model.llm, mmproj, cache=cache).features(FRAMES)
+    os.utime(mmproj, (1, 1))
+    anew = VisionBundle(model.llm, mmproj, cache=cache)
+    anew.tower.close()
+    with pytest.raises(VisionTowerError):
+        anew.features(FRAMES)

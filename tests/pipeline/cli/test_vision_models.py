@@ -1,0 +1,184 @@
+"""A vision GGUF on the command line does what mini does, and a bad pair gets one clear line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reellama.gguf_tools.format.reader import read_gguf
+from reellama.gguf_tools.locate.vision_models import VisionModel
+from tests.conftest import Result
+from tests.helpers import small_mmproj
+
+Run = Callable[..., Result]
+SMALL = ("--threads=1", "--n-ctx=512", "--max-tokens=2", "--frames=4")
+
+
+@pytest.fixture(scope="module")
+def model(vision_model: Callable[[str], VisionModel]) -> VisionModel:
+    return vision_model("gemma3")
+
+
+@pytest.fixture
+def complaint(reellama: Run, square_video: Path) -> Callable[..., str]:
+    """Ask about a video in vain; returns the one line."""
+
+    def ask(*options: str | Path) -> str:
+        result = reellama("ask", square_video, "What happens?", *SMALL, *options)
+        assert result.status == 1
+        assert result.out == ""
+        (line,) = result.err.splitlines()
+        assert line.startswith("reellama: ")
+        return line
+
+    return ask
+
+
+def another_width(path: Path, good: Path) -> str:
+    small_mmproj.write(path, "gemma3", n_embd=32)
+    return "cannot see through"
+
+
+def audio_only(path: Path, good: Path) -> str:
+    small_mmproj.write(path, keys={"clip.has_vision_encoder": None, "clip.has_audio_encoder": True})
+    return "for sound only"
+
+
+def cut_off(path: Path, good: Path) -> str:
+    path.write_bytes(good.read_bytes()[:-1000])
+    return "bad.gguf"
+
+
+def with_nan(path: Path, good: Path) -> str:
+    tensor = next(iter(read_gguf(good).tensors.values()))
+    content = bytearray(good.read_bytes())
+    content[tensor.offset : tensor.offset + 4] = np.float32(np.nan).tobytes()
+    path.write_bytes(content)
+    return f"{tensor.name} holds NaN"
+
+
+def unknown_family(path: Path, good: Path) -> str:
+    small_mmproj.write(path, "telescope")
+    return "the family telescope"
+
+
+def with_float64(path: Path, good: Path) -> str:
+    small_mmproj.write(path, tensors={"mm.0.bias": np.zeros(64)})
+    return "F64"
+
+
+def shapes_that_do_not_fit(path: Path, good: Path) -> str:
+    """llama.cpp notices when it computes, and ends the process."""
+    small_mmproj.write(path, "idefics3")
+    return "makes llama.cpp crash"
+
+
+BAD = (
+    another_width,
+    audio_only,
+    cut_off,
+    with_nan,
+    unknown_family,
+    with_float64,
+    shapes_that_do_not_fit,
+)
+
+
+@pytest.mark.parametrize("spoil", BAD, ids=lambda spoil: spoil.__name__)
+def test_a_bad_projector_is_refused(
+    complaint: Callable[..., str], model: VisionModel, tmp_path: Path, spoil: Callable
+) -> None:
+    bad = tmp_path / "bad.gguf"
+    reason = spoil(bad, model.mmproj)
+    line = complaint("--bundle", model.llm, "--mmproj", bad)
+    assert reason in line and "bad.gguf" in line
+    assert [path.name for path in tmp_path.glob("*")] == ["bad.gguf"]
+
+
+def test_an_llm_without_a_projector_sees_no_video(
+    complaint: Callable[..., str], model: VisionModel, tmp_path: Path
+) -> None:
+    alone = tmp_path / "alone.gguf"
+    alone.symlink_to(model.llm)
+    assert "--mmproj" in complaint("--bundle", alone)
+
+
+def test_a_projector_is_no_llm(complaint: Callable[..., str], model: VisionModel) -> None:
+    assert "is an mmproj; give its LLM" in complaint("--bundle", model.mmproj)
+
+
+def test_a_family_that_is_not_known_to_pool_shows_frames_in_full_and_says_so_once(
+    reellama: Run, model: VisionModel, square_video: Path, tmp_path: Path
+) -> None:
+    other = small_mmproj.write_lightonocr(tmp_path / "other.gguf")
+    result = reellama(
+        "ask", square_video, square_video, "?", "--bundle", model.llm, "--mmproj", other, *SMALL
+    )
+    assert result.status == 0
+    assert result.err.count("not known to pool well") == 1
+
+
+def test_a_chat_goes_on_where_it_was_saved(
+    reellama: Run, model: VisionModel, square_video: Path, tmp_path: Path
+) -> None:
+    kept = tmp_path / "kept.json"
+    lines = [
+        f"/add {square_video}", "What is it?", "/set temperature 0.5", f"/save {kept}", "/clear",
+        f"/load {kept}", "And then?", "/show turns",
+    ]  # fmt: skip
+    result = reellama("chat", "--bundle", model.llm, *SMALL, stdin="\n".join(lines))
+    assert result.status == 0
+    assert ">>> What is it?" in result.err and ">>> And then?" in result.err
+    assert len(json.loads(kept.read_text())["turns"]) == 1
+
+
+ONLY_TRAINED = {
+    "inspect": (["inspect", "VIDEO", "--bundle", "LLM"], "soft tokens are no words"),
+    "push": (["ollama", "push", "LLM"], "ollama create"),
+    "describing drawn clips": (["eval", "LLM", "--clips", "1"], "not trained on drawn clips"),
+    "recording scores": (["eval", "LLM", "--benchmark", "--record", "x"], "--json FILE"),
+}
+
+
+@pytest.mark.parametrize(("words", "reason"), ONLY_TRAINED.values(), ids=ONLY_TRAINED)
+def test_what_needs_a_trained_bundle_says_so(
+    reellama: Run, model: VisionModel, square_video: Path, words: list[str], reason: str
+) -> None:
+    named = {"VIDEO": square_video, "LLM": model.llm}
+    result = reellama(*(named.get(word, word) for word in words))
+    assert result.status == 1 and result.out == ""
+    (line,) = result.err.splitlines()
+    assert str(model.llm) in line and reason in line
+
+
+def test_timeline_and_search_take_one(
+    reellama: Run, model: VisionModel, square_video: Path
+) -> None:
+    watching = ("--bundle", model.llm, "--no-cache", "--threads=1")
+    made = reellama("timeline", square_video, "--format", "json", *watching)
+    assert made.status == 0 and json.loads(made.out)["scenes"]
+    found = reellama("search", square_video, "a square", "--json", "-n", "1", *watching)
+    assert found.status == 0 and len(json.loads(found.out)) == 1
+
+
+def test_questions_of_a_file_are_asked_with_every_quantization(
+    reellama: Run, model: VisionModel, square_video: Path, tmp_path: Path
+) -> None:
+    question = {
+        "video": str(square_video), "question": "What moves?", "choices": ["a square", "a dog"],
+        "answer": "a square",
+    }  # fmt: skip
+    data, folder = tmp_path / "questions.jsonl", tmp_path / "quantizations"
+    data.write_text(json.dumps(question) + "\n")
+    folder.mkdir()
+    (folder / "same.gguf").symlink_to(model.llm)
+    asked = ("eval", model.llm, "--data", data, "--threads=1", "--frames=4", "--json", "-")
+    one = reellama(*asked, "--tokens=64", "--mmproj", model.mmproj)
+    assert one.status == 0 and "--tokens 64" in json.loads(one.out)["command"]
+    all_of_them = reellama(*asked, "--quantizations", folder)
+    assert all_of_them.status == 0
+    assert json.loads(all_of_them.out)["rows"][0]["accuracy"]["of"] == 1
