@@ -28,10 +28,11 @@ PROGRAM = ("-m", "reellama.pipeline.cli.main")
 MORTAL = """
 import ctypes, threading, time
 def kill():
-    while not (found := [t for t in threading.enumerate() if t.name.startswith("batcher")]):
+    batchers = lambda: [t.ident for t in threading.enumerate() if t.name.startswith("batcher")]
+    while not (found := [ident for ident in batchers() if ident]):
         time.sleep(0.01)
     exception = ctypes.py_object(SystemExit)
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(found[0].ident), exception)
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(found[0]), exception)
 threading.Thread(target=kill, daemon=True).start()
 from reellama.pipeline.cli.main import main
 main()
