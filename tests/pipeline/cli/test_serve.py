@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,10 +23,28 @@ pytestmark = pytest.mark.measures
 READY = re.compile(r"serving on (http://\S+)")
 
 
+PROGRAM = ("-m", "reellama.pipeline.cli.main")
+# The same, and a thread of it that raises SystemExit in the one that runs the model.
+MORTAL = """
+import ctypes, threading, time
+def kill():
+    batchers = lambda: [t.ident for t in threading.enumerate() if t.name.startswith("batcher")]
+    while not (found := [ident for ident in batchers() if ident]):
+        time.sleep(0.01)
+    exception = ctypes.py_object(SystemExit)
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(found[0]), exception)
+threading.Thread(target=kill, daemon=True).start()
+from reellama.pipeline.cli.main import main
+main()
+"""
+
+
 @contextmanager
-def started(*options: str) -> Iterator[tuple["subprocess.Popen[str]", str, list[str]]]:
+def started(
+    *options: str, program: Sequence[str] = PROGRAM
+) -> Iterator[tuple["subprocess.Popen[str]", str, list[str]]]:
     """The server in a process of its own: the process, its address, and its lines on stderr."""
-    command = [sys.executable, "-m", "reellama.pipeline.cli.main", "serve", "--port", "0", *options]
+    command = [sys.executable, *program, "serve", "--port", "0", *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         lines: list[str] = []
         try:
@@ -76,6 +94,15 @@ def test_sigterm_in_the_middle_of_an_answer_ends_it() -> None:
             process.wait(30)
         assert time.monotonic() - begin < 20
     assert "Traceback" not in "".join(lines), "".join(lines)
+
+
+def test_a_process_whose_model_thread_has_died_ends_with_a_status_that_says_so() -> None:
+    with started("--n-ctx", "256", program=("-c", MORTAL)) as (process, url, lines):
+        prompt = {"model": "mini", "prompt": "1, 2, 3,", "raw": True, "stream": False}
+        reply = httpx.post(f"{url}/api/generate", json=prompt, timeout=120)
+        assert reply.status_code in (500, 503)
+        assert process.wait(60) == 1
+    assert "the thread of a model has died" in lines[-1] and "Traceback" not in lines[-1]
 
 
 def test_a_taken_port_is_said_in_a_line(reellama: Callable) -> None:
