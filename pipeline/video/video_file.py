@@ -206,7 +206,7 @@ class _Picture:
     def __call__(self, max_side: int | None) -> np.ndarray:
         frame = self.frame
         width, height = display_size(frame.width, frame.height, self.pixel_aspect, max_side)
-        transfer = getattr(frame, "color_trc", None)  # PyAV before 16 does not tell
+        transfer: int = getattr(frame, "color_trc", 0)  # PyAV before 16 does not tell
         hdr = transfer in (PQ, HLG)
         try:
             # Area averaging: shrinking 4K to 224 px by interpolation alone would alias.
