@@ -14,6 +14,7 @@ from reellama.pipeline.cli.commands.serve import ListenOptions, LogLevel, Served
 from reellama.pipeline.cli.commands.timeline import LongVideoOptions, TimelineOptions
 from reellama.pipeline.cli.commands.watch import WatchOptions
 from reellama.pipeline.cli.options import AnswerOptions, FrameOptions, ModelOptions, grouped
+from reellama.pipeline.cli.piped_videos import as_files
 
 app = Typer(
     help="Chat with a video on your own machine, through one small GGUF model.",
@@ -28,7 +29,12 @@ app.add_typer(gguf.app, name="gguf")
 app.add_typer(ollama.app, name="ollama")
 
 Videos = Annotated[
-    list[Path], Argument(metavar="VIDEO", help="Video, picture, or folder of pictures.")
+    list[Path],
+    Argument(
+        metavar="VIDEO",
+        help="Video, picture, or folder of pictures; - reads a video from stdin.",
+        callback=as_files,
+    ),
 ]
 Json = Annotated[bool, Option("--json", help="One JSON object; the text is its `answer`.")]
 Probs = Annotated[bool, Option("--probs", help="Colour tokens: red is unsure, green is sure.")]
@@ -91,7 +97,9 @@ def describe(
 def chat(
     videos: Annotated[
         list[Path] | None,
-        Argument(metavar="VIDEO", help="Videos, pictures, or folders of pictures."),
+        Argument(
+            metavar="VIDEO", help="Videos, pictures, or folders of pictures.", callback=as_files
+        ),
     ] = None,
     *,
     frames: FrameOptions,
@@ -108,7 +116,9 @@ def chat(
 @app.command(no_args_is_help=True)
 @grouped
 def timeline(
-    video: Annotated[Path, Argument(metavar="VIDEO", help="A video, however long.")],
+    video: Annotated[
+        Path, Argument(metavar="VIDEO", help="A video, however long.", callback=as_files)
+    ],
     *,
     options: TimelineOptions,
     watching: LongVideoOptions,
@@ -156,7 +166,8 @@ def search(
 @grouped
 def inspect(
     video: Annotated[
-        Path, Argument(metavar="VIDEO", help="Video, picture, or folder of pictures.")
+        Path,
+        Argument(metavar="VIDEO", help="Video, picture, or folder of pictures.", callback=as_files),
     ],
     *,
     frames: FrameOptions,

@@ -24,26 +24,8 @@ from reellama.gguf_tools.atomic_write import write_atomically
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.pipeline.long_video.timeline import Timeline
 from reellama.pipeline.long_video.timeline_formats import to_srt
+from reellama.pipeline.video.file_signature import VIDEO_SUFFIXES
 
-VIDEO_SUFFIXES = frozenset(
-    [
-        ".3gp",
-        ".avi",
-        ".flv",
-        ".m2ts",
-        ".m4v",
-        ".mkv",
-        ".mov",
-        ".mp4",
-        ".mpeg",
-        ".mpg",
-        ".mts",
-        ".ogv",
-        ".ts",
-        ".webm",
-        ".wmv",
-    ]
-)
 STATE_FOLDER = ".reellama"  # the folder of locks, failures and half-written files
 LOCKS = 256  # lock files; two videos of the same number wait for each other, which is rare
 SETTLED = 2.0  # seconds without a change after which a file counts as copied

@@ -8,6 +8,7 @@ Sampling goes by time and never by index, so variable frame rates come out right
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -113,9 +114,15 @@ def open_video(path: str | Path) -> FrameSource:
         read_frames(video, frames=8), read_frames(video, start=60)
     """
     path = Path(path)
+    if re.match("(https?|ftp|rtsp|rtmp|file):/", str(path)):
+        raise VideoError(f"{path}: this is a URL, and nothing is fetched; save the video to a file")
     try:
         if path.is_dir():
             return open_image_folder(path)
+        if path.is_fifo():
+            raise VideoError(
+                f"{path}: this is a pipe; write what it brings to a file and read that"
+            )
         with open(path, "rb") as file:
             empty = not file.read(1)
     except FileNotFoundError:

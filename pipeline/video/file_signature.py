@@ -1,4 +1,4 @@
-"""What a file's first bytes say it is, for messages about files that FFmpeg cannot use."""
+"""What a file's name and first bytes say it is, before or without FFmpeg."""
 
 from __future__ import annotations
 
@@ -6,6 +6,26 @@ import os
 import struct
 from pathlib import Path
 
+# Endings of the names of videos, where a folder holds all kinds of files.
+VIDEO_SUFFIXES = frozenset(
+    [
+        ".3gp",
+        ".avi",
+        ".flv",
+        ".m2ts",
+        ".m4v",
+        ".mkv",
+        ".mov",
+        ".mp4",
+        ".mpeg",
+        ".mpg",
+        ".mts",
+        ".ogv",
+        ".ts",
+        ".webm",
+        ".wmv",
+    ]
+)
 _BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"wide")  # of MP4, behind four bytes of size
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from reellama.pipeline.video.file_signature import VIDEO_SUFFIXES
 from reellama.pipeline.video.geometry import display_size
 from reellama.pipeline.video.source import Frame, FrameSource, VideoError
 
@@ -133,21 +134,30 @@ def open_image(path: Path) -> ImageSequence | None:
 def open_image_folder(path: Path) -> ImageSequence:
     """The pictures in a folder, in natural order (img2 before img10), one second apart.
 
-    Folders in it and hidden files are left out. Raises VideoError where there is no picture.
+    Folders in it and hidden files are left out; so are videos, and a note says that. Raises
+    VideoError where there is no picture.
     """
     try:
-        files = [p for p in path.iterdir() if p.suffix.lower() in _SUFFIXES and p.is_file()]
+        visible = [p for p in path.iterdir() if p.is_file() and not p.name.startswith(".")]
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise VideoError(f"{path}: this folder cannot be opened ({reason})") from None
-    files = sorted((p for p in files if not p.name.startswith(".")), key=natural_key)
+    files = sorted((p for p in visible if p.suffix.lower() in _SUFFIXES), key=natural_key)
+    videos = sum(p.suffix.lower() in VIDEO_SUFFIXES for p in visible)
+    if not files and videos:
+        raise VideoError(f"{path}: videos are given one by one, not as a folder (it has {videos})")
     if not files:
         raise VideoError(
             f"{path}: no pictures in this folder; give a folder of JPEG, PNG or the like"
         )
     times = [i * FOLDER_STEP for i in range(len(files))]
     duration = len(files) * FOLDER_STEP
-    return ImageSequence(path, times, duration, lambda i, max_side: load_image(files[i], max_side))
+    pictures = ImageSequence(
+        path, times, duration, lambda i, max_side: load_image(files[i], max_side)
+    )
+    if videos:
+        pictures.notes.append(f"left out {videos} of the folder's files: give videos one by one")
+    return pictures
 
 
 def natural_key(path: Path) -> tuple[list[tuple[int, int, str]], str]:

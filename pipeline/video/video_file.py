@@ -206,15 +206,15 @@ class _Picture:
     def __call__(self, max_side: int | None) -> np.ndarray:
         frame = self.frame
         width, height = display_size(frame.width, frame.height, self.pixel_aspect, max_side)
-        transfer = getattr(frame, "color_trc", None)  # PyAV before 16 does not tell
-        hdr: int | None = transfer if transfer in (PQ, HLG) else None
+        transfer: int = getattr(frame, "color_trc", 0)  # PyAV before 16 does not tell
+        hdr = transfer in (PQ, HLG)
         try:
             # Area averaging: shrinking 4K to 224 px by interpolation alone would alias.
-            layout = "rgb24" if hdr is None else "yuv444p16le"
+            layout = "yuv444p16le" if hdr else "rgb24"
             scaled = frame.reformat(width, height, format=layout, interpolation="AREA")
             rgb = scaled.to_ndarray()
-            if hdr is not None:
-                rgb = tone_map(rgb, hdr, frame.color_range == _FULL_RANGE)
+            if hdr:
+                rgb = tone_map(rgb, transfer, frame.color_range == _FULL_RANGE)
         except (FFmpegError, ValueError, MemoryError) as error:
             what = f"a frame of {frame.width}x{frame.height} cannot be used ({error})"
             raise VideoError(what) from None

@@ -37,7 +37,7 @@ def run(
             talk.check_llm()
         except ReellamaError as error:  # it may come while the person types
             print_error_line(str(error))
-        if session.interactive and not videos:
+        if not videos:
             note("No video yet: /add FILE looks at one. /help lists the commands.")
         for line in read_lines([f"/{name}" for name in slash_commands.COMMANDS]):
             try:
@@ -57,6 +57,8 @@ def take_line(session: Session, line: str) -> None:
     line = line.strip()
     if line.startswith("/"):
         slash_commands.run(session, line)
+    elif line and not session.video_chat.videos:
+        raise ReellamaError("there is no video yet: /add FILE")  # an LLM would invent one
     elif line:
         session.ask(line)
 

@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Option
+from typer import Exit, Option
 
 from reellama.pipeline.cli.commands.timeline import LongVideoOptions
 
@@ -43,7 +43,7 @@ class WatchOptions:
 
 
 def run(root: Path, options: WatchOptions, watching: LongVideoOptions) -> None:
-    """Watch until Ctrl-C or SIGTERM."""
+    """Watch until Ctrl-C or SIGTERM; with --once, raises Exit(1) where a video failed."""
     from reellama.pipeline.long_video.watch_folder import WatchedFolder
 
     folder = WatchedFolder(root, recursive=options.recursive, settled=options.settled)
@@ -65,6 +65,8 @@ def run(root: Path, options: WatchOptions, watching: LongVideoOptions) -> None:
                 time.sleep(min(options.interval, 0.5) if options.once else options.interval)
     finally:
         worker.close()
+    if any(entry.failure is not None for entry in folder.entries()):
+        raise Exit(1)
 
 
 class _Worker:
@@ -86,7 +88,8 @@ class _Worker:
                 note(f"{strip_control(str(path))}: {sidecar(path, 'json').name}")
             elif failure := folder.failure(path):
                 busy = True
-                note(f"{strip_control(str(path))}: {strip_control(failure.error)}")
+                where = "" if failure.error.startswith(str(path)) else f"{path}: "
+                note(strip_control(where + failure.error))
         return busy
 
     def describe(self, path: Path) -> Timeline:

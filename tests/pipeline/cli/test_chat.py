@@ -210,3 +210,11 @@ def test_a_full_disk_while_saving_leaves_the_old_file(
     assert json.loads(before)["turns"][0]["question"] == "What happens?"
     assert list(tmp_path.glob("*.json*")) == [saved]
     assert not list(tmp_path.glob(".talk*"))
+
+
+def test_without_a_video_nothing_is_invented(chat: Chat) -> None:
+    result = chat("What happens in the video?")
+    assert result.status == 1
+    assert result.out == ""
+    assert "No video yet: /add FILE looks at one" in result.err
+    assert "there is no video yet: /add FILE" in result.err

@@ -148,7 +148,8 @@ def test_the_command_does_what_is_there_and_says_how_far_it_is(
     shutil.copy(square_video, tmp_path / "good.mp4")
     (tmp_path / "bad.mp4").write_text("not a video")
     result = reellama("watch", tmp_path, "--once", "--settled", "0", "--threads", "1")
-    assert result.status == 0, result.err
+    assert result.status == 1, result.err  # bad.mp4 failed
+    assert result.err.count(str(tmp_path / "bad.mp4")) == 1
     assert json.loads((tmp_path / "good.mp4.json").read_text())["scenes"]
     status = reellama("watch", tmp_path, "--status", "--settled", "0")
     assert "done      good.mp4" in status.out

@@ -90,6 +90,11 @@ def test_a_missing_file(tmp_path: Path):
     assert "no such file" in refusal(tmp_path / "nowhere.mp4")
 
 
+@pytest.mark.parametrize("url", ["https://example.org/a.mp4", "rtsp://camera/1"])
+def test_a_url_is_not_fetched(url: str):
+    assert "this is a URL, and nothing is fetched" in refusal(Path(url))
+
+
 def test_a_folder_without_pictures(tmp_path: Path):
     (tmp_path / "notes.txt").write_text("no picture")
     assert "no pictures in this folder" in refusal(tmp_path)

@@ -199,3 +199,13 @@ def test_a_playlist_cannot_reach_the_network(tmp_path: Path):
     (tmp_path / "list.m3u8").write_text(playlist + "#EXT-X-ENDLIST\n")
     with pytest.raises(VideoError, match=r"list\.m3u8"):
         read_frames(tmp_path / "list.m3u8")
+
+
+def test_videos_among_the_pictures_of_a_folder_are_told_of(tmp_path: Path):
+    write_film(tmp_path / "film.mp4", steady(0.5))
+    with pytest.raises(VideoError, match="videos are given one by one, not as a folder"):
+        read_frames(tmp_path)
+    Image.fromarray(numbered(7)).save(tmp_path / "7.png")
+    clip = read_frames(tmp_path, frames=1)
+    assert [number(frame) for frame in clip.frames] == [7]
+    assert clip.notes == ("left out 1 of the folder's files: give videos one by one",)

@@ -1,0 +1,60 @@
+"""A video that comes through a pipe is read as the file would be, and nothing of it stays."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from reellama.pipeline.video.clip import read_frames
+from reellama.pipeline.video.source import VideoError
+from tests.conftest import Result
+
+
+def inspected(text: str) -> list[object]:
+    return json.loads(text)["fields"]
+
+
+@pytest.fixture
+def fifo(tmp_path: Path, square_video: Path) -> Path:
+    """What a shell puts in the place of <(cat square.mp4)."""
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    Thread(target=lambda: path.write_bytes(square_video.read_bytes()), daemon=True).start()
+    return path
+
+
+def test_a_named_pipe_is_read(
+    reellama: Callable[..., Result], fifo: Path, square_video: Path, small_bundle: Path
+) -> None:
+    piped = reellama("inspect", fifo, "--json", f"--bundle={small_bundle}")
+    plain = reellama("inspect", square_video, "--json", f"--bundle={small_bundle}")
+    assert piped.status == 0
+    assert inspected(piped.out) == inspected(plain.out)
+
+
+@pytest.mark.parametrize("name", ["-", "/dev/stdin"])
+def test_a_video_on_stdin_is_read_and_nothing_stays(
+    name: str, square_video: Path, small_bundle: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "reellama.pipeline.cli.main", "inspect", name, "--json"]
+    command.append(f"--bundle={small_bundle}")
+    result = subprocess.run(
+        command,
+        input=square_video.read_bytes(),
+        capture_output=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
+    assert result.stderr == b""
+    assert json.loads(result.stdout)["frames"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_in_python_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(VideoError, match="this is a pipe"):
+        read_frames(tmp_path / "fifo")
