@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from reellama.gguf_tools.errors import ReellamaError
+from reellama.models.training import distributed
 from reellama.models.training.captions.clip_sources import (
     ReadVideo,
     read_caption_rows,
@@ -51,8 +52,9 @@ class FootageSet:
         return max(1, round(self.share * batch))
 
     def rows(self, step: int, batch: int, seed: int) -> list[int]:
-        """Its videos in the batch of a step: each once an epoch."""
+        """This process's videos in the batch of a step: each video once an epoch."""
         drawn = batch_rows(step, self.size(batch), len(self.cache.usable), seed)
+        drawn = drawn[distributed.rank() :: distributed.world_size()] or drawn[:1]
         return [self.cache.usable[row] for row in drawn]
 
 
@@ -112,7 +114,9 @@ def load_footage_set(
         left = (time.perf_counter() - started) / done * (total - done)
         report(f"features: {path} {done}/{total}, {format_minutes(left)} left")
 
-    cache.build(tower, read, progress, report)
+    if distributed.rank() == 0:
+        cache.build(tower, read, progress, report)
+    distributed.barrier()
     cache.open()
     said = sum(len(video.captions) for video in videos)
     asked = sum(len(video.turns) for video in videos)

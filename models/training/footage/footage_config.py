@@ -87,3 +87,7 @@ class CaptionPhaseConfig(TrainerConfig):
     frames: int = 3
     drawn_batch: int = 1
     drawn_weight: float = 0.5
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return (self.batch, self.drawn_batch)

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from reellama import prompts
+from reellama.gguf_tools.atomic_write import replacing
 from reellama.models.bundle import Bundle
 from reellama.models.concepts.caption_questions import find_things
 from reellama.models.concepts.concept_tokens import ConceptConfig, ConceptTokens
 from reellama.models.concepts.footage_classifier import FootageClassifier, mean_features
 from reellama.models.concepts.seen_concepts import Concepts
 from reellama.models.concepts.vocabulary import ConceptVocabulary, build_vocabulary
+from reellama.models.training import distributed
 from reellama.models.training.batches import clip_batches
 from reellama.models.training.captions.clip_sources import ReadVideo
 from reellama.models.training.config import SyntheticStageConfig
@@ -132,18 +134,19 @@ def _classifier(
     """What tells footage from drawn clips; kept in `path` for a later run."""
     channels = sets[0].cache.clip(sets[0].cache.usable[0])[0].shape[-1]
     classifier = FootageClassifier(channels)
-    if path.exists():
-        classifier.load_state_dict(torch.load(path, weights_only=True))
-        return classifier
-    footage = [
-        one.cache.clip(number)[0].float().mean((0, 1))
-        for one in sets
-        for number in one.cache.usable
-    ]
-    drawn = _drawn_features(instruction, config.concepts.drawn_clips)
-    right = classifier.fit(torch.stack(footage), drawn)
-    report(f"footage or drawn: {right:.1%} of {len(footage)} and {len(drawn)} clips told apart")
-    torch.save(classifier.state_dict(), path)
+    if distributed.rank() == 0 and not path.exists():
+        footage = [
+            one.cache.clip(number)[0].float().mean((0, 1))
+            for one in sets
+            for number in one.cache.usable
+        ]
+        drawn = _drawn_features(instruction, config.concepts.drawn_clips)
+        right = classifier.fit(torch.stack(footage), drawn)
+        report(f"footage or drawn: {right:.1%} of {len(footage)} and {len(drawn)} clips told apart")
+        with replacing(path) as temporary:
+            torch.save(classifier.state_dict(), temporary)
+    distributed.barrier()
+    classifier.load_state_dict(torch.load(path, weights_only=True))
     return classifier
 
 
