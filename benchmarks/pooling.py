@@ -16,7 +16,7 @@ first token  seconds from the tower's output to the first token: pooling, prompt
 ratio        of that to frames in full
 second       of a second question: tokens that are read, and seconds to its first token. Without
              the question's own words and the template's around them nothing may be read
-memory       most that the process held: the LLM, its KV cache, the tower's output
+memory       most that the process held: the LLM, its KV cache, the tower and its output
 
 `--cpu-time`, for a machine that is busy with other things, takes one thread and counts processor
 time: seconds are then those of one core, and no less comparable.
@@ -265,6 +265,7 @@ def ours_to_first_token(
     texts, and None for each picture."""
     bundle = VisionBundle(model.llm, model.mmproj)
     with Engine(model.llm, n_ctx=n_ctx) as engine, bundle.tower:
+        Chat(engine).prompt("?")  # llama-mtmd-cli too fills a template in as it loads
         began = Clock.now()
         frames = [np.asarray(Image.open(path).convert("RGB")) for path in pictures]
         video = bundle.encode(frames, np.arange(len(frames), dtype=np.float64))
