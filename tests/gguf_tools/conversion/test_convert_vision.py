@@ -19,7 +19,8 @@ from tests.conftest import Result
 from tests.helpers import tiny_hf, vision_checkpoints
 from tests.helpers.bare_mtmd import embed_picture
 from tests.helpers.both_logits import HalvedGELU, both_logits
-from tests.helpers.vision_checkpoints import IMAGE_SIZE, MAKERS, picture_embeddings
+from tests.helpers.vision_checkpoints import MAKERS, picture_embeddings
+from tests.helpers.vision_models import IMAGE_SIZE
 
 pytestmark = pytest.mark.numeric
 
