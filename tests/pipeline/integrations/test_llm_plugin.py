@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 from llm.cli import cli
 from llm.plugins import load_plugins, pm
 
+from reellama.gguf_tools.locate.vision_models import VisionModel
 from reellama.pipeline.integrations import llm_plugin
 
 pytestmark = pytest.mark.numeric
@@ -144,3 +145,17 @@ def test_loading_the_plugin_loads_nothing_heavy() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stdout.strip() == "set()"
+
+
+def test_a_vision_gguf_answers_when_it_is_named(
+    ask: Ask, vision_model: Callable[[str], VisionModel], square_video: Path
+) -> None:
+    seen = vision_model("gemma3")
+    asked = ("-m", "reellama", "What happens?", "-a", square_video, "-o", "max_tokens", "3")
+    named = ("-o", "bundle", seen.llm, "-o", "tokens", "64", "-o", "frames", "4")
+    found = ask("prompt", *asked, *named)
+    assert found.exit_code == 0, found.output
+    again = ask("prompt", *asked, *named, "-o", "mmproj", seen.mmproj)
+    assert again.output == found.output
+    wrong = ask("prompt", *asked, "-o", "bundle", seen.mmproj)
+    assert wrong.exit_code == 1 and "give its LLM" in wrong.output
