@@ -107,7 +107,7 @@ def test_a_prompt_that_goes_on_reads_only_what_is_new(batcher: Batcher) -> None:
 
 
 def test_a_cancelled_answer_frees_its_place(batcher: Batcher) -> None:
-    endless = {"sampling": FOREVER, "max_tokens": -1}
+    endless: dict[str, Any] = {"sampling": FOREVER, "max_tokens": -1}
     long = [Asked(batcher, prompt, **endless) for prompt in PROMPTS[:3]]
     for asked in long:
         assert isinstance(asked.news.get(timeout=30), Token)
