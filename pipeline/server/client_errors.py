@@ -11,8 +11,9 @@ from reellama.pipeline.llm.generation_job import Failed
 from reellama.pipeline.server.logs import log
 from reellama.pipeline.server.openai import openai_replies
 
-# The folders of an absolute path. What stands before "/" in URLs, fractions and "$ref" is none.
-_FOLDERS = re.compile(r"(?<![\w/.:#~)\]])(?:/[^\s/'\":]+)+/(?=[^\s/])")
+# The folders of an absolute path. Paths of our own routes, and what stands before "/" in URLs,
+# fractions and "$ref", are none.
+_FOLDERS = re.compile(r"(?<![\w/.:#~)\]])(?!/(?:api|v1)/)(?:/[^\s/'\":]+)+/(?=[^\s/])")
 
 
 def told(error: Exception) -> tuple[int, str]:
@@ -29,6 +30,8 @@ def without_folders(text: str) -> str:
 
     >>> without_folders("/home/ann/models/a.gguf: not a GGUF file; see https://example.org/a/b")
     'a.gguf: not a GGUF file; see https://example.org/a/b'
+    >>> without_folders("send it to /api/chat, as video/mp4")
+    'send it to /api/chat, as video/mp4'
     """
     return _FOLDERS.sub("", text)
 

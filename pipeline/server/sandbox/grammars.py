@@ -24,7 +24,7 @@ class Grammars:
     async def get(self, schema: dict[str, Any], model: Path) -> str:
         """The grammar of a schema for a model's GGUF. Raises SandboxError, also by its memory."""
         # Not sorted: the order of properties is that of the answer.
-        key = hashlib.sha256(f"{model}\n{json.dumps(schema)}".encode()).hexdigest()
+        key = hashlib.sha256(f"{model}\n{json.dumps(schema)}".encode(errors="replace")).hexdigest()
         if key not in self._kept:
 
             def make(child: SandboxChild) -> str | SandboxError:

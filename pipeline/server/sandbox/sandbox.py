@@ -13,8 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 from reellama.gguf_tools.errors import ReellamaError
+from reellama.pipeline.server.guard import CLIENT
 
 T = TypeVar("T")
 
@@ -89,12 +91,16 @@ class SandboxChild:
 
 
 class Sandbox:
-    """`N_CHILDREN` children, each with a thread of its own: who waits for one holds nobody else."""
+    """`N_CHILDREN` children, each with a thread of its own: who waits for one holds nobody else.
+
+    A client has one turn at a time, so that those who ask for much wait for themselves.
+    """
 
     def __init__(self, n_children: int = N_CHILDREN) -> None:
         self._threads = ThreadPoolExecutor(n_children, "sandbox")
         self._own = threading.local()
         self._children: list[SandboxChild] = []
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def call(self, work: Callable[[SandboxChild], T]) -> T:
         """The outcome of `work`, which is given a child, in that child's thread."""
@@ -105,7 +111,9 @@ class Sandbox:
                 self._children.append(self._own.child)
             return work(self._own.child)
 
-        return await asyncio.get_running_loop().run_in_executor(self._threads, run)
+        turn = self._turns.setdefault(CLIENT.get(), asyncio.Lock())
+        async with turn:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, run)
 
     def close(self) -> None:
         """End the children; what waits for them is refused."""

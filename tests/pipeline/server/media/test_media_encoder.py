@@ -100,7 +100,7 @@ def test_the_same_bytes_are_decoded_once(url: str, cache: Path, square_video: Pa
     assert ask(url, video).status_code == 200
     text = httpx.get(f"{url}/metrics").text
     assert 'reellama_videos_total{found="memory"}' in text
-    assert list(cache.glob("*.npy"))
+    assert list(cache.glob("*.npz"))
 
 
 def test_several_pictures_are_one_clip(url: str, square_video: Path) -> None:

@@ -71,7 +71,7 @@ def test_tags_and_show_describe_the_bundle(client: ollama.Client) -> None:
     assert mini.details and mini.details.parameter_size == "134.52M"
     assert (mini.details.family, mini.details.quantization_level) == ("llama", "Q4_1")
     shown = client.show("mini")
-    assert shown.capabilities == ["completion", "vision"]
+    assert shown.capabilities == ["completion", "vision", "video"]
     assert shown.modelinfo and shown.modelinfo["llama.embedding_length"] == 576
     assert shown.modelinfo["general.parameter_count"] == 134_515_008
 
@@ -165,7 +165,7 @@ def test_embeddings_in_both_forms(client: ollama.Client) -> None:
     ("path", "asked", "status", "message"),
     [
         ("chat", {"model": "none", "messages": []}, 404, "model 'none' not found"),
-        ("show", {"model": "/etc/passwd"}, 404, "model '/etc/passwd' not found"),
+        ("show", {"model": "/etc/passwd"}, 404, "model 'passwd' not found"),
         ("chat", {"messages": []}, 400, "model: Field required"),
         ("generate", {"model": "mini", "prompt": "a", "suffix": "b"}, 400, "not support insert"),
         ("generate", {"model": "mini", "prompt": "a", "format": "xml"}, 400, "invalid format"),

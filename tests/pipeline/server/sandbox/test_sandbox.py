@@ -12,6 +12,7 @@ from llama_cpp import llama_cpp
 
 from reellama.gguf_tools.runtime.backend import Model, load_model
 from reellama.pipeline.llm.token_sampling import grammar_sampler
+from reellama.pipeline.server.guard import CLIENT
 from reellama.pipeline.server.sandbox.grammars import Grammars
 from reellama.pipeline.server.sandbox.sandbox import Sandbox, SandboxChild, SandboxError
 from reellama.pipeline.server.sandbox.sandboxed_template import SandboxedTemplate
@@ -108,6 +109,23 @@ def test_a_schema_is_read_once(tiny_llama: Path) -> None:
     for schema in ({"type": "boolean"}, HOSTILE["letters"][0]):
         first, second = asyncio.run(twice(schema))
         assert first == second
+
+
+def test_a_client_that_asks_for_much_waits_for_itself() -> None:
+    async def order() -> list[str]:
+        sandbox, done = Sandbox(n_children=1), list[str]()
+
+        async def ask(client: str) -> None:
+            CLIENT.set(client)
+            await sandbox.call(lambda child: done.append(client))
+
+        try:
+            await asyncio.gather(*map(ask, ["many", "many", "many", "one"]))
+        finally:
+            sandbox.close()
+        return done
+
+    assert asyncio.run(order()) == ["many", "one", "many", "many"]
 
 
 def test_a_template_renders_as_it_does_outside(child: SandboxChild) -> None:

@@ -1,0 +1,50 @@
+"""Texts as unit vectors: as many as are wanted, of as much text as fits."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.runtime.backend import load_model
+from reellama.gguf_tools.text.tokenizer import Tokenizer
+from reellama.pipeline.llm.text_embedding import TextEmbedder, shortened
+
+N_CTX = 64
+
+
+@pytest.fixture(scope="module")
+def embedder(tiny_llama: Path) -> Iterator[TextEmbedder]:
+    with load_model(tiny_llama) as model:
+        embedder = TextEmbedder(model, Tokenizer(model), N_CTX)
+        yield embedder
+        embedder.close()
+
+
+def test_vectors_have_length_one_also_when_they_are_cut(embedder: TextEmbedder) -> None:
+    [one, other], n_tokens = embedder.embed(["a", "another"])
+    assert n_tokens >= 8 and one != other
+    for vector in (one, other, shortened(one, 7)):
+        assert np.linalg.norm(vector) == pytest.approx(1)
+    assert len(shortened(one, 7)) == 7
+    assert np.dot(shortened(one, 7), one[:7]) > 0
+
+
+def test_a_long_text_is_truncated_or_refused(embedder: TextEmbedder) -> None:
+    [vector], n_tokens = embedder.embed(["x" * 10**7])
+    assert n_tokens == N_CTX
+    assert embedder.embed(["x" * N_CTX])[0][0] == pytest.approx(vector)
+    with pytest.raises(ReellamaError, match=f"more than {N_CTX} tokens"):
+        embedder.embed(["x" * 10**7], truncate=False)
+
+
+def test_nothing_more_is_embedded_for_who_has_left(embedder: TextEmbedder) -> None:
+    done: list[str] = []
+
+    def left() -> bool:
+        done.append("asked")
+        return len(done) > 2
+
+    vectors, _ = embedder.embed(["a"] * 100, cancelled=left)
+    assert len(vectors) == 2
