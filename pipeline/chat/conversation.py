@@ -79,6 +79,11 @@ class Chat:
         """
         return self._answer(len(self.turns), question, generation)
 
+    def reply(self, question: str, answer: str) -> Answer:
+        """A turn whose answer is known without the LLM, as one token."""
+        self.turns.append(Turn(question, answer))
+        yield Token(-1, answer, 1.0, [])
+
     def edit(self, index: int, question: str, **generation: Any) -> Answer:
         """Ask `question` in place of turn `index`, which goes with all that follow it."""
         if not 0 <= index < len(self.turns):

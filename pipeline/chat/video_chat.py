@@ -21,6 +21,7 @@ from reellama.models.encoded_frames import EncodedFrames, frame_size
 from reellama.models.open_bundle import ENCODED_FRAMES, open_bundle
 from reellama.models.token_pooling.options import PoolingOptions
 from reellama.pipeline.chat.conversation import Answer, Chat, Turn, Video
+from reellama.pipeline.chat.file_answers import answer_from_files
 from reellama.pipeline.chat.timings import Timings
 from reellama.pipeline.llm.engine import Engine, EngineStats
 from reellama.pipeline.progress_callbacks import Progress
@@ -128,7 +129,13 @@ class VideoChat:
         return "".join(token.text for token in self.stream(question, **generation)).strip()
 
     def stream(self, question: str, **generation: Any) -> Answer:
-        """Answer `question` token by token, each with its probability and the best alternatives."""
+        """Answer `question` token by token, each with its probability and the best alternatives.
+
+        What the file itself says (how long, how large, ...) comes from there, as one token.
+        """
+        known = answer_from_files(question, [video.clip for video in self.videos])
+        if known is not None:
+            return self.chat.reply(question, known)
         return self._timed(self.chat.ask(question, **generation))
 
     def retry(self, **generation: Any) -> Answer:

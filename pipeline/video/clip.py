@@ -21,7 +21,7 @@ from reellama.pipeline.progress_callbacks import Progress
 from reellama.pipeline.video.frame_sampling import select_frames
 from reellama.pipeline.video.images import open_image, open_image_folder
 from reellama.pipeline.video.read_options import VideoReadOptions
-from reellama.pipeline.video.source import FrameSource, VideoError
+from reellama.pipeline.video.source import FileFacts, FrameSource, VideoError
 from reellama.pipeline.video.video_file import VideoFile
 
 # What reads a video takes its path, or the video itself where it is open already.
@@ -37,6 +37,7 @@ class Clip:
     duration: seconds of the whole video; 0.0 for a still picture
     path:     what was read
     notes:    what a person should know, e.g. "asked for 64 frames, the file has 12"
+    facts:    what the file says of itself; None for pictures
     """
 
     frames: list[np.ndarray]
@@ -44,6 +45,7 @@ class Clip:
     duration: float
     path: Path
     notes: tuple[str, ...] = ()
+    facts: FileFacts | None = None
 
 
 def read_frames(
@@ -72,6 +74,7 @@ def read_frames(
             duration=source.duration,
             path=source.path,
             notes=tuple(source.notes),
+            facts=source.facts,
         )
         del source.notes[known:]
         return clip

@@ -18,7 +18,8 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from reellama.pipeline.video.file_signature import container_kind, is_cut_off
-from reellama.pipeline.video.source import VideoError
+from reellama.pipeline.video.geometry import display_size
+from reellama.pipeline.video.source import FileFacts, VideoError
 from reellama.pipeline.video.time_map import TimeMap, scan_times
 
 # Containers whose header states the real duration: only for these does an early end mean "cut off".
@@ -97,6 +98,13 @@ class Container:
     def pixel_aspect(self) -> float:
         """Width of a stored pixel over its height."""
         return float(self._stream.sample_aspect_ratio or 1)
+
+    @property
+    def facts(self) -> FileFacts:
+        """What the file says of its video and sound."""
+        context = self._stream.codec_context
+        width, height = display_size(context.width, context.height, self.pixel_aspect)
+        return FileFacts(width, height, 1 / self.pace, bool(self._container.streams.audio))
 
     @property
     def pace(self) -> float:

@@ -21,7 +21,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from reellama.pipeline.video.file_signature import VIDEO_SUFFIXES
 from reellama.pipeline.video.geometry import display_size
-from reellama.pipeline.video.source import Frame, FrameSource, VideoError
+from reellama.pipeline.video.source import FileFacts, Frame, FrameSource, VideoError
 
 # Pillow can open more (even MPEG, as a mere header); these are the ones that it reads well.
 _ANIMATED = ("GIF", "PNG", "WEBP")
@@ -69,6 +69,7 @@ class ImageSequence(FrameSource):
         self.path = path
         self.duration = duration
         self.notes: list[str] = []
+        self.facts: FileFacts | None = None
         self._times = list(times)
         self._load = load
         self._close = close

@@ -19,6 +19,16 @@ class VideoError(ReellamaError):
 
 
 @dataclass(frozen=True)
+class FileFacts:
+    """What a video file says of itself: pixels before turning, frames a second on average."""
+
+    width: int
+    height: int
+    frame_rate: float
+    has_sound: bool
+
+
+@dataclass(frozen=True)
 class Frame:
     """A frame that is turned into RGB only when somebody wants its pixels.
 
@@ -40,6 +50,7 @@ class FrameSource(Protocol):
     path: Path
     duration: float  # 0.0 for a still picture
     notes: list[str]  # what a person should know of the file, e.g. that it is cut off
+    facts: FileFacts | None  # None for pictures
 
     def frames_at(self, times: Sequence[float], *, coarse: bool = False) -> Iterator[Frame]:
         """The frames on screen at `times` (ascending); a frame never comes twice.

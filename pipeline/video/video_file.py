@@ -20,7 +20,7 @@ from av.video.frame import VideoFrame
 
 from reellama.pipeline.video.container import Container
 from reellama.pipeline.video.geometry import display_size, orient, orientation
-from reellama.pipeline.video.source import Frame, FrameSource, VideoError
+from reellama.pipeline.video.source import FileFacts, Frame, FrameSource, VideoError
 from reellama.pipeline.video.tone_mapping import HLG, PQ, tone_map
 
 __all__ = ["VideoError", "VideoFile"]
@@ -54,6 +54,7 @@ class VideoFile(FrameSource):
             raise
         try:
             self.duration = self._measure()
+            self.facts: FileFacts | None = self._index.facts
         except BaseException:
             self.close()
             raise

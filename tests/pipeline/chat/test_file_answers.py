@@ -1,0 +1,63 @@
+"""What a file says of itself is not guessed."""
+
+from pathlib import Path
+
+import pytest
+
+from reellama.pipeline.chat.file_answers import answer_from_files
+from reellama.pipeline.chat.video_chat import VideoChat
+from reellama.pipeline.video.clip import Clip, read_frames
+from tests.helpers.film import set_display_matrix, steady, write_film
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Clip:
+    path = tmp_path_factory.mktemp("film") / "a.mp4"
+    return read_frames(write_film(path, steady(3), sound=3.0), frames=2)
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("How long is the video?", "3.0 seconds"),
+        ("how long does this clip last", "3.0 seconds"),
+        ("What is the duration of the video?", "3.0 seconds"),
+        ("What is the resolution?", "160 by 120 pixels"),
+        ("What are the dimensions of the video?", "160 by 120 pixels"),
+        ("What's the frame rate of the clip?", "10 frames a second"),
+        ("How many frames per second does it have?", "10 frames a second"),
+        ("Does the video have sound?", "has sound"),
+        ("Is there any audio in the video?", "has sound"),
+    ],
+)
+def test_the_file_answers(clip: Clip, question: str, answer: str):
+    assert answer in (answer_from_files(question, [clip]) or "")
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "How long does the man stand in the video?",
+        "How long is the rope in the video?",
+        "What is the size of the dog?",
+        "Is there a sound source in the video?",
+        "What happens in the video?",
+    ],
+)
+def test_questions_about_what_is_shown_go_to_the_model(clip: Clip, question: str):
+    assert answer_from_files(question, [clip]) is None
+
+
+def test_other_files_give_other_answers(clip: Clip, tmp_path: Path):
+    path = set_display_matrix(write_film(tmp_path / "b.mp4", steady(0.5)), 0, 1, -1, 0)
+    turned = read_frames(path, frames=1)
+    assert "120 by 160" in (answer_from_files("What is the resolution?", [turned]) or "")
+    assert "has no sound" in (answer_from_files("Does it have sound?", [turned]) or "")
+    both = answer_from_files("How long is the video?", [clip, turned])
+    assert both == "a.mp4 is 3.0 seconds long. b.mp4 is 0.5 seconds long."
+
+
+def test_the_chat_says_it_and_remembers_it(small_bundle: Path, square_video: Path):
+    with VideoChat(square_video, bundle=small_bundle, n_threads=1, n_ctx=256) as talk:
+        assert talk.ask("How long is the video?") == "The file is 2.0 seconds long."
+        assert [turn.answer for turn in talk.turns] == ["The file is 2.0 seconds long."]
