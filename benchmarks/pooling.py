@@ -376,10 +376,12 @@ def main() -> int:
             video, tower = in_new_process(encode, model, clip, options.frames)
             found[name] = measure_all(model, video, options.budgets, options.rounds)
             met &= print_table(console, found[name], tower, options.frames)
-    clock = "processor time of" if options.cpu_time else "wall time,"
-    console.print(f"{clock} {default_threads()} threads; load average {os.getloadavg()[0]:.1f}")
+    clock = f"wall time, {default_threads()} threads"
+    if options.cpu_time:
+        clock = "processor time of one thread"
+    console.print(f"{clock}; load average {os.getloadavg()[0]:.1f}")
     if options.plot and found:
-        plot(options.plot, found, f"{options.frames} frames, 196 tokens each")
+        plot(options.plot, found, f"{options.frames} frames, 196 tokens each; {clock}")
     return 0 if met else 1
 
 
