@@ -349,7 +349,7 @@ def main() -> int:
     parser.add_argument("--frames", type=int, default=60, help="one a second")
     parser.add_argument("--budgets", type=int, nargs="+", default=BUDGETS, help="256 among them")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="4 frames, 256 tokens, one round")
+    parser.add_argument("--quick", action="store_true", help="4 frames, one round: no target")
     parser.add_argument("--cpu-time", action="store_true", help="of one thread")
     parser.add_argument("--plot", type=Path, metavar="PREFIX", help="PREFIX.svg and PREFIX.png")
     parser.add_argument("--mtmd-cli", type=Path, metavar="PATH", help="compare with this alone")
