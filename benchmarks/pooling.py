@@ -349,7 +349,7 @@ def main() -> int:
     parser.add_argument("--frames", type=int, default=60, help="one a second")
     parser.add_argument("--budgets", type=int, nargs="+", default=BUDGETS, help="256 among them")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="4 frames, 256 tokens, one round")
+    parser.add_argument("--quick", action="store_true", help="4 frames, one round: no target")
     parser.add_argument("--cpu-time", action="store_true", help="of one thread")
     parser.add_argument("--plot", type=Path, metavar="PREFIX", help="PREFIX.svg and PREFIX.png")
     parser.add_argument("--mtmd-cli", type=Path, metavar="PATH", help="compare with this alone")
@@ -376,10 +376,12 @@ def main() -> int:
             video, tower = in_new_process(encode, model, clip, options.frames)
             found[name] = measure_all(model, video, options.budgets, options.rounds)
             met &= print_table(console, found[name], tower, options.frames)
-    clock = "processor time of" if options.cpu_time else "wall time,"
-    console.print(f"{clock} {default_threads()} threads; load average {os.getloadavg()[0]:.1f}")
+    clock = f"wall time, {default_threads()} threads"
+    if options.cpu_time:
+        clock = "processor time of one thread"
+    console.print(f"{clock}; load average {os.getloadavg()[0]:.1f}")
     if options.plot and found:
-        plot(options.plot, found, f"{options.frames} frames, 196 tokens each")
+        plot(options.plot, found, f"{options.frames} frames, 196 tokens each; {clock}")
     return 0 if met else 1
 
 

@@ -53,6 +53,7 @@ NAMES = ("SmolLM2-135M", "Qwen2-0.5B")
 def make_vision_gguf(name: str, folder: Path) -> VisionModel:
     """One of NAMES in a folder: SmolLM2 as the package has it, or an LLM of Qwen2-0.5B's shape in
     Q8_0, each with an mmproj in F16. What lies there already is taken."""
+    folder.mkdir(parents=True, exist_ok=True)
     small = name == NAMES[0]
     llm = find.smollm2() if small else folder / f"{name}-Q8_0.gguf"
     mmproj = folder / f"mmproj-{name}-F16.gguf"
