@@ -14,7 +14,7 @@ from reellama.pipeline.cli.commands.serve import ListenOptions, LogLevel, Served
 from reellama.pipeline.cli.commands.timeline import LongVideoOptions, TimelineOptions
 from reellama.pipeline.cli.commands.watch import WatchOptions
 from reellama.pipeline.cli.options import AnswerOptions, FrameOptions, ModelOptions, grouped
-from reellama.pipeline.cli.piped_videos import as_files
+from reellama.pipeline.video.piped_videos import as_files
 
 app = Typer(
     help="Chat with a video on your own machine, through one small GGUF model.",
