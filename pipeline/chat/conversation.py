@@ -16,6 +16,7 @@ from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.text.prompt_parts import count_soft_tokens
 from reellama.models import prompt_format
 from reellama.models.prompt_format import AFTER_VIDEO
+from reellama.pipeline.chat.ordinals import video_meant
 from reellama.pipeline.llm.engine import ContextOverflow, Engine, Prompt, Text, Token
 from reellama.pipeline.video.clip import Clip
 
@@ -147,11 +148,12 @@ class Chat:
 
     def _around_question(self, question: str, turns: Sequence[Turn]) -> tuple[Prompt, Prompt]:
         """The prompt in two: all before the words of `question`, and the rest."""
+        meant, question = video_meant(question, self.videos)
         messages = prompt_format.messages(
             self.system, [(turn.question, turn.answer) for turn in turns], question
         )
         first = next(i for i, message in enumerate(messages) if message["role"] == "user")
-        videos = [part for v in self.videos for part in (*v.parts, Text(AFTER_VIDEO))]
+        videos = [part for v in meant for part in (*v.parts, Text(AFTER_VIDEO))]
         before: Prompt = []
         after: Prompt = []
         for segment in self.engine.template.render(messages):

@@ -22,6 +22,7 @@ from reellama.models.open_bundle import ENCODED_FRAMES, open_bundle
 from reellama.models.token_pooling.options import PoolingOptions
 from reellama.pipeline.chat.conversation import Answer, Chat, Turn, Video
 from reellama.pipeline.chat.file_answers import answer_from_files
+from reellama.pipeline.chat.ordinals import video_meant
 from reellama.pipeline.chat.timings import Timings
 from reellama.pipeline.llm.engine import Engine, EngineStats
 from reellama.pipeline.progress_callbacks import Progress
@@ -133,7 +134,8 @@ class VideoChat:
 
         What the file itself says (how long, how large, ...) comes from there, as one token.
         """
-        known = answer_from_files(question, [video.clip for video in self.videos])
+        meant, plain = video_meant(question, self.videos)
+        known = answer_from_files(plain, [video.clip for video in meant])
         if known is not None:
             return self.chat.reply(question, known)
         return self._timed(self.chat.ask(question, **generation))

@@ -12,7 +12,14 @@ from typing import Any
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.pipeline.chat.video_chat import VideoChat
 from reellama.pipeline.cli.answer_printer import print_answer, print_remarks
-from reellama.pipeline.cli.console import add_video, alternatives_table, err, out, timings_table
+from reellama.pipeline.cli.console import (
+    add_video,
+    alternatives_table,
+    err,
+    out,
+    strip_control,
+    timings_table,
+)
 from reellama.pipeline.cli.options import AnswerOptions, FrameOptions, ModelOptions
 from reellama.pipeline.llm.engine import Token
 
@@ -39,24 +46,37 @@ def run(
         question = sys.stdin.read()
     if question is not None and not question.strip():
         raise ReellamaError("the question is empty: say what you want to know about the video")
-    generation = answer.generation()
+    answer.generation()  # a wrong grammar file is told before anything is loaded
     with model.open(frames) as talk:
         talk.check_llm()
         for path in videos:
             add_video(talk, path)
-        question = talk.bundle.describe if question is None else question.strip()
-        tokens: list[Token] = []
-        stream = talk.stream(question, **generation)
-        if output.json:
-            tokens.extend(stream)
-            print_json(talk, question, tokens, probs=output.probs)
-        else:
-            print_answer(stream, tokens, probs=output.probs)
-            print_remarks(talk, answer.max_tokens)
-            if output.probs and (out.no_color or not out.is_terminal):
-                err.print(alternatives_table(tokens))
-        if output.timings:
-            err.print(timings_table(talk.timings))
+        if question is not None:
+            _answer(talk, question.strip(), answer, output)
+            return
+        watched = talk.videos
+        for video in watched:  # each by itself, or one would be told of the other
+            talk.chat.videos = [video]
+            talk.chat.clear()
+            if len(watched) > 1 and not output.json:
+                out.print(f"{strip_control(video.path.name)}: ", end="", markup=False)
+            _answer(talk, talk.bundle.describe, answer, output)
+
+
+def _answer(talk: VideoChat, question: str, answer: AnswerOptions, output: OutputOptions) -> None:
+    """Ask `question` and print the answer and what was wanted beside it."""
+    tokens: list[Token] = []
+    stream = talk.stream(question, **answer.generation())
+    if output.json:
+        tokens.extend(stream)
+        print_json(talk, question, tokens, probs=output.probs)
+    else:
+        print_answer(stream, tokens, probs=output.probs)
+        print_remarks(talk, answer.max_tokens)
+        if output.probs and (out.no_color or not out.is_terminal):
+            err.print(alternatives_table(tokens))
+    if output.timings:
+        err.print(timings_table(talk.timings))
 
 
 def print_json(talk: VideoChat, question: str, tokens: list[Token], *, probs: bool) -> None:

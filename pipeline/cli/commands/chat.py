@@ -37,7 +37,7 @@ def run(
             talk.check_llm()
         except ReellamaError as error:  # it may come while the person types
             print_error_line(str(error))
-        if not videos:
+        if session.interactive and not videos:
             note("No video yet: /add FILE looks at one. /help lists the commands.")
         for line in read_lines([f"/{name}" for name in slash_commands.COMMANDS]):
             try:
@@ -58,7 +58,9 @@ def take_line(session: Session, line: str) -> None:
     if line.startswith("/"):
         slash_commands.run(session, line)
     elif line and not session.video_chat.videos:
-        raise ReellamaError("there is no video yet: /add FILE")  # an LLM would invent one
+        raise ReellamaError(
+            "there is no video yet: /add FILE looks at one"
+        )  # an LLM would invent one
     elif line:
         session.ask(line)
 

@@ -216,5 +216,4 @@ def test_without_a_video_nothing_is_invented(chat: Chat) -> None:
     result = chat("What happens in the video?")
     assert result.status == 1
     assert result.out == ""
-    assert "No video yet: /add FILE looks at one" in result.err
-    assert "there is no video yet: /add FILE" in result.err
+    assert result.err == "reellama: there is no video yet: /add FILE looks at one\n"
