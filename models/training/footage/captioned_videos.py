@@ -51,6 +51,10 @@ class FootageSet:
         """Its videos in a batch: one at least."""
         return max(1, round(self.share * batch))
 
+    def captioned(self, rows: Sequence[int]) -> list[int]:
+        """Those of `rows` that have captions, and not only questions."""
+        return [row for row in rows if self.videos[row].captions]
+
     def rows(self, step: int, batch: int, seed: int) -> list[int]:
         """This process's videos in the batch of a step: each video once an epoch."""
         drawn = batch_rows(step, self.size(batch), len(self.cache.usable), seed)

@@ -97,7 +97,9 @@ class ConceptPhase:
     def _loss(
         self, one: FootageSet, number: int, rng: np.random.Generator, phase: ConceptPhaseConfig
     ) -> Tensor:
-        rows = one.rows(number, phase.batch, self.seed)
+        rows = one.captioned(one.rows(number, phase.batch, self.seed))
+        if not rows:  # all that were drawn have questions only
+            return self.tokens.head.norm.weight.sum() * 0
         batch = one.cache.batch(rows, rng, most=phase.frames).to(self.device)
         shares = self.shares[one.name][rows].to(self.device)
         seen = concept_loss(self.tokens.head(batch.features, batch.mask), shares)
@@ -107,7 +109,9 @@ class ConceptPhase:
     @torch.no_grad()
     def measure(self) -> None:
         """Tell the head mean and deviation of the features, from a sample, and the base rates."""
-        shares = torch.cat([self.shares[one.name] for one in self.sets])
+        shares = torch.cat(
+            [self.shares[one.name][one.captioned(one.cache.usable)] for one in self.sets]
+        )
         self.tokens.head.base_rates.copy_(shares.mean(0))
         sample = torch.cat(
             [
@@ -121,8 +125,8 @@ class ConceptPhase:
 
     @torch.no_grad()
     def logits(self, one: FootageSet) -> Tensor:
-        """The head's logits of all videos of a set that could be read: `[videos, concepts]`."""
-        rows, found = one.cache.usable, []
+        """The head's logits of the captioned videos of a set: `[videos, concepts]`."""
+        rows, found = one.captioned(one.cache.usable), []
         for start in range(0, len(rows), VALIDATION_BATCH):
             batch = one.cache.batch(rows[start : start + VALIDATION_BATCH]).to(self.device)
             found.append(self.tokens.head(batch.features, batch.mask).float().cpu())
@@ -133,7 +137,10 @@ class ConceptPhase:
         self.tokens.eval()
         figures = {}
         for one in self.validation:
-            logits, shares = self.logits(one), self.shares[one.name][one.cache.usable]
+            logits, shares = (
+                self.logits(one),
+                self.shares[one.name][one.captioned(one.cache.usable)],
+            )
             figures[f"{one.name} AP"] = average_precision(logits.numpy(), shares.numpy() > 0)
             figures[f"{one.name} loss"] = concept_loss(logits, shares).item()
         return figures
@@ -145,7 +152,9 @@ class ConceptPhase:
         self.tokens.head.calibration.copy_(torch.tensor([1.0, 0.0]))
         self.tokens.eval()
         logits = torch.cat([self.logits(one) for one in self.validation])
-        shares = torch.cat([self.shares[one.name][one.cache.usable] for one in self.validation])
+        shares = torch.cat(
+            [self.shares[one.name][one.captioned(one.cache.usable)] for one in self.validation]
+        )
         fitted = torch.tensor([1.0, 0.0], requires_grad=True)
         optimizer = torch.optim.LBFGS([fitted], max_iter=30, line_search_fn="strong_wolfe")
 

@@ -113,6 +113,8 @@ def data(tmp_path: Path) -> Path:
         frames[0].save(folder / name, save_all=True, append_images=frames[1:], duration=200)
         clips.append({"video": name, "caption": f"Someone films a {colour} wall."})
         clips.append({"video": name, "question": "What is filmed?", "answer": "A wall."})
+    # A video with a question only says nothing of concepts.
+    clips.append({"video": "still0.png", "question": "What is it?", "answer": "A wall."})
     for name, rows in (("stills", stills), ("clips", clips)):
         lines = "\n".join(json.dumps(row) for row in rows)
         (folder / f"{name}.jsonl").write_text(lines)
@@ -141,7 +143,7 @@ def test_a_bundle_learns_the_words_of_its_captions(path: Path, data: Path) -> No
     lines: list[str] = []
     bundle = train(path, lines)
     assert f"{data / 'stills.jsonl'}: 12 videos, 24 captions, 0 questions" in lines
-    assert f"{data / 'clips.jsonl'}: 3 videos, 3 captions, 3 questions" in lines
+    assert f"{data / 'clips.jsonl'}: 4 videos, 3 captions, 4 questions" in lines
     assert set(bundle.config.stages[-1]["seconds"]) >= {"concepts", "captions"}
     concepts = bundle.concepts
     assert concepts is not None and "wall" in concepts.vocabulary.words
