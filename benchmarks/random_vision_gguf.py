@@ -91,7 +91,7 @@ def _save_checkpoint(text: dict[str, int], folder: Path) -> Path:
     size = {"size": {"height": IMAGE_SIZE, "width": IMAGE_SIZE}}
     (folder / "preprocessor_config.json").write_text(json.dumps({**half, **size}))
     model = transformers.LlavaOnevisionForConditionalGeneration._from_config(
-        config, dtype=torch.bfloat16
+        config, dtype=torch.float16
     )
     model.save_pretrained(folder)
     return folder

@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 import platformdirs
 
+from reellama.gguf_tools.errors import GGUFError
 from reellama.gguf_tools.format.reader import GGUFFile
 from reellama.gguf_tools.locate.naming import HUB_PREFIX, OLLAMA_PREFIX
 from reellama.gguf_tools.locate.vision_models import resolve_vision
@@ -83,14 +84,19 @@ def open_bundle(
 
     name: that of a bundle that comes with reellama, a bundle's folder, or what
     `reellama.gguf_tools.locate.find.resolve` takes for an LLM that has an `mmproj`: a path,
-    `hf:owner/repo[:quant]`, `ollama:name[:tag]`. mmproj: another
-    projector. tiles: whether a vision model shows pictures in tiles, see `VisionBundle`. cache: the
-    folder where a vision model's tokens are kept; the small tower of a trained bundle needs none.
+    `hf:owner/repo[:quant]`, `ollama:name[:tag]`. mmproj: another projector. tiles: whether a vision
+    model shows pictures in tiles, see `VisionBundle`. cache: the folder where a vision model's
+    tokens are kept; the small tower of a trained bundle needs none.
     Raises BundleError, and GGUFError for files that cannot be used.
     """
     if mmproj is None and ((BUNDLES / str(name)).is_dir() or Path(name).is_dir()):
         return Bundle.load(name)
-    model = resolve_vision(name, mmproj)
+    try:
+        model = resolve_vision(name, mmproj)
+    except GGUFError as error:
+        if mmproj is not None or is_vision_gguf(name):
+            raise
+        raise BundleError(f"{name}: no bundle.json there, and {error}") from error
     kept = ArrayCache(cache) if cache else None
     return VisionBundle(model.llm, model.mmproj, tiles=tiles, cache=kept)
 

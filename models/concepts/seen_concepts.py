@@ -103,7 +103,7 @@ class Concepts:
         """Which frames are, of features `[frames, cells, channels]`: bool `[frames]`."""
         if self.classifier is None:
             return np.ones(len(features), bool)
-        return (self.classifier(features.mean(1)) > 0).numpy()
+        return (self.classifier(features.mean(1)) > 0).cpu().numpy()
 
     @torch.no_grad()
     def probabilities(self, features: Tensor, mask: Tensor) -> np.ndarray:
@@ -126,8 +126,8 @@ class Concepts:
             pictures = [frame for frame, real in zip(frames, of_footage, strict=True) if not real]
             drawn[~of_footage] = tower.embed_images(pictures)
         single = torch.ones(len(features), 1, dtype=torch.bool)  # each frame as a video
-        probabilities = self.tokens.head.probabilities(grid[:, None], single).numpy()
-        seen = concept_search.image_rows(probabilities, self.tokens.head.base_rates.numpy())
+        probabilities = self.tokens.head.probabilities(grid[:, None], single).cpu().numpy()
+        seen = concept_search.image_rows(probabilities, self.tokens.head.base_rates.cpu().numpy())
         return np.concatenate([drawn, seen * of_footage[:, None]], axis=1)
 
     def embed_texts(self, texts: Sequence[str], tower: Tower) -> np.ndarray:

@@ -154,9 +154,9 @@ def test_the_server_keeps_nothing_of_a_bundle_that_changes_while_it_looks(
     with pytest.raises(MediaError, match="was just changed: send the request again") as caught:
         server.see(square_video, known)
     assert caught.value.status == 503
-    assert not list((tmp_path / "kept").glob("*.npy"))
+    assert not list((tmp_path / "kept").glob("*.npz"))
     server.see(square_video)
-    assert len(list((tmp_path / "kept").glob("*.npy"))) == 1
+    assert len(list((tmp_path / "kept").glob("*.npz"))) == 1
 
 
 def test_an_llm_is_loaded_anew_when_the_bundles_adapter_changes(

@@ -118,7 +118,7 @@ class CaptionPhase:
         if self.labels is None:
             return soft
         names = [
-            torch.from_numpy(self.labels.tokens(grid[mask].numpy()))
+            torch.from_numpy(self.labels.tokens(grid[mask].cpu().numpy()))
             for grid, mask in zip(batch.features, batch.mask, strict=True)
         ]
         return torch.cat([soft, torch.stack(names).to(self.device)], dim=1)

@@ -141,7 +141,9 @@ class ConceptPhase:
                 self.logits(one),
                 self.shares[one.name][one.captioned(one.cache.usable)],
             )
-            figures[f"{one.name} AP"] = average_precision(logits.numpy(), shares.numpy() > 0)
+            figures[f"{one.name} AP"] = average_precision(
+                logits.cpu().numpy(), shares.cpu().numpy() > 0
+            )
             figures[f"{one.name} loss"] = concept_loss(logits, shares).item()
         return figures
 

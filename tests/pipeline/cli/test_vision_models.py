@@ -58,7 +58,7 @@ def with_nan(path: Path, good: Path) -> str:
     content = bytearray(good.read_bytes())
     content[tensor.offset : tensor.offset + 4] = np.float32(np.nan).tobytes()
     path.write_bytes(content)
-    return f"{tensor.name} holds NaN"
+    return f"{tensor.name!r} holds NaN"
 
 
 def unknown_family(path: Path, good: Path) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from reellama.models.bundle import Bundle
 from reellama.pipeline.chat.video_chat import VideoChat
 from reellama.pipeline.evaluation import runner
 from reellama.pipeline.evaluation.ablations import OTHER, WITHHELD
@@ -60,7 +61,7 @@ def test_all_tasks_are_asked_shown_and_kept(
     assert len(found["tasks"]["yes-no"]["answers"]) == 4
     assert "consensus of 60 neighbours" in result.out and "median rank" in result.out
     assert plot.with_name("sure.png").read_bytes()[:4] == b"\x89PNG"
-    kept = json.loads((bundle / "bundle.json").read_text())["scores"]["footage"]
+    kept = Bundle.load(bundle).scores["footage"]
     assert kept["tasks"]["search"]["rows"] == found["tasks"]["search"]["rows"]
     assert "--bench all" in kept["command"] and "--seed 1" in kept["command"]
 

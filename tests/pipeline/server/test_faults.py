@@ -246,11 +246,12 @@ def test_a_thread_that_died_is_seen_by_whoever_watches_the_server(url: str) -> N
             lines = reply.iter_lines()
             next(lines)
             (thread,) = _batchers() - before
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                ctypes.c_ulong(thread.ident or 0), ctypes.py_object(SystemExit)
-            )
-            *_, last = lines
-        assert "internal error" in json.loads(last)["error"]
+            while thread.is_alive():  # where it meets one answer's own code, it ends that alone
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                    ctypes.c_ulong(thread.ident or 0), ctypes.py_object(SystemExit)
+                )
+                time.sleep(0.01)
+            assert list(lines)  # the answer ends
         health = httpx.get(f"{own}/healthz")
         while health.status_code == 200:
             time.sleep(0.01)
