@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SPLITS = ("new-clips", "new-style", "new-pictures")
+SPLITS = ("new-clips",)
 TASKS = {
     "moving direction, 8 ways": "moving direction",
     "action": "action",
@@ -46,22 +45,7 @@ def test_every_task_of_the_table_has_the_score_that_was_measured(label: str) -> 
 
 def test_the_means_are_those_of_the_tasks_with_choices() -> None:
     means = [f"{SCORES[split]['mean']['accuracy']:.1%}" for split in SPLITS]
-    assert row("mean of these")[:3] == means
-
-
-def test_what_training_again_changed_is_what_was_measured() -> None:
-    again = SCORES["trained again"]
-    means = [f"{again[split]['mean']['accuracy']:.1%}" for split in SPLITS]
-    words = " ".join(README.split())
-    assert f"gets means of {means[0]}, {means[1]} and {means[2]}:" in words
-    away: Counter[int] = Counter()
-    for split in SPLITS:
-        for task, score in SCORES[split]["tasks"].items():
-            second = again[split]["tasks"][task]["accuracy"]
-            away[round(second["of"] * abs(second["share"] - score["accuracy"]["share"]))] += 1
-    same = f"of the {sum(away.values())} figures of the table {away[0]} are the same,"
-    assert f"{same} {away[1]} are one question of 60 away, and {away[2]} are two." in words
-    assert again["command"] in words
+    assert row("mean of these")[: len(SPLITS)] == means
 
 
 def test_the_table_says_how_many_questions_there_were() -> None:

@@ -50,8 +50,9 @@ def test_a_description_survives_a_round_trip(
 def test_mini_says_which_stages_made_it_and_what_inference_needs() -> None:
     config = Bundle.load("mini").config
     names = [stage["stage"] for stage in config.stages]
-    assert len(names) == 12 and (names[0], names[-1]) == ("base", "count-stills")
-    assert [stage["init_from"] for stage in config.stages] == ["", *names[:-1]]
+    assert len(names) == 13 and names[0] == "base" and names[-2:] == ["count-stills", "footage"]
+    # The last stage has a config of its own, which begins with the `mini` of the others.
+    assert [stage["init_from"] for stage in config.stages] == ["", *names[:-2], "mini"]
     assert config.slots and config.inverse_temperature == 1.7
     assert config.word_ids and len(config.word_ids) == config.projector.words
 

@@ -134,6 +134,6 @@ def test_it_still_speaks_as_its_llm_does_without_a_video(mini: VideoChat, n_chun
 def test_it_has_a_few_dozen_soft_tokens_and_little_weight(mini: VideoChat) -> None:
     assert isinstance(mini.bundle, Bundle)
     committed = sum(path.stat().st_size for path in mini.bundle.folder.rglob("*") if path.is_file())
-    assert committed <= 60e6
+    assert committed <= 62e6  # tower 21, projector 19, concepts 11, adapter 10
     assert committed + mini.bundle.llm_path().stat().st_size <= 300e6
     assert mini.bundle.tokens <= 128

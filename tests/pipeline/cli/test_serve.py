@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -28,11 +28,13 @@ PROGRAM = ("-m", "reellama.pipeline.cli.main")
 MORTAL = """
 import ctypes, threading, time
 def kill():
-    batchers = lambda: [t.ident for t in threading.enumerate() if t.name.startswith("batcher")]
-    while not (found := [ident for ident in batchers() if ident]):
-        time.sleep(0.01)
     exception = ctypes.py_object(SystemExit)
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(found[0]), exception)
+    while True:
+        for thread in threading.enumerate():
+            if thread.name.startswith("batcher") and thread.ident:
+                ident = ctypes.c_ulong(thread.ident)
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, exception)
+        time.sleep(0.01)
 threading.Thread(target=kill, daemon=True).start()
 from reellama.pipeline.cli.main import main
 main()
@@ -99,8 +101,9 @@ def test_sigterm_in_the_middle_of_an_answer_ends_it() -> None:
 def test_a_process_whose_model_thread_has_died_ends_with_a_status_that_says_so() -> None:
     with started("--n-ctx", "256", program=("-c", MORTAL)) as (process, url, lines):
         prompt = {"model": "mini", "prompt": "1, 2, 3,", "raw": True, "stream": False}
-        reply = httpx.post(f"{url}/api/generate", json=prompt, timeout=120)
-        assert reply.status_code in (500, 503)
+        while process.poll() is None:  # what ends within one answer's own code ends that alone
+            with suppress(httpx.HTTPError):
+                httpx.post(f"{url}/api/generate", json=prompt, timeout=120)
         assert process.wait(60) == 1
     assert "the thread of a model has died" in lines[-1] and "Traceback" not in lines[-1]
 
