@@ -21,7 +21,6 @@ from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.runtime import backend
 from reellama.gguf_tools.runtime.context import BatchSpan, Context, ContextSettings
 from reellama.gguf_tools.text.tokenizer import Tokenizer
-from reellama.pipeline.llm.engine import Token
 from reellama.pipeline.llm.generation_job import (
     Failed,
     GenerationJob,
@@ -319,14 +318,14 @@ class Batcher:
             answer.chosen = token
             stats.generated_tokens += 1
             draft = self._drafts.score(token, best)
-            for released in answer.stream.push(draft, self._drafts.piece(token)):
-                tell(job, _token(released))
+            for released, text in answer.stream.push(draft, draft.piece):
+                tell(job, released.with_text(text))
             full = len(slot.cache) >= job.limit or stats.generated_tokens == job.options.max_tokens
             stats.stop_reason = "stop" if answer.stream.stopped else "length" if full else None
         if stats.stop_reason:
             if not answer.stream.stopped:
-                for released in answer.stream.flush():
-                    tell(job, _token(released))
+                for released, text in answer.stream.flush():
+                    tell(job, released.with_text(text))
             self._end(slot, None)
         return None
 
@@ -386,8 +385,3 @@ def _next_piece(slot: _Slot, soft: bool, room: int) -> _SlotSpan | None:
     piece = span[:room] if span.causal else span
     last = len(answer.unread) == 1 and len(piece) == len(span)
     return _SlotSpan(piece, sequence, wants_logits=last)
-
-
-def _token(released: tuple[ScoredToken, str]) -> Token:
-    (token, p, alternatives), text = released
-    return Token(token, text, p, alternatives)

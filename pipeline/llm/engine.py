@@ -43,7 +43,7 @@ from reellama.pipeline.llm.prompt import (
 from reellama.pipeline.llm.text_stream import TextStream
 from reellama.pipeline.llm.token_probabilities import log_softmax
 from reellama.pipeline.llm.token_sampling import Sampler
-from reellama.pipeline.llm.token_scorer import ScoredToken, TokenScorer
+from reellama.pipeline.llm.token_scorer import ScoredToken, Token, TokenScorer
 
 __all__ = [
     "ContextOverflow",
@@ -72,22 +72,6 @@ class ContextOverflow(ReellamaError):
         super().__init__(f"the prompt takes {n_prompt} positions, but the context has {n_ctx}")
         self.n_prompt = n_prompt
         self.n_ctx = n_ctx
-
-
-@dataclass(frozen=True)
-class Token:
-    """One generated token.
-
-    `text` is what it adds to the answer: whole characters, so it is empty for a token that begins
-    a character which the next one ends. `p` is its probability in the model's own softmax
-    (temperature 1, before penalties, grammar and other samplers), nan when n_probs is 0;
-    `alternatives` are the likeliest tokens there, best first, which may include the token itself.
-    """
-
-    id: int
-    text: str
-    p: float
-    alternatives: list[tuple[str, float]]
 
 
 @dataclass(frozen=True)
@@ -346,10 +330,10 @@ class Engine:
                 begin = time.perf_counter()
                 released = self._step(state, stats, max_tokens)
                 stats.generate_seconds += time.perf_counter() - begin
-                for (token, p, alternatives), text in released:
-                    state.ids.append(token)
+                for token, text in released:
+                    state.ids.append(token.id)
                     state.texts.append(text)
-                    yield Token(token, text, p, alternatives)
+                    yield token.with_text(text)
                     self._check_current(call)
         finally:
             if call == self._call:

@@ -19,6 +19,8 @@ RANDOM_SEED = 0xFFFFFFFF  # LLAMA_DEFAULT_SEED: llama.cpp draws one itself
 INT_MAX = 2**31 - 1
 MOST_STOPS = 64  # stop strings of one answer: each is looked for after every token
 MOST_STOP_CHARACTERS = 16_384  # of all of them together
+MOST_BIASED = 1024  # tokens with a bias
+STRONGEST_BIAS = 100.0  # added to a logit: -100 forbids a token, 100 leaves hardly another one
 NO_LIMIT = -1  # max_tokens: until the model ends its turn or the context is full
 
 
@@ -45,7 +47,8 @@ class Sampling:
     temperature 0 is greedy: top_k, top_p, min_p, typical_p and seed then change nothing.
     The penalties see the last `repeat_last_n` tokens that were generated in this answer (-1: all),
     not the prompt. `grammar` is GBNF with a rule `root`; `json_schema` is turned into one, which
-    binds names, types, enums, lengths and patterns, but not the range of a number.
+    binds names, types, enums, lengths and patterns, but not the range of a number. `logit_bias` is
+    added to the logits of tokens, by their ids.
     Raises SamplingError for a value out of range.
     """
 
@@ -65,17 +68,25 @@ class Sampling:
     seed: int | None = option(None, "The same N, the same answer.", low=0, high=RANDOM_SEED)
     grammar: str | None = option(None, "Only answers that this GBNF grammar allows.")
     json_schema: dict[str, Any] | None = option(None, "Only JSON that this schema allows.")
+    logit_bias: tuple[tuple[int, float], ...] = option((), "For or against tokens, by their ids.")
 
     def __post_init__(self) -> None:
         _check(self)
         if self.grammar is not None and self.json_schema is not None:
             raise SamplingError("give a grammar or a JSON schema, not both")
+        if len(self.logit_bias) > MOST_BIASED:
+            text = f"{len(self.logit_bias)} tokens have a bias: at most {MOST_BIASED} are taken"
+            raise SamplingError(text, "logit_bias")
+        for token, bias in self.logit_bias:
+            if not -STRONGEST_BIAS <= bias <= STRONGEST_BIAS:
+                text = f"the bias of token {token} is {bias}, but must lie between -100 and 100"
+                raise SamplingError(text, "logit_bias")
 
     @property
     def takes_likeliest(self) -> bool:
         """Whether nothing but the model's own logits decides: the first of the likeliest tokens."""
         free = self.grammar is None and self.json_schema is None
-        return self.temperature == 0 and free and not self.penalizes
+        return self.temperature == 0 and free and not self.penalizes and not self.logit_bias
 
     @property
     def penalizes(self) -> bool:

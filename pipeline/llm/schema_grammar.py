@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from typing import Any
 
-from llama_cpp.llama_grammar import json_schema_to_gbnf
+from llama_cpp.llama_grammar import SchemaConverter
 
 from reellama.pipeline.llm.generation_options import SamplingError
 
@@ -33,7 +34,8 @@ def schema_to_gbnf(schema: Any) -> str:
     """The grammar of a JSON schema. Raises SamplingError, with the reason, where there is none."""
     try:
         _check(schema)
-        text = json_schema_to_gbnf(json.dumps(schema))
+        text = _converted(schema)
+        text.encode()  # which fails for half a character
         if len(text) > MOST_GRAMMAR_CHARACTERS:
             raise ValueError(f"its grammar has more than {MOST_GRAMMAR_CHARACTERS} characters")
     except SCHEMA_ERRORS as error:
@@ -44,6 +46,26 @@ def schema_to_gbnf(schema: Any) -> str:
             f"this JSON schema cannot be turned into a grammar: {reason}"
         ) from error
     return text
+
+
+class _Converter(SchemaConverter):
+    """llama-cpp-python's, whose texts are read as they are meant.
+
+    It leaves JSON's escapes in them, which a grammar reads as its own: half characters instead of
+    what lies beyond U+FFFF, and line ends that JSON does not allow.
+    """
+
+    def _format_literal(self, literal: str) -> str:
+        with suppress(ValueError):
+            literal = json.dumps(json.loads(literal), ensure_ascii=False)
+        return str(super()._format_literal(literal.replace("\\", "\\\\")))
+
+
+def _converted(schema: Any) -> str:
+    converter = _Converter(prop_order={}, allow_fetch=False, dotall=False, raw_pattern=False)
+    own = json.loads(json.dumps(schema))  # its references are replaced
+    converter.visit(converter.resolve_refs(own, "stdin"), "")
+    return str(converter.format_grammar())
 
 
 def _check(schema: Any) -> None:

@@ -40,14 +40,15 @@ class TextEmbedder:
 
     def embed(
         self,
-        texts: Sequence[str],
+        texts: Sequence[str | list[int]],
         *,
         truncate: bool = True,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> tuple[list[list[float]], int]:
         """A vector of length 1 for each text, and how many tokens were read. Thread-safe.
 
-        Ends early, with fewer vectors, once it is `cancelled`. Raises ReellamaError for a text
+        A text may be the ids of its tokens, which are read as they are. Ends early, with fewer
+        vectors, once it is `cancelled`. Raises ReellamaError for ids of no token, and for a text
         that is too long, unless it may be truncated.
         """
         vectors, n_tokens = [], 0
@@ -65,10 +66,15 @@ class TextEmbedder:
         with self._lock:
             self._free()
 
-    def _ids(self, text: str, truncate: bool) -> list[int]:
-        # Of a text without end only so much is read as can be more than fits.
-        text = text[: (self.n_ctx + 1) * LONGEST_TOKEN]
-        ids = self._tokenizer.encode(text, add_bos=self._tokenizer.add_bos)
+    def _ids(self, text: str | list[int], truncate: bool) -> list[int]:
+        if isinstance(text, str):
+            # Of a text without end only so much is read as can be more than fits.
+            text = text[: (self.n_ctx + 1) * LONGEST_TOKEN]
+            ids = self._tokenizer.encode(text, add_bos=self._tokenizer.add_bos)
+        else:
+            ids, n_vocab = text, self._tokenizer.n_vocab
+            if none := next((i for i in ids if not 0 <= i < n_vocab), None):
+                raise ReellamaError(f"there is no token {none}: ids go from 0 to {n_vocab - 1}")
         if len(ids) > self.n_ctx and not truncate:
             raise ReellamaError(f"a text has more than {self.n_ctx} tokens: send less of it")
         # Nothing at all has a vector too: that of a line's end.

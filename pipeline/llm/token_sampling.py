@@ -22,11 +22,12 @@ MOST_GRAMMAR_SECONDS = 0.5
 
 
 def build_chain(sampling: Sampling, n_vocab: int, n_ctx: int) -> llama_cpp.llama_sampler_p:
-    """llama.cpp's sampler chain for these options, without the grammar. The caller frees it."""
-    params = llama_cpp.llama_sampler_chain_default_params()
-    chain = llama_cpp.llama_sampler_chain_init(params)
+    """llama.cpp's sampler chain for these options, without the grammar. The caller frees it.
+
+    Raises SamplingError for a bias on a token that there is not.
+    """
     s = sampling
-    links = []
+    links = [_bias(s, n_vocab)] if s.logit_bias else []
     if s.penalizes:
         # llama.cpp makes a ring of this length: more than the context would only take memory.
         last_n = n_ctx if s.repeat_last_n < 0 else min(s.repeat_last_n, n_ctx)
@@ -43,9 +44,23 @@ def build_chain(sampling: Sampling, n_vocab: int, n_ctx: int) -> llama_cpp.llama
             llama_cpp.llama_sampler_init_temp(s.temperature),
             llama_cpp.llama_sampler_init_dist(RANDOM_SEED if s.seed is None else s.seed),
         ]
+    params = llama_cpp.llama_sampler_chain_default_params()
+    chain = llama_cpp.llama_sampler_chain_init(params)
     for link in links:
         llama_cpp.llama_sampler_chain_add(chain, link)
     return chain
+
+
+def _bias(sampling: Sampling, n_vocab: int) -> llama_cpp.llama_sampler_p:
+    """What adds a bias to the logits of tokens; raises SamplingError for ids of no token."""
+    for token, _ in sampling.logit_bias:
+        if not 0 <= token < n_vocab:
+            raise SamplingError(
+                f"there is no token {token}: ids go from 0 to {n_vocab - 1}", "logit_bias"
+            )
+    biases = [llama_cpp.llama_logit_bias(*each) for each in sampling.logit_bias]
+    array = (llama_cpp.llama_logit_bias * len(biases))(*biases)
+    return llama_cpp.llama_sampler_init_logit_bias(n_vocab, len(biases), array)  # copies them
 
 
 def gbnf(sampling: Sampling) -> str | None:

@@ -3,13 +3,50 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from reellama.gguf_tools.text.tokenizer import Tokenizer
 from reellama.pipeline.llm.token_probabilities import TokenProbabilities
 
-ScoredToken = tuple[int, float, list[tuple[str, float]]]  # a Token whose text is not certain yet
+
+@dataclass(frozen=True)
+class Token:
+    """One generated token.
+
+    `text` is what it adds to the answer: whole characters, so it is empty for a token that begins
+    a character which the next one ends. `p` is its probability in the model's own softmax
+    (temperature 1, before penalties, grammar and other samplers), nan when n_probs is 0;
+    `alternatives` are the likeliest tokens there, best first, which may include the token itself.
+    `piece` and `alternative_pieces` are the bytes of these tokens, which may be half a character.
+    """
+
+    id: int
+    text: str
+    p: float
+    alternatives: list[tuple[str, float]]
+    piece: bytes = b""
+    alternative_pieces: tuple[bytes, ...] = ()
+
+
+class ScoredToken(NamedTuple):
+    """A Token whose text is not certain yet."""
+
+    id: int
+    p: float
+    best: list[tuple[int, float]]
+    piece: bytes
+    best_pieces: tuple[bytes, ...]
+
+    def with_text(self, text: str) -> Token:
+        """The token, now that its text is certain."""
+        alternatives = [
+            (piece.decode(errors="replace"), p)
+            for piece, (_, p) in zip(self.best_pieces, self.best, strict=True)
+        ]
+        return Token(self.id, text, self.p, alternatives, self.piece, self.best_pieces)
 
 
 class TokenScorer:
@@ -26,10 +63,9 @@ class TokenScorer:
 
     def score(self, token: int, best: list[tuple[int, float]]) -> ScoredToken:
         """A token with its alternatives, `best` of the logits that it was chosen from."""
-        if not best:
-            return token, math.nan, []
-        alternatives = [(self.piece(i).decode(errors="replace"), p) for i, p in best]
-        return token, self._probabilities.of(token), alternatives
+        p = self._probabilities.of(token) if best else math.nan
+        pieces = tuple(self.piece(i) for i, _ in best)
+        return ScoredToken(token, p, best, self.piece(token), pieces)
 
     def piece(self, token: int) -> bytes:
         """The bytes of a token."""

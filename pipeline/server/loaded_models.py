@@ -67,7 +67,7 @@ class LoadedModel:
         """Whether any of its files was written since it was loaded."""
         return any(stamp(path) != before for path, before, _ in self.key)
 
-    def embed(self, texts: list[str], **options: Any) -> tuple[list[list[float]], int]:
+    def embed(self, texts: list[str | list[int]], **options: Any) -> tuple[list[list[float]], int]:
         """See `TextEmbedder.embed`."""
         if self.embedder is None:
             n_ctx = min(2048, self.n_ctx)

@@ -212,6 +212,16 @@ def all_models(settings: Settings, store: Store) -> list[RegisteredModel]:
     return found
 
 
+def delete_made_model(name: str, settings: Settings, store: Store) -> None:
+    """Forget a model of the store. Raises StoreError: 404 for none, 403 for one from elsewhere."""
+    if store.get(name) is None:
+        known = look_up_model(name, settings, store)
+        raise StoreError(
+            f"{known.service_name} is not of this server's store: remove its files", 403
+        )
+    store.delete(name)
+
+
 def human_number(n: int) -> str:
     """A number of parameters, as Ollama writes it.
 

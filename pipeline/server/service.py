@@ -211,12 +211,12 @@ class Service:
     async def embed(
         self,
         model: str,
-        texts: Sequence[str],
+        texts: Sequence[str | list[int]],
         *,
         truncate: bool = True,
         keep_alive: float | None = None,
     ) -> tuple[list[list[float]], int]:
-        """Unit vectors, and how many tokens were read. Raises like `chat`."""
+        """Unit vectors of texts or of tokens, and how many tokens were read. Raises like `chat`."""
         gone = threading.Event()
         known = await self._find(model)
         self._enter()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from datetime import datetime, timezone
@@ -15,7 +14,6 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from reellama.gguf_tools.errors import ReellamaError
-from reellama.pipeline.llm.engine import Token
 from reellama.pipeline.llm.generation_options import GenerationOptions
 from reellama.pipeline.server.conversation_fit import ServiceMessage
 from reellama.pipeline.server.disconnects import cancel_on_disconnect
@@ -30,6 +28,7 @@ from reellama.pipeline.server.ollama.ollama_schemas import (
     OllamaChatRequest,
     OllamaGenerationRequest,
 )
+from reellama.pipeline.server.replies.token_logprobs import token_logprobs
 from reellama.pipeline.server.service import Generation, RequestOptions, Service
 
 MAX_PATH = 4096  # characters
@@ -146,7 +145,7 @@ async def _items(
             if token.text or asked.logprobs:
                 item = {**_head(asked), **shape(token.text), "done": False}
                 if asked.logprobs:
-                    item["logprobs"] = [_logprob(token, asked.top_logprobs or 0)]
+                    item["logprobs"] = [token_logprobs(token, asked.top_logprobs or None)]
                 yield item
         yield {**_head(asked), **shape(""), "done": True, **_last(generation, begin)}
     finally:
@@ -178,19 +177,6 @@ def _as_message(text: str) -> JsonItem:
 
 def _as_response(text: str) -> JsonItem:
     return {"response": text}
-
-
-def _logprob(token: Token, n_top: int) -> JsonItem:
-    item = _text_logprob(token.text, token.p)
-    if n_top:
-        item["top_logprobs"] = [_text_logprob(text, p) for text, p in token.alternatives[:n_top]]
-    return item
-
-
-def _text_logprob(text: str, p: float) -> JsonItem:
-    logprob = math.log(p) if p > 0 else -math.inf
-    # JSON knows no infinity; nothing that a float32 softmax gives is less likely than this.
-    return {"token": text, "logprob": max(logprob, -9999.0), "bytes": list(text.encode())}
 
 
 async def _media(service: Service, given: Sequence[str]) -> tuple[bytes, ...]:

@@ -20,6 +20,7 @@ from reellama.pipeline.server.disconnects import cancel_on_disconnect
 from reellama.pipeline.server.model_registry import (
     RegisteredModel,
     all_models,
+    delete_made_model,
     look_up_model,
     open_registered_bundle,
 )
@@ -82,13 +83,9 @@ async def copy(request: Request, asked: Annotated[CopyRequest, body(CopyRequest)
 @router.delete("/api/delete")
 async def delete(request: Request, asked: Annotated[Named, body(Named)]) -> Response:
     """Forget a model of the store."""
-    kept = store(request)
-    if kept.get(asked.model) is None:
-        known = await find_model(request, asked.model)
-        raise StoreError(
-            f"{known.service_name} is not of this server's store: remove its files", 403
-        )
-    kept.delete(asked.model)
+    await asyncio.to_thread(
+        delete_made_model, asked.model, _service(request).settings, store(request)
+    )
     return Response()
 
 

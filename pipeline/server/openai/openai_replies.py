@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import math
 import time
 import uuid
 from collections.abc import Sequence
@@ -15,10 +14,10 @@ import numpy as np
 
 from reellama.pipeline.llm.engine import Token
 from reellama.pipeline.llm.generation_job import GenerationStats
+from reellama.pipeline.server.replies.token_logprobs import token_logprobs
 
 Kind = Literal["chat.completion", "text_completion"]
 PREFIXES = {"chat.completion": "chatcmpl", "text_completion": "cmpl"}
-LEAST_LOGPROB = -9999.0  # stands for a probability of 0, whose logarithm JSON cannot hold
 DONE_EVENT = "data: [DONE]\n\n"
 ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 ERROR_CODES = {404: "model_not_found", 413: "request_too_large", 503: "server_overloaded"}
@@ -69,16 +68,7 @@ def event(data: dict[str, Any]) -> str:
 
 def chat_logprobs(tokens: Sequence[Token], n: int) -> dict[str, Any]:
     """Each token's log probability, with the `n` likeliest ones there."""
-    return {
-        "content": [
-            {
-                **_logprob(token.text, token.p),
-                "top_logprobs": [_logprob(text, p) for text, p in token.alternatives[:n]],
-            }
-            for token in tokens
-        ],
-        "refusal": None,
-    }
+    return {"content": [token_logprobs(token, n) for token in tokens], "refusal": None}
 
 
 def completion_logprobs(tokens: Sequence[Token], n: int, offset: int) -> dict[str, Any]:
@@ -87,20 +77,15 @@ def completion_logprobs(tokens: Sequence[Token], n: int, offset: int) -> dict[st
     for token in tokens:
         offsets.append(offset)
         offset += len(token.text)
+    whole = [token_logprobs(token, n) for token in tokens]
     return {
-        "tokens": [token.text for token in tokens],
-        "token_logprobs": [_log(token.p) for token in tokens],
-        "top_logprobs": [{text: _log(p) for text, p in t.alternatives[:n]} for t in tokens],
+        "tokens": [each["token"] for each in whole],
+        "token_logprobs": [each["logprob"] for each in whole],
+        "top_logprobs": [
+            {other["token"]: other["logprob"] for other in each["top_logprobs"]} for each in whole
+        ],
         "text_offset": offsets,
     }
-
-
-def _logprob(text: str, p: float) -> dict[str, Any]:
-    return {"token": text, "logprob": _log(p), "bytes": list(text.encode())}
-
-
-def _log(p: float) -> float:
-    return math.log(p) if p > 0 else LEAST_LOGPROB
 
 
 def embeddings(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import aclosing
+from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -20,7 +21,12 @@ from reellama.pipeline.llm.engine import Token
 from reellama.pipeline.llm.text_embedding import shortened
 from reellama.pipeline.server.client_errors import told
 from reellama.pipeline.server.disconnects import CLIENT_CLOSED_REQUEST, cancel_on_disconnect
-from reellama.pipeline.server.model_registry import all_models
+from reellama.pipeline.server.model_registry import (
+    RegisteredModel,
+    all_models,
+    delete_made_model,
+    look_up_model,
+)
 from reellama.pipeline.server.model_store import short_name
 from reellama.pipeline.server.openai import openai_replies as replies
 from reellama.pipeline.server.openai.openai_media import read_messages
@@ -66,16 +72,23 @@ router = APIRouter(prefix="/v1", route_class=OpenAIRoute, tags=["OpenAI"])
 async def list_models(request: Request) -> dict[str, Any]:
     """The models that answer here."""
     service: Service = request.app.state.service
-    return {"object": "list", "data": [_model(name) for name in await _names(service)]}
+    known = await asyncio.to_thread(all_models, service.settings, service.store)
+    return {"object": "list", "data": [_model(each) for each in known]}
 
 
 @router.get("/models/{name:path}")
 async def show_model(request: Request, name: str) -> dict[str, Any]:
     """One of them."""
-    names = await _names(request.app.state.service)
-    if short_name(name).lower() not in {each.lower() for each in names}:
-        raise ServiceError(f"there is no model {name!r} here", status=404)
-    return _model(name)
+    service: Service = request.app.state.service
+    return _model(await asyncio.to_thread(look_up_model, name, service.settings, service.store))
+
+
+@router.delete("/models/{name:path}")
+async def delete_model(request: Request, name: str) -> dict[str, Any]:
+    """Forget one that a client made."""
+    service: Service = request.app.state.service
+    await asyncio.to_thread(delete_made_model, name, service.settings, service.store)
+    return {"id": name, "object": "model", "deleted": True}
 
 
 def json_body(schema: type[BaseModel]) -> Any:
@@ -151,7 +164,8 @@ async def embed(
 ) -> dict[str, Any]:
     """Texts as unit vectors."""
     service: Service = request.app.state.service
-    vectors, read = await cancel_on_disconnect(request, service.embed(body.model, body.texts))
+    work = service.embed(body.model, body.texts, keep_alive=body.keep_alive)
+    vectors, read = await cancel_on_disconnect(request, work)
     if body.dimensions:
         if body.dimensions > len(vectors[0]):
             raise ServiceError(f"{body.model} makes {len(vectors[0])} dimensions, not more")
@@ -251,14 +265,10 @@ def _text(tokens: list[Token]) -> str:
     return "".join(token.text for token in tokens)
 
 
-async def _names(service: Service) -> list[str]:
-    """The bundle and the models that were created, as they are asked for."""
-    known = await asyncio.to_thread(all_models, service.settings, service.store)
-    return [short_name(each.manifest.name) for each in known]
-
-
-def _model(name: str) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": 0, "owned_by": "reellama"}
+def _model(known: RegisteredModel) -> dict[str, Any]:
+    made = int(datetime.fromisoformat(known.modified_at).timestamp())
+    name = short_name(known.manifest.name)
+    return {"id": name, "object": "model", "created": made, "owned_by": "reellama"}
 
 
 def _failed(

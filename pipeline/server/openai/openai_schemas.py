@@ -6,6 +6,7 @@ would change the answer and cannot be done are refused.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -21,6 +22,8 @@ from reellama.pipeline.server.keep_alive import KeepAlive
 from reellama.pipeline.server.service import RequestOptions
 from reellama.pipeline.server.video_options import VIDEO_OPTIONS, VideoOptions, video_options
 
+LONGEST_ID = 10  # digits of a token's id
+MOST_INPUTS = 2048  # texts of one request for embeddings, as OpenAI has it
 COMPLETION_TOKENS = 16  # what OpenAI's completions write when max_tokens is not given
 
 
@@ -166,9 +169,11 @@ class OpenAIGenerationRequest(BaseModel):
 
     @field_validator("logit_bias")
     @classmethod
-    def _no_bias(cls, bias: dict[str, float] | None) -> None:
-        if bias:
-            raise ValueError("a bias on tokens is not supported")
+    def _is_by_token_ids(cls, bias: dict[str, float] | None) -> dict[str, float] | None:
+        for name in bias or ():
+            if not (name.isdecimal() and len(name) < LONGEST_ID):
+                raise ValueError(f"{name[:40]!r} is no token id: give those of this model")
+        return bias
 
     @model_validator(mode="after")
     def _streams_what_it_has_options_for(self) -> OpenAIGenerationRequest:
@@ -187,7 +192,10 @@ class OpenAIGenerationRequest(BaseModel):
 
     def sampling(self) -> Sampling:
         """How tokens are chosen. Raises SamplingError for a value out of range."""
-        return requested_sampling(self.model_dump(include={*SAMPLING_OPTIONS}))
+        bias = tuple((int(token), value) for token, value in (self.logit_bias or {}).items())
+        return replace(
+            requested_sampling(self.model_dump(include={*SAMPLING_OPTIONS})), logit_bias=bias
+        )
 
 
 class ChatRequest(OpenAIGenerationRequest):
@@ -255,22 +263,30 @@ class CompletionRequest(OpenAIGenerationRequest):
 
 
 class EmbeddingRequest(BaseModel):
-    """POST /v1/embeddings: one text or several."""
+    """POST /v1/embeddings: one text or several, each as text or as ids of this model's tokens."""
 
     model: str = Field(min_length=1)
-    input: str | Annotated[list[str], Field(min_length=1, max_length=2048)]
+    input: str | list[str] | list[int] | list[list[int]]
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Annotated[int, Field(ge=1)] | None = None
+    keep_alive: KeepAlive = None
 
     @field_validator("input", mode="before")
     @classmethod
-    def _no_token_ids(cls, given: Any) -> Any:
-        first = given[0] if isinstance(given, list) and given else given
-        if isinstance(first, int | list):
-            raise ValueError("token ids are those of another tokenizer: send texts")
+    def _is_text_or_ids(cls, given: Any) -> Any:
+        several = given if isinstance(given, list) else [given]
+        kinds = {type(each) for each in several}
+        if kinds not in ({str}, {int}, {list}):
+            raise ValueError("give a text, texts, a list of token ids, or a list of such lists")
+        if len(several) > MOST_INPUTS and kinds != {int}:
+            raise ValueError(f"at most {MOST_INPUTS} texts are taken, not {len(several)}")
         return given
 
     @property
-    def texts(self) -> list[str]:
-        """The texts."""
-        return [self.input] if isinstance(self.input, str) else self.input
+    def texts(self) -> list[str | list[int]]:
+        """The texts, or the tokens of each."""
+        if isinstance(self.input, str):
+            return [self.input]
+        if self.input and isinstance(self.input[0], int):
+            return [self.input]
+        return [*self.input]

@@ -99,6 +99,34 @@ def test_each_filter_alone_can_leave_only_the_likeliest_token(
     assert ids(engine, Sampling(**{**wide, **narrow}), 6) == ids(engine, Sampling(), 6)
 
 
+def test_a_bias_forbids_a_token_and_leaves_only_another_one(engine: Engine) -> None:
+    likeliest, second, *_ = ids(engine, Sampling(), 2)
+    assert ids(engine, Sampling(logit_bias=((likeliest, -100.0),)), 1) != [likeliest]
+    wanted = ((second, 100.0),)
+    for sampling in (Sampling(logit_bias=wanted), Sampling(temperature=1, logit_bias=wanted)):
+        assert ids(engine, sampling, 3) == [second] * 3
+    for bias, reason in (((10**9, 1.0), "no token 1000000000"), ((5, 101.0), "between -100 and")):
+        with pytest.raises(SamplingError, match=reason) as error:
+            ids(engine, Sampling(logit_bias=(bias,)), 1)
+        assert error.value.option == "logit_bias"
+
+
+def test_the_pieces_of_tokens_are_the_bytes_of_the_answer(engine: Engine) -> None:
+    """Those of a character that is made of several tokens too, which only the last one shows."""
+    fox = Sampling(grammar='root ::= "a 🦊!"')
+    tokens = list(engine.generate(PROMPT, fox, n_probs=2))
+    assert "".join(token.text for token in tokens) == "a 🦊!"
+    assert b"".join(token.piece for token in tokens) == "a 🦊!".encode()
+    assert any(token.piece and not token.text for token in tokens)
+    assert all(len(token.alternative_pieces) == 2 for token in tokens)
+
+
+@pytest.mark.parametrize("value", ["\U0001f98a", "a\nb", 'say "yes"', "C:\\new", "\t\x01ü"])
+def test_a_schema_binds_to_texts_with_any_character(engine: Engine, value: str) -> None:
+    names = {"type": "object", "properties": {value: {"const": [value]}}, "required": [value]}
+    assert json.loads(text(engine, Sampling(json_schema=names))) == {value: [value]}
+
+
 def test_typical_sampling_takes_the_token_of_typical_surprise() -> None:
     """Where many tokens could follow, a likely one is no typical one."""
     p = [0.4, *[0.004] * 50, 0.04, *[0.008] * 45]  # 3.9 nats of surprise on average

@@ -13,6 +13,8 @@ import openai
 import pytest
 from openai import OpenAI
 
+from reellama.gguf_tools.locate import find
+from reellama.gguf_tools.text.tokenizer import Tokenizer
 from reellama.models.bundle import Bundle
 from tests.helpers.live_server import data_url, serving
 
@@ -62,7 +64,11 @@ def ask(client: OpenAI, messages: list[Any] = HELLO, **options: Any) -> Any:
 
 def test_the_bundle_is_among_the_models(client: OpenAI) -> None:
     assert "mini" in [model.id for model in client.models.list()]
-    assert client.models.retrieve("mini").object == "model"
+    model = client.models.retrieve("library/mini:latest")
+    assert (model.id, model.object, model.owned_by) == ("mini", "model", "reellama")
+    assert model.created > 0
+    with pytest.raises(openai.PermissionDeniedError, match="not of this server's store"):
+        client.models.delete("mini")
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("nothing")
 
@@ -136,6 +142,24 @@ def test_logprobs_are_those_of_the_tokens_said(client: OpenAI) -> None:
     assert ask(client).choices[0].logprobs is None
 
 
+def test_logprobs_have_the_bytes_of_half_a_character(client: OpenAI) -> None:
+    forced = {"response_format": shaped({"enum": ["\U0001f98a"]}), "max_tokens": 20}
+    choice = ask(client, logprobs=True, top_logprobs=1, **forced).choices[0]
+    tokens = choice.logprobs.content
+    assert bytes(byte for token in tokens for byte in token.bytes).decode() == '"\U0001f98a"'
+    assert choice.message.content == '"\U0001f98a"'
+    halves = [token for token in tokens if token.token.startswith("bytes:")]
+    assert halves and all(bytes(each.bytes).decode(errors="ignore") == "" for each in halves)
+
+
+def test_a_bias_keeps_a_token_out(client: OpenAI) -> None:
+    first = ask(client, logprobs=True, max_tokens=1).choices[0].logprobs.content[0]
+    ids = Tokenizer.from_path(find.smollm2()).encode(first.token)
+    other = ask(client, logprobs=True, max_tokens=1, logit_bias={str(ids[0]): -100})
+    assert len(ids) == 1
+    assert other.choices[0].logprobs.content[0].token != first.token
+
+
 def test_an_answer_follows_a_json_schema(client: OpenAI) -> None:
     schema = {
         "type": "object",
@@ -185,6 +209,23 @@ def test_embeddings_are_unit_vectors_in_both_encodings(client: OpenAI) -> None:
     assert vectors(openai.omit) == pytest.approx(floats, abs=1e-6)
 
 
+def test_token_ids_are_embedded_as_their_text_is(client: OpenAI) -> None:
+    ids = Tokenizer.from_path(find.smollm2()).encode("a dog")
+
+    def vectors(given: Any, **more: Any) -> np.ndarray:
+        found = client.embeddings.create(model="mini", input=given, **more)
+        return np.array([entry.embedding for entry in found.data])
+
+    text = vectors("a dog")
+    np.testing.assert_allclose(vectors(ids), text, atol=1e-3)
+    np.testing.assert_allclose(vectors([ids, ids]), [*text, *text], atol=1e-3)
+    short = vectors("a dog", dimensions=8)
+    assert short.shape == (1, 8) and np.linalg.norm(short) == pytest.approx(1)
+    for wrong in ([10**9], [[-1]], [["a"]], ["a", [1]], []):
+        with pytest.raises(openai.BadRequestError):
+            vectors(wrong)
+
+
 def test_a_file_is_read_only_from_an_allowed_folder(
     client: OpenAI, folder: Path, square_video: Path
 ) -> None:
@@ -212,6 +253,9 @@ def test_an_address_is_fetched_only_from_an_allowed_host(client: OpenAI) -> None
         ({"extra_body": {"repeat_penalty": 0}}, "repeat_penalty"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"stop": ["x"] * 65}, "stop"),
+        ({"logit_bias": {"x": 1}}, "logit_bias"),
+        ({"logit_bias": {"5": 101}}, "logit_bias"),
+        ({"logit_bias": {"999999999": 1}}, "logit_bias"),
         ({"stop": ["x" * 20_000]}, "stop"),
         ({"top_logprobs": 2}, None),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
