@@ -1,0 +1,237 @@
+"""How long until the first word: `python benchmarks/first_word.py`.
+
+Everything is measured in turns within one run, quiet and then beside one busy process, and each
+figure is the median ratio of the rounds, so that it says something on any machine. A clip that was
+not seen before is the same clip with other bytes behind its last box: no cache knows it.
+
+    --llama-bench build/bin/llama-bench    compares generation with llama.cpp's own tool as well
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from reellama.gguf_tools.runtime.context_options import default_threads
+from reellama.models.bundle import Bundle
+from reellama.pipeline.chat.video_chat import VideoChat
+from reellama.pipeline.llm.engine import Engine, Text
+
+QUESTION = "What happens in the video?"
+PROMPT = "Once upon a time there was a small fox who lived in a forest. "
+N_GENERATED = 64  # tokens a repeat
+BUSY = "while True: pass"
+REELLAMA = (sys.executable, "-m", "reellama.pipeline.cli.main")
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+MAX_MEMORY = 500 << 20  # bytes
+
+
+@dataclass(frozen=True)
+class Row:
+    """A figure: the median ratio of the rounds, the medians it is made of, and its limit."""
+
+    name: str
+    ratio: float
+    detail: str
+    limit: float
+    at_least: bool = False
+
+    @property
+    def passed(self) -> bool:
+        return self.ratio >= self.limit if self.at_least else self.ratio <= self.limit
+
+    def __str__(self) -> str:
+        sign, mark = (">=" if self.at_least else "<="), ("yes" if self.passed else "NO")
+        return f"{self.name:48} {self.ratio:6.2f}  ({sign} {self.limit}: {mark})  {self.detail}"
+
+
+def compared(
+    name: str, rounds: list[tuple[float, float]], limit: float, *, at_least: bool = False
+) -> Row:
+    """The first of each pair over the second; both are seconds, or both are tokens a second."""
+    one, other = (median(column) for column in zip(*rounds, strict=True))
+    unit = "tokens/s" if at_least else "s"
+    ratio = median(a / b for a, b in rounds)
+    return Row(name, ratio, f"{one:.2f} {unit} against {other:.2f}", limit, at_least)
+
+
+@contextmanager
+def busy_process() -> Iterator[None]:
+    """One process beside this one that never waits."""
+    with subprocess.Popen([sys.executable, "-c", BUSY]) as process:
+        try:
+            yield
+        finally:
+            process.kill()
+
+
+class Clips:
+    """The same clip again and again, each time as a file that nobody has seen."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.made = folder, 0
+        self.path = folder / "clip.mp4"
+        subprocess.run([*REELLAMA, "demo-video", self.path], env=ENVIRONMENT, check=True)
+
+    def fresh(self) -> Path:
+        """A copy with 16 random bytes in a box that says nothing."""
+        self.made += 1
+        path = self.folder / f"clip-{self.made}.mp4"
+        path.write_bytes(self.path.read_bytes() + b"\0\0\0\x18free" + os.urandom(16))
+        return path
+
+
+def cold(clip: Path, *options: str) -> float:
+    """Seconds from the start of `reellama ask` to its first word."""
+    command = [*REELLAMA, "ask", clip, QUESTION, *options]
+    begin = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=ENVIRONMENT) as process:
+        assert process.stdout is not None
+        said = process.stdout.read(1)
+        seconds = time.perf_counter() - begin
+        process.stdout.read()
+    assert said and process.returncode == 0, "reellama ask failed"
+    return seconds
+
+
+def warm(talk: VideoChat, clip: Path) -> float:
+    """Seconds to the first word in a process that has everything loaded."""
+    talk.engine.clear()
+    talk.chat.clear()
+    talk.chat.videos = []
+    begin = time.perf_counter()
+    talk.add(clip)
+    with closing(talk.stream(QUESTION)) as tokens:
+        next(token for token in tokens if token.text.strip())
+        return time.perf_counter() - begin
+
+
+def asking(clips: Clips, talk: VideoChat, repeats: int) -> list[Row]:
+    """A cold `ask`, a second one about the same clip, and a process that is warm, in turns."""
+    warm(talk, clips.fresh())
+    cold(clips.fresh())  # the files are in the page cache from here on
+    rounds = []
+    for _ in range(repeats):
+        clip = clips.fresh()
+        rounds.append((cold(clip), cold(clip), warm(talk, clips.fresh())))
+    return [
+        compared("cold ask, against a warm process", [(a, w) for a, _, w in rounds], 2.0),
+        compared("second ask about a clip, against the first", [(b, a) for a, b, _ in rounds], 0.5),
+    ]
+
+
+def one_ask(clips: Clips) -> list[Row]:
+    """What `ask` imports, and the most memory that it has."""
+    command = [sys.executable, "-X", "importtime", *REELLAMA[1:], "ask", clips.fresh(), QUESTION]
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True, env=ENVIRONMENT)
+    assert done.returncode == 0, done.stderr[-2000:]
+    imports = len(re.findall(r"\| +torch$", done.stderr, re.MULTILINE))
+    peak = json.loads(done.stdout)["timings"]["peak_memory"]
+    return [
+        Row("ask imports torch", imports, "1 if it does", 0),
+        Row("peak memory of ask, of 500 MiB", peak / MAX_MEMORY, f"{peak / 2**20:.0f} MiB", 1.0),
+    ]
+
+
+def generating(engine: Engine) -> float:
+    """Tokens a second, the prompt not counted."""
+    engine.clear()
+    n = sum(1 for _ in engine.generate([Text(PROMPT)], max_tokens=N_GENERATED, n_probs=0))
+    return n / engine.last.generate_seconds
+
+
+def in_turns(repeats: int, *actions: Callable[[], float]) -> list[tuple[float, ...]]:
+    """What the actions give in each round, every other one the other way round; one to warm up."""
+    rounds = []
+    for number in range(repeats + 1):
+        order = range(len(actions)) if number % 2 else reversed(range(len(actions)))
+        found = {i: actions[i]() for i in order}
+        rounds.append(tuple(found[i] for i in range(len(actions))))
+    return rounds[1:]
+
+
+def adapter(talk: VideoChat, repeats: int) -> Row:
+    """Generation as it is shipped, against the bundle's LLM without any adapter."""
+    with Engine(talk.bundle.llm_path(), n_ctx=1024) as base:
+        rounds = in_turns(repeats, lambda: generating(talk.engine), lambda: generating(base))
+    pairs = [(ours, theirs) for ours, theirs in rounds]
+    return compared("generation with the adapter, against without", pairs, 0.97, at_least=True)
+
+
+def threads(repeats: int) -> Row:
+    """The default number of threads, against each number up to the cores: the best one counts."""
+    path = Bundle.load().llm_path()
+    numbers = range(1, default_threads() + 1)
+    engines = [Engine(path, n_ctx=1024, n_threads=n) for n in (None, *numbers)]
+    try:
+        rounds = in_turns(repeats, *(lambda engine=e: generating(engine) for e in engines))  # type: ignore[misc]
+    finally:
+        for engine in engines:
+            engine.close()
+    medians = [median(column) for column in zip(*rounds, strict=True)]
+    best = max(range(1, len(medians)), key=lambda i: medians[i])
+    pairs = [(found[best], found[0]) for found in rounds]  # of speeds: how much slower it is
+    row = compared(f"best --threads ({best}), against the default", pairs, 2.0)
+    return Row(row.name, row.ratio, row.detail.replace(" s ", " tokens/s "), row.limit)
+
+
+def against_llama_bench(program: Path, repeats: int) -> Row:
+    """128 tokens by the engine and by `llama-bench -n 128`, with the same threads."""
+    path, n_threads = Bundle.load().llm_path(), default_threads()
+
+    def theirs() -> float:
+        command = f"{program} -p 0 -n 128 -r 1 -t {n_threads} --repack 0 -o json".split()
+        done = subprocess.run([*command, "-m", path], capture_output=True, text=True, check=True)
+        text = done.stdout
+        return float(json.loads(text[text.index("[") : text.rindex("]") + 1])[0]["avg_ts"])
+
+    def ours() -> float:
+        engine.clear()
+        tokens = engine.generate([Text(PROMPT)], max_tokens=128)
+        n = sum(1 for _ in tokens)
+        return n / engine.last.generate_seconds
+
+    with Engine(path, n_ctx=1024, n_threads=n_threads) as engine:
+        pairs = [(a, b) for a, b in in_turns(repeats, ours, theirs)]
+    return compared("generation, against llama-bench tg128", pairs, 0.95, at_least=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--llama-bench", type=Path, help="llama.cpp's own tool, of this version")
+    parser.add_argument("--only", choices=("quiet", "busy"), help="one of the two conditions")
+    parser.add_argument("--no-ask", action="store_true", help="generation alone, which is quick")
+    options = parser.parse_args()
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as folder, VideoChat(n_ctx=1024) as talk:
+        clips = Clips(Path(folder))
+        for condition in (options.only,) if options.only else ("quiet", "busy"):
+            print(f"{condition} ({default_threads()} cores, load {os.getloadavg()[0]:.1f})")
+            with busy_process() if condition == "busy" else nullcontext():
+                found = [] if options.no_ask else asking(clips, talk, options.repeats)
+                found += [adapter(talk, options.repeats), threads(options.repeats)]
+                if options.llama_bench:
+                    found.append(against_llama_bench(options.llama_bench, options.repeats))
+            if condition != "busy" and not options.no_ask:
+                found += one_ask(clips)
+            print(*found, sep="\n", flush=True)
+            rows += found
+    return 0 if all(row.passed for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
