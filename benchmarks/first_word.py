@@ -96,7 +96,7 @@ class Clips:
 
 def cold(clip: Path, *options: str) -> float:
     """Seconds from the start of `reellama ask` to its first word."""
-    command = [*REELLAMA, "ask", clip, QUESTION, *options]
+    command = [*REELLAMA, "ask", str(clip), QUESTION, *options]
     begin = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=ENVIRONMENT) as process:
         assert process.stdout is not None
@@ -135,7 +135,15 @@ def asking(clips: Clips, talk: VideoChat, repeats: int) -> list[Row]:
 
 def one_ask(clips: Clips) -> list[Row]:
     """What `ask` imports, and the most memory that it has."""
-    command = [sys.executable, "-X", "importtime", *REELLAMA[1:], "ask", clips.fresh(), QUESTION]
+    command = [
+        sys.executable,
+        "-X",
+        "importtime",
+        *REELLAMA[1:],
+        "ask",
+        str(clips.fresh()),
+        QUESTION,
+    ]
     done = subprocess.run([*command, "--json"], capture_output=True, text=True, env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr[-2000:]
     imports = len(re.findall(r"\| +torch$", done.stderr, re.MULTILINE))
@@ -177,7 +185,7 @@ def threads(repeats: int) -> Row:
     numbers = range(1, default_threads() + 1)
     engines = [Engine(path, n_ctx=1024, n_threads=n) for n in (None, *numbers)]
     try:
-        rounds = in_turns(repeats, *(lambda engine=e: generating(engine) for e in engines))  # type: ignore[misc]
+        rounds = in_turns(repeats, *(lambda engine=e: generating(engine) for e in engines))
     finally:
         for engine in engines:
             engine.close()

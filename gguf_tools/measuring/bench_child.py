@@ -15,6 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ SOFT_TOKEN_SCALE = 0.02  # standard deviation of random embeddings, about that o
 def measure(request: dict[str, Any], ran: Callable[[], None]) -> dict[str, Any]:
     """Run the tests `[[kind, n], ...]` of a request; returns the fields of `BenchResult`."""
     settings = ContextSettings(**request["settings"])
+    # A number that stays: what is measured does not follow the load.
+    settings = replace(settings, n_threads=settings.n_threads or default_threads())
     settings.check()
     backend.amx_decision()  # its probe, in a child, is not part of the loading time
     free_before = _free_vram()
@@ -53,7 +56,7 @@ def measure(request: dict[str, Any], ran: Callable[[], None]) -> dict[str, Any]:
                 vram = max(vram, free_before - _free_vram())
         return {
             **_facts(model),
-            "n_threads": settings.n_threads or default_threads(),
+            "n_threads": settings.n_threads,
             "n_gpu_layers": model.n_gpu_layers,
             "load_ns": load_ns,
             "peak_rss": peak_rss(),

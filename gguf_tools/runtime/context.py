@@ -23,9 +23,9 @@ from reellama.gguf_tools.runtime.context_options import (
     apply_adapters,
     as_pointer,
     check_memory,
-    default_threads,
     last_error_line,
 )
+from reellama.gguf_tools.runtime.free_cores import free_threads
 from reellama.gguf_tools.runtime.interrupt import MIN_INTERRUPTIBLE_BATCH, DecodeInterrupt
 
 
@@ -35,7 +35,9 @@ class ContextSettings:
 
     n_batch: int = 2048  # positions in a batch
     n_ubatch: int = 512  # positions in a micro-batch
-    n_threads: int | None = None  # None: the physical cores that this process may use
+    # None: the physical cores that this process may use and that other programs leave free, looked
+    # at again while it computes.
+    n_threads: int | None = None
     type_k: str = "f16"
     type_v: str = "f16"
     flash_attn: str = "auto"
@@ -131,6 +133,7 @@ class Context:
             logits=as_pointer(self._wanted),
         )
         self._last_logits: tuple[int, np.ndarray] = (0, np.empty(0, np.float32))
+        self._follows_load = settings.n_threads is None
 
     @property
     def ptr(self) -> Any:
@@ -138,6 +141,11 @@ class Context:
         if not self._free.alive:
             raise ReellamaError(f"the context of {self.model.path} was closed: make another one")
         return self._pointer
+
+    @property
+    def n_threads(self) -> int:
+        """How many threads compute at present."""
+        return int(llama.llama_n_threads(self.ptr))
 
     def set_adapters(self, adapters: Sequence[tuple[Path, float]]) -> None:
         """Apply GGUF LoRA adapters, each with its scale. The model owns and frees them."""
@@ -174,6 +182,7 @@ class Context:
         Together they have at most n_batch positions, or n_ubatch without `causal`: then all inputs
         of a sequence see each other. Raises as `decode` does.
         """
+        self._follow_load()
         lengths = [len(span.inputs) for span in spans]
         n, soft = sum(lengths), spans[0].inputs.ndim == 2
         # A single span, the usual and longest case, is not copied.
@@ -232,8 +241,14 @@ class Context:
 
     def decode_token(self, token: int, position: int) -> None:
         """Decode one token id and compute its logits: as `decode`, with less overhead."""
+        self._follow_load()
         self._token[0], self._position[0] = token, position
         self._check(llama.llama_decode(self.ptr, self._single), position)
+
+    def _follow_load(self) -> None:
+        """Compute with as many threads as the load leaves room for, unless a number was given."""
+        if self._follows_load and (n := free_threads()) != self.n_threads:
+            llama.llama_set_n_threads(self.ptr, n, n)
 
     def _check(self, status: int, start: int) -> None:
         if status and not self._ctrl_c.interrupted:
@@ -287,7 +302,7 @@ def _parameters(n_ctx: int, settings: ContextSettings, n_seq: int, n_outputs: in
     parameters.n_batch = settings.n_batch
     parameters.n_ubatch = min(settings.n_ubatch, settings.n_batch)
     parameters.n_outputs_max = parameters.n_outputs_max_per_seq = n_outputs
-    n_threads = settings.n_threads or default_threads()
+    n_threads = settings.n_threads or free_threads()
     parameters.n_threads = parameters.n_threads_batch = n_threads
     parameters.type_k = KV_TYPES[settings.type_k]
     parameters.type_v = KV_TYPES[settings.type_v]

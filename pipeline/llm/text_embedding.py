@@ -12,7 +12,8 @@ from llama_cpp import llama_cpp
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.runtime.backend import Model
-from reellama.gguf_tools.runtime.context_options import as_pointer, default_threads, last_error_line
+from reellama.gguf_tools.runtime.context_options import as_pointer, last_error_line
+from reellama.gguf_tools.runtime.free_cores import free_threads
 from reellama.gguf_tools.text.tokenizer import Tokenizer
 
 LONGEST_TOKEN = 256  # characters; vocabularies have none that is longer
@@ -27,7 +28,6 @@ class TextEmbedder:
     def __init__(self, model: Model, tokenizer: Tokenizer, n_ctx: int = 2048) -> None:
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = params.n_batch = params.n_ubatch = n_ctx
-        params.n_threads = params.n_threads_batch = default_threads()
         params.embeddings = True
         params.pooling_type = llama_cpp.LLAMA_POOLING_TYPE_MEAN
         context = llama_cpp.llama_init_from_model(model.ptr, params)
@@ -84,6 +84,8 @@ class TextEmbedder:
         memory = llama_cpp.llama_get_memory(self._context)
         if memory:
             llama_cpp.llama_memory_clear(memory, False)
+        n_threads = free_threads()
+        llama_cpp.llama_set_n_threads(self._context, n_threads, n_threads)
         tokens = np.array(ids, np.int32)
         batch = llama_cpp.llama_batch_get_one(as_pointer(tokens), len(tokens))
         status = llama_cpp.llama_decode(self._context, batch)

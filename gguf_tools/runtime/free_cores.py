@@ -1,0 +1,93 @@
+"""How many threads to compute with: as many as there are cores that other programs leave free.
+
+Threads of one computation wait for each other after every operation of the graph, some hundred
+times a token. Where one shares its core with another program, all wait until that program has had
+its turn: two threads beside one busy process are several times slower than one thread
+(`python benchmarks/first_word.py` measures it). To wait without spinning takes from a quiet machine
+what the second thread gains. So the number follows the load.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from dataclasses import dataclass
+
+import psutil
+
+from reellama.gguf_tools.runtime.context_options import default_threads
+
+# Seconds between two looks at the load. The system counts in hundredths: a core's use is then known
+# to some 4%.
+PERIOD = 0.25
+# A core counts as free when others use no more than this share of it: then a second thread still
+# gains more than it loses.
+TOLERATED_LOAD = 0.25
+
+
+@dataclass(frozen=True)
+class CoreUse:
+    """What the clocks say at one moment, in seconds.
+
+    now: of the clock on the wall. idle: how long the cores that this process may use had nothing to
+    do, in all. own: processor time of this process. n_cores: how many these are.
+    """
+
+    now: float
+    idle: float
+    own: float
+    n_cores: int
+
+    @classmethod
+    def read(cls) -> CoreUse:
+        """As of now."""
+        cores = psutil.cpu_times(percpu=True)
+        if hasattr(os, "sched_getaffinity"):
+            usable = os.sched_getaffinity(0)
+            # Where some cores are switched off their numbers have gaps, and all are counted.
+            if max(usable) < len(cores):
+                cores = [cores[number] for number in usable]
+        idle = sum(core.idle + getattr(core, "iowait", 0.0) for core in cores)
+        return cls(time.monotonic(), idle, time.process_time(), len(cores))
+
+
+def cores_left(before: CoreUse, after: CoreUse) -> float:
+    """How many cores were idle or used by this process in between, 0 to `n_cores`."""
+    seconds = after.now - before.now
+    if seconds <= 0:
+        return float(after.n_cores)
+    left = (after.idle - before.idle + after.own - before.own) / seconds
+    return min(max(left, 0.0), float(after.n_cores))
+
+
+def threads_for(cores: float, most: int) -> int:
+    """How many of `most` threads fit on so many free cores: at least one."""
+    return max(1, min(most, math.floor(cores + TOLERATED_LOAD)))
+
+
+class FreeCores:
+    """The number of threads that the load leaves room for; it looks again every PERIOD seconds."""
+
+    def __init__(self) -> None:
+        self._before = CoreUse.read()
+        self._threads: int | None = None
+
+    def threads(self) -> int:
+        """As many as can compute without waiting for another program, at most `default_threads`.
+
+        Before anything is known of the load, all of them.
+        """
+        if time.monotonic() - self._before.now >= PERIOD:
+            before, self._before = self._before, CoreUse.read()
+            self._threads = threads_for(cores_left(before, self._before), default_threads())
+        return default_threads() if self._threads is None else self._threads
+
+
+# Of this process: what is loaded first has then already seen a little of the load.
+_free_cores = FreeCores()
+
+
+def free_threads() -> int:
+    """How many threads to compute with now; cheap enough to be asked before every token."""
+    return _free_cores.threads()

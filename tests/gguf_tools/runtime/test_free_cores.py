@@ -1,0 +1,85 @@
+"""Threads follow the load: one for each core that no other program uses, and at least one."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reellama.gguf_tools.runtime.free_cores import (
+    PERIOD,
+    CoreUse,
+    cores_left,
+    threads_for,
+)
+
+# Prints the threads of a context of 2 at most, before and after it has seen some load.
+COMPUTE = """
+import os, sys, time
+if hasattr(os, "sched_setaffinity"):
+    os.sched_setaffinity(0, range(os.cpu_count()))
+from reellama.gguf_tools.runtime import backend, context_options, free_cores
+free_cores.default_threads = lambda: 2
+from reellama.gguf_tools.runtime.context import Context, ContextSettings
+import numpy as np
+with backend.load_model(sys.argv[1]) as model:
+    with Context(model, 64, ContextSettings(n_threads=int(sys.argv[2]) or None)) as context:
+        time.sleep(2 * free_cores.PERIOD)
+        context.decode_token(1, 0)
+        print(context.n_threads)
+"""
+
+
+@contextmanager
+def every_core_is_busy() -> Iterator[None]:
+    count = 2 * (os.cpu_count() or 1)
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+
+
+def threads_of_a_context(model: Path, asked: int) -> int:
+    command = [sys.executable, "-c", COMPUTE, str(model), str(asked)]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def test_where_every_core_is_busy_a_context_takes_one_thread_unless_it_was_given_more(
+    tiny_llama: Path,
+) -> None:
+    with every_core_is_busy():
+        assert threads_of_a_context(tiny_llama, 0) == 1
+        assert threads_of_a_context(tiny_llama, 2) == 2
+
+
+@given(st.integers(1, 256), st.floats(0, 1), st.floats(0, 1))
+def test_what_this_process_uses_itself_counts_as_free(n: int, own: float, others: float) -> None:
+    own_use, others_use = own * n * (1 - others), others * n
+    before = CoreUse(now=100.0, idle=50.0, own=7.0, n_cores=n)
+    idle = max(n - own_use - others_use, 0.0)
+    after = CoreUse(100.0 + PERIOD, 50.0 + PERIOD * idle, 7.0 + PERIOD * own_use, n)
+    assert abs(cores_left(before, after) - (n - others_use)) < 1e-6
+
+
+@given(st.floats(0, 300), st.integers(1, 256))
+def test_there_is_always_one_thread_and_never_more_than_the_most(cores: float, most: int) -> None:
+    assert 1 <= threads_for(cores, most) <= most
+    assert threads_for(cores, most) <= cores + 1
+
+
+def test_a_second_thread_wants_most_of_a_core() -> None:
+    assert [threads_for(cores, 2) for cores in (0.0, 1.0, 1.5, 1.8, 2.0)] == [1, 1, 1, 2, 2]
+
+
+def test_the_clocks_of_this_machine_are_read() -> None:
+    before, after = CoreUse.read(), CoreUse.read()
+    assert after.n_cores == before.n_cores >= 1
+    assert after.now >= before.now and after.own >= before.own
+    assert 0 <= cores_left(before, after) <= after.n_cores
