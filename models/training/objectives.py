@@ -77,6 +77,18 @@ class AnswerObjective:
             count += len(targets)
         return total / count
 
+    def weighted_loss(self, soft: Tensor, conversations: Conversations, weights: Tensor) -> Tensor:
+        """The loss of each part's answers times its weight `[B, parts]`, over all tokens."""
+        total, count = torch.zeros((), device=soft.device), 0
+        for rows in torch.arange(len(soft)).split(LLM_BATCH):
+            chosen = conversations.select(rows.tolist())
+            logits, targets, of_row = self.logits(soft[rows.to(soft.device)], chosen)
+            _, labels, parts = (column.to(soft.device) for column in chosen.padded(IGNORED))
+            factors = weights[rows.to(soft.device)][of_row, parts[labels != IGNORED]]
+            total = total + (F.cross_entropy(logits, targets, reduction="none") * factors).sum()
+            count += len(targets)
+        return total / count
+
 
 def _separate_attention(parts: Tensor, start: int, dtype: torch.dtype) -> dict[str, Tensor]:
     """Arguments for an LLM that reads `parts [B, L]`, each by itself, after `start` shared tokens.

@@ -17,9 +17,15 @@ from torch import Tensor, nn
 from reellama.models.concepts.caption_questions import Things, questions
 from reellama.models.concepts.concept_tokens import ConceptTokens
 from reellama.models.concepts.vocabulary import ConceptVocabulary
+from reellama.models.prompt_format import question_ids
 from reellama.models.training.batches import ClipBatch, Conversations, clip_batches
 from reellama.models.training.feature_cache import Batch
 from reellama.models.training.footage.caption_consensus import CaptionConsensus
+from reellama.models.training.footage.caption_rewards import (
+    CaptionReward,
+    advantages,
+    sample_captions,
+)
 from reellama.models.training.footage.captioned_videos import (
     CaptionedVideo,
     FootageSet,
@@ -57,7 +63,8 @@ class CaptionPhase:
         describe: str,
     ) -> None:
         self.tokens, self.vocabulary, self.things = tokens, vocabulary, things
-        self._consensus = CaptionConsensus([v.captions for one in sets for v in one.videos])
+        captions = [v.captions for one in sets for v in one.videos]
+        self._consensus, self._reward = CaptionConsensus(captions), CaptionReward(captions)
         self._agreed: dict[Path, list[str]] = {}
         self.sets, self.validation = sets, validation
         self.instruction, self.labels, self.describe = instruction, labels, describe
@@ -80,8 +87,14 @@ class CaptionPhase:
                 batch = one.cache.batch(rows, rng, most=phase.frames)
                 told = [self.turns(one.videos[row], rng, phase) for row in rows]
                 losses.append(self._loss(batch, told))
-            mean = mean_by_size(losses, [one.size(phase.batch) for one in self.sets])
-            return mean + phase.drawn_weight * self._drawn_loss() if phase.drawn_batch else mean
+            total = mean_by_size(losses, [one.size(phase.batch) for one in self.sets])
+            if phase.drawn_batch:
+                total = total + phase.drawn_weight * self._drawn_loss()
+            if phase.samples:
+                total = total + phase.reward_weight * self._reward_loss(
+                    number, rng, phase, seed + 1
+                )
+            return total
 
         trainer = Trainer("captions", trained, phase, folder, seed=seed, report=report)
         self._drawn = self._drawn_batches(phase, trainer.step)
@@ -127,6 +140,38 @@ class CaptionPhase:
         parts = [self.instruction.collator.parts(list(turns)) for turns in told]
         conversations = Conversations(*(list(column) for column in zip(*parts, strict=True)))
         return self.instruction.answers.loss(self.soft_tokens(batch), conversations)
+
+    def _reward_loss(
+        self, number: int, rng: np.random.Generator, phase: CaptionPhaseConfig, seed: int
+    ) -> Tensor:
+        """Sampled captions that score better than others of their video become likelier."""
+        losses, sizes = [], []
+        for one in self.sets:
+            rows = one.captioned(one.rows(number, phase.sampled_batch, seed))
+            if rows:
+                soft = self.soft_tokens(one.cache.batch(rows, rng, most=phase.frames))
+                losses.append(self._sampled_loss(soft, [one.videos[n] for n in rows], phase))
+                sizes.append(len(rows))
+        return mean_by_size(losses, sizes)
+
+    def _sampled_loss(
+        self, soft: Tensor, videos: Sequence[CaptionedVideo], phase: CaptionPhaseConfig
+    ) -> Tensor:
+        collator, answers = self.instruction.collator, self.instruction.answers
+        _, after = question_ids(
+            collator.template, collator.tokenizer, collator.system, self.describe, ()
+        )
+        said = sample_captions(answers.llm, answers.before, soft, after, phase.samples)
+        better = torch.tensor(
+            [
+                advantages(self._reward.scores(captions, sentences(video)))
+                for captions, video in zip(said, videos, strict=True)
+            ],
+            device=self.device,
+        )
+        parts = [collator.parts([(self.describe, text) for text in captions]) for captions in said]
+        conversations = Conversations(*(list(column) for column in zip(*parts, strict=True)))
+        return answers.weighted_loss(soft, conversations, better)
 
     def _drawn_batches(self, phase: CaptionPhaseConfig, step: int) -> Iterator[ClipBatch]:
         size = phase.drawn_batch

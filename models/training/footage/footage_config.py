@@ -79,6 +79,10 @@ class CaptionPhaseConfig(TrainerConfig):
         frames: as in `concepts`.
         drawn_batch: synthetic clips in each step, so that the adapter reads slots as before.
         drawn_weight: weight of their loss.
+        samples: captions of a video that the LLM samples itself, to learn which score better; 0
+            for none, else two or more.
+        sampled_batch: videos in each step that captions are sampled of.
+        reward_weight: weight of what is learned from them.
     """
 
     captions: int = 3
@@ -87,7 +91,16 @@ class CaptionPhaseConfig(TrainerConfig):
     frames: int = 3
     drawn_batch: int = 1
     drawn_weight: float = 0.5
+    samples: int = 0
+    sampled_batch: int = 8
+    reward_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.samples == 1:
+            raise ReellamaError("captions.samples: 1 has no other to be better than; take 2 or 0")
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        return (self.batch, self.drawn_batch)
+        sampled = (self.sampled_batch,) if self.samples else ()
+        return (self.batch, self.drawn_batch, *sampled)

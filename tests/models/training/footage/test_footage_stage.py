@@ -84,6 +84,8 @@ batch = 3
 captions = 2
 questions = 1
 checkpoint_every = 1
+samples = 2
+sampled_batch = 3
 """
 COLOURS = {"red": (220, 20, 20), "blue": (20, 20, 220), "green": (20, 200, 20)}
 

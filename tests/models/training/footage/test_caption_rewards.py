@@ -1,0 +1,89 @@
+"""Captions that the LLM samples itself, and what they are worth."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reellama.gguf_tools.locate.find import resolve
+from reellama.models.training.batches import IGNORED, Conversations
+from reellama.models.training.footage.caption_rewards import (
+    CaptionReward,
+    advantages,
+    sample_captions,
+)
+from reellama.models.training.frozen_llm import FrozenLLM
+from reellama.models.training.objectives import AnswerObjective
+
+VIDEOS = [
+    ["a dog runs on green grass", "the brown dog runs", "two friends sit at home"],
+    ["a man sings a slow song", "a man sings on a stage"],
+    ["a cat sleeps on a bed", "the cat lies on a bed and sleeps"],
+    ["a dog and a cat run home"],
+]
+SAID = ["a dog runs on grass", "a man sings a song", "a dog sleeps on a bed", "cat cat cat"]
+
+
+def test_the_score_is_that_of_pycocoevalcap() -> None:
+    """Cider-D there; document frequencies are of the same videos."""
+    from pycocoevalcap.cider.cider import Cider
+
+    references = dict(enumerate(VIDEOS))
+    _, expected = Cider().compute_score(references, {n: [text] for n, text in enumerate(SAID)})
+    reward = CaptionReward(VIDEOS)
+    for said, known, score in zip(SAID, VIDEOS, expected, strict=True):
+        assert reward.scores([said], known)[0] == pytest.approx(score, abs=1e-6)
+
+
+def test_a_caption_that_breaks_off_is_worth_less() -> None:
+    whole = [[f"{text}." for text in captions] for captions in VIDEOS]
+    finished, broken_off = CaptionReward(whole).scores(
+        ["A man sings a slow song.", "A man sings a slow song"], whole[1]
+    )
+    assert finished > broken_off
+
+
+@given(st.lists(st.floats(0, 10), min_size=2, max_size=8))
+def test_advantages_cancel_out_and_keep_the_order(scores: list[float]) -> None:
+    better = advantages(scores)
+    assert sum(better) == pytest.approx(0, abs=1e-6)
+    for a, b in zip(range(len(scores)), range(1, len(scores)), strict=False):
+        assert (scores[a] - scores[b]) * (better[a] - better[b]) >= 0
+
+
+@pytest.fixture(scope="module")
+def llm() -> FrozenLLM:
+    return FrozenLLM(resolve("mini-llm"))
+
+
+@pytest.mark.numeric
+def test_as_many_captions_as_asked_for_are_sampled_of_each_video(llm: FrozenLLM) -> None:
+    torch.manual_seed(0)
+    before, after = llm.tokenizer.encode("A photo of"), llm.tokenizer.encode(":\n")
+    soft = llm.embed(llm.tokenizer.encode(" dog cat red bus tree")).reshape(5, 1, -1)
+    texts = sample_captions(llm, before, soft, after, 3, longest=4)
+    assert [len(captions) for captions in texts] == [3] * 5
+    assert all(len(llm.tokenizer.encode(text)) <= 5 for captions in texts for text in captions)
+    assert len({text for captions in texts for text in captions}) > 5
+
+
+@pytest.mark.numeric
+def test_the_loss_of_parts_that_weigh_the_same_is_the_usual_one(llm: FrozenLLM) -> None:
+    question, answer = llm.tokenizer.encode("What?"), llm.tokenizer.encode("A red bus.")
+    end = llm.tokenizer.eos
+    assert end is not None
+    answers = [[*answer, end], [*answer[:2], end]]
+    ids = [[*question, *one] * 2 for one in answers]  # two parts each
+    labels = [[*[IGNORED] * len(question), *one] * 2 for one in answers]
+    parts = [[0] * (len(row) // 2) + [1] * (len(row) // 2) for row in ids]
+    conversations = Conversations(ids, labels, parts)
+    soft = llm.embed(llm.tokenizer.encode(" bus dog")).reshape(2, 1, -1)
+    objective = AnswerObjective(llm, llm.tokenizer.encode("See"), separate_turns=True)
+    usual = objective.loss(soft, conversations)
+    alike = objective.weighted_loss(soft, conversations, torch.ones(2, 2))
+    torch.testing.assert_close(alike, usual)
+    only_one = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    half = objective.weighted_loss(soft, conversations, only_one)
+    torch.testing.assert_close(half * 2, usual)  # both parts are alike, and all tokens count
