@@ -129,7 +129,8 @@ class ImageNetClassifier:
         """
         grid = torch.from_numpy(np.ascontiguousarray(features[..., -self.channels :]))
         grid = grid.to(self.weights["widen.weight"].device)
-        return self.logits(grid).softmax(-1).mean(0).cpu().numpy()
+        with torch.autocast(grid.device.type, enabled=False):  # in training too, as in use
+            return self.logits(grid).softmax(-1).mean(0).cpu().numpy()
 
     @property
     def channels(self) -> int:

@@ -210,6 +210,8 @@ def test_labels_are_the_names_of_the_likeliest_classes(llm: FrozenLLM, tmp_path:
     probabilities = labels.probabilities(features)
     assert probabilities.shape == (1000,)
     assert probabilities.sum() == pytest.approx(1, abs=1e-4)
+    with torch.autocast("cpu", torch.bfloat16):  # training asks in it, and gets the same
+        assert np.array_equal(labels.probabilities(features), probabilities)
     best = np.argsort(-probabilities)[:TOP_CLASSES]
     rows = labels.tokens(features)
     assert rows.shape == (N_TOKENS, llm.n_embd)
