@@ -19,6 +19,7 @@ from reellama.models.token_pooling.options import AUTO, DEFAULT_TOKENS, POOLING_
 from reellama.pipeline.llm.generation_options import GenerationOptions, Sampling
 from reellama.pipeline.option_fields import option_field
 from reellama.pipeline.video.read_options import SAMPLING_MODES, SamplingMode, VideoReadOptions
+from reellama.pipeline.video.timestamps import parse_time
 
 if TYPE_CHECKING:
     from reellama.gguf_tools.runtime.backend import GpuLayers
@@ -93,14 +94,10 @@ def _seconds(value: str | None) -> str | None:
 
 
 def _parse_seconds(value: str) -> float:
-    """Seconds from `90`, `1:30` or `1:02:03.5`."""
     try:
-        parts = [float(part) for part in value.split(":")]
-    except ValueError:
-        parts = []
-    if not 1 <= len(parts) <= 3 or any(not 0 <= part < float("inf") for part in parts):
-        raise BadParameter(f"{value!r} is not a time: write seconds, 1:30 or 1:02:03.5")
-    return functools.reduce(lambda total, part: total * 60 + part, parts)
+        return parse_time(value)
+    except ValueError as error:
+        raise BadParameter(str(error)) from error
 
 
 def _option(

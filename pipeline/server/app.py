@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from reellama.pipeline.server.client_errors import error_body
+from reellama.pipeline.server.files import file_routes
 from reellama.pipeline.server.guard import Cors, Guard
 from reellama.pipeline.server.metrics import Metrics
 from reellama.pipeline.server.ollama import generate_routes
@@ -29,6 +30,7 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await asyncio.to_thread(service.store.sweep)
+        await asyncio.to_thread(service.files.sweep)
         yield
         await service.close()
 
@@ -43,6 +45,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.service = service
     app.include_router(generate_routes.router)
     app.include_router(openai_routes.router)
+    app.include_router(file_routes.router)
 
     @app.get("/healthz")
     async def healthz() -> JSONResponse:

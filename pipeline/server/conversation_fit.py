@@ -12,6 +12,7 @@ from reellama.gguf_tools.text.chat_template import Segment
 from reellama.models.prompt_format import AFTER_VIDEO
 from reellama.pipeline.llm.batching import Batcher
 from reellama.pipeline.llm.prompt import Prompt, Text, TokenizedPrompt
+from reellama.pipeline.server.media.media_items import MediaItem
 
 # Share of the context that is kept free for the answer when a long conversation is cut.
 ANSWER_ROOM = 4
@@ -19,11 +20,11 @@ ANSWER_ROOM = 4
 
 @dataclass(frozen=True)
 class ServiceMessage:
-    """One message; `media` are the bytes of its pictures and videos, in order."""
+    """One message; `media` are its pictures and videos, in order."""
 
     role: str
     content: str
-    media: tuple[bytes, ...] = ()
+    media: tuple[MediaItem, ...] = ()
 
 
 class Template(Protocol):

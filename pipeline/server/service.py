@@ -21,9 +21,11 @@ from reellama.pipeline.server.conversation_fit import (
     before_text,
     fit_conversation,
 )
+from reellama.pipeline.server.files.file_store import FileStore
 from reellama.pipeline.server.guard import CLIENT
 from reellama.pipeline.server.loaded_models import LoadedModel, ModelPool
-from reellama.pipeline.server.media.media_encoder import MediaEncoder, MediaLimits
+from reellama.pipeline.server.media.media_encoder import MediaEncoder, MediaLimits, sniff
+from reellama.pipeline.server.media.media_items import MediaItem
 from reellama.pipeline.server.media.soft_token_cache import SoftTokenCache
 from reellama.pipeline.server.metrics import Metrics
 from reellama.pipeline.server.model_registry import RegisteredModel, look_up_model
@@ -131,6 +133,7 @@ class Service:
         self.sandbox = Sandbox()
         self.grammars = Grammars(self.sandbox)
         self.store = Store(settings.store)
+        self.files = FileStore(settings.store / "files", settings.max_files, sniff)
         limits = MediaLimits(
             max_bytes=settings.max_body,
             max_pixels=settings.max_pixels,
@@ -185,7 +188,7 @@ class Service:
         system: str | None = None,
         template: str | None = None,
         raw: bool = False,
-        media: Sequence[bytes] = (),
+        media: Sequence[MediaItem] = (),
     ) -> Generation:
         """Answer a prompt: a user's message, or with `raw` the very text that the model continues.
 
@@ -321,7 +324,7 @@ class Service:
         return generation
 
     async def _see(
-        self, known: RegisteredModel, media: Sequence[bytes], options: VideoOptions
+        self, known: RegisteredModel, media: Sequence[MediaItem], options: VideoOptions
     ) -> Prompt:
         """What stands for a message's pictures and videos in a prompt."""
         if not media:

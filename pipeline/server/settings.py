@@ -28,8 +28,9 @@ class Settings:
         token: what clients must send as bearer token, if anything.
         allow_dirs: folders from which clients may name files; allow_urls: hosts from which the
             server fetches; allow_hosts: more names by which browsers may call it.
-        store: folder of the models that clients create.
-        max_body: bytes of a request. cache_*: bytes of soft tokens that are kept.
+        store: folder of the models that clients create, and of the files that they send.
+        max_body: bytes of a request. max_files: bytes of all files that clients sent. cache_*:
+            bytes of soft tokens that are kept.
         max_video_seconds, max_pixels, decode_*: limits of what is decoded.
     """
 
@@ -51,6 +52,7 @@ class Settings:
     store: Path = Path(platformdirs.user_data_dir("reellama")) / "serve"
     cache: Path | None = Path(platformdirs.user_cache_dir("reellama")) / "seen"
     max_body: int = 256 << 20
+    max_files: int = 4 << 30
     cache_memory: int = 64 << 20
     cache_disk: int = 1 << 30
     max_video_seconds: float = 4 * 3600.0

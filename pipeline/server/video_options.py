@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.models.token_pooling.options import DEFAULT_POOLING, PoolingOptions
 from reellama.pipeline.video.read_options import VideoReadOptions
+from reellama.pipeline.video.timestamps import parse_time
 
-# Names in a request, and of which kind each is: those of `VideoReadOptions` and `PoolingOptions`.
-VIDEO_OPTIONS: Mapping[str, type] = {
-    "frames": int,
-    "fps": float,
-    "start": float,
-    "end": float,
-    "tokens": int,
-    "pooling": str,
+# Names in a request, and of which kind each is: those of `VideoReadOptions` and `PoolingOptions`,
+# and of the command line. A time is seconds, or text such as 1:30.
+VIDEO_OPTIONS: Mapping[str, str] = {
+    "frames": "a whole number",
+    "sampling": "text",
+    "fps": "a number",
+    "start": "a time: seconds, 1:30 or 1:02:03.5",
+    "end": "a time: seconds, 1:30 or 1:02:03.5",
+    "tokens": "a whole number",
+    "pooling": "text",
 }
 # Most frames that a request may ask for: they are in memory at once.
 MAX_FRAMES = 256
@@ -34,28 +38,38 @@ class VideoOptions:
 DEFAULT_VIDEO_OPTIONS = VideoOptions()
 
 
-def video_options(given: Mapping[str, Any]) -> VideoOptions:
-    """The options in a request, each under its name; what is missing or None has its default.
+def video_options(
+    given: Mapping[str, Any], default: VideoOptions = DEFAULT_VIDEO_OPTIONS
+) -> VideoOptions:
+    """The options in a request or of one video, by name; what is missing or None is the default's.
 
     Raises ReellamaError for a value of another kind or out of range.
     """
     named = {
-        name: _checked(name, given[name], kind)
-        for name, kind in VIDEO_OPTIONS.items()
-        if given.get(name) is not None
+        name: _checked(name, given[name]) for name in VIDEO_OPTIONS if given.get(name) is not None
     }
-    pooling = PoolingOptions(
-        named.pop("tokens", None), named.pop("pooling", DEFAULT_POOLING.method)
-    )
-    reading = VideoReadOptions(**named)
+    pooled = {field: named.pop(name) for name, field in _POOLING.items() if name in named}
+    pooling = replace(default.pooling, **pooled)
+    reading = replace(default.reading, **named)
     if reading.n_frames > MAX_FRAMES:
         raise ReellamaError(f"{reading.n_frames} frames: at most {MAX_FRAMES} are taken")
     return VideoOptions(reading, pooling)
 
 
-def _checked(name: str, value: Any, kind: type) -> Any:
-    takes = {int: int, float: int | float, str: str}[kind]
-    if isinstance(value, bool) or not isinstance(value, takes):
-        called = {int: "a whole number", float: "a number", str: "text"}[kind]
-        raise ReellamaError(f'option "{name}" must be {called}')
-    return kind(value)
+# What these options are called in `PoolingOptions`.
+_POOLING = {"tokens": "tokens", "pooling": "method"}
+
+
+def _checked(name: str, value: Any) -> Any:
+    kind = VIDEO_OPTIONS[name]
+    if kind == "text" and isinstance(value, str):
+        return value
+    if kind == "a whole number" and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if kind not in ("text", "a whole number"):
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+        if kind != "a number" and isinstance(value, str):
+            with suppress(ValueError):
+                return parse_time(value)
+    raise ReellamaError(f'option "{name}" must be {kind}')

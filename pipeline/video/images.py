@@ -70,7 +70,7 @@ class ImageSequence(FrameSource):
         self.duration = duration
         self.notes: list[str] = []
         self.facts: FileFacts | None = None
-        self._times = list(times)
+        self.times = list(times)
         self._load = load
         self._close = close
 
@@ -82,7 +82,7 @@ class ImageSequence(FrameSource):
         """The pictures on screen at `times`; see `FrameSource`."""
         last = -1
         for time in times:
-            i = max(0, bisect_right(self._times, time) - 1)
+            i = max(0, bisect_right(self.times, time) - 1)
             if i != last:
                 yield self._frame(i)
             last = i
@@ -94,18 +94,18 @@ class ImageSequence(FrameSource):
 
     def frame_times(self, start: float, end: float) -> Iterator[float]:
         """When the pictures on screen in [start, end) appear."""
-        return (self._times[i] for i in self._indices(start, end))
+        return (self.times[i] for i in self._indices(start, end))
 
     def keyframe_times(self, start: float, end: float) -> Iterator[float]:
         """Times of the pictures that appear in [start, end): each stands by itself."""
-        return (time for time in self._times if start <= time < end)
+        return (time for time in self.times if start <= time < end)
 
     def _indices(self, start: float, end: float) -> range:
-        first = max(0, bisect_right(self._times, start) - 1)
-        return range(first, max(first + 1, sum(time < end for time in self._times)))
+        first = max(0, bisect_right(self.times, start) - 1)
+        return range(first, max(first + 1, sum(time < end for time in self.times)))
 
     def _frame(self, i: int) -> Frame:
-        return Frame(self._times[i], partial(self._load, i))
+        return Frame(self.times[i], partial(self._load, i))
 
 
 def open_image(path: Path) -> ImageSequence | None:
@@ -158,6 +158,18 @@ def open_image_folder(path: Path) -> ImageSequence:
     )
     if videos:
         pictures.notes.append(f"left out {videos} of the folder's files: give videos one by one")
+    return pictures
+
+
+def at_times(pictures: ImageSequence, times: Sequence[float]) -> ImageSequence:
+    """The same pictures at other times, in seconds, ascending, the last for as long as the others.
+
+    Raises VideoError for another number of times.
+    """
+    if len(times) != len(pictures.times):
+        raise VideoError(f"{len(pictures.times)} pictures have {len(times)} times: give one each")
+    step = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else FOLDER_STEP
+    pictures.times, pictures.duration = list(times), times[-1] + step
     return pictures
 
 

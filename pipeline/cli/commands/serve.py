@@ -68,8 +68,12 @@ class ServedModelOptions:
         str, Option(metavar="TIME", help="How long an unused model stays: 5m, 0, -1 for ever.")
     ] = "5m"
     max_body: Annotated[int, Option(min=1, metavar="MIB", help="Size of a request.")] = 256
+    max_files: Annotated[
+        int, Option(min=0, metavar="MIB", help="Size of all files that clients send.")
+    ] = 4096
     store: Annotated[
-        Path | None, Option(metavar="FOLDER", help="Where models that clients create are kept.")
+        Path | None,
+        Option(metavar="FOLDER", help="Where models and files of clients are kept."),
     ] = None
 
 
@@ -90,6 +94,7 @@ def run(place: ListenOptions, load: ServedModelOptions, log_level: str, unit: st
     try:
         import fastapi  # noqa: F401
         import prometheus_client  # noqa: F401
+        import python_multipart  # noqa: F401
         import uvicorn
     except ImportError as error:
         raise ReellamaError(
@@ -143,6 +148,7 @@ def _settings(place: ListenOptions, load: ServedModelOptions) -> Settings:
         allow_urls=tuple(place.allow_url or ()),
         allow_hosts=tuple(place.allow_host or ()),
         max_body=load.max_body * MIB,
+        max_files=load.max_files * MIB,
         store=load.store or Settings.store,
     )
 

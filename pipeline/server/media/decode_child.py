@@ -2,9 +2,9 @@
 
     python -m reellama.pipeline.server.media.decode_child
 
-Its argument is JSON: the path of a file or of a folder of pictures, and the limits. It answers on
-stdout with one line of JSON, {"shapes": [[height, width], ...], "times": [...]}, and the pixels of
-all frames, or with {"error": "...", "status": 400 or 413} alone. It imports no torch.
+Its argument is JSON: the path of a file or of a folder of pictures, their times, and the limits. It
+answers on stdout with one line of JSON, {"shapes": [[height, width], ...], "times": [...]}, and the
+pixels of all frames, or with {"error": "...", "status": 400 or 413} alone. It imports no torch.
 """
 
 from __future__ import annotations
@@ -71,6 +71,7 @@ def decode(request: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
     """The header of the answer, and the frames, uint8 `[height, width, 3]`."""
     from reellama.pipeline.video import container
     from reellama.pipeline.video.clip import read_frames
+    from reellama.pipeline.video.images import at_times, open_image_folder
     from reellama.pipeline.video.read_options import VideoReadOptions
     from reellama.pipeline.video.source import VideoError
 
@@ -79,7 +80,12 @@ def decode(request: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
     try:
         for file in sorted(path.iterdir()) if path.is_dir() else [path]:
             check(file, request["max_pixels"], request["max_seconds"])
-        clip = read_frames(path, VideoReadOptions(**request["reading"]))
+        reading = VideoReadOptions(**request["reading"])
+        if request["times"] is None:
+            clip = read_frames(path, reading)
+        else:
+            with at_times(open_image_folder(path), request["times"]) as pictures:
+                clip = read_frames(pictures, reading)
         check_seconds(clip.duration, request["max_seconds"])
     except MediaTooLarge as error:
         return refusal(str(error), 413), []

@@ -11,7 +11,7 @@ from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reellama.pipeline.server.media.media_encoder import MediaError
+from reellama.pipeline.server.media.media_items import MediaError
 
 if TYPE_CHECKING:
     import httpx

@@ -23,21 +23,31 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from reellama.gguf_tools.errors import ReellamaError
-from reellama.gguf_tools.text.prompt_parts import Prompt
+from reellama.gguf_tools.text.prompt_parts import Prompt, Text
 from reellama.models.encoded_frames import EncodedFrames
+from reellama.pipeline.server.media.media_items import (
+    Content,
+    MediaError,
+    MediaItem,
+    MediaKind,
+    StoredContent,
+    content_digest,
+    content_size,
+)
 from reellama.pipeline.server.media.soft_token_cache import SoftTokenCache
-from reellama.pipeline.server.video_options import DEFAULT_VIDEO_OPTIONS, VideoOptions
+from reellama.pipeline.server.video_options import (
+    DEFAULT_VIDEO_OPTIONS,
+    VideoOptions,
+    video_options,
+)
 from reellama.pipeline.video.read_options import VideoReadOptions
 
 if TYPE_CHECKING:
     from reellama.models.open_bundle import VideoBundle
-
-MediaKind = Literal["picture", "video"]
 
 # Children that decode at the same time.
 MAX_CHILDREN = 2
@@ -48,18 +58,6 @@ _ROOT = Path(__file__).parents[4]
 _ENVIRONMENT = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONPATH")
 # Bytes of the line with which a child begins, at most.
 _HEADER = 1 << 20
-
-
-class MediaError(ReellamaError):
-    """Bytes, a path or a URL that cannot be watched.
-
-    status: as in HTTP: 400 for what is broken, 403 for what is not allowed, 413 for too large, 503
-    for what may be tried again.
-    """
-
-    def __init__(self, message: str, status: int = 400) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 @dataclass(frozen=True)
@@ -125,6 +123,11 @@ def sniff(data: bytes) -> MediaKind:
     )
 
 
+def content_kind(content: Content) -> MediaKind:
+    """Whether it is a picture or a video. Raises MediaError like `sniff`."""
+    return content.kind if isinstance(content, StoredContent) else sniff(content)
+
+
 def decode_base64(text: str) -> bytes:
     """The bytes of plain base64 or of a data URL (`data:video/mp4;base64,...`).
 
@@ -154,37 +157,46 @@ class MediaEncoder:
 
     async def see(
         self,
-        media: Sequence[bytes],
+        media: Sequence[MediaItem],
         bundle: VideoBundle,
         options: VideoOptions = DEFAULT_VIDEO_OPTIONS,
     ) -> Prompt:
         """What stands for pictures and videos in a prompt, one clip after another.
 
-        Pictures that follow each other are one clip, a second apart; every video is a clip of its
-        own. Raises MediaError with status 400, 413 or 503, and ReellamaError for options that this
-        bundle does not take.
+        Pictures that follow each other are one clip, a second apart, unless something is said of
+        them; every video is a clip of its own. Where there are several clips, those that have a
+        name have it before them. `options` are for all of them, and each may have its own. Raises
+        MediaError with status 400, 404, 413 or 503, and ReellamaError for options that this bundle
+        does not take.
         """
         clips = await asyncio.to_thread(self._clips, media)
+        watched = [video_options(clip.options, options) for clip in clips]
         found = await asyncio.gather(
-            *(self._encoded(clip, bundle, options.reading) for clip in clips)
+            *(
+                self._encoded(clip, bundle, how.reading)
+                for clip, how in zip(clips, watched, strict=True)
+            )
         )
         parts: Prompt = []
-        for video in found:
-            parts += await asyncio.to_thread(bundle.prompt_parts, video, options.pooling)
+        for clip, how, video in zip(clips, watched, found, strict=True):
+            if clip.name and len(clips) > 1:
+                parts.append(Text(f"{clip.name}:\n"))
+            parts += await asyncio.to_thread(bundle.prompt_parts, video, how.pooling)
         return parts
 
-    def _clips(self, media: Sequence[bytes]) -> list[list[bytes]]:
-        for data in media:
-            if len(data) > self.limits.max_bytes:
+    def _clips(self, media: Sequence[MediaItem]) -> list[MediaItem]:
+        for content in (content for item in media for content in item.contents):
+            if (size := content_size(content)) > self.limits.max_bytes:
                 raise MediaError(
-                    f"a picture or video of {_mib(len(data))}: at most "
+                    f"a picture or video of {_mib(size)}: at most "
                     f"{_mib(self.limits.max_bytes)} are taken",
                     413,
                 )
-        kinds = groupby(media, key=sniff)
-        clips: list[list[bytes]] = []
-        for kind, items in kinds:
-            clips += [list(items)] if kind == "picture" else [[item] for item in items]
+        clips: list[MediaItem] = []
+        plain = groupby(media, key=_is_plain_picture)
+        for is_plain, items in plain:
+            together = [content for item in items for content in item.contents] if is_plain else []
+            clips += [MediaItem(tuple(together))] if is_plain else items
         if len(clips) > self.limits.max_clips:
             raise MediaError(
                 f"{len(clips)} videos in one message: at most {self.limits.max_clips} are taken",
@@ -193,7 +205,7 @@ class MediaEncoder:
         return clips
 
     async def _encoded(
-        self, clip: list[bytes], bundle: VideoBundle, asked: VideoReadOptions
+        self, clip: MediaItem, bundle: VideoBundle, asked: VideoReadOptions
     ) -> EncodedFrames:
         reading = asked.with_defaults(frames=bundle.frames, max_side=bundle.max_side)
 
@@ -214,22 +226,21 @@ class MediaEncoder:
         return encoded
 
 
-async def decode(
-    clip: Sequence[bytes], reading: VideoReadOptions, limits: MediaLimits
-) -> DecodedFrames:
+def _is_plain_picture(item: MediaItem) -> bool:
+    kinds = {content_kind(content) for content in item.contents}
+    if item.times is not None and kinds != {"picture"}:
+        raise MediaError("the frames of a video with times must be pictures")
+    return item.is_plain and kinds == {"picture"}
+
+
+async def decode(clip: MediaItem, reading: VideoReadOptions, limits: MediaLimits) -> DecodedFrames:
     """Frames of a video, or of several pictures, read in a child process.
 
     Raises MediaError when the file is broken, too large, or takes too long.
     """
     with tempfile.TemporaryDirectory(prefix="reellama-") as folder:
-        path = Path(folder)
-        if len(clip) == 1:
-            path /= "video"
-            await asyncio.to_thread(path.write_bytes, clip[0])
-        else:  # a folder of pictures is a clip, whose names only have to look like pictures
-            for i, data in enumerate(clip):
-                await asyncio.to_thread((path / f"{i}.png").write_bytes, data)
-        child = await _start(path, reading, limits)
+        path = await asyncio.to_thread(_lay_out, clip, Path(folder))
+        child = await _start(path, clip.times, reading, limits)
         try:
             read = _read(child, reading)
             answer = await asyncio.wait_for(read, limits.decode_seconds)
@@ -242,9 +253,27 @@ async def decode(
     return _unpack(answer, child.returncode or 0, limits)
 
 
-async def _start(path: Path, reading: VideoReadOptions, limits: MediaLimits) -> Process:
+def _lay_out(clip: MediaItem, folder: Path) -> Path:
+    """What the child reads: a video, or a folder of pictures, as links where they are files."""
+    single = len(clip.contents) == 1 and clip.times is None
+    for i, content in enumerate(clip.contents):
+        path = folder / ("video" if single else f"{i}.png")  # names only have to look like pictures
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            path.symlink_to(content.path)
+    return folder / "video" if single else folder
+
+
+async def _start(
+    path: Path,
+    times: tuple[float, ...] | None,
+    reading: VideoReadOptions,
+    limits: MediaLimits,
+) -> Process:
     request = {
         "path": str(path),
+        "times": times,
         "reading": asdict(reading),
         "max_pixels": limits.max_pixels,
         "max_seconds": limits.max_seconds,
@@ -309,11 +338,13 @@ def _split(pixels: bytes, shapes: Iterable[tuple[int, int]]) -> Iterable[np.ndar
         start = end
 
 
-def _key(clip: Sequence[bytes], reading: VideoReadOptions, bundle: VideoBundle) -> str:
+def _key(clip: MediaItem, reading: VideoReadOptions, bundle: VideoBundle) -> str:
     """What the soft tokens of a clip depend on, as a name for a file."""
     digest = hashlib.sha256(f"{_READING} {reading} {bundle.version}".encode())
-    for data in clip:
-        digest.update(hashlib.sha256(data).digest())
+    for content in clip.contents:
+        digest.update(content_digest(content))
+    if clip.times is not None:
+        digest.update(repr(clip.times).encode())
     return digest.hexdigest()
 
 

@@ -18,16 +18,18 @@ from reellama.pipeline.llm.generation_options import GenerationOptions
 from reellama.pipeline.server.conversation_fit import ServiceMessage
 from reellama.pipeline.server.disconnects import cancel_on_disconnect
 from reellama.pipeline.server.media.fetch import read_path
-from reellama.pipeline.server.media.media_encoder import decode_base64
+from reellama.pipeline.server.media.media_items import Content, MediaItem
+from reellama.pipeline.server.media.media_references import MediaReference, read_media, read_text
 from reellama.pipeline.server.model_registry import RegisteredModel
 from reellama.pipeline.server.ollama import model_routes
 from reellama.pipeline.server.ollama.model_routes import find_model
-from reellama.pipeline.server.ollama.ndjson import JsonItem, OllamaRoute, body, gather_items, stream
+from reellama.pipeline.server.ollama.ndjson import JsonItem, OllamaRoute, gather_items, stream
 from reellama.pipeline.server.ollama.ollama_schemas import (
     GenerateRequest,
     OllamaChatRequest,
     OllamaGenerationRequest,
 )
+from reellama.pipeline.server.replies.json_bodies import json_body
 from reellama.pipeline.server.replies.token_logprobs import token_logprobs
 from reellama.pipeline.server.service import Generation, RequestOptions, Service
 
@@ -43,7 +45,7 @@ router.include_router(model_routes.router)
 
 @router.post("/api/chat")
 async def chat(
-    request: Request, asked: Annotated[OllamaChatRequest, body(OllamaChatRequest)]
+    request: Request, asked: Annotated[OllamaChatRequest, json_body(OllamaChatRequest)]
 ) -> Response:
     """The next message of a conversation. Without messages the model is loaded, or unloaded."""
     service: Service = request.app.state.service
@@ -67,7 +69,7 @@ async def chat(
 
 @router.post("/api/generate")
 async def generate(
-    request: Request, asked: Annotated[GenerateRequest, body(GenerateRequest)]
+    request: Request, asked: Annotated[GenerateRequest, json_body(GenerateRequest)]
 ) -> Response:
     """The answer to a prompt. Without a prompt the model is loaded, or unloaded."""
     service: Service = request.app.state.service
@@ -179,15 +181,21 @@ def _as_response(text: str) -> JsonItem:
     return {"response": text}
 
 
-async def _media(service: Service, given: Sequence[str]) -> tuple[bytes, ...]:
-    return tuple([await asyncio.to_thread(_bytes, service, text) for text in given])
+async def _media(service: Service, given: Sequence[str | MediaReference]) -> tuple[MediaItem, ...]:
+    items: list[MediaItem] = []
+    for each in given:
+        if isinstance(each, MediaReference):
+            items += await read_media([each], service.settings, service.files)
+        else:
+            items.append(MediaItem((await _content(service, each),)))
+    return tuple(items)
 
 
-def _bytes(service: Service, text: str) -> bytes:
-    """One picture or video: base64, or a path in an allowed folder; base64 has no dot in it."""
-    if len(text) <= MAX_PATH and "." in text and not text.startswith("data:"):
-        return read_path(text, service.settings.allow_dirs)
-    return decode_base64(text)
+async def _content(service: Service, text: str) -> Content:
+    """One picture or video: base64, the id of a file, or a path in an allowed folder."""
+    if len(text) <= MAX_PATH and "." in text and not text.startswith("data:"):  # no base64
+        return await asyncio.to_thread(read_path, text, service.settings.allow_dirs)
+    return await read_text(text, service.settings, service.files)
 
 
 def _ns(seconds: float) -> int:

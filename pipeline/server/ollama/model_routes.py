@@ -25,7 +25,7 @@ from reellama.pipeline.server.model_registry import (
     open_registered_bundle,
 )
 from reellama.pipeline.server.model_store import Manifest, ModelName, Store, StoreError, short_name
-from reellama.pipeline.server.ollama.ndjson import ItemCallback, OllamaRoute, answer_progress, body
+from reellama.pipeline.server.ollama.ndjson import ItemCallback, OllamaRoute, answer_progress
 from reellama.pipeline.server.ollama.ollama_schemas import (
     CopyRequest,
     CreateRequest,
@@ -35,6 +35,7 @@ from reellama.pipeline.server.ollama.ollama_schemas import (
     generation_options,
 )
 from reellama.pipeline.server.ollama.ollama_schemas import ModelRequest as Named
+from reellama.pipeline.server.replies.json_bodies import json_body
 
 # Whose API this is, as of which version: clients compare it with what they need.
 API_VERSION = "0.13.0"
@@ -64,7 +65,7 @@ async def tags(request: Request) -> dict[str, Any]:
 
 @router.post("/api/show")
 async def show(
-    request: Request, asked: Annotated[ShowRequest, body(ShowRequest)]
+    request: Request, asked: Annotated[ShowRequest, json_body(ShowRequest)]
 ) -> dict[str, Any]:
     """All about one model."""
     known = await find_model(request, asked.model)
@@ -72,7 +73,7 @@ async def show(
 
 
 @router.post("/api/copy")
-async def copy(request: Request, asked: Annotated[CopyRequest, body(CopyRequest)]) -> Response:
+async def copy(request: Request, asked: Annotated[CopyRequest, json_body(CopyRequest)]) -> Response:
     """Another name for a model."""
     _check_new_name(asked.destination, request)
     manifest = _as_parent(await find_model(request, asked.source))
@@ -81,7 +82,7 @@ async def copy(request: Request, asked: Annotated[CopyRequest, body(CopyRequest)
 
 
 @router.delete("/api/delete")
-async def delete(request: Request, asked: Annotated[Named, body(Named)]) -> Response:
+async def delete(request: Request, asked: Annotated[Named, json_body(Named)]) -> Response:
     """Forget a model of the store."""
     await asyncio.to_thread(
         delete_made_model, asked.model, _service(request).settings, store(request)
@@ -110,7 +111,7 @@ async def take_blob(request: Request, digest: str) -> Response:
 
 @router.post("/api/create")
 async def create(
-    request: Request, asked: Annotated[CreateRequest, body(CreateRequest)]
+    request: Request, asked: Annotated[CreateRequest, json_body(CreateRequest)]
 ) -> Response:
     """Make a model from another one, or from blobs that were uploaded."""
     kept = store(request)
@@ -136,7 +137,7 @@ async def create(
 
 
 @router.post("/api/pull")
-async def pull(request: Request, asked: Annotated[Named, body(Named)]) -> Response:
+async def pull(request: Request, asked: Annotated[Named, json_body(Named)]) -> Response:
     """Download a model from the hub and enter it in the store; what is there needs no download."""
     kept = store(request)
     there = {"status": "success"}
@@ -158,7 +159,7 @@ async def pull(request: Request, asked: Annotated[Named, body(Named)]) -> Respon
 
 @router.post("/api/embed")
 async def embed(
-    request: Request, asked: Annotated[EmbedRequest, body(EmbedRequest)]
+    request: Request, asked: Annotated[EmbedRequest, json_body(EmbedRequest)]
 ) -> dict[str, Any]:
     """Unit vectors for texts."""
     begin = time.perf_counter_ns()
@@ -177,7 +178,7 @@ async def embed(
 
 @router.post("/api/embeddings")
 async def embeddings(
-    request: Request, asked: Annotated[EmbeddingsRequest, body(EmbeddingsRequest)]
+    request: Request, asked: Annotated[EmbeddingsRequest, json_body(EmbeddingsRequest)]
 ) -> dict[str, Any]:
     """A unit vector for a text, in the older form."""
     known = await find_model(request, asked.model)

@@ -9,14 +9,12 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from contextlib import aclosing
 from typing import Any
 
-from fastapi import Depends, Request, Response
+from fastapi import Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from reellama.gguf_tools.errors import ReellamaError
 from reellama.pipeline.server.client_errors import told
 from reellama.pipeline.server.disconnects import CLIENT_CLOSED_REQUEST, cancel_on_disconnect
 
@@ -42,23 +40,6 @@ class OllamaRoute(APIRoute):
                 return JSONResponse({"error": message}, status, getattr(error, "headers", None))
 
         return answer
-
-
-def body(schema: type[BaseModel]) -> Any:
-    """The request's body as `schema`, whatever its content type: curl's -d does not say JSON."""
-
-    async def read(request: Request) -> BaseModel:
-        data = await request.body()
-        if not data.strip():
-            raise ReellamaError("missing request body")
-        try:
-            return await asyncio.to_thread(schema.model_validate_json, data)
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise ReellamaError(f"{where}: {first['msg']}" if where else first["msg"]) from error
-
-    return Depends(read)
 
 
 async def stream(request: Request, items: AsyncGenerator[JsonItem, None]) -> Response:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.pipeline.llm.generation_options import (
@@ -23,6 +23,7 @@ from reellama.pipeline.llm.generation_options import (
     requested_sampling,
 )
 from reellama.pipeline.server.keep_alive import KeepAlive
+from reellama.pipeline.server.media.media_references import MediaReference
 from reellama.pipeline.server.service import RequestOptions
 from reellama.pipeline.server.video_options import video_options
 
@@ -79,19 +80,38 @@ class OllamaGenerationRequest(LoadingRequest):
         )
 
 
-class OllamaMessage(BaseModel):
-    """One message. `images` and `videos` are base64, or paths inside folders that are allowed."""
+class ShownMedia(BaseModel):
+    """Pictures and videos: base64, or paths inside folders that are allowed.
+
+    videos: also objects, see `MediaReference`. times: seconds of the `images`, which are one video
+    then.
+    """
+
+    images: list[str] | None = None
+    videos: list[str | MediaReference] | None = None
+    times: list[float] | None = None
+
+    @model_validator(mode="after")
+    def _times_are_those_of_images(self) -> ShownMedia:
+        _ = self.media
+        return self
+
+    @property
+    def media(self) -> list[str | MediaReference]:
+        """What is shown, in order."""
+        images: list[str | MediaReference] = [*(self.images or ())]
+        if self.times is not None:
+            shown = {"images": self.images, "times": self.times}
+            images = [MediaReference.model_validate(shown)]
+        return [*images, *(self.videos or ())]
+
+
+class OllamaMessage(ShownMedia):
+    """One message."""
 
     model_config = ConfigDict(extra="ignore")
     role: str
     content: str | None = None
-    images: list[str] | None = None
-    videos: list[str] | None = None
-
-    @property
-    def media(self) -> list[str]:
-        """Pictures and videos, in order."""
-        return [*(self.images or ()), *(self.videos or ())]
 
 
 class OllamaChatRequest(OllamaGenerationRequest):
@@ -101,7 +121,7 @@ class OllamaChatRequest(OllamaGenerationRequest):
     tools: list[Any] | None = None
 
 
-class GenerateRequest(OllamaGenerationRequest):
+class GenerateRequest(OllamaGenerationRequest, ShownMedia):
     """POST /api/generate."""
 
     prompt: str | None = None
@@ -110,13 +130,6 @@ class GenerateRequest(OllamaGenerationRequest):
     template: str | None = None
     raw: bool | None = None
     context: list[int] | None = None
-    images: list[str] | None = None
-    videos: list[str] | None = None
-
-    @property
-    def media(self) -> list[str]:
-        """Pictures and videos, in order."""
-        return [*(self.images or ()), *(self.videos or ())]
 
 
 class EmbedRequest(LoadingRequest):

@@ -8,11 +8,10 @@ from contextlib import aclosing
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
@@ -36,6 +35,7 @@ from reellama.pipeline.server.openai.openai_schemas import (
     EmbeddingRequest,
     OpenAIGenerationRequest,
 )
+from reellama.pipeline.server.replies.json_bodies import address_problem, json_body
 from reellama.pipeline.server.service import Generation, Service, ServiceError
 
 # A choice without its finish_reason, from tokens and the characters that came before them.
@@ -52,8 +52,8 @@ class OpenAIRoute(APIRoute):
         async def handler(request: Request) -> Response:
             try:
                 return await handle(request)
-            except RequestValidationError as error:
-                return _failed(400, *_first_problem(error))
+            except RequestValidationError as error:  # of an address
+                return _failed(400, address_problem(error))
             except HTTPException as error:
                 return _failed(error.status_code, str(error.detail))
             except ClientDisconnect:
@@ -91,20 +91,6 @@ async def delete_model(request: Request, name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "deleted": True}
 
 
-def json_body(schema: type[BaseModel]) -> Any:
-    """The request's body as `schema`, whatever its content type: curl's -d does not say JSON."""
-
-    async def read(request: Request) -> BaseModel:
-        data = await request.body()
-        try:
-            return await asyncio.to_thread(schema.model_validate_json, data)
-        except ValidationError as error:
-            problems = [{**each, "loc": ("body", *each["loc"])} for each in error.errors()]
-            raise RequestValidationError(problems) from error
-
-    return Depends(read)
-
-
 @router.post("/chat/completions", response_model=None)
 async def chat(
     request: Request, body: Annotated[ChatRequest, json_body(ChatRequest)]
@@ -113,7 +99,7 @@ async def chat(
     service: Service = request.app.state.service
 
     async def ask() -> Generation:
-        messages = await read_messages(body.messages, service.settings)
+        messages = await read_messages(body.messages, service)
         return await service.chat(body.model, messages, body.options())
 
     def message(tokens: list[Token], _: int) -> dict[str, Any]:
@@ -275,13 +261,3 @@ def _failed(
     status: int, message: str, param: str | None = None, *, headers: dict[str, str] | None = None
 ) -> JSONResponse:
     return JSONResponse(replies.error(status, message, param=param), status, headers)
-
-
-def _first_problem(error: RequestValidationError) -> tuple[str, str | None]:
-    """What was wrong first, without the value itself (which may be a whole video), and where."""
-    problem = error.errors()[0]
-    message = str(problem["msg"]).removeprefix("Value error, ")
-    place = ".".join(str(step) for step in problem["loc"][1:])
-    if problem["type"] == "json_invalid":
-        return f"the body is not JSON: {message}", None
-    return (f"{place}: {message}", place) if place else (message, None)

@@ -19,52 +19,14 @@ from reellama.pipeline.llm.generation_options import (
     requested_sampling,
 )
 from reellama.pipeline.server.keep_alive import KeepAlive
+from reellama.pipeline.server.media.media_references import MediaReference
+from reellama.pipeline.server.openai.openai_parts import MessagePart, parts_media, parts_text
 from reellama.pipeline.server.service import RequestOptions
 from reellama.pipeline.server.video_options import VIDEO_OPTIONS, VideoOptions, video_options
 
 LONGEST_ID = 10  # digits of a token's id
 MOST_INPUTS = 2048  # texts of one request for embeddings, as OpenAI has it
 COMPLETION_TOKENS = 16  # what OpenAI's completions write when max_tokens is not given
-
-
-class TextPart(BaseModel):
-    """A part of a message that is text."""
-
-    type: Literal["text"]
-    text: str
-
-
-class MediaLocation(BaseModel):
-    """Where a picture or a video is: a data URL, or a URL or file that the settings allow."""
-
-    url: str
-
-
-class ImageURL(BaseModel):
-    """A part of a message that is a picture."""
-
-    type: Literal["image_url"]
-    image_url: MediaLocation | str
-
-    @property
-    def url(self) -> str:
-        """Where it is."""
-        return self.image_url if isinstance(self.image_url, str) else self.image_url.url
-
-
-class VideoURL(BaseModel):
-    """A part of a message that is a video."""
-
-    type: Literal["video_url"]
-    video_url: MediaLocation | str
-
-    @property
-    def url(self) -> str:
-        """Where it is."""
-        return self.video_url if isinstance(self.video_url, str) else self.video_url.url
-
-
-MessagePart = Annotated[TextPart | ImageURL | VideoURL, Field(discriminator="type")]
 
 
 class ChatMessage(BaseModel):
@@ -76,19 +38,16 @@ class ChatMessage(BaseModel):
     @property
     def text(self) -> str:
         """Its text parts, a line each."""
-        if isinstance(self.content, list):
-            return "\n".join(part.text for part in self.content if isinstance(part, TextPart))
-        return self.content or ""
+        return parts_text(self.content) if isinstance(self.content, list) else self.content or ""
 
     @property
-    def urls(self) -> list[str]:
-        """Where its pictures and videos are, in order."""
-        parts = self.content if isinstance(self.content, list) else []
-        return [part.url for part in parts if not isinstance(part, TextPart)]
+    def media(self) -> list[MediaReference]:
+        """Its pictures and videos, in order."""
+        return parts_media(self.content) if isinstance(self.content, list) else []
 
     @model_validator(mode="after")
     def _only_people_show_things(self) -> ChatMessage:
-        if self.urls and self.role != "user":
+        if self.role != "user" and self.media:
             raise ValueError(f"pictures and videos belong in user messages, not {self.role}'s")
         return self
 
@@ -160,9 +119,10 @@ class OpenAIGenerationRequest(BaseModel):
     repeat_penalty: float | None = None
     repeat_last_n: int | None = None
     frames: int | None = None
+    sampling: str | None = None
     fps: float | None = None
-    start: float | None = None
-    end: float | None = None
+    start: float | str | None = None
+    end: float | str | None = None
     tokens: int | None = None
     pooling: str | None = None
     logit_bias: dict[str, float] | None = None
@@ -190,7 +150,7 @@ class OpenAIGenerationRequest(BaseModel):
         """How its videos are read. Raises ReellamaError for a value out of range."""
         return video_options(self.model_dump(include={*VIDEO_OPTIONS}))
 
-    def sampling(self) -> Sampling:
+    def token_sampling(self) -> Sampling:
         """How tokens are chosen. Raises SamplingError for a value out of range."""
         bias = tuple((int(token), value) for token, value in (self.logit_bias or {}).items())
         return replace(
@@ -224,7 +184,7 @@ class ChatRequest(OpenAIGenerationRequest):
         """What the service is asked for."""
         return RequestOptions(
             GenerationOptions(
-                sampling=self.sampling(),
+                sampling=self.token_sampling(),
                 max_tokens=self.max_completion_tokens or self.max_tokens or NO_LIMIT,
                 stop=self.stop or (),
                 n_probs=max(1, self.top_logprobs or 0) if self.logprobs else 0,
@@ -253,7 +213,7 @@ class CompletionRequest(OpenAIGenerationRequest):
         """What the service is asked for."""
         return RequestOptions(
             GenerationOptions(
-                sampling=self.sampling(),
+                sampling=self.token_sampling(),
                 max_tokens=self.max_tokens or COMPLETION_TOKENS,
                 stop=self.stop or (),
                 n_probs=0 if self.logprobs is None else max(1, self.logprobs),

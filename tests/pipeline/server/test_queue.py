@@ -14,6 +14,7 @@ import pytest
 from reellama.pipeline.llm.generation_job import GenerationStats
 from reellama.pipeline.llm.generation_options import GenerationOptions
 from reellama.pipeline.server.conversation_fit import ServiceMessage
+from reellama.pipeline.server.media.media_items import MediaItem
 from reellama.pipeline.server.service import Generation, RequestOptions, Service
 from reellama.pipeline.server.settings import Settings
 from tests.helpers.live_server import serving
@@ -100,7 +101,9 @@ def test_what_is_too_long_loses_its_oldest_turns_and_keeps_the_video(square_vide
     async def talk() -> tuple[GenerationStats, GenerationStats]:
         service = Service(Settings(n_ctx=256, n_parallel=1, cache=None))
         try:
-            said = [ServiceMessage("user", "What happens?", (square_video.read_bytes(),))]
+            said = [
+                ServiceMessage("user", "What happens?", (MediaItem((square_video.read_bytes(),)),))
+            ]
             short = await read(await service.chat("mini", said, SHORT))
             for i in range(40):
                 said += [

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from reellama.pipeline.server.media import decode_child
-from reellama.pipeline.server.media.media_encoder import MediaError, MediaLimits, decode
+from reellama.pipeline.server.media.media_encoder import MediaLimits, decode
+from reellama.pipeline.server.media.media_items import MediaError, MediaItem
 from reellama.pipeline.video import container
 from reellama.pipeline.video.clip import read_frames
 from reellama.pipeline.video.read_options import VideoReadOptions
@@ -28,10 +29,10 @@ def gif(n_frames: int, side: int) -> bytes:
 
 def test_an_animation_is_limited_by_the_pixels_of_all_its_frames() -> None:
     limits = MediaLimits(max_pixels=64 * 64)
-    few = asyncio.run(decode([gif(decode_child.ANIMATION, 64)], READING, limits))
+    few = asyncio.run(decode(MediaItem((gif(decode_child.ANIMATION, 64),)), READING, limits))
     assert len(few.frames) == 2
     with pytest.raises(MediaError, match="an animation of 9 frames of 64x64 pixels") as caught:
-        asyncio.run(decode([gif(decode_child.ANIMATION + 1, 64)], READING, limits))
+        asyncio.run(decode(MediaItem((gif(decode_child.ANIMATION + 1, 64),)), READING, limits))
     assert caught.value.status == 413
 
 
@@ -43,7 +44,7 @@ def test_a_playlist_opens_no_other_file(
     playlist = tmp_path / "video"
     playlist.write_text("ffconcat version 1.0\nfile square.mp4\n")
     assert len(read_frames(playlist, READING).frames) == 2  # so FFmpeg would, if it were let
-    request: dict[str, Any] = {"path": str(playlist), "reading": asdict(READING)}
+    request: dict[str, Any] = {"path": str(playlist), "times": None, "reading": asdict(READING)}
     limits = {"max_pixels": 10**8, "max_seconds": 3600.0}
     header, frames = decode_child.decode(request | limits)
     assert header["status"] == 400 and not frames

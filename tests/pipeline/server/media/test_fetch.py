@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler
 import pytest
 
 from reellama.pipeline.server.media.fetch import fetch, is_public
-from reellama.pipeline.server.media.media_encoder import MediaError
+from reellama.pipeline.server.media.media_items import MediaError
 from tests.helpers.http_server import Server
 
 CLIP = b"\x1a\x45\xdf\xa3 a clip" * 100

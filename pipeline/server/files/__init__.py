@@ -1,0 +1,1 @@
+"""Files that clients send once and name in their requests."""

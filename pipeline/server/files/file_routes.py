@@ -1,0 +1,131 @@
+"""/v1/files: a picture or video is sent once, and named by its id from then on.
+
+OpenAI's and Anthropic's clients ask at the same paths, the latter with a header of their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime, timezone
+from typing import Any, Literal
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import FileResponse
+from starlette.datastructures import FormData, UploadFile
+
+from reellama.pipeline.server.files.file_store import FileStore, FileStoreError, StoredFile
+from reellama.pipeline.server.openai.openai_routes import OpenAIRoute
+
+MOST_NAME = 200  # characters of a file's name, the last of it
+MOST_FIELDS = 16  # of a form
+LIFETIMES = range(3600, 30 * 86400 + 1)  # seconds that a file may be kept for, as OpenAI has it
+ANTHROPIC = "anthropic-version"  # a header
+
+router = APIRouter(prefix="/v1/files", route_class=OpenAIRoute, tags=["files"])
+
+
+@router.post("")
+async def upload_file(request: Request) -> dict[str, Any]:
+    """Keep a file."""
+    async with request.form(max_files=1, max_fields=MOST_FIELDS) as form:
+        upload = form.get("file")
+        if not isinstance(upload, UploadFile):
+            raise FileStoreError("file: send a form (multipart/form-data) with a file in it")
+        name = (upload.filename or "file").replace("\\", "/").rpartition("/")[2][-MOST_NAME:]
+        purpose = str(form.get("purpose") or "user_data")[:MOST_NAME]
+        kept = await asyncio.to_thread(
+            _files(request).add, upload.file, name, purpose, _lifetime(form)
+        )
+    return _described(request, kept)
+
+
+@router.get("")
+async def list_files(
+    request: Request,
+    purpose: str | None = None,
+    limit: int = Query(10_000, ge=1, le=10_000),
+    order: Literal["asc", "desc"] = "desc",
+    after: str | None = None,
+) -> dict[str, Any]:
+    """The files, a page of at most `limit` of them."""
+    files = await asyncio.to_thread(_files(request).list)
+    if order == "asc":
+        files.reverse()
+    found = [each for each in files if purpose in (None, each.purpose)]
+    ids = [each.id for each in found]
+    begin = ids.index(after) + 1 if after in ids else 0
+    page = found[begin : begin + limit]
+    return {
+        "object": "list",
+        "data": [_described(request, each) for each in page],
+        "first_id": page[0].id if page else None,
+        "last_id": page[-1].id if page else None,
+        "has_more": begin + limit < len(found),
+    }
+
+
+@router.get("/{id_}")
+async def show_file(request: Request, id_: str) -> dict[str, Any]:
+    """What is known of a file."""
+    return _described(request, await asyncio.to_thread(_files(request).get, id_))
+
+
+@router.get("/{id_}/content", response_model=None)
+async def send_file(request: Request, id_: str) -> FileResponse:
+    """A file's bytes."""
+    kept = await asyncio.to_thread(_files(request).get, id_)
+    # As bytes to be saved: what somebody sent is not shown by a browser as a page of this server.
+    return FileResponse(
+        kept.path,
+        media_type="application/octet-stream",
+        filename=kept.filename,
+        headers={"X-Content-Type-Options": "nosniff"},
+    )
+
+
+@router.delete("/{id_}")
+async def delete_file(request: Request, id_: str) -> dict[str, Any]:
+    """Remove a file."""
+    await asyncio.to_thread(_files(request).delete, id_)
+    if ANTHROPIC in request.headers:
+        return {"id": id_, "type": "file_deleted"}
+    return {"id": id_, "object": "file", "deleted": True}
+
+
+def _files(request: Request) -> FileStore:
+    return request.app.state.service.files
+
+
+def _lifetime(form: FormData) -> int | None:
+    given = form.get("expires_after[seconds]")
+    if given is None:
+        return None
+    if not (isinstance(given, str) and given.isdecimal() and int(given[:9]) in LIFETIMES):
+        allowed = f"{LIFETIMES.start} to {LIFETIMES.stop - 1}"
+        raise FileStoreError(f"expires_after[seconds]: a number from {allowed} is allowed")
+    if form.get("expires_after[anchor]", "created_at") != "created_at":
+        raise FileStoreError('expires_after[anchor]: "created_at" is allowed')
+    return int(given)
+
+
+def _described(request: Request, kept: StoredFile) -> dict[str, Any]:
+    if ANTHROPIC in request.headers:
+        return {
+            "id": kept.id,
+            "type": "file",
+            "filename": kept.filename,
+            "mime_type": "image/*" if kept.kind == "picture" else "video/*",
+            "size_bytes": kept.size,
+            "created_at": datetime.fromtimestamp(kept.created, timezone.utc).isoformat(),
+            "downloadable": True,
+        }
+    return {
+        "id": kept.id,
+        "object": "file",
+        "bytes": kept.size,
+        "created_at": kept.created,
+        "expires_at": kept.expires,
+        "filename": kept.filename,
+        "purpose": kept.purpose,
+        "status": "processed",
+    }

@@ -1,0 +1,181 @@
+"""Pictures and videos that clients sent once: in a folder, under ids, within a limit of size.
+
+files/ID.json    what is known of a file
+files/ID.bin     its bytes
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from reellama.gguf_tools.atomic_write import write_atomically
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.sizes import show_size
+from reellama.pipeline.server.media.media_items import MediaKind, StoredContent
+
+FILE_ID = re.compile(r"file-[0-9a-f]{24}")
+CHUNK_BYTES = 1 << 20  # read at a time
+INCOMING_SECONDS = 600  # after which half a file is nobody's
+KIND_BYTES = 64 << 20  # of which its kind is told: of an animation, all frames may count
+
+
+class FileStoreError(ReellamaError):
+    """A file that cannot be kept or is not there; `status` is HTTP's."""
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file that a client sent.
+
+    size: bytes; created, expires: seconds since 1970, expires None for never; purpose: what the
+    client says it is for; kind: "picture" or "video"; folder: where its bytes lie.
+    """
+
+    id: str
+    filename: str
+    purpose: str
+    size: int
+    created: int
+    expires: int | None
+    sha256: str
+    kind: MediaKind
+    folder: Path
+
+    @property
+    def path(self) -> Path:
+        """Its bytes."""
+        return self.folder / f"{self.id}.bin"
+
+    @property
+    def content(self) -> StoredContent:
+        """Its bytes, as the encoder takes them."""
+        return StoredContent(self.path, bytes.fromhex(self.sha256), self.size, self.kind)
+
+
+class FileStore:
+    """The files in `folder`, of `limit` bytes in all. Thread-safe."""
+
+    def __init__(self, folder: Path, limit: int, kind_of: Callable[[bytes], MediaKind]) -> None:
+        self.folder, self.limit = folder, limit
+        self._kind_of = kind_of
+        self._adding = threading.Lock()
+
+    def add(
+        self, source: BinaryIO, filename: str, purpose: str, lifetime: int | None = None
+    ) -> StoredFile:
+        """Keep what `source` holds, for `lifetime` seconds or until it is deleted.
+
+        Raises FileStoreError where there is no room for it, and MediaError for what is no picture
+        or video.
+        """
+        source.seek(0, os.SEEK_END)
+        size = source.tell()
+        source.seek(0)
+        kind = self._kind_of(source.read(KIND_BYTES))
+        source.seek(0)
+        with self._adding:
+            used = sum(each.size for each in self.list())
+            if used + size > self.limit:
+                raise FileStoreError(
+                    f"no room for a file of {show_size(size)}: {show_size(used)} of "
+                    f"{show_size(self.limit)} are taken; delete files that are not needed",
+                    413,
+                )
+            return self._write(source, size, kind, filename, purpose, lifetime)
+
+    def _write(
+        self,
+        source: BinaryIO,
+        size: int,
+        kind: MediaKind,
+        filename: str,
+        purpose: str,
+        lifetime: int | None,
+    ) -> StoredFile:
+        now = int(time.time())
+        expires = None if lifetime is None else now + lifetime
+        id_ = f"file-{uuid.uuid4().hex[:24]}"
+        sha256 = hashlib.sha256()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            descriptor, name = tempfile.mkstemp(dir=self.folder, prefix=".incoming-")
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    while piece := source.read(CHUNK_BYTES):
+                        sha256.update(piece)
+                        file.write(piece)
+                digest = sha256.hexdigest()
+                kept = StoredFile(
+                    id_, filename, purpose, size, now, expires, digest, kind, self.folder
+                )
+                os.replace(name, kept.path)
+            finally:
+                Path(name).unlink(missing_ok=True)
+            said = {key: value for key, value in asdict(kept).items() if key != "folder"}
+            write_atomically(self._facts(id_), json.dumps(said))
+        except OSError as error:
+            raise FileStoreError(f"cannot keep this file: {error.strerror}", 507) from error
+        return kept
+
+    def get(self, id_: str) -> StoredFile:
+        """The file of this id. Raises FileStoreError, status 404, where there is none."""
+        found = self._read(self._facts(id_)) if FILE_ID.fullmatch(id_) else None
+        if found is None:
+            raise FileStoreError(f"there is no file {id_[:40]!r} here: send it to /v1/files", 404)
+        return found
+
+    def list(self) -> list[StoredFile]:
+        """All files, the newest first; those whose time is over are removed."""
+        found = [self._read(path) for path in self.folder.glob("file-*.json")]
+        files = [each for each in found if each is not None]
+        return sorted(files, key=lambda each: (each.created, each.id), reverse=True)
+
+    def delete(self, id_: str) -> None:
+        """Remove a file. Raises like `get`."""
+        self._remove(self.get(id_))
+
+    def sweep(self) -> None:
+        """Remove what a server that was killed left, and files whose time is over."""
+        for path in self.folder.glob(".incoming-*"):
+            with suppress(OSError):
+                if time.time() - path.stat().st_mtime > INCOMING_SECONDS:
+                    path.unlink()
+        kept = {each.path for each in self.list()}
+        for path in self.folder.glob("file-*.bin"):
+            with suppress(OSError):
+                if path not in kept and time.time() - path.stat().st_mtime > INCOMING_SECONDS:
+                    path.unlink()
+
+    def _facts(self, id_: str) -> Path:
+        return self.folder / f"{id_}.json"
+
+    def _read(self, path: Path) -> StoredFile | None:
+        """What is known of a file; None where it is not there or its time is over."""
+        try:
+            found = StoredFile(**json.loads(path.read_text(encoding="utf-8")), folder=self.folder)
+        except (OSError, ValueError, TypeError):
+            return None
+        if found.expires is not None and found.expires <= time.time():
+            self._remove(found)
+            return None
+        return found if found.path.is_file() else None
+
+    def _remove(self, file: StoredFile) -> None:
+        self._facts(file.id).unlink(missing_ok=True)
+        file.path.unlink(missing_ok=True)

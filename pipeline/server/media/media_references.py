@@ -1,0 +1,133 @@
+"""How requests name pictures and videos: one form, the same in every protocol.
+
+A picture or video is given as one of
+
+    data       base64, or a data URL
+    url        a data URL, or a file: or http: one that the settings allow
+    file_id    a file that was sent to /v1/files
+    images     several pictures, each one of the above as text, that are one video
+
+and what may be said of it stands beside that: `name`, `times` (seconds of its `images`), and the
+options of the command line (`VIDEO_OPTIONS`: frames, sampling, fps, start, end, tokens, pooling).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from reellama.pipeline.server.files.file_store import FILE_ID, FileStore
+from reellama.pipeline.server.media.fetch import fetch, read_path
+from reellama.pipeline.server.media.media_encoder import decode_base64
+from reellama.pipeline.server.media.media_items import Content, MediaError, MediaItem
+from reellama.pipeline.server.settings import Settings
+from reellama.pipeline.server.video_options import MAX_FRAMES, VIDEO_OPTIONS
+
+MOST_NAME = 200  # characters
+MOST_IMAGES = 4 * MAX_FRAMES  # pictures of a video; of these, at most MAX_FRAMES are taken
+SHOWN = 60  # characters of an address in an error: a data URL may have millions
+
+
+class VideoFields(BaseModel):
+    """What may be said of a picture or video, in every protocol."""
+
+    name: str | None = Field(None, max_length=MOST_NAME)
+    times: list[float] | None = Field(None, min_length=1, max_length=MOST_IMAGES)
+    frames: int | None = None
+    sampling: str | None = None
+    fps: float | None = None
+    start: float | str | None = None
+    end: float | str | None = None
+    tokens: int | None = None
+    pooling: str | None = None
+
+    @model_validator(mode="after")
+    def _times_ascend(self) -> VideoFields:
+        times = self.times or []
+        if not all(math.isfinite(t) and t >= 0 for t in times) or any(
+            b <= a for a, b in pairwise(times)
+        ):
+            raise ValueError("times are seconds from 0 on, each later than the one before")
+        return self
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Those of `VIDEO_OPTIONS` that are given."""
+        given = {name: getattr(self, name) for name in VIDEO_OPTIONS}
+        return {name: value for name, value in given.items() if value is not None}
+
+
+class MediaReference(VideoFields):
+    """A picture or video, and what is said of it."""
+
+    model_config = ConfigDict(extra="ignore")
+    data: str | None = None
+    url: str | None = None
+    file_id: str | None = None
+    images: list[str] | None = Field(None, min_length=1, max_length=MOST_IMAGES)
+
+    @model_validator(mode="after")
+    def _is_one_thing(self) -> MediaReference:
+        given = [self.data, self.url, self.file_id, self.images]
+        if sum(each is not None for each in given) != 1:
+            raise ValueError("give one of data, url, file_id and images")
+        if self.times is not None and len(self.times) != len(self.images or ()):
+            raise ValueError("times are those of images: give one for each")
+        return self
+
+
+async def read_media(
+    references: Sequence[MediaReference], settings: Settings, files: FileStore
+) -> tuple[MediaItem, ...]:
+    """What is shown. Raises MediaError for what cannot or may not be read."""
+    return tuple([await _item(each, settings, files) for each in references])
+
+
+async def _item(said: MediaReference, settings: Settings, files: FileStore) -> MediaItem:
+    if said.images is not None:
+        contents = [await read_text(text, settings, files) for text in said.images]
+        # Pictures without times are a second apart, as those of a folder.
+        times = said.times or [float(i) for i in range(len(contents))]
+        return MediaItem(tuple(contents), tuple(times), said.name or "", said.options)
+    if said.file_id is not None:
+        stored = await asyncio.to_thread(files.get, said.file_id)
+        name = said.name or stored.filename
+        return MediaItem((stored.content,), None, name, said.options)
+    if said.url is not None:
+        content: Content = await read_url(said.url, settings)
+    else:
+        content = await asyncio.to_thread(decode_base64, said.data or "")
+    return MediaItem((content,), None, said.name or "", said.options)
+
+
+async def read_text(text: str, settings: Settings, files: FileStore) -> Content:
+    """A picture or video by a URL, the id of a file, or base64."""
+    if FILE_ID.fullmatch(text):
+        return (await asyncio.to_thread(files.get, text)).content
+    if "://" in text[:12] or text[:5].lower() == "data:":
+        return await read_url(text, settings)
+    return await asyncio.to_thread(decode_base64, text)
+
+
+async def read_url(url: str, settings: Settings) -> bytes:
+    """What a data URL holds, a file in an allowed folder, or what an allowed host sends."""
+    try:
+        parts = urlsplit(url if url[:5].lower() != "data:" else "data:")
+    except ValueError as error:
+        raise MediaError("not a URL: send the bytes as data:video/mp4;base64,...") from error
+    # In a thread: a video takes long enough to hold up everyone else's tokens.
+    if parts.scheme == "data":
+        return await asyncio.to_thread(decode_base64, unquote(url) if "%" in url[:99] else url)
+    if parts.scheme == "file" and parts.netloc in ("", "localhost"):
+        path = unquote(parts.path)
+        return await asyncio.to_thread(read_path, path, settings.allow_dirs, settings.max_body)
+    if parts.scheme in ("http", "https"):
+        return await fetch(url, settings.allow_urls, settings.max_body, settings.fetch_seconds)
+    shown = url if len(url) <= SHOWN else url[:SHOWN] + "..."
+    raise MediaError(f"cannot read {shown}: send the bytes as data:video/mp4;base64,...")

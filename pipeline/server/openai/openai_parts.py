@@ -1,0 +1,144 @@
+"""Parts of messages in OpenAI's protocols: texts, pictures, videos and files.
+
+Chat completions and responses write them in different shapes, and both are taken in both. What
+`VideoFields` has may stand beside `type` in each of them; `input_video` is a part of our own, a
+`MediaReference`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field, model_validator
+
+from reellama.pipeline.server.media.media_references import MediaReference, VideoFields
+
+
+class TextPart(BaseModel):
+    """A part of a message that is text."""
+
+    type: Literal["text", "input_text", "output_text"]
+    text: str
+
+
+class _MediaPart(VideoFields):
+    """A part that shows something; which is read when it is made, so that it is wrong at once."""
+
+    def reference(self) -> MediaReference:
+        """What it shows."""
+        raise NotImplementedError
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> _MediaPart:
+        self.reference()
+        return self
+
+    def _shown(self, **source: object) -> MediaReference:
+        said = {name: getattr(self, name) for name in VideoFields.model_fields}
+        given = {name: value for name, value in source.items() if value is not None}
+        return MediaReference.model_validate({**said, **given})
+
+
+class MediaLocation(BaseModel):
+    """Where a picture or a video is: a data URL, or a URL or file that the settings allow."""
+
+    url: str
+
+
+class ImageURL(_MediaPart):
+    """A picture by its address."""
+
+    type: Literal["image_url"]
+    image_url: MediaLocation | str
+
+    def reference(self) -> MediaReference:
+        """The picture."""
+        return self._shown(url=_url(self.image_url))
+
+
+class VideoURL(_MediaPart):
+    """A video by its address."""
+
+    type: Literal["video_url"]
+    video_url: MediaLocation | str
+
+    def reference(self) -> MediaReference:
+        """The video."""
+        return self._shown(url=_url(self.video_url))
+
+
+class FileLocation(BaseModel):
+    """A file that was sent to /v1/files, or its bytes."""
+
+    file_id: str | None = None
+    file_data: str | None = None
+    filename: str | None = None
+
+
+class FilePart(_MediaPart):
+    """A file, as chat completions write it."""
+
+    type: Literal["file"]
+    file: FileLocation
+
+    def reference(self) -> MediaReference:
+        """The picture or video in it."""
+        self.name = self.name or self.file.filename
+        return self._shown(file_id=self.file.file_id, data=self.file.file_data)
+
+
+class InputFile(_MediaPart):
+    """A file, as responses write it."""
+
+    type: Literal["input_file"]
+    file_id: str | None = None
+    file_data: str | None = None
+    file_url: str | None = None
+    filename: str | None = None
+
+    def reference(self) -> MediaReference:
+        """The picture or video in it."""
+        self.name = self.name or self.filename
+        return self._shown(file_id=self.file_id, data=self.file_data, url=self.file_url)
+
+
+class InputImage(_MediaPart):
+    """A picture, as responses write it."""
+
+    type: Literal["input_image"]
+    image_url: str | None = None
+    file_id: str | None = None
+
+    def reference(self) -> MediaReference:
+        """The picture."""
+        return self._shown(url=self.image_url, file_id=self.file_id)
+
+
+class InputVideo(MediaReference):
+    """A video, or pictures with times."""
+
+    type: Literal["input_video"]
+
+    def reference(self) -> MediaReference:
+        """The video."""
+        return self
+
+
+MessagePart = Annotated[
+    TextPart | ImageURL | VideoURL | FilePart | InputFile | InputImage | InputVideo,
+    Field(discriminator="type"),
+]
+
+
+def parts_text(parts: list[MessagePart]) -> str:
+    """The text parts, a line each."""
+    return "\n".join(part.text for part in parts if isinstance(part, TextPart))
+
+
+def parts_media(parts: list[MessagePart]) -> list[MediaReference]:
+    """What the others show, in order."""
+    return [part.reference() for part in parts if not isinstance(part, TextPart)]
+
+
+def _url(location: MediaLocation | str) -> str:
+    return location if isinstance(location, str) else location.url

@@ -1,0 +1,92 @@
+"""Bodies of requests as pydantic models, and in words what is wrong with one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import Depends, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ValidationError
+
+from reellama.gguf_tools.errors import ReellamaError
+
+# Of larger bodies the place of a problem is told as pydantic has it.
+MOST_SEARCHED = 4 << 20  # bytes
+
+
+class BodyProblem(ReellamaError):
+    """A body that is not what it should be. `option`: the field, where it is one; `status`: 400."""
+
+    status = 400
+
+    def __init__(self, message: str, option: str | None = None) -> None:
+        super().__init__(message)
+        self.option = option
+
+
+def json_body(schema: type[BaseModel]) -> Any:
+    """The request's body as `schema`, whatever its content type: curl's -d does not say JSON."""
+
+    async def read(request: Request) -> BaseModel:
+        return await asyncio.to_thread(parse_body, schema, await request.body())
+
+    return Depends(read)
+
+
+def parse_body(schema: type[BaseModel], data: bytes) -> Any:
+    """A body as `schema`. Raises BodyProblem."""
+    if not data.strip():
+        raise BodyProblem("missing request body")
+    try:
+        return schema.model_validate_json(data)
+    except ValidationError as error:
+        raise body_problem(error, data) from error
+
+
+def body_problem(error: ValidationError, data: bytes = b"") -> BodyProblem:
+    """What was wrong first, and where, without the value itself, which may be a whole video."""
+    problems = error.errors(include_url=False, include_input=False)
+    if problems[0]["type"] == "json_invalid":
+        return BodyProblem(f"the body is not JSON: {problems[0]['msg']}")
+    body = _searchable(data)
+    places = [_place(each["loc"], body, each["type"] == "missing") for each in problems]
+    # Where a value may be one of several things, what it was nearly is told.
+    deepest = max(range(len(problems)), key=lambda i: (len(places[i]), -i))
+    message = str(problems[deepest]["msg"]).removeprefix("Value error, ")
+    place = ".".join(map(str, places[deepest]))
+    return BodyProblem(f"{place}: {message}" if place else message, place or None)
+
+
+def address_problem(error: RequestValidationError) -> str:
+    """What was wrong first with an address, and where."""
+    problem = error.errors()[0]
+    return f"{problem['loc'][-1]}: {problem['msg']}"
+
+
+def _searchable(data: bytes) -> Any:
+    try:
+        return json.loads(data) if len(data) <= MOST_SEARCHED else None
+    except (ValueError, RecursionError):
+        return None
+
+
+def _place(steps: Sequence[int | str], body: Any, is_missing: bool) -> list[int | str]:
+    """The fields that lead to a value, without the names of what it was compared with."""
+    if body is None:
+        return [*steps]
+    found: list[int | str] = []
+    compared: Any = None  # where a step was passed over as the name of a kind
+    for i, step in enumerate(steps):
+        in_list = isinstance(body, list) and isinstance(step, int) and step < len(body)
+        is_kind = isinstance(body, dict) and body.get("type") == step and compared is not body
+        if is_kind:
+            compared = body
+        elif in_list or (isinstance(body, dict) and step in body):
+            found.append(step)
+            body = body[step]
+        elif is_missing and i == len(steps) - 1:
+            found.append(step)
+    return found

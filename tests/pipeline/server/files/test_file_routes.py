@@ -1,0 +1,200 @@
+"""A video is sent once, and named by its id from then on."""
+
+import base64
+import io
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from openai import OpenAI
+from PIL import Image
+
+from reellama.pipeline.video.clip import read_frames
+from tests.helpers.live_server import data_url, serving
+
+SIZE = 400_000  # bytes of all files
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture(scope="module")
+def url(store: Path) -> Iterator[str]:
+    with serving(n_ctx=1024, n_parallel=1, store=store, max_files=SIZE) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def client(url: str) -> Iterator[OpenAI]:
+    with OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=300) as client:
+        yield client
+
+
+def png(colour: str) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64), colour).save(file, "PNG")
+    return file.getvalue()
+
+
+def shown(client: OpenAI, *parts: dict[str, Any]) -> openai.types.CompletionUsage:
+    """What a question about these parts takes."""
+    content: Any = [*parts, {"type": "text", "text": "What happens?"}]
+    said: Any = [{"role": "user", "content": content}]
+    usage = client.chat.completions.create(model="mini", messages=said, max_tokens=1).usage
+    assert usage is not None
+    return usage
+
+
+def decoded(url: str) -> float:
+    """How many videos were decoded so far."""
+    lines = httpx.get(f"{url}/metrics").text.splitlines()
+    found = [line for line in lines if line.startswith('reellama_videos_total{found="miss"}')]
+    return float(found[0].split()[1]) if found else 0.0
+
+
+def test_a_file_is_kept_listed_read_and_deleted(client: OpenAI, square_video: Path) -> None:
+    content = square_video.read_bytes()
+    sent = client.files.create(file=("C:\\clips\\square.mp4", content), purpose="user_data")
+    assert (sent.filename, sent.bytes, sent.purpose) == ("square.mp4", len(content), "user_data")
+    other = client.files.create(
+        file=("still.png", png("red")),
+        purpose="vision",
+        expires_after={"anchor": "created_at", "seconds": 3600},
+    )
+    assert other.expires_at == other.created_at + 3600
+    assert {each.id for each in client.files.list()} == {sent.id, other.id}
+    assert [each.id for each in client.files.list(purpose="vision")] == [other.id]
+    pages = client.files.list(limit=1)
+    assert len(pages.data) == 1 and pages.has_more and len(list(pages)) == 2
+    assert client.files.retrieve(sent.id) == sent
+    assert client.files.content(sent.id).read() == content
+    for each in (sent, other):
+        assert client.files.delete(each.id).deleted
+    for gone in (sent.id, "file-1", "../mini"):
+        with pytest.raises(openai.NotFoundError):
+            client.files.retrieve(gone)
+
+
+def test_a_question_names_the_file_and_decodes_it_once(
+    client: OpenAI, url: str, square_video: Path
+) -> None:
+    video = square_video.read_bytes() + b"\0" * 16  # other bytes than those of other tests
+    sent = client.files.create(file=("square.mp4", video), purpose="user_data")
+    before = decoded(url)
+    inline = base64.b64encode(video).decode()
+    for part in (
+        {"type": "input_video", "file_id": sent.id},
+        {"type": "file", "file": {"file_id": sent.id}},
+        {"type": "input_file", "file_id": sent.id},
+        {"type": "input_image", "file_id": sent.id},
+        {"type": "input_video", "data": inline},
+        {"type": "input_video", "url": f"data:video/mp4;base64,{inline}"},
+        {"type": "file", "file": {"file_data": f"data:video/mp4;base64,{inline}"}},
+        {"type": "video_url", "video_url": f"data:video/mp4;base64,{inline}"},
+    ):
+        assert shown(client, part).prompt_tokens > 80
+    said = {"role": "user", "content": "What happens?", "videos": [{"file_id": sent.id}]}
+    asked = {"model": "mini", "messages": [said], "stream": False, "options": {"num_predict": 1}}
+    assert httpx.post(f"{url}/api/chat", json=asked, timeout=300).json()["prompt_eval_count"] > 80
+    assert decoded(url) == before + 1
+    client.files.delete(sent.id)
+    with pytest.raises(openai.NotFoundError, match="there is no file"):
+        shown(client, {"type": "input_video", "file_id": sent.id})
+
+
+def test_each_video_is_watched_as_its_part_says(
+    client: OpenAI, url: str, square_video: Path
+) -> None:
+    """With the words of the command line, beside the part's type."""
+    video = {"type": "video_url", "video_url": data_url(square_video)}
+    before = decoded(url)
+    whole = shown(client, {**video, "name": "a.mp4"}, {**video, "start": "0:01", "frames": 2})
+    assert decoded(url) == before + 2
+    # A name stands before a video where there are several.
+    assert whole.prompt_tokens > shown(client, video, {**video, "start": 1}).prompt_tokens
+    for wrong, reason in (
+        ({"start": "soon"}, "must be a time"),
+        ({"frames": 257}, "at most 256"),
+        ({"frames": "many"}, "frames"),
+        ({"pooling": "nothing"}, "no pooling named"),
+        ({"tokens": 5}, "always makes"),
+        ({"times": [0, 1]}, "times are those of images"),
+    ):
+        with pytest.raises(openai.BadRequestError, match=reason):
+            shown(client, {**video, **wrong})
+
+
+def test_frames_of_ones_own_are_a_video_at_their_times(
+    client: OpenAI, url: str, square_video: Path
+) -> None:
+    pictures = []
+    for frame in read_frames(square_video, frames=3).frames:
+        file = io.BytesIO()
+        Image.fromarray(frame).save(file, "PNG")
+        pictures.append(base64.b64encode(file.getvalue()).decode())
+    before = decoded(url)
+    slow = {"type": "input_video", "images": pictures, "times": [0, 10, 20.5]}
+    one = shown(client, slow)
+    assert shown(client, {**slow, "times": [100, 101, 102]}).prompt_tokens == one.prompt_tokens
+    said = {"role": "user", "content": "?", "images": pictures, "times": [0, 10, 20.5]}
+    asked = {"model": "mini", "messages": [said], "stream": False, "options": {"num_predict": 1}}
+    assert httpx.post(f"{url}/api/chat", json=asked, timeout=300).status_code == 200
+    assert decoded(url) == before + 2  # the last was the first again
+    for times, reason in (([0, 1], "one for each"), ([0, 2, 1], "later than"), ([], "times")):
+        with pytest.raises(openai.BadRequestError, match=reason):
+            shown(client, {**slow, "times": times})
+    video = base64.b64encode(square_video.read_bytes()).decode()
+    with pytest.raises(openai.BadRequestError, match="must be pictures"):
+        shown(client, {"type": "input_video", "images": [video], "times": [0]})
+
+
+def test_what_is_no_video_or_has_no_room_is_not_kept(
+    client: OpenAI, store: Path, square_video: Path
+) -> None:
+    def send(content: bytes, **more: Any) -> Any:
+        return client.files.create(file=("a", content), purpose="user_data", **more)
+
+    with pytest.raises(openai.BadRequestError, match="not a picture or video"):
+        send(b"some text")
+    with pytest.raises(openai.BadRequestError, match="3600 to 2592000"):
+        send(png("red"), expires_after={"anchor": "created_at", "seconds": 5})
+    with pytest.raises(openai.APIStatusError, match="no room for a file") as caught:
+        send(square_video.read_bytes() + bytes(SIZE))
+    assert caught.value.status_code == 413
+    assert not list((store / "files").glob("*"))
+
+
+def test_a_body_that_is_no_form_with_a_file_is_refused(url: str) -> None:
+    for sent in (
+        {"json": {"file": "x"}},
+        {"data": {"purpose": "user_data"}},
+        {"files": {"file": ("a.mp4", b"")}},
+        {"content": b"--x\r\nbroken", "headers": {"content-type": "multipart/form-data"}},
+        {"content": b"x", "headers": {"content-type": "multipart/form-data; boundary=y"}},
+    ):
+        reply = httpx.post(f"{url}/v1/files", timeout=60, **sent)
+        assert reply.status_code == 400, reply.text
+        assert reply.json()["error"]["message"]
+
+
+def test_a_file_goes_when_its_time_is_over(
+    client: OpenAI, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = client.files.create(
+        file=("a.png", png("blue")),
+        purpose="user_data",
+        expires_after={"anchor": "created_at", "seconds": 3600},
+    )
+    later = time.time() + 3601
+    monkeypatch.setattr(
+        "reellama.pipeline.server.files.file_store.time", type("T", (), {"time": lambda: later})
+    )
+    with pytest.raises(openai.NotFoundError):
+        client.files.retrieve(sent.id)
+    assert not list((store / "files").glob("file-*"))
