@@ -32,7 +32,8 @@ from reellama.pipeline.llm.engine import Engine, Text
 
 QUESTION = "What happens in the video?"
 PROMPT = "Once upon a time there was a small fox who lived in a forest. "
-N_GENERATED = 64  # tokens a repeat
+N_GENERATED = 64  # tokens a repeat, at most
+SECONDS = 3.0  # of a repeat, at most: threads that wait for each other crawl
 BUSY = "while True: pass"
 REELLAMA = (sys.executable, "-m", "reellama.pipeline.cli.main")
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
@@ -107,6 +108,22 @@ def cold(clip: Path, *options: str) -> float:
     return seconds
 
 
+@contextmanager
+def server(log: Path) -> Iterator[None]:
+    """`reellama serve` in a process of its own, which every `ask` without --no-server finds."""
+    command = [*REELLAMA, "serve", "--port", "0", "--log-level", "error"]
+    with log.open("w") as out, subprocess.Popen(command, stderr=out, env=ENVIRONMENT) as process:
+        try:
+            while "serving on" not in log.read_text():
+                if process.poll() is not None:
+                    raise SystemExit(f"the server ended:\n{log.read_text()[-2000:]}")
+                time.sleep(0.1)
+            yield
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
 def warm(talk: VideoChat, clip: Path) -> float:
     """Seconds to the first word in a process that has everything loaded."""
     talk.engine.clear()
@@ -120,16 +137,19 @@ def warm(talk: VideoChat, clip: Path) -> float:
 
 
 def asking(clips: Clips, talk: VideoChat, repeats: int) -> list[Row]:
-    """A cold `ask`, a second one about the same clip, and a process that is warm, in turns."""
-    warm(talk, clips.fresh())
-    cold(clips.fresh())  # the files are in the page cache from here on
+    """A cold `ask`, a second one about the same clip, a process that is warm, and `ask` where a
+    server runs, in turns."""
     rounds = []
-    for _ in range(repeats):
-        clip = clips.fresh()
-        rounds.append((cold(clip), cold(clip), warm(talk, clips.fresh())))
+    with server(clips.folder / "server.log"):
+        for _ in range(repeats + 1):
+            clip = clips.fresh()
+            first, second = cold(clip, "--no-server"), cold(clip, "--no-server")
+            rounds.append((first, second, warm(talk, clips.fresh()), cold(clips.fresh())))
+    del rounds[0]  # from here on the files are in the page cache, and the server has its models
     return [
-        compared("cold ask, against a warm process", [(a, w) for a, _, w in rounds], 2.0),
-        compared("second ask about a clip, against the first", [(b, a) for a, b, _ in rounds], 0.5),
+        compared("cold ask, against a warm process", [(a, w) for a, _, w, _ in rounds], 2.0),
+        compared("second ask about a clip, to the first", [(b, a) for a, b, _, _ in rounds], 0.5),
+        compared("ask with a server, against a warm process", [(s, w) for *_, w, s in rounds], 2.0),
     ]
 
 
@@ -157,8 +177,10 @@ def one_ask(clips: Clips) -> list[Row]:
 def generating(engine: Engine) -> float:
     """Tokens a second, the prompt not counted."""
     engine.clear()
-    n = sum(1 for _ in engine.generate([Text(PROMPT)], max_tokens=N_GENERATED, n_probs=0))
-    return n / engine.last.generate_seconds
+    for _ in engine.generate([Text(PROMPT)], max_tokens=N_GENERATED, n_probs=0):
+        if engine.last.generate_seconds > SECONDS:
+            break
+    return engine.last.n_generated / engine.last.generate_seconds
 
 
 def in_turns(repeats: int, *actions: Callable[[], float]) -> list[tuple[float, ...]]:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from reellama.pipeline.video.clip import Clip
-from reellama.pipeline.video.source import FileFacts
+if TYPE_CHECKING:
+    from reellama.pipeline.video.clip import Clip
+    from reellama.pipeline.video.source import FileFacts
 
 _IT = r"(?:it|(?:the|this) (?:video|clip|film|movie|footage|recording|file))"
 _OF_IT = rf"(?:(?: of| in| does| is)? {_IT}(?: have| in)?)?"
@@ -45,10 +47,19 @@ _QUESTIONS: dict[str, Callable[[Clip, FileFacts], str]] = {
 }
 
 
+def asks_of_file(question: str) -> bool:
+    """Whether a question is one that files answer."""
+    return _form(question) is not None
+
+
+def _form(question: str) -> Callable[[Clip, FileFacts], str] | None:
+    asked = " ".join(question.lower().strip(" ?.!").split())
+    return next((say for form, say in _QUESTIONS.items() if re.fullmatch(form, asked)), None)
+
+
 def answer_from_files(question: str, clips: Sequence[Clip]) -> str | None:
     """What the files of `clips` say to `question`, or None where they do not."""
-    asked = " ".join(question.lower().strip(" ?.!").split())
-    say = next((say for form, say in _QUESTIONS.items() if re.fullmatch(form, asked)), None)
+    say = _form(question)
     if say is None or not clips or any(clip.facts is None for clip in clips):
         return None
     said = [say(clip, clip.facts) for clip in clips if clip.facts is not None]

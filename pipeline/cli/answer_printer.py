@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Generator
 from contextlib import closing
+from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from reellama.pipeline.chat.conversation import Answer
-from reellama.pipeline.chat.video_chat import VideoChat
 from reellama.pipeline.cli.console import confidence_color, err, note, out, strip_control
-from reellama.pipeline.llm.engine import Token
+
+if TYPE_CHECKING:  # an answer of a running server is printed without all this
+    from reellama.pipeline.chat.conversation import Answer
+    from reellama.pipeline.chat.video_chat import VideoChat
+    from reellama.pipeline.llm.engine import Token
 
 # A "word" this wide is written although it goes on: languages without spaces have no other breaks.
 LONGEST_WAIT = 24
@@ -88,26 +92,42 @@ def print_answer(answer: Answer, tokens: list[Token], *, probs: bool = False) ->
 
     Ctrl-C passes through, after what was written is ended properly.
     """
+
+    def pieces() -> Generator[tuple[str, str], None, None]:
+        with closing(answer):
+            for token in answer:
+                tokens.append(token)
+                yield token.text, confidence_color(token.p) if probs else ""
+
+    print_pieces(pieces())
+
+
+def print_pieces(pieces: Generator[tuple[str, str], None, None]) -> None:
+    """Write texts with their styles to stdout as they come, as `print_answer` does."""
     printer = AnswerPrinter(out)
     waiting = err.status("[dim]thinking")
-    with closing(answer):
+    with closing(pieces):
         try:
             if err.is_terminal:
                 waiting.start()
-            for token in answer:
+            for text, style in pieces:
                 waiting.stop()
-                tokens.append(token)
-                printer.write(token.text, confidence_color(token.p) if probs else "")
+                printer.write(text, style)
         finally:
             waiting.stop()
             printer.finish()
 
 
+def print_limit(stop_reason: str | None, max_tokens: int) -> None:
+    """Say so where a limit cut the answer off."""
+    if stop_reason == "context":
+        note("the context is full: the answer ends here")
+    elif stop_reason == "length":
+        note(f"the answer was ended at {max_tokens} tokens (max_tokens)")
+
+
 def print_remarks(talk: VideoChat, max_tokens: int) -> None:
     """Say what a person should know about the answer: a limit cut it off, or a stopgap was used."""
-    if talk.last.stop_reason == "context":
-        note("the context is full: the answer ends here")
-    elif talk.last.stop_reason == "length":
-        note(f"the answer was ended at {max_tokens} tokens (max_tokens)")
+    print_limit(talk.last.stop_reason, max_tokens)
     if talk.engine.template.problem and len(talk.turns) == 1:
         note(f"{talk.engine.path.name}: {talk.engine.template.problem}; ChatML takes its place")

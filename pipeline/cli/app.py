@@ -39,6 +39,9 @@ Videos = Annotated[
 Json = Annotated[bool, Option("--json", help="One JSON object; the text is its `answer`.")]
 Probs = Annotated[bool, Option("--probs", help="Colour tokens: red is unsure, green is sure.")]
 TimingsFlag = Annotated[bool, Option("--timings", help="Where the time went, on stderr.")]
+NoServer = Annotated[
+    bool, Option("--no-server", help="Answer here, also where `reellama serve` runs already.")
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -67,8 +70,14 @@ def ask(
     json: Json = False,
     probs: Probs = False,
     timings: TimingsFlag = False,
+    no_server: NoServer = False,
 ) -> None:
     """Ask one question about a video; the answer comes on stdout."""
+    if not (no_server or json or probs or timings):
+        from reellama.pipeline.cli.commands.ask_server import answer_by_server
+
+        if answer_by_server(videos, question, frames, model, answer):
+            return
     from reellama.pipeline.cli.commands.ask import OutputOptions, run
 
     run(videos, question, frames, model, answer, OutputOptions(json, probs, timings))
@@ -85,8 +94,14 @@ def describe(
     json: Json = False,
     probs: Probs = False,
     timings: TimingsFlag = False,
+    no_server: NoServer = False,
 ) -> None:
     """Say what a video shows."""
+    if not (no_server or json or probs or timings):
+        from reellama.pipeline.cli.commands.ask_server import answer_by_server
+
+        if answer_by_server(videos, None, frames, model, answer):
+            return
     from reellama.pipeline.cli.commands.ask import OutputOptions, run
 
     run(videos, None, frames, model, answer, OutputOptions(json, probs, timings))

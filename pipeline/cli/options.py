@@ -163,7 +163,7 @@ class ModelOptions:
     ] = False
     n_ctx: Annotated[int, Option(min=64, metavar="N", help="Positions in the context.")] = 4096
     threads: Annotated[
-        int | None, Option(min=1, metavar="N", help="Processor threads (default: physical cores).")
+        int | None, Option(min=1, metavar="N", help="Processor threads (default: free cores).")
     ] = None
     gpu_layers: LayersOption = "0"
 

@@ -115,7 +115,8 @@ class Engine:
     """A model, its context, and the prompt that the KV cache holds.
 
     n_ctx: positions in the context (0: what the model was trained for). n_batch: positions decoded
-    in one call. n_threads: default physical cores. n_gpu_layers: "auto" as many as fit.
+    in one call. n_threads: default cores that others leave free. n_gpu_layers: "auto" as many as
+    fit.
     type_k, type_v: KV cache types (f16, q8_0, q4_0, ...); a quantized V turns flash attention on.
     lora: GGUF adapters with their scales.
     Raises ReellamaError for a model, adapter or option that cannot be used.

@@ -6,15 +6,18 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from reellama.pipeline.server import local_socket
 from reellama.pipeline.server.client_errors import error_body
 from reellama.pipeline.server.files import file_routes
-from reellama.pipeline.server.guard import Cors, Guard
+from reellama.pipeline.server.guard import CLIENT, LOCAL, Cors, Guard
 from reellama.pipeline.server.metrics import Metrics
+from reellama.pipeline.server.model_registry import open_registered_bundle
 from reellama.pipeline.server.ollama import generate_routes
 from reellama.pipeline.server.openai import openai_routes
 from reellama.pipeline.server.service import Service
@@ -32,6 +35,8 @@ def create_app(settings: Settings) -> FastAPI:
         await asyncio.to_thread(service.store.sweep)
         await asyncio.to_thread(service.files.sweep)
         yield
+        if settings.local_socket is not None:  # here, for uvicorn ends by the signal that it got
+            settings.local_socket.unlink(missing_ok=True)
         await service.close()
 
     # No pages of documentation: they would load scripts from elsewhere.
@@ -52,6 +57,15 @@ def create_app(settings: Settings) -> FastAPI:
         """Whether the server answers, and can go on answering."""
         failed = service.models.failure
         return JSONResponse({"status": "failed" if failed else "ok"}, 503 if failed else 200)
+
+    @app.get(local_socket.ABOUT)
+    async def about() -> dict[str, Any]:
+        """What this server is, for `reellama ask` of its own user; others learn nothing."""
+        if CLIENT.get() != LOCAL:
+            raise HTTPException(404)
+        bundle = await asyncio.to_thread(open_registered_bundle, settings)
+        said = {"model": bundle.name, "describe": bundle.describe, "n_ctx": settings.n_ctx}
+        return local_socket.identity(settings.bundle, settings.mmproj, settings.llm) | said
 
     @app.get("/metrics")
     async def read_metrics() -> Response:

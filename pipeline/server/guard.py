@@ -12,6 +12,7 @@ import socket
 import time
 from contextvars import ContextVar
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from starlette.middleware.cors import CORSMiddleware
@@ -31,8 +32,9 @@ UNGUARDED_PATHS = ("/healthz",)  # tells nothing, and is asked by those who have
 BLOBS = "/api/blobs/"  # whole models: they go to the disk piece by piece
 
 
-# The address of the client whose request is answered.
+# The address of the client whose request is answered, or LOCAL.
 CLIENT: ContextVar[str] = ContextVar("client", default="")
+LOCAL = "the server's own user"  # who came by the Unix socket: may name files, and needs no token
 
 
 class BodyTooLarge(ReellamaError):
@@ -90,7 +92,8 @@ class Guard:
         """Pass a request on, or answer it with what is wrong."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        CLIENT.set((scope.get("client") or ("",))[0])
+        local = self._is_local(scope)
+        CLIENT.set(LOCAL if local else (scope.get("client") or ("",))[0])
         begin, status = time.perf_counter(), 499  # nobody waited for the response
 
         async def note(message: Message) -> None:
@@ -101,7 +104,7 @@ class Guard:
             await send(message)
 
         try:
-            if problem := self._problem(scope):
+            if problem := self._problem(scope, local):
                 await _refuse(scope, note, *problem)
             else:
                 await self.app(scope, self._limited(scope, in_time(receive)), note)
@@ -117,7 +120,12 @@ class Guard:
             log.info("request", extra={"fields": {**fields, "seconds": seconds}})
         return None
 
-    def _problem(self, scope: Scope) -> tuple[int, str] | None:
+    def _is_local(self, scope: Scope) -> bool:
+        """Whether it came by our Unix socket; an address of the network always has a port."""
+        path = self.settings.local_socket
+        return path is not None and tuple(scope.get("server") or ()) == (str(path), None)
+
+    def _problem(self, scope: Scope, local: bool) -> tuple[int, str] | None:
         headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
         host = _host(headers.get(b"host", ""))
         nameless = b"host" not in headers and scope["http_version"] == "1.0"  # and no browser's
@@ -127,7 +135,8 @@ class Guard:
         if origin and not self.names.may_call(origin):
             return 403, "pages of this origin may not call; start the server with --allow-host NAME"
         token = self.settings.token
-        if token and scope["path"] not in UNGUARDED_PATHS and scope["method"] != "OPTIONS":
+        open_to_all = local or scope["path"] in UNGUARDED_PATHS or scope["method"] == "OPTIONS"
+        if token and not open_to_all:
             scheme, _, given = headers.get(b"authorization", "").partition(" ")
             fits = hmac.compare_digest(given.strip().encode(), token.encode())
             if not fits or scheme.lower() != "bearer":
@@ -156,6 +165,11 @@ class Guard:
             return message
 
         return counted
+
+
+def readable_dirs(settings: Settings) -> tuple[Path, ...]:
+    """The folders in which the request that is answered may name files; all for our own user."""
+    return (Path("/"),) if CLIENT.get() == LOCAL else settings.allow_dirs
 
 
 def _address(host: str) -> IPv4Address | IPv6Address | None:

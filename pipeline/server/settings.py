@@ -29,6 +29,8 @@ class Settings:
         allow_dirs: folders from which clients may name files; allow_urls: hosts from which the
             server fetches; allow_hosts: more names by which browsers may call it.
         store: folder of the models that clients create, and of the files that they send.
+        local_socket: the Unix socket that it listens on as well, see
+            `reellama.pipeline.server.local_socket`.
         max_body: bytes of a request. max_files: bytes of all files that clients sent. cache_*:
             bytes of soft tokens that are kept.
         max_video_seconds, max_pixels, decode_*: limits of what is decoded.
@@ -51,6 +53,7 @@ class Settings:
     allow_hosts: tuple[str, ...] = ()
     store: Path = Path(platformdirs.user_data_dir("reellama")) / "serve"
     cache: Path | None = Path(platformdirs.user_cache_dir("reellama")) / "seen"
+    local_socket: Path | None = None
     max_body: int = 256 << 20
     max_files: int = 4 << 30
     cache_memory: int = 64 << 20

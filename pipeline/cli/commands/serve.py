@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -62,7 +62,7 @@ class ServedModelOptions:
     parallel: Annotated[int, Option(min=1, max=64, help="Answers at the same time.")] = 4
     queue: Annotated[int, Option(min=0, help="Requests that may wait; more get 503.")] = 64
     n_ctx: Annotated[int, Option(min=64, help="Positions of each answer's context.")] = 4096
-    threads: Annotated[int | None, Option(min=1, help="Threads (default: the cores).")] = None
+    threads: Annotated[int | None, Option(min=1, help="Threads (default: free cores).")] = None
     gpu_layers: LayersOption = "0"
     keep_alive: Annotated[
         str, Option(metavar="TIME", help="How long an unused model stays: 5m, 0, -1 for ever.")
@@ -102,7 +102,7 @@ def run(place: ListenOptions, load: ServedModelOptions, log_level: str, unit: st
         ) from error
 
     from reellama.pipeline.cli.console import note
-    from reellama.pipeline.server import logs
+    from reellama.pipeline.server import local_socket, logs
     from reellama.pipeline.server.app import create_app
     from reellama.pipeline.server.timeouts import uvicorn_config
 
@@ -110,15 +110,21 @@ def run(place: ListenOptions, load: ServedModelOptions, log_level: str, unit: st
         raise BadParameter(f"--log-level is one of {', '.join(logs.LEVELS)}")
     settings = _settings(place, load)
     _check(settings)
-    listener = _listen(place.host, place.port)
+    sockets = [_listen(place.host, place.port)]
     logs.set_up(log_level)
-    app = create_app(settings)
-    server = uvicorn.Server(uvicorn_config(app, log_config=None, access_log=False))
-    models = app.state.service.models
-    models.on_failure = lambda: setattr(server, "should_exit", True)
-    shown = f"[{place.host}]" if ":" in place.host else place.host
-    note(f"serving on http://{shown}:{listener.getsockname()[1]} (Ctrl-C stops)")
-    server.run(sockets=[listener])
+    with local_socket.listening() as local:
+        if local is not None:
+            settings = replace(settings, local_socket=local[0])
+            sockets.append(local[1])
+        app = create_app(settings)
+        # uvloop has no TCP servers on Unix sockets.
+        config = uvicorn_config(app, log_config=None, access_log=False, loop="asyncio")
+        server = uvicorn.Server(config)
+        models = app.state.service.models
+        models.on_failure = lambda: setattr(server, "should_exit", True)
+        shown = f"[{place.host}]" if ":" in place.host else place.host
+        note(f"serving on http://{shown}:{sockets[0].getsockname()[1]} (Ctrl-C stops)")
+        server.run(sockets=sockets)
     if models.failure:  # whoever supervises this process starts another one
         raise ReellamaError(f"{models.failure}; see the log")
 

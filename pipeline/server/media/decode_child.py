@@ -3,8 +3,9 @@
     python -m reellama.pipeline.server.media.decode_child
 
 Its argument is JSON: the path of a file or of a folder of pictures, their times, and the limits. It
-answers on stdout with one line of JSON, {"shapes": [[height, width], ...], "times": [...]}, and the
-pixels of all frames, or with {"error": "...", "status": 400 or 413} alone. It imports no torch.
+answers on stdout with one line of JSON, {"shapes": [[height, width], ...], "times": [...], "notes":
+[...]}, and the pixels of all frames, or with {"error": "...", "status": 400 or 413} alone. It
+imports no torch.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ def decode(request: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
     except VideoError as error:
         return refusal(without_path(str(error), path), 400), []
     shapes = [frame.shape[:2] for frame in clip.frames]
-    return {"shapes": shapes, "times": clip.times.tolist()}, clip.frames
+    return {"shapes": shapes, "times": clip.times.tolist(), "notes": clip.notes}, clip.frames
 
 
 def check(path: Path, max_pixels: int, max_seconds: float) -> None:

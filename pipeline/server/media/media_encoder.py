@@ -29,6 +29,7 @@ import numpy as np
 
 from reellama.gguf_tools.text.prompt_parts import Prompt, Text
 from reellama.models.encoded_frames import EncodedFrames
+from reellama.pipeline.server.guard import CLIENT, LOCAL
 from reellama.pipeline.server.media.media_items import (
     Content,
     MediaError,
@@ -77,10 +78,14 @@ class MediaLimits:
 
 
 class DecodedFrames(NamedTuple):
-    """uint8 RGB pictures `[height, width, 3]`, and the seconds at which they appear, float64."""
+    """uint8 RGB pictures `[height, width, 3]`, and the seconds at which they appear, float64.
+
+    notes: what a person should know of the file, such as that it breaks off.
+    """
 
     frames: list[np.ndarray]
     times: np.ndarray
+    notes: tuple[str, ...] = ()
 
 
 # The first bytes of a file, and what they say.
@@ -212,6 +217,8 @@ class MediaEncoder:
         async def make() -> EncodedFrames:
             async with self._children:
                 seen = await decode(clip, reading, self.limits)
+            if seen.notes and CLIENT.get() == LOCAL:  # `ask` tells them, and the protocols cannot
+                raise MediaError(f"notes on the video: {'; '.join(seen.notes)}", 409)
             return await asyncio.to_thread(self._encode, seen, bundle)
 
         return await self.cache.get(await asyncio.to_thread(_key, clip, reading, bundle), make)
@@ -320,11 +327,12 @@ def _unpack(answer: bytes, status: int, limits: MediaLimits) -> DecodedFrames:
             raise MediaError(str(header["error"]), 413 if header["status"] == 413 else 400)
         frames = list(_split(pixels, header["shapes"]))
         times = np.array(header["times"], np.float64)
+        notes = tuple(str(note) for note in header["notes"])
         if not frames or times.shape != (len(frames),) or not np.isfinite(times).all():
             raise ValueError("frames without times")
     except (ValueError, TypeError, KeyError) as error:
         raise MediaError("this file made the decoder crash; it is damaged") from error
-    return DecodedFrames(frames, times)
+    return DecodedFrames(frames, times, notes)
 
 
 def _split(pixels: bytes, shapes: Iterable[tuple[int, int]]) -> Iterable[np.ndarray]:

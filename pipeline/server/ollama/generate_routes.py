@@ -17,6 +17,7 @@ from reellama.gguf_tools.errors import ReellamaError
 from reellama.pipeline.llm.generation_options import GenerationOptions
 from reellama.pipeline.server.conversation_fit import ServiceMessage
 from reellama.pipeline.server.disconnects import cancel_on_disconnect
+from reellama.pipeline.server.guard import readable_dirs
 from reellama.pipeline.server.media.fetch import read_path
 from reellama.pipeline.server.media.media_items import Content, MediaItem
 from reellama.pipeline.server.media.media_references import MediaReference, read_media, read_text
@@ -194,7 +195,7 @@ async def _media(service: Service, given: Sequence[str | MediaReference]) -> tup
 async def _content(service: Service, text: str) -> Content:
     """One picture or video: base64, the id of a file, or a path in an allowed folder."""
     if len(text) <= MAX_PATH and "." in text and not text.startswith("data:"):  # no base64
-        return await asyncio.to_thread(read_path, text, service.settings.allow_dirs)
+        return await asyncio.to_thread(read_path, text, readable_dirs(service.settings))
     return await read_text(text, service.settings, service.files)
 
 

@@ -1,0 +1,185 @@
+"""`reellama ask` through a `reellama serve` that runs already: its models are in memory.
+
+Only a server of the same user, program and bundle is asked, by its Unix socket and in Ollama's
+protocol. Whatever it cannot do as `ask` itself would is not asked of it, and whatever goes wrong
+before its first word makes `ask` answer by itself. A server is never started from here.
+
+Nothing heavy is imported before a server has begun to answer. The standard library's client takes
+a fraction of the time that importing httpx does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from dataclasses import asdict, fields, replace
+from http.client import HTTPConnection, HTTPException, HTTPResponse
+from pathlib import Path
+from typing import Any
+
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.pipeline.chat.file_answers import asks_of_file
+from reellama.pipeline.cli.options import AnswerOptions, FrameOptions, ModelOptions
+from reellama.pipeline.server import local_socket
+
+# Seconds until the head of an answer: where a server has not begun by then, it hangs.
+HEAD_SECONDS = 60.0
+# What a request carries, or what the server is asked for beforehand. With any other option that
+# differs from its default `ask` answers by itself.
+FRAME_OPTIONS = {"frames", "sampling", "fps", "start", "end"}
+MODEL_OPTIONS = {"bundle", "mmproj", "llm", "system", "tokens", "pooling", "n_ctx"}
+ANSWER_OPTIONS = {"temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed"}
+ANSWER_OPTIONS |= {"max_tokens", "stop"}
+
+
+class _UnixConnection(HTTPConnection):
+    """HTTP over a Unix socket."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost")
+        self.path = path
+
+    def connect(self) -> None:
+        """Connect to the socket."""
+        self.sock = local_socket.connect(self.path)
+        self.sock.settimeout(HEAD_SECONDS)
+
+
+def answer_by_server(
+    videos: list[Path],
+    question: str | None,
+    frames: FrameOptions,
+    model: ModelOptions,
+    answer: AnswerOptions,
+) -> bool:
+    """Let a running server answer and print it; False where there is none that fits.
+
+    question: None asks for a description. Raises ReellamaError when the answer breaks off.
+    """
+    if not can_be_asked(videos, question, frames, model, answer):
+        return False
+    for path in local_socket.sockets():
+        try:
+            lines = _begin(path, videos[0], question, frames, model, answer)
+        except (OSError, HTTPException, ValueError):  # gone, foreign, busy, or of another version
+            continue
+        if lines is not None:
+            _print(lines, answer.max_tokens)
+            return True
+    return False
+
+
+def can_be_asked(
+    videos: list[Path],
+    question: str | None,
+    frames: FrameOptions,
+    model: ModelOptions,
+    answer: AnswerOptions,
+) -> bool:
+    """Whether a server would answer as this process does, and as soon as it is asked."""
+    return (
+        len(videos) == 1
+        and videos[0].is_file()
+        and (question is None or (question.strip() not in ("", "-") and not asks_of_file(question)))
+        and model.system != ""
+        and all(
+            getattr(group, field.name) == field.default
+            for group, passed in (
+                (frames, FRAME_OPTIONS),
+                (model, MODEL_OPTIONS),
+                (answer, ANSWER_OPTIONS),
+            )
+            for field in fields(group)
+            if field.name not in passed
+        )
+    )
+
+
+def _begin(
+    path: Path,
+    video: Path,
+    question: str | None,
+    frames: FrameOptions,
+    model: ModelOptions,
+    answer: AnswerOptions,
+) -> Iterator[dict[str, Any]] | None:
+    """The lines of the answer of the server at `path`, or None when it does not fit or refuses."""
+    connection = _UnixConnection(path)
+    connection.request("GET", local_socket.ABOUT)
+    about = json.loads(_body(connection.getresponse()))
+    if not isinstance(about, dict):
+        raise ValueError(about)
+    wanted = local_socket.identity(model.bundle, model.mmproj, model.llm)
+    if {name: about.get(name) for name in wanted} != wanted or about["n_ctx"] < model.n_ctx:
+        connection.close()
+        return None
+    asked = about["describe"] if question is None else question.strip()
+    messages: list[dict[str, Any]] = []
+    if model.system:
+        messages.append({"role": "system", "content": model.system})
+    # A path is told from base64 by its dot.
+    place = os.path.join(os.sep, ".", os.path.realpath(video).lstrip(os.sep))
+    messages.append({"role": "user", "content": asked, "videos": [place]})
+    body = {"model": about["model"], "messages": messages}
+    body["options"] = _options(frames, model, answer)
+    connection.request("POST", "/api/chat", json.dumps(body))
+    response = connection.getresponse()
+    if response.status != 200:
+        connection.close()
+        return None
+    if connection.sock is not None:
+        connection.sock.settimeout(None)
+    return _lines(connection, response)
+
+
+def _options(frames: FrameOptions, model: ModelOptions, answer: AnswerOptions) -> dict[str, Any]:
+    reading = frames.read_options()
+    sampling = asdict(replace(answer, grammar=None, json_schema=None))
+    options = {
+        **{name: sampling[name] for name in ANSWER_OPTIONS - {"max_tokens"}},
+        "num_predict": answer.max_tokens,
+        "num_ctx": model.n_ctx,
+        **{name: getattr(reading, name) for name in FRAME_OPTIONS},
+        "tokens": model.tokens,
+        "pooling": model.pooling,
+    }
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _body(response: HTTPResponse) -> bytes:
+    if response.status != 200:
+        raise HTTPException(response.reason)
+    return response.read()
+
+
+def _lines(connection: HTTPConnection, response: HTTPResponse) -> Iterator[dict[str, Any]]:
+    """The objects of the stream. Leaving early closes the connection, which ends the answer."""
+    try:
+        while line := response.readline():
+            yield json.loads(line)
+    finally:
+        connection.close()
+
+
+def _print(lines: Iterator[dict[str, Any]], max_tokens: int) -> None:
+    from reellama.pipeline.cli.answer_printer import print_limit, print_pieces
+
+    last: dict[str, Any] = {}
+
+    def pieces() -> Generator[tuple[str, str], None, None]:
+        with closing(lines):  # type: ignore[type-var]  # a generator
+            try:
+                for item in lines:
+                    last.update(item)
+                    yield item.get("message", {}).get("content", ""), ""
+            except (OSError, HTTPException, ValueError):
+                return
+
+    print_pieces(pieces())
+    if not last.get("done"):
+        reason = last.get("error", "the server has gone away")
+        raise ReellamaError(f"the answer broke off: {reason}; ask again, or with --no-server")
+    if last["done_reason"] == "length":
+        print_limit("length" if last["eval_count"] >= max_tokens else "context", max_tokens)
