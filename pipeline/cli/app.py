@@ -197,7 +197,7 @@ def inspect(
 @app.command()
 def doctor(json: Json = False) -> None:
     """Say what is installed, what this machine can do, and how to mend the rest."""
-    from reellama.pipeline.cli.commands.doctor import run
+    from reellama.pipeline.cli.commands.doctor.doctor import run
 
     run(as_json=json)
 

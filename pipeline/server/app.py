@@ -6,18 +6,16 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from reellama.pipeline.server import local_socket
 from reellama.pipeline.server.client_errors import error_body
 from reellama.pipeline.server.files import file_routes
-from reellama.pipeline.server.guard import CLIENT, LOCAL, Cors, Guard
+from reellama.pipeline.server.guard import Cors, Guard
+from reellama.pipeline.server.local import local_routes
 from reellama.pipeline.server.metrics import Metrics
-from reellama.pipeline.server.model_registry import open_registered_bundle
 from reellama.pipeline.server.ollama import generate_routes
 from reellama.pipeline.server.openai import openai_routes
 from reellama.pipeline.server.service import Service
@@ -50,6 +48,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.service = service
     app.include_router(generate_routes.router)
     app.include_router(openai_routes.router)
+    app.include_router(local_routes.router)
     app.include_router(file_routes.router)
 
     @app.get("/healthz")
@@ -57,15 +56,6 @@ def create_app(settings: Settings) -> FastAPI:
         """Whether the server answers, and can go on answering."""
         failed = service.models.failure
         return JSONResponse({"status": "failed" if failed else "ok"}, 503 if failed else 200)
-
-    @app.get(local_socket.ABOUT)
-    async def about() -> dict[str, Any]:
-        """What this server is, for `reellama ask` of its own user; others learn nothing."""
-        if CLIENT.get() != LOCAL:
-            raise HTTPException(404)
-        bundle = await asyncio.to_thread(open_registered_bundle, settings)
-        said = {"model": bundle.name, "describe": bundle.describe, "n_ctx": settings.n_ctx}
-        return local_socket.identity(settings.bundle, settings.mmproj, settings.llm) | said
 
     @app.get("/metrics")
     async def read_metrics() -> Response:

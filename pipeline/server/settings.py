@@ -30,7 +30,7 @@ class Settings:
             server fetches; allow_hosts: more names by which browsers may call it.
         store: folder of the models that clients create, and of the files that they send.
         local_socket: the Unix socket that it listens on as well, see
-            `reellama.pipeline.server.local_socket`.
+            `reellama.pipeline.server.local.local_socket`.
         max_body: bytes of a request. max_files: bytes of all files that clients sent. cache_*:
             bytes of soft tokens that are kept.
         max_video_seconds, max_pixels, decode_*: limits of what is decoded.

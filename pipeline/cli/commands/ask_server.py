@@ -22,7 +22,7 @@ from typing import Any
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.pipeline.chat.file_answers import asks_of_file
 from reellama.pipeline.cli.options import AnswerOptions, FrameOptions, ModelOptions
-from reellama.pipeline.server import local_socket
+from reellama.pipeline.server.local import local_socket
 
 # Seconds until the head of an answer: where a server has not begun by then, it hangs.
 HEAD_SECONDS = 60.0

@@ -102,8 +102,9 @@ def run(place: ListenOptions, load: ServedModelOptions, log_level: str, unit: st
         ) from error
 
     from reellama.pipeline.cli.console import note
-    from reellama.pipeline.server import local_socket, logs
+    from reellama.pipeline.server import logs
     from reellama.pipeline.server.app import create_app
+    from reellama.pipeline.server.local import local_socket
     from reellama.pipeline.server.timeouts import uvicorn_config
 
     if log_level not in logs.LEVELS:

@@ -19,7 +19,7 @@ import pytest
 
 from reellama.pipeline.cli.commands.ask_server import can_be_asked
 from reellama.pipeline.cli.options import AnswerOptions, FrameOptions, ModelOptions
-from reellama.pipeline.server import local_socket
+from reellama.pipeline.server.local import local_socket
 from tests.conftest import Result
 from tests.helpers.terminal import ROOT
 from tests.pipeline.cli.test_serve import started

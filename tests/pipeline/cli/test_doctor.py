@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from reellama.pipeline.cli.commands import doctor_checks
-from reellama.pipeline.cli.commands.doctor_checks import Finding, examine
+from reellama.pipeline.cli.commands.doctor import doctor_checks
+from reellama.pipeline.cli.commands.doctor.doctor_checks import Finding, examine
 from tests.conftest import Result
 
 Run = Callable[..., Result]

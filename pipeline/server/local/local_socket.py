@@ -36,7 +36,7 @@ def identity(bundle: str, mmproj: Path | None, llm: str | None) -> dict[str, Any
     """What must be equal for a server to answer as this process would: program, bundle and LLM."""
     return {
         "version": version("reellama"),
-        "program": os.path.realpath(Path(__file__).parents[2]),
+        "program": os.path.realpath(Path(__file__).parents[3]),
         "bundle": _real(bundle),
         "mmproj": _real(mmproj),
         "llm": _real(llm),

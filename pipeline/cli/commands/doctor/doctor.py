@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 from typer import Exit
 
-from reellama.pipeline.cli.commands.doctor_checks import SECTIONS, Finding, examine
+from reellama.pipeline.cli.commands.doctor.doctor_checks import SECTIONS, Finding, examine
 from reellama.pipeline.cli.console import err, out, strip_control
 
 MARKS = {"ok": ("✓", "green"), "note": ("!", "yellow"), "bad": ("✗", "red")}

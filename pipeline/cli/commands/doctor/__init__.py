@@ -1,0 +1,1 @@
+"""`reellama doctor`."""
