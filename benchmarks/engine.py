@@ -26,7 +26,7 @@ from reellama import prompts
 from reellama.gguf_tools.format import reader
 from reellama.gguf_tools.locate import find
 from reellama.gguf_tools.runtime import backend
-from reellama.gguf_tools.runtime.context_options import default_threads
+from reellama.gguf_tools.threads import default_threads
 from reellama.pipeline.chat.conversation import Chat, Video
 from reellama.pipeline.llm.engine import Engine, PromptPart, Sampling, Text
 from reellama.pipeline.video.clip import Clip

@@ -25,7 +25,7 @@ from statistics import median
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from reellama.gguf_tools.runtime.context_options import default_threads
+from reellama.gguf_tools.threads import default_threads
 from reellama.models.bundle import Bundle
 from reellama.pipeline.chat.video_chat import VideoChat
 from reellama.pipeline.llm.engine import Engine, Text

@@ -21,7 +21,7 @@ from statistics import median
 from reellama.gguf_tools import bench, perplexity, quantize
 from reellama.gguf_tools.locate import find
 from reellama.gguf_tools.measuring.perplexity import ENGLISH_TEXT
-from reellama.gguf_tools.runtime.context_options import default_threads
+from reellama.gguf_tools.threads import default_threads
 
 TYPES = ("Q8_0", "Q4_K_M", "Q6_K", "IQ4_NL")
 

@@ -51,8 +51,8 @@ from rich.table import Table
 from benchmarks.random_vision_gguf import NAMES, make_vision_gguf
 from reellama.gguf_tools.locate.vision_models import VisionModel
 from reellama.gguf_tools.measuring import plots
-from reellama.gguf_tools.runtime.context_options import default_threads
 from reellama.gguf_tools.text.prompt_parts import SoftTokens, Text
+from reellama.gguf_tools.threads import default_threads
 from reellama.models.encoded_frames import EncodedFrames
 from reellama.models.synthetic.assets.pictures import load_pictures
 from reellama.models.synthetic.render import frame_times, random_scene, render, write_video

@@ -7,6 +7,7 @@ labels.safetensors      token ids of the ImageNet class names, if the bundle use
 concepts.safetensors    concepts of real footage and their soft tokens, fp16, if it knows any
 concepts.json           the words of the concepts
 tower/                  an open_clip folder, if the tower is the bundle's own
+graphs/                 what tower, projector and concepts compute, as ONNX without weights
 *.gguf                  LoRA adapters for the LLM, if bundle.json names them
 """
 
@@ -15,38 +16,42 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from reellama.gguf_tools.atomic_write import stamp
 from reellama.gguf_tools.format.reader import GGUFFile, token_embeddings
 from reellama.gguf_tools.locate import find
 from reellama.gguf_tools.text.prompt_parts import Prompt
 from reellama.models.bundle_config import BundleConfig, BundleError
-from reellama.models.concepts import seen_concepts
-from reellama.models.concepts.concept_readings import concept_readings
-from reellama.models.concepts.seen_concepts import Concepts
+from reellama.models.concepts.concept_config import CLASSIFIER, TOKENS, WEIGHTS
 from reellama.models.encoded_frames import EncodedFrames, frame_size
-from reellama.models.projector.interpretation import SlotReading, interpret
-from reellama.models.projector.temporal_projector import Projector, build_projector
-from reellama.models.projector.word_mixture import nearest_rows
+from reellama.models.networks.network_sources import SoftTokenSource, TowerSource
+from reellama.models.networks.onnx_tower import FrameEncoder, OnnxTower
+from reellama.models.networks.open_network import NetworkSource, OpenedNetwork, open_network
+from reellama.models.networks.weights_file import read_weights, weight_shapes
 from reellama.models.token_pooling.options import DEFAULT_POOLING, PoolingOptions
 from reellama.models.vision import imagenet_labels
-from reellama.models.vision.encoder import Tower
 from reellama.models.vision.imagenet_labels import ImageNetClassifier
+
+if TYPE_CHECKING:  # torch is imported where it is needed: answers need none
+    from torch import Tensor
+
+    from reellama.models.concepts.concept_tokens import ConceptTokens
+    from reellama.models.concepts.seen_concepts import Concepts
+    from reellama.models.projector.interpretation import SlotReading
+    from reellama.models.projector.temporal_projector import Projector
+    from reellama.models.vision.encoder import Tower
 
 # Pixels on the longest side of a frame: more than any tower here takes, and 64 frames of 4K fit
 # into memory.
 MAX_SIDE = 768
 BUNDLES = Path(__file__).parent / "bundles"
-SCORES = "scores.json"
+SCORES, PROJECTOR = "scores.json", "projector.safetensors"
 
 
 class Bundle:
@@ -61,6 +66,7 @@ class Bundle:
         self.folder = folder
         self.config = config
         self.version = version or version_of(folder)
+        self._networks: dict[str, OpenedNetwork] = {}
 
     @classmethod
     def load(cls, name_or_path: str | Path = "mini") -> Bundle:
@@ -98,7 +104,11 @@ class Bundle:
         return self.config.frames
 
     max_side = MAX_SIDE
-    remark = ""
+
+    @property
+    def remark(self) -> str:
+        """Which graphs could not be used."""
+        return "; ".join(network.remark for network in self._networks.values() if network.remark)
 
     @property
     def system(self) -> str:
@@ -147,41 +157,35 @@ class Bundle:
 
     @cached_property
     def tower(self) -> Tower:
-        """The visual tower."""
+        """The visual tower in torch."""
+        from reellama.models.vision.encoder import Tower
+
         spec = self.config.tower
         inside = self.folder / spec.name
         name = inside if inside.is_dir() else spec.name
         return Tower.load(name, pretrained=spec.pretrained, layer=spec.layer, finer=spec.finer)
 
     @cached_property
-    @torch.inference_mode(False)  # else weights that `project` loads could not be trained
     def projector(self) -> Projector:
-        """The temporal projector, in float32."""
-        path = self.folder / "projector.safetensors"
-        weights = _load_weights(path)
-        projector = build_projector(self.config.projector)
-        try:
-            projector.load_state_dict(weights)
-        except RuntimeError as error:
-            raise BundleError(
-                f"{path}: its weights are not those that bundle.json describes"
-            ) from error
-        return projector.eval().requires_grad_(False)
+        """The temporal projector in torch, in float32."""
+        from reellama.models.torch_networks import load_projector
+
+        return load_projector(self.folder / PROJECTOR, self.config.projector)
+
+    @cached_property
+    def concepts(self) -> Concepts | None:
+        """What tells real footage, in torch, if the bundle knows any; else the projector tells
+        everything."""
+        from reellama.models.torch_networks import load_concepts
+
+        config = self.config.concepts
+        return load_concepts(self.folder, config) if config is not None else None
 
     @cached_property
     def labels(self) -> ImageNetClassifier | None:
         """The ImageNet classifier of the tower, if the bundle uses labels."""
         path = self.folder / "labels.safetensors"
         return ImageNetClassifier.load(path, self.llm_path()) if path.is_file() else None
-
-    @cached_property
-    @torch.inference_mode(False)
-    def concepts(self) -> Concepts | None:
-        """What tells real footage, if the bundle knows any; else the projector tells everything."""
-        if self.config.concepts is None:
-            return None
-        weights = _load_weights(self.folder / seen_concepts.WEIGHTS)
-        return Concepts.load(self.folder, self.config.concepts, weights)
 
     @cached_property
     def word_ids(self) -> list[int]:
@@ -192,28 +196,91 @@ class Bundle:
         """
         if self.config.word_ids is not None:
             return list(self.config.word_ids)
-        vocabulary = torch.from_numpy(token_embeddings(self.llm_path()))
-        return nearest_rows(self.projector.word_mixture.embeddings, vocabulary)
+        from reellama.models.projector.word_mixture import nearest_rows
+
+        return nearest_rows(
+            self.projector.word_mixture.embeddings, token_embeddings(self.llm_path())
+        )
+
+    def network_sources(self) -> dict[str, NetworkSource]:
+        """What may run in onnxruntime, by name: `open_network` says where each does run."""
+        config = self.config
+        sources: list[NetworkSource] = [
+            TowerSource(self.folder, config.tower),
+            SoftTokenSource(
+                "projector", self.folder, PROJECTOR, config.projector.to_json(),
+                lambda: self.projector,
+            ),
+        ]  # fmt: skip
+        if config.concepts is not None:
+            sizes, prefix = asdict(config.concepts), f"{TOKENS}."
+            sources.append(
+                SoftTokenSource(
+                    "concepts", self.folder, WEIGHTS, sizes, self._concept_tokens, prefix
+                )
+            )
+        return {source.name: source for source in sources}
+
+    def _concept_tokens(self) -> ConceptTokens:
+        assert self.concepts is not None
+        return self.concepts.tokens
+
+    def _network(self, name: str) -> OpenedNetwork:
+        """A network that is loaded when it is first needed."""
+        if name not in self._networks:
+            self._networks[name] = open_network(self.network_sources()[name])
+        return self._networks[name]
+
+    @property
+    def encoder(self) -> FrameEncoder:
+        """The visual tower where it runs: in onnxruntime, or in torch."""
+        session = self._network("tower").session
+        return OnnxTower(session) if session else self.tower
 
     def features(self, frames: Sequence[np.ndarray]) -> np.ndarray:
         """uint8 RGB frames `[H, W, 3]` -> float32 `[frames, cells, channels]`."""
-        return self.tower.grid(frames)
+        return self.encoder.grid(frames)
 
     @staticmethod
     def batch(features: np.ndarray, times: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-        """The inputs of the projector for one video: features, times and mask, as a batch of 1."""
-        grid = torch.from_numpy(np.ascontiguousarray(features, np.float32))[None]
-        seconds = torch.from_numpy(np.ascontiguousarray(times, np.float32))[None]
-        return grid, seconds, torch.ones(1, len(times), dtype=torch.bool)
+        """See `torch_networks.video_batch`."""
+        from reellama.models.torch_networks import video_batch
 
-    @torch.inference_mode()
+        return video_batch(features, times)
+
+    @cached_property
+    def _classifier(self) -> dict[str, np.ndarray] | None:
+        """Weight and bias of the `FootageClassifier`; None where everything is real footage."""
+        path = self.folder / WEIGHTS
+        names = {name: f"{CLASSIFIER}.linear.{name}" for name in ("weight", "bias")}
+        if names["weight"] not in weight_shapes(path):
+            return None
+        weights = read_weights(path, names.values())
+        return {name: weights[stored] for name, stored in names.items()}
+
+    def is_footage(self, features: np.ndarray) -> bool:
+        """Whether features `[T, cells, channels]` are of real footage, which the concepts tell, and
+        not of a drawn clip, which the projector tells."""
+        if self.config.concepts is None:
+            return False
+        if self._classifier is None:
+            return True
+        score = self._classifier["weight"] @ features.mean((0, 1)) + self._classifier["bias"]
+        return bool(score[0] > 0)
+
     def project(self, features: np.ndarray, times: np.ndarray) -> np.ndarray:
         """Features `[T, cells, channels]` at `times [T]` seconds -> `[tokens, n_embd]`."""
-        grid, seconds, mask = self.batch(features, times)
-        concepts = self.concepts
-        is_footage = concepts is not None and concepts.is_footage(grid, mask)
-        soft = (concepts.tokens if concepts and is_footage else self.projector)(grid, seconds, mask)
-        rows = [soft[0].cpu().numpy(), *([self.labels.tokens(features)] if self.labels else [])]
+        name = "concepts" if self.is_footage(features) else "projector"
+        session = self._network(name).session
+        seconds = np.asarray(times, np.float32)
+        if session is not None:
+            soft = session(np.asarray(features, np.float32), seconds)
+        else:
+            from reellama.models.torch_networks import soft_tokens
+
+            module = self._concept_tokens() if name == "concepts" else self.projector
+            soft = soft_tokens(module, features, seconds)
+        rows = [soft, *([self.labels.tokens(features)] if self.labels else [])]
         return np.ascontiguousarray(np.concatenate(rows))
 
     def interpret(self, features: np.ndarray, times: np.ndarray) -> list[SlotReading]:
@@ -221,9 +288,12 @@ class Bundle:
 
         Raises ReellamaError when the LLM that has the words is missing.
         """
+        from reellama.models.concepts.concept_readings import concept_readings
+        from reellama.models.projector.interpretation import interpret
+
         grid, seconds, mask = self.batch(features, times)
         top_classes = self.labels.top_classes(features) if self.labels else ()
-        if self.concepts is not None and self.concepts.is_footage(grid, mask):
+        if self.concepts is not None and self.is_footage(features):
             return concept_readings(
                 self.concepts, grid, seconds, mask, llm=self.llm_path(), top_classes=top_classes
             )
@@ -291,22 +361,6 @@ def version_of(folder: Path) -> str:
     return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
 
 
-def _load_weights(path: Path) -> dict[str, Tensor]:
-    try:
-        weights = load_file(path)
-    except FileNotFoundError as error:
-        raise BundleError(f"{path}: missing; copy the whole bundle, or train it again") from error
-    except (SafetensorError, OSError) as error:
-        raise BundleError(f"{path}: not a safetensors file: {error}") from error
-    for name, tensor in weights.items():
-        if not torch.isfinite(tensor).all():
-            raise BundleError(
-                f"{path}: {name} holds NaN or infinite numbers; the training diverged or the "
-                "file is damaged"
-            )
-    return weights
-
-
 def save_bundle(
     folder: Path, config: BundleConfig, projector: Projector, concepts: Concepts | None = None
 ) -> Bundle:
@@ -314,10 +368,12 @@ def save_bundle(
 
     Scores that stand there are of the weights before, and are removed.
     """
+    from safetensors.torch import save_file
+
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SCORES).unlink(missing_ok=True)
     weights = {name: t.detach().half().contiguous() for name, t in projector.state_dict().items()}
-    save_file(weights, folder / "projector.safetensors")
+    save_file(weights, folder / PROJECTOR)
     if concepts is not None:
         concepts.save(folder)
     (folder / "bundle.json").write_text(config.to_json(), encoding="utf-8")

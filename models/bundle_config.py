@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from reellama.gguf_tools.errors import ReellamaError
-from reellama.models.concepts.concept_tokens import ConceptConfig
+from reellama.models.concepts.concept_config import ConceptConfig
 from reellama.models.older_bundles import updated_keys
 from reellama.models.projector.config import ProjectorConfig
 

@@ -78,6 +78,17 @@ def runtime_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield Path(os.environ["XDG_RUNTIME_DIR"]) / "reellama"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_exports() -> Iterator[None]:
+    """Torch runs the bundles that tests make: to export each would take seconds. What was exported
+    before, as the networks of `mini`, runs in onnxruntime."""
+    from reellama.models.networks import open_network
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(open_network, "EXPORTERS", ("no such package",))
+        yield
+
+
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
     """SmolLM2-135M-Instruct as Q4_1 GGUF, the LLM of `mini`."""

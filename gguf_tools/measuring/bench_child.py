@@ -26,7 +26,7 @@ import numpy as np
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.runtime import backend
 from reellama.gguf_tools.runtime.context import Context, ContextSettings
-from reellama.gguf_tools.runtime.context_options import default_threads
+from reellama.gguf_tools.threads import default_threads
 
 SOFT_TOKEN_SCALE = 0.02  # standard deviation of random embeddings, about that of real ones
 

@@ -29,8 +29,8 @@ from reellama.gguf_tools.format.mmproj_header import mmproj_header
 from reellama.gguf_tools.format.reader import read_gguf
 from reellama.gguf_tools.mtmd.tokenized_picture import TokenizedPicture
 from reellama.gguf_tools.runtime import backend
-from reellama.gguf_tools.runtime.context_options import default_threads
 from reellama.gguf_tools.text.tokenizer import Tokenizer
+from reellama.gguf_tools.threads import default_threads
 
 # Pixels on the side of a picture where the header does not say.
 DEFAULT_IMAGE_SIZE = 224

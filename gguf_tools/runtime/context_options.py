@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,19 +23,6 @@ KV_TYPES = {
 }
 UNQUANTIZED_KV_TYPES = ("f32", "f16", "bf16")  # llama.cpp quantizes V only with flash attention
 FLASH_ATTN = {"auto": -1, "off": 0, "on": 1}  # enum llama_flash_attn_type
-
-
-def default_threads() -> int:
-    """Physical cores, at most as many as this process may use.
-
-    `OMP_NUM_THREADS` is honoured as torch and numpy do it, so that one variable bounds them all.
-    """
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads = min(psutil.cpu_count(logical=False) or 1, usable or 1)
-    limit = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    if limit.isdecimal() and int(limit) > 0:
-        threads = min(threads, int(limit))
-    return max(1, threads)
 
 
 def check_memory(

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from reellama.gguf_tools.runtime.context_options import default_threads
+from reellama.gguf_tools.threads import default_threads
 
 # Seconds between two looks at the load. The system counts in hundredths: a core's use is then known
 # to some 4%.

@@ -21,12 +21,17 @@ from torch import Tensor
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.models.concepts import concept_search
-from reellama.models.concepts.concept_tokens import ConceptConfig, ConceptTokens
+from reellama.models.concepts.concept_config import (
+    CLASSIFIER,
+    TOKENS,
+    VOCABULARY,
+    WEIGHTS,
+    ConceptConfig,
+)
+from reellama.models.concepts.concept_tokens import ConceptTokens
 from reellama.models.concepts.footage_classifier import FootageClassifier, mean_features
 from reellama.models.concepts.vocabulary import ConceptVocabulary
 from reellama.models.vision.encoder import Tower
-
-WEIGHTS, VOCABULARY = "concepts.safetensors", "concepts.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,13 +69,13 @@ class Concepts:
         """
         vocabulary = ConceptVocabulary.load(folder / VOCABULARY)
         tokens = ConceptTokens(config)
-        classifier = FootageClassifier(config.channels) if _part(weights, "footage") else None
+        classifier = FootageClassifier(config.channels) if _part(weights, CLASSIFIER) else None
         try:
             if len(vocabulary) != config.concepts:
                 raise ReellamaError(f"{folder / VOCABULARY}: not {config.concepts} words")
-            tokens.load_state_dict(_part(weights, "tokens"))
+            tokens.load_state_dict(_part(weights, TOKENS))
             if classifier is not None:
-                classifier.load_state_dict(_part(weights, "footage"))
+                classifier.load_state_dict(_part(weights, CLASSIFIER))
         except RuntimeError as error:
             raise ReellamaError(
                 f"{folder / WEIGHTS}: its weights are not those that bundle.json describes"
@@ -80,9 +85,9 @@ class Concepts:
 
     def save(self, folder: Path) -> None:
         """Write both files into `folder`."""
-        parts = {"tokens": self.tokens.state_dict()}
+        parts = {TOKENS: self.tokens.state_dict()}
         if self.classifier is not None:
-            parts["footage"] = self.classifier.state_dict()
+            parts[CLASSIFIER] = self.classifier.state_dict()
         weights = {
             f"{part}.{name}": tensor.detach().half().contiguous()
             for part, tensors in parts.items()

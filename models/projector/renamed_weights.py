@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 
 
 class RenamedWeights(nn.Module):
@@ -22,8 +22,17 @@ class RenamedWeights(nn.Module):
         self.register_load_state_dict_pre_hook(_rename_old_keys)
 
 
+def names_in_file(module: nn.Module, names: Iterable[str]) -> dict[str, str]:
+    """What a file with weights of these `names` calls each weight, by its name in the module."""
+    found = {name: name for name in names}
+    for path, child in module.named_modules():
+        if isinstance(child, RenamedWeights):
+            _rename_old_keys(child, found, f"{path}." if path else "")
+    return found
+
+
 def _rename_old_keys(
-    module: RenamedWeights, weights: dict[str, Tensor], prefix: str, *_: object
+    module: RenamedWeights, weights: dict[str, Any], prefix: str, *_: object
 ) -> None:
     for key in [key for key in weights if key.startswith(prefix)]:
         name, dot, rest = key.removeprefix(prefix).partition(".")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -41,10 +42,10 @@ class WordMixture(RenamedWeights):
         return mixed + self.correction(self.norm(x))
 
 
-def nearest_rows(embeddings: Tensor, vocabulary: Tensor) -> list[int]:
+def nearest_rows(embeddings: Tensor, vocabulary: np.ndarray) -> list[int]:
     """The row of `vocabulary [V, n_embd]` that is nearest to each of `embeddings`, by cosine."""
     words = F.normalize(embeddings.detach().float(), dim=1)
-    return (words @ F.normalize(vocabulary.float(), dim=1).T).argmax(1).tolist()
+    return (words @ F.normalize(torch.from_numpy(vocabulary), dim=1).T).argmax(1).tolist()
 
 
 def _without_logit_bias(

@@ -277,7 +277,8 @@ def _save(
     training.lora.save(out / ADAPTER, read_gguf(find.resolve(config.llm)))
     if config.imagenet_labels:
         encode = llm.tokenizer.encode
-        ImageNetClassifier.of_imagenet(name_ids(encode, encode("\n")[0]), llm.embed).save(
+        ids = name_ids(encode, encode("\n")[0])
+        ImageNetClassifier.of_imagenet(ids, lambda known: llm.embed(known).float().cpu()).save(
             out / "labels.safetensors"
         )
     if source.is_dir() and source.resolve() != (out / "tower").resolve():

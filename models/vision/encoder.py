@@ -21,17 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from reellama.gguf_tools.errors import ReellamaError
 from reellama.models.precision import compute_dtype
+from reellama.models.vision.frame_pixels import BATCH_FRAMES, NO_FRAMES, TowerError, square_pixels
 from reellama.models.vision.torchvision_compat import ensure_torchvision
-
-# Frames a step. The activations of a convolutional tower then stay in the processor's cache: on two
-# cores this is twice as fast as 128 frames a step.
-BATCH_FRAMES = 8
-
-
-class TowerError(ReellamaError):
-    """A tower that cannot be found or loaded, or frames that it cannot take."""
 
 
 @torch.no_grad()
@@ -112,6 +104,44 @@ def _quiet(open_clip: Path) -> Iterator[None]:
         root.removeFilter(passes)
 
 
+def load_clip(
+    name: str | Path, pretrained: str | None = None
+) -> tuple[nn.Module, Callable[[list[str]], Tensor]]:
+    """A CLIP and its tokenizer, as open_clip makes them; `Tower.load` says what it takes."""
+    ensure_torchvision()
+    import open_clip
+
+    name = str(name)
+    source = f"local-dir:{name}" if Path(name).is_dir() else name
+    if ":" not in source and source not in open_clip.list_models():
+        raise TowerError(
+            f"{name}: neither a folder nor a model that open_clip knows; "
+            "take a name from open_clip.list_models(), or hf-hub:owner/repo"
+        )
+    try:
+        with _quiet(Path(open_clip.__file__).parent):
+            model = open_clip.create_model(source, pretrained=pretrained)
+            tokenizer = open_clip.get_tokenizer(source)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise TowerError(f"{name}: the visual tower does not load: {reason}") from error
+    return model, tokenizer
+
+
+def image_size(visual: nn.Module) -> int:
+    """The side of the square that an image tower takes, in pixels."""
+    size = visual.image_size
+    return int(size[0] if isinstance(size, Sequence) else size)
+
+
+def pixel_scale(visual: nn.Module) -> tuple[Tensor, Tensor]:
+    """What is subtracted from pixels 0 to 255, and what they are then divided by: `[1, 3, 1, 1]`
+    each."""
+    config = getattr(visual, "preprocess_cfg", {})
+    mean, std = config.get("mean", (0.5,) * 3), config.get("std", (0.5,) * 3)
+    return torch.tensor(mean).view(1, 3, 1, 1) * 255, torch.tensor(std).view(1, 3, 1, 1) * 255
+
+
 class Tower:
     """An open_clip model, frozen, in inference mode.
 
@@ -136,13 +166,8 @@ class Tower:
             fold_batch_norms(model.visual.trunk)
         self.model.visual.to(dtype=self.dtype, memory_format=torch.channels_last)
         self._tokenizer = tokenizer
-        visual = model.visual
-        size = visual.image_size
-        self.size: int = size[0] if isinstance(size, Sequence) else size
-        config = getattr(visual, "preprocess_cfg", {})
-        mean, std = config.get("mean", (0.5,) * 3), config.get("std", (0.5,) * 3)
-        self._mean = torch.tensor(mean).view(1, 3, 1, 1) * 255
-        self._std = torch.tensor(std).view(1, 3, 1, 1) * 255
+        self.size = image_size(model.visual)
+        self._mean, self._std = pixel_scale(model.visual)
 
     @classmethod
     def load(
@@ -166,23 +191,7 @@ class Tower:
         Raises:
             TowerError: no such model or folder, or no network to download it.
         """
-        ensure_torchvision()
-        import open_clip
-
-        name = str(name)
-        source = f"local-dir:{name}" if Path(name).is_dir() else name
-        if ":" not in source and source not in open_clip.list_models():
-            raise TowerError(
-                f"{name}: neither a folder nor a model that open_clip knows; "
-                "take a name from open_clip.list_models(), or hf-hub:owner/repo"
-            )
-        try:
-            with _quiet(Path(open_clip.__file__).parent):
-                model = open_clip.create_model(source, pretrained=pretrained)
-                tokenizer = open_clip.get_tokenizer(source)
-        except Exception as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-            raise TowerError(f"{name}: the visual tower does not load: {reason}") from error
+        model, tokenizer = load_clip(name, pretrained)
         return cls(model, tokenizer, layer=layer, finer=finer, dtype=dtype)
 
     def to(self, device: torch.device) -> Tower:
@@ -197,23 +206,12 @@ class Tower:
 
     def preprocess(self, frames: Sequence[np.ndarray]) -> Tensor:
         """uint8 RGB frames `[H, W, 3]` of any sizes -> float32 `[frames, 3, size, size]`."""
-        resized = [self._resize(frame) for frame in frames]
-        return (torch.stack(resized).to(self.device).float() - self._mean) / self._std
-
-    def _resize(self, frame: np.ndarray) -> Tensor:
-        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
-            raise TowerError(
-                f"a frame must be uint8 [height, width, 3], not {frame.dtype} {list(frame.shape)}"
-            )
-        image = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)
-        if image.shape[1:] == (self.size, self.size):
-            return image
-        side = (self.size, self.size)
-        return F.interpolate(image[None], side, mode="bilinear", antialias=True)[0]
+        pixels = torch.from_numpy(square_pixels(frames, self.size)).permute(0, 3, 1, 2)
+        return (pixels.to(self.device).float() - self._mean) / self._std
 
     def _batches(self, frames: Sequence[np.ndarray]) -> Iterator[Tensor]:
         if not len(frames):
-            raise TowerError("no frames to encode")
+            raise TowerError(NO_FRAMES)
         for start in range(0, len(frames), BATCH_FRAMES):
             pixels = self.preprocess(frames[start : start + BATCH_FRAMES])
             yield pixels.to(dtype=self.dtype, memory_format=torch.channels_last)

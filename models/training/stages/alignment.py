@@ -22,7 +22,8 @@ from reellama.models.training.collate import ConversationCollator
 from reellama.models.training.objectives import word_loss
 from reellama.models.training.stages.phase_config import ClipPhaseConfig, LoraConfig
 from reellama.models.training.trainer import Loss, Trainer
-from reellama.models.vision.encoder import BATCH_FRAMES, Tower
+from reellama.models.vision.encoder import Tower
+from reellama.models.vision.frame_pixels import BATCH_FRAMES
 
 ReportLine = Callable[[str], None]
 # What a validation does with the pooled vectors of a batch.

@@ -138,6 +138,20 @@ class TowerWithHeads(nn.Module):
         return self
 
 
+class ImageNetHead(nn.Module):
+    """An `ImageNetClassifier` in torch: the trunk's last grid `[B, cells, channels]` -> class
+    logits `[B, 1000]`."""
+
+    def __init__(self, classifier: ImageNetClassifier) -> None:
+        super().__init__()
+        for name, weight in classifier.weights.items():
+            self.register_buffer(name.replace(".", "_"), torch.from_numpy(weight))
+
+    def forward(self, grid: Tensor) -> Tensor:
+        wide = F.relu6(F.linear(grid.float(), self.widen_weight, self.widen_bias))
+        return F.linear(wide.mean(1), self.classify_weight, self.classify_bias)
+
+
 class TowerStage:
     """The phase `tower` of a stage; leaves an open_clip folder."""
 
@@ -162,7 +176,8 @@ class TowerStage:
         torch.manual_seed(seed)
         clip = new_clip(config)
         self.before = copy.deepcopy(clip.visual).eval().requires_grad_(False)
-        self.labels = ImageNetClassifier.of_imagenet().to(device)
+        classifier = ImageNetClassifier.of_imagenet()
+        self.labels = ImageNetHead(classifier).to(device)
         self.collator = StillCollator(stills, config.image_size // CELL_PIXELS, config.text_context)
         with torch.no_grad():
             blank = torch.zeros(1, 3, config.image_size, config.image_size)
@@ -170,7 +185,7 @@ class TowerStage:
         self.network = TowerWithHeads(clip, channels, len(self.collator.words))
         for model in (self.network, self.before):
             model.to(device=device, memory_format=torch.channels_last)
-        self._last = self.labels.channels
+        self._last = classifier.channels
         self._mean = torch.tensor(PREPROCESS["mean"], device=device).view(1, 3, 1, 1) * 255
         self._std = torch.tensor(PREPROCESS["std"], device=device).view(1, 3, 1, 1) * 255
 
@@ -217,8 +232,8 @@ class TowerStage:
         same = (every[:, None] == every[None]).all(-1)
         scale = clip.logit_scale.exp().clamp(max=100)
         text = contrastive_loss(images, texts, scale, same)
-        wanted = self.labels.logits(before).float().log_softmax(-1)
-        found = self.labels.logits(last).float().log_softmax(-1)
+        wanted = self.labels(before).float().log_softmax(-1)
+        found = self.labels(last).float().log_softmax(-1)
         keep = F.kl_div(found, wanted, log_target=True, reduction="batchmean")
         return self._cell_loss(grid, stills) + text + keep
 
@@ -253,7 +268,7 @@ class TowerStage:
             lowest = scores.gather(1, words.clamp(min=0)).masked_fill(~given, torch.inf).amin(1)
             named += int(((scores > lowest[:, None]).sum(1) < given.sum(1)).sum())
             things += len(words)
-            now = self.labels.logits(grid[..., -self._last :]).argmax(-1)
-            kept += int((now == self.labels.logits(before).argmax(-1)).sum())
+            now = self.labels(grid[..., -self._last :]).argmax(-1)
+            kept += int((now == self.labels(before).argmax(-1)).sum())
             count += len(now)
         return {"named": named / max(1, things), "kept": kept / count}

@@ -20,6 +20,7 @@ from reellama.models.training.config import (
 )
 from reellama.models.training.train_stages import is_finished, selected, train_stages
 from reellama.models.training.trainer import TrainerConfig
+from reellama.pipeline.cli.commands.export_graphs import export_trained
 from reellama.pipeline.cli.console import note, strip_control
 from reellama.pipeline.cli.console import out as stdout
 from reellama.pipeline.video.clip import read_frames
@@ -102,12 +103,14 @@ def run(
         for line in describe_plan(config, out, choice.stage):
             stdout.print(Text(strip_control(line)), soft_wrap=True)
     elif isinstance(config, StagedConfig):
-        train_stages(
+        bundle = train_stages(
             config, out, work=work, assets=material, report=note,
             only=choice.stage, processes=choice.processes, read_video=read_video,
         )  # fmt: skip
+        export_trained(bundle.folder)
     else:
         train_captions(config, out, work=work, read_video=read_video, report=note, assets=material)
+        export_trained(out)
 
 
 def describe_plan(

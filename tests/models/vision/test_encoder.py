@@ -11,7 +11,8 @@ import torch
 
 from reellama.models.bundle import BUNDLES
 from reellama.models.synthetic.assets.pictures import load_pictures
-from reellama.models.vision.encoder import Tower, TowerError, fold_batch_norms
+from reellama.models.vision.encoder import Tower, fold_batch_norms
+from reellama.models.vision.frame_pixels import TowerError
 from reellama.models.vision.torchvision_compat import ensure_torchvision
 from tests.helpers.small_tower import write_small_tower
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +21,24 @@ def test_help_and_wrong_commands_import_nothing_heavy(arguments: list[str]) -> N
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert result.stderr.splitlines()[-1] == "[]"
+
+
+TRAINING = {"torch", "torchvision", "open_clip", "timm", "transformers", "onnx", "sympy"}
+
+
+@pytest.mark.parametrize("command", [["ask", "What is it?"], ["describe"]])
+def test_an_answer_needs_nothing_that_training_needs(command: list[str], demo_video: Path) -> None:
+    name, *question = command
+    arguments = [name, str(demo_video), *question, "--max-tokens", "2"]
+    code = (
+        "import sys\n"
+        "from reellama.pipeline.cli.main import run\n"
+        f"status = run({arguments!r})\n"
+        f"print(status, sorted({TRAINING!r} & sys.modules.keys()), file=sys.stderr)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.stderr.splitlines()[-1] == "0 []"
+    assert result.stdout.strip()
 
 
 def test_help_lists_the_commands_within_80_columns() -> None:

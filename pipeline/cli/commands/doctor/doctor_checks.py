@@ -76,7 +76,7 @@ def processor() -> Iterator[Finding]:
     """Cores, memory and instruction sets."""
     import psutil
 
-    from reellama.gguf_tools.runtime.context_options import default_threads
+    from reellama.gguf_tools.threads import default_threads
 
     info = _cpuinfo()
     name = info.get("model name") or platform.processor() or platform.machine()

@@ -1,0 +1,61 @@
+"""A graph in onnxruntime, with its weights: a function of arrays.
+
+session = GraphSession(read_graph(path, made_for), weights)
+soft = session(features, times)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from reellama.gguf_tools.threads import default_threads
+from reellama.models.networks.graph_file import Graph, GraphError
+from reellama.models.networks.weights_file import read_weights
+
+# In the order in which they are tried; the processor takes what another does not.
+PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
+ERRORS_ONLY = 3  # of onnxruntime's levels of logging
+
+
+class GraphSession:
+    """A network that runs in onnxruntime. It may be called from several threads at once.
+
+    Raises GraphError for a graph that onnxruntime does not take, and BundleError for weights that
+    are damaged.
+    """
+
+    def __init__(self, graph: Graph, weights: Path) -> None:
+        arrays = read_weights(weights, graph.weights)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = ERRORS_ONLY
+        options.intra_op_num_threads = default_threads()
+        # Threads that spin while they wait take the cores from llama.cpp and from other programs.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_external_initializers(
+            list(arrays), [onnxruntime.OrtValue.ortvalue_from_numpy(a) for a in arrays.values()]
+        )
+        found = onnxruntime.get_available_providers()
+        providers = [name for name in PROVIDERS if name in found]
+        try:
+            self._session = onnxruntime.InferenceSession(graph.model, options, providers=providers)
+        except Exception as error:  # onnxruntime's own kinds have no base in common
+            raise GraphError(f"onnxruntime does not take it: {_first_line(error)}") from error
+        self._inputs = self._session.get_inputs()
+
+    @property
+    def input_shape(self) -> list[int | str]:
+        """Sizes of the first input; a string where any size is taken."""
+        return list(self._inputs[0].shape)
+
+    def __call__(self, *arrays: np.ndarray) -> np.ndarray:
+        """Run it on arrays of the types and shapes that the network takes."""
+        names = (each.name for each in self._inputs)
+        output: np.ndarray = self._session.run(None, dict(zip(names, arrays, strict=True)))[0]
+        return output
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or repr(error)).splitlines()[0]

@@ -1,0 +1,37 @@
+"""A visual tower in onnxruntime: frames in, a grid of features out, as `Tower.grid` in torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from reellama.models.networks.graph_session import GraphSession
+from reellama.models.vision.frame_pixels import BATCH_FRAMES, square_pixels
+
+
+class FrameEncoder(Protocol):
+    """What a `Tower` and an `OnnxTower` have in common.
+
+    size: side of the square that frames are resized to, in pixels.
+    """
+
+    @property
+    def size(self) -> int: ...
+
+    def grid(self, frames: Sequence[np.ndarray]) -> np.ndarray: ...
+
+
+class OnnxTower:
+    """A tower of a `GraphSession`, whose module is `torch_modules.TowerModule`."""
+
+    def __init__(self, session: GraphSession) -> None:
+        self._session = session
+        self.size = int(session.input_shape[1])
+
+    def grid(self, frames: Sequence[np.ndarray]) -> np.ndarray:
+        """Features of every cell: float32 `[frames, cells, channels]`, cells row by row."""
+        pixels = square_pixels(frames, self.size)
+        starts = range(0, len(pixels), BATCH_FRAMES)
+        return np.concatenate([self._session(pixels[s : s + BATCH_FRAMES]) for s in starts])

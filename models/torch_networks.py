@@ -1,0 +1,57 @@
+"""The networks of a bundle in torch: for training, for interpretation, and where no graph runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from reellama.models.bundle_config import BundleError
+from reellama.models.concepts.concept_config import WEIGHTS, ConceptConfig
+from reellama.models.concepts.seen_concepts import Concepts
+from reellama.models.networks.weights_file import not_finite, opened_weights
+from reellama.models.projector.config import ProjectorConfig
+from reellama.models.projector.temporal_projector import Projector, build_projector
+
+
+def load_projector(path: Path, config: ProjectorConfig) -> Projector:
+    """A projector with the weights of a file, in float32. Raises BundleError where they do not fit
+    it."""
+    projector = build_projector(config)
+    try:
+        projector.load_state_dict(_load_weights(path))
+    except RuntimeError as error:
+        raise BundleError(
+            f"{path}: its weights are not those that bundle.json describes"
+        ) from error
+    return projector.eval().requires_grad_(False)
+
+
+def load_concepts(folder: Path, config: ConceptConfig) -> Concepts:
+    """The concepts of a bundle. Raises ReellamaError where their files do not fit each other."""
+    return Concepts.load(folder, config, _load_weights(folder / WEIGHTS))
+
+
+def video_batch(features: np.ndarray, times: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+    """The inputs of a projector for one video: features, times and mask, as a batch of 1."""
+    grid = torch.from_numpy(np.ascontiguousarray(features, np.float32))[None]
+    seconds = torch.from_numpy(np.ascontiguousarray(times, np.float32))[None]
+    return grid, seconds, torch.ones(1, len(times), dtype=torch.bool)
+
+
+@torch.inference_mode()
+def soft_tokens(module: nn.Module, features: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """What a projector, or what tells concepts, makes of one video: `[tokens, n_embd]`."""
+    tokens: np.ndarray = module(*video_batch(features, times))[0].numpy()
+    return tokens
+
+
+def _load_weights(path: Path) -> dict[str, Tensor]:
+    with opened_weights(path, "pt") as file:
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no dict
+    for name, tensor in weights.items():
+        if not torch.isfinite(tensor).all():
+            raise not_finite(path, name)
+    return weights

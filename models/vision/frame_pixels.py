@@ -1,0 +1,41 @@
+"""Frames as a tower takes them: squares of pixels, resized alike whatever runs the tower."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from reellama.gguf_tools.errors import ReellamaError
+
+# Frames a step. The activations of a convolutional tower then stay in the processor's cache: on two
+# cores this is twice as fast as 128 frames a step.
+BATCH_FRAMES = 8
+NO_FRAMES = "no frames to encode"
+
+
+class TowerError(ReellamaError):
+    """A tower that cannot be found or loaded, or frames that it cannot take."""
+
+
+def square_pixels(frames: Sequence[np.ndarray], size: int) -> np.ndarray:
+    """uint8 RGB frames `[H, W, 3]` of any sizes -> uint8 `[frames, size, size, 3]`.
+
+    Bilinear, with the antialiasing of Pillow; torch's own differs from it by one step of 255 at
+    most. Raises TowerError for what are no frames.
+    """
+    if not len(frames):
+        raise TowerError(NO_FRAMES)
+    return np.stack([_resize(frame, size) for frame in frames])
+
+
+def _resize(frame: np.ndarray, size: int) -> np.ndarray:
+    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+        raise TowerError(
+            f"a frame must be uint8 [height, width, 3], not {frame.dtype} {list(frame.shape)}"
+        )
+    if frame.shape[:2] == (size, size):
+        return frame
+    picture = Image.fromarray(np.ascontiguousarray(frame))
+    return np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR))
