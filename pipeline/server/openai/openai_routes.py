@@ -80,7 +80,8 @@ async def list_models(request: Request) -> dict[str, Any]:
 async def show_model(request: Request, name: str) -> dict[str, Any]:
     """One of them."""
     service: Service = request.app.state.service
-    return _model(await asyncio.to_thread(look_up_model, name, service.settings, service.store))
+    known = await asyncio.to_thread(look_up_model, name, service.settings, service.store)
+    return _model(known) | {"id": name}  # as it was asked for
 
 
 @router.delete("/models/{name:path}")
