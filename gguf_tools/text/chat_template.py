@@ -13,7 +13,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from reellama.gguf_tools.format.reader import GGUFFile, read_gguf
-from reellama.gguf_tools.text.tagged_strings import TaggedStrings, to_json
+from reellama.gguf_tools.text.tagged_strings import TaggedString, TaggedStrings, to_json
 
 # ChatML, which most instruct models understand, for a GGUF without a working template.
 CHATML = (
@@ -23,7 +23,11 @@ CHATML = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
-Message = Mapping[str, str]
+# "role" and "content", and what else a template may ask for: the "tool_calls" of an assistant, each
+# {"id", "type": "function", "function": {"name", "arguments"}}, its "reasoning_content", and the
+# "tool_call_id" and "name" of a tool's result.
+Message = Mapping[str, Any]
+OTHER = -1  # the origin of typed text that is no message's content
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,8 @@ class Segment:
 
     Names of special tokens become these tokens only where it is `special`, that is in the
     template's own text. `content` is the index of the message whose content `text` is, trimmed as
-    the template trims it; it is None for the template's own text.
+    the template trims it; it is None for the template's own text, and for what else was typed:
+    definitions of tools, calls of them.
     """
 
     text: str
@@ -60,17 +65,21 @@ class ChatTemplate:
         return cls(file.chat_template or "", file.token("bos"), file.token("eos"))
 
     def render(
-        self, messages: Sequence[Message], add_generation_prompt: bool = True, **variables: Any
+        self,
+        messages: Sequence[Message],
+        add_generation_prompt: bool = True,
+        tools: Sequence[Mapping[str, Any]] = (),
+        **variables: Any,
     ) -> list[Segment]:
         """Render a conversation, messages of "role" and "content", into segments.
 
         Every content appears as a segment of its own, where and as often as the template puts it;
-        one that is empty too, so that soft tokens have a place. `variables` go to the template, as
-        `enable_thinking=False` does for models that know it. A template that refuses system
-        messages gets them in front of the first user message. One that fails, or loses the last
-        message, is replaced by ChatML, and `problem` says why.
+        one that is empty too, so that soft tokens have a place. `tools` are definitions in OpenAI's
+        form. `variables` go to the template, as `enable_thinking=False` does for models that know
+        it. A template that refuses system messages gets them in front of the first user message.
+        One that fails, or loses the last message, is replaced by ChatML, and `problem` says why.
         """
-        variables["add_generation_prompt"] = add_generation_prompt
+        variables |= {"add_generation_prompt": add_generation_prompt, "tools": list(tools)}
         if not self.problem:
             try:
                 return self._render_own(messages, variables)
@@ -100,28 +109,49 @@ class ChatTemplate:
         roles = [message["role"] for message in messages]
         contents = TaggedStrings([source, self.bos, self.eos, *roles])
         given: list[dict[str, Any]] = [
-            {"role": role, "content": contents.tag(message["content"], index)}
-            for index, (role, message) in enumerate(zip(roles, messages, strict=True))
+            _tagged(message, index, contents) for index, message in enumerate(messages)
         ]
         if merge_system:
             system, first, *rest = given
             joined = system["content"] + "\n\n" + first["content"]
-            given = [{"role": first["role"], "content": joined}, *rest]
+            given = [{**first, "content": joined}, *rest]
+        tools = contents.tag_all(variables["tools"], OTHER) or None
         rendered = _compile(source).render(
-            messages=given,
-            bos_token=self.bos,
-            eos_token=self.eos,
-            tools=None,
-            documents=None,
-            **variables,
+            **{
+                "messages": given,
+                "bos_token": self.bos,
+                "eos_token": self.eos,
+                "documents": None,
+                "xml_tools": tools,  # the name that SmolLM3 has for them
+                **variables,
+                "tools": tools,
+            }
         )
         segments = [
-            Segment(piece.text, special=piece.origin is None, content=piece.origin)
+            Segment(
+                piece.text,
+                special=piece.origin is None,
+                content=None if piece.origin == OTHER else piece.origin,
+            )
             for piece in contents.split(rendered)
         ]
-        if messages and not any(segment.content == len(messages) - 1 for segment in segments):
+        shown = {segment.content for segment in segments}
+        last = given[-1]["content"] if given else ""
+        if isinstance(last, TaggedString) and len(messages) - 1 not in shown:
             raise TemplateError("it leaves out the last message")
         return segments
+
+
+def _tagged(message: Message, index: int, contents: TaggedStrings) -> dict[str, Any]:
+    """A message whose every text is tagged but the role: with `index` the content's.
+
+    An assistant that said nothing has no videos that need a place: templates ask whether it did.
+    """
+    role, content = message["role"], message["content"]
+    if content or role != "assistant":
+        content = contents.tag(content, index)
+    rest = {key: contents.tag_all(value, OTHER) for key, value in message.items()}
+    return {**rest, "role": role, "content": content}
 
 
 class _Generation(Extension):

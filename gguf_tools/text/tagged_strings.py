@@ -44,6 +44,14 @@ class TaggedStrings:
         content._text, content._origin, content._contents = text, origin, self
         return content
 
+    def tag_all(self, value: Any, origin: int) -> Any:
+        """Return `value` with every string in it tagged, the keys of objects too."""
+        if isinstance(value, str):
+            return self.tag(value, origin)
+        if isinstance(value, dict):
+            return {self.tag_all(k, origin): self.tag_all(v, origin) for k, v in value.items()}
+        return [self.tag_all(each, origin) for each in value] if isinstance(value, list) else value
+
     def split(self, rendered: str) -> Iterator[TextPiece]:
         """Split a rendered text into pieces, those of the template's own text not empty."""
         start = 0
@@ -58,6 +66,8 @@ class TaggedStrings:
 
     def untag(self, value: Any) -> Any:
         """Return `value` with every tagged string in it replaced by its text."""
+        if isinstance(value, TaggedString):
+            return value._text
         if isinstance(value, str):
             return "".join(piece.text for piece in self.split(value))
         return type(value)(map(self.untag, value)) if isinstance(value, (list, tuple)) else value
@@ -118,18 +128,32 @@ class TaggedString(str):
     def __ne__(self, other: object) -> bool:
         return not self == other
 
+    def __lt__(self, other: str) -> bool:
+        return self._text < self._contents.untag(other)
+
     def __hash__(self) -> int:
         return hash(self._text)
 
 
-def to_json(value: Any, indent: int | None = None) -> str:
-    """Return `value` as JSON, in which tagged strings, escaped for JSON, are still found."""
+def to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """Return `value` as JSON, in which tagged strings, escaped for JSON, are still found.
+
+    The parameters are those of the filter `tojson` in Hugging Face's templates.
+    """
 
     def escape(item: Any) -> Any:
         if isinstance(item, TaggedString):
-            return item._retag(json.dumps(item._text, ensure_ascii=False)[1:-1])
+            return item._retag(json.dumps(item._text, ensure_ascii=ensure_ascii)[1:-1])
         if isinstance(item, dict):
-            return {escape(key): escape(inner) for key, inner in item.items()}
+            pairs = sorted(item.items()) if sort_keys else item.items()
+            return {escape(key): escape(inner) for key, inner in pairs}
         return [escape(inner) for inner in item] if isinstance(item, (list, tuple)) else item
 
-    return json.dumps(escape(value), ensure_ascii=False, indent=indent)
+    # Marks are above ASCII, and must stay.
+    return json.dumps(escape(value), ensure_ascii=False, indent=indent, separators=separators)

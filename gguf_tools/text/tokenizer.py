@@ -105,6 +105,11 @@ class Tokenizer:
                 return buffer.raw[:length].decode("utf-8", "replace")
             size = -length
 
+    def single_tokens(self, names: Iterable[str]) -> list[int]:
+        """Return the ids of the texts that are one token each, as `<|im_end|>` is in many."""
+        found = (self.encode(name, special=True) for name in names)
+        return [ids[0] for ids in found if len(ids) == 1]
+
     def is_eog(self, token: int) -> bool:
         """Whether this token ends a model's answer."""
         self._check(token)

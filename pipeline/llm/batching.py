@@ -56,6 +56,7 @@ class _Answer:
     unread: deque[TokenSpan] = field(default_factory=deque)  # of the prompt
     since: float = 0.0
     chosen: int | None = None  # the last token, not decoded yet
+    shown: frozenset[int] = frozenset()  # special tokens that are part of the text
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,8 @@ class Batcher:
         if self._closed:
             raise Stopped
         sampler = Sampler(job.options.sampling, self.model, self.n_ctx)
-        answer = _Answer(job, sampler, TextStream(job.options.stop))
+        shown = frozenset(self.tokenizer.single_tokens(job.shown))
+        answer = _Answer(job, sampler, TextStream(job.options.stop), shown=shown)
         with self._closing:
             if self._closed:
                 raise Stopped
@@ -317,7 +319,7 @@ class Batcher:
         else:
             answer.chosen = token
             stats.generated_tokens += 1
-            draft = self._drafts.score(token, best)
+            draft = self._drafts.score(token, best, answer.shown)
             for released, text in answer.stream.push(draft, draft.piece):
                 tell(job, released.with_text(text))
             full = len(slot.cache) >= job.limit or stats.generated_tokens == job.options.max_tokens

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from reellama.gguf_tools.errors import ReellamaError
@@ -33,7 +33,7 @@ class GenerationJob:
     """One prompt to be answered. Setting `cancelled` ends it at the next step.
 
     limit: positions that prompt and answer may take. client: who asks; places are shared among
-    clients.
+    clients. shown: special tokens whose names are part of the text, where they are tokens.
     """
 
     layout: TokenizedPrompt
@@ -41,6 +41,7 @@ class GenerationJob:
     options: GenerationOptions = GenerationOptions(max_tokens=NO_LIMIT, n_probs=0)
     limit: int = 1 << 31
     client: str = ""
+    shown: Sequence[str] = ()
     stats: GenerationStats = field(default_factory=GenerationStats)
     cancelled: bool = False
 

@@ -69,6 +69,7 @@ class Sampling:
     grammar: str | None = option(None, "Only answers that this GBNF grammar allows.")
     json_schema: dict[str, Any] | None = option(None, "Only JSON that this schema allows.")
     logit_bias: tuple[tuple[int, float], ...] = option((), "For or against tokens, by their ids.")
+    grammar_after: str | None = option(None, "A text, after which the grammar begins.")
 
     def __post_init__(self) -> None:
         _check(self)

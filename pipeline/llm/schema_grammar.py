@@ -32,9 +32,15 @@ _NUMBER = re.compile(r"[{,]\s*(\d+)(?=\s*[,}])")
 
 def schema_to_gbnf(schema: Any) -> str:
     """The grammar of a JSON schema. Raises SamplingError, with the reason, where there is none."""
+    return "\n".join(f"{name} ::= {body}" for name, body in schema_rules(schema).items())
+
+
+def schema_rules(schema: Any) -> dict[str, str]:
+    """The rules of that grammar by name, `root` among them. Raises like `schema_to_gbnf`."""
     try:
         _check(schema)
-        text = _converted(schema)
+        rules = _converted(schema)
+        text = "".join(rules.values())
         text.encode()  # which fails for half a character
         if len(text) > MOST_GRAMMAR_CHARACTERS:
             raise ValueError(f"its grammar has more than {MOST_GRAMMAR_CHARACTERS} characters")
@@ -45,7 +51,7 @@ def schema_to_gbnf(schema: Any) -> str:
         raise SamplingError(
             f"this JSON schema cannot be turned into a grammar: {reason}"
         ) from error
-    return text
+    return rules
 
 
 class _Converter(SchemaConverter):
@@ -61,11 +67,11 @@ class _Converter(SchemaConverter):
         return str(super()._format_literal(literal.replace("\\", "\\\\")))
 
 
-def _converted(schema: Any) -> str:
+def _converted(schema: Any) -> dict[str, str]:
     converter = _Converter(prop_order={}, allow_fetch=False, dotall=False, raw_pattern=False)
     own = json.loads(json.dumps(schema))  # its references are replaced
     converter.visit(converter.resolve_refs(own, "stdin"), "")
-    return str(converter.format_grammar())
+    return dict(sorted(converter._rules.items()))
 
 
 def _check(schema: Any) -> None:

@@ -80,6 +80,7 @@ class Sampler:
         text = gbnf(sampling)
         if text is not None:
             self._grammar = grammar_sampler(text, model)
+            self._trigger = _Trigger(sampling.grammar_after, Tokenizer(model))
             self._candidates = np.zeros(self._n_vocab, CANDIDATE)
             self._ids = np.arange(self._n_vocab, dtype=np.int32)
         self._chain = build_chain(sampling, self._n_vocab, n_ctx)
@@ -99,6 +100,13 @@ class Sampler:
         """
         if self._grammar is None:
             return int(llama_cpp.llama_sampler_sample(self._chain, ctx, index))
+        if self._trigger.waits:
+            token = int(llama_cpp.llama_sampler_sample(self._chain, ctx, index))
+            for following in self._trigger.push(token):
+                if not self._allowed(following):
+                    break
+                llama_cpp.llama_sampler_accept(self._grammar, following)
+            return token
         begin = time.thread_time()
         token = self._choose(logits(), by_grammar=False)
         if not self._allowed(token):  # trying every token of the vocabulary is slow
@@ -129,6 +137,25 @@ class Sampler:
         array = token_data_array(one)
         llama_cpp.llama_sampler_apply(self._grammar, ctypes.byref(array))
         return bool(np.isfinite(one["logit"][0]))
+
+
+class _Trigger:
+    """Looks for the text after which a grammar begins."""
+
+    def __init__(self, after: str | None, tokenizer: Tokenizer) -> None:
+        self._after, self._tokenizer = (after or "").encode(), tokenizer
+        self._tail = b""  # of what was generated
+        self.waits = bool(after)
+
+    def push(self, token: int) -> list[int]:
+        """Take a token. Returns those that the rest of it makes, where it ends the text."""
+        self._tail += self._tokenizer.piece(token, special=True)
+        before, found, rest = self._tail.partition(self._after)
+        if not found:
+            self._tail = before[1 - len(self._after) :] if len(self._after) > 1 else b""
+            return []
+        self.waits = False
+        return self._tokenizer.encode(rest.decode(errors="replace")) if rest else []
 
 
 # struct llama_token_data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -61,11 +62,17 @@ class TokenScorer:
         """The `n` likeliest ids with their probabilities, best first; none for 0. [n_vocab]."""
         return self._probabilities.best(logits, n) if n else []
 
-    def score(self, token: int, best: list[tuple[int, float]]) -> ScoredToken:
-        """A token with its alternatives, `best` of the logits that it was chosen from."""
+    def score(
+        self, token: int, best: list[tuple[int, float]], shown: Collection[int] = ()
+    ) -> ScoredToken:
+        """A token with its alternatives, `best` of the logits that it was chosen from.
+
+        Special tokens have no bytes, but for those `shown`, whose bytes are their names.
+        """
         p = self._probabilities.of(token) if best else math.nan
         pieces = tuple(self.piece(i) for i, _ in best)
-        return ScoredToken(token, p, best, self.piece(token), pieces)
+        piece = self._tokenizer.piece(token, special=True) if token in shown else self.piece(token)
+        return ScoredToken(token, p, best, piece, pieces)
 
     def piece(self, token: int) -> bytes:
         """The bytes of a token."""

@@ -4,32 +4,45 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.text.chat_template import ChatTemplate
-from reellama.pipeline.llm.engine import Token
-from reellama.pipeline.llm.generation_job import GenerationJob, GenerationStats
+from reellama.pipeline.llm.generation_job import GenerationStats
 from reellama.pipeline.llm.generation_options import GenerationOptions
-from reellama.pipeline.llm.prompt import Prompt, Text, TokenizedPrompt
-from reellama.pipeline.server.conversation_fit import (
-    Conversation,
-    ServiceMessage,
+from reellama.pipeline.llm.prompt import Prompt, Text
+from reellama.pipeline.llm.tool_calls.answer_parser import AnswerParser
+from reellama.pipeline.llm.tool_calls.dialect import Dialect
+from reellama.pipeline.server.chat.chat_answer import ChatAnswer
+from reellama.pipeline.server.chat.chat_request import ChatRequest, ServiceMessage
+from reellama.pipeline.server.chat.conversation_fit import (
+    FittedConversation,
+    Rendering,
+    Template,
     before_text,
     fit_conversation,
 )
+from reellama.pipeline.server.chat.dialects import Dialects
+from reellama.pipeline.server.chat.generation import Generation, PreparedPrompt
+from reellama.pipeline.server.chat.speech import (
+    bound,
+    check_think,
+    grammar_request,
+    parser_for,
+    template_variables,
+)
+from reellama.pipeline.server.chat.tool_messages import Conversation, adapted
 from reellama.pipeline.server.files.file_store import FileStore
-from reellama.pipeline.server.guard import CLIENT
 from reellama.pipeline.server.loaded_models import LoadedModel, ModelPool
 from reellama.pipeline.server.media.media_encoder import MediaEncoder, MediaLimits, sniff
 from reellama.pipeline.server.media.media_items import MediaItem
 from reellama.pipeline.server.media.soft_token_cache import SoftTokenCache
 from reellama.pipeline.server.metrics import Metrics
 from reellama.pipeline.server.model_registry import RegisteredModel, look_up_model
-from reellama.pipeline.server.model_store import Store
+from reellama.pipeline.server.model_store import Store, short_name
 from reellama.pipeline.server.sandbox.grammars import Grammars
 from reellama.pipeline.server.sandbox.sandbox import Sandbox
 from reellama.pipeline.server.sandbox.sandboxed_template import SandboxedTemplate
@@ -64,63 +77,11 @@ class RequestOptions:
     response_format: str | dict[str, Any] | None = None
     video: VideoOptions = DEFAULT_VIDEO_OPTIONS
 
-
-class Generation:
-    """An answer as it comes: an async iterator of tokens. `stats` is complete after the last.
-
-    `aclose` ends it and lets others have its place; call it also when it was read to its end.
-    """
-
-    def __init__(self, release: Callable[[GenerationStats], Awaitable[None]]) -> None:
-        self.stats = GenerationStats()
-        self._release = release
-        self._job: GenerationJob | None = None
-        self._tokens: asyncio.Queue[Token | Exception | None] = asyncio.Queue()
-        self._done = False
-
-    async def start(
-        self,
-        loaded: LoadedModel,
-        layout: TokenizedPrompt,
-        generation: GenerationOptions,
-        n_ctx: int | None,
-    ) -> None:
-        """Hand the prompt to the model. Raises ReellamaError when it does not fit."""
-        loop = asyncio.get_running_loop()
-
-        def tell(news: Token | Exception | None) -> None:
-            loop.call_soon_threadsafe(self._tokens.put_nowait, news)
-
-        self._job = GenerationJob(
-            layout,
-            tell,
-            generation,
-            min(n_ctx or loaded.n_ctx, loaded.n_ctx),
-            stats=self.stats,
-            client=CLIENT.get(),
-        )
-        # In a thread: a grammar is parsed there.
-        await asyncio.to_thread(loaded.batcher.submit, self._job)
-
-    def __aiter__(self) -> AsyncIterator[Token]:
-        return self
-
-    async def __anext__(self) -> Token:
-        news = None if self._done else await self._tokens.get()
-        if isinstance(news, Token):
-            return news
-        await self.aclose()
-        if news is not None:
-            raise news
-        raise StopAsyncIteration
-
-    async def aclose(self) -> None:
-        """End the answer."""
-        if not self._done:
-            self._done = True
-            if self._job is not None:
-                self._job.cancelled = True
-            await self._release(self.stats)
+    @property
+    def schema(self) -> dict[str, Any] | None:
+        """The JSON schema that the answer follows, if any."""
+        wanted = self.response_format
+        return ANY_JSON_OBJECT if isinstance(wanted, str) else wanted
 
 
 class Service:
@@ -132,6 +93,7 @@ class Service:
         self.models = ModelPool(settings)
         self.sandbox = Sandbox()
         self.grammars = Grammars(self.sandbox)
+        self.dialects = Dialects(self.sandbox)
         self.store = Store(settings.store)
         self.files = FileStore(settings.store / "files", settings.max_files, sniff)
         limits = MediaLimits(
@@ -162,54 +124,62 @@ class Service:
         await self.models.close()
 
     async def chat(
-        self, model: str, messages: Sequence[ServiceMessage], options: RequestOptions
-    ) -> Generation:
-        """Answer a conversation. Raises ReellamaError, whose `status` (else 400) is HTTP's.
-
-        What is too long loses its oldest turns; videos stay.
-        """
-        known = await self._find(model)
-
-        async def lay_out(loaded: LoadedModel) -> TokenizedPrompt:
-            soft = [await self._see(known, message.media, options.video) for message in messages]
-            whole = _with_system(messages, known)
-            none: list[Prompt] = [[] for _ in whole[len(soft) :]]  # a system prompt sees nothing
-            conversation = list(zip(whole, [*none, *soft], strict=True))
-            return await self._fit(loaded, known, None, conversation, options)
-
-        return await self._generate(known, lay_out, options)
-
-    async def complete(
         self,
         model: str,
-        prompt: str,
+        asked: ChatRequest,
         options: RequestOptions,
-        *,
-        system: str | None = None,
         template: str | None = None,
-        raw: bool = False,
-        media: Sequence[MediaItem] = (),
-    ) -> Generation:
-        """Answer a prompt: a user's message, or with `raw` the very text that the model continues.
+    ) -> ChatAnswer:
+        """Answer a conversation, by the model's own template or another one.
 
-        Raises like `chat`.
+        What is too long loses its oldest turns; videos stay. Raises ReellamaError, whose `status`
+        (else 400) is HTTP's.
         """
         known = await self._find(model)
+        dialect = await self.dialects.get(known, template)
+        check_think(asked.think, dialect, short_name(known.manifest.name))
+        parser: AnswerParser | None = None
 
-        async def lay_out(loaded: LoadedModel) -> TokenizedPrompt:
-            soft = await self._see(known, media, options.video)
-            if raw:
-                text = Text(prompt, special=True)
-                return await asyncio.to_thread(
-                    loaded.batcher.tokenize_prompt, [*before_text(soft), text]
-                )
-            said = [ServiceMessage("system", system)] if system else []
-            messages = _with_system([*said, ServiceMessage("user", prompt)], known)
-            found: list[Prompt] = [*([] for _ in messages[:-1]), soft]
-            conversation = list(zip(messages, found, strict=True))
-            return await self._fit(loaded, known, template, conversation, options)
+        async def prepare(loaded: LoadedModel) -> PreparedPrompt:
+            nonlocal parser
+            grammar = await self._grammar(known, asked, options, dialect)
+            seen = [await self._see(known, m.media, options.video) for m in asked.messages]
+            whole = _with_system(asked.messages, known)
+            none: list[Prompt] = [[] for _ in whole[len(seen) :]]  # a system prompt sees nothing
+            conversation = adapted(
+                list(zip(whole, [*none, *seen], strict=True)), dialect, asked.usable_tools
+            )
+            variables = template_variables(asked.think)
+            if dialect.knows_tools:
+                variables["tools"] = [tool.definition for tool in asked.usable_tools]
+            how = partial(
+                Rendering, variables=variables, text_arguments=dialect.traits.text_arguments
+            )
+            fitted = await self._fit(loaded, known, template, how, conversation, options)
+            parser = parser_for(dialect, asked, fitted.opening)
+            generation = bound(options.generation, dialect, fitted.opening, grammar)
+            return PreparedPrompt(fitted.layout, generation, dialect.markers)
 
-        return await self._generate(known, lay_out, options)
+        return ChatAnswer(await self._generate(known, prepare, options), parser)
+
+    async def complete(
+        self, model: str, prompt: str, options: RequestOptions, media: Sequence[MediaItem] = ()
+    ) -> Generation:
+        """Go on from a text, after what it is about. Raises like `chat`."""
+        known = await self._find(model)
+
+        async def prepare(loaded: LoadedModel) -> PreparedPrompt:
+            generation = options.generation
+            if (schema := options.schema) is not None:
+                grammar = await self.grammars.get({"schema": schema}, known.path)
+                sampling = replace(generation.sampling, grammar=grammar)
+                generation = replace(generation, sampling=sampling)
+            seen = await self._see(known, media, options.video)
+            parts = [*before_text(seen), Text(prompt, special=True)]
+            layout = await asyncio.to_thread(loaded.batcher.tokenize_prompt, parts)
+            return PreparedPrompt(layout, generation)
+
+        return await self._generate(known, prepare, options)
 
     async def embed(
         self,
@@ -245,9 +215,10 @@ class Service:
         loaded: LoadedModel,
         known: RegisteredModel,
         template: str | None,
+        how: Callable[[Template], Rendering],
         conversation: Conversation,
         options: RequestOptions,
-    ) -> TokenizedPrompt:
+    ) -> FittedConversation:
         """The conversation laid out.
 
         The template of a GGUF on this machine is trusted; what clients sent is sandboxed, the
@@ -263,26 +234,22 @@ class Service:
         file, source = known.gguf, template or known.manifest.template
         own = file.chat_template if known.manifest.is_uploaded else ""
         if not (source or own):
-            return await asyncio.to_thread(fit, loaded.batcher, ChatTemplate.from_gguf(file))
+            trusted = how(ChatTemplate.from_gguf(file))
+            return await asyncio.to_thread(fit, loaded.batcher, trusted)
         bos, eos = file.token("bos"), file.token("eos")
         return await self.sandbox.call(
             lambda child: fit(
                 loaded.batcher,
-                SandboxedTemplate(child, source or own or "", bos, eos, strict=bool(source)),
+                how(SandboxedTemplate(child, source or own or "", bos, eos, strict=bool(source))),
             )
         )
 
-    async def _bound(self, known: RegisteredModel, options: RequestOptions) -> GenerationOptions:
-        """How to generate, the sampling bound to the response format."""
-        wanted = options.response_format
-        if wanted is None:
-            return options.generation
-        sampling = options.generation.sampling
-        if isinstance(wanted, dict):
-            sampling = replace(sampling, grammar=await self.grammars.get(wanted, known.path))
-        else:
-            sampling = replace(sampling, json_schema=ANY_JSON_OBJECT)
-        return replace(options.generation, sampling=sampling)
+    async def _grammar(
+        self, known: RegisteredModel, asked: ChatRequest, options: RequestOptions, dialect: Dialect
+    ) -> str | None:
+        """What the answer must follow, if anything."""
+        wanted = grammar_request(asked, options.schema, dialect)
+        return await self.grammars.get(wanted, known.path) if wanted else None
 
     async def _find(self, model: str) -> RegisteredModel:
         return await asyncio.to_thread(look_up_model, model, self.settings, self.store)
@@ -300,7 +267,7 @@ class Service:
     async def _generate(
         self,
         known: RegisteredModel,
-        lay_out: Callable[[LoadedModel], Awaitable[TokenizedPrompt]],
+        prepare: Callable[[LoadedModel], Awaitable[PreparedPrompt]],
         options: RequestOptions,
     ) -> Generation:
         self._enter()
@@ -316,8 +283,7 @@ class Service:
         try:
             loaded, seconds = await self.models.acquire(known, options.keep_alive)
             generation.stats.load_seconds = seconds
-            bound = await self._bound(known, options)
-            await generation.start(loaded, await lay_out(loaded), bound, options.n_ctx)
+            await generation.start(loaded, await prepare(loaded), options.n_ctx)
         except BaseException:
             await generation.aclose()
             raise

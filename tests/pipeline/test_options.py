@@ -15,7 +15,7 @@ from reellama.pipeline.llm.generation_options import (
     SamplingError,
 )
 from reellama.pipeline.server.ollama.ollama_schemas import GenerateRequest
-from reellama.pipeline.server.openai.openai_schemas import ChatRequest
+from reellama.pipeline.server.openai.openai_schemas import ChatCompletionRequest
 from reellama.pipeline.video.read_options import VideoReadOptions
 
 VALUES: dict[str, Any] = dict.fromkeys(SAMPLING_OPTIONS, 1)
@@ -35,7 +35,9 @@ def test_the_command_line_has_the_names_and_defaults_of_the_library() -> None:
 def test_both_protocols_take_all_sampling_options_by_their_names() -> None:
     of_ollama = GenerateRequest.model_validate({"model": "mini", "options": VALUES}).to_options({})
     messages = [{"role": "user", "content": "What?"}]
-    of_openai = ChatRequest.model_validate({"model": "mini", "messages": messages, **VALUES})
+    of_openai = ChatCompletionRequest.model_validate(
+        {"model": "mini", "messages": messages, **VALUES}
+    )
     assert of_ollama.generation.sampling == Sampling(**VALUES)
     assert of_openai.options().generation.sampling == Sampling(**VALUES)
 

@@ -15,7 +15,9 @@ from fastapi.responses import JSONResponse
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.pipeline.llm.generation_options import GenerationOptions
-from reellama.pipeline.server.conversation_fit import ServiceMessage
+from reellama.pipeline.llm.tool_calls.answer_events import CallCollector, CallDelta, ToolCall
+from reellama.pipeline.server.chat.chat_answer import ChatAnswer
+from reellama.pipeline.server.chat.chat_request import ChatRequest, ServiceMessage
 from reellama.pipeline.server.disconnects import cancel_on_disconnect
 from reellama.pipeline.server.guard import readable_dirs
 from reellama.pipeline.server.media.fetch import read_path
@@ -23,6 +25,12 @@ from reellama.pipeline.server.media.media_items import Content, MediaItem
 from reellama.pipeline.server.media.media_references import MediaReference, read_media, read_text
 from reellama.pipeline.server.model_registry import RegisteredModel
 from reellama.pipeline.server.ollama import model_routes
+from reellama.pipeline.server.ollama.answer_items import (
+    Shape,
+    message_item,
+    response_item,
+    whole_answer,
+)
 from reellama.pipeline.server.ollama.model_routes import find_model
 from reellama.pipeline.server.ollama.ndjson import JsonItem, OllamaRoute, gather_items, stream
 from reellama.pipeline.server.ollama.ollama_schemas import (
@@ -32,13 +40,12 @@ from reellama.pipeline.server.ollama.ollama_schemas import (
 )
 from reellama.pipeline.server.replies.json_bodies import json_body
 from reellama.pipeline.server.replies.token_logprobs import token_logprobs
-from reellama.pipeline.server.service import Generation, RequestOptions, Service
+from reellama.pipeline.server.service import RequestOptions, Service
 
 MAX_PATH = 4096  # characters
 ROLES = ("system", "user", "assistant", "tool")
 
-Start = Callable[[], Any]  # () -> Awaitable[Generation]
-Shape = Callable[[str], JsonItem]  # text -> the part of an answer that holds it
+Start = Callable[[], Any]  # () -> Awaitable[ChatAnswer]
 
 router = APIRouter(route_class=OllamaRoute, tags=["ollama"])
 router.include_router(model_routes.router)
@@ -51,21 +58,29 @@ async def chat(
     """The next message of a conversation. Without messages the model is loaded, or unloaded."""
     service: Service = request.app.state.service
     known = await find_model(request, asked.model)
-    if asked.tools:
-        raise ReellamaError(f'"{asked.model}" does not support tools')
-    options = _options(asked, known)
+    options = asked.to_options(known.manifest.parameters)
     if not asked.messages:
-        return await _load(request, asked, known, _as_message)
+        return await _load(request, asked, known, message_item)
     messages = [ServiceMessage(said["role"], said["content"]) for said in known.manifest.messages]
     for said in asked.messages:
         if said.role not in ROLES:
             raise ReellamaError(f"invalid role {said.role!r}; it is one of {', '.join(ROLES)}")
         media = await _media(service, said.media)
-        messages.append(ServiceMessage(said.role, said.content or "", media))
+        messages.append(
+            ServiceMessage(
+                said.role,
+                said.content or "",
+                media,
+                said.calls,
+                said.tool_call_id or "",
+                said.tool_name or "",
+                said.thinking or "",
+            )
+        )
     if known.manifest.system and all(message.role != "system" for message in messages):
         messages.insert(0, ServiceMessage("system", known.manifest.system))
-    start = partial(service.chat, known.service_name, messages, options)
-    return await _answer(request, asked, start, _as_message)
+    start = partial(service.chat, known.service_name, asked.to_chat(messages), options)
+    return await _answer(request, asked, start, message_item)
 
 
 @router.post("/api/generate")
@@ -81,26 +96,30 @@ async def generate(
         raise ReellamaError("raw mode does not support template, system, or context")
     if asked.context:
         raise ReellamaError("context is not supported: send the conversation to /api/chat")
-    options = _options(asked, known)
+    options = asked.to_options(known.manifest.parameters)
     if not asked.prompt:
-        return await _load(request, asked, known, _as_response)
-    start = partial(
-        service.complete,
-        known.service_name,
-        asked.prompt,
-        options,
-        system=asked.system or (None if asked.raw else known.manifest.system or None),
-        template=asked.template or None,
-        raw=bool(asked.raw),
-        media=await _media(service, asked.media),
-    )
-    return await _answer(request, asked, start, _as_response)
+        return await _load(request, asked, known, response_item)
+    media = await _media(service, asked.media)
+    if asked.raw:
+        start: Start = partial(_complete, service, known.service_name, asked.prompt, options, media)
+    else:
+        system = asked.system or known.manifest.system
+        messages = [ServiceMessage("system", system)] if system else []
+        question = ServiceMessage("user", asked.prompt, media)
+        chat = ChatRequest([*messages, question], think=asked.wants_thinking)
+        template = asked.template or None
+        start = partial(service.chat, known.service_name, chat, options, template)
+    return await _answer(request, asked, start, response_item)
 
 
-def _options(asked: OllamaGenerationRequest, known: RegisteredModel) -> RequestOptions:
-    if asked.think:
-        raise ReellamaError(f'"{asked.model}" does not support thinking')
-    return asked.to_options(known.manifest.parameters)
+async def _complete(
+    service: Service,
+    model: str,
+    prompt: str,
+    options: RequestOptions,
+    media: tuple[MediaItem, ...],
+) -> ChatAnswer:
+    return ChatAnswer(await service.complete(model, prompt, options, media))
 
 
 async def _load(
@@ -114,13 +133,13 @@ async def _load(
     )
 
     async def load() -> None:
-        generation = await service.complete(known.service_name, " ", options, raw=True)
+        generation = await service.complete(known.service_name, " ", options)
         async for _ in generation:
             pass
 
     await cancel_on_disconnect(request, load())
     reason = "unload" if asked.keep_alive == 0 else "load"
-    return JSONResponse({**_head(asked), **shape(""), "done": True, "done_reason": reason})
+    return JSONResponse({**_head(asked), **shape(None), "done": True, "done_reason": reason})
 
 
 async def _answer(
@@ -129,36 +148,38 @@ async def _answer(
     items = _items(asked, start, shape)
     if asked.streams:
         return await stream(request, items)
-    found = await gather_items(request, items)
-    key = "message" if "message" in found[0] else "response"
-    texts = [item[key]["content"] if key == "message" else item[key] for item in found]
-    logprobs = [each for item in found for each in item.get("logprobs", ())]
-    whole = {**found[-1], **shape("".join(texts))}
-    return JSONResponse({**whole, "logprobs": logprobs} if asked.logprobs else whole)
+    return JSONResponse(whole_answer(await gather_items(request, items)))
 
 
 async def _items(
     asked: OllamaGenerationRequest, start: Start, shape: Shape
 ) -> AsyncGenerator[JsonItem, None]:
-    """The lines of an answer: one a token, and the last one with what it took."""
+    """The lines of an answer: one for each piece of it, and the last one with what it took."""
     begin = time.perf_counter_ns()
-    generation: Generation = await start()
+    answer: ChatAnswer = await start()
+    calls = CallCollector()
     try:
-        async for token in generation:
-            if token.text or asked.logprobs:
-                item = {**_head(asked), **shape(token.text), "done": False}
-                if asked.logprobs:
-                    item["logprobs"] = [token_logprobs(token, asked.top_logprobs or None)]
-                yield item
-        yield {**_head(asked), **shape(""), "done": True, **_last(generation, begin)}
+        async for event in answer:
+            whole = calls.add(event) if isinstance(event, CallDelta) else event
+            if whole is None:
+                continue
+            item = {**_head(asked), **shape(whole), "done": False}
+            if asked.logprobs and not isinstance(whole, ToolCall):
+                item["logprobs"] = [
+                    token_logprobs(t, asked.top_logprobs or None) for t in whole.tokens
+                ]
+            elif not isinstance(whole, ToolCall) and not whole.text:
+                continue
+            yield item
+        yield {**_head(asked), **shape(None), "done": True, **_last(answer, begin)}
     finally:
         # A client that goes away cancels this very task, and its sequence must still be freed.
         with anyio.CancelScope(shield=True):
-            await generation.aclose()
+            await answer.aclose()
 
 
-def _last(generation: Generation, begin: int) -> JsonItem:
-    stats = generation.stats
+def _last(answer: ChatAnswer, begin: int) -> JsonItem:
+    stats = answer.stats
     return {
         "done_reason": stats.stop_reason or "stop",
         "total_duration": time.perf_counter_ns() - begin,
@@ -172,14 +193,6 @@ def _last(generation: Generation, begin: int) -> JsonItem:
 
 def _head(asked: OllamaGenerationRequest) -> JsonItem:
     return {"model": asked.model, "created_at": datetime.now(timezone.utc).isoformat()}
-
-
-def _as_message(text: str) -> JsonItem:
-    return {"message": {"role": "assistant", "content": text}}
-
-
-def _as_response(text: str) -> JsonItem:
-    return {"response": text}
 
 
 async def _media(service: Service, given: Sequence[str | MediaReference]) -> tuple[MediaItem, ...]:

@@ -7,7 +7,7 @@ it ends.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +21,15 @@ from reellama.pipeline.llm.generation_options import (
     SAMPLING_OPTIONS,
     GenerationOptions,
     requested_sampling,
+)
+from reellama.pipeline.llm.tool_calls.answer_events import ToolCall
+from reellama.pipeline.server.chat.chat_request import (
+    ChatRequest,
+    ServiceMessage,
+    Think,
+    think_from,
+    tool_choice_from,
+    tool_from_definition,
 )
 from reellama.pipeline.server.keep_alive import KeepAlive
 from reellama.pipeline.server.media.media_references import MediaReference
@@ -61,6 +70,11 @@ class OllamaGenerationRequest(LoadingRequest):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
     think: bool | str | None = None
+
+    @property
+    def wants_thinking(self) -> Think:
+        """Whether the model is to think first. Raises ReellamaError, in Ollama's words."""
+        return think_from(self.think)
 
     def to_options(self, parameters: Mapping[str, Any]) -> RequestOptions:
         """The service's options: those of the request over the model's own `parameters`.
@@ -106,12 +120,38 @@ class ShownMedia(BaseModel):
         return [*images, *(self.videos or ())]
 
 
+class OllamaFunctionCall(BaseModel):
+    """Which tool was called, and with what."""
+
+    name: str
+    arguments: dict[str, Any] = Field(default_factory=dict)
+
+
+class OllamaToolCall(BaseModel):
+    """A call of a tool in an assistant's message."""
+
+    id: str | None = None
+    function: OllamaFunctionCall
+
+
 class OllamaMessage(ShownMedia):
     """One message."""
 
     model_config = ConfigDict(extra="ignore")
     role: str
     content: str | None = None
+    thinking: str | None = None
+    tool_calls: list[OllamaToolCall] | None = None
+    tool_name: str | None = Field(None, validation_alias=AliasChoices("tool_name", "name"))
+    tool_call_id: str | None = None
+
+    @property
+    def calls(self) -> tuple[ToolCall, ...]:
+        """The calls of tools."""
+        return tuple(
+            ToolCall(each.function.name, each.function.arguments, each.id or "")
+            for each in self.tool_calls or ()
+        )
 
 
 class OllamaChatRequest(OllamaGenerationRequest):
@@ -119,6 +159,16 @@ class OllamaChatRequest(OllamaGenerationRequest):
 
     messages: list[OllamaMessage] | None = None
     tools: list[Any] | None = None
+    tool_choice: Any = None  # as OpenAI's protocol has it; Ollama has no such thing
+
+    def to_chat(self, messages: Sequence[ServiceMessage]) -> ChatRequest:
+        """The service's request. Raises ReellamaError for tools that cannot be used."""
+        return ChatRequest(
+            messages,
+            [tool_from_definition(each) for each in self.tools or ()],
+            tool_choice_from(self.tool_choice),
+            think=self.wants_thinking,
+        )
 
 
 class GenerateRequest(OllamaGenerationRequest, ShownMedia):

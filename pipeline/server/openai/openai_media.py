@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from reellama.pipeline.server.conversation_fit import ServiceMessage
+from reellama.pipeline.server.chat.chat_request import ServiceMessage
 from reellama.pipeline.server.media.media_references import read_media
 from reellama.pipeline.server.openai.openai_schemas import ChatMessage
 from reellama.pipeline.server.service import Service
@@ -17,6 +17,10 @@ async def read_messages(messages: Sequence[ChatMessage], service: Service) -> li
             "system" if message.role == "developer" else message.role,
             message.text,
             await read_media(message.media, service.settings, service.files),
+            message.calls,
+            message.tool_call_id or "",
+            message.name or "" if message.role == "tool" else "",
+            message.reasoning_content or "",
         )
         for message in messages
     ]

@@ -14,6 +14,7 @@ import numpy as np
 
 from reellama.pipeline.llm.engine import Token
 from reellama.pipeline.llm.generation_job import GenerationStats
+from reellama.pipeline.llm.tool_calls.answer_events import AnswerEvent, CallDelta, TextDelta
 from reellama.pipeline.server.replies.token_logprobs import token_logprobs
 
 Kind = Literal["chat.completion", "text_completion"]
@@ -36,12 +37,14 @@ class ReplyFrame:
             "system_fingerprint": f"fp_{version('reellama')}_{version('llama-cpp-python')}",
         }
 
-    def whole(self, choice: dict[str, Any], stats: GenerationStats) -> dict[str, Any]:
+    def whole(
+        self, choice: dict[str, Any], finish_reason: str, stats: GenerationStats
+    ) -> dict[str, Any]:
         """The answer in one piece."""
         return {
             **self.frame,
             "object": self.kind,
-            "choices": [{"index": 0, **choice, "finish_reason": stats.stop_reason}],
+            "choices": [{"index": 0, **choice, "finish_reason": finish_reason}],
             "usage": usage(stats),
         }
 
@@ -50,6 +53,53 @@ class ReplyFrame:
         kind = "chat.completion.chunk" if self.kind == "chat.completion" else self.kind
         choices = [] if choice is None else [{"index": 0, "finish_reason": None, **choice}]
         return {**self.frame, "object": kind, "choices": choices}
+
+
+def message(events: Sequence[AnswerEvent]) -> dict[str, Any]:
+    """An assistant's message, of all its pieces."""
+    calls: dict[int, dict[str, Any]] = {}
+    texts: list[str] = []
+    reasoning: list[str] = []
+    for each in events:
+        if isinstance(each, CallDelta):
+            call = calls.setdefault(each.index, _call(each) | {"function": _function(each)})
+            call["function"]["arguments"] += each.arguments
+        else:
+            (texts if isinstance(each, TextDelta) else reasoning).append(each.text)
+    content = "".join(texts)
+    found: dict[str, Any] = {"role": "assistant", "content": content}
+    if reasoning:
+        found["reasoning_content"] = "".join(reasoning)
+    if calls:
+        found |= {"content": content or None, "tool_calls": list(calls.values())}
+    return found
+
+
+def delta(events: Sequence[AnswerEvent]) -> dict[str, Any]:
+    """What one piece of a stream adds to the message; the first of a call has its id and name."""
+    found: dict[str, Any] = {}
+    for each in events:
+        if isinstance(each, CallDelta):
+            first = _call(each) if each.first else {}
+            function = {**(_function(each) if each.first else {}), "arguments": each.arguments}
+            found["tool_calls"] = [{"index": each.index, **first, "function": function}]
+        else:
+            key = "content" if isinstance(each, TextDelta) else "reasoning_content"
+            found[key] = each.text
+    return found
+
+
+def _call(piece: CallDelta) -> dict[str, Any]:
+    return {"id": piece.id, "type": "function"}
+
+
+def _function(piece: CallDelta) -> dict[str, Any]:
+    return {"name": piece.name, "arguments": ""}
+
+
+def text_tokens(events: Sequence[AnswerEvent]) -> list[Token]:
+    """The tokens of the words."""
+    return [token for each in events if isinstance(each, TextDelta) for token in each.tokens]
 
 
 def usage(stats: GenerationStats) -> dict[str, int]:

@@ -16,8 +16,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from reellama.pipeline.llm.engine import Token
 from reellama.pipeline.llm.text_embedding import shortened
+from reellama.pipeline.llm.tool_calls.answer_events import AnswerEvent, CallDelta
+from reellama.pipeline.server.chat.chat_answer import ChatAnswer
 from reellama.pipeline.server.client_errors import told
 from reellama.pipeline.server.disconnects import CLIENT_CLOSED_REQUEST, cancel_on_disconnect
 from reellama.pipeline.server.model_registry import (
@@ -30,16 +31,16 @@ from reellama.pipeline.server.model_store import short_name
 from reellama.pipeline.server.openai import openai_replies as replies
 from reellama.pipeline.server.openai.openai_media import read_messages
 from reellama.pipeline.server.openai.openai_schemas import (
-    ChatRequest,
+    ChatCompletionRequest,
     CompletionRequest,
     EmbeddingRequest,
     OpenAIGenerationRequest,
 )
 from reellama.pipeline.server.replies.json_bodies import address_problem, json_body
-from reellama.pipeline.server.service import Generation, Service, ServiceError
+from reellama.pipeline.server.service import Service, ServiceError
 
-# A choice without its finish_reason, from tokens and the characters that came before them.
-Render = Callable[[list[Token], int], dict[str, Any]]
+# A choice without its finish_reason, from the pieces of an answer.
+Render = Callable[[list[AnswerEvent]], dict[str, Any]]
 
 
 class OpenAIRoute(APIRoute):
@@ -94,24 +95,25 @@ async def delete_model(request: Request, name: str) -> dict[str, Any]:
 
 @router.post("/chat/completions", response_model=None)
 async def chat(
-    request: Request, body: Annotated[ChatRequest, json_body(ChatRequest)]
+    request: Request, body: Annotated[ChatCompletionRequest, json_body(ChatCompletionRequest)]
 ) -> Response | dict[str, Any]:
     """The next message of a conversation, which may show pictures and videos."""
     service: Service = request.app.state.service
 
-    async def ask() -> Generation:
+    async def ask() -> ChatAnswer:
         messages = await read_messages(body.messages, service)
-        return await service.chat(body.model, messages, body.options())
+        return await service.chat(body.model, body.to_chat(messages), body.options())
 
-    def message(tokens: list[Token], _: int) -> dict[str, Any]:
-        return {"message": {"role": "assistant", "content": _text(tokens)}, **logprobs(tokens)}
+    def message(events: list[AnswerEvent]) -> dict[str, Any]:
+        return {"message": replies.message(events), **logprobs(events)}
 
-    def delta(tokens: list[Token], _: int) -> dict[str, Any]:
-        return {"delta": {"content": _text(tokens)} if tokens else {}, **logprobs(tokens)}
+    def delta(events: list[AnswerEvent]) -> dict[str, Any]:
+        return {"delta": replies.delta(events), **logprobs(events)}
 
-    def logprobs(tokens: list[Token]) -> dict[str, Any]:
-        wanted = body.logprobs and tokens
+    def logprobs(events: list[AnswerEvent]) -> dict[str, Any]:
+        tokens = replies.text_tokens(events)
         n = body.top_logprobs or 0
+        wanted = body.logprobs and tokens
         return {"logprobs": replies.chat_logprobs(tokens, n) if wanted else None}
 
     reply = replies.ReplyFrame("chat.completion", body.model)
@@ -128,21 +130,29 @@ async def complete(
     """What follows a text."""
     service: Service = request.app.state.service
     echoed = body.text if body.echo else ""
+    n_written = 0  # characters so far
 
-    def piece(tokens: list[Token], n_before: int) -> dict[str, Any]:
-        n, offset = body.logprobs, len(echoed) + n_before
+    async def ask() -> ChatAnswer:
+        return ChatAnswer(await service.complete(body.model, body.text, body.options()))
+
+    def piece(events: list[AnswerEvent]) -> dict[str, Any]:
+        nonlocal n_written
+        tokens, n = replies.text_tokens(events), body.logprobs
+        offset = len(echoed) + n_written
         logprobs = None if n is None else replies.completion_logprobs(tokens, n, offset)
-        return {"text": _text(tokens), "logprobs": logprobs}
+        text = "".join(token.text for token in tokens)
+        n_written += len(text)
+        return {"text": text, "logprobs": logprobs}
 
-    def whole(tokens: list[Token], _: int) -> dict[str, Any]:
-        return piece(tokens, 0) | {"text": echoed + _text(tokens)}
+    def whole(events: list[AnswerEvent]) -> dict[str, Any]:
+        choice = piece(events)
+        return choice | {"text": echoed + choice["text"]}
 
     reply = replies.ReplyFrame("text_completion", body.model)
-    work = service.complete(body.model, body.text, body.options(), raw=True)
     if body.stream:
         opening = {"text": echoed, "logprobs": None} if echoed else None
-        return await _stream(request, body, reply, work, piece, opening)
-    return await _whole(request, reply, work, whole)
+        return await _stream(request, body, reply, ask(), piece, opening)
+    return await _whole(request, reply, ask(), whole)
 
 
 @router.post("/embeddings")
@@ -163,75 +173,78 @@ async def embed(
 async def _whole(
     request: Request,
     reply: replies.ReplyFrame,
-    work: Coroutine[Any, Any, Generation],
+    work: Coroutine[Any, Any, ChatAnswer],
     render: Render,
 ) -> dict[str, Any]:
-    tokens, generation = await cancel_on_disconnect(request, _finish(work))
-    return reply.whole(render(tokens, 0), generation.stats)
+    events, answer = await cancel_on_disconnect(request, _finish(work))
+    return reply.whole(render(events), answer.finish_reason, answer.stats)
 
 
 async def _stream(
     request: Request,
     body: OpenAIGenerationRequest,
     reply: replies.ReplyFrame,
-    work: Coroutine[Any, Any, Generation],
+    work: Coroutine[Any, Any, ChatAnswer],
     render: Render,
     opening: dict[str, Any] | None,
 ) -> Response:
-    # The first token is awaited here, where an error still has a status of its own.
-    generation, first = await cancel_on_disconnect(request, _begin(work))
-    pieces = _pieces(generation, first, render, opening)
-    return EventStream(generation, _events(generation, pieces, reply, body.include_usage))
+    # The first piece is awaited here, where an error still has a status of its own.
+    answer, first = await cancel_on_disconnect(request, _begin(work))
+    pieces = _pieces(answer, first, render, opening)
+    return EventStream(answer, _events(answer, pieces, reply, body.include_usage))
 
 
-async def _begin(work: Coroutine[Any, Any, Generation]) -> tuple[Generation, Token | None]:
-    generation = await work
+async def _begin(
+    work: Coroutine[Any, Any, ChatAnswer],
+) -> tuple[ChatAnswer, AnswerEvent | None]:
+    answer = await work
     try:
-        return generation, await anext(generation, None)
+        return answer, await anext(answer, None)
     except BaseException:
-        await generation.aclose()
+        await answer.aclose()
         raise
 
 
-async def _finish(work: Coroutine[Any, Any, Generation]) -> tuple[list[Token], Generation]:
-    async with aclosing(await work) as generation:
-        return [token async for token in generation], generation
+async def _finish(work: Coroutine[Any, Any, ChatAnswer]) -> tuple[list[AnswerEvent], ChatAnswer]:
+    async with aclosing(await work) as answer:
+        return [event async for event in answer], answer
 
 
 class EventStream(StreamingResponse):
-    """Server-sent events of a generation, which ends with the response, however that ends."""
+    """Server-sent events of an answer, which ends with the response, however that ends."""
 
-    def __init__(self, generation: Generation, events: AsyncIterator[str]) -> None:
+    def __init__(self, answer: ChatAnswer, events: AsyncIterator[str]) -> None:
         super().__init__(events, media_type="text/event-stream")
         self.headers["Cache-Control"] = "no-cache"
-        self._generation = generation
+        self._answer = answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send them."""
         try:
             await super().__call__(scope, receive, send)
         finally:
-            await self._generation.aclose()
+            await self._answer.aclose()
 
 
 async def _pieces(
-    generation: Generation, first: Token | None, render: Render, opening: dict[str, Any] | None
+    answer: ChatAnswer,
+    first: AnswerEvent | None,
+    render: Render,
+    opening: dict[str, Any] | None,
 ) -> AsyncIterator[dict[str, Any]]:
-    """The choices of a stream: its opening, one a token, and one with nothing but its end."""
+    """The choices of a stream: its opening, one a piece, and one with nothing but its end."""
     if opening is not None:
         yield opening
-    n_before = 0
     if first is not None:
-        yield render([first], 0)
-        n_before = len(first.text)
-    async for token in generation:
-        yield render([token], n_before)
-        n_before += len(token.text)
-    yield render([], n_before) | {"finish_reason": generation.stats.stop_reason}
+        yield render([first])
+    async for event in answer:
+        if not (isinstance(event, CallDelta) and event.is_end_alone):
+            yield render([event])
+    yield render([]) | {"finish_reason": answer.finish_reason}
 
 
 async def _events(
-    generation: Generation,
+    answer: ChatAnswer,
     pieces: AsyncIterator[dict[str, Any]],
     reply: replies.ReplyFrame,
     include_usage: bool,
@@ -244,12 +257,8 @@ async def _events(
         yield replies.event(replies.error(*told(error)))
         return
     if include_usage:
-        yield replies.event(reply.piece(None) | {"usage": replies.usage(generation.stats)})
+        yield replies.event(reply.piece(None) | {"usage": replies.usage(answer.stats)})
     yield replies.DONE_EVENT
-
-
-def _text(tokens: list[Token]) -> str:
-    return "".join(token.text for token in tokens)
 
 
 def _model(known: RegisteredModel) -> dict[str, Any]:

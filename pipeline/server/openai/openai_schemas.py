@@ -6,6 +6,8 @@ would change the answer and cannot be done are refused.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -18,6 +20,14 @@ from reellama.pipeline.llm.generation_options import (
     Sampling,
     requested_sampling,
 )
+from reellama.pipeline.llm.tool_calls.answer_events import ToolCall
+from reellama.pipeline.server.chat.chat_request import (
+    ChatRequest,
+    ServiceMessage,
+    think_from,
+    tool_choice_from,
+    tool_from_definition,
+)
 from reellama.pipeline.server.keep_alive import KeepAlive
 from reellama.pipeline.server.media.media_references import MediaReference
 from reellama.pipeline.server.openai.openai_parts import MessagePart, parts_media, parts_text
@@ -26,14 +36,52 @@ from reellama.pipeline.server.video_options import VIDEO_OPTIONS, VideoOptions, 
 
 LONGEST_ID = 10  # digits of a token's id
 MOST_INPUTS = 2048  # texts of one request for embeddings, as OpenAI has it
+NO_EFFORT = ("none", "minimal")  # of reasoning
 COMPLETION_TOKENS = 16  # what OpenAI's completions write when max_tokens is not given
+
+
+class FunctionCall(BaseModel):
+    """Which tool was called; `arguments` are JSON text."""
+
+    name: str
+    arguments: str = "{}"
+
+    @field_validator("arguments")
+    @classmethod
+    def _is_an_object(cls, arguments: str) -> str:
+        try:
+            if isinstance(json.loads(arguments or "{}"), dict):
+                return arguments or "{}"
+        except ValueError:
+            pass
+        raise ValueError("the arguments of a call are the text of a JSON object")
+
+
+class MessageToolCall(BaseModel):
+    """A call of a tool in an assistant's message."""
+
+    id: str
+    function: FunctionCall
 
 
 class ChatMessage(BaseModel):
     """One message: its content is a string, or parts of text, pictures and videos."""
 
-    role: Literal["system", "developer", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[MessagePart] | None = None
+    tool_calls: list[MessageToolCall] | None = None
+    tool_call_id: str | None = None
+    name: str | None = None
+    # What DeepSeek's API, vLLM and llama.cpp call what an assistant thought; OpenAI shows nothing.
+    reasoning_content: str | None = None
+
+    @property
+    def calls(self) -> tuple[ToolCall, ...]:
+        """The calls of tools."""
+        return tuple(
+            ToolCall(each.function.name, json.loads(each.function.arguments), each.id)
+            for each in self.tool_calls or ()
+        )
 
     @property
     def text(self) -> str:
@@ -158,7 +206,7 @@ class OpenAIGenerationRequest(BaseModel):
         )
 
 
-class ChatRequest(OpenAIGenerationRequest):
+class ChatCompletionRequest(OpenAIGenerationRequest):
     """POST /v1/chat/completions."""
 
     messages: list[ChatMessage] = Field(min_length=1)
@@ -167,18 +215,25 @@ class ChatRequest(OpenAIGenerationRequest):
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     response_format: ResponseFormat | None = None
     tools: list[Any] | None = None
-
-    @field_validator("tools")
-    @classmethod
-    def _no_tools(cls, tools: list[Any] | None) -> None:
-        if tools:
-            raise ValueError("tools are not supported")
+    tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
+    reasoning_effort: str | None = None
 
     @model_validator(mode="after")
-    def _top_logprobs_need_logprobs(self) -> ChatRequest:
+    def _top_logprobs_need_logprobs(self) -> ChatCompletionRequest:
         if self.top_logprobs is not None and not self.logprobs:
             raise ValueError("top_logprobs is only for logprobs: true")
         return self
+
+    def to_chat(self, messages: Sequence[ServiceMessage]) -> ChatRequest:
+        """The service's request. Raises ReellamaError for tools that cannot be used."""
+        return ChatRequest(
+            messages,
+            [tool_from_definition(each) for each in self.tools or ()],
+            tool_choice_from(self.tool_choice),
+            self.parallel_tool_calls is not False,
+            think_from(False if self.reasoning_effort in NO_EFFORT else self.reasoning_effort),
+        )
 
     def options(self) -> RequestOptions:
         """What the service is asked for."""

@@ -21,15 +21,18 @@ class Grammars:
         self._sandbox = sandbox
         self._kept: OrderedDict[str, str | SandboxError] = OrderedDict()
 
-    async def get(self, schema: dict[str, Any], model: Path) -> str:
-        """The grammar of a schema for a model's GGUF. Raises SandboxError, also by its memory."""
+    async def get(self, wanted: dict[str, Any], model: Path) -> str:
+        """The grammar of an answer for a model's GGUF; `wanted` are arguments of `answer_grammar`.
+
+        Raises SandboxError, also by its memory.
+        """
         # Not sorted: the order of properties is that of the answer.
-        key = hashlib.sha256(f"{model}\n{json.dumps(schema)}".encode(errors="replace")).hexdigest()
+        key = hashlib.sha256(f"{model}\n{json.dumps(wanted)}".encode(errors="replace")).hexdigest()
         if key not in self._kept:
 
             def make(child: SandboxChild) -> str | SandboxError:
                 try:
-                    return str(child.ask("grammar", schema=schema, model=str(model))["gbnf"])
+                    return str(child.ask("grammar", wanted=wanted, model=str(model))["gbnf"])
                 except SandboxError as error:
                     return error
 

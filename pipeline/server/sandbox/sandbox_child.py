@@ -15,6 +15,7 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,18 +73,23 @@ def _limit_memory(memory: int) -> None:
 Prepared = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
-def prepare_grammar(schema: Any, model: str) -> Prepared:
-    """The grammar of a JSON schema, which llama.cpp was seen to follow with this model's tokens."""
-    return _grammar, (schema, _vocabulary(model))
+def prepare_grammar(wanted: dict[str, Any], model: str) -> Prepared:
+    """A grammar of `answer_grammar`, which llama.cpp was seen to follow with this model's tokens.
+
+    Its tools come as names and schemas.
+    """
+    return _grammar, (wanted, _vocabulary(model))
 
 
-def _grammar(schema: Any, model: Model) -> dict[str, str]:
+def _grammar(wanted: dict[str, Any], model: Model) -> dict[str, str]:
     from llama_cpp import llama_cpp
 
-    from reellama.pipeline.llm.schema_grammar import schema_to_gbnf
     from reellama.pipeline.llm.token_sampling import grammar_sampler
+    from reellama.pipeline.llm.tool_calls.answer_grammar import answer_grammar
+    from reellama.pipeline.llm.tool_calls.tool import Tool
 
-    text = schema_to_gbnf(schema)
+    tools = [Tool(name, schema, {}) for name, schema in wanted.get("tools", ())]
+    text = answer_grammar(**{**wanted, "tools": tools})
     sampler = grammar_sampler(text, model)
     _follow(sampler, model)
     llama_cpp.llama_sampler_free(sampler)
@@ -117,24 +123,40 @@ def _follow(grammar: Any, model: Model) -> None:
         llama_cpp.llama_sampler_accept(grammar, token)
 
 
-def prepare_template(source: str, bos: str, eos: str, messages: list[dict[str, str]]) -> Prepared:
+def prepare_template(
+    source: str, bos: str, eos: str, messages: list[dict[str, Any]], variables: dict[str, Any]
+) -> Prepared:
     """A conversation by a chat template, in segments; see `ChatTemplate.render`."""
-    return _render, (source, bos, eos, messages)
+    return _render, (source, bos, eos, messages, variables)
 
 
-def _render(source: str, bos: str, eos: str, messages: list[dict[str, str]]) -> dict[str, Any]:
+def _render(
+    source: str, bos: str, eos: str, messages: list[dict[str, Any]], variables: dict[str, Any]
+) -> dict[str, Any]:
     from reellama.gguf_tools.text.chat_template import ChatTemplate
 
     template = ChatTemplate(source, bos, eos)
-    segments = template.render(messages)
+    segments = template.render(messages, **variables)
     if sum(len(segment.text) for segment in segments) > MOST_OUTPUT:
         raise ReellamaError(f"the template writes more than {MOST_OUTPUT} characters")
     found = [[segment.text, segment.special, segment.content] for segment in segments]
     return {"segments": found, "problem": template.problem}
 
 
+def prepare_traits(source: str, bos: str, eos: str) -> Prepared:
+    """What a chat template writes of tools, as `TemplateTraits`."""
+    return _traits, (source, bos, eos)
+
+
+def _traits(source: str, bos: str, eos: str) -> dict[str, bool]:
+    from reellama.gguf_tools.text.template_traits import try_template
+
+    return asdict(try_template(source, bos, eos))
+
+
 TASKS: dict[str, Callable[..., Prepared]] = {
     "grammar": prepare_grammar,
+    "traits": prepare_traits,
     "template": prepare_template,
 }
 

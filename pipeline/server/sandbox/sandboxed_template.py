@@ -29,13 +29,13 @@ class SandboxedTemplate:
         self._strict = strict
         self._seconds = 0.0
 
-    def render(self, messages: Sequence[Any]) -> list[Segment]:
+    def render(self, messages: Sequence[Any], **variables: Any) -> list[Segment]:
         """The conversation in segments."""
         if self._seconds > MOST_SECONDS:
             raise SandboxError("this template takes too long: send a simpler one")
         begin = time.monotonic()
         given = {"source": self._source, "bos": self._bos, "eos": self._eos}
-        answer = self._child.ask("template", messages=list(messages), **given)
+        answer = self._child.ask("template", messages=list(messages), variables=variables, **given)
         self._seconds += time.monotonic() - begin
         if answer["problem"] and self._strict:
             raise SandboxError(f"{answer['problem']}; templates are written in Jinja here")

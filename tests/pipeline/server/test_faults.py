@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from reellama.pipeline.llm.generation_options import GenerationOptions
-from reellama.pipeline.server.conversation_fit import ServiceMessage
+from reellama.pipeline.server.chat.chat_request import ChatRequest, ServiceMessage
 from reellama.pipeline.server.service import RequestOptions, Service
 from reellama.pipeline.server.settings import Settings
 from tests.helpers.live_server import serving
@@ -217,13 +217,13 @@ def test_a_client_that_leaves_while_a_model_loads_leaves_it_to_the_next() -> Non
         said = [ServiceMessage("user", "Hi.")]
         options = RequestOptions(GenerationOptions(max_tokens=1))
         try:
-            asked = asyncio.create_task(service.chat("mini", said, options))
+            asked = asyncio.create_task(service.chat("mini", ChatRequest(said), options))
             while not service.models._acquiring:
                 await asyncio.sleep(0.001)
             asked.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await asked
-            generation = await service.chat("mini", said, options)
+            generation = await service.chat("mini", ChatRequest(said), options)
             assert [token async for token in generation]
             (loaded,) = service.loaded()
             assert loaded.users == 0 and service.active == 0

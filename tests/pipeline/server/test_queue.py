@@ -13,9 +13,10 @@ import pytest
 
 from reellama.pipeline.llm.generation_job import GenerationStats
 from reellama.pipeline.llm.generation_options import GenerationOptions
-from reellama.pipeline.server.conversation_fit import ServiceMessage
+from reellama.pipeline.server.chat.chat_answer import ChatAnswer
+from reellama.pipeline.server.chat.chat_request import ChatRequest, ServiceMessage
 from reellama.pipeline.server.media.media_items import MediaItem
-from reellama.pipeline.server.service import Generation, RequestOptions, Service
+from reellama.pipeline.server.service import RequestOptions, Service
 from reellama.pipeline.server.settings import Settings
 from tests.helpers.live_server import serving
 
@@ -104,19 +105,19 @@ def test_what_is_too_long_loses_its_oldest_turns_and_keeps_the_video(square_vide
             said = [
                 ServiceMessage("user", "What happens?", (MediaItem((square_video.read_bytes(),)),))
             ]
-            short = await read(await service.chat("mini", said, SHORT))
+            short = await read(await service.chat("mini", ChatRequest(said), SHORT))
             for i in range(40):
                 said += [
                     ServiceMessage("assistant", f"It moves {i}."),
                     ServiceMessage("user", "And then?"),
                 ]
-            return short, await read(await service.chat("mini", said, SHORT))
+            return short, await read(await service.chat("mini", ChatRequest(said), SHORT))
         finally:
             await service.close()
 
-    async def read(generation: Generation) -> GenerationStats:
-        _ = [token async for token in generation]
-        return generation.stats
+    async def read(answer: ChatAnswer) -> GenerationStats:
+        _ = [event async for event in answer]
+        return answer.stats
 
     short, long = asyncio.run(talk())
     assert short.prompt_tokens < long.prompt_tokens <= 256 - 4
@@ -127,9 +128,8 @@ def test_a_question_that_cannot_fit_is_refused() -> None:
     async def ask() -> None:
         service = Service(Settings(n_ctx=256, n_parallel=1, cache=None))
         try:
-            await service.chat(
-                "mini", [ServiceMessage("user", "word " * 500)], RequestOptions(GenerationOptions())
-            )
+            asked = ChatRequest([ServiceMessage("user", "word " * 500)])
+            await service.chat("mini", asked, RequestOptions(GenerationOptions()))
         finally:
             assert service.active == 0
             await service.close()

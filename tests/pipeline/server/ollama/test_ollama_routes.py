@@ -18,6 +18,8 @@ from tests.helpers.live_server import serving
 
 pytestmark = pytest.mark.numeric
 
+HI = {"messages": [{"role": "user", "content": "Hi."}]}
+
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory, square_video: Path) -> Iterator[str]:
@@ -173,7 +175,7 @@ def test_embeddings_in_both_forms(client: ollama.Client) -> None:
         ("generate", {"model": "mini", "keep_alive": "soon"}, 400, "keep_alive is 'soon'"),
         ("generate", {"model": "mini", "options": {"top_p": "x"}}, 400, "must be of type float32"),
         ("generate", {"model": "mini", "prompt": "a", "images": ["%%"]}, 400, "base64"),
-        ("chat", {"model": "mini", "tools": [{}]}, 400, "does not support tools"),
+        ("chat", {"model": "mini", "tools": [{}], **HI}, 400, 'a tool is {"type": "function"'),
         ("create", {"model": "a"}, 400, "neither 'from' or 'files'"),
         ("create", {"model": "../a", "from": "mini"}, 400, "invalid model name"),
         ("copy", {"source": "mini", "destination": "a b"}, 400, "invalid model name"),

@@ -68,9 +68,9 @@ def test_a_schema_over_a_limit_is_refused_with_its_reason(
 ) -> None:
     schema, reason = HOSTILE[name]
     with pytest.raises(SandboxError) as caught:
-        child.ask("grammar", schema=schema, model=str(tiny_llama))
+        child.ask("grammar", wanted={"schema": schema}, model=str(tiny_llama))
     assert reason in str(caught.value) and "\n" not in str(caught.value)
-    good = child.ask("grammar", schema={"type": "boolean"}, model=str(tiny_llama))
+    good = child.ask("grammar", wanted={"schema": {"type": "boolean"}}, model=str(tiny_llama))
     assert "true" in good["gbnf"]
 
 
@@ -82,7 +82,7 @@ def test_any_schema_is_a_grammar_that_llama_cpp_takes_or_is_refused(
     child: SandboxChild, model: Model, schema: dict[str, Any]
 ) -> None:
     try:
-        answer = child.ask("grammar", schema=schema, model=str(model.path))
+        answer = child.ask("grammar", wanted={"schema": schema}, model=str(model.path))
     except SandboxError as error:
         reason = str(error)
     else:
@@ -98,7 +98,7 @@ def test_a_schema_is_read_once(tiny_llama: Path) -> None:
         try:
             for _ in range(2):
                 try:
-                    found.append(await grammars.get(schema, tiny_llama))
+                    found.append(await grammars.get({"schema": schema}, tiny_llama))
                 except SandboxError as error:
                     found.append(str(error))
                 sandbox.close()  # the second time nobody could read it

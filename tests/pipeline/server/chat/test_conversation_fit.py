@@ -13,12 +13,13 @@ from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.text.chat_template import ChatTemplate, Segment
 from reellama.pipeline.llm.batching import Batcher
 from reellama.pipeline.llm.prompt import Prompt, TokenizedPrompt
-from reellama.pipeline.server.conversation_fit import (
-    Conversation,
-    ServiceMessage,
+from reellama.pipeline.server.chat.chat_request import ServiceMessage
+from reellama.pipeline.server.chat.conversation_fit import (
+    Rendering,
     conversation_prompt,
     fit_conversation,
 )
+from reellama.pipeline.server.chat.tool_messages import Conversation
 
 LIMIT = 512
 
@@ -29,7 +30,7 @@ class Counting:
     def __init__(self) -> None:
         self.n_messages = 0
 
-    def render(self, messages: Sequence[Any]) -> list[Segment]:
+    def render(self, messages: Sequence[Any], **_: Any) -> list[Segment]:
         self.n_messages += len(messages)
         return ChatTemplate("").render(messages)
 
@@ -42,7 +43,8 @@ def batcher(tiny_llama: Path) -> Iterator[Batcher]:
 
 
 def fitted(batcher: Batcher, conversation: Conversation, max_tokens: int = 16) -> TokenizedPrompt:
-    return fit_conversation(batcher, Counting(), conversation, LIMIT, max_tokens)
+    how = Rendering(Counting())
+    return fit_conversation(batcher, how, conversation, LIMIT, max_tokens).layout
 
 
 def one_by_one(batcher: Batcher, conversation: Conversation, max_tokens: int) -> TokenizedPrompt:
@@ -50,7 +52,8 @@ def one_by_one(batcher: Batcher, conversation: Conversation, max_tokens: int) ->
     kept = list(conversation)
     few = 2 if kept[-1][0].role == "assistant" else 1
     while True:
-        layout = batcher.tokenize_prompt(conversation_prompt(ChatTemplate(""), kept))
+        prompt, _ = conversation_prompt(Rendering(ChatTemplate("")), kept)
+        layout = batcher.tokenize_prompt(prompt)
         turns = [i for i, (message, _) in enumerate(kept) if message.role != "system"]
         if len(layout.keys) <= LIMIT - max_tokens or len(turns) <= few:
             return layout
@@ -98,7 +101,7 @@ def test_a_hundred_thousand_messages_are_not_rendered_one_after_another(batcher:
     conversation: Conversation = [
         (ServiceMessage(("user", "assistant")[i % 2], "hi"), []) for i in range(100_001)
     ]
-    layout = fit_conversation(batcher, template, conversation, LIMIT, 16)
+    layout = fit_conversation(batcher, Rendering(template), conversation, LIMIT, 16).layout
     assert LIMIT / 2 < len(layout.keys) <= LIMIT - 16
     assert template.n_messages < 4 * LIMIT
 

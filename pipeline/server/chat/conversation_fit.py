@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, Protocol
 
@@ -12,35 +12,47 @@ from reellama.gguf_tools.text.chat_template import Segment
 from reellama.models.prompt_format import AFTER_VIDEO
 from reellama.pipeline.llm.batching import Batcher
 from reellama.pipeline.llm.prompt import Prompt, Text, TokenizedPrompt
-from reellama.pipeline.server.media.media_items import MediaItem
+from reellama.pipeline.server.chat.tool_messages import Conversation, template_message
 
 # Share of the context that is kept free for the answer when a long conversation is cut.
 ANSWER_ROOM = 4
 
 
-@dataclass(frozen=True)
-class ServiceMessage:
-    """One message; `media` are its pictures and videos, in order."""
-
-    role: str
-    content: str
-    media: tuple[MediaItem, ...] = ()
-
-
 class Template(Protocol):
     """A chat template; see `reellama.gguf_tools.text.chat_template.ChatTemplate`."""
 
-    def render(self, messages: Sequence[Any]) -> list[Segment]:
+    def render(self, messages: Sequence[Any], **variables: Any) -> list[Segment]:
         """The conversation in segments."""
         ...
 
 
-Conversation = Sequence[tuple[ServiceMessage, Prompt]]  # messages, and what stands for their media
+@dataclass(frozen=True)
+class Rendering:
+    """How a template is used. `variables` go to it, definitions of tools among them.
+
+    text_arguments: it takes arguments of calls as JSON text.
+    """
+
+    template: Template
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    text_arguments: bool = False
+
+
+@dataclass(frozen=True)
+class FittedConversation:
+    """A conversation in a context.
+
+    opening: what stands between the last words that somebody said and the answer; an answer that
+    is gone on with is part of it.
+    """
+
+    layout: TokenizedPrompt
+    opening: str
 
 
 def fit_conversation(
-    batcher: Batcher, template: Template, conversation: Conversation, limit: int, max_tokens: int
-) -> TokenizedPrompt:
+    batcher: Batcher, rendering: Rendering, conversation: Conversation, limit: int, max_tokens: int
+) -> FittedConversation:
     """The conversation without the oldest turns that do not fit `limit` positions; videos move up.
 
     It is rendered once where all of it fits, and else about log2(limit) times, never with more
@@ -57,18 +69,18 @@ def fit_conversation(
         n_system + n + batcher.least_positions(characters)
         for n, characters in enumerate(accumulate(contents), 1)
     ]
-    # A message that the answer goes on from is not without the one before it.
-    few = min(len(turns), 2 if conversation[-1][0].role == "assistant" else 1)
+    few = min(_fewest(conversation, turns), limit)
     most = max(few, sum(n <= room for n in least))
 
-    def lay_out(n_turns: int) -> TokenizedPrompt | None:
+    def lay_out(n_turns: int) -> FittedConversation | None:
         """The last turns, or None where they do not fit."""
-        prompt = conversation_prompt(template, _last(conversation, turns, n_turns))
+        prompt, opening = conversation_prompt(rendering, _last(conversation, turns, n_turns))
         characters = sum(len(part.text) for part in prompt if isinstance(part, Text))
         if n_turns > few and batcher.least_positions(characters) > room:
             return None
         layout = batcher.tokenize_prompt(prompt)
-        return layout if n_turns <= few or len(layout.keys) <= room else None
+        fits = n_turns <= few or len(layout.keys) <= room
+        return FittedConversation(layout, opening) if fits else None
 
     if (found := lay_out(most)) is not None:
         return found
@@ -79,17 +91,26 @@ def fit_conversation(
             too_many = n_turns
         else:
             fits, found = n_turns, tried
-    return found or batcher.tokenize_prompt(
-        conversation_prompt(template, _last(conversation, turns, few))
-    )
+    if found is None:
+        found = lay_out(few)
+        assert found is not None
+    return found
+
+
+def _fewest(conversation: Conversation, turns: Sequence[int]) -> int:
+    """How many of the last turns must stay: what was asked, and what came of it so far."""
+    n = 1
+    while n < len(turns) and conversation[turns[-n]][0].role != "user":
+        n += 1
+    return n
 
 
 def _last(conversation: Conversation, turns: Sequence[int], n_turns: int) -> Conversation:
-    """The last turns, without an answer that would begin them, and all system messages."""
+    """The last turns and all system messages. Answers and results do not begin them."""
     if not turns or n_turns >= len(turns):
         return conversation
     at = len(turns) - n_turns
-    while conversation[turns[at]][0].role == "assistant" and at + 1 < len(turns):
+    while conversation[turns[at]][0].role in ("assistant", "tool") and at + 1 < len(turns):
         at += 1
     dropped = {*turns[:at]}
     seen = [part for i in turns[:at] for part in conversation[i][1]]
@@ -100,22 +121,26 @@ def _last(conversation: Conversation, turns: Sequence[int], n_turns: int) -> Con
     ]
 
 
-def conversation_prompt(template: Template, conversation: Conversation) -> Prompt:
-    """What the model reads: each message's videos before its words.
+def conversation_prompt(rendering: Rendering, conversation: Conversation) -> tuple[Prompt, str]:
+    """What the model reads, each message's videos before its words, and the answer's opening.
 
     An assistant's message that comes last is the beginning of the answer.
     """
     last = conversation[-1][0]
-    begun = last.role == "assistant" and len(conversation) > 1
+    begun = last.role == "assistant" and not last.tool_calls and len(conversation) > 1
     rendered = conversation[:-1] if begun else conversation
-    messages = [{"role": m.role, "content": m.content} for m, _ in rendered]
+    messages = [template_message(message, rendering.text_arguments) for message, _ in rendered]
     left = dict(enumerate(videos for _, videos in rendered))
     prompt: Prompt = []
-    for segment in template.render(messages):
+    opening = ""
+    for segment in rendering.template.render(messages, **rendering.variables):
         if segment.content is not None:  # a template may place a content twice: videos once
             prompt += before_text(left.pop(segment.content, []))
         prompt.append(Text(segment.text, segment.special))
-    return [*prompt, Text(last.content)] if begun and last.content else prompt
+        opening = opening + segment.text if segment.special else ""
+    if begun and last.content:
+        return [*prompt, Text(last.content)], opening + last.content
+    return prompt, opening
 
 
 def before_text(videos: Prompt) -> Prompt:

@@ -1,0 +1,90 @@
+"""What an answer is made of, piece by piece as it comes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from typing import Any
+
+from reellama.pipeline.llm.engine import Token
+
+
+@dataclass(frozen=True)
+class TextDelta:
+    """More of the words; `tokens` are those that made them, for their probabilities."""
+
+    text: str
+    tokens: tuple[Token, ...] = ()
+
+
+@dataclass(frozen=True)
+class ReasoningDelta:
+    """More of what the model thinks before it answers."""
+
+    text: str
+    tokens: tuple[Token, ...] = ()
+
+
+@dataclass(frozen=True)
+class CallDelta:
+    """More of a call of a tool.
+
+    Each piece has the call's number in the answer, its id and its name; `arguments` are more of the
+    JSON text of its arguments. `first` and `done` are the first piece and the last.
+    """
+
+    index: int
+    id: str
+    name: str
+    arguments: str = ""
+    first: bool = False
+    done: bool = False
+
+    @property
+    def is_end_alone(self) -> bool:
+        """Whether all it says is that the call is complete."""
+        return self.done and not (self.first or self.arguments)
+
+
+AnswerEvent = TextDelta | ReasoningDelta | CallDelta
+
+
+def joined(first: AnswerEvent, second: AnswerEvent) -> AnswerEvent | None:
+    """Two pieces that follow one another as one, if they are of the same."""
+    if isinstance(first, CallDelta) and isinstance(second, CallDelta):
+        if first.index == second.index:
+            text = first.arguments + second.arguments
+            return replace(second, arguments=text, first=first.first)
+    elif isinstance(first, TextDelta) and isinstance(second, TextDelta):
+        return TextDelta(first.text + second.text)
+    elif isinstance(first, ReasoningDelta) and isinstance(second, ReasoningDelta):
+        return ReasoningDelta(first.text + second.text)
+    return None
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """A whole call of a tool: its arguments by name. Results refer to its `id`."""
+
+    name: str
+    arguments: dict[str, Any]
+    id: str = ""
+
+
+class CallCollector:
+    """Puts the pieces of calls together."""
+
+    def __init__(self) -> None:
+        self._texts: dict[int, list[str]] = {}
+
+    def add(self, delta: CallDelta) -> ToolCall | None:
+        """The call that this piece completes, if it does; None also for arguments that are no
+        JSON object."""
+        self._texts.setdefault(delta.index, []).append(delta.arguments)
+        if not delta.done:
+            return None
+        try:
+            arguments = json.loads("".join(self._texts[delta.index]))
+        except ValueError:
+            return None
+        return ToolCall(delta.name, arguments, delta.id) if isinstance(arguments, dict) else None

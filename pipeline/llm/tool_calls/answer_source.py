@@ -1,0 +1,215 @@
+"""Read an answer while it is still being written.
+
+What reads is a generator: where it needs more than there is, it yields, and is resumed when there
+is more. So a form of calls is read by code that looks as if the whole answer were there.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+# Yields where more of the answer is needed; its result is what was read.
+Reading = Generator[None, None, T]
+
+_SPACE = re.compile(r"\s*")
+# Of a JSON text: all but quotes and brackets outside of strings, all but what may end one inside.
+_PLAIN = re.compile(r'[^"{}\[\]]*')
+_IN_STRING = re.compile(r'(?:[^"\\]|\\.)*', re.DOTALL)
+_SCALAR = re.compile(r"[^\s,\]}]*")
+
+
+class NotACall(Exception):
+    """What began like a call of a tool goes on as none."""
+
+
+class AnswerSource:
+    """The text of an answer that was not read yet; `ended` says that there will be no more.
+
+    `since_mark` is what was read since `mark`: a call that turns out to be none is text.
+    """
+
+    def __init__(self) -> None:
+        self._text, self._at, self._mark = "", 0, 0
+        self.ended = False
+
+    def push(self, text: str) -> None:
+        """Take more of the answer."""
+        keep = min(self._mark, self._at)
+        self._text = self._text[keep:] + text
+        self._at, self._mark = self._at - keep, self._mark - keep
+
+    def mark(self) -> None:
+        """Remember this place."""
+        self._mark = self._at
+
+    @property
+    def since_mark(self) -> str:
+        """What was read since `mark`."""
+        return self._text[self._mark : self._at]
+
+    def rest(self) -> str:
+        """All that is there and was not read; it is read now."""
+        rest, self._at = self._text[self._at :], len(self._text)
+        return rest
+
+    def peek(self, n: int = 1) -> Reading[str]:
+        """The next `n` characters, or fewer at the end."""
+        while len(self._text) - self._at < n and not self.ended:
+            yield
+        return self._text[self._at : self._at + n]
+
+    def skip_space(self) -> Reading[None]:
+        """Read white space."""
+        while True:
+            self._match(_SPACE)
+            if self._at < len(self._text) or self.ended:
+                return
+            yield
+
+    def take(self, literal: str) -> Reading[bool]:
+        """Read `literal` if it is next."""
+        while not self._text.startswith(literal, self._at):
+            if self.ended or not literal.startswith(self._text[self._at :]):
+                return False
+            yield
+        self._at += len(literal)
+        return True
+
+    def expect(self, literal: str) -> Reading[None]:
+        """Read `literal`. Raises NotACall where something else is next."""
+        if not (yield from self.take(literal)):
+            raise NotACall
+
+    def until(
+        self, markers: Sequence[str], tell: Callable[[str], None], or_end: bool = False
+    ) -> Reading[str]:
+        """Read up to the first of `markers`, and that as well; returns it.
+
+        What comes before is told as it comes. At the end of the answer it returns "" if `or_end`,
+        and else raises NotACall.
+        """
+        pattern = re.compile("|".join(map(re.escape, sorted(markers, key=len, reverse=True))))
+        while True:
+            if found := pattern.search(self._text, self._at):
+                before, self._at = self._text[self._at : found.start()], found.end()
+                if before:
+                    tell(before)
+                return found[0]
+            sure = len(self._text) - (0 if self.ended else self._maybe(markers))
+            if sure > self._at:
+                before, self._at = self._text[self._at : sure], sure
+                tell(before)
+            if self.ended:
+                if or_end:
+                    return ""
+                raise NotACall
+            yield
+
+    def text_until(self, *markers: str) -> Reading[tuple[str, str]]:
+        """What comes before the first of `markers`, and which one it was. Raises NotACall."""
+        read: list[str] = []
+        marker = yield from self.until(markers, read.append)
+        return "".join(read), marker
+
+    def json(self, tell: Callable[[str], None]) -> Reading[None]:
+        """Read one JSON value; its text is told as it comes.
+
+        Only strings and brackets are looked at. Raises NotACall at an early end of the answer.
+        """
+        first = yield from self.peek()
+        if first not in ('"', "{", "["):
+            while not self._text[self._at :] or self._ends_in(_SCALAR):
+                if self.ended:
+                    break
+                yield
+            scalar = self._match(_SCALAR)
+            if not scalar:
+                raise NotACall
+            return tell(scalar)
+        depth = 0
+        while True:
+            begin = self._at
+            depth, character = self._brackets(depth)
+            self._tell(begin, tell)
+            if character == '"':
+                yield from self._string(tell)
+            elif not character:
+                if self.ended:
+                    raise NotACall
+                yield
+                continue
+            if depth <= 0:
+                return None
+
+    def json_value(self) -> Reading[Any]:
+        """Read one JSON value. Raises NotACall for what is none."""
+        read: list[str] = []
+        yield from self.json(read.append)
+        try:
+            return json.loads("".join(read), strict=False)
+        except ValueError as error:
+            raise NotACall from error
+
+    def json_string(self) -> Reading[str]:
+        """Read one JSON string. Raises NotACall for what is none."""
+        value = yield from self.json_value()
+        if not isinstance(value, str):
+            raise NotACall
+        return value
+
+    def _brackets(self, depth: int) -> tuple[int, str]:
+        """Read brackets, and what is between them, up to a string, the end of the value, or of the
+        text: the depth there, and the character that stopped it, if any."""
+        while True:
+            self._match(_PLAIN)
+            character = self._text[self._at : self._at + 1]
+            if character in ("", '"'):
+                return depth, character
+            self._at += 1
+            depth += 1 if character in "{[" else -1
+            if depth <= 0:
+                return depth, character
+
+    def _string(self, tell: Callable[[str], None]) -> Reading[None]:
+        begin = self._at
+        self._at += 1
+        while True:
+            self._match(_IN_STRING)
+            if self._text[self._at : self._at + 1] == '"':
+                self._at += 1
+                return self._tell(begin, tell)
+            self._tell(begin, tell)  # a backslash that ends the text is not read yet
+            if self.ended:
+                raise NotACall
+            yield
+            begin = self._at
+
+    def _tell(self, begin: int, tell: Callable[[str], None]) -> None:
+        if begin < self._at:
+            tell(self._text[begin : self._at])
+
+    def _match(self, pattern: re.Pattern[str]) -> str:
+        found = pattern.match(self._text, self._at)
+        assert found is not None  # all of them match nothing too
+        self._at = found.end()
+        return found[0]
+
+    def _ends_in(self, pattern: re.Pattern[str]) -> bool:
+        """Whether all that is there matches, so that more of it may come."""
+        found = pattern.match(self._text, self._at)
+        return found is not None and found.end() == len(self._text)
+
+    def _maybe(self, markers: Sequence[str]) -> int:
+        """How many characters at the end may be the beginning of a marker."""
+        n_unread = len(self._text) - self._at
+        lengths = (
+            n
+            for marker in markers
+            for n in range(min(len(marker) - 1, n_unread), 0, -1)
+            if self._text.endswith(marker[:n])
+        )
+        return max(lengths, default=0)

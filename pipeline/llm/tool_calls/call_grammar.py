@@ -1,0 +1,88 @@
+"""GBNF of calls: the arguments of each tool by its schema, and what stands around them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from reellama.pipeline.llm.schema_grammar import schema_rules
+from reellama.pipeline.llm.tool_calls.tool import Tool
+
+# Strings and classes of characters, which are left alone, and names of rules.
+_GBNF = re.compile(r'"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]|[a-zA-Z][a-zA-Z0-9-]*')
+_ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t", '"': '\\"', "\\": "\\\\"}
+
+
+def literal(text: str) -> str:
+    """A text in GBNF.
+
+    >>> print(literal('say "a"'))
+    "say \\"a\\""
+    """
+    return '"' + "".join(_ESCAPES.get(character, character) for character in text) + '"'
+
+
+class CallGrammar:
+    """Rules as they are added; `text` is the grammar, with `root` as its first rule."""
+
+    def __init__(self) -> None:
+        self._rules: dict[str, str] = {"space": '| " " | "\\n"{1,2} [ \\t]{0,20}'}
+
+    def rule(self, name: str, body: str) -> str:
+        """Add a rule, under this name or one like it; returns the name."""
+        found = name
+        while self._rules.get(found, body) != body:
+            found += "-x"
+        self._rules[found] = body
+        return found
+
+    def arguments(self, tool: Tool) -> str:
+        """The rule of a tool's arguments, a JSON object."""
+        schema = tool.parameters or {"properties": {}}
+        return self.schema({"type": "object", **schema})
+
+    def schema(self, schema: object) -> str:
+        """The rule of what a JSON schema allows."""
+        rules = schema_rules(schema)
+        prefix = f"s{len(self._rules)}-"
+
+        def renamed(found: re.Match[str]) -> str:
+            return prefix + found[0] if found[0] in rules else found[0]
+
+        for name, body in rules.items():
+            self._rules[prefix + name] = _GBNF.sub(renamed, body)
+        return prefix + "root"
+
+    def until(self, ending: str) -> str:
+        """The rule of any text up to the first `ending`, and that as well."""
+        name = f"u{len(self._rules)}"
+        self._rules |= {
+            f"{name}-{i}": " | ".join(ways) for i, ways in enumerate(_until_ways(name, ending))
+        }
+        return f"{name}-0"
+
+    def text(self, root: str) -> str:
+        """The whole grammar."""
+        rules = {"root": root, **self._rules}
+        return "\n".join(f"{name} ::= {body}" for name, body in rules.items())
+
+
+def _until_ways(name: str, ending: str) -> Iterator[list[str]]:
+    """For each part of `ending` that was read, the ways to go on: the automaton of Knuth, Morris
+    and Pratt, a rule for each of its states."""
+    letters = sorted(set(ending))
+    others = "[^" + "".join(map(_in_class, letters)) + "\\x00]"
+    for i in range(len(ending)):
+        ways = [f"{others} {name}-0"]
+        for letter in letters:
+            read = ending[:i] + letter
+            state = next(n for n in range(len(read), -1, -1) if read.endswith(ending[:n]))
+            one = f"[{_in_class(letter)}]"
+            ways.append(one if state == len(ending) else f"{one} {name}-{state}")
+        yield ways
+
+
+def _in_class(letter: str) -> str:
+    """A character as it stands in a class of GBNF."""
+    escapes = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+    return escapes.get(letter, f"\\{letter}" if letter in "\\[]-" else letter)

@@ -1,0 +1,62 @@
+"""Calls of an answer as they are found: their events, with numbers and ids."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import string
+from collections.abc import Sequence
+from typing import Any
+
+from reellama.pipeline.llm.tool_calls.answer_events import AnswerEvent, CallDelta
+from reellama.pipeline.llm.tool_calls.tool import Tool
+
+# Mistral's templates take ids of nine letters and digits, and no others.
+ID_LENGTH = 9
+_ID_LETTERS = string.ascii_letters + string.digits
+
+
+def new_call_id() -> str:
+    """An id for a call."""
+    return "".join(secrets.choice(_ID_LETTERS) for _ in range(ID_LENGTH))
+
+
+class CallWriter:
+    """Appends the events of calls to `events`; `n_calls` counts those that were begun.
+
+    `tools` are those that may be called: some forms are read by the schemas of arguments.
+    """
+
+    def __init__(self, events: list[AnswerEvent], tools: Sequence[Tool] = ()) -> None:
+        self.n_calls = 0
+        self._tools = {tool.name: tool for tool in tools}
+        self._events = events
+        self._id, self._name = "", ""
+
+    def schema(self, name: str, key: str) -> Any:
+        """The schema of an argument; None where it is not known."""
+        return self._tools[name].properties.get(key) if name in self._tools else None
+
+    def begin(self, name: str) -> None:
+        """A call of this tool begins."""
+        self._id, self._name = new_call_id(), name
+        self.n_calls += 1
+        self._tell(first=True)
+
+    def arguments(self, text: str) -> None:
+        """More of the JSON text of its arguments."""
+        if text:
+            self._tell(text)
+
+    def end(self) -> None:
+        """It is complete."""
+        self._tell(done=True)
+
+    def whole(self, name: str, arguments: dict[str, Any]) -> None:
+        """A call that came in one piece."""
+        self.begin(name)
+        self.arguments(json.dumps(arguments, ensure_ascii=False))
+        self.end()
+
+    def _tell(self, text: str = "", first: bool = False, done: bool = False) -> None:
+        self._events.append(CallDelta(self.n_calls - 1, self._id, self._name, text, first, done))

@@ -1,0 +1,52 @@
+"""How a model is spoken to, and speaks, of tools and of what it thinks: by its chat template."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from reellama.gguf_tools.text.template_traits import TemplateTraits, try_template
+from reellama.pipeline.llm.tool_calls.reasoning_tags import ReasoningTags, reasoning_tags
+from reellama.pipeline.llm.tool_calls.tool_forms import FORMS, GENERIC, ToolForm, tool_form
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """A model's dialect.
+
+    traits: what its template writes of tools. form_name: how it calls them, a key of FORMS, which
+    is GENERIC where it has no form of its own. reasoning: how it shows what it thinks, None where
+    it does not.
+    """
+
+    traits: TemplateTraits
+    form_name: str
+    reasoning: ReasoningTags | None
+
+    @property
+    def form(self) -> ToolForm:
+        """How it calls tools."""
+        return FORMS[self.form_name]
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        """Texts that may be special tokens, by which an answer is taken apart."""
+        tags = self.reasoning
+        return (*self.form.markers, *((tags.begin, tags.end) if tags else ()))
+
+    @property
+    def knows_tools(self) -> bool:
+        """Whether the template writes definitions of tools, and the form of calls is known."""
+        return self.form_name != GENERIC
+
+
+def dialect_of(source: str, traits: TemplateTraits) -> Dialect:
+    """The dialect of a chat template with these traits."""
+    form = tool_form(source) if traits.definitions else None
+    return Dialect(traits, form or GENERIC, reasoning_tags(source))
+
+
+@lru_cache(maxsize=64)
+def dialect(source: str, bos: str = "", eos: str = "") -> Dialect:
+    """The dialect of a chat template that may be run."""
+    return dialect_of(source, try_template(source, bos, eos))

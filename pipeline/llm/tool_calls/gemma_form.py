@@ -1,0 +1,147 @@
+"""Calls as Gemma writes them: `call:NAME{KEY:VALUE}`, with quotes that are tokens of their own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from reellama.pipeline.llm.tool_calls.answer_events import ToolCall
+from reellama.pipeline.llm.tool_calls.answer_source import AnswerSource, NotACall, Reading
+from reellama.pipeline.llm.tool_calls.call_grammar import CallGrammar, literal
+from reellama.pipeline.llm.tool_calls.call_writer import CallWriter
+from reellama.pipeline.llm.tool_calls.tool import Tool, is_text, properties
+
+
+@dataclass(frozen=True)
+class GemmaForm:
+    """`<start_function_call>call:NAME{KEY:<escape>text<escape>}<end_function_call>`.
+
+    begin, end: around each call. quote: around each text.
+    """
+
+    begin: str
+    end: str
+    quote: str
+
+    bare = False
+
+    @property
+    def begins(self) -> tuple[str, ...]:
+        """What begins a call in the middle of an answer."""
+        return (self.begin,)
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        """Texts of the form that may be special tokens."""
+        return (self.begin, self.end, self.quote)
+
+    def read(self, source: AnswerSource, begin: str, calls: CallWriter) -> Reading[None]:
+        """Read the call that follows `begin`."""
+        yield from source.skip_space()
+        yield from source.expect("call:")
+        name, _ = yield from source.text_until("{")
+        arguments = yield from self._object(source)
+        calls.whole(name.strip(), arguments)
+        yield from source.skip_space()
+        yield from source.take(self.end)
+
+    def _value(self, source: AnswerSource) -> Reading[Any]:
+        yield from source.skip_space()
+        if (yield from source.take(self.quote)):
+            text, _ = yield from source.text_until(self.quote)
+            return text
+        if (yield from source.take("{")):
+            return (yield from self._object(source))
+        if (yield from source.take("[")):
+            return (yield from self._list(source))
+        return (yield from source.json_value())
+
+    def _object(self, source: AnswerSource) -> Reading[dict[str, Any]]:
+        """What follows `{`."""
+        found: dict[str, Any] = {}
+        while True:
+            yield from source.skip_space()
+            if (yield from source.take("}")):
+                return found
+            if (yield from source.take(self.quote)):
+                key, _ = yield from source.text_until(self.quote)
+                yield from source.expect(":")
+            else:
+                key, _ = yield from source.text_until(":")
+            found[key.strip()] = yield from self._value(source)
+            yield from source.skip_space()
+            yield from source.take(",")
+
+    def _list(self, source: AnswerSource) -> Reading[list[Any]]:
+        """What follows `[`."""
+        found: list[Any] = []
+        while True:
+            yield from source.skip_space()
+            if (yield from source.take("]")):
+                return found
+            if source.ended and not (yield from source.peek()):
+                raise NotACall
+            found.append((yield from self._value(source)))
+            yield from source.skip_space()
+            yield from source.take(",")
+
+    def write(self, calls: Sequence[ToolCall]) -> str:
+        """Calls as the model would have written them."""
+        return "".join(
+            f"{self.begin}call:{call.name}{self._written(call.arguments)}{self.end}"
+            for call in calls
+        )
+
+    def _written(self, value: Any) -> str:
+        if isinstance(value, str):
+            return f"{self.quote}{value}{self.quote}"
+        if isinstance(value, Mapping):
+            return "{" + ",".join(f"{k}:{self._written(v)}" for k, v in value.items()) + "}"
+        if isinstance(value, list):
+            return "[" + ",".join(map(self._written, value)) + "]"
+        return json.dumps(value)
+
+    def grammar(self, grammar: CallGrammar, tools: Sequence[Tool], several: bool) -> str:
+        """The GBNF of one call or, if `several`, of one or more."""
+        ways = (
+            f"{literal(f'{self.begin}call:{tool.name}')} "
+            f"{self._object_rule(grammar, tool.parameters)} {literal(self.end)}"
+            for tool in tools
+        )
+        call = grammar.rule("call", " | ".join(ways))
+        return f"{call}+" if several else call
+
+    def _object_rule(self, grammar: CallGrammar, schema: Mapping[str, Any]) -> str:
+        """An object: what is required first, then what else there is, in order."""
+        known = properties(schema)
+        required = [key for key in schema.get("required") or () if key in known]
+        pairs = {
+            key: f"{literal(key + ':')} {self._value_rule(grammar, value)}"
+            for key, value in known.items()
+        }
+        parts = ' "," '.join(pairs[key] for key in required)
+        optional = [pairs[key] for key in known if key not in required]
+        if parts:
+            parts += "".join(f' ("," {each})?' for each in optional)
+        elif optional:
+            tails = [
+                " ".join([each, *(f'("," {later})?' for later in optional[i + 1 :])])
+                for i, each in enumerate(optional)
+            ]
+            parts = f"({' | '.join(tails)})?"
+        return grammar.rule("object", f'"{{" {parts} "}}"')
+
+    def _value_rule(self, grammar: CallGrammar, schema: Any) -> str:
+        if is_text(schema):
+            quote = literal(self.quote)
+            if choices := schema.get("enum"):
+                return f"{quote} ({' | '.join(literal(str(c)) for c in choices)}) {quote}"
+            return f"{quote} {grammar.until(self.quote)}"
+        if isinstance(schema, Mapping) and schema.get("type") == "object":
+            return self._object_rule(grammar, schema)
+        if isinstance(schema, Mapping) and schema.get("type") == "array" and "items" in schema:
+            item = grammar.rule("item", self._value_rule(grammar, schema["items"]))
+            return f'"[" ({item} ("," {item})*)? "]"'
+        return grammar.schema(schema)

@@ -1,0 +1,139 @@
+"""Calls as JSON objects that hold the tool's name and its arguments: most families' form."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from reellama.pipeline.llm.tool_calls.answer_events import ToolCall
+from reellama.pipeline.llm.tool_calls.answer_source import AnswerSource, NotACall, Reading
+from reellama.pipeline.llm.tool_calls.call_grammar import CallGrammar, literal
+from reellama.pipeline.llm.tool_calls.call_writer import CallWriter
+from reellama.pipeline.llm.tool_calls.tool import Tool
+
+
+@dataclass(frozen=True)
+class JsonForm:
+    """`<tool_call>{"name": ..., "arguments": {...}}</tool_call>` and the like.
+
+    begin: what stands before a call; "" where an answer that is JSON is a call.
+    end: what stands after it; "" for nothing.
+    name, arguments: the keys. name "" means {NAME: ARGUMENTS}.
+    listed: all calls of an answer are one list; else each has its own `begin` and `end`.
+    other_begins: what other models of the family write for `begin`.
+    """
+
+    begin: str
+    end: str = ""
+    name: str = "name"
+    arguments: str = "arguments"
+    listed: bool = False
+    other_begins: tuple[str, ...] = ()
+
+    @property
+    def begins(self) -> tuple[str, ...]:
+        """What begins a call in the middle of an answer."""
+        return tuple(each for each in (self.begin, *self.other_begins) if each)
+
+    @property
+    def bare(self) -> bool:
+        """Whether an answer that is JSON is a call."""
+        return not self.begin
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        """Texts of the form that may be special tokens."""
+        return tuple(each for each in (*self.begins, self.end) if each)
+
+    def read(self, source: AnswerSource, begin: str, calls: CallWriter) -> Reading[None]:
+        """Read what follows `begin`: objects, or a list of them, and the end."""
+        yield from source.skip_space()
+        listed = yield from source.take("[")
+        while True:
+            yield from source.skip_space()
+            yield from self._object(source, calls, bare=not begin)
+            yield from source.skip_space()
+            if (yield from source.take(",")):
+                continue
+            if (yield from source.peek()) != "{":
+                break
+        if listed:
+            yield from source.expect("]")
+            yield from source.skip_space()
+        if self.end:
+            yield from source.take(self.end)
+
+    def _object(self, source: AnswerSource, calls: CallWriter, bare: bool) -> Reading[None]:
+        """One call. Where the name comes first, its arguments are told as they come."""
+        yield from source.expect("{")
+        name: str | None = None
+        held: list[str] = []  # arguments before the name
+        told = False
+        while True:
+            yield from source.skip_space()
+            if (yield from source.take("}")):
+                break
+            key = yield from source.json_string()
+            yield from source.skip_space()
+            yield from source.expect(":")
+            yield from source.skip_space()
+            if key == self.name and self.name:
+                name = yield from source.json_string()
+            elif key == self.arguments or not self.name:
+                name = key if not self.name else name
+                if name is None:
+                    yield from source.json(held.append)
+                else:
+                    calls.begin(name)
+                    yield from self._arguments(source, calls)
+                    told = True
+            else:
+                yield from source.json_value()
+            yield from source.skip_space()
+            yield from source.take(",")
+        if name is None or (bare and not told and not held):
+            raise NotACall
+        if not told:
+            calls.begin(name)
+            calls.arguments("".join(held) or "{}")
+        calls.end()
+
+    def _arguments(self, source: AnswerSource, calls: CallWriter) -> Reading[None]:
+        if (yield from source.peek()) == '"':  # an object in a string
+            calls.arguments((yield from source.json_string()) or "{}")
+        else:
+            yield from source.json(calls.arguments)
+
+    def write(self, calls: Sequence[ToolCall]) -> str:
+        """Calls as the model would have written them."""
+        objects = [json.dumps(self._as_object(call), ensure_ascii=False) for call in calls]
+        if self.listed:
+            return f"{self.begin}[{', '.join(objects)}]{self.end}"
+        if self.begin and self.end:
+            return "\n".join(f"{self.begin}\n{each}\n{self.end}" for each in objects)
+        return "\n".join(f"{self.begin}{each}{self.end}" for each in objects)
+
+    def _as_object(self, call: ToolCall) -> dict[str, Any]:
+        if not self.name:
+            return {call.name: call.arguments}
+        return {self.name: call.name, self.arguments: call.arguments}
+
+    def grammar(self, grammar: CallGrammar, tools: Sequence[Tool], several: bool) -> str:
+        """The GBNF of one call or, if `several`, of one or more."""
+        call = grammar.rule("call", " | ".join(self._call(grammar, tool) for tool in tools))
+        if self.listed:
+            more = f' ("," space {call})*' if several else ""
+            calls = f'"[" space {call} space{more} "]"'
+            return f"{literal(self.begin)} space {calls} {literal(self.end)}"
+        one = f"{literal(self.begin)} space {call} space {literal(self.end)}"
+        return f"{one} (space {one})*" if several else one
+
+    def _call(self, grammar: CallGrammar, tool: Tool) -> str:
+        arguments = grammar.arguments(tool)
+        if not self.name:
+            return f'"{{" space {literal(json.dumps(tool.name))} space ":" space {arguments} "}}"'
+        parts = [literal(json.dumps(self.name)), '":"', literal(json.dumps(tool.name)), '","']
+        parts += [literal(json.dumps(self.arguments)), '":"', arguments]
+        return '"{" space ' + " space ".join(parts) + ' "}"'

@@ -1,0 +1,88 @@
+"""Calls as a tool's name and a JSON object of its arguments apart: Mistral's, Kimi's."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from reellama.pipeline.llm.tool_calls.answer_events import ToolCall
+from reellama.pipeline.llm.tool_calls.answer_source import AnswerSource, NotACall, Reading
+from reellama.pipeline.llm.tool_calls.call_grammar import CallGrammar, literal
+from reellama.pipeline.llm.tool_calls.call_writer import CallWriter
+from reellama.pipeline.llm.tool_calls.tool import Tool
+
+
+@dataclass(frozen=True)
+class NamedForm:
+    """`[TOOL_CALLS]NAME[ARGS]{...}` and the like.
+
+    begin, middle, end: what stands before the name, between name and arguments, and after them.
+    outer_begin, outer_end: what stands around all calls of an answer.
+    name: where the name is in what stands between `begin` and `middle`, a regular expression.
+    prefix: what the model writes before a name.
+    """
+
+    begin: str
+    middle: str
+    end: str = ""
+    outer_begin: str = ""
+    outer_end: str = ""
+    name: str = r"\s*([\w.-]+)"
+    prefix: str = ""
+
+    bare = False
+
+    @property
+    def begins(self) -> tuple[str, ...]:
+        """What begins a call in the middle of an answer."""
+        return tuple(each for each in (self.outer_begin, self.begin) if each)
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        """Texts of the form that may be special tokens."""
+        return tuple(each for each in (*self.begins, self.middle, self.end, self.outer_end) if each)
+
+    def read(self, source: AnswerSource, begin: str, calls: CallWriter) -> Reading[None]:
+        """Read the calls that follow `begin`."""
+        if begin == self.outer_begin != "":
+            yield from source.skip_space()
+            yield from source.expect(self.begin)
+        while True:
+            header, _ = yield from source.text_until(self.middle)
+            found = re.match(self.name, header)
+            if found is None:
+                raise NotACall
+            calls.begin(found[1])
+            yield from source.skip_space()
+            yield from source.json(calls.arguments)
+            calls.end()
+            yield from source.skip_space()
+            if self.end:
+                yield from source.take(self.end)
+                yield from source.skip_space()
+            if not (yield from source.take(self.begin)):
+                break
+        if self.outer_end:
+            yield from source.take(self.outer_end)
+
+    def write(self, calls: Sequence[ToolCall]) -> str:
+        """Calls as the model would have written them."""
+        written = (
+            f"{self.begin}{self.prefix}{call.name}{self.middle}"
+            f"{json.dumps(call.arguments, ensure_ascii=False)}{self.end}"
+            for call in calls
+        )
+        return f"{self.outer_begin}{''.join(written)}{self.outer_end}"
+
+    def grammar(self, grammar: CallGrammar, tools: Sequence[Tool], several: bool) -> str:
+        """The GBNF of one call or, if `several`, of one or more."""
+        ways = (
+            f"{literal(self.begin + self.prefix + tool.name + self.middle)} "
+            f"{grammar.arguments(tool)} {literal(self.end)}"
+            for tool in tools
+        )
+        call = grammar.rule("call", " | ".join(ways))
+        calls = f"{call}+" if several else call
+        return f"{literal(self.outer_begin)} {calls} {literal(self.outer_end)}"

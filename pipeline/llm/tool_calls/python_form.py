@@ -1,0 +1,103 @@
+"""Calls as a Python list of calls: LFM2's, Llama 4's."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from reellama.pipeline.llm.tool_calls.answer_events import ToolCall
+from reellama.pipeline.llm.tool_calls.answer_source import AnswerSource, NotACall, Reading
+from reellama.pipeline.llm.tool_calls.call_grammar import CallGrammar, literal
+from reellama.pipeline.llm.tool_calls.call_writer import CallWriter
+from reellama.pipeline.llm.tool_calls.tool import Tool
+
+JSON_NAMES = {"true": True, "false": False, "null": None}
+
+
+@dataclass(frozen=True)
+class PythonForm:
+    """`<|tool_call_start|>[NAME(KEY=VALUE, ...)]<|tool_call_end|>`."""
+
+    begin: str
+    end: str
+
+    bare = False
+
+    @property
+    def begins(self) -> tuple[str, ...]:
+        """What begins calls in the middle of an answer."""
+        return (self.begin,)
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        """Texts of the form that may be special tokens."""
+        return (self.begin, self.end)
+
+    def read(self, source: AnswerSource, begin: str, calls: CallWriter) -> Reading[None]:
+        """Read the calls that follow `begin`."""
+        text: list[str] = []
+        yield from source.until((self.end,), text.append, or_end=True)
+        for name, arguments in _calls("".join(text)):
+            calls.whole(name, arguments)
+
+    def write(self, calls: Sequence[ToolCall]) -> str:
+        """Calls as the model would have written them."""
+        written = (
+            f"{call.name}({', '.join(f'{k}={v!r}' for k, v in call.arguments.items())})"
+            for call in calls
+        )
+        return f"{self.begin}[{', '.join(written)}]{self.end}"
+
+    def grammar(self, grammar: CallGrammar, tools: Sequence[Tool], several: bool) -> str:
+        """The GBNF of one call or, if `several`, of one or more; values are JSON."""
+        call = grammar.rule("call", " | ".join(self._way(grammar, tool) for tool in tools))
+        more = f' (", " {call})*' if several else ""
+        return f'{literal(self.begin)} "[" {call}{more} "]" {literal(self.end)}'
+
+    def _way(self, grammar: CallGrammar, tool: Tool) -> str:
+        required = tool.parameters.get("required") or ()
+        pairs = {
+            key: f"{literal(key + '=')} {grammar.schema(schema)}"
+            for key, schema in tool.properties.items()
+        }
+        own = [pairs[key] for key in pairs if key in required]
+        others = [pairs[key] for key in pairs if key not in required]
+        parts = ' ", " '.join(own) + "".join(f' (", " {each})?' for each in others if own)
+        if not own and others:
+            parts = f"({' | '.join(others)})?"  # a list of one is enough to force a call
+        return f'{literal(tool.name + "(")} {parts} ")"'
+
+
+def _calls(text: str) -> list[tuple[str, dict[str, Any]]]:
+    """Names and arguments of a Python list of calls. Raises NotACall for anything else."""
+    try:
+        parsed = ast.parse(text.strip(), mode="eval").body
+        found = parsed.elts if isinstance(parsed, ast.List) else [parsed]
+        calls = [each for each in found if isinstance(each, ast.Call)]
+        if len(calls) < len(found) or not calls:
+            raise NotACall
+        return [
+            (ast.unparse(call.func), {str(k.arg): _value(k.value) for k in call.keywords})
+            for call in calls
+        ]
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise NotACall from error
+
+
+def _value(node: ast.expr) -> Any:
+    """A literal, of Python or of JSON."""
+    if isinstance(node, ast.Name) and node.id in JSON_NAMES:
+        return JSON_NAMES[node.id]
+    if isinstance(node, ast.List | ast.Tuple):
+        return [_value(each) for each in node.elts]
+    if isinstance(node, ast.Dict):
+        keys = [_value(key) for key in node.keys if key is not None]
+        return dict(zip(keys, map(_value, node.values), strict=True))
+    value = ast.literal_eval(node)
+    if isinstance(value, str):  # JSON writes what is outside of the first plane as two halves
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if not isinstance(value, int | float | None):  # bytes, complex numbers
+        raise NotACall
+    return value

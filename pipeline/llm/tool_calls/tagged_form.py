@@ -1,0 +1,147 @@
+"""Calls with every argument in tags of its own: Qwen3-Coder's, GLM's, MiniMax's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from reellama.pipeline.llm.tool_calls.answer_events import ToolCall
+from reellama.pipeline.llm.tool_calls.answer_source import AnswerSource, Reading
+from reellama.pipeline.llm.tool_calls.call_grammar import CallGrammar, literal
+from reellama.pipeline.llm.tool_calls.call_writer import CallWriter
+from reellama.pipeline.llm.tool_calls.tool import Tool, is_text
+
+
+@dataclass(frozen=True)
+class TaggedForm:
+    """`<function=NAME><parameter=KEY>VALUE</parameter></function>` and the like.
+
+    A value is text as it is where the tool's schema says so, and else JSON. The fields are what
+    stands at each place. outer_begin, outer_end: around each call, or with `shared` around all.
+    newline: what stands between the parts. padded: values have a line of their own.
+    """
+
+    outer_begin: str
+    outer_end: str
+    name_begin: str
+    name_end: str
+    key_begin: str
+    key_end: str
+    value_end: str
+    end: str
+    value_begin: str = ""
+    shared: bool = False
+    newline: str = "\n"
+    padded: bool = False
+
+    bare = False
+
+    @property
+    def begins(self) -> tuple[str, ...]:
+        """What begins a call in the middle of an answer."""
+        return tuple(each for each in (self.outer_begin, self.name_begin) if each)
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        """Texts of the form that may be special tokens."""
+        parts = (*self.begins, self.outer_end, self.end, self.key_begin, self.key_end)
+        return tuple(each for each in (*parts, self.value_begin, self.value_end) if each)
+
+    def read(self, source: AnswerSource, begin: str, calls: CallWriter) -> Reading[None]:
+        """Read the calls that follow `begin`."""
+        if self.name_begin and begin == self.outer_begin:
+            yield from source.skip_space()
+            yield from source.expect(self.name_begin)
+        while True:
+            yield from self._call(source, calls)
+            yield from source.skip_space()
+            if not self.name_begin or not (yield from source.take(self.name_begin)):
+                break
+        if self.outer_end:
+            yield from source.take(self.outer_end)
+
+    def _call(self, source: AnswerSource, calls: CallWriter) -> Reading[None]:
+        header, marker = yield from source.text_until(self.key_begin, self.end)
+        name = header.strip().removesuffix(self.name_end).strip()
+        arguments: dict[str, Any] = {}
+        while marker == self.key_begin:
+            key, _ = yield from source.text_until(self.key_end)
+            if self.value_begin:
+                yield from source.skip_space()
+                yield from source.expect(self.value_begin)
+            text, _ = yield from source.text_until(self.value_end)
+            if self.padded:
+                text = text.removeprefix("\n").removesuffix("\n")
+            arguments[key] = _value(text, calls.schema(name, key))
+            _, marker = yield from source.text_until(self.key_begin, self.end)
+        calls.whole(name, arguments)
+
+    def write(self, calls: Sequence[ToolCall]) -> str:
+        """Calls as the model would have written them."""
+        written = [self.newline.join(self._parts(call)) for call in calls]
+        if not self.shared:
+            outer = self.outer_begin, self.outer_end
+            written = [self.newline.join(filter(None, (outer[0], w, outer[1]))) for w in written]
+            return self.newline.join(written)
+        return self.newline.join([self.outer_begin, *written, self.outer_end])
+
+    def _parts(self, call: ToolCall) -> Iterator[str]:
+        begin = self.name_begin or self.outer_begin
+        yield f"{begin}{call.name}{self.name_end}"
+        pad = "\n" if self.padded else ""
+        between = self.newline if self.value_begin else ""
+        for key, value in call.arguments.items():
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            yield (
+                f"{self.key_begin}{key}{self.key_end}{between}{self.value_begin}"
+                f"{pad}{text}{pad}{self.value_end}"
+            )
+        yield self.end
+
+    def grammar(self, grammar: CallGrammar, tools: Sequence[Tool], several: bool) -> str:
+        """The GBNF of one call or, if `several`, of one or more."""
+        call = grammar.rule("call", " | ".join(self._way(grammar, tool) for tool in tools))
+        newline = literal(self.newline)
+        more = f"({newline} {call})*" if several else '""'
+        if not self.shared:
+            return f"{call} {more}"
+        begin = literal(self.outer_begin + self.newline)
+        return f"{begin} {call} {more} {literal(self.newline + self.outer_end)}"
+
+    def _way(self, grammar: CallGrammar, tool: Tool) -> str:
+        """One tool's call."""
+        newline = self.newline
+        own_outer = bool(self.name_begin) and not self.shared
+        begin = self.outer_begin + newline + self.name_begin if own_outer else self.name_begin
+        begin = (begin or self.outer_begin) + tool.name + self.name_end + newline
+        parts = [literal(begin)]
+        required = tool.parameters.get("required") or ()
+        for key, schema in tool.properties.items():
+            between = newline if self.value_begin else ""
+            before = f"{self.key_begin}{key}{self.key_end}{between}{self.value_begin}"
+            value = self._value_rule(grammar, schema, before)
+            part = f"{value} {literal(newline)}"
+            parts.append(part if key in required else f"({part})?")
+        parts.append(literal(self.end + (newline + self.outer_end if own_outer else "")))
+        return " ".join(parts)
+
+    def _value_rule(self, grammar: CallGrammar, schema: Any, before: str) -> str:
+        pad = "\n" if self.padded else ""
+        begin, end = literal(before + pad), pad + self.value_end
+        if not is_text(schema):
+            return f"{begin} {grammar.schema(schema)} {literal(end)}"
+        if choices := schema.get("enum"):
+            return f"{begin} ({' | '.join(literal(str(c)) for c in choices)}) {literal(end)}"
+        return f"{begin} {grammar.until(end)}"
+
+
+def _value(text: str, schema: Any) -> Any:
+    """What a value's text means."""
+    if is_text(schema):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

@@ -1,0 +1,59 @@
+"""The answer in a chat as it comes: words, reasoning and calls of tools."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator
+
+from reellama.pipeline.llm.generation_job import GenerationStats
+from reellama.pipeline.llm.tool_calls.answer_events import AnswerEvent, TextDelta
+from reellama.pipeline.llm.tool_calls.answer_parser import AnswerParser
+from reellama.pipeline.server.chat.generation import Generation
+
+
+class ChatAnswer:
+    """An async iterator of events. `stats` and `finish_reason` are complete after the last.
+
+    Without a parser every token is words. `aclose` ends it; call it also when it was read to its
+    end.
+    """
+
+    def __init__(self, generation: Generation, parser: AnswerParser | None = None) -> None:
+        self._generation, self._parser = generation, parser
+        self._events: deque[AnswerEvent] = deque()
+        self._finished = False
+
+    @property
+    def stats(self) -> GenerationStats:
+        """What it took."""
+        return self._generation.stats
+
+    @property
+    def finish_reason(self) -> str:
+        """ "stop", "length", or "tool_calls" where tools are to be called."""
+        reason = self.stats.stop_reason or "stop"
+        called = self._parser is not None and self._parser.n_calls
+        return "tool_calls" if called and reason == "stop" else reason
+
+    def __aiter__(self) -> AsyncIterator[AnswerEvent]:
+        return self
+
+    async def __anext__(self) -> AnswerEvent:
+        parser = self._parser
+        if parser is None:
+            token = await anext(self._generation)
+            return TextDelta(token.text, (token,))
+        while not self._events and not self._finished:
+            try:
+                token = await anext(self._generation)
+                self._events += parser.push(token.text, token)
+            except StopAsyncIteration:
+                self._finished = True
+                self._events += parser.finish()
+        if not self._events:
+            raise StopAsyncIteration
+        return self._events.popleft()
+
+    async def aclose(self) -> None:
+        """End the answer."""
+        await self._generation.aclose()

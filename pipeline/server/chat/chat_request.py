@@ -1,0 +1,123 @@
+"""A chat as every protocol asks for it: messages, tools, and whether to think first."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.pipeline.llm.tool_calls.answer_events import ToolCall
+from reellama.pipeline.llm.tool_calls.tool import Tool
+from reellama.pipeline.server.media.media_items import MediaItem
+
+# Whether to reason before the answer, and how much; None is what the model does by itself.
+Think = bool | Literal["low", "medium", "high"] | None
+THINK_LEVELS = ("low", "medium", "high")
+
+
+@dataclass(frozen=True)
+class ServiceMessage:
+    """One message; `media` are its pictures and videos, in order.
+
+    role: "system", "user", "assistant" or "tool". An assistant's may have `tool_calls` and its
+    `reasoning`; a tool's, its result, says of which call by `tool_call_id` or the tool's `name`.
+    """
+
+    role: str
+    content: str
+    media: tuple[MediaItem, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
+    name: str = ""
+    reasoning: str = ""
+
+
+@dataclass(frozen=True)
+class ToolChoice:
+    """Whether tools may or must be called; `name`: the one that must be, with "required"."""
+
+    mode: Literal["auto", "none", "required"] = "auto"
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    """What a model is asked in a conversation. Raises ReellamaError for what contradicts itself.
+
+    several_calls: whether one answer may call more than one tool.
+    """
+
+    messages: Sequence[ServiceMessage]
+    tools: Sequence[Tool] = ()
+    tool_choice: ToolChoice = ToolChoice()
+    several_calls: bool = True
+    think: Think = None
+
+    def __post_init__(self) -> None:
+        names = [tool.name for tool in self.tools]
+        twice = [name for name, n in Counter(names).items() if n > 1]
+        if twice:
+            raise ReellamaError(f"there are two tools named {twice[0]!r}")
+        choice = self.tool_choice
+        if choice.mode == "required" and not names:
+            raise ReellamaError("tool_choice asks for a call, but there are no tools")
+        if choice.name is not None and choice.name not in names:
+            raise ReellamaError(f"tool_choice names {choice.name!r}, which is none of the tools")
+
+    @property
+    def usable_tools(self) -> Sequence[Tool]:
+        """The tools that the model is told of."""
+        return () if self.tool_choice.mode == "none" else self.tools
+
+    @property
+    def required_tools(self) -> Sequence[Tool]:
+        """The tools of which one must be called; none where the model is free."""
+        choice = self.tool_choice
+        if choice.mode != "required":
+            return ()
+        return [tool for tool in self.tools if choice.name in (None, tool.name)]
+
+
+def tool_from_definition(definition: Any) -> Tool:
+    """A tool by its definition in OpenAI's form, which Ollama has too.
+
+    Raises ReellamaError for one that cannot be used.
+    """
+    function = definition.get("function") if isinstance(definition, dict) else None
+    if not isinstance(function, dict) or definition.get("type", "function") != "function":
+        raise ReellamaError('a tool is {"type": "function", "function": {"name": ...}}')
+    name, parameters = function.get("name"), function.get("parameters") or {}
+    return Tool(str(name or ""), parameters, {"type": "function", **definition})
+
+
+def tool_choice_from(given: Any) -> ToolChoice:
+    """OpenAI's `tool_choice`: "auto", "none", "required", or an object that names a tool.
+
+    Raises ReellamaError for anything else.
+    """
+    if given is None:
+        return ToolChoice()
+    if given in ("auto", "none", "required"):
+        return ToolChoice(given)
+    named = given.get("function", given) if isinstance(given, dict) else None
+    if isinstance(named, dict) and isinstance(name := named.get("name"), str):
+        return ToolChoice("required", name)
+    raise ReellamaError(
+        'tool_choice is "auto", "none", "required" or {"type": "function", "function": {"name": '
+        "...}}"
+    )
+
+
+def think_from(given: bool | str | None) -> Think:
+    """Ollama's `think`. Raises ReellamaError, in Ollama's words, for what is none."""
+    if given is None or isinstance(given, bool):
+        return given
+    if given in ("true", "false"):
+        return given == "true"
+    if given in THINK_LEVELS:
+        return given  # type: ignore[return-value]
+    raise ReellamaError(
+        f'invalid think value: "{given}" (must be "high", "medium", "low", true, or false)'
+    )

@@ -1,0 +1,49 @@
+"""The dialects of the models that are asked for, found out once each."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+
+from reellama.gguf_tools.format.reader import GGUFFile
+from reellama.gguf_tools.text.template_traits import TemplateTraits
+from reellama.pipeline.llm.tool_calls.dialect import Dialect, dialect, dialect_of
+from reellama.pipeline.server.model_registry import RegisteredModel
+from reellama.pipeline.server.sandbox.sandbox import Sandbox, SandboxError
+from reellama.pipeline.server.sandbox.sandboxed_template import MOST_SOURCE
+
+MOST_KEPT = 256
+
+
+class Dialects:
+    """Dialects by template. Templates that clients sent are tried in the sandbox."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._sandbox = sandbox
+        self._kept: OrderedDict[tuple[str, str, str], Dialect] = OrderedDict()
+
+    async def get(self, known: RegisteredModel, template: str | None = None) -> Dialect:
+        """The dialect of a model, or of the template that is used in place of its own."""
+        file: GGUFFile = known.gguf
+        source = template or known.manifest.template or file.chat_template or ""
+        key = (source, file.token("bos"), file.token("eos"))
+        if not (template or known.manifest.template or known.manifest.is_uploaded):
+            return await asyncio.to_thread(dialect, *key)
+        if key not in self._kept:
+            self._kept[key] = dialect_of(source, await self._try(*key))
+        self._kept.move_to_end(key)
+        if len(self._kept) > MOST_KEPT:
+            self._kept.popitem(last=False)
+        return self._kept[key]
+
+    async def _try(self, source: str, bos: str, eos: str) -> TemplateTraits:
+        """What the template does with tools: nothing, where that takes too much."""
+        if len(source) > MOST_SOURCE:
+            return TemplateTraits()
+        try:
+            found = await self._sandbox.call(
+                lambda child: child.ask("traits", source=source, bos=bos, eos=eos)
+            )
+        except SandboxError:
+            return TemplateTraits()
+        return TemplateTraits(**found)

@@ -1,0 +1,81 @@
+"""An answer of a model as it is generated."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+
+from reellama.pipeline.llm.engine import Token
+from reellama.pipeline.llm.generation_job import GenerationJob, GenerationStats
+from reellama.pipeline.llm.generation_options import GenerationOptions
+from reellama.pipeline.llm.prompt import TokenizedPrompt
+from reellama.pipeline.server.guard import CLIENT
+from reellama.pipeline.server.loaded_models import LoadedModel
+
+
+@dataclass(frozen=True)
+class PreparedPrompt:
+    """A prompt, and how its answer is generated; `shown` as in `GenerationJob`."""
+
+    layout: TokenizedPrompt
+    generation: GenerationOptions
+    shown: tuple[str, ...] = ()
+
+
+class Generation:
+    """An answer as it comes: an async iterator of tokens. `stats` is complete after the last.
+
+    `aclose` ends it and lets others have its place; call it also when it was read to its end.
+    """
+
+    def __init__(self, release: Callable[[GenerationStats], Awaitable[None]]) -> None:
+        self.stats = GenerationStats()
+        self._release = release
+        self._job: GenerationJob | None = None
+        self._tokens: asyncio.Queue[Token | Exception | None] = asyncio.Queue()
+        self._done = False
+
+    async def start(
+        self,
+        loaded: LoadedModel,
+        prepared: PreparedPrompt,
+        n_ctx: int | None,
+    ) -> None:
+        """Hand the prompt to the model. Raises ReellamaError when it does not fit."""
+        loop = asyncio.get_running_loop()
+
+        def tell(news: Token | Exception | None) -> None:
+            loop.call_soon_threadsafe(self._tokens.put_nowait, news)
+
+        self._job = GenerationJob(
+            prepared.layout,
+            tell,
+            prepared.generation,
+            min(n_ctx or loaded.n_ctx, loaded.n_ctx),
+            stats=self.stats,
+            client=CLIENT.get(),
+            shown=prepared.shown,
+        )
+        # In a thread: a grammar is parsed there.
+        await asyncio.to_thread(loaded.batcher.submit, self._job)
+
+    def __aiter__(self) -> AsyncIterator[Token]:
+        return self
+
+    async def __anext__(self) -> Token:
+        news = None if self._done else await self._tokens.get()
+        if isinstance(news, Token):
+            return news
+        await self.aclose()
+        if news is not None:
+            raise news
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        """End the answer."""
+        if not self._done:
+            self._done = True
+            if self._job is not None:
+                self._job.cancelled = True
+            await self._release(self.stats)

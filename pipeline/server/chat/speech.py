@@ -1,0 +1,80 @@
+"""How a model is asked to think, to call tools, to keep to JSON; and how its answer is read."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.pipeline.llm.generation_options import GenerationOptions
+from reellama.pipeline.llm.tool_calls.answer_parser import AnswerParser
+from reellama.pipeline.llm.tool_calls.dialect import Dialect
+from reellama.pipeline.server.chat.chat_request import ChatRequest, Think
+
+
+def check_think(think: Think, dialect: Dialect, model: str) -> None:
+    """Raise ReellamaError, in Ollama's words, where a model that cannot is asked to think."""
+    if think and dialect.reasoning is None:
+        raise ReellamaError(f'"{model}" does not support thinking')
+
+
+def template_variables(think: Think) -> dict[str, Any]:
+    """What chat templates are told: Qwen's name for it, DeepSeek's and Granite's, gpt-oss's.
+
+    Nothing where nothing was asked: a template has its own default.
+    """
+    if think is None:
+        return {}
+    found: dict[str, Any] = {"enable_thinking": bool(think), "thinking": bool(think)}
+    return found | {"reasoning_effort": think} if isinstance(think, str) else found
+
+
+def opens_reasoning(opening: str, dialect: Dialect) -> bool:
+    """Whether the opening of an answer begins reasoning and does not end it."""
+    tags = dialect.reasoning
+    return tags is not None and opening.rfind(tags.begin) > opening.rfind(tags.end)
+
+
+def grammar_request(
+    asked: ChatRequest, schema: dict[str, Any] | None, dialect: Dialect
+) -> dict[str, Any] | None:
+    """What `Grammars.get` is asked for: arguments of `answer_grammar`; None where all is free.
+
+    Models that know tools call them freely unless one is required. Those that do not are held to
+    a form, or to words.
+    """
+    tools = asked.required_tools
+    words = False
+    if not tools and asked.usable_tools and (schema is not None or not dialect.knows_tools):
+        tools, words = asked.usable_tools, schema is None
+    if asked.required_tools:
+        schema = None
+    if not tools and schema is None:
+        return None
+    return {
+        "form": dialect.form_name,
+        "tools": [[tool.name, tool.parameters] for tool in tools],
+        "several": asked.several_calls,
+        "words": words,
+        "schema": schema,
+    }
+
+
+def bound(
+    generation: GenerationOptions, dialect: Dialect, opening: str, grammar: str | None
+) -> GenerationOptions:
+    """How to generate: what a grammar binds begins after the reasoning that a prompt opens."""
+    if grammar is None:
+        return generation
+    tags = dialect.reasoning
+    after = tags.end if tags and opens_reasoning(opening, dialect) else None
+    sampling = replace(generation.sampling, grammar=grammar, grammar_after=after)
+    return replace(generation, sampling=sampling)
+
+
+def parser_for(dialect: Dialect, asked: ChatRequest, opening: str) -> AnswerParser | None:
+    """What takes the answer apart; None where it is words alone."""
+    form = dialect.form if asked.usable_tools else None
+    if form is None and dialect.reasoning is None:
+        return None
+    return AnswerParser(form, dialect.reasoning, opens_reasoning(opening, dialect), asked.tools)
