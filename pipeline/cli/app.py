@@ -195,11 +195,16 @@ def inspect(
 
 
 @app.command()
-def doctor(json: Json = False) -> None:
+def doctor(
+    json: Json = False,
+    speed: Annotated[
+        bool, Option("--speed", help="How fast this machine is, and what to change.")
+    ] = False,
+) -> None:
     """Say what is installed, what this machine can do, and how to mend the rest."""
     from reellama.pipeline.cli.commands.doctor.doctor import run
 
-    run(as_json=json)
+    run(as_json=json, speed=speed)
 
 
 @app.command(no_args_is_help=True)

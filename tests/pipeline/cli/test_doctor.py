@@ -1,6 +1,7 @@
 """`reellama doctor`: what is there, what is not, and the command that mends it."""
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError
@@ -8,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from reellama.pipeline.cli.commands.doctor import doctor_checks
+from reellama.gguf_tools.format.reader import read_gguf
+from reellama.pipeline.cli.commands.doctor import doctor_checks, doctor_speed
 from reellama.pipeline.cli.commands.doctor.doctor_checks import Finding, examine
 from tests.conftest import Result
 
@@ -67,3 +69,25 @@ def test_a_check_that_breaks_off_is_a_finding_too() -> None:
     assert first.state == "ok"
     assert (broken.state, broken.detail) == ("bad", "No module named 'av'")
     assert broken.mend.endswith("pip install av")
+
+
+@pytest.mark.usefixtures("bundle_is_there")
+def test_speed_stands_beside_what_memory_would_allow(reellama: Run) -> None:
+    result = reellama("doctor", "--speed", "--json")
+    assert result.status == 0
+    found = {check["name"]: check["detail"] for check in json.loads(result.out)["checks"]}
+    assert [*found][:5] == [
+        "cores", "memory", "visual tower", "reading a prompt", "writing an answer",
+    ]  # fmt: skip
+    written, allowed = re.findall(r"(\d+) tokens/s .* allow (\d+)", found["writing an answer"])[0]
+    assert 0 < int(written) <= int(allowed)
+
+
+def test_a_token_reads_every_weight_but_embeddings_that_are_only_looked_up(
+    smollm2: Path, tiny_llama: Path
+) -> None:
+    tied, untied = read_gguf(smollm2), read_gguf(tiny_llama)
+    assert doctor_speed.bytes_of_a_token(tied) == sum(t.n_bytes for t in tied.tensors.values())
+    looked_up = untied.tensors["token_embd.weight"].n_bytes
+    total = sum(t.n_bytes for t in untied.tensors.values())
+    assert doctor_speed.bytes_of_a_token(untied) == total - looked_up

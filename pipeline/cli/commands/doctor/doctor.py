@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 
 from rich.padding import Padding
@@ -18,10 +19,10 @@ MARKS = {"ok": ("✓", "green"), "note": ("!", "yellow"), "bad": ("✗", "red")}
 ASCII_MARKS = {"ok": "ok", "note": "!", "bad": "X"}
 
 
-def run(*, as_json: bool) -> None:
-    """Examine everything; raises Exit(1) when something will not work."""
+def run(*, as_json: bool, speed: bool = False) -> None:
+    """Examine everything, or `speed` alone; raises Exit(1) when something will not work."""
     findings: dict[str, list[Finding]] = {}
-    for section, check in SECTIONS.items():
+    for section, check in (_speed() if speed else SECTIONS).items():
         with err.status(f"[dim]looking at: {section}"):
             findings[section] = list(examine(check))
         if not as_json:
@@ -32,12 +33,18 @@ def run(*, as_json: bool) -> None:
         checks = [{"section": name, **asdict(f)} for name, found in findings.items() for f in found]
         data = {"ok": not bad, "checks": checks}
         sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
-    elif not bad:
+    elif not bad and not speed:
         out.print("Everything that reellama needs is there.")
-    else:
+    elif bad:
         out.print(f"{len(bad)} thing{'s' * (len(bad) > 1)} to mend.")
     if bad:
         raise Exit(1)
+
+
+def _speed() -> dict[str, Callable[[], Iterator[Finding]]]:
+    from reellama.pipeline.cli.commands.doctor.doctor_speed import speed
+
+    return {"Speed": speed}
 
 
 def _table(findings: list[Finding]) -> Table:
