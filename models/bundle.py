@@ -103,6 +103,7 @@ class Bundle:
         """How many frames of a video are sampled by default."""
         return self.config.frames
 
+    joins_pictures = True  # pictures that come together are a clip, as it was trained on
     max_side = MAX_SIDE
 
     @property
@@ -307,25 +308,37 @@ class Bundle:
         """Frames at `times` seconds -> soft tokens, float32 `[tokens, n_embd]`."""
         return EncodedFrames(self.project(self.features(frames), times), times, frame_size(frames))
 
-    def prompt_parts(
-        self, video: EncodedFrames, options: PoolingOptions = DEFAULT_POOLING
-    ) -> Prompt:
-        """What stands for a video in a prompt: its soft tokens.
-
-        Raises BundleError where another number of them is asked for: it was trained with one.
-        """
+    def check_pooling(self, options: PoolingOptions) -> None:
+        """Raise BundleError where another number of tokens is asked for: it was trained with one,
+        whatever the context has room for."""
         if options != DEFAULT_POOLING:
             raise BundleError(
                 f"the bundle {self.name} always makes {self.tokens} soft tokens of a video: leave "
                 "out the number of tokens and the pooling"
             )
+
+    def n_tokens(self, options: PoolingOptions = DEFAULT_POOLING) -> int:
+        """Soft tokens of a video at most."""
+        return self.tokens
+
+    def prompt_parts(
+        self,
+        video: EncodedFrames,
+        options: PoolingOptions = DEFAULT_POOLING,
+        room: int | None = None,
+    ) -> Prompt:
+        """What stands for a video in a prompt: its soft tokens. Raises as `check_pooling`."""
+        self.check_pooling(options)
         return [video.array]
 
     def pooling_summary(
-        self, video: EncodedFrames, options: PoolingOptions = DEFAULT_POOLING
-    ) -> str:
+        self,
+        video: EncodedFrames,
+        options: PoolingOptions = DEFAULT_POOLING,
+        room: int | None = None,
+    ) -> tuple[str, ...]:
         """Nothing: its projector pools as it was trained to."""
-        return ""
+        return ("",)
 
     def embed_images(self, frames: Sequence[np.ndarray]) -> np.ndarray:
         """Unit rows of frames to search by `embed_texts`, float32 `[frames, d]`."""

@@ -30,7 +30,8 @@ class VideoBundle(Protocol):
 
     name: for people. version: changes with its files. frames: how many are looked at by default.
     max_side: pixels on the longest side of a frame. system, describe: prompts. lora: adapters.
-    remark: what a person should know of it, "" for nothing.
+    remark: what a person should know of it, "" for nothing. joins_pictures: whether pictures that
+    come together are the frames of one clip.
     """
 
     @property
@@ -53,6 +54,8 @@ class VideoBundle(Protocol):
     def n_embd(self) -> int: ...
     @property
     def remark(self) -> str: ...
+    @property
+    def joins_pictures(self) -> bool: ...
 
     def llm_path(self) -> Path: ...
 
@@ -64,13 +67,23 @@ class VideoBundle(Protocol):
 
     def encode(self, frames: Sequence[np.ndarray], times: np.ndarray) -> EncodedFrames: ...
 
+    def check_pooling(self, options: PoolingOptions) -> None: ...
+
+    def n_tokens(self, options: PoolingOptions = DEFAULT_POOLING) -> int: ...
+
     def prompt_parts(
-        self, video: EncodedFrames, options: PoolingOptions = DEFAULT_POOLING
+        self,
+        video: EncodedFrames,
+        options: PoolingOptions = DEFAULT_POOLING,
+        room: int | None = None,
     ) -> Prompt: ...
 
     def pooling_summary(
-        self, video: EncodedFrames, options: PoolingOptions = DEFAULT_POOLING
-    ) -> str: ...
+        self,
+        video: EncodedFrames,
+        options: PoolingOptions = DEFAULT_POOLING,
+        room: int | None = None,
+    ) -> tuple[str, ...]: ...
 
 
 def open_bundle(

@@ -61,6 +61,7 @@ class VisionBundle:
     describe = "Describe the video."
     frames = FRAMES
     lora: Sequence[tuple[Path, float]] = ()
+    joins_pictures = False  # each picture is shown by itself; only frames of one video are merged
 
     def __init__(
         self,
@@ -146,18 +147,32 @@ class VisionBundle:
         """Frames at `times` seconds -> what a cache keeps of them."""
         return EncodedFrames(self.features(frames), times, frame_size(frames))
 
+    def check_pooling(self, options: PoolingOptions) -> None:
+        """Any will do: its tokens are pooled when a prompt is made of them."""
+
+    def n_tokens(self, options: PoolingOptions = DEFAULT_POOLING) -> int:
+        """Cells of the KV cache that a long video gets where the context is no limit."""
+        side = self.tower.image_size
+        layout = self.tower.layout(*self._tower_size(side, side))
+        around = len(layout.begin) + len(layout.end)
+        return self._budget(options, self.frames, layout.rows, layout.n_tokens + around)
+
     def prompt_parts(
-        self, video: EncodedFrames, options: PoolingOptions = DEFAULT_POOLING
+        self,
+        video: EncodedFrames,
+        options: PoolingOptions = DEFAULT_POOLING,
+        room: int | None = None,
     ) -> Prompt:
         """What stands for a video in a prompt: for each group of frames its time, the family's
         tokens around a picture, and its pooled tokens between them. A still has no time.
 
-        Raises PoolingError for a budget that holds nothing.
+        room: cells that the context has left for it; None where that is no limit. Tiles are not
+        pooled, whatever is left. Raises PoolingError for a budget or a room that holds nothing.
         """
         if self.tiles:
             return self._tiled_parts(video)
         pictures, times = video.array, self._picture_times(video)
-        plan = self.plan(video, options)
+        plan = self.plan(video, options, room)
         layout = self._layout(video)
         begin, end = TokenIds(layout.begin), TokenIds(layout.end)
         pooled = pool(pictures, plan.method, plan.tokens, groups=plan.groups, grid=layout.rows > 1)
@@ -172,25 +187,38 @@ class VisionBundle:
             parts += [begin, soft, end]
         return [part for part in parts if part != TokenIds(())]
 
-    def plan(self, video: EncodedFrames, options: PoolingOptions = DEFAULT_POOLING) -> PoolingPlan:
+    def plan(
+        self,
+        video: EncodedFrames,
+        options: PoolingOptions = DEFAULT_POOLING,
+        room: int | None = None,
+    ) -> PoolingPlan:
         """How the pictures of a video are pooled. Raises PoolingError as `plan_pooling` does."""
         pictures, rows, columns, _ = video.array.shape
-        method = options.method
-        if method == AUTO and not self._pools_well(rows):
-            method = "full"
-        budget = options.tokens
         around = self._tokens_around(video)
-        if budget is None:
-            in_full = pictures * (rows * columns + around)
-            budget = in_full if method == "full" else DEFAULT_TOKENS
         return plan_pooling(
-            budget,
+            self._budget(options, pictures, rows, rows * columns + around),
             FrameTokens(rows, columns, grid=rows > 1),
             available=pictures,
             frames=pictures,
             group_tokens=around,
-            method=method,
+            context_left=room,
+            method=self._method(options, rows),
         )
+
+    def _method(self, options: PoolingOptions, rows: int) -> str:
+        """The pooling that is asked for; frames in full where nobody knows of a better one."""
+        in_full = options.method == AUTO and not self._pools_well(rows)
+        return "full" if in_full else options.method
+
+    def _budget(
+        self, options: PoolingOptions, pictures: int, rows: int, picture_tokens: int
+    ) -> int:
+        """Cells for `pictures`, each of `rows` and of `picture_tokens` with what is around it."""
+        if options.tokens is not None:
+            return options.tokens
+        in_full = self._method(options, rows) == "full"
+        return pictures * picture_tokens if in_full else DEFAULT_TOKENS
 
     def _pools_well(self, rows: int) -> bool:
         """Whether the tokens of its family are places in a picture, or answers of queries: not
@@ -199,14 +227,16 @@ class VisionBundle:
         return family is not None and (rows > 1 or not family.is_grid)
 
     def pooling_summary(
-        self, video: EncodedFrames, options: PoolingOptions = DEFAULT_POOLING
-    ) -> str:
-        """What `plan` picked, for people."""
+        self,
+        video: EncodedFrames,
+        options: PoolingOptions = DEFAULT_POOLING,
+        room: int | None = None,
+    ) -> tuple[str, ...]:
+        """What `plan` picked, for people, and what else they should know of it."""
         if self.tiles:
-            return "in full, with tiles"
-        plan = self.plan(video, options)
-        notes = "".join(f"; {note}" for note in plan.notes)
-        return f"{plan.method}, {plan.groups} groups, at most {plan.total} cells{notes}"
+            return ("in full, with tiles",)
+        plan = self.plan(video, options, room)
+        return (f"{plan.method}, {plan.groups} groups, at most {plan.total} cells", *plan.notes)
 
     def _encode(self, frames: Sequence[np.ndarray]) -> np.ndarray:
         features = self.tower.encode(self._scaled(frames), tiles=self.tiles)

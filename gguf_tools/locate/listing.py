@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -86,6 +87,16 @@ def describe_model(model: StoredModel) -> ListedModel:
         vision=_family(first.path if is_mmproj(first.metadata) else mmproj),
         blind=why_blind(first) if mmproj is None and has_builtin_tower(first) else None,
     )
+
+
+def lone_projectors(files: Sequence[ListedModel]) -> list[ListedModel]:
+    """The mmproj files in whose folder no model sees through any."""
+    used = {entry.mmproj.parent for entry in files if entry.mmproj}
+    return [
+        entry
+        for entry in files
+        if entry.is_mmproj and not entry.problem and entry.path.parent not in used
+    ]
 
 
 def _mmproj(file: GGUFFile) -> Path | None:

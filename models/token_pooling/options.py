@@ -9,6 +9,8 @@ from reellama.gguf_tools.errors import ReellamaError
 
 # Cells of the KV cache that a video gets when nobody says.
 DEFAULT_TOKENS = 256
+# Share of a context that videos may take; the rest is for questions and answers.
+VIDEOS_SHARE = 3 / 4
 # The poolings by name, and what takes frames in full where they fit and else the best of these.
 PoolingMethod = Literal[
     "full",

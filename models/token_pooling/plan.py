@@ -11,7 +11,7 @@ position on by some 60 and fills thousands of cells.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from reellama.models.token_pooling.grid_pooling import (
     PoolingError,
@@ -116,7 +116,10 @@ def plan_pooling(
         )
     if wanted <= fit or method == "full":
         return _full(method, wanted, min(wanted, fit), frame, group_tokens, room)
-    return _pooled(method, wanted, frame, group_tokens, room)
+    plan = _pooled(method, wanted, frame, group_tokens, room)
+    if room < budget:
+        return replace(plan, notes=(f"the context has room for {room} of {budget} tokens",))
+    return plan
 
 
 def _wanted_frames(available: int, duration: float, frames: int | None, fps: float | None) -> int:

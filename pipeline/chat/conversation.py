@@ -125,19 +125,17 @@ class Chat:
         cls,
         data: dict[str, Any],
         engine: Engine,
-        encode_video: Callable[[Path], Video],
+        encode_videos: Callable[[Sequence[Path]], list[Video]],
         on_drop: Callable[[int], None] | None = None,
     ) -> Chat:
-        """Rebuild a conversation from `to_json`'s object; `see` reads each of its videos again."""
+        """Rebuild a conversation from `to_json`; `encode_videos` reads its videos again."""
         try:
             paths = [Path(path) for path in data["videos"]]
             turns = [Turn(str(turn["question"]), str(turn["answer"])) for turn in data["turns"]]
             system = data["system"]
         except (KeyError, TypeError) as error:
             raise ReellamaError(f"not a saved conversation: {error!r}") from error
-        chat = cls(
-            engine, system=system, videos=[encode_video(path) for path in paths], on_drop=on_drop
-        )
+        chat = cls(engine, system=system, videos=encode_videos(paths), on_drop=on_drop)
         chat.turns = turns
         return chat
 

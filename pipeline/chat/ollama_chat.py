@@ -16,7 +16,8 @@ from PIL import Image
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.models import prompt_format
-from reellama.pipeline.chat.conversation import Answer, Chat, Turn
+from reellama.models.token_pooling.options import PoolingOptions
+from reellama.pipeline.chat.conversation import Answer, Chat, Turn, Video
 from reellama.pipeline.chat.video_chat import VideoChat
 from reellama.pipeline.chat.video_notes import NotedVideo, notes_as_text, take_notes
 from reellama.pipeline.llm.engine import EngineStats, Text
@@ -145,11 +146,20 @@ class OllamaVideoChat(VideoChat):
         super().load(path, progress)
         self.chat = OllamaChat(self.model, self.chat)
 
+    def _room(self, videos: Sequence[Video]) -> int:
+        """All that there is for videos: the bundle's own LLM watches one after another."""
+        return super()._room([])
+
     def _encode_video(
-        self, path: Path, read_options: VideoReadOptions, progress: Progress | None
+        self,
+        path: Path,
+        read_options: VideoReadOptions,
+        pooling: PoolingOptions,
+        room: int,
+        progress: Progress | None,
     ) -> NotedVideo:
-        video = super()._encode_video(path, read_options, progress)
-        return NotedVideo(**vars(video), notes=take_notes(self, video, read_options))
+        video = super()._encode_video(path, read_options, pooling, room, progress)
+        return NotedVideo(**vars(video), notes=take_notes(self, video, read_options, pooling, room))
 
 
 def jpeg(frame: np.ndarray) -> bytes:

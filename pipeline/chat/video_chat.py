@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from reellama.gguf_tools.format.reader import read_gguf
 from reellama.gguf_tools.locate import find
 from reellama.models.encoded_frames import EncodedFrames, frame_size
 from reellama.models.open_bundle import ENCODED_FRAMES, open_bundle
-from reellama.models.token_pooling.options import PoolingOptions
+from reellama.models.token_pooling.options import VIDEOS_SHARE, PoolingOptions
 from reellama.pipeline.chat.conversation import Answer, Chat, Turn, Video
 from reellama.pipeline.chat.file_answers import answer_from_files
 from reellama.pipeline.chat.ordinals import video_meant
@@ -66,6 +67,7 @@ class VideoChat:
         self.timings = Timings()
         with self.timings.stage("load"):
             self.bundle = open_bundle(bundle, mmproj, tiles=tiles, cache=cache)
+            self.bundle.check_pooling(self.pooling)
             path = find.resolve(llm) if llm else self.bundle.llm_path()
             self.bundle.check_llm(read_gguf(path))
             lora = [*self.bundle.lora, *engine.pop("lora", ())]
@@ -114,16 +116,24 @@ class VideoChat:
 
     def add(self, path: str | Path, progress: Progress | None = None) -> Video:
         """Look at one more video; `progress(done, total)` counts its frames."""
-        video = self._encode_video(Path(path), self.read_options, progress)
+        room = self._room(self.videos)
+        video = self._encode_video(Path(path), self.read_options, self.pooling, room, progress)
         self.chat.add(video)
         return video
 
-    def reread(self, read_options: VideoReadOptions, progress: Progress | None = None) -> None:
-        """Look at all videos once more, read in another way. On an error nothing changes."""
-        self.chat.videos = [
-            self._encode_video(video.path, read_options, progress) for video in self.videos
-        ]
-        self.read_options = read_options
+    def reread(
+        self,
+        read_options: VideoReadOptions | None = None,
+        pooling: PoolingOptions | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        """Look at all videos once more, read or pooled in another way. On an error nothing
+        changes."""
+        read_options, pooling = read_options or self.read_options, pooling or self.pooling
+        self.bundle.check_pooling(pooling)
+        paths = [video.path for video in self.videos]
+        self.chat.videos = self._encode_videos(paths, read_options, pooling, progress)
+        self.read_options, self.pooling = read_options, pooling
 
     def ask(self, question: str, **generation: Any) -> str:
         """Answer `question`; `generation` (`sampling`, `max_tokens`) goes to `Engine.generate`."""
@@ -150,7 +160,12 @@ class VideoChat:
 
     def save(self, path: str | Path) -> None:
         """Write the conversation to `path` (JSON), whole or not at all."""
-        data = {"reellama": 1, "reading": self.read_options.to_json(), **self.chat.to_json()}
+        data = {
+            "reellama": 1,
+            "reading": self.read_options.to_json(),
+            "pooling": asdict(self.pooling),
+            **self.chat.to_json(),
+        }
         write_atomically(Path(path), json.dumps(data, indent=2, ensure_ascii=False) + "\n")
 
     def load(self, path: str | Path, progress: Progress | None = None) -> None:
@@ -161,6 +176,7 @@ class VideoChat:
         try:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
             read_options = VideoReadOptions(**data["reading"])
+            pooling = PoolingOptions(**data.get("pooling", {}))
         except OSError as error:
             raise ReellamaError(f"cannot read {path}: {error.strerror}") from error
         except (ValueError, TypeError, KeyError) as error:
@@ -170,13 +186,36 @@ class VideoChat:
         self.chat = Chat.from_json(
             data,
             self.engine,
-            encode_video=lambda video: self._encode_video(video, read_options, progress),
+            encode_videos=lambda paths: self._encode_videos(paths, read_options, pooling, progress),
             on_drop=self.chat.on_drop,
         )
-        self.read_options = read_options
+        self.read_options, self.pooling = read_options, pooling
+
+    def _encode_videos(
+        self,
+        paths: Sequence[Path],
+        read_options: VideoReadOptions,
+        pooling: PoolingOptions,
+        progress: Progress | None,
+    ) -> list[Video]:
+        videos: list[Video] = []
+        for path in paths:
+            room = self._room(videos)
+            videos.append(self._encode_video(path, read_options, pooling, room, progress))
+        return videos
+
+    def _room(self, videos: Sequence[Video]) -> int:
+        """Cells of the context for one more video after `videos`."""
+        taken = sum(video.n_soft_tokens for video in videos)
+        return int(self.engine.n_ctx * VIDEOS_SHARE) - taken
 
     def _encode_video(
-        self, path: Path, read_options: VideoReadOptions, progress: Progress | None
+        self,
+        path: Path,
+        read_options: VideoReadOptions,
+        pooling: PoolingOptions,
+        room: int,
+        progress: Progress | None,
     ) -> Video:
         """Frames -> features -> soft tokens."""
         with self.timings.stage("read"):
@@ -191,8 +230,9 @@ class VideoChat:
             encoded = EncodedFrames(array, clip.times, frame_size(clip.frames))
             if self.bundle.remark and not self.timings.n_frames:  # it is said once
                 clip = replace(clip, notes=(*clip.notes, self.bundle.remark))
-            video = Video(path, self.bundle.prompt_parts(encoded, self.pooling), clip)
-        self.timings.pooling = self.bundle.pooling_summary(encoded, self.pooling)
+            parts = self.bundle.prompt_parts(encoded, pooling, room)
+            self.timings.pooling, *notes = self.bundle.pooling_summary(encoded, pooling, room)
+            video = Video(path, parts, replace(clip, notes=(*clip.notes, *notes)))
         self.timings.n_frames += len(clip.frames)
         self.timings.n_soft_tokens += video.n_soft_tokens
         return video

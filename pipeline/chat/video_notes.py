@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from reellama import prompts
+from reellama.models.token_pooling.options import PoolingOptions
 from reellama.pipeline.chat.conversation import Chat, Video
 from reellama.pipeline.llm.generation_options import Sampling
 from reellama.pipeline.video.clip import read_frames
@@ -44,8 +45,13 @@ class NotedVideo(Video):
     notes: tuple[Note, ...] = ()
 
 
-def take_notes(talk: VideoChat, video: Video, reading: VideoReadOptions) -> tuple[Note, ...]:
-    """Describe a video that was read as `reading` says, then its parts, as the bundle sees them."""
+def take_notes(
+    talk: VideoChat, video: Video, reading: VideoReadOptions, pooling: PoolingOptions, room: int
+) -> tuple[Note, ...]:
+    """Describe a video that was read as `reading` says, then its parts, as the bundle sees them.
+
+    pooling, room: of each part, as `VideoBundle.prompt_parts` takes them.
+    """
     clip = video.clip
     start = reading.start or 0.0
     end = clip.duration if reading.end is None else min(reading.end, clip.duration)
@@ -55,7 +61,8 @@ def take_notes(talk: VideoChat, video: Video, reading: VideoReadOptions) -> tupl
         borders = [start + (end - start) * i / n for i in range(n + 1)]
         for a, b in pairwise(borders):
             with suppress(VideoError):  # a damaged part: the whole tells what there is to tell
-                notes.append(_look_at(talk, video, replace(reading, start=a, end=b)))
+                part = _read_part(talk, video, replace(reading, start=a, end=b), pooling, room)
+                notes.append(Note(a, b, _describe(talk, part)))
     return tuple(notes)
 
 
@@ -72,13 +79,13 @@ def notes_as_text(videos: Sequence[NotedVideo]) -> str:
     return "\n".join(lines)
 
 
-def _look_at(talk: VideoChat, video: Video, part: VideoReadOptions) -> Note:
-    start, end = part.start or 0.0, part.end or 0.0
+def _read_part(
+    talk: VideoChat, video: Video, part: VideoReadOptions, pooling: PoolingOptions, room: int
+) -> Video:
     options = part.with_defaults(frames=talk.bundle.frames, max_side=SCENE_MAX_SIDE)
     clip = read_frames(video.path, options)
-    encoded = talk.bundle.encode(clip.frames, clip.times - start)
-    parts = talk.bundle.prompt_parts(encoded, talk.pooling)
-    return Note(start, end, _describe(talk, Video(video.path, parts, clip)))
+    encoded = talk.bundle.encode(clip.frames, clip.times - (part.start or 0.0))
+    return Video(video.path, talk.bundle.prompt_parts(encoded, pooling, room), clip)
 
 
 def _describe(talk: VideoChat, video: Video) -> str:

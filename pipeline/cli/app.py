@@ -11,7 +11,11 @@ from reellama.pipeline.cli.commands import gguf, ollama
 from reellama.pipeline.cli.commands.evaluate_options import QuestionOptions, RunOptions
 from reellama.pipeline.cli.commands.inspect_video import InspectOptions
 from reellama.pipeline.cli.commands.serve import ListenOptions, LogLevel, ServedModelOptions, Unit
-from reellama.pipeline.cli.commands.timeline import LongVideoOptions, TimelineOptions
+from reellama.pipeline.cli.commands.timeline import (
+    LongVideoOptions,
+    SceneOptions,
+    TimelineOptions,
+)
 from reellama.pipeline.cli.commands.watch import WatchOptions
 from reellama.pipeline.cli.options import AnswerOptions, FrameOptions, ModelOptions, grouped
 from reellama.pipeline.video.piped_videos import as_files
@@ -136,7 +140,7 @@ def timeline(
     ],
     *,
     options: TimelineOptions,
-    watching: LongVideoOptions,
+    watching: SceneOptions,
 ) -> None:
     """Say scene by scene what a long video shows, or find the scenes that answer a question."""
     from reellama.pipeline.cli.commands.timeline import timeline as run
@@ -150,7 +154,7 @@ def watch(
     folder: Annotated[Path, Argument(metavar="DIR", help="A folder of videos.")],
     *,
     options: WatchOptions,
-    watching: LongVideoOptions,
+    watching: SceneOptions,
 ) -> None:
     """Write a sidecar (JSON and SRT) beside each new video of a folder. Workers can share it."""
     from reellama.pipeline.cli.commands.watch import run

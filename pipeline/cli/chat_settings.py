@@ -13,7 +13,7 @@ from rich.text import Text
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.pipeline.cli.console import strip_control
-from reellama.pipeline.cli.options import AnswerOptions
+from reellama.pipeline.cli.options import AnswerOptions, FrameOptions, ModelOptions
 from reellama.pipeline.cli.session import Session
 
 SWITCH = {"on": True, "off": False}
@@ -24,6 +24,9 @@ def current(session: Session) -> dict[str, Any]:
     return {
         **{f.name: getattr(session.options, f.name) for f in fields(session.options)},
         "probs": session.probs,
+        "frames": session.video_chat.read_options.frames,
+        "tokens": session.video_chat.pooling.tokens,
+        "pooling": session.video_chat.pooling.method,
         "system": session.video_chat.chat.system,
     }
 
@@ -40,9 +43,17 @@ def change(session: Session, name: str, value: str) -> None:
         session.probs = SWITCH[value]
     elif name == "system":
         session.video_chat.chat.system = None if value == "none" else value
+    elif name == "frames":
+        frames = _parse(FrameOptions, name, value)
+        session.reread(replace(session.video_chat.read_options, frames=frames))
+    elif name == "tokens":
+        tokens = _parse(ModelOptions, name, value)
+        session.reread(pooling=replace(session.video_chat.pooling, tokens=tokens))
+    elif name == "pooling":
+        session.reread(pooling=replace(session.video_chat.pooling, method=value))
     else:
         check_name(session, name)
-        options = replace(session.options, **{name: _parse(name, value)})
+        options = replace(session.options, **{name: _parse(AnswerOptions, name, value)})
         options.generation()  # a value out of range or a missing file is told now
         session.options = options
 
@@ -78,9 +89,9 @@ def _written(value: Any) -> str:
     return strip_control(str(value))
 
 
-def _parse(name: str, text: str) -> Any:
-    """`text` as the type of the option `name`."""
-    hint = get_type_hints(AnswerOptions)[name]
+def _parse(options: type, name: str, text: str) -> Any:
+    """`text` as the type of the option `name` of a group of options."""
+    hint = get_type_hints(options)[name]
     choices = get_args(hint) if get_origin(hint) in (types.UnionType, Union) else (hint,)
     if text == "none" and type(None) in choices:
         return None

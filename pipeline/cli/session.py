@@ -6,14 +6,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from reellama.gguf_tools.errors import ReellamaError
+from reellama.models.token_pooling.options import PoolingOptions
 from reellama.pipeline.chat.conversation import Answer
 from reellama.pipeline.chat.video_chat import VideoChat
 from reellama.pipeline.cli.answer_printer import print_answer, print_remarks
-from reellama.pipeline.cli.console import add_video, err, note, video_summary
+from reellama.pipeline.cli.console import add_video, err, note, reading_bar, video_summary
 from reellama.pipeline.cli.filmstrip import Filmstrip
 from reellama.pipeline.cli.line_input import data_dir
 from reellama.pipeline.cli.options import AnswerOptions
 from reellama.pipeline.llm.engine import Token
+from reellama.pipeline.video.read_options import VideoReadOptions
 
 LAST_CONVERSATION = "last-conversation.json"
 
@@ -50,6 +52,22 @@ class Session:
         note(video_summary(video))
         err.print(Filmstrip(video.clip.frames, list(video.clip.times)))
         self.video_chat.chat.read_ahead()
+
+    def reread(
+        self, read_options: VideoReadOptions | None = None, pooling: PoolingOptions | None = None
+    ) -> None:
+        """Look at all videos again, read or pooled in another way, and say what was seen."""
+        first = next((video.path for video in self.video_chat.videos), Path("nothing"))
+        with reading_bar(first) as report:
+            self.video_chat.reread(read_options, pooling, report)
+        self.say_videos()
+
+    def say_videos(self) -> None:
+        """A line for each video, and what there is to say about it."""
+        for video in self.video_chat.videos:
+            note(video_summary(video))
+            for remark in video.clip.notes:
+                note(remark)
 
     def last_conversation(self) -> Path:
         """Where the conversation is kept after every answer, for `/load` without a path."""

@@ -78,13 +78,10 @@ def frames(session: Session, rest: str) -> None:
     if not talk.videos:
         raise ReellamaError("there is no video yet: /add FILE")
     if rest:
-        read_options = replace(talk.read_options, frames=_whole_number(rest, "frames N"))
-        with reading_bar(talk.videos[0].path) as report:
-            talk.reread(read_options, report)
+        session.reread(replace(talk.read_options, frames=_whole_number(rest, "frames N")))
+    else:
+        session.say_videos()
     for video in talk.videos:
-        note(video_summary(video))
-        for remark in video.clip.notes:
-            note(remark)
         err.print(Filmstrip(video.clip.frames, list(video.clip.times), whole=not rest))
 
 

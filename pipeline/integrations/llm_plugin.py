@@ -19,6 +19,7 @@ from pydantic import Field
 from reellama.gguf_tools.errors import ReellamaError
 
 if TYPE_CHECKING:  # `llm` loads this module at every start
+    from reellama.models.token_pooling.options import PoolingOptions
     from reellama.pipeline.chat.conversation import Turn, Video
     from reellama.pipeline.chat.video_chat import VideoChat
 
@@ -50,11 +51,12 @@ class Reellama(llm.Model):
         bundle: str = Field("mini", description="A bundle, or the GGUF of a vision model")
         mmproj: str | None = Field(None, description="The projector of a vision GGUF")
         tokens: int | None = Field(None, ge=1, description="Tokens of a video, for a vision GGUF")
+        pooling: str = Field("auto", description="How these are pooled")
 
     def __init__(self) -> None:
         self._talk: VideoChat | None = None
         self._opened: tuple[str, str | None] | None = None  # what `_talk` was opened with
-        self._seen: dict[tuple[str, int | None, int | None], Video] = {}
+        self._seen: dict[tuple[str, int | None, PoolingOptions], Video] = {}
         self._lock = Lock()  # the engine is for one caller at a time
 
     def execute(
@@ -107,7 +109,7 @@ class Reellama(llm.Model):
         options: Any = prompt.options
         system, turns, question, attachments = _read(prompt)
         talk.read_options = VideoReadOptions(frames=options.frames)
-        talk.pooling = PoolingOptions(options.tokens)
+        talk.pooling = PoolingOptions(options.tokens, options.pooling)
         talk.chat = Chat(talk.engine, system=system or talk.bundle.system)
         talk.chat.turns = turns
         for attachment in attachments:
@@ -115,7 +117,7 @@ class Reellama(llm.Model):
         return question
 
     def _add(self, talk: VideoChat, attachment: llm.Attachment) -> None:
-        key = (attachment.id(), talk.read_options.frames, talk.pooling.tokens)
+        key = (attachment.id(), talk.read_options.frames, talk.pooling)
         if key in self._seen:
             talk.chat.add(self._seen[key])
         elif attachment.path:

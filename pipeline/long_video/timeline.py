@@ -14,17 +14,18 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 
+from reellama.gguf_tools.closeable import Closeable
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.reader import read_gguf
 from reellama.gguf_tools.locate import find
 from reellama.gguf_tools.text.chat_template import ChatTemplate
 from reellama.models import prompt_format
 from reellama.models.open_bundle import ENCODED_FRAMES, open_bundle, search_bundle
+from reellama.models.token_pooling.options import DEFAULT_POOLING, PoolingOptions
 from reellama.pipeline.llm.batching import Batcher
 from reellama.pipeline.llm.engine import Token
 from reellama.pipeline.llm.generation_job import GenerationJob
@@ -42,7 +43,11 @@ MIN_SCENE_SECONDS = 2.0  # seconds of a scene
 # Of a longer scene its middle is watched: every frame of what is watched has to be decoded.
 MAX_WATCHED_SECONDS = 8.0
 N_PARALLEL = 4
-N_CTX = 512
+# Cells of a scene's context beside its tokens: the question, the template and the answer.
+QUESTION_CELLS = 256
+N_CTX = 512  # at least
+# Cells of a scene at most, unless more are asked for: frames in full may have any number.
+MAX_SCENE_CELLS = 1024
 DESCRIPTION_TOKENS = 64
 ANSWER_TOKENS = 128
 # Scenes that are looked at again for a question.
@@ -100,12 +105,12 @@ class _PendingText:
         return "".join(found).strip()
 
 
-class LongVideo:
+class LongVideo(Closeable):
     """Watches long videos with one bundle. Close it, or use it in a `with` block.
 
     bundle, mmproj: as `open_bundle` takes them. llm: another GGUF whose embeddings have the
-    bundle's width. cache: folder of what was seen of videos, or None. Raises ReellamaError for a
-    bundle or an LLM that cannot be used.
+    bundle's width. pooling: the tokens of a scene, for a vision GGUF. cache: folder of what was
+    seen of videos, or None. Raises ReellamaError for a bundle or an LLM that cannot be used.
     """
 
     def __init__(
@@ -114,30 +119,23 @@ class LongVideo:
         *,
         mmproj: str | Path | None = None,
         llm: str | None = None,
+        pooling: PoolingOptions = DEFAULT_POOLING,
         n_threads: int | None = None,
         cache: Path | None = CACHE_FOLDER,
     ) -> None:
-        self.cache = cache
+        self.cache, self.pooling = cache, pooling
         self.bundle = open_bundle(bundle, mmproj, cache=cache and cache / ENCODED_FRAMES.name)
+        self.bundle.check_pooling(pooling)
         self._search = search_bundle(self.bundle)
         path = find.resolve(llm) if llm else self.bundle.llm_path()
         file = read_gguf(path)
         self.bundle.check_llm(file)
         self._template = ChatTemplate.from_gguf(file)
+        cells = pooling.tokens or min(self.bundle.n_tokens(pooling), MAX_SCENE_CELLS)
+        n_ctx = max(N_CTX, cells + QUESTION_CELLS)
         self._batcher = Batcher(
-            path, n_parallel=N_PARALLEL, n_ctx=N_CTX, n_threads=n_threads, lora=self.bundle.lora
+            path, n_parallel=N_PARALLEL, n_ctx=n_ctx, n_threads=n_threads, lora=self.bundle.lora
         )
-
-    def __enter__(self) -> LongVideo:
-        return self
-
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Give the memory of the LLM back."""
@@ -216,7 +214,8 @@ class LongVideo:
             max_side=SCENE_MAX_SIDE,
         )
         clip = read_frames(source, options)
-        return self.bundle.prompt_parts(self.bundle.encode(clip.frames, clip.times - begin))
+        seen = self.bundle.encode(clip.frames, clip.times - begin)
+        return self.bundle.prompt_parts(seen, self.pooling, self._batcher.n_ctx - QUESTION_CELLS)
 
     def _ask(
         self, video: Prompt, question: str, max_tokens: int = DESCRIPTION_TOKENS

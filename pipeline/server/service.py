@@ -11,6 +11,7 @@ from typing import Any
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.text.chat_template import ChatTemplate
+from reellama.models.token_pooling.options import VIDEOS_SHARE
 from reellama.pipeline.llm.generation_job import GenerationStats
 from reellama.pipeline.llm.generation_options import GenerationOptions
 from reellama.pipeline.llm.prompt import Prompt, Text
@@ -143,7 +144,9 @@ class Service:
         async def prepare(loaded: LoadedModel) -> PreparedPrompt:
             nonlocal parser
             grammar = await self._grammar(known, asked, options, dialect)
-            seen = [await self._see(known, m.media, options.video) for m in asked.messages]
+            n_media = sum(len(message.media) for message in asked.messages)
+            room = _room(loaded, options, n_media)
+            seen = [await self._see(known, m.media, options.video, room) for m in asked.messages]
             whole = _with_system(asked.messages, known)
             none: list[Prompt] = [[] for _ in whole[len(seen) :]]  # a system prompt sees nothing
             conversation = adapted(
@@ -174,7 +177,8 @@ class Service:
                 grammar = await self.grammars.get({"schema": schema}, known.path)
                 sampling = replace(generation.sampling, grammar=grammar)
                 generation = replace(generation, sampling=sampling)
-            seen = await self._see(known, media, options.video)
+            room = _room(loaded, options, len(media))
+            seen = await self._see(known, media, options.video, room)
             parts = [*before_text(seen), Text(prompt, special=True)]
             layout = await asyncio.to_thread(loaded.batcher.tokenize_prompt, parts)
             return PreparedPrompt(layout, generation)
@@ -290,7 +294,7 @@ class Service:
         return generation
 
     async def _see(
-        self, known: RegisteredModel, media: Sequence[MediaItem], options: VideoOptions
+        self, known: RegisteredModel, media: Sequence[MediaItem], options: VideoOptions, room: int
     ) -> Prompt:
         """What stands for a message's pictures and videos in a prompt."""
         if not media:
@@ -300,7 +304,13 @@ class Service:
                 f"{known.manifest.name} sees nothing: it has no mmproj, and the bundle "
                 f"{self.settings.bundle} was made for an LLM of another width"
             )
-        return await self.watcher.see(media, known.bundle, options)
+        return await self.watcher.see(media, known.bundle, options, room)
+
+
+def _room(loaded: LoadedModel, options: RequestOptions, n_media: int) -> int:
+    """Cells of the context for each of a request's pictures and videos."""
+    limit = min(options.n_ctx or loaded.n_ctx, loaded.n_ctx)
+    return int(limit * VIDEOS_SHARE) // max(1, n_media)
 
 
 def _with_system(

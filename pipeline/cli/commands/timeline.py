@@ -14,7 +14,8 @@ from typer import BadParameter, Option
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.locate.naming import OLLAMA_PREFIX
-from reellama.pipeline.cli.options import BundleOption, MmprojOption
+from reellama.models.token_pooling.options import AUTO, DEFAULT_TOKENS, PoolingOptions
+from reellama.pipeline.cli.options import BundleOption, MmprojOption, PoolingOption
 
 if TYPE_CHECKING:
     from reellama.pipeline.llm.ollama_model import OllamaModel
@@ -57,7 +58,7 @@ class TimelineOptions:
 
 @dataclass(frozen=True)
 class LongVideoOptions:
-    """Which models watch."""
+    """Which models look for moments."""
 
     bundle: BundleOption = "mini"
     mmproj: MmprojOption = None
@@ -70,6 +71,21 @@ class LongVideoOptions:
         bool, Option("--no-cache", help="Look anew, and keep nothing of what is seen.")
     ] = False
 
+
+@dataclass(frozen=True)
+class SceneOptions(LongVideoOptions):
+    """Which models watch scenes, and with how many tokens."""
+
+    tokens: Annotated[
+        int | None,
+        Option(
+            min=1,
+            metavar="N",
+            help=f"Tokens of a scene, for a vision GGUF (default: {DEFAULT_TOKENS}).",
+        ),
+    ] = None
+    pooling: PoolingOption = AUTO
+
     def open(self) -> LongVideo:
         """The bundle and its LLM."""
         from reellama.pipeline.long_video.timeline import LongVideo
@@ -78,7 +94,12 @@ class LongVideoOptions:
         llm = None if self.ollama_model() else self.llm
         cache = None if self.no_cache else CACHE_FOLDER
         return LongVideo(
-            self.bundle, mmproj=self.mmproj, llm=llm, n_threads=self.threads, cache=cache
+            self.bundle,
+            mmproj=self.mmproj,
+            llm=llm,
+            pooling=PoolingOptions(self.tokens, self.pooling),
+            n_threads=self.threads,
+            cache=cache,
         )
 
     def ollama_model(self) -> OllamaModel | None:
@@ -90,7 +111,7 @@ class LongVideoOptions:
         return OllamaModel(self.llm.removeprefix(OLLAMA_PREFIX))
 
 
-def timeline(video: Path, options: TimelineOptions, watching: LongVideoOptions) -> None:
+def timeline(video: Path, options: TimelineOptions, watching: SceneOptions) -> None:
     """Write the timeline of a video, or answer a question about it. The file is opened once."""
     from reellama.pipeline.video.clip import open_video
 

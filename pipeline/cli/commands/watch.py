@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Exit, Option
 
-from reellama.pipeline.cli.commands.timeline import LongVideoOptions
+from reellama.pipeline.cli.commands.timeline import SceneOptions
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -42,7 +42,7 @@ class WatchOptions:
     ] = False
 
 
-def run(root: Path, options: WatchOptions, watching: LongVideoOptions) -> None:
+def run(root: Path, options: WatchOptions, watching: SceneOptions) -> None:
     """Watch until Ctrl-C or SIGTERM; with --once, raises Exit(1) where a video failed."""
     from reellama.pipeline.long_video.watch_folder import WatchedFolder
 
@@ -72,7 +72,7 @@ def run(root: Path, options: WatchOptions, watching: LongVideoOptions) -> None:
 class _Worker:
     """The models, loaded when there is first something to watch."""
 
-    def __init__(self, watching: LongVideoOptions) -> None:
+    def __init__(self, watching: SceneOptions) -> None:
         self.watching = watching
         self.long_video: LongVideo | None = None
 

@@ -165,16 +165,18 @@ class MediaEncoder:
         media: Sequence[MediaItem],
         bundle: VideoBundle,
         options: VideoOptions = DEFAULT_VIDEO_OPTIONS,
+        room: int | None = None,
     ) -> Prompt:
         """What stands for pictures and videos in a prompt, one clip after another.
 
-        Pictures that follow each other are one clip, a second apart, unless something is said of
-        them; every video is a clip of its own. Where there are several clips, those that have a
-        name have it before them. `options` are for all of them, and each may have its own. Raises
-        MediaError with status 400, 404, 413 or 503, and ReellamaError for options that this bundle
-        does not take.
+        Every video is a clip of its own, and so is every picture, unless the bundle joins pictures
+        that follow each other and of which nothing is said: then they are one clip, a second
+        apart. Where there are several clips, those that have a name have it before them. `options`
+        are for all of them, and each may have its own. room: cells of the context for each clip.
+        Raises MediaError with status 400, 404, 413 or 503, and ReellamaError for options that this
+        bundle does not take.
         """
-        clips = await asyncio.to_thread(self._clips, media)
+        clips = await asyncio.to_thread(self._clips, media, bundle.joins_pictures)
         watched = [video_options(clip.options, options) for clip in clips]
         found = await asyncio.gather(
             *(
@@ -186,10 +188,10 @@ class MediaEncoder:
         for clip, how, video in zip(clips, watched, found, strict=True):
             if clip.name and len(clips) > 1:
                 parts.append(Text(f"{clip.name}:\n"))
-            parts += await asyncio.to_thread(bundle.prompt_parts, video, how.pooling)
+            parts += await asyncio.to_thread(bundle.prompt_parts, video, how.pooling, room)
         return parts
 
-    def _clips(self, media: Sequence[MediaItem]) -> list[MediaItem]:
+    def _clips(self, media: Sequence[MediaItem], joins_pictures: bool) -> list[MediaItem]:
         for content in (content for item in media for content in item.contents):
             if (size := content_size(content)) > self.limits.max_bytes:
                 raise MediaError(
@@ -200,11 +202,14 @@ class MediaEncoder:
         clips: list[MediaItem] = []
         plain = groupby(media, key=_is_plain_picture)
         for is_plain, items in plain:
-            together = [content for item in items for content in item.contents] if is_plain else []
-            clips += [MediaItem(tuple(together))] if is_plain else items
+            if is_plain and joins_pictures:
+                clips.append(MediaItem(tuple(c for item in items for c in item.contents)))
+            else:
+                clips += items
         if len(clips) > self.limits.max_clips:
             raise MediaError(
-                f"{len(clips)} videos in one message: at most {self.limits.max_clips} are taken",
+                f"{len(clips)} pictures and videos in one message: at most "
+                f"{self.limits.max_clips} are taken",
                 413,
             )
         return clips

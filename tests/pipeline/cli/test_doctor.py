@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError
@@ -9,10 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from reellama.gguf_tools.format.mmproj_checks import mmproj_problems
 from reellama.gguf_tools.format.reader import read_gguf
+from reellama.gguf_tools.locate.vision_models import VisionModel
 from reellama.pipeline.cli.commands.doctor import doctor_checks, doctor_speed
-from reellama.pipeline.cli.commands.doctor.doctor_checks import Finding, examine
+from reellama.pipeline.cli.commands.doctor.doctor_checks import Finding, examine, vision
 from tests.conftest import Result
+from tests.helpers import small_mmproj
 
 Run = Callable[..., Result]
 
@@ -91,3 +95,31 @@ def test_a_token_reads_every_weight_but_embeddings_that_are_only_looked_up(
     looked_up = untied.tensors["token_embd.weight"].n_bytes
     total = sum(t.n_bytes for t in untied.tensors.values())
     assert doctor_speed.bytes_of_a_token(untied) == total - looked_up
+
+
+def test_vision_models_are_found_with_what_they_see_through(
+    machine: Path, vision_model: Callable[[str], VisionModel]
+) -> None:
+    assert [finding.detail for finding in vision()] == [
+        "none; one with its mmproj: reellama gguf pull OWNER/REPO"
+    ]
+    folder = machine / "data/reellama/models"
+    model = vision_model("gemma3")
+    for repository, file in (
+        ("a/good", model.llm), ("a/good", model.mmproj),
+        ("b/wide", model.llm), ("c/alone", model.mmproj),
+    ):  # fmt: skip
+        (folder / repository).mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, folder / repository)
+    small_mmproj.write(folder / "b/wide/mmproj-wide.gguf", "gemma3", n_embd=32)
+    small_mmproj.write(folder / "c/alone/mmproj-new.gguf", "telescope")
+    found = {finding.detail: finding.mend for finding in vision()}
+    good, wide, alone = (folder / name for name in ("a/good", "b/wide", "c/alone"))
+    assert set(found) == {
+        f"gemma3, {model.mmproj.name} fits; try --bundle {good / model.llm.name}",
+        f"{wide / 'mmproj-wide.gguf'} fits no model beside it",
+        f"{alone / model.mmproj.name} fits no model beside it",
+        mmproj_problems(read_gguf(alone / "mmproj-new.gguf"))[0],
+    }
+    mend = found[f"{alone / model.mmproj.name} fits no model beside it"]
+    assert f"--bundle {wide / model.llm.name} --mmproj {alone / model.mmproj.name}" in mend

@@ -18,6 +18,8 @@ import httpx
 import psutil
 import pytest
 
+from reellama.gguf_tools.locate.vision_models import VisionModel
+
 pytestmark = pytest.mark.measures
 
 READY = re.compile(r"serving on (http://\S+)")
@@ -78,6 +80,16 @@ def test_it_serves_logs_and_stops_cleanly() -> None:
     assert (event["event"], event["path"], event["status"]) == ("request", "/api/generate", 200)
     assert "secret" not in "".join(lines) and "Traceback" not in "".join(lines)
     assert not [child for child in children if child.is_running()]
+
+
+def test_it_serves_a_vision_gguf_that_is_named(vision_model: Callable[[str], VisionModel]) -> None:
+    model = vision_model("gemma3")
+    with started("--bundle", str(model.llm), "--n-ctx", "512") as (process, url, _):
+        tags = httpx.get(f"{url}/api/tags", timeout=60).json()
+        assert f"{model.llm.stem}:latest" in [entry["name"] for entry in tags["models"]]
+        shown = httpx.post(f"{url}/api/show", json={"model": model.llm.stem}, timeout=60).json()
+        assert {"vision", "video"} <= set(shown["capabilities"])
+        process.send_signal(signal.SIGTERM)
 
 
 def test_sigterm_in_the_middle_of_an_answer_ends_it() -> None:

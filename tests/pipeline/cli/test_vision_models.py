@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,8 +13,13 @@ import pytest
 
 from reellama.gguf_tools.format.reader import read_gguf
 from reellama.gguf_tools.locate.vision_models import VisionModel
+from reellama.gguf_tools.text.prompt_parts import count_soft_tokens
+from reellama.models.token_pooling.options import PoolingOptions
+from reellama.pipeline.long_video.timeline import LongVideo
+from reellama.pipeline.video.clip import open_video
 from tests.conftest import Result
 from tests.helpers import small_mmproj
+from tests.helpers.ollama_server import serve
 
 Run = Callable[..., Result]
 SMALL = ("--threads=1", "--n-ctx=512", "--max-tokens=2", "--frames=4")
@@ -182,3 +189,79 @@ def test_questions_of_a_file_are_asked_with_every_quantization(
     all_of_them = reellama(*asked, "--quantizations", folder)
     assert all_of_them.status == 0
     assert json.loads(all_of_them.out)["rows"][0]["accuracy"]["of"] == 1
+
+
+def test_a_chat_changes_frames_tokens_and_pooling(
+    reellama: Run, model: VisionModel, square_video: Path
+) -> None:
+    lines = [
+        "/set tokens 40",
+        "/set pooling subsample",
+        "/set pooling best",
+        "/set frames 2",
+        "/set",
+    ]
+    result = reellama("chat", square_video, "--bundle", model.llm, *SMALL, stdin="\n".join(lines))
+    assert result.err.count("square.mp4: 0:02.0, 4 frames") == 3
+    assert result.err.count("square.mp4: 0:02.0, 2 frames") == 1
+    tokens = [int(n) for n in re.findall(r"(\d+) soft tokens", result.err)]
+    assert tokens[0] > 40 >= max(tokens[1:])
+    assert "no pooling named 'best'" in result.err
+    assert re.search(r"frames +2 *\ntokens +40 *\npooling +subsample *\n", result.err)
+
+
+def test_a_context_that_is_too_small_for_the_tokens_holds_fewer_and_says_so(
+    reellama: Run, model: VisionModel, square_video: Path
+) -> None:
+    small = ("--threads=1", "--n-ctx=256", "--max-tokens=2", "--frames=16")
+    result = reellama("ask", square_video, "?", "--bundle", model.llm, *small)
+    assert result.status == 0
+    assert "the context has room for 192 of 256 tokens" in result.err
+
+
+def test_scenes_get_the_tokens_that_are_asked_for(
+    reellama: Run, vision_model: Callable[[str], VisionModel], square_video: Path
+) -> None:
+    model = vision_model("llava")  # 64 tokens a frame
+    with (
+        LongVideo(
+            model.llm, pooling=PoolingOptions(900, "full"), n_threads=1, cache=None
+        ) as long_video,
+        open_video(square_video) as source,
+    ):
+        assert 512 < count_soft_tokens(long_video._encode_scene(source, 0.0, 2.0)) <= 900
+        assert long_video.timeline(source).scenes
+    few = ("--tokens=48", "--pooling=subsample", "--no-cache", "--threads=1")
+    assert reellama("timeline", square_video, "--bundle", model.llm, *few).status == 0
+    refused = reellama("timeline", square_video, *few)
+    assert refused.status == 1 and "leave out the number of tokens" in refused.err
+
+
+def test_a_model_of_ollamas_talks_about_what_one_saw(
+    reellama: Run, model: VisionModel, square_video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serve({"talker": ["completion"]}) as server:
+        monkeypatch.setenv("OLLAMA_HOST", server.url)
+        watched = ("--bundle", model.llm, "--tokens=64", *SMALL)
+        result = reellama("ask", square_video, "What is it?", "--llm=ollama:talker", *watched)
+    assert (result.status, result.out) == (0, "A red square.\n")
+    (chat,) = server.chats
+    assert "- 0:00.0 to 0:02.0: " in chat["messages"][0]["content"]
+
+
+def test_captioned_clips_are_described_and_asked_about(
+    reellama: Run, model: VisionModel, square_video: Path, tmp_path: Path
+) -> None:
+    other = shutil.copy(square_video, tmp_path / "other.mp4")
+    clips = [
+        {"video": str(square_video), "captions": ["A red square moves.", "A square on grey."]},
+        {"video": str(other), "captions": ["A cat sleeps on a bed.", "A cat lies there."]},
+    ]
+    data = tmp_path / "clips.jsonl"
+    data.write_text("".join(json.dumps(clip) + "\n" for clip in clips))
+    benches = ("--bench=captions", "--bench=yes-no", "--clips=2", "--no-controls", "--json", "-")
+    asked = ("eval", model.llm, "--data", data, "--tokens=64", "--frames=4", "--threads=1")
+    result = reellama(*asked, *benches)
+    assert result.status == 0
+    made = json.loads(result.out)
+    assert "--tokens 64" in made["command"]

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import base64
+import io
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import ollama
 import openai
 import pytest
+from PIL import Image
 
 from reellama.gguf_tools.locate.vision_models import VisionModel
 from tests.helpers.live_server import data_url, serving
@@ -146,3 +149,39 @@ def test_options_that_make_no_sense_are_refused(
 ) -> None:
     reply = chat(url, model, square_video, **options)
     assert reply["status"] == 400 and reason in reply["error"]
+
+
+def asked_about(url: str, model: VisionModel, pictures: list[bytes]) -> int:
+    """Positions of a question about pictures that come in one message."""
+    message = {"role": "user", "content": "What is it?", "images": pictures}
+    reply = ollama.Client(url).chat(model.llm.stem, [message], options={"num_predict": 1})
+    assert reply.prompt_eval_count
+    return reply.prompt_eval_count
+
+
+@pytest.fixture(scope="module")
+def stills() -> list[bytes]:
+    """Pictures of two shapes, as files."""
+    rng = np.random.default_rng(0)
+    files = []
+    for width in (112, 168):
+        picture = Image.fromarray(rng.integers(0, 256, (112, width, 3), dtype=np.uint8))
+        picture.save(file := io.BytesIO(), "PNG")
+        files.append(file.getvalue())
+    return files
+
+
+def test_pictures_of_one_message_are_shown_one_by_one(
+    url: str, model: VisionModel, stills: list[bytes]
+) -> None:
+    """Only frames of one video may become one picture, or get a time and one size."""
+    none, first, second = (asked_about(url, model, some) for some in ([], stills[:1], stills[1:]))
+    apart = (first - none) + (second - none)
+    assert abs(asked_about(url, model, stills) - none - apart) <= 1  # a word between them
+
+
+@pytest.mark.parametrize("model", ["qwen2.5vl"], indirect=True)
+def test_many_pictures_share_the_context(url: str, model: VisionModel, stills: list[bytes]) -> None:
+    assert asked_about(url, model, stills * 8) < N_CTX
+    with pytest.raises(ollama.ResponseError, match="18 pictures and videos in one message"):
+        asked_about(url, model, stills * 9)

@@ -156,6 +156,35 @@ def models() -> Iterator[Finding]:
     yield Finding("LLM", "ok", f"{path.name}, {file.architecture}, {_size(path.stat().st_size)}")
 
 
+def vision() -> Iterator[Finding]:
+    """The vision GGUFs of this machine, and whether their projectors fit, by their headers."""
+    from reellama.gguf_tools.format.mmproj_checks import mmproj_problems
+    from reellama.gguf_tools.format.mmproj_header import mmproj_header
+    from reellama.gguf_tools.format.reader import read_gguf
+    from reellama.gguf_tools.locate.listing import list_files, lone_projectors
+    from reellama.gguf_tools.locate.vision_models import llms_seen_through
+
+    files = list_files()
+    seeing = [entry for entry in files if entry.mmproj and not entry.is_mmproj]
+    for entry in seeing:
+        inside = entry.mmproj == entry.path
+        through = "a projector inside" if inside else f"{entry.mmproj and entry.mmproj.name} fits"
+        yield Finding(entry.name, "ok", f"{entry.vision}, {through}; try --bundle {entry.name}")
+    for entry in files:
+        if entry.blind or (entry.is_mmproj and entry.problem):
+            yield Finding(entry.name, "note", entry.blind or entry.problem or "")
+    for entry in lone_projectors(files):
+        file = read_gguf(entry.path)
+        problems = mmproj_problems(file)
+        fitting = [] if problems else llms_seen_through(mmproj_header(file))
+        detail = problems[0] if problems else f"{entry.path} fits no model beside it"
+        names = " or ".join(f"--bundle {model.name}" for model in fitting[:2])
+        mend = f"of its width: {names} --mmproj {entry.path}" if fitting else ""
+        yield Finding(entry.name, "note", detail, mend)
+    if not seeing:
+        yield Finding("models", "ok", "none; one with its mmproj: reellama gguf pull OWNER/REPO")
+
+
 def video() -> Iterator[Finding]:
     """What FFmpeg, inside PyAV, can decode."""
     import av
@@ -192,6 +221,7 @@ SECTIONS: dict[str, Callable[[], Iterator[Finding]]] = {
     "GPU": gpu,
     "Guards": guards,
     "Models": models,
+    "Vision models": vision,
     "Video": video,
     "Places": places,
 }

@@ -24,7 +24,7 @@ def command(
     """
     from rich.console import Console
 
-    from reellama.gguf_tools.locate.listing import list_files
+    from reellama.gguf_tools.locate.listing import list_files, lone_projectors
     from reellama.pipeline.cli.console import err, note, out
 
     with err.status("[dim]reading the headers of models"):
@@ -42,18 +42,8 @@ def command(
     for entry in files:
         if problem := entry.problem or entry.blind:
             note(problem)
-    for entry in _lone_projectors(files):
+    for entry in lone_projectors(files):
         note(f"{entry.path} is an mmproj that no model here sees through")
-
-
-def _lone_projectors(files: list[ListedModel]) -> list[ListedModel]:
-    """The mmproj files in whose folder no model sees through any."""
-    used = {entry.mmproj.parent for entry in files if entry.mmproj}
-    return [
-        entry
-        for entry in files
-        if entry.is_mmproj and not entry.problem and entry.path.parent not in used
-    ]
 
 
 def _table(found: list[ListedModel]) -> Table:
