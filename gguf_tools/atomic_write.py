@@ -20,6 +20,17 @@ def write_atomically(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def check_writable(path: Path) -> None:
+    """Raise ReellamaError where a file could not be written: before hours of work for it."""
+    folder = Path(os.path.realpath(path)).parent
+    if path.exists() and not path.is_file():
+        raise ReellamaError(f"cannot save {path}: it is not a file")
+    if not folder.is_dir():
+        raise ReellamaError(f"cannot save {path}: there is no folder {folder}")
+    if not os.access(folder, os.W_OK):
+        raise ReellamaError(f"cannot save {path}: {folder} cannot be written")
+
+
 def stamp(path: Path) -> tuple[int, int]:
     """A file's size in bytes and modification time in nanoseconds, to detect that it was rewritten.
 

@@ -93,7 +93,7 @@ def convert(
     BF16 or Q8_0. `force` replaces them. `progress` is called with the bytes written and the total.
     Memory does not grow with the model. Raises ReellamaError, in one line, and writes nothing when
     the folder is incomplete or damaged, the model or its tokenizer is one that llama.cpp cannot
-    run as it is, the disk is too full, or F16 cannot hold a weight.
+    run as it is, the disk is too full, a weight is not a number, or F16 cannot hold one.
     """
     folder = Path(folder).expanduser()
     architecture, config = read_config(folder)
@@ -122,7 +122,7 @@ def convert(
         path = path.parent / f"mmproj-{name}-{mmproj_type}.gguf"
         plan = plan_vision_tensors(folder, encoder, tensors, GGMLQuantizationType[mmproj_type])
         add = partial(_add_mmproj, name, encoder, mmproj_type)
-        files.append(_File(path, mmproj_type, plan, MMPROJ_ARCHITECTURE, add, check_finite=True))
+        files.append(_File(path, mmproj_type, plan, MMPROJ_ARCHITECTURE, add))
         notes += vision_notes(encoder)
     _check_places(files, force)
     model, *others = _write(folder, files, progress)
@@ -138,7 +138,6 @@ class _File:
     plan: list[PlannedTensor]
     architecture: str
     add_metadata: Callable[[GGUFWriter], None]
-    check_finite: bool = False
 
     @property
     def n_bytes(self) -> int:
@@ -166,7 +165,7 @@ def _write(
                 writer = GGUFWriter(temporary, file.architecture)
                 file.add_metadata(writer)
                 alignment = write_header(writer, file.plan)
-            write_tensors(temporary, file.plan, alignment, advance, check_finite=file.check_finite)
+            write_tensors(temporary, file.plan, alignment, advance)
             n_bytes = temporary.stat().st_size
             written.append(ConvertedFile(file.path, file.type, len(file.plan), n_bytes))
     return written

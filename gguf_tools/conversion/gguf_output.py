@@ -34,18 +34,17 @@ def write_header(writer: GGUFWriter, plan: list[PlannedTensor]) -> int:
 
 
 def write_tensors(
-    path: Path, plan: list[PlannedTensor], alignment: int, progress: Progress, *, check_finite: bool
+    path: Path, plan: list[PlannedTensor], alignment: int, progress: Progress
 ) -> None:
     """Append the tensors' data to a header.
 
-    Raises ReellamaError for a number that the type cannot hold and, with `check_finite`, for one
-    that is not finite.
+    Raises ReellamaError for a number that is not finite, or that the type cannot hold.
     """
     with path.open("ab") as file:
         for tensor in plan:
             _pad(file, alignment)
             for numbers in _chunks(tensor):
-                if check_finite and not np.isfinite(numbers).all():
+                if not np.isfinite(numbers).all():
                     raise ReellamaError(
                         f"{tensor.source.path if tensor.source else path}: {tensor.name} has "
                         "numbers that are infinite or not numbers; download it again"

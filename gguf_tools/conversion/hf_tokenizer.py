@@ -99,13 +99,13 @@ def _from_json(folder: Path, tokenizer: Section, n_rows: int) -> Vocabulary:
     added = {int(token["id"]): token for token in tokenizer.get("added_tokens") or ()}
     texts = {int(number): text for text, number in model["vocab"].items()}
     texts |= {number: str(token["content"]) for number, token in added.items()}
-    texts = {number: text for number, text in texts.items() if number < n_rows}
+    texts, notes = _with_rows(texts, n_rows)
     ids = {text: number for number, text in texts.items()}
     special = read_special_tokens(folder, ids, tokenizer.get("post_processor"))
     merges = [
         pair.split(" ", 1) if isinstance(pair, str) else list(pair) for pair in model["merges"]
     ]
-    notes = _strip_notes(added)
+    notes += _strip_notes(added) + _single_word_notes(added)
     if is_byte_level(tokenizer.get("pre_tokenizer")):
         name, differences = pre_tokenizer_name(
             tokenizer.get("pre_tokenizer"), bool(model.get("ignore_merges"))
@@ -150,7 +150,7 @@ def _from_sentencepiece(folder: Path, n_rows: int) -> Vocabulary:
         int(number): token for number, token in (settings.get("added_tokens_decoder") or {}).items()
     }
     texts = dict(enumerate(pieces.texts)) | {i: str(t["content"]) for i, t in added.items()}
-    texts = {number: text for number, text in texts.items() if number < n_rows}
+    texts, notes = _with_rows(texts, n_rows)
     tokens, types = _tokens_and_types(texts, added, n_rows, unknown=None, spaces=True)
     for number, kind in enumerate(pieces.types[:n_rows]):
         if number not in added or kind == TokenType.UNKNOWN:
@@ -173,8 +173,18 @@ def _from_sentencepiece(folder: Path, n_rows: int) -> Vocabulary:
         special,
         scores=scores,
         space_prefix=pieces.add_dummy_prefix,
-        notes=_strip_notes(added),
+        notes=notes + _strip_notes(added) + _single_word_notes(added),
     )
+
+
+def _with_rows(texts: Mapping[int, str], n_rows: int) -> tuple[dict[int, str], list[str]]:
+    """The tokens that have a row in the embeddings, and a note on those that have none."""
+    kept = {number: text for number, text in texts.items() if number < n_rows}
+    left_out = [text for number, text in texts.items() if number >= n_rows]
+    if not left_out:
+        return kept, []
+    how_many = f"{len(left_out):,} tokens of its tokenizer, {_some(left_out)}, are"
+    return kept, [f"{how_many} left out: the model has embeddings for {n_rows:,}"]
 
 
 def _tokens_and_types(
@@ -235,6 +245,11 @@ def _strip_notes(added: Mapping[int, Section]) -> list[str]:
     if not stripping:
         return []
     return [f"llama.cpp leaves the white space beside {_some(stripping)}, which is taken off"]
+
+
+def _single_word_notes(added: Mapping[int, Section]) -> list[str]:
+    words = [t["content"] for t in added.values() if t.get("single_word")]
+    return [f"llama.cpp finds {_some(words)} inside of words too"] if words else []
 
 
 def _normalizer_notes(normalizer: Section | None) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from reellama.gguf_tools.conversion.hf_folder import read_json_if_there
+from reellama.gguf_tools.errors import ReellamaError
 
 KINDS = ("bos", "eos", "unk", "sep", "pad", "mask")
 Section = Mapping[str, Any]
@@ -30,7 +31,8 @@ def read_special_tokens(
     """Collect the special tokens of a folder whose vocabulary is `tokens`, ids by text.
 
     tokenizer_config.json has precedence over special_tokens_map.json, and both over the ids in
-    config.json.
+    config.json. Raises ReellamaError for a beginning or an end of texts that is none of `tokens`:
+    another one in its place would change the model.
     """
     config = read_json_if_there(folder / "tokenizer_config.json")
     names = read_json_if_there(folder / "special_tokens_map.json")
@@ -41,6 +43,11 @@ def read_special_tokens(
     known = set(tokens.values())
     for kind in KINDS:
         name = _text(config.get(f"{kind}_token")) or _text(names.get(f"{kind}_token"))
+        if name and name not in tokens and kind in ("bos", "eos"):
+            raise ReellamaError(
+                f"{folder}: its {kind} token {name!r:.40} has no row in the model's embeddings; "
+                "save the model again after resize_token_embeddings, or mend tokenizer_config.json"
+            )
         for candidate in (
             tokens.get(name or ""),
             *_ids(model.get(f"{kind}_token_id")),
@@ -95,12 +102,27 @@ def _parts(section: Section | None) -> Iterator[Section]:
 
 
 def _chat_template(folder: Path, config: Section) -> str | list[dict[str, str]] | None:
-    """The chat template; a file of its own has precedence over tokenizer_config.json."""
-    path = folder / "chat_template.jinja"
-    if path.is_file():
+    """The chat template; files of its own have precedence over tokenizer_config.json."""
+    main = folder / "chat_template.jinja"
+    older = read_json_if_there(folder / "chat_template.json").get("chat_template")
+    template = _read(main) if main.is_file() else older or config.get("chat_template")
+    template = template if isinstance(template, (str, list)) and template else None
+    others = sorted((folder / "additional_chat_templates").glob("*.jinja"))
+    if not others:
+        return template
+    default = [{"name": "default", "template": template}] if isinstance(template, str) else template
+    return [*(default or ()), *({"name": p.stem, "template": _read(p)} for p in others)]
+
+
+def _read(path: Path) -> str:
+    try:
         return path.read_text(encoding="utf-8")
-    template = config.get("chat_template")
-    return template if isinstance(template, (str, list)) and template else None
+    except OSError as error:
+        raise ReellamaError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ReellamaError(f"{path} is not text in UTF-8; save it so, or download it again") from (
+            error
+        )
 
 
 def _end_of_turn(

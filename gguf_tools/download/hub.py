@@ -58,6 +58,7 @@ class HubFile:
     etag: str
     size: int
     url: str
+    revision: str = ""  # "" for main
 
     def __str__(self) -> str:
         return f"{self.repo}/{self.name}"
@@ -70,7 +71,7 @@ def endpoint() -> str:
     return (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
 
 
-def list_files(repo: str, say: MessageCallback) -> list[str]:
+def list_files(repo: str, say: MessageCallback, revision: str = "") -> list[str]:
     """Return the names of all files of a repository, with their folders.
 
     Raises HubError, which says what to do, and Unreachable when nothing answers.
@@ -79,7 +80,7 @@ def list_files(repo: str, say: MessageCallback) -> list[str]:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError
 
-    ask = partial(HfApi(endpoint()).model_info, repo, timeout=_timeout())
+    ask = partial(HfApi(endpoint()).model_info, repo, revision=revision or None, timeout=_timeout())
     try:
         names = [sibling.rfilename for sibling in _with_retries(ask, repo, say).siblings or []]
         return [name for name in names if not {"", ".", ".."} & set(name.split("/"))]
@@ -89,11 +90,11 @@ def list_files(repo: str, say: MessageCallback) -> list[str]:
         raise _no_hub() from error
 
 
-def file_info(repo: str, name: str, say: MessageCallback) -> HubFile:
+def file_info(repo: str, name: str, say: MessageCallback, revision: str = "") -> HubFile:
     """Return the hub's metadata of a file, without a download. Raises HubError."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
-    url = hf_hub_url(repo, name, endpoint=endpoint())
+    url = hf_hub_url(repo, name, revision=revision or None, endpoint=endpoint())
     ask = partial(get_hf_file_metadata, url, timeout=_timeout(), endpoint=endpoint())
     found = _with_retries(ask, repo, say)
     if not found.commit_hash or found.size is None:
@@ -102,7 +103,7 @@ def file_info(repo: str, name: str, say: MessageCallback) -> HubFile:
     if not HASH.fullmatch(etag):
         raise HubError(f"the hub has no hash of {repo}/{name}, so a download could not be checked")
     url = hf_hub_url(repo, name, revision=found.commit_hash, endpoint=endpoint())
-    return HubFile(repo, name, found.commit_hash, etag, found.size, url)
+    return HubFile(repo, name, found.commit_hash, etag, found.size, url, revision)
 
 
 def download(file: HubFile, part: Path, report: ByteProgress, say: MessageCallback) -> None:
@@ -132,7 +133,14 @@ def add_to_cache(file: HubFile, cache: Path, say: MessageCallback) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    ask = partial(hf_hub_download, file.repo, file.name, cache_dir=cache, endpoint=endpoint())
+    ask = partial(
+        hf_hub_download,
+        file.repo,
+        file.name,
+        revision=file.revision or None,
+        cache_dir=cache,
+        endpoint=endpoint(),
+    )
     try:
         path = Path(_with_retries(ask, file.repo, say))
     except LocalEntryNotFoundError as error:

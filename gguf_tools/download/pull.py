@@ -20,7 +20,7 @@ from reellama.gguf_tools.errors import GGUFError
 from reellama.gguf_tools.format.reader import MAGIC, read_gguf
 from reellama.gguf_tools.format.split_names import part_names
 from reellama.gguf_tools.locate import find
-from reellama.gguf_tools.locate.naming import HUB_PREFIX, choose_file, split_hub_name
+from reellama.gguf_tools.locate.naming import HUB_PREFIX, HubName, choose_file, split_hub_name
 from reellama.gguf_tools.locate.projector_choice import (
     choose_projectors,
     first_that_fits,
@@ -42,7 +42,7 @@ def pull(
     say: hub.MessageCallback = lambda message: None,
     mmproj: str = "",
 ) -> Path:
-    """Download "owner/repo[:quantization-or-file]"; returns the path of its (first) file.
+    """Download "owner/repo[@revision][:quantization-or-file]"; returns the path of its first file.
 
     All parts of a split model are downloaded, and its mmproj: of the type `mmproj` ("f16", "bf16",
     "q8_0", "f32"), none for "none", or the largest that fits into memory with the model. What is
@@ -52,11 +52,11 @@ def pull(
     Raises GGUFError, in one line, for a repository, quantization or file that is not there, a token
     that is missing, a disk that is too small, a network that fails, or a file that is damaged.
     """
-    repo, wanted = split_hub_name(name)
+    model = split_hub_name(name)
     try:
-        files = _files_of(repo, wanted, mmproj, say)
+        files = _files_of(model, mmproj, say)
     except hub.Unreachable as error:
-        path = _path_on_this_machine(repo, wanted, error)
+        path = _path_on_this_machine(model, error)
         say(f"{error}; what is on this machine is used")
         return path
     missing = [file for file in files if not _is_whole(file)]
@@ -66,9 +66,10 @@ def pull(
     return [hub.add_to_cache(file, hub_cache(), say) for file in files][0]  # noqa: RUF015  # all of them
 
 
-def _files_of(repo: str, wanted: str, mmproj: str, say: hub.MessageCallback) -> list[HubFile]:
+def _files_of(name: HubName, mmproj: str, say: hub.MessageCallback) -> list[HubFile]:
     """The files to download, the model's first one first, its mmproj last."""
-    names, where = hub.list_files(repo, say), f"{HUB_PREFIX}{repo}"
+    repo, wanted, revision = name
+    names, where = hub.list_files(repo, say, revision), f"{HUB_PREFIX}{repo}"
     chosen = choose_file(names, wanted, where)
     parts = part_names(chosen)
     if lost := set(parts) - set(names):
@@ -76,9 +77,9 @@ def _files_of(repo: str, wanted: str, mmproj: str, say: hub.MessageCallback) -> 
     projectors = choose_projectors(names, chosen, mmproj, where)
     if len(parts) > 1:
         say(f"{chosen} is one model in {len(parts)} files")
-    files = [hub.file_info(repo, part, say) for part in parts]
+    files = [hub.file_info(repo, part, say, revision) for part in parts]
     room = memory_size() - sum(file.size for file in files)
-    found = [hub.file_info(repo, name, say) for name in projectors]
+    found = [hub.file_info(repo, each, say, revision) for each in projectors]
     projector = first_that_fits(found, lambda file: file.size, room)
     if projector is None:
         return files
@@ -86,9 +87,9 @@ def _files_of(repo: str, wanted: str, mmproj: str, say: hub.MessageCallback) -> 
     return [*files, projector]
 
 
-def _path_on_this_machine(repo: str, wanted: str, error: hub.Unreachable) -> Path:
+def _path_on_this_machine(name: HubName, error: hub.Unreachable) -> Path:
     try:
-        return find.resolve(f"{HUB_PREFIX}{repo}:{wanted}" if wanted else f"{HUB_PREFIX}{repo}")
+        return find.resolve(f"{HUB_PREFIX}{name}")
     except GGUFError:
         raise error from None
 

@@ -17,9 +17,9 @@ from reellama.gguf_tools.format.header_cursor import ARRAY, STRING, HeaderCursor
 from reellama.gguf_tools.format.reader import DEFAULT_ALIGNMENT, MAGIC, MAX_KEYS
 
 VERSION = 3
-UINT32, FLOAT32 = 4, 6  # value types, by their number in the file
+UINT32, FLOAT32, BOOL = 4, 6, 7  # value types, by their number in the file
 
-Value = int | float | str | Sequence[str]
+Value = bool | int | float | str | Sequence[str]
 
 
 class TensorInfo(NamedTuple):
@@ -57,7 +57,9 @@ def raw_entries(path: Path) -> dict[str, bytes]:
 
 
 def metadata_entry(key: str, value: Value) -> bytes:
-    """Return an entry: an int as UINT32, a float as FLOAT32, a str, or an array of str."""
+    """Return an entry: a bool, an int as UINT32, a float as FLOAT32, a str, or an array of str."""
+    if isinstance(value, bool):
+        return typed_entry(key, BOOL, struct.pack("<?", value))
     if isinstance(value, int):
         return _text(key) + struct.pack("<II", UINT32, value)
     if isinstance(value, float):
@@ -66,6 +68,17 @@ def metadata_entry(key: str, value: Value) -> bytes:
         return _text(key) + struct.pack("<I", STRING) + _text(value)
     kind = struct.pack("<IIQ", ARRAY, STRING, len(value))
     return _text(key) + kind + b"".join(map(_text, value))
+
+
+def typed_entry(key: str, type_: int, value: bytes) -> bytes:
+    """Return an entry of any type, by its number in the file, from the bytes of its value."""
+    return _text(key) + struct.pack("<I", type_) + value
+
+
+def value_type(key: str, entry: bytes) -> int:
+    """Return the number of the type of an entry, as `raw_entries` gives it."""
+    start = 8 + len(key.encode("utf-8"))
+    return int.from_bytes(entry[start : start + 4], "little")
 
 
 def metadata_entries(values: Mapping[str, Value]) -> dict[str, bytes]:

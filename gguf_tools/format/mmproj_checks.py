@@ -11,7 +11,7 @@ import re
 from gguf import GGMLQuantizationType, GGUFValueType
 
 from reellama.gguf_tools.errors import GGUFError
-from reellama.gguf_tools.format.header_writer import raw_entries
+from reellama.gguf_tools.format.header_writer import raw_entries, value_type
 from reellama.gguf_tools.format.mmproj_header import MmprojHeader, is_mmproj, mmproj_header
 from reellama.gguf_tools.format.reader import GGUFFile
 from reellama.gguf_tools.format.vision_projector import is_known
@@ -107,14 +107,8 @@ def _mistyped(file: GGUFFile) -> list[str]:
         key
         for key, entry in raw_entries(file.path).items()
         for type_, names in KEY_TYPES.items()
-        if names.fullmatch(key) and _type_number(key, entry) != type_
+        if names.fullmatch(key) and value_type(key, entry) != type_
     ]
-
-
-def _type_number(key: str, entry: bytes) -> int:
-    """The type of a metadata entry: its length, the key, then the number of the type."""
-    start = 8 + len(key)
-    return int.from_bytes(entry[start : start + 4], "little")
 
 
 def _f64(file: GGUFFile) -> list[str]:

@@ -20,11 +20,12 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, dequantize
 
 from reellama.gguf_tools.errors import GGUFError
 from reellama.gguf_tools.format.header_cursor import HeaderCursor
-from reellama.gguf_tools.format.tensor_types import tensor_type
+from reellama.gguf_tools.format.tensor_types import REMOVED, tensor_type
 
 T = TypeVar("T")
 
 MAGIC = b"GGUF"
+LFS = b"version https://git-lfs.github.com/spec/"  # how a pointer of Git LFS begins
 VERSIONS = (2, 3)  # version 1 had 32-bit counts and lived for six weeks of 2023
 DEFAULT_ALIGNMENT = 32  # bytes, where the key general.alignment is absent
 MAX_ALIGNMENT = 1 << 20  # files in use have 32 to 4096
@@ -185,7 +186,11 @@ def token_embeddings(path: str | Path, ids: Sequence[int] | None = None) -> np.n
 
 
 def _read_header(cursor: HeaderCursor, size: int, path: Path) -> GGUFFile:
-    if size < len(MAGIC) or cursor.take(len(MAGIC)) != MAGIC:
+    if size < len(MAGIC) or (magic := cursor.take(len(MAGIC))) != MAGIC:
+        if size > len(LFS) and magic + cursor.take(len(LFS) - len(MAGIC)) == LFS:
+            raise GGUFError(
+                f"{path} is a Git LFS pointer, which stands for the file: run `git lfs pull` there"
+            )
         raise GGUFError(f"{path} is not a GGUF file; give the path of a .gguf file")
     version = cursor.number("<I")
     if version not in VERSIONS:
@@ -263,10 +268,13 @@ def _measure(
     try:
         type_ = tensor_type(type_id)
     except ValueError:
-        raise GGUFError(
-            f"{cursor.path}: tensor {name!r} is of type {type_id}, which is not known here; "
-            "update the package: pip install -U gguf"
-        ) from None
+        removed = REMOVED.get(type_id)
+        what = (
+            f"type {removed}, which llama.cpp reads no longer; download or convert the model anew"
+            if removed
+            else f"type {type_id}, which is not known here; update the package: pip install -U gguf"
+        )
+        raise GGUFError(f"{cursor.path}: tensor {name!r} is of {what}") from None
     block, block_bytes = GGML_QUANT_SIZES[type_]
     n_elements = math.prod(shape)
     if n_elements <= 0 or n_elements >= 1 << 63:

@@ -8,17 +8,33 @@ from reellama.gguf_tools.format.reader import GGUFFile, Tensor, read_gguf
 from reellama.gguf_tools.format.split_names import part_names
 
 
+def check_named_as_split(file: GGUFFile) -> None:
+    """Raise GGUFError for one of several files of a model whose name does not say so.
+
+    llama.cpp, and everything here, finds the others by their names.
+    """
+    count = file.metadata.get("split.count")
+    if isinstance(count, int) and count > 1 and len(part_names(file.path.name)) != count:
+        number = file.metadata.get("split.no")
+        which = f"-{number + 1 if isinstance(number, int) else 1:05}-of-{count:05}.gguf"
+        raise GGUFError(
+            f"{file.path} is one of {count} files of a model: name all of them as they were, this "
+            f"one NAME{which}"
+        )
+
+
 def read_model(path: str | Path) -> GGUFFile:
     """Read the headers of all files of a model; `path` is the only one or the first.
 
     The metadata is the first file's, which holds all of it. `size` is that of all files together,
     and a tensor's `offset` counts from the start of the file that holds it. Raises GGUFError when
-    one of the files is missing or damaged, or has a tensor that another has too.
+    one of the files is missing, damaged or named otherwise, or has a tensor that another has too.
     """
     first = read_gguf(path)
     count = first.metadata.get("split.count")
     if not isinstance(count, int) or count < 2:
         return first
+    check_named_as_split(first)
     size, tensors = 0, dict[str, Tensor]()
     for name in part_names(first.path.name):
         part = first if name == first.path.name else read_gguf(first.path.with_name(name))

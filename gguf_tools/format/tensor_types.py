@@ -6,6 +6,21 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 NEWER = ((42, "Q2_0", 64, 18),)
 
 
+# Types that llama.cpp has had and reads no longer: a newer version would not help.
+REMOVED = {
+    4: "Q4_2", 5: "Q4_3", 31: "Q4_0_4_4", 32: "Q4_0_4_8", 33: "Q4_0_8_8",
+    36: "IQ4_NL_4_4", 37: "IQ4_NL_4_8", 38: "IQ4_NL_8_8",
+}  # fmt: skip
+
+
+def type_named(name: str) -> GGMLQuantizationType:
+    """Return the type that ggml calls `name`, in capitals. Raises KeyError for an unknown one."""
+    return (
+        next((type_ for type_ in _newer.values() if type_.name == name), None)
+        or GGMLQuantizationType[name]
+    )
+
+
 def tensor_type(number: int) -> GGMLQuantizationType:
     """Return the type that a GGUF file calls `number`. Raises ValueError for an unknown one."""
     return _newer[number] if number in _newer else GGMLQuantizationType(number)

@@ -95,9 +95,9 @@ def _packaged() -> list[StoredModel]:
 
 
 def _from_hub(name: str) -> Path:
-    repo, wanted = split_hub_name(name)
-    files = stores.repository_files(repo)
-    what = f"{repo}:{wanted}" if wanted else repo
+    what = split_hub_name(name)
+    repo, wanted, revision = what
+    files = stores.repository_files(repo, revision)
     pull = f"download it with: reellama gguf pull {what}"
     if not files:
         raise GGUFError(f"{HUB_PREFIX}{what} is not on this machine; {pull}")

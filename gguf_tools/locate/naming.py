@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
 from reellama.gguf_tools.errors import GGUFError
 from reellama.gguf_tools.format.split_names import part_names
@@ -22,7 +23,27 @@ QUANT_PATTERN = re.compile(
 )
 # The default quantization, small with little loss; then the nearest to it.
 DEFAULT_QUANTS = ("Q4_K_M", "UD-Q4_K_XL", "Q4_K_S", "Q4_0", "Q4_1", "IQ4_XS", "Q5_K_M", "Q8_0")
-REPOSITORY = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::(.+))?", re.ASCII)
+REPOSITORY = re.compile(
+    r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w.-]+(?:/[\w.-]+)*))?(?::(.+))?", re.ASCII
+)
+# What stands before a repository in an address that was pasted from a browser or from Ollama.
+HUB_ADDRESS = re.compile(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/", re.I)
+# A page of a repository: its files, one of them, or a file to download.
+HUB_PAGE = re.compile(r"([^/]+/[^/]+)/(?:tree|blob|resolve)/([^/]+)(?:/(.+))?")
+
+
+class HubName(NamedTuple):
+    """A repository on the hub, which of its files is wanted, and of which revision; "" where the
+    name does not say."""
+
+    repo: str
+    wanted: str = ""
+    revision: str = ""
+
+    def __str__(self) -> str:
+        """The name in one piece, as `split_hub_name` takes it."""
+        at = f"{self.repo}@{self.revision}" if self.revision else self.repo
+        return f"{at}:{self.wanted}" if self.wanted else at
 
 
 def quant_of(name: str) -> str | None:
@@ -40,18 +61,27 @@ def is_projector(name: str) -> bool:
     return "mmproj" in PurePosixPath(name).name.lower()
 
 
-def split_hub_name(name: str) -> tuple[str, str]:
-    """Split "[hf:]owner/repo[:what]" into the repository and `what`, or "".
+def split_hub_name(name: str) -> HubName:
+    """Take "[hf:]owner/repo[@revision][:what]" apart, or the address of such a page.
+
+    >>> split_hub_name("https://hf.co/o/r/blob/main/r-Q8_0.gguf")
+    HubName(repo='o/r', wanted='r-Q8_0.gguf', revision='')
 
     Raises GGUFError for anything else.
     """
-    match = REPOSITORY.fullmatch(name.removeprefix(HUB_PREFIX).strip())
-    if match is None or "--" in match[1] or ".." in match[1]:
+    text = name.strip().removeprefix(HUB_PREFIX)
+    bare = HUB_ADDRESS.sub("", text, count=1)
+    if bare != text:
+        page = HUB_PAGE.fullmatch(bare.split("?")[0].split("#")[0].rstrip("/"))
+        bare = f"{page[1]}@{page[2]}" + (f":{page[3]}" if page[3] else "") if page else bare
+    match = REPOSITORY.fullmatch(bare.rstrip("/"))
+    if match is None or "--" in match[1] or ".." in f"{match[1]}{match[2]}":
         raise GGUFError(
             f"{name} is not a name on the hub; write OWNER/REPO, OWNER/REPO:Q4_K_M or "
             "OWNER/REPO:FILE.gguf"
         )
-    return match[1], match[2] or ""
+    revision = match[2] or ""
+    return HubName(match[1], match[3] or "", "" if revision == "main" else revision)
 
 
 def choose_file(names: Iterable[str], wanted: str, where: str) -> str:

@@ -124,16 +124,21 @@ def ollama_models() -> Iterator[StoredModel]:
                             yield StoredModel(OLLAMA_PREFIX + name, blob, "Ollama", name, mmproj)
 
 
-def repository_files(repo: str) -> dict[str, Path]:
+def repository_files(repo: str, revision: str = "") -> dict[str, Path]:
     """The models of a repository on the hub that are on this machine, by their names in it.
 
-    They come from the hub's cache, or from our own folder or LM Studio's, where a repository is a
+    With a `revision`, a branch, a tag or a whole commit, those of it in the hub's cache. Else they
+    come from the hub's cache, or from our own folder or LM Studio's, where a repository is a
     folder of its name.
     """
+    cached = hub_cache() / f"models--{repo.replace('/', '--')}"
+    if revision:
+        commit = _read(cached / "refs" / revision).strip() or revision
+        return _files(cached / "snapshots" / commit)
     found: dict[str, Path] = {}
     for root in (models_folder(), *lmstudio_folders()):
         found |= _files(root / repo)
-    return found | _snapshot_files(hub_cache() / f"models--{repo.replace('/', '--')}")
+    return found | _snapshot_files(cached)
 
 
 def neighbours(model: Path) -> list[Path]:

@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.measuring.bench_results import BenchResult, ResultsFile
+from reellama.gguf_tools.runtime import aborts
 from reellama.gguf_tools.runtime.backend import GpuLayers
 from reellama.gguf_tools.runtime.context import ContextSettings
 
@@ -227,6 +228,8 @@ def _how_it_ended(setup: BenchSetup, status: int, complaints: str) -> str:
     if status in (-9, 137):
         how += ", probably for want of memory"
     last = next((line for line in reversed(complaints.splitlines()) if line.strip()), "")
+    if last.startswith(aborts.BROKE_OFF):
+        return last.removeprefix(aborts.PREFIX)
     return f"the process that measured {setup} {how}{f': {last.strip()}' if last else ''}"
 
 

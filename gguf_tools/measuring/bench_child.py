@@ -47,7 +47,7 @@ def measure(request: dict[str, Any], ran: Callable[[], None]) -> dict[str, Any]:
         samples = []
         vram = 0
         for kind, n in request["tests"]:
-            with Context(model, n, settings) as context:
+            with _context(model, kind, n, settings) as context:
                 run = TEST_FUNCTIONS[kind](context, n)
                 if request["warmup"]:
                     run(1 if kind == "tg" else n)
@@ -63,6 +63,20 @@ def measure(request: dict[str, Any], ran: Callable[[], None]) -> dict[str, Any]:
             "vram": vram if backend.devices() else None,
             "samples_ns": samples,
         }
+
+
+def _context(model: backend.Model, kind: str, n: int, settings: ContextSettings) -> Context:
+    """A context for n positions. Raises ReellamaError for what an encoder cannot do."""
+    if model.continues_text:
+        return Context(model, n, settings)
+    if kind == "tg":
+        raise ReellamaError(f"{model.path} is an encoder, which writes no text: leave it out, -n 0")
+    if n > settings.n_ubatch or n > model.file.n_ctx_train:
+        raise ReellamaError(
+            f"{model.path} is an encoder, which reads a text at once: {n} tokens need -ub {n}, and "
+            f"it was trained with {model.file.n_ctx_train}"
+        )
+    return Context(model, n, settings, n_outputs=n, may_encode=True)
 
 
 def _repeat(

@@ -164,6 +164,12 @@ def _score_all(
                 nll.append(differences[-1].nll)
             else:
                 nll.append(divergence.negative_log_likelihoods(logits[0], tokens))
+        if nll and not np.isfinite(nll[-1]).all():
+            raise ReellamaError(
+                f"{contexts[0].model.path} has no perplexity: what it computes is no number, from "
+                f"chunk {int(block.n_chunks_done) + 1} on; its weights are damaged, or too large "
+                "for its type"
+            )
         if progress and nll:
             so_far = divergence.perplexity(np.concatenate(nll)).value
             progress(block.n_chunks_done, n_chunks, so_far)

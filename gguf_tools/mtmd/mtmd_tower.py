@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import takewhile
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 from llama_cpp import mtmd_cpp as mtmd
 
+from reellama.gguf_tools.closeable import Closeable
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.mmproj_header import mmproj_header
 from reellama.gguf_tools.format.reader import read_gguf
@@ -71,7 +71,7 @@ class PictureLayout:
         return self.tiled.count(None)
 
 
-class MtmdTower:
+class MtmdTower(Closeable):
     """The encoder and projector of `mmproj`, for the LLM `llm`, whose weights are not loaded.
 
     Not thread-safe. Raises VisionTowerError, or GGUFError for a broken LLM.
@@ -134,17 +134,6 @@ class MtmdTower:
     def close(self) -> None:
         """Free the tower."""
         self._free()
-
-    def __enter__(self) -> MtmdTower:
-        return self
-
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _layout(self, width: int, height: int) -> PictureLayout:
         """How a frame of this size stands in the prompt; `layout` remembers it."""

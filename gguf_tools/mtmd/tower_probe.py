@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -27,7 +26,7 @@ from reellama.gguf_tools.mtmd.mtmd_tower import MtmdTower, VisionTowerError
 
 PROBE_COMMAND = (sys.executable, "-m", "reellama.gguf_tools.mtmd.tower_probe")
 PROBE_SECONDS = 600.0  # until a child counts as one that hangs
-WORKED, REFUSED = 0, 1  # exit statuses of a child; all others are crashes
+WORKED, REFUSED = 0, 3  # exit statuses of a child; all others are crashes
 
 
 def check_tower(mmproj: Path, llm: Path, command: Sequence[str] = PROBE_COMMAND) -> None:
@@ -46,7 +45,6 @@ def check_tower(mmproj: Path, llm: Path, command: Sequence[str] = PROBE_COMMAND)
             capture_output=True,
             timeout=PROBE_SECONDS,
             cwd=Path(__file__).parents[3],  # where the child finds this package
-            env={**os.environ, "GGML_NO_BACKTRACE": "1"},  # which would start a debugger
             check=False,
         )
     except subprocess.TimeoutExpired:

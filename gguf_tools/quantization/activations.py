@@ -20,6 +20,7 @@ from reellama.gguf_tools.errors import ReellamaError
 MAX_DIMS, MAX_SRC, MAX_OP_PARAMS, MAX_NAME = 4, 10, 64, 64  # GGML_MAX_*
 OBJECT_BYTES = 32  # of struct ggml_object, which stands before a tensor in memory
 TYPE_F32 = 0
+OUTPUT = "output.weight"
 # Products of fewer rows are skipped, as in llama.cpp.
 MIN_ROWS = 16
 
@@ -49,11 +50,13 @@ class Activations:
     """Sums of squares of the inputs of each matrix of the blocks, by its name.
 
     `sums` are float64 `[n_experts or 1, n_inputs]`, `counts` int64 `[n_experts or 1]`. Make a
-    context with `callback`, and call `check` after every decode. Which products count, and how, is
+    context with `callback`, and call `check` after every decode. With `process_output` the output
+    matrix counts too, where it is one of its own. Which products count, and how, is
     as in llama.cpp's tools/imatrix. Raises ReellamaError for an unknown structure of ggml_tensor.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, process_output: bool = False) -> None:
+        self._process_output = process_output
         self._mul_mat, self._mul_mat_id = check_layout()
         self.sums: dict[str, np.ndarray] = {}
         self.counts: dict[str, np.ndarray] = {}
@@ -91,7 +94,8 @@ class Activations:
         inputs = GGMLTensor.from_address(node.src[1])
         if inputs.ne[1] < MIN_ROWS or inputs.type != TYPE_F32:
             return False
-        return weight_name(node.src[0]).startswith("blk.")
+        name = weight_name(node.src[0])
+        return name.startswith("blk.") or (self._process_output and name == OUTPUT)
 
     def _add(self, node: GGMLTensor) -> None:
         weight = GGMLTensor.from_address(node.src[0])

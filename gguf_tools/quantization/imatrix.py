@@ -170,13 +170,19 @@ def collect_from_text(
     n_chunks: int | None = None,
     n_threads: int | None = None,
     n_gpu_layers: int = 0,
+    process_output: bool = False,
+    begun: Imatrix | None = None,
+    save: Callable[[Imatrix], None] | None = None,
+    save_every: int = 0,
     report: PromptProgress | None = None,
 ) -> Imatrix:
     """Collect from a text file, cut into chunks of `n_ctx` tokens; all of them, or `n_chunks`.
 
     The text is cut and read as llama.cpp's tool does it (`reellama.gguf_tools.text.text_chunks`),
-    with logits for every position. Raises ReellamaError for a text that cannot be read or is
-    shorter than a chunk.
+    with logits for every position. process_output: count the output matrix too. begun: what an
+    earlier run has collected from the first chunks, which are not read again. save is called with
+    what there is after every `save_every` chunks or a few more. Raises ReellamaError for a text
+    that cannot be read or is shorter than a chunk, and for a `begun` from another text.
     """
     from reellama.gguf_tools.quantization.activations import Activations
     from reellama.gguf_tools.runtime.backend import load_model
@@ -186,24 +192,51 @@ def collect_from_text(
     if n_ctx < 16 or (n_chunks is not None and n_chunks < 1):
         raise ReellamaError("a chunk has at least 16 tokens, and at least one is needed")
     content = text_chunks.read_text(text_file)
-    activations, settings = Activations(), ContextSettings(n_threads=n_threads)
+    activations = Activations(process_output=process_output)
+    settings, datasets = ContextSettings(n_threads=n_threads), (str(text_file),)
+    n_begun = _go_on(activations, begun, datasets, n_ctx)
     with load_model(model, n_gpu_layers=n_gpu_layers, n_ctx=n_ctx) as loaded:
         chunks = text_chunks.split(loaded, content, n_ctx, Path(text_file))[:n_chunks]
+        if begun is not None and n_begun >= len(chunks):
+            return begun
+        n_all, chunks = len(chunks), chunks[n_begun:]
         with Context(
             loaded,
             n_ctx,
             settings,
             n_seq=text_chunks.n_side_by_side(len(chunks), n_ctx),
             n_outputs=settings.n_ubatch,
+            may_encode=True,
             on_node=activations.callback,
         ) as context:
             blocks = text_chunks.read_side_by_side(
                 [context], chunks, settings, first_output=0, after_decode=activations.check
             )
+            saved = 0.0
             for block in blocks:
                 if report is not None:
-                    report(block.n_chunks_done, len(chunks))
-    return _imatrix(activations, model, n_ctx, (str(text_file),))
+                    report(n_begun + block.n_chunks_done, n_all)
+                whole = block.positions.stop == n_ctx  # else some chunks are half read
+                if save and save_every and whole and block.n_chunks_done - saved >= save_every:
+                    saved = block.n_chunks_done
+                    save(_imatrix(activations, model, n_ctx, datasets))
+    return _imatrix(activations, model, n_ctx, datasets)
+
+
+def _go_on(
+    activations: Activations, begun: Imatrix | None, datasets: tuple[str, ...], n_ctx: int
+) -> int:
+    """Put back what was collected; returns how many chunks that was."""
+    if begun is None:
+        return 0
+    if (begun.datasets, begun.chunk_size) != (datasets, n_ctx):
+        raise ReellamaError(
+            f"what is there was collected from {', '.join(begun.datasets) or 'an unnamed text'} in "
+            f"chunks of {begun.chunk_size}, not from {datasets[0]} in chunks of {n_ctx}"
+        )
+    activations.sums = {name: sums.astype(np.float64) for name, sums in begun.sums.items()}
+    activations.counts = {name: n.astype(np.int64) for name, n in begun.counts.items()}
+    return begun.chunk_count
 
 
 def _imatrix(

@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import math
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+from gguf import GGMLQuantizationType
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.header_writer import TensorInfo, file_size, metadata_entries
 from reellama.gguf_tools.quantization.imatrix import Imatrix
+from reellama.gguf_tools.quantization.quant_notes import quantization_notes
 from reellama.gguf_tools.quantization.quant_types import TENSOR_TYPES
 from reellama.gguf_tools.quantization.quantize_child import (
     QuantizeJob,
     QuantizerProcess,
     imatrix_metadata,
 )
+from reellama.gguf_tools.sizes import show_size
 
 LOG_ERROR = 4  # of enum ggml_log_level
 QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION; its size in the file is what counts here
@@ -33,6 +36,9 @@ NEW_TYPE = re.compile(r"-> +[\d.]+ MiB \((\w+)\)")
 FALLBACK = re.compile(r"WARNING: (\d+) of \d+ tensor\(s\) required fallback")
 FAILED = re.compile(r"failed to quantize: (.*)")
 NEEDS_IMATRIX = re.compile(r"(will require an|requires an) imatrix", re.I)
+# Of a stream that could not be written.
+WRITE_FAILED = re.compile(r"iostream|ios_base|basic_ios", re.I)
+LOW_BITS = re.compile(r"IQ3_XXS|IQ2_\w+|IQ1_\w+")
 # llama.cpp's message for a tensor that the imatrix lacks.
 MISSING = re.compile(r"Missing importance matrix for tensor (\S+)")
 
@@ -83,6 +89,12 @@ class QuantizerLog:
                 "it was made from another model, or from too short a text"
             )
         match = FAILED.search(text)
+        if match and WRITE_FAILED.search(match[1]):
+            folder = Path(job.output).parent
+            return ReellamaError(
+                f"{folder} took no more while {type_name} was written: its disk is full (free: "
+                f"{show_size(shutil.disk_usage(folder).free)}), or it cannot be written any more"
+            )
         reason = match[1] if match else "llama.cpp gave no reason"
         return ReellamaError(f"cannot quantize {job.source} into {type_name}: {reason}")
 
@@ -103,12 +115,20 @@ def plan_quantization(
     dry = QuantizeJob(**{**vars(job), "dry_run": True})
     if not quantizer.run(dry, listener.feed):
         raise listener.failure(job, type_name)
-    if any(map(NEEDS_IMATRIX.search, listener.lines)):
-        raise imatrix_missing_error(job, type_name)
     before, after = _tensors(listener.lines)
-    if len(after) != listener.total or not after:
+    if any(map(NEEDS_IMATRIX.search, listener.lines)):
+        raise imatrix_missing_error(job, _needing_imatrix(after) or type_name)
+    whole = len(after) == listener.total or job.prune_layers  # what is left out is counted too
+    if not (whole and after):
         raise ReellamaError("cannot understand what this version of llama.cpp says of its plans")
-    notes = _notes(before, after, listener.lines, imatrix, job.imatrix)
+    notes = quantization_notes(job, type_name, before, after, imatrix)
+    if (match := FALLBACK.search("\n".join(listener.lines))) and int(match[1]):
+        notes += (
+            (
+                f"{match[1]} of {len(after)} tensors get another type than usual, for their rows "
+                "are no multiple of its block"
+            ),
+        )
     return QuantPlan(after, file_size(_output_metadata(metadata, job, imatrix), after), notes)
 
 
@@ -117,6 +137,19 @@ def imatrix_missing_error(job: QuantizeJob, type_name: str) -> ReellamaError:
     return ReellamaError(
         f"{type_name} needs an importance matrix: make one with `reellama gguf imatrix "
         f"{Path(job.source).name} TEXT`, and give it as --imatrix"
+    )
+
+
+def _needing_imatrix(after: tuple[TensorInfo, ...]) -> str | None:
+    """The first planned tensor whose type llama.cpp makes with an importance matrix only."""
+    kept = ("token_embd", "output.")
+    return next(
+        (
+            f"{tensor.name} as {tensor.type.name}"
+            for tensor in after
+            if LOW_BITS.fullmatch(tensor.type.name) and not tensor.name.startswith(kept)
+        ),
+        None,
     )
 
 
@@ -145,42 +178,11 @@ def _output_metadata(
         for key, entry in metadata.items()
         if key not in ("split.no", "split.count", "split.tensors.count")
     }
-    noted: dict[str, int | str] = {
+    noted: dict[str, int | float | bool | str] = {
         "general.quantization_version": QUANTIZATION_VERSION,
         "general.file_type": job.ftype,
+        **dict(job.metadata),
     }
     if imatrix is not None:
         noted |= imatrix_metadata(imatrix, job.imatrix or "")
     return written | metadata_entries(noted)
-
-
-def _notes(
-    before: tuple[TensorInfo, ...],
-    after: tuple[TensorInfo, ...],
-    lines: list[str],
-    imatrix: Imatrix | None,
-    imatrix_path: str | None,
-) -> tuple[str, ...]:
-    notes = []
-    again = {
-        old.type.name
-        for old, new in zip(before, after, strict=True)
-        if old.type != new.type and _is_quantized(old) and _is_quantized(new)
-    }
-    if again:
-        notes.append(
-            f"the source is quantized already ({', '.join(sorted(again))}): what that lost stays "
-            "lost, so quantize from F16 or F32 if you can"
-        )
-    if (match := FALLBACK.search("\n".join(lines))) and int(match[1]):
-        notes.append(
-            f"{match[1]} of {len(after)} tensors get another type than usual, for their rows are "
-            "no multiple of its block"
-        )
-    if imatrix is not None and not {tensor.name for tensor in after} & set(imatrix.sums):
-        notes.append(f"{imatrix_path} has nothing about the tensors of this model: not used")
-    return tuple(notes)
-
-
-def _is_quantized(tensor: TensorInfo) -> bool:
-    return GGML_QUANT_SIZES[tensor.type][0] > 1

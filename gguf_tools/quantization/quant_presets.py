@@ -12,10 +12,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+from gguf import GGML_QUANT_SIZES
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.reader import TOKEN_EMBEDDINGS, GGUFFile, Tensor
+from reellama.gguf_tools.format.tensor_types import type_named
 
 
 class LayerPosition(NamedTuple):
@@ -127,7 +128,7 @@ def as_preset(file: GGUFFile, name: str) -> GGUFFile:
     tensors: dict[str, Tensor] = {}
     offset = min((tensor.offset for tensor in file.tensors.values()), default=file.size)
     for tensor in file.tensors.values():
-        type_ = GGMLQuantizationType[_type_of(file, tensor, mixture)]
+        type_ = type_named(_type_of(file, tensor, mixture))
         block, block_bytes = GGML_QUANT_SIZES[type_]
         n_bytes = tensor.n_elements // block * block_bytes
         tensors[tensor.name] = replace(tensor, type=type_, offset=offset, n_bytes=n_bytes)
@@ -140,7 +141,7 @@ def _type_of(file: GGUFFile, tensor: Tensor, mixture: QuantPreset) -> str:
     if rows == 1 or not tensor.name.endswith("weight") or UNQUANTIZED_TENSORS.search(tensor.name):
         return tensor.type.name
     type_ = mixture.base
-    if GGML_QUANT_SIZES[GGMLQuantizationType[type_]][0] == 1:
+    if GGML_QUANT_SIZES[type_named(type_)][0] == 1:
         return type_  # float formats are not mixed
     if tensor.name == "output.weight" or (
         tensor.name == TOKEN_EMBEDDINGS and "output.weight" not in file.tensors
@@ -179,4 +180,4 @@ def _query_heads_per_kv_head(file: GGUFFile) -> int:
 
 
 def _fits(tensor: Tensor, type_: str) -> bool:
-    return tensor.shape[0] % GGML_QUANT_SIZES[GGMLQuantizationType[type_]][0] == 0
+    return tensor.shape[0] % GGML_QUANT_SIZES[type_named(type_)][0] == 0

@@ -25,10 +25,12 @@ from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.header_writer import raw_entries
 from reellama.gguf_tools.format.mmproj_header import is_mmproj
 from reellama.gguf_tools.format.reader import DEFAULT_ALIGNMENT, GGUFFile, read_gguf
+from reellama.gguf_tools.format.split_files import check_named_as_split
 from reellama.gguf_tools.locate import find
 from reellama.gguf_tools.quantization import lora_merge
 from reellama.gguf_tools.quantization.imatrix import read_imatrix
 from reellama.gguf_tools.quantization.mmproj_quantize import plan_mmproj, write_mmproj
+from reellama.gguf_tools.quantization.quant_options import MetadataValue, parse_layers
 from reellama.gguf_tools.quantization.quant_plan import QuantizerLog, QuantPlan, plan_quantization
 from reellama.gguf_tools.quantization.quant_types import (
     ALIASES,
@@ -73,6 +75,9 @@ def quantize(
     pure: bool = False,
     output_type: str | None = None,
     embedding_type: str | None = None,
+    leave_output: bool = False,
+    metadata: Sequence[tuple[str, MetadataValue]] = (),
+    prune_layers: str = "",
     loras: Sequence[tuple[str | Path, float]] = (),
     n_threads: int = 0,
     dry_run: bool = False,
@@ -85,7 +90,9 @@ def quantize(
     to `output`: a file, or a folder that need not be there yet. `tensor_types` are pairs of a
     regular expression and a type for the tensors whose names it is found in; `pure` gives all
     tensors the same type; `output_type` and `embedding_type` are those of the output matrix and the
-    token embeddings. `loras` are adapters with their scales, merged in first. `n_threads` 0 means
+    token embeddings, and `leave_output` keeps the former as it is. `metadata` are keys with their
+    values, set in the result, and `prune_layers` numbers of layers that are left out, such as
+    "3,5-7". `loras` are adapters with their scales, merged in first. `n_threads` 0 means
     all processors. A dry run writes nothing. `force` lets existing files be replaced. Of an mmproj,
     which becomes F32, F16, BF16 or Q8_0, none of the settings of tensors can be chosen.
 
@@ -106,17 +113,22 @@ def quantize(
         pure=pure,
         output_type=None if output_type is None else type_of_tensor(output_type),
         embedding_type=None if embedding_type is None else type_of_tensor(embedding_type),
-        overrides=tuple((pattern, type_of_tensor(name)) for pattern, name in tensor_types),
+        overrides=tuple((_lower(pattern), type_of_tensor(name)) for pattern, name in tensor_types),
         imatrix=None if imatrix is None else str(Path(imatrix).expanduser().absolute()),
+        quantize_output=not leave_output,
+        metadata=tuple(metadata),
         n_threads=n_threads,
     )
-    jobs = [_job_of_type(job, type_) for type_ in wanted]
     with QuantizerProcess() as quantizer:  # it starts while the header is read
         file = read_gguf(path)
+        check_named_as_split(file)
         if file.metadata.get("general.alignment", DEFAULT_ALIGNMENT) != DEFAULT_ALIGNMENT:
             raise ReellamaError(f"{path} has a general.alignment that llama.cpp cannot quantize")
         if sees := is_mmproj(file.metadata):
             _check_mmproj_job(path, job, loras)
+        if prune_layers:
+            job = replace(job, prune_layers=parse_layers(prune_layers, file.n_layer))
+        jobs = [_job_of_type(job, type_) for type_ in wanted]
         if loras:  # checked now, in a dry run too: merging comes after all other checks
             lora_merge.open_adapters(file, loras)
         places = _output_paths(file, targets, output, [Path(adapter).stem for adapter, _ in loras])
@@ -125,9 +137,9 @@ def quantize(
         if sees:
             return _quantize_mmproj(file, targets, places, dry_run, report)
         matrix = None if job.imatrix is None else read_imatrix(job.imatrix)
-        metadata = raw_entries(path)
+        entries = raw_entries(path)
         plans = [
-            plan_quantization(quantizer, job, name, metadata, matrix)
+            plan_quantization(quantizer, job, name, entries, matrix)
             for job, name in zip(jobs, targets, strict=True)
         ]
         if dry_run:
@@ -141,9 +153,15 @@ def quantize(
             ]
 
 
+def _lower(pattern: str) -> str:
+    """A pattern in lower case, as all names of tensors are, but for classes such as `\\D`."""
+    return re.sub(r"\\.|[A-Z]+", lambda m: m[0] if m[0][0] == "\\" else m[0].lower(), pattern)
+
+
 def _check_mmproj_job(path: Path, job: QuantizeJob, loras: Sequence[object]) -> None:
     types = (job.output_type, job.embedding_type)
-    if job.imatrix or job.overrides or job.pure or types != (None, None) or loras:
+    chosen = (job.imatrix, job.overrides, job.pure, job.metadata, not job.quantize_output, loras)
+    if any(chosen) or types != (None, None):
         raise ReellamaError(
             f"{path} is an mmproj: an imatrix, LoRA adapters and types of single tensors are for "
             "language models"

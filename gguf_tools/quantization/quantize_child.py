@@ -23,9 +23,9 @@ import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
+from reellama.gguf_tools.closeable import Closeable
 from reellama.gguf_tools.errors import ReellamaError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class QuantizeJob:
     """One call of `llama_model_quantize`. Types are given by ggml's and llama.cpp's numbers.
 
     Paths are absolute. `overrides` are pairs of a regular expression that a tensor's name is
-    searched for and a type; the first that is found counts.
+    searched for and a type; the first that is found counts. `metadata` are keys that are set.
     """
 
     source: str
@@ -54,11 +54,14 @@ class QuantizeJob:
     output_type: int | None = None
     embedding_type: int | None = None
     overrides: tuple[tuple[str, int], ...] = ()
+    quantize_output: bool = True
+    metadata: tuple[tuple[str, int | float | bool | str], ...] = ()
+    prune_layers: tuple[int, ...] = ()
     imatrix: str | None = None
     n_threads: int = 0  # 0: one for each processor
 
 
-class QuantizerProcess:
+class QuantizerProcess(Closeable):
     """The parent's handle of the child process. Use it in a `with` block, which ends it."""
 
     def __init__(self) -> None:
@@ -99,15 +102,8 @@ class QuantizerProcess:
         how = f"signal {-status}" if status < 0 else f"exit status {status}"
         return ReellamaError(f"llama.cpp's quantizer ended with {how}: {last}")
 
-    def __enter__(self) -> QuantizerProcess:
-        return self
-
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """End the child, whatever it does."""
         self._child.kill()
         self._child.wait()
         for pipe in (self._child.stdin, self._child.stdout, self._stderr):
@@ -152,7 +148,9 @@ def _receive(jobs: queue.SimpleQueue[QuantizeJob], unfinished: list[QuantizeJob]
     """Pass jobs to the main thread, and end the process when stdin is closed."""
     for line in sys.stdin:
         fields = json.loads(line)
-        fields["overrides"] = tuple(map(tuple, fields["overrides"]))
+        for name in ("overrides", "metadata"):
+            fields[name] = tuple(map(tuple, fields[name]))
+        fields["prune_layers"] = tuple(fields["prune_layers"])
         job = QuantizeJob(**fields)
         unfinished.append(job)  # from here on its half file is this process's to remove
         jobs.put(job)
@@ -172,6 +170,12 @@ def _quantize(llama: Any, job: QuantizeJob) -> bool:
         job.pure,
     )
     parameters.allow_requantize = True  # the caller warns
+    parameters.quantize_output_tensor = job.quantize_output
+    if job.prune_layers:
+        parameters.prune_layers = (ctypes.c_int32 * (len(job.prune_layers) + 1))(
+            *job.prune_layers, -1
+        )
+    noted: dict[str, int | float | bool | str] = dict(job.metadata)
     if job.output_type is not None:
         parameters.output_tensor_type = job.output_type
     if job.embedding_type is not None:
@@ -187,7 +191,9 @@ def _quantize(llama: Any, job: QuantizeJob) -> bool:
         imatrix = read_imatrix(job.imatrix)
         weights = imatrix.weights()  # stays referenced until the call returns
         parameters.imatrix = _imatrix_data(llama, weights)
-        parameters.kv_overrides = _overrides(llama, imatrix_metadata(imatrix, job.imatrix))
+        noted |= imatrix_metadata(imatrix, job.imatrix)
+    if noted:
+        parameters.kv_overrides = _overrides(llama, noted)
     return (
         llama.llama_model_quantize(
             os.fsencode(job.source), os.fsencode(job.output), ctypes.byref(parameters)
@@ -225,12 +231,16 @@ def _imatrix_data(llama: Any, weights: dict[str, Any]) -> Any:
     )
 
 
-def _overrides(llama: Any, noted: dict[str, int | str]) -> Any:
+def _overrides(llama: Any, noted: dict[str, int | float | bool | str]) -> Any:
     array = (llama.llama_model_kv_override * (len(noted) + 1))()  # the last, empty, ends it
     for override, (key, value) in zip(array, noted.items(), strict=False):
         override.key = key.encode()
-        if isinstance(value, int):
+        if isinstance(value, bool):
+            override.tag, override.value.val_bool = llama.LLAMA_KV_OVERRIDE_TYPE_BOOL, value
+        elif isinstance(value, int):
             override.tag, override.value.val_i64 = llama.LLAMA_KV_OVERRIDE_TYPE_INT, value
+        elif isinstance(value, float):
+            override.tag, override.value.val_f64 = llama.LLAMA_KV_OVERRIDE_TYPE_FLOAT, value
         else:
             override.tag = llama.LLAMA_KV_OVERRIDE_TYPE_STR
             override.value.val_str = value.encode()

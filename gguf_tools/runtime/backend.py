@@ -9,17 +9,18 @@ import re
 import weakref
 from collections import deque
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, NamedTuple
 
 import llama_cpp.llama_cpp as llama
 from llama_cpp._ggml import libggml
 
+from reellama.gguf_tools.closeable import Closeable
 from reellama.gguf_tools.errors import GGUFError, ReellamaError
+from reellama.gguf_tools.format.load_checks import check_loadable
 from reellama.gguf_tools.format.reader import GGUFFile
 from reellama.gguf_tools.format.split_files import read_model
 from reellama.gguf_tools.memory.offload import count_fitting_layers, gpu_share
-from reellama.gguf_tools.runtime import amx_guard
+from reellama.gguf_tools.runtime import aborts, amx_guard
 
 GpuLayers = int | Literal["auto", "all"]
 
@@ -63,6 +64,7 @@ def init() -> None:
         _started = True
         llama.llama_log_set(log_callback, ctypes.c_void_p(None))
         llama.llama_backend_init()
+        aborts.end_with_a_line()
 
 
 def log_lines() -> list[str]:
@@ -128,7 +130,7 @@ def devices() -> list[Device]:
     return found
 
 
-class Model:
+class Model(Closeable):
     """A loaded llama.cpp model. Close it when done, or use it in a `with` block."""
 
     def __init__(self, pointer: int, file: GGUFFile, n_gpu_layers: int) -> None:
@@ -170,20 +172,16 @@ class Model:
         """How many layers there are, the output layer not counted."""
         return int(llama.llama_model_n_layer(self.ptr))
 
+    @property
+    def continues_text(self) -> bool:
+        """Whether it predicts the next token. Encoders such as BERT see a text as a whole."""
+        causal = self.file.metadata.get(f"{self.file.architecture}.attention.causal", True)
+        decodes = llama.llama_model_has_decoder(self.ptr)
+        return bool(causal and decodes and not llama.llama_model_has_encoder(self.ptr))
+
     def close(self) -> None:
         """Free the model. Contexts of it must have been freed before."""
         self._free()
-
-    def __enter__(self) -> "Model":
-        return self
-
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def load_model(
@@ -204,7 +202,9 @@ def load_model(
     is missing, cut off, damaged, not GGUF, not known to llama.cpp, or memory runs out.
     """
     file = read_model(path)
+    check_loadable(file)
     init()
+    aborts.name_model(file.path)
     parameters = llama.llama_model_default_params()
     parameters.n_gpu_layers = _layers_to_offload(file, n_gpu_layers, n_ctx)
     parameters.vocab_only = vocab_only

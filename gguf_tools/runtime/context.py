@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import llama_cpp.llama_cpp as llama
 import numpy as np
 
+from reellama.gguf_tools.closeable import Closeable
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.runtime import backend
 from reellama.gguf_tools.runtime.context_options import (
@@ -72,14 +72,15 @@ class BatchSpan:
     offsets: np.ndarray | None = None
 
 
-class Context:
+class Context(Closeable):
     """Owns a llama_context of `n_seq` sequences of `n_ctx` positions each.
 
     `n_ctx` 0 takes as many as the model was trained with. At most `n_outputs` positions of a batch
     have logits. `swa_full` keeps positions outside the attention window, for a context that is
-    rewound. `on_node` is a `ggml_backend_sched_eval_callback`, called around every node of the
-    graph. Close it, or use it in a `with` block. Raises ReellamaError for settings that this model
-    or machine does not take.
+    rewound. `may_encode` lets a model be an encoder, all of whose positions are outputs and whose
+    batches fit a micro-batch. `on_node` is a `ggml_backend_sched_eval_callback`, called around
+    every node of the graph. Close it, or use it in a `with` block. Raises ReellamaError for
+    settings that this model or machine does not take.
     """
 
     def __init__(
@@ -91,13 +92,17 @@ class Context:
         n_seq: int = 1,
         n_outputs: int = 1,
         swa_full: bool = False,
+        may_encode: bool = False,
         on_node: Any = None,
     ) -> None:
         if n_ctx < 0:
             raise ReellamaError(f"n_ctx is {n_ctx}, but must be 0 or more")
         settings.check()
-        if llama.llama_model_has_encoder(model.ptr) or not llama.llama_model_has_decoder(model.ptr):
-            raise ReellamaError(f"{model.path} is not a model that continues text")
+        if not (model.continues_text or (may_encode and not _is_pair(model))):
+            raise ReellamaError(
+                f"{model.path} is not a model that continues text: it writes none, and has no "
+                "perplexity"
+            )
         check_memory(model, n_seq * n_ctx, settings.type_k, settings.type_v, swa_full=swa_full)
         parameters = _parameters(n_ctx, settings, n_seq, n_outputs)
         parameters.swa_full = swa_full
@@ -283,16 +288,10 @@ class Context:
         """Free the context."""
         self._free()
 
-    def __enter__(self) -> Context:
-        return self
 
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
-        self.close()
+def _is_pair(model: backend.Model) -> bool:
+    """Whether it is an encoder with a decoder, such as T5, which reads and writes by turns."""
+    return bool(llama.llama_model_has_encoder(model.ptr))
 
 
 def _parameters(n_ctx: int, settings: ContextSettings, n_seq: int, n_outputs: int) -> Any:

@@ -4,11 +4,11 @@ import ctypes
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import TypeVar
 
 import llama_cpp.llama_cpp as llama
 
+from reellama.gguf_tools.closeable import Closeable
 from reellama.gguf_tools.runtime.backend import Model, load_model
 
 # Attributes of tokens, of enum llama_token_attr.
@@ -27,7 +27,7 @@ def _remember(memory: dict[K, V], key: K, value: V, length: int) -> None:
         memory[key] = value
 
 
-class Tokenizer:
+class Tokenizer(Closeable):
     """The tokenizer of a loaded model, or of a GGUF file alone (`Tokenizer.from_path`)."""
 
     def __init__(self, model: Model) -> None:
@@ -118,17 +118,6 @@ class Tokenizer:
     def close(self) -> None:
         """Free the tokenizer's model."""
         self.model.close()
-
-    def __enter__(self) -> "Tokenizer":
-        return self
-
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _tokenize(self, text: str, parse_special: bool) -> list[int]:
         """llama.cpp's tokenizer as it is, without the special tokens that a model begins with."""

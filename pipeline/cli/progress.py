@@ -8,7 +8,14 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 from typer import BadParameter
@@ -50,6 +57,20 @@ def chunk_bar() -> Iterator[Callable[[float, int, float], None]]:
 
         def report(done: float, total: int, perplexity: float) -> None:
             show(done, total, f"perplexity {perplexity:.3f}" if done else "reading")
+
+        yield report
+
+
+@contextmanager
+def byte_bar(doing: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar over the bytes of files."""
+    bar = BarColumn()
+    columns = (TextColumn("{task.description}"), bar, DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
+        task = bars.add_task(doing, total=None)
+
+        def report(done: int, total: int) -> None:
+            bars.update(task, completed=done, total=total)
 
         yield report
 

@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 
 from tests.helpers.http_server import Server
 
-API = re.compile(r"/api/models/([^/]+/[^/]+)")
+API = re.compile(r"/api/models/([^/]+/[^/]+)(?:/revision/([^/]+))?")
 RESOLVE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 
 
@@ -43,6 +43,7 @@ class Hub:
     Attributes:
         repos: contents by repository and file name.
         in_git: files kept in git itself, as small ones may be: no redirect, and git's SHA-1.
+        tags: other names of what they have now.
         gated: repositories whose files need `token`.
         private: repositories that nobody without `token` hears of.
         refusals: answered before anything else, in turn: (status, headers).
@@ -56,6 +57,7 @@ class Hub:
     url: str = ""
     cdn: str = ""
     in_git: set[str] = field(default_factory=set)
+    tags: set[str] = field(default_factory=set)
     gated: set[str] = field(default_factory=set)
     private: set[str] = field(default_factory=set)
     token: str = "hf_token"
@@ -126,7 +128,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         commit = hub.commit(repo)
         content = hub.repos[repo].get(name)
-        if revision not in ("main", commit) or content is None:
+        if revision not in ("main", commit, *hub.tags) or content is None:
             code = "EntryNotFound" if content is None else "RevisionNotFound"
             self.answer(404, {"X-Error-Code": code, "X-Repo-Commit": commit})
             return

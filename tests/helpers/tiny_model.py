@@ -1,5 +1,6 @@
 """GGUF models with random weights, made on the spot: real files, but a few hundred kilobytes."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import gguf
@@ -11,10 +12,17 @@ TOKENS = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
 TYPES = [gguf.TokenType.UNKNOWN, *[gguf.TokenType.CONTROL] * 2, *[gguf.TokenType.BYTE] * 256]
 
 
-def write(path: Path, arch: str = "llama", changes: dict[str, np.ndarray] | None = None) -> Path:
+def write(
+    path: Path,
+    arch: str = "llama",
+    changes: dict[str, np.ndarray] | None = None,
+    *,
+    keys: dict[str, int] | None = None,
+    tokens: Sequence[str] = TOKENS,
+) -> Path:
     """A model of architecture llama, qwen2vl or mamba whose tokens are bytes, always the same.
 
-    `changes` are added to the weights of these names.
+    `changes` are added to the weights of these names, `keys` to the header as UINT32.
     """
     writer = gguf.GGUFWriter(path, arch)
     writer.add_context_length(4096)
@@ -34,7 +42,9 @@ def write(path: Path, arch: str = "llama", changes: dict[str, np.ndarray] | None
         writer.add_ssm_time_step_rank(DT_RANK)
     writer.add_tokenizer_model("llama")
     writer.add_tokenizer_pre("default")
-    writer.add_token_list(TOKENS)
+    writer.add_token_list(tokens)
+    for key, value in (keys or {}).items():
+        writer.add_uint32(key, value)
     writer.add_token_scores([0.0] * len(TOKENS))
     writer.add_token_types(TYPES)
     writer.add_bos_token_id(1)

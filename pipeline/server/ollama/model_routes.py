@@ -287,8 +287,7 @@ def _hub_name(name: str) -> str:
         bare = bare.removeprefix(host)
     if "/" not in bare:
         return ""
-    repo, wanted = split_hub_name(bare.removesuffix(":latest"))
-    return f"{repo}:{wanted}" if wanted else repo
+    return str(split_hub_name(bare.removesuffix(":latest")))
 
 
 def _downloaded(name: str, tell: ItemCallback) -> Path:
@@ -296,13 +295,13 @@ def _downloaded(name: str, tell: ItemCallback) -> Path:
     from reellama.gguf_tools.download import hub
     from reellama.gguf_tools.download.pull import pull
 
-    repo, _ = split_hub_name(name)
+    repo, _, revision = split_hub_name(name)
     digests: dict[str, str] = {}
 
     def report(doing: str, done: int, total: int) -> None:
         what, _, file = doing.partition(" ")
         if file not in digests:
-            digests[file] = f"sha256:{hub.file_info(repo, file, lambda _: None).etag}"
+            digests[file] = f"sha256:{hub.file_info(repo, file, lambda _: None, revision).etag}"
         digest = digests[file]
         pulling = what == "downloading"
         status = f"pulling {digest[7:19]}" if pulling else "verifying sha256 digest"

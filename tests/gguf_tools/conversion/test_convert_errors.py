@@ -102,6 +102,8 @@ BEYOND = np.full((32, 32), 1e5, np.float32)
         (add("model.layers.0.extra.weight", np.zeros((2, 2))), "extra.weight .* has no place"),
         (add("model.norm.weight", np.ones(32, np.int8)), "of type I8; those .* F64, F32, F16"),
         (add("model.layers.2.mlp.down_proj.weight", BEYOND), "beyond 65,504.*BF16"),
+        (add("model.norm.weight", BEYOND[0] * np.nan), "output_norm.weight has numbers that are"),
+        (add("model.norm.weight", BEYOND[0] * np.inf), "output_norm.weight has numbers that are"),
     ],
 )
 def test_a_damaged_folder_is_refused_in_one_line(

@@ -157,8 +157,29 @@ def test_rows_without_a_token_get_one_that_is_never_used(byte_level: Path) -> No
     assert vocabulary.tokens[unused[0]] == f"[PAD{unused[0]}]"
 
 
-def test_tokens_without_a_row_are_left_out(byte_level: Path) -> None:
-    assert len(read_vocabulary(byte_level, 300).tokens) == 300
+def test_tokens_without_a_row_are_left_out_with_a_note(byte_level: Path) -> None:
+    vocabulary = read_vocabulary(byte_level, 300)
+    assert len(vocabulary.tokens) == 300
+    (note,) = [note for note in vocabulary.notes if "left out" in note]
+    assert "embeddings for 300" in note
+    assert not [note for note in read_vocabulary(byte_level, 700).notes if "left out" in note]
+
+
+@pytest.mark.parametrize("kind", ["bos", "eos"])
+def test_an_end_of_texts_without_a_row_is_not_replaced_by_another(
+    edit: Callable[..., Path], kind: str
+) -> None:
+    def add_token(tokenizer: dict[str, Any]) -> None:
+        tokenizer["added_tokens"].append({"id": 700, "content": "<new>", "special": True})
+
+    folder = edit(
+        tokenizer=add_token,
+        tokenizer_config=lambda config: config.update({f"{kind}_token": "<new>"}),
+        config=lambda config: config.update({f"{kind}_token_id": 0}),
+    )
+    assert read_vocabulary(folder, 701).special.ids[kind] == 700
+    with pytest.raises(ReellamaError, match=f"its {kind} token '<new>' has no row"):
+        read_vocabulary(folder, 700)
 
 
 def test_added_tokens_have_their_types(byte_level: Path) -> None:
@@ -220,6 +241,29 @@ def test_a_folder_may_have_several_chat_templates(edit: Callable[..., Path]) -> 
     assert read_vocabulary(folder, 700).special.chat_template == templates
 
 
+def test_older_and_additional_files_of_chat_templates_are_read(edit: Callable[..., Path]) -> None:
+    folder = edit(
+        tokenizer_config=lambda config: config.update(chat_template="oldest"),
+        chat_template=lambda file: file.update(chat_template="older"),
+    )
+    (folder / "chat_template.jinja").unlink()
+    assert read_vocabulary(folder, 700).special.chat_template == "older"
+    others = folder / "additional_chat_templates"
+    others.mkdir()
+    (others / "tool_use.jinja").write_text("tools")
+    assert read_vocabulary(folder, 700).special.chat_template == [
+        {"name": "default", "template": "older"},
+        {"name": "tool_use", "template": "tools"},
+    ]
+
+
+def test_a_template_that_is_not_utf_8_is_named(edit: Callable[..., Path]) -> None:
+    folder = edit()
+    (folder / "chat_template.jinja").write_bytes(b"caf\xe9")
+    with pytest.raises(ReellamaError, match=r"chat_template\.jinja is not text in UTF-8"):
+        read_vocabulary(folder, 700)
+
+
 def test_merges_may_be_strings_as_in_older_files(
     byte_level: Path, edit: Callable[..., Path]
 ) -> None:
@@ -263,10 +307,11 @@ def test_what_llama_cpp_does_otherwise_is_told(edit: Callable[..., Path]) -> Non
     def change(tokenizer: dict[str, Any]) -> None:
         tokenizer["normalizer"] = {"type": "NFC"}
         tokenizer["added_tokens"][0]["rstrip"] = True
+        tokenizer["added_tokens"][1]["single_word"] = True
 
-    notes = read_vocabulary(edit(tokenizer=change), 700).notes
-    assert len(notes) == 2
-    assert "<|endoftext|>" in notes[0] and "NFC" in notes[1]
+    stripped, inside, normalized = read_vocabulary(edit(tokenizer=change), 700).notes
+    assert "<|endoftext|>" in stripped and "NFC" in normalized
+    assert "inside of words" in inside
 
 
 def test_merges_that_are_not_sentencepiece_s_are_told(tmp_path: Path) -> None:

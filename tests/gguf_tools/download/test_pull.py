@@ -53,11 +53,30 @@ def test_a_model_is_pulled_into_the_cache_that_all_tools_share(server: Hub, cont
         ("hf:owner/Tiny-GGUF", Q4),
         ("owner/Tiny-GGUF:q8_0", Q8),
         (f"owner/Tiny-GGUF:{Q8}", Q8),
+        ("https://huggingface.co/owner/Tiny-GGUF", Q4),
+        ("https://huggingface.co/owner/Tiny-GGUF/tree/main", Q4),
+        (f"https://huggingface.co/owner/Tiny-GGUF/blob/main/{Q8}", Q8),
+        (f"https://huggingface.co/owner/Tiny-GGUF/resolve/main/{Q8}?download=true", Q8),
+        ("hf.co/owner/Tiny-GGUF:Q8_0", Q8),
     ],
 )
-def test_a_file_is_chosen_by_its_quantization_or_name(server: Hub, name: str, chosen: str) -> None:
+def test_a_file_is_chosen_by_its_quantization_name_or_address(
+    server: Hub, name: str, chosen: str
+) -> None:
     assert pull(name).name == chosen
     assert cached() == [chosen]
+
+
+def test_a_revision_is_pulled_and_found_by_its_name(server: Hub) -> None:
+    server.tags = {"v1"}
+    path = pull("owner/Tiny-GGUF@v1:Q8_0")
+    assert path.name == Q8
+    assert find.resolve("hf:owner/Tiny-GGUF@v1:Q8_0") == path
+    assert find.resolve(f"hf:owner/Tiny-GGUF@{path.parent.name}:Q8_0") == path
+    with pytest.raises(GGUFError, match=r"hf:owner/Tiny-GGUF@v2:Q8_0 is not on this machine"):
+        find.resolve("hf:owner/Tiny-GGUF@v2:Q8_0")
+    with pytest.raises(GGUFError):
+        pull("owner/Tiny-GGUF@v2:Q8_0")
 
 
 def test_what_is_there_is_not_downloaded_again(server: Hub) -> None:

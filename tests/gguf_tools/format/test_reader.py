@@ -141,6 +141,9 @@ def test_a_gguf_that_is_no_language_model_says_so(tmp_path: Path) -> None:
             ask()
 
 
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
+
+
 def write(path: Path, content: bytes) -> Path:
     path.write_bytes(content)
     return path
@@ -157,6 +160,7 @@ def test_what_is_not_a_readable_file_is_refused(tmp_path: Path) -> None:
         write(tmp_path / "empty", b""): "is not a GGUF file",
         write(tmp_path / "text", b"Once upon a time there was a text.\n"): "is not a GGUF file",
         write(tmp_path / "magic", b"GGUF"): "is cut off",
+        write(tmp_path / "pointer", POINTER): "is a Git LFS pointer, .*: run `git lfs pull`",
     }
     for path, message in cases.items():
         with pytest.raises(GGUFError, match=message):
@@ -215,6 +219,8 @@ def tensor(name: str, shape: tuple[int, ...], type_: int = 0, offset: int = 0) -
         ([], [tensor("t", (4, 0))], "has the shape"),
         ([], [tensor("t", (31,), type_=8)], "no multiple of 32"),
         ([], [tensor("t", (4,), type_=4000)], "type 4000, which is not known"),
+        ([], [tensor("t", (32,), type_=4)], "Q4_2, which llama.cpp reads no longer; download"),
+        ([], [tensor("t", (32,), type_=31)], "Q4_0_4_4, which llama.cpp reads no longer"),
         ([], [tensor("t", (1, 1, 1, 1, 1))], "5 dimensions"),
         ([], [tensor("t" * 64, (1,))], "name is too long"),
         ([], [tensor("t", (4,), offset=2**62)], "cut off"),

@@ -333,6 +333,16 @@ def test_a_damaged_model_is_one_line(reellama: Callable, tiny_llama: Path, tmp_p
     assert result.err.startswith(f"reellama: {path} is cut off") and result.err.count("\n") == 1
 
 
+def test_a_model_that_computes_no_numbers_has_no_perplexity(
+    reellama: Callable, text: Path, tmp_path: Path
+) -> None:
+    nothing = {"output_norm.weight": np.full(tiny_model.N_EMBD, np.nan, np.float32)}
+    path = tiny_model.write(tmp_path / "nan.gguf", changes=nothing)
+    result = reellama("gguf", "perplexity", path, text, "--ctx", "32", "--threads", "1", "--json")
+    assert (result.status, result.out) == (1, "")
+    assert f"{path} has no perplexity: what it computes is no number" in result.err
+
+
 def test_an_adapter_is_measured_against_the_model_without_it(
     tiny_llama: Path, text: Path, tmp_path: Path
 ) -> None:

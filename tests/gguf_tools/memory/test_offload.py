@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reellama.gguf_tools.errors import ReellamaError
-from reellama.gguf_tools.format.reader import GGUFFile, read_gguf
+from reellama.gguf_tools.format.reader import GGUFFile, Tensor, read_gguf
+from reellama.gguf_tools.format.tensor_types import tensor_type
 from reellama.gguf_tools.locate.find import smollm2
 from reellama.gguf_tools.memory import estimates, offload
 from reellama.gguf_tools.quantization.quant_presets import PRESETS, as_preset
@@ -275,6 +276,17 @@ def check_mixture(path: Path, name: str) -> None:
     estimate = as_preset(read_gguf(path), name)
     n_bytes = sum(tensor.n_bytes for tensor in estimate.tensors.values())
     assert n_bytes / 2**20 == pytest.approx(float(real[1]), abs=ROUNDED)
+
+
+def test_types_that_are_newer_than_the_package_are_kept() -> None:
+    tensor = Tensor("position_embd.weight", (64, 4), tensor_type(42), 0, 72)
+    file = replace(FILE, tensors={**FILE.tensors, tensor.name: tensor})
+    assert as_preset(file, "Q4_0").tensors[tensor.name].type.name == "Q2_0"
+
+
+def test_a_size_without_a_unit_is_asked_for_again(reellama: Reellama) -> None:
+    result = reellama("gguf", "fit", "mini-llm", "--vram", "12")
+    assert result.status == 1 and "--vram 12 is 12 bytes; write it as 12GiB" in result.err
 
 
 def test_a_mixture_that_is_not_known_is_named() -> None:

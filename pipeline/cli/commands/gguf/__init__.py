@@ -8,6 +8,7 @@ from reellama.pipeline.cli.commands.gguf import (
     bench,
     compare,
     convert,
+    edit,
     fit,
     imatrix,
     inspect,
@@ -15,6 +16,7 @@ from reellama.pipeline.cli.commands.gguf import (
     perplexity,
     pull,
     quantize,
+    split,
 )
 
 app = Typer(
@@ -27,6 +29,9 @@ app.command("pull")(pull.command)
 app.command("inspect")(inspect.command)
 app.command("fit")(fit.command)
 app.command("convert")(convert.command)
+app.command("split")(split.command)
+app.command("join")(split.join)
+app.command("edit")(edit.command)
 app.command("imatrix")(imatrix.command)
 app.command("quantize")(quantize.command)
 app.command("perplexity")(perplexity.command)

@@ -29,18 +29,11 @@ def command(
 
     A model that sees gives two files: its language model and, beside it, its mmproj.
     """
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
     from reellama.gguf_tools.conversion.convert import convert
-    from reellama.pipeline.cli.console import err, note, out, strip_control
+    from reellama.pipeline.cli.console import note, out, strip_control
+    from reellama.pipeline.cli.progress import byte_bar
 
-    columns = (TextColumn("converting"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
-        task = bars.add_task("converting", total=None)
-
-        def report(done: int, total: int) -> None:
-            bars.update(task, completed=done, total=total)
-
+    with byte_bar("converting") as report:
         result = convert(
             folder, type_, output, mmproj_type=mmproj_type, force=force, progress=report
         )

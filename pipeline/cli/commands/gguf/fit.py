@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 # The rows of the tables.
 SHOWN_PRESETS = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_K_S", "IQ4_XS", "Q3_K_M", "Q2_K")
 SHOWN_KV_TYPES = ("f16", "q8_0", "q4_0")
+LEAST_MEMORY = 1 << 20  # bytes: who says less has left the unit out
 ASSUMPTIONS = (
     "Upper estimates: flash attention, batches of 512 with logits for all of them, sliding windows "
     "kept in full. The longest context is that with all layers on the GPU, at most what the model "
@@ -34,6 +35,7 @@ def command(
     json: Annotated[bool, Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Say how many layers fit on a GPU, what context does, and what other types would change."""
+    from reellama.gguf_tools.errors import ReellamaError
     from reellama.gguf_tools.format.split_files import read_model
     from reellama.gguf_tools.locate.find import resolve
     from reellama.gguf_tools.memory.offload import plan_offload
@@ -41,6 +43,8 @@ def command(
 
     file = read_model(resolve(model))
     free = parse_size(vram) if vram else _free_memory()
+    if free < LEAST_MEMORY:
+        raise ReellamaError(f"--vram {vram} is {free:,} bytes; write it as 12GiB, 8GB or 8000MiB")
     this = plan_offload(file, ctx, free, type_k, type_v)
     (_write_json if json else _show)(file, this)
 

@@ -7,10 +7,37 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Argument, Option
+from typer import Argument, Exit, Option
 
 if TYPE_CHECKING:
-    from reellama.gguf_tools.quantization.imatrix import PromptProgress
+    from reellama.gguf_tools.quantization.imatrix import Imatrix, PromptProgress
+
+
+def _show_statistics(path: Path | None) -> None:
+    """Print the statistics of a matrix and end: what `--show-statistics` does."""
+    if path is None:
+        return
+    from reellama.gguf_tools.quantization.imatrix import read_imatrix
+    from reellama.gguf_tools.quantization.imatrix_statistics import imatrix_statistics
+    from reellama.pipeline.cli.progress import show_table
+
+    heads = ["tensor", "sum", "min", "max", "mean", "sd", "active", "inputs", "entropy"]
+    rows = [
+        [
+            each.tensor,
+            *(f"{value:.4f}" for value in (each.total, each.least, each.most, each.mean)),
+            f"{each.deviation:.4f}",
+            f"{each.active:.2%}",
+            str(each.n_inputs),
+            f"{each.entropy:.4f}",
+            f"{each.evenness:.2%}",
+            f"{each.outliers:.2%}",
+            "" if each.similarity is None else f"{each.similarity:.4f}",
+        ]
+        for each in imatrix_statistics(read_imatrix(path))
+    ]
+    show_table([*heads, "evenness", "outliers", "like layer before"], rows)
+    raise Exit
 
 
 def command(
@@ -18,8 +45,9 @@ def command(
         str, Argument(metavar="MODEL", help="A GGUF file, or a model's name; best in F16 or Q8_0.")
     ],
     text: Annotated[
-        Path, Argument(metavar="TEXT", help="A text file, of the kind that the model is used for.")
-    ],
+        Path | None,
+        Argument(metavar="[TEXT]", help="A text file, of the kind that the model is used for."),
+    ] = None,
     output: Annotated[
         Path | None,
         Option(
@@ -33,26 +61,72 @@ def command(
     chunks: Annotated[
         int | None, Option(min=1, metavar="N", help="At most N chunks (default: the whole text).")
     ] = None,
+    merge: Annotated[
+        list[Path] | None,
+        Option(metavar="FILE", help="Add another matrix of MODEL; without TEXT, only join these."),
+    ] = None,
+    save_every: Annotated[
+        int, Option(min=0, metavar="N", help="Write what there is after every N chunks; 0: never.")
+    ] = 0,
+    resume: Annotated[
+        bool, Option("--resume", help="Go on with what an earlier run has written to the output.")
+    ] = False,
+    process_output: Annotated[
+        bool, Option("--process-output", help="The output matrix counts too.")
+    ] = False,
     threads: Annotated[
         int | None, Option(min=1, metavar="N", help="Processor threads (default: physical cores).")
     ] = None,
     force: Annotated[bool, Option("--force", help="Replace a file that exists.")] = False,
+    show_statistics: Annotated[
+        Path | None,
+        Option(
+            is_eager=True,
+            callback=_show_statistics,
+            metavar="FILE",
+            help="Say what a matrix holds, and exit.",
+        ),
+    ] = None,
 ) -> None:
     """Let a model read a text, and note which of its weights' inputs matter."""
+    from reellama.gguf_tools.atomic_write import check_writable
     from reellama.gguf_tools.errors import ReellamaError
     from reellama.gguf_tools.locate.find import resolve
-    from reellama.gguf_tools.quantization.imatrix import collect_from_text
+    from reellama.gguf_tools.quantization.imatrix import collect_from_text, read_imatrix
+    from reellama.gguf_tools.quantization.imatrix_statistics import merge_imatrices
     from reellama.pipeline.cli.console import out, strip_control
 
     path = resolve(model)
     output = output or Path(f"{path.name.removesuffix('.gguf')}-imatrix.gguf")
-    if output.exists() and not force:
-        raise ReellamaError(f"{output} exists; --force replaces it")
-    with _progress() as report:
-        matrix = collect_from_text(
-            path, text, n_ctx=ctx, n_chunks=chunks, n_threads=threads, report=report
-        )
-    matrix.write(output)
+    there = output.exists()
+    if there and not (force or resume):
+        raise ReellamaError(f"{output} exists; --force replaces it, --resume goes on with it")
+    if text is None and not merge:
+        raise ReellamaError("there is nothing to read: give a TEXT, or matrices with --merge")
+    check_writable(output)
+    others = [(file, read_imatrix(file)) for file in merge or ()]
+
+    def save(matrix: Imatrix) -> None:
+        matrix.write(output)
+
+    if text is not None:
+        begun = read_imatrix(output) if resume and there else None
+        with _progress() as report:
+            own = collect_from_text(
+                path,
+                text,
+                n_ctx=ctx,
+                n_chunks=chunks,
+                n_threads=threads,
+                process_output=process_output,
+                begun=begun,
+                save=save,
+                save_every=save_every,
+                report=report,
+            )
+        others.insert(0, (output, own))
+    matrix = merge_imatrices(others)
+    save(matrix)
     read = f"{matrix.chunk_count} chunks of {matrix.chunk_size} tokens"
     summary = f"{output}: {len(matrix.sums)} tensors, from {read}"
     out.print(strip_control(summary), markup=False, soft_wrap=True)
@@ -61,26 +135,11 @@ def command(
 @contextmanager
 def _progress() -> Iterator[PromptProgress]:
     """A bar over the chunks, with the time that is left; it leaves nothing behind."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+    from reellama.pipeline.cli.progress import progress_bar
 
-    from reellama.pipeline.cli.console import err
-
-    columns = (
-        TextColumn("reading chunks"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
-        task = bars.add_task("", total=None)
+    with progress_bar("reading chunks") as show:
 
         def report(done: float, total: int | None) -> None:
-            bars.update(task, completed=done, total=total)
+            show(done, total or 0, "reading chunks")
 
         yield report

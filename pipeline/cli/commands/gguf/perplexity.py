@@ -60,7 +60,7 @@ def command(
             progress=progress,
         )
     if json:
-        sys.stdout.write(dumps(found.to_json(), indent=2) + "\n")
+        sys.stdout.write(dumps(found.to_json(), indent=2, allow_nan=False) + "\n")
     else:
         out.print(report(found), markup=False, soft_wrap=True)
 

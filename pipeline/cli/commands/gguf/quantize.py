@@ -58,6 +58,9 @@ def command(
             help="A type for tensors whose name a regular expression finds; may be repeated.",
         ),
     ] = None,
+    tensor_type_file: Annotated[
+        Path | None, Option(metavar="FILE", help="More of these, PATTERN=TYPE in each line.")
+    ] = None,
     pure: Annotated[bool, Option("--pure", help="The same type for all tensors.")] = False,
     output_type: Annotated[
         str | None, Option(metavar="TYPE", help="Type of the output matrix.")
@@ -65,6 +68,19 @@ def command(
     embedding_type: Annotated[
         str | None, Option(metavar="TYPE", help="Type of the token embeddings.")
     ] = None,
+    leave_output_tensor: Annotated[
+        bool, Option("--leave-output-tensor", help="Keep the output matrix as it is.")
+    ] = False,
+    override_kv: Annotated[
+        list[str] | None,
+        Option(
+            metavar="KEY=TYPE:VALUE",
+            help="Set a key (TYPE: int, float, bool or str); may be repeated.",
+        ),
+    ] = None,
+    prune_layers: Annotated[
+        str, Option(metavar="N,...", help="Leave layers out, such as 3,5-7.")
+    ] = "",
     lora: Annotated[
         list[str] | None,
         Option(metavar="GGUF[=SCALE]", help="Merge a LoRA adapter in first; may be repeated."),
@@ -82,19 +98,26 @@ def command(
     ] = False,
 ) -> None:
     """Quantize a model into one type or several."""
+    from reellama.gguf_tools.quantization.quant_options import parse_metadata, read_tensor_types
     from reellama.gguf_tools.quantization.quantize import quantize
     from reellama.pipeline.cli.options import parse_adapters
 
+    tensor_types = [_override(text) for text in tensor_type or ()]
+    if tensor_type_file is not None:
+        tensor_types += read_tensor_types(tensor_type_file)
     with _progress() as report:
         results = quantize(
             source,
             types,
             output,
             imatrix=imatrix,
-            tensor_types=[_override(text) for text in tensor_type or ()],
+            tensor_types=tensor_types,
             pure=pure,
             output_type=output_type,
             embedding_type=embedding_type,
+            leave_output=leave_output_tensor,
+            metadata=[parse_metadata(text) for text in override_kv or ()],
+            prune_layers=prune_layers,
             loras=parse_adapters(lora),
             n_threads=threads,
             dry_run=dry_run,
@@ -105,10 +128,13 @@ def command(
 
 
 def _override(text: str) -> tuple[str, str]:
-    pattern, equals, type_name = text.rpartition("=")
-    if not (pattern and equals and type_name):
-        raise BadParameter(f"{text!r} is not PATTERN=TYPE", param_hint="--tensor-type")
-    return pattern, type_name
+    from reellama.gguf_tools.errors import ReellamaError
+    from reellama.gguf_tools.quantization.quant_options import parse_tensor_type
+
+    try:
+        return parse_tensor_type(text)
+    except ReellamaError as error:
+        raise BadParameter(str(error), param_hint="--tensor-type") from error
 
 
 @contextmanager

@@ -1,0 +1,1 @@
+"""Split, joined and edited copies of a GGUF; the tensors stay what they are, byte for byte."""

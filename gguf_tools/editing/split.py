@@ -1,0 +1,118 @@
+"""Split a model into several files and join them again, as llama.cpp's gguf-split does.
+
+    split("model.gguf", max_bytes=2 * 10**9)     # model-00001-of-00003.gguf and so on
+    join("model-00001-of-00003.gguf", "model.gguf")
+
+The first file has all metadata. What was split and joined is the same file, byte for byte.
+https://github.com/ggml-org/llama.cpp/tree/master/tools/gguf-split
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+
+from reellama.gguf_tools.editing.model_copy import (
+    CopyProgress,
+    NewFile,
+    StoredTensor,
+    check_targets,
+    parts_of,
+    stored_tensors,
+    write_files,
+)
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.format.header_writer import aligned_size, raw_entries, typed_entry
+from reellama.gguf_tools.locate import find
+
+MAX_TENSORS = 128  # of a file, where nobody says: gguf-split's default
+MOST_FILES = 99999  # what the names have room for
+UINT16, INT32 = 2, 5  # value types, by their number in the file
+NUMBER, COUNT, TENSORS = "split.no", "split.count", "split.tensors.count"
+
+
+def split(
+    source: str | Path,
+    output: str | Path | None = None,
+    *,
+    max_bytes: int | None = None,
+    max_tensors: int = MAX_TENSORS,
+    dry_run: bool = False,
+    force: bool = False,
+    progress: CopyProgress | None = None,
+) -> list[NewFile]:
+    """Write a model as files of at most `max_bytes` of tensors, or of `max_tensors` of them.
+
+    `output` is what the names begin with, by default the source's name in the current folder. A
+    tensor is never divided. Raises ReellamaError where a file exists or would hold nothing, and for
+    a disk too full.
+    """
+    path = find.resolve(source)
+    parts = parts_of(path)
+    if len(parts) > 1:
+        raise ReellamaError(f"{path} is split already: join it first, with `reellama gguf join`")
+    tensors = stored_tensors(parts)
+    groups = _groups(tensors, max_bytes, max_tensors)
+    if len(groups) > MOST_FILES:
+        raise ReellamaError(f"{len(groups):,} files are too many: allow larger ones")
+    prefix = Path(output or path.name.removesuffix(".gguf")).expanduser()
+    metadata = raw_entries(path)
+    files = []
+    for number, group in enumerate(groups):
+        name = f"{prefix.name}-{number + 1:05}-of-{len(groups):05}.gguf"
+        marks = {
+            NUMBER: typed_entry(NUMBER, UINT16, struct.pack("<H", number)),
+            TENSORS: typed_entry(TENSORS, INT32, struct.pack("<i", len(tensors))),
+            COUNT: typed_entry(COUNT, UINT16, struct.pack("<H", len(groups))),
+        }
+        own = {key: entry for key, entry in metadata.items() if key not in marks}
+        files.append(NewFile(prefix.with_name(name), (own if number == 0 else {}) | marks, group))
+    if not dry_run:
+        check_targets(files, parts, force=force)
+        write_files(files, progress)
+    return files
+
+
+def join(
+    source: str | Path,
+    output: str | Path,
+    *,
+    force: bool = False,
+    progress: CopyProgress | None = None,
+) -> NewFile:
+    """Write the files of a split model as one. Raises as `split` does."""
+    path = find.resolve(source)
+    parts = parts_of(path)
+    if len(parts) == 1:
+        raise ReellamaError(f"{path} is one file already")
+    kept = {
+        key: entry
+        for key, entry in raw_entries(path).items()
+        if key not in (NUMBER, COUNT, TENSORS)
+    }
+    file = NewFile(Path(output).expanduser(), kept, stored_tensors(parts))
+    check_targets([file], parts, force=force)
+    write_files([file], progress)
+    return file
+
+
+def _groups(
+    tensors: Sequence[StoredTensor], max_bytes: int | None, max_tensors: int
+) -> list[list[StoredTensor]]:
+    """Tensors in order, a group for each file."""
+    groups: list[list[StoredTensor]] = [[]]
+    size = 0
+    for i, stored in enumerate(tensors):
+        own = aligned_size(stored.tensor.n_bytes)
+        full = i % max_tensors == 0 if max_bytes is None else size + own > max_bytes
+        if i > 0 and full:
+            groups.append([])
+            size = 0
+        if max_bytes is not None and own > max_bytes:
+            raise ReellamaError(
+                f"the tensor {stored.tensor.name} alone has {own:,} bytes: allow larger files"
+            )
+        groups[-1].append(stored)
+        size += own
+    return groups
