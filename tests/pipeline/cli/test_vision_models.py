@@ -253,9 +253,13 @@ def test_captioned_clips_are_described_and_asked_about(
     reellama: Run, model: VisionModel, square_video: Path, tmp_path: Path
 ) -> None:
     other = shutil.copy(square_video, tmp_path / "other.mp4")
+    words = {"dog": ("runs", "is running"), "cat": ("sleeps", "is asleep")}
     clips = [
-        {"video": str(square_video), "captions": ["A red square moves.", "A square on grey."]},
-        {"video": str(other), "captions": ["A cat sleeps on a bed.", "A cat lies there."]},
+        {
+            "video": str(video),
+            "captions": [f"{a} {name} {does}." for a in ("A", "The") for does in did],
+        }
+        for video, (name, did) in zip((square_video, other), words.items(), strict=True)
     ]
     data = tmp_path / "clips.jsonl"
     data.write_text("".join(json.dumps(clip) + "\n" for clip in clips))
