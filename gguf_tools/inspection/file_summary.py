@@ -8,6 +8,7 @@ from typing import Any
 
 from reellama.gguf_tools.format.model_summary import bits_per_weight, quantization
 from reellama.gguf_tools.format.reader import GGUFFile, Tensor
+from reellama.gguf_tools.inspection.file_kind import active_parameters, file_kind
 from reellama.gguf_tools.memory.estimates import (
     has_sliding_window,
     kv_bytes_per_position,
@@ -76,6 +77,8 @@ class FileSummary:
     has_chat_template: bool
     kv_per_1000_tokens: KVCacheCost | None
     types: tuple[TensorTypeCount, ...]  # most bytes first
+    kind: str | None  # in words, where it is no plain language model
+    n_active_parameters: int | None  # weights that work for a token, in a mixture of experts
 
 
 def summarize_file(file: GGUFFile) -> FileSummary:
@@ -99,6 +102,8 @@ def summarize_file(file: GGUFFile) -> FileSummary:
         has_chat_template=file.chat_template is not None,
         kv_per_1000_tokens=_kv_cost(file),
         types=count_tensor_types(tensors),
+        kind=file_kind(file),
+        n_active_parameters=active_parameters(file),
     )
 
 

@@ -6,8 +6,9 @@
 
 `pp512` (prompt processing) and `tg128` (text generation) are what llama-bench measures under these
 names: https://github.com/ggml-org/llama.cpp/tree/master/tools/llama-bench. `sp64` is the same as pp
-with embeddings in place of token ids, as for the soft tokens of a video. Each setup of the grid is
-measured in a process of its own (`bench_child`), so that the peak of memory is its own.
+with embeddings in place of token ids, as for the soft tokens of a video; `pp512+tg128` is one after
+the other, and `tg128 @ d4096` begins with 4,096 positions in the KV cache, not timed. Each setup of
+the grid is measured in a process of its own (`bench_child`), so that the peak of memory is its own.
 """
 
 from __future__ import annotations
@@ -24,28 +25,18 @@ from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.measuring.bench_results import BenchResult, ResultsFile
+from reellama.gguf_tools.measuring.bench_tests import TEST_KINDS, BenchTest
 from reellama.gguf_tools.runtime import aborts
 from reellama.gguf_tools.runtime.backend import GpuLayers
 from reellama.gguf_tools.runtime.context import ContextSettings
 
-TEST_KINDS = ("pp", "tg", "sp")
 CHILD = (sys.executable, "-m", "reellama.gguf_tools.measuring.bench_child")
 
 Progress = Callable[[int, int, str], None]  # runs done, total runs, what is being measured
-
-
-class BenchTest(NamedTuple):
-    """A timed test: "pp", "tg" or "sp", and the number of tokens."""
-
-    kind: str
-    n: int
-
-    def __str__(self) -> str:
-        return f"{self.kind}{self.n}"
 
 
 DEFAULT_TESTS = (BenchTest("pp", 512), BenchTest("tg", 128), BenchTest("sp", 64))
@@ -75,7 +66,7 @@ def bench(
     **settings: Any,
 ) -> list[BenchResult]:
     """Measure all `tests` of all combinations of models and settings; see `grid` and `run`."""
-    return run(grid(models, **settings), [_test(name) for name in tests], repetitions)
+    return run(grid(models, **settings), [BenchTest.parse(name) for name in tests], repetitions)
 
 
 def grid(
@@ -148,18 +139,13 @@ def run(
     return [kept[key] for key in keys.values()]
 
 
-def _test(name: str) -> BenchTest:
-    kind, n = name[:2], name[2:]
-    return BenchTest(kind, int(n) if n.isdecimal() else 0)
-
-
 def _check(tests: Sequence[BenchTest], repetitions: int) -> None:
     if repetitions < 1:
         raise ReellamaError(f"repetitions is {repetitions}, but must be 1 or more")
     if not tests:
-        raise ReellamaError("there is nothing to measure: all of -p, -n and -s are 0")
+        raise ReellamaError("there is nothing to measure: all of -p, -n, -s and -pg are 0")
     for test in tests:
-        if test.kind not in TEST_KINDS or test.n < 1:
+        if test.kind not in TEST_KINDS or test.n < 1 or (test.kind == "pg") != (test.n_gen > 0):
             raise ReellamaError(f"no such test: {test}; take pp, tg or sp and a number above 0")
 
 
@@ -246,12 +232,13 @@ def _results(
     return [
         BenchResult(
             **known,
-            **_statistics(test.n, tuple(times)),
+            **_statistics(test.n_tokens, tuple(times)),
             test=str(test),
             model_filename=str(setup.model),
-            n_prompt=test.n if test.kind == "pp" else 0,
-            n_gen=test.n if test.kind == "tg" else 0,
+            n_prompt=test.n if test.kind in ("pp", "pg") else 0,
+            n_gen=test.n if test.kind == "tg" else test.n_gen,
             n_soft=test.n if test.kind == "sp" else 0,
+            n_depth=test.depth,
             test_time=now,
         )
         for test, times in zip(tests, samples, strict=True)

@@ -24,15 +24,19 @@ import llama_cpp.llama_cpp as llama
 import numpy as np
 
 from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.measuring.bench_tests import BenchTest
 from reellama.gguf_tools.runtime import backend
 from reellama.gguf_tools.runtime.context import Context, ContextSettings
 from reellama.gguf_tools.threads import default_threads
+
+# Runs a test from a position on.
+Run = Callable[[BenchTest, int], None]
 
 SOFT_TOKEN_SCALE = 0.02  # standard deviation of random embeddings, about that of real ones
 
 
 def measure(request: dict[str, Any], ran: Callable[[], None]) -> dict[str, Any]:
-    """Run the tests `[[kind, n], ...]` of a request; returns the fields of `BenchResult`."""
+    """Run the tests of a request, each a `BenchTest` as a list; returns fields of `BenchResult`."""
     settings = ContextSettings(**request["settings"])
     # A number that stays: what is measured does not follow the load.
     settings = replace(settings, n_threads=settings.n_threads or default_threads())
@@ -40,19 +44,20 @@ def measure(request: dict[str, Any], ran: Callable[[], None]) -> dict[str, Any]:
     backend.amx_decision()  # its probe, in a child, is not part of the loading time
     free_before = _free_vram()
     started = time.perf_counter_ns()
-    n_ctx = max(n for _, n in request["tests"])
+    tests = [BenchTest(*test) for test in request["tests"]]
+    n_ctx = max(test.n_tokens + test.depth for test in tests)
     model = backend.load_model(request["model"], n_gpu_layers=request["n_gpu_layers"], n_ctx=n_ctx)
     load_ns = time.perf_counter_ns() - started
     with model:
         samples = []
         vram = 0
-        for kind, n in request["tests"]:
-            with _context(model, kind, n, settings) as context:
-                run = TEST_FUNCTIONS[kind](context, n)
+        for test in tests:
+            with _context(model, test, settings) as context:
+                run = TEST_FUNCTIONS[test.kind](context, test)
                 if request["warmup"]:
-                    run(1 if kind == "tg" else n)
+                    run(_shortened(test), 0)
                     ran()
-                samples.append(list(_repeat(context, run, n, request["repetitions"], ran)))
+                samples.append(list(_repeat(context, run, test, request["repetitions"], ran)))
                 vram = max(vram, free_before - _free_vram())
         return {
             **_facts(model),
@@ -65,12 +70,16 @@ def measure(request: dict[str, Any], ran: Callable[[], None]) -> dict[str, Any]:
         }
 
 
-def _context(model: backend.Model, kind: str, n: int, settings: ContextSettings) -> Context:
-    """A context for n positions. Raises ReellamaError for what an encoder cannot do."""
+def _context(model: backend.Model, test: BenchTest, settings: ContextSettings) -> Context:
+    """A context for a test's positions. Raises ReellamaError for what an encoder cannot do."""
     if model.continues_text:
-        return Context(model, n, settings)
-    if kind == "tg":
-        raise ReellamaError(f"{model.path} is an encoder, which writes no text: leave it out, -n 0")
+        return Context(model, test.n_tokens + test.depth, settings)
+    n = test.n
+    if test.kind in ("tg", "pg") or test.depth:
+        raise ReellamaError(
+            f"{model.path} is an encoder, which writes no text and keeps none: leave {test} out, "
+            "with -n 0"
+        )
     if n > settings.n_ubatch or n > model.file.n_ctx_train:
         raise ReellamaError(
             f"{model.path} is an encoder, which reads a text at once: {n} tokens need -ub {n}, and "
@@ -80,49 +89,84 @@ def _context(model: backend.Model, kind: str, n: int, settings: ContextSettings)
 
 
 def _repeat(
-    context: Context, run: Callable[[int], None], n: int, repetitions: int, ran: Callable[[], None]
+    context: Context, run: Run, test: BenchTest, repetitions: int, ran: Callable[[], None]
 ) -> Iterator[int]:
     """Yield the time of each repetition, in ns."""
+    fill = _in_batches(context, _tokens(context, test.depth)) if test.depth else None
     gc.disable()
-    for _ in range(repetitions):
-        context.clear()
+    context.clear()
+    for repetition in range(repetitions):
+        if not (repetition and _cut_back(context, test.depth)):
+            context.clear()
+            if fill:
+                fill(test.depth, 0)
         started = time.perf_counter_ns()
-        run(n)
+        run(test, test.depth)
         yield time.perf_counter_ns() - started
         ran()
     gc.enable()
 
 
-def _prompt(context: Context, n: int) -> Callable[[int], None]:
+def _shortened(test: BenchTest) -> BenchTest:
+    """The same with one token generated, which is enough to warm up."""
+    return test._replace(n=1) if test.kind == "tg" else test._replace(n_gen=min(test.n_gen, 1))
+
+
+def _cut_back(context: Context, depth: int) -> bool:
+    """Take away all but the first `depth` positions; False where a model cannot forget a part."""
+    memory = llama.llama_get_memory(context.ptr)
+    return bool(depth and memory and llama.llama_memory_seq_rm(memory, 0, depth, -1))
+
+
+def _prompt(context: Context, test: BenchTest) -> Run:
     """Read n random tokens, the first BOS where the model is used with one, in batches."""
-    return _in_batches(context, _tokens(context, n))
+    read = _in_batches(context, _tokens(context, test.n))
+    return lambda test, start: read(test.n, start)
 
 
-def _soft(context: Context, n: int) -> Callable[[int], None]:
+def _soft(context: Context, test: BenchTest) -> Run:
     """Read n random embeddings."""
-    rows = np.random.default_rng(0).standard_normal((n, context.n_embd), np.float32)
-    return _in_batches(context, rows * np.float32(SOFT_TOKEN_SCALE))
+    rows = np.random.default_rng(0).standard_normal((test.n, context.n_embd), np.float32)
+    read = _in_batches(context, rows * np.float32(SOFT_TOKEN_SCALE))
+    return lambda test, start: read(test.n, start)
 
 
-def _generation(context: Context, n: int) -> Callable[[int], None]:
+def _generation(context: Context, test: BenchTest) -> Run:
     """Decode n random tokens one by one, each after the one before is computed."""
+    write = _one_by_one(context, test.n)
+    return lambda test, start: write(test.n, start)
+
+
+def _prompt_and_generation(context: Context, test: BenchTest) -> Run:
+    """Read n tokens, then decode n_gen one by one."""
+    read = _in_batches(context, _tokens(context, test.n))
+    write = _one_by_one(context, test.n_gen)
+
+    def run(test: BenchTest, start: int) -> None:
+        read(test.n, start)
+        write(test.n_gen, start + test.n)
+
+    return run
+
+
+TEST_FUNCTIONS = {"pp": _prompt, "tg": _generation, "sp": _soft, "pg": _prompt_and_generation}
+
+
+def _one_by_one(context: Context, n: int) -> Callable[[int, int], None]:
     tokens = _tokens(context, n).tolist()
 
-    def run(n: int) -> None:
-        for position in range(n):
-            context.decode_token(tokens[position], position)
+    def run(n: int, start: int) -> None:
+        for i in range(n):
+            context.decode_token(tokens[i], start + i)
             context.synchronize()
 
     return run
 
 
-TEST_FUNCTIONS = {"pp": _prompt, "tg": _generation, "sp": _soft}
-
-
-def _in_batches(context: Context, rows: np.ndarray) -> Callable[[int], None]:
-    def run(n: int) -> None:
-        for start in range(0, n, context.n_batch):
-            context.decode(rows[start : start + context.n_batch], start)
+def _in_batches(context: Context, rows: np.ndarray) -> Callable[[int, int], None]:
+    def run(n: int, start: int) -> None:
+        for i in range(0, n, context.n_batch):
+            context.decode(rows[i : min(n, i + context.n_batch)], start + i)
         context.synchronize()
 
     return run

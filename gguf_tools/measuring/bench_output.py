@@ -1,4 +1,4 @@
-"""Results of `bench` as text: Markdown, CSV, JSON, SQL, with llama-bench's names for the fields."""
+"""Results of `bench` as text, with llama-bench's names for the fields: Markdown, CSV, JSON, SQL."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ INTEGERS = (
     "n_prompt",
     "n_gen",
     "n_soft",
+    "n_depth",
     "avg_ns",
     "stddev_ns",
     "load_ns",
@@ -86,6 +87,11 @@ def as_json(results: Sequence[BenchResult]) -> str:
     return json.dumps([_object(result) for result in results], indent=2) + "\n"
 
 
+def as_jsonl(results: Sequence[BenchResult]) -> str:
+    """Return the objects of `as_json`, one a line."""
+    return "".join(json.dumps(_object(result)) + "\n" for result in results)
+
+
 def sql(results: Sequence[BenchResult]) -> str:
     """Return SQL statements that create a table, if it does not exist, and fill it."""
     kinds = {**dict.fromkeys(INTEGERS, "INTEGER"), **dict.fromkeys(REALS, "REAL")}
@@ -97,7 +103,7 @@ def sql(results: Sequence[BenchResult]) -> str:
     return "\n".join(lines) + "\n"
 
 
-FORMATS = {"md": markdown, "csv": as_csv, "json": as_json, "sql": sql}
+FORMATS = {"md": markdown, "csv": as_csv, "json": as_json, "jsonl": as_jsonl, "sql": sql}
 
 
 def _values(result: BenchResult) -> list[Any]:

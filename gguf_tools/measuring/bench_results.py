@@ -42,6 +42,7 @@ class BenchResult:
     peak_rss: int  # bytes, of the process that measured all tests of this setup
     vram: int | None  # bytes, None without a GPU
     samples_ns: tuple[int, ...]
+    n_depth: int = 0  # positions in the KV cache before it
 
 
 class ResultsFile:

@@ -20,6 +20,7 @@ from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.model_summary import quantization
 from reellama.gguf_tools.format.reader import GGUFFile, read_gguf
 from reellama.gguf_tools.measuring import bench, perplexity
+from reellama.gguf_tools.measuring.bench_tests import BenchTest
 from reellama.gguf_tools.measuring.divergence import Estimate
 from reellama.gguf_tools.quantization.quantize import default_name, quantize
 from reellama.gguf_tools.runtime.backend import GpuLayers
@@ -194,7 +195,7 @@ def _measure(
     )
     say("measuring its speed")
     setups = bench.grid([path], n_gpu_layers=[how.n_gpu_layers], n_threads=[how.n_threads])
-    tests = (bench.BenchTest("pp", how.n_prompt), bench.BenchTest("tg", how.n_gen))
+    tests = (BenchTest("pp", how.n_prompt), BenchTest("tg", how.n_gen))
     pp, tg = bench.run(setups, tests, how.repetitions)
     accuracy = None
     if score:

@@ -64,6 +64,6 @@ def end_with_a_line() -> None:
     libggml.ggml_set_abort_callback.argtypes = [ctypes.c_void_p]
     libggml.ggml_set_abort_callback(_aborting)
     with contextlib.suppress(AttributeError, OSError):
-        set_terminate = getattr(ctypes.CDLL(None), SET_TERMINATE)
+        set_terminate = getattr(libggml, SET_TERMINATE)  # of the C++ library that it is linked to
         set_terminate.argtypes = [ctypes.c_void_p]
         set_terminate(_terminating)

@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.measuring import bench, bench_output
-from reellama.gguf_tools.measuring.bench import BenchTest, grid
+from reellama.gguf_tools.measuring.bench import grid
 from reellama.gguf_tools.measuring.bench_results import BenchResult
+from reellama.gguf_tools.measuring.bench_tests import BenchTest
 from reellama.gguf_tools.runtime import backend
 from tests.helpers import tiny_model
 
@@ -72,6 +73,41 @@ def test_a_prompt_longer_than_a_batch_is_read_in_parts(tiny_llama: Path) -> None
     setups = grid([tiny_llama], n_threads=[1], n_batch=[8], n_ubatch=[4])
     pp, sp = bench.run(setups, [BenchTest("pp", 20), BenchTest("sp", 20)], 1, warmup=False)
     assert (pp.n_prompt, sp.n_soft, pp.n_batch, pp.n_ubatch) == (20, 20, 8, 4)
+
+
+def test_a_prompt_and_an_answer_are_timed_together_at_a_depth(tiny_llama: Path) -> None:
+    tests = [BenchTest.parse(name) for name in ("pp16+tg4", "tg4 @ d64", "pp16+tg4 @ d64")]
+    results = bench.run(grid([tiny_llama], n_threads=[1], n_batch=[32]), tests, 2)
+    assert [result.test for result in results] == ["pp16+tg4", "tg4 @ d64", "pp16+tg4 @ d64"]
+    counts = [(r.n_prompt, r.n_gen, r.n_depth) for r in results]
+    assert counts == [(16, 4, 0), (0, 4, 64), (16, 4, 64)]
+    both = results[0]
+    assert both.avg_ts == pytest.approx(statistics.mean(20e9 / ns for ns in both.samples_ns))
+
+
+def test_a_model_that_cannot_forget_a_part_is_read_anew_for_each_run(tmp_path: Path) -> None:
+    path = tiny_model.write(tmp_path / "mamba.gguf", "mamba")
+    [result] = bench.run(grid([path], n_threads=[1]), [BenchTest("tg", 2, depth=16)], 3)
+    assert len(result.samples_ns) == 3
+
+
+def test_numbers_may_be_ranges_as_in_llama_bench(reellama: Callable, tiny_llama: Path) -> None:
+    words = ("-p", "8-24+8", "-pg", "8,2", "-n", "2-8*2", "-s", "0", "-d", "0,8", "-r", "1")
+    result = reellama("gguf", "bench", tiny_llama, "-t", "1", "-o", "jsonl", *words)
+    assert result.status == 0
+    names = [json.loads(line)["test"] for line in result.out.splitlines()]
+    plain = ["pp8", "pp16", "pp24", "tg2", "tg4", "tg8", "pp8+tg2"]
+    assert names == plain + [f"{name} @ d8" for name in plain]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("-p", "8-4"), ("-p", "1-9*1"), ("-p", "0-9*2"), ("-p", "1-99999"), ("-p", "x"), ("-pg", "8")],
+)
+def test_ranges_that_end_nowhere_are_refused(
+    reellama: Callable, tiny_llama: Path, words: tuple[str, str]
+) -> None:
+    assert reellama("gguf", "bench", tiny_llama, *words).status == 2
 
 
 def test_soft_tokens_of_a_model_with_positions_in_four_directions(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def test_how_fast_they_read_is_measured(bench: Callable[..., Result]) -> None:
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (("-p", "16", "-n", "4", "-s", "0"), "writes no text: leave it out, -n 0"),
+        (("-p", "16", "-n", "4", "-s", "0"), "leave tg4 out, with -n 0"),
         (("-p", "200", "-n", "0", "-s", "0"), "it was trained with 128"),
         (("-p", "64", "-n", "0", "-s", "0", "-ub", "32"), "64 tokens need -ub 64"),
     ],

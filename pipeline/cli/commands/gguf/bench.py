@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +17,7 @@ class Format(str, Enum):
     MD = "md"
     CSV = "csv"
     JSON = "json"
+    JSONL = "jsonl"
     SQL = "sql"
 
 
@@ -30,6 +32,13 @@ def command(
     soft: Annotated[
         str, Option("-s", "--n-soft", metavar="N,...", help="Soft tokens to read; 0: none.")
     ] = "64",
+    prompt_gen: Annotated[
+        list[str] | None,
+        Option("-pg", metavar="N,N", help="Read N tokens, then generate N; may be repeated."),
+    ] = None,
+    depth: Annotated[
+        str, Option("-d", "--n-depth", metavar="N,...", help="Positions that are there before.")
+    ] = "0",
     threads: Annotated[
         str, Option("-t", "--threads", metavar="N,...", help="Default: physical cores.")
     ] = "",
@@ -63,30 +72,34 @@ def command(
 ) -> None:
     """Measure tokens a second, load time and memory, over a grid of settings.
 
-    Options with commas make a grid: every combination is measured, in a process of its own. The
-    tests are llama-bench's pp and tg, and sp, which reads soft tokens.
+    Options with commas make a grid: every combination is measured, in a process of its own. A
+    number may be a range: 16-64+16, 256-4096*2. The tests are llama-bench's pp, tg and pg, and sp,
+    which reads soft tokens.
     """
     import sys
 
     from reellama.gguf_tools.locate import find
     from reellama.gguf_tools.measuring import bench
     from reellama.gguf_tools.measuring.bench_output import FORMATS, columns
+    from reellama.gguf_tools.measuring.bench_tests import BenchTest
     from reellama.pipeline.cli.options import parse_gpu_layers
-    from reellama.pipeline.cli.progress import long_bar, parse_list, show_table
+    from reellama.pipeline.cli.progress import long_bar, parse_list, parse_numbers, show_table
 
     setups = bench.grid(
         [find.resolve(model) for model in models],
         n_gpu_layers=parse_list(gpu_layers, parse_gpu_layers),
-        n_batch=parse_list(batch, int),
-        n_ubatch=parse_list(ubatch, int),
+        n_batch=parse_numbers(batch),
+        n_ubatch=parse_numbers(ubatch),
         type_k=parse_list(type_k, str),
         type_v=parse_list(type_v, str),
         flash_attn=parse_list(flash_attn, str),
-        n_threads=parse_list(threads, int) or [None],
+        n_threads=parse_numbers(threads) or [None],
     )
     sizes = {"pp": prompt, "tg": gen, "sp": soft}
     tests = [
-        bench.BenchTest(kind, n) for kind, text in sizes.items() for n in parse_list(text, int) if n
+        BenchTest(kind, n, n_gen, at)
+        for at in parse_numbers(depth)
+        for kind, n, n_gen in _tests(sizes, prompt_gen or ())
     ]
     with long_bar("runs") as progress:
         results = bench.run(
@@ -96,3 +109,18 @@ def command(
         show_table(*columns(results))
     else:
         sys.stdout.write(FORMATS[output.value](results))
+
+
+def _tests(sizes: dict[str, str], pairs: Sequence[str]) -> Iterator[tuple[str, int, int]]:
+    """Kinds of tests with their numbers of tokens, 0 left out."""
+    from typer import BadParameter
+
+    from reellama.pipeline.cli.progress import parse_numbers
+
+    for kind, text in sizes.items():
+        yield from ((kind, n, 0) for n in parse_numbers(text) if n)
+    for text in pairs:
+        numbers = parse_numbers(text)
+        if len(numbers) != 2 or 0 in numbers:
+            raise BadParameter(f"{text!r:.40} is not N,N such as 512,128", param_hint="-pg")
+        yield "pg", numbers[0], numbers[1]

@@ -18,6 +18,7 @@ from reellama.pipeline.cli.console import out, strip_control
 
 WIDE = 160  # columns, where nobody looks at a terminal
 LENGTH = 60  # characters of a value in a table
+KIND_LENGTH = 400
 FIRST = 4  # elements of a list in a table
 
 
@@ -117,7 +118,11 @@ def _lines(facts: FileSummary) -> list[tuple[str, str]]:
     name = [_cut(facts.name)] if facts.name else []
     if facts.architecture:
         lines.append(("model", ", ".join([*name, f"architecture {facts.architecture}"])))
+    if facts.kind:
+        lines.append(("kind", _cut(facts.kind, KIND_LENGTH)))
     counts = f"{facts.n_parameters:,} in {facts.n_tensors:,} tensors"
+    if facts.n_active_parameters:
+        counts += f" ({facts.n_active_parameters:,} of them for a token)"
     bits = f"{facts.bits_per_weight:.2f} bits per weight"
     lines.append(("weights", f"{counts}, {facts.quantization}, {bits}"))
     if facts.n_layer and facts.n_embd:
