@@ -1,4 +1,4 @@
-"""What a GGUF is in words: an adapter, a control vector, an importance matrix, a mixture of experts."""
+"""What a GGUF is, in words: an adapter, a control vector, an importance matrix, an encoder."""
 
 from __future__ import annotations
 
