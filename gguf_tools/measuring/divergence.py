@@ -50,7 +50,26 @@ def token_differences(
 
     `tokens` `[n]` are those that really come next.
     """
-    parts = [_differences(logits[rows], reference[rows], tokens[rows]) for rows in _slices(logits)]
+    parts = [
+        _differences(logits[rows], _log_sum_exp(reference[rows]), tokens[rows])
+        for rows in _slices(logits)
+    ]
+    return concatenate_differences(parts)
+
+
+def differences_from_saved(
+    logits: np.ndarray, log_probabilities: np.ndarray, tokens: np.ndarray
+) -> TokenDifferences:
+    """As `token_differences`, from a reference's log-probabilities, float32 `[n, n_vocab]`.
+
+    They are taken as they are, as llama-perplexity takes those of its files: rounded, they add up
+    to one only nearly.
+    """
+    parts = []
+    for rows in _slices(logits):
+        saved = log_probabilities[rows]
+        normalized = (np.exp(saved), saved, np.zeros(len(saved)))
+        parts.append(_differences(logits[rows], normalized, tokens[rows]))
     return concatenate_differences(parts)
 
 
@@ -59,11 +78,14 @@ def concatenate_differences(parts: list[TokenDifferences]) -> TokenDifferences:
     return TokenDifferences(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
-def _differences(logits: np.ndarray, reference: np.ndarray, tokens: np.ndarray) -> TokenDifferences:
-    """`token_differences` of rows few enough for the processor's cache."""
+def _differences(
+    logits: np.ndarray, reference: tuple[np.ndarray, np.ndarray, np.ndarray], tokens: np.ndarray
+) -> TokenDifferences:
+    """`token_differences` of rows few enough for the processor's cache; the reference is given as
+    `_log_sum_exp` gives it."""
     row = np.arange(len(tokens))
     _, scaled, log_sum = _log_sum_exp(logits)
-    weights, scaled_reference, log_sum_reference = _log_sum_exp(reference)
+    weights, scaled_reference, log_sum_reference = reference
     top, top_reference = (array.argmax(axis=1) for array in (scaled, scaled_reference))
     nll = log_sum - scaled[row, tokens]
     nll_reference = log_sum_reference - scaled_reference[row, tokens]

@@ -18,9 +18,11 @@ from typing import Any
 import llama_cpp.llama_cpp as llama
 import numpy as np
 
+from reellama.gguf_tools.atomic_write import check_writable
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.measuring import divergence
 from reellama.gguf_tools.measuring.divergence import Estimate, TokenDifferences
+from reellama.gguf_tools.measuring.saved_logits import SavedLogits, read_logits, saving_logits
 from reellama.gguf_tools.runtime.backend import GpuLayers, Model, load_model
 from reellama.gguf_tools.runtime.context import Context, ContextSettings
 from reellama.gguf_tools.text import text_chunks
@@ -78,6 +80,8 @@ def measure_quality(
     text: str | Path = ENGLISH_TEXT,
     *,
     reference: str | Path | None = None,
+    reference_logits: str | Path | None = None,
+    save_logits: str | Path | None = None,
     n_ctx: int = text_chunks.N_CTX,
     n_chunks: int | None = None,
     n_threads: int | None = None,
@@ -89,13 +93,22 @@ def measure_quality(
 
     `lora` are GGUF adapters of the model, not of the reference, with their scales. At most
     `n_chunks` chunks are read, by default all. Both models are loaded and decode the same chunks in
-    turn, so no logits are kept on disk. Raises GGUFError for a model that cannot be loaded, and
-    ReellamaError for an adapter that does not fit, when the text is missing or shorter than one
-    chunk, or when the two models do not have the same tokens.
+    turn. In place of a reference, `reference_logits` is a file of its logits on this text, from
+    `save_logits` or llama-perplexity, whose `n_ctx` counts; see `saved_logits`. Raises GGUFError
+    for a model that cannot be loaded, and ReellamaError for an adapter that does not fit, when the
+    text is missing or shorter than one chunk, or when the two do not have the same tokens.
     """
     if n_ctx < MIN_CTX:
         raise ReellamaError(f"n_ctx is {n_ctx}, but must be {MIN_CTX} or more")
+    if reference and reference_logits:
+        raise ReellamaError("a reference is a model or its saved logits, not both")
+    place = None if save_logits is None else Path(save_logits).expanduser()
+    if place is not None:
+        check_writable(place)
     text, content = Path(text), text_chunks.read_text(text)
+    saved = None if reference_logits is None else read_logits(reference_logits)
+    if saved is not None:
+        n_ctx = saved.n_ctx
     with ExitStack() as stack:
         models = [
             stack.enter_context(load_model(file, n_gpu_layers=n_gpu_layers, n_ctx=n_ctx))
@@ -104,6 +117,8 @@ def measure_quality(
         ]
         _check_same_tokens(models, content)
         chunks = text_chunks.split(models[0], content, n_ctx, text)[:n_chunks]
+        if saved is not None:
+            chunks = _same_chunks(saved, chunks, models[0], text)
         settings = ContextSettings(n_threads=n_threads)
         n_seq = text_chunks.n_side_by_side(len(chunks), n_ctx)
         contexts = [
@@ -114,7 +129,10 @@ def measure_quality(
         ]
         if lora:
             contexts[0].set_adapters(lora)
-        nll, differences = _score_all(contexts, chunks, settings, progress)
+        keep = None
+        if place is not None:
+            keep = stack.enter_context(saving_logits(place, contexts[0].n_vocab, chunks))
+        nll, differences = _score_all(contexts, chunks, settings, saved, keep, progress)
         return TextQuality(
             model=models[0].path,
             text=text,
@@ -122,8 +140,22 @@ def measure_quality(
             n_chunks=len(chunks),
             n_scored=len(nll),
             perplexity=divergence.perplexity(nll),
-            divergence=_sum_up(models[1].path, differences) if differences else None,
+            divergence=_sum_up(saved.path if saved else models[1].path, differences)
+            if differences
+            else None,
         )
+
+
+def _same_chunks(saved: SavedLogits, chunks: np.ndarray, model: Model, text: Path) -> np.ndarray:
+    """The chunks that both have. Raises ReellamaError for saved logits of other tokens."""
+    n_vocab = int(llama.llama_vocab_n_tokens(model.vocab))
+    n = min(len(chunks), len(saved.chunks))
+    if saved.n_vocab != n_vocab or not np.array_equal(saved.chunks[:n], chunks[:n]):
+        raise ReellamaError(
+            f"{saved.path} cannot be compared with {model.path}: it was made from another text "
+            f"than {text}, or by a model with other tokens"
+        )
+    return chunks[:n]
 
 
 def _check_same_tokens(models: list[Model], content: bytes) -> None:
@@ -149,17 +181,25 @@ def _score_all(
     contexts: list[Context],
     chunks: np.ndarray,
     settings: ContextSettings,
+    saved: SavedLogits | None,
+    keep: SavedLogits | None,
     progress: Progress | None,
 ) -> tuple[np.ndarray, TokenDifferences | None]:
-    """Score all chunks with one model, or with two against each other."""
+    """Score all chunks with one model, or with two against each other, or one against `saved`."""
     n_chunks, n_ctx = chunks.shape
     nll: list[np.ndarray] = []
     differences: list[TokenDifferences] = []
     if progress:
         progress(0, n_chunks, float("nan"))
     for block in text_chunks.read_side_by_side(contexts, chunks, settings, n_ctx // 2):
-        for logits, tokens in _scored(contexts, chunks, block):
-            if len(logits) == 2:
+        for chunk, positions, logits, tokens in _scored(contexts, chunks, block):
+            if keep is not None:
+                keep.put(chunk, positions, logits[0])
+            if saved is not None:
+                reference = saved.log_probabilities(chunk, positions)
+                differences.append(divergence.differences_from_saved(logits[0], reference, tokens))
+                nll.append(differences[-1].nll)
+            elif len(logits) == 2:
                 differences.append(divergence.token_differences(logits[0], logits[1], tokens))
                 nll.append(differences[-1].nll)
             else:
@@ -180,10 +220,11 @@ def _score_all(
 
 def _scored(
     contexts: list[Context], chunks: np.ndarray, block: Block
-) -> Iterator[tuple[list[np.ndarray], np.ndarray]]:
+) -> Iterator[tuple[int, slice, list[np.ndarray], np.ndarray]]:
     """Yield, for each chunk of a block, each model's logits and the tokens that really come next.
 
-    The logits are float32 `[n, n_vocab]`, the tokens `[n]`, for the block's positions n_ctx / 2 and
+    Before them come the chunk's number, and its positions counted from the first scored one. The
+    logits are float32 `[n, n_vocab]`, the tokens `[n]`, for the block's positions n_ctx / 2 and
     later, all but the chunk's last, after which nothing comes.
     """
     n_ctx = chunks.shape[1]
@@ -196,8 +237,10 @@ def _scored(
         context.logits(n_chunks * (end - start)).reshape(n_chunks, end - start, -1)
         for context in contexts
     ]
+    positions = slice(start - n_ctx // 2, start - n_ctx // 2 + n)
     for number, tokens in enumerate(following):
-        yield [logits[number, :n] for logits in of_models], tokens
+        chunk = block.chunks.start + number
+        yield chunk, positions, [logits[number, :n] for logits in of_models], tokens
 
 
 def _sum_up(reference: Path, all_: TokenDifferences) -> Divergence:

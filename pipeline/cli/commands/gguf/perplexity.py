@@ -20,6 +20,14 @@ def command(
     reference: Annotated[
         str | None, Option(metavar="MODEL", help="Measure the KL divergence from this one as well.")
     ] = None,
+    reference_logits: Annotated[
+        Path | None,
+        Option(metavar="FILE", help="Its logits, from --save-logits or llama-perplexity."),
+    ] = None,
+    save_logits: Annotated[
+        Path | None,
+        Option(metavar="FILE", help="Keep MODEL's logits, for --reference-logits: large."),
+    ] = None,
     lora: Annotated[
         list[str] | None,
         Option(metavar="GGUF[=SCALE]", help="A LoRA adapter of MODEL; may be repeated."),
@@ -52,6 +60,8 @@ def command(
             find.resolve(model),
             text or perplexity.ENGLISH_TEXT,
             reference=find.resolve(reference) if reference else None,
+            reference_logits=reference_logits,
+            save_logits=save_logits,
             n_ctx=ctx,
             n_chunks=chunks,
             n_threads=threads,
