@@ -13,7 +13,8 @@ from typing import Any
 
 from reellama.gguf_tools.text.chat_template import ChatTemplate, Message
 
-_NAME, _VALUE, _RESULT, _HINT = "probe_tool", "probe_value", "probe_result", "probe_hint"
+PROBE_NAME, PROBE_ARGUMENTS = "probe_tool", {"probe_value": 1}
+_VALUE, _RESULT, _HINT, _QUESTION = "probe_value", "probe_result", "probe_hint", "probe_question"
 _OTHER = "other_tool"
 _SHORT_ID, _LONG_ID = "probeid01", "call_of_the_probe_0123456789"
 
@@ -24,7 +25,8 @@ class TemplateTraits:
 
     definitions: of the tools. calls, results: in earlier turns. several_calls: more than one call
     in one message. text_arguments: arguments are given to it as JSON text, not as objects.
-    short_ids: it takes ids of nine letters and digits alone.
+    short_ids: it takes ids of nine letters and digits alone. written_call: how it writes a call of
+    PROBE_NAME with PROBE_ARGUMENTS, and what it puts around that.
     """
 
     definitions: bool = False
@@ -33,6 +35,7 @@ class TemplateTraits:
     several_calls: bool = False
     text_arguments: bool = False
     short_ids: bool = False
+    written_call: str = ""
 
 
 def try_template(source: str, bos: str = "", eos: str = "") -> TemplateTraits:
@@ -44,21 +47,23 @@ def try_template(source: str, bos: str = "", eos: str = "") -> TemplateTraits:
         segments = template.render(messages, **variables)
         return "" if template.problem else "".join(segment.text for segment in segments)
 
-    asked: Message = {"role": "user", "content": "?"}
+    asked: Message = {"role": "user", "content": _QUESTION}
     if _HINT not in rendered([asked], tools=[_definition()]):
         return TemplateTraits()
     as_objects: Callable[[Any], Any] = lambda arguments: arguments  # noqa: E731
     for call_id in (_LONG_ID, _SHORT_ID):
         for written in (as_objects, json.dumps):
             one = rendered(
-                [asked, _calls(written, call_id, _NAME), _result(call_id)], tools=[_definition()]
+                [asked, _calls(written, call_id, PROBE_NAME), _result(call_id)],
+                tools=[_definition()],
             )
             if _RESULT not in one or (_VALUE in one and f"{{'{_VALUE}'" in one):
                 continue  # the second: an object was written as Python would
             two = rendered(
-                [asked, _calls(written, call_id, _NAME, _OTHER), _result(call_id)],
+                [asked, _calls(written, call_id, PROBE_NAME, _OTHER), _result(call_id)],
                 tools=[_definition()],
             )
+            around = one.rfind(_QUESTION) + len(_QUESTION), one.find(_RESULT)
             return TemplateTraits(
                 definitions=True,
                 calls=_VALUE in one,
@@ -66,6 +71,7 @@ def try_template(source: str, bos: str = "", eos: str = "") -> TemplateTraits:
                 several_calls=two.count(_VALUE) == 2 * one.count(_VALUE) and _OTHER in two,
                 text_arguments=written is json.dumps,
                 short_ids=call_id == _SHORT_ID,
+                written_call=one[slice(*around)] if _VALUE in one else "",
             )
     return TemplateTraits(definitions=True)
 
@@ -73,7 +79,7 @@ def try_template(source: str, bos: str = "", eos: str = "") -> TemplateTraits:
 def _definition() -> dict[str, Any]:
     described = {"type": "string", "description": "probe_what"}
     schema = {"type": "object", "properties": {"a": described}, "required": ["a"]}
-    function = {"name": _NAME, "description": _HINT, "parameters": schema}
+    function = {"name": PROBE_NAME, "description": _HINT, "parameters": schema}
     return {"type": "function", "function": function}
 
 
@@ -82,7 +88,7 @@ def _calls(written: Callable[[Any], Any], call_id: str, *names: str) -> Message:
         {
             "id": call_id,
             "type": "function",
-            "function": {"name": name, "arguments": written({_VALUE: 1})},
+            "function": {"name": name, "arguments": written(PROBE_ARGUMENTS)},
         }
         for name in names
     ]
@@ -90,4 +96,4 @@ def _calls(written: Callable[[Any], Any], call_id: str, *names: str) -> Message:
 
 
 def _result(call_id: str) -> Message:
-    return {"role": "tool", "content": _RESULT, "tool_call_id": call_id, "name": _NAME}
+    return {"role": "tool", "content": _RESULT, "tool_call_id": call_id, "name": PROBE_NAME}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from reellama.pipeline.llm.schema_grammar import schema_rules
+from reellama.pipeline.llm.generation_options import SamplingError
+from reellama.pipeline.llm.schema_grammar import MOST_GRAMMAR_CHARACTERS, schema_rules
 from reellama.pipeline.llm.tool_calls.tool import Tool
 
 # Strings and classes of characters, which are left alone, and names of rules.
@@ -62,9 +63,14 @@ class CallGrammar:
         return f"{name}-0"
 
     def text(self, root: str) -> str:
-        """The whole grammar."""
+        """The whole grammar. Raises SamplingError for one that is too long."""
         rules = {"root": root, **self._rules}
-        return "\n".join(f"{name} ::= {body}" for name, body in rules.items())
+        text = "\n".join(f"{name} ::= {body}" for name, body in rules.items())
+        if len(text) > MOST_GRAMMAR_CHARACTERS:
+            raise SamplingError(
+                f"the grammar of these tools has more than {MOST_GRAMMAR_CHARACTERS} characters"
+            )
+        return text
 
 
 def _until_ways(name: str, ending: str) -> Iterator[list[str]]:

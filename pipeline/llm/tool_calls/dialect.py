@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from reellama.gguf_tools.text.template_traits import TemplateTraits, try_template
+from reellama.gguf_tools.text.template_traits import (
+    PROBE_ARGUMENTS,
+    PROBE_NAME,
+    TemplateTraits,
+    try_template,
+)
+from reellama.pipeline.llm.tool_calls.answer_events import CallCollector, CallDelta
+from reellama.pipeline.llm.tool_calls.answer_parser import AnswerParser, parse_answer
 from reellama.pipeline.llm.tool_calls.reasoning_tags import ReasoningTags, reasoning_tags
 from reellama.pipeline.llm.tool_calls.tool_forms import FORMS, GENERIC, ToolForm, tool_form
 
@@ -43,7 +50,20 @@ class Dialect:
 def dialect_of(source: str, traits: TemplateTraits) -> Dialect:
     """The dialect of a chat template with these traits."""
     form = tool_form(source) if traits.definitions else None
-    return Dialect(traits, form or GENERIC, reasoning_tags(source))
+    if form is None or not _reads(FORMS[form], traits.written_call):
+        form = GENERIC
+    return Dialect(traits, form, reasoning_tags(source))
+
+
+def _reads(form: ToolForm, written: str) -> bool:
+    """Whether a form reads what the template wrote of a call, if it did."""
+    if not written:
+        return True
+    begin = written.find("{") if form.bare and not any(b in written for b in form.begins) else 0
+    calls = CallCollector()
+    events = parse_answer(AnswerParser(form), [written[begin:]])
+    found = [calls.add(event) for event in events if isinstance(event, CallDelta)]
+    return any(c and (c.name, c.arguments) == (PROBE_NAME, PROBE_ARGUMENTS) for c in found)
 
 
 @lru_cache(maxsize=64)

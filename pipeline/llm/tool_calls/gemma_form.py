@@ -11,6 +11,7 @@ from reellama.pipeline.llm.tool_calls.answer_events import ToolCall
 from reellama.pipeline.llm.tool_calls.answer_source import AnswerSource, NotACall, Reading
 from reellama.pipeline.llm.tool_calls.call_grammar import CallGrammar, literal
 from reellama.pipeline.llm.tool_calls.call_writer import CallWriter
+from reellama.pipeline.llm.tool_calls.python_form import python_value
 from reellama.pipeline.llm.tool_calls.tool import Tool, is_text, properties
 
 
@@ -56,7 +57,9 @@ class GemmaForm:
             return (yield from self._object(source))
         if (yield from source.take("[")):
             return (yield from self._list(source))
-        return (yield from source.json_value())
+        scalar: list[str] = []
+        yield from source.json(scalar.append)
+        return python_value("".join(scalar))
 
     def _object(self, source: AnswerSource) -> Reading[dict[str, Any]]:
         """What follows `{`."""
@@ -142,6 +145,7 @@ class GemmaForm:
         if isinstance(schema, Mapping) and schema.get("type") == "object":
             return self._object_rule(grammar, schema)
         if isinstance(schema, Mapping) and schema.get("type") == "array" and "items" in schema:
-            item = grammar.rule("item", self._value_rule(grammar, schema["items"]))
+            (items,) = properties({**schema, "properties": {"": schema["items"]}}).values()
+            item = grammar.rule("item", self._value_rule(grammar, items))
             return f'"[" ({item} ("," {item})*)? "]"'
         return grammar.schema(schema)

@@ -109,7 +109,7 @@ class JsonForm:
     def write(self, calls: Sequence[ToolCall]) -> str:
         """Calls as the model would have written them."""
         objects = [json.dumps(self._as_object(call), ensure_ascii=False) for call in calls]
-        if self.listed:
+        if self.listed or (self.bare and len(objects) > 1):
             return f"{self.begin}[{', '.join(objects)}]{self.end}"
         if self.begin and self.end:
             return "\n".join(f"{self.begin}\n{each}\n{self.end}" for each in objects)

@@ -70,6 +70,18 @@ class PythonForm:
         return f'{literal(tool.name + "(")} {parts} ")"'
 
 
+# What reading Python raises for what is none, or too much.
+_ERRORS = (SyntaxError, ValueError, TypeError, RecursionError, MemoryError)
+
+
+def python_value(text: str) -> Any:
+    """A literal of Python, as of JSON. Raises NotACall for anything else."""
+    try:
+        return _value(ast.parse(text.strip(), mode="eval").body)
+    except _ERRORS as error:
+        raise NotACall from error
+
+
 def _calls(text: str) -> list[tuple[str, dict[str, Any]]]:
     """Names and arguments of a Python list of calls. Raises NotACall for anything else."""
     try:
@@ -82,7 +94,7 @@ def _calls(text: str) -> list[tuple[str, dict[str, Any]]]:
             (ast.unparse(call.func), {str(k.arg): _value(k.value) for k in call.keywords})
             for call in calls
         ]
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+    except _ERRORS as error:
         raise NotACall from error
 
 
@@ -93,7 +105,7 @@ def _value(node: ast.expr) -> Any:
     if isinstance(node, ast.List | ast.Tuple):
         return [_value(each) for each in node.elts]
     if isinstance(node, ast.Dict):
-        keys = [_value(key) for key in node.keys if key is not None]
+        keys = [str(_value(key)) for key in node.keys if key is not None]
         return dict(zip(keys, map(_value, node.values), strict=True))
     value = ast.literal_eval(node)
     if isinstance(value, str):  # JSON writes what is outside of the first plane as two halves

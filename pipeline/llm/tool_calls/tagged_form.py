@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from reellama.pipeline.llm.tool_calls.answer_events import ToolCall
-from reellama.pipeline.llm.tool_calls.answer_source import AnswerSource, Reading
+from reellama.pipeline.llm.tool_calls.answer_source import AnswerSource, NotACall, Reading
 from reellama.pipeline.llm.tool_calls.call_grammar import CallGrammar, literal
 from reellama.pipeline.llm.tool_calls.call_writer import CallWriter
+from reellama.pipeline.llm.tool_calls.python_form import python_value
 from reellama.pipeline.llm.tool_calls.tool import Tool, is_text
+
+_CDATA = "<![CDATA["
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ class TaggedForm:
         """Calls as the model would have written them."""
         written = [self.newline.join(self._parts(call)) for call in calls]
         if not self.shared:
-            outer = self.outer_begin, self.outer_end
+            outer = self.outer_begin if self.name_begin else "", self.outer_end
             written = [self.newline.join(filter(None, (outer[0], w, outer[1]))) for w in written]
             return self.newline.join(written)
         return self.newline.join([self.outer_begin, *written, self.outer_end])
@@ -138,10 +142,14 @@ class TaggedForm:
 
 
 def _value(text: str, schema: Any) -> Any:
-    """What a value's text means."""
+    """What a value's text means: JSON or, as some templates write it, Python; MiniCPM has XML's
+    mark around text that is no markup."""
+    if text.startswith(_CDATA) and text.endswith("]]>"):
+        text = text[len(_CDATA) : -len("]]>")]
     if is_text(schema):
         return text
-    try:
+    with suppress(ValueError):
         return json.loads(text)
-    except ValueError:
-        return text
+    with suppress(NotACall):
+        return python_value(text)
+    return text

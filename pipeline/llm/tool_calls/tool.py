@@ -39,10 +39,26 @@ class Tool:
             raise ReellamaError(f"the parameters of the tool {self.name} are no JSON schema")
 
 
+MOST_REFERENCES = 8  # that lead to one another
+
+
 def properties(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """The schemas of an object's members by name."""
+    """The schemas of an object's members by name: each complete in itself, with definitions."""
     found = schema.get("properties")
-    return dict(found) if isinstance(found, Mapping) else {}
+    return {k: _complete(v, schema) for k, v in found.items()} if isinstance(found, Mapping) else {}
+
+
+def _complete(inner: Any, outer: Mapping[str, Any]) -> Any:
+    """A schema with the definitions of the one that it is in, in place of a reference to one."""
+    named = {name: outer[name] for name in ("$defs", "definitions") if name in outer}
+    for _ in range(MOST_REFERENCES):
+        reference = inner.get("$ref") if isinstance(inner, Mapping) else None
+        kind, _, name = str(reference).removeprefix("#/").partition("/")
+        known = named.get(kind)
+        if reference is None or not isinstance(known, Mapping) or name not in known:
+            break
+        inner = known[name]
+    return {**named, **inner} if isinstance(inner, Mapping) and named else inner
 
 
 def is_text(schema: Any) -> bool:

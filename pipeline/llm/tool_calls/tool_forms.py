@@ -10,7 +10,11 @@ from reellama.pipeline.llm.tool_calls.answer_events import ToolCall
 from reellama.pipeline.llm.tool_calls.answer_source import AnswerSource, Reading
 from reellama.pipeline.llm.tool_calls.call_grammar import CallGrammar
 from reellama.pipeline.llm.tool_calls.call_writer import CallWriter
+from reellama.pipeline.llm.tool_calls.gemma_form import GemmaForm
 from reellama.pipeline.llm.tool_calls.json_form import JsonForm
+from reellama.pipeline.llm.tool_calls.named_form import NamedForm
+from reellama.pipeline.llm.tool_calls.python_form import PythonForm
+from reellama.pipeline.llm.tool_calls.tagged_form import TaggedForm
 from reellama.pipeline.llm.tool_calls.tool import Tool
 
 
@@ -52,17 +56,121 @@ GENERIC = "json"
 FORMS: dict[str, ToolForm] = {
     GENERIC: JsonForm(""),
     "hermes": JsonForm("<tool_call>", "</tool_call>"),
+    "qwen3-coder": TaggedForm(
+        outer_begin="<tool_call>",
+        outer_end="</tool_call>",
+        name_begin="<function=",
+        name_end=">",
+        key_begin="<parameter=",
+        key_end=">",
+        value_end="</parameter>",
+        end="</function>",
+        padded=True,
+    ),
+    "seed": TaggedForm(
+        outer_begin="<seed:tool_call>",
+        outer_end="</seed:tool_call>",
+        name_begin="<function=",
+        name_end=">",
+        key_begin="<parameter=",
+        key_end=">",
+        value_end="</parameter>",
+        end="</function>",
+    ),
+    "glm": TaggedForm(
+        outer_begin="<tool_call>",
+        outer_end="",
+        name_begin="",
+        name_end="",
+        key_begin="<arg_key>",
+        key_end="</arg_key>",
+        value_begin="<arg_value>",
+        value_end="</arg_value>",
+        end="</tool_call>",
+    ),
+    "minimax": TaggedForm(
+        outer_begin="<minimax:tool_call>",
+        outer_end="</minimax:tool_call>",
+        name_begin='<invoke name="',
+        name_end='">',
+        key_begin='<parameter name="',
+        key_end='">',
+        value_end="</parameter>",
+        end="</invoke>",
+        shared=True,
+    ),
+    "minicpm": TaggedForm(
+        outer_begin="",
+        outer_end="",
+        name_begin='<function name="',
+        name_end='">',
+        key_begin='<param name="',
+        key_end='">',
+        value_end="</param>",
+        end="</function>",
+        newline="",
+    ),
+    "llama3": JsonForm("", arguments="parameters", other_begins=("<|python_tag|>",)),
+    "functionary": NamedForm("<function=", ">", "</function>"),
+    "mistral": JsonForm("[TOOL_CALLS]", listed=True),
+    "mistral-args": NamedForm("[TOOL_CALLS]", "[ARGS]"),
+    "granite": JsonForm("<|tool_call|>", listed=True, other_begins=("<tool_call>",)),
+    "nemotron": JsonForm("<TOOLCALL>", "</TOOLCALL>", listed=True),
+    "apriel": JsonForm("<tool_calls>", "</tool_calls>", listed=True),
+    "apertus": JsonForm("<|tools_prefix|>", "<|tools_suffix|>", name="", listed=True),
+    "command-r": JsonForm(
+        "<|START_ACTION|>", "<|END_ACTION|>", "tool_name", "parameters", listed=True
+    ),
+    "gigachat": JsonForm("<|function_call|>"),
+    "gemma": GemmaForm("<start_function_call>", "<end_function_call>", "<escape>"),
+    "gemma4": GemmaForm("<|tool_call>", "<tool_call|>", '<|"|>'),
+    "lfm2": PythonForm("<|tool_call_start|>", "<|tool_call_end|>"),
+    "kimi": NamedForm(
+        begin="<|tool_call_begin|>",
+        middle="<|tool_call_argument_begin|>",
+        end="<|tool_call_end|>",
+        outer_begin="<|tool_calls_section_begin|>",
+        outer_end="<|tool_calls_section_end|>",
+        name=r"\s*(?:functions\.)?([\w.-]+?)(?::\d+)?\s*$",
+        prefix="functions.",
+    ),
+    "solar": NamedForm(
+        begin="<|tool_call:begin|>",
+        middle="<|tool_call:args|>",
+        end="<|tool_call:end|>",
+        outer_begin="<|tool_calls|>",
+        name=r".*<\|tool_call:name\|>([\w.-]+)",
+        prefix="call<|tool_call:name|>",
+    ),
 }
 
 # What a family's template has in it, as a regular expression, and its form. The first that is found
-# is taken: families with more of their own come first.
+# is taken: those that have more of their own come first.
 FAMILIES: tuple[tuple[str, str], ...] = (
+    (r"<arg_key>", "glm"),  # GLM 4.5 and later, Ling, Laguna
+    (r"<seed:tool_call>", "seed"),  # Seed-OSS
+    (r"<minimax:tool_call>", "minimax"),  # MiniMax M2
+    (r"<tool_call>[\s\S]*<function=", "qwen3-coder"),  # Qwen3-Coder, Qwen 3.5, Nemotron 3
+    (r"<function name=", "minicpm"),  # MiniCPM 5
+    (r"\[TOOL_CALLS\][\s\S]*\[ARGS\]", "mistral-args"),  # Mistral Small 3.2, Devstral
+    (r"\[TOOL_CALLS\]", "mistral"),  # Mistral 7B v0.3, Nemo
+    (r"<start_function_call>", "gemma"),  # FunctionGemma
+    (r"<\|tool_call>", "gemma4"),  # Gemma 4
+    (r"<\|tool_(?:call|list)_start\|>", "lfm2"),  # LFM 2
+    (r"<\|tool_call_begin\|>", "kimi"),  # Kimi K2
+    (r"<\|tool_call:begin\|>", "solar"),  # Solar Open
+    (r"<\|tool_call\|>", "granite"),  # Granite 3
+    (r"<\|tools_prefix\|>", "apertus"),  # Apertus
+    (r"<\|START_ACTION\|>", "command-r"),  # Command R7B, Command A
+    (r"<\|function_call\|>", "gigachat"),  # GigaChat 3.1
+    (r"<TOOLCALL>", "nemotron"),  # Nemotron Nano 2
+    (r"<tool_calls>", "apriel"),  # Apriel, MiniMax M1
     (r"<tool_call>", "hermes"),  # Hermes 2 and 3, Qwen 2.5 and 3, SmolLM3, Granite 4
+    (r"<function=", "functionary"),  # Functionary 3.1
+    (r'"name"[\s\S]*"parameters"|<\|python_tag\|>', "llama3"),  # Llama 3.1 and later
 )
 
 
 def tool_form(template: str) -> str | None:
     """How the models of a chat template call tools, a key of FORMS; None where it is not known."""
-    if not re.search(r"\btools\b", template):
-        return None
     return next((form for mark, form in FAMILIES if re.search(mark, template)), None)

@@ -14,6 +14,7 @@ from reellama.pipeline.server.media.media_items import MediaItem
 
 # Whether to reason before the answer, and how much; None is what the model does by itself.
 Think = bool | Literal["low", "medium", "high"] | None
+MOST_TOOLS = 128  # of one request, as OpenAI has it
 THINK_LEVELS = ("low", "medium", "high")
 
 
@@ -60,6 +61,8 @@ class ChatRequest:
         twice = [name for name, n in Counter(names).items() if n > 1]
         if twice:
             raise ReellamaError(f"there are two tools named {twice[0]!r}")
+        if len(names) > MOST_TOOLS:
+            raise ReellamaError(f"{len(names)} tools: at most {MOST_TOOLS} are taken")
         choice = self.tool_choice
         if choice.mode == "required" and not names:
             raise ReellamaError("tool_choice asks for a call, but there are no tools")

@@ -60,7 +60,7 @@ async def version() -> dict[str, str]:
 async def tags(request: Request) -> dict[str, Any]:
     """The bundle and the models of the store."""
     known = await asyncio.to_thread(all_models, _service(request).settings, store(request))
-    return {"models": [await asyncio.to_thread(each.entry) for each in known]}
+    return {"models": [await _entry(request, each) for each in known]}
 
 
 @router.post("/api/show")
@@ -69,7 +69,8 @@ async def show(
 ) -> dict[str, Any]:
     """All about one model."""
     known = await find_model(request, asked.model)
-    return await asyncio.to_thread(known.show, bool(asked.verbose))
+    dialect = await _service(request).dialects.get(known)
+    return await asyncio.to_thread(known.show, dialect, bool(asked.verbose))
 
 
 @router.post("/api/copy")
@@ -193,15 +194,22 @@ async def ps(request: Request) -> dict[str, Any]:
     for loaded in _service(request).loaded():
         with suppress(ReellamaError):
             known = await find_model(request, loaded.name)
+            entry = await _entry(request, known)
             shown.append(
                 {
-                    **{k: v for k, v in known.entry().items() if k != "modified_at"},
+                    **{k: v for k, v in entry.items() if k != "modified_at"},
                     "expires_at": loaded.expires_at.isoformat(),
                     "size_vram": round(known.size * loaded.batcher.model.on_gpu),
                     "context_length": loaded.n_ctx,
                 }
             )
     return {"models": shown}
+
+
+async def _entry(request: Request, known: RegisteredModel) -> dict[str, Any]:
+    """A model's entry in tags."""
+    dialect = await _service(request).dialects.get(known)
+    return await asyncio.to_thread(known.entry, dialect)
 
 
 def store(request: Request) -> Store:

@@ -73,7 +73,7 @@ def test_tags_and_show_describe_the_bundle(client: ollama.Client) -> None:
     assert mini.details and mini.details.parameter_size == "134.52M"
     assert (mini.details.family, mini.details.quantization_level) == ("llama", "Q4_1")
     shown = client.show("mini")
-    assert shown.capabilities == ["completion", "vision", "video"]
+    assert shown.capabilities == ["completion", "vision", "video", "tools"]
     assert shown.modelinfo and shown.modelinfo["llama.embedding_length"] == 576
     assert shown.modelinfo["general.parameter_count"] == 134_515_008
 
@@ -97,7 +97,7 @@ def test_a_model_is_made_from_an_uploaded_file(client: ollama.Client, tiny_llama
     digest = client.create_blob(tiny_llama)
     told = client.create("tiny", files={"tiny.gguf": digest}, stream=True)
     assert [part.status for part in told][-2:] == ["writing manifest", "success"]
-    assert client.show("tiny").capabilities == ["completion"]
+    assert client.show("tiny").capabilities == ["completion", "tools"]
     client.delete("tiny")
     with pytest.raises(ollama.ResponseError, match="not found; upload it"):
         client.create("tiny", files={"tiny.gguf": digest})

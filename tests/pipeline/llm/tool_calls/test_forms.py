@@ -1,0 +1,179 @@
+"""Every form of calls: written, cut into pieces of any length, and read back as it was."""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reellama.pipeline.llm.tool_calls.answer_events import (
+    CallCollector,
+    CallDelta,
+    ReasoningDelta,
+    TextDelta,
+    ToolCall,
+)
+from reellama.pipeline.llm.tool_calls.answer_parser import AnswerParser, parse_answer
+from reellama.pipeline.llm.tool_calls.reasoning_tags import REASONING_TAGS, reasoning_tags
+from reellama.pipeline.llm.tool_calls.tool import Tool
+from reellama.pipeline.llm.tool_calls.tool_forms import FORMS, GENERIC, ToolForm
+
+NAMES = st.from_regex(r"[a-z][a-z_0-9]{0,12}", fullmatch=True)
+TEXTS = st.text() | st.sampled_from(
+    ['say "no"', "a\\", "}]", "\n", "{", "</tool_call", "é😀", "[TOOL_CALLS", "true", "null", "7"]
+)
+NUMBERS = st.integers(-(10**12), 10**12) | st.floats(allow_nan=False, allow_infinity=False)
+VALUES = st.recursive(
+    st.none() | st.booleans() | NUMBERS | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3),
+    max_leaves=6,
+)
+OBJECTS = st.dictionaries(NAMES, VALUES, max_size=4)
+
+
+def texts_of(value: Any) -> Iterable[str]:
+    """All texts in a value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for inner in value.values():
+            yield from texts_of(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from texts_of(inner)
+
+
+def can_hold(form: ToolForm, arguments: dict[str, Any]) -> bool:
+    """Whether a form without escapes can hold these texts: they must not look like its own."""
+    if form in JSON_ESCAPED:
+        return True
+    marks = [mark[0] for mark in form.markers]
+    held = all(not any(mark in text for mark in marks) for text in texts_of(arguments))
+    return held and not any("\ud800" <= c <= "\udfff" for t in texts_of(arguments) for c in t)
+
+
+JSON_ESCAPED = [form for form in FORMS.values() if type(form).__name__ in ("JsonForm", "NamedForm")]
+
+
+def schema_of(arguments: dict[str, Any]) -> dict[str, Any]:
+    """A schema that says of each argument whether it is text."""
+    kinds = {key: {"type": "string"} if isinstance(v, str) else {} for key, v in arguments.items()}
+    return {"type": "object", "properties": kinds}
+
+
+def cut(text: str, sizes: Sequence[int]) -> list[str]:
+    """The text in pieces: these sizes, again and again."""
+    pieces, at, i = [], 0, 0
+    while at < len(text):
+        size = sizes[i % len(sizes)]
+        pieces.append(text[at : at + size])
+        at, i = at + size, i + 1
+    return pieces
+
+
+def read(parser: AnswerParser, pieces: Sequence[str]) -> tuple[str, str, list[ToolCall]]:
+    """Words, reasoning and calls of an answer; how its stream is told is checked on the way."""
+    words, reasoning, calls, collector = "", "", [], CallCollector()
+    begun: set[int] = set()
+    for event in parse_answer(parser, pieces):
+        if isinstance(event, TextDelta):
+            words += event.text
+        elif isinstance(event, ReasoningDelta):
+            reasoning += event.text
+        else:
+            assert event.first == (event.index not in begun) and event.name and event.id
+            begun.add(event.index)
+            if (whole := collector.add(event)) is not None:
+                calls.append(whole)
+    return words, reasoning, calls
+
+
+@settings(max_examples=500)  # of two objects each
+@given(
+    name=st.sampled_from(sorted(FORMS)),
+    first=OBJECTS,
+    second=OBJECTS,
+    sizes=st.lists(st.integers(1, 40), min_size=1, max_size=5),
+)
+def test_calls_come_back_as_they_were_written(
+    name: str, first: dict[str, Any], second: dict[str, Any], sizes: list[int]
+) -> None:
+    form = FORMS[name]
+    written = [ToolCall("get_weather", first), ToolCall("add.one", second)]
+    written = [call for call in written if can_hold(form, call.arguments)]
+    tools = [Tool(call.name, schema_of(call.arguments), {}) for call in written]
+    if not written:
+        return
+    text = form.write(written)
+    words, _, calls = read(AnswerParser(form, tools=tools), cut(text, sizes))
+    assert [(c.name, c.arguments) for c in calls] == [(c.name, c.arguments) for c in written]
+    assert words == ""
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_words_before_and_after_a_call_are_words(name: str) -> None:
+    form = FORMS[name]
+    call = form.write([ToolCall("f", {"a": 1})])
+    text = call if form.bare else f"Let me see: 1 < 2, [x].\n\n{call}\nDone. "
+    for sizes in ([1], [3, 1], [1000]):
+        words, _, calls = read(AnswerParser(form), cut(text, sizes))
+        assert [(c.name, c.arguments) for c in calls] == [("f", {"a": 1})]
+        assert form.bare or words.startswith("Let me see: 1 < 2, [x].")
+        assert form.bare or "Done." in words or not form.markers[1:]
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_what_only_begins_like_a_call_is_words(name: str) -> None:
+    form = FORMS[name]
+    begin = "{" if form.bare else form.begins[0]
+    for text in (begin, f"{begin} is how calls begin.", f"Hm, {begin}"):
+        words, _, calls = read(AnswerParser(form), cut(text, [1]))
+        assert (words.strip(), calls) == (text.strip(), [])
+
+
+def test_arguments_come_piece_by_piece_where_the_form_allows_it() -> None:
+    text = FORMS["hermes"].write([ToolCall("f", {"text": "one two three"})])
+    events = parse_answer(AnswerParser(FORMS["hermes"]), cut(text, [4]))
+    pieces = [event.arguments for event in events if isinstance(event, CallDelta)]
+    assert len(pieces) > 5 and json.loads("".join(pieces)) == {"text": "one two three"}
+
+
+def test_a_call_that_is_cut_short_is_not_complete() -> None:
+    text = FORMS["hermes"].write([ToolCall("f", {"a": "long text"})])
+    events = parse_answer(AnswerParser(FORMS["hermes"]), [text[:-25]])
+    (delta,) = [event for event in events if isinstance(event, CallDelta)]
+    assert delta.first and not delta.done
+
+
+@settings(max_examples=200)
+@given(
+    tags=st.sampled_from(REASONING_TAGS),
+    thought=st.text(min_size=1),
+    said=st.text(),
+    opened=st.booleans(),
+    size=st.integers(1, 30),
+)
+def test_reasoning_comes_apart_from_the_words(
+    tags: Any, thought: str, said: str, opened: bool, size: int
+) -> None:
+    if tags.end[0] in thought or not thought.strip():
+        return
+    text = f"{'' if opened else tags.begin}\n{thought}\n{tags.end}\n\n{said}"
+    words, reasoning, calls = read(AnswerParser(None, tags, opened), cut(text, [size]))
+    assert (reasoning, words, calls) == (thought.strip(), said.lstrip(), [])
+
+
+def test_an_answer_without_reasoning_is_words() -> None:
+    tags = reasoning_tags("{{ '<think>' }}")
+    assert tags is not None
+    for text in ("No <think> here.", " <thin", "\n Hi"):
+        assert read(AnswerParser(None, tags), cut(text, [1])) == (text, "", [])
+
+
+def test_a_call_after_reasoning_is_a_call() -> None:
+    tags = REASONING_TAGS[0]
+    text = f"Hm.{tags.end}\n\n" + FORMS[GENERIC].write([ToolCall("f", {})])
+    _, reasoning, calls = read(AnswerParser(FORMS[GENERIC], tags, True), cut(text, [2]))
+    assert reasoning == "Hm." and [call.name for call in calls] == ["f"]
