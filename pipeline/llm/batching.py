@@ -171,6 +171,7 @@ class Batcher:
         sampler = Sampler(job.options.sampling, self.model, self.n_ctx)
         shown = frozenset(self.tokenizer.single_tokens(job.shown))
         answer = _Answer(job, sampler, TextStream(job.options.stop), shown=shown)
+        answer.since = time.perf_counter()
         with self._closing:
             if self._closed:
                 raise Stopped
@@ -267,7 +268,8 @@ class Batcher:
         common = min(slot.cache.common_prefix(keys), len(keys) - 1)
         reused = slot.cache.keep(job.layout.reusable(common))
         job.stats.prompt_tokens, job.stats.reused_tokens = len(keys), reused
-        answer.unread, answer.since = deque(job.layout.spans_after(reused)), time.perf_counter()
+        answer.unread, now = deque(job.layout.spans_after(reused)), time.perf_counter()
+        job.stats.queue_seconds, answer.since = now - answer.since, now
         slot.answer = answer
 
     def _step(self, busy: Sequence[_Slot]) -> None:
@@ -324,6 +326,7 @@ class Batcher:
                 tell(job, released.with_text(text))
             full = len(slot.cache) >= job.limit or stats.generated_tokens == job.options.max_tokens
             stats.stop_reason = "stop" if answer.stream.stopped else "length" if full else None
+            stats.stop_text = answer.stream.stop_text
         if stats.stop_reason:
             if not answer.stream.stopped:
                 for released, text in answer.stream.flush():

@@ -16,12 +16,14 @@ class GenerationStats:
     """What an answer took; complete after its last token. Soft tokens count as the prompt's."""
 
     load_seconds: float = 0.0
+    queue_seconds: float = 0.0  # until a sequence was free
     prompt_tokens: int = 0
     reused_tokens: int = 0  # of these, positions that were still in the KV cache
     prompt_seconds: float = 0.0
     generated_tokens: int = 0
     generate_seconds: float = 0.0
     stop_reason: str | None = None  # "stop" or "length"
+    stop_text: str | None = None  # the stop text that ended it, if one did
 
 
 # What a job is told: tokens, then None, or what went wrong. Called in the batcher's thread.

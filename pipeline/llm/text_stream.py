@@ -33,15 +33,17 @@ class TextStream(Generic[T]):
         self._held: deque[tuple[T, bytes]] = deque()
         self._bytes = b""  # those of the tokens held
         self.stopped = False
+        self.stop_text: str | None = None  # which of them ended it
 
     def push(self, token: T, piece: bytes) -> list[tuple[T, str]]:
         """Take the next token; returns the tokens (and their texts) that are certain now."""
         self._held.append((token, piece))
         self._bytes += piece
-        found = [at for s in self._stop if (at := self._bytes.find(s)) >= 0]
+        found = [(at, s) for s in self._stop if (at := self._bytes.find(s)) >= 0]
         if found:
-            self.stopped = True
-            return self._release(min(found))
+            at, text = min(found)
+            self.stopped, self.stop_text = True, text.decode()
+            return self._release(at)
         return self._release(len(self._bytes) - self._uncertain())
 
     def flush(self) -> list[tuple[T, str]]:

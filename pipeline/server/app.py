@@ -26,7 +26,7 @@ def create_app(settings: Settings) -> FastAPI:
     """An ASGI application; `app.state.service` is its service."""
     metrics = Metrics()
     service = Service(settings, metrics)
-    metrics.watch_active(lambda: service.active)
+    metrics.watch(service.places)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.pipeline.llm.generation_job import Failed
+from reellama.pipeline.server.anthropic.anthropic_errors import anthropic_error
 from reellama.pipeline.server.logs import log
 from reellama.pipeline.server.openai import openai_replies
 
@@ -38,4 +39,6 @@ def without_folders(text: str) -> str:
 
 def error_body(path: str, status: int, message: str) -> dict[str, Any]:
     """An error in the shape of the protocol that a request's path belongs to."""
+    if path.startswith("/v1/messages"):
+        return anthropic_error(status, message)
     return openai_replies.error(status, message) if path.startswith("/v1/") else {"error": message}

@@ -10,7 +10,6 @@ import hmac
 import json
 import socket
 import time
-from contextvars import ContextVar
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -20,6 +19,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from reellama.gguf_tools.errors import ReellamaError
+from reellama.pipeline.server.admission.places import ANSWER_HEADERS, CLIENT, LOCAL
 from reellama.pipeline.server.client_errors import error_body, told
 from reellama.pipeline.server.logs import log
 from reellama.pipeline.server.metrics import Metrics
@@ -30,11 +30,6 @@ from reellama.pipeline.server.timeouts import in_time
 APP_SCHEMES = ("app", "file", "tauri", "vscode-webview")
 UNGUARDED_PATHS = ("/healthz",)  # tells nothing, and is asked by those who have no token
 BLOBS = "/api/blobs/"  # whole models: they go to the disk piece by piece
-
-
-# The address of the client whose request is answered, or LOCAL.
-CLIENT: ContextVar[str] = ContextVar("client", default="")
-LOCAL = "the server's own user"  # who came by the Unix socket: may name files, and needs no token
 
 
 class BodyTooLarge(ReellamaError):
@@ -94,12 +89,16 @@ class Guard:
             return await self.app(scope, receive, send)
         local = self._is_local(scope)
         CLIENT.set(LOCAL if local else (scope.get("client") or ("",))[0])
+        own_headers: dict[str, str] = {}
+        ANSWER_HEADERS.set(own_headers)
         begin, status = time.perf_counter(), 499  # nobody waited for the response
 
         async def note(message: Message) -> None:
             nonlocal status, begin
             if message["type"] == "http.response.start":
                 status = message["status"]
+                headers = [*message.get("headers", ()), *map(_encoded, own_headers.items())]
+                message = {**message, "headers": headers}
                 self.metrics.requested(_route(scope), status, time.perf_counter() - begin)
             await send(message)
 
@@ -138,9 +137,11 @@ class Guard:
         open_to_all = local or scope["path"] in UNGUARDED_PATHS or scope["method"] == "OPTIONS"
         if token and not open_to_all:
             scheme, _, given = headers.get(b"authorization", "").partition(" ")
+            if b"x-api-key" in headers:  # of Anthropic's clients
+                scheme, given = "bearer", headers[b"x-api-key"]
             fits = hmac.compare_digest(given.strip().encode(), token.encode())
             if not fits or scheme.lower() != "bearer":
-                return 401, "send the server's token as a bearer token"
+                return 401, "send the server's token as a bearer token, or as x-api-key"
         length = headers.get(b"content-length", "0")
         too_long = length.isdecimal() and int(length) > self.settings.max_body
         if too_long and not scope["path"].startswith(BLOBS):
@@ -187,6 +188,10 @@ def _host(netloc: str) -> str:
         return (urlsplit(f"//{netloc}").hostname or "").rstrip(".")
     except ValueError:
         return ""
+
+
+def _encoded(header: tuple[str, str]) -> tuple[bytes, bytes]:
+    return header[0].encode(), header[1].encode()
 
 
 def _route(scope: Scope) -> str:

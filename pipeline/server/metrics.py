@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from reellama.pipeline.llm.generation_job import GenerationStats
+from reellama.pipeline.server.admission.places import Places
 
 SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100)
 
@@ -36,6 +36,16 @@ class Metrics:
             "reellama_videos", "Pictures and videos by where they were found.", ["found"], **here
         )
         self._active = Gauge("reellama_active_requests", "Answers that run or wait.", **here)
+        self._waiting = Gauge("reellama_queue_requests", "Those that wait.", **here)
+        self._queue = Counter("reellama_queue_seconds", "Seconds that answers waited.", **here)
+        self._prefill = Counter("reellama_prefill_seconds", "Seconds of reading prompts.", **here)
+        self._decode = Counter("reellama_decode_seconds", "Seconds of writing answers.", **here)
+        self._dropped = Counter(
+            "reellama_dropped_requests",
+            "Requests without an answer, or the whole of it, by reason.",
+            ["reason"],
+            **here,
+        )
 
     def requested(self, route: str, status: int, seconds: float) -> None:
         """Count a request."""
@@ -47,14 +57,22 @@ class Metrics:
         self._videos.labels(where).inc()
 
     def answered(self, stats: GenerationStats) -> None:
-        """Count an answer's tokens."""
+        """Count an answer's tokens, and the time that it took."""
         self._prompt.labels("yes").inc(stats.reused_tokens)
         self._prompt.labels("no").inc(stats.prompt_tokens - stats.reused_tokens)
         self._generated.inc(stats.generated_tokens)
+        self._queue.inc(stats.queue_seconds)
+        self._prefill.inc(stats.prompt_seconds)
+        self._decode.inc(stats.generate_seconds)
 
-    def watch_active(self, active: Callable[[], int]) -> None:
+    def refused(self, reason: str) -> None:
+        """Count a request that is not answered: "busy", "client" or "unfinished"."""
+        self._dropped.labels(reason).inc()
+
+    def watch(self, places: Places) -> None:
         """Say where to look up how many answers run or wait."""
-        self._active.set_function(active)
+        self._active.set_function(lambda: places.taken)
+        self._waiting.set_function(lambda: places.n_waiting)
 
     def text(self) -> bytes:
         """All counts, in Prometheus' text format."""

@@ -17,6 +17,7 @@ from reellama.pipeline.llm.generation_options import GenerationOptions
 from reellama.pipeline.llm.prompt import Prompt, Text
 from reellama.pipeline.llm.tool_calls.answer_parser import AnswerParser
 from reellama.pipeline.llm.tool_calls.dialect import Dialect
+from reellama.pipeline.server.admission.places import Places
 from reellama.pipeline.server.chat.chat_answer import ChatAnswer
 from reellama.pipeline.server.chat.chat_request import ChatRequest, ServiceMessage
 from reellama.pipeline.server.chat.conversation_fit import (
@@ -50,7 +51,6 @@ from reellama.pipeline.server.sandbox.sandboxed_template import SandboxedTemplat
 from reellama.pipeline.server.settings import Settings
 from reellama.pipeline.server.video_options import DEFAULT_VIDEO_OPTIONS, VideoOptions
 
-RETRY_AFTER = 2  # seconds
 ANY_JSON_OBJECT: dict[str, Any] = {"type": "object"}
 
 
@@ -113,7 +113,9 @@ class Service:
                 on_lookup=self.metrics.looked_up,
             ),
         )
-        self.active = 0  # requests that have a place, answered or waiting
+        self.places = Places(
+            settings.n_parallel, settings.queue, settings.max_per_client, self.metrics.refused
+        )
 
     def loaded(self) -> list[LoadedModel]:
         """The models in memory."""
@@ -196,7 +198,7 @@ class Service:
         """Unit vectors of texts or of tokens, and how many tokens were read. Raises like `chat`."""
         gone = threading.Event()
         known = await self._find(model)
-        self._enter()
+        leave = self.places.take()
         try:
             loaded, _ = await self.models.acquire(known, keep_alive)
             try:
@@ -207,7 +209,7 @@ class Service:
                 gone.set()  # also when the client has left, and the thread goes on
                 await self.models.release(loaded)
         finally:
-            self.active -= 1
+            leave()
 
     async def check_template(self, source: str) -> None:
         """Raise ReellamaError for a chat template that cannot be used."""
@@ -258,28 +260,20 @@ class Service:
     async def _find(self, model: str) -> RegisteredModel:
         return await asyncio.to_thread(look_up_model, model, self.settings, self.store)
 
-    def _enter(self) -> None:
-        """Take a place. Raises ServiceError with status 503 when all are taken."""
-        if self.active >= self.settings.n_parallel + self.settings.queue:
-            raise ServiceError(
-                "the server is busy: try again later",
-                status=503,
-                headers={"Retry-After": str(RETRY_AFTER)},
-            )
-        self.active += 1
-
     async def _generate(
         self,
         known: RegisteredModel,
         prepare: Callable[[LoadedModel], Awaitable[PreparedPrompt]],
         options: RequestOptions,
     ) -> Generation:
-        self._enter()
+        leave = self.places.take()
         loaded: LoadedModel | None = None
 
         async def release(stats: GenerationStats) -> None:
-            self.active -= 1
+            leave()
             self.metrics.answered(stats)
+            if stats.stop_reason is None:
+                self.metrics.refused("unfinished")
             if loaded is not None:
                 await self.models.release(loaded)
 

@@ -24,6 +24,8 @@ class Settings:
         it.
         n_parallel: answers at the same time; n_ctx: positions that each of them may take.
         queue: requests that may wait beyond these; more get status 503.
+        max_per_client: requests of one client, by its address, that are answered or wait.
+        answer_seconds: seconds that an answer may take, waiting included; None: no limit.
         keep_alive: seconds that a model stays in memory after its last use; -1 for ever.
         token: what clients must send as bearer token, if anything.
         allow_dirs: folders from which clients may name files; allow_urls: hosts from which the
@@ -46,6 +48,8 @@ class Settings:
     n_threads: int | None = None
     n_gpu_layers: GpuLayers = 0
     queue: int = 64
+    max_per_client: int | None = None
+    answer_seconds: float | None = None
     keep_alive: float = 300.0
     token: str | None = field(default=None, repr=False)
     allow_dirs: tuple[Path, ...] = ()

@@ -61,6 +61,12 @@ class ServedModelOptions:
     llm: Annotated[str | None, Option(metavar="GGUF", help="Another LLM of its width.")] = None
     parallel: Annotated[int, Option(min=1, max=64, help="Answers at the same time.")] = 4
     queue: Annotated[int, Option(min=0, help="Requests that may wait; more get 503.")] = 64
+    max_per_client: Annotated[
+        int | None, Option(min=1, metavar="N", help="Of these, at most N of one client.")
+    ] = None
+    timeout: Annotated[
+        float | None, Option(min=1, metavar="SECONDS", help="An answer ends after so long.")
+    ] = None
     n_ctx: Annotated[int, Option(min=64, help="Positions of each answer's context.")] = 4096
     threads: Annotated[int | None, Option(min=1, help="Threads (default: free cores).")] = None
     gpu_layers: LayersOption = "0"
@@ -146,6 +152,8 @@ def _settings(place: ListenOptions, load: ServedModelOptions) -> Settings:
         port=place.port,
         n_parallel=load.parallel,
         queue=load.queue,
+        max_per_client=load.max_per_client,
+        answer_seconds=load.timeout,
         n_ctx=load.n_ctx,
         n_threads=load.threads,
         n_gpu_layers=parse_gpu_layers(load.gpu_layers),

@@ -10,7 +10,7 @@ from reellama.pipeline.llm.engine import Token
 from reellama.pipeline.llm.generation_job import GenerationJob, GenerationStats
 from reellama.pipeline.llm.generation_options import GenerationOptions
 from reellama.pipeline.llm.prompt import TokenizedPrompt
-from reellama.pipeline.server.guard import CLIENT
+from reellama.pipeline.server.admission.places import CLIENT
 from reellama.pipeline.server.loaded_models import LoadedModel
 
 

@@ -29,7 +29,7 @@ import numpy as np
 
 from reellama.gguf_tools.text.prompt_parts import Prompt, Text
 from reellama.models.encoded_frames import EncodedFrames
-from reellama.pipeline.server.guard import CLIENT, LOCAL
+from reellama.pipeline.server.admission.places import CLIENT, LOCAL
 from reellama.pipeline.server.media.media_items import (
     Content,
     MediaError,

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 from reellama.gguf_tools.errors import ReellamaError
-from reellama.pipeline.server.guard import CLIENT
+from reellama.pipeline.server.admission.places import CLIENT
 
 T = TypeVar("T")
 

@@ -3,6 +3,7 @@
 import json
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
@@ -95,10 +96,14 @@ def test_a_token_is_asked_for_and_never_logged(capfd: pytest.CaptureFixture[str]
         assert get(url, Authorization=f"Bearer {TOKEN}").status_code == 200
         assert get(url, Authorization=f"bearer {TOKEN}").status_code == 200
         assert get(url, Authorization=f"Basic {TOKEN}").status_code == 401
+        assert get(url, **{"x-api-key": TOKEN}).status_code == 200
+        assert get(url, **{"x-api-key": "wrong"}).status_code == 401
         assert httpx.get(f"{url}/metrics").status_code == 401
         assert httpx.get(f"{url}/healthz").status_code == 200
         openai = httpx.post(f"{url}/v1/chat/completions", json={})
         assert openai.json()["error"]["message"].startswith("send the server's token")
+        anthropic = httpx.post(f"{url}/v1/messages", json={}).json()
+        assert anthropic["error"]["type"] == "authentication_error"
     assert TOKEN not in "".join(capfd.readouterr())
 
 
@@ -111,3 +116,26 @@ def test_metrics_count_requests_and_tokens(url: str) -> None:
     assert 'reellama_requests_total{route="/api/generate",status="200"}' in text
     assert "reellama_generated_tokens_total 3.0" in text
     assert "reellama_active_requests 0.0" in text
+
+
+@pytest.mark.parametrize(("method", "status"), [("GET", 404), ("DELETE", 404)])
+def test_a_path_that_there_is_none_of_is_told_in_the_words_of_its_protocol(
+    url: str, method: str, status: int
+) -> None:
+    def ask(path: str) -> dict[str, Any]:
+        reply = httpx.request(method, f"{url}{path}")
+        assert reply.status_code == status
+        found: dict[str, Any] = reply.json()
+        return found
+
+    assert ask("/api/nothing") == {"error": "Not Found"}
+    assert ask("/v1/nothing")["error"]["type"] == "invalid_request_error"
+    assert ask("/v1/messages/nothing")["error"]["type"] == "not_found_error"
+
+
+def test_a_method_that_a_path_does_not_have_is_told_too(url: str) -> None:
+    for path in ("/api/chat", "/v1/chat/completions", "/v1/files"):
+        reply = httpx.put(f"{url}{path}")
+        assert reply.status_code == 405 and reply.headers["allow"]
+        error = reply.json()["error"]
+        assert (error if path.startswith("/api") else error["message"]) == "Method Not Allowed"

@@ -44,13 +44,14 @@ def endless(url: str) -> httpx.Response:
     )
 
 
+def metric(url: str, name: str) -> float:
+    text = httpx.get(f"{url}/metrics").text
+    (line,) = [line for line in text.splitlines() if line.startswith(f"{name} ")]
+    return float(line.split()[-1])
+
+
 def active(url: str) -> float:
-    (line,) = [
-        line
-        for line in httpx.get(f"{url}/metrics").text.splitlines()
-        if line.startswith("reellama_active_requests ")
-    ]
-    return float(line.split()[1])
+    return metric(url, "reellama_active_requests")
 
 
 def test_past_the_queue_a_client_is_told_to_come_back(url: str) -> None:
@@ -69,6 +70,30 @@ def test_past_the_queue_a_client_is_told_to_come_back(url: str) -> None:
             assert "busy" in json.dumps(reply.json())
         running.close()  # the client of the endless answer goes away: the next one has its turn
         assert waits.result().json()["eval_count"] == 2
+
+
+def test_a_client_has_no_more_places_than_it_may_and_is_told_its_position() -> None:
+    with serving(n_ctx=2048, n_parallel=1, queue=8, max_per_client=2) as url:
+        running = endless(url)
+        assert running.headers["x-queue-position"] == "0"
+        lines = running.iter_lines()
+        next(lines)
+        short = body(options={"num_predict": 2}, stream=False)
+        with ThreadPoolExecutor() as clients:
+            waits = clients.submit(httpx.post, f"{url}/api/generate", json=short, timeout=300)
+            while active(url) < 2:
+                time.sleep(0.02)
+            assert metric(url, "reellama_queue_requests") == 1
+            for path in ("/api/generate", "/v1/completions"):
+                reply = httpx.post(f"{url}{path}", json=body(), timeout=60)
+                assert reply.status_code == 429 and int(reply.headers["Retry-After"]) > 0
+                assert "2 requests of one client" in reply.text
+            running.close()
+            assert waits.result().headers["x-queue-position"] == "1"
+        assert metric(url, 'reellama_dropped_requests_total{reason="client"}') == 2
+        assert metric(url, 'reellama_dropped_requests_total{reason="unfinished"}') == 1
+        for name in ("queue", "prefill", "decode"):
+            assert metric(url, f"reellama_{name}_seconds_total") > 0
 
 
 def test_a_client_that_leaves_while_it_waits_leaves_no_trace(url: str) -> None:
@@ -131,7 +156,7 @@ def test_a_question_that_cannot_fit_is_refused() -> None:
             asked = ChatRequest([ServiceMessage("user", "word " * 500)])
             await service.chat("mini", asked, RequestOptions(GenerationOptions()))
         finally:
-            assert service.active == 0
+            assert service.places.taken == 0
             await service.close()
 
     with pytest.raises(Exception, match="positions, but the context has 256"):

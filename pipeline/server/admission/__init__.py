@@ -1,0 +1,1 @@
+"""Which requests are let in: places, by client, and for how long."""

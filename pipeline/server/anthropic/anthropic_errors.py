@@ -1,0 +1,22 @@
+"""Errors as Anthropic's clients read them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+ERROR_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+
+
+def anthropic_error(status: int, message: str) -> dict[str, Any]:
+    """An error in Anthropic's shape."""
+    fallback = "api_error" if status >= 500 else "invalid_request_error"
+    kind = ERROR_TYPES.get(status, fallback)
+    return {"type": "error", "error": {"type": kind, "message": message}, "request_id": None}
