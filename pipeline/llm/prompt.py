@@ -213,6 +213,14 @@ def tokenize_prompt(
     return layout
 
 
+def known_ids(ids: Sequence[int], n_vocab: int) -> TokenIds:
+    """Token ids from outside, as a part. Raises ReellamaError for ids of no token."""
+    none = next((i for i in ids if not 0 <= i < n_vocab), None)
+    if none is not None:
+        raise ReellamaError(f"there is no token {none}: ids go from 0 to {n_vocab - 1}")
+    return TokenIds(tuple(ids))
+
+
 def check_soft_tokens(soft: SoftTokens, n_embd: int) -> SoftTokens:
     """`soft` with contiguous rows. Raises ReellamaError when it does not fit the width `n_embd`."""
     array = soft.rows

@@ -15,6 +15,7 @@ from reellama.gguf_tools.runtime.backend import Model
 from reellama.gguf_tools.runtime.context_options import as_pointer, last_error_line
 from reellama.gguf_tools.runtime.free_cores import free_threads
 from reellama.gguf_tools.text.tokenizer import Tokenizer
+from reellama.pipeline.llm.prompt import known_ids
 
 LONGEST_TOKEN = 256  # characters; vocabularies have none that is longer
 
@@ -72,9 +73,7 @@ class TextEmbedder:
             text = text[: (self.n_ctx + 1) * LONGEST_TOKEN]
             ids = self._tokenizer.encode(text, add_bos=self._tokenizer.add_bos)
         else:
-            ids, n_vocab = text, self._tokenizer.n_vocab
-            if none := next((i for i in ids if not 0 <= i < n_vocab), None):
-                raise ReellamaError(f"there is no token {none}: ids go from 0 to {n_vocab - 1}")
+            ids = [*known_ids(text, self._tokenizer.n_vocab).ids]
         if len(ids) > self.n_ctx and not truncate:
             raise ReellamaError(f"a text has more than {self.n_ctx} tokens: send less of it")
         # Nothing at all has a vector too: that of a line's end.

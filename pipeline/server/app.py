@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from reellama.pipeline.server.anthropic import messages_routes
 from reellama.pipeline.server.client_errors import error_body
 from reellama.pipeline.server.files import file_routes
 from reellama.pipeline.server.guard import Cors, Guard
@@ -18,6 +19,7 @@ from reellama.pipeline.server.local import local_routes
 from reellama.pipeline.server.metrics import Metrics
 from reellama.pipeline.server.ollama import generate_routes
 from reellama.pipeline.server.openai import openai_routes
+from reellama.pipeline.server.responses import responses_routes
 from reellama.pipeline.server.service import Service
 from reellama.pipeline.server.settings import Settings
 
@@ -50,6 +52,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(openai_routes.router)
     app.include_router(local_routes.router)
     app.include_router(file_routes.router)
+    app.include_router(responses_routes.router)
+    app.include_router(messages_routes.router)
 
     @app.get("/healthz")
     async def healthz() -> JSONResponse:

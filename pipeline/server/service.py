@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -14,9 +15,10 @@ from reellama.gguf_tools.text.chat_template import ChatTemplate
 from reellama.models.token_pooling.options import VIDEOS_SHARE
 from reellama.pipeline.llm.generation_job import GenerationStats
 from reellama.pipeline.llm.generation_options import GenerationOptions
-from reellama.pipeline.llm.prompt import Prompt, Text
+from reellama.pipeline.llm.prompt import Prompt, Text, known_ids
 from reellama.pipeline.llm.tool_calls.answer_parser import AnswerParser
 from reellama.pipeline.llm.tool_calls.dialect import Dialect
+from reellama.pipeline.server.admission.deadlines import in_seconds
 from reellama.pipeline.server.admission.places import Places
 from reellama.pipeline.server.chat.chat_answer import ChatAnswer
 from reellama.pipeline.server.chat.chat_request import ChatRequest, ServiceMessage
@@ -45,6 +47,7 @@ from reellama.pipeline.server.media.soft_token_cache import SoftTokenCache
 from reellama.pipeline.server.metrics import Metrics
 from reellama.pipeline.server.model_registry import RegisteredModel, look_up_model
 from reellama.pipeline.server.model_store import Store, short_name
+from reellama.pipeline.server.responses.response_store import ResponseStore
 from reellama.pipeline.server.sandbox.grammars import Grammars
 from reellama.pipeline.server.sandbox.sandbox import Sandbox
 from reellama.pipeline.server.sandbox.sandboxed_template import SandboxedTemplate
@@ -69,7 +72,8 @@ class RequestOptions:
     """How to answer a request.
 
     n_ctx: positions that may be used, at most the server's. keep_alive: seconds, -1 for ever.
-    response_format: "json", or a JSON schema.
+    response_format: "json", or a JSON schema. truncate: whether a conversation that is too long
+    loses its oldest turns; else it is refused.
     """
 
     generation: GenerationOptions
@@ -77,6 +81,7 @@ class RequestOptions:
     keep_alive: float | None = None
     response_format: str | dict[str, Any] | None = None
     video: VideoOptions = DEFAULT_VIDEO_OPTIONS
+    truncate: bool = True
 
     @property
     def schema(self) -> dict[str, Any] | None:
@@ -97,6 +102,7 @@ class Service:
         self.dialects = Dialects(self.sandbox)
         self.store = Store(settings.store)
         self.files = FileStore(settings.store / "files", settings.max_files, sniff)
+        self.responses = ResponseStore(settings.store / "responses", settings.max_responses)
         limits = MediaLimits(
             max_bytes=settings.max_body,
             max_pixels=settings.max_pixels,
@@ -139,38 +145,33 @@ class Service:
         (else 400) is HTTP's.
         """
         known = await self._find(model)
-        dialect = await self.dialects.get(known, template)
-        check_think(asked.think, dialect, short_name(known.manifest.name))
+        dialect = await self._dialect(known, asked, template)
         parser: AnswerParser | None = None
 
         async def prepare(loaded: LoadedModel) -> PreparedPrompt:
             nonlocal parser
-            grammar = await self._grammar(known, asked, options, dialect)
-            n_media = sum(len(message.media) for message in asked.messages)
-            room = _room(loaded, options, n_media)
-            seen = [await self._see(known, m.media, options.video, room) for m in asked.messages]
-            whole = _with_system(asked.messages, known)
-            none: list[Prompt] = [[] for _ in whole[len(seen) :]]  # a system prompt sees nothing
-            conversation = adapted(
-                list(zip(whole, [*none, *seen], strict=True)), dialect, asked.usable_tools
-            )
-            variables = template_variables(asked.think)
-            if dialect.knows_tools:
-                variables["tools"] = [tool.definition for tool in asked.usable_tools]
-            how = partial(
-                Rendering, variables=variables, text_arguments=dialect.traits.text_arguments
-            )
-            fitted = await self._fit(loaded, known, template, how, conversation, options)
-            parser = parser_for(dialect, asked, fitted.opening)
-            generation = bound(options.generation, dialect, fitted.opening, grammar)
-            return PreparedPrompt(fitted.layout, generation, dialect.markers)
+            prepared, parser = await self._prepare(loaded, known, dialect, asked, options, template)
+            return prepared
 
         return ChatAnswer(await self._generate(known, prepare, options), parser)
 
+    async def count_tokens(self, model: str, asked: ChatRequest, options: RequestOptions) -> int:
+        """How many positions a conversation takes, all of it. Raises like `chat`."""
+        known = await self._find(model)
+        dialect = await self._dialect(known, asked, None)
+        whole = replace(options, truncate=False)
+        async with self._using(known, options.keep_alive) as loaded:
+            prepared, _ = await self._prepare(loaded, known, dialect, asked, whole, None)
+            return len(prepared.layout.keys)
+
     async def complete(
-        self, model: str, prompt: str, options: RequestOptions, media: Sequence[MediaItem] = ()
+        self,
+        model: str,
+        prompt: str | list[int],
+        options: RequestOptions,
+        media: Sequence[MediaItem] = (),
     ) -> Generation:
-        """Go on from a text, after what it is about. Raises like `chat`."""
+        """Go on from a text, or its tokens, after what it is about. Raises like `chat`."""
         known = await self._find(model)
 
         async def prepare(loaded: LoadedModel) -> PreparedPrompt:
@@ -181,7 +182,11 @@ class Service:
                 generation = replace(generation, sampling=sampling)
             room = _room(loaded, options, len(media))
             seen = await self._see(known, media, options.video, room)
-            parts = [*before_text(seen), Text(prompt, special=True)]
+            parts = before_text(seen)
+            if isinstance(prompt, str):
+                parts.append(Text(prompt, special=True))
+            else:
+                parts.append(known_ids(prompt, loaded.batcher.tokenizer.n_vocab))
             layout = await asyncio.to_thread(loaded.batcher.tokenize_prompt, parts)
             return PreparedPrompt(layout, generation)
 
@@ -198,23 +203,67 @@ class Service:
         """Unit vectors of texts or of tokens, and how many tokens were read. Raises like `chat`."""
         gone = threading.Event()
         known = await self._find(model)
-        leave = self.places.take()
-        try:
-            loaded, _ = await self.models.acquire(known, keep_alive)
+        async with self._using(known, keep_alive) as loaded:
             try:
                 return await asyncio.to_thread(
                     loaded.embed, list(texts), truncate=truncate, cancelled=gone.is_set
                 )
             finally:
                 gone.set()  # also when the client has left, and the thread goes on
-                await self.models.release(loaded)
-        finally:
-            leave()
 
     async def check_template(self, source: str) -> None:
         """Raise ReellamaError for a chat template that cannot be used."""
         question = [{"role": "user", "content": "?"}]
         await self.sandbox.call(lambda child: SandboxedTemplate(child, source).render(question))
+
+    @asynccontextmanager
+    async def _using(
+        self, known: RegisteredModel, keep_alive: float | None
+    ) -> AsyncIterator[LoadedModel]:
+        """A model, loaded, and a place to use it at."""
+        leave = self.places.take()
+        try:
+            loaded, _ = await self.models.acquire(known, keep_alive)
+            try:
+                yield loaded
+            finally:
+                await self.models.release(loaded)
+        finally:
+            leave()
+
+    async def _dialect(
+        self, known: RegisteredModel, asked: ChatRequest, template: str | None
+    ) -> Dialect:
+        dialect = await self.dialects.get(known, template)
+        check_think(asked.think, dialect, short_name(known.manifest.name))
+        return dialect
+
+    async def _prepare(
+        self,
+        loaded: LoadedModel,
+        known: RegisteredModel,
+        dialect: Dialect,
+        asked: ChatRequest,
+        options: RequestOptions,
+        template: str | None,
+    ) -> tuple[PreparedPrompt, AnswerParser | None]:
+        """A conversation as a prompt, and what takes its answer apart."""
+        grammar = await self._grammar(known, asked, options, dialect)
+        room = _room(loaded, options, sum(len(message.media) for message in asked.messages))
+        seen = [await self._see(known, m.media, options.video, room) for m in asked.messages]
+        whole = _with_system(asked.messages, known)
+        none: list[Prompt] = [[] for _ in whole[len(seen) :]]  # a system prompt sees nothing
+        conversation = adapted(
+            list(zip(whole, [*none, *seen], strict=True)), dialect, asked.usable_tools
+        )
+        variables = template_variables(asked.think)
+        if dialect.knows_tools:
+            variables["tools"] = [tool.definition for tool in asked.usable_tools]
+        how = partial(Rendering, variables=variables, text_arguments=dialect.traits.text_arguments)
+        fitted = await self._fit(loaded, known, template, how, conversation, options)
+        generation = bound(options.generation, dialect, fitted.opening, grammar)
+        prepared = PreparedPrompt(fitted.layout, generation, dialect.markers)
+        return prepared, parser_for(dialect, asked, fitted.opening)
 
     async def _fit(
         self,
@@ -236,6 +285,7 @@ class Service:
             conversation=conversation,
             limit=limit,
             max_tokens=options.generation.max_tokens,
+            keep_all=not options.truncate,
         )
         file, source = known.gguf, template or known.manifest.template
         own = file.chat_template if known.manifest.is_uploaded else ""
@@ -277,11 +327,16 @@ class Service:
             if loaded is not None:
                 await self.models.release(loaded)
 
-        generation = Generation(release)
-        try:
-            loaded, seconds = await self.models.acquire(known, options.keep_alive)
-            generation.stats.load_seconds = seconds
+        async def begin() -> None:
+            nonlocal loaded
+            loaded, taken = await self.models.acquire(known, options.keep_alive)
+            generation.stats.load_seconds = taken
             await generation.start(loaded, await prepare(loaded), options.n_ctx)
+
+        seconds = self.settings.answer_seconds
+        generation = Generation(release, seconds)
+        try:
+            await (in_seconds(begin(), seconds) if seconds else begin())
         except BaseException:
             await generation.aclose()
             raise

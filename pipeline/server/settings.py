@@ -33,8 +33,9 @@ class Settings:
         store: folder of the models that clients create, and of the files that they send.
         local_socket: the Unix socket that it listens on as well, see
             `reellama.pipeline.server.local.local_socket`.
-        max_body: bytes of a request. max_files: bytes of all files that clients sent. cache_*:
-            bytes of soft tokens that are kept.
+        max_body: bytes of a request. max_files: bytes of all files that clients sent.
+            max_responses: bytes of the responses that are remembered. cache_*: bytes of soft tokens
+            that are kept.
         max_video_seconds, max_pixels, decode_*: limits of what is decoded.
     """
 
@@ -60,6 +61,7 @@ class Settings:
     local_socket: Path | None = None
     max_body: int = 256 << 20
     max_files: int = 4 << 30
+    max_responses: int = 256 << 20
     cache_memory: int = 64 << 20
     cache_disk: int = 1 << 30
     max_video_seconds: float = 4 * 3600.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+ANTHROPIC_HEADER = "anthropic-version"  # by which its clients are known at paths of both
 ERROR_TYPES = {
     401: "authentication_error",
     403: "permission_error",

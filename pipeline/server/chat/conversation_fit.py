@@ -51,13 +51,19 @@ class FittedConversation:
 
 
 def fit_conversation(
-    batcher: Batcher, rendering: Rendering, conversation: Conversation, limit: int, max_tokens: int
+    batcher: Batcher,
+    rendering: Rendering,
+    conversation: Conversation,
+    limit: int,
+    max_tokens: int,
+    *,
+    keep_all: bool = False,
 ) -> FittedConversation:
     """The conversation without the oldest turns that do not fit `limit` positions; videos move up.
 
     It is rendered once where all of it fits, and else about log2(limit) times, never with more
     messages than there are positions: each takes one at least. Raises ReellamaError for a last
-    message that cannot fit.
+    message that cannot fit. With `keep_all` no turn is left out, whether they fit or not.
     """
     room = limit - min(max_tokens if max_tokens > 0 else limit, limit // ANSWER_ROOM)
     turns = [i for i, (message, _) in enumerate(conversation) if message.role != "system"]
@@ -69,7 +75,7 @@ def fit_conversation(
         n_system + n + batcher.least_positions(characters)
         for n, characters in enumerate(accumulate(contents), 1)
     ]
-    few = min(_fewest(conversation, turns), limit)
+    few = len(turns) if keep_all else min(_fewest(conversation, turns), limit)
     most = max(few, sum(n <= room for n in least))
 
     def lay_out(n_turns: int) -> FittedConversation | None:

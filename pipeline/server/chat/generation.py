@@ -10,6 +10,7 @@ from reellama.pipeline.llm.engine import Token
 from reellama.pipeline.llm.generation_job import GenerationJob, GenerationStats
 from reellama.pipeline.llm.generation_options import GenerationOptions
 from reellama.pipeline.llm.prompt import TokenizedPrompt
+from reellama.pipeline.server.admission.deadlines import TimedOut
 from reellama.pipeline.server.admission.places import CLIENT
 from reellama.pipeline.server.loaded_models import LoadedModel
 
@@ -26,11 +27,20 @@ class PreparedPrompt:
 class Generation:
     """An answer as it comes: an async iterator of tokens. `stats` is complete after the last.
 
-    `aclose` ends it and lets others have its place; call it also when it was read to its end.
+    `aclose` ends it and lets others have its place; call it also when it was read to its end. An
+    answer that is not at its end after `seconds` ends with TimedOut.
     """
 
-    def __init__(self, release: Callable[[GenerationStats], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        release: Callable[[GenerationStats], Awaitable[None]],
+        seconds: float | None = None,
+    ) -> None:
         self.stats = GenerationStats()
+        self._timer: asyncio.TimerHandle | None = None
+        if seconds is not None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(seconds, self._expire, TimedOut(seconds))
         self._release = release
         self._job: GenerationJob | None = None
         self._tokens: asyncio.Queue[Token | Exception | None] = asyncio.Queue()
@@ -60,6 +70,11 @@ class Generation:
         # In a thread: a grammar is parsed there.
         await asyncio.to_thread(loaded.batcher.submit, self._job)
 
+    def _expire(self, error: TimedOut) -> None:
+        self._tokens.put_nowait(error)
+        if self._job is not None:
+            self._job.cancelled = True
+
     def __aiter__(self) -> AsyncIterator[Token]:
         return self
 
@@ -76,6 +91,8 @@ class Generation:
         """End the answer."""
         if not self._done:
             self._done = True
+            if self._timer is not None:
+                self._timer.cancel()
             if self._job is not None:
                 self._job.cancelled = True
             await self._release(self.stats)

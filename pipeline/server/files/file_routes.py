@@ -13,13 +13,13 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse
 from starlette.datastructures import FormData, UploadFile
 
+from reellama.pipeline.server.anthropic.anthropic_errors import ANTHROPIC_HEADER
 from reellama.pipeline.server.files.file_store import FileStore, FileStoreError, StoredFile
 from reellama.pipeline.server.openai.openai_routes import OpenAIRoute
 
 MOST_NAME = 200  # characters of a file's name, the last of it
 MOST_FIELDS = 16  # of a form
 LIFETIMES = range(3600, 30 * 86400 + 1)  # seconds that a file may be kept for, as OpenAI has it
-ANTHROPIC = "anthropic-version"  # a header
 
 router = APIRouter(prefix="/v1/files", route_class=OpenAIRoute, tags=["files"])
 
@@ -87,7 +87,7 @@ async def send_file(request: Request, id_: str) -> FileResponse:
 async def delete_file(request: Request, id_: str) -> dict[str, Any]:
     """Remove a file."""
     await asyncio.to_thread(_files(request).delete, id_)
-    if ANTHROPIC in request.headers:
+    if ANTHROPIC_HEADER in request.headers:
         return {"id": id_, "type": "file_deleted"}
     return {"id": id_, "object": "file", "deleted": True}
 
@@ -109,7 +109,7 @@ def _lifetime(form: FormData) -> int | None:
 
 
 def _described(request: Request, kept: StoredFile) -> dict[str, Any]:
-    if ANTHROPIC in request.headers:
+    if ANTHROPIC_HEADER in request.headers:
         return {
             "id": kept.id,
             "type": "file",

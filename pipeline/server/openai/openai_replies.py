@@ -37,21 +37,19 @@ class ReplyFrame:
             "system_fingerprint": f"fp_{version('reellama')}_{version('llama-cpp-python')}",
         }
 
-    def whole(
-        self, choice: dict[str, Any], finish_reason: str, stats: GenerationStats
-    ) -> dict[str, Any]:
+    def whole(self, choices: Sequence[dict[str, Any]], stats: GenerationStats) -> dict[str, Any]:
         """The answer in one piece."""
         return {
             **self.frame,
             "object": self.kind,
-            "choices": [{"index": 0, **choice, "finish_reason": finish_reason}],
+            "choices": [{"index": i, **choice} for i, choice in enumerate(choices)],
             "usage": usage(stats),
         }
 
     def piece(self, choice: dict[str, Any] | None) -> dict[str, Any]:
         """A piece of a stream; without a choice it is the last one, which carries the usage."""
         kind = "chat.completion.chunk" if self.kind == "chat.completion" else self.kind
-        choices = [] if choice is None else [{"index": 0, "finish_reason": None, **choice}]
+        choices = [] if choice is None else [{"finish_reason": None, **choice}]
         return {**self.frame, "object": kind, "choices": choices}
 
 

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import aclosing
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.types import Receive, Scope, Send
 
 from reellama.pipeline.llm.text_embedding import shortened
 from reellama.pipeline.llm.tool_calls.answer_events import AnswerEvent, CallDelta
+from reellama.pipeline.server.anthropic.anthropic_errors import ANTHROPIC_HEADER
 from reellama.pipeline.server.chat.chat_answer import ChatAnswer
 from reellama.pipeline.server.client_errors import told
 from reellama.pipeline.server.disconnects import CLIENT_CLOSED_REQUEST, cancel_on_disconnect
@@ -29,6 +29,7 @@ from reellama.pipeline.server.model_registry import (
 )
 from reellama.pipeline.server.model_store import short_name
 from reellama.pipeline.server.openai import openai_replies as replies
+from reellama.pipeline.server.openai.choices import ChoiceEvent, Choices
 from reellama.pipeline.server.openai.openai_media import read_messages
 from reellama.pipeline.server.openai.openai_schemas import (
     ChatCompletionRequest,
@@ -36,11 +37,12 @@ from reellama.pipeline.server.openai.openai_schemas import (
     EmbeddingRequest,
     OpenAIGenerationRequest,
 )
+from reellama.pipeline.server.replies.event_streams import EventStream, begun
 from reellama.pipeline.server.replies.json_bodies import address_problem, json_body
-from reellama.pipeline.server.service import Service, ServiceError
+from reellama.pipeline.server.service import RequestOptions, Service, ServiceError
 
-# A choice without its finish_reason, from the pieces of an answer.
-Render = Callable[[list[AnswerEvent]], dict[str, Any]]
+# A choice without its finish_reason, from the pieces of an answer and the number of the choice.
+Render = Callable[[list[AnswerEvent], int], dict[str, Any]]
 
 
 class OpenAIRoute(APIRoute):
@@ -74,7 +76,11 @@ async def list_models(request: Request) -> dict[str, Any]:
     """The models that answer here."""
     service: Service = request.app.state.service
     known = await asyncio.to_thread(all_models, service.settings, service.store)
-    return {"object": "list", "data": [_model(each) for each in known]}
+    data = [_model(request, each) for each in known]
+    if ANTHROPIC_HEADER not in request.headers:
+        return {"object": "list", "data": data}
+    ends = {"first_id": data[0]["id"], "last_id": data[-1]["id"]} if data else {}
+    return {"data": data, "has_more": False, **ends}
 
 
 @router.get("/models/{name:path}")
@@ -82,7 +88,7 @@ async def show_model(request: Request, name: str) -> dict[str, Any]:
     """One of them."""
     service: Service = request.app.state.service
     known = await asyncio.to_thread(look_up_model, name, service.settings, service.store)
-    return _model(known) | {"id": name}  # as it was asked for
+    return _model(request, known) | {"id": name}  # as it was asked for
 
 
 @router.delete("/models/{name:path}")
@@ -100,14 +106,15 @@ async def chat(
     """The next message of a conversation, which may show pictures and videos."""
     service: Service = request.app.state.service
 
-    async def ask() -> ChatAnswer:
-        messages = await read_messages(body.messages, service)
-        return await service.chat(body.model, body.to_chat(messages), body.options())
+    async def ask() -> Choices:
+        asked = body.to_chat(await read_messages(body.messages, service))
+        works = [service.chat(body.model, asked, options) for options in body.choices()]
+        return await Choices.started(works, len(works))
 
-    def message(events: list[AnswerEvent]) -> dict[str, Any]:
+    def message(events: list[AnswerEvent], _: int) -> dict[str, Any]:
         return {"message": replies.message(events), **logprobs(events)}
 
-    def delta(events: list[AnswerEvent]) -> dict[str, Any]:
+    def delta(events: list[AnswerEvent], _: int) -> dict[str, Any]:
         return {"delta": replies.delta(events), **logprobs(events)}
 
     def logprobs(events: list[AnswerEvent]) -> dict[str, Any]:
@@ -119,7 +126,8 @@ async def chat(
     reply = replies.ReplyFrame("chat.completion", body.model)
     if body.stream:
         opening = {"delta": {"role": "assistant", "content": ""}, "logprobs": None}
-        return await _stream(request, body, reply, ask(), delta, opening)
+        openings = [opening] * len(body.choices())
+        return await _stream(request, body, reply, ask(), delta, openings)
     return await _whole(request, reply, ask(), message)
 
 
@@ -127,31 +135,34 @@ async def chat(
 async def complete(
     request: Request, body: Annotated[CompletionRequest, json_body(CompletionRequest)]
 ) -> Response | dict[str, Any]:
-    """What follows a text."""
+    """What follows a text, or each of several."""
     service: Service = request.app.state.service
-    echoed = body.text if body.echo else ""
-    n_written = 0  # characters so far
+    echoed = [prompt if body.echo else "" for prompt in body.prompts for _ in body.choices()]
+    n_before = [len(str(text)) for text in echoed]  # characters of each choice so far
 
-    async def ask() -> ChatAnswer:
-        return ChatAnswer(await service.complete(body.model, body.text, body.options()))
+    async def answer(prompt: str | list[int], options: RequestOptions) -> ChatAnswer:
+        return ChatAnswer(await service.complete(body.model, prompt, options))
 
-    def piece(events: list[AnswerEvent]) -> dict[str, Any]:
-        nonlocal n_written
+    async def ask() -> Choices:
+        options = body.choices()
+        works = [answer(prompt, each) for prompt in body.prompts for each in options]
+        return await Choices.started(works, len(options))
+
+    def piece(events: list[AnswerEvent], choice: int) -> dict[str, Any]:
         tokens, n = replies.text_tokens(events), body.logprobs
-        offset = len(echoed) + n_written
-        logprobs = None if n is None else replies.completion_logprobs(tokens, n, offset)
+        logprobs = None if n is None else replies.completion_logprobs(tokens, n, n_before[choice])
         text = "".join(token.text for token in tokens)
-        n_written += len(text)
+        n_before[choice] += len(text)
         return {"text": text, "logprobs": logprobs}
 
-    def whole(events: list[AnswerEvent]) -> dict[str, Any]:
-        choice = piece(events)
-        return choice | {"text": echoed + choice["text"]}
+    def whole(events: list[AnswerEvent], choice: int) -> dict[str, Any]:
+        found = piece(events, choice)
+        return found | {"text": f"{echoed[choice]}{found['text']}"}
 
     reply = replies.ReplyFrame("text_completion", body.model)
     if body.stream:
-        opening = {"text": echoed, "logprobs": None} if echoed else None
-        return await _stream(request, body, reply, ask(), piece, opening)
+        openings = [{"text": text, "logprobs": None} if text else None for text in echoed]
+        return await _stream(request, body, reply, ask(), piece, openings)
     return await _whole(request, reply, ask(), whole)
 
 
@@ -173,98 +184,82 @@ async def embed(
 async def _whole(
     request: Request,
     reply: replies.ReplyFrame,
-    work: Coroutine[Any, Any, ChatAnswer],
+    work: Coroutine[Any, Any, Choices],
     render: Render,
 ) -> dict[str, Any]:
-    events, answer = await cancel_on_disconnect(request, _finish(work))
-    return reply.whole(render(events), answer.finish_reason, answer.stats)
+    found, choices = await cancel_on_disconnect(request, _finish(work))
+    rendered = [
+        render(found[i], i) | {"finish_reason": answer.finish_reason}
+        for i, answer in enumerate(choices.answers)
+    ]
+    return reply.whole(rendered, choices.stats)
+
+
+async def _finish(work: Coroutine[Any, Any, Choices]) -> tuple[list[list[AnswerEvent]], Choices]:
+    async with aclosing(await work) as choices:
+        found: list[list[AnswerEvent]] = [[] for _ in choices.answers]
+        async for i, event in choices.events():
+            found[i] += [event] if event is not None else []
+        return found, choices
 
 
 async def _stream(
     request: Request,
     body: OpenAIGenerationRequest,
     reply: replies.ReplyFrame,
-    work: Coroutine[Any, Any, ChatAnswer],
+    work: Coroutine[Any, Any, Choices],
     render: Render,
-    opening: dict[str, Any] | None,
+    openings: Sequence[dict[str, Any] | None],
 ) -> Response:
-    # The first piece is awaited here, where an error still has a status of its own.
-    answer, first = await cancel_on_disconnect(request, _begin(work))
-    pieces = _pieces(answer, first, render, opening)
-    return EventStream(answer, _events(answer, pieces, reply, body.include_usage))
-
-
-async def _begin(
-    work: Coroutine[Any, Any, ChatAnswer],
-) -> tuple[ChatAnswer, AnswerEvent | None]:
-    answer = await work
-    try:
-        return answer, await anext(answer, None)
-    except BaseException:
-        await answer.aclose()
-        raise
-
-
-async def _finish(work: Coroutine[Any, Any, ChatAnswer]) -> tuple[list[AnswerEvent], ChatAnswer]:
-    async with aclosing(await work) as answer:
-        return [event async for event in answer], answer
-
-
-class EventStream(StreamingResponse):
-    """Server-sent events of an answer, which ends with the response, however that ends."""
-
-    def __init__(self, answer: ChatAnswer, events: AsyncIterator[str]) -> None:
-        super().__init__(events, media_type="text/event-stream")
-        self.headers["Cache-Control"] = "no-cache"
-        self._answer = answer
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send them."""
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            await self._answer.aclose()
+    choices, events = await cancel_on_disconnect(request, begun(work, Choices.events))
+    pieces = _pieces(choices, events, render, openings)
+    return EventStream(choices, _written(choices, pieces, reply, body.include_usage))
 
 
 async def _pieces(
-    answer: ChatAnswer,
-    first: AnswerEvent | None,
+    choices: Choices,
+    events: AsyncIterator[ChoiceEvent],
     render: Render,
-    opening: dict[str, Any] | None,
+    openings: Sequence[dict[str, Any] | None],
 ) -> AsyncIterator[dict[str, Any]]:
-    """The choices of a stream: its opening, one a piece, and one with nothing but its end."""
-    if opening is not None:
-        yield opening
-    if first is not None:
-        yield render([first])
-    async for event in answer:
-        if not (isinstance(event, CallDelta) and event.is_end_alone):
-            yield render([event])
-    yield render([]) | {"finish_reason": answer.finish_reason}
+    """The pieces of a stream: of each choice its opening, all of it, and nothing but its end."""
+    for i, opening in enumerate(openings):
+        if opening is not None:
+            yield {"index": i, **opening}
+    async for i, event in events:
+        if event is None:
+            ending = {"finish_reason": choices.answers[i].finish_reason}
+            yield {"index": i, **render([], i), **ending}
+        elif not (isinstance(event, CallDelta) and event.is_end_alone):
+            yield {"index": i, **render([event], i)}
 
 
-async def _events(
-    answer: ChatAnswer,
+async def _written(
+    choices: Choices,
     pieces: AsyncIterator[dict[str, Any]],
     reply: replies.ReplyFrame,
     include_usage: bool,
 ) -> AsyncIterator[str]:
     usage: dict[str, Any] = {"usage": None} if include_usage else {}
     try:
-        async for choice in pieces:
-            yield replies.event(reply.piece(choice) | usage)
+        async for piece in pieces:
+            yield replies.event(reply.piece(piece) | usage)
     except Exception as error:  # noqa: BLE001  # the status is long sent
         yield replies.event(replies.error(*told(error)))
         return
     if include_usage:
-        yield replies.event(reply.piece(None) | {"usage": replies.usage(answer.stats)})
+        yield replies.event(reply.piece(None) | {"usage": replies.usage(choices.stats)})
     yield replies.DONE_EVENT
 
 
-def _model(known: RegisteredModel) -> dict[str, Any]:
-    made = int(datetime.fromisoformat(known.modified_at).timestamp())
+def _model(request: Request, known: RegisteredModel) -> dict[str, Any]:
+    made = datetime.fromisoformat(known.modified_at)
     name = short_name(known.manifest.name)
-    return {"id": name, "object": "model", "created": made, "owned_by": "reellama"}
+    if ANTHROPIC_HEADER in request.headers:
+        date = made.astimezone(timezone.utc).isoformat()
+        return {"type": "model", "id": name, "display_name": name, "created_at": date}
+    created = int(made.timestamp())
+    return {"id": name, "object": "model", "created": created, "owned_by": "reellama"}
 
 
 def _failed(

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 
 from reellama.pipeline.llm.generation_options import (
     NO_LIMIT,
+    RANDOM_SEED,
     SAMPLING_OPTIONS,
     GenerationOptions,
     Sampling,
@@ -34,6 +35,7 @@ from reellama.pipeline.server.openai.openai_parts import MessagePart, parts_medi
 from reellama.pipeline.server.service import RequestOptions
 from reellama.pipeline.server.video_options import VIDEO_OPTIONS, VideoOptions, video_options
 
+MOST_CHOICES = 16  # answers to one request
 LONGEST_ID = 10  # digits of a token's id
 MOST_INPUTS = 2048  # texts of one request for embeddings, as OpenAI has it
 NO_EFFORT = ("none", "minimal")  # of reasoning
@@ -153,7 +155,7 @@ class OpenAIGenerationRequest(BaseModel):
     stream: bool | None = None
     keep_alive: KeepAlive = None
     stream_options: StreamOptions | None = None
-    n: Annotated[int, Field(ge=1, le=1)] | None = None
+    n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = None
     max_tokens: MaxTokens | None = None
     stop: str | list[str] | None = None
     temperature: float | None = None
@@ -193,6 +195,22 @@ class OpenAIGenerationRequest(BaseModel):
     def include_usage(self) -> bool:
         """Whether a stream ends with the counts of tokens."""
         return self.stream_options is not None and self.stream_options.include_usage
+
+    def options(self) -> RequestOptions:
+        """What the service is asked for. Raises ReellamaError for a value out of range."""
+        raise NotImplementedError
+
+    def choices(self) -> list[RequestOptions]:
+        """The same for each of the `n` answers to a prompt: a seed is another one for each."""
+        first = self.options()
+        found = [first]
+        for i in range(1, self.n or 1):
+            sampling = first.generation.sampling
+            if sampling.seed is not None:
+                sampling = replace(sampling, seed=(sampling.seed + i) % RANDOM_SEED)
+            generation = replace(first.generation, sampling=sampling)
+            found.append(replace(first, generation=generation))
+        return found
 
     def video(self) -> VideoOptions:
         """How its videos are read. Raises ReellamaError for a value out of range."""
@@ -253,16 +271,29 @@ class ChatCompletionRequest(OpenAIGenerationRequest):
 class CompletionRequest(OpenAIGenerationRequest):
     """POST /v1/completions: the prompt is read as it is, without a chat template."""
 
-    prompt: str | Annotated[list[str], Field(min_length=1, max_length=1)]
+    prompt: str | list[str] | list[int] | list[list[int]]
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
     echo: bool = False
     best_of: Annotated[int, Field(ge=1, le=1)] | None = None
     suffix: Annotated[str, Field(max_length=0)] | None = None
 
     @property
-    def text(self) -> str:
-        """The prompt."""
-        return self.prompt if isinstance(self.prompt, str) else self.prompt[0]
+    def prompts(self) -> list[str | list[int]]:
+        """The texts that are gone on from, or their tokens."""
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        if isinstance(self.prompt[0], int):
+            return [self.prompt]
+        return [*self.prompt]
+
+    @model_validator(mode="after")
+    def _has_not_too_many_answers(self) -> CompletionRequest:
+        n = (self.n or 1) * len(self.prompts) if self.prompt or self.prompt == "" else 0
+        if not 1 <= n <= MOST_CHOICES:
+            raise ValueError(f"prompt: 1 to {MOST_CHOICES} answers are written, not {n}")
+        if self.echo and not all(isinstance(each, str) for each in self.prompts):
+            raise ValueError("echo: token ids are not echoed; send the text")
+        return self
 
     def options(self) -> RequestOptions:
         """What the service is asked for."""

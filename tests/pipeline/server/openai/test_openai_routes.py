@@ -197,6 +197,39 @@ def test_a_completion_goes_on_from_its_prompt(client: OpenAI) -> None:
     assert "".join(piece.choices[0].text for piece in streamed) == echoed.choices[0].text
 
 
+def test_several_answers_come_side_by_side(client: OpenAI) -> None:
+    """One processor's likeliest answer is another one's, but not of the same seeds."""
+    options: dict[str, Any] = {"temperature": 1.5, "top_p": 1.0, "max_tokens": 8, "seed": 3}
+    made = ask(client, n=3, **options)
+    assert [choice.index for choice in made.choices] == [0, 1, 2]
+    texts = [choice.message.content for choice in made.choices]
+    assert len({*texts}) > 1
+    assert made.usage.completion_tokens > 8 and made.usage.prompt_tokens < 100
+    pieces = list(ask(client, n=2, stream=True, stream_options={"include_usage": True}, **options))
+    said = {0: "", 1: ""}
+    ends = []
+    for choice in (choice for piece in pieces for choice in piece.choices):
+        said[choice.index] += choice.delta.content or ""
+        ends += [choice.index] if choice.finish_reason else []
+    assert sorted(ends) == [0, 1] and all(said.values())
+    assert pieces[-1].usage.completion_tokens > 8
+
+
+def test_several_prompts_are_gone_on_from(client: OpenAI) -> None:
+    ids = Tokenizer.from_path(find.smollm2()).encode(PROMPT)
+    options: dict[str, Any] = {"model": "mini", "max_tokens": 2}
+    one = client.completions.create(prompt=PROMPT, **options)
+    several = client.completions.create(prompt=[PROMPT, "1, 2, 3,"], n=2, echo=True, **options)
+    assert [choice.index for choice in several.choices] == [0, 1, 2, 3]
+    starts = [choice.text[: len(PROMPT)] for choice in several.choices]
+    assert starts[:2] == [PROMPT] * 2 and starts[2].startswith("1, 2, 3,")
+    of_ids = client.completions.create(prompt=ids, **options)
+    assert of_ids.usage == one.usage
+    for wrong in ([], [10**9], ["x"] * 17):
+        with pytest.raises(openai.BadRequestError):
+            client.completions.create(prompt=wrong, **options)
+
+
 def test_embeddings_are_unit_vectors_in_both_encodings(client: OpenAI) -> None:
     def vectors(encoding: Any) -> np.ndarray:
         texts = ["a dog", "a cat"]
@@ -247,7 +280,7 @@ def test_an_address_is_fetched_only_from_an_allowed_host(client: OpenAI) -> None
 @pytest.mark.parametrize(
     ("options", "param"),
     [
-        ({"n": 2}, "n"),
+        ({"n": 17}, "n"),
         ({"temperature": 101}, "temperature"),
         ({"presence_penalty": 1e7}, "presence_penalty"),
         ({"extra_body": {"repeat_penalty": 0}}, "repeat_penalty"),

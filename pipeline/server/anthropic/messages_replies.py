@@ -1,0 +1,96 @@
+"""What Anthropic's clients get: messages, the events of a stream, and errors."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+
+from reellama.pipeline.llm.generation_job import GenerationStats
+from reellama.pipeline.server.anthropic.messages_schemas import call_input
+from reellama.pipeline.server.chat.chat_answer import ChatAnswer
+from reellama.pipeline.server.replies.answer_blocks import AnswerBlock, BlockEvent
+
+STOP_REASONS = {"length": "max_tokens", "tool_calls": "tool_use"}
+DELTAS = {
+    "text": ("text_delta", "text"),
+    "reasoning": ("thinking_delta", "thinking"),
+    "call": ("input_json_delta", "partial_json"),
+}
+
+
+def message(model: str, blocks: list[AnswerBlock], answer: ChatAnswer) -> dict[str, Any]:
+    """A whole answer."""
+    return {
+        **_opening(model),
+        "content": [_content(each, whole=True) for each in blocks],
+        **_ending(answer),
+        "usage": {**_read(answer.stats), "output_tokens": answer.stats.generated_tokens},
+    }
+
+
+async def message_events(
+    model: str, events: AsyncIterator[BlockEvent], answer: ChatAnswer
+) -> AsyncIterator[str]:
+    """The events of a stream."""
+    opening = {**_opening(model), "content": [], "stop_reason": None, "stop_sequence": None}
+    usage = {**_read(answer.stats), "output_tokens": 0}
+    yield event("message_start", {"message": {**opening, "usage": usage}})
+    async for each in events:
+        index = {"index": each.block.index}
+        if each.what == "start":
+            yield event(
+                "content_block_start",
+                {**index, "content_block": _content(each.block, whole=False)},
+            )
+        elif each.what == "delta":
+            kind, key = DELTAS[each.block.kind]
+            if each.text:
+                delta = {"type": kind, key: each.text}
+                yield event("content_block_delta", {**index, "delta": delta})
+        else:
+            yield event("content_block_stop", index)
+    usage = {"output_tokens": answer.stats.generated_tokens}
+    yield event("message_delta", {"delta": _ending(answer), "usage": usage})
+    yield event("message_stop", {})
+
+
+def event(name: str, data: dict[str, Any]) -> str:
+    """A server-sent event with a name."""
+    return f"event: {name}\ndata: {json.dumps({'type': name, **data}, ensure_ascii=False)}\n\n"
+
+
+def _opening(model: str) -> dict[str, Any]:
+    return {
+        "id": f"msg_{uuid.uuid4().hex[:24]}",
+        "type": "message",
+        "role": "assistant",
+        "model": model,
+    }
+
+
+def _read(stats: GenerationStats) -> dict[str, int]:
+    """What was read of the prompt, apart from what the KV cache still had."""
+    return {
+        "input_tokens": stats.prompt_tokens - stats.reused_tokens,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": stats.reused_tokens,
+    }
+
+
+def _ending(answer: ChatAnswer) -> dict[str, Any]:
+    text = answer.stats.stop_text
+    reason = STOP_REASONS.get(answer.finish_reason, "end_turn")
+    stopped = text is not None and reason == "end_turn"
+    return {"stop_reason": "stop_sequence" if stopped else reason, "stop_sequence": text}
+
+
+def _content(block: AnswerBlock, *, whole: bool) -> dict[str, Any]:
+    text = block.text if whole else ""
+    if block.kind == "call":
+        given = {"id": block.call_id, "name": block.name, "input": call_input(text)}
+        return {"type": "tool_use", **given}
+    if block.kind == "reasoning":
+        return {"type": "thinking", "thinking": text, "signature": ""}
+    return {"type": "text", "text": text}

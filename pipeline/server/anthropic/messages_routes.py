@@ -1,0 +1,109 @@
+"""Anthropic's HTTP API: messages, and how many tokens they are."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import aclosing
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from reellama.pipeline.server.anthropic import messages_replies as replies
+from reellama.pipeline.server.anthropic.anthropic_errors import anthropic_error
+from reellama.pipeline.server.anthropic.messages_schemas import (
+    CountTokensRequest,
+    MessagesRequest,
+)
+from reellama.pipeline.server.chat.chat_answer import ChatAnswer
+from reellama.pipeline.server.chat.chat_request import ChatRequest
+from reellama.pipeline.server.client_errors import told
+from reellama.pipeline.server.disconnects import CLIENT_CLOSED_REQUEST, cancel_on_disconnect
+from reellama.pipeline.server.media.media_references import read_media
+from reellama.pipeline.server.replies.answer_blocks import BlockEvent, block_events, whole_blocks
+from reellama.pipeline.server.replies.event_streams import EventStream, begun
+from reellama.pipeline.server.replies.json_bodies import json_body
+from reellama.pipeline.server.service import Service
+
+
+class AnthropicRoute(APIRoute):
+    """A route whose errors have Anthropic's shape."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """FastAPI's handler, with what it raises turned into responses."""
+        handle = super().get_route_handler()
+
+        async def handler(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except HTTPException as error:
+                return _failed(error.status_code, str(error.detail))
+            except ClientDisconnect:
+                return Response(status_code=CLIENT_CLOSED_REQUEST)
+            except Exception as error:  # noqa: BLE001  # whatever it is, it is told and logged
+                return _failed(*told(error), headers=getattr(error, "headers", None))
+
+        return handler
+
+
+router = APIRouter(prefix="/v1/messages", route_class=AnthropicRoute, tags=["Anthropic"])
+
+
+@router.post("", response_model=None)
+async def answer_messages(
+    request: Request, body: Annotated[MessagesRequest, json_body(MessagesRequest)]
+) -> Response | dict[str, Any]:
+    """The next message of a conversation."""
+    service: Service = request.app.state.service
+
+    async def ask() -> ChatAnswer:
+        return await service.chat(body.model, await _chat(service, body), body.options())
+
+    if not body.stream:
+        blocks, answer = await cancel_on_disconnect(request, _finish(ask()))
+        return replies.message(body.model, blocks, answer)
+    answer, events = await cancel_on_disconnect(request, begun(ask(), block_events))
+    return EventStream(answer, _streamed(body.model, events, answer))
+
+
+@router.post("/count_tokens")
+async def count_tokens(
+    request: Request, body: Annotated[CountTokensRequest, json_body(CountTokensRequest)]
+) -> dict[str, int]:
+    """How many tokens a conversation is, its videos among them."""
+    service: Service = request.app.state.service
+
+    async def count() -> int:
+        return await service.count_tokens(body.model, await _chat(service, body), body.options())
+
+    return {"input_tokens": await cancel_on_disconnect(request, count())}
+
+
+async def _chat(service: Service, body: CountTokensRequest) -> ChatRequest:
+    messages = []
+    for said in body.messages:
+        shown = [await read_media(each, service.settings, service.files) for each in said.shown]
+        messages += said.as_messages(shown)
+    return body.to_chat(messages)
+
+
+async def _finish(work: Coroutine[Any, Any, ChatAnswer]) -> tuple[list[Any], ChatAnswer]:
+    async with aclosing(await work) as answer:
+        return await whole_blocks(answer), answer
+
+
+async def _streamed(
+    model: str, events: AsyncIterator[BlockEvent], answer: ChatAnswer
+) -> AsyncIterator[str]:
+    try:
+        async for text in replies.message_events(model, events, answer):
+            yield text
+    except Exception as error:  # noqa: BLE001  # the status is long sent
+        yield replies.event("error", anthropic_error(*told(error)))
+
+
+def _failed(status: int, message: str, *, headers: dict[str, str] | None = None) -> JSONResponse:
+    return JSONResponse(anthropic_error(status, message), status, headers)

@@ -1,0 +1,315 @@
+"""What Anthropic's clients send to /v1/messages, and the chat that it means.
+
+https://docs.anthropic.com/en/api/messages. Of one's own beside its fields: those of `VideoFields`
+in a block that shows something, and of `VIDEO_OPTIONS` in a request.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, model_validator
+
+from reellama.pipeline.llm.generation_options import (
+    NO_LIMIT,
+    SAMPLING_OPTIONS,
+    GenerationOptions,
+    requested_sampling,
+)
+from reellama.pipeline.llm.tool_calls.answer_events import ToolCall
+from reellama.pipeline.server.chat.chat_request import (
+    ChatRequest,
+    ServiceMessage,
+    Think,
+    ToolChoice,
+    tool_from_definition,
+)
+from reellama.pipeline.server.keep_alive import KeepAlive
+from reellama.pipeline.server.media.media_items import MediaItem
+from reellama.pipeline.server.media.media_references import MediaReference, VideoFields
+from reellama.pipeline.server.service import RequestOptions
+from reellama.pipeline.server.video_options import VIDEO_OPTIONS, video_options
+
+# Tokens of thought up to which a budget is low, and medium; more is high.
+LOW_BUDGET, MEDIUM_BUDGET = 2048, 8192
+
+
+class TextBlock(BaseModel):
+    """Words."""
+
+    type: Literal["text"]
+    text: str
+
+
+class MediaBlockSource(BaseModel):
+    """Where a picture or video is: bytes in base64, an address, or a file that was sent."""
+
+    type: Literal["base64", "url", "file"]
+    media_type: str | None = None
+    data: str | None = None
+    url: str | None = None
+    file_id: str | None = None
+
+
+class MediaBlock(VideoFields):
+    """A picture, a video, or a file with one of them."""
+
+    type: Literal["image", "video", "document", "container_upload"]
+    source: MediaBlockSource
+    title: str | None = None
+
+    def reference(self) -> MediaReference:
+        """What it shows."""
+        said = {name: getattr(self, name) for name in VideoFields.model_fields}
+        source = self.source
+        given = {"base64": "data", "url": "url", "file": "file_id"}[source.type]
+        said |= {given: getattr(source, given), "name": self.name or self.title}
+        return MediaReference.model_validate(said)
+
+    @model_validator(mode="after")
+    def _has_its_source(self) -> MediaBlock:
+        self.reference()
+        return self
+
+
+class ToolUseBlock(BaseModel):
+    """A call of a tool, by the assistant."""
+
+    type: Literal["tool_use"]
+    id: str
+    name: str
+    input: dict[str, Any] = Field(default_factory=dict)
+
+
+class ToolResultBlock(BaseModel):
+    """What came of a call: words, and pictures too."""
+
+    type: Literal["tool_result"]
+    tool_use_id: str
+    content: str | list[Annotated[TextBlock | MediaBlock, Field(discriminator="type")]] | None = (
+        None
+    )
+    is_error: bool = False
+
+    @property
+    def text(self) -> str:
+        """Its words."""
+        blocks = self.content if isinstance(self.content, list) else []
+        said = [each.text for each in blocks if isinstance(each, TextBlock)]
+        text = self.content if isinstance(self.content, str) else "\n".join(said)
+        return f"Error: {text}" if self.is_error else text
+
+    @property
+    def media(self) -> list[MediaReference]:
+        """What it shows."""
+        blocks = self.content if isinstance(self.content, list) else []
+        return [each.reference() for each in blocks if isinstance(each, MediaBlock)]
+
+
+class ThinkingBlock(BaseModel):
+    """What the assistant thought."""
+
+    type: Literal["thinking"]
+    thinking: str
+    signature: str | None = None
+
+
+class RedactedThinkingBlock(BaseModel):
+    """What it thought and nobody is to read: nothing of it is told."""
+
+    type: Literal["redacted_thinking"]
+    data: str
+
+
+Block = Annotated[
+    TextBlock | MediaBlock | ToolUseBlock | ToolResultBlock | ThinkingBlock | RedactedThinkingBlock,
+    Field(discriminator="type"),
+]
+
+
+class AnthropicMessage(BaseModel):
+    """One message: text, or blocks."""
+
+    role: Literal["user", "assistant"]
+    content: str | list[Block]
+
+    @property
+    def blocks(self) -> list[Any]:
+        """Its content as blocks."""
+        if isinstance(self.content, str):
+            return [TextBlock(type="text", text=self.content)]
+        return self.content
+
+    def of(self, kind: type[Any]) -> list[Any]:
+        """The blocks of one kind."""
+        return [each for each in self.blocks if isinstance(each, kind)]
+
+    @model_validator(mode="after")
+    def _says_what_its_role_may(self) -> AnthropicMessage:
+        if self.role == "assistant" and (self.of(MediaBlock) or self.of(ToolResultBlock)):
+            raise ValueError("pictures, videos and results of tools belong in user messages")
+        if self.role == "user" and (self.of(ToolUseBlock) or self.of(ThinkingBlock)):
+            raise ValueError("tool_use and thinking belong in messages of the assistant")
+        return self
+
+    @property
+    def shown(self) -> list[list[MediaReference]]:
+        """What each of the messages of `as_messages` shows."""
+        results = [each.media for each in self.of(ToolResultBlock)]
+        own = [each.reference() for each in self.of(MediaBlock)]
+        return [*results, own] if self._says_something or not results else results
+
+    def as_messages(self, shown: list[tuple[MediaItem, ...]]) -> list[ServiceMessage]:
+        """The service's: each result of a tool is a message, and stands before the words."""
+        results = self.of(ToolResultBlock)
+        found = [
+            ServiceMessage("tool", each.text, media, tool_call_id=each.tool_use_id)
+            for each, media in zip(results, shown, strict=False)
+        ]
+        if self._says_something or not results:
+            calls = [ToolCall(each.name, each.input, each.id) for each in self.of(ToolUseBlock)]
+            said = "\n".join(each.text for each in self.of(TextBlock))
+            thought = "\n".join(each.thinking for each in self.of(ThinkingBlock))
+            found.append(
+                ServiceMessage(self.role, said, shown[-1], tuple(calls), reasoning=thought)
+            )
+        return found
+
+    @property
+    def _says_something(self) -> bool:
+        return any(not isinstance(each, ToolResultBlock) for each in self.blocks)
+
+
+class AnthropicTool(BaseModel):
+    """A tool of the client's."""
+
+    type: Literal["custom"] | None = None
+    name: str
+    description: str | None = None
+    input_schema: dict[str, Any]
+
+    @property
+    def definition(self) -> dict[str, Any]:
+        """The same in the form of OpenAI's, which chat templates know."""
+        said = {"description": self.description} if self.description else {}
+        function = {"name": self.name, **said, "parameters": self.input_schema}
+        return {"type": "function", "function": function}
+
+
+class AnthropicToolChoice(BaseModel):
+    """Whether tools may or must be called."""
+
+    type: Literal["auto", "any", "tool", "none"]
+    name: str | None = None
+    disable_parallel_tool_use: bool = False
+
+    @model_validator(mode="after")
+    def _names_its_tool(self) -> AnthropicToolChoice:
+        if (self.type == "tool") != (self.name is not None):
+            raise ValueError("name is given exactly when type is tool")
+        return self
+
+    def as_choice(self) -> ToolChoice:
+        """The service's."""
+        if self.type in ("any", "tool"):
+            return ToolChoice("required", self.name)
+        return ToolChoice("none" if self.type == "none" else "auto")
+
+
+class Thinking(BaseModel):
+    """Whether the model is to think first, and for how many tokens."""
+
+    type: Literal["enabled", "disabled", "adaptive"]
+    budget_tokens: int | None = Field(None, ge=1)
+
+    @property
+    def level(self) -> Think:
+        """The service's."""
+        if self.type == "adaptive":
+            return None
+        if self.type == "disabled" or self.budget_tokens is None:
+            return self.type == "enabled"
+        n = self.budget_tokens
+        return "low" if n <= LOW_BUDGET else "medium" if n <= MEDIUM_BUDGET else "high"
+
+
+class CountTokensRequest(BaseModel):
+    """POST /v1/messages/count_tokens."""
+
+    model: str = Field(min_length=1)
+    messages: list[AnthropicMessage] = Field(min_length=1)
+    system: str | list[TextBlock] | None = None
+    tools: list[AnthropicTool] | None = None
+    tool_choice: AnthropicToolChoice | None = None
+    thinking: Thinking | None = None
+    keep_alive: KeepAlive = None
+    frames: int | None = None
+    sampling: str | None = None
+    fps: float | None = None
+    start: float | str | None = None
+    end: float | str | None = None
+    tokens: int | None = None
+    pooling: str | None = None
+
+    @property
+    def instructions(self) -> str:
+        """The system prompt."""
+        if isinstance(self.system, list):
+            return "\n".join(each.text for each in self.system)
+        return self.system or ""
+
+    def to_chat(self, messages: list[ServiceMessage]) -> ChatRequest:
+        """The service's request. Raises ReellamaError for tools that cannot be used."""
+        system = [ServiceMessage("system", self.instructions)] if self.instructions else []
+        choice = self.tool_choice
+        return ChatRequest(
+            [*system, *messages],
+            [tool_from_definition(each.definition) for each in self.tools or ()],
+            choice.as_choice() if choice else ToolChoice(),
+            several_calls=not (choice and choice.disable_parallel_tool_use),
+            think=self.thinking.level if self.thinking else None,
+        )
+
+    def options(self) -> RequestOptions:
+        """How the videos are watched. Raises ReellamaError for a value out of range."""
+        given = self.model_dump(include={*VIDEO_OPTIONS})
+        generation = GenerationOptions(max_tokens=NO_LIMIT, n_probs=0)
+        return RequestOptions(generation, keep_alive=self.keep_alive, video=video_options(given))
+
+
+class MessagesRequest(CountTokensRequest):
+    """POST /v1/messages. Sampling that is not given is that of `Sampling`."""
+
+    max_tokens: int = Field(ge=1)
+    stream: bool | None = None
+    stop_sequences: list[str] | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    typical_p: float | None = None
+    repeat_penalty: float | None = None
+    repeat_last_n: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    seed: int | None = None
+
+    def options(self) -> RequestOptions:
+        """What the service is asked for. Raises ReellamaError for a value out of range."""
+        generation = GenerationOptions(
+            sampling=requested_sampling(self.model_dump(include={*SAMPLING_OPTIONS})),
+            max_tokens=self.max_tokens,
+            stop=self.stop_sequences or (),
+            n_probs=0,
+        )
+        return RequestOptions(generation, keep_alive=self.keep_alive, video=super().options().video)
+
+
+def call_input(text: str) -> dict[str, Any]:
+    """The arguments of a call from their JSON text, as far as it is an object."""
+    try:
+        found = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

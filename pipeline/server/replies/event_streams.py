@@ -1,0 +1,57 @@
+"""Answers as server-sent events."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from typing import Any, Protocol, TypeVar
+
+from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+
+class Closable(Protocol):
+    """What can be ended."""
+
+    async def aclose(self) -> None:
+        """End it."""
+
+
+Event = TypeVar("Event")
+Answer = TypeVar("Answer", bound=Closable)
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events of an answer, which ends with the response, however that ends."""
+
+    def __init__(self, answer: Closable, events: AsyncIterator[str]) -> None:
+        super().__init__(events, media_type="text/event-stream")
+        self.headers["Cache-Control"] = "no-cache"
+        self._answer = answer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send them."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._answer.aclose()
+
+
+async def begun(
+    work: Coroutine[Any, Any, Answer],
+    events_of: Callable[[Answer], AsyncGenerator[Event, None]],
+) -> tuple[Answer, AsyncIterator[Event]]:
+    """An answer and its events. The first is awaited: until then an error has its own status."""
+    answer = await work
+    try:
+        events = events_of(answer)
+        first = await anext(events)
+    except BaseException:
+        await answer.aclose()
+        raise
+
+    async def all_of_them() -> AsyncIterator[Event]:
+        yield first
+        async for event in events:
+            yield event
+
+    return answer, all_of_them()

@@ -1,0 +1,157 @@
+"""/v1/responses: answers that the server remembers, so that a client sends what is new alone."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import aclosing
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import ValidationError
+
+from reellama.pipeline.server.chat.chat_answer import ChatAnswer
+from reellama.pipeline.server.client_errors import told
+from reellama.pipeline.server.disconnects import cancel_on_disconnect
+from reellama.pipeline.server.media.media_references import read_media
+from reellama.pipeline.server.openai.openai_routes import OpenAIRoute
+from reellama.pipeline.server.replies.answer_blocks import (
+    AnswerBlock,
+    BlockEvent,
+    block_events,
+    whole_blocks,
+)
+from reellama.pipeline.server.replies.event_streams import EventStream, begun
+from reellama.pipeline.server.replies.json_bodies import BodyProblem, body_problem, json_body
+from reellama.pipeline.server.responses.response_store import ResponseStore, StoredResponse
+from reellama.pipeline.server.responses.responses_replies import (
+    ResponseReply,
+    failure,
+    response_events,
+    written,
+)
+from reellama.pipeline.server.responses.responses_schemas import (
+    FunctionCallOutputItem,
+    InputItems,
+    Item,
+    MessageItem,
+    ResponsesRequest,
+    as_messages,
+)
+from reellama.pipeline.server.service import Service
+
+router = APIRouter(prefix="/v1/responses", route_class=OpenAIRoute, tags=["responses"])
+
+
+@router.post("", response_model=None)
+async def respond(
+    request: Request, body: Annotated[ResponsesRequest, json_body(ResponsesRequest)]
+) -> Response | dict[str, Any]:
+    """The next answer of a conversation, which may be one that is remembered."""
+    service: Service = request.app.state.service
+    reply = ResponseReply(ResponseStore.new_id(), body)
+
+    async def ask() -> ChatAnswer:
+        return await _ask(service, body)
+
+    if body.stream:
+        answer, events = await cancel_on_disconnect(request, begun(ask(), block_events))
+        return EventStream(answer, _streamed(service, reply, events, answer))
+    blocks, answer = await cancel_on_disconnect(request, _finish(ask()))
+    response = reply.finished(blocks, answer)
+    await _keep(service, body, response)
+    return response
+
+
+@router.get("/{id_}")
+async def show_response(request: Request, id_: str) -> dict[str, Any]:
+    """A response that is remembered."""
+    return (await asyncio.to_thread(_responses(request).get, id_)).response
+
+
+@router.get("/{id_}/input_items")
+async def list_input_items(
+    request: Request,
+    id_: str,
+    limit: int = Query(20, ge=1, le=100),
+    order: str = Query("desc", pattern="^(asc|desc)$"),
+    after: str | None = None,
+) -> dict[str, Any]:
+    """What a response answered, a page of it."""
+    kept = await asyncio.to_thread(_responses(request).get, id_)
+    items = [{"id": f"{id_}-{i}", **each} for i, each in enumerate(kept.items)]
+    if order == "desc":
+        items.reverse()
+    ids = [each["id"] for each in items]
+    begin = ids.index(after) + 1 if after in ids else 0
+    page = items[begin : begin + limit]
+    return {
+        "object": "list",
+        "data": page,
+        "first_id": page[0]["id"] if page else None,
+        "last_id": page[-1]["id"] if page else None,
+        "has_more": begin + limit < len(items),
+    }
+
+
+@router.delete("/{id_}")
+async def delete_response(request: Request, id_: str) -> dict[str, Any]:
+    """Forget a response."""
+    await asyncio.to_thread(_responses(request).delete, id_)
+    return {"id": id_, "object": "response", "deleted": True}
+
+
+def _responses(request: Request) -> ResponseStore:
+    return request.app.state.service.responses
+
+
+async def _ask(service: Service, body: ResponsesRequest) -> ChatAnswer:
+    earlier = await asyncio.to_thread(service.responses.conversation, body.previous_response_id)
+    items = await asyncio.to_thread(_parsed, [*earlier, *body.own_items])
+    shown = [
+        await read_media(each.media, service.settings, service.files)
+        if isinstance(each, MessageItem | FunctionCallOutputItem)
+        else ()
+        for each in items
+    ]
+    chat = body.to_chat(as_messages(items, shown))
+    return await service.chat(body.model, chat, body.options())
+
+
+def _parsed(items: list[dict[str, Any]]) -> list[Item]:
+    """The items of a conversation. Raises BodyProblem."""
+    if not items:
+        raise BodyProblem("input: say something", "input")
+    try:
+        return InputItems.model_validate({"input": items}).input
+    except ValidationError as error:
+        raise body_problem(error, json.dumps({"input": items}).encode()) from error
+
+
+async def _finish(work: Coroutine[Any, Any, ChatAnswer]) -> tuple[list[AnswerBlock], ChatAnswer]:
+    async with aclosing(await work) as answer:
+        return await whole_blocks(answer), answer
+
+
+async def _streamed(
+    service: Service,
+    reply: ResponseReply,
+    events: AsyncIterator[BlockEvent],
+    answer: ChatAnswer,
+) -> AsyncIterator[str]:
+    number = -1
+    try:
+        async for name, data in response_events(reply, events, answer):
+            number = data["sequence_number"]
+            if name in ("response.completed", "response.incomplete"):
+                await _keep(service, reply.body, data["response"])
+            yield written(name, data)
+    except Exception as error:  # noqa: BLE001  # the status is long sent
+        yield written(*failure(reply, number + 1, told(error)[1]))
+
+
+async def _keep(service: Service, body: ResponsesRequest, response: dict[str, Any]) -> None:
+    if body.store is not False:
+        kept = StoredResponse(response, body.own_items, body.previous_response_id)
+        await asyncio.to_thread(service.responses.put, response["id"], kept)

@@ -1,0 +1,341 @@
+"""What OpenAI's clients send to /v1/responses, and the chat that it means.
+
+https://platform.openai.com/docs/api-reference/responses. What asks for things that are not here
+(tools that the server would run, conversations, answers in the background) is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from reellama.pipeline.llm.generation_options import (
+    NO_LIMIT,
+    SAMPLING_OPTIONS,
+    GenerationOptions,
+    requested_sampling,
+)
+from reellama.pipeline.llm.tool_calls.answer_events import ToolCall
+from reellama.pipeline.server.chat.chat_request import (
+    ChatRequest,
+    ServiceMessage,
+    Think,
+    ToolChoice,
+    tool_from_definition,
+)
+from reellama.pipeline.server.keep_alive import KeepAlive
+from reellama.pipeline.server.media.media_items import MediaItem
+from reellama.pipeline.server.media.media_references import MediaReference
+from reellama.pipeline.server.openai.openai_parts import MessagePart, parts_media, parts_text
+from reellama.pipeline.server.service import RequestOptions
+from reellama.pipeline.server.video_options import VIDEO_OPTIONS, video_options
+
+MOST_TOP_LOGPROBS = 20
+LOGPROBS = "message.output_text.logprobs"  # of `include`
+
+
+class MessageItem(BaseModel):
+    """A message: a string, or parts."""
+
+    type: Literal["message"] = "message"
+    role: Literal["user", "assistant", "system", "developer"]
+    content: str | list[MessagePart]
+
+    @property
+    def text(self) -> str:
+        """Its words."""
+        return parts_text(self.content) if isinstance(self.content, list) else self.content
+
+    @property
+    def media(self) -> list[MediaReference]:
+        """What it shows."""
+        return parts_media(self.content) if isinstance(self.content, list) else []
+
+    @model_validator(mode="after")
+    def _only_people_show_things(self) -> MessageItem:
+        if self.role != "user" and self.media:
+            raise ValueError(f"pictures and videos belong in user messages, not {self.role}'s")
+        return self
+
+
+class FunctionCallItem(BaseModel):
+    """A call of a tool; its arguments are JSON text."""
+
+    type: Literal["function_call"]
+    call_id: str
+    name: str
+    arguments: str = "{}"
+
+    @field_validator("arguments")
+    @classmethod
+    def _are_an_object(cls, text: str) -> str:
+        try:
+            found = json.loads(text or "{}")
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise ValueError("arguments are the JSON text of an object")
+        return text or "{}"
+
+    @property
+    def call(self) -> ToolCall:
+        """The call."""
+        return ToolCall(self.name, json.loads(self.arguments), self.call_id)
+
+
+class FunctionCallOutputItem(BaseModel):
+    """What came of a call."""
+
+    type: Literal["function_call_output"]
+    call_id: str
+    output: str | list[MessagePart]
+
+    @property
+    def text(self) -> str:
+        """Its words."""
+        return parts_text(self.output) if isinstance(self.output, list) else self.output
+
+    @property
+    def media(self) -> list[MediaReference]:
+        """What it shows."""
+        return parts_media(self.output) if isinstance(self.output, list) else []
+
+
+class ReasoningText(BaseModel):
+    """Something that was thought."""
+
+    type: str
+    text: str
+
+
+class ReasoningItem(BaseModel):
+    """What the assistant thought."""
+
+    type: Literal["reasoning"]
+    summary: list[ReasoningText] = Field(default_factory=list)
+    content: list[ReasoningText] | None = None
+
+    @property
+    def text(self) -> str:
+        """All of it."""
+        return "\n".join(each.text for each in self.content or self.summary)
+
+
+Item = Annotated[
+    MessageItem | FunctionCallItem | FunctionCallOutputItem | ReasoningItem,
+    Field(discriminator="type"),
+]
+
+
+class InputItems(BaseModel):
+    """Items of a conversation, as requests and the store have them."""
+
+    input: list[Item]
+
+    @field_validator("input", mode="before")
+    @classmethod
+    def _messages_need_no_type(cls, given: Any) -> Any:
+        if not isinstance(given, list):
+            return given
+        return [
+            {"type": "message", **each} if isinstance(each, dict) and "role" in each else each
+            for each in given
+        ]
+
+
+class FunctionTool(BaseModel):
+    """A tool of the client's."""
+
+    type: Literal["function"]
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+    @property
+    def definition(self) -> dict[str, Any]:
+        """The same in the form of chat completions, which chat templates know."""
+        said = {"description": self.description} if self.description else {}
+        function = {"name": self.name, **said, "parameters": self.parameters or {}}
+        return {"type": "function", "function": function}
+
+
+class NamedTool(BaseModel):
+    """The tool that must be called."""
+
+    type: Literal["function"]
+    name: str
+
+
+class TextFormat(BaseModel):
+    """Whether the answer is text, any JSON object, or JSON that follows a schema."""
+
+    model_config = ConfigDict(populate_by_name=True)
+    type: Literal["text", "json_object", "json_schema"] = "text"
+    body: dict[str, Any] | None = Field(None, alias="schema")
+    name: str | None = None
+
+    @model_validator(mode="after")
+    def _has_its_schema(self) -> TextFormat:
+        if (self.type == "json_schema") != (self.body is not None):
+            raise ValueError("schema is given exactly when type is json_schema")
+        return self
+
+    def as_option(self) -> str | dict[str, Any] | None:
+        """The service's response_format."""
+        return self.body if self.body is not None else "json" if self.type != "text" else None
+
+
+class TextOptions(BaseModel):
+    """What kind of text the answer is."""
+
+    format: TextFormat = Field(default_factory=lambda: TextFormat.model_validate({}))
+
+
+class Reasoning(BaseModel):
+    """Whether the model is to think first, and how much."""
+
+    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    summary: str | None = None
+
+    @property
+    def level(self) -> Think:
+        """The service's."""
+        levels: dict[str, Think] = {"none": False, "minimal": "low", "xhigh": "high"}
+        effort = self.effort
+        return None if effort is None else levels.get(effort, effort)  # type: ignore[arg-type]
+
+
+class ResponsesRequest(BaseModel):
+    """POST /v1/responses. Sampling that is not given is that of `Sampling`."""
+
+    model: str = Field(min_length=1)
+    input: str | list[dict[str, Any]]
+    instructions: str | None = None
+    previous_response_id: str | None = None
+    store: bool | None = None
+    stream: bool | None = None
+    max_output_tokens: int | None = Field(None, ge=1)
+    tools: list[FunctionTool] | None = None
+    tool_choice: Literal["auto", "none", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
+    text: TextOptions | None = None
+    reasoning: Reasoning | None = None
+    metadata: dict[str, str] | None = Field(None, max_length=16)
+    include: list[str] | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=MOST_TOP_LOGPROBS)
+    truncation: Literal["auto", "disabled"] | None = None
+    background: bool | None = None
+    conversation: Any = None
+    prompt: Any = None
+    keep_alive: KeepAlive = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    typical_p: float | None = None
+    repeat_penalty: float | None = None
+    repeat_last_n: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    seed: int | None = None
+    frames: int | None = None
+    sampling: str | None = None
+    fps: float | None = None
+    start: float | str | None = None
+    end: float | str | None = None
+    tokens: int | None = None
+    pooling: str | None = None
+
+    @field_validator("background", "conversation", "prompt")
+    @classmethod
+    def _is_not_here(cls, given: Any) -> Any:
+        if given:
+            raise ValueError("this is not supported: leave it out")
+        return given
+
+    @property
+    def own_items(self) -> list[dict[str, Any]]:
+        """The input as items."""
+        if isinstance(self.input, str):
+            return [{"type": "message", "role": "user", "content": self.input}]
+        return self.input
+
+    @property
+    def wants_logprobs(self) -> bool:
+        """Whether probabilities of tokens come with the words."""
+        return bool(self.top_logprobs) or LOGPROBS in (self.include or ())
+
+    def to_chat(self, messages: list[ServiceMessage]) -> ChatRequest:
+        """The service's request. Raises ReellamaError for tools that cannot be used."""
+        system = [ServiceMessage("system", self.instructions)] if self.instructions else []
+        choice = self.tool_choice
+        if isinstance(choice, NamedTool):
+            chosen = ToolChoice("required", choice.name)
+        else:
+            chosen = ToolChoice(choice or "auto")
+        return ChatRequest(
+            [*system, *messages],
+            [tool_from_definition(each.definition) for each in self.tools or ()],
+            chosen,
+            several_calls=self.parallel_tool_calls is not False,
+            think=self.reasoning.level if self.reasoning else None,
+        )
+
+    def options(self) -> RequestOptions:
+        """What the service is asked for. Raises ReellamaError for a value out of range."""
+        generation = GenerationOptions(
+            sampling=requested_sampling(self.model_dump(include={*SAMPLING_OPTIONS})),
+            max_tokens=self.max_output_tokens or NO_LIMIT,
+            n_probs=max(1, self.top_logprobs or 0) if self.wants_logprobs else 0,
+        )
+        return RequestOptions(
+            generation,
+            keep_alive=self.keep_alive,
+            response_format=self.text.format.as_option() if self.text else None,
+            video=video_options(self.model_dump(include={*VIDEO_OPTIONS})),
+        )
+
+
+def as_messages(
+    items: Sequence[Item], shown: Sequence[tuple[MediaItem, ...]]
+) -> list[ServiceMessage]:
+    """The service's messages of a conversation's items, and what each of these shows.
+
+    Calls, thoughts and words of the assistant that follow one another are one message.
+    """
+    found: list[ServiceMessage] = []
+    # Of the assistant's message that is being gathered.
+    reasoning, words, gathering = "", "", False
+    calls: list[ToolCall] = []
+
+    def finish() -> None:
+        nonlocal reasoning, words, calls, gathering
+        if gathering:
+            said = ServiceMessage("assistant", words, tool_calls=tuple(calls), reasoning=reasoning)
+            found.append(said)
+        reasoning, words, calls, gathering = "", "", [], False
+
+    for item, media in zip(items, shown, strict=True):
+        if isinstance(item, ReasoningItem):
+            finish()
+            reasoning, gathering = item.text, True
+        elif isinstance(item, FunctionCallItem):
+            calls.append(item.call)
+            gathering = True
+        elif isinstance(item, MessageItem) and item.role == "assistant":
+            if words or calls:
+                finish()
+            words, gathering = item.text, True
+        elif isinstance(item, FunctionCallOutputItem):
+            finish()
+            found.append(ServiceMessage("tool", item.text, media, tool_call_id=item.call_id))
+        else:
+            finish()
+            role = "system" if item.role == "developer" else item.role
+            found.append(ServiceMessage(role, item.text, media))
+    finish()
+    return found
