@@ -317,7 +317,7 @@ class Batcher:
         else:
             token = answer.sampler.sample(self._ctx.ptr, lambda: logits, index)
         if self.tokenizer.is_eog(token):
-            stats.stop_reason = "stop"
+            stats.stop_reason, stats.end_token = "stop", token
         else:
             answer.chosen = token
             stats.generated_tokens += 1

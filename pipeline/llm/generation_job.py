@@ -24,6 +24,7 @@ class GenerationStats:
     generate_seconds: float = 0.0
     stop_reason: str | None = None  # "stop" or "length"
     stop_text: str | None = None  # the stop text that ended it, if one did
+    end_token: int | None = None  # the model's own token for the end, if that ended it
 
 
 # What a job is told: tokens, then None, or what went wrong. Called in the batcher's thread.

@@ -113,6 +113,23 @@ class TokenizedPrompt:
         self.spans.append(TokenSpan(keys, self.end, soft))
         self.keys += keys
 
+    def after(self, ids: Sequence[int]) -> TokenizedPrompt:
+        """The same after token ids."""
+        found = TokenizedPrompt()
+        found.add_ids(ids)
+        for span in self.spans:
+            if span.soft is None:
+                found.add_ids([key for key in span.keys if isinstance(key, int)])
+            else:
+                found.add_soft(span.soft)
+        return found
+
+    def without_first(self, token: int | None) -> TokenizedPrompt:
+        """The same without this token, where it comes first."""
+        if not self.keys or token is None or self.keys[0] != token:
+            return self
+        return TokenizedPrompt(self.keys[1:], [*self.spans_after(1)]).after(())
+
     def reusable(self, n: int) -> int:
         """How many of the first `n` cells can be kept: indivisible spans only as a whole."""
         begin = 0

@@ -15,7 +15,7 @@ from reellama.gguf_tools.text.chat_template import ChatTemplate
 from reellama.models.token_pooling.options import VIDEOS_SHARE
 from reellama.pipeline.llm.generation_job import GenerationStats
 from reellama.pipeline.llm.generation_options import GenerationOptions
-from reellama.pipeline.llm.prompt import Prompt, Text, known_ids
+from reellama.pipeline.llm.prompt import Prompt, Text, TokenIds, known_ids
 from reellama.pipeline.llm.tool_calls.answer_parser import AnswerParser
 from reellama.pipeline.llm.tool_calls.dialect import Dialect
 from reellama.pipeline.server.admission.deadlines import in_seconds
@@ -73,7 +73,7 @@ class RequestOptions:
 
     n_ctx: positions that may be used, at most the server's. keep_alive: seconds, -1 for ever.
     response_format: "json", or a JSON schema. truncate: whether a conversation that is too long
-    loses its oldest turns; else it is refused.
+    loses its oldest turns; else it is refused. context: ids of tokens that stand before the prompt.
     """
 
     generation: GenerationOptions
@@ -82,6 +82,7 @@ class RequestOptions:
     response_format: str | dict[str, Any] | None = None
     video: VideoOptions = DEFAULT_VIDEO_OPTIONS
     truncate: bool = True
+    context: tuple[int, ...] = ()
 
     @property
     def schema(self) -> dict[str, Any] | None:
@@ -170,8 +171,12 @@ class Service:
         prompt: str | list[int],
         options: RequestOptions,
         media: Sequence[MediaItem] = (),
+        suffix: str | None = None,
     ) -> Generation:
-        """Go on from a text, or its tokens, after what it is about. Raises like `chat`."""
+        """Go on from a text, or its tokens, after what it is about. Raises like `chat`.
+
+        With a `suffix`, what stands between the two is written, by a model that can.
+        """
         known = await self._find(model)
 
         async def prepare(loaded: LoadedModel) -> PreparedPrompt:
@@ -182,11 +187,18 @@ class Service:
                 generation = replace(generation, sampling=sampling)
             room = _room(loaded, options, len(media))
             seen = await self._see(known, media, options.video, room)
+            tokenizer = loaded.batcher.tokenizer
             parts = before_text(seen)
             if isinstance(prompt, str):
-                parts.append(Text(prompt, special=True))
+                parts.append(Text(prompt, special=suffix is None))
             else:
-                parts.append(known_ids(prompt, loaded.batcher.tokenizer.n_vocab))
+                parts.append(known_ids(prompt, tokenizer.n_vocab))
+            if suffix is not None:
+                if tokenizer.infill is None:
+                    name = short_name(known.manifest.name)
+                    raise ServiceError(f'"{name}" does not support insert')
+                pre, suf, mid = (TokenIds((token,)) for token in tokenizer.infill)
+                parts = [pre, *parts, suf, Text(suffix), mid]
             layout = await asyncio.to_thread(loaded.batcher.tokenize_prompt, parts)
             return PreparedPrompt(layout, generation)
 
@@ -251,7 +263,7 @@ class Service:
         grammar = await self._grammar(known, asked, options, dialect)
         room = _room(loaded, options, sum(len(message.media) for message in asked.messages))
         seen = [await self._see(known, m.media, options.video, room) for m in asked.messages]
-        whole = _with_system(asked.messages, known)
+        whole = _with_system(asked.messages, known) if not options.context else asked.messages
         none: list[Prompt] = [[] for _ in whole[len(seen) :]]  # a system prompt sees nothing
         conversation = adapted(
             list(zip(whole, [*none, *seen], strict=True)), dialect, asked.usable_tools
@@ -262,7 +274,11 @@ class Service:
         how = partial(Rendering, variables=variables, text_arguments=dialect.traits.text_arguments)
         fitted = await self._fit(loaded, known, template, how, conversation, options)
         generation = bound(options.generation, dialect, fitted.opening, grammar)
-        prepared = PreparedPrompt(fitted.layout, generation, dialect.markers)
+        layout, tokenizer = fitted.layout, loaded.batcher.tokenizer
+        if options.context:
+            before = known_ids(options.context, tokenizer.n_vocab).ids
+            layout = layout.without_first(tokenizer.bos).after(before)
+        prepared = PreparedPrompt(layout, generation, dialect.markers)
         return prepared, parser_for(dialect, asked, fitted.opening)
 
     async def _fit(

@@ -8,16 +8,12 @@ the tests together.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pydantic import BaseModel
 
-from reellama.pipeline.server.anthropic.messages_schemas import CountTokensRequest, MessagesRequest
 from reellama.pipeline.server.ollama import ollama_schemas as ollama
-from reellama.pipeline.server.openai import openai_schemas as openai
-from reellama.pipeline.server.responses.responses_schemas import ResponsesRequest
 
 HEAD = """# Protocols
 

@@ -29,6 +29,11 @@ class ChatAnswer:
         return self._generation.stats
 
     @property
+    def context(self) -> list[int] | None:
+        """The ids of prompt and answer, or None where soft tokens are among them."""
+        return self._generation.context
+
+    @property
     def finish_reason(self) -> str:
         """ "stop", "length", or "tool_calls" where tools are to be called."""
         reason = self.stats.stop_reason or "stop"

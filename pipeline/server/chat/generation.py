@@ -44,7 +44,16 @@ class Generation:
         self._release = release
         self._job: GenerationJob | None = None
         self._tokens: asyncio.Queue[Token | Exception | None] = asyncio.Queue()
+        self._ids: list[int] = []  # of its tokens so far
         self._done = False
+
+    @property
+    def context(self) -> list[int] | None:
+        """The ids of prompt and answer, or None where soft tokens are among them."""
+        keys = self._job.layout.keys if self._job is not None else []
+        ids = [key for key in keys if isinstance(key, int)]
+        end = [] if self.stats.end_token is None else [self.stats.end_token]
+        return [*ids, *self._ids, *end] if len(ids) == len(keys) else None
 
     async def start(
         self,
@@ -81,6 +90,7 @@ class Generation:
     async def __anext__(self) -> Token:
         news = None if self._done else await self._tokens.get()
         if isinstance(news, Token):
+            self._ids.append(news.id)
             return news
         await self.aclose()
         if news is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from functools import partial
 from typing import Annotated, Any
@@ -90,20 +91,19 @@ async def generate(
     """The answer to a prompt. Without a prompt the model is loaded, or unloaded."""
     service: Service = request.app.state.service
     known = await find_model(request, asked.model)
-    if asked.suffix:
-        raise ReellamaError(f'"{asked.model}" does not support insert')
-    if asked.raw and (asked.template or asked.system):
+    if asked.raw and (asked.template or asked.system or asked.context):
         raise ReellamaError("raw mode does not support template, system, or context")
-    if asked.context:
-        raise ReellamaError("context is not supported: send the conversation to /api/chat")
     options = asked.to_options(known.manifest.parameters)
     if not asked.prompt:
         return await _load(request, asked, known, response_item)
     media = await _media(service, asked.media)
-    if asked.raw:
-        start: Start = partial(_complete, service, known.service_name, asked.prompt, options, media)
+    if asked.raw or asked.suffix:
+        suffix = asked.suffix or None
+        text = asked.prompt
+        start: Start = partial(_complete, service, known.service_name, text, options, media, suffix)
     else:
-        system = asked.system or known.manifest.system
+        options = replace(options, context=tuple(asked.context or ()))
+        system = asked.system or ("" if asked.context else known.manifest.system)
         messages = [ServiceMessage("system", system)] if system else []
         question = ServiceMessage("user", asked.prompt, media)
         chat = ChatRequest([*messages, question], think=asked.wants_thinking)
@@ -118,8 +118,9 @@ async def _complete(
     prompt: str,
     options: RequestOptions,
     media: tuple[MediaItem, ...],
+    suffix: str | None,
 ) -> ChatAnswer:
-    return ChatAnswer(await service.complete(model, prompt, options, media))
+    return ChatAnswer(await service.complete(model, prompt, options, media, suffix))
 
 
 async def _load(
@@ -171,7 +172,10 @@ async def _items(
             elif not isinstance(whole, ToolCall) and not whole.text:
                 continue
             yield item
-        yield {**_head(asked), **shape(None), "done": True, **_last(answer, begin)}
+        last = {**_head(asked), **shape(None), "done": True, **_last(answer, begin)}
+        if isinstance(asked, GenerateRequest) and not asked.raw and answer.context is not None:
+            last["context"] = answer.context
+        yield last
     finally:
         # A client that goes away cancels this very task, and its sequence must still be freed.
         with anyio.CancelScope(shield=True):

@@ -70,6 +70,7 @@ class OllamaGenerationRequest(LoadingRequest):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
     think: bool | str | None = None
+    truncate: bool | None = None
 
     @property
     def wants_thinking(self) -> Think:
@@ -91,6 +92,7 @@ class OllamaGenerationRequest(LoadingRequest):
             keep_alive=self.keep_alive,
             response_format=self.format or None,
             video=video_options(self.options or {}),
+            truncate=self.truncate is not False,
         )
 
 

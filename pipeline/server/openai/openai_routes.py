@@ -141,7 +141,8 @@ async def complete(
     n_before = [len(str(text)) for text in echoed]  # characters of each choice so far
 
     async def answer(prompt: str | list[int], options: RequestOptions) -> ChatAnswer:
-        return ChatAnswer(await service.complete(body.model, prompt, options))
+        generation = await service.complete(body.model, prompt, options, suffix=body.suffix or None)
+        return ChatAnswer(generation)
 
     async def ask() -> Choices:
         options = body.choices()

@@ -275,7 +275,7 @@ class CompletionRequest(OpenAIGenerationRequest):
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
     echo: bool = False
     best_of: Annotated[int, Field(ge=1, le=1)] | None = None
-    suffix: Annotated[str, Field(max_length=0)] | None = None
+    suffix: str | None = None
 
     @property
     def prompts(self) -> list[str | list[int]]:

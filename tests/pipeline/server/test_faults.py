@@ -79,7 +79,7 @@ REFUSED: dict[str, tuple[Callable[..., httpx.Response], dict[str, Any], str]] = 
         "not a URL",
     ),
     "thinking": (generate, {"think": True}, "does not support thinking"),
-    "context": (generate, {"context": [1, 2, 3]}, "context is not supported"),
+    "context": (generate, {"context": [1, -2, 3]}, "there is no token -2"),
     "long": (generate, {"prompt": "x" * 10**7}, "positions, but the context has 512"),
 }
 

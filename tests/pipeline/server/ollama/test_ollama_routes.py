@@ -12,11 +12,13 @@ import pytest
 
 from reellama.gguf_tools.download import hub
 from reellama.pipeline.llm.engine import Engine, Text
-from tests.helpers import lora_adapters
+from tests.helpers import lora_adapters, tiny_model
 from tests.helpers.hub_server import Hub, running
 from tests.helpers.live_server import serving
 
 pytestmark = pytest.mark.numeric
+
+INFILL = ("pre", "suf", "mid")
 
 HI = {"messages": [{"role": "user", "content": "Hi."}]}
 
@@ -59,6 +61,45 @@ def test_a_stop_text_and_raw_prompts(client: ollama.Client) -> None:
     count = {"num_predict": 30, "stop": ["6"]}
     reply = client.generate("mini", "1, 2, 3, 4,", raw=True, options=count)
     assert reply.response == " 5, " and reply.done_reason == "stop"
+
+
+def test_a_context_is_gone_on_from(client: ollama.Client) -> None:
+    first = client.generate("mini", "My name is Ada.", options={"num_predict": 4})
+    assert first.context and first.prompt_eval_count
+    n_known = len(first.context)
+    second = client.generate("mini", "What is my name?", context=first.context)
+    alone = client.generate("mini", "What is my name?", system=" ")
+    assert second.prompt_eval_count and alone.prompt_eval_count
+    assert n_known < second.prompt_eval_count < n_known + alone.prompt_eval_count
+    assert list(second.context or ())[:n_known] == list(first.context)
+    third = client.generate("mini", "And?", context=second.context, system="Be brief.")
+    assert len(third.context or ()) > len(second.context or ())
+
+
+def test_text_between_two_others_is_written_where_the_model_can(
+    client: ollama.Client, url: str, tmp_path: Path
+) -> None:
+    """A model of bytes, three of which are made its tokens for that."""
+    ends = {f"tokenizer.ggml.fim_{name}_token_id": 3 + i for i, name in enumerate(INFILL)}
+    digest = client.create_blob(tiny_model.write(tmp_path / "infill.gguf", keys=ends))
+    client.create("infill", files={"infill.gguf": digest})
+    options = {"num_predict": 2}
+    reply = client.generate("infill", "abc", suffix="de", options=options)
+    assert reply.context and reply.context[: -(reply.eval_count or 0)] == [
+        *(3, *(3 + byte for byte in b"abc"), 4, *(3 + byte for byte in b"de"), 5)
+    ]
+    asked = {"model": "infill", "prompt": "abc", "suffix": "de", "max_tokens": 2}
+    told = httpx.post(f"{url}/v1/completions", json=asked, timeout=60).json()
+    assert told["usage"]["prompt_tokens"] == 8
+    client.delete("infill")
+
+
+def test_what_is_too_long_is_refused_where_it_may_not_be_cut(url: str) -> None:
+    said = [{"role": ("user", "assistant")[i % 2], "content": "hi " * 30} for i in range(101)]
+    asked = {"model": "mini", "messages": said, "stream": False, "options": {"num_predict": 1}}
+    assert httpx.post(f"{url}/api/chat", json=asked, timeout=60).status_code == 200
+    refused = httpx.post(f"{url}/api/chat", json={**asked, "truncate": False}, timeout=60)
+    assert refused.status_code == 400 and "the context has 1024" in refused.json()["error"]
 
 
 def test_an_empty_prompt_loads_and_keep_alive_0_unloads(client: ollama.Client) -> None:
