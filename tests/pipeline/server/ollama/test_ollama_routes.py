@@ -144,6 +144,14 @@ def test_a_model_is_made_from_an_uploaded_file(client: ollama.Client, tiny_llama
         client.create("tiny", files={"tiny.gguf": digest})
 
 
+def test_a_model_is_made_smaller(client: ollama.Client, tiny_llama: Path) -> None:
+    digest = client.create_blob(tiny_llama)
+    client.create("smaller", files={"tiny.gguf": digest}, quantize="q8_0")
+    details = client.show("smaller").details
+    assert details and details.quantization_level == "Q8_0"
+    client.delete("smaller")
+
+
 def test_an_adapter_is_part_of_the_model_that_it_was_created_with(
     client: ollama.Client, tiny_llama: Path, tmp_path: Path
 ) -> None:
