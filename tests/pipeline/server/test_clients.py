@@ -6,7 +6,9 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import anthropic
 import ollama
 import openai
 import pytest
@@ -37,6 +39,23 @@ const models = (await client.list()).models.map((model) => model.name);
 console.log(JSON.stringify([first.message.content, second, models]));
 """
 
+NODE_OPENAI = """
+import OpenAI, { toFile } from "openai";
+import { readFileSync } from "node:fs";
+const [host, video] = process.argv.slice(2);
+const client = new OpenAI({ baseURL: `${host}/v1`, apiKey: "none" });
+const clip = await toFile(readFileSync(video), "demo.mp4");
+const file = await client.files.create({ file: clip, purpose: "user_data" });
+const content = [{ type: "input_file", file_id: file.id },
+                 { type: "input_text", text: "What happens in the video?" }];
+const first = await client.responses.create({ model: "mini", input: [{ role: "user", content }] });
+let second = "";
+for await (const event of await client.responses.create({
+  model: "mini", previous_response_id: first.id, input: "Which way does it move?", stream: true }))
+  if (event.type === "response.output_text.delta") second += event.delta;
+console.log(JSON.stringify([first.output_text, second]));
+"""
+
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
@@ -59,14 +78,53 @@ def test_ollamas_python_client(url: str, demo_video: Path) -> None:
     is_about_the_video(first, "".join(part.message.content or "" for part in parts))
 
 
-@pytest.mark.skipif(shutil.which("npm") is None, reason="Node.js is not installed")
+def talk_in_node(package: str, program: str, folder: Path, *arguments: str) -> list[Any]:
+    """What a program prints, as JSON, that uses a package of npm."""
+    (folder / "talk.mjs").write_text(program)
+    install = ["npm", "install", "--no-audit", "--no-fund", "--silent", package]
+    subprocess.run(install, cwd=folder, check=True, timeout=120)
+    command = ["node", "talk.mjs", *arguments]
+    done = subprocess.run(command, cwd=folder, check=True, timeout=240, capture_output=True)
+    found: list[Any] = json.loads(done.stdout)
+    return found
+
+
+needs_node = pytest.mark.skipif(shutil.which("npm") is None, reason="Node.js is not installed")
+
+
+@needs_node
+def test_openais_javascript_client(url: str, demo_video: Path, tmp_path: Path) -> None:
+    """Its responses, which go on from each other, about a file that is sent once."""
+    is_about_the_video(*talk_in_node("openai@7", NODE_OPENAI, tmp_path, url, str(demo_video)))
+
+
+def test_openais_responses(url: str, demo_video: Path) -> None:
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+    shown = {"type": "input_image", "image_url": data_url(demo_video)}
+    content = [shown, {"type": "input_text", "text": FIRST}]
+    said: Any = [{"role": "user", "content": content}]
+    first = client.responses.create(model="mini", input=said)
+    second = client.responses.create(model="mini", input=SECOND, previous_response_id=first.id)
+    is_about_the_video(first.output_text, second.output_text)
+
+
+def test_anthropics_client(url: str, demo_video: Path) -> None:
+    client = anthropic.Anthropic(base_url=url, api_key="none", max_retries=0)
+    data = base64.b64encode(demo_video.read_bytes()).decode()
+    source = {"type": "base64", "media_type": "video/mp4", "data": data}
+    content = [{"type": "image", "source": source}, {"type": "text", "text": FIRST}]
+    talk: Any = [{"role": "user", "content": content}]
+    asked: dict[str, Any] = {"model": "mini", "max_tokens": 100}
+    first = client.messages.create(messages=talk, **asked).content[0]
+    assert first.type == "text"
+    talk += [{"role": "assistant", "content": first.text}, {"role": "user", "content": SECOND}]
+    with client.messages.stream(messages=talk, **asked) as stream:
+        is_about_the_video(first.text, "".join(stream.text_stream))
+
+
+@needs_node
 def test_ollamas_javascript_client(url: str, demo_video: Path, tmp_path: Path) -> None:
-    (tmp_path / "talk.mjs").write_text(NODE)
-    install = ["npm", "install", "--no-audit", "--no-fund", "--silent", "ollama@0.6"]
-    subprocess.run(install, cwd=tmp_path, check=True, timeout=120)
-    command = ["node", "talk.mjs", url, str(demo_video)]
-    done = subprocess.run(command, cwd=tmp_path, check=True, timeout=120, capture_output=True)
-    first, second, models = json.loads(done.stdout)
+    first, second, models = talk_in_node("ollama@0.6", NODE, tmp_path, url, str(demo_video))
     is_about_the_video(first, second)
     assert "mini:latest" in models
 
