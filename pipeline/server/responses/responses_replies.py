@@ -112,7 +112,7 @@ async def response_events(
     """The events of a stream, numbered, but for the last one, which holds the whole response."""
     numbers = count()
 
-    def event(name: str, **data: Any) -> tuple[str, dict[str, Any]]:
+    def event(name: str, /, **data: Any) -> tuple[str, dict[str, Any]]:
         return name, {"type": name, "sequence_number": next(numbers), **data}
 
     for name in ("response.created", "response.in_progress"):
