@@ -154,7 +154,7 @@ def test_a_tool_is_called_and_its_result_is_read(client: Anthropic) -> None:
             {"messages": [{"role": "user", "content": [{"type": "smell"}]}]},
             "messages.0.content.0: Input tag 'smell'",
         ),
-        ({"temperature": 1e9}, "temperature is 1000000000.0"),
+        ({"extra_body": {"temperature": 1e9}}, "temperature is 1000000000.0"),
         ({"thinking": {"type": "enabled", "budget_tokens": 5000}}, "thinking"),
         ({"tools": [{"name": "a b", "input_schema": {}}]}, "a tool cannot be named 'a b'"),
         ({"tool_choice": {"type": "tool"}}, "tool_choice: name is given"),
