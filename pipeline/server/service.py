@@ -263,7 +263,7 @@ class Service:
         grammar = await self._grammar(known, asked, options, dialect)
         room = _room(loaded, options, sum(len(message.media) for message in asked.messages))
         seen = [await self._see(known, m.media, options.video, room) for m in asked.messages]
-        whole = _with_system(asked.messages, known) if not options.context else asked.messages
+        whole = _with_system(asked.messages, known)
         none: list[Prompt] = [[] for _ in whole[len(seen) :]]  # a system prompt sees nothing
         conversation = adapted(
             list(zip(whole, [*none, *seen], strict=True)), dialect, asked.usable_tools
@@ -277,7 +277,9 @@ class Service:
         layout, tokenizer = fitted.layout, loaded.batcher.tokenizer
         if options.context:
             before = known_ids(options.context, tokenizer.n_vocab).ids
-            layout = layout.without_first(tokenizer.bos).after(before)
+            layout = layout.without_first(tokenizer.bos if tokenizer.add_bos else None).after(
+                before
+            )
         prepared = PreparedPrompt(layout, generation, dialect.markers)
         return prepared, parser_for(dialect, asked, fitted.opening)
 

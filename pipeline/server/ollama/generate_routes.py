@@ -103,7 +103,7 @@ async def generate(
         start: Start = partial(_complete, service, known.service_name, text, options, media, suffix)
     else:
         options = replace(options, context=tuple(asked.context or ()))
-        system = asked.system or ("" if asked.context else known.manifest.system)
+        system = asked.system or known.manifest.system
         messages = [ServiceMessage("system", system)] if system else []
         question = ServiceMessage("user", asked.prompt, media)
         chat = ChatRequest([*messages, question], think=asked.wants_thinking)
