@@ -161,14 +161,15 @@ class OllamaChatRequest(OllamaGenerationRequest):
 
     messages: list[OllamaMessage] | None = None
     tools: list[Any] | None = None
-    tool_choice: Any = None  # as OpenAI's protocol has it; Ollama has no such thing
+    # As OpenAI's protocol has it; Ollama has no such thing. It may also stand among the options.
+    tool_choice: Any = None
 
     def to_chat(self, messages: Sequence[ServiceMessage]) -> ChatRequest:
         """The service's request. Raises ReellamaError for tools that cannot be used."""
         return ChatRequest(
             messages,
             [tool_from_definition(each) for each in self.tools or ()],
-            tool_choice_from(self.tool_choice),
+            tool_choice_from(self.tool_choice or (self.options or {}).get("tool_choice")),
             think=self.wants_thinking,
         )
 
