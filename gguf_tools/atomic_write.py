@@ -44,9 +44,10 @@ def stamp(path: Path) -> tuple[int, int]:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, keep_suffix: bool = False) -> Iterator[Path]:
     """A temporary file beside `path`, which it replaces in one step if the block succeeds.
 
+    keep_suffix: the temporary file has the ending of `path`, for what goes by it.
     After an error `path` is unchanged; a kill leaves at most a hidden file beside it. Raises
     ReellamaError, with the reason, when the file cannot be written.
     """
@@ -55,7 +56,8 @@ def replacing(path: Path) -> Iterator[Path]:
     target = Path(os.path.realpath(path))  # a link stays a link
     temporary = None
     try:
-        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        suffix = target.suffix if keep_suffix else ""
+        descriptor, name = tempfile.mkstemp(suffix, f".{target.name}.", target.parent)
         os.close(descriptor)
         temporary = Path(name)
         yield temporary

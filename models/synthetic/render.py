@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from reellama.gguf_tools.atomic_write import replacing
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.models.synthetic.camera import WORLD_SCALE
 from reellama.models.synthetic.scene import MOTIONS, Actor, Drawable, Pose, Scene, random_scene
@@ -110,7 +111,7 @@ def write_video(
     """Write uint8 RGB frames [T, H, W, 3] as a video; H and W must be even.
 
     H.264 where this build of FFmpeg can write it, else MPEG-4; the same frames always give the same
-    bytes. Raises ReellamaError when the file cannot be written.
+    bytes. The file is written whole or not at all: raises ReellamaError when it cannot be.
     """
     import av
     from av.error import FFmpegError
@@ -118,7 +119,10 @@ def write_video(
     available_codec = codec if _can_encode(codec) else "mpeg4"
     try:
         # Without "bitexact", a WebM file contains a random number.
-        with av.open(str(path), "w", options={"fflags": "bitexact"}) as container:
+        with (
+            replacing(path, keep_suffix=True) as temporary,
+            av.open(str(temporary), "w", options={"fflags": "bitexact"}) as container,
+        ):
             stream = container.add_stream(
                 available_codec, rate=Fraction(fps).limit_denominator(1001)
             )
@@ -132,7 +136,7 @@ def write_video(
             for pixels in frames:
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
             container.mux(stream.encode())
-    except (FFmpegError, OSError) as error:
+    except (FFmpegError, OSError, ValueError) as error:  # ValueError: of an ending it does not know
         raise ReellamaError(f"cannot write the video {path}: {error}") from error
 
 

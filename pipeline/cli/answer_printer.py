@@ -11,7 +11,14 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from reellama.pipeline.cli.console import confidence_color, err, note, out, strip_control
+from reellama.pipeline.cli.console import (
+    confidence_color,
+    err,
+    note,
+    out,
+    shows_progress,
+    strip_control,
+)
 
 if TYPE_CHECKING:  # an answer of a running server is printed without all this
     from reellama.pipeline.chat.conversation import Answer
@@ -108,7 +115,7 @@ def print_pieces(pieces: Generator[tuple[str, str], None, None]) -> None:
     waiting = err.status("[dim]thinking")
     with closing(pieces):
         try:
-            if err.is_terminal:
+            if shows_progress():
                 waiting.start()
             for text, style in pieces:
                 waiting.stop()

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from typer import Argument, Exit, Option, Typer
 
+from reellama.pipeline.cli.arguments.grouped_command import GroupedCommand
 from reellama.pipeline.cli.commands import gguf, ollama
 from reellama.pipeline.cli.commands.evaluate_options import QuestionOptions, RunOptions
 from reellama.pipeline.cli.commands.inspect_video import InspectOptions
@@ -23,7 +24,6 @@ from reellama.pipeline.video.piped_videos import as_files
 app = Typer(
     help="Chat with a video on your own machine, through one small GGUF model.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,  # drawing help with rich costs half of the time that --help may take
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -41,10 +41,21 @@ Videos = Annotated[
     ),
 ]
 Json = Annotated[bool, Option("--json", help="One JSON object; the text is its `answer`.")]
-Probs = Annotated[bool, Option("--probs", help="Colour tokens: red is unsure, green is sure.")]
-TimingsFlag = Annotated[bool, Option("--timings", help="Where the time went, on stderr.")]
+BESIDE = "How much is said beside the answer"
+Probs = Annotated[
+    bool,
+    Option("--probs", help="Colour tokens: red is unsure, green is sure.", rich_help_panel=BESIDE),
+]
+TimingsFlag = Annotated[
+    bool, Option("--timings", help="Where the time went, on stderr.", rich_help_panel=BESIDE)
+]
 NoServer = Annotated[
-    bool, Option("--no-server", help="Answer here, also where `reellama serve` runs already.")
+    bool,
+    Option(
+        "--no-server",
+        help="Answer here, also where `reellama serve` runs already.",
+        rich_help_panel="Which model answers, and how it is run",
+    ),
 ]
 
 
@@ -60,7 +71,7 @@ def reellama(
         raise Exit
 
 
-@app.command(no_args_is_help=True)
+@app.command(cls=GroupedCommand, no_args_is_help=True)
 @grouped
 def ask(
     videos: Videos,
@@ -87,7 +98,7 @@ def ask(
     run(videos, question, frames, model, answer, OutputOptions(json, probs, timings))
 
 
-@app.command(no_args_is_help=True)
+@app.command(cls=GroupedCommand, no_args_is_help=True)
 @grouped
 def describe(
     videos: Videos,
@@ -111,7 +122,7 @@ def describe(
     run(videos, None, frames, model, answer, OutputOptions(json, probs, timings))
 
 
-@app.command()
+@app.command(cls=GroupedCommand)
 @grouped
 def chat(
     videos: Annotated[
@@ -132,7 +143,7 @@ def chat(
     run(videos or [], frames, model, answer, probs=probs)
 
 
-@app.command(no_args_is_help=True)
+@app.command(cls=GroupedCommand, no_args_is_help=True)
 @grouped
 def timeline(
     video: Annotated[
@@ -148,7 +159,7 @@ def timeline(
     run(video, options, watching)
 
 
-@app.command(no_args_is_help=True)
+@app.command(cls=GroupedCommand, no_args_is_help=True)
 @grouped
 def watch(
     folder: Annotated[Path, Argument(metavar="DIR", help="A folder of videos.")],
@@ -162,7 +173,7 @@ def watch(
     run(folder, options, watching)
 
 
-@app.command(no_args_is_help=True)
+@app.command(cls=GroupedCommand, no_args_is_help=True)
 @grouped
 def search(
     videos: Videos,
@@ -181,7 +192,7 @@ def search(
     run(videos, words, n, thumbnails, json, watching)
 
 
-@app.command(no_args_is_help=True)
+@app.command(cls=GroupedCommand, no_args_is_help=True)
 @grouped
 def inspect(
     video: Annotated[
@@ -255,7 +266,7 @@ def export_graphs(
     run(bundle)
 
 
-@app.command(name="eval")
+@app.command(name="eval", cls=GroupedCommand)
 @grouped
 def evaluate(
     bundle: Annotated[str, Argument(metavar="BUNDLE", help="A bundle's name or folder.")] = "mini",
@@ -269,7 +280,7 @@ def evaluate(
     run(bundle, questions, how)
 
 
-@app.command()
+@app.command(cls=GroupedCommand)
 @grouped
 def serve(
     place: ListenOptions,

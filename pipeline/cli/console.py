@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from reellama.pipeline.chat.timings import Timings, peak_memory
+from reellama.pipeline.cli.arguments.verbosity import is_quiet, is_verbose
 from reellama.pipeline.video.timestamps import format_time
 
 if TYPE_CHECKING:  # commands about GGUF files need not wait until torch is loaded
@@ -27,7 +28,19 @@ err = Console(stderr=True, highlight=False)
 
 
 def note(message: str) -> None:
-    """Say something beside the answer."""
+    """Say something beside the answer, unless --quiet was asked for."""
+    if not is_quiet():
+        say(message)
+
+
+def detail(message: str) -> None:
+    """Say something that only --verbose asks for."""
+    if is_verbose():
+        say(message)
+
+
+def say(message: str) -> None:
+    """Say on stderr what was asked for."""
     # In a file or a pipe a line stays a line, however long.
     err.print(Text(strip_control(message), "dim"), soft_wrap=not err.is_terminal)
 
@@ -37,12 +50,17 @@ def strip_control(text: str) -> str:
     return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc")
 
 
+def shows_progress() -> bool:
+    """Whether progress is drawn: on a terminal, unless --quiet was asked for."""
+    return err.is_terminal and not is_quiet()
+
+
 @contextmanager
 def reading_bar(path: Path) -> Iterator[FrameProgress]:
     """A progress bar while frames of `path` are read and looked at; it leaves nothing behind."""
     name = strip_control(path.name or str(path))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
+    with Progress(*columns, console=err, transient=True, disable=not shows_progress()) as bars:
         task = bars.add_task(f"reading {name}", total=None)
 
         def report(done: float, total: float) -> None:
@@ -58,6 +76,8 @@ def add_video(talk: VideoChat, path: Path) -> Video:
         video = talk.add(path, report)
     for remark in video.clip.notes:
         note(f"{path.name}: {remark}")
+    times = ", ".join(format_time(float(time)) for time in video.clip.times)
+    detail(f"{video_summary(video)}; frames at {times}")
     return video
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -22,6 +23,7 @@ AGAIN = 0.05  # seconds until a Ctrl-C that was lost is raised anew
 def main() -> None:
     """Run the command line and exit with its status."""
     sys.unraisablehook = _unraisable
+    _open_closed_streams()
     status = run(sys.argv[1:])
     # From here a second Ctrl-C ends the process at once instead of with a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -32,6 +34,14 @@ def main() -> None:
         sys.stderr.flush()
         os._exit(status)
     sys.exit(status)
+
+
+def _open_closed_streams() -> None:
+    """Put nothing in place of a stdin or stderr that was closed (`<&-`, `2>&-`)."""
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115  # to the end of the process
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 
 def _unraisable(lost: sys.UnraisableHookArgs) -> None:
@@ -52,6 +62,8 @@ def run(arguments: list[str]) -> int:
         from reellama.gguf_tools.errors import ReellamaError
         from reellama.pipeline.cli.app import app
 
+        if sys.stdout is None:  # `>&-`
+            return print_error_line("stdout is closed, so there is no place for an answer")
         try:
             status = _status(app, arguments)
             sys.stdout.flush()
@@ -64,7 +76,9 @@ def run(arguments: list[str]) -> int:
         return 1
     except OSError as error:
         _silence_stdout()
-        where = f"{error.filename}: " if error.filename else ""
+        # What a file is meant is said where it is written; else it was what an answer goes to.
+        lost = "what stdout leads to: " if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        where = f"{error.filename}: " if error.filename else lost
         return print_error_line(f"{where}{error.strerror or error}")
     except MemoryError:
         return print_error_line("out of memory: try a smaller model, --n-ctx or --frames")
@@ -75,10 +89,17 @@ def run(arguments: list[str]) -> int:
 
 def _status(app: object, arguments: list[str]) -> int:
     """Call the typer application, which ends in SystemExit whatever happens."""
+    from typer.main import get_command
+
+    from reellama.pipeline.cli.arguments.saved_defaults import saved_defaults
+    from reellama.pipeline.cli.arguments.verbosity import Verbosity, set_verbosity
+
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a TextIOWrapper at start
+    set_verbosity(Verbosity())
+    program = get_command(app)  # type: ignore[arg-type]  # typer.Typer, imported late
     try:
-        app(arguments, prog_name="reellama")  # type: ignore[operator]  # typer.Typer, imported late
+        program(arguments, prog_name="reellama", default_map=saved_defaults(program))
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     return 0

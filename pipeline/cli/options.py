@@ -7,6 +7,7 @@ import inspect
 import json
 import math
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_type_hints
@@ -16,6 +17,8 @@ from typer import BadParameter, Option
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.locate.naming import OLLAMA_PREFIX
 from reellama.models.token_pooling.options import AUTO, DEFAULT_TOKENS, POOLING_METHODS
+from reellama.pipeline.cli.arguments.grouped_command import FIRST
+from reellama.pipeline.cli.arguments.verbosity import Verbosity, set_verbosity
 from reellama.pipeline.llm.generation_options import GenerationOptions, Sampling
 from reellama.pipeline.option_fields import option_field
 from reellama.pipeline.video.read_options import SAMPLING_MODES, SamplingMode, VideoReadOptions
@@ -281,14 +284,22 @@ def _parse_adapter(text: str) -> tuple[Path, float]:
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
-    """Let a command take dataclasses of options: each field becomes an option of its own."""
+    """Let a command take dataclasses of options: each field becomes an option of its own.
+
+    In help they stand together under the first sentence of the dataclass. Every such command takes
+    --quiet and --verbose as well.
+    """
     hints = get_type_hints(command, include_extras=True)
     groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
 
     @functools.wraps(command)
     def wrapper(**arguments: Any) -> None:
+        def take(group: type) -> Any:
+            return group(**{f.name: arguments.pop(f.name) for f in fields(group)})
+
+        set_verbosity(take(Verbosity))
         for name, group in groups.items():
-            arguments[name] = group(**{f.name: arguments.pop(f.name) for f in fields(group)})
+            arguments[name] = take(group)
         command(**arguments)
 
     parameters = []
@@ -297,6 +308,7 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
             parameters += _parameters(groups[parameter.name])
         else:
             parameters.append(parameter.replace(annotation=hints[parameter.name]))
+    parameters += _parameters(Verbosity)
     # typer reads a command's signature to learn its options.
     wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
@@ -306,7 +318,12 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
 def _parameters(group: type) -> list[inspect.Parameter]:
     hints = get_type_hints(group, include_extras=True)
     kind = inspect.Parameter.KEYWORD_ONLY
-    return [
-        inspect.Parameter(f.name, kind, default=f.default, annotation=hints[f.name])
-        for f in fields(group)
-    ]
+    title = (group.__doc__ or "").split(".")[0]
+    parameters = []
+    for f in fields(group):
+        hint = hints[f.name]
+        option = copy(hint.__metadata__[0])
+        option.rich_help_panel = None if f.name in FIRST else title
+        hint = Annotated[hint.__origin__, option]
+        parameters.append(inspect.Parameter(f.name, kind, default=f.default, annotation=hint))
+    return parameters

@@ -10,7 +10,8 @@ from reellama.models.token_pooling.options import PoolingOptions
 from reellama.pipeline.chat.conversation import Answer
 from reellama.pipeline.chat.video_chat import VideoChat
 from reellama.pipeline.cli.answer_printer import print_answer, print_remarks
-from reellama.pipeline.cli.console import add_video, err, note, reading_bar, video_summary
+from reellama.pipeline.cli.arguments.verbosity import is_quiet
+from reellama.pipeline.cli.console import add_video, err, note, reading_bar, say, video_summary
 from reellama.pipeline.cli.filmstrip import Filmstrip
 from reellama.pipeline.cli.line_input import data_dir
 from reellama.pipeline.cli.options import AnswerOptions
@@ -30,6 +31,7 @@ class Session:
     interactive: bool = True
     tokens: list[Token] = field(default_factory=list)  # of the last answer
     done: bool = False
+    own_files: set[Path] = field(default_factory=set)  # this conversation's: saved to, loaded from
     _autosave: bool = True
 
     def ask(self, question: str) -> None:
@@ -50,7 +52,8 @@ class Session:
         """Look at one more video and show what was seen."""
         video = add_video(self.video_chat, path)
         note(video_summary(video))
-        err.print(Filmstrip(video.clip.frames, list(video.clip.times)))
+        if not is_quiet():
+            err.print(Filmstrip(video.clip.frames, list(video.clip.times)))
         self.video_chat.chat.read_ahead()
 
     def reread(
@@ -65,9 +68,9 @@ class Session:
     def say_videos(self) -> None:
         """A line for each video, and what there is to say about it."""
         for video in self.video_chat.videos:
-            note(video_summary(video))
+            say(video_summary(video))
             for remark in video.clip.notes:
-                note(remark)
+                say(remark)
 
     def last_conversation(self) -> Path:
         """Where the conversation is kept after every answer, for `/load` without a path."""

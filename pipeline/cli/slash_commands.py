@@ -16,8 +16,8 @@ from reellama.pipeline.cli import chat_settings
 from reellama.pipeline.cli.console import (
     alternatives_table,
     err,
-    note,
     reading_bar,
+    say,
     strip_control,
     timings_table,
     video_summary,
@@ -53,6 +53,8 @@ def command(arguments: str, help: str) -> Callable[[Action], Action]:  # noqa: A
 def run(session: Session, line: str) -> None:
     """Run one line that starts with a slash. Raises ReellamaError when there is no such command."""
     name, _, rest = line[1:].partition(" ")
+    if name == "save!":
+        name, rest = "save", f"! {rest}"
     name = {"quit": "bye", "exit": "bye", "?": "help"}.get(name, name)
     if name in COMMANDS:
         COMMANDS[name].run(session, rest.strip())
@@ -102,7 +104,7 @@ def inspect(session: Session, rest: str) -> None:
     for video in session.video_chat.videos:
         clip = video.clip
         fields = bundle.interpret(bundle.features(clip.frames), clip.times)
-        note(video_summary(video))
+        say(video_summary(video))
         if number is None:
             err.print(slot_table(fields, clip, everything=False))
         else:
@@ -150,22 +152,26 @@ def retry(session: Session, rest: str) -> None:
     before = session.video_chat.turns[-1:]
     session.answer(session.video_chat.retry(**session.options.generation()))
     if session.video_chat.turns[-1:] == before and session.options.temperature == 0:
-        note("the same again, as always at temperature 0: try /set temperature 0.7")
+        say("the same again, as always at temperature 0: try /set temperature 0.7")
 
 
 @command("", "take the last question and its answer back")
 def undo(session: Session, rest: str) -> None:
     """Take the last turn back."""
     turn = session.video_chat.chat.undo()
-    note(f"taken back: {turn.question}")
+    say(f"taken back: {turn.question}")
 
 
-@command("FILE", "save the conversation")
+@command("FILE", "save the conversation; /save! FILE writes over a file that is there")
 def save(session: Session, rest: str) -> None:
-    """Save the conversation."""
-    (path,) = _paths(rest, "save FILE", at_most=1)
+    """Save the conversation. A file of this conversation is kept up to date without asking."""
+    over = rest.startswith("! ")
+    (path,) = _paths(rest.removeprefix("! "), "save FILE", at_most=1)
+    if path.is_file() and not over and path.resolve() not in session.own_files:
+        raise ReellamaError(f"{path} is there already: /save! {path} writes over it")
     session.video_chat.save(path)
-    note(f"saved {path}: /load {path} goes on with it")
+    session.own_files.add(path.resolve())
+    say(f"saved {path}: /load {path} goes on with it")
 
 
 @command("[FILE]", "go on with a saved conversation, or with the last one")
@@ -176,6 +182,7 @@ def load(session: Session, rest: str) -> None:
         raise ReellamaError("there is no last conversation yet: /load FILE")
     with reading_bar(path) as report:
         session.video_chat.load(path, report)
+    session.own_files.add(path.resolve())
     session.tokens = []
     _show_session(session)
 
@@ -185,7 +192,7 @@ def clear(session: Session, rest: str) -> None:
     """Forget all turns."""
     session.video_chat.chat.clear()
     session.tokens = []
-    note("forgot the conversation; the video stays")
+    say("forgot the conversation; the video stays")
 
 
 @command("", "list the commands")
@@ -195,7 +202,7 @@ def help(session: Session, rest: str) -> None:  # noqa: A001  # the command's na
     for name, entry in COMMANDS.items():
         table.add_row(Text(f"/{name} {entry.arguments}".strip()), Text(entry.help, "dim"))
     err.print(table)
-    note("Ctrl-C stops an answer, Alt-Enter starts a line, Tab completes, Ctrl-D leaves.")
+    say("Ctrl-C stops an answer, Alt-Enter starts a line, Tab completes, Ctrl-D leaves.")
 
 
 @command("", "leave")
@@ -207,11 +214,11 @@ def bye(session: Session, rest: str) -> None:
 def _show_session(session: Session) -> None:
     talk = session.video_chat
     for video in talk.videos:
-        note(video_summary(video))
-    note(f"bundle {talk.bundle.name}, LLM {Path(talk.llm).name}")
+        say(video_summary(video))
+    say(f"bundle {talk.bundle.name}, LLM {Path(talk.llm).name}")
     asked = len(talk.turns)
     out_of = f" ({talk.chat.dropped} left the context)" if talk.chat.dropped else ""
-    note(
+    say(
         f"{asked} turn{'s' * (asked != 1)}{out_of}, "
         f"{talk.n_past} of {talk.engine.n_ctx} positions in the context"
     )
@@ -219,7 +226,7 @@ def _show_session(session: Session) -> None:
 
 def _show_turns(session: Session) -> None:
     for turn in session.video_chat.turns:
-        note(f">>> {turn.question}")
+        say(f">>> {turn.question}")
         err.print(Text(strip_control(turn.answer.strip())))
 
 

@@ -39,7 +39,7 @@ from reellama.pipeline.video.source import FrameSource, VideoError
 
 # Scenes of one video at most: each takes a fraction of a second to a second on two cores.
 MAX_SCENES = 300
-MIN_SCENE_SECONDS = 2.0  # seconds of a scene
+MIN_SCENE_SECONDS = 1.0  # seconds of a scene
 # Of a longer scene its middle is watched: every frame of what is watched has to be decoded.
 MAX_WATCHED_SECONDS = 8.0
 N_PARALLEL = 4
@@ -142,13 +142,13 @@ class LongVideo(Closeable):
         self._batcher.close()
 
     def index(self, video: VideoInput, report: StepProgress | None = None) -> VideoIndex:
-        """See `video_index.index_video`."""
+        """See `video_index.index_video`: with hard cuts."""
 
         def progress(done: float, total: float) -> None:
             if report is not None:
                 report("looking", done, total)
 
-        return index_video(video, self._search, cache=self.cache, progress=progress)
+        return index_video(video, self._search, cuts=True, cache=self.cache, progress=progress)
 
     def timeline(
         self,

@@ -4,7 +4,8 @@
     search([moments], "a dog", Bundle.load("mini"))[0].time
 
 One pass looks at whole frames (keyframes, where the video is long) and keeps for each its time, its
-colours and its CLIP embedding. Scenes are cut, and words are matched, without another look.
+colours and its CLIP embedding. Words are matched without another look; for scenes a second pass
+finds hard cuts frame by frame, and what it found is kept too.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush
 from itertools import pairwise
 from pathlib import Path
@@ -25,6 +26,7 @@ import platformdirs
 from reellama.gguf_tools.atomic_write import replacing, stamp
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.models.bundle import Bundle
+from reellama.pipeline.long_video.hard_cuts import HardCuts, find_hard_cuts
 from reellama.pipeline.progress_callbacks import Progress
 from reellama.pipeline.video.clip import VideoInput, opened
 from reellama.pipeline.video.frame_sampling import interval_centers
@@ -33,7 +35,7 @@ from reellama.pipeline.video.source import FrameSource, VideoError
 from reellama.pipeline.video.video_file import VideoFile
 
 CACHE_FOLDER = Path(platformdirs.user_cache_dir("reellama")) / "moments"
-INDEX_FORMAT = "moments 1"  # part of every key: another way to look makes old files unknown
+INDEX_FORMAT = "moments 2"  # part of every key: another way to look makes old files unknown
 # A video this short is looked at every half second; every frame of it is decoded for that.
 SHORT, SHORT_STEP = 120.0, 0.5
 # In a longer one keyframes do, at most one in `LEAST_STEP` and at least one in `MOST_STEP` seconds.
@@ -51,8 +53,9 @@ SAME_MATCH_SECONDS = 4.0
 class VideoIndex:
     """What was seen of a video.
 
-    times: seconds, float64 [n]; colours: float32 [n, 51] as `scenes.describe` has them;
+    times: seconds, float64 [n]; colours: float32 [n, 51] as `color_quantiles` has them;
     embeddings: float32 [n, d], of length 1, or [n, 0] where the tower has no text side.
+    cuts: None where nobody looked for them: then scenes begin at the looks.
     """
 
     path: Path
@@ -60,21 +63,41 @@ class VideoIndex:
     times: np.ndarray
     colours: np.ndarray
     embeddings: np.ndarray
+    cuts: HardCuts | None = None
 
     def scenes(self, most: int, shortest: float) -> list[tuple[float, float]]:
         """Start and end of at most `most` scenes, each `shortest` seconds or longer; all of them
         together are the video. The strongest cuts are kept. Scenes of more than `LONGEST` seconds
         are then cut in equal pieces, those with the longest pieces first."""
-        change = np.abs(np.diff(self.colours, axis=0)).mean(axis=1)
         borders = [0.0, max(self.duration, 1e-3)]
-        for i in np.argsort(-change, kind="stable"):
-            if len(borders) > most or change[i] <= CUT_THRESHOLD:
+        for at in self._borders():
+            if len(borders) > most:
                 break
-            at = float(self.times[i + 1])
             if min(abs(at - border) for border in borders) >= shortest:
                 borders.append(at)
         borders.sort()
         return _in_pieces(list(pairwise(borders)), most, shortest)
+
+    def _borders(self) -> Iterator[float]:
+        """Seconds at which scenes may begin: hard cuts, then changes of colour from look to look,
+        each with the strongest first."""
+        cuts = self.cuts or HardCuts()
+        yield from cuts.times[np.argsort(-cuts.strengths, kind="stable")].tolist()
+        change = np.abs(np.diff(self.colours, axis=0)).mean(axis=1)
+        for i in np.argsort(-change, kind="stable"):
+            start, end = float(self.times[i]), float(self.times[i + 1])
+            if change[i] <= CUT_THRESHOLD:
+                return
+            if np.any((cuts.times > start) & (cuts.times <= end)):
+                continue  # it is this cut
+            # Without a cut it is a fade, if it lasts: a flash of light does not.
+            if not cuts.covers(start, end) or self._colours_stay(i):
+                yield end
+
+    def _colours_stay(self, i: int) -> bool:
+        """Whether two looks before the change after look `i` differ from both of those after it."""
+        before, after = self.colours[max(0, i - 1) : i + 1], self.colours[i + 1 : i + 3]
+        return bool(np.abs(before[:, None] - after).mean(axis=2).min() > CUT_THRESHOLD)
 
 
 @dataclass(frozen=True)
@@ -90,31 +113,29 @@ def index_video(
     video: VideoInput,
     bundle: Bundle,
     *,
+    cuts: bool = False,
     cache: Path | None = CACHE_FOLDER,
     progress: Progress | None = None,
 ) -> VideoIndex:
     """Look through a video, or take what an earlier look has found.
 
+    cuts: look for hard cuts as well, which decodes more frames.
     cache: folder of what was found; None keeps nothing. progress: seconds looked at, of how many.
     Raises VideoError for what is no video.
     """
+    report = progress or (lambda done, total: None)
     with opened(video) as source:
         path = source.path
         kept = None if cache is None else cache / f"{_key(path, bundle)}.npz"
-        if kept is not None and (found := _read(kept, path)) is not None:
-            return found
-        moments = _build_index(source, path, bundle, progress or (lambda done, total: None))
-    if kept is not None and not bundle.changed:
+        found = None if kept is None else _read(kept, path)
+        moments = found or _build_index(source, path, bundle, report)
+        if cuts and moments.cuts is None:
+            seen = find_hard_cuts(source, moments.times, moments.colours, report)
+            moments = replace(moments, cuts=seen)
+    if kept is not None and moments is not found and not bundle.changed:
         with suppress(OSError, ReellamaError):  # the answer is as good, only not kept
             kept.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(kept) as temporary, open(temporary, "wb") as file:
-                np.savez(
-                    file,
-                    duration=moments.duration,
-                    times=moments.times,
-                    colours=moments.colours,
-                    embeddings=moments.embeddings,
-                )
+            _write(kept, moments)
     return moments
 
 
@@ -221,15 +242,28 @@ def _key(path: Path, bundle: Bundle) -> str:
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
+def _write(kept: Path, moments: VideoIndex) -> None:
+    names = ("duration", "times", "colours", "embeddings")
+    arrays = {name: getattr(moments, name) for name in names}
+    if moments.cuts is not None:
+        arrays |= {f"cut_{name}": array for name, array in vars(moments.cuts).items()}
+    with replacing(kept) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **arrays)
+
+
 def _read(kept: Path, path: Path) -> VideoIndex | None:
     try:
         with np.load(kept, allow_pickle=False) as data:
+            cuts = None
+            if "cut_times" in data:
+                cuts = HardCuts(data["cut_times"], data["cut_strengths"], data["cut_spans"])
             return VideoIndex(
                 path,
                 float(data["duration"]),
                 data["times"],
                 data["colours"],
                 data["embeddings"],
+                cuts,
             )
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         return None  # not there, or damaged: it is written anew

@@ -24,10 +24,12 @@ from reellama.gguf_tools.atomic_write import write_atomically
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.pipeline.long_video.timeline import Timeline
 from reellama.pipeline.long_video.timeline_formats import to_srt
+from reellama.pipeline.video.clip import refuse_url
 from reellama.pipeline.video.file_signature import VIDEO_SUFFIXES
 
 STATE_FOLDER = ".reellama"  # the folder of locks, failures and half-written files
-LOCKS = 256  # lock files; two videos of the same number wait for each other, which is rare
+LOCKS = 256  # two videos of the same number wait for each other, which is rare
+GUARD = "lock"  # held for a moment, while the lock of a video is taken or given back
 SETTLED = 2.0  # seconds without a change after which a file counts as copied
 FIRST_WAIT, LONGEST_WAIT = 10.0, 3600.0  # seconds before another try
 MAX_TRIES = 8
@@ -63,6 +65,7 @@ class WatchedFolder:
     """A watched folder. Raises ReellamaError where it is none."""
 
     def __init__(self, root: Path, *, recursive: bool = False, settled: float = SETTLED) -> None:
+        refuse_url(root)
         if not root.is_dir():
             raise ReellamaError(f"{root} is not a folder")
         self.root, self.recursive, self.settled = root, recursive, settled
@@ -174,18 +177,25 @@ class WatchedFolder:
 
     @contextmanager
     def _claimed(self, path: Path) -> Iterator[bool]:
-        """Hold the lock of a video, if nobody else does."""
+        """Hold the lock of a video, if nobody else does. Its file is there only meanwhile."""
         self.state_folder.mkdir(exist_ok=True)
-        lock = FileLock(self.state_folder / f"lock-{_number(path, LOCKS)}")
+        file = self.state_folder / f"lock-{_number(path, LOCKS)}"
+        lock = FileLock(file)
+        # Files of locks come and go under this one alone, or another worker could lock a file that
+        # is just removed.
+        guard = FileLock(self.state_folder / GUARD)
         try:
-            lock.acquire(blocking=False)
+            with guard:
+                lock.acquire(blocking=False)
         except Timeout:
             yield False
             return
         try:
             yield True
         finally:
-            lock.release()
+            with guard:
+                lock.release()
+                file.unlink(missing_ok=True)
 
     def _remember(
         self, path: Path, stat: os.stat_result, error: str, before: WatchFailure | None

@@ -110,6 +110,13 @@ def opened(video: VideoInput) -> Iterator[FrameSource]:
         yield source
 
 
+def refuse_url(path: Path) -> None:
+    """Raise VideoError where a URL was given in place of a path."""
+    if found := re.match("(https?|ftp|rtsp|rtmp|file):/+", str(path)):
+        url = f"{found[1]}://{str(path)[found.end() :]}"  # Path makes one slash of two
+        raise VideoError(f"{url}: this is a URL, and nothing is fetched; save the video to a file")
+
+
 def open_video(path: str | Path) -> FrameSource:
     """Open a video, a picture or a folder of pictures; VideoError says why it cannot be.
 
@@ -117,8 +124,7 @@ def open_video(path: str | Path) -> FrameSource:
         read_frames(video, frames=8), read_frames(video, start=60)
     """
     path = Path(path)
-    if re.match("(https?|ftp|rtsp|rtmp|file):/", str(path)):
-        raise VideoError(f"{path}: this is a URL, and nothing is fetched; save the video to a file")
+    refuse_url(path)
     try:
         if path.is_dir():
             return open_image_folder(path)

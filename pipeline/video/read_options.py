@@ -54,7 +54,8 @@ class VideoReadOptions:
         if self.max_side is not None and self.max_side < 1:
             raise VideoError(f"a longest side of {self.max_side} pixels is none; give 1 or more")
         if self.mode == "fps" and not _positive(self.fps):
-            raise VideoError(f"sampling by fps needs frames a second above 0, not {self.fps}")
+            given = "--fps 2, say" if self.fps is None else f"not {self.fps}"
+            raise VideoError(f"sampling by fps needs frames a second above 0: {given}")
         if self.mode != "fps" and self.fps is not None:
             raise VideoError(f"fps means nothing to {self.sampling!r} sampling; leave one out")
         if self.start is not None and not (self.start >= 0 and math.isfinite(self.start)):

@@ -12,9 +12,11 @@ from typing import Any
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.pipeline.chat.video_chat import VideoChat
 from reellama.pipeline.cli.answer_printer import print_answer, print_remarks
+from reellama.pipeline.cli.arguments.verbosity import is_verbose
 from reellama.pipeline.cli.console import (
     add_video,
     alternatives_table,
+    detail,
     err,
     out,
     strip_control,
@@ -48,6 +50,7 @@ def run(
         raise ReellamaError("the question is empty: say what you want to know about the video")
     answer.generation()  # a wrong grammar file is told before anything is loaded
     with model.open(frames) as talk:
+        detail(f"bundle {talk.bundle.name}, LLM {talk.llm}")
         talk.check_llm()
         for path in videos:
             add_video(talk, path)
@@ -75,7 +78,7 @@ def _answer(talk: VideoChat, question: str, answer: AnswerOptions, output: Outpu
         print_remarks(talk, answer.max_tokens)
         if output.probs and (out.no_color or not out.is_terminal):
             err.print(alternatives_table(tokens))
-    if output.timings:
+    if output.timings or is_verbose():
         err.print(timings_table(talk.timings))
 
 

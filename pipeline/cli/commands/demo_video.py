@@ -17,6 +17,7 @@ from reellama.models.synthetic.render import (
     write_video,
 )
 from reellama.pipeline.cli.console import note
+from reellama.pipeline.video.file_signature import VIDEO_SUFFIXES
 
 DEMO_FPS = 24
 
@@ -34,5 +35,7 @@ def run(path: Path, kind: str, motion: str) -> None:
     rng = np.random.default_rng(7)
     scene = random_scene(rng, [picture], size=(640, 360), p_two=0, picture=picture, motion=motion)
     times = frame_times(scene.duration, round(scene.duration * DEMO_FPS))
+    if path.suffix.lower() not in VIDEO_SUFFIXES:
+        raise ReellamaError(f"{path}: its ending is not one of a video; call it {path.stem}.mp4")
     write_video(path, render(scene, times), DEMO_FPS)
     note(f"{path}: {scene_caption(scene)}")

@@ -33,6 +33,14 @@ def _form(value: str | None) -> str | None:
     return value
 
 
+def _form_of(out: Path | None) -> str:
+    """The format that the ending of a file says; text for a terminal."""
+    if out is not None and out.suffix not in FORMAT_BY_SUFFIX:
+        endings = ", ".join(FORMAT_BY_SUFFIX)
+        raise BadParameter(f"{out}: its ending is none of {endings}; or say --format")
+    return "text" if out is None else FORMAT_BY_SUFFIX[out.suffix]
+
+
 @dataclass(frozen=True)
 class TimelineOptions:
     """How a timeline is made, and where it goes."""
@@ -53,7 +61,7 @@ class TimelineOptions:
     scenes: Annotated[int, Option(min=1, metavar="N", help="At most N scenes.")] = 300
     shortest: Annotated[
         float, Option(min=0.1, metavar="SECONDS", help="No scene is shorter than this.")
-    ] = 2.0
+    ] = 1.0
 
 
 @dataclass(frozen=True)
@@ -115,7 +123,7 @@ def timeline(video: Path, options: TimelineOptions, watching: SceneOptions) -> N
     """Write the timeline of a video, or answer a question about it. The file is opened once."""
     from reellama.pipeline.video.clip import open_video
 
-    form = options.form or FORMAT_BY_SUFFIX.get(options.out.suffix if options.out else "", "text")
+    form = options.form or _form_of(options.out)
     if options.thumbnails and options.out is None:
         raise BadParameter("--thumbnails needs --out: the pictures are put beside that file")
     teller = watching.ollama_model()
@@ -245,11 +253,11 @@ def _bars(video: Path) -> Iterator[StepProgress]:
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
     from rich.progress import TimeRemainingColumn as Remaining
 
-    from reellama.pipeline.cli.console import err, strip_control
+    from reellama.pipeline.cli.console import err, shows_progress, strip_control
 
     name = strip_control(video.name or str(video))
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), Remaining())
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
+    with Progress(*columns, console=err, transient=True, disable=not shows_progress()) as bars:
         tasks: dict[str, int] = {}
 
         def report(doing: str, done: float, total: float) -> None:

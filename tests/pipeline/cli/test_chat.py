@@ -161,6 +161,17 @@ def test_probs_shows_the_alternatives_of_the_last_answer(chat: Chat, square_vide
     assert all(re.search(r"\d+%", row) for row in table)
 
 
+def test_save_asks_before_it_writes_over_a_file_of_another_conversation(
+    chat: Chat, tmp_path: Path
+) -> None:
+    kept = tmp_path / "kept.json"
+    kept.write_text("mine")
+    assert f"/save! {kept} writes over it" in chat(f"/save {kept}").err
+    assert kept.read_text() == "mine"
+    assert chat(f"/save! {kept}", f"/save {kept}").status == 0  # by now it is its own
+    assert "turns" in kept.read_text()
+
+
 def test_save_and_load_bring_turns_and_videos_back(
     chat: Chat, square_video: Path, tmp_path: Path
 ) -> None:

@@ -211,7 +211,7 @@ def test_a_full_disk_behind_stdout(long_answer: list[str], tmp_path: Path) -> No
     result = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 1
     (line,) = result.stderr.splitlines()
-    assert line.startswith("reellama: ")
+    assert line.startswith("reellama: what stdout leads to: ")
 
 
 @pytest.mark.parametrize("seconds", [1.0, 3.0, 6.0])
@@ -263,3 +263,50 @@ def test_ctrl_c_where_python_drops_it(long_answer: list[str], where: str) -> Non
         cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE,
     )  # fmt: skip
     assert (result.returncode, result.stderr) == (130, "reellama: stopped\n")
+
+
+def test_a_url_is_refused_with_the_reason(reellama: Run) -> None:
+    for command in (
+        ("ask", "URL", "What?"),
+        ("timeline", "URL"),
+        ("watch", "URL"),
+        ("inspect", "URL"),
+    ):
+        words = ("https://example.com/a.mp4" if word == "URL" else word for word in command)
+        result = reellama(*words)
+        assert result.status == 1
+        assert "https://example.com/a.mp4: this is a URL, and nothing is fetched" in result.err
+
+
+def test_sampling_by_fps_alone_says_what_it_wants(reellama: Run, square_video: Path) -> None:
+    result = reellama("ask", square_video, "What?", "--sampling", "fps")
+    assert result.status == 1 and "--fps" in result.err
+
+
+def test_an_ending_that_is_no_format_is_refused(reellama: Run, tmp_path: Path) -> None:
+    result = reellama("timeline", tmp_path / "a.mp4", "--out", tmp_path / "x.xyz")
+    assert result.status == 2 and "x.xyz" in result.err and ".srt" in result.err
+    result = reellama("demo-video", tmp_path / "x.xyz")
+    assert result.status == 1 and "x.mp4" in result.err
+    assert not list(tmp_path.glob("x.*"))
+
+
+def test_closed_streams(square_video: Path) -> None:
+    command = f"exec {' '.join(REELLAMA)} ask {square_video} What >&-"
+    result = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (
+        1,
+        "reellama: stdout is closed, so there is no place for an answer\n",
+    )
+    command = f"exec {' '.join(REELLAMA)} --version <&- 2>&-"
+    result = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0 and result.stdout.startswith("reellama ")
+
+
+def test_a_video_that_the_disk_has_no_room_for_is_not_left_half_written(tmp_path: Path) -> None:
+    command = f"ulimit -f 4; trap '' XFSZ; exec {' '.join(REELLAMA)} demo-video {tmp_path}/a.mp4"
+    result = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert f"{tmp_path}/a.mp4: " in line
+    assert os.listdir(tmp_path) == []

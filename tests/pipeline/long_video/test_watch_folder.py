@@ -135,6 +135,7 @@ def test_another_worker_does_not_do_the_same(folder: WatchedFolder) -> None:
         return described(claimed)
 
     assert folder.process(path, while_working)
+    assert not list(folder.state_folder.glob("lock-*"))
 
 
 def test_it_is_said_when_there_is_no_folder(reellama: Callable, tmp_path: Path) -> None:
@@ -194,4 +195,4 @@ def test_workers_that_are_killed_lose_nothing_and_do_nothing_twice(
     left = {path.name for path in tmp_path.iterdir()} - {".reellama"}
     assert left == {n + end for n in names for end in ("", ".json", ".srt")}
     assert not list((tmp_path / ".reellama").glob("half-*"))
-    assert os.listdir(tmp_path / ".reellama")
+    assert os.listdir(tmp_path / ".reellama") == ["lock"]

@@ -1,0 +1,1 @@
+"""What is typed: how help shows it, and defaults that are kept in a file."""

@@ -1,0 +1,50 @@
+"""A command whose help shows its options in groups, those that matter most first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from typer.core import TyperCommand
+
+# Options that stand before all groups.
+FIRST = ("bundle", "frames", "start", "end", "json", "out", "ask", "form")
+
+
+class GroupedCommand(TyperCommand):
+    """Groups are those of `rich_help_panel`; rich, which would draw them, takes long to load."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the arguments, then the options group by group."""
+        sections: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is None:
+                continue
+            is_option = param.param_type_name == "option"
+            group = getattr(param, "rich_help_panel", None) or "Options"
+            sections.setdefault(group if is_option else "Arguments", []).append(record)
+        for title, records in sections.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As usual; of `VIDEO... WORDS` with one word given, the right one of the two is missing.
+
+        Click fills the last argument first, and would miss a video where one was given.
+        """
+        try:
+            return super().parse_args(ctx, list(args))
+        except Exception as error:
+            missing = getattr(error, "param", None)
+            arguments = [p for p in self.params if p.param_type_name == "argument"]
+            if type(error).__name__ == "MissingParameter" and arguments[:1] == [missing]:
+                given = self.make_parser(ctx).parse_args(list(args))[0].get(arguments[-1].name)
+                if isinstance(given, str) and _is_video(given):
+                    error.param = arguments[-1]  # type: ignore[attr-defined]
+            raise
+
+
+def _is_video(word: str) -> bool:
+    return Path(word).exists() or ("://" in word and " " not in word)

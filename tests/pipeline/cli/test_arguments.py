@@ -1,0 +1,119 @@
+"""What is typed: help in groups, saved defaults, quiet and verbose, and what is missing."""
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Result
+from tests.helpers.terminal import REELLAMA, ROOT
+
+Run = Callable[..., Result]
+
+
+def test_help_shows_options_in_groups_and_those_that_matter_most_first(reellama: Run) -> None:
+    shown = reellama("ask", "--help").out
+    first, *groups = shown.split("\nOptions:\n")[1].split("\n\n")
+    named = [line.split()[0] for line in first.splitlines() if line.startswith("  -")]
+    assert named == ["--frames", "--start", "--end", "--bundle", "--json", "-h,"]
+    titles = [group.splitlines()[0] for group in groups]
+    assert titles == [
+        "Which frames of a video are looked at:",
+        "Which model answers, and how it is run:",
+        "How an answer is generated:",
+        "How much is said beside the answer:",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "missing"),
+    [
+        (("ask", "VIDEO"), "QUESTION"),
+        (("ask", "What happens?"), "VIDEO"),
+        (("ask", "https://example.com/a.mp4"), "QUESTION"),
+        (("search", "VIDEO"), "TEXT"),
+        (("search", "a dog"), "VIDEO"),
+    ],
+)
+def test_the_argument_that_is_missing_is_named(
+    reellama: Run, tmp_path: Path, words: tuple[str, ...], missing: str
+) -> None:
+    (tmp_path / "clip.mp4").touch()
+    result = reellama(*(tmp_path / "clip.mp4" if word == "VIDEO" else word for word in words))
+    assert result.status == 2
+    assert f"Missing argument '{missing}'" in result.err
+
+
+@pytest.fixture
+def config(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, reellama: Run) -> Callable[[str], Path]:
+    """Write the file of saved defaults; `reellama` is there because it names none."""
+
+    def write(text: str) -> Path:
+        path = tmp_path / "config.toml"
+        path.write_text(text)
+        monkeypatch.setenv("REELLAMA_CONFIG", str(path))
+        return path
+
+    return write
+
+
+def test_saved_defaults_take_the_place_of_the_programs_own_and_what_is_typed_wins(
+    config: Callable[[str], Path], reellama: Run, square_video: Path, small_bundle: Path
+) -> None:
+    config(f'bundle = "{small_bundle}"\nthreads = 1\nn-ctx = 256\n[ask]\nmax_tokens = 2\n')
+    saved = reellama("ask", square_video, "What happens?", "--json")
+    assert '"bundle": "small"' in saved.out
+    assert '"generated": 2' in saved.out
+    typed = reellama("ask", square_video, "What happens?", "--json", "--max-tokens=1")
+    assert '"generated": 1' in typed.out
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("thread = 3", "no option is called 'thread'; did you mean threads?"),
+        ('threads = "many"', "threads: "),
+        ("[aks]\nthreads = 3", "no command is called 'aks'; did you mean ask?"),
+        ("[ask]\nscenes = 3", "[ask]: no option is called 'scenes'"),
+        ("[ask]\njson = 3", "json wants true or false"),
+        ("[ask]\nsampling = 'often'", "sampling: "),
+        ("threads 3", "not TOML"),
+    ],
+)
+def test_a_line_of_the_file_that_makes_no_sense_is_named(
+    config: Callable[[str], Path], reellama: Run, text: str, reason: str
+) -> None:
+    path = config(text)
+    result = reellama("ask", "clip.mp4", "What?")
+    assert result.status == 1
+    (line,) = result.err.splitlines()
+    assert line.startswith(f"reellama: {path}: ") and reason in line
+
+
+def test_quiet_leaves_remarks_out_and_verbose_says_more(
+    reellama: Run, square_video: Path, small_bundle: Path
+) -> None:
+    ask = ("ask", square_video, "What?", "--bundle", small_bundle, "--threads=1", "--max-tokens=1")
+    assert "ended at 1 tokens" in reellama(*ask).err
+    quiet = reellama(*ask, "--quiet")
+    assert (quiet.status, quiet.err) == (0, "")
+    assert quiet.out.strip()
+    said = reellama(*ask, "-v").err
+    assert "frames at 0:00.1" in said and "tokens/s" in said and "LLM" in said
+    assert reellama(*ask, "-q", "-v").status == 2
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_complete_commands_and_options(shell: str) -> None:
+    env = {**os.environ, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    script = subprocess.run(
+        [*REELLAMA, "--show-completion", shell], cwd=ROOT, env=env, capture_output=True, text=True
+    )
+    assert script.returncode == 0 and "_REELLAMA_COMPLETE" in script.stdout
+    if shell != "bash":
+        return
+    env |= {"_REELLAMA_COMPLETE": "complete_bash", "COMP_WORDS": "reellama ti", "COMP_CWORD": "1"}
+    offered = subprocess.run([*REELLAMA], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert offered.stdout.split() == ["timeline"]
