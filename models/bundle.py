@@ -105,6 +105,7 @@ class Bundle:
 
     joins_pictures = True  # pictures that come together are a clip, as it was trained on
     max_side = MAX_SIDE
+    reads_text = False  # its LLM learned one form of prompt, with nothing beside the video
 
     @property
     def remark(self) -> str:

@@ -32,6 +32,7 @@ class VideoBundle(Protocol):
     max_side: pixels on the longest side of a frame. system, describe: prompts. lora: adapters.
     remark: what a person should know of it, "" for nothing. joins_pictures: whether pictures that
     come together are the frames of one clip.
+    reads_text: whether text may stand beside a video in a prompt, such as its subtitles.
     """
 
     @property
@@ -56,6 +57,8 @@ class VideoBundle(Protocol):
     def remark(self) -> str: ...
     @property
     def joins_pictures(self) -> bool: ...
+    @property
+    def reads_text(self) -> bool: ...
 
     def llm_path(self) -> Path: ...
 

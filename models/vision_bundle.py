@@ -108,6 +108,8 @@ class VisionBundle:
     def _header(self) -> MmprojHeader:
         return mmproj_header(read_gguf(self.mmproj))
 
+    reads_text = True
+
     @property
     def remark(self) -> str:
         """That its tokens are not pooled, where nobody knows whether they can be."""

@@ -24,10 +24,11 @@ from reellama.models.token_pooling.options import VIDEOS_SHARE, PoolingOptions
 from reellama.pipeline.chat.conversation import Answer, Chat, Turn, Video
 from reellama.pipeline.chat.file_answers import answer_from_files
 from reellama.pipeline.chat.ordinals import video_meant
+from reellama.pipeline.chat.subtitle_answers import answer_from_subtitles, as_text, between
 from reellama.pipeline.chat.timings import Timings
-from reellama.pipeline.llm.engine import Engine, EngineStats
+from reellama.pipeline.llm.engine import Engine, EngineStats, Text
 from reellama.pipeline.progress_callbacks import Progress
-from reellama.pipeline.video.clip import read_frames
+from reellama.pipeline.video.clip import opened, read_frames
 from reellama.pipeline.video.read_options import VideoReadOptions
 
 
@@ -142,10 +143,13 @@ class VideoChat:
     def stream(self, question: str, **generation: Any) -> Answer:
         """Answer `question` token by token, each with its probability and the best alternatives.
 
-        What the file itself says (how long, how large, ...) comes from there, as one token.
+        What the file itself says (how long, how large, ...) and what its subtitles say word for
+        word comes from there, as one token.
         """
         meant, plain = video_meant(question, self.videos)
         known = answer_from_files(plain, [video.clip for video in meant])
+        if known is None and len(meant) == 1:
+            known = answer_from_subtitles(plain, meant[0].clip.subtitles)
         if known is not None:
             return self.chat.reply(question, known)
         return self._timed(self.chat.ask(question, **generation))
@@ -222,7 +226,10 @@ class VideoChat:
             options = read_options.with_defaults(
                 frames=self.bundle.frames, max_side=self.bundle.max_side
             )
-            clip = read_frames(path, options, progress=progress)
+            with opened(path) as source:
+                clip = read_frames(source, options, progress=progress)
+                if options.subtitles == "auto":
+                    clip = replace(clip, subtitles=between(source.subtitles(), options))
         with self.timings.stage("tower"):
             features = self.bundle.features(clip.frames)  # [T, cells, channels]
         with self.timings.stage("projector"):
@@ -231,6 +238,8 @@ class VideoChat:
             if self.bundle.remark and not self.timings.n_frames:  # it is said once
                 clip = replace(clip, notes=(*clip.notes, self.bundle.remark))
             parts = self.bundle.prompt_parts(encoded, pooling, room)
+            if self.bundle.reads_text and clip.subtitles:
+                parts = [*parts, Text(as_text(clip.subtitles, self.engine.n_ctx))]
             self.timings.pooling, *notes = self.bundle.pooling_summary(encoded, pooling, room)
             video = Video(path, parts, replace(clip, notes=(*clip.notes, *notes)))
         self.timings.n_frames += len(clip.frames)

@@ -21,7 +21,13 @@ from reellama.pipeline.cli.arguments.grouped_command import FIRST
 from reellama.pipeline.cli.arguments.verbosity import Verbosity, set_verbosity
 from reellama.pipeline.llm.generation_options import GenerationOptions, Sampling
 from reellama.pipeline.option_fields import option_field
-from reellama.pipeline.video.read_options import SAMPLING_MODES, SamplingMode, VideoReadOptions
+from reellama.pipeline.video.read_options import (
+    SAMPLING_MODES,
+    SUBTITLE_MODES,
+    SamplingMode,
+    SubtitleMode,
+    VideoReadOptions,
+)
 from reellama.pipeline.video.timestamps import parse_time
 
 if TYPE_CHECKING:
@@ -35,6 +41,13 @@ POOLING_NAMES = ", ".join((AUTO, *POOLING_METHODS))
 def _sampling(value: str) -> str:
     if value not in SAMPLING_MODES:
         raise BadParameter(f"{value!r} is not one of {', '.join(SAMPLING_MODES)}")
+    return value
+
+
+def subtitle_mode(value: str) -> str:
+    """What `--subtitles` was given. Raises BadParameter for another word."""
+    if value not in SUBTITLE_MODES:
+        raise BadParameter(f"{value!r} is not one of {', '.join(SUBTITLE_MODES)}")
     return value
 
 
@@ -132,12 +145,16 @@ class FrameOptions:
     fps: Annotated[float | None, _option(VideoReadOptions, "fps", "X")] = None
     start: Annotated[str | None, _option(VideoReadOptions, "start", "TIME", _seconds)] = None
     end: Annotated[str | None, _option(VideoReadOptions, "end", "TIME", _seconds)] = None
+    subtitles: Annotated[str, _option(VideoReadOptions, "subtitles", "auto|off", subtitle_mode)] = (
+        VideoReadOptions.subtitles
+    )
 
     def read_options(self) -> VideoReadOptions:
         """The same as the library takes it."""
         start, end = (None if t is None else _parse_seconds(t) for t in (self.start, self.end))
         sampling = cast(SamplingMode, self.sampling)
-        return VideoReadOptions(self.frames, sampling, self.fps, start, end)
+        subtitles = cast(SubtitleMode, self.subtitles)
+        return VideoReadOptions(self.frames, sampling, self.fps, start, end, subtitles)
 
 
 @dataclass(frozen=True)

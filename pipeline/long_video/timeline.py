@@ -36,6 +36,7 @@ from reellama.pipeline.progress_callbacks import StepProgress
 from reellama.pipeline.video.clip import VideoInput, opened, read_frames
 from reellama.pipeline.video.read_options import SCENE_MAX_SIDE, VideoReadOptions
 from reellama.pipeline.video.source import FrameSource, VideoError
+from reellama.pipeline.video.subtitles import Subtitle
 
 # Scenes of one video at most: each takes a fraction of a second to a second on two cores.
 MAX_SCENES = 300
@@ -56,12 +57,16 @@ SCENES_PER_QUESTION = 3
 
 @dataclass(frozen=True)
 class TimelineScene:
-    """What is seen from `start` to `end` seconds; `time` is the moment that shows it best."""
+    """What is seen from `start` to `end` seconds; `time` is the moment that shows it best.
+
+    said: what subtitles say meanwhile.
+    """
 
     start: float
     end: float
     time: float
     text: str
+    said: str = ""
 
 
 @dataclass(frozen=True)
@@ -156,16 +161,19 @@ class LongVideo(Closeable):
         *,
         most: int = MAX_SCENES,
         shortest: float = MIN_SCENE_SECONDS,
+        subtitles: bool = True,
         report: StepProgress | None = None,
     ) -> Timeline:
         """Cut a video into at most `most` scenes and describe each; see `VideoIndex.scenes`.
 
+        subtitles: whether scenes have the lines of subtitles in the file or beside it.
         Raises VideoError.
         """
         said: list[tuple[float, float, _PendingText]] = []
         skipped: list[str] = []
         with opened(video) as source:
             moments = self.index(source, report)
+            lines = source.subtitles() if subtitles else ()
             borders = moments.scenes(most, shortest)
             for i, (start, end) in enumerate(borders):
                 try:
@@ -176,7 +184,7 @@ class LongVideo(Closeable):
                 if report is not None:
                     report("watching", i + 1, len(borders))
         scenes = tuple(
-            TimelineScene(start, end, (start + end) / 2, written.text())
+            TimelineScene(start, end, (start + end) / 2, written.text(), _said(lines, start, end))
             for start, end, written in said
         )
         return Timeline(
@@ -250,6 +258,11 @@ def summarize_scenes(scenes: Sequence[TimelineScene], most: int = 3) -> str:
         seconds[scene.text] += round((scene.end - scene.start) * 1000)
     kept = {text for text, _ in seconds.most_common(most)}
     return " ".join(dict.fromkeys(scene.text for scene in scenes if scene.text in kept))
+
+
+def _said(lines: Sequence[Subtitle], start: float, end: float) -> str:
+    """The lines that begin in a scene."""
+    return " ".join(line.text for line in lines if start <= line.start < end)
 
 
 def _scene_scores(

@@ -19,7 +19,9 @@ FORMATS = ("text", "json", "srt", "vtt", "md")
 def to_text(timeline: Timeline) -> str:
     """A line a scene, after the summary."""
     lines = [timeline.summary, ""]
-    lines += [f"{format_time(s.start)} - {format_time(s.end)}  {s.text}" for s in timeline.scenes]
+    for scene in timeline.scenes:
+        said = f' "{scene.said}"' if scene.said else ""
+        lines.append(f"{format_time(scene.start)} - {format_time(scene.end)}  {scene.text}{said}")
     return "\n".join([*lines, *(f"not read: {part}" for part in timeline.skipped)]) + "\n"
 
 
@@ -54,7 +56,8 @@ def to_markdown(timeline: Timeline, pictures: list[str] | None = None) -> str:
     for i, scene in enumerate(timeline.scenes):
         shown = f"![{format_time(scene.time)}]({pictures[i]})" if pictures else ""
         times = f"{format_time(scene.start)} - {format_time(scene.end)}"
-        rows.append(f"| {times} | {shown} | {_plain(scene.text)} |")
+        said = f'"{scene.said}"' if scene.said else ""
+        rows.append(f"| {times} | {shown} | {_plain(f'{scene.text} {said}')} |")
     return "\n".join(rows) + "\n"
 
 

@@ -22,6 +22,7 @@ from reellama.pipeline.video.frame_sampling import select_frames
 from reellama.pipeline.video.images import open_image, open_image_folder
 from reellama.pipeline.video.read_options import VideoReadOptions
 from reellama.pipeline.video.source import FileFacts, FrameSource, VideoError
+from reellama.pipeline.video.subtitles import Subtitle
 from reellama.pipeline.video.video_file import VideoFile
 
 # What reads a video takes its path, or the video itself where it is open already.
@@ -38,6 +39,7 @@ class Clip:
     path:     what was read
     notes:    what a person should know, e.g. "asked for 64 frames, the file has 12"
     facts:    what the file says of itself; None for pictures
+    subtitles: what is said in this part of the video, where somebody asked the video for it
     """
 
     frames: list[np.ndarray]
@@ -46,6 +48,7 @@ class Clip:
     path: Path
     notes: tuple[str, ...] = ()
     facts: FileFacts | None = None
+    subtitles: tuple[Subtitle, ...] = ()
 
 
 def read_frames(

@@ -22,6 +22,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from reellama.pipeline.video.file_signature import VIDEO_SUFFIXES
 from reellama.pipeline.video.geometry import display_size
 from reellama.pipeline.video.source import FileFacts, Frame, FrameSource, VideoError
+from reellama.pipeline.video.subtitles import Subtitle
 
 # Pillow can open more (even MPEG, as a mere header); these are the ones that it reads well.
 _ANIMATED = ("GIF", "PNG", "WEBP")
@@ -73,6 +74,10 @@ class ImageSequence(FrameSource):
         self.times = list(times)
         self._load = load
         self._close = close
+
+    def subtitles(self) -> tuple[Subtitle, ...]:
+        """Pictures have none."""
+        return ()
 
     def close(self) -> None:
         """Close the file."""

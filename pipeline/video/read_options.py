@@ -15,6 +15,8 @@ from reellama.pipeline.option_fields import option
 from reellama.pipeline.video.source import VideoError
 
 SamplingMode = Literal["uniform", "fps", "keyframes", "scenes"]
+SubtitleMode = Literal["auto", "off"]
+SUBTITLE_MODES: tuple[SubtitleMode, ...] = get_args(SubtitleMode)
 SAMPLING_MODES: tuple[SamplingMode, ...] = get_args(SamplingMode)
 
 # Pixels on the longest side of a frame: more than any tower takes, and 64 frames of 4K fit memory.
@@ -35,6 +37,7 @@ class VideoReadOptions:
               "scenes"     at least one of each scene, the rest from the longest scenes.
     start, end: only what is on screen in between counts. A frame that appeared before `start` and
               is still on screen then has the time `start`.
+    subtitles: whether a conversation knows the subtitles in the file or beside it.
     max_side: longest side in pixels. Larger frames are scaled down as they are decoded.
     """
 
@@ -43,12 +46,15 @@ class VideoReadOptions:
     fps: float | None = option(None, "Frames a second, for --sampling fps.")  # above 0
     start: float | None = option(None, "Begin here: seconds, 1:30 or 1:02:03.")  # 0 or more
     end: float | None = option(None, "End here.")  # seconds, after start
+    subtitles: SubtitleMode = option("auto", "auto: those in or beside the file; off: none.")
     max_side: int | None = option(None, "Pixels on the longest side; None: as stored.", low=1)
 
     def __post_init__(self) -> None:
         if self.sampling not in SAMPLING_MODES:
             known = ", ".join(SAMPLING_MODES)
             raise VideoError(f"no sampling named {self.sampling!r}; choose one of {known}")
+        if self.subtitles not in SUBTITLE_MODES:
+            raise VideoError(f"subtitles are auto or off, not {self.subtitles!r}")
         if self.frames is not None and self.frames < 1:
             raise VideoError(f"cannot take {self.frames} frames; ask for 1 or more")
         if self.max_side is not None and self.max_side < 1:
@@ -79,7 +85,7 @@ class VideoReadOptions:
 
     def to_json(self) -> dict[str, Any]:
         """What a saved conversation keeps of it: what a person may choose."""
-        names = ("frames", "sampling", "fps", "start", "end")
+        names = ("frames", "sampling", "fps", "start", "end", "subtitles")
         return {name: getattr(self, name) for name in names}
 
 

@@ -13,6 +13,8 @@ from reellama.gguf_tools.errors import ReellamaError
 if TYPE_CHECKING:
     import numpy as np
 
+    from reellama.pipeline.video.subtitles import Subtitle
+
 
 class VideoError(ReellamaError):
     """A video, picture or folder cannot be read as asked; the message is one line for people."""
@@ -69,6 +71,10 @@ class FrameSource(Protocol):
 
     def keyframe_times(self, start: float, end: float) -> Iterator[float]:
         """Times of the frames in [start, end) that can be decoded without any other."""
+        ...
+
+    def subtitles(self) -> tuple[Subtitle, ...]:
+        """Lines of text that belong to the video, in the file or beside it, by their start."""
         ...
 
     def close(self) -> None:

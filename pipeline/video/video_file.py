@@ -21,6 +21,7 @@ from av.video.frame import VideoFrame
 from reellama.pipeline.video.container import Container
 from reellama.pipeline.video.geometry import display_size, orient, orientation
 from reellama.pipeline.video.source import FileFacts, Frame, FrameSource, VideoError
+from reellama.pipeline.video.subtitles import Subtitle, read_subtitles
 from reellama.pipeline.video.tone_mapping import HLG, PQ, tone_map
 
 __all__ = ["VideoError", "VideoFile"]
@@ -58,6 +59,10 @@ class VideoFile(FrameSource):
         except BaseException:
             self.close()
             raise
+
+    def subtitles(self) -> tuple[Subtitle, ...]:
+        """Those in the file or beside it; see `read_subtitles`."""
+        return read_subtitles(self.path, self._index.seconds(0))
 
     def close(self) -> None:
         """Close the file."""

@@ -15,7 +15,7 @@ from typer import BadParameter, Option
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.locate.naming import OLLAMA_PREFIX
 from reellama.models.token_pooling.options import AUTO, DEFAULT_TOKENS, PoolingOptions
-from reellama.pipeline.cli.options import BundleOption, MmprojOption, PoolingOption
+from reellama.pipeline.cli.options import BundleOption, MmprojOption, PoolingOption, subtitle_mode
 
 if TYPE_CHECKING:
     from reellama.pipeline.llm.ollama_model import OllamaModel
@@ -58,6 +58,10 @@ class TimelineOptions:
     ask: Annotated[
         str | None, Option(metavar="QUESTION", help="Find the scenes that it is about; answer it.")
     ] = None
+    subtitles: Annotated[
+        str,
+        Option(metavar="auto|off", callback=subtitle_mode, help="Those in or beside it."),
+    ] = "auto"
     scenes: Annotated[int, Option(min=1, metavar="N", help="At most N scenes.")] = 300
     shortest: Annotated[
         float, Option(min=0.1, metavar="SECONDS", help="No scene is shorter than this.")
@@ -135,7 +139,11 @@ def timeline(video: Path, options: TimelineOptions, watching: SceneOptions) -> N
                 found = long_video.ask(source, options.ask, report=report)
             else:
                 made = long_video.timeline(
-                    source, most=options.scenes, shortest=options.shortest, report=report
+                    source,
+                    most=options.scenes,
+                    shortest=options.shortest,
+                    subtitles=options.subtitles == "auto",
+                    report=report,
                 )
         if options.ask is not None:
             _print_answer(options.ask, found, teller, as_json=form == "json")

@@ -1,6 +1,7 @@
 """Cuts are found where they are, to the frame; what moves, flashes or fades is no cut."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,10 @@ def same_light(cuts: Sequence[float]) -> Callable[[int], np.ndarray]:
 def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("film") / "cuts.mp4"
     return write_film(path, steady(10), draw=same_light(EXAMPLE))
+
+
+def shown(picture: np.ndarray, max_side: int | None) -> np.ndarray:
+    return picture
 
 
 def index_of(path: Path, step: float = 0.5) -> VideoIndex:
@@ -108,7 +113,7 @@ def test_a_slow_film_is_left_to_its_looks(tmp_path: Path) -> None:
 
 def test_pictures_may_change_their_size_on_the_way() -> None:
     wide, tall = np.zeros((24, 32, 3), np.uint8), np.full((32, 24, 3), 200, np.uint8)
-    frames = [Frame(i / 10, lambda side, i=i: wide if i < 5 else tall) for i in range(10)]
+    frames = [Frame(i / 10, partial(shown, wide if i < 5 else tall)) for i in range(10)]
     assert [cut.time for cut in find_cuts(frames)] == [0.5]
 
 
@@ -128,6 +133,6 @@ def test_pictures_that_have_nothing_in_common_are_cut_apart(
         rough = rng.integers(0, 200, (6, 8, 3)).repeat(4, 0).repeat(4, 1)
         for _ in range(length):
             look = (rough + rng.integers(0, 4, rough.shape)).astype(np.uint8)
-            finder.add(Frame(len(finder.times) / rate, lambda side, look=look: look))
+            finder.add(Frame(len(finder.times) / rate, partial(shown, look)))
     expected = np.cumsum(lengths)[:-1] / rate
     assert [cut.time for cut in finder.cuts()] == pytest.approx(expected.tolist())

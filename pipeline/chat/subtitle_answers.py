@@ -1,0 +1,100 @@
+"""Questions about what is said that subtitles answer word for word, and subtitles as text.
+
+A model that sees a few frames hears nothing, and a small one reads past what stands beside them. A
+few plain English forms are known; all else goes to the model.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+from reellama.pipeline.video.read_options import VideoReadOptions
+from reellama.pipeline.video.subtitles import Subtitle
+from reellama.pipeline.video.timestamps import format_time
+
+MOST_LINES = 8  # of an answer
+NEAR = 1.0  # seconds around a time that was asked about
+# Characters of subtitles that stand in a prompt for each position of the context: a quarter of a
+# context at about four characters a token.
+CHARACTERS_PER_POSITION = 1.0
+
+_TIME = r"(?P<time>\d+(?::\d\d){0,2}(?:\.\d+)?)(?: ?(?:s|sec|seconds))?"
+_AT = rf"(?: (?:at|around|about|near)(?: second)? {_TIME})?"
+_PERSON = r"the (?:person|people|man|woman|speaker|narrator|video|subtitles?)"
+_WHO = rf"(?:they|he|she|it|people|{_PERSON})"
+_PLACE = r"(?: in (?:it|(?:the|this) (?:video|clip|film)))?"
+_FORMS = (
+    rf"what(?: is|'s| was| gets)? (?:being )?said{_PLACE}{_AT}{_PLACE}",
+    rf"what (?:do|does|did) {_WHO} (?:say|talk about){_PLACE}{_AT}{_PLACE}",
+    rf"what (?:is|are|'s) {_WHO} (?:saying|talking about){_PLACE}{_AT}{_PLACE}",
+    rf"(?:what are|show|read|list)(?: me)? the subtitles{_PLACE}{_AT}{_PLACE}",
+)
+_SAYS = rf"(?:is|was|do|does|did)(?: {_WHO})? (?:say )?"
+_WHEN = rf"when {_SAYS}(?P<q>[\"'])(?P<words>.+)(?P=q)(?: said)?"
+# Curved quotation marks, which phones write.
+_QUOTES = {0x201C: '"', 0x201D: '"', 0x2018: "'", 0x2019: "'"}
+
+
+def between(lines: Sequence[Subtitle], options: VideoReadOptions) -> tuple[Subtitle, ...]:
+    """The lines in the part of a video that is looked at."""
+    start, end = options.start or 0.0, math.inf if options.end is None else options.end
+    return tuple(line for line in lines if line.end > start and line.start < end)
+
+
+def answer_from_subtitles(question: str, lines: Sequence[Subtitle]) -> str | None:
+    """What `lines` say to `question`, or None where it is none of theirs or there are none."""
+    asked = " ".join(question.lower().translate(_QUOTES).strip(" ?.!").split())
+    if not lines:
+        return None
+    if when := re.fullmatch(_WHEN, asked):
+        return _when(when["words"], lines)
+    found = next((match for form in _FORMS if (match := re.fullmatch(form, asked))), None)
+    if found is None:
+        return None
+    return _at(_seconds(found["time"]), lines) if found["time"] else _all(lines)
+
+
+def as_text(lines: Sequence[Subtitle], n_ctx: int) -> str:
+    """Subtitles as text for a prompt of `n_ctx` positions: all, or lines spread over the video."""
+    room = int(n_ctx * CHARACTERS_PER_POSITION)
+    shown = [f"[{format_time(line.start)}] {line.text}" for line in lines]
+    while shown and sum(map(len, shown)) > room:
+        shown = shown[::2] if len(shown) > 1 else []
+    return "\n".join(["Subtitles:", *shown, ""]) if shown else ""
+
+
+def _seconds(time: str) -> float:
+    seconds = 0.0
+    for part in time.split(":"):
+        seconds = seconds * 60 + float(part)
+    return seconds
+
+
+def _at(time: float, lines: Sequence[Subtitle]) -> str:
+    here = [line for line in lines if line.start - NEAR <= time < line.end + NEAR]
+    exact = [line for line in here if line.start <= time < line.end]
+    if here:
+        said = " ".join(f'"{line.text}"' for line in exact or here)
+        return f"At {format_time((exact or here)[0].start)} the subtitles say: {said}"
+    nearest = min(lines, key=lambda line: abs(line.start - time))
+    return (
+        f"The subtitles say nothing at {format_time(time)}; the nearest line is at "
+        f'{format_time(nearest.start)}: "{nearest.text}"'
+    )
+
+
+def _all(lines: Sequence[Subtitle]) -> str:
+    step = -(-len(lines) // MOST_LINES)
+    shown = [f'{format_time(line.start)} "{line.text}"' for line in lines[::step]]
+    rest = f" These are {len(shown)} of {len(lines)} lines." if step > 1 else ""
+    return f"The subtitles say: {', '.join(shown)}.{rest}"
+
+
+def _when(words: str, lines: Sequence[Subtitle]) -> str:
+    at = [line for line in lines if words in line.text.lower().translate(_QUOTES)]
+    if not at:
+        return f'The subtitles never say "{words}".'
+    times = ", ".join(format_time(line.start) for line in at[:MOST_LINES])
+    return f'The subtitles say "{words}" at {times}.'
