@@ -47,6 +47,8 @@ class BundleConfig:
             weights contain it.
         word_ids: the LLM's tokens that the rows of the word mixture began as, one for each; None
             in older bundles.
+        languages: codes (ISO 639-1) of those that it was trained to be asked in, such as "de";
+            None says nothing.
         stages: what made it, one stage after the other: each with its `config` and `seconds`.
         scores: of older bundles, what evaluations measured; others have it in `scores.json`.
     """
@@ -63,6 +65,7 @@ class BundleConfig:
     slots: bool = False
     inverse_temperature: float = 1.0
     word_ids: tuple[int, ...] | None = None
+    languages: tuple[str, ...] | None = None
     stages: tuple[Mapping[str, Any], ...] = ()
     scores: Mapping[str, Any] = field(default_factory=dict)
 
@@ -85,6 +88,8 @@ class BundleConfig:
             if "concepts" in data:
                 data["concepts"] = ConceptConfig(**data["concepts"])
             data["lora"] = tuple((str(name), float(scale)) for name, scale in data["lora"])
+            if "languages" in data:
+                data["languages"] = tuple(str(code) for code in data["languages"])
             data["stages"] = tuple(data.get("stages", ()))
             if "word_ids" in data:
                 data["word_ids"] = tuple(int(token) for token in data["word_ids"])

@@ -32,6 +32,7 @@ class VideoBundle(Protocol):
     max_side: pixels on the longest side of a frame. system, describe: prompts. lora: adapters.
     remark: what a person should know of it, "" for nothing. joins_pictures: whether pictures that
     come together are the frames of one clip.
+    languages: codes of those that it can be asked in, () where nobody knows.
     reads_text: whether text may stand beside a video in a prompt, such as its subtitles.
     """
 
@@ -56,9 +57,13 @@ class VideoBundle(Protocol):
     @property
     def remark(self) -> str: ...
     @property
+    def languages(self) -> tuple[str, ...]: ...
+    @property
     def joins_pictures(self) -> bool: ...
     @property
     def reads_text(self) -> bool: ...
+
+    def remark_on(self, features: np.ndarray) -> str: ...
 
     def llm_path(self) -> Path: ...
 

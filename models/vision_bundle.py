@@ -109,6 +109,11 @@ class VisionBundle:
         return mmproj_header(read_gguf(self.mmproj))
 
     reads_text = True
+    languages: tuple[str, ...] = ()
+
+    def remark_on(self, features: np.ndarray) -> str:
+        """Nothing: it was trained on videos and pictures of all kinds."""
+        return ""
 
     @property
     def remark(self) -> str:

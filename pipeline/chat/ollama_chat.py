@@ -123,6 +123,11 @@ class OllamaVideoChat(VideoChat):
         self.chat = OllamaChat(self.model, self.chat)
 
     @property
+    def languages(self) -> tuple[str, ...]:
+        """Those of the model that talks, which nobody knows."""
+        return ()
+
+    @property
     def llm(self) -> str:
         """The name of the model that answers."""
         return f"ollama:{self.model.name}"

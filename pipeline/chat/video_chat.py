@@ -24,6 +24,7 @@ from reellama.models.token_pooling.options import VIDEOS_SHARE, PoolingOptions
 from reellama.pipeline.chat.conversation import Answer, Chat, Turn, Video
 from reellama.pipeline.chat.file_answers import answer_from_files
 from reellama.pipeline.chat.ordinals import video_meant
+from reellama.pipeline.chat.question_language import OTHER_LANGUAGE, is_in, names_of
 from reellama.pipeline.chat.subtitle_answers import answer_from_subtitles, as_text, between
 from reellama.pipeline.chat.timings import Timings
 from reellama.pipeline.llm.engine import Engine, EngineStats, Text
@@ -66,6 +67,7 @@ class VideoChat:
         self.read_options = replace(read_options, **given)
         self.pooling = PoolingOptions(tokens, pooling)
         self.timings = Timings()
+        self._remarked = False
         with self.timings.stage("load"):
             self.bundle = open_bundle(bundle, mmproj, tiles=tiles, cache=cache)
             self.bundle.check_pooling(self.pooling)
@@ -91,6 +93,11 @@ class VideoChat:
     def llm(self) -> str:
         """The LLM that answers: the path of its GGUF."""
         return str(self.engine.path)
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """Codes of the languages in which it can be asked; () where nobody knows."""
+        return self.bundle.languages
 
     @property
     def last(self) -> EngineStats:
@@ -144,12 +151,15 @@ class VideoChat:
         """Answer `question` token by token, each with its probability and the best alternatives.
 
         What the file itself says (how long, how large, ...) and what its subtitles say word for
-        word comes from there, as one token.
+        word comes from there, as one token; so does that a question is in a language which the
+        bundle was not trained for.
         """
         meant, plain = video_meant(question, self.videos)
         known = answer_from_files(plain, [video.clip for video in meant])
         if known is None and len(meant) == 1:
             known = answer_from_subtitles(plain, meant[0].clip.subtitles)
+        if known is None and self.languages and not is_in(question, self.languages):
+            known = OTHER_LANGUAGE.format(self.bundle.name, names_of(self.languages))
         if known is not None:
             return self.chat.reply(question, known)
         return self._timed(self.chat.ask(question, **generation))
@@ -237,6 +247,10 @@ class VideoChat:
             encoded = EncodedFrames(array, clip.times, frame_size(clip.frames))
             if self.bundle.remark and not self.timings.n_frames:  # it is said once
                 clip = replace(clip, notes=(*clip.notes, self.bundle.remark))
+            remark = self.bundle.remark_on(features)
+            if remark and not self._remarked:  # it is said once
+                clip = replace(clip, notes=(*clip.notes, remark))
+                self._remarked = True
             parts = self.bundle.prompt_parts(encoded, pooling, room)
             if self.bundle.reads_text and clip.subtitles:
                 parts = [*parts, Text(as_text(clip.subtitles, self.engine.n_ctx))]

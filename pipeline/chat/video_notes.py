@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from reellama import prompts
 from reellama.models.token_pooling.options import PoolingOptions
 from reellama.pipeline.chat.conversation import Chat, Video
+from reellama.pipeline.chat.subtitle_answers import as_text
 from reellama.pipeline.llm.generation_options import Sampling
 from reellama.pipeline.video.clip import read_frames
 from reellama.pipeline.video.read_options import SCENE_MAX_SIDE, VideoReadOptions
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 # Looking at a part takes a second or two; one that is shorter than this shows what the whole does.
 PART_SECONDS = 4.0
 MAX_PARTS = 6
+SUBTITLE_POSITIONS = 2048  # of the context of the model that gets the notes
 NOTE_TOKENS = 64  # a description in the bundle's words is a sentence or two
 
 
@@ -76,6 +78,7 @@ def notes_as_text(videos: Sequence[NotedVideo]) -> str:
         for note in video.notes:
             times = f"{format_time(note.start)} to {format_time(note.end)}: " if duration else ""
             lines.append(f"- {times}{note.text}")
+        lines += as_text(video.clip.subtitles, SUBTITLE_POSITIONS).splitlines()
     return "\n".join(lines)
 
 

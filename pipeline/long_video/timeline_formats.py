@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reellama.pipeline.long_video.timeline import Timeline
+from reellama.pipeline.video.subtitles import WRITTEN_BY_US
 from reellama.pipeline.video.timestamps import format_time
 
 if TYPE_CHECKING:
@@ -101,8 +102,11 @@ def _stamp(seconds: float, point: str) -> str:
 
 
 def _cue(text: str) -> str:
-    """A subtitle's text: no empty line, which would end it, and no arrow, which begins a time."""
-    return " ".join(text.split()).replace("-->", "->") or "..."
+    """A subtitle's text: no empty line, which would end it, and no arrow, which begins a time.
+
+    A mark that nobody sees says that it is no speech.
+    """
+    return (" ".join(text.split()).replace("-->", "->") or "...") + WRITTEN_BY_US
 
 
 def _escaped(text: str) -> str:

@@ -26,6 +26,9 @@ SIDECARS = (".srt", ".vtt", ".ass", ".ssa")
 # Codecs whose packets are text, and how many commas stand before the words of ASS.
 _TEXT_CODECS = {"srt", "subrip", "webvtt", "mov_text", "ass", "ssa", "text"}
 _ASS_COMMAS = 8
+# An invisible separator, which ends what `reellama timeline` and `watch` write as subtitles: that
+# is what was seen, and is not taken for what is said.
+WRITTEN_BY_US = "\u2063"
 # At most so many lines of so many characters: a film of three hours has some 2,500.
 MAX_LINES, MAX_CHARACTERS = 20_000, 500
 _TAGS = re.compile(r"<[^>]{0,80}>|\{[^}]{0,200}\}")
@@ -69,7 +72,8 @@ def _read(path: Path, origin: float) -> tuple[Subtitle, ...]:
         av.open(f"file:{path}", options=OPEN_OPTIONS, metadata_errors="replace") as container,
     ):
         lines = sorted(_lines(container, origin), key=lambda line: line.start)
-        return tuple(line for line in lines if line.end > 0)
+        if not any(WRITTEN_BY_US in line.text for line in lines):
+            return tuple(line for line in lines if line.end > 0)
     return ()
 
 

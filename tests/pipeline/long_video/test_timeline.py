@@ -18,6 +18,7 @@ from reellama.pipeline.long_video.timeline_formats import WRITERS, to_markdown, 
 from reellama.pipeline.long_video.video_index import VideoIndex, index_video, search
 from reellama.pipeline.video.container import Container
 from reellama.pipeline.video.source import VideoError
+from reellama.pipeline.video.subtitles import WRITTEN_BY_US
 from tests.helpers.film import corners, steady, write_film
 from tests.helpers.ollama_server import serve
 
@@ -196,7 +197,7 @@ NASTY = Timeline(
 
 def test_subtitles_are_what_players_read() -> None:
     srt = to_srt(NASTY).split("\n\n")
-    assert srt[0] == "1\n00:00:00,000 --> 00:01:01,250\nOne -> two three & <b>"
+    assert srt[0] == f"1\n00:00:00,000 --> 00:01:01,250\nOne -> two three & <b>{WRITTEN_BY_US}"
     assert srt[1].startswith("2\n00:01:01,250 --> 02:01:40,000\n")
     vtt = to_vtt(NASTY)
     assert vtt.startswith("WEBVTT\n\n00:00:00.000 --> 00:01:01.250\nOne -> two three &amp; &lt;b>")

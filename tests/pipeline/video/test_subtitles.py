@@ -1,6 +1,5 @@
 """Subtitles in a file or beside it come with their times, and answer what is said."""
 
-from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -8,9 +7,11 @@ import pytest
 from av.packet import Packet
 
 from reellama.pipeline.chat.subtitle_answers import answer_from_subtitles, as_text, between
+from reellama.pipeline.long_video.timeline import Timeline, TimelineScene
+from reellama.pipeline.long_video.timeline_formats import to_srt, to_vtt
 from reellama.pipeline.video.clip import open_video
 from reellama.pipeline.video.read_options import VideoReadOptions
-from reellama.pipeline.video.subtitles import Subtitle, read_subtitles
+from reellama.pipeline.video.subtitles import Subtitle, _words, read_subtitles
 from tests.helpers.film import steady, write_film
 
 SRT = """1
@@ -43,29 +44,26 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_film(tmp_path_factory.mktemp("film") / "talk.mp4", steady(5))
 
 
-def with_track(film: Path, path: Path, codec: str, later: float = 0.0) -> Path:
-    """The film with its lines as a track of the container, all of it `later` seconds."""
-    with av.open(film) as source, av.open(path, "w") as target:
-        (pictures,) = source.streams.video
-        video = target.add_stream_from_template(pictures)
-        words = target.add_stream(codec)
-        words.time_base = Fraction(1, 1000)
+def with_track(film: Path, path: Path, text: str, ending: str, later: float = 0.0) -> Path:
+    """The film with subtitles as a track of the container, all of it `later` seconds."""
+    written = path.with_name(f"words.{ending}")
+    written.write_text(text)
+    with av.open(film) as source, av.open(written) as words, av.open(path, "w") as target:
+        tracks = {
+            stream: target.add_stream_from_template(stream)
+            for stream in (source.streams.video[0], words.streams.subtitles[0])
+        }
         packets: list[Packet] = []
-        for packet in source.demux(pictures):
-            if packet.pts is not None and packet.dts is not None:
-                packet.stream = video
-                shift = round(later / packet.time_base)
-                packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
-                packets.append(packet)
-        for line in LINES:
-            text = line.text.encode()
-            said = Packet(len(text).to_bytes(2, "big") + text if codec == "mov_text" else text)
-            said.stream, said.time_base = words, Fraction(1, 1000)
-            said.pts = said.dts = round((line.start + later) * 1000)
-            said.duration = round((line.end - line.start) * 1000)
-            packets.append(said)
+        for container, (stream, track) in zip((source, words), tracks.items(), strict=True):
+            for packet in container.demux(stream):
+                if packet.pts is not None and packet.dts is not None:
+                    shift = round(later / packet.time_base)
+                    packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
+                    packet.stream = track
+                    packets.append(packet)
         for packet in sorted(packets, key=lambda packet: (packet.dts or 0) * packet.time_base):
             target.mux(packet)
+    written.unlink()
     return path
 
 
@@ -80,23 +78,36 @@ def test_a_file_beside_the_video_is_read(film: Path, name: str, ending: str, tex
         beside.unlink()
 
 
-@pytest.mark.parametrize(("ending", "codec"), [("mkv", "subrip"), ("mp4", "mov_text")])
+@pytest.mark.parametrize(("ending", "text"), [("srt", SRT), ("ass", ASS), ("vtt", VTT)])
 def test_a_track_of_the_container_is_read(
-    film: Path, tmp_path: Path, ending: str, codec: str
+    film: Path, tmp_path: Path, ending: str, text: str
 ) -> None:
-    path = with_track(film, tmp_path / f"a.{ending}", codec)
-    assert read_subtitles(path) == LINES
+    assert read_subtitles(with_track(film, tmp_path / "a.mkv", text, ending)) == LINES
 
 
 def test_times_count_from_the_first_frame(film: Path, tmp_path: Path) -> None:
-    with open_video(with_track(film, tmp_path / "late.mkv", "subrip", later=20)) as video:
+    with open_video(with_track(film, tmp_path / "late.mkv", SRT, "srt", later=20)) as video:
         assert video.subtitles() == LINES
+
+
+def test_text_of_an_mp4_has_its_length_before_it() -> None:
+    text = "Déjà vu".encode()
+    assert _words(len(text).to_bytes(2, "big") + text + b"\0\0styl", "mov_text") == "Déjà vu"
 
 
 def test_a_video_without_any_has_none(film: Path, tmp_path: Path) -> None:
     assert read_subtitles(film) == ()
     (tmp_path / "a.srt").write_bytes(b"\x00\xff" * 99)
     assert read_subtitles(tmp_path / "a.mp4") == ()
+
+
+def test_what_a_timeline_wrote_is_not_taken_for_speech(film: Path) -> None:
+    scenes = (TimelineScene(0, 2, 1, "A dog runs."), TimelineScene(2, 5, 3, "A cat."))
+    for ending, write in (("srt", to_srt), ("vtt", to_vtt)):
+        beside = film.with_suffix(f".{ending}")
+        beside.write_text(write(Timeline(film, 5.0, scenes, "")))
+        assert read_subtitles(film) == ()
+        beside.unlink()
 
 
 def test_old_encodings_are_read(tmp_path: Path) -> None:
