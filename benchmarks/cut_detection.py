@@ -9,7 +9,7 @@ opencv-doc. PySceneDetect is used where `pip install scenedetect opencv-python-h
 Seconds are those of one core, decoding included.
 
 --fit does a logistic regression on films of the training parts instead, and prints the weights that
-stand in `pipeline/video/cut_detection.py`.
+stand in `pipeline/long_video/cut_detection.py`.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.joined_films import JoinedFilm, Material, films
+from reellama.pipeline.long_video.cut_detection import _NO_DISTANCE, CutFinder
 from reellama.pipeline.video.clip import open_video
-from reellama.pipeline.video.cut_detection import _NO_DISTANCE, CutFinder
 
 NEAR = 0.2  # seconds
 SEED_TEST, SEED_FIT = 0, 1

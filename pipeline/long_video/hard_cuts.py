@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from reellama.pipeline.long_video.cut_detection import REACH, CutFinder
 from reellama.pipeline.progress_callbacks import Progress
-from reellama.pipeline.video.cut_detection import REACH, CutFinder
 from reellama.pipeline.video.source import FrameSource
 from reellama.pipeline.video.video_file import VideoFile
 

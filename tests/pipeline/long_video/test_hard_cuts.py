@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from reellama.pipeline.long_video import hard_cuts
+from reellama.pipeline.long_video.cut_detection import CutFinder, find_cuts
 from reellama.pipeline.long_video.hard_cuts import find_hard_cuts
 from reellama.pipeline.long_video.video_index import VideoIndex
 from reellama.pipeline.video.clip import open_video
-from reellama.pipeline.video.cut_detection import CutFinder, find_cuts
 from reellama.pipeline.video.scene_detection import color_quantiles
 from reellama.pipeline.video.source import Frame
 from tests.helpers.film import HEIGHT, WIDTH, corners, steady, write_film
