@@ -52,10 +52,6 @@ if TYPE_CHECKING:  # torch is imported where it is needed: answers need none
 MAX_SIDE = 768
 BUNDLES = Path(__file__).parent / "bundles"
 SCORES, PROJECTOR = "scores.json", "projector.safetensors"
-FOOTAGE_REMARK = (
-    "real footage: {} names what it sees, often wrongly, and cannot tell motion, camera, numbers "
-    "or text; a vision model tells more: --bundle MODEL.gguf"
-)
 
 
 class Bundle:
@@ -109,6 +105,7 @@ class Bundle:
 
     joins_pictures = True  # pictures that come together are a clip, as it was trained on
     max_side = MAX_SIDE
+    languages = property(lambda self: self.config.known_languages)
     reads_text = False  # its LLM learned one form of prompt, with nothing beside the video
 
     @property
@@ -138,17 +135,10 @@ class Bundle:
         """The prompt that asks for a description."""
         return self.config.describe
 
-    @property
-    def languages(self) -> tuple[str, ...]:
-        """Codes of the languages that it can be asked in; () where nobody knows."""
-        # What fills slots learned from drawn stories, which are told in English.
-        return self.config.languages or (("en",) if self.config.slots else ())
-
     def remark_on(self, features: np.ndarray) -> str:
         """What a person should know of its answers about a video with these features."""
-        if self.config.concepts is None or self._classifier is None:
-            return ""  # it was trained for one kind of video
-        return FOOTAGE_REMARK.format(self.name) if self.is_footage(features) else ""
+        tells_apart = self.config.concepts is not None and self._classifier is not None
+        return self.config.footage_remark if tells_apart and self.is_footage(features) else ""
 
     @property
     def lora(self) -> list[tuple[Path, float]]:

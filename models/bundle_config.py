@@ -75,6 +75,19 @@ class BundleConfig:
                 f"{len(self.word_ids)} word_ids for {self.projector.words} rows of the projector"
             )
 
+    @property
+    def known_languages(self) -> tuple[str, ...]:
+        """`languages`; what fills slots learned from drawn stories, which are told in English."""
+        return self.languages or (("en",) if self.slots else ())
+
+    @property
+    def footage_remark(self) -> str:
+        """What a person should know of its answers about real footage, if it learned from both."""
+        return (
+            f"real footage: {self.name} names what it sees, often wrongly, and cannot tell motion, "
+            "camera, numbers or text; a vision model tells more: --bundle MODEL.gguf"
+        )
+
     @classmethod
     def read(cls, path: Path) -> BundleConfig:
         """Read and check a `bundle.json`."""

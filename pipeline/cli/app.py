@@ -184,12 +184,15 @@ def search(
     thumbnails: Annotated[
         Path | None, Option(metavar="FOLDER", help="Write a picture of each moment there.")
     ] = None,
+    everything: Annotated[
+        bool, Option("--all", help="Also moments that fit no better than many words would.")
+    ] = False,
     json: Annotated[bool, Option("--json", help="A JSON list.")] = False,
 ) -> None:
     """Find the moments of videos that fit some words: score, time and file."""
     from reellama.pipeline.cli.commands.timeline import search as run
 
-    run(videos, words, n, thumbnails, json, watching)
+    run(videos, words, n, thumbnails, json, everything, watching)
 
 
 @app.command(cls=GroupedCommand, no_args_is_help=True)

@@ -45,6 +45,14 @@ COLOUR_SIDE = 64
 BATCH = 32  # frames a call of the tower
 # Seconds of a scene at most: a lecture, or a camera that stands still, may have no cut for hours.
 LONGEST = 60.0
+ORDINARY = 300  # commonest concepts that are ordinary words
+COMMON_THINGS = (
+    *("man", "woman", "child", "dog", "cat", "bird", "fish", "horse", "car", "bus", "boat"),
+    *("plane", "house", "tree", "flower", "street", "field", "beach", "mountain", "sky", "room"),
+    *("table", "chair", "book", "cup", "plate", "ball", "star", "square", "circle", "triangle"),
+)
+# A moment fits words that fit it better than this share of ordinary words does.
+FITS = 0.95
 # Moments that follow each other within so many seconds, with scores as good, are one.
 SAME_MATCH_SECONDS = 4.0
 
@@ -102,7 +110,8 @@ class VideoIndex:
 
 @dataclass(frozen=True)
 class SearchMatch:
-    """A moment that fits some words: its video, seconds, and cosine similarity."""
+    """A moment that fits some words: its video, seconds, and the share, from 0 to 1, of ordinary
+    words that fit it less well."""
 
     path: Path
     time: float
@@ -140,20 +149,24 @@ def index_video(
 
 
 def search(
-    videos: Sequence[VideoIndex], words: str, bundle: Bundle, n: int = 5
+    videos: Sequence[VideoIndex], words: str, bundle: Bundle, n: int = 5, least: float = 0.0
 ) -> list[SearchMatch]:
     """The `n` moments that fit `words` best, best first; neighbours count once.
 
+    least: of the score; FITS leaves out what fits no better than many words would.
     Raises ReellamaError where the bundle's tower cannot read.
     """
     if not words.strip():
         raise ReellamaError("search for what? give a few words")
-    wanted = bundle.embed_texts([words])[0]
+    wanted, *ordinary = bundle.embed_texts([words, *ordinary_texts(bundle)])
     found: list[SearchMatch] = []
     for video in videos:
-        scores = video.embeddings @ wanted if video.embeddings.size else np.zeros(0)
-        for i in np.argsort(-scores, kind="stable"):
+        fits = video.embeddings @ wanted if video.embeddings.size else np.zeros(0)
+        scores = _shares(video.embeddings, fits, np.array(ordinary))
+        for i in np.lexsort((-fits, -scores)):
             time = float(video.times[i])
+            if scores[i] < least:
+                break
             near = (
                 m for m in found if m.path == video.path and abs(m.time - time) < SAME_MATCH_SECONDS
             )
@@ -162,6 +175,20 @@ def search(
             if sum(m.path == video.path for m in found) >= n:
                 break
     return sorted(found, key=lambda match: -match.score)[:n]
+
+
+def ordinary_texts(bundle: Bundle) -> list[str]:
+    """Texts of common things, which a search is compared with."""
+    words = bundle.concepts.vocabulary.words[:ORDINARY] if bundle.concepts else COMMON_THINGS
+    return [f"a {word}" for word in words]
+
+
+def _shares(embeddings: np.ndarray, fits: np.ndarray, ordinary: np.ndarray) -> np.ndarray:
+    """Of each moment: the share of the rows `ordinary [m, d]` that fit it less well than `fits [n]`
+    does. Words that say nothing of it, with a fit of 0, fit no moment."""
+    if not fits.size:
+        return fits
+    return (embeddings @ ordinary.T < fits[:, None]).mean(axis=1) * (fits != 0)
 
 
 def _in_pieces(

@@ -197,9 +197,9 @@ def _write(made: Timeline, video: FrameSource, form: str, options: TimelineOptio
 
 def search(
     videos: Sequence[Path], words: str, n: int, thumbnails: Path | None, as_json: bool,
-    watching: LongVideoOptions,
+    everything: bool, watching: LongVideoOptions,
 ) -> None:  # fmt: skip
-    """Print the moments that fit some words, best first."""
+    """Print the moments that fit some words, best first; `everything`: also those that do not."""
     from reellama.models.open_bundle import open_bundle, search_bundle
     from reellama.pipeline.cli.console import note, out, strip_control
     from reellama.pipeline.long_video import video_index
@@ -225,7 +225,9 @@ def search(
                 if len(videos) == failed:
                     raise
                 note(str(error))
-    found = video_index.search(seen, words, bundle, n)
+    found = video_index.search(seen, words, bundle, n, 0.0 if everything else video_index.FITS)
+    if not found:
+        note(f'nothing fits "{words}"; --all shows what comes nearest')
     pictures = [] if thumbnails is None else _thumbnails(found, thumbnails)
     if as_json:
         rows: list[dict[str, object]] = [{**asdict(m), "path": str(m.path)} for m in found]

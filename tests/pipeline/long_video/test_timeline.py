@@ -15,7 +15,7 @@ from PIL import Image
 from reellama.models.bundle import Bundle
 from reellama.pipeline.long_video.timeline import LongVideo, Timeline, TimelineScene
 from reellama.pipeline.long_video.timeline_formats import WRITERS, to_markdown, to_srt, to_vtt
-from reellama.pipeline.long_video.video_index import VideoIndex, index_video, search
+from reellama.pipeline.long_video.video_index import VideoIndex, index_video, ordinary_texts, search
 from reellama.pipeline.video.container import Container
 from reellama.pipeline.video.source import VideoError
 from reellama.pipeline.video.subtitles import WRITTEN_BY_US
@@ -249,6 +249,25 @@ def test_search_prints_score_time_and_file(reellama: Callable, film: Path, tmp_p
     assert 8 <= first["time"] < 12 and Path(first["thumbnail"]).is_file()
     missing = reellama("search", tmp_path / "gone.mp4", "a dog")
     assert missing.status == 1 and "gone.mp4" in missing.err
+
+
+def test_search_says_when_nothing_fits(reellama: Callable, film: Path) -> None:
+    result = reellama("search", film, "a xylophone")
+    assert (result.status, result.out) == (0, "")
+    assert 'nothing fits "a xylophone"; --all shows' in result.err
+    assert len(reellama("search", film, "a xylophone", "--all").out.splitlines()) == 3
+
+
+def test_a_score_is_the_share_of_ordinary_words_that_fit_less_well(mini: Bundle) -> None:
+    ordinary = mini.embed_texts(ordinary_texts(mini))
+    wanted = mini.embed_texts(["a red star"])[0]
+    index = VideoIndex(
+        Path("x"), 3.0, np.arange(3.0), np.zeros((3, 51)), np.stack([wanted, -wanted, 0 * wanted])
+    )
+    best, *others = search([index], "a red star", mini, n=3)
+    assert best.score == pytest.approx(np.mean(ordinary @ wanted < wanted @ wanted))
+    assert [match.score for match in others] == [0.0, 0.0] or len(others) == 0
+    assert [match.time for match in search([index], "a red star", mini, least=0.9)] == [0.0]
 
 
 def test_a_model_of_ollamas_retells_and_answers_from_the_notes(
