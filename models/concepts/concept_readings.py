@@ -29,7 +29,7 @@ def concept_readings(
     mask: Tensor,
     *,
     llm: Path,
-    top_classes: Sequence[tuple[float, Sequence[int]]] = (),
+    top_classes: Sequence[tuple[str, float, Sequence[int]]] = (),
 ) -> list[SlotReading]:
     """Read the soft tokens of one video, as `reellama.models.projector.interpretation` does."""
     named = [

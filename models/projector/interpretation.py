@@ -55,10 +55,12 @@ class SlotReading:
 
     label: the slot's name, "free" for tokens after the slots, "ImageNet" for a label of the
     classifier, and "" in a bundle without slots, where every soft token is read by itself.
+    name: the whole of what the tokens stand for, where they are known to be a part of it.
     """
 
     label: str
     tokens: tuple[SoftToken, ...]
+    name: str = ""
 
     @property
     def spoken(self) -> tuple[SoftToken, ...]:
@@ -69,7 +71,7 @@ class SlotReading:
     @property
     def text(self) -> str:
         """The most likely words as text; "" for an empty slot."""
-        return "".join(token.words[0][0] for token in self.spoken).strip(" ,")
+        return self.name or "".join(token.words[0][0] for token in self.spoken).strip(" ,")
 
     @property
     def token_range(self) -> str:
@@ -117,7 +119,7 @@ def interpret(
     word_ids: Sequence[int],
     llm: Path,
     slotted: bool,
-    top_classes: Sequence[tuple[float, Sequence[int]]] = (),
+    top_classes: Sequence[tuple[str, float, Sequence[int]]] = (),
 ) -> list[SlotReading]:
     """Read the soft tokens of one video.
 
@@ -126,7 +128,7 @@ def interpret(
         word_ids: the LLM's token of each row of the word mixture.
         llm: the GGUF whose tokenizer has the words.
         slotted: whether the soft tokens fill the slots of `reellama.models.projector.slots`.
-        top_classes: the share and the token ids of each ImageNet label that follows.
+        top_classes: name, share and token ids of each ImageNet label that follows.
     """
     probabilities = projector.word_probabilities(features, times, mask)[0]  # [tokens, words]
     attention = projector.attention(features, times, mask)[0].cpu().numpy()
@@ -161,15 +163,15 @@ def _slot_readings(tokens: Sequence[SoftToken]) -> list[SlotReading]:
 
 
 def imagenet_readings(
-    top_classes: Sequence[tuple[float, Sequence[int]]], first: int, tokenizer: Tokenizer
+    top_classes: Sequence[tuple[str, float, Sequence[int]]], first: int, tokenizer: Tokenizer
 ) -> list[SlotReading]:
     """The classifier's labels, whose tokens go on at number `first`."""
     readings = []
-    for share, ids in top_classes:
+    for name, share, ids in top_classes:
         tokens = [
             SoftToken(first + number, ((_text(tokenizer, token), share),), None)
             for number, token in enumerate(ids)
         ]
-        readings.append(SlotReading(IMAGENET, tuple(tokens)))
+        readings.append(SlotReading(IMAGENET, tuple(tokens), name))
         first += len(ids)
     return readings

@@ -131,12 +131,16 @@ class ImageNetClassifier:
         wide = np.clip(grid @ w["widen.weight"].T + w["widen.bias"], 0, 6)  # ReLU6
         return wide.mean(1) @ w["classify.weight"].T + w["classify.bias"]
 
-    def top_classes(self, features: np.ndarray) -> list[tuple[float, list[int]]]:
-        """The most likely classes: the probability of each, and the LLM's token ids of its name."""
+    def top_classes(self, features: np.ndarray) -> list[tuple[str, float, list[int]]]:
+        """The most likely classes: the name of each, its probability, and the LLM's token ids of
+        the name, which are the first of a long one."""
         probabilities = self.probabilities(features)
         best = np.argsort(-probabilities)[:TOP_CLASSES]
         names = self._name_tokens()
-        return [(float(probabilities[number]), names[number].tolist()) for number in best]
+        return [
+            (class_names()[number], float(probabilities[number]), names[number].tolist())
+            for number in best
+        ]
 
     def tokens(self, features: np.ndarray) -> np.ndarray:
         """Soft tokens of the most likely classes' names: float32 `[N_TOKENS, n_embd]`."""

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from benchmarks.attention import measure
+from reellama.gguf_tools.text.tokenizer import Tokenizer
 from reellama.models.bundle import Bundle
 from reellama.models.projector import slots
 from reellama.models.projector.interpretation import (
@@ -23,6 +24,7 @@ from reellama.models.projector.interpretation import (
     IMAGENET,
     SlotReading,
     SoftToken,
+    imagenet_readings,
 )
 from reellama.pipeline.cli.attention_page import (
     FOG_GREY,
@@ -222,3 +224,11 @@ def test_a_missing_video_or_bundle_is_said_in_a_line(reellama: Run, demo_video: 
         result = reellama("inspect", *arguments)
         assert result.status == 1 and result.err.count("\n") == 1
         assert "nothing" in result.err
+
+
+def test_a_label_is_named_in_full_where_its_tokens_are_cut(smollm2: Path) -> None:
+    with Tokenizer.from_path(smollm2) as tokenizer:
+        ids = tokenizer.encode("sulphur-crested cockatoo")
+        (reading,) = imagenet_readings([("sulphur-crested cockatoo", 0.4, ids[:3])], 7, tokenizer)
+    assert reading.text == "sulphur-crested cockatoo" and reading.token_range == "7-9"
+    assert reading.confidence == pytest.approx(0.4)
