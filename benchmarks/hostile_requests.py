@@ -50,9 +50,17 @@ Sender = Callable[["Sending", random.Random], httpx.Response | None]
 class Sending:
     """A client of the server, and what it keeps of it."""
 
-    def __init__(self, url: str, clip: bytes) -> None:
+    def __init__(self, url: str, clip: bytes, number: int) -> None:
         self.url, self.clip = url, base64.b64encode(clip).decode()
-        self.http = httpx.Client(timeout=300)
+        # An address of its own, by which the server shares its places; Linux answers to all these.
+        transport = httpx.HTTPTransport(local_address=f"127.0.0.{2 + number}")
+        self.http = httpx.Client(timeout=300, transport=transport)
+
+    def __enter__(self) -> Sending:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.http.close()
 
     def post(self, path: str, body: Any, **more: Any) -> httpx.Response:
         """Send a body: JSON, or bytes as they are."""
@@ -337,7 +345,8 @@ class Campaign:
         send = GOOD[number % len(GOOD)]
         begin = time.perf_counter()
         try:
-            reply = send(Sending(self.url, self.clips[client % len(self.clips)]), rng)
+            with Sending(self.url, self.clips[client % len(self.clips)], client) as to:
+                reply = send(to, rng)
         except httpx.HTTPError as error:
             self.wrong.append(f"good {send.__name__}: {error!r}")
             return
@@ -350,7 +359,8 @@ class Campaign:
         send = HOSTILE[number % len(HOSTILE)]
         begin = time.perf_counter()
         try:
-            reply = send(Sending(self.url, self.clips[0]), rng)
+            with Sending(self.url, self.clips[0], N_CLIENTS + number % N_CLIENTS) as to:
+                reply = send(to, rng)
         except httpx.HTTPError as error:
             # A name of a header or an address that the client itself refuses.
             local = isinstance(error, httpx.LocalProtocolError | httpx.InvalidURL)

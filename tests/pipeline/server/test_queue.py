@@ -96,6 +96,22 @@ def test_a_client_has_no_more_places_than_it_may_and_is_told_its_position() -> N
             assert metric(url, f"reellama_{name}_seconds_total") > 0
 
 
+def test_an_answer_ends_when_its_time_is_over() -> None:
+    with serving(n_ctx=2048, n_parallel=1, answer_seconds=2.0) as url:
+        asked = body(format=ENDLESS, options={"num_predict": -1}, stream=False)
+        said = [{"role": "user", "content": "Go."}]
+        schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": ENDLESS}}
+        chat = {"model": "mini", "messages": said, "response_format": schema}
+        for path, endless in (("/api/generate", asked), ("/v1/chat/completions", chat)):
+            reply = httpx.post(f"{url}{path}", json=endless, timeout=60)
+            assert reply.status_code == 504 and "more than 2 s" in reply.text
+        assert metric(url, 'reellama_dropped_requests_total{reason="unfinished"}') == 2
+        begin = time.monotonic()
+        while active(url) > 0 and time.monotonic() - begin < 20:
+            time.sleep(0.05)
+        assert active(url) == 0
+
+
 def test_a_client_that_leaves_while_it_waits_leaves_no_trace(url: str) -> None:
     running = endless(url)
     lines = running.iter_lines()  # kept: with its iterator a response is closed
