@@ -292,7 +292,7 @@ def serve(
     log_level: LogLevel = "info",
     unit: Unit = None,
 ) -> None:
-    """Answer Ollama's and OpenAI's clients over HTTP, with videos. REELLAMA_TOKEN asks for one."""
+    """Answer clients of Ollama, OpenAI and Anthropic, with videos. REELLAMA_TOKEN asks for one."""
     from reellama.pipeline.cli.commands.serve import run
 
     run(place, load, log_level, unit)

@@ -1,1 +1,1 @@
-"""`reellama serve`: Ollama's and OpenAI's protocols over HTTP, with video in them."""
+"""`reellama serve`: Ollama's, OpenAI's and Anthropic's protocols over HTTP, with video in them."""

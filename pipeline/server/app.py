@@ -1,4 +1,4 @@
-"""The application: both protocols, health, counts, and the guard before them."""
+"""The application: all protocols, health, counts, and the guard before them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a request may say about its videos, the same in both protocols."""
+"""What a request may say about its videos, the same in all protocols."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`reellama serve`: Ollama's and OpenAI's protocols on this machine."""
+"""`reellama serve`: Ollama's, OpenAI's and Anthropic's protocols on this machine."""
 
 from __future__ import annotations
 
