@@ -24,6 +24,8 @@ def quantization_notes(
         *_without_match(job, after),
         *_imatrix_gaps(job, before, after, imatrix),
     ]
+    if job.overrides and type_name in ("F32", "F16", "BF16", "COPY"):
+        notes.append(f"types of single tensors count beside a quantized type only, not {type_name}")
     if type_name == "MXFP4_MOE" and not any(t.type.name == "MXFP4" for t in after):
         notes.append(
             "MXFP4_MOE is for mixtures of experts, and this model is none: its matrices are Q8_0"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, BadParameter, Exit, Option
 
 if TYPE_CHECKING:
+    from reellama.gguf_tools.measuring.mix_search import MixPlan, MixSettings
     from reellama.gguf_tools.quantization.quantize import Quantized, QuantizeProgress
 
 
@@ -36,8 +37,9 @@ def command(
         str, Argument(metavar="SOURCE", help="A GGUF file, or a model's name; best in F16 or F32.")
     ],
     types: Annotated[
-        list[str], Argument(metavar="TYPE...", help="Such as Q4_K_M; --types lists them all.")
-    ],
+        list[str] | None,
+        Argument(metavar="TYPE...", help="Such as Q4_K_M; --types lists them all."),
+    ] = None,
     output: Annotated[
         Path | None,
         Option(
@@ -51,6 +53,18 @@ def command(
         Path | None,
         Option(metavar="FILE", help="Importance matrix, as `reellama gguf imatrix` makes it."),
     ] = None,
+    target_size: Annotated[
+        str | None,
+        Option(metavar="SIZE", help="In place of a TYPE: the best mix for a file of so much."),
+    ] = None,
+    target_bpw: Annotated[
+        float | None, Option(min=0.5, metavar="X", help="The same in bits per weight.")
+    ] = None,
+    text: Annotated[
+        Path | None,
+        Option(metavar="FILE", help="What losses of a mix are measured on (default: prose)."),
+    ] = None,
+    chunks: Annotated[int, Option(min=1, metavar="N", help="So many chunks of it.")] = 4,
     tensor_type: Annotated[
         list[str] | None,
         Option(
@@ -98,6 +112,9 @@ def command(
     ] = False,
 ) -> None:
     """Quantize a model into one type or several."""
+    from dataclasses import replace
+
+    from reellama.gguf_tools.measuring.mix_search import MixSettings
     from reellama.gguf_tools.quantization.quant_options import parse_metadata, read_tensor_types
     from reellama.gguf_tools.quantization.quantize import quantize
     from reellama.pipeline.cli.options import parse_adapters
@@ -105,6 +122,15 @@ def command(
     tensor_types = [_override(text) for text in tensor_type or ()]
     if tensor_type_file is not None:
         tensor_types += read_tensor_types(tensor_type_file)
+    if target_size or target_bpw:
+        if types or tensor_types or lora or prune_layers or pure:
+            raise BadParameter("--target-size and --target-bpw choose the types by themselves")
+        how = MixSettings(n_chunks=chunks, n_threads=threads or None, imatrix=imatrix)
+        how = how if text is None else replace(how, text=text)
+        plan, output = _plan(source, target_size, target_bpw, output, how, force=force)
+        types, tensor_types = [plan.base], plan.tensor_types()
+    if not types:
+        raise BadParameter("which type? give one, such as Q4_K_M, or --target-size")
     with _progress() as report:
         results = quantize(
             source,
@@ -125,6 +151,46 @@ def command(
             report=report,
         )
     _show(results)
+
+
+def _plan(
+    source: str,
+    size: str | None,
+    bits: float | None,
+    output: Path | None,
+    how: MixSettings,
+    *,
+    force: bool,
+) -> tuple[MixPlan, Path]:
+    """Search a mix for a size; returns it and the file to write. The plan goes beside that."""
+    from reellama.gguf_tools.atomic_write import check_writable
+    from reellama.gguf_tools.errors import ReellamaError
+    from reellama.gguf_tools.format.reader import read_gguf
+    from reellama.gguf_tools.locate.find import resolve
+    from reellama.gguf_tools.measuring.mix_search import plan_mix
+    from reellama.gguf_tools.quantization.quantize import default_name
+    from reellama.gguf_tools.sizes import parse_size
+    from reellama.pipeline.cli.console import note
+    from reellama.pipeline.cli.progress import long_bar
+
+    if size and bits:
+        raise BadParameter("--target-size and --target-bpw are one thing: give one of them")
+    path = resolve(source)
+    file = read_gguf(path)
+    n_weights = sum(tensor.n_elements for tensor in file.tensors.values())
+    n_bytes = parse_size(size) if size else round((bits or 0.0) * n_weights / 8)
+    place = output or Path(default_name(file, f"{8 * n_bytes / n_weights:.2f}bpw"))
+    if place.is_dir():
+        place /= default_name(file, f"{8 * n_bytes / n_weights:.2f}bpw")
+    if place.exists() and not force:
+        raise ReellamaError(f"{place} exists; --force replaces it")
+    check_writable(place)
+    with long_bar("steps") as report:
+        plan = plan_mix(path, n_bytes, how=how, work=place.absolute().parent, report=report)
+    types = place.with_suffix(".types.txt")
+    plan.write(types)
+    note(f"{types}: the plan, for --tensor-type-file; KL divergence about {plan.predicted_kl:.4f}")
+    return plan, place
 
 
 def _override(text: str) -> tuple[str, str]:

@@ -1,0 +1,264 @@
+"""Find a mix of types for a size: the least KL divergence from the source for so many bytes.
+
+    plan = plan_mix("model-F16.gguf", 90 << 20, work=folder)
+    plan.write("model.types.txt")            # PATTERN=TYPE in each line, to be read and changed
+    quantize("model-F16.gguf", plan.base, tensor_types=plan.tensor_types())
+
+1. Each tensor is quantized into each type, and its error, weighted by its inputs, is taken.
+2. Each kind of tensor (attn_v, ffn_down, ...) is quantized alone, coarsely, and its KL divergence
+   from the source measured: what an error in that kind costs.
+3. A knapsack chooses, from errors in that currency, which add up as long as they are small.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from gguf import GGML_QUANT_SIZES
+
+from reellama.gguf_tools.atomic_write import write_atomically
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.format.header_writer import (
+    TensorInfo,
+    aligned_size,
+    file_size,
+    raw_entries,
+)
+from reellama.gguf_tools.format.reader import GGUFFile, read_gguf
+from reellama.gguf_tools.measuring import perplexity
+from reellama.gguf_tools.measuring.mix_errors import tensor_errors
+from reellama.gguf_tools.measuring.mix_knapsack import Choice, choose_types
+from reellama.gguf_tools.quantization.imatrix import collect_from_text, read_imatrix
+from reellama.gguf_tools.quantization.quant_types import QUANT_TYPES, TENSOR_TYPES
+from reellama.gguf_tools.quantization.quantize import quantize
+
+# Types that a tensor may get, where its rows are whole blocks of them.
+CANDIDATES = (
+    *("Q8_0", "Q6_K", "Q5_1", "Q5_K", "Q5_0", "Q4_1", "Q4_K", "Q4_0", "IQ4_NL", "IQ4_XS"),
+    *("Q3_K", "IQ3_S", "Q2_K"),
+)
+# Those that need an importance matrix.
+SMALLER = ("IQ3_XXS", "IQ2_S", "IQ2_XS", "IQ2_XXS")
+KIND = re.compile(r"(?:blk\.\d+\.)?([\w.]+?)\.weight$")
+FLOATS = ("F32", "F16", "BF16")
+HEADER_ROOM = 1 << 10  # bytes of keys that quantizing adds
+LEAST_KL = 1e-7  # of a kind that changes nothing: no loss is free
+
+SearchProgress = Callable[[int, int, str], None]  # steps done, total, what is being done
+
+
+@dataclass(frozen=True)
+class MixSettings:
+    """What losses are measured on. imatrix: for quantizing, and in place of what is collected."""
+
+    text: Path = perplexity.ENGLISH_TEXT
+    n_ctx: int = 512
+    n_chunks: int = 4
+    n_threads: int | None = None
+    imatrix: Path | None = None
+
+
+@dataclass(frozen=True)
+class MixPlan:
+    """A type for each tensor that is quantized.
+
+    base: the model type that the file is said to be: the one that most bytes have.
+    predicted_kl: the sum of what the types lose, in nats; n_bytes: of the file, nearly.
+    """
+
+    base: str
+    types: Mapping[str, str]
+    predicted_kl: float
+    n_bytes: int
+
+    def tensor_types(self) -> list[tuple[str, str]]:
+        """The same as `quantize` takes it."""
+        return _patterns(self.types)
+
+    def write(self, path: Path) -> None:
+        """Write it as `quantize --tensor-type-file` reads it, llama-quantize's too."""
+        lines = [f"{pattern}={type_}\n" for pattern, type_ in self.tensor_types()]
+        write_atomically(path, "".join(lines))
+
+
+def plan_mix(
+    source: str | Path,
+    n_bytes: int,
+    *,
+    how: MixSettings = MixSettings(),
+    work: str | Path | None = None,
+    report: SearchProgress | None = None,
+) -> MixPlan:
+    """Plan a file of at most `n_bytes` from `source`, best in F16.
+
+    `work` is where quantized files are kept for a moment, one at a time and no larger than the
+    source, and the source's logits. Raises ReellamaError for a size that no mix has, and for what
+    cannot be quantized or read.
+    """
+    file = read_gguf(source)
+    if file.metadata.get("split.count", 0) > 1:
+        raise ReellamaError(f"{source} is split: join it first, with `reellama gguf join`")
+    names = [*CANDIDATES, *(SMALLER if how.imatrix else ())]
+    total, done = len(names) + 2, 0
+
+    def say(doing: str) -> None:
+        nonlocal done
+        if report:
+            report(done, max(total, done + 1), doing)
+        done += 1
+
+    say("reading the text")
+    weights = _input_weights(file, how)
+    with tempfile.TemporaryDirectory(dir=work, prefix=".mix-") as folder:
+        errors = _errors(file, names, Path(folder), how, weights, say)
+        kinds = sorted({_kind(name) for name in errors})
+        total += len(kinds)
+        costs = _costs(file, errors, kinds, Path(folder), how, say)
+    options = {
+        name: [
+            _source_choice(file, name),
+            *(choice._replace(loss=choice.loss * costs[_kind(name)]) for choice in choices),
+        ]
+        for name, choices in errors.items()
+    }
+    overhead = _overhead(file, options)
+    chosen = choose_types(options, n_bytes - overhead)
+    return MixPlan(
+        base=_base(chosen),
+        types={name: choice.type for name, choice in chosen.items()},
+        predicted_kl=sum(choice.loss for choice in chosen.values()),
+        n_bytes=overhead + sum(choice.n_bytes for choice in chosen.values()),
+    )
+
+
+def _input_weights(file: GGUFFile, how: MixSettings) -> dict[str, np.ndarray]:
+    if how.imatrix is not None:
+        return read_imatrix(how.imatrix).weights()
+    matrix = collect_from_text(
+        file.path, how.text, n_ctx=how.n_ctx, n_chunks=how.n_chunks, n_threads=how.n_threads
+    )
+    return matrix.weights()
+
+
+def _errors(
+    file: GGUFFile,
+    names: list[str],
+    folder: Path,
+    how: MixSettings,
+    weights: Mapping[str, np.ndarray],
+    say: Callable[[str], None],
+) -> dict[str, list[Choice]]:
+    """Each tensor's bytes and error in each type that it can have."""
+    found: dict[str, dict[str, Choice]] = {}
+    made = folder / "type.gguf"
+    for name in names:
+        say(f"quantizing into {name}")
+        block = GGML_QUANT_SIZES[TENSOR_TYPES[name]][0]
+        # The first says which tensors llama.cpp quantizes at all.
+        fitting = [each for each in found if file.tensors[each].shape[0] % block == 0]
+        if found and not fitting:
+            continue
+        _quantize_some(file, dict.fromkeys(fitting or file.tensors, name), made, how)
+        for tensor, choice in tensor_errors(file, made, weights).items():
+            found.setdefault(tensor, {})[choice.type] = choice
+        made.unlink()
+    return {tensor: list(choices.values()) for tensor, choices in found.items()}
+
+
+def _quantize_some(file: GGUFFile, types: Mapping[str, str], made: Path, how: MixSettings) -> None:
+    """Quantize these tensors, and leave the others as they are."""
+    quantize(
+        file.path,
+        "Q8_0",  # types of single tensors count beside a quantized type only
+        made,
+        tensor_types=[*_patterns(types), (".", _float_type(file))],
+        imatrix=how.imatrix,
+        n_threads=how.n_threads or 0,
+    )
+
+
+def _costs(
+    file: GGUFFile,
+    errors: Mapping[str, list[Choice]],
+    kinds: list[str],
+    folder: Path,
+    how: MixSettings,
+    say: Callable[[str], None],
+) -> dict[str, float]:
+    """KL divergence, in nats, for one unit of error in each kind of tensor."""
+    say("reading the text with the source")
+    logits = folder / "source.logits"
+    perplexity.measure_quality(
+        file.path,
+        how.text,
+        save_logits=logits,
+        n_ctx=how.n_ctx,
+        n_chunks=how.n_chunks,
+        n_threads=how.n_threads,
+    )
+    costs = {}
+    for kind in kinds:
+        say(f"what errors in {kind} cost")
+        coarse = {
+            name: max(choices, key=lambda choice: choice.loss)
+            for name, choices in errors.items()
+            if _kind(name) == kind
+        }
+        made = folder / "kind.gguf"
+        _quantize_some(file, {name: choice.type for name, choice in coarse.items()}, made, how)
+        quality = perplexity.measure_quality(
+            made, how.text, reference_logits=logits, n_threads=how.n_threads
+        )
+        made.unlink()
+        assert quality.divergence is not None
+        error = sum(choice.loss for choice in coarse.values())
+        costs[kind] = max(quality.divergence.kl.value, LEAST_KL) / max(error, 1e-30)
+    return costs
+
+
+def _patterns(types: Mapping[str, str]) -> list[tuple[str, str]]:
+    return [(f"^{re.escape(name)}$", type_) for name, type_ in types.items()]
+
+
+def _kind(name: str) -> str:
+    """What a tensor is in each layer: "attn_v", "ffn_down", "token_embd"."""
+    match = KIND.match(name)
+    return match[1] if match else name
+
+
+def _float_type(file: GGUFFile) -> str:
+    """The type that keeps the source's weights as they are, or nearly where it is quantized."""
+    types = Counter[str]()
+    for tensor in file.tensors.values():
+        types[tensor.type.name] += tensor.n_bytes
+    main = types.most_common(1)[0][0]
+    return main if main in ("F32", "BF16") else "F16"
+
+
+def _source_choice(file: GGUFFile, name: str) -> Choice:
+    """A tensor left as it is, which loses nothing."""
+    tensor = file.tensors[name]
+    return Choice(tensor.type.name, aligned_size(tensor.n_bytes), 0.0)
+
+
+def _overhead(file: GGUFFile, names: Iterable[str]) -> int:
+    """Bytes of the file beside the tensors whose type is chosen."""
+    infos = [TensorInfo(t.name, t.shape, t.type) for t in file.tensors.values()]
+    whole = file_size(raw_entries(file.path), infos) + HEADER_ROOM
+    return whole - sum(aligned_size(file.tensors[name].n_bytes) for name in names)
+
+
+def _base(chosen: Mapping[str, Choice]) -> str:
+    """The quantized model type of which most bytes are."""
+    sizes = Counter[str]()
+    for choice in chosen.values():
+        sizes[choice.type] += choice.n_bytes
+    names = {type_.most: type_.name for type_ in reversed(QUANT_TYPES)}
+    quantized = (names[type_] for type_, _ in sizes.most_common() if type_ not in FLOATS)
+    return next(quantized, "Q8_0")
