@@ -43,7 +43,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_mix_is_closer_to_the_source_than_one_type_of_its_size(
     uneven: Path, text: Path, tmp_path: Path
 ) -> None:
-    (uniform,) = quantize(uneven, "Q4_0", tmp_path / "uniform.gguf", pure=True)
+    (uniform,) = quantize(uneven, "Q4_1", tmp_path / "uniform.gguf", pure=True)
     how = MixSettings(text, n_ctx=256, n_chunks=2, n_threads=1)
     plan = plan_mix(uneven, uniform.n_bytes, how=how, work=tmp_path)
     (mixed,) = quantize(
