@@ -1,0 +1,134 @@
+"""Calls and results as templates take them, and in words where a template does not."""
+
+from typing import Any
+
+import pytest
+
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.text.template_traits import try_template
+from reellama.pipeline.llm.tool_calls.answer_events import ToolCall
+from reellama.pipeline.llm.tool_calls.dialect import Dialect, dialect
+from reellama.pipeline.llm.tool_calls.tool import Tool
+from reellama.pipeline.server.chat.chat_request import (
+    ChatRequest,
+    ServiceMessage,
+    ToolChoice,
+    tool_choice_from,
+    tool_from_definition,
+)
+from reellama.pipeline.server.chat.tool_messages import adapted, template_message
+
+EACH = "{% for m in messages %}<{{ m.role }}>{{ m.content }}"
+DEFINITIONS = "{% for t in tools or [] %}{{ t | tojson }} <tool_call> {% endfor %}"
+CALLS = (
+    "{% for c in m.tool_calls or [] %}<tool_call>{{ c.function | tojson }}</tool_call>{% endfor %}"
+)
+END = "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+ONE = "{% if m.tool_calls and m.tool_calls | length > 1 %}{{ raise_exception('one') }}{% endif %}"
+KNOWS_ALL = DEFINITIONS + EACH + CALLS + END
+TOOL = Tool("f", {}, {"type": "function", "function": {"name": "f", "description": "An f."}})
+
+
+def two_calls(*ids: str) -> list[tuple[ServiceMessage, Any]]:
+    """A question, two calls of one message, and results in the other order, each by its name."""
+    calls = tuple(
+        ToolCall(name, {"a": i}, given)
+        for i, (name, given) in enumerate(zip("fg", ids, strict=True))
+    )
+    said = [
+        ServiceMessage("system", "Be brief."),
+        ServiceMessage("user", "?"),
+        ServiceMessage("assistant", "Hm.", tool_calls=calls),
+        ServiceMessage("tool", "of g", name="g"),
+        ServiceMessage("tool", "of f", tool_call_id=ids[0], name="f"),
+        ServiceMessage("user", "And?"),
+    ]
+    return [(message, []) for message in said]
+
+
+def told(source: str, *ids: str) -> list[tuple[str, str, list[str]]]:
+    """Roles, contents, and names of calls, as this template gets them."""
+    found = adapted(two_calls(*ids), dialect(source), [TOOL])
+    return [(m.role, m.content, [c.name for c in m.tool_calls]) for m, _ in found]
+
+
+def test_a_template_that_knows_tools_gets_them_as_they_are() -> None:
+    found = adapted(two_calls("", ""), dialect(KNOWS_ALL), [TOOL])
+    assistant, of_g, of_f = (message for message, _ in found[2:5])
+    ids = [call.id for call in assistant.tool_calls]
+    assert len(set(ids)) == 2 and [of_f.tool_call_id, of_g.tool_call_id] == ids
+    assert template_message(of_g, False) == {
+        "role": "tool",
+        "content": "of g",
+        "tool_call_id": ids[1],
+        "name": "g",
+    }
+    (call, _) = template_message(assistant, True)["tool_calls"]
+    assert call["function"] == {"name": "f", "arguments": '{"a": 0}'}
+
+
+def test_what_a_template_does_not_know_is_said_in_words() -> None:
+    system, asked, call, results = told(EACH + END, "", "")
+    assert "An f." in system[1] and system[1].startswith("Be brief.")
+    assert asked == ("user", "?", [])
+    assert call[0] == "assistant" and call[1].startswith("Hm.\n[{") and '"name": "g"' in call[1]
+    assert results == ("user", "Result of g: of g\nResult of f: of f\nAnd?", [])
+
+
+def test_a_template_that_leaves_calls_out_gets_them_as_the_model_writes_them() -> None:
+    source = DEFINITIONS + EACH + END
+    assert dialect(source).form_name == "hermes" and not dialect(source).traits.calls
+    _, _, call, of_g, of_f, _ = told(source, "", "")
+    assert call[1].startswith('Hm.\n<tool_call>\n{"name": "f"') and not call[2]
+    assert of_g[0] == of_f[0] == "tool"
+
+
+def test_a_template_that_takes_one_call_at_a_time_gets_each_with_its_result() -> None:
+    source = DEFINITIONS + EACH + ONE + CALLS + END
+    roles = [(role, names) for role, _, names in told(source, "", "")]
+    assert roles[2:6] == [("assistant", ["f"]), ("assistant", ["g"]), ("tool", []), ("tool", [])]
+
+
+def test_ids_are_made_anew_where_a_template_takes_short_ones_alone() -> None:
+    short = "{% if m.tool_calls and m.tool_calls[0].id | length != 9 %}{{ raise_exception('id') }}"
+    source = DEFINITIONS + EACH + short + "{% endif %}" + CALLS + END
+    assert try_template(source).short_ids and not try_template(KNOWS_ALL).short_ids
+    found = adapted(two_calls("toolu_0123456789", "toolu_9876543210"), dialect(source), [TOOL])
+    ids = [call.id for call in found[2][0].tool_calls]
+    assert all(len(each) == 9 and each.isalnum() for each in ids)
+    assert [message.tool_call_id for message, _ in found[3:5]] == ids[::-1]
+
+
+def test_a_form_that_does_not_read_what_the_template_writes_is_not_used() -> None:
+    odd = KNOWS_ALL.replace("c.function | tojson", "c.function.name ~ c.function.arguments")
+    assert dialect(KNOWS_ALL).knows_tools and not dialect(odd).knows_tools
+
+
+def test_reasoning_tags_are_those_of_the_template() -> None:
+    found: Dialect = dialect(KNOWS_ALL + "{{ '[THINK]' }}")
+    assert found.reasoning is not None and found.reasoning.end == "[/THINK]"
+    assert dialect(KNOWS_ALL).reasoning is None
+
+
+@pytest.mark.parametrize(
+    ("definition", "reason"),
+    [
+        ({}, "a tool is"),
+        ({"type": "function", "function": {}}, "cannot be named ''"),
+        ({"type": "function", "function": {"name": "a b"}}, "cannot be named 'a b'"),
+        ({"type": "function", "function": {"name": "f", "parameters": 1}}, "no JSON schema"),
+    ],
+)
+def test_a_tool_that_cannot_be_used_is_refused(definition: Any, reason: str) -> None:
+    with pytest.raises(ReellamaError, match=reason):
+        tool_from_definition(definition)
+
+
+def test_what_contradicts_itself_is_refused() -> None:
+    for tools, choice, reason in (
+        ([TOOL, TOOL], ToolChoice(), "two tools named 'f'"),
+        ([TOOL], tool_choice_from({"name": "g"}), "names 'g'"),
+        ([], tool_choice_from("required"), "there are no tools"),
+    ):
+        with pytest.raises(ReellamaError, match=reason):
+            ChatRequest([], tools, choice)
