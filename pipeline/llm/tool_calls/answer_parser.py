@@ -72,7 +72,7 @@ class AnswerParser:
         self._events.clear()
         for i, event in enumerate(events):
             if isinstance(event, CallDelta):
-                self._source.mark()  # what was told is not taken back
+                self._source.forget_mark()  # what was told is not taken back
             else:
                 events[i] = type(event)(event.text, tuple(self._tokens))
             self._tokens = []
@@ -110,7 +110,9 @@ class AnswerParser:
         except NotACall:
             if self._calls.n_calls == n_calls:
                 self._say(begin + source.since_mark)
+            source.forget_mark()
             return
+        source.forget_mark()
         self._space = ""
         yield from source.skip_space()
 
@@ -123,7 +125,9 @@ class AnswerParser:
             yield from source.skip_space()
             if not (yield from source.take(tags.begin)):
                 self._say(source.since_mark)
+                source.forget_mark()
                 return
+            source.forget_mark()
         yield from source.skip_space()
         yield from source.until((tags.end,), self._think, or_end=True)
         self._space = ""

@@ -33,23 +33,30 @@ class AnswerSource:
     """
 
     def __init__(self) -> None:
-        self._text, self._at, self._mark = "", 0, 0
+        self._text, self._at = "", 0
+        self._mark: int | None = None
         self.ended = False
 
     def push(self, text: str) -> None:
         """Take more of the answer."""
-        keep = min(self._mark, self._at)
+        # What was read is let go, unless it may be told again.
+        keep = self._at if self._mark is None else self._mark
         self._text = self._text[keep:] + text
-        self._at, self._mark = self._at - keep, self._mark - keep
+        self._at -= keep
+        self._mark = None if self._mark is None else 0
 
     def mark(self) -> None:
         """Remember this place."""
         self._mark = self._at
 
+    def forget_mark(self) -> None:
+        """What was read since `mark` will not be asked for any more."""
+        self._mark = None
+
     @property
     def since_mark(self) -> str:
-        """What was read since `mark`."""
-        return self._text[self._mark : self._at]
+        """What was read since `mark`; nothing once that is forgotten."""
+        return "" if self._mark is None else self._text[self._mark : self._at]
 
     def rest(self) -> str:
         """All that is there and was not read; it is read now."""
