@@ -58,6 +58,7 @@ def test_a_saved_conversation_keeps_what_a_person_chose() -> None:
         "fps": 2.0,
         "start": None,
         "end": None,
+        "subtitles": "auto",
     }
     assert options.to_json() == saved
     assert options.mode == "fps"
