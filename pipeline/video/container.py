@@ -33,7 +33,7 @@ _NOT_VIDEO = {"tty"}
 # nobody trusts allows less, before it opens anything.
 OPEN_OPTIONS = {"protocol_whitelist": "file,crypto,data"}
 # Tags that are not UTF-8 are no reason to refuse a video. PyAV 19 replaces what is none by itself.
-_METADATA: dict[str, Any] = (
+METADATA: dict[str, Any] = (
     {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
 )
 # IndexError: a damaged MPEG-TS can grow streams on the way, which PyAV then does not find.
@@ -59,7 +59,7 @@ class Container:
     def _open(self) -> None:
         try:
             # "file:" keeps FFmpeg from reading "12:30.mp4" as a protocol named "12".
-            container = av.open(f"file:{self.path}", options=OPEN_OPTIONS, **_METADATA)
+            container = av.open(f"file:{self.path}", options=OPEN_OPTIONS, **METADATA)
         except (FFmpegError, ValueError) as error:
             raise VideoError(_open_error(self.path, error)) from None
         try:
@@ -105,6 +105,11 @@ class Container:
         context = self._stream.codec_context
         width, height = display_size(context.width, context.height, self.pixel_aspect)
         return FileFacts(width, height, 1 / self.pace, bool(self._container.streams.audio))
+
+    @property
+    def has_subtitles(self) -> bool:
+        """Whether there is a track of subtitles, of text or of pictures."""
+        return bool(self._container.streams.subtitles)
 
     @property
     def pace(self) -> float:

@@ -20,7 +20,7 @@ import av
 from av.container import InputContainer
 from av.error import FFmpegError
 
-from reellama.pipeline.video.container import OPEN_OPTIONS
+from reellama.pipeline.video.container import METADATA, OPEN_OPTIONS
 
 SIDECARS = (".srt", ".vtt", ".ass", ".ssa")
 # Codecs whose packets are text, and how many commas stand before the words of ASS.
@@ -44,15 +44,16 @@ class Subtitle:
     text: str
 
 
-def read_subtitles(path: Path, origin: float = 0.0) -> tuple[Subtitle, ...]:
+def read_subtitles(path: Path, origin: float = 0.0, *, inside: bool = True) -> tuple[Subtitle, ...]:
     """The subtitles of a video by their start; () where it has none that can be read.
 
     origin: seconds to add to the container's times, so that its first frame is at 0.
+    inside: whether to look into the container.
     """
     for beside in _sidecars(path):
         if found := _read(beside, 0.0):
             return found
-    return _read(path, origin)
+    return _read(path, origin) if inside else ()
 
 
 def _sidecars(path: Path) -> list[Path]:
@@ -69,7 +70,7 @@ def _sidecars(path: Path) -> list[Path]:
 def _read(path: Path, origin: float) -> tuple[Subtitle, ...]:
     with (
         suppress(FFmpegError, ValueError, OSError),
-        av.open(f"file:{path}", options=OPEN_OPTIONS, metadata_errors="replace") as container,
+        av.open(f"file:{path}", options=OPEN_OPTIONS, **METADATA) as container,
     ):
         lines = sorted(_lines(container, origin), key=lambda line: line.start)
         if not any(WRITTEN_BY_US in line.text for line in lines):

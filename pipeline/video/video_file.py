@@ -62,7 +62,8 @@ class VideoFile(FrameSource):
 
     def subtitles(self) -> tuple[Subtitle, ...]:
         """Those in the file or beside it; see `read_subtitles`."""
-        return read_subtitles(self.path, self._index.seconds(0))
+        inside = self._index.has_subtitles
+        return read_subtitles(self.path, self._index.seconds(0), inside=inside)
 
     def close(self) -> None:
         """Close the file."""
