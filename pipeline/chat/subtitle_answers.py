@@ -9,10 +9,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from reellama.pipeline.video.read_options import VideoReadOptions
-from reellama.pipeline.video.subtitles import Subtitle
 from reellama.pipeline.video.timestamps import format_time
+
+if TYPE_CHECKING:  # whoever only asks what a question asks needs no PyAV
+    from reellama.pipeline.video.subtitles import Subtitle
 
 MOST_LINES = 8  # of an answer
 NEAR = 1.0  # seconds around a time that was asked about
@@ -45,15 +48,23 @@ def between(lines: Sequence[Subtitle], options: VideoReadOptions) -> tuple[Subti
 
 def answer_from_subtitles(question: str, lines: Sequence[Subtitle]) -> str | None:
     """What `lines` say to `question`, or None where it is none of theirs or there are none."""
+    found = _asked(question)
+    if found is None or not lines:
+        return None
+    parts = found.groupdict()
+    if "words" in parts:
+        return _when(parts["words"], lines)
+    return _at(_seconds(parts["time"]), lines) if parts["time"] else _all(lines)
+
+
+def asks_of_subtitles(question: str) -> bool:
+    """Whether it is a question that subtitles answer, where a video has any."""
+    return _asked(question) is not None
+
+
+def _asked(question: str) -> re.Match[str] | None:
     asked = " ".join(question.lower().translate(_QUOTES).strip(" ?.!").split())
-    if not lines:
-        return None
-    if when := re.fullmatch(_WHEN, asked):
-        return _when(when["words"], lines)
-    found = next((match for form in _FORMS if (match := re.fullmatch(form, asked))), None)
-    if found is None:
-        return None
-    return _at(_seconds(found["time"]), lines) if found["time"] else _all(lines)
+    return next((match for form in (_WHEN, *_FORMS) if (match := re.fullmatch(form, asked))), None)
 
 
 def as_text(lines: Sequence[Subtitle], n_ctx: int) -> str:

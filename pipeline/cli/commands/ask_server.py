@@ -21,6 +21,9 @@ from typing import Any
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.pipeline.chat.file_answers import asks_of_file
+from reellama.pipeline.chat.question_language import is_in
+from reellama.pipeline.chat.subtitle_answers import asks_of_subtitles
+from reellama.pipeline.cli.arguments.verbosity import is_verbose
 from reellama.pipeline.cli.options import AnswerOptions, FrameOptions, ModelOptions
 from reellama.pipeline.server.local import local_socket
 
@@ -82,7 +85,8 @@ def can_be_asked(
     return (
         len(videos) == 1
         and videos[0].is_file()
-        and (question is None or (question.strip() not in ("", "-") and not asks_of_file(question)))
+        and not is_verbose()
+        and (question is None or _is_for_a_model(question))
         and model.system != ""
         and all(
             getattr(group, field.name) == field.default
@@ -95,6 +99,12 @@ def can_be_asked(
             if field.name not in passed
         )
     )
+
+
+def _is_for_a_model(question: str) -> bool:
+    """Whether `ask` would not answer it without one, from the file or because of its language."""
+    known = asks_of_file(question) or asks_of_subtitles(question) or not is_in(question, ["en"])
+    return question.strip() not in ("", "-") and not known
 
 
 def _begin(

@@ -6,7 +6,12 @@ import av
 import pytest
 from av.packet import Packet
 
-from reellama.pipeline.chat.subtitle_answers import answer_from_subtitles, as_text, between
+from reellama.pipeline.chat.subtitle_answers import (
+    answer_from_subtitles,
+    as_text,
+    asks_of_subtitles,
+    between,
+)
 from reellama.pipeline.long_video.timeline import Timeline, TimelineScene
 from reellama.pipeline.long_video.timeline_formats import to_srt, to_vtt
 from reellama.pipeline.video.clip import open_video
@@ -139,6 +144,11 @@ def test_what_is_said_is_answered_word_for_word(question: str, answer: str) -> N
 def test_other_questions_are_left_to_the_model(question: str) -> None:
     assert answer_from_subtitles(question, LINES) is None
     assert answer_from_subtitles("What is said?", ()) is None
+
+
+def test_a_question_for_subtitles_is_known_before_a_video_is_opened() -> None:
+    assert asks_of_subtitles("What is said at 0:12?") and asks_of_subtitles('When is "a" said?')
+    assert not asks_of_subtitles("What happens?")
 
 
 def test_the_lines_are_those_of_the_part_that_is_looked_at() -> None:
