@@ -171,7 +171,7 @@ def test_what_files_answer_and_what_is_no_single_file_is_not_asked_of_a_server(
 ) -> None:
     options = FrameOptions(), ModelOptions(), AnswerOptions()
     assert can_be_asked(VIDEO, None, *options)
-    for question in ("How long is it?", "-", " "):
+    for question in ("How long is it?", "What is said?", "Was passiert im Video?", "-", " "):
         assert not can_be_asked(VIDEO, question, *options)
     assert not can_be_asked(VIDEO * 2, "What?", *options)
     assert not can_be_asked([tmp_path], "What?", *options)
