@@ -25,6 +25,7 @@ from statistics import median
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from reellama.gguf_tools.quantization.merged_llm import MERGED_LLMS
 from reellama.gguf_tools.threads import default_threads
 from reellama.models.bundle import Bundle
 from reellama.pipeline.chat.video_chat import VideoChat
@@ -193,6 +194,11 @@ def in_turns(repeats: int, *actions: Callable[[], float]) -> list[tuple[float, .
     return rounds[1:]
 
 
+def shipped() -> VideoChat:
+    """`mini` as `reellama chat` opens it."""
+    return VideoChat(n_ctx=1024, merged=MERGED_LLMS, merge=True)
+
+
 def adapter(talk: VideoChat, repeats: int) -> Row:
     """Generation as it is shipped, against the bundle's LLM without any adapter."""
     with Engine(talk.bundle.llm_path(), n_ctx=1024) as base:
@@ -247,7 +253,7 @@ def main() -> int:
     parser.add_argument("--no-ask", action="store_true", help="generation alone, which is quick")
     options = parser.parse_args()
     rows: list[Row] = []
-    with tempfile.TemporaryDirectory() as folder, VideoChat(n_ctx=1024) as talk:
+    with tempfile.TemporaryDirectory() as folder, shipped() as talk:
         clips = Clips(Path(folder))
         for condition in (options.only,) if options.only else ("quiet", "busy"):
             print(f"{condition} ({default_threads()} cores, load {os.getloadavg()[0]:.1f})")

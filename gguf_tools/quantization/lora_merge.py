@@ -8,7 +8,7 @@ needs no adapter.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,20 +92,60 @@ def merge_lora(
         TensorInfo(tensor.name, tensor.shape, _type_of(tensor, type_, opened))
         for tensor in file.tensors.values()
     ]
-    metadata = raw_entries(file.path) | metadata_entries(
-        {"general.file_type": int(FILE_TYPES[type_])}
-    )
-    with replacing(Path(output)) as temporary, temporary.open("wb") as out:
-        out.write(header_bytes(metadata, infos))
+    entries = metadata_entries({"general.file_type": int(FILE_TYPES[type_])})
+    return _write(file, opened, infos, entries, Path(output), report)
+
+
+def merge_where_changed(
+    base: str | Path,
+    adapters: Sequence[tuple[str | Path, float]],
+    output: str | Path,
+    metadata: Mapping[str, str],
+) -> Path:
+    """Write `base` with adapters merged into the weights that they change, the others as they are.
+
+    Changed weights of fewer bits become Q8_0, which loses next to nothing of an adapter. `metadata`
+    is added. Raises like `merge_lora`.
+    """
+    file = read_gguf(base)
+    opened = open_adapters(file, adapters)
+    infos = changed_tensors(file, opened)
+    entries = metadata_entries({"general.file_type": int(LlamaFileType.MOSTLY_Q8_0), **metadata})
+    return _write(file, opened, infos, entries, Path(output), None)
+
+
+def changed_tensors(file: GGUFFile, adapters: Sequence[LoraAdapter]) -> list[TensorInfo]:
+    """The tensors that `merge_where_changed` writes."""
+    infos = []
+    for tensor in file.tensors.values():
+        type_ = tensor.type
+        if _is_changed(tensor, adapters) and type_ not in FILE_TYPES:
+            whole = tensor.shape[0] % GGML_QUANT_SIZES[GGMLQuantizationType.Q8_0][0] == 0
+            type_ = GGMLQuantizationType.Q8_0 if whole else GGMLQuantizationType.F16
+        infos.append(TensorInfo(tensor.name, tensor.shape, type_))
+    return infos
+
+
+def _write(
+    file: GGUFFile,
+    adapters: Sequence[LoraAdapter],
+    infos: Sequence[TensorInfo],
+    entries: Mapping[str, bytes],
+    output: Path,
+    report: TensorProgress | None,
+) -> Path:
+    """Write tensors as `infos` has them, with the metadata of `file` and more `entries`."""
+    with replacing(output) as temporary, temporary.open("wb") as out:
+        out.write(header_bytes(raw_entries(file.path) | dict(entries), infos))
         for done, info in enumerate(infos):
             if report is not None:
                 report(done, len(infos))
-            for piece in _pieces(file, info, opened):
+            for piece in _pieces(file, info, adapters):
                 out.write(piece)
             out.write(padding(info.n_bytes))
         if report is not None:
             report(len(infos), len(infos))
-    return Path(output)
+    return output
 
 
 def merged_size(file: GGUFFile) -> int:
@@ -186,8 +226,12 @@ def _type_of(
     tensor: Tensor, type_: GGMLQuantizationType, adapters: Sequence[LoraAdapter]
 ) -> GGMLQuantizationType:
     """The type of a merged tensor; unchanged F32 tensors (norms, biases, routers) stay F32."""
-    changed = any(tensor.name + LORA_A in adapter.file.tensors for adapter in adapters)
-    return type_ if changed or tensor.type != GGMLQuantizationType.F32 else tensor.type
+    keeps = tensor.type == GGMLQuantizationType.F32 and not _is_changed(tensor, adapters)
+    return tensor.type if keeps else type_
+
+
+def _is_changed(tensor: Tensor, adapters: Sequence[LoraAdapter]) -> bool:
+    return any(tensor.name + LORA_A in adapter.file.tensors for adapter in adapters)
 
 
 def _pieces(file: GGUFFile, info: TensorInfo, adapters: Sequence[LoraAdapter]) -> Iterator[bytes]:
@@ -200,6 +244,9 @@ def _pieces(file: GGUFFile, info: TensorInfo, adapters: Sequence[LoraAdapter]) -
         for start in range(0, n_rows, step):
             rows = slice(start, min(start + step, n_rows))
             first = matrix * n_rows
+            if info.type == tensor.type and not _is_changed(tensor, adapters):
+                yield _raw(file, tensor, slice(first + rows.start, first + rows.stop)).tobytes()
+                continue
             values = _floats(file, tensor, slice(first + rows.start, first + rows.stop))
             for adapter in adapters:
                 if (delta := adapter.delta(tensor, matrix, rows)) is not None:
@@ -209,17 +256,22 @@ def _pieces(file: GGUFFile, info: TensorInfo, adapters: Sequence[LoraAdapter]) -
 
 def _floats(file: GGUFFile, tensor: Tensor, rows: slice) -> np.ndarray:
     """Rows of a tensor, counted over all its matrices: float32 `[n_rows, n_inputs]`."""
-    row_bytes = tensor.n_bytes * tensor.shape[0] // tensor.n_elements
-    n_rows = rows.stop - rows.start
-    offset = tensor.offset + rows.start * row_bytes
-    raw = np.fromfile(file.path, np.uint8, n_rows * row_bytes, offset=offset)
     try:
-        floats = dequantize(raw.reshape(n_rows, row_bytes), tensor.type)
+        floats = dequantize(_raw(file, tensor, rows), tensor.type)
     except NotImplementedError as error:
         raise GGUFError(
             f"{tensor.name} of {file.path} is of type {tensor.type.name}, which cannot be read"
         ) from error
-    return np.asarray(floats, np.float32).reshape(n_rows, tensor.shape[0])
+    return np.asarray(floats, np.float32).reshape(rows.stop - rows.start, tensor.shape[0])
+
+
+def _raw(file: GGUFFile, tensor: Tensor, rows: slice) -> np.ndarray:
+    """The same rows as they are stored: uint8 `[n_rows, bytes of a row]`."""
+    row_bytes = tensor.n_bytes * tensor.shape[0] // tensor.n_elements
+    offset = tensor.offset + rows.start * row_bytes
+    n_rows = rows.stop - rows.start
+    raw = np.fromfile(file.path, np.uint8, n_rows * row_bytes, offset=offset)
+    return raw.reshape(n_rows, row_bytes)
 
 
 def _encoded(values: np.ndarray, info: TensorInfo, file: GGUFFile) -> bytes:

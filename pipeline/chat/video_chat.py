@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from reellama.gguf_tools.atomic_write import write_atomically
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.reader import read_gguf
 from reellama.gguf_tools.locate import find
+from reellama.gguf_tools.quantization.merged_llm import find_merged, make_merged
 from reellama.models.encoded_frames import EncodedFrames, frame_size
 from reellama.models.open_bundle import ENCODED_FRAMES, open_bundle
 from reellama.models.token_pooling.options import VIDEOS_SHARE, PoolingOptions
@@ -39,8 +40,10 @@ class VideoChat:
     `bundle`, `mmproj`, `tiles` and `cache` are what `reellama.models.open_bundle` takes; `tokens`
     and `pooling` are as in `PoolingOptions`. `llm` is another GGUF whose embeddings have the
     bundle's width; `system` replaces the bundle's system prompt; `read_options` says how videos are
-    read, and `frames`, `start` and `end` win over it; what is left goes to `Engine` (`n_ctx`,
-    `n_threads`, `n_gpu_layers`, `lora`, ...).
+    read, and `frames`, `start` and `end` win over it; `merged` is a folder of LLMs that have the
+    bundle's adapter merged in, of which the right one is used where it is there, or
+    made with `merge`; what is left goes
+    to `Engine` (`n_ctx`, `n_threads`, `n_gpu_layers`, `lora`, ...).
     Raises ReellamaError with one line when a file is missing, broken or does not fit.
     """
 
@@ -56,6 +59,8 @@ class VideoChat:
         pooling: str = "auto",
         tiles: bool = False,
         cache: Path | None = ENCODED_FRAMES,
+        merged: Path | None = None,
+        merge: bool = False,
         progress: Progress | None = None,
         frames: int | None = None,
         start: float | None = None,
@@ -73,8 +78,14 @@ class VideoChat:
             self.bundle.check_pooling(self.pooling)
             path = find.resolve(llm) if llm else self.bundle.llm_path()
             self.bundle.check_llm(read_gguf(path))
-            lora = [*self.bundle.lora, *engine.pop("lora", ())]
-            self.engine = Engine(path, lora=lora, **engine)
+            found = None
+            if merged is not None:
+                with suppress(ReellamaError):  # then the adapter stays beside the LLM
+                    make = make_merged if merge else find_merged
+                    found = make(path, self.bundle.lora, merged)
+            lora = [*(() if found else self.bundle.lora), *engine.pop("lora", ())]
+            self.engine = Engine(found or path, lora=lora, **engine)
+        self._llm, self._merged, self._is_merged = path, merged, found is not None
         self.chat = Chat(self.engine, system=self.bundle.system if system is None else system)
         for video in videos:
             self.add(video, progress)
@@ -91,8 +102,8 @@ class VideoChat:
 
     @property
     def llm(self) -> str:
-        """The LLM that answers: the path of its GGUF."""
-        return str(self.engine.path)
+        """The LLM that answers: the path of its GGUF, without the adapter that is merged in."""
+        return str(self._llm)
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -108,6 +119,15 @@ class VideoChat:
     def n_past(self) -> int:
         """Positions of the context that are taken."""
         return self.engine.n_past
+
+    def merge_adapter(self) -> bool:
+        """Merge the bundle's adapter into its LLM for whoever opens them next.
+
+        Returns whether that is new. Raises ReellamaError where it cannot be written.
+        """
+        if self._merged is None or self._is_merged:
+            return False
+        return make_merged(self._llm, self.bundle.lora, self._merged) is not None
 
     def check_llm(self) -> None:
         """Raise ReellamaError when the LLM cannot answer now. One that is loaded here can."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from reellama.gguf_tools.errors import ReellamaError
 from reellama.pipeline.chat.timings import Timings, peak_memory
 from reellama.pipeline.cli.arguments.verbosity import is_quiet, is_verbose
 from reellama.pipeline.video.timestamps import format_time
@@ -79,6 +80,16 @@ def add_video(talk: VideoChat, path: Path) -> Video:
     times = ", ".join(format_time(float(time)) for time in video.clip.times)
     detail(f"{video_summary(video)}; frames at {times}")
     return video
+
+
+def merge_adapter(talk: VideoChat) -> None:
+    """Merge the bundle's adapter into its LLM, once, so that the next answers come sooner.
+
+    Ctrl-C, a full disk and the like leave everything as it was.
+    """
+    with suppress(ReellamaError, KeyboardInterrupt), err.status("[dim]merging the adapter"):
+        if talk.merge_adapter():
+            note("the adapter is now merged into the LLM: answers come sooner from here on")
 
 
 def video_summary(video: Video) -> str:

@@ -187,8 +187,11 @@ class ModelOptions:
     ] = None
     gpu_layers: LayersOption = "0"
 
-    def open(self, frames: FrameOptions) -> VideoChat:
-        """Load the bundle and the LLM. No video is read yet."""
+    def open(self, frames: FrameOptions, *, merge: bool = False) -> VideoChat:
+        """Load the bundle and the LLM. No video is read yet.
+
+        merge: whether the bundle's adapter is merged into the LLM first, which takes seconds, once.
+        """
         options: dict[str, Any] = {
             "bundle": self.bundle,
             "mmproj": self.mmproj,
@@ -203,9 +206,11 @@ class ModelOptions:
         }
         if self.llm and self.llm.startswith(OLLAMA_PREFIX):
             return self._open_ollama(self.llm.removeprefix(OLLAMA_PREFIX), options)
+        from reellama.gguf_tools.quantization.merged_llm import MERGED_LLMS
         from reellama.pipeline.chat.video_chat import VideoChat
 
-        return VideoChat(llm=self.llm, lora=parse_adapters(self.lora), **options)
+        options |= {"lora": parse_adapters(self.lora), "merged": MERGED_LLMS, "merge": merge}
+        return VideoChat(llm=self.llm, **options)
 
     def _open_ollama(self, name: str, options: dict[str, Any]) -> VideoChat:
         """Let the bundle's own LLM watch, and a model of Ollama's talk."""

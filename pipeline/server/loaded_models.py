@@ -14,6 +14,8 @@ from typing import Any
 import psutil
 
 from reellama.gguf_tools.atomic_write import stamp
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.quantization.merged_llm import make_merged
 from reellama.pipeline.llm.batching import Batcher
 from reellama.pipeline.llm.text_embedding import TextEmbedder
 from reellama.pipeline.server.keep_alive import LONGEST
@@ -172,9 +174,10 @@ class ModelPool:
             self._watch = asyncio.create_task(self._watching())
         await self._make_room(known.size)
         settings = self.settings
+        path, lora = await asyncio.to_thread(self._merged, known.path, lora)
         batcher = await asyncio.to_thread(
             Batcher,
-            known.path,
+            path,
             n_parallel=settings.n_parallel,
             n_ctx=settings.n_ctx,
             n_threads=settings.n_threads,
@@ -183,6 +186,18 @@ class ModelPool:
             on_failure=self._tell_failure,
         )
         return LoadedModel(known.service_name, key, batcher, 0.0, settings.keep_alive)
+
+    def _merged(
+        self, path: Path, lora: list[tuple[Path, float]]
+    ) -> tuple[Path, list[tuple[Path, float]]]:
+        """The LLM with its adapters merged in; where that cannot be, both as they are."""
+        if self.settings.merged is not None:
+            try:
+                if merged := make_merged(path, lora, self.settings.merged):
+                    return merged, []
+            except ReellamaError as error:
+                log.warning("adapters are not merged: %s", error)
+        return path, lora
 
     def _tell_failure(self) -> None:
         self.failure = "the thread of a model has died"

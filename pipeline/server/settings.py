@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import platformdirs
 
+from reellama.gguf_tools.quantization.merged_llm import MERGED_LLMS
+
 if TYPE_CHECKING:
     from reellama.gguf_tools.runtime.backend import GpuLayers
 
@@ -31,6 +33,7 @@ class Settings:
         allow_dirs: folders from which clients may name files; allow_urls: hosts from which the
             server fetches; allow_hosts: more names by which browsers may call it.
         store: folder of the models that clients create, and of the files that they send.
+        merged: folder of LLMs that have their adapters merged in; None: adapters stay beside.
         local_socket: the Unix socket that it listens on as well, see
             `reellama.pipeline.server.local.local_socket`.
         max_body: bytes of a request. max_files: bytes of all files that clients sent.
@@ -59,6 +62,7 @@ class Settings:
     store: Path = Path(platformdirs.user_data_dir("reellama")) / "serve"
     cache: Path | None = Path(platformdirs.user_cache_dir("reellama")) / "seen"
     local_socket: Path | None = None
+    merged: Path | None = MERGED_LLMS
     max_body: int = 256 << 20
     max_files: int = 4 << 30
     max_responses: int = 256 << 20

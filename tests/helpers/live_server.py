@@ -22,7 +22,7 @@ def serving(**settings: Any) -> Iterator[str]:
 
     Nothing is kept on disk between runs unless the settings say where.
     """
-    app = create_app(Settings(**{"cache": None, **settings}))
+    app = create_app(Settings(**{"cache": None, "merged": None, **settings}))
     server = uvicorn.Server(uvicorn_config(app, log_level="warning"))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

@@ -18,6 +18,7 @@ from reellama.pipeline.cli.console import (
     alternatives_table,
     detail,
     err,
+    merge_adapter,
     out,
     strip_control,
     timings_table,
@@ -56,14 +57,21 @@ def run(
             add_video(talk, path)
         if question is not None:
             _answer(talk, question.strip(), answer, output)
-            return
-        watched = talk.videos
-        for video in watched:  # each by itself, or one would be told of the other
-            talk.chat.videos = [video]
-            talk.chat.clear()
-            if len(watched) > 1 and not output.json:
-                out.print(f"{strip_control(video.path.name)}: ", end="", markup=False)
-            _answer(talk, talk.bundle.describe, answer, output)
+        else:
+            _describe(talk, answer, output)
+        merge_adapter(
+            talk
+        )  # the answer is there: now is the time for what makes the next one quick
+
+
+def _describe(talk: VideoChat, answer: AnswerOptions, output: OutputOptions) -> None:
+    watched = talk.videos
+    for video in watched:  # each by itself, or one would be told of the other
+        talk.chat.videos = [video]
+        talk.chat.clear()
+        if len(watched) > 1 and not output.json:
+            out.print(f"{strip_control(video.path.name)}: ", end="", markup=False)
+        _answer(talk, talk.bundle.describe, answer, output)
 
 
 def _answer(talk: VideoChat, question: str, answer: AnswerOptions, output: OutputOptions) -> None:

@@ -28,7 +28,7 @@ def run(
     """Talk until /bye or the end of the input. In a pipe, raises Exit(1) if any line failed."""
     failed = False
     answer.generation()  # a wrong grammar file is told before anything is loaded
-    with model.open(frames) as talk:
+    with model.open(frames, merge=True) as talk:
         talk.chat.on_drop = _note_dropped
         session = Session(talk, answer, probs, interactive=is_interactive())
         for path in videos:

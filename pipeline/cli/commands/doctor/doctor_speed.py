@@ -15,6 +15,7 @@ from statistics import median
 import numpy as np
 
 from reellama.gguf_tools.format.reader import TOKEN_EMBEDDINGS, GGUFFile, read_gguf
+from reellama.gguf_tools.quantization.merged_llm import MERGED_LLMS, find_merged
 from reellama.gguf_tools.runtime import backend, free_cores
 from reellama.gguf_tools.threads import default_threads
 from reellama.models.bundle import Bundle
@@ -79,11 +80,16 @@ def _tower(bundle: Bundle) -> Finding:
 
 
 def _language_model(bundle: Bundle, bandwidth: float, threads: int) -> Iterator[Finding]:
-    path = bundle.llm_path()
+    path, lora = bundle.llm_path(), bundle.lora
+    if merged := find_merged(path, lora, MERGED_LLMS):
+        path, lora = merged, []
+    elif lora:
+        mend = "reellama chat merges it, once"
+        yield Finding("adapter", "note", "beside the LLM, which costs speed", mend)
     n_bytes = bytes_of_a_token(read_gguf(path))
     speeds = {}
     for n in sorted({None, 1, default_threads()}, key=lambda n: n or 0):
-        with Engine(path, n_ctx=512, n_threads=n, lora=bundle.lora) as engine:
+        with Engine(path, n_ctx=512, n_threads=n, lora=lora) as engine:
             if n is None:
                 prefill = median(_prefill(engine) for _ in range(REPEATS))
                 yield Finding("reading a prompt", "ok", f"{prefill:.0f} tokens/s")

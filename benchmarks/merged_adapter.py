@@ -1,0 +1,195 @@
+"""What merging a bundle's LoRA adapter into its LLM costs: `python benchmarks/merged_adapter.py`.
+
+The LLM with the adapter beside it is the reference. For drawn clips, and for `--videos` of your
+own, it answers a question and describes what it sees; each merged file then reads the same prompts
+and answers: the KL divergence of its next tokens, how often its likeliest token is the same, and
+how many of its own answers are. Speed is that of one thread's processor time, against the LLM
+without any adapter, so that a busy machine tells the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from reellama.gguf_tools.measuring.divergence import TokenDifferences, token_differences
+from reellama.gguf_tools.quantization.merged_llm import make_merged
+from reellama.gguf_tools.quantization.quantize import quantize
+from reellama.pipeline.chat.video_chat import VideoChat
+from reellama.pipeline.evaluation.tasks.synthetic_benchmark import TASKS, benchmark_items
+from reellama.pipeline.llm.engine import Engine, Prompt, Text, TokenIds
+
+MAX_TOKENS = 32  # of an answer
+N_GENERATED = 32  # tokens whose speed is measured
+PROMPT = "Once upon a time there was a small fox who lived in a forest. "
+
+
+@dataclass
+class Asked:
+    """A prompt, what the reference answered, and its logits there."""
+
+    prompt: Prompt
+    ids: list[int]
+    logits: np.ndarray  # float32 [ids, n_vocab]
+
+
+@dataclass
+class Candidate:
+    """A way to run the LLM, and what was measured of it."""
+
+    name: str
+    engine: Engine
+    n_bytes: int
+    seconds: float = 0.0  # to make it
+    differences: list[TokenDifferences] = field(default_factory=list)
+    same_answers: int = 0
+    speeds: list[float] = field(default_factory=list)  # of generation
+    reading: list[float] = field(default_factory=list)  # speeds of reading a prompt
+
+
+def prompts(talk: VideoChat, videos: Sequence[tuple[Path, str]]) -> list[Prompt]:
+    """A question about each video, and the request for a description."""
+    found = []
+    for path, question in videos:
+        talk.chat.clear()
+        talk.chat.videos = []
+        talk.add(path)
+        found += [talk.chat.prompt(asked) for asked in (question, talk.bundle.describe)]
+    return found
+
+
+def answer(engine: Engine, prompt: Prompt) -> list[int]:
+    return [token.id for token in engine.generate(prompt, max_tokens=MAX_TOKENS, n_probs=0)]
+
+
+def logits_of(engine: Engine, prompt: Prompt, ids: list[int]) -> np.ndarray:
+    """The logits before each token of an answer, float32 `[ids, n_vocab]`."""
+    rows = []
+    for n in range(len(ids)):
+        engine.prefill([*prompt, TokenIds(tuple(ids[:n]))] if n else prompt)  # one more position
+        rows.append(engine._ctx.logits_at(-1).copy())
+    return np.stack(rows)
+
+
+def measure(candidate: Candidate, asked: Sequence[Asked]) -> None:
+    for each in asked:
+        logits = logits_of(candidate.engine, each.prompt, each.ids)
+        found = token_differences(logits, each.logits, np.array(each.ids))
+        candidate.differences.append(found)
+        candidate.engine.clear()
+        candidate.same_answers += answer(candidate.engine, each.prompt) == each.ids
+
+
+def generating(engine: Engine) -> float:
+    """Tokens a second of this thread's processor time."""
+    engine.clear()
+    engine.prefill([Text(PROMPT)])
+    begin = time.thread_time()
+    tokens = engine.generate([Text(PROMPT)], max_tokens=N_GENERATED, n_probs=0)
+    n = sum(1 for _ in tokens)
+    return n / (time.thread_time() - begin)
+
+
+def reading(engine: Engine) -> float:
+    """Positions of a prompt a second of this thread's processor time."""
+    engine.clear()
+    begin = time.thread_time()
+    engine.prefill([Text(PROMPT * 8)])
+    return engine.last.n_read / (time.thread_time() - begin)
+
+
+def in_turns(candidates: Sequence[Candidate], repeats: int) -> None:
+    for number in range(repeats + 1):
+        for candidate in candidates if number % 2 else reversed(candidates):
+            speeds = reading(candidate.engine), generating(candidate.engine)
+            if number:
+                candidate.reading.append(speeds[0])
+                candidate.speeds.append(speeds[1])
+
+
+def table(candidates: Sequence[Candidate], base: Candidate, n_answers: int) -> None:
+    print(
+        "| LLM | MiB | made in | KL mean | KL 99% | same top | same answers | reading | writing |"
+    )
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    for each in candidates:
+        kl = np.concatenate([d.kl for d in each.differences])
+        same = np.concatenate([d.same_top for d in each.differences])
+        writes = median(a / b for a, b in zip(each.speeds, base.speeds, strict=True))
+        reads = median(a / b for a, b in zip(each.reading, base.reading, strict=True))
+        print(
+            f"| {each.name} | {each.n_bytes / 2**20:.1f} | {each.seconds:.1f} s | {kl.mean():.4f} "
+            f"| {np.quantile(kl, 0.99):.3f} | {same.mean():.1%} | {each.same_answers} of "
+            f"{n_answers} | {reads:.2f} | {writes:.2f} |",
+            flush=True,
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--bundle", default="mini")
+    parser.add_argument("--types", default="Q4_1,Q5_1,Q8_0,F16", help="of the merged matrices")
+    parser.add_argument("--clips", type=int, default=1, help="drawn clips of each of 14 tasks")
+    parser.add_argument("--videos", type=Path, nargs="*", default=[], help="of your own")
+    parser.add_argument("--repeats", type=int, default=5, help="of the speed")
+    options = parser.parse_args()
+    with (
+        tempfile.TemporaryDirectory() as name,
+        VideoChat(bundle=options.bundle, n_ctx=1024, n_threads=1) as talk,
+    ):
+        folder = Path(name)
+        drawn = benchmark_items("new-clips", options.clips, 1, folder, tasks=tuple(TASKS))
+        videos = [(item.video, item.question) for item in drawn]
+        videos += [(path, "What is in the video?") for path in options.videos]
+        asked = []
+        for prompt in prompts(talk, videos):
+            if ids := answer(talk.engine, prompt):
+                talk.engine.clear()
+                asked.append(Asked(prompt, ids, logits_of(talk.engine, prompt, ids)))
+        path, lora = talk.bundle.llm_path(), talk.bundle.lora
+        n_lora = sum(file.stat().st_size for file, _ in lora)
+        beside = Candidate("adapter beside", talk.engine, path.stat().st_size + n_lora)
+        base = Candidate("no adapter", Engine(path, n_ctx=1024, n_threads=1), path.stat().st_size)
+        begin = time.perf_counter()
+        kept = make_merged(path, lora, folder / "kept")
+        seconds = time.perf_counter() - begin
+        assert kept is not None, "it would be too large to be kept"
+        own = Candidate(
+            "merged, as it is kept",
+            Engine(kept, n_ctx=1024, n_threads=1),
+            kept.stat().st_size,
+            seconds,
+        )
+        candidates = [base, beside, own]
+        for type_ in options.types.split(","):
+            [made] = quantize(
+                path,
+                type_,
+                folder / f"{type_}.gguf",
+                loras=lora,
+                embedding_type="Q8_0",
+                n_threads=1,
+            )
+            engine = Engine(made.path, n_ctx=1024, n_threads=1)
+            size = made.path.stat().st_size
+            candidates.append(Candidate(f"merged {type_}", engine, size, made.seconds))
+        for candidate in candidates:
+            measure(candidate, asked)
+        in_turns(candidates, options.repeats)
+        table(candidates, base, len(asked))
+        for candidate in candidates:
+            candidate.engine.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""A bundle's adapter, merged into its LLM: by chat and serve at first, by ask after its answer."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gguf
+import httpx
+import numpy as np
+import pytest
+
+from reellama.gguf_tools.quantization import merged_llm
+from reellama.pipeline.chat.video_chat import VideoChat
+from reellama.pipeline.llm.engine import Text
+from tests.conftest import Result
+from tests.helpers.live_server import serving
+
+WEIGHT = "blk.3.ffn_gate.weight"  # 576 inputs, 1536 outputs
+
+
+@pytest.fixture(scope="module")
+def bundle(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small bundle with an adapter that changes one weight of SmolLM2."""
+    folder = tmp_path_factory.mktemp("bundle") / "adapted"
+    shutil.copytree(small_bundle, folder)
+    rng = np.random.default_rng(0)
+    writer = gguf.GGUFWriter(folder / "adapter.gguf", "llama")
+    writer.add_type(gguf.GGUFType.ADAPTER)
+    writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, 8.0)
+    writer.add_tensor(f"{WEIGHT}.lora_a", rng.normal(0, 0.1, (4, 576)).astype(np.float32))
+    writer.add_tensor(f"{WEIGHT}.lora_b", rng.normal(0, 0.1, (1536, 4)).astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    config = json.loads((folder / "bundle.json").read_text())
+    config |= {"name": "adapted", "lora": [["adapter.gguf", 1.0]]}
+    (folder / "bundle.json").write_text(json.dumps(config))
+    return folder
+
+
+def logits(talk: VideoChat) -> np.ndarray:
+    return talk.engine.logits_all([Text("The sea is")])
+
+
+@pytest.mark.numeric
+def test_a_chat_with_the_merged_llm_says_the_same(bundle: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"n_ctx": 256, "n_threads": 1, "cache": None}
+    with VideoChat(bundle=bundle, **options) as beside:
+        expected, llm = logits(beside), beside.llm
+        assert beside.merge_adapter() is False  # nobody said where
+    with VideoChat(bundle=bundle, merged=tmp_path, **options) as unmerged:
+        np.testing.assert_array_equal(logits(unmerged), expected)
+        assert unmerged.merge_adapter() is True
+    with VideoChat(bundle=bundle, merged=tmp_path, **options) as merged:
+        assert merged.engine.path.parent == tmp_path
+        assert merged.llm == llm
+        assert merged.merge_adapter() is False
+        np.testing.assert_allclose(logits(merged), expected, atol=0.5)
+    (tmp_path / "file").write_text("")
+    with VideoChat(bundle=bundle, merged=tmp_path / "file", merge=True, **options) as unwritten:
+        np.testing.assert_array_equal(logits(unwritten), expected)
+
+
+def test_ask_merges_after_its_first_answer_and_chat_before(
+    reellama: Callable[..., Result],
+    bundle: Path,
+    square_video: Path,
+    endless: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(merged_llm, "MERGED_LLMS", tmp_path / "ask")
+    options = (f"--bundle={bundle}", "--n-ctx=256", "--max-tokens=4", "--threads=1")
+    first = reellama("ask", square_video, "What?", *options, f"--grammar={endless}")
+    assert (first.status, first.err.count("merged into the LLM")) == (0, 1)
+    assert len([*(tmp_path / "ask").glob("*.gguf")]) == 1
+    second = reellama("ask", square_video, "What?", *options, f"--grammar={endless}")
+    assert (second.status, second.err.count("merged")) == (0, 0)
+    monkeypatch.setattr(merged_llm, "MERGED_LLMS", tmp_path / "chat")
+    assert reellama("chat", square_video, *options, stdin="/bye\n").status == 0
+    assert len([*(tmp_path / "chat").glob("*.gguf")]) == 1
+
+
+def test_the_server_loads_the_merged_llm(bundle: Path, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"bundle": str(bundle), "n_ctx": 256, "n_threads": 1}
+    prompt: dict[str, Any] = {
+        "model": "adapted",
+        "prompt": "1, 2, 3,",
+        "raw": True,
+        "stream": False,
+    }
+    prompt["options"] = {"num_predict": 2}
+    with serving(merged=tmp_path / "kept", **settings) as url:
+        reply = httpx.post(f"{url}/api/generate", json=prompt, timeout=60)
+        assert reply.status_code == 200
+    assert len([*(tmp_path / "kept").glob("*.gguf")]) == 1
+    (tmp_path / "file").write_text("")
+    with serving(merged=tmp_path / "file", **settings) as url:
+        assert httpx.post(f"{url}/api/generate", json=prompt, timeout=60).status_code == 200
