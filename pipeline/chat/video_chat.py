@@ -41,9 +41,8 @@ class VideoChat:
     and `pooling` are as in `PoolingOptions`. `llm` is another GGUF whose embeddings have the
     bundle's width; `system` replaces the bundle's system prompt; `read_options` says how videos are
     read, and `frames`, `start` and `end` win over it; `merged` is a folder of LLMs that have the
-    bundle's adapter merged in, of which the right one is used where it is there, or
-    made with `merge`; what is left goes
-    to `Engine` (`n_ctx`, `n_threads`, `n_gpu_layers`, `lora`, ...).
+    bundle's adapter merged in, of which the right one is used where it is there, or made with
+    `merge`; what is left goes to `Engine` (`n_ctx`, `n_threads`, `n_gpu_layers`, `lora`, ...).
     Raises ReellamaError with one line when a file is missing, broken or does not fit.
     """
 
