@@ -13,10 +13,11 @@ import pytest
 
 from reellama.gguf_tools.quantization import merged_llm
 from reellama.pipeline.chat.video_chat import VideoChat
-from reellama.pipeline.llm.engine import Text
+from reellama.pipeline.llm.engine import Engine, Text
 from tests.conftest import Result
 from tests.helpers.live_server import serving
 
+PROMPT = [Text("The sea is")]
 WEIGHT = "blk.3.ffn_gate.weight"  # 576 inputs, 1536 outputs
 
 
@@ -30,8 +31,8 @@ def bundle(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     writer.add_type(gguf.GGUFType.ADAPTER)
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
     writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, 8.0)
-    writer.add_tensor(f"{WEIGHT}.lora_a", rng.normal(0, 0.1, (4, 576)).astype(np.float32))
-    writer.add_tensor(f"{WEIGHT}.lora_b", rng.normal(0, 0.1, (1536, 4)).astype(np.float32))
+    writer.add_tensor(f"{WEIGHT}.lora_a", rng.normal(0, 0.6, (4, 576)).astype(np.float32))
+    writer.add_tensor(f"{WEIGHT}.lora_b", rng.normal(0, 0.6, (1536, 4)).astype(np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -43,7 +44,7 @@ def bundle(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def logits(talk: VideoChat) -> np.ndarray:
-    return talk.engine.logits_all([Text("The sea is")])
+    return talk.engine.logits_all(PROMPT)
 
 
 @pytest.mark.numeric
@@ -59,7 +60,10 @@ def test_a_chat_with_the_merged_llm_says_the_same(bundle: Path, tmp_path: Path) 
         assert merged.engine.path.parent == tmp_path
         assert merged.llm == llm
         assert merged.merge_adapter() is False
-        np.testing.assert_allclose(logits(merged), expected, atol=0.5)
+        with Engine(llm, n_ctx=256, n_threads=1) as bare:
+            change = np.abs(bare.logits_all(PROMPT) - expected).mean()
+        # Without an adapter the changed weight has five bits, with it merged in eight.
+        assert np.abs(logits(merged) - expected).mean() < 0.2 * change
     (tmp_path / "file").write_text("")
     with VideoChat(bundle=bundle, merged=tmp_path / "file", merge=True, **options) as unwritten:
         np.testing.assert_array_equal(logits(unwritten), expected)
