@@ -53,6 +53,11 @@ SUBJECT_QUESTIONS = (
 MOTION_QUESTIONS = ("What does the camera do?", "What moves?", "Does the camera move?")
 UNKNOWN = "I cannot tell."
 MOTION_SHARE = 0.3  # of the videos, for one of these questions to be among those that are drawn
+PREMISE_SHARE = 0.3  # of the videos, for a question about a thing that is not there to be drawn
+THERE_IS = re.compile(r"^(?:there|this|it) (?:is|are) ")
+# "a man in a hat is riding a horse": what follows is what the first thing does.
+DOING = re.compile(r"\b(?:is|are) ((?!being)[a-z]+ing\b[^,.;]*)$")
+LONGEST_DOING = 8  # words
 PLACE = re.compile(
     r"\b((?:in|on|at|inside|near|along|across|through|outside of) (?:a|an|the) "
     r"(?:[a-z]+ )?(?:beach|pool|water|snow|street|road|field|grass|park|lake|river|ocean|kitchen"
@@ -155,7 +160,9 @@ def questions(
     found = [
         *_existence(said, things, rng),
         *_subject(captions, things, forms, rng),
+        *_doing(captions, things, forms),
         *_colours(captions, things),
+        *_false_premises(said, things, rng),
         *_counts(captions, things, forms),
         *_places(captions),
         *_motion(rng),
@@ -168,14 +175,7 @@ def _existence(said: Sequence[set[str]], things: Things, rng: np.random.Generato
     there = [name for name in things.names if things.share(name, said) >= MOST]
     if not things.names:
         return []
-    weights = np.array(things.shown, float)
-    absent = [
-        name
-        for n in rng.choice(len(weights), min(4, len(weights)), False, weights / weights.sum())
-        if not things.share(name := things.names[n], said) and not things.is_open(name, said)
-    ]
-    if len(said) < ENOUGH:
-        absent = []
+    absent = _absent(said, things, rng)
     count = min(2, len(there), len(absent))
     chosen = [there[n] for n in rng.permutation(len(there))[:count]]
     return [
@@ -185,13 +185,55 @@ def _existence(said: Sequence[set[str]], things: Things, rng: np.random.Generato
     ]
 
 
+def _absent(said: Sequence[set[str]], things: Things, rng: np.random.Generator) -> list[str]:
+    """Up to four things that are surely not there, frequent ones more often."""
+    if len(said) < ENOUGH or not things.names:
+        return []
+    weights = np.array(things.shown, float)
+    return [
+        name
+        for n in rng.choice(len(weights), min(4, len(weights)), False, weights / weights.sum())
+        if not things.share(name := things.names[n], said) and not things.is_open(name, said)
+    ]
+
+
+def _false_premises(
+    said: Sequence[set[str]], things: Things, rng: np.random.Generator
+) -> list[Turn]:
+    """What colour a thing has that is not there, or what somebody does there who is not."""
+    absent = _absent(said, things, rng) if rng.random() < PREMISE_SHARE else []
+    living = things.includes["person"] | things.includes["animal"]
+    for name in absent[:1]:
+        acts = name in living and rng.random() < 0.7
+        question = f"What is the {name} doing?" if acts else f"What colour is the {name}?"
+        return [(question, f"I see no {name}.")]
+    return []
+
+
+def _doing(captions: Captions, things: Things, forms: Mapping[str, str]) -> list[Turn]:
+    """What the first thing that a caption names does, in the words of the shortest such caption."""
+    known = set(things.names)
+    found = []
+    for caption in captions:
+        doing = DOING.search(caption.lower().strip(" ."))
+        words = words_of(caption)[:4]
+        thing = next((word for word in words if forms.get(word, word) in known), "")
+        if doing and thing and len(doing[1].split()) <= LONGEST_DOING:
+            found.append((thing, doing[1]))
+    if not found:
+        return []
+    thing, doing_what = min(found, key=lambda one: len(one[1]))
+    verb = "are" if forms.get(thing, thing) != thing else "is"
+    return [(f"What {verb} the {thing} doing?", f"{doing_what.capitalize()}.")]
+
+
 def _subject(
     captions: Captions, things: Things, forms: Mapping[str, str], rng: np.random.Generator
 ) -> list[Turn]:
     """The first thing that one of the captions names, with what stands before it."""
     known = set(things.names)
     for number in rng.permutation(len(captions)):
-        words = words_of(captions[number])[:6]
+        words = words_of(THERE_IS.sub("", captions[number].lower()))[:6]
         for place, word in enumerate(words):
             if forms.get(word, word) in known or word == "people":
                 subject = " ".join(words[: place + 1]).capitalize()

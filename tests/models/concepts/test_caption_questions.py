@@ -52,6 +52,24 @@ def test_who_where_and_which_colour(things: Things) -> None:
     assert "A dog." in subjects or "A brown dog." in subjects
 
 
+def test_what_the_first_thing_does_as_a_caption_says_it(things: Things) -> None:
+    captions = ["A dog in the sun is chasing a cat.", "a dog is running across the whole big beach"]
+    assert asked(captions, things)["What is the dog doing?"] == "Chasing a cat."
+    assert not any("doing" in question for question in asked(["a dog is brown"], things))
+
+
+def test_a_thing_that_is_not_there_has_no_colour(things: Things) -> None:
+    found = [turn for seed in range(60) for turn in asked(VIDEOS[0], things, seed).items()]
+    denied = {question for question, answer in found if answer.startswith("I see no ")}
+    assert "What is the cat doing?" in denied and "What colour is the street?" in denied
+    assert not any("dog" in question or "animal" in question for question in denied)
+    assert "What is the street doing?" not in denied
+
+
+def test_there_is_no_subject_called_there(things: Things) -> None:
+    assert "A dog." in asked(["There is a dog on a field"], things).values()
+
+
 def test_how_many_where_a_caption_counts(things: Things) -> None:
     videos = [*VIDEOS, *[["two dogs run"]] * 3]
     forms = build_vocabulary(videos, 100).forms
