@@ -14,10 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from reellama.gguf_tools.errors import ReellamaError
 from reellama.models.concepts.caption_questions import Things, questions
 from reellama.models.concepts.concept_tokens import ConceptTokens
 from reellama.models.concepts.vocabulary import ConceptVocabulary
 from reellama.models.prompt_format import question_ids
+from reellama.models.training import distributed
 from reellama.models.training.batches import ClipBatch, Conversations, clip_batches
 from reellama.models.training.feature_cache import Batch
 from reellama.models.training.footage.caption_consensus import CaptionConsensus
@@ -35,11 +37,12 @@ from reellama.models.training.footage.captioned_videos import (
 from reellama.models.training.footage.concept_phase import mean_by_size
 from reellama.models.training.footage.footage_config import CaptionPhaseConfig
 from reellama.models.training.stages.instruction import InstructionStages
-from reellama.models.training.trainer import Trainer
+from reellama.models.training.trainer import Trainer, batch_rows
 from reellama.models.vision.imagenet_labels import ImageNetClassifier
 
 FIRST_DRAWN = 300_000_000  # number of the first synthetic clip, which no other phase draws
 VALIDATION_VIDEOS = 64  # of each set
+REFERENCES = 4  # captions of a video, for sampled ones to be compared with; fewer say too little
 OTHER_REQUESTS = ("What happens in the video?", "What is happening?", "What do you see?")
 USUAL_REQUEST = 0.5  # share of the captions that answer the bundle's own request
 
@@ -77,6 +80,11 @@ class CaptionPhase:
         """Train adapter and free tokens, with the concept head as it is; returns seconds."""
         self.tokens.head.eval().requires_grad_(False)
         self.instruction.projector.eval().requires_grad_(False)
+        if phase.samples and not any(_well_captioned(one) for one in self.sets):
+            raise ReellamaError(
+                f"captions.samples compares with {REFERENCES} captions of a video or more; "
+                "no file of footage.train has so many"
+            )
         trained = nn.ModuleDict({"tokens": self.tokens, "lora": self.instruction.lora})
 
         def loss(number: int, rng: np.random.Generator) -> Tensor:
@@ -147,12 +155,20 @@ class CaptionPhase:
         """Sampled captions that score better than others of their video become likelier."""
         losses, sizes = [], []
         for one in self.sets:
-            rows = one.captioned(one.rows(number, phase.sampled_batch, seed))
+            rows = self._compared_rows(one, number, phase.sampled_batch, seed)
             if rows:
                 soft = self.soft_tokens(one.cache.batch(rows, rng, most=phase.frames))
                 losses.append(self._sampled_loss(soft, [one.videos[n] for n in rows], phase))
                 sizes.append(len(rows))
+        if not losses:  # this process's part of a small batch
+            return self.tokens.likely.sum() * 0
         return mean_by_size(losses, sizes)
+
+    def _compared_rows(self, one: FootageSet, number: int, batch: int, seed: int) -> list[int]:
+        """This process's videos of a step, of those with captions enough to compare with."""
+        known = _well_captioned(one)
+        drawn = batch_rows(number, one.size(batch), len(known), seed) if known else []
+        return [known[row] for row in drawn[distributed.rank() :: distributed.world_size()]]
 
     def _sampled_loss(
         self, soft: Tensor, videos: Sequence[CaptionedVideo], phase: CaptionPhaseConfig
@@ -203,3 +219,7 @@ class CaptionPhase:
             told = [[(self.describe, sentences(one.videos[row])[0])] for row in rows]
             figures[f"{one.name} loss"] = self._loss(one.cache.batch(rows), told).item()
         return figures
+
+
+def _well_captioned(one: FootageSet) -> list[int]:
+    return [n for n in one.cache.usable if len(one.videos[n].captions) >= REFERENCES]

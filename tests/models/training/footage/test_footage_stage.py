@@ -106,7 +106,7 @@ def data(tmp_path: Path) -> Path:
     for number in range(12):
         colour = list(COLOURS)[number % 3]
         Image.fromarray(picture(colour, rng)).save(folder / f"still{number}.png")
-        captions = [f"A {colour} wall stands here.", f"This is a {colour} wall"]
+        captions = [f"A {colour} wall stands here.", f"This is a {colour} wall"] * 2
         stills.append({"video": f"still{number}.png", "captions": captions})
     for number in range(3):
         colour = list(COLOURS)[number]
@@ -144,7 +144,7 @@ def train(path: Path, lines: list[str]) -> Bundle:
 def test_a_bundle_learns_the_words_of_its_captions(path: Path, data: Path) -> None:
     lines: list[str] = []
     bundle = train(path, lines)
-    assert f"{data / 'stills.jsonl'}: 12 videos, 24 captions, 0 questions" in lines
+    assert f"{data / 'stills.jsonl'}: 12 videos, 48 captions, 0 questions" in lines
     assert f"{data / 'clips.jsonl'}: 4 videos, 3 captions, 4 questions" in lines
     assert set(bundle.config.stages[-1]["seconds"]) >= {"concepts", "captions"}
     concepts = bundle.concepts
@@ -209,6 +209,15 @@ def test_footage_without_captions_is_refused(path: Path, data: Path) -> None:
     row = {"video": "still0.png", "question": "What?", "answer": "A wall."}
     (data / "clips.jsonl").write_text(json.dumps(row))
     with pytest.raises(ReellamaError, match="no captions; concepts are learned from captions"):
+        train(path, [])
+
+
+def test_sampled_captions_need_others_to_be_compared_with(path: Path, data: Path) -> None:
+    rows = [json.loads(line) for line in (data / "stills.jsonl").read_text().splitlines()]
+    few = [json.dumps({**row, "captions": row["captions"][:2]}) for row in rows]
+    (data / "stills.jsonl").write_text("\n".join(few))
+    path.write_text(path.read_text().replace("steps = 120", "steps = 1"))
+    with pytest.raises(ReellamaError, match="compares with 4 captions of a video or more"):
         train(path, [])
 
 
