@@ -93,7 +93,7 @@ class Material:
         if kind == "robot":
             return at_rate(path, 0.0, seconds)
         clip = read_frames(path, frames=16)
-        return filmed(clip.frames[rng.integers(len(clip.frames))], seconds, rng)
+        return filmed(clip.frames[int(rng.integers(len(clip.frames)))], seconds, rng)
 
     def film(self, rng: np.random.Generator) -> JoinedFilm:
         """Some shots, joined; a flash is no cut."""

@@ -8,6 +8,7 @@ cache.read(key)["features"]
 from __future__ import annotations
 
 import os
+import stat
 from contextlib import suppress
 from pathlib import Path
 from zipfile import BadZipFile
@@ -71,8 +72,9 @@ class ArrayCache:
         files = []
         for path in self.folder.iterdir():
             with suppress(FileNotFoundError):  # another process trims as well
-                stat = path.stat()
-                files.append((stat.st_mtime_ns, stat.st_size, path))
+                info = path.stat()
+                if stat.S_ISREG(info.st_mode):
+                    files.append((info.st_mtime_ns, info.st_size, path))
         used = sum(size for _, size, _ in files)
         for _, size, path in sorted(files):
             if used <= self.limit:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property
@@ -30,10 +31,10 @@ from reellama.gguf_tools.text.prompt_parts import Prompt
 from reellama.models.bundle_config import BundleConfig, BundleError
 from reellama.models.concepts.concept_config import CLASSIFIER, TOKENS, WEIGHTS
 from reellama.models.encoded_frames import EncodedFrames, frame_size
+from reellama.models.networks.footage_decision import FootageDecision
 from reellama.models.networks.network_sources import SoftTokenSource, TowerSource
 from reellama.models.networks.onnx_tower import FrameEncoder, OnnxTower
 from reellama.models.networks.open_network import NetworkSource, OpenedNetwork, open_network
-from reellama.models.networks.weights_file import read_weights, weight_shapes
 from reellama.models.token_pooling.options import DEFAULT_POOLING, PoolingOptions
 from reellama.models.vision import imagenet_labels
 from reellama.models.vision.imagenet_labels import ImageNetClassifier
@@ -67,6 +68,7 @@ class Bundle:
         self.config = config
         self.version = version or version_of(folder)
         self._networks: dict[str, OpenedNetwork] = {}
+        self._opening = threading.Lock()
 
     @classmethod
     def load(cls, name_or_path: str | Path = "mini") -> Bundle:
@@ -137,7 +139,7 @@ class Bundle:
 
     def remark_on(self, features: np.ndarray) -> str:
         """What a person should know of its answers about a video with these features."""
-        tells_apart = self.config.concepts is not None and self._classifier is not None
+        tells_apart = self.config.concepts is not None and self._footage.can_tell
         return self.config.footage_remark if tells_apart and self.is_footage(features) else ""
 
     @property
@@ -182,8 +184,7 @@ class Bundle:
 
     @cached_property
     def concepts(self) -> Concepts | None:
-        """What tells real footage, in torch, if the bundle knows any; else the projector tells
-        everything."""
+        """What tells real footage, in torch; None where the projector tells everything."""
         from reellama.models.torch_networks import load_concepts
 
         config = self.config.concepts
@@ -235,9 +236,14 @@ class Bundle:
 
     def _network(self, name: str) -> OpenedNetwork:
         """A network that is loaded when it is first needed."""
-        if name not in self._networks:
-            self._networks[name] = open_network(self.network_sources()[name])
+        with self._opening:
+            if name not in self._networks:
+                self._networks[name] = open_network(self.network_sources()[name])
         return self._networks[name]
+
+    def prepare(self) -> None:
+        """Load what `features` needs: in another thread, while frames are read."""
+        self._network("tower")
 
     @property
     def encoder(self) -> FrameEncoder:
@@ -257,24 +263,13 @@ class Bundle:
         return video_batch(features, times)
 
     @cached_property
-    def _classifier(self) -> dict[str, np.ndarray] | None:
-        """Weight and bias of the `FootageClassifier`; None where everything is real footage."""
-        path = self.folder / WEIGHTS
-        names = {name: f"{CLASSIFIER}.linear.{name}" for name in ("weight", "bias")}
-        if names["weight"] not in weight_shapes(path):
-            return None
-        weights = read_weights(path, names.values())
-        return {name: weights[stored] for name, stored in names.items()}
+    def _footage(self) -> FootageDecision:
+        return FootageDecision(self.folder / WEIGHTS, CLASSIFIER)
 
     def is_footage(self, features: np.ndarray) -> bool:
         """Whether features `[T, cells, channels]` are of real footage, which the concepts tell, and
         not of a drawn clip, which the projector tells."""
-        if self.config.concepts is None:
-            return False
-        if self._classifier is None:
-            return True
-        score = self._classifier["weight"] @ features.mean((0, 1)) + self._classifier["bias"]
-        return bool(score[0] > 0)
+        return self.config.concepts is not None and self._footage(features)
 
     def project(self, features: np.ndarray, times: np.ndarray) -> np.ndarray:
         """Features `[T, cells, channels]` at `times [T]` seconds -> `[tokens, n_embd]`."""

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+
+from reellama.models.networks.open_network import RUNTIME
+
+# What goes into every key: a change in how frames are read makes older entries unknown.
+READING = "reading 4"
 
 
 class EncodedFrames(NamedTuple):
@@ -30,3 +37,13 @@ class EncodedFrames(NamedTuple):
 def frame_size(frames: Sequence[np.ndarray]) -> np.ndarray:
     """Width and height of the first of uint8 RGB frames `[H, W, 3]`, int64 `[2]`."""
     return np.array(frames[0].shape[1::-1], np.int64)
+
+
+def encoding_key(contents: Iterable[bytes], reading: object, version: str) -> str:
+    """What soft tokens of a video depend on, as a name for a file: the digests of its contents, how
+    it is read, and the version of the bundle."""
+    runtime = os.environ.get(RUNTIME, "")  # torch's numbers differ in the last digits
+    digest = hashlib.sha256(f"{READING} {reading} {version} {runtime}".encode())
+    for content in contents:
+        digest.update(content)
+    return digest.hexdigest()

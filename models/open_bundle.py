@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import platformdirs
 
 from reellama.gguf_tools.errors import GGUFError
 from reellama.gguf_tools.format.reader import GGUFFile
@@ -20,9 +19,6 @@ from reellama.models.bundle_config import BundleError
 from reellama.models.encoded_frames import EncodedFrames
 from reellama.models.token_pooling.options import DEFAULT_POOLING, PoolingOptions
 from reellama.models.vision_bundle import VisionBundle
-
-# Where the tokens that vision models made of frames are kept, for the next question.
-ENCODED_FRAMES = Path(platformdirs.user_cache_dir("reellama")) / "encoded-frames"
 
 
 class VideoBundle(Protocol):
@@ -68,6 +64,8 @@ class VideoBundle(Protocol):
     def llm_path(self) -> Path: ...
 
     def check_llm(self, file: GGUFFile) -> None: ...
+
+    def prepare(self) -> None: ...
 
     def features(self, frames: Sequence[np.ndarray]) -> np.ndarray: ...
 

@@ -130,6 +130,9 @@ class VisionBundle:
         """Pixels on the longest side of a frame: more are not needed."""
         return min(max(READ_SCALE * (self._header.image_size or 0), MIN_READ_SIDE), MAX_READ_SIDE)
 
+    def prepare(self) -> None:
+        """Nothing: llama.cpp, which has the tower, may be loading the LLM meanwhile."""
+
     def features(self, frames: Sequence[np.ndarray]) -> np.ndarray:
         """uint8 RGB frames `[H, W, 3]` -> float32 `[pictures, rows, columns, n_embd]`.
 

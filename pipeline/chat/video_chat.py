@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,10 @@ from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.reader import read_gguf
 from reellama.gguf_tools.locate import find
 from reellama.gguf_tools.quantization.merged_llm import find_merged, make_merged
-from reellama.models.encoded_frames import EncodedFrames, frame_size
-from reellama.models.open_bundle import ENCODED_FRAMES, open_bundle
+from reellama.models.array_cache import ArrayCache
+from reellama.models.bundle import Bundle
+from reellama.models.cache_folders import ENCODED_FRAMES
+from reellama.models.open_bundle import open_bundle
 from reellama.models.token_pooling.options import VIDEOS_SHARE, PoolingOptions
 from reellama.pipeline.chat.conversation import Answer, Chat, Turn, Video
 from reellama.pipeline.chat.file_answers import answer_from_files
@@ -28,21 +32,25 @@ from reellama.pipeline.chat.ordinals import video_meant
 from reellama.pipeline.chat.question_language import OTHER_LANGUAGE, is_in, names_of
 from reellama.pipeline.chat.subtitle_answers import answer_from_subtitles, as_text, between
 from reellama.pipeline.chat.timings import Timings
+from reellama.pipeline.chat.video_encoder import VideoEncoder
 from reellama.pipeline.llm.engine import Engine, EngineStats, Text
 from reellama.pipeline.progress_callbacks import Progress
-from reellama.pipeline.video.clip import opened, read_frames
+from reellama.pipeline.video.clip import opened
 from reellama.pipeline.video.read_options import VideoReadOptions
 
 
 class VideoChat:
     """Ask about `videos`, with the LLM and the projector of `bundle`.
 
-    `bundle`, `mmproj`, `tiles` and `cache` are what `reellama.models.open_bundle` takes; `tokens`
-    and `pooling` are as in `PoolingOptions`. `llm` is another GGUF whose embeddings have the
-    bundle's width; `system` replaces the bundle's system prompt; `read_options` says how videos are
-    read, and `frames`, `start` and `end` win over it; `merged` is a folder of LLMs that have the
-    bundle's adapter merged in, of which the right one is used where it is there, or made with
-    `merge`; what is left goes to `Engine` (`n_ctx`, `n_threads`, `n_gpu_layers`, `lora`, ...).
+    `bundle`, `mmproj` and `tiles` are what `reellama.models.open_bundle` takes; `tokens` and
+    `pooling` are as in `PoolingOptions`. `llm` is another GGUF whose embeddings have the bundle's
+    width; `system` replaces the bundle's system prompt; `read_options` says how videos are read,
+    and `frames`, `start` and `end` win over it; `cache` is the folder that keeps what was seen for
+    the next question, None keeps nothing; `merged` is a folder of LLMs that have the bundle's
+    adapter merged in, of which the right one is used where it is there, or made with `merge`. The
+    LLM is loaded while `videos` are read; without `wait` it may still be loading afterwards, and
+    whoever needs it waits. What is left goes to `Engine` (`n_ctx`, `n_threads`, `n_gpu_layers`,
+    `lora`, ...).
     Raises ReellamaError with one line when a file is missing, broken or does not fit.
     """
 
@@ -61,6 +69,7 @@ class VideoChat:
         merged: Path | None = None,
         merge: bool = False,
         progress: Progress | None = None,
+        wait: bool = True,
         frames: int | None = None,
         start: float | None = None,
         end: float | None = None,
@@ -73,21 +82,47 @@ class VideoChat:
         self.timings = Timings()
         self._remarked = False
         with self.timings.stage("load"):
-            self.bundle = open_bundle(bundle, mmproj, tiles=tiles, cache=cache)
+            self.bundle = open_bundle(bundle, mmproj, tiles=tiles)
             self.bundle.check_pooling(self.pooling)
+            self._encoder = VideoEncoder(self.bundle, ArrayCache(cache) if cache else None)
             path = find.resolve(llm) if llm else self.bundle.llm_path()
             self.bundle.check_llm(read_gguf(path))
+        self._llm, self._merged, self._is_merged = path, merged, False
+        self._system = self.bundle.system if system is None else system
+        # The LLM is loaded while videos are read and looked at.
+        self._loading = ThreadPoolExecutor(1).submit(self._load, merge, **engine)
+        try:
+            if not isinstance(self.bundle, Bundle):  # its tower is llama.cpp's too: in turns
+                self.engine  # noqa: B018  # waits
+            for video in videos:
+                self.add(video, progress)
+            if wait:
+                self.engine  # noqa: B018
+        except BaseException:
+            self.close()
+            raise
+
+    def _load(self, merge: bool, lora: Sequence[Any] = (), **engine: Any) -> Engine:
+        """The LLM, with the bundle's adapter merged in where that is wanted, or beside it."""
+        with self.timings.stage("load"):
             found = None
-            if merged is not None:
+            if self._merged is not None:
                 with suppress(ReellamaError):  # then the adapter stays beside the LLM
                     make = make_merged if merge else find_merged
-                    found = make(path, self.bundle.lora, merged)
-            lora = [*(() if found else self.bundle.lora), *engine.pop("lora", ())]
-            self.engine = Engine(found or path, lora=lora, **engine)
-        self._llm, self._merged, self._is_merged = path, merged, found is not None
-        self.chat = Chat(self.engine, system=self.bundle.system if system is None else system)
-        for video in videos:
-            self.add(video, progress)
+                    found = make(self._llm, self.bundle.lora, self._merged)
+            self._is_merged = found is not None
+            adapters = [*(() if found else self.bundle.lora), *lora]
+            return Engine(found or self._llm, lora=adapters, **engine)
+
+    @property
+    def engine(self) -> Engine:
+        """The LLM; waits until it is loaded. Raises ReellamaError where it cannot be."""
+        return self._loading.result()
+
+    @cached_property
+    def chat(self) -> Chat:
+        """The conversation; waits until the LLM is loaded."""
+        return Chat(self.engine, system=self._system)
 
     def __enter__(self) -> VideoChat:
         return self
@@ -97,7 +132,8 @@ class VideoChat:
 
     def close(self) -> None:
         """Give the memory of the LLM back."""
-        self.engine.close()
+        with suppress(ReellamaError):  # it was never there
+            self.engine.close()
 
     @property
     def llm(self) -> str:
@@ -143,8 +179,9 @@ class VideoChat:
 
     def add(self, path: str | Path, progress: Progress | None = None) -> Video:
         """Look at one more video; `progress(done, total)` counts its frames."""
-        room = self._room(self.videos)
-        video = self._encode_video(Path(path), self.read_options, self.pooling, room, progress)
+        video = self._encode_video(
+            Path(path), self.read_options, self.pooling, lambda: self._room(self.videos), progress
+        )
         self.chat.add(video)
         return video
 
@@ -233,8 +270,10 @@ class VideoChat:
     ) -> list[Video]:
         videos: list[Video] = []
         for path in paths:
-            room = self._room(videos)
-            videos.append(self._encode_video(path, read_options, pooling, room, progress))
+            video = self._encode_video(
+                path, read_options, pooling, lambda: self._room(videos), progress
+            )
+            videos.append(video)
         return videos
 
     def _room(self, videos: Sequence[Video]) -> int:
@@ -247,34 +286,27 @@ class VideoChat:
         path: Path,
         read_options: VideoReadOptions,
         pooling: PoolingOptions,
-        room: int,
+        room: Callable[[], int],
         progress: Progress | None,
     ) -> Video:
-        """Frames -> features -> soft tokens."""
-        with self.timings.stage("read"):
-            options = read_options.with_defaults(
-                frames=self.bundle.frames, max_side=self.bundle.max_side
-            )
+        """Frames -> features -> soft tokens, or what is known of them. `room` is asked for once the
+        video was seen: it waits for the LLM."""
+        seen = self._encoder.encode(path, read_options, self.timings, progress)
+        clip, encoded = seen.clip, seen.encoded
+        if read_options.subtitles == "auto":
             with opened(path) as source:
-                clip = read_frames(source, options, progress=progress)
-                if options.subtitles == "auto":
-                    clip = replace(clip, subtitles=between(source.subtitles(), options))
-        with self.timings.stage("tower"):
-            features = self.bundle.features(clip.frames)  # [T, cells, channels]
-        with self.timings.stage("projector"):
-            array = self.bundle.project(features, clip.times)
-            encoded = EncodedFrames(array, clip.times, frame_size(clip.frames))
-            if self.bundle.remark and not self.timings.n_frames:  # it is said once
-                clip = replace(clip, notes=(*clip.notes, self.bundle.remark))
-            remark = self.bundle.remark_on(features)
-            if remark and not self._remarked:  # it is said once
-                clip = replace(clip, notes=(*clip.notes, remark))
-                self._remarked = True
-            parts = self.bundle.prompt_parts(encoded, pooling, room)
-            if self.bundle.reads_text and clip.subtitles:
-                parts = [*parts, Text(as_text(clip.subtitles, self.engine.n_ctx))]
-            self.timings.pooling, *notes = self.bundle.pooling_summary(encoded, pooling, room)
-            video = Video(path, parts, replace(clip, notes=(*clip.notes, *notes)))
+                clip = replace(clip, subtitles=between(source.subtitles(), read_options))
+        if self.bundle.remark and not self.timings.n_frames:  # it is said once
+            clip = replace(clip, notes=(*clip.notes, self.bundle.remark))
+        if seen.remark and not self._remarked:  # it is said once
+            clip = replace(clip, notes=(*clip.notes, seen.remark))
+            self._remarked = True
+        cells = room()
+        parts = self.bundle.prompt_parts(encoded, pooling, cells)
+        if self.bundle.reads_text and clip.subtitles:
+            parts = [*parts, Text(as_text(clip.subtitles, self.engine.n_ctx))]
+        self.timings.pooling, *notes = self.bundle.pooling_summary(encoded, pooling, cells)
+        video = Video(path, parts, replace(clip, notes=(*clip.notes, *notes)))
         self.timings.n_frames += len(clip.frames)
         self.timings.n_soft_tokens += video.n_soft_tokens
         return video

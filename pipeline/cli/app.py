@@ -225,6 +225,18 @@ def doctor(
     run(as_json=json, speed=speed)
 
 
+@app.command()
+def cache(
+    action: Annotated[
+        str, Argument(metavar="[show|clear]", help="Say what is kept, or remove it.")
+    ] = "show",
+) -> None:
+    """Show or empty what is kept for the next time: videos that were seen, exported networks."""
+    from reellama.pipeline.cli.commands.cache import run
+
+    run(action)
+
+
 @app.command(no_args_is_help=True)
 def train(
     config: Annotated[Path, Argument(metavar="CONFIG", help="A TOML file; see models/configs.")],

@@ -107,7 +107,7 @@ def timings_table(timings: Timings) -> Table:
     table = Table("stage", "seconds", "", box=None, pad_edge=False)
     table.columns[1].justify = "right"
     rows = [
-        ("load", t.load, "bundle and LLM"),
+        ("load", t.load, "bundle and LLM, while frames are read"),
         ("read", t.read, f"{t.n_frames} frames"),
         ("tower", t.tower, "its load included"),
         (

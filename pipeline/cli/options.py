@@ -187,8 +187,9 @@ class ModelOptions:
     ] = None
     gpu_layers: LayersOption = "0"
 
-    def open(self, frames: FrameOptions, *, merge: bool = False) -> VideoChat:
-        """Load the bundle and the LLM. No video is read yet.
+    def open(self, frames: FrameOptions, *, merge: bool = False, wait: bool = True) -> VideoChat:
+        """Load the bundle and the LLM, which may still be loading without `wait`. No video is read
+        yet.
 
         merge: whether the bundle's adapter is merged into the LLM first, which takes seconds, once.
         """
@@ -210,7 +211,7 @@ class ModelOptions:
         from reellama.pipeline.chat.video_chat import VideoChat
 
         options |= {"lora": parse_adapters(self.lora), "merged": MERGED_LLMS, "merge": merge}
-        return VideoChat(llm=self.llm, **options)
+        return VideoChat(llm=self.llm, wait=wait, **options)
 
     def _open_ollama(self, name: str, options: dict[str, Any]) -> VideoChat:
         """Let the bundle's own LLM watch, and a model of Ollama's talk."""

@@ -24,7 +24,8 @@ from reellama.gguf_tools.format.reader import read_gguf
 from reellama.gguf_tools.locate import find
 from reellama.gguf_tools.text.chat_template import ChatTemplate
 from reellama.models import prompt_format
-from reellama.models.open_bundle import ENCODED_FRAMES, open_bundle, search_bundle
+from reellama.models.cache_folders import ENCODED_FRAMES
+from reellama.models.open_bundle import open_bundle, search_bundle
 from reellama.models.token_pooling.options import DEFAULT_POOLING, PoolingOptions
 from reellama.pipeline.llm.batching import Batcher
 from reellama.pipeline.llm.engine import Token

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import platformdirs
 
 from reellama.gguf_tools.quantization.merged_llm import MERGED_LLMS
+from reellama.models.cache_folders import ENCODED_FRAMES
 
 if TYPE_CHECKING:
     from reellama.gguf_tools.runtime.backend import GpuLayers
@@ -60,7 +61,7 @@ class Settings:
     allow_urls: tuple[str, ...] = ()
     allow_hosts: tuple[str, ...] = ()
     store: Path = Path(platformdirs.user_data_dir("reellama")) / "serve"
-    cache: Path | None = Path(platformdirs.user_cache_dir("reellama")) / "seen"
+    cache: Path | None = ENCODED_FRAMES
     local_socket: Path | None = None
     merged: Path | None = MERGED_LLMS
     max_body: int = 256 << 20

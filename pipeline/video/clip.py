@@ -9,7 +9,7 @@ Sampling goes by time and never by index, so variable frame rates come out right
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,11 +19,10 @@ import numpy as np
 
 from reellama.pipeline.progress_callbacks import Progress
 from reellama.pipeline.video.frame_sampling import select_frames
-from reellama.pipeline.video.images import open_image, open_image_folder
 from reellama.pipeline.video.read_options import VideoReadOptions
 from reellama.pipeline.video.source import FileFacts, FrameSource, VideoError
 from reellama.pipeline.video.subtitles import Subtitle
-from reellama.pipeline.video.video_file import VideoFile
+from reellama.pipeline.video.unread_frames import UnreadFrames
 
 # What reads a video takes its path, or the video itself where it is open already.
 VideoInput = str | Path | FrameSource
@@ -42,13 +41,21 @@ class Clip:
     subtitles: what is said in this part of the video, where somebody asked the video for it
     """
 
-    frames: list[np.ndarray]
+    frames: Sequence[np.ndarray]
     times: np.ndarray
     duration: float
     path: Path
     notes: tuple[str, ...] = ()
     facts: FileFacts | None = None
     subtitles: tuple[Subtitle, ...] = ()
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether its frames are at least as wide as high, as they are shown."""
+        if isinstance(self.frames, UnreadFrames):
+            return self.frames.width >= self.frames.height
+        height, width = self.frames[0].shape[:2]
+        return width >= height
 
 
 def read_frames(
@@ -126,6 +133,10 @@ def open_video(path: str | Path) -> FrameSource:
     with open_video("lecture.mp4") as video:
         read_frames(video, frames=8), read_frames(video, start=60)
     """
+    # FFmpeg takes a while to import, and what is known of a video needs none.
+    from reellama.pipeline.video.images import open_image, open_image_folder
+    from reellama.pipeline.video.video_file import VideoFile
+
     path = Path(path)
     refuse_url(path)
     try:

@@ -50,7 +50,7 @@ def run(
     if question is not None and not question.strip():
         raise ReellamaError("the question is empty: say what you want to know about the video")
     answer.generation()  # a wrong grammar file is told before anything is loaded
-    with model.open(frames) as talk:
+    with model.open(frames, wait=False) as talk:
         detail(f"bundle {talk.bundle.name}, LLM {talk.llm}")
         talk.check_llm()
         for path in videos:

@@ -159,7 +159,8 @@ def _quantizations(bundle: str, questions: QuestionOptions, how: RunOptions, fol
     from reellama.gguf_tools.locate import find
     from reellama.gguf_tools.measuring import plots
     from reellama.models.bundle import Bundle
-    from reellama.models.open_bundle import ENCODED_FRAMES, open_bundle
+    from reellama.models.cache_folders import ENCODED_FRAMES
+    from reellama.models.open_bundle import open_bundle
     from reellama.models.token_pooling.options import PoolingOptions
     from reellama.pipeline.cli.console import note, out
     from reellama.pipeline.cli.progress import progress_bar

@@ -93,7 +93,7 @@ def decode(request: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
     except VideoError as error:
         return refusal(without_path(str(error), path), 400), []
     shapes = [frame.shape[:2] for frame in clip.frames]
-    return {"shapes": shapes, "times": clip.times.tolist(), "notes": clip.notes}, clip.frames
+    return {"shapes": shapes, "times": clip.times.tolist(), "notes": clip.notes}, list(clip.frames)
 
 
 def check(path: Path, max_pixels: int, max_seconds: float) -> None:

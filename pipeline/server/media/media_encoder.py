@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import hashlib
 import json
 import math
 import os
@@ -28,7 +27,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from reellama.gguf_tools.text.prompt_parts import Prompt, Text
-from reellama.models.encoded_frames import EncodedFrames
+from reellama.models.encoded_frames import EncodedFrames, encoding_key
 from reellama.pipeline.server.admission.places import CLIENT, LOCAL
 from reellama.pipeline.server.media.media_items import (
     Content,
@@ -52,8 +51,6 @@ if TYPE_CHECKING:
 
 # Children that decode at the same time.
 MAX_CHILDREN = 2
-# What goes into every key of the cache: a change in how frames are read makes old entries unknown.
-_READING = "reading 3"
 _ROOT = Path(__file__).parents[4]
 # All that a child gets of the environment: where programs and libraries are, and no secrets.
 _ENVIRONMENT = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONPATH")
@@ -353,12 +350,9 @@ def _split(pixels: bytes, shapes: Iterable[tuple[int, int]]) -> Iterable[np.ndar
 
 def _key(clip: MediaItem, reading: VideoReadOptions, bundle: VideoBundle) -> str:
     """What the soft tokens of a clip depend on, as a name for a file."""
-    digest = hashlib.sha256(f"{_READING} {reading} {bundle.version}".encode())
-    for content in clip.contents:
-        digest.update(content_digest(content))
-    if clip.times is not None:
-        digest.update(repr(clip.times).encode())
-    return digest.hexdigest()
+    times = [] if clip.times is None else [repr(clip.times).encode()]
+    digests = (content_digest(content) for content in clip.contents)
+    return encoding_key([*digests, *times], reading, bundle.version)
 
 
 def _too_slow(limits: MediaLimits) -> MediaError:

@@ -95,6 +95,8 @@ class SoftTokenCache:
         """The clip on disk."""
         if self._disk is None or (arrays := self._disk.read(key)) is None:
             return None
+        # `reellama ask` keeps what the file says of itself beside them.
+        arrays = {name: arrays[name] for name in EncodedFrames._fields if name in arrays}
         kinds = {name: array.dtype for name, array in arrays.items()}
         if kinds != {"array": np.float32, "times": np.float64, "frame_size": np.int64}:
             self._disk.remove(key)  # not an encoded video

@@ -22,7 +22,7 @@ SHORT: dict[str, Any] = {"max_tokens": 4, "sampling": FOREVER}
 
 @pytest.fixture(scope="module")
 def loaded(small_bundle: Path, square_video: Path) -> Iterator[VideoChat]:
-    with VideoChat(square_video, bundle=small_bundle, n_ctx=512, n_threads=1) as talk:
+    with VideoChat(square_video, bundle=small_bundle, n_ctx=512, n_threads=1, cache=None) as talk:
         yield talk
 
 

@@ -26,7 +26,8 @@ def test_a_second_chat_with_another_budget_takes_what_was_kept(
     features = ArrayCache(tmp_path).read(kept.stem)
     assert features is not None
     # What no tower makes: tokens that are all the same number.
-    ArrayCache(tmp_path).write(kept.stem, features=np.full_like(features["features"], 0.25))
+    features["array"] = np.full_like(features["array"], 0.25)
+    ArrayCache(tmp_path).write(kept.stem, **features)
     with VideoChat(square_video, cache=tmp_path, tokens=32, **small) as second:
         assert 0 < second.videos[0].n_soft_tokens <= 32
         soft = [part for part in second.videos[0].parts if isinstance(part, SoftTokens)]

@@ -1,0 +1,31 @@
+"""Is this real footage, or a drawn clip? A `FootageClassifier` without torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from reellama.models.networks.weights_file import read_weights, weight_shapes
+
+
+class FootageDecision:
+    """The classifier in a bundle's weights file, whose names there begin with `prefix`; without
+    one, everything is real footage."""
+
+    def __init__(self, path: Path, prefix: str) -> None:
+        names = [f"{prefix}.linear.{name}" for name in ("weight", "bias")]
+        known = names[0] in weight_shapes(path)
+        self._weights = list(read_weights(path, names).values()) if known else None
+
+    @property
+    def can_tell(self) -> bool:
+        """Whether there is a classifier."""
+        return self._weights is not None
+
+    def __call__(self, features: np.ndarray) -> bool:
+        """Whether features `[T, cells, channels]` are of real footage."""
+        if self._weights is None:
+            return True
+        weight, bias = self._weights
+        return bool((weight @ features.mean((0, 1)) + bias)[0] > 0)

@@ -1,0 +1,135 @@
+"""Frames of a video file -> soft tokens, each file once: what was made of it is kept by content.
+
+A second look at the same bytes, read in the same way for the same bundle, reads no frame. `reellama
+serve` keeps what it sees in the same cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from reellama.gguf_tools.atomic_write import stamp
+from reellama.models.array_cache import ArrayCache
+from reellama.models.encoded_frames import EncodedFrames, encoding_key, frame_size
+from reellama.models.open_bundle import VideoBundle
+from reellama.pipeline.chat.timings import Timings
+from reellama.pipeline.progress_callbacks import Progress
+from reellama.pipeline.video.clip import Clip, read_frames
+from reellama.pipeline.video.read_options import VideoReadOptions
+from reellama.pipeline.video.source import FileFacts
+from reellama.pipeline.video.unread_frames import UnreadFrames
+
+# Bytes of a file whose content is read for its key. A larger one is known by its path, size and
+# date: to read it takes longer than to look at it again.
+MAX_HASHED = 256 << 20
+FACTS = "facts"  # the array beside those of `EncodedFrames`: JSON of what a clip has beside frames
+
+
+class SeenVideo(NamedTuple):
+    """A video's clip, what the bundle made of it, and its remark on what was seen, or ""."""
+
+    clip: Clip
+    encoded: EncodedFrames
+    remark: str
+
+
+class VideoEncoder:
+    """Looks at videos for a bundle. cache: where what was seen is kept; None keeps nothing."""
+
+    def __init__(self, bundle: VideoBundle, cache: ArrayCache | None) -> None:
+        self.bundle, self.cache = bundle, cache
+
+    def encode(
+        self,
+        path: Path,
+        read_options: VideoReadOptions,
+        timings: Timings,
+        progress: Progress | None = None,
+    ) -> SeenVideo:
+        """A video's clip and what the bundle made of it. The clip's frames are read when somebody
+        looks at them, if this was known. Raises VideoError for what is no video."""
+        options = read_options.with_defaults(
+            frames=self.bundle.frames, max_side=self.bundle.max_side
+        )
+        with timings.stage("read"):
+            before = _stamps(path)
+            key = self._key(path, options)
+            if self.cache is not None and key is not None:
+                arrays = self.cache.read(key)
+                if arrays is not None and (known := _known(arrays, path, options)) is not None:
+                    return known
+            with ThreadPoolExecutor(1) as beside:
+                beside.submit(self.bundle.prepare)  # where it fails `features` says so
+                clip = read_frames(path, options, progress=progress)
+        with timings.stage("tower"):
+            features = self.bundle.features(clip.frames)  # [T, cells, channels]
+        with timings.stage("projector"):
+            array = self.bundle.project(features, clip.times)
+        encoded = EncodedFrames(array, clip.times, frame_size(clip.frames))
+        seen = SeenVideo(clip, encoded, self.bundle.remark_on(features))
+        # A file or a bundle that was written meanwhile may be half old and half new.
+        changed = self.bundle.changed or before != _stamps(path)
+        if self.cache is not None and key is not None and not changed:
+            self.cache.write(key, **encoded._asdict(), **{FACTS: _facts(seen)})
+        return seen
+
+    def _key(self, path: Path, options: VideoReadOptions) -> str | None:
+        """What the soft tokens of a video depend on; None for what cannot be read."""
+        if self.cache is None:
+            return None
+        with suppress(OSError):
+            return encoding_key(_digests(path), options, self.bundle.version)
+        return None
+
+
+def _stamps(path: Path) -> list[tuple[int, int]]:
+    """Sizes and dates of a file or a folder, to see whether it was written meanwhile."""
+    return [stamp(file) for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
+
+
+def _digests(path: Path) -> list[bytes]:
+    """SHA-256 of the content of a file, or of the names and contents of a folder's files."""
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.is_file())
+        return [part for file in files for part in (file.name.encode(), _digest(file))]
+    return [_digest(path)]
+
+
+def _digest(path: Path) -> bytes:
+    size, modified = stamp(path)
+    if size > MAX_HASHED:
+        return hashlib.sha256(f"{path.resolve()} {size} {modified}".encode()).digest()
+    return hashlib.sha256(path.read_bytes()).digest()
+
+
+def _facts(seen: SeenVideo) -> np.ndarray:
+    clip = seen.clip
+    facts = asdict(clip.facts) if clip.facts else None
+    text = json.dumps(
+        {"duration": clip.duration, "notes": clip.notes, "facts": facts, "remark": seen.remark}
+    )
+    return np.frombuffer(text.encode(), np.uint8)
+
+
+def _known(
+    arrays: dict[str, np.ndarray], path: Path, options: VideoReadOptions
+) -> SeenVideo | None:
+    """A clip and its soft tokens from a cache; None for an entry that has no facts of the file."""
+    try:
+        said: dict[str, Any] = json.loads(arrays.pop(FACTS).tobytes())
+        encoded = EncodedFrames(**arrays)
+        facts = FileFacts(**said["facts"]) if said["facts"] else None
+        frames = UnreadFrames(path, options, len(encoded.times), encoded.frame_size)
+        notes = tuple(map(str, said["notes"]))
+        clip = Clip(frames, encoded.times, float(said["duration"]), path, notes, facts)
+        return SeenVideo(clip, encoded, str(said["remark"]))
+    except (KeyError, TypeError, ValueError):
+        return None

@@ -1,0 +1,54 @@
+"""`reellama cache`: what was computed and is kept for the next time, and how to remove it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from typer import BadParameter
+
+from reellama.gguf_tools.sizes import show_size
+from reellama.models.array_cache import DISK_BYTES
+from reellama.models.cache_folders import ENCODED_FRAMES, KEPT_GRAPHS, MOMENTS
+from reellama.pipeline.cli.console import note
+from reellama.pipeline.cli.progress import show_table
+
+# What is in each folder, and how large it may become; None without a limit.
+FOLDERS: dict[Path, tuple[str, int | None]] = {
+    ENCODED_FRAMES: ("videos that were looked at", DISK_BYTES),
+    MOMENTS: ("moments of videos that were searched", DISK_BYTES),
+    KEPT_GRAPHS: ("networks exported for onnxruntime", None),
+}
+
+
+def run(action: str) -> None:
+    """Do what `action` says. Raises BadParameter for another word."""
+    if action not in ACTIONS:
+        raise BadParameter(f"{action!r} is neither show nor clear")
+    ACTIONS[action]()
+
+
+def show() -> None:
+    """Print a line for each folder."""
+    rows = []
+    for folder, (what, limit) in FOLDERS.items():
+        sizes = [file.stat().st_size for file in _files(folder)]
+        most = show_size(limit) if limit else "no limit"
+        rows.append([what, str(len(sizes)), show_size(sum(sizes)), most, str(folder)])
+    show_table(["what", "files", "size", "at most", "folder"], rows)
+
+
+def clear() -> None:
+    """Remove all files. A command that runs meanwhile computes anew what it does not find."""
+    files = [file for folder in FOLDERS for file in _files(folder)]
+    size = sum(file.stat().st_size for file in files)
+    for file in files:
+        file.unlink(missing_ok=True)
+    note(f"{len(files)} files removed, {show_size(size)}")
+
+
+ACTIONS = {"show": show, "clear": clear}
+
+
+def _files(folder: Path) -> list[Path]:
+    """Its files, and those that a command which was killed left half-written."""
+    return [path for path in folder.rglob("*") if path.is_file()] if folder.is_dir() else []
