@@ -127,7 +127,12 @@ def _known(
         said: dict[str, Any] = json.loads(arrays.pop(FACTS).tobytes())
         encoded = EncodedFrames(**arrays)
         facts = FileFacts(**said["facts"]) if said["facts"] else None
-        frames = UnreadFrames(path, options, len(encoded.times), encoded.frame_size)
+        frames = UnreadFrames(
+            path,
+            len(encoded.times),
+            encoded.frame_size,
+            lambda: read_frames(path, options).frames,
+        )
         notes = tuple(map(str, said["notes"]))
         clip = Clip(frames, encoded.times, float(said["duration"]), path, notes, facts)
         return SeenVideo(clip, encoded, str(said["remark"]))

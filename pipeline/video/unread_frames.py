@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import overload
 
 import numpy as np
 
-from reellama.pipeline.video.read_options import VideoReadOptions
 from reellama.pipeline.video.source import VideoError
 
 
 class UnreadFrames(Sequence[np.ndarray]):
     """`count` frames of a file that was looked at before, uint8 RGB `[height, width, 3]`.
 
-    size: their width and height in pixels. Raises VideoError, once a frame is wanted, where the
-    file is not what it was.
+    size: their width and height in pixels. read: reads them. Raises VideoError, once a frame is
+    wanted, where the file is not what it was.
     """
 
     def __init__(
-        self, path: Path, options: VideoReadOptions, count: int, size: Sequence[int] | np.ndarray
+        self,
+        path: Path,
+        count: int,
+        size: Sequence[int] | np.ndarray,
+        read: Callable[[], Sequence[np.ndarray]],
     ) -> None:
-        self.path, self.options, self._count = path, options, count
+        self.path, self._count, self._read = path, count, read
         self.width, self.height = (int(side) for side in size)
 
     def __len__(self) -> int:
@@ -38,9 +41,7 @@ class UnreadFrames(Sequence[np.ndarray]):
 
     @cached_property
     def _frames(self) -> Sequence[np.ndarray]:
-        from reellama.pipeline.video.clip import read_frames
-
-        frames = read_frames(self.path, self.options).frames
+        frames = self._read()
         if len(frames) != self._count:
             raise VideoError(f"{self.path}: the file has changed since it was looked at")
         return frames
