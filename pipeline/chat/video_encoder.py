@@ -22,10 +22,9 @@ from reellama.models.encoded_frames import EncodedFrames, encoding_key, frame_si
 from reellama.models.open_bundle import VideoBundle
 from reellama.pipeline.chat.timings import Timings
 from reellama.pipeline.progress_callbacks import Progress
-from reellama.pipeline.video.clip import Clip, read_frames
+from reellama.pipeline.video.clip import Clip, UnreadFrames, read_frames
 from reellama.pipeline.video.read_options import VideoReadOptions
 from reellama.pipeline.video.source import FileFacts
-from reellama.pipeline.video.unread_frames import UnreadFrames
 
 # Bytes of a file whose content is read for its key. A larger one is known by its path, size and
 # date: to read it takes longer than to look at it again.
