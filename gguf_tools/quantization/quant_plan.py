@@ -117,7 +117,8 @@ def plan_quantization(
         raise listener.failure(job, type_name)
     before, after = _tensors(listener.lines)
     if any(map(NEEDS_IMATRIX.search, listener.lines)):
-        raise imatrix_missing_error(job, _needing_imatrix(after) or type_name)
+        needing = _needing_imatrix(after) if job.overrides else None  # else the type is at fault
+        raise imatrix_missing_error(job, needing or type_name)
     whole = len(after) == listener.total or job.prune_layers  # what is left out is counted too
     if not (whole and after):
         raise ReellamaError("cannot understand what this version of llama.cpp says of its plans")

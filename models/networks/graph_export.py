@@ -68,8 +68,8 @@ def check_graph(
     for count in CHECKED_FRAMES:
         inputs = [_random_like(tensor, count, random) for tensor in example.values()]
         with torch.inference_mode():
-            wanted = module(*inputs).numpy()
-        found = session(*(each.numpy() for each in inputs))
+            wanted = module(*inputs).cpu().numpy()
+        found = session(*(each.cpu().numpy() for each in inputs))
         difference = float(np.abs(found - wanted).max())
         if not difference <= TOLERANCE * float(np.abs(wanted).max()):
             raise GraphError(f"onnxruntime is {difference:.2g} away from torch")

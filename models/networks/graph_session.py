@@ -6,9 +6,14 @@ soft = session(features, times)
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
+
+# Since 1.29 its binaries for Linux report to Microsoft how they are used, unless this is set
+# before they are loaded. Nothing leaves the machine here.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime
 
 from reellama.gguf_tools.threads import default_threads

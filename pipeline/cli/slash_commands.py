@@ -162,7 +162,7 @@ def undo(session: Session, rest: str) -> None:
     say(f"taken back: {turn.question}")
 
 
-@command("FILE", "save the conversation; /save! FILE writes over a file that is there")
+@command("FILE", "save the conversation; /save! also over a file")
 def save(session: Session, rest: str) -> None:
     """Save the conversation. A file of this conversation is kept up to date without asking."""
     over = rest.startswith("! ")

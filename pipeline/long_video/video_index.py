@@ -153,28 +153,25 @@ def search(
 ) -> list[SearchMatch]:
     """The `n` moments that fit `words` best, best first; neighbours count once.
 
+    The order is that of how well they fit, which says more than a score near its end, 1.
     least: of the score; FITS leaves out what fits no better than many words would.
     Raises ReellamaError where the bundle's tower cannot read.
     """
     if not words.strip():
         raise ReellamaError("search for what? give a few words")
     wanted, *ordinary = bundle.embed_texts([words, *ordinary_texts(bundle)])
-    found: list[SearchMatch] = []
+    found: list[tuple[float, SearchMatch]] = []  # how well it fits, and the moment
     for video in videos:
         fits = video.embeddings @ wanted if video.embeddings.size else np.zeros(0)
         scores = _shares(video.embeddings, fits, np.array(ordinary))
-        for i in np.lexsort((-fits, -scores)):
+        own: list[SearchMatch] = []
+        for i in np.argsort(-fits, kind="stable"):
             time = float(video.times[i])
-            if scores[i] < least:
-                break
-            near = (
-                m for m in found if m.path == video.path and abs(m.time - time) < SAME_MATCH_SECONDS
-            )
-            if not any(near):
-                found.append(SearchMatch(video.path, time, float(scores[i])))
-            if sum(m.path == video.path for m in found) >= n:
-                break
-    return sorted(found, key=lambda match: -match.score)[:n]
+            is_near = any(abs(match.time - time) < SAME_MATCH_SECONDS for match in own)
+            if scores[i] >= least and not is_near and len(own) < n:
+                own.append(SearchMatch(video.path, time, float(scores[i])))
+                found.append((float(fits[i]), own[-1]))
+    return [match for _, match in sorted(found, key=lambda one: -one[0])[:n]]
 
 
 def ordinary_texts(bundle: Bundle) -> list[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -233,3 +235,12 @@ def test_the_same_network_has_the_same_graph_file(with_graphs: Path, bundle_fold
     assert path.read_bytes() == (with_graphs / "graphs" / "projector.zip").read_bytes()
     assert read_graph(path.with_name("none.zip"), "") is None
     assert not [name for name in os.listdir(path.parent) if name.startswith(".")]
+
+
+def test_onnxruntime_reports_to_nobody(tmp_path: Path) -> None:
+    """Its own binaries do, by default, unless they run in CI; they keep a session's number."""
+    kept = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    kept = {name: value for name, value in kept.items() if "CI" not in name}
+    load = [sys.executable, "-c", "import reellama.models.networks.graph_session"]
+    subprocess.run(load, env={**kept, "TMPDIR": str(tmp_path)}, check=True)
+    assert not list(tmp_path.iterdir())

@@ -211,7 +211,7 @@ def test_a_full_disk_while_saving_leaves_the_old_file(
     chat("What happens?", f"/save {saved}", videos=(square_video,))
     before = saved.read_text()
     with full_disk():
-        result = chat("Something else?", f"/save {saved}", videos=(square_video,))
+        result = chat("Something else?", f"/save! {saved}", videos=(square_video,))
     assert result.status == 1
     complaint = [line for line in result.err.splitlines() if line.startswith("reellama: ")]
     assert complaint == [

@@ -92,7 +92,10 @@ def test_a_missing_file(tmp_path: Path):
 
 @pytest.mark.parametrize("url", ["https://example.org/a.mp4", "rtsp://camera/1"])
 def test_a_url_is_not_fetched(url: str):
-    assert "this is a URL, and nothing is fetched" in refusal(Path(url))
+    with pytest.raises(VideoError) as refused:
+        read_frames(Path(url))
+    # As it was typed: a path has one slash after the colon.
+    assert str(refused.value).startswith(f"{url}: this is a URL, and nothing is fetched")
 
 
 def test_a_folder_without_pictures(tmp_path: Path):
