@@ -11,6 +11,8 @@ import ollama
 import pytest
 
 from reellama.gguf_tools.download import hub
+from reellama.gguf_tools.locate import find
+from reellama.gguf_tools.text.tokenizer import Tokenizer
 from reellama.pipeline.llm.engine import Engine, Text
 from tests.helpers import lora_adapters, tiny_model
 from tests.helpers.hub_server import Hub, running
@@ -19,6 +21,8 @@ from tests.helpers.live_server import serving
 pytestmark = pytest.mark.numeric
 
 INFILL = ("pre", "suf", "mid")
+
+PROMPT = "1, 2, 3, 4,"
 
 HI = {"messages": [{"role": "user", "content": "Hi."}]}
 
@@ -58,9 +62,11 @@ def test_an_answer_keeps_to_a_schema(client: ollama.Client) -> None:
 
 
 def test_a_stop_text_and_raw_prompts(client: ollama.Client) -> None:
-    count = {"num_predict": 30, "stop": ["6"]}
-    reply = client.generate("mini", "1, 2, 3, 4,", raw=True, options=count)
-    assert reply.response == " 5, " and reply.done_reason == "stop"
+    counted = {"enum": ["one two three four"]}
+    options = {"num_predict": 30, "stop": ["three"]}
+    reply = client.generate("mini", PROMPT, raw=True, format=counted, options=options)
+    assert reply.response == '"one two ' and reply.done_reason == "stop"
+    assert reply.prompt_eval_count == len(Tokenizer.from_path(find.smollm2()).encode(PROMPT))
 
 
 def test_a_context_is_gone_on_from(client: ollama.Client) -> None:
@@ -96,10 +102,11 @@ def test_text_between_two_others_is_written_where_the_model_can(
 
 def test_what_is_too_long_is_refused_where_it_may_not_be_cut(url: str) -> None:
     said = [{"role": ("user", "assistant")[i % 2], "content": "hi " * 30} for i in range(101)]
-    asked = {"model": "mini", "messages": said, "stream": False, "options": {"num_predict": 1}}
+    options = {"num_predict": 1, "num_ctx": 256}
+    asked = {"model": "mini", "messages": said, "stream": False, "options": options}
     assert httpx.post(f"{url}/api/chat", json=asked, timeout=60).status_code == 200
     refused = httpx.post(f"{url}/api/chat", json={**asked, "truncate": False}, timeout=60)
-    assert refused.status_code == 400 and "the context has 1024" in refused.json()["error"]
+    assert refused.status_code == 400 and "the context has 256" in refused.json()["error"]
 
 
 def test_an_empty_prompt_loads_and_keep_alive_0_unloads(client: ollama.Client) -> None:
