@@ -52,12 +52,16 @@ SUBJECT_QUESTIONS = (
 # Captions do not say what the camera does, and hardly what moves: no answer is better than a guess.
 MOTION_QUESTIONS = ("What does the camera do?", "What moves?", "Does the camera move?")
 UNKNOWN = "I cannot tell."
+YES, NO = "Yes.", "No."
 MOTION_SHARE = 0.3  # of the videos, for one of these questions to be among those that are drawn
-PREMISE_SHARE = 0.3  # of the videos, for a question about a thing that is not there to be drawn
+PREMISE_SHARE = 0.2  # of the videos, for a question about a thing that is not there to be drawn
 THERE_IS = re.compile(r"^(?:there|this|it) (?:is|are) ")
 # "a man in a hat is riding a horse": what follows is what the first thing does.
 DOING = re.compile(r"\b(?:is|are) ((?!being)[a-z]+ing\b[^,.;]*)$")
 LONGEST_DOING = 8  # words
+# Of the questions what somebody does, those that say "person" or "animal" for the caption's word.
+# Without them only what is not there is asked for so, and "person" comes to mean that nobody is.
+WIDER_SUBJECT = 0.4
 PLACE = re.compile(
     r"\b((?:in|on|at|inside|near|along|across|through|outside of) (?:a|an|the) "
     r"(?:[a-z]+ )?(?:beach|pool|water|snow|street|road|field|grass|park|lake|river|ocean|kitchen"
@@ -160,7 +164,7 @@ def questions(
     found = [
         *_existence(said, things, rng),
         *_subject(captions, things, forms, rng),
-        *_doing(captions, things, forms),
+        *_doing(captions, things, forms, rng),
         *_colours(captions, things),
         *_false_premises(said, things, rng),
         *_counts(captions, things, forms),
@@ -180,7 +184,7 @@ def _existence(said: Sequence[set[str]], things: Things, rng: np.random.Generato
     chosen = [there[n] for n in rng.permutation(len(there))[:count]]
     return [
         (f"Is there {with_article(name)}?", answer)
-        for names, answer in ((chosen, "Yes."), (absent[:count], "No."))
+        for names, answer in ((chosen, YES), (absent[:count], NO))
         for name in names
     ]
 
@@ -210,7 +214,9 @@ def _false_premises(
     return []
 
 
-def _doing(captions: Captions, things: Things, forms: Mapping[str, str]) -> list[Turn]:
+def _doing(
+    captions: Captions, things: Things, forms: Mapping[str, str], rng: np.random.Generator
+) -> list[Turn]:
     """What the first thing that a caption names does, in the words of the shortest such caption."""
     known = set(things.names)
     found = []
@@ -223,7 +229,11 @@ def _doing(captions: Captions, things: Things, forms: Mapping[str, str]) -> list
     if not found:
         return []
     thing, doing_what = min(found, key=lambda one: len(one[1]))
-    verb = "are" if forms.get(thing, thing) != thing else "is"
+    base = forms.get(thing, thing)
+    verb = "are" if base != thing else "is"
+    wider = next((wide for wide in ("person", "animal") if base in things.includes[wide]), "")
+    if verb == "is" and wider and rng.random() < WIDER_SUBJECT:
+        thing = wider
     return [(f"What {verb} the {thing} doing?", f"{doing_what.capitalize()}.")]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -27,6 +28,26 @@ def word_loss(logits: Tensor, targets: Tensor, weights: Tensor | None = None) ->
         logits.transpose(1, 2), targets, ignore_index=IGNORED, reduction="none"
     )
     return (losses * weights).sum() / (targets != IGNORED).sum()
+
+
+@dataclass(frozen=True)
+class Opposites:
+    """Tokens of which one is as good as never sure: "Yes" and "No" about real footage.
+
+    With captions for truth, a model that is told to be certain is wrong too often for its
+    certainty. So `share` of the probability goes to the other token (label smoothing, Szegedy et
+    al., 2016, of two classes).
+    """
+
+    tokens: tuple[int, int]
+    share: float
+
+    def addition(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """What smoothing adds to the summed cross-entropy of `logits [N, vocabulary]`."""
+        one, other = self.tokens
+        apart = logits[:, one] - logits[:, other]
+        sign = (targets == one).to(apart.dtype) - (targets == other).to(apart.dtype)
+        return self.share * (apart * sign).sum()
 
 
 class AnswerObjective:
@@ -65,7 +86,9 @@ class AnswerObjective:
         rows = torch.arange(len(ids), device=soft.device)[:, None].expand_as(labels)[counted]
         return logits, labels[counted], rows
 
-    def loss(self, soft: Tensor, conversations: Conversations) -> Tensor:
+    def loss(
+        self, soft: Tensor, conversations: Conversations, opposites: Opposites | None = None
+    ) -> Tensor:
         """The mean over the tokens of all answers."""
         lengths = torch.tensor([len(ids) for ids in conversations.ids])
         size = len(lengths) if soft.device.type == "cuda" else LLM_BATCH
@@ -74,6 +97,8 @@ class AnswerObjective:
             part = conversations.select(rows.tolist())
             logits, targets, _ = self.logits(soft[rows.to(soft.device)], part)
             total = total + F.cross_entropy(logits, targets, reduction="sum")
+            if opposites:
+                total = total + opposites.addition(logits, targets)
             count += len(targets)
         return total / count
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from reellama.gguf_tools.errors import ReellamaError
-from reellama.models.concepts.caption_questions import Things, questions
+from reellama.models.concepts.caption_questions import NO, YES, Things, questions
 from reellama.models.concepts.concept_tokens import ConceptTokens
 from reellama.models.concepts.vocabulary import ConceptVocabulary
 from reellama.models.prompt_format import question_ids
@@ -36,6 +36,7 @@ from reellama.models.training.footage.captioned_videos import (
 )
 from reellama.models.training.footage.concept_phase import mean_by_size
 from reellama.models.training.footage.footage_config import CaptionPhaseConfig
+from reellama.models.training.objectives import Opposites
 from reellama.models.training.stages.instruction import InstructionStages
 from reellama.models.training.trainer import Trainer, batch_rows
 from reellama.models.vision.imagenet_labels import ImageNetClassifier
@@ -87,6 +88,8 @@ class CaptionPhase:
             )
         trained = nn.ModuleDict({"tokens": self.tokens, "lora": self.instruction.lora})
 
+        opposites = self._opposites(phase.yes_no_smoothing)
+
         def loss(number: int, rng: np.random.Generator) -> Tensor:
             self.tokens.head.eval()  # the trainer sets all to training
             losses = []
@@ -94,7 +97,7 @@ class CaptionPhase:
                 rows = one.rows(number, phase.batch, seed)
                 batch = one.cache.batch(rows, rng, most=phase.frames)
                 told = [self.turns(one.videos[row], rng, phase) for row in rows]
-                losses.append(self._loss(batch, told))
+                losses.append(self._loss(batch, told, opposites))
             total = mean_by_size(losses, [one.size(phase.batch) for one in self.sets])
             if phase.drawn_batch:
                 total = total + phase.drawn_weight * self._drawn_loss()
@@ -144,10 +147,19 @@ class CaptionPhase:
         ]
         return torch.cat([soft, torch.stack(names).to(self.device)], dim=1)
 
-    def _loss(self, batch: Batch, told: Sequence[Sequence[Turn]]) -> Tensor:
+    def _opposites(self, share: float) -> Opposites | None:
+        yes, no = (self.instruction.collator.tokenizer.encode(text)[0] for text in (YES, NO))
+        return Opposites((yes, no), share) if share else None
+
+    def _loss(
+        self,
+        batch: Batch,
+        told: Sequence[Sequence[Turn]],
+        opposites: Opposites | None = None,
+    ) -> Tensor:
         parts = [self.instruction.collator.parts(list(turns)) for turns in told]
         conversations = Conversations(*(list(column) for column in zip(*parts, strict=True)))
-        return self.instruction.answers.loss(self.soft_tokens(batch), conversations)
+        return self.instruction.answers.loss(self.soft_tokens(batch), conversations, opposites)
 
     def _reward_loss(
         self, number: int, rng: np.random.Generator, phase: CaptionPhaseConfig, seed: int

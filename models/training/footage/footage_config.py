@@ -75,6 +75,7 @@ class CaptionPhaseConfig(TrainerConfig):
 
     Attributes:
         captions, questions: of a video in a step, at most.
+        yes_no_smoothing: probability that "Yes" is to leave to "No", and "No" to "Yes".
         agreeing: share of a video's captions that are learned: those most like the others.
         frames: as in `concepts`.
         drawn_batch: synthetic clips in each step, so that the adapter reads slots as before.
@@ -87,6 +88,7 @@ class CaptionPhaseConfig(TrainerConfig):
 
     captions: int = 3
     questions: int = 2
+    yes_no_smoothing: float = 0.0
     agreeing: float = 0.6
     frames: int = 3
     drawn_batch: int = 1
@@ -99,6 +101,8 @@ class CaptionPhaseConfig(TrainerConfig):
         super().__post_init__()
         if self.samples == 1:
             raise ReellamaError("captions.samples: 1 has no other to be better than; take 2 or 0")
+        if not 0 <= self.yes_no_smoothing < 0.5:
+            raise ReellamaError("captions.yes_no_smoothing must be from 0 to under 0.5")
 
     @property
     def sizes(self) -> tuple[int, ...]:

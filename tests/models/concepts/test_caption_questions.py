@@ -54,7 +54,13 @@ def test_who_where_and_which_colour(things: Things) -> None:
 
 def test_what_the_first_thing_does_as_a_caption_says_it(things: Things) -> None:
     captions = ["A dog in the sun is chasing a cat.", "a dog is running across the whole big beach"]
-    assert asked(captions, things)["What is the dog doing?"] == "Chasing a cat."
+    found = Counter(turn for seed in range(60) for turn in asked(captions, things, seed).items())
+    doing = {turn: count for turn, count in found.items() if "doing" in turn[0]}
+    assert set(doing) == {
+        ("What is the dog doing?", "Chasing a cat."),
+        ("What is the animal doing?", "Chasing a cat."),  # so that "animal" means a yes as well
+    }
+    assert min(doing.values()) > 10
     assert not any("doing" in question for question in asked(["a dog is brown"], things))
 
 
