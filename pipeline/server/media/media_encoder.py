@@ -38,7 +38,7 @@ from reellama.pipeline.server.media.media_items import (
     content_digest,
     content_size,
 )
-from reellama.pipeline.server.media.soft_token_cache import SoftTokenCache
+from reellama.pipeline.server.media.soft_token_cache import EncodedClip, SoftTokenCache
 from reellama.pipeline.server.video_options import (
     DEFAULT_VIDEO_OPTIONS,
     VideoOptions,
@@ -216,14 +216,15 @@ class MediaEncoder:
     ) -> EncodedFrames:
         reading = asked.with_defaults(frames=bundle.frames, max_side=bundle.max_side)
 
-        async def make() -> EncodedFrames:
+        async def make() -> EncodedClip:
             async with self._children:
                 seen = await decode(clip, reading, self.limits)
-            if seen.notes and CLIENT.get() == LOCAL:  # `ask` tells them, and the protocols cannot
-                raise MediaError(f"notes on the video: {'; '.join(seen.notes)}", 409)
-            return await asyncio.to_thread(self._encode, seen, bundle)
+            return EncodedClip(await asyncio.to_thread(self._encode, seen, bundle), seen.notes)
 
-        return await self.cache.get(await asyncio.to_thread(_key, clip, reading, bundle), make)
+        key = await asyncio.to_thread(_key, clip, reading, bundle)
+        encoded, notes = await self.cache.get(key, make)
+        _refuse_notes(notes)
+        return encoded
 
     def _encode(self, seen: DecodedFrames, bundle: VideoBundle) -> EncodedFrames:
         with self._tower:  # one at a time: the tower takes all cores that there are
@@ -233,6 +234,12 @@ class MediaEncoder:
                 f"the bundle {bundle.name} was just changed: send the request again", 503
             )
         return encoded
+
+
+def _refuse_notes(notes: Sequence[str]) -> None:
+    """`ask` tells notes to its person by itself; the protocols have no place for them."""
+    if notes and CLIENT.get() == LOCAL:
+        raise MediaError(f"notes on the video: {'; '.join(notes)}", 409)
 
 
 def _is_plain_picture(item: MediaItem) -> bool:

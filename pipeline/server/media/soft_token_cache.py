@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from reellama.models.array_cache import DISK_BYTES, ArrayCache
 from reellama.models.encoded_frames import EncodedFrames
+from reellama.pipeline.chat.video_encoder import FACTS
 
 Lookup = Literal["memory", "disk", "miss"]
 
-Make = Callable[[], Awaitable[EncodedFrames]]
+NOTES = "notes"  # the array beside those of `EncodedFrames` on disk: a JSON list
+
+
+class EncodedClip(NamedTuple):
+    """What a bundle made of a clip, and what a person should know of its file."""
+
+    encoded: EncodedFrames
+    notes: tuple[str, ...] = ()
+
+
+Make = Callable[[], Awaitable[EncodedClip]]
 
 
 @dataclass
 class _Flight:
     """A clip that is being read or made, and how many wait for it."""
 
-    task: asyncio.Task[EncodedFrames]
+    task: asyncio.Task[EncodedClip]
     waiting: int = 0
 
 
@@ -46,15 +58,15 @@ class SoftTokenCache:
         self.memory = memory
         self._disk = None if folder is None else ArrayCache(folder, disk)
         self.on_lookup = on_lookup
-        self._clips: OrderedDict[str, EncodedFrames] = OrderedDict()
+        self._clips: OrderedDict[str, EncodedClip] = OrderedDict()
         self._flights: dict[str, _Flight] = {}
 
     @property
     def memory_used(self) -> int:
         """Bytes of the clips in memory."""
-        return sum(clip.nbytes for clip in self._clips.values())
+        return sum(clip.encoded.nbytes for clip in self._clips.values())
 
-    async def get(self, key: str, make: Make) -> EncodedFrames:
+    async def get(self, key: str, make: Make) -> EncodedClip:
         """The clip of `key`, read-only; `make` makes it where there is none yet.
 
         Those who ask for it meanwhile wait for the same one, or get the same error. When all of
@@ -76,34 +88,47 @@ class SoftTokenCache:
                 del self._flights[key]
                 flight.task.cancel()
 
-    async def _fill(self, key: str, make: Make) -> EncodedFrames:
+    async def _fill(self, key: str, make: Make) -> EncodedClip:
         clip = await asyncio.to_thread(self._read, key)
         self.on_lookup("miss" if clip is None else "disk")
         if clip is None:
-            array, times, size = await make()
-            clip = EncodedFrames(np.ascontiguousarray(array, np.float32), times, size)
+            (array, times, size), notes = await make()
+            encoded = EncodedFrames(np.ascontiguousarray(array, np.float32), times, size)
+            clip = EncodedClip(encoded, notes)
             await asyncio.to_thread(self._write, key, clip)
-        for part in clip:
+        for part in clip.encoded:
             part.flags.writeable = False
-        if clip.nbytes <= self.memory:
+        if clip.encoded.nbytes <= self.memory:
             self._clips[key] = clip
         while self.memory_used > self.memory:
             self._clips.popitem(last=False)
         return clip
 
-    def _read(self, key: str) -> EncodedFrames | None:
+    def _read(self, key: str) -> EncodedClip | None:
         """The clip on disk."""
         if self._disk is None or (arrays := self._disk.read(key)) is None:
             return None
-        # `reellama ask` keeps what the file says of itself beside them.
-        arrays = {name: arrays[name] for name in EncodedFrames._fields if name in arrays}
-        kinds = {name: array.dtype for name, array in arrays.items()}
-        if kinds != {"array": np.float32, "times": np.float64, "frame_size": np.int64}:
+        try:
+            notes = _notes(arrays.pop(NOTES, None), arrays.pop(FACTS, None))
+            encoded = EncodedFrames(**arrays)
+            kinds = [part.dtype for part in encoded]
+            if kinds != [np.float32, np.float64, np.int64]:
+                raise TypeError(kinds)
+        except (KeyError, TypeError, ValueError):
             self._disk.remove(key)  # not an encoded video
             return None
-        return EncodedFrames(**arrays)
+        return EncodedClip(encoded, notes)
 
-    def _write(self, key: str, clip: EncodedFrames) -> None:
+    def _write(self, key: str, clip: EncodedClip) -> None:
         """Keep a clip on disk."""
         if self._disk is not None:
-            self._disk.write(key, **clip._asdict())
+            notes = np.frombuffer(json.dumps(clip.notes).encode(), np.uint8)
+            self._disk.write(key, **clip.encoded._asdict(), **{NOTES: notes})
+
+
+def _notes(notes: np.ndarray | None, facts: np.ndarray | None) -> tuple[str, ...]:
+    """Of an entry that the server wrote, or that `reellama ask` did."""
+    said = json.loads(notes.tobytes()) if notes is not None else []
+    if facts is not None:
+        said = json.loads(facts.tobytes())["notes"]
+    return tuple(map(str, said))

@@ -1,5 +1,6 @@
 """`reellama ask` through a running `reellama serve`: the same answer, without loading anything."""
 
+import base64
 import json
 import os
 import signal
@@ -102,11 +103,24 @@ def test_what_is_wrong_with_a_file_is_told_as_without_a_server(
         assert str(tmp_path / name) in through.err or through.status == 0
 
 
+@pytest.mark.parametrize("seen_by", ["nobody", "ask", "a client"])
 def test_notes_on_a_video_are_told_all_the_same(
-    reellama: Run, square_video: Path, quick: list[str], server: tuple[str, list[str]]
+    reellama: Run, square_video: Path, quick: list[str], server: tuple[str, list[str]], seen_by: str
 ) -> None:
-    result = reellama("ask", square_video, QUESTION, *quick, "--frames=60")
-    assert "asked for 60 frames" in result.err
+    """Also where what was made of the video is kept already."""
+    frames = {"nobody": 60, "ask": 61, "a client": 62}[seen_by]
+    if seen_by == "ask":
+        reellama("ask", square_video, QUESTION, *quick, f"--frames={frames}", "--no-server")
+    if seen_by == "a client":
+        video = base64.b64encode(square_video.read_bytes()).decode()
+        message = {"role": "user", "content": QUESTION, "videos": [video]}
+        options = {"frames": frames, "num_predict": 1}
+        body = {"model": "small", "messages": [message], "options": options, "stream": False}
+        token = {"Authorization": "Bearer secret"}
+        answer = httpx.post(f"{server[0]}/api/chat", json=body, headers=token, timeout=60)
+        assert answer.status_code == 200
+    result = reellama("ask", square_video, QUESTION, *quick, f"--frames={frames}")
+    assert f"asked for {frames} frames" in result.err
 
 
 def test_clients_of_the_network_have_none_of_these_rights(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from reellama.models.encoded_frames import EncodedFrames
-from reellama.pipeline.server.media.soft_token_cache import SoftTokenCache
+from reellama.pipeline.server.media.soft_token_cache import EncodedClip, SoftTokenCache
 
 ROWS = np.arange(12, dtype=np.float32).reshape(3, 4)  # 48 bytes
 CLIP = EncodedFrames(ROWS, np.array([0.5, 1.5]), np.array([64, 48]))  # 80 bytes
@@ -19,14 +19,15 @@ class Maker:
     def __init__(self, seconds: float = 0.0) -> None:
         self.calls, self.seconds = 0, seconds
 
-    async def __call__(self) -> EncodedFrames:
+    async def __call__(self) -> EncodedClip:
         self.calls += 1
         await asyncio.sleep(self.seconds)
-        return CLIP
+        return EncodedClip(CLIP, ("it breaks off",))
 
 
-def is_clip(found: EncodedFrames) -> bool:
-    return all(np.array_equal(a, b) for a, b in zip(found, CLIP, strict=True))
+def is_clip(found: EncodedClip) -> bool:
+    same = all(np.array_equal(a, b) for a, b in zip(found.encoded, CLIP, strict=True))
+    return same and found.notes == ("it breaks off",)
 
 
 def test_it_is_made_once_and_found_again_on_disk(tmp_path: Path) -> None:
@@ -91,7 +92,7 @@ def test_a_damaged_file_is_made_anew(tmp_path: Path, damage: bytes) -> None:
 
 
 def test_an_error_reaches_all_and_is_not_kept() -> None:
-    async def fail() -> EncodedFrames:
+    async def fail() -> EncodedClip:
         raise ValueError("no")
 
     async def ask() -> int:
