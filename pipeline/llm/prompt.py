@@ -124,6 +124,12 @@ class TokenizedPrompt:
                 found.add_soft(span.soft)
         return found
 
+    def followed_by(self, ids: Sequence[int]) -> TokenizedPrompt:
+        """The same before token ids."""
+        found = TokenizedPrompt([*self.keys], [*self.spans])
+        found.add_ids(ids)
+        return found
+
     def without_first(self, token: int | None) -> TokenizedPrompt:
         """The same without this token, where it comes first."""
         if not self.keys or token is None or self.keys[0] != token:

@@ -27,9 +27,9 @@ from reellama.models import prompt_format
 from reellama.models.cache_folders import ENCODED_FRAMES
 from reellama.models.open_bundle import open_bundle, search_bundle
 from reellama.models.token_pooling.options import DEFAULT_POOLING, PoolingOptions
-from reellama.pipeline.llm.batching import Batcher
+from reellama.pipeline.llm.batching.batcher import Batcher
+from reellama.pipeline.llm.batching.generation_job import GenerationJob
 from reellama.pipeline.llm.engine import Token
-from reellama.pipeline.llm.generation_job import GenerationJob
 from reellama.pipeline.llm.generation_options import GenerationOptions
 from reellama.pipeline.llm.prompt import Prompt, Text, TokenizedPrompt
 from reellama.pipeline.long_video.video_index import CACHE_FOLDER, VideoIndex, index_video

@@ -7,7 +7,7 @@ import uuid
 from typing import Any
 
 from reellama.gguf_tools.errors import ReellamaError
-from reellama.pipeline.llm.generation_job import Failed
+from reellama.pipeline.llm.batching.generation_job import Failed
 from reellama.pipeline.server.anthropic.anthropic_errors import anthropic_error
 from reellama.pipeline.server.logs import log
 from reellama.pipeline.server.openai import openai_replies

@@ -16,7 +16,7 @@ import psutil
 from reellama.gguf_tools.atomic_write import stamp
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.quantization.merged_llm import make_merged
-from reellama.pipeline.llm.batching import Batcher
+from reellama.pipeline.llm.batching.batcher import Batcher
 from reellama.pipeline.llm.text_embedding import TextEmbedder
 from reellama.pipeline.server.keep_alive import LONGEST
 from reellama.pipeline.server.logs import log

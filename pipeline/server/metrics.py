@@ -6,7 +6,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from reellama.pipeline.llm.generation_job import GenerationStats
+from reellama.pipeline.llm.batching.generation_job import GenerationStats
 from reellama.pipeline.server.admission.places import Places
 
 SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100)

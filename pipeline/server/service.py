@@ -13,7 +13,7 @@ from typing import Any
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.text.chat_template import ChatTemplate
 from reellama.models.token_pooling.options import VIDEOS_SHARE
-from reellama.pipeline.llm.generation_job import GenerationStats
+from reellama.pipeline.llm.batching.generation_job import GenerationStats
 from reellama.pipeline.llm.generation_options import GenerationOptions
 from reellama.pipeline.llm.prompt import Prompt, Text, TokenIds, known_ids
 from reellama.pipeline.llm.tool_calls.answer_parser import AnswerParser

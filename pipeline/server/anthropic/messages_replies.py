@@ -7,7 +7,7 @@ import uuid
 from collections.abc import AsyncIterator
 from typing import Any
 
-from reellama.pipeline.llm.generation_job import GenerationStats
+from reellama.pipeline.llm.batching.generation_job import GenerationStats
 from reellama.pipeline.server.anthropic.messages_schemas import call_input
 from reellama.pipeline.server.chat.chat_answer import ChatAnswer
 from reellama.pipeline.server.replies.answer_blocks import AnswerBlock, BlockEvent

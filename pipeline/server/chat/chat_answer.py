@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import AsyncIterator
 
-from reellama.pipeline.llm.generation_job import GenerationStats
+from reellama.pipeline.llm.batching.generation_job import GenerationStats
 from reellama.pipeline.llm.tool_calls.answer_events import AnswerEvent, TextDelta
 from reellama.pipeline.llm.tool_calls.answer_parser import AnswerParser
 from reellama.pipeline.server.chat.generation import Generation

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.text.chat_template import Segment
 from reellama.models.prompt_format import AFTER_VIDEO
-from reellama.pipeline.llm.batching import Batcher
+from reellama.pipeline.llm.batching.batcher import Batcher
 from reellama.pipeline.llm.prompt import Prompt, Text, TokenizedPrompt
 from reellama.pipeline.server.chat.tool_messages import Conversation, template_message
 

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
+from reellama.pipeline.llm.batching.generation_job import GenerationJob, GenerationStats
 from reellama.pipeline.llm.engine import Token
-from reellama.pipeline.llm.generation_job import GenerationJob, GenerationStats
 from reellama.pipeline.llm.generation_options import GenerationOptions
 from reellama.pipeline.llm.prompt import TokenizedPrompt
 from reellama.pipeline.server.admission.deadlines import TimedOut

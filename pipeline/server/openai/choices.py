@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Sequence
 
-from reellama.pipeline.llm.generation_job import GenerationStats
+from reellama.pipeline.llm.batching.generation_job import GenerationStats
 from reellama.pipeline.llm.tool_calls.answer_events import AnswerEvent
 from reellama.pipeline.server.chat.chat_answer import ChatAnswer
 

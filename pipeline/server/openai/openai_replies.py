@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from reellama.pipeline.llm.batching.generation_job import GenerationStats
 from reellama.pipeline.llm.engine import Token
-from reellama.pipeline.llm.generation_job import GenerationStats
 from reellama.pipeline.llm.tool_calls.answer_events import AnswerEvent, CallDelta, TextDelta
 from reellama.pipeline.server.replies.token_logprobs import token_logprobs
 

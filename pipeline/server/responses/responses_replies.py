@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from itertools import count
 from typing import Any
 
-from reellama.pipeline.llm.generation_job import GenerationStats
+from reellama.pipeline.llm.batching.generation_job import GenerationStats
 from reellama.pipeline.llm.token_scorer import Token
 from reellama.pipeline.server.chat.chat_answer import ChatAnswer
 from reellama.pipeline.server.replies.answer_blocks import AnswerBlock, BlockEvent

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from reellama.pipeline.llm.generation_job import GenerationStats
+from reellama.pipeline.llm.batching.generation_job import GenerationStats
 from reellama.pipeline.llm.generation_options import GenerationOptions
 from reellama.pipeline.server.chat.chat_answer import ChatAnswer
 from reellama.pipeline.server.chat.chat_request import ChatRequest, ServiceMessage

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.text.chat_template import ChatTemplate, Segment
-from reellama.pipeline.llm.batching import Batcher
+from reellama.pipeline.llm.batching.batcher import Batcher
 from reellama.pipeline.llm.prompt import Prompt, TokenizedPrompt
 from reellama.pipeline.server.chat.chat_request import ServiceMessage
 from reellama.pipeline.server.chat.conversation_fit import (

@@ -10,78 +10,32 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.runtime import backend
-from reellama.gguf_tools.runtime.context import BatchSpan, Context, ContextSettings
+from reellama.gguf_tools.runtime.context import Context, ContextSettings
 from reellama.gguf_tools.text.tokenizer import Tokenizer
-from reellama.pipeline.llm.generation_job import (
+from reellama.pipeline.llm.batching.generation_job import (
     Failed,
     GenerationJob,
     Stopped,
     tell,
 )
+from reellama.pipeline.llm.batching.slots import N_BATCH, Answer, Slot, SlotSpan, next_pieces
+from reellama.pipeline.llm.batching.turns import Turns
 from reellama.pipeline.llm.kv_cache import KVCache
-from reellama.pipeline.llm.prompt import (
-    PromptPart,
-    Text,
-    TokenizedPrompt,
-    TokenSpan,
-    tokenize_prompt,
-)
+from reellama.pipeline.llm.prompt import PromptPart, Text, TokenizedPrompt, tokenize_prompt
 from reellama.pipeline.llm.text_stream import TextStream
 from reellama.pipeline.llm.token_sampling import Sampler
-from reellama.pipeline.llm.token_scorer import ScoredToken, TokenScorer
+from reellama.pipeline.llm.token_scorer import TokenScorer
 
-N_BATCH = 512  # positions a step
-# Of these, positions of prompts while answers grow: their readers wait for the step to end.
-N_READ = 64
 # A new prompt takes over the sequence that it goes on from if it keeps more than this share of it.
 MIN_REUSED_SHARE = 0.5
-
-
-@dataclass(eq=False)
-class _Answer:
-    """A job, and what its answer is made with."""
-
-    job: GenerationJob
-    sampler: Sampler
-    stream: TextStream[ScoredToken]
-    unread: deque[TokenSpan] = field(default_factory=deque)  # of the prompt
-    since: float = 0.0
-    chosen: int | None = None  # the last token, not decoded yet
-    shown: frozenset[int] = frozenset()  # special tokens that are part of the text
-
-
-@dataclass(frozen=True)
-class _SlotSpan:
-    """Tokens that go into a batch with others: their sequence, and whether the logits of the last
-    one are wanted."""
-
-    tokens: TokenSpan
-    sequence: int
-    wants_logits: bool
-
-    @property
-    def span(self) -> BatchSpan:
-        tokens = self.tokens
-        first_output = len(tokens) - self.wants_logits
-        return BatchSpan(tokens.inputs, tokens.start, self.sequence, first_output, tokens.offsets)
-
-
-@dataclass(eq=False)
-class _Slot:
-    """A sequence: what its memory holds, and the answer that is using it."""
-
-    cache: KVCache
-    answer: _Answer | None = None
-    used: float = 0.0  # when, by the monotonic clock
 
 
 class Batcher:
@@ -128,9 +82,9 @@ class Batcher:
         lengths = (len(token.encode()) for token in tokens) if isinstance(tokens, list) else ()
         self._longest_token = max(lengths, default=256)  # bytes
         self._drafts = TokenScorer(self.tokenizer, self._ctx.n_vocab)
-        self._slots = [_Slot(KVCache(self._ctx.ptr, i)) for i in range(n_parallel)]
-        self._inbox: queue.SimpleQueue[_Answer | None] = queue.SimpleQueue()
-        self._waiting: deque[_Answer] = deque()
+        self._slots = [Slot(KVCache(self._ctx.ptr, i)) for i in range(n_parallel)]
+        self._inbox: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
+        self._turns = Turns()
         self.failure: BaseException | None = None
         self._on_failure = on_failure
         self._closed = False
@@ -170,7 +124,7 @@ class Batcher:
             raise Stopped
         sampler = Sampler(job.options.sampling, self.model, self.n_ctx)
         shown = frozenset(self.tokenizer.single_tokens(job.shown))
-        answer = _Answer(job, sampler, TextStream(job.options.stop), shown=shown)
+        answer = Answer(job, sampler, TextStream(job.options.stop), job.layout, shown=shown)
         answer.since = time.perf_counter()
         with self._closing:
             if self._closed:
@@ -200,8 +154,8 @@ class Batcher:
             self._end(slot, reason)
         while not self._inbox.empty():
             if (answer := self._inbox.get()) is not None:
-                self._waiting.append(answer)
-        for answer in self._waiting:
+                self._turns.wait(answer, self._slots)
+        for answer in self._turns.waiting:
             tell(answer.job, reason)
         if self.failure is not None:
             self._on_failure()
@@ -223,59 +177,77 @@ class Batcher:
             if slot.answer is not None and slot.answer.job.cancelled:
                 self._end(slot, None)
         while True:
-            idle = all(slot.answer is None for slot in self._slots) and not self._waiting
+            waiting = self._turns.waiting
+            idle = all(slot.answer is None for slot in self._slots) and not waiting
             try:
                 while True:
                     answer = self._inbox.get(block=idle)
                     if answer is None:
                         return False
-                    self._waiting.append(answer)
+                    self._turns.wait(answer, self._slots)
                     idle = False
             except queue.Empty:
                 pass
-            free = [slot for slot in self._slots if slot.answer is None]
-            for answer in [each for each in self._waiting if each.job.cancelled]:
-                self._waiting.remove(answer)
+            for answer in self._turns.drop_cancelled():
                 tell(answer.job, None)
-            while free and self._waiting:
-                answer = self._next_in_line()
-                try:
-                    self._begin(answer, free)
-                except Exception as error:  # noqa: BLE001  # it ends this job alone
-                    tell(answer.job, error)
+            if (found := self._turns.take_before_others(self._slots)) is not None:
+                answer, slot = found
+                self._pause(slot)
+                self._begin(answer, [slot])
+            free = [slot for slot in self._slots if slot.answer is None]
+            while free and self._turns.waiting:
+                self._begin(self._turns.take(self._slots), free)
                 free = [slot for slot in free if slot.answer is None]
             if len(free) < len(self._slots):
                 return True
 
-    def _next_in_line(self) -> _Answer:
-        """Take the one that waits the longest of the client that has the fewest answers now."""
-        running = Counter(slot.answer.job.client for slot in self._slots if slot.answer)
-        answer = min(self._waiting, key=lambda each: running[each.job.client])
-        self._waiting.remove(answer)
-        return answer
+    def _begin(self, answer: Answer, free: Sequence[Slot]) -> None:
+        """Give an answer one of these sequences. What goes wrong ends this job alone."""
+        try:
+            self._start(answer, free)
+        except Exception as error:  # noqa: BLE001
+            tell(answer.job, error)
 
-    def _begin(self, answer: _Answer, free: Sequence[_Slot]) -> None:
+    def _start(self, answer: Answer, free: Sequence[Slot]) -> None:
         """Start on the sequence that holds most of the prompt, or on the one unused the longest."""
-        job = answer.job
+        job, keys = answer.job, answer.layout.keys
 
-        def kept(slot: _Slot) -> int:
-            common = slot.cache.common_prefix(job.layout.keys)
+        def kept(slot: Slot) -> int:
+            common = slot.cache.common_prefix(keys)
             return common if common > MIN_REUSED_SHARE * len(slot.cache) else 0
 
         slot = max(free, key=lambda slot: (kept(slot), -slot.used))
-        keys = job.layout.keys
         # The last position is always read: its logits are needed.
         common = min(slot.cache.common_prefix(keys), len(keys) - 1)
-        reused = slot.cache.keep(job.layout.reusable(common))
-        job.stats.prompt_tokens, job.stats.reused_tokens = len(keys), reused
-        answer.unread, now = deque(job.layout.spans_after(reused)), time.perf_counter()
-        job.stats.queue_seconds, answer.since = now - answer.since, now
+        reused = slot.cache.keep(answer.layout.reusable(common))
+        if not answer.paused:
+            job.stats.prompt_tokens, job.stats.reused_tokens = len(keys), reused
+        answer.work = -max(0, answer.n_had - reused)
+        answer.unread = deque(answer.layout.spans_after(reused))
+        if not answer.written:
+            now = time.perf_counter()
+            job.stats.queue_seconds += now - answer.since
+            answer.since = now
         slot.answer = answer
 
-    def _step(self, busy: Sequence[_Slot]) -> None:
+    def _pause(self, slot: Slot) -> None:
+        """Put an answer back among those who wait. It goes on by reading what it has written."""
+        answer, slot.answer = slot.answer, None
+        assert answer is not None
+        slot.used = time.monotonic()
+        answer.paused, answer.n_had = True, len(slot.cache)
+        answer.unread.clear()
+        answer.layout = answer.job.layout.followed_by(answer.written)
+        if not answer.written:
+            now = time.perf_counter()
+            answer.job.stats.prompt_seconds += now - answer.since
+            answer.since = now
+        self._turns.wait(answer, self._slots)
+
+    def _step(self, busy: Sequence[Slot]) -> None:
         """One batch of soft tokens where any are next, and one of token ids."""
         for soft in (True, False):
-            if pieces := _pieces(busy, soft):
+            if pieces := next_pieces(busy, soft):
                 # llama.cpp computes neighbours together when their numbers follow each other.
                 pieces.sort(key=lambda piece: piece.sequence)
                 self._ctx.decode_batch(
@@ -285,11 +257,12 @@ class Batcher:
                 for piece, end in zip(pieces, ends, strict=True):
                     self._advance(self._slots[piece.sequence], piece, end - 1)
 
-    def _advance(self, slot: _Slot, piece: _SlotSpan, index: int) -> None:
+    def _advance(self, slot: Slot, piece: SlotSpan, index: int) -> None:
         """Note that a piece was decoded; choose the next token where its logits are there."""
         answer = slot.answer
         assert answer is not None
         slot.cache.extend(piece.tokens)
+        self._turns.worked(answer, len(piece.tokens), piece.wants_logits)
         if answer.unread:
             rest = answer.unread.popleft()[len(piece.tokens) :]
             if len(rest):
@@ -298,14 +271,15 @@ class Batcher:
             return
         stats, now = answer.job.stats, time.perf_counter()
         if stats.generated_tokens == 0:
-            stats.prompt_seconds, answer.since = now - answer.since, now
+            stats.prompt_seconds += now - answer.since
+            answer.since = now
         stats.generate_seconds = now - answer.since
         try:
             self._choose(slot, answer, index)
         except Exception as error:  # noqa: BLE001  # such as a grammar that lets nothing follow
             self._end(slot, error)
 
-    def _choose(self, slot: _Slot, answer: _Answer, index: int) -> None:
+    def _choose(self, slot: Slot, answer: Answer, index: int) -> None:
         job, stats = answer.job, answer.job.stats
         if job.options.max_tokens == 0:
             stats.stop_reason = "length"
@@ -319,7 +293,7 @@ class Batcher:
         if self.tokenizer.is_eog(token):
             stats.stop_reason, stats.end_token = "stop", token
         else:
-            answer.chosen = token
+            answer.written.append(token)
             stats.generated_tokens += 1
             draft = self._drafts.score(token, best, answer.shown)
             for released, text in answer.stream.push(draft, draft.piece):
@@ -334,7 +308,7 @@ class Batcher:
             self._end(slot, None)
         return None
 
-    def _end(self, slot: _Slot, error: Exception | None) -> None:
+    def _end(self, slot: Slot, error: Exception | None) -> None:
         """Free a sequence. Its memory stays: the next question may go on from it."""
         answer, slot.answer = slot.answer, None
         slot.used = time.monotonic()
@@ -347,46 +321,3 @@ def _too_long(n_prompt: str, limit: int) -> ReellamaError:
         f"the prompt takes {n_prompt} positions, but the context has {limit}: send less, or start "
         "the server with a larger --n-ctx"
     )
-
-
-def _pieces(busy: Sequence[_Slot], soft: bool) -> list[_SlotSpan]:
-    """What is decoded next, of this kind: a token of each answer that grows, pieces of prompts.
-
-    Prompts share the room, and what short ones leave goes to the long ones.
-    """
-    growing = [slot for slot in busy if slot.answer and not slot.answer.unread]
-    reading = sorted((slot for slot in busy if slot not in growing), key=_n_unread)
-    pieces = [piece for slot in growing if (piece := _next_piece(slot, soft, 1))]
-    room = N_READ if growing else N_BATCH
-    for i, slot in enumerate(reading):
-        share = room // (len(reading) - i)
-        if share and (piece := _next_piece(slot, soft, share)):
-            if not piece.tokens.causal:  # llama.cpp has one kind of mask for a batch
-                if not pieces:
-                    return [piece]
-                continue
-            pieces.append(piece)
-            room -= len(piece.tokens)
-    return pieces
-
-
-def _n_unread(slot: _Slot) -> int:
-    return sum(map(len, slot.answer.unread)) if slot.answer else 0
-
-
-def _next_piece(slot: _Slot, soft: bool, room: int) -> _SlotSpan | None:
-    """What this sequence decodes next, if it is of this kind: at most `room` positions, or all
-    tokens that see each other."""
-    answer, sequence = slot.answer, slot.cache.sequence
-    if answer is None:
-        return None
-    if not answer.unread:
-        if soft or answer.chosen is None:
-            return None
-        return _SlotSpan(TokenSpan([answer.chosen], slot.cache.end), sequence, wants_logits=True)
-    span = answer.unread[0]
-    if (span.soft is not None) != soft:
-        return None
-    piece = span[:room] if span.causal else span
-    last = len(answer.unread) == 1 and len(piece) == len(span)
-    return _SlotSpan(piece, sequence, wants_logits=last)

@@ -13,10 +13,12 @@ import pytest
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.models.bundle import Bundle
-from reellama.pipeline.llm.batching import N_READ, Batcher
+from reellama.pipeline.llm.batching.batcher import Batcher
+from reellama.pipeline.llm.batching.generation_job import Failed, GenerationJob, Stopped
+from reellama.pipeline.llm.batching.slots import N_READ
 from reellama.pipeline.llm.engine import Engine, Text, Token
-from reellama.pipeline.llm.generation_job import Failed, GenerationJob, Stopped
-from reellama.pipeline.llm.generation_options import GenerationOptions, Sampling
+from reellama.pipeline.llm.generation_options import Sampling
+from tests.helpers.batched_jobs import Asked, likelihoods, soft_prompt
 from tests.helpers.forced_sampling import FOREVER, ROUNDING, saying
 
 pytestmark = pytest.mark.numeric
@@ -42,45 +44,6 @@ def batcher() -> Iterator[Batcher]:
 def engine() -> Iterator[Engine]:
     with Engine(Bundle.load("mini").llm_path(), n_ctx=256) as engine:
         yield engine
-
-
-def _options(**options: Any) -> GenerationOptions:
-    return GenerationOptions(**{"max_tokens": 12, "n_probs": 0, **options})
-
-
-class Asked:
-    """A job and what it was told."""
-
-    def __init__(self, batcher: Batcher, prompt: Any, client: str = "", **options: Any) -> None:
-        parts = [Text(prompt)] if isinstance(prompt, str) else prompt
-        self.news: queue.Queue[Token | Exception | None] = queue.Queue()
-        layout = batcher.tokenize_prompt(parts)
-        self.job = GenerationJob(layout, self.news.put, _options(**options), client=client)
-        batcher.submit(self.job)
-
-    def tokens(self) -> list[Token]:
-        found = []
-        while (news := self.news.get(timeout=30)) is not None:
-            if isinstance(news, Exception):
-                raise news
-            found.append(news)
-        return found
-
-    def text(self) -> str:
-        return "".join(token.text for token in self.tokens())
-
-
-def likelihoods(engine: Engine, prompt: Any, tokens: list[Token]) -> np.ndarray:
-    """What the engine alone thinks of an answer: the logarithm of each token's probability."""
-    parts = [Text(prompt)] if isinstance(prompt, str) else prompt
-    [found] = engine.logprobs(parts, [[token.id for token in tokens]])
-    return found
-
-
-def soft_prompt(engine: Engine) -> list[Any]:
-    """A prompt with rows of the model's own embeddings between its texts."""
-    rows = np.random.default_rng(0).normal(0, 0.03, (40, engine.n_embd)).astype(np.float32)
-    return [Text("Look: "), rows, Text(" What is it? It is")]
 
 
 def test_answers_side_by_side_are_those_of_the_engine_alone(
@@ -261,21 +224,6 @@ def test_a_short_prompt_does_not_wait_for_a_long_one(quick: Batcher) -> None:
     short.tokens()
     long.tokens()
     assert short.job.stats.prompt_seconds < long.job.stats.prompt_seconds
-
-
-def test_places_are_shared_among_clients(quick: Batcher) -> None:
-    def ask(client: str) -> Asked:
-        return Asked(quick, client, client=client, sampling=FOREVER, max_tokens=-1)
-
-    many = [ask("many") for _ in range(4)]
-    assert all(isinstance(each.news.get(timeout=30), Token) for each in many[:2])
-    one = ask("one")
-    many[0].job.cancelled = True
-    assert isinstance(one.news.get(timeout=30), Token)
-    assert many[2].news.empty() and many[3].news.empty()
-    for each in (*many, one):
-        each.job.cancelled = True
-        each.tokens()
 
 
 def test_a_job_after_the_end_is_refused() -> None:

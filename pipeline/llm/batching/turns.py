@@ -1,0 +1,98 @@
+"""Whose turn it is: long answers hold up neither short ones nor other clients.
+
+Clients are served by what they have had, as in "Fairness in Serving Large Language Models" (Sheng
+and others, OSDI 2024), and an answer that has had its turn makes room for one that has had none,
+as in a multi-level feedback queue. Work is counted in positions that are read.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+
+from reellama.pipeline.llm.batching.slots import Answer, Slot
+
+WRITE_WORK = 8  # positions that are read in about the time in which a token is written
+TURN = 512  # work after which an answer may be paused
+MUCH_SHORTER = 4  # times fewer cells
+MOST_CLIENTS = 1024  # whose work is remembered
+
+
+class Turns:
+    """Those who wait for a place, and what each client has had."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[Answer] = deque()
+        self._served: Counter[str] = Counter()
+
+    def wait(self, answer: Answer, slots: Sequence[Slot]) -> None:
+        """Let an answer wait. Nobody saves up work by asking for nothing."""
+        client = answer.job.client
+        here = {each.job.client for each in (*self.waiting, *_running(slots))}
+        if here and client not in here:
+            least = min(self._served[each] for each in here)
+            self._served[client] = max(self._served[client], least)
+        self.waiting.append(answer)
+        if len(self._served) > MOST_CLIENTS:
+            self._served = Counter({each: self._served[each] for each in (*here, client)})
+
+    def take(self, slots: Sequence[Slot]) -> Answer:
+        """Take the one who is next.
+
+        That is of the client with the fewest answers now, of those the one that has had the least,
+        and of a client's own the one that waits the longest.
+        """
+        answer = min(self.waiting, key=self._rank(slots))
+        self.waiting.remove(answer)
+        return answer
+
+    def drop_cancelled(self) -> list[Answer]:
+        """Take out those whose job was cancelled."""
+        gone = [each for each in self.waiting if each.job.cancelled]
+        self.waiting = deque(each for each in self.waiting if not each.job.cancelled)
+        return gone
+
+    def worked(self, answer: Answer, n_read: int, n_written: int) -> None:
+        """Count work that was done for an answer."""
+        work = n_read + WRITE_WORK * n_written
+        answer.work += work
+        self._served[answer.job.client] += work
+
+    def take_before_others(self, slots: Sequence[Slot]) -> tuple[Answer, Slot] | None:
+        """Take one that has had no turn, where all who are answered had theirs; with whose place.
+
+        None is paused for another one of its own client that is not much shorter. It is the one
+        with the fewest cells to read again, of the clients with the most answers now.
+        """
+        if not all(slot.answer and slot.answer.work >= TURN for slot in slots):
+            return None
+        n_running = Counter(each.job.client for each in _running(slots))
+        for answer in sorted(self.waiting, key=self._rank(slots)):
+            later = [slot for slot in slots if not answer.paused and _may_precede(answer, slot)]
+            if later:
+                self.waiting.remove(answer)
+                clients = {slot: slot.answer.job.client for slot in later if slot.answer}
+                slot = min(later, key=lambda each: (-n_running[clients[each]], len(each.cache)))
+                return answer, slot
+        return None
+
+    def _rank(self, slots: Sequence[Slot]) -> Callable[[Answer], tuple[int, int]]:
+        """Whose turn is sooner."""
+        n_running = Counter(each.job.client for each in _running(slots))
+
+        def rank(answer: Answer) -> tuple[int, int]:
+            return n_running[answer.job.client], self._served[answer.job.client]
+
+        return rank
+
+
+def _may_precede(answer: Answer, slot: Slot) -> bool:
+    """Whether an answer that waits may come before the one that has this place."""
+    assert slot.answer is not None
+    if answer.job.client != slot.answer.job.client:
+        return True
+    return MUCH_SHORTER * len(answer.layout.keys) <= len(slot.cache)
+
+
+def _running(slots: Sequence[Slot]) -> list[Answer]:
+    return [slot.answer for slot in slots if slot.answer is not None]

@@ -1,0 +1,95 @@
+"""Jobs of a batcher, what they were told, and when it begins."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from typing import Any
+
+import numpy as np
+
+from reellama.pipeline.llm.batching.batcher import Batcher
+from reellama.pipeline.llm.batching.generation_job import GenerationJob
+from reellama.pipeline.llm.engine import Engine, Text, Token
+from reellama.pipeline.llm.generation_options import GenerationOptions
+
+
+def options_of(**options: Any) -> GenerationOptions:
+    return GenerationOptions(**{"max_tokens": 12, "n_probs": 0, **options})
+
+
+class Asked:
+    """A job and what it was told."""
+
+    def __init__(self, batcher: Batcher, prompt: Any, client: str = "", **options: Any) -> None:
+        parts = [Text(prompt)] if isinstance(prompt, str) else prompt
+        self.news: queue.Queue[Token | Exception | None] = queue.Queue()
+        layout = batcher.tokenize_prompt(parts)
+        self.job = GenerationJob(layout, self.news.put, options_of(**options), client=client)
+        batcher.submit(self.job)
+
+    def tokens(self) -> list[Token]:
+        found = []
+        while (news := self.news.get(timeout=30)) is not None:
+            if isinstance(news, Exception):
+                raise news
+            found.append(news)
+        return found
+
+    def text(self) -> str:
+        return "".join(token.text for token in self.tokens())
+
+
+def likelihoods(engine: Engine, prompt: Any, tokens: list[Token]) -> np.ndarray:
+    """What the engine alone thinks of an answer: the logarithm of each token's probability."""
+    parts = [Text(prompt)] if isinstance(prompt, str) else prompt
+    [found] = engine.logprobs(parts, [[token.id for token in tokens]])
+    return found
+
+
+def soft_prompt(engine: Engine) -> list[Any]:
+    """A prompt with rows of the model's own embeddings between its texts."""
+    rows = np.random.default_rng(0).normal(0, 0.03, (40, engine.n_embd)).astype(np.float32)
+    return [Text("Look: "), rows, Text(" What is it? It is")]
+
+
+class Held:
+    """Holds a batcher's thread until `let_go`, so that jobs come together, in a known order.
+
+    It is told by an answer of its own, which takes a place and a step.
+    """
+
+    def __init__(self, batcher: Batcher) -> None:
+        self._held, self._free = threading.Event(), threading.Event()
+        layout = batcher.tokenize_prompt([Text("hold")])
+        batcher.submit(GenerationJob(layout, self._wait, options_of(max_tokens=1), client="holder"))
+        assert self._held.wait(30)
+
+    def _wait(self, _: object) -> None:
+        self._held.set()
+        assert self._free.wait(30)
+
+    def let_go(self) -> None:
+        self._free.set()
+
+
+class Order:
+    """Answers of a token each, and the order in which they end."""
+
+    def __init__(self, batcher: Batcher) -> None:
+        self._batcher = batcher
+        self._ends: queue.Queue[str] = queue.Queue()
+        self._n = 0
+
+    def ask(self, name: str, prompt: str, client: str) -> None:
+        def listen(news: Token | Exception | None) -> None:
+            if not isinstance(news, Token):
+                self._ends.put(name)
+
+        layout = self._batcher.tokenize_prompt([Text(prompt)])
+        job = GenerationJob(layout, listen, options_of(max_tokens=1), client=client)
+        self._batcher.submit(job)
+        self._n += 1
+
+    def names(self) -> list[str]:
+        return [self._ends.get(timeout=60) for _ in range(self._n)]
