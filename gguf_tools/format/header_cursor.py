@@ -1,5 +1,6 @@
 """Read typed values from the header of a GGUF file, with bounds checks."""
 
+import os
 import struct
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,6 +13,7 @@ from reellama.gguf_tools.errors import GGUFError
 # malicious header to a few seconds and some 500 MB of memory.
 MAX_HEADER = 256 << 20  # bytes
 MAX_ELEMENTS = 1 << 22  # in all arrays of a file together
+BLOCK = 1 << 18  # bytes that are read at once of an array of strings
 
 STRING, ARRAY = 8, 9
 # The other value types, by their number in the file.
@@ -72,6 +74,30 @@ class HeaderCursor:
         """Return the next string; bytes that are not UTF-8 become U+FFFD."""
         return self.take(self.number("<Q")).decode("utf-8", "replace")
 
+    def strings(self, count: int) -> list[str]:
+        """Return the next `count` strings.
+
+        A vocabulary has a hundred thousand, and every command reads one: those that lie whole in a
+        block are taken without a call for each, and the one after them by itself, with its checks.
+        """
+        found: list[str] = []
+        from_bytes = int.from_bytes
+        while len(found) < count:
+            block = self._file.read(min(BLOCK, self._size - self.position, self._header_left()))
+            at = 0
+            for _ in range(count - len(found)):
+                start = at + 8
+                end = start + from_bytes(block[at:start], "little")
+                if end > len(block):
+                    break
+                found.append(block[start:end].decode("utf-8", "replace"))
+                at = end
+            self._file.seek(at - len(block), os.SEEK_CUR)
+            self.position += at
+            if len(found) < count:
+                found.append(self.string())
+        return found
+
     def value(self) -> Any:
         """Return the next typed value: int, float, bool, str, or a list of one of these."""
         type_ = self.number("<I")
@@ -86,7 +112,7 @@ class HeaderCursor:
 
     def _string_or_numbers(self, type_: int, count: int) -> list[Any]:
         if type_ == STRING:
-            return [self.string() for _ in range(count)]
+            return self.strings(count)
         if type_ not in NUMPY_TYPES:
             raise self.damaged(f"it has a value of the unknown type {type_}")
         dtype = np.dtype(NUMPY_TYPES[type_])
@@ -95,8 +121,11 @@ class HeaderCursor:
     def _check(self, n_bytes: int) -> None:
         if n_bytes > self._size - self.position:
             raise self._cut_off()
-        if n_bytes > MAX_HEADER - self.position:
+        if n_bytes > self._header_left():
             raise self.damaged(f"its header is larger than {MAX_HEADER >> 20} MB")
+
+    def _header_left(self) -> int:
+        return MAX_HEADER - self.position
 
     def _cut_off(self) -> GGUFError:
         return GGUFError(

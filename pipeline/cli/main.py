@@ -9,10 +9,12 @@ from __future__ import annotations
 import _thread
 import contextlib
 import errno
+import functools
 import os
 import signal
 import sys
 import threading
+from typing import Any
 
 from reellama.pipeline.cli.error_line import print_error_line
 
@@ -89,20 +91,26 @@ def run(arguments: list[str]) -> int:
 
 def _status(app: object, arguments: list[str]) -> int:
     """Call the typer application, which ends in SystemExit whatever happens."""
-    from typer.main import get_command
-
     from reellama.pipeline.cli.arguments.saved_defaults import saved_defaults
     from reellama.pipeline.cli.arguments.verbosity import Verbosity, set_verbosity
 
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a TextIOWrapper at start
     set_verbosity(Verbosity())
-    program = get_command(app)  # type: ignore[arg-type]  # typer.Typer, imported late
+    program = _program(app)
     try:
         program(arguments, prog_name="reellama", default_map=saved_defaults(program))
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     return 0
+
+
+@functools.cache
+def _program(app: object) -> Any:
+    """The commands of a typer application: made once, for whoever runs several in one process."""
+    from typer.main import get_command
+
+    return get_command(app)  # type: ignore[arg-type]  # typer.Typer, imported late
 
 
 def _silence_stdout() -> None:

@@ -79,8 +79,10 @@ class Terminal:
         """Wait until the text on and above the screen matches; returns that text."""
         until = time.monotonic() + seconds
         while not re.search(pattern, text := self.text(), re.MULTILINE):
-            if time.monotonic() > until or not self._read(0.1):
-                raise AssertionError(f"{pattern!r} did not come; the terminal shows:\n{text}")
+            seen = len(self.raw)
+            while len(self.raw) == seen:
+                if time.monotonic() > until or not self._read(0.1):
+                    raise AssertionError(f"{pattern!r} did not come; the terminal shows:\n{text}")
         return text
 
     def wait_for_exit(self, seconds: float = PATIENCE) -> int:

@@ -71,7 +71,8 @@ def started(
 def test_it_serves_logs_and_stops_cleanly() -> None:
     with started("--n-ctx", "256") as (process, url, lines):
         prompt = {"model": "mini", "prompt": "1, 2, 3,", "raw": True, "stream": False}
-        reply = httpx.post(f"{url}/api/generate?secret=1", json=prompt, timeout=60)
+        short = {**prompt, "options": {"num_predict": 2}}
+        reply = httpx.post(f"{url}/api/generate?secret=1", json=short, timeout=60)
         assert reply.status_code == 200
         children = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGTERM)
