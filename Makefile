@@ -11,7 +11,7 @@ REELLAMA := .venv/bin/reellama
 # As many workers as processors; the tests of one file stay together, in the order of tests/conftest.py.
 PYTEST := .venv/bin/python -m pytest -n logical --dist loadgroup --no-loadscope-reorder
 
-.PHONY: help demo test test-slow test-kernels lint format bench pictures train-mini clean
+.PHONY: help demo test test-slow test-kernels test-nudged lint format bench pictures train-mini clean
 .DELETE_ON_ERROR:
 
 help: ## say what each target does
@@ -33,6 +33,13 @@ test-slow: .venv/.installed-dev ## run the slow tests
 	$(PYTEST) -m slow $(ARGS)
 
 test-kernels: test-kernels-avx2 test-kernels-x86-64 ## the numeric tests as older processors would run them (RUNS=1)
+
+NUDGED := $(CURDIR)/.venv/nudged
+SEED ?= 1
+
+test-nudged: .venv/.installed-dev ## the same with an LLM whose logits are a little off (SEED=1): quick, nothing is compiled
+	.venv/bin/python -m tests.helpers.nudged_llm $(SEED) $(NUDGED)
+	PYTHONPATH="$(NUDGED)" $(PYTEST) -m "numeric and not slow" $(ARGS)
 
 lint: .venv/.installed-dev ## ruff and mypy
 	.venv/bin/ruff check .

@@ -65,6 +65,11 @@ LONG_GROUPS = (
 )
 
 
+# Rooms of the pipeline whose tests ask models: all of them run as other processors would, too.
+PIPELINE = Path(__file__).parent / "pipeline"
+NUMERIC_ROOMS = {"chat", "cli", "evaluation", "integrations", "llm", "long_video", "server"}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give each file to one worker, which makes its fixtures once, and what measures to one."""
 
@@ -75,6 +80,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         group = "measures" if item.get_closest_marker("measures") else str(item.path)
         item.add_marker(pytest.mark.xdist_group(group))
+        if any(item.path.is_relative_to(PIPELINE / room) for room in NUMERIC_ROOMS):
+            item.add_marker(pytest.mark.numeric)
     items.sort(key=place)
 
 
