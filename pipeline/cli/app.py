@@ -249,7 +249,7 @@ def train(
     ] = None,
     work: Annotated[Path | None, Option(help="Folder of features and checkpoints.")] = None,
     projector: Annotated[str | None, Option(help="resampler, mean or frame.")] = None,
-    material: Annotated[Path | None, Option(help="Folder of picture sets.")] = None,
+    assets: Annotated[Path | None, Option(help="Folder of picture sets.")] = None,
     steps: Annotated[
         str | None, Option(help="Steps of the three phases on captions, such as 500,200,100.")
     ] = None,
@@ -268,7 +268,7 @@ def train(
     from reellama.pipeline.cli.commands.train import ConfigOverrides, StageChoice, run
 
     changes, choice = ConfigOverrides(data, projector, steps), StageChoice(stage, processes)
-    run(config, out, work, material, changes, choice, dry_run)
+    run(config, out, work, assets, changes, choice, dry_run)
 
 
 @app.command(name="export-graphs")

@@ -94,7 +94,7 @@ def _describe(bundle: str, questions: QuestionOptions, how: RunOptions) -> None:
         found = clip_descriptions.evaluate_descriptions(
             bundle,
             clips=questions.clips or DESCRIBED_CLIPS,
-            material=questions.material or ASSETS,
+            assets=questions.assets or ASSETS,
             styles=tuple(questions.style or ()),
             progress=lambda done, total: show(done, total, "describing"),
             **({"llm": how.llm} if how.llm else {}),
@@ -220,11 +220,11 @@ def _items(
     from reellama.pipeline.evaluation.tasks import photograph_naming, synthetic_benchmark
 
     clips = questions.clips or CLIPS_PER_TASK
-    material = questions.material or ASSETS
+    assets = questions.assets or ASSETS
     if questions.split == photograph_naming.SPLIT_NAME:
         with tempfile.TemporaryDirectory() as folder:
             shown = photograph_naming.photograph_items(
-                clips, questions.seed, Path(folder), material=material
+                clips, questions.seed, Path(folder), assets=assets
             )
             yield shown, clips, ()
         return
@@ -233,7 +233,7 @@ def _items(
         raise _no_such_task("the benchmark", synthetic_benchmark.TASKS)
     with tempfile.TemporaryDirectory() as folder:
         drawn = synthetic_benchmark.benchmark_items(
-            questions.split, clips, questions.seed, Path(folder), tasks=asked, material=material
+            questions.split, clips, questions.seed, Path(folder), tasks=asked, assets=assets
         )
         yield drawn, clips * len(asked), ()
 

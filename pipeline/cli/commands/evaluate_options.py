@@ -76,7 +76,7 @@ class QuestionOptions:
             f"or a task (default {CLIPS_PER_TASK}; of --bench, {FOOTAGE_CLIPS}).",
         ),
     ] = None
-    material: Annotated[Path | None, Option(metavar="DIR", help="Folder of picture sets.")] = None
+    assets: Annotated[Path | None, Option(metavar="DIR", help="Folder of picture sets.")] = None
     style: Annotated[
         list[str] | None, Option(help="Describe clips that are drawn in these styles only.")
     ] = None

@@ -242,18 +242,20 @@ def search(
 
 
 def _thumbnails(found: Sequence[SearchMatch], folder: Path) -> list[Path]:
+    """A JPEG of each match, numbered by its rank; each video is opened once for all of its own."""
     from PIL import Image
 
-    from reellama.pipeline.video.clip import read_frames
+    from reellama.pipeline.video.clip import open_video, read_frames
 
     folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for i, match in enumerate(found, 1):
-        clip = read_frames(
-            match.path, frames=1, start=match.time, end=match.time + 0.1, max_side=320
-        )
-        paths.append(folder / f"{i:02}-{match.path.stem}.jpg")
-        Image.fromarray(clip.frames[0]).save(paths[-1], quality=85)
+    paths = [folder / f"{i:02}-{match.path.stem}.jpg" for i, match in enumerate(found, 1)]
+    for video in dict.fromkeys(match.path for match in found):
+        with open_video(video) as source:
+            for match, path in zip(found, paths, strict=True):
+                if match.path == video:
+                    end = match.time + 0.1
+                    clip = read_frames(source, frames=1, start=match.time, end=end, max_side=320)
+                    Image.fromarray(clip.frames[0]).save(path, quality=85)
     return paths
 
 

@@ -84,7 +84,7 @@ def run(
     path: Path,
     out: Path | None,
     work: Path | None,
-    material: Path | None,
+    assets: Path | None,
     changes: ConfigOverrides,
     choice: StageChoice,
     dry_run: bool = False,
@@ -98,18 +98,18 @@ def run(
         config = changes.apply(config)
     out = out or Path(config.name)
     work = work or out.with_name(out.name + ".work")
-    material = material or ASSETS
+    assets = assets or ASSETS
     if dry_run:
         for line in describe_plan(config, out, choice.stage):
             stdout.print(Text(strip_control(line)), soft_wrap=True)
     elif isinstance(config, StagedConfig):
         bundle = train_stages(
-            config, out, work=work, assets=material, report=note,
+            config, out, work=work, assets=assets, report=note,
             only=choice.stage, processes=choice.processes, read_video=read_video,
         )  # fmt: skip
         export_trained(bundle.folder)
     else:
-        train_captions(config, out, work=work, read_video=read_video, report=note, assets=material)
+        train_captions(config, out, work=work, read_video=read_video, report=note, assets=assets)
         export_trained(out)
 
 

@@ -90,7 +90,7 @@ def evaluate_descriptions(
     bundle: str | Path,
     *,
     clips: int = 300,
-    material: Path = ASSETS,
+    assets: Path = ASSETS,
     styles: tuple[str, ...] = (),
     progress: Callable[[int, int], None] | None = None,
     **engine: Any,
@@ -104,7 +104,7 @@ def evaluate_descriptions(
                 "with --benchmark, --data or --bench"
             )
         config = clips_to_draw(chat.bundle, styles)
-        source = RenderedClips(config, material)
+        source = RenderedClips(config, assets)
         for number in range(clips):
             answered.append(_describe(chat, source, number, Path(folder)))
             if progress:

@@ -26,13 +26,13 @@ VIDEO_FPS = 12
 
 
 def photograph_items(
-    clips: int, seed: int, folder: Path, *, material: Path = ASSETS
+    clips: int, seed: int, folder: Path, *, assets: Path = ASSETS
 ) -> Iterator[EvalItem]:
     """Up to `clips` photographs, a video each, written into `folder` as they are taken.
 
     A description is asked for, and is right when one of the kind's names stands in it.
     """
-    source = stamps_folder(material)
+    source = stamps_folder(assets)
     with (DATA / "photographs.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     order = np.random.default_rng(seed).permutation(len(rows))

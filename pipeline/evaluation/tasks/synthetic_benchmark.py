@@ -69,7 +69,7 @@ def benchmark_items(
     folder: Path,
     *,
     tasks: Collection[str] = tuple(TASKS),
-    material: Path = ASSETS,
+    assets: Path = ASSETS,
 ) -> Iterator[EvalItem]:
     """`clips` questions of each task, one video each, written into `folder` as they are taken.
 
@@ -81,7 +81,7 @@ def benchmark_items(
     config = SyntheticConfig(
         styles=drawn.styles, style_weights=(share,) * len(drawn.styles), seed=seed
     )
-    stories = SyntheticClips(config, 192, material, split="test", kinds=drawn.kinds)
+    stories = SyntheticClips(config, 192, assets, split="test", kinds=drawn.kinds)
     found: Counter[str] = Counter()
     for number, (task, name) in enumerate(TASKS.items()):
         if task not in tasks or (drawn.kinds == "new" and task in NAMING_TASKS):

@@ -18,7 +18,7 @@ from reellama.pipeline.video.clip import read_frames
 
 
 @pytest.fixture
-def material(tmp_path: Path) -> Path:
+def assets(tmp_path: Path) -> Path:
     """Something at the place of every photograph."""
     with (DATA / "photographs.csv").open(newline="") as file:
         for number, row in enumerate(csv.DictReader(file)):
@@ -29,9 +29,9 @@ def material(tmp_path: Path) -> Path:
 
 
 def test_every_photograph_is_a_video_in_which_something_changes(
-    material: Path, tmp_path: Path
+    assets: Path, tmp_path: Path
 ) -> None:
-    found = list(photograph_naming.photograph_items(3, 0, tmp_path, material=material))
+    found = list(photograph_naming.photograph_items(3, 0, tmp_path, assets=assets))
     assert len({item.video for item in found}) == 3
     for item in found:
         assert item.kind == "open" and item.question == ""
@@ -40,17 +40,17 @@ def test_every_photograph_is_a_video_in_which_something_changes(
         assert np.abs(clip.frames[0].astype(int) - clip.frames[-1]).mean() > 0.5
 
 
-def test_its_answers_are_the_names_of_its_class(material: Path, tmp_path: Path) -> None:
-    (item,) = photograph_naming.photograph_items(1, 4, tmp_path, material=material)
+def test_its_answers_are_the_names_of_its_class(assets: Path, tmp_path: Path) -> None:
+    (item,) = photograph_naming.photograph_items(1, 4, tmp_path, assets=assets)
     number = class_names().index(item.answer)
     assert [item.answer, *item.also] == synonyms(number)
 
 
-def test_the_same_seed_gives_the_same_videos(material: Path, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_videos(assets: Path, tmp_path: Path) -> None:
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
     first, again = (
-        list(photograph_naming.photograph_items(2, 7, tmp_path / folder, material=material))
+        list(photograph_naming.photograph_items(2, 7, tmp_path / folder, assets=assets))
         for folder in ("one", "two")
     )
     assert [item.video.read_bytes() for item in first] == [i.video.read_bytes() for i in again]
@@ -61,4 +61,4 @@ def test_where_there_are_none_it_is_said_how_to_get_them(
 ) -> None:
     monkeypatch.setattr(photographs, "INSTALLED", tmp_path / "nowhere")
     with pytest.raises(ReellamaError, match="install Debian's tuxpaint-stamps-default"):
-        next(photograph_naming.photograph_items(1, 0, tmp_path, material=tmp_path))
+        next(photograph_naming.photograph_items(1, 0, tmp_path, assets=tmp_path))
