@@ -87,7 +87,8 @@ class ChatTemplate:
             except Exception as error:  # noqa: BLE001
                 reason = " ".join(str(error).split()) or type(error).__name__
                 self.problem = f"the chat template failed: {reason}"
-        return self._render(CHATML, messages, variables)
+        spoken = [{**message, "content": message["content"] or ""} for message in messages]
+        return self._render(CHATML, spoken, variables)
 
     def _render_own(
         self, messages: Sequence[Message], variables: Mapping[str, Any]

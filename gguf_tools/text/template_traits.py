@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import product
 from typing import Any
 
 from reellama.gguf_tools.text.chat_template import ChatTemplate, Message
@@ -25,7 +27,8 @@ class TemplateTraits:
 
     definitions: of the tools. calls, results: in earlier turns. several_calls: more than one call
     in one message. text_arguments: arguments are given to it as JSON text, not as objects.
-    short_ids: it takes ids of nine letters and digits alone. written_call: how it writes a call of
+    short_ids: it takes ids of nine letters and digits alone. no_content: a message with calls has
+    no content, not an empty one. written_call: how it writes a call of
     PROBE_NAME with PROBE_ARGUMENTS, and what it puts around that.
     """
 
@@ -35,6 +38,7 @@ class TemplateTraits:
     several_calls: bool = False
     text_arguments: bool = False
     short_ids: bool = False
+    no_content: bool = False
     written_call: str = ""
 
 
@@ -48,32 +52,31 @@ def try_template(source: str, bos: str = "", eos: str = "") -> TemplateTraits:
         return "" if template.problem else "".join(segment.text for segment in segments)
 
     asked: Message = {"role": "user", "content": _QUESTION}
-    if _HINT not in rendered([asked], tools=[_definition()]):
-        return TemplateTraits()
+    definitions = _HINT in rendered([asked], tools=[_definition()])
     as_objects: Callable[[Any], Any] = lambda arguments: arguments  # noqa: E731
-    for call_id in (_LONG_ID, _SHORT_ID):
-        for written in (as_objects, json.dumps):
-            one = rendered(
-                [asked, _calls(written, call_id, PROBE_NAME), _result(call_id)],
-                tools=[_definition()],
-            )
-            if _RESULT not in one or (_VALUE in one and f"{{'{_VALUE}'" in one):
-                continue  # the second: an object was written as Python would
-            two = rendered(
-                [asked, _calls(written, call_id, PROBE_NAME, _OTHER), _result(call_id)],
-                tools=[_definition()],
-            )
-            around = one.rfind(_QUESTION) + len(_QUESTION), one.find(_RESULT)
-            return TemplateTraits(
-                definitions=True,
-                calls=_VALUE in one,
-                results=True,
-                several_calls=two.count(_VALUE) == 2 * one.count(_VALUE) and _OTHER in two,
-                text_arguments=written is json.dumps,
-                short_ids=call_id == _SHORT_ID,
-                written_call=one[slice(*around)] if _VALUE in one else "",
-            )
-    return TemplateTraits(definitions=True)
+    tries = product(("", None), (_LONG_ID, _SHORT_ID), (as_objects, json.dumps))
+    for content, call_id, written in tries:
+        calls = partial(_calls, content, written, call_id)
+        one, two = (
+            rendered([asked, calls(*names), _result(call_id)], tools=[_definition()])
+            for names in ((PROBE_NAME,), (PROBE_NAME, _OTHER))
+        )
+        if _RESULT not in one or (_VALUE in one and f"{{'{_VALUE}'" in one):
+            continue  # the second: an object was written as Python would
+        if content == "" and _VALUE not in one:
+            continue
+        around = one.rfind(_QUESTION) + len(_QUESTION), one.find(_RESULT)
+        return TemplateTraits(
+            definitions=definitions,
+            calls=_VALUE in one,
+            results=True,
+            several_calls=two.count(_VALUE) == 2 * one.count(_VALUE) and _OTHER in two,
+            text_arguments=written is json.dumps,
+            short_ids=call_id == _SHORT_ID,
+            no_content=content is None and _VALUE in one,
+            written_call=one[slice(*around)] if _VALUE in one else "",
+        )
+    return TemplateTraits(definitions=definitions)
 
 
 def _definition() -> dict[str, Any]:
@@ -83,7 +86,9 @@ def _definition() -> dict[str, Any]:
     return {"type": "function", "function": function}
 
 
-def _calls(written: Callable[[Any], Any], call_id: str, *names: str) -> Message:
+def _calls(
+    content: str | None, written: Callable[[Any], Any], call_id: str, *names: str
+) -> Message:
     calls = [
         {
             "id": call_id,
@@ -92,7 +97,7 @@ def _calls(written: Callable[[Any], Any], call_id: str, *names: str) -> Message:
         }
         for name in names
     ]
-    return {"role": "assistant", "content": "", "tool_calls": calls}
+    return {"role": "assistant", "content": content, "tool_calls": calls}
 
 
 def _result(call_id: str) -> Message:

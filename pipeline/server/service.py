@@ -269,11 +269,18 @@ class Service:
             list(zip(whole, [*none, *seen], strict=True)), dialect, asked.usable_tools
         )
         variables = template_variables(asked.think)
-        if dialect.knows_tools:
+        if dialect.is_told_of_tools:
             variables["tools"] = [tool.definition for tool in asked.usable_tools]
-        how = partial(Rendering, variables=variables, text_arguments=dialect.traits.text_arguments)
+        traits = dialect.traits
+        how = partial(
+            Rendering,
+            variables=variables,
+            text_arguments=traits.text_arguments,
+            no_content=traits.no_content,
+        )
         fitted = await self._fit(loaded, known, template, how, conversation, options)
-        generation = bound(options.generation, dialect, fitted.opening, grammar)
+        words = not asked.usable_tools
+        generation = bound(options.generation, dialect, fitted.opening, grammar, words)
         layout, tokenizer = fitted.layout, loaded.batcher.tokenizer
         if options.context:
             before = known_ids(options.context, tokenizer.n_vocab).ids

@@ -86,13 +86,20 @@ class AnswerParser:
             if (yield from source.peek()) in _BRACKETS:
                 yield from self._read_calls("")
         markers = self._form.begins if self._form is not None else ()
+        tags = self._reasoning
+        if tags is not None and tags.silent:
+            markers = (*markers, *tags.silent, tags.begin)
         while True:
             if markers:
                 begin = yield from source.until(markers, self._say, or_end=True)
             else:
                 begin = ""
                 self._say(source.rest())
-            if begin:
+            if tags is not None and begin == tags.begin != "":
+                yield from self._read_thought(tags)
+            elif tags is not None and begin in tags.silent:
+                continue
+            elif begin:
                 yield from self._read_calls(begin)
             elif source.ended:
                 self._say_now(self._space)
@@ -124,10 +131,14 @@ class AnswerParser:
             source.mark()
             yield from source.skip_space()
             if not (yield from source.take(tags.begin)):
-                self._say(source.since_mark)
-                source.forget_mark()
+                source.go_back()
                 return
             source.forget_mark()
+        yield from self._read_thought(tags)
+
+    def _read_thought(self, tags: ReasoningTags) -> Reading[None]:
+        """Read reasoning that has begun."""
+        source = self._source
         yield from source.skip_space()
         yield from source.until((tags.end,), self._think, or_end=True)
         self._space = ""

@@ -49,6 +49,11 @@ class AnswerSource:
         """Remember this place."""
         self._mark = self._at
 
+    def go_back(self) -> None:
+        """To where `mark` was called: what was read since is read again."""
+        if self._mark is not None:
+            self._at, self._mark = self._mark, None
+
     def forget_mark(self) -> None:
         """What was read since `mark` will not be asked for any more."""
         self._mark = None

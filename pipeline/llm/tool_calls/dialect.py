@@ -43,13 +43,19 @@ class Dialect:
 
     @property
     def knows_tools(self) -> bool:
-        """Whether the template writes definitions of tools, and the form of calls is known."""
+        """Whether the model has a form of calls of its own, and that is known."""
         return self.form_name != GENERIC
+
+    @property
+    def is_told_of_tools(self) -> bool:
+        """Whether its template writes the definitions of tools."""
+        return self.traits.definitions and self.knows_tools
 
 
 def dialect_of(source: str, traits: TemplateTraits) -> Dialect:
     """The dialect of a chat template with these traits."""
-    form = tool_form(source) if traits.definitions else None
+    # Some write calls and results, and leave it to the caller to tell of the tools.
+    form = tool_form(source) if traits.definitions or traits.calls else None
     if form is None or not _reads(FORMS[form], traits.written_call):
         form = GENERIC
     return Dialect(traits, form, reasoning_tags(source))

@@ -1,4 +1,4 @@
-"""Calls as a tool's name and a JSON object of its arguments apart: Mistral's, Kimi's."""
+"""Calls as a tool's name and a JSON object of its arguments apart: Mistral's, gpt-oss's."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ class NamedForm:
     begin, middle, end: what stands before the name, between name and arguments, and after them.
     outer_begin, outer_end: what stands around all calls of an answer.
     name: where the name is in what stands between `begin` and `middle`, a regular expression.
-    prefix: what the model writes before a name.
+    prefix, suffix: what the model writes before a name, and between it and `middle`.
+    between: what it writes between two calls.
+    other_begins: what may stand in the place of `begin`.
+    tokens: texts of the form that may be special tokens, where they are parts of the above.
     """
 
     begin: str
@@ -31,18 +34,23 @@ class NamedForm:
     outer_end: str = ""
     name: str = r"\s*([\w.-]+)"
     prefix: str = ""
+    suffix: str = ""
+    between: str = ""
+    other_begins: tuple[str, ...] = ()
+    tokens: tuple[str, ...] = ()
 
     bare = False
 
     @property
     def begins(self) -> tuple[str, ...]:
         """What begins a call in the middle of an answer."""
-        return tuple(each for each in (self.outer_begin, self.begin) if each)
+        return tuple(e for e in (self.outer_begin, self.begin, *self.other_begins) if e)
 
     @property
     def markers(self) -> tuple[str, ...]:
         """Texts of the form that may be special tokens."""
-        return tuple(each for each in (*self.begins, self.middle, self.end, self.outer_end) if each)
+        parts = (*self.begins, self.middle, self.end, self.outer_end)
+        return tuple(each for each in (*parts, *self.tokens) if each)
 
     def read(self, source: AnswerSource, begin: str, calls: CallWriter) -> Reading[None]:
         """Read the calls that follow `begin`."""
@@ -50,7 +58,7 @@ class NamedForm:
             yield from source.skip_space()
             yield from source.expect(self.begin)
         while True:
-            header, _ = yield from source.text_until(self.middle)
+            header, _ = yield from source.text_until(self.middle.strip())
             found = re.match(self.name, header)
             if found is None:
                 raise NotACall
@@ -60,7 +68,7 @@ class NamedForm:
             calls.end()
             yield from source.skip_space()
             if self.end:
-                yield from source.take(self.end)
+                yield from source.take(self.end.strip())
                 yield from source.skip_space()
             if not (yield from source.take(self.begin)):
                 break
@@ -69,20 +77,22 @@ class NamedForm:
 
     def write(self, calls: Sequence[ToolCall]) -> str:
         """Calls as the model would have written them."""
-        written = (
-            f"{self.begin}{self.prefix}{call.name}{self.middle}"
-            f"{json.dumps(call.arguments, ensure_ascii=False)}{self.end}"
+        written = self.between.join(
+            f"{self._head(call.name)}{json.dumps(call.arguments, ensure_ascii=False)}{self.end}"
             for call in calls
         )
-        return f"{self.outer_begin}{''.join(written)}{self.outer_end}"
+        return f"{self.outer_begin}{written}{self.outer_end}"
+
+    def _head(self, name: str) -> str:
+        """What stands before the arguments."""
+        return f"{self.begin}{self.prefix}{name}{self.suffix}{self.middle}"
 
     def grammar(self, grammar: CallGrammar, tools: Sequence[Tool], several: bool) -> str:
         """The GBNF of one call or, if `several`, of one or more."""
         ways = (
-            f"{literal(self.begin + self.prefix + tool.name + self.middle)} "
-            f"{grammar.arguments(tool)} {literal(self.end)}"
+            f"{literal(self._head(tool.name))} {grammar.arguments(tool)} {literal(self.end)}"
             for tool in tools
         )
         call = grammar.rule("call", " | ".join(ways))
-        calls = f"{call}+" if several else call
+        calls = f"{call} ({literal(self.between)} {call})*" if several else call
         return f"{literal(self.outer_begin)} {calls} {literal(self.outer_end)}"

@@ -7,10 +7,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ReasoningTags:
-    """What stands before and after the reasoning."""
+    """What stands before and after the reasoning.
+
+    mark: what the family's chat templates have in them, `begin` if nothing.
+    silent: where each part of an answer has a channel, what stands around parts and is of none;
+    reasoning may then come between them too. answer: what stands before words, or nothing.
+    """
 
     begin: str
     end: str
+    mark: str = ""
+    silent: tuple[str, ...] = ()
+    answer: str = ""
 
 
 # Looked for in a chat template, the first that is there.
@@ -21,9 +29,24 @@ REASONING_TAGS = (
     ReasoningTags("<|START_THINKING|>", "<|END_THINKING|>"),  # Command R7B, Command A
     ReasoningTags("<|channel>thought", "<channel|>"),  # Gemma 4
     ReasoningTags("<|inner_prefix|>", "<|inner_suffix|>"),  # Apertus
+    ReasoningTags("<think:opensource>", "</think:opensource>", mark="hy_Assistant"),  # Hunyuan 3
+    ReasoningTags(  # gpt-oss
+        "<|channel|>analysis<|message|>",
+        "<|end|>",
+        mark="<|channel|>analysis",
+        silent=(
+            "<|start|>assistant",
+            "<|channel|>commentary<|message|>",
+            "<|channel|>final<|message|>",
+            "<|channel|>final <|constrain|>json<|message|>",
+            "<|end|>",
+            "<|return|>",
+        ),
+        answer="<|channel|>final<|message|>",
+    ),
 )
 
 
 def reasoning_tags(template: str) -> ReasoningTags | None:
     """The tags of a chat template's family, if it thinks."""
-    return next((tags for tags in REASONING_TAGS if tags.begin in template), None)
+    return next((tags for tags in REASONING_TAGS if (tags.mark or tags.begin) in template), None)

@@ -25,6 +25,8 @@ class TaggedForm:
     A value is text as it is where the tool's schema says so, and else JSON. The fields are what
     stands at each place. outer_begin, outer_end: around each call, or with `shared` around all.
     newline: what stands between the parts. padded: values have a line of their own.
+    says_text: stands between a key and "true" or "false", where a call says of each value whether
+    it is text.
     """
 
     outer_begin: str
@@ -39,6 +41,7 @@ class TaggedForm:
     shared: bool = False
     newline: str = "\n"
     padded: bool = False
+    says_text: str = ""
 
     bare = False
 
@@ -78,7 +81,11 @@ class TaggedForm:
             text, _ = yield from source.text_until(self.value_end)
             if self.padded:
                 text = text.removeprefix("\n").removesuffix("\n")
-            arguments[key] = _value(text, calls.schema(name, key))
+            schema = calls.schema(name, key)
+            if self.says_text:
+                key, _, said = key.partition(self.says_text)
+                schema = {"type": "string"} if said == "true" else {}
+            arguments[key] = _value(text, schema)
             _, marker = yield from source.text_until(self.key_begin, self.end)
         calls.whole(name, arguments)
 
@@ -99,10 +106,15 @@ class TaggedForm:
         for key, value in call.arguments.items():
             text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
             yield (
-                f"{self.key_begin}{key}{self.key_end}{between}{self.value_begin}"
+                f"{self._key(key, isinstance(value, str))}{between}{self.value_begin}"
                 f"{pad}{text}{pad}{self.value_end}"
             )
         yield self.end
+
+    def _key(self, key: str, text: bool) -> str:
+        """A key as it is written; `text`: whether its value is."""
+        said = f"{self.says_text}{str(text).lower()}" if self.says_text else ""
+        return f"{self.key_begin}{key}{said}{self.key_end}"
 
     def grammar(self, grammar: CallGrammar, tools: Sequence[Tool], several: bool) -> str:
         """The GBNF of one call or, if `several`, of one or more."""
@@ -124,7 +136,7 @@ class TaggedForm:
         required = tool.parameters.get("required") or ()
         for key, schema in tool.properties.items():
             between = newline if self.value_begin else ""
-            before = f"{self.key_begin}{key}{self.key_end}{between}{self.value_begin}"
+            before = f"{self._key(key, is_text(schema))}{between}{self.value_begin}"
             value = self._value_rule(grammar, schema, before)
             part = f"{value} {literal(newline)}"
             parts.append(part if key in required else f"({part})?")

@@ -99,6 +99,42 @@ FORMS: dict[str, ToolForm] = {
         end="</invoke>",
         shared=True,
     ),
+    "deepseek-v3.2": TaggedForm(
+        outer_begin="<｜DSML｜function_calls>",
+        outer_end="</｜DSML｜function_calls>",
+        name_begin='<｜DSML｜invoke name="',
+        name_end='">',
+        key_begin='<｜DSML｜parameter name="',
+        key_end='">',
+        value_end="</｜DSML｜parameter>",
+        end="</｜DSML｜invoke>",
+        shared=True,
+        says_text='" string="',
+    ),
+    "deepseek-v4": TaggedForm(
+        outer_begin="<｜DSML｜tool_calls>",
+        outer_end="</｜DSML｜tool_calls>",
+        name_begin='<｜DSML｜invoke name="',
+        name_end='">',
+        key_begin='<｜DSML｜parameter name="',
+        key_end='">',
+        value_end="</｜DSML｜parameter>",
+        end="</｜DSML｜invoke>",
+        shared=True,
+        says_text='" string="',
+    ),
+    "hunyuan": TaggedForm(
+        outer_begin="<tool_calls:opensource>",
+        outer_end="</tool_calls:opensource>",
+        name_begin="<tool_call:opensource>",
+        name_end="<tool_sep:opensource>",
+        key_begin="<arg_key:opensource>",
+        key_end="</arg_key:opensource>",
+        value_begin="<arg_value:opensource>",
+        value_end="</arg_value:opensource>",
+        end="</tool_call:opensource>",
+        shared=True,
+    ),
     "minicpm": TaggedForm(
         outer_begin="",
         outer_end="",
@@ -134,6 +170,40 @@ FORMS: dict[str, ToolForm] = {
         name=r"\s*(?:functions\.)?([\w.-]+?)(?::\d+)?\s*$",
         prefix="functions.",
     ),
+    "deepseek": NamedForm(
+        begin="<｜tool▁call▁begin｜>",
+        middle="<｜tool▁sep｜>",
+        end="<｜tool▁call▁end｜>",
+        outer_begin="<｜tool▁calls▁begin｜>",
+        outer_end="<｜tool▁calls▁end｜>",
+    ),
+    "deepseek-r1": NamedForm(
+        begin="<｜tool▁call▁begin｜>",
+        middle="\n```json\n",
+        end="\n```<｜tool▁call▁end｜>",
+        outer_begin="<｜tool▁calls▁begin｜>",
+        outer_end="<｜tool▁calls▁end｜>",
+        name=r"\s*(?:function<｜tool▁sep｜>)?([\w.-]+)\s*$",
+        prefix="function<｜tool▁sep｜>",
+        between="\n",
+        tokens=("<｜tool▁sep｜>", "<｜tool▁call▁end｜>"),
+    ),
+    "harmony": NamedForm(
+        begin=" to=functions.",
+        middle="<|message|>",
+        end="<|call|>",
+        name=r"([\w.-]+?)(?:\s|<\||$)",
+        suffix="<|channel|>commentary json",
+        between="<|start|>assistant",
+        other_begins=(
+            "<|start|>assistant to=functions.",
+            "<|channel|>commentary to=functions.",
+            "<|channel|>analysis to=functions.",
+            "<|start|>assistant<|channel|>commentary to=functions.",
+            "<|start|>assistant<|channel|>analysis to=functions.",
+        ),
+        tokens=("<|start|>", "<|channel|>", "<|constrain|>", "<|end|>", "<|return|>"),
+    ),
     "solar": NamedForm(
         begin="<|tool_call:begin|>",
         middle="<|tool_call:args|>",
@@ -147,6 +217,12 @@ FORMS: dict[str, ToolForm] = {
 # What a family's template has in it, as a regular expression, and its form. The first that is found
 # is taken: those that have more of their own come first.
 FAMILIES: tuple[tuple[str, str], ...] = (
+    (r"<\|channel\|>commentary", "harmony"),  # gpt-oss
+    (r"｜DSML｜[\s\S]*function_calls", "deepseek-v3.2"),  # DeepSeek V3.2
+    (r"｜DSML｜", "deepseek-v4"),  # DeepSeek V4
+    (r"<｜tool▁sep｜>[\s\S]*```json", "deepseek-r1"),  # DeepSeek V3, R1 and its distillations
+    (r"<｜tool▁sep｜>", "deepseek"),  # DeepSeek V3.1
+    (r"hy_Assistant", "hunyuan"),  # Hunyuan 3
     (r"<arg_key>", "glm"),  # GLM 4.5 and later, Ling, Laguna
     (r"<seed:tool_call>", "seed"),  # Seed-OSS
     (r"<minimax:tool_call>", "minimax"),  # MiniMax M2

@@ -30,12 +30,13 @@ class Template(Protocol):
 class Rendering:
     """How a template is used. `variables` go to it, definitions of tools among them.
 
-    text_arguments: it takes arguments of calls as JSON text.
+    text_arguments, no_content: as in `TemplateTraits`.
     """
 
     template: Template
     variables: Mapping[str, Any] = field(default_factory=dict)
     text_arguments: bool = False
+    no_content: bool = False
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,8 @@ def conversation_prompt(rendering: Rendering, conversation: Conversation) -> tup
     last = conversation[-1][0]
     begun = last.role == "assistant" and not last.tool_calls and len(conversation) > 1
     rendered = conversation[:-1] if begun else conversation
-    messages = [template_message(message, rendering.text_arguments) for message, _ in rendered]
+    how = rendering.text_arguments, rendering.no_content
+    messages = [template_message(message, *how) for message, _ in rendered]
     left = dict(enumerate(videos for _, videos in rendered))
     prompt: Prompt = []
     opening = ""

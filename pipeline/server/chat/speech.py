@@ -61,13 +61,18 @@ def grammar_request(
 
 
 def bound(
-    generation: GenerationOptions, dialect: Dialect, opening: str, grammar: str | None
+    generation: GenerationOptions, dialect: Dialect, opening: str, grammar: str | None, words: bool
 ) -> GenerationOptions:
-    """How to generate: what a grammar binds begins after the reasoning that a prompt opens."""
+    """How to generate: what a grammar binds begins after the reasoning that a prompt opens.
+
+    words: it binds words alone, no calls. Where these have a channel, it begins there.
+    """
     if grammar is None:
         return generation
     tags = dialect.reasoning
     after = tags.end if tags and opens_reasoning(opening, dialect) else None
+    if tags and tags.answer and words:
+        after = tags.answer
     sampling = replace(generation.sampling, grammar=grammar, grammar_after=after)
     return replace(generation, sampling=sampling)
 

@@ -19,6 +19,9 @@ from reellama.pipeline.llm.tool_calls.dialect import Dialect
 from reellama.pipeline.llm.tool_calls.tool import Tool
 from reellama.pipeline.server.chat.chat_request import ServiceMessage
 
+# Shows a model how its family calls, where its template does not.
+EXAMPLE = ToolCall("NAME", {"argument": "value"})
+
 # Messages, and what stands for their pictures and videos in the prompt.
 Conversation = Sequence[tuple[ServiceMessage, Prompt]]
 
@@ -37,7 +40,7 @@ def adapted(conversation: Conversation, dialect: Dialect, tools: Sequence[Tool])
             found = list(_results_in_words(found))
         elif not dialect.traits.several_calls:
             found = list(_one_call_each(found))
-    return found if dialect.knows_tools or not tools else _told_of(found, tools)
+    return found if dialect.is_told_of_tools or not tools else _told_of(found, dialect, tools)
 
 
 def _identified(messages: Iterable[ServiceMessage], short: bool) -> Iterator[ServiceMessage]:
@@ -144,20 +147,25 @@ def _one_call_each(conversation: Conversation) -> Iterator[Any]:
     yield from ((each, []) for each in waiting.values())
 
 
-def _told_of(conversation: Conversation, tools: Sequence[Tool]) -> Conversation:
+def _told_of(conversation: Conversation, dialect: Dialect, tools: Sequence[Tool]) -> Conversation:
     """The conversation with the definitions of tools in its system message."""
     lines = [json.dumps(tool.definition["function"], ensure_ascii=False) for tool in tools]
-    told = prompts.load("tools").replace("{tools}", "\n".join(lines))
+    told = prompts.load("tools_in_form" if dialect.knows_tools else "tools")
+    told = told.replace("{call}", dialect.form.write([EXAMPLE]))
+    told = told.replace("{tools}", "\n".join(lines))
     if conversation and (first := conversation[0][0]).role == "system":
         content = f"{first.content}\n\n{told}"
         return [(replace(first, content=content), conversation[0][1]), *conversation[1:]]
     return [(ServiceMessage("system", told), []), *conversation]
 
 
-def template_message(message: ServiceMessage, text_arguments: bool) -> dict[str, Any]:
-    """A message as chat templates take it; see `ChatTemplate.render`."""
+def template_message(
+    message: ServiceMessage, text_arguments: bool, no_content: bool = False
+) -> dict[str, Any]:
+    """A message as chat templates take it; see `ChatTemplate.render` and `TemplateTraits`."""
     found: dict[str, Any] = {"role": message.role, "content": message.content}
     if message.tool_calls:
+        found["content"] = message.content or (None if no_content else "")
         found["tool_calls"] = [
             {
                 "id": call.id,

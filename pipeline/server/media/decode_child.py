@@ -26,6 +26,8 @@ ANIMATION = 8
 # which open further files and addresses.
 FORMATS = "mov,matroska,webm,avi,flv,ogg,mpegts,gif,webp_pipe,png_pipe,jpeg_pipe,bmp_pipe,image2"
 
+NICENESS = 5  # of the process: answers that are written come first
+
 OPEN_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
 
 
@@ -57,6 +59,7 @@ def limit(seconds: int, memory: int) -> None:
     The alarm ends it even when the server that started it is gone.
     """
     signal.alarm(seconds)
+    os.nice(NICENESS)
     limits = (
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_FSIZE, 0),

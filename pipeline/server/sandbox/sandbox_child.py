@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from reellama.gguf_tools.runtime.backend import Model
 
 MOST_WAITING = 60  # seconds on the clock that a task may take, however busy the machine
+NICENESS = 10  # of the process: answers that are written come first
 N_TRIAL_TOKENS = 48  # tokens by which a grammar is tried
 _PUNCTUATION = b'[]{}":, '
 MOST_OUTPUT = 4_000_000  # characters of a rendered template
@@ -34,6 +35,7 @@ MOST_OUTPUT = 4_000_000  # characters of a rendered template
 def main() -> None:
     """Answer tasks until there are no more."""
     limits = json.loads(sys.argv[1])
+    os.nice(NICENESS)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     # Whatever a library prints must not get between the answers.

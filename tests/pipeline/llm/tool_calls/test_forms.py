@@ -165,6 +165,44 @@ def test_reasoning_comes_apart_from_the_words(
     assert (reasoning, words, calls) == (thought.strip(), said.lstrip(), [])
 
 
+HARMONY = reasoning_tags("{{ '<|channel|>analysis' }}")
+BEFORE = "<|channel|>analysis<|message|>Which town?<|end|><|start|>assistant"
+CALL = 'get_weather <|constrain|>json<|message|>{"town": "Bern"}<|call|>'
+WORDS = "<|channel|>final<|message|>It is warm.<|return|>"
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "thought", "n_calls"),
+    [
+        (BEFORE + WORDS, "It is warm.", "Which town?", 0),
+        (WORDS, "It is warm.", "", 0),
+        ("It is warm.", "It is warm.", "", 0),
+        (f"{BEFORE}<|channel|>commentary to=functions.{CALL}", "", "Which town?", 1),
+        (f"{BEFORE} to=functions.get_weather<|channel|>commentary json<|message|>", None, "", 0),
+        (
+            (
+                f"<|channel|>commentary<|message|>I look.<|end|><|start|>assistant{BEFORE}"
+                f"<|channel|>commentary to=functions.{CALL}"
+            ),
+            "I look.",
+            "Which town?",
+            1,
+        ),
+        (FORMS["harmony"].write([ToolCall("f", {}), ToolCall("g", {})]), "", "", 2),
+    ],
+    ids=["thought", "words", "bare", "call", "cut", "words, thought, call", "calls at once"],
+)
+def test_the_channels_of_gpt_oss_are_told_apart(
+    text: str, said: str | None, thought: str, n_calls: int
+) -> None:
+    for size in (1, 7, 1000):
+        parser = AnswerParser(FORMS["harmony"], HARMONY)
+        words, reasoning, calls = read(parser, cut(text, [size]))
+        assert len(calls) == n_calls
+        if said is not None:
+            assert (words, reasoning) == (said, thought)
+
+
 def test_an_answer_without_reasoning_is_words() -> None:
     tags = reasoning_tags("{{ '<think>' }}")
     assert tags is not None

@@ -6,9 +6,11 @@ import pytest
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.text.template_traits import try_template
+from reellama.pipeline.llm.generation_options import GenerationOptions
 from reellama.pipeline.llm.tool_calls.answer_events import ToolCall
 from reellama.pipeline.llm.tool_calls.dialect import Dialect, dialect
 from reellama.pipeline.llm.tool_calls.tool import Tool
+from reellama.pipeline.llm.tool_calls.tool_forms import FORMS
 from reellama.pipeline.server.chat.chat_request import (
     ChatRequest,
     ServiceMessage,
@@ -16,7 +18,8 @@ from reellama.pipeline.server.chat.chat_request import (
     tool_choice_from,
     tool_from_definition,
 )
-from reellama.pipeline.server.chat.tool_messages import adapted, template_message
+from reellama.pipeline.server.chat.speech import bound
+from reellama.pipeline.server.chat.tool_messages import EXAMPLE, adapted, template_message
 
 EACH = "{% for m in messages %}<{{ m.role }}>{{ m.content }}"
 DEFINITIONS = "{% for t in tools or [] %}{{ t | tojson }} <tool_call> {% endfor %}"
@@ -132,3 +135,31 @@ def test_what_contradicts_itself_is_refused() -> None:
     ):
         with pytest.raises(ReellamaError, match=reason):
             ChatRequest([], tools, choice)
+
+
+def test_a_template_that_writes_calls_alone_is_told_of_tools_with_one_as_an_example() -> None:
+    own = dialect(EACH + CALLS + END)
+    assert own.form_name == "hermes" and not own.is_told_of_tools
+    (system, _), *rest = adapted(two_calls("", ""), own, [TOOL])
+    assert system.content.startswith("Be brief.") and "An f." in system.content
+    assert FORMS["hermes"].write([EXAMPLE]) in system.content
+    assert [len(message.tool_calls) for message, _ in rest] == [0, 2, 0, 0, 0]
+
+
+def test_a_message_with_calls_has_no_content_where_the_template_wants_none() -> None:
+    strict = EACH.replace("{{ m.content }}", "{{ m.content or '' }}{% if m.content is none %}")
+    own = dialect(DEFINITIONS + strict + CALLS + "{% endif %}" + END)
+    assert own.knows_tools and own.traits.no_content
+    silent = ServiceMessage("assistant", "", tool_calls=(ToolCall("f", {}),))
+    assert template_message(silent, False, no_content=True)["content"] is None
+    assert template_message(silent, False)["content"] == ""
+
+
+def test_a_schema_binds_what_follows_the_channel_of_the_answer() -> None:
+    channels = dialect("{# <|channel|>analysis #}" + EACH + END)
+    options = GenerationOptions()
+    assert bound(options, channels, "", None, words=True) is options
+    after = bound(options, channels, "<|start|>assistant", 'root ::= "{}"', words=True)
+    assert after.sampling.grammar_after == "<|channel|>final<|message|>"
+    calls = bound(options, channels, "<|start|>assistant", 'root ::= "{}"', words=False)
+    assert calls.sampling.grammar_after is None

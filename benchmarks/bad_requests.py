@@ -1,0 +1,220 @@
+"""Requests that no client should send, of every kind that once hurt others."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import random
+import socket
+import time
+from contextlib import suppress
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+from PIL import Image
+
+from benchmarks.good_requests import MESSAGE, Sender, Sending, parts, schema
+from benchmarks.soak import huge_png
+
+
+def gif(side: int, n_frames: int) -> bytes:
+    """An animation that is small as a file and large as pixels."""
+    frames = [Image.new("P", (side, side), i) for i in range(n_frames)]
+    file = io.BytesIO()
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=100)
+    return file.getvalue()
+
+
+BOMB = gif(4000, 40)
+TOP_KS: list[Any] = [-(10**30), 10**30, "x", None, []]
+
+
+def half_character(to: Sending, rng: random.Random) -> httpx.Response:
+    return to.generate(options={"stop": ["\ud800"]})
+
+
+def broken_pattern(to: Sending, rng: random.Random) -> httpx.Response:
+    pattern = rng.choice(["^*+?$", "^a]b)$", "^((a*)*)*b$", "^(a|a)*$", "^[^a", "^a{9999}{9999}$"])
+    return to.chat(response_format=schema(type="string", pattern=pattern))
+
+
+def endless_schema(to: Sending, rng: random.Random) -> httpx.Response:
+    big: dict[str, Any] = {"type": "array", "items": {}, "minItems": 10**6}
+    deep: dict[str, Any] = {"type": "string"}
+    for _ in range(300):
+        deep = {"type": "array", "items": deep}
+    wide = {"enum": [f"{i:06d}" for i in range(20_000)]}
+    return to.generate(format=rng.choice([big, deep, wide, {"type": "string", "minLength": 10**9}]))
+
+
+def sampling_values(to: Sending, rng: random.Random) -> httpx.Response:
+    bad: list[dict[str, Any]] = [
+        {"repeat_last_n": 2147483647, "repeat_penalty": 1.1},
+        *({"temperature": x} for x in (float("nan"), float("inf"), -5, 1e300)),
+        *({"top_k": x} for x in TOP_KS),
+        *({"seed": x} for x in (2**63, -(2**63), 2**80)),
+        *({"num_ctx": x} for x in (-1, 0, 2**40)),
+    ]
+    return to.generate(options=rng.choice(bad))
+
+
+def keep_alive(to: Sending, rng: random.Random) -> httpx.Response:
+    return to.generate(keep_alive=rng.choice([1e300, "999999999h", "soon", float("nan"), [], "5m"]))
+
+
+def biases(to: Sending, rng: random.Random) -> httpx.Response:
+    bad: list[dict[str, Any]] = [
+        {"x": 1},
+        {"5": 1e9},
+        {str(2**40): 1},
+        {str(i): 1 for i in range(5000)},
+    ]
+    return to.chat(logit_bias=rng.choice(bad))
+
+
+def many_choices(to: Sending, rng: random.Random) -> httpx.Response:
+    return to.chat(n=rng.choice([0, -1, 10**9]))
+
+
+def long_conversation(to: Sending, rng: random.Random) -> httpx.Response:
+    said = [{"role": ("user", "assistant")[i % 2], "content": "hi"} for i in range(20_001)]
+    return to.chat(messages=said)
+
+
+def long_prompt(to: Sending, rng: random.Random) -> httpx.Response:
+    return to.generate(prompt="word " * rng.choice([700, 10**6]))
+
+
+def template(to: Sending, rng: random.Random) -> httpx.Response:
+    bad = [
+        "{{ (10**60000000) % 7 }}",
+        "{{ 'x'*500000000 }}",
+        "{% for a in range(10**9) %}{% endfor %}",
+    ]
+    return to.generate(template=rng.choice([*bad, "{{ .Prompt }}", "{{ ''.__class__ }}", "{% if"]))
+
+
+def many_stops(to: Sending, rng: random.Random) -> httpx.Response:
+    return to.chat(stop=rng.choice([["x"] * 10**6, ["x" * 10**6], [""], [1], "\0"]))
+
+
+def addresses(to: Sending, rng: random.Random) -> httpx.Response:
+    bad = [
+        "http://[::1",
+        "http://127.0.0.1:1/a",
+        "file:///etc/passwd",
+        "ftp://a",
+        "data:,",
+        "\ud800",
+        "",
+    ]
+    return to.chat(messages=parts({"type": "image_url", "image_url": rng.choice(bad)}))
+
+
+def bad_model(to: Sending, rng: random.Random) -> httpx.Response:
+    made = {"model": f"made-{rng.randrange(4)}", "from": "mini"}
+    bad: list[dict[str, Any]] = [
+        {"template": "{{ .Prompt }}"},
+        {"parameters": {"temperature": "hot"}},
+        {"from": "/etc/passwd"},
+    ]
+    return to.post("/api/create", made | rng.choice(bad))
+
+
+def bombs(to: Sending, rng: random.Random) -> httpx.Response:
+    clip = base64.b64decode(to.clip)
+    cut = clip[: rng.randrange(len(clip))]
+    flipped = bytearray(clip)
+    for _ in range(40):
+        flipped[rng.randrange(len(flipped))] ^= 1 << rng.randrange(8)
+    lists = b"#EXTM3U\nfile:///etc/passwd\n", b"ffconcat version 1.0\nfile /etc/passwd\n"
+    return to.show(rng.choice([BOMB, huge_png(), cut, bytes(flipped), *lists, bytes(2 << 20)]))
+
+
+def own_frames(to: Sending, rng: random.Random) -> httpx.Response:
+    times = rng.choice([[0], [1, 0], [float("nan")], [-1, 0], list(range(5000)), [1e308, 2e308]])
+    video_part = {"type": "input_video", "images": [to.clip[:400]] * 2, "times": times}
+    return to.chat(messages=parts(video_part))
+
+
+def files(to: Sending, rng: random.Random) -> httpx.Response:
+    if rng.random() < 0.5:
+        name = rng.choice(["../../x", "a\0b", "x" * 5000, "é", ""])
+        sent = {"file": (name, rng.choice([b"", b"text", bytes(1 << 20)]))}
+        return to.http.post(f"{to.url}/v1/files", files=sent, data={"purpose": "x" * 1000})
+    id_ = rng.choice(["file-0", "..%2f..%2fblobs", "%00", "file-" + "0" * 24])
+    return to.http.get(f"{to.url}/v1/files/{id_}/content")
+
+
+def responses(to: Sending, rng: random.Random) -> httpx.Response:
+    bad: list[dict[str, Any]] = [
+        {"previous_response_id": "resp_" + "0" * 32},
+        {"input": [{"type": "function_call", "call_id": "1", "name": "f", "arguments": "{"}]},
+        {"input": []},
+        {"text": {"format": {"type": "json_schema"}}},
+    ]
+    return to.post("/v1/responses", {"model": "mini", "input": "?"} | rng.choice(bad))
+
+
+def anthropic(to: Sending, rng: random.Random) -> httpx.Response:
+    bad: list[dict[str, Any]] = [
+        {"max_tokens": 0},
+        {"messages": [{"role": "user", "content": [{"type": "image", "source": {"type": "url"}}]}]},
+        {"system": ["x"]},
+        {"tools": [{"name": "a b", "input_schema": {}}]},
+        {"stop_sequences": ["x"] * 10**5},
+    ]
+    asked = {"model": "mini", "max_tokens": 2, "messages": MESSAGE}
+    return to.post("/v1/messages", asked | rng.choice(bad))
+
+
+def embeddings(to: Sending, rng: random.Random) -> httpx.Response:
+    bad: list[Any] = [[10**9], [-1], [[]], [["x"]], "x" * 10**6, ["x"] * 3000, "", [1.5]]
+    return to.post("/v1/embeddings", {"model": "mini", "input": rng.choice(bad)})
+
+
+def broken_json(to: Sending, rng: random.Random) -> httpx.Response:
+    bad = [
+        b"",
+        b"{",
+        b"[" * 100_000,
+        b"null",
+        b'{"model": 5}',
+        b"\xff\xfe",
+        b'{"model":"mini","messages":7}',
+    ]
+    path = rng.choice(
+        ["/api/chat", "/api/generate", "/v1/chat/completions", "/v1/messages", "/api/embed"]
+    )
+    return to.post(path, rng.choice(bad))
+
+
+def nowhere(to: Sending, rng: random.Random) -> httpx.Response:
+    path = rng.choice(["/v1/nothing", "/api/nothing", "/v1/../../etc", "/v1/models/%2e%2e", "/%00"])
+    return to.http.request(rng.choice(["GET", "PUT", "DELETE", "PATCH"]), f"{to.url}{path}")
+
+
+def wrong_host(to: Sending, rng: random.Random) -> httpx.Response:
+    host = rng.choice(["evil.example", "evil.com@localhost", "[::1", "", "a" * 3000])
+    return to.http.get(f"{to.url}/api/tags", headers={"Host": host})
+
+
+def hang_up(to: Sending, rng: random.Random) -> None:
+    """A request that is never finished, or whose answer nobody reads."""
+    body = json.dumps({"model": "mini", "messages": MESSAGE}).encode()
+    said = len(body) + rng.choice([0, 1000])
+    head = f"POST /api/chat HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {said}\r\n\r\n".encode()
+    place = urlsplit(to.url)
+    with suppress(OSError), socket.create_connection((place.hostname, place.port)) as connection:
+        connection.sendall((head + body)[: rng.randrange(len(head + body) + 1)])
+        time.sleep(rng.random() / 2)
+
+
+HOSTILE: list[Sender] = [
+    *(half_character, broken_pattern, endless_schema, sampling_values, keep_alive, biases),
+    *(many_choices, long_conversation, long_prompt, template, many_stops, addresses, bad_model),
+    *(bombs, own_frames, files, responses, anthropic, embeddings, broken_json, nowhere),
+    *(wrong_host, hang_up),
+]

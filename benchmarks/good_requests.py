@@ -1,0 +1,96 @@
+"""A client of `reellama serve`, and requests that it must answer."""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+
+MESSAGE = [{"role": "user", "content": "Say something."}]
+
+Sender = Callable[["Sending", random.Random], httpx.Response | None]
+
+
+class Sending:
+    """A client of the server, and what it keeps of it."""
+
+    def __init__(self, url: str, clip: bytes, number: int) -> None:
+        self.url, self.clip = url, base64.b64encode(clip).decode()
+        # An address of its own, by which the server shares its places; Linux answers to all these.
+        transport = httpx.HTTPTransport(verify=False, local_address=f"127.0.0.{2 + number}")
+        self.http = httpx.Client(timeout=300, transport=transport)
+
+    def __enter__(self) -> Sending:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.http.close()
+
+    def post(self, path: str, body: Any, **more: Any) -> httpx.Response:
+        """Send a body: JSON, or bytes as they are."""
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return self.http.post(f"{self.url}{path}", content=content, **more)
+
+    def generate(self, **fields: Any) -> httpx.Response:
+        options = {"num_predict": 2, **fields.pop("options", {})}
+        asked = {"model": "mini", "prompt": "Go.", "stream": False, "options": options}
+        return self.post("/api/generate", asked | fields)
+
+    def chat(self, **fields: Any) -> httpx.Response:
+        asked = {"model": "mini", "messages": MESSAGE, "max_tokens": 2}
+        return self.post("/v1/chat/completions", asked | fields)
+
+    def show(self, data: bytes, **fields: Any) -> httpx.Response:
+        packed = base64.b64encode(data).decode()
+        message = {"role": "user", "content": "?", "images": [packed], **fields}
+        return self.post("/api/chat", {"model": "mini", "messages": [message], "stream": False})
+
+
+def schema(**fields: Any) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "x", "schema": fields}}
+
+
+def parts(*found: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": [*found, {"type": "text", "text": "?"}]}]
+
+
+def good_chat(to: Sending, rng: random.Random) -> httpx.Response:
+    return to.chat(seed=rng.randrange(99), max_tokens=8)
+
+
+def good_generate(to: Sending, rng: random.Random) -> httpx.Response:
+    return to.generate(prompt=f"{rng.random()}: a word", options={"num_predict": 8})
+
+
+def good_stream(to: Sending, rng: random.Random) -> httpx.Response:
+    asked = {"model": "mini", "messages": MESSAGE, "options": {"num_predict": 8}}
+    return to.post("/api/chat", asked)
+
+
+def good_schema(to: Sending, rng: random.Random) -> httpx.Response:
+    return to.chat(response_format=schema(enum=["red", "blue"]), max_tokens=8)
+
+
+def good_video(to: Sending, rng: random.Random) -> httpx.Response:
+    message = {"role": "user", "content": "What happens?", "images": [to.clip]}
+    asked = {"model": "mini", "messages": [message], "stream": False}
+    return to.post("/api/chat", asked | {"options": {"num_predict": 8}})
+
+
+def good_message(to: Sending, rng: random.Random) -> httpx.Response:
+    return to.post("/v1/messages", {"model": "mini", "max_tokens": 8, "messages": MESSAGE})
+
+
+def good_response(to: Sending, rng: random.Random) -> httpx.Response:
+    asked = {"model": "mini", "input": "Say something.", "max_output_tokens": 8, "store": False}
+    return to.post("/v1/responses", asked)
+
+
+GOOD: list[Callable[[Sending, random.Random], httpx.Response]] = [
+    *(good_chat, good_generate, good_stream, good_schema, good_video),
+    *(good_message, good_response),
+]
