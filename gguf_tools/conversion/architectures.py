@@ -1,28 +1,23 @@
 """The Hugging Face architectures that can be converted, and how they map to llama.cpp's.
 
 The Hugging Face side follows the config classes and models of the transformers library, the other
-side llama.cpp's `src/models`. llama.cpp does not check a model: variants that it would compute
-wrongly are refused here.
+side llama.cpp's `src/models`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from gguf import MODEL_ARCH
 
-from reellama.gguf_tools.conversion.hf_folder import read_json, reporting_damage
-from reellama.gguf_tools.errors import ReellamaError
-
 Config = Mapping[str, Any]
 
-MAX_LAYERS = 512  # LLAMA_MAX_LAYERS
 SILU = frozenset({"silu", "swish"})
 # Google's first config files write "gelu" for its tanh approximation.
 GELU = frozenset({"gelu_pytorch_tanh", "gelu_new", "gelu"})
+GELU_TANH = frozenset({"gelu_pytorch_tanh", "gelu_new"})
 
 
 @dataclass(frozen=True)
@@ -36,6 +31,11 @@ class Architecture:
     interleaves_heads: bool = False
     norm_offset: float = 0.0  # transformers multiplies by this more than the weight
     window_pattern: int = 0  # each layer but every n-th has a sliding window; 0: llama.cpp has none
+    has_experts: bool = False  # in every layer
+    # GPT-2: positions have embeddings of their own in place of rope, norms take the mean off, and
+    # matrices are stored with a row for each input.
+    is_gpt2: bool = False
+    names: Mapping[str, str] = field(default_factory=dict)  # its own names of settings, by ours
     # The defaults of transformers for keys that config.json leaves out.
     defaults: Config = field(default_factory=dict)
 
@@ -91,6 +91,68 @@ ARCHITECTURES = {
             "sliding_window": 4096,
         },
     ),
+    "MixtralForCausalLM": Architecture(
+        MODEL_ARCH.LLAMA,
+        SILU,
+        interleaves_heads=True,
+        has_experts=True,
+        defaults=_COMMON
+        | {
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 1_000_000.0,
+            "num_key_value_heads": 8,
+            "max_position_embeddings": 131_072,
+            "num_experts": 8,
+            "num_experts_per_tok": 2,
+        },
+    ),
+    "GraniteForCausalLM": Architecture(
+        MODEL_ARCH.GRANITE,
+        SILU,
+        interleaves_heads=True,
+        defaults=_COMMON
+        | {
+            "max_position_embeddings": 2048,
+            "embedding_multiplier": 1.0,
+            "residual_multiplier": 1.0,
+            "attention_multiplier": 1.0,
+            "logits_scaling": 1.0,
+        },
+    ),
+    "Olmo2ForCausalLM": Architecture(
+        MODEL_ARCH.OLMO2,
+        SILU,
+        defaults=_COMMON | {"rms_norm_eps": 1e-5, "max_position_embeddings": 2048},
+    ),
+    "Phi3ForCausalLM": Architecture(
+        MODEL_ARCH.PHI3,
+        SILU,
+        defaults=_COMMON
+        | {
+            "rms_norm_eps": 1e-5,
+            "max_position_embeddings": 4096,
+            "original_max_position_embeddings": 4096,
+        },
+    ),
+    "GPT2LMHeadModel": Architecture(
+        MODEL_ARCH.GPT2,
+        GELU_TANH,
+        is_gpt2=True,
+        names={
+            "hidden_size": "n_embd",
+            "intermediate_size": "n_inner",
+            "num_hidden_layers": "n_layer",
+            "num_attention_heads": "n_head",
+            "max_position_embeddings": "n_positions",
+            "hidden_act": "activation_function",
+        },
+        defaults={
+            "n_positions": 1024,
+            "layer_norm_epsilon": 1e-5,
+            "tie_word_embeddings": True,
+            "scale_attn_weights": True,
+        },
+    ),
     "SmolLM3ForCausalLM": Architecture(
         MODEL_ARCH.SMOLLM3,
         SILU,
@@ -113,6 +175,21 @@ ARCHITECTURES = {
         MODEL_ARCH.QWEN3,
         SILU,
         defaults=_QWEN | {"head_dim": 128},
+    ),
+    "Qwen3MoeForCausalLM": Architecture(
+        MODEL_ARCH.QWEN3MOE,
+        SILU,
+        has_experts=True,
+        defaults=_QWEN
+        | {
+            "num_key_value_heads": 4,
+            "intermediate_size": 6144,
+            "moe_intermediate_size": 768,
+            "num_experts": 128,
+            "num_experts_per_tok": 8,
+            "norm_topk_prob": False,
+            "decoder_sparse_step": 1,
+        },
     ),
     "GemmaForCausalLM": Architecture(
         MODEL_ARCH.GEMMA, GELU, norm_offset=1.0, defaults=_GEMMA | {"num_key_value_heads": 16}
@@ -138,133 +215,9 @@ AROUND_A_LANGUAGE_MODEL = (
     "Idefics3ForConditionalGeneration",
     "SmolVLMForConditionalGeneration",
 )
-_SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 LANGUAGE_MODELS: dict[str, tuple[str, tuple[int, int, int, int]]] = {
     "llama": ("LlamaForCausalLM", (4096, 11_008, 32, 32)),
     "mistral": ("MistralForCausalLM", (4096, 14_336, 32, 32)),
     "qwen2": ("Qwen2ForCausalLM", (4096, 22_016, 32, 32)),
 }
-
-
-def read_config(folder: Path) -> tuple[Architecture, dict[str, Any]]:
-    """Return the architecture of a folder's model and its configuration, defaults filled in.
-
-    For a vision-language model, these are the language model's. Raises ReellamaError, in one line,
-    for a folder without config.json, an unknown architecture, or a variant of one that llama.cpp
-    would compute wrongly.
-    """
-    path = folder / "config.json"
-    if not path.is_file():
-        raise ReellamaError(f"{folder} is not a model's folder: {_why_no_config(folder)}")
-    config = read_json(path)
-    with reporting_damage(path):
-        return _checked(path, config)
-
-
-def _checked(path: Path, config: dict[str, Any]) -> tuple[Architecture, dict[str, Any]]:
-    name = str((config.get("architectures") or ["none"])[0])
-    sizes: Config = {}
-    if name in AROUND_A_LANGUAGE_MODEL:
-        name, sizes = _language_model(path, config)
-    if name not in ARCHITECTURES:
-        known = ", ".join((*ARCHITECTURES, *AROUND_A_LANGUAGE_MODEL))
-        raise ReellamaError(f"{path}: the architecture {name} is not known; known are: {known}")
-    if quantization := config.get("quantization_config"):
-        method = quantization.get("quant_method", "unknown")
-        raise ReellamaError(
-            f"{path}: the weights are quantized already ({method}); take the original model"
-        )
-    architecture = ARCHITECTURES[name]
-    config = {**architecture.defaults, **sizes, **config, **(config.get("text_config") or {})}
-    for key in _SIZES:
-        if type(config.get(key)) is not int or config[key] <= 0:
-            raise ReellamaError(f"{path}: {key} is {config.get(key)!r}, not a positive number")
-    if config["num_hidden_layers"] > MAX_LAYERS:
-        raise ReellamaError(f"{path}: llama.cpp has no models of more than {MAX_LAYERS} layers")
-    config["num_key_value_heads"] = (
-        config.get("num_key_value_heads") or config["num_attention_heads"]
-    )
-    config["head_dim"] = (
-        config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
-    )
-    if reason := _why_not(architecture, config):
-        raise ReellamaError(f"{path}: llama.cpp has no {reason} in models of this architecture")
-    return architecture, config
-
-
-def _language_model(path: Path, config: Config) -> tuple[str, Config]:
-    """The architecture of the language model in a model that sees, and its default sizes."""
-    kind = (config.get("text_config") or {}).get("model_type") or "llama"
-    if kind not in LANGUAGE_MODELS:
-        raise ReellamaError(
-            f"{path}: the language model {kind!r:.80} is not known in a model that sees; known "
-            f"are: {', '.join(LANGUAGE_MODELS)}"
-        )
-    name, sizes = LANGUAGE_MODELS[kind]
-    return name, dict(zip(_SIZES, sizes, strict=True))
-
-
-def has_window(architecture: Architecture, config: Config) -> list[bool]:
-    """Return for each layer whether its attention has a sliding window."""
-    n_layers = config["num_hidden_layers"]
-    if config.get("sliding_window") is None:
-        return [False] * n_layers
-    if layer_types := config.get("layer_types"):
-        return [kind == "sliding_attention" for kind in layer_types]
-    pattern = (
-        config.get("sliding_window_pattern")
-        or config.get("_sliding_window_pattern")
-        or architecture.window_pattern
-    )
-    return [bool((layer + 1) % pattern) for layer in range(n_layers)]
-
-
-def _why_no_config(folder: Path) -> str:
-    if not folder.is_dir():
-        return "there is no such folder"
-    if (folder / "adapter_config.json").is_file():
-        return "it has a LoRA adapter, which must be merged into its model first"
-    return "it has no config.json"
-
-
-def _why_not(architecture: Architecture, config: Config) -> str | None:
-    """The feature of a model that llama.cpp's graph for its architecture lacks, or None."""
-    activation = config.get("hidden_activation") or config.get("hidden_act")
-    if activation is not None and activation not in architecture.activations:
-        return f"activation {activation}"
-    if config.get("use_bidirectional_attention"):
-        return "attention to both sides"
-    if config["head_dim"] * config["num_attention_heads"] != config["hidden_size"] and (
-        architecture.arch in (MODEL_ARCH.QWEN2, MODEL_ARCH.QWEN2VL)
-    ):
-        return "head_dim that differs from hidden_size / num_attention_heads"
-    if architecture.arch == MODEL_ARCH.SMOLLM3 and not _every_fourth_without_rope(config):
-        return "no_rope_layers other than every fourth"
-    if architecture.arch in (MODEL_ARCH.GEMMA2, MODEL_ARCH.GEMMA3):
-        return _why_not_gemma(architecture, config)
-    return None
-
-
-def _why_not_gemma(architecture: Architecture, config: Config) -> str | None:
-    # llama.cpp takes hidden_size / heads in the largest models, which it knows by their layers.
-    largest = {MODEL_ARCH.GEMMA2: 46, MODEL_ARCH.GEMMA3: 62}[architecture.arch]
-    scalar = config["head_dim"]
-    if config["num_hidden_layers"] == largest:
-        scalar = config["hidden_size"] // config["num_attention_heads"]
-    if config["query_pre_attn_scalar"] != scalar:
-        return f"query_pre_attn_scalar other than {scalar}"
-    caps = config.get("attn_logit_softcapping"), config.get("final_logit_softcapping")
-    if architecture.arch == MODEL_ARCH.GEMMA2 and (
-        None in caps or config["sliding_window"] is None
-    ):
-        return "layers without soft-capping or sliding window"
-    if architecture.arch == MODEL_ARCH.GEMMA3 and caps[0]:
-        return "attn_logit_softcapping"
-    return None
-
-
-def _every_fourth_without_rope(config: Config) -> bool:
-    flags = config.get("no_rope_layers")
-    if flags is None:
-        return config["no_rope_layer_interval"] == 4
-    return all(bool(flag) == bool((layer + 1) % 4) for layer, flag in enumerate(flags))

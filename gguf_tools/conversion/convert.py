@@ -3,7 +3,8 @@
     convert("SmolLM2-135M-Instruct", "F16", "smollm2-f16.gguf")
 
 A model that sees gives two: its language model, and an mmproj with its vision encoder and
-projector. A language model is not quantized here, see `quantize`. llama.cpp computes the same
+projector. A LoRA adapter of PEFT gives an adapter for llama.cpp. Types below eight bits are made
+of the result, see `quantize`. llama.cpp computes the same
 tokens and, within the precision of the type, the same logits and embeddings of pictures as
 transformers; the result's `notes` list the exceptions.
 """
@@ -22,18 +23,34 @@ from gguf import (
     MODEL_ARCH_NAMES,
     GGMLQuantizationType,
     GGUFType,
+    GGUFValueType,
     GGUFWriter,
+    Keys,
     LlamaFileType,
 )
 
 from reellama.gguf_tools.atomic_write import replacing
 from reellama.gguf_tools.conversion import hyperparameters
-from reellama.gguf_tools.conversion.architectures import Architecture, Config, read_config
-from reellama.gguf_tools.conversion.gguf_output import write_header, write_tensors
+from reellama.gguf_tools.conversion.architectures import Architecture, Config
+from reellama.gguf_tools.conversion.gguf_output import add_tensors, write_header, write_tensors
 from reellama.gguf_tools.conversion.hf_folder import model_name, reporting_damage
 from reellama.gguf_tools.conversion.hf_tensors import HFTensor, read_tensors
-from reellama.gguf_tools.conversion.hf_tokenizer import Vocabulary, add_vocabulary, read_vocabulary
-from reellama.gguf_tools.conversion.tensor_plan import PlannedTensor, language_tensors, plan_tensors
+from reellama.gguf_tools.conversion.lora_adapter import (
+    AdapterPlan,
+    adapter_tensors,
+    base_folder,
+    is_adapter,
+    plan_adapter,
+)
+from reellama.gguf_tools.conversion.model_card import add_general_metadata
+from reellama.gguf_tools.conversion.model_config import read_config
+from reellama.gguf_tools.conversion.planned_tensor import PlannedTensor
+from reellama.gguf_tools.conversion.tensor_plan import language_tensors, plan_tensors
+from reellama.gguf_tools.conversion.tokenizers.hf_tokenizer import (
+    Vocabulary,
+    add_vocabulary,
+    read_vocabulary,
+)
 from reellama.gguf_tools.conversion.vision_encoder import (
     VisionEncoder,
     add_vision_metadata,
@@ -50,6 +67,7 @@ FILE_TYPES = {
     "F32": LlamaFileType.ALL_F32,
     "F16": LlamaFileType.MOSTLY_F16,
     "BF16": LlamaFileType.MOSTLY_BF16,
+    "Q8_0": LlamaFileType.MOSTLY_Q8_0,
 }
 HEADER_ROOM = 64 << 20  # bytes, more than the largest header in use
 ConvertProgress = Callable[[int, int], None]  # bytes written, total
@@ -82,29 +100,33 @@ def convert(
     output: str | Path | None = None,
     *,
     mmproj_type: str = "F16",
+    base: str | Path | None = None,
     force: bool = False,
     progress: ConvertProgress | None = None,
 ) -> Converted:
     """Write a folder's model, tokenizer and chat template as a GGUF file.
 
-    `type_` is F32, F16 or BF16; None is the type that most weights have, which loses nothing.
+    `type_` is F32, F16, BF16 or Q8_0; None is the type that most weights have, which loses nothing.
     Vectors and norms are F32 always. `output` is NAME-TYPE.gguf in the current folder unless given;
     the mmproj of a model that sees is mmproj-NAME-TYPE.gguf beside it, of `mmproj_type`: F32, F16,
-    BF16 or Q8_0. `force` replaces them. `progress` is called with the bytes written and the total.
-    Memory does not grow with the model. Raises ReellamaError, in one line, and writes nothing when
+    BF16 or Q8_0. A folder that holds a LoRA adapter needs `base`, the folder of its model, of which
+    config.json is read, unless its own config says where that is. `force` replaces files.
+    `progress` is called with the bytes written and the total. Memory does not grow with the model.
+    Raises ReellamaError, in one line, and writes nothing when
     the folder is incomplete or damaged, the model or its tokenizer is one that llama.cpp cannot
     run as it is, the disk is too full, a weight is not a number, or F16 cannot hold one.
     """
     folder = Path(folder).expanduser()
+    if is_adapter(folder):
+        of_model = base_folder(folder, Path(base).expanduser() if base is not None else None)
+        return _convert_adapter(folder, of_model, type_, output, force, progress)
+    if base is not None:
+        raise ReellamaError(f"{folder} is no LoRA adapter of PEFT: --base is for those")
     architecture, config = read_config(folder)
     encoder = read_vision_encoder(folder, config)
     tensors = read_tensors(folder)
     language = language_tensors(tensors, config)
-    type_ = (type_ or _main_type(language)).upper()
-    if type_ not in FILE_TYPES:
-        raise ReellamaError(
-            f"cannot convert to {type_}: give F32, F16 or BF16, and quantize the result"
-        )
+    type_ = _type(type_, language)
     mmproj_type = mmproj_type.upper()
     if mmproj_type not in MMPROJ_TYPES:
         raise ReellamaError(f"no mmproj of type {mmproj_type}: give {', '.join(MMPROJ_TYPES)}")
@@ -116,17 +138,38 @@ def convert(
     n_rows = next(tensor.shape[0] for tensor in plan if tensor.name == TOKEN_EMBEDDINGS)
     vocabulary = read_vocabulary(folder, n_rows)
     notes += vocabulary.notes
-    add = partial(_add_model, name, architecture, config, vocabulary, type_)
+    add = partial(_add_model, architecture, config, vocabulary, type_)
     files = [_File(path, type_, plan, MODEL_ARCH_NAMES[architecture.arch], add)]
     if encoder:
         path = path.parent / f"mmproj-{name}-{mmproj_type}.gguf"
         plan = plan_vision_tensors(folder, encoder, tensors, GGMLQuantizationType[mmproj_type])
-        add = partial(_add_mmproj, name, encoder, mmproj_type)
+        add = partial(_add_mmproj, encoder, mmproj_type)
         files.append(_File(path, mmproj_type, plan, MMPROJ_ARCHITECTURE, add))
         notes += vision_notes(encoder)
     _check_places(files, force)
-    model, *others = _write(folder, files, progress)
-    return Converted(**vars(model), notes=notes, mmproj=others[0] if others else None)
+    (model, *others), more = _write(folder, files, progress)
+    return Converted(**vars(model), notes=notes + more, mmproj=others[0] if others else None)
+
+
+def _convert_adapter(
+    folder: Path,
+    base: Path,
+    type_: str | None,
+    output: str | Path | None,
+    force: bool,
+    progress: ConvertProgress | None,
+) -> Converted:
+    """Write a LoRA adapter for the model of which `base` is the folder."""
+    architecture, config = read_config(base)
+    tensors = adapter_tensors(folder)
+    type_ = _type(type_, tensors)
+    plan = plan_adapter(folder, architecture, config, tensors, GGMLQuantizationType[type_])
+    path = Path(output or f"{model_name(folder)}-{type_}.gguf").expanduser()
+    add = partial(_add_adapter, plan)
+    files = [_File(path, type_, plan.tensors, MODEL_ARCH_NAMES[architecture.arch], add)]
+    _check_places(files, force)
+    (adapter,), notes = _write(folder, files, progress)
+    return Converted(**vars(adapter), notes=notes)
 
 
 @dataclass(frozen=True)
@@ -147,8 +190,8 @@ class _File:
 
 def _write(
     folder: Path, files: Sequence[_File], progress: ConvertProgress | None
-) -> list[ConvertedFile]:
-    """Write files, of which all get their names at the end, or none does."""
+) -> tuple[list[ConvertedFile], list[str]]:
+    """Write files, of which all get their names at the end, or none does; with notes for people."""
     total, done = sum(file.n_bytes for file in files), 0
 
     def advance(n_bytes: int) -> None:
@@ -157,22 +200,30 @@ def _write(
         if progress:
             progress(done, total)
 
-    written = []
+    written, notes = [], []
     with ExitStack() as stack:
         for file in files:
             temporary = stack.enter_context(replacing(file.path))
             with reporting_damage(folder / "config.json"):
                 writer = GGUFWriter(temporary, file.architecture)
+                add_tensors(writer, file.plan)
+                notes = add_general_metadata(writer, folder)
                 file.add_metadata(writer)
-                alignment = write_header(writer, file.plan)
+                alignment = write_header(writer)
             write_tensors(temporary, file.plan, alignment, advance)
             n_bytes = temporary.stat().st_size
             written.append(ConvertedFile(file.path, file.type, len(file.plan), n_bytes))
-    return written
+    return written, notes
 
 
-def _main_type(tensors: Mapping[str, HFTensor]) -> str:
-    """The GGUF type that stores most weights without loss."""
+def _type(given: str | None, tensors: Mapping[str, HFTensor]) -> str:
+    """The type that was asked for, or the one that stores most weights without loss."""
+    if given is not None:
+        if given.upper() not in FILE_TYPES:
+            raise ReellamaError(
+                f"cannot convert to {given}: give F32, F16, BF16 or Q8_0, and quantize the result"
+            )
+        return given.upper()
     sizes: dict[str, int] = {}
     for tensor in tensors.values():
         sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.n_bytes
@@ -195,7 +246,6 @@ def _check_places(files: Sequence[_File], force: bool) -> None:
 
 
 def _add_model(
-    name: str,
     architecture: Architecture,
     config: Config,
     vocabulary: Vocabulary,
@@ -204,7 +254,6 @@ def _add_model(
 ) -> None:
     """Add the metadata of a language model."""
     writer.add_type(GGUFType.MODEL)
-    writer.add_name(name)
     writer.add_file_type(FILE_TYPES[type_])
     writer.add_quantization_version(GGML_QUANT_VERSION)
     writer.add_vocab_size(len(vocabulary.tokens))
@@ -212,10 +261,24 @@ def _add_model(
     add_vocabulary(writer, vocabulary)
 
 
-def _add_mmproj(name: str, encoder: VisionEncoder, type_: str, writer: GGUFWriter) -> None:
+def _add_adapter(plan: AdapterPlan, writer: GGUFWriter) -> None:
+    """Add the metadata of a LoRA adapter."""
+    writer.add_type(GGUFType.ADAPTER)
+    writer.add_string(Keys.Adapter.TYPE, "lora")
+    writer.add_float32(Keys.Adapter.LORA_ALPHA, plan.alpha)
+    if plan.invocation_tokens:
+        writer.add_key_value(
+            Keys.Adapter.ALORA_INVOCATION_TOKENS,
+            plan.invocation_tokens,
+            GGUFValueType.ARRAY,
+            GGUFValueType.UINT32,
+        )
+    writer.add_quantization_version(GGML_QUANT_VERSION)
+
+
+def _add_mmproj(encoder: VisionEncoder, type_: str, writer: GGUFWriter) -> None:
     """Add the metadata of an mmproj."""
     writer.add_type(GGUFType.MMPROJ)
-    writer.add_name(name)
     writer.add_file_type(MMPROJ_TYPES[type_])
     writer.add_quantization_version(GGML_QUANT_VERSION)
     add_vision_metadata(writer, encoder)

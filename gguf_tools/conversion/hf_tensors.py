@@ -71,12 +71,15 @@ def read_header(path: Path) -> dict[str, HFTensor]:
     return tensors
 
 
-def read_rows(tensor: HFTensor, rows: np.ndarray) -> np.ndarray:
-    """Return rows of a tensor as float32 `[len(rows), ...]`; of a vector, its elements."""
+def read_rows(tensor: HFTensor, rows: np.ndarray, transposed: bool = False) -> np.ndarray:
+    """Return rows of a tensor as float32 `[len(rows), ...]`; of a vector, its elements.
+
+    With `transposed`, columns of a matrix are its rows.
+    """
     data: np.ndarray = np.memmap(
         tensor.path, NUMPY_TYPES[tensor.dtype], "r", tensor.offset, tensor.shape
     )
-    chosen = data[rows]
+    chosen = np.ascontiguousarray(data[:, rows].T) if transposed else data[rows]
     if tensor.dtype == "BF16":
         return (chosen.astype(np.uint32) << 16).view(np.float32)
     return chosen.astype(np.float32)

@@ -7,7 +7,8 @@ import math
 import numpy as np
 from gguf import MODEL_ARCH, GGUFWriter, RopeScalingType
 
-from reellama.gguf_tools.conversion.architectures import Architecture, Config, has_window
+from reellama.gguf_tools.conversion.architectures import Architecture, Config
+from reellama.gguf_tools.conversion.model_config import has_window
 from reellama.gguf_tools.errors import ReellamaError
 
 GLOBAL_ATTENTION, SLIDING_ATTENTION = "full_attention", "sliding_attention"
@@ -29,9 +30,25 @@ def add_hyperparameters(writer: GGUFWriter, architecture: Architecture, config: 
     writer.add_head_count_kv(config["num_key_value_heads"])
     writer.add_key_length(config["head_dim"])
     writer.add_value_length(config["head_dim"])
+    if architecture.has_experts:
+        writer.add_expert_count(config["num_experts"])
+        writer.add_expert_used_count(config["num_experts_per_tok"])
+        if "moe_intermediate_size" in config:
+            writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
+    if architecture.is_gpt2:
+        writer.add_layer_norm_eps(config["layer_norm_epsilon"])
+        return
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     if architecture.window_pattern:
         _add_window(writer, architecture, config)
+    if architecture.arch == MODEL_ARCH.GRANITE:
+        writer.add_embedding_scale(config["embedding_multiplier"])
+        writer.add_residual_scale(config["residual_multiplier"])
+        writer.add_attention_scale(config["attention_multiplier"])
+        writer.add_logit_scale(config["logits_scaling"])
+    if architecture.arch == MODEL_ARCH.PHI3:
+        # llama.cpp has switched windows off for it, and takes 0 as the mark of Phi-4.
+        writer.add_sliding_window(config.get("sliding_window") or 0)
     if attention_cap := config.get("attn_logit_softcapping"):
         writer.add_attn_logit_softcapping(attention_cap)
     if final_cap := config.get("final_logit_softcapping"):
@@ -41,6 +58,8 @@ def add_hyperparameters(writer: GGUFWriter, architecture: Architecture, config: 
 
 def notes(architecture: Architecture, config: Config) -> list[str]:
     """Return lines for people on where llama.cpp only approximates the model."""
+    if architecture.is_gpt2:
+        return []
     found = []
     # Qwen's config.json gives a window also where it is not used.
     window = config.get("sliding_window") if config.get("use_sliding_window", True) else None
@@ -54,7 +73,19 @@ def notes(architecture: Architecture, config: Config) -> list[str]:
             "llama.cpp has no dynamic rope scaling: the same up to "
             f"{config['max_position_embeddings']:,} positions, and wrong after them"
         )
+    first = config.get("original_max_position_embeddings", 0)
+    if is_longrope(architecture, config) and first < config["max_position_embeddings"]:
+        found.append(
+            f"llama.cpp takes rope's factors for long texts with a context of more than {first:,} "
+            "positions, also where a text is short"
+        )
     return found
+
+
+def is_longrope(architecture: Architecture, config: Config) -> bool:
+    """Whether it has LongRoPE, https://arxiv.org/abs/2402.13753; Phi-3 once called it otherwise."""
+    kind = rope_parameters(config, GLOBAL_ATTENTION)["rope_type"]
+    return architecture.arch == MODEL_ARCH.PHI3 and kind in ("longrope", "su", "yarn")
 
 
 def rope_parameters(config: Config, layers: str) -> Config:
@@ -75,7 +106,32 @@ def rope_parameters(config: Config, layers: str) -> Config:
     return found
 
 
-def frequency_factors(architecture: Architecture, config: Config) -> np.ndarray | None:
+def frequency_factors(architecture: Architecture, config: Config) -> dict[str, np.ndarray]:
+    """Return what rope's frequencies are divided by: tensors of llama.cpp, float32 `[n_rot / 2]`.
+
+    LongRoPE has two sets, for texts of the length of the first training and for longer ones.
+    """
+    if architecture.is_gpt2:
+        return {}
+    rope = rope_parameters(config, GLOBAL_ATTENTION)
+    if is_longrope(architecture, config):
+        long, short = (np.array(rope[f"{kind}_factor"], np.float32) for kind in ("long", "short"))
+        n_pairs = n_rotated(config) // 2
+        if {long.shape, short.shape} != {(n_pairs,)}:
+            raise ReellamaError(f"long_factor and short_factor are not {n_pairs} numbers each")
+        return {"rope_factors_long.weight": long, "rope_factors_short.weight": short}
+    factors = _llama3_factors(architecture, config)
+    return {} if factors is None else {"rope_freqs.weight": factors}
+
+
+def n_rotated(config: Config) -> int:
+    """How many numbers of a head rope rotates."""
+    rope = rope_parameters(config, GLOBAL_ATTENTION)
+    partial = rope.get("partial_rotary_factor", config.get("partial_rotary_factor"))
+    return int(config["head_dim"] * (1 if partial is None else partial))
+
+
+def _llama3_factors(architecture: Architecture, config: Config) -> np.ndarray | None:
     """Return what Llama 3.1's scaling divides each frequency by, float32 `[head_dim / 2]`, or None.
 
     Frequencies whose wave is short against the context of the first training stay as they are, long
@@ -110,12 +166,18 @@ def _add_window(writer: GGUFWriter, architecture: Architecture, config: Config) 
 
 def _add_rope(writer: GGUFWriter, architecture: Architecture, config: Config) -> None:
     rope = rope_parameters(config, GLOBAL_ATTENTION)
-    partial = rope.get("partial_rotary_factor", config.get("partial_rotary_factor"))
-    if partial not in (None, 1):
-        raise ReellamaError(f"llama.cpp has no partial_rotary_factor {partial} here")
-    writer.add_rope_dimension_count(config["head_dim"])
+    n_rot = n_rotated(config)
+    if n_rot != config["head_dim"] and architecture.arch != MODEL_ARCH.PHI3:
+        partial = n_rot / config["head_dim"]
+        raise ReellamaError(f"llama.cpp has no partial_rotary_factor {partial:.3g} here")
+    writer.add_rope_dimension_count(n_rot)
     writer.add_rope_freq_base(rope["rope_theta"])
     kind = rope["rope_type"]
+    if architecture.arch == MODEL_ARCH.PHI3:
+        writer.add_rope_scaling_orig_ctx_len(config["original_max_position_embeddings"])
+    if is_longrope(architecture, config):
+        writer.add_rope_scaling_attn_factors(_longrope_scale(config, rope))
+        return
     if architecture.arch == MODEL_ARCH.QWEN2VL:
         _add_sections(writer, config, rope)
         kind = "default" if kind == "mrope" else kind
@@ -153,6 +215,15 @@ def _add_yarn(writer: GGUFWriter, config: Config, rope: Config) -> None:
         scale = _yarn_scale(factor, rope["mscale"]) / _yarn_scale(factor, rope["mscale_all_dim"])
     if scale is not None:  # llama.cpp multiplies what it finds here by the paper's own
         writer.add_rope_scaling_attn_factors(scale / _yarn_scale(factor, 1))
+
+
+def _longrope_scale(config: Config, rope: Config) -> float:
+    """What LongRoPE multiplies queries and keys by."""
+    if (given := rope.get("attention_factor")) is not None:
+        return float(given)
+    first = config["original_max_position_embeddings"]
+    factor = rope.get("factor") or config["max_position_embeddings"] / first
+    return math.sqrt(1 + math.log(factor) / math.log(first)) if factor > 1 else 1.0
 
 
 def _yarn_scale(factor: float, mscale: float) -> float:

@@ -5,60 +5,31 @@ Names come from the table of the `gguf` package. Only the headers of the files a
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from gguf import (
-    GGML_QUANT_SIZES,
-    MODEL_ARCH_NAMES,
-    MODEL_TENSOR,
-    TENSOR_NAMES,
-    GGMLQuantizationType,
-    get_tensor_name_map,
-)
+from gguf import MODEL_ARCH_NAMES, GGMLQuantizationType, get_tensor_name_map
 
 from reellama.gguf_tools.conversion.architectures import Architecture, Config
+from reellama.gguf_tools.conversion.expert_tensors import plan_experts
 from reellama.gguf_tools.conversion.hf_tensors import NUMPY_TYPES, HFTensor
 from reellama.gguf_tools.conversion.hyperparameters import frequency_factors
+from reellama.gguf_tools.conversion.planned_tensor import PlannedTensor, tensor_type
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.reader import TOKEN_EMBEDDINGS
 
 OUTPUT_TENSOR = "output.weight"
 # In the files of old models, and computed by llama.cpp.
-SKIPPED_TENSORS = re.compile(r"rotary_emb\.inv_freq$|\.masked_bias$")
+SKIPPED_TENSORS = re.compile(r"rotary_emb\.inv_freq$|\.masked_bias$|\.attn\.bias$")
+# GPT-2's matrices with a row for each input.
+BY_INPUTS = re.compile(r"\.(c_attn|c_proj|c_fc)\.weight$")
 # Those of a vision encoder and its projector, in the files of a model that sees.
 VISION_TENSORS = re.compile(
     r"^(model\.)?((vision_tower|vision_model|visual|multi_modal_projector|connector)\.|"
     r"image_newline$)"
 )
-
-
-@dataclass(frozen=True)
-class PlannedTensor:
-    """A tensor of the GGUF, and how its numbers are made.
-
-    `rows` are those of the source that are taken, in their order, and None is all; `frame` is the
-    index of its third axis; `values` are used instead of a source.
-    """
-
-    name: str
-    shape: tuple[int, ...]  # the length of a row last
-    type: GGMLQuantizationType
-    source: HFTensor | None = None
-    values: np.ndarray | None = None
-    rows: np.ndarray | None = None
-    frame: int | None = None
-    offset: float = 0.0
-
-    @property
-    def n_bytes(self) -> int:
-        """Bytes of its data in the GGUF."""
-        block, block_bytes = GGML_QUANT_SIZES[self.type]
-        return math.prod(self.shape) // block * block_bytes
 
 
 def plan_tensors(
@@ -71,27 +42,34 @@ def plan_tensors(
     """Return the tensors of the GGUF. Raises ReellamaError when one is missing or has no place."""
     n_layers = config["num_hidden_layers"]
     names = get_tensor_name_map(architecture.arch, n_layers)
-    plan = [
+    plan: list[PlannedTensor] = []
+    if architecture.has_experts:
+        plan, tensors = plan_experts(tensors, config, type_)
+    plan += [
         _plan(architecture, config, names.get_name(name, (".weight", ".bias")), tensor, type_)
         for name, tensor in tensors.items()
     ]
-    factors = frequency_factors(architecture, config)
-    if factors is not None:
-        name = TENSOR_NAMES[MODEL_TENSOR.ROPE_FREQS] + ".weight"
-        f32 = GGMLQuantizationType.F32
-        plan.append(PlannedTensor(name, factors.shape, f32, values=factors))
+    plan += [
+        PlannedTensor(name, factors.shape, GGMLQuantizationType.F32, values=factors)
+        for name, factors in frequency_factors(architecture, config).items()
+    ]
+    for tensor in (source for planned in plan for source in planned.sources):
+        check_dtype(tensor)
     # llama.cpp takes the token embeddings where the output is missing.
     wanted = {TOKEN_EMBEDDINGS, "output_norm.weight"}
+    wanted |= {"position_embd.weight"} if architecture.is_gpt2 else set()
     wanted |= set() if config["tie_word_embeddings"] else {OUTPUT_TENSOR}
     found = {tensor.name for tensor in plan}
     kinds = {re.sub(r"^blk\.\d+\.", "", name) for name in found if name.startswith("blk.")}
+    if architecture.has_experts:
+        kinds |= {f"ffn_{kind}_exps.weight" for kind in ("gate", "up", "down")}
     wanted |= {f"blk.{layer}.{kind}" for layer in range(n_layers) for kind in kinds}
     if missing := sorted(wanted - found):
         raise ReellamaError(
             f"{folder} lacks {len(missing)} of the model's tensors, among them what becomes "
             f"{missing[0]}; download it again"
         )
-    return sorted(plan, key=lambda tensor: _place(tensor.name))
+    return sorted(plan, key=lambda tensor: place(tensor.name))
 
 
 def language_tensors(tensors: Mapping[str, HFTensor], config: Config) -> dict[str, HFTensor]:
@@ -100,13 +78,19 @@ def language_tensors(tensors: Mapping[str, HFTensor], config: Config) -> dict[st
     for name, tensor in tensors.items():
         if SKIPPED_TENSORS.search(name) or VISION_TENSORS.match(name):
             continue
-        # "language_model.model.layers..." in older files, "model.language_model.layers..." in newer
-        name = re.sub(r"^model\.(language|text)_model\.", "model.", name)
-        name = name.removeprefix("language_model.")
+        name = language_name(name)
         if name == "lm_head.weight" and config["tie_word_embeddings"]:
             continue
         needed[name] = tensor
     return needed
+
+
+def language_name(name: str) -> str:
+    """The name that a tensor has in a model without vision, in the files of newer transformers."""
+    # "language_model.model.layers..." in older files, "model.language_model.layers..." in newer
+    name = re.sub(r"^model\.(language|text)_model\.", "model.", name)
+    name = name.removeprefix("language_model.")
+    return re.sub(r"^(h\.\d+|wte|wpe|ln_f)\.", r"transformer.\g<0>", name)  # GPT-2's first files
 
 
 def check_dtype(tensor: HFTensor) -> None:
@@ -125,25 +109,25 @@ def _plan(
     tensor: HFTensor,
     type_: GGMLQuantizationType,
 ) -> PlannedTensor:
-    check_dtype(tensor)
     if name is None or not 1 <= len(tensor.shape) <= 2:
         raise ReellamaError(
             f"{tensor.path}: the tensor {tensor.name} {list(tensor.shape)} has no place in "
             f"llama.cpp's architecture {MODEL_ARCH_NAMES[architecture.arch]}"
         )
-    norm = name.endswith("_norm.weight")
+    transposed = architecture.is_gpt2 and bool(BY_INPUTS.search(tensor.name))
+    shape = tensor.shape[::-1] if transposed else tensor.shape
     return PlannedTensor(
         name,
-        tensor.shape,
-        # llama.cpp computes with vectors and norms in F32 only.
-        GGMLQuantizationType.F32 if norm or len(tensor.shape) == 1 else type_,
-        source=tensor,
-        rows=_interleaved(architecture, config, tensor, name),
-        offset=architecture.norm_offset if norm else 0.0,
+        shape,
+        tensor_type(name, shape, type_),
+        (tensor,),
+        rows=interleaved_rows(architecture, config, tensor, name),
+        transposed=transposed,
+        offset=architecture.norm_offset if name.endswith("_norm.weight") else 0.0,
     )
 
 
-def _interleaved(
+def interleaved_rows(
     architecture: Architecture, config: Config, tensor: HFTensor, name: str
 ) -> np.ndarray | None:
     """Return the permutation of the rows of queries and keys for llama.cpp's interleaved rope."""
@@ -160,7 +144,7 @@ def _interleaved(
     return halves.swapaxes(1, 2).reshape(-1)
 
 
-def _place(name: str) -> tuple[int, str]:
+def place(name: str) -> tuple[int, str]:
     """A sort key: tensors outside of layers first, then layer by layer."""
     layer = re.match(r"blk\.(\d+)\.", name)
     return (int(layer[1]) if layer else -1, name)

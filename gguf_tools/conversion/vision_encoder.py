@@ -14,8 +14,9 @@ from pathlib import Path
 
 from gguf import GGUFWriter
 
-from reellama.gguf_tools.conversion.architectures import MAX_LAYERS, Config
+from reellama.gguf_tools.conversion.architectures import Config
 from reellama.gguf_tools.conversion.hf_folder import read_json_if_there, reporting_damage
+from reellama.gguf_tools.conversion.model_config import MAX_LAYERS
 from reellama.gguf_tools.errors import ReellamaError
 
 # llama.cpp has the tanh approximation alone, which differs from "gelu" by 0.0005 at most.

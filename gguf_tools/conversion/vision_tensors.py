@@ -14,7 +14,8 @@ import numpy as np
 from gguf import GGMLQuantizationType
 
 from reellama.gguf_tools.conversion.hf_tensors import HFTensor
-from reellama.gguf_tools.conversion.tensor_plan import VISION_TENSORS, PlannedTensor, check_dtype
+from reellama.gguf_tools.conversion.planned_tensor import PlannedTensor
+from reellama.gguf_tools.conversion.tensor_plan import VISION_TENSORS, check_dtype
 from reellama.gguf_tools.conversion.vision_encoder import VisionEncoder
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.mmproj_types import mmproj_tensor_type
@@ -138,7 +139,7 @@ def _plan(
         return
     offset = 1.0 if target == "mm.soft_emb_norm.weight" else 0.0  # Gemma's norm
     planned = PlannedTensor(
-        target, tensor.shape, GGMLQuantizationType.F32, source=tensor, offset=offset
+        target, tensor.shape, GGMLQuantizationType.F32, (tensor,), offset=offset
     )
     for part in _parts(planned):
         kind = mmproj_tensor_type(part.name, part.shape, type_)

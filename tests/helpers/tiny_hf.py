@@ -24,7 +24,7 @@ from tokenizers import (
     trainers,
 )
 
-from reellama.gguf_tools.conversion.pre_tokenizers import GPT4O, LLAMA3, QWEN2, TEKKEN
+from reellama.gguf_tools.conversion.tokenizers.pre_tokenizers import GPT4O, LLAMA3, QWEN2, TEKKEN
 from reellama.gguf_tools.format.reader import GGUFFile
 from reellama.models.vision.torchvision_compat import ensure_torchvision
 
@@ -169,7 +169,7 @@ def save_model(
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if weight.ndim == 1:
-                weight.copy_(torch.randn_like(weight) * 0.2 + ("norm" in name))
+                weight.copy_(torch.randn_like(weight) * 0.2 + name.endswith(".weight"))
             else:
                 weight.copy_(torch.randn_like(weight) * 0.15)
     model = model.to(dtype)

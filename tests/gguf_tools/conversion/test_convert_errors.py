@@ -32,7 +32,10 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel is not known; known are: Llama"),
+        (
+            {"architectures": ["BloomForCausalLM"]},
+            "Bloom.* is not known; known are: Llama",
+        ),
         ({"hidden_act": "relu"}, "has no activation relu"),
         ({"num_hidden_layers": None}, "num_hidden_layers is None, not a positive number"),
         ({"num_hidden_layers": 4}, r"lacks 9 of the model's tensors, .* blk\.3\.attn_k"),

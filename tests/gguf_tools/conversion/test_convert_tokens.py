@@ -12,8 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reellama.gguf_tools.conversion.convert import convert
-from reellama.gguf_tools.conversion.hf_tokenizer import read_vocabulary
-from reellama.gguf_tools.conversion.pre_tokenizers import LLAMA3, NAMES, pre_tokenizer_name
+from reellama.gguf_tools.conversion.tokenizers.hf_tokenizer import read_vocabulary
+from reellama.gguf_tools.conversion.tokenizers.pre_tokenizers import (
+    LLAMA3,
+    NAMES,
+    pre_tokenizer_name,
+)
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.text.tokenizer import Tokenizer
 from tests.helpers import tiny_hf

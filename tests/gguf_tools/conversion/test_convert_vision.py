@@ -12,8 +12,8 @@ import torch
 import transformers
 from safetensors.numpy import load_file, save_file
 
-from reellama.gguf_tools.conversion.architectures import read_config
 from reellama.gguf_tools.conversion.convert import convert
+from reellama.gguf_tools.conversion.model_config import read_config
 from reellama.gguf_tools.format.reader import read_gguf
 from tests.conftest import Result
 from tests.helpers import tiny_hf, vision_checkpoints

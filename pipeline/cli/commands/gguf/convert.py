@@ -10,11 +10,15 @@ from typer import Argument, Option
 
 def command(
     folder: Annotated[
-        Path, Argument(metavar="FOLDER", help="A Hugging Face model: config.json, *.safetensors.")
+        Path,
+        Argument(
+            metavar="FOLDER",
+            help="A Hugging Face model (config.json, *.safetensors), or a LoRA adapter of PEFT.",
+        ),
     ],
     type_: Annotated[
         str | None,
-        Argument(metavar="TYPE", help="F32, F16 or BF16 (default: that of the weights)."),
+        Argument(metavar="TYPE", help="F32, F16, BF16 or Q8_0 (default: that of the weights)."),
     ] = None,
     output: Annotated[
         Path | None, Option(help="The GGUF that is written (default: NAME-TYPE.gguf here).")
@@ -23,11 +27,16 @@ def command(
         str,
         Option(metavar="TYPE", help="Of the mmproj of a model that sees: f32, f16, bf16 or q8_0."),
     ] = "f16",
+    base: Annotated[
+        Path | None,
+        Option(metavar="FOLDER", help="Of an adapter: its model; config.json is enough."),
+    ] = None,
     force: Annotated[bool, Option("--force", help="Replace files that are there.")] = False,
 ) -> None:
     """Convert a Hugging Face folder of safetensors to GGUF; the paths come on stdout.
 
-    A model that sees gives two files: its language model and, beside it, its mmproj.
+    A model that sees gives two files: its language model and, beside it, its mmproj. A LoRA
+    adapter gives a file for --lora.
     """
     from reellama.gguf_tools.conversion.convert import convert
     from reellama.pipeline.cli.console import note, out, strip_control
@@ -35,7 +44,13 @@ def command(
 
     with byte_bar("converting") as report:
         result = convert(
-            folder, type_, output, mmproj_type=mmproj_type, force=force, progress=report
+            folder,
+            type_,
+            output,
+            mmproj_type=mmproj_type,
+            base=base,
+            force=force,
+            progress=report,
         )
     for line in result.notes:
         note(line)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, BadParameter, Exit, Option
 
@@ -112,9 +112,6 @@ def command(
     ] = False,
 ) -> None:
     """Quantize a model into one type or several."""
-    from dataclasses import replace
-
-    from reellama.gguf_tools.measuring.mix_search import MixSettings
     from reellama.gguf_tools.quantization.quant_options import parse_metadata, read_tensor_types
     from reellama.gguf_tools.quantization.quantize import quantize
     from reellama.pipeline.cli.options import parse_adapters
@@ -125,8 +122,10 @@ def command(
     if target_size or target_bpw:
         if types or tensor_types or lora or prune_layers or pure:
             raise BadParameter("--target-size and --target-bpw choose the types by themselves")
-        how = MixSettings(n_chunks=chunks, n_threads=threads or None, imatrix=imatrix)
-        how = how if text is None else replace(how, text=text)
+        from reellama.gguf_tools.measuring.mix_search import MixSettings  # it loads llama.cpp
+
+        given: dict[str, Any] = {} if text is None else {"text": text}
+        how = MixSettings(n_chunks=chunks, n_threads=threads or None, imatrix=imatrix, **given)
         plan, output = _plan(source, target_size, target_bpw, output, how, force=force)
         types, tensor_types = [plan.base], plan.tensor_types()
     if not types:

@@ -14,20 +14,23 @@ from typing import Any
 
 from gguf import GGUFWriter, TokenType
 
-from reellama.gguf_tools.conversion import sentencepiece_model
 from reellama.gguf_tools.conversion.hf_folder import read_json, read_json_if_there, reporting_damage
-from reellama.gguf_tools.conversion.pre_tokenizers import (
+from reellama.gguf_tools.conversion.tokenizers import sentencepiece_model
+from reellama.gguf_tools.conversion.tokenizers.pre_tokenizers import (
     UnknownPreTokenizerError,
     is_byte_level,
     pre_tokenizer_name,
 )
-from reellama.gguf_tools.conversion.sentencepiece_scores import (
+from reellama.gguf_tools.conversion.tokenizers.sentencepiece_scores import (
     SPACE,
     add_space_prefix,
     merge_scores,
     uses_spaces,
 )
-from reellama.gguf_tools.conversion.special_tokens import SpecialTokens, read_special_tokens
+from reellama.gguf_tools.conversion.tokenizers.special_tokens import (
+    SpecialTokens,
+    read_special_tokens,
+)
 from reellama.gguf_tools.errors import ReellamaError
 
 Section = Mapping[str, Any]

@@ -1,0 +1,1 @@
+"""Tokenizers of a Hugging Face folder, in the terms of llama.cpp."""
