@@ -80,7 +80,8 @@ def _entry(value: object) -> object:
 def _text(value: object) -> str | None:
     if isinstance(value, (bool, dict, list)) or value is None:
         return None
-    return str(value)
+    # YAML reads the two halves of a character's escape, as JSON writes it, as two.
+    return str(value).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _checked(metadata: Metadata) -> Metadata:

@@ -114,6 +114,14 @@ VALUES = st.recursive(
 )
 
 
+def test_a_character_that_is_escaped_in_halves(carded: Path) -> None:
+    (carded / "README.md").write_text(
+        '---\n{"license": "\\ud801\\udc00", "version": "\\ud801"}\n---\n'
+    )
+    found, _ = general(carded, carded / "m.gguf")
+    assert (found["license"], found["version"]) == ("\U00010400", "\ufffd")
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=3))
 def test_whatever_a_card_says_the_model_is_converted(carded: Path, card: dict[str, object]) -> None:
