@@ -77,7 +77,7 @@ class BundleConfig:
 
     @property
     def known_languages(self) -> tuple[str, ...]:
-        """`languages`; what fills slots learned from drawn stories, which are told in English."""
+        """`languages`; what fills slots learned from drawn clips, whose captions are English."""
         return self.languages or (("en",) if self.slots else ())
 
     @property

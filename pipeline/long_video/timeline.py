@@ -173,9 +173,9 @@ class LongVideo(Closeable):
         said: list[tuple[float, float, _PendingText]] = []
         skipped: list[str] = []
         with opened(video) as source:
-            moments = self.index(source, report)
+            index = self.index(source, report)
             lines = source.subtitles() if subtitles else ()
-            borders = moments.scenes(most, shortest)
+            borders = index.scenes(most, shortest)
             for i, (start, end) in enumerate(borders):
                 try:
                     soft = self._encode_scene(source, start, end)
@@ -189,7 +189,7 @@ class LongVideo(Closeable):
             for start, end, written in said
         )
         return Timeline(
-            moments.path, moments.duration, scenes, summarize_scenes(scenes), tuple(skipped)
+            index.path, index.duration, scenes, summarize_scenes(scenes), tuple(skipped)
         )
 
     def ask(
@@ -202,9 +202,9 @@ class LongVideo(Closeable):
         if not question.strip():
             raise ReellamaError("the question is empty")
         with opened(video) as source:
-            moments = self.index(source, report)
-            borders = moments.scenes(len(moments.times), MIN_SCENE_SECONDS)  # by every cut
-            scores = _scene_scores(moments, borders, self._search.embed_texts([question])[0])
+            index = self.index(source, report)
+            borders = index.scenes(len(index.times), MIN_SCENE_SECONDS)  # by every cut
+            scores = _scene_scores(index, borders, self._search.embed_texts([question])[0])
             best = sorted(range(len(borders)), key=lambda i: -scores[i])[:SCENES_PER_QUESTION]
             asked = [
                 (i, self._ask(self._encode_scene(source, *borders[i]), question, ANSWER_TOKENS))
@@ -267,13 +267,13 @@ def _said(lines: Sequence[Subtitle], start: float, end: float) -> str:
 
 
 def _scene_scores(
-    moments: VideoIndex, borders: Sequence[tuple[float, float]], wanted: np.ndarray
+    index: VideoIndex, borders: Sequence[tuple[float, float]], wanted: np.ndarray
 ) -> list[float]:
     """How well each scene's best moment fits; a scene between two moments has the one before."""
-    fits = moments.embeddings @ wanted
+    fits = index.embeddings @ wanted
     scores = []
     for start, end in borders:
-        inside = (moments.times >= start) & (moments.times < end)
-        before = max(0, int(np.searchsorted(moments.times, start, "right")) - 1)
+        inside = (index.times >= start) & (index.times < end)
+        before = max(0, int(np.searchsorted(index.times, start, "right")) - 1)
         scores.append(float(fits[inside].max() if inside.any() else fits[before]))
     return scores

@@ -1,7 +1,7 @@
 """Moments of a video by what they look like: found once, kept, and searched with words.
 
-    moments = look_through("holiday.mp4", Bundle.load("mini"))
-    search([moments], "a dog", Bundle.load("mini"))[0].time
+    index = index_video("holiday.mp4", Bundle.load("mini"))
+    search([index], "a dog", Bundle.load("mini"))[0].time
 
 One pass looks at whole frames (keyframes, where the video is long) and keeps for each its time, its
 colours and its CLIP embedding. Words are matched without another look; for scenes a second pass
@@ -137,15 +137,15 @@ def index_video(
         path = source.path
         kept = None if cache is None else cache / f"{_key(path, bundle)}.npz"
         found = None if kept is None else _read(kept, path)
-        moments = found or _build_index(source, path, bundle, report)
-        if cuts and moments.cuts is None:
-            seen = find_hard_cuts(source, moments.times, moments.colours, report)
-            moments = replace(moments, cuts=seen)
-    if kept is not None and moments is not found and not bundle.changed:
+        index = found or _build_index(source, path, bundle, report)
+        if cuts and index.cuts is None:
+            seen = find_hard_cuts(source, index.times, index.colours, report)
+            index = replace(index, cuts=seen)
+    if kept is not None and index is not found and not bundle.changed:
         with suppress(OSError, ReellamaError):  # the answer is as good, only not kept
             kept.parent.mkdir(parents=True, exist_ok=True)
-            _write(kept, moments)
-    return moments
+            _write(kept, index)
+    return index
 
 
 def search(
@@ -261,16 +261,16 @@ def _index_times(source: FrameSource) -> list[float]:
 
 
 def _key(path: Path, bundle: Bundle) -> str:
-    """What moments depend on, as a name for a file."""
+    """What an index depends on, as a name for a file."""
     said = [INDEX_FORMAT, str(path.resolve()), *stamp(path), bundle.version]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
-def _write(kept: Path, moments: VideoIndex) -> None:
+def _write(kept: Path, index: VideoIndex) -> None:
     names = ("duration", "times", "colours", "embeddings")
-    arrays = {name: getattr(moments, name) for name in names}
-    if moments.cuts is not None:
-        arrays |= {f"cut_{name}": array for name, array in vars(moments.cuts).items()}
+    arrays = {name: getattr(index, name) for name in names}
+    if index.cuts is not None:
+        arrays |= {f"cut_{name}": array for name, array in vars(index.cuts).items()}
     with replacing(kept) as temporary, open(temporary, "wb") as file:
         np.savez(file, **arrays)
 

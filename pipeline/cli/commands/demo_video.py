@@ -1,4 +1,4 @@
-"""`reellama demo-video`: a short video with a known story, to try things on."""
+"""`reellama demo-video`: a short video whose content is known, to try things on."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def push(
     with _bar() as report:
         registered = ollama_push.push(trained_bundle(bundle, PUSHED), name, host, report)
     out.print(strip_control(registered), markup=False, soft_wrap=True)
-    note("Ollama gives it no eyes: it answers text")
+    note("Ollama runs the LLM alone: it sees no video")
 
 
 @contextmanager

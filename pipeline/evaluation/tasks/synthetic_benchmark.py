@@ -1,6 +1,6 @@
 """The drawn benchmark: questions after MVBench's tasks (Li et al., 2023), with exact truth.
 
-Its clips come from stories that training never draws, as video files that differ in length, frame
+Its clips are ones that training never draws, as video files that differ in length, frame
 rate, size and codec. `new-clips` shows known kinds in known styles, `new-style` known kinds in a
 style that training leaves out, `new-pictures` kinds that training never draws.
 """
@@ -20,7 +20,7 @@ from reellama.models.synthetic.render import render, write_video
 from reellama.models.synthetic.synthetic_clip import ClipQuestion, SyntheticClip
 from reellama.pipeline.evaluation.items import EvalItem
 
-# Which story asks for a task.
+# Which scenario asks for a task.
 TASKS = {
     "object naming": "one",
     "object existence": "one",
@@ -81,7 +81,7 @@ def benchmark_items(
     config = SyntheticConfig(
         styles=drawn.styles, style_weights=(share,) * len(drawn.styles), seed=seed
     )
-    stories = SyntheticClips(config, 192, assets, split="test", kinds=drawn.kinds)
+    source = SyntheticClips(config, 192, assets, split="test", kinds=drawn.kinds)
     found: Counter[str] = Counter()
     for number, (task, name) in enumerate(TASKS.items()):
         if task not in tasks or (drawn.kinds == "new" and task in NAMING_TASKS):
@@ -89,24 +89,24 @@ def benchmark_items(
         attempt = number * 1_000_000
         while found[task] < clips:
             attempt += 1
-            asked = _question(stories, attempt, name, task)
+            asked = _question(source, attempt, name, task)
             if asked is not None:
-                story, question = asked
-                video = _write(story, folder / f"{split}-{attempt}", attempt)
+                clip, question = asked
+                video = _write(clip, folder / f"{split}-{attempt}", attempt)
                 found[task] += 1
                 yield _item(question, video)
 
 
 def _question(
-    stories: SyntheticClips, number: int, name: str, task: str
+    source: SyntheticClips, number: int, name: str, task: str
 ) -> tuple[SyntheticClip, ClipQuestion] | None:
-    """Story `number` with its first question of the task, if it has one."""
-    cast = stories.picture_pool(number)
+    """Clip `number` with its first question of the task, if it has one."""
+    pool = source.picture_pool(number)
     if task == "attribute":  # a colour is asked for where there is one
-        cast = replace(cast, tint_share=1.0)
-    story = stories.clip(number, name, cast)
-    asked = [question for question in story.questions if question.task == task]
-    return (story, asked[0]) if asked else None
+        pool = replace(pool, tint_share=1.0)
+    clip = source.clip(number, name, pool)
+    asked = [question for question in clip.questions if question.task == task]
+    return (clip, asked[0]) if asked else None
 
 
 def _item(question: ClipQuestion, video: Path) -> EvalItem:
@@ -117,13 +117,13 @@ def _item(question: ClipQuestion, video: Path) -> EvalItem:
     return EvalItem(question.task, question.question, answer, choices, video)
 
 
-def _write(story: SyntheticClip, path: Path, number: int) -> Path:
-    """The story as a video, of a frame rate, height and codec that `number` decides."""
+def _write(clip: SyntheticClip, path: Path, number: int) -> Path:
+    """The clip as a video, of a frame rate, height and codec that `number` decides."""
     rng = np.random.default_rng(number)
     fps, height = int(rng.choice(FRAME_RATES)), int(rng.choice(HEIGHTS))
     codec = str(rng.choice(CODECS))
-    width = round(story.scene.size[0] * height / story.scene.size[1] / 2) * 2
-    scene = replace(story.scene, size=(width, height))
+    width = round(clip.scene.size[0] * height / clip.scene.size[1] / 2) * 2
+    scene = replace(clip.scene, size=(width, height))
     count = max(8, round(scene.duration * fps))
     video = path.with_suffix(".webm" if codec == "vp9" else ".mp4")
     times = (np.arange(count) + 0.5) / count * scene.duration
