@@ -102,7 +102,7 @@ def test_quantizations_are_asked_the_same(
     quantize(smollm2, "Q4_0", folder / "small-Q4_0.gguf", n_threads=1)
     (folder / "small-Q4_1.gguf").symlink_to(smollm2)
     options = ("--quantizations", folder, "--plot", tmp_path / "plot", "--json", "-")
-    asked = ("--data", few, "--task", "moving direction", "--threads=1")
+    asked = ("--data", few, "--task", "moving direction", "--threads=1", "--frames=2")
     bundle = shutil.copytree(small_bundle, tmp_path / "bundle")
     result = reellama("eval", bundle, *asked, *options, "--record", "types")
     assert result.status == 0, result.err

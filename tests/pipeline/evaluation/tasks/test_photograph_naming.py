@@ -18,8 +18,9 @@ from reellama.pipeline.video.clip import read_frames
 
 
 @pytest.fixture
-def assets(tmp_path: Path) -> Path:
-    """Something at the place of every photograph."""
+def assets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Something at the place of every photograph; its videos are of few frames."""
+    monkeypatch.setattr(photograph_naming, "VIDEO_FPS", 4)
     with (DATA / "photographs.csv").open(newline="") as file:
         for number, row in enumerate(csv.DictReader(file)):
             stamp = tmp_path / photographs.PACKAGE / row["stamp"]

@@ -15,6 +15,8 @@ def test_the_benchmark_asks_every_task_about_files_that_can_be_read(
 ) -> None:
     split = synthetic_benchmark.BenchmarkSplit(("shapes",), "known")
     monkeypatch.setitem(synthetic_benchmark.BENCHMARK_SPLITS, "new-clips", split)
+    monkeypatch.setattr(synthetic_benchmark, "FRAME_RATES", (8,))
+    monkeypatch.setattr(synthetic_benchmark, "HEIGHTS", (96, 120))
     asked = list(synthetic_benchmark.benchmark_items("new-clips", 1, 0, tmp_path))
     assert {item.task for item in asked} == set(synthetic_benchmark.TASKS)
     for item in asked:
