@@ -293,6 +293,7 @@ class Bundle:
         """
         from reellama.models.concepts.concept_readings import concept_readings
         from reellama.models.projector.interpretation import interpret
+        from reellama.models.synthetic.slot_choices import slot_choices
 
         grid, seconds, mask = self.batch(features, times)
         top_classes = self.labels.top_classes(features) if self.labels else ()
@@ -302,8 +303,8 @@ class Bundle:
             )
         return interpret(
             self.projector, grid, seconds, mask,
-            word_ids=self.word_ids, llm=self.llm_path(), slotted=self.config.slots,
-            top_classes=top_classes,
+            word_ids=self.word_ids, llm=self.llm_path(),
+            slot_texts=slot_choices() if self.config.slots else None, top_classes=top_classes,
         )  # fmt: skip
 
     def encode(self, frames: Sequence[np.ndarray], times: np.ndarray) -> EncodedFrames:

@@ -13,4 +13,5 @@ import platformdirs
 CACHE = Path(os.environ.get("REELLAMA_CACHE") or platformdirs.user_cache_dir("reellama"))
 ENCODED_FRAMES = CACHE / "encoded-frames"  # videos that were looked at: their soft tokens
 KEPT_GRAPHS = CACHE / "graphs"  # networks of bundles that came without graphs
+TOLD = CACHE / "told"  # what was said once in a terminal
 MOMENTS = CACHE / "moments"  # videos that were searched: moments by what they look like

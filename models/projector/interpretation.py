@@ -56,21 +56,28 @@ class SlotReading:
     label: the slot's name, "free" for tokens after the slots, "ImageNet" for a label of the
     classifier, and "" in a bundle without slots, where every soft token is read by itself.
     name: the whole of what the tokens stand for, where they are known to be a part of it.
+    choice: the text that its tokens fit best together and the share of each of its words, where it
+    is known what the slot may say; its likeliest words one by one may be of several such texts.
     """
 
     label: str
     tokens: tuple[SoftToken, ...]
     name: str = ""
+    choice: tuple[str, tuple[float, ...]] | None = None
 
     @property
     def spoken(self) -> tuple[SoftToken, ...]:
-        """Its tokens before the first blank one."""
+        """Its tokens that have words: those before the first blank one."""
+        if self.choice is not None:
+            return self.tokens[: len(self.choice[1])] if self.choice[0] else ()
         blank = [token.is_blank for token in self.tokens]
         return self.tokens[: blank.index(True) if any(blank) else None]
 
     @property
     def text(self) -> str:
         """The most likely words as text; "" for an empty slot."""
+        if self.choice is not None:
+            return self.choice[0]
         return self.name or "".join(token.words[0][0] for token in self.spoken).strip(" ,")
 
     @property
@@ -81,7 +88,9 @@ class SlotReading:
 
     @property
     def confidence(self) -> float:
-        """The smallest share of a most likely word among its tokens."""
+        """The smallest share of one of its words."""
+        if self.choice is not None:
+            return min(self.choice[1])
         return min(token.words[0][1] for token in self.spoken or self.tokens)
 
     @property
@@ -118,7 +127,7 @@ def interpret(
     *,
     word_ids: Sequence[int],
     llm: Path,
-    slotted: bool,
+    slot_texts: Sequence[Sequence[str]] | None,
     top_classes: Sequence[tuple[str, float, Sequence[int]]] = (),
 ) -> list[SlotReading]:
     """Read the soft tokens of one video.
@@ -127,7 +136,8 @@ def interpret(
         features, times, mask: of a batch of one, as `Projector` takes them.
         word_ids: the LLM's token of each row of the word mixture.
         llm: the GGUF whose tokenizer has the words.
-        slotted: whether the soft tokens fill the slots of `reellama.models.projector.slots`.
+        slot_texts: what each slot of `reellama.models.projector.slots` may say, where the soft
+            tokens fill those.
         top_classes: name, share and token ids of each ImageNet label that follows.
     """
     probabilities = projector.word_probabilities(features, times, mask)[0]  # [tokens, words]
@@ -145,21 +155,64 @@ def interpret(
             )
             for number, (best, row) in enumerate(zip(order.tolist(), shares.tolist(), strict=True))
         ]
-        return [
-            *(_slot_readings(tokens) if slotted else [SlotReading("", (t,)) for t in tokens]),
-            *imagenet_readings(top_classes, len(tokens), tokenizer),
-        ]
+        if slot_texts is None:
+            readings = [SlotReading("", (token,)) for token in tokens]
+        else:
+            choices = best_texts(probabilities, slot_texts, word_ids, tokenizer)
+            readings = slot_readings(tokens, choices)
+        return [*readings, *imagenet_readings(top_classes, len(tokens), tokenizer)]
 
 
 def _text(tokenizer: Tokenizer, token: int) -> str:
     return tokenizer.piece(token).decode("utf-8", "replace")
 
 
-def _slot_readings(tokens: Sequence[SoftToken]) -> list[SlotReading]:
-    spans = zip(slots.slot_names(), slots.slot_spans(), strict=True)
-    readings = [SlotReading(name, tuple(tokens[start:end])) for name, (start, end) in spans]
+def slot_readings(
+    tokens: Sequence[SoftToken], choices: Sequence[tuple[str, tuple[float, ...]]]
+) -> list[SlotReading]:
+    """Soft tokens by their slots, each of which says its choice; then the free ones."""
+    spans = zip(slots.slot_names(), slots.slot_spans(), choices, strict=True)
+    readings = [
+        SlotReading(name, tuple(tokens[start:end]), choice=choice)
+        for name, (start, end), choice in spans
+    ]
     free = tokens[slots.N_SLOT_TOKENS :]
     return [*readings, *(SlotReading(FREE_SLOT, (token,)) for token in free)]
+
+
+def best_texts(
+    probabilities: Tensor,
+    slot_texts: Sequence[Sequence[str]],
+    word_ids: Sequence[int],
+    tokenizer: Tokenizer,
+) -> list[tuple[str, tuple[float, ...]]]:
+    """The text of each slot that all of its soft tokens fit best, and the share of each word of it.
+
+    A thing that has a name already does not come again: of equal things only one is described.
+    """
+    rows = {token: row for row, token in enumerate(word_ids)}
+    blank = rows[tokenizer.encode("\n")[0]]
+    found: list[tuple[str, tuple[float, ...]]] = []
+    names: set[str] = set()
+    spans = zip(slot_texts, slots.slot_spans(), strict=True)
+    for slot, (texts, (start, end)) in enumerate(spans):
+        shares = probabilities[start:end].cpu().numpy()  # [width, words]
+        best, best_fit = "", -np.inf
+        best_shares: tuple[float, ...] = (0.0,)
+        for text in texts:
+            ids = tokenizer.encode(f" {text}")[: end - start] if text else []
+            if text in names or not all(token in rows for token in ids):
+                continue
+            words = [rows[token] for token in ids] + [blank] * (end - start - len(ids))
+            each = shares[np.arange(end - start), words]
+            fit = float(np.log(np.maximum(each, 1e-30)).sum())
+            if fit > best_fit:
+                best, best_fit = text, fit
+                best_shares = tuple(map(float, each[: max(1, len(ids))]))
+        if slot in slots.NAME_SLOTS and best:
+            names.add(best)
+        found.append((best, best_shares))
+    return found
 
 
 def imagenet_readings(

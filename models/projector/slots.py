@@ -24,6 +24,8 @@ NAME_SLOT, MOTION_SLOT, THEN_SLOT = (
     len(_SCENE_WIDTHS) + 1,
     len(SLOT_WIDTHS) - 1,
 )
+# Those of all objects.
+NAME_SLOTS = range(NAME_SLOT, NAME_SLOT + MAX_OBJECTS * len(_OBJECT_WIDTHS), len(_OBJECT_WIDTHS))
 
 
 def slot_spans() -> list[tuple[int, int]]:

@@ -30,11 +30,15 @@ Answer = Generator[Token, None, None]
 
 @dataclass(frozen=True)
 class Video:
-    """A video in a conversation: what stands for it in the prompt, and its frames."""
+    """A video in a conversation: what stands for it in the prompt, and its frames.
+
+    limits: the bundle's remark on what it cannot tell of it, or "".
+    """
 
     path: Path
     parts: Prompt
     clip: Clip
+    limits: str = ""
 
     @property
     def n_soft_tokens(self) -> int:

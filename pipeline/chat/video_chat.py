@@ -28,6 +28,7 @@ from reellama.models.open_bundle import open_bundle
 from reellama.models.token_pooling.options import VIDEOS_SHARE, PoolingOptions
 from reellama.pipeline.chat.conversation import Answer, Chat, Turn, Video
 from reellama.pipeline.chat.file_answers import answer_from_files
+from reellama.pipeline.chat.footage_limits import CANNOT_TELL, asks_beyond_footage
 from reellama.pipeline.chat.ordinals import video_meant
 from reellama.pipeline.chat.question_language import OTHER_LANGUAGE, is_in, names_of
 from reellama.pipeline.chat.subtitle_answers import answer_from_subtitles, as_text, between
@@ -208,12 +209,14 @@ class VideoChat:
 
         What the file itself says (how long, how large, ...) and what its subtitles say word for
         word comes from there, as one token; so does that a question is in a language which the
-        bundle was not trained for.
+        bundle was not trained for, or about what its soft tokens of real footage do not hold.
         """
         meant, plain = video_meant(question, self.videos)
         known = answer_from_files(plain, [video.clip for video in meant])
         if known is None and len(meant) == 1:
             known = answer_from_subtitles(plain, meant[0].clip.subtitles)
+        if known is None and _beyond(plain, meant):
+            known = CANNOT_TELL.format(self.bundle.name)
         if known is None and self.languages and not is_in(question, self.languages):
             known = OTHER_LANGUAGE.format(self.bundle.name, names_of(self.languages))
         if known is not None:
@@ -306,7 +309,8 @@ class VideoChat:
         if self.bundle.reads_text and clip.subtitles:
             parts = [*parts, Text(as_text(clip.subtitles, self.engine.n_ctx))]
         self.timings.pooling, *notes = self.bundle.pooling_summary(encoded, pooling, cells)
-        video = Video(path, parts, replace(clip, notes=(*clip.notes, *notes)))
+        clip = replace(clip, notes=(*clip.notes, *notes))
+        video = Video(path, parts, clip, limits=seen.remark)
         self.timings.n_frames += len(clip.frames)
         self.timings.n_soft_tokens += video.n_soft_tokens
         return video
@@ -325,3 +329,8 @@ class VideoChat:
         self.timings.n_prompt = last.n_reused + last.n_read
         self.timings.n_reused = last.n_reused
         self.timings.n_generated = last.n_generated
+
+
+def _beyond(question: str, videos: Sequence[Video]) -> bool:
+    """Whether a question is about what the bundle cannot tell of any of these videos."""
+    return bool(videos) and all(v.limits for v in videos) and asks_beyond_footage(question)

@@ -17,7 +17,7 @@ from reellama.pipeline.chat.conversation import Chat, Video
 from reellama.pipeline.chat.subtitle_answers import as_text
 from reellama.pipeline.llm.generation_options import Sampling
 from reellama.pipeline.video.clip import read_frames
-from reellama.pipeline.video.read_options import SCENE_MAX_SIDE, VideoReadOptions
+from reellama.pipeline.video.read_options import VideoReadOptions
 from reellama.pipeline.video.source import VideoError
 from reellama.pipeline.video.timestamps import format_time
 
@@ -85,9 +85,9 @@ def notes_as_text(videos: Sequence[NotedVideo]) -> str:
 def _read_part(
     talk: VideoChat, video: Video, part: VideoReadOptions, pooling: PoolingOptions, room: int
 ) -> Video:
-    options = part.with_defaults(frames=talk.bundle.frames, max_side=SCENE_MAX_SIDE)
+    options = part.with_defaults(frames=talk.bundle.frames, max_side=talk.bundle.max_side)
     clip = read_frames(video.path, options)
-    encoded = talk.bundle.encode(clip.frames, clip.times - (part.start or 0.0))
+    encoded = talk.bundle.encode(clip.frames, clip.times)
     return Video(video.path, talk.bundle.prompt_parts(encoded, pooling, room), clip)
 
 

@@ -16,6 +16,7 @@ from rich.text import Text
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.pipeline.chat.timings import Timings, peak_memory
 from reellama.pipeline.cli.arguments.verbosity import is_quiet, is_verbose
+from reellama.pipeline.cli.terminal.terminal_memory import is_new_here
 from reellama.pipeline.video.timestamps import format_time
 
 if TYPE_CHECKING:  # commands about GGUF files need not wait until torch is loaded
@@ -76,7 +77,8 @@ def add_video(talk: VideoChat, path: Path) -> Video:
     with reading_bar(path) as report:
         video = talk.add(path, report)
     for remark in video.clip.notes:
-        note(f"{path.name}: {remark}")
+        if remark != video.limits or is_new_here(remark):
+            note(f"{path.name}: {remark}")
     times = ", ".join(format_time(float(time)) for time in video.clip.times)
     detail(f"{video_summary(video)}; frames at {times}")
     return video

@@ -13,8 +13,8 @@ from reellama.pipeline.cli.answer_printer import print_answer, print_remarks
 from reellama.pipeline.cli.arguments.verbosity import is_quiet
 from reellama.pipeline.cli.console import add_video, err, note, reading_bar, say, video_summary
 from reellama.pipeline.cli.filmstrip import Filmstrip
-from reellama.pipeline.cli.line_input import data_dir
 from reellama.pipeline.cli.options import AnswerOptions
+from reellama.pipeline.cli.terminal.line_input import data_dir
 from reellama.pipeline.llm.engine import Token
 from reellama.pipeline.video.read_options import VideoReadOptions
 

@@ -35,15 +35,13 @@ from reellama.pipeline.llm.prompt import Prompt, Text, TokenizedPrompt
 from reellama.pipeline.long_video.video_index import CACHE_FOLDER, VideoIndex, index_video
 from reellama.pipeline.progress_callbacks import StepProgress
 from reellama.pipeline.video.clip import VideoInput, opened, read_frames
-from reellama.pipeline.video.read_options import SCENE_MAX_SIDE, VideoReadOptions
+from reellama.pipeline.video.read_options import VideoReadOptions
 from reellama.pipeline.video.source import FrameSource, VideoError
 from reellama.pipeline.video.subtitles import Subtitle
 
 # Scenes of one video at most: each takes a fraction of a second to a second on two cores.
 MAX_SCENES = 300
 MIN_SCENE_SECONDS = 1.0  # seconds of a scene
-# Of a longer scene its middle is watched: every frame of what is watched has to be decoded.
-MAX_WATCHED_SECONDS = 8.0
 N_PARALLEL = 4
 # Cells of a scene's context beside its tokens: the question, the template and the answer.
 QUESTION_CELLS = 256
@@ -213,17 +211,12 @@ class LongVideo(Closeable):
         return [SceneAnswer(w.text(), *borders[i], scores[i]) for i, w in asked]
 
     def _encode_scene(self, source: FrameSource, start: float, end: float) -> Prompt:
-        """What stands for a scene in a prompt."""
-        middle, half = (start + end) / 2, min(end - start, MAX_WATCHED_SECONDS) / 2
-        begin = max(start, middle - half)
-        options = VideoReadOptions(
-            frames=self.bundle.frames,
-            start=begin,
-            end=min(end, middle + half),
-            max_side=SCENE_MAX_SIDE,
+        """What stands for a scene in a prompt: it is read as `ask --start --end` reads it."""
+        options = VideoReadOptions(start=start, end=end).with_defaults(
+            frames=self.bundle.frames, max_side=self.bundle.max_side
         )
         clip = read_frames(source, options)
-        seen = self.bundle.encode(clip.frames, clip.times - begin)
+        seen = self.bundle.encode(clip.frames, clip.times)
         return self.bundle.prompt_parts(seen, self.pooling, self._batcher.n_ctx - QUESTION_CELLS)
 
     def _ask(

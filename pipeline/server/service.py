@@ -41,7 +41,8 @@ from reellama.pipeline.server.chat.speech import (
 from reellama.pipeline.server.chat.tool_messages import Conversation, adapted
 from reellama.pipeline.server.files.file_store import FileStore
 from reellama.pipeline.server.loaded_models import LoadedModel, ModelPool
-from reellama.pipeline.server.media.media_encoder import MediaEncoder, MediaLimits, sniff
+from reellama.pipeline.server.media.decode_process import MediaLimits
+from reellama.pipeline.server.media.media_encoder import MediaEncoder, sniff
 from reellama.pipeline.server.media.media_items import MediaItem
 from reellama.pipeline.server.media.soft_token_cache import SoftTokenCache
 from reellama.pipeline.server.metrics import Metrics

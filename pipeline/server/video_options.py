@@ -20,6 +20,7 @@ VIDEO_OPTIONS: Mapping[str, str] = {
     "fps": "a number",
     "start": "a time: seconds, 1:30 or 1:02:03.5",
     "end": "a time: seconds, 1:30 or 1:02:03.5",
+    "subtitles": "text",
     "tokens": "a whole number",
     "pooling": "text",
 }

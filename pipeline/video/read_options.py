@@ -21,8 +21,6 @@ SAMPLING_MODES: tuple[SamplingMode, ...] = get_args(SamplingMode)
 
 # Pixels on the longest side of a frame: more than any tower takes, and 64 frames of 4K fit memory.
 MAX_SIDE = 768
-# The same for frames that nobody will see: those of a scene of a long video.
-SCENE_MAX_SIDE = 384
 # Frames that are taken where neither the caller nor a bundle says how many.
 DEFAULT_FRAMES = 8
 

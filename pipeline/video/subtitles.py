@@ -21,8 +21,8 @@ from av.container import InputContainer
 from av.error import FFmpegError
 
 from reellama.pipeline.video.container import METADATA, OPEN_OPTIONS
+from reellama.pipeline.video.sidecars import sidecars
 
-SIDECARS = (".srt", ".vtt", ".ass", ".ssa")
 # Codecs whose packets are text, and how many commas stand before the words of ASS.
 _TEXT_CODECS = {"srt", "subrip", "webvtt", "mov_text", "ass", "ssa", "text"}
 _ASS_COMMAS = 8
@@ -50,21 +50,10 @@ def read_subtitles(path: Path, origin: float = 0.0, *, inside: bool = True) -> t
     origin: seconds to add to the container's times, so that its first frame is at 0.
     inside: whether to look into the container.
     """
-    for beside in _sidecars(path):
+    for beside in sidecars(path):
         if found := _read(beside, 0.0):
             return found
     return _read(path, origin) if inside else ()
-
-
-def _sidecars(path: Path) -> list[Path]:
-    """Files of subtitles beside a video: of its very name, then with more in their name."""
-    try:
-        names = sorted(each.name for each in path.parent.iterdir() if each.suffix in SIDECARS)
-    except OSError:
-        return []
-    own = [name for name in names if Path(name).stem == path.stem or name[:-4] == path.name]
-    more = [name for name in names if name.startswith(f"{path.stem}.") and name not in own]
-    return [path.with_name(name) for name in [*own, *more]]
 
 
 def _read(path: Path, origin: float) -> tuple[Subtitle, ...]:

@@ -21,17 +21,19 @@ from typing import Any
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.pipeline.chat.file_answers import asks_of_file
+from reellama.pipeline.chat.footage_limits import asks_beyond_footage
 from reellama.pipeline.chat.question_language import is_in
 from reellama.pipeline.chat.subtitle_answers import asks_of_subtitles
 from reellama.pipeline.cli.arguments.verbosity import is_verbose
 from reellama.pipeline.cli.options import AnswerOptions, FrameOptions, ModelOptions
 from reellama.pipeline.server.local import local_socket
+from reellama.pipeline.video.sidecars import sidecars
 
 # Seconds until the head of an answer: where a server has not begun by then, it hangs.
 HEAD_SECONDS = 60.0
 # What a request carries, or what the server is asked for beforehand. With any other option that
 # differs from its default `ask` answers by itself.
-FRAME_OPTIONS = {"frames", "sampling", "fps", "start", "end"}
+FRAME_OPTIONS = {"frames", "sampling", "fps", "start", "end", "subtitles"}
 MODEL_OPTIONS = {"bundle", "mmproj", "llm", "system", "tokens", "pooling", "n_ctx"}
 ANSWER_OPTIONS = {"temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed"}
 ANSWER_OPTIONS |= {"max_tokens", "stop"}
@@ -85,6 +87,7 @@ def can_be_asked(
     return (
         len(videos) == 1
         and videos[0].is_file()
+        and not sidecars(videos[0])  # the server reads the file alone
         and not is_verbose()
         and (question is None or _is_for_a_model(question))
         and model.system != ""
@@ -102,9 +105,10 @@ def can_be_asked(
 
 
 def _is_for_a_model(question: str) -> bool:
-    """Whether `ask` would not answer it without one, from the file or because of its language."""
-    known = asks_of_file(question) or asks_of_subtitles(question) or not is_in(question, ["en"])
-    return question.strip() not in ("", "-") and not known
+    """Whether `ask` would never answer it without one: from the file, because of its language, or
+    because it is about what a bundle cannot tell of real footage."""
+    known = asks_of_file(question) or asks_of_subtitles(question) or asks_beyond_footage(question)
+    return question.strip() not in ("", "-") and not known and is_in(question, ["en"])
 
 
 def _begin(

@@ -12,9 +12,9 @@ from reellama.gguf_tools.errors import ReellamaError
 from reellama.pipeline.cli import slash_commands
 from reellama.pipeline.cli.console import note
 from reellama.pipeline.cli.error_line import print_error_line
-from reellama.pipeline.cli.line_input import is_interactive, no_echo, read_lines
 from reellama.pipeline.cli.options import AnswerOptions, FrameOptions, ModelOptions
 from reellama.pipeline.cli.session import Session
+from reellama.pipeline.cli.terminal.line_input import is_interactive, no_echo, read_lines
 
 
 def run(

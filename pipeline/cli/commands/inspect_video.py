@@ -49,11 +49,12 @@ def run(video: Path, frames: FrameOptions, how: InspectOptions) -> None:
     from reellama.pipeline.cli.console import note, out, reading_bar
     from reellama.pipeline.cli.filmstrip import Filmstrip
     from reellama.pipeline.video.clip import read_frames
-    from reellama.pipeline.video.read_options import MAX_SIDE
 
     bundle = trained_bundle(how.bundle, NO_WORDS)
     with reading_bar(video) as report:
-        options = frames.read_options().with_defaults(frames=bundle.frames, max_side=MAX_SIDE)
+        options = frames.read_options().with_defaults(
+            frames=bundle.frames, max_side=bundle.max_side
+        )
         clip = read_frames(video, options, progress=report)
         fields = bundle.interpret(bundle.features(clip.frames), clip.times)
     for remark in clip.notes:

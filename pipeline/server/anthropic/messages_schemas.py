@@ -249,6 +249,7 @@ class CountTokensRequest(BaseModel):
     fps: float | None = None
     start: float | str | None = None
     end: float | str | None = None
+    subtitles: str | None = None
     tokens: int | None = None
     pooling: str | None = None
 

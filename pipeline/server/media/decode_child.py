@@ -4,8 +4,8 @@
 
 Its argument is JSON: the path of a file or of a folder of pictures, their times, and the limits. It
 answers on stdout with one line of JSON, {"shapes": [[height, width], ...], "times": [...], "notes":
-[...]}, and the pixels of all frames, or with {"error": "...", "status": 400 or 413} alone. It
-imports no torch.
+[...]}, and the pixels of all frames, or with {"error": "...", "status": 400 or 413} alone. Asked
+for `characters` of subtitles it answers with {"subtitles": "..."} alone. It imports no torch.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def main() -> None:
     answer = os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     try:
-        header, frames = decode(request)
+        header, frames = decode(request) if request["characters"] is None else said(request)
     except MemoryError:
         size = request["memory"] / (1 << 30)
         header, frames = refusal(f"decoding needs more than {size:.1f} GiB of memory", 413), []
@@ -97,6 +97,23 @@ def decode(request: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
         return refusal(without_path(str(error), path), 400), []
     shapes = [frame.shape[:2] for frame in clip.frames]
     return {"shapes": shapes, "times": clip.times.tolist(), "notes": clip.notes}, list(clip.frames)
+
+
+def said(request: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
+    """The header of an answer with what the subtitles in the file say, in about `characters`, or ""
+    where none can be read; and no frames."""
+    from reellama.pipeline.chat.subtitle_answers import as_text, between
+    from reellama.pipeline.video import container
+    from reellama.pipeline.video.clip import open_video
+    from reellama.pipeline.video.read_options import VideoReadOptions
+    from reellama.pipeline.video.source import VideoError
+
+    container.OPEN_OPTIONS.update(OPEN_OPTIONS)
+    text = ""
+    with suppress(VideoError), open_video(request["path"]) as source:
+        lines = between(source.subtitles(), VideoReadOptions(**request["reading"]))
+        text = as_text(lines, request["characters"])
+    return {"subtitles": text}, []
 
 
 def check(path: Path, max_pixels: int, max_seconds: float) -> None:

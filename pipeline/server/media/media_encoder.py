@@ -1,6 +1,6 @@
 """Pictures and videos that came as bytes: what they are, their frames, and their soft tokens.
 
-Frames are decoded in a child process with limits, so a hostile file can only end that child.
+Files are read in a child process (`decode_process`).
 """
 
 from __future__ import annotations
@@ -8,27 +8,22 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import json
-import math
-import os
 import re
-import signal
-import sys
-import tempfile
 import threading
-from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from itertools import groupby
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from reellama.gguf_tools.text.prompt_parts import Prompt, Text
 from reellama.models.encoded_frames import EncodedFrames, encoding_key
 from reellama.pipeline.server.admission.places import CLIENT, LOCAL
+from reellama.pipeline.server.media.decode_process import (
+    DecodedFrames,
+    MediaLimits,
+    decode,
+    read_said,
+)
 from reellama.pipeline.server.media.media_items import (
     Content,
     MediaError,
@@ -51,40 +46,9 @@ if TYPE_CHECKING:
 
 # Children that decode at the same time.
 MAX_CHILDREN = 2
-_ROOT = Path(__file__).parents[4]
-# All that a child gets of the environment: where programs and libraries are, and no secrets.
-_ENVIRONMENT = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONPATH")
-# Bytes of the line with which a child begins, at most.
-_HEADER = 1 << 20
-
-
-@dataclass(frozen=True)
-class MediaLimits:
-    """How large a picture or a video may be, and what decoding it may take.
-
-    max_bytes: of one file; max_pixels: of one frame; max_seconds: of one video; max_clips: of one
-    message; decode_seconds: on the clock; decode_memory: bytes of address space of the child.
-    """
-
-    max_bytes: int = 256 << 20
-    max_pixels: int = 8192 * 8192
-    max_seconds: float = 4 * 3600.0
-    max_clips: int = 16
-    decode_seconds: float = 60.0
-    decode_memory: int = 2 << 30
-
-
-class DecodedFrames(NamedTuple):
-    """uint8 RGB pictures `[height, width, 3]`, and the seconds at which they appear, float64.
-
-    notes: what a person should know of the file, such as that it breaks off.
-    """
-
-    frames: list[np.ndarray]
-    times: np.ndarray
-    notes: tuple[str, ...] = ()
-
-
+# Characters of subtitles beside a video where nobody knows the context, and videos of which they
+# are kept in memory.
+DEFAULT_CHARACTERS, MOST_SAID = 2048, 64
 # The first bytes of a file, and what they say.
 _MAGIC: tuple[tuple[bytes, MediaKind], ...] = (
     (rb"\x89PNG\r\n\x1a\n", "picture"),
@@ -156,6 +120,7 @@ class MediaEncoder:
         self.cache = cache
         self._children = asyncio.Semaphore(MAX_CHILDREN)
         self._tower = threading.Lock()
+        self._said: dict[tuple[bytes, float | None, float | None, int], str] = {}
 
     async def see(
         self,
@@ -186,6 +151,9 @@ class MediaEncoder:
             if clip.name and len(clips) > 1:
                 parts.append(Text(f"{clip.name}:\n"))
             parts += await asyncio.to_thread(bundle.prompt_parts, video, how.pooling, room)
+            if bundle.reads_text and how.reading.subtitles == "auto":
+                said = await self._subtitles(clip, how.reading, room or DEFAULT_CHARACTERS)
+                parts += [Text(said)] if said else []
         return parts
 
     def _clips(self, media: Sequence[MediaItem], joins_pictures: bool) -> list[MediaItem]:
@@ -226,6 +194,19 @@ class MediaEncoder:
         _refuse_notes(notes)
         return encoded
 
+    async def _subtitles(self, clip: MediaItem, reading: VideoReadOptions, most: int) -> str:
+        """The subtitles in a video's file as text of at most `most` characters, or ""."""
+        if clip.times is not None or {content_kind(each) for each in clip.contents} != {"video"}:
+            return ""
+        key = (content_digest(clip.contents[0]), reading.start, reading.end, most)
+        if key not in self._said:
+            with suppress(MediaError):  # whatever ails the file was told with its frames
+                async with self._children:
+                    self._said[key] = await read_said(clip, reading, self.limits, most)
+            while len(self._said) > MOST_SAID:
+                del self._said[next(iter(self._said))]
+        return self._said.get(key, "")
+
     def _encode(self, seen: DecodedFrames, bundle: VideoBundle) -> EncodedFrames:
         with self._tower:  # one at a time: the tower takes all cores that there are
             encoded = bundle.encode(seen.frames, seen.times)
@@ -249,123 +230,11 @@ def _is_plain_picture(item: MediaItem) -> bool:
     return item.is_plain and kinds == {"picture"}
 
 
-async def decode(clip: MediaItem, reading: VideoReadOptions, limits: MediaLimits) -> DecodedFrames:
-    """Frames of a video, or of several pictures, read in a child process.
-
-    Raises MediaError when the file is broken, too large, or takes too long.
-    """
-    with tempfile.TemporaryDirectory(prefix="reellama-") as folder:
-        path = await asyncio.to_thread(_lay_out, clip, Path(folder))
-        child = await _start(path, clip.times, reading, limits)
-        try:
-            read = _read(child, reading)
-            answer = await asyncio.wait_for(read, limits.decode_seconds)
-        except asyncio.TimeoutError:
-            raise _too_slow(limits) from None
-        finally:
-            with suppress(ProcessLookupError):
-                child.kill()
-            await child.wait()
-    return _unpack(answer, child.returncode or 0, limits)
-
-
-def _lay_out(clip: MediaItem, folder: Path) -> Path:
-    """What the child reads: a video, or a folder of pictures, as links where they are files."""
-    single = len(clip.contents) == 1 and clip.times is None
-    for i, content in enumerate(clip.contents):
-        path = folder / ("video" if single else f"{i}.png")  # names only have to look like pictures
-        if isinstance(content, bytes):
-            path.write_bytes(content)
-        else:
-            path.symlink_to(content.path)
-    return folder / "video" if single else folder
-
-
-async def _start(
-    path: Path,
-    times: tuple[float, ...] | None,
-    reading: VideoReadOptions,
-    limits: MediaLimits,
-) -> Process:
-    request = {
-        "path": str(path),
-        "times": times,
-        "reading": asdict(reading),
-        "max_pixels": limits.max_pixels,
-        "max_seconds": limits.max_seconds,
-        "seconds": max(1, math.ceil(limits.decode_seconds)),
-        "memory": limits.decode_memory,
-    }
-    environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-    # Threads of BLAS and arenas of malloc would only fill the address space that is limited.
-    environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
-    return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "reellama.pipeline.server.media.decode_child", json.dumps(request)),
-        stdin=DEVNULL,
-        stdout=PIPE,
-        stderr=DEVNULL,
-        env=environment,
-        cwd=_ROOT,
-        start_new_session=True,  # Ctrl-C at the server is for the server
-    )
-
-
-async def _read(child: Process, reading: VideoReadOptions) -> bytes:
-    """What the child writes until it ends, and no more than its frames can be."""
-    assert child.stdout is not None
-    most = _HEADER + reading.n_frames * 3 * (reading.max_side or 0) ** 2
-    answer = bytearray()
-    while part := await child.stdout.read(1 << 20):
-        answer += part
-        if len(answer) > most:
-            raise MediaError("this file led the decoder astray: more frames than were asked for")
-    await child.wait()
-    return bytes(answer)
-
-
-def _unpack(answer: bytes, status: int, limits: MediaLimits) -> DecodedFrames:
-    """The frames in a child's answer. Nothing of it is trusted: a hostile file may have made it."""
-    if status in (-signal.SIGALRM, -signal.SIGXCPU):
-        raise _too_slow(limits)
-    head, newline, pixels = answer.partition(b"\n")
-    try:
-        if not newline:
-            raise ValueError("the child ended before it answered")
-        header = json.loads(head)
-        if "error" in header:
-            raise MediaError(str(header["error"]), 413 if header["status"] == 413 else 400)
-        frames = list(_split(pixels, header["shapes"]))
-        times = np.array(header["times"], np.float64)
-        notes = tuple(str(note) for note in header["notes"])
-        if not frames or times.shape != (len(frames),) or not np.isfinite(times).all():
-            raise ValueError("frames without times")
-    except (ValueError, TypeError, KeyError) as error:
-        raise MediaError("this file made the decoder crash; it is damaged") from error
-    return DecodedFrames(frames, times, notes)
-
-
-def _split(pixels: bytes, shapes: Iterable[tuple[int, int]]) -> Iterable[np.ndarray]:
-    """Pictures `[height, width, 3]` that lie one after another; ValueError where they do not."""
-    start = 0
-    for height, width in shapes:
-        end = start + height * width * 3
-        if not (height > 0 and width > 0 and end <= len(pixels)):
-            raise ValueError("frames that are not there")
-        yield np.frombuffer(pixels[start:end], np.uint8).reshape(height, width, 3).copy()
-        start = end
-
-
 def _key(clip: MediaItem, reading: VideoReadOptions, bundle: VideoBundle) -> str:
     """What the soft tokens of a clip depend on, as a name for a file."""
     times = [] if clip.times is None else [repr(clip.times).encode()]
     digests = (content_digest(content) for content in clip.contents)
     return encoding_key([*digests, *times], reading, bundle.version)
-
-
-def _too_slow(limits: MediaLimits) -> MediaError:
-    return MediaError(
-        f"decoding takes more than {limits.decode_seconds:g} s; send a shorter or smaller file", 413
-    )
 
 
 def _mib(n: int) -> str:

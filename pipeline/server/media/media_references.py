@@ -8,7 +8,8 @@ A picture or video is given as one of
     images     several pictures, each one of the above as text, that are one video
 
 and what may be said of it stands beside that: `name`, `times` (seconds of its `images`), and the
-options of the command line (`VIDEO_OPTIONS`: frames, sampling, fps, start, end, tokens, pooling).
+options of the command line (`VIDEO_OPTIONS`: frames, sampling, fps, start, end,
+subtitles, tokens, pooling).
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class VideoFields(BaseModel):
     fps: float | None = None
     start: float | str | None = None
     end: float | str | None = None
+    subtitles: str | None = None
     tokens: int | None = None
     pooling: str | None = None
 

@@ -173,6 +173,7 @@ class OpenAIGenerationRequest(BaseModel):
     fps: float | None = None
     start: float | str | None = None
     end: float | str | None = None
+    subtitles: str | None = None
     tokens: int | None = None
     pooling: str | None = None
     logit_bias: dict[str, float] | None = None

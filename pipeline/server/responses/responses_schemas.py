@@ -247,6 +247,7 @@ class ResponsesRequest(BaseModel):
     fps: float | None = None
     start: float | str | None = None
     end: float | str | None = None
+    subtitles: str | None = None
     tokens: int | None = None
     pooling: str | None = None
 

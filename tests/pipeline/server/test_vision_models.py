@@ -19,6 +19,7 @@ from PIL import Image
 from reellama.gguf_tools.locate.vision_models import VisionModel
 from tests.helpers.live_server import data_url, serving
 from tests.helpers.vision_models import FAMILIES
+from tests.pipeline.video.test_subtitles import SRT, with_track
 
 N_CTX = 1024
 
@@ -86,6 +87,35 @@ def test_both_protocols_answer_the_same_about_a_video(
     assert answer.choices[0].message.content == reply["message"]["content"]
     assert answer.usage is not None
     assert answer.usage.prompt_tokens == reply["prompt_eval_count"]
+
+
+@pytest.mark.parametrize("model", ["gemma3"], indirect=True)
+def test_subtitles_in_the_file_stand_beside_it_unless_they_are_off(
+    url: str, model: VisionModel, square_video: Path, tmp_path: Path
+) -> None:
+    """As an option of the request in Ollama's protocol, as one in OpenAI's, and as a part's."""
+    talk = with_track(square_video, tmp_path / "talk.mkv", SRT, "srt")
+    silent = chat(url, model, talk, subtitles="off")["prompt_eval_count"]
+    assert chat(url, model, talk)["prompt_eval_count"] > silent
+    # Of what is said, a part of the video has its own.
+    part = chat(url, model, talk, start=0, end=0.5)["prompt_eval_count"]
+    assert part == chat(url, model, talk, start=0, end=0.5, subtitles="off")["prompt_eval_count"]
+    refused = chat(url, model, talk, subtitles="loud")
+    assert refused["status"] == 400 and "subtitles are auto or off" in refused["error"]
+
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key="none")
+
+    def n_prompt(extra: dict[str, Any], **said: Any) -> int:
+        message = about(talk)
+        message["content"][0].update(said)
+        reply = client.chat.completions.create(
+            model=model.llm.stem, max_tokens=1, messages=[message], extra_body=extra
+        )
+        assert reply.usage is not None
+        return reply.usage.prompt_tokens
+
+    assert n_prompt({"subtitles": "off"}) == n_prompt({}, subtitles="off") == silent
+    assert n_prompt({}) > silent
 
 
 def test_a_conversation_about_a_video_goes_on(

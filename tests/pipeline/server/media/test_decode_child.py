@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from reellama.pipeline.server.media import decode_child
-from reellama.pipeline.server.media.media_encoder import MediaLimits, decode
+from reellama.pipeline.server.media.decode_process import MediaLimits, decode
 from reellama.pipeline.server.media.media_items import MediaError, MediaItem
 from reellama.pipeline.video import container
 from reellama.pipeline.video.clip import read_frames

@@ -1,0 +1,1 @@
+"""The terminal in which somebody types and reads."""

@@ -1,0 +1,42 @@
+"""What was said in a terminal already: some lines are worth reading once, not with each answer.
+
+A terminal is known by its device and its session, which a new shell begins. Where there is none, as
+in a script, everything is said each time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import time
+from contextlib import suppress
+
+from reellama.models.cache_folders import TOLD
+
+# Seconds for which it is remembered: devices and sessions get the same numbers again, one day.
+REMEMBERED = 24 * 3600.0
+
+
+def is_new_here(line: str) -> bool:
+    """Whether `line` was not said in this terminal today; from here on it was."""
+    terminal = _terminal()
+    if terminal is None:
+        return True
+    told = TOLD / hashlib.sha256(f"{terminal} {line}".encode()).hexdigest()
+    with suppress(OSError):  # a cache that cannot be written to: it is said again
+        if told.is_file() and time.time() - told.stat().st_mtime < REMEMBERED:
+            return False
+        TOLD.mkdir(parents=True, exist_ok=True)
+        for old in TOLD.iterdir():
+            if time.time() - old.stat().st_mtime >= REMEMBERED:
+                old.unlink(missing_ok=True)
+        told.touch()
+    return True
+
+
+def _terminal() -> str | None:
+    """A name for the terminal that stderr is."""
+    with suppress(OSError, ValueError, AttributeError):  # no terminal, closed, or Windows
+        return f"{os.ttyname(sys.stderr.fileno())} {os.getsid(0)}"
+    return None

@@ -1,0 +1,185 @@
+"""One clip, one truth: all commands read a clip alike, and what they say of it agrees."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import skimage
+from PIL import Image
+
+from reellama.models.bundle import Bundle
+from reellama.pipeline.chat.footage_limits import asks_beyond_footage
+from reellama.pipeline.chat.video_chat import VideoChat
+from reellama.pipeline.long_video.timeline import LongVideo
+from reellama.pipeline.video.read_options import VideoReadOptions
+from tests.conftest import Result
+from tests.helpers.film import steady, write_film
+
+pytestmark = pytest.mark.numeric
+
+PICTURES = Path(skimage.__file__).parent / "data"
+
+
+class Look(NamedTuple):
+    """What a bundle's projector gets: what its soft tokens depend on."""
+
+    features: np.ndarray
+    times: np.ndarray
+
+
+@pytest.fixture(scope="module")
+def looks() -> Iterator[list[Look]]:
+    """All looks of bundles at clips, in their order."""
+    found: list[Look] = []
+    kept = {name: getattr(Bundle, name) for name in ("project", "interpret")}
+
+    def watched(name: str) -> Callable[..., object]:
+        def look(self: Bundle, features: np.ndarray, times: np.ndarray) -> object:
+            found.append(Look(features, np.asarray(times)))
+            return kept[name](self, features, times)
+
+        return look
+
+    for name in kept:
+        setattr(Bundle, name, watched(name))
+    yield found
+    for name, method in kept.items():
+        setattr(Bundle, name, method)
+
+
+@pytest.fixture(scope="module")
+def chat() -> Iterator[VideoChat]:
+    with VideoChat(n_threads=1, cache=None) as chat:
+        yield chat
+
+
+@pytest.fixture(scope="module")
+def long_video() -> Iterator[LongVideo]:
+    with LongVideo(n_threads=1, cache=None) as long_video:
+        yield long_video
+
+
+def pan(picture: str, seconds: float, path: Path) -> Path:
+    """A camera that pans over a photograph of 900 x 600 pixels: frames larger than any tower's."""
+    photo = np.asarray(Image.open(PICTURES / picture).convert("RGB").resize((1100, 600)))
+    return write_film(path, steady(seconds), draw=lambda i: photo[:, (left := 2 * i) : left + 900])
+
+
+@pytest.fixture(scope="module")
+def cat(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return pan("chelsea.png", 9.6, tmp_path_factory.mktemp("films") / "cat.mp4")
+
+
+@pytest.fixture(scope="module")
+def two_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cat, and from 3 s on coffee."""
+    photos = [
+        np.asarray(Image.open(PICTURES / name).convert("RGB").resize((640, 400)))
+        for name in ("chelsea.png", "coffee.png")
+    ]
+    path = tmp_path_factory.mktemp("films") / "two.mp4"
+    return write_film(path, steady(6), draw=lambda i: photos[i >= 30][:, i : i + 560])
+
+
+def ask(chat: VideoChat, video: Path, question: str | None = None, **part: float) -> str:
+    chat.read_options = VideoReadOptions(**part)  # type: ignore[arg-type]
+    chat.chat.videos = []
+    chat.chat.clear()
+    chat.add(video)
+    return chat.ask(question or chat.bundle.describe)
+
+
+def same(a: Look, b: Look) -> bool:
+    return np.array_equal(a.features, b.features) and np.allclose(a.times, b.times)
+
+
+@pytest.mark.parametrize("name", ["demo_video", "cat"])
+def test_every_command_sees_the_same_of_a_clip(
+    name: str,
+    request: pytest.FixtureRequest,
+    looks: list[Look],
+    chat: VideoChat,
+    long_video: LongVideo,
+    reellama: Callable[..., Result],
+) -> None:
+    video: Path = request.getfixturevalue(name)
+    looks.clear()
+    described = ask(chat, video)
+    (scene,) = long_video.timeline(video).scenes
+    inspected = json.loads(reellama("inspect", video, "--json").out)
+    assert len(looks) == 3 and same(looks[0], looks[1]) and same(looks[0], looks[2])
+    assert inspected["frames"] == pytest.approx(looks[0].times.tolist(), abs=1e-5)
+    assert scene.text == described
+
+
+def test_a_scene_is_seen_as_that_part_is(
+    looks: list[Look], chat: VideoChat, long_video: LongVideo, two_scenes: Path
+) -> None:
+    looks.clear()
+    scenes = long_video.timeline(two_scenes).scenes
+    assert [scene.start for scene in scenes] == pytest.approx([0, 3], abs=0.05)
+    for look, scene in zip(list(looks), scenes, strict=True):
+        assert ask(chat, two_scenes, start=scene.start, end=scene.end) == scene.text
+        assert same(look, looks[-1])
+
+
+def test_what_is_drawn_moves_or_does_not_in_every_answer(
+    chat: VideoChat, demo_video: Path, reellama: Callable[..., Result]
+) -> None:
+    said = {q: ask(chat, demo_video, q) for q in ("What moves?", "Does the camera move?")}
+    fields = json.loads(reellama("inspect", demo_video, "--json").out)["fields"]
+    slots = {field["asked"]: field["text"] for field in fields}
+    assert slots["thing 1: motion"] == "moves right" and "moves right" in ask(chat, demo_video)
+    assert "right" in said["What moves?"]
+    assert slots["camera"] == "stays still" and "still" in said["Does the camera move?"]
+    assert slots["thing 1: name"] == "red star" and "red star" in ask(chat, demo_video).lower()
+
+
+BEYOND = (
+    "Does anything move?",
+    "What moves?",
+    "What is moving in the video?",
+    "How many things move?",
+    "How many things are there?",
+    "Are the people moving?",
+    "Is there any movement?",
+    "Does the camera move?",
+    "Is the camera still?",
+    "What does the camera do?",
+    "Which way does it move?",
+    "Is everything still?",
+)
+
+
+@pytest.mark.parametrize("question", BEYOND)
+def test_motion_of_real_footage_is_never_guessed(
+    question: str, chat: VideoChat, cat: Path, demo_video: Path
+) -> None:
+    if not chat.chat.videos or chat.chat.videos[0].path != cat:
+        ask(chat, cat, BEYOND[0])
+    assert chat.ask(question).startswith("I cannot tell")
+    assert asks_beyond_footage(question)
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "What is the man doing?",
+        "What is in the video?",
+        "Is there a camera?",
+        "Is the man holding a camera?",
+        "Is there a moving van?",
+        "What is the man moving?",
+        "Where is the dog?",
+        "How many people are there?",
+        "Is a dog still there?",
+        "Describe the video.",
+    ],
+)
+def test_what_is_seen_is_asked_of_the_model(question: str) -> None:
+    assert not asks_beyond_footage(question)
