@@ -27,13 +27,21 @@ VIDEO_SUFFIXES = frozenset(
     ]
 )
 _BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"wide")  # of MP4, behind four bytes of size
+_TS_PACKET = 188  # bytes of a packet, each of which begins with the same one
+_MAGIC = {
+    b"FLV\x01": "FLV",
+    b"OggS": "Ogg",
+    b"\x30\x26\xb2\x75\x8e\x66\xcf\x11": "WMV",
+    b"\x06\x0e\x2b\x34": "MXF",
+    b"\0\0\x01\xba": "MPEG",
+}
 
 
 def container_kind(path: Path) -> str | None:
     """The kind of video container that `path` begins as, e.g. "MP4 or MOV", or None."""
     try:
         with open(path, "rb") as file:
-            head = file.read(12)
+            head = file.read(_TS_PACKET + 1)
     except OSError:
         return None
     if head[4:8] in _BOXES:
@@ -42,7 +50,9 @@ def container_kind(path: Path) -> str | None:
         return "Matroska or WebM"
     if head.startswith(b"RIFF") and b"AVI ".startswith(head[8:12]):
         return "AVI"
-    return "FLV" if head.startswith(b"FLV\x01") else None
+    if head[:1] == head[_TS_PACKET:] == b"\x47":
+        return "MPEG-TS"
+    return next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None)
 
 
 def is_cut_off(path: Path) -> bool:

@@ -92,9 +92,9 @@ def test_a_name_is_said_once(tokenizer: Tokenizer) -> None:
         mixtures.fill(slot, "", 0.01)
     for slot in slots.NAME_SLOTS[:3]:
         mixtures.fill(slot, "red star", 0.6)
-    mixtures.fill(slots.NAME_SLOTS[1], "blue ball", 0.3)
+    mixtures.fill(slots.NAME_SLOTS[1], "alarm clock", 0.3)
     names = [mixtures.read()[slot].text for slot in slots.NAME_SLOTS]
-    assert names == ["red star", "blue ball", "", ""]
+    assert names == ["red star", "alarm clock", "", ""]
 
 
 def test_how_sure_it_is_comes_from_the_words_that_are_said(tokenizer: Tokenizer) -> None:

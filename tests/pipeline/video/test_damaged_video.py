@@ -157,9 +157,24 @@ def test_a_download_that_broke_off_in_its_header_is_cut_off(web_film: Path, tmp_
         assert "cut off or damaged" in refusal(path), length
 
 
-@pytest.mark.parametrize(("kind", "length"), [("mkv", 100), ("avi", 2000), ("flv", 100)])
-def test_another_container_cut_off_in_its_header(tmp_path: Path, kind: str, length: int):
-    whole, path = write_film(tmp_path / f"film.{kind}", steady(1)), tmp_path / f"cut.{kind}"
+@pytest.mark.parametrize(
+    ("kind", "length", "codec"),
+    [
+        ("mkv", 100, "libx264"),
+        ("avi", 2000, "libx264"),
+        ("flv", 100, "libx264"),
+        ("ts", 300, "libx264"),
+        ("wmv", 300, "wmv2"),
+        ("mxf", 300, "mpeg2video"),
+    ],
+)
+def test_another_container_cut_off_in_its_header(
+    tmp_path: Path, kind: str, length: int, codec: str
+):
+    rate = 25 if kind == "mxf" else 10
+    times = [i / rate for i in range(rate)]
+    whole = write_film(tmp_path / f"film.{kind}", times, codec=codec, rate=rate)
+    path = tmp_path / f"cut.{kind}"
     path.write_bytes(whole.read_bytes()[:length])
     assert "cut off or damaged" in refusal(path)
 
