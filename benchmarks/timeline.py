@@ -87,9 +87,9 @@ def main() -> None:
         path = Path(folder) / "film.mp4"
         place = film(path, minutes)
         with LongVideo(cache=Path(folder) / "moments") as long_video:
-            begin = time.perf_counter()
+            begin, computed = time.perf_counter(), time.process_time()
             timeline = long_video.timeline(path)
-            seconds = time.perf_counter() - begin
+            seconds, computed = time.perf_counter() - begin, time.process_time() - computed
             asked = time.perf_counter()
             (best, *_) = long_video.ask(path, QUESTION)
             answered = time.perf_counter() - asked
@@ -99,6 +99,7 @@ def main() -> None:
     print(
         f"timeline in {seconds:.0f} s: {rate:.1f} times real time; peak memory {peak / 1e9:.2f} GB"
     )
+    print(f"processor time {computed:.0f} s: {timeline.duration / computed:.1f} times real time")
     times = f"{format_time(best.start)} - {format_time(best.end)}"
     print(f"{QUESTION} {times}: {best.text} ({answered:.1f} s)")
     found = best.start - SECONDS <= place <= best.end

@@ -16,7 +16,7 @@ CANNOT_TELL = (
 
 _MOVE = r"(?:move|moves|moving|moved|movement|motion)"
 _PLACE = r"(?: in (?:it|here|there|(?:the|this) (?:video|clip|film|scene)))?"
-_SEEN = r"(?: (?:are|is) (?:there|seen|shown|visible)| (?:do|can) you see)?"
+_SEEN = r"(?: (?:are|is) (?:there|seen|shown|visible)| (?:do|can) you see)"
 _WAY = r"(?:which way|where|in (?:which|what) direction|how|how fast)"
 _STILL = r"(?:(?:stay|stand|remain)s? still|standing still|still)"
 _FORMS = tuple(
@@ -32,7 +32,7 @@ _FORMS = tuple(
         # Does the camera pan? What does the camera do? How many things are there?
         r"(?:does|is|did|was) the camera(?: [\w']+){1,4}",
         r"(?:what|how) (?:does|is|did) the camera (?:do|doing|move|moving)",
-        rf"how many (?:thing|object|item)s?{_SEEN}",
+        rf"how many (?:(?:thing|object|item)s|(?:[\w']+ ?){{1,3}}{_SEEN})",
     )
 )
 

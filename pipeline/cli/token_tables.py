@@ -18,10 +18,12 @@ MIN_SHARE = 0.001  # a word's share of a soft token that is worth a mention
 
 
 def slot_table(fields: Sequence[SlotReading], clip: Clip, *, everything: bool) -> Table:
-    """A row for each field that says something, or for each."""
+    """A row for each field that says something, or for each. A free token says something where its
+    word is another than those above it."""
     from rich.table import Table
     from rich.text import Text
 
+    from reellama.models.projector.interpretation import FREE_SLOT
     from reellama.pipeline.cli.attention_page import attention_peak
     from reellama.pipeline.cli.console import confidence_color, strip_control
 
@@ -29,8 +31,11 @@ def slot_table(fields: Sequence[SlotReading], clip: Clip, *, everything: bool) -
     grid.columns[3].justify = "right"
     if not any(field.label for field in fields):
         grid.columns[1].header = ""
+    shown: set[str] = set()
     for field in fields:
-        if field.text or everything:
+        repeats = field.label == FREE_SLOT and field.text in shown
+        if everything or (field.text and not repeats):
+            shown.add(field.text)
             peak = (
                 attention_peak(field.attention, clip.times) if field.attention is not None else ""
             )
@@ -40,9 +45,9 @@ def slot_table(fields: Sequence[SlotReading], clip: Clip, *, everything: bool) -
             grid.add_row(
                 field.token_range, field.label, said, f"{field.confidence:.0%}", Text(peak, "dim")
             )
-    silent = sum(not field.text for field in fields)
-    if silent and not everything:
-        grid.caption = f"{silent} more say nothing (--all)"
+    silent = len(fields) - grid.row_count
+    if silent:
+        grid.caption = f"{silent} more say nothing new (--all)"
         grid.caption_justify = "left"
     return grid
 

@@ -65,7 +65,12 @@ class Endpoint:
         return not self.shown.startswith(ABSENT)
 
 
-WATCHED = dict.fromkeys(("frames", "sampling", "fps", "start", "end", "tokens", "pooling"), VIDEO)
+SUBTITLES = "test_vision_models.py::test_subtitles_in_the_file_stand_beside_it_unless_they_are_off"
+WATCHED = {
+    **dict.fromkeys(("frames", "sampling", "fps", "start", "end"), VIDEO),
+    "subtitles": SUBTITLES,
+    **dict.fromkeys(("tokens", "pooling"), VIDEO),
+}
 MORE_SAMPLING = dict.fromkeys(
     ("top_k", "min_p", "typical_p", "repeat_penalty", "repeat_last_n"), SAMPLING
 )

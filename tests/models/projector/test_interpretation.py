@@ -32,6 +32,8 @@ from reellama.pipeline.cli.attention_page import (
     attention_peak,
     highlight_attention,
 )
+from reellama.pipeline.cli.token_tables import slot_table
+from reellama.pipeline.video.clip import read_frames
 from tests.conftest import Result
 from tests.helpers.terminal import REELLAMA, Terminal
 
@@ -48,7 +50,6 @@ def mini() -> Bundle:
 @pytest.fixture(scope="module")
 def star(mini: Bundle, demo_video: Path) -> list[SlotReading]:
     """The demo video: a red star that moves right."""
-    from reellama.pipeline.video.clip import read_frames
     from reellama.pipeline.video.read_options import MAX_SIDE
 
     clip = read_frames(demo_video, frames=mini.frames, max_side=MAX_SIDE)
@@ -151,9 +152,21 @@ def test_the_table_says_it_in_a_pipe(reellama: Run, demo_video: Path) -> None:
     [name] = [line for line in lines if "thing 1: name" in line]
     assert name[:3] == ["5-9", "thing 1: name", "red star"] and name[3].endswith("%")
     assert re.fullmatch(r"0:0\d\.\d, (top |bottom )?(left|right|middle)?", name[4])
-    assert "more say nothing (--all)" in result.out
     everything = reellama("inspect", demo_video, "--all")
-    assert everything.out.count("(nothing)") == int(re.findall(r"(\d+) more", result.out)[0])
+    rows = [re.findall(r"^[\d-]+ .*%", out, re.MULTILINE) for out in (everything.out, result.out)]
+    (hidden,) = re.findall(r"(\d+) more say nothing new \(--all\)", result.out)
+    assert len(rows[0]) - len(rows[1]) == int(hidden) > 0
+    assert everything.out.count("(nothing)") > 0
+
+
+def test_a_free_token_that_repeats_a_word_says_nothing_new(demo_video: Path) -> None:
+    clip = read_frames(demo_video, frames=1)
+    free = [SlotReading(FREE_SLOT, (token((word, 0.5)),)) for word in (" car", " car", " bus")]
+    named = SlotReading("concept", (token((" bus", 0.9)),))
+    table = slot_table([named, *free], clip, everything=False)
+    assert [str(cell) for cell in table.columns[2].cells] == ["bus", "car"]
+    assert table.caption == "2 more say nothing new (--all)"
+    assert slot_table([named, *free], clip, everything=True).row_count == 4
 
 
 def test_programs_get_all_of_it(reellama: Run, demo_video: Path, mini: Bundle) -> None:
