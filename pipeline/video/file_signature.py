@@ -1,4 +1,4 @@
-"""What a file's name and first bytes say it is, before or without FFmpeg."""
+"""What the names of files and their first bytes say, before or without FFmpeg."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ VIDEO_SUFFIXES = frozenset(
         ".wmv",
     ]
 )
+# Endings of files of subtitles.
+SIDECARS = (".srt", ".vtt", ".ass", ".ssa")
 _BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"wide")  # of MP4, behind four bytes of size
 _TS_PACKET = 188  # bytes of a packet, each of which begins with the same one
 _MAGIC = {
@@ -69,3 +71,14 @@ def is_cut_off(path: Path) -> bool:
                 return False
             position += max(8, long_size if size == 1 else size)
     return position > length
+
+
+def sidecars(path: Path) -> list[Path]:
+    """Files of subtitles beside a video: of its very name, then with more in their name."""
+    try:
+        names = sorted(each.name for each in path.parent.iterdir() if each.suffix in SIDECARS)
+    except OSError:
+        return []
+    own = [name for name in names if Path(name).stem == path.stem or name[:-4] == path.name]
+    more = [name for name in names if name.startswith(f"{path.stem}.") and name not in own]
+    return [path.with_name(name) for name in [*own, *more]]

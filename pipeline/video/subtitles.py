@@ -21,7 +21,7 @@ from av.container import InputContainer
 from av.error import FFmpegError
 
 from reellama.pipeline.video.container import METADATA, OPEN_OPTIONS
-from reellama.pipeline.video.sidecars import sidecars
+from reellama.pipeline.video.file_signature import sidecars
 
 # Codecs whose packets are text, and how many commas stand before the words of ASS.
 _TEXT_CODECS = {"srt", "subrip", "webvtt", "mov_text", "ass", "ssa", "text"}
