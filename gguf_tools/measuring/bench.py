@@ -33,6 +33,7 @@ from reellama.gguf_tools.measuring.bench_tests import TEST_KINDS, BenchTest
 from reellama.gguf_tools.runtime import aborts
 from reellama.gguf_tools.runtime.backend import GpuLayers
 from reellama.gguf_tools.runtime.context import ContextSettings
+from reellama.gguf_tools.runtime.tensor_placement import parse_placement
 
 CHILD = (sys.executable, "-m", "reellama.gguf_tools.measuring.bench_child")
 
@@ -49,6 +50,8 @@ class BenchSetup:
     model: Path
     n_gpu_layers: GpuLayers
     settings: ContextSettings
+    n_cpu_moe: int = 0  # the experts of so many layers stay with the processor
+    tensor_buft_overrides: str = ""  # PATTERN=MEMORY;..., see `tensor_placement`
 
     def __str__(self) -> str:
         s = self.settings
@@ -79,8 +82,10 @@ def grid(
     type_v: Sequence[str] = (ContextSettings.type_v,),
     flash_attn: Sequence[str] = (ContextSettings.flash_attn,),
     n_threads: Sequence[int | None] = (None,),
+    n_cpu_moe: Sequence[int] = (0,),
+    tensor_buft_overrides: Sequence[str] = ("",),
 ) -> list[BenchSetup]:
-    """Return all combinations, the last argument changing fastest.
+    """Return all combinations, `n_threads` changing fastest.
 
     Raises ReellamaError for one that llama.cpp does not take.
     """
@@ -94,9 +99,13 @@ def grid(
     ]
     for each in settings:
         each.check()
+    for text in tensor_buft_overrides:
+        parse_placement(text)
     return [
-        BenchSetup(Path(model).expanduser().absolute(), layers, each)
-        for model, layers, each in itertools.product(models, n_gpu_layers, settings)
+        BenchSetup(Path(model).expanduser().absolute(), layers, each, n_experts, placement)
+        for model, layers, n_experts, placement, each in itertools.product(
+            models, n_gpu_layers, n_cpu_moe, tensor_buft_overrides, settings
+        )
     ]
 
 
@@ -161,6 +170,8 @@ def _key(setup: BenchSetup, test: BenchTest, repetitions: int, warmup: bool) -> 
         "bytes": stat.st_size,
         "changed": stat.st_mtime_ns,
         "n_gpu_layers": setup.n_gpu_layers,
+        "n_cpu_moe": setup.n_cpu_moe,
+        "tensor_buft_overrides": setup.tensor_buft_overrides,
         **asdict(setup.settings),
         "repetitions": repetitions,
         "warmup": warmup,
@@ -176,6 +187,8 @@ def _measure(
     request = {
         "model": str(setup.model),
         "n_gpu_layers": setup.n_gpu_layers,
+        "n_cpu_moe": setup.n_cpu_moe,
+        "tensor_buft_overrides": setup.tensor_buft_overrides,
         "settings": asdict(setup.settings),
         "tests": tests,
         "repetitions": repetitions,
@@ -239,6 +252,8 @@ def _results(
             n_gen=test.n if test.kind == "tg" else test.n_gen,
             n_soft=test.n if test.kind == "sp" else 0,
             n_depth=test.depth,
+            n_cpu_moe=setup.n_cpu_moe,
+            tensor_buft_overrides=setup.tensor_buft_overrides,
             test_time=now,
         )
         for test, times in zip(tests, samples, strict=True)

@@ -27,6 +27,7 @@ from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.measuring.bench_tests import BenchTest
 from reellama.gguf_tools.runtime import backend
 from reellama.gguf_tools.runtime.context import Context, ContextSettings
+from reellama.gguf_tools.runtime.tensor_placement import experts_on_cpu, parse_placement
 from reellama.gguf_tools.threads import default_threads
 
 # Runs a test from a position on.
@@ -46,7 +47,15 @@ def measure(request: dict[str, Any], ran: Callable[[], None]) -> dict[str, Any]:
     started = time.perf_counter_ns()
     tests = [BenchTest(*test) for test in request["tests"]]
     n_ctx = max(test.n_tokens + test.depth for test in tests)
-    model = backend.load_model(request["model"], n_gpu_layers=request["n_gpu_layers"], n_ctx=n_ctx)
+    model = backend.load_model(
+        request["model"],
+        n_gpu_layers=request["n_gpu_layers"],
+        n_ctx=n_ctx,
+        placement=[
+            *parse_placement(request["tensor_buft_overrides"]),
+            *experts_on_cpu(request["n_cpu_moe"]),
+        ],
+    )
     load_ns = time.perf_counter_ns() - started
     with model:
         samples = []

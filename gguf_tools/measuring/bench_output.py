@@ -26,6 +26,7 @@ INTEGERS = (
     "n_gen",
     "n_soft",
     "n_depth",
+    "n_cpu_moe",
     "avg_ns",
     "stddev_ns",
     "load_ns",
@@ -35,6 +36,7 @@ INTEGERS = (
 REALS = ("avg_ts", "stddev_ts")
 # Settings that a table shows if they differ between results, and their short names.
 SETTINGS = {"n_gpu_layers": "ngl", "n_threads": "threads", "n_batch": "n_batch"}
+SETTINGS |= {"n_cpu_moe": "ncmoe", "tensor_buft_overrides": "ot"}
 SETTINGS |= {"n_ubatch": "n_ubatch", "type_k": "type_k", "type_v": "type_v", "flash_attn": "fa"}
 ALWAYS = "n_threads"
 

@@ -83,6 +83,7 @@ def quantize(
     dry_run: bool = False,
     force: bool = False,
     report: QuantizeProgress | None = None,
+    quantizer: QuantizerProcess | None = None,
 ) -> list[Quantized]:
     """Quantize `source` into each of `types`; `quant_types` has their names.
 
@@ -94,7 +95,8 @@ def quantize(
     values, set in the result, and `prune_layers` numbers of layers that are left out, such as
     "3,5-7". `loras` are adapters with their scales, merged in first. `n_threads` 0 means
     all processors. A dry run writes nothing. `force` lets existing files be replaced. Of an mmproj,
-    which becomes F32, F16, BF16 or Q8_0, none of the settings of tensors can be chosen.
+    which becomes F32, F16, BF16 or Q8_0, none of the settings of tensors can be chosen. `quantizer`
+    is a process that was started before; it is ended.
 
     Raises ReellamaError, in one line and before anything is written, for a source, type, imatrix
     or adapter that cannot be used, a file that exists, and a disk too full.
@@ -119,7 +121,7 @@ def quantize(
         metadata=tuple(metadata),
         n_threads=n_threads,
     )
-    with QuantizerProcess() as quantizer:  # it starts while the header is read
+    with quantizer or QuantizerProcess() as quantizer:  # it starts while the header is read
         file = read_gguf(path)
         check_named_as_split(file)
         if file.metadata.get("general.alignment", DEFAULT_ALIGNMENT) != DEFAULT_ALIGNMENT:

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
+import importlib.util
 import json
 import os
 import queue
@@ -23,6 +25,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import IO, TYPE_CHECKING, Any
 
 from reellama.gguf_tools.closeable import Closeable
@@ -77,6 +80,11 @@ class QuantizerProcess(Closeable):
             env={**os.environ, "GGML_NO_BACKTRACE": "1"},  # else a failed assertion calls gdb
         )
 
+    @property
+    def pid(self) -> int:
+        """The child's number."""
+        return self._child.pid
+
     def run(self, job: QuantizeJob, listen: LogCallback) -> bool:
         """Run a job; returns whether it succeeded. Raises ReellamaError when the child died."""
         assert self._child.stdin is not None and self._child.stdout is not None
@@ -124,7 +132,7 @@ def main() -> None:
         replies.write(json.dumps(message) + "\n")
         replies.flush()
 
-    import llama_cpp.llama_cpp as llama
+    llama = _bindings()
 
     @llama.llama_log_callback  # stays referenced: main does not return before the process ends
     def log(level: int, text: bytes, _user_data: object) -> None:
@@ -142,6 +150,18 @@ def main() -> None:
         else:
             unfinished.remove(job)  # before the reply, after which the file is the parent's
             reply(done=done)
+
+
+def _bindings() -> Any:
+    """llama.cpp's functions, without what else llama-cpp-python imports: that takes longer than
+    small models do."""
+    spec = importlib.util.find_spec("llama_cpp")
+    if spec is None or "llama_cpp" in sys.modules:
+        return importlib.import_module("llama_cpp.llama_cpp")
+    package = ModuleType("llama_cpp")
+    package.__path__ = list(spec.submodule_search_locations or ())
+    sys.modules["llama_cpp"] = package
+    return importlib.import_module("llama_cpp.llama_cpp")
 
 
 def _receive(jobs: queue.SimpleQueue[QuantizeJob], unfinished: list[QuantizeJob]) -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import llama_cpp.llama_cpp as llama
-from llama_cpp._ggml import libggml
 
 from reellama.gguf_tools.closeable import Closeable
 from reellama.gguf_tools.errors import GGUFError, ReellamaError
@@ -21,6 +20,8 @@ from reellama.gguf_tools.format.reader import GGUFFile
 from reellama.gguf_tools.format.split_files import read_model
 from reellama.gguf_tools.memory.offload import count_fitting_layers, gpu_share
 from reellama.gguf_tools.runtime import aborts, amx_guard
+from reellama.gguf_tools.runtime.ggml_library import ggml_function
+from reellama.gguf_tools.runtime.tensor_placement import Placement, overrides
 
 GpuLayers = int | Literal["auto", "all"]
 
@@ -113,18 +114,20 @@ def devices() -> list[Device]:
     """Return the GPUs that llama.cpp sees, with their free and total memory in bytes."""
     init()
     found = []
-    for index in range(_ggml("ggml_backend_dev_count", ctypes.c_size_t)()):
-        device = _ggml("ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)(index)
-        kind = _ggml("ggml_backend_dev_type", ctypes.c_int, ctypes.c_void_p)(device)
+    for index in range(ggml_function("ggml_backend_dev_count", ctypes.c_size_t)()):
+        device = ggml_function("ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)(index)
+        kind = ggml_function("ggml_backend_dev_type", ctypes.c_int, ctypes.c_void_p)(device)
         if kind not in (DEVICE_GPU, DEVICE_INTEGRATED_GPU):
             continue
         name, description = (
-            _ggml(function, ctypes.c_char_p, ctypes.c_void_p)(device).decode("utf-8", "replace")
+            ggml_function(function, ctypes.c_char_p, ctypes.c_void_p)(device).decode(
+                "utf-8", "replace"
+            )
             for function in ("ggml_backend_dev_name", "ggml_backend_dev_description")
         )
         free, total = ctypes.c_size_t(), ctypes.c_size_t()
         size_p = ctypes.POINTER(ctypes.c_size_t)
-        memory = _ggml("ggml_backend_dev_memory", None, ctypes.c_void_p, size_p, size_p)
+        memory = ggml_function("ggml_backend_dev_memory", None, ctypes.c_void_p, size_p, size_p)
         memory(device, ctypes.byref(free), ctypes.byref(total))
         found.append(Device(name, description, free.value, total.value))
     return found
@@ -192,13 +195,15 @@ def load_model(
     weights: bool = True,
     use_mmap: bool = True,
     n_ctx: int = 4096,
+    placement: Placement = (),
 ) -> Model:
     """Load a GGUF file with llama.cpp.
 
     `n_gpu_layers` counts the output layer as one; "all" or any negative number offloads everything,
     and "auto" as many as fit into the memory that is free on the GPUs next to a KV cache of `n_ctx`
     positions. `vocab_only` loads the vocabulary alone, for tokenizing; without `weights` the model
-    has its vocabulary and sizes, and cannot compute. Raises GGUFError, in one line, when the file
+    has its vocabulary and sizes, and cannot compute. `placement` says where tensors lie, whatever
+    their layer (`tensor_placement`). Raises GGUFError, in one line, when the file
     is missing, cut off, damaged, not GGUF, not known to llama.cpp, or memory runs out.
     """
     file = read_model(path)
@@ -212,6 +217,9 @@ def load_model(
     mapped = use_mmap and weights  # llama.cpp aborts when it shall map what it shall not load
     parameters.load_mode = llama.LLAMA_LOAD_MODE_MMAP if mapped else llama.LLAMA_LOAD_MODE_NONE
     parameters.use_extra_bufts = weights and not vocab_only and extra_bufts_safe()
+    placed = overrides(placement)  # stays referenced until the model is loaded
+    if placement:
+        parameters.tensor_buft_overrides = ctypes.addressof(placed)
     _log.clear()
     pointer = llama.llama_model_load_from_file(os.fsencode(file.path), parameters)
     if not pointer:
@@ -240,10 +248,3 @@ def _why_not_loaded(file: GGUFFile) -> str:
     # The first error has the cause; later ones only say that loading failed.
     reason = errors[0].partition(": ")[2] or errors[0] if errors else "it gave no reason"
     return f"llama.cpp cannot load {file.path}: {' '.join(reason.split())}"
-
-
-def _ggml(name: str, result: Any, *arguments: Any) -> Any:
-    """Return a function of libggml, which llama-cpp-python does not declare."""
-    function = getattr(libggml, name)
-    function.restype, function.argtypes = result, list(arguments)
-    return function

@@ -51,6 +51,21 @@ def test_each_test_has_its_speed_and_its_samples(results: list[BenchResult]) -> 
         assert result.load_ns > 0
 
 
+def test_tensors_are_placed_as_it_is_asked_for(tiny_llama: Path) -> None:
+    placed = grid([tiny_llama], n_threads=[1], n_cpu_moe=[0, 1], tensor_buft_overrides=["attn=CPU"])
+    first, second = bench.run(placed, TESTS[:1], 1)
+    assert (first.n_cpu_moe, second.n_cpu_moe) == (0, 1)
+    assert first.tensor_buft_overrides == "attn=CPU"
+    assert "ncmoe" in bench_output.columns([first, second])[0]
+    for text, message in (
+        ("attn=Moon", "no memory 'Moon' here; there is .*CPU"),
+        ("attn", "'attn' is not PATTERN=MEMORY"),
+        ("(=CPU", "is no regular expression"),
+    ):
+        with pytest.raises(ReellamaError, match=message):
+            bench.run(grid([tiny_llama], tensor_buft_overrides=[text]), TESTS[:1], 1)
+
+
 def test_the_model_and_the_settings_are_named(results: list[BenchResult], tiny_llama: Path) -> None:
     result = results[0]
     assert result.model_filename == str(tiny_llama)

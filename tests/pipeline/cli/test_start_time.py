@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers import tiny_model
 from tests.helpers.terminal import REELLAMA, ROOT
 
 HEAVY = {"torch", "open_clip", "llama_cpp", "av", "numpy", "rich", "prompt_toolkit", "jinja2"}
@@ -39,6 +40,20 @@ def test_an_answer_needs_nothing_that_training_needs(command: list[str], demo_vi
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert result.stderr.splitlines()[-1] == "0 []"
     assert result.stdout.strip()
+
+
+def test_quantizing_loads_llama_cpp_in_its_child_alone(tmp_path: Path) -> None:
+    tiny_model.write(tmp_path / "tiny.gguf")
+    arguments = ["gguf", "quantize", str(tmp_path / "tiny.gguf"), "Q8_0", "-o", str(tmp_path)]
+    code = (
+        "import sys\n"
+        "from reellama.pipeline.cli.main import run\n"
+        f"status = run({arguments!r})\n"
+        "late = {'llama_cpp', 'jinja2'}\n"
+        "print(status, sorted(late & sys.modules.keys()), file=sys.stderr)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.stderr.splitlines()[-1] == "0 []"
 
 
 def test_help_lists_the_commands_within_80_columns() -> None:

@@ -45,6 +45,24 @@ def command(
     gpu_layers: Annotated[
         str, Option("-ngl", "--gpu-layers", metavar="N|auto|all,...", help="Layers on the GPU.")
     ] = "0",
+    cpu_moe: Annotated[
+        str,
+        Option(
+            "-ncmoe",
+            "--n-cpu-moe",
+            metavar="N,...",
+            help="The experts of the first N layers stay with the processor.",
+        ),
+    ] = "0",
+    override_tensor: Annotated[
+        str,
+        Option(
+            "-ot",
+            "--override-tensor",
+            metavar="PATTERN=MEMORY;...,...",
+            help="Memory for tensors whose name a regular expression finds, such as exps=CPU.",
+        ),
+    ] = "",
     batch: Annotated[
         str, Option("-b", "--batch-size", metavar="N,...", help="Positions of one call.")
     ] = "2048",
@@ -94,6 +112,8 @@ def command(
         type_v=parse_list(type_v, str),
         flash_attn=parse_list(flash_attn, str),
         n_threads=parse_numbers(threads) or [None],
+        n_cpu_moe=parse_numbers(cpu_moe),
+        tensor_buft_overrides=override_tensor.split(","),
     )
     sizes = {"pp": prompt, "tg": gen, "sp": soft}
     tests = [

@@ -57,6 +57,16 @@ def command(
             help="The GGUF that is written (default: MODEL's name with -imatrix, here).",
         ),
     ] = None,
+    video: Annotated[
+        list[Path] | None,
+        Option(
+            metavar="FILE",
+            help="A video, read as --bundle shows it, beside TEXT or alone; may be repeated.",
+        ),
+    ] = None,
+    bundle: Annotated[
+        str, Option(metavar="NAME|DIR", help="What makes soft tokens of --video.")
+    ] = "mini",
     ctx: Annotated[int, Option(min=16, metavar="N", help="Tokens of a chunk.")] = 512,
     chunks: Annotated[
         int | None, Option(min=1, metavar="N", help="At most N chunks (default: the whole text).")
@@ -101,8 +111,10 @@ def command(
     there = output.exists()
     if there and not (force or resume):
         raise ReellamaError(f"{output} exists; --force replaces it, --resume goes on with it")
-    if text is None and not merge:
-        raise ReellamaError("there is nothing to read: give a TEXT, or matrices with --merge")
+    if text is None and not merge and not video:
+        raise ReellamaError("there is nothing to read: give a TEXT, --video or --merge")
+    if process_output and text is None:
+        raise ReellamaError("--process-output needs a TEXT: of videos it counts nothing")
     check_writable(output)
     others = [(file, read_imatrix(file)) for file in merge or ()]
 
@@ -125,11 +137,29 @@ def command(
                 report=report,
             )
         others.insert(0, (output, own))
+    if video:
+        others.append((path, _of_videos(path, video, bundle, ctx, threads)))
     matrix = merge_imatrices(others)
     save(matrix)
     read = f"{matrix.chunk_count} chunks of {matrix.chunk_size} tokens"
     summary = f"{output}: {len(matrix.sums)} tensors, from {read}"
     out.print(strip_control(summary), markup=False, soft_wrap=True)
+
+
+def _of_videos(
+    path: Path, videos: list[Path], bundle: str, n_ctx: int, n_threads: int | None
+) -> Imatrix:
+    """The matrix of what the model reads when it is asked about videos."""
+    from reellama.gguf_tools.quantization.imatrix import collect
+    from reellama.pipeline.chat.video_prompts import video_prompts
+
+    # All of them first: the model is loaded for the answers, and then again to be looked into.
+    prompts = list(video_prompts(videos, bundle, path, n_ctx=n_ctx, n_threads=n_threads))
+    names = [file.name for file in videos]
+    with _progress() as report:
+        return collect(
+            path, prompts, n_ctx=n_ctx, n_threads=n_threads, datasets=names, report=report
+        )
 
 
 @contextmanager

@@ -113,7 +113,7 @@ def command(
 ) -> None:
     """Quantize a model into one type or several."""
     from reellama.gguf_tools.quantization.quant_options import parse_metadata, read_tensor_types
-    from reellama.gguf_tools.quantization.quantize import quantize
+    from reellama.gguf_tools.quantization.quantize_child import QuantizerProcess
     from reellama.pipeline.cli.options import parse_adapters
 
     tensor_types = [_override(text) for text in tensor_type or ()]
@@ -130,7 +130,10 @@ def command(
         types, tensor_types = [plan.base], plan.tensor_types()
     if not types:
         raise BadParameter("which type? give one, such as Q4_K_M, or --target-size")
-    with _progress() as report:
+    with QuantizerProcess() as quantizer, _progress() as report:
+        # llama.cpp is loaded in the child while the rest is imported here.
+        from reellama.gguf_tools.quantization.quantize import quantize
+
         results = quantize(
             source,
             types,
@@ -148,6 +151,7 @@ def command(
             dry_run=dry_run,
             force=force,
             report=report,
+            quantizer=quantizer,
         )
     _show(results)
 
@@ -205,12 +209,15 @@ def _override(text: str) -> tuple[str, str]:
 @contextmanager
 def _progress() -> Iterator[QuantizeProgress]:
     """A bar over the tensors of one type after the other, which leaves nothing behind."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
     from reellama.pipeline.cli.console import err
 
+    if not err.is_terminal:  # nobody waits for the import of the bar
+        yield lambda doing, done, total: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
+    with Progress(*columns, console=err, transient=True) as bars:
         task = bars.add_task("looking at the tensors", total=None)
 
         def report(doing: str, done: int, total: int) -> None:

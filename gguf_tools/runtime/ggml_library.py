@@ -1,0 +1,14 @@
+"""Functions of libggml that llama-cpp-python does not declare."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llama_cpp._ggml import libggml
+
+
+def ggml_function(name: str, result: Any, *arguments: Any) -> Any:
+    """Return a function by its name, with the ctypes of its result and its arguments."""
+    function = getattr(libggml, name)
+    function.restype, function.argtypes = result, list(arguments)
+    return function

@@ -1,0 +1,49 @@
+"""Prompts about videos as an LLM reads them: token ids and soft tokens, one after the other.
+
+For what reads with an LLM and answers nothing, such as the collecting of an importance matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.models.bundle import Bundle
+from reellama.pipeline.chat.conversation import Turn
+from reellama.pipeline.chat.video_chat import VideoChat
+from reellama.pipeline.llm.prompt import tokenize_prompt
+
+ANSWER_TOKENS = 64  # of the model's own description
+
+
+def video_prompts(
+    videos: Iterable[str | Path],
+    bundle: str | Path = "mini",
+    llm: str | Path | None = None,
+    **engine: Any,
+) -> Iterator[list[np.ndarray]]:
+    """A prompt for each video: token ids int32 `[n]` and soft tokens float32 `[n, n_embd]`.
+
+    It is what stands in the KV cache when a second question is asked: the video, the bundle's
+    request for a description, and what `llm` answers to it. Raises ReellamaError for a video that
+    cannot be read, an LLM of another width, and a vision GGUF, whose tokens have other positions.
+    """
+    with VideoChat(bundle=bundle, llm=llm, **engine) as chat:
+        if not isinstance(chat.bundle, Bundle):
+            raise ReellamaError(f"{bundle} is a vision GGUF: only a bundle has soft tokens alone")
+        request = chat.bundle.describe
+        for path in videos:
+            chat.add(path)
+            answer = chat.describe(max_tokens=ANSWER_TOKENS)  # greedy
+            prompt = chat.chat.prompt(request, [Turn(request, answer)])
+            layout = tokenize_prompt(prompt, chat.engine.tokenizer, chat.engine.n_embd)
+            yield [
+                np.array(span.keys, np.int32) if span.soft is None else span.soft.rows
+                for span in layout.spans
+            ]
+            chat.chat.clear()
+            chat.videos.clear()
