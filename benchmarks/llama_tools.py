@@ -20,7 +20,8 @@ from statistics import median
 
 from reellama.gguf_tools import bench, perplexity, quantize
 from reellama.gguf_tools.locate import find
-from reellama.gguf_tools.measuring.perplexity import ENGLISH_TEXT
+from reellama.gguf_tools.measuring.perplexity import ENGLISH_TEXT, measure_strided
+from reellama.gguf_tools.multiple_choice.choice_scores import measure_choices
 from reellama.gguf_tools.threads import default_threads
 
 TYPES = ("Q8_0", "Q4_K_M", "Q6_K", "IQ4_NL")
@@ -61,6 +62,30 @@ def perplexities(binary: Path, model: Path, threads: int) -> None:
             same = "the same" if ours == theirs else f"OTHER: {theirs}"
             what = f"perplexity -c {n_ctx} of {n_chunks or 'all'} chunks"
             print(f"{what:35} {ours} {same}, speed {speed:.2f} of llama-perplexity's")
+
+
+def choosing(binary: Path, model: Path, work: Path, threads: int) -> None:
+    """The answers to made tasks, one by one, and a perplexity in windows."""
+    kettle = ("puts the kettle on the stove.", "sings.", "walks home, slowly.", "eats and sleeps.")
+    lines = [(f"Evening {i}: somebody comes home and", str(i % 4), *kettle) for i in range(12)]
+    tasks = work / "hellaswag.txt"
+    tasks.write_text("\n".join(line for task in lines for line in task) + "\n")
+    pairs = (
+        f"{i},Ann met Bob on day {i} because _ was late.,Ann,Bob,{i % 2 + 1}\n" for i in range(9)
+    )
+    sentences = work / "winogrande.csv"
+    sentences.write_text("".join(pairs) + "\n")
+    settings = ("-m", model, "-t", str(threads), "--no-repack")
+    for name, file in (("hellaswag", tasks), ("winogrande", sentences)):
+        text = tool(binary / "llama-perplexity", *settings, "-f", file, f"--{name}")
+        theirs = float(re.findall(r"^\d+\t+ *([\d.]+)", text, re.MULTILINE)[-1])
+        found = measure_choices(model, file, name, n_threads=threads)
+        print(f"{name} {100 * found.share:.4f}%, llama-perplexity's {theirs:.4f}%")
+    window = ("-f", ENGLISH_TEXT, "-c", "128", "-b", "128", "--ppl-stride", "64", "--chunks", "4")
+    text = tool(binary / "llama-perplexity", *settings, *window)
+    theirs = float(re.findall(r"\[4\]([\d.]+)", text)[0])
+    strided = measure_strided(model, n_ctx=128, stride=64, n_chunks=4, n_threads=threads)
+    print(f"--ppl-stride {strided.perplexity.value:.4f}, llama-perplexity's {theirs:.4f}")
 
 
 def predicting(binary: Path, model: Path, base: Path, work: Path, threads: int) -> None:
@@ -114,6 +139,7 @@ def main() -> int:
         [small] = quantize(base.path, "Q4_0", work / "small.gguf")
         quantizing(options.bin, base.path, work, options.threads, options.repeats)
         perplexities(options.bin, find.resolve(options.model), options.threads)
+        choosing(options.bin, find.resolve(options.model), work, options.threads)
         predicting(options.bin, small.path, base.path, work, options.threads)
         speed(options.bin, small.path, options.threads, options.repeats)
     print(f"{options.threads} threads, {time.perf_counter() - begin:.0f} s")

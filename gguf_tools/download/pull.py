@@ -152,7 +152,7 @@ def _fetch(file: HubFile, report: FileProgress, say: hub.MessageCallback) -> Non
 
 def _verify(file: HubFile, part: Path, report: FileProgress) -> None:
     """Raise GGUFError, and remove the file, when its hash is wrong or it is no GGUF."""
-    found = _digest(file, part, report)
+    found = digest(file, part, report)
     if found != file.etag:
         part.unlink()
         raise GGUFError(
@@ -170,7 +170,7 @@ def _verify(file: HubFile, part: Path, report: FileProgress) -> None:
         raise GGUFError(f"what the hub has cannot be used: {reason}") from None
 
 
-def _digest(file: HubFile, path: Path, report: FileProgress) -> str:
+def digest(file: HubFile, path: Path, report: FileProgress) -> str:
     """The hash that the hub names a file by."""
     if len(file.etag) == SHA1_DIGITS:  # git's own, of files that are not in its large file storage
         digest = hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)

@@ -30,6 +30,7 @@ from reellama.gguf_tools.text.text_chunks import Block
 
 # Twelve short pieces of English prose, written for this project.
 ENGLISH_TEXT = Path(__file__).parent / "data" / "english.txt"
+CTX_STEP = 256  # positions to whose multiple llama.cpp rounds a context up
 MIN_CTX = 8  # smaller chunks leave hardly a token to score
 
 Progress = Callable[[float, int, float], None]  # chunks done, total chunks, perplexity so far
@@ -144,6 +145,75 @@ def measure_quality(
             if differences
             else None,
         )
+
+
+def measure_strided(
+    path: str | Path,
+    text: str | Path = ENGLISH_TEXT,
+    *,
+    stride: int,
+    n_ctx: int = text_chunks.N_CTX,
+    n_chunks: int | None = None,
+    n_threads: int | None = None,
+    n_gpu_layers: GpuLayers = 0,
+    lora: Sequence[tuple[Path, float]] = (),
+    progress: Progress | None = None,
+) -> TextQuality:
+    """Measure a model's perplexity in windows of the text that begin every `stride` tokens.
+
+    Of each window the last `stride` tokens are scored, so that each has nearly a window before it.
+    A window has n_ctx + stride / 2 tokens, rounded up to 256: as `llama-perplexity --ppl-stride`
+    has it where its `--batch-size` is its `--ctx-size` (with a larger batch it asks for windows
+    that do not fit its context). As there, no BOS token is put in front of each window. Raises as
+    `measure_quality`.
+    """
+    window = -(-(n_ctx + stride // 2) // CTX_STEP) * CTX_STEP
+    if not 1 <= stride < window:
+        raise ReellamaError(
+            f"the stride is {stride}, but must be 1 or more, and less than {window}"
+        )
+    text, content = Path(text), text_chunks.read_text(text)
+    settings = ContextSettings(n_batch=min(n_ctx, window), n_threads=n_threads)
+    with load_model(path, n_gpu_layers=n_gpu_layers, n_ctx=window) as model:
+        tokens = text_chunks.tokenize(model, content)
+        if len(tokens) < 2 * window:
+            raise ReellamaError(
+                f"{text} has {len(tokens):,} tokens for {model.path}, too few for windows of "
+                f"{window:,}; take a longer text or a smaller --ctx"
+            )
+        starts = range(0, len(tokens) - window, stride)[:n_chunks]
+        nll: list[np.ndarray] = []
+        with Context(model, window, settings, n_outputs=settings.n_batch) as context:
+            if lora:
+                context.set_adapters(lora)
+            for number, start in enumerate(starts, 1):
+                nll += _score_end(context, tokens[start : start + window], stride)
+                if progress:
+                    so_far = divergence.perplexity(np.concatenate(nll)).value
+                    progress(number, len(starts), so_far)
+    return TextQuality(
+        model=model.path,
+        text=text,
+        n_ctx=window,
+        n_chunks=len(starts),
+        n_scored=len(starts) * stride,
+        perplexity=divergence.perplexity(np.concatenate(nll)),
+        divergence=None,
+    )
+
+
+def _score_end(context: Context, window: np.ndarray, n: int) -> Iterator[np.ndarray]:
+    """Yield -ln p of a window's last n tokens, in pieces."""
+    context.clear()
+    first = len(window) - n - 1  # its logits predict the first of them
+    for start in range(0, len(window), context.n_batch):
+        tokens = window[start : start + context.n_batch]
+        first_output = min(max(first - start, 0), len(tokens))
+        context.decode(tokens, start, first_output=first_output)
+        following = window[start + first_output + 1 : start + len(tokens) + 1]
+        if len(following):
+            logits = context.logits(len(tokens) - first_output)[: len(following)]
+            yield divergence.negative_log_likelihoods(logits, following)
 
 
 def _same_chunks(saved: SavedLogits, chunks: np.ndarray, model: Model, text: Path) -> np.ndarray:

@@ -70,17 +70,19 @@ class BatchSpan:
     # For embeddings in a model with M-RoPE: how far each lies from `start` in time, down and to
     # the right, int32 [3, n]. None: one position after another, as text.
     offsets: np.ndarray | None = None
+    n_sequences: int = 1  # how many sequences have these positions, from `sequence` on
 
 
 class Context(Closeable):
     """Owns a llama_context of `n_seq` sequences of `n_ctx` positions each.
 
-    `n_ctx` 0 takes as many as the model was trained with. At most `n_outputs` positions of a batch
-    have logits. `swa_full` keeps positions outside the attention window, for a context that is
-    rewound. `may_encode` lets a model be an encoder, all of whose positions are outputs and whose
-    batches fit a micro-batch. `on_node` is a `ggml_backend_sched_eval_callback`, called around
-    every node of the graph. Close it, or use it in a `with` block. Raises ReellamaError for
-    settings that this model or machine does not take.
+    With `unified` they share `n_ctx` positions, of which several may have the same one. `n_ctx` 0
+    takes as many as the model was trained with. At most `n_outputs` positions of a batch have
+    logits. `swa_full` keeps positions outside the attention window, for a context that is rewound.
+    `may_encode` lets a model be an encoder, all of whose positions are outputs and whose batches
+    fit a micro-batch. `on_node` is a `ggml_backend_sched_eval_callback`, called around every node
+    of the graph. Close it, or use it in a `with` block. Raises ReellamaError for settings that this
+    model or machine does not take.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class Context(Closeable):
         n_outputs: int = 1,
         swa_full: bool = False,
         may_encode: bool = False,
+        unified: bool = False,
         on_node: Any = None,
     ) -> None:
         if n_ctx < 0:
@@ -103,16 +106,18 @@ class Context(Closeable):
                 f"{model.path} is not a model that continues text: it writes none, and has no "
                 "perplexity"
             )
-        check_memory(model, n_seq * n_ctx, settings.type_k, settings.type_v, swa_full=swa_full)
-        parameters = _parameters(n_ctx, settings, n_seq, n_outputs)
+        n_separate = 1 if unified else n_seq
+        check_memory(model, n_separate * n_ctx, settings.type_k, settings.type_v, swa_full=swa_full)
+        parameters = _parameters(n_separate * n_ctx, settings, n_seq, n_outputs)
+        parameters.kv_unified = unified
         parameters.swa_full = swa_full
         if on_node is not None:
             parameters.cb_eval = on_node
         context = llama.llama_init_from_model(model.ptr, parameters)
         if not context:
             raise ReellamaError(
-                f"llama.cpp could not make a context of {n_seq * n_ctx} positions for {model.path} "
-                f"(type_k {settings.type_k}, type_v {settings.type_v}, flash_attn "
+                f"llama.cpp could not make a context of {n_separate * n_ctx} positions for "
+                f"{model.path} (type_k {settings.type_k}, type_v {settings.type_v}, flash_attn "
                 f"{settings.flash_attn}): {last_error_line() or 'try fewer positions'}"
             )
         self.model = model
@@ -121,7 +126,7 @@ class Context(Closeable):
         # The finalizer keeps the model and the callbacks for as long as the context lives.
         self._free = weakref.finalize(self, _free, context, model, self._ctrl_c, on_node)
         # llama.cpp rounds up; use no more than was asked for.
-        self.n_ctx = min(n_ctx or 2**31, int(llama.llama_n_ctx(context)) // n_seq)
+        self.n_ctx = min(n_ctx or 2**31, int(llama.llama_n_ctx(context)) // n_separate)
         self.n_batch = int(llama.llama_n_batch(context))
         self.n_ubatch = int(llama.llama_n_ubatch(context))
         self.n_outputs = n_outputs
@@ -205,15 +210,18 @@ class Context(Closeable):
             )
         outputs = np.concatenate([np.arange(len(s.inputs)) >= s.first_output for s in spans])
         outputs = outputs.astype(np.int8)
-        # Each position has a list of its sequences: a pointer to the one number that it is in.
-        numbers = np.array([span.sequence for span in spans], np.int32)
-        owners = np.repeat(np.arange(len(spans)), lengths)
-        lists = (numbers.ctypes.data + 4 * owners).astype(np.uintp)
-        one_sequence = np.ones(n, np.int32)
+        # Each position has a list of its sequences: a pointer to the first of them among all.
+        numbers = np.array(
+            [i for s in spans for i in range(s.sequence, s.sequence + s.n_sequences)]
+        )
+        numbers = numbers.astype(np.int32)
+        n_sequences = np.repeat([s.n_sequences for s in spans], lengths).astype(np.int32)
+        firsts = np.cumsum([0, *(s.n_sequences for s in spans[:-1])])
+        lists = (numbers.ctypes.data + 4 * np.repeat(firsts, lengths)).astype(np.uintp)
         batch = llama.llama_batch(
             n_tokens=n,
             pos=as_pointer(positions),
-            n_seq_id=as_pointer(one_sequence),
+            n_seq_id=as_pointer(n_sequences),
             seq_id=ctypes.cast(lists.ctypes.data, ctypes.POINTER(ctypes.POINTER(ctypes.c_int32))),
             logits=as_pointer(outputs),
         )
@@ -294,9 +302,9 @@ def _is_pair(model: backend.Model) -> bool:
     return bool(llama.llama_model_has_encoder(model.ptr))
 
 
-def _parameters(n_ctx: int, settings: ContextSettings, n_seq: int, n_outputs: int) -> Any:
+def _parameters(n_positions: int, settings: ContextSettings, n_seq: int, n_outputs: int) -> Any:
     parameters = llama.llama_context_default_params()
-    parameters.n_ctx = n_seq * n_ctx
+    parameters.n_ctx = n_positions
     parameters.n_seq_max = n_seq
     parameters.n_batch = settings.n_batch
     parameters.n_ubatch = min(settings.n_ubatch, settings.n_batch)

@@ -323,6 +323,25 @@ def test_the_command_gives_json(reellama: Callable, tiny_llama: Path, text: Path
     assert found["divergence"] is None
 
 
+def test_windows_that_begin_every_few_tokens_score_their_ends(tiny_llama: Path, text: Path) -> None:
+    """As with `llama-perplexity --ppl-stride`: they are rounded up, and have no BOS of theirs."""
+    found = perplexity.measure_strided(
+        tiny_llama, text, stride=20, n_ctx=100, n_chunks=3, n_threads=1
+    )
+    letters = TEXT.replace(" ", "▁").encode()  # SentencePiece's spaces
+    tokens = np.array([1, *(byte + 3 for byte in letters)], np.int32)
+    nll = []
+    for start in (0, 20, 40):
+        window = tokens[start : start + 256]
+        logits = logits_of(tiny_llama, window)[-21:-1]
+        log_sums = np.log(np.exp(logits).sum(axis=1))
+        nll += list(log_sums - logits[np.arange(20), window[-20:]])
+    assert (found.n_ctx, found.n_chunks, found.n_scored) == (256, 3, 60)
+    assert found.perplexity.value == pytest.approx(math.exp(np.mean(nll)), rel=2e-3)
+    with pytest.raises(ReellamaError, match="the stride is 0, but must be 1 or more"):
+        perplexity.measure_strided(tiny_llama, text, stride=0)
+
+
 def test_a_damaged_model_is_one_line(reellama: Callable, tiny_llama: Path, tmp_path: Path) -> None:
     path = tmp_path / "half.gguf"
     shutil.copy(tiny_llama, path)

@@ -13,7 +13,8 @@ import pytest
 from reellama.gguf_tools.format.mmproj_checks import mmproj_problems
 from reellama.gguf_tools.format.reader import read_gguf
 from reellama.gguf_tools.locate.vision_models import VisionModel
-from reellama.pipeline.cli.commands.doctor import doctor_checks, doctor_speed
+from reellama.gguf_tools.memory.roofline import bytes_of_a_token
+from reellama.pipeline.cli.commands.doctor import doctor_checks
 from reellama.pipeline.cli.commands.doctor.doctor_checks import Finding, examine, vision
 from tests.conftest import Result
 from tests.helpers import small_mmproj
@@ -91,10 +92,10 @@ def test_a_token_reads_every_weight_but_embeddings_that_are_only_looked_up(
     smollm2: Path, tiny_llama: Path
 ) -> None:
     tied, untied = read_gguf(smollm2), read_gguf(tiny_llama)
-    assert doctor_speed.bytes_of_a_token(tied) == sum(t.n_bytes for t in tied.tensors.values())
+    assert bytes_of_a_token(tied) == sum(t.n_bytes for t in tied.tensors.values())
     looked_up = untied.tensors["token_embd.weight"].n_bytes
     total = sum(t.n_bytes for t in untied.tensors.values())
-    assert doctor_speed.bytes_of_a_token(untied) == total - looked_up
+    assert bytes_of_a_token(untied) == total - looked_up
 
 
 def test_vision_models_are_found_with_what_they_see_through(

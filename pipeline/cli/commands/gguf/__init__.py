@@ -14,6 +14,7 @@ from reellama.pipeline.cli.commands.gguf import (
     inspect,
     listing,
     perplexity,
+    pick,
     pull,
     quantize,
     split,
@@ -37,3 +38,4 @@ app.command("quantize")(quantize.command)
 app.command("perplexity")(perplexity.command)
 app.command("bench")(bench.command)
 app.command("compare")(compare.command)
+app.command("pick")(pick.command)

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
-from typer import Argument, Option
+from typer import Argument, BadParameter, Option
 
 if TYPE_CHECKING:
     from reellama.gguf_tools.measuring.divergence import Estimate
     from reellama.gguf_tools.measuring.perplexity import TextQuality
+    from reellama.gguf_tools.multiple_choice.choice_scores import ChoiceScore
+
+HELLASWAG_TASKS = 400  # as llama-perplexity takes by default
+TITLES = {
+    "hellaswag": "HellaSwag",
+    "winogrande": "WinoGrande",
+    "multiple-choice": "multiple choice",
+}
 
 
 def command(
     model: Annotated[str, Argument(metavar="MODEL", help="A GGUF.")],
     text: Annotated[
-        Path | None, Argument(metavar="TEXT", help="A text file (default: English prose).")
+        Path | None,
+        Argument(metavar="TEXT", help="A text file (default: English prose), or tasks."),
     ] = None,
     reference: Annotated[
         str | None, Option(metavar="MODEL", help="Measure the KL divergence from this one as well.")
@@ -36,6 +45,29 @@ def command(
     chunks: Annotated[
         int | None, Option(min=1, metavar="N", help="At most N chunks of the text.")
     ] = None,
+    ppl_stride: Annotated[
+        int,
+        Option(min=0, metavar="N", help="Windows that begin every N tokens, in place of chunks."),
+    ] = 0,
+    hellaswag: Annotated[
+        bool, Option("--hellaswag", help="TEXT is HellaSwag in llama.cpp's file: share right.")
+    ] = False,
+    hellaswag_tasks: Annotated[
+        int, Option(min=1, metavar="N", help="How many of its tasks, drawn at random.")
+    ] = HELLASWAG_TASKS,
+    winogrande: Annotated[
+        bool, Option("--winogrande", help="TEXT is WinoGrande in llama.cpp's file.")
+    ] = False,
+    winogrande_tasks: Annotated[
+        int, Option(min=0, metavar="N", help="How many of its tasks; 0: all.")
+    ] = 0,
+    multiple_choice: Annotated[
+        bool,
+        Option("--multiple-choice", help="TEXT is ARC, MMLU or TruthfulQA in llama.cpp's file."),
+    ] = False,
+    multiple_choice_tasks: Annotated[
+        int, Option(min=0, metavar="N", help="How many of its tasks; 0: all.")
+    ] = 0,
     threads: Annotated[
         int | None, Option(min=1, metavar="N", help="Processor threads (default: physical cores).")
     ] = None,
@@ -45,34 +77,96 @@ def command(
     """Measure perplexity on a text and, against a reference, KL divergence and agreement.
 
     The text is cut as llama.cpp's llama-perplexity does it, so that the figures can be compared.
+    Benchmarks with several answers are scored as it does it too.
     """
     import sys
     from json import dumps
 
     from reellama.gguf_tools.locate import find
     from reellama.gguf_tools.measuring import perplexity
+    from reellama.gguf_tools.multiple_choice import choice_scores
     from reellama.pipeline.cli.console import out
     from reellama.pipeline.cli.options import parse_adapters, parse_gpu_layers
-    from reellama.pipeline.cli.progress import chunk_bar
+    from reellama.pipeline.cli.progress import chunk_bar, progress_bar
 
-    with chunk_bar() as progress:
-        found = perplexity.measure_quality(
-            find.resolve(model),
-            text or perplexity.ENGLISH_TEXT,
-            reference=find.resolve(reference) if reference else None,
-            reference_logits=reference_logits,
-            save_logits=save_logits,
-            n_ctx=ctx,
-            n_chunks=chunks,
-            n_threads=threads,
-            n_gpu_layers=parse_gpu_layers(gpu_layers),
-            lora=parse_adapters(lora),
-            progress=progress,
+    n_tasks = {
+        name: number
+        for name, is_wanted, number in (
+            ("hellaswag", hellaswag, hellaswag_tasks),
+            ("winogrande", winogrande, winogrande_tasks),
+            ("multiple-choice", multiple_choice, multiple_choice_tasks),
         )
+        if is_wanted
+    }
+    compared = reference or reference_logits or save_logits
+    _check_one_kind([*n_tasks, *(["ppl-stride"] if ppl_stride else [])], text, bool(compared))
+    path = find.resolve(model)
+    common: Any = {
+        "n_ctx": ctx,
+        "n_threads": threads,
+        "n_gpu_layers": parse_gpu_layers(gpu_layers),
+        "lora": parse_adapters(lora),
+    }
+    if n_tasks and text:
+        [(benchmark, number)] = n_tasks.items()
+        with progress_bar("loading") as show:
+            score = choice_scores.measure_choices(
+                path,
+                text,
+                benchmark,
+                n_tasks=number or None,
+                progress=lambda done, total, share: show(done, total, f"{share:.1%} right"),
+                **common,
+            )
+        if json:
+            sys.stdout.write(dumps(score.to_json(), indent=2, allow_nan=False) + "\n")
+        else:
+            out.print(choice_report(score), markup=False, soft_wrap=True)
+        return
+    with chunk_bar() as progress:
+        common |= {"n_chunks": chunks, "progress": progress}
+        if ppl_stride:
+            found = perplexity.measure_strided(
+                path, text or perplexity.ENGLISH_TEXT, stride=ppl_stride, **common
+            )
+        else:
+            found = perplexity.measure_quality(
+                path,
+                text or perplexity.ENGLISH_TEXT,
+                reference=find.resolve(reference) if reference else None,
+                reference_logits=reference_logits,
+                save_logits=save_logits,
+                **common,
+            )
     if json:
         sys.stdout.write(dumps(found.to_json(), indent=2, allow_nan=False) + "\n")
     else:
         out.print(report(found), markup=False, soft_wrap=True)
+
+
+def _check_one_kind(kinds: list[str], text: Path | None, is_compared: bool) -> None:
+    """Raise BadParameter for options that ask for different things."""
+    names = ", ".join(f"--{kind}" for kind in kinds)
+    if len(kinds) > 1:
+        raise BadParameter(f"{names} are different measures: choose one")
+    if kinds and is_compared:
+        raise BadParameter(f"{names} has no reference: it measures one model by itself")
+    if kinds and kinds[0] in TITLES and text is None:
+        raise BadParameter(f"{names} needs the file of its tasks: MODEL FILE {names}")
+
+
+def choice_report(score: ChoiceScore) -> str:
+    """The share right, with its error and its 95% interval, and what chance gives."""
+    tasks = f"{TITLES[score.benchmark]}, {score.n_tasks:,} tasks"
+    skipped = f" ({score.n_skipped:,} lines without one skipped)" if score.n_skipped else ""
+    return "\n".join(
+        [
+            f"{score.model.name} on {score.file.name}: {tasks}{skipped}",
+            f"{'right':<40}{score.share:9.2%} ± {score.error:.2%}",
+            f"{'  95% interval':<40}{score.low:9.2%} to {score.high:.2%}",
+            f"{'  by chance':<40}{score.chance:9.2%}",
+        ]
+    )
 
 
 def report(found: TextQuality) -> str:

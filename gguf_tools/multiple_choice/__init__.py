@@ -1,0 +1,1 @@
+"""Benchmarks in which a model chooses among answers: HellaSwag, WinoGrande, and others."""

@@ -1,0 +1,1 @@
+"""Which quantization of a model to use on this machine: measured, remembered, chosen by a rule."""

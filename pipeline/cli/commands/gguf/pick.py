@@ -1,0 +1,174 @@
+"""`reellama gguf pick`: which quantization to use on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Argument, Option
+
+if TYPE_CHECKING:
+    from reellama.gguf_tools.picking.candidates import Source
+    from reellama.gguf_tools.picking.limits import Limits
+    from reellama.gguf_tools.picking.pick import Picked
+
+HEADS = ["type", "size", "KL mean", "same top", "tg t/s", "at most", "needs", "layers", "verdict"]
+
+
+def command(
+    model: Annotated[
+        str, Argument(metavar="MODEL|hf:OWNER/REPO", help="A GGUF, best F16, or a repository.")
+    ],
+    max_kld: Annotated[
+        float | None, Option(min=0, metavar="NATS", help="Mean KL divergence at most, as 0.02.")
+    ] = None,
+    min_speed: Annotated[
+        float | None, Option(min=0, metavar="N", help="Tokens a second at least.")
+    ] = None,
+    vram: Annotated[
+        str | None, Option(metavar="SIZE", help="All of it must fit into this, such as 12GiB.")
+    ] = None,
+    ctx: Annotated[int, Option(min=1, metavar="N", help="Positions in the context.")] = 4096,
+    types: Annotated[
+        str, Option(metavar="TYPE,...", help="Of these (default: six, or all that the hub has).")
+    ] = "",
+    text: Annotated[
+        Path | None, Option(metavar="FILE", help="What is read (default: English prose).")
+    ] = None,
+    chunks: Annotated[int, Option(min=1, metavar="N", help="At most N chunks of 512.")] = 2,
+    threads: Annotated[
+        int | None, Option(min=1, metavar="N", help="Processor threads (default: physical cores).")
+    ] = None,
+    gpu_layers: Annotated[
+        str | None, Option(metavar="N|auto|all", help="Layers on the GPU (default: auto).")
+    ] = None,
+    json: Annotated[bool, Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Measure the quantizations of a model here, and say which one to use.
+
+    With --max-kld it is the smallest that keeps all limits, without it the one with the least KL
+    divergence. What was measured is remembered. Of the hub, files are downloaded and deleted in
+    turn.
+    """
+    import os
+
+    from platformdirs import user_cache_dir
+    from typer import Exit
+
+    from reellama.gguf_tools.locate.naming import HUB_PREFIX
+    from reellama.gguf_tools.locate.projector_choice import memory_size
+    from reellama.gguf_tools.measuring.perplexity import ENGLISH_TEXT
+    from reellama.gguf_tools.picking.candidates import HubModel, LocalModel
+    from reellama.gguf_tools.picking.limits import Limits
+    from reellama.gguf_tools.picking.pick import PickSettings, pick
+    from reellama.gguf_tools.runtime.backend import devices
+    from reellama.gguf_tools.sizes import parse_size
+    from reellama.pipeline.cli.console import note
+    from reellama.pipeline.cli.options import parse_gpu_layers
+    from reellama.pipeline.cli.progress import long_bar
+
+    gpus = devices()
+    given = parse_size(vram) if vram else None
+    free = sum(gpu.free_bytes for gpu in gpus) or memory_size()
+    limits = Limits(max_kld, min_speed, given or (free if gpus else None))
+    how = PickSettings(
+        text=(text or ENGLISH_TEXT).expanduser().absolute(),
+        n_chunks=chunks,
+        n_threads=threads,
+        n_gpu_layers=parse_gpu_layers(gpu_layers or ("auto" if gpus else "0")),
+    )
+    work = Path(os.environ.get("REELLAMA_CACHE") or user_cache_dir("reellama"), "pick")
+    work.mkdir(parents=True, exist_ok=True)
+    wanted = [type_.strip() for type_ in types.split(",") if type_.strip()]
+    with long_bar("files") as progress:
+        source: Source
+        if model.startswith(HUB_PREFIX):
+            source = HubModel(model, wanted, note, lambda what, done, total: None)
+        else:
+            source = LocalModel(model, wanted, work)
+        found = pick(
+            source, limits, work, n_ctx=ctx, memory=given or free, how=how, progress=progress
+        )
+    on_gpu = bool(gpus or vram)
+    (_write_json if json else _show)(source, found, limits, on_gpu)
+    if found.choice is None:
+        raise Exit(1)
+
+
+def _recommendation(source: Source, found: Picked, on_gpu: bool) -> list[str]:
+    """The commands that use what was picked."""
+    everything = [source.reference, *source.others]
+    candidate = next(each for each in everything if each.type == found.choice)
+    plan = found.measured[candidate.type].plan
+    made, named = source.commands(candidate)
+    layers = plan.n_gpu_layers if on_gpu else 0
+    return [*([made] if made else []), f"llama-server {named} -ngl {layers} -c {plan.n_ctx}"]
+
+
+def _show(source: Source, found: Picked, limits: Limits, on_gpu: bool) -> None:
+    from reellama.gguf_tools.picking.limits import misses
+    from reellama.gguf_tools.sizes import show_size
+    from reellama.pipeline.cli.console import note, out, strip_control
+    from reellama.pipeline.cli.progress import show_table
+
+    sizes = {each.type: each.n_bytes for each in (source.reference, *source.others)}
+    rows = []
+    for name in sizes:
+        most = f"{found.predicted[name]:.1f}"
+        if (each := found.measured.get(name)) is None:
+            size = show_size(sizes[name])
+            rows.append([name, size, *[""] * 3, most, "", "", f"not tried: {found.skipped[name]}"])
+            continue
+        missed = ", ".join(misses(each, limits)) or "fits"
+        rows.append(
+            [
+                name,
+                show_size(each.n_bytes),
+                f"{each.kl.value:.5f} ± {each.kl.error:.5f}",
+                f"{each.same_top.value:.1%}",
+                f"{each.speed.value:.1f} ± {each.speed.error:.1f}",
+                most,
+                show_size(each.plan.all_bytes),
+                f"{each.plan.n_gpu_layers} of {each.plan.n_gpu_layers_all}",
+                "picked" if name == found.choice else missed,
+            ]
+        )
+    show_table(HEADS, rows)
+    note(f"{found.n_new} measured now, {len(found.measured) - found.n_new} remembered")
+    if found.choice is None:
+        note(f"nothing of {source.name} keeps all limits: loosen one of them")
+        return
+    plan = found.measured[found.choice].plan
+    longest = f"; up to {plan.max_n_ctx:,} positions would fit" if plan.max_n_ctx else ""
+    commands = "\n".join(f"    {line}" for line in _recommendation(source, found, on_gpu))
+    words = f"\nUse {found.choice}{longest}:\n\n{strip_control(commands)}"
+    out.print(words, markup=False, soft_wrap=True)
+
+
+def _write_json(source: Source, found: Picked, limits: Limits, on_gpu: bool) -> None:
+    import sys
+    from dataclasses import asdict
+    from json import dumps
+
+    from reellama.gguf_tools.measuring.divergence import Estimate
+    from reellama.gguf_tools.picking.limits import misses
+
+    rows = [
+        {
+            key: value._asdict() if isinstance(value, Estimate) else value
+            for key, value in vars(each).items()
+            if key != "plan"
+        }
+        | {"plan": asdict(each.plan), "misses": misses(each, limits)}
+        for each in found.measured.values()
+    ]
+    commands = _recommendation(source, found, on_gpu) if found.choice else []
+    data = {
+        "choice": found.choice,
+        "commands": commands,
+        "measured": rows,
+        "skipped": found.skipped,
+        "predicted": found.predicted,
+        "n_new": found.n_new,
+    }
+    sys.stdout.write(dumps(data, indent=2) + "\n")
