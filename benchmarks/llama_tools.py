@@ -1,8 +1,9 @@
 """Our GGUF tools against llama.cpp's own: `python benchmarks/llama_tools.py --bin build/bin`.
 
 The tools (llama-quantize, llama-perplexity, llama-bench) are built from llama.cpp's sources of the
-version that llama-cpp-python has; its source package holds them. They read the model without
-repacked weights, as the library here does where AMX cannot be trusted.
+version that llama-cpp-python has; its source package holds them. They repack weights for the
+processor where the library here does, which it does not where AMX cannot be trusted: another
+layout rounds otherwise.
 
 Both sides run in turns. Results that must be equal are compared; of times the median ratio counts.
 """
@@ -22,6 +23,7 @@ from reellama.gguf_tools import bench, perplexity, quantize
 from reellama.gguf_tools.locate import find
 from reellama.gguf_tools.measuring.perplexity import ENGLISH_TEXT, measure_strided
 from reellama.gguf_tools.multiple_choice.choice_scores import measure_choices
+from reellama.gguf_tools.runtime.backend import extra_bufts_safe
 from reellama.gguf_tools.threads import default_threads
 
 TYPES = ("Q8_0", "Q4_K_M", "Q6_K", "IQ4_NL")
@@ -31,6 +33,11 @@ def tool(*command: str | Path) -> str:
     """The output of a tool, stdout and stderr."""
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
     return done.stdout + done.stderr
+
+
+def packing() -> list[str]:
+    """The option that lets llama-perplexity hold weights as the library here does."""
+    return [] if extra_bufts_safe() else ["--no-repack"]
 
 
 def quantizing(binary: Path, source: Path, work: Path, threads: int, repeats: int) -> None:
@@ -50,7 +57,7 @@ def perplexities(binary: Path, model: Path, threads: int) -> None:
     """Every digit that llama-perplexity prints, for chunks of several sizes and numbers."""
     for n_ctx in (64, 128, 512):
         for n_chunks in (3, 8, None):
-            settings = ["-c", str(n_ctx), "-t", str(threads), "--no-repack"]
+            settings = ["-c", str(n_ctx), "-t", str(threads), *packing()]
             settings += ["--chunks", str(n_chunks)] if n_chunks else []
             begin = time.perf_counter()
             text = tool(binary / "llama-perplexity", "-m", model, "-f", ENGLISH_TEXT, *settings)
@@ -75,7 +82,7 @@ def choosing(binary: Path, model: Path, work: Path, threads: int) -> None:
     )
     sentences = work / "winogrande.csv"
     sentences.write_text("".join(pairs) + "\n")
-    settings = ("-m", model, "-t", str(threads), "--no-repack")
+    settings = ("-m", model, "-t", str(threads), *packing())
     for name, file in (("hellaswag", tasks), ("winogrande", sentences)):
         text = tool(binary / "llama-perplexity", *settings, "-f", file, f"--{name}")
         theirs = float(re.findall(r"^\d+\t+ *([\d.]+)", text, re.MULTILINE)[-1])
@@ -90,7 +97,7 @@ def choosing(binary: Path, model: Path, work: Path, threads: int) -> None:
 
 def predicting(binary: Path, model: Path, base: Path, work: Path, threads: int) -> None:
     logits = work / "base.logits"
-    settings = f"-c 512 --chunks 4 -t {threads} --no-repack".split()
+    settings = [*f"-c 512 --chunks 4 -t {threads}".split(), *packing()]
     common = (binary / "llama-perplexity", "-f", ENGLISH_TEXT, "--kl-divergence-base", logits)
     tool(*common, "-m", base, *settings)
     text = tool(*common, "-m", model, *settings, "--kl-divergence")
@@ -107,7 +114,7 @@ def predicting(binary: Path, model: Path, base: Path, work: Path, threads: int) 
 
 def speed(binary: Path, model: Path, threads: int, repeats: int) -> None:
     def theirs(*test: str) -> float:
-        settings = f"-t {threads} -r 3 --repack 0 -o json".split()
+        settings = f"-t {threads} -r 3 --repack {int(extra_bufts_safe())} -o json".split()
         text = tool(binary / "llama-bench", "-m", model, *settings, *test)
         return json.loads(text[text.index("[") : text.rindex("]") + 1])[0]["avg_ts"]
 

@@ -30,7 +30,7 @@ ENDINGS = ("puts the kettle on.", "sings.", "walks home, slowly.", "eats an appl
 PAIRS = (
     ("Ann gave Bob the bag because _ was tired.", "Ann", "Bob", 2),
     ('"Eve met Bob, and _ was late."', "Eve", "Bob", 1),
-    ("Bob and Eve laughed at _.", "Bob", "Eve", 2),  # too short behind the answer
+    ("Both of them laughed at _.", "Al", "Ed", 2),  # too short behind the answer
     ('"_ was late, and Bob laughed."', "Eve", "Christopher", 1),
 )
 
@@ -134,7 +134,7 @@ def test_winogrande_scores_what_follows_the_answer(
             first, second = (v.score(len(spell(before)), -1) for v in values)
             n = len(spell(f"{choices[1]}{after}")) - 1
             token = values[1].tokens[len(spell(before)) + 1]
-            true, taken = values[1].log_p[len(spell(before)), token], values[0].log_p[-2, token]
+            true, taken = values[1].log_p[len(spell(before)), token], values[0].log_p[-1, token]
             expected = [first, second + (taken - true) / n]
         assert scores == pytest.approx(expected, rel=2e-3)
         assert chosen == (0 if expected[0] > expected[1] else 1)
