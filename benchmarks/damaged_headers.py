@@ -157,7 +157,7 @@ def run_child(words: list[str], model: Path, out: Path) -> NoReturn:
     try:
         status = run(words) if words else open_engine(model)
     except BaseException:  # noqa: BLE001  # what is looked for
-        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]  # there is an exception
+        sys.excepthook(*sys.exc_info())
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

@@ -82,13 +82,24 @@ def choosing(binary: Path, model: Path, work: Path, threads: int) -> None:
     )
     sentences = work / "winogrande.csv"
     sentences.write_text("".join(pairs) + "\n")
-    settings = ("-m", model, "-t", str(threads), *packing())
+    settings: list[str | Path] = ["-m", model, "-t", str(threads), *packing()]
     for name, file in (("hellaswag", tasks), ("winogrande", sentences)):
         text = tool(binary / "llama-perplexity", *settings, "-f", file, f"--{name}")
         theirs = float(re.findall(r"^\d+\t+ *([\d.]+)", text, re.MULTILINE)[-1])
         found = measure_choices(model, file, name, n_threads=threads)
         print(f"{name} {100 * found.share:.4f}%, llama-perplexity's {theirs:.4f}%")
-    window = ("-f", ENGLISH_TEXT, "-c", "128", "-b", "128", "--ppl-stride", "64", "--chunks", "4")
+    window: tuple[str | Path, ...] = (
+        "-f",
+        ENGLISH_TEXT,
+        "-c",
+        "128",
+        "-b",
+        "128",
+        "--ppl-stride",
+        "64",
+        "--chunks",
+        "4",
+    )
     text = tool(binary / "llama-perplexity", *settings, *window)
     theirs = float(re.findall(r"\[4\]([\d.]+)", text)[0])
     strided = measure_strided(model, n_ctx=128, stride=64, n_chunks=4, n_threads=threads)

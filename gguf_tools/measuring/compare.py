@@ -132,7 +132,7 @@ def compare(
             say("quantizing")
             _quantize(file.path, target, path, how)
         if row is None:
-            name = target or _type_of(file)
+            name = target or type_of(file)
             row = _measure(name, path, file.path if target else None, how, score, say)
             write_atomically(kept, json.dumps({"key": key, "row": row.to_json()}, indent=1) + "\n")
         if target and not keep:
@@ -154,7 +154,7 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
     return front
 
 
-def _type_of(file: GGUFFile) -> str:
+def type_of(file: GGUFFile) -> str:
     """The type of a model, or where its header does not say, that of most of its bytes."""
     name = quantization(file)
     if name == "unknown":

@@ -20,7 +20,6 @@ from reellama.gguf_tools.download import hub
 from reellama.gguf_tools.download.hub import HubFile
 from reellama.gguf_tools.download.pull import FileProgress, digest
 from reellama.gguf_tools.errors import GGUFError
-from reellama.gguf_tools.format.model_summary import quantization
 from reellama.gguf_tools.format.split_files import read_model
 from reellama.gguf_tools.format.split_names import part_names
 from reellama.gguf_tools.locate import find
@@ -31,6 +30,7 @@ from reellama.gguf_tools.locate.naming import (
     split_hub_name,
 )
 from reellama.gguf_tools.locate.stores import hub_cache
+from reellama.gguf_tools.measuring.compare import type_of
 from reellama.gguf_tools.quantization.quantize import quantize
 from reellama.gguf_tools.sizes import show_size
 
@@ -84,7 +84,7 @@ class LocalModel:
         file = read_model(self.path)
         content = content_digest(self.path, work)
         self.name = self.path.name
-        own = quantization(file)
+        own = type_of(file)
         self.reference = Candidate(own, file.size, content)
         wanted = [type_.upper() for type_ in types or LOCAL_TYPES if type_.upper() != own]
         made = quantize(self.path, wanted, work, dry_run=True) if wanted else []
