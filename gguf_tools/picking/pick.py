@@ -85,51 +85,116 @@ def pick(
     folder `work`. Raises ReellamaError when a file cannot be had or measured; what was measured
     before is kept.
     """
-    results = ResultsFolder(work / "results")
-    everything = [source.reference, *source.others]
-    keys = {each.type: _key(source, each, how) for each in everything}
-    known = {each.type: results.get(keys[each.type]) for each in everything}
-    measured: dict[str, Measured] = {}
-    skipped: dict[str, str] = {}
-    predicted: dict[str, float] = {}
-    n_new = 0
     work.mkdir(parents=True, exist_ok=True)
     bandwidth = _bandwidth(how.n_threads or default_threads(), work / "bandwidth.json")
-    with tempfile.TemporaryDirectory(dir=work) as folder:
-        logits = Path(folder, "reference.logits")
-        share = 1.0  # of a file's bytes that are read for a token
-        for number, candidate in enumerate(everything):
-            name = candidate.type
+    measuring = _Measuring(source, how, ResultsFolder(work / "results"), progress)
+    reference, known = source.reference, measuring.known
+    predicted: dict[str, float] = {}
+    skipped: dict[str, str] = {}
 
-            def say(doing: str, number: int = number, name: str = name) -> None:
-                if progress:
-                    progress(number, len(everything), f"{name}: {doing}")
-
-            predicted[name] = bandwidth / (share * candidate.n_bytes)
-            is_reference = candidate == source.reference
-            needs_logits = is_reference and None in known.values() and not logits.exists()
-            if known[name] is None and not is_reference:
-                why = _cannot_keep(candidate, predicted[name], limits, how)
+    def still_to_measure() -> list[Candidate]:
+        """The others without a result that may keep the limits."""
+        file = known[reference.type][1]
+        share = bytes_of_a_token(file) / file.size  # of a file's bytes that are read for a token
+        left = []
+        for each in (reference, *source.others):
+            predicted[each.type] = bandwidth / (share * each.n_bytes)
+            if each.type not in known:
+                why = _cannot_keep(each, predicted[each.type], limits, how)
                 if why:
-                    skipped[name] = why
-                    continue
-            if known[name] is None or needs_logits:
-                say("fetching")
-                with source.open(candidate, Path(folder)) as path:
-                    if needs_logits:
-                        _read(path, how, say, save=logits)
-                    if known[name] is None:
-                        result = _measure(path, None if is_reference else logits, how, say)
-                        results.put(keys[name], result, path)
-                        n_new += 1
-                        known[name] = result, read_model(path)
-            result, file = known[name]  # type: ignore[misc]  # it was None and is no more
-            if is_reference:
-                share = bytes_of_a_token(file) / file.size
-                predicted[name] = bandwidth / bytes_of_a_token(file)
-            measured[name] = _sum_up(name, result, file, n_ctx, memory)
+                    skipped[each.type] = why
+                else:
+                    left.append(each)
+        return left
+
+    with tempfile.TemporaryDirectory(dir=work) as name:
+        folder = Path(name)
+        logits = folder / "reference.logits"
+        if reference.type not in known or still_to_measure():
+            measuring.say(reference, "fetching")
+            with source.open(reference, folder) as path:
+                if reference.type not in known:
+                    measuring.measure(reference, path, None)
+                if still_to_measure():
+                    measuring.read(reference, path, save=logits)
+        for candidate in still_to_measure():
+            measuring.say(candidate, "fetching")
+            with source.open(candidate, folder) as path:
+                measuring.measure(candidate, path, logits)
+    measured = {
+        each.type: _sum_up(each.type, *known[each.type], n_ctx, memory)
+        for each in (reference, *source.others)
+        if each.type in known
+    }
     chosen = choose(list(measured.values()), limits)
-    return Picked(measured, skipped, predicted, chosen.type if chosen else None, n_new)
+    return Picked(measured, skipped, predicted, chosen.type if chosen else None, measuring.n_new)
+
+
+class _Measuring:
+    """Measures files, and knows the results of all: those that are kept, and those that come."""
+
+    def __init__(
+        self,
+        source: Source,
+        how: PickSettings,
+        results: ResultsFolder,
+        progress: Progress | None,
+    ) -> None:
+        everything = [source.reference, *source.others]
+        self._how, self._results, self._progress = how, results, progress
+        self._numbers = {each.type: number for number, each in enumerate(everything)}
+        self._keys = {each.type: _key(source, each, how) for each in everything}
+        found = {name: results.get(key) for name, key in self._keys.items()}
+        self.known = {name: result for name, result in found.items() if result is not None}
+        self.n_new = 0
+
+    def say(self, candidate: Candidate, doing: str) -> None:
+        """Tell what is being done."""
+        if self._progress:
+            number = self._numbers[candidate.type]
+            self._progress(number, len(self._numbers), f"{candidate.type}: {doing}")
+
+    def measure(self, candidate: Candidate, path: Path, reference: Path | None) -> None:
+        """Measure a file, against the reference's logits unless it is that, and keep the result."""
+        how = self._how
+        far = None if reference is None else self.read(candidate, path, compare=reference)
+        self.say(candidate, "measuring its speed")
+        setups = bench.grid([path], n_gpu_layers=[how.n_gpu_layers], n_threads=[how.n_threads])
+        [tg] = bench.run(setups, [BenchTest("tg", how.n_gen)], how.repetitions)
+        result = Result(
+            kl=far.kl if far else EXACT,
+            same_top=far.same_top if far else Estimate(1.0, 0.0),
+            speed=Estimate(tg.avg_ts, tg.stddev_ts),
+            peak_rss=tg.peak_rss,
+        )
+        self._results.put(self._keys[candidate.type], result, path)
+        self.known[candidate.type] = result, read_model(path)
+        self.n_new += 1
+
+    def read(
+        self,
+        candidate: Candidate,
+        path: Path,
+        *,
+        save: Path | None = None,
+        compare: Path | None = None,
+    ) -> Divergence | None:
+        """Let a file read the text: to save its logits, or to compare with saved ones."""
+
+        def reading(done: float, total: int, _perplexity: float) -> None:
+            self.say(candidate, f"reading the text, {done:.0f} of {total}")
+
+        how = self._how
+        return measure_quality(
+            path,
+            how.text,
+            reference_logits=compare,
+            save_logits=save,
+            n_chunks=how.n_chunks,
+            n_threads=how.n_threads,
+            n_gpu_layers=how.n_gpu_layers,
+            progress=reading,
+        ).divergence
 
 
 def _bandwidth(n_threads: int, kept: Path) -> float:
@@ -154,47 +219,6 @@ def _cannot_keep(
     if on_cpu and limits.min_speed is not None and TOO_SLOW * predicted < limits.min_speed:
         return f"memory allows {predicted:.1f} tokens/s"
     return None
-
-
-def _read(
-    path: Path,
-    how: PickSettings,
-    say: Callable[[str], None],
-    *,
-    save: Path | None = None,
-    compare: Path | None = None,
-) -> Divergence | None:
-    """Let a file read the text: to save its logits, or to compare with saved ones."""
-
-    def reading(done: float, total: int, _perplexity: float) -> None:
-        say(f"reading the text, {done:.0f} of {total}")
-
-    return measure_quality(
-        path,
-        how.text,
-        reference_logits=compare,
-        save_logits=save,
-        n_chunks=how.n_chunks,
-        n_threads=how.n_threads,
-        n_gpu_layers=how.n_gpu_layers,
-        progress=reading,
-    ).divergence
-
-
-def _measure(
-    path: Path, reference: Path | None, how: PickSettings, say: Callable[[str], None]
-) -> Result:
-    """Measure a file, against the reference's logits unless it is the reference."""
-    far = None if reference is None else _read(path, how, say, compare=reference)
-    say("measuring its speed")
-    setups = bench.grid([path], n_gpu_layers=[how.n_gpu_layers], n_threads=[how.n_threads])
-    [tg] = bench.run(setups, [BenchTest("tg", how.n_gen)], how.repetitions)
-    return Result(
-        kl=far.kl if far else EXACT,
-        same_top=far.same_top if far else Estimate(1.0, 0.0),
-        speed=Estimate(tg.avg_ts, tg.stddev_ts),
-        peak_rss=tg.peak_rss,
-    )
 
 
 def _sum_up(name: str, result: Result, file: GGUFFile, n_ctx: int, memory: int) -> Measured:
