@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import threading
 import weakref
-from collections.abc import Callable, Sequence
 
 import numpy as np
 from llama_cpp import llama_cpp
@@ -39,28 +38,15 @@ class TextEmbedder:
         self._lock = threading.Lock()
         self._free = weakref.finalize(self, _free, context, model)
 
-    def embed(
-        self,
-        texts: Sequence[str | list[int]],
-        *,
-        truncate: bool = True,
-        cancelled: Callable[[], bool] = lambda: False,
-    ) -> tuple[list[list[float]], int]:
-        """A vector of length 1 for each text, and how many tokens were read. Thread-safe.
+    def embed(self, text: str | list[int], *, truncate: bool = True) -> tuple[list[float], int]:
+        """A vector of length 1, and how many tokens were read. Thread-safe.
 
-        A text may be the ids of its tokens, which are read as they are. Ends early, with fewer
-        vectors, once it is `cancelled`. Raises ReellamaError for ids of no token, and for a text
-        that is too long, unless it may be truncated.
+        A text may be the ids of its tokens, which are read as they are. Raises ReellamaError for
+        ids of no token, and for a text that is too long, unless it may be truncated.
         """
-        vectors, n_tokens = [], 0
-        for text in texts:
-            with self._lock:
-                if cancelled():
-                    break
-                ids = self._ids(text, truncate)
-                vectors.append(self._vector(ids).tolist())
-                n_tokens += len(ids)
-        return vectors, n_tokens
+        with self._lock:
+            ids = self._ids(text, truncate)
+            return self._vector(ids).tolist(), len(ids)
 
     def close(self) -> None:
         """Free the context."""

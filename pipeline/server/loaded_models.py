@@ -9,7 +9,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -18,6 +17,7 @@ from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.quantization.merged_llm import make_merged
 from reellama.pipeline.llm.batching.batcher import Batcher
 from reellama.pipeline.llm.text_embedding import TextEmbedder
+from reellama.pipeline.server.admission.work_threads import WorkThreads
 from reellama.pipeline.server.keep_alive import LONGEST
 from reellama.pipeline.server.logs import log
 from reellama.pipeline.server.model_registry import RegisteredModel
@@ -45,6 +45,7 @@ class LoadedModel:
     users: int = 0
     used: float = field(default_factory=time.monotonic)
     embedder: TextEmbedder | None = None
+    _embedding: WorkThreads = field(default_factory=lambda: WorkThreads("embedding"))
 
     @property
     def n_ctx(self) -> int:
@@ -69,15 +70,20 @@ class LoadedModel:
         """Whether any of its files was written since it was loaded."""
         return any(stamp(path) != before for path, before, _ in self.key)
 
-    def embed(self, texts: list[str | list[int]], **options: Any) -> tuple[list[list[float]], int]:
-        """See `TextEmbedder.embed`."""
-        if self.embedder is None:
-            n_ctx = min(2048, self.n_ctx)
-            self.embedder = TextEmbedder(self.batcher.model, self.batcher.tokenizer, n_ctx)
-        return self.embedder.embed(texts, **options)
+    async def embed(self, text: str | list[int], truncate: bool) -> tuple[list[float], int]:
+        """See `TextEmbedder.embed`. Texts of several requests come by turns."""
+
+        def work() -> tuple[list[float], int]:
+            if self.embedder is None:
+                n_ctx = min(2048, self.n_ctx)
+                self.embedder = TextEmbedder(self.batcher.model, self.batcher.tokenizer, n_ctx)
+            return self.embedder.embed(text, truncate=truncate)
+
+        return await self._embedding.run(work)
 
     def close(self) -> None:
         """Free its memory."""
+        self._embedding.close()
         if self.embedder is not None:
             self.embedder.close()
         self.batcher.close()

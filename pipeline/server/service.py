@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.text.chat_template import ChatTemplate
@@ -20,8 +19,9 @@ from reellama.pipeline.llm.tool_calls.answer_parser import AnswerParser
 from reellama.pipeline.llm.tool_calls.dialect import Dialect
 from reellama.pipeline.server.admission.deadlines import in_seconds
 from reellama.pipeline.server.admission.places import Places
+from reellama.pipeline.server.admission.work_threads import WorkThreads
 from reellama.pipeline.server.chat.chat_answer import ChatAnswer
-from reellama.pipeline.server.chat.chat_request import ChatRequest, ServiceMessage
+from reellama.pipeline.server.chat.chat_request import ChatRequest, with_system
 from reellama.pipeline.server.chat.conversation_fit import (
     FittedConversation,
     Rendering,
@@ -55,6 +55,9 @@ from reellama.pipeline.server.sandbox.sandboxed_template import SandboxedTemplat
 from reellama.pipeline.server.settings import Settings
 from reellama.pipeline.server.video_options import DEFAULT_VIDEO_OPTIONS, VideoOptions
 
+T = TypeVar("T")
+LONG_PROMPT = 50_000  # characters; prompts that have more are laid out one at a time
+MESSAGE = 100  # characters that rendering a message is worth, beside its words
 ANY_JSON_OBJECT: dict[str, Any] = {"type": "object"}
 
 
@@ -121,6 +124,7 @@ class Service:
                 on_lookup=self.metrics.looked_up,
             ),
         )
+        self._long_prompts = WorkThreads("long prompts")
         self.places = Places(
             settings.n_parallel, settings.queue, settings.max_per_client, self.metrics.refused
         )
@@ -132,6 +136,8 @@ class Service:
     async def close(self) -> None:
         """Unload everything."""
         self.sandbox.close()
+        self._long_prompts.close()
+        self.watcher.close()
         await self.models.close()
 
     async def chat(
@@ -200,7 +206,7 @@ class Service:
                     raise ServiceError(f'"{name}" does not support insert')
                 pre, suf, mid = (TokenIds((token,)) for token in tokenizer.infill)
                 parts = [pre, *parts, suf, Text(suffix), mid]
-            layout = await asyncio.to_thread(loaded.batcher.tokenize_prompt, parts)
+            layout = await self._lay_out(len(prompt), lambda: loaded.batcher.tokenize_prompt(parts))
             return PreparedPrompt(layout, generation)
 
         return await self._generate(known, prepare, options)
@@ -214,15 +220,10 @@ class Service:
         keep_alive: float | None = None,
     ) -> tuple[list[list[float]], int]:
         """Unit vectors of texts or of tokens, and how many tokens were read. Raises like `chat`."""
-        gone = threading.Event()
         known = await self._find(model)
         async with self._using(known, keep_alive) as loaded:
-            try:
-                return await asyncio.to_thread(
-                    loaded.embed, list(texts), truncate=truncate, cancelled=gone.is_set
-                )
-            finally:
-                gone.set()  # also when the client has left, and the thread goes on
+            found = [await loaded.embed(text, truncate) for text in texts]
+        return [vector for vector, _ in found], sum(n_tokens for _, n_tokens in found)
 
     async def check_template(self, source: str) -> None:
         """Raise ReellamaError for a chat template that cannot be used."""
@@ -264,7 +265,7 @@ class Service:
         grammar = await self._grammar(known, asked, options, dialect)
         room = _room(loaded, options, sum(len(message.media) for message in asked.messages))
         seen = [await self._see(known, m.media, options.video, room) for m in asked.messages]
-        whole = _with_system(asked.messages, known)
+        whole = with_system(asked.messages, known.bundle.system if known.bundle else None)
         none: list[Prompt] = [[] for _ in whole[len(seen) :]]  # a system prompt sees nothing
         conversation = adapted(
             list(zip(whole, [*none, *seen], strict=True)), dialect, asked.usable_tools
@@ -317,7 +318,8 @@ class Service:
         own = file.chat_template if known.manifest.is_uploaded else ""
         if not (source or own):
             trusted = how(ChatTemplate.from_gguf(file))
-            return await asyncio.to_thread(fit, loaded.batcher, trusted)
+            size = sum(len(message.content) + MESSAGE for message, _ in conversation)
+            return await self._lay_out(size, lambda: fit(loaded.batcher, trusted))
         bos, eos = file.token("bos"), file.token("eos")
         return await self.sandbox.call(
             lambda child: fit(
@@ -325,6 +327,12 @@ class Service:
                 how(SandboxedTemplate(child, source or own or "", bos, eos, strict=bool(source))),
             )
         )
+
+    async def _lay_out(self, size: int, work: Callable[[], T]) -> T:
+        """The outcome of work on a prompt of so many characters, in a thread."""
+        if size > LONG_PROMPT:
+            return await self._long_prompts.run(work)
+        return await asyncio.to_thread(work)
 
     async def _grammar(
         self, known: RegisteredModel, asked: ChatRequest, options: RequestOptions, dialect: Dialect
@@ -386,14 +394,3 @@ def _room(loaded: LoadedModel, options: RequestOptions, n_media: int) -> int:
     """Cells of the context for each of a request's pictures and videos."""
     limit = min(options.n_ctx or loaded.n_ctx, loaded.n_ctx)
     return int(limit * VIDEOS_SHARE) // max(1, n_media)
-
-
-def _with_system(
-    messages: Sequence[ServiceMessage], known: RegisteredModel
-) -> list[ServiceMessage]:
-    """The messages, with the bundle's own system prompt where they have none."""
-    if known.bundle is None or not known.bundle.system:
-        return list(messages)
-    if any(message.role == "system" for message in messages):
-        return list(messages)
-    return [ServiceMessage("system", known.bundle.system), *messages]

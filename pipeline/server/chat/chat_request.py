@@ -83,6 +83,13 @@ class ChatRequest:
         return [tool for tool in self.tools if choice.name in (None, tool.name)]
 
 
+def with_system(messages: Sequence[ServiceMessage], system: str | None) -> list[ServiceMessage]:
+    """The messages, with this system prompt where they have none."""
+    if not system or any(message.role == "system" for message in messages):
+        return list(messages)
+    return [ServiceMessage("system", system), *messages]
+
+
 def tool_from_definition(definition: Any) -> Tool:
     """A tool by its definition in OpenAI's form, which Ollama has too.
 

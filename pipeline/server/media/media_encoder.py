@@ -9,7 +9,6 @@ import asyncio
 import base64
 import binascii
 import re
-import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import groupby
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING
 from reellama.gguf_tools.text.prompt_parts import Prompt, Text
 from reellama.models.encoded_frames import EncodedFrames, encoding_key
 from reellama.pipeline.server.admission.places import CLIENT, LOCAL
+from reellama.pipeline.server.admission.work_threads import WorkThreads
 from reellama.pipeline.server.media.decode_process import (
     DecodedFrames,
     MediaLimits,
@@ -119,8 +119,12 @@ class MediaEncoder:
         self.limits = limits
         self.cache = cache
         self._children = asyncio.Semaphore(MAX_CHILDREN)
-        self._tower = threading.Lock()
+        self._tower = WorkThreads("tower")  # one: it takes all cores that there are
         self._said: dict[tuple[bytes, float | None, float | None, int], str] = {}
+
+    def close(self) -> None:
+        """End its thread."""
+        self._tower.close()
 
     async def see(
         self,
@@ -187,7 +191,8 @@ class MediaEncoder:
         async def make() -> EncodedClip:
             async with self._children:
                 seen = await decode(clip, reading, self.limits)
-            return EncodedClip(await asyncio.to_thread(self._encode, seen, bundle), seen.notes)
+            encoded = await self._tower.run(lambda: self._encode(seen, bundle))
+            return EncodedClip(encoded, seen.notes)
 
         key = await asyncio.to_thread(_key, clip, reading, bundle)
         encoded, notes = await self.cache.get(key, make)
@@ -208,8 +213,7 @@ class MediaEncoder:
         return self._said.get(key, "")
 
     def _encode(self, seen: DecodedFrames, bundle: VideoBundle) -> EncodedFrames:
-        with self._tower:  # one at a time: the tower takes all cores that there are
-            encoded = bundle.encode(seen.frames, seen.times)
+        encoded = bundle.encode(seen.frames, seen.times)
         if bundle.changed:  # its weights may be partly old, and must not be kept by its version
             raise MediaError(
                 f"the bundle {bundle.name} was just changed: send the request again", 503

@@ -179,6 +179,30 @@ def test_a_question_that_cannot_fit_is_refused() -> None:
         asyncio.run(ask())
 
 
+def test_who_embeds_or_sends_long_prompts_holds_up_nobody_else() -> None:
+    async def ask() -> str | None:
+        service = Service(Settings(n_ctx=256, n_parallel=1, cache=None))
+        held = threading.Event()
+        try:
+            await service.embed("mini", ["a"])
+            [loaded] = service.loaded()
+            work = [service._long_prompts.run(lambda: held.wait(60))]
+            assert loaded.embedder is not None
+            with loaded.embedder._lock:
+                waiting = [asyncio.ensure_future(service.embed("mini", ["b"])) for _ in range(40)]
+                await asyncio.sleep(0.1)
+                answer = await asyncio.wait_for(service.complete("mini", "Go.", SHORT), 60)
+                _ = [token async for token in answer]
+                held.set()
+                assert not any(each.done() for each in waiting)
+            await asyncio.gather(*waiting, *work)
+            return answer.stats.stop_reason
+        finally:
+            await service.close()
+
+    assert asyncio.run(ask()) is not None
+
+
 def test_threads_end_with_the_server() -> None:
     before = set(threading.enumerate())
     with serving(n_ctx=256) as url:
