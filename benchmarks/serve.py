@@ -1,10 +1,12 @@
-"""`reellama serve` against llama-cpp-python's own server: text only, the same GGUF, in one run.
+"""`reellama serve` against another server: text only, the same GGUF, in one run.
 
-Tokens a second, in total, of 8 clients at once and of one alone; the two servers take turns.
-Then: how much sooner the second question about the same video begins to be answered.
+Tokens a second, in total, of 8 clients at once and of one alone, and the time to the first token of
+prompts of some 200 tokens, none of them seen before; the two servers take turns. Then: how much
+sooner the second question about the same video begins to be answered.
 
+    python -m benchmarks.serve --llama-server PATH       # llama.cpp's own, built from its sources
     pip install 'llama-cpp-python[server]'
-    python benchmarks/serve.py
+    python -m benchmarks.serve                           # llama-cpp-python's
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from __future__ import annotations
 import argparse
 import base64
 import json
-import re
+import random
 import shlex
 import socket
 import statistics
@@ -24,15 +26,17 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import httpx
 
-from reellama.gguf_tools.locate import find
+from reellama.gguf_tools.quantization.merged_llm import MERGED_LLMS, make_merged
+from reellama.models.bundle import Bundle
 
-CLIENTS, TOKENS = 8, 64
+CLIENTS, TOKENS, N_CTX = 8, 64, 1024
 TOPICS = ["the sea", "a clock", "two dogs", "bread", "the moon", "a train", "rain", "an old map"]
 CLIENT = httpx.Client(timeout=600)  # making one takes longer than some answers
-PEER, OURS = "llama-cpp-python's server", "reellama serve"
+PEER, OURS = "the other server", "reellama serve"
 
 
 def free_port() -> int:
@@ -43,15 +47,15 @@ def free_port() -> int:
 @contextmanager
 def server(name: str, arguments: str, port: int, log: Path) -> Iterator[str]:
     """A server in a process of its own, once it answers; gives its address."""
-    command = [sys.executable, *shlex.split(arguments)]
+    command = shlex.split(arguments)
     with log.open("w") as out, subprocess.Popen(command, stdout=out, stderr=out) as process:
         url = f"http://127.0.0.1:{port}"
         try:
             for _ in range(600):
                 try:
-                    httpx.get(f"{url}/v1/models")
+                    httpx.get(f"{url}/v1/models").raise_for_status()
                     break
-                except httpx.TransportError:
+                except httpx.HTTPError:
                     if process.poll() is not None:
                         raise SystemExit(f"{name} ended:\n{log.read_text()[-2000:]}") from None
                     time.sleep(0.1)
@@ -61,65 +65,85 @@ def server(name: str, arguments: str, port: int, log: Path) -> Iterator[str]:
             process.wait(30)
 
 
-def commands(model: Path) -> dict[str, tuple[str, int]]:
+def same_gguf() -> Path:
+    """The GGUF that `reellama serve` runs: the LLM of `mini` with its adapter merged in."""
+    bundle = Bundle.load("mini")
+    return make_merged(bundle.llm_path(), bundle.lora, MERGED_LLMS) or bundle.llm_path()
+
+
+def commands(llama_server: Path | None, threads: int | None) -> dict[str, tuple[str, int]]:
     ours, peer = free_port(), free_port()
+    python, model = shlex.quote(sys.executable), shlex.quote(str(same_gguf()))
+    if llama_server is None:
+        other = f"{python} -m llama_cpp.server --model {model} --n_ctx {N_CTX}"
+        other += " --interrupt_requests False" + (f" --n_threads {threads}" if threads else "")
+    else:
+        other = f"{shlex.quote(str(llama_server))} --model {model} -np {CLIENTS}"
+        other += f" --ctx-size {N_CTX * CLIENTS}" + (f" --threads {threads}" if threads else "")
+    own = f"{python} -m reellama.pipeline.cli.main serve --parallel {CLIENTS} --n-ctx {N_CTX}"
+    own += " --log-level error" + (f" --threads {threads}" if threads else "")
     return {
-        OURS: (
-            (
-                f"-m reellama.pipeline.cli.main serve --port {ours} --parallel {CLIENTS} "
-                "--n-ctx 1024 "
-                "--log-level error"
-            ),
-            ours,
-        ),
-        PEER: (
-            (
-                f"-m llama_cpp.server --model {shlex.quote(str(model))} --port {peer} "
-                "--host 127.0.0.1 --n_ctx 1024 --interrupt_requests False"
-            ),
-            peer,
-        ),
+        OURS: (f"{own} --port {ours}", ours),
+        PEER: (f"{other} --host 127.0.0.1 --port {peer}", peer),
     }
 
 
-def ask(url: str, topic: str) -> int:
-    """Stream one answer of at most TOKENS tokens; returns how many came."""
+class Answered(NamedTuple):
+    """Tokens of an answer, and the seconds until the first."""
+
+    n_tokens: int
+    first: float
+
+
+def ask(url: str, prompt: str) -> Answered:
+    """Stream one answer of at most TOKENS tokens."""
     body = {
         "model": "mini",
-        "messages": [{"role": "user", "content": f"Write a long story about {topic}."}],
+        "prompt": prompt,
         "max_tokens": TOKENS,
         "temperature": 0,
         "stream": True,
     }
-    n = 0
-    with CLIENT.stream("POST", f"{url}/v1/chat/completions", json=body) as reply:
+    n, first, begin = 0, 0.0, time.perf_counter()
+    with CLIENT.stream("POST", f"{url}/v1/completions", json=body) as reply:
         reply.raise_for_status()
         for line in reply.iter_lines():
             if line.startswith("data: {"):
                 choices = json.loads(line[6:])["choices"]
-                n += bool(choices and choices[0]["delta"].get("content"))
-    return n
+                n += bool(choices and choices[0].get("text"))
+                first = first or (n and time.perf_counter() - begin)
+    return Answered(n, first)
 
 
-def tokens_a_second(url: str, n_clients: int, requests: int) -> float:
-    topics = [TOPICS[i % len(TOPICS)] for i in range(n_clients * requests)]
-    begin = time.perf_counter()
-    with ThreadPoolExecutor(n_clients) as clients:
-        total = sum(clients.map(lambda topic: ask(url, topic), topics))
-    return total / (time.perf_counter() - begin)
+def prompts(n: int, seed: int) -> list[str]:
+    """Prompts of some 200 tokens: as they begin no other does, so that nothing is in a cache."""
+    rng = random.Random(seed)
+    return [
+        f"{rng.random()} {' '.join(rng.choices(TOPICS, k=60))}\nA long story about all these: "
+        for _ in range(n)
+    ]
 
 
 def compare(urls: dict[str, str], n_clients: int, requests: int, rounds: int) -> None:
+    """Print both servers' speed and time to the first token, as ratios of what a round measured."""
     rates: dict[str, list[float]] = {name: [] for name in urls}
-    for _ in range(rounds):
-        for name, url in urls.items():
-            rates[name].append(tokens_a_second(url, n_clients, requests))
-    ours, peer = (statistics.median(rates[name]) for name in (OURS, PEER))
-    ratios = [a / b for a, b in zip(rates[OURS], rates[PEER], strict=True)]
-    print(
-        f"{n_clients} at once: {ours:.1f} tokens/s against {peer:.1f}, "
-        f"ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-    )
+    firsts: dict[str, list[float]] = {name: [] for name in urls}
+    for number in range(rounds):
+        for name, url in sorted(urls.items(), reverse=bool(number % 2)):
+            asked = prompts(n_clients * requests, 1000 * n_clients + number)
+            begin = time.perf_counter()
+            with ThreadPoolExecutor(n_clients) as clients:
+                answers = list(clients.map(lambda prompt, url=url: ask(url, prompt), asked))
+            seconds = time.perf_counter() - begin
+            rates[name].append(sum(each.n_tokens for each in answers) / seconds)
+            firsts[name].append(statistics.median(each.first for each in answers))
+    for what, found, unit in (("speed", rates, "tokens/s"), ("first token", firsts, "s")):
+        ours, peer = (statistics.median(found[name]) for name in (OURS, PEER))
+        ratios = [a / b for a, b in zip(found[OURS], found[PEER], strict=True)]
+        print(
+            f"{n_clients} at once, {what}: {ours:.2f} {unit} against {peer:.2f}, "
+            f"ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        )
 
 
 def first_token(url: str, video: bytes, question: str) -> float:
@@ -167,20 +191,24 @@ def make_video(path: Path, number: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args().rounds
-    version = re.sub(r"\s.*", "", sys.version)
-    print(f"Python {version}; medians of {rounds} rounds, the servers by turns")
+    parser.add_argument("--llama-server", type=Path, help="llama.cpp's server, to compare with")
+    parser.add_argument("--threads", type=int, help="of both servers, else each one's default")
+    parser.add_argument("--no-video", action="store_true", help="leave out questions about a video")
+    options = parser.parse_args()
+    rounds = options.rounds
+    print(f"medians of {rounds} rounds, the servers by turns")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         urls = {
             name: stack.enter_context(server(name, command, port, folder / f"{port}.log"))
-            for name, (command, port) in commands(find.resolve("mini-llm")).items()
+            for name, (command, port) in commands(options.llama_server, options.threads).items()
         }
         for url in urls.values():
-            tokens_a_second(url, 1, 1)
+            ask(url, "Once")
         compare(urls, 1, 2, rounds)
         compare(urls, CLIENTS, 1, rounds)
-        second_question(urls[OURS], make_video, rounds)
+        if not options.no_video:
+            second_question(urls[OURS], make_video, rounds)
 
 
 if __name__ == "__main__":
