@@ -140,5 +140,28 @@ def parts_media(parts: list[MessagePart]) -> list[MediaReference]:
     return [part.reference() for part in parts if not isinstance(part, TextPart)]
 
 
+class PartsMessage(BaseModel):
+    """What somebody says: a string, or parts of text, pictures and videos."""
+
+    role: str
+    content: str | list[MessagePart] | None
+
+    @property
+    def text(self) -> str:
+        """Its text parts, a line each."""
+        return parts_text(self.content) if isinstance(self.content, list) else self.content or ""
+
+    @property
+    def media(self) -> list[MediaReference]:
+        """Its pictures and videos, in order."""
+        return parts_media(self.content) if isinstance(self.content, list) else []
+
+    @model_validator(mode="after")
+    def _only_people_show_things(self) -> PartsMessage:
+        if self.role != "user" and self.media:
+            raise ValueError(f"pictures and videos belong in user messages, not {self.role}'s")
+        return self
+
+
 def _url(location: MediaLocation | str) -> str:
     return location if isinstance(location, str) else location.url

@@ -30,8 +30,10 @@ from reellama.pipeline.server.chat.chat_request import (
     tool_from_definition,
 )
 from reellama.pipeline.server.keep_alive import KeepAlive
-from reellama.pipeline.server.media.media_references import MediaReference
-from reellama.pipeline.server.openai.openai_parts import MessagePart, parts_media, parts_text
+from reellama.pipeline.server.openai.openai_parts import (
+    MessagePart,
+    PartsMessage,
+)
 from reellama.pipeline.server.service import RequestOptions
 from reellama.pipeline.server.video_options import VIDEO_OPTIONS, VideoOptions, video_options
 
@@ -66,7 +68,7 @@ class MessageToolCall(BaseModel):
     function: FunctionCall
 
 
-class ChatMessage(BaseModel):
+class ChatMessage(PartsMessage):
     """One message: its content is a string, or parts of text, pictures and videos."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
@@ -84,22 +86,6 @@ class ChatMessage(BaseModel):
             ToolCall(each.function.name, json.loads(each.function.arguments), each.id)
             for each in self.tool_calls or ()
         )
-
-    @property
-    def text(self) -> str:
-        """Its text parts, a line each."""
-        return parts_text(self.content) if isinstance(self.content, list) else self.content or ""
-
-    @property
-    def media(self) -> list[MediaReference]:
-        """Its pictures and videos, in order."""
-        return parts_media(self.content) if isinstance(self.content, list) else []
-
-    @model_validator(mode="after")
-    def _only_people_show_things(self) -> ChatMessage:
-        if self.role != "user" and self.media:
-            raise ValueError(f"pictures and videos belong in user messages, not {self.role}'s")
-        return self
 
 
 class JSONSchema(BaseModel):

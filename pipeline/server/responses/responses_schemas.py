@@ -29,7 +29,12 @@ from reellama.pipeline.server.chat.chat_request import (
 from reellama.pipeline.server.keep_alive import KeepAlive
 from reellama.pipeline.server.media.media_items import MediaItem
 from reellama.pipeline.server.media.media_references import MediaReference
-from reellama.pipeline.server.openai.openai_parts import MessagePart, parts_media, parts_text
+from reellama.pipeline.server.openai.openai_parts import (
+    MessagePart,
+    PartsMessage,
+    parts_media,
+    parts_text,
+)
 from reellama.pipeline.server.service import RequestOptions
 from reellama.pipeline.server.video_options import VIDEO_OPTIONS, video_options
 
@@ -37,28 +42,12 @@ MOST_TOP_LOGPROBS = 20
 LOGPROBS = "message.output_text.logprobs"  # of `include`
 
 
-class MessageItem(BaseModel):
+class MessageItem(PartsMessage):
     """A message: a string, or parts."""
 
     type: Literal["message"] = "message"
     role: Literal["user", "assistant", "system", "developer"]
     content: str | list[MessagePart]
-
-    @property
-    def text(self) -> str:
-        """Its words."""
-        return parts_text(self.content) if isinstance(self.content, list) else self.content
-
-    @property
-    def media(self) -> list[MediaReference]:
-        """What it shows."""
-        return parts_media(self.content) if isinstance(self.content, list) else []
-
-    @model_validator(mode="after")
-    def _only_people_show_things(self) -> MessageItem:
-        if self.role != "user" and self.media:
-            raise ValueError(f"pictures and videos belong in user messages, not {self.role}'s")
-        return self
 
 
 class FunctionCallItem(BaseModel):
