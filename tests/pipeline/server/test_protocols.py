@@ -12,14 +12,8 @@ import pytest
 from reellama.pipeline.server.app import create_app
 from reellama.pipeline.server.settings import Settings
 from tests.helpers.live_server import serving
-from tests.helpers.protocol_table import (
-    ABSENT,
-    ENDPOINTS,
-    IGNORED,
-    REFUSED,
-    Endpoint,
-    page,
-)
+from tests.helpers.protocol_endpoint import ABSENT, IGNORED, REFUSED, Endpoint
+from tests.helpers.protocol_table import ENDPOINTS, page
 
 HERE = Path(__file__).parent
 PAGE = HERE.parents[2] / "docs/protocols.md"
