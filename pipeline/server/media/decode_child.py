@@ -26,7 +26,7 @@ ANIMATION = 8
 # which open further files and addresses.
 FORMATS = "mov,matroska,webm,avi,flv,ogg,mpegts,gif,webp_pipe,png_pipe,jpeg_pipe,bmp_pipe,image2"
 
-NICENESS = 5  # of the process: answers that are written come first
+NICENESS = 3  # of the process: answers that are written come first
 
 OPEN_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
 

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from reellama.gguf_tools.runtime.backend import Model
 
 MOST_WAITING = 60  # seconds on the clock that a task may take, however busy the machine
-NICENESS = 10  # of the process: answers that are written come first
+# Of the process, once it has loaded what it needs: answers that are written come first.
+NICENESS = 5
 N_TRIAL_TOKENS = 48  # tokens by which a grammar is tried
 _PUNCTUATION = b'[]{}":, '
 MOST_OUTPUT = 4_000_000  # characters of a rendered template
@@ -35,9 +36,9 @@ MOST_OUTPUT = 4_000_000  # characters of a rendered template
 def main() -> None:
     """Answer tasks until there are no more."""
     limits = json.loads(sys.argv[1])
-    os.nice(NICENESS)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    niceness = os.nice(0) + NICENESS
     # Whatever a library prints must not get between the answers.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -45,6 +46,7 @@ def main() -> None:
         task = json.loads(line)
         run, arguments = TASKS[task.pop("task")](**task)
         _limit_memory(limits["memory"])
+        os.nice(max(0, niceness - os.nice(0)))
         # By default both signals end the process, also inside of llama.cpp.
         signal.setitimer(signal.ITIMER_PROF, limits["seconds"])
         signal.alarm(MOST_WAITING)
