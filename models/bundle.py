@@ -7,7 +7,7 @@ labels.safetensors      token ids of the ImageNet class names, if the bundle use
 concepts.safetensors    concepts of real footage and their soft tokens, fp16, if it knows any
 concepts.json           the words of the concepts
 tower/                  an open_clip folder, if the tower is the bundle's own
-graphs/                 what tower, projector and concepts compute, as ONNX without weights
+graphs/                 what its networks compute, as ONNX without weights
 *.gguf                  LoRA adapters for the LLM, if bundle.json names them
 """
 
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property
@@ -24,17 +23,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from reellama.gguf_tools import heap
 from reellama.gguf_tools.atomic_write import stamp
 from reellama.gguf_tools.format.reader import GGUFFile, token_embeddings
 from reellama.gguf_tools.locate import find
 from reellama.gguf_tools.text.prompt_parts import Prompt
 from reellama.models.bundle_config import BundleConfig, BundleError
-from reellama.models.concepts.concept_config import CLASSIFIER, TOKENS, WEIGHTS
+from reellama.models.concepts.concept_config import CLASSIFIER, TOKENS, VOCABULARY, WEIGHTS
+from reellama.models.concepts.vocabulary import ConceptVocabulary
 from reellama.models.encoded_frames import EncodedFrames, frame_size
+from reellama.models.networks.bundle_networks import BundleNetworks
 from reellama.models.networks.footage_decision import FootageDecision
-from reellama.models.networks.network_sources import SoftTokenSource, TowerSource
+from reellama.models.networks.frame_search import ClipSearch, ConceptSearch
+from reellama.models.networks.network_sources import ClipSource, FeatureSource
 from reellama.models.networks.onnx_tower import FrameEncoder, OnnxTower
-from reellama.models.networks.open_network import NetworkSource, OpenedNetwork, open_network
+from reellama.models.networks.weights_file import read_weights, weight_shapes
 from reellama.models.token_pooling.options import DEFAULT_POOLING, PoolingOptions
 from reellama.models.vision import imagenet_labels
 from reellama.models.vision.imagenet_labels import ImageNetClassifier
@@ -52,7 +55,7 @@ if TYPE_CHECKING:  # torch is imported where it is needed: answers need none
 # into memory.
 MAX_SIDE = 768
 BUNDLES = Path(__file__).parent / "bundles"
-SCORES, PROJECTOR = "scores.json", "projector.safetensors"
+SCORES, PROJECTOR, LABELS = "scores.json", "projector.safetensors", "labels.safetensors"
 
 
 class Bundle:
@@ -67,8 +70,7 @@ class Bundle:
         self.folder = folder
         self.config = config
         self.version = version or version_of(folder)
-        self._networks: dict[str, OpenedNetwork] = {}
-        self._opening = threading.Lock()
+        self.networks = BundleNetworks(self.network_sources())
 
     @classmethod
     def load(cls, name_or_path: str | Path = "mini") -> Bundle:
@@ -94,9 +96,7 @@ class Bundle:
     @property
     def tokens(self) -> int:
         """Soft tokens of a video at most, ImageNet labels included."""
-        label_tokens = (
-            imagenet_labels.N_TOKENS if (self.folder / "labels.safetensors").is_file() else 0
-        )
+        label_tokens = imagenet_labels.N_TOKENS if (self.folder / LABELS).is_file() else 0
         of_footage = self.config.concepts.tokens if self.config.concepts else 0
         return max(self.config.projector.tokens, of_footage) + label_tokens
 
@@ -113,7 +113,7 @@ class Bundle:
     @property
     def remark(self) -> str:
         """Which graphs could not be used."""
-        return "; ".join(network.remark for network in self._networks.values() if network.remark)
+        return self.networks.remark
 
     @property
     def system(self) -> str:
@@ -191,9 +191,14 @@ class Bundle:
         return load_concepts(self.folder, config) if config is not None else None
 
     @cached_property
+    def vocabulary(self) -> ConceptVocabulary:
+        """The words of the concepts, of a bundle that knows any."""
+        return ConceptVocabulary.load(self.folder / VOCABULARY)
+
+    @cached_property
     def labels(self) -> ImageNetClassifier | None:
         """The ImageNet classifier of the tower, if the bundle uses labels."""
-        path = self.folder / "labels.safetensors"
+        path = self.folder / LABELS
         return ImageNetClassifier.load(path, self.llm_path()) if path.is_file() else None
 
     @cached_property
@@ -205,28 +210,29 @@ class Bundle:
         """
         if self.config.word_ids is not None:
             return list(self.config.word_ids)
-        from reellama.models.projector.word_mixture import nearest_rows
+        from reellama.models.projector.interpretation import nearest_rows
 
-        return nearest_rows(
-            self.projector.word_mixture.embeddings, token_embeddings(self.llm_path())
-        )
+        path = self.folder / PROJECTOR
+        (name,) = (name for name in weight_shapes(path) if name.endswith(".embeddings"))
+        rows = read_weights(path, [name])[name]
+        return nearest_rows(rows, token_embeddings(self.llm_path()))
 
-    def network_sources(self) -> dict[str, NetworkSource]:
+    def network_sources(self) -> dict[str, ClipSource | FeatureSource]:
         """What may run in onnxruntime, by name: `open_network` says where each does run."""
         config = self.config
-        sources: list[NetworkSource] = [
-            TowerSource(self.folder, config.tower),
-            SoftTokenSource(
-                "projector", self.folder, PROJECTOR, config.projector.to_json(),
-                lambda: self.projector,
+        sizes = config.projector.to_json()
+        sources: list[ClipSource | FeatureSource] = [
+            *(ClipSource(name, self.folder, config.tower) for name in ("tower", "images", "texts")),
+            *(
+                FeatureSource(name, self.folder, PROJECTOR, sizes, lambda: self.projector)
+                for name in ("projector", "projector_reading")
             ),
-        ]  # fmt: skip
+        ]
         if config.concepts is not None:
             sizes, prefix = asdict(config.concepts), f"{TOKENS}."
-            sources.append(
-                SoftTokenSource(
-                    "concepts", self.folder, WEIGHTS, sizes, self._concept_tokens, prefix
-                )
+            sources += (
+                FeatureSource(name, self.folder, WEIGHTS, sizes, self._concept_tokens, prefix)
+                for name in ("concepts", "concept_reading", "frame_concepts")
             )
         return {source.name: source for source in sources}
 
@@ -234,21 +240,14 @@ class Bundle:
         assert self.concepts is not None
         return self.concepts.tokens
 
-    def _network(self, name: str) -> OpenedNetwork:
-        """A network that is loaded when it is first needed."""
-        with self._opening:
-            if name not in self._networks:
-                self._networks[name] = open_network(self.network_sources()[name])
-        return self._networks[name]
-
     def prepare(self) -> None:
         """Load what `features` needs: in another thread, while frames are read."""
-        self._network("tower")
+        self.networks.session("tower")
 
     @property
     def encoder(self) -> FrameEncoder:
         """The visual tower where it runs: in onnxruntime, or in torch."""
-        session = self._network("tower").session
+        session = self.networks.session("tower")
         return OnnxTower(session) if session else self.tower
 
     def features(self, frames: Sequence[np.ndarray]) -> np.ndarray:
@@ -274,15 +273,7 @@ class Bundle:
     def project(self, features: np.ndarray, times: np.ndarray) -> np.ndarray:
         """Features `[T, cells, channels]` at `times [T]` seconds -> `[tokens, n_embd]`."""
         name = "concepts" if self.is_footage(features) else "projector"
-        session = self._network(name).session
-        seconds = np.asarray(times, np.float32)
-        if session is not None:
-            soft = session(np.asarray(features, np.float32), seconds)
-        else:
-            from reellama.models.torch_networks import soft_tokens
-
-            module = self._concept_tokens() if name == "concepts" else self.projector
-            soft = soft_tokens(module, features, seconds)
+        (soft,) = self.networks.run(name, features, times)
         rows = [soft, *([self.labels.tokens(features)] if self.labels else [])]
         return np.ascontiguousarray(np.concatenate(rows))
 
@@ -291,25 +282,28 @@ class Bundle:
 
         Raises ReellamaError when the LLM that has the words is missing.
         """
-        from reellama.models.concepts.concept_readings import concept_readings
+        from reellama.models.concepts.concept_readings import concept_readings, seen_concepts
         from reellama.models.projector.interpretation import interpret
         from reellama.models.synthetic.slot_choices import slot_choices
 
-        grid, seconds, mask = self.batch(features, times)
-        top_classes = self.labels.top_classes(features) if self.labels else ()
-        if self.concepts is not None and self.is_footage(features):
+        labels = self.labels.top_classes(features) if self.labels else ()
+        if self.config.concepts is not None and self.is_footage(features):
+            likely, cells, *free = self.networks.run("concept_reading", features, times)
+            seen = seen_concepts(self.vocabulary, likely, cells, self.config.concepts.named)
             return concept_readings(
-                self.concepts, grid, seconds, mask, llm=self.llm_path(), top_classes=top_classes
+                seen, self.vocabulary, *free, llm=self.llm_path(), top_classes=labels
             )
         return interpret(
-            self.projector, grid, seconds, mask,
+            *self.networks.run("projector_reading", features, times),
             word_ids=self.word_ids, llm=self.llm_path(),
-            slot_texts=slot_choices() if self.config.slots else None, top_classes=top_classes,
+            slot_texts=slot_choices() if self.config.slots else None, top_classes=labels,
         )  # fmt: skip
 
     def encode(self, frames: Sequence[np.ndarray], times: np.ndarray) -> EncodedFrames:
         """Frames at `times` seconds -> soft tokens, float32 `[tokens, n_embd]`."""
-        return EncodedFrames(self.project(self.features(frames), times), times, frame_size(frames))
+        soft = self.project(self.features(frames), times)
+        heap.give_back()
+        return EncodedFrames(soft, times, frame_size(frames))
 
     def check_pooling(self, options: PoolingOptions) -> None:
         """Raise BundleError where another number of tokens is asked for: it was trained with one,
@@ -345,15 +339,25 @@ class Bundle:
 
     def embed_images(self, frames: Sequence[np.ndarray]) -> np.ndarray:
         """Unit rows of frames to search by `embed_texts`, float32 `[frames, d]`."""
-        if self.concepts is None:
-            return self.tower.embed_images(frames)
-        return self.concepts.embed_images(frames, self.features(frames), self.tower)
+        if self._concept_search is None:
+            return self._clip_search.images(frames)
+        return self._concept_search.images(frames, self.features(frames))
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Rows of texts that `embed_images` is multiplied with, float32 `[texts, d]`."""
-        if self.concepts is None:
-            return self.tower.embed_texts(texts)
-        return self.concepts.embed_texts(texts, self.tower)
+        return (self._concept_search or self._clip_search).texts(texts)
+
+    @cached_property
+    def _clip_search(self) -> ClipSearch:
+        return ClipSearch(self.networks, lambda: self.tower)
+
+    @cached_property
+    def _concept_search(self) -> ConceptSearch | None:
+        if self.config.concepts is None:
+            return None
+        return ConceptSearch(
+            self._clip_search, self.networks, self.vocabulary, self._footage, self.folder
+        )
 
 
 def find_bundle(name_or_path: str | Path) -> Path:

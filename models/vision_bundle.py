@@ -17,7 +17,6 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from reellama.gguf_tools.atomic_write import stamp
 from reellama.gguf_tools.errors import ReellamaError
@@ -307,6 +306,8 @@ class VisionBundle:
 
     def _scaled(self, frames: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
         """Frames as the tower takes them: of one size, and small where it takes any size."""
+        from PIL import Image
+
         width, height = self._tower_size(*frames[0].shape[1::-1])
         return [
             frame

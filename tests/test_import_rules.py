@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from reellama.models.train_extra import PACKAGES as PACKAGES_OF_TRAIN
+
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("prompts", "gguf_tools", "models", "pipeline")
 FORBIDDEN: dict[str, set[str]] = {
@@ -43,6 +45,20 @@ SAME_NAME = {
     "pipeline": {"app"},  # the one that serves, and the one with commands
 }
 VISION = {"torch", "torchvision", "open_clip", "timm", "transformers", "av", "PIL"}
+# What the extra `train` brings, and who may import it at the top. All others do in functions, if at
+# all, and so are there for whoever answers without it (tests/test_without_torch.py).
+TRAIN = {*PACKAGES_OF_TRAIN}
+NEEDS_TRAIN = {
+    *("models.precision", "models.torch_networks", "models.training"),
+    *("models.concepts.concept_head", "models.concepts.concept_tokens"),
+    *("models.concepts.footage_classifier", "models.concepts.seen_concepts"),
+    *("models.networks.graph_export", "models.networks.torch_modules"),
+    *("models.projector.baselines", "models.projector.pooling", "models.projector.resampler"),
+    *("models.projector.renamed_weights", "models.projector.temporal_projector"),
+    "models.projector.word_mixture",
+    *("models.synthetic.dataset", "models.vision.encoder", "models.vision.torchvision_compat"),
+    *("pipeline.cli.commands.train", "pipeline.evaluation.tasks.synthetic_benchmark"),
+}
 
 
 # Module -> the modules that it imports when it runs, at its top or in a function of it.
@@ -60,11 +76,19 @@ def dotted(path: Path) -> str:
 
 
 def imports(
-    source: str, package: str, ours: Collection[str], *, types: bool = False
+    source: str,
+    package: str,
+    ours: Collection[str],
+    *,
+    types: bool = False,
+    late: bool = True,
 ) -> Iterator[str]:
-    """The modules that `source`, in a package, imports, or with `types` a type checker does."""
+    """The modules that `source`, in a package, imports, or with `types` a type checker does.
+
+    Without `late`: only those that it imports when it is imported itself.
+    """
     tree = ast.parse(source)
-    for node in ast.walk(tree) if types else running(tree):
+    for node in ast.walk(tree) if types else running(tree, late):
         if isinstance(node, ast.Import):
             yield from (in_folder(alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -81,24 +105,24 @@ def in_folder(module: str) -> str:
     return module.removeprefix("reellama.")
 
 
-def running(node: ast.AST) -> Iterator[ast.AST]:
-    """All nodes that are not under `if TYPE_CHECKING:`."""
+def running(node: ast.AST, late: bool = True) -> Iterator[ast.AST]:
+    """All nodes that are not under `if TYPE_CHECKING:`, nor, without `late`, in a function."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING"):
             for other in child.orelse:
-                yield from (other, *running(other))
-        else:
-            yield from (child, *running(child))
+                yield from (other, *running(other, late))
+        elif late or not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            yield from (child, *running(child, late))
 
 
 @functools.cache
-def graph(*, types: bool = False) -> Graph:
+def graph(*, types: bool = False, late: bool = True) -> Graph:
     found = {}
     ours = modules()
     for module, path in ours.items():
         package = module if path.name == "__init__.py" else module.rpartition(".")[0]
         source = path.read_text(encoding="utf-8")
-        found[module] = set(imports(source, package, ours, types=types)) - {module}
+        found[module] = {*imports(source, package, ours, types=types, late=late)} - {module}
     return found
 
 
@@ -244,6 +268,14 @@ def test_a_folder_reaches_only_what_it_may(package: str) -> None:
     for module in everything:
         if module.partition(".")[0] == package:
             assert way(everything, module, FORBIDDEN[package], gates) == []
+
+
+def test_what_needs_the_extra_to_train_is_known() -> None:
+    at_import = graph(late=False)
+    reaching = {module for module in at_import if way(at_import, module, TRAIN, set())}
+    listed = {name for name in modules() if any(lies_in(name, each) for each in NEEDS_TRAIN)}
+    assert reaching - listed == set()
+    assert {each for each in NEEDS_TRAIN if not any(lies_in(n, each) for n in reaching)} == set()
 
 
 @functools.cache

@@ -3,51 +3,74 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from reellama.gguf_tools.text.tokenizer import Tokenizer
-from reellama.models.concepts.seen_concepts import Concepts
+from reellama.models.concepts.vocabulary import ConceptVocabulary
 from reellama.models.projector.interpretation import (
     FREE_SLOT,
-    TOP_WORDS,
     SlotReading,
     SoftToken,
     imagenet_readings,
+    top_words,
 )
 
 CONCEPT = "concept"  # label of a token that names one
 
 
-@torch.inference_mode()
+@dataclass(frozen=True, eq=False)
+class SeenConcept:
+    """A concept of a video.
+
+    probability: that a caption of the video says it.
+    attention: where it is seen, float32 `[T, cells]` with the sum 1.
+    """
+
+    word: str
+    probability: float
+    attention: np.ndarray
+
+
+def seen_concepts(
+    vocabulary: ConceptVocabulary, probabilities: np.ndarray, cell_logits: np.ndarray, most: int
+) -> list[SeenConcept]:
+    """The likeliest concepts of a video, of their probabilities `[concepts]` and how much each cell
+    speaks for each, `[T, cells, concepts]`."""
+    best = np.argsort(-probabilities, kind="stable")[:most]
+    odds = np.exp(cell_logits[..., best] - cell_logits[..., best].max((0, 1)))
+    attention = odds / odds.sum((0, 1))
+    return [
+        SeenConcept(vocabulary.words[n], float(probabilities[n]), attention[..., place])
+        for place, n in enumerate(best)
+    ]
+
+
 def concept_readings(
-    concepts: Concepts,
-    features: Tensor,
-    times: Tensor,
-    mask: Tensor,
+    seen: Sequence[SeenConcept],
+    vocabulary: ConceptVocabulary,
+    word_probabilities: np.ndarray,
+    attention: np.ndarray,
     *,
     llm: Path,
     top_classes: Sequence[tuple[str, float, Sequence[int]]] = (),
 ) -> list[SlotReading]:
-    """Read the soft tokens of one video, as `reellama.models.projector.interpretation` does."""
+    """Read the soft tokens of one video, as `reellama.models.projector.interpretation` does.
+
+    word_probabilities, attention: `[free, concepts]` and `[free, T, cells]`, of the free tokens.
+    """
     named = [
-        SoftToken(number, ((seen.word, seen.probability),), seen.attention)
-        for number, seen in enumerate(concepts.seen(features, mask))
+        SoftToken(number, ((concept.word, concept.probability),), concept.attention)
+        for number, concept in enumerate(seen)
     ]
-    free = concepts.tokens.free
-    probabilities = free.word_probabilities(features, times, mask)[0]  # [free, concepts]
-    attention = free.attention(features, times, mask)[0].cpu().numpy()
-    shares, order = probabilities.topk(min(TOP_WORDS, probabilities.shape[1]), dim=1)
-    words = concepts.vocabulary.words
+    words = vocabulary.words
     others = [
-        SoftToken(
-            len(named) + number,
-            tuple((words[word], share) for word, share in zip(best, row, strict=True)),
-            attention[number],
+        SoftToken(len(named) + number, tuple((words[n], share) for n, share in row), looks)
+        for number, (row, looks) in enumerate(
+            zip(top_words(word_probabilities), attention, strict=True)
         )
-        for number, (best, row) in enumerate(zip(order.tolist(), shares.tolist(), strict=True))
     ]
     with Tokenizer.from_path(llm) as tokenizer:
         return [

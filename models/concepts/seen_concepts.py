@@ -3,24 +3,17 @@
 concepts.safetensors    weights, fp16: the head, the words' embeddings, the free tokens, the
                         footage classifier
 concepts.json           the vocabulary
-
-    seen = bundle.concepts.seen(features, times)
-    seen[:3]                                # [SeenConcept("dog", 0.93, ...), ...]
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from reellama.gguf_tools.errors import ReellamaError
-from reellama.models.concepts import concept_search
 from reellama.models.concepts.concept_config import (
     CLASSIFIER,
     TOKENS,
@@ -29,22 +22,8 @@ from reellama.models.concepts.concept_config import (
     ConceptConfig,
 )
 from reellama.models.concepts.concept_tokens import ConceptTokens
-from reellama.models.concepts.footage_classifier import FootageClassifier, mean_features
+from reellama.models.concepts.footage_classifier import FootageClassifier
 from reellama.models.concepts.vocabulary import ConceptVocabulary
-from reellama.models.vision.encoder import Tower
-
-
-@dataclass(frozen=True, eq=False)
-class SeenConcept:
-    """A concept of a video.
-
-    probability: that a caption of the video says it.
-    attention: where it is seen, float32 `[T, cells]` with the sum 1.
-    """
-
-    word: str
-    probability: float
-    attention: np.ndarray
 
 
 class Concepts:
@@ -95,62 +74,6 @@ class Concepts:
         }
         save_file(weights, folder / WEIGHTS)
         self.vocabulary.save(folder / VOCABULARY)
-
-    @torch.no_grad()
-    def is_footage(self, features: Tensor, mask: Tensor) -> bool:
-        """Whether a batch of one video is real footage, and not a drawn clip."""
-        if self.classifier is None:
-            return True
-        return bool(self.classifier(mean_features(features, mask))[0] > 0)
-
-    @torch.no_grad()
-    def are_footage(self, features: Tensor) -> np.ndarray:
-        """Which frames are, of features `[frames, cells, channels]`: bool `[frames]`."""
-        if self.classifier is None:
-            return np.ones(len(features), bool)
-        return (self.classifier(features.mean(1)) > 0).cpu().numpy()
-
-    @torch.no_grad()
-    def probabilities(self, features: Tensor, mask: Tensor) -> np.ndarray:
-        """How likely a caption says each concept: float32 `[concepts]`, of a batch of one video."""
-        return self.tokens.head.probabilities(features, mask)[0].cpu().numpy()
-
-    @torch.no_grad()
-    def embed_images(
-        self, frames: Sequence[np.ndarray], features: np.ndarray, tower: Tower
-    ) -> np.ndarray:
-        """Unit rows of frames to search by `embed_texts`; features `[frames, cells, channels]`.
-
-        A frame of real footage is found by its concepts, and a drawn one by its CLIP embedding: the
-        other part of its row is zero.
-        """
-        grid = torch.from_numpy(features)
-        of_footage = self.are_footage(grid)
-        drawn = np.zeros((len(frames), tower.embed_texts([""]).shape[1]), np.float32)
-        if not of_footage.all():
-            pictures = [frame for frame, real in zip(frames, of_footage, strict=True) if not real]
-            drawn[~of_footage] = tower.embed_images(pictures)
-        single = torch.ones(len(features), 1, dtype=torch.bool)  # each frame as a video
-        probabilities = self.tokens.head.probabilities(grid[:, None], single).cpu().numpy()
-        seen = concept_search.image_rows(probabilities, self.tokens.head.base_rates.cpu().numpy())
-        return np.concatenate([drawn, seen * of_footage[:, None]], axis=1)
-
-    def embed_texts(self, texts: Sequence[str], tower: Tower) -> np.ndarray:
-        """Rows of texts: CLIP's, then of the concepts that they say; zeros where they say none."""
-        named = concept_search.text_rows(self.vocabulary, texts)
-        return np.concatenate([tower.embed_texts(texts), named], axis=1)
-
-    @torch.no_grad()
-    def seen(self, features: Tensor, mask: Tensor, most: int = 0) -> list[SeenConcept]:
-        """The likeliest concepts of a batch of one video (default: those that become tokens)."""
-        probabilities = self.probabilities(features, mask)
-        best = np.argsort(-probabilities, kind="stable")[: most or self.tokens.config.named]
-        logits = self.tokens.head.cell_logits(features)[0, ..., torch.from_numpy(best.copy())]
-        attention = logits.flatten(0, 1).softmax(0).unflatten(0, logits.shape[:2]).cpu().numpy()
-        return [
-            SeenConcept(self.vocabulary.words[n], float(probabilities[n]), attention[..., place])
-            for place, n in enumerate(best)
-        ]
 
 
 def _part(weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:

@@ -25,7 +25,14 @@ class FootageDecision:
 
     def __call__(self, features: np.ndarray) -> bool:
         """Whether features `[T, cells, channels]` are of real footage."""
+        return bool(self._decide(features.mean((0, 1))[None])[0])
+
+    def of_frames(self, features: np.ndarray) -> np.ndarray:
+        """Which frames by themselves are of real footage: bool `[T]`."""
+        return self._decide(features.mean(1))
+
+    def _decide(self, means: np.ndarray) -> np.ndarray:
         if self._weights is None:
-            return True
+            return np.ones(len(means), bool)
         weight, bias = self._weights
-        return bool((weight @ features.mean((0, 1)) + bias)[0] > 0)
+        return np.asarray(means @ weight[0] + bias > 0)

@@ -3,8 +3,9 @@
 The weights stay where they are, in a safetensors file, and are handed to onnxruntime by name. So a
 graph is a few kilobytes, weights exist once, and new weights of the same shapes need no new graph.
 
-It is a ZIP archive of graph.onnx and graph.json. The archive's checksums show damage, and it is
-written in one step. `made_for` in graph.json is the fingerprint of the network that it belongs to.
+It is a ZIP archive of graph.onnx and graph.json, with merges.txt for a network of texts. The
+archive's checksums show damage, and it is written in one step. `made_for` in graph.json is the
+fingerprint of the network that it belongs to.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from reellama.gguf_tools.errors import ReellamaError
 # To be raised when the networks' code computes something else from the same weights: older graphs
 # are then made anew.
 VERSION = 1
-MODEL, DESCRIPTION = "graph.onnx", "graph.json"
+GRAPHS = "graphs"  # the folder of a bundle's graphs
+MODEL, DESCRIPTION, MERGES = "graph.onnx", "graph.json", "merges.txt"
 
 
 class GraphError(ReellamaError):
@@ -36,11 +38,13 @@ class Graph:
     """A network's ONNX model, and the names of the weights that it takes from their file.
 
     reason: why there is no model, where this network cannot be exported; else "".
+    merges: of the tokenizer, where it takes tokens (`models/vision/clip_words.py`).
     """
 
     model: bytes
     weights: tuple[str, ...]
     reason: str = ""
+    merges: str = ""
 
 
 def fingerprint(settings: Mapping[str, Any], shapes: Mapping[str, Sequence[Any]]) -> str:
@@ -58,9 +62,10 @@ def read_graph(path: Path, made_for: str) -> Graph | None:
         with ZipFile(path) as archive:
             description = json.loads(archive.read(DESCRIPTION))
             model = archive.read(MODEL)
+            merges = archive.read(MERGES).decode() if MERGES in archive.namelist() else ""
         if description["made_for"] != made_for:
             raise GraphError("it was made for other weights, or by another version")
-        return Graph(model, tuple(description["weights"]), description["reason"])
+        return Graph(model, tuple(description["weights"]), description["reason"], merges)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -83,5 +88,6 @@ def write_graph(path: Path, graph: Graph, made_for: str) -> None:
         raise ReellamaError(f"cannot save {path}: {error.strerror}") from error
     with replacing(path) as temporary, ZipFile(temporary, "w") as archive:
         text = json.dumps(description, indent=0)
-        for name, data in ((MODEL, graph.model), (DESCRIPTION, text.encode())):
+        parts = [(MODEL, graph.model), (DESCRIPTION, text.encode())]
+        for name, data in (*parts, *([(MERGES, graph.merges.encode())] if graph.merges else [])):
             archive.writestr(ZipInfo(name), data, ZIP_DEFLATED, 9)

@@ -16,6 +16,7 @@ import numpy as np
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime
 
+from reellama.gguf_tools import heap
 from reellama.gguf_tools.threads import default_threads
 from reellama.models.networks.graph_file import Graph, GraphError
 from reellama.models.networks.weights_file import read_weights
@@ -27,6 +28,8 @@ ERRORS_ONLY = 3  # of onnxruntime's levels of logging
 
 class GraphSession:
     """A network that runs in onnxruntime. It may be called from several threads at once.
+
+    merges: of the tokenizer, for a network of texts.
 
     Raises GraphError for a graph that onnxruntime does not take, and BundleError for weights that
     are damaged.
@@ -43,24 +46,37 @@ class GraphSession:
             list(arrays), [onnxruntime.OrtValue.ortvalue_from_numpy(a) for a in arrays.values()]
         )
         options.enable_cpu_mem_arena = False  # it keeps what was taken once, and is no quicker
-        found = onnxruntime.get_available_providers()
-        providers = [name for name in PROVIDERS if name in found]
         try:
-            self._session = onnxruntime.InferenceSession(graph.model, options, providers=providers)
+            self._session = onnxruntime.InferenceSession(
+                graph.model, options, providers=providers()
+            )
         except Exception as error:  # onnxruntime's own kinds have no base in common
             raise GraphError(f"onnxruntime does not take it: {_first_line(error)}") from error
+        del arrays, options
+        heap.give_back()
         self._inputs = self._session.get_inputs()
+        self.merges = graph.merges
 
     @property
     def input_shape(self) -> list[int | str]:
         """Sizes of the first input; a string where any size is taken."""
         return list(self._inputs[0].shape)
 
-    def __call__(self, *arrays: np.ndarray) -> np.ndarray:
+    def outputs(self, *arrays: np.ndarray) -> list[np.ndarray]:
         """Run it on arrays of the types and shapes that the network takes."""
         names = (each.name for each in self._inputs)
-        output: np.ndarray = self._session.run(None, dict(zip(names, arrays, strict=True)))[0]
-        return output
+        found: list[np.ndarray] = self._session.run(None, dict(zip(names, arrays, strict=True)))
+        return found
+
+    def __call__(self, *arrays: np.ndarray) -> np.ndarray:
+        """The first of its outputs."""
+        return self.outputs(*arrays)[0]
+
+
+def providers() -> list[str]:
+    """What onnxruntime may run graphs on here, the quickest first."""
+    found = onnxruntime.get_available_providers()
+    return [name for name in PROVIDERS if name in found]
 
 
 def _first_line(error: Exception) -> str:

@@ -1,14 +1,24 @@
-"""The networks of a bundle: where their weights are, and how torch builds them."""
+"""The networks of a bundle: where their weights are, and how torch builds them.
+
+tower, images, texts         of its CLIP: features of frames; rows of frames and of texts
+projector, concepts          soft tokens of drawn clips, and of real footage
+projector_reading, concept_reading    what these say, and where they look
+frame_concepts               what is seen in single frames, by which footage is searched
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
+from reellama.gguf_tools.atomic_write import replacing
 from reellama.models.bundle_config import TowerSpec
-from reellama.models.networks.graph_file import Graph
+from reellama.models.cache_folders import KEPT_GRAPHS
+from reellama.models.networks.graph_file import GRAPHS, Graph, GraphError, fingerprint
 from reellama.models.networks.weights_file import weight_shapes
 
 if TYPE_CHECKING:
@@ -16,89 +26,174 @@ if TYPE_CHECKING:
 
 TOWER_WEIGHTS, TOWER_CONFIG = "open_clip_model.safetensors", "open_clip_config.json"
 EXAMPLE_FRAMES = 3
+# Networks of a time when each weights file had one.
+FIRST = ("tower", "projector", "concepts")
+FeatureNetwork = Literal[
+    "projector", "concepts", "projector_reading", "concept_reading", "frame_concepts"
+]
 
 
 @dataclass(frozen=True)
-class TowerSource:
-    """The image tower of a bundle, an open_clip folder inside of it."""
+class ClipSource:
+    """A part of a bundle's CLIP, an open_clip folder inside of it."""
 
+    name: Literal["tower", "images", "texts"]
     folder: Path
     spec: TowerSpec
-    name: str = "tower"
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Which grid it makes, and open_clip's description of it."""
-        text = (self.folder / self.spec.name / TOWER_CONFIG).read_text(encoding="utf-8")
-        return {"layer": self.spec.layer, "finer": self.spec.finer, "clip": text}
+        """What open_clip knows it by, and of the tower which grid it makes."""
+        config = self._inside / TOWER_CONFIG
+        clip = config.read_text(encoding="utf-8") if config.is_file() else asdict(self.spec)
+        if self.name == "tower":
+            return {"layer": self.spec.layer, "finer": self.spec.finer, "clip": clip}
+        return {"network": self.name, "clip": clip}
 
     def weights(self) -> Path | None:
-        """None for a tower that is not in the bundle, or whose weights are no safetensors."""
-        path = self.folder / self.spec.name / TOWER_WEIGHTS
-        return path if path.is_file() and path.with_name(TOWER_CONFIG).is_file() else None
+        """Those in the bundle, or those that `keep_weights` wrote there or on this machine."""
+        places = (
+            self._inside / TOWER_WEIGHTS,
+            self.folder / GRAPHS / self._kept_name,
+            KEPT_GRAPHS / self._kept_name,
+        )
+        return next((path for path in places if path.is_file()), None)
+
+    def keep_weights(self, folder: Path) -> Path:
+        """See `NetworkSource.keep_weights`. One file has the weights of all parts."""
+        own = self._inside / TOWER_WEIGHTS
+        path = own if own.is_file() else folder / self._kept_name
+        if not path.is_file():
+            from safetensors.torch import save_file
+
+            weights = {k: t.contiguous() for k, t in self._load()[0].state_dict().items()}
+            folder.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as temporary:
+                save_file(weights, temporary)
+        return path
+
+    @property
+    def _inside(self) -> Path:
+        """The tower's folder in the bundle, if it has one."""
+        return self.folder / self.spec.name
+
+    @property
+    def _kept_name(self) -> str:
+        spec = {**asdict(self.spec), "layer": 0, "finer": 0}  # the same weights for any grid
+        where = str(self._inside.resolve()) if self._inside.is_dir() else ""
+        return f"clip-{fingerprint(spec, {where: []})[:16]}.safetensors"
+
+    def _load(self) -> tuple[nn.Module, Any]:
+        """It and its tokenizer, as open_clip has them."""
+        from reellama.models.vision.encoder import load_clip
+
+        name = self._inside if self._inside.is_dir() else self.spec.name
+        return load_clip(name, None if self._inside.is_dir() else self.spec.pretrained)
 
     def export(self) -> Graph:
         """See `NetworkSource.export`."""
         import torch
+        from safetensors.torch import load_file
 
-        from reellama.models.networks.torch_modules import TowerModule
-        from reellama.models.vision.encoder import image_size, load_clip
+        from reellama.models.networks import torch_modules
+        from reellama.models.vision.clip_words import merges_of
+        from reellama.models.vision.encoder import image_size
 
-        visual = load_clip(self.folder / self.spec.name)[0].visual
-        size = image_size(visual)
+        weights = self.weights()
+        assert weights is not None
+        clip, tokenizer = self._load()
+        if weights.parent != self._inside:  # a tower without pretrained weights is random
+            clip.load_state_dict(load_file(weights))
+        stored = weight_shapes(weights)
+        if self.name == "texts":
+            merges = merges_of(tokenizer)
+            if not merges:
+                raise GraphError("its tokenizer is not that of CLIP")
+            ids = tokenizer(["", "a", "a dog"])
+            names = {f"clip.{name}": name for name in stored}
+            module: nn.Module = torch_modules.TextRowsModule(clip)
+            return _export(module, {"ids": ids}, names, weights, merges)
+        size = image_size(clip.visual)
         pixels = torch.zeros(EXAMPLE_FRAMES, size, size, 3, dtype=torch.uint8)
-        names = {name: name for name in weight_shapes(self.folder / self.spec.name / TOWER_WEIGHTS)}
-        module = TowerModule(visual, self.spec.layer, self.spec.finer)
-        return _export(module, {"pixels": pixels}, names, self.weights())
+        if self.name == "tower":
+            module = torch_modules.TowerModule(clip.visual, self.spec.layer, self.spec.finer)
+        else:
+            module = torch_modules.ImageRowsModule(clip.visual)
+        return _export(module, {"pixels": pixels}, {name: name for name in stored}, weights)
 
 
 @dataclass(frozen=True)
-class SoftTokenSource:
-    """What makes soft tokens of features: the projector of a bundle, or its concepts.
+class FeatureSource:
+    """What takes features: the projector of a bundle, or its concepts, or a reading of them.
 
     file: the name of its weights file. prefix: what their names there begin with. config: of the
-    module. module: makes it, with its weights, in float32.
+    module. batched: makes it, with its weights, in float32.
     """
 
-    name: str
+    name: FeatureNetwork
     folder: Path
     file: str
     config: Mapping[str, Any]
-    module: Callable[[], nn.Module]
+    batched: Callable[[], nn.Module]
     prefix: str = ""
 
     @property
     def settings(self) -> dict[str, Any]:
         """The sizes of its module."""
-        return dict(self.config)
+        return {**({} if self.name in FIRST else {"network": self.name}), **self.config}
 
     def weights(self) -> Path | None:
         """Always there: else the bundle is broken, which whoever reads them says."""
         return self.folder / self.file
 
+    def keep_weights(self, folder: Path) -> Path:
+        """They are there."""
+        return self.folder / self.file
+
+    def module(self) -> nn.Module:
+        """It in torch, as a module of one video's arrays."""
+        from reellama.models.networks import torch_modules as modules
+
+        kinds: dict[str, Callable[[Any], nn.Module]] = {
+            "projector_reading": modules.ProjectorReadingModule,
+            "concept_reading": modules.ConceptReadingModule,
+            "frame_concepts": modules.FrameConceptsModule,
+        }
+        return kinds.get(self.name, modules.SoftTokenModule)(self.batched())
+
+    def in_torch(self, *arrays: np.ndarray) -> list[np.ndarray]:
+        """What torch makes of the arrays that its graph would take."""
+        import torch
+
+        with torch.inference_mode():
+            found = self.module()(*(torch.from_numpy(np.ascontiguousarray(a)) for a in arrays))
+        return [each.cpu().numpy() for each in (found if isinstance(found, tuple) else (found,))]
+
     def export(self) -> Graph:
         """See `NetworkSource.export`."""
         import torch
 
-        from reellama.models.networks.torch_modules import SoftTokenModule
         from reellama.models.projector.renamed_weights import names_in_file
 
-        batched = self.module()
         stored = list(weight_shapes(self.folder / self.file))
         own = [name.removeprefix(self.prefix) for name in stored if name.startswith(self.prefix)]
         names = {
             f"batched.{name}": self.prefix + old
-            for name, old in names_in_file(batched, own).items()
+            for name, old in names_in_file(self.batched(), own).items()
         }
-        example = {
-            "features": torch.zeros(EXAMPLE_FRAMES, self.config["cells"], self.config["channels"]),
-            "times": torch.arange(float(EXAMPLE_FRAMES)),
-        }
-        return _export(SoftTokenModule(batched), example, names, self.weights())
+        shape = (EXAMPLE_FRAMES, self.config["cells"], self.config["channels"])
+        example = {"features": torch.zeros(shape), "times": torch.arange(float(EXAMPLE_FRAMES))}
+        if self.name == "frame_concepts":
+            del example["times"]
+        return _export(self.module(), example, names, self.weights())
 
 
 def _export(
-    module: nn.Module, example: Mapping[str, Tensor], names: Mapping[str, str], weights: Path | None
+    module: nn.Module,
+    example: Mapping[str, Tensor],
+    names: Mapping[str, str],
+    weights: Path | None,
+    merges: str = "",
 ) -> Graph:
     from reellama.models.networks.graph_export import check_graph, export_graph
 
@@ -106,4 +201,4 @@ def _export(
     module = module.float().eval().requires_grad_(False)
     graph = export_graph(module, example, names)
     check_graph(graph, weights, module, example)
-    return graph
+    return Graph(graph.model, graph.weights, merges=merges)

@@ -37,6 +37,11 @@ class OnnxTower:
 
     def grid(self, frames: Sequence[np.ndarray]) -> np.ndarray:
         """Features of every cell: float32 `[frames, cells, channels]`, cells row by row."""
-        pixels = square_pixels(frames, self.size)
-        starts = range(0, len(pixels), BATCH_FRAMES)
-        return np.concatenate([self._session(pixels[s : s + BATCH_FRAMES]) for s in starts])
+        return over_frames(self._session, frames)
+
+
+def over_frames(session: GraphSession, frames: Sequence[np.ndarray]) -> np.ndarray:
+    """What a network of pixels makes of frames of any size, a row for each."""
+    pixels = square_pixels(frames, int(session.input_shape[1]))
+    starts = range(0, len(pixels), BATCH_FRAMES)
+    return np.concatenate([session(pixels[s : s + BATCH_FRAMES]) for s in starts])

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, Protocol
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.models.cache_folders import KEPT_GRAPHS
 from reellama.models.networks.graph_file import (
+    GRAPHS,
     Graph,
     GraphError,
     fingerprint,
@@ -28,16 +29,15 @@ from reellama.models.networks.graph_file import (
 )
 from reellama.models.networks.weights_file import weight_shapes
 
-EXPORTERS = ("onnx", "onnxscript")  # with which torch writes ONNX; `reellama[train]` has them
-GRAPHS = "graphs"  # the folder in a bundle
+EXPORTERS = ("torch", "onnx", "onnxscript")  # with which torch writes ONNX
 RUNTIME = "REELLAMA_NETWORKS"  # environment: `torch` or `onnx`
 
 
 class NetworkSource(Protocol):
     """A network of a bundle before it is loaded.
 
-    name: `tower`, `projector` or `concepts`. folder: the bundle. settings: what its graph depends
-    on beside its weights, as JSON.
+    name: see `network_sources`. folder: the bundle. settings: what its graph depends on beside its
+    weights, as JSON.
     """
 
     @property
@@ -49,6 +49,11 @@ class NetworkSource(Protocol):
 
     def weights(self) -> Path | None:
         """The safetensors file of its weights; None where there is none."""
+        ...
+
+    def keep_weights(self, folder: Path) -> Path | None:
+        """Write the weights, where there is no file of them, into a folder, by torch; returns the
+        file. Raises ReellamaError."""
         ...
 
     def export(self) -> Graph:
@@ -66,8 +71,13 @@ class OpenedNetwork(NamedTuple):
 
 def open_network(source: NetworkSource) -> OpenedNetwork:
     """Load a network as this module says. Raises BundleError for weights that are damaged."""
+    if os.environ.get(RUNTIME, "") == "torch":
+        return OpenedNetwork(None)
     weights = source.weights()
-    if os.environ.get(RUNTIME, "") == "torch" or weights is None:
+    if weights is None and can_export():
+        with suppress(OSError):
+            weights = source.keep_weights(KEPT_GRAPHS)
+    if weights is None:
         return OpenedNetwork(None)
     from reellama.models.networks.graph_session import GraphSession
 
@@ -99,17 +109,18 @@ def can_export() -> bool:
 
 
 def write_graphs(sources: Iterable[NetworkSource]) -> list[Path]:
-    """Export networks and write their graphs into their bundle; those of towers of their own only.
+    """Export networks and write their graphs into their bundle, with the weights of a tower that
+    open_clip keeps elsewhere.
 
     Raises GraphError where that cannot be done, or where onnxruntime makes something else of it.
     """
     written = []
     for source in sources:
-        weights = source.weights()
-        if weights is not None:
-            made_for = fingerprint(source.settings, weight_shapes(weights))
-            written.append(source.folder / GRAPHS / f"{source.name}.zip")
-            write_graph(written[-1], source.export(), made_for)
+        weights = source.keep_weights(source.folder / GRAPHS)
+        assert weights is not None
+        made_for = fingerprint(source.settings, weight_shapes(weights))
+        written.append(source.folder / GRAPHS / f"{source.name}.zip")
+        write_graph(written[-1], source.export(), made_for)
     return written
 
 

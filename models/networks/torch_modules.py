@@ -5,26 +5,58 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from reellama.models.concepts.concept_tokens import ConceptTokens
+from reellama.models.projector.temporal_projector import Projector
 from reellama.models.vision.encoder import forward_grid, grid_layers, pixel_scale
 
 
-class TowerModule(nn.Module):
-    """uint8 pixels `[T, size, size, 3]` -> features `[T, cells, channels]` of a CLIP's image tower.
+class _OfPixels(nn.Module):
+    """What takes uint8 pixels `[T, size, size, 3]` to the image tower `visual` of a CLIP.
 
-    As `Tower.grid`, in float32 and with the weights as they are in their file.
+    In float32 and with the weights as they are in their file.
     """
 
-    def __init__(self, visual: nn.Module, layer: int, finer: int) -> None:
+    pixel_mean: Tensor
+    pixel_deviation: Tensor
+
+    def __init__(self, visual: nn.Module) -> None:
         super().__init__()
         self.visual = visual
-        self.layers = grid_layers(layer, finer)
         mean, deviation = pixel_scale(visual)
-        self.register_buffer("mean", mean)
-        self.register_buffer("deviation", deviation)
+        self.register_buffer("pixel_mean", mean)
+        self.register_buffer("pixel_deviation", deviation)
+
+    def scaled(self, pixels: Tensor) -> Tensor:
+        return (pixels.permute(0, 3, 1, 2).float() - self.pixel_mean) / self.pixel_deviation
+
+
+class TowerModule(_OfPixels):
+    """Pixels -> features `[T, cells, channels]`, as `Tower.grid`."""
+
+    def __init__(self, visual: nn.Module, layer: int, finer: int) -> None:
+        super().__init__(visual)
+        self.layers = grid_layers(layer, finer)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        scaled = (pixels.permute(0, 3, 1, 2).float() - self.mean) / self.deviation
-        return forward_grid(self.visual, scaled, self.layers)
+        return forward_grid(self.visual, self.scaled(pixels), self.layers)
+
+
+class ImageRowsModule(_OfPixels):
+    """Pixels -> unit rows `[T, d]` in the space shared with texts, as `Tower.embed_images`."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return nn.functional.normalize(self.visual(self.scaled(pixels)), dim=-1)
+
+
+class TextRowsModule(nn.Module):
+    """Token ids int64 `[texts, context]` -> unit rows `[texts, d]`, as `Tower.embed_texts`."""
+
+    def __init__(self, clip: nn.Module) -> None:
+        super().__init__()
+        self.clip = clip
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.clip.encode_text(ids, normalize=True)
 
 
 class SoftTokenModule(nn.Module):
@@ -38,5 +70,55 @@ class SoftTokenModule(nn.Module):
         self.batched = batched
 
     def forward(self, features: Tensor, times: Tensor) -> Tensor:
-        mask = torch.ones_like(times, dtype=torch.bool)
-        return self.batched(features[None], times[None], mask[None])[0]
+        return self.batched(*_batch(features, times))[0]
+
+
+class ProjectorReadingModule(nn.Module):
+    """As `SoftTokenModule`, but what the tokens say, `[tokens, words]`, and where they look,
+    `[tokens, T, cells]`."""
+
+    def __init__(self, batched: Projector) -> None:
+        super().__init__()
+        self.batched = batched
+
+    def forward(self, features: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
+        batch = _batch(features, times)
+        return self.batched.word_probabilities(*batch)[0], self.batched.attention(*batch)[0]
+
+
+class ConceptReadingModule(nn.Module):
+    """As `ProjectorReadingModule` for the free tokens, after what is seen: the probability of each
+    concept `[concepts]`, and how much each cell speaks for it, `[T, cells, concepts]`."""
+
+    def __init__(self, batched: ConceptTokens) -> None:
+        super().__init__()
+        self.batched = batched
+
+    def forward(self, features: Tensor, times: Tensor) -> tuple[Tensor, ...]:
+        grid, seconds, mask = _batch(features, times)
+        head, free = self.batched.head, self.batched.free
+        return (
+            head.probabilities(grid, mask)[0],
+            head.cell_logits(grid)[0],
+            free.word_probabilities(grid, seconds, mask)[0],
+            free.attention(grid, seconds, mask)[0],
+        )
+
+
+class FrameConceptsModule(nn.Module):
+    """Features `[T, cells, channels]` -> how likely each concept is in each frame by itself,
+    `[T, concepts]`."""
+
+    def __init__(self, batched: ConceptTokens) -> None:
+        super().__init__()
+        self.batched = batched
+
+    def forward(self, features: Tensor) -> Tensor:
+        seen = torch.ones_like(features[:, :1, 0], dtype=torch.bool)
+        return self.batched.head.probabilities(features[:, None], seen)
+
+
+def _batch(features: Tensor, times: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A batch of one video, and its mask."""
+    mask = torch.ones_like(times, dtype=torch.bool)
+    return features[None], times[None], mask[None]

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from reellama.models.bundle_config import BundleError
 
@@ -17,6 +16,8 @@ from reellama.models.bundle_config import BundleError
 def opened_weights(path: Path, framework: str = "numpy") -> Iterator[Any]:
     """A weights file as safetensors opens it. Raises BundleError for one that is missing or is
     none."""
+    from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(path, framework) as file:
             yield file

@@ -19,12 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from reellama.gguf_tools.text.tokenizer import Tokenizer
 from reellama.models.projector import slots
-from reellama.models.projector.temporal_projector import Projector
 
 TOP_WORDS = 5  # most likely words of a soft token that are kept
 FREE_SLOT, IMAGENET = "free", "ImageNet"
@@ -118,12 +115,19 @@ class SlotReading:
         }
 
 
-@torch.inference_mode()
+def top_words(probabilities: np.ndarray) -> list[list[tuple[int, float]]]:
+    """The most likely words of each of `[tokens, words]` and their shares, in descending order."""
+    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :TOP_WORDS]
+    shares = np.take_along_axis(probabilities, order, axis=1)
+    return [
+        [*zip(row, found, strict=True)]
+        for row, found in zip(order.tolist(), shares.tolist(), strict=True)
+    ]
+
+
 def interpret(
-    projector: Projector,
-    features: Tensor,
-    times: Tensor,
-    mask: Tensor,
+    word_probabilities: np.ndarray,
+    attention: np.ndarray,
     *,
     word_ids: Sequence[int],
     llm: Path,
@@ -133,34 +137,35 @@ def interpret(
     """Read the soft tokens of one video.
 
     Args:
-        features, times, mask: of a batch of one, as `Projector` takes them.
+        word_probabilities, attention: of its tokens, `[tokens, words]` and `[tokens, T, cells]`.
         word_ids: the LLM's token of each row of the word mixture.
         llm: the GGUF whose tokenizer has the words.
         slot_texts: what each slot of `reellama.models.projector.slots` may say, where the soft
             tokens fill those.
         top_classes: name, share and token ids of each ImageNet label that follows.
     """
-    probabilities = projector.word_probabilities(features, times, mask)[0]  # [tokens, words]
-    attention = projector.attention(features, times, mask)[0].cpu().numpy()
-    shares, order = probabilities.topk(min(TOP_WORDS, probabilities.shape[1]), dim=1)
     with Tokenizer.from_path(llm) as tokenizer:
         tokens = [
             SoftToken(
                 number,
-                tuple(
-                    (_text(tokenizer, word_ids[word]), share)
-                    for word, share in zip(best, row, strict=True)
-                ),
+                tuple((_text(tokenizer, word_ids[word]), share) for word, share in row),
                 attention[number],
             )
-            for number, (best, row) in enumerate(zip(order.tolist(), shares.tolist(), strict=True))
+            for number, row in enumerate(top_words(word_probabilities))
         ]
         if slot_texts is None:
             readings = [SlotReading("", (token,)) for token in tokens]
         else:
-            choices = best_texts(probabilities, slot_texts, word_ids, tokenizer)
+            choices = best_texts(word_probabilities, slot_texts, word_ids, tokenizer)
             readings = slot_readings(tokens, choices)
         return [*readings, *imagenet_readings(top_classes, len(tokens), tokenizer)]
+
+
+def nearest_rows(embeddings: np.ndarray, vocabulary: np.ndarray) -> list[int]:
+    """The row of `vocabulary [V, n_embd]` that is nearest to each of `embeddings`, by cosine."""
+    lengths = np.linalg.norm(vocabulary, axis=1, keepdims=True)
+    fit = embeddings @ (vocabulary / np.maximum(lengths, 1e-12)).T
+    return [int(n) for n in fit.argmax(1)]
 
 
 def _text(tokenizer: Tokenizer, token: int) -> str:
@@ -181,7 +186,7 @@ def slot_readings(
 
 
 def best_texts(
-    probabilities: Tensor,
+    probabilities: np.ndarray,
     slot_texts: Sequence[Sequence[str]],
     word_ids: Sequence[int],
     tokenizer: Tokenizer,
@@ -196,7 +201,7 @@ def best_texts(
     names: set[str] = set()
     spans = zip(slot_texts, slots.slot_spans(), strict=True)
     for slot, (texts, (start, end)) in enumerate(spans):
-        shares = probabilities[start:end].cpu().numpy()  # [width, words]
+        shares = probabilities[start:end]  # [width, words]
         best, best_fit = "", -np.inf
         best_shares: tuple[float, ...] = (0.0,)
         for text in texts:

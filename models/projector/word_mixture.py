@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reellama.models.projector.renamed_weights import RenamedWeights
@@ -40,12 +38,6 @@ class WordMixture(RenamedWeights):
     def forward(self, x: Tensor) -> Tensor:
         mixed = self.logits(x).softmax(-1) @ self.embeddings
         return mixed + self.correction(self.norm(x))
-
-
-def nearest_rows(embeddings: Tensor, vocabulary: np.ndarray) -> list[int]:
-    """The row of `vocabulary [V, n_embd]` that is nearest to each of `embeddings`, by cosine."""
-    words = F.normalize(embeddings.detach().float(), dim=1)
-    return (words @ F.normalize(torch.from_numpy(vocabulary), dim=1).T).argmax(1).tolist()
 
 
 def _without_logit_bias(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
 
 from reellama.gguf_tools.errors import ReellamaError
 
@@ -37,5 +36,7 @@ def _resize(frame: np.ndarray, size: int) -> np.ndarray:
         )
     if frame.shape[:2] == (size, size):
         return frame
+    from PIL import Image
+
     picture = Image.fromarray(np.ascontiguousarray(frame))
     return np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR))

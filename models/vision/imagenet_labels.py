@@ -8,12 +8,12 @@ embeddings. So the LLM can name kinds of objects that the projector was never tr
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.reader import read_gguf, token_embeddings
@@ -22,6 +22,7 @@ from reellama.models.vision.torch_checkpoint import last_tensors
 TOP_CLASSES = 3  # most likely classes that are named
 NAME_TOKENS = 6  # tokens of a class's name; longer names are cut
 N_TOKENS = TOP_CLASSES * NAME_TOKENS
+NAMES = "names"  # in the metadata of a file: the names of the classes, as JSON
 
 
 @functools.cache
@@ -56,31 +57,46 @@ def name_ids(encode: Callable[[str], list[int]], padding: int) -> list[list[int]
 class ImageNetClassifier:
     """An ImageNet classifier head, and the LLM's embeddings of its class names.
 
-    `weights` holds, float arrays in float32:
+    `names` are those of the classes. `weights` holds, float arrays in float32:
     widen, classify: weight and bias of the head's 1x1 convolution and linear layer.
     embeddings `[n, n_embd]`: of the LLM's tokens `known [n]`.
     ids `[classes, NAME_TOKENS]`: for each class, rows of `embeddings` and `known`.
     """
 
-    def __init__(self, weights: dict[str, np.ndarray]) -> None:
+    def __init__(self, weights: dict[str, np.ndarray], names: Sequence[str] = ()) -> None:
         self.weights = weights
+        self._names = names
 
     @classmethod
     def load(cls, path: Path, llm: Path) -> ImageNetClassifier:
-        """Read the token ids that `save` wrote; the rest is read from its packages."""
-        ids = load_file(path)["ids"].tolist()
+        """Read what `save` wrote; the rest is read from its packages."""
+        from safetensors import safe_open
+
+        with safe_open(path, "numpy") as file:
+            ids = file.get_tensor("ids").tolist()
+            names = json.loads((file.metadata() or {}).get(NAMES, "[]"))
         scale = read_gguf(llm).embedding_scale
-        return cls.of_imagenet(ids, lambda known: token_embeddings(llm, known) * scale)
+        return cls.of_imagenet(ids, lambda known: token_embeddings(llm, known) * scale, names)
 
     def save(self, path: Path) -> None:
-        """Write the token ids of the class names; the weights stay in their own packages."""
-        save_file({"ids": self._name_tokens().astype(np.int32)}, path)
+        """Write the class names and their token ids; the weights stay in their own package."""
+        from safetensors.numpy import save_file
+
+        ids = self._name_tokens().astype(np.int32)
+        save_file({"ids": ids}, path, {NAMES: json.dumps(self.names)})
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The first name of each class. Older files lack them, which needs timm."""
+        self._names = self._names or class_names()
+        return self._names
 
     @classmethod
     def of_imagenet(
         cls,
         ids: Sequence[Sequence[int]] = (),
         embed: Callable[[list[int]], Any] = np.array,
+        names: Sequence[str] = (),
     ) -> ImageNetClassifier:
         """The head of EfficientNet-lite0; `embed` maps the LLM's token ids in `ids` to embeddings.
 
@@ -108,7 +124,8 @@ class ImageNetClassifier:
                 "ids": np.array([[place[t] for t in row] for row in ids], np.int64),
                 "known": np.array(known, np.int64),
                 "embeddings": np.asarray(embed(known), np.float32),
-            }
+            },
+            names,
         )
 
     def probabilities(self, features: np.ndarray) -> np.ndarray:
@@ -136,9 +153,9 @@ class ImageNetClassifier:
         the name, which are the first of a long one."""
         probabilities = self.probabilities(features)
         best = np.argsort(-probabilities)[:TOP_CLASSES]
-        names = self._name_tokens()
+        ids = self._name_tokens()
         return [
-            (class_names()[number], float(probabilities[number]), names[number].tolist())
+            (self.names[number], float(probabilities[number]), ids[number].tolist())
             for number in best
         ]
 

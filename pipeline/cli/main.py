@@ -82,6 +82,13 @@ def run(arguments: list[str]) -> int:
         lost = "what stdout leads to: " if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
         where = f"{error.filename}: " if error.filename else lost
         return print_error_line(f"{where}{error.strerror or error}")
+    except ModuleNotFoundError as error:
+        from reellama.models.train_extra import what_to_install
+
+        line = what_to_install(error)
+        if not line:
+            raise
+        return print_error_line(line)
     except MemoryError:
         return print_error_line("out of memory: try a smaller model, --n-ctx or --frames")
     if status == INTERRUPTED:

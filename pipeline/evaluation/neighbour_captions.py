@@ -13,17 +13,20 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from math import log, sqrt
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import platformdirs
 
 from reellama.gguf_tools.atomic_write import replacing, stamp
 from reellama.gguf_tools.errors import ReellamaError
-from reellama.models.vision.encoder import Tower
 from reellama.pipeline.evaluation.caption_metrics import caption_words
 from reellama.pipeline.evaluation.captioned_clips import CaptionedClip
 from reellama.pipeline.video.clip import read_frames
 from reellama.pipeline.video.read_options import MAX_SIDE
+
+if TYPE_CHECKING:
+    from reellama.models.vision.encoder import Tower
 
 CACHE_FOLDER = Path(platformdirs.user_cache_dir("reellama")) / "trunk-features"
 FRAMES = 8  # of a clip
@@ -81,6 +84,7 @@ def _grams(text: str) -> Iterable[NGram]:
 def imagenet_trunk() -> Tower:
     """EfficientNet-lite0 as ImageNet trained it: the same for every bundle that is measured."""
     from reellama.models.training.stages.contrastive import NewTowerConfig, new_clip
+    from reellama.models.vision.encoder import Tower
 
     return Tower(new_clip(NewTowerConfig(image_size=TRUNK_SIDE)))
 

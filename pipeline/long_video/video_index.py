@@ -176,7 +176,7 @@ def search(
 
 def ordinary_texts(bundle: Bundle) -> list[str]:
     """Texts of common things, which a search is compared with."""
-    words = bundle.concepts.vocabulary.words[:ORDINARY] if bundle.concepts else COMMON_THINGS
+    words = bundle.vocabulary.words[:ORDINARY] if bundle.config.concepts else COMMON_THINGS
     return [f"a {word}" for word in words]
 
 

@@ -15,13 +15,12 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import av
-from av.container import InputContainer
-from av.error import FFmpegError
-
-from reellama.pipeline.video.container import METADATA, OPEN_OPTIONS
 from reellama.pipeline.video.file_signature import sidecars
+
+if TYPE_CHECKING:  # av is imported when a file is read: what was seen of a video may be kept
+    from av.container import InputContainer
 
 # Codecs whose packets are text, and how many commas stand before the words of ASS.
 _TEXT_CODECS = {"srt", "subrip", "webvtt", "mov_text", "ass", "ssa", "text"}
@@ -57,6 +56,11 @@ def read_subtitles(path: Path, origin: float = 0.0, *, inside: bool = True) -> t
 
 
 def _read(path: Path, origin: float) -> tuple[Subtitle, ...]:
+    import av
+    from av.error import FFmpegError
+
+    from reellama.pipeline.video.container import METADATA, OPEN_OPTIONS
+
     with (
         suppress(FFmpegError, ValueError, OSError),
         av.open(f"file:{path}", options=OPEN_OPTIONS, **METADATA) as container,

@@ -9,6 +9,7 @@ import pytest
 import skimage
 
 from reellama.models.bundle import Bundle
+from reellama.models.concepts.concept_readings import CONCEPT
 from reellama.pipeline.video.clip import read_frames
 
 pytestmark = pytest.mark.numeric
@@ -30,10 +31,10 @@ def mini() -> Bundle:
 @pytest.mark.parametrize("name", SHOWN)
 def test_what_a_photograph_shows_is_among_its_likeliest_concepts(mini: Bundle, name: str) -> None:
     clip = read_frames(PICTURES / name, frames=1)
-    grid, _, mask = mini.batch(mini.features(clip.frames), clip.times)
-    concepts = mini.concepts
-    assert concepts is not None and concepts.is_footage(grid, mask)
-    assert {seen.word for seen in concepts.seen(grid, mask, 3)} & SHOWN[name]
+    features = mini.features(clip.frames)
+    assert mini.is_footage(features)
+    fields = mini.interpret(features, clip.times)
+    assert {field.text for field in fields[:3] if field.label == CONCEPT} & SHOWN[name]
 
 
 def test_a_photograph_is_found_by_a_sentence(mini: Bundle) -> None:

@@ -5,17 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 from reellama.gguf_tools.errors import ReellamaError
-from reellama.models.bundle import Bundle
+from reellama.models.bundle import LABELS, Bundle
 from reellama.models.networks.open_network import can_export, write_graphs
+from reellama.models.train_extra import INSTALL
 from reellama.pipeline.cli.console import note
 
 
 def run(bundle: str) -> None:
     """Write the graphs of a bundle, each checked against torch."""
     if not can_export():
-        raise ReellamaError("torch writes ONNX with onnx and onnxscript: pip install '.[train]'")
-    for path in write_graphs(Bundle.load(bundle).network_sources().values()):
+        raise ReellamaError(f"graphs are written by torch, onnx and onnxscript: {INSTALL}")
+    opened = Bundle.load(bundle)
+    for path in write_graphs(opened.network_sources().values()):
         note(f"{path}: {path.stat().st_size / 1000:.1f} kB")
+    if opened.labels is not None:
+        opened.labels.save(opened.folder / LABELS)  # an older file has no names of the classes
 
 
 def export_trained(folder: Path) -> None:

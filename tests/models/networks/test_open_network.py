@@ -27,6 +27,7 @@ from reellama.models.vision.frame_pixels import square_pixels
 RNG = np.random.default_rng(0)
 FRAMES = [RNG.integers(0, 256, (48, 64, 3), dtype=np.uint8) for _ in range(3)]
 TIMES = np.array([0.0, 0.5, 2.0])
+ANSWERING = ("tower", "projector")  # what a bundle without concepts answers by
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +48,8 @@ def with_graphs(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) ->
     """The small bundle, with its graphs."""
     folder = tmp_path_factory.mktemp("graphs") / "small"
     shutil.copytree(small_bundle, folder)
-    write_graphs(Bundle.load(folder).network_sources().values())
+    sources = Bundle.load(folder).network_sources()
+    write_graphs([sources[name] for name in ANSWERING])
     return folder
 
 
@@ -59,7 +61,7 @@ def bundle_folder(with_graphs: Path, tmp_path: Path) -> Path:
 
 def runs_in_onnx(bundle: Bundle) -> set[str]:
     """The names of the networks that are not run by torch."""
-    return {name for name in bundle.network_sources() if bundle._network(name).session}
+    return {name for name in ANSWERING if bundle.networks.session(name)}
 
 
 def encoded(folder: Path) -> np.ndarray:
@@ -76,7 +78,7 @@ def in_torch(folder: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
 @pytest.mark.numeric
 def test_mini_makes_of_any_number_of_frames_what_torch_makes(count: int) -> None:
     bundle = Bundle.load()
-    assert runs_in_onnx(bundle) == {"tower", "projector", "concepts"}
+    assert all(bundle.networks.session(name) for name in bundle.network_sources())
     frames = [RNG.integers(0, 256, (90, 160, 3), dtype=np.uint8) for _ in range(count)]
     features = bundle.features(frames)
     tower = Tower.load(bundle.folder / "tower", layer=-1, finer=1, dtype=torch.float32)
@@ -86,14 +88,46 @@ def test_mini_makes_of_any_number_of_frames_what_torch_makes(count: int) -> None
     assert bundle.concepts is not None
     times = np.arange(count, dtype=np.float32)
     for name, module in (("projector", bundle.projector), ("concepts", bundle.concepts.tokens)):
-        soft, found = soft_tokens(module, features, times), bundle._network(name).session
-        assert np.abs(found(features, times) - soft).max() < 1e-4 * np.abs(soft).max()
+        soft, (found,) = (
+            soft_tokens(module, features, times),
+            bundle.networks.run(name, features, times),
+        )
+        assert np.abs(found - soft).max() < 1e-4 * np.abs(soft).max()
+
+
+@pytest.mark.numeric
+def test_mini_is_read_and_searched_without_torch_as_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bundle, torch_alone = Bundle.load(), Bundle.load()
+    frames = [RNG.integers(0, 256, (90, 160, 3), dtype=np.uint8) for _ in range(3)]
+    features, texts = (
+        bundle.features(frames),
+        ["", "A  dog's 2 bells &amp; a caf\u00e9!", "so " * 99],
+    )
+    names = ("projector_reading", "concept_reading", "frame_concepts")
+    arrays = {name: (features, TIMES)[: 1 if name == "frame_concepts" else 2] for name in names}
+    found = {name: bundle.networks.run(name, *arrays[name]) for name in names}
+    rows = bundle.embed_texts(texts), bundle.embed_images(frames)
+    monkeypatch.setenv(open_network.RUNTIME, "torch")
+    for name in names:
+        for one, other in zip(
+            found[name], torch_alone.networks.run(name, *arrays[name]), strict=True
+        ):
+            assert (
+                one.shape == other.shape and np.abs(one - other).max() < 1e-4 * np.abs(other).max()
+            )
+    wanted = torch_alone.embed_texts(texts), torch_alone.embed_images(frames)
+    # bfloat16 is what torch multiplies in where the processor does.
+    assert min((one * other).sum(1).min() for one, other in zip(rows, wanted, strict=True)) > 0.999
 
 
 def test_the_files_of_minis_graphs_hold_no_weights() -> None:
     files = sorted((Bundle.load().folder / "graphs").iterdir())
-    assert [file.name for file in files] == ["concepts.zip", "projector.zip", "tower.zip"]
-    assert sum(file.stat().st_size for file in files) < 50_000
+    assert {file.stem for file in files} == set(Bundle.load().network_sources())
+    sizes = {file.stem: file.stat().st_size for file in files}
+    assert sizes.pop("texts") < 250_000, "it has the merges of the tokenizer"
+    assert sum(sizes.values()) < 60_000
 
 
 def test_frames_are_resized_as_torch_does_within_one_step_of_255() -> None:
@@ -197,6 +231,23 @@ def test_what_torch_cannot_export_is_tried_once(
     assert len(list(kept_graphs.iterdir())) == 2
 
 
+@pytest.mark.usefixtures("exporting")
+def test_a_tower_that_is_not_in_the_bundle_as_safetensors_is_exported_once(
+    with_graphs: Path, bundle_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("reellama.models.networks.network_sources.KEPT_GRAPHS", tmp_path / "kept")
+    path = bundle_folder / "tower" / "open_clip_model.safetensors"
+    torch.save(load_file(path), path.with_name("open_clip_pytorch_model.bin"))
+    path.unlink()
+    (bundle_folder / "graphs" / "tower.zip").unlink()
+    first = Bundle.load(bundle_folder)
+    found = first.features(FRAMES)
+    assert np.array_equal(found, Bundle.load(with_graphs).features(FRAMES)) and not first.remark
+    monkeypatch.setattr(open_network, "EXPORTERS", ("no such package",))
+    again = Bundle.load(bundle_folder)
+    assert again.networks.session("tower") and np.array_equal(again.features(FRAMES), found)
+
+
 def test_a_folder_that_cannot_be_written_keeps_nothing_and_answers(
     small_bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, exporting: None
 ) -> None:
@@ -204,7 +255,7 @@ def test_a_folder_that_cannot_be_written_keeps_nothing_and_answers(
     monkeypatch.setattr(open_network, "KEPT_GRAPHS", tmp_path / "a file" / "graphs")
     bundle = Bundle.load(small_bundle)
     bundle.project(np.zeros((1, 4, 32), np.float32), np.zeros(1))
-    assert bundle._network("projector").session and not bundle.remark
+    assert bundle.networks.session("projector") and not bundle.remark
 
 
 def test_weights_that_are_not_numbers_are_named(bundle_folder: Path) -> None:
@@ -225,7 +276,7 @@ def test_a_graph_that_computes_something_else_is_not_written(
     monkeypatch.setattr("reellama.models.networks.graph_export.TOLERANCE", 0.0)
     before = {path: path.read_bytes() for path in (bundle_folder / "graphs").iterdir()}
     with pytest.raises(ReellamaError, match="away from torch"):
-        write_graphs(Bundle.load(bundle_folder).network_sources().values())
+        write_graphs([Bundle.load(bundle_folder).network_sources()["projector"]])
     assert {path: path.read_bytes() for path in (bundle_folder / "graphs").iterdir()} == before
 
 

@@ -49,7 +49,7 @@ class Mixtures:
         return self.tokenizer.piece(self.word_ids[row]).decode()
 
     def read(self) -> list[SlotReading]:
-        choices = best_texts(self.shares, slot_choices(), self.word_ids, self.tokenizer)
+        choices = best_texts(self.shares.numpy(), slot_choices(), self.word_ids, self.tokenizer)
         tokens = [
             SoftToken(number, ((self.word(row), float(share)),), None)
             for number, (share, row) in enumerate(zip(*self.shares.max(1), strict=True))

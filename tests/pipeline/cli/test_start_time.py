@@ -1,5 +1,6 @@
 """The command line starts quickly: nothing heavy is imported before it is needed."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,28 @@ def test_help_and_wrong_commands_import_nothing_heavy(arguments: list[str]) -> N
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert result.stderr.splitlines()[-1] == "[]"
+
+
+LOOKING = {"onnxruntime", "safetensors"}
+
+
+def test_a_second_question_about_a_video_imports_nothing_that_sees(
+    demo_video: Path, tmp_path: Path
+) -> None:
+    code = (
+        "import sys\n"
+        "from reellama.pipeline.cli.main import run\n"
+        f"status = run(['ask', {str(demo_video)!r}, 'What?', '--max-tokens', '2', '--no-server'])\n"
+        f"print(status, sorted({LOOKING!r} & sys.modules.keys()), file=sys.stderr)\n"
+    )
+    environment = os.environ | {"REELLAMA_CACHE": str(tmp_path)}
+    said = []
+    for _ in range(2):
+        result = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True
+        )
+        said.append(result.stderr.splitlines()[-1])
+    assert said == [f"0 {sorted(LOOKING)}", "0 []"]
 
 
 TRAINING = {"torch", "torchvision", "open_clip", "timm", "transformers", "onnx", "sympy"}

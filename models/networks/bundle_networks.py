@@ -1,0 +1,61 @@
+"""The networks of one bundle, each loaded when it is first needed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from reellama.models.bundle_config import BundleError
+from reellama.models.networks.network_sources import ClipSource, FeatureSource
+from reellama.models.networks.open_network import OpenedNetwork, open_network
+from reellama.models.train_extra import INSTALL
+
+if TYPE_CHECKING:
+    from reellama.models.networks.graph_session import GraphSession
+
+
+class BundleNetworks:
+    """Networks by name. Threads may share them."""
+
+    def __init__(self, sources: Mapping[str, ClipSource | FeatureSource]) -> None:
+        self._sources = sources
+        self._opened: dict[str, OpenedNetwork] = {}
+        self._opening = threading.Lock()
+
+    @property
+    def remark(self) -> str:
+        """Which graphs could not be used."""
+        return "; ".join(network.remark for network in self._opened.values() if network.remark)
+
+    def session(self, name: str) -> GraphSession | None:
+        """A network in onnxruntime, None where torch has to run it.
+
+        Raises BundleError for weights that are damaged, and where there is no torch either.
+        """
+        with self._opening:
+            if name not in self._opened:
+                self._opened[name] = open_network(self._sources[name])
+            session: GraphSession | None = self._opened[name].session
+        if session is None and find_spec("torch") is None:
+            raise BundleError(self._why_torch(name))
+        return session
+
+    def run(self, name: str, *arrays: np.ndarray) -> list[np.ndarray]:
+        """What a network that takes features makes of arrays. Raises as `session`."""
+        arrays = tuple(np.asarray(array, np.float32) for array in arrays)
+        session, source = self.session(name), self._sources[name]
+        if session is not None:
+            return session.outputs(*arrays)
+        assert isinstance(source, FeatureSource)
+        return source.in_torch(*arrays)
+
+    def _why_torch(self, name: str) -> str:
+        reason = self._opened[name].remark or f"its {name} was not exported yet"
+        return (
+            f"{self._sources[name].folder}: {reason}; for that, once: {INSTALL}, then "
+            "reellama export-graphs"
+        )
