@@ -35,7 +35,7 @@ from reellama.models.encoded_frames import EncodedFrames, frame_size
 from reellama.models.networks.bundle_networks import BundleNetworks
 from reellama.models.networks.footage_decision import FootageDecision
 from reellama.models.networks.frame_search import ClipSearch, ConceptSearch
-from reellama.models.networks.network_sources import ClipSource, FeatureSource
+from reellama.models.networks.network_sources import ClipPart, FeatureSource
 from reellama.models.networks.onnx_tower import FrameEncoder, OnnxTower
 from reellama.models.networks.weights_file import read_weights, weight_shapes
 from reellama.models.token_pooling.options import DEFAULT_POOLING, PoolingOptions
@@ -217,12 +217,12 @@ class Bundle:
         rows = read_weights(path, [name])[name]
         return nearest_rows(rows, token_embeddings(self.llm_path()))
 
-    def network_sources(self) -> dict[str, ClipSource | FeatureSource]:
+    def network_sources(self) -> dict[str, ClipPart | FeatureSource]:
         """What may run in onnxruntime, by name: `open_network` says where each does run."""
         config = self.config
         sizes = config.projector.to_json()
-        sources: list[ClipSource | FeatureSource] = [
-            *(ClipSource(name, self.folder, config.tower) for name in ("tower", "images", "texts")),
+        sources: list[ClipPart | FeatureSource] = [
+            *(ClipPart(name, self.folder, config.tower) for name in ("tower", "images", "texts")),
             *(
                 FeatureSource(name, self.folder, PROJECTOR, sizes, lambda: self.projector)
                 for name in ("projector", "projector_reading")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from reellama.models.bundle_config import BundleError
-from reellama.models.networks.network_sources import ClipSource, FeatureSource
+from reellama.models.networks.network_sources import ClipPart, FeatureSource
 from reellama.models.networks.open_network import OpenedNetwork, open_network
 from reellama.models.train_extra import INSTALL
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class BundleNetworks:
     """Networks by name. Threads may share them."""
 
-    def __init__(self, sources: Mapping[str, ClipSource | FeatureSource]) -> None:
+    def __init__(self, sources: Mapping[str, ClipPart | FeatureSource]) -> None:
         self._sources = sources
         self._opened: dict[str, OpenedNetwork] = {}
         self._opening = threading.Lock()

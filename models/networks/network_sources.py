@@ -34,7 +34,7 @@ FeatureNetwork = Literal[
 
 
 @dataclass(frozen=True)
-class ClipSource:
+class ClipPart:
     """A part of a bundle's CLIP, an open_clip folder inside of it."""
 
     name: Literal["tower", "images", "texts"]
