@@ -38,6 +38,8 @@ class TrainerConfig:
         accumulate: forward passes of one step.
         warmup: share of the steps in which the learning rate rises.
         checkpoint_every: steps between two checkpoints, and two validations.
+        averaged: checkpoints whose weights are averaged at the end, the last ones (Izmailov et al.,
+            2018, "Averaging weights leads to wider optima"); 1 takes the last as it is.
         seconds_per_step: what a step took where it was measured, for estimates; 0 if nobody did.
     """
 
@@ -48,10 +50,11 @@ class TrainerConfig:
     weight_decay: float = 0.05
     warmup: float = 0.05
     checkpoint_every: int = 100
+    averaged: int = 1
     seconds_per_step: float = 0.0
 
     def __post_init__(self) -> None:
-        least_of = {"steps": 0, "batch": 1, "accumulate": 1, "checkpoint_every": 1}
+        least_of = {"steps": 0, "batch": 1, "accumulate": 1, "checkpoint_every": 1, "averaged": 1}
         for name, least in {**least_of, "seconds_per_step": 0}.items():
             if getattr(self, name) < least:
                 raise ReellamaError(f"{name} must be {least} or more, not {getattr(self, name)}")
@@ -60,6 +63,12 @@ class TrainerConfig:
     def sizes(self) -> tuple[int, ...]:
         """How many samples of each sort a forward pass takes."""
         return (self.batch,)
+
+    @property
+    def averaged_steps(self) -> list[int]:
+        """The steps whose weights are averaged; none where the last are taken as they are."""
+        every = [*range(self.checkpoint_every, self.steps, self.checkpoint_every), self.steps]
+        return every[-self.averaged :] if self.averaged > 1 else []
 
 
 def format_minutes(seconds: float) -> str:
@@ -106,6 +115,7 @@ class Trainer:
         self.report = report
         self.step = 0
         self.seconds = 0.0  # spent in steps, over all runs
+        self._averaged: list[dict[str, Tensor]] = []  # the weights of `averaged_steps` so far
         self.device = next(module.parameters()).device
         trained = [p for p in module.parameters() if p.requires_grad]
         decayed = [p for p in trained if p.ndim > 1]
@@ -129,6 +139,7 @@ class Trainer:
         self.module.load_state_dict(state["module"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.seconds = state["step"], state["seconds"]
+        self._averaged = state.get("averaged", [])
         self.report(f"{self.name}: going on at step {self.step}")
 
     def save(self) -> None:
@@ -138,6 +149,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "seconds": self.seconds,
+            "averaged": self._averaged,
         }
         part = self.checkpoint.with_suffix(".part")
         torch.save(state, part)
@@ -165,6 +177,9 @@ class Trainer:
             self.step += 1
             self.seconds += time.perf_counter() - started
             last = self.step == self.config.steps
+            if self.step in self.config.averaged_steps:
+                weights = self.module.state_dict()
+                self._averaged.append({name: value.clone() for name, value in weights.items()})
             if distributed.rank():
                 continue
             if self.step % 10 == 0 or last:
@@ -173,6 +188,8 @@ class Trainer:
                 self.save()
                 if validate:
                     self._log(self._validate(validate))
+        if self._averaged:
+            self.module.load_state_dict(_mean(self._averaged))
 
     def _take_step(self, loss: Loss) -> float:
         self.module.train()
@@ -210,3 +227,13 @@ class Trainer:
         line = {"stage": self.name, "step": self.step, "seconds": round(self.seconds, 1), **figures}
         with (self.folder / "log.jsonl").open("a") as log:
             log.write(json.dumps(line) + "\n")
+
+
+def _mean(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The mean of weights; whole numbers, such as counts, are those of the last."""
+    return {
+        name: torch.stack([state[name] for state in states]).mean(0)
+        if last.is_floating_point()
+        else last
+        for name, last in states[-1].items()
+    }
