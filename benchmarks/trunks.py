@@ -70,7 +70,7 @@ class Trunk:
                 images, (self.side, self.side), mode="bicubic", antialias=True
             )
             began = time.process_time()
-            rows.append(self.model(images).numpy())
+            rows.append(self.model(images).cpu().numpy())
             seconds += time.process_time() - began
         features = np.concatenate(rows)
         return features / np.linalg.norm(features, axis=1, keepdims=True), seconds / len(clips)
@@ -83,7 +83,7 @@ def _frame(path: Path) -> np.ndarray:
     square = torch.nn.functional.interpolate(
         frame[None].float(), (320, 320), mode="bicubic", antialias=True
     )
-    return square[0].permute(1, 2, 0).clamp(0, 255).byte().numpy()
+    return square[0].permute(1, 2, 0).clamp(0, 255).byte().cpu().numpy()
 
 
 def word_precision(

@@ -1,9 +1,9 @@
 """Read typed values from the header of a GGUF file, with bounds checks."""
 
-import os
 import struct
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from reellama.gguf_tools.errors import GGUFError
 # malicious header to a few seconds and some 500 MB of memory.
 MAX_HEADER = 256 << 20  # bytes
 MAX_ELEMENTS = 1 << 22  # in all arrays of a file together
-BLOCK = 1 << 18  # bytes that are read at once of an array of strings
+BLOCK = 1 << 18  # bytes that a file with a vocabulary is read in
 
 STRING, ARRAY = 8, 9
 # The other value types, by their number in the file.
@@ -38,7 +38,7 @@ class HeaderCursor:
     Every method raises GGUFError instead of reading past the end of the file.
     """
 
-    def __init__(self, file: BinaryIO, size: int, path: Path) -> None:
+    def __init__(self, file: "BufferedReader[Any]", size: int, path: Path) -> None:
         self.path = path
         self.position = 0
         self._file = file
@@ -83,7 +83,8 @@ class HeaderCursor:
         found: list[str] = []
         from_bytes = int.from_bytes
         while len(found) < count:
-            block = self._file.read(min(BLOCK, self._size - self.position, self._header_left()))
+            # What the file has buffered: nothing is read twice.
+            block = self._file.peek()[: min(self._size - self.position, self._header_left())]
             at = 0
             for _ in range(count - len(found)):
                 start = at + 8
@@ -92,8 +93,7 @@ class HeaderCursor:
                     break
                 found.append(block[start:end].decode("utf-8", "replace"))
                 at = end
-            self._file.seek(at - len(block), os.SEEK_CUR)
-            self.position += at
+            self.position += len(self._file.read(at))
             if len(found) < count:
                 found.append(self.string())
         return found

@@ -11,6 +11,7 @@ import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from io import DEFAULT_BUFFER_SIZE, BufferedReader, FileIO
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +20,7 @@ import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, dequantize
 
 from reellama.gguf_tools.errors import GGUFError
-from reellama.gguf_tools.format.header_cursor import HeaderCursor
+from reellama.gguf_tools.format.header_cursor import BLOCK, HeaderCursor
 from reellama.gguf_tools.format.tensor_types import REMOVED, tensor_type
 
 T = TypeVar("T")
@@ -145,9 +146,11 @@ def read_gguf(path: str | Path) -> GGUFFile:
     path = Path(path).expanduser()
     try:
         # Not a pipe or a device, whose open or read might never return.
-        if not stat.S_ISREG(os.stat(path).st_mode):
+        about = os.stat(path)
+        if not stat.S_ISREG(about.st_mode):
             raise GGUFError(f"{path} is not a regular file; give the path of a .gguf file")
-        with path.open("rb") as file:
+        buffered = max(DEFAULT_BUFFER_SIZE, min(BLOCK, about.st_size))
+        with BufferedReader(FileIO(path), buffered) as file:
             size = os.fstat(file.fileno()).st_size
             return _read_header(HeaderCursor(file, size, path), size, path)
     except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path

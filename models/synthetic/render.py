@@ -105,6 +105,11 @@ class _Sprite:
         return self.turned
 
 
+# Beside other busy processes x264's lookahead gives other packets for the same frames now and then,
+# even on one thread.
+SAME_UNDER_LOAD = {"rc-lookahead": "0", "mbtree": "0"}
+
+
 def write_video(
     path: Path, frames: np.ndarray | Sequence[np.ndarray], fps: float = 24, codec: str = "h264"
 ) -> None:
@@ -124,7 +129,9 @@ def write_video(
             av.open(str(temporary), "w", options={"fflags": "bitexact"}) as container,
         ):
             stream = container.add_stream(
-                available_codec, rate=Fraction(fps).limit_denominator(1001)
+                available_codec,
+                rate=Fraction(fps).limit_denominator(1001),
+                options=SAME_UNDER_LOAD if available_codec == "h264" else {},
             )
             if not isinstance(stream, av.VideoStream):
                 raise ReellamaError(

@@ -73,7 +73,7 @@ def test_an_abort_is_one_line_and_status_1(aborting: Path, words: Sequence[str])
 def test_an_exception_that_nobody_catches_is_one_line_too() -> None:
     code = (
         "from reellama.gguf_tools.runtime import backend; backend.init()\n"
-        "backend.libggml._ZSt9terminatev()\n"  # std::terminate
+        "from llama_cpp._ggml import libggml; libggml._ZSt9terminatev()\n"  # std::terminate
     )
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False

@@ -16,7 +16,7 @@ def rows() -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
 
-def tests() -> set[str]:
+def names_of_tests() -> set[str]:
     """Names of all tests beside this one."""
     trees = [ast.parse(file.read_text()) for file in HERE.glob("test_*.py")]
     return {
@@ -28,7 +28,7 @@ def tests() -> set[str]:
 
 
 def test_every_row_names_tests_that_there_are() -> None:
-    known, table = tests(), rows()
+    known, table = names_of_tests(), rows()
     assert len(table) > 15
     for what, _, named in table:
         names = re.findall(r"`(\w+)`", named)
