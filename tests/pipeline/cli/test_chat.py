@@ -2,14 +2,13 @@
 
 import json
 import re
-import resource
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Result
+from tests.helpers.full_disk import full_disk
 
 pytestmark = pytest.mark.numeric
 
@@ -191,17 +190,6 @@ def test_load_without_a_path_brings_the_last_conversation_back(
     kept.mkdir(parents=True)
     chat("What happens?", f"/save {kept / 'last-conversation.json'}", videos=(square_video,))
     assert "1 turn, " in chat("/load").err
-
-
-@contextmanager
-def full_disk() -> Iterator[None]:
-    """No file can grow past 16 bytes."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (16, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_full_disk_while_saving_leaves_the_old_file(

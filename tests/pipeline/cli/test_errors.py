@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.conftest import Result
+from tests.helpers.full_disk import full_disk
 from tests.helpers.terminal import PATIENCE, REELLAMA, ROOT
 
 Run = Callable[..., Result]
@@ -212,6 +213,23 @@ def test_a_full_disk_behind_stdout(long_answer: list[str], tmp_path: Path) -> No
     assert result.returncode == 1
     (line,) = result.stderr.splitlines()
     assert line.startswith("reellama: what stdout leads to: ")
+
+
+def test_a_full_disk_is_told_with_the_file_and_leaves_none(
+    reellama: Run, square_video: Path, small_bundle: Path, tmp_path: Path
+) -> None:
+    small = ("--bundle", small_bundle, "--threads=1")
+    scenes, demo, page = (tmp_path / name for name in ("scenes.srt", "demo.mp4", "page.html"))
+    for path, command in (
+        (scenes, ("timeline", square_video, *small, "--out", scenes)),
+        (demo, ("demo-video", demo)),
+        (page, ("inspect", square_video, "--bundle", small_bundle, "--html", page)),
+    ):
+        with full_disk():
+            result = reellama(*command)
+        assert result.status == 1
+        assert result.err.splitlines()[-1] == f"reellama: cannot save {path}: File too large"
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("seconds", [0.7, 2.0, None])
