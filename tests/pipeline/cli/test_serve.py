@@ -36,7 +36,7 @@ def kill():
             if thread.name.startswith("batcher") and thread.ident:
                 ident = ctypes.c_ulong(thread.ident)
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, exception)
-        time.sleep(0.01)
+        time.sleep(0.5)  # a second one must not come while the first is told of
 threading.Thread(target=kill, daemon=True).start()
 from reellama.pipeline.cli.main import main
 main()
