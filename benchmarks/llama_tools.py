@@ -1,9 +1,9 @@
 """Our GGUF tools against llama.cpp's own: `python benchmarks/llama_tools.py --bin build/bin`.
 
-The tools (llama-quantize, llama-perplexity, llama-bench) are built from llama.cpp's sources of the
-version that llama-cpp-python has; its source package holds them. They repack weights for the
-processor where the library here does, which it does not where AMX cannot be trusted: another
-layout rounds otherwise.
+The tools (llama-quantize, llama-perplexity, llama-bench, llama-batched-bench) are built from
+llama.cpp's sources of the version that llama-cpp-python has; its source package holds them. They
+repack weights for the processor where the library here does, which it does not where AMX cannot be
+trusted: another layout rounds otherwise.
 
 Both sides run in turns. Results that must be equal are compared; of times the median ratio counts.
 """
@@ -143,6 +143,27 @@ def speed(binary: Path, model: Path, threads: int, repeats: int) -> None:
         print(f"bench {name:6} {median(ratios):.3f} of what llama-bench finds")
 
 
+def speed_of_several(binary: Path, model: Path, threads: int, repeats: int) -> None:
+    """Eight prompts and eight answers at once, against llama-batched-bench."""
+    shape = ["-npp", "64", "-ntg", "16", "-npl", "8", "-c", "640", "--output-format", "jsonl"]
+    names = {"speed_pp": "pp64 x8", "speed_tg": "tg16 @ d64 x8"}
+    ratios: dict[str, list[float]] = {field: [] for field in names}
+    for number in range(repeats):
+        sides: dict[str, dict[str, float]] = {}
+        for side in ("ours", "theirs") if number % 2 else ("theirs", "ours"):
+            if side == "ours":
+                results = bench([model], list(names.values()), 1, n_threads=[threads])
+                sides[side] = dict(zip(names, (each.avg_ts for each in results), strict=True))
+            else:
+                program = (binary / "llama-batched-bench", "-m", model, "-t", str(threads))
+                text = tool(*program, *shape, *packing())
+                sides[side] = json.loads(re.findall(r"^\{.*\}$", text, re.M)[-1])
+        for field, found in ratios.items():
+            found.append(sides["ours"][field] / sides["theirs"][field])
+    for field, name in names.items():
+        print(f"bench {name:13} {median(ratios[field]):.3f} of what llama-batched-bench finds")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bin", type=Path, required=True, help="folder of llama.cpp's tools")
@@ -160,6 +181,7 @@ def main() -> int:
         choosing(options.bin, find.resolve(options.model), work, options.threads)
         predicting(options.bin, small.path, base.path, work, options.threads)
         speed(options.bin, small.path, options.threads, options.repeats)
+        speed_of_several(options.bin, small.path, options.threads, options.repeats)
     print(f"{options.threads} threads, {time.perf_counter() - begin:.0f} s")
     return 0
 

@@ -7,8 +7,9 @@
 `pp512` (prompt processing) and `tg128` (text generation) are what llama-bench measures under these
 names: https://github.com/ggml-org/llama.cpp/tree/master/tools/llama-bench. `sp64` is the same as pp
 with embeddings in place of token ids, as for the soft tokens of a video; `pp512+tg128` is one after
-the other, and `tg128 @ d4096` begins with 4,096 positions in the KV cache, not timed. Each setup of
-the grid is measured in a process of its own (`bench_child`), so that the peak of memory is its own.
+the other, `tg128 @ d4096` begins with 4,096 positions in the KV cache, not timed, and `tg128 x8`
+is eight answers at once, as llama-batched-bench measures it. Each setup of the grid is measured in
+a process of its own (`bench_child`), so that the peak of memory is its own.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ CHILD = (sys.executable, "-m", "reellama.gguf_tools.measuring.bench_child")
 Progress = Callable[[int, int, str], None]  # runs done, total runs, what is being measured
 
 
+MAX_PARALLEL = 256  # sequences of a context: LLAMA_MAX_SEQ in llama.cpp
 DEFAULT_TESTS = (BenchTest("pp", 512), BenchTest("tg", 128), BenchTest("sp", 64))
 
 
@@ -156,6 +158,10 @@ def _check(tests: Sequence[BenchTest], repetitions: int) -> None:
     for test in tests:
         if test.kind not in TEST_KINDS or test.n < 1 or (test.kind == "pg") != (test.n_gen > 0):
             raise ReellamaError(f"no such test: {test}; take pp, tg or sp and a number above 0")
+        if not 1 <= test.n_parallel <= MAX_PARALLEL:
+            raise ReellamaError(
+                f"{test.n_parallel} sequences at once: llama.cpp takes 1 to {MAX_PARALLEL}"
+            )
 
 
 def _key(setup: BenchSetup, test: BenchTest, repetitions: int, warmup: bool) -> str:
@@ -252,6 +258,7 @@ def _results(
             n_gen=test.n if test.kind == "tg" else test.n_gen,
             n_soft=test.n if test.kind == "sp" else 0,
             n_depth=test.depth,
+            n_parallel=test.n_parallel,
             n_cpu_moe=setup.n_cpu_moe,
             tensor_buft_overrides=setup.tensor_buft_overrides,
             test_time=now,

@@ -21,19 +21,16 @@ from pathlib import Path
 from typing import Any
 
 import llama_cpp.llama_cpp as llama
-import numpy as np
 
 from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.measuring.bench_runs import Run, make_fill, make_run
 from reellama.gguf_tools.measuring.bench_tests import BenchTest
 from reellama.gguf_tools.runtime import backend
 from reellama.gguf_tools.runtime.context import Context, ContextSettings
 from reellama.gguf_tools.runtime.tensor_placement import experts_on_cpu, parse_placement
 from reellama.gguf_tools.threads import default_threads
 
-# Runs a test from a position on.
-Run = Callable[[BenchTest, int], None]
-
-SOFT_TOKEN_SCALE = 0.02  # standard deviation of random embeddings, about that of real ones
+EVERY_SEQUENCE = -1  # to llama_memory_seq_rm
 
 
 def measure(request: dict[str, Any], ran: Callable[[], None]) -> dict[str, Any]:
@@ -46,7 +43,7 @@ def measure(request: dict[str, Any], ran: Callable[[], None]) -> dict[str, Any]:
     free_before = _free_vram()
     started = time.perf_counter_ns()
     tests = [BenchTest(*test) for test in request["tests"]]
-    n_ctx = max(test.n_tokens + test.depth for test in tests)
+    n_ctx = max(test.n_parallel * test.n_positions for test in tests)
     model = backend.load_model(
         request["model"],
         n_gpu_layers=request["n_gpu_layers"],
@@ -62,7 +59,7 @@ def measure(request: dict[str, Any], ran: Callable[[], None]) -> dict[str, Any]:
         vram = 0
         for test in tests:
             with _context(model, test, settings) as context:
-                run = TEST_FUNCTIONS[test.kind](context, test)
+                run = make_run(context, test)
                 if request["warmup"]:
                     run(_shortened(test), 0)
                     ran()
@@ -80,11 +77,20 @@ def measure(request: dict[str, Any], ran: Callable[[], None]) -> dict[str, Any]:
 
 
 def _context(model: backend.Model, test: BenchTest, settings: ContextSettings) -> Context:
-    """A context for a test's positions. Raises ReellamaError for what an encoder cannot do."""
+    """A context for a test's positions.
+
+    Raises ReellamaError for what an encoder cannot do, and for sequences that fill no batch.
+    """
+    if test.n_parallel > settings.n_batch:
+        raise ReellamaError(
+            f"{test.n_parallel} sequences at once need -b {test.n_parallel} or more, and it is "
+            f"{settings.n_batch}"
+        )
     if model.continues_text:
-        return Context(model, test.n_tokens + test.depth, settings)
+        n_ctx = test.n_positions
+        return Context(model, n_ctx, settings, n_seq=test.n_parallel, n_outputs=test.n_parallel)
     n = test.n
-    if test.kind in ("tg", "pg") or test.depth:
+    if test.kind in ("tg", "pg") or test.depth or test.n_parallel > 1:
         raise ReellamaError(
             f"{model.path} is an encoder, which writes no text and keeps none: leave {test} out, "
             "with -n 0"
@@ -101,14 +107,13 @@ def _repeat(
     context: Context, run: Run, test: BenchTest, repetitions: int, ran: Callable[[], None]
 ) -> Iterator[int]:
     """Yield the time of each repetition, in ns."""
-    fill = _in_batches(context, _tokens(context, test.depth)) if test.depth else None
+    fill = make_fill(context, test)
     gc.disable()
     context.clear()
     for repetition in range(repetitions):
         if not (repetition and _cut_back(context, test.depth)):
             context.clear()
-            if fill:
-                fill(test.depth, 0)
+            fill()
         started = time.perf_counter_ns()
         run(test, test.depth)
         yield time.perf_counter_ns() - started
@@ -124,69 +129,7 @@ def _shortened(test: BenchTest) -> BenchTest:
 def _cut_back(context: Context, depth: int) -> bool:
     """Take away all but the first `depth` positions; False where a model cannot forget a part."""
     memory = llama.llama_get_memory(context.ptr)
-    return bool(depth and memory and llama.llama_memory_seq_rm(memory, 0, depth, -1))
-
-
-def _prompt(context: Context, test: BenchTest) -> Run:
-    """Read n random tokens, the first BOS where the model is used with one, in batches."""
-    read = _in_batches(context, _tokens(context, test.n))
-    return lambda test, start: read(test.n, start)
-
-
-def _soft(context: Context, test: BenchTest) -> Run:
-    """Read n random embeddings."""
-    rows = np.random.default_rng(0).standard_normal((test.n, context.n_embd), np.float32)
-    read = _in_batches(context, rows * np.float32(SOFT_TOKEN_SCALE))
-    return lambda test, start: read(test.n, start)
-
-
-def _generation(context: Context, test: BenchTest) -> Run:
-    """Decode n random tokens one by one, each after the one before is computed."""
-    write = _one_by_one(context, test.n)
-    return lambda test, start: write(test.n, start)
-
-
-def _prompt_and_generation(context: Context, test: BenchTest) -> Run:
-    """Read n tokens, then decode n_gen one by one."""
-    read = _in_batches(context, _tokens(context, test.n))
-    write = _one_by_one(context, test.n_gen)
-
-    def run(test: BenchTest, start: int) -> None:
-        read(test.n, start)
-        write(test.n_gen, start + test.n)
-
-    return run
-
-
-TEST_FUNCTIONS = {"pp": _prompt, "tg": _generation, "sp": _soft, "pg": _prompt_and_generation}
-
-
-def _one_by_one(context: Context, n: int) -> Callable[[int, int], None]:
-    tokens = _tokens(context, n).tolist()
-
-    def run(n: int, start: int) -> None:
-        for i in range(n):
-            context.decode_token(tokens[i], start + i)
-            context.synchronize()
-
-    return run
-
-
-def _in_batches(context: Context, rows: np.ndarray) -> Callable[[int, int], None]:
-    def run(n: int, start: int) -> None:
-        for i in range(0, n, context.n_batch):
-            context.decode(rows[i : min(n, i + context.n_batch)], start + i)
-        context.synchronize()
-
-    return run
-
-
-def _tokens(context: Context, n: int) -> np.ndarray:
-    tokens = np.random.default_rng(0).integers(0, context.n_vocab, n, np.int32)
-    vocab = context.model.vocab
-    if llama.llama_vocab_get_add_bos(vocab):
-        tokens[0] = llama.llama_vocab_bos(vocab)
-    return tokens
+    return bool(depth and memory and llama.llama_memory_seq_rm(memory, EVERY_SEQUENCE, depth, -1))
 
 
 def _facts(model: backend.Model) -> dict[str, Any]:

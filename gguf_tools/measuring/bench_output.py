@@ -26,6 +26,7 @@ INTEGERS = (
     "n_gen",
     "n_soft",
     "n_depth",
+    "n_parallel",
     "n_cpu_moe",
     "avg_ns",
     "stddev_ns",
@@ -113,7 +114,7 @@ def _values(result: BenchResult) -> list[Any]:
 
 
 def _object(result: BenchResult) -> dict[str, Any]:
-    n = result.n_prompt + result.n_gen + result.n_soft
+    n = result.n_parallel * (result.n_prompt + result.n_gen + result.n_soft)
     return {**asdict(result), "samples_ts": [1e9 * n / time for time in result.samples_ns]}
 
 

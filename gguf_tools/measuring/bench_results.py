@@ -43,6 +43,7 @@ class BenchResult:
     vram: int | None  # bytes, None without a GPU
     samples_ns: tuple[int, ...]
     n_depth: int = 0  # positions in the KV cache before it
+    n_parallel: int = 1  # sequences at once; avg_ts counts the tokens of all
     n_cpu_moe: int = 0  # first layers whose experts the processor keeps
     tensor_buft_overrides: str = ""  # PATTERN=MEMORY;...
 

@@ -39,6 +39,9 @@ def command(
     depth: Annotated[
         str, Option("-d", "--n-depth", metavar="N,...", help="Positions that are there before.")
     ] = "0",
+    parallel: Annotated[
+        str, Option("-npl", "--n-parallel", metavar="N,...", help="Sequences at once.")
+    ] = "1",
     threads: Annotated[
         str, Option("-t", "--threads", metavar="N,...", help="Default: physical cores.")
     ] = "",
@@ -92,7 +95,8 @@ def command(
 
     Options with commas make a grid: every combination is measured, in a process of its own. A
     number may be a range: 16-64+16, 256-4096*2. The tests are llama-bench's pp, tg and pg, and sp,
-    which reads soft tokens.
+    which reads soft tokens. With -npl they run in several sequences at once, as clients of a server
+    do: all of their tokens are counted.
     """
     import sys
 
@@ -117,8 +121,9 @@ def command(
     )
     sizes = {"pp": prompt, "tg": gen, "sp": soft}
     tests = [
-        BenchTest(kind, n, n_gen, at)
+        BenchTest(kind, n, n_gen, at, n_parallel)
         for at in parse_numbers(depth)
+        for n_parallel in parse_numbers(parallel)
         for kind, n, n_gen in _tests(sizes, prompt_gen or ())
     ]
     with long_bar("runs") as progress:
