@@ -26,6 +26,7 @@ from reellama.gguf_tools.format.header_writer import raw_entries
 from reellama.gguf_tools.format.mmproj_header import is_mmproj
 from reellama.gguf_tools.format.reader import DEFAULT_ALIGNMENT, GGUFFile, read_gguf
 from reellama.gguf_tools.format.split_files import check_named_as_split
+from reellama.gguf_tools.format.split_names import part_names
 from reellama.gguf_tools.locate import find
 from reellama.gguf_tools.quantization import lora_merge
 from reellama.gguf_tools.quantization.imatrix import read_imatrix
@@ -78,6 +79,7 @@ def quantize(
     leave_output: bool = False,
     metadata: Sequence[tuple[str, MetadataValue]] = (),
     prune_layers: str = "",
+    keep_split: bool = False,
     loras: Sequence[tuple[str | Path, float]] = (),
     n_threads: int = 0,
     dry_run: bool = False,
@@ -93,10 +95,10 @@ def quantize(
     tensors the same type; `output_type` and `embedding_type` are those of the output matrix and the
     token embeddings, and `leave_output` keeps the former as it is. `metadata` are keys with their
     values, set in the result, and `prune_layers` numbers of layers that are left out, such as
-    "3,5-7". `loras` are adapters with their scales, merged in first. `n_threads` 0 means
-    all processors. A dry run writes nothing. `force` lets existing files be replaced. Of an mmproj,
-    which becomes F32, F16, BF16 or Q8_0, none of the settings of tensors can be chosen. `quantizer`
-    is a process that was started before; it is ended.
+    "3,5-7". `keep_split` writes a split model as as many files. `loras` are adapters with their
+    scales, merged in first. `n_threads` 0 means all processors. A dry run writes nothing. `force`
+    lets existing files be replaced. Of an mmproj, which becomes F32, F16, BF16 or Q8_0, none of the
+    settings of tensors can be chosen. `quantizer` is a process started before; it is ended.
 
     Raises ReellamaError, in one line and before anything is written, for a source, type, imatrix
     or adapter that cannot be used, a file that exists, and a disk too full.
@@ -119,8 +121,15 @@ def quantize(
         imatrix=None if imatrix is None else str(Path(imatrix).expanduser().absolute()),
         quantize_output=not leave_output,
         metadata=tuple(metadata),
+        keep_split=keep_split,
         n_threads=n_threads,
     )
+    if keep_split and (loras or len(part_names(path.name)) == 1):
+        raise ReellamaError(
+            "merging an adapter makes one file: leave --keep-split out"
+            if loras
+            else f"{path} is one file: leave --keep-split out"
+        )
     with quantizer or QuantizerProcess() as quantizer:  # it starts while the header is read
         file = read_gguf(path)
         check_named_as_split(file)
@@ -134,8 +143,9 @@ def quantize(
         if loras:  # checked now, in a dry run too: merging comes after all other checks
             lora_merge.open_adapters(file, loras)
         places = _output_paths(file, targets, output, [Path(adapter).stem for adapter, _ in loras])
+        n_files = len(part_names(path.name)) if keep_split else 1
         if not dry_run:
-            _check_places(path, places, force)
+            _check_places(path, [file for place in places for file in parts(place, n_files)], force)
         if sees:
             return _quantize_mmproj(file, targets, places, dry_run, report)
         matrix = None if job.imatrix is None else read_imatrix(job.imatrix)
@@ -289,15 +299,38 @@ def _write(
         if report is not None and listener.done > before:
             report(doing, listener.done - 1, listener.total)
 
-    with replacing(place) as temporary:
+    n_files = len(part_names(Path(job.source).name)) if job.keep_split else 1
+    with _replacing_parts(place, n_files) if n_files > 1 else replacing(place) as temporary:
         started = time.perf_counter()
         if not quantizer.run(replace(job, output=str(temporary.absolute())), listen):
             raise listener.failure(job, type_name)
         seconds = time.perf_counter() - started
         if report is not None:
             report(doing, listener.total, listener.total)
-        read_gguf(temporary)  # raises if it is damaged
-    return _result(place, type_name, planned, seconds)
+        for made in parts(temporary, n_files):
+            read_gguf(made)  # raises if it is damaged
+    written = parts(place, n_files)
+    result = _result(written[0], type_name, planned, seconds)
+    return replace(result, n_bytes=sum(path.stat().st_size for path in written))
+
+
+def parts(place: Path, n_files: int) -> list[Path]:
+    """The files of a model that is written to `place`, in so many."""
+    if n_files == 1:
+        return [place]
+    stem = place.name.removesuffix(".gguf")
+    first = f"{stem}-00001-of-{n_files:05}.gguf"
+    return [place.with_name(name) for name in part_names(first)]
+
+
+@contextmanager
+def _replacing_parts(place: Path, n_files: int) -> Iterator[Path]:
+    """What names of new files begin with, in a folder beside `place`; they are moved at the end."""
+    with tempfile.TemporaryDirectory(dir=place.parent, prefix=".split-") as folder:
+        beginning = Path(folder, place.name.removesuffix(".gguf"))
+        yield beginning
+        for new, target in zip(parts(beginning, n_files), parts(place, n_files), strict=True):
+            new.replace(target)
 
 
 def _result(place: Path, type_name: str, planned: QuantPlan, seconds: float) -> Quantized:

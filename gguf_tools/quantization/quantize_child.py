@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import glob
 import importlib
 import importlib.util
 import json
@@ -60,6 +61,7 @@ class QuantizeJob:
     quantize_output: bool = True
     metadata: tuple[tuple[str, int | float | bool | str], ...] = ()
     prune_layers: tuple[int, ...] = ()
+    keep_split: bool = False  # as many files as the source; `output` is what their names begin with
     imatrix: str | None = None
     n_threads: int = 0  # 0: one for each processor
 
@@ -176,8 +178,20 @@ def _receive(jobs: queue.SimpleQueue[QuantizeJob], unfinished: list[QuantizeJob]
         jobs.put(job)
     for job in unfinished:
         if not job.dry_run:
-            Path(job.output).unlink(missing_ok=True)
+            _remove_output(job)
     os._exit(1)
+
+
+def _remove_output(job: QuantizeJob) -> None:
+    """Remove what an unfinished job has written; of several files, the folder made for them too."""
+    output = Path(job.output)
+    if not job.keep_split:
+        output.unlink(missing_ok=True)
+        return
+    for part in output.parent.glob(f"{glob.escape(output.name)}-*-of-*.gguf"):
+        part.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        output.parent.rmdir()
 
 
 def _quantize(llama: Any, job: QuantizeJob) -> bool:
@@ -189,6 +203,7 @@ def _quantize(llama: Any, job: QuantizeJob) -> bool:
         job.dry_run,
         job.pure,
     )
+    parameters.keep_split = job.keep_split
     parameters.allow_requantize = True  # the caller warns
     parameters.quantize_output_tensor = job.quantize_output
     if job.prune_layers:

@@ -175,6 +175,29 @@ def test_a_split_model_is_joined(wide: Path, tmp_path: Path) -> None:
     assert "split.count" not in read_gguf(made.path).metadata
 
 
+def test_a_split_model_keeps_its_files(wide: Path, tmp_path: Path) -> None:
+    sources = split(wide, tmp_path / "parts")
+    (whole,) = quantize(wide, "Q8_0", tmp_path / "whole.gguf")
+    (made,) = quantize(sources[0], "Q8_0", tmp_path / "made", keep_split=True)
+    files = sorted((tmp_path / "made").iterdir())
+    assert [file.name for file in files] == [f"wide-Q8_0-0000{i}-of-00002.gguf" for i in (1, 2)]
+    assert made.path == files[0]
+    assert made.n_bytes == sum(file.stat().st_size for file in files)
+    for source, file in zip(sources, files, strict=True):
+        assert read_gguf(file).tensors.keys() == read_gguf(source).tensors.keys()
+    assert data(files[0]) | data(files[1]) == data(whole.path)
+    with pytest.raises(ReellamaError, match="wide-Q8_0-00001-of-00002.gguf exists; --force"):
+        quantize(sources[0], "Q8_0", tmp_path / "made", keep_split=True)
+
+
+@pytest.mark.parametrize("loras", [(), [("adapter.gguf", 1.0)]])
+def test_what_is_one_file_has_no_split_to_keep(
+    wide: Path, tmp_path: Path, loras: list[tuple[str, float]]
+) -> None:
+    with pytest.raises(ReellamaError, match="one file: leave --keep-split out"):
+        quantize(wide, "Q8_0", tmp_path, keep_split=True, loras=loras)
+
+
 def split(path: Path, folder: Path) -> list[Path]:
     """Write a model as two files, as llama.cpp's gguf-split does."""
     folder.mkdir()
@@ -335,6 +358,16 @@ def test_a_child_that_is_left_alone_removes_the_files_of_jobs_it_has_not_begun(
     line = json.dumps(asdict(job)) + "\n"  # and then stdin ends: the parent is gone
     subprocess.run(quantize_child.COMMAND, input=line, text=True, check=False)
     assert not half.exists()
+
+
+def test_a_child_that_is_left_alone_removes_all_files_of_a_split_model(tmp_path: Path) -> None:
+    folder = tmp_path / ".split-x"
+    folder.mkdir()
+    (folder / "half-00001-of-00002.gguf").touch()
+    job = quantize_child.QuantizeJob("none", str(folder / "half"), ftype=7, keep_split=True)
+    line = json.dumps(asdict(job)) + "\n"
+    subprocess.run(quantize_child.COMMAND, input=line, text=True, check=False)
+    assert not folder.exists()
 
 
 def test_the_command_writes_here_and_shows_what_came_out(

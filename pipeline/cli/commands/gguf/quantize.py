@@ -95,6 +95,9 @@ def command(
     prune_layers: Annotated[
         str, Option(metavar="N,...", help="Leave layers out, such as 3,5-7.")
     ] = "",
+    keep_split: Annotated[
+        bool, Option("--keep-split", help="Write a split model as so many files again.")
+    ] = False,
     lora: Annotated[
         list[str] | None,
         Option(metavar="GGUF[=SCALE]", help="Merge a LoRA adapter in first; may be repeated."),
@@ -146,6 +149,7 @@ def command(
             leave_output=leave_output_tensor,
             metadata=[parse_metadata(text) for text in override_kv or ()],
             prune_layers=prune_layers,
+            keep_split=keep_split,
             loras=parse_adapters(lora),
             n_threads=threads,
             dry_run=dry_run,
