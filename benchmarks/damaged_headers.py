@@ -19,7 +19,9 @@ hung      no end within LIMIT: a fault
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
+import io
 import os
 import pkgutil
 import shutil
@@ -70,6 +72,8 @@ def import_everything() -> None:
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             if not module.name.endswith(("_child", "_probe")):
                 importlib.import_module(module.name)
+    with contextlib.redirect_stdout(io.TextIOWrapper(io.BytesIO())):
+        run(["gguf", "--help"])  # the options of all commands are made once, too
 
 
 def write_whole(folder: Path) -> list[Path]:
