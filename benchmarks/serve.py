@@ -35,7 +35,8 @@ from reellama.models.bundle import Bundle
 
 CLIENTS, TOKENS, N_CTX = 8, 64, 1024
 TOPICS = ["the sea", "a clock", "two dogs", "bread", "the moon", "a train", "rain", "an old map"]
-CLIENT = httpx.Client(timeout=600)  # making one takes longer than some answers
+# Making one takes longer than some answers. No connection is used twice: llama-server closes some.
+CLIENT = httpx.Client(timeout=600, limits=httpx.Limits(max_keepalive_connections=0))
 PEER, OURS = "the other server", "reellama serve"
 
 

@@ -15,8 +15,12 @@ from reellama.pipeline.llm.token_sampling import Sampler
 from reellama.pipeline.llm.token_scorer import ScoredToken
 
 N_BATCH = 512  # positions a step
-# Of these, positions of prompts while answers grow: their readers wait for the step to end.
+# Of these, positions of prompts while answers grow: their readers wait for the step to end. Where
+# more prompts are read than answers grow, so many times more, up to N_READ_MOST.
 N_READ = 64
+N_READ_MOST = 256
+# One of so many positions of prompts is of the one that began first, however long it is.
+FIRST_SHARE = 4
 
 
 @dataclass(eq=False)
@@ -74,18 +78,24 @@ class SlotSpan:
 def next_pieces(busy: Sequence[Slot], soft: bool) -> list[SlotSpan]:
     """What is decoded next, of this kind: a token of each answer that grows, pieces of prompts.
 
-    Prompts share the room, and what short ones leave goes to the long ones.
+    The prompt with the least left comes first, as in shortest remaining time first: read in equal
+    shares, all would end last. The one that began first has its share of every step, so that
+    short ones that keep coming hold no long one up.
     """
     growing = [slot for slot in busy if slot.answer and not slot.answer.unread]
-    reading = sorted(
-        (slot for slot in busy if slot.answer and slot.answer.unread),
-        key=lambda slot: slot.answer.n_unread if slot.answer else 0,
-    )
     pieces = [piece for slot in growing if (piece := _next_piece(slot, soft, 1))]
-    room = N_READ if growing else N_BATCH
-    for i, slot in enumerate(reading):
-        share = room // (len(reading) - i)
-        if share and (piece := _next_piece(slot, soft, share)):
+    reading = [(slot, slot.answer) for slot in busy if slot.answer and slot.answer.unread]
+    reading = [each for each in reading if (each[1].unread[0].soft is not None) == soft]
+    if not reading:
+        return pieces
+    room = N_BATCH
+    if growing:
+        room = min(N_READ * max(1, len(reading) // len(growing)), N_READ_MOST)
+    first, answer = min(reading, key=lambda each: each[1].since)
+    held = min(room // FIRST_SHARE, answer.n_unread)
+    for slot, _ in sorted(reading, key=lambda each: each[1].n_unread):
+        held = 0 if slot is first else held
+        if room > held and (piece := _next_piece(slot, soft, room - held)):
             if not piece.tokens.causal:  # llama.cpp has one kind of mask for a batch
                 if not pieces:
                     return [piece]

@@ -59,16 +59,18 @@ class Turns:
         self._served[answer.job.client] += work
 
     def take_before_others(self, slots: Sequence[Slot]) -> tuple[Answer, Slot] | None:
-        """Take one that has had no turn, where all who are answered had theirs; with whose place.
+        """Take one that has had no turn, where no place is free soon; with whose place.
 
-        None is paused for another one of its own client that is not much shorter. It is the one
+        None is free soon where each answer has had its turn, or has a prompt left that takes longer.
+        Nobody is paused for another one of its own client that is not much shorter. It is the one
         with the fewest cells to read again, of the clients with the most answers now.
         """
-        if not all(slot.answer and slot.answer.work >= TURN for slot in slots):
+        if not all(slot.answer and _lasts(slot.answer) for slot in slots):
             return None
+        had = [slot for slot in slots if slot.answer and slot.answer.work >= TURN]
         n_running = Counter(each.job.client for each in _running(slots))
         for answer in sorted(self.waiting, key=self._rank(slots)):
-            later = [slot for slot in slots if not answer.paused and _may_precede(answer, slot)]
+            later = [slot for slot in had if not answer.paused and _may_precede(answer, slot)]
             if later:
                 self.waiting.remove(answer)
                 clients = {slot: slot.answer.job.client for slot in later if slot.answer}
@@ -84,6 +86,10 @@ class Turns:
             return n_running[answer.job.client], self._served[answer.job.client]
 
         return rank
+
+
+def _lasts(answer: Answer) -> bool:
+    return max(answer.work, answer.n_unread) >= TURN
 
 
 def _may_precede(answer: Answer, slot: Slot) -> bool:

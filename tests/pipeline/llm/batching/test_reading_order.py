@@ -1,0 +1,44 @@
+"""Prompts are read one after the other, the shortest first, and long ones get through."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from reellama.pipeline.llm.batching.batcher import Batcher
+from reellama.pipeline.llm.batching.slots import FIRST_SHARE, N_BATCH
+from reellama.pipeline.llm.engine import Token
+from tests.helpers.batched_jobs import Asked, Held
+from tests.helpers.forced_sampling import FOREVER
+
+pytestmark = pytest.mark.numeric
+
+
+@pytest.fixture(scope="module")
+def quick(tiny_llama: Path) -> Iterator[Batcher]:
+    batcher = Batcher(tiny_llama, n_parallel=4, n_ctx=2048)
+    yield batcher
+    batcher.close()
+
+
+def test_prompts_that_come_together_do_not_all_end_last(quick: Batcher) -> None:
+    hold = Held(quick)
+    asked = [Asked(quick, f"{i}" * 1500, sampling=FOREVER, max_tokens=200) for i in range(3)]
+    hold.let_go()
+    assert isinstance(asked[2].news.get(timeout=30), Token)
+    written = sorted(each.job.stats.generated_tokens for each in asked)
+    for each in asked:
+        each.job.cancelled = True
+        each.tokens()
+    assert written[2] > written[1] + 5 > written[0] + 10
+
+
+def test_short_prompts_that_keep_coming_hold_no_long_one_up(quick: Batcher) -> None:
+    long = Asked(quick, "a" * 2000, client="long", max_tokens=1)
+    n_short = 0
+    while long.news.empty():
+        # Each would take all that a step reads.
+        Asked(quick, f"{n_short:3}" + "b" * N_BATCH, client=f"{n_short}", max_tokens=1).tokens()
+        n_short += 1
+    long.tokens()
+    assert n_short <= 2000 / (N_BATCH / FIRST_SHARE) + 1
