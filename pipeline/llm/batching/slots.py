@@ -16,7 +16,8 @@ from reellama.pipeline.llm.token_scorer import ScoredToken
 
 N_BATCH = 512  # positions a step
 # Of these, positions of prompts while answers grow: their readers wait for the step to end. Where
-# more prompts are read than answers grow, so many times more, up to N_READ_MOST.
+# more short prompts are read than answers grow, so many times more, up to N_READ_MOST. Those have
+# no more left than that: soon over, they all grow.
 N_READ = 64
 N_READ_MOST = 256
 # One of so many positions of prompts is of the one that began first, however long it is.
@@ -90,7 +91,8 @@ def next_pieces(busy: Sequence[Slot], soft: bool) -> list[SlotSpan]:
         return pieces
     room = N_BATCH
     if growing:
-        room = min(N_READ * max(1, len(reading) // len(growing)), N_READ_MOST)
+        n_short = sum(answer.n_unread <= N_READ_MOST for _, answer in reading)
+        room = min(N_READ * max(1, n_short // len(growing)), N_READ_MOST)
     first, answer = min(reading, key=lambda each: each[1].since)
     held = min(room // FIRST_SHARE, answer.n_unread)
     for slot, _ in sorted(reading, key=lambda each: each[1].n_unread):

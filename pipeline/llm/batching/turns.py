@@ -61,7 +61,7 @@ class Turns:
     def take_before_others(self, slots: Sequence[Slot]) -> tuple[Answer, Slot] | None:
         """Take one that has had no turn, where no place is free soon; with whose place.
 
-        None is free soon where each answer has had its turn, or a prompt left that takes longer.
+        None is free soon where each answer has had its turn, or will with its prompt.
         Nobody is paused for another one of its own client that is not much shorter. It is the one
         with the fewest cells to read again, of the clients with the most answers now.
         """
@@ -89,7 +89,7 @@ class Turns:
 
 
 def _lasts(answer: Answer) -> bool:
-    return max(answer.work, answer.n_unread) >= TURN
+    return max(0, answer.work) + answer.n_unread >= TURN
 
 
 def _may_precede(answer: Answer, slot: Slot) -> bool:
