@@ -228,6 +228,7 @@ class Batcher:
             now = time.perf_counter()
             job.stats.queue_seconds += now - answer.since
             answer.since = now
+        answer.begun = answer.begun or time.perf_counter()
         slot.answer = answer
 
     def _pause(self, slot: Slot) -> None:

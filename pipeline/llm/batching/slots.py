@@ -37,6 +37,7 @@ class Answer:
     layout: TokenizedPrompt
     unread: deque[TokenSpan] = field(default_factory=deque)  # of `layout`
     since: float = 0.0
+    begun: float = 0.0  # when it first had a place
     written: list[int] = field(default_factory=list)
     shown: frozenset[int] = frozenset()  # special tokens that are part of the text
     # Work since it got its place, see `turns`; below 0 while it reads again what it had read.
@@ -93,7 +94,7 @@ def next_pieces(busy: Sequence[Slot], soft: bool) -> list[SlotSpan]:
     if growing:
         n_short = sum(answer.n_unread <= N_READ_MOST for _, answer in reading)
         room = min(N_READ * max(1, n_short // len(growing)), N_READ_MOST)
-    first, answer = min(reading, key=lambda each: each[1].since)
+    first, answer = min(reading, key=lambda each: each[1].begun)
     held = min(room // FIRST_SHARE, answer.n_unread)
     for slot, _ in sorted(reading, key=lambda each: each[1].n_unread):
         held = 0 if slot is first else held

@@ -40,7 +40,8 @@ class Turns:
         """Take the one who is next.
 
         That is of the client with the fewest answers now, of those the one that has had the least,
-        and of a client's own the one that waits the longest.
+        with what a long prompt is about to take, and of a client's own the one that waits the
+        longest.
         """
         answer = min(self.waiting, key=self._rank(slots))
         self.waiting.remove(answer)
@@ -61,16 +62,24 @@ class Turns:
     def take_before_others(self, slots: Sequence[Slot]) -> tuple[Answer, Slot] | None:
         """Take one that has had no turn, where no place is free soon; with whose place.
 
-        None is free soon where each answer has had its turn, or will with its prompt.
-        Nobody is paused for another one of its own client that is not much shorter. It is the one
-        with the fewest cells to read again, of the clients with the most answers now.
+        None is free soon where each answer has had its turn, or will with its prompt. Those who had
+        one are paused, and for much shorter ones those whose long prompts wait to be read, but not
+        the one that began first: it gets through. Nobody is paused for another one of its own
+        client that is not much shorter. It is the one with the fewest cells to read again, of the
+        clients with the most answers now.
         """
-        if not all(slot.answer and _lasts(slot.answer) for slot in slots):
+        answers = {slot: slot.answer for slot in slots if slot.answer is not None}
+        if len(answers) < len(slots) or not all(map(_lasts, answers.values())):
             return None
-        had = [slot for slot in slots if slot.answer and slot.answer.work >= TURN]
+        first = min(answers, key=lambda slot: answers[slot].begun)
+        answers = {
+            slot: answer
+            for slot, answer in answers.items()
+            if slot is not first or _had_turn(answer)
+        }
         n_running = Counter(each.job.client for each in _running(slots))
         for answer in sorted(self.waiting, key=self._rank(slots)):
-            later = [slot for slot in had if not answer.paused and _may_precede(answer, slot)]
+            later = [slot for slot in answers if not answer.paused and _may_precede(answer, slot)]
             if later:
                 self.waiting.remove(answer)
                 clients = {slot: slot.answer.job.client for slot in later if slot.answer}
@@ -83,9 +92,15 @@ class Turns:
         n_running = Counter(each.job.client for each in _running(slots))
 
         def rank(answer: Answer) -> tuple[int, int]:
-            return n_running[answer.job.client], self._served[answer.job.client]
+            # What a prompt takes beyond a turn counts before it is read: fair queueing does so.
+            beyond = max(0, len(answer.layout.keys) - TURN)
+            return n_running[answer.job.client], self._served[answer.job.client] + beyond
 
         return rank
+
+
+def _had_turn(answer: Answer) -> bool:
+    return answer.work >= TURN
 
 
 def _lasts(answer: Answer) -> bool:
@@ -94,10 +109,12 @@ def _lasts(answer: Answer) -> bool:
 
 def _may_precede(answer: Answer, slot: Slot) -> bool:
     """Whether an answer that waits may come before the one that has this place."""
-    assert slot.answer is not None
-    if answer.job.client != slot.answer.job.client:
-        return True
-    return MUCH_SHORTER * len(answer.layout.keys) <= len(slot.cache)
+    other = slot.answer
+    assert other is not None
+    n_cells = MUCH_SHORTER * len(answer.layout.keys)
+    if not _had_turn(other):
+        return n_cells <= other.n_unread
+    return answer.job.client != other.job.client or n_cells <= len(slot.cache)
 
 
 def _running(slots: Sequence[Slot]) -> list[Answer]:

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from reellama.pipeline.llm.batching.batcher import Batcher
+from reellama.pipeline.llm.batching.generation_job import GenerationJob
 from reellama.pipeline.llm.batching.slots import FIRST_SHARE, N_BATCH
-from reellama.pipeline.llm.engine import Token
-from tests.helpers.batched_jobs import Asked, Held
+from reellama.pipeline.llm.engine import Text, Token
+from tests.helpers.batched_jobs import Asked, Held, options_of
 from tests.helpers.forced_sampling import FOREVER
 
 pytestmark = pytest.mark.numeric
@@ -42,3 +43,24 @@ def test_short_prompts_that_keep_coming_hold_no_long_one_up(quick: Batcher) -> N
         n_short += 1
     long.tokens()
     assert n_short <= 2000 / (N_BATCH / FIRST_SHARE) + 1
+
+
+def test_a_long_prompt_counts_before_it_is_read(tiny_llama: Path) -> None:
+    batcher = Batcher(tiny_llama, n_parallel=1, n_ctx=2048)
+    try:
+        Asked(batcher, "a" * 300, client="has had some", max_tokens=1).tokens()
+        hold = Held(batcher)
+        long = Asked(batcher, "b" * 1900, client="has had nothing", max_tokens=1)
+        seconds_read: list[float] = []
+
+        def listen(_: object) -> None:
+            seconds_read.append(long.job.stats.prompt_seconds)
+
+        layout = batcher.tokenize_prompt([Text("short")])
+        short = GenerationJob(layout, listen, options_of(max_tokens=1), client="has had some")
+        batcher.submit(short)
+        hold.let_go()
+        long.tokens()
+        assert seconds_read[0] == 0
+    finally:
+        batcher.close()
