@@ -27,6 +27,10 @@ SCHEMA_ERRORS = (
 )
 # Of a pattern: an escape, a class of characters, a quantifier, or any character.
 _PIECE = re.compile(r"\\.|\[(?:\\.|[^\]\\])*\]|\{[^}]*\}|.", re.DOTALL)
+# What may stand in a JSON text as it is (RFC 8259, section 7; and no DEL, as in llama.cpp).
+# llama-cpp-python forgets control characters, and in a pattern's dot quotes and backslashes too.
+_UNESCAPED = r'[^"\\\x7F\x00-\x1F]'
+_FORGETFUL = {"char": r'[^"\\]', "dot": r"[^\x0A\x0D]"}
 _NUMBER = re.compile(r"[{,]\s*(\d+)(?=\s*[,}])")
 
 
@@ -71,7 +75,10 @@ def _converted(schema: Any) -> dict[str, str]:
     converter = _Converter(prop_order={}, allow_fetch=False, dotall=False, raw_pattern=False)
     own = json.loads(json.dumps(schema))  # its references are replaced
     converter.visit(converter.resolve_refs(own, "stdin"), "")
-    return dict(sorted(converter._rules.items()))
+    rules = dict(sorted(converter._rules.items()))
+    for name in _FORGETFUL.keys() & rules.keys():
+        rules[name] = rules[name].replace(_FORGETFUL[name], _UNESCAPED)
+    return rules
 
 
 def _check(schema: Any) -> None:

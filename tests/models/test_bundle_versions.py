@@ -50,7 +50,7 @@ def train_tower(folder: Path) -> None:
 
 def train_adapter(folder: Path, seed: int = 3) -> None:
     a, b = np.random.default_rng(seed).normal(0, 0.5, (2, 4, 576)).astype(np.float32)
-    write_adapter(folder / "adapter.gguf", {"blk.3.attn_q.weight": (a, b.T.copy())})
+    write_adapter(folder / "adapter.gguf", {"blk.1.attn_q.weight": (a, b.T.copy())})
 
 
 def change_prompt(folder: Path) -> None:

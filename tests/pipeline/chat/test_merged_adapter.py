@@ -12,20 +12,23 @@ import numpy as np
 import pytest
 
 from reellama.gguf_tools.quantization import merged_llm
+from reellama.gguf_tools.quantization.quantize import quantize
 from reellama.pipeline.chat.video_chat import VideoChat
 from reellama.pipeline.llm.engine import Engine, Text
 from tests.conftest import Result
 from tests.helpers.live_server import serving
 
 PROMPT = [Text("The sea is")]
-WEIGHT = "blk.3.ffn_gate.weight"  # 576 inputs, 1536 outputs
+WEIGHT = "blk.1.ffn_gate.weight"  # 576 inputs, 1536 outputs
 
 
 @pytest.fixture(scope="module")
-def bundle(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small bundle with an adapter that changes one weight of SmolLM2."""
+def bundle(small_bundle: Path, smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small bundle with an adapter that changes one weight of an LLM in Q4_1."""
     folder = tmp_path_factory.mktemp("bundle") / "adapted"
     shutil.copytree(small_bundle, folder)
+    llm = folder / "llm.gguf"
+    quantize(smollm2, "COPY", llm, prune_layers="1-28", n_threads=1)
     rng = np.random.default_rng(0)
     writer = gguf.GGUFWriter(folder / "adapter.gguf", "llama")
     writer.add_type(gguf.GGUFType.ADAPTER)
@@ -38,7 +41,7 @@ def bundle(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     writer.write_tensors_to_file()
     writer.close()
     config = json.loads((folder / "bundle.json").read_text())
-    config |= {"name": "adapted", "lora": [["adapter.gguf", 1.0]]}
+    config |= {"name": "adapted", "llm": str(llm), "lora": [["adapter.gguf", 1.0]]}
     (folder / "bundle.json").write_text(json.dumps(config))
     return folder
 

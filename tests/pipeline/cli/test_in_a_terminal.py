@@ -110,8 +110,14 @@ def test_without_colour(command: Callable[..., list[str]], env: dict[str, str]) 
         assert b"\x1b[31m" not in terminal.raw
 
 
-def test_probs_colours_each_token(command: Callable[..., list[str]], env: dict[str, str]) -> None:
-    with Terminal(command("ask", "What happens?", "--probs"), env=env) as terminal:
+def test_probs_colours_each_token(
+    command: Callable[..., list[str]], env: dict[str, str], small_bundle: Path, tmp_path: Path
+) -> None:
+    knowing = shutil.copytree(small_bundle, tmp_path / "knowing")  # of an LLM that comes to expect
+    description = json.loads((knowing / "bundle.json").read_text())
+    (knowing / "bundle.json").write_text(json.dumps(description | {"llm": "mini-llm"}))
+    line = [*command("ask", "What happens?", "--probs"), f"--bundle={knowing}"]
+    with Terminal(line, env=env) as terminal:
         assert terminal.wait_for_exit() == 0
         colours = terminal.colours("tick tock tick tock") - {"default"}
         assert len(colours) > 1  # the first tick is a surprise, and later ones are not

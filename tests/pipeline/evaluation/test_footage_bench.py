@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from reellama.models.bundle import Bundle
@@ -20,6 +21,7 @@ from reellama.pipeline.evaluation.items import EvalItem
 from reellama.pipeline.evaluation.runner import ask_of_clips
 from reellama.pipeline.llm.engine import Engine, Text
 from tests.conftest import Result
+from tests.helpers.forced_sampling import ROUNDING
 
 pytestmark = pytest.mark.numeric
 
@@ -126,8 +128,9 @@ def test_an_answer_s_opening_counts_whatever_follows(engine: Engine) -> None:
     prompt = [Text("Q: Is water dry? Answer yes or no.\nA:")]
     found = opening_probabilities(engine, prompt, ["yes", "no"])
     assert found.sum() == pytest.approx(1) and (found > 0).all()
-    assert opening_probabilities(engine, prompt, ["Yes", "No"]) == pytest.approx(found)
-    assert opening_probabilities(engine, prompt, ["no", "yes"]) == pytest.approx(found[::-1])
+    for choices, same in ((["Yes", "No"], found), (["no", "yes"], found[::-1])):
+        again = opening_probabilities(engine, prompt, choices)
+        np.testing.assert_allclose(np.log(again), np.log(same), atol=ROUNDING)
 
 
 @pytest.mark.parametrize(

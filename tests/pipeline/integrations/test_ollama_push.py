@@ -40,13 +40,13 @@ def with_adapter(small_bundle: Path, folder: Path, scale: float) -> Bundle:
 
 
 def test_the_llm_its_prompt_and_its_parameters_are_registered(
-    ollama: Ollama, bundle: Bundle, smollm2: Path
+    ollama: Ollama, bundle: Bundle, small_llm: Path
 ) -> None:
     assert push(bundle, host=ollama.url) == "small"
     created = ollama.created["small"]
     (digest,) = created["files"].values()
-    assert digest == f"sha256:{hashlib.sha256(smollm2.read_bytes()).hexdigest()}"
-    assert len(ollama.blobs[digest]) == smollm2.stat().st_size
+    assert digest == f"sha256:{hashlib.sha256(small_llm.read_bytes()).hexdigest()}"
+    assert len(ollama.blobs[digest]) == small_llm.stat().st_size
     assert created["system"] == bundle.system
     assert created["parameters"]["temperature"] == 0
     assert created["parameters"]["num_ctx"] == 4096
@@ -86,12 +86,12 @@ def test_what_the_server_has_is_not_sent_again(ollama: Ollama, bundle: Bundle) -
     assert ollama.created.keys() == {"one", "two"}
 
 
-def test_progress_counts_every_byte(ollama: Ollama, bundle: Bundle, smollm2: Path) -> None:
+def test_progress_counts_every_byte(ollama: Ollama, bundle: Bundle, small_llm: Path) -> None:
     told: list[tuple[str, int, int]] = []
     push(bundle, host=ollama.url, report=lambda *what: told.append(what))
-    size = smollm2.stat().st_size
+    size = small_llm.stat().st_size
     for doing in ("checking", "sending"):
-        counts = [done for what, done, _ in told if what == f"{doing} {smollm2.name}"]
+        counts = [done for what, done, _ in told if what == f"{doing} {small_llm.name}"]
         assert counts == sorted(counts)
         assert counts[-1] == size
     assert told[-1][0] == "success"

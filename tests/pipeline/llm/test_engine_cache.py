@@ -73,7 +73,7 @@ def test_an_edited_question_rewinds_to_where_it_differs(engine: Engine) -> None:
     engine.clear()
     anew = outlook(engine, pears, answer)
     assert np.abs(after_edit - anew).max() < ROUNDING
-    assert np.abs(before_edit - anew).max() > 2 * ROUNDING  # or this shows nothing
+    assert np.abs(before_edit - anew).max() > 10 * ROUNDING  # or this shows nothing
 
 
 def test_the_same_prompt_again_reads_nothing(engine: Engine) -> None:

@@ -127,6 +127,17 @@ def test_a_schema_binds_to_texts_with_any_character(engine: Engine, value: str) 
     assert json.loads(text(engine, Sampling(json_schema=names))) == {value: [value]}
 
 
+@pytest.mark.parametrize("bounds", [{"minLength": 4, "maxLength": 4}, {"pattern": "^....$"}])
+def test_a_schema_lets_no_character_through_that_json_escapes(
+    engine: Engine, bounds: dict[str, Any]
+) -> None:
+    unfit = [i for text in ("\n", "\t", "\x0b", '"', "\\") for i in engine.tokenizer.encode(text)]
+    sampling = Sampling(
+        json_schema={"type": "string", **bounds}, logit_bias=tuple((i, 50.0) for i in unfit)
+    )
+    assert len(json.loads(text(engine, sampling))) == 4
+
+
 def test_typical_sampling_takes_the_token_of_typical_surprise() -> None:
     """Where many tokens could follow, a likely one is no typical one."""
     p = [0.4, *[0.004] * 50, 0.04, *[0.008] * 45]  # 3.9 nats of surprise on average

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reellama.gguf_tools.locate.find import resolve
 from reellama.models.training.batches import IGNORED, Conversations
 from reellama.models.training.footage.caption_rewards import (
     CaptionReward,
@@ -54,18 +55,19 @@ def test_advantages_cancel_out_and_keep_the_order(scores: list[float]) -> None:
 
 
 @pytest.fixture(scope="module")
-def llm() -> FrozenLLM:
-    return FrozenLLM(resolve("mini-llm"))
+def llm(small_llm: Path) -> FrozenLLM:
+    return FrozenLLM(small_llm)
 
 
 @pytest.mark.numeric
-def test_as_many_captions_as_asked_for_are_sampled_of_each_video(llm: FrozenLLM) -> None:
+def test_as_many_captions_as_asked_for_are_sampled_of_each_video(tiny_llama: Path) -> None:
     torch.manual_seed(0)
+    llm = FrozenLLM(tiny_llama)
     before, after = llm.tokenizer.encode("A photo of"), llm.tokenizer.encode(":\n")
-    soft = llm.embed(llm.tokenizer.encode(" dog cat red bus tree")).reshape(5, 1, -1)
+    soft = llm.embed(llm.tokenizer.encode("abcde")[-5:]).reshape(5, 1, -1)
     texts = sample_captions(llm, before, soft, after, 3, longest=4)
     assert [len(captions) for captions in texts] == [3] * 5
-    assert all(len(llm.tokenizer.encode(text)) <= 5 for captions in texts for text in captions)
+    assert all(len(text) <= 4 for captions in texts for text in captions)  # its tokens are bytes
     assert len({text for captions in texts for text in captions}) > 5
 
 

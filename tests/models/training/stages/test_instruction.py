@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 
 from reellama.gguf_tools.errors import ReellamaError
-from reellama.gguf_tools.locate.find import resolve
 from reellama.models.projector import slots
 from reellama.models.projector.config import ProjectorConfig
 from reellama.models.projector.temporal_projector import Projector
@@ -41,8 +40,8 @@ pytestmark = pytest.mark.numeric
 
 
 @pytest.fixture(scope="module")
-def llm() -> FrozenLLM:
-    return FrozenLLM(resolve("mini-llm"))
+def llm(small_llm: Path) -> FrozenLLM:
+    return FrozenLLM(small_llm)
 
 
 @pytest.fixture(scope="module")
@@ -202,10 +201,12 @@ def test_a_validation_is_without_dropout_whatever_a_stage_trains(
     assert dropped and not any(dropped)
 
 
-def test_labels_are_the_names_of_the_likeliest_classes(llm: FrozenLLM, tmp_path: Path) -> None:
+def test_labels_are_the_names_of_the_likeliest_classes(
+    llm: FrozenLLM, small_llm: Path, tmp_path: Path
+) -> None:
     ids = name_ids(llm.tokenizer.encode, llm.tokenizer.encode("\n")[0])
     ImageNetClassifier.of_imagenet(ids, llm.embed).save(tmp_path / "labels.safetensors")
-    labels = ImageNetClassifier.load(tmp_path / "labels.safetensors", resolve("mini-llm"))
+    labels = ImageNetClassifier.load(tmp_path / "labels.safetensors", small_llm)
     features = np.random.default_rng(0).random((2, 36, 320), np.float32) * 3
     probabilities = labels.probabilities(features)
     assert probabilities.shape == (1000,)

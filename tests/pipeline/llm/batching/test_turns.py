@@ -82,7 +82,7 @@ def test_a_paused_answer_goes_on_as_if_nothing_had_been(tiny_llama: Path, seen: 
                 assert long.job.stats.stop_reason is None
             tokens += long.tokens()
             found = np.log([token.p for token in tokens])
-            assert np.abs(found - likelihoods(alone, prompt, tokens)).max() < ROUNDING / 10
+            assert np.abs(found - likelihoods(alone, prompt, tokens)).max() < ROUNDING / 2
             stats = long.job.stats
             assert stats.prompt_tokens == len(batcher.tokenize_prompt(prompt).keys)
             assert stats.generated_tokens == len(tokens) == 800

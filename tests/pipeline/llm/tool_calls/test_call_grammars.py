@@ -131,11 +131,11 @@ def test_a_schema_may_be_followed_instead(model: Model) -> None:
     assert accepts(grammar, '"warm"', model) and not accepts(grammar, "warm", model)
 
 
-def test_a_grammar_begins_after_a_text(smollm2_engine: Engine) -> None:
+def test_a_grammar_begins_after_a_text(small_engine: Engine) -> None:
     """The text is one that the grammar would not allow, and the model is made to say it."""
-    smollm2_engine.clear()
-    [ten] = smollm2_engine.tokenizer.encode(" ten")
+    small_engine.clear()
+    [ten] = small_engine.tokenizer.encode(" ten")
     bias = ((ten, 100.0),)
     sampling = Sampling(grammar='root ::= "<b>"', grammar_after="ten", logit_bias=bias)
-    said = smollm2_engine.generate([Text("Eight, nine,")], sampling, max_tokens=8)
+    said = small_engine.generate([Text("Eight, nine,")], sampling, max_tokens=8)
     assert "".join(token.text for token in said) == " ten<b>"
