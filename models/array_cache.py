@@ -7,7 +7,6 @@ cache.read(key)["features"]
 
 from __future__ import annotations
 
-import os
 import stat
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +14,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from reellama.gguf_tools.atomic_write import replacing
+from reellama.gguf_tools.atomic_write import mark_used, replacing
 from reellama.gguf_tools.errors import ReellamaError
 
 DISK_BYTES = 1 << 30
@@ -40,7 +39,7 @@ class ArrayCache:
                 arrays = {name: file[name] for name in file.files}
             if not all(np.isfinite(array).all() for array in arrays.values()):
                 raise ValueError("not numbers")
-            os.utime(path)
+            mark_used(path)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, TypeError, EOFError, KeyError, BadZipFile):
@@ -57,6 +56,7 @@ class ArrayCache:
             with replacing(self._path(key)) as temporary, open(temporary, "wb") as file:
                 # `savez` takes the arrays by name, and has parameters of its own.
                 np.savez(file, **arrays)  # type: ignore[arg-type]
+            mark_used(self._path(key))
             self._trim()
 
     def remove(self, key: str) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from filelock import FileLock
 from platformdirs import user_cache_dir
 
-from reellama.gguf_tools.atomic_write import stamp
+from reellama.gguf_tools.atomic_write import mark_used, stamp
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.reader import read_gguf
 from reellama.gguf_tools.quantization.lora_merge import (
@@ -52,7 +52,7 @@ def find_merged(base: Path, adapters: Adapters, folder: Path) -> Path | None:
         path = _place(folder, key)
         if read_gguf(path).metadata.get(KEY) != key:
             return None
-        os.utime(path)
+        mark_used(path)
     except (OSError, ReellamaError):
         return None
     return path
@@ -81,6 +81,7 @@ def make_merged(base: Path, adapters: Adapters, folder: Path) -> Path | None:
             if found := find_merged(base, adapters, folder):
                 return found
             merge_where_changed(base, adapters, _place(folder, key), {KEY: key})
+            mark_used(_place(folder, key))
             _trim(folder)
     except OSError as error:
         raise ReellamaError(f"cannot write into {folder}: {error.strerror}") from error
@@ -104,10 +105,10 @@ def _trim(folder: Path) -> None:
     used = {}
     for path in folder.iterdir():
         with suppress(OSError):  # another process may be quicker
-            date = path.stat().st_mtime
+            date = path.stat().st_mtime_ns
             if path.suffix == ".gguf" and not path.name.startswith("."):
                 used[path] = date
-            elif path.name.startswith(".") and time.time() - date > LEFT_OVER:
+            elif path.name.startswith(".") and time.time() - date / 1e9 > LEFT_OVER:
                 path.unlink()
     for path in sorted(used, key=lambda path: used[path])[:-MOST_FILES]:
         path.unlink(missing_ok=True)

@@ -30,6 +30,16 @@ def test_what_was_not_asked_for_the_longest_goes_first(tmp_path: Path) -> None:
     assert [cache.read(key) is not None for key in "abc"] == [True, False, True]
 
 
+def test_so_it_is_within_one_tick_of_the_kernels_clock(tmp_path: Path) -> None:
+    for round_ in range(30):  # each takes less than the four milliseconds that a tick may last
+        cache = ArrayCache(tmp_path / str(round_), limit=3000)
+        cache.write("a", rows=ARRAY)
+        cache.write("b", rows=ARRAY[:200])  # smaller, which is no reason to keep it
+        assert cache.read("a") is not None
+        cache.write("c", rows=ARRAY)
+        assert [cache.read(key) is not None for key in "abc"] == [True, False, True]
+
+
 def test_what_is_larger_than_all_room_is_not_kept(tmp_path: Path) -> None:
     cache = ArrayCache(tmp_path, limit=999)
     cache.write("a", rows=ARRAY)

@@ -349,7 +349,7 @@ def test_every_format_gives_back_what_went_in(results: list[BenchResult]) -> Non
 
 
 def _n(result: BenchResult) -> int:
-    return result.n_prompt + result.n_gen + result.n_soft
+    return result.n_parallel * (result.n_prompt + result.n_gen + result.n_soft)
 
 
 def test_a_table_shows_the_settings_that_differ(results: list[BenchResult]) -> None:
