@@ -15,11 +15,11 @@ from reellama.pipeline.llm.token_sampling import Sampler
 from reellama.pipeline.llm.token_scorer import ScoredToken
 
 N_BATCH = 512  # positions a step
-# Of these, positions of prompts while answers grow: their readers wait for the step to end. Where
-# more short prompts are read than answers grow, so many times more, up to N_READ_MOST. Those have
-# no more left than that: soon over, they all grow.
+# Of these, positions of prompts while answers grow: their readers wait for the step to end.
 N_READ = 64
-N_READ_MOST = 256
+# A prompt that has no more left is short. Short ones are read in as few steps as may be, for a step
+# takes nearly as long for one answer that grows as for all: up to so many positions of them.
+N_READ_SHORT = 256
 # One of so many positions of prompts is of the one that began first, however long it is.
 FIRST_SHARE = 4
 
@@ -90,10 +90,7 @@ def next_pieces(busy: Sequence[Slot], soft: bool) -> list[SlotSpan]:
     reading = [each for each in reading if (each[1].unread[0].soft is not None) == soft]
     if not reading:
         return pieces
-    room = N_BATCH
-    if growing:
-        n_short = sum(answer.n_unread <= N_READ_MOST for _, answer in reading)
-        room = min(N_READ * max(1, n_short // len(growing)), N_READ_MOST)
+    room = _room([answer.n_unread for _, answer in reading], len(growing))
     first, answer = min(reading, key=lambda each: each[1].begun)
     held = min(room // FIRST_SHARE, answer.n_unread)
     for slot, _ in sorted(reading, key=lambda each: each[1].n_unread):
@@ -106,6 +103,14 @@ def next_pieces(busy: Sequence[Slot], soft: bool) -> list[SlotSpan]:
             pieces.append(piece)
             room -= len(piece.tokens)
     return pieces
+
+
+def _room(unread: Sequence[int], n_growing: int) -> int:
+    """Positions of prompts in a step, from what is left of each and how many answers grow."""
+    if not n_growing:
+        return N_BATCH
+    n_short = sum(n for n in unread if n <= N_READ_SHORT)
+    return max(N_READ, min(n_short, N_READ_SHORT))
 
 
 def _next_piece(slot: Slot, soft: bool, room: int) -> SlotSpan | None:
