@@ -7,6 +7,9 @@ sooner the second question about the same video begins to be answered.
     python -m benchmarks.serve --llama-server PATH       # llama.cpp's own, built from its sources
     pip install 'llama-cpp-python[server]'
     python -m benchmarks.serve                           # llama-cpp-python's
+
+On a machine that has other work, `--threads 1` and the lines "processor time" tell more: tokens by
+second of processor time that the server took, prompts and HTTP included.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import httpx
+import psutil
 
 from reellama.gguf_tools.quantization.merged_llm import MERGED_LLMS, make_merged
 from reellama.models.bundle import Bundle
@@ -46,8 +50,8 @@ def free_port() -> int:
 
 
 @contextmanager
-def server(name: str, arguments: str, port: int, log: Path) -> Iterator[str]:
-    """A server in a process of its own, once it answers; gives its address."""
+def server(name: str, arguments: str, port: int, log: Path) -> Iterator[Server]:
+    """A server in a process of its own, once it answers."""
     command = shlex.split(arguments)
     with log.open("w") as out, subprocess.Popen(command, stdout=out, stderr=out) as process:
         url = f"http://127.0.0.1:{port}"
@@ -60,10 +64,22 @@ def server(name: str, arguments: str, port: int, log: Path) -> Iterator[str]:
                     if process.poll() is not None:
                         raise SystemExit(f"{name} ended:\n{log.read_text()[-2000:]}") from None
                     time.sleep(0.1)
-            yield url
+            yield Server(url, psutil.Process(process.pid))
         finally:
             process.terminate()
             process.wait(30)
+
+
+class Server(NamedTuple):
+    """Where it answers, and its process."""
+
+    url: str
+    process: psutil.Process
+
+    def processor_seconds(self) -> float:
+        """What it has taken so far."""
+        used = self.process.cpu_times()
+        return used.user + used.system
 
 
 def same_gguf() -> Path:
@@ -125,25 +141,33 @@ def prompts(n: int, seed: int) -> list[str]:
     ]
 
 
-def compare(urls: dict[str, str], n_clients: int, requests: int, rounds: int) -> None:
+def compare(servers: dict[str, Server], n_clients: int, requests: int, rounds: int) -> None:
     """Print both servers' speed and time to the first token, as ratios of what a round measured."""
-    rates: dict[str, list[float]] = {name: [] for name in urls}
-    firsts: dict[str, list[float]] = {name: [] for name in urls}
+    rates: dict[str, list[float]] = {name: [] for name in servers}
+    costs: dict[str, list[float]] = {name: [] for name in servers}
+    firsts: dict[str, list[float]] = {name: [] for name in servers}
     for number in range(rounds):
-        for name, url in sorted(urls.items(), reverse=bool(number % 2)):
+        for name, server in sorted(servers.items(), reverse=bool(number % 2)):
             asked = prompts(n_clients * requests, 1000 * n_clients + number)
-            begin = time.perf_counter()
+            begin, used = time.perf_counter(), server.processor_seconds()
             with ThreadPoolExecutor(n_clients) as clients:
-                answers = list(clients.map(lambda prompt, url=url: ask(url, prompt), asked))
-            seconds = time.perf_counter() - begin
-            rates[name].append(sum(each.n_tokens for each in answers) / seconds)
+                answers = list(clients.map(lambda prompt, url=server.url: ask(url, prompt), asked))
+            n_tokens = sum(each.n_tokens for each in answers)
+            rates[name].append(n_tokens / (time.perf_counter() - begin))
+            costs[name].append(n_tokens / (server.processor_seconds() - used))
             firsts[name].append(statistics.median(each.first for each in answers))
-    for what, found, unit in (("speed", rates, "tokens/s"), ("first token", firsts, "s")):
+    measured = (
+        ("speed", rates, "tokens/s"),
+        ("processor time", costs, "tokens/s"),
+        ("first token", firsts, "s"),
+    )
+    for what, found, unit in measured:
         ours, peer = (statistics.median(found[name]) for name in (OURS, PEER))
         ratios = [a / b for a, b in zip(found[OURS], found[PEER], strict=True)]
         print(
             f"{n_clients} at once, {what}: {ours:.2f} {unit} against {peer:.2f}, "
-            f"ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+            f"ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
+            flush=True,
         )
 
 
@@ -200,16 +224,16 @@ def main() -> None:
     print(f"medians of {rounds} rounds, the servers by turns")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        urls = {
+        servers = {
             name: stack.enter_context(server(name, command, port, folder / f"{port}.log"))
             for name, (command, port) in commands(options.llama_server, options.threads).items()
         }
-        for url in urls.values():
-            ask(url, "Once")
-        compare(urls, 1, 2, rounds)
-        compare(urls, CLIENTS, 1, rounds)
+        for each in servers.values():
+            ask(each.url, "Once")
+        compare(servers, 1, 2, rounds)
+        compare(servers, CLIENTS, 1, rounds)
         if not options.no_video:
-            second_question(urls[OURS], make_video, rounds)
+            second_question(servers[OURS].url, make_video, rounds)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import json
 import time
 import uuid
 from collections.abc import Sequence
+from functools import cache
 from importlib.metadata import version
 from typing import Any, Literal
 
@@ -33,8 +34,7 @@ class ReplyFrame:
             "id": f"{PREFIXES[kind]}-{uuid.uuid4().hex}",
             "created": int(time.time()),
             "model": model,
-            # Answers to the same seed may differ between versions of these two.
-            "system_fingerprint": f"fp_{version('reellama')}_{version('llama-cpp-python')}",
+            "system_fingerprint": _fingerprint(),
         }
 
     def whole(self, choices: Sequence[dict[str, Any]], stats: GenerationStats) -> dict[str, Any]:
@@ -51,6 +51,12 @@ class ReplyFrame:
         kind = "chat.completion.chunk" if self.kind == "chat.completion" else self.kind
         choices = [] if choice is None else [{"finish_reason": None, **choice}]
         return {**self.frame, "object": kind, "choices": choices}
+
+
+@cache
+def _fingerprint() -> str:
+    """Answers to the same seed may differ between versions of these two. Slow: files are read."""
+    return f"fp_{version('reellama')}_{version('llama-cpp-python')}"
 
 
 def message(events: Sequence[AnswerEvent]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Prompts are read one after the other, the shortest first, and long ones get through."""
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,6 +44,29 @@ def test_short_prompts_that_keep_coming_hold_no_long_one_up(quick: Batcher) -> N
         n_short += 1
     long.tokens()
     assert n_short <= 2000 / (N_BATCH / FIRST_SHARE) + 1
+
+
+def test_short_prompts_are_read_in_few_steps_while_an_answer_grows(quick: Batcher) -> None:
+    growing = Asked(quick, "a", sampling=FOREVER, max_tokens=-1)
+    assert isinstance(growing.news.get(timeout=30), Token)
+    hold = Held(quick)
+    n_grown: list[int] = []  # noted in the batcher's thread, when each of the short ones is told
+    ended = threading.Semaphore(0)
+
+    def note(news: object) -> None:
+        n_grown.append(growing.job.stats.generated_tokens)
+        if news is None:
+            ended.release()
+
+    begun = growing.job.stats.generated_tokens
+    for i in range(2):
+        layout = quick.tokenize_prompt([Text(f"{i}" * 120)])
+        quick.submit(GenerationJob(layout, note, options_of(max_tokens=1)))
+    hold.let_go()
+    assert ended.acquire(timeout=30) and ended.acquire(timeout=30)
+    growing.job.cancelled = True
+    growing.tokens()
+    assert n_grown[-1] - begun <= 2  # steps of 64 positions would be four
 
 
 def test_a_long_prompt_counts_before_it_is_read(tiny_llama: Path) -> None:
