@@ -39,6 +39,7 @@ SIZE, SECONDS, RATE = (160, 120), 3, 10
 CONTAINERS = {
     "mp4": "libx264", "mov": "mpeg4", "mkv": "libx264", "webm": "libvpx-vp9", "avi": "mpeg4",
     "flv": "libx264", "ts": "libx264", "mpg": "mpeg1video", "h264": "libx264", "wmv": "wmv2",
+    "3gp": "mpeg4", "m2ts": "libx264", "ogv": "libvpx", "vob": "mpeg2video", "mxf": "mpeg2video",
 }  # fmt: skip
 PICTURES = ("gif", "webp", "png")
 
@@ -61,7 +62,7 @@ def write_whole(folder: Path) -> list[Path]:
     for path in paths[: len(CONTAINERS)]:
         with av.open(path, "w") as container:
             codec = CONTAINERS[path.suffix[1:]]
-            rate = 25 if codec == "mpeg1video" else RATE  # it knows no slower one
+            rate = 25 if codec.endswith("video") else RATE  # MPEG-1 and 2 know no slower one
             stream = container.add_stream(codec, rate=rate, options={"g": "10"})
             assert isinstance(stream, av.VideoStream)
             stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 from fractions import Fraction
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,19 @@ from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from reellama.pipeline.video.file_signature import container_kind, is_cut_off
+from reellama.pipeline.video.cut_off import is_cut_off
+from reellama.pipeline.video.file_signature import container_kind
 from reellama.pipeline.video.geometry import display_size
 from reellama.pipeline.video.source import FileFacts, VideoError
 from reellama.pipeline.video.time_map import TimeMap, scan_times
 
-# Containers whose header states the real duration: only for these does an early end mean "cut off".
-_STATE_DURATION = {"mov", "matroska", "avi", "flv", "asf"}
+# Containers whose header states the real duration, also where they are cut off: FFmpeg shortens
+# that of the others by the size of the file.
+_STATE_DURATION = {"mov", "matroska", "flv"}
 # Formats whose timestamps may jump, next to those of which FFmpeg knows it (MPEG-TS, MPEG, Ogg).
 _MAY_JUMP = {"flv"}
+# Without its index, which is at its end, FFmpeg guesses times after a seek.
+_INDEX_AT_END = "mxf"
 _TS_DISCONT = 0x0200  # libavformat's AVFMT_TS_DISCONT
 # FFmpeg's reader of text terminals turns any .txt file into a film of its letters.
 _NOT_VIDEO = {"tty"}
@@ -83,7 +88,10 @@ class Container:
         may_jump = container_format.flags & _TS_DISCONT or container_format.name in _MAY_JUMP
         if start is not None and stamp is not None and not may_jump:
             # FFmpeg states 0 for a Matroska file whose video begins after its sound.
-            return TimeMap(origin=max(start, stamp))
+            times = TimeMap(origin=max(start, stamp))
+            if container_format.name == _INDEX_AT_END and self.is_cut_off:
+                times.seek_by = "start"
+            return times
         frame_ticks = round(self.pace / self._tick)
         times = scan_times(chain([first], packets), float(self._tick), frame_ticks)
         if start is None or stamp is None:
@@ -121,6 +129,11 @@ class Container:
         """Whether this file says how long it is; FFmpeg guesses from the size elsewhere."""
         names = set(self._container.format.name.split(","))
         return bool(_STATE_DURATION & names) and len(self.times.sections) == 1
+
+    @cached_property
+    def is_cut_off(self) -> bool:
+        """Whether the file ends before its end, where its container tells."""
+        return is_cut_off(self.path)
 
     def stated_duration(self) -> float | None:
         """Seconds up to the end of the longest stream, by the header; None where unknown."""

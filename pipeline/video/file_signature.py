@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import struct
 from pathlib import Path
 
 # Endings of the names of videos, where a folder holds all kinds of files.
@@ -29,7 +27,9 @@ VIDEO_SUFFIXES = frozenset(
 # Endings of files of subtitles.
 SIDECARS = (".srt", ".vtt", ".ass", ".ssa")
 _BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"wide")  # of MP4, behind four bytes of size
-_TS_PACKET = 188  # bytes of a packet, each of which begins with the same one
+# Bytes of a packet of MPEG-TS, and where its mark stands: a camera's has four bytes of time first.
+_TS_PACKETS = {188: 0, 192: 4}
+_TS_MARK = 0x47
 _MAGIC = {
     b"FLV\x01": "FLV",
     b"OggS": "Ogg",
@@ -43,7 +43,7 @@ def container_kind(path: Path) -> str | None:
     """The kind of video container that `path` begins as, e.g. "MP4 or MOV", or None."""
     try:
         with open(path, "rb") as file:
-            head = file.read(_TS_PACKET + 1)
+            head = file.read(256)
     except OSError:
         return None
     if head[4:8] in _BOXES:
@@ -52,25 +52,17 @@ def container_kind(path: Path) -> str | None:
         return "Matroska or WebM"
     if head.startswith(b"RIFF") and b"AVI ".startswith(head[8:12]):
         return "AVI"
-    if head[:1] == head[_TS_PACKET:] == b"\x47":
+    if ts_packet_size(head):
         return "MPEG-TS"
     return next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None)
 
 
-def is_cut_off(path: Path) -> bool:
-    """Whether the boxes of an MP4 or MOV file claim more bytes than the file has."""
-    if container_kind(path) != "MP4 or MOV":
-        return False
-    length, position = os.path.getsize(path), 0
-    with open(path, "rb") as file:
-        while position < length:
-            file.seek(position)
-            head = file.read(16).ljust(16, b"\0")
-            size, _, long_size = struct.unpack(">I4sQ", head)
-            if size == 0:  # up to the end of the file
-                return False
-            position += max(8, long_size if size == 1 else size)
-    return position > length
+def ts_packet_size(head: bytes) -> int | None:
+    """Bytes of a packet of MPEG-TS in a file that begins with `head`; None for another file."""
+    for size, at in _TS_PACKETS.items():
+        if set(head[at : at + size + 1 : size]) == {_TS_MARK} and len(head) > at + size:
+            return size
+    return None
 
 
 def sidecars(path: Path) -> list[Path]:

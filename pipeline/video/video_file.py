@@ -8,25 +8,19 @@ seeking and decoding on, and it is why an hour of video costs little more than a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from functools import partial
 from heapq import heappop, heappush
 from pathlib import Path
-from typing import Any, NamedTuple, cast
-
-import numpy as np
-from av.error import FFmpegError
-from av.video.frame import VideoFrame
+from typing import NamedTuple
 
 from reellama.pipeline.video.container import Container
-from reellama.pipeline.video.geometry import display_size, orient, orientation
+from reellama.pipeline.video.frame_conversion import FrameConverter
 from reellama.pipeline.video.source import FileFacts, Frame, FrameSource, VideoError
 from reellama.pipeline.video.subtitles import Subtitle, read_subtitles
-from reellama.pipeline.video.tone_mapping import HLG, PQ, tone_map
 
 __all__ = ["VideoError", "VideoFile"]
 
-_FULL_RANGE = 2  # libavutil's AVCOL_RANGE_JPEG
 # How far back to seek, in seconds, until a keyframe turns up at or before the wanted time.
 _SEEK_BACK = (0.0, 1.0, 5.0, 30.0, 300.0)
 
@@ -47,6 +41,7 @@ class VideoFile(FrameSource):
     def __init__(self, path: Path):
         self.path = path
         self.notes: list[str] = []
+        self._converter = FrameConverter()
         self._index = Container(path)
         try:
             self._decoder = Container(path, self._index.times)
@@ -156,7 +151,7 @@ class VideoFile(FrameSource):
         """Frames in order of presentation, from `keyframe` on."""
         self._decoder.seek(keyframe.seek)
         for time, frame in self._decoder.frames():
-            yield Frame(time, _Picture(frame, self._decoder.pixel_aspect))
+            yield Frame(time, partial(self._converter.rgb, frame, self._decoder.pixel_aspect))
 
     def _keyframe_before(self, time: float) -> _Keyframe:
         """The last keyframe at or before `time`; the start of the file where it does not tell.
@@ -181,7 +176,9 @@ class VideoFile(FrameSource):
         Headers state what was meant to be written. The packets at the end say what is there.
         """
         if self._index.times.end and not self._index.states_duration:
-            return self._index.seconds(self._index.times.end)
+            end = self._index.seconds(self._index.times.end)
+            self._note_cut(end, None)
+            return end
         stated = self._index.stated_duration()
         video_end, end = 0.0, 0.0
         if stated is not None:
@@ -192,49 +189,17 @@ class VideoFile(FrameSource):
             video_end, end = self._index.extent()
         if video_end <= 0.0:
             raise VideoError(f"{self.path}: no frame can be read; the file is cut off or damaged")
-        cut = stated is not None and end < 0.999 * stated - 0.25
-        if cut and self._index.states_duration:
-            self.notes.append(f"the file breaks off after {end:.1f} s of {stated:.1f} s")
+        self._note_cut(end, stated if self._index.states_duration else None)
         return video_end
+
+    def _note_cut(self, end: float, stated: float | None) -> None:
+        """Tell that the file ends after `end` seconds and before its end, where that shows."""
+        if stated is not None and end < 0.999 * stated - 0.25:
+            self.notes.append(f"the file breaks off after {end:.1f} s of {stated:.1f} s")
+        elif self._index.is_cut_off:
+            self.notes.append(f"the file breaks off after {end:.1f} s")
 
     def _note_damage(self) -> None:
         note = "parts of the file are damaged and were left out"
         if self._decoder.damaged and note not in self.notes:
             self.notes.append(note)
-
-
-@dataclass(frozen=True)
-class _Picture:
-    """Converts a decoded frame to upright RGB with square pixels, scaled in the same pass."""
-
-    frame: VideoFrame
-    pixel_aspect: float
-
-    def __call__(self, max_side: int | None) -> np.ndarray:
-        frame = self.frame
-        width, height = display_size(frame.width, frame.height, self.pixel_aspect, max_side)
-        transfer: int = getattr(frame, "color_trc", 0)  # PyAV before 16 does not tell
-        hdr = transfer in (PQ, HLG)
-        try:
-            # Area averaging: shrinking 4K to 224 px by interpolation alone would alias.
-            layout = "yuv444p16le" if hdr else "rgb24"
-            scaled = frame.reformat(width, height, format=layout, interpolation="AREA")
-            rgb = scaled.to_ndarray()
-            if hdr:
-                rgb = tone_map(rgb, transfer, frame.color_range == _FULL_RANGE)
-        except (FFmpegError, ValueError, MemoryError) as error:
-            what = f"a frame of {frame.width}x{frame.height} cannot be used ({error})"
-            raise VideoError(what) from None
-        return orient(rgb, orientation(_display_matrix(frame)))
-
-
-def _display_matrix(frame: VideoFrame) -> np.ndarray | None:
-    try:
-        data = cast(Mapping[str, Any], frame.side_data)["DISPLAYMATRIX"]
-    except KeyError:
-        return None
-    except ValueError:  # other side data, of a kind that this PyAV does not know, comes with it
-        turn = math.radians(frame.rotation)  # counterclockwise
-        cos, sin = round(math.cos(turn)), round(math.sin(turn))
-        return np.array([cos, -sin, 0, sin, cos, 0, 0, 0, 1])
-    return np.frombuffer(data, dtype=np.int32, count=9)

@@ -202,6 +202,31 @@ def test_what_is_left_of_a_file_that_breaks_off_comes_back(
     assert clip.notes[0].endswith("of 4.0 s")
 
 
+@pytest.mark.parametrize(
+    ("kind", "codec"),
+    [
+        ("avi", "mpeg4"),
+        ("wmv", "wmv2"),
+        ("mxf", "mpeg2video"),
+        ("ts", "libx264"),
+        ("m2ts", "libx264"),
+        ("ogv", "libvpx"),
+    ],
+)
+def test_a_container_that_knows_its_end_tells_where_it_breaks_off(
+    tmp_path: Path, kind: str, codec: str
+):
+    whole = write_film(tmp_path / f"film.{kind}", steady(4, 25), codec=codec, rate=25)
+    assert read_frames(whole, frames=4).notes == ()
+    path, size = tmp_path / f"cut.{kind}", whole.stat().st_size
+    for kept in (size * 6 // 10, size * 8 // 10 + 100):
+        path.write_bytes(whole.read_bytes()[:kept])
+        clip = read_frames(path, frames=4)
+        assert f"the file breaks off after {clip.duration:.1f} s" in clip.notes
+        assert 1.0 < clip.duration < 3.9
+        assert [number(f) for f in clip.frames] == [round(time * 25) for time in clip.times]
+
+
 def test_damage_in_the_middle_costs_only_what_it_hits(film: Path, tmp_path: Path):
     data = bytearray(film.read_bytes())
     middle = len(data) // 2

@@ -1,11 +1,14 @@
 """A long film: it is sought, memory stays flat, and stopping leaves nothing open."""
 
+import gc
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
+from av.video.frame import VideoFrame
 
 from benchmarks.seek import lengthen
 from reellama.pipeline.video import container
@@ -123,3 +126,19 @@ def test_ctrl_c_leaves_nothing_open(minutes: dict[int, Path], sampling: Sampling
     with pytest.raises(KeyboardInterrupt):
         read_frames(minutes[1], frames=4, sampling=sampling, progress=interrupt)
     assert open_files() == before
+
+
+def test_frames_that_were_read_leave_no_threads_and_no_pictures(tmp_path: Path):
+    path = write_film(tmp_path / "film.mp4", steady(2))
+    read_frames(path, frames=2)
+    threads = psutil.Process().num_threads()
+    gc.collect()
+    gc.disable()  # what waits for garbage collection is kept for long
+    try:
+        for _ in range(3):
+            read_frames(path, frames=10)
+        assert psutil.Process().num_threads() <= threads
+        kept = [each for each in gc.get_objects() if isinstance(each, VideoFrame)]
+        assert len(kept) <= 3
+    finally:
+        gc.enable()
