@@ -270,7 +270,7 @@ class Service:
         conversation = adapted(
             list(zip(whole, [*none, *seen], strict=True)), dialect, asked.usable_tools
         )
-        variables = template_variables(asked.think)
+        variables = template_variables(asked.think) | dict(asked.template_variables)
         if dialect.is_told_of_tools:
             variables["tools"] = [tool.definition for tool in asked.usable_tools]
         traits = dialect.traits

@@ -24,6 +24,7 @@ from tests.helpers.protocol_endpoint import (
     SAMPLING,
     THINKS,
     TOOL,
+    VARIABLES,
     WATCHED,
     Endpoint,
 )
@@ -58,7 +59,7 @@ OPENAI_ENDPOINTS = [
             "functions": f"{IGNORED}the older form of tools",
             "function_call": f"{IGNORED}the older form of tool_choice",
         },
-        OPENAI_OURS,
+        {**OPENAI_OURS, "chat_template_kwargs": VARIABLES},
     ),
     Endpoint(
         "OpenAI",

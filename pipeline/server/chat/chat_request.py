@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from reellama.gguf_tools.errors import ReellamaError
@@ -15,6 +16,11 @@ from reellama.pipeline.server.media.media_items import MediaItem
 # Whether to reason before the answer, and how much; None is what the model does by itself.
 Think = bool | Literal["low", "medium", "high"] | None
 MOST_TOOLS = 128  # of one request, as OpenAI has it
+MOST_VARIABLES = 10_000  # characters of a template's variables, as JSON
+# What a template is told of the conversation, which other fields of a request say.
+TEMPLATE_OWN = frozenset(
+    "messages tools xml_tools documents bos_token eos_token add_generation_prompt".split()
+)
 THINK_LEVELS = ("low", "medium", "high")
 
 
@@ -47,7 +53,8 @@ class ToolChoice:
 class ChatRequest:
     """What a model is asked in a conversation. Raises ReellamaError for what contradicts itself.
 
-    several_calls: whether one answer may call more than one tool.
+    several_calls: whether one answer may call more than one tool. template_variables: what else
+    the chat template is told, as JSON has it; it goes before what `think` tells.
     """
 
     messages: Sequence[ServiceMessage]
@@ -55,8 +62,10 @@ class ChatRequest:
     tool_choice: ToolChoice = ToolChoice()
     several_calls: bool = True
     think: Think = None
+    template_variables: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        check_variables(self.template_variables)
         names = [tool.name for tool in self.tools]
         twice = [name for name, n in Counter(names).items() if n > 1]
         if twice:
@@ -81,6 +90,14 @@ class ChatRequest:
         if choice.mode != "required":
             return ()
         return [tool for tool in self.tools if choice.name in (None, tool.name)]
+
+
+def check_variables(variables: Mapping[str, Any]) -> None:
+    """Raise ReellamaError for variables of a template that are the server's own, or too large."""
+    if taken := TEMPLATE_OWN.intersection(variables):
+        raise ReellamaError(f"chat_template_kwargs: {min(taken)} is set by the request itself")
+    if len(json.dumps(variables)) > MOST_VARIABLES:
+        raise ReellamaError(f"chat_template_kwargs: at most {MOST_VARIABLES} characters are taken")
 
 
 def with_system(messages: Sequence[ServiceMessage], system: str | None) -> list[ServiceMessage]:

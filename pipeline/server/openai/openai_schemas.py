@@ -223,6 +223,7 @@ class ChatCompletionRequest(OpenAIGenerationRequest):
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None  # of llama.cpp's server and vLLM
 
     @model_validator(mode="after")
     def _top_logprobs_need_logprobs(self) -> ChatCompletionRequest:
@@ -238,6 +239,7 @@ class ChatCompletionRequest(OpenAIGenerationRequest):
             tool_choice_from(self.tool_choice),
             self.parallel_tool_calls is not False,
             think_from(False if self.reasoning_effort in NO_EFFORT else self.reasoning_effort),
+            self.chat_template_kwargs or {},
         )
 
     def options(self) -> RequestOptions:

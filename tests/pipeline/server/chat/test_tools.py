@@ -189,6 +189,22 @@ def test_reasoning_effort_is_thinking_in_openais_protocol(url: str, client: open
     assert ask(client, [ASKED], reasoning_effort="none", **options).choices[0].message.content
 
 
+def test_a_template_is_told_variables_of_a_request(url: str, client: openai.OpenAI) -> None:
+    made = {"model": "thinker3", "from": "mini", "template": THINKS, "stream": False}
+    assert httpx.post(f"{url}/api/create", json=made, timeout=60).status_code == 200
+    options: Any = {"model": "thinker3", "tools": openai.omit, "max_tokens": 4}
+
+    def asked(variables: dict[str, Any], **more: Any) -> Any:
+        body = {"chat_template_kwargs": variables}
+        return ask(client, [ASKED], extra_body=body, **options, **more).choices[0].message
+
+    assert asked({}).content == "" and asked({"enable_thinking": False}).content
+    assert asked({"enable_thinking": False}, reasoning_effort="low").content
+    for wrong in ({"messages": []}, {"add_generation_prompt": False}, {"x": "y" * 20_000}):
+        with pytest.raises(openai.BadRequestError, match="chat_template_kwargs"):
+            asked(wrong)
+
+
 @pytest.mark.parametrize("think", [True, "high"])
 def test_a_model_that_cannot_think_says_so(url: str, think: bool | str) -> None:
     asked = {"model": "mini", "messages": [ASKED], "think": think}
