@@ -26,7 +26,7 @@ from reellama.pipeline.llm.batching.generation_job import (
     Stopped,
     tell,
 )
-from reellama.pipeline.llm.batching.slots import N_BATCH, Answer, Slot, SlotSpan, next_pieces
+from reellama.pipeline.llm.batching.slots import N_BATCH, Answer, Slot, SlotSpan, StepPlanner
 from reellama.pipeline.llm.batching.turns import Turns
 from reellama.pipeline.llm.kv_cache import KVCache
 from reellama.pipeline.llm.prompt import PromptPart, Text, TokenizedPrompt, tokenize_prompt
@@ -84,7 +84,7 @@ class Batcher:
         self._drafts = TokenScorer(self.tokenizer, self._ctx.n_vocab)
         self._slots = [Slot(KVCache(self._ctx.ptr, i)) for i in range(n_parallel)]
         self._inbox: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
-        self._turns = Turns()
+        self._turns, self._planner = Turns(), StepPlanner()
         self.failure: BaseException | None = None
         self._on_failure = on_failure
         self._closed = False
@@ -195,8 +195,8 @@ class Batcher:
                 self._pause(slot)
                 self._begin(answer, [slot])
             free = [slot for slot in self._slots if slot.answer is None]
-            while free and self._turns.waiting:
-                self._begin(self._turns.take(self._slots), free)
+            while free and (next_one := self._turns.take(self._slots, free)):
+                self._begin(next_one, free)
                 free = [slot for slot in free if slot.answer is None]
             if len(free) < len(self._slots):
                 return True
@@ -248,7 +248,7 @@ class Batcher:
     def _step(self, busy: Sequence[Slot]) -> None:
         """One batch of soft tokens where any are next, and one of token ids."""
         for soft in (True, False):
-            if pieces := next_pieces(busy, soft):
+            if pieces := self._planner.next_pieces(busy, soft):
                 # llama.cpp computes neighbours together when their numbers follow each other.
                 pieces.sort(key=lambda piece: piece.sequence)
                 self._ctx.decode_batch(

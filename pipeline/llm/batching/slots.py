@@ -15,13 +15,15 @@ from reellama.pipeline.llm.token_sampling import Sampler
 from reellama.pipeline.llm.token_scorer import ScoredToken
 
 N_BATCH = 512  # positions a step
-# Of these, positions of prompts while answers grow: their readers wait for the step to end.
+# Of these, positions of long prompts beside answers that grow and short prompts, whose readers wait
+# for the step to end.
 N_READ = 64
 # A prompt that has no more left is short. Short ones are read in as few steps as may be, for a step
 # takes nearly as long for one answer that grows as for all: up to so many positions of them.
 N_READ_SHORT = 256
 # One of so many positions of prompts is of the one that began first, however long it is.
 FIRST_SHARE = 4
+WRITE_WORK = 8  # positions that are read in about the time in which a token is written
 
 
 @dataclass(eq=False)
@@ -50,6 +52,11 @@ class Answer:
         """Positions of its prompt that are not decoded."""
         return sum(map(len, self.unread))
 
+    @property
+    def is_short(self) -> bool:
+        """Whether few of its prompt's positions are left."""
+        return self.n_unread <= N_READ_SHORT
+
 
 @dataclass(eq=False)
 class Slot:
@@ -77,40 +84,65 @@ class SlotSpan:
         return BatchSpan(tokens.inputs, tokens.start, self.sequence, first_output, tokens.offsets)
 
 
-def next_pieces(busy: Sequence[Slot], soft: bool) -> list[SlotSpan]:
-    """What is decoded next, of this kind: a token of each answer that grows, pieces of prompts.
+class StepPlanner:
+    """Says what is decoded next. Long prompts get as much as all others together, and no more.
 
-    The prompt with the least left comes first, as in shortest remaining time first: read in equal
-    shares, all would end last. The one that began first has its share of every step, so that
-    short ones that keep coming hold no long one up.
+    What they may read beside others is saved up until it is N_READ positions: fewer at a time take
+    longer each.
     """
-    growing = [slot for slot in busy if slot.answer and not slot.answer.unread]
-    pieces = [piece for slot in growing if (piece := _next_piece(slot, soft, 1))]
-    reading = [(slot, slot.answer) for slot in busy if slot.answer and slot.answer.unread]
-    reading = [each for each in reading if (each[1].unread[0].soft is not None) == soft]
-    if not reading:
+
+    def __init__(self) -> None:
+        self._saved = N_READ  # positions
+
+    def next_pieces(self, busy: Sequence[Slot], soft: bool) -> list[SlotSpan]:
+        """What is decoded next, of this kind: a token of each answer that grows, and of prompts.
+
+        The prompt with the least left comes first, as in shortest remaining time first: read in
+        equal shares, all would end last. The one that began first has its share of every step, so
+        that those that keep coming do not hold it up.
+        """
+        growing = [slot for slot in busy if slot.answer and not slot.answer.unread]
+        pieces = [piece for slot in growing if (piece := _next_piece(slot, soft, 1))]
+        reading = [(slot, slot.answer) for slot in busy if slot.answer and slot.answer.unread]
+        n_short = sum(answer.n_unread for _, answer in reading if answer.is_short)
+        room = self._room(len(growing), n_short)
+        reading = [each for each in reading if (each[1].unread[0].soft is not None) == soft]
+        reading.sort(key=lambda each: each[1].n_unread)
+        first = min((answer for _, answer in reading), key=lambda each: each.begun, default=None)
+        for slot, answer in reading:
+            kind, held = answer.is_short, 0
+            first = None if answer is first else first
+            if first is not None and first.is_short == kind:
+                held = min(room[kind] // FIRST_SHARE, first.n_unread)
+            if room[kind] > held and (piece := _next_piece(slot, soft, room[kind] - held)):
+                if not piece.tokens.causal:  # llama.cpp has one kind of mask for a batch
+                    if not pieces:
+                        return self._noted([piece], busy)
+                    continue
+                pieces.append(piece)
+                room[kind] -= len(piece.tokens)
+        return self._noted(pieces, busy)
+
+    def _room(self, n_growing: int, n_short: int) -> dict[bool, int]:
+        """Positions in a step for short prompts (True), which have so many left, and long ones."""
+        if not (n_growing or n_short):
+            return {True: 0, False: N_BATCH}
+        room = N_READ if self._saved >= N_READ else 0
+        return {True: min(n_short, N_READ_SHORT if n_growing else N_BATCH - room), False: room}
+
+    def _noted(self, pieces: list[SlotSpan], busy: Sequence[Slot]) -> list[SlotSpan]:
+        """These pieces, and note what is spent on long prompts, and what on others."""
+        by_sequence = {slot.cache.sequence: slot.answer for slot in busy}
+        for piece in pieces:
+            answer = by_sequence[piece.sequence]
+            if answer is None or not answer.unread:
+                self._saved += WRITE_WORK
+            elif answer.is_short:
+                self._saved += len(piece.tokens)
+            else:
+                self._saved -= len(piece.tokens)
+        self._saved = max(0, min(self._saved, N_READ))
         return pieces
-    room = _room([answer.n_unread for _, answer in reading], len(growing))
-    first, answer = min(reading, key=lambda each: each[1].begun)
-    held = min(room // FIRST_SHARE, answer.n_unread)
-    for slot, _ in sorted(reading, key=lambda each: each[1].n_unread):
-        held = 0 if slot is first else held
-        if room > held and (piece := _next_piece(slot, soft, room - held)):
-            if not piece.tokens.causal:  # llama.cpp has one kind of mask for a batch
-                if not pieces:
-                    return [piece]
-                continue
-            pieces.append(piece)
-            room -= len(piece.tokens)
-    return pieces
-
-
-def _room(unread: Sequence[int], n_growing: int) -> int:
-    """Positions of prompts in a step, from what is left of each and how many answers grow."""
-    if not n_growing:
-        return N_BATCH
-    n_short = sum(n for n in unread if n <= N_READ_SHORT)
-    return max(N_READ, min(n_short, N_READ_SHORT))
 
 
 def _next_piece(slot: Slot, soft: bool, room: int) -> SlotSpan | None:

@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 
-from reellama.pipeline.llm.batching.slots import Answer, Slot
+from reellama.pipeline.llm.batching.slots import N_READ_SHORT, WRITE_WORK, Answer, Slot
 
-WRITE_WORK = 8  # positions that are read in about the time in which a token is written
 TURN = 512  # work after which an answer may be paused
 MUCH_SHORTER = 4  # times fewer cells
 MOST_CLIENTS = 1024  # whose work is remembered
@@ -36,14 +35,20 @@ class Turns:
         if len(self._served) > MOST_CLIENTS:
             self._served = Counter({each: self._served[each] for each in (*here, client)})
 
-    def take(self, slots: Sequence[Slot]) -> Answer:
-        """Take the one who is next.
+    def take(self, slots: Sequence[Slot], free: Sequence[Slot]) -> Answer | None:
+        """Take the one who is next and may have one of the free places.
 
         That is of the client with the fewest answers now, of those the one that has had the least,
         with what a long prompt is about to take, and of a client's own the one that waits the
-        longest.
+        longest. Long prompts that are read have half of the places: they are read one after the
+        other, and with more of them there would be none for short ones.
         """
-        answer = min(self.waiting, key=self._rank(slots))
+        n_long = sum(not answer.is_short for answer in _running(slots))
+        full = n_long >= max(1, len(slots) // 2)
+        able = [each for each in self.waiting if not (full and _is_long(each, free))]
+        if not able:
+            return None
+        answer = min(able, key=self._rank(slots))
         self.waiting.remove(answer)
         return answer
 
@@ -97,6 +102,14 @@ class Turns:
             return n_running[answer.job.client], self._served[answer.job.client] + beyond
 
         return rank
+
+
+def _is_long(answer: Answer, free: Sequence[Slot]) -> bool:
+    """Whether much is to be read for an answer that waits, in any of these places."""
+    keys = answer.layout.keys
+    if len(keys) <= N_READ_SHORT:
+        return False
+    return len(keys) - max(slot.cache.common_prefix(keys) for slot in free) > N_READ_SHORT
 
 
 def _had_turn(answer: Answer) -> bool:

@@ -8,7 +8,13 @@ import pytest
 
 from reellama.pipeline.llm.batching.batcher import Batcher
 from reellama.pipeline.llm.batching.generation_job import GenerationJob
-from reellama.pipeline.llm.batching.slots import FIRST_SHARE, N_BATCH
+from reellama.pipeline.llm.batching.slots import (
+    FIRST_SHARE,
+    N_BATCH,
+    N_READ,
+    N_READ_SHORT,
+    WRITE_WORK,
+)
 from reellama.pipeline.llm.engine import Text, Token
 from tests.helpers.batched_jobs import Asked, Held, options_of
 from tests.helpers.forced_sampling import FOREVER
@@ -67,6 +73,45 @@ def test_short_prompts_are_read_in_few_steps_while_an_answer_grows(quick: Batche
     growing.job.cancelled = True
     growing.tokens()
     assert n_grown[-1] - begun <= 2  # steps of 64 positions would be four
+
+
+def test_an_answer_gets_as_much_as_a_long_prompt_that_is_read_beside_it(quick: Batcher) -> None:
+    growing = Asked(quick, "a", sampling=FOREVER, max_tokens=-1)
+    assert isinstance(growing.news.get(timeout=30), Token)
+    n_grown: list[int] = []
+    read = threading.Event()
+
+    def note(news: object) -> None:
+        n_grown.append(growing.job.stats.generated_tokens)
+        read.set()
+
+    begun = growing.job.stats.generated_tokens
+    layout = quick.tokenize_prompt([Text("b" * 1000)])
+    quick.submit(GenerationJob(layout, note, options_of(max_tokens=1)))
+    assert read.wait(30)
+    growing.job.cancelled = True
+    growing.tokens()
+    beside = 1000 - N_READ_SHORT  # what is left then is a short prompt
+    assert n_grown[0] - begun >= beside / WRITE_WORK - N_READ
+
+
+def test_long_prompts_leave_half_of_the_places_to_others(quick: Batcher) -> None:
+    hold = Held(quick)
+    long = [Asked(quick, f"{i}" * 1900, client=f"{i}", max_tokens=1) for i in range(4)]
+    n_begun: list[int] = []
+    told = threading.Event()
+
+    def note(news: object) -> None:
+        n_begun.append(sum(each.job.stats.queue_seconds > 0 for each in long))
+        told.set()
+
+    layout = quick.tokenize_prompt([Text("short")])
+    quick.submit(GenerationJob(layout, note, options_of(max_tokens=1), client="short"))
+    hold.let_go()
+    assert told.wait(30)
+    for each in long:
+        each.tokens()
+    assert n_begun[0] == 2
 
 
 def test_a_long_prompt_counts_before_it_is_read(tiny_llama: Path) -> None:

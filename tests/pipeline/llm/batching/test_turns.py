@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from reellama.pipeline.llm.batching.batcher import Batcher
-from reellama.pipeline.llm.batching.turns import TURN, WRITE_WORK
+from reellama.pipeline.llm.batching.slots import WRITE_WORK
+from reellama.pipeline.llm.batching.turns import TURN
 from reellama.pipeline.llm.engine import Engine, Text, Token
 from tests.helpers.batched_jobs import Asked, Held, Order, likelihoods, soft_prompt
 from tests.helpers.forced_sampling import FOREVER, ROUNDING
