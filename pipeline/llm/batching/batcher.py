@@ -10,7 +10,6 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from itertools import accumulate
@@ -223,7 +222,7 @@ class Batcher:
         if not answer.paused:
             job.stats.prompt_tokens, job.stats.reused_tokens = len(keys), reused
         answer.work = -max(0, answer.n_had - reused)
-        answer.unread = deque(answer.layout.spans_after(reused))
+        answer.begin(answer.layout.spans_after(reused))
         if not answer.written:
             now = time.perf_counter()
             job.stats.queue_seconds += now - answer.since

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from reellama.gguf_tools.runtime.context import BatchSpan
@@ -18,7 +18,7 @@ N_BATCH = 512  # positions a step
 # Of these, positions of long prompts beside answers that grow and short prompts, whose readers wait
 # for the step to end.
 N_READ = 64
-# A prompt that has no more left is short. Short ones are read in as few steps as may be, for a step
+# A prompt of which no more is to be read is short. Short ones are read in as few steps as may be, for a step
 # takes nearly as long for one answer that grows as for all: up to so many positions of them.
 N_READ_SHORT = 256
 # One of so many positions of prompts is of the one that began first, however long it is.
@@ -38,6 +38,7 @@ class Answer:
     stream: TextStream[ScoredToken]
     layout: TokenizedPrompt
     unread: deque[TokenSpan] = field(default_factory=deque)  # of `layout`
+    is_short: bool = True  # little was to be read when it got its place
     since: float = 0.0
     begun: float = 0.0  # when it first had a place
     written: list[int] = field(default_factory=list)
@@ -52,10 +53,10 @@ class Answer:
         """Positions of its prompt that are not decoded."""
         return sum(map(len, self.unread))
 
-    @property
-    def is_short(self) -> bool:
-        """Whether few of its prompt's positions are left."""
-        return self.n_unread <= N_READ_SHORT
+    def begin(self, unread: Iterable[TokenSpan]) -> None:
+        """Begin to read these spans of `layout`."""
+        self.unread = deque(unread)
+        self.is_short = self.n_unread <= N_READ_SHORT
 
 
 @dataclass(eq=False)

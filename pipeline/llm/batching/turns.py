@@ -43,7 +43,7 @@ class Turns:
         longest. Long prompts that are read have half of the places: they are read one after the
         other, and with more of them there would be none for short ones.
         """
-        n_long = sum(not answer.is_short for answer in _running(slots))
+        n_long = sum(bool(each.unread) and not each.is_short for each in _running(slots))
         full = n_long >= max(1, len(slots) // 2)
         able = [each for each in self.waiting if not (full and _is_long(each, free))]
         if not able:

@@ -12,7 +12,6 @@ from reellama.pipeline.llm.batching.slots import (
     FIRST_SHARE,
     N_BATCH,
     N_READ,
-    N_READ_SHORT,
     WRITE_WORK,
 )
 from reellama.pipeline.llm.engine import Text, Token
@@ -91,8 +90,7 @@ def test_an_answer_gets_as_much_as_a_long_prompt_that_is_read_beside_it(quick: B
     assert read.wait(30)
     growing.job.cancelled = True
     growing.tokens()
-    beside = 1000 - N_READ_SHORT  # what is left then is a short prompt
-    assert n_grown[0] - begun >= beside / WRITE_WORK - N_READ
+    assert n_grown[0] - begun >= (1000 - 2 * N_READ) / WRITE_WORK
 
 
 def test_long_prompts_leave_half_of_the_places_to_others(quick: Batcher) -> None:
