@@ -33,6 +33,7 @@ DEFAULT_HOST, DEFAULT_NAMESPACE, DEFAULT_TAG = (
 )  # what is left out of a name
 # A part begins with a letter, a digit or "_", so none is "..", empty, hidden or holds a slash.
 NAME_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}", re.ASCII)
+HOST = re.compile(rf"{NAME_PART.pattern}(:[0-9]{{1,5}})?", re.ASCII)
 INCOMING_SECONDS = 600  # after which half a blob that nothing was added to is nobody's
 BLOB_SECONDS = 3600  # after which a blob that no model names will not be named any more
 CHUNK_BYTES = 1 << 20  # bytes read at a time
@@ -65,7 +66,9 @@ class ModelName:
         parts = path.split("/")
         whole = [*[DEFAULT_HOST, DEFAULT_NAMESPACE][: 3 - len(parts)], *parts]
         name = cls(whole[0], whole[1], whole[2], tag) if len(whole) == 3 else None
-        if name is None or not all(NAME_PART.fullmatch(part) for part in name.parts):
+        if name is None or not (
+            HOST.fullmatch(name.host) and all(map(NAME_PART.fullmatch, name.parts[1:]))
+        ):
             raise StoreError(f"{text!r:.100} is an invalid model name; write it as NAME:TAG")
         return name
 
@@ -260,7 +263,7 @@ class Store:
 
     def _path(self, name: ModelName) -> Path:
         # Small letters, so that names that differ in that only are one on every file system.
-        host, namespace, model, tag = (part.lower() for part in name.parts)
+        host, namespace, model, tag = (part.lower().replace(":", "%3a") for part in name.parts)
         return self.root / "manifests" / host / namespace / model / f"{tag}.json"
 
     def _make(self, folder: Path) -> None:

@@ -32,7 +32,8 @@ class Settings:
         keep_alive: seconds that a model stays in memory after its last use; -1 for ever.
         token: what clients must send as bearer token, if anything.
         allow_dirs: folders from which clients may name files; allow_urls: hosts from which the
-            server fetches; allow_hosts: more names by which browsers may call it.
+            server fetches; allow_hosts: more names by which browsers may call it;
+            allow_pushes: hosts of registries to which models may be sent.
         store: folder of the models that clients create, and of the files that they send.
         merged: folder of LLMs that have their adapters merged in; None: adapters stay beside.
         local_socket: the Unix socket that it listens on as well, see
@@ -60,6 +61,7 @@ class Settings:
     allow_dirs: tuple[Path, ...] = ()
     allow_urls: tuple[str, ...] = ()
     allow_hosts: tuple[str, ...] = ()
+    allow_pushes: tuple[str, ...] = ()
     store: Path = Path(platformdirs.user_data_dir("reellama")) / "serve"
     cache: Path | None = ENCODED_FRAMES
     local_socket: Path | None = None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from reellama.pipeline.server.ollama import ollama_schemas as ollama
 from tests.helpers.protocol_endpoint import (
-    ABSENT,
     BLOB,
     FAULTS,
     FILES,
@@ -12,6 +11,7 @@ from tests.helpers.protocol_endpoint import (
     MADE,
     OLLAMA,
     OLLAMA_ANSWER,
+    PUSH,
     TOOL,
     VIDEO,
     Endpoint,
@@ -114,7 +114,13 @@ OLLAMA_ENDPOINTS = [
             "insecure": f"{IGNORED}the hub is asked by HTTPS alone",
         },
     ),
-    Endpoint("Ollama", "POST /api/push", f"{ABSENT}models stay on this machine"),
+    Endpoint(
+        "Ollama",
+        "POST /api/push",
+        PUSH,
+        ollama.PushRequest,
+        dict.fromkeys(("model", "stream", "insecure"), PUSH),
+    ),
     Endpoint(
         "Ollama",
         "POST /api/embed",

@@ -50,6 +50,10 @@ class ListenOptions:
         list[str] | None,
         Option(metavar="NAME", help="Another name of this server. Can be repeated."),
     ] = None
+    allow_push: Annotated[
+        list[str] | None,
+        Option(metavar="HOST", help="Clients may push models to this registry. Can be repeated."),
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -162,6 +166,7 @@ def _settings(place: ListenOptions, load: ServedModelOptions) -> Settings:
         allow_dirs=tuple(place.allow_dir or ()),
         allow_urls=tuple(place.allow_url or ()),
         allow_hosts=tuple(place.allow_host or ()),
+        allow_pushes=tuple(place.allow_push or ()),
         max_body=load.max_body * MIB,
         max_files=load.max_files * MIB,
         store=load.store or Settings.store,

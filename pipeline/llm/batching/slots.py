@@ -18,8 +18,8 @@ N_BATCH = 512  # positions a step
 # Of these, positions of long prompts beside answers that grow and short prompts, whose readers wait
 # for the step to end.
 N_READ = 64
-# A prompt of which no more is to be read is short. Short ones are read in as few steps as may be, for a step
-# takes nearly as long for one answer that grows as for all: up to so many positions of them.
+# A prompt of which no more is to be read is short. Short ones are read in as few steps as may be,
+# for a step takes nearly as long for one answer that grows as for all: up to so many positions.
 N_READ_SHORT = 256
 # One of so many positions of prompts is of the one that began first, however long it is.
 FIRST_SHARE = 4

@@ -18,9 +18,10 @@ Think = bool | Literal["low", "medium", "high"] | None
 MOST_TOOLS = 128  # of one request, as OpenAI has it
 MOST_VARIABLES = 10_000  # characters of a template's variables, as JSON
 # What a template is told of the conversation, which other fields of a request say.
-TEMPLATE_OWN = frozenset(
-    "messages tools xml_tools documents bos_token eos_token add_generation_prompt".split()
-)
+TEMPLATE_OWN = {"messages", "tools", "xml_tools", "documents", "add_generation_prompt"} | {
+    "bos_token",
+    "eos_token",
+}
 THINK_LEVELS = ("low", "medium", "high")
 
 

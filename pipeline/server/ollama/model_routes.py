@@ -31,10 +31,12 @@ from reellama.pipeline.server.ollama.ollama_schemas import (
     CreateRequest,
     EmbeddingsRequest,
     EmbedRequest,
+    PushRequest,
     ShowRequest,
     generation_options,
 )
 from reellama.pipeline.server.ollama.ollama_schemas import ModelRequest as Named
+from reellama.pipeline.server.ollama.registry_push import check_host, push_model
 from reellama.pipeline.server.replies.json_bodies import json_body
 
 # Whose API this is, as of which version: clients compare it with what they need.
@@ -154,6 +156,20 @@ async def pull(request: Request, asked: Annotated[Named, json_body(Named)]) -> R
         called = asked.model if not asked.model.startswith(HUB_PREFIX) else f"hf.co/{name}"
         kept.put(Manifest(called, llm=str(path)))
         tell(there)
+
+    return await answer_progress(request, work, asked.streams)
+
+
+@router.post("/api/push")
+async def push(request: Request, asked: Annotated[PushRequest, json_body(PushRequest)]) -> Response:
+    """Send a model to the registry that its name begins with."""
+    known = await find_model(request, asked.model)
+    name = ModelName.parse(asked.model)
+    check_host(name, _service(request).settings.allow_pushes)
+    kept, insecure = store(request), bool(asked.insecure)
+
+    def work(tell: ItemCallback) -> None:
+        push_model(known, name, kept, tell, insecure=insecure)
 
     return await answer_progress(request, work, asked.streams)
 

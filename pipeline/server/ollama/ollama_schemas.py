@@ -56,6 +56,12 @@ class ModelRequest(BaseModel):
         return self.stream is not False
 
 
+class PushRequest(ModelRequest):
+    """POST /api/push."""
+
+    insecure: bool | None = None
+
+
 class LoadingRequest(ModelRequest):
     """A request that loads the model."""
 

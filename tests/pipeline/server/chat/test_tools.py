@@ -200,7 +200,8 @@ def test_a_template_is_told_variables_of_a_request(url: str, client: openai.Open
 
     assert asked({}).content == "" and asked({"enable_thinking": False}).content
     assert asked({"enable_thinking": False}, reasoning_effort="low").content
-    for wrong in ({"messages": []}, {"add_generation_prompt": False}, {"x": "y" * 20_000}):
+    bad: list[dict[str, Any]] = [{"messages": []}, {"bos_token": ""}, {"x": "y" * 20_000}]
+    for wrong in bad:
         with pytest.raises(openai.BadRequestError, match="chat_template_kwargs"):
             asked(wrong)
 

@@ -1,0 +1,183 @@
+"""A model sent to a registry, as `ollama push` does: blobs, then a manifest that names them.
+
+The registry speaks the distribution protocol of containers, and the layers have Ollama's types. One
+that asks for an account is not served: the server has none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urljoin
+
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.pipeline.server.model_registry import RegisteredModel
+from reellama.pipeline.server.model_store import CHUNK_BYTES, ModelName, Store
+
+if TYPE_CHECKING:
+    import httpx
+
+MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
+CONFIG_TYPE = "application/vnd.docker.container.image.v1+json"
+LAYER_TYPE = "application/vnd.ollama.image."  # and what it is: model, template, ...
+SECONDS = 60.0  # until the next piece of an answer
+
+Tell = Callable[[dict[str, Any]], None]
+
+
+class PushError(ReellamaError):
+    """A push that cannot be; `status` is HTTP's."""
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A part of a model: a file, or bytes. `kind` as in LAYER_TYPE, or "" for the config."""
+
+    kind: str
+    content: Path | bytes
+    digest: str
+    size: int
+
+    @classmethod
+    def of(cls, kind: str, content: Path | bytes) -> Layer:
+        """A part, read once for its digest."""
+        sha256, size = hashlib.sha256(), 0
+        for piece in _pieces(content):
+            sha256.update(piece)
+            size += len(piece)
+        return cls(kind, content, f"sha256:{sha256.hexdigest()}", size)
+
+    @property
+    def entry(self) -> dict[str, Any]:
+        """Its entry in a manifest."""
+        media_type = LAYER_TYPE + self.kind if self.kind else CONFIG_TYPE
+        return {"mediaType": media_type, "digest": self.digest, "size": self.size}
+
+
+def check_host(name: ModelName, allowed_hosts: Collection[str]) -> None:
+    """Raise PushError, status 403, unless models may be sent to the host of this name."""
+    if name.host.lower() not in {each.lower() for each in allowed_hosts}:
+        raise PushError(
+            f"models are not pushed to {name.host}: start the server with --allow-push HOST, and "
+            "give the model a name that begins with that host",
+            403,
+        )
+
+
+def push_model(
+    known: RegisteredModel, name: ModelName, store: Store, tell: Tell, *, insecure: bool = False
+) -> None:
+    """Send a model. What the registry has is not sent again. `insecure`: by plain HTTP.
+
+    Raises PushError where the registry is absent or refuses.
+    """
+    import httpx
+
+    tell({"status": "retrieving manifest"})
+    layers = list(_layers(known, store))
+    config = Layer.of("", json.dumps(_config(known, layers)).encode())
+    base = f"{'http' if insecure else 'https'}://{name.host}/v2/{name.namespace}/{name.model}/"
+    # A proxy of the environment is no part of what was allowed.
+    with httpx.Client(timeout=SECONDS, trust_env=False) as client:
+        try:
+            for layer in (*layers, config):
+                _send(client, base, layer, tell)
+            tell({"status": "pushing manifest"})
+            manifest = {
+                "schemaVersion": 2,
+                "mediaType": MANIFEST_TYPE,
+                "config": config.entry,
+                "layers": [layer.entry for layer in layers],
+            }
+            headers = {"Content-Type": MANIFEST_TYPE}
+            content = json.dumps(manifest).encode()
+            url = f"{base}manifests/{name.tag}"
+            _check(client.put(url, content=content, headers=headers), name.host)
+        except httpx.HTTPError as error:
+            raise PushError(f"cannot push to {name.host}: {error}", 502) from error
+    tell({"status": "success"})
+
+
+def _layers(known: RegisteredModel, store: Store) -> Iterator[Layer]:
+    manifest = known.manifest
+    if len(known.files) > 1:
+        raise PushError("a model in several files is pushed when they are joined into one")
+    yield Layer.of("model", known.path)
+    own = known.bundle.lora if known.bundle else []
+    if any(scale != 1 for _, scale in own):
+        raise PushError("an adapter with a scale is pushed when it is merged into its model")
+    for path in (*(path for path, _ in own), *map(store.file, manifest.adapters)):
+        yield Layer.of("adapter", path)
+    for kind in ("template", "system"):
+        if text := getattr(manifest, kind):
+            yield Layer.of(kind, text.encode())
+    for text in manifest.license:
+        yield Layer.of("license", text.encode())
+    if manifest.parameters:
+        yield Layer.of("params", json.dumps(manifest.parameters).encode())
+    if manifest.messages:
+        yield Layer.of("messages", json.dumps(list(manifest.messages)).encode())
+
+
+def _config(known: RegisteredModel, layers: list[Layer]) -> dict[str, Any]:
+    details = known.details()
+    return {
+        "model_format": details["format"],
+        "model_family": details["family"],
+        "model_families": details["families"],
+        "model_type": details["parameter_size"],
+        "file_type": details["quantization_level"],
+        "architecture": "amd64",
+        "os": "linux",
+        "rootfs": {"type": "layers", "diff_ids": [layer.digest for layer in layers]},
+    }
+
+
+def _send(client: httpx.Client, base: str, layer: Layer, tell: Tell) -> None:
+    """Send a part that the registry has not."""
+    said = {"status": f"pushing {layer.digest[7:19]}", "digest": layer.digest, "total": layer.size}
+    if client.head(f"{base}blobs/{layer.digest}").status_code == 200:
+        return tell(said | {"completed": layer.size})
+    host = base.split("/")[2]
+    begun = _check(client.post(f"{base}blobs/uploads/"), host)
+    place = urljoin(str(begun.url), begun.headers.get("location", ""))
+    if place.split("/")[2] != host:
+        raise PushError(f"{host} wants the model sent to another host: refused", 502)
+
+    def told() -> Iterator[bytes]:
+        sent = 0
+        for piece in _pieces(layer.content):
+            tell(said | {"completed": sent})
+            yield piece
+            sent += len(piece)
+
+    headers = {"Content-Type": "application/octet-stream", "Content-Length": str(layer.size)}
+    joined = f"{place}{'&' if '?' in place else '?'}digest={layer.digest}"
+    _check(client.put(joined, content=told(), headers=headers), host)
+    return tell(said | {"completed": layer.size})
+
+
+def _check(reply: httpx.Response, host: str) -> httpx.Response:
+    """The answer, unless it is an error."""
+    if reply.status_code == 401:
+        raise PushError(f"{host} wants an account, and this server has none", 401)
+    if not reply.is_success:
+        raise PushError(f"{host} answered with status {reply.status_code}", 502)
+    return reply
+
+
+def _pieces(content: Path | bytes) -> Iterator[bytes]:
+    if isinstance(content, bytes):
+        yield content
+        return
+    with content.open("rb") as file:
+        while piece := file.read(CHUNK_BYTES):
+            yield piece
