@@ -100,6 +100,7 @@ def test_soft_tokens_are_read(reellama: Installation, video: Path) -> None:
     assert asked["thing 1: name"] == "red star" and asked["ImageNet"]
 
 
+@pytest.mark.slow
 def test_long_videos_are_told_and_searched(reellama: Installation, video: Path) -> None:
     commands: tuple[tuple[str | Path, ...], ...] = (
         ("timeline", video, "--ask", "What moves?"),

@@ -47,6 +47,7 @@ def describe(mini: VideoChat, soft: np.ndarray) -> str:
     return mini.describe(max_tokens=32)
 
 
+@pytest.mark.slow
 def test_it_describes_clips_that_it_never_saw() -> None:
     """The exact figures, over more clips and all styles, are those of `reellama eval`."""
     found = evaluate_descriptions("mini", clips=CLIPS, styles=STYLES).scores
@@ -94,6 +95,7 @@ def next_tokens(llm: FrozenLLM, soft: np.ndarray, example: Example, said: list[i
     return llm.model.get_output_embeddings()(hidden).log_softmax(-1).numpy()
 
 
+@pytest.mark.slow  # the next test asks for directions too
 def test_a_film_that_runs_backwards_tells_the_opposite(mini: VideoChat) -> None:
     """Where it sees a thing move right, it sees it move left in the same frames backwards."""
     clips = RenderedClips(RenderedConfig(("shapes",), (1.0,), p_two=0))

@@ -164,7 +164,7 @@ slow = pytest.mark.slow
     [
         (64, 3),
         pytest.param(64, 8, marks=slow),
-        (100, 5),
+        pytest.param(100, 5, marks=slow),
         pytest.param(300, 2, marks=slow),
         (600, 1),
     ],

@@ -74,6 +74,7 @@ def test_a_stage_makes_a_bundle_and_goes_on_after_a_stop(tiny_llama: Path, tmp_p
         assert engine.prefill([soft]).n_read == 60
 
 
+@pytest.mark.slow  # test_train_stages.py goes from stage to stage in a moment
 def test_training_begins_with_the_bundle_that_a_config_names(
     tiny_llama: Path, tmp_path: Path
 ) -> None:
@@ -159,6 +160,7 @@ def npm_of_noto(folder: Path) -> Path:
     return npm.parent
 
 
+@pytest.mark.slow  # test_distributed.py shares steps in a moment
 def test_two_processes_that_share_the_steps_make_a_bundle_and_say_things_once(
     tiny_llama: Path, tmp_path: Path
 ) -> None:

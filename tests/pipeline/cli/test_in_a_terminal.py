@@ -110,6 +110,7 @@ def test_without_colour(command: Callable[..., list[str]], env: dict[str, str]) 
         assert b"\x1b[31m" not in terminal.raw
 
 
+@pytest.mark.slow
 def test_probs_colours_each_token(
     command: Callable[..., list[str]], env: dict[str, str], small_bundle: Path, tmp_path: Path
 ) -> None:

@@ -93,6 +93,7 @@ def test_without_controls_there_are_none(reellama: Run, few: Path, small_bundle:
     assert json.loads(result.out)["tasks"]["way"]["controls"] == {}
 
 
+@pytest.mark.slow
 def test_quantizations_are_asked_the_same(
     reellama: Run, few: Path, small_bundle: Path, smollm2: Path, tmp_path: Path
 ) -> None:

@@ -161,6 +161,7 @@ def test_the_command_does_what_is_there_and_says_how_far_it_is(
     assert {row["state"] for row in rows} == {"done", "failed"}
 
 
+@pytest.mark.slow
 def test_workers_that_are_killed_lose_nothing_and_do_nothing_twice(
     square_video: Path, tmp_path: Path
 ) -> None:

@@ -71,6 +71,7 @@ def test_as_many_captions_as_asked_for_are_sampled_of_each_video(tiny_llama: Pat
     assert len({text for captions in texts for text in captions}) > 5
 
 
+@pytest.mark.slow
 @pytest.mark.numeric
 def test_the_loss_of_parts_that_weigh_the_same_is_the_usual_one(llm: FrozenLLM) -> None:
     question, answer = llm.tokenizer.encode("What?"), llm.tokenizer.encode("A red bus.")

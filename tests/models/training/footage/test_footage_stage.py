@@ -180,6 +180,7 @@ def assert_colours_are_found(bundle: Bundle, rng: np.random.Generator) -> None:
     assert (frames @ texts.T).argmax(0).tolist() == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_and_ends_alike(path: Path, tmp_path: Path) -> None:
     whole = train(path, [])
     weights = whole.concepts.tokens.state_dict() if whole.concepts else {}

@@ -139,6 +139,7 @@ def take_a_step(folder: Path) -> None:
     distributed.shut_down()
 
 
+@pytest.mark.slow  # test_distributed.py compares gradients
 def test_two_processes_take_the_step_that_one_would_take(tmp_path: Path) -> None:
     """Also where a still must find its caption among all, and where fewer cells are of a thing."""
     alone, shared = tmp_path / "alone", tmp_path / "shared"
