@@ -5,6 +5,21 @@ from __future__ import annotations
 import ctypes
 import sys
 
+M_MMAP_THRESHOLD = -3  # of glibc's mallopt
+LARGE = 1 << 20  # bytes
+
+
+def return_large_blocks() -> None:
+    """Let glibc give every large block back when it is freed. Nothing elsewhere.
+
+    By itself it soon keeps all but the largest, for the next time, and there is none in a program
+    that answers once.
+    """
+    if sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+        if mallopt is not None:
+            mallopt(M_MMAP_THRESHOLD, LARGE)
+
 
 def give_back() -> None:
     """Let glibc return free pages, which it keeps for later; some milliseconds. Nothing elsewhere.

@@ -244,6 +244,12 @@ class Bundle:
         """Load what `features` needs: in another thread, while frames are read."""
         self.networks.session("tower")
 
+    def prepare_projection(self, frames: Sequence[np.ndarray]) -> None:
+        """Load what `project` most likely needs for a video of such frames: in another thread,
+        while the tower looks at all of them."""
+        self.networks.session(self._projection(self.features(frames)))
+        self.labels  # noqa: B018  # loads them
+
     @property
     def encoder(self) -> FrameEncoder:
         """The visual tower where it runs: in onnxruntime, or in torch."""
@@ -270,10 +276,13 @@ class Bundle:
         not of a drawn clip, which the projector tells."""
         return self.config.concepts is not None and self._footage(features)
 
+    def _projection(self, features: np.ndarray) -> str:
+        """The network that tells features `[T, cells, channels]` to the LLM."""
+        return "concepts" if self.is_footage(features) else "projector"
+
     def project(self, features: np.ndarray, times: np.ndarray) -> np.ndarray:
         """Features `[T, cells, channels]` at `times [T]` seconds -> `[tokens, n_embd]`."""
-        name = "concepts" if self.is_footage(features) else "projector"
-        (soft,) = self.networks.run(name, features, times)
+        (soft,) = self.networks.run(self._projection(features), features, times)
         rows = [soft, *([self.labels.tokens(features)] if self.labels else [])]
         return np.ascontiguousarray(np.concatenate(rows))
 
@@ -379,22 +388,3 @@ def version_of(folder: Path) -> str:
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SCORES)
     entries = [[path.relative_to(folder).as_posix(), *stamp(path)] for path in files]
     return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
-
-
-def save_bundle(
-    folder: Path, config: BundleConfig, projector: Projector, concepts: Concepts | None = None
-) -> Bundle:
-    """Write `bundle.json` and the weights (fp16) of projector and concepts into `folder`.
-
-    Scores that stand there are of the weights before, and are removed.
-    """
-    from safetensors.torch import save_file
-
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / SCORES).unlink(missing_ok=True)
-    weights = {name: t.detach().half().contiguous() for name, t in projector.state_dict().items()}
-    save_file(weights, folder / PROJECTOR)
-    if concepts is not None:
-        concepts.save(folder)
-    (folder / "bundle.json").write_text(config.to_json(), encoding="utf-8")
-    return Bundle(folder, config)

@@ -11,14 +11,12 @@ import numpy as np
 from reellama.gguf_tools.errors import GGUFError
 from reellama.gguf_tools.format.reader import GGUFFile
 from reellama.gguf_tools.locate.naming import HUB_PREFIX, OLLAMA_PREFIX
-from reellama.gguf_tools.locate.vision_models import resolve_vision
 from reellama.gguf_tools.text.prompt_parts import Prompt
 from reellama.models.array_cache import ArrayCache
 from reellama.models.bundle import BUNDLES, Bundle
 from reellama.models.bundle_config import BundleError
 from reellama.models.encoded_frames import EncodedFrames
 from reellama.models.token_pooling.options import DEFAULT_POOLING, PoolingOptions
-from reellama.models.vision_bundle import VisionBundle
 
 
 class VideoBundle(Protocol):
@@ -67,6 +65,8 @@ class VideoBundle(Protocol):
 
     def prepare(self) -> None: ...
 
+    def prepare_projection(self, frames: Sequence[np.ndarray]) -> None: ...
+
     def features(self, frames: Sequence[np.ndarray]) -> np.ndarray: ...
 
     def project(self, features: np.ndarray, times: np.ndarray) -> np.ndarray: ...
@@ -110,6 +110,10 @@ def open_bundle(
     """
     if mmproj is None and ((BUNDLES / str(name)).is_dir() or Path(name).is_dir()):
         return Bundle.load(name)
+    # A trained bundle needs none of what a vision GGUF does.
+    from reellama.gguf_tools.locate.vision_models import resolve_vision
+    from reellama.models.vision_bundle import VisionBundle
+
     try:
         model = resolve_vision(name, mmproj)
     except GGUFError as error:

@@ -132,6 +132,9 @@ class VisionBundle:
     def prepare(self) -> None:
         """Nothing: llama.cpp, which has the tower, may be loading the LLM meanwhile."""
 
+    def prepare_projection(self, frames: Sequence[np.ndarray]) -> None:
+        """Nothing: the tower's tokens are projected already."""
+
     def features(self, frames: Sequence[np.ndarray]) -> np.ndarray:
         """uint8 RGB frames `[H, W, 3]` -> float32 `[pictures, rows, columns, n_embd]`.
 

@@ -201,10 +201,10 @@ def small_bundle(tmp_path_factory: pytest.TempPathFactory, small_llm: Path) -> P
     import torch
 
     from reellama.gguf_tools.format.reader import token_embeddings
-    from reellama.models.bundle import save_bundle
     from reellama.models.bundle_config import BundleConfig
     from reellama.models.projector.config import ProjectorConfig
     from reellama.models.projector.temporal_projector import build_projector
+    from reellama.models.save_bundle import save_bundle
     from tests.helpers.small_tower import write_small_tower
 
     folder = tmp_path_factory.mktemp("bundle") / "small"

@@ -5,11 +5,14 @@ file is refused here with one line, before they open it. Only the header is read
 large the file.
 """
 
+from __future__ import annotations
+
 import math
 import os
 import stat
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from io import DEFAULT_BUFFER_SIZE, BufferedReader, FileIO
 from itertools import pairwise
@@ -17,7 +20,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, dequantize
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+from gguf.quants import dequantize
 
 from reellama.gguf_tools.errors import GGUFError
 from reellama.gguf_tools.format.header_cursor import BLOCK, HeaderCursor
@@ -130,11 +134,22 @@ class GGUFFile:
             return ""
         return str(tokens[index]) if 0 <= index < len(tokens) else ""
 
+    def copy(self) -> GGUFFile:
+        """The same with dictionaries of its own."""
+        return replace(self, metadata=dict(self.metadata), tensors=dict(self.tensors))
+
     def _get(self, key: str, kind: type[T]) -> T:
         value = self.metadata.get(key)
         if not isinstance(value, kind) or isinstance(value, bool):
             raise GGUFError(f"{self.path} is not a language model: its header has no {key}")
         return value
+
+
+# Headers that were read last, by the file's path and stamp: a vocabulary takes some 30 ms to read,
+# and several parts of a program look at the same file.
+_known: dict[tuple[Path, int, int, int, int], GGUFFile] = {}
+MOST_KNOWN, MOST_REMEMBERED = 4, 16 << 20  # headers, and bytes of one
+SETTLED = 2 * 10**9  # nanoseconds after which a file's date tells of every change to it
 
 
 def read_gguf(path: str | Path) -> GGUFFile:
@@ -149,13 +164,24 @@ def read_gguf(path: str | Path) -> GGUFFile:
         about = os.stat(path)
         if not stat.S_ISREG(about.st_mode):
             raise GGUFError(f"{path} is not a regular file; give the path of a .gguf file")
+        key = (path, about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns)
+        if known := _known.get(key):
+            return known.copy()
         buffered = max(DEFAULT_BUFFER_SIZE, min(BLOCK, about.st_size))
         with BufferedReader(FileIO(path), buffered) as file:
             size = os.fstat(file.fileno()).st_size
-            return _read_header(HeaderCursor(file, size, path), size, path)
+            cursor = HeaderCursor(file, size, path)
+            found = _read_header(cursor, size, path)
     except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
         reason = getattr(error, "strerror", None) or str(error)
         raise GGUFError(f"cannot read {path}: {reason}") from error
+    # A file that was just written may be written once more without another date.
+    settled = time.time_ns() - about.st_mtime_ns > SETTLED
+    if settled and cursor.position <= MOST_REMEMBERED:
+        _known[key] = found.copy()
+        for old in list(_known)[:-MOST_KNOWN]:
+            _known.pop(old, None)
+    return found
 
 
 def token_embeddings(path: str | Path, ids: Sequence[int] | None = None) -> np.ndarray:

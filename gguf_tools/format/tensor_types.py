@@ -1,6 +1,6 @@
 """ggml's tensor types by number, including types that the installed `gguf` does not know yet."""
 
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 # Types of llama.cpp that no release of `gguf` has yet: number, name, elements and bytes of a block.
 NEWER = ((42, "Q2_0", 64, 18),)

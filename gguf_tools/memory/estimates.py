@@ -4,7 +4,7 @@ All of it is computed from the header. The sizes are those that llama.cpp prints
 model and makes a context (src/llama-kv-cache.cpp, src/llama-graph.cpp); the tests compare them.
 """
 
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.reader import TOKEN_EMBEDDINGS, GGUFFile

@@ -18,17 +18,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from filelock import FileLock
 from platformdirs import user_cache_dir
 
-from reellama.gguf_tools.atomic_write import mark_used, stamp
+from reellama.gguf_tools.atomic_write import stamp
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.reader import read_gguf
-from reellama.gguf_tools.quantization.lora_merge import (
-    changed_tensors,
-    merge_where_changed,
-    open_adapters,
-)
 
 MERGED_LLMS = Path(os.environ.get("REELLAMA_CACHE") or user_cache_dir("reellama")) / "merged-llms"
 KEY = "reellama.merged_from"  # in the metadata of a merged file: what it was made from
@@ -52,7 +46,7 @@ def find_merged(base: Path, adapters: Adapters, folder: Path) -> Path | None:
         path = _place(folder, key)
         if read_gguf(path).metadata.get(KEY) != key:
             return None
-        mark_used(path)
+        _mark_used(path)
     except (OSError, ReellamaError):
         return None
     return path
@@ -68,6 +62,15 @@ def make_merged(base: Path, adapters: Adapters, folder: Path) -> Path | None:
         return None
     if found := find_merged(base, adapters, folder):
         return found
+    # A file that is there needs none of what makes one.
+    from filelock import FileLock
+
+    from reellama.gguf_tools.quantization.lora_merge import (
+        changed_tensors,
+        merge_where_changed,
+        open_adapters,
+    )
+
     file = read_gguf(base)
     if (
         sum(info.n_bytes for info in changed_tensors(file, open_adapters(file, adapters)))
@@ -81,7 +84,7 @@ def make_merged(base: Path, adapters: Adapters, folder: Path) -> Path | None:
             if found := find_merged(base, adapters, folder):
                 return found
             merge_where_changed(base, adapters, _place(folder, key), {KEY: key})
-            mark_used(_place(folder, key))
+            _mark_used(_place(folder, key))
             _trim(folder)
     except OSError as error:
         raise ReellamaError(f"cannot write into {folder}: {error.strerror}") from error
@@ -100,15 +103,20 @@ def _place(folder: Path, key: str) -> Path:
     return folder / f"{key[:32]}.gguf"
 
 
+def _mark_used(path: Path) -> None:
+    """Note when a file was used last. The date of its content stays: what was read of it holds."""
+    os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
+
+
 def _trim(folder: Path) -> None:
     """Remove what was not used for the longest, and what was left by processes that were killed."""
     used = {}
     for path in folder.iterdir():
         with suppress(OSError):  # another process may be quicker
-            date = path.stat().st_mtime_ns
+            about = path.stat()
             if path.suffix == ".gguf" and not path.name.startswith("."):
-                used[path] = date
-            elif path.name.startswith(".") and time.time() - date / 1e9 > LEFT_OVER:
+                used[path] = about.st_atime_ns
+            elif path.name.startswith(".") and time.time() - about.st_mtime > LEFT_OVER:
                 path.unlink()
     for path in sorted(used, key=lambda path: used[path])[:-MOST_FILES]:
         path.unlink(missing_ok=True)

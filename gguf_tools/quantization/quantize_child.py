@@ -13,8 +13,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import glob
-import importlib
-import importlib.util
 import json
 import os
 import queue
@@ -26,11 +24,11 @@ import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import IO, TYPE_CHECKING, Any
 
 from reellama.gguf_tools.closeable import Closeable
 from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.late_packages import run_late
 
 if TYPE_CHECKING:
     from reellama.gguf_tools.quantization.imatrix import Imatrix
@@ -134,7 +132,8 @@ def main() -> None:
         replies.write(json.dumps(message) + "\n")
         replies.flush()
 
-    llama = _bindings()
+    run_late(["llama_cpp"])  # its functions alone: the rest takes longer than small models do
+    from llama_cpp import llama_cpp as llama
 
     @llama.llama_log_callback  # stays referenced: main does not return before the process ends
     def log(level: int, text: bytes, _user_data: object) -> None:
@@ -152,18 +151,6 @@ def main() -> None:
         else:
             unfinished.remove(job)  # before the reply, after which the file is the parent's
             reply(done=done)
-
-
-def _bindings() -> Any:
-    """llama.cpp's functions, without what else llama-cpp-python imports: that takes longer than
-    small models do."""
-    spec = importlib.util.find_spec("llama_cpp")
-    if spec is None or "llama_cpp" in sys.modules:
-        return importlib.import_module("llama_cpp.llama_cpp")
-    package = ModuleType("llama_cpp")
-    package.__path__ = list(spec.submodule_search_locations or ())
-    sys.modules["llama_cpp"] = package
-    return importlib.import_module("llama_cpp.llama_cpp")
 
 
 def _receive(jobs: queue.SimpleQueue[QuantizeJob], unfinished: list[QuantizeJob]) -> None:

@@ -11,15 +11,11 @@ import json
 import os
 import platform
 import re
-import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
-from filelock import FileLock
 from platformdirs import user_cache_dir
 
 from reellama.gguf_tools.errors import GGUFError, ReellamaError
@@ -69,6 +65,8 @@ def cache_file() -> Path:
 
 def fingerprint(system_info: str) -> str:
     """Return a key of this build of llama.cpp on this processor."""
+    from importlib.metadata import version
+
     import llama_cpp
 
     folder = os.environ.get("LLAMA_CPP_LIB_PATH") or Path(llama_cpp.__file__).parent / "lib"
@@ -98,6 +96,8 @@ def _read_answer(key: str) -> AmxDecision | None:
 
 def _write_answer(key: str, decision: AmxDecision) -> None:
     """Keep the answer in this process, and on disk if possible."""
+    import tempfile
+
     _answers[key] = decision
     content = json.dumps({key: {"safe": decision.safe, "reason": decision.reason}}, indent=1)
     with contextlib.suppress(OSError):
@@ -109,6 +109,8 @@ def _write_answer(key: str, decision: AmxDecision) -> None:
 
 def _probe_once(key: str, command: Sequence[str]) -> AmxDecision:
     """Probe, or wait for the answer of another process that is probing."""
+    from filelock import FileLock
+
     lock = FileLock(cache_file().with_suffix(".lock"))
     with contextlib.ExitStack() as stack:
         # A cache folder that cannot be written, or a lock held too long, costs a second probe.
@@ -127,6 +129,8 @@ def _probe_once(key: str, command: Sequence[str]) -> AmxDecision:
 
 def run_probe(model: Path, command: Sequence[str] = PROBE_COMMAND) -> AmxDecision:
     """Run `command` with the path of a GGUF in a child process and judge by how it ends."""
+    import subprocess
+
     try:
         child = subprocess.run(
             [*command, str(model)],

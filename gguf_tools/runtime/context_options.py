@@ -11,7 +11,7 @@ from typing import Any
 import llama_cpp.llama_cpp as llama
 import numpy as np
 import psutil
-from gguf import GGMLQuantizationType
+from gguf.constants import GGMLQuantizationType
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.memory.estimates import kv_bytes

@@ -19,7 +19,7 @@ import onnxruntime
 from reellama.gguf_tools import heap
 from reellama.gguf_tools.threads import default_threads
 from reellama.models.networks.graph_file import Graph, GraphError
-from reellama.models.networks.weights_file import read_weights
+from reellama.models.networks.weights_file import each_weight
 
 # In the order in which they are tried; the processor takes what another does not.
 PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
@@ -36,15 +36,16 @@ class GraphSession:
     """
 
     def __init__(self, graph: Graph, weights: Path) -> None:
-        arrays = read_weights(weights, graph.weights)
+        values = [
+            onnxruntime.OrtValue.ortvalue_from_numpy(weight)  # a copy
+            for _, weight in each_weight(weights, graph.weights)
+        ]
         options = onnxruntime.SessionOptions()
         options.log_severity_level = ERRORS_ONLY
         options.intra_op_num_threads = default_threads()
         # Threads that spin while they wait take the cores from llama.cpp and from other programs.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.add_external_initializers(
-            list(arrays), [onnxruntime.OrtValue.ortvalue_from_numpy(a) for a in arrays.values()]
-        )
+        options.add_external_initializers(list(graph.weights), values)
         options.enable_cpu_mem_arena = False  # it keeps what was taken once, and is no quicker
         try:
             self._session = onnxruntime.InferenceSession(
@@ -52,7 +53,7 @@ class GraphSession:
             )
         except Exception as error:  # onnxruntime's own kinds have no base in common
             raise GraphError(f"onnxruntime does not take it: {_first_line(error)}") from error
-        del arrays, options
+        del values, options
         heap.give_back()
         self._inputs = self._session.get_inputs()
         self.merges = graph.merges

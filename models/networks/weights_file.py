@@ -29,13 +29,17 @@ def opened_weights(path: Path, framework: str = "numpy") -> Iterator[Any]:
 
 def read_weights(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
     """Weights by name, float32. Raises BundleError, for numbers that are not finite too."""
-    weights = {}
+    return dict(each_weight(path, names))
+
+
+def each_weight(path: Path, names: Iterable[str]) -> Iterator[tuple[str, np.ndarray]]:
+    """The same one by one, for whoever copies them: no two copies of all are in memory at once."""
     with opened_weights(path) as file:
         for name in names:
-            weights[name] = file.get_tensor(name).astype(np.float32)
-            if not np.isfinite(weights[name]).all():
+            weight = file.get_tensor(name).astype(np.float32)
+            if not np.isfinite(weight).all():
                 raise not_finite(path, name)
-    return weights
+            yield name, weight
 
 
 def weight_shapes(path: Path) -> dict[str, list[Any]]:

@@ -19,11 +19,12 @@ from reellama import prompts
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.reader import read_gguf
 from reellama.gguf_tools.locate import find
-from reellama.models.bundle import Bundle, save_bundle
+from reellama.models.bundle import Bundle
 from reellama.models.bundle_config import BundleConfig, TowerSpec
 from reellama.models.concepts.seen_concepts import Concepts
 from reellama.models.precision import compute_dtype
 from reellama.models.projector.temporal_projector import Projector
+from reellama.models.save_bundle import save_bundle
 from reellama.models.synthetic.dataset import SyntheticClips, load_picture_pools
 from reellama.models.synthetic.slot_targets import logit_biases
 from reellama.models.training import distributed

@@ -18,25 +18,24 @@ from typing import Any
 
 from reellama.gguf_tools.atomic_write import write_atomically
 from reellama.gguf_tools.errors import ReellamaError
-from reellama.gguf_tools.format.reader import read_gguf
+from reellama.gguf_tools.format.reader import GGUFFile, read_gguf
 from reellama.gguf_tools.locate import find
 from reellama.gguf_tools.quantization.merged_llm import find_merged, make_merged
 from reellama.models.array_cache import ArrayCache
 from reellama.models.bundle import Bundle
 from reellama.models.cache_folders import ENCODED_FRAMES
-from reellama.models.open_bundle import open_bundle
+from reellama.models.open_bundle import VideoBundle, open_bundle
 from reellama.models.token_pooling.options import VIDEOS_SHARE, PoolingOptions
 from reellama.pipeline.chat.conversation import Answer, Chat, Turn, Video
 from reellama.pipeline.chat.file_answers import answer_from_files
 from reellama.pipeline.chat.footage_limits import CANNOT_TELL, asks_beyond_footage
 from reellama.pipeline.chat.ordinals import video_meant
 from reellama.pipeline.chat.question_language import OTHER_LANGUAGE, is_in, names_of
-from reellama.pipeline.chat.subtitle_answers import answer_from_subtitles, as_text, between
+from reellama.pipeline.chat.subtitle_answers import answer_from_subtitles, as_text
 from reellama.pipeline.chat.timings import Timings
 from reellama.pipeline.chat.video_encoder import VideoEncoder
 from reellama.pipeline.llm.engine import Engine, EngineStats, Text
 from reellama.pipeline.progress_callbacks import Progress
-from reellama.pipeline.video.clip import opened
 from reellama.pipeline.video.read_options import VideoReadOptions
 
 
@@ -50,8 +49,8 @@ class VideoChat:
     the next question, None keeps nothing; `merged` is a folder of LLMs that have the bundle's
     adapter merged in, of which the right one is used where it is there, or made with `merge`. The
     LLM is loaded while `videos` are read; without `wait` it may still be loading afterwards, and
-    whoever needs it waits. What is left goes to `Engine` (`n_ctx`, `n_threads`, `n_gpu_layers`,
-    `lora`, ...).
+    whoever needs it waits. `n_ctx` may be a function of the bundle and the LLM's header. What is
+    left goes to `Engine` (`n_threads`, `n_gpu_layers`, `lora`, ...).
     Raises ReellamaError with one line when a file is missing, broken or does not fit.
     """
 
@@ -74,6 +73,7 @@ class VideoChat:
         frames: int | None = None,
         start: float | None = None,
         end: float | None = None,
+        n_ctx: int | Callable[[VideoBundle, GGUFFile], int] = 4096,
         **engine: Any,
     ) -> None:
         given: dict[str, Any] = {"frames": frames, "start": start, "end": end}
@@ -87,10 +87,12 @@ class VideoChat:
             self.bundle.check_pooling(self.pooling)
             self._encoder = VideoEncoder(self.bundle, ArrayCache(cache) if cache else None)
             path = find.resolve(llm) if llm else self.bundle.llm_path()
-            self.bundle.check_llm(read_gguf(path))
+            header = read_gguf(path)
+            self.bundle.check_llm(header)
         self._llm, self._merged, self._is_merged = path, merged, False
         self._system = self.bundle.system if system is None else system
-        # The LLM is loaded while videos are read and looked at.
+        # The LLM is loaded, and reads the first words, while videos are read and looked at.
+        engine["n_ctx"] = n_ctx if isinstance(n_ctx, int) else n_ctx(self.bundle, header)
         self._loading = ThreadPoolExecutor(1).submit(self._load, merge, **engine)
         try:
             if not isinstance(self.bundle, Bundle):  # its tower is llama.cpp's too: in turns
@@ -113,7 +115,9 @@ class VideoChat:
                     found = make(self._llm, self.bundle.lora, self._merged)
             self._is_merged = found is not None
             adapters = [*(() if found else self.bundle.lora), *lora]
-            return Engine(found or self._llm, lora=adapters, **engine)
+            loaded = Engine(found or self._llm, lora=adapters, **engine)
+        Chat(loaded, system=self._system).read_ahead()  # what stands before any video
+        return loaded
 
     @property
     def engine(self) -> Engine:
@@ -296,9 +300,6 @@ class VideoChat:
         video was seen: it waits for the LLM."""
         seen = self._encoder.encode(path, read_options, self.timings, progress)
         clip, encoded = seen.clip, seen.encoded
-        if read_options.subtitles == "auto":
-            with opened(path) as source:
-                clip = replace(clip, subtitles=between(source.subtitles(), read_options))
         if self.bundle.remark and not self.timings.n_frames:  # it is said once
             clip = replace(clip, notes=(*clip.notes, self.bundle.remark))
         if seen.remark and not self._remarked:  # it is said once

@@ -10,7 +10,7 @@ import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, astuple, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,11 +20,14 @@ from reellama.gguf_tools.atomic_write import stamp
 from reellama.models.array_cache import ArrayCache
 from reellama.models.encoded_frames import EncodedFrames, encoding_key, frame_size
 from reellama.models.open_bundle import VideoBundle
+from reellama.pipeline.chat.subtitle_answers import between
 from reellama.pipeline.chat.timings import Timings
 from reellama.pipeline.progress_callbacks import Progress
-from reellama.pipeline.video.clip import Clip, UnreadFrames, read_frames
+from reellama.pipeline.video.clip import Clip, UnreadFrames, VideoInput, opened, read_frames
+from reellama.pipeline.video.file_signature import sidecars
 from reellama.pipeline.video.read_options import VideoReadOptions
 from reellama.pipeline.video.source import FileFacts
+from reellama.pipeline.video.subtitles import Subtitle
 
 # Bytes of a file whose content is read for its key. A larger one is known by its path, size and
 # date: to read it takes longer than to look at it again.
@@ -33,7 +36,7 @@ FACTS = "facts"  # the array beside those of `EncodedFrames`: JSON of what a cli
 
 
 class SeenVideo(NamedTuple):
-    """A video's clip, what the bundle made of it, and its remark on what was seen, or ""."""
+    """A video's clip with its subtitles, what the bundle made of it, its remark on that or ""."""
 
     clip: Clip
     encoded: EncodedFrames
@@ -67,8 +70,11 @@ class VideoEncoder:
                     return known
             with ThreadPoolExecutor(1) as beside:
                 beside.submit(self.bundle.prepare)  # where it fails `features` says so
-                clip = read_frames(path, options, progress=progress)
-        with timings.stage("tower"):
+                with opened(path) as source:
+                    clip = read_frames(source, options, progress=progress)
+                    clip = replace(clip, subtitles=_subtitles(source, options))
+        with timings.stage("tower"), ThreadPoolExecutor(1) as beside:
+            beside.submit(self.bundle.prepare_projection, clip.frames[:1])  # `project` says so
             features = self.bundle.features(clip.frames)  # [T, cells, channels]
         with timings.stage("projector"):
             array = self.bundle.project(features, clip.times)
@@ -109,13 +115,25 @@ def _digest(path: Path) -> bytes:
     return hashlib.sha256(path.read_bytes()).digest()
 
 
+def _subtitles(video: VideoInput, options: VideoReadOptions) -> tuple[Subtitle, ...]:
+    """What is said in the part of a video that is looked at, where that is wanted."""
+    if options.subtitles != "auto":
+        return ()
+    with opened(video) as source:
+        return between(source.subtitles(), options)
+
+
 def _facts(seen: SeenVideo) -> np.ndarray:
     clip = seen.clip
-    facts = asdict(clip.facts) if clip.facts else None
-    text = json.dumps(
-        {"duration": clip.duration, "notes": clip.notes, "facts": facts, "remark": seen.remark}
-    )
-    return np.frombuffer(text.encode(), np.uint8)
+    said = {
+        "duration": clip.duration,
+        "notes": clip.notes,
+        "facts": asdict(clip.facts) if clip.facts else None,
+        "remark": seen.remark,
+        # A file of them beside the video is no part of its content: it is read each time.
+        "subtitles": None if sidecars(clip.path) else [astuple(line) for line in clip.subtitles],
+    }
+    return np.frombuffer(json.dumps(said).encode(), np.uint8)
 
 
 def _known(
@@ -133,7 +151,13 @@ def _known(
             lambda: read_frames(path, options).frames,
         )
         notes = tuple(map(str, said["notes"]))
-        clip = Clip(frames, encoded.times, float(said["duration"]), path, notes, facts)
+        kept = said.get("subtitles")
+        if kept is None or sidecars(path):
+            subtitles = _subtitles(path, options)
+        else:
+            subtitles = tuple(Subtitle(float(a), float(b), str(text)) for a, b, text in kept)
+        duration = float(said["duration"])
+        clip = Clip(frames, encoded.times, duration, path, notes, facts, subtitles)
         return SeenVideo(clip, encoded, str(said["remark"]))
     except (KeyError, TypeError, ValueError):
         return None

@@ -7,6 +7,15 @@ from typing import Annotated
 
 from typer import Argument, Exit, Option, Typer
 
+from reellama.pipeline.cli.answer_commands import (
+    GROUPED,
+    SETTINGS,
+    Json,
+    Probs,
+    Videos,
+    ask,
+    describe,
+)
 from reellama.pipeline.cli.arguments.grouped_command import GroupedCommand
 from reellama.pipeline.cli.commands import gguf, ollama
 from reellama.pipeline.cli.commands.evaluate_options import QuestionOptions, RunOptions
@@ -24,39 +33,11 @@ from reellama.pipeline.video.piped_videos import as_files
 app = Typer(
     help="Chat with a video on your own machine, through one small GGUF model.",
     no_args_is_help=True,
-    rich_markup_mode=None,  # drawing help with rich costs half of the time that --help may take
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    **SETTINGS,
 )
 
 app.add_typer(gguf.app, name="gguf")
 app.add_typer(ollama.app, name="ollama")
-
-Videos = Annotated[
-    list[Path],
-    Argument(
-        metavar="VIDEO",
-        help="Video, picture, or folder of pictures; - reads a video from stdin.",
-        callback=as_files,
-    ),
-]
-Json = Annotated[bool, Option("--json", help="One JSON object; the text is its `answer`.")]
-BESIDE = "How much is said beside the answer"
-Probs = Annotated[
-    bool,
-    Option("--probs", help="Colour tokens: red is unsure, green is sure.", rich_help_panel=BESIDE),
-]
-TimingsFlag = Annotated[
-    bool, Option("--timings", help="Where the time went, on stderr.", rich_help_panel=BESIDE)
-]
-NoServer = Annotated[
-    bool,
-    Option(
-        "--no-server",
-        help="Answer here, also where `reellama serve` runs already.",
-        rich_help_panel="Which model answers, and how it is run",
-    ),
-]
 
 
 @app.callback(invoke_without_command=True)
@@ -71,55 +52,8 @@ def reellama(
         raise Exit
 
 
-@app.command(cls=GroupedCommand, no_args_is_help=True)
-@grouped
-def ask(
-    videos: Videos,
-    question: Annotated[
-        str, Argument(metavar="QUESTION", help="The question; - reads it from stdin.")
-    ],
-    frames: FrameOptions,
-    model: ModelOptions,
-    answer: AnswerOptions,
-    *,
-    json: Json = False,
-    probs: Probs = False,
-    timings: TimingsFlag = False,
-    no_server: NoServer = False,
-) -> None:
-    """Ask one question about a video; the answer comes on stdout."""
-    if not (no_server or json or probs or timings):
-        from reellama.pipeline.cli.commands.ask_server import answer_by_server
-
-        if answer_by_server(videos, question, frames, model, answer):
-            return
-    from reellama.pipeline.cli.commands.ask import OutputOptions, run
-
-    run(videos, question, frames, model, answer, OutputOptions(json, probs, timings))
-
-
-@app.command(cls=GroupedCommand, no_args_is_help=True)
-@grouped
-def describe(
-    videos: Videos,
-    frames: FrameOptions,
-    model: ModelOptions,
-    answer: AnswerOptions,
-    *,
-    json: Json = False,
-    probs: Probs = False,
-    timings: TimingsFlag = False,
-    no_server: NoServer = False,
-) -> None:
-    """Say what a video shows."""
-    if not (no_server or json or probs or timings):
-        from reellama.pipeline.cli.commands.ask_server import answer_by_server
-
-        if answer_by_server(videos, None, frames, model, answer):
-            return
-    from reellama.pipeline.cli.commands.ask import OutputOptions, run
-
-    run(videos, None, frames, model, answer, OutputOptions(json, probs, timings))
+app.command(**GROUPED)(ask)
+app.command(**GROUPED)(describe)
 
 
 @app.command(cls=GroupedCommand)
@@ -143,7 +77,7 @@ def chat(
     run(videos or [], frames, model, answer, probs=probs)
 
 
-@app.command(cls=GroupedCommand, no_args_is_help=True)
+@app.command(**GROUPED)
 @grouped
 def timeline(
     video: Annotated[
@@ -159,7 +93,7 @@ def timeline(
     run(video, options, watching)
 
 
-@app.command(cls=GroupedCommand, no_args_is_help=True)
+@app.command(**GROUPED)
 @grouped
 def watch(
     folder: Annotated[Path, Argument(metavar="DIR", help="A folder of videos.")],
@@ -173,7 +107,7 @@ def watch(
     run(folder, options, watching)
 
 
-@app.command(cls=GroupedCommand, no_args_is_help=True)
+@app.command(**GROUPED)
 @grouped
 def search(
     videos: Videos,
@@ -195,7 +129,7 @@ def search(
     run(videos, words, n, thumbnails, json, everything, watching)
 
 
-@app.command(cls=GroupedCommand, no_args_is_help=True)
+@app.command(**GROUPED)
 @grouped
 def inspect(
     video: Annotated[

@@ -10,12 +10,14 @@ import _thread
 import contextlib
 import errno
 import functools
+import gc
 import os
 import signal
 import sys
 import threading
 from typing import Any
 
+from reellama.gguf_tools.late_packages import run_late
 from reellama.pipeline.cli.error_line import print_error_line
 
 INTERRUPTED = 128 + signal.SIGINT
@@ -24,6 +26,10 @@ AGAIN = 0.05  # seconds until a Ctrl-C that was lost is raised anew
 
 def main() -> None:
     """Run the command line and exit with its status."""
+    # Python looks for garbage after every 700 objects or so: a program that imports makes a hundred
+    # thousand, and hardly any garbage.
+    gc.set_threshold(50_000, *gc.get_threshold()[1:])
+    run_late(["gguf", "llama_cpp"])
     sys.unraisablehook = _unraisable
     _open_closed_streams()
     status = run(sys.argv[1:])
@@ -62,12 +68,11 @@ def run(arguments: list[str]) -> int:
     try:
         # Imported here so that Ctrl-C and errors meet the same ends while Python still imports.
         from reellama.gguf_tools.errors import ReellamaError
-        from reellama.pipeline.cli.app import app
 
         if sys.stdout is None:  # `>&-`
             return print_error_line("stdout is closed, so there is no place for an answer")
         try:
-            status = _status(app, arguments)
+            status = _status(arguments)
             sys.stdout.flush()
         except ReellamaError as error:
             return print_error_line(str(error))
@@ -96,15 +101,17 @@ def run(arguments: list[str]) -> int:
     return status
 
 
-def _status(app: object, arguments: list[str]) -> int:
+def _status(arguments: list[str]) -> int:
     """Call the typer application, which ends in SystemExit whatever happens."""
-    from reellama.pipeline.cli.arguments.saved_defaults import saved_defaults
+    from reellama.pipeline.cli.arguments.saved_defaults import config_path, saved_defaults
     from reellama.pipeline.cli.arguments.verbosity import Verbosity, set_verbosity
 
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a TextIOWrapper at start
     set_verbosity(Verbosity())
-    program = _program(app)
+    # A file of defaults may name any command: all of them are needed to read it.
+    quick = arguments[:1] in (["ask"], ["describe"]) and not config_path().exists()
+    program = _program(quick)
     try:
         program(arguments, prog_name="reellama", default_map=saved_defaults(program))
     except SystemExit as end:
@@ -113,11 +120,17 @@ def _status(app: object, arguments: list[str]) -> int:
 
 
 @functools.cache
-def _program(app: object) -> Any:
-    """The commands of a typer application: made once, for whoever runs several in one process."""
+def _program(answers_only: bool) -> Any:
+    """The commands: made once, for whoever runs several in one process."""
     from typer.main import get_command
 
-    return get_command(app)  # type: ignore[arg-type]  # typer.Typer, imported late
+    if answers_only:
+        from reellama.pipeline.cli.answer_commands import answers
+
+        return get_command(answers)
+    from reellama.pipeline.cli.app import app
+
+    return get_command(app)
 
 
 def _silence_stdout() -> None:

@@ -31,7 +31,9 @@ from reellama.pipeline.video.read_options import (
 from reellama.pipeline.video.timestamps import parse_time
 
 if TYPE_CHECKING:
+    from reellama.gguf_tools.format.reader import GGUFFile
     from reellama.gguf_tools.runtime.backend import GpuLayers
+    from reellama.models.open_bundle import VideoBundle
     from reellama.pipeline.chat.video_chat import VideoChat
 
 
@@ -187,11 +189,19 @@ class ModelOptions:
     ] = None
     gpu_layers: LayersOption = "0"
 
-    def open(self, frames: FrameOptions, *, merge: bool = False, wait: bool = True) -> VideoChat:
+    def open(
+        self,
+        frames: FrameOptions,
+        *,
+        merge: bool = False,
+        wait: bool = True,
+        needed: Callable[[VideoBundle, GGUFFile], int] | None = None,
+    ) -> VideoChat:
         """Load the bundle and the LLM, which may still be loading without `wait`. No video is read
         yet.
 
         merge: whether the bundle's adapter is merged into the LLM first, which takes seconds, once.
+        needed: the positions that will be used at most: the context is made no larger.
         """
         options: dict[str, Any] = {
             "bundle": self.bundle,
@@ -210,6 +220,8 @@ class ModelOptions:
         from reellama.gguf_tools.quantization.merged_llm import MERGED_LLMS
         from reellama.pipeline.chat.video_chat import VideoChat
 
+        if needed is not None:
+            options["n_ctx"] = lambda bundle, llm: min(self.n_ctx, needed(bundle, llm))
         options |= {"lora": parse_adapters(self.lora), "merged": MERGED_LLMS, "merge": merge}
         return VideoChat(llm=self.llm, wait=wait, **options)
 

@@ -13,7 +13,6 @@ from reellama.gguf_tools.runtime import backend
 from reellama.gguf_tools.text.tokenizer import Tokenizer
 from reellama.pipeline.llm import grammar
 from reellama.pipeline.llm.generation_options import RANDOM_SEED, Sampling, SamplingError
-from reellama.pipeline.llm.schema_grammar import schema_to_gbnf
 
 # Logits that are divided by less are infinite.
 LEAST_TEMPERATURE = 1e-9
@@ -67,6 +66,8 @@ def gbnf(sampling: Sampling) -> str | None:
     """The grammar that these options ask for, if any."""
     if sampling.json_schema is None:
         return sampling.grammar
+    from reellama.pipeline.llm.schema_grammar import schema_to_gbnf
+
     return schema_to_gbnf(sampling.json_schema)
 
 

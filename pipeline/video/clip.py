@@ -19,6 +19,7 @@ from typing import Any, overload
 import numpy as np
 
 from reellama.pipeline.progress_callbacks import Progress
+from reellama.pipeline.video.file_signature import VIDEOS_ONLY, container_kind
 from reellama.pipeline.video.frame_sampling import select_frames
 from reellama.pipeline.video.read_options import VideoReadOptions
 from reellama.pipeline.video.source import FileFacts, FrameSource, VideoError
@@ -168,14 +169,14 @@ def open_video(path: str | Path) -> FrameSource:
     with open_video("lecture.mp4") as video:
         read_frames(video, frames=8), read_frames(video, start=60)
     """
-    # FFmpeg takes a while to import, and what is known of a video needs none.
-    from reellama.pipeline.video.images import open_image, open_image_folder
-    from reellama.pipeline.video.video_file import VideoFile
-
+    # Pillow and FFmpeg take a while to import: each where it is needed, and for what is known of a
+    # video neither.
     path = Path(path)
     refuse_url(path)
     try:
         if path.is_dir():
+            from reellama.pipeline.video.images import open_image_folder
+
             return open_image_folder(path)
         if path.is_fifo():
             raise VideoError(
@@ -191,4 +192,11 @@ def open_video(path: str | Path) -> FrameSource:
         raise VideoError(f"{path}: cannot be opened ({error})") from None
     if empty:
         raise VideoError(f"{path}: the file is empty (0 bytes); copy or record it again")
-    return open_image(path) or VideoFile(path)
+    if container_kind(path) not in VIDEOS_ONLY:
+        from reellama.pipeline.video.images import open_image
+
+        if (picture := open_image(path)) is not None:
+            return picture
+    from reellama.pipeline.video.video_file import VideoFile
+
+    return VideoFile(path)

@@ -26,6 +26,8 @@ VIDEO_SUFFIXES = frozenset(
 )
 # Endings of files of subtitles.
 SIDECARS = (".srt", ".vtt", ".ass", ".ssa")
+# Kinds of containers whose first bytes no picture has. (MPEG-TS begins with a G, as GIF does.)
+VIDEOS_ONLY = frozenset(["MP4 or MOV", "Matroska or WebM"])
 _BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"wide")  # of MP4, behind four bytes of size
 # Bytes of a packet of MPEG-TS, and where its mark stands: a camera's has four bytes of time first.
 _TS_PACKETS = {188: 0, 192: 4}

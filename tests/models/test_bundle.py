@@ -15,9 +15,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from reellama.gguf_tools.format.reader import read_gguf
-from reellama.models.bundle import Bundle, save_bundle
+from reellama.models.bundle import Bundle
 from reellama.models.bundle_config import BundleConfig, BundleError
 from reellama.models.projector.config import ProjectorConfig
+from reellama.models.save_bundle import save_bundle
 from reellama.models.training.config import StagedConfig, read_config
 
 pytestmark = pytest.mark.numeric

@@ -10,9 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from reellama.models.bundle import Bundle, save_bundle, version_of
+from reellama.models.bundle import Bundle, version_of
 from reellama.models.bundle_config import BundleConfig
 from reellama.models.projector.temporal_projector import build_projector
+from reellama.models.save_bundle import save_bundle
 from reellama.pipeline.evaluation.report import record_scores
 from reellama.pipeline.llm.prompt import Text
 from reellama.pipeline.long_video.video_index import index_video

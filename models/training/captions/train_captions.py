@@ -21,10 +21,11 @@ from torch import Tensor
 from reellama import prompts
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.locate import find
-from reellama.models.bundle import Bundle, save_bundle
+from reellama.models.bundle import Bundle
 from reellama.models.bundle_config import BundleConfig
 from reellama.models.precision import compute_dtype
 from reellama.models.projector.temporal_projector import Projector
+from reellama.models.save_bundle import save_bundle
 from reellama.models.synthetic.assets.downloads import ASSETS
 from reellama.models.synthetic.rendered_clips import RenderedClips
 from reellama.models.training.captions.caption_objective import CaptionObjective

@@ -14,6 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from reellama.gguf_tools.errors import GGUFError
+from reellama.gguf_tools.format import reader
+from reellama.gguf_tools.format.header_cursor import HeaderCursor
 from reellama.gguf_tools.format.model_summary import ModelSummary, model_summary
 from reellama.gguf_tools.format.reader import GGUFFile, read_gguf, token_embeddings
 
@@ -295,3 +297,41 @@ def test_damage_anywhere_is_refused_or_harmless(
         assert isinstance(facts, ModelSummary | None)
     else:
         assert file is None
+
+
+@pytest.fixture
+def parsed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The files whose headers were taken apart since the test began."""
+    found: list[Path] = []
+
+    def counted(cursor: HeaderCursor, size: int, path: Path) -> GGUFFile:
+        found.append(path)
+        return read_header(cursor, size, path)
+
+    read_header = reader._read_header
+    monkeypatch.setattr(reader, "_read_header", counted)
+    return found
+
+
+def test_a_header_is_taken_apart_once_until_the_file_changes(
+    small: Path, tmp_path: Path, parsed: list[Path]
+) -> None:
+    path = tmp_path / "known.gguf"
+    path.write_bytes(small.read_bytes())
+    os.utime(path, (1e9, 1e9))
+    first = read_gguf(path)
+    first.metadata.clear()  # whoever does that does it for himself
+    assert read_gguf(path).metadata == read_gguf(small).metadata
+    assert parsed.count(path) == 1
+    path.write_bytes(small.read_bytes()[:40])
+    with pytest.raises(GGUFError, match="cut off"):
+        read_gguf(path)
+
+
+def test_a_file_that_was_just_written_is_read_each_time(
+    small: Path, tmp_path: Path, parsed: list[Path]
+) -> None:
+    path = tmp_path / "fresh.gguf"
+    path.write_bytes(small.read_bytes())
+    read_gguf(path), read_gguf(path)
+    assert parsed.count(path) == 2

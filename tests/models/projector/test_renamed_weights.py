@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from reellama.models.bundle import Bundle, save_bundle
+from reellama.models.bundle import Bundle
 from reellama.models.projector.config import ProjectorConfig
 from reellama.models.projector.temporal_projector import POOLERS, Projector
+from reellama.models.save_bundle import save_bundle
 
 WEIGHTS = "projector.safetensors"
 

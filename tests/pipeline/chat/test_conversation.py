@@ -1,5 +1,7 @@
 """A conversation: what the LLM is told, and what is kept of it."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -12,7 +14,9 @@ from reellama.gguf_tools.errors import ReellamaError
 from reellama.models import prompt_format
 from reellama.pipeline import Text, VideoChat
 from reellama.pipeline.chat.conversation import Turn
+from reellama.pipeline.chat.timings import peak_memory
 from tests.helpers.forced_sampling import FOREVER, ROUNDING
+from tests.helpers.terminal import ROOT
 
 pytestmark = pytest.mark.numeric
 
@@ -191,6 +195,21 @@ def test_timings_say_where_the_time_went(talk: VideoChat) -> None:
     assert t.n_generated == 4
     assert t.first_token >= t.prefill
     assert t.to_json()["peak_memory"] > 50 * 2**20
+
+
+def test_peak_memory_is_that_of_this_process() -> None:
+    """What the parent held when it started this process is not counted."""
+    held = np.ones(400 << 20, np.uint8)
+    code = "from reellama.pipeline.chat.timings import peak_memory; print(peak_memory())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True)
+    assert 0 < int(done.stdout) < held.nbytes / 2 and peak_memory() > held.nbytes
+
+
+def test_what_stands_before_a_video_is_read_while_the_llm_is_loaded() -> None:
+    with VideoChat(cache=None, n_ctx=512, n_threads=1) as talk:
+        before = talk.n_past
+        talk.ask("What happens?", max_tokens=1)
+        assert talk.last.n_reused == before > 0
 
 
 def test_reading_ahead_leaves_only_the_question_to_read(talk: VideoChat) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from reellama.pipeline.video.clip import Clip, read_frames
 from reellama.pipeline.video.frame_sampling import select_frames
 from reellama.pipeline.video.read_options import VideoReadOptions
 from reellama.pipeline.video.source import FrameSource, VideoError
+from reellama.pipeline.video.subtitles import Subtitle
+from reellama.pipeline.video.video_file import VideoFile
 from tests.conftest import Result
 from tests.helpers.terminal import ROOT
 
@@ -135,9 +138,9 @@ def test_a_large_file_is_known_by_its_date(
 def test_a_file_that_changes_while_it_is_looked_at_is_not_kept(
     video: Path, encode: Callable[..., tuple], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def changed(path: Path, *rest: Any, **more: Any) -> Clip:
-        clip = read_frames(path, *rest, **more)
-        os.utime(path, (1, 1))
+    def changed(source: FrameSource, *rest: Any, **more: Any) -> Clip:
+        clip = read_frames(source, *rest, **more)
+        os.utime(source.path, (1, 1))
         return clip
 
     monkeypatch.setattr("reellama.pipeline.chat.video_encoder.read_frames", changed)
@@ -171,6 +174,21 @@ def test_frames_of_a_file_that_has_gone_are_an_error_for_people(
         clip.frames[0]
     with pytest.raises(VideoError, match="no such file"):
         encode(video)
+
+
+def test_subtitles_in_a_file_are_kept_and_those_beside_it_are_read(
+    video: Path, encode: Callable[..., tuple], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside = Subtitle(0.0, 1.0, "inside")
+    monkeypatch.setattr(VideoFile, "subtitles", lambda self: (inside,))
+    assert encode(video)[0].subtitles == (inside,)
+    monkeypatch.undo()
+    assert encode(video)[0].subtitles == (inside,), "nobody looked into the file again"
+    video.with_suffix(".srt").write_text("1\n00:00:00,000 --> 00:00:01,000\nbeside\n")
+    (beside,) = encode(video)[0].subtitles
+    assert beside.text == "beside"
+    assert encode(video, replace(OPTIONS, start=1.5))[0].subtitles == ()
+    assert encode(video, replace(OPTIONS, subtitles="off"))[0].subtitles == ()
 
 
 def test_a_chat_answers_alike_when_its_video_is_known(

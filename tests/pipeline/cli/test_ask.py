@@ -4,8 +4,15 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from reellama.gguf_tools.format.reader import read_gguf
+from reellama.models.bundle import Bundle
+from reellama.pipeline.chat.conversation import Video
+from reellama.pipeline.chat.video_chat import VideoChat
+from reellama.pipeline.cli.commands.ask import positions_needed
+from reellama.pipeline.video.clip import Clip
 from tests.conftest import Result
 
 Run = Callable[..., Result]
@@ -147,3 +154,17 @@ def test_wrong_arguments_end_with_status_2(
     assert result.status == 2
     assert result.out == ""
     assert reason in result.err
+
+
+@pytest.mark.parametrize("question", ["What happens?", "\U0001f98a" * 50, "word " * 300])
+def test_the_context_holds_a_question_and_its_answer_and_little_else(question: str) -> None:
+    bundle = Bundle.load()
+    llm = read_gguf(bundle.llm_path())
+    n_ctx = positions_needed(bundle, llm, 2, (question, bundle.system), 256)
+    with VideoChat(cache=None, n_ctx=n_ctx, n_threads=1) as talk:
+        soft = np.zeros((bundle.tokens, bundle.n_embd), np.float32)
+        clip = Clip([np.zeros((2, 2, 3), np.uint8)], np.zeros(1), 0.0, Path("clip.mp4"))
+        talk.chat.videos = [Video(clip.path, [soft], clip)] * 2
+        size = talk.engine.count(talk.chat.prompt(question))
+    assert size + 256 <= n_ctx < size + 1000 + len(question.encode())
+    assert positions_needed(bundle, llm, 1, (question,), 256) <= n_ctx

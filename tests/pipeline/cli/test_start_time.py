@@ -3,10 +3,12 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import Result
 from tests.helpers import tiny_model
 from tests.helpers.terminal import REELLAMA, ROOT
 
@@ -25,7 +27,7 @@ def test_help_and_wrong_commands_import_nothing_heavy(arguments: list[str]) -> N
     assert result.stderr.splitlines()[-1] == "[]"
 
 
-LOOKING = {"onnxruntime", "safetensors"}
+LOOKING = {"PIL", "av", "onnxruntime", "safetensors"}
 
 
 def test_a_second_question_about_a_video_imports_nothing_that_sees(
@@ -85,3 +87,14 @@ def test_help_lists_the_commands_within_80_columns() -> None:
     for command in ("ask", "describe", "chat", "doctor", "train", "eval", "demo-video"):
         assert f"\n  {command} " in result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("command", ["ask", "describe"])
+def test_a_command_made_without_the_others_is_the_same(
+    command: str, reellama: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    alone = reellama(command, "--help")
+    (tmp_path / "config.toml").write_text("[chat]\nmax-tokens = 7\n")
+    monkeypatch.setenv("REELLAMA_CONFIG", str(tmp_path / "config.toml"))
+    among_all = reellama(command, "--help")
+    assert alone == among_all and f"Usage: reellama {command} " in alone.out

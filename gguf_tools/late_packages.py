@@ -1,0 +1,50 @@
+"""Packages whose own code runs late: importing one of their modules does not run all the rest.
+
+`import llama_cpp.llama_cpp` first runs `llama_cpp/__init__.py`, with its chat formats, jinja2 and
+a disk cache; `gguf.constants` comes with YAML and what writes files. A short command needs neither.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import threading
+from collections.abc import Iterable
+from types import ModuleType
+from typing import Any
+
+_running = threading.RLock()
+
+
+class _LatePackage(ModuleType):
+    """A package that runs its own code when something is asked of it that is no module of it."""
+
+    _loader: Any
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}", name=name)
+        inside = f"{self.__name__}.{name}"
+        with _running:
+            if "_loader" in vars(self) and importlib.util.find_spec(inside) is not None:
+                return importlib.import_module(inside)
+            loader = vars(self).pop("_loader", None)  # None: it runs, or it has run
+            if loader is not None:
+                loader.exec_module(self)
+        if name not in vars(self):
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}", name=name)
+        return vars(self)[name]
+
+
+def run_late(packages: Iterable[str]) -> None:
+    """Let these packages run their own code late, those that were not imported yet."""
+    for name in packages:
+        spec = None if name in sys.modules else importlib.util.find_spec(name)
+        if spec is not None and spec.loader is not None:
+            package = _LatePackage(name)
+            package.__path__ = list(spec.submodule_search_locations or ())
+            package.__file__, package.__spec__ = spec.origin, spec
+            package.__package__ = name
+            package._loader = spec.loader
+            sys.modules[name] = package

@@ -1,0 +1,32 @@
+"""Write a bundle: what `bundle.py` opens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from reellama.models.bundle import PROJECTOR, SCORES, Bundle
+from reellama.models.bundle_config import BundleConfig
+
+if TYPE_CHECKING:  # torch, which whoever has a projector has imported
+    from reellama.models.concepts.seen_concepts import Concepts
+    from reellama.models.projector.temporal_projector import Projector
+
+
+def save_bundle(
+    folder: Path, config: BundleConfig, projector: Projector, concepts: Concepts | None = None
+) -> Bundle:
+    """Write `bundle.json` and the weights (fp16) of projector and concepts into `folder`.
+
+    Scores that stand there are of the weights before, and are removed.
+    """
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / SCORES).unlink(missing_ok=True)
+    weights = {name: t.detach().half().contiguous() for name, t in projector.state_dict().items()}
+    save_file(weights, folder / PROJECTOR)
+    if concepts is not None:
+        concepts.save(folder)
+    (folder / "bundle.json").write_text(config.to_json(), encoding="utf-8")
+    return Bundle(folder, config)

@@ -1,0 +1,104 @@
+"""The commands that answer, `ask` and `describe`, by themselves.
+
+Whoever asks waits for the first word. To make all the commands of `app.py` takes as long as to load
+a small LLM, so these are made without the others where one of them was typed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from typer import Argument, Option, Typer
+
+from reellama.pipeline.cli.arguments.grouped_command import GroupedCommand
+from reellama.pipeline.cli.options import AnswerOptions, FrameOptions, ModelOptions, grouped
+from reellama.pipeline.video.piped_videos import as_files
+
+# Of every program made of commands.
+SETTINGS: dict[str, Any] = {
+    "rich_markup_mode": None,  # drawing help with rich costs half of the time that --help may take
+    "pretty_exceptions_enable": False,
+    "context_settings": {"help_option_names": ["-h", "--help"], "max_content_width": 100},
+}
+# How typer takes a command with groups of options that is nothing without arguments.
+GROUPED: dict[str, Any] = {"cls": GroupedCommand, "no_args_is_help": True}
+
+Videos = Annotated[
+    list[Path],
+    Argument(
+        metavar="VIDEO",
+        help="Video, picture, or folder of pictures; - reads a video from stdin.",
+        callback=as_files,
+    ),
+]
+Json = Annotated[bool, Option("--json", help="One JSON object; the text is its `answer`.")]
+BESIDE = "How much is said beside the answer"
+Probs = Annotated[
+    bool,
+    Option("--probs", help="Colour tokens: red is unsure, green is sure.", rich_help_panel=BESIDE),
+]
+TimingsFlag = Annotated[
+    bool, Option("--timings", help="Where the time went, on stderr.", rich_help_panel=BESIDE)
+]
+NoServer = Annotated[
+    bool,
+    Option(
+        "--no-server",
+        help="Answer here, also where `reellama serve` runs already.",
+        rich_help_panel="Which model answers, and how it is run",
+    ),
+]
+
+answers = Typer(**SETTINGS)
+
+
+@answers.command(**GROUPED)
+@grouped
+def ask(
+    videos: Videos,
+    question: Annotated[
+        str, Argument(metavar="QUESTION", help="The question; - reads it from stdin.")
+    ],
+    frames: FrameOptions,
+    model: ModelOptions,
+    answer: AnswerOptions,
+    *,
+    json: Json = False,
+    probs: Probs = False,
+    timings: TimingsFlag = False,
+    no_server: NoServer = False,
+) -> None:
+    """Ask one question about a video; the answer comes on stdout."""
+    if not (no_server or json or probs or timings):
+        from reellama.pipeline.cli.commands.ask_server import answer_by_server
+
+        if answer_by_server(videos, question, frames, model, answer):
+            return
+    from reellama.pipeline.cli.commands.ask import OutputOptions, run
+
+    run(videos, question, frames, model, answer, OutputOptions(json, probs, timings))
+
+
+@answers.command(**GROUPED)
+@grouped
+def describe(
+    videos: Videos,
+    frames: FrameOptions,
+    model: ModelOptions,
+    answer: AnswerOptions,
+    *,
+    json: Json = False,
+    probs: Probs = False,
+    timings: TimingsFlag = False,
+    no_server: NoServer = False,
+) -> None:
+    """Say what a video shows."""
+    if not (no_server or json or probs or timings):
+        from reellama.pipeline.cli.commands.ask_server import answer_by_server
+
+        if answer_by_server(videos, None, frames, model, answer):
+            return
+    from reellama.pipeline.cli.commands.ask import OutputOptions, run
+
+    run(videos, None, frames, model, answer, OutputOptions(json, probs, timings))
