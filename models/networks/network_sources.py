@@ -165,8 +165,9 @@ class FeatureSource:
         """What torch makes of the arrays that its graph would take."""
         import torch
 
+        module = self.module()  # here, where what is made can still learn
         with torch.inference_mode():
-            found = self.module()(*(torch.from_numpy(np.ascontiguousarray(a)) for a in arrays))
+            found = module(*(torch.from_numpy(np.ascontiguousarray(a)) for a in arrays))
         return [each.cpu().numpy() for each in (found if isinstance(found, tuple) else (found,))]
 
     def export(self) -> Graph:
