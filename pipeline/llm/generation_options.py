@@ -70,6 +70,7 @@ class Sampling:
     json_schema: dict[str, Any] | None = option(None, "Only JSON that this schema allows.")
     logit_bias: tuple[tuple[int, float], ...] = option((), "For or against tokens, by their ids.")
     grammar_after: str | None = option(None, "A text, after which the grammar begins.")
+    grammar_from: str | None = option(None, "A text with which it begins; before, all is free.")
 
     def __post_init__(self) -> None:
         _check(self)

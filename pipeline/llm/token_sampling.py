@@ -81,7 +81,8 @@ class Sampler:
         text = gbnf(sampling)
         if text is not None:
             self._grammar = grammar_sampler(text, model)
-            self._trigger = _Trigger(sampling.grammar_after, Tokenizer(model))
+            texts = sampling.grammar_after, sampling.grammar_from
+            self._trigger = _Trigger(*texts, Tokenizer(model))
             self._candidates = np.zeros(self._n_vocab, CANDIDATE)
             self._ids = np.arange(self._n_vocab, dtype=np.int32)
         self._chain = build_chain(sampling, self._n_vocab, n_ctx)
@@ -105,6 +106,8 @@ class Sampler:
             token = int(llama_cpp.llama_sampler_sample(self._chain, ctx, index))
             for following in self._trigger.push(token):
                 if not self._allowed(following):
+                    if self._trigger.look_again():
+                        llama_cpp.llama_sampler_reset(self._grammar)
                     break
                 llama_cpp.llama_sampler_accept(self._grammar, following)
             return token
@@ -141,22 +144,43 @@ class Sampler:
 
 
 class _Trigger:
-    """Looks for the text after which a grammar begins."""
+    """Looks for the text after which a grammar begins, and then for the one with which it does."""
 
-    def __init__(self, after: str | None, tokenizer: Tokenizer) -> None:
-        self._after, self._tokenizer = (after or "").encode(), tokenizer
+    def __init__(self, after: str | None, first: str | None, tokenizer: Tokenizer) -> None:
+        self._after, self._first = (after or "").encode(), (first or "").encode()
+        self._begin = b""  # with which the grammar has begun
+        self._tokenizer = tokenizer
         self._tail = b""  # of what was generated
-        self.waits = bool(after)
+
+    @property
+    def waits(self) -> bool:
+        """Whether the grammar has not begun."""
+        return bool(self._after or self._first)
 
     def push(self, token: int) -> list[int]:
-        """Take a token. Returns those that the rest of it makes, where it ends the text."""
+        """Take a token. Returns those with which the grammar begins, where it does."""
         self._tail += self._tokenizer.piece(token, special=True)
-        before, found, rest = self._tail.partition(self._after)
-        if not found:
-            self._tail = before[1 - len(self._after) :] if len(self._after) > 1 else b""
-            return []
-        self.waits = False
+        begun = b""
+        while wanted := self._after or self._first:
+            before, found, rest = self._tail.partition(wanted)
+            if not found:
+                self._tail = before[1 - len(wanted) :] if len(wanted) > 1 else b""
+                return []
+            self._tail = rest
+            if self._after:
+                self._after = b""
+            else:
+                self._begin, self._first, begun = wanted, b"", wanted
+        rest = begun + self._tail
         return self._tokenizer.encode(rest.decode(errors="replace")) if rest else []
+
+    def look_again(self) -> bool:
+        """Where what follows the first text is none of the grammar, look for the next such text.
+
+        False where the grammar begins with no text, so that it binds all the same.
+        """
+        self._first, self._tail = self._begin, b""
+        return bool(self._first)
 
 
 # struct llama_token_data

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.pipeline.server.admission.places import ANSWER_HEADERS, CLIENT, LOCAL
+from reellama.pipeline.server.admission.spare_memory import SpareMemory
 from reellama.pipeline.server.client_errors import error_body, told
 from reellama.pipeline.server.logs import log
 from reellama.pipeline.server.metrics import Metrics
@@ -82,6 +83,7 @@ class Guard:
     def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
         self.app, self.settings, self.metrics = app, settings, metrics
         self.names = Names(settings)
+        self.spare = SpareMemory()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer it with what is wrong."""
@@ -92,6 +94,8 @@ class Guard:
         own_headers: dict[str, str] = {}
         ANSWER_HEADERS.set(own_headers)
         begin, status = time.perf_counter(), 499  # nobody waited for the response
+        is_blob = scope["path"].startswith(BLOBS)
+        body = LimitedBody(in_time(receive), None if is_blob else self.settings.max_body)
 
         async def note(message: Message) -> None:
             nonlocal status, begin
@@ -106,7 +110,7 @@ class Guard:
             if problem := self._problem(scope, local):
                 await _refuse(scope, note, *problem)
             else:
-                await self.app(scope, self._limited(scope, in_time(receive)), note)
+                await self.app(scope, body, note)
         except ClientDisconnect:
             pass
         except Exception as error:
@@ -114,6 +118,7 @@ class Guard:
                 raise
             await _refuse(scope, note, *told(error))
         finally:
+            self.spare.took(0 if is_blob else body.size)
             seconds = round(time.perf_counter() - begin, 4)
             fields = {"method": scope["method"], "path": scope["path"][:200], "status": status}
             log.info("request", extra={"fields": {**fields, "seconds": seconds}})
@@ -151,21 +156,24 @@ class Guard:
             )
         return None
 
-    def _limited(self, scope: Scope, receive: Receive) -> Receive:
-        """The body, counted: chunks need not say beforehand how many will come."""
-        if scope["path"].startswith(BLOBS):
-            return receive
-        n = 0
 
-        async def counted() -> Message:
-            nonlocal n
-            message = await receive()
-            n += len(message.get("body", b""))
-            if n > self.settings.max_body:
-                raise BodyTooLarge(self.settings.max_body)
-            return message
+class LimitedBody:
+    """A body as it is received, counted: chunks need not say beforehand how many will come.
 
-        return counted
+    Raises BodyTooLarge beyond `limit` bytes, if there is one. `size`: bytes so far.
+    """
+
+    def __init__(self, receive: Receive, limit: int | None) -> None:
+        self._receive, self._limit = receive, limit
+        self.size = 0
+
+    async def __call__(self) -> Message:
+        """The next message."""
+        message = await self._receive()
+        self.size += len(message.get("body", b""))
+        if self._limit is not None and self.size > self._limit:
+            raise BodyTooLarge(self._limit)
+        return message
 
 
 def readable_dirs(settings: Settings) -> tuple[Path, ...]:

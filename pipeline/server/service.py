@@ -34,7 +34,7 @@ from reellama.pipeline.server.chat.generation import Generation, PreparedPrompt
 from reellama.pipeline.server.chat.speech import (
     bound,
     check_think,
-    grammar_request,
+    find_grammar,
     parser_for,
     template_variables,
 )
@@ -262,7 +262,9 @@ class Service:
         template: str | None,
     ) -> tuple[PreparedPrompt, AnswerParser | None]:
         """A conversation as a prompt, and what takes its answer apart."""
-        grammar = await self._grammar(known, asked, options, dialect)
+        grammar, first = await find_grammar(
+            self.grammars, known.path, asked, options.schema, dialect
+        )
         room = _room(loaded, options, sum(len(message.media) for message in asked.messages))
         seen = [await self._see(known, m.media, options.video, room) for m in asked.messages]
         whole = with_system(asked.messages, known.bundle.system if known.bundle else None)
@@ -282,7 +284,7 @@ class Service:
         )
         fitted = await self._fit(loaded, known, template, how, conversation, options)
         words = not asked.usable_tools
-        generation = bound(options.generation, dialect, fitted.opening, grammar, words)
+        generation = bound(options.generation, dialect, fitted.opening, grammar, words, first)
         layout, tokenizer = fitted.layout, loaded.batcher.tokenizer
         if options.context:
             before = known_ids(options.context, tokenizer.n_vocab).ids
@@ -333,13 +335,6 @@ class Service:
         if size > LONG_PROMPT:
             return await self._long_prompts.run(work)
         return await asyncio.to_thread(work)
-
-    async def _grammar(
-        self, known: RegisteredModel, asked: ChatRequest, options: RequestOptions, dialect: Dialect
-    ) -> str | None:
-        """What the answer must follow, if anything."""
-        wanted = grammar_request(asked, options.schema, dialect)
-        return await self.grammars.get(wanted, known.path) if wanted else None
 
     async def _find(self, model: str) -> RegisteredModel:
         return await asyncio.to_thread(look_up_model, model, self.settings, self.store)

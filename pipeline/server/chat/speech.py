@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.pipeline.llm.generation_options import GenerationOptions
 from reellama.pipeline.llm.tool_calls.answer_parser import AnswerParser
 from reellama.pipeline.llm.tool_calls.dialect import Dialect
+from reellama.pipeline.llm.tool_calls.tool import Tool
 from reellama.pipeline.server.chat.chat_request import ChatRequest, Think
+from reellama.pipeline.server.sandbox.grammars import Grammars
+from reellama.pipeline.server.sandbox.sandbox import SandboxError
 
 
 def check_think(think: Think, dialect: Dialect, model: str) -> None:
@@ -51,6 +57,52 @@ def grammar_request(
         schema = None
     if not tools and schema is None:
         return None
+    return _wanted(asked, tools, dialect, words=words, schema=schema)
+
+
+def free_call_begin(
+    asked: ChatRequest, schema: dict[str, Any] | None, dialect: Dialect
+) -> str | None:
+    """The text with which calls begin that a model makes by itself.
+
+    None where such a call has no beginning of its own, or the whole answer is bound anyway.
+    """
+    form, tags = dialect.form, dialect.reasoning
+    is_bound = asked.required_tools or schema is not None or not dialect.knows_tools
+    has_channels = tags is not None and bool(tags.silent)
+    if is_bound or not asked.usable_tools or form.bare or has_channels:
+        return None
+    return form.begins[0]
+
+
+async def find_grammar(
+    grammars: Grammars,
+    model: Path,
+    asked: ChatRequest,
+    schema: dict[str, Any] | None,
+    dialect: Dialect,
+) -> tuple[str | None, str | None]:
+    """What an answer must follow, if anything, and the text with which that begins, if not at once.
+
+    Calls that nobody asked for are free where their schemas have no grammar.
+    """
+    if wanted := grammar_request(asked, schema, dialect):
+        return await grammars.get(wanted, model), None
+    first = free_call_begin(asked, schema, dialect)
+    if first is not None:
+        with suppress(SandboxError):
+            return await grammars.get(_wanted(asked, asked.usable_tools, dialect), model), first
+    return None, None
+
+
+def _wanted(
+    asked: ChatRequest,
+    tools: Sequence[Tool],
+    dialect: Dialect,
+    *,
+    words: bool = False,
+    schema: dict[str, Any] | None = None,
+) -> dict[str, Any]:
     return {
         "form": dialect.form_name,
         "tools": [[tool.name, tool.parameters] for tool in tools],
@@ -61,11 +113,17 @@ def grammar_request(
 
 
 def bound(
-    generation: GenerationOptions, dialect: Dialect, opening: str, grammar: str | None, words: bool
+    generation: GenerationOptions,
+    dialect: Dialect,
+    opening: str,
+    grammar: str | None,
+    words: bool,
+    first: str | None = None,
 ) -> GenerationOptions:
     """How to generate: what a grammar binds begins after the reasoning that a prompt opens.
 
-    words: it binds words alone, no calls. Where these have a channel, it begins there.
+    words: it binds words alone, no calls. Where these have a channel, it begins there. first: the
+    text with which it begins; what stands before that is free.
     """
     if grammar is None:
         return generation
@@ -73,7 +131,9 @@ def bound(
     after = tags.end if tags and opens_reasoning(opening, dialect) else None
     if tags and tags.answer and words:
         after = tags.answer
-    sampling = replace(generation.sampling, grammar=grammar, grammar_after=after)
+    sampling = replace(
+        generation.sampling, grammar=grammar, grammar_after=after, grammar_from=first
+    )
     return replace(generation, sampling=sampling)
 
 

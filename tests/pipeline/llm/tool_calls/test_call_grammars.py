@@ -10,7 +10,7 @@ from reellama.gguf_tools.runtime.backend import Model, load_model
 from reellama.gguf_tools.text.tokenizer import Tokenizer
 from reellama.pipeline.llm.engine import Engine, Text
 from reellama.pipeline.llm.generation_options import Sampling
-from reellama.pipeline.llm.token_sampling import Sampler
+from reellama.pipeline.llm.token_sampling import Sampler, _Trigger
 from reellama.pipeline.llm.tool_calls.answer_events import CallCollector, CallDelta, ToolCall
 from reellama.pipeline.llm.tool_calls.answer_grammar import answer_grammar
 from reellama.pipeline.llm.tool_calls.answer_parser import AnswerParser, parse_answer
@@ -139,3 +139,44 @@ def test_a_grammar_begins_after_a_text(small_engine: Engine) -> None:
     sampling = Sampling(grammar='root ::= "<b>"', grammar_after="ten", logit_bias=bias)
     said = small_engine.generate([Text("Eight, nine,")], sampling, max_tokens=8)
     assert "".join(token.text for token in said) == " ten<b>"
+
+
+def test_a_grammar_binds_from_its_first_text_on(small_engine: Engine) -> None:
+    """What stands before is free, also text that begins like it and goes on differently."""
+    small_engine.clear()
+    tokenizer = small_engine.tokenizer
+    bias = tuple((token, 100.0) for token in tokenizer.encode(" ten")[:1])
+    grammar = 'root ::= " ten" "<b>"'
+    sampling = Sampling(grammar=grammar, grammar_from=" ten", logit_bias=bias)
+    said = small_engine.generate([Text("Eight, nine,")], sampling, max_tokens=8)
+    assert "".join(token.text for token in said) == " ten<b>"
+    small_engine.clear()
+    sampling = Sampling(grammar=grammar, grammar_from="eleven", logit_bias=bias)
+    said = small_engine.generate([Text("Eight, nine,")], sampling, max_tokens=4)
+    assert "".join(token.text for token in said) == " ten" * 4
+
+
+@pytest.mark.parametrize("form", [form for form in FORMS if not FORMS[form].bare])
+def test_calls_that_a_model_makes_by_itself_follow_their_schema(model: Model, form: str) -> None:
+    """A sampler is told words, then a call: only what the schema allows may follow its begin."""
+    grammar = answer_grammar(form, [WEATHER], several=True)
+    first = FORMS[form].begins[0]
+    written = FORMS[form].write([ToolCall("get_weather", {"unit": "km", "far": True})])
+    text = written.replace("True", "true").replace("'", '"') if form == "lfm2" else written
+    assert text.startswith(first)
+    tokenizer = Tokenizer(model)
+    trigger = _Trigger(None, first, tokenizer)
+    fed: list[int] = []
+    for token in tokenizer.encode(f"Well. {text}"):
+        fed += trigger.push(token) if trigger.waits else []
+    begun = b"".join(map(tokenizer.piece, fed)).decode()
+    assert text.startswith(begun) and begun.startswith(first)
+    assert accepts(grammar, text, model)
+
+
+def test_what_only_begins_like_a_call_is_free_again(model: Model) -> None:
+    trigger = _Trigger("</think>", "<b>", Tokenizer(model))
+    told = [trigger.push(token) for token in Tokenizer(model).encode("<b> no </think> so <b>")]
+    assert not any(told[:-1]) and told[-1] and not trigger.waits
+    assert trigger.look_again() and trigger.waits
+    assert not _Trigger("</think>", None, Tokenizer(model)).look_again()

@@ -1,5 +1,7 @@
 """Calls and results as templates take them, and in words where a template does not."""
 
+import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +10,7 @@ from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.text.template_traits import try_template
 from reellama.pipeline.llm.generation_options import GenerationOptions
 from reellama.pipeline.llm.tool_calls.answer_events import ToolCall
+from reellama.pipeline.llm.tool_calls.answer_grammar import answer_grammar
 from reellama.pipeline.llm.tool_calls.dialect import Dialect, dialect
 from reellama.pipeline.llm.tool_calls.tool import Tool
 from reellama.pipeline.llm.tool_calls.tool_forms import FORMS
@@ -18,8 +21,9 @@ from reellama.pipeline.server.chat.chat_request import (
     tool_choice_from,
     tool_from_definition,
 )
-from reellama.pipeline.server.chat.speech import bound
+from reellama.pipeline.server.chat.speech import bound, find_grammar
 from reellama.pipeline.server.chat.tool_messages import EXAMPLE, adapted, template_message
+from reellama.pipeline.server.sandbox.sandbox import SandboxError
 
 EACH = "{% for m in messages %}<{{ m.role }}>{{ m.content }}"
 DEFINITIONS = "{% for t in tools or [] %}{{ t | tojson }} <tool_call> {% endfor %}"
@@ -163,3 +167,30 @@ def test_a_schema_binds_what_follows_the_channel_of_the_answer() -> None:
     assert after.sampling.grammar_after == "<|channel|>final<|message|>"
     calls = bound(options, channels, "<|start|>assistant", 'root ::= "{}"', words=False)
     assert calls.sampling.grammar_after is None
+
+
+class Kept:
+    """Grammars by what they are asked for; those of the tool `g` are refused."""
+
+    async def get(self, wanted: dict[str, Any], model: Path) -> str:
+        if wanted["tools"][0][0] == "g":
+            raise SandboxError("too long")
+        return answer_grammar(wanted["form"], [TOOL], several=wanted["several"])
+
+
+def test_a_grammar_binds_calls_that_a_model_makes_by_itself_where_they_begin() -> None:
+    own, said = dialect(KNOWS_ALL), [ServiceMessage("user", "?")]
+
+    def found(asked: ChatRequest, by: Dialect = own, schema: Any = None) -> Any:
+        return asyncio.run(find_grammar(Kept(), Path("x"), asked, schema, by))  # type: ignore[arg-type]
+
+    grammar, first = found(ChatRequest(said, [TOOL]))
+    assert first == "<tool_call>" and "<tool_call>" in grammar
+    options = bound(GenerationOptions(), own, "", grammar, False, first)
+    assert (options.sampling.grammar_from, options.sampling.grammar_after) == (first, None)
+    required = ChatRequest(said, [TOOL], ToolChoice("required"))
+    assert found(required)[1] is None and found(required)[0]
+    assert found(ChatRequest(said, [TOOL], ToolChoice("none"))) == (None, None)
+    assert found(ChatRequest(said, [TOOL]), dialect(EACH + END))[1] is None  # the generic form
+    other = Tool("g", {}, {"type": "function", "function": {"name": "g"}})
+    assert found(ChatRequest(said, [other])) == (None, None)  # free: nobody asked for a call

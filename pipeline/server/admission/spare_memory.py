@@ -1,0 +1,30 @@
+"""Memory that large requests took and freed goes back to the machine.
+
+glibc keeps what was freed between what is still in use, an arena for each thread that ever read a
+body: after many large requests the process stays as large as if they were still there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from reellama.gguf_tools import heap
+
+LARGE = 64 << 10  # bytes of a request's body; what is made of a video is many times as much
+SECONDS = 5.0  # until memory is given back; what comes meanwhile is served by the same time
+
+
+class SpareMemory:
+    """Gives memory back some time after large requests, once for all of them."""
+
+    def __init__(self) -> None:
+        self._timer: asyncio.TimerHandle | None = None
+
+    def took(self, n_bytes: int) -> None:
+        """Note that a request had a body of so many bytes. Called in the event loop."""
+        if n_bytes >= LARGE and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(SECONDS, self._give_back)
+
+    def _give_back(self) -> None:
+        self._timer = None
+        asyncio.get_running_loop().run_in_executor(None, heap.give_back)
