@@ -84,9 +84,18 @@ class Chat:
         """
         return self._answer(len(self.turns), question, generation)
 
-    def reply(self, question: str, answer: str) -> Answer:
-        """A turn whose answer is known without the LLM, as one token."""
-        self.turns.append(Turn(question, answer))
+    def put(
+        self, index: int, question: str, *, request: str | None = None, **generation: Any
+    ) -> Answer:
+        """Answer `question` as turn `index`, in place of those from there on.
+
+        request: what the LLM is asked instead, without the turns before.
+        """
+        return self._answer(index, question, generation, request)
+
+    def reply(self, index: int, question: str, answer: str) -> Answer:
+        """A turn whose answer is known without the LLM, as one token; `index` as in `put`."""
+        self.turns[index:] = [Turn(question, answer)]
         yield Token(-1, answer, 1.0, [])
 
     def edit(self, index: int, question: str, **generation: Any) -> Answer:
@@ -143,16 +152,23 @@ class Chat:
         chat.turns = turns
         return chat
 
-    def prompt(self, question: str, turns: Sequence[Turn] = ()) -> Prompt:
-        """The prompt that asks `question` after `turns`; the first user message has the videos."""
-        before, after = self._around_question(question, turns)
+    def prompt(
+        self, question: str, turns: Sequence[Turn] = (), request: str | None = None
+    ) -> Prompt:
+        """The prompt that asks `question` after `turns`; the first user message has the videos.
+
+        request: what is asked in its place of the videos that `question` means.
+        """
+        before, after = self._around_question(question, turns, request)
         return before + after
 
-    def _around_question(self, question: str, turns: Sequence[Turn]) -> tuple[Prompt, Prompt]:
+    def _around_question(
+        self, question: str, turns: Sequence[Turn], request: str | None = None
+    ) -> tuple[Prompt, Prompt]:
         """The prompt in two: all before the words of `question`, and the rest."""
         meant, question = video_meant(question, self.videos)
         messages = prompt_format.messages(
-            self.system, [(turn.question, turn.answer) for turn in turns], question
+            self.system, [(turn.question, turn.answer) for turn in turns], request or question
         )
         first = next(i for i, message in enumerate(messages) if message["role"] == "user")
         videos = [part for v in meant for part in (*v.parts, Text(AFTER_VIDEO))]
@@ -176,12 +192,14 @@ class Chat:
         with suppress(ContextOverflow):
             self.engine.prefill(before)
 
-    def _answer(self, index: int, question: str, generation: dict[str, Any]) -> Answer:
+    def _answer(
+        self, index: int, question: str, generation: dict[str, Any], request: str | None = None
+    ) -> Answer:
         """Answer `question` as turn `index`; what stands there goes when the answer begins."""
         if not question.strip():
             raise ReellamaError("the question is empty")
         max_tokens = generation.pop("max_tokens", 256)
-        prompt, room = self._fit(index, question, max_tokens)
+        prompt, room = self._fit(index, question, max_tokens, request)
         pieces: list[str] = []
         complete = False
         try:
@@ -194,16 +212,19 @@ class Chat:
             if complete or pieces:
                 self.turns[index:] = [Turn(question, "".join(pieces))]
 
-    def _fit(self, index: int, question: str, max_tokens: int) -> tuple[Prompt, int]:
+    def _fit(
+        self, index: int, question: str, max_tokens: int, request: str | None
+    ) -> tuple[Prompt, int]:
         """The prompt for turn `index` without the turns that do not fit, and the positions left."""
         n_ctx = self.engine.n_ctx
         reserve = min(max_tokens, n_ctx // 4)
         limit = n_ctx
         before = self.dropped = min(self.dropped, index)
         while True:
-            prompt = self.prompt(question, self.turns[self.dropped : index])
+            turns = () if request else self.turns[self.dropped : index]
+            prompt = self.prompt(question, turns, request)
             size = self.engine.count(prompt)
-            if size + reserve <= limit or self.dropped == index:
+            if size + reserve <= limit or self.dropped == index or request:
                 break
             self.dropped += 1
             limit = int(n_ctx * ROOM_AFTER_DROPPING)

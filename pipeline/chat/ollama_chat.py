@@ -17,6 +17,7 @@ from PIL import Image
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.models import prompt_format
 from reellama.models.token_pooling.options import PoolingOptions
+from reellama.pipeline.chat.answer_plan import AnswerPlan, plan_answer
 from reellama.pipeline.chat.conversation import Answer, Chat, Turn, Video
 from reellama.pipeline.chat.video_chat import VideoChat
 from reellama.pipeline.chat.video_notes import NotedVideo, notes_as_text, take_notes
@@ -65,7 +66,9 @@ class OllamaChat(Chat):
         fitting = int(self.engine.n_ctx * PICTURES_SHARE) // PICTURE_TOKENS
         return max(1, min(MAX_PICTURES, fitting))
 
-    def _answer(self, index: int, question: str, generation: dict[str, Any]) -> Answer:
+    def _answer(
+        self, index: int, question: str, generation: dict[str, Any], request: str | None = None
+    ) -> Answer:
         """Answer `question` as turn `index`; what stands there goes when the answer ends."""
         if not question.strip():
             raise ReellamaError("the question is empty")
@@ -150,6 +153,10 @@ class OllamaVideoChat(VideoChat):
         """Go on with a saved conversation, whichever LLM it was with."""
         super().load(path, progress)
         self.chat = OllamaChat(self.model, self.chat)
+
+    def _plan(self, question: str) -> AnswerPlan:
+        plan = plan_answer(question, self.videos, self.bundle, self.languages)
+        return plan._replace(request=None, stop=())  # it has the notes, which are one description
 
     def _room(self, videos: Sequence[Video]) -> int:
         """All that there is for videos: the bundle's own LLM watches one after another."""

@@ -26,15 +26,12 @@ from reellama.models.bundle import Bundle
 from reellama.models.cache_folders import ENCODED_FRAMES
 from reellama.models.open_bundle import VideoBundle, open_bundle
 from reellama.models.token_pooling.options import VIDEOS_SHARE, PoolingOptions
+from reellama.pipeline.chat.answer_plan import AnswerPlan, plan_answer
 from reellama.pipeline.chat.conversation import Answer, Chat, Turn, Video
-from reellama.pipeline.chat.file_answers import answer_from_files
-from reellama.pipeline.chat.footage_limits import CANNOT_TELL, asks_beyond_footage
-from reellama.pipeline.chat.ordinals import video_meant
-from reellama.pipeline.chat.question_language import OTHER_LANGUAGE, is_in, names_of
-from reellama.pipeline.chat.subtitle_answers import answer_from_subtitles, as_text
+from reellama.pipeline.chat.subtitle_answers import as_text
 from reellama.pipeline.chat.timings import Timings
 from reellama.pipeline.chat.video_encoder import VideoEncoder
-from reellama.pipeline.llm.engine import Engine, EngineStats, Text
+from reellama.pipeline.llm.engine import GREEDY_SAMPLING, Engine, EngineStats, Text
 from reellama.pipeline.progress_callbacks import Progress
 from reellama.pipeline.video.read_options import VideoReadOptions
 
@@ -212,24 +209,33 @@ class VideoChat:
         """Answer `question` token by token, each with its probability and the best alternatives.
 
         What the file itself says (how long, how large, ...) and what its subtitles say word for
-        word comes from there, as one token; so does that a question is in a language which the
-        bundle was not trained for, or about what its soft tokens of real footage do not hold.
+        word comes from there, as one token; see `plan_answer` for this and for what is asked of the
+        model in other words. With a grammar or a schema the model answers all questions itself.
         """
-        meant, plain = video_meant(question, self.videos)
-        known = answer_from_files(plain, [video.clip for video in meant])
-        if known is None and len(meant) == 1:
-            known = answer_from_subtitles(plain, meant[0].clip.subtitles)
-        if known is None and _beyond(plain, meant):
-            known = CANNOT_TELL.format(self.bundle.name)
-        if known is None and self.languages and not is_in(question, self.languages):
-            known = OTHER_LANGUAGE.format(self.bundle.name, names_of(self.languages))
-        if known is not None:
-            return self.chat.reply(question, known)
-        return self._timed(self.chat.ask(question, **generation))
+        return self._answer(len(self.turns), question, generation)
 
     def retry(self, **generation: Any) -> Answer:
         """Answer the last question again, token by token."""
-        return self._timed(self.chat.retry(**generation))
+        if not self.turns:
+            raise ReellamaError("nothing was asked yet")
+        return self._answer(len(self.turns) - 1, self.turns[-1].question, generation)
+
+    def _answer(self, index: int, question: str, generation: dict[str, Any]) -> Answer:
+        """Answer `question` as turn `index`, in place of those from there on."""
+        sampling = generation.get("sampling", GREEDY_SAMPLING)
+        if sampling.grammar is not None or sampling.json_schema is not None:  # the model can
+            return self._timed(self.chat.put(index, question, **generation))
+        plan = self._plan(question)
+        if plan.answer is not None:
+            return self.chat.reply(index, question, plan.answer)
+        if plan.stop:
+            stop = generation.get("stop", ())
+            own = (stop,) if isinstance(stop, str) else tuple(stop)
+            generation = {**generation, "stop": (*own, *plan.stop)}
+        return self._timed(self.chat.put(index, question, request=plan.request, **generation))
+
+    def _plan(self, question: str) -> AnswerPlan:
+        return plan_answer(question, self.videos, self.bundle, self.languages)
 
     def describe(self, **generation: Any) -> str:
         """Answer the bundle's own request for a description."""
@@ -330,8 +336,3 @@ class VideoChat:
         self.timings.n_prompt = last.n_reused + last.n_read
         self.timings.n_reused = last.n_reused
         self.timings.n_generated = last.n_generated
-
-
-def _beyond(question: str, videos: Sequence[Video]) -> bool:
-    """Whether a question is about what the bundle cannot tell of any of these videos."""
-    return bool(videos) and all(v.limits for v in videos) and asks_beyond_footage(question)

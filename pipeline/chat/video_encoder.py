@@ -7,12 +7,11 @@ serve` keeps what it sees in the same cache.
 from __future__ import annotations
 
 import hashlib
-import json
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, astuple, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,19 +19,18 @@ from reellama.gguf_tools.atomic_write import stamp
 from reellama.models.array_cache import ArrayCache
 from reellama.models.encoded_frames import EncodedFrames, encoding_key, frame_size
 from reellama.models.open_bundle import VideoBundle
+from reellama.pipeline.chat.clip_facts import FACTS, ClipFacts
 from reellama.pipeline.chat.subtitle_answers import between
 from reellama.pipeline.chat.timings import Timings
 from reellama.pipeline.progress_callbacks import Progress
 from reellama.pipeline.video.clip import Clip, UnreadFrames, VideoInput, opened, read_frames
 from reellama.pipeline.video.file_signature import sidecars
 from reellama.pipeline.video.read_options import VideoReadOptions
-from reellama.pipeline.video.source import FileFacts
 from reellama.pipeline.video.subtitles import Subtitle
 
 # Bytes of a file whose content is read for its key. A larger one is known by its path, size and
 # date: to read it takes longer than to look at it again.
 MAX_HASHED = 256 << 20
-FACTS = "facts"  # the array beside those of `EncodedFrames`: JSON of what a clip has beside frames
 
 
 class SeenVideo(NamedTuple):
@@ -83,7 +81,10 @@ class VideoEncoder:
         # A file or a bundle that was written meanwhile may be half old and half new.
         changed = self.bundle.changed or before != _stamps(path)
         if self.cache is not None and key is not None and not changed:
-            self.cache.write(key, **encoded._asdict(), **{FACTS: _facts(seen)})
+            # A file of subtitles beside the video is no part of its content: it is read each time.
+            lines = None if sidecars(clip.path) else clip.subtitles
+            facts = ClipFacts(clip.duration, clip.notes, clip.facts, seen.remark, lines)
+            self.cache.write(key, **encoded._asdict(), **{FACTS: facts.to_array()})
         return seen
 
     def _key(self, path: Path, options: VideoReadOptions) -> str | None:
@@ -123,41 +124,24 @@ def _subtitles(video: VideoInput, options: VideoReadOptions) -> tuple[Subtitle, 
         return between(source.subtitles(), options)
 
 
-def _facts(seen: SeenVideo) -> np.ndarray:
-    clip = seen.clip
-    said = {
-        "duration": clip.duration,
-        "notes": clip.notes,
-        "facts": asdict(clip.facts) if clip.facts else None,
-        "remark": seen.remark,
-        # A file of them beside the video is no part of its content: it is read each time.
-        "subtitles": None if sidecars(clip.path) else [astuple(line) for line in clip.subtitles],
-    }
-    return np.frombuffer(json.dumps(said).encode(), np.uint8)
-
-
 def _known(
     arrays: dict[str, np.ndarray], path: Path, options: VideoReadOptions
 ) -> SeenVideo | None:
     """A clip and its soft tokens from a cache; None for an entry that has no facts of the file."""
     try:
-        said: dict[str, Any] = json.loads(arrays.pop(FACTS).tobytes())
+        known = ClipFacts.from_array(arrays.pop(FACTS))
         encoded = EncodedFrames(**arrays)
-        facts = FileFacts(**said["facts"]) if said["facts"] else None
         frames = UnreadFrames(
             path,
             len(encoded.times),
             encoded.frame_size,
             lambda: read_frames(path, options).frames,
         )
-        notes = tuple(map(str, said["notes"]))
-        kept = said.get("subtitles")
-        if kept is None or sidecars(path):
+        subtitles = known.subtitles
+        if subtitles is None or sidecars(path):
             subtitles = _subtitles(path, options)
-        else:
-            subtitles = tuple(Subtitle(float(a), float(b), str(text)) for a, b, text in kept)
-        duration = float(said["duration"])
-        clip = Clip(frames, encoded.times, duration, path, notes, facts, subtitles)
-        return SeenVideo(clip, encoded, str(said["remark"]))
+        duration, notes = known.duration, known.notes
+        clip = Clip(frames, encoded.times, duration, path, notes, known.facts, subtitles)
+        return SeenVideo(clip, encoded, known.remark)
     except (KeyError, TypeError, ValueError):
         return None

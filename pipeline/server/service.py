@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.text.chat_template import ChatTemplate
 from reellama.models.token_pooling.options import VIDEOS_SHARE
+from reellama.pipeline.chat.subtitle_answers import asks_of_subtitles
 from reellama.pipeline.llm.batching.generation_job import GenerationStats
-from reellama.pipeline.llm.generation_options import GenerationOptions
 from reellama.pipeline.llm.prompt import Prompt, Text, TokenIds, known_ids
 from reellama.pipeline.llm.tool_calls.answer_parser import AnswerParser
 from reellama.pipeline.llm.tool_calls.dialect import Dialect
@@ -31,6 +31,12 @@ from reellama.pipeline.server.chat.conversation_fit import (
 )
 from reellama.pipeline.server.chat.dialects import Dialects
 from reellama.pipeline.server.chat.generation import Generation, PreparedPrompt
+from reellama.pipeline.server.chat.planned_answers import (
+    plain_question,
+    plan_request,
+    reworded,
+)
+from reellama.pipeline.server.chat.request_options import RequestOptions
 from reellama.pipeline.server.chat.speech import (
     bound,
     check_think,
@@ -42,7 +48,7 @@ from reellama.pipeline.server.chat.tool_messages import Conversation, adapted
 from reellama.pipeline.server.files.file_store import FileStore
 from reellama.pipeline.server.loaded_models import LoadedModel, ModelPool
 from reellama.pipeline.server.media.decode_process import MediaLimits
-from reellama.pipeline.server.media.media_encoder import MediaEncoder, sniff
+from reellama.pipeline.server.media.media_encoder import MediaEncoder, SeenMedia, sniff
 from reellama.pipeline.server.media.media_items import MediaItem
 from reellama.pipeline.server.media.soft_token_cache import SoftTokenCache
 from reellama.pipeline.server.metrics import Metrics
@@ -53,12 +59,11 @@ from reellama.pipeline.server.sandbox.grammars import Grammars
 from reellama.pipeline.server.sandbox.sandbox import Sandbox
 from reellama.pipeline.server.sandbox.sandboxed_template import SandboxedTemplate
 from reellama.pipeline.server.settings import Settings
-from reellama.pipeline.server.video_options import DEFAULT_VIDEO_OPTIONS, VideoOptions
+from reellama.pipeline.server.video_options import VideoOptions
 
 T = TypeVar("T")
 LONG_PROMPT = 50_000  # characters; prompts that have more are laid out one at a time
 MESSAGE = 100  # characters that rendering a message is worth, beside its words
-ANY_JSON_OBJECT: dict[str, Any] = {"type": "object"}
 
 
 class ServiceError(ReellamaError):
@@ -69,30 +74,6 @@ class ServiceError(ReellamaError):
     ) -> None:
         super().__init__(message)
         self.status, self.headers = status, headers
-
-
-@dataclass(frozen=True)
-class RequestOptions:
-    """How to answer a request.
-
-    n_ctx: positions that may be used, at most the server's. keep_alive: seconds, -1 for ever.
-    response_format: "json", or a JSON schema. truncate: whether a conversation that is too long
-    loses its oldest turns; else it is refused. context: ids of tokens that stand before the prompt.
-    """
-
-    generation: GenerationOptions
-    n_ctx: int | None = None
-    keep_alive: float | None = None
-    response_format: str | dict[str, Any] | None = None
-    video: VideoOptions = DEFAULT_VIDEO_OPTIONS
-    truncate: bool = True
-    context: tuple[int, ...] = ()
-
-    @property
-    def schema(self) -> dict[str, Any] | None:
-        """The JSON schema that the answer follows, if any."""
-        wanted = self.response_format
-        return ANY_JSON_OBJECT if isinstance(wanted, str) else wanted
 
 
 class Service:
@@ -195,7 +176,7 @@ class Service:
             room = _room(loaded, options, len(media))
             seen = await self._see(known, media, options.video, room)
             tokenizer = loaded.batcher.tokenizer
-            parts = before_text(seen)
+            parts = before_text(seen.parts)
             if isinstance(prompt, str):
                 parts.append(Text(prompt, special=suffix is None))
             else:
@@ -266,12 +247,15 @@ class Service:
             self.grammars, known.path, asked, options.schema, dialect
         )
         room = _room(loaded, options, sum(len(message.media) for message in asked.messages))
-        seen = [await self._see(known, m.media, options.video, room) for m in asked.messages]
+        question = plain_question(asked, options.generation, options.schema is not None)
+        said = asks_of_subtitles(question)
+        seen = [await self._see(known, m.media, options.video, room, said) for m in asked.messages]
+        plan = plan_request(question, seen, known.bundle)
         whole = with_system(asked.messages, known.bundle.system if known.bundle else None)
         none: list[Prompt] = [[] for _ in whole[len(seen) :]]  # a system prompt sees nothing
-        conversation = adapted(
-            list(zip(whole, [*none, *seen], strict=True)), dialect, asked.usable_tools
-        )
+        shown = [*none, *(each.parts for each in seen)]
+        conversation = reworded(list(zip(whole, shown, strict=True)), plan)
+        conversation = adapted(conversation, dialect, asked.usable_tools)
         variables = template_variables(asked.think) | dict(asked.template_variables)
         if dialect.is_told_of_tools:
             variables["tools"] = [tool.definition for tool in asked.usable_tools]
@@ -291,8 +275,9 @@ class Service:
             layout = layout.without_first(tokenizer.bos if tokenizer.add_bos else None).after(
                 before
             )
-        prepared = PreparedPrompt(layout, generation, dialect.markers)
-        return prepared, parser_for(dialect, asked, fitted.opening)
+        prepared = PreparedPrompt(layout, generation, dialect.markers, plan.answer, plan.stop)
+        parser = parser_for(dialect, asked, fitted.opening) if plan.answer is None else None
+        return prepared, parser
 
     async def _fit(
         self,
@@ -372,17 +357,22 @@ class Service:
         return generation
 
     async def _see(
-        self, known: RegisteredModel, media: Sequence[MediaItem], options: VideoOptions, room: int
-    ) -> Prompt:
+        self,
+        known: RegisteredModel,
+        media: Sequence[MediaItem],
+        options: VideoOptions,
+        room: int,
+        with_subtitles: bool = False,
+    ) -> SeenMedia:
         """What stands for a message's pictures and videos in a prompt."""
         if not media:
-            return []
+            return SeenMedia([], [])
         if known.bundle is None:
             raise ServiceError(
                 f"{known.manifest.name} sees nothing: it has no mmproj, and the bundle "
                 f"{self.settings.bundle} was made for an LLM of another width"
             )
-        return await self.watcher.see(media, known.bundle, options, room)
+        return await self.watcher.see(media, known.bundle, options, room, with_subtitles)
 
 
 def _room(loaded: LoadedModel, options: RequestOptions, n_media: int) -> int:

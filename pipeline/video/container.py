@@ -20,7 +20,7 @@ from av.video.stream import VideoStream
 
 from reellama.pipeline.video.cut_off import is_cut_off
 from reellama.pipeline.video.file_signature import container_kind
-from reellama.pipeline.video.geometry import display_size
+from reellama.pipeline.video.pictures.geometry import display_size
 from reellama.pipeline.video.source import FileFacts, VideoError
 from reellama.pipeline.video.time_map import TimeMap, scan_times
 

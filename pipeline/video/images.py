@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from reellama.pipeline.video.file_signature import VIDEO_SUFFIXES
-from reellama.pipeline.video.geometry import display_size
+from reellama.pipeline.video.pictures.geometry import display_size
 from reellama.pipeline.video.source import FileFacts, Frame, FrameSource, VideoError
 from reellama.pipeline.video.subtitles import Subtitle
 

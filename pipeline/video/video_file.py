@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from reellama.pipeline.video.container import Container
-from reellama.pipeline.video.frame_conversion import FrameConverter
+from reellama.pipeline.video.pictures.frame_conversion import FrameConverter
 from reellama.pipeline.video.source import FileFacts, Frame, FrameSource, VideoError
 from reellama.pipeline.video.subtitles import Subtitle, read_subtitles
 

@@ -125,7 +125,7 @@ class Server:
         bundle = (known or self.known()).bundle
         assert bundle is not None
         watcher = MediaEncoder(MediaLimits(), self.cache)
-        (soft,) = asyncio.run(watcher.see([MediaItem((video.read_bytes(),))], bundle))
+        (soft,) = asyncio.run(watcher.see([MediaItem((video.read_bytes(),))], bundle)).parts
         assert isinstance(soft, np.ndarray)
         return soft
 

@@ -25,10 +25,10 @@ from reellama.pipeline.server.chat.chat_request import (
     ToolChoice,
     tool_from_definition,
 )
+from reellama.pipeline.server.chat.request_options import RequestOptions
 from reellama.pipeline.server.keep_alive import KeepAlive
 from reellama.pipeline.server.media.media_items import MediaItem
 from reellama.pipeline.server.media.media_references import MediaReference, VideoFields
-from reellama.pipeline.server.service import RequestOptions
 from reellama.pipeline.server.video_options import VIDEO_OPTIONS, video_options
 
 # Tokens of thought up to which a budget is low, and medium; more is high.

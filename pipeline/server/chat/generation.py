@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from reellama.gguf_tools.text.tokenizer import Tokenizer
 from reellama.pipeline.llm.batching.generation_job import GenerationJob, GenerationStats
 from reellama.pipeline.llm.engine import Token
 from reellama.pipeline.llm.generation_options import GenerationOptions
 from reellama.pipeline.llm.prompt import TokenizedPrompt
 from reellama.pipeline.server.admission.deadlines import TimedOut
 from reellama.pipeline.server.admission.places import CLIENT
+from reellama.pipeline.server.chat.planned_answers import answer_tokens
 from reellama.pipeline.server.loaded_models import LoadedModel
 
 
 @dataclass(frozen=True)
 class PreparedPrompt:
-    """A prompt, and how its answer is generated; `shown` as in `GenerationJob`."""
+    """A prompt, and how its answer is generated; `shown` as in `GenerationJob`.
+
+    answer: what is answered without the model. own_stop: stop texts that the client did not give.
+    """
 
     layout: TokenizedPrompt
     generation: GenerationOptions
     shown: tuple[str, ...] = ()
+    answer: str | None = None
+    own_stop: tuple[str, ...] = ()
 
 
 class Generation:
@@ -43,6 +50,7 @@ class Generation:
             self._timer = loop.call_later(seconds, self._expire, TimedOut(seconds))
         self._release = release
         self._job: GenerationJob | None = None
+        self._prepared: PreparedPrompt | None = None
         self._tokens: asyncio.Queue[Token | Exception | None] = asyncio.Queue()
         self._ids: list[int] = []  # of its tokens so far
         self._done = False
@@ -50,7 +58,7 @@ class Generation:
     @property
     def context(self) -> list[int] | None:
         """The ids of prompt and answer, or None where soft tokens are among them."""
-        keys = self._job.layout.keys if self._job is not None else []
+        keys = self._prepared.layout.keys if self._prepared is not None else []
         ids = [key for key in keys if isinstance(key, int)]
         end = [] if self.stats.end_token is None else [self.stats.end_token]
         return [*ids, *self._ids, *end] if len(ids) == len(keys) else None
@@ -62,6 +70,10 @@ class Generation:
         n_ctx: int | None,
     ) -> None:
         """Hand the prompt to the model. Raises ReellamaError when it does not fit."""
+        self._prepared = prepared
+        if prepared.answer is not None:
+            self._tell_known(prepared, prepared.answer, loaded.batcher.tokenizer)
+            return
         loop = asyncio.get_running_loop()
 
         def tell(news: Token | Exception | None) -> None:
@@ -70,7 +82,7 @@ class Generation:
         self._job = GenerationJob(
             prepared.layout,
             tell,
-            prepared.generation,
+            replace(prepared.generation, stop=(*prepared.generation.stop, *prepared.own_stop)),
             min(n_ctx or loaded.n_ctx, loaded.n_ctx),
             stats=self.stats,
             client=CLIENT.get(),
@@ -78,6 +90,17 @@ class Generation:
         )
         # In a thread: a grammar is parsed there.
         await asyncio.to_thread(loaded.batcher.submit, self._job)
+
+    def _tell_known(self, prepared: PreparedPrompt, answer: str, tokenizer: Tokenizer) -> None:
+        """An answer that needs no model, as if it had given it."""
+        tokens = answer_tokens(answer, tokenizer, prepared.generation)
+        self.stats.prompt_tokens = len(prepared.layout.keys)
+        self.stats.generated_tokens = len(tokens)
+        whole = "".join(token.text for token in tokens) == answer
+        self.stats.stop_reason = "stop" if whole else "length"
+        for token in tokens:
+            self._tokens.put_nowait(token)
+        self._tokens.put_nowait(None)
 
     def _expire(self, error: TimedOut) -> None:
         self._tokens.put_nowait(error)
@@ -92,6 +115,8 @@ class Generation:
         if isinstance(news, Token):
             self._ids.append(news.id)
             return news
+        if self._prepared is not None and self.stats.stop_text in self._prepared.own_stop:
+            self.stats.stop_text = None
         await self.aclose()
         if news is not None:
             raise news

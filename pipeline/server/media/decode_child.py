@@ -4,8 +4,9 @@
 
 Its argument is JSON: the path of a file or of a folder of pictures, their times, and the limits. It
 answers on stdout with one line of JSON, {"shapes": [[height, width], ...], "times": [...], "notes":
-[...]}, and the pixels of all frames, or with {"error": "...", "status": 400 or 413} alone. Asked
-for `characters` of subtitles it answers with {"subtitles": "..."} alone. It imports no torch.
+[...], "duration": ..., "facts": {...} or null}, and the pixels of all frames, or with {"error":
+"...", "status": 400 or 413} alone. Asked for `characters` of subtitles it answers with
+{"subtitles": [[start, end, text], ...]} alone. It imports no torch.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import signal
 import sys
 import warnings
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -96,24 +98,33 @@ def decode(request: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
     except VideoError as error:
         return refusal(without_path(str(error), path), 400), []
     shapes = [frame.shape[:2] for frame in clip.frames]
-    return {"shapes": shapes, "times": clip.times.tolist(), "notes": clip.notes}, list(clip.frames)
+    header = {
+        "shapes": shapes,
+        "times": clip.times.tolist(),
+        "notes": clip.notes,
+        "duration": clip.duration,
+        "facts": asdict(clip.facts) if clip.facts else None,
+    }
+    return header, list(clip.frames)
 
 
 def said(request: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
-    """The header of an answer with what the subtitles in the file say, in about `characters`, or ""
-    where none can be read; and no frames."""
-    from reellama.pipeline.chat.subtitle_answers import as_text, between
+    """The header of an answer with the subtitles in the file, of at most `characters`, and no
+    frames. A file that cannot be read has no subtitles."""
+    from reellama.pipeline.chat.subtitle_answers import between
     from reellama.pipeline.video import container
     from reellama.pipeline.video.clip import open_video
     from reellama.pipeline.video.read_options import VideoReadOptions
     from reellama.pipeline.video.source import VideoError
 
     container.OPEN_OPTIONS.update(OPEN_OPTIONS)
-    text = ""
+    kept, room = [], request["characters"]
     with suppress(VideoError), open_video(request["path"]) as source:
-        lines = between(source.subtitles(), VideoReadOptions(**request["reading"]))
-        text = as_text(lines, request["characters"])
-    return {"subtitles": text}, []
+        for line in between(source.subtitles(), VideoReadOptions(**request["reading"])):
+            if (room := room - len(line.text)) < 0:
+                break
+            kept.append([line.start, line.end, line.text])
+    return {"subtitles": kept}, []
 
 
 def check(path: Path, max_pixels: int, max_seconds: float) -> None:

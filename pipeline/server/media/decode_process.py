@@ -17,19 +17,22 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from reellama.pipeline.chat.clip_facts import ClipFacts
 from reellama.pipeline.server.media.media_items import MediaError, MediaItem
 from reellama.pipeline.video.read_options import VideoReadOptions
+from reellama.pipeline.video.source import FileFacts
+from reellama.pipeline.video.subtitles import Subtitle
 
 _ROOT = Path(__file__).parents[4]
 # All that a child gets of the environment: where programs and libraries are, and no secrets.
 _ENVIRONMENT = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONPATH")
 # Bytes of the line with which a child begins, at most.
 _HEADER = 1 << 20
-_HEADING = 1 << 10  # characters of what stands around the lines of subtitles, at most
+_SAID = 100_000  # characters of subtitles, at most: a film of three hours
 
 
 @dataclass(frozen=True)
@@ -51,12 +54,12 @@ class MediaLimits:
 class DecodedFrames(NamedTuple):
     """uint8 RGB pictures `[height, width, 3]`, and the seconds at which they appear, float64.
 
-    notes: what a person should know of the file, such as that it breaks off.
+    about: what else is known of them, without a remark.
     """
 
     frames: list[np.ndarray]
     times: np.ndarray
-    notes: tuple[str, ...] = ()
+    about: ClipFacts = ClipFacts()
 
 
 async def decode(clip: MediaItem, reading: VideoReadOptions, limits: MediaLimits) -> DecodedFrames:
@@ -69,13 +72,14 @@ async def decode(clip: MediaItem, reading: VideoReadOptions, limits: MediaLimits
 
 
 async def read_said(
-    clip: MediaItem, reading: VideoReadOptions, limits: MediaLimits, most: int
-) -> str:
-    """The subtitles in a video's file, read in a child process, in at most `most` characters."""
-    answer, _ = await _ask_child(clip, reading, limits, most)
+    clip: MediaItem, reading: VideoReadOptions, limits: MediaLimits
+) -> tuple[Subtitle, ...]:
+    """The subtitles in a video's file, read in a child process."""
+    answer, _ = await _ask_child(clip, reading, limits, _SAID)
     with suppress(ValueError, TypeError, KeyError):
-        return str(json.loads(answer)["subtitles"])[: most + _HEADING]
-    return ""
+        lines = json.loads(answer)["subtitles"]
+        return tuple(Subtitle(float(start), float(end), str(text)) for start, end, text in lines)
+    return ()
 
 
 async def _ask_child(
@@ -166,12 +170,24 @@ def _unpack(answer: bytes, status: int, limits: MediaLimits) -> DecodedFrames:
             raise MediaError(str(header["error"]), 413 if header["status"] == 413 else 400)
         frames = list(_split(pixels, header["shapes"]))
         times = np.array(header["times"], np.float64)
-        notes = tuple(str(note) for note in header["notes"])
+        about = _about(header)
         if not frames or times.shape != (len(frames),) or not np.isfinite(times).all():
             raise ValueError("frames without times")
     except (ValueError, TypeError, KeyError) as error:
         raise MediaError("this file made the decoder crash; it is damaged") from error
-    return DecodedFrames(frames, times, notes)
+    return DecodedFrames(frames, times, about)
+
+
+def _about(header: dict[str, Any]) -> ClipFacts:
+    """What a child says of a file. Raises KeyError, TypeError or ValueError for what is none."""
+    said = header["facts"]
+    facts = said and FileFacts(
+        int(said["width"]), int(said["height"]), float(said["frame_rate"]), bool(said["has_sound"])
+    )
+    duration = float(header["duration"])
+    if not math.isfinite(duration):
+        raise ValueError(duration)
+    return ClipFacts(duration, tuple(map(str, header["notes"])), facts)
 
 
 def _split(pixels: bytes, shapes: Iterable[tuple[int, int]]) -> Iterable[np.ndarray]:

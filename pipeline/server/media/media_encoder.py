@@ -11,11 +11,19 @@ import binascii
 import re
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from itertools import groupby
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
+from reellama.gguf_tools import heap
 from reellama.gguf_tools.text.prompt_parts import Prompt, Text
-from reellama.models.encoded_frames import EncodedFrames, encoding_key
+from reellama.models.encoded_frames import EncodedFrames, encoding_key, frame_size
+from reellama.pipeline.chat.clip_facts import ClipFacts
+from reellama.pipeline.chat.conversation import Video
+from reellama.pipeline.chat.subtitle_answers import as_text
 from reellama.pipeline.server.admission.places import CLIENT, LOCAL
 from reellama.pipeline.server.admission.work_threads import WorkThreads
 from reellama.pipeline.server.media.decode_process import (
@@ -39,7 +47,9 @@ from reellama.pipeline.server.video_options import (
     VideoOptions,
     video_options,
 )
+from reellama.pipeline.video.clip import Clip, UnreadFrames
 from reellama.pipeline.video.read_options import VideoReadOptions
+from reellama.pipeline.video.subtitles import Subtitle
 
 if TYPE_CHECKING:
     from reellama.models.open_bundle import VideoBundle
@@ -112,6 +122,13 @@ def decode_base64(text: str) -> bytes:
         raise MediaError("not base64: send the picture or video base64-encoded") from error
 
 
+class SeenMedia(NamedTuple):
+    """What stands for a message's clips in a prompt, and each of them by itself."""
+
+    parts: Prompt
+    videos: list[Video]
+
+
 class MediaEncoder:
     """Bytes in, soft tokens out. Equal bytes are decoded once; see `SoftTokenCache`."""
 
@@ -120,7 +137,7 @@ class MediaEncoder:
         self.cache = cache
         self._children = asyncio.Semaphore(MAX_CHILDREN)
         self._tower = WorkThreads("tower")  # one: it takes all cores that there are
-        self._said: dict[tuple[bytes, float | None, float | None, int], str] = {}
+        self._said: dict[tuple[bytes, float | None, float | None], tuple[Subtitle, ...]] = {}
 
     def close(self) -> None:
         """End its thread."""
@@ -132,13 +149,15 @@ class MediaEncoder:
         bundle: VideoBundle,
         options: VideoOptions = DEFAULT_VIDEO_OPTIONS,
         room: int | None = None,
-    ) -> Prompt:
+        with_subtitles: bool = False,
+    ) -> SeenMedia:
         """What stands for pictures and videos in a prompt, one clip after another.
 
         Every video is a clip of its own, and so is every picture, unless the bundle joins pictures
         that follow each other and of which nothing is said: then they are one clip, a second
         apart. Where there are several clips, those that have a name have it before them. `options`
         are for all of them, and each may have its own. room: cells of the context for each clip.
+        with_subtitles: whether they are read also for a bundle that does not take them as text.
         Raises MediaError with status 400, 404, 413 or 503, and ReellamaError for options that this
         bundle does not take.
         """
@@ -150,15 +169,19 @@ class MediaEncoder:
                 for clip, how in zip(clips, watched, strict=True)
             )
         )
-        parts: Prompt = []
-        for clip, how, video in zip(clips, watched, found, strict=True):
+        seen = SeenMedia([], [])
+        for clip, how, (encoded, about) in zip(clips, watched, found, strict=True):
+            parts = await asyncio.to_thread(bundle.prompt_parts, encoded, how.pooling, room)
+            lines: tuple[Subtitle, ...] = ()
+            if how.reading.subtitles == "auto" and (bundle.reads_text or with_subtitles):
+                lines = await self._subtitles(clip, how.reading)
+            if bundle.reads_text and (said := as_text(lines, room or DEFAULT_CHARACTERS)):
+                parts = [*parts, Text(said)]
             if clip.name and len(clips) > 1:
-                parts.append(Text(f"{clip.name}:\n"))
-            parts += await asyncio.to_thread(bundle.prompt_parts, video, how.pooling, room)
-            if bundle.reads_text and how.reading.subtitles == "auto":
-                said = await self._subtitles(clip, how.reading, room or DEFAULT_CHARACTERS)
-                parts += [Text(said)] if said else []
-        return parts
+                seen.parts.append(Text(f"{clip.name}:\n"))
+            seen.parts.extend(parts)
+            seen.videos.append(_video(clip.name, parts, encoded, about, lines))
+        return seen
 
     def _clips(self, media: Sequence[MediaItem], joins_pictures: bool) -> list[MediaItem]:
         for content in (content for item in media for content in item.contents):
@@ -185,40 +208,61 @@ class MediaEncoder:
 
     async def _encoded(
         self, clip: MediaItem, bundle: VideoBundle, asked: VideoReadOptions
-    ) -> EncodedFrames:
+    ) -> EncodedClip:
         reading = asked.with_defaults(frames=bundle.frames, max_side=bundle.max_side)
 
         async def make() -> EncodedClip:
             async with self._children:
                 seen = await decode(clip, reading, self.limits)
-            encoded = await self._tower.run(lambda: self._encode(seen, bundle))
-            return EncodedClip(encoded, seen.notes)
+            return await self._tower.run(lambda: self._encode(seen, bundle))
 
         key = await asyncio.to_thread(_key, clip, reading, bundle)
-        encoded, notes = await self.cache.get(key, make)
-        _refuse_notes(notes)
-        return encoded
+        found = await self.cache.get(key, make)
+        _refuse_notes(found.about.notes)
+        return found
 
-    async def _subtitles(self, clip: MediaItem, reading: VideoReadOptions, most: int) -> str:
-        """The subtitles in a video's file as text of at most `most` characters, or ""."""
+    async def _subtitles(self, clip: MediaItem, reading: VideoReadOptions) -> tuple[Subtitle, ...]:
+        """The subtitles in a video's file."""
         if clip.times is not None or {content_kind(each) for each in clip.contents} != {"video"}:
-            return ""
-        key = (content_digest(clip.contents[0]), reading.start, reading.end, most)
+            return ()
+        key = (content_digest(clip.contents[0]), reading.start, reading.end)
         if key not in self._said:
             with suppress(MediaError):  # whatever ails the file was told with its frames
                 async with self._children:
-                    self._said[key] = await read_said(clip, reading, self.limits, most)
+                    self._said[key] = await read_said(clip, reading, self.limits)
             while len(self._said) > MOST_SAID:
                 del self._said[next(iter(self._said))]
-        return self._said.get(key, "")
+        return self._said.get(key, ())
 
-    def _encode(self, seen: DecodedFrames, bundle: VideoBundle) -> EncodedFrames:
-        encoded = bundle.encode(seen.frames, seen.times)
+    def _encode(self, seen: DecodedFrames, bundle: VideoBundle) -> EncodedClip:
+        features = bundle.features(seen.frames)
+        array = bundle.project(features, seen.times)
+        remark = bundle.remark_on(features)
+        heap.give_back()
         if bundle.changed:  # its weights may be partly old, and must not be kept by its version
             raise MediaError(
                 f"the bundle {bundle.name} was just changed: send the request again", 503
             )
-        return encoded
+        encoded = EncodedFrames(array, seen.times, frame_size(seen.frames))
+        return EncodedClip(encoded, replace(seen.about, remark=remark))
+
+
+def _video(
+    name: str,
+    parts: Prompt,
+    encoded: EncodedFrames,
+    about: ClipFacts,
+    lines: tuple[Subtitle, ...],
+) -> Video:
+    """A clip as the command line has it; its frames are gone."""
+    path = Path(name or "the video")
+
+    def gone() -> Sequence[np.ndarray]:
+        raise MediaError(f"{path}: only what was seen of it is kept")
+
+    frames = UnreadFrames(path, len(encoded.times), encoded.frame_size, gone)
+    clip = Clip(frames, encoded.times, about.duration, path, about.notes, about.facts, lines)
+    return Video(path, parts, clip, about.remark)
 
 
 def _refuse_notes(notes: Sequence[str]) -> None:

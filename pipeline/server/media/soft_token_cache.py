@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -14,18 +13,16 @@ import numpy as np
 
 from reellama.models.array_cache import DISK_BYTES, ArrayCache
 from reellama.models.encoded_frames import EncodedFrames
-from reellama.pipeline.chat.video_encoder import FACTS
+from reellama.pipeline.chat.clip_facts import FACTS, ClipFacts
 
 Lookup = Literal["memory", "disk", "miss"]
 
-NOTES = "notes"  # the array beside those of `EncodedFrames` on disk: a JSON list
-
 
 class EncodedClip(NamedTuple):
-    """What a bundle made of a clip, and what a person should know of its file."""
+    """What a bundle made of a clip, and what is known of it beside its frames."""
 
     encoded: EncodedFrames
-    notes: tuple[str, ...] = ()
+    about: ClipFacts = ClipFacts()
 
 
 Make = Callable[[], Awaitable[EncodedClip]]
@@ -92,9 +89,9 @@ class SoftTokenCache:
         clip = await asyncio.to_thread(self._read, key)
         self.on_lookup("miss" if clip is None else "disk")
         if clip is None:
-            (array, times, size), notes = await make()
+            (array, times, size), about = await make()
             encoded = EncodedFrames(np.ascontiguousarray(array, np.float32), times, size)
-            clip = EncodedClip(encoded, notes)
+            clip = EncodedClip(encoded, about)
             await asyncio.to_thread(self._write, key, clip)
         for part in clip.encoded:
             part.flags.writeable = False
@@ -109,7 +106,7 @@ class SoftTokenCache:
         if self._disk is None or (arrays := self._disk.read(key)) is None:
             return None
         try:
-            notes = _notes(arrays.pop(NOTES, None), arrays.pop(FACTS, None))
+            about = ClipFacts.from_array(arrays.pop(FACTS))
             encoded = EncodedFrames(**arrays)
             kinds = [part.dtype for part in encoded]
             if kinds != [np.float32, np.float64, np.int64]:
@@ -117,18 +114,10 @@ class SoftTokenCache:
         except (KeyError, TypeError, ValueError):
             self._disk.remove(key)  # not an encoded video
             return None
-        return EncodedClip(encoded, notes)
+        return EncodedClip(encoded, about)
 
     def _write(self, key: str, clip: EncodedClip) -> None:
         """Keep a clip on disk."""
         if self._disk is not None:
-            notes = np.frombuffer(json.dumps(clip.notes).encode(), np.uint8)
-            self._disk.write(key, **clip.encoded._asdict(), **{NOTES: notes})
-
-
-def _notes(notes: np.ndarray | None, facts: np.ndarray | None) -> tuple[str, ...]:
-    """Of an entry that the server wrote, or that `reellama ask` did."""
-    said = json.loads(notes.tobytes()) if notes is not None else []
-    if facts is not None:
-        said = json.loads(facts.tobytes())["notes"]
-    return tuple(map(str, said))
+            facts = clip.about.to_array()
+            self._disk.write(key, **clip.encoded._asdict(), **{FACTS: facts})

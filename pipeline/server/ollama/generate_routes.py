@@ -19,6 +19,7 @@ from reellama.pipeline.llm.generation_options import GenerationOptions
 from reellama.pipeline.llm.tool_calls.answer_events import CallCollector, CallDelta, ToolCall
 from reellama.pipeline.server.chat.chat_answer import ChatAnswer
 from reellama.pipeline.server.chat.chat_request import ChatRequest, ServiceMessage
+from reellama.pipeline.server.chat.request_options import RequestOptions
 from reellama.pipeline.server.disconnects import cancel_on_disconnect
 from reellama.pipeline.server.guard import readable_dirs
 from reellama.pipeline.server.media.fetch import read_path
@@ -41,7 +42,7 @@ from reellama.pipeline.server.ollama.ollama_schemas import (
 )
 from reellama.pipeline.server.replies.json_bodies import json_body
 from reellama.pipeline.server.replies.token_logprobs import token_logprobs
-from reellama.pipeline.server.service import RequestOptions, Service
+from reellama.pipeline.server.service import Service
 
 MAX_PATH = 4096  # characters
 ROLES = ("system", "user", "assistant", "tool")

@@ -31,9 +31,9 @@ from reellama.pipeline.server.chat.chat_request import (
     tool_choice_from,
     tool_from_definition,
 )
+from reellama.pipeline.server.chat.request_options import RequestOptions
 from reellama.pipeline.server.keep_alive import KeepAlive
 from reellama.pipeline.server.media.media_references import MediaReference
-from reellama.pipeline.server.service import RequestOptions
 from reellama.pipeline.server.video_options import video_options
 
 MAX_TOP_LOGPROBS = 20

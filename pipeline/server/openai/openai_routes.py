@@ -19,6 +19,7 @@ from reellama.pipeline.llm.text_embedding import shortened
 from reellama.pipeline.llm.tool_calls.answer_events import AnswerEvent, CallDelta
 from reellama.pipeline.server.anthropic.anthropic_errors import ANTHROPIC_HEADER
 from reellama.pipeline.server.chat.chat_answer import ChatAnswer
+from reellama.pipeline.server.chat.request_options import RequestOptions
 from reellama.pipeline.server.client_errors import told
 from reellama.pipeline.server.disconnects import CLIENT_CLOSED_REQUEST, cancel_on_disconnect
 from reellama.pipeline.server.model_registry import (
@@ -39,7 +40,7 @@ from reellama.pipeline.server.openai.openai_schemas import (
 )
 from reellama.pipeline.server.replies.event_streams import EventStream, begun
 from reellama.pipeline.server.replies.json_bodies import address_problem, json_body
-from reellama.pipeline.server.service import RequestOptions, Service, ServiceError
+from reellama.pipeline.server.service import Service, ServiceError
 
 # A choice without its finish_reason, from the pieces of an answer and the number of the choice.
 Render = Callable[[list[AnswerEvent], int], dict[str, Any]]

@@ -29,12 +29,12 @@ from reellama.pipeline.server.chat.chat_request import (
     tool_choice_from,
     tool_from_definition,
 )
+from reellama.pipeline.server.chat.request_options import RequestOptions
 from reellama.pipeline.server.keep_alive import KeepAlive
 from reellama.pipeline.server.openai.openai_parts import (
     MessagePart,
     PartsMessage,
 )
-from reellama.pipeline.server.service import RequestOptions
 from reellama.pipeline.server.video_options import VIDEO_OPTIONS, VideoOptions, video_options
 
 MOST_CHOICES = 16  # answers to one request

@@ -26,6 +26,7 @@ from reellama.pipeline.server.chat.chat_request import (
     ToolChoice,
     tool_from_definition,
 )
+from reellama.pipeline.server.chat.request_options import RequestOptions
 from reellama.pipeline.server.keep_alive import KeepAlive
 from reellama.pipeline.server.media.media_items import MediaItem
 from reellama.pipeline.server.media.media_references import MediaReference
@@ -35,7 +36,6 @@ from reellama.pipeline.server.openai.openai_parts import (
     parts_media,
     parts_text,
 )
-from reellama.pipeline.server.service import RequestOptions
 from reellama.pipeline.server.video_options import VIDEO_OPTIONS, video_options
 
 MOST_TOP_LOGPROBS = 20

@@ -17,7 +17,8 @@ import pytest
 
 from reellama.pipeline.llm.generation_options import GenerationOptions
 from reellama.pipeline.server.chat.chat_request import ChatRequest, ServiceMessage
-from reellama.pipeline.server.service import RequestOptions, Service
+from reellama.pipeline.server.chat.request_options import RequestOptions
+from reellama.pipeline.server.service import Service
 from reellama.pipeline.server.settings import Settings
 from tests.helpers.live_server import serving
 

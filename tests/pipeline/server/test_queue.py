@@ -15,8 +15,9 @@ from reellama.pipeline.llm.batching.generation_job import GenerationStats
 from reellama.pipeline.llm.generation_options import GenerationOptions
 from reellama.pipeline.server.chat.chat_answer import ChatAnswer
 from reellama.pipeline.server.chat.chat_request import ChatRequest, ServiceMessage
+from reellama.pipeline.server.chat.request_options import RequestOptions
 from reellama.pipeline.server.media.media_items import MediaItem
-from reellama.pipeline.server.service import RequestOptions, Service
+from reellama.pipeline.server.service import Service
 from reellama.pipeline.server.settings import Settings
 from tests.helpers.live_server import serving
 

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from reellama.pipeline.video.clip import read_frames
-from reellama.pipeline.video.geometry import display_size
 from reellama.pipeline.video.images import natural_key
+from reellama.pipeline.video.pictures.geometry import display_size
 from reellama.pipeline.video.source import VideoError
 from tests.helpers.film import (
     HEIGHT,

@@ -11,9 +11,9 @@ from av.error import FFmpegError
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 
-from reellama.pipeline.video.geometry import Orientation, display_size, orient, orientation
+from reellama.pipeline.video.pictures.geometry import Orientation, display_size, orient, orientation
+from reellama.pipeline.video.pictures.tone_mapping import HLG, PQ, tone_map
 from reellama.pipeline.video.source import VideoError
-from reellama.pipeline.video.tone_mapping import HLG, PQ, tone_map
 
 _FULL_RANGE = 2  # libavutil's AVCOL_RANGE_JPEG
 

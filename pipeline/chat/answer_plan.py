@@ -1,0 +1,85 @@
+"""Who answers a question about videos: their files, a rule, or the model, and what that is asked.
+
+The command line, the server and timelines ask here, so that all of them say the same of a video.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from reellama.models.open_bundle import VideoBundle
+from reellama.pipeline.chat.conversation import Video
+from reellama.pipeline.chat.file_answers import answer_from_files
+from reellama.pipeline.chat.footage_limits import CANNOT_TELL, asks_beyond_footage
+from reellama.pipeline.chat.ordinals import video_meant
+from reellama.pipeline.chat.question_language import OTHER_LANGUAGE, is_in, names_of
+from reellama.pipeline.chat.subtitle_answers import answer_from_subtitles
+
+_IT = r"(?:it|(?:the|this) (?:video|clip|film|movie|footage|scene|picture|photo|image))"
+_HERE = rf"(?: (?:here|there|in {_IT}))?"
+_DESCRIPTION = re.compile(
+    rf"what(?: is|'s) (?:happening|going on){_HERE}|what happens{_HERE}|what goes on{_HERE}"
+    rf"|what (?:do|can) you see{_HERE}|what (?:does|do) {_IT} show|what(?: is|'s) {_IT} about"
+    rf"|what(?: is|'s) (?:seen|shown){_HERE}|describe (?:what happens{_HERE}|{_IT})"
+)
+_SUBJECT = re.compile(
+    rf"(?:who|what)(?: is|'s) the main (?:subject|character|thing|object)(?:(?: of| in) {_IT})?"
+)
+# What follows the subject of a description: there an answer that is the subject alone ends.
+AFTER_SUBJECT = tuple(
+    f" {word} "
+    for word in (
+        *("is", "are", "was", "were", "has", "have", "in", "on", "at", "with", "who", "that"),
+        *("sitting", "standing", "wearing", "holding", "playing", "talking", "walking", "riding"),
+    )
+)
+
+
+class AnswerPlan(NamedTuple):
+    """What becomes of a question.
+
+    answer: what is known without the model; None: it is asked.
+    request: what the model is asked in place of the question, about `videos` and without the turns
+    before, or None. stop: texts at which its answer then ends.
+    """
+
+    videos: Sequence[Video]
+    answer: str | None = None
+    request: str | None = None
+    stop: tuple[str, ...] = ()
+
+
+def plan_answer(
+    question: str,
+    videos: Sequence[Video],
+    bundle: VideoBundle,
+    languages: Sequence[str] | None = None,
+) -> AnswerPlan:
+    """What becomes of `question` about `videos`, as `bundle` sees them.
+
+    languages: of the model that answers, where they are not those of the bundle.
+
+    The files tell how long they are, and subtitles what is said. What a bundle cannot tell of real
+    footage is said to be so, and so is a language that it does not know. What happens in footage,
+    and who it is about, is what the bundle's description of it says: asked in several ways, a small
+    model would answer in as many.
+    """
+    meant, plain = video_meant(question, videos)
+    known = answer_from_files(plain, [video.clip for video in meant])
+    if known is None and len(meant) == 1:
+        known = answer_from_subtitles(plain, meant[0].clip.subtitles)
+    is_footage = bool(meant) and all(video.limits for video in meant)
+    if known is None and is_footage and asks_beyond_footage(plain):
+        known = CANNOT_TELL.format(bundle.name)
+    spoken = bundle.languages if languages is None else languages
+    if known is None and spoken and not is_in(question, spoken):
+        known = OTHER_LANGUAGE.format(bundle.name, names_of(spoken))
+    if known is None and is_footage and len(meant) == 1:
+        asked = " ".join(plain.lower().strip(" ?.!").split())
+        if _SUBJECT.fullmatch(asked):
+            return AnswerPlan(meant, request=bundle.describe, stop=AFTER_SUBJECT)
+        if _DESCRIPTION.fullmatch(asked):
+            return AnswerPlan(meant, request=bundle.describe)
+    return AnswerPlan(meant, known)

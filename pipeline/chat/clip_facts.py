@@ -1,0 +1,44 @@
+"""What is known of a clip beside its frames, and how a cache keeps it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from reellama.pipeline.video.source import FileFacts
+from reellama.pipeline.video.subtitles import Subtitle
+
+FACTS = "facts"  # the array beside those of `EncodedFrames`: JSON
+
+
+@dataclass(frozen=True)
+class ClipFacts:
+    """duration, notes, facts: as `Clip` has them. remark: the bundle's on what it sees, or "".
+
+    subtitles: those in the file, in the part that was looked at; None where nobody looked.
+    """
+
+    duration: float = 0.0
+    notes: tuple[str, ...] = ()
+    facts: FileFacts | None = None
+    remark: str = ""
+    subtitles: tuple[Subtitle, ...] | None = None
+
+    def to_array(self) -> np.ndarray:
+        """The same as an array of bytes."""
+        return np.frombuffer(json.dumps(asdict(self)).encode(), np.uint8)
+
+    @classmethod
+    def from_array(cls, array: np.ndarray) -> ClipFacts:
+        """What `to_array` wrote. Raises KeyError, TypeError or ValueError for anything else."""
+        said = json.loads(array.tobytes())
+        facts = FileFacts(**said["facts"]) if said["facts"] else None
+        notes = tuple(map(str, said["notes"]))
+        lines = said.get("subtitles")
+        if lines is not None:
+            lines = tuple(
+                Subtitle(float(x["start"]), float(x["end"]), str(x["text"])) for x in lines
+            )
+        return cls(float(said["duration"]), notes, facts, str(said["remark"]), lines)

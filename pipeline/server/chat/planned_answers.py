@@ -1,0 +1,61 @@
+"""Questions about videos that `ask` would answer without its model, or ask that in other words.
+
+The server says the same. Where an answer must have a form, or tools may be called, the model gives
+all answers.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Sequence
+
+from reellama.gguf_tools.text.tokenizer import Tokenizer
+from reellama.models.open_bundle import VideoBundle
+from reellama.pipeline.chat.answer_plan import AnswerPlan, plan_answer
+from reellama.pipeline.llm.engine import Token
+from reellama.pipeline.llm.generation_options import NO_LIMIT, GenerationOptions
+from reellama.pipeline.server.chat.chat_request import ChatRequest, ServiceMessage
+from reellama.pipeline.server.chat.tool_messages import Conversation
+from reellama.pipeline.server.media.media_encoder import SeenMedia
+
+
+def plain_question(asked: ChatRequest, generation: GenerationOptions, formed: bool) -> str:
+    """What was asked last, or "" where only the model can answer. formed: by a JSON schema."""
+    last = asked.messages[-1] if asked.messages else None
+    bound = formed or asked.usable_tools or generation.sampling.grammar is not None
+    return "" if bound or last is None or last.role != "user" else last.content.strip()
+
+
+def plan_request(
+    question: str, seen: Sequence[SeenMedia], bundle: VideoBundle | None
+) -> AnswerPlan:
+    """What becomes of a question about what was seen in all messages, as `ask` has it."""
+    videos = [video for each in seen for video in each.videos]
+    if not question or not videos or bundle is None:
+        return AnswerPlan(videos)
+    return plan_answer(question, videos, bundle)
+
+
+def reworded(conversation: Conversation, plan: AnswerPlan) -> Conversation:
+    """The conversation as the model gets it: with a request of the plan's own, that one alone."""
+    if plan.request is None:
+        return conversation
+    system = [(message, parts) for message, parts in conversation if message.role == "system"]
+    return [*system, (ServiceMessage("user", plan.request), plan.videos[0].parts)]
+
+
+def answer_tokens(answer: str, tokenizer: Tokenizer, options: GenerationOptions) -> list[Token]:
+    """An answer that is known as the tokens that a sure model would have given."""
+    ids = tokenizer.encode(answer)
+    if options.max_tokens != NO_LIMIT:
+        ids = ids[: options.max_tokens]
+    characters = codecs.getincrementaldecoder("utf-8")("ignore")
+    tokens: list[Token] = []
+    for token in ids:
+        piece = tokenizer.piece(token)
+        text = characters.decode(piece)
+        if not tokens and not answer.startswith(" "):
+            text = text.removeprefix(" ")  # some tokenizers begin every text with one
+        likeliest = [(text, 1.0)] if options.n_probs else []
+        tokens.append(Token(token, text, 1.0, likeliest, piece, (piece,) if likeliest else ()))
+    return tokens

@@ -1,0 +1,35 @@
+"""How a request is answered, as every protocol says it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from reellama.pipeline.llm.generation_options import GenerationOptions
+from reellama.pipeline.server.video_options import DEFAULT_VIDEO_OPTIONS, VideoOptions
+
+ANY_JSON_OBJECT: dict[str, Any] = {"type": "object"}
+
+
+@dataclass(frozen=True)
+class RequestOptions:
+    """How to answer a request.
+
+    n_ctx: positions that may be used, at most the server's. keep_alive: seconds, -1 for ever.
+    response_format: "json", or a JSON schema. truncate: whether a conversation that is too long
+    loses its oldest turns; else it is refused. context: ids of tokens that stand before the prompt.
+    """
+
+    generation: GenerationOptions
+    n_ctx: int | None = None
+    keep_alive: float | None = None
+    response_format: str | dict[str, Any] | None = None
+    video: VideoOptions = DEFAULT_VIDEO_OPTIONS
+    truncate: bool = True
+    context: tuple[int, ...] = ()
+
+    @property
+    def schema(self) -> dict[str, Any] | None:
+        """The JSON schema that the answer follows, if any."""
+        wanted = self.response_format
+        return ANY_JSON_OBJECT if isinstance(wanted, str) else wanted

@@ -1,0 +1,1 @@
+"""How decoded frames become pictures: their turn, their shape, their light."""
