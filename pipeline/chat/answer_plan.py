@@ -15,7 +15,11 @@ from reellama.pipeline.chat.file_answers import answer_from_files
 from reellama.pipeline.chat.footage_limits import CANNOT_TELL, asks_beyond_footage
 from reellama.pipeline.chat.ordinals import video_meant
 from reellama.pipeline.chat.question_language import OTHER_LANGUAGE, is_in, names_of
-from reellama.pipeline.chat.subtitle_answers import answer_from_subtitles
+from reellama.pipeline.chat.subtitle_answers import (
+    NOT_HEARD,
+    answer_from_subtitles,
+    asks_to_listen,
+)
 
 _IT = r"(?:it|(?:the|this) (?:video|clip|film|movie|footage|scene|picture|photo|image))"
 _HERE = rf"(?: (?:here|there|in {_IT}))?"
@@ -61,15 +65,17 @@ def plan_answer(
 
     languages: of the model that answers, where they are not those of the bundle.
 
-    The files tell how long they are, and subtitles what is said. What a bundle cannot tell of real
-    footage is said to be so, and so is a language that it does not know. What happens in footage,
-    and who it is about, is what the bundle's description of it says: asked in several ways, a small
-    model would answer in as many.
+    The files tell how long they are, and subtitles what is said; nobody else can. What a bundle
+    cannot tell of real footage is said to be so, and so is a language that it does not know. What
+    happens in footage, and who it is about, is what the bundle's description of it says: asked in
+    several ways, a small model would answer in as many.
     """
     meant, plain = video_meant(question, videos)
     known = answer_from_files(plain, [video.clip for video in meant])
     if known is None and len(meant) == 1:
         known = answer_from_subtitles(plain, meant[0].clip.subtitles)
+    if known is None and asks_to_listen(plain) and not any(v.clip.subtitles for v in meant):
+        known = NOT_HEARD if meant else None
     is_footage = bool(meant) and all(video.limits for video in meant)
     if known is None and is_footage and asks_beyond_footage(plain):
         known = CANNOT_TELL.format(bundle.name)

@@ -13,9 +13,15 @@ if TYPE_CHECKING:
     from reellama.pipeline.video.clip import Clip
     from reellama.pipeline.video.source import FileFacts
 
-_IT = r"(?:it|(?:the|this) (?:video|clip|film|movie|footage|recording|file))"
+_VIDEO = r"(?:the|this) (?:video|clip|film|movie|footage|recording|file)"
+_IT = rf"(?:it|{_VIDEO})"
 _OF_IT = rf"(?:(?: of| in| does| is)? {_IT}(?: have| in)?)?"
 _HEARD = r"(?:sound|audio)(?: track)?"
+_ITS = rf"(?:(?:the|its) |{_IT}'s )"  # "what is its resolution", "what is the video's resolution"
+_IS = r"(?: is|'s| are|'re)"
+_LENGTH = r"(?:duration|length|running time|run time|runtime)"
+_SIZE = r"(?:resolution|dimensions|frame size|width and height|size in pixels|pixel size)"
+_RATE = r"(?:frame ?rate|fps|frames (?:per|a) second)"
 
 
 def _duration(clip: Clip, _: FileFacts) -> str:
@@ -39,11 +45,16 @@ def _sound(_: Clip, facts: FileFacts) -> str:
 _QUESTIONS: dict[str, Callable[[Clip, FileFacts], str]] = {
     rf"how long (?:is {_IT}|does {_IT} (?:last|take|run))": _duration,
     rf"how many (?:seconds|minutes) (?:is {_IT}|long is {_IT}|does {_IT} (?:last|have))": _duration,
-    rf"what(?: is|'s) the (?:duration|length|running time){_OF_IT}": _duration,
-    rf"what(?: is|'s| are)? (?:the )?(?:resolution|dimensions|frame size){_OF_IT}": _size,
-    rf"what(?: is|'s)? (?:the )?frame ?rate{_OF_IT}": _rate,
-    rf"how many (?:frames (?:per|a) second|fps){_OF_IT}": _rate,
-    rf"(?:does {_IT} have|has {_IT}|is there)(?: got)?(?: any| a)? {_HEARD}{_OF_IT}": _sound,
+    rf"(?:how many (?:seconds|minutes) are there)(?: in {_IT})?": _duration,
+    rf"what{_IS} {_ITS}{_LENGTH}{_OF_IT}|(?:{_ITS})?{_LENGTH}{_OF_IT}": _duration,
+    rf"what(?:{_IS} )?(?: ?{_ITS})?(?: ?){_SIZE}{_OF_IT}|(?:{_ITS})?{_SIZE}{_OF_IT}": _size,
+    rf"how many pixels (?:is|has|are in|does) {_IT}(?: have)?": _size,
+    rf"how (?:wide|high|tall|large|big) is {_VIDEO}(?: in pixels)?": _size,
+    rf"what(?:{_IS} )?(?: ?{_ITS})?(?: ?){_RATE}{_OF_IT}|(?:{_ITS})?{_RATE}{_OF_IT}": _rate,
+    rf"(?:at )?how many {_RATE}{_OF_IT}(?: there)?(?: in {_IT})?": _rate,
+    rf"(?:at )?(?:what|which) {_RATE} (?:does|is|was) {_IT}(?: have| run at| run| play)?": _rate,
+    rf"(?:does {_IT} have|has {_IT}|is there)(?: got)?(?: any| a| an)? {_HEARD}{_OF_IT}": _sound,
+    rf"(?:is|was) {_IT} (?:silent|mute|muted|without (?:any )?{_HEARD}|with {_HEARD})": _sound,
 }
 
 

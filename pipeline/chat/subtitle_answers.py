@@ -17,6 +17,7 @@ from reellama.pipeline.video.timestamps import format_time
 if TYPE_CHECKING:  # whoever only asks what a question asks needs no PyAV
     from reellama.pipeline.video.subtitles import Subtitle
 
+NOT_HEARD = "I cannot tell: sound is not listened to, and there are no subtitles that are read."
 MOST_LINES = 8  # of an answer
 NEAR = 1.0  # seconds around a time that was asked about
 # Characters of subtitles that stand in a prompt for each position of the context: a quarter of a
@@ -55,6 +56,12 @@ def answer_from_subtitles(question: str, lines: Sequence[Subtitle]) -> str | Non
     if "words" in parts:
         return _when(parts["words"], lines)
     return _at(_seconds(parts["time"]), lines) if parts["time"] else _all(lines)
+
+
+def asks_to_listen(question: str) -> bool:
+    """Whether only sound or subtitles can tell. A video itself may "say" something in pictures."""
+    found = _asked(question)
+    return found is not None and not re.search(r"\b(?:it|video|subtitles?)\b", found[0])
 
 
 def asks_of_subtitles(question: str) -> bool:

@@ -12,12 +12,13 @@ from __future__ import annotations
 import queue
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from reellama.gguf_tools import heap
 from reellama.gguf_tools.closeable import Closeable
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.reader import read_gguf
@@ -25,8 +26,11 @@ from reellama.gguf_tools.locate import find
 from reellama.gguf_tools.text.chat_template import ChatTemplate
 from reellama.models import prompt_format
 from reellama.models.cache_folders import ENCODED_FRAMES
+from reellama.models.encoded_frames import EncodedFrames, frame_size
 from reellama.models.open_bundle import open_bundle, search_bundle
 from reellama.models.token_pooling.options import DEFAULT_POOLING, PoolingOptions
+from reellama.pipeline.chat.answer_plan import plan_answer
+from reellama.pipeline.chat.conversation import Video
 from reellama.pipeline.llm.batching.batcher import Batcher
 from reellama.pipeline.llm.batching.generation_job import GenerationJob
 from reellama.pipeline.llm.engine import Token
@@ -109,6 +113,17 @@ class _PendingText:
         return "".join(found).strip()
 
 
+@dataclass(frozen=True)
+class _KnownText:
+    """A text that needs no LLM."""
+
+    known: str
+
+    def text(self) -> str:
+        """It."""
+        return self.known
+
+
 class LongVideo(Closeable):
     """Watches long videos with one bundle. Close it, or use it in a `with` block.
 
@@ -176,8 +191,8 @@ class LongVideo(Closeable):
             borders = index.scenes(most, shortest)
             for i, (start, end) in enumerate(borders):
                 try:
-                    soft = self._encode_scene(source, start, end)
-                    said.append((start, end, self._ask(soft, self.bundle.describe)))
+                    scene = self._encode_scene(source, start, end)
+                    said.append((start, end, self._ask(scene.parts, self.bundle.describe)))
                 except VideoError as error:
                     skipped.append(f"{start:.1f} s to {end:.1f} s: {error}")
                 if report is not None:
@@ -195,36 +210,60 @@ class LongVideo(Closeable):
     ) -> list[SceneAnswer]:
         """Find the scenes that a question is about, look at these again, and answer from each.
 
-        The best comes first. Raises VideoError, and ReellamaError where the tower cannot read.
+        The best comes first. What is known without looking at scenes is one answer about all of the
+        video; see `plan_answer`. Raises VideoError, and ReellamaError where the tower cannot read.
         """
         if not question.strip():
             raise ReellamaError("the question is empty")
         with opened(video) as source:
+            whole = replace(read_frames(source, frames=1), subtitles=source.subtitles())
+            known = plan_answer(question, [Video(source.path, [], whole)], self.bundle).answer
+            if known is not None:
+                return [SceneAnswer(known, 0.0, source.duration, 1.0)]
             index = self.index(source, report)
             borders = index.scenes(len(index.times), MIN_SCENE_SECONDS)  # by every cut
             scores = _scene_scores(index, borders, self._search.embed_texts([question])[0])
             best = sorted(range(len(borders)), key=lambda i: -scores[i])[:SCENES_PER_QUESTION]
             asked = [
-                (i, self._ask(self._encode_scene(source, *borders[i]), question, ANSWER_TOKENS))
-                for i in best
+                (i, self._answer(self._encode_scene(source, *borders[i]), question)) for i in best
             ]
-        return [SceneAnswer(w.text(), *borders[i], scores[i]) for i, w in asked]
+        found = [SceneAnswer(w.text(), *borders[i], scores[i]) for i, w in asked]
+        if all(isinstance(written, _KnownText) for _, written in asked):
+            return [replace(found[0], start=0.0, end=index.duration)]
+        return found
 
-    def _encode_scene(self, source: FrameSource, start: float, end: float) -> Prompt:
-        """What stands for a scene in a prompt: it is read as `ask --start --end` reads it."""
+    def _answer(self, scene: Video, question: str) -> _PendingText | _KnownText:
+        """What the model writes to a question about one scene, or what is known without it."""
+        plan = plan_answer(question, [scene], self.bundle)
+        if plan.answer is not None:
+            return _KnownText(plan.answer)
+        request = plan.request or question
+        return self._ask(scene.parts, request, ANSWER_TOKENS, plan.stop)
+
+    def _encode_scene(self, source: FrameSource, start: float, end: float) -> Video:
+        """A scene as a video of its own: it is read as `ask --start --end` reads it."""
         options = VideoReadOptions(start=start, end=end).with_defaults(
             frames=self.bundle.frames, max_side=self.bundle.max_side
         )
         clip = read_frames(source, options)
-        seen = self.bundle.encode(clip.frames, clip.times)
-        return self.bundle.prompt_parts(seen, self.pooling, self._batcher.n_ctx - QUESTION_CELLS)
+        features = self.bundle.features(clip.frames)
+        array = self.bundle.project(features, clip.times)
+        seen = EncodedFrames(array, clip.times, frame_size(clip.frames))
+        room = self._batcher.n_ctx - QUESTION_CELLS
+        parts = self.bundle.prompt_parts(seen, self.pooling, room)
+        heap.give_back()
+        return Video(source.path, parts, clip, self.bundle.remark_on(features))
 
     def _ask(
-        self, video: Prompt, question: str, max_tokens: int = DESCRIPTION_TOKENS
+        self,
+        video: Prompt,
+        question: str,
+        max_tokens: int = DESCRIPTION_TOKENS,
+        stop: Sequence[str] = (),
     ) -> _PendingText:
         written = _PendingText()
         layout = self._tokenize_prompt(video, question)
-        options = GenerationOptions(max_tokens=max_tokens, n_probs=0)
+        options = GenerationOptions(max_tokens=max_tokens, stop=stop, n_probs=0)
         job = GenerationJob(layout, written.tokens.put, options)
         self._batcher.submit(job)
         return written

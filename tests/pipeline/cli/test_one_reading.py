@@ -185,3 +185,44 @@ def test_motion_of_real_footage_is_never_guessed(
 )
 def test_what_is_seen_is_asked_of_the_model(question: str) -> None:
     assert not asks_beyond_footage(question)
+
+
+def test_a_question_about_a_timeline_is_answered_as_ask_does(
+    chat: VideoChat, long_video: LongVideo, two_scenes: Path
+) -> None:
+    for question in ("Does anything move?", "How long is the video?", "Was passiert in dem Film?"):
+        (found,) = long_video.ask(two_scenes, question)
+        assert found.text == ask(chat, two_scenes, question)
+        assert (found.start, found.end) == pytest.approx((0, 6))
+
+
+@pytest.mark.parametrize("scene", [(0, 3), (3, 6)])
+def test_what_happens_and_who_it_is_about_is_what_its_description_says(
+    chat: VideoChat, two_scenes: Path, scene: tuple[float, float]
+) -> None:
+    start, end = scene
+    described = ask(chat, two_scenes, start=start, end=end)
+    for question in ("What happens?", "What is happening in the video?", "Describe the video."):
+        assert chat.ask(question) == described
+    chat.ask("Is there a dog?")
+    for question in ("Who is the main subject?", "What is the main subject of the video?"):
+        subject = chat.ask(question)
+        assert subject and described.startswith(subject) and " is " not in subject
+    assert "".join(token.text for token in chat.retry()) == subject
+
+
+def test_each_scene_of_a_timeline_has_one_description(
+    long_video: LongVideo, two_scenes: Path
+) -> None:
+    told = {scene.start: scene.text for scene in long_video.timeline(two_scenes).scenes}
+    happens = long_video.ask(two_scenes, "What happens?")
+    assert {found.start: found.text for found in happens} == told
+    for found in long_video.ask(two_scenes, "Who is the main subject?"):
+        assert told[found.start].startswith(found.text)
+
+
+def test_what_is_said_is_not_guessed_where_nothing_can_be_read(
+    chat: VideoChat, cat: Path, demo_video: Path
+) -> None:
+    for video in (cat, demo_video):
+        assert ask(chat, video, "What is said?").startswith("I cannot tell: sound is not")

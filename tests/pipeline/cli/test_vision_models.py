@@ -229,7 +229,7 @@ def test_scenes_get_the_tokens_that_are_asked_for(
         ) as long_video,
         open_video(square_video) as source,
     ):
-        assert 512 < count_soft_tokens(long_video._encode_scene(source, 0.0, 2.0)) <= 900
+        assert 512 < count_soft_tokens(long_video._encode_scene(source, 0.0, 2.0).parts) <= 900
         assert long_video.timeline(source).scenes
     few = ("--tokens=48", "--pooling=subsample", "--no-cache", "--threads=1")
     assert reellama("timeline", square_video, "--bundle", model.llm, *few).status == 0
