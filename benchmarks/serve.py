@@ -7,6 +7,7 @@ sooner the second question about the same video begins to be answered.
     python -m benchmarks.serve --llama-server PATH       # llama.cpp's own, built from its sources
     pip install 'llama-cpp-python[server]'
     python -m benchmarks.serve                           # llama-cpp-python's
+    python -m benchmarks.serve --checkout FOLDER         # an earlier state of this repository
 
 On a machine that has other work, `--threads 1` and the lines "processor time" tell more: tokens by
 second of processor time that the server took, prompts and HTTP included.
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import base64
 import json
+import os
 import random
 import shlex
 import socket
@@ -41,6 +43,7 @@ CLIENTS, TOKENS, N_CTX = 8, 64, 1024
 TOPICS = ["the sea", "a clock", "two dogs", "bread", "the moon", "a train", "rain", "an old map"]
 # Making one takes longer than some answers. No connection is used twice: llama-server closes some.
 CLIENT = httpx.Client(timeout=600, limits=httpx.Limits(max_keepalive_connections=0))
+EARLIER = "pipeline.cli.main"  # before all was a part of the package `reellama`
 PEER, OURS = "the other server", "reellama serve"
 
 
@@ -50,10 +53,16 @@ def free_port() -> int:
 
 
 @contextmanager
-def server(name: str, arguments: str, port: int, log: Path) -> Iterator[Server]:
-    """A server in a process of its own, once it answers."""
+def server(
+    name: str, arguments: str, port: int, log: Path, folder: Path | None = None
+) -> Iterator[Server]:
+    """A server in a process of its own, once it answers. folder: whose modules it runs."""
     command = shlex.split(arguments)
-    with log.open("w") as out, subprocess.Popen(command, stdout=out, stderr=out) as process:
+    environment = os.environ | ({"PYTHONPATH": str(folder)} if folder else {})
+    with (
+        log.open("w") as out,
+        subprocess.Popen(command, stdout=out, stderr=out, env=environment, cwd=folder) as process,
+    ):
         url = f"http://127.0.0.1:{port}"
         try:
             for _ in range(600):
@@ -88,20 +97,27 @@ def same_gguf() -> Path:
     return make_merged(bundle.llm_path(), bundle.lora, MERGED_LLMS) or bundle.llm_path()
 
 
-def commands(llama_server: Path | None, threads: int | None) -> dict[str, tuple[str, int]]:
+def commands(
+    llama_server: Path | None, threads: int | None, checkout: Path | None = None
+) -> dict[str, tuple[str, int]]:
     ours, peer = free_port(), free_port()
     python, model = shlex.quote(sys.executable), shlex.quote(str(same_gguf()))
     if llama_server is None:
         other = f"{python} -m llama_cpp.server --model {model} --n_ctx {N_CTX}"
         other += " --interrupt_requests False" + (f" --n_threads {threads}" if threads else "")
+        other += f" --host 127.0.0.1 --port {peer}"
     else:
         other = f"{shlex.quote(str(llama_server))} --model {model} -np {CLIENTS}"
         other += f" --ctx-size {N_CTX * CLIENTS}" + (f" --threads {threads}" if threads else "")
-    own = f"{python} -m reellama.pipeline.cli.main serve --parallel {CLIENTS} --n-ctx {N_CTX}"
-    own += " --log-level error" + (f" --threads {threads}" if threads else "")
+        other += f" --host 127.0.0.1 --port {peer}"
+    arguments = f"serve --parallel {CLIENTS} --n-ctx {N_CTX} --log-level error"
+    arguments += f" --threads {threads}" if threads else ""
+    if checkout is not None:
+        module = "reellama.pipeline.cli.main" if (checkout / "reellama").exists() else EARLIER
+        other = f"{python} -m {module} {arguments} --port {peer}"
     return {
-        OURS: (f"{own} --port {ours}", ours),
-        PEER: (f"{other} --host 127.0.0.1 --port {peer}", peer),
+        OURS: (f"{python} -m reellama.pipeline.cli.main {arguments} --port {ours}", ours),
+        PEER: (other, peer),
     }
 
 
@@ -217,6 +233,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--llama-server", type=Path, help="llama.cpp's server, to compare with")
+    parser.add_argument("--checkout", type=Path, help="an earlier state to compare with")
     parser.add_argument("--threads", type=int, help="of both servers, else each one's default")
     parser.add_argument("--no-video", action="store_true", help="leave out questions about a video")
     options = parser.parse_args()
@@ -225,8 +242,15 @@ def main() -> None:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         servers = {
-            name: stack.enter_context(server(name, command, port, folder / f"{port}.log"))
-            for name, (command, port) in commands(options.llama_server, options.threads).items()
+            name: stack.enter_context(
+                server(
+                    *(name, command, port, folder / f"{port}.log"),
+                    options.checkout if name == PEER else None,
+                )
+            )
+            for name, (command, port) in commands(
+                options.llama_server, options.threads, options.checkout
+            ).items()
         }
         for each in servers.values():
             ask(each.url, "Once")
