@@ -31,7 +31,7 @@ from reellama.pipeline.llm.kv_cache import KVCache
 from reellama.pipeline.llm.prompt import PromptPart, Text, TokenizedPrompt, tokenize_prompt
 from reellama.pipeline.llm.text_stream import TextStream
 from reellama.pipeline.llm.token_sampling import Sampler
-from reellama.pipeline.llm.token_scorer import TokenScorer
+from reellama.pipeline.llm.token_scorer import Token, TokenScorer
 
 # A new prompt takes over the sequence that it goes on from if it keeps more than this share of it.
 MIN_REUSED_SHARE = 0.5
@@ -84,6 +84,8 @@ class Batcher:
         self._slots = [Slot(KVCache(self._ctx.ptr, i)) for i in range(n_parallel)]
         self._inbox: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
         self._turns, self._planner = Turns(), StepPlanner()
+        # Told when a step is over: who hears it would only take time from the rest of the step.
+        self._news: list[tuple[GenerationJob, Token | Exception | None]] = []
         self.failure: BaseException | None = None
         self._on_failure = on_failure
         self._closed = False
@@ -151,6 +153,7 @@ class Batcher:
             self._closed = True
         for slot in self._slots:
             self._end(slot, reason)
+        self._tell_news()
         while not self._inbox.empty():
             if (answer := self._inbox.get()) is not None:
                 self._turns.wait(answer, self._slots)
@@ -169,12 +172,14 @@ class Batcher:
                 for slot in busy:
                     slot.cache.clear()  # what the memory holds is not certain now
                     self._end(slot, error)
+            self._tell_news()
 
     def _admit(self) -> bool:
         """Give free sequences to those who wait; with nothing to do, wait. False means the end."""
         for slot in self._slots:
             if slot.answer is not None and slot.answer.job.cancelled:
                 self._end(slot, None)
+        self._tell_news()
         while True:
             waiting = self._turns.waiting
             idle = all(slot.answer is None for slot in self._slots) and not waiting
@@ -297,14 +302,14 @@ class Batcher:
             stats.generated_tokens += 1
             draft = self._drafts.score(token, best, answer.shown)
             for released, text in answer.stream.push(draft, draft.piece):
-                tell(job, released.with_text(text))
+                self._news.append((job, released.with_text(text)))
             full = len(slot.cache) >= job.limit or stats.generated_tokens == job.options.max_tokens
             stats.stop_reason = "stop" if answer.stream.stopped else "length" if full else None
             stats.stop_text = answer.stream.stop_text
         if stats.stop_reason:
             if not answer.stream.stopped:
                 for released, text in answer.stream.flush():
-                    tell(job, released.with_text(text))
+                    self._news.append((job, released.with_text(text)))
             self._end(slot, None)
         return None
 
@@ -313,7 +318,12 @@ class Batcher:
         answer, slot.answer = slot.answer, None
         slot.used = time.monotonic()
         if answer is not None:
-            tell(answer.job, error)
+            self._news.append((answer.job, error))
+
+    def _tell_news(self) -> None:
+        news, self._news = self._news, []
+        for job, each in news:
+            tell(job, each)
 
 
 def _too_long(n_prompt: str, limit: int) -> ReellamaError:

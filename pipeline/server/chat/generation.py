@@ -13,6 +13,7 @@ from reellama.pipeline.llm.generation_options import GenerationOptions
 from reellama.pipeline.llm.prompt import TokenizedPrompt
 from reellama.pipeline.server.admission.deadlines import TimedOut
 from reellama.pipeline.server.admission.places import CLIENT
+from reellama.pipeline.server.chat.loop_mailbox import LoopMailbox
 from reellama.pipeline.server.chat.planned_answers import answer_tokens
 from reellama.pipeline.server.loaded_models import LoadedModel
 
@@ -74,10 +75,10 @@ class Generation:
         if prepared.answer is not None:
             self._tell_known(prepared, prepared.answer, loaded.batcher.tokenizer)
             return
-        loop = asyncio.get_running_loop()
+        mailbox = LoopMailbox.of(asyncio.get_running_loop())
 
         def tell(news: Token | Exception | None) -> None:
-            loop.call_soon_threadsafe(self._tokens.put_nowait, news)
+            mailbox.put(self._tokens.put_nowait, news)
 
         self._job = GenerationJob(
             prepared.layout,

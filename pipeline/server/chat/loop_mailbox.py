@@ -1,0 +1,45 @@
+"""What other threads have to say to an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakKeyDictionary, ref
+
+
+class LoopMailbox:
+    """Takes what other threads say; the loop wakes up once for all that has come."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = ref(loop)
+        self._news: deque[tuple[Callable[[Any], None], Any]] = deque()
+        self._wakes = False
+
+    @classmethod
+    def of(cls, loop: asyncio.AbstractEventLoop) -> LoopMailbox:
+        """The one of a loop. Called in the loop."""
+        return _MAILBOXES.setdefault(loop, cls(loop))
+
+    def put(self, take: Callable[[Any], None], news: Any) -> None:
+        """Have the loop call `take(news)`. Raises RuntimeError for a loop that was closed."""
+        self._news.append((take, news))
+        if not self._wakes:
+            self._wakes = True
+            try:
+                if (loop := self._loop()) is None:
+                    raise RuntimeError("the event loop is gone")
+                loop.call_soon_threadsafe(self._deliver)
+            except RuntimeError:
+                self._wakes = False
+                raise
+
+    def _deliver(self) -> None:
+        self._wakes = False  # what comes from now on wakes the loop again
+        while self._news:
+            take, news = self._news.popleft()
+            take(news)
+
+
+_MAILBOXES: WeakKeyDictionary[asyncio.AbstractEventLoop, LoopMailbox] = WeakKeyDictionary()
