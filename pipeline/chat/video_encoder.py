@@ -20,6 +20,7 @@ from reellama.models.array_cache import ArrayCache
 from reellama.models.encoded_frames import EncodedFrames, encoding_key, frame_size
 from reellama.models.open_bundle import VideoBundle
 from reellama.pipeline.chat.clip_facts import FACTS, ClipFacts
+from reellama.pipeline.chat.scenes_note import scenes_note
 from reellama.pipeline.chat.subtitle_answers import between
 from reellama.pipeline.chat.timings import Timings
 from reellama.pipeline.progress_callbacks import Progress
@@ -77,7 +78,10 @@ class VideoEncoder:
         with timings.stage("projector"):
             array = self.bundle.project(features, clip.times)
         encoded = EncodedFrames(array, clip.times, frame_size(clip.frames))
-        seen = SeenVideo(clip, encoded, self.bundle.remark_on(features))
+        remark = self.bundle.remark_on(features)
+        if remark and (note := scenes_note(clip.times, clip.frames)):
+            clip = replace(clip, notes=(*clip.notes, note))
+        seen = SeenVideo(clip, encoded, remark)
         # A file or a bundle that was written meanwhile may be half old and half new.
         changed = self.bundle.changed or before != _stamps(path)
         if self.cache is not None and key is not None and not changed:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 # Two looks belong to different scenes when their colours differ by more than this share of the full
@@ -9,6 +11,7 @@ import numpy as np
 CUT_THRESHOLD = 0.1
 # Levels at which the distribution of each colour channel is read.
 _QUANTILES = np.linspace(0.0, 1.0, 17)
+_LOOK = 64  # pixels on the longest side that are looked at
 
 
 def color_quantiles(rgb: np.ndarray) -> np.ndarray:
@@ -19,6 +22,17 @@ def color_quantiles(rgb: np.ndarray) -> np.ndarray:
     """
     levels = np.quantile(rgb.reshape(-1, 3), _QUANTILES, axis=0)  # [17, 3]
     return (levels.ravel() / 255.0).astype(np.float32)
+
+
+def changes(times: np.ndarray, frames: Sequence[np.ndarray]) -> list[float]:
+    """Seconds, about, at which `frames` [height, width, 3] of `times` [T] change their scene.
+
+    Of a few frames only changes of colour tell: scenes of the same colours count as one.
+    """
+    step = max(1, max(frames[0].shape) // _LOOK)
+    looks = np.stack([color_quantiles(frame[::step, ::step]) for frame in frames])
+    change = np.abs(np.diff(looks, axis=0)).mean(axis=1)  # [T - 1]
+    return [float(times[i] + times[i + 1]) / 2 for i in np.flatnonzero(change > CUT_THRESHOLD)]
 
 
 def choose_frames(times: np.ndarray, descriptions: np.ndarray, n: int) -> list[float]:

@@ -23,6 +23,7 @@ from reellama.gguf_tools.text.prompt_parts import Prompt, Text
 from reellama.models.encoded_frames import EncodedFrames, encoding_key, frame_size
 from reellama.pipeline.chat.clip_facts import ClipFacts
 from reellama.pipeline.chat.conversation import Video
+from reellama.pipeline.chat.scenes_note import scenes_note
 from reellama.pipeline.chat.subtitle_answers import as_text
 from reellama.pipeline.server.admission.places import CLIENT, LOCAL
 from reellama.pipeline.server.admission.work_threads import WorkThreads
@@ -244,7 +245,10 @@ class MediaEncoder:
                 f"the bundle {bundle.name} was just changed: send the request again", 503
             )
         encoded = EncodedFrames(array, seen.times, frame_size(seen.frames))
-        return EncodedClip(encoded, replace(seen.about, remark=remark))
+        notes = seen.about.notes
+        if remark and (note := scenes_note(seen.times, seen.frames)):
+            notes = (*notes, note)
+        return EncodedClip(encoded, replace(seen.about, notes=notes, remark=remark))
 
 
 def _video(

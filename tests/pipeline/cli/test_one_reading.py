@@ -226,3 +226,14 @@ def test_what_is_said_is_not_guessed_where_nothing_can_be_read(
 ) -> None:
     for video in (cat, demo_video):
         assert ask(chat, video, "What is said?").startswith("I cannot tell: sound is not")
+
+
+def test_of_several_scenes_it_is_said_that_an_answer_is_about_all_of_them(
+    reellama: Callable[..., Result], two_scenes: Path, cat: Path, demo_video: Path
+) -> None:
+    told = reellama("describe", two_scenes, "--threads=1").err
+    assert "its scene changes at about 0:03.0: answers are about all of it together" in told
+    for one_scene in (cat, demo_video):
+        assert "scene" not in reellama("describe", one_scene, "--threads=1").err
+    first = reellama("describe", two_scenes, "--threads=1", "--end=3").err
+    assert "scene" not in first

@@ -1,0 +1,25 @@
+"""That a clip has several scenes: what is said of all together is true of none of them alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from reellama.pipeline.video.scene_detection import changes
+from reellama.pipeline.video.timestamps import format_time
+
+MOST_CHANGES = 4  # that are named
+
+
+def scenes_note(times: np.ndarray, frames: Sequence[np.ndarray]) -> str:
+    """A line for people where frames at `times` seconds show several scenes, or ""."""
+    found = changes(times, frames)
+    if not found:
+        return ""
+    at = ", ".join(format_time(time) for time in found[:MOST_CHANGES])
+    more = " and later" if len(found) > MOST_CHANGES else ""
+    return (
+        f"its scene changes at about {at}{more}: answers are about all of it together; reellama "
+        "timeline describes each scene"
+    )
