@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
+from urllib.parse import unquote
 
 import numpy as np
 
@@ -24,6 +25,10 @@ from reellama.pipeline.video.frame_sampling import select_frames
 from reellama.pipeline.video.read_options import VideoReadOptions
 from reellama.pipeline.video.source import FileFacts, FrameSource, VideoError
 from reellama.pipeline.video.subtitles import Subtitle
+
+# "https:/a.b/c", "data:video/mp4;base64,...", and what a browser shows without a scheme.
+_URL = re.compile(r"(?i)([a-z][a-z0-9+.-]+):(/+)|data:|www\.|[a-z0-9-]+\.(?:com|org|net|tv|be)/")
+_SHOWN = 80  # characters of a URL
 
 # What reads a video takes its path, or the video itself where it is open already.
 VideoInput = str | Path | FrameSource
@@ -158,9 +163,15 @@ def opened(video: VideoInput) -> Iterator[FrameSource]:
 
 def refuse_url(path: Path) -> None:
     """Raise VideoError where a URL was given in place of a path."""
-    if found := re.match("(https?|ftp|rtsp|rtmp|file):/+", str(path)):
-        url = f"{found[1]}://{str(path)[found.end() :]}"  # Path makes one slash of two
-        raise VideoError(f"{url}: this is a URL, and nothing is fetched; save the video to a file")
+    text = str(path)
+    if not (found := _URL.match(text)) or path.exists():
+        return
+    rest = text[found.end() :]  # Path makes one slash of two
+    if (found[1] or "").lower() == "file":
+        raise VideoError(f"file:///{rest}: this is a URL; give the path: /{unquote(rest)}")
+    url = f"{found[1]}://{rest}" if found[1] else text
+    shown = url if len(url) <= _SHOWN else f"{url[:_SHOWN]}..."
+    raise VideoError(f"{shown}: this is a URL, and nothing is fetched; save the video to a file")
 
 
 def open_video(path: str | Path) -> FrameSource:

@@ -19,7 +19,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from reellama.pipeline.video.cut_off import is_cut_off
-from reellama.pipeline.video.file_signature import container_kind
+from reellama.pipeline.video.file_signature import container_kind, other_kind
 from reellama.pipeline.video.pictures.geometry import display_size
 from reellama.pipeline.video.source import FileFacts, VideoError
 from reellama.pipeline.video.time_map import TimeMap, scan_times
@@ -239,6 +239,8 @@ def _video_stream(container: InputContainer, path: Path) -> VideoStream:
         raise VideoError(_cut_off(path))
     best = container.streams.best("video")
     stream = next((s for s in streams if s is best), streams[0])
+    if stream.codec_context is None and (what := other_kind(path)):
+        raise VideoError(f"{path}: this is {what}")
     if stream.codec_context is None:
         raise VideoError(f"{path}: this FFmpeg cannot decode its video; convert it to H.264 first")
     return stream
@@ -248,6 +250,8 @@ def _open_error(path: Path, error: Exception) -> str:
     """One line for a file that FFmpeg refuses."""
     if container_kind(path) is not None:
         return _cut_off(path)
+    if what := other_kind(path):
+        return f"{path}: this is {what}"
     reason = getattr(error, "strerror", None) or str(error)
     return f"{path}: not a video or picture that FFmpeg can read ({reason.splitlines()[0].lower()})"
 

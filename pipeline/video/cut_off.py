@@ -1,10 +1,12 @@
-"""Whether a video file ends before its end, by what its container says of its own size."""
+"""Whether a video file ends before its end, or goes on behind it, by what its container says."""
 
 from __future__ import annotations
 
+import mmap
 import os
+import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,6 +16,7 @@ _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _ASF_BROADCAST = 1  # flag of a live stream, whose header says no size
 _MXF_PARTITION = bytes.fromhex("060e2b34020501010d01020101")  # a pack of any kind and state
 _HEAD = 1 << 16  # bytes in which a header says what is looked for here
+_EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 _OGG_PAGE = 27 + 255 + 255 * 255  # bytes at most
 _OGG_ENDS = 4  # flag of the last page of a stream
 
@@ -31,16 +34,78 @@ def is_cut_off(path: Path) -> bool:
         return ends(file, length) > length
 
 
-def _mp4(file: BinaryIO, length: int) -> int:
-    """Where the last box ends."""
+def film_follows(path: Path) -> bool:
+    """Whether another film begins behind the end of a file's first, which FFmpeg does not read.
+
+    So it is where somebody put files together: only MPEG, AVI and Ogg can be joined like that.
+    """
+    find = _FILMS.get(container_kind(path) or "")
+    if find is None:
+        return False
+    with open(path, "rb") as file:
+        return find(file, os.path.getsize(path))
+
+
+def _mp4_follows(file: BinaryIO, length: int) -> bool:
+    """A second file type box."""
+    return any(position and name == b"ftyp" for position, name, _ in _boxes(file, length))
+
+
+def _asf_follows(file: BinaryIO, length: int) -> bool:
+    """A header where the first film ends."""
+    end = _asf(file, length)
+    file.seek(0)
+    header = file.read(16)
+    file.seek(end)
+    return 0 < end < length and file.read(16) == header
+
+
+def _matroska_follows(file: BinaryIO, length: int) -> bool:
+    """A second EBML header. A segment of unknown size, as of a live stream, goes to the end."""
     position = 0
     while position < length:
         file.seek(position)
-        size, _, long_size = struct.unpack(">I4sQ", file.read(16).ljust(16, b"\0"))
-        if size == 0:  # up to the end of the file
-            return length
-        position += max(8, long_size if size == 1 else size)
-    return position
+        head = file.read(12)
+        if position and head.startswith(_EBML):
+            return True
+        size = _vint(head[4:])
+        if not head.startswith((_EBML, _SEGMENT)) or size is None:
+            return False
+        position += 4 + size
+    return False
+
+
+def _vint(data: bytes) -> int | None:
+    """The bytes that a number of EBML and what it counts take; None where it says "unknown"."""
+    n = 9 - data[0].bit_length() if data and data[0] else 9
+    if n > min(8, len(data)):
+        return None
+    value = int.from_bytes(data[:n], "big") & ((1 << 7 * n) - 1)
+    return None if value == (1 << 7 * n) - 1 else n + value
+
+
+def _flv_follows(file: BinaryIO, length: int) -> bool:
+    """A second header."""
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return bool(re.compile(rb"FLV\x01[\x01\x04\x05]\0\0\0\x09").search(data, 9))
+
+
+def _mp4(file: BinaryIO, length: int) -> int:
+    """Where the last box ends."""
+    return max((end for _, _, end in _boxes(file, length)), default=length)
+
+
+def _boxes(file: BinaryIO, length: int) -> Iterator[tuple[int, bytes, int]]:
+    """(start, name, end) of the boxes of an MP4, in bytes, up to one that makes no sense."""
+    position = 0
+    while position < length:
+        file.seek(position)
+        size, name, long_size = struct.unpack(">I4sQ", file.read(16).ljust(16, b"\0"))
+        size = {0: length - position, 1: long_size}.get(size, size)  # 0: up to the end of the file
+        if size < 8:
+            return
+        yield position, name, position + size
+        position += size
 
 
 def _avi(file: BinaryIO, length: int) -> int:
@@ -107,6 +172,12 @@ def _ogg(file: BinaryIO, length: int) -> int:
     return length + max(missing, 0 if page[5] & _OGG_ENDS else 1)
 
 
+_FILMS: dict[str, Callable[[BinaryIO, int], bool]] = {
+    "MP4 or MOV": _mp4_follows,
+    "Matroska or WebM": _matroska_follows,
+    "WMV": _asf_follows,
+    "FLV": _flv_follows,
+}
 # Kind of a container -> bytes up to which it goes, given the file and its length.
 _ENDS: dict[str, Callable[[BinaryIO, int], int]] = {
     "MP4 or MOV": _mp4,

@@ -40,6 +40,32 @@ _MAGIC = {
     b"\0\0\x01\xba": "MPEG",
 }
 
+# What is found under the name of a video, and what to do with it.
+_NO_VIDEO = {
+    b"<!doctype html": "a web page; save the video itself",
+    b"<html": "a web page; save the video itself",
+    b"#extm3u": "a playlist; give the video itself",
+    b"ffconcat": "a playlist; give the video itself",
+    b"version https://git-lfs": "a pointer of Git LFS; git lfs pull brings the file",
+    b"pk\3\4": "a ZIP archive; unpack it first",
+    b"\x1f\x8b": "compressed by gzip; unpack it first",
+    b"rar!": "a RAR archive; unpack it first",
+    b"7z\xbc\xaf": "a 7z archive; unpack it first",
+    b"%pdf": "a PDF; save its pages as PNG",
+    b"<svg": "a drawing (SVG); save it as PNG",
+    b"<?xml": "XML; save a drawing as PNG",
+}
+
+
+def other_kind(path: Path) -> str | None:
+    """What a file without a video in it is, and what to do with it; None where nobody knows."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    except OSError:
+        return None
+    return next((what for magic, what in _NO_VIDEO.items() if head.startswith(magic)), None)
+
 
 def container_kind(path: Path) -> str | None:
     """The kind of video container that `path` begins as, e.g. "MP4 or MOV", or None."""

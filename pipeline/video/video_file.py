@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from reellama.pipeline.video.container import Container
+from reellama.pipeline.video.cut_off import film_follows
 from reellama.pipeline.video.pictures.frame_conversion import FrameConverter
 from reellama.pipeline.video.source import FileFacts, Frame, FrameSource, VideoError
 from reellama.pipeline.video.subtitles import Subtitle, read_subtitles
 
 __all__ = ["VideoError", "VideoFile"]
 
+_FOLLOWS = "another film follows in this file and is not read: join films with ffmpeg's concat"
 # How far back to seek, in seconds, until a keyframe turns up at or before the wanted time.
 _SEEK_BACK = (0.0, 1.0, 5.0, 30.0, 300.0)
 
@@ -50,6 +52,8 @@ class VideoFile(FrameSource):
             raise
         try:
             self.duration = self._measure()
+            if film_follows(path):
+                self.notes.append(_FOLLOWS)
             self.facts: FileFacts | None = self._index.facts
         except BaseException:
             self.close()

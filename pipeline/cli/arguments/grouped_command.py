@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from typer import BadParameter
 from typer.core import TyperCommand
 
 # Options that stand before all groups.
 FIRST = ("bundle", "frames", "start", "end", "json", "out", "ask", "form")
+
+
+_VIDEO = "VIDEO"  # in the names of arguments that are paths of videos
 
 
 class GroupedCommand(TyperCommand):
@@ -32,8 +36,18 @@ class GroupedCommand(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """As usual; of `VIDEO... WORDS` with one word given, the right one of the two is missing.
 
-        Click fills the last argument first, and would miss a video where one was given.
+        Click fills the last argument first, and would miss a video where one was given. An empty
+        word would be the folder that one is in.
         """
+        if "" in args:
+            words = self.make_parser(ctx).parse_args(list(args))[0]
+            videos = [
+                p
+                for p in self.params
+                if p.param_type_name == "argument" and _VIDEO in str(p.metavar)
+            ]
+            if any("" in (words.get(p.name) or ()) or words.get(p.name) == "" for p in videos):
+                raise BadParameter("a path is empty: is a variable not set?", ctx)
         try:
             return super().parse_args(ctx, list(args))
         except Exception as error:

@@ -47,6 +47,13 @@ def test_the_argument_that_is_missing_is_named(
     assert f"Missing argument '{missing}'" in result.err
 
 
+@pytest.mark.parametrize("words", [("ask", "", "What?"), ("describe", ""), ("timeline", "")])
+def test_an_empty_path_is_not_the_present_folder(reellama: Run, words: tuple[str, ...]) -> None:
+    result = reellama(*words)
+    assert result.status == 2
+    assert "a path is empty" in result.err
+
+
 @pytest.fixture
 def config(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, reellama: Run) -> Callable[[str], Path]:
     """Write the file of saved defaults; `reellama` is there because it names none."""

@@ -227,6 +227,78 @@ def test_a_container_that_knows_its_end_tells_where_it_breaks_off(
         assert [number(f) for f in clip.frames] == [round(time * 25) for time in clip.times]
 
 
+@pytest.mark.parametrize(
+    ("kind", "codec"), [("mp4", "libx264"), ("mkv", "libx264"), ("wmv", "wmv2"), ("flv", "libx264")]
+)
+def test_a_film_behind_the_end_of_another_is_told_of(tmp_path: Path, kind: str, codec: str):
+    film = write_film(tmp_path / f"film.{kind}", steady(2), codec=codec).read_bytes()
+    path = tmp_path / f"twice.{kind}"
+    path.write_bytes(film + film)
+    assert any("another film follows" in note for note in read_frames(path, frames=4).notes)
+    path.write_bytes(film + bytes(1000))  # padding is none
+    assert not any("follows" in note for note in read_frames(path, frames=4).notes)
+
+
+@pytest.mark.parametrize("kind", ["avi", "mpg", "ogv"])
+def test_films_put_together_are_read_where_their_format_allows_it(tmp_path: Path, kind: str):
+    codec = {"avi": "mpeg4", "mpg": "mpeg1video", "ogv": "libvpx"}[kind]
+    film = write_film(tmp_path / f"film.{kind}", steady(2, 25), codec=codec, rate=25).read_bytes()
+    path = tmp_path / f"twice.{kind}"
+    path.write_bytes(film + film)
+    clip = read_frames(path, frames=8)
+    assert clip.duration == pytest.approx(4.0, abs=0.2)
+    assert clip.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("head", "what"),
+    [
+        (b"<!DOCTYPE html><html>Sign in</html>", "a web page"),
+        (b"#EXTM3U\n#EXTINF:5,\nfilm.mp4\n", "a playlist"),
+        (b"ffconcat version 1.0\nfile '/etc/passwd'\n", "a playlist"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        (b"PK\x03\x04" + bytes(100), "a ZIP archive"),
+        (b"\x1f\x8b\x08" + bytes(100), "compressed by gzip"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'/>", "a drawing"),
+    ],
+)
+def test_what_a_file_is_that_is_no_video(tmp_path: Path, head: bytes, what: str):
+    path = tmp_path / "film.mp4"
+    path.write_bytes(head)
+    assert what in refusal(path)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://example.com/a.mp4",
+        "HTTPS://example.com/a.mp4",
+        "s3://bucket/a.mp4",
+        "data:video/mp4;base64,AAAA",
+        "www.example.com/a.mp4",
+        "youtube.com/watch?v=abc",
+    ],
+)
+def test_a_url_is_refused_as_one(url: str):
+    with pytest.raises(VideoError, match="this is a URL, and nothing is fetched") as error:
+        read_frames(Path(url))
+    assert str(error.value).startswith(url)
+
+
+def test_a_file_url_is_answered_with_its_path(film: Path):
+    with pytest.raises(VideoError, match="give the path: /tmp/a b.mp4"):
+        read_frames("file:///tmp/a%20b.mp4")
+
+
+@pytest.mark.parametrize("name", ["12:30.mp4", "http:film.mp4", "100%d.mp4", "a\nb.mp4", "-x.mp4"])
+def test_names_that_mean_something_to_ffmpeg_or_a_shell(
+    film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+):
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_bytes(film.read_bytes())
+    assert len(read_frames(name, frames=4).frames) == 4
+
+
 def test_damage_in_the_middle_costs_only_what_it_hits(film: Path, tmp_path: Path):
     data = bytearray(film.read_bytes())
     middle = len(data) // 2
