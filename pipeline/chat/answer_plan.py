@@ -54,6 +54,11 @@ class AnswerPlan(NamedTuple):
     request: str | None = None
     stop: tuple[str, ...] = ()
 
+    def part_of(self, description: str) -> str:
+        """What of an answer to the request is wanted: all before the first stop text."""
+        ends = [at for text in self.stop if (at := description.find(text)) >= 0]
+        return description[: min(ends, default=None)]
+
 
 def plan_answer(
     question: str,

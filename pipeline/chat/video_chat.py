@@ -79,6 +79,7 @@ class VideoChat:
         self.pooling = PoolingOptions(tokens, pooling)
         self.timings = Timings()
         self._remarked = False
+        self._described: tuple[Video, dict[str, Any], str] | None = None  # and with which options
         with self.timings.stage("load"):
             self.bundle = open_bundle(bundle, mmproj, tiles=tiles)
             self.bundle.check_pooling(self.pooling)
@@ -228,11 +229,30 @@ class VideoChat:
         plan = self._plan(question)
         if plan.answer is not None:
             return self.chat.reply(index, question, plan.answer)
-        if plan.stop:
-            stop = generation.get("stop", ())
-            own = (stop,) if isinstance(stop, str) else tuple(stop)
-            generation = {**generation, "stop": (*own, *plan.stop)}
-        return self._timed(self.chat.put(index, question, request=plan.request, **generation))
+        if plan.request is not None:
+            return self._from_description(index, question, plan, generation)
+        return self._timed(self.chat.put(index, question, **generation))
+
+    def _from_description(
+        self, index: int, question: str, plan: AnswerPlan, generation: dict[str, Any]
+    ) -> Answer:
+        """A video's description, or how it begins. It is asked for once: words that are nearly as
+        likely turn with the last digits, which depend on what stood in the KV cache before."""
+        (video,) = plan.videos
+        if self._described and self._described[0] is video and self._described[1] == generation:
+            yield from self.chat.reply(index, question, plan.part_of(self._described[2]))
+            return
+        stop = generation.get("stop", ())
+        own = (stop,) if isinstance(stop, str) else tuple(stop)
+        asked = {**generation, "stop": (*own, *plan.stop)}
+        text = ""
+        with closing(self.chat.put(index, question, request=plan.request, **asked)) as answer:
+            for token in self._timed(answer):
+                text += token.text
+                yield token
+        sampling = generation.get("sampling", GREEDY_SAMPLING)
+        if not plan.stop and self.last.stop_reason == "stop" and sampling.takes_likeliest:
+            self._described = video, generation, text
 
     def _plan(self, question: str) -> AnswerPlan:
         return plan_answer(question, self.videos, self.bundle, self.languages)

@@ -54,10 +54,12 @@ def _mp4_follows(file: BinaryIO, length: int) -> bool:
 def _asf_follows(file: BinaryIO, length: int) -> bool:
     """A header where the first film ends."""
     end = _asf(file, length)
+    if not 0 < end < length:
+        return False
     file.seek(0)
     header = file.read(16)
     file.seek(end)
-    return 0 < end < length and file.read(16) == header
+    return file.read(16) == header
 
 
 def _matroska_follows(file: BinaryIO, length: int) -> bool:

@@ -204,6 +204,8 @@ def test_what_happens_and_who_it_is_about_is_what_its_description_says(
     described = ask(chat, two_scenes, start=start, end=end)
     for question in ("What happens?", "What is happening in the video?", "Describe the video."):
         assert chat.ask(question) == described
+    assert chat.ask("What happens?", max_tokens=2) in described
+    assert [turn.answer for turn in chat.turns[1:4]] == [chat.turns[0].answer] * 3
     chat.ask("Is there a dog?")
     for question in ("Who is the main subject?", "What is the main subject of the video?"):
         subject = chat.ask(question)

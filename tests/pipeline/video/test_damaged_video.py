@@ -362,3 +362,14 @@ def test_random_damage_gives_frames_or_a_video_error(
         return
     assert 1 <= len(clip.frames) <= 6
     assert np.all(np.diff(clip.times) > 0)
+
+
+def test_a_wmv_whose_size_is_beyond_every_file_is_read(tmp_path: Path):
+    path = write_film(tmp_path / "film.wmv", steady(2), codec="wmv2")
+    data = bytearray(path.read_bytes())
+    size = data.index(len(data).to_bytes(8, "little"))  # of the file, by its properties
+    data[size : size + 8] = b"\xff" * 8
+    path.write_bytes(data)
+    clip = read_frames(path, frames=4)
+    assert len(clip.frames) == 4
+    assert any("breaks off" in note for note in clip.notes)
