@@ -5,6 +5,11 @@ figure is the median ratio of the rounds, so that it says something on any machi
 not seen before is the same clip with other bytes behind its last box: no cache knows it.
 
     --llama-bench build/bin/llama-bench    compares generation with llama.cpp's own tool as well
+    --mtmd-cli build/bin/llama-mtmd-cli    the first word about a clip with its program that sees
+    --rows ask memory                      these alone
+
+llama-mtmd-cli gets the pictures that it takes of a video, four a second, as files: it would call
+ffmpeg for them. Its time begins when its models are loaded, as that of the warm process does.
 """
 
 from __future__ import annotations
@@ -25,11 +30,15 @@ from statistics import median
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from PIL import Image
+
 from reellama.gguf_tools.quantization.merged_llm import MERGED_LLMS
 from reellama.gguf_tools.threads import default_threads
 from reellama.models.bundle import Bundle
 from reellama.pipeline.chat.video_chat import VideoChat
 from reellama.pipeline.llm.engine import Engine, Text
+from reellama.pipeline.video.clip import read_frames
+from reellama.pipeline.video.read_options import VideoReadOptions
 
 QUESTION = "What happens in the video?"
 PROMPT = "Once upon a time there was a small fox who lived in a forest. "
@@ -38,7 +47,11 @@ SECONDS = 3.0  # of a repeat, at most: threads that wait for each other crawl
 BUSY = "while True: pass"
 REELLAMA = (sys.executable, "-m", "reellama.pipeline.cli.main")
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+ENVIRONMENT.pop("PYTHONDONTWRITEBYTECODE", None)  # pip compiles what it installs
+ROWS = ("ask", "adapter", "threads", "memory")
 MAX_MEMORY = 500 << 20  # bytes
+MTMD_LOADED = b"experimental CLI"  # its last line on loading
+MTMD_FPS, MTMD_CELLS = 4, 256  # pictures a second that it takes; positions of one, at most
 
 
 @dataclass(frozen=True)
@@ -245,25 +258,79 @@ def against_llama_bench(program: Path, repeats: int) -> Row:
     return compared("generation, against llama-bench tg128", pairs, 0.95, at_least=True)
 
 
+def against_mtmd(program: Path, clips: Clips, talk: VideoChat, repeats: int) -> Row:
+    """A warm process about a clip, and llama-mtmd-cli about its pictures, with the same LLM."""
+    from benchmarks.random_vision_gguf import NAMES, make_vision_gguf
+
+    model = make_vision_gguf(NAMES[0], clips.folder / "mtmd")
+    pictures = [clips.folder / f"{i:03}.png" for i in range(int(6 * MTMD_FPS))]
+    read = read_frames(clips.path, VideoReadOptions(frames=len(pictures)))
+    for path, pixels in zip(pictures, read.frames, strict=True):
+        Image.fromarray(pixels).save(path)
+    prompt = "<__media__>" * len(pictures) + QUESTION
+    command: list[str | Path] = [
+        program,
+        "-m",
+        model.llm,
+        "--mmproj",
+        model.mmproj,
+        "-p",
+        prompt,
+        "-n",
+        "1",
+    ]
+    command += ["-t", str(default_threads()), "-c", str((len(pictures) + 1) * MTMD_CELLS)]
+    command += ["--temp", "0", "--no-warmup", "--image", ",".join(map(str, pictures))]
+
+    def theirs() -> float:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            assert process.stdout is not None and process.stderr is not None
+            if not any(MTMD_LOADED in line for line in process.stderr):
+                raise SystemExit(f"{program} did not load the models")
+            began = time.perf_counter()
+            process.stdout.read(1)
+            seconds = time.perf_counter() - began
+            process.communicate()
+        return seconds
+
+    pairs = [(theirs(), warm(talk, clips.fresh())) for _ in range(repeats)]
+    row = compared(f"llama-mtmd-cli, {len(pictures)} pictures, to a warm process", pairs, 30.0)
+    return Row(row.name, row.ratio, row.detail, row.limit, at_least=True)
+
+
+def rows_of(asked: argparse.Namespace, condition: str, clips: Clips, talk: VideoChat) -> list[Row]:
+    """The rows that were asked for, in one condition."""
+    repeats, found = asked.repeats, list[Row]()
+    with busy_process() if condition == "busy" else nullcontext():
+        if "ask" in asked.rows:
+            found += asking(clips, talk, repeats)
+        if "adapter" in asked.rows:
+            found.append(adapter(talk, repeats))
+        if "threads" in asked.rows:
+            found.append(threads(repeats))
+        if asked.llama_bench:
+            found.append(against_llama_bench(asked.llama_bench, repeats))
+    if condition == "quiet" and "memory" in asked.rows:
+        found += one_ask(clips)
+    if condition == "quiet" and asked.mtmd_cli:
+        found.append(against_mtmd(asked.mtmd_cli, clips, talk, repeats))
+    return found
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--llama-bench", type=Path, help="llama.cpp's own tool, of this version")
+    parser.add_argument("--mtmd-cli", type=Path, help="llama.cpp's program that sees")
     parser.add_argument("--only", choices=("quiet", "busy"), help="one of the two conditions")
-    parser.add_argument("--no-ask", action="store_true", help="generation alone, which is quick")
+    parser.add_argument("--rows", nargs="*", choices=ROWS, default=ROWS, help="these alone")
     options = parser.parse_args()
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder, shipped() as talk:
         clips = Clips(Path(folder))
         for condition in (options.only,) if options.only else ("quiet", "busy"):
             print(f"{condition} ({default_threads()} cores, load {os.getloadavg()[0]:.1f})")
-            with busy_process() if condition == "busy" else nullcontext():
-                found = [] if options.no_ask else asking(clips, talk, options.repeats)
-                found += [adapter(talk, options.repeats), threads(options.repeats)]
-                if options.llama_bench:
-                    found.append(against_llama_bench(options.llama_bench, options.repeats))
-            if condition != "busy" and not options.no_ask:
-                found += one_ask(clips)
+            found = rows_of(options, condition, clips, talk)
             print(*found, sep="\n", flush=True)
             rows += found
     return 0 if all(row.passed for row in rows) else 1

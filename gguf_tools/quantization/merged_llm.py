@@ -91,6 +91,18 @@ def make_merged(base: Path, adapters: Adapters, folder: Path) -> Path | None:
     return _place(folder, key)
 
 
+def merged_or_beside(
+    base: Path, adapters: Adapters, folder: Path | None, *, make: bool
+) -> tuple[Path, list[tuple[Path, float]]]:
+    """What to load for `base` with `adapters`: the merged file, and no adapters, where `folder` has
+    it or `make` can make it; else both as they are."""
+    if folder is not None:
+        with suppress(ReellamaError):
+            if found := (make_merged if make else find_merged)(base, adapters, folder):
+                return found, []
+    return base, list(adapters)
+
+
 def _key(base: Path, adapters: Adapters) -> str:
     """SHA-256, in hexadecimal, of the adapters' bytes and scales, and of the base's place, size and
     date: to read all of it at every start would take longer than to load it."""

@@ -20,7 +20,7 @@ from reellama.gguf_tools.atomic_write import write_atomically
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.reader import GGUFFile, read_gguf
 from reellama.gguf_tools.locate import find
-from reellama.gguf_tools.quantization.merged_llm import find_merged, make_merged
+from reellama.gguf_tools.quantization.merged_llm import make_merged, merged_or_beside
 from reellama.models.array_cache import ArrayCache
 from reellama.models.bundle import Bundle
 from reellama.models.cache_folders import ENCODED_FRAMES
@@ -106,14 +106,10 @@ class VideoChat:
     def _load(self, merge: bool, lora: Sequence[Any] = (), **engine: Any) -> Engine:
         """The LLM, with the bundle's adapter merged in where that is wanted, or beside it."""
         with self.timings.stage("load"):
-            found = None
-            if self._merged is not None:
-                with suppress(ReellamaError):  # then the adapter stays beside the LLM
-                    make = make_merged if merge else find_merged
-                    found = make(self._llm, self.bundle.lora, self._merged)
-            self._is_merged = found is not None
-            adapters = [*(() if found else self.bundle.lora), *lora]
-            loaded = Engine(found or self._llm, lora=adapters, **engine)
+            own = self.bundle.lora
+            path, beside = merged_or_beside(self._llm, own, self._merged, make=merge)
+            self._is_merged = path != self._llm
+            loaded = Engine(path, lora=[*beside, *lora], **engine)
         Chat(loaded, system=self._system).read_ahead()  # what stands before any video
         return loaded
 

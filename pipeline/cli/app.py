@@ -165,7 +165,7 @@ def cache(
         str, Argument(metavar="[show|clear]", help="Say what is kept, or remove it.")
     ] = "show",
 ) -> None:
-    """Show or empty what is kept for the next time: videos that were seen, exported networks."""
+    """Show or empty what is kept for the next time: videos that were seen, merged LLMs and such."""
     from reellama.pipeline.cli.commands.cache import run
 
     run(action)

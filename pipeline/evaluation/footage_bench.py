@@ -77,5 +77,5 @@ def evaluate_footage(
                 progress(name, done)
 
             scores[name] = FOOTAGE_TASKS[name](talk, split, controls, show)
-        llm = talk.engine.path
+        llm = Path(talk.llm)
     return FootageReport(str(bundle), llm, split, scores, command)

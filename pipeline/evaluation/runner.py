@@ -129,7 +129,7 @@ def evaluate(
             answered += ask_items(talk.chat, seen, talk.bundle.describe)
             if progress:
                 progress(len(answered))
-        llm = talk.engine.path
+        llm = Path(talk.llm)
     if not answered:
         raise ReellamaError(unread[0] if unread else "there is nothing to ask")
     return EvaluationResults(str(bundle), llm, answered, seconds, tuple(unread), wanted)

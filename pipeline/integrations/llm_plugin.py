@@ -86,11 +86,13 @@ class Reellama(llm.Model):
             response.set_usage(input=last.n_reused + last.n_read, output=last.n_generated)
 
     def _open(self, bundle: str, mmproj: str | None) -> VideoChat:
+        from reellama.gguf_tools.quantization.merged_llm import MERGED_LLMS
         from reellama.pipeline.chat.video_chat import VideoChat
 
         if self._talk is None or self._opened != (bundle, mmproj):
             self._close()
-            self._talk, self._opened = VideoChat(bundle=bundle, mmproj=mmproj), (bundle, mmproj)
+            self._talk = VideoChat(bundle=bundle, mmproj=mmproj, merged=MERGED_LLMS, merge=True)
+            self._opened = bundle, mmproj
         return self._talk
 
     def _close(self) -> None:

@@ -23,6 +23,7 @@ from reellama.gguf_tools.closeable import Closeable
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.reader import read_gguf
 from reellama.gguf_tools.locate import find
+from reellama.gguf_tools.quantization.merged_llm import merged_or_beside
 from reellama.gguf_tools.text.chat_template import ChatTemplate
 from reellama.models import prompt_format
 from reellama.models.cache_folders import ENCODED_FRAMES
@@ -129,7 +130,9 @@ class LongVideo(Closeable):
 
     bundle, mmproj: as `open_bundle` takes them. llm: another GGUF whose embeddings have the
     bundle's width. pooling: the tokens of a scene, for a vision GGUF. cache: folder of what was
-    seen of videos, or None. Raises ReellamaError for a bundle or an LLM that cannot be used.
+    seen of videos, or None. merged: folder of LLMs that have the bundle's adapter merged in, where
+    the right one is made if it is missing; None keeps the adapter beside the LLM.
+    Raises ReellamaError for a bundle or an LLM that cannot be used.
     """
 
     def __init__(
@@ -141,6 +144,7 @@ class LongVideo(Closeable):
         pooling: PoolingOptions = DEFAULT_POOLING,
         n_threads: int | None = None,
         cache: Path | None = CACHE_FOLDER,
+        merged: Path | None = None,
     ) -> None:
         self.cache, self.pooling = cache, pooling
         self.bundle = open_bundle(bundle, mmproj, cache=cache and cache / ENCODED_FRAMES.name)
@@ -152,8 +156,9 @@ class LongVideo(Closeable):
         self._template = ChatTemplate.from_gguf(file)
         cells = pooling.tokens or min(self.bundle.n_tokens(pooling), MAX_SCENE_CELLS)
         n_ctx = max(N_CTX, cells + QUESTION_CELLS)
+        path, lora = merged_or_beside(path, self.bundle.lora, merged, make=True)
         self._batcher = Batcher(
-            path, n_parallel=N_PARALLEL, n_ctx=n_ctx, n_threads=n_threads, lora=self.bundle.lora
+            path, n_parallel=N_PARALLEL, n_ctx=n_ctx, n_threads=n_threads, lora=lora
         )
 
     def close(self) -> None:

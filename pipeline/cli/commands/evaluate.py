@@ -99,7 +99,7 @@ def _describe(bundle: str, questions: QuestionOptions, how: RunOptions) -> None:
             progress=lambda done, total: show(done, total, "describing"),
             **({"llm": how.llm} if how.llm else {}),
             **({"frames": how.frames} if how.frames else {}),
-            **how.vision(),
+            **how.chat(),
             **how.engine(),
         )
     if how.record:
@@ -127,7 +127,7 @@ def _ask(bundle: str, questions: QuestionOptions, how: RunOptions) -> None:
             with_controls=how.controls,
             with_strips=how.html is not None,
             progress=lambda done: show(done, total, f"{done} questions asked"),
-            **how.vision(),
+            **how.chat(),
             **how.engine(),
         )
     report = reports.build_report(

@@ -54,7 +54,7 @@ def run(bundle: str, questions: QuestionOptions, how: RunOptions) -> None:
             progress=lambda task, done: show(done, 0, f"{task}: {done} done"),
             **({"llm": how.llm} if how.llm else {}),
             **({"frames": how.frames} if how.frames else {}),
-            **how.vision(),
+            **how.chat(),
             **how.engine(),
         )
     if how.record:

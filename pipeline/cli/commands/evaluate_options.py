@@ -125,9 +125,13 @@ class RunOptions:
         """What `Engine` takes of these."""
         return {"n_threads": self.threads} if self.threads else {}
 
-    def vision(self) -> dict[str, Any]:
-        """What `VideoChat` takes of these for a vision GGUF."""
-        return {"mmproj": self.mmproj, "tokens": self.tokens, "pooling": self.pooling}
+    def chat(self) -> dict[str, Any]:
+        """What `VideoChat` takes of these: the LLM is the one that answers everywhere, with the
+        bundle's adapter merged in."""
+        from reellama.gguf_tools.quantization.merged_llm import MERGED_LLMS
+
+        vision = {"mmproj": self.mmproj, "tokens": self.tokens, "pooling": self.pooling}
+        return {**vision, "merged": MERGED_LLMS, "merge": True}
 
     def model_words(self) -> list[str]:
         """The options that say which model is asked, and what it sees, as they are typed."""

@@ -100,6 +100,7 @@ class SceneOptions(LongVideoOptions):
 
     def open(self) -> LongVideo:
         """The bundle and its LLM."""
+        from reellama.gguf_tools.quantization.merged_llm import MERGED_LLMS
         from reellama.pipeline.long_video.timeline import LongVideo
         from reellama.pipeline.long_video.video_index import CACHE_FOLDER
 
@@ -112,6 +113,7 @@ class SceneOptions(LongVideoOptions):
             pooling=PoolingOptions(self.tokens, self.pooling),
             n_threads=self.threads,
             cache=cache,
+            merged=MERGED_LLMS,
         )
 
     def ollama_model(self) -> OllamaModel | None:

@@ -13,6 +13,7 @@ import pytest
 
 from reellama.gguf_tools.quantization import merged_llm
 from reellama.gguf_tools.quantization.quantize import quantize
+from reellama.gguf_tools.runtime import backend
 from reellama.pipeline.chat.video_chat import VideoChat
 from reellama.pipeline.llm.engine import Engine, Text
 from tests.conftest import Result
@@ -108,3 +109,30 @@ def test_the_server_loads_the_merged_llm(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with serving(merged=tmp_path / "file", **settings) as url:
         assert httpx.post(f"{url}/api/generate", json=prompt, timeout=60).status_code == 200
+
+
+def test_timelines_and_evaluations_load_the_merged_llm(
+    reellama: Callable[..., Result],
+    bundle: Path,
+    square_video: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loaded: list[Path] = []
+
+    def noted(path: str | Path, **options: Any) -> backend.Model:
+        loaded.append(Path(path).parent)
+        return load_model(path, **options)
+
+    load_model = backend.load_model
+    monkeypatch.setattr(backend, "load_model", noted)
+    monkeypatch.setattr(merged_llm, "MERGED_LLMS", tmp_path / "kept")
+    timeline = reellama("timeline", square_video, f"--bundle={bundle}", "--threads=1")
+    assert timeline.status == 0, timeline.err
+    data = tmp_path / "data.jsonl"
+    asked = {"video": str(square_video), "question": "What?", "answer": "a square"}
+    data.write_text(json.dumps(asked) + "\n")
+    found = reellama("eval", bundle, "--data", data, "--no-controls", "--threads=1", "--json=-")
+    assert found.status == 0, found.err
+    assert set(loaded) == {tmp_path / "kept"}
+    assert str(tmp_path / "kept") not in found.out, "reports name the LLM, not the merged copy"

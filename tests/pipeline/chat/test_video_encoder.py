@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.quantization.merged_llm import MERGED_LLMS
 from reellama.models.array_cache import ArrayCache
 from reellama.models.bundle import Bundle
 from reellama.models.cache_folders import ENCODED_FRAMES
@@ -240,6 +241,7 @@ def test_the_cache_is_shown_and_emptied(reellama: Callable[..., Result]) -> None
     shown = reellama("cache")
     assert shown.status == 0 and "videos that were looked at" in shown.out
     assert str(ENCODED_FRAMES) in shown.out and "1.0 GiB" in shown.out
+    assert str(MERGED_LLMS) in shown.out and "2.0 GiB" in shown.out
     cleared = reellama("cache", "clear")
     assert cleared.status == 0 and "removed" in cleared.err
     assert not list(ENCODED_FRAMES.iterdir())
