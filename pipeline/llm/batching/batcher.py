@@ -255,12 +255,21 @@ class Batcher:
             if pieces := self._planner.next_pieces(busy, soft):
                 # llama.cpp computes neighbours together when their numbers follow each other.
                 pieces.sort(key=lambda piece: piece.sequence)
-                self._ctx.decode_batch(
-                    [piece.span for piece in pieces], causal=pieces[0].tokens.causal
-                )
+                self._decode(pieces)
                 ends = accumulate(len(piece.tokens) for piece in pieces)
                 for piece, end in zip(pieces, ends, strict=True):
                     self._advance(self._slots[piece.sequence], piece, end - 1)
+
+    def _decode(self, pieces: Sequence[SlotSpan]) -> None:
+        if all(piece.is_token for piece in pieces):  # the usual case, while answers grow
+            self._ctx.decode_token_of_each(
+                [piece.tokens.keys[0] for piece in pieces],  # type: ignore[misc]  # ids
+                [piece.tokens.start for piece in pieces],
+                [piece.sequence for piece in pieces],
+            )
+        else:
+            spans = [piece.span for piece in pieces]
+            self._ctx.decode_batch(spans, causal=pieces[0].tokens.causal)
 
     def _advance(self, slot: Slot, piece: SlotSpan, index: int) -> None:
         """Note that a piece was decoded; choose the next token where its logits are there."""

@@ -78,6 +78,11 @@ class SlotSpan:
     wants_logits: bool
 
     @property
+    def is_token(self) -> bool:
+        """Whether it is one token of text, whose logits are wanted."""
+        return self.wants_logits and len(self.tokens) == 1 and self.tokens.soft is None
+
+    @property
     def span(self) -> BatchSpan:
         """The same as the context takes it."""
         tokens = self.tokens
