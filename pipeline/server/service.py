@@ -275,7 +275,10 @@ class Service:
             layout = layout.without_first(tokenizer.bos if tokenizer.add_bos else None).after(
                 before
             )
-        prepared = PreparedPrompt(layout, generation, dialect.markers, plan.answer, plan.stop)
+        remark = next((video.limits for video in plan.videos if video.limits), "")
+        prepared = PreparedPrompt(
+            layout, generation, dialect.markers, plan.answer, plan.stop, remark
+        )
         parser = parser_for(dialect, asked, fitted.opening) if plan.answer is None else None
         return prepared, parser
 

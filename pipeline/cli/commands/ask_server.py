@@ -71,7 +71,7 @@ def answer_by_server(
         except (OSError, HTTPException, ValueError):  # gone, foreign, busy, or of another version
             continue
         if lines is not None:
-            _print(lines, answer.max_tokens)
+            _print(lines, answer.max_tokens, videos[0].name)
             return True
     return False
 
@@ -177,7 +177,7 @@ def _lines(connection: HTTPConnection, response: HTTPResponse) -> Iterator[dict[
         connection.close()
 
 
-def _print(lines: Iterator[dict[str, Any]], max_tokens: int) -> None:
+def _print(lines: Iterator[dict[str, Any]], max_tokens: int, video: str) -> None:
     from reellama.pipeline.cli.answer_printer import print_limit, print_pieces
 
     last: dict[str, Any] = {}
@@ -195,5 +195,15 @@ def _print(lines: Iterator[dict[str, Any]], max_tokens: int) -> None:
     if not last.get("done"):
         reason = last.get("error", "the server has gone away")
         raise ReellamaError(f"the answer broke off: {reason}; ask again, or with --no-server")
+    if remark := last.get("remark"):
+        _tell(video, remark)
     if last["done_reason"] == "length":
         print_limit("length" if last["eval_count"] >= max_tokens else "context", max_tokens)
+
+
+def _tell(video: str, remark: str) -> None:
+    from reellama.pipeline.cli.console import note
+    from reellama.pipeline.cli.terminal.terminal_memory import is_new_here
+
+    if is_new_here(remark):
+        note(f"{video}: {remark}")

@@ -34,6 +34,11 @@ class ChatAnswer:
         return self._generation.context
 
     @property
+    def remark(self) -> str:
+        """What a person should know of answers about these videos, or ""."""
+        return self._generation.remark
+
+    @property
     def finish_reason(self) -> str:
         """ "stop", "length", or "tool_calls" where tools are to be called."""
         reason = self.stats.stop_reason or "stop"

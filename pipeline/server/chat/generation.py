@@ -23,6 +23,7 @@ class PreparedPrompt:
     """A prompt, and how its answer is generated; `shown` as in `GenerationJob`.
 
     answer: what is answered without the model. own_stop: stop texts that the client did not give.
+    remark: what a person should know of answers about these videos, or "".
     """
 
     layout: TokenizedPrompt
@@ -30,6 +31,7 @@ class PreparedPrompt:
     shown: tuple[str, ...] = ()
     answer: str | None = None
     own_stop: tuple[str, ...] = ()
+    remark: str = ""
 
 
 class Generation:
@@ -63,6 +65,11 @@ class Generation:
         ids = [key for key in keys if isinstance(key, int)]
         end = [] if self.stats.end_token is None else [self.stats.end_token]
         return [*ids, *self._ids, *end] if len(ids) == len(keys) else None
+
+    @property
+    def remark(self) -> str:
+        """As in `PreparedPrompt`."""
+        return self._prepared.remark if self._prepared is not None else ""
 
     async def start(
         self,

@@ -17,6 +17,7 @@ from fastapi.responses import JSONResponse
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.pipeline.llm.generation_options import GenerationOptions
 from reellama.pipeline.llm.tool_calls.answer_events import CallCollector, CallDelta, ToolCall
+from reellama.pipeline.server.admission.places import CLIENT, LOCAL
 from reellama.pipeline.server.chat.chat_answer import ChatAnswer
 from reellama.pipeline.server.chat.chat_request import ChatRequest, ServiceMessage
 from reellama.pipeline.server.chat.request_options import RequestOptions
@@ -176,6 +177,8 @@ async def _items(
         last = {**_head(asked), **shape(None), "done": True, **_last(answer, begin)}
         if isinstance(asked, GenerateRequest) and not asked.raw and answer.context is not None:
             last["context"] = answer.context
+        if answer.remark and CLIENT.get() == LOCAL:  # for `ask`, which shows it to its person
+            last["remark"] = answer.remark
         yield last
     finally:
         # A client that goes away cancels this very task, and its sequence must still be freed.

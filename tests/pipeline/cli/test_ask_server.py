@@ -16,12 +16,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
+import skimage
+from PIL import Image
 
 from reellama.pipeline.cli.commands.ask_server import can_be_asked
 from reellama.pipeline.cli.options import AnswerOptions, FrameOptions, ModelOptions
 from reellama.pipeline.server.local import local_socket
 from tests.conftest import Result
+from tests.helpers.film import steady, write_film
 from tests.helpers.terminal import ROOT
 from tests.pipeline.cli.test_serve import started
 
@@ -121,6 +125,27 @@ def test_notes_on_a_video_are_told_all_the_same(
         assert answer.status_code == 200
     result = reellama("ask", square_video, QUESTION, *quick, f"--frames={frames}")
     assert f"asked for {frames} frames" in result.err
+
+
+def test_what_a_bundle_cannot_know_of_footage_is_told_all_the_same(
+    reellama: Run, runtime_folder: Path, tmp_path: Path
+) -> None:
+    photo = Image.open(Path(skimage.__file__).parent / "data/chelsea.png").convert("RGB")
+    wide = np.asarray(photo.resize((420, 280)))
+    cat = write_film(tmp_path / "cat.mp4", steady(1), draw=lambda i: wide[:, i : i + 360])
+    ask = ("ask", cat, "What is in it?", "--n-ctx=512")
+    with started("--n-ctx=512", "--threads=1") as (process, url, log):
+        through = reellama(*ask)
+        token = {"Authorization": f"Bearer {os.environ.get('REELLAMA_TOKEN', '')}"}
+        video = base64.b64encode(cat.read_bytes()).decode()
+        message = {"role": "user", "content": "What is in it?", "videos": [video]}
+        body = {"model": "mini", "messages": [message], "stream": False}
+        network = httpx.post(f"{url}/api/chat", json=body, headers=token, timeout=60).json()
+        process.send_signal(signal.SIGTERM)
+    assert sum('"/api/chat"' in line for line in log) == 2, log
+    assert through == reellama(*ask, "--no-server")
+    assert "cat.mp4: real footage: mini names what it sees" in through.err
+    assert "remark" not in network
 
 
 def test_clients_of_the_network_have_none_of_these_rights(
