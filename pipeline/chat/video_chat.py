@@ -84,10 +84,12 @@ class VideoChat:
             self.bundle = open_bundle(bundle, mmproj, tiles=tiles)
             self.bundle.check_pooling(self.pooling)
             self._encoder = VideoEncoder(self.bundle, ArrayCache(cache) if cache else None)
-            path = find.resolve(llm) if llm else self.bundle.llm_path()
-            header = read_gguf(path)
+            self._llm = find.resolve(llm) if llm else self.bundle.llm_path()
+            self._merged = merged
+            # The header of what will be loaded: to read that of the other as well takes as long.
+            self._path, _ = merged_or_beside(self._llm, self.bundle.lora, merged, make=False)
+            header = read_gguf(self._path)
             self.bundle.check_llm(header)
-        self._llm, self._merged, self._is_merged = path, merged, False
         self._system = self.bundle.system if system is None else system
         # The LLM is loaded, and reads the first words, while videos are read and looked at.
         engine["n_ctx"] = n_ctx if isinstance(n_ctx, int) else n_ctx(self.bundle, header)
@@ -107,11 +109,17 @@ class VideoChat:
         """The LLM, with the bundle's adapter merged in where that is wanted, or beside it."""
         with self.timings.stage("load"):
             own = self.bundle.lora
-            path, beside = merged_or_beside(self._llm, own, self._merged, make=merge)
-            self._is_merged = path != self._llm
-            loaded = Engine(path, lora=[*beside, *lora], **engine)
+            if merge and not self._is_merged:
+                self._path, _ = merged_or_beside(self._llm, own, self._merged, make=True)
+            beside = () if self._is_merged else own
+            loaded = Engine(self._path, lora=[*beside, *lora], **engine)
         Chat(loaded, system=self._system).read_ahead()  # what stands before any video
         return loaded
+
+    @property
+    def _is_merged(self) -> bool:
+        """Whether the LLM has the bundle's adapter merged in."""
+        return self._path != self._llm
 
     @property
     def engine(self) -> Engine:

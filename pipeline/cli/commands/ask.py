@@ -17,18 +17,7 @@ from reellama.models.bundle import Bundle
 from reellama.models.open_bundle import VideoBundle
 from reellama.models.prompt_format import AFTER_VIDEO
 from reellama.pipeline.chat.video_chat import VideoChat
-from reellama.pipeline.cli.answer_printer import print_answer, print_remarks
 from reellama.pipeline.cli.arguments.verbosity import is_verbose
-from reellama.pipeline.cli.console import (
-    add_video,
-    alternatives_table,
-    detail,
-    err,
-    merge_adapter,
-    out,
-    strip_control,
-    timings_table,
-)
 from reellama.pipeline.cli.options import AnswerOptions, FrameOptions, ModelOptions
 from reellama.pipeline.llm.engine import Token
 
@@ -66,6 +55,9 @@ def run(
         return positions_needed(bundle, llm, len(videos), texts, answer.max_tokens)
 
     with model.open(frames, wait=False, needed=needed) as talk:
+        # Rich is imported while the LLM is loaded.
+        from reellama.pipeline.cli.console import add_video, detail, merge_adapter
+
         detail(f"bundle {talk.bundle.name}, LLM {talk.llm}")
         talk.check_llm()
         for path in videos:
@@ -74,9 +66,7 @@ def run(
             _answer(talk, question.strip(), answer, output)
         else:
             _describe(talk, answer, output)
-        merge_adapter(
-            talk
-        )  # the answer is there: now is the time for what makes the next one quick
+        merge_adapter(talk)  # the answer is there: now for what makes the next one quick
 
 
 def positions_needed(
@@ -96,6 +86,8 @@ def positions_needed(
 
 
 def _describe(talk: VideoChat, answer: AnswerOptions, output: OutputOptions) -> None:
+    from reellama.pipeline.cli.console import out, strip_control
+
     watched = talk.videos
     for video in watched:  # each by itself, or one would be told of the other
         talk.chat.videos = [video]
@@ -107,6 +99,9 @@ def _describe(talk: VideoChat, answer: AnswerOptions, output: OutputOptions) -> 
 
 def _answer(talk: VideoChat, question: str, answer: AnswerOptions, output: OutputOptions) -> None:
     """Ask `question` and print the answer and what was wanted beside it."""
+    from reellama.pipeline.cli.answer_printer import print_answer, print_remarks
+    from reellama.pipeline.cli.console import alternatives_table, err, out, timings_table
+
     tokens: list[Token] = []
     stream = talk.stream(question, **answer.generation())
     if output.json:
