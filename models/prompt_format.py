@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from reellama.gguf_tools.text.chat_template import ChatTemplate
-from reellama.gguf_tools.text.tokenizer import Tokenizer
+if TYPE_CHECKING:
+    from reellama.gguf_tools.text.chat_template import ChatTemplate
+    from reellama.gguf_tools.text.tokenizer import Tokenizer
 
 # Between a video's soft tokens and the text of the first user message.
 AFTER_VIDEO = "\n"

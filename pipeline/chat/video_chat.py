@@ -335,6 +335,9 @@ class VideoChat:
         if seen.remark and not self._remarked:  # it is said once
             clip = replace(clip, notes=(*clip.notes, seen.remark))
             self._remarked = True
+        # The LLM may still be loading. Meanwhile: what its prompt is made with.
+        from reellama.gguf_tools.text import chat_template  # noqa: F401
+
         cells = room()
         parts = self.bundle.prompt_parts(encoded, pooling, cells)
         if self.bundle.reads_text and clip.subtitles:

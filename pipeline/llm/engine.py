@@ -17,14 +17,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.runtime import backend
 from reellama.gguf_tools.runtime.context import Context, ContextSettings
-from reellama.gguf_tools.text.chat_template import ChatTemplate
 from reellama.gguf_tools.text.tokenizer import Tokenizer
 from reellama.pipeline.llm.generation_options import GenerationOptions, Sampling
 from reellama.pipeline.llm.kv_cache import KVCache
@@ -44,6 +43,9 @@ from reellama.pipeline.llm.text_stream import TextStream
 from reellama.pipeline.llm.token_probabilities import log_softmax
 from reellama.pipeline.llm.token_sampling import Sampler
 from reellama.pipeline.llm.token_scorer import ScoredToken, Token, TokenScorer
+
+if TYPE_CHECKING:  # Jinja is imported when a prompt is first made
+    from reellama.gguf_tools.text.chat_template import ChatTemplate
 
 __all__ = [
     "ContextOverflow",
@@ -160,6 +162,8 @@ class Engine:
     @cached_property
     def template(self) -> ChatTemplate:
         """The model's chat template."""
+        from reellama.gguf_tools.text.chat_template import ChatTemplate
+
         return ChatTemplate.from_gguf(self._model.file)  # its header is read already
 
     @property
