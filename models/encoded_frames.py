@@ -12,7 +12,7 @@ import numpy as np
 from reellama.models.networks.open_network import RUNTIME
 
 # What goes into every key: a change in how frames are read makes older entries unknown.
-READING = "reading 4"
+READING = "reading 5"
 
 
 class EncodedFrames(NamedTuple):
