@@ -24,25 +24,33 @@ _SIZE = r"(?:resolution|dimensions|frame size|width and height|size in pixels|pi
 _RATE = r"(?:frame ?rate|fps|frames (?:per|a) second)"
 
 
-def _duration(clip: Clip, _: FileFacts) -> str:
-    return f"is {clip.duration:.1f} seconds long"
+def _duration(clip: Clip, _: FileFacts | None) -> str | None:
+    if clip.path.is_dir():
+        return "is a folder of pictures, which are taken as a second apart"
+    return f"is {clip.duration:.1f} seconds long" if clip.duration else "is a still picture"
 
 
-def _size(clip: Clip, facts: FileFacts) -> str:
+def _size(clip: Clip, facts: FileFacts | None) -> str | None:
+    if facts is None:  # of pictures: what is left of it is smaller
+        return None
     short, long = sorted((facts.width, facts.height))
     # The clip is upright, while the file may be stored on its side.
     return f"is {long} by {short} pixels" if clip.is_wide else f"is {short} by {long} pixels"
 
 
-def _rate(_: Clip, facts: FileFacts) -> str:
+def _rate(clip: Clip, facts: FileFacts | None) -> str | None:
+    if facts is None:
+        return None if clip.duration else "is a still picture"
     return f"has {facts.frame_rate:.4g} frames a second"
 
 
-def _sound(_: Clip, facts: FileFacts) -> str:
-    return "has sound, which is not listened to" if facts.has_sound else "has no sound"
+def _sound(_: Clip, facts: FileFacts | None) -> str | None:
+    heard = facts is not None and facts.has_sound
+    return "has sound, which is not listened to" if heard else "has no sound"
 
 
-_QUESTIONS: dict[str, Callable[[Clip, FileFacts], str]] = {
+# Question -> what a clip's file says to it, or None where it does not; pictures have no facts.
+_QUESTIONS: dict[str, Callable[[Clip, FileFacts | None], str | None]] = {
     rf"how long (?:is {_IT}|does {_IT} (?:last|take|run))": _duration,
     rf"how many (?:seconds|minutes) (?:is {_IT}|long is {_IT}|does {_IT} (?:last|have))": _duration,
     rf"(?:how many (?:seconds|minutes) are there)(?: in {_IT})?": _duration,
@@ -63,7 +71,7 @@ def asks_of_file(question: str) -> bool:
     return _form(question) is not None
 
 
-def _form(question: str) -> Callable[[Clip, FileFacts], str] | None:
+def _form(question: str) -> Callable[[Clip, FileFacts | None], str | None] | None:
     asked = " ".join(question.lower().strip(" ?.!").split())
     return next((say for form, say in _QUESTIONS.items() if re.fullmatch(form, asked)), None)
 
@@ -71,9 +79,11 @@ def _form(question: str) -> Callable[[Clip, FileFacts], str] | None:
 def answer_from_files(question: str, clips: Sequence[Clip]) -> str | None:
     """What the files of `clips` say to `question`, or None where they do not."""
     say = _form(question)
-    if say is None or not clips or any(clip.facts is None for clip in clips):
+    if say is None or not clips:
         return None
-    said = [say(clip, clip.facts) for clip in clips if clip.facts is not None]
+    said = [say(clip, clip.facts) for clip in clips]
+    if None in said:
+        return None
     if len(clips) == 1:
         return f"The file {said[0]}."
     return " ".join(f"{clip.path.name} {text}." for clip, text in zip(clips, said, strict=True))

@@ -33,6 +33,8 @@ def as_file(path: Path) -> Path:
         else:
             with open(path, "rb") as pipe:
                 shutil.copyfileobj(pipe, file)
+    if not copy.stat().st_size:
+        raise ReellamaError(f"{path}: nothing came through the pipe; does what feeds it work?")
     return copy
 
 
@@ -40,4 +42,6 @@ def as_files(videos: Paths) -> Paths:
     """The same for what an argument of the command line holds: one path, some, or none."""
     if isinstance(videos, Path):
         return as_file(videos)
+    if videos and videos.count(STDIN) > 1:
+        raise ReellamaError("-: stdin brings one video; save the others to files")
     return videos and [as_file(path) for path in videos]

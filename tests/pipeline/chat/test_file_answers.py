@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from reellama.pipeline.chat.file_answers import answer_from_files
 from reellama.pipeline.chat.video_chat import VideoChat
@@ -67,6 +68,17 @@ def test_other_files_give_other_answers(clip: Clip, tmp_path: Path):
     assert "has no sound" in (answer_from_files("Does it have sound?", [turned]) or "")
     both = answer_from_files("How long is the video?", [clip, turned])
     assert both == "a.mp4 is 3.0 seconds long. b.mp4 is 0.5 seconds long."
+
+
+def test_pictures_are_called_what_they_are(clip: Clip, tmp_path: Path):
+    Image.new("RGB", (64, 48), "red").save(tmp_path / "a.png")
+    still, folder = read_frames(tmp_path / "a.png"), read_frames(tmp_path)
+    for question in ("How long is the video?", "What is the frame rate?"):
+        assert answer_from_files(question, [still]) == "The file is a still picture."
+    assert answer_from_files("Does it have sound?", [still]) == "The file has no sound."
+    both = answer_from_files("How long is it?", [clip, folder])
+    assert both and both.startswith("a.mp4 is 3.0 seconds long.") and "folder of pictures" in both
+    assert answer_from_files("What is the resolution?", [still]) is None
 
 
 def test_the_chat_says_it_and_remembers_it(small_bundle: Path, square_video: Path):

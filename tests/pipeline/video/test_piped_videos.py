@@ -54,6 +54,17 @@ def test_a_video_on_stdin_is_read_and_nothing_stays(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [(["-", "What?"], "nothing came through the pipe"), (["-", "-", "What?"], "brings one video")],
+)
+def test_stdin_without_a_video_is_told(words: list[str], reason: str) -> None:
+    command = [sys.executable, "-m", "reellama.pipeline.cli.main", "ask", *words]
+    result = subprocess.run(command, input="", capture_output=True, text=True)
+    assert result.returncode == 1
+    assert reason in result.stderr and "Traceback" not in result.stderr
+
+
 def test_in_python_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(VideoError, match="this is a pipe"):
