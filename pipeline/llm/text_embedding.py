@@ -17,6 +17,9 @@ from reellama.gguf_tools.text.tokenizer import Tokenizer
 from reellama.pipeline.llm.prompt import known_ids
 
 LONGEST_TOKEN = 256  # characters; vocabularies have none that is longer
+# Positions that an LLM reads at a time. llama.cpp computes the logits of each, and keeps them: of a
+# text of 2,048 tokens that is half a gigabyte.
+PIECE = 256
 
 
 class TextEmbedder:
@@ -27,9 +30,11 @@ class TextEmbedder:
 
     def __init__(self, model: Model, tokenizer: Tokenizer, n_ctx: int = 2048) -> None:
         params = llama_cpp.llama_context_default_params()
-        params.n_ctx = params.n_batch = params.n_ubatch = n_ctx
+        # Tokens of an encoder see those that follow: it reads a text as a whole.
+        self._piece = n_ctx if _is_encoder(model) else min(n_ctx, PIECE)
+        params.n_ctx, params.n_batch, params.n_ubatch = n_ctx, self._piece, self._piece
         params.embeddings = True
-        params.pooling_type = llama_cpp.LLAMA_POOLING_TYPE_MEAN
+        params.pooling_type = llama_cpp.LLAMA_POOLING_TYPE_NONE
         context = llama_cpp.llama_init_from_model(model.ptr, params)
         if not context:
             raise ReellamaError(f"{model.path} makes no embeddings: {last_error_line()}")
@@ -71,13 +76,16 @@ class TextEmbedder:
             llama_cpp.llama_memory_clear(memory, False)
         n_threads = free_threads()
         llama_cpp.llama_set_n_threads(self._context, n_threads, n_threads)
-        tokens = np.array(ids, np.int32)
-        batch = llama_cpp.llama_batch_get_one(as_pointer(tokens), len(tokens))
-        status = llama_cpp.llama_decode(self._context, batch)
-        found = llama_cpp.llama_get_embeddings_seq(self._context, 0)
-        if status or not found:
-            raise ReellamaError(f"llama.cpp made no embedding: {last_error_line() or status}")
-        vector = np.ctypeslib.as_array(found, (self._n_embd,)).astype(np.float64)
+        vector = np.zeros(self._n_embd)
+        for begin in range(0, len(ids), self._piece):
+            tokens = np.array(ids[begin : begin + self._piece], np.int32)
+            batch = llama_cpp.llama_batch_get_one(as_pointer(tokens), len(tokens))
+            status = llama_cpp.llama_decode(self._context, batch)
+            found = llama_cpp.llama_get_embeddings(self._context)
+            if status or not found:
+                raise ReellamaError(f"llama.cpp made no embedding: {last_error_line() or status}")
+            rows = np.ctypeslib.as_array(found, (len(tokens), self._n_embd))
+            vector += rows.sum(axis=0, dtype=np.float64)
         return vector / max(float(np.linalg.norm(vector)), 1e-12)
 
 
@@ -86,6 +94,14 @@ def shortened(vector: list[float], n: int) -> list[float]:
     cut = vector[:n]
     length = math.hypot(*cut) or 1.0
     return [x / length for x in cut]
+
+
+def _is_encoder(model: Model) -> bool:
+    """Whether its tokens see those that follow them."""
+    metadata = model.file.metadata
+    architecture = metadata.get("general.architecture")
+    pooled = f"{architecture}.pooling_type" in metadata
+    return pooled or metadata.get(f"{architecture}.attention.causal") is False
 
 
 def _free(context: object, _model: Model) -> None:

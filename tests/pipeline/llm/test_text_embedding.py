@@ -9,6 +9,7 @@ import pytest
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.runtime.backend import load_model
 from reellama.gguf_tools.text.tokenizer import Tokenizer
+from reellama.pipeline.llm import text_embedding
 from reellama.pipeline.llm.text_embedding import TextEmbedder, shortened
 
 N_CTX = 64
@@ -37,3 +38,16 @@ def test_a_long_text_is_truncated_or_refused(embedder: TextEmbedder) -> None:
     assert embedder.embed("x" * N_CTX)[0] == pytest.approx(vector)
     with pytest.raises(ReellamaError, match=f"more than {N_CTX} tokens"):
         embedder.embed("x" * 10**7, truncate=False)
+
+
+def test_a_text_in_pieces_has_the_vector_of_the_whole(
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    with load_model(tiny_llama) as model:
+        for piece in (N_CTX, 10):
+            monkeypatch.setattr(text_embedding, "PIECE", piece)
+            embedder = TextEmbedder(model, Tokenizer(model), N_CTX)
+            found.append(embedder.embed("a text of some length, to be read in pieces")[0])
+            embedder.close()
+    assert found[0] == pytest.approx(found[1], abs=1e-5)
