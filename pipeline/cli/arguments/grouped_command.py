@@ -8,6 +8,7 @@ from typing import Any
 from typer import BadParameter
 from typer.core import TyperCommand
 
+HELP_OPTIONS = ["-h", "--help"]
 # Options that stand before all groups.
 FIRST = ("bundle", "frames", "start", "end", "json", "out", "ask", "form")
 

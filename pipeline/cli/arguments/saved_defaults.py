@@ -21,6 +21,7 @@ from typing import Any
 import platformdirs
 
 from reellama.gguf_tools.errors import ReellamaError
+from reellama.pipeline.cli.arguments.grouped_command import HELP_OPTIONS
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -93,7 +94,11 @@ def _checked(option: Any, command: Any, name: str, value: Any, path: Path) -> An
         kind = "true or false" if not isinstance(value, bool) else "a value, not true or false"
         raise ReellamaError(f"{path}: {name} wants {kind}")
     try:
-        option.process_value(command.make_context("reellama", [], resilient_parsing=True), value)
+        # A command remembers which options ask for its help from the first context that it is in.
+        context = command.make_context(
+            "reellama", [], resilient_parsing=True, help_option_names=HELP_OPTIONS
+        )
+        option.process_value(context, value)
     except Exception as error:
         reason = getattr(error, "message", None)  # of click's BadParameter
         if reason is None:

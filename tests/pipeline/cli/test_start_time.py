@@ -94,7 +94,8 @@ def test_a_command_made_without_the_others_is_the_same(
     command: str, reellama: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     alone = reellama(command, "--help")
-    (tmp_path / "config.toml").write_text("[chat]\nmax-tokens = 7\n")
+    (tmp_path / "config.toml").write_text("max-tokens = 256\n")
     monkeypatch.setenv("REELLAMA_CONFIG", str(tmp_path / "config.toml"))
-    among_all = reellama(command, "--help")
-    assert alone == among_all and f"Usage: reellama {command} " in alone.out
+    among_all = reellama(command, "-h")
+    assert alone.out.splitlines() == among_all.out.splitlines()
+    assert f"Usage: reellama {command} " in alone.out
