@@ -1,5 +1,6 @@
 """The guard against the AMX crash: tried once in a child process, remembered, and overridable."""
 
+import importlib.metadata
 import subprocess
 import sys
 import time
@@ -85,7 +86,7 @@ def test_another_build_or_processor_is_tried_anew(
     count: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert not decide_extra_bufts(WITH_AMX, child(count, CRASH)).safe
-    monkeypatch.setattr(amx_guard, "version", lambda _package: "0.9.99")
+    monkeypatch.setattr(importlib.metadata, "version", lambda _package: "0.9.99")
     assert decide_extra_bufts(WITH_AMX, child(count, "sys.exit(0)")).safe
     monkeypatch.setattr(amx_guard, "_cpu", lambda: "another processor")
     assert not decide_extra_bufts(WITH_AMX, child(count, CRASH)).safe
