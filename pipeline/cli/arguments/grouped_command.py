@@ -47,7 +47,8 @@ class GroupedCommand(TyperCommand):
                 for p in self.params
                 if p.param_type_name == "argument" and _VIDEO in str(p.metavar)
             ]
-            if any("" in (words.get(p.name) or ()) or words.get(p.name) == "" for p in videos):
+            given = [words.get(str(p.name)) for p in videos]
+            if any(each == "" or "" in (each or ()) for each in given):
                 raise BadParameter("a path is empty: is a variable not set?", ctx)
         try:
             return super().parse_args(ctx, list(args))
@@ -55,8 +56,8 @@ class GroupedCommand(TyperCommand):
             missing = getattr(error, "param", None)
             arguments = [p for p in self.params if p.param_type_name == "argument"]
             if type(error).__name__ == "MissingParameter" and arguments[:1] == [missing]:
-                given = self.make_parser(ctx).parse_args(list(args))[0].get(arguments[-1].name)
-                if isinstance(given, str) and _is_video(given):
+                last = self.make_parser(ctx).parse_args(list(args))[0].get(str(arguments[-1].name))
+                if isinstance(last, str) and _is_video(last):
                     error.param = arguments[-1]  # type: ignore[attr-defined]
             raise
 
