@@ -14,6 +14,8 @@ from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
 
+PUBLIC = ("__all__", "__version__")
+
 _running = threading.RLock()
 
 
@@ -23,7 +25,7 @@ class _LatePackage(ModuleType):
     _loader: Any
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
+        if name.startswith("__") and name not in PUBLIC:  # what Python's own machinery looks for
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}", name=name)
         inside = f"{self.__name__}.{name}"
         with _running:

@@ -41,6 +41,10 @@ def test_whoever_asks_for_more_gets_it() -> None:
     assert said(code) == ["True", "GGUFWriter", "Llama", "True", "False"]
 
 
+def test_a_version_is_told_before_anything_else_is_asked() -> None:
+    assert said("import llama_cpp; print(llama_cpp.__version__.count('.'))") == ["2"]
+
+
 def test_a_package_that_was_imported_stays_as_it_is() -> None:
     code = """
         import json
