@@ -45,13 +45,13 @@ def stamp(path: Path) -> tuple[int, int]:
 
 
 def mark_used(path: Path) -> None:
-    """Date a file now, to the nanosecond, for caches that remove what was used last longest ago.
+    """Note that a file was used now, as its date of access, for caches that drop what was not.
 
-    The date that the kernel gives is as coarse as its clock's ticks, some milliseconds: files of
-    one tick would go in any order.
+    The date of its content stays, so that what was read of it holds. To the nanosecond: the date
+    that the kernel gives is as coarse as its clock's ticks, and files of one tick would go in any
+    order.
     """
-    now = time.time_ns()
-    os.utime(path, ns=(now, now))
+    os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
 
 
 @contextmanager

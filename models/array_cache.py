@@ -74,7 +74,7 @@ class ArrayCache:
             with suppress(FileNotFoundError):  # another process trims as well
                 info = path.stat()
                 if stat.S_ISREG(info.st_mode):
-                    files.append((info.st_mtime_ns, info.st_size, path))
+                    files.append((info.st_atime_ns, info.st_size, path))
         used = sum(size for _, size, _ in files)
         for _, size, path in sorted(files):
             if used <= self.limit:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from platformdirs import user_cache_dir
 
-from reellama.gguf_tools.atomic_write import stamp
+from reellama.gguf_tools.atomic_write import mark_used, stamp
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.reader import read_gguf
 
@@ -46,7 +46,7 @@ def find_merged(base: Path, adapters: Adapters, folder: Path) -> Path | None:
         path = _place(folder, key)
         if read_gguf(path).metadata.get(KEY) != key:
             return None
-        _mark_used(path)
+        mark_used(path)
     except (OSError, ReellamaError):
         return None
     return path
@@ -84,7 +84,7 @@ def make_merged(base: Path, adapters: Adapters, folder: Path) -> Path | None:
             if found := find_merged(base, adapters, folder):
                 return found
             merge_where_changed(base, adapters, _place(folder, key), {KEY: key})
-            _mark_used(_place(folder, key))
+            mark_used(_place(folder, key))
             _trim(folder)
     except OSError as error:
         raise ReellamaError(f"cannot write into {folder}: {error.strerror}") from error
@@ -113,11 +113,6 @@ def _key(base: Path, adapters: Adapters) -> str:
 
 def _place(folder: Path, key: str) -> Path:
     return folder / f"{key[:32]}.gguf"
-
-
-def _mark_used(path: Path) -> None:
-    """Note when a file was used last. The date of its content stays: what was read of it holds."""
-    os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
 
 
 def _trim(folder: Path) -> None:
