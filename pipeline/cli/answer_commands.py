@@ -70,14 +70,8 @@ def ask(
     no_server: NoServer = False,
 ) -> None:
     """Ask one question about a video; the answer comes on stdout."""
-    if not (no_server or json or probs or timings):
-        from reellama.pipeline.cli.commands.ask_server import answer_by_server
-
-        if answer_by_server(videos, question, frames, model, answer):
-            return
-    from reellama.pipeline.cli.commands.ask import OutputOptions, run
-
-    run(videos, question, frames, model, answer, OutputOptions(json, probs, timings))
+    shown = (json, probs, timings)
+    _answer(videos, question, frames, model, answer, shown, no_server=no_server)
 
 
 @answers.command(**GROUPED)
@@ -94,11 +88,29 @@ def describe(
     no_server: NoServer = False,
 ) -> None:
     """Say what a video shows."""
-    if not (no_server or json or probs or timings):
+    shown = (json, probs, timings)
+    _answer(videos, None, frames, model, answer, shown, no_server=no_server)
+
+
+def _answer(
+    videos: list[Path],
+    question: str | None,
+    frames: FrameOptions,
+    model: ModelOptions,
+    answer: AnswerOptions,
+    shown: tuple[bool, bool, bool],
+    *,
+    no_server: bool,
+) -> None:
+    """Answer by a server that runs, or here; no question asks for a description.
+
+    shown: as JSON, with probabilities, with timings. Of these a server tells nothing.
+    """
+    if not (no_server or any(shown)):
         from reellama.pipeline.cli.commands.ask_server import answer_by_server
 
-        if answer_by_server(videos, None, frames, model, answer):
+        if answer_by_server(videos, question, frames, model, answer):
             return
     from reellama.pipeline.cli.commands.ask import OutputOptions, run
 
-    run(videos, None, frames, model, answer, OutputOptions(json, probs, timings))
+    run(videos, question, frames, model, answer, OutputOptions(*shown))
