@@ -52,6 +52,8 @@ def schema_rules(schema: Any) -> dict[str, str]:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         if isinstance(error, IndexError):
             reason = "its pattern repeats nothing"
+        if isinstance(error, RecursionError):
+            reason = "it has too much inside each other, or too many properties that may be left out"
         raise SamplingError(
             f"this JSON schema cannot be turned into a grammar: {reason}"
         ) from error

@@ -68,7 +68,7 @@ class CallGrammar:
         text = "\n".join(f"{name} ::= {body}" for name, body in rules.items())
         if len(text) > MOST_GRAMMAR_CHARACTERS:
             raise SamplingError(
-                f"the grammar of these tools has more than {MOST_GRAMMAR_CHARACTERS} characters"
+                f"the grammar of this answer has more than {MOST_GRAMMAR_CHARACTERS} characters"
             )
         return text
 

@@ -82,7 +82,9 @@ def _language_model(bundle: Bundle, bandwidth: float, threads: int) -> Iterator[
                 yield Finding("reading a prompt", "ok", f"{prefill:.0f} tokens/s")
             speeds[n] = median(_generate(engine) for _ in range(REPEATS))
     ours = speeds.pop(None)
-    possible = bandwidth / n_bytes
+    # What was reached is possible: other programs leave memory more time in one second than in
+    # the next, and caches hold some of a small model.
+    possible = max(ours, bandwidth / n_bytes)
     best = max(speeds, key=lambda n: speeds[n])
     faster = speeds[best] > FASTER * ours
     yield Finding(

@@ -47,6 +47,7 @@ def ambiguous() -> dict[str, Any]:
     return {"properties": {"x": {"$ref": "#/$defs/a"}}, "required": ["x"], "$defs": defined}
 
 
+MANY_PROPERTIES = {"properties": {f"p{i}": {} for i in range(900)}}
 HOSTILE: dict[str, tuple[Any, str]] = {
     "no end": ({"type": "string", "pattern": "^a]b)$"}, "closes nothing"),
     "nothing repeated": ({"type": "string", "pattern": "^*+?$"}, "repeats nothing"),
@@ -57,7 +58,9 @@ HOSTILE: dict[str, tuple[Any, str]] = {
     "many": ({"type": "string", "pattern": "^((a?){1000}){1000}$"}, ""),
     "parentheses": ({"type": "string", "pattern": f"^{'(' * 9000}a{')' * 9000}$"}, ""),
     "large": ({"enum": ["x" * 200_000]}, "characters"),
-    "optional": ({"properties": {f"p{i}": {} for i in range(900)}}, ""),
+    # Too long for one processor, and too large for the others.
+    "optional": ({"properties": dict.fromkeys("abcde", MANY_PROPERTIES)}, ""),
+    "left out": ({"properties": {f"p{i}": {} for i in range(3000)}}, "too many properties"),
     "ambiguous": (ambiguous(), ""),
 }
 
