@@ -53,7 +53,7 @@ def schema_rules(schema: Any) -> dict[str, str]:
         if isinstance(error, IndexError):
             reason = "its pattern repeats nothing"
         if isinstance(error, RecursionError):
-            reason = "it has too much inside each other, or too many properties that may be left out"
+            reason = "it is nested too deep, or too many properties are optional"
         raise SamplingError(
             f"this JSON schema cannot be turned into a grammar: {reason}"
         ) from error
