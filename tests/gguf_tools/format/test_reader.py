@@ -249,13 +249,13 @@ def test_a_large_hostile_file_costs_little(tmp_path: Path) -> None:
     write(long_string, b"GGUF" + struct.pack("<IQQ", 3, 1, 1) + value)
     os.truncate(long_string, 20 << 30)
     tracemalloc.start()
-    start = time.perf_counter()
+    start = time.process_time()  # of this process: others may keep it waiting
     for hostile in (path, long_string):
         with pytest.raises(GGUFError):
             read_gguf(hostile)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
     assert peak < 50_000_000
 
 
