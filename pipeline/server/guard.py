@@ -19,7 +19,8 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from reellama.gguf_tools.errors import ReellamaError
-from reellama.pipeline.server.admission.places import ANSWER_HEADERS, CLIENT, LOCAL
+from reellama.pipeline.server.admission.answer_headers import ANSWER_HEADERS
+from reellama.pipeline.server.admission.places import CLIENT, LOCAL
 from reellama.pipeline.server.admission.spare_memory import SpareMemory
 from reellama.pipeline.server.client_errors import error_body, told
 from reellama.pipeline.server.logs import log

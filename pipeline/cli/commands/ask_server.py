@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, fields, replace
 from http.client import HTTPConnection, HTTPException, HTTPResponse
@@ -26,6 +26,7 @@ from reellama.pipeline.chat.question_language import is_in
 from reellama.pipeline.chat.subtitle_answers import asks_of_subtitles
 from reellama.pipeline.cli.arguments.verbosity import is_verbose
 from reellama.pipeline.cli.options import AnswerOptions, FrameOptions, ModelOptions
+from reellama.pipeline.server.admission.answer_headers import NOTES_HEADER, notes_in
 from reellama.pipeline.server.local import local_socket
 from reellama.pipeline.video.file_signature import sidecars
 
@@ -67,10 +68,12 @@ def answer_by_server(
         return False
     for path in local_socket.sockets():
         try:
-            lines = _begin(path, videos[0], question, frames, model, answer)
+            begun = _begin(path, videos[0], question, frames, model, answer)
         except (OSError, HTTPException, ValueError):  # gone, foreign, busy, or of another version
             continue
-        if lines is not None:
+        if begun is not None:
+            notes, lines = begun
+            _tell(videos[0].name, notes)
             _print(lines, answer.max_tokens, videos[0].name)
             return True
     return False
@@ -118,8 +121,11 @@ def _begin(
     frames: FrameOptions,
     model: ModelOptions,
     answer: AnswerOptions,
-) -> Iterator[dict[str, Any]] | None:
-    """The lines of the answer of the server at `path`, or None when it does not fit or refuses."""
+) -> tuple[list[str], Iterator[dict[str, Any]]] | None:
+    """Notes on the video and the lines of the answer of the server at `path`.
+
+    None when it does not fit or refuses.
+    """
     connection = _UnixConnection(path)
     connection.request("GET", local_socket.ABOUT)
     about = json.loads(_body(connection.getresponse()))
@@ -145,7 +151,7 @@ def _begin(
         return None
     if connection.sock is not None:
         connection.sock.settimeout(None)
-    return _lines(connection, response)
+    return notes_in(response.headers.get(NOTES_HEADER)), _lines(connection, response)
 
 
 def _options(frames: FrameOptions, model: ModelOptions, answer: AnswerOptions) -> dict[str, Any]:
@@ -196,12 +202,20 @@ def _print(lines: Iterator[dict[str, Any]], max_tokens: int, video: str) -> None
         reason = last.get("error", "the server has gone away")
         raise ReellamaError(f"the answer broke off: {reason}; ask again, or with --no-server")
     if remark := last.get("remark"):
-        _tell(video, remark)
+        _tell_once(video, remark)
     if last["done_reason"] == "length":
         print_limit("length" if last["eval_count"] >= max_tokens else "context", max_tokens)
 
 
-def _tell(video: str, remark: str) -> None:
+def _tell(video: str, notes: Sequence[str]) -> None:
+    if notes:
+        from reellama.pipeline.cli.console import note
+
+        for text in notes:
+            note(f"{video}: {text}")
+
+
+def _tell_once(video: str, remark: str) -> None:
     from reellama.pipeline.cli.console import note
     from reellama.pipeline.cli.terminal.terminal_memory import is_new_here
 

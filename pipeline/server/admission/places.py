@@ -7,15 +7,13 @@ from collections.abc import Callable
 from contextvars import ContextVar
 
 from reellama.gguf_tools.errors import ReellamaError
+from reellama.pipeline.server.admission.answer_headers import POSITION_HEADER, add_header
 
 RETRY_AFTER = 2  # seconds
-POSITION_HEADER = "x-queue-position"
 
 # The address of the client whose request is answered, or LOCAL.
 CLIENT: ContextVar[str] = ContextVar("client", default="")
 LOCAL = "the server's own user"  # who came by the Unix socket: may name files, and needs no token
-# Headers that its answer gets, for whoever knows of one before the answer begins.
-ANSWER_HEADERS: ContextVar[dict[str, str] | None] = ContextVar("headers", default=None)
 
 
 class NoPlaceError(ReellamaError):
@@ -70,9 +68,7 @@ class Places:
         if self.taken >= self._n_places:
             self._on_refusal("busy")
             raise NoPlaceError("the server is busy: try again later", 503)
-        headers = ANSWER_HEADERS.get()
-        if headers is not None:
-            headers[POSITION_HEADER] = str(max(0, self.taken - self._n_parallel + 1))
+        add_header(POSITION_HEADER, str(max(0, self.taken - self._n_parallel + 1)))
         self.taken += 1
         self._of_client[client] += 1
         left = False

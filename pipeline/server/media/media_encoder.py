@@ -25,7 +25,7 @@ from reellama.pipeline.chat.clip_facts import ClipFacts
 from reellama.pipeline.chat.conversation import Video
 from reellama.pipeline.chat.scenes_note import scenes_note
 from reellama.pipeline.chat.subtitle_answers import as_text
-from reellama.pipeline.server.admission.places import CLIENT, LOCAL
+from reellama.pipeline.server.admission.answer_headers import add_notes
 from reellama.pipeline.server.admission.work_threads import WorkThreads
 from reellama.pipeline.server.media.decode_process import (
     DecodedFrames,
@@ -219,7 +219,7 @@ class MediaEncoder:
 
         key = await asyncio.to_thread(_key, clip, reading, bundle)
         found = await self.cache.get(key, make)
-        _refuse_notes(found.about.notes)
+        add_notes(found.about.notes)
         return found
 
     async def _subtitles(self, clip: MediaItem, reading: VideoReadOptions) -> tuple[Subtitle, ...]:
@@ -267,12 +267,6 @@ def _video(
     frames = UnreadFrames(path, len(encoded.times), encoded.frame_size, gone)
     clip = Clip(frames, encoded.times, about.duration, path, about.notes, about.facts, lines)
     return Video(path, parts, clip, about.remark)
-
-
-def _refuse_notes(notes: Sequence[str]) -> None:
-    """`ask` tells notes to its person by itself; the protocols have no place for them."""
-    if notes and CLIENT.get() == LOCAL:
-        raise MediaError(f"notes on the video: {'; '.join(notes)}", 409)
 
 
 def _is_plain_picture(item: MediaItem) -> bool:

@@ -123,8 +123,14 @@ def test_notes_on_a_video_are_told_all_the_same(
         token = {"Authorization": "Bearer secret"}
         answer = httpx.post(f"{server[0]}/api/chat", json=body, headers=token, timeout=60)
         assert answer.status_code == 200
+        [note] = json.loads(answer.headers["x-video-notes"])
+        assert f"asked for {frames} frames" in note
+    before = asked(server)
     result = reellama("ask", square_video, QUESTION, *quick, f"--frames={frames}")
+    assert asked(server)[len(before) :] == ["/api/local", "/api/chat"]
     assert f"asked for {frames} frames" in result.err
+    alone = reellama("ask", square_video, QUESTION, *quick, f"--frames={frames}", "--no-server")
+    assert result == alone
 
 
 def test_what_a_bundle_cannot_know_of_footage_is_told_all_the_same(

@@ -1,0 +1,38 @@
+"""Headers that an answer gets from whoever knows of one before it begins."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextvars import ContextVar
+
+POSITION_HEADER = "x-queue-position"
+# Notes on the videos that were sent, as `ask` prints them: JSON, a list of strings, in ASCII.
+NOTES_HEADER = "x-video-notes"
+MOST_NOTES = 4000  # characters of that header: clients refuse lines of much more than 8,000
+
+ANSWER_HEADERS: ContextVar[dict[str, str] | None] = ContextVar("headers", default=None)
+
+
+def add_header(name: str, value: str) -> None:
+    """Give the answer to the present request a header."""
+    headers = ANSWER_HEADERS.get()
+    if headers is not None:
+        headers[name] = value
+
+
+def add_notes(notes: Sequence[str]) -> None:
+    """Tell notes on a video with the answer to the present request; each of them once."""
+    headers = ANSWER_HEADERS.get() or {}
+    told = notes_in(headers.get(NOTES_HEADER))
+    text = json.dumps([*dict.fromkeys([*told, *notes])])
+    if notes and len(text) <= MOST_NOTES:
+        add_header(NOTES_HEADER, text)
+
+
+def notes_in(header: str | None) -> list[str]:
+    """The notes that a header holds. Raises ValueError for one that is something else."""
+    notes = json.loads(header) if header else []
+    if not isinstance(notes, list) or not all(isinstance(each, str) for each in notes):
+        raise ValueError(f"not a list of notes: {header}")
+    return notes
