@@ -9,13 +9,18 @@ import atexit
 import shutil
 import sys
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from reellama.gguf_tools.errors import ReellamaError
 
 Paths = TypeVar("Paths", Path, list[Path], "list[Path] | None")
 STDIN = Path("-")
+PIECE = 16 << 20  # bytes
+# Bytes that stay free beside the file: a pipe may bring a video without an end, and other programs
+# fail where a disk is full.
+MIN_FREE = 1 << 30
 
 
 def as_file(path: Path) -> Path:
@@ -27,15 +32,27 @@ def as_file(path: Path) -> Path:
     folder = tempfile.mkdtemp(prefix="reellama-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     copy = Path(folder) / ("stdin" if path == STDIN else path.name)
-    with open(copy, "wb") as file:
-        if path == STDIN:
-            shutil.copyfileobj(sys.stdin.buffer, file)
-        else:
-            with open(path, "rb") as pipe:
-                shutil.copyfileobj(pipe, file)
+    with ExitStack() as stack:
+        pipe = sys.stdin.buffer if path == STDIN else stack.enter_context(open(path, "rb"))
+        _copy(pipe, copy, path)
     if not copy.stat().st_size:
         raise ReellamaError(f"{path}: nothing came through the pipe; does what feeds it work?")
     return copy
+
+
+def _copy(pipe: BinaryIO, copy: Path, name: Path) -> None:
+    """Write all that `pipe` brings. Raises ReellamaError, and leaves nothing, for too much."""
+    with open(copy, "wb") as file:
+        while piece := pipe.read(PIECE):
+            file.write(piece)
+            if shutil.disk_usage(copy.parent).free < MIN_FREE:
+                size = file.tell() / 1e9
+                copy.unlink()
+                raise ReellamaError(
+                    f"{name}: {size:.1f} GB came through the pipe and it goes on, but the disk of "
+                    f"{tempfile.gettempdir()} is nearly full; pipe a part of it, or set TMPDIR to "
+                    "a folder on another disk"
+                )
 
 
 def as_files(videos: Paths) -> Paths:

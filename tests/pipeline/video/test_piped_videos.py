@@ -2,14 +2,18 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 
 import pytest
 
+from reellama.pipeline.video import piped_videos
 from reellama.pipeline.video.clip import read_frames
 from reellama.pipeline.video.source import VideoError
 from tests.conftest import Result
@@ -63,6 +67,30 @@ def test_stdin_without_a_video_is_told(words: list[str], reason: str) -> None:
     result = subprocess.run(command, input="", capture_output=True, text=True)
     assert result.returncode == 1
     assert reason in result.stderr and "Traceback" not in result.stderr
+
+
+def test_a_pipe_without_an_end_does_not_fill_the_disk(
+    reellama: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def feed() -> None:
+        with suppress(BrokenPipeError), endless.open("wb") as pipe:
+            while True:
+                pipe.write(bytes(1 << 20))
+
+    endless, folder = tmp_path / "endless", tmp_path / "temporary"
+    os.mkfifo(endless)
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    least = shutil.disk_usage(folder).free - (200 << 20)
+    monkeypatch.setattr(piped_videos, "MIN_FREE", least)
+    feeder = Thread(target=feed, daemon=True)
+    feeder.start()
+    result = reellama("inspect", endless)
+    assert result.status == 1
+    assert "came through the pipe and it goes on" in result.err
+    assert not [path for path in folder.rglob("*") if path.is_file()]
+    feeder.join(timeout=60)
+    assert not feeder.is_alive()
 
 
 def test_in_python_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
