@@ -1,9 +1,9 @@
 """Our GGUF tools against llama.cpp's own: `python benchmarks/llama_tools.py --bin build/bin`.
 
-The tools (llama-quantize, llama-perplexity, llama-bench, llama-batched-bench) are built from
-llama.cpp's sources of the version that llama-cpp-python has; its source package holds them. They
-repack weights for the processor where the library here does, which it does not where AMX cannot be
-trusted: another layout rounds otherwise.
+The tools (llama-quantize, llama-perplexity, llama-bench, llama-batched-bench, llama-gguf-split) are
+built from llama.cpp's sources of the version that llama-cpp-python has; its source package holds
+them. They repack weights for the processor where the library here does, which it does not where AMX
+cannot be trusted: another layout rounds otherwise.
 
 Both sides run in turns. Results that must be equal are compared; of times the median ratio counts.
 """
@@ -11,6 +11,7 @@ Both sides run in turns. Results that must be equal are compared; of times the m
 import argparse
 import filecmp
 import json
+import os
 import re
 import subprocess
 import sys
@@ -18,8 +19,11 @@ import tempfile
 import time
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from reellama.gguf_tools import bench, perplexity, quantize
+from reellama.gguf_tools.editing.split import join, split
+from reellama.gguf_tools.format.reader import read_gguf
 from reellama.gguf_tools.locate import find
 from reellama.gguf_tools.measuring.perplexity import ENGLISH_TEXT, measure_strided
 from reellama.gguf_tools.multiple_choice.choice_scores import measure_choices
@@ -51,6 +55,35 @@ def quantizing(binary: Path, source: Path, work: Path, threads: int, repeats: in
             ratios.append(float(milliseconds) / 1000 / made.seconds)
         same = "the same bytes" if filecmp.cmp(ours, theirs, shallow=False) else "OTHER BYTES"
         print(f"quantize {type_:8} speed {median(ratios):.3f} of llama-quantize's, {same}")
+
+
+def splitting(binary: Path, source: Path, work: Path) -> None:
+    """Parts by size and by number of tensors, and the whole that they are joined to."""
+    program = binary / "llama-gguf-split"
+    ways: dict[str, Any] = {
+        "--split-max-size 90M": {"max_bytes": 90_000_000},
+        "--split-max-tensors 60": {"max_tensors": 60},
+    }
+    for option, limit in ways.items():
+        with tempfile.TemporaryDirectory(dir=work) as ours, tempfile.TemporaryDirectory() as theirs:
+            tool(program, "--split", *option.split(), source, Path(theirs) / "part")
+            made = [file.path.name for file in split(source, Path(ours) / "part", **limit)]
+            _, other, missing = filecmp.cmpfiles(ours, theirs, os.listdir(theirs), shallow=False)
+            same = not other and not missing and len(made) == len(os.listdir(theirs))
+            print(
+                f"split {option}: {len(made)} files, {'the same bytes' if same else 'OTHER BYTES'}"
+            )
+            joined, merged = Path(ours) / "joined.gguf", Path(theirs) / "merged.gguf"
+            join(Path(ours) / made[0], joined)
+            tool(program, "--merge", Path(theirs) / made[0], merged)
+            same = filecmp.cmp(joined, source, shallow=False)
+            print(f"join of these: {'the source again' if same else 'OTHER BYTES'}")
+            # llama-gguf-split leaves keys on the split in the header of what it merges.
+            n = sum(tensor.n_bytes for tensor in read_gguf(joined).tensors.values())
+            same = joined.read_bytes()[-n:] == merged.read_bytes()[-n:]
+            print(
+                f"its weights against llama-gguf-split's: {'the same' if same else 'OTHER'} bytes"
+            )
 
 
 def perplexities(binary: Path, model: Path, threads: int) -> None:
@@ -177,6 +210,7 @@ def main() -> int:
         [base] = quantize(options.model, "F16", work / "base-F16.gguf")
         [small] = quantize(base.path, "Q4_0", work / "small.gguf")
         quantizing(options.bin, base.path, work, options.threads, options.repeats)
+        splitting(options.bin, base.path, work)
         perplexities(options.bin, find.resolve(options.model), options.threads)
         choosing(options.bin, find.resolve(options.model), work, options.threads)
         predicting(options.bin, small.path, base.path, work, options.threads)
