@@ -16,6 +16,7 @@ from reellama.pipeline.cli.commands import evaluate_footage
 from reellama.pipeline.cli.commands.evaluate_options import (
     CLIPS_PER_TASK,
     DESCRIBED_CLIPS,
+    SPLIT_NAMES,
     QuestionOptions,
     RunOptions,
     write_text,
@@ -35,6 +36,12 @@ def run(bundle: str, questions: QuestionOptions, how: RunOptions) -> None:
         raise BadParameter("--quantize needs --quantizations, the folder that the files go to")
     if not asked and (how.quantizations or how.html or questions.task):
         raise BadParameter("--quantizations, --html and --task need --data or --benchmark")
+    if not questions.benchmark and questions.split != SPLIT_NAMES[0]:
+        raise BadParameter(f"--split {questions.split} is of the benchmark: add --benchmark")
+    if questions.seed and not (questions.benchmark or questions.bench):
+        raise BadParameter("--seed chooses what --benchmark and --bench ask")
+    if asked and questions.style:
+        raise BadParameter("--style is of clips that are described: without --data or --benchmark")
     if how.record:
         _check_recordable(bundle)
     if questions.bench:

@@ -144,6 +144,9 @@ def test_seven_quantizations_and_all_tasks_can_be_read_in_80_columns() -> None:
         ("--data", "x.jsonl", "--quantize"),
         ("--benchmark", "--split", "old"),
         ("--benchmark", "--plot", "x"),
+        ("--split", "photographs"),
+        ("--seed", "1"),
+        ("--benchmark", "--style", "noto"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(
