@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import random
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -46,8 +47,9 @@ class Sending:
 
     def show(self, data: bytes, **fields: Any) -> httpx.Response:
         packed = base64.b64encode(data).decode()
-        message = {"role": "user", "content": "?", "images": [packed], **fields}
-        return self.post("/api/chat", {"model": "mini", "messages": [message], "stream": False})
+        message = {"role": "user", "content": "?", "images": [packed]}
+        asked = {"model": "mini", "messages": [message], "stream": False}
+        return self.post("/api/chat", asked | fields)
 
 
 def schema(**fields: Any) -> dict[str, Any]:
@@ -81,6 +83,29 @@ def good_video(to: Sending, rng: random.Random) -> httpx.Response:
     return to.post("/api/chat", asked | {"options": {"num_predict": 8}})
 
 
+def good_new_schema(to: Sending, rng: random.Random) -> httpx.Response:
+    """One that the server has not read before."""
+    named = {f"colour {rng.random()}": {"enum": ["red", "blue"]}}
+    bound = schema(type="object", properties=named, required=[*named])
+    return to.chat(response_format=bound, max_tokens=8)
+
+
+def good_tools(to: Sending, rng: random.Random) -> httpx.Response:
+    town = {"type": "object", "properties": {"town": {"type": "string"}}, "required": ["town"]}
+    tool = {"name": f"weather_{rng.randrange(10**9)}", "parameters": town}
+    return to.chat(tools=[{"type": "function", "function": tool}], max_tokens=8)
+
+
+def good_new_video(to: Sending, rng: random.Random) -> httpx.Response:
+    """One that the server has not seen before: with a box that says nothing at its end."""
+    free = struct.pack(">I4sd", 16, b"free", rng.random())
+    return to.show(base64.b64decode(to.clip) + free, options={"num_predict": 8})
+
+
+def good_embed(to: Sending, rng: random.Random) -> httpx.Response:
+    return to.post("/api/embed", {"model": "mini", "input": f"{rng.random()} of a dog"})
+
+
 def good_message(to: Sending, rng: random.Random) -> httpx.Response:
     return to.post("/v1/messages", {"model": "mini", "max_tokens": 8, "messages": MESSAGE})
 
@@ -92,5 +117,5 @@ def good_response(to: Sending, rng: random.Random) -> httpx.Response:
 
 GOOD: list[Callable[[Sending, random.Random], httpx.Response]] = [
     *(good_chat, good_generate, good_stream, good_schema, good_video),
-    *(good_message, good_response),
+    *(good_message, good_response, good_new_schema, good_tools, good_new_video, good_embed),
 ]

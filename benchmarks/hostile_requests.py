@@ -1,16 +1,20 @@
 """Does any request hurt another? Hostile ones of every kind, mixed with good ones, from 16 clients.
 
-    python benchmarks/hostile_requests.py --requests 100000
+    python -m benchmarks.hostile_requests --requests 100000
+    python -m benchmarks.hostile_requests --each 12       # each kind by itself, for so many seconds
 
 A quarter of the clients sends good requests all the time: first alone, then beside the others, then
 alone again. Every good one must be answered, none may wait 5 s longer than the slowest without the
 attack; every hostile one must be answered too, never with a status of 500; memory must end within
 10% of where it stood before, and health and threads must be as they were.
+
+Before memory is measured the server rests, longer than it waits until it gives memory back.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import random
 import re
 import signal
@@ -20,91 +24,82 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import psutil
 
-from benchmarks.bad_requests import HOSTILE
+from benchmarks.attackers import KINDS, Attackers, Fate, attackers
 from benchmarks.good_requests import GOOD, Sending
 from benchmarks.soak import memory, video
 
 N_CLIENTS = 16
-SHARE_GOOD = 4  # of these clients one of so many is good
+N_GOOD = N_CLIENTS // 4
 MOST_LONGER = 5.0  # seconds
 MOST_MEMORY = 1.10
 SETTLE = 200  # hostile requests before memory is first measured
+N_ROUNDS = 4  # of the others, after each of which it is measured
+REST = 10.0  # seconds before that
+HEALTH_EVERY = 0.1  # seconds
+
+Waits = dict[str, list[float]]  # by kind of good request, seconds until one was answered
 
 
-class Campaign:
-    """Sends, and notes what went wrong and how long good requests took."""
+class GoodClients:
+    """Send good requests, and note what went wrong, and how long answers and /healthz took."""
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.clips = [video(number) for number in range(4)]
+        self.clips = [video(number) for number in range(N_GOOD)]
         self.wrong: list[str] = []
-        self.waits: dict[str, list[float]] = {}  # by kind, seconds until a good one was answered
-        self.statuses: Counter[str] = Counter()
-        self.slowest: Counter[str] = Counter()
+        self.numbers = itertools.count()
 
-    def good(self, number: int, client: int) -> None:
-        rng = random.Random(number)
-        send = GOOD[number % len(GOOD)]
-        begin = time.perf_counter()
-        try:
-            with Sending(self.url, self.clips[client % len(self.clips)], client) as to:
-                reply = send(to, rng)
-        except httpx.HTTPError as error:
-            self.wrong.append(f"good {send.__name__}: {error!r}")
-            return
-        self.waits.setdefault(send.__name__, []).append(time.perf_counter() - begin)
-        if reply.status_code != 200:
-            self.wrong.append(f"good {send.__name__}: {reply.status_code} {reply.text[:200]}")
+    def ask(self, n: int, waits: Waits) -> None:
+        """`n` requests from all clients."""
+        with ThreadPoolExecutor(N_GOOD) as clients:
+            list(clients.map(lambda i: self._send(i, i % N_GOOD, waits), range(n)))
 
-    def hostile(self, number: int) -> None:
-        rng = random.Random(number)
-        send = HOSTILE[number % len(HOSTILE)]
-        begin = time.perf_counter()
-        try:
-            with Sending(self.url, self.clips[0], N_CLIENTS + number % N_CLIENTS) as to:
-                reply = send(to, rng)
-        except httpx.HTTPError as error:
-            # A name of a header or an address that the client itself refuses.
-            local = isinstance(error, httpx.LocalProtocolError | httpx.InvalidURL)
-            self.statuses["not sent" if local else "lost"] += 1
-            if not local:
-                self.wrong.append(f"{send.__name__} {number}: {error!r}")
-            return
-        except (httpx.InvalidURL, UnicodeError):
-            self.statuses["not sent"] += 1
-            return
-        taken = int(1000 * (time.perf_counter() - begin))
-        self.slowest[send.__name__] = max(self.slowest[send.__name__], taken)
-        self.statuses[str(reply.status_code) if reply is not None else "cut"] += 1
-        if reply is not None and reply.status_code == 500:
-            self.wrong.append(f"{send.__name__} {number}: 500 {reply.text[:200]}")
+    def keep_asking(self, meanwhile: Future[Fate], waits: Waits, health: list[float]) -> Fate:
+        """Send requests for as long as something lasts, and look at the server's health."""
 
-    def attack(self, n: int, n_good: int, seed: int) -> None:
-        """`n` hostile requests, and good ones from `n_good` clients for as long as these last."""
-        over = threading.Event()
+        def ask(client: int) -> None:
+            for number in itertools.count(client):
+                if meanwhile.done():
+                    break
+                self._send(number, client, waits)
 
-        def keep_asking(client: int) -> None:
-            number = client
-            while not over.is_set():
-                self.good(number, client)
-                number += n_good
-
-        with ThreadPoolExecutor(N_CLIENTS) as clients:
-            asking = [clients.submit(keep_asking, client) for client in range(n_good)]
-            with ThreadPoolExecutor(N_CLIENTS - n_good) as attackers:
-                list(attackers.map(self.hostile, range(seed, seed + n)))
-            over.set()
+        with ThreadPoolExecutor(N_GOOD + 1) as clients:
+            asking = [clients.submit(ask, client) for client in range(N_GOOD)]
+            asking.append(clients.submit(self._watch, meanwhile, health))
             for each in asking:
                 each.result()
+        return meanwhile.result()
+
+    def _watch(self, meanwhile: Future[Fate], health: list[float]) -> None:
+        with httpx.Client(timeout=60) as http:
+            while not meanwhile.done():
+                begin = time.perf_counter()
+                if http.get(f"{self.url}/healthz").status_code != 200:
+                    self.wrong.append("it is not healthy")
+                health.append(time.perf_counter() - begin)
+                time.sleep(HEALTH_EVERY)
+
+    def _send(self, number: int, client: int, waits: Waits) -> None:
+        send = GOOD[number % len(GOOD)]
+        rng = random.Random(next(self.numbers))
+        begin = time.perf_counter()
+        try:
+            with Sending(self.url, self.clips[client], client) as to:
+                reply = send(to, rng)
+        except httpx.HTTPError as error:
+            self.wrong.append(f"{send.__name__}: {error!r}")
+            return
+        waits.setdefault(send.__name__, []).append(time.perf_counter() - begin)
+        if reply is None or reply.status_code != 200:
+            self.wrong.append(f"{send.__name__}: {reply and (reply.status_code, reply.text[:200])}")
 
 
 @contextmanager
@@ -128,59 +123,128 @@ def served(arguments: list[str]) -> Iterator[tuple[str, psutil.Process, subproce
                 process.wait(30)
 
 
-def compare(alone: dict[str, list[float]], beside: dict[str, list[float]]) -> float:
+def longest(waits: Waits) -> float:
+    return max(max(each) for each in waits.values())
+
+
+def compare(alone: Waits, beside: Waits) -> float:
     """Print waits of good requests by kind; returns how much longer the longest became."""
     print(f"{'seconds, median / longest':<28}{'alone':>16}{'beside hostile ones':>24}")
     for kind in sorted(alone):
         both = [waits.get(kind, []) for waits in (alone, beside)]
         told = [f"{statistics.median(w):.2f} / {max(w):.2f}" if w else "-" for w in both]
         print(f"{kind:<28}{told[0]:>16}{told[1]:>24}")
-    longest = [max(max(each) for each in waits.values()) for waits in (alone, beside)]
-    return longest[1] - longest[0]
+    return longest(beside) - longest(alone)
+
+
+def told(health: Sequence[float]) -> str:
+    """Milliseconds of /healthz: the median, what 1% took longer than, the longest."""
+    ranked = sorted(health)
+    chosen = ranked[len(ranked) // 2], ranked[int(0.99 * len(ranked))], ranked[-1]
+    return " / ".join(f"{1000 * seconds:.0f}" for seconds in chosen)
+
+
+def rest(server: psutil.Process, told_as: str) -> int:
+    """Bytes that the server and its children have after a rest, which are printed."""
+    time.sleep(REST)
+    taken, own = memory(server), server.memory_info().rss
+    children = f"{(taken - own) / 1e6:.0f} of {len(server.children(recursive=True))} children"
+    print(
+        f"memory {told_as}: {taken / 1e6:.0f} MB, {own / 1e6:.0f} of it the server's own, "
+        f"{children}; {server.num_threads()} threads",
+        flush=True,
+    )
+    return taken
+
+
+def each_kind(
+    good: GoodClients, by: Attackers, server: psutil.Process, kinds: Sequence[str], seconds: float
+) -> Fate:
+    """Each kind of attack by itself: a table."""
+    fate = Fate()
+    print(f"{'':<18}{'sent':>6}{'good':>6}{'alone':>8}{'beside':>16}{'health, ms':>16}{'MB':>8}")
+    for kind in kinds:
+        alone: Waits = {}
+        waits: Waits = {}
+        health: list[float] = []
+        good.ask(2 * len(GOOD), alone)
+        found = good.keep_asking(by.begin(range(10**6), [kind], seconds), waits, health)
+        every = [wait for each in waits.values() for wait in each]
+        beside = f"{statistics.median(every):.2f} / {max(every):.2f}"
+        print(
+            f"{kind:<18}{found.statuses.total():>6}{len(every):>6}{longest(alone):>8.2f}"
+            f"{beside:>16}{told(health):>16}{memory(server) / 1e6:>8.0f}  {dict(found.statuses)}",
+            flush=True,
+        )
+        fate.add(found)
+    return fate
+
+
+def report(alone: Waits, beside: Waits, health: Mapping[str, list[float]], fate: Fate) -> float:
+    """Print what came of a campaign; returns how much longer the longest wait became."""
+    print(f"{fate.statuses.total()} hostile requests, {dict(fate.statuses)}")
+    print(f"{sum(map(len, beside.values()))} good ones beside them")
+    longer = compare(alone, beside)
+    print(f"the longest wait is {longer:+.2f} s longer beside them")
+    for when, found in health.items():
+        print(f"/healthz {when}, ms: {told(found)}")
+    print("slowest kinds, ms:", dict(fate.slowest.most_common(6)))
+    return longer
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=100_000, help="hostile ones")
-    parser.add_argument("--alone", type=int, default=40, help="good ones, before and after")
+    parser.add_argument("--alone", type=int, default=44, help="good ones, before and after")
+    parser.add_argument("--each", type=float, help="seconds for each kind by itself")
+    parser.add_argument("--kinds", nargs="+", choices=[*KINDS], default=[*KINDS])
     parser.add_argument("--seed", type=int, default=0)
-    options, rest = parser.parse_known_args()
-    n_good = N_CLIENTS // SHARE_GOOD
-    with served(rest) as (url, server, process):
-        run = Campaign(url)
-        with ThreadPoolExecutor(n_good) as clients:
-            list(clients.map(lambda i: run.good(i, i), range(len(GOOD))))  # loads what is needed
-            alone: dict[str, list[float]] = {}
-            run.waits = alone
-            list(clients.map(lambda i: run.good(i, i % n_good), range(options.alone)))
-        beside: dict[str, list[float]] = {}
-        run.waits = beside
-        settle = min(SETTLE, options.requests // 2)
-        run.attack(settle, n_good, options.seed)
-        time.sleep(2)
-        before, threads = memory(server), server.num_threads()
-        begin = time.perf_counter()
-        run.attack(options.requests - settle, n_good, options.seed + settle)
-        seconds = time.perf_counter() - begin
-        time.sleep(3)
-        after, threads_after = memory(server), server.num_threads()
+    options, rest_of = parser.parse_known_args()
+    with served(rest_of) as (url, server, process):
+        good = GoodClients(url)
+        with attackers(url, good.clips[0], N_CLIENTS - N_GOOD) as by:
+            good.ask(2 * len(GOOD), {})  # loads what is needed
+            if options.each:
+                fate = each_kind(good, by, server, options.kinds, options.each)
+                fine = True
+            else:
+                fate, fine = campaign(good, by, server, options)
         healthy = httpx.get(f"{url}/healthz", timeout=5).status_code == 200
-        run.waits = alone
-        with ThreadPoolExecutor(n_good) as clients:
-            list(clients.map(lambda i: run.good(i, i % n_good), range(options.alone)))
-        children = server.children(recursive=True)
         alive = process.poll() is None
-    n_beside = sum(map(len, beside.values()))
-    print(f"{options.requests} hostile requests, {dict(run.statuses)}, {seconds:.0f} s")
-    print(f"{n_beside} good ones beside them, {sum(map(len, alone.values()))} alone")
-    longer = compare(alone, beside)
-    print(f"the longest wait is {longer:+.2f} s longer beside them")
-    print(f"memory {before / 1e6:.0f} MB, then {after / 1e6:.0f} MB: {after / before - 1:+.1%}")
-    print(f"threads {threads}, then {threads_after}; {len(children)} processes; healthy: {healthy}")
-    print("slowest kinds, ms:", dict(run.slowest.most_common(6)))
-    print(f"{len(run.wrong)} went wrong", *run.wrong[:20], sep="\n")
-    fine = not run.wrong and longer <= MOST_LONGER and after <= MOST_MEMORY * before
-    sys.exit(not (fine and healthy and alive))
+    wrong = good.wrong + fate.wrong
+    print(f"healthy: {healthy}; {len(wrong)} went wrong", *wrong[:20], sep="\n")
+    sys.exit(not (fine and not wrong and healthy and alive))
+
+
+def campaign(
+    good: GoodClients, by: Attackers, server: psutil.Process, options: argparse.Namespace
+) -> tuple[Fate, bool]:
+    """All kinds mixed; whether waits and memory are within their bounds."""
+    alone: Waits = {}
+    beside: Waits = {}
+    health: dict[str, list[float]] = {"alone": [], "beside them": []}
+    good.ask(options.alone, alone)
+    quiet: Future[Fate] = Future()
+    threading.Timer(5, lambda: quiet.set_result(Fate())).start()
+    fate = good.keep_asking(quiet, alone, health["alone"])
+
+    def send(begin: int, end: int) -> None:
+        numbers = range(options.seed + begin, options.seed + end)
+        found = by.begin(numbers, options.kinds)
+        fate.add(good.keep_asking(found, beside, health["beside them"]))
+
+    n = options.requests
+    settled = min(SETTLE, n // 2)
+    send(0, settled)
+    before = after = rest(server, f"after {settled} hostile requests")
+    ends = [settled + (n - settled) * i // N_ROUNDS for i in range(N_ROUNDS + 1)]
+    for begin, end in itertools.pairwise(ends):
+        send(begin, end)
+        after = rest(server, f"after {end}")
+    good.ask(options.alone, alone)
+    longer = report(alone, beside, health, fate)
+    print(f"memory {after / before - 1:+.1%}")
+    return fate, longer <= MOST_LONGER and after <= MOST_MEMORY * before
 
 
 if __name__ == "__main__":
