@@ -7,18 +7,22 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from reellama.pipeline.server.admission.fair_turns import FairTurns
+
 T = TypeVar("T")
 
 
 class WorkThreads:
-    """`n` threads; what waits for one comes in the order in which it was asked for."""
+    """`n` threads. Whose work is next: that of the client that has had the least, see FairTurns."""
 
     def __init__(self, name: str, n: int = 1) -> None:
         self._threads = ThreadPoolExecutor(n, name)
+        self._turns = FairTurns(n)
 
     async def run(self, work: Callable[[], T]) -> T:
         """The outcome of `work` in one of them."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        async with self._turns.turn():
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def close(self) -> None:
         """End them after what they are doing; what waits is cancelled."""

@@ -26,6 +26,7 @@ from reellama.pipeline.chat.conversation import Video
 from reellama.pipeline.chat.scenes_note import scenes_note
 from reellama.pipeline.chat.subtitle_answers import as_text
 from reellama.pipeline.server.admission.answer_headers import add_notes
+from reellama.pipeline.server.admission.fair_turns import FairTurns
 from reellama.pipeline.server.admission.work_threads import WorkThreads
 from reellama.pipeline.server.media.decode_process import (
     DecodedFrames,
@@ -136,7 +137,7 @@ class MediaEncoder:
     def __init__(self, limits: MediaLimits, cache: SoftTokenCache) -> None:
         self.limits = limits
         self.cache = cache
-        self._children = asyncio.Semaphore(MAX_CHILDREN)
+        self._children = FairTurns(MAX_CHILDREN)
         self._tower = WorkThreads("tower")  # one: it takes all cores that there are
         self._said: dict[tuple[bytes, float | None, float | None], tuple[Subtitle, ...]] = {}
 
@@ -213,7 +214,7 @@ class MediaEncoder:
         reading = asked.with_defaults(frames=bundle.frames, max_side=bundle.max_side)
 
         async def make() -> EncodedClip:
-            async with self._children:
+            async with self._children.turn():
                 seen = await decode(clip, reading, self.limits)
             return await self._tower.run(lambda: self._encode(seen, bundle))
 
@@ -229,7 +230,7 @@ class MediaEncoder:
         key = (content_digest(clip.contents[0]), reading.start, reading.end)
         if key not in self._said:
             with suppress(MediaError):  # whatever ails the file was told with its frames
-                async with self._children:
+                async with self._children.turn():
                     self._said[key] = await read_said(clip, reading, self.limits)
             while len(self._said) > MOST_SAID:
                 del self._said[next(iter(self._said))]

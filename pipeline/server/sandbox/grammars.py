@@ -29,14 +29,7 @@ class Grammars:
         # Not sorted: the order of properties is that of the answer.
         key = hashlib.sha256(f"{model}\n{json.dumps(wanted)}".encode(errors="replace")).hexdigest()
         if key not in self._kept:
-
-            def make(child: SandboxChild) -> str | SandboxError:
-                try:
-                    return str(child.ask("grammar", wanted=wanted, model=str(model))["gbnf"])
-                except SandboxError as error:
-                    return error
-
-            self._kept[key] = await self._sandbox.call(make)
+            self._kept[key] = await self._make(wanted, model)
         self._kept.move_to_end(key)
         found = self._kept[key]
         while len(self._kept) > MOST_KEPT or self._size > MOST_KEPT_CHARACTERS:
@@ -44,6 +37,15 @@ class Grammars:
         if isinstance(found, SandboxError):
             raise SandboxError(str(found))
         return found
+
+    async def _make(self, wanted: dict[str, Any], model: Path) -> str | SandboxError:
+        def ask(child: SandboxChild) -> str:
+            return str(child.ask("grammar", wanted=wanted, model=str(model))["gbnf"])
+
+        try:
+            return await self._sandbox.call(ask)
+        except SandboxError as error:
+            return error
 
     @property
     def _size(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -13,15 +14,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
-from weakref import WeakValueDictionary
 
 from reellama.gguf_tools.errors import ReellamaError
-from reellama.pipeline.server.admission.places import CLIENT
+from reellama.pipeline.server.admission.fair_turns import FairTurns
 
 T = TypeVar("T")
 
 N_CHILDREN = 2
 SECONDS = 3.0  # of CPU time that a task may take
+QUICK = 0.3  # of CPU time that most tasks take less than
 MEMORY = 1 << 30  # bytes that a task may take
 _ROOT = Path(__file__).parents[4]
 # All that a child gets of the environment: where programs and libraries are, and no secrets.
@@ -34,11 +35,22 @@ class SandboxError(ReellamaError):
     status = 400
 
 
+class TooMuch(SandboxError):
+    """What took more time or memory than its limits."""
+
+    def __init__(self, task: str) -> None:
+        super().__init__(f"this {task} takes too long or too much memory: send a simpler one")
+
+
 class SandboxChild:
-    """One child, started when it is first asked, and anew after one that died."""
+    """One child, started when it is first asked, and anew after one that died.
+
+    seconds: of CPU time that a task may take; `used`: those that all tasks took together.
+    """
 
     def __init__(self, seconds: float = SECONDS, memory: int = MEMORY) -> None:
-        self._limits = json.dumps({"seconds": seconds, "memory": memory})
+        self.seconds, self.used = seconds, 0.0
+        self._limits = json.dumps({"memory": memory})
         self._child: subprocess.Popen[str] | None = None
 
     def ask(self, task: str, **arguments: Any) -> dict[str, Any]:
@@ -47,25 +59,32 @@ class SandboxChild:
             self._child = self._start()
         child = self._child
         assert child.stdin is not None and child.stdout is not None
+        given = {"task": task, "seconds": self.seconds, **arguments}
         try:
-            child.stdin.write(json.dumps({"task": task, **arguments}) + "\n")
+            child.stdin.write(json.dumps(given) + "\n")
             child.stdin.flush()
             line = child.stdout.readline()
         except OSError:  # it died while it was asked
             line = ""
         if not line:
             self.close()
-            raise SandboxError(f"this {task} takes too long or too much memory: send a simpler one")
-        answer: dict[str, Any] = json.loads(line)
+            self.used += self.seconds
+            raise TooMuch(task)
+        told: dict[str, Any] = json.loads(line)
+        self.used += told["cpu"]
+        answer: dict[str, Any] | None = told["answer"]
+        if answer is None:
+            raise TooMuch(task)
         if "error" in answer:
             raise SandboxError(str(answer["error"]))
         return answer
 
     def close(self) -> None:
-        """End it."""
+        """End it, and what it is doing."""
         child, self._child = self._child, None
         if child is not None:
-            child.kill()
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
             child.wait()
             for pipe in (child.stdin, child.stdout):
                 with suppress(OSError):  # what was not read any more
@@ -77,6 +96,7 @@ class SandboxChild:
         environment |= {
             **{"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"},
             "PYTHONIOENCODING": "utf-8",
+            "OBJC_DISABLE_INITIALIZE_FORK_SAFETY": "YES",  # macOS: a fork uses none of it
         }
         return subprocess.Popen(
             [sys.executable, "-m", f"{__package__}.sandbox_child", self._limits],
@@ -86,33 +106,49 @@ class SandboxChild:
             env=environment,
             cwd=_ROOT,
             text=True,
-            start_new_session=True,  # Ctrl-C at the server is for the server
+            start_new_session=True,  # Ctrl-C at the server is for the server; ended with its forks
         )
 
 
 class Sandbox:
     """`N_CHILDREN` children, each with a thread of its own: who waits for one holds nobody else.
 
-    A client has one turn at a time, so that those who ask for much wait for themselves.
+    A client has one turn at a time, so that those who ask for much wait for themselves. What takes
+    more than `QUICK` seconds begins again with all the time that there is; of that one piece is
+    done at a time, and the other children stay free for what is quick.
     """
 
     def __init__(self, n_children: int = N_CHILDREN) -> None:
         self._threads = ThreadPoolExecutor(n_children, "sandbox")
         self._own = threading.local()
         self._children: list[SandboxChild] = []
-        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._turns = FairTurns(n_children, most_each=1)
+        self._slow = FairTurns(max(1, n_children - 1), most_each=1)
 
     async def call(self, work: Callable[[SandboxChild], T]) -> T:
-        """The outcome of `work`, which is given a child, in that child's thread."""
+        """The outcome of `work`, which is given a child, in that child's thread.
 
+        It may be called twice.
+        """
+        try:
+            return await self._in_turn(work, QUICK)
+        except TooMuch:
+            async with self._slow.turn():
+                return await self._in_turn(work, SECONDS)
+
+    async def _in_turn(self, work: Callable[[SandboxChild], T], seconds: float) -> T:
         def run() -> T:
             if not hasattr(self._own, "child"):
                 self._own.child = SandboxChild()
                 self._children.append(self._own.child)
-            return work(self._own.child)
+            child: SandboxChild = self._own.child
+            before, child.seconds = child.used, seconds
+            try:
+                return work(child)
+            finally:
+                turn.seconds = child.used - before
 
-        turn = self._turns.setdefault(CLIENT.get(), asyncio.Lock())
-        async with turn:
+        async with self._turns.turn() as turn:
             return await asyncio.get_running_loop().run_in_executor(self._threads, run)
 
     def close(self) -> None:

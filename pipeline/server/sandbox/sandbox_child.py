@@ -1,9 +1,11 @@
 """The child process that reads what nobody trusts: JSON schemas and chat templates of clients.
 
-    python -m reellama.pipeline.server.sandbox.sandbox_child '{"seconds": 3, "memory": 1073741824}'
+    python -m reellama.pipeline.server.sandbox.sandbox_child '{"memory": 1073741824}'
 
-It reads a task a line from stdin, as JSON, and answers each with a line on stdout: what came out,
-or {"error": "..."}. A task that takes more CPU time or memory than the limits ends it.
+It reads a task a line from stdin, as JSON, and answers each with a line on stdout: {"cpu": seconds,
+"answer": {...}}, where the answer is what came out, or {"error": "..."}, or null of a task that
+took more CPU time or memory than the limits. Each task is done in a process forked for it alone, so
+that nothing of one is left for the next.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from reellama.gguf_tools.errors import ReellamaError
 
@@ -26,8 +28,7 @@ if TYPE_CHECKING:
     from reellama.gguf_tools.runtime.backend import Model
 
 MOST_WAITING = 60  # seconds on the clock that a task may take, however busy the machine
-# Of the process, once it has loaded what it needs: answers that are written come first.
-NICENESS = 5
+NICENESS = 5  # of a task: answers that are written come first
 N_TRIAL_TOKENS = 48  # tokens by which a grammar is tried
 _PUNCTUATION = b'[]{}":, '
 MOST_OUTPUT = 4_000_000  # characters of a rendered template
@@ -35,31 +36,54 @@ MOST_OUTPUT = 4_000_000  # characters of a rendered template
 
 def main() -> None:
     """Answer tasks until there are no more."""
-    limits = json.loads(sys.argv[1])
+    memory = json.loads(sys.argv[1])["memory"]
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    niceness = os.nice(0) + NICENESS
     # Whatever a library prints must not get between the answers.
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    answers = os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     for line in sys.stdin:
         task = json.loads(line)
+        seconds = task.pop("seconds")
         run, arguments = TASKS[task.pop("task")](**task)
-        _limit_memory(limits["memory"])
-        os.nice(max(0, niceness - os.nice(0)))
+        answer, cpu = _in_a_fork(lambda: run(*arguments), seconds, memory)  # noqa: B023
+        answers.write(b'{"cpu": %.4f, "answer": %s}\n' % (cpu, answer))
+        answers.flush()
+
+
+def _in_a_fork(work: Callable[[], Any], seconds: float, memory: int) -> tuple[bytes, float]:
+    """What `work` answers, as JSON, and the CPU time that it took; null where it was ended."""
+    receiving, sending = os.pipe()
+    forked = os.fork()
+    if not forked:
+        _do(work, sending, seconds, memory)
+    os.close(sending)
+    with os.fdopen(receiving, "rb") as pipe:
+        answer = pipe.read()
+    _, status, used = os.wait4(forked, 0)
+    return b"null" if status else answer, used.ru_utime + used.ru_stime
+
+
+def _do(work: Callable[[], Any], sending: int, seconds: float, memory: int) -> NoReturn:
+    """Send what `work` answers, within these limits, and end the process."""
+    status = 1
+    try:
+        _limit_memory(memory)
+        os.nice(NICENESS)
         # By default both signals end the process, also inside of llama.cpp.
-        signal.setitimer(signal.ITIMER_PROF, limits["seconds"])
+        signal.setitimer(signal.ITIMER_PROF, seconds)
         signal.alarm(MOST_WAITING)
         try:
-            answer: Any = run(*arguments)
+            answer: Any = work()
         except ReellamaError as error:
             answer = {"error": str(error)}
         except (MemoryError, RecursionError):
             answer = {"error": "it needs too much memory"}
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.alarm(0)
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
+        with os.fdopen(sending, "wb") as pipe:
+            pipe.write(json.dumps(answer).encode())
+        status = 0
+    finally:
+        os._exit(status)
 
 
 def _limit_memory(memory: int) -> None:
@@ -68,9 +92,8 @@ def _limit_memory(memory: int) -> None:
     with suppress(OSError):  # where there is no /proc, a task has only the rest
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
         used = pages * resource.getpagesize()
-    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
     with suppress(ValueError, OSError):  # macOS takes no limit on the address space
-        resource.setrlimit(resource.RLIMIT_AS, (used + memory, hard))
+        resource.setrlimit(resource.RLIMIT_AS, (used + memory, used + memory))
 
 
 # A task is prepared with what is trusted, without limits, and then run under them.
@@ -82,7 +105,10 @@ def prepare_grammar(wanted: dict[str, Any], model: str) -> Prepared:
 
     Its tools come as names and schemas.
     """
-    return _grammar, (wanted, _vocabulary(model))
+    from reellama.pipeline.llm.tool_calls import answer_grammar  # noqa: F401  # once for all forks
+
+    _trial_tokens(vocabulary := _vocabulary(model))
+    return _grammar, (wanted, vocabulary)
 
 
 def _grammar(wanted: dict[str, Any], model: Model) -> dict[str, str]:
@@ -131,6 +157,8 @@ def prepare_template(
     source: str, bos: str, eos: str, messages: list[dict[str, Any]], variables: dict[str, Any]
 ) -> Prepared:
     """A conversation by a chat template, in segments; see `ChatTemplate.render`."""
+    from reellama.gguf_tools.text import chat_template  # noqa: F401  # once for all forks
+
     return _render, (source, bos, eos, messages, variables)
 
 
@@ -149,6 +177,8 @@ def _render(
 
 def prepare_traits(source: str, bos: str, eos: str) -> Prepared:
     """What a chat template writes of tools, as `TemplateTraits`."""
+    from reellama.gguf_tools.text import template_traits  # noqa: F401  # once for all forks
+
     return _traits, (source, bos, eos)
 
 

@@ -2,10 +2,14 @@
 
 import asyncio
 import json
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from llama_cpp import llama_cpp
@@ -175,6 +179,41 @@ def test_a_child_that_was_killed_is_started_anew(child: SandboxChild) -> None:
     child._child.kill()
     child._child.wait()
     assert SandboxedTemplate(child, CONTENT).render(ASKED)
+
+
+def test_what_a_task_took_is_given_back(child: SandboxChild) -> None:
+    assert SandboxedTemplate(child, CONTENT).render(ASKED)
+    assert child._child is not None
+    process = psutil.Process(child._child.pid)
+    before = process.memory_info().rss
+    with pytest.raises(SandboxError):
+        SandboxedTemplate(child, "{{ 'x' * 300000000 }}" + CONTENT).render(ASKED)
+    assert process.is_running() and process.memory_info().rss < before + 30_000_000
+
+
+def test_a_child_that_is_closed_ends_what_it_is_doing() -> None:
+    own = SandboxChild(seconds=60)
+    try:
+        assert SandboxedTemplate(own, CONTENT).render(ASKED)
+        assert own._child is not None
+        process = psutil.Process(own._child.pid)
+        asked = threading.Thread(target=_ask_without_end, args=[own])
+        asked.start()
+        while not (forks := process.children()):
+            time.sleep(0.01)
+        own.close()
+        asked.join(30)
+        assert not asked.is_alive()
+        psutil.wait_procs(forks, timeout=30)
+        assert not any(fork.is_running() for fork in forks)
+    finally:
+        own.close()
+
+
+def _ask_without_end(child: SandboxChild) -> None:
+    loops = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    with suppress(SandboxError, ValueError):
+        SandboxedTemplate(child, loops + CONTENT).render(ASKED)
 
 
 def test_what_a_client_sends_cannot_speak_for_the_child(child: SandboxChild) -> None:

@@ -1,0 +1,145 @@
+"""Turns at work: who asks for much waits for itself."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from reellama.pipeline.server.admission.fair_turns import FairTurns
+from reellama.pipeline.server.admission.places import CLIENT
+from reellama.pipeline.server.admission.work_threads import WorkThreads
+from reellama.pipeline.server.sandbox.sandbox import QUICK, Sandbox, SandboxChild, SandboxError
+
+
+def order(asked: str, work: Callable[[str], Awaitable[None]]) -> str:
+    """The order in which the requests of these clients, a letter each, come to their turn."""
+    done: list[str] = []
+
+    async def ask(client: str) -> None:
+        CLIENT.set(client)
+        await work(client)
+        done.append(client)
+
+    async def all_of_them() -> None:
+        await asyncio.gather(*map(ask, asked))
+
+    asyncio.run(all_of_them())
+    return "".join(done)
+
+
+def test_who_has_had_less_comes_before_those_who_ask_for_much() -> None:
+    turns = FairTurns(1)
+
+    async def work(client: str) -> None:
+        async with turns.turn() as turn:
+            await asyncio.sleep(0)
+            turn.seconds = 9.0 if client == "a" else 1.0
+
+    assert order("aaabbc", work) == "abcbaa"
+
+
+def test_work_in_threads_comes_by_clients_too() -> None:
+    threads = WorkThreads("test")
+    try:
+        assert order("aaaab", lambda _: threads.run(lambda: None)) == "abaaa"
+    finally:
+        threads.close()
+
+
+def test_who_asks_for_nothing_saves_nothing_up() -> None:
+    turns, may_end = FairTurns(1), asyncio.Event()
+    done: list[str] = []
+
+    async def ask(client: str, hold: bool = False) -> None:
+        CLIENT.set(client)
+        async with turns.turn() as turn:
+            turn.seconds = 5.0
+            if hold:
+                await may_end.wait()
+            done.append(client)
+
+    async def ask_all() -> None:
+        asked = [asyncio.ensure_future(ask("a")) for _ in range(2)]
+        asked.append(asyncio.ensure_future(ask("a", hold=True)))
+        while len(done) < 2:
+            await asyncio.sleep(0)
+        asked += [asyncio.ensure_future(ask(client)) for client in "abb"]
+        await asyncio.sleep(0)
+        may_end.set()
+        await asyncio.gather(*asked)
+
+    asyncio.run(ask_all())
+    assert "".join(done) == "aaabab"  # not "aaabba": b begins with what a has had
+
+
+def test_a_client_has_no_more_turns_at_once_than_it_may() -> None:
+    turns, most = FairTurns(4, most_each=1), [0]
+    now: list[str] = []
+
+    async def work(client: str) -> None:
+        async with turns.turn():
+            now.append(client)
+            most[0] = max(most[0], len(now))
+            assert now.count(client) == 1
+            await asyncio.sleep(0.001)
+            now.remove(client)
+
+    order("aaabbb", work)
+    assert most[0] == 2
+
+
+@pytest.mark.parametrize("told", [False, True], ids=["waiting", "told"])
+def test_one_that_is_cancelled_leaves_its_turn_to_the_next(told: bool) -> None:
+    async def work() -> bool:
+        turns = FairTurns(1)
+        first = turns.turn()
+        await first.__aenter__()
+        gone = asyncio.ensure_future(turns.turn().__aenter__())
+        await asyncio.sleep(0)
+        if told:  # its turn has come, and it has not heard of it
+            await first.__aexit__(None, None, None)
+        gone.cancel()
+        await asyncio.gather(gone, return_exceptions=True)
+        if not told:
+            await first.__aexit__(None, None, None)
+        async with turns.turn():
+            return True
+
+    assert asyncio.run(asyncio.wait_for(work(), 10))
+
+
+def ask_for_seconds(child: SandboxChild, seconds: float) -> None:
+    """A template that takes about as much CPU time, or is ended."""
+    loops = "{% for a in range(30000) %}{% for b in range(30000) %}{% endfor %}{% endfor %}"
+    source = loops if seconds > QUICK else "{{ messages[0].content }}"
+    said = [{"role": "user", "content": "?"}]
+    child.ask("template", source=source, bos="", eos="", messages=said, variables={})
+
+
+def test_what_is_quick_waits_for_nothing_that_takes_long() -> None:
+    """With as many clients that send what takes long as there are children, and more."""
+
+    async def ask() -> list[str]:
+        sandbox, done = Sandbox(n_children=2), list[str]()
+
+        async def send(client: str, seconds: float) -> None:
+            CLIENT.set(client)
+            try:
+                await sandbox.call(lambda child: ask_for_seconds(child, seconds))
+            except SandboxError:
+                done.append("long")
+            else:
+                done.append("quick")
+
+        try:
+            slow = [asyncio.ensure_future(send(f"{i}", 9.0)) for i in range(4)]
+            await asyncio.sleep(0)
+            await send("quick", 0.0)
+            for each in slow:
+                each.cancel()
+            await asyncio.gather(*slow, return_exceptions=True)
+        finally:
+            sandbox.close()
+        return done
+
+    assert asyncio.run(ask())[0] == "quick"
