@@ -18,6 +18,8 @@ import pytest
 from reellama.pipeline.llm.generation_options import GenerationOptions
 from reellama.pipeline.server.chat.chat_request import ChatRequest, ServiceMessage
 from reellama.pipeline.server.chat.request_options import RequestOptions
+from reellama.pipeline.server.openai.openai_schemas import ChatCompletionRequest
+from reellama.pipeline.server.replies.json_bodies import BodyProblem, parse_body
 from reellama.pipeline.server.service import Service
 from reellama.pipeline.server.settings import Settings
 from tests.helpers.live_server import serving
@@ -55,7 +57,8 @@ def schema(**fields: Any) -> dict[str, Any]:
 
 REFUSED: dict[str, tuple[Callable[..., httpx.Response], dict[str, Any], str]] = {
     "stop of half a character": (generate, {"options": {"stop": ["\ud800"]}}, ""),
-    "a million stops": (generate, {"options": {"stop": ["x"] * 10**6}}, "1000000 stop texts"),
+    "a million stops": (generate, {"options": {"stop": ["x"] * 10**6}}, "at most 300000 are taken"),
+    "many stops": (generate, {"options": {"stop": ["x"] * 10**5}}, "100000 stop texts"),
     "long stops": (chat, {"stop": ["x" * 10**6]}, "1000000 characters"),
     "pattern": (generate, {"format": {"type": "string", "pattern": "^*+?$"}}, "repeats nothing"),
     "endless": (chat, {"response_format": schema(type="string", pattern="^a]b)$")}, "closes"),
@@ -95,6 +98,30 @@ def test_what_cannot_be_done_is_refused_and_the_next_request_is_answered(
     assert reason in json.dumps(reply.json(), ensure_ascii=False)
     assert generate(url).json()["done"]
     assert httpx.get(f"{url}/healthz").json() == {"status": "ok"}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"stop": [*range(250_000)]},
+        {"logit_bias": {f"{i}": "x" for i in range(250_000)}},
+        {"messages": [{"role": 1, "content": 5}] * 100_000},
+        {"messages": [{"role": "user", "content": [{"type": 5}] * 250_000}]},
+    ],
+    ids=["stop", "logit_bias", "messages", "parts"],
+)
+def test_a_body_with_much_that_is_wrong_is_refused_by_the_first_of_it(
+    wrong: dict[str, Any],
+) -> None:
+    data = json.dumps({"model": "mini", "messages": [], **wrong}).encode()
+    begin = time.thread_time()
+    with pytest.raises(BodyProblem) as caught:
+        parse_body(ChatCompletionRequest, data)
+    taken = time.thread_time() - begin
+    begin = time.thread_time()
+    json.loads(data)
+    assert taken < 10 * (time.thread_time() - begin)
+    assert next(iter(wrong)) in str(caught.value) and len(str(caught.value)) < 400
 
 
 @pytest.mark.parametrize(
