@@ -20,13 +20,36 @@ from reellama.pipeline.cli.terminal.terminal_memory import is_new_here
 from reellama.pipeline.video.timestamps import format_time
 
 if TYPE_CHECKING:  # commands about GGUF files need not wait until torch is loaded
+    from rich.live import Live
+
     from reellama.pipeline.chat.conversation import Video
     from reellama.pipeline.chat.video_chat import VideoChat
     from reellama.pipeline.llm.engine import Token
     from reellama.pipeline.progress_callbacks import Progress as FrameProgress
 
+
+class _LiveConsole(Console):
+    """A console that knows the progress bar that it drew last."""
+
+    bar: Live | None = None
+
+    def set_live(self, live: Live) -> bool:
+        """Called by what is drawn."""
+        self.bar = live
+        return super().set_live(live)
+
+
 out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+err = _LiveConsole(stderr=True, highlight=False)
+
+
+def end_bar() -> None:
+    """Take away a progress bar that its `with` did not end.
+
+    Ctrl-C may come between the call that begins to draw and the block that would end it.
+    """
+    if err.bar is not None:
+        err.bar.stop()  # does nothing the second time
 
 
 def note(message: str) -> None:

@@ -97,6 +97,8 @@ def run(arguments: list[str]) -> int:
     except MemoryError:
         return print_error_line("out of memory: try a smaller model, --n-ctx or --frames")
     if status == INTERRUPTED:
+        if console := sys.modules.get("reellama.pipeline.cli.console"):
+            console.end_bar()
         return print_error_line("stopped", INTERRUPTED)
     return status
 

@@ -4,6 +4,7 @@ import json
 import shlex
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -134,6 +135,23 @@ def test_ctrl_c_while_frames_are_read_ends_with_one_line(
         assert terminal.wait_for_exit() == 130
         assert terminal.text().strip().splitlines()[-1] == "reellama: stopped"
         assert "Traceback" not in terminal.text()
+
+
+def test_ctrl_c_just_before_a_progress_bar_would_be_ended_takes_it_away(
+    env: dict[str, str],
+) -> None:
+    code = (
+        "from reellama.pipeline.cli import console, main\n"
+        "def interrupted(arguments):\n"
+        "    console.err.status('reading').start()\n"
+        "    raise KeyboardInterrupt\n"
+        "main._status = interrupted\n"
+        "main.main()\n"
+    )
+    with Terminal([sys.executable, "-c", code], env=env) as terminal:
+        assert terminal.wait_for_exit() == 130
+        assert terminal.text().strip() == "reellama: stopped"
+        assert terminal.raw.rindex(b"\x1b[?25h") > terminal.raw.rindex(b"\x1b[?25l")  # the cursor
 
 
 class Tmux:
