@@ -3,9 +3,7 @@
 import struct
 from io import BufferedReader
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import Any, NamedTuple
 
 from reellama.gguf_tools.errors import GGUFError
 
@@ -16,20 +14,31 @@ MAX_ELEMENTS = 1 << 22  # in all arrays of a file together
 BLOCK = 1 << 18  # bytes that a file with a vocabulary is read in
 
 STRING, ARRAY = 8, 9
-# The other value types, by their number in the file.
-NUMPY_TYPES = {
-    0: "<u1",
-    1: "<i1",
-    2: "<u2",
-    3: "<i2",
-    4: "<u4",
-    5: "<i4",
-    6: "<f4",
-    7: "?",
-    10: "<u8",
-    11: "<i8",
-    12: "<f8",
-}
+# The other value types, by their number in the file, as `struct` has them.
+LAYOUTS = {
+    0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d",
+}  # fmt: skip
+PREFIX = 8  # bytes of a string's length, which stands before it
+_LENGTH = struct.Struct("<Q")
+
+
+class PackedArray(NamedTuple):
+    """An array as the file has it, whole: its elements' type by number, how many, their bytes."""
+
+    type: int
+    length: int
+    data: bytes
+
+    def unpack(self) -> list[Any]:
+        """Its elements; bytes of a string that are not UTF-8 become U+FFFD."""
+        if self.type != STRING:
+            return list(struct.unpack(f"<{self.length}{LAYOUTS[self.type]}", self.data))
+        found, at, data, prefix = [], 0, self.data, _LENGTH.unpack_from
+        for _ in range(self.length):
+            start = at + PREFIX
+            at = start + prefix(data, at)[0]
+            found.append(data[start:at].decode("utf-8", "replace"))
+        return found
 
 
 class HeaderCursor:
@@ -58,8 +67,8 @@ class HeaderCursor:
         self.position += n_bytes
         return data
 
-    def number(self, layout: str) -> int:
-        """Return the next integer, of the `struct` layout given."""
+    def number(self, layout: str) -> Any:
+        """Return the next number, of the `struct` layout given."""
         (value,) = struct.unpack(layout, self.take(struct.calcsize(layout)))
         return value
 
@@ -74,49 +83,46 @@ class HeaderCursor:
         """Return the next string; bytes that are not UTF-8 become U+FFFD."""
         return self.take(self.number("<Q")).decode("utf-8", "replace")
 
-    def strings(self, count: int) -> list[str]:
-        """Return the next `count` strings.
+    def strings(self, count: int) -> bytes:
+        """Return the bytes of the next `count` strings, with the length before each.
 
         A vocabulary has a hundred thousand, and every command reads one: those that lie whole in a
-        block are taken without a call for each, and the one after them by itself, with its checks.
+        block are passed without a call for each, and the one after them by itself, with its checks.
         """
-        found: list[str] = []
-        from_bytes = int.from_bytes
-        while len(found) < count:
+        parts: list[bytes] = []
+        while count:
             # What the file has buffered: nothing is read twice.
             block = self._file.peek()[: min(self._size - self.position, self._header_left())]
-            at = 0
-            for _ in range(count - len(found)):
-                start = at + 8
-                end = start + from_bytes(block[at:start], "little")
-                if end > len(block):
-                    break
-                found.append(block[start:end].decode("utf-8", "replace"))
-                at = end
-            self.position += len(self._file.read(at))
-            if len(found) < count:
-                found.append(self.string())
-        return found
+            passed, end = _whole_strings(block, count)
+            parts.append(self.take(end))
+            count -= passed
+            if count:
+                prefix = self.take(PREFIX)
+                parts += prefix, self.take(_LENGTH.unpack(prefix)[0])
+                count -= 1
+        return b"".join(parts)
 
     def value(self) -> Any:
-        """Return the next typed value: int, float, bool, str, or a list of one of these."""
+        """Return the next typed value: int, float, bool, str, or an array of one of these."""
         type_ = self.number("<I")
+        if type_ == STRING:
+            return self.string()
         if type_ != ARRAY:
-            return self._string_or_numbers(type_, 1)[0]
+            return self.number(f"<{self._layout(type_)}")
         element_type = self.number("<I")
         if element_type == ARRAY:
             raise self.damaged("it has an array of arrays")
         count = self.count(self._elements_left, "elements in an array")
         self._elements_left -= count
-        return self._string_or_numbers(element_type, count)
+        if element_type == STRING:
+            return PackedArray(STRING, count, self.strings(count))
+        size = struct.calcsize(f"<{self._layout(element_type)}")
+        return PackedArray(element_type, count, self.take(count * size))
 
-    def _string_or_numbers(self, type_: int, count: int) -> list[Any]:
-        if type_ == STRING:
-            return self.strings(count)
-        if type_ not in NUMPY_TYPES:
+    def _layout(self, type_: int) -> str:
+        if type_ not in LAYOUTS:
             raise self.damaged(f"it has a value of the unknown type {type_}")
-        dtype = np.dtype(NUMPY_TYPES[type_])
-        return np.frombuffer(self.take(count * dtype.itemsize), dtype).tolist()
+        return LAYOUTS[type_]
 
     def _check(self, n_bytes: int) -> None:
         if n_bytes > self._size - self.position:
@@ -132,3 +138,14 @@ class HeaderCursor:
             f"{self.path} is cut off or damaged in its header "
             f"(byte {self.position:,} of {self._size:,}); download it again"
         )
+
+
+def _whole_strings(block: bytes, count: int) -> tuple[int, int]:
+    """How many of `count` strings at the start of a block lie whole in it, and where they end."""
+    end, whole, prefix = 0, len(block), _LENGTH.unpack_from
+    for passed in range(count):
+        start = end + PREFIX
+        if start > whole or (following := start + prefix(block, end)[0]) > whole:
+            return passed, end
+        end = following
+    return count, end

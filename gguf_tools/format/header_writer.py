@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from reellama.gguf_tools.errors import GGUFError
-from reellama.gguf_tools.format.header_cursor import ARRAY, STRING, HeaderCursor
-from reellama.gguf_tools.format.reader import DEFAULT_ALIGNMENT, MAGIC, MAX_KEYS
+from reellama.gguf_tools.format.header_cursor import ARRAY, STRING
+from reellama.gguf_tools.format.reader import DEFAULT_ALIGNMENT, MAGIC, read_gguf
 
 VERSION = 3
 UINT32, FLOAT32, BOOL = 4, 6, 7  # value types, by their number in the file
@@ -42,18 +42,15 @@ class TensorInfo(NamedTuple):
 def raw_entries(path: Path) -> dict[str, bytes]:
     """Return the metadata of a GGUF file, each entry (key, type, value) as its bytes.
 
-    The file must have passed `read_gguf`. Raises GGUFError when it cannot be read any more.
+    Raises GGUFError, as `read_gguf`.
     """
+    spans = read_gguf(path).spans
     try:
         with path.open("rb") as file:
-            cursor = HeaderCursor(file, path.stat().st_size, path)
-            cursor.take(len(MAGIC) + 4 + 8)  # up to the count of keys
-            spans = [_span(cursor) for _ in range(cursor.count(MAX_KEYS, "keys"))]
-            file.seek(0)
-            head = file.read(cursor.position)
-            return {key: head[start:end] for key, start, end in spans}
+            head = file.read(max((end for _, end in spans.values()), default=0))
     except OSError as error:
         raise GGUFError(f"cannot read {path}: {error.strerror}") from error
+    return {key: head[start:end] for key, (start, end) in spans.items()}
 
 
 def metadata_entry(key: str, value: Value) -> bytes:
@@ -123,13 +120,6 @@ def aligned_size(n_bytes: int) -> int:
 def padding(n_bytes: int) -> bytes:
     """Return the zeros that follow `n_bytes` bytes."""
     return bytes(aligned_size(n_bytes) - n_bytes)
-
-
-def _span(cursor: HeaderCursor) -> tuple[str, int, int]:
-    start = cursor.position
-    key = cursor.string()
-    cursor.value()
-    return key, start, cursor.position
 
 
 def _trimmed(shape: tuple[int, ...]) -> tuple[int, ...]:

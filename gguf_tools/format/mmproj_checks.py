@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from gguf import GGMLQuantizationType, GGUFValueType
+from gguf.constants import GGMLQuantizationType, GGUFValueType
 
 from reellama.gguf_tools.errors import GGUFError
 from reellama.gguf_tools.format.header_writer import raw_entries, value_type

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
 
 # Types of a whole mmproj, with the number that its metadata has for it.
 MMPROJ_TYPES = {

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from gguf import LlamaFileType
+from gguf.constants import LlamaFileType
 
 from reellama.gguf_tools.format.reader import GGUFFile, Tensor
 

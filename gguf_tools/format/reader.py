@@ -11,21 +11,23 @@ import math
 import os
 import stat
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from io import DEFAULT_BUFFER_SIZE, BufferedReader, FileIO
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
-from gguf.quants import dequantize
 
 from reellama.gguf_tools.errors import GGUFError
 from reellama.gguf_tools.format.header_cursor import BLOCK, HeaderCursor
+from reellama.gguf_tools.format.header_metadata import HeaderMetadata
 from reellama.gguf_tools.format.tensor_types import REMOVED, tensor_type
+
+if TYPE_CHECKING:  # a header is read without it
+    import numpy as np
 
 T = TypeVar("T")
 
@@ -67,14 +69,16 @@ class Tensor:
 class GGUFFile:
     """The header of a GGUF file, with every tensor's extent checked to lie inside the file.
 
-    `metadata` maps keys to int, float, bool, str, or a list of one of these.
+    `metadata` maps keys to int, float, bool, str, or a list of one of these. `spans` says where
+    each entry (key, type, value) lies in the file: its first byte, and the one behind its last.
     """
 
     path: Path
     version: int
     size: int  # bytes of the whole file
-    metadata: dict[str, Any]
+    metadata: Mapping[str, Any]
     tensors: dict[str, Tensor]
+    spans: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def architecture(self) -> str:
@@ -135,8 +139,8 @@ class GGUFFile:
         return str(tokens[index]) if 0 <= index < len(tokens) else ""
 
     def copy(self) -> GGUFFile:
-        """The same with dictionaries of its own."""
-        return replace(self, metadata=dict(self.metadata), tensors=dict(self.tensors))
+        """The same with a dictionary of tensors of its own."""
+        return replace(self, tensors=dict(self.tensors))
 
     def _get(self, key: str, kind: type[T]) -> T:
         value = self.metadata.get(key)
@@ -145,7 +149,7 @@ class GGUFFile:
         return value
 
 
-# Headers that were read last, by the file's path and stamp: a vocabulary takes some 30 ms to read,
+# Headers that were read last, by the file's path and stamp: a vocabulary takes some time to read,
 # and several parts of a program look at the same file.
 _known: dict[tuple[Path, int, int, int, int], GGUFFile] = {}
 MOST_KNOWN, MOST_REMEMBERED = 4, 16 << 20  # headers, and bytes of one
@@ -190,6 +194,9 @@ def token_embeddings(path: str | Path, ids: Sequence[int] | None = None) -> np.n
     Only the rows asked for are read. `GGUFFile.embedding_scale` is not applied. Raises GGUFError
     when the file has no such tensor, and IndexError for an id outside the vocabulary.
     """
+    import numpy as np
+    from gguf.quants import dequantize
+
     file = read_gguf(path)
     tensor = file.tensors.get(TOKEN_EMBEDDINGS)
     if tensor is None or len(tensor.shape) != 2:
@@ -228,7 +235,7 @@ def _read_header(cursor: HeaderCursor, size: int, path: Path) -> GGUFFile:
         what = "big-endian" if swapped else f"GGUF version {version}"
         raise GGUFError(f"{path} is {what}, which is not supported; convert the model again")
     n_tensors = cursor.count(MAX_TENSORS, "tensors")
-    metadata = _read_metadata(cursor, cursor.count(MAX_KEYS, "keys"))
+    metadata, spans = _read_metadata(cursor, cursor.count(MAX_KEYS, "keys"))
     alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
     # In Python a bool is an int, so True would pass for 1.
     if type(alignment) is not int or not 0 < alignment <= MAX_ALIGNMENT:
@@ -237,19 +244,25 @@ def _read_header(cursor: HeaderCursor, size: int, path: Path) -> GGUFFile:
         raise cursor.damaged(f"general.alignment is {alignment}, not a power of two")
     tensors = _read_tensors(cursor, n_tensors, alignment)
     _check_extents(cursor, list(tensors.values()), size)
-    return GGUFFile(path, version, size, metadata, tensors)
+    return GGUFFile(path, version, size, metadata, tensors, spans)
 
 
-def _read_metadata(cursor: HeaderCursor, n_keys: int) -> dict[str, Any]:
-    metadata: dict[str, Any] = {}
+def _read_metadata(
+    cursor: HeaderCursor, n_keys: int
+) -> tuple[HeaderMetadata, dict[str, tuple[int, int]]]:
+    """The values, and where their entries lie."""
+    values: dict[str, Any] = {}
+    spans: dict[str, tuple[int, int]] = {}
     for _ in range(n_keys):
+        start = cursor.position
         key = cursor.string()
         if not key:
             raise cursor.damaged("it has a key without a name")
-        if key in metadata:
+        if key in values:
             raise cursor.damaged(f"it has the key {key!r:.80} twice")
-        metadata[key] = cursor.value()
-    return metadata
+        values[key] = cursor.value()
+        spans[key] = start, cursor.position
+    return HeaderMetadata(values), spans
 
 
 def _read_tensors(cursor: HeaderCursor, n_tensors: int, alignment: int) -> dict[str, Tensor]:

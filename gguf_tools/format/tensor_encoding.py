@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from gguf import GGMLQuantizationType, quantize
+from gguf.constants import GGMLQuantizationType
+from gguf.quants import quantize
 
 from reellama.gguf_tools.errors import ReellamaError
 

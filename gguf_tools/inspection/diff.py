@@ -54,7 +54,7 @@ def diff(one: GGUFFile, other: GGUFFile) -> Diff:
     tensors = _changes(
         one.tensors, other.tensors, lambda a, b: (a.type, a.shape) == (b.type, b.shape)
     )
-    n_keys = len(one.metadata | other.metadata) - len(keys)
+    n_keys = len(one.metadata.keys() | other.metadata.keys()) - len(keys)
     n_tensors = len(one.tensors | other.tensors) - len(tensors)
     return Diff(keys, tensors, n_keys, n_tensors)
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from gguf import dequantize
+from gguf.quants import dequantize
 
 from reellama.gguf_tools.format.header_writer import aligned_size
 from reellama.gguf_tools.format.reader import GGUFFile, Tensor, read_gguf

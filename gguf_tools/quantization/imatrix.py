@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
-from gguf import GGMLQuantizationType
+from gguf.constants import GGMLQuantizationType
 
 from reellama.gguf_tools.atomic_write import replacing
 from reellama.gguf_tools.errors import GGUFError, ReellamaError

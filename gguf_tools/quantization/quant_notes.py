@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
-from gguf import GGML_QUANT_SIZES
+from gguf.constants import GGML_QUANT_SIZES
 
 from reellama.gguf_tools.format.header_writer import TensorInfo
-from reellama.gguf_tools.quantization.imatrix import Imatrix
 from reellama.gguf_tools.quantization.quantize_child import QuantizeJob
+
+if TYPE_CHECKING:  # imported where there is one
+    from reellama.gguf_tools.quantization.imatrix import Imatrix
 
 
 def quantization_notes(

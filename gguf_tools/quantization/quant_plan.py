@@ -12,12 +12,12 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from gguf import GGMLQuantizationType
+from gguf.constants import GGMLQuantizationType
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.header_writer import TensorInfo, file_size, metadata_entries
-from reellama.gguf_tools.quantization.imatrix import Imatrix
 from reellama.gguf_tools.quantization.quant_notes import quantization_notes
 from reellama.gguf_tools.quantization.quant_types import TENSOR_TYPES
 from reellama.gguf_tools.quantization.quantize_child import (
@@ -26,6 +26,9 @@ from reellama.gguf_tools.quantization.quantize_child import (
     imatrix_metadata,
 )
 from reellama.gguf_tools.sizes import show_size
+
+if TYPE_CHECKING:  # imported where there is one
+    from reellama.gguf_tools.quantization.imatrix import Imatrix
 
 LOG_ERROR = 4  # of enum ggml_log_level
 QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION; its size in the file is what counts here

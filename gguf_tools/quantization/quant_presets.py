@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from gguf import GGML_QUANT_SIZES
+from gguf.constants import GGML_QUANT_SIZES
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.reader import TOKEN_EMBEDDINGS, GGUFFile, Tensor

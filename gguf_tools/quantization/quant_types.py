@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.tensor_types import NEWER, tensor_type

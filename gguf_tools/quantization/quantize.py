@@ -4,7 +4,8 @@
 
     quantize("model-f16.gguf", ["Q4_K_M", "Q8_0"])
 
-Files are written atomically: to a hidden file in the same folder, renamed at the end.
+Files are written atomically: to a hidden file in the same folder, renamed at the end. What only
+some jobs need (numpy, for imatrix files, adapters and mmproj files) is imported for those.
 """
 
 from __future__ import annotations
@@ -28,9 +29,6 @@ from reellama.gguf_tools.format.reader import DEFAULT_ALIGNMENT, GGUFFile, read_
 from reellama.gguf_tools.format.split_files import check_named_as_split
 from reellama.gguf_tools.format.split_names import part_names
 from reellama.gguf_tools.locate import find
-from reellama.gguf_tools.quantization import lora_merge
-from reellama.gguf_tools.quantization.imatrix import read_imatrix
-from reellama.gguf_tools.quantization.mmproj_quantize import plan_mmproj, write_mmproj
 from reellama.gguf_tools.quantization.quant_options import MetadataValue, parse_layers
 from reellama.gguf_tools.quantization.quant_plan import QuantizerLog, QuantPlan, plan_quantization
 from reellama.gguf_tools.quantization.quant_types import (
@@ -140,15 +138,23 @@ def quantize(
         if prune_layers:
             job = replace(job, prune_layers=parse_layers(prune_layers, file.n_layer))
         jobs = [_job_of_type(job, type_) for type_ in wanted]
+        n_merged = 0  # bytes of the source with its adapters
         if loras:  # checked now, in a dry run too: merging comes after all other checks
-            lora_merge.open_adapters(file, loras)
+            from reellama.gguf_tools.quantization.lora_merge import merged_size, open_adapters
+
+            open_adapters(file, loras)
+            n_merged = merged_size(file)
         places = _output_paths(file, targets, output, [Path(adapter).stem for adapter, _ in loras])
         n_files = len(part_names(path.name)) if keep_split else 1
         if not dry_run:
             _check_places(path, [file for place in places for file in parts(place, n_files)], force)
         if sees:
             return _quantize_mmproj(file, targets, places, dry_run, report)
-        matrix = None if job.imatrix is None else read_imatrix(job.imatrix)
+        matrix = None
+        if job.imatrix is not None:
+            from reellama.gguf_tools.quantization.imatrix import read_imatrix
+
+            matrix = read_imatrix(job.imatrix)
         entries = raw_entries(path)
         plans = [
             plan_quantization(quantizer, job, name, entries, matrix)
@@ -156,7 +162,7 @@ def quantize(
         ]
         if dry_run:
             return [_result(*each, 0.0) for each in zip(places, targets, plans, strict=True)]
-        _check_space(places[0].parent, plans, lora_merge.merged_size(file) if loras else 0)
+        _check_space(places[0].parent, plans, n_merged)
         with _merged(file, loras, places[0].parent, report) as merged:
             jobs = [replace(job, source=str(merged.absolute())) for job in jobs]
             return [
@@ -187,6 +193,8 @@ def _quantize_mmproj(
     dry_run: bool,
     report: QuantizeProgress | None,
 ) -> list[Quantized]:
+    from reellama.gguf_tools.quantization.mmproj_quantize import plan_mmproj, write_mmproj
+
     plans = [plan_mmproj(file, name) for name in targets]
     if not dry_run:
         _check_space(places[0].parent, plans, 0)
@@ -277,9 +285,11 @@ def _merged(
     if not loras:
         yield file.path
         return
+    from reellama.gguf_tools.quantization.lora_merge import merge_lora
+
     tell = None if report is None else partial(report, "merging LoRA")
     with tempfile.TemporaryDirectory(dir=folder, prefix=".merged-") as temporary:
-        yield lora_merge.merge_lora(file.path, loras, Path(temporary, "merged.gguf"), report=tell)
+        yield merge_lora(file.path, loras, Path(temporary, "merged.gguf"), report=tell)
 
 
 def _write(

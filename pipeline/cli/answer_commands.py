@@ -7,22 +7,13 @@ a small LLM, so these are made without the others where one of them was typed.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from typer import Argument, Option, Typer
 
-from reellama.pipeline.cli.arguments.grouped_command import HELP_OPTIONS, GroupedCommand
+from reellama.pipeline.cli.arguments.grouped_command import GROUPED, SETTINGS
 from reellama.pipeline.cli.options import AnswerOptions, FrameOptions, ModelOptions, grouped
 from reellama.pipeline.video.piped_videos import as_files
-
-# Of every program made of commands.
-SETTINGS: dict[str, Any] = {
-    "rich_markup_mode": None,  # drawing help with rich costs half of the time that --help may take
-    "pretty_exceptions_enable": False,
-    "context_settings": {"help_option_names": HELP_OPTIONS, "max_content_width": 100},
-}
-# How typer takes a command with groups of options that is nothing without arguments.
-GROUPED: dict[str, Any] = {"cls": GroupedCommand, "no_args_is_help": True}
 
 Videos = Annotated[
     list[Path],

@@ -7,16 +7,8 @@ from typing import Annotated
 
 from typer import Argument, Exit, Option, Typer
 
-from reellama.pipeline.cli.answer_commands import (
-    GROUPED,
-    SETTINGS,
-    Json,
-    Probs,
-    Videos,
-    ask,
-    describe,
-)
-from reellama.pipeline.cli.arguments.grouped_command import GroupedCommand
+from reellama.pipeline.cli.answer_commands import Json, Probs, Videos, ask, describe
+from reellama.pipeline.cli.arguments.grouped_command import GROUPED, SETTINGS, GroupedCommand
 from reellama.pipeline.cli.commands import gguf, ollama
 from reellama.pipeline.cli.commands.evaluate_options import QuestionOptions, RunOptions
 from reellama.pipeline.cli.commands.inspect_video import InspectOptions

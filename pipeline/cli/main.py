@@ -112,8 +112,7 @@ def _status(arguments: list[str]) -> int:
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a TextIOWrapper at start
     set_verbosity(Verbosity())
     # A file of defaults may name any command: all of them are needed to read it.
-    quick = arguments[:1] in (["ask"], ["describe"]) and not config_path().exists()
-    program = _program(quick)
+    program = _program("") if config_path().exists() else _program(*arguments[:2])
     try:
         program(arguments, prog_name="reellama", default_map=saved_defaults(program))
     except SystemExit as end:
@@ -121,15 +120,39 @@ def _status(arguments: list[str]) -> int:
     return 0
 
 
+def _program(first: str = "", second: str = "") -> Any:
+    """What these two words call, without most other commands: to make them all takes as long as to
+    load a small LLM."""
+    if first in ("ask", "describe"):
+        return _answers()
+    return _gguf(second) if first == "gguf" else _all_commands()
+
+
+# Made once, for whoever runs several commands in one process.
+
+
 @functools.cache
-def _program(answers_only: bool) -> Any:
-    """The commands: made once, for whoever runs several in one process."""
+def _answers() -> Any:
     from typer.main import get_command
 
-    if answers_only:
-        from reellama.pipeline.cli.answer_commands import answers
+    from reellama.pipeline.cli.answer_commands import answers
 
-        return get_command(answers)
+    return get_command(answers)
+
+
+@functools.cache
+def _gguf(name: str) -> Any:
+    from typer.main import get_command
+
+    from reellama.pipeline.cli.commands.gguf import program_of
+
+    return get_command(program_of(name))
+
+
+@functools.cache
+def _all_commands() -> Any:
+    from typer.main import get_command
+
     from reellama.pipeline.cli.app import app
 
     return get_command(app)

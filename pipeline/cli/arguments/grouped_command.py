@@ -9,6 +9,12 @@ from typer import BadParameter
 from typer.core import TyperCommand
 
 HELP_OPTIONS = ["-h", "--help"]
+# Of every program made of commands.
+SETTINGS: dict[str, Any] = {
+    "rich_markup_mode": None,  # drawing help with rich costs half of the time that --help may take
+    "pretty_exceptions_enable": False,
+    "context_settings": {"help_option_names": HELP_OPTIONS, "max_content_width": 100},
+}
 # Options that stand before all groups.
 FIRST = ("bundle", "frames", "start", "end", "json", "out", "ask", "form")
 
@@ -60,6 +66,10 @@ class GroupedCommand(TyperCommand):
                 if isinstance(last, str) and _is_video(last):
                     error.param = arguments[-1]  # type: ignore[attr-defined]
             raise
+
+
+# How typer takes a command with groups of options that is nothing without arguments.
+GROUPED: dict[str, Any] = {"cls": GroupedCommand, "no_args_is_help": True}
 
 
 def _is_video(word: str) -> bool:

@@ -23,11 +23,6 @@ import platformdirs
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.pipeline.cli.arguments.grouped_command import HELP_OPTIONS
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 VARIABLE = "REELLAMA_CONFIG"  # names another file
 
 
@@ -45,11 +40,19 @@ def saved_defaults(program: Any) -> dict[str, Any]:
     """
     path = config_path()
     try:
-        said = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
     except FileNotFoundError:
         return {}
     except OSError as error:
         raise ReellamaError(f"{path}: {error.strerror}") from None
+    # Few have such a file.
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+
+    try:
+        said = tomllib.loads(content.decode("utf-8"))
     except ValueError as error:  # of TOML or of UTF-8
         raise ReellamaError(f"{path}: not TOML ({error})") from None
     unused = {name for name, value in said.items() if not isinstance(value, Mapping)}

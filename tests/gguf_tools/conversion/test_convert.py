@@ -210,7 +210,7 @@ def test_older_configurations_mean_the_same(llama: Path, tmp_path: Path) -> None
     folder = tiny_hf.edited_copy(llama, tmp_path / "copy", rope_parameters=None, **changes)
     new = convert(llama, output=tmp_path / "new.gguf").path
     assert data(convert(folder, output=tmp_path / "old.gguf").path) == data(new)
-    metadata = read_gguf(new).metadata | {"general.name": "Copy"}
+    metadata = {**read_gguf(new).metadata, "general.name": "Copy"}
     assert read_gguf(tmp_path / "old.gguf").metadata == metadata
 
 
@@ -225,7 +225,7 @@ def test_smollm2_comes_back_as_it_was(smollm2: Path, tmp_path: Path) -> None:
         assert np.array_equal(tiny_hf.numbers(back, name), tiny_hf.numbers(file, name)), name
     added = {"llama.attention.key_length": 64, "llama.attention.value_length": 64}
     added |= {"tokenizer.ggml.add_eos_token": False, "tokenizer.ggml.eot_token_id": 2}
-    for key, value in (file.metadata | added | {"llama.block_count": 1}).items():
+    for key, value in {**file.metadata, **added, "llama.block_count": 1}.items():
         if key.startswith(("llama.", "tokenizer.")):
             assert back.metadata[key] == value, key
     with Tokenizer.from_path(smollm2) as before, Tokenizer.from_path(back.path) as after:

@@ -121,7 +121,7 @@ def test_the_kv_cache_of_smollm2_is_three_heads_of_64_for_keys_and_values() -> N
 
 
 def with_metadata(changes: dict[str, object]) -> GGUFFile:
-    return replace(FILE, metadata=FILE.metadata | changes)
+    return replace(FILE, metadata={**FILE.metadata, **changes})
 
 
 def test_heads_may_differ_between_layers() -> None:

@@ -56,7 +56,7 @@ def test_a_type_is_what_the_converter_writes(
     assert data(result.path) == data(mmproj_of(folders[name], tmp_path, type_))
     file = read_gguf(result.path)
     kept = read_gguf(source).metadata
-    assert file.metadata == kept | {"general.file_type": NUMBERS[type_]}
+    assert file.metadata == {**kept, "general.file_type": NUMBERS[type_]}
     assert (result.n_bytes, result.notes) == (file.size, ())
     [planned] = quantize(source, type_, tmp_path / "planned.gguf", dry_run=True)
     assert (planned.n_bytes, planned.bits_per_weight) == (result.n_bytes, result.bits_per_weight)

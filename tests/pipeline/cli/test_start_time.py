@@ -67,15 +67,23 @@ def test_an_answer_needs_nothing_that_training_needs(command: list[str], demo_vi
     assert result.stdout.strip()
 
 
-def test_quantizing_loads_llama_cpp_in_its_child_alone(tmp_path: Path) -> None:
+# What the quantizer's child has, what other jobs need, and what all other commands are made of.
+NOT_TO_QUANTIZE = {
+    "llama_cpp.llama_cpp", "jinja2", "numpy", "gguf.gguf_writer", "yaml", "tomllib",
+    "reellama.gguf_tools.quantization.lora_merge", "reellama.pipeline.cli.app",
+}  # fmt: skip
+
+
+def test_quantizing_imports_little_and_loads_llama_cpp_in_its_child_alone(tmp_path: Path) -> None:
     tiny_model.write(tmp_path / "tiny.gguf")
     arguments = ["gguf", "quantize", str(tmp_path / "tiny.gguf"), "Q8_0", "-o", str(tmp_path)]
     code = (
         "import sys\n"
+        "from reellama.gguf_tools.late_packages import run_late\n"
         "from reellama.pipeline.cli.main import run\n"
+        "run_late(['gguf', 'llama_cpp'])  # as main does\n"
         f"status = run({arguments!r})\n"
-        "late = {'llama_cpp', 'jinja2'}\n"
-        "print(status, sorted(late & sys.modules.keys()), file=sys.stderr)\n"
+        f"print(status, sorted({NOT_TO_QUANTIZE!r} & sys.modules.keys()), file=sys.stderr)\n"
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert result.stderr.splitlines()[-1] == "0 []"
@@ -89,13 +97,22 @@ def test_help_lists_the_commands_within_80_columns() -> None:
     assert max(map(len, result.stdout.splitlines())) <= 80
 
 
-@pytest.mark.parametrize("command", ["ask", "describe"])
+@pytest.mark.parametrize("command", ["ask", "describe", "gguf", "gguf quantize"])
 def test_a_command_made_without_the_others_is_the_same(
     command: str, reellama: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    alone = reellama(command, "--help")
+    alone = reellama(*command.split(), "--help")
     (tmp_path / "config.toml").write_text("max-tokens = 256\n")
     monkeypatch.setenv("REELLAMA_CONFIG", str(tmp_path / "config.toml"))
-    among_all = reellama(command, "-h")
+    among_all = reellama(*command.split(), "-h")
     assert alone.out.splitlines() == among_all.out.splitlines()
     assert f"Usage: reellama {command} " in alone.out
+
+
+def test_a_wrong_command_of_a_group_is_told_with_the_right_ones(
+    reellama: Callable[..., Result],
+) -> None:
+    result = reellama("gguf", "quantise")
+    assert result.status == 2
+    assert "No such command 'quantise'" in result.err
+    assert "quantize" in result.err.replace("quantise", "")

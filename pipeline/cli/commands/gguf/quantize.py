@@ -117,7 +117,6 @@ def command(
     """Quantize a model into one type or several."""
     from reellama.gguf_tools.quantization.quant_options import parse_metadata, read_tensor_types
     from reellama.gguf_tools.quantization.quantize_child import QuantizerProcess
-    from reellama.pipeline.cli.options import parse_adapters
 
     tensor_types = [_override(text) for text in tensor_type or ()]
     if tensor_type_file is not None:
@@ -136,6 +135,7 @@ def command(
     with QuantizerProcess() as quantizer, _progress() as report:
         # llama.cpp is loaded in the child while the rest is imported here.
         from reellama.gguf_tools.quantization.quantize import quantize
+        from reellama.pipeline.cli.options import parse_adapters
 
         results = quantize(
             source,

@@ -1,0 +1,37 @@
+"""The metadata of a GGUF file: values by key."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from reellama.gguf_tools.format.header_cursor import PackedArray
+
+
+class HeaderMetadata(Mapping[str, Any]):
+    """An int, float, bool, str, or a list of one of these, for each key. It cannot be changed.
+
+    Lists are made when somebody looks at them: most commands need no vocabulary, and to make its
+    strings takes longer than to read all the rest of a header.
+    """
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self._values = dict(values)
+
+    def __getitem__(self, key: str) -> Any:
+        value = self._values[key]
+        if isinstance(value, PackedArray):
+            value = self._values[key] = value.unpack()
+        return value
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._values
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
