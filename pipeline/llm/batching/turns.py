@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from reellama.pipeline.llm.batching.slots import N_READ_SHORT, WRITE_WORK, Answer, Slot
 
 TURN = 512  # work after which an answer may be paused
+LITTLE = 64  # work that a long prompt loses without harm when it makes room
 MUCH_SHORTER = 4  # times fewer cells
 MOST_CLIENTS = 1024  # whose work is remembered
 
@@ -43,8 +44,9 @@ class Turns:
         longest. Long prompts that are read have half of the places: they are read one after the
         other, and with more of them there would be none for short ones.
         """
-        n_long = sum(bool(each.unread) and not each.is_short for each in _running(slots))
-        full = n_long >= max(1, len(slots) // 2)
+        n_long = sum(_reads_long(each) for each in _running(slots))
+        # The second one would only wait there to be read: not in the last place that is free.
+        full = n_long >= max(1, len(slots) // 2) or (n_long > 0 and len(free) < 2)
         able = [each for each in self.waiting if not (full and _is_long(each, free))]
         if not able:
             return None
@@ -69,14 +71,17 @@ class Turns:
 
         None is free soon where each answer has had its turn, or will with its prompt. Those who had
         one are paused, and for much shorter ones those whose long prompts wait to be read, but not
-        the one that began first: it gets through. Nobody is paused for another one of its own
-        client that is not much shorter. It is the one with the fewest cells to read again, of the
-        clients with the most answers now.
+        the one that began first: it gets through. One that has hardly begun to be read, while
+        another one is, makes room however soon a place is free. Nobody is paused for another one of
+        its own client that is not much shorter. It is the one with the fewest cells to read again,
+        of the clients with the most answers now.
         """
         answers = {slot: slot.answer for slot in slots if slot.answer is not None}
-        if len(answers) < len(slots) or not all(map(_lasts, answers.values())):
+        if len(answers) < len(slots):
             return None
         first = min(answers, key=lambda slot: answers[slot].begun)
+        if not all(map(_lasts, answers.values())):
+            answers = _idle(answers)
         answers = {
             slot: answer
             for slot, answer in answers.items()
@@ -110,6 +115,21 @@ def _is_long(answer: Answer, free: Sequence[Slot]) -> bool:
     if len(keys) <= N_READ_SHORT:
         return False
     return len(keys) - max(slot.cache.common_prefix(keys) for slot in free) > N_READ_SHORT
+
+
+def _reads_long(answer: Answer) -> bool:
+    return bool(answer.unread) and not answer.is_short
+
+
+def _idle(answers: dict[Slot, Answer]) -> dict[Slot, Answer]:
+    """Long prompts that have hardly begun to be read, but for the one that is read next."""
+    long = {slot: answer for slot, answer in answers.items() if _reads_long(answer)}
+    next_one = min(long, key=lambda slot: long[slot].n_unread, default=None)
+    return {
+        slot: answer
+        for slot, answer in long.items()
+        if slot is not next_one and answer.work <= LITTLE
+    }
 
 
 def _had_turn(answer: Answer) -> bool:

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,45 @@ def test_long_prompts_leave_half_of_the_places_to_others(quick: Batcher) -> None
     for each in long:
         each.tokens()
     assert n_begun[0] == 2
+
+
+def test_a_long_prompt_that_only_waits_to_be_read_makes_room_for_short_ones(
+    quick: Batcher,
+) -> None:
+    first = Held(quick)
+    long = [Asked(quick, f"{i}" * 1900, client=f"{i}", max_tokens=1) for i in range(2)]
+    begun, go_on = threading.Event(), threading.Event()
+
+    def hold(_: object) -> None:  # after the first step, in which one of them was read
+        begun.set()
+        assert go_on.wait(30)
+
+    quick.submit(
+        GenerationJob(quick.tokenize_prompt([Text("hold")]), hold, options_of(max_tokens=1))
+    )
+    first.let_go()
+    assert begun.wait(30)
+    n_grown: list[int] = []  # of those that grow, when the first token of one of them comes
+    growing: list[GenerationJob] = []
+    ended = threading.Semaphore(0)
+
+    def note(job: int, news: object) -> None:
+        if news is None:
+            ended.release()
+        elif growing[job].stats.generated_tokens == 1:
+            n_grown.append(max(each.stats.generated_tokens for each in growing))
+
+    for i in range(3):
+        layout = quick.tokenize_prompt([Text(f"g{i}")])
+        options = options_of(sampling=FOREVER, max_tokens=40)
+        growing.append(GenerationJob(layout, partial(note, i), options, client=f"g{i}"))
+        quick.submit(growing[-1])
+    go_on.set()
+    assert all(ended.acquire(timeout=30) for _ in growing)
+    # The third one has not waited until another had ended.
+    assert len(n_grown) == 3 and max(n_grown) < 10
+    for each in long:
+        each.tokens()
 
 
 def test_a_long_prompt_counts_before_it_is_read(tiny_llama: Path) -> None:
