@@ -48,7 +48,7 @@ class TimelyProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
     def connection_made(self, transport: Any) -> None:
         """Begin to look at the connection now and then."""
         super().connection_made(transport)
-        self._was_idle = False
+        self._seen: Any = self  # the request that was last answered at the look before this one
         self._look = self.loop.call_later(HEADER_SECONDS / 2, self._close_if_idle)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -58,10 +58,10 @@ class TimelyProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
 
     def _close_if_idle(self) -> None:
         idle = self.cycle is None or self.cycle.response_complete
-        if idle and self._was_idle:
+        if idle and self.cycle is self._seen:
             self.transport.close()
             return
-        self._was_idle = idle
+        self._seen = self.cycle if idle else self
         self._look = self.loop.call_later(HEADER_SECONDS / 2, self._close_if_idle)
 
 

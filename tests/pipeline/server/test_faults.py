@@ -2,13 +2,14 @@
 
 import asyncio
 import ctypes
+import http.client
 import json
 import os
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -301,6 +302,20 @@ def test_a_connection_on_which_nothing_comes_is_closed(monkeypatch: pytest.Monke
             with socket.create_connection((place.host, place.port or 0), timeout=60) as slow:
                 slow.sendall(sent)
                 assert slow.recv(12) == answer
+
+
+def test_a_connection_that_is_used_is_not_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reellama.pipeline.server.timeouts.HEADER_SECONDS", 0.2)
+    with serving(n_ctx=256) as own:
+        place = httpx.URL(own)
+        kept = http.client.HTTPConnection(place.host, place.port, timeout=60)
+        with closing(kept):
+            begin = time.monotonic()
+            while time.monotonic() - begin < 1:
+                kept.request("GET", "/healthz")
+                assert kept.getresponse().read() == b'{"status":"ok"}'
+                kept.auto_open = 0  # the same connection from now on
+                time.sleep(0.01)
 
 
 def test_a_request_of_http_1_0_needs_no_host(url: str) -> None:
