@@ -103,7 +103,8 @@ def good_new_video(to: Sending, rng: random.Random) -> httpx.Response:
 
 
 def good_embed(to: Sending, rng: random.Random) -> httpx.Response:
-    return to.post("/api/embed", {"model": "mini", "input": f"{rng.random()} of a dog"})
+    text = rng.choice([f"{rng.random()} of a dog", "A dog runs. " * 100])
+    return to.post("/api/embed", {"model": "mini", "input": text})
 
 
 def good_message(to: Sending, rng: random.Random) -> httpx.Response:

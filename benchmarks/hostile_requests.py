@@ -82,8 +82,11 @@ class GoodClients:
         with httpx.Client(timeout=60) as http:
             while not meanwhile.done():
                 begin = time.perf_counter()
-                if http.get(f"{self.url}/healthz").status_code != 200:
-                    self.wrong.append("it is not healthy")
+                try:
+                    if http.get(f"{self.url}/healthz").status_code != 200:
+                        self.wrong.append("it is not healthy")
+                except httpx.HTTPError as error:
+                    self.wrong.append(f"/healthz: {error!r}")
                 health.append(time.perf_counter() - begin)
                 time.sleep(HEALTH_EVERY)
 
@@ -195,6 +198,7 @@ def report(alone: Waits, beside: Waits, health: Mapping[str, list[float]], fate:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=100_000, help="hostile ones")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="at most")
     parser.add_argument("--alone", type=int, default=44, help="good ones, before and after")
     parser.add_argument("--each", type=float, help="seconds for each kind by itself")
     parser.add_argument("--kinds", nargs="+", choices=[*KINDS], default=[*KINDS])
@@ -230,7 +234,7 @@ def campaign(
 
     def send(begin: int, end: int) -> None:
         numbers = range(options.seed + begin, options.seed + end)
-        found = by.begin(numbers, options.kinds)
+        found = by.begin(numbers, options.kinds, 60 * options.minutes / (N_ROUNDS + 1))
         fate.add(good.keep_asking(found, beside, health["beside them"]))
 
     n = options.requests
@@ -240,7 +244,7 @@ def campaign(
     ends = [settled + (n - settled) * i // N_ROUNDS for i in range(N_ROUNDS + 1)]
     for begin, end in itertools.pairwise(ends):
         send(begin, end)
-        after = rest(server, f"after {end}")
+        after = rest(server, f"after {fate.statuses.total()}")
     good.ask(options.alone, alone)
     longer = report(alone, beside, health, fate)
     print(f"memory {after / before - 1:+.1%}")

@@ -12,8 +12,8 @@ LARGE = 1 << 20  # bytes
 def return_large_blocks() -> None:
     """Let glibc give every large block back when it is freed. Nothing elsewhere.
 
-    By itself it soon keeps all but the largest, for the next time, and there is none in a program
-    that answers once.
+    By itself it soon keeps all but the largest, for the next time. In a program that answers once
+    there is none, and in a server they are many, of many threads.
     """
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none

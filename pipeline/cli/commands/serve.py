@@ -111,8 +111,10 @@ def run(place: ListenOptions, load: ServedModelOptions, log_level: str, unit: st
             f"{error.name} is not installed: pip install 'reellama[serve]'"
         ) from error
 
+    from reellama.gguf_tools.heap import return_large_blocks
     from reellama.pipeline.cli.console import note
     from reellama.pipeline.server import logs
+    from reellama.pipeline.server.admission.spare_memory import keep_what_is_there
     from reellama.pipeline.server.app import create_app
     from reellama.pipeline.server.local import local_socket
     from reellama.pipeline.server.timeouts import uvicorn_config
@@ -128,6 +130,8 @@ def run(place: ListenOptions, load: ServedModelOptions, log_level: str, unit: st
             settings = replace(settings, local_socket=local[0])
             sockets.append(local[1])
         app = create_app(settings)
+        return_large_blocks()
+        keep_what_is_there()
         # uvloop has no TCP servers on Unix sockets.
         config = uvicorn_config(app, log_config=None, access_log=False, loop="asyncio")
         server = uvicorn.Server(config)

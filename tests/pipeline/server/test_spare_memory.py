@@ -1,7 +1,19 @@
 """Memory of large requests is given back, some time after them and once for all."""
 
 import asyncio
+import gc
+import re
+import subprocess
+import sys
+import time
+import weakref
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
 
+import httpx
+import psutil
 import pytest
 
 from reellama.gguf_tools import heap
@@ -35,3 +47,56 @@ def test_memory_is_given_back_once_after_large_requests(
 
     asyncio.run(requests())
     assert len(given_back) == n
+
+
+class Body:
+    """A large one, which refers to itself, as an error with its traceback does."""
+
+    def __init__(self) -> None:
+        self.self = self
+
+
+def test_what_refers_to_itself_is_freed_too(given_back: list[bool]) -> None:
+    async def request() -> None:
+        SpareMemory().took(LARGE)
+        while not given_back:
+            await asyncio.sleep(0.01)
+
+    gc.disable()
+    try:
+        body = weakref.ref(Body())
+        assert body() is not None
+        asyncio.run(asyncio.wait_for(request(), 30))
+        assert body() is None
+    finally:
+        gc.enable()
+
+
+def served(store: Path) -> Iterator[tuple[str, psutil.Process]]:
+    """A server as people start it, in a process of its own."""
+    command = [sys.executable, "-m", "reellama.pipeline.cli.main", "serve", "--port", "0"]
+    command += ["--n-ctx", "256", "--log-level", "error", "--store", str(store)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        try:
+            found = re.search(r"http://\S+", process.stderr.readline())
+            assert found
+            yield found[0], psutil.Process(process.pid)
+        finally:
+            process.terminate()
+
+
+@pytest.mark.measures
+def test_large_requests_leave_a_server_as_large_as_it_was(tmp_path: Path) -> None:
+    with contextmanager(served)(tmp_path) as (url, server):
+
+        def generate(prompt: str) -> int:
+            asked = {"model": "mini", "prompt": prompt, "options": {"num_predict": 1}}
+            return httpx.post(f"{url}/api/generate", json=asked, timeout=120).status_code
+
+        with ThreadPoolExecutor(12) as clients:
+            assert list(clients.map(generate, ["Go."] * 12)) == [200] * 12
+            before = server.memory_info().rss
+            assert list(clients.map(generate, ["word " * 10**6] * 48)) == [400] * 48
+        time.sleep(spare_memory.SECONDS + 2)
+        assert server.memory_info().rss < 1.1 * before
