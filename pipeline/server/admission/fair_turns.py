@@ -15,7 +15,7 @@ LEAST = 0.001  # seconds that a turn counts for at least
 
 
 @dataclass
-class Turn:
+class FairTurn:
     """A client's turn; `seconds` is what it counts for, the clock's where that is None."""
 
     client: str
@@ -35,9 +35,9 @@ class FairTurns:
         self._had: defaultdict[str, float] = defaultdict(float)  # seconds, by client
 
     @asynccontextmanager
-    async def turn(self) -> AsyncIterator[Turn]:
+    async def turn(self) -> AsyncIterator[FairTurn]:
         """A turn for CLIENT, as soon as it has one."""
-        turn = Turn(CLIENT.get())
+        turn = FairTurn(CLIENT.get())
         await self._begin(turn.client)
         begin = time.monotonic()
         try:
