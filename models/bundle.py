@@ -245,10 +245,9 @@ class Bundle:
         self.networks.session("tower")
 
     def prepare_projection(self, frames: Sequence[np.ndarray]) -> None:
-        """Load what `project` most likely needs for a video of such frames: in another thread,
-        while the tower looks at all of them."""
+        """Load the network that `project` most likely needs for a video of such frames: in another
+        thread, while others are read and seen."""
         self.networks.session(self._projection(self.features(frames)))
-        self.labels  # noqa: B018  # loads them
 
     @property
     def encoder(self) -> FrameEncoder:
@@ -282,8 +281,9 @@ class Bundle:
 
     def project(self, features: np.ndarray, times: np.ndarray) -> np.ndarray:
         """Features `[T, cells, channels]` at `times [T]` seconds -> `[tokens, n_embd]`."""
-        (soft,) = self.networks.run(self._projection(features), features, times)
-        rows = [soft, *([self.labels.tokens(features)] if self.labels else [])]
+        # The labels first: the network may still be loading.
+        labels = [self.labels.tokens(features)] if self.labels else []
+        rows = [*self.networks.run(self._projection(features), features, times), *labels]
         return np.ascontiguousarray(np.concatenate(rows))
 
     def interpret(self, features: np.ndarray, times: np.ndarray) -> list[SlotReading]:

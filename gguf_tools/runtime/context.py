@@ -183,6 +183,19 @@ class Context(Closeable):
         """How many threads compute at present."""
         return int(llama.llama_n_threads(self.ptr))
 
+    @contextmanager
+    def single_threaded(self) -> Iterator[None]:
+        """Compute with one thread in the block, whatever the load: beside work of this process that
+        takes the other cores, several threads would spin while they wait for each other."""
+        n_threads, follows_load = self.n_threads, self._follows_load
+        self._follows_load = False
+        llama.llama_set_n_threads(self.ptr, 1, 1)
+        try:
+            yield
+        finally:
+            self._follows_load = follows_load
+            llama.llama_set_n_threads(self.ptr, n_threads, n_threads)
+
     def set_adapters(self, adapters: Sequence[tuple[Path, float]]) -> None:
         """Apply GGUF LoRA adapters, each with its scale. The model owns and frees them."""
         apply_adapters(self.ptr, self.model, adapters)

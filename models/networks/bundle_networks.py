@@ -24,7 +24,7 @@ class BundleNetworks:
     def __init__(self, sources: Mapping[str, ClipPart | FeatureSource]) -> None:
         self._sources = sources
         self._opened: dict[str, OpenedNetwork] = {}
-        self._opening = threading.Lock()
+        self._opening = {name: threading.Lock() for name in sources}
 
     @property
     def remark(self) -> str:
@@ -36,7 +36,7 @@ class BundleNetworks:
 
         Raises BundleError for weights that are damaged, and where there is no torch either.
         """
-        with self._opening:
+        with self._opening[name]:
             if name not in self._opened:
                 self._opened[name] = open_network(self._sources[name])
             session: GraphSession | None = self._opened[name].session

@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing, nullcontext, suppress
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +34,8 @@ from reellama.pipeline.chat.video_encoder import VideoEncoder
 from reellama.pipeline.llm.engine import GREEDY_SAMPLING, Engine, EngineStats, Text
 from reellama.pipeline.progress_callbacks import Progress
 from reellama.pipeline.video.read_options import VideoReadOptions
+
+SMALL_LLM = 512 << 20  # bytes of one whose first words one thread reads in a tenth of a second
 
 
 class VideoChat:
@@ -113,7 +115,10 @@ class VideoChat:
                 self._path, _ = merged_or_beside(self._llm, own, self._merged, make=True)
             beside = () if self._is_merged else own
             loaded = Engine(self._path, lora=[*beside, *lora], **engine)
-        Chat(loaded, system=self._system).read_ahead()  # what stands before any video
+        # What stands before any video. Frames are seen meanwhile, which takes a core or two.
+        small = isinstance(self.bundle, Bundle) and self._path.stat().st_size <= SMALL_LLM
+        with loaded.single_threaded() if small else nullcontext():
+            Chat(loaded, system=self._system).read_ahead()
         return loaded
 
     @property

@@ -67,16 +67,20 @@ class VideoEncoder:
                 arrays = self.cache.read(key)
                 if arrays is not None and (known := _known(arrays, path, options)) is not None:
                     return known
-            with ThreadPoolExecutor(1) as beside:
-                beside.submit(self.bundle.prepare)  # where it fails `features` says so
-                with opened(path) as source:
-                    clip = read_frames(source, options, progress=progress)
-                    clip = replace(clip, subtitles=_subtitles(source, options))
-        with timings.stage("tower"), ThreadPoolExecutor(1) as beside:
-            beside.submit(self.bundle.prepare_projection, clip.frames[:1])  # `project` says so
-            features = self.bundle.features(clip.frames)  # [T, cells, channels]
-        with timings.stage("projector"):
-            array = self.bundle.project(features, clip.times)
+        # Beside this, the networks are loaded: where that fails, whoever needs them says so.
+        with ThreadPoolExecutor(1) as beside:
+            with timings.stage("read"), opened(path) as source:
+                beside.submit(self.bundle.prepare)
+
+                def prepare_projection(frame: np.ndarray) -> None:
+                    beside.submit(self.bundle.prepare_projection, [frame])
+
+                clip = read_frames(source, options, progress=progress, first=prepare_projection)
+                clip = replace(clip, subtitles=_subtitles(source, options))
+            with timings.stage("tower"):
+                features = self.bundle.features(clip.frames)  # [T, cells, channels]
+            with timings.stage("projector"):
+                array = self.bundle.project(features, clip.times)
         encoded = EncodedFrames(array, clip.times, frame_size(clip.frames))
         remark = self.bundle.remark_on(features)
         if remark and (note := scenes_note(clip.times, clip.frames)):

@@ -29,6 +29,9 @@ def main() -> None:
     # Python looks for garbage after every 700 objects or so: a program that imports makes a hundred
     # thousand, and hardly any garbage.
     gc.set_threshold(50_000, *gc.get_threshold()[1:])
+    # A thread of numpy's BLAS spins for a tenth of a second when it has nothing to do, which takes
+    # a core from what starts beside it. The number is a power of two, in cycles.
+    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "10")
     run_late(["gguf", "llama_cpp"])
     sys.unraisablehook = _unraisable
     _open_closed_streams()

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -185,6 +185,10 @@ class Engine:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def single_threaded(self) -> AbstractContextManager[None]:
+        """See `Context.single_threaded`."""
+        return self._ctx.single_threaded()
 
     def clear(self) -> None:
         """Empty the KV cache."""

@@ -104,6 +104,7 @@ def read_frames(
     options: VideoReadOptions = VideoReadOptions(),
     *,
     progress: Progress | None = None,
+    first: Callable[[np.ndarray], None] | None = None,
     **changes: Any,
 ) -> Clip:
     """Frames of a video, an animated or still picture, or a folder of pictures.
@@ -111,6 +112,7 @@ def read_frames(
     video:    a path, or what `open_video` gave, which stays open.
     options:  which frames; `changes` are fields of it: `read_frames(path, frames=8, start=2.0)`.
     progress: called as progress(done, total) after each step.
+    first:    called with the first frame, while the others are still to be read.
 
     The pictures of a folder come in natural order, one second apart.
     Raises VideoError, with one line for people, when there is nothing to return.
@@ -118,7 +120,11 @@ def read_frames(
     options = replace(options, **changes)
     with opened(video) as source:
         known = len(source.notes)  # on the file itself; those that follow are on this read
-        taken = list(select_frames(source, options, progress))
+        taken: list[tuple[float, np.ndarray]] = []
+        for time, rgb in select_frames(source, options, progress):
+            if first is not None and not taken:
+                first(rgb)
+            taken.append((time, rgb))
         clip = Clip(
             frames=[rgb for _, rgb in taken],
             times=np.array([time for time, _ in taken], dtype=np.float64),

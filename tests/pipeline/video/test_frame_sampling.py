@@ -45,6 +45,17 @@ def test_uniform_takes_the_centres_of_equal_intervals(ten_seconds: Path):
     assert clip.notes == ()
 
 
+def test_the_first_frame_is_handed_on_while_others_are_read(ten_seconds: Path):
+    happened: list[str] = []
+    read_frames(
+        ten_seconds,
+        frames=3,
+        progress=lambda done, total: happened.append(f"{done} of {total}"),
+        first=lambda frame: happened.append(f"picture {number(frame)}"),
+    )
+    assert happened == ["1 of 3", "picture 16", "2 of 3", "3 of 3"]
+
+
 def test_fps_takes_frames_at_a_fixed_rate(ten_seconds: Path):
     clip = read_frames(ten_seconds, frames=100, sampling="fps", fps=2)
     assert clip.times == pytest.approx(np.arange(20) / 2)
