@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import socket
 import threading
 from collections.abc import Callable, Iterable
 from multiprocessing.queues import SimpleQueue
@@ -126,11 +125,10 @@ def spawn(function: Callable[..., Any], processes: int, *arguments: Any) -> None
     Raises the ReellamaError that one of them raised.
     """
     errors = mp.get_context("spawn").SimpleQueue()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    # It listens from here on, so that no other program can take the port before they meet there.
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     try:
-        mp.spawn(_member, (processes, port, errors, function, arguments), processes)
+        mp.spawn(_member, (processes, store.port, errors, function, arguments), processes)
     except mp.ProcessExitedException as error:
         message = "training stopped: one of its processes ended" if errors.empty() else errors.get()
         raise ReellamaError(message) from error
@@ -151,6 +149,9 @@ def _member(
         "LOCAL_RANK": str(number),
         "WORLD_SIZE": str(processes),
         "LOCAL_WORLD_SIZE": str(processes),
+        # As under torchrun: the store is there already, and process 0 does not begin one.
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "TORCHELASTIC_RESTART_COUNT": "0",
     }
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
 from pathlib import Path
@@ -295,13 +295,13 @@ def test_a_file_that_would_lie_outside_of_the_repository_is_not_seen(server: Hub
 
 
 @pytest.fixture
-def nowhere(monkeypatch: pytest.MonkeyPatch) -> str:
-    """An address where nothing answers."""
+def nowhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An address where nothing answers: the port is taken."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
         monkeypatch.setenv("HF_ENDPOINT", url)
-        return url
+        yield url
 
 
 def test_without_a_network_there_is_what_is_on_this_machine(

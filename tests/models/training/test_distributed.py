@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing as mp
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -53,6 +54,20 @@ def _started_in_background(folder: Path) -> None:
 def _endless(folder: Path) -> None:
     (folder / str(os.getpid())).touch()
     time.sleep(600)
+
+
+def test_nobody_else_can_take_the_port_where_processes_meet(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def taken(member: object, arguments: tuple[object, ...], processes: int) -> None:
+        with socket.socket() as other, pytest.raises(OSError, match="in use"):
+            other.bind(("127.0.0.1", arguments[1]))
+        seen.append(processes)
+
+    seen: list[int] = []
+    monkeypatch.setattr("torch.multiprocessing.spawn", taken)
+    distributed.spawn(_shared, 2, Path())
+    assert seen == [2]
 
 
 def _runs(pid: int) -> bool:

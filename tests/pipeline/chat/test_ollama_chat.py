@@ -35,13 +35,13 @@ def ollama(monkeypatch: pytest.MonkeyPatch) -> Iterator[Ollama]:
 
 
 @pytest.fixture
-def nowhere(monkeypatch: pytest.MonkeyPatch) -> str:
-    """OLLAMA_HOST is a port at which nobody listens."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        host = f"127.0.0.1:{free.getsockname()[1]}"
-    monkeypatch.setenv("OLLAMA_HOST", host)
-    return host
+def nowhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """OLLAMA_HOST is a port that is taken, so that nobody else listens at it."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        host = f"127.0.0.1:{taken.getsockname()[1]}"
+        monkeypatch.setenv("OLLAMA_HOST", host)
+        yield host
 
 
 @pytest.fixture
