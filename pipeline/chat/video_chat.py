@@ -113,11 +113,11 @@ class VideoChat:
             own = self.bundle.lora
             if merge and not self._is_merged:
                 self._path, _ = merged_or_beside(self._llm, own, self._merged, make=True)
-            beside = () if self._is_merged else own
-            loaded = Engine(self._path, lora=[*beside, *lora], **engine)
-        # What stands before any video. Frames are seen meanwhile, which takes a core or two.
-        small = isinstance(self.bundle, Bundle) and self._path.stat().st_size <= SMALL_LLM
-        with loaded.single_threaded() if small else nullcontext():
+            unmerged = () if self._is_merged else own
+            loaded = Engine(self._path, lora=[*unmerged, *lora], **engine)
+        # What stands before any video; beside one that is looked at.
+        beside = self._encoder.busy and self._path.stat().st_size <= SMALL_LLM
+        with loaded.single_threaded() if beside else nullcontext():
             Chat(loaded, system=self._system).read_ahead()
         return loaded
 

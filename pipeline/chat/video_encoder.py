@@ -43,10 +43,14 @@ class SeenVideo(NamedTuple):
 
 
 class VideoEncoder:
-    """Looks at videos for a bundle. cache: where what was seen is kept; None keeps nothing."""
+    """Looks at videos for a bundle. cache: where what was seen is kept; None keeps nothing.
+
+    busy: whether frames are being read or seen just now, which takes a core or two.
+    """
 
     def __init__(self, bundle: VideoBundle, cache: ArrayCache | None) -> None:
         self.bundle, self.cache = bundle, cache
+        self.busy = False
 
     def encode(
         self,
@@ -67,20 +71,11 @@ class VideoEncoder:
                 arrays = self.cache.read(key)
                 if arrays is not None and (known := _known(arrays, path, options)) is not None:
                     return known
-        # Beside this, the networks are loaded: where that fails, whoever needs them says so.
-        with ThreadPoolExecutor(1) as beside:
-            with timings.stage("read"), opened(path) as source:
-                beside.submit(self.bundle.prepare)
-
-                def prepare_projection(frame: np.ndarray) -> None:
-                    beside.submit(self.bundle.prepare_projection, [frame])
-
-                clip = read_frames(source, options, progress=progress, first=prepare_projection)
-                clip = replace(clip, subtitles=_subtitles(source, options))
-            with timings.stage("tower"):
-                features = self.bundle.features(clip.frames)  # [T, cells, channels]
-            with timings.stage("projector"):
-                array = self.bundle.project(features, clip.times)
+        self.busy = True
+        try:
+            clip, features, array = self._look(path, options, timings, progress)
+        finally:
+            self.busy = False
         encoded = EncodedFrames(array, clip.times, frame_size(clip.frames))
         remark = self.bundle.remark_on(features)
         if remark and (note := scenes_note(clip.times, clip.frames)):
@@ -94,6 +89,30 @@ class VideoEncoder:
             facts = ClipFacts(clip.duration, clip.notes, clip.facts, seen.remark, lines)
             self.cache.write(key, **encoded._asdict(), **{FACTS: facts.to_array()})
         return seen
+
+    def _look(
+        self,
+        path: Path,
+        options: VideoReadOptions,
+        timings: Timings,
+        progress: Progress | None,
+    ) -> tuple[Clip, np.ndarray, np.ndarray]:
+        """A video's clip, its features `[T, cells, channels]` and its soft tokens."""
+        # Beside this, the networks are loaded: where that fails, whoever needs them says so.
+        with ThreadPoolExecutor(1) as beside:
+            with timings.stage("read"), opened(path) as source:
+                beside.submit(self.bundle.prepare)
+
+                def prepare_projection(frame: np.ndarray) -> None:
+                    beside.submit(self.bundle.prepare_projection, [frame])
+
+                clip = read_frames(source, options, progress=progress, first=prepare_projection)
+                clip = replace(clip, subtitles=_subtitles(source, options))
+            with timings.stage("tower"):
+                features = self.bundle.features(clip.frames)
+            with timings.stage("projector"):
+                array = self.bundle.project(features, clip.times)
+        return clip, features, array
 
     def _key(self, path: Path, options: VideoReadOptions) -> str | None:
         """What the soft tokens of a video depend on; None for what cannot be read."""
