@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -11,6 +12,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from reellama.pipeline.server.admission.work_threads import WorkThreads
 from reellama.pipeline.server.anthropic import messages_routes
 from reellama.pipeline.server.client_errors import error_body
 from reellama.pipeline.server.files import file_routes
@@ -23,6 +25,10 @@ from reellama.pipeline.server.responses import responses_routes
 from reellama.pipeline.server.service import Service
 from reellama.pipeline.server.settings import Settings
 
+# After so long a thread that computes in Python lets another one go on: the loop answers, and the
+# next token is written, however many of them there are.
+SWITCH_SECONDS = 0.001
+
 
 def create_app(settings: Settings) -> FastAPI:
     """An ASGI application; `app.state.service` is its service."""
@@ -34,10 +40,14 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await asyncio.to_thread(service.store.sweep)
         await asyncio.to_thread(service.files.sweep)
+        before = sys.getswitchinterval()
+        sys.setswitchinterval(SWITCH_SECONDS)
         yield
+        sys.setswitchinterval(before)
         if settings.local_socket is not None:  # here, for uvicorn ends by the signal that it got
             settings.local_socket.unlink(missing_ok=True)
         await service.close()
+        app.state.bodies.close()
 
     # No pages of documentation: they would load scripts from elsewhere.
     app = FastAPI(
@@ -48,6 +58,7 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     app.state.service = service
+    app.state.bodies = WorkThreads("bodies")
     app.include_router(generate_routes.router)
     app.include_router(openai_routes.router)
     app.include_router(local_routes.router)

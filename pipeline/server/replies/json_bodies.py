@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from fastapi import Depends, Request
@@ -14,6 +14,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import SchemaValidator
 
 from reellama.gguf_tools.errors import ReellamaError
+from reellama.pipeline.server.admission.spare_memory import LARGE
+from reellama.pipeline.server.admission.work_threads import WorkThreads
 
 # Of larger bodies the place of a problem is told as pydantic has it.
 MOST_SEARCHED = 4 << 20  # bytes
@@ -36,7 +38,13 @@ def json_body(schema: type[BaseModel]) -> Any:
     """The request's body as `schema`, whatever its content type: curl's -d does not say JSON."""
 
     async def read(request: Request) -> BaseModel:
-        return await asyncio.to_thread(parse_body, schema, await request.body())
+        data = await request.body()
+        if len(data) <= LARGE:
+            return await asyncio.to_thread(parse_body, schema, data)
+        # One after the other: several threads that read would share the interpreter with the loop.
+        threads: WorkThreads = request.app.state.bodies
+        parsed: BaseModel = await threads.run(partial(parse_body, schema, data))
+        return parsed
 
     return Depends(read)
 

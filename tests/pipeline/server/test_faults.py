@@ -6,21 +6,25 @@ import http.client
 import json
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import httpx
 import pytest
+from pydantic import BaseModel, field_validator
 
 from reellama.pipeline.llm.generation_options import GenerationOptions
+from reellama.pipeline.server.admission.spare_memory import LARGE
+from reellama.pipeline.server.app import create_app
 from reellama.pipeline.server.chat.chat_request import ChatRequest, ServiceMessage
 from reellama.pipeline.server.chat.request_options import RequestOptions
 from reellama.pipeline.server.openai.openai_schemas import ChatCompletionRequest
-from reellama.pipeline.server.replies.json_bodies import BodyProblem, parse_body
+from reellama.pipeline.server.replies.json_bodies import BodyProblem, json_body, parse_body
 from reellama.pipeline.server.service import Service
 from reellama.pipeline.server.settings import Settings
 from tests.helpers.live_server import serving
@@ -99,6 +103,44 @@ def test_what_cannot_be_done_is_refused_and_the_next_request_is_answered(
     assert reason in json.dumps(reply.json(), ensure_ascii=False)
     assert generate(url).json()["done"]
     assert httpx.get(f"{url}/healthz").json() == {"status": "ok"}
+
+
+def test_a_thread_that_computes_lets_others_go_on_soon(url: str) -> None:
+    assert generate(url).json()["done"]
+    assert sys.getswitchinterval() == pytest.approx(0.001)
+
+
+def test_large_bodies_are_read_one_after_the_other() -> None:
+    now, most = [0], [0]
+
+    class Slow(BaseModel):
+        text: str
+
+        @field_validator("text")
+        @classmethod
+        def _count(cls, text: str) -> str:
+            now[0] += 1
+            most[0] = max(most[0], now[0])
+            time.sleep(0.02)
+            now[0] -= 1
+            return text
+
+    app = create_app(Settings(cache=None))
+
+    @app.post("/slow")
+    async def slow(asked: Annotated[Slow, json_body(Slow)]) -> int:
+        return len(asked.text)
+
+    async def send_all(size: int) -> list[int]:
+        place = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=place, base_url="http://localhost") as client:
+            asked = [client.post("/slow", json={"text": "x" * size}) for _ in range(6)]
+            return [reply.json() for reply in await asyncio.gather(*asked)]
+
+    assert asyncio.run(send_all(LARGE)) == [LARGE] * 6
+    assert most == [1]
+    assert asyncio.run(send_all(9)) == [9] * 6
+    assert most[0] > 1  # small ones wait for no large one
 
 
 @pytest.mark.parametrize(
