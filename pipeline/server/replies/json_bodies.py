@@ -67,7 +67,11 @@ def _validator(schema: type[BaseModel]) -> SchemaValidator:
 
     To tell of a hundred thousand takes seconds, in which nobody else is answered.
     """
-    return SchemaValidator(_fail_fast(schema.__pydantic_core_schema__), _use_prebuilt=False)
+    core_schema = _fail_fast(schema.__pydantic_core_schema__)
+    try:
+        return SchemaValidator(core_schema, _use_prebuilt=False)
+    except TypeError:  # an older pydantic: lists in parts that are models tell all that is wrong
+        return SchemaValidator(core_schema)
 
 
 def _fail_fast(core_schema: Any) -> Any:
