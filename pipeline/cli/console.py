@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -81,11 +82,38 @@ def shows_progress() -> bool:
 
 
 @contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Let Ctrl-C wait: where it interrupts rich as it draws, rich holds back all that follows."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class _Bars(Progress):
+    """Progress bars whose first drawing is not interrupted."""
+
+    def start(self) -> None:
+        """Begin to draw."""
+        with _undisturbed():
+            super().start()
+
+    def add_task(self, description: str, **settings: Any) -> TaskID:  # type: ignore[override]
+        """Add a bar, and draw it."""
+        with _undisturbed():
+            return super().add_task(description, **settings)
+
+
+@contextmanager
 def reading_bar(path: Path) -> Iterator[FrameProgress]:
     """A progress bar while frames of `path` are read and looked at; it leaves nothing behind."""
     name = strip_control(path.name or str(path))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=err, transient=True, disable=not shows_progress()) as bars:
+    with _Bars(*columns, console=err, transient=True, disable=not shows_progress()) as bars:
         task = bars.add_task(f"reading {name}", total=None)
 
         def report(done: float, total: float) -> None:
