@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,6 +22,8 @@ from reellama.pipeline.cli.terminal.terminal_memory import is_new_here
 from reellama.pipeline.video.timestamps import format_time
 
 if TYPE_CHECKING:  # commands about GGUF files need not wait until torch is loaded
+    from types import FrameType
+
     from rich.live import Live
 
     from reellama.pipeline.chat.conversation import Video
@@ -84,14 +87,18 @@ def shows_progress() -> bool:
 @contextmanager
 def _undisturbed() -> Iterator[None]:
     """Let Ctrl-C wait: where it interrupts rich as it draws, rich holds back all that follows."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    came: list[FrameType | None] = []
+    signal.signal(signal.SIGINT, lambda _, frame: came.append(frame))
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGINT, before)
+    if came:
+        before(signal.SIGINT, came[0])
 
 
 class _Bars(Progress):
@@ -106,6 +113,11 @@ class _Bars(Progress):
         """Add a bar, and draw it."""
         with _undisturbed():
             return super().add_task(description, **settings)
+
+    def stop(self) -> None:
+        """Take the bars away."""
+        with _undisturbed():
+            super().stop()
 
 
 @contextmanager
