@@ -102,7 +102,7 @@ def _undisturbed() -> Iterator[None]:
 
 
 class _Bars(Progress):
-    """Progress bars whose first drawing is not interrupted."""
+    """Progress bars that Ctrl-C does not leave half drawn, or half taken away."""
 
     def start(self) -> None:
         """Begin to draw."""
