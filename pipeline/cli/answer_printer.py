@@ -19,6 +19,7 @@ from reellama.pipeline.cli.console import (
     shows_progress,
     strip_control,
 )
+from reellama.pipeline.cli.terminal.progress_bars import Spinner
 
 if TYPE_CHECKING:  # an answer of a running server is printed without all this
     from reellama.pipeline.chat.conversation import Answer
@@ -112,7 +113,7 @@ def print_answer(answer: Answer, tokens: list[Token], *, probs: bool = False) ->
 def print_pieces(pieces: Generator[tuple[str, str], None, None]) -> None:
     """Write texts with their styles to stdout as they come, as `print_answer` does."""
     printer = AnswerPrinter(out)
-    waiting = err.status("[dim]thinking")
+    waiting = Spinner("[dim]thinking", console=err)
     with closing(pieces):
         try:
             if shows_progress():

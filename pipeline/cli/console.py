@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -22,8 +19,6 @@ from reellama.pipeline.cli.terminal.terminal_memory import is_new_here
 from reellama.pipeline.video.timestamps import format_time
 
 if TYPE_CHECKING:  # commands about GGUF files need not wait until torch is loaded
-    from types import FrameType
-
     from rich.live import Live
 
     from reellama.pipeline.chat.conversation import Video
@@ -85,47 +80,18 @@ def shows_progress() -> bool:
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Let Ctrl-C wait: where it interrupts rich as it draws, rich holds back all that follows."""
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(before):
-        yield
-        return
-    came: list[FrameType | None] = []
-    signal.signal(signal.SIGINT, lambda _, frame: came.append(frame))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if came:
-        before(signal.SIGINT, came[0])
-
-
-class _Bars(Progress):
-    """Progress bars that Ctrl-C does not leave half drawn, or half taken away."""
-
-    def start(self) -> None:
-        """Begin to draw."""
-        with _undisturbed():
-            super().start()
-
-    def add_task(self, description: str, **settings: Any) -> TaskID:  # type: ignore[override]
-        """Add a bar, and draw it."""
-        with _undisturbed():
-            return super().add_task(description, **settings)
-
-    def stop(self) -> None:
-        """Take the bars away."""
-        with _undisturbed():
-            super().stop()
-
-
-@contextmanager
 def reading_bar(path: Path) -> Iterator[FrameProgress]:
     """A progress bar while frames of `path` are read and looked at; it leaves nothing behind."""
+    if not shows_progress():  # nobody waits for the import of the bar
+        yield lambda done, total: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+
+    from reellama.pipeline.cli.terminal.progress_bars import Bars
+
     name = strip_control(path.name or str(path))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with _Bars(*columns, console=err, transient=True, disable=not shows_progress()) as bars:
+    with Bars(*columns, console=err, transient=True) as bars:
         task = bars.add_task(f"reading {name}", total=None)
 
         def report(done: float, total: float) -> None:
@@ -152,7 +118,10 @@ def merge_adapter(talk: VideoChat) -> None:
 
     Ctrl-C, a full disk and the like leave everything as it was.
     """
-    with suppress(ReellamaError, KeyboardInterrupt), err.status("[dim]merging the adapter"):
+    from reellama.pipeline.cli.terminal.progress_bars import Spinner
+
+    merging = Spinner("[dim]merging the adapter", console=err)
+    with suppress(ReellamaError, KeyboardInterrupt), merging:
         if talk.merge_adapter():
             note("the adapter is now merged into the LLM: answers come sooner from here on")
 

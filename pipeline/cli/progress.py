@@ -13,7 +13,6 @@ from rich.progress import (
     BarColumn,
     DownloadColumn,
     MofNCompleteColumn,
-    Progress,
     TextColumn,
     TimeRemainingColumn,
 )
@@ -22,6 +21,7 @@ from rich.text import Text
 from typer import BadParameter
 
 from reellama.pipeline.cli.console import err, note, out
+from reellama.pipeline.cli.terminal.progress_bars import Bars
 
 T = TypeVar("T")
 MAX_RANGE = 1000  # numbers
@@ -37,7 +37,7 @@ def progress_bar(description: str) -> Iterator[Callable[[float, float, str], Non
     What it gives takes how much is done, of how much, and what is being done.
     """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(
+    with Bars(
         *columns,
         TimeRemainingColumn(),
         console=err,
@@ -69,7 +69,7 @@ def byte_bar(doing: str) -> Iterator[Callable[[int, int], None]]:
     """A bar over the bytes of files."""
     bar = BarColumn()
     columns = (TextColumn("{task.description}"), bar, DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
+    with Bars(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
         task = bars.add_task(doing, total=None)
 
         def report(done: int, total: int) -> None:

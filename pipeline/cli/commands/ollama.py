@@ -53,12 +53,13 @@ def push(
 @contextmanager
 def _bar() -> Iterator[StepProgress]:
     """A progress bar for what is done just now; it leaves nothing behind."""
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+    from rich.progress import BarColumn, DownloadColumn, TextColumn
 
     from reellama.pipeline.cli.console import err, strip_control
+    from reellama.pipeline.cli.terminal.progress_bars import Bars
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn())
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
+    with Bars(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
         task = bars.add_task("", total=None)
 
         def report(what: str, done: float, total: float) -> None:

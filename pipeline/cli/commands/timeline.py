@@ -264,14 +264,15 @@ def _thumbnails(found: Sequence[SearchMatch], folder: Path) -> list[Path]:
 @contextmanager
 def _bars(video: Path) -> Iterator[StepProgress]:
     """A progress bar for what is done just now; it leaves nothing behind."""
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn
     from rich.progress import TimeRemainingColumn as Remaining
 
     from reellama.pipeline.cli.console import err, shows_progress, strip_control
+    from reellama.pipeline.cli.terminal.progress_bars import Bars
 
     name = strip_control(video.name or str(video))
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), Remaining())
-    with Progress(*columns, console=err, transient=True, disable=not shows_progress()) as bars:
+    with Bars(*columns, console=err, transient=True, disable=not shows_progress()) as bars:
         tasks: dict[str, int] = {}
 
         def report(doing: str, done: float, total: float) -> None:

@@ -14,6 +14,7 @@ from typer import Exit
 
 from reellama.pipeline.cli.commands.doctor.doctor_checks import SECTIONS, Finding, examine
 from reellama.pipeline.cli.console import err, out, strip_control
+from reellama.pipeline.cli.terminal.progress_bars import Spinner
 
 MARKS = {"ok": ("✓", "green"), "note": ("!", "yellow"), "bad": ("✗", "red")}
 ASCII_MARKS = {"ok": "ok", "note": "!", "bad": "X"}
@@ -23,7 +24,7 @@ def run(*, as_json: bool, speed: bool = False) -> None:
     """Examine everything, or `speed` alone; raises Exit(1) when something will not work."""
     findings: dict[str, list[Finding]] = {}
     for section, check in (_speed() if speed else SECTIONS).items():
-        with err.status(f"[dim]looking at: {section}"):
+        with Spinner(f"[dim]looking at: {section}", console=err):
             findings[section] = list(examine(check))
         if not as_json:
             out.print(Text(section, "bold"))

@@ -26,8 +26,9 @@ def command(
 
     from reellama.gguf_tools.locate.listing import list_files, lone_projectors
     from reellama.pipeline.cli.console import err, note, out
+    from reellama.pipeline.cli.terminal.progress_bars import Spinner
 
-    with err.status("[dim]reading the headers of models"):
+    with Spinner("[dim]reading the headers of models", console=err):
         files = list_files()
     found = [entry for entry in files if not entry.is_mmproj]
     if json:

@@ -57,7 +57,6 @@ def _bars() -> Iterator[FileProgress]:
     from rich.progress import (
         BarColumn,
         DownloadColumn,
-        Progress,
         TaskID,
         TextColumn,
         TimeRemainingColumn,
@@ -65,6 +64,7 @@ def _bars() -> Iterator[FileProgress]:
     )
 
     from reellama.pipeline.cli.console import err, strip_control
+    from reellama.pipeline.cli.terminal.progress_bars import Bars
 
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -74,7 +74,7 @@ def _bars() -> Iterator[FileProgress]:
         TimeRemainingColumn(),
     )
     tasks: dict[str, TaskID] = {}
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
+    with Bars(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
 
         def report(what: str, done: int, total: int) -> None:
             if what not in tasks:

@@ -218,10 +218,12 @@ def _progress() -> Iterator[QuantizeProgress]:
     if not err.is_terminal:  # nobody waits for the import of the bar
         yield lambda doing, done, total: None
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+
+    from reellama.pipeline.cli.terminal.progress_bars import Bars
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=err, transient=True) as bars:
+    with Bars(*columns, console=err, transient=True) as bars:
         task = bars.add_task("looking at the tensors", total=None)
 
         def report(doing: str, done: int, total: int) -> None:
