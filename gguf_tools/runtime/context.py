@@ -204,6 +204,19 @@ class Context(Closeable):
         """Forget all positions."""
         llama.llama_memory_clear(llama.llama_get_memory(self.ptr), False)
 
+    def state(self) -> np.ndarray:
+        """What the memory holds of sequence 0, as `load_state` takes it: uint8 `[bytes]`."""
+        found = np.empty(llama.llama_state_seq_get_size(self.ptr, 0), np.uint8)
+        n = llama.llama_state_seq_get_data(self.ptr, as_pointer(found), len(found), 0)
+        return found[:n]
+
+    def load_state(self, state: np.ndarray) -> bool:
+        """Put `state` of another context of the same model and settings into sequence 0.
+
+        Returns whether it could: after a failure the memory may hold some of it.
+        """
+        return bool(llama.llama_state_seq_set_data(self.ptr, as_pointer(state), len(state), 0))
+
     def decode(
         self,
         inputs: np.ndarray,

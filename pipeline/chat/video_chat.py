@@ -115,6 +115,8 @@ class VideoChat:
                 self._path, _ = merged_or_beside(self._llm, own, self._merged, make=True)
             unmerged = () if self._is_merged else own
             loaded = Engine(self._path, lora=[*unmerged, *lora], **engine)
+        if self._encoder.found:  # all that is asked is there, and may have been read before
+            return loaded
         # What stands before any video; beside one that is looked at.
         beside = self._encoder.busy and self._path.stat().st_size <= SMALL_LLM
         with loaded.single_threaded() if beside else nullcontext():
@@ -175,6 +177,10 @@ class VideoChat:
         if self._merged is None or self._is_merged:
             return False
         return make_merged(self._llm, self.bundle.lora, self._merged) is not None
+
+    def keep_prompt(self) -> None:
+        """Keep what the LLM made of the videos for whoever asks about them next; see `Engine`."""
+        self.engine.keep_prompt()
 
     def check_llm(self) -> None:
         """Raise ReellamaError when the LLM cannot answer now. One that is loaded here can."""

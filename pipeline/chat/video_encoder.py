@@ -46,11 +46,12 @@ class VideoEncoder:
     """Looks at videos for a bundle. cache: where what was seen is kept; None keeps nothing.
 
     busy: whether frames are being read or seen just now, which takes a core or two.
+    found: whether the last video was in the cache, so that somebody waits for the LLM alone.
     """
 
     def __init__(self, bundle: VideoBundle, cache: ArrayCache | None) -> None:
         self.bundle, self.cache = bundle, cache
-        self.busy = False
+        self.busy = self.found = False
 
     def encode(
         self,
@@ -70,8 +71,9 @@ class VideoEncoder:
             if self.cache is not None and key is not None:
                 arrays = self.cache.read(key)
                 if arrays is not None and (known := _known(arrays, path, options)) is not None:
+                    self.found = True
                     return known
-        self.busy = True
+        self.busy, self.found = True, False
         try:
             clip, features, array = self._look(path, options, timings, progress)
         finally:

@@ -218,12 +218,14 @@ class ModelOptions:
         if self.llm and self.llm.startswith(OLLAMA_PREFIX):
             return self._open_ollama(self.llm.removeprefix(OLLAMA_PREFIX), options)
         from reellama.gguf_tools.quantization.merged_llm import MERGED_LLMS
+        from reellama.models.array_cache import ArrayCache
+        from reellama.models.cache_folders import READ_PROMPTS
         from reellama.pipeline.chat.video_chat import VideoChat
 
         if needed is not None:
             options["n_ctx"] = lambda bundle, llm: min(self.n_ctx, needed(bundle, llm))
-        options |= {"lora": parse_adapters(self.lora), "merged": MERGED_LLMS, "merge": merge}
-        return VideoChat(llm=self.llm, wait=wait, **options)
+        options |= {"lora": parse_adapters(self.lora), "prompt_cache": ArrayCache(READ_PROMPTS)}
+        return VideoChat(llm=self.llm, wait=wait, merged=MERGED_LLMS, merge=merge, **options)
 
     def _open_ollama(self, name: str, options: dict[str, Any]) -> VideoChat:
         """Let the bundle's own LLM watch, and a model of Ollama's talk."""

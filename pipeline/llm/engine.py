@@ -39,6 +39,7 @@ from reellama.pipeline.llm.prompt import (
     split_spans,
     tokenize_prompt,
 )
+from reellama.pipeline.llm.prompt_cache import ArrayStore, PromptCache, llm_key
 from reellama.pipeline.llm.text_stream import TextStream
 from reellama.pipeline.llm.token_probabilities import log_softmax
 from reellama.pipeline.llm.token_sampling import Sampler
@@ -117,10 +118,9 @@ class Engine:
     """A model, its context, and the prompt that the KV cache holds.
 
     n_ctx: positions in the context (0: what the model was trained for). n_batch: positions decoded
-    in one call. n_threads: default cores that others leave free. n_gpu_layers: "auto" as many as
-    fit.
+    in a call. n_threads: default cores that others leave free. n_gpu_layers: "auto" what fits.
     type_k, type_v: KV cache types (f16, q8_0, q4_0, ...); a quantized V turns flash attention on.
-    lora: GGUF adapters with their scales.
+    lora: GGUF adapters with their scales. prompt_cache: where `keep_prompt` keeps prompts.
     Raises ReellamaError for a model, adapter or option that cannot be used.
     """
 
@@ -137,6 +137,7 @@ class Engine:
         type_v: str = "f16",
         flash_attn: str = "auto",
         lora: Sequence[tuple[str | Path, float]] = (),
+        prompt_cache: ArrayStore | None = None,
     ):
         self.path = Path(path)
         self.last = EngineStats()
@@ -155,6 +156,8 @@ class Engine:
         self.n_ctx = self._ctx.n_ctx
         self.n_embd = self._ctx.n_embd
         self._cache = KVCache(self._ctx.ptr)
+        key = llm_key(self._model, settings, lora)
+        self._prompts = PromptCache(prompt_cache, self._ctx, self._cache, key)
         self._drafts = TokenScorer(self.tokenizer, self._ctx.n_vocab)
         self._fresh = False  # llama.cpp's logits are those of the last position in the cache
         self._call = 0  # counts calls, so that a generation knows when another one took over
@@ -236,6 +239,13 @@ class Engine:
         state = _Generation(sampler, stream, n_probs, sampling.takes_likeliest)
         return self._generate(layout, state, max_tokens, self._call)
 
+    def keep_prompt(self) -> None:
+        """Keep the last prompt, up to its last soft token, so that the next engine need not read
+        it. What follows leaves the KV cache."""
+        self._begin()
+        self._fresh = False
+        self._prompts.keep()
+
     def logits_all(self, prompt: Sequence[PromptPart]) -> np.ndarray:
         """Read the whole prompt anew; the logits at every position, float32 [positions, n_vocab].
 
@@ -302,6 +312,7 @@ class Engine:
         n = len(layout.keys)
         if n > self.n_ctx:
             raise ContextOverflow(n, self.n_ctx)
+        self._prompts.restore(layout)
         cache = self._cache
         reusable = cache.common_prefix(layout.keys)
         if not (reusable == n == len(cache) and self._fresh):

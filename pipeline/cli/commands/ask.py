@@ -66,7 +66,7 @@ def run(
             _answer(talk, question.strip(), answer, output)
         else:
             _describe(talk, answer, output)
-        merge_adapter(talk)  # the answer is there: now for what makes the next one quick
+        merge_adapter(talk)
 
 
 def positions_needed(
@@ -114,6 +114,8 @@ def _answer(talk: VideoChat, question: str, answer: AnswerOptions, output: Outpu
             err.print(alternatives_table(tokens))
     if output.timings or is_verbose():
         err.print(timings_table(talk.timings))
+    sys.stdout.flush()  # the answer is there: now for what makes the next one quick
+    talk.keep_prompt()
 
 
 def print_json(talk: VideoChat, question: str, tokens: list[Token], *, probs: bool) -> None:

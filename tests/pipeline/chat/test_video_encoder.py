@@ -19,7 +19,7 @@ from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.quantization.merged_llm import MERGED_LLMS
 from reellama.models.array_cache import ArrayCache
 from reellama.models.bundle import Bundle
-from reellama.models.cache_folders import ENCODED_FRAMES
+from reellama.models.cache_folders import ENCODED_FRAMES, READ_PROMPTS
 from reellama.pipeline.chat import video_encoder
 from reellama.pipeline.chat.timings import Timings
 from reellama.pipeline.chat.video_chat import VideoChat
@@ -238,13 +238,15 @@ def test_processes_that_write_at_once_and_are_killed_leave_whole_entries(tmp_pat
 
 def test_the_cache_is_shown_and_emptied(reellama: Callable[..., Result]) -> None:
     ArrayCache(ENCODED_FRAMES).write("a", rows=np.zeros(10, np.float32))
+    ArrayCache(READ_PROMPTS).write("a", state=np.zeros(10, np.uint8))
     shown = reellama("cache")
     assert shown.status == 0 and "videos that were looked at" in shown.out
-    assert str(ENCODED_FRAMES) in shown.out and "1.0 GiB" in shown.out
+    assert str(ENCODED_FRAMES) in shown.out and str(READ_PROMPTS) in shown.out
+    assert "1.0 GiB" in shown.out
     assert str(MERGED_LLMS) in shown.out and "2.0 GiB" in shown.out
     cleared = reellama("cache", "clear")
     assert cleared.status == 0 and "removed" in cleared.err
-    assert not list(ENCODED_FRAMES.iterdir())
+    assert not [*ENCODED_FRAMES.iterdir(), *READ_PROMPTS.iterdir()]
     assert reellama("cache", "clear").status == 0
     wrong = reellama("cache", "burn")
     assert wrong.status == 2 and "neither show nor clear" in wrong.err

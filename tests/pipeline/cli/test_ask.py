@@ -60,6 +60,28 @@ def test_json_has_the_answer_and_what_led_to_it(
     assert data["timings"]["n_generated"] == 6
 
 
+def test_another_question_about_a_video_reads_its_own_words_alone(
+    reellama: Run,
+    square_video: Path,
+    small: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("reellama.models.cache_folders.READ_PROMPTS", tmp_path / "prompts")
+
+    def asked(question: str) -> tuple[str, int, int]:
+        data = json.loads(reellama("ask", square_video, question, "--json", *small).out)
+        n_read = data["timings"]["n_prompt"] - data["timings"]["n_reused"]
+        return data["answer"], n_read, data["videos"][0]["soft_tokens"]
+
+    answer, n_read, n_soft_tokens = asked("What happens?")
+    assert n_read > n_soft_tokens > 0
+    again, n_read, _ = asked("What happens?")
+    assert again == answer and n_read < n_soft_tokens
+    _, n_read, _ = asked("What happens to it now?")
+    assert n_read < n_soft_tokens
+
+
 def test_describe_asks_what_the_bundle_says(
     reellama: Run, square_video: Path, small: list[str]
 ) -> None:

@@ -1,0 +1,106 @@
+"""What an LLM made of the videos in a prompt, kept on disk for the next process.
+
+A prompt with a video is the same up to the end of its soft tokens, whatever is asked about it. What
+the KV cache holds of them is written to disk, and whoever begins with the same tokens, in the same
+LLM, reads it back in place of computing it: the numbers are the same to the bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Protocol
+
+import llama_cpp.llama_cpp as llama
+import numpy as np
+
+from reellama.gguf_tools.atomic_write import stamp
+from reellama.gguf_tools.runtime.backend import Model
+from reellama.gguf_tools.runtime.context import Context, ContextSettings
+from reellama.pipeline.llm.kv_cache import KVCache
+from reellama.pipeline.llm.prompt import CellKey, TokenizedPrompt
+
+STATE = "state"  # the array's name in the store
+FORMAT = "prompt 1"
+
+
+class ArrayStore(Protocol):
+    """Where arrays are kept by key. What cannot be kept or is damaged is not there."""
+
+    def read(self, key: str) -> dict[str, np.ndarray] | None: ...
+
+    def write(self, key: str, **arrays: np.ndarray) -> None: ...
+
+
+class PromptCache:
+    """Puts the beginnings of prompts, up to their last soft token, into `store` and back.
+
+    store: None keeps nothing. llm: `llm_key` of the LLM that reads them.
+    """
+
+    def __init__(
+        self, store: ArrayStore | None, context: Context, cells: KVCache, llm: str
+    ) -> None:
+        # Cells of models with M-RoPE have places in a picture too, which a state may lack.
+        self._store = None if context.has_mrope else store
+        self._context, self._cells, self._llm = context, cells, llm
+        self._kept: set[str] = set()  # keys of what is in the store
+
+    def restore(self, layout: TokenizedPrompt) -> None:
+        """Put what is known of the beginning of a prompt into the KV cache, if it is not there."""
+        n = _through_soft_tokens(layout.keys)
+        if self._store is None or not n or self._cells.common_prefix(layout.keys) >= n:
+            return
+        key = self._key(layout.keys[:n])
+        arrays = self._store.read(key)
+        if arrays is None or STATE not in arrays:
+            return
+        self._cells.clear()
+        if not self._context.load_state(arrays[STATE]):
+            self._context.clear()
+            return
+        for span in layout.spans:
+            if len(self._cells) < n:
+                self._cells.extend(span)
+        self._kept.add(key)
+
+    def keep(self) -> None:
+        """Keep what the KV cache holds up to its last soft token; what follows leaves the cache."""
+        n = _through_soft_tokens(self._cells.keys)
+        if self._store is None or not n:
+            return
+        key = self._key(self._cells.keys[:n])
+        # A memory that cannot be cut ends behind these tokens, and would say so.
+        if key not in self._kept and self._cells.keep(n) == n:
+            self._store.write(key, **{STATE: self._context.state()})
+            self._kept.add(key)
+
+    def _key(self, cells: Sequence[CellKey]) -> str:
+        said = "".join(cell.hex() if isinstance(cell, bytes) else f"{cell}," for cell in cells)
+        return hashlib.sha256(f"{FORMAT} {self._llm} {said}".encode()).hexdigest()
+
+
+def llm_key(
+    model: Model, settings: ContextSettings, adapters: Sequence[tuple[Path | str, float]]
+) -> str:
+    """What the numbers in a KV cache depend on, but for the prompt: the files of the LLM, its
+    adapters and llama.cpp, by their places, sizes and dates, and the context's settings."""
+    library = llama._lib._name
+    files = [library, model.path, *(path for path, _ in adapters)]
+    return json.dumps(
+        [
+            *([os.path.realpath(file), *stamp(Path(file))] for file in files),
+            *(scale for _, scale in adapters),
+            model.n_gpu_layers,
+            {**asdict(settings), "n_threads": None},  # these follow the load anyway
+        ]
+    )
+
+
+def _through_soft_tokens(keys: Sequence[CellKey]) -> int:
+    """How many cells there are up to the last soft token, 0 where there is none."""
+    return next((i for i in range(len(keys), 0, -1) if isinstance(keys[i - 1], bytes)), 0)
