@@ -1,6 +1,7 @@
 """Read typed values from the header of a GGUF file, with bounds checks."""
 
 import struct
+from collections.abc import Iterator
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,15 +31,18 @@ class PackedArray(NamedTuple):
     data: bytes
 
     def unpack(self) -> list[Any]:
-        """Its elements; bytes of a string that are not UTF-8 become U+FFFD."""
+        """Its elements. Bytes of a string that are not UTF-8 become U+FFFD."""
         if self.type != STRING:
             return list(struct.unpack(f"<{self.length}{LAYOUTS[self.type]}", self.data))
-        found, at, data, prefix = [], 0, self.data, _LENGTH.unpack_from
-        for _ in range(self.length):
+        return [*self.strings(self.length)]
+
+    def strings(self, count: int) -> Iterator[str]:
+        """The first `count` of its strings."""
+        at, data, prefix = 0, self.data, _LENGTH.unpack_from
+        for _ in range(count):
             start = at + PREFIX
             at = start + prefix(data, at)[0]
-            found.append(data[start:at].decode("utf-8", "replace"))
-        return found
+            yield data[start:at].decode("utf-8", "replace")
 
 
 class HeaderCursor:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
-from reellama.gguf_tools.format.header_cursor import PackedArray
+from reellama.gguf_tools.format.header_cursor import STRING, PackedArray
 
 
 class HeaderMetadata(Mapping[str, Any]):
@@ -23,6 +24,16 @@ class HeaderMetadata(Mapping[str, Any]):
         if isinstance(value, PackedArray):
             value = self._values[key] = value.unpack()
         return value
+
+    def text(self, key: str, index: int) -> str | None:
+        """One of a list of texts, without making those after it; None where there is none."""
+        value = self._values.get(key)
+        if isinstance(value, PackedArray) and value.type == STRING and 0 <= index < value.length:
+            return next(islice(value.strings(index + 1), index, None))
+        texts = self.get(key)
+        if isinstance(texts, list) and 0 <= index < len(texts):
+            return str(texts[index])
+        return None
 
     def __contains__(self, key: object) -> bool:
         return key in self._values

@@ -76,7 +76,7 @@ class GGUFFile:
     path: Path
     version: int
     size: int  # bytes of the whole file
-    metadata: Mapping[str, Any]
+    metadata: HeaderMetadata
     tensors: dict[str, Tensor]
     spans: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
@@ -133,10 +133,9 @@ class GGUFFile:
     def token(self, name: str) -> str:
         """Return the text of a special token ("bos", "eos", "unknown"), "" where there is none."""
         index = self.metadata.get(f"tokenizer.ggml.{name}_token_id")
-        tokens = self.metadata.get("tokenizer.ggml.tokens")
-        if not isinstance(index, int) or not isinstance(tokens, list):
+        if not isinstance(index, int):
             return ""
-        return str(tokens[index]) if 0 <= index < len(tokens) else ""
+        return self.metadata.text("tokenizer.ggml.tokens", index) or ""
 
     def copy(self) -> GGUFFile:
         """The same with a dictionary of tensors of its own."""

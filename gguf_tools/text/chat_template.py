@@ -1,6 +1,7 @@
 """Render a GGUF's chat template so that message contents cannot act as special tokens."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -63,6 +64,11 @@ class ChatTemplate:
         """Take the template of a GGUF. Raises GGUFError for a file that cannot be read."""
         file = file if isinstance(file, GGUFFile) else read_gguf(file)
         return cls(file.chat_template or "", file.token("bos"), file.token("eos"))
+
+    def compile(self) -> None:
+        """Compile the template ahead of the first rendering, of which this is the longest part."""
+        with suppress(Exception):  # rendering says what is wrong with it
+            _compile(self.source)
 
     def render(
         self,

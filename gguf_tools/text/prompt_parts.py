@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
@@ -64,8 +65,8 @@ class SoftTokens:
 
 
 # A float32 array `[n, n_embd]` stands for SoftTokens of it.
-PromptPart = Text | TokenIds | SoftTokens | np.ndarray
-Prompt = list[PromptPart]
+PromptPart: TypeAlias = "Text | TokenIds | SoftTokens | np.ndarray"
+Prompt: TypeAlias = "list[PromptPart]"
 
 
 def soft_tokens_of(part: SoftTokens | np.ndarray) -> SoftTokens:

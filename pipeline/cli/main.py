@@ -29,10 +29,13 @@ def main() -> None:
     # Python looks for garbage after every 700 objects or so: a program that imports makes a hundred
     # thousand, and hardly any garbage.
     gc.set_threshold(50_000, *gc.get_threshold()[1:])
+    # While an LLM is loaded, another thread comes back to Python for each of a thousand lines of
+    # llama.cpp's log, and waits for so long each time, in seconds, where this one computes.
+    sys.setswitchinterval(0.0003)
     # A thread of numpy's BLAS spins for a tenth of a second when it has nothing to do, which takes
     # a core from what starts beside it. The number is a power of two, in cycles.
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "10")
-    run_late(["gguf", "llama_cpp"])
+    run_late(["gguf", "llama_cpp"], whole=["numpy", "psutil"])
     sys.unraisablehook = _unraisable
     _open_closed_streams()
     status = run(sys.argv[1:])

@@ -56,6 +56,7 @@ def run(
 
     with model.open(frames, wait=False, needed=needed) as talk:
         # Rich is imported while the LLM is loaded.
+        from reellama.pipeline.cli import answer_printer  # noqa: F401
         from reellama.pipeline.cli.console import add_video, detail, merge_adapter
 
         detail(f"bundle {talk.bundle.name}, LLM {talk.llm}")

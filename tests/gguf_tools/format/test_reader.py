@@ -110,6 +110,13 @@ def test_what_is_known_of_smollm2(smollm2: Path) -> None:
     )
     assert (file.token("bos"), file.token("eos")) == ("<|im_start|>", "<|im_end|>")
     assert file.token("no such token") == ""
+    assert file.metadata.text("tokenizer.ggml.tokens", 49152) is None
+    tokens = file.metadata["tokenizer.ggml.tokens"]  # all of them, from here on
+    assert (file.token("bos"), file.metadata.text("tokenizer.ggml.tokens", 0)) == (
+        "<|im_start|>",
+        tokens[0],
+    )
+    assert file.metadata.text("tokenizer.ggml.tokens", -1) is None
     assert "add_generation_prompt" in (file.chat_template or "")
     assert file.embedding_scale == 1.0
     facts = model_summary(file)

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.format.header_metadata import HeaderMetadata
 from reellama.gguf_tools.format.reader import GGUFFile, Tensor, read_gguf
 from reellama.gguf_tools.format.tensor_types import tensor_type
 from reellama.gguf_tools.locate.find import smollm2
@@ -121,7 +122,7 @@ def test_the_kv_cache_of_smollm2_is_three_heads_of_64_for_keys_and_values() -> N
 
 
 def with_metadata(changes: dict[str, object]) -> GGUFFile:
-    return replace(FILE, metadata={**FILE.metadata, **changes})
+    return replace(FILE, metadata=HeaderMetadata({**FILE.metadata, **changes}))
 
 
 def test_heads_may_differ_between_layers() -> None:

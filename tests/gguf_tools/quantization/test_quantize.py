@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.format.header_metadata import HeaderMetadata
 from reellama.gguf_tools.format.header_writer import TensorInfo, header_bytes, raw_entries
 from reellama.gguf_tools.format.model_summary import quantization
 from reellama.gguf_tools.format.reader import GGUFFile, read_gguf
@@ -342,7 +343,7 @@ def test_the_types_can_be_listed(reellama: Callable) -> None:
     ],
 )
 def test_a_file_is_named_after_the_source_with_the_new_type(name: str, expected: str) -> None:
-    file = GGUFFile(Path("/x", name), 3, 0, {"general.name": "My Model 7B"}, {})
+    file = GGUFFile(Path("/x", name), 3, 0, HeaderMetadata({"general.name": "My Model 7B"}), {})
     assert default_name(file, "Q4_0") == expected
     assert default_name(file, "Q4_0", ["piano"]) == expected.replace("Q4_0", "piano-Q4_0").replace(
         ".piano-", ".piano."
