@@ -28,7 +28,7 @@ def main() -> None:
     """Run the command line and exit with its status."""
     # Python looks for garbage after every 700 objects or so: a program that imports makes a hundred
     # thousand, and hardly any garbage.
-    gc.set_threshold(50_000, *gc.get_threshold()[1:])
+    gc.set_threshold(100_000, *gc.get_threshold()[1:])
     # While an LLM is loaded, another thread comes back to Python for each of a thousand lines of
     # llama.cpp's log, and waits for so long each time, in seconds, where this one computes.
     sys.setswitchinterval(0.0003)
@@ -47,6 +47,7 @@ def main() -> None:
             sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
+    gc.freeze()  # or Python looks for garbage among all of them, several times, before it ends
     sys.exit(status)
 
 
