@@ -18,7 +18,8 @@ def write_atomically(path: Path, text: str) -> None:
     Raises ReellamaError, with the reason, when it cannot be written.
     """
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        # A name of a file in it may have bytes that are not UTF-8; JSON reads what stands for them.
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def check_writable(path: Path) -> None:

@@ -226,6 +226,8 @@ def _read_header(cursor: HeaderCursor, size: int, path: Path) -> GGUFFile:
             raise GGUFError(
                 f"{path} is a Git LFS pointer, which stands for the file: run `git lfs pull` there"
             )
+        if path.suffix == ".safetensors":
+            raise GGUFError(f"{path} is not a GGUF file; convert its folder: reellama gguf convert")
         raise GGUFError(f"{path} is not a GGUF file; give the path of a .gguf file")
     version = cursor.number("<I")
     if version not in VERSIONS:

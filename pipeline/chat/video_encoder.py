@@ -7,6 +7,7 @@ serve` keeps what it sees in the same cache.
 from __future__ import annotations
 
 import hashlib
+import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -134,14 +135,14 @@ def _digests(path: Path) -> list[bytes]:
     """SHA-256 of the content of a file, or of the names and contents of a folder's files."""
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.is_file())
-        return [part for file in files for part in (file.name.encode(), _digest(file))]
+        return [part for file in files for part in (os.fsencode(file.name), _digest(file))]
     return [_digest(path)]
 
 
 def _digest(path: Path) -> bytes:
     size, modified = stamp(path)
     if size > MAX_HASHED:
-        return hashlib.sha256(f"{path.resolve()} {size} {modified}".encode()).digest()
+        return hashlib.sha256(os.fsencode(f"{path.resolve()} {size} {modified}")).digest()
     return hashlib.sha256(path.read_bytes()).digest()
 
 

@@ -12,14 +12,15 @@ from typing import Annotated
 from typer import Argument, Option, Typer
 
 from reellama.pipeline.cli.arguments.grouped_command import GROUPED, SETTINGS
+from reellama.pipeline.cli.arguments.typed_text import typed_text
 from reellama.pipeline.cli.options import AnswerOptions, FrameOptions, ModelOptions, grouped
 from reellama.pipeline.video.piped_videos import as_files
 
 Videos = Annotated[
     list[Path],
     Argument(
-        metavar="VIDEO",
-        help="Video, picture, or folder of pictures; - reads a video from stdin.",
+        metavar="VIDEO...",
+        help="Videos, pictures, or folders of pictures; - reads a video from stdin.",
         callback=as_files,
     ),
 ]
@@ -49,7 +50,10 @@ answers = Typer(**SETTINGS)
 def ask(
     videos: Videos,
     question: Annotated[
-        str, Argument(metavar="QUESTION", help="The question; - reads it from stdin.")
+        str,
+        Argument(
+            metavar="QUESTION", callback=typed_text, help="The question; - reads it from stdin."
+        ),
     ],
     frames: FrameOptions,
     model: ModelOptions,
@@ -60,7 +64,7 @@ def ask(
     timings: TimingsFlag = False,
     no_server: NoServer = False,
 ) -> None:
-    """Ask one question about a video; the answer comes on stdout."""
+    """Ask one question about videos; the answer comes on stdout."""
     shown = (json, probs, timings)
     _answer(videos, question, frames, model, answer, shown, no_server=no_server)
 
@@ -78,7 +82,7 @@ def describe(
     timings: TimingsFlag = False,
     no_server: NoServer = False,
 ) -> None:
-    """Say what a video shows."""
+    """Say what each video shows."""
     shown = (json, probs, timings)
     _answer(videos, None, frames, model, answer, shown, no_server=no_server)
 

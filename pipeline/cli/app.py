@@ -7,8 +7,9 @@ from typing import Annotated
 
 from typer import Argument, Exit, Option, Typer
 
-from reellama.pipeline.cli.answer_commands import Json, Probs, Videos, ask, describe
+from reellama.pipeline.cli.answer_commands import Probs, Videos, ask, describe
 from reellama.pipeline.cli.arguments.grouped_command import GROUPED, SETTINGS, GroupedCommand
+from reellama.pipeline.cli.arguments.typed_text import typed_text
 from reellama.pipeline.cli.commands import gguf, ollama
 from reellama.pipeline.cli.commands.evaluate_options import QuestionOptions, RunOptions
 from reellama.pipeline.cli.commands.inspect_video import InspectOptions
@@ -54,7 +55,7 @@ def chat(
     videos: Annotated[
         list[Path] | None,
         Argument(
-            metavar="VIDEO", help="Videos, pictures, or folders of pictures.", callback=as_files
+            metavar="VIDEO...", help="Videos, pictures, or folders of pictures.", callback=as_files
         ),
     ] = None,
     *,
@@ -103,10 +104,13 @@ def watch(
 @grouped
 def search(
     videos: Videos,
-    words: Annotated[str, Argument(metavar="TEXT", help="What to look for, in a few words.")],
+    words: Annotated[
+        str,
+        Argument(metavar="TEXT", callback=typed_text, help="What to look for, in a few words."),
+    ],
     watching: LongVideoOptions,
     *,
-    n: Annotated[int, Option("-n", min=1, help="How many moments.")] = 5,
+    n: Annotated[int, Option("-n", min=1, metavar="N", help="How many moments.")] = 5,
     thumbnails: Annotated[
         Path | None, Option(metavar="FOLDER", help="Write a picture of each moment there.")
     ] = None,
@@ -140,7 +144,7 @@ def inspect(
 
 @app.command()
 def doctor(
-    json: Json = False,
+    json: Annotated[bool, Option("--json", help="One JSON object.")] = False,
     speed: Annotated[
         bool, Option("--speed", help="How fast this machine is, and what to change.")
     ] = False,
@@ -168,16 +172,25 @@ def train(
     config: Annotated[Path, Argument(metavar="CONFIG", help="A TOML file; see models/configs.")],
     out: Annotated[
         Path | None,
-        Option(help="Folder of the bundle, or of one for each stage (default: its name)."),
+        Option(
+            metavar="DIR",
+            help="Folder of the bundle, or of one for each stage (default: its name).",
+        ),
     ] = None,
     data: Annotated[
-        Path | None, Option(help="JSONL or CSV: video, and caption or question and answer.")
+        Path | None,
+        Option(metavar="FILE", help="JSONL or CSV: video, and caption or question and answer."),
     ] = None,
-    work: Annotated[Path | None, Option(help="Folder of features and checkpoints.")] = None,
-    projector: Annotated[str | None, Option(help="resampler, mean or frame.")] = None,
-    assets: Annotated[Path | None, Option(help="Folder of picture sets.")] = None,
+    work: Annotated[
+        Path | None, Option(metavar="DIR", help="Folder of features and checkpoints.")
+    ] = None,
+    projector: Annotated[
+        str | None, Option(metavar="KIND", help="resampler, mean or frame.")
+    ] = None,
+    assets: Annotated[Path | None, Option(metavar="DIR", help="Folder of picture sets.")] = None,
     steps: Annotated[
-        str | None, Option(help="Steps of the three phases on captions, such as 500,200,100.")
+        str | None,
+        Option(metavar="N,N,N", help="Steps of the three phases on captions, as 500,200,100."),
     ] = None,
     stage: Annotated[
         str | None, Option(metavar="NAME", help="Train this one of the config's stages.")
@@ -239,8 +252,12 @@ def serve(
 @app.command()
 def demo_video(
     path: Annotated[Path, Argument(metavar="PATH", help="The MP4 that is written.")],
-    kind: Annotated[str, Option(help="What moves: red star, or dog with [train].")] = "red star",
-    motion: Annotated[str, Option(help="What it does, such as moves right.")] = "moves right",
+    kind: Annotated[
+        str, Option(metavar="NAME", help="What moves: red star, or dog with [train].")
+    ] = "red star",
+    motion: Annotated[
+        str, Option(metavar="WORDS", help="What it does, such as moves right.")
+    ] = "moves right",
 ) -> None:
     """Draw a short video to try things on."""
     from reellama.pipeline.cli.commands.demo_video import run

@@ -107,7 +107,7 @@ def add_video(talk: VideoChat, path: Path) -> Video:
         video = talk.add(path, report)
     for remark in video.clip.notes:
         if remark != video.limits or is_new_here(remark):
-            note(f"{path.name}: {remark}")
+            note(f"{path.name or path}: {remark}")
     times = ", ".join(format_time(float(time)) for time in video.clip.times)
     detail(f"{video_summary(video)}; frames at {times}")
     return video

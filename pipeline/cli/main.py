@@ -11,6 +11,7 @@ import contextlib
 import errno
 import functools
 import gc
+import io
 import os
 import signal
 import sys
@@ -115,8 +116,9 @@ def _status(arguments: list[str]) -> int:
     from reellama.pipeline.cli.arguments.saved_defaults import config_path, saved_defaults
     from reellama.pipeline.cli.arguments.verbosity import Verbosity, set_verbosity
 
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a TextIOWrapper at start
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # as at start
+            stream.reconfigure(errors="replace")
     set_verbosity(Verbosity())
     # A file of defaults may name any command: all of them are needed to read it.
     program = _program("") if config_path().exists() else _program(*arguments[:2])

@@ -18,6 +18,7 @@ from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.locate.naming import OLLAMA_PREFIX
 from reellama.models.token_pooling.options import AUTO, DEFAULT_TOKENS, POOLING_METHODS
 from reellama.pipeline.cli.arguments.grouped_command import FIRST
+from reellama.pipeline.cli.arguments.typed_text import typed_text
 from reellama.pipeline.cli.arguments.verbosity import Verbosity, set_verbosity
 from reellama.pipeline.llm.generation_options import GenerationOptions, Sampling
 from reellama.pipeline.option_fields import option_field
@@ -176,7 +177,8 @@ class ModelOptions:
         list[str] | None, Option(metavar="GGUF[=SCALE]", help="A LoRA adapter; may be repeated.")
     ] = None
     system: Annotated[
-        str | None, Option(metavar="TEXT", help="System prompt instead of the bundle's.")
+        str | None,
+        Option(metavar="TEXT", callback=typed_text, help="System prompt instead of the bundle's."),
     ] = None
     tokens: TokensOption = None
     pooling: PoolingOption = AUTO

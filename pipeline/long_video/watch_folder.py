@@ -158,7 +158,8 @@ class WatchedFolder:
     def _put(self, target: Path, text: str) -> None:
         """Write a file whole or not at all. What a death leaves is written over next time."""
         half = self.state_folder / f"half-{_number(target, 1 << 62)}"
-        with half.open("w", encoding="utf-8") as file:
+        # The name of a video may have bytes that are not UTF-8; JSON reads what stands for them.
+        with half.open("w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

@@ -41,7 +41,7 @@ class VideoReadOptions:
 
     frames: int | None = option(None, "At most N frames (default: the bundle's).", low=1)
     sampling: SamplingMode = option("uniform", "uniform, fps, keyframes or scenes (one each).")
-    fps: float | None = option(None, "Frames a second, for --sampling fps.")  # above 0
+    fps: float | None = option(None, "So many frames a second, as --sampling fps.")  # above 0
     start: float | None = option(None, "Begin here: seconds, 1:30 or 1:02:03.")  # 0 or more
     end: float | None = option(None, "End here.")  # seconds, after start
     subtitles: SubtitleMode = option("auto", "auto: those in or beside the file; off: none.")

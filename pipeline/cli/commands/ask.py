@@ -94,7 +94,9 @@ def _describe(talk: VideoChat, answer: AnswerOptions, output: OutputOptions) -> 
         talk.chat.videos = [video]
         talk.chat.clear()
         if len(watched) > 1 and not output.json:
-            out.print(f"{strip_control(video.path.name)}: ", end="", markup=False)
+            out.print(
+                f"{strip_control(video.path.name or str(video.path))}: ", end="", markup=False
+            )
         _answer(talk, talk.bundle.describe, answer, output)
 
 

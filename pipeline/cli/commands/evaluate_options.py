@@ -78,7 +78,8 @@ class QuestionOptions:
     ] = None
     assets: Annotated[Path | None, Option(metavar="DIR", help="Folder of picture sets.")] = None
     style: Annotated[
-        list[str] | None, Option(help="Describe clips that are drawn in these styles only.")
+        list[str] | None,
+        Option(metavar="NAME", help="Describe clips drawn in this style; may be repeated."),
     ] = None
 
 

@@ -37,7 +37,9 @@ class ListenOptions:
     """Where the server listens, and who may ask."""
 
     host: Annotated[str, Option(metavar="ADDRESS", help="Address to listen on.")] = "127.0.0.1"
-    port: Annotated[int, Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 11435
+    port: Annotated[
+        int, Option(min=0, max=65535, metavar="N", help="Port; 0 takes a free one.")
+    ] = 11435
     allow_dir: Annotated[
         list[Path] | None,
         Option(metavar="FOLDER", help="Clients may name files in it. Can be repeated."),
@@ -63,16 +65,24 @@ class ServedModelOptions:
     bundle: BundleOption = "mini"
     mmproj: MmprojOption = None
     llm: Annotated[str | None, Option(metavar="GGUF", help="Another LLM of its width.")] = None
-    parallel: Annotated[int, Option(min=1, max=64, help="Answers at the same time.")] = 4
-    queue: Annotated[int, Option(min=0, help="Requests that may wait; more get 503.")] = 64
+    parallel: Annotated[
+        int, Option(min=1, max=64, metavar="N", help="Answers at the same time.")
+    ] = 4
+    queue: Annotated[
+        int, Option(min=0, metavar="N", help="Requests that may wait; more get 503.")
+    ] = 64
     max_per_client: Annotated[
         int | None, Option(min=1, metavar="N", help="Of these, at most N of one client.")
     ] = None
     timeout: Annotated[
         float | None, Option(min=1, metavar="SECONDS", help="An answer ends after so long.")
     ] = None
-    n_ctx: Annotated[int, Option(min=64, help="Positions of each answer's context.")] = 4096
-    threads: Annotated[int | None, Option(min=1, help="Threads (default: free cores).")] = None
+    n_ctx: Annotated[
+        int, Option(min=64, metavar="N", help="Positions of each answer's context.")
+    ] = 4096
+    threads: Annotated[
+        int | None, Option(min=1, metavar="N", help="Threads (default: free cores).")
+    ] = None
     gpu_layers: LayersOption = "0"
     keep_alive: Annotated[
         str, Option(metavar="TIME", help="How long an unused model stays: 5m, 0, -1 for ever.")
@@ -91,7 +101,7 @@ Unit = Annotated[
     str | None,
     Option(metavar="KIND", callback=_unit, help="Print a unit: systemd or launchd."),
 ]
-LogLevel = Annotated[str, Option(help="debug, info, warning or error.")]
+LogLevel = Annotated[str, Option(metavar="LEVEL", help="debug, info, warning or error.")]
 
 
 def run(place: ListenOptions, load: ServedModelOptions, log_level: str, unit: str | None) -> None:
@@ -195,6 +205,7 @@ def _listen(host: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=512)
     except OSError as error:
+        reason = str(error.strerror).partition(" (while")[0]  # Python adds the address once more
         raise ReellamaError(
-            f"cannot listen on {host}:{port}: {error.strerror}; choose another --port"
+            f"cannot listen on {host}:{port}: {reason}; choose another --port"
         ) from error

@@ -15,6 +15,7 @@ from typer import BadParameter, Option
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.locate.naming import OLLAMA_PREFIX
 from reellama.models.token_pooling.options import AUTO, DEFAULT_TOKENS, PoolingOptions
+from reellama.pipeline.cli.arguments.typed_text import typed_text
 from reellama.pipeline.cli.options import BundleOption, MmprojOption, PoolingOption, subtitle_mode
 
 if TYPE_CHECKING:
@@ -56,7 +57,12 @@ class TimelineOptions:
         bool, Option("--thumbnails", help="A picture of each scene beside --out, shown in md.")
     ] = False
     ask: Annotated[
-        str | None, Option(metavar="QUESTION", help="Find the scenes that it is about; answer it.")
+        str | None,
+        Option(
+            metavar="QUESTION",
+            callback=typed_text,
+            help="Find the scenes that it is about; answer it.",
+        ),
     ] = None
     subtitles: Annotated[
         str,
@@ -192,7 +198,8 @@ def _write(made: Timeline, video: FrameSource, form: str, options: TimelineOptio
         sys.stdout.write(strip_control(text))
     else:
         write_atomically(options.out, text)
-        note(f"{options.out}: {len(made.scenes)} scenes")
+        n = len(made.scenes)
+        note(f"{options.out}: {n} scene{'s' * (n != 1)}")
     for part in made.skipped:
         note(f"not read: {part}")
 

@@ -183,6 +183,7 @@ def test_what_is_not_a_readable_file_is_refused(tmp_path: Path) -> None:
         Path("nul\0byte"): "cannot read",
         write(tmp_path / "empty", b""): "is not a GGUF file",
         write(tmp_path / "text", b"Once upon a time there was a text.\n"): "is not a GGUF file",
+        write(tmp_path / "a.safetensors", bytes(64)): "convert its folder: reellama gguf convert",
         write(tmp_path / "magic", b"GGUF"): "is cut off",
         write(tmp_path / "pointer", POINTER): "is a Git LFS pointer, .*: run `git lfs pull`",
     }

@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.conftest import Result
 from tests.helpers.terminal import REELLAMA, ROOT
@@ -32,10 +34,10 @@ def test_help_shows_options_in_groups_and_those_that_matter_most_first(reellama:
     ("words", "missing"),
     [
         (("ask", "VIDEO"), "QUESTION"),
-        (("ask", "What happens?"), "VIDEO"),
+        (("ask", "What happens?"), "VIDEO..."),
         (("ask", "https://example.com/a.mp4"), "QUESTION"),
         (("search", "VIDEO"), "TEXT"),
-        (("search", "a dog"), "VIDEO"),
+        (("search", "a dog"), "VIDEO..."),
     ],
 )
 def test_the_argument_that_is_missing_is_named(
@@ -52,6 +54,40 @@ def test_an_empty_path_is_not_the_present_folder(reellama: Run, words: tuple[str
     result = reellama(*words)
     assert result.status == 2
     assert "a path is empty" in result.err
+
+
+def test_the_help_of_no_command_shows_the_names_of_types(reellama: Run) -> None:
+    for command in ("train", "serve", "search", "eval", "demo-video", "gguf convert", "timeline"):
+        shown = reellama(*command.split(), "--help").out
+        assert "Options:" in shown
+        assert not re.search(r"<(int|str|float|path)", shown), command
+    assert "{VIDEO...} {TEXT}" in reellama("search", "--help").out
+
+
+@pytest.mark.parametrize(
+    "words", [("ask", "Is it caf\udce9?"), ("ask", "What?", "--system", "caf\udce9")]
+)
+def test_bytes_that_are_not_utf_8_may_stand_in_a_text(
+    reellama: Run, square_video: Path, small_bundle: Path, words: tuple[str, ...]
+) -> None:
+    command, *rest = words
+    small = ("--threads=1", "--n-ctx=256", "--max-tokens=2", "--json")
+    result = reellama(command, square_video, *rest, "--bundle", small_bundle, *small)
+    assert result.status == 0
+    assert json.loads(result.out)["question"] == rest[0].replace("\udce9", "\ufffd")
+
+
+def test_notes_on_the_present_folder_name_it(
+    reellama: Run, small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "a.png")
+    monkeypatch.chdir(tmp_path)
+    small = ("--threads=1", "--n-ctx=256", "--max-tokens=2")
+    result = reellama("ask", ".", "What?", "--bundle", small_bundle, *small)
+    assert result.status == 0
+    notes = result.err.splitlines()
+    assert any(line.startswith(".: asked for") for line in notes)
+    assert not any(line.startswith(":") for line in notes)
 
 
 @pytest.fixture

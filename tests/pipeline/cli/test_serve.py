@@ -126,7 +126,7 @@ def test_a_taken_port_is_said_in_a_line(reellama: Callable) -> None:
         port = str(taken.getsockname()[1])
         result = reellama("serve", "--port", port)
     assert result.status == 1
-    assert f"cannot listen on 127.0.0.1:{port}" in result.err
+    assert f"cannot listen on 127.0.0.1:{port}: Address already in use; choose" in result.err
     assert "--port" in result.err and "Traceback" not in result.err
 
 

@@ -54,6 +54,15 @@ def test_every_video_gets_a_json_and_an_srt(folder: WatchedFolder) -> None:
     assert list(folder.waiting()) == []
 
 
+def test_a_name_that_is_not_utf_8_gets_sidecars_too(folder: WatchedFolder) -> None:
+    path = folder.root / os.fsdecode(b"caf\xe9.mp4")
+    path.write_bytes(b"x" * 100)
+    assert folder.process(path, described)
+    assert states(folder)[path.name] == "done"
+    data = json.loads((folder.root / f"{path.name}.json").read_text(encoding="utf-8"))
+    assert data["path"] == path.name
+
+
 def test_a_file_that_changed_is_done_again(folder: WatchedFolder) -> None:
     path = folder.root / "a.mp4"
     folder.process(path, described)

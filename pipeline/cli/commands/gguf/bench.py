@@ -22,7 +22,9 @@ class Format(str, Enum):
 
 
 def command(
-    models: Annotated[list[str], Argument(metavar="MODEL", help="GGUFs.")],
+    models: Annotated[
+        list[str], Argument(metavar="MODEL...", help="GGUF files, or models' names.")
+    ],
     prompt: Annotated[
         str, Option("-p", "--n-prompt", metavar="N,...", help="Tokens of a prompt; 0: no such.")
     ] = "512",

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def command(
     base: Annotated[str, Argument(metavar="BASE", help="A GGUF, best F16, BF16 or F32.")],
     types: Annotated[
-        list[str] | None, Argument(metavar="TYPE", help="Such as Q4_K_M (default: 15).")
+        list[str] | None, Argument(metavar="TYPE...", help="Such as Q4_K_M (default: 15).")
     ] = None,
     text: Annotated[
         Path | None, Option(metavar="FILE", help="What is read (default: English prose).")

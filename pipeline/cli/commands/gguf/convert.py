@@ -21,7 +21,8 @@ def command(
         Argument(metavar="TYPE", help="F32, F16, BF16 or Q8_0 (default: that of the weights)."),
     ] = None,
     output: Annotated[
-        Path | None, Option(help="The GGUF that is written (default: NAME-TYPE.gguf here).")
+        Path | None,
+        Option(metavar="FILE", help="The GGUF that is written (default: NAME-TYPE.gguf here)."),
     ] = None,
     mmproj_type: Annotated[
         str,

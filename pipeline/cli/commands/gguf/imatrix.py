@@ -46,7 +46,7 @@ def command(
     ],
     text: Annotated[
         Path | None,
-        Argument(metavar="[TEXT]", help="A text file, of the kind that the model is used for."),
+        Argument(metavar="TEXT", help="A text file, of the kind that the model is used for."),
     ] = None,
     output: Annotated[
         Path | None,

@@ -171,7 +171,8 @@ def choice_report(score: ChoiceScore) -> str:
 
 def report(found: TextQuality) -> str:
     """The figures, one a line, with their standard errors."""
-    chunks = f"{found.n_chunks} chunks of {found.n_ctx}, {found.n_scored:,} tokens scored"
+    n = found.n_chunks
+    chunks = f"{n} chunk{'s' * (n != 1)} of {found.n_ctx}, {found.n_scored:,} tokens scored"
     lines = [
         f"{found.model.name} on {found.text.name}: {chunks}",
         _line("perplexity", found.perplexity),
