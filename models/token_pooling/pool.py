@@ -92,6 +92,7 @@ def pool(
     else:
         tokens, positions = POOLINGS[method](features, budget, groups, grid)
     present, sizes = np.unique(group_of(positions[:, 0], groups, frames), return_counts=True)
+    # The first frame whose middle is in the span: `present * frames / groups - 1/2`, rounded up.
     first = -((groups - 2 * present * frames) // (2 * groups))
     return PooledTokens(
         np.ascontiguousarray(tokens, np.float32), positions.astype(np.float32), sizes, first

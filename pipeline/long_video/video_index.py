@@ -38,7 +38,7 @@ CACHE_FOLDER = MOMENTS
 INDEX_FORMAT = "moments 2"  # part of every key: another way to look makes old files unknown
 # A video this short is looked at every half second; every frame of it is decoded for that.
 SHORT, SHORT_STEP = 120.0, 0.5
-# In a longer one keyframes do, at most one in `LEAST_STEP` and at least one in `MOST_STEP` seconds.
+# In a longer one keyframes do, at most one in `MIN_STEP` and at least one in `MAX_STEP` seconds.
 MIN_STEP, MAX_STEP = 1.0, 20.0
 INDEX_SIDE = 256  # pixels on the longest side: a little more than towers take
 COLOUR_SIDE = 64

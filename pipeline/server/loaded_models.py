@@ -220,11 +220,12 @@ class ModelPool:
 
     async def _make_room(self, wanted: int) -> None:
         """Unload what nobody uses, the least recently used first, until `wanted` bytes are free."""
-        for idle in reversed([each for each in self.loaded() if not each.users]):
+        for model in reversed(self.loaded()):
             memory = psutil.virtual_memory()
             if memory.available - wanted > MIN_FREE_MEMORY * memory.total:
                 return
-            await self._unload(idle)
+            if not model.users:  # somebody may have come while another was unloaded
+                await self._unload(model)
 
     async def _unload(self, loaded: LoadedModel) -> None:
         if self._loaded.get(loaded.key) is loaded:

@@ -1,0 +1,48 @@
+"""Models in memory: which of them go when it is short."""
+
+import asyncio
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from reellama.pipeline.server.loaded_models import LoadedModel, ModelPool
+from reellama.pipeline.server.settings import Settings
+
+
+class SlowToClose:
+    """What stands for a model's batcher: its memory is free once `may_close` is set."""
+
+    def __init__(self) -> None:
+        self.closing, self.may_close = threading.Event(), threading.Event()
+
+    def close(self) -> None:
+        self.closing.set()
+        assert self.may_close.wait(60)
+
+
+def idle_model(name: str, used: float) -> LoadedModel:
+    batcher: Any = SlowToClose()
+    return LoadedModel(name, ((Path(name), (0, 0), None),), batcher, 0.0, -1, used=used)
+
+
+def test_a_model_that_is_taken_while_another_goes_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    full = SimpleNamespace(available=0, total=1 << 30)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: full)
+
+    async def run() -> list[str]:
+        pool = ModelPool(Settings())
+        old, new = idle_model("old", 1.0), idle_model("new", 2.0)
+        pool._loaded = {model.key: model for model in (old, new)}
+        making = asyncio.create_task(pool._make_room(0))
+        batchers: list[Any] = [old.batcher, new.batcher]
+        assert await asyncio.to_thread(batchers[0].closing.wait, 60)
+        new.users += 1  # as `acquire` does
+        for batcher in batchers:
+            batcher.may_close.set()
+        await making
+        return [model.name for model in pool.loaded()]
+
+    assert asyncio.run(run()) == ["new"]
