@@ -2,7 +2,8 @@
 
 Everything is measured in turns within one run, quiet and then beside one busy process, and each
 figure is the median ratio of the rounds, so that it says something on any machine. A clip that was
-not seen before is the same clip with other bytes behind its last box: no cache knows it.
+not seen before is the same clip with other bytes behind its last box, and what LLMs made of the
+same frames is removed: no cache knows it.
 
     --llama-bench build/bin/llama-bench    compares generation with llama.cpp's own tool as well
     --mtmd-cli build/bin/llama-mtmd-cli    the first word about a clip with its program that sees
@@ -18,6 +19,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -32,9 +34,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from PIL import Image
 
-from reellama.gguf_tools.quantization.merged_llm import MERGED_LLMS
+from reellama.gguf_tools.quantization.merged_llm import MERGED_LLMS, make_merged
 from reellama.gguf_tools.threads import default_threads
 from reellama.models.bundle import Bundle
+from reellama.models.cache_folders import READ_PROMPTS
 from reellama.pipeline.chat.video_chat import VideoChat
 from reellama.pipeline.llm.engine import Engine, Text
 from reellama.pipeline.video.clip import read_frames
@@ -97,12 +100,16 @@ class Clips:
     """The same clip again and again, each time as a file that nobody has seen."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.made = folder, 0
+        self.folder, self.made, self.cache = folder, 0, folder / "cache"
+        ENVIRONMENT["REELLAMA_CACHE"] = str(self.cache)
+        bundle = Bundle.load()
+        make_merged(bundle.llm_path(), bundle.lora, self.cache / MERGED_LLMS.name)
         self.path = folder / "clip.mp4"
         subprocess.run([*REELLAMA, "demo-video", self.path], env=ENVIRONMENT, check=True)
 
     def fresh(self) -> Path:
         """A copy with 16 random bytes in a box that says nothing."""
+        shutil.rmtree(self.cache / READ_PROMPTS.name, ignore_errors=True)
         self.made += 1
         path = self.folder / f"clip-{self.made}.mp4"
         path.write_bytes(self.path.read_bytes() + b"\0\0\0\x18free" + os.urandom(16))
