@@ -47,7 +47,7 @@ class FootageReport:
     command: str = ""
 
     def figures(self) -> dict[str, Any]:
-        """All but the single answers, for `bundle.json`."""
+        """All but the single answers, for `scores.json`."""
         found = {"command": self.command, "llm": self.llm.name, "seed": self.split.seed}
         return found | {"tasks": {name: score.figures() for name, score in self.scores.items()}}
 

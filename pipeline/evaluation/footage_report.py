@@ -42,7 +42,7 @@ class FootageScore:
         return list(dict.fromkeys(name for row in self.rows.values() for name in row))
 
     def figures(self) -> dict[str, Any]:
-        """All but the single answers, for `bundle.json`."""
+        """All but the single answers, for `scores.json`."""
         rows = {
             who: {measure: figure.to_json() for measure, figure in row.items()}
             for who, row in self.rows.items()

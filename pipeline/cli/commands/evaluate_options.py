@@ -119,7 +119,8 @@ class RunOptions:
         Path | None, Option(metavar="FILE", help="Write a page of figures, clips and answers.")
     ] = None
     record: Annotated[
-        str | None, Option(metavar="NAME", help="Keep the scores in bundle.json as this.")
+        str | None,
+        Option(metavar="NAME", help="Keep the scores in the bundle's scores.json as this."),
     ] = None
 
     def engine(self) -> dict[str, Any]:

@@ -40,6 +40,7 @@ def command(
     adapter gives a file for --lora.
     """
     from reellama.gguf_tools.conversion.convert import convert
+    from reellama.gguf_tools.sizes import show_size
     from reellama.pipeline.cli.console import note, out, strip_control
     from reellama.pipeline.cli.progress import byte_bar
 
@@ -56,5 +57,5 @@ def command(
     for line in result.notes:
         note(line)
     for file in filter(None, (result, result.mmproj)):
-        note(f"{file.n_tensors} tensors, {file.type}, {file.n_bytes / 1e6:,.1f} MB")
+        note(f"{file.n_tensors} tensors, {file.type}, {show_size(file.n_bytes)}")
         out.print(strip_control(str(file.path)), soft_wrap=True, markup=False)

@@ -234,11 +234,12 @@ def _progress() -> Iterator[QuantizeProgress]:
 
 def _show(results: list[Quantized]) -> None:
     """What came out on stdout, a line a file; what there is to say about it on stderr."""
+    from reellama.gguf_tools.sizes import show_size
     from reellama.pipeline.cli.console import note, out, strip_control
 
     width = max(len(result.type) for result in results)
     for result in results:
-        size = f"{result.n_bytes / 1e6:9,.1f} MB  {result.bits_per_weight:5.2f} bits per weight"
+        size = f"{show_size(result.n_bytes):>11}  {result.bits_per_weight:5.2f} bits per weight"
         line = f"{result.type:{width}}  {size}  {result.path}"
         out.print(strip_control(line), markup=False, soft_wrap=True)
     for remark in dict.fromkeys(remark for result in results for remark in result.notes):
