@@ -26,6 +26,7 @@ from reellama.pipeline.long_video.timeline import Timeline
 from reellama.pipeline.long_video.timeline_formats import to_srt
 from reellama.pipeline.video.clip import refuse_url
 from reellama.pipeline.video.file_signature import VIDEO_SUFFIXES
+from reellama.pipeline.video.subtitles import are_written_by_us
 
 STATE_FOLDER = ".reellama"  # the folder of locks, failures and half-written files
 LOCKS = 256  # two videos of the same number wait for each other, which is rare
@@ -152,7 +153,9 @@ class WatchedFolder:
             raise ReellamaError("the file was changed while it was watched")
         source = {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
         data = {**timeline.to_json(), "path": path.name, "source": source}
-        self._put(sidecar(path, "srt"), to_srt(timeline))
+        srt = sidecar(path, "srt")
+        if not srt.exists() or are_written_by_us(srt):  # what somebody else wrote stays
+            self._put(srt, to_srt(timeline))
         self._put(sidecar(path, "json"), json.dumps(data, indent=2, ensure_ascii=False) + "\n")
 
     def _put(self, target: Path, text: str) -> None:

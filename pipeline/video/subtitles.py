@@ -55,6 +55,13 @@ def read_subtitles(path: Path, origin: float = 0.0, *, inside: bool = True) -> t
     return _read(path, origin) if inside else ()
 
 
+def are_written_by_us(path: Path) -> bool:
+    """Whether `timeline` or `watch` wrote these subtitles; False for what cannot be read."""
+    with suppress(OSError):
+        return WRITTEN_BY_US in path.read_text(encoding="utf-8", errors="replace")
+    return False
+
+
 def _read(path: Path, origin: float) -> tuple[Subtitle, ...]:
     import av
     from av.error import FFmpegError

@@ -54,7 +54,7 @@ class GroupedCommand(TyperCommand):
                 if p.param_type_name == "argument" and _VIDEO in str(p.metavar)
             ]
             given = [words.get(str(p.name)) for p in videos]
-            if any(each == "" or "" in (each or ()) for each in given):
+            if any("" in (each if isinstance(each, list | tuple) else [each]) for each in given):
                 raise BadParameter("a path is empty: is a variable not set?", ctx)
         try:
             return super().parse_args(ctx, list(args))

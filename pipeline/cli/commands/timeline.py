@@ -138,6 +138,8 @@ def timeline(video: Path, options: TimelineOptions, watching: SceneOptions) -> N
     form = options.form or _form_of(options.out)
     if options.thumbnails and options.out is None:
         raise BadParameter("--thumbnails needs --out: the pictures are put beside that file")
+    if options.out is not None:
+        _check_out(options.out, form)
     teller = watching.ollama_model()
     if teller is not None:
         _ = teller.capabilities  # a server that is not there is said before an hour is watched
@@ -181,6 +183,19 @@ def _print_answer(question: str, found: list, teller: OllamaModel | None, *, as_
         for each in found:
             times = f"{format_time(each.start)} - {format_time(each.end)}"
             out.print(f"{times}  {strip_control(each.text)}", markup=False, soft_wrap=True)
+
+
+def _check_out(out: Path, form: str) -> None:
+    """Raise ReellamaError, before an hour is watched, where `--out` cannot or should not be
+    written: over subtitles that somebody made."""
+    from reellama.gguf_tools.atomic_write import check_writable
+    from reellama.pipeline.video.subtitles import are_written_by_us
+
+    check_writable(out)
+    if form in ("srt", "vtt") and out.exists() and not are_written_by_us(out):
+        raise ReellamaError(
+            f"{out}: these subtitles are not by reellama; give another --out, or remove them"
+        )
 
 
 def _write(made: Timeline, video: FrameSource, form: str, options: TimelineOptions) -> None:

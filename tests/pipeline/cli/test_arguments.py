@@ -56,6 +56,12 @@ def test_an_empty_path_is_not_the_present_folder(reellama: Run, words: tuple[str
     assert "a path is empty" in result.err
 
 
+def test_an_empty_question_is_not_called_an_empty_path(reellama: Run, square_video: Path) -> None:
+    result = reellama("timeline", square_video, "--ask", "")
+    assert result.status != 0
+    assert "the question is empty" in result.err
+
+
 def test_the_help_of_no_command_shows_the_names_of_types(reellama: Run) -> None:
     for command in ("train", "serve", "search", "eval", "demo-video", "gguf convert", "timeline"):
         shown = reellama(*command.split(), "--help").out

@@ -313,6 +313,18 @@ def test_an_ending_that_is_no_format_is_refused(reellama: Run, tmp_path: Path) -
     assert not list(tmp_path.glob("x.*"))
 
 
+def test_no_timeline_is_made_that_could_not_or_should_not_be_saved(
+    reellama: Run, square_video: Path, tmp_path: Path
+) -> None:
+    result = reellama("timeline", square_video, "--out", tmp_path / "nowhere" / "x.srt")
+    assert result.status == 1 and "nowhere" in result.err
+    made = tmp_path / "lecture.srt"
+    made.write_text("1\n00:00:00,000 --> 00:00:01,000\nHello\n")
+    result = reellama("timeline", square_video, "--out", made)
+    assert result.status == 1 and "these subtitles are not by reellama" in result.err
+    assert "Hello" in made.read_text()
+
+
 def test_closed_streams(square_video: Path) -> None:
     command = f"exec {' '.join(REELLAMA)} ask {square_video} What >&-"
     result = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True)

@@ -54,6 +54,15 @@ def test_every_video_gets_a_json_and_an_srt(folder: WatchedFolder) -> None:
     assert list(folder.waiting()) == []
 
 
+def test_subtitles_that_somebody_made_stay(folder: WatchedFolder) -> None:
+    path = folder.root / "a.mp4"
+    subtitles = folder.root / "a.mp4.srt"
+    subtitles.write_text("1\n00:00:00,000 --> 00:00:01,000\nHello\n")
+    assert folder.process(path, described)
+    assert states(folder)["a.mp4"] == "done"
+    assert "Hello" in subtitles.read_text()
+
+
 def test_a_name_that_is_not_utf_8_gets_sidecars_too(folder: WatchedFolder) -> None:
     path = folder.root / os.fsdecode(b"caf\xe9.mp4")
     path.write_bytes(b"x" * 100)
