@@ -173,12 +173,17 @@ class VideoChat:
         """Positions of the context that are taken."""
         return self.engine.n_past
 
+    @property
+    def has_adapter_beside(self) -> bool:
+        """Whether `merge_adapter` has anything to do."""
+        return self._merged is not None and bool(self.bundle.lora) and not self._is_merged
+
     def merge_adapter(self) -> bool:
         """Merge the bundle's adapter into its LLM for whoever opens them next.
 
         Returns whether that is new. Raises ReellamaError where it cannot be written.
         """
-        if self._merged is None or self._is_merged:
+        if self._merged is None or not self.has_adapter_beside:
             return False
         return make_merged(self._llm, self.bundle.lora, self._merged) is not None
 

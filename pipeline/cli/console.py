@@ -118,6 +118,8 @@ def merge_adapter(talk: VideoChat) -> None:
 
     Ctrl-C, a full disk and the like leave everything as it was.
     """
+    if not talk.has_adapter_beside:  # no spinner for nothing
+        return
     from reellama.pipeline.cli.terminal.progress_bars import Spinner
 
     merging = Spinner("[dim]merging the adapter", console=err)

@@ -1,5 +1,6 @@
 """A bundle's adapter, merged into its LLM: by chat and serve at first, by ask after its answer."""
 
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -10,11 +11,13 @@ import gguf
 import httpx
 import numpy as np
 import pytest
+from rich.console import Console
 
 from reellama.gguf_tools.quantization import merged_llm
 from reellama.gguf_tools.quantization.quantize import quantize
 from reellama.gguf_tools.runtime import backend
 from reellama.pipeline.chat.video_chat import VideoChat
+from reellama.pipeline.cli import console
 from reellama.pipeline.llm.engine import Engine, Text
 from tests.conftest import Result
 from tests.helpers.live_server import serving
@@ -51,6 +54,20 @@ def logits(talk: VideoChat) -> np.ndarray:
     return talk.engine.logits_all(PROMPT)
 
 
+def test_no_spinner_is_drawn_where_there_is_nothing_to_merge(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+    for _ in range(2):
+        terminal = Console(force_terminal=True, file=io.StringIO())
+        monkeypatch.setattr(console, "err", terminal)
+        with VideoChat(bundle=bundle, merged=tmp_path, n_ctx=256, n_threads=1, cache=None) as talk:
+            console.merge_adapter(talk)
+        assert isinstance(terminal.file, io.StringIO)
+        drawn.append(terminal.file.getvalue())
+    assert "merging the adapter" in drawn[0] and drawn[1] == ""
+
+
 @pytest.mark.numeric
 def test_a_chat_with_the_merged_llm_says_the_same(bundle: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {"n_ctx": 256, "n_threads": 1, "cache": None}
@@ -59,11 +76,11 @@ def test_a_chat_with_the_merged_llm_says_the_same(bundle: Path, tmp_path: Path) 
         assert beside.merge_adapter() is False  # nobody said where
     with VideoChat(bundle=bundle, merged=tmp_path, **options) as unmerged:
         np.testing.assert_array_equal(logits(unmerged), expected)
-        assert unmerged.merge_adapter() is True
+        assert unmerged.has_adapter_beside and unmerged.merge_adapter() is True
     with VideoChat(bundle=bundle, merged=tmp_path, **options) as merged:
         assert merged.engine.path.parent == tmp_path
         assert merged.llm == llm
-        assert merged.merge_adapter() is False
+        assert not merged.has_adapter_beside and merged.merge_adapter() is False
         with Engine(llm, n_ctx=256, n_threads=1) as bare:
             change = np.abs(bare.logits_all(PROMPT) - expected).mean()
         # Without an adapter the changed weight has five bits, with it merged in eight.
