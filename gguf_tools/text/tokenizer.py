@@ -17,6 +17,7 @@ K = TypeVar("K")
 V = TypeVar("V")
 # Limits of a tokenizer's cache: texts, and characters of a text.
 REMEMBERED, LONGEST = 1024, 500
+AT_ONCE = 1 << 16  # tokens that are taken over before other threads may go on
 
 
 def _remember(memory: dict[K, V], key: K, value: V, length: int) -> None:
@@ -139,7 +140,9 @@ class Tokenizer(Closeable):
             size = -count
             tokens = (llama.llama_token * size)()
             count = llama.llama_tokenize(vocab, data, len(data), tokens, size, False, parse_special)
-        ids = tokens[:count]
+        ids: list[int] = []
+        for i in range(0, count, AT_ONCE):
+            ids += tokens[i : min(i + AT_ONCE, count)]
         _remember(self._tokenized, (text, parse_special), ids.copy(), len(text))
         return ids
 

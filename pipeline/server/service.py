@@ -31,6 +31,7 @@ from reellama.pipeline.server.chat.conversation_fit import (
 )
 from reellama.pipeline.server.chat.dialects import Dialects
 from reellama.pipeline.server.chat.generation import Generation, PreparedPrompt
+from reellama.pipeline.server.chat.long_loops import by_turns
 from reellama.pipeline.server.chat.planned_answers import (
     plain_question,
     plan_request,
@@ -249,7 +250,10 @@ class Service:
         room = _room(loaded, options, sum(len(message.media) for message in asked.messages))
         question = plain_question(asked, options.generation, options.schema is not None)
         said = asks_of_subtitles(question)
-        seen = [await self._see(known, m.media, options.video, room, said) for m in asked.messages]
+        seen = [
+            await self._see(known, m.media, options.video, room, said)
+            async for m in by_turns(asked.messages)
+        ]
         plan = plan_request(question, seen, known.bundle)
         whole = with_system(asked.messages, known.bundle.system if known.bundle else None)
         none: list[Prompt] = [[] for _ in whole[len(seen) :]]  # a system prompt sees nothing

@@ -20,6 +20,7 @@ from reellama.pipeline.server.anthropic.messages_schemas import (
 )
 from reellama.pipeline.server.chat.chat_answer import ChatAnswer
 from reellama.pipeline.server.chat.chat_request import ChatRequest
+from reellama.pipeline.server.chat.long_loops import by_turns
 from reellama.pipeline.server.client_errors import told
 from reellama.pipeline.server.disconnects import CLIENT_CLOSED_REQUEST, cancel_on_disconnect
 from reellama.pipeline.server.media.media_references import read_media
@@ -84,9 +85,10 @@ async def count_tokens(
 
 async def _chat(service: Service, body: CountTokensRequest) -> ChatRequest:
     messages = []
-    for said in body.messages:
+    async for said in by_turns(body.messages):
         shown = [await read_media(each, service.settings, service.files) for each in said.shown]
         messages += said.as_messages(shown)
+    body.messages.clear()  # not kept, and searched for garbage, while the answer is written
     return body.to_chat(messages)
 
 

@@ -18,12 +18,18 @@ from reellama.pipeline.server.chat.chat_request import ChatRequest, ServiceMessa
 from reellama.pipeline.server.chat.tool_messages import Conversation
 from reellama.pipeline.server.media.media_encoder import SeenMedia
 
+# Characters of a question; a longer text is none of those that are answered without the model, and
+# to look through all of it would hold up everyone else.
+LONGEST_QUESTION = 1000
+
 
 def plain_question(asked: ChatRequest, generation: GenerationOptions, formed: bool) -> str:
     """What was asked last, or "" where only the model can answer. formed: by a JSON schema."""
     last = asked.messages[-1] if asked.messages else None
     bound = formed or asked.usable_tools or generation.sampling.grammar is not None
-    return "" if bound or last is None or last.role != "user" else last.content.strip()
+    if bound or last is None or last.role != "user" or len(last.content) > LONGEST_QUESTION:
+        return ""
+    return last.content.strip()
 
 
 def plan_request(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import io
 import re
 from collections.abc import Sequence
 from contextlib import suppress
@@ -61,6 +62,8 @@ MAX_CHILDREN = 2
 # Characters of subtitles beside a video where nobody knows the context, and videos of which they
 # are kept in memory.
 DEFAULT_CHARACTERS, MOST_SAID = 2048, 64
+BASE64_PIECE = 1 << 20  # characters, a multiple of 4, that are decoded in one step
+_STANDARD = str.maketrans("-_", "+/")  # the alphabet of URLs as the usual one
 # The first bytes of a file, and what they say.
 _MAGIC: tuple[tuple[bytes, MediaKind], ...] = (
     (rb"\x89PNG\r\n\x1a\n", "picture"),
@@ -116,12 +119,24 @@ def decode_base64(text: str) -> bytes:
         if not comma or not kind.lower().endswith(";base64"):
             raise MediaError("a data URL must read data:TYPE;base64,DATA")
     with suppress(binascii.Error, ValueError):
-        return base64.b64decode(text, validate=True)  # as nearly everyone writes it
-    packed = "".join(text.split()).translate({ord("-"): "+", ord("_"): "/"}).rstrip("=")
+        return _decoded(text)  # as nearly everyone writes it
+    pieces = (text[i : i + BASE64_PIECE] for i in range(0, len(text), BASE64_PIECE))
+    packed = "".join("".join(piece.split()).translate(_STANDARD) for piece in pieces).rstrip("=")
     try:
-        return base64.b64decode(packed + "=" * (-len(packed) % 4), validate=True)
+        return _decoded(packed + "=" * (-len(packed) % 4))
     except (binascii.Error, ValueError) as error:
         raise MediaError("not base64: send the picture or video base64-encoded") from error
+
+
+def _decoded(text: str) -> bytes:
+    """Base64 without gaps, decoded in steps between which others go on."""
+    decoded = io.BytesIO()
+    for i in range(0, len(text), BASE64_PIECE):
+        piece = text[i : i + BASE64_PIECE]
+        if "=" in piece and i + BASE64_PIECE < len(text):
+            raise ValueError("something stands behind the end")
+        decoded.write(base64.b64decode(piece, validate=True))
+    return decoded.getvalue()
 
 
 class SeenMedia(NamedTuple):

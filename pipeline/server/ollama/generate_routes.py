@@ -20,6 +20,7 @@ from reellama.pipeline.llm.tool_calls.answer_events import CallCollector, CallDe
 from reellama.pipeline.server.admission.places import CLIENT, LOCAL
 from reellama.pipeline.server.chat.chat_answer import ChatAnswer
 from reellama.pipeline.server.chat.chat_request import ChatRequest, ServiceMessage
+from reellama.pipeline.server.chat.long_loops import by_turns
 from reellama.pipeline.server.chat.request_options import RequestOptions
 from reellama.pipeline.server.disconnects import cancel_on_disconnect
 from reellama.pipeline.server.guard import readable_dirs
@@ -65,7 +66,7 @@ async def chat(
     if not asked.messages:
         return await _load(request, asked, known, message_item)
     messages = [ServiceMessage(said["role"], said["content"]) for said in known.manifest.messages]
-    for said in asked.messages:
+    async for said in by_turns(asked.messages):
         if said.role not in ROLES:
             raise ReellamaError(f"invalid role {said.role!r}; it is one of {', '.join(ROLES)}")
         media = await _media(service, said.media)
@@ -80,6 +81,7 @@ async def chat(
                 said.thinking or "",
             )
         )
+    asked.messages.clear()  # not kept, and searched for garbage, while the answer is written
     if known.manifest.system and all(message.role != "system" for message in messages):
         messages.insert(0, ServiceMessage("system", known.manifest.system))
     start = partial(service.chat, known.service_name, asked.to_chat(messages), options)

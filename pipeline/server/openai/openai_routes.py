@@ -109,6 +109,7 @@ async def chat(
 
     async def ask() -> Choices:
         asked = body.to_chat(await read_messages(body.messages, service))
+        body.messages.clear()  # not kept, and searched for garbage, while the answer is written
         works = [service.chat(body.model, asked, options) for options in body.choices()]
         return await Choices.started(works, len(works))
 

@@ -3,25 +3,39 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
 from fastapi import Depends, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
-from pydantic_core import SchemaValidator
+from pydantic_core import SchemaValidator, from_json
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.pipeline.server.admission.spare_memory import LARGE
 from reellama.pipeline.server.admission.work_threads import WorkThreads
+from reellama.pipeline.server.replies import large_bodies
 
 # Of larger bodies the place of a problem is told as pydantic has it.
 MOST_SEARCHED = 4 << 20  # bytes
 # Values of a body, by the commas between them: to read more would hold up everyone else's answers.
 # So many tokens are all that OpenAI takes of the texts of one request.
 MOST_VALUES = 300_000
+# Lists, by the brackets that open them, fields, and objects: messages, their parts, tools, and what
+# is in them. Each takes longer than a number, and while a body is read nobody else is answered.
+MOST_LISTS = 50_000
+MOST_FIELDS = 100_000
+MOST_OBJECTS = 10_000
+MOST_BYTES = 16 << 20  # beside long strings, which are read apart
+# How an object begins, and where a field's name ends. In a text no quotation mark can stand behind
+# a brace: JSON escapes it.
+_OBJECT = re.compile(rb'\{\s*["}]')
+_FIELD = re.compile(rb'"\s*:')
+PIECE = 1 << 20  # bytes that are looked through before others may go on
 
 
 class BodyProblem(ReellamaError):
@@ -38,7 +52,7 @@ def json_body(schema: type[BaseModel]) -> Any:
     """The request's body as `schema`, whatever its content type: curl's -d does not say JSON."""
 
     async def read(request: Request) -> BaseModel:
-        data = await request.body()
+        data = await _received(request)
         if len(data) <= LARGE:
             return await asyncio.to_thread(parse_body, schema, data)
         # One after the other: several threads that read would share the interpreter with the loop.
@@ -49,16 +63,50 @@ def json_body(schema: type[BaseModel]) -> Any:
     return Depends(read)
 
 
+async def _received(request: Request) -> bytes:
+    """The request's body, which was never in pieces: to join large ones holds everyone up."""
+    data = io.BytesIO()
+    async for piece in request.stream():
+        data.write(piece)
+    return data.getvalue()
+
+
 def parse_body(schema: type[BaseModel], data: bytes) -> Any:
     """A body as `schema`. Raises BodyProblem."""
-    if not data.strip():
+    if len(data) < large_bodies.LARGE and not data.strip():
         raise BodyProblem("missing request body")
-    if (n_values := data.count(b",")) > MOST_VALUES:
-        raise BodyProblem(f"the body has about {n_values} values: at most {MOST_VALUES} are taken")
+    validator = _validator(schema)
     try:
-        return _validator(schema).validate_json(data)
+        if len(data) < large_bodies.LARGE:
+            check_size(data)
+            return validator.validate_json(data)
+        body = large_bodies.LargeBody(data)
+        check_size(body.rest)
+        return validator.validate_python(body.put_back(from_json(body.rest)))
     except ValidationError as error:
         raise body_problem(error, data) from error
+    except ValueError as error:
+        raise BodyProblem(f"the body is not JSON: {error}") from error
+
+
+def check_size(data: bytes) -> None:
+    """Raise BodyProblem for a body of too much: it is not read."""
+    if len(data) > MOST_BYTES:
+        raise BodyProblem(
+            f"the body has {len(data)} bytes beside pictures and videos in base64 without line "
+            f"breaks: at most {MOST_BYTES} are taken"
+        )
+    counted: list[tuple[str, int, Callable[[bytes], int]]] = [
+        ("objects", MOST_OBJECTS, lambda piece: len(_OBJECT.findall(piece))),
+        ("fields", MOST_FIELDS, lambda piece: len(_FIELD.findall(piece))),
+        ("lists", MOST_LISTS, lambda piece: piece.count(b"[")),
+        ("values", MOST_VALUES, lambda piece: piece.count(b",")),
+    ]
+    for what, most, count in counted:
+        n = sum(count(data[i : i + PIECE]) for i in range(0, len(data), PIECE))
+        if n > most:
+            hint = " (messages, their parts, tools)" if what == "objects" else ""
+            raise BodyProblem(f"the body has about {n} {what}{hint}: at most {most} are taken")
 
 
 @lru_cache

@@ -12,6 +12,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import ValidationError
 
 from reellama.pipeline.server.chat.chat_answer import ChatAnswer
+from reellama.pipeline.server.chat.long_loops import by_turns
 from reellama.pipeline.server.client_errors import told
 from reellama.pipeline.server.disconnects import cancel_on_disconnect
 from reellama.pipeline.server.media.media_references import read_media
@@ -23,7 +24,12 @@ from reellama.pipeline.server.replies.answer_blocks import (
     whole_blocks,
 )
 from reellama.pipeline.server.replies.event_streams import EventStream, begun
-from reellama.pipeline.server.replies.json_bodies import BodyProblem, body_problem, json_body
+from reellama.pipeline.server.replies.json_bodies import (
+    MOST_OBJECTS,
+    BodyProblem,
+    body_problem,
+    json_body,
+)
 from reellama.pipeline.server.responses.response_store import ResponseStore, StoredResponse
 from reellama.pipeline.server.responses.responses_replies import (
     ResponseReply,
@@ -113,7 +119,7 @@ async def _ask(service: Service, body: ResponsesRequest) -> ChatAnswer:
         await read_media(each.media, service.settings, service.files)
         if isinstance(each, MessageItem | FunctionCallOutputItem)
         else ()
-        for each in items
+        async for each in by_turns(items)
     ]
     chat = body.to_chat(as_messages(items, shown))
     return await service.chat(body.model, chat, body.options())
@@ -123,10 +129,20 @@ def _parsed(items: list[dict[str, Any]]) -> list[Item]:
     """The items of a conversation. Raises BodyProblem."""
     if not items:
         raise BodyProblem("input: say something", "input")
+    if (n := sum(map(_n_objects, items))) > MOST_OBJECTS:
+        raise BodyProblem(
+            f"input: the conversation has {n} items and parts of them: at most {MOST_OBJECTS} are "
+            "taken, those that are remembered among them",
+            "input",
+        )
     try:
         return InputItems.model_validate({"input": items}).input
     except ValidationError as error:
         raise body_problem(error, json.dumps({"input": items}).encode()) from error
+
+
+def _n_objects(item: dict[str, Any]) -> int:
+    return 1 + sum(len(part) for part in item.values() if isinstance(part, list))
 
 
 async def _finish(work: Coroutine[Any, Any, ChatAnswer]) -> tuple[list[AnswerBlock], ChatAnswer]:
