@@ -115,6 +115,19 @@ class ChatTemplate:
     ) -> list[Segment]:
         roles = [message["role"] for message in messages]
         contents = TaggedStrings([source, self.bos, self.eos, *roles])
+        try:
+            return self._render_tagged(source, messages, variables, merge_system, contents)
+        finally:
+            contents.forget()
+
+    def _render_tagged(
+        self,
+        source: str,
+        messages: Sequence[Message],
+        variables: Mapping[str, Any],
+        merge_system: bool,
+        contents: TaggedStrings,
+    ) -> list[Segment]:
         given: list[dict[str, Any]] = [
             _tagged(message, index, contents) for index, message in enumerate(messages)
         ]

@@ -64,6 +64,10 @@ class TaggedStrings:
         if start < len(rendered):
             yield TextPiece(rendered[start:], None)
 
+    def forget(self) -> None:
+        """Let go of the strings, which know this object: else only garbage collection would."""
+        self._known.clear()
+
     def untag(self, value: Any) -> Any:
         """Return `value` with every tagged string in it replaced by its text."""
         if isinstance(value, TaggedString):

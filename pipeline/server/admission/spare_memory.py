@@ -14,6 +14,9 @@ import gc
 from reellama.gguf_tools import heap
 
 LARGE = 64 << 10  # bytes of a request's body; what is made of a video is many times as much
+# Objects after which Python looks for what can be freed: of few it is soon done, and while it looks
+# nobody is answered.
+YOUNG = 10_000
 SECONDS = 5.0  # until memory is given back; what comes meanwhile is served by the same time
 
 
@@ -40,8 +43,10 @@ def keep_what_is_there() -> None:
     """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(YOUNG, *gc.get_threshold()[1:])
 
 
 def _give_back() -> None:
-    gc.collect()
+    for generation in range(3):  # each is a step, after which others may go on
+        gc.collect(generation)
     heap.give_back()

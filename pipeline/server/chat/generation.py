@@ -127,7 +127,10 @@ class Generation:
             self.stats.stop_text = None
         await self.aclose()
         if news is not None:
-            raise news
+            try:
+                raise news
+            finally:
+                del news  # the error has this frame
         raise StopAsyncIteration
 
     async def aclose(self) -> None:
@@ -138,4 +141,5 @@ class Generation:
                 self._timer.cancel()
             if self._job is not None:
                 self._job.cancelled = True
+                self._job = None  # it knows this answer: nothing is left for the garbage collector
             await self._release(self.stats)

@@ -32,7 +32,10 @@ class Choices:
         choices = cls(answers, per_prompt)
         if error is not None:
             await choices.aclose()
-            raise error
+            try:
+                raise error
+            finally:
+                del error, found  # the error has this frame
         return choices
 
     @property
@@ -67,7 +70,10 @@ class Choices:
         while left:
             found = await news.get()
             if isinstance(found, Exception):
-                raise found
+                try:
+                    raise found
+                finally:
+                    del found  # the error has this frame
             left -= found[1] is None
             yield found
 

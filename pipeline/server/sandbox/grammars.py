@@ -45,7 +45,7 @@ class Grammars:
         try:
             return await self._sandbox.call(ask)
         except SandboxError as error:
-            return error
+            return SandboxError(str(error))  # without the frames that it came through
 
     @property
     def _size(self) -> int:
