@@ -3,8 +3,10 @@ its time, beside the server that both ask."""
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import random
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -19,36 +21,100 @@ from benchmarks.good_requests import Sending
 
 FIRST_ADDRESS = 16  # good clients have the ones below
 N_ADDRESSES = 16
+LEAST = 0.001  # seconds that a request counts for while it is answered
 KINDS = {send.__name__: send for send in HOSTILE}
 
 
 @dataclass
 class Fate:
-    """What became of hostile requests. slowest: ms by kind; wrong: what should not have been."""
+    """What became of hostile requests. sent: how many by kind; slowest: ms by kind; wrong: what
+    should not have been."""
 
     statuses: Counter[str] = field(default_factory=Counter)
+    sent: Counter[str] = field(default_factory=Counter)
     slowest: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
 
     def add(self, other: Fate) -> None:
         """Count what became of others too."""
         self.statuses += other.statuses
+        self.sent += other.sent
         self.slowest |= other.slowest
         self.wrong += other.wrong
 
 
-def attack(
-    url: str, clip: bytes, kinds: Sequence[str], numbers: range, n_clients: int, seconds: float
-) -> Fate:
-    """Send these requests from so many clients at once, for so many seconds at most."""
-    fate, end = Fate(), time.monotonic() + seconds
+class Shares:
+    """Whose turn it is among kinds of requests: that of the kind that had the least time.
 
-    def send(number: int) -> None:
-        if time.monotonic() < end:
-            _send(url, clip, kinds[number % len(kinds)], number, fate)
+    So each is sent all the time: one that a server refuses at once is sent often, and one that it
+    works on for seconds as often as that.
+    """
+
+    def __init__(self, kinds: Sequence[str]) -> None:
+        self._spent = dict.fromkeys(kinds, 0.0)
+        self._begun: list[tuple[str, float]] = []
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def next(self) -> Iterator[str]:
+        """The next kind, which takes as long as this context."""
+        with self._lock:
+            now = time.perf_counter()
+            spent = Counter(self._spent)
+            for kind, begin in self._begun:
+                spent[kind] += now - begin + LEAST  # type: ignore[assignment]
+            turn = min(self._spent, key=lambda kind: spent[kind]), now
+            self._begun.append(turn)
+        try:
+            yield turn[0]
+        finally:
+            with self._lock:
+                self._begun.remove(turn)
+                self._spent[turn[0]] += time.perf_counter() - turn[1]
+
+
+def attack(
+    url: str,
+    clip: bytes,
+    kinds: Sequence[str],
+    numbers: range,
+    n_clients: int,
+    seconds: float,
+    rate: float,
+) -> Fate:
+    """Send these requests from so many clients at once, for so many seconds at most.
+
+    Two thirds of the clients send one kind after the other without a pause, so that the server
+    always works on those that take it long. The others send what it answers sooner, more often:
+    together as much as makes `rate` requests a second.
+    """
+    fate, shares, lock = Fate(), Shares(kinds), threading.Lock()
+    left, kind_after_kind = iter(numbers), itertools.cycle(kinds)
+    begin = time.monotonic()
+    end = begin + seconds
+
+    def take() -> int | None:
+        with lock:
+            return next(left, None) if time.monotonic() < end else None
+
+    def send_all_kinds() -> None:
+        while (number := take()) is not None:
+            with lock:
+                kind = next(kind_after_kind)
+            _send(url, clip, kind, number, fate)
+
+    def fill_up() -> None:
+        while (number := take()) is not None:
+            due = min(begin + (number - numbers.start) / rate, end)
+            time.sleep(max(due - time.monotonic(), 0.0))
+            with shares.next() as kind:
+                _send(url, clip, kind, number, fate)
 
     with ThreadPoolExecutor(n_clients) as clients:
-        list(clients.map(send, numbers))
+        fill = n_clients // 3
+        works = [*[fill_up] * fill, *[send_all_kinds] * (n_clients - fill)]
+        for client in [clients.submit(work) for work in works]:
+            client.result()
     return fate
 
 
@@ -65,6 +131,7 @@ def _send(url: str, clip: bytes, kind: str, number: int, fate: Fate) -> None:
         fate.statuses["lost"] += 1
         fate.wrong.append(f"{kind} {number}: {error!r}")
         return
+    fate.sent[kind] += 1
     taken = int(1000 * (time.perf_counter() - begin))
     fate.slowest[kind] = max(fate.slowest[kind], taken)
     fate.statuses[str(reply.status_code) if reply is not None else "cut"] += 1
@@ -79,10 +146,14 @@ class Attackers:
         self._processes, self._url, self._clip, self._n = processes, url, clip, n
 
     def begin(
-        self, numbers: range, kinds: Sequence[str] = (*KINDS,), seconds: float = float("inf")
+        self,
+        numbers: range,
+        kinds: Sequence[str] = (*KINDS,),
+        seconds: float = float("inf"),
+        rate: float = float("inf"),
     ) -> Future[Fate]:
-        """Begin to send."""
-        what = self._url, self._clip, kinds, numbers, self._n, seconds
+        """Begin to send; see `attack`."""
+        what = self._url, self._clip, kinds, numbers, self._n, seconds, rate
         return self._processes.submit(attack, *what)
 
 

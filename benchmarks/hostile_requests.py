@@ -6,7 +6,12 @@
 A quarter of the clients sends good requests all the time: first alone, then beside the others, then
 alone again. Every good one must be answered, none may wait 5 s longer than the slowest without the
 attack; every hostile one must be answered too, never with a status of 500; memory must end within
-10% of where it stood before, and health and threads must be as they were.
+10% of where it stood before; /healthz, asked from a process of its own, must answer within 100 ms;
+and threads must be as they were.
+
+Two thirds of the hostile clients send one kind after the other without a pause, and wait for what
+the server works on for seconds; the others send what it answers sooner, up to so many requests a
+second as --rate says.
 
 Before memory is measured the server rests, longer than it waits until it gives memory back.
 """
@@ -34,22 +39,23 @@ import psutil
 
 from benchmarks.attackers import KINDS, Attackers, Fate, attackers
 from benchmarks.good_requests import GOOD, Sending
+from benchmarks.health_watch import Health, Watch, watching
 from benchmarks.soak import memory, video
 
 N_CLIENTS = 16
 N_GOOD = N_CLIENTS // 4
 MOST_LONGER = 5.0  # seconds
 MOST_MEMORY = 1.10
-SETTLE = 200  # hostile requests before memory is first measured
+MOST_HEALTH = 0.1  # seconds until /healthz answers
+SETTLE = 0.05  # of the hostile requests are sent before memory is first measured
 N_ROUNDS = 4  # of the others, after each of which it is measured
 REST = 10.0  # seconds before that
-HEALTH_EVERY = 0.1  # seconds
 
 Waits = dict[str, list[float]]  # by kind of good request, seconds until one was answered
 
 
 class GoodClients:
-    """Send good requests, and note what went wrong, and how long answers and /healthz took."""
+    """Send good requests, and note what went wrong, and how long answers took."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -62,8 +68,8 @@ class GoodClients:
         with ThreadPoolExecutor(N_GOOD) as clients:
             list(clients.map(lambda i: self._send(i, i % N_GOOD, waits), range(n)))
 
-    def keep_asking(self, meanwhile: Future[Fate], waits: Waits, health: list[float]) -> Fate:
-        """Send requests for as long as something lasts, and look at the server's health."""
+    def keep_asking(self, meanwhile: Future[Fate], waits: Waits) -> Fate:
+        """Send requests for as long as something lasts."""
 
         def ask(client: int) -> None:
             for number in itertools.count(client):
@@ -71,24 +77,11 @@ class GoodClients:
                     break
                 self._send(number, client, waits)
 
-        with ThreadPoolExecutor(N_GOOD + 1) as clients:
+        with ThreadPoolExecutor(N_GOOD) as clients:
             asking = [clients.submit(ask, client) for client in range(N_GOOD)]
-            asking.append(clients.submit(self._watch, meanwhile, health))
             for each in asking:
                 each.result()
         return meanwhile.result()
-
-    def _watch(self, meanwhile: Future[Fate], health: list[float]) -> None:
-        with httpx.Client(timeout=60) as http:
-            while not meanwhile.done():
-                begin = time.perf_counter()
-                try:
-                    if http.get(f"{self.url}/healthz").status_code != 200:
-                        self.wrong.append("it is not healthy")
-                except httpx.HTTPError as error:
-                    self.wrong.append(f"/healthz: {error!r}")
-                health.append(time.perf_counter() - begin)
-                time.sleep(HEALTH_EVERY)
 
     def _send(self, number: int, client: int, waits: Waits) -> None:
         send = GOOD[number % len(GOOD)]
@@ -140,13 +133,6 @@ def compare(alone: Waits, beside: Waits) -> float:
     return longest(beside) - longest(alone)
 
 
-def told(health: Sequence[float]) -> str:
-    """Milliseconds of /healthz: the median, what 1% took longer than, the longest."""
-    ranked = sorted(health)
-    chosen = ranked[len(ranked) // 2], ranked[int(0.99 * len(ranked))], ranked[-1]
-    return " / ".join(f"{1000 * seconds:.0f}" for seconds in chosen)
-
-
 def rest(server: psutil.Process, told_as: str) -> int:
     """Bytes that the server and its children have after a rest, which are printed."""
     time.sleep(REST)
@@ -161,7 +147,12 @@ def rest(server: psutil.Process, told_as: str) -> int:
 
 
 def each_kind(
-    good: GoodClients, by: Attackers, server: psutil.Process, kinds: Sequence[str], seconds: float
+    good: GoodClients,
+    by: Attackers,
+    watch: Watch,
+    server: psutil.Process,
+    kinds: Sequence[str],
+    seconds: float,
 ) -> Fate:
     """Each kind of attack by itself: a table."""
     fate = Fate()
@@ -169,28 +160,31 @@ def each_kind(
     for kind in kinds:
         alone: Waits = {}
         waits: Waits = {}
-        health: list[float] = []
         good.ask(2 * len(GOOD), alone)
-        found = good.keep_asking(by.begin(range(10**6), [kind], seconds), waits, health)
+        watch.since_last()
+        found = good.keep_asking(by.begin(range(10**6), [kind], seconds), waits)
+        health = watch.since_last()
+        good.wrong += health.wrong
         every = [wait for each in waits.values() for wait in each]
         beside = f"{statistics.median(every):.2f} / {max(every):.2f}"
         print(
             f"{kind:<18}{found.statuses.total():>6}{len(every):>6}{longest(alone):>8.2f}"
-            f"{beside:>16}{told(health):>16}{memory(server) / 1e6:>8.0f}  {dict(found.statuses)}",
+            f"{beside:>16}{health.told():>16}{memory(server) / 1e6:>8.0f}  {dict(found.statuses)}",
             flush=True,
         )
         fate.add(found)
     return fate
 
 
-def report(alone: Waits, beside: Waits, health: Mapping[str, list[float]], fate: Fate) -> float:
+def report(alone: Waits, beside: Waits, health: Mapping[str, Health], fate: Fate) -> float:
     """Print what came of a campaign; returns how much longer the longest wait became."""
     print(f"{fate.statuses.total()} hostile requests, {dict(fate.statuses)}")
+    print("of each kind:", dict(fate.sent.most_common()))
     print(f"{sum(map(len, beside.values()))} good ones beside them")
     longer = compare(alone, beside)
     print(f"the longest wait is {longer:+.2f} s longer beside them")
     for when, found in health.items():
-        print(f"/healthz {when}, ms: {told(found)}")
+        print(f"/healthz {when}, ms: {found.told()}")
     print("slowest kinds, ms:", dict(fate.slowest.most_common(6)))
     return longer
 
@@ -198,6 +192,7 @@ def report(alone: Waits, beside: Waits, health: Mapping[str, list[float]], fate:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=100_000, help="hostile ones")
+    parser.add_argument("--rate", type=float, default=30.0, help="of them a second, at most")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="at most")
     parser.add_argument("--alone", type=int, default=44, help="good ones, before and after")
     parser.add_argument("--each", type=float, help="seconds for each kind by itself")
@@ -206,13 +201,14 @@ def main() -> None:
     options, rest_of = parser.parse_known_args()
     with served(rest_of) as (url, server, process):
         good = GoodClients(url)
-        with attackers(url, good.clips[0], N_CLIENTS - N_GOOD) as by:
+        attacking = attackers(url, good.clips[0], N_CLIENTS - N_GOOD)
+        with attacking as by, watching(url) as watch:
             good.ask(2 * len(GOOD), {})  # loads what is needed
             if options.each:
-                fate = each_kind(good, by, server, options.kinds, options.each)
+                fate = each_kind(good, by, watch, server, options.kinds, options.each)
                 fine = True
             else:
-                fate, fine = campaign(good, by, server, options)
+                fate, fine = campaign(good, by, watch, server, options)
         healthy = httpx.get(f"{url}/healthz", timeout=5).status_code == 200
         alive = process.poll() is None
     wrong = good.wrong + fate.wrong
@@ -221,24 +217,33 @@ def main() -> None:
 
 
 def campaign(
-    good: GoodClients, by: Attackers, server: psutil.Process, options: argparse.Namespace
+    good: GoodClients,
+    by: Attackers,
+    watch: Watch,
+    server: psutil.Process,
+    options: argparse.Namespace,
 ) -> tuple[Fate, bool]:
-    """All kinds mixed; whether waits and memory are within their bounds."""
+    """All kinds mixed; whether waits, health and memory are within their bounds."""
     alone: Waits = {}
     beside: Waits = {}
-    health: dict[str, list[float]] = {"alone": [], "beside them": []}
+    health = {"alone": Health(), "beside them": Health()}
     good.ask(options.alone, alone)
     quiet: Future[Fate] = Future()
     threading.Timer(5, lambda: quiet.set_result(Fate())).start()
-    fate = good.keep_asking(quiet, alone, health["alone"])
+    watch.since_last()
+    fate = good.keep_asking(quiet, alone)
+    health["alone"].add(watch.since_last())
 
     def send(begin: int, end: int) -> None:
         numbers = range(options.seed + begin, options.seed + end)
-        found = by.begin(numbers, options.kinds, 60 * options.minutes / (N_ROUNDS + 1))
-        fate.add(good.keep_asking(found, beside, health["beside them"]))
+        seconds = 60 * options.minutes / (N_ROUNDS + 1)
+        watch.since_last()
+        found = by.begin(numbers, options.kinds, seconds, options.rate)
+        fate.add(good.keep_asking(found, beside))
+        health["beside them"].add(watch.since_last())
 
     n = options.requests
-    settled = min(SETTLE, n // 2)
+    settled = round(SETTLE * n)
     send(0, settled)
     before = after = rest(server, f"after {settled} hostile requests")
     ends = [settled + (n - settled) * i // N_ROUNDS for i in range(N_ROUNDS + 1)]
@@ -248,7 +253,9 @@ def campaign(
     good.ask(options.alone, alone)
     longer = report(alone, beside, health, fate)
     print(f"memory {after / before - 1:+.1%}")
-    return fate, longer <= MOST_LONGER and after <= MOST_MEMORY * before
+    good.wrong += [wrong for found in health.values() for wrong in found.wrong]
+    sound = max(health["beside them"].seconds) <= MOST_HEALTH
+    return fate, sound and longer <= MOST_LONGER and after <= MOST_MEMORY * before
 
 
 if __name__ == "__main__":
