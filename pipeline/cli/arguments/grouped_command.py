@@ -68,6 +68,19 @@ class GroupedCommand(TyperCommand):
             raise
 
 
+# What messages call a type, else "'x' is not a valid int range".
+TYPE_NAMES = {"int range": "whole number", "float range": "number"}
+
+
+def name_types(command: Any) -> None:
+    """Give the types of all options of a command, and of those in it, the names that people use."""
+    for param in command.params:
+        if param.type.name in TYPE_NAMES:
+            param.type.name = TYPE_NAMES[param.type.name]
+    for each in getattr(command, "commands", {}).values():
+        name_types(each)
+
+
 # How typer takes a command with groups of options that is nothing without arguments.
 GROUPED: dict[str, Any] = {"cls": GroupedCommand, "no_args_is_help": True}
 

@@ -56,6 +56,23 @@ def test_an_empty_path_is_not_the_present_folder(reellama: Run, words: tuple[str
     assert "a path is empty" in result.err
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("ask", "a.mp4", "What?", "--frames", "few"), "'few' is not a valid whole number"),
+        (("ask", "a.mp4", "What?", "--top-p", "most"), "'most' is not a valid number"),
+        (("gguf", "bench", "mini-llm", "-r", "x"), "'x' is not a valid whole number"),
+        (("serve", "--port", "http"), "'http' is not a valid whole number"),
+    ],
+)
+def test_a_number_that_is_none_is_called_so(
+    reellama: Run, words: tuple[str, ...], said: str
+) -> None:
+    result = reellama(*words)
+    assert result.status == 2
+    assert said in result.err
+
+
 def test_an_empty_question_is_not_called_an_empty_path(reellama: Run, square_video: Path) -> None:
     result = reellama("timeline", square_video, "--ask", "")
     assert result.status != 0
