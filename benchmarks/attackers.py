@@ -84,9 +84,9 @@ def attack(
 ) -> Fate:
     """Send these requests from so many clients at once, for so many seconds at most.
 
-    Two thirds of the clients send one kind after the other without a pause, so that the server
-    always works on those that take it long. The others send what it answers sooner, more often:
-    together as much as makes `rate` requests a second.
+    A third of the clients sends one kind after the other without a pause, so that the server
+    always works on those that take it long. The others spend the same time on each kind, so that
+    what it answers sooner is sent more often: together as much as makes `rate` requests a second.
     """
     fate, shares, lock = Fate(), Shares(kinds), threading.Lock()
     left, kind_after_kind = iter(numbers), itertools.cycle(kinds)
@@ -111,8 +111,8 @@ def attack(
                 _send(url, clip, kind, number, fate)
 
     with ThreadPoolExecutor(n_clients) as clients:
-        fill = n_clients // 3
-        works = [*[fill_up] * fill, *[send_all_kinds] * (n_clients - fill)]
+        n_steady = n_clients // 3
+        works = [*[send_all_kinds] * n_steady, *[fill_up] * (n_clients - n_steady)]
         for client in [clients.submit(work) for work in works]:
             client.result()
     return fate

@@ -9,9 +9,9 @@ attack; every hostile one must be answered too, never with a status of 500; memo
 10% of where it stood before; /healthz, asked from a process of its own, must answer within 100 ms;
 and threads must be as they were.
 
-Two thirds of the hostile clients send one kind after the other without a pause, and wait for what
+A third of the hostile clients sends one kind after the other without a pause, and waits for what
 the server works on for seconds; the others send what it answers sooner, up to so many requests a
-second as --rate says.
+second in all as --rate says.
 
 Before memory is measured the server rests, longer than it waits until it gives memory back.
 """
