@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import ssl
 import stat
 from collections.abc import Collection
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,10 +50,12 @@ async def fetch(
 async def _fetch(
     text: str, allowed_hosts: Collection[str], max_bytes: int, allow_loopback: bool
 ) -> bytes:
+    # In a thread: to read the certificates of all authorities takes a tenth of a second.
+    certificates = await asyncio.to_thread(_certificates)
     import httpx
 
     # A proxy of the environment would connect for us, to an address that nobody checked.
-    async with httpx.AsyncClient(trust_env=False, timeout=None) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=None, verify=certificates) as client:
         try:
             url = httpx.URL(text)
             for _ in range(1 + _REDIRECTS):
@@ -75,6 +79,14 @@ async def _fetch(
         except (httpx.HTTPError, OSError) as error:
             raise MediaError(f"cannot fetch from {url.host}: {_reason(error)}") from error
     raise MediaError(f"more than {_REDIRECTS} redirects; give the URL of the file itself")
+
+
+@lru_cache(maxsize=1)
+def _certificates() -> ssl.SSLContext:
+    """Whom connections trust: httpx's own choice, which is imported here too, read once."""
+    import httpx
+
+    return httpx.create_ssl_context(trust_env=False)
 
 
 def check_url(url: httpx.URL, allowed_hosts: Collection[str]) -> None:

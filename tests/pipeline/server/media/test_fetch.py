@@ -1,10 +1,12 @@
 """Media by URL: only from allowed hosts, only what is public, only so much of it."""
 
 import asyncio
+import ssl
 import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
+from typing import Any
 
 import pytest
 
@@ -115,3 +117,21 @@ def test_size_and_time_are_limited(host: str) -> None:
 )
 def test_what_is_public(address: str, public: bool) -> None:
     assert is_public(address) is public
+
+
+def test_the_event_loop_goes_on_while_certificates_are_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    threads: list[threading.Thread] = []
+    own = ssl.create_default_context
+
+    def create(*given: Any, **more: Any) -> ssl.SSLContext:
+        threads.append(threading.current_thread())
+        return own(*given, **more)
+
+    monkeypatch.setattr(ssl, "create_default_context", create)
+    for _ in range(2):
+        with pytest.raises(MediaError, match="not allowed"):
+            asyncio.run(fetch("http://127.0.0.1:1/a", [], 1000, 5))
+    assert threading.main_thread() not in threads
+    assert len(threads) <= 1  # they are read once
