@@ -12,18 +12,10 @@ from reellama.gguf_tools.format.reader import GGUFFile
 
 REPLACED = "\ufffd"  # stands for bytes that are not UTF-8, which may differ
 MAX_EXPERTS = 512  # LLAMA_MAX_EXPERTS
-# In the metadata of files that are made here, of a file that passed: what they were made from.
-MADE_FROM = "reellama.merged_from"
 
 
 def check_loadable(file: GGUFFile) -> None:
-    """Raise GGUFError, in one line, for a header that fails an assertion of llama.cpp's.
-
-    To compare all tokens takes as long as a small LLM's first words: a file that was made of one
-    that passed is not looked at again.
-    """
-    if MADE_FROM in file.metadata:
-        return
+    """Raise GGUFError, in one line, for a header that fails an assertion of llama.cpp's."""
     for problem in (*_token_problems(file), *_expert_problems(file)):
         raise GGUFError(f"llama.cpp cannot load {file.path}: {problem}")
 

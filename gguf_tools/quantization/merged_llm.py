@@ -22,10 +22,10 @@ from platformdirs import user_cache_dir
 
 from reellama.gguf_tools.atomic_write import mark_used, stamp
 from reellama.gguf_tools.errors import ReellamaError
-from reellama.gguf_tools.format.load_checks import MADE_FROM, check_loadable
 from reellama.gguf_tools.format.reader import read_gguf
 
 MERGED_LLMS = Path(os.environ.get("REELLAMA_CACHE") or user_cache_dir("reellama")) / "merged-llms"
+KEY = "reellama.merged_from"  # in the metadata of a merged file: what it was made from
 MAX_BYTES = 512 << 20  # of a merged file
 MOST_FILES = 4  # that are kept, those used last
 LEFT_OVER = 3600.0  # seconds after which a half-written file belongs to nobody
@@ -44,7 +44,7 @@ def find_merged(base: Path, adapters: Adapters, folder: Path) -> Path | None:
     try:
         key = _key(base, adapters)
         path = _place(folder, key)
-        if read_gguf(path).metadata.get(MADE_FROM) != key:
+        if read_gguf(path).metadata.get(KEY) != key:
             return None
         mark_used(path)
     except (OSError, ReellamaError):
@@ -56,7 +56,7 @@ def make_merged(base: Path, adapters: Adapters, folder: Path) -> Path | None:
     """The same, made where there is none; None where there are no adapters, or it would be large.
 
     Processes that want the same file wait for the one that makes it. Raises ReellamaError for
-    adapters that do not fit, an LLM that llama.cpp cannot load, and a file that cannot be written.
+    adapters that do not fit, and for a file that cannot be written.
     """
     if not adapters:
         return None
@@ -72,7 +72,6 @@ def make_merged(base: Path, adapters: Adapters, folder: Path) -> Path | None:
     )
 
     file = read_gguf(base)
-    check_loadable(file)
     if (
         sum(info.n_bytes for info in changed_tensors(file, open_adapters(file, adapters)))
         > MAX_BYTES
@@ -84,7 +83,7 @@ def make_merged(base: Path, adapters: Adapters, folder: Path) -> Path | None:
         with FileLock(folder / "lock"):
             if found := find_merged(base, adapters, folder):
                 return found
-            merge_where_changed(base, adapters, _place(folder, key), {MADE_FROM: key})
+            merge_where_changed(base, adapters, _place(folder, key), {KEY: key})
             mark_used(_place(folder, key))
             _trim(folder)
     except OSError as error:

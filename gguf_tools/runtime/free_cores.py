@@ -13,7 +13,6 @@ import math
 import os
 import time
 from dataclasses import dataclass
-from functools import cache
 
 import psutil
 
@@ -85,14 +84,10 @@ class FreeCores:
         return default_threads() if self._threads is None else self._threads
 
 
-_free_cores = cache(FreeCores)  # of this process
-
-
-def watch_load() -> None:
-    """Begin to look at the load, so that something is known of it when threads are wanted."""
-    _free_cores()
+# Of this process: what is loaded first has then already seen a little of the load.
+_free_cores = FreeCores()
 
 
 def free_threads() -> int:
     """How many threads to compute with now; cheap enough to be asked before every token."""
-    return _free_cores().threads()
+    return _free_cores.threads()

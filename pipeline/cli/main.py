@@ -36,7 +36,7 @@ def main() -> None:
     # A thread of numpy's BLAS spins for a tenth of a second when it has nothing to do, which takes
     # a core from what starts beside it. The number is a power of two, in cycles.
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "10")
-    run_late(["gguf", "llama_cpp"], whole=["numpy", "psutil"])
+    run_late(["gguf", "llama_cpp"])
     sys.unraisablehook = _unraisable
     _open_closed_streams()
     status = run(sys.argv[1:])

@@ -184,7 +184,7 @@ class _Trigger:
 
 
 # struct llama_token_data
-CANDIDATE = [("id", "i4"), ("logit", "f4"), ("p", "f4")]
+CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 
 
 def token_data_array(candidates: np.ndarray) -> llama_cpp.llama_token_data_array:

@@ -34,7 +34,7 @@ _SHOWN = 80  # characters of a URL
 VideoInput = str | Path | FrameSource
 
 
-class UnreadFrames(Sequence["np.ndarray"]):
+class UnreadFrames(Sequence[np.ndarray]):
     """`count` frames of a file that was looked at before, uint8 RGB `[height, width, 3]`.
 
     size: their width and height in pixels. read: reads them. Raises VideoError, once a frame is

@@ -9,7 +9,8 @@ import numpy as np
 # Two looks belong to different scenes when their colours differ by more than this share of the full
 # range on average. Movement within a scene hardly moves the distribution of colours; a cut does.
 CUT_THRESHOLD = 0.1
-_N_QUANTILES = 17  # levels at which the distribution of each colour channel is read
+# Levels at which the distribution of each colour channel is read.
+_QUANTILES = np.linspace(0.0, 1.0, 17)
 _LOOK = 64  # pixels on the longest side that are looked at
 
 
@@ -19,8 +20,7 @@ def color_quantiles(rgb: np.ndarray) -> np.ndarray:
     These are quantiles of each channel, so the mean difference of two descriptions is the earth
     mover's distance between the distributions: no bins that a slight change of light could cross.
     """
-    quantiles = np.linspace(0.0, 1.0, _N_QUANTILES)
-    levels = np.quantile(rgb.reshape(-1, 3), quantiles, axis=0)  # [17, 3]
+    levels = np.quantile(rgb.reshape(-1, 3), _QUANTILES, axis=0)  # [17, 3]
     return (levels.ravel() / 255.0).astype(np.float32)
 
 

@@ -45,33 +45,6 @@ def test_a_version_is_told_before_anything_else_is_asked() -> None:
     assert said("import llama_cpp; print(llama_cpp.__version__.count('.'))") == ["2"]
 
 
-def test_a_package_whose_modules_need_it_runs_before_them() -> None:
-    code = """
-        import sys
-        run_late([], whole=["numpy"])
-        import numpy as np
-        print("numpy._core" in sys.modules)
-        from numpy.linalg import norm
-        print(norm(np.ones(4)), "numpy._core" in sys.modules)
-    """
-    assert said(code) == ["False", "2.0", "True"]
-    code = """
-        import threading
-        from reellama.gguf_tools.late_packages import run_now
-        run_late([], whole=["numpy"])
-        import numpy as np
-        made = []
-        threads = [threading.Thread(target=lambda: made.append(np.arange(3))) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        run_now("numpy", "no_such_package")
-        for thread in threads:
-            thread.join()
-        print(len(made), {int(rows.sum()) for rows in made}, np.__version__ != "")
-    """
-    assert said(code) == ["8", "{3}", "True"]
-
-
 def test_a_package_that_was_imported_stays_as_it_is() -> None:
     code = """
         import json

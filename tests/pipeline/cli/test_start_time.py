@@ -49,18 +49,6 @@ def test_a_second_question_about_a_video_imports_nothing_that_sees(
     assert said == [f"0 {sorted(LOOKING)}", "0 []"]
 
 
-def test_an_llm_begins_to_load_before_numpy_is_imported() -> None:
-    code = (
-        "import sys\n"
-        "from reellama.gguf_tools.late_packages import run_late\n"
-        "run_late(['gguf', 'llama_cpp'], whole=['numpy', 'psutil'])  # as main does\n"
-        "import reellama.pipeline.cli.commands.ask, reellama.pipeline.chat.video_chat\n"
-        "print(sorted({'numpy._core', 'psutil._common', 'rich', 'jinja2'} & sys.modules.keys()))\n"
-    )
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert result.stdout == "[]\n", result.stderr
-
-
 TRAINING = {"torch", "torchvision", "open_clip", "timm", "transformers", "onnx", "sympy"}
 
 
