@@ -33,6 +33,12 @@ def check_writable(path: Path) -> None:
         raise ReellamaError(f"cannot save {path}: {folder} cannot be written")
 
 
+def check_new(path: Path, *, force: bool) -> None:
+    """Raise ReellamaError where a file is there already, unless it may be replaced."""
+    if path.exists() and not force:
+        raise ReellamaError(f"{path} exists; --force replaces it")
+
+
 def stamp(path: Path) -> tuple[int, int]:
     """A file's size in bytes and modification time in nanoseconds, to detect that it was rewritten.
 

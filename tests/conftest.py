@@ -236,7 +236,8 @@ def reellama(
     from reellama.pipeline.cli import main
 
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    monkeypatch.setenv("REELLAMA_CONFIG", str(tmp_path / "no-config.toml"))
+    monkeypatch.delenv("REELLAMA_CONFIG", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "no-config"))
 
     def run(*arguments: str | Path, stdin: str = "") -> Result:
         monkeypatch.setattr("sys.stdin", io.StringIO(stdin))

@@ -52,7 +52,7 @@ class Installation:
         places = {
             "REELLAMA_CACHE": folder / "cache",
             "XDG_DATA_HOME": folder / "data",
-            "REELLAMA_CONFIG": folder / "no-config.toml",
+            "XDG_CONFIG_HOME": folder / "no-config",
         }
         self._process = subprocess.Popen(
             [sys.executable, "-c", SESSION, json.dumps(PACKAGES)],

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from reellama.gguf_tools.atomic_write import replacing
+from reellama.gguf_tools.atomic_write import check_new, check_writable, replacing
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.header_writer import raw_entries
 from reellama.gguf_tools.format.mmproj_header import is_mmproj
@@ -243,6 +243,7 @@ def _output_paths(
         if not is_folder and folder.suffix == ".gguf":
             if len(targets) > 1:
                 raise ReellamaError(f"{output} is one file, and {len(targets)} types need a folder")
+            check_writable(folder)
             return [folder]
     return [folder / default_name(file, target, adapters) for target in targets]
 
@@ -251,8 +252,7 @@ def _check_places(source: Path, places: Sequence[Path], force: bool) -> None:
     for place in places:
         if place.exists() and place.samefile(source):
             raise ReellamaError(f"{place} is the source itself; give another --output")
-        if place.exists() and not force:
-            raise ReellamaError(f"{place} exists; --force replaces it")
+        check_new(place, force=force)
     folder = places[0].parent
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -258,8 +258,9 @@ def demo_video(
     motion: Annotated[
         str, Option(metavar="WORDS", help="What it does, such as moves right.")
     ] = "moves right",
+    force: Annotated[bool, Option("--force", help="Replace a file that exists.")] = False,
 ) -> None:
     """Draw a short video to try things on."""
     from reellama.pipeline.cli.commands.demo_video import run
 
-    run(path, kind, motion)
+    run(path, kind, motion, force=force)

@@ -57,6 +57,12 @@ def note(message: str) -> None:
         say(message)
 
 
+def note_limits(name: str | Path, remark: str) -> None:
+    """Say what a bundle cannot know of a video, if there is such a remark, once in a terminal."""
+    if remark and is_new_here(remark):
+        note(f"{name}: {remark}")
+
+
 def detail(message: str) -> None:
     """Say something that only --verbose asks for."""
     if is_verbose():
@@ -106,7 +112,9 @@ def add_video(talk: VideoChat, path: Path) -> Video:
     with reading_bar(path) as report:
         video = talk.add(path, report)
     for remark in video.clip.notes:
-        if remark != video.limits or is_new_here(remark):
+        if remark == video.limits:
+            note_limits(path.name or path, remark)
+        else:
             note(f"{path.name or path}: {remark}")
     times = ", ".join(format_time(float(time)) for time in video.clip.times)
     detail(f"{video_summary(video)}; frames at {times}")

@@ -132,6 +132,7 @@ class LongVideo(Closeable):
     bundle's width. pooling: the tokens of a scene, for a vision GGUF. cache: folder of what was
     seen of videos, or None. merged: folder of LLMs that have the bundle's adapter merged in, where
     the right one is made if it is missing; None keeps the adapter beside the LLM.
+    remark: what a person should know of what it says of scenes that it has seen, or "".
     Raises ReellamaError for a bundle or an LLM that cannot be used.
     """
 
@@ -147,6 +148,7 @@ class LongVideo(Closeable):
         merged: Path | None = None,
     ) -> None:
         self.cache, self.pooling = cache, pooling
+        self.remark = ""
         self.bundle = open_bundle(bundle, mmproj, cache=cache and cache / ENCODED_FRAMES.name)
         self.bundle.check_pooling(pooling)
         self._search = search_bundle(self.bundle)
@@ -257,7 +259,9 @@ class LongVideo(Closeable):
         room = self._batcher.n_ctx - QUESTION_CELLS
         parts = self.bundle.prompt_parts(seen, self.pooling, room)
         heap.give_back()
-        return Video(source.path, parts, clip, self.bundle.remark_on(features))
+        limits = self.bundle.remark_on(features)
+        self.remark = self.remark or limits
+        return Video(source.path, parts, clip, limits)
 
     def _ask(
         self,

@@ -35,13 +35,15 @@ def config_path() -> Path:
 def saved_defaults(program: Any) -> dict[str, Any]:
     """The file's defaults as click's `default_map` of `program`, a group of commands.
 
-    Raises ReellamaError, with one line, for a file that cannot be read, a name that is no option,
-    and a value that the option does not take.
+    Raises ReellamaError, with one line, for a file that cannot be read, or is named and not there,
+    a name that is no option, and a value that the option does not take.
     """
     path = config_path()
     try:
         content = path.read_bytes()
     except FileNotFoundError:
+        if os.environ.get(VARIABLE):
+            raise ReellamaError(f"{path}: there is no such file, which {VARIABLE} names") from None
         return {}
     except OSError as error:
         raise ReellamaError(f"{path}: {error.strerror}") from None

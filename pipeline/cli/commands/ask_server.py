@@ -202,7 +202,9 @@ def _print(lines: Iterator[dict[str, Any]], max_tokens: int, video: str) -> None
         reason = last.get("error", "the server has gone away")
         raise ReellamaError(f"the answer broke off: {reason}; ask again, or with --no-server")
     if remark := last.get("remark"):
-        _tell_once(video, remark)
+        from reellama.pipeline.cli.console import note_limits
+
+        note_limits(video, remark)
     if last["done_reason"] == "length":
         print_limit("length" if last["eval_count"] >= max_tokens else "context", max_tokens)
 
@@ -213,11 +215,3 @@ def _tell(video: str, notes: Sequence[str]) -> None:
 
         for text in notes:
             note(f"{video}: {text}")
-
-
-def _tell_once(video: str, remark: str) -> None:
-    from reellama.pipeline.cli.console import note
-    from reellama.pipeline.cli.terminal.terminal_memory import is_new_here
-
-    if is_new_here(remark):
-        note(f"{video}: {remark}")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from reellama.gguf_tools.atomic_write import check_new
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.models.synthetic.assets.pictures import load_kinds, load_pictures, shape_kinds
 from reellama.models.synthetic.render import (
@@ -22,8 +23,9 @@ from reellama.pipeline.video.file_signature import VIDEO_SUFFIXES
 DEMO_FPS = 24
 
 
-def run(path: Path, kind: str, motion: str) -> None:
-    """Draw `kind` doing `motion` and write it to `path`."""
+def run(path: Path, kind: str, motion: str, *, force: bool = False) -> None:
+    """Draw `kind` doing `motion` and write it to `path`; `force`: also over a file."""
+    check_new(path, force=force)
     if motion not in MOTIONS:
         raise ReellamaError(f"no motion is called {motion!r}; there are: {', '.join(MOTIONS)}")
     style = "shapes" if kind in shape_kinds() else "openmoji"

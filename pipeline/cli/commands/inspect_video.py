@@ -38,18 +38,22 @@ class InspectOptions:
     html: Annotated[
         Path | None, Option(metavar="FILE", help="Write a page: all of them, with pictures.")
     ] = None
+    force: Annotated[bool, Option("--force", help="Replace a page that exists.")] = False
     json: Annotated[bool, Option("--json", help="One JSON object, attention included.")] = False
 
 
 def run(video: Path, frames: FrameOptions, how: InspectOptions) -> None:
     """Look at `video` and show what is said of it. No LLM is loaded, only its words."""
-    from reellama.gguf_tools.atomic_write import write_atomically
+    from reellama.gguf_tools.atomic_write import check_new, check_writable, write_atomically
     from reellama.models.open_bundle import trained_bundle
     from reellama.pipeline.cli.attention_page import AttentionPage
     from reellama.pipeline.cli.console import note, out, reading_bar
     from reellama.pipeline.cli.filmstrip import Filmstrip
     from reellama.pipeline.video.clip import read_frames
 
+    if how.html:
+        check_new(how.html, force=how.force)
+        check_writable(how.html)
     bundle = trained_bundle(how.bundle, NO_WORDS)
     with reading_bar(video) as report:
         options = frames.read_options().with_defaults(
@@ -62,6 +66,7 @@ def run(video: Path, frames: FrameOptions, how: InspectOptions) -> None:
     if how.html:
         page = AttentionPage(video.name, bundle.config.name, clip.frames, clip.times, fields)
         write_atomically(how.html, page.write())
+        note(f"{how.html}: {len(fields)} soft tokens")
     if how.json:
         print_json(video, bundle.config.name, clip, fields)
     elif how.token is not None:

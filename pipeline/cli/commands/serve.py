@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import sys
@@ -188,11 +189,14 @@ def _settings(place: ListenOptions, load: ServedModelOptions) -> Settings:
 
 
 def _check(settings: Settings) -> None:
-    """Raise ReellamaError when the bundle or its LLM is not there, before anyone asks."""
+    """Raise ReellamaError when a folder, the bundle or its LLM is not there, before anyone asks."""
     from reellama.models.open_bundle import open_bundle
     from reellama.pipeline.server.model_registry import look_up_model
     from reellama.pipeline.server.model_store import Store
 
+    for folder in settings.allow_dirs:
+        if not folder.expanduser().is_dir():
+            raise ReellamaError(f"--allow-dir {folder}: there is no such folder")
     name = open_bundle(settings.bundle, settings.mmproj).name
     if look_up_model(name, settings, Store(settings.store)).bundle is None:
         raise ReellamaError(
@@ -206,6 +210,8 @@ def _listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=512)
     except OSError as error:
         reason = str(error.strerror).partition(" (while")[0]  # Python adds the address once more
+        is_taken = error.errno in (errno.EADDRINUSE, errno.EACCES)  # else it is no address of ours
+        wrong = "--port" if is_taken else "--host"
         raise ReellamaError(
-            f"cannot listen on {host}:{port}: {reason}; choose another --port"
+            f"cannot listen on {host}:{port}: {reason}; choose another {wrong}"
         ) from error

@@ -133,6 +133,7 @@ class SceneOptions(LongVideoOptions):
 
 def timeline(video: Path, options: TimelineOptions, watching: SceneOptions) -> None:
     """Write the timeline of a video, or answer a question about it. The file is opened once."""
+    from reellama.pipeline.cli.console import note_limits
     from reellama.pipeline.video.clip import open_video
 
     form = options.form or _form_of(options.out)
@@ -155,6 +156,7 @@ def timeline(video: Path, options: TimelineOptions, watching: SceneOptions) -> N
                     subtitles=options.subtitles == "auto",
                     report=report,
                 )
+        note_limits(video.name or video, long_video.remark)
         if options.ask is not None:
             _print_answer(options.ask, found, teller, as_json=form == "json")
             return

@@ -270,6 +270,7 @@ def test_bad_requests_are_one_line_and_write_nothing(
     refused("one file, and 2 types need a folder", ["Q8_0", "F16"], tmp_path / "one.gguf")
     refused("there.gguf exists; --force replaces it", "Q8_0", tmp_path / "there.gguf")
     refused("is the source itself", "Q8_0", wide, force=True)
+    refused("there is no folder .*nowhere", "Q8_0", tmp_path / "nowhere" / "x.gguf")
     refused("cannot make the folder", "Q8_0", tmp_path / "there.gguf" / "in")
     refused("cannot quantize", "Q8_0", tmp_path, tensor_types=[("(", "Q8_0")])
     refused("n_threads is -1", "Q8_0", n_threads=-1)

@@ -159,6 +159,16 @@ def test_a_line_of_the_file_that_makes_no_sense_is_named(
     assert line.startswith(f"reellama: {path}: ") and reason in line
 
 
+def test_a_file_of_defaults_that_is_named_and_not_there_is_said(
+    reellama: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REELLAMA_CONFIG", str(tmp_path / "nofile.toml"))
+    result = reellama("ask", "clip.mp4", "What?")
+    assert (result.status, result.out) == (1, "")
+    (line,) = result.err.splitlines()
+    assert line.startswith(f"reellama: {tmp_path}/nofile.toml: there is no such file")
+
+
 def test_quiet_leaves_remarks_out_and_verbose_says_more(
     reellama: Run, square_video: Path, small_bundle: Path
 ) -> None:

@@ -130,6 +130,18 @@ def test_a_taken_port_is_said_in_a_line(reellama: Callable) -> None:
     assert "--port" in result.err and "Traceback" not in result.err
 
 
+def test_an_address_that_is_none_of_this_machine_is_called_so(reellama: Callable) -> None:
+    result = reellama("serve", "--host", "300.1.1.1")
+    assert result.status == 1 and result.err.endswith("; choose another --host\n")
+    assert "--port" not in result.err
+
+
+def test_a_folder_that_is_not_there_cannot_be_allowed(reellama: Callable, tmp_path: Path) -> None:
+    result = reellama("serve", "--port", "0", "--allow-dir", tmp_path / "nodir")
+    assert result.status == 1
+    assert result.err == f"reellama: --allow-dir {tmp_path}/nodir: there is no such folder\n"
+
+
 def test_a_bundle_that_is_not_there_is_said_at_once(reellama: Callable) -> None:
     result = reellama("serve", "--bundle", "nothing-there")
     assert result.status == 1

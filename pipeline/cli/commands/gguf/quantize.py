@@ -106,7 +106,12 @@ def command(
         int, Option(min=0, metavar="N", help="Processor threads; 0: one for each processor.")
     ] = 0,
     dry_run: Annotated[
-        bool, Option("--dry-run", help="Say how large the files would be, and write none.")
+        bool,
+        Option(
+            "--dry-run",
+            help="Say how large the files would be, and write none. With --target-size the mix is "
+            "still searched, which takes minutes, and its plan is written.",
+        ),
     ] = False,
     force: Annotated[bool, Option("--force", help="Replace files that exist.")] = False,
     list_types: Annotated[
@@ -170,8 +175,7 @@ def _plan(
     force: bool,
 ) -> tuple[MixPlan, Path]:
     """Search a mix for a size; returns it and the file to write. The plan goes beside that."""
-    from reellama.gguf_tools.atomic_write import check_writable
-    from reellama.gguf_tools.errors import ReellamaError
+    from reellama.gguf_tools.atomic_write import check_new, check_writable
     from reellama.gguf_tools.format.reader import read_gguf
     from reellama.gguf_tools.locate.find import resolve
     from reellama.gguf_tools.measuring.mix_search import plan_mix
@@ -189,8 +193,7 @@ def _plan(
     place = output or Path(default_name(file, f"{8 * n_bytes / n_weights:.2f}bpw"))
     if place.is_dir():
         place /= default_name(file, f"{8 * n_bytes / n_weights:.2f}bpw")
-    if place.exists() and not force:
-        raise ReellamaError(f"{place} exists; --force replaces it")
+    check_new(place, force=force)
     check_writable(place)
     with long_bar("steps") as report:
         plan = plan_mix(path, n_bytes, how=how, work=place.absolute().parent, report=report)

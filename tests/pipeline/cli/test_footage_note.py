@@ -1,0 +1,47 @@
+"""`timeline` says what `ask` does of real footage: that a small bundle is often wrong about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage
+from PIL import Image
+
+from tests.conftest import Result
+from tests.helpers.film import steady, write_film
+
+pytestmark = pytest.mark.numeric
+
+PICTURES = Path(skimage.__file__).parent / "data"
+
+
+@pytest.fixture(scope="module")
+def two_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cat, and from 3 s on coffee."""
+    photos = [
+        np.asarray(Image.open(PICTURES / name).convert("RGB").resize((320, 240)))
+        for name in ("chelsea.png", "coffee.png")
+    ]
+    path = tmp_path_factory.mktemp("films") / "two.mp4"
+    return write_film(path, steady(6), draw=lambda i: photos[i >= 30])
+
+
+@pytest.mark.parametrize("options", [(), ("--ask", "What is it?")])
+def test_it_is_said_once_on_stderr(
+    options: tuple[str, ...], reellama: Callable[..., Result], two_scenes: Path
+) -> None:
+    result = reellama("timeline", two_scenes, "--threads", "1", *options)
+    assert result.status == 0
+    (line,) = [line for line in result.err.splitlines() if "often wrong" in line]
+    assert line.startswith("two.mp4: real footage: mini names what it sees")
+    assert "often wrong" not in result.out
+
+
+def test_quiet_and_drawn_clips_have_none(
+    reellama: Callable[..., Result], two_scenes: Path, demo_video: Path
+) -> None:
+    assert "often wrong" not in reellama("timeline", two_scenes, "--threads=1", "--quiet").err
+    assert "often wrong" not in reellama("timeline", demo_video, "--threads=1").err
