@@ -9,6 +9,7 @@ import asyncio
 import json
 import math
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -84,10 +85,11 @@ async def read_said(
 
 async def _ask_child(
     clip: MediaItem, reading: VideoReadOptions, limits: MediaLimits, characters: int | None = None
-) -> tuple[bytes, int]:
+) -> tuple[bytearray, int]:
     """What a child process writes, and its exit status."""
-    with tempfile.TemporaryDirectory(prefix="reellama-") as folder:
-        path = await asyncio.to_thread(_lay_out, clip, Path(folder))
+    folder = Path(tempfile.mkdtemp(prefix="reellama-"))
+    try:
+        path = await asyncio.to_thread(_lay_out, clip, folder)
         child = await _start(path, clip.times, reading, limits, characters)
         try:
             read = _read(child, reading)
@@ -98,6 +100,8 @@ async def _ask_child(
             with suppress(ProcessLookupError):
                 child.kill()
             await child.wait()
+    finally:  # a large file takes a while to remove
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
     return answer, child.returncode or 0
 
 
@@ -144,7 +148,7 @@ async def _start(
     )
 
 
-async def _read(child: Process, reading: VideoReadOptions) -> bytes:
+async def _read(child: Process, reading: VideoReadOptions) -> bytearray:
     """What the child writes until it ends, and no more than its frames can be."""
     assert child.stdout is not None
     most = _HEADER + reading.n_frames * 3 * (reading.max_side or 0) ** 2
@@ -154,26 +158,24 @@ async def _read(child: Process, reading: VideoReadOptions) -> bytes:
         if len(answer) > most:
             raise MediaError("this file led the decoder astray: more frames than were asked for")
     await child.wait()
-    return bytes(answer)
+    return answer
 
 
-def _unpack(answer: bytes, status: int, limits: MediaLimits) -> DecodedFrames:
+def _unpack(answer: bytearray, status: int, limits: MediaLimits) -> DecodedFrames:
     """The frames in a child's answer. Nothing of it is trusted: a hostile file may have made it."""
     if status in (-signal.SIGALRM, -signal.SIGXCPU):
         raise _too_slow(limits)
-    head, newline, pixels = answer.partition(b"\n")
     try:
-        if not newline:
-            raise ValueError("the child ended before it answered")
-        header = json.loads(head)
+        end = answer.index(b"\n")
+        header = json.loads(answer[:end])
         if "error" in header:
             raise MediaError(str(header["error"]), 413 if header["status"] == 413 else 400)
-        frames = list(_split(pixels, header["shapes"]))
+        frames = list(_split(np.frombuffer(answer, np.uint8)[end + 1 :], header["shapes"]))
         times = np.array(header["times"], np.float64)
         about = _about(header)
         if not frames or times.shape != (len(frames),) or not np.isfinite(times).all():
             raise ValueError("frames without times")
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise MediaError("this file made the decoder crash; it is damaged") from error
     return DecodedFrames(frames, times, about)
 
@@ -190,14 +192,14 @@ def _about(header: dict[str, Any]) -> ClipFacts:
     return ClipFacts(duration, tuple(map(str, header["notes"])), facts)
 
 
-def _split(pixels: bytes, shapes: Iterable[tuple[int, int]]) -> Iterable[np.ndarray]:
+def _split(pixels: np.ndarray, shapes: Iterable[tuple[int, int]]) -> Iterable[np.ndarray]:
     """Pictures `[height, width, 3]` that lie one after another; ValueError where they do not."""
     start = 0
     for height, width in shapes:
         end = start + height * width * 3
         if not (height > 0 and width > 0 and end <= len(pixels)):
             raise ValueError("frames that are not there")
-        yield np.frombuffer(pixels[start:end], np.uint8).reshape(height, width, 3).copy()
+        yield pixels[start:end].reshape(height, width, 3)
         start = end
 
 
