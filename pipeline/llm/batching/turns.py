@@ -81,7 +81,7 @@ class Turns:
             return None
         first = min(answers, key=lambda slot: answers[slot].begun)
         if not all(map(_lasts, answers.values())):
-            answers = _idle(answers)
+            answers = _idle(answers, first)
         answers = {
             slot: answer
             for slot, answer in answers.items()
@@ -121,14 +121,13 @@ def _reads_long(answer: Answer) -> bool:
     return bool(answer.unread) and not answer.is_short
 
 
-def _idle(answers: dict[Slot, Answer]) -> dict[Slot, Answer]:
-    """Long prompts that have hardly begun to be read, but for the one that is read next."""
+def _idle(answers: dict[Slot, Answer], first: Slot) -> dict[Slot, Answer]:
+    """Long prompts that have hardly begun to be read, while another one is: the one that began
+    first, or else the one that is read next."""
     long = {slot: answer for slot, answer in answers.items() if _reads_long(answer)}
-    next_one = min(long, key=lambda slot: long[slot].n_unread, default=None)
+    read = min(long, key=lambda slot: (slot is not first, long[slot].n_unread), default=None)
     return {
-        slot: answer
-        for slot, answer in long.items()
-        if slot is not next_one and answer.work <= LITTLE
+        slot: answer for slot, answer in long.items() if slot is not read and answer.work <= LITTLE
     }
 
 

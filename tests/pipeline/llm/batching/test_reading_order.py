@@ -113,10 +113,16 @@ def test_long_prompts_leave_half_of_the_places_to_others(quick: Batcher) -> None
     assert n_begun[0] == 2
 
 
+@pytest.mark.parametrize("reads_first_first", [True, False])
 def test_a_long_prompt_that_only_waits_to_be_read_makes_room_for_short_ones(
-    quick: Batcher,
+    tiny_llama: Path, reads_first_first: bool
 ) -> None:
+    quick = Batcher(tiny_llama, n_parallel=4, n_ctx=2048)
     first = Held(quick)
+    # Of prompts that are equally long the one in the first place is read first, which may be the
+    # one that came first or not: places that were unused the longest are given first.
+    for i, slot in enumerate(quick._slots):
+        slot.used = float(i if reads_first_first else -i)
     long = [Asked(quick, f"{i}" * 1900, client=f"{i}", max_tokens=1) for i in range(2)]
     begun, go_on = threading.Event(), threading.Event()
 
@@ -150,6 +156,7 @@ def test_a_long_prompt_that_only_waits_to_be_read_makes_room_for_short_ones(
     assert len(n_grown) == 3 and max(n_grown) < 10
     for each in long:
         each.tokens()
+    quick.close()
 
 
 def test_a_long_prompt_counts_before_it_is_read(tiny_llama: Path) -> None:
