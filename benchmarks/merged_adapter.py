@@ -26,7 +26,8 @@ from reellama.gguf_tools.measuring.divergence import TokenDifferences, token_dif
 from reellama.gguf_tools.quantization.merged_llm import make_merged
 from reellama.gguf_tools.quantization.quantize import quantize
 from reellama.pipeline.chat.video_chat import VideoChat
-from reellama.pipeline.evaluation.tasks.synthetic_benchmark import TASKS, benchmark_items
+from reellama.pipeline.evaluation.tasks.benchmark_tasks import TASKS
+from reellama.pipeline.evaluation.tasks.synthetic_benchmark import benchmark_items
 from reellama.pipeline.llm.engine import Engine, Prompt, Text, TokenIds
 
 MAX_TOKENS = 32  # of an answer

@@ -151,6 +151,14 @@ def test_what_needs_more_says_in_a_line_what_to_install(
     assert ended.err.endswith("pip install 'reellama[train]'\n")
 
 
+def test_a_task_that_the_benchmark_does_not_have_is_said_all_the_same(
+    reellama: Installation,
+) -> None:
+    ended = reellama("eval", "mini", "--benchmark", "--task", "nope")
+    assert (ended.status, ended.err.count("\n")) == (1, 1), ended
+    assert "the benchmark has no such task; it has action, " in ended.err
+
+
 def test_a_network_that_was_not_exported_says_what_to_do_once(
     reellama: Installation, video: Path, tmp_path: Path
 ) -> None:

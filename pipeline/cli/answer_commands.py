@@ -25,6 +25,9 @@ Videos = Annotated[
     ),
 ]
 Json = Annotated[bool, Option("--json", help="One JSON object; the text is its `answer`.")]
+JsonLines = Annotated[
+    bool, Option("--json", help="A JSON object for each video; the text is its `answer`.")
+]
 BESIDE = "How much is said beside the answer"
 Probs = Annotated[
     bool,
@@ -77,7 +80,7 @@ def describe(
     model: ModelOptions,
     answer: AnswerOptions,
     *,
-    json: Json = False,
+    json: JsonLines = False,
     probs: Probs = False,
     timings: TimingsFlag = False,
     no_server: NoServer = False,

@@ -61,7 +61,14 @@ def _gpu_layers(value: str) -> str:
 
 
 LayersOption = Annotated[
-    str, Option(callback=_gpu_layers, metavar="N|auto|all", help="Layers on the GPU.")
+    str,
+    Option(
+        "--gpu-layers",
+        "-ngl",
+        callback=_gpu_layers,
+        metavar="N|auto|all",
+        help="Layers on the GPU.",
+    ),
 ]
 
 
@@ -120,15 +127,22 @@ def _parse_seconds(value: str) -> float:
 
 
 def _option(
-    options: type, name: str, metavar: str, callback: Any = None, low: int | None = None
+    options: type,
+    name: str,
+    metavar: str,
+    callback: Any = None,
+    low: int | None = None,
+    names: Sequence[str] = (),
 ) -> Any:
     """An option of a command for a field of the library's options: its help and its bounds.
 
-    `low` is the command's own bound where it takes less than the library does.
+    low: the command's own bound where it takes less than the library does.
+    names: of the option, the main one first, where it has llama.cpp's as well.
     """
     about = option_field(options, name).metadata
     least, high = (about[key] if math.isfinite(about[key]) else None for key in ("low", "high"))
     return Option(
+        *names,
         min=least if low is None else low,
         max=high,
         metavar=metavar,
@@ -185,7 +199,12 @@ class ModelOptions:
     tiles: Annotated[
         bool, Option("--tiles", help="A vision GGUF sees pictures in tiles too, in full.")
     ] = False
-    n_ctx: Annotated[int, Option(min=64, metavar="N", help="Positions in the context.")] = 4096
+    n_ctx: Annotated[
+        int,
+        Option(
+            "--n-ctx", "--ctx-size", "-c", min=64, metavar="N", help="Positions in the context."
+        ),
+    ] = 4096
     threads: Annotated[
         int | None, Option(min=1, metavar="N", help="Processor threads (default: free cores).")
     ] = None
@@ -244,7 +263,9 @@ class ModelOptions:
 class AnswerOptions:
     """How an answer is generated. `/set` in a chat changes these by name."""
 
-    temperature: Annotated[float, _option(Sampling, "temperature", "X")] = Sampling.temperature
+    temperature: Annotated[
+        float, _option(Sampling, "temperature", "X", names=("--temperature", "--temp"))
+    ] = Sampling.temperature
     top_k: Annotated[int, _option(Sampling, "top_k", "N")] = Sampling.top_k
     top_p: Annotated[float, _option(Sampling, "top_p", "P")] = Sampling.top_p
     min_p: Annotated[float, _option(Sampling, "min_p", "P")] = Sampling.min_p
@@ -252,9 +273,12 @@ class AnswerOptions:
         Sampling.repeat_penalty
     )
     seed: Annotated[int | None, _option(Sampling, "seed", "N")] = Sampling.seed
-    max_tokens: Annotated[int, _option(GenerationOptions, "max_tokens", "N", low=1)] = (
-        GenerationOptions.max_tokens
-    )
+    max_tokens: Annotated[
+        int,
+        _option(
+            GenerationOptions, "max_tokens", "N", low=1, names=("--max-tokens", "--n-predict", "-n")
+        ),
+    ] = GenerationOptions.max_tokens
     stop: Annotated[list[str] | None, _option(GenerationOptions, "stop", "TEXT")] = None
     grammar: Annotated[Path | None, _option(Sampling, "grammar", "FILE")] = None
     json_schema: Annotated[Path | None, _option(Sampling, "json_schema", "FILE")] = None

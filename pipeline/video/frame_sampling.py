@@ -31,9 +31,10 @@ def select_frames(
     present = _count(source.frame_times(start, end), options.n_frames + 1)
     if present <= options.n_frames and options.mode in ("uniform", "scenes"):
         times, looks = None, 0
-        if present < options.n_frames and source.duration:
-            where = "the file has" if not (options.start or options.end) else "this part has"
-            source.notes.append(f"asked for {options.n_frames} frames, {where} {present}")
+        if options.frames is not None and present < options.frames and source.duration:
+            whole = "the folder has" if source.path.is_dir() else "the file has"
+            where = "this part has" if options.start or options.end else whole
+            source.notes.append(f"asked for {options.frames} frames, {where} {present}")
     else:
         times, looks = _sample_times(source, options, start, end, report)
     wanted = present if times is None else len(times)
@@ -100,9 +101,9 @@ def _sample_times(
         )
     if options.mode == "keyframes":
         times = thin_evenly(source.keyframe_times(start, end), options.n_frames)
-        if len(times) < options.n_frames and source.duration:
+        if options.frames is not None and len(times) < options.frames and source.duration:
             source.notes.append(
-                f"asked for {options.n_frames} frames, there are {len(times)} keyframes"
+                f"asked for {options.frames} frames, there are {len(times)} keyframes"
             )
         if times:
             return times, 0

@@ -21,8 +21,6 @@ SAMPLING_MODES: tuple[SamplingMode, ...] = get_args(SamplingMode)
 
 # Pixels on the longest side of a frame: more than any tower takes, and 64 frames of 4K fit memory.
 MAX_SIDE = 768
-# Frames that are taken where neither the caller nor a bundle says how many.
-DEFAULT_FRAMES = 8
 
 
 @dataclass(frozen=True)
@@ -37,6 +35,7 @@ class VideoReadOptions:
               is still on screen then has the time `start`.
     subtitles: whether a conversation knows the subtitles in the file or beside it.
     max_side: longest side in pixels. Larger frames are scaled down as they are decoded.
+    default_frames: in place of `frames` where nobody asked for a number.
     """
 
     frames: int | None = option(None, "At most N frames (default: the bundle's).", low=1)
@@ -46,6 +45,7 @@ class VideoReadOptions:
     end: float | None = option(None, "End here.")  # seconds, after start
     subtitles: SubtitleMode = option("auto", "auto: those in or beside the file; off: none.")
     max_side: int | None = option(None, "Pixels on the longest side; None: as stored.", low=1)
+    default_frames: int = 8  # where no bundle says how many either
 
     def __post_init__(self) -> None:
         if self.sampling not in SAMPLING_MODES:
@@ -75,11 +75,11 @@ class VideoReadOptions:
     @property
     def n_frames(self) -> int:
         """At most so many frames are taken."""
-        return DEFAULT_FRAMES if self.frames is None else self.frames
+        return self.default_frames if self.frames is None else self.frames
 
     def with_defaults(self, *, frames: int, max_side: int) -> VideoReadOptions:
         """The same, with `frames` and `max_side` where none were asked for."""
-        return replace(self, frames=self.frames or frames, max_side=self.max_side or max_side)
+        return replace(self, default_frames=frames, max_side=self.max_side or max_side)
 
     def to_json(self) -> dict[str, Any]:
         """What a saved conversation keeps of it: what a person may choose."""

@@ -113,14 +113,17 @@ def _checked(option: Any, command: Any, name: str, value: Any, path: Path) -> An
 
 
 def _options(command: Any) -> dict[str, Any]:
-    """The options of a command by their names without dashes."""
-    return {
-        name.lstrip("-"): param
+    """The options of a command by their main names, without dashes.
+
+    Other names are for typing: a saved `n-ctx` is the context of an answer, and not what
+    `gguf perplexity` calls `--ctx`.
+    """
+    names = {
+        param: next((name for name in param.opts if name.startswith("--")), "")
         for param in command.params
         if param.param_type_name == "option"
-        for name in param.opts
-        if name.startswith("--")
     }
+    return {name.lstrip("-"): param for param, name in names.items() if name}
 
 
 def _all_names(command: Any) -> Iterator[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from pathlib import Path
 
 from typer import BadParameter
@@ -34,7 +36,7 @@ def show() -> None:
     """Print a line for each folder."""
     rows = []
     for folder, (what, limit) in FOLDERS.items():
-        sizes = [file.stat().st_size for file in _files(folder)]
+        sizes = [size for _, size in _files(folder)]
         most = show_size(limit) if limit else "no limit"
         rows.append([what, str(len(sizes)), show_size(sum(sizes)), most, str(folder)])
     show_table(["what", "files", "size", "at most", "folder"], rows)
@@ -43,15 +45,22 @@ def show() -> None:
 def clear() -> None:
     """Remove all files. A command that runs meanwhile computes anew what it does not find."""
     files = [file for folder in FOLDERS for file in _files(folder)]
-    size = sum(file.stat().st_size for file in files)
-    for file in files:
-        file.unlink(missing_ok=True)
-    note(f"{len(files)} files removed, {show_size(size)}")
+    for path, _ in files:
+        path.unlink(missing_ok=True)
+    note(f"{len(files)} files removed, {show_size(sum(size for _, size in files))}")
 
 
 ACTIONS = {"show": show, "clear": clear}
 
 
-def _files(folder: Path) -> list[Path]:
-    """Its files, and those that a command which was killed left half-written."""
-    return [path for path in folder.rglob("*") if path.is_file()] if folder.is_dir() else []
+def _files(folder: Path) -> list[tuple[Path, int]]:
+    """Its files with their sizes, and those that a command which was killed left half-written.
+
+    What another command removes meanwhile is left out.
+    """
+    found = []
+    for inner, _, names in os.walk(folder):
+        for path in (Path(inner, name) for name in names):
+            with suppress(FileNotFoundError):
+                found.append((path, path.stat().st_size))
+    return found

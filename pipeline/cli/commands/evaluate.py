@@ -21,6 +21,7 @@ from reellama.pipeline.cli.commands.evaluate_options import (
     RunOptions,
     write_text,
 )
+from reellama.pipeline.evaluation.tasks.benchmark_tasks import PHOTOGRAPHS, TASKS
 
 if TYPE_CHECKING:
     from reellama.pipeline.evaluation.items import EvalItem
@@ -42,6 +43,8 @@ def run(bundle: str, questions: QuestionOptions, how: RunOptions) -> None:
         raise BadParameter("--seed chooses what --benchmark and --bench ask")
     if asked and questions.style:
         raise BadParameter("--style is of clips that are described: without --data or --benchmark")
+    if questions.benchmark and not questions.task_names() <= TASKS.keys() | {PHOTOGRAPHS}:
+        raise _no_such_task("the benchmark", TASKS)
     if how.record:
         _check_recordable(bundle)
     if questions.bench:
@@ -212,8 +215,7 @@ def _items(
     questions: QuestionOptions,
 ) -> Iterator[tuple[Iterable[EvalItem], int, tuple[str, ...]]]:
     """What is asked, how many questions at most, and the names of missing videos."""
-    tasks = {name.lower() for name in questions.task or ()}
-
+    tasks = questions.task_names()
     if questions.data:
         from reellama.pipeline.evaluation.tasks.question_files import load_questions
 
@@ -235,9 +237,7 @@ def _items(
             )
             yield shown, clips, ()
         return
-    asked = [task for task in synthetic_benchmark.TASKS if not tasks or task in tasks]
-    if not asked:
-        raise _no_such_task("the benchmark", synthetic_benchmark.TASKS)
+    asked = [task for task in TASKS if not tasks or task in tasks]
     with tempfile.TemporaryDirectory() as folder:
         drawn = synthetic_benchmark.benchmark_items(
             questions.split, clips, questions.seed, Path(folder), tasks=asked, assets=assets

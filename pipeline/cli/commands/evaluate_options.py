@@ -82,6 +82,10 @@ class QuestionOptions:
         Option(metavar="NAME", help="Describe clips drawn in this style; may be repeated."),
     ] = None
 
+    def task_names(self) -> set[str]:
+        """Those of --task, as tasks are called; empty for all."""
+        return {name.lower() for name in self.task or ()}
+
 
 @dataclass(frozen=True)
 class RunOptions:

@@ -79,7 +79,15 @@ class ServedModelOptions:
         float | None, Option(min=1, metavar="SECONDS", help="An answer ends after so long.")
     ] = None
     n_ctx: Annotated[
-        int, Option(min=64, metavar="N", help="Positions of each answer's context.")
+        int,
+        Option(
+            "--n-ctx",
+            "--ctx-size",
+            "-c",
+            min=64,
+            metavar="N",
+            help="Positions of each answer's context.",
+        ),
     ] = 4096
     threads: Annotated[
         int | None, Option(min=1, metavar="N", help="Threads (default: free cores).")

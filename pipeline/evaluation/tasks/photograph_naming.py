@@ -18,9 +18,9 @@ from reellama.models.synthetic.render import render, write_video
 from reellama.models.synthetic.scene import Actor, Scene
 from reellama.models.vision.imagenet_labels import synonyms
 from reellama.pipeline.evaluation.items import EvalItem
+from reellama.pipeline.evaluation.tasks.benchmark_tasks import PHOTOGRAPHS
 
 SPLIT_NAME = "photographs"
-TASK_NAME = "photograph naming"
 PICTURE_SIDE = 384  # pixels of a cut-out that is asked for
 VIDEO_FPS = 12
 
@@ -44,7 +44,7 @@ def photograph_items(
         count = round(scene.duration * VIDEO_FPS)
         write_video(video, render(scene, (np.arange(count) + 0.5) / VIDEO_FPS), VIDEO_FPS)
         name, *others = synonyms(int(row["class"]))
-        yield EvalItem(TASK_NAME, "", name, (), video, also=tuple(others))
+        yield EvalItem(PHOTOGRAPHS, "", name, (), video, also=tuple(others))
 
 
 def _scene(rng: np.random.Generator, stamp: Path) -> Scene:

@@ -19,24 +19,8 @@ from reellama.models.synthetic.dataset import SyntheticClips, SyntheticConfig
 from reellama.models.synthetic.render import render, write_video
 from reellama.models.synthetic.synthetic_clip import ClipQuestion, SyntheticClip
 from reellama.pipeline.evaluation.items import EvalItem
+from reellama.pipeline.evaluation.tasks.benchmark_tasks import TASKS
 
-# Which scenario asks for a task.
-TASKS = {
-    "object naming": "one",
-    "object existence": "one",
-    "attribute": "one",
-    "position": "place",
-    "moving direction": "one",
-    "action": "one",
-    "action order": "order",
-    "count": "count",
-    "moving count": "count",
-    "which moves": "mover",
-    "speed": "race",
-    "object shuffle": "shuffle",
-    "scene transition": "cut",
-    "camera": "camera",
-}
 NAMING_TASKS = (
     "object naming",
     "object existence",

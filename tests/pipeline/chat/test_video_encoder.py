@@ -244,6 +244,9 @@ def test_the_cache_is_shown_and_emptied(reellama: Callable[..., Result]) -> None
     assert str(ENCODED_FRAMES) in shown.out and str(READ_PROMPTS) in shown.out
     assert "1.0 GiB" in shown.out
     assert str(MERGED_LLMS) in shown.out and "2.0 GiB" in shown.out
+    (READ_PROMPTS / "gone").symlink_to("nowhere")  # as what another command removes just now
+    assert reellama("cache").status == 0
+    (READ_PROMPTS / "gone").unlink()
     cleared = reellama("cache", "clear")
     assert cleared.status == 0 and "removed" in cleared.err
     assert not [*ENCODED_FRAMES.iterdir(), *READ_PROMPTS.iterdir()]

@@ -105,11 +105,11 @@ def test_notes_on_the_present_folder_name_it(
 ) -> None:
     Image.new("RGB", (64, 64), "red").save(tmp_path / "a.png")
     monkeypatch.chdir(tmp_path)
-    small = ("--threads=1", "--n-ctx=256", "--max-tokens=2")
+    small = ("--threads=1", "--n-ctx=256", "--max-tokens=2", "--frames=3")
     result = reellama("ask", ".", "What?", "--bundle", small_bundle, *small)
     assert result.status == 0
     notes = result.err.splitlines()
-    assert any(line.startswith(".: asked for") for line in notes)
+    assert ".: asked for 3 frames, the folder has 1" in notes
     assert not any(line.startswith(":") for line in notes)
 
 
@@ -157,6 +157,18 @@ def test_a_line_of_the_file_that_makes_no_sense_is_named(
     assert result.status == 1
     (line,) = result.err.splitlines()
     assert line.startswith(f"reellama: {path}: ") and reason in line
+
+
+def test_only_main_names_are_saved(config: Callable[[str], Path], reellama: Run) -> None:
+    """What answers have as a context is not what perplexity is measured in chunks of."""
+    config("n-ctx = 1\n[gguf.perplexity]\nctx = 8")
+    refused = reellama("gguf", "perplexity", "no.gguf")
+    assert "n-ctx: " in refused.err  # of `ask`
+    config("n-ctx = 64\n[gguf.perplexity]\nn-ctx = 64")
+    said = reellama("gguf", "perplexity", "no.gguf").err
+    assert "[perplexity]: no option is called 'n-ctx'" in said
+    config("n-ctx = 64\n[gguf.perplexity]\nctx = 64")
+    assert "no.gguf" in reellama("gguf", "perplexity", "no.gguf").err
 
 
 def test_a_file_of_defaults_that_is_named_and_not_there_is_said(

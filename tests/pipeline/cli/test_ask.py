@@ -190,3 +190,17 @@ def test_the_context_holds_a_question_and_its_answer_and_little_else(question: s
         size = talk.engine.count(talk.chat.prompt(question))
     assert size + 256 <= n_ctx < size + 1000 + len(question.encode())
     assert positions_needed(bundle, llm, 1, (question,), 256) <= n_ctx
+
+
+def test_json_of_several_descriptions_is_an_object_each_as_help_says(
+    reellama: Callable[..., Result], square_video: Path, small_bundle: Path
+) -> None:
+    small = ("--bundle", small_bundle, "--threads=1", "--n-ctx=256", "--max-tokens=2")
+    rest = reellama("describe", square_video, square_video, "--json", *small).out
+    bundles = []
+    while rest:
+        found, end = json.JSONDecoder().raw_decode(rest)
+        bundles.append(found["bundle"])
+        rest = rest[end:].lstrip()
+    assert bundles == ["small", "small"]
+    assert "A JSON object for each video" in reellama("describe", "--help").out

@@ -18,6 +18,7 @@ from reellama.pipeline.evaluation.ablations import (
 from reellama.pipeline.evaluation.report import record_scores
 from reellama.pipeline.evaluation.scoring import Accuracy
 from reellama.pipeline.evaluation.tasks import synthetic_benchmark
+from reellama.pipeline.evaluation.tasks.benchmark_tasks import TASKS
 from tests.conftest import Result
 from tests.pipeline.evaluation.conftest import FEW
 
@@ -119,7 +120,7 @@ def test_quantizations_are_asked_the_same(
 def test_seven_quantizations_and_all_tasks_can_be_read_in_80_columns() -> None:
     from reellama.pipeline.evaluation.quantization_sweep import SWEEP_TYPES, SweepRow, tables
 
-    tasks = {name: Accuracy(number, 20) for number, name in enumerate(synthetic_benchmark.TASKS)}
+    tasks = {name: Accuracy(number, 20) for number, name in enumerate(TASKS)}
     all_tasks = Accuracy(sum(share.right for share in tasks.values()), 20 * len(tasks))
     rows = [
         SweepRow(Path(f"{name}.gguf"), name, 10**8, 4.5, all_tasks, all_tasks, tasks)

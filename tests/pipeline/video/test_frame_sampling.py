@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from reellama.pipeline.video.clip import read_frames
 from reellama.pipeline.video.frame_sampling import interval_centers, thin_evenly
@@ -93,6 +94,16 @@ def test_more_frames_than_the_file_has_gives_all_of_them(ten_seconds: Path):
     part = read_frames(ten_seconds, frames=64, start=1, end=2)
     assert [number(frame) for frame in part.frames] == list(range(10, 20))
     assert part.notes == ("asked for 64 frames, this part has 10",)
+
+
+def test_a_number_that_nobody_asked_for_is_not_missed(ten_seconds: Path, tmp_path: Path):
+    short = VideoReadOptions(start=1, end=2).with_defaults(frames=64, max_side=64)
+    for sampling in ("uniform", "scenes", "keyframes"):
+        clip = read_frames(ten_seconds, short, sampling=sampling)
+        assert clip.notes == () and len(clip.frames) == (1 if sampling == "keyframes" else 10)
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "a.png")
+    folder = read_frames(tmp_path, VideoReadOptions(frames=3).with_defaults(frames=8, max_side=64))
+    assert folder.notes == ("asked for 3 frames, the folder has 1",)
 
 
 def test_a_variable_frame_rate_is_sampled_by_time(uneven: Path):

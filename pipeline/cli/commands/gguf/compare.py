@@ -20,7 +20,12 @@ def command(
     text: Annotated[
         Path | None, Option(metavar="FILE", help="What is read (default: English prose).")
     ] = None,
-    ctx: Annotated[int, Option(min=8, metavar="N", help="Tokens of a chunk.")] = 512,
+    ctx: Annotated[
+        int,
+        Option(
+            "--ctx", "--n-ctx", "--ctx-size", "-c", min=8, metavar="N", help="Tokens of a chunk."
+        ),
+    ] = 512,
     chunks: Annotated[int, Option(min=1, metavar="N", help="At most N chunks of the text.")] = 8,
     bundle: Annotated[
         str | None,
@@ -42,7 +47,9 @@ def command(
     threads: Annotated[
         int | None, Option(min=1, metavar="N", help="Processor threads (default: physical cores).")
     ] = None,
-    gpu_layers: Annotated[str, Option(metavar="N|auto|all", help="Layers on the GPU.")] = "0",
+    gpu_layers: Annotated[
+        str, Option("--gpu-layers", "-ngl", metavar="N|auto|all", help="Layers on the GPU.")
+    ] = "0",
     json: Annotated[bool, Option("--json", help="One JSON array.")] = False,
     markdown: Annotated[bool, Option("--markdown", help="The table in Markdown.")] = False,
 ) -> None:

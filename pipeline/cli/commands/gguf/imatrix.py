@@ -67,7 +67,12 @@ def command(
     bundle: Annotated[
         str, Option(metavar="NAME|DIR", help="What makes soft tokens of --video.")
     ] = "mini",
-    ctx: Annotated[int, Option(min=16, metavar="N", help="Tokens of a chunk.")] = 512,
+    ctx: Annotated[
+        int,
+        Option(
+            "--ctx", "--n-ctx", "--ctx-size", "-c", min=16, metavar="N", help="Tokens of a chunk."
+        ),
+    ] = 512,
     chunks: Annotated[
         int | None, Option(min=1, metavar="N", help="At most N chunks (default: the whole text).")
     ] = None,

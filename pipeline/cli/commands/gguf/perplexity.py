@@ -41,7 +41,12 @@ def command(
         list[str] | None,
         Option(metavar="GGUF[=SCALE]", help="A LoRA adapter of MODEL; may be repeated."),
     ] = None,
-    ctx: Annotated[int, Option(min=8, metavar="N", help="Tokens of a chunk.")] = 512,
+    ctx: Annotated[
+        int,
+        Option(
+            "--ctx", "--n-ctx", "--ctx-size", "-c", min=8, metavar="N", help="Tokens of a chunk."
+        ),
+    ] = 512,
     chunks: Annotated[
         int | None, Option(min=1, metavar="N", help="At most N chunks of the text.")
     ] = None,
@@ -71,7 +76,9 @@ def command(
     threads: Annotated[
         int | None, Option(min=1, metavar="N", help="Processor threads (default: physical cores).")
     ] = None,
-    gpu_layers: Annotated[str, Option(metavar="N|auto|all", help="Layers on the GPU.")] = "0",
+    gpu_layers: Annotated[
+        str, Option("--gpu-layers", "-ngl", metavar="N|auto|all", help="Layers on the GPU.")
+    ] = "0",
     json: Annotated[bool, Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Measure perplexity on a text and, against a reference, KL divergence and agreement.

@@ -28,7 +28,18 @@ def command(
     vram: Annotated[
         str | None, Option(metavar="SIZE", help="All of it must fit into this, such as 12GiB.")
     ] = None,
-    ctx: Annotated[int, Option(min=1, metavar="N", help="Positions in the context.")] = 4096,
+    ctx: Annotated[
+        int,
+        Option(
+            "--ctx",
+            "--n-ctx",
+            "--ctx-size",
+            "-c",
+            min=1,
+            metavar="N",
+            help="Positions in the context.",
+        ),
+    ] = 4096,
     types: Annotated[
         str, Option(metavar="TYPE,...", help="Of these (default: six, or all that the hub has).")
     ] = "",
@@ -40,7 +51,10 @@ def command(
         int | None, Option(min=1, metavar="N", help="Processor threads (default: physical cores).")
     ] = None,
     gpu_layers: Annotated[
-        str | None, Option(metavar="N|auto|all", help="Layers on the GPU (default: auto).")
+        str | None,
+        Option(
+            "--gpu-layers", "-ngl", metavar="N|auto|all", help="Layers on the GPU (default: auto)."
+        ),
     ] = None,
     json: Annotated[bool, Option("--json", help="One JSON object.")] = False,
 ) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from reellama.pipeline.evaluation.tasks import synthetic_benchmark
+from reellama.pipeline.evaluation.tasks.benchmark_tasks import TASKS
 from reellama.pipeline.video.clip import read_frames
 
 
@@ -18,7 +19,7 @@ def test_the_benchmark_asks_every_task_about_files_that_can_be_read(
     monkeypatch.setattr(synthetic_benchmark, "FRAME_RATES", (8,))
     monkeypatch.setattr(synthetic_benchmark, "HEIGHTS", (96, 120))
     asked = list(synthetic_benchmark.benchmark_items("new-clips", 1, 0, tmp_path))
-    assert {item.task for item in asked} == set(synthetic_benchmark.TASKS)
+    assert {item.task for item in asked} == set(TASKS)
     for item in asked:
         assert not item.choices or item.answer in item.choices
     clip = read_frames(asked[0].video, frames=4)
