@@ -101,6 +101,7 @@ def test_quantizations_are_asked_the_same(
     from reellama.gguf_tools.quantization.quantize import quantize
 
     folder = tmp_path / "ggufs"
+    folder.mkdir()
     quantize(smollm2, "Q4_0", folder / "small-Q4_0.gguf", n_threads=1)
     (folder / "small-Q4_1.gguf").symlink_to(smollm2)
     options = ("--quantizations", folder, "--plot", tmp_path / "plot", "--json", "-")
