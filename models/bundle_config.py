@@ -81,12 +81,17 @@ class BundleConfig:
         return self.languages or (("en",) if self.slots else ())
 
     @property
-    def footage_remark(self) -> str:
-        """What a person should know of its answers about real footage, if it learned from both."""
+    def footage_limits(self) -> str:
+        """What it cannot know of real footage, if it learned from drawn clips too."""
         return (
             f"real footage: {self.name} names what it sees, often wrongly, and cannot tell motion, "
-            "camera, numbers or text; a vision model tells more: --bundle MODEL.gguf"
+            "camera, numbers or text"
         )
+
+    @property
+    def footage_remark(self) -> str:
+        """What a person should know of its answers about real footage."""
+        return f"{self.footage_limits}; a vision model tells more: --bundle MODEL.gguf"
 
     @classmethod
     def read(cls, path: Path) -> BundleConfig:

@@ -35,7 +35,7 @@ from reellama.pipeline.video.source import FrameSource, VideoError
 from reellama.pipeline.video.video_file import VideoFile
 
 CACHE_FOLDER = MOMENTS
-INDEX_FORMAT = "moments 2"  # part of every key: another way to look makes old files unknown
+INDEX_FORMAT = "moments 3"  # part of every key: another way to look makes old files unknown
 # A video this short is looked at every half second; every frame of it is decoded for that.
 SHORT, SHORT_STEP = 120.0, 0.5
 # In a longer one keyframes do, at most one in `MIN_STEP` and at least one in `MAX_STEP` seconds.
@@ -64,6 +64,7 @@ class VideoIndex:
     times: seconds, float64 [n]; colours: float32 [n, 51] as `color_quantiles` has them;
     embeddings: float32 [n, d], of length 1, or [n, 0] where the tower has no text side.
     cuts: None where nobody looked for them: then scenes begin at the looks.
+    is_footage: whether it is real footage, by a bundle that tells that from drawn clips.
     """
 
     path: Path
@@ -72,6 +73,7 @@ class VideoIndex:
     colours: np.ndarray
     embeddings: np.ndarray
     cuts: HardCuts | None = None
+    is_footage: bool = False
 
     def scenes(self, most: int, shortest: float) -> list[tuple[float, float]]:
         """Start and end of at most `most` scenes, each `shortest` seconds or longer; all of them
@@ -214,11 +216,14 @@ def _build_index(source: FrameSource, path: Path, bundle: Bundle, progress: Prog
     colours: list[np.ndarray] = []
     embeddings: list[np.ndarray] = []
     waiting: list[np.ndarray] = []
+    samples: list[np.ndarray] = []
     for time, rgb in _frames(source):
         times.append(time)
         small = rgb[:: max(1, len(rgb) // COLOUR_SIDE), :: max(1, rgb.shape[1] // COLOUR_SIDE)]
         colours.append(color_quantiles(small))
         waiting.append(rgb)
+        if len(times) % BATCH == 1:
+            samples.append(rgb)
         if len(waiting) == BATCH:
             embeddings.append(bundle.embed_images(waiting))
             waiting = []
@@ -234,7 +239,14 @@ def _build_index(source: FrameSource, path: Path, bundle: Bundle, progress: Prog
         np.array(times),
         np.stack(colours).astype(np.float32),
         np.concatenate(embeddings).astype(np.float32),
+        is_footage=_is_footage(samples, bundle),
     )
+
+
+def _is_footage(frames: Sequence[np.ndarray], bundle: Bundle) -> bool:
+    if bundle.config.concepts is None:  # it knows one kind of video, and no other
+        return False
+    return bool(bundle.remark_on(bundle.features(frames)))
 
 
 def _frames(source: FrameSource) -> Iterator[tuple[float, np.ndarray]]:
@@ -267,7 +279,7 @@ def _key(path: Path, bundle: Bundle) -> str:
 
 
 def _write(kept: Path, index: VideoIndex) -> None:
-    names = ("duration", "times", "colours", "embeddings")
+    names = ("duration", "times", "colours", "embeddings", "is_footage")
     arrays = {name: getattr(index, name) for name in names}
     if index.cuts is not None:
         arrays |= {f"cut_{name}": array for name, array in vars(index.cuts).items()}
@@ -288,6 +300,7 @@ def _read(kept: Path, path: Path) -> VideoIndex | None:
                 data["colours"],
                 data["embeddings"],
                 cuts,
+                bool(data["is_footage"]),
             )
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         return None  # not there, or damaged: it is written anew

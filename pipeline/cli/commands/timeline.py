@@ -227,7 +227,7 @@ def search(
 ) -> None:  # fmt: skip
     """Print the moments that fit some words, best first; `everything`: also those that do not."""
     from reellama.models.open_bundle import open_bundle, search_bundle
-    from reellama.pipeline.cli.console import note, out, strip_control
+    from reellama.pipeline.cli.console import note, note_limits, out, strip_control
     from reellama.pipeline.long_video import video_index
     from reellama.pipeline.video.timestamps import format_time
 
@@ -254,6 +254,9 @@ def search(
     found = video_index.search(seen, words, bundle, n, 0.0 if everything else video_index.FITS)
     if not found:
         note(f'nothing fits "{words}"; --all shows what comes nearest')
+    footage = next((index.path for index in seen if index.is_footage), None)
+    if footage is not None:  # a vision model would search with the same tower
+        note_limits(footage.name or footage, bundle.config.footage_limits)
     pictures = [] if thumbnails is None else _thumbnails(found, thumbnails)
     if as_json:
         rows: list[dict[str, object]] = [{**asdict(m), "path": str(m.path)} for m in found]

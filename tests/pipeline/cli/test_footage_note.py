@@ -1,4 +1,4 @@
-"""`timeline` says what `ask` does of real footage: that a small bundle is often wrong about it."""
+"""`timeline` and `search` say what `ask` does of real footage: that `mini` is often wrong."""
 
 from __future__ import annotations
 
@@ -38,6 +38,16 @@ def test_it_is_said_once_on_stderr(
     (line,) = [line for line in result.err.splitlines() if "often wrong" in line]
     assert line.startswith("two.mp4: real footage: mini names what it sees")
     assert "often wrong" not in result.out
+
+
+def test_search_says_it_once_whatever_it_finds_and_also_where_it_has_looked_before(
+    reellama: Callable[..., Result], two_scenes: Path, demo_video: Path
+) -> None:
+    for words in ("a cat", "a cat", "a xylophone"):
+        result = reellama("search", demo_video, two_scenes, two_scenes, words, "--json")
+        (line,) = [line for line in result.err.splitlines() if "often wrong" in line]
+        assert line.startswith("two.mp4: real footage: mini") and "--bundle" not in line
+    assert "often wrong" not in reellama("search", demo_video, "a red star").err
 
 
 def test_quiet_and_drawn_clips_have_none(
