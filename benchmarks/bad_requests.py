@@ -7,7 +7,9 @@ import io
 import json
 import random
 import socket
+import struct
 import time
+import zlib
 from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,7 +18,6 @@ import httpx
 from PIL import Image
 
 from benchmarks.good_requests import MESSAGE, Sender, Sending, parts, schema
-from benchmarks.soak import huge_png
 
 
 def gif(side: int, n_frames: int) -> bytes:
@@ -25,6 +26,18 @@ def gif(side: int, n_frames: int) -> bytes:
     file = io.BytesIO()
     frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=100)
     return file.getvalue()
+
+
+def huge_png() -> bytes:
+    """A picture of 100,000 x 100,000 pixels, as its header says."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        check = struct.pack(">I", zlib.crc32(kind + body))
+        return struct.pack(">I", len(body)) + kind + body + check
+
+    header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
+    parts = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(b"")), chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 BOMB = gif(4000, 40)
@@ -131,7 +144,22 @@ def bombs(to: Sending, rng: random.Random) -> httpx.Response:
     for _ in range(40):
         flipped[rng.randrange(len(flipped))] ^= 1 << rng.randrange(8)
     lists = b"#EXTM3U\nfile:///etc/passwd\n", b"ffconcat version 1.0\nfile /etc/passwd\n"
-    return to.show(rng.choice([BOMB, huge_png(), cut, bytes(flipped), *lists, bytes(2 << 20)]))
+    zeros = zlib.compress(bytes(50_000_000))
+    return to.show(
+        rng.choice([BOMB, huge_png(), zeros, cut, bytes(flipped), *lists, bytes(2 << 20)])
+    )
+
+
+def no_base64(to: Sending, rng: random.Random) -> httpx.Response:
+    bad = [
+        "@@not base64@@",
+        "=",
+        "A" * 4001,
+        "\ud800",
+        "data:video/mp4;base64,%",
+        to.clip[:-3] + "\n",
+    ]
+    return to.generate(images=[rng.choice(bad)])
 
 
 def own_frames(to: Sending, rng: random.Random) -> httpx.Response:
@@ -216,6 +244,6 @@ def hang_up(to: Sending, rng: random.Random) -> None:
 HOSTILE: list[Sender] = [
     *(half_character, broken_pattern, endless_schema, sampling_values, keep_alive, biases),
     *(many_choices, long_conversation, long_prompt, template, many_stops, addresses, bad_model),
-    *(bombs, own_frames, files, responses, anthropic, embeddings, broken_json, nowhere),
+    *(bombs, no_base64, own_frames, files, responses, anthropic, embeddings, broken_json, nowhere),
     *(wrong_host, hang_up),
 ]

@@ -6,14 +6,34 @@ import base64
 import json
 import random
 import struct
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import av
 import httpx
+import numpy as np
 
 MESSAGE = [{"role": "user", "content": "Say something."}]
 
 Sender = Callable[["Sending", random.Random], httpx.Response | None]
+
+
+def video(number: int) -> bytes:
+    """A second or so of a square on grey: another one for each number."""
+    rng = np.random.default_rng(number)
+    with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
+        with av.open(file.name, "w") as container:
+            stream = container.add_stream("libx264", rate=12)
+            stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
+            colour = rng.integers(0, 255, 3)
+            for i in range(12):
+                picture = np.full((240, 320, 3), 128, np.uint8)
+                picture[90:150, 16 * i : 16 * i + 60] = colour
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
+            container.mux(stream.encode(None))
+        return Path(file.name).read_bytes()
 
 
 class Sending:

@@ -38,9 +38,8 @@ import httpx
 import psutil
 
 from benchmarks.attackers import KINDS, Attackers, Fate, attackers
-from benchmarks.good_requests import GOOD, Sending
+from benchmarks.good_requests import GOOD, Sending, video
 from benchmarks.health_watch import Health, Watch, watching
-from benchmarks.soak import memory, video
 
 N_CLIENTS = 16
 N_GOOD = N_CLIENTS // 4
@@ -131,6 +130,11 @@ def compare(alone: Waits, beside: Waits) -> float:
         told = [f"{statistics.median(w):.2f} / {max(w):.2f}" if w else "-" for w in both]
         print(f"{kind:<28}{told[0]:>16}{told[1]:>24}")
     return longest(beside) - longest(alone)
+
+
+def memory(process: psutil.Process) -> int:
+    """Bytes that a server and its children hold."""
+    return sum(each.memory_info().rss for each in [process, *process.children(recursive=True)])
 
 
 def rest(server: psutil.Process, told_as: str) -> int:
