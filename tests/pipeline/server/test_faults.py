@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import httpx
 import pytest
-from pydantic import BaseModel, field_validator
+from pydantic import BaseModel, ValidationError, field_validator
 
 from reellama.pipeline.llm.generation_options import GenerationOptions
 from reellama.pipeline.server.admission.spare_memory import LARGE
@@ -157,13 +157,11 @@ def test_a_body_with_much_that_is_wrong_is_refused_by_the_first_of_it(
     wrong: dict[str, Any],
 ) -> None:
     data = json.dumps({"model": "mini", "messages": [], **wrong}).encode()
-    begin = time.thread_time()
     with pytest.raises(BodyProblem) as caught:
         parse_body(ChatCompletionRequest, data)
-    taken = time.thread_time() - begin
-    begin = time.thread_time()
-    json.loads(data)
-    assert taken < 10 * (time.thread_time() - begin)
+    # One value that is wrong, for each of the kinds that it might be: to note all takes seconds.
+    cause = caught.value.__cause__
+    assert isinstance(cause, ValidationError) and cause.error_count() <= 12
     assert next(iter(wrong)) in str(caught.value) and len(str(caught.value)) < 400
 
 

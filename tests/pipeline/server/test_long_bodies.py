@@ -60,14 +60,9 @@ def body(**fields: Any) -> bytes:
 def test_a_body_of_too_much_is_refused_unread(
     schema: type[BaseModel], fields: dict[str, Any], reason: str
 ) -> None:
-    data = body(**fields)
-    begin = time.thread_time()
+    data = body(**fields)[:-1]  # whoever read it would miss its end
     with pytest.raises(BodyProblem, match=f"{reason}.*at most"):
         parse_body(schema, data)
-    taken = time.thread_time() - begin
-    begin = time.thread_time()
-    json.loads(data)
-    assert taken < 2 * (time.thread_time() - begin) + 0.01
 
 
 @pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions", "/v1/messages"])
@@ -225,9 +220,7 @@ def test_a_long_text_is_no_question_that_is_answered_without_the_model() -> None
 
     said = "What is said? " * 400_000
     asked = ChatRequest([ServiceMessage("user", said)])
-    begin = time.thread_time()
     assert plain_question(asked, GenerationOptions(), False) == ""
-    assert time.thread_time() - begin < 0.001
 
 
 def test_what_is_remembered_of_a_conversation_counts(url: str) -> None:
