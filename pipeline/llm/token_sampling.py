@@ -16,7 +16,8 @@ from reellama.pipeline.llm.generation_options import RANDOM_SEED, Sampling, Samp
 
 # Logits that are divided by less are infinite.
 LEAST_TEMPERATURE = 1e-9
-# CPU seconds that the grammar may take for one token: it holds all other answers up.
+# CPU seconds that the grammar may take for each of two tokens in succession: it holds all other
+# answers up. One alone may have been a garbage collection in this thread, or a machine that paused.
 MOST_GRAMMAR_SECONDS = 0.5
 
 
@@ -85,6 +86,7 @@ class Sampler:
             self._trigger = _Trigger(*texts, Tokenizer(model))
             self._candidates = np.zeros(self._n_vocab, CANDIDATE)
             self._ids = np.arange(self._n_vocab, dtype=np.int32)
+            self._was_slow = False  # the grammar, for the last token
         self._chain = build_chain(sampling, self._n_vocab, n_ctx)
 
     def __del__(self) -> None:
@@ -118,8 +120,10 @@ class Sampler:
         llama_cpp.llama_sampler_accept(self._grammar, token)
         llama_cpp.llama_sampler_accept(self._chain, token)
         # Ambiguous grammars have ever more ways to go on.
-        if time.thread_time() - begin > MOST_GRAMMAR_SECONDS:
+        slow = time.thread_time() - begin > MOST_GRAMMAR_SECONDS
+        if slow and self._was_slow:
             raise SamplingError("this grammar has too many ways to go on: make it less ambiguous")
+        self._was_slow = slow
         return token
 
     def _choose(self, logits: np.ndarray, *, by_grammar: bool) -> int:

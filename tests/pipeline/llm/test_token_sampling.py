@@ -7,13 +7,16 @@ import resource
 import threading
 import time
 from collections import Counter
-from itertools import pairwise
+from functools import partial
+from itertools import accumulate, cycle, pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from llama_cpp import llama_cpp
 
+from reellama.pipeline.llm import token_sampling
 from reellama.pipeline.llm.engine import Engine, PromptPart, Text
 from reellama.pipeline.llm.generation_options import (
     GenerationOptions,
@@ -22,6 +25,7 @@ from reellama.pipeline.llm.generation_options import (
     requested_sampling,
 )
 from reellama.pipeline.llm.token_sampling import CANDIDATE, build_chain
+from tests.helpers.forced_sampling import saying
 
 pytestmark = pytest.mark.numeric
 
@@ -256,6 +260,24 @@ def test_a_grammar_that_nothing_can_continue_is_an_error_and_not_a_crash(engine:
     with pytest.raises(SamplingError, match="lets no token follow"):
         text(engine, Sampling(grammar='root ::= "a" [^\\x00-\\U0010FFFF]'))
     assert text(engine, Sampling(grammar='root ::= "ok"')) == "ok"
+
+
+def test_a_grammar_with_ever_more_ways_to_go_on_ends_the_answer(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(token_sampling, "MOST_GRAMMAR_SECONDS", 0.01)
+    [dash] = engine.tokenizer.encode("-")
+    ambiguous = 'root ::= x "."\nx ::= "-" | "-" x | "-" x x | "-" x x x\n'
+    with pytest.raises(SamplingError, match="too many ways to go on"):
+        text(engine, Sampling(grammar=ambiguous, logit_bias=((dash, 100.0),)))
+
+
+def test_one_slow_token_ends_no_answer(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = accumulate(cycle([0.0, 0.0, 0.0, 10.0]))  # every second token
+    monkeypatch.setattr(token_sampling, "time", SimpleNamespace(thread_time=partial(next, clock)))
+    assert text(engine, saying("slow, but it goes on to its end")) == (
+        "slow, but it goes on to its end"
+    )
 
 
 @pytest.mark.parametrize(
