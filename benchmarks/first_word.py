@@ -245,12 +245,12 @@ def threads(repeats: int) -> Row:
 
 
 def against_llama_bench(program: Path, repeats: int) -> Row:
-    """128 tokens by the engine, as `ask` uses it, and by `llama-bench -n 128`, which chooses none;
-    with the same threads."""
-    path, n_threads = Bundle.load().llm_path(), default_threads()
+    """128 tokens by the engine, as `ask` uses it, and by `llama-bench -n 128`, which chooses none.
+    Each with the number of threads that it has by default."""
+    path = Bundle.load().llm_path()
 
     def theirs() -> float:
-        command = f"{program} -p 0 -n 128 -r 1 -t {n_threads} --repack 0 -o json".split()
+        command = f"{program} -p 0 -n 128 -r 1 --repack 0 -o json".split()
         done = subprocess.run([*command, "-m", path], capture_output=True, text=True, check=True)
         text = done.stdout
         return float(json.loads(text[text.index("[") : text.rindex("]") + 1])[0]["avg_ts"])
@@ -261,7 +261,7 @@ def against_llama_bench(program: Path, repeats: int) -> Row:
         n = sum(1 for _ in tokens)
         return n / engine.last.generate_seconds
 
-    with Engine(path, n_ctx=1024, n_threads=n_threads) as engine:
+    with Engine(path, n_ctx=1024) as engine:
         pairs = [(a, b) for a, b in in_turns(repeats, ours, theirs)]
     return compared("generation, against llama-bench tg128", pairs, 0.95, at_least=True)
 

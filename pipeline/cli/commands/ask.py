@@ -12,7 +12,6 @@ from typing import Any
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.reader import GGUFFile
-from reellama.gguf_tools.heap import return_large_blocks
 from reellama.models.bundle import Bundle
 from reellama.models.open_bundle import VideoBundle
 from reellama.models.prompt_format import AFTER_VIDEO
@@ -46,7 +45,6 @@ def run(
         question = sys.stdin.read()
     if question is not None and not question.strip():
         raise ReellamaError("the question is empty: say what you want to know about the video")
-    return_large_blocks()
     answer.generation()  # a wrong grammar file is told before anything is loaded
 
     def needed(bundle: VideoBundle, llm: GGUFFile) -> int:
