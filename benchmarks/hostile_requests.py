@@ -188,7 +188,9 @@ def report(alone: Waits, beside: Waits, health: Mapping[str, Health], fate: Fate
     longer = compare(alone, beside)
     late = longest(alone) + MOST_LONGER
     n_late = sum(wait > late for each in beside.values() for wait in each)
-    print(f"the longest wait is {longer:+.2f} s longer beside them; {n_late} waited over {late:.1f} s")
+    print(
+        f"the longest wait is {longer:+.2f} s longer beside them; {n_late} waited over {late:.1f} s"
+    )
     for when, found in health.items():
         print(f"/healthz {when}, ms: {found.told()}")
     print("slowest kinds, ms:", dict(fate.slowest.most_common(6)))

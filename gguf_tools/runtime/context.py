@@ -25,7 +25,7 @@ from reellama.gguf_tools.runtime.context_options import (
     check_memory,
     last_error_line,
 )
-from reellama.gguf_tools.runtime.free_cores import free_threads
+from reellama.gguf_tools.runtime.free_cores import computing, free_threads
 from reellama.gguf_tools.runtime.interrupt import MIN_INTERRUPTIBLE_BATCH, DecodeInterrupt
 
 
@@ -244,7 +244,6 @@ class Context(Closeable):
         Together they have at most n_batch positions, or n_ubatch without `causal`: then all inputs
         of a sequence see each other. Raises as `decode` does.
         """
-        self._follow_load()
         lengths = [len(span.inputs) for span in spans]
         n, soft = sum(lengths), spans[0].inputs.ndim == 2
         # A single span, the usual and longest case, is not copied.
@@ -282,6 +281,7 @@ class Context(Closeable):
         with (
             watched if n >= MIN_INTERRUPTIBLE_BATCH else nullcontext(),
             nullcontext() if causal else self._attending_to_all(),
+            self._computing(),
         ):
             self._check(llama.llama_decode(self.ptr, batch), spans[0].start)
 
@@ -306,22 +306,25 @@ class Context(Closeable):
 
     def decode_token(self, token: int, position: int) -> None:
         """Decode one token id and compute its logits: as `decode`, with less overhead."""
-        self._follow_load()
         self._token[0], self._position[0] = token, position
-        self._check(llama.llama_decode(self.ptr, self._single), position)
+        with self._computing():
+            self._check(llama.llama_decode(self.ptr, self._single), position)
 
     def decode_token_of_each(
         self, tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[int]
     ) -> None:
         """Decode one token id of each of these sequences, with logits: with less overhead."""
-        self._follow_load()
         batch = self._each.batch(tokens, positions, sequences)
-        self._check(llama.llama_decode(self.ptr, batch), positions[0])
+        with self._computing():
+            self._check(llama.llama_decode(self.ptr, batch), positions[0])
 
-    def _follow_load(self) -> None:
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
         """Compute with as many threads as the load leaves room for, unless a number was given."""
-        if self._follows_load and (n := free_threads()) != self.n_threads:
-            llama.llama_set_n_threads(self.ptr, n, n)
+        with computing() as n:
+            if self._follows_load and n != self.n_threads:
+                llama.llama_set_n_threads(self.ptr, n, n)
+            yield
 
     def _check(self, status: int, start: int) -> None:
         if status and not self._ctrl_c.interrupted:

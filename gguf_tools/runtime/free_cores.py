@@ -4,14 +4,18 @@ Threads of one computation wait for each other after every operation of the grap
 times a token. Where one shares its core with another program, all wait until that program has had
 its turn: two threads beside one busy process are several times slower than one thread
 (`python benchmarks/first_word.py` measures it). To wait without spinning takes from a quiet machine
-what the second thread gains. So the number follows the load.
+what the second thread gains. So the number follows the load, and computations of this process that
+last at the same time share the cores.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import psutil
@@ -72,6 +76,8 @@ class FreeCores:
     def __init__(self) -> None:
         self._before = CoreUse.read()
         self._threads: int | None = None
+        self._n_computing = 0
+        self._counting = threading.Lock()
 
     def threads(self) -> int:
         """As many as can compute without waiting for another program, at most `default_threads`.
@@ -83,11 +89,31 @@ class FreeCores:
             self._threads = threads_for(cores_left(before, self._before), default_threads())
         return default_threads() if self._threads is None else self._threads
 
+    @contextmanager
+    def computing(self) -> Iterator[int]:
+        """Compute meanwhile; gives the number of threads that fit beside what is computed already.
+
+        Cheap enough to be asked before every token.
+        """
+        with self._counting:
+            self._n_computing += 1
+            n = max(1, self.threads() // self._n_computing)
+        try:
+            yield n
+        finally:
+            with self._counting:
+                self._n_computing -= 1
+
 
 # Of this process: what is loaded first has then already seen a little of the load.
 _free_cores = FreeCores()
 
 
 def free_threads() -> int:
-    """How many threads to compute with now; cheap enough to be asked before every token."""
+    """How many threads to compute with now."""
     return _free_cores.threads()
+
+
+def computing() -> AbstractContextManager[int]:
+    """See FreeCores.computing: of all that this process computes with llama.cpp."""
+    return _free_cores.computing()

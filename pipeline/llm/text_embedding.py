@@ -12,7 +12,7 @@ from llama_cpp import llama_cpp
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.runtime.backend import Model
 from reellama.gguf_tools.runtime.context_options import as_pointer, last_error_line
-from reellama.gguf_tools.runtime.free_cores import free_threads
+from reellama.gguf_tools.runtime.free_cores import computing
 from reellama.gguf_tools.text.tokenizer import Tokenizer
 from reellama.pipeline.llm.prompt import known_ids
 
@@ -74,13 +74,13 @@ class TextEmbedder:
         memory = llama_cpp.llama_get_memory(self._context)
         if memory:
             llama_cpp.llama_memory_clear(memory, False)
-        n_threads = free_threads()
-        llama_cpp.llama_set_n_threads(self._context, n_threads, n_threads)
         vector = np.zeros(self._n_embd)
         for begin in range(0, len(ids), self._piece):
             tokens = np.array(ids[begin : begin + self._piece], np.int32)
             batch = llama_cpp.llama_batch_get_one(as_pointer(tokens), len(tokens))
-            status = llama_cpp.llama_decode(self._context, batch)
+            with computing() as n:
+                llama_cpp.llama_set_n_threads(self._context, n, n)
+                status = llama_cpp.llama_decode(self._context, batch)
             found = llama_cpp.llama_get_embeddings(self._context)
             if status or not found:
                 raise ReellamaError(f"llama.cpp made no embedding: {last_error_line() or status}")

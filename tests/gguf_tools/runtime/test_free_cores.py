@@ -7,12 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reellama.gguf_tools.runtime.backend import load_model
+from reellama.gguf_tools.runtime.context import Context, ContextSettings
 from reellama.gguf_tools.runtime.free_cores import (
     PERIOD,
     CoreUse,
+    FreeCores,
+    computing,
     cores_left,
     threads_for,
 )
@@ -83,3 +88,31 @@ def test_the_clocks_of_this_machine_are_read() -> None:
     assert after.n_cores == before.n_cores >= 1
     assert after.now >= before.now and after.own >= before.own
     assert 0 <= cores_left(before, after) <= after.n_cores
+
+
+def test_what_is_computed_at_the_same_time_shares_the_cores(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(FreeCores, "threads", lambda _: 4)
+    cores = FreeCores()
+    with cores.computing() as first:
+        with cores.computing() as second, cores.computing() as third:
+            assert (first, second, third) == (4, 2, 1)
+        with cores.computing() as second:
+            assert second == 2
+
+
+@pytest.mark.parametrize("asked", [None, 2])
+def test_a_context_shares_the_cores_unless_it_was_given_threads(
+    tiny_llama: Path, asked: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FreeCores, "threads", lambda _: 2)
+    with (
+        load_model(tiny_llama) as model,
+        Context(model, 64, ContextSettings(n_threads=asked)) as context,
+    ):
+        with computing():
+            context.decode_token(1, 0)
+            assert context.n_threads == (asked or 1)
+        context.decode_token(1, 1)
+        assert context.n_threads == 2
