@@ -25,7 +25,7 @@ from reellama.gguf_tools.runtime.context_options import (
     check_memory,
     last_error_line,
 )
-from reellama.gguf_tools.runtime.free_cores import computing, free_threads
+from reellama.gguf_tools.runtime.free_cores import free_threads, step
 from reellama.gguf_tools.runtime.interrupt import MIN_INTERRUPTIBLE_BATCH, DecodeInterrupt
 
 
@@ -321,7 +321,7 @@ class Context(Closeable):
     @contextmanager
     def _computing(self) -> Iterator[None]:
         """Compute with as many threads as the load leaves room for, unless a number was given."""
-        with computing() as n:
+        with step() as n:
             if self._follows_load and n != self.n_threads:
                 llama.llama_set_n_threads(self.ptr, n, n)
             yield

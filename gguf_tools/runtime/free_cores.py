@@ -14,6 +14,7 @@ import math
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ PERIOD = 0.25
 # A core counts as free when others use no more than this share of it: then a second thread still
 # gains more than it loses.
 TOLERATED_LOAD = 0.25
+PATIENCE = 0.1  # seconds that a step of others may last on: longer than one that writes tokens
 
 
 @dataclass(frozen=True)
@@ -71,13 +73,17 @@ def threads_for(cores: float, most: int) -> int:
 
 
 class FreeCores:
-    """The number of threads that the load leaves room for; it looks again every PERIOD seconds."""
+    """The number of threads that the load leaves room for; it looks again every PERIOD seconds.
+
+    Threads of this process that compute at the same time share the cores.
+    """
 
     def __init__(self) -> None:
         self._before = CoreUse.read()
         self._threads: int | None = None
-        self._n_computing = 0
-        self._counting = threading.Lock()
+        self._computing: Counter[int] = Counter()  # by thread, how deep
+        self._steps: set[object] = set()  # that have their number of threads until they end
+        self._step_ended = threading.Condition()
 
     def threads(self) -> int:
         """As many as can compute without waiting for another program, at most `default_threads`.
@@ -90,19 +96,39 @@ class FreeCores:
         return default_threads() if self._threads is None else self._threads
 
     @contextmanager
-    def computing(self) -> Iterator[int]:
-        """Compute meanwhile; gives the number of threads that fit beside what is computed already.
+    def computing(self) -> Iterator[None]:
+        """Compute for a while. What others compute makes room with its next step."""
+        with self._marked():
+            with self._step_ended:
+                before = {*self._steps}
+                self._step_ended.wait_for(lambda: before.isdisjoint(self._steps), PATIENCE)
+            yield
 
-        Cheap enough to be asked before every token.
-        """
-        with self._counting:
-            self._n_computing += 1
-            n = max(1, self.threads() // self._n_computing)
+    @contextmanager
+    def step(self) -> Iterator[int]:
+        """Compute what is over soon, with so many threads."""
+        step = object()
+        with self._marked():
+            self._steps.add(step)
+            try:
+                yield max(1, self.threads() // len(self._computing))
+            finally:
+                with self._step_ended:
+                    self._steps.remove(step)
+                    self._step_ended.notify_all()
+
+    @contextmanager
+    def _marked(self) -> Iterator[None]:
+        thread = threading.get_ident()
+        with self._step_ended:
+            self._computing[thread] += 1
         try:
-            yield n
+            yield
         finally:
-            with self._counting:
-                self._n_computing -= 1
+            with self._step_ended:
+                self._computing[thread] -= 1
+                if not self._computing[thread]:
+                    del self._computing[thread]
 
 
 # Of this process: what is loaded first has then already seen a little of the load.
@@ -110,10 +136,15 @@ _free_cores = FreeCores()
 
 
 def free_threads() -> int:
-    """How many threads to compute with now."""
+    """How many threads fit beside other programs now."""
     return _free_cores.threads()
 
 
-def computing() -> AbstractContextManager[int]:
-    """See FreeCores.computing: of all that this process computes with llama.cpp."""
+def computing() -> AbstractContextManager[None]:
+    """See FreeCores.computing, of this process."""
     return _free_cores.computing()
+
+
+def step() -> AbstractContextManager[int]:
+    """See FreeCores.step, of this process; cheap enough for every token."""
+    return _free_cores.step()

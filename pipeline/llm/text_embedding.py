@@ -12,7 +12,7 @@ from llama_cpp import llama_cpp
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.runtime.backend import Model
 from reellama.gguf_tools.runtime.context_options import as_pointer, last_error_line
-from reellama.gguf_tools.runtime.free_cores import computing
+from reellama.gguf_tools.runtime.free_cores import computing, step
 from reellama.gguf_tools.text.tokenizer import Tokenizer
 from reellama.pipeline.llm.prompt import known_ids
 
@@ -51,7 +51,8 @@ class TextEmbedder:
         """
         with self._lock:
             ids = self._ids(text, truncate)
-            return self._vector(ids).tolist(), len(ids)
+            with computing():
+                return self._vector(ids).tolist(), len(ids)
 
     def close(self) -> None:
         """Free the context."""
@@ -78,7 +79,7 @@ class TextEmbedder:
         for begin in range(0, len(ids), self._piece):
             tokens = np.array(ids[begin : begin + self._piece], np.int32)
             batch = llama_cpp.llama_batch_get_one(as_pointer(tokens), len(tokens))
-            with computing() as n:
+            with step() as n:
                 llama_cpp.llama_set_n_threads(self._context, n, n)
                 status = llama_cpp.llama_decode(self._context, batch)
             found = llama_cpp.llama_get_embeddings(self._context)

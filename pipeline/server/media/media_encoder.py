@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from reellama.gguf_tools import heap
+from reellama.gguf_tools.runtime.free_cores import computing
 from reellama.gguf_tools.text.prompt_parts import Prompt, Text
 from reellama.models.encoded_frames import EncodedFrames, encoding_key, frame_size
 from reellama.pipeline.chat.clip_facts import ClipFacts
@@ -252,9 +253,10 @@ class MediaEncoder:
         return self._said.get(key, ())
 
     def _encode(self, seen: DecodedFrames, bundle: VideoBundle) -> EncodedClip:
-        features = bundle.features(seen.frames)
-        array = bundle.project(features, seen.times)
-        remark = bundle.remark_on(features)
+        with computing():
+            features = bundle.features(seen.frames)
+            array = bundle.project(features, seen.times)
+            remark = bundle.remark_on(features)
         heap.give_back()
         if bundle.changed:  # its weights may be partly old, and must not be kept by its version
             raise MediaError(

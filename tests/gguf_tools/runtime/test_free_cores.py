@@ -3,21 +3,22 @@
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reellama.gguf_tools.runtime import free_cores
 from reellama.gguf_tools.runtime.backend import load_model
 from reellama.gguf_tools.runtime.context import Context, ContextSettings
 from reellama.gguf_tools.runtime.free_cores import (
     PERIOD,
     CoreUse,
     FreeCores,
-    computing,
     cores_left,
     threads_for,
 )
@@ -90,16 +91,57 @@ def test_the_clocks_of_this_machine_are_read() -> None:
     assert 0 <= cores_left(before, after) <= after.n_cores
 
 
-def test_what_is_computed_at_the_same_time_shares_the_cores(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.fixture
+def four_cores(monkeypatch: pytest.MonkeyPatch) -> FreeCores:
     monkeypatch.setattr(FreeCores, "threads", lambda _: 4)
-    cores = FreeCores()
-    with cores.computing() as first:
-        with cores.computing() as second, cores.computing() as third:
-            assert (first, second, third) == (4, 2, 1)
-        with cores.computing() as second:
-            assert second == 2
+    return FreeCores()
+
+
+@contextmanager
+def another_thread_in(entered: AbstractContextManager[object]) -> Iterator[threading.Event]:
+    """Another thread is in `entered` until this ends; the event says that it got there."""
+    there, over = threading.Event(), threading.Event()
+
+    def be_there() -> None:
+        with entered:
+            there.set()
+            assert over.wait(30)
+
+    thread = threading.Thread(target=be_there)
+    thread.start()
+    try:
+        yield there
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_threads_that_compute_at_the_same_time_share_the_cores(four_cores: FreeCores) -> None:
+    with four_cores.computing(), four_cores.step() as n:
+        assert n == 4  # one thread shares with nobody
+    with another_thread_in(four_cores.computing()) as there:
+        assert there.wait(30)
+        with four_cores.step() as n:
+            assert n == 2
+    with four_cores.step() as n:
+        assert n == 4
+
+
+def test_who_begins_to_compute_waits_for_the_steps_of_others(
+    four_cores: FreeCores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(free_cores, "PATIENCE", 30.0)
+    with ExitStack() as stack:
+        with four_cores.step() as n:
+            assert n == 4
+            there = stack.enter_context(another_thread_in(four_cores.computing()))
+            assert not there.wait(0.05)
+        assert there.wait(10)
+
+
+def test_who_begins_to_compute_does_not_wait_long_for_a_long_step(four_cores: FreeCores) -> None:
+    with four_cores.step(), another_thread_in(four_cores.computing()) as there:
+        assert there.wait(10)
 
 
 @pytest.mark.parametrize("asked", [None, 2])
@@ -111,7 +153,8 @@ def test_a_context_shares_the_cores_unless_it_was_given_threads(
         load_model(tiny_llama) as model,
         Context(model, 64, ContextSettings(n_threads=asked)) as context,
     ):
-        with computing():
+        with another_thread_in(free_cores.computing()) as there:
+            assert there.wait(30)
             context.decode_token(1, 0)
             assert context.n_threads == (asked or 1)
         context.decode_token(1, 1)
