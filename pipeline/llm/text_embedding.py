@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import weakref
+from contextlib import nullcontext
 
 import numpy as np
 from llama_cpp import llama_cpp
@@ -51,7 +52,8 @@ class TextEmbedder:
         """
         with self._lock:
             ids = self._ids(text, truncate)
-            with computing():
+            # A text of one piece is embedded sooner than the steps of others end.
+            with computing() if len(ids) > self._piece else nullcontext():
                 return self._vector(ids).tolist(), len(ids)
 
     def close(self) -> None:
