@@ -161,4 +161,5 @@ class Attackers:
 def attackers(url: str, clip: bytes, n: int) -> Iterator[Attackers]:
     """`n` clients, and the process that they are in."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as processes:
+        processes.submit(Fate).result()  # drawing its pictures takes seconds: before it is begun
         yield Attackers(processes, url, clip, n)

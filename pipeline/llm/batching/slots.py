@@ -21,6 +21,10 @@ N_READ = 64
 # A prompt of which no more is to be read is short. Short ones are read in as few steps as may be,
 # for a step takes nearly as long for one answer that grows as for all: up to so many positions.
 N_READ_SHORT = 256
+# Answers with fewer tokens have just begun. Beside these alone, short prompts are read as if nobody
+# wrote: what came at the same time is then written in the same steps, as a step takes nearly as long
+# for one answer as for eight, and nobody waits in the middle of a sentence.
+JUST_BEGUN = 4
 # One of so many positions of prompts is of the one that began first, however long it is.
 FIRST_SHARE = 4
 WRITE_WORK = 8  # positions that are read in about the time in which a token is written
@@ -111,7 +115,8 @@ class StepPlanner:
         pieces = [piece for slot in growing if (piece := _next_piece(slot, soft, 1))]
         reading = [(slot, slot.answer) for slot in busy if slot.answer and slot.answer.unread]
         n_short = sum(answer.n_unread for _, answer in reading if answer.is_short)
-        room = self._room(len(growing), n_short)
+        n_written = max((len(slot.answer.written) for slot in growing if slot.answer), default=None)
+        room = self._room(n_written, n_short)
         reading = [each for each in reading if (each[1].unread[0].soft is not None) == soft]
         reading.sort(key=lambda each: each[1].n_unread)
         first = min((answer for _, answer in reading), key=lambda each: each.begun, default=None)
@@ -129,12 +134,16 @@ class StepPlanner:
                 room[kind] -= len(piece.tokens)
         return self._noted(pieces, busy)
 
-    def _room(self, n_growing: int, n_short: int) -> dict[bool, int]:
-        """Positions in a step for short prompts (True), which have so many left, and long ones."""
-        if not (n_growing or n_short):
+    def _room(self, n_written: int | None, n_short: int) -> dict[bool, int]:
+        """Positions in a step for short prompts (True), which have so many left, and long ones.
+
+        n_written: tokens of the longest answer that grows, None where none does.
+        """
+        if n_written is None and not n_short:
             return {True: 0, False: N_BATCH}
         room = N_READ if self._saved >= N_READ else 0
-        return {True: min(n_short, N_READ_SHORT if n_growing else N_BATCH - room), False: room}
+        beside = n_written is not None and n_written >= JUST_BEGUN
+        return {True: min(n_short, N_READ_SHORT if beside else N_BATCH - room), False: room}
 
     def _noted(self, pieces: list[SlotSpan], busy: Sequence[Slot]) -> list[SlotSpan]:
         """These pieces, and note what is spent on long prompts, and what on others."""

@@ -11,8 +11,10 @@ from reellama.pipeline.llm.batching.batcher import Batcher
 from reellama.pipeline.llm.batching.generation_job import GenerationJob
 from reellama.pipeline.llm.batching.slots import (
     FIRST_SHARE,
+    JUST_BEGUN,
     N_BATCH,
     N_READ,
+    N_READ_SHORT,
     WRITE_WORK,
 )
 from reellama.pipeline.llm.engine import Text, Token
@@ -52,11 +54,13 @@ def test_short_prompts_that_keep_coming_hold_no_long_one_up(quick: Batcher) -> N
     assert n_short <= 2000 / (N_BATCH / FIRST_SHARE) + 1
 
 
-def test_short_prompts_are_read_in_few_steps_while_an_answer_grows(quick: Batcher) -> None:
-    growing = Asked(quick, "a", sampling=FOREVER, max_tokens=-1)
-    assert isinstance(growing.news.get(timeout=30), Token)
-    hold = Held(quick)
-    n_grown: list[int] = []  # noted in the batcher's thread, when each of the short ones is told
+def _steps_beside(batcher: Batcher, prompts: list[str]) -> int:
+    """Tokens that an answer grows by while these prompts are read beside it: one a step."""
+    growing = Asked(batcher, "a", sampling=FOREVER, max_tokens=-1)
+    for _ in range(JUST_BEGUN):
+        assert isinstance(growing.news.get(timeout=30), Token)
+    hold = Held(batcher)
+    n_grown: list[int] = []  # noted in the batcher's thread, when each of the prompts is read
     ended = threading.Semaphore(0)
 
     def note(news: object) -> None:
@@ -65,14 +69,44 @@ def test_short_prompts_are_read_in_few_steps_while_an_answer_grows(quick: Batche
             ended.release()
 
     begun = growing.job.stats.generated_tokens
-    for i in range(2):
-        layout = quick.tokenize_prompt([Text(f"{i}" * 120)])
-        quick.submit(GenerationJob(layout, note, options_of(max_tokens=1)))
+    for prompt in prompts:
+        layout = batcher.tokenize_prompt([Text(prompt)])
+        batcher.submit(GenerationJob(layout, note, options_of(max_tokens=1)))
     hold.let_go()
-    assert ended.acquire(timeout=30) and ended.acquire(timeout=30)
+    for _ in prompts:
+        assert ended.acquire(timeout=30)
     growing.job.cancelled = True
     growing.tokens()
-    assert n_grown[-1] - begun <= 2  # steps of 64 positions would be four
+    return n_grown[-1] - begun
+
+
+def test_short_prompts_are_read_in_few_steps_while_an_answer_grows(quick: Batcher) -> None:
+    # Steps of 64 positions would be four.
+    assert _steps_beside(quick, [f"{i}" * 120 for i in range(2)]) <= 2
+
+
+def test_many_short_prompts_do_not_make_the_steps_of_a_growing_answer_long(quick: Batcher) -> None:
+    n_tokens = 3 * 250
+    assert _steps_beside(quick, [f"{i}" * 250 for i in range(3)]) >= n_tokens / N_READ_SHORT
+
+
+def test_short_prompts_that_come_together_are_written_together(quick: Batcher) -> None:
+    hold = Held(quick)
+    prompts = ["w" * 30, "x" * 250, "y" * 250]
+    asked = [Asked(quick, prompt, sampling=FOREVER, max_tokens=40) for prompt in prompts]
+    n_first: list[int] = []
+
+    def note(news: object) -> None:
+        n_first.append(max(each.job.stats.generated_tokens for each in asked))
+
+    layout = quick.tokenize_prompt([Text("z" * 255)])  # the longest, which is read last
+    quick.submit(GenerationJob(layout, note, options_of(max_tokens=1)))
+    hold.let_go()
+    for each in asked:
+        each.tokens()
+    # The first answer begins with the first step. With steps of N_READ_SHORT positions after that,
+    # the last one would begin two steps later.
+    assert n_first[0] <= 2
 
 
 def test_an_answer_gets_as_much_as_a_long_prompt_that_is_read_beside_it(quick: Batcher) -> None:
