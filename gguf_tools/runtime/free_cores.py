@@ -81,6 +81,7 @@ class FreeCores:
     def __init__(self) -> None:
         self._before = CoreUse.read()
         self._threads: int | None = None
+        self._looking = threading.Lock()
         self._computing: Counter[int] = Counter()  # by thread, how deep
         self._steps: set[object] = set()  # that have their number of threads until they end
         self._step_ended = threading.Condition()
@@ -90,9 +91,10 @@ class FreeCores:
 
         Before anything is known of the load, all of them.
         """
-        if time.monotonic() - self._before.now >= PERIOD:
-            before, self._before = self._before, CoreUse.read()
-            self._threads = threads_for(cores_left(before, self._before), default_threads())
+        with self._looking:
+            if time.monotonic() - self._before.now >= PERIOD:
+                before, self._before = self._before, CoreUse.read()
+                self._threads = threads_for(cores_left(before, self._before), default_threads())
         return default_threads() if self._threads is None else self._threads
 
     @contextmanager

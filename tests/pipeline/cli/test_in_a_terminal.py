@@ -127,8 +127,9 @@ def test_probs_colours_each_token(
 
 
 def test_ctrl_c_while_frames_are_read_ends_with_one_line(
-    command: Callable[..., list[str]], env: dict[str, str]
+    command: Callable[..., list[str]], env: dict[str, str], tmp_path: Path
 ) -> None:
+    env["REELLAMA_CACHE"] = str(tmp_path / "cache")  # of frames that are known there is no bar
     with Terminal(command("chat"), env=env) as terminal:
         terminal.wait_for("reading|looking at")
         terminal.type(CTRL_C)
