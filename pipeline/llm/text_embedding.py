@@ -42,6 +42,7 @@ class TextEmbedder:
         self._context, self._tokenizer, self.n_ctx = context, tokenizer, n_ctx
         self._n_embd = int(llama_cpp.llama_model_n_embd(model.ptr))
         self._lock = threading.Lock()
+        self._closed = False
         self._free = weakref.finalize(self, _free, context, model)
 
     def embed(self, text: str | list[int], *, truncate: bool = True) -> tuple[list[float], int]:
@@ -57,7 +58,8 @@ class TextEmbedder:
                 return self._vector(ids).tolist(), len(ids)
 
     def close(self) -> None:
-        """Free the context."""
+        """Free the context. A text that is being embedded ends with an error."""
+        self._closed = True
         with self._lock:
             self._free()
 
@@ -74,11 +76,13 @@ class TextEmbedder:
         return ids[: self.n_ctx] or self._tokenizer.encode("\n")
 
     def _vector(self, ids: list[int]) -> np.ndarray:
+        self._raise_if_closed()
         memory = llama_cpp.llama_get_memory(self._context)
         if memory:
             llama_cpp.llama_memory_clear(memory, False)
         vector = np.zeros(self._n_embd)
         for begin in range(0, len(ids), self._piece):
+            self._raise_if_closed()
             tokens = np.array(ids[begin : begin + self._piece], np.int32)
             batch = llama_cpp.llama_batch_get_one(as_pointer(tokens), len(tokens))
             with step() as n:
@@ -90,6 +94,10 @@ class TextEmbedder:
             rows = np.ctypeslib.as_array(found, (len(tokens), self._n_embd))
             vector += rows.sum(axis=0, dtype=np.float64)
         return vector / max(float(np.linalg.norm(vector)), 1e-12)
+
+    def _raise_if_closed(self) -> None:
+        if self._closed:
+            raise ReellamaError("the model was unloaded before the text was embedded")
 
 
 def shortened(vector: list[float], n: int) -> list[float]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -16,6 +17,7 @@ from reellama.gguf_tools.atomic_write import stamp
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.quantization.merged_llm import make_merged
 from reellama.pipeline.llm.batching.batcher import Batcher
+from reellama.pipeline.llm.batching.generation_job import Stopped
 from reellama.pipeline.llm.text_embedding import TextEmbedder
 from reellama.pipeline.server.admission.work_threads import WorkThreads
 from reellama.pipeline.server.keep_alive import LONGEST
@@ -35,7 +37,11 @@ Key = tuple[tuple[Path, tuple[int, int], float | None], ...]
 
 @dataclass(eq=False)
 class LoadedModel:
-    """A model in memory. `users` counts the requests that are using it."""
+    """A model in memory. `users` counts the requests that are using it.
+
+    A request that its client gave up is no user any more, while a thread still works for it: such a
+    thread holds the model (`held`), and `close` waits for it.
+    """
 
     name: str
     key: Key
@@ -45,6 +51,9 @@ class LoadedModel:
     users: int = 0
     used: float = field(default_factory=time.monotonic)
     embedder: TextEmbedder | None = None
+    _n_holding: int = 0  # threads
+    _let_go: threading.Condition = field(default_factory=threading.Condition)
+    _closed: bool = False
     _embedding: WorkThreads = field(default_factory=lambda: WorkThreads("embedding"))
 
     @property
@@ -74,17 +83,41 @@ class LoadedModel:
         """See `TextEmbedder.embed`. Texts of several requests come by turns."""
 
         def work() -> tuple[list[float], int]:
-            if self.embedder is None:
-                n_ctx = min(2048, self.n_ctx)
-                self.embedder = TextEmbedder(self.batcher.model, self.batcher.tokenizer, n_ctx)
-            return self.embedder.embed(text, truncate=truncate)
+            with self.held():
+                if self.embedder is None:
+                    n_ctx = min(2048, self.n_ctx)
+                    self.embedder = TextEmbedder(self.batcher.model, self.batcher.tokenizer, n_ctx)
+                return self.embedder.embed(text, truncate=truncate)
 
         return await self._embedding.run(work)
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep the model in memory meanwhile: for work in a thread.
+
+        Raises Stopped after `close`.
+        """
+        with self._let_go:
+            if self._closed:
+                raise Stopped
+            self._n_holding += 1
+        try:
+            yield
+        finally:
+            with self._let_go:
+                self._n_holding -= 1
+                self._let_go.notify_all()
+
     def close(self) -> None:
-        """Free its memory."""
+        """Free its memory, once no thread works with it."""
+        with self._let_go:
+            self._closed = True
         self._embedding.close()
         if self.embedder is not None:
+            self.embedder.close()  # what it embeds ends
+        with self._let_go:
+            self._let_go.wait_for(lambda: not self._n_holding)
+        if self.embedder is not None:  # one that was made meanwhile
             self.embedder.close()
         self.batcher.close()
 

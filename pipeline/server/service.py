@@ -57,7 +57,7 @@ from reellama.pipeline.server.model_registry import RegisteredModel, look_up_mod
 from reellama.pipeline.server.model_store import Store, short_name
 from reellama.pipeline.server.responses.response_store import ResponseStore
 from reellama.pipeline.server.sandbox.grammars import Grammars
-from reellama.pipeline.server.sandbox.sandbox import Sandbox
+from reellama.pipeline.server.sandbox.sandbox import Sandbox, SandboxChild
 from reellama.pipeline.server.sandbox.sandboxed_template import SandboxedTemplate
 from reellama.pipeline.server.settings import Settings
 from reellama.pipeline.server.video_options import VideoOptions
@@ -188,7 +188,9 @@ class Service:
                     raise ServiceError(f'"{name}" does not support insert')
                 pre, suf, mid = (TokenIds((token,)) for token in tokenizer.infill)
                 parts = [pre, *parts, suf, Text(suffix), mid]
-            layout = await self._lay_out(len(prompt), lambda: loaded.batcher.tokenize_prompt(parts))
+            layout = await self._lay_out(
+                loaded, len(prompt), lambda: loaded.batcher.tokenize_prompt(parts)
+            )
             return PreparedPrompt(layout, generation)
 
         return await self._generate(known, prepare, options)
@@ -313,20 +315,26 @@ class Service:
         if not (source or own):
             trusted = how(ChatTemplate.from_gguf(file))
             size = sum(len(message.content) + MESSAGE for message, _ in conversation)
-            return await self._lay_out(size, lambda: fit(loaded.batcher, trusted))
+            return await self._lay_out(loaded, size, lambda: fit(loaded.batcher, trusted))
         bos, eos = file.token("bos"), file.token("eos")
-        return await self.sandbox.call(
-            lambda child: fit(
-                loaded.batcher,
-                how(SandboxedTemplate(child, source or own or "", bos, eos, strict=bool(source))),
-            )
-        )
 
-    async def _lay_out(self, size: int, work: Callable[[], T]) -> T:
+        def fit_sandboxed(child: SandboxChild) -> FittedConversation:
+            sent = SandboxedTemplate(child, source or own or "", bos, eos, strict=bool(source))
+            with loaded.held():
+                return fit(loaded.batcher, how(sent))
+
+        return await self.sandbox.call(fit_sandboxed)
+
+    async def _lay_out(self, loaded: LoadedModel, size: int, work: Callable[[], T]) -> T:
         """The outcome of work on a prompt of so many characters, in a thread."""
+
+        def hold_and_work() -> T:
+            with loaded.held():
+                return work()
+
         if size > LONG_PROMPT:
-            return await self._long_prompts.run(work)
-        return await asyncio.to_thread(work)
+            return await self._long_prompts.run(hold_and_work)
+        return await asyncio.to_thread(hold_and_work)
 
     async def _find(self, model: str) -> RegisteredModel:
         return await asyncio.to_thread(look_up_model, model, self.settings, self.store)

@@ -22,7 +22,7 @@ N_READ = 64
 # for a step takes nearly as long for one answer that grows as for all: up to so many positions.
 N_READ_SHORT = 256
 # Answers with fewer tokens have just begun. Beside these alone, short prompts are read as if nobody
-# wrote: what came at the same time is then written in the same steps, as a step takes nearly as long
+# wrote: what came at the same time is then written in the same steps, as one takes nearly as long
 # for one answer as for eight, and nobody waits in the middle of a sentence.
 JUST_BEGUN = 4
 # One of so many positions of prompts is of the one that began first, however long it is.

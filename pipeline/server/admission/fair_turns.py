@@ -73,7 +73,8 @@ class FairTurns:
             able = [
                 told
                 for told, client in self._waiting.items()
-                if self._now[client] < self._most_each
+                # One that was cancelled stands here until its task runs again.
+                if not told.done() and self._now[client] < self._most_each
             ]
             if not able:
                 return

@@ -96,8 +96,13 @@ class Generation:
             client=CLIENT.get(),
             shown=prepared.shown,
         )
-        # In a thread: a grammar is parsed there.
-        await asyncio.to_thread(loaded.batcher.submit, self._job)
+        job = self._job
+
+        def submit() -> None:
+            with loaded.held():
+                loaded.batcher.submit(job)
+
+        await asyncio.to_thread(submit)  # a grammar is parsed there
 
     def _tell_known(self, prepared: PreparedPrompt, answer: str, tokenizer: Tokenizer) -> None:
         """An answer that needs no model, as if it had given it."""

@@ -88,8 +88,9 @@ async def _ask_child(
 ) -> tuple[bytearray, int]:
     """What a child process writes, and its exit status."""
     folder = Path(tempfile.mkdtemp(prefix="reellama-"))
+    laying_out = asyncio.ensure_future(asyncio.to_thread(_lay_out, clip, folder))
     try:
-        path = await asyncio.to_thread(_lay_out, clip, folder)
+        path = await asyncio.shield(laying_out)
         child = await _start(path, clip.times, reading, limits, characters)
         try:
             read = _read(child, reading)
@@ -99,8 +100,12 @@ async def _ask_child(
         finally:
             with suppress(ProcessLookupError):
                 child.kill()
-            await child.wait()
-    finally:  # a large file takes a while to remove
+            # `wait` alone may wait for ever: asyncio stops reading from a full pipe, and then does
+            # not hear that the other end is closed.
+            await child.communicate()
+    finally:
+        await asyncio.wait([laying_out])  # it goes on where the request was cancelled
+        # In a thread: a large file takes a while to remove.
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
     return answer, child.returncode or 0
 

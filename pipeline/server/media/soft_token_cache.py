@@ -57,6 +57,7 @@ class SoftTokenCache:
         self.on_lookup = on_lookup
         self._clips: OrderedDict[str, EncodedClip] = OrderedDict()
         self._flights: dict[str, _Flight] = {}
+        self._ending: set[asyncio.Task[EncodedClip]] = set()  # the event loop's references are weak
 
     @property
     def memory_used(self) -> int:
@@ -83,6 +84,8 @@ class SoftTokenCache:
             flight.waiting -= 1
             if not flight.waiting:
                 del self._flights[key]
+                self._ending.add(flight.task)
+                flight.task.add_done_callback(self._ending.discard)
                 flight.task.cancel()
 
     async def _fill(self, key: str, make: Make) -> EncodedClip:

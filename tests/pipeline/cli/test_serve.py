@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 from reellama.gguf_tools.locate.vision_models import VisionModel
+from reellama.pipeline.cli.commands.serve import _listen
 
 pytestmark = pytest.mark.measures
 
@@ -128,6 +129,14 @@ def test_a_taken_port_is_said_in_a_line(reellama: Callable) -> None:
     assert result.status == 1
     assert f"cannot listen on 127.0.0.1:{port}: Address already in use; choose" in result.err
     assert "--port" in result.err and "Traceback" not in result.err
+
+
+def test_small_answers_are_sent_at_once() -> None:
+    """TCP does not hold them back until the client has acknowledged the ones before."""
+    with _listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        connection, _ = listener.accept()
+        with connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_an_address_that_is_none_of_this_machine_is_called_so(reellama: Callable) -> None:

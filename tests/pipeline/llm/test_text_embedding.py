@@ -1,5 +1,6 @@
 """Texts as unit vectors: as many as are wanted, of as much text as fits."""
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,3 +52,25 @@ def test_a_text_in_pieces_has_the_vector_of_the_whole(
             found.append(embedder.embed("a text of some length, to be read in pieces")[0])
             embedder.close()
     assert found[0] == pytest.approx(found[1], abs=1e-5)
+
+
+def test_a_long_text_ends_when_the_model_is_unloaded(tiny_llama: Path) -> None:
+    with load_model(tiny_llama) as model:
+        embedder = TextEmbedder(model, Tokenizer(model), 1 << 15)
+        errors: list[ReellamaError] = []
+        begun = threading.Event()
+
+        def embed() -> None:
+            begun.set()
+            try:
+                while True:
+                    embedder.embed("x" * (1 << 15))
+            except ReellamaError as error:
+                errors.append(error)
+
+        embedding = threading.Thread(target=embed)
+        embedding.start()
+        assert begun.wait(30)
+        embedder.close()
+        embedding.join(30)
+        assert "unloaded" in str(errors[0])

@@ -88,19 +88,21 @@ def test_a_client_has_no_more_turns_at_once_than_it_may() -> None:
     assert most[0] == 2
 
 
-@pytest.mark.parametrize("told", [False, True], ids=["waiting", "told"])
-def test_one_that_is_cancelled_leaves_its_turn_to_the_next(told: bool) -> None:
+@pytest.mark.parametrize("moment", ["waiting", "just cancelled", "told"])
+def test_one_that_is_cancelled_leaves_its_turn_to_the_next(moment: str) -> None:
     async def work() -> bool:
         turns = FairTurns(1)
         first = turns.turn()
         await first.__aenter__()
         gone = asyncio.ensure_future(turns.turn().__aenter__())
         await asyncio.sleep(0)
-        if told:  # its turn has come, and it has not heard of it
+        if moment == "told":  # its turn has come, and it has not heard of it
             await first.__aexit__(None, None, None)
         gone.cancel()
+        if moment == "just cancelled":  # it has not heard of that
+            await first.__aexit__(None, None, None)
         await asyncio.gather(gone, return_exceptions=True)
-        if not told:
+        if moment == "waiting":
             await first.__aexit__(None, None, None)
         async with turns.turn():
             return True

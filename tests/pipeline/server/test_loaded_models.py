@@ -1,4 +1,4 @@
-"""Models in memory: which of them go when it is short."""
+"""Models in memory: which of them go when it is short, and never one that is worked with."""
 
 import asyncio
 import threading
@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from reellama.pipeline.llm.batching.generation_job import Stopped
 from reellama.pipeline.server.loaded_models import LoadedModel, ModelPool
 from reellama.pipeline.server.settings import Settings
 
@@ -46,3 +47,31 @@ def test_a_model_that_is_taken_while_another_goes_stays(monkeypatch: pytest.Monk
         return [model.name for model in pool.loaded()]
 
     assert asyncio.run(run()) == ["new"]
+
+
+def test_a_model_stays_while_a_thread_works_with_it_though_its_request_is_gone() -> None:
+    model = idle_model("held", 1.0)
+    batcher: Any = model.batcher
+    batcher.may_close.set()
+    working, may_end = threading.Event(), threading.Event()
+
+    def work() -> None:
+        with model.held():
+            working.set()
+            assert may_end.wait(60)
+            assert not batcher.closing.is_set()
+
+    async def run() -> None:
+        request = asyncio.create_task(asyncio.to_thread(work))
+        assert await asyncio.to_thread(working.wait, 60)
+        request.cancel()
+        closing = asyncio.create_task(asyncio.to_thread(model.close))
+        await asyncio.wait([closing], timeout=0.1)
+        assert not batcher.closing.is_set()
+        may_end.set()
+        await closing
+        assert batcher.closing.is_set()
+        with pytest.raises(Stopped), model.held():
+            pass
+
+    asyncio.run(run())

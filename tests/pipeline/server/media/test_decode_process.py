@@ -6,12 +6,14 @@ import asyncio
 import io
 import json
 import tempfile
+from asyncio.subprocess import Process
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from reellama.pipeline.server.media import decode_process
 from reellama.pipeline.server.media.decode_process import MediaLimits, _unpack, decode
 from reellama.pipeline.server.media.media_items import MediaError, MediaItem
 from reellama.pipeline.video.read_options import VideoReadOptions
@@ -75,4 +77,34 @@ def test_its_folder_is_gone_when_it_has_ended(
             asyncio.run(read)
     else:
         assert len(asyncio.run(read).frames) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_it_ends_when_it_is_cancelled_though_it_has_written_more_than_was_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    picture = io.BytesIO()
+    Image.fromarray(np.zeros((900, 900, 3), np.uint8)).save(picture, "png")
+
+    async def run() -> None:
+        full = asyncio.Event()
+
+        async def read_nothing(child: Process, _: object) -> bytearray:
+            await asyncio.sleep(0)
+            while not getattr(child.stdout, "_paused"):  # noqa: B009  # until asyncio reads no more
+                await asyncio.sleep(0.01)
+            full.set()
+            await asyncio.sleep(60)
+            return bytearray()
+
+        monkeypatch.setattr(decode_process, "_read", read_nothing)
+        item, reading = MediaItem((picture.getvalue(),)), VideoReadOptions(frames=1, max_side=900)
+        decoding = asyncio.create_task(decode(item, reading, MediaLimits()))
+        await asyncio.wait_for(full.wait(), 60)
+        decoding.cancel()
+        await asyncio.wait([decoding], timeout=20)
+        assert decoding.done()
+
+    asyncio.run(run())
     assert list(tmp_path.iterdir()) == []

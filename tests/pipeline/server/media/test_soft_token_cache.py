@@ -1,6 +1,7 @@
 """Encoded videos by content: made once, kept within bounds, and lost without harm."""
 
 import asyncio
+import gc
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,31 @@ def test_making_is_cancelled_when_nobody_waits_any_more() -> None:
         return again.calls, still
 
     assert asyncio.run(ask()) == (1, True)
+
+
+def test_what_is_cancelled_comes_to_its_end_before_the_garbage_collector_finds_it() -> None:
+    told: list[str] = []
+
+    async def ask() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: told.append(context["message"]))
+
+        async def never_ends() -> EncodedClip:
+            try:
+                return await Maker(60)()
+            finally:  # nothing but its task knows what it waits for
+                await asyncio.get_running_loop().create_future()
+
+        cache = SoftTokenCache(None)
+        asked = asyncio.ensure_future(cache.get("a", never_ends))
+        await asyncio.sleep(0.05)
+        asked.cancel()
+        await asyncio.gather(asked, return_exceptions=True)
+        await asyncio.sleep(0.05)
+        gc.collect()
+        assert told == []
+
+    asyncio.run(ask())
 
 
 def test_memory_and_disk_are_bounded(tmp_path: Path) -> None:
