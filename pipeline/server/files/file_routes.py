@@ -6,6 +6,7 @@ OpenAI's and Anthropic's clients ask at the same paths, the latter with a header
 from __future__ import annotations
 
 import asyncio
+import re
 from datetime import datetime, timezone
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ from reellama.pipeline.server.openai.openai_routes import OpenAIRoute
 MOST_NAME = 200  # characters of a file's name, the last of it
 MOST_FIELDS = 16  # of a form
 LIFETIMES = range(3600, 30 * 86400 + 1)  # seconds that a file may be kept for, as OpenAI has it
+_SECONDS = re.compile("[0-9]{1,9}")  # Python reads no number of thousands of digits
 
 router = APIRouter(prefix="/v1/files", route_class=OpenAIRoute, tags=["files"])
 
@@ -100,12 +102,13 @@ def _lifetime(form: FormData) -> int | None:
     given = form.get("expires_after[seconds]")
     if given is None:
         return None
-    if not (isinstance(given, str) and given.isdecimal() and int(given[:9]) in LIFETIMES):
+    seconds = int(given) if isinstance(given, str) and _SECONDS.fullmatch(given) else 0
+    if seconds not in LIFETIMES:
         allowed = f"{LIFETIMES.start} to {LIFETIMES.stop - 1}"
         raise FileStoreError(f"expires_after[seconds]: a number from {allowed} is allowed")
     if form.get("expires_after[anchor]", "created_at") != "created_at":
         raise FileStoreError('expires_after[anchor]: "created_at" is allowed')
-    return int(given)
+    return seconds
 
 
 def _described(request: Request, kept: StoredFile) -> dict[str, Any]:

@@ -42,6 +42,23 @@ def png(colour: str) -> bytes:
     return file.getvalue()
 
 
+def send_form(url: str, filename: bytes, more: str = "", **fields: str) -> httpx.Response:
+    """A form with a picture, sent as no client would write it."""
+    body = b"".join(
+        f'--B\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
+        for name, value in fields.items()
+    )
+    head = b'--B\r\nContent-Disposition: form-data; name="file"; filename="%b"\r\n\r\n' % filename
+    headers = {"content-type": f"multipart/form-data; boundary=B{more}"}
+    content = body + head + png("red") + b"\r\n--B--\r\n"
+    return httpx.post(f"{url}/v1/files", content=content, headers=headers, timeout=60)
+
+
+def files_in(store: Path) -> list[Path]:
+    """All that the server keeps of files."""
+    return list((store / "files").glob("*"))
+
+
 def shown(client: OpenAI, *parts: dict[str, Any]) -> openai.types.CompletionUsage:
     """What a question about these parts takes."""
     content: Any = [*parts, {"type": "text", "text": "What happens?"}]
@@ -198,3 +215,22 @@ def test_a_file_goes_when_its_time_is_over(
     with pytest.raises(openai.NotFoundError):
         client.files.retrieve(sent.id)
     assert not list((store / "files").glob("file-*"))
+
+
+@pytest.mark.parametrize(
+    "seconds",
+    [
+        pytest.param("000003600" + "9" * 5000, id="5000 nines"),
+        pytest.param("000003600" + "9" * 30, id="30 nines"),
+        "3599",
+        "2592001",
+        "-3600",
+        pytest.param("\N{FULLWIDTH DIGIT FIVE}" * 5, id="wide digits"),
+        "",
+    ],
+)
+def test_a_lifetime_out_of_bounds_is_refused(url: str, store: Path, seconds: str) -> None:
+    reply = send_form(url, b"a.png", **{"expires_after[seconds]": seconds})
+    assert reply.status_code == 400, reply.text
+    assert "3600 to 2592000" in reply.json()["error"]["message"]
+    assert files_in(store) == []
