@@ -12,10 +12,16 @@ from typing import Any, Literal
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
 
 from reellama.pipeline.server.anthropic.anthropic_errors import ANTHROPIC_HEADER
-from reellama.pipeline.server.files.file_store import FileStore, FileStoreError, StoredFile
+from reellama.pipeline.server.files.file_store import (
+    FileStore,
+    FileStoreError,
+    StoredFile,
+    whole_characters,
+)
 from reellama.pipeline.server.openai.openai_routes import OpenAIRoute
 
 MOST_NAME = 200  # characters of a file's name, the last of it
@@ -29,12 +35,14 @@ router = APIRouter(prefix="/v1/files", route_class=OpenAIRoute, tags=["files"])
 @router.post("")
 async def upload_file(request: Request) -> dict[str, Any]:
     """Keep a file."""
+    _check_charset(request)
     async with request.form(max_files=1, max_fields=MOST_FIELDS) as form:
         upload = form.get("file")
         if not isinstance(upload, UploadFile):
             raise FileStoreError("file: send a form (multipart/form-data) with a file in it")
-        name = (upload.filename or "file").replace("\\", "/").rpartition("/")[2][-MOST_NAME:]
-        purpose = str(form.get("purpose") or "user_data")[:MOST_NAME]
+        given = whole_characters(upload.filename or "file")
+        name = given.replace("\\", "/").rpartition("/")[2][-MOST_NAME:]
+        purpose = whole_characters(str(form.get("purpose") or "user_data"))[:MOST_NAME]
         kept = await asyncio.to_thread(
             _files(request).add, upload.file, name, purpose, _lifetime(form)
         )
@@ -96,6 +104,17 @@ async def delete_file(request: Request, id_: str) -> dict[str, Any]:
 
 def _files(request: Request) -> FileStore:
     return request.app.state.service.files
+
+
+def _check_charset(request: Request) -> None:
+    """Raise FileStoreError for a form in another charset than UTF-8.
+
+    Python has charsets that make half characters or are none (utf-7, unicode_escape, undefined),
+    and Starlette's forms take them all.
+    """
+    _, options = parse_options_header(request.headers.get("content-type"))
+    if options.get(b"charset", b"utf-8").lower() not in (b"utf-8", b"utf8"):
+        raise FileStoreError("the form's charset: only UTF-8 is taken")
 
 
 def _lifetime(form: FormData) -> int | None:

@@ -16,7 +16,7 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -169,7 +169,10 @@ class FileStore:
         """What is known of a file; None where it is not there or its time is over."""
         try:
             found = StoredFile(**json.loads(path.read_text(encoding="utf-8")), folder=self.folder)
-        except (OSError, ValueError, TypeError):
+            # An earlier version kept names that no reply can have.
+            name, purpose = whole_characters(found.filename), whole_characters(found.purpose)
+            found = replace(found, filename=name, purpose=purpose)
+        except (OSError, ValueError, TypeError, AttributeError):
             return None
         if found.expires is not None and found.expires <= time.time():
             self._remove(found)
@@ -179,3 +182,12 @@ class FileStore:
     def _remove(self, file: StoredFile) -> None:
         self._facts(file.id).unlink(missing_ok=True)
         file.path.unlink(missing_ok=True)
+
+
+def whole_characters(text: str) -> str:
+    """A text that has UTF-8: of half a character (a lone surrogate) a question mark is left.
+
+    >>> whole_characters("\\ud800.png")
+    '?.png'
+    """
+    return text.encode("utf-8", "replace").decode("utf-8")

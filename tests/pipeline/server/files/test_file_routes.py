@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -234,3 +235,51 @@ def test_a_lifetime_out_of_bounds_is_refused(url: str, store: Path, seconds: str
     assert reply.status_code == 400, reply.text
     assert "3600 to 2592000" in reply.json()["error"]["message"]
     assert files_in(store) == []
+
+
+@pytest.mark.parametrize(
+    ("charset", "filename"),
+    [
+        ("utf-7", b"+2AA-.png"),
+        ("unicode_escape", b"\\ud800.png"),
+        ("undefined", b"a.png"),
+        ("utf-16", b"a.png"),
+        ("latin-1", b"a.png"),
+        ("utf-8; charset=UTF-7", b"+2AA-.png"),
+    ],
+)
+def test_a_form_in_another_charset_is_refused_and_not_kept(
+    url: str, store: Path, charset: str, filename: bytes
+) -> None:
+    reply = send_form(url, filename, f"; charset={charset}", purpose="+2AA-")
+    assert reply.status_code == 400, reply.text
+    assert "UTF-8" in reply.json()["error"]["message"]
+    assert files_in(store) == []
+    assert httpx.get(f"{url}/v1/files").status_code == 200
+
+
+@pytest.mark.parametrize("more", ["", "; charset=utf-8", '; Charset="UTF8"'])
+def test_a_form_may_say_that_it_is_utf8(client: OpenAI, url: str, more: str) -> None:
+    reply = send_form(url, "Katze 🐈.png".encode(), more)
+    assert reply.status_code == 200, reply.text
+    assert reply.json()["filename"] == "Katze 🐈.png"
+    client.files.delete(reply.json()["id"])
+
+
+def test_a_name_on_disk_with_half_a_character_is_listed(
+    client: OpenAI, url: str, store: Path
+) -> None:
+    sent = client.files.create(file=("a.png", png("red")), purpose="user_data")
+    facts = store / "files" / f"{sent.id}.json"
+    said = json.loads(facts.read_text())
+    facts.write_text(json.dumps({**said, "filename": "\ud800.png", "purpose": "\udc00"}))
+    for headers in ({}, {"anthropic-version": "2023-06-01"}):
+        reply = httpx.get(f"{url}/v1/files", headers=headers)
+        assert reply.status_code == 200, reply.text
+        assert [each["filename"] for each in reply.json()["data"]] == ["?.png"]
+    assert httpx.get(f"{url}/v1/files/{sent.id}").json()["purpose"] == "?"
+    assert client.files.content(sent.id).read() == png("red")
+    facts.write_text(json.dumps({**said, "filename": 1}))
+    assert httpx.get(f"{url}/v1/files").json()["data"] == []
+    facts.write_text(json.dumps(said))
+    client.files.delete(sent.id)
