@@ -19,6 +19,7 @@ from reellama.pipeline.server.anthropic.anthropic_errors import ANTHROPIC_HEADER
 from reellama.pipeline.server.files.file_store import (
     FileStore,
     FileStoreError,
+    HeldFile,
     StoredFile,
     whole_characters,
 )
@@ -30,6 +31,21 @@ LIFETIMES = range(3600, 30 * 86400 + 1)  # seconds that a file may be kept for, 
 _SECONDS = re.compile("[0-9]{1,9}")  # Python reads no number of thousands of digits
 
 router = APIRouter(prefix="/v1/files", route_class=OpenAIRoute, tags=["files"])
+
+
+class HeldFileResponse(FileResponse):
+    """A file's bytes, all of them, also where the file is deleted while they are sent."""
+
+    def __init__(self, held: HeldFile) -> None:
+        # As bytes to be saved: what somebody sent is not shown by a browser as a page of this
+        # server.
+        super().__init__(
+            held.path,
+            media_type="application/octet-stream",
+            filename=held.facts.filename,
+            headers={"X-Content-Type-Options": "nosniff"},
+        )
+        self._held = held
 
 
 @router.post("")
@@ -81,16 +97,9 @@ async def show_file(request: Request, id_: str) -> dict[str, Any]:
 
 
 @router.get("/{id_}/content", response_model=None)
-async def send_file(request: Request, id_: str) -> FileResponse:
+async def send_file(request: Request, id_: str) -> HeldFileResponse:
     """A file's bytes."""
-    kept = await asyncio.to_thread(_files(request).get, id_)
-    # As bytes to be saved: what somebody sent is not shown by a browser as a page of this server.
-    return FileResponse(
-        kept.path,
-        media_type="application/octet-stream",
-        filename=kept.filename,
-        headers={"X-Content-Type-Options": "nosniff"},
-    )
+    return HeldFileResponse(await asyncio.to_thread(_files(request).hold, id_))
 
 
 @router.delete("/{id_}")

@@ -13,7 +13,9 @@ import openai
 import pytest
 from openai import OpenAI
 from PIL import Image
+from starlette.responses import FileResponse
 
+from reellama.pipeline.server.media.decode_process import decode
 from reellama.pipeline.video.clip import read_frames
 from tests.helpers.live_server import data_url, serving
 
@@ -219,25 +221,6 @@ def test_a_file_goes_when_its_time_is_over(
 
 
 @pytest.mark.parametrize(
-    "seconds",
-    [
-        pytest.param("000003600" + "9" * 5000, id="5000 nines"),
-        pytest.param("000003600" + "9" * 30, id="30 nines"),
-        "3599",
-        "2592001",
-        "-3600",
-        pytest.param("\N{FULLWIDTH DIGIT FIVE}" * 5, id="wide digits"),
-        "",
-    ],
-)
-def test_a_lifetime_out_of_bounds_is_refused(url: str, store: Path, seconds: str) -> None:
-    reply = send_form(url, b"a.png", **{"expires_after[seconds]": seconds})
-    assert reply.status_code == 400, reply.text
-    assert "3600 to 2592000" in reply.json()["error"]["message"]
-    assert files_in(store) == []
-
-
-@pytest.mark.parametrize(
     ("charset", "filename"),
     [
         ("utf-7", b"+2AA-.png"),
@@ -283,3 +266,73 @@ def test_a_name_on_disk_with_half_a_character_is_listed(
     assert httpx.get(f"{url}/v1/files").json()["data"] == []
     facts.write_text(json.dumps(said))
     client.files.delete(sent.id)
+
+
+@pytest.mark.parametrize(
+    "seconds",
+    [
+        pytest.param("000003600" + "9" * 5000, id="5000 nines"),
+        pytest.param("000003600" + "9" * 30, id="30 nines"),
+        "3599",
+        "2592001",
+        "-3600",
+        pytest.param("\N{FULLWIDTH DIGIT FIVE}" * 5, id="wide digits"),
+        "",
+    ],
+)
+def test_a_lifetime_out_of_bounds_is_refused(url: str, store: Path, seconds: str) -> None:
+    reply = send_form(url, b"a.png", **{"expires_after[seconds]": seconds})
+    assert reply.status_code == 400, reply.text
+    assert "3600 to 2592000" in reply.json()["error"]["message"]
+    assert files_in(store) == []
+
+
+def test_a_file_that_is_deleted_while_it_is_sent_comes_whole(
+    client: OpenAI, url: str, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = png("red") + bytes(range(256)) * 1000
+    send = FileResponse.__call__
+    for headers, status, expected in (
+        ({}, 200, content),
+        ({"range": "bytes=100-199"}, 206, content[100:200]),
+    ):
+        sent = client.files.create(file=("a.png", content), purpose="user_data")
+
+        async def delete_first(*given: Any, id_: str = sent.id) -> None:
+            (store / "files" / f"{id_}.json").unlink()
+            (store / "files" / f"{id_}.bin").unlink()
+            await send(*given)
+
+        monkeypatch.setattr(FileResponse, "__call__", delete_first)
+        address = f"{url}/v1/files/{sent.id}/content"
+        reply = httpx.get(address, headers=headers)
+        assert (reply.status_code, reply.content) == (status, expected)
+        monkeypatch.undo()
+        assert httpx.get(address).status_code == 404
+    wait_until_empty(store)
+
+
+def test_a_file_that_is_deleted_after_the_question_is_watched(
+    client: OpenAI, store: Path, square_video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video = square_video.read_bytes() + b"\0" * 24  # other bytes than those of other tests
+    sent = client.files.create(file=("square.mp4", video), purpose="user_data")
+
+    async def delete_first(*given: Any) -> Any:
+        (store / "files" / f"{sent.id}.json").unlink()
+        (store / "files" / f"{sent.id}.bin").unlink()
+        return await decode(*given)
+
+    monkeypatch.setattr("reellama.pipeline.server.media.media_encoder.decode", delete_first)
+    assert shown(client, {"type": "input_video", "file_id": sent.id}).prompt_tokens > 80
+    wait_until_empty(store)
+    with pytest.raises(openai.NotFoundError, match="there is no file"):
+        shown(client, {"type": "input_video", "file_id": sent.id})
+
+
+def wait_until_empty(store: Path) -> None:
+    """Nothing stays of files that were deleted, soon after the last answer."""
+    end = time.time() + 10
+    while files_in(store) and time.time() < end:
+        time.sleep(0.01)
+    assert files_in(store) == []
