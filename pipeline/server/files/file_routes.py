@@ -6,33 +6,59 @@ OpenAI's and Anthropic's clients ask at the same paths, the latter with a header
 from __future__ import annotations
 
 import asyncio
+import re
 from datetime import datetime, timezone
 from typing import Any, Literal
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
 
 from reellama.pipeline.server.anthropic.anthropic_errors import ANTHROPIC_HEADER
-from reellama.pipeline.server.files.file_store import FileStore, FileStoreError, StoredFile
+from reellama.pipeline.server.files.file_store import (
+    FileStore,
+    FileStoreError,
+    HeldFile,
+    StoredFile,
+    whole_characters,
+)
 from reellama.pipeline.server.openai.openai_routes import OpenAIRoute
 
 MOST_NAME = 200  # characters of a file's name, the last of it
 MOST_FIELDS = 16  # of a form
 LIFETIMES = range(3600, 30 * 86400 + 1)  # seconds that a file may be kept for, as OpenAI has it
+_SECONDS = re.compile("[0-9]{1,9}")  # Python reads no number of thousands of digits
 
 router = APIRouter(prefix="/v1/files", route_class=OpenAIRoute, tags=["files"])
+
+
+class HeldFileResponse(FileResponse):
+    """A file's bytes, all of them, also where the file is deleted while they are sent."""
+
+    def __init__(self, held: HeldFile) -> None:
+        # As bytes to be saved: what somebody sent is not shown by a browser as a page of this
+        # server.
+        super().__init__(
+            held.path,
+            media_type="application/octet-stream",
+            filename=held.facts.filename,
+            headers={"X-Content-Type-Options": "nosniff"},
+        )
+        self._held = held
 
 
 @router.post("")
 async def upload_file(request: Request) -> dict[str, Any]:
     """Keep a file."""
+    _check_charset(request)
     async with request.form(max_files=1, max_fields=MOST_FIELDS) as form:
         upload = form.get("file")
         if not isinstance(upload, UploadFile):
             raise FileStoreError("file: send a form (multipart/form-data) with a file in it")
-        name = (upload.filename or "file").replace("\\", "/").rpartition("/")[2][-MOST_NAME:]
-        purpose = str(form.get("purpose") or "user_data")[:MOST_NAME]
+        given = whole_characters(upload.filename or "file")
+        name = given.replace("\\", "/").rpartition("/")[2][-MOST_NAME:]
+        purpose = whole_characters(str(form.get("purpose") or "user_data"))[:MOST_NAME]
         kept = await asyncio.to_thread(
             _files(request).add, upload.file, name, purpose, _lifetime(form)
         )
@@ -71,16 +97,9 @@ async def show_file(request: Request, id_: str) -> dict[str, Any]:
 
 
 @router.get("/{id_}/content", response_model=None)
-async def send_file(request: Request, id_: str) -> FileResponse:
+async def send_file(request: Request, id_: str) -> HeldFileResponse:
     """A file's bytes."""
-    kept = await asyncio.to_thread(_files(request).get, id_)
-    # As bytes to be saved: what somebody sent is not shown by a browser as a page of this server.
-    return FileResponse(
-        kept.path,
-        media_type="application/octet-stream",
-        filename=kept.filename,
-        headers={"X-Content-Type-Options": "nosniff"},
-    )
+    return HeldFileResponse(await asyncio.to_thread(_files(request).hold, id_))
 
 
 @router.delete("/{id_}")
@@ -96,16 +115,28 @@ def _files(request: Request) -> FileStore:
     return request.app.state.service.files
 
 
+def _check_charset(request: Request) -> None:
+    """Raise FileStoreError for a form in another charset than UTF-8.
+
+    Python has charsets that make half characters or are none (utf-7, unicode_escape, undefined),
+    and Starlette's forms take them all.
+    """
+    _, options = parse_options_header(request.headers.get("content-type"))
+    if options.get(b"charset", b"utf-8").lower() not in (b"utf-8", b"utf8"):
+        raise FileStoreError("the form's charset: only UTF-8 is taken")
+
+
 def _lifetime(form: FormData) -> int | None:
     given = form.get("expires_after[seconds]")
     if given is None:
         return None
-    if not (isinstance(given, str) and given.isdecimal() and int(given[:9]) in LIFETIMES):
+    seconds = int(given) if isinstance(given, str) and _SECONDS.fullmatch(given) else 0
+    if seconds not in LIFETIMES:
         allowed = f"{LIFETIMES.start} to {LIFETIMES.stop - 1}"
         raise FileStoreError(f"expires_after[seconds]: a number from {allowed} is allowed")
     if form.get("expires_after[anchor]", "created_at") != "created_at":
         raise FileStoreError('expires_after[anchor]: "created_at" is allowed')
-    return int(given)
+    return seconds
 
 
 def _described(request: Request, kept: StoredFile) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 files/ID.json    what is known of a file
 files/ID.bin     its bytes
+files/.held-*    a second name of the bytes of a file in use, which outlives their deletion
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
 import threading
 import time
 import uuid
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,7 +30,7 @@ from reellama.pipeline.server.media.media_items import MediaKind, StoredContent
 
 FILE_ID = re.compile(r"file-[0-9a-f]{24}")
 CHUNK_BYTES = 1 << 20  # read at a time
-INCOMING_SECONDS = 600  # after which half a file is nobody's
+INCOMING_SECONDS = 600  # after which half a file, or a second name of one, is nobody's
 KIND_BYTES = 64 << 20  # of which its kind is told: of an animation, all frames may count
 
 
@@ -62,10 +65,29 @@ class StoredFile:
         """Its bytes."""
         return self.folder / f"{self.id}.bin"
 
+
+class HeldFile:
+    """A file in use: its bytes lie at `path` while this object lives, whoever deletes the file.
+
+    Raises OSError where its bytes are gone already, or cannot have a second name.
+    """
+
+    def __init__(self, facts: StoredFile) -> None:
+        self.facts = facts
+        self.path = facts.folder / f".held-{uuid.uuid4().hex}"
+        weakref.finalize(self, _remove_quietly, self.path)
+        try:
+            os.link(facts.path, self.path)
+        except FileNotFoundError:
+            raise
+        except OSError:  # not every file system has hard links
+            shutil.copy2(facts.path, self.path)
+
     @property
     def content(self) -> StoredContent:
-        """Its bytes, as the encoder takes them."""
-        return StoredContent(self.path, bytes.fromhex(self.sha256), self.size, self.kind)
+        """Its bytes, as the encoder takes them. They hold the file."""
+        facts = self.facts
+        return StoredContent(self.path, bytes.fromhex(facts.sha256), facts.size, facts.kind, self)
 
 
 class FileStore:
@@ -75,6 +97,7 @@ class FileStore:
         self.folder, self.limit = folder, limit
         self._kind_of = kind_of
         self._adding = threading.Lock()
+        self._held: weakref.WeakValueDictionary[str, HeldFile] = weakref.WeakValueDictionary()
 
     def add(
         self, source: BinaryIO, filename: str, purpose: str, lifetime: int | None = None
@@ -90,7 +113,7 @@ class FileStore:
         kind = self._kind_of(source.read(KIND_BYTES))
         source.seek(0)
         with self._adding:
-            used = sum(each.size for each in self.list())
+            used = self._used()
             if used + size > self.limit:
                 raise FileStoreError(
                     f"no room for a file of {show_size(size)}: {show_size(used)} of "
@@ -137,8 +160,21 @@ class FileStore:
         """The file of this id. Raises FileStoreError, status 404, where there is none."""
         found = self._read(self._facts(id_)) if FILE_ID.fullmatch(id_) else None
         if found is None:
-            raise FileStoreError(f"there is no file {id_[:40]!r} here: send it to /v1/files", 404)
+            raise _missing(id_)
         return found
+
+    def hold(self, id_: str) -> HeldFile:
+        """The file of this id, with bytes that stay while it is used. Raises like `get`."""
+        facts = self.get(id_)
+        # One for all who use it: a file can have only so many names.
+        if (held := self._held.get(id_)) is None:
+            try:
+                held = self._held[id_] = HeldFile(facts)
+            except FileNotFoundError:  # deleted just now
+                raise _missing(id_) from None
+            except OSError as error:
+                raise FileStoreError(f"cannot use this file: {error.strerror}", 507) from error
+        return held
 
     def list(self) -> list[StoredFile]:
         """All files, the newest first; those whose time is over are removed."""
@@ -152,15 +188,22 @@ class FileStore:
 
     def sweep(self) -> None:
         """Remove what a server that was killed left, and files whose time is over."""
-        for path in self.folder.glob(".incoming-*"):
+        for path in (*self.folder.glob(".incoming-*"), *self.folder.glob(".held-*")):
             with suppress(OSError):
-                if time.time() - path.stat().st_mtime > INCOMING_SECONDS:
+                # Not st_mtime: a second name has that of the bytes, however new it is.
+                if time.time() - path.stat().st_ctime > INCOMING_SECONDS:
                     path.unlink()
         kept = {each.path for each in self.list()}
         for path in self.folder.glob("file-*.bin"):
             with suppress(OSError):
                 if path not in kept and time.time() - path.stat().st_mtime > INCOMING_SECONDS:
                     path.unlink()
+
+    def _used(self) -> int:
+        """Bytes of all files, and of deleted ones that are still in use."""
+        held = [each for ref in self._held.valuerefs() if (each := ref()) is not None]
+        deleted = sum(each.facts.size for each in held if not each.facts.path.exists())
+        return deleted + sum(each.size for each in self.list())
 
     def _facts(self, id_: str) -> Path:
         return self.folder / f"{id_}.json"
@@ -169,7 +212,10 @@ class FileStore:
         """What is known of a file; None where it is not there or its time is over."""
         try:
             found = StoredFile(**json.loads(path.read_text(encoding="utf-8")), folder=self.folder)
-        except (OSError, ValueError, TypeError):
+            # An earlier version kept names that no reply can have.
+            name, purpose = whole_characters(found.filename), whole_characters(found.purpose)
+            found = replace(found, filename=name, purpose=purpose)
+        except (OSError, ValueError, TypeError, AttributeError):
             return None
         if found.expires is not None and found.expires <= time.time():
             self._remove(found)
@@ -179,3 +225,21 @@ class FileStore:
     def _remove(self, file: StoredFile) -> None:
         self._facts(file.id).unlink(missing_ok=True)
         file.path.unlink(missing_ok=True)
+
+
+def whole_characters(text: str) -> str:
+    """A text that has UTF-8: of half a character (a lone surrogate) a question mark is left.
+
+    >>> whole_characters("\\ud800.png")
+    '?.png'
+    """
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _missing(id_: str) -> FileStoreError:
+    return FileStoreError(f"there is no file {id_[:40]!r} here: send it to /v1/files", 404)
+
+
+def _remove_quietly(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink()

@@ -27,12 +27,16 @@ class MediaError(ReellamaError):
 
 @dataclass(frozen=True)
 class StoredContent:
-    """The bytes of a picture or video that lie in a file of the server's own."""
+    """The bytes of a picture or video that lie in a file of the server's own.
+
+    holder: keeps the file there while it lives.
+    """
 
     path: Path
     sha256: bytes
     size: int
     kind: MediaKind
+    holder: object = field(default=None, compare=False, repr=False)
 
 
 Content = bytes | StoredContent

@@ -98,9 +98,9 @@ async def _item(said: MediaReference, settings: Settings, files: FileStore) -> M
         times = said.times or [float(i) for i in range(len(contents))]
         return MediaItem(tuple(contents), tuple(times), said.name or "", said.options)
     if said.file_id is not None:
-        stored = await asyncio.to_thread(files.get, said.file_id)
-        name = said.name or stored.filename
-        return MediaItem((stored.content,), None, name, said.options)
+        held = await asyncio.to_thread(files.hold, said.file_id)
+        name = said.name or held.facts.filename
+        return MediaItem((held.content,), None, name, said.options)
     if said.url is not None:
         content: Content = await read_url(said.url, settings)
     else:
@@ -111,7 +111,7 @@ async def _item(said: MediaReference, settings: Settings, files: FileStore) -> M
 async def read_text(text: str, settings: Settings, files: FileStore) -> Content:
     """A picture or video by a URL, the id of a file, or base64."""
     if FILE_ID.fullmatch(text):
-        return (await asyncio.to_thread(files.get, text)).content
+        return (await asyncio.to_thread(files.hold, text)).content
     if "://" in text[:12] or text[:5].lower() == "data:":
         return await read_url(text, settings)
     return await asyncio.to_thread(decode_base64, text)

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,9 @@ import openai
 import pytest
 from openai import OpenAI
 from PIL import Image
+from starlette.responses import FileResponse
 
+from reellama.pipeline.server.media.decode_process import decode
 from reellama.pipeline.video.clip import read_frames
 from tests.helpers.live_server import data_url, serving
 
@@ -40,6 +43,23 @@ def png(colour: str) -> bytes:
     file = io.BytesIO()
     Image.new("RGB", (64, 64), colour).save(file, "PNG")
     return file.getvalue()
+
+
+def send_form(url: str, filename: bytes, more: str = "", **fields: str) -> httpx.Response:
+    """A form with a picture, sent as no client would write it."""
+    body = b"".join(
+        f'--B\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
+        for name, value in fields.items()
+    )
+    head = b'--B\r\nContent-Disposition: form-data; name="file"; filename="%b"\r\n\r\n' % filename
+    headers = {"content-type": f"multipart/form-data; boundary=B{more}"}
+    content = body + head + png("red") + b"\r\n--B--\r\n"
+    return httpx.post(f"{url}/v1/files", content=content, headers=headers, timeout=60)
+
+
+def files_in(store: Path) -> list[Path]:
+    """All that the server keeps of files."""
+    return list((store / "files").glob("*"))
 
 
 def shown(client: OpenAI, *parts: dict[str, Any]) -> openai.types.CompletionUsage:
@@ -198,3 +218,121 @@ def test_a_file_goes_when_its_time_is_over(
     with pytest.raises(openai.NotFoundError):
         client.files.retrieve(sent.id)
     assert not list((store / "files").glob("file-*"))
+
+
+@pytest.mark.parametrize(
+    ("charset", "filename"),
+    [
+        ("utf-7", b"+2AA-.png"),
+        ("unicode_escape", b"\\ud800.png"),
+        ("undefined", b"a.png"),
+        ("utf-16", b"a.png"),
+        ("latin-1", b"a.png"),
+        ("utf-8; charset=UTF-7", b"+2AA-.png"),
+    ],
+)
+def test_a_form_in_another_charset_is_refused_and_not_kept(
+    url: str, store: Path, charset: str, filename: bytes
+) -> None:
+    reply = send_form(url, filename, f"; charset={charset}", purpose="+2AA-")
+    assert reply.status_code == 400, reply.text
+    assert "UTF-8" in reply.json()["error"]["message"]
+    assert files_in(store) == []
+    assert httpx.get(f"{url}/v1/files").status_code == 200
+
+
+@pytest.mark.parametrize("more", ["", "; charset=utf-8", '; Charset="UTF8"'])
+def test_a_form_may_say_that_it_is_utf8(client: OpenAI, url: str, more: str) -> None:
+    reply = send_form(url, "Katze 🐈.png".encode(), more)
+    assert reply.status_code == 200, reply.text
+    assert reply.json()["filename"] == "Katze 🐈.png"
+    client.files.delete(reply.json()["id"])
+
+
+def test_a_name_on_disk_with_half_a_character_is_listed(
+    client: OpenAI, url: str, store: Path
+) -> None:
+    sent = client.files.create(file=("a.png", png("red")), purpose="user_data")
+    facts = store / "files" / f"{sent.id}.json"
+    said = json.loads(facts.read_text())
+    facts.write_text(json.dumps({**said, "filename": "\ud800.png", "purpose": "\udc00"}))
+    for headers in ({}, {"anthropic-version": "2023-06-01"}):
+        reply = httpx.get(f"{url}/v1/files", headers=headers)
+        assert reply.status_code == 200, reply.text
+        assert [each["filename"] for each in reply.json()["data"]] == ["?.png"]
+    assert httpx.get(f"{url}/v1/files/{sent.id}").json()["purpose"] == "?"
+    assert client.files.content(sent.id).read() == png("red")
+    facts.write_text(json.dumps({**said, "filename": 1}))
+    assert httpx.get(f"{url}/v1/files").json()["data"] == []
+    facts.write_text(json.dumps(said))
+    client.files.delete(sent.id)
+
+
+@pytest.mark.parametrize(
+    "seconds",
+    [
+        pytest.param("000003600" + "9" * 5000, id="5000 nines"),
+        pytest.param("000003600" + "9" * 30, id="30 nines"),
+        "3599",
+        "2592001",
+        "-3600",
+        pytest.param("\N{FULLWIDTH DIGIT FIVE}" * 5, id="wide digits"),
+        "",
+    ],
+)
+def test_a_lifetime_out_of_bounds_is_refused(url: str, store: Path, seconds: str) -> None:
+    reply = send_form(url, b"a.png", **{"expires_after[seconds]": seconds})
+    assert reply.status_code == 400, reply.text
+    assert "3600 to 2592000" in reply.json()["error"]["message"]
+    assert files_in(store) == []
+
+
+def test_a_file_that_is_deleted_while_it_is_sent_comes_whole(
+    client: OpenAI, url: str, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = png("red") + bytes(range(256)) * 1000
+    send = FileResponse.__call__
+    for headers, status, expected in (
+        ({}, 200, content),
+        ({"range": "bytes=100-199"}, 206, content[100:200]),
+    ):
+        sent = client.files.create(file=("a.png", content), purpose="user_data")
+
+        async def delete_first(*given: Any, id_: str = sent.id) -> None:
+            (store / "files" / f"{id_}.json").unlink()
+            (store / "files" / f"{id_}.bin").unlink()
+            await send(*given)
+
+        monkeypatch.setattr(FileResponse, "__call__", delete_first)
+        address = f"{url}/v1/files/{sent.id}/content"
+        reply = httpx.get(address, headers=headers)
+        assert (reply.status_code, reply.content) == (status, expected)
+        monkeypatch.undo()
+        assert httpx.get(address).status_code == 404
+    wait_until_empty(store)
+
+
+def test_a_file_that_is_deleted_after_the_question_is_watched(
+    client: OpenAI, store: Path, square_video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video = square_video.read_bytes() + b"\0" * 24  # other bytes than those of other tests
+    sent = client.files.create(file=("square.mp4", video), purpose="user_data")
+
+    async def delete_first(*given: Any) -> Any:
+        (store / "files" / f"{sent.id}.json").unlink()
+        (store / "files" / f"{sent.id}.bin").unlink()
+        return await decode(*given)
+
+    monkeypatch.setattr("reellama.pipeline.server.media.media_encoder.decode", delete_first)
+    assert shown(client, {"type": "input_video", "file_id": sent.id}).prompt_tokens > 80
+    wait_until_empty(store)
+    with pytest.raises(openai.NotFoundError, match="there is no file"):
+        shown(client, {"type": "input_video", "file_id": sent.id})
+
+
+def wait_until_empty(store: Path) -> None:
+    """Nothing stays of files that were deleted, soon after the last answer."""
+    end = time.time() + 10
+    while files_in(store) and time.time() < end:
+        time.sleep(0.01)
+    assert files_in(store) == []
