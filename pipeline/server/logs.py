@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
@@ -28,12 +29,19 @@ class JSONLines(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether it is no request that ended because the server did: uvicorn logs these as errors."""
+    kind = record.exc_info[0] if record.exc_info else None
+    return kind is None or not issubclass(kind, asyncio.CancelledError)
+
+
 def set_up(level: str) -> None:
     """Write our events, and uvicorn's warnings, to stderr."""
     # A copy of the descriptor: grammars are parsed while the original one leads elsewhere.
     stream = os.fdopen(os.dup(sys.stderr.fileno()), "w", buffering=1)
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JSONLines())
+    handler.addFilter(_is_news)
     for name, least in (("reellama.server", level.upper()), ("uvicorn", "WARNING")):
         logger = logging.getLogger(name)
         logger.handlers[:] = [handler]

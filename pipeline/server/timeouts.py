@@ -13,6 +13,9 @@ from reellama.gguf_tools.errors import ReellamaError
 
 HEADER_SECONDS = 15.0  # for the head of a request
 BODY_SECONDS = 30.0  # until the next piece of a body
+# That the server waits for answers at its end; what is then cancelled ends within two more, so that
+# it is gone before those who sent SIGTERM (systemd, Docker) would lose patience.
+ENDING_SECONDS = 3
 
 
 class BodyTooSlow(ReellamaError):
@@ -66,5 +69,7 @@ class TimelyProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
 
 
 def uvicorn_config(app: Any, **options: Any) -> uvicorn.Config:
-    """How uvicorn serves the app; at its end it waits 5 seconds for answers."""
-    return uvicorn.Config(app, http=TimelyProtocol, timeout_graceful_shutdown=5, **options)
+    """How uvicorn serves the app."""
+    return uvicorn.Config(
+        app, http=TimelyProtocol, timeout_graceful_shutdown=ENDING_SECONDS, **options
+    )

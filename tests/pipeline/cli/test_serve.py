@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import psutil
@@ -94,7 +95,7 @@ def test_it_serves_a_vision_gguf_that_is_named(vision_model: Callable[[str], Vis
         process.send_signal(signal.SIGTERM)
 
 
-def test_sigterm_in_the_middle_of_an_answer_ends_it() -> None:
+def test_sigterm_in_the_middle_of_answers_texts_and_requests_ends_them() -> None:
     with started("--n-ctx", "4096") as (process, url, lines):
         schema = {"type": "array", "items": {"enum": ["tick", "tock"]}, "minItems": 5000}
         prompt = {
@@ -103,8 +104,18 @@ def test_sigterm_in_the_middle_of_an_answer_ends_it() -> None:
             "format": schema,
             "options": {"num_predict": -1},
         }
-        with httpx.stream("POST", f"{url}/api/generate", json=prompt, timeout=60) as reply:
+        address = urlsplit(url)
+        texts = json.dumps({"model": "mini", "input": ["word " * 3000] * 40}).encode()
+        head = b"POST /api/embed HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n"
+        with (
+            httpx.stream("POST", f"{url}/api/generate", json=prompt, timeout=60) as reply,
+            socket.create_connection((address.hostname, address.port)) as whole,
+            socket.create_connection((address.hostname, address.port)) as half,
+        ):
             next(reply.iter_lines())
+            whole.sendall(head % len(texts) + texts)
+            half.sendall(head % len(texts) + texts[:-1])
+            time.sleep(1)  # until both are read
             begin = time.monotonic()
             process.send_signal(signal.SIGTERM)
             process.wait(30)
