@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
+import threading
 from typing import Any
 
 import uvicorn
@@ -10,12 +13,12 @@ from starlette.types import Message, Receive
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from reellama.gguf_tools.errors import ReellamaError
+from reellama.pipeline.server.logs import log
 
 HEADER_SECONDS = 15.0  # for the head of a request
 BODY_SECONDS = 30.0  # until the next piece of a body
-# That the server waits for answers at its end; what is then cancelled ends within two more, so that
-# it is gone before those who sent SIGTERM (systemd, Docker) would lose patience.
-ENDING_SECONDS = 3
+ENDING_SECONDS = 3  # that the server waits for answers at its end
+CLOSING_SECONDS = 1.5  # that those which are then cancelled may take
 
 
 class BodyTooSlow(ReellamaError):
@@ -66,6 +69,30 @@ class TimelyProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
             return
         self._seen = self.cycle if idle else self
         self._look = self.loop.call_later(HEADER_SECONDS / 2, self._close_if_idle)
+
+
+class TimelyServer(uvicorn.Server):
+    """A server whose process is gone soon after SIGTERM, whatever llama.cpp or torch compute.
+
+    Neither can be interrupted: reading a piece of a prompt takes a large model half a minute.
+    """
+
+    status = 0  # of the process, where it does not end orderly
+
+    def fail(self) -> None:
+        """End, for nothing can be answered any more. From any thread."""
+        self.status, self.should_exit = 1, True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End orderly, or without what goes on."""
+        end = threading.Timer(ENDING_SECONDS + CLOSING_SECONDS, self._end_process)
+        end.daemon = True
+        end.start()
+        await super().shutdown(sockets)
+
+    def _end_process(self) -> None:
+        log.warning("the server ends in the middle of a computation")
+        os._exit(self.status)
 
 
 def uvicorn_config(app: Any, **options: Any) -> uvicorn.Config:

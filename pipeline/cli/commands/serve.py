@@ -124,7 +124,7 @@ def run(place: ListenOptions, load: ServedModelOptions, log_level: str, unit: st
         import fastapi  # noqa: F401
         import prometheus_client  # noqa: F401
         import python_multipart  # noqa: F401
-        import uvicorn
+        import uvicorn  # noqa: F401
     except ImportError as error:
         raise ReellamaError(
             f"{error.name} is not installed: pip install 'reellama[serve]'"
@@ -136,7 +136,7 @@ def run(place: ListenOptions, load: ServedModelOptions, log_level: str, unit: st
     from reellama.pipeline.server.admission.spare_memory import keep_what_is_there
     from reellama.pipeline.server.app import create_app
     from reellama.pipeline.server.local import local_socket
-    from reellama.pipeline.server.timeouts import uvicorn_config
+    from reellama.pipeline.server.timeouts import TimelyServer, uvicorn_config
 
     if log_level not in logs.LEVELS:
         raise BadParameter(f"--log-level is one of {', '.join(logs.LEVELS)}")
@@ -153,9 +153,9 @@ def run(place: ListenOptions, load: ServedModelOptions, log_level: str, unit: st
         keep_what_is_there()
         # uvloop has no TCP servers on Unix sockets.
         config = uvicorn_config(app, log_config=None, access_log=False, loop="asyncio")
-        server = uvicorn.Server(config)
+        server = TimelyServer(config)
         models = app.state.service.models
-        models.on_failure = lambda: setattr(server, "should_exit", True)
+        models.on_failure = server.fail
         shown = f"[{place.host}]" if ":" in place.host else place.host
         note(f"serving on http://{shown}:{sockets[0].getsockname()[1]} (Ctrl-C stops)")
         server.run(sockets=sockets)

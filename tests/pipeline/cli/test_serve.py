@@ -43,6 +43,14 @@ threading.Thread(target=kill, daemon=True).start()
 from reellama.pipeline.cli.main import main
 main()
 """
+# The same, whose models are never done with what they compute.
+BUSY = """
+import threading
+from reellama.pipeline.llm.batching.batcher import Batcher
+Batcher.close = lambda self: threading.Event().wait()
+from reellama.pipeline.cli.main import main
+main()
+"""
 
 
 @contextmanager
@@ -121,6 +129,15 @@ def test_sigterm_in_the_middle_of_answers_texts_and_requests_ends_them() -> None
             process.wait(30)
         assert time.monotonic() - begin < 20
     assert "Traceback" not in "".join(lines), "".join(lines)
+
+
+def test_sigterm_ends_a_computation_that_nothing_interrupts() -> None:
+    with started("--n-ctx", "256", program=("-c", BUSY)) as (process, url, lines):
+        prompt = {"model": "mini", "prompt": "Go.", "stream": False, "options": {"num_predict": 1}}
+        httpx.post(f"{url}/api/generate", json=prompt, timeout=120)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    assert "in the middle of a computation" in lines[-1]
 
 
 def test_a_process_whose_model_thread_has_died_ends_with_a_status_that_says_so() -> None:
