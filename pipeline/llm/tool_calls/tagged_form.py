@@ -12,6 +12,7 @@ from reellama.pipeline.llm.tool_calls.answer_events import ToolCall
 from reellama.pipeline.llm.tool_calls.answer_source import AnswerSource, NotACall, Reading
 from reellama.pipeline.llm.tool_calls.call_grammar import CallGrammar, literal
 from reellama.pipeline.llm.tool_calls.call_writer import CallWriter
+from reellama.pipeline.llm.tool_calls.finite_json import finite_json
 from reellama.pipeline.llm.tool_calls.python_form import python_value
 from reellama.pipeline.llm.tool_calls.tool import Tool, is_text
 
@@ -161,7 +162,7 @@ def _value(text: str, schema: Any) -> Any:
     if is_text(schema):
         return text
     with suppress(ValueError):
-        return json.loads(text)
+        return finite_json(text)
     with suppress(NotACall):
         return python_value(text)
     return text

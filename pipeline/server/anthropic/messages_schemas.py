@@ -6,7 +6,6 @@ in a block that shows something, and of `VIDEO_OPTIONS` in a request.
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, model_validator
@@ -18,6 +17,7 @@ from reellama.pipeline.llm.generation_options import (
     requested_sampling,
 )
 from reellama.pipeline.llm.tool_calls.answer_events import ToolCall
+from reellama.pipeline.llm.tool_calls.finite_json import finite_object
 from reellama.pipeline.server.chat.chat_request import (
     ChatRequest,
     ServiceMessage,
@@ -309,8 +309,4 @@ class MessagesRequest(CountTokensRequest):
 
 def call_input(text: str) -> dict[str, Any]:
     """The arguments of a call from their JSON text, as far as it is an object."""
-    try:
-        found = json.loads(text or "{}")
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
+    return finite_object(text) or {}

@@ -6,7 +6,6 @@ would change the answer and cannot be done are refused.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
@@ -22,6 +21,7 @@ from reellama.pipeline.llm.generation_options import (
     requested_sampling,
 )
 from reellama.pipeline.llm.tool_calls.answer_events import ToolCall
+from reellama.pipeline.server.chat.call_arguments import CallArguments
 from reellama.pipeline.server.chat.chat_request import (
     ChatRequest,
     ServiceMessage,
@@ -45,20 +45,10 @@ COMPLETION_TOKENS = 16  # what OpenAI's completions write when max_tokens is not
 
 
 class FunctionCall(BaseModel):
-    """Which tool was called; `arguments` are JSON text."""
+    """Which tool was called; `arguments` come as JSON text."""
 
     name: str
-    arguments: str = "{}"
-
-    @field_validator("arguments")
-    @classmethod
-    def _is_an_object(cls, arguments: str) -> str:
-        try:
-            if isinstance(json.loads(arguments or "{}"), dict):
-                return arguments or "{}"
-        except ValueError:
-            pass
-        raise ValueError("the arguments of a call are the text of a JSON object")
+    arguments: CallArguments = Field(default_factory=dict)
 
 
 class MessageToolCall(BaseModel):
@@ -83,7 +73,7 @@ class ChatMessage(PartsMessage):
     def calls(self) -> tuple[ToolCall, ...]:
         """The calls of tools."""
         return tuple(
-            ToolCall(each.function.name, json.loads(each.function.arguments), each.id)
+            ToolCall(each.function.name, each.function.arguments, each.id)
             for each in self.tool_calls or ()
         )
 

@@ -6,7 +6,6 @@ https://platform.openai.com/docs/api-reference/responses. What asks for things t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -19,6 +18,7 @@ from reellama.pipeline.llm.generation_options import (
     requested_sampling,
 )
 from reellama.pipeline.llm.tool_calls.answer_events import ToolCall
+from reellama.pipeline.server.chat.call_arguments import CallArguments
 from reellama.pipeline.server.chat.chat_request import (
     ChatRequest,
     ServiceMessage,
@@ -51,28 +51,17 @@ class MessageItem(PartsMessage):
 
 
 class FunctionCallItem(BaseModel):
-    """A call of a tool; its arguments are JSON text."""
+    """A call of a tool; its arguments come as JSON text."""
 
     type: Literal["function_call"]
     call_id: str
     name: str
-    arguments: str = "{}"
-
-    @field_validator("arguments")
-    @classmethod
-    def _are_an_object(cls, text: str) -> str:
-        try:
-            found = json.loads(text or "{}")
-        except ValueError:
-            found = None
-        if not isinstance(found, dict):
-            raise ValueError("arguments are the JSON text of an object")
-        return text or "{}"
+    arguments: CallArguments = Field(default_factory=dict)
 
     @property
     def call(self) -> ToolCall:
         """The call."""
-        return ToolCall(self.name, json.loads(self.arguments), self.call_id)
+        return ToolCall(self.name, self.arguments, self.call_id)
 
 
 class FunctionCallOutputItem(BaseModel):
