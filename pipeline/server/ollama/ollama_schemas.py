@@ -23,6 +23,7 @@ from reellama.pipeline.llm.generation_options import (
     requested_sampling,
 )
 from reellama.pipeline.llm.tool_calls.answer_events import ToolCall
+from reellama.pipeline.option_fields import as_float
 from reellama.pipeline.server.chat.chat_request import (
     ChatRequest,
     ServiceMessage,
@@ -260,7 +261,7 @@ def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
         if value is None:
             continue
         if name in REAL_OPTIONS:
-            found[name] = float(_number(name, value, "float32"))
+            found[name] = as_float(_number(name, value, "float32"))
         elif name in INTEGERS:
             found[name] = _integer(name, value)
         elif name == "stop":
