@@ -79,7 +79,7 @@ class ToolUseBlock(BaseModel):
     type: Literal["tool_use"]
     id: str
     name: str
-    input: dict[str, Any] = Field(default_factory=dict)
+    input: dict[str, Any] | None = None
 
 
 class ToolResultBlock(BaseModel):
@@ -90,7 +90,7 @@ class ToolResultBlock(BaseModel):
     content: str | list[Annotated[TextBlock | MediaBlock, Field(discriminator="type")]] | None = (
         None
     )
-    is_error: bool = False
+    is_error: bool | None = None
 
     @property
     def text(self) -> str:
@@ -168,7 +168,9 @@ class AnthropicMessage(BaseModel):
             for each, media in zip(results, shown, strict=False)
         ]
         if self._says_something or not results:
-            calls = [ToolCall(each.name, each.input, each.id) for each in self.of(ToolUseBlock)]
+            calls = [
+                ToolCall(each.name, each.input or {}, each.id) for each in self.of(ToolUseBlock)
+            ]
             said = "\n".join(each.text for each in self.of(TextBlock))
             thought = "\n".join(each.thinking for each in self.of(ThinkingBlock))
             found.append(
@@ -202,7 +204,7 @@ class AnthropicToolChoice(BaseModel):
 
     type: Literal["auto", "any", "tool", "none"]
     name: str | None = None
-    disable_parallel_tool_use: bool = False
+    disable_parallel_tool_use: bool | None = None
 
     @model_validator(mode="after")
     def _names_its_tool(self) -> AnthropicToolChoice:

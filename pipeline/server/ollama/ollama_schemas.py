@@ -133,7 +133,7 @@ class OllamaFunctionCall(BaseModel):
     """Which tool was called, and with what."""
 
     name: str
-    arguments: dict[str, Any] = Field(default_factory=dict)
+    arguments: dict[str, Any] | None = None
 
 
 class OllamaToolCall(BaseModel):
@@ -158,7 +158,7 @@ class OllamaMessage(ShownMedia):
     def calls(self) -> tuple[ToolCall, ...]:
         """The calls of tools."""
         return tuple(
-            ToolCall(each.function.name, each.function.arguments, each.id or "")
+            ToolCall(each.function.name, each.function.arguments or {}, each.id or "")
             for each in self.tool_calls or ()
         )
 

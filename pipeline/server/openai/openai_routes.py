@@ -181,7 +181,7 @@ async def embed(
         if body.dimensions > len(vectors[0]):
             raise ServiceError(f"{body.model} makes {len(vectors[0])} dimensions, not more")
         vectors = [shortened(vector, body.dimensions) for vector in vectors]
-    return replies.embeddings(vectors, body.encoding_format, body.model, read)
+    return replies.embeddings(vectors, body.encoding_format or "float", body.model, read)
 
 
 async def _whole(

@@ -108,7 +108,7 @@ class ResponseFormat(BaseModel):
 class StreamOptions(BaseModel):
     """What comes with a stream."""
 
-    include_usage: bool = False
+    include_usage: bool | None = None
 
 
 # -1, as llama.cpp's server takes it, is no limit.
@@ -171,7 +171,7 @@ class OpenAIGenerationRequest(BaseModel):
     @property
     def include_usage(self) -> bool:
         """Whether a stream ends with the counts of tokens."""
-        return self.stream_options is not None and self.stream_options.include_usage
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
 
     def options(self) -> RequestOptions:
         """What the service is asked for. Raises ReellamaError for a value out of range."""
@@ -252,7 +252,7 @@ class CompletionRequest(OpenAIGenerationRequest):
 
     prompt: str | list[str] | list[int] | list[list[int]]
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
-    echo: bool = False
+    echo: bool | None = None
     best_of: Annotated[int, Field(ge=1, le=1)] | None = None
     suffix: str | None = None
 
@@ -292,7 +292,7 @@ class EmbeddingRequest(BaseModel):
 
     model: str = Field(min_length=1)
     input: str | list[str] | list[int] | list[list[int]]
-    encoding_format: Literal["float", "base64"] = "float"
+    encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Field(ge=1)] | None = None
     keep_alive: KeepAlive = None
 

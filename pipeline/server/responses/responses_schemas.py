@@ -93,13 +93,13 @@ class ReasoningItem(BaseModel):
     """What the assistant thought."""
 
     type: Literal["reasoning"]
-    summary: list[ReasoningText] = Field(default_factory=list)
+    summary: list[ReasoningText] | None = None
     content: list[ReasoningText] | None = None
 
     @property
     def text(self) -> str:
         """All of it."""
-        return "\n".join(each.text for each in self.content or self.summary)
+        return "\n".join(each.text for each in self.content or self.summary or ())
 
 
 Item = Annotated[
@@ -119,7 +119,9 @@ class InputItems(BaseModel):
         if not isinstance(given, list):
             return given
         return [
-            {"type": "message", **each} if isinstance(each, dict) and "role" in each else each
+            {**each, "type": each.get("type") or "message"}
+            if isinstance(each, dict) and "role" in each
+            else each
             for each in given
         ]
 
@@ -156,6 +158,11 @@ class TextFormat(BaseModel):
     body: dict[str, Any] | None = Field(None, alias="schema")
     name: str | None = None
 
+    @field_validator("type", mode="before")
+    @classmethod
+    def _is_text_unless_said(cls, given: Any) -> Any:
+        return "text" if given is None else given
+
     @model_validator(mode="after")
     def _has_its_schema(self) -> TextFormat:
         if (self.type == "json_schema") != (self.body is not None):
@@ -171,6 +178,11 @@ class TextOptions(BaseModel):
     """What kind of text the answer is."""
 
     format: TextFormat = Field(default_factory=lambda: TextFormat.model_validate({}))
+
+    @field_validator("format", mode="before")
+    @classmethod
+    def _is_text_unless_said(cls, given: Any) -> Any:
+        return {} if given is None else given
 
 
 class Reasoning(BaseModel):
