@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
 from reellama.pipeline.llm.generation_options import (
     NO_LIMIT,
@@ -40,6 +40,25 @@ class TextBlock(BaseModel):
 
     type: Literal["text"]
     text: str
+
+
+def _documents_as_text(content: Any) -> Any:
+    """The content of a message, in which documents that are plain text are blocks of text."""
+    if not isinstance(content, list):
+        return content
+    return [_text_of_document(each) if isinstance(each, dict) else each for each in content]
+
+
+def _text_of_document(block: dict[str, Any]) -> dict[str, Any]:
+    source, title = block.get("source"), block.get("title")
+    if block.get("type") != "document" or not isinstance(source, dict):
+        return block
+    if source.get("type") != "text":
+        return block
+    text = source.get("data")
+    if not isinstance(text, str):
+        raise ValueError("a document that is text has it in source.data")
+    return {"type": "text", "text": f"{title}\n{text}" if isinstance(title, str) else text}
 
 
 class MediaBlockSource(BaseModel):
@@ -87,9 +106,10 @@ class ToolResultBlock(BaseModel):
 
     type: Literal["tool_result"]
     tool_use_id: str
-    content: str | list[Annotated[TextBlock | MediaBlock, Field(discriminator="type")]] | None = (
-        None
-    )
+    content: Annotated[
+        str | list[Annotated[TextBlock | MediaBlock, Field(discriminator="type")]] | None,
+        BeforeValidator(_documents_as_text),
+    ] = None
     is_error: bool | None = None
 
     @property
@@ -132,7 +152,7 @@ class AnthropicMessage(BaseModel):
     """One message: text, or blocks."""
 
     role: Literal["user", "assistant"]
-    content: str | list[Block]
+    content: Annotated[str | list[Block], BeforeValidator(_documents_as_text)]
 
     @property
     def blocks(self) -> list[Any]:
