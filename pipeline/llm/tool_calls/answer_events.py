@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from reellama.pipeline.llm.engine import Token
-from reellama.pipeline.llm.tool_calls.finite_json import finite_object
+from reellama.pipeline.llm.finite_json import finite_object
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, TypeVar
 
-from reellama.pipeline.llm.tool_calls.finite_json import finite_json
+from reellama.pipeline.llm.finite_json import finite_json
 
 T = TypeVar("T")
 # Yields where more of the answer is needed; its result is what was read.

@@ -8,11 +8,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from reellama.pipeline.llm.finite_json import finite_json
 from reellama.pipeline.llm.tool_calls.answer_events import ToolCall
 from reellama.pipeline.llm.tool_calls.answer_source import AnswerSource, NotACall, Reading
 from reellama.pipeline.llm.tool_calls.call_grammar import CallGrammar, literal
 from reellama.pipeline.llm.tool_calls.call_writer import CallWriter
-from reellama.pipeline.llm.tool_calls.finite_json import finite_json
 from reellama.pipeline.llm.tool_calls.python_form import python_value
 from reellama.pipeline.llm.tool_calls.tool import Tool, is_text
 

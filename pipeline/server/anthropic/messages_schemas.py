@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
+from reellama.pipeline.llm.finite_json import finite_object
 from reellama.pipeline.llm.generation_options import (
     NO_LIMIT,
     SAMPLING_OPTIONS,
@@ -17,7 +18,6 @@ from reellama.pipeline.llm.generation_options import (
     requested_sampling,
 )
 from reellama.pipeline.llm.tool_calls.answer_events import ToolCall
-from reellama.pipeline.llm.tool_calls.finite_json import finite_object
 from reellama.pipeline.server.chat.chat_request import (
     ChatRequest,
     ServiceMessage,

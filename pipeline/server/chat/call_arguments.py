@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import PlainValidator
 
-from reellama.pipeline.llm.tool_calls.finite_json import finite_json
+from reellama.pipeline.llm.finite_json import finite_json
 from reellama.pipeline.server.replies.json_bodies import check_size
 
 
