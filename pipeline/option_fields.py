@@ -6,6 +6,7 @@ The command line takes its defaults, ranges and help from here, and the dataclas
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import Field, field, fields
 from typing import Any
 
@@ -24,9 +25,34 @@ def out_of_bounds(options: Any) -> str | None:
     """What is wrong with the first value that is out of its bounds, or None. NaN always is."""
     for each in fields(options):
         value, low, high = getattr(options, each.name), *_bounds(each)
-        if isinstance(value, int | float) and not (math.isfinite(value) and low <= value <= high):
-            return f"{each.name} is {value}, but must lie between {low} and {high}"
+        if isinstance(value, int | float) and not (is_finite(value) and low <= value <= high):
+            shown = f"{value}" if is_finite(value) or isinstance(value, float) else "too large"
+            return f"{each.name} is {shown}, but must lie between {low} and {high}"
     return None
+
+
+def is_finite(number: float) -> bool:
+    """Whether it is a number, and a float can be as large.
+
+    >>> is_finite(1.5), is_finite(math.nan), is_finite(10**400)
+    (True, False, False)
+    """
+    try:
+        return math.isfinite(number)
+    except OverflowError:  # an integer that no float is as large as
+        return False
+
+
+def as_float(number: float) -> float:
+    """A number as a float; an integer that no float is as large as is the largest one.
+
+    >>> as_float(5), as_float(-(10**400)), as_float(math.inf)
+    (5.0, -1.7976931348623157e+308, inf)
+    """
+    try:
+        return float(number)
+    except OverflowError:
+        return sys.float_info.max if number > 0 else -sys.float_info.max
 
 
 def _bounds(each: Field[Any]) -> tuple[float, float]:

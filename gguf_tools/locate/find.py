@@ -52,6 +52,15 @@ def resolve(name: str | Path | None = None) -> Path:
     there is none, when it is a folder, when several fit, or when a part of it is missing.
     """
     text = MINI_LLM if name is None else str(name)
+    try:
+        return _resolved(text)
+    # A name too long for a path, with a NUL in it, of a folder that is not ours or nobody's.
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise GGUFError(f"no such GGUF file: {text!r:.100}: {reason}") from error
+
+
+def _resolved(text: str) -> Path:
     if text == MINI_LLM:
         return smollm2()
     if text.startswith(HUB_PREFIX):

@@ -151,7 +151,8 @@ def requested_sampling(given: Mapping[str, Any]) -> Sampling:
     chosen = {name: value for name, value in given.items() if value is not None}
     for name in chosen.keys() & CLAMPED:
         low, high = CLAMPED[name]
-        if not math.isnan(chosen[name]):  # which `Sampling` refuses by its name
+        # What is no number, or infinite, `Sampling` refuses by its name.
+        if isinstance(chosen[name], int) or math.isfinite(chosen[name]):
             chosen[name] = type(chosen[name])(min(max(chosen[name], low), high))
     if (seed := chosen.pop("seed", -1)) >= 0:
         chosen["seed"] = seed % RANDOM_SEED

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
+from reellama.pipeline.option_fields import as_float
+
 SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
 DURATIONS = re.compile(rf"([+-]?)((?:{DURATION.pattern})+)")
@@ -25,11 +27,12 @@ def parse_keep_alive(value: Any) -> float | None:
         found = sum(float(n) * SECONDS[unit] for n, unit in DURATION.findall(match[2]))
         value = -found if match[1] == "-" else found
     try:
-        found = float("nan" if isinstance(value, bool) else value)
+        given = "nan" if isinstance(value, bool) else value
+        found = as_float(given) if isinstance(given, int) else float(given)
     except (TypeError, ValueError):
         found = float("nan")
     if found != found:
-        raise ValueError(f"keep_alive is {value!r}; give seconds, or text such as 5m")
+        raise ValueError(f"keep_alive is {value!r:.60}; give seconds, or text such as 5m")
     return -1.0 if found < 0 else min(found, LONGEST)
 
 

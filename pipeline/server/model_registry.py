@@ -26,6 +26,7 @@ from reellama.pipeline.server.model_store import (
     Manifest,
     Store,
     StoreError,
+    no_model,
     short_name,
 )
 
@@ -187,7 +188,7 @@ def look_up_model(name: str, settings: Settings, store: Store) -> RegisteredMode
             raise GGUFError("a path outside of the folders that are allowed")
         path = find.resolve(bare)
     except GGUFError as error:
-        raise StoreError(f"model '{name}' not found", 404) from error
+        raise no_model(name) from error
     sees = _vision_bundle(path) or _fitting(bundle, path)
     return RegisteredModel(bare, path, Manifest(name, llm=str(path)), sees)
 
@@ -260,7 +261,10 @@ def _may_be_asked_for(name: str, settings: Settings) -> bool:
         os.sep in name or name.startswith(("~", "."))
     ):
         return True
-    real = Path(os.path.realpath(Path(name).expanduser()))
+    try:
+        real = Path(os.path.realpath(Path(name).expanduser()))
+    except (OSError, ValueError, RuntimeError):  # no path at all: see `find.resolve`
+        return False
     return any(real.is_relative_to(os.path.realpath(folder)) for folder in settings.allow_dirs)
 
 

@@ -37,15 +37,25 @@ HOST = re.compile(rf"{NAME_PART.pattern}(:[0-9]{{1,5}})?", re.ASCII)
 INCOMING_SECONDS = 600  # after which half a blob that nothing was added to is nobody's
 BLOB_SECONDS = 3600  # after which a blob that no model names will not be named any more
 CHUNK_BYTES = 1 << 20  # bytes read at a time
+MOST_SHOWN = 200  # characters of a name in an error
 DIGEST = re.compile(r"sha256[:-]([0-9a-f]{64})")
 
 
 class StoreError(ReellamaError):
-    """A name, digest or model of the store that cannot be used; `status` is HTTP's."""
+    """A name, digest or model of the store that cannot be used; `status` is HTTP's.
 
-    def __init__(self, message: str, status: int = 400) -> None:
+    `code` is what OpenAI's clients know an error by, if they do.
+    """
+
+    def __init__(self, message: str, status: int = 400, code: str | None = None) -> None:
         super().__init__(message)
-        self.status = status
+        self.status, self.code = status, code
+
+
+def no_model(name: str) -> StoreError:
+    """The error that there is no model of this name."""
+    shown = name if len(name) <= MOST_SHOWN else f"{name[:MOST_SHOWN]}..."
+    return StoreError(f"model '{shown}' not found", 404, "model_not_found")
 
 
 @dataclass(frozen=True)
@@ -182,7 +192,7 @@ class Store:
         """Forget a model, and its blobs unless another one has them. StoreError: there is none."""
         manifest = self.get(name)
         if manifest is None:
-            raise StoreError(f"model '{name}' not found", 404)
+            raise no_model(name)
         self._path(ModelName.parse(name)).unlink(missing_ok=True)
         self._drop(manifest)
 

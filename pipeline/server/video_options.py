@@ -9,6 +9,7 @@ from typing import Any
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.models.token_pooling.options import DEFAULT_POOLING, PoolingOptions
+from reellama.pipeline.option_fields import as_float
 from reellama.pipeline.video.read_options import VideoReadOptions
 from reellama.pipeline.video.timestamps import parse_time
 
@@ -69,7 +70,7 @@ def _checked(name: str, value: Any) -> Any:
         return value
     if kind not in ("text", "a whole number"):
         if isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
+            return as_float(value)
         if kind != "a number" and isinstance(value, str):
             with suppress(ValueError):
                 return parse_time(value)

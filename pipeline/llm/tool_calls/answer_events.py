@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from typing import Any
 
 from reellama.pipeline.llm.engine import Token
+from reellama.pipeline.llm.finite_json import finite_object
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,5 @@ class CallCollector:
         self._texts.setdefault(delta.index, []).append(delta.arguments)
         if not delta.done:
             return None
-        try:
-            arguments = json.loads("".join(self._texts[delta.index]))
-        except ValueError:
-            return None
-        return ToolCall(delta.name, arguments, delta.id) if isinstance(arguments, dict) else None
+        arguments = finite_object("".join(self._texts[delta.index]))
+        return None if arguments is None else ToolCall(delta.name, arguments, delta.id)

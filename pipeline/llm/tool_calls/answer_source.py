@@ -6,10 +6,11 @@ is more. So a form of calls is read by code that looks as if the whole answer we
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, TypeVar
+
+from reellama.pipeline.llm.finite_json import finite_json
 
 T = TypeVar("T")
 # Yields where more of the answer is needed; its result is what was read.
@@ -162,7 +163,7 @@ class AnswerSource:
         read: list[str] = []
         yield from self.json(read.append)
         try:
-            return json.loads("".join(read), strict=False)
+            return finite_json("".join(read), strict=False)
         except ValueError as error:
             raise NotACall from error
 

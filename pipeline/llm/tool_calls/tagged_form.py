@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from reellama.pipeline.llm.finite_json import finite_json
 from reellama.pipeline.llm.tool_calls.answer_events import ToolCall
 from reellama.pipeline.llm.tool_calls.answer_source import AnswerSource, NotACall, Reading
 from reellama.pipeline.llm.tool_calls.call_grammar import CallGrammar, literal
@@ -161,7 +162,7 @@ def _value(text: str, schema: Any) -> Any:
     if is_text(schema):
         return text
     with suppress(ValueError):
-        return json.loads(text)
+        return finite_json(text)
     with suppress(NotACall):
         return python_value(text)
     return text

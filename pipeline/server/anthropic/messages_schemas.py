@@ -6,11 +6,11 @@ in a block that shows something, and of `VIDEO_OPTIONS` in a request.
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
+from reellama.pipeline.llm.finite_json import finite_object
 from reellama.pipeline.llm.generation_options import (
     NO_LIMIT,
     SAMPLING_OPTIONS,
@@ -40,6 +40,25 @@ class TextBlock(BaseModel):
 
     type: Literal["text"]
     text: str
+
+
+def _documents_as_text(content: Any) -> Any:
+    """The content of a message, in which documents that are plain text are blocks of text."""
+    if not isinstance(content, list):
+        return content
+    return [_text_of_document(each) if isinstance(each, dict) else each for each in content]
+
+
+def _text_of_document(block: dict[str, Any]) -> dict[str, Any]:
+    source, title = block.get("source"), block.get("title")
+    if block.get("type") != "document" or not isinstance(source, dict):
+        return block
+    if source.get("type") != "text":
+        return block
+    text = source.get("data")
+    if not isinstance(text, str):
+        raise ValueError("a document that is text has it in source.data")
+    return {"type": "text", "text": f"{title}\n{text}" if isinstance(title, str) else text}
 
 
 class MediaBlockSource(BaseModel):
@@ -79,7 +98,7 @@ class ToolUseBlock(BaseModel):
     type: Literal["tool_use"]
     id: str
     name: str
-    input: dict[str, Any] = Field(default_factory=dict)
+    input: dict[str, Any] | None = None
 
 
 class ToolResultBlock(BaseModel):
@@ -87,10 +106,11 @@ class ToolResultBlock(BaseModel):
 
     type: Literal["tool_result"]
     tool_use_id: str
-    content: str | list[Annotated[TextBlock | MediaBlock, Field(discriminator="type")]] | None = (
-        None
-    )
-    is_error: bool = False
+    content: Annotated[
+        str | list[Annotated[TextBlock | MediaBlock, Field(discriminator="type")]] | None,
+        BeforeValidator(_documents_as_text),
+    ] = None
+    is_error: bool | None = None
 
     @property
     def text(self) -> str:
@@ -132,7 +152,7 @@ class AnthropicMessage(BaseModel):
     """One message: text, or blocks."""
 
     role: Literal["user", "assistant"]
-    content: str | list[Block]
+    content: Annotated[str | list[Block], BeforeValidator(_documents_as_text)]
 
     @property
     def blocks(self) -> list[Any]:
@@ -168,7 +188,9 @@ class AnthropicMessage(BaseModel):
             for each, media in zip(results, shown, strict=False)
         ]
         if self._says_something or not results:
-            calls = [ToolCall(each.name, each.input, each.id) for each in self.of(ToolUseBlock)]
+            calls = [
+                ToolCall(each.name, each.input or {}, each.id) for each in self.of(ToolUseBlock)
+            ]
             said = "\n".join(each.text for each in self.of(TextBlock))
             thought = "\n".join(each.thinking for each in self.of(ThinkingBlock))
             found.append(
@@ -202,7 +224,7 @@ class AnthropicToolChoice(BaseModel):
 
     type: Literal["auto", "any", "tool", "none"]
     name: str | None = None
-    disable_parallel_tool_use: bool = False
+    disable_parallel_tool_use: bool | None = None
 
     @model_validator(mode="after")
     def _names_its_tool(self) -> AnthropicToolChoice:
@@ -309,8 +331,4 @@ class MessagesRequest(CountTokensRequest):
 
 def call_input(text: str) -> dict[str, Any]:
     """The arguments of a call from their JSON text, as far as it is an object."""
-    try:
-        found = json.loads(text or "{}")
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
+    return finite_object(text) or {}

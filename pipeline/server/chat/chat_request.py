@@ -114,10 +114,10 @@ def tool_from_definition(definition: Any) -> Tool:
     Raises ReellamaError for one that cannot be used.
     """
     function = definition.get("function") if isinstance(definition, dict) else None
-    if not isinstance(function, dict) or definition.get("type", "function") != "function":
+    if not isinstance(function, dict) or definition.get("type") not in (None, "function"):
         raise ReellamaError('a tool is {"type": "function", "function": {"name": ...}}')
     name, parameters = function.get("name"), function.get("parameters") or {}
-    return Tool(str(name or ""), parameters, {"type": "function", **definition})
+    return Tool(str(name or ""), parameters, {**definition, "type": "function"})
 
 
 def tool_choice_from(given: Any) -> ToolChoice:

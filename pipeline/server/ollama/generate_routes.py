@@ -195,9 +195,10 @@ def _last(answer: ChatAnswer, begin: int) -> JsonItem:
         "total_duration": time.perf_counter_ns() - begin,
         "load_duration": _ns(stats.load_seconds),
         "prompt_eval_count": stats.prompt_tokens,
-        "prompt_eval_duration": _ns(stats.prompt_seconds),
+        # Clients divide by these two, and an answer of one token has taken no time after it.
+        "prompt_eval_duration": max(1, _ns(stats.prompt_seconds)),
         "eval_count": stats.generated_tokens,
-        "eval_duration": _ns(stats.generate_seconds),
+        "eval_duration": max(1, _ns(stats.generate_seconds)),
     }
 
 

@@ -23,6 +23,7 @@ from reellama.pipeline.llm.generation_options import (
     requested_sampling,
 )
 from reellama.pipeline.llm.tool_calls.answer_events import ToolCall
+from reellama.pipeline.option_fields import as_float
 from reellama.pipeline.server.chat.chat_request import (
     ChatRequest,
     ServiceMessage,
@@ -132,7 +133,7 @@ class OllamaFunctionCall(BaseModel):
     """Which tool was called, and with what."""
 
     name: str
-    arguments: dict[str, Any] = Field(default_factory=dict)
+    arguments: dict[str, Any] | None = None
 
 
 class OllamaToolCall(BaseModel):
@@ -157,7 +158,7 @@ class OllamaMessage(ShownMedia):
     def calls(self) -> tuple[ToolCall, ...]:
         """The calls of tools."""
         return tuple(
-            ToolCall(each.function.name, each.function.arguments, each.id or "")
+            ToolCall(each.function.name, each.function.arguments or {}, each.id or "")
             for each in self.tool_calls or ()
         )
 
@@ -260,7 +261,7 @@ def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
         if value is None:
             continue
         if name in REAL_OPTIONS:
-            found[name] = float(_number(name, value, "float32"))
+            found[name] = as_float(_number(name, value, "float32"))
         elif name in INTEGERS:
             found[name] = _integer(name, value)
         elif name == "stop":

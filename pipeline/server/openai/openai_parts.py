@@ -21,6 +21,21 @@ class TextPart(BaseModel):
     text: str
 
 
+class RefusalPart(BaseModel):
+    """A part of an assistant's message that says why it does not answer."""
+
+    type: Literal["refusal"]
+    refusal: str
+
+    @property
+    def text(self) -> str:
+        """Its words."""
+        return self.refusal
+
+
+WordsPart = TextPart | RefusalPart
+
+
 class _MediaPart(VideoFields):
     """A part that shows something; which is read when it is made, so that it is wrong at once."""
 
@@ -125,19 +140,19 @@ class InputVideo(MediaReference):
 
 
 MessagePart = Annotated[
-    TextPart | ImageURL | VideoURL | FilePart | InputFile | InputImage | InputVideo,
+    WordsPart | ImageURL | VideoURL | FilePart | InputFile | InputImage | InputVideo,
     Field(discriminator="type"),
 ]
 
 
 def parts_text(parts: list[MessagePart]) -> str:
     """The text parts, a line each."""
-    return "\n".join(part.text for part in parts if isinstance(part, TextPart))
+    return "\n".join(part.text for part in parts if isinstance(part, WordsPart))
 
 
 def parts_media(parts: list[MessagePart]) -> list[MediaReference]:
     """What the others show, in order."""
-    return [part.reference() for part in parts if not isinstance(part, TextPart)]
+    return [part.reference() for part in parts if not isinstance(part, WordsPart)]
 
 
 class PartsMessage(BaseModel):

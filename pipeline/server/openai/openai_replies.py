@@ -22,7 +22,7 @@ Kind = Literal["chat.completion", "text_completion"]
 PREFIXES = {"chat.completion": "chatcmpl", "text_completion": "cmpl"}
 DONE_EVENT = "data: [DONE]\n\n"
 ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-ERROR_CODES = {404: "model_not_found", 413: "request_too_large", 503: "server_overloaded"}
+ERROR_CODES = {413: "request_too_large", 503: "server_overloaded"}
 
 
 class ReplyFrame:
@@ -165,14 +165,16 @@ def _base64(vector: Sequence[float]) -> str:
     return base64.b64encode(np.asarray(vector, "<f4").tobytes()).decode()
 
 
-def error(status: int, message: str, *, param: str | None = None) -> dict[str, Any]:
-    """An error in OpenAI's shape."""
+def error(
+    status: int, message: str, *, param: str | None = None, code: str | None = None
+) -> dict[str, Any]:
+    """An error in OpenAI's shape. `code`: what kind it is, where its status does not say so."""
     fallback = "server_error" if status >= 500 else "invalid_request_error"
     return {
         "error": {
             "message": message,
             "type": ERROR_TYPES.get(status, fallback),
             "param": param,
-            "code": ERROR_CODES.get(status),
+            "code": code or ERROR_CODES.get(status),
         }
     }

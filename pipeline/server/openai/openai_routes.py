@@ -28,7 +28,7 @@ from reellama.pipeline.server.model_registry import (
     delete_made_model,
     look_up_model,
 )
-from reellama.pipeline.server.model_store import short_name
+from reellama.pipeline.server.model_store import StoreError, short_name
 from reellama.pipeline.server.openai import openai_replies as replies
 from reellama.pipeline.server.openai.choices import ChoiceEvent, Choices
 from reellama.pipeline.server.openai.openai_media import read_messages
@@ -64,7 +64,8 @@ class OpenAIRoute(APIRoute):
                 return Response(status_code=CLIENT_CLOSED_REQUEST)
             except Exception as error:  # noqa: BLE001  # whatever it is, it is told and logged
                 headers, option = getattr(error, "headers", None), getattr(error, "option", None)
-                return _failed(*told(error), option, headers=headers)
+                code = error.code if isinstance(error, StoreError) else None
+                return _failed(*told(error), option, code=code, headers=headers)
 
         return handler
 
@@ -181,7 +182,7 @@ async def embed(
         if body.dimensions > len(vectors[0]):
             raise ServiceError(f"{body.model} makes {len(vectors[0])} dimensions, not more")
         vectors = [shortened(vector, body.dimensions) for vector in vectors]
-    return replies.embeddings(vectors, body.encoding_format, body.model, read)
+    return replies.embeddings(vectors, body.encoding_format or "float", body.model, read)
 
 
 async def _whole(
@@ -266,6 +267,11 @@ def _model(request: Request, known: RegisteredModel) -> dict[str, Any]:
 
 
 def _failed(
-    status: int, message: str, param: str | None = None, *, headers: dict[str, str] | None = None
+    status: int,
+    message: str,
+    param: str | None = None,
+    *,
+    code: str | None = None,
+    headers: dict[str, str] | None = None,
 ) -> JSONResponse:
-    return JSONResponse(replies.error(status, message, param=param), status, headers)
+    return JSONResponse(replies.error(status, message, param=param, code=code), status, headers)

@@ -6,7 +6,6 @@ would change the answer and cannot be done are refused.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
@@ -22,6 +21,7 @@ from reellama.pipeline.llm.generation_options import (
     requested_sampling,
 )
 from reellama.pipeline.llm.tool_calls.answer_events import ToolCall
+from reellama.pipeline.server.chat.call_arguments import CallArguments
 from reellama.pipeline.server.chat.chat_request import (
     ChatRequest,
     ServiceMessage,
@@ -45,20 +45,10 @@ COMPLETION_TOKENS = 16  # what OpenAI's completions write when max_tokens is not
 
 
 class FunctionCall(BaseModel):
-    """Which tool was called; `arguments` are JSON text."""
+    """Which tool was called; `arguments` come as JSON text."""
 
     name: str
-    arguments: str = "{}"
-
-    @field_validator("arguments")
-    @classmethod
-    def _is_an_object(cls, arguments: str) -> str:
-        try:
-            if isinstance(json.loads(arguments or "{}"), dict):
-                return arguments or "{}"
-        except ValueError:
-            pass
-        raise ValueError("the arguments of a call are the text of a JSON object")
+    arguments: CallArguments = Field(default_factory=dict)
 
 
 class MessageToolCall(BaseModel):
@@ -83,7 +73,7 @@ class ChatMessage(PartsMessage):
     def calls(self) -> tuple[ToolCall, ...]:
         """The calls of tools."""
         return tuple(
-            ToolCall(each.function.name, json.loads(each.function.arguments), each.id)
+            ToolCall(each.function.name, each.function.arguments, each.id)
             for each in self.tool_calls or ()
         )
 
@@ -118,7 +108,7 @@ class ResponseFormat(BaseModel):
 class StreamOptions(BaseModel):
     """What comes with a stream."""
 
-    include_usage: bool = False
+    include_usage: bool | None = None
 
 
 # -1, as llama.cpp's server takes it, is no limit.
@@ -181,7 +171,7 @@ class OpenAIGenerationRequest(BaseModel):
     @property
     def include_usage(self) -> bool:
         """Whether a stream ends with the counts of tokens."""
-        return self.stream_options is not None and self.stream_options.include_usage
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
 
     def options(self) -> RequestOptions:
         """What the service is asked for. Raises ReellamaError for a value out of range."""
@@ -262,7 +252,7 @@ class CompletionRequest(OpenAIGenerationRequest):
 
     prompt: str | list[str] | list[int] | list[list[int]]
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
-    echo: bool = False
+    echo: bool | None = None
     best_of: Annotated[int, Field(ge=1, le=1)] | None = None
     suffix: str | None = None
 
@@ -302,7 +292,7 @@ class EmbeddingRequest(BaseModel):
 
     model: str = Field(min_length=1)
     input: str | list[str] | list[int] | list[list[int]]
-    encoding_format: Literal["float", "base64"] = "float"
+    encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Field(ge=1)] | None = None
     keep_alive: KeepAlive = None
 

@@ -18,7 +18,7 @@ from pydantic_core import SchemaValidator, from_json
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.pipeline.server.admission.spare_memory import LARGE
 from reellama.pipeline.server.admission.work_threads import WorkThreads
-from reellama.pipeline.server.replies import large_bodies
+from reellama.pipeline.server.replies import finite_numbers, large_bodies
 
 # Of larger bodies the place of a problem is told as pydantic has it.
 MOST_SEARCHED = 4 << 20  # bytes
@@ -30,6 +30,7 @@ MOST_VALUES = 300_000
 MOST_LISTS = 50_000
 MOST_FIELDS = 100_000
 MOST_OBJECTS = 10_000
+MOST_SHOWN = 100  # characters of a place in an error
 MOST_BYTES = 16 << 20  # beside long strings, which are read apart
 # How an object begins, and where a field's name ends. In a text no quotation mark can stand behind
 # a brace: JSON escapes it.
@@ -79,12 +80,16 @@ def parse_body(schema: type[BaseModel], data: bytes) -> Any:
     try:
         if len(data) < large_bodies.LARGE:
             check_size(data)
-            return validator.validate_json(data)
+            found = validator.validate_json(data)
+            check_numbers(data)
+            return found
         body = large_bodies.LargeBody(data)
         check_size(body.rest)
-        return validator.validate_python(body.put_back(from_json(body.rest)))
+        found = validator.validate_python(body.put_back(from_json(body.rest)))
+        check_numbers(body.rest)
+        return found
     except ValidationError as error:
-        raise body_problem(error, data) from error
+        raise body_problem(error, _searchable(data)) from error
     except ValueError as error:
         raise BodyProblem(f"the body is not JSON: {error}") from error
 
@@ -107,6 +112,14 @@ def check_size(data: bytes) -> None:
         if n > most:
             hint = " (messages, their parts, tools)" if what == "objects" else ""
             raise BodyProblem(f"the body has about {n} {what}{hint}: at most {most} are taken")
+
+
+def check_numbers(data: bytes) -> None:
+    """Raise BodyProblem for a number that is not finite, in a body that is JSON."""
+    if finite_numbers.may_have_one(data):
+        for steps in finite_numbers.not_finite(from_json(data)):
+            place = ".".join(map(str, steps))[:MOST_SHOWN]
+            raise BodyProblem(f"{place}: a number is finite, and at most 1.8e308", place)
 
 
 @lru_cache
@@ -134,12 +147,14 @@ def _fail_fast(core_schema: Any) -> Any:
     return found
 
 
-def body_problem(error: ValidationError, data: bytes = b"") -> BodyProblem:
-    """What was wrong first, and where, without the value itself, which may be a whole video."""
+def body_problem(error: ValidationError, body: Any = None) -> BodyProblem:
+    """What was wrong first, and where, without the value itself, which may be a whole video.
+
+    body: what was validated, as far as it is JSON, for the names of places in it.
+    """
     problems = error.errors(include_url=False, include_input=False)
     if problems[0]["type"] == "json_invalid":
         return BodyProblem(f"the body is not JSON: {problems[0]['msg']}")
-    body = _searchable(data)
     places = [_place(each["loc"], body, each["type"] == "missing") for each in problems]
     # Where a value may be one of several things, what it was nearly is told.
     deepest = max(range(len(problems)), key=lambda i: (len(places[i]), -i))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import aclosing
 from typing import Annotated, Any
@@ -138,7 +137,7 @@ def _parsed(items: list[dict[str, Any]]) -> list[Item]:
     try:
         return InputItems.model_validate({"input": items}).input
     except ValidationError as error:
-        raise body_problem(error, json.dumps({"input": items}).encode()) from error
+        raise body_problem(error, {"input": items}) from error
 
 
 def _n_objects(item: dict[str, Any]) -> int:

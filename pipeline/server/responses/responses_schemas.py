@@ -6,7 +6,6 @@ https://platform.openai.com/docs/api-reference/responses. What asks for things t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -19,6 +18,7 @@ from reellama.pipeline.llm.generation_options import (
     requested_sampling,
 )
 from reellama.pipeline.llm.tool_calls.answer_events import ToolCall
+from reellama.pipeline.server.chat.call_arguments import CallArguments
 from reellama.pipeline.server.chat.chat_request import (
     ChatRequest,
     ServiceMessage,
@@ -51,28 +51,17 @@ class MessageItem(PartsMessage):
 
 
 class FunctionCallItem(BaseModel):
-    """A call of a tool; its arguments are JSON text."""
+    """A call of a tool; its arguments come as JSON text."""
 
     type: Literal["function_call"]
     call_id: str
     name: str
-    arguments: str = "{}"
-
-    @field_validator("arguments")
-    @classmethod
-    def _are_an_object(cls, text: str) -> str:
-        try:
-            found = json.loads(text or "{}")
-        except ValueError:
-            found = None
-        if not isinstance(found, dict):
-            raise ValueError("arguments are the JSON text of an object")
-        return text or "{}"
+    arguments: CallArguments = Field(default_factory=dict)
 
     @property
     def call(self) -> ToolCall:
         """The call."""
-        return ToolCall(self.name, json.loads(self.arguments), self.call_id)
+        return ToolCall(self.name, self.arguments, self.call_id)
 
 
 class FunctionCallOutputItem(BaseModel):
@@ -104,13 +93,13 @@ class ReasoningItem(BaseModel):
     """What the assistant thought."""
 
     type: Literal["reasoning"]
-    summary: list[ReasoningText] = Field(default_factory=list)
+    summary: list[ReasoningText] | None = None
     content: list[ReasoningText] | None = None
 
     @property
     def text(self) -> str:
         """All of it."""
-        return "\n".join(each.text for each in self.content or self.summary)
+        return "\n".join(each.text for each in self.content or self.summary or ())
 
 
 Item = Annotated[
@@ -130,7 +119,9 @@ class InputItems(BaseModel):
         if not isinstance(given, list):
             return given
         return [
-            {"type": "message", **each} if isinstance(each, dict) and "role" in each else each
+            {**each, "type": each.get("type") or "message"}
+            if isinstance(each, dict) and "role" in each
+            else each
             for each in given
         ]
 
@@ -167,6 +158,11 @@ class TextFormat(BaseModel):
     body: dict[str, Any] | None = Field(None, alias="schema")
     name: str | None = None
 
+    @field_validator("type", mode="before")
+    @classmethod
+    def _is_text_unless_said(cls, given: Any) -> Any:
+        return "text" if given is None else given
+
     @model_validator(mode="after")
     def _has_its_schema(self) -> TextFormat:
         if (self.type == "json_schema") != (self.body is not None):
@@ -182,6 +178,11 @@ class TextOptions(BaseModel):
     """What kind of text the answer is."""
 
     format: TextFormat = Field(default_factory=lambda: TextFormat.model_validate({}))
+
+    @field_validator("format", mode="before")
+    @classmethod
+    def _is_text_unless_said(cls, given: Any) -> Any:
+        return {} if given is None else given
 
 
 class Reasoning(BaseModel):

@@ -38,6 +38,16 @@ def test_a_path_is_that_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert find.resolve("~/my.gguf") == tmp_path / "my.gguf"
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["a" * 5000, "/" + "a" * 5000, "a\0b", "/a\0b", "hf:a/b@" + "c" * 5000, "~nobody-here/a"],
+)
+def test_a_name_that_no_file_can_have_is_none(name: str) -> None:
+    with pytest.raises(GGUFError) as caught:
+        find.resolve(name)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(GGUFError, match=r"no such GGUF file: .*nothing\.gguf; give the path"):
         find.resolve(tmp_path / "nothing.gguf")
