@@ -261,7 +261,8 @@ class Service:
         none: list[Prompt] = [[] for _ in whole[len(seen) :]]  # a system prompt sees nothing
         shown = [*none, *(each.parts for each in seen)]
         conversation = reworded(list(zip(whole, shown, strict=True)), plan)
-        conversation = adapted(conversation, dialect, asked.usable_tools)
+        # In a thread: calls with long arguments take long.
+        conversation = await asyncio.to_thread(adapted, conversation, dialect, asked.usable_tools)
         variables = template_variables(asked.think) | dict(asked.template_variables)
         if dialect.is_told_of_tools:
             variables["tools"] = [tool.definition for tool in asked.usable_tools]

@@ -256,4 +256,5 @@ def test_thousands_of_calls_let_others_be_answered(url: str, path: str, argument
         reply = httpx.post(f"{url}{path}", content=text, timeout=120)
         assert reply.status_code == 400, reply.text[:300]
 
-    assert min(longest_health(url, ask) for _ in range(3)) < 0.25
+    # Seconds. To read the long ones in one go takes 0.7 on two cores of 2023.
+    assert min(longest_health(url, ask) for _ in range(3)) < 0.5
