@@ -28,6 +28,7 @@ from reellama.pipeline.server.settings import Settings
 # After so long a thread that computes in Python lets another one go on: the loop answers, and the
 # next token is written, however many of them there are.
 SWITCH_SECONDS = 0.001
+N_TRANSFERS = 4  # downloads, uploads and quantizations at once: each may take hours
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -48,6 +49,7 @@ def create_app(settings: Settings) -> FastAPI:
             settings.local_socket.unlink(missing_ok=True)
         await service.close()
         app.state.bodies.close()
+        app.state.transfers.close()
 
     # No pages of documentation: they would load scripts from elsewhere.
     app = FastAPI(
@@ -59,6 +61,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.service = service
     app.state.bodies = WorkThreads("bodies")
+    app.state.transfers = WorkThreads("transfers", N_TRANSFERS, most_each=N_TRANSFERS // 2)
     app.include_router(generate_routes.router)
     app.include_router(openai_routes.router)
     app.include_router(local_routes.router)

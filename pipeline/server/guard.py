@@ -22,6 +22,7 @@ from reellama.gguf_tools.errors import ReellamaError
 from reellama.pipeline.server.admission.answer_headers import ANSWER_HEADERS
 from reellama.pipeline.server.admission.places import CLIENT, LOCAL
 from reellama.pipeline.server.admission.spare_memory import SpareMemory
+from reellama.pipeline.server.chat.generation import ending_answers
 from reellama.pipeline.server.client_errors import error_body, told
 from reellama.pipeline.server.logs import log
 from reellama.pipeline.server.metrics import Metrics
@@ -111,7 +112,8 @@ class Guard:
             if problem := self._problem(scope, local):
                 await _refuse(scope, note, *problem)
             else:
-                await self.app(scope, body, note)
+                async with ending_answers():
+                    await self.app(scope, body, note)
         except ClientDisconnect:
             pass
         except Exception as error:

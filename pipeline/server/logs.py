@@ -42,7 +42,9 @@ def set_up(level: str) -> None:
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JSONLines())
     handler.addFilter(_is_news)
-    for name, least in (("reellama.server", level.upper()), ("uvicorn", "WARNING")):
+    # asyncio warns of children that were waited for twice, which is no harm.
+    levels = {"reellama.server": level.upper(), "uvicorn": "WARNING", "asyncio": "ERROR"}
+    for name, least in levels.items():
         logger = logging.getLogger(name)
         logger.handlers[:] = [handler]
         logger.setLevel(least)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable
 from typing import TypeVar
+
+import anyio
 
 from reellama.gguf_tools.errors import ReellamaError
 
@@ -23,6 +24,9 @@ class TimedOut(ReellamaError):
 async def in_seconds(work: Awaitable[T], seconds: float | None) -> T:
     """The outcome of `work`, which is cancelled when it takes longer. Raises TimedOut then."""
     try:
-        return await asyncio.wait_for(work, seconds)
-    except asyncio.TimeoutError:
+        # Not asyncio.wait_for: before Python 3.12 that goes on where it is cancelled just as the
+        # work is done.
+        with anyio.fail_after(seconds):
+            return await work
+    except TimeoutError:
         raise TimedOut(seconds or 0.0) from None

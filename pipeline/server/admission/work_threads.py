@@ -13,11 +13,14 @@ T = TypeVar("T")
 
 
 class WorkThreads:
-    """`n` threads. Whose work is next: that of the client that has had the least, see FairTurns."""
+    """`n` threads, `most_each` of them for one client at most.
 
-    def __init__(self, name: str, n: int = 1) -> None:
+    Whose work is next: that of the client that has had the least, see FairTurns.
+    """
+
+    def __init__(self, name: str, n: int = 1, most_each: int | None = None) -> None:
         self._threads = ThreadPoolExecutor(n, name)
-        self._turns = FairTurns(n)
+        self._turns = FairTurns(n, most_each)
 
     async def run(self, work: Callable[[], T]) -> T:
         """The outcome of `work` in one of them."""

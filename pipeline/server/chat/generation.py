@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 
 from reellama.gguf_tools.text.tokenizer import Tokenizer
@@ -34,6 +36,25 @@ class PreparedPrompt:
     remark: str = ""
 
 
+_BEGUN: ContextVar[list[Generation] | None] = ContextVar("begun", default=None)
+
+
+@asynccontextmanager
+async def ending_answers() -> AsyncIterator[None]:
+    """End the answers that were begun meanwhile, if they go on.
+
+    One that begins as its client leaves is handed to nobody: the task that would take it was
+    cancelled.
+    """
+    begun: list[Generation] = []
+    _BEGUN.set(begun)
+    try:
+        yield
+    finally:
+        while begun:
+            await begun.pop().aclose()
+
+
 class Generation:
     """An answer as it comes: an async iterator of tokens. `stats` is complete after the last.
 
@@ -51,6 +72,8 @@ class Generation:
         if seconds is not None:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(seconds, self._expire, TimedOut(seconds))
+        if (begun := _BEGUN.get()) is not None:
+            begun.append(self)
         self._release = release
         self._job: GenerationJob | None = None
         self._prepared: PreparedPrompt | None = None

@@ -10,12 +10,12 @@ import base64
 import binascii
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -57,6 +57,8 @@ from reellama.pipeline.video.subtitles import Subtitle
 
 if TYPE_CHECKING:
     from reellama.models.open_bundle import VideoBundle
+
+T = TypeVar("T")
 
 # Children that decode at the same time.
 MAX_CHILDREN = 2
@@ -181,11 +183,9 @@ class MediaEncoder:
         """
         clips = await asyncio.to_thread(self._clips, media, bundle.joins_pictures)
         watched = [video_options(clip.options, options) for clip in clips]
-        found = await asyncio.gather(
-            *(
-                self._encoded(clip, bundle, how.reading)
-                for clip, how in zip(clips, watched, strict=True)
-            )
+        found = await _all_or_none(
+            self._encoded(clip, bundle, how.reading)
+            for clip, how in zip(clips, watched, strict=True)
         )
         seen = SeenMedia([], [])
         for clip, how, (encoded, about) in zip(clips, watched, found, strict=True):
@@ -285,6 +285,18 @@ def _video(
     frames = UnreadFrames(path, len(encoded.times), encoded.frame_size, gone)
     clip = Clip(frames, encoded.times, about.duration, path, about.notes, about.facts, lines)
     return Video(path, parts, clip, about.remark)
+
+
+async def _all_or_none(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """The outcomes of all; where one fails, the others end, and its error is raised."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        tasks.clear()  # an error has this frame, and a task its error
 
 
 def _is_plain_picture(item: MediaItem) -> bool:

@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from reellama.pipeline.server.client_errors import told
+from reellama.pipeline.server.admission.work_threads import WorkThreads
 from reellama.pipeline.server.disconnects import CLIENT_CLOSED_REQUEST, cancel_on_disconnect
 
 JsonItem = dict[str, Any]
@@ -72,8 +73,10 @@ async def gather_items(request: Request, items: AsyncGenerator[JsonItem, None]) 
     return await cancel_on_disconnect(request, collect())
 
 
-async def progress_items(work: Callable[[ItemCallback], None]) -> AsyncGenerator[JsonItem, None]:
-    """What `work` tells while it runs in a thread of its own; its error is raised at the end.
+async def progress_items(
+    threads: WorkThreads, work: Callable[[ItemCallback], None]
+) -> AsyncGenerator[JsonItem, None]:
+    """What `work` tells while it runs in one of these threads; its error is raised at the end.
 
     A client that goes away does not stop it: what it does is whole or can be taken up again.
     """
@@ -85,7 +88,7 @@ async def progress_items(work: Callable[[ItemCallback], None]) -> AsyncGenerator
         told.put(item)
         loop.call_soon_threadsafe(news.set)
 
-    task = asyncio.ensure_future(asyncio.to_thread(work, tell))
+    task = asyncio.ensure_future(threads.run(lambda: work(tell)))
     task.add_done_callback(lambda _: news.set())
     while not (task.done() and told.empty()):
         await news.wait()
@@ -101,9 +104,10 @@ async def answer_progress(
     request: Request, work: Callable[[ItemCallback], None], streams: bool
 ) -> Response:
     """What `work` tells as a stream, or only the last of it."""
+    items = progress_items(request.app.state.transfers, work)
     if streams:
-        return await stream(request, progress_items(work))
-    return JSONResponse((await gather_items(request, progress_items(work)))[-1])
+        return await stream(request, items)
+    return JSONResponse((await gather_items(request, items))[-1])
 
 
 def _line(item: JsonItem) -> bytes:

@@ -178,7 +178,8 @@ def test_other_threads_go_on_while_a_large_body_is_read() -> None:
     def in_steps() -> object:
         return parse_body(OllamaChatRequest, data), decode_base64(text)
 
-    held = [min(longest_wait(work) for _ in range(3)) for work in (at_once, in_steps)]
+    # Other programs may take the cores from either: the shortest of many tells what it holds.
+    held = [min(longest_wait(work) for _ in range(8)) for work in (at_once, in_steps)]
     assert held[1] < max(held[0] / 2, 0.02)
 
 
