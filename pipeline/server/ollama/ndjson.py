@@ -15,8 +15,8 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from reellama.pipeline.server.client_errors import told
 from reellama.pipeline.server.admission.work_threads import WorkThreads
+from reellama.pipeline.server.client_errors import told
 from reellama.pipeline.server.disconnects import CLIENT_CLOSED_REQUEST, cancel_on_disconnect
 
 JsonItem = dict[str, Any]
