@@ -96,3 +96,15 @@ def test_a_request_to_no_model_has_the_code_of_that(url: str, path: str) -> None
     if path == "/v1/responses":
         reply = send(url, path, previous_response_id="resp_" + "0" * 32)
         assert reply.status_code == 404 and reply.json()["error"]["code"] is None
+
+
+@pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
+def test_no_limit_of_tokens_is_told_from_none_at_all(field: str) -> None:
+    def asked(n: int) -> Any:
+        body = {"model": "mini", "messages": SAID, field: n}
+        return getattr(parse_body(ChatCompletionRequest, json.dumps(body).encode()), field)
+
+    assert asked(-1) == -1 and asked(1) == 1
+    for n in (0, -2):
+        with pytest.raises(BodyProblem, match=f"at least 1 token, not {n}; for no limit give -1"):
+            asked(n)
