@@ -108,3 +108,13 @@ def test_no_limit_of_tokens_is_told_from_none_at_all(field: str) -> None:
     for n in (0, -2):
         with pytest.raises(BodyProblem, match=f"at least 1 token, not {n}; for no limit give -1"):
             asked(n)
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_a_call_that_is_cut_before_its_name_is_no_content(url: str, n: int) -> None:
+    tool = {"type": "function", "function": {"name": "weather_of_a_town", "parameters": {}}}
+    asked = {"tools": [tool], "tool_choice": "required", "max_tokens": n}
+    choice = send(url, "/v1/chat/completions", **asked).json()["choices"][0]
+    assert choice["finish_reason"] == "length" and not choice["message"]["content"]
+    options = {"tools": [tool], "tool_choice": "required", "options": {"num_predict": n}}
+    assert send(url, "/api/chat", **options).json()["message"]["content"] == ""
