@@ -34,7 +34,10 @@ KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "enum": ("a list of values", _is(list)),
     **dict.fromkeys(("properties", "$defs", "definitions"), _MAPPING),
     **dict.fromkeys(("anyOf", "oneOf", "allOf", "prefixItems"), _SCHEMAS),
-    "items": ("a schema that says what is in the list", lambda v: isinstance(v, dict | list) and v),
+    "items": (
+        "a schema that says what is in the list",
+        lambda v: isinstance(v, dict | list) and bool(v),
+    ),
     **dict.fromkeys(("pattern", "format", "$ref"), _TEXT),
     **dict.fromkeys(("minLength", "maxLength", "minItems", "maxItems"), _BOUND),
 }
