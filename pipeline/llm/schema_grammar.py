@@ -14,23 +14,22 @@ from typing import Any
 from llama_cpp.llama_grammar import SchemaConverter
 
 from reellama.pipeline.llm.generation_options import SamplingError
+from reellama.pipeline.llm.schema_kinds import wrong_kind
 
 MOST_CHARACTERS = 100_000  # of a schema, as JSON
 MOST_DEPTH = 64  # objects and lists inside each other
 BOUNDS = ("minLength", "maxLength", "minItems", "maxItems")
 MOST_BOUND = 10_000  # repetitions that one of these, or a pattern, may ask for
 MOST_GRAMMAR_CHARACTERS = 500_000
-# What llama-cpp-python raises for a schema that it cannot turn into a grammar.
-SCHEMA_ERRORS = (
-    *(AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError),
-    *(RecursionError, re.error),
-)
+# Where llama-cpp-python says in words what it cannot do; else it falls over what it finds.
+WORDED_ERRORS = (AssertionError, ValueError)
 # Of a pattern: an escape, a class of characters, a quantifier, or any character.
 _PIECE = re.compile(r"\\.|\[(?:\\.|[^\]\\])*\]|\{[^}]*\}|.", re.DOTALL)
 # What may stand in a JSON text as it is (RFC 8259, section 7; and no DEL, as in llama.cpp).
 # llama-cpp-python forgets control characters, and in a pattern's dot quotes and backslashes too.
 _UNESCAPED = r'[^"\\\x7F\x00-\x1F]'
 _FORGETFUL = {"char": r'[^"\\]', "dot": r"[^\x0A\x0D]"}
+_LOST_REF = re.compile(r"Error resolving ref stdin(\S+): .*")
 _NUMBER = re.compile(r"[{,]\s*(\d+)(?=\s*[,}])")
 
 
@@ -47,17 +46,38 @@ def schema_rules(schema: Any) -> dict[str, str]:
         text = "".join(rules.values())
         text.encode()  # which fails for half a character
         if len(text) > MOST_GRAMMAR_CHARACTERS:
-            raise ValueError(f"its grammar has more than {MOST_GRAMMAR_CHARACTERS} characters")
-    except SCHEMA_ERRORS as error:
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        if isinstance(error, IndexError):
-            reason = "its pattern repeats nothing"
-        if isinstance(error, RecursionError):
-            reason = "it is nested too deep, or too many properties are optional"
+            raise _LimitError(f"its grammar has more than {MOST_GRAMMAR_CHARACTERS} characters")
+    except MemoryError:
+        raise  # which is not the schema's fault alone
+    except Exception as error:  # whatever it falls over, a client sent it
         raise SamplingError(
-            f"this JSON schema cannot be turned into a grammar: {reason}"
+            f"this JSON schema cannot be turned into a grammar: {_reason(error, schema)}"
         ) from error
     return rules
+
+
+class _LimitError(ValueError):
+    """A schema is over a limit, which its message names."""
+
+
+def _reason(error: Exception, schema: Any) -> str:
+    """Why a schema has no grammar, in words for who wrote it."""
+    if isinstance(error, _LimitError):
+        return str(error)
+    if isinstance(error, RecursionError):
+        return "it is nested too deep, or too many properties are optional"
+    if isinstance(error, UnicodeError):
+        return "it has half of a character: a surrogate without the other one"
+    if found := wrong_kind(schema):
+        return found
+    if isinstance(error, IndexError):
+        return "its pattern repeats nothing"
+    if isinstance(error, re.error):
+        return f"its pattern is none: {error.msg}"
+    if isinstance(error, WORDED_ERRORS) and str(error):
+        words = str(error).splitlines()[0][:200]
+        return _LOST_REF.sub(r"its reference \1 leads nowhere", words)
+    return "a keyword has a value that JSON Schema does not have there"
 
 
 class _Converter(SchemaConverter):
@@ -84,19 +104,19 @@ def _converted(schema: Any) -> dict[str, str]:
 
 
 def _check(schema: Any) -> None:
-    """Raise ValueError for a schema that is over a limit."""
+    """Raise _LimitError for a schema that is over a limit."""
     left = [(schema, 1)]
     while left:
         part, depth = left.pop()
         if depth > MOST_DEPTH:
-            raise ValueError(f"it is nested more than {MOST_DEPTH} deep")
+            raise _LimitError(f"it is nested more than {MOST_DEPTH} deep")
         if isinstance(part, dict):
             _check_bounds(part)
             left += [(each, depth + 1) for each in part.values()]
         elif isinstance(part, list):
             left += [(each, depth + 1) for each in part]
     if (n := len(json.dumps(schema))) > MOST_CHARACTERS:
-        raise ValueError(f"it has {n} characters, and may have {MOST_CHARACTERS} at most")
+        raise _LimitError(f"it has {n} characters, and may have {MOST_CHARACTERS} at most")
 
 
 def _check_bounds(part: dict[str, Any]) -> None:
@@ -104,9 +124,9 @@ def _check_bounds(part: dict[str, Any]) -> None:
     if isinstance(pattern := part.get("pattern"), str):
         pieces = _PIECE.findall(pattern)
         if stray := next((each for each in pieces if each in ("]", "}")), None):
-            raise ValueError(f"a {stray} in its pattern closes nothing")
+            raise _LimitError(f"a {stray} in its pattern closes nothing")
         counts = [n for each in pieces if each[0] == "{" for n in _NUMBER.findall(each)]
         bounds += [("a number in its pattern", int(n[:9])) for n in counts]
     for name, bound in bounds:
         if isinstance(bound, int | float) and not bound <= MOST_BOUND:
-            raise ValueError(f"{name} is {bound}, and may be {MOST_BOUND} at most")
+            raise _LimitError(f"{name} is {bound}, and may be {MOST_BOUND} at most")

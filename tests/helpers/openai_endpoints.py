@@ -172,6 +172,9 @@ ANTHROPIC_ENDPOINTS = [
             "max_tokens": f"{MESSAGES}a_message_is_answered_and_says_what_it_took",
             "stream": f"{MESSAGES}a_stream_says_what_the_whole_answer_says",
             "stop_sequences": f"{MESSAGES}a_stop_sequence_is_told",
+            **dict.fromkeys(
+                ("output_config", "output_format"), f"{MESSAGES}an_answer_follows_a_json_schema"
+            ),
             "temperature": SAMPLING,
             "top_p": SAMPLING,
             "top_k": SAMPLING,
@@ -191,7 +194,7 @@ ANTHROPIC_ENDPOINTS = [
         "POST /v1/messages/count_tokens",
         f"{MESSAGES}tokens_are_counted_without_an_answer",
         CountTokensRequest,
-        COUNTED,
+        {**COUNTED, "output_config": f"{IGNORED}a schema takes no tokens of the prompt"},
         {**WATCHED, "keep_alive": KEEP},
     ),
     Endpoint("Anthropic", "POST /v1/messages/batches", f"{ABSENT}requests wait in the queue"),

@@ -64,11 +64,15 @@ def joined(first: AnswerEvent, second: AnswerEvent) -> AnswerEvent | None:
 
 @dataclass(frozen=True)
 class ToolCall:
-    """A whole call of a tool: its arguments by name. Results refer to its `id`."""
+    """A whole call of a tool: its arguments by name. Results refer to its `id`.
+
+    `unread`: the text of arguments that are no JSON object; `arguments` then hold it whole.
+    """
 
     name: str
     arguments: dict[str, Any]
     id: str = ""
+    unread: str = ""
 
 
 class CallCollector:

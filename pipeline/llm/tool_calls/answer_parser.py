@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from reellama.pipeline.llm.engine import Token
@@ -10,6 +11,7 @@ from reellama.pipeline.llm.tool_calls.answer_events import (
     CallDelta,
     ReasoningDelta,
     TextDelta,
+    ToolCall,
     joined,
 )
 from reellama.pipeline.llm.tool_calls.answer_source import AnswerSource, NotACall, Reading
@@ -19,6 +21,7 @@ from reellama.pipeline.llm.tool_calls.tool import Tool
 from reellama.pipeline.llm.tool_calls.tool_forms import ToolForm
 
 _BRACKETS = ("{", "[")
+_SPACE = re.compile(r"\s+")
 
 
 class AnswerParser:
@@ -37,6 +40,7 @@ class AnswerParser:
         tools: Sequence[Tool] = (),
     ) -> None:
         self._form, self._reasoning, self._in_reasoning = form, reasoning, in_reasoning
+        self._tools = tools
         self._source = AnswerSource()
         self._events: list[AnswerEvent] = []
         self._calls = CallWriter(self._events, tools)
@@ -116,12 +120,23 @@ class AnswerParser:
             yield from self._form.read(source, begin, self._calls)
         except NotACall:
             if self._calls.n_calls == n_calls:
-                self._say(begin + source.since_mark)
+                text = begin + source.since_mark
+                if source.ended and self._begins_call(text + source.unread):
+                    source.rest()
+                else:
+                    self._say(text)
             source.forget_mark()
             return
         source.forget_mark()
         self._space = ""
         yield from source.skip_space()
+
+    def _begins_call(self, text: str) -> bool:
+        """Whether the whole of a text is how a call begins, up to its arguments: it was cut."""
+        assert self._form is not None
+        begun = _squeezed(text)
+        calls = (ToolCall(tool.name, {}) for tool in self._tools)
+        return any(_squeezed(self._form.write([call])).startswith(begun) for call in calls)
 
     def _read_reasoning(self) -> Reading[None]:
         tags, source = self._reasoning, self._source
@@ -161,6 +176,11 @@ class AnswerParser:
     def _say_now(self, text: str) -> None:
         if text:
             self._events.append(TextDelta(text))
+
+
+def _squeezed(text: str) -> str:
+    """A text without white space, and without the bracket of a list of calls."""
+    return _SPACE.sub("", text).removeprefix("[")
 
 
 def parse_answer(parser: AnswerParser, pieces: Sequence[str]) -> list[AnswerEvent]:

@@ -64,6 +64,11 @@ class AnswerSource:
         """What was read since `mark`; nothing once that is forgotten."""
         return "" if self._mark is None else self._text[self._mark : self._at]
 
+    @property
+    def unread(self) -> str:
+        """All that is there and was not read."""
+        return self._text[self._at :]
+
     def rest(self) -> str:
         """All that is there and was not read; it is read now."""
         rest, self._at = self._text[self._at :], len(self._text)

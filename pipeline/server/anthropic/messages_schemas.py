@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from reellama.pipeline.llm.finite_json import finite_object
 from reellama.pipeline.llm.generation_options import (
@@ -256,6 +256,21 @@ class Thinking(BaseModel):
         return "low" if n <= LOW_BUDGET else "medium" if n <= MEDIUM_BUDGET else "high"
 
 
+class OutputFormat(BaseModel):
+    """JSON that follows a schema."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    type: Literal["json_schema"]
+    body: dict[str, Any] = Field(alias="schema")
+
+
+class OutputConfig(BaseModel):
+    """What the answer must look like; what else there is (effort) changes nothing here."""
+
+    format: OutputFormat | None = None
+
+
 class CountTokensRequest(BaseModel):
     """POST /v1/messages/count_tokens."""
 
@@ -307,6 +322,8 @@ class MessagesRequest(CountTokensRequest):
     max_tokens: int = Field(ge=1)
     stream: bool | None = None
     stop_sequences: list[str] | None = None
+    output_config: OutputConfig | None = None
+    output_format: OutputFormat | None = None  # where it was before output_config had it
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
@@ -326,7 +343,18 @@ class MessagesRequest(CountTokensRequest):
             stop=self.stop_sequences or (),
             n_probs=0,
         )
-        return RequestOptions(generation, keep_alive=self.keep_alive, video=super().options().video)
+        return RequestOptions(
+            generation,
+            keep_alive=self.keep_alive,
+            response_format=self._response_format,
+            video=super().options().video,
+        )
+
+    @property
+    def _response_format(self) -> dict[str, Any] | None:
+        """The schema that the answer follows."""
+        form = (self.output_config and self.output_config.format) or self.output_format
+        return form.body if form else None
 
 
 def call_input(text: str) -> dict[str, Any]:

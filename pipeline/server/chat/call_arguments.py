@@ -6,27 +6,32 @@ from typing import Annotated, Any
 
 from pydantic import PlainValidator
 
-from reellama.pipeline.llm.finite_json import finite_json
+from reellama.pipeline.llm.finite_json import finite_object
+from reellama.pipeline.llm.tool_calls.answer_events import ToolCall
 from reellama.pipeline.server.replies.json_bodies import check_size
 
 
-def read_arguments(text: Any) -> dict[str, Any]:
-    """The arguments by name. Raises ValueError for what is no text of an object, and BodyProblem
-    for one of too much."""
+def read_arguments(text: Any) -> dict[str, Any] | str:
+    """The arguments by name, or the text itself where it is not that of a JSON object.
+
+    A call that the token limit cut is sent back like that, as is one that a model got wrong.
+    Raises ValueError for what is no text, and BodyProblem for one of too much.
+    """
     if text is None:
         return {}
-    what = "the arguments of a call are the text of a JSON object"
     if not isinstance(text, str):
-        raise ValueError(what)
+        raise ValueError("the arguments of a call are a text, which should be a JSON object")
     check_size(text.encode(errors="surrogatepass"))
-    try:
-        found = finite_json(text or "{}")
-    except ValueError as error:
-        raise ValueError(f"{what}: {error}") from error
-    if not isinstance(found, dict):
-        raise ValueError(what)
-    return found
+    found = finite_object(text)
+    return text if found is None else found
+
+
+def sent_call(name: str, arguments: dict[str, Any] | str, call_id: str) -> ToolCall:
+    """A call with these arguments."""
+    if isinstance(arguments, str):
+        return ToolCall(name, {"arguments": arguments}, call_id, unread=arguments)
+    return ToolCall(name, arguments, call_id)
 
 
 # A field of a request. It is read here and nowhere else: long ones take long.
-CallArguments = Annotated[dict[str, Any], PlainValidator(read_arguments)]
+CallArguments = Annotated[dict[str, Any] | str, PlainValidator(read_arguments)]

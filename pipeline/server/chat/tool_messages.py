@@ -172,7 +172,7 @@ def template_message(
                 "type": "function",
                 "function": {
                     "name": call.name,
-                    "arguments": json.dumps(call.arguments, ensure_ascii=False)
+                    "arguments": (call.unread or json.dumps(call.arguments, ensure_ascii=False))
                     if text_arguments
                     else call.arguments,
                 },

@@ -21,7 +21,7 @@ from reellama.pipeline.llm.generation_options import (
     requested_sampling,
 )
 from reellama.pipeline.llm.tool_calls.answer_events import ToolCall
-from reellama.pipeline.server.chat.call_arguments import CallArguments
+from reellama.pipeline.server.chat.call_arguments import CallArguments, sent_call
 from reellama.pipeline.server.chat.chat_request import (
     ChatRequest,
     ServiceMessage,
@@ -73,7 +73,7 @@ class ChatMessage(PartsMessage):
     def calls(self) -> tuple[ToolCall, ...]:
         """The calls of tools."""
         return tuple(
-            ToolCall(each.function.name, each.function.arguments, each.id)
+            sent_call(each.function.name, each.function.arguments, each.id)
             for each in self.tool_calls or ()
         )
 
@@ -111,12 +111,14 @@ class StreamOptions(BaseModel):
     include_usage: bool | None = None
 
 
-# -1, as llama.cpp's server takes it, is no limit.
-MaxTokens = Annotated[int, Field(ge=-1), AfterValidator(lambda n: n or _nothing())]
+def _is_at_least_one_or_no_limit(n: int) -> int:
+    """-1, as llama.cpp's server takes it, is no limit."""
+    if n < 1 and n != NO_LIMIT:
+        raise ValueError(f"an answer has at least 1 token, not {n}; for no limit give {NO_LIMIT}")
+    return n
 
 
-def _nothing() -> int:
-    raise ValueError("0 tokens are no answer; -1 is no limit")
+MaxTokens = Annotated[int, AfterValidator(_is_at_least_one_or_no_limit)]
 
 
 class OpenAIGenerationRequest(BaseModel):

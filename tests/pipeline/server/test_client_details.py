@@ -96,3 +96,25 @@ def test_a_request_to_no_model_has_the_code_of_that(url: str, path: str) -> None
     if path == "/v1/responses":
         reply = send(url, path, previous_response_id="resp_" + "0" * 32)
         assert reply.status_code == 404 and reply.json()["error"]["code"] is None
+
+
+@pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
+def test_no_limit_of_tokens_is_told_from_none_at_all(field: str) -> None:
+    def asked(n: int) -> Any:
+        body = {"model": "mini", "messages": SAID, field: n}
+        return getattr(parse_body(ChatCompletionRequest, json.dumps(body).encode()), field)
+
+    assert asked(-1) == -1 and asked(1) == 1
+    for n in (0, -2):
+        with pytest.raises(BodyProblem, match=f"at least 1 token, not {n}; for no limit give -1"):
+            asked(n)
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_a_call_that_is_cut_before_its_name_is_no_content(url: str, n: int) -> None:
+    tool = {"type": "function", "function": {"name": "weather_of_a_town", "parameters": {}}}
+    asked = {"tools": [tool], "tool_choice": "required", "max_tokens": n}
+    choice = send(url, "/v1/chat/completions", **asked).json()["choices"][0]
+    assert choice["finish_reason"] == "length" and not choice["message"]["content"]
+    options = {"tools": [tool], "tool_choice": "required", "options": {"num_predict": n}}
+    assert send(url, "/api/chat", **options).json()["message"]["content"] == ""

@@ -133,6 +133,22 @@ def test_what_only_begins_like_a_call_is_words(name: str) -> None:
         assert (words.strip(), calls) == (text.strip(), [])
 
 
+@pytest.mark.parametrize("name", [GENERIC, "llama3", "hermes", "mistral", "functionary"])
+def test_a_call_that_is_cut_before_its_arguments_is_no_words(name: str) -> None:
+    form = FORMS[name]
+    tools = [Tool(each, {}, {}) for each in ("add", "weather")]
+    text = form.write([ToolCall("weather", {"a": 1})])
+    begin = form.begins[0] if form.begins else "{"
+    for n in range(len(begin), text.index("}") + 1):
+        assert read(AnswerParser(form, tools=tools), cut(text[:n], [2]))[0] == "", text[:n]
+
+
+@pytest.mark.parametrize("text", ['{"name": "Bob', '{"a', "[1] x", '{"name": "add"}', '{"name": 5'])
+def test_what_is_cut_and_is_no_call_of_a_tool_is_words(text: str) -> None:
+    parser = AnswerParser(FORMS[GENERIC], tools=[Tool("add", {}, {})])
+    assert read(parser, cut(text, [2]))[0] == text
+
+
 def test_arguments_come_piece_by_piece_where_the_form_allows_it() -> None:
     text = FORMS["hermes"].write([ToolCall("f", {"text": "one two three"})])
     events = parse_answer(AnswerParser(FORMS["hermes"]), cut(text, [4]))

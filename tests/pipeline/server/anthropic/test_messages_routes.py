@@ -4,12 +4,13 @@ import base64
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import anthropic
 import httpx
 import pytest
 from anthropic import Anthropic
+from pydantic import BaseModel
 
 from tests.helpers.live_server import serving
 
@@ -55,6 +56,27 @@ def test_a_message_is_answered_and_says_what_it_took(client: Anthropic) -> None:
     whole = answer.usage.input_tokens + (answer.usage.cache_read_input_tokens or 0)
     assert again.input_tokens + (again.cache_read_input_tokens or 0) == whole
     assert again.cache_read_input_tokens
+
+
+class Sighting(BaseModel):
+    """What is seen."""
+
+    colour: Literal["red", "blue"]
+    moves: bool
+
+
+def test_an_answer_follows_a_json_schema(client: Anthropic) -> None:
+    asked = {**ASKED, "max_tokens": 60}
+    parsed = client.messages.parse(**asked, output_format=Sighting).parsed_output
+    assert isinstance(parsed, Sighting)
+    schema = {"type": "object", "properties": {"a": {"enum": [1]}}, "required": ["a"]}
+    form = {"type": "json_schema", "schema": schema}
+    bodies = ({"output_config": {"effort": "low", "format": form}}, {"output_format": form})
+    for body in bodies:
+        answer = client.messages.create(**asked, extra_body=body)
+        assert json.loads(answer.content[0].text) == {"a": 1}
+    nothing = {"output_config": {"format": None}, "output_format": None}
+    assert client.messages.create(**ASKED, extra_body=nothing).content
 
 
 def test_a_stop_sequence_is_told(client: Anthropic) -> None:
@@ -161,6 +183,10 @@ def test_a_tool_is_called_and_its_result_is_read(client: Anthropic) -> None:
         ({"thinking": {"type": "enabled", "budget_tokens": 5000}}, "thinking"),
         ({"tools": [{"name": "a b", "input_schema": {}}]}, "a tool cannot be named 'a b'"),
         ({"tool_choice": {"type": "tool"}}, "tool_choice: name is given"),
+        (
+            {"extra_body": {"output_config": {"format": {"type": "json_schema"}}}},
+            "output_config.format.schema: Field required",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_refused_with_a_reason(

@@ -1,6 +1,7 @@
 """Calls and results as templates take them, and in words where a template does not."""
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from reellama.pipeline.llm.tool_calls.answer_grammar import answer_grammar
 from reellama.pipeline.llm.tool_calls.dialect import Dialect, dialect
 from reellama.pipeline.llm.tool_calls.tool import Tool
 from reellama.pipeline.llm.tool_calls.tool_forms import FORMS
+from reellama.pipeline.server.chat.call_arguments import sent_call
 from reellama.pipeline.server.chat.chat_request import (
     ChatRequest,
     ServiceMessage,
@@ -72,6 +74,16 @@ def test_a_template_that_knows_tools_gets_them_as_they_are() -> None:
     }
     (call, _) = template_message(assistant, True)["tool_calls"]
     assert call["function"] == {"name": "f", "arguments": '{"a": 0}'}
+
+
+def test_arguments_that_are_no_json_object_reach_the_template() -> None:
+    call = sent_call("f", '{ "a": "1', "1")
+    said = ServiceMessage("assistant", "", tool_calls=(call,))
+    for text_arguments, shown in ((True, '{ "a": "1'), (False, {"arguments": '{ "a": "1'})):
+        (made,) = template_message(said, text_arguments)["tool_calls"]
+        assert made["function"] == {"name": "f", "arguments": shown}
+    (words, _) = adapted([(said, []), (ServiceMessage("tool", "?"), [])], dialect(EACH + END), [])
+    assert json.dumps('{ "a": "1') in words[0].content
 
 
 def test_what_a_template_does_not_know_is_said_in_words() -> None:

@@ -120,6 +120,20 @@ def test_a_tool_is_called_and_its_result_is_read(client: OpenAI) -> None:
     assert second.output[0].type == "message"
 
 
+def test_a_call_that_the_limit_cut_does_not_end_the_conversation(client: OpenAI) -> None:
+    long = {"type": "object", "properties": {"a": {"type": "string", "minLength": 40}}}
+    tool = {"type": "function", "name": "f", "parameters": {**long, "required": ["a"]}}
+    options: Any = {"tools": [tool], "max_output_tokens": 24}
+    first = ask(client, "Call f.", tool_choice="required", **options)
+    (call,) = [each for each in first.output if each.type == "function_call"]
+    assert first.status == "incomplete" and call.arguments
+    with pytest.raises(ValueError, match="Unterminated"):
+        json.loads(call.arguments)
+    result = [{"type": "function_call_output", "call_id": call.call_id, "output": "Bad JSON."}]
+    again = ask(client, result, previous_response_id=first.id, **options, tool_choice="none")
+    assert again.output[0].type == "message"
+
+
 def test_logprobs_come_with_the_words(client: OpenAI) -> None:
     made = ask(client, "Go.", top_logprobs=2, include=["message.output_text.logprobs"])
     part = made.output[0].content[0]

@@ -1,0 +1,78 @@
+"""What is wrong with a JSON schema that has no grammar: a keyword of the wrong kind, in words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
+MOST_SHOWN = 60  # characters of a place
+
+
+def _is_list_of(kind: type | tuple[type, ...]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and all(isinstance(each, kind) for each in value)
+
+
+def _is_type(value: Any) -> bool:
+    names = value if isinstance(value, list) else [value]
+    return all(isinstance(each, str) and each in TYPES for each in names)
+
+
+def _is(kind: type | tuple[type, ...]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, kind) and not isinstance(value, bool)
+
+
+_MAPPING = ("an object of schemas", _is(dict))
+_SCHEMAS = ("a list of schemas", _is_list_of(dict))
+_TEXT = ("a text", _is(str))
+_BOUND = ("a whole number", _is(int))
+# Keywords -> what each must be.
+KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "type": (f"one of {', '.join(TYPES)}, or a list of these", _is_type),
+    "required": ("a list of names", _is_list_of(str)),
+    "enum": ("a list of values", _is(list)),
+    **dict.fromkeys(("properties", "$defs", "definitions"), _MAPPING),
+    **dict.fromkeys(("anyOf", "oneOf", "allOf", "prefixItems"), _SCHEMAS),
+    "items": (
+        "a schema that says what is in the list",
+        lambda v: isinstance(v, dict | list) and bool(v),
+    ),
+    **dict.fromkeys(("pattern", "format", "$ref"), _TEXT),
+    **dict.fromkeys(("minLength", "maxLength", "minItems", "maxItems"), _BOUND),
+}
+
+
+def wrong_kind(schema: Any) -> str | None:
+    """The first thing of a wrong kind in a schema, in words; None where there is none."""
+    left = [("", schema)]
+    while left:
+        place, part = left.pop()
+        if not isinstance(part, dict):
+            return f"{place[:MOST_SHOWN] or 'it'} must be an object, not {_kind(part)}"
+        for keyword, (wanted, is_right) in KINDS.items():
+            if keyword in part and not is_right(part[keyword]):
+                where = f"{place}.{keyword}".lstrip(".")[:MOST_SHOWN]
+                return f"{where} must be {wanted}, not {_kind(part[keyword])}"
+        left += [(f"{place}.{step}".lstrip("."), each) for step, each in _schemas(part)]
+    return None
+
+
+def _schemas(part: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The schemas in a schema, and the steps that lead to each."""
+    for keyword, (wanted, _) in KINDS.items():
+        value = part.get(keyword)
+        if keyword == "items" and isinstance(value, dict):
+            yield keyword, value
+        elif wanted == _MAPPING[0] and value is not None:
+            yield from ((f"{keyword}.{name}", each) for name, each in value.items())
+        elif wanted == _SCHEMAS[0] and value is not None:
+            yield from ((f"{keyword}.{i}", each) for i, each in enumerate(value))
+
+
+def _kind(value: Any) -> str:
+    """What a value is, in JSON's words."""
+    if isinstance(value, dict | list):
+        name = "object" if isinstance(value, dict) else "list"
+        return f"this {name}" if value else f"an empty {name}"
+    return json.dumps(value)[:MOST_SHOWN]
