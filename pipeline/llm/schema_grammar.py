@@ -14,13 +14,16 @@ from typing import Any
 from llama_cpp.llama_grammar import SchemaConverter
 
 from reellama.pipeline.llm.generation_options import SamplingError
-from reellama.pipeline.llm.schema_kinds import wrong_kind
+from reellama.pipeline.llm.schema_kinds import LISTS, MAPPINGS, wrong_kind
 
 MOST_CHARACTERS = 100_000  # of a schema, as JSON
 MOST_DEPTH = 64  # objects and lists inside each other
 BOUNDS = ("minLength", "maxLength", "minItems", "maxItems")
 MOST_BOUND = 10_000  # repetitions that one of these, or a pattern, may ask for
 MOST_GRAMMAR_CHARACTERS = 500_000
+ANYTHING = ("object", "array", "string", "number", "boolean", "null")
+# Keywords that say nothing of what is allowed.
+ANNOTATIONS = {"title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly"}
 # Where llama-cpp-python says in words what it cannot do; else it falls over what it finds.
 WORDED_ERRORS = (AssertionError, ValueError)
 # Of a pattern: an escape, a class of characters, a quantifier, or any character.
@@ -96,11 +99,38 @@ class _Converter(SchemaConverter):
 def _converted(schema: Any) -> dict[str, str]:
     converter = _Converter(prop_order={}, allow_fetch=False, dotall=False, raw_pattern=False)
     own = json.loads(json.dumps(schema))  # its references are replaced
+    own = {} if _allows_anything(own) else _complete(own)
     converter.visit(converter.resolve_refs(own, "stdin"), "")
     rules = dict(sorted(converter._rules.items()))
     for name in _FORGETFUL.keys() & rules.keys():
         rules[name] = rules[name].replace(_FORGETFUL[name], _UNESCAPED)
     return rules
+
+
+def _complete(schema: Any) -> Any:
+    """The schema, in which parts that allow anything say so: `{}` and the like have no grammar.
+
+    Pydantic writes such parts for fields of any type, and for lists of anything.
+    """
+    if _allows_anything(schema):
+        return {"type": [*ANYTHING]}
+    if not isinstance(schema, dict):
+        return schema
+    found = dict(schema)
+    if found.get("type") == "array" and "prefixItems" not in found:
+        found.setdefault("items", {})
+    for keyword, value in found.items():
+        if keyword in MAPPINGS and isinstance(value, dict):
+            found[keyword] = {name: _complete(each) for name, each in value.items()}
+        elif keyword in (*LISTS, "items") and isinstance(value, list):
+            found[keyword] = [_complete(each) for each in value]
+        elif keyword == "items" or (keyword == "additionalProperties" and value == {}):
+            found[keyword] = _complete(value)
+    return found
+
+
+def _allows_anything(schema: Any) -> bool:
+    return schema is True or (isinstance(schema, dict) and schema.keys() <= ANNOTATIONS)
 
 
 def _check(schema: Any) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
+MAPPINGS = ("properties", "$defs", "definitions")  # keywords with schemas by name
+LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")  # with several schemas
 MOST_SHOWN = 60  # characters of a place
 
 
@@ -24,7 +26,7 @@ def _is(kind: type | tuple[type, ...]) -> Callable[[Any], bool]:
 
 
 _MAPPING = ("an object of schemas", _is(dict))
-_SCHEMAS = ("a list of schemas", _is_list_of(dict))
+_SCHEMAS = ("a list of schemas", _is_list_of((dict, bool)))
 _TEXT = ("a text", _is(str))
 _BOUND = ("a whole number", _is(int))
 # Keywords -> what each must be.
@@ -32,12 +34,9 @@ KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "type": (f"one of {', '.join(TYPES)}, or a list of these", _is_type),
     "required": ("a list of names", _is_list_of(str)),
     "enum": ("a list of values", _is(list)),
-    **dict.fromkeys(("properties", "$defs", "definitions"), _MAPPING),
-    **dict.fromkeys(("anyOf", "oneOf", "allOf", "prefixItems"), _SCHEMAS),
-    "items": (
-        "a schema that says what is in the list",
-        lambda v: isinstance(v, dict | list) and bool(v),
-    ),
+    **dict.fromkeys(MAPPINGS, _MAPPING),
+    **dict.fromkeys(LISTS, _SCHEMAS),
+    "items": ("a schema", lambda value: isinstance(value, dict | list | bool)),
     **dict.fromkeys(("pattern", "format", "$ref"), _TEXT),
     **dict.fromkeys(("minLength", "maxLength", "minItems", "maxItems"), _BOUND),
 }
@@ -48,6 +47,8 @@ def wrong_kind(schema: Any) -> str | None:
     left = [("", schema)]
     while left:
         place, part = left.pop()
+        if isinstance(part, bool):
+            continue
         if not isinstance(part, dict):
             return f"{place[:MOST_SHOWN] or 'it'} must be an object, not {_kind(part)}"
         for keyword, (wanted, is_right) in KINDS.items():

@@ -1,8 +1,9 @@
-"""What is wrong with a JSON schema is said in words, whatever the conversion falls over."""
+"""What allows anything has a grammar; what is wrong with a JSON schema is said in words."""
 
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from reellama.pipeline.llm import schema_grammar
 from reellama.pipeline.llm.generation_options import SamplingError
@@ -45,3 +46,37 @@ def test_whatever_the_conversion_raises_is_told(
     monkeypatch.setattr(schema_grammar, "_converted", fails)
     with pytest.raises(SamplingError, match="a keyword has a value"):
         schema_to_gbnf({"type": "string"})
+
+
+ANYTHING = " | array | string | number | boolean | null"  # after an object
+
+
+class OfAnything(BaseModel):
+    anything: Any
+    several: list
+    named: dict[str, Any]
+    listed: list[Any] = []
+    maybe: Any = None
+
+
+def test_fields_of_any_type_have_a_grammar() -> None:
+    grammar = schema_to_gbnf(OfAnything.model_json_schema())
+    assert grammar.count(ANYTHING) >= 3  # a value, an item of a list, a field that may be missing
+
+
+@pytest.mark.parametrize("anything", [{}, True, {"title": "A", "description": "?", "default": 1}])
+def test_a_schema_that_allows_anything_allows_anything(anything: Any) -> None:
+    for schema in (
+        {"type": "object", "properties": {"a": anything}, "required": ["a"]},
+        {"type": "array", "items": anything},
+        {"anyOf": [anything, {"const": 1}]},
+        {"type": "array", "prefixItems": [{"const": 1}, anything]},
+    ):
+        assert ANYTHING in schema_to_gbnf(schema)
+    # Of an answer as a whole it means an object, as it does for Ollama.
+    assert "root ::= object" in schema_to_gbnf(anything)
+
+
+def test_a_list_of_anything_keeps_its_length() -> None:
+    schema = {"type": "array", "minItems": 2, "maxItems": 2}
+    assert 'root ::= "[" space item "," space item "]" space' in schema_to_gbnf(schema)
