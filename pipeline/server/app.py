@@ -69,13 +69,13 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(responses_routes.router)
     app.include_router(messages_routes.router)
 
-    @app.get("/healthz")
+    @app.api_route("/healthz", methods=["GET", "HEAD"])
     async def healthz() -> JSONResponse:
         """Whether the server answers, and can go on answering."""
         failed = service.models.failure
         return JSONResponse({"status": "failed" if failed else "ok"}, 503 if failed else 200)
 
-    @app.get("/metrics")
+    @app.api_route("/metrics", methods=["GET", "HEAD"])
     async def read_metrics() -> Response:
         """Counts for Prometheus."""
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -150,6 +150,11 @@ OPENAI_ENDPOINTS = [
             **dict.fromkeys(("presence_penalty", "frequency_penalty", "seed"), SAMPLING),
         },
     ),
+    Endpoint(
+        "OpenAI",
+        "POST /v1/responses/input_tokens",
+        f"{RESPONSES}tokens_are_counted_without_an_answer",
+    ),
     *(
         Endpoint(
             "OpenAI",

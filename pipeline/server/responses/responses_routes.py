@@ -11,6 +11,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import ValidationError
 
 from reellama.pipeline.server.chat.chat_answer import ChatAnswer
+from reellama.pipeline.server.chat.chat_request import ChatRequest
 from reellama.pipeline.server.chat.long_loops import by_turns
 from reellama.pipeline.server.client_errors import told
 from reellama.pipeline.server.disconnects import cancel_on_disconnect
@@ -58,7 +59,7 @@ async def respond(
     reply = ResponseReply(ResponseStore.new_id(), body)
 
     async def ask() -> ChatAnswer:
-        return await _ask(service, body)
+        return await service.chat(body.model, await _chat(service, body), body.options())
 
     if body.stream:
         answer, events = await cancel_on_disconnect(request, begun(ask(), block_events))
@@ -67,6 +68,20 @@ async def respond(
     response = reply.finished(blocks, answer)
     await _keep(service, body, response)
     return response
+
+
+@router.post("/input_tokens")
+async def count_input_tokens(
+    request: Request, body: Annotated[ResponsesRequest, json_body(ResponsesRequest)]
+) -> dict[str, Any]:
+    """How many tokens a conversation is, its videos and what is remembered among them."""
+    service: Service = request.app.state.service
+
+    async def count() -> int:
+        return await service.count_tokens(body.model, await _chat(service, body), body.options())
+
+    n_tokens = await cancel_on_disconnect(request, count())
+    return {"object": "response.input_tokens", "input_tokens": n_tokens}
 
 
 @router.get("/{id_}")
@@ -111,7 +126,7 @@ def _responses(request: Request) -> ResponseStore:
     return request.app.state.service.responses
 
 
-async def _ask(service: Service, body: ResponsesRequest) -> ChatAnswer:
+async def _chat(service: Service, body: ResponsesRequest) -> ChatRequest:
     earlier = await asyncio.to_thread(service.responses.conversation, body.previous_response_id)
     items = await asyncio.to_thread(_parsed, [*earlier, *body.own_items])
     shown = [
@@ -120,8 +135,7 @@ async def _ask(service: Service, body: ResponsesRequest) -> ChatAnswer:
         else ()
         async for each in by_turns(items)
     ]
-    chat = body.to_chat(as_messages(items, shown))
-    return await service.chat(body.model, chat, body.options())
+    return body.to_chat(as_messages(items, shown))
 
 
 def _parsed(items: list[dict[str, Any]]) -> list[Item]:

@@ -100,6 +100,7 @@ def test_a_token_is_asked_for_and_never_logged(capfd: pytest.CaptureFixture[str]
         assert get(url, **{"x-api-key": "wrong"}).status_code == 401
         assert httpx.get(f"{url}/metrics").status_code == 401
         assert httpx.get(f"{url}/healthz").status_code == 200
+        assert httpx.head(f"{url}/healthz").status_code == 200
         openai = httpx.post(f"{url}/v1/chat/completions", json={})
         assert openai.json()["error"]["message"].startswith("send the server's token")
         anthropic = httpx.post(f"{url}/v1/messages", json={}).json()

@@ -64,6 +64,19 @@ def test_it_goes_on_from_a_response_that_is_remembered(client: OpenAI, square_vi
     assert second.usage.input_tokens > alone.usage.input_tokens + 80
 
 
+def test_tokens_are_counted_without_an_answer(client: OpenAI) -> None:
+    first = ask(client, "Say hello.", instructions="Be brief.")
+    told = client.responses.input_tokens.count(
+        model="mini", input="Say hello.", instructions="Be brief."
+    )
+    assert told.object == "response.input_tokens"
+    assert told.input_tokens == first.usage.input_tokens
+    more = client.responses.input_tokens.count(
+        model="mini", input="And then?", previous_response_id=first.id
+    )
+    assert more.input_tokens > told.input_tokens + first.usage.output_tokens
+
+
 def test_what_is_not_to_be_stored_is_not(client: OpenAI) -> None:
     made = ask(client, "Say hello.", store=False)
     with pytest.raises(openai.NotFoundError):
