@@ -67,7 +67,6 @@ OLLAMA_ANSWER = {
     "truncate": f"{OLLAMA}what_is_too_long_is_refused_where_it_may_not_be_cut",
     "shift": f"{IGNORED}an answer ends where the context is full",
 }
-NO_SERVER_TOOLS = f"{REFUSED}the server runs no tools, containers or prompts of its own"
 OPENAI_COMMON = {
     "model": f"{OPENAI}a_model_that_is_not_there_is_not_found",
     "stream": f"{OPENAI}a_stream_says_what_the_whole_answer_says",

@@ -20,9 +20,10 @@ Every endpoint and field of [Ollama's API](https://docs.ollama.com/api), of chat
 completions, embeddings, responses, models and files of
 [OpenAI's](https://platform.openai.com/docs/api-reference), and of
 [Anthropic's](https://docs.anthropic.com/en/api/messages) messages: whether it is there, and a test
-that shows it, under `tests/pipeline/server`. What is ignored changes nothing here; what is refused
-is answered with status 400. `python -m tests.helpers.protocol_table` writes this page, and
-`test_protocols.py` holds it to the code.
+that shows it; paths are in `tests/pipeline/server` unless they begin with `tests/`. What is ignored
+changes nothing here; what is refused is answered with status 400.
+`python -m tests.helpers.protocol_table` writes this page, and `test_protocols.py` holds it to the
+code.
 """
 
 ENDPOINTS = [*OLLAMA_ENDPOINTS, *OPENAI_ENDPOINTS, *ANTHROPIC_ENDPOINTS]
@@ -48,7 +49,8 @@ def _said(said: str) -> str:
     for kind in (IGNORED, REFUSED, ABSENT):
         if said.startswith(kind):
             return said
-    return f"yes: `{said.removeprefix('../')}`"
+    outside = said.removeprefix("../")  # of tests/pipeline/server, which the others are in
+    return f"yes: `{said if outside == said else f'tests/pipeline/{outside}'}`"
 
 
 if __name__ == "__main__":
