@@ -64,7 +64,7 @@ class AttentionPage:
     times: Sequence[float] | np.ndarray
     fields: Sequence[SlotReading]
 
-    def write(self) -> str:
+    def render(self) -> str:
         """One HTML page that needs nothing else."""
         height, width = self.frames[0].shape[:2]
         size = (PAGE_WIDTH, max(1, round(PAGE_WIDTH * height / width)))

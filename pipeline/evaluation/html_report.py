@@ -16,7 +16,7 @@ from reellama.pipeline.video.timestamps import format_time
 MAX_SHOWN = 24  # clips of a task, misses first
 
 
-def write_page(report: EvaluationReport, shown: int = MAX_SHOWN) -> str:
+def render_page(report: EvaluationReport, shown: int = MAX_SHOWN) -> str:
     """The page's text; at most `shown` clips of a task."""
     return _template().render(report=report, notes=notes(report), groups=_groups(report, shown))
 

@@ -16,7 +16,7 @@ from rich.text import Text
 from reellama.gguf_tools.atomic_write import write_atomically
 from reellama.models.bundle import SCORES, Bundle
 from reellama.pipeline.evaluation import caption_metrics
-from reellama.pipeline.evaluation.ablations import ablation_warning as proves_nothing
+from reellama.pipeline.evaluation.ablations import ablation_warning
 from reellama.pipeline.evaluation.items import Kind
 from reellama.pipeline.evaluation.runner import AnsweredItem, EvaluationResults, ModelReply
 from reellama.pipeline.evaluation.scoring import Accuracy
@@ -146,7 +146,7 @@ def _score(name: str, group: Sequence[AnsweredItem]) -> TaskScore:
             for w, each in ways.items()
         }
     else:
-        remark = proves_nothing(
+        remark = ablation_warning(
             item.task, right[""], {w: column for w, column in right.items() if w}
         )
     chance = generated = None
@@ -213,7 +213,7 @@ def _cells(task: TaskScore, controls: Sequence[str]) -> list[str]:
     ]
 
 
-def write_json(report: EvaluationReport) -> str:
+def report_json(report: EvaluationReport) -> str:
     """The whole run as the text of a JSON file."""
     return json.dumps(report.to_json(), indent=2, ensure_ascii=False) + "\n"
 

@@ -43,11 +43,12 @@ class ModelReply:
     """What came to one question in one way of asking.
 
     Attributes:
-        right: with choices, whether the likeliest is the answer; else as `said_right`.
-        said: the greedy answer; empty where only the choices were scored.
-        said_right: whether `said` names the answer and no other choice.
-        tokens: positions of the prompt and of `said`.
-        seconds: from the question to the whole of `said`, with the video in the KV cache.
+        right: with choices, whether the likeliest is the answer; else as `generated_right`.
+        generated_text: the greedy answer; empty where only the choices were scored.
+        generated_right: whether `generated_text` names the answer and no other choice.
+        probabilities: how likely each choice is, in the order of the item's choices.
+        tokens: positions of the prompt and of `generated_text`.
+        seconds: from the question to the end of `generated_text`, with the video in the KV cache.
     """
 
     right: bool
@@ -252,25 +253,25 @@ def _reply(chat: Chat, item: EvalItem, describe: str, *, generate: bool) -> Mode
     question = item.question or describe
     listed = item.choices and item.listed
     prompt = chat.prompt(multiple_choice(question, item.choices) if listed else question)
-    said = ""
+    text = ""
     if generate:
         tokens = chat.engine.generate(prompt, max_tokens=MAX_TOKENS, n_probs=0)
-        said = "".join(token.text for token in tokens).strip()
+        text = "".join(token.text for token in tokens).strip()
     took = time.perf_counter() - began
     size = chat.engine.count(prompt) + chat.engine.last.n_generated
     if not item.choices:
         answers = (item.answer, *item.also)
-        right = item.kind == "open" and any(contains(said, answer) for answer in answers)
-        return ModelReply(right, said, right, (), size, took)
+        right = item.kind == "open" and any(contains(text, answer) for answer in answers)
+        return ModelReply(right, text, right, (), size, took)
     answer = item.choices.index(item.answer)
     if item.listed:
         likely = probabilities(chat.engine, prompt, item.choices)
-        said_right = mentioned_choices(said, item.choices) == [answer]
+        generated_right = mentioned_choices(text, item.choices) == [answer]
     else:
         likely = opening_probabilities(chat.engine, prompt, item.choices)
-        said_right = first_mentioned(said, item.choices) == answer
+        generated_right = first_mentioned(text, item.choices) == answer
     right = int(likely.argmax()) == answer
-    return ModelReply(right, said, said_right, tuple(likely.tolist()), size, took)
+    return ModelReply(right, text, generated_right, tuple(likely.tolist()), size, took)
 
 
 def _strip(clip: Clip) -> tuple[tuple[float, bytes], ...]:

@@ -154,13 +154,13 @@ def _ask(bundle: str, questions: QuestionOptions, how: RunOptions) -> None:
 
 
 def _write_files(report: EvaluationReport, how: RunOptions) -> None:
-    from reellama.pipeline.evaluation.html_report import write_page
-    from reellama.pipeline.evaluation.report import write_json
+    from reellama.pipeline.evaluation.html_report import render_page
+    from reellama.pipeline.evaluation.report import report_json
 
     if how.json:
-        write_text(how.json, write_json(report))
+        write_text(how.json, report_json(report))
     if how.html:
-        write_text(how.html, write_page(report))
+        write_text(how.html, render_page(report))
 
 
 def _quantizations(bundle: str, questions: QuestionOptions, how: RunOptions, folder: Path) -> None:

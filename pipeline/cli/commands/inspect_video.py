@@ -65,7 +65,7 @@ def run(video: Path, frames: FrameOptions, how: InspectOptions) -> None:
         note(f"{video.name}: {remark}")
     if how.html:
         page = AttentionPage(video.name, bundle.config.name, clip.frames, clip.times, fields)
-        write_atomically(how.html, page.write())
+        write_atomically(how.html, page.render())
         note(f"{how.html}: {len(fields)} soft tokens")
     if how.json:
         print_json(video, bundle.config.name, clip, fields)

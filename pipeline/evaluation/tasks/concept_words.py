@@ -99,7 +99,6 @@ _KIND_OF_WORD: dict[str, SubjectKind] = {
     for word in _WORDS_OF_KINDS[kind].split()
     if word not in _NOT_SUBJECTS
 }
-SUBJECT_KINDS = tuple(_WORDS_OF_KINDS)
 
 
 def kind_of(text: str) -> SubjectKind | None:

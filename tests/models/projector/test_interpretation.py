@@ -218,7 +218,7 @@ def test_a_page_takes_names_and_words_as_text(mini: Bundle) -> None:
     looks = np.full((1, 4), 0.25, np.float32)
     field = SlotReading("<i>", (token((" <b>", 1.0), looks=looks),))
     frames = [np.zeros((4, 4, 3), np.uint8)]
-    page = AttentionPage("<s>.mp4", "<u>", frames, [0.0], [field]).write()
+    page = AttentionPage("<s>.mp4", "<u>", frames, [0.0], [field]).render()
     assert not re.search(r"<(i|b|u|s)>", page)
     assert "&lt;b&gt;" in page
 

@@ -13,7 +13,7 @@ from reellama.pipeline.evaluation.ablations import (
     ABLATIONS,
     WITHHELD,
 )
-from reellama.pipeline.evaluation.html_report import misses_first, write_page
+from reellama.pipeline.evaluation.html_report import misses_first, render_page
 from reellama.pipeline.evaluation.items import EvalItem
 from reellama.pipeline.evaluation.report import EvaluationReport, build_report
 from reellama.pipeline.evaluation.runner import (
@@ -69,7 +69,7 @@ def test_one_video_is_looked_at_once_for_all_its_questions(found: EvaluationRepo
 
 
 def test_the_page_needs_nothing_from_elsewhere(found: EvaluationReport) -> None:
-    page = write_page(found)
+    page = render_page(found)
     assert page.count("data:image/jpeg;base64,") >= CLIPS
     assert not re.search(r"(src|href)=\"(?!data:|#)", page)
     assert "http" not in page and "url(" not in page
@@ -79,7 +79,7 @@ def test_the_page_needs_nothing_from_elsewhere(found: EvaluationReport) -> None:
 def test_what_videos_and_models_say_cannot_become_markup(found: EvaluationReport) -> None:
     item = EvalItem("<b>task", "<script>?", "<i>a", ("<i>a", "<i>b"), Path("<img>.mp4"))
     one = AnsweredItem(item, ModelReply(False, "<script>", False, (0.4, 0.6)), {})
-    page = write_page(build_report(EvaluationResults("<u>", Path("<s>"), [one], [0.1])))
+    page = render_page(build_report(EvaluationResults("<u>", Path("<s>"), [one], [0.1])))
     assert not re.search(r"<(script|i|b|u|s|img)>", page)
 
 
