@@ -158,7 +158,7 @@ class Engine:
         self._cache = KVCache(self._ctx.ptr)
         key = llm_key(self._model, settings, lora)
         self._prompts = PromptCache(prompt_cache, self._ctx, self._cache, key)
-        self._drafts = TokenScorer(self.tokenizer, self._ctx.n_vocab)
+        self._scorer = TokenScorer(self.tokenizer, self._ctx.n_vocab)
         self._fresh = False  # llama.cpp's logits are those of the last position in the cache
         self._call = 0  # counts calls, so that a generation knows when another one took over
 
@@ -378,7 +378,7 @@ class Engine:
             self._ctx.decode_token(state.chosen, self._cache.end)
             self._cache.extend(TokenSpan([state.chosen], self._cache.end))
             self._fresh = True
-        best = self._drafts.best(self._ctx.logits_at(-1), state.n_probs) if state.n_probs else []
+        best = self._scorer.best(self._ctx.logits_at(-1), state.n_probs) if state.n_probs else []
         if best and state.takes_likeliest:
             token = best[0][0]  # the sampler would search the vocabulary once more for it
         else:
@@ -388,7 +388,7 @@ class Engine:
             return state.stream.flush()
         state.chosen = token
         stats.n_generated += 1
-        released = state.stream.push(self._drafts.score(token, best), self._drafts.piece(token))
+        released = state.stream.push(self._scorer.score(token, best), self._scorer.piece(token))
         if state.stream.stopped:
             stats.stop_reason = "stop string"
         return released
@@ -396,5 +396,5 @@ class Engine:
     def _note_answer(self, start: int, state: _Generation) -> None:
         """Note the answer, unless a stop string cut its last token in two."""
         text = "".join(state.texts)
-        if state.ids and text.encode() == b"".join(map(self._drafts.piece, state.ids)):
+        if state.ids and text.encode() == b"".join(map(self._scorer.piece, state.ids)):
             self._cache.answers[start] = GeneratedText(state.ids, text)

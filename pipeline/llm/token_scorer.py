@@ -51,7 +51,10 @@ class ScoredToken(NamedTuple):
 
 
 class TokenScorer:
-    """Makes drafts of tokens. Keeps what it has looked up, for it runs once a token."""
+    """Turns chosen token ids into `ScoredToken`s: bytes, probability, alternatives.
+
+    Keeps the bytes that were looked up, for it runs once a token.
+    """
 
     def __init__(self, tokenizer: Tokenizer, n_vocab: int) -> None:
         self._tokenizer = tokenizer

@@ -80,7 +80,7 @@ class Batcher:
         tokens = self.model.file.metadata.get("tokenizer.ggml.tokens")
         lengths = (len(token.encode()) for token in tokens) if isinstance(tokens, list) else ()
         self._longest_token = max(lengths, default=256)  # bytes
-        self._drafts = TokenScorer(self.tokenizer, self._ctx.n_vocab)
+        self._scorer = TokenScorer(self.tokenizer, self._ctx.n_vocab)
         self._slots = [Slot(KVCache(self._ctx.ptr, i)) for i in range(n_parallel)]
         self._inbox: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
         self._turns, self._planner = Turns(), StepPlanner()
@@ -299,7 +299,7 @@ class Batcher:
             stats.stop_reason = "length"
             return self._end(slot, None)
         logits = self._ctx.logits_at(index)
-        best = self._drafts.best(logits, job.options.n_probs)
+        best = self._scorer.best(logits, job.options.n_probs)
         if job.options.sampling.takes_likeliest:
             token = int(logits.argmax())
         else:
@@ -309,8 +309,8 @@ class Batcher:
         else:
             answer.written.append(token)
             stats.generated_tokens += 1
-            draft = self._drafts.score(token, best, answer.shown)
-            for released, text in answer.stream.push(draft, draft.piece):
+            scored = self._scorer.score(token, best, answer.shown)
+            for released, text in answer.stream.push(scored, scored.piece):
                 self._news.append((job, released.with_text(text)))
             full = len(slot.cache) >= job.limit or stats.generated_tokens == job.options.max_tokens
             stats.stop_reason = "stop" if answer.stream.stopped else "length" if full else None
