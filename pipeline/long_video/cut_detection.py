@@ -1,8 +1,11 @@
 """Hard cuts, found frame by frame: when the picture is another from one frame to the next.
 
+    finder = CutFinder()
     with open_video("film.mp4") as video:
-        for cut in find_cuts(video.frames_between(0, video.duration)):
-            print(cut.time, cut.strength)
+        for frame in video.frames_between(0, video.duration):
+            finder.add(frame)
+    for cut in finder.cuts():
+        print(cut.time, cut.strength)
 
 At a cut, all of the frames just before it are unlike all of those just after it. So the nearest
 pair across each boundary counts: where something moves, that is the boundary's own two frames,
@@ -14,7 +17,6 @@ of shapes, which are pixels without colour, brightness and contrast: scenes may 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -101,14 +103,6 @@ class CutFinder:
             across[start:stop] = _nearest_across(rows, reach)[inside]
             beside[start:stop] = _largest_beside(rows, reach)[inside]
         return across, beside
-
-
-def find_cuts(frames: Iterable[Frame]) -> list[Cut]:
-    """The cuts of consecutive frames, ascending."""
-    finder = CutFinder()
-    for frame in frames:
-        finder.add(frame)
-    return finder.cuts()
 
 
 def _rows(looks: np.ndarray) -> np.ndarray:

@@ -14,8 +14,6 @@ from reellama.pipeline.video.timestamps import format_time
 if TYPE_CHECKING:
     from reellama.pipeline.video.clip import VideoInput
 
-FORMATS = ("text", "json", "srt", "vtt", "md")
-
 
 def to_text(timeline: Timeline) -> str:
     """A line a scene, after the summary."""

@@ -9,7 +9,7 @@ Sampling goes by time and never by index, so variable frame rates come out right
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -135,25 +135,6 @@ def read_frames(
         )
         del source.notes[known:]
         return clip
-
-
-def iter_frames(
-    video: VideoInput,
-    options: VideoReadOptions,
-    *,
-    progress: Progress | None = None,
-    on_note: Callable[[str], None] | None = None,
-) -> Generator[tuple[float, np.ndarray], None, None]:
-    """(seconds, uint8 RGB [height, width, 3]) one by one, as `read_frames` would collect them.
-
-    Closing the iterator, or an exception, closes a file that was opened here. Notes come to
-    `on_note` at the end.
-    """
-    with opened(video) as source:
-        yield from select_frames(source, options, progress)
-        for note in source.notes:
-            if on_note is not None:
-                on_note(note)
 
 
 @contextmanager

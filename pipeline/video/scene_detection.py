@@ -17,7 +17,7 @@ _LOOK = 64  # pixels on the longest side that are looked at
 def color_quantiles(rgb: np.ndarray) -> np.ndarray:
     """The distribution of colours of `rgb` [height, width, 3] as float32 [51], from 0 to 1.
 
-    These are quantiles of each channel, so the mean difference of two descriptions is the earth
+    These are quantiles of each channel, so the mean difference of two descriptors is the earth
     mover's distance between the distributions: no bins that a slight change of light could cross.
     """
     levels = np.quantile(rgb.reshape(-1, 3), _QUANTILES, axis=0)  # [17, 3]
@@ -35,13 +35,13 @@ def changes(times: np.ndarray, frames: Sequence[np.ndarray]) -> list[float]:
     return [float(times[i] + times[i + 1]) / 2 for i in np.flatnonzero(change > CUT_THRESHOLD)]
 
 
-def choose_frames(times: np.ndarray, descriptions: np.ndarray, n: int) -> list[float]:
+def choose_frames(times: np.ndarray, descriptors: np.ndarray, n: int) -> list[float]:
     """At most `n` of `times` [T], ascending: one of each scene, the rest from the longest scenes.
 
-    descriptions: [T, D] from `describe`. Of more than `n` scenes, those between the `n` - 1
-    strongest cuts remain.
+    descriptors: [T, D], each from `color_quantiles`. Of more than `n` scenes, those between the
+    `n` - 1 strongest cuts remain.
     """
-    change = np.abs(np.diff(descriptions, axis=0)).mean(axis=1)  # [T - 1]
+    change = np.abs(np.diff(descriptors, axis=0)).mean(axis=1)  # [T - 1]
     cuts = np.flatnonzero(change > CUT_THRESHOLD)
     cuts = np.sort(cuts[np.argsort(-change[cuts], kind="stable")[: n - 1]]) + 1
     first = [0, *cuts.tolist()]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from reellama.pipeline.long_video import hard_cuts
-from reellama.pipeline.long_video.cut_detection import CutFinder, find_cuts
+from reellama.pipeline.long_video.cut_detection import CutFinder
 from reellama.pipeline.long_video.hard_cuts import find_hard_cuts
 from reellama.pipeline.long_video.video_index import VideoIndex
 from reellama.pipeline.video.clip import open_video
@@ -113,8 +113,10 @@ def test_a_slow_film_is_left_to_its_looks(tmp_path: Path) -> None:
 
 def test_pictures_may_change_their_size_on_the_way() -> None:
     wide, tall = np.zeros((24, 32, 3), np.uint8), np.full((32, 24, 3), 200, np.uint8)
-    frames = [Frame(i / 10, partial(shown, wide if i < 5 else tall)) for i in range(10)]
-    assert [cut.time for cut in find_cuts(frames)] == [0.5]
+    finder = CutFinder()
+    for i in range(10):
+        finder.add(Frame(i / 10, partial(shown, wide if i < 5 else tall)))
+    assert [cut.time for cut in finder.cuts()] == [0.5]
 
 
 @settings(max_examples=20, deadline=None)

@@ -12,7 +12,8 @@ from av.video.frame import VideoFrame
 
 from benchmarks.seek import lengthen
 from reellama.pipeline.video import container
-from reellama.pipeline.video.clip import iter_frames, read_frames
+from reellama.pipeline.video.clip import opened, read_frames
+from reellama.pipeline.video.frame_sampling import select_frames
 from reellama.pipeline.video.read_options import SamplingMode, VideoReadOptions
 from tests.helpers.film import number, steady, write_film
 
@@ -82,18 +83,16 @@ def test_memory_does_not_grow_with_length(minutes: dict[int, Path], sampling: st
 
 def test_frames_stream_with_progress_and_notes(minutes: dict[int, Path]):
     steps: list[tuple[float, ...]] = []
-    notes: list[str] = []
     options = VideoReadOptions(frames=3, end=90)
-    stream = iter_frames(
-        minutes[1], options, progress=lambda *step: steps.append(step), on_note=notes.append
-    )
-    time, frame = next(stream)
-    assert time == pytest.approx(10)
-    assert number(frame) == 100
-    assert steps == [(1, 3)]
-    assert len(list(stream)) == 2
-    assert steps[-1] == (3, 3)
-    assert notes == ["the video ends at 60.0 s"]
+    with opened(minutes[1]) as source:
+        stream = select_frames(source, options, lambda *step: steps.append(step))
+        time, frame = next(stream)
+        assert time == pytest.approx(10)
+        assert number(frame) == 100
+        assert steps == [(1, 3)]
+        assert len(list(stream)) == 2
+        assert steps[-1] == (3, 3)
+        assert source.notes == ["the video ends at 60.0 s"]
 
 
 def test_progress_through_scenes_counts_up_to_the_end(minutes: dict[int, Path]):
@@ -108,12 +107,11 @@ def open_files() -> list[str]:
     return sorted(os.listdir("/dev/fd"))
 
 
-def test_closing_the_iterator_closes_the_file(minutes: dict[int, Path]):
+def test_a_video_that_is_left_early_is_closed(minutes: dict[int, Path]):
     before = open_files()
-    stream = iter_frames(minutes[60], VideoReadOptions(frames=5))
-    next(stream)
-    assert open_files() != before
-    stream.close()
+    with opened(minutes[60]) as source:
+        next(select_frames(source, VideoReadOptions(frames=5)))
+        assert open_files() != before
     assert open_files() == before
 
 
