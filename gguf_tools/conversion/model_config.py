@@ -20,9 +20,9 @@ from reellama.gguf_tools.conversion.architectures import (
 )
 from reellama.gguf_tools.conversion.hf_folder import read_json, reporting_damage
 from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.format.load_checks import MAX_EXPERTS
 
 MAX_LAYERS = 512  # LLAMA_MAX_LAYERS
-MAX_EXPERTS = 1024  # LLAMA_MAX_EXPERTS
 # Where llama.cpp's graph has no place for the bias of attention's output.
 NO_ATTENTION_BIAS = frozenset({MODEL_ARCH.QWEN3, MODEL_ARCH.QWEN3MOE, MODEL_ARCH.OLMO2})
 # Where a head has hidden_size / num_attention_heads numbers, whatever head_dim says.

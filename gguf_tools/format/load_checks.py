@@ -11,7 +11,7 @@ from reellama.gguf_tools.errors import GGUFError
 from reellama.gguf_tools.format.reader import GGUFFile
 
 REPLACED = "\ufffd"  # stands for bytes that are not UTF-8, which may differ
-MAX_EXPERTS = 512  # LLAMA_MAX_EXPERTS
+MAX_EXPERTS = 1024  # LLAMA_MAX_EXPERTS of src/llama-hparams.h
 
 
 def check_loadable(file: GGUFFile) -> None:

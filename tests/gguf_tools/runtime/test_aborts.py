@@ -28,7 +28,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "more experts used than there are": ({"keys": {EXPERTS: 4, USED: 8}}, "uses 8 experts"),
     "experts that are not used": ({"keys": {EXPERTS: 4, USED: 0}}, "uses none of them"),
     "experts used that are not there": ({"keys": {USED: 2}}, "uses 2 experts"),
-    "too many experts": ({"keys": {EXPERTS: 1000, USED: 2}}, "takes 512 at most"),
+    "too many experts": ({"keys": {EXPERTS: 1025, USED: 2}}, "takes 1024 at most"),
 }
 
 
