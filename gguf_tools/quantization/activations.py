@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import ctypes
 from functools import cache
-from typing import Any
 
 import llama_cpp.llama_cpp as llama
 import numpy as np
-from llama_cpp._ggml import libggml
 
 from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.runtime.ggml_library import ggml_function
 
 MAX_DIMS, MAX_SRC, MAX_OP_PARAMS, MAX_NAME = 4, 10, 64, 64  # GGML_MAX_*
 OBJECT_BYTES = 32  # of struct ggml_object, which stands before a tensor in memory
@@ -134,17 +133,21 @@ def check_layout() -> tuple[int, int]:
 
     Raises ReellamaError when any field is in another place.
     """
-    context = _ggml("ggml_init", ctypes.c_void_p, _InitParams)(_InitParams(1 << 16, None, False))
+    context = ggml_function("ggml_init", ctypes.c_void_p, _InitParams)(
+        _InitParams(1 << 16, None, False)
+    )
     try:
-        new = _ggml("ggml_new_tensor_3d", ctypes.c_void_p, *_NEW_TENSOR_3D)
+        new = ggml_function("ggml_new_tensor_3d", ctypes.c_void_p, *_NEW_TENSOR_3D)
         left, right = new(context, TYPE_F32, 3, 5, 1), new(context, TYPE_F32, 3, 7, 2)
-        _ggml("ggml_set_name", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p)(left, b"a name")
-        product = _ggml("ggml_mul_mat", ctypes.c_void_p, *[ctypes.c_void_p] * 3)(
+        ggml_function("ggml_set_name", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p)(
+            left, b"a name"
+        )
+        product = ggml_function("ggml_mul_mat", ctypes.c_void_p, *[ctypes.c_void_p] * 3)(
             context, left, right
         )
         node, weight, inputs = map(GGMLTensor.from_address, (product, left, right))
-        overhead = _ggml("ggml_tensor_overhead", ctypes.c_size_t)()
-        data = _ggml("ggml_get_data", ctypes.c_void_p, ctypes.c_void_p)(right)
+        overhead = ggml_function("ggml_tensor_overhead", ctypes.c_size_t)()
+        data = ggml_function("ggml_get_data", ctypes.c_void_p, ctypes.c_void_p)(right)
         ops = _operations()
         known = (
             overhead - OBJECT_BYTES == ctypes.sizeof(GGMLTensor)
@@ -155,7 +158,7 @@ def check_layout() -> tuple[int, int]:
             and b"MUL_MAT_ID" in ops
         )
     finally:
-        _ggml("ggml_free", None, ctypes.c_void_p)(context)
+        ggml_function("ggml_free", None, ctypes.c_void_p)(context)
     if not known:
         raise ReellamaError(
             "the installed llama.cpp keeps its tensors in another way than this reellama knows; "
@@ -184,7 +187,7 @@ _NEW_TENSOR_3D = (ctypes.c_void_p, ctypes.c_int, *[ctypes.c_int64] * 3)
 
 def _operations() -> dict[bytes, int]:
     """Operations by name. Their numbers change between versions of ggml."""
-    name = _ggml("ggml_op_name", ctypes.c_char_p, ctypes.c_int)
+    name = ggml_function("ggml_op_name", ctypes.c_char_p, ctypes.c_int)
     return {name(number): number for number in range(48)}
 
 
@@ -195,9 +198,9 @@ def _floats(pointer: int) -> np.ndarray:
 def _array(pointer: int, dtype: type) -> np.ndarray:
     """Copy a tensor of four-byte numbers, from whatever device: `[ne3, ne2, ne1, ne0]`."""
     tensor = GGMLTensor.from_address(pointer)
-    n_bytes = _ggml("ggml_nbytes", ctypes.c_size_t, ctypes.c_void_p)(pointer)
+    n_bytes = ggml_function("ggml_nbytes", ctypes.c_size_t, ctypes.c_void_p)(pointer)
     buffer = np.empty(n_bytes, np.uint8)
-    get = _ggml("ggml_backend_tensor_get", None, *_TENSOR_GET)
+    get = ggml_function("ggml_backend_tensor_get", None, *_TENSOR_GET)
     get(pointer, buffer.ctypes.data, 0, n_bytes)
     return np.ndarray(tuple(tensor.ne)[::-1], dtype, buffer, 0, tuple(tensor.nb)[::-1])
 
@@ -215,11 +218,3 @@ def _check_finite(sums: np.ndarray, node: GGMLTensor) -> None:
         raise ReellamaError(
             f"the inputs of {weight_name(node.src[0])} are not finite numbers: the model is damaged"
         )
-
-
-@cache
-def _ggml(name: str, result: Any, *arguments: Any) -> Any:
-    """Return a function of libggml, which llama-cpp-python does not declare."""
-    function = getattr(libggml, name)
-    function.restype, function.argtypes = result, list(arguments)
-    return function

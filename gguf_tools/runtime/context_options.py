@@ -14,13 +14,10 @@ import psutil
 from gguf.constants import GGMLQuantizationType
 
 from reellama.gguf_tools.errors import ReellamaError
-from reellama.gguf_tools.memory.estimates import kv_bytes
+from reellama.gguf_tools.memory.estimates import KV_TYPE_NAMES, kv_bytes
 from reellama.gguf_tools.runtime import backend
 
-KV_TYPES = {
-    name: int(GGMLQuantizationType[name.upper()])
-    for name in ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
-}
+KV_TYPES = {name: int(GGMLQuantizationType[name.upper()]) for name in KV_TYPE_NAMES}
 UNQUANTIZED_KV_TYPES = ("f32", "f16", "bf16")  # llama.cpp quantizes V only with flash attention
 FLASH_ATTN = {"auto": -1, "off": 0, "on": 1}  # enum llama_flash_attn_type
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from llama_cpp._ggml import libggml
 
 
+@cache
 def ggml_function(name: str, result: Any, *arguments: Any) -> Any:
     """Return a function by its name, with the ctypes of its result and its arguments."""
     function = getattr(libggml, name)
