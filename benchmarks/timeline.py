@@ -34,9 +34,7 @@ def clip(path: Path, picture: Picture, seed: int, motion: str | None = None) -> 
     rng = np.random.default_rng(seed)
     scene = random_scene(rng, [picture], size=SIZE, p_two=0, picture=picture, motion=motion)
     with av.open(path, "w") as container:
-        stream = container.add_stream(
-            "libx264", rate=FPS, options={"preset": "veryfast", "bf": "0"}
-        )
+        stream = container.add_stream("libx264", rate=FPS, options=FAST)
         stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
         times = frame_times(scene.duration, SECONDS * FPS)
         for picture_ in render(scene, times):

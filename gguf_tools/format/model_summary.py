@@ -1,4 +1,4 @@
-"""Summaries of a model's GGUF header and of llama.cpp's system information."""
+"""Summaries of a model's GGUF header."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -51,9 +51,3 @@ def bits_per_weight(tensors: Collection[Tensor]) -> float:
     """Return how many bits a number takes on average, 0.0 where there is none."""
     n_elements = sum(tensor.n_elements for tensor in tensors)
     return 8 * sum(tensor.n_bytes for tensor in tensors) / n_elements if n_elements else 0.0
-
-
-def enabled_features(system_info: str) -> list[str]:
-    """Return the enabled features in llama.cpp's system information, such as "AVX2"."""
-    settings = (part.rpartition(":")[2].partition("=") for part in system_info.split("|"))
-    return [name.strip() for name, _, value in settings if value.strip() == "1"]

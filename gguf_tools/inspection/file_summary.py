@@ -137,8 +137,8 @@ def summarize_tokenizer(file: GGUFFile) -> TokenizerSummary | None:
 def metadata_json(file: GGUFFile) -> dict[str, Any]:
     """Return the metadata as plain values for JSON.
 
-    Lists of the tokenizer longer than LONG become {"length": n, "first": [the first FIRST]}; all
-    else is whole. nan and inf become None.
+    Lists of the tokenizer longer than LONG_LIST become {"length": n, "first": [SHOWN_ELEMENTS of
+    them]}; all else is whole. nan and inf become None.
     """
     return {key: json_value(key, value) for key, value in file.metadata.items()}
 

@@ -30,7 +30,6 @@ from reellama.gguf_tools.sizes import show_size
 if TYPE_CHECKING:  # imported where there is one
     from reellama.gguf_tools.quantization.imatrix import Imatrix
 
-LOG_ERROR = 4  # of enum ggml_log_level
 QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION; its size in the file is what counts here
 
 # [  12/ 272] blk.0.attn_q.weight         - [  576,   576,     1,     1], type =    f16, size = ...

@@ -84,11 +84,6 @@ def system_info() -> str:
     return llama.llama_print_system_info().decode("utf-8", "replace").strip()
 
 
-def has_amx() -> bool:
-    """Whether llama.cpp was compiled to use AMX, the matrix unit of Intel's server processors."""
-    return "AMX" in system_info()
-
-
 def extra_bufts_safe() -> bool:
     """Whether llama.cpp's extra buffer types (weights repacked for AMX) can be used here.
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from reellama.gguf_tools.errors import GGUFError, ReellamaError
-from reellama.gguf_tools.format import model_summary
 from reellama.gguf_tools.memory.offload import count_fitting_layers
 from reellama.gguf_tools.runtime import backend
 from reellama.gguf_tools.runtime.backend import Device, load_model
@@ -130,9 +129,3 @@ def test_the_gpus_are_listed_with_their_memory() -> None:
     for gpu in gpus:
         assert gpu.name
         assert 0 <= gpu.free_bytes <= gpu.total_bytes
-
-
-def test_the_features_of_the_processor_are_named() -> None:
-    line = "CPU : AVX2 = 1 | AMX_INT8 = 0 | REPACK = 1 | \nCUDA : ARCHS = 900 | F16C = 1 |"
-    assert model_summary.enabled_features(line) == ["AVX2", "REPACK", "F16C"]
-    assert model_summary.enabled_features(backend.system_info())
