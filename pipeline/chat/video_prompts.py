@@ -40,10 +40,10 @@ def video_prompts(
             chat.add(path)
             answer = chat.describe(max_tokens=ANSWER_TOKENS)  # greedy
             prompt = chat.chat.prompt(request, [Turn(request, answer)])
-            layout = tokenize_prompt(prompt, chat.engine.tokenizer, chat.engine.n_embd)
+            tokenized = tokenize_prompt(prompt, chat.engine.tokenizer, chat.engine.n_embd)
             yield [
                 np.array(span.keys, np.int32) if span.soft is None else span.soft.rows
-                for span in layout.spans
+                for span in tokenized.spans
             ]
             chat.chat.clear()
             chat.videos.clear()

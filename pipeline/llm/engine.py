@@ -233,11 +233,11 @@ class Engine:
         """
         options = GenerationOptions(sampling, max_tokens, stop, n_probs)
         self._begin()
-        layout = self._tokenize_prompt(prompt)
+        tokenized = self._tokenize_prompt(prompt)
         sampler = Sampler(sampling, self._model, self.n_ctx)
         stream: TextStream[ScoredToken] = TextStream(options.stop)
         state = _Generation(sampler, stream, n_probs, sampling.takes_likeliest)
-        return self._generate(layout, state, max_tokens, self._call)
+        return self._generate(tokenized, state, max_tokens, self._call)
 
     def keep_prompt(self) -> None:
         """Keep the last prompt, up to its last soft token, so that the next engine need not read
@@ -252,13 +252,13 @@ class Engine:
         Raises like `prefill`.
         """
         self._begin()
-        layout = self._tokenize_prompt(prompt)
-        if len(layout.keys) > self.n_ctx:
-            raise ContextOverflow(len(layout.keys), self.n_ctx)
+        tokenized = self._tokenize_prompt(prompt)
+        if len(tokenized.keys) > self.n_ctx:
+            raise ContextOverflow(len(tokenized.keys), self.n_ctx)
         self._fresh = False
         self._cache.clear()
-        logits = np.empty((len(layout.keys), self._ctx.n_vocab), np.float32)
-        for first, span in split_spans(layout.spans, 0, self._ctx.n_outputs):
+        logits = np.empty((len(tokenized.keys), self._ctx.n_vocab), np.float32)
+        for first, span in split_spans(tokenized.spans, 0, self._ctx.n_outputs):
             self._decode(span, first_output=0)
             logits[first : first + len(span)] = self._ctx.logits(len(span))
         self._fresh = True
@@ -272,10 +272,10 @@ class Engine:
         The prompt is read once. Raises like `prefill`, and ReellamaError for no ids.
         """
         self._begin()
-        layout = self._tokenize_prompt(prompt)
+        tokenized = self._tokenize_prompt(prompt)
         if not all(map(len, continuations)):
             raise ReellamaError("a continuation has no tokens")
-        self._prefill(layout)
+        self._prefill(tokenized)
         n = self.n_past
         first = log_softmax(self._ctx.logits_at(-1)[None])
         found = []
@@ -283,7 +283,7 @@ class Engine:
             if n + len(ids) - 1 > self.n_ctx:
                 raise ContextOverflow(n + len(ids) - 1, self.n_ctx)
             if self._cache.keep(n) < n:  # a memory that cannot be cut
-                self._prefill(layout)
+                self._prefill(tokenized)
             rows = [first]
             self._fresh = False
             rest = TokenSpan(ids[:-1], self._cache.end)
@@ -300,27 +300,27 @@ class Engine:
 
     def _tokenize_prompt(self, prompt: Sequence[PromptPart]) -> TokenizedPrompt:
         cache = self._cache
-        layout = tokenize_prompt(
+        tokenized = tokenize_prompt(
             prompt, self.tokenizer, self.n_embd, cached=cache.keys, answers=cache.answers
         )
-        if not layout.keys:
+        if not tokenized.keys:
             raise ReellamaError("the prompt is empty")
-        return layout
+        return tokenized
 
-    def _prefill(self, layout: TokenizedPrompt) -> PrefillStats:
+    def _prefill(self, prompt: TokenizedPrompt) -> PrefillStats:
         begin = time.perf_counter()
-        n = len(layout.keys)
+        n = len(prompt.keys)
         if n > self.n_ctx:
             raise ContextOverflow(n, self.n_ctx)
-        self._prompts.restore(layout)
+        self._prompts.restore(prompt)
         cache = self._cache
-        reusable = cache.common_prefix(layout.keys)
+        reusable = cache.common_prefix(prompt.keys)
         if not (reusable == n == len(cache) and self._fresh):
             # Without the last position's logits nothing can be generated: read that one again.
             reusable = min(reusable, n - 1)
         fresh, self._fresh = self._fresh, False
-        reused = cache.keep(layout.reusable(reusable))
-        for first, span in split_spans(layout.spans_after(reused), reused, self._ctx.n_batch):
+        reused = cache.keep(prompt.reusable(reusable))
+        for first, span in split_spans(prompt.spans_after(reused), reused, self._ctx.n_batch):
             last = first + len(span) == n
             self._decode(span, first_output=len(span) - last)
         self._fresh = fresh or reused < n
@@ -340,10 +340,10 @@ class Engine:
         self._cache.extend(span)
 
     def _generate(
-        self, layout: TokenizedPrompt, state: _Generation, max_tokens: int, call: int
+        self, prompt: TokenizedPrompt, state: _Generation, max_tokens: int, call: int
     ) -> Iterator[Token]:
         self._check_current(call)
-        self._prefill(layout)
+        self._prefill(prompt)
         stats, start = self.last, self.n_past
         try:
             while stats.stop_reason is None:

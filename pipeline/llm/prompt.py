@@ -200,40 +200,40 @@ def tokenize_prompt(
     Raises ReellamaError for a part that is neither text nor soft tokens.
     """
     bos = tokenizer.bos if tokenizer.add_bos else None
-    layout = TokenizedPrompt()
+    tokenized = TokenizedPrompt()
     texts: list[Text] = []  # neighbours, which are tokenized together
 
     def ids() -> list[int]:
         found = tokenizer.encode_parts((text.text, text.special) for text in texts)
-        if layout.keys or not texts or bos is None or found[:1] == [bos]:
+        if tokenized.keys or not texts or bos is None or found[:1] == [bos]:
             return found
         return [bos, *found]
 
     for i, part in enumerate(prompt):
         if isinstance(part, Text):
             if any(answer.text == part.text for answer in answers.values()):
-                before = [*layout.keys, *ids()]
+                before = [*tokenized.keys, *ids()]
                 answer = answers.get(len(before))
                 if answer and answer.text == part.text and before == list(cached[: len(before)]):
-                    layout.add_ids(ids())
-                    layout.add_ids(answer.ids)
+                    tokenized.add_ids(ids())
+                    tokenized.add_ids(answer.ids)
                     texts.clear()
                     continue
             texts.append(part)
             continue
-        layout.add_ids(ids())
+        tokenized.add_ids(ids())
         texts.clear()
         if isinstance(part, TokenIds):
-            layout.add_ids(part.ids)
+            tokenized.add_ids(part.ids)
         elif isinstance(part, SoftTokens | np.ndarray):
-            layout.add_soft(check_soft_tokens(soft_tokens_of(part), n_embd))
+            tokenized.add_soft(check_soft_tokens(soft_tokens_of(part), n_embd))
         else:
             kind = type(part).__name__
             raise ReellamaError(
                 f"part {i} of the prompt is {kind}, not Text, TokenIds or soft tokens"
             )
-    layout.add_ids(ids())
-    return layout
+    tokenized.add_ids(ids())
+    return tokenized
 
 
 def known_ids(ids: Sequence[int], n_vocab: int) -> TokenIds:

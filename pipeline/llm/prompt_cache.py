@@ -50,12 +50,12 @@ class PromptCache:
         self._context, self._cells, self._llm = context, cells, llm
         self._kept: set[str] = set()  # keys of what is in the store
 
-    def restore(self, layout: TokenizedPrompt) -> None:
+    def restore(self, prompt: TokenizedPrompt) -> None:
         """Put what is known of the beginning of a prompt into the KV cache, if it is not there."""
-        n = _through_soft_tokens(layout.keys)
-        if self._store is None or not n or self._cells.common_prefix(layout.keys) >= n:
+        n = _through_soft_tokens(prompt.keys)
+        if self._store is None or not n or self._cells.common_prefix(prompt.keys) >= n:
             return
-        key = self._key(layout.keys[:n])
+        key = self._key(prompt.keys[:n])
         arrays = self._store.read(key)
         if arrays is None or STATE not in arrays:
             return
@@ -63,7 +63,7 @@ class PromptCache:
         if not self._context.load_state(arrays[STATE]):
             self._context.clear()
             return
-        for span in layout.spans:
+        for span in prompt.spans:
             if len(self._cells) < n:
                 self._cells.extend(span)
         self._kept.add(key)

@@ -271,9 +271,9 @@ class LongVideo(Closeable):
         stop: Sequence[str] = (),
     ) -> _PendingText:
         written = _PendingText()
-        layout = self._tokenize_prompt(video, question)
+        tokenized = self._tokenize_prompt(video, question)
         options = GenerationOptions(max_tokens=max_tokens, stop=stop, n_probs=0)
-        job = GenerationJob(layout, written.tokens.put, options)
+        job = GenerationJob(tokenized, written.tokens.put, options)
         self._batcher.submit(job)
         return written
 

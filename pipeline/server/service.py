@@ -63,7 +63,7 @@ from reellama.pipeline.server.settings import Settings
 from reellama.pipeline.server.video_options import VideoOptions
 
 T = TypeVar("T")
-LONG_PROMPT = 50_000  # characters; prompts that have more are laid out one at a time
+LONG_PROMPT = 50_000  # characters; prompts that have more are tokenized one at a time
 MESSAGE = 100  # characters that rendering a message is worth, beside its words
 
 
@@ -152,7 +152,7 @@ class Service:
         whole = replace(options, truncate=False)
         async with self._using(known, options.keep_alive) as loaded:
             prepared, _ = await self._prepare(loaded, known, dialect, asked, whole, None)
-            return len(prepared.layout.keys)
+            return len(prepared.prompt.keys)
 
     async def complete(
         self,
@@ -188,10 +188,10 @@ class Service:
                     raise ServiceError(f'"{name}" does not support insert')
                 pre, suf, mid = (TokenIds((token,)) for token in tokenizer.infill)
                 parts = [pre, *parts, suf, Text(suffix), mid]
-            layout = await self._lay_out(
+            tokenized = await self._tokenize_in_thread(
                 loaded, len(prompt), lambda: loaded.batcher.tokenize_prompt(parts)
             )
-            return PreparedPrompt(layout, generation)
+            return PreparedPrompt(tokenized, generation)
 
         return await self._generate(known, prepare, options)
 
@@ -276,15 +276,15 @@ class Service:
         fitted = await self._fit(loaded, known, template, how, conversation, options)
         words = not asked.usable_tools
         generation = bound(options.generation, dialect, fitted.opening, grammar, words, first)
-        layout, tokenizer = fitted.layout, loaded.batcher.tokenizer
+        prompt, tokenizer = fitted.prompt, loaded.batcher.tokenizer
         if options.context:
             before = known_ids(options.context, tokenizer.n_vocab).ids
-            layout = layout.without_first(tokenizer.bos if tokenizer.add_bos else None).after(
+            prompt = prompt.without_first(tokenizer.bos if tokenizer.add_bos else None).after(
                 before
             )
         remark = next((video.limits for video in plan.videos if video.limits), "")
         prepared = PreparedPrompt(
-            layout, generation, dialect.markers, plan.answer, plan.stop, remark
+            prompt, generation, dialect.markers, plan.answer, plan.stop, remark
         )
         parser = parser_for(dialect, asked, fitted.opening) if plan.answer is None else None
         return prepared, parser
@@ -298,7 +298,7 @@ class Service:
         conversation: Conversation,
         options: RequestOptions,
     ) -> FittedConversation:
-        """The conversation laid out.
+        """The conversation as token ids and soft tokens, without the oldest turns that do not fit.
 
         The template of a GGUF on this machine is trusted; what clients sent is sandboxed, the
         template of a GGUF that one uploaded too.
@@ -316,7 +316,9 @@ class Service:
         if not (source or own):
             trusted = how(ChatTemplate.from_gguf(file))
             size = sum(len(message.content) + MESSAGE for message, _ in conversation)
-            return await self._lay_out(loaded, size, lambda: fit(loaded.batcher, trusted))
+            return await self._tokenize_in_thread(
+                loaded, size, lambda: fit(loaded.batcher, trusted)
+            )
         bos, eos = file.token("bos"), file.token("eos")
 
         def fit_sandboxed(child: SandboxChild) -> FittedConversation:
@@ -326,7 +328,7 @@ class Service:
 
         return await self.sandbox.call(fit_sandboxed)
 
-    async def _lay_out(self, loaded: LoadedModel, size: int, work: Callable[[], T]) -> T:
+    async def _tokenize_in_thread(self, loaded: LoadedModel, size: int, work: Callable[[], T]) -> T:
         """The outcome of work on a prompt of so many characters, in a thread."""
 
         def hold_and_work() -> T:

@@ -24,8 +24,8 @@ class Asked:
     def __init__(self, batcher: Batcher, prompt: Any, client: str = "", **options: Any) -> None:
         parts = [Text(prompt)] if isinstance(prompt, str) else prompt
         self.news: queue.Queue[Token | Exception | None] = queue.Queue()
-        layout = batcher.tokenize_prompt(parts)
-        self.job = GenerationJob(layout, self.news.put, options_of(**options), client=client)
+        tokenized = batcher.tokenize_prompt(parts)
+        self.job = GenerationJob(tokenized, self.news.put, options_of(**options), client=client)
         batcher.submit(self.job)
 
     def tokens(self) -> list[Token]:
@@ -61,8 +61,10 @@ class Held:
 
     def __init__(self, batcher: Batcher) -> None:
         self._held, self._free = threading.Event(), threading.Event()
-        layout = batcher.tokenize_prompt([Text("hold")])
-        batcher.submit(GenerationJob(layout, self._wait, options_of(max_tokens=1), client="holder"))
+        tokenized = batcher.tokenize_prompt([Text("hold")])
+        batcher.submit(
+            GenerationJob(tokenized, self._wait, options_of(max_tokens=1), client="holder")
+        )
         assert self._held.wait(30)
 
     def _wait(self, _: object) -> None:
@@ -86,8 +88,8 @@ class Order:
             if not isinstance(news, Token):
                 self._ends.put(name)
 
-        layout = self._batcher.tokenize_prompt([Text(prompt)])
-        job = GenerationJob(layout, listen, options_of(max_tokens=1), client=client)
+        tokenized = self._batcher.tokenize_prompt([Text(prompt)])
+        job = GenerationJob(tokenized, listen, options_of(max_tokens=1), client=client)
         self._batcher.submit(job)
         self._n += 1
 

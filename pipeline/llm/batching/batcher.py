@@ -102,10 +102,10 @@ class Batcher:
         least = self.least_positions(sum(len(p.text) for p in prompt if isinstance(p, Text)))
         if least > self.n_ctx:
             raise _too_long(f"at least {least}", self.n_ctx)
-        layout = tokenize_prompt(prompt, self.tokenizer, self.n_embd)
-        if not layout.keys:
+        tokenized = tokenize_prompt(prompt, self.tokenizer, self.n_embd)
+        if not tokenized.keys:
             raise ReellamaError("the prompt is empty")
-        return layout
+        return tokenized
 
     def least_positions(self, n_characters: int) -> int:
         """Positions that a text of so many characters takes at least: told without reading it."""
@@ -119,13 +119,13 @@ class Batcher:
         after `close`.
         """
         job.limit = min(job.limit, self.n_ctx)
-        if len(job.layout.keys) >= job.limit:
-            raise _too_long(str(len(job.layout.keys)), job.limit)
+        if len(job.prompt.keys) >= job.limit:
+            raise _too_long(str(len(job.prompt.keys)), job.limit)
         if self._closed:
             raise Stopped
         sampler = Sampler(job.options.sampling, self.model, self.n_ctx)
         shown = frozenset(self.tokenizer.single_tokens(job.shown))
-        answer = Answer(job, sampler, TextStream(job.options.stop), job.layout, shown=shown)
+        answer = Answer(job, sampler, TextStream(job.options.stop), job.prompt, shown=shown)
         answer.since = time.perf_counter()
         with self._closing:
             if self._closed:
@@ -214,7 +214,7 @@ class Batcher:
 
     def _start(self, answer: Answer, free: Sequence[Slot]) -> None:
         """Start on the sequence that holds most of the prompt, or on the one unused the longest."""
-        job, keys = answer.job, answer.layout.keys
+        job, keys = answer.job, answer.prompt.keys
 
         def kept(slot: Slot) -> int:
             common = slot.cache.common_prefix(keys)
@@ -223,11 +223,11 @@ class Batcher:
         slot = max(free, key=lambda slot: (kept(slot), -slot.used))
         # The last position is always read: its logits are needed.
         common = min(slot.cache.common_prefix(keys), len(keys) - 1)
-        reused = slot.cache.keep(answer.layout.reusable(common))
+        reused = slot.cache.keep(answer.prompt.reusable(common))
         if not answer.paused:
             job.stats.prompt_tokens, job.stats.reused_tokens = len(keys), reused
         answer.work = -max(0, answer.n_had - reused)
-        answer.begin(answer.layout.spans_after(reused))
+        answer.begin(answer.prompt.spans_after(reused))
         if not answer.written:
             now = time.perf_counter()
             job.stats.queue_seconds += now - answer.since
@@ -242,7 +242,7 @@ class Batcher:
         slot.used = time.monotonic()
         answer.paused, answer.n_had = True, len(slot.cache)
         answer.unread.clear()
-        answer.layout = answer.job.layout.followed_by(answer.written)
+        answer.prompt = answer.job.prompt.followed_by(answer.written)
         if not answer.written:
             now = time.perf_counter()
             answer.job.stats.prompt_seconds += now - answer.since

@@ -39,7 +39,7 @@ class GenerationJob:
     clients. shown: special tokens whose names are part of the text, where they are tokens.
     """
 
-    layout: TokenizedPrompt
+    prompt: TokenizedPrompt
     on_token: TokenCallback
     options: GenerationOptions = GenerationOptions(max_tokens=NO_LIMIT, n_probs=0)
     limit: int = 1 << 31

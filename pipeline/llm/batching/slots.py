@@ -34,14 +34,14 @@ WRITE_WORK = 8  # positions that are read in about the time in which a token is 
 class Answer:
     """A job, and what its answer is made with.
 
-    layout: what is read, which is the prompt, and after a pause what was written before it too.
+    prompt: what is read: the job's prompt, and after a pause what was generated before it, too.
     """
 
     job: GenerationJob
     sampler: Sampler
     stream: TextStream[ScoredToken]
-    layout: TokenizedPrompt
-    unread: deque[TokenSpan] = field(default_factory=deque)  # of `layout`
+    prompt: TokenizedPrompt
+    unread: deque[TokenSpan] = field(default_factory=deque)  # of `prompt`
     is_short: bool = True  # little was to be read when it got its place
     since: float = 0.0
     begun: float = 0.0  # when it first had a place
@@ -58,7 +58,7 @@ class Answer:
         return sum(map(len, self.unread))
 
     def begin(self, unread: Iterable[TokenSpan]) -> None:
-        """Begin to read these spans of `layout`."""
+        """Begin to read these spans of `prompt`."""
         self.unread = deque(unread)
         self.is_short = self.n_unread <= N_READ_SHORT
 

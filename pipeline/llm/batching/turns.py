@@ -103,7 +103,7 @@ class Turns:
 
         def rank(answer: Answer) -> tuple[int, int]:
             # What a prompt takes beyond a turn counts before it is read: fair queueing does so.
-            beyond = max(0, len(answer.layout.keys) - TURN)
+            beyond = max(0, len(answer.prompt.keys) - TURN)
             return n_running[answer.job.client], self._served[answer.job.client] + beyond
 
         return rank
@@ -111,7 +111,7 @@ class Turns:
 
 def _is_long(answer: Answer, free: Sequence[Slot]) -> bool:
     """Whether much is to be read for an answer that waits, in any of these places."""
-    keys = answer.layout.keys
+    keys = answer.prompt.keys
     if len(keys) <= N_READ_SHORT:
         return False
     return len(keys) - max(slot.cache.common_prefix(keys) for slot in free) > N_READ_SHORT
@@ -143,7 +143,7 @@ def _may_precede(answer: Answer, slot: Slot) -> bool:
     """Whether an answer that waits may come before the one that has this place."""
     other = slot.answer
     assert other is not None
-    n_cells = MUCH_SHORTER * len(answer.layout.keys)
+    n_cells = MUCH_SHORTER * len(answer.prompt.keys)
     if not _had_turn(other):
         return n_cells <= other.n_unread
     return answer.job.client != other.job.client or n_cells <= len(slot.cache)

@@ -1,4 +1,4 @@
-"""A conversation laid out in a context: without the oldest turns that do not fit."""
+"""A conversation tokenized so that it fits a context: without the oldest turns that do not fit."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class FittedConversation:
     is gone on with is part of it.
     """
 
-    layout: TokenizedPrompt
+    prompt: TokenizedPrompt
     opening: str
 
 
@@ -79,27 +79,27 @@ def fit_conversation(
     few = len(turns) if keep_all else min(_fewest(conversation, turns), limit)
     most = max(few, sum(n <= room for n in least))
 
-    def lay_out(n_turns: int) -> FittedConversation | None:
+    def tokenize_last(n_turns: int) -> FittedConversation | None:
         """The last turns, or None where they do not fit."""
         prompt, opening = conversation_prompt(rendering, _last(conversation, turns, n_turns))
         characters = sum(len(part.text) for part in prompt if isinstance(part, Text))
         if n_turns > few and batcher.least_positions(characters) > room:
             return None
-        layout = batcher.tokenize_prompt(prompt)
-        fits = n_turns <= few or len(layout.keys) <= room
-        return FittedConversation(layout, opening) if fits else None
+        tokenized = batcher.tokenize_prompt(prompt)
+        fits = n_turns <= few or len(tokenized.keys) <= room
+        return FittedConversation(tokenized, opening) if fits else None
 
-    if (found := lay_out(most)) is not None:
+    if (found := tokenize_last(most)) is not None:
         return found
     fits, too_many = few, most
     while too_many - fits > 1:
         n_turns = (fits + too_many) // 2
-        if (tried := lay_out(n_turns)) is None:
+        if (tried := tokenize_last(n_turns)) is None:
             too_many = n_turns
         else:
             fits, found = n_turns, tried
     if found is None:
-        found = lay_out(few)
+        found = tokenize_last(few)
         assert found is not None
     return found
 

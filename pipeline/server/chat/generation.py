@@ -28,7 +28,7 @@ class PreparedPrompt:
     remark: what a person should know of answers about these videos, or "".
     """
 
-    layout: TokenizedPrompt
+    prompt: TokenizedPrompt
     generation: GenerationOptions
     shown: tuple[str, ...] = ()
     answer: str | None = None
@@ -84,7 +84,7 @@ class Generation:
     @property
     def context(self) -> list[int] | None:
         """The ids of prompt and answer, or None where soft tokens are among them."""
-        keys = self._prepared.layout.keys if self._prepared is not None else []
+        keys = self._prepared.prompt.keys if self._prepared is not None else []
         ids = [key for key in keys if isinstance(key, int)]
         end = [] if self.stats.end_token is None else [self.stats.end_token]
         return [*ids, *self._ids, *end] if len(ids) == len(keys) else None
@@ -111,7 +111,7 @@ class Generation:
             mailbox.put(self._tokens.put_nowait, news)
 
         self._job = GenerationJob(
-            prepared.layout,
+            prepared.prompt,
             tell,
             replace(prepared.generation, stop=(*prepared.generation.stop, *prepared.own_stop)),
             min(n_ctx or loaded.n_ctx, loaded.n_ctx),
@@ -130,7 +130,7 @@ class Generation:
     def _tell_known(self, prepared: PreparedPrompt, answer: str, tokenizer: Tokenizer) -> None:
         """An answer that needs no model, as if it had given it."""
         tokens = answer_tokens(answer, tokenizer, prepared.generation)
-        self.stats.prompt_tokens = len(prepared.layout.keys)
+        self.stats.prompt_tokens = len(prepared.prompt.keys)
         self.stats.generated_tokens = len(tokens)
         whole = "".join(token.text for token in tokens) == answer
         self.stats.stop_reason = "stop" if whole else "length"

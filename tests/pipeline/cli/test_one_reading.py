@@ -222,7 +222,7 @@ def test_each_scene_of_a_timeline_is_described_as_one_asks_about_it(
     submit, read = long_video._batcher.submit, list[list[int | bytes]]()
 
     def watched(job: GenerationJob) -> None:
-        read.append(list(job.layout.keys))
+        read.append(list(job.prompt.keys))
         submit(job)
 
     monkeypatch.setattr(long_video._batcher, "submit", watched)

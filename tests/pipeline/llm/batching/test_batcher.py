@@ -230,25 +230,25 @@ def test_a_short_prompt_does_not_wait_for_a_long_one(quick: Batcher) -> None:
 
 def test_a_job_after_the_end_is_refused() -> None:
     batcher = Batcher(Bundle.load("mini").llm_path(), n_parallel=1, n_ctx=256)
-    layout = batcher.tokenize_prompt([Text(PROMPTS[0])])
+    tokenized = batcher.tokenize_prompt([Text(PROMPTS[0])])
     batcher.close()
     told: list[Token | Exception | None] = []
     with pytest.raises(Stopped, match="stopping"):
-        batcher.submit(GenerationJob(layout, told.append))
+        batcher.submit(GenerationJob(tokenized, told.append))
     assert told == []
     batcher.close()  # a second time is none
 
 
 def test_a_job_that_comes_with_the_end_is_refused_or_told() -> None:
     batcher = Batcher(Bundle.load("mini").llm_path(), n_parallel=1, n_ctx=256)
-    layout = batcher.tokenize_prompt([Text(PROMPTS[0])])
+    tokenized = batcher.tokenize_prompt([Text(PROMPTS[0])])
     taken: list[queue.Queue[Token | Exception | None]] = []
 
     def submit() -> None:
         with suppress(Stopped):
             while True:
                 news: queue.Queue[Token | Exception | None] = queue.Queue()
-                batcher.submit(GenerationJob(layout, news.put))
+                batcher.submit(GenerationJob(tokenized, news.put))
                 taken.append(news)
 
     threads = [threading.Thread(target=submit) for _ in range(4)]

@@ -70,8 +70,8 @@ def _steps_beside(batcher: Batcher, prompts: list[str]) -> int:
 
     begun = growing.job.stats.generated_tokens
     for prompt in prompts:
-        layout = batcher.tokenize_prompt([Text(prompt)])
-        batcher.submit(GenerationJob(layout, note, options_of(max_tokens=1)))
+        tokenized = batcher.tokenize_prompt([Text(prompt)])
+        batcher.submit(GenerationJob(tokenized, note, options_of(max_tokens=1)))
     hold.let_go()
     for _ in prompts:
         assert ended.acquire(timeout=30)
@@ -99,8 +99,8 @@ def test_short_prompts_that_come_together_are_written_together(quick: Batcher) -
     def note(news: object) -> None:
         n_first.append(max(each.job.stats.generated_tokens for each in asked))
 
-    layout = quick.tokenize_prompt([Text("z" * 255)])  # the longest, which is read last
-    quick.submit(GenerationJob(layout, note, options_of(max_tokens=1)))
+    tokenized = quick.tokenize_prompt([Text("z" * 255)])  # the longest, which is read last
+    quick.submit(GenerationJob(tokenized, note, options_of(max_tokens=1)))
     hold.let_go()
     for each in asked:
         each.tokens()
@@ -120,8 +120,8 @@ def test_an_answer_gets_as_much_as_a_long_prompt_that_is_read_beside_it(quick: B
         read.set()
 
     begun = growing.job.stats.generated_tokens
-    layout = quick.tokenize_prompt([Text("b" * 1000)])
-    quick.submit(GenerationJob(layout, note, options_of(max_tokens=1)))
+    tokenized = quick.tokenize_prompt([Text("b" * 1000)])
+    quick.submit(GenerationJob(tokenized, note, options_of(max_tokens=1)))
     assert read.wait(30)
     growing.job.cancelled = True
     growing.tokens()
@@ -138,8 +138,8 @@ def test_long_prompts_leave_half_of_the_places_to_others(quick: Batcher) -> None
         n_begun.append(sum(each.job.stats.queue_seconds > 0 for each in long))
         told.set()
 
-    layout = quick.tokenize_prompt([Text("short")])
-    quick.submit(GenerationJob(layout, note, options_of(max_tokens=1), client="short"))
+    tokenized = quick.tokenize_prompt([Text("short")])
+    quick.submit(GenerationJob(tokenized, note, options_of(max_tokens=1), client="short"))
     hold.let_go()
     assert told.wait(30)
     for each in long:
@@ -180,9 +180,9 @@ def test_a_long_prompt_that_only_waits_to_be_read_makes_room_for_short_ones(
             n_grown.append(max(each.stats.generated_tokens for each in growing))
 
     for i in range(3):
-        layout = quick.tokenize_prompt([Text(f"g{i}")])
+        tokenized = quick.tokenize_prompt([Text(f"g{i}")])
         options = options_of(sampling=FOREVER, max_tokens=40)
-        growing.append(GenerationJob(layout, partial(note, i), options, client=f"g{i}"))
+        growing.append(GenerationJob(tokenized, partial(note, i), options, client=f"g{i}"))
         quick.submit(growing[-1])
     go_on.set()
     assert all(ended.acquire(timeout=30) for _ in growing)
@@ -204,8 +204,8 @@ def test_a_long_prompt_counts_before_it_is_read(tiny_llama: Path) -> None:
         def listen(_: object) -> None:
             seconds_read.append(long.job.stats.prompt_seconds)
 
-        layout = batcher.tokenize_prompt([Text("short")])
-        short = GenerationJob(layout, listen, options_of(max_tokens=1), client="has had some")
+        tokenized = batcher.tokenize_prompt([Text("short")])
+        short = GenerationJob(tokenized, listen, options_of(max_tokens=1), client="has had some")
         batcher.submit(short)
         hold.let_go()
         long.tokens()

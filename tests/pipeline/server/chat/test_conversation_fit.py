@@ -44,7 +44,7 @@ def batcher(tiny_llama: Path) -> Iterator[Batcher]:
 
 def fitted(batcher: Batcher, conversation: Conversation, max_tokens: int = 16) -> TokenizedPrompt:
     how = Rendering(Counting())
-    return fit_conversation(batcher, how, conversation, LIMIT, max_tokens).layout
+    return fit_conversation(batcher, how, conversation, LIMIT, max_tokens).prompt
 
 
 def one_by_one(batcher: Batcher, conversation: Conversation, max_tokens: int) -> TokenizedPrompt:
@@ -53,10 +53,10 @@ def one_by_one(batcher: Batcher, conversation: Conversation, max_tokens: int) ->
     few = 2 if kept[-1][0].role == "assistant" else 1
     while True:
         prompt, _ = conversation_prompt(Rendering(ChatTemplate("")), kept)
-        layout = batcher.tokenize_prompt(prompt)
+        tokenized = batcher.tokenize_prompt(prompt)
         turns = [i for i, (message, _) in enumerate(kept) if message.role != "system"]
-        if len(layout.keys) <= LIMIT - max_tokens or len(turns) <= few:
-            return layout
+        if len(tokenized.keys) <= LIMIT - max_tokens or len(turns) <= few:
+            return tokenized
         _, seen = kept.pop(turns[0])
         heir = turns[1] - 1
         while kept[heir][0].role == "assistant" and heir + 1 < len(kept):
@@ -101,8 +101,8 @@ def test_a_hundred_thousand_messages_are_not_rendered_one_after_another(batcher:
     conversation: Conversation = [
         (ServiceMessage(("user", "assistant")[i % 2], "hi"), []) for i in range(100_001)
     ]
-    layout = fit_conversation(batcher, Rendering(template), conversation, LIMIT, 16).layout
-    assert LIMIT / 2 < len(layout.keys) <= LIMIT - 16
+    tokenized = fit_conversation(batcher, Rendering(template), conversation, LIMIT, 16).prompt
+    assert LIMIT / 2 < len(tokenized.keys) <= LIMIT - 16
     assert template.n_messages < 4 * LIMIT
 
 
