@@ -25,8 +25,8 @@ from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.runtime import backend
 from reellama.gguf_tools.runtime.context import Context, ContextSettings
 from reellama.gguf_tools.text.tokenizer import Tokenizer
+from reellama.pipeline.llm.cached_tokens import CachedTokens
 from reellama.pipeline.llm.generation_options import GenerationOptions, Sampling
-from reellama.pipeline.llm.kv_cache import KVCache
 from reellama.pipeline.llm.prompt import (
     GeneratedText,
     Prompt,
@@ -155,7 +155,7 @@ class Engine:
         self.tokenizer = Tokenizer(self._model)
         self.n_ctx = self._ctx.n_ctx
         self.n_embd = self._ctx.n_embd
-        self._cache = KVCache(self._ctx.ptr)
+        self._cache = CachedTokens(self._ctx.ptr)
         key = llm_key(self._model, settings, lora)
         self._prompts = PromptCache(prompt_cache, self._ctx, self._cache, key)
         self._scorer = TokenScorer(self.tokenizer, self._ctx.n_vocab)

@@ -21,7 +21,7 @@ import numpy as np
 from reellama.gguf_tools.atomic_write import stamp
 from reellama.gguf_tools.runtime.backend import Model
 from reellama.gguf_tools.runtime.context import Context, ContextSettings
-from reellama.pipeline.llm.kv_cache import KVCache
+from reellama.pipeline.llm.cached_tokens import CachedTokens
 from reellama.pipeline.llm.prompt import CellKey, TokenizedPrompt
 
 STATE = "state"  # the array's name in the store
@@ -43,7 +43,7 @@ class PromptCache:
     """
 
     def __init__(
-        self, store: ArrayStore | None, context: Context, cells: KVCache, llm: str
+        self, store: ArrayStore | None, context: Context, cells: CachedTokens, llm: str
     ) -> None:
         # Cells of models with M-RoPE have places in a picture too, which a state may lack.
         self._store = None if context.has_mrope else store

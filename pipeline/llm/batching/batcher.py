@@ -27,7 +27,7 @@ from reellama.pipeline.llm.batching.generation_job import (
 )
 from reellama.pipeline.llm.batching.slots import N_BATCH, Answer, Slot, SlotSpan, StepPlanner
 from reellama.pipeline.llm.batching.turns import Turns
-from reellama.pipeline.llm.kv_cache import KVCache
+from reellama.pipeline.llm.cached_tokens import CachedTokens
 from reellama.pipeline.llm.prompt import PromptPart, Text, TokenizedPrompt, tokenize_prompt
 from reellama.pipeline.llm.text_stream import TextStream
 from reellama.pipeline.llm.token_sampling import Sampler
@@ -81,7 +81,7 @@ class Batcher:
         lengths = (len(token.encode()) for token in tokens) if isinstance(tokens, list) else ()
         self._longest_token = max(lengths, default=256)  # bytes
         self._scorer = TokenScorer(self.tokenizer, self._ctx.n_vocab)
-        self._slots = [Slot(KVCache(self._ctx.ptr, i)) for i in range(n_parallel)]
+        self._slots = [Slot(CachedTokens(self._ctx.ptr, i)) for i in range(n_parallel)]
         self._inbox: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
         self._turns, self._planner = Turns(), StepPlanner()
         # Told when a step is over: who hears it would only take time from the rest of the step.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from reellama.gguf_tools.runtime.context import BatchSpan
 from reellama.pipeline.llm.batching.generation_job import GenerationJob
-from reellama.pipeline.llm.kv_cache import KVCache
+from reellama.pipeline.llm.cached_tokens import CachedTokens
 from reellama.pipeline.llm.prompt import TokenizedPrompt, TokenSpan
 from reellama.pipeline.llm.text_stream import TextStream
 from reellama.pipeline.llm.token_sampling import Sampler
@@ -67,7 +67,7 @@ class Answer:
 class Slot:
     """A sequence: what its memory holds, and the answer that is using it."""
 
-    cache: KVCache
+    cache: CachedTokens
     answer: Answer | None = None
     used: float = 0.0  # when, by the monotonic clock
 

@@ -9,11 +9,11 @@ from llama_cpp import llama_cpp
 from reellama.pipeline.llm.prompt import CellKey, GeneratedText, TokenSpan
 
 
-class KVCache:
-    """The ledger of one sequence of a llama.cpp context.
+class CachedTokens:
+    """What the KV cache of one sequence of a llama.cpp context holds: a list, not keys and values.
 
     `keys[i]` says what cell i holds. A cell's number is its position too, but for models with
-    M-RoPE, where a picture's tokens take many cells and few positions. The ledger may lag behind
+    M-RoPE, where a picture's tokens take many cells and few positions. This list may lag behind
     the memory (an interrupted call leaves cells that it does not list) but never claims more than
     the memory has: entries are added after they were decoded, and removed before the memory is cut.
     """
