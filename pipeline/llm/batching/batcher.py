@@ -1,7 +1,8 @@
 """Several answers at once from one model: sequences side by side in one llama.cpp context.
 
 Every step decodes the next token of all answers together with a piece of the prompts that are
-still being read, so a long prompt holds nobody up (continuous batching, as in Orca, OSDI 2022).
+still being read, so a long prompt holds nobody up: continuous batching, as in Orca (OSDI 2022), with
+chunked prefill, as in Sarathi-Serve (OSDI 2024).
 Reading the weights once for all of them is what makes it quick.
 """
 
@@ -25,8 +26,9 @@ from reellama.pipeline.llm.batching.generation_job import (
     Stopped,
     tell,
 )
-from reellama.pipeline.llm.batching.slots import N_BATCH, Answer, Slot, SlotSpan, StepPlanner
-from reellama.pipeline.llm.batching.turns import Turns
+from reellama.pipeline.llm.batching.scheduler import JobQueue
+from reellama.pipeline.llm.batching.slots import JobState, Slot
+from reellama.pipeline.llm.batching.step_planner import N_BATCH, SlotSpan, StepPlanner
 from reellama.pipeline.llm.cached_tokens import CachedTokens
 from reellama.pipeline.llm.prompt import PromptPart, Text, TokenizedPrompt, tokenize_prompt
 from reellama.pipeline.llm.text_stream import TextStream
@@ -82,8 +84,8 @@ class Batcher:
         self._longest_token = max(lengths, default=256)  # bytes
         self._scorer = TokenScorer(self.tokenizer, self._ctx.n_vocab)
         self._slots = [Slot(CachedTokens(self._ctx.ptr, i)) for i in range(n_parallel)]
-        self._inbox: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
-        self._turns, self._planner = Turns(), StepPlanner()
+        self._inbox: queue.SimpleQueue[JobState | None] = queue.SimpleQueue()
+        self._queue, self._planner = JobQueue(), StepPlanner()
         # Told when a step is over: who hears it would only take time from the rest of the step.
         self._news: list[tuple[GenerationJob, Token | Exception | None]] = []
         self.failure: BaseException | None = None
@@ -125,12 +127,12 @@ class Batcher:
             raise Stopped
         sampler = Sampler(job.options.sampling, self.model, self.n_ctx)
         shown = frozenset(self.tokenizer.single_tokens(job.shown))
-        answer = Answer(job, sampler, TextStream(job.options.stop), job.prompt, shown=shown)
-        answer.since = time.perf_counter()
+        state = JobState(job, sampler, TextStream(job.options.stop), job.prompt, shown=shown)
+        state.stage_started_at = time.perf_counter()
         with self._closing:
             if self._closed:
                 raise Stopped
-            self._inbox.put(answer)
+            self._inbox.put(state)
 
     def close(self) -> None:
         """Stop, and free the model."""
@@ -155,17 +157,17 @@ class Batcher:
             self._end(slot, reason)
         self._tell_news()
         while not self._inbox.empty():
-            if (answer := self._inbox.get()) is not None:
-                self._turns.wait(answer, self._slots)
-        for answer in self._turns.waiting:
-            tell(answer.job, reason)
+            if (state := self._inbox.get()) is not None:
+                self._queue.add(state, self._slots)
+        for state in self._queue.waiting:
+            tell(state.job, reason)
         if self.failure is not None:
             self._on_failure()
 
     def _answer_all(self) -> None:
         """Answer until the end is asked for."""
         while self._admit():
-            busy = [slot for slot in self._slots if slot.answer is not None]
+            busy = [slot for slot in self._slots if slot.state is not None]
             try:
                 self._step(busy)
             except Exception as error:  # noqa: BLE001  # those who wait must hear of it
@@ -175,46 +177,46 @@ class Batcher:
             self._tell_news()
 
     def _admit(self) -> bool:
-        """Give free sequences to those who wait; with nothing to do, wait. False means the end."""
+        """Give sequences to jobs that wait; with nothing to do, wait. False means the end."""
         for slot in self._slots:
-            if slot.answer is not None and slot.answer.job.cancelled:
+            if slot.state is not None and slot.state.job.cancelled:
                 self._end(slot, None)
         self._tell_news()
         while True:
-            waiting = self._turns.waiting
-            idle = all(slot.answer is None for slot in self._slots) and not waiting
+            waiting = self._queue.waiting
+            idle = all(slot.state is None for slot in self._slots) and not waiting
             try:
                 while True:
-                    answer = self._inbox.get(block=idle)
-                    if answer is None:
+                    state = self._inbox.get(block=idle)
+                    if state is None:
                         return False
-                    self._turns.wait(answer, self._slots)
+                    self._queue.add(state, self._slots)
                     idle = False
             except queue.Empty:
                 pass
-            for answer in self._turns.drop_cancelled():
-                tell(answer.job, None)
-            if (found := self._turns.take_before_others(self._slots)) is not None:
-                answer, slot = found
-                self._pause(slot)
-                self._begin(answer, [slot])
-            free = [slot for slot in self._slots if slot.answer is None]
-            while free and (next_one := self._turns.take(self._slots, free)):
+            for state in self._queue.drop_cancelled():
+                tell(state.job, None)
+            if (found := self._queue.preempt(self._slots)) is not None:
+                state, slot = found
+                self._preempt(slot)
+                self._begin(state, [slot])
+            free = [slot for slot in self._slots if slot.state is None]
+            while free and (next_one := self._queue.next_job(self._slots, free)):
                 self._begin(next_one, free)
-                free = [slot for slot in free if slot.answer is None]
+                free = [slot for slot in free if slot.state is None]
             if len(free) < len(self._slots):
                 return True
 
-    def _begin(self, answer: Answer, free: Sequence[Slot]) -> None:
-        """Give an answer one of these sequences. What goes wrong ends this job alone."""
+    def _begin(self, state: JobState, free: Sequence[Slot]) -> None:
+        """Give a job one of these sequences. What goes wrong ends this job alone."""
         try:
-            self._start(answer, free)
+            self._start(state, free)
         except Exception as error:  # noqa: BLE001
-            tell(answer.job, error)
+            tell(state.job, error)
 
-    def _start(self, answer: Answer, free: Sequence[Slot]) -> None:
+    def _start(self, state: JobState, free: Sequence[Slot]) -> None:
         """Start on the sequence that holds most of the prompt, or on the one unused the longest."""
-        job, keys = answer.job, answer.prompt.keys
+        job, keys = state.job, state.prompt.keys
 
         def kept(slot: Slot) -> int:
             common = slot.cache.common_prefix(keys)
@@ -223,31 +225,31 @@ class Batcher:
         slot = max(free, key=lambda slot: (kept(slot), -slot.used))
         # The last position is always read: its logits are needed.
         common = min(slot.cache.common_prefix(keys), len(keys) - 1)
-        reused = slot.cache.keep(answer.prompt.reusable(common))
-        if not answer.paused:
+        reused = slot.cache.keep(state.prompt.reusable(common))
+        if not state.was_preempted:
             job.stats.prompt_tokens, job.stats.reused_tokens = len(keys), reused
-        answer.work = -max(0, answer.n_had - reused)
-        answer.begin(answer.prompt.spans_after(reused))
-        if not answer.written:
+        state.work = -max(0, state.n_preempted_cells - reused)
+        state.start_prefill(state.prompt.spans_after(reused))
+        if not state.generated_ids:
             now = time.perf_counter()
-            job.stats.queue_seconds += now - answer.since
-            answer.since = now
-        answer.begun = answer.begun or time.perf_counter()
-        slot.answer = answer
+            job.stats.queue_seconds += now - state.stage_started_at
+            state.stage_started_at = now
+        state.started_at = state.started_at or time.perf_counter()
+        slot.state = state
 
-    def _pause(self, slot: Slot) -> None:
-        """Put an answer back among those who wait. It goes on by reading what it has written."""
-        answer, slot.answer = slot.answer, None
-        assert answer is not None
+    def _preempt(self, slot: Slot) -> None:
+        """Put a job back among those that wait. It goes on by reading what it has generated."""
+        state, slot.state = slot.state, None
+        assert state is not None
         slot.used = time.monotonic()
-        answer.paused, answer.n_had = True, len(slot.cache)
-        answer.unread.clear()
-        answer.prompt = answer.job.prompt.followed_by(answer.written)
-        if not answer.written:
+        state.was_preempted, state.n_preempted_cells = True, len(slot.cache)
+        state.pending.clear()
+        state.prompt = state.job.prompt.followed_by(state.generated_ids)
+        if not state.generated_ids:
             now = time.perf_counter()
-            answer.job.stats.prompt_seconds += now - answer.since
-            answer.since = now
-        self._turns.wait(answer, self._slots)
+            state.job.stats.prompt_seconds += now - state.stage_started_at
+            state.stage_started_at = now
+        self._queue.add(state, self._slots)
 
     def _step(self, busy: Sequence[Slot]) -> None:
         """One batch of soft tokens where any are next, and one of token ids."""
@@ -273,28 +275,28 @@ class Batcher:
 
     def _advance(self, slot: Slot, piece: SlotSpan, index: int) -> None:
         """Note that a piece was decoded; choose the next token where its logits are there."""
-        answer = slot.answer
-        assert answer is not None
+        state = slot.state
+        assert state is not None
         slot.cache.extend(piece.tokens)
-        self._turns.worked(answer, len(piece.tokens), piece.wants_logits)
-        if answer.unread:
-            rest = answer.unread.popleft()[len(piece.tokens) :]
+        self._queue.count_work(state, len(piece.tokens), piece.wants_logits)
+        if state.pending:
+            rest = state.pending.popleft()[len(piece.tokens) :]
             if len(rest):
-                answer.unread.appendleft(rest)
+                state.pending.appendleft(rest)
         if not piece.wants_logits:
             return
-        stats, now = answer.job.stats, time.perf_counter()
+        stats, now = state.job.stats, time.perf_counter()
         if stats.generated_tokens == 0:
-            stats.prompt_seconds += now - answer.since
-            answer.since = now
-        stats.generate_seconds = now - answer.since
+            stats.prompt_seconds += now - state.stage_started_at
+            state.stage_started_at = now
+        stats.generate_seconds = now - state.stage_started_at
         try:
-            self._choose(slot, answer, index)
+            self._choose(slot, state, index)
         except Exception as error:  # noqa: BLE001  # such as a grammar that lets nothing follow
             self._end(slot, error)
 
-    def _choose(self, slot: Slot, answer: Answer, index: int) -> None:
-        job, stats = answer.job, answer.job.stats
+    def _choose(self, slot: Slot, state: JobState, index: int) -> None:
+        job, stats = state.job, state.job.stats
         if job.options.max_tokens == 0:
             stats.stop_reason = "length"
             return self._end(slot, None)
@@ -303,31 +305,31 @@ class Batcher:
         if job.options.sampling.takes_likeliest:
             token = int(logits.argmax())
         else:
-            token = answer.sampler.sample(self._ctx.ptr, lambda: logits, index)
+            token = state.sampler.sample(self._ctx.ptr, lambda: logits, index)
         if self.tokenizer.is_eog(token):
             stats.stop_reason, stats.end_token = "stop", token
         else:
-            answer.written.append(token)
+            state.generated_ids.append(token)
             stats.generated_tokens += 1
-            scored = self._scorer.score(token, best, answer.shown)
-            for released, text in answer.stream.push(scored, scored.piece):
+            scored = self._scorer.score(token, best, state.shown)
+            for released, text in state.stream.push(scored, scored.piece):
                 self._news.append((job, released.with_text(text)))
             full = len(slot.cache) >= job.limit or stats.generated_tokens == job.options.max_tokens
-            stats.stop_reason = "stop" if answer.stream.stopped else "length" if full else None
-            stats.stop_text = answer.stream.stop_text
+            stats.stop_reason = "stop" if state.stream.stopped else "length" if full else None
+            stats.stop_text = state.stream.stop_text
         if stats.stop_reason:
-            if not answer.stream.stopped:
-                for released, text in answer.stream.flush():
+            if not state.stream.stopped:
+                for released, text in state.stream.flush():
                     self._news.append((job, released.with_text(text)))
             self._end(slot, None)
         return None
 
     def _end(self, slot: Slot, error: Exception | None) -> None:
         """Free a sequence. Its memory stays: the next question may go on from it."""
-        answer, slot.answer = slot.answer, None
+        state, slot.state = slot.state, None
         slot.used = time.monotonic()
-        if answer is not None:
-            self._news.append((answer.job, error))
+        if state is not None:
+            self._news.append((state.job, error))
 
     def _tell_news(self) -> None:
         news, self._news = self._news, []

@@ -15,7 +15,7 @@ from reellama.gguf_tools.errors import ReellamaError
 from reellama.models.bundle import Bundle
 from reellama.pipeline.llm.batching.batcher import Batcher
 from reellama.pipeline.llm.batching.generation_job import Failed, GenerationJob, Stopped
-from reellama.pipeline.llm.batching.slots import N_READ
+from reellama.pipeline.llm.batching.step_planner import PREFILL_CHUNK
 from reellama.pipeline.llm.engine import Engine, Text, Token
 from reellama.pipeline.llm.generation_options import Sampling
 from tests.helpers.batched_jobs import Asked, likelihoods, soft_prompt
@@ -217,7 +217,7 @@ def test_an_answer_grows_while_a_long_prompt_is_read(quick: Batcher) -> None:
     long.tokens()
     grown = growing.job.stats.generated_tokens - begun
     growing.job.cancelled = True
-    assert grown >= 1500 // N_READ - 1
+    assert grown >= 1500 // PREFILL_CHUNK - 1
 
 
 def test_a_short_prompt_does_not_wait_for_a_long_one(quick: Batcher) -> None:

@@ -9,13 +9,13 @@ import pytest
 
 from reellama.pipeline.llm.batching.batcher import Batcher
 from reellama.pipeline.llm.batching.generation_job import GenerationJob
-from reellama.pipeline.llm.batching.slots import (
-    FIRST_SHARE,
-    JUST_BEGUN,
+from reellama.pipeline.llm.batching.slots import SHORT_PREFILL
+from reellama.pipeline.llm.batching.step_planner import (
+    DECODE_COST,
     N_BATCH,
-    N_READ,
-    N_READ_SHORT,
-    WRITE_WORK,
+    NEW_ANSWER_TOKENS,
+    OLDEST_PROMPT_SHARE,
+    PREFILL_CHUNK,
 )
 from reellama.pipeline.llm.engine import Text, Token
 from tests.helpers.batched_jobs import Asked, Held, options_of
@@ -51,13 +51,13 @@ def test_short_prompts_that_keep_coming_hold_no_long_one_up(quick: Batcher) -> N
         Asked(quick, f"{n_short:3}" + "b" * N_BATCH, client=f"{n_short}", max_tokens=1).tokens()
         n_short += 1
     long.tokens()
-    assert n_short <= 2000 / (N_BATCH / FIRST_SHARE) + 1
+    assert n_short <= 2000 / (N_BATCH / OLDEST_PROMPT_SHARE) + 1
 
 
 def _steps_beside(batcher: Batcher, prompts: list[str]) -> int:
     """Tokens that an answer grows by while these prompts are read beside it: one a step."""
     growing = Asked(batcher, "a", sampling=FOREVER, max_tokens=-1)
-    for _ in range(JUST_BEGUN):
+    for _ in range(NEW_ANSWER_TOKENS):
         assert isinstance(growing.news.get(timeout=30), Token)
     hold = Held(batcher)
     n_grown: list[int] = []  # noted in the batcher's thread, when each of the prompts is read
@@ -87,7 +87,7 @@ def test_short_prompts_are_read_in_few_steps_while_an_answer_grows(quick: Batche
 
 def test_many_short_prompts_do_not_make_the_steps_of_a_growing_answer_long(quick: Batcher) -> None:
     n_tokens = 3 * 250
-    assert _steps_beside(quick, [f"{i}" * 250 for i in range(3)]) >= n_tokens / N_READ_SHORT
+    assert _steps_beside(quick, [f"{i}" * 250 for i in range(3)]) >= n_tokens / SHORT_PREFILL
 
 
 def test_short_prompts_that_come_together_are_written_together(quick: Batcher) -> None:
@@ -104,7 +104,7 @@ def test_short_prompts_that_come_together_are_written_together(quick: Batcher) -
     hold.let_go()
     for each in asked:
         each.tokens()
-    # The first answer begins with the first step. With steps of N_READ_SHORT positions after that,
+    # The first answer begins with the first step. With steps of SHORT_PREFILL positions after that,
     # the last one would begin two steps later.
     assert n_first[0] <= 2
 
@@ -125,7 +125,7 @@ def test_an_answer_gets_as_much_as_a_long_prompt_that_is_read_beside_it(quick: B
     assert read.wait(30)
     growing.job.cancelled = True
     growing.tokens()
-    assert n_grown[0] - begun >= (1000 - 2 * N_READ) / WRITE_WORK
+    assert n_grown[0] - begun >= (1000 - 2 * PREFILL_CHUNK) / DECODE_COST
 
 
 def test_long_prompts_leave_half_of_the_places_to_others(quick: Batcher) -> None:

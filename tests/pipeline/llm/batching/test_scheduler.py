@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from reellama.pipeline.llm.batching.batcher import Batcher
-from reellama.pipeline.llm.batching.slots import WRITE_WORK
-from reellama.pipeline.llm.batching.turns import TURN
+from reellama.pipeline.llm.batching.scheduler import QUANTUM
+from reellama.pipeline.llm.batching.step_planner import DECODE_COST
 from reellama.pipeline.llm.engine import Engine, Text, Token
 from tests.helpers.batched_jobs import Asked, Held, Order, likelihoods, soft_prompt
 from tests.helpers.forced_sampling import FOREVER, ROUNDING
@@ -39,9 +39,9 @@ def test_places_are_shared_among_clients(quick: Batcher) -> None:
         each.tokens()
 
 
-def until_its_turn_is_over(asked: Asked) -> None:
-    """Read its first answer's tokens until it may be paused."""
-    for _ in range(TURN // WRITE_WORK + 1):
+def until_its_quantum_is_used(asked: Asked) -> None:
+    """Read its first answer's tokens until it may be preempted."""
+    for _ in range(QUANTUM // DECODE_COST + 1):
         assert isinstance(asked.news.get(timeout=30), Token)
 
 
@@ -50,7 +50,7 @@ def test_answers_without_end_make_room_for_a_short_one(quick: Batcher) -> None:
         Asked(quick, f"{i} {'z' * 200}", "one", sampling=FOREVER, max_tokens=-1) for i in range(4)
     ]
     for asked in endless[:2]:
-        until_its_turn_is_over(asked)
+        until_its_quantum_is_used(asked)
     for client in ("one", "another"):  # its own short one too
         assert Asked(quick, "short", client, sampling=FOREVER, max_tokens=3).text()
     assert not any(asked.job.stats.stop_reason for asked in endless)
@@ -69,7 +69,7 @@ def test_long_prompts_make_room_for_a_short_one(quick: Batcher) -> None:
 
 
 @pytest.mark.parametrize("seen", [False, True], ids=["text", "soft tokens"])
-def test_a_paused_answer_goes_on_as_if_nothing_had_been(tiny_llama: Path, seen: bool) -> None:
+def test_a_preempted_answer_goes_on_as_if_nothing_had_been(tiny_llama: Path, seen: bool) -> None:
     batcher = Batcher(tiny_llama, n_parallel=1, n_ctx=1024)
     try:
         with Engine(tiny_llama, n_ctx=1024) as alone:

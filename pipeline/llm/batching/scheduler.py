@@ -1,0 +1,166 @@
+"""Which job gets a sequence, and which has to give one up: long answers hold up neither short ones
+nor other clients.
+
+Clients are served by what they have had, as in "Fairness in Serving Large Language Models" (Sheng
+and others, OSDI 2024), and a job that has used its quantum may be preempted by one that has had
+none, as in a multi-level feedback queue. Work is counted in positions that are read.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+
+from reellama.pipeline.llm.batching.slots import SHORT_PREFILL, JobState, Slot
+from reellama.pipeline.llm.batching.step_planner import DECODE_COST
+
+QUANTUM = 512  # work after which a job may be preempted
+MAX_WORK_LOST = 64  # work that a long prompt loses without harm when it is preempted
+SHORTER_FACTOR = 4  # a job with so many times fewer cells is much shorter
+MAX_CLIENTS = 1024  # whose work is remembered
+
+
+class JobQueue:
+    """The jobs that wait for a sequence, and how much work each client has had."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[JobState] = deque()
+        self._served: Counter[str] = Counter()
+
+    def add(self, state: JobState, slots: Sequence[Slot]) -> None:
+        """Let a job wait. A client saves up no work by asking for nothing."""
+        client = state.job.client
+        here = {each.job.client for each in (*self.waiting, *_running(slots))}
+        if here and client not in here:
+            least = min(self._served[each] for each in here)
+            self._served[client] = max(self._served[client], least)
+        self.waiting.append(state)
+        if len(self._served) > MAX_CLIENTS:
+            self._served = Counter({each: self._served[each] for each in (*here, client)})
+
+    def next_job(self, slots: Sequence[Slot], free: Sequence[Slot]) -> JobState | None:
+        """Take out the job that is next and may have one of the free sequences.
+
+        That is a job of the client with the fewest running jobs, of those the client that has had
+        the least work, with what a long prompt is about to take, and of a client's own jobs the
+        one that waits the longest. Long prompts have at most half of the sequences during their
+        prefill: they are read one after the other, and with more of them there would be none for
+        short ones.
+        """
+        n_long = sum(_reads_long(each) for each in _running(slots))
+        # A second long prompt would only wait there to be read: not in the last free sequence.
+        full = n_long >= max(1, len(slots) // 2) or (n_long > 0 and len(free) < 2)
+        able = [each for each in self.waiting if not (full and _is_long(each, free))]
+        if not able:
+            return None
+        state = min(able, key=self._rank(slots))
+        self.waiting.remove(state)
+        return state
+
+    def drop_cancelled(self) -> list[JobState]:
+        """Take out those whose job was cancelled."""
+        gone = [each for each in self.waiting if each.job.cancelled]
+        self.waiting = deque(each for each in self.waiting if not each.job.cancelled)
+        return gone
+
+    def count_work(self, state: JobState, n_read: int, n_generated: int) -> None:
+        """Count work that was done for a job."""
+        work = n_read + DECODE_COST * n_generated
+        state.work += work
+        self._served[state.job.client] += work
+
+    def preempt(self, slots: Sequence[Slot]) -> tuple[JobState, Slot] | None:
+        """Take out a waiting job, and say which running job must give up its sequence for it.
+
+        When: all sequences are taken, and none will be free soon, because each job has used its
+        quantum, or will have with the rest of its prompt. Where one will be free soon, only long
+        prompts give way of which hardly anything was read while another one was.
+
+        For whom: a waiting job that was never preempted itself, in the order of the queue.
+
+        Which may be preempted: jobs that have used their quantum, by a job of another client or a
+        much shorter one; and those that have not, by a job that is much shorter than what is left
+        of their prompt. The job that started first is safe until it has used its quantum, so it
+        gets through.
+
+        Which one is: of the client with the most running jobs, the job with the fewest cells,
+        which are to be read again.
+        """
+        victims = {slot: slot.state for slot in slots if slot.state is not None}
+        if len(victims) < len(slots):
+            return None
+        oldest = min(victims, key=lambda slot: victims[slot].started_at)
+        if not all(map(_will_use_quantum, victims.values())):
+            victims = _barely_read(victims, oldest)
+        victims = {
+            slot: state
+            for slot, state in victims.items()
+            if slot is not oldest or _has_used_quantum(state)
+        }
+        n_running = Counter(each.job.client for each in _running(slots))
+        for state in sorted(self.waiting, key=self._rank(slots)):
+            if state.was_preempted:
+                continue
+            able = [slot for slot, victim in victims.items() if _may_preempt(state, victim, slot)]
+            if able:
+                self.waiting.remove(state)
+                clients = {slot: victims[slot].job.client for slot in able}
+                slot = min(able, key=lambda each: (-n_running[clients[each]], len(each.cache)))
+                return state, slot
+        return None
+
+    def _rank(self, slots: Sequence[Slot]) -> Callable[[JobState], tuple[int, int]]:
+        """The order of the queue: a function whose value is smallest for the job that is next."""
+        n_running = Counter(each.job.client for each in _running(slots))
+
+        def rank(state: JobState) -> tuple[int, int]:
+            # What a prompt takes beyond a quantum counts before it is read: fair queueing does so.
+            beyond = max(0, len(state.prompt.keys) - QUANTUM)
+            return n_running[state.job.client], self._served[state.job.client] + beyond
+
+        return rank
+
+
+def _is_long(state: JobState, free: Sequence[Slot]) -> bool:
+    """Whether much is to be read for a waiting job, in any of these sequences."""
+    keys = state.prompt.keys
+    if len(keys) <= SHORT_PREFILL:
+        return False
+    return len(keys) - max(slot.cache.common_prefix(keys) for slot in free) > SHORT_PREFILL
+
+
+def _reads_long(state: JobState) -> bool:
+    return bool(state.pending) and not state.is_short
+
+
+def _barely_read(states: dict[Slot, JobState], oldest: Slot) -> dict[Slot, JobState]:
+    """Long prompts of which hardly anything was read, while another one was: the one that started
+    first, or else the one that is read next."""
+    long = {slot: state for slot, state in states.items() if _reads_long(state)}
+    read = min(long, key=lambda slot: (slot is not oldest, long[slot].n_pending), default=None)
+    return {
+        slot: state
+        for slot, state in long.items()
+        if slot is not read and state.work <= MAX_WORK_LOST
+    }
+
+
+def _has_used_quantum(state: JobState) -> bool:
+    return state.work >= QUANTUM
+
+
+def _will_use_quantum(state: JobState) -> bool:
+    """Whether it has used its quantum, or will have when its prompt is read."""
+    return max(0, state.work) + state.n_pending >= QUANTUM
+
+
+def _may_preempt(state: JobState, victim: JobState, slot: Slot) -> bool:
+    """Whether a waiting job may have the sequence of `victim`, which is that of `slot`."""
+    n_cells = SHORTER_FACTOR * len(state.prompt.keys)
+    if not _has_used_quantum(victim):
+        return n_cells <= victim.n_pending
+    return state.job.client != victim.job.client or n_cells <= len(slot.cache)
+
+
+def _running(slots: Sequence[Slot]) -> list[JobState]:
+    return [slot.state for slot in slots if slot.state is not None]
