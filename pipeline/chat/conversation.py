@@ -25,7 +25,7 @@ ROOM_AFTER_DROPPING = 0.75
 
 
 # Tokens as they come. Closing it stops the answer and keeps what there is of it.
-Answer = Generator[Token, None, None]
+TokenStream = Generator[Token, None, None]
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Chat:
         self.dropped = 0
         self.on_drop = on_drop
 
-    def ask(self, question: str, **generation: Any) -> Answer:
+    def ask(self, question: str, **generation: Any) -> TokenStream:
         """Answer `question`; the turn is kept when the answer ends, also when it is cut short.
 
         `generation` goes to `Engine.generate`. Raises ReellamaError when the videos and the
@@ -86,25 +86,25 @@ class Chat:
 
     def put(
         self, index: int, question: str, *, request: str | None = None, **generation: Any
-    ) -> Answer:
+    ) -> TokenStream:
         """Answer `question` as turn `index`, in place of those from there on.
 
         request: what the LLM is asked instead, without the turns before.
         """
         return self._answer(index, question, generation, request)
 
-    def reply(self, index: int, question: str, answer: str) -> Answer:
+    def reply(self, index: int, question: str, answer: str) -> TokenStream:
         """A turn whose answer is known without the LLM, as one token; `index` as in `put`."""
         self.turns[index:] = [Turn(question, answer)]
         yield Token(-1, answer, 1.0, [])
 
-    def edit(self, index: int, question: str, **generation: Any) -> Answer:
+    def edit(self, index: int, question: str, **generation: Any) -> TokenStream:
         """Ask `question` in place of turn `index`, which goes with all that follow it."""
         if not 0 <= index < len(self.turns):
             raise ReellamaError(f"there is no turn {index + 1}: there are {len(self.turns)}")
         return self._answer(index, question, generation)
 
-    def retry(self, **generation: Any) -> Answer:
+    def retry(self, **generation: Any) -> TokenStream:
         """Ask the last question again."""
         if not self.turns:
             raise ReellamaError("nothing was asked yet")
@@ -194,7 +194,7 @@ class Chat:
 
     def _answer(
         self, index: int, question: str, generation: dict[str, Any], request: str | None = None
-    ) -> Answer:
+    ) -> TokenStream:
         """Answer `question` as turn `index`; what stands there goes when the answer begins."""
         if not question.strip():
             raise ReellamaError("the question is empty")

@@ -18,7 +18,7 @@ from reellama.gguf_tools.errors import ReellamaError
 from reellama.models import prompt_format
 from reellama.models.token_pooling.options import PoolingOptions
 from reellama.pipeline.chat.answer_plan import AnswerPlan, plan_answer
-from reellama.pipeline.chat.conversation import Answer, Chat, Turn, Video
+from reellama.pipeline.chat.conversation import Chat, TokenStream, Turn, Video
 from reellama.pipeline.chat.video_chat import VideoChat
 from reellama.pipeline.chat.video_notes import NotedVideo, notes_as_text, take_notes
 from reellama.pipeline.llm.engine import EngineStats, Text
@@ -68,7 +68,7 @@ class OllamaChat(Chat):
 
     def _answer(
         self, index: int, question: str, generation: dict[str, Any], request: str | None = None
-    ) -> Answer:
+    ) -> TokenStream:
         """Answer `question` as turn `index`; what stands there goes when the answer ends."""
         if not question.strip():
             raise ReellamaError("the question is empty")

@@ -27,7 +27,7 @@ from reellama.models.cache_folders import ENCODED_FRAMES
 from reellama.models.open_bundle import VideoBundle, open_bundle
 from reellama.models.token_pooling.options import VIDEOS_SHARE, PoolingOptions
 from reellama.pipeline.chat.answer_plan import AnswerPlan, plan_answer
-from reellama.pipeline.chat.conversation import Answer, Chat, Turn, Video
+from reellama.pipeline.chat.conversation import Chat, TokenStream, Turn, Video
 from reellama.pipeline.chat.subtitle_answers import as_text
 from reellama.pipeline.chat.timings import Timings
 from reellama.pipeline.chat.video_encoder import VideoEncoder
@@ -226,7 +226,7 @@ class VideoChat:
         """Answer `question`; `generation` (`sampling`, `max_tokens`) goes to `Engine.generate`."""
         return "".join(token.text for token in self.stream(question, **generation)).strip()
 
-    def stream(self, question: str, **generation: Any) -> Answer:
+    def stream(self, question: str, **generation: Any) -> TokenStream:
         """Answer `question` token by token, each with its probability and the best alternatives.
 
         What the file itself says (how long, how large, ...) and what its subtitles say word for
@@ -235,13 +235,13 @@ class VideoChat:
         """
         return self._answer(len(self.turns), question, generation)
 
-    def retry(self, **generation: Any) -> Answer:
+    def retry(self, **generation: Any) -> TokenStream:
         """Answer the last question again, token by token."""
         if not self.turns:
             raise ReellamaError("nothing was asked yet")
         return self._answer(len(self.turns) - 1, self.turns[-1].question, generation)
 
-    def _answer(self, index: int, question: str, generation: dict[str, Any]) -> Answer:
+    def _answer(self, index: int, question: str, generation: dict[str, Any]) -> TokenStream:
         """Answer `question` as turn `index`, in place of those from there on."""
         sampling = generation.get("sampling", GREEDY_SAMPLING)
         if sampling.grammar is not None or sampling.json_schema is not None:  # the model can
@@ -255,7 +255,7 @@ class VideoChat:
 
     def _from_description(
         self, index: int, question: str, plan: AnswerPlan, generation: dict[str, Any]
-    ) -> Answer:
+    ) -> TokenStream:
         """A video's description, or how it begins. It is asked for once: words that are nearly as
         likely turn with the last digits, which depend on what stood in the KV cache before."""
         (video,) = plan.videos
@@ -366,7 +366,7 @@ class VideoChat:
         self.timings.n_soft_tokens += video.n_soft_tokens
         return video
 
-    def _timed(self, answer: Answer) -> Answer:
+    def _timed(self, answer: TokenStream) -> TokenStream:
         """The same tokens; the stages of this answer are in `timings` afterwards."""
         asked = time.perf_counter()
         self.timings.first_token = 0.0

@@ -22,7 +22,7 @@ from reellama.pipeline.cli.console import (
 from reellama.pipeline.cli.terminal.progress_bars import Spinner
 
 if TYPE_CHECKING:  # an answer of a running server is printed without all this
-    from reellama.pipeline.chat.conversation import Answer
+    from reellama.pipeline.chat.conversation import TokenStream
     from reellama.pipeline.chat.video_chat import VideoChat
     from reellama.pipeline.llm.engine import Token
 
@@ -95,7 +95,7 @@ class AnswerPrinter:
         self._console.file.flush()
 
 
-def print_answer(answer: Answer, tokens: list[Token], *, probs: bool = False) -> None:
+def print_answer(answer: TokenStream, tokens: list[Token], *, probs: bool = False) -> None:
     """Write an answer to stdout as it comes, and gather its tokens in `tokens`.
 
     Ctrl-C passes through, after what was written is ended properly.

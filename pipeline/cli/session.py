@@ -7,7 +7,7 @@ from pathlib import Path
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.models.token_pooling.options import PoolingOptions
-from reellama.pipeline.chat.conversation import Answer
+from reellama.pipeline.chat.conversation import TokenStream
 from reellama.pipeline.chat.video_chat import VideoChat
 from reellama.pipeline.cli.answer_printer import print_answer, print_remarks
 from reellama.pipeline.cli.arguments.verbosity import is_quiet
@@ -38,7 +38,7 @@ class Session:
         """Answer a question."""
         self.answer(self.video_chat.stream(question, **self.options.generation()))
 
-    def answer(self, answer: Answer) -> None:
+    def answer(self, answer: TokenStream) -> None:
         """Show an answer as it comes. Ctrl-C ends it, and what there is of it is kept."""
         self.tokens = []
         try:
