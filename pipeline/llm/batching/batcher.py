@@ -1,9 +1,9 @@
 """Several answers at once from one model: sequences side by side in one llama.cpp context.
 
 Every step decodes the next token of all answers together with a piece of the prompts that are
-still being read, so a long prompt holds nobody up: continuous batching, as in Orca (OSDI 2022), with
-chunked prefill, as in Sarathi-Serve (OSDI 2024).
-Reading the weights once for all of them is what makes it quick.
+still being read, so a long prompt holds nobody up: continuous batching, as in Orca (OSDI 2022),
+with chunked prefill, as in Sarathi-Serve (OSDI 2024). It is quick because the weights are read once
+for all of them.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ SHORT_PREFILL = 256
 class JobState:
     """A job, how far it is, and what its answer is made with.
 
-    prompt: what is read: the job's prompt, and after it was preempted what was generated before, too.
+    prompt: what is read: the job's prompt; once preempted, also what was generated until then.
     """
 
     job: GenerationJob
