@@ -43,7 +43,7 @@ class RegisteredModel:
     """A model that the server can answer with.
 
     Attributes:
-        served: its name for `reellama.pipeline.server.service.Service`.
+        service_name: its name for `reellama.pipeline.server.service.Service`.
         path: its GGUF, or the first part of it.
         manifest: what the store says of it; for a bundle or a file, what can be said in its words.
         bundle: what sees for it; None when it sees nothing.

@@ -13,7 +13,9 @@ import gc
 
 from reellama.gguf_tools import heap
 
-LARGE = 64 << 10  # bytes of a request's body; what is made of a video is many times as much
+TRIM_AFTER_BYTES = (
+    64 << 10
+)  # bytes of a request's body; what is made of a video is many times as much
 # Objects after which Python looks for what can be freed: of few it is soon done, and while it looks
 # nobody is answered.
 YOUNG = 10_000
@@ -28,7 +30,7 @@ class SpareMemory:
 
     def took(self, n_bytes: int) -> None:
         """Note that a request had a body of so many bytes. Called in the event loop."""
-        if n_bytes >= LARGE and self._timer is None:
+        if n_bytes >= TRIM_AFTER_BYTES and self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(SECONDS, self._give_back)
 
     def _give_back(self) -> None:

@@ -128,7 +128,7 @@ def said(request: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
 
 
 def check(path: Path, max_pixels: int, max_seconds: float) -> None:
-    """Raise TooLarge for what the header alone shows to be too large, before any pixel is there."""
+    """Raise MediaTooLarge where the header alone shows a file to be too large: no pixel is read."""
     from PIL import Image
 
     Image.MAX_IMAGE_PIXELS = None  # the limit is ours
@@ -167,7 +167,7 @@ def check_video(path: Path, max_seconds: float) -> tuple[int, int]:
 
 
 def check_seconds(seconds: float, most: float) -> None:
-    """Raise TooLarge for a video that is too long."""
+    """Raise MediaTooLarge for a video that is too long."""
     if seconds > most:
         raise MediaTooLarge(f"a video of {seconds:.0f} s: at most {most:.0f} s are taken")
 

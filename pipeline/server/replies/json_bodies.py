@@ -16,10 +16,11 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import SchemaValidator, from_json
 
 from reellama.gguf_tools.errors import ReellamaError
-from reellama.pipeline.server.admission.spare_memory import LARGE
 from reellama.pipeline.server.admission.work_threads import WorkThreads
 from reellama.pipeline.server.replies import finite_numbers, large_bodies
 
+# Bodies of up to this size are parsed side by side, in threads; larger ones one after the other.
+PARALLEL_PARSE_BYTES = 64 << 10
 # Of larger bodies the place of a problem is told as pydantic has it.
 MOST_SEARCHED = 4 << 20  # bytes
 # Values of a body, by the commas between them: to read more would hold up everyone else's answers.
@@ -54,9 +55,9 @@ def json_body(schema: type[BaseModel]) -> Any:
 
     async def read(request: Request) -> BaseModel:
         data = await _received(request)
-        if len(data) <= LARGE:
+        if len(data) <= PARALLEL_PARSE_BYTES:
             return await asyncio.to_thread(parse_body, schema, data)
-        # One after the other: several threads that read would share the interpreter with the loop.
+        # Several threads that parse would share the interpreter with the event loop.
         threads: WorkThreads = request.app.state.bodies
         parsed: BaseModel = await threads.run(partial(parse_body, schema, data))
         return parsed
@@ -74,11 +75,11 @@ async def _received(request: Request) -> bytes:
 
 def parse_body(schema: type[BaseModel], data: bytes) -> Any:
     """A body as `schema`. Raises BodyProblem."""
-    if len(data) < large_bodies.LARGE and not data.strip():
+    if len(data) < large_bodies.SPLIT_ABOVE_BYTES and not data.strip():
         raise BodyProblem("missing request body")
     validator = _validator(schema)
     try:
-        if len(data) < large_bodies.LARGE:
+        if len(data) < large_bodies.SPLIT_ABOVE_BYTES:
             check_size(data)
             found = validator.validate_json(data)
             check_numbers(data)

@@ -10,8 +10,8 @@ import secrets
 from collections.abc import Iterator
 from typing import Any
 
-LARGE = 1 << 20  # bytes of a body; what has fewer is read at once
-LONG = 1 << 16  # bytes of a string that is taken out
+SPLIT_ABOVE_BYTES = 1 << 20  # of a body; what has fewer is read at once
+LONG_STRING_BYTES = 1 << 16  # a string of so many is taken out
 # A string is taken out where it has none of these. Between two strings there is one of the first.
 _ELSEWHERE = b",:[]{}\\\n"
 _LONGEST_HEAD = 200  # bytes of "data:video/mp4;base64,"
@@ -50,10 +50,10 @@ def _long_strings(data: bytes) -> Iterator[tuple[int, int]]:
     """Where long strings begin and end, without what a data URL has before its base64."""
     at = begin = 0
     # A long string is over one of these places.
-    while (stop := data.find(b'"', at := at + LONG // 2)) >= 0:
+    while (stop := data.find(b'"', at := at + LONG_STRING_BYTES // 2)) >= 0:
         start = data.rfind(b'"', begin, at) + 1
         begin = stop
-        if start and stop - start < LONG:
+        if start and stop - start < LONG_STRING_BYTES:
             continue
         at = stop
         if data[start : start + 5].lower() == b"data:":

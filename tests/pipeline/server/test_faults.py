@@ -19,12 +19,16 @@ import pytest
 from pydantic import BaseModel, ValidationError, field_validator
 
 from reellama.pipeline.llm.generation_options import GenerationOptions
-from reellama.pipeline.server.admission.spare_memory import LARGE
 from reellama.pipeline.server.app import create_app
 from reellama.pipeline.server.chat.chat_request import ChatRequest, ServiceMessage
 from reellama.pipeline.server.chat.request_options import RequestOptions
 from reellama.pipeline.server.openai.openai_schemas import ChatCompletionRequest
-from reellama.pipeline.server.replies.json_bodies import BodyProblem, json_body, parse_body
+from reellama.pipeline.server.replies.json_bodies import (
+    PARALLEL_PARSE_BYTES,
+    BodyProblem,
+    json_body,
+    parse_body,
+)
 from reellama.pipeline.server.service import Service
 from reellama.pipeline.server.settings import Settings
 from tests.helpers.live_server import serving
@@ -137,7 +141,7 @@ def test_large_bodies_are_read_one_after_the_other() -> None:
             asked = [client.post("/slow", json={"text": "x" * size}) for _ in range(6)]
             return [reply.json() for reply in await asyncio.gather(*asked)]
 
-    assert asyncio.run(send_all(LARGE)) == [LARGE] * 6
+    assert asyncio.run(send_all(PARALLEL_PARSE_BYTES)) == [PARALLEL_PARSE_BYTES] * 6
     assert most == [1]
     assert asyncio.run(send_all(9)) == [9] * 6
     assert most[0] > 1  # small ones wait for no large one

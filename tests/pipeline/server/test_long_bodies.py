@@ -28,7 +28,11 @@ from reellama.pipeline.server.replies.json_bodies import (
     BodyProblem,
     parse_body,
 )
-from reellama.pipeline.server.replies.large_bodies import LARGE, LONG, LargeBody
+from reellama.pipeline.server.replies.large_bodies import (
+    LONG_STRING_BYTES,
+    SPLIT_ABOVE_BYTES,
+    LargeBody,
+)
 from tests.helpers.live_server import serving
 
 SAID = [{"role": "user", "content": "hi"}]
@@ -91,14 +95,23 @@ def video(n: int) -> str:
 @pytest.mark.parametrize(
     "fields",
     [
-        {"messages": [{"role": "user", "content": "?", "images": [video(2 * LARGE)]}]},
-        {"messages": [{"role": "user", "content": "?", "images": [video(LARGE)] * 3}]},
-        {"messages": [{"role": "user", "content": "data:video/mp4;base64," + video(LARGE)}]},
-        {"messages": [{"role": "user", "content": 'an "escaped" ' + video(LARGE)}]},
-        {"messages": [{"role": "user", "content": '"' + "x" * LARGE + '"'}] * 2},
-        {"messages": [{"role": "user", "content": "word, word. é\n" * LARGE}]},
-        {"messages": SAID, "options": {video(LARGE): {"a": [video(LARGE), 1.5, None, True]}}},
-        {"messages": SAID * 9000, "options": {"a": ["é" * LARGE]}},
+        {"messages": [{"role": "user", "content": "?", "images": [video(2 * SPLIT_ABOVE_BYTES)]}]},
+        {"messages": [{"role": "user", "content": "?", "images": [video(SPLIT_ABOVE_BYTES)] * 3}]},
+        {
+            "messages": [
+                {"role": "user", "content": "data:video/mp4;base64," + video(SPLIT_ABOVE_BYTES)}
+            ]
+        },
+        {"messages": [{"role": "user", "content": 'an "escaped" ' + video(SPLIT_ABOVE_BYTES)}]},
+        {"messages": [{"role": "user", "content": '"' + "x" * SPLIT_ABOVE_BYTES + '"'}] * 2},
+        {"messages": [{"role": "user", "content": "word, word. é\n" * SPLIT_ABOVE_BYTES}]},
+        {
+            "messages": SAID,
+            "options": {
+                video(SPLIT_ABOVE_BYTES): {"a": [video(SPLIT_ABOVE_BYTES), 1.5, None, True]}
+            },
+        },
+        {"messages": SAID * 9000, "options": {"a": ["é" * SPLIT_ABOVE_BYTES]}},
     ],
     ids=["one", "several", "data URL", "escaped", "quoted", "text", "name", "many"],
 )
@@ -107,14 +120,19 @@ def test_a_large_body_says_the_same_as_it_does_to_json(
     fields: dict[str, Any], escaped: bool
 ) -> None:
     data = json.dumps(fields, ensure_ascii=escaped).encode()
-    assert len(data) > LARGE
+    assert len(data) > SPLIT_ABOVE_BYTES
     large = LargeBody(data)
     assert large.put_back(json.loads(large.rest)) == json.loads(data)
 
 
 def test_what_is_long_is_taken_out_of_a_large_body() -> None:
-    url = "data:video/mp4;base64," + video(LARGE)
-    large = LargeBody(body(messages=[{"content": url}, {"content": video(LONG)}], x="y" * LARGE))
+    url = "data:video/mp4;base64," + video(SPLIT_ABOVE_BYTES)
+    large = LargeBody(
+        body(
+            messages=[{"content": url}, {"content": video(LONG_STRING_BYTES)}],
+            x="y" * SPLIT_ABOVE_BYTES,
+        )
+    )
     assert len(large.rest) < 300
     assert b"data:video/mp4;base64," in large.rest
 
@@ -122,12 +140,12 @@ def test_what_is_long_is_taken_out_of_a_large_body() -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        b'{"model": "mini", "prompt": "' + b"x" * LARGE,
-        b'{"model": "mini"' + b"x" * LARGE + b'"prompt": "x"}',
-        b'{"model": "mini", "prompt": "' + b"\xff" * LARGE + b'"}',
-        b'{"model": "mini", "prompt": "' + b"x" * LARGE + b'\n"}',
-        b"x" * LARGE,
-        b" " * LARGE,
+        b'{"model": "mini", "prompt": "' + b"x" * SPLIT_ABOVE_BYTES,
+        b'{"model": "mini"' + b"x" * SPLIT_ABOVE_BYTES + b'"prompt": "x"}',
+        b'{"model": "mini", "prompt": "' + b"\xff" * SPLIT_ABOVE_BYTES + b'"}',
+        b'{"model": "mini", "prompt": "' + b"x" * SPLIT_ABOVE_BYTES + b'\n"}',
+        b"x" * SPLIT_ABOVE_BYTES,
+        b" " * SPLIT_ABOVE_BYTES,
     ],
 )
 def test_a_large_body_that_is_not_json_is_refused(data: bytes) -> None:
@@ -138,7 +156,8 @@ def test_a_large_body_that_is_not_json_is_refused(data: bytes) -> None:
 def test_a_large_body_of_a_wrong_kind_is_told_by_its_field() -> None:
     with pytest.raises(BodyProblem, match="messages.0.images") as caught:
         parse_body(
-            OllamaChatRequest, body(messages=[{"role": "user", "images": [video(LARGE), 5]}])
+            OllamaChatRequest,
+            body(messages=[{"role": "user", "images": [video(SPLIT_ABOVE_BYTES), 5]}]),
         )
     assert len(str(caught.value)) < 200
 

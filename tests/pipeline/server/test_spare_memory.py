@@ -18,7 +18,7 @@ import pytest
 
 from reellama.gguf_tools import heap
 from reellama.pipeline.server.admission import spare_memory
-from reellama.pipeline.server.admission.spare_memory import LARGE, SpareMemory
+from reellama.pipeline.server.admission.spare_memory import TRIM_AFTER_BYTES, SpareMemory
 
 
 @pytest.fixture
@@ -35,7 +35,9 @@ def given_back(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     return found
 
 
-@pytest.mark.parametrize(("sizes", "n"), [((LARGE - 1,) * 9, 0), ((LARGE, 1, LARGE), 1)])
+@pytest.mark.parametrize(
+    ("sizes", "n"), [((TRIM_AFTER_BYTES - 1,) * 9, 0), ((TRIM_AFTER_BYTES, 1, TRIM_AFTER_BYTES), 1)]
+)
 def test_memory_is_given_back_once_after_large_requests(
     given_back: list[bool], sizes: tuple[int, ...], n: int
 ) -> None:
@@ -58,7 +60,7 @@ class Body:
 
 def test_what_refers_to_itself_is_freed_too(given_back: list[bool]) -> None:
     async def request() -> None:
-        SpareMemory().took(LARGE)
+        SpareMemory().took(TRIM_AFTER_BYTES)
         while not given_back:
             await asyncio.sleep(0.01)
 
