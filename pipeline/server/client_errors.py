@@ -1,4 +1,4 @@
-"""What a client is told of an error: its status and its words, in the shape of its protocol."""
+"""What a client is told of an error: a status and a message, in the shape of its protocol."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from reellama.pipeline.server.openai import openai_replies
 _FOLDERS = re.compile(r"(?<![\w/.:#~)\]])(?!/(?:api|v1)/)(?:/[^\s/'\":]+)+/(?=[^\s/])")
 
 
-def told(error: Exception) -> tuple[int, str]:
-    """Status and words. An error of this program's own is logged, and its reference is told."""
+def status_and_message(error: Exception) -> tuple[int, str]:
+    """Both of an error. An internal one is logged; its client gets a reference to that entry."""
     if isinstance(error, ReellamaError) and not isinstance(error, Failed):
         return getattr(error, "status", 400), without_folders(str(error))
     reference = uuid.uuid4().hex[:12]

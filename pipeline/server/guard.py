@@ -21,13 +21,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.pipeline.server.admission.answer_headers import ANSWER_HEADERS
 from reellama.pipeline.server.admission.places import CLIENT, LOCAL
-from reellama.pipeline.server.admission.spare_memory import SpareMemory
 from reellama.pipeline.server.chat.generation import ending_answers
-from reellama.pipeline.server.client_errors import error_body, told
+from reellama.pipeline.server.client_errors import error_body, status_and_message
 from reellama.pipeline.server.logs import log
+from reellama.pipeline.server.memory_trimmer import MemoryTrimmer
 from reellama.pipeline.server.metrics import Metrics
 from reellama.pipeline.server.settings import Settings
-from reellama.pipeline.server.timeouts import in_time
+from reellama.pipeline.server.timeouts import with_body_timeout
 
 # Programs with a browser inside, which have no host.
 APP_SCHEMES = ("app", "file", "tauri", "vscode-webview")
@@ -44,18 +44,18 @@ class BodyTooLarge(ReellamaError):
         super().__init__(f"the request has more than {limit} bytes")
 
 
-class Names:
-    """The names by which the server may be called, and the pages that may call it."""
+class AllowedHosts:
+    """The host names by which the server may be called, and the pages that may call it."""
 
     def __init__(self, settings: Settings) -> None:
         self._names = {"localhost", socket.gethostname().lower(), settings.host.lower()}
         self._names |= {name.lower() for name in settings.allow_hosts}
 
-    def are_ours(self, host: str) -> bool:
+    def allows_host(self, host: str) -> bool:
         """Whether a host is a name of this server. An address is no name that could be rebound."""
         return self._is_named(host) or _address(host) is not None
 
-    def may_call(self, origin: str) -> bool:
+    def allows_origin(self, origin: str) -> bool:
         """Whether pages of an origin, `scheme://host:port`, may call and read the answer."""
         scheme, _, netloc = origin.partition("://")
         host = _host(netloc)
@@ -72,11 +72,11 @@ class Cors(CORSMiddleware):
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         super().__init__(app, allow_methods=["*"], allow_headers=["*"])
-        self.names = Names(settings)
+        self.hosts = AllowedHosts(settings)
 
     def is_allowed_origin(self, origin: str) -> bool:
         """The guard's rule."""
-        return self.names.may_call(origin)
+        return self.hosts.allows_origin(origin)
 
 
 class Guard:
@@ -84,8 +84,8 @@ class Guard:
 
     def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
         self.app, self.settings, self.metrics = app, settings, metrics
-        self.names = Names(settings)
-        self.spare = SpareMemory()
+        self.hosts = AllowedHosts(settings)
+        self.memory_trimmer = MemoryTrimmer()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer it with what is wrong."""
@@ -97,7 +97,7 @@ class Guard:
         ANSWER_HEADERS.set(own_headers)
         begin, status = time.perf_counter(), 499  # nobody waited for the response
         is_blob = scope["path"].startswith(BLOBS)
-        body = LimitedBody(in_time(receive), None if is_blob else self.settings.max_body)
+        body = LimitedBody(with_body_timeout(receive), None if is_blob else self.settings.max_body)
 
         async def note(message: Message) -> None:
             nonlocal status, begin
@@ -119,9 +119,9 @@ class Guard:
         except Exception as error:
             if status != 499:  # an answer has begun: it can only break off
                 raise
-            await _refuse(scope, note, *told(error))
+            await _refuse(scope, note, *status_and_message(error))
         finally:
-            self.spare.took(0 if is_blob else body.size)
+            self.memory_trimmer.note_body(0 if is_blob else body.size)
             seconds = round(time.perf_counter() - begin, 4)
             fields = {"method": scope["method"], "path": scope["path"][:200], "status": status}
             log.info("request", extra={"fields": {**fields, "seconds": seconds}})
@@ -135,11 +135,12 @@ class Guard:
     def _problem(self, scope: Scope, local: bool) -> tuple[int, str] | None:
         headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
         host = _host(headers.get(b"host", ""))
-        nameless = b"host" not in headers and scope["http_version"] == "1.0"  # and no browser's
-        if not (nameless or self.names.are_ours(host)):
+        # HTTP 1.0 has no Host, and no browser speaks it.
+        needs_no_host = b"host" not in headers and scope["http_version"] == "1.0"
+        if not (needs_no_host or self.hosts.allows_host(host)):
             return 403, "this name is not one of the server's; start it with --allow-host NAME"
         origin = headers.get(b"origin")
-        if origin and not self.names.may_call(origin):
+        if origin and not self.hosts.allows_origin(origin):
             return 403, "pages of this origin may not call; start the server with --allow-host NAME"
         token = self.settings.token
         open_to_all = local or scope["path"] in UNGUARDED_PATHS or scope["method"] == "OPTIONS"

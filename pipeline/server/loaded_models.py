@@ -40,7 +40,7 @@ class LoadedModel:
     """A model in memory. `users` counts the requests that are using it.
 
     A request that its client gave up is no user any more, while a thread still works for it: such a
-    thread holds the model (`held`), and `close` waits for it.
+    thread uses the model (`in_use`), and `close` waits for it.
     """
 
     name: str
@@ -51,8 +51,8 @@ class LoadedModel:
     users: int = 0
     used: float = field(default_factory=time.monotonic)
     embedder: TextEmbedder | None = None
-    _n_holding: int = 0  # threads
-    _let_go: threading.Condition = field(default_factory=threading.Condition)
+    _n_working: int = 0  # threads
+    _released: threading.Condition = field(default_factory=threading.Condition)
     _closed: bool = False
     _embedding: WorkThreads = field(default_factory=lambda: WorkThreads("embedding"))
 
@@ -83,7 +83,7 @@ class LoadedModel:
         """See `TextEmbedder.embed`. Texts of several requests come by turns."""
 
         def work() -> tuple[list[float], int]:
-            with self.held():
+            with self.in_use():
                 if self.embedder is None:
                     n_ctx = min(2048, self.n_ctx)
                     self.embedder = TextEmbedder(self.batcher.model, self.batcher.tokenizer, n_ctx)
@@ -92,31 +92,31 @@ class LoadedModel:
         return await self._embedding.run(work)
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def in_use(self) -> Iterator[None]:
         """Keep the model in memory meanwhile: for work in a thread.
 
         Raises Stopped after `close`.
         """
-        with self._let_go:
+        with self._released:
             if self._closed:
                 raise Stopped
-            self._n_holding += 1
+            self._n_working += 1
         try:
             yield
         finally:
-            with self._let_go:
-                self._n_holding -= 1
-                self._let_go.notify_all()
+            with self._released:
+                self._n_working -= 1
+                self._released.notify_all()
 
     def close(self) -> None:
         """Free its memory, once no thread works with it."""
-        with self._let_go:
+        with self._released:
             self._closed = True
         self._embedding.close()
         if self.embedder is not None:
             self.embedder.close()  # what it embeds ends
-        with self._let_go:
-            self._let_go.wait_for(lambda: not self._n_holding)
+        with self._released:
+            self._released.wait_for(lambda: not self._n_working)
         if self.embedder is not None:  # one that was made meanwhile
             self.embedder.close()
         self.batcher.close()
@@ -171,7 +171,7 @@ class ModelPool:
         llm: list[tuple[Path, float | None]] = [(path, None) for path in known.files]
         key = tuple((path, stamp(path), scale) for path, scale in [*llm, *lora])
         async with self._loading:
-            await self._let_go_of_changed()
+            await self._unload_changed()
             took = 0.0
             if key not in self._loaded:
                 begin = time.perf_counter()
@@ -243,7 +243,7 @@ class ModelPool:
         log.critical(self.failure)
         self.on_failure()
 
-    async def _let_go_of_changed(self) -> None:
+    async def _unload_changed(self) -> None:
         """Unload models whose files have changed, once nobody uses them: nobody will again."""
         for loaded in self.loaded():
             if loaded.changed:

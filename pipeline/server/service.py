@@ -17,7 +17,6 @@ from reellama.pipeline.llm.batching.generation_job import GenerationStats
 from reellama.pipeline.llm.prompt import Prompt, Text, TokenIds, known_ids
 from reellama.pipeline.llm.tool_calls.answer_parser import AnswerParser
 from reellama.pipeline.llm.tool_calls.dialect import Dialect
-from reellama.pipeline.server.admission.deadlines import in_seconds
 from reellama.pipeline.server.admission.places import Places
 from reellama.pipeline.server.admission.work_threads import WorkThreads
 from reellama.pipeline.server.chat.chat_answer import ChatAnswer
@@ -29,9 +28,9 @@ from reellama.pipeline.server.chat.conversation_fit import (
     before_text,
     fit_conversation,
 )
+from reellama.pipeline.server.chat.cooperative_loops import yielding_to_event_loop
 from reellama.pipeline.server.chat.dialects import Dialects
 from reellama.pipeline.server.chat.generation import Generation, PreparedPrompt
-from reellama.pipeline.server.chat.long_loops import by_turns
 from reellama.pipeline.server.chat.planned_answers import (
     plain_question,
     plan_request,
@@ -60,11 +59,12 @@ from reellama.pipeline.server.sandbox.grammars import Grammars
 from reellama.pipeline.server.sandbox.sandbox import Sandbox, SandboxChild
 from reellama.pipeline.server.sandbox.sandboxed_template import SandboxedTemplate
 from reellama.pipeline.server.settings import Settings
+from reellama.pipeline.server.timeouts import with_timeout
 from reellama.pipeline.server.video_options import VideoOptions
 
 T = TypeVar("T")
-LONG_PROMPT = 50_000  # characters; prompts that have more are tokenized one at a time
-MESSAGE = 100  # characters that rendering a message is worth, beside its words
+LONG_PROMPT_CHARACTERS = 50_000  # prompts that have more are tokenized one at a time
+MESSAGE_OVERHEAD_CHARACTERS = 100  # that rendering a message is worth, beside its text
 
 
 class ServiceError(ReellamaError):
@@ -97,7 +97,7 @@ class Service:
             decode_seconds=settings.decode_seconds,
             decode_memory=settings.decode_memory,
         )
-        self.watcher = MediaEncoder(
+        self.media_encoder = MediaEncoder(
             limits,
             SoftTokenCache(
                 settings.cache,
@@ -119,7 +119,7 @@ class Service:
         """Unload everything."""
         self.sandbox.close()
         self._long_prompts.close()
-        self.watcher.close()
+        self.media_encoder.close()
         await self.models.close()
 
     async def chat(
@@ -254,7 +254,7 @@ class Service:
         said = asks_of_subtitles(question)
         seen = [
             await self._see(known, m.media, options.video, room, said)
-            async for m in by_turns(asked.messages)
+            async for m in yielding_to_event_loop(asked.messages)
         ]
         plan = plan_request(question, seen, known.bundle)
         whole = with_system(asked.messages, known.bundle.system if known.bundle else None)
@@ -315,7 +315,7 @@ class Service:
         own = file.chat_template if known.manifest.is_uploaded else ""
         if not (source or own):
             trusted = how(ChatTemplate.from_gguf(file))
-            size = sum(len(message.content) + MESSAGE for message, _ in conversation)
+            size = sum(len(m.content) + MESSAGE_OVERHEAD_CHARACTERS for m, _ in conversation)
             return await self._tokenize_in_thread(
                 loaded, size, lambda: fit(loaded.batcher, trusted)
             )
@@ -323,7 +323,7 @@ class Service:
 
         def fit_sandboxed(child: SandboxChild) -> FittedConversation:
             sent = SandboxedTemplate(child, source or own or "", bos, eos, strict=bool(source))
-            with loaded.held():
+            with loaded.in_use():
                 return fit(loaded.batcher, how(sent))
 
         return await self.sandbox.call(fit_sandboxed)
@@ -332,10 +332,10 @@ class Service:
         """The outcome of work on a prompt of so many characters, in a thread."""
 
         def hold_and_work() -> T:
-            with loaded.held():
+            with loaded.in_use():
                 return work()
 
-        if size > LONG_PROMPT:
+        if size > LONG_PROMPT_CHARACTERS:
             return await self._long_prompts.run(hold_and_work)
         return await asyncio.to_thread(hold_and_work)
 
@@ -368,7 +368,7 @@ class Service:
         seconds = self.settings.answer_seconds
         generation = Generation(release, seconds)
         try:
-            await (in_seconds(begin(), seconds) if seconds else begin())
+            await (with_timeout(begin(), seconds) if seconds else begin())
         except BaseException:
             await generation.aclose()
             raise
@@ -390,7 +390,7 @@ class Service:
                 f"{known.manifest.name} sees nothing: it has no mmproj, and the bundle "
                 f"{self.settings.bundle} was made for an LLM of another width"
             )
-        return await self.watcher.see(media, known.bundle, options, room, with_subtitles)
+        return await self.media_encoder.encode(media, known.bundle, options, room, with_subtitles)
 
 
 def _room(loaded: LoadedModel, options: RequestOptions, n_media: int) -> int:

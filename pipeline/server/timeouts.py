@@ -1,4 +1,4 @@
-"""Clients that are slow to say what they want are not waited for without end."""
+"""Time limits: of a request that is sent slowly, of an answer, and of the server's own end."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import asyncio
 import os
 import socket
 import threading
-from typing import Any
+from collections.abc import Awaitable
+from typing import Any, TypeVar
 
+import anyio
 import uvicorn
 from starlette.types import Message, Receive
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
@@ -15,10 +17,31 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.pipeline.server.logs import log
 
+T = TypeVar("T")
 HEADER_SECONDS = 15.0  # for the head of a request
 BODY_SECONDS = 30.0  # until the next piece of a body
 ENDING_SECONDS = 3  # that the server waits for answers at its end
 CLOSING_SECONDS = 1.5  # that those which are then cancelled may take
+
+
+class TimedOut(ReellamaError):
+    """An answer that took too long. `status` is HTTP's."""
+
+    status = 504
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"this answer took more than {seconds:g} s, with waiting: ask for less")
+
+
+async def with_timeout(work: Awaitable[T], seconds: float | None) -> T:
+    """The outcome of `work`, which is cancelled when it takes longer. Raises TimedOut then."""
+    try:
+        # Not asyncio.wait_for: before Python 3.12 that goes on where it is cancelled just as the
+        # work is done.
+        with anyio.fail_after(seconds):
+            return await work
+    except TimeoutError:
+        raise TimedOut(seconds or 0.0) from None
 
 
 class BodyTooSlow(ReellamaError):
@@ -30,7 +53,7 @@ class BodyTooSlow(ReellamaError):
         super().__init__("the rest of the request did not come in time")
 
 
-def in_time(receive: Receive) -> Receive:
+def with_body_timeout(receive: Receive) -> Receive:
     """`receive`, which raises BodyTooSlow while a body is on its way and does not come."""
     more = True
 

@@ -124,8 +124,8 @@ class Server:
     def see(self, video: Path, known: RegisteredModel | None = None) -> np.ndarray:
         bundle = (known or self.known()).bundle
         assert bundle is not None
-        watcher = MediaEncoder(MediaLimits(), self.cache)
-        (soft,) = asyncio.run(watcher.see([MediaItem((video.read_bytes(),))], bundle)).parts
+        encoder = MediaEncoder(MediaLimits(), self.cache)
+        (soft,) = asyncio.run(encoder.encode([MediaItem((video.read_bytes(),))], bundle)).parts
         assert isinstance(soft, np.ndarray)
         return soft
 

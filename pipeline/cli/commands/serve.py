@@ -133,9 +133,9 @@ def run(place: ListenOptions, load: ServedModelOptions, log_level: str, unit: st
     from reellama.gguf_tools.heap import return_large_blocks
     from reellama.pipeline.cli.console import note
     from reellama.pipeline.server import logs
-    from reellama.pipeline.server.admission.spare_memory import keep_what_is_there
     from reellama.pipeline.server.app import create_app
     from reellama.pipeline.server.local import local_socket
+    from reellama.pipeline.server.memory_trimmer import freeze_startup_objects
     from reellama.pipeline.server.timeouts import TimelyServer, uvicorn_config
 
     if log_level not in logs.LEVELS:
@@ -150,7 +150,7 @@ def run(place: ListenOptions, load: ServedModelOptions, log_level: str, unit: st
             sockets.append(local[1])
         app = create_app(settings)
         return_large_blocks()
-        keep_what_is_there()
+        freeze_startup_objects()
         # uvloop has no TCP servers on Unix sockets.
         config = uvicorn_config(app, log_config=None, access_log=False, loop="asyncio")
         server = TimelyServer(config)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import AsyncIterator
 from typing import Any
@@ -11,6 +10,7 @@ from reellama.pipeline.llm.batching.generation_job import GenerationStats
 from reellama.pipeline.server.anthropic.messages_schemas import call_input
 from reellama.pipeline.server.chat.chat_answer import ChatAnswer
 from reellama.pipeline.server.replies.answer_blocks import AnswerBlock, BlockEvent
+from reellama.pipeline.server.replies.event_streams import sse_event
 
 STOP_REASONS = {"length": "max_tokens", "tool_calls": "tool_use"}
 DELTAS = {
@@ -36,11 +36,11 @@ async def message_events(
     """The events of a stream."""
     opening = {**_opening(model), "content": [], "stop_reason": None, "stop_sequence": None}
     usage = {**_read(answer.stats), "output_tokens": 0}
-    yield event("message_start", {"message": {**opening, "usage": usage}})
+    yield _event("message_start", {"message": {**opening, "usage": usage}})
     async for each in events:
         index = {"index": each.block.index}
         if each.what == "start":
-            yield event(
+            yield _event(
                 "content_block_start",
                 {**index, "content_block": _content(each.block, whole=False)},
             )
@@ -48,17 +48,17 @@ async def message_events(
             kind, key = DELTAS[each.block.kind]
             if each.text:
                 delta = {"type": kind, key: each.text}
-                yield event("content_block_delta", {**index, "delta": delta})
+                yield _event("content_block_delta", {**index, "delta": delta})
         else:
-            yield event("content_block_stop", index)
+            yield _event("content_block_stop", index)
     usage = {"output_tokens": answer.stats.generated_tokens}
-    yield event("message_delta", {"delta": _ending(answer), "usage": usage})
-    yield event("message_stop", {})
+    yield _event("message_delta", {"delta": _ending(answer), "usage": usage})
+    yield _event("message_stop", {})
 
 
-def event(name: str, data: dict[str, Any]) -> str:
-    """A server-sent event with a name."""
-    return f"event: {name}\ndata: {json.dumps({'type': name, **data}, ensure_ascii=False)}\n\n"
+def _event(name: str, data: dict[str, Any]) -> str:
+    """An event as Anthropic has it: its name is also the type in its data."""
+    return sse_event({"type": name, **data}, name)
 
 
 def _opening(model: str) -> dict[str, Any]:

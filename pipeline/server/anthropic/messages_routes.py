@@ -20,12 +20,12 @@ from reellama.pipeline.server.anthropic.messages_schemas import (
 )
 from reellama.pipeline.server.chat.chat_answer import ChatAnswer
 from reellama.pipeline.server.chat.chat_request import ChatRequest
-from reellama.pipeline.server.chat.long_loops import by_turns
-from reellama.pipeline.server.client_errors import told
+from reellama.pipeline.server.chat.cooperative_loops import yielding_to_event_loop
+from reellama.pipeline.server.client_errors import status_and_message
 from reellama.pipeline.server.disconnects import CLIENT_CLOSED_REQUEST, cancel_on_disconnect
 from reellama.pipeline.server.media.media_references import read_media
 from reellama.pipeline.server.replies.answer_blocks import BlockEvent, block_events, whole_blocks
-from reellama.pipeline.server.replies.event_streams import EventStream, begun
+from reellama.pipeline.server.replies.event_streams import EventStream, sse_event, start_stream
 from reellama.pipeline.server.replies.json_bodies import json_body
 from reellama.pipeline.server.service import Service
 
@@ -45,7 +45,7 @@ class AnthropicRoute(APIRoute):
             except ClientDisconnect:
                 return Response(status_code=CLIENT_CLOSED_REQUEST)
             except Exception as error:  # noqa: BLE001  # whatever it is, it is told and logged
-                return _failed(*told(error), headers=getattr(error, "headers", None))
+                return _failed(*status_and_message(error), headers=getattr(error, "headers", None))
 
         return handler
 
@@ -66,7 +66,7 @@ async def answer_messages(
     if not body.stream:
         blocks, answer = await cancel_on_disconnect(request, _finish(ask()))
         return replies.message(body.model, blocks, answer)
-    answer, events = await cancel_on_disconnect(request, begun(ask(), block_events))
+    answer, events = await cancel_on_disconnect(request, start_stream(ask(), block_events))
     return EventStream(answer, _streamed(body.model, events, answer))
 
 
@@ -85,7 +85,7 @@ async def count_tokens(
 
 async def _chat(service: Service, body: CountTokensRequest) -> ChatRequest:
     messages = []
-    async for said in by_turns(body.messages):
+    async for said in yielding_to_event_loop(body.messages):
         shown = [await read_media(each, service.settings, service.files) for each in said.shown]
         messages += said.as_messages(shown)
     body.messages.clear()  # not kept, and searched for garbage, while the answer is written
@@ -104,7 +104,7 @@ async def _streamed(
         async for text in replies.message_events(model, events, answer):
             yield text
     except Exception as error:  # noqa: BLE001  # the status is long sent
-        yield replies.event("error", anthropic_error(*told(error)))
+        yield sse_event(anthropic_error(*status_and_message(error)), "error")
 
 
 def _failed(status: int, message: str, *, headers: dict[str, str] | None = None) -> JSONResponse:

@@ -87,7 +87,7 @@ class MediaBlock(VideoFields):
         return MediaReference.model_validate(said)
 
     @model_validator(mode="after")
-    def _has_its_source(self) -> MediaBlock:
+    def _check_source(self) -> MediaBlock:
         self.reference()
         return self
 
@@ -166,7 +166,7 @@ class AnthropicMessage(BaseModel):
         return [each for each in self.blocks if isinstance(each, kind)]
 
     @model_validator(mode="after")
-    def _says_what_its_role_may(self) -> AnthropicMessage:
+    def _check_blocks_for_role(self) -> AnthropicMessage:
         if self.role == "assistant" and (self.of(MediaBlock) or self.of(ToolResultBlock)):
             raise ValueError("pictures, videos and results of tools belong in user messages")
         if self.role == "user" and (self.of(ToolUseBlock) or self.of(ThinkingBlock)):
@@ -227,7 +227,7 @@ class AnthropicToolChoice(BaseModel):
     disable_parallel_tool_use: bool | None = None
 
     @model_validator(mode="after")
-    def _names_its_tool(self) -> AnthropicToolChoice:
+    def _check_tool_name(self) -> AnthropicToolChoice:
         if (self.type == "tool") != (self.name is not None):
             raise ValueError("name is given exactly when type is tool")
         return self

@@ -13,11 +13,11 @@ from reellama.pipeline.llm.batching.generation_job import GenerationJob, Generat
 from reellama.pipeline.llm.engine import Token
 from reellama.pipeline.llm.generation_options import GenerationOptions
 from reellama.pipeline.llm.prompt import TokenizedPrompt
-from reellama.pipeline.server.admission.deadlines import TimedOut
 from reellama.pipeline.server.admission.places import CLIENT
 from reellama.pipeline.server.chat.loop_mailbox import LoopMailbox
 from reellama.pipeline.server.chat.planned_answers import answer_tokens
 from reellama.pipeline.server.loaded_models import LoadedModel
+from reellama.pipeline.server.timeouts import TimedOut
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class Generation:
         job = self._job
 
         def submit() -> None:
-            with loaded.held():
+            with loaded.in_use():
                 loaded.batcher.submit(job)
 
         await asyncio.to_thread(submit)  # a grammar is parsed there

@@ -45,7 +45,9 @@ def main() -> None:
     answer = os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     try:
-        header, frames = decode(request) if request["characters"] is None else said(request)
+        header, frames = (
+            decode(request) if request["characters"] is None else read_subtitles(request)
+        )
     except MemoryError:
         size = request["memory"] / (1 << 30)
         header, frames = refusal(f"decoding needs more than {size:.1f} GiB of memory", 413), []
@@ -108,7 +110,7 @@ def decode(request: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
     return header, list(clip.frames)
 
 
-def said(request: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
+def read_subtitles(request: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
     """The header of an answer with the subtitles in the file, of at most `characters`, and no
     frames. A file that cannot be read has no subtitles."""
     from reellama.pipeline.chat.subtitle_answers import between

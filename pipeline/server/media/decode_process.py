@@ -33,7 +33,8 @@ _ROOT = Path(__file__).parents[4]
 _ENVIRONMENT = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONPATH")
 # Bytes of the line with which a child begins, at most.
 _HEADER = 1 << 20
-_SAID = 100_000  # characters of subtitles, at most: a film of three hours
+# Characters of the subtitles of a video: a film of three hours has fewer.
+MAX_SUBTITLE_CHARACTERS = 100_000
 
 
 @dataclass(frozen=True)
@@ -72,11 +73,11 @@ async def decode(clip: MediaItem, reading: VideoReadOptions, limits: MediaLimits
     return _unpack(answer, status, limits)
 
 
-async def read_said(
+async def read_subtitles(
     clip: MediaItem, reading: VideoReadOptions, limits: MediaLimits
 ) -> tuple[Subtitle, ...]:
     """The subtitles in a video's file, read in a child process."""
-    answer, _ = await _ask_child(clip, reading, limits, _SAID)
+    answer, _ = await _ask_child(clip, reading, limits, MAX_SUBTITLE_CHARACTERS)
     with suppress(ValueError, TypeError, KeyError):
         lines = json.loads(answer)["subtitles"]
         return tuple(Subtitle(float(start), float(end), str(text)) for start, end, text in lines)

@@ -34,7 +34,7 @@ from reellama.pipeline.server.media.decode_process import (
     DecodedFrames,
     MediaLimits,
     decode,
-    read_said,
+    read_subtitles,
 )
 from reellama.pipeline.server.media.media_items import (
     Content,
@@ -62,9 +62,9 @@ T = TypeVar("T")
 
 # Children that decode at the same time.
 MAX_CHILDREN = 2
-# Characters of subtitles beside a video where nobody knows the context, and videos of which they
-# are kept in memory.
-DEFAULT_CHARACTERS, MOST_SAID = 2048, 64
+# Characters of subtitles beside a video where nobody knows the context.
+DEFAULT_SUBTITLE_CHARACTERS = 2048
+MAX_VIDEOS_WITH_SUBTITLES = 64  # whose subtitles are kept in memory
 BASE64_PIECE = 1 << 20  # characters, a multiple of 4, that are decoded in one step
 _STANDARD = str.maketrans("-_", "+/")  # the alphabet of URLs as the usual one
 # The first bytes of a file, and what they say.
@@ -157,13 +157,15 @@ class MediaEncoder:
         self.cache = cache
         self._children = FairTurns(MAX_CHILDREN)
         self._tower = WorkThreads("tower")  # one: it takes all cores that there are
-        self._said: dict[tuple[bytes, float | None, float | None], tuple[Subtitle, ...]] = {}
+        self._kept_subtitles: dict[
+            tuple[bytes, float | None, float | None], tuple[Subtitle, ...]
+        ] = {}
 
     def close(self) -> None:
         """End its thread."""
         self._tower.close()
 
-    async def see(
+    async def encode(
         self,
         media: Sequence[MediaItem],
         bundle: VideoBundle,
@@ -193,7 +195,7 @@ class MediaEncoder:
             lines: tuple[Subtitle, ...] = ()
             if how.reading.subtitles == "auto" and (bundle.reads_text or with_subtitles):
                 lines = await self._subtitles(clip, how.reading)
-            if bundle.reads_text and (said := as_text(lines, room or DEFAULT_CHARACTERS)):
+            if bundle.reads_text and (said := as_text(lines, room or DEFAULT_SUBTITLE_CHARACTERS)):
                 parts = [*parts, Text(said)]
             if clip.name and len(clips) > 1:
                 seen.parts.append(Text(f"{clip.name}:\n"))
@@ -244,13 +246,13 @@ class MediaEncoder:
         if clip.times is not None or {content_kind(each) for each in clip.contents} != {"video"}:
             return ()
         key = (content_digest(clip.contents[0]), reading.start, reading.end)
-        if key not in self._said:
+        if key not in self._kept_subtitles:
             with suppress(MediaError):  # whatever ails the file was told with its frames
                 async with self._children.turn():
-                    self._said[key] = await read_said(clip, reading, self.limits)
-            while len(self._said) > MOST_SAID:
-                del self._said[next(iter(self._said))]
-        return self._said.get(key, ())
+                    self._kept_subtitles[key] = await read_subtitles(clip, reading, self.limits)
+            while len(self._kept_subtitles) > MAX_VIDEOS_WITH_SUBTITLES:
+                del self._kept_subtitles[next(iter(self._kept_subtitles))]
+        return self._kept_subtitles.get(key, ())
 
     def _encode(self, seen: DecodedFrames, bundle: VideoBundle) -> EncodedClip:
         with computing():

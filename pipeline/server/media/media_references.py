@@ -50,7 +50,7 @@ class VideoFields(BaseModel):
     pooling: str | None = None
 
     @model_validator(mode="after")
-    def _times_ascend(self) -> VideoFields:
+    def _check_times(self) -> VideoFields:
         times = self.times or []
         if not all(math.isfinite(t) and t >= 0 for t in times) or any(
             b <= a for a, b in pairwise(times)
@@ -75,7 +75,7 @@ class MediaReference(VideoFields):
     images: list[str] | None = Field(None, min_length=1, max_length=MOST_IMAGES)
 
     @model_validator(mode="after")
-    def _is_one_thing(self) -> MediaReference:
+    def _check_one_source(self) -> MediaReference:
         given = [self.data, self.url, self.file_id, self.images]
         if sum(each is not None for each in given) != 1:
             raise ValueError("give one of data, url, file_id and images")

@@ -20,7 +20,7 @@ from reellama.pipeline.llm.tool_calls.answer_events import CallCollector, CallDe
 from reellama.pipeline.server.admission.places import CLIENT, LOCAL
 from reellama.pipeline.server.chat.chat_answer import ChatAnswer
 from reellama.pipeline.server.chat.chat_request import ChatRequest, ServiceMessage
-from reellama.pipeline.server.chat.long_loops import by_turns
+from reellama.pipeline.server.chat.cooperative_loops import yielding_to_event_loop
 from reellama.pipeline.server.chat.request_options import RequestOptions
 from reellama.pipeline.server.disconnects import cancel_on_disconnect
 from reellama.pipeline.server.guard import readable_dirs
@@ -66,7 +66,7 @@ async def chat(
     if not asked.messages:
         return await _load(request, asked, known, message_item)
     messages = [ServiceMessage(said["role"], said["content"]) for said in known.manifest.messages]
-    async for said in by_turns(asked.messages):
+    async for said in yielding_to_event_loop(asked.messages):
         if said.role not in ROLES:
             raise ReellamaError(f"invalid role {said.role!r}; it is one of {', '.join(ROLES)}")
         media = await _media(service, said.media)

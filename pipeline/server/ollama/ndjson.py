@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from reellama.pipeline.server.admission.work_threads import WorkThreads
-from reellama.pipeline.server.client_errors import told
+from reellama.pipeline.server.client_errors import status_and_message
 from reellama.pipeline.server.disconnects import CLIENT_CLOSED_REQUEST, cancel_on_disconnect
 
 JsonItem = dict[str, Any]
@@ -37,7 +37,7 @@ class OllamaRoute(APIRoute):
             except HTTPException:
                 raise
             except Exception as error:  # noqa: BLE001  # whatever it is, it is told and logged
-                status, message = told(error)
+                status, message = status_and_message(error)
                 return JSONResponse({"error": message}, status, getattr(error, "headers", None))
 
         return answer
@@ -58,7 +58,7 @@ async def stream(request: Request, items: AsyncGenerator[JsonItem, None]) -> Res
                 async for item in items:
                     yield _line(item)
             except Exception as error:  # noqa: BLE001  # the status is long sent
-                yield _line({"error": told(error)[1]})
+                yield _line({"error": status_and_message(error)[1]})
 
     return StreamingResponse(lines(), media_type="application/x-ndjson")
 
@@ -80,21 +80,21 @@ async def progress_items(
 
     A client that goes away does not stop it: what it does is whole or can be taken up again.
     """
-    told: queue.SimpleQueue[JsonItem] = queue.SimpleQueue()
+    told_items: queue.SimpleQueue[JsonItem] = queue.SimpleQueue()
     news = asyncio.Event()
     loop = asyncio.get_running_loop()
 
     def tell(item: JsonItem) -> None:
-        told.put(item)
+        told_items.put(item)
         loop.call_soon_threadsafe(news.set)
 
     task = asyncio.ensure_future(threads.run(lambda: work(tell)))
     task.add_done_callback(lambda _: news.set())
-    while not (task.done() and told.empty()):
+    while not (task.done() and told_items.empty()):
         await news.wait()
         news.clear()
-        while not told.empty():
-            yield told.get()
+        while not told_items.empty():
+            yield told_items.get()
         if task.done():
             news.set()
     await task

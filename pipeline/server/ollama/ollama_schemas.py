@@ -115,7 +115,7 @@ class ShownMedia(BaseModel):
     times: list[float] | None = None
 
     @model_validator(mode="after")
-    def _times_are_those_of_images(self) -> ShownMedia:
+    def _check_times(self) -> ShownMedia:
         _ = self.media
         return self
 

@@ -152,7 +152,7 @@ def _send(client: httpx.Client, base: str, layer: Layer, tell: Tell) -> None:
     if place.split("/")[2] != host:
         raise PushError(f"{host} wants the model sent to another host: refused", 502)
 
-    def told() -> Iterator[bytes]:
+    def pieces() -> Iterator[bytes]:
         sent = 0
         for piece in _pieces(layer.content):
             tell(said | {"completed": sent})
@@ -161,7 +161,7 @@ def _send(client: httpx.Client, base: str, layer: Layer, tell: Tell) -> None:
 
     headers = {"Content-Type": "application/octet-stream", "Content-Length": str(layer.size)}
     joined = f"{place}{'&' if '?' in place else '?'}digest={layer.digest}"
-    _check(client.put(joined, content=told(), headers=headers), host)
+    _check(client.put(joined, content=pieces(), headers=headers), host)
     return tell(said | {"completed": layer.size})
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from reellama.pipeline.server.chat.chat_request import ServiceMessage
-from reellama.pipeline.server.chat.long_loops import by_turns
+from reellama.pipeline.server.chat.cooperative_loops import yielding_to_event_loop
 from reellama.pipeline.server.media.media_references import read_media
 from reellama.pipeline.server.openai.openai_schemas import ChatMessage
 from reellama.pipeline.server.service import Service
@@ -23,5 +23,5 @@ async def read_messages(messages: Sequence[ChatMessage], service: Service) -> li
             message.name or "" if message.role == "tool" else "",
             message.reasoning_content or "",
         )
-        async for message in by_turns(messages)
+        async for message in yielding_to_event_loop(messages)
     ]

@@ -44,7 +44,7 @@ class _MediaPart(VideoFields):
         raise NotImplementedError
 
     @model_validator(mode="after")
-    def _has_one_source(self) -> _MediaPart:
+    def _check_source(self) -> _MediaPart:
         self.reference()
         return self
 
@@ -172,7 +172,7 @@ class PartsMessage(BaseModel):
         return parts_media(self.content) if isinstance(self.content, list) else []
 
     @model_validator(mode="after")
-    def _only_people_show_things(self) -> PartsMessage:
+    def _check_media_role(self) -> PartsMessage:
         if self.role != "user" and self.media:
             raise ValueError(f"pictures and videos belong in user messages, not {self.role}'s")
         return self

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import time
 import uuid
 from collections.abc import Sequence
@@ -113,11 +112,6 @@ def usage(stats: GenerationStats) -> dict[str, int]:
         "completion_tokens": stats.generated_tokens,
         "total_tokens": stats.prompt_tokens + stats.generated_tokens,
     }
-
-
-def event(data: dict[str, Any]) -> str:
-    """A server-sent event."""
-    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"
 
 
 def chat_logprobs(tokens: Sequence[Token], n: int) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from reellama.pipeline.llm.tool_calls.answer_events import AnswerEvent, CallDelt
 from reellama.pipeline.server.anthropic.anthropic_errors import ANTHROPIC_HEADER
 from reellama.pipeline.server.chat.chat_answer import ChatAnswer
 from reellama.pipeline.server.chat.request_options import RequestOptions
-from reellama.pipeline.server.client_errors import told
+from reellama.pipeline.server.client_errors import status_and_message
 from reellama.pipeline.server.disconnects import CLIENT_CLOSED_REQUEST, cancel_on_disconnect
 from reellama.pipeline.server.model_registry import (
     RegisteredModel,
@@ -38,7 +38,7 @@ from reellama.pipeline.server.openai.openai_schemas import (
     EmbeddingRequest,
     OpenAIGenerationRequest,
 )
-from reellama.pipeline.server.replies.event_streams import EventStream, begun
+from reellama.pipeline.server.replies.event_streams import EventStream, sse_event, start_stream
 from reellama.pipeline.server.replies.json_bodies import address_problem, json_body
 from reellama.pipeline.server.service import Service, ServiceError
 
@@ -65,7 +65,7 @@ class OpenAIRoute(APIRoute):
             except Exception as error:  # noqa: BLE001  # whatever it is, it is told and logged
                 headers, option = getattr(error, "headers", None), getattr(error, "option", None)
                 code = error.code if isinstance(error, StoreError) else None
-                return _failed(*told(error), option, code=code, headers=headers)
+                return _failed(*status_and_message(error), option, code=code, headers=headers)
 
         return handler
 
@@ -215,7 +215,7 @@ async def _stream(
     render: Render,
     openings: Sequence[dict[str, Any] | None],
 ) -> Response:
-    choices, events = await cancel_on_disconnect(request, begun(work, Choices.events))
+    choices, events = await cancel_on_disconnect(request, start_stream(work, Choices.events))
     pieces = _pieces(choices, events, render, openings)
     return EventStream(choices, _written(choices, pieces, reply, body.include_usage))
 
@@ -247,12 +247,12 @@ async def _written(
     usage: dict[str, Any] = {"usage": None} if include_usage else {}
     try:
         async for piece in pieces:
-            yield replies.event(reply.piece(piece) | usage)
+            yield sse_event(reply.piece(piece) | usage)
     except Exception as error:  # noqa: BLE001  # the status is long sent
-        yield replies.event(replies.error(*told(error)))
+        yield sse_event(replies.error(*status_and_message(error)))
         return
     if include_usage:
-        yield replies.event(reply.piece(None) | {"usage": replies.usage(choices.stats)})
+        yield sse_event(reply.piece(None) | {"usage": replies.usage(choices.stats)})
     yield replies.DONE_EVENT
 
 

@@ -93,7 +93,7 @@ class ResponseFormat(BaseModel):
     json_schema: JSONSchema | None = None
 
     @model_validator(mode="after")
-    def _has_its_schema(self) -> ResponseFormat:
+    def _check_schema(self) -> ResponseFormat:
         if (self.type == "json_schema") != (self.json_schema is not None):
             raise ValueError("json_schema is given exactly when type is json_schema")
         return self
@@ -111,14 +111,14 @@ class StreamOptions(BaseModel):
     include_usage: bool | None = None
 
 
-def _is_at_least_one_or_no_limit(n: int) -> int:
+def _check_max_tokens(n: int) -> int:
     """-1, as llama.cpp's server takes it, is no limit."""
     if n < 1 and n != NO_LIMIT:
         raise ValueError(f"an answer has at least 1 token, not {n}; for no limit give {NO_LIMIT}")
     return n
 
 
-MaxTokens = Annotated[int, AfterValidator(_is_at_least_one_or_no_limit)]
+MaxTokens = Annotated[int, AfterValidator(_check_max_tokens)]
 
 
 class OpenAIGenerationRequest(BaseModel):
@@ -158,14 +158,14 @@ class OpenAIGenerationRequest(BaseModel):
 
     @field_validator("logit_bias")
     @classmethod
-    def _is_by_token_ids(cls, bias: dict[str, float] | None) -> dict[str, float] | None:
+    def _check_token_ids(cls, bias: dict[str, float] | None) -> dict[str, float] | None:
         for name in bias or ():
             if not (name.isdecimal() and len(name) < LONGEST_ID):
                 raise ValueError(f"{name[:40]!r} is no token id: give those of this model")
         return bias
 
     @model_validator(mode="after")
-    def _streams_what_it_has_options_for(self) -> OpenAIGenerationRequest:
+    def _check_stream_options(self) -> OpenAIGenerationRequest:
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options is only for stream: true")
         return self
@@ -218,7 +218,7 @@ class ChatCompletionRequest(OpenAIGenerationRequest):
     chat_template_kwargs: dict[str, Any] | None = None  # of llama.cpp's server and vLLM
 
     @model_validator(mode="after")
-    def _top_logprobs_need_logprobs(self) -> ChatCompletionRequest:
+    def _check_top_logprobs(self) -> ChatCompletionRequest:
         if self.top_logprobs is not None and not self.logprobs:
             raise ValueError("top_logprobs is only for logprobs: true")
         return self
@@ -268,7 +268,7 @@ class CompletionRequest(OpenAIGenerationRequest):
         return [*self.prompt]
 
     @model_validator(mode="after")
-    def _has_not_too_many_answers(self) -> CompletionRequest:
+    def _check_number_of_choices(self) -> CompletionRequest:
         n = (self.n or 1) * len(self.prompts) if self.prompt or self.prompt == "" else 0
         if not 1 <= n <= MOST_CHOICES:
             raise ValueError(f"prompt: 1 to {MOST_CHOICES} answers are written, not {n}")
@@ -300,7 +300,7 @@ class EmbeddingRequest(BaseModel):
 
     @field_validator("input", mode="before")
     @classmethod
-    def _is_text_or_ids(cls, given: Any) -> Any:
+    def _check_input(cls, given: Any) -> Any:
         several = given if isinstance(given, list) else [given]
         kinds = {type(each) for each in several}
         if kinds not in ({str}, {int}, {list}):

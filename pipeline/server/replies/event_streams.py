@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
@@ -36,11 +37,17 @@ class EventStream(StreamingResponse):
             await self._answer.aclose()
 
 
-async def begun(
+def sse_event(data: dict[str, Any], name: str | None = None) -> str:
+    """One server-sent event, under a name where the protocol gives its events names."""
+    head = "" if name is None else f"event: {name}\n"
+    return f"{head}data: {json.dumps(data, ensure_ascii=False)}\n\n"
+
+
+async def start_stream(
     work: Coroutine[Any, Any, Answer],
     events_of: Callable[[Answer], AsyncGenerator[Event, None]],
 ) -> tuple[Answer, AsyncIterator[Event]]:
-    """An answer and its events. The first is awaited: until then an error has its own status."""
+    """An answer and its events. The first is awaited: an error before it keeps its HTTP status."""
     answer = await work
     try:
         events = events_of(answer)
@@ -49,9 +56,9 @@ async def begun(
         await answer.aclose()
         raise
 
-    async def all_of_them() -> AsyncIterator[Event]:
+    async def all_events() -> AsyncIterator[Event]:
         yield first
         async for event in events:
             yield event
 
-    return answer, all_of_them()
+    return answer, all_events()

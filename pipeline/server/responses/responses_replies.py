@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -153,11 +152,6 @@ def failure(reply: ResponseReply, number: int, message: str) -> tuple[str, dict[
     response = reply.snapshot("failed", []) | {"error": error}
     data = {"type": "response.failed", "sequence_number": number, "response": response}
     return "response.failed", data
-
-
-def written(name: str, data: dict[str, Any]) -> str:
-    """A server-sent event with a name."""
-    return f"event: {name}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
 
 
 def usage(stats: GenerationStats) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from reellama.pipeline.server.chat.chat_answer import ChatAnswer
 from reellama.pipeline.server.chat.chat_request import ChatRequest
-from reellama.pipeline.server.chat.long_loops import by_turns
-from reellama.pipeline.server.client_errors import told
+from reellama.pipeline.server.chat.cooperative_loops import yielding_to_event_loop
+from reellama.pipeline.server.client_errors import status_and_message
 from reellama.pipeline.server.disconnects import cancel_on_disconnect
 from reellama.pipeline.server.media.media_references import read_media
 from reellama.pipeline.server.openai.openai_routes import OpenAIRoute
@@ -23,7 +23,7 @@ from reellama.pipeline.server.replies.answer_blocks import (
     block_events,
     whole_blocks,
 )
-from reellama.pipeline.server.replies.event_streams import EventStream, begun
+from reellama.pipeline.server.replies.event_streams import EventStream, sse_event, start_stream
 from reellama.pipeline.server.replies.json_bodies import (
     MOST_OBJECTS,
     BodyProblem,
@@ -35,7 +35,6 @@ from reellama.pipeline.server.responses.responses_replies import (
     ResponseReply,
     failure,
     response_events,
-    written,
 )
 from reellama.pipeline.server.responses.responses_schemas import (
     FunctionCallOutputItem,
@@ -62,7 +61,7 @@ async def respond(
         return await service.chat(body.model, await _chat(service, body), body.options())
 
     if body.stream:
-        answer, events = await cancel_on_disconnect(request, begun(ask(), block_events))
+        answer, events = await cancel_on_disconnect(request, start_stream(ask(), block_events))
         return EventStream(answer, _streamed(service, reply, events, answer))
     blocks, answer = await cancel_on_disconnect(request, _finish(ask()))
     response = reply.finished(blocks, answer)
@@ -133,7 +132,7 @@ async def _chat(service: Service, body: ResponsesRequest) -> ChatRequest:
         await read_media(each.media, service.settings, service.files)
         if isinstance(each, MessageItem | FunctionCallOutputItem)
         else ()
-        async for each in by_turns(items)
+        async for each in yielding_to_event_loop(items)
     ]
     return body.to_chat(as_messages(items, shown))
 
@@ -175,9 +174,10 @@ async def _streamed(
             number = data["sequence_number"]
             if name in ("response.completed", "response.incomplete"):
                 await _keep(service, reply.body, data["response"])
-            yield written(name, data)
+            yield sse_event(data, name)
     except Exception as error:  # noqa: BLE001  # the status is long sent
-        yield written(*failure(reply, number + 1, told(error)[1]))
+        name, data = failure(reply, number + 1, status_and_message(error)[1])
+        yield sse_event(data, name)
 
 
 async def _keep(service: Service, body: ResponsesRequest, response: dict[str, Any]) -> None:

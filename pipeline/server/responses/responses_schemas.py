@@ -115,7 +115,7 @@ class InputItems(BaseModel):
 
     @field_validator("input", mode="before")
     @classmethod
-    def _messages_need_no_type(cls, given: Any) -> Any:
+    def _add_message_type(cls, given: Any) -> Any:
         if not isinstance(given, list):
             return given
         return [
@@ -160,11 +160,11 @@ class TextFormat(BaseModel):
 
     @field_validator("type", mode="before")
     @classmethod
-    def _is_text_unless_said(cls, given: Any) -> Any:
+    def _default_to_text(cls, given: Any) -> Any:
         return "text" if given is None else given
 
     @model_validator(mode="after")
-    def _has_its_schema(self) -> TextFormat:
+    def _check_schema(self) -> TextFormat:
         if (self.type == "json_schema") != (self.body is not None):
             raise ValueError("schema is given exactly when type is json_schema")
         return self
@@ -181,7 +181,7 @@ class TextOptions(BaseModel):
 
     @field_validator("format", mode="before")
     @classmethod
-    def _is_text_unless_said(cls, given: Any) -> Any:
+    def _default_to_text(cls, given: Any) -> Any:
         return {} if given is None else given
 
 
@@ -243,7 +243,7 @@ class ResponsesRequest(BaseModel):
 
     @field_validator("background", "conversation", "prompt")
     @classmethod
-    def _is_not_here(cls, given: Any) -> Any:
+    def _reject_unsupported(cls, given: Any) -> Any:
         if given:
             raise ValueError("this is not supported: leave it out")
         return given

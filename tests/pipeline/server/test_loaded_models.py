@@ -56,7 +56,7 @@ def test_a_model_stays_while_a_thread_works_with_it_though_its_request_is_gone()
     working, may_end = threading.Event(), threading.Event()
 
     def work() -> None:
-        with model.held():
+        with model.in_use():
             working.set()
             assert may_end.wait(60)
             assert not batcher.closing.is_set()
@@ -71,7 +71,7 @@ def test_a_model_stays_while_a_thread_works_with_it_though_its_request_is_gone()
         may_end.set()
         await closing
         assert batcher.closing.is_set()
-        with pytest.raises(Stopped), model.held():
+        with pytest.raises(Stopped), model.in_use():
             pass
 
     asyncio.run(run())

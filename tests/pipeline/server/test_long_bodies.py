@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from reellama.pipeline.server.anthropic.messages_schemas import MessagesRequest
 from reellama.pipeline.server.chat.chat_request import ChatRequest, ServiceMessage
-from reellama.pipeline.server.chat.long_loops import by_turns
+from reellama.pipeline.server.chat.cooperative_loops import yielding_to_event_loop
 from reellama.pipeline.server.chat.planned_answers import plain_question
 from reellama.pipeline.server.media.media_encoder import BASE64_PIECE, decode_base64
 from reellama.pipeline.server.media.media_items import MediaError
@@ -228,7 +228,7 @@ def test_a_long_loop_lets_others_go_on() -> None:
                 await asyncio.sleep(0)
 
         task = asyncio.create_task(other())
-        assert [i async for i in by_turns(range(1000))] == [*range(1000)]
+        assert [i async for i in yielding_to_event_loop(range(1000))] == [*range(1000)]
         task.cancel()
         return n
 

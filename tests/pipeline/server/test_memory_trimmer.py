@@ -17,8 +17,8 @@ import psutil
 import pytest
 
 from reellama.gguf_tools import heap
-from reellama.pipeline.server.admission import spare_memory
-from reellama.pipeline.server.admission.spare_memory import TRIM_AFTER_BYTES, SpareMemory
+from reellama.pipeline.server import memory_trimmer
+from reellama.pipeline.server.memory_trimmer import TRIM_AFTER_BYTES, MemoryTrimmer
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def given_back(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
         found.append(True)
 
     monkeypatch.setattr(heap, "give_back", give_back)
-    monkeypatch.setattr(spare_memory, "SECONDS", 0.01)
+    monkeypatch.setattr(memory_trimmer, "TRIM_SECONDS", 0.01)
     return found
 
 
@@ -42,9 +42,9 @@ def test_memory_is_given_back_once_after_large_requests(
     given_back: list[bool], sizes: tuple[int, ...], n: int
 ) -> None:
     async def requests() -> None:
-        spare = SpareMemory()
+        trimmer = MemoryTrimmer()
         for size in sizes:
-            spare.took(size)
+            trimmer.note_body(size)
         await asyncio.sleep(0.2)
 
     asyncio.run(requests())
@@ -60,7 +60,7 @@ class Body:
 
 def test_what_refers_to_itself_is_freed_too(given_back: list[bool]) -> None:
     async def request() -> None:
-        SpareMemory().took(TRIM_AFTER_BYTES)
+        MemoryTrimmer().note_body(TRIM_AFTER_BYTES)
         while not given_back:
             await asyncio.sleep(0.01)
 
@@ -100,5 +100,5 @@ def test_large_requests_leave_a_server_as_large_as_it_was(tmp_path: Path) -> Non
             assert list(clients.map(generate, ["Go."] * 12)) == [200] * 12
             before = server.memory_info().rss
             assert list(clients.map(generate, ["word " * 10**6] * 48)) == [400] * 48
-        time.sleep(spare_memory.SECONDS + 2)
+        time.sleep(memory_trimmer.TRIM_SECONDS + 2)
         assert server.memory_info().rss < 1.1 * before

@@ -13,42 +13,41 @@ import gc
 
 from reellama.gguf_tools import heap
 
-TRIM_AFTER_BYTES = (
-    64 << 10
-)  # bytes of a request's body; what is made of a video is many times as much
+# Of a request's body; what is made of a video is many times as much.
+TRIM_AFTER_BYTES = 64 << 10
 # Objects after which Python looks for what can be freed: of few it is soon done, and while it looks
 # nobody is answered.
-YOUNG = 10_000
-SECONDS = 5.0  # until memory is given back; what comes meanwhile is served by the same time
+GC_THRESHOLD = 10_000
+TRIM_SECONDS = 5.0  # after a large body; those that come meanwhile need no other time
 
 
-class SpareMemory:
+class MemoryTrimmer:
     """Gives memory back some time after large requests, once for all of them."""
 
     def __init__(self) -> None:
         self._timer: asyncio.TimerHandle | None = None
 
-    def took(self, n_bytes: int) -> None:
+    def note_body(self, n_bytes: int) -> None:
         """Note that a request had a body of so many bytes. Called in the event loop."""
         if n_bytes >= TRIM_AFTER_BYTES and self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(SECONDS, self._give_back)
+            self._timer = asyncio.get_running_loop().call_later(TRIM_SECONDS, self._start_trimming)
 
-    def _give_back(self) -> None:
+    def _start_trimming(self) -> None:
         self._timer = None
-        asyncio.get_running_loop().run_in_executor(None, _give_back)
+        asyncio.get_running_loop().run_in_executor(None, _trim)
 
 
-def keep_what_is_there() -> None:
-    """Look no more for what can be freed among all that there is now: modules and their classes.
+def freeze_startup_objects() -> None:
+    """Leave all objects of now, modules and their classes, out of garbage collection.
 
     To look through them takes a tenth of a second, in which nobody is answered.
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(YOUNG, *gc.get_threshold()[1:])
+    gc.set_threshold(GC_THRESHOLD, *gc.get_threshold()[1:])
 
 
-def _give_back() -> None:
+def _trim() -> None:
     for generation in range(3):  # each is a step, after which others may go on
         gc.collect(generation)
     heap.give_back()
