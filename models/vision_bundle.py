@@ -1,8 +1,8 @@
 """A vision GGUF as a bundle: an LLM and the `mmproj` that sees for it, as llama.cpp has them.
 
     bundle = VisionBundle(llm, mmproj)
-    features = bundle.features(frames)                       # [pictures, rows, columns, n_embd]
-    parts = bundle.prompt_parts(features, times)             # for `Engine.generate`
+    video = bundle.encode(frames, times)        # features [pictures, rows, columns, n_embd]
+    parts = bundle.prompt_parts(video)          # for `Engine.generate`
 
 No training is needed: the tokens of the pictures are pooled over time and space until they fit the
 budget (`reellama.models.token_pooling`).
@@ -28,8 +28,13 @@ from reellama.gguf_tools.mtmd.tower_probe import check_tower
 from reellama.gguf_tools.text.prompt_parts import Prompt, SoftTokens, Text, TokenIds
 from reellama.models.array_cache import ArrayCache
 from reellama.models.encoded_frames import EncodedFrames, frame_size
-from reellama.models.token_pooling.options import DEFAULT_POOLING, DEFAULT_TOKENS, PoolingOptions
-from reellama.models.token_pooling.plan import AUTO, FrameTokens, PoolingPlan, plan_pooling
+from reellama.models.token_pooling.options import (
+    AUTO,
+    DEFAULT_POOLING,
+    DEFAULT_TOKENS,
+    PoolingOptions,
+)
+from reellama.models.token_pooling.plan import FrameTokens, PoolingPlan, plan_pooling
 from reellama.models.token_pooling.pool import pool
 
 # Frames that are looked at when nobody says: the tower takes most of the time before an answer.

@@ -18,9 +18,9 @@ from reellama.models.token_pooling.grid_pooling import (
     balanced_groups,
     largest_grid,
 )
+from reellama.models.token_pooling.options import AUTO
 from reellama.models.token_pooling.pool import POOLINGS
 
-AUTO = "auto"
 # The pooling that `auto` takes where frames in full do not fit; why: benchmarks.pooling_quality.
 AUTO_POOLING = "merge_similar"
 # Frames that are looked at where nobody says how many: so many a second, and within bounds. A

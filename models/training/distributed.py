@@ -120,7 +120,7 @@ def workers() -> int:
 
 
 def spawn(function: Callable[..., Any], processes: int, *arguments: Any) -> None:
-    """Call `function(*arguments)` in so many processes that `join` brings together.
+    """Call `function(*arguments)` in so many processes, made one group by `init_processes`.
 
     Raises the ReellamaError that one of them raised.
     """

@@ -10,8 +10,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from reellama.models.token_pooling.grid_pooling import PoolingError
+from reellama.models.token_pooling.options import AUTO
 from reellama.models.token_pooling.plan import (
-    AUTO,
     FIXED_GRID,
     FrameTokens,
     PoolingPlan,
