@@ -30,6 +30,7 @@ COLOURS = (
     *("brown", "black", "white", "gray", "grey", "tan"),
 )
 NUMBERS = ["two", "three", "four", "five", "six"]
+# Words of an amount, as in "a lot of": no things.
 AMOUNTS = ("lot", "bunch", "group", "couple", "pair", "piece")
 # What includes what: whose words say that a wider thing is there, and leave a narrower one open.
 WIDER: Mapping[str, str] = {
@@ -70,8 +71,11 @@ PLACE = re.compile(
 )
 
 
-def with_article(noun: str) -> str:
-    """A dog, an animal."""
+def _with_article_by_letter(noun: str) -> str:
+    """The noun after "a" or "an" by its first letter alone: "a dog", "an animal", "an uniform".
+
+    `scene_captions.with_article` knows the sounds. These questions are those that `mini` learned.
+    """
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
@@ -132,12 +136,7 @@ def find_things(videos: Sequence[Captions], forms: Mapping[str, str]) -> Things:
         *FUNCTION_WORDS,
         *COLOURS,
         *NUMBERS,
-        "lot",
-        "bunch",
-        "group",
-        "couple",
-        "pair",
-        "piece",
+        *AMOUNTS,
         "",
     }
     includes = {word: frozenset([word]) for word in nouns}
@@ -183,7 +182,7 @@ def _existence(said: Sequence[set[str]], things: Things, rng: np.random.Generato
     count = min(2, len(there), len(absent))
     chosen = [there[n] for n in rng.permutation(len(there))[:count]]
     return [
-        (f"Is there {with_article(name)}?", answer)
+        (f"Is there {_with_article_by_letter(name)}?", answer)
         for names, answer in ((chosen, YES), (absent[:count], NO))
         for name in names
     ]

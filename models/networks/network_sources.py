@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
 TOWER_WEIGHTS, TOWER_CONFIG = "open_clip_model.safetensors", "open_clip_config.json"
 EXAMPLE_FRAMES = 3
-# Networks of a time when each weights file had one.
-FIRST = ("tower", "projector", "concepts")
+# Networks whose settings do not name them: those of a time when each weights file had one. Graphs
+# that were exported then are found by the same fingerprint.
+UNNAMED_IN_SETTINGS = ("projector", "concepts")
 FeatureNetwork = Literal[
     "projector", "concepts", "projector_reading", "concept_reading", "frame_concepts"
 ]
@@ -140,7 +141,8 @@ class FeatureSource:
     @property
     def settings(self) -> dict[str, Any]:
         """The sizes of its module."""
-        return {**({} if self.name in FIRST else {"network": self.name}), **self.config}
+        name = {} if self.name in UNNAMED_IN_SETTINGS else {"network": self.name}
+        return {**name, **self.config}
 
     def weights(self) -> Path | None:
         """Always there: else the bundle is broken, which whoever reads them says."""
