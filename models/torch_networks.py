@@ -13,13 +13,13 @@ from reellama.models.concepts.concept_config import WEIGHTS, ConceptConfig
 from reellama.models.concepts.seen_concepts import Concepts
 from reellama.models.networks.weights_file import not_finite, opened_weights
 from reellama.models.projector.config import ProjectorConfig
-from reellama.models.projector.temporal_projector import Projector, build_projector
+from reellama.models.projector.temporal_projector import Projector
 
 
 def load_projector(path: Path, config: ProjectorConfig) -> Projector:
     """A projector with the weights of a file, in float32. Raises BundleError where they do not fit
     it."""
-    projector = build_projector(config)
+    projector = Projector(config)
     try:
         projector.load_state_dict(_load_weights(path))
     except RuntimeError as error:

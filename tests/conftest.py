@@ -212,7 +212,7 @@ def small_bundle(tmp_path_factory: pytest.TempPathFactory, small_llm: Path) -> P
     from reellama.gguf_tools.format.reader import token_embeddings
     from reellama.models.bundle_config import BundleConfig
     from reellama.models.projector.config import ProjectorConfig
-    from reellama.models.projector.temporal_projector import build_projector
+    from reellama.models.projector.temporal_projector import Projector
     from reellama.models.save_bundle import save_bundle
     from tests.helpers.small_tower import write_small_tower
 
@@ -220,7 +220,7 @@ def small_bundle(tmp_path_factory: pytest.TempPathFactory, small_llm: Path) -> P
     write_small_tower(folder / "tower")
     torch.manual_seed(0)
     config = ProjectorConfig(channels=32, cells=4, words=64, width=32, layers=1, heads=2)
-    projector = build_projector(config)
+    projector = Projector(config)
     words = token_embeddings(small_llm, list(range(1000, 1064)))
     projector.word_mixture.embeddings.data = torch.from_numpy(words)
     system = "You watch a video and answer questions about it."

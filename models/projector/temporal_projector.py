@@ -33,7 +33,10 @@ POOLERS: dict[str, Callable[[ProjectorConfig], Pooler]] = {
 
 
 class Projector(RenamedWeights):
-    """A pooler of the video's features, and a word mixture that makes soft tokens of them."""
+    """A pooler of the video's features, and a word mixture that makes soft tokens of them.
+
+    Raises KeyError for a kind of pooler that does not exist.
+    """
 
     old_names: ClassVar[Mapping[str, str]] = {"body": "pooler", "words": "word_mixture"}
 
@@ -59,8 +62,3 @@ class Projector(RenamedWeights):
     def forward(self, features: Tensor, times: Tensor, mask: Tensor) -> Tensor:
         """Soft tokens `[B, tokens, n_embd]`."""
         return self.word_mixture(self.hidden(features, times, mask))
-
-
-def build_projector(config: ProjectorConfig) -> Projector:
-    """A new projector; raises KeyError for a kind that does not exist."""
-    return Projector(config)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from reellama.models.bundle import Bundle, version_of
 from reellama.models.bundle_config import BundleConfig
-from reellama.models.projector.temporal_projector import build_projector
+from reellama.models.projector.temporal_projector import Projector
 from reellama.models.save_bundle import save_bundle
 from reellama.pipeline.evaluation.report import record_scores
 from reellama.pipeline.llm.prompt import Text
@@ -37,7 +37,7 @@ def train_projector(folder: Path, seed: int = 1) -> None:
     """Write other weights of the same shapes, in place."""
     bundle = Bundle.load(folder)
     torch.manual_seed(seed)
-    projector = build_projector(bundle.config.projector)
+    projector = Projector(bundle.config.projector)
     projector.word_mixture.embeddings.data = bundle.projector.word_mixture.embeddings.data
     save_bundle(folder, bundle.config, projector)
 

@@ -13,6 +13,7 @@ from reellama.models.synthetic.questions import (
     NUMBER_WORDS,
     as_sentence,
     choice_question,
+    count_question,
     indefinite_name,
     is_moving,
     motion_caption,
@@ -45,18 +46,7 @@ def count(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:
     actors = [actors[i] for i in rng.permutation(len(actors))]
     total = len(actors)
     moving = sum(map(is_moving, actors))
-    many = pick_wording(rng, "How many objects are there?", "How many things are in the video?")
-    questions = [
-        choice_question(
-            rng,
-            "count",
-            many,
-            NUMBER_WORDS[total],
-            NUMBER_WORDS[1:],
-            as_sentence(NUMBER_WORDS[total]),
-            5,
-        )
-    ]
+    questions = [count_question(rng, total)]
     move = pick_wording(rng, "How many of them move?", "How many objects move?")
     questions.append(
         choice_question(
