@@ -46,7 +46,7 @@ if TYPE_CHECKING:  # torch is imported where it is needed: answers need none
     from torch import Tensor
 
     from reellama.models.concepts.concept_tokens import ConceptTokens
-    from reellama.models.concepts.seen_concepts import Concepts
+    from reellama.models.concepts.concept_model import ConceptModel
     from reellama.models.projector.interpretation import SlotReading
     from reellama.models.projector.temporal_projector import Projector
     from reellama.models.vision.encoder import Tower
@@ -183,7 +183,7 @@ class Bundle:
         return load_projector(self.folder / PROJECTOR, self.config.projector)
 
     @cached_property
-    def concepts(self) -> Concepts | None:
+    def concepts(self) -> ConceptModel | None:
         """What tells real footage, in torch; None where the projector tells everything."""
         from reellama.models.torch_networks import load_concepts
 

@@ -9,12 +9,12 @@ from reellama.models.bundle import PROJECTOR, SCORES, Bundle
 from reellama.models.bundle_config import BundleConfig
 
 if TYPE_CHECKING:  # torch, which whoever has a projector has imported
-    from reellama.models.concepts.seen_concepts import Concepts
+    from reellama.models.concepts.concept_model import ConceptModel
     from reellama.models.projector.temporal_projector import Projector
 
 
 def save_bundle(
-    folder: Path, config: BundleConfig, projector: Projector, concepts: Concepts | None = None
+    folder: Path, config: BundleConfig, projector: Projector, concepts: ConceptModel | None = None
 ) -> Bundle:
     """Write `bundle.json` and the weights (fp16) of projector and concepts into `folder`.
 

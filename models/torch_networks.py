@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from reellama.models.bundle_config import BundleError
 from reellama.models.concepts.concept_config import WEIGHTS, ConceptConfig
-from reellama.models.concepts.seen_concepts import Concepts
+from reellama.models.concepts.concept_model import ConceptModel
 from reellama.models.networks.weights_file import not_finite, opened_weights
 from reellama.models.projector.config import ProjectorConfig
 from reellama.models.projector.temporal_projector import Projector
@@ -29,9 +29,9 @@ def load_projector(path: Path, config: ProjectorConfig) -> Projector:
     return projector.eval().requires_grad_(False)
 
 
-def load_concepts(folder: Path, config: ConceptConfig) -> Concepts:
+def load_concepts(folder: Path, config: ConceptConfig) -> ConceptModel:
     """The concepts of a bundle. Raises ReellamaError where their files do not fit each other."""
-    return Concepts.load(folder, config, _load_weights(folder / WEIGHTS))
+    return ConceptModel.load(folder, config, _load_weights(folder / WEIGHTS))
 
 
 def video_batch(features: np.ndarray, times: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:

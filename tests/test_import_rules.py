@@ -51,7 +51,7 @@ TRAIN = {*PACKAGES_OF_TRAIN}
 NEEDS_TRAIN = {
     *("models.precision", "models.torch_networks", "models.training"),
     *("models.concepts.concept_head", "models.concepts.concept_tokens"),
-    *("models.concepts.footage_classifier", "models.concepts.seen_concepts"),
+    *("models.concepts.footage_classifier", "models.concepts.concept_model"),
     *("models.networks.graph_export", "models.networks.torch_modules"),
     *("models.projector.baselines", "models.projector.pooling", "models.projector.resampler"),
     *("models.projector.renamed_weights", "models.projector.temporal_projector"),

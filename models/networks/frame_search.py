@@ -20,7 +20,7 @@ from reellama.models.networks.bundle_networks import BundleNetworks
 from reellama.models.networks.footage_decision import FootageDecision
 from reellama.models.networks.onnx_tower import over_frames
 from reellama.models.networks.weights_file import read_weights
-from reellama.models.vision.clip_words import ClipWords
+from reellama.models.vision.clip_tokenizer import ClipTokenizer
 
 if TYPE_CHECKING:
     from reellama.models.vision.encoder import Tower
@@ -35,10 +35,10 @@ class ClipSearch:
         self._networks, self._tower = networks, tower
 
     @cached_property
-    def _words(self) -> ClipWords:
+    def _tokenizer(self) -> ClipTokenizer:
         session = self._networks.session("texts")
         assert session is not None
-        return ClipWords(session.merges, int(session.input_shape[1]))
+        return ClipTokenizer(session.merges, int(session.input_shape[1]))
 
     def images(self, frames: Sequence[np.ndarray]) -> np.ndarray:
         """Unit rows of frames, float32 `[frames, d]`."""
@@ -48,7 +48,7 @@ class ClipSearch:
     def texts(self, texts: Sequence[str]) -> np.ndarray:
         """Unit rows of texts, float32 `[texts, d]`."""
         session = self._networks.session("texts")
-        return session(self._words.ids(texts)) if session else self._tower().embed_texts(texts)
+        return session(self._tokenizer.encode(texts)) if session else self._tower().embed_texts(texts)
 
 
 class ConceptSearch:

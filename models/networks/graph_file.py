@@ -38,7 +38,7 @@ class Graph:
     """A network's ONNX model, and the names of the weights that it takes from their file.
 
     reason: why there is no model, where this network cannot be exported; else "".
-    merges: of the tokenizer, where it takes tokens (`models/vision/clip_words.py`).
+    merges: of the tokenizer, where it takes tokens (`models/vision/clip_tokenizer.py`).
     """
 
     model: bytes

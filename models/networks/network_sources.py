@@ -97,7 +97,7 @@ class ClipPart:
         from safetensors.torch import load_file
 
         from reellama.models.networks import torch_modules
-        from reellama.models.vision.clip_words import merges_of
+        from reellama.models.vision.clip_tokenizer import bpe_merges
         from reellama.models.vision.encoder import image_size
 
         weights = self.weights()
@@ -107,7 +107,7 @@ class ClipPart:
             clip.load_state_dict(load_file(weights))
         stored = weight_shapes(weights)
         if self.name == "texts":
-            merges = merges_of(tokenizer)
+            merges = bpe_merges(tokenizer)
             if not merges:
                 raise GraphError("its tokenizer is not that of CLIP")
             ids = tokenizer(["", "a", "a dog"])

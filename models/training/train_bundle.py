@@ -21,7 +21,7 @@ from reellama.gguf_tools.format.reader import read_gguf
 from reellama.gguf_tools.locate import find
 from reellama.models.bundle import Bundle
 from reellama.models.bundle_config import BundleConfig, TowerSpec
-from reellama.models.concepts.seen_concepts import Concepts
+from reellama.models.concepts.concept_model import ConceptModel
 from reellama.models.precision import compute_dtype
 from reellama.models.projector.temporal_projector import Projector
 from reellama.models.save_bundle import save_bundle
@@ -249,7 +249,7 @@ def _save(
     training: InstructionStages,
     parent: Bundle | None,
     seconds: Mapping[str, float],
-    concepts: Concepts | None,
+    concepts: ConceptModel | None,
 ) -> Bundle:
     """Write the bundle; `tower` is what it was trained with."""
     llm, source = training.llm, Path(tower.name)

@@ -26,7 +26,7 @@ ReadVideo = Callable[[Path, int], Frames]
 
 TRAIN, VALIDATION, STILLS = "train", "validation", "stills"
 # One video in twenty validates, chosen by its name, so that the choice stays when rows are added.
-VALIDATION_SHARE = 20
+VALIDATE_ONE_IN = 20
 
 
 class ClipSource(Protocol):
@@ -116,7 +116,7 @@ class FileSource:
         for row in read_caption_rows(path, describe):
             videos.setdefault(row.video, []).append((row.question, row.answer))
         names = sorted(videos)
-        held_out = {name for name in names if _number(name.name) % VALIDATION_SHARE == 0}
+        held_out = {name for name in names if _number(name.name) % VALIDATE_ONE_IN == 0}
         kept = [name for name in names if name not in held_out]
         if not (held_out and kept):  # a handful of videos: train and validate on all of them
             kept = names

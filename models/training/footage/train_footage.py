@@ -16,7 +16,7 @@ from reellama.models.concepts.caption_questions import find_things
 from reellama.models.concepts.concept_config import ConceptConfig
 from reellama.models.concepts.concept_tokens import ConceptTokens
 from reellama.models.concepts.footage_classifier import FootageClassifier, mean_features
-from reellama.models.concepts.seen_concepts import Concepts
+from reellama.models.concepts.concept_model import ConceptModel
 from reellama.models.concepts.vocabulary import ConceptVocabulary, build_vocabulary
 from reellama.models.training import distributed
 from reellama.models.training.batches import clip_batches
@@ -40,7 +40,7 @@ def train_footage(
     *,
     read_video: ReadVideo,
     report: ReportLine,
-) -> tuple[Concepts, dict[str, float]]:
+) -> tuple[ConceptModel, dict[str, float]]:
     """Train what is left of `concepts` and `captions`; also returns the seconds of both."""
     sets, validation = load_sets(config, instruction, work, read_video, report)
     known = parent.concepts if parent else None
@@ -65,7 +65,7 @@ def train_footage(
             prompts.load("describe"),
         )  # fmt: skip
         seconds["captions"] = captions.run(config.captions, work, config.seed, report)
-    return Concepts(vocabulary, tokens.eval(), classifier), seconds
+    return ConceptModel(vocabulary, tokens.eval(), classifier), seconds
 
 
 def load_sets(
@@ -100,7 +100,7 @@ def _initial_tokens(
     config: SyntheticStageConfig,
     instruction: InstructionStages,
     sets: Sequence[FootageSet],
-    known: Concepts | None,
+    known: ConceptModel | None,
 ) -> tuple[ConceptVocabulary, ConceptTokens]:
     """Those of the bundle that the stage begins with, or new ones whose words are the LLM's."""
     if known is not None:

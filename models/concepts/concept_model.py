@@ -1,4 +1,4 @@
-"""What a bundle knows of concepts: vocabulary, head and soft tokens, in two files.
+"""The concept model of a bundle: what turns real footage into soft tokens. It is kept in two files:
 
 concepts.safetensors    weights, fp16: the head, the words' embeddings, the free tokens, the
                         footage classifier
@@ -26,7 +26,7 @@ from reellama.models.concepts.footage_classifier import FootageClassifier
 from reellama.models.concepts.vocabulary import ConceptVocabulary
 
 
-class Concepts:
+class ConceptModel:
     """Vocabulary, soft tokens, and the classifier that tells real footage from drawn clips.
 
     classifier: None where everything is real footage.
@@ -41,7 +41,7 @@ class Concepts:
         self.vocabulary, self.tokens, self.classifier = vocabulary, tokens, classifier
 
     @classmethod
-    def load(cls, folder: Path, config: ConceptConfig, weights: Mapping[str, Tensor]) -> Concepts:
+    def load(cls, folder: Path, config: ConceptConfig, weights: Mapping[str, Tensor]) -> ConceptModel:
         """Of a bundle's folder and what its weights file holds.
 
         Raises ReellamaError when the files do not fit each other.

@@ -1,7 +1,7 @@
 """The tokenizer of CLIP's text tower, without torch: texts in, token ids out.
 
-    words = ClipWords(merges, context=77)
-    words.ids(["a dog"])                    # int64 [1, 77], zeros after the end
+    tokenizer = ClipTokenizer(merges, context=77)
+    tokenizer.encode(["a dog"])             # int64 [1, 77], zeros after the end
 
 Byte pair encoding of small letters, with an end on each word (Radford et al., 2021); `merges` says
 all of it: two parts a line, in the order in which they are joined.
@@ -21,7 +21,7 @@ START, END = "<start_of_text>", "<end_of_text>"
 PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
-def merges_of(tokenizer: Any) -> str:
+def bpe_merges(tokenizer: Any) -> str:
     """The merges of open_clip's tokenizer; "" for any that is not CLIP's own."""
     from open_clip.tokenizer import SimpleTokenizer
 
@@ -32,7 +32,7 @@ def merges_of(tokenizer: Any) -> str:
     return "\n".join(" ".join(pair) for pair in tokenizer.bpe_ranks)
 
 
-class ClipWords:
+class ClipTokenizer:
     """The tokenizer with these `merges`, for texts of at most `context` tokens."""
 
     def __init__(self, merges: str, context: int) -> None:
@@ -56,7 +56,7 @@ class ClipWords:
             ]
         )
 
-    def ids(self, texts: Sequence[str]) -> np.ndarray:
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Token ids int64 `[texts, context]`; a long text is cut off before its end."""
         rows = np.zeros((len(texts), self._context), np.int64)
         for row, text in zip(rows, texts, strict=True):
