@@ -37,7 +37,7 @@ from PIL import Image
 from reellama.gguf_tools.quantization.merged_llm import MERGED_LLMS, make_merged
 from reellama.gguf_tools.threads import default_threads
 from reellama.models.bundle import Bundle
-from reellama.models.cache_folders import READ_PROMPTS
+from reellama.models.cache_folders import KV_CACHE_STATES
 from reellama.pipeline.chat.video_chat import VideoChat
 from reellama.pipeline.llm.engine import Engine, Text
 from reellama.pipeline.video.clip import read_frames
@@ -109,7 +109,7 @@ class Clips:
 
     def fresh(self) -> Path:
         """A copy with 16 random bytes in a box that says nothing."""
-        shutil.rmtree(self.cache / READ_PROMPTS.name, ignore_errors=True)
+        shutil.rmtree(self.cache / KV_CACHE_STATES.name, ignore_errors=True)
         self.made += 1
         path = self.folder / f"clip-{self.made}.mp4"
         path.write_bytes(self.path.read_bytes() + b"\0\0\0\x18free" + os.urandom(16))

@@ -12,7 +12,8 @@ import platformdirs
 
 CACHE = Path(os.environ.get("REELLAMA_CACHE") or platformdirs.user_cache_dir("reellama"))
 ENCODED_FRAMES = CACHE / "encoded-frames"  # videos that were looked at: their soft tokens
-READ_PROMPTS = CACHE / "read-prompts"  # what an LLM made of these tokens: parts of its KV cache
-KEPT_GRAPHS = CACHE / "graphs"  # networks of bundles that came without graphs
-TOLD = CACHE / "told"  # what was said once in a terminal
-MOMENTS = CACHE / "moments"  # videos that were searched: moments by what they look like
+KV_CACHE_STATES = CACHE / "read-prompts"  # KV caches of LLMs that read these soft tokens
+FRAME_EMBEDDINGS = CACHE / "moments"  # videos that were searched: embeddings of their frames
+TRUNK_FEATURES = CACHE / "trunk-features"  # captioned clips: features of an ImageNet network
+EXPORTED_GRAPHS = CACHE / "graphs"  # ONNX graphs of bundles that came without
+SHOWN_NOTICES = CACHE / "told"  # notices that a terminal was shown once

@@ -48,7 +48,9 @@ class ClipSearch:
     def texts(self, texts: Sequence[str]) -> np.ndarray:
         """Unit rows of texts, float32 `[texts, d]`."""
         session = self._networks.session("texts")
-        return session(self._tokenizer.encode(texts)) if session else self._tower().embed_texts(texts)
+        return (
+            session(self._tokenizer.encode(texts)) if session else self._tower().embed_texts(texts)
+        )
 
 
 class ConceptSearch:

@@ -17,7 +17,7 @@ import numpy as np
 
 from reellama.gguf_tools.atomic_write import replacing
 from reellama.models.bundle_config import TowerSpec
-from reellama.models.cache_folders import KEPT_GRAPHS
+from reellama.models.cache_folders import EXPORTED_GRAPHS
 from reellama.models.networks.graph_file import GRAPHS, Graph, GraphError, fingerprint
 from reellama.models.networks.weights_file import weight_shapes
 
@@ -56,7 +56,7 @@ class ClipPart:
         places = (
             self._inside / TOWER_WEIGHTS,
             self.folder / GRAPHS / self._kept_name,
-            KEPT_GRAPHS / self._kept_name,
+            EXPORTED_GRAPHS / self._kept_name,
         )
         return next((path for path in places if path.is_file()), None)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from reellama.gguf_tools.errors import ReellamaError
-from reellama.models.cache_folders import KEPT_GRAPHS
+from reellama.models.cache_folders import EXPORTED_GRAPHS
 from reellama.models.networks.graph_file import (
     GRAPHS,
     Graph,
@@ -76,13 +76,13 @@ def open_network(source: NetworkSource) -> OpenedNetwork:
     weights = source.weights()
     if weights is None and can_export():
         with suppress(OSError):
-            weights = source.keep_weights(KEPT_GRAPHS)
+            weights = source.keep_weights(EXPORTED_GRAPHS)
     if weights is None:
         return OpenedNetwork(None)
     from reellama.models.networks.graph_session import GraphSession
 
     made_for = fingerprint(source.settings, weight_shapes(weights))
-    kept = KEPT_GRAPHS / f"{made_for}.zip"
+    kept = EXPORTED_GRAPHS / f"{made_for}.zip"
     remark = ""
     for path in (source.folder / GRAPHS / f"{source.name}.zip", kept):
         try:

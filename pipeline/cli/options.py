@@ -240,12 +240,12 @@ class ModelOptions:
             return self._open_ollama(self.llm.removeprefix(OLLAMA_PREFIX), options)
         from reellama.gguf_tools.quantization.merged_llm import MERGED_LLMS
         from reellama.models.array_cache import ArrayCache
-        from reellama.models.cache_folders import READ_PROMPTS
+        from reellama.models.cache_folders import KV_CACHE_STATES
         from reellama.pipeline.chat.video_chat import VideoChat
 
         if needed is not None:
             options["n_ctx"] = lambda bundle, llm: min(self.n_ctx, needed(bundle, llm))
-        options |= {"lora": parse_adapters(self.lora), "prompt_cache": ArrayCache(READ_PROMPTS)}
+        options |= {"lora": parse_adapters(self.lora), "prompt_cache": ArrayCache(KV_CACHE_STATES)}
         return VideoChat(llm=self.llm, wait=wait, merged=MERGED_LLMS, merge=merge, **options)
 
     def _open_ollama(self, name: str, options: dict[str, Any]) -> VideoChat:

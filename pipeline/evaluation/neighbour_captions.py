@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import platformdirs
 
 from reellama.gguf_tools.atomic_write import replacing, stamp
 from reellama.gguf_tools.errors import ReellamaError
+from reellama.models.cache_folders import TRUNK_FEATURES
 from reellama.pipeline.evaluation.caption_metrics import caption_words
 from reellama.pipeline.evaluation.captioned_clips import CaptionedClip
 from reellama.pipeline.video.clip import read_frames
@@ -28,7 +28,6 @@ from reellama.pipeline.video.read_options import MAX_SIDE
 if TYPE_CHECKING:
     from reellama.models.vision.encoder import Tower
 
-CACHE_FOLDER = Path(platformdirs.user_cache_dir("reellama")) / "trunk-features"
 FRAMES = 8  # of a clip
 TRUNK_SIDE = 224  # pixels
 MAX_N = 4  # longest n-gram
@@ -93,7 +92,7 @@ def trunk_features(
     clips: Sequence[CaptionedClip],
     tower: Tower,
     *,
-    cache: Path | None = CACHE_FOLDER,
+    cache: Path | None = TRUNK_FEATURES,
     progress: Callable[[int], None] = lambda done: None,
 ) -> np.ndarray:
     """The mean of all cells of all frames, as unit rows: float32 [clips, channels].

@@ -25,7 +25,7 @@ import numpy as np
 from reellama.gguf_tools.atomic_write import replacing, stamp
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.models.bundle import Bundle
-from reellama.models.cache_folders import MOMENTS
+from reellama.models.cache_folders import FRAME_EMBEDDINGS
 from reellama.pipeline.long_video.hard_cuts import HardCuts, find_hard_cuts
 from reellama.pipeline.progress_callbacks import Progress
 from reellama.pipeline.video.clip import VideoInput, opened
@@ -34,7 +34,7 @@ from reellama.pipeline.video.scene_detection import CUT_THRESHOLD, color_quantil
 from reellama.pipeline.video.source import FrameSource, VideoError
 from reellama.pipeline.video.video_file import VideoFile
 
-CACHE_FOLDER = MOMENTS
+CACHE_FOLDER = FRAME_EMBEDDINGS
 INDEX_FORMAT = "moments 3"  # part of every key: another way to look makes old files unknown
 # A video this short is looked at every half second; every frame of it is decoded for that.
 SHORT, SHORT_STEP = 120.0, 0.5

@@ -11,17 +11,24 @@ from typer import BadParameter
 from reellama.gguf_tools.quantization.merged_llm import MAX_BYTES, MERGED_LLMS, MOST_FILES
 from reellama.gguf_tools.sizes import show_size
 from reellama.models.array_cache import DISK_BYTES
-from reellama.models.cache_folders import ENCODED_FRAMES, KEPT_GRAPHS, MOMENTS, READ_PROMPTS
+from reellama.models.cache_folders import (
+    ENCODED_FRAMES,
+    EXPORTED_GRAPHS,
+    FRAME_EMBEDDINGS,
+    KV_CACHE_STATES,
+    TRUNK_FEATURES,
+)
 from reellama.pipeline.cli.console import note
 from reellama.pipeline.cli.progress import show_table
 
 # What is in each folder, and how large it may become; None without a limit.
 FOLDERS: dict[Path, tuple[str, int | None]] = {
     ENCODED_FRAMES: ("videos that were looked at", DISK_BYTES),
-    READ_PROMPTS: ("what an LLM read of them", DISK_BYTES),
-    MOMENTS: ("moments of videos that were searched", DISK_BYTES),
+    KV_CACHE_STATES: ("what an LLM read of them", DISK_BYTES),
+    FRAME_EMBEDDINGS: ("moments of videos that were searched", DISK_BYTES),
     MERGED_LLMS: ("LLMs with an adapter merged in", MOST_FILES * MAX_BYTES),
-    KEPT_GRAPHS: ("networks exported for onnxruntime", None),
+    TRUNK_FEATURES: ("features of captioned clips", None),
+    EXPORTED_GRAPHS: ("networks exported for onnxruntime", None),
 }
 
 

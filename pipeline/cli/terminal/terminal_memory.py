@@ -12,7 +12,7 @@ import sys
 import time
 from contextlib import suppress
 
-from reellama.models.cache_folders import TOLD
+from reellama.models.cache_folders import SHOWN_NOTICES
 
 # Seconds for which it is remembered: devices and sessions get the same numbers again, one day.
 REMEMBERED = 24 * 3600.0
@@ -23,12 +23,12 @@ def is_new_here(line: str) -> bool:
     terminal = _terminal()
     if terminal is None:
         return True
-    told = TOLD / hashlib.sha256(f"{terminal} {line}".encode()).hexdigest()
+    told = SHOWN_NOTICES / hashlib.sha256(f"{terminal} {line}".encode()).hexdigest()
     with suppress(OSError):  # a cache that cannot be written to: it is said again
         if told.is_file() and time.time() - told.stat().st_mtime < REMEMBERED:
             return False
-        TOLD.mkdir(parents=True, exist_ok=True)
-        for old in TOLD.iterdir():
+        SHOWN_NOTICES.mkdir(parents=True, exist_ok=True)
+        for old in SHOWN_NOTICES.iterdir():
             if time.time() - old.stat().st_mtime >= REMEMBERED:
                 old.unlink(missing_ok=True)
         told.touch()

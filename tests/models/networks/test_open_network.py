@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.models.bundle import Bundle
 from reellama.models.bundle_config import BundleError
-from reellama.models.networks import open_network
+from reellama.models.networks import network_sources, open_network
 from reellama.models.networks.graph_file import GraphError, read_graph
 from reellama.models.networks.open_network import write_graphs
 from reellama.models.torch_networks import soft_tokens
@@ -33,7 +33,7 @@ ANSWERING = ("tower", "projector")  # what a bundle without concepts answers by
 @pytest.fixture(autouse=True)
 def kept_graphs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Where graphs are kept that are exported; none are there yet."""
-    monkeypatch.setattr(open_network, "KEPT_GRAPHS", tmp_path / "kept")
+    monkeypatch.setattr(open_network, "EXPORTED_GRAPHS", tmp_path / "kept")
     return tmp_path / "kept"
 
 
@@ -235,7 +235,7 @@ def test_what_torch_cannot_export_is_tried_once(
 def test_a_tower_that_is_not_in_the_bundle_as_safetensors_is_exported_once(
     with_graphs: Path, bundle_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("reellama.models.networks.network_sources.KEPT_GRAPHS", tmp_path / "kept")
+    monkeypatch.setattr(network_sources, "EXPORTED_GRAPHS", tmp_path / "kept")
     path = bundle_folder / "tower" / "open_clip_model.safetensors"
     torch.save(load_file(path), path.with_name("open_clip_pytorch_model.bin"))
     path.unlink()
@@ -252,7 +252,7 @@ def test_a_folder_that_cannot_be_written_keeps_nothing_and_answers(
     small_bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, exporting: None
 ) -> None:
     (tmp_path / "a file").touch()
-    monkeypatch.setattr(open_network, "KEPT_GRAPHS", tmp_path / "a file" / "graphs")
+    monkeypatch.setattr(open_network, "EXPORTED_GRAPHS", tmp_path / "a file" / "graphs")
     bundle = Bundle.load(small_bundle)
     bundle.project(np.zeros((1, 4, 32), np.float32), np.zeros(1))
     assert bundle.networks.session("projector") and not bundle.remark

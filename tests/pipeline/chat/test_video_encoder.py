@@ -19,7 +19,7 @@ from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.quantization.merged_llm import MERGED_LLMS
 from reellama.models.array_cache import ArrayCache
 from reellama.models.bundle import Bundle
-from reellama.models.cache_folders import ENCODED_FRAMES, READ_PROMPTS
+from reellama.models.cache_folders import ENCODED_FRAMES, KV_CACHE_STATES, TRUNK_FEATURES
 from reellama.pipeline.chat import video_encoder
 from reellama.pipeline.chat.timings import Timings
 from reellama.pipeline.chat.video_chat import VideoChat
@@ -238,18 +238,21 @@ def test_processes_that_write_at_once_and_are_killed_leave_whole_entries(tmp_pat
 
 def test_the_cache_is_shown_and_emptied(reellama: Callable[..., Result]) -> None:
     ArrayCache(ENCODED_FRAMES).write("a", rows=np.zeros(10, np.float32))
-    ArrayCache(READ_PROMPTS).write("a", state=np.zeros(10, np.uint8))
+    ArrayCache(KV_CACHE_STATES).write("a", state=np.zeros(10, np.uint8))
+    TRUNK_FEATURES.mkdir()
+    np.save(TRUNK_FEATURES / "a.npy", np.zeros(10, np.float32))
     shown = reellama("cache")
     assert shown.status == 0 and "videos that were looked at" in shown.out
-    assert str(ENCODED_FRAMES) in shown.out and str(READ_PROMPTS) in shown.out
+    assert str(ENCODED_FRAMES) in shown.out and str(KV_CACHE_STATES) in shown.out
     assert "1.0 GiB" in shown.out
     assert str(MERGED_LLMS) in shown.out and "2.0 GiB" in shown.out
-    (READ_PROMPTS / "gone").symlink_to("nowhere")  # as what another command removes just now
+    (KV_CACHE_STATES / "gone").symlink_to("nowhere")  # as what another command removes just now
     assert reellama("cache").status == 0
-    (READ_PROMPTS / "gone").unlink()
+    (KV_CACHE_STATES / "gone").unlink()
     cleared = reellama("cache", "clear")
     assert cleared.status == 0 and "removed" in cleared.err
-    assert not [*ENCODED_FRAMES.iterdir(), *READ_PROMPTS.iterdir()]
+    kept = (ENCODED_FRAMES, KV_CACHE_STATES, TRUNK_FEATURES)
+    assert not [file for folder in kept for file in folder.iterdir()]
     assert reellama("cache", "clear").status == 0
     wrong = reellama("cache", "burn")
     assert wrong.status == 2 and "neither show nor clear" in wrong.err

@@ -67,7 +67,7 @@ def test_another_question_about_a_video_reads_its_own_words_alone(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("reellama.models.cache_folders.READ_PROMPTS", tmp_path / "prompts")
+    monkeypatch.setattr("reellama.models.cache_folders.KV_CACHE_STATES", tmp_path / "prompts")
 
     def asked(question: str) -> tuple[str, int, int]:
         data = json.loads(reellama("ask", square_video, question, "--json", *small).out)

@@ -22,7 +22,7 @@ ASKS = (
 
 @pytest.fixture(autouse=True)
 def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(terminal_memory, "TOLD", tmp_path / "told")
+    monkeypatch.setattr(terminal_memory, "SHOWN_NOTICES", tmp_path / "told")
     return tmp_path
 
 
