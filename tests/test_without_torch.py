@@ -96,8 +96,8 @@ def test_mini_answers_and_goes_on_in_a_conversation(reellama: Installation, vide
 def test_soft_tokens_are_read(reellama: Installation, video: Path) -> None:
     ended = reellama("inspect", video, "--json")
     assert ended.status == 0, ended
-    asked = {slot["asked"]: slot["text"] for slot in json.loads(ended.out)["fields"]}
-    assert asked["thing 1: name"] == "red star" and asked["ImageNet"]
+    texts = {slot["slot"]: slot["text"] for slot in json.loads(ended.out)["fields"]}
+    assert texts["thing 1: name"] == "red star" and texts["ImageNet"]
 
 
 @pytest.mark.slow

@@ -63,7 +63,7 @@ class SlotReading:
     choice: tuple[str, tuple[float, ...]] | None = None
 
     @property
-    def spoken(self) -> tuple[SoftToken, ...]:
+    def word_tokens(self) -> tuple[SoftToken, ...]:
         """Its tokens that have words: those before the first blank one."""
         if self.choice is not None:
             return self.tokens[: len(self.choice[1])] if self.choice[0] else ()
@@ -75,7 +75,7 @@ class SlotReading:
         """The most likely words as text; "" for an empty slot."""
         if self.choice is not None:
             return self.choice[0]
-        return self.name or "".join(token.words[0][0] for token in self.spoken).strip(" ,")
+        return self.name or "".join(token.words[0][0] for token in self.word_tokens).strip(" ,")
 
     @property
     def token_range(self) -> str:
@@ -88,27 +88,31 @@ class SlotReading:
         """The smallest share of one of its words."""
         if self.choice is not None:
             return min(self.choice[1])
-        return min(token.words[0][1] for token in self.spoken or self.tokens)
+        return min(token.words[0][1] for token in self.word_tokens or self.tokens)
 
     @property
     def attention(self) -> np.ndarray | None:
         """The mean attention of the tokens that are not blank, float32 [T, cells]."""
         maps = [
-            token.attention for token in self.spoken or self.tokens if token.attention is not None
+            token.attention
+            for token in self.word_tokens or self.tokens
+            if token.attention is not None
         ]
         return np.mean(maps, axis=0) if maps else None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for `inspect --json`."""
         return {
-            "asked": self.label,
+            "slot": self.label,
             "text": self.text,
-            "sure": round(self.confidence, 4),
+            "confidence": round(self.confidence, 4),
             "tokens": [
                 {
                     "number": token.number,
                     "words": [[word, round(share, 4)] for word, share in token.words],
-                    "looks": None if token.attention is None else token.attention.round(5).tolist(),
+                    "attention": (
+                        None if token.attention is None else token.attention.round(5).tolist()
+                    ),
                 }
                 for token in self.tokens
             ],

@@ -30,17 +30,17 @@ def slot_texts(clip: SyntheticClip) -> list[str]:
     shots = [scene, *([scene.second_shot] if scene.second_shot else [])]
     things = [thing for shot in shots for thing in _described_objects(shot)]
     if clip.is_photograph:
-        fields = ["", "", _camera_text(scene), PHOTOGRAPH_NAME, "", ""]
+        texts = ["", "", _camera_text(scene), PHOTOGRAPH_NAME, "", ""]
     else:
         moving = sum(is_moving(actor) for actor in scene.actors)
-        fields = [NUMBER_WORDS[len(scene.actors)], NUMBER_WORDS[moving], _camera_text(scene)]
+        texts = [NUMBER_WORDS[len(scene.actors)], NUMBER_WORDS[moving], _camera_text(scene)]
         for thing in things[:MAX_OBJECTS]:
             when = 1.0 if thing.motion == CHANGES_PLACES else 0.0
             place = "" if scene.camera else _position_text(thing.pose(when))
-            fields += [thing.picture.kind, _motion_text(thing), place]
-    fields += [""] * (len(SLOT_WIDTHS) - 1 - len(fields))
+            texts += [thing.picture.kind, _motion_text(thing), place]
+    texts += [""] * (len(SLOT_WIDTHS) - 1 - len(texts))
     then = things[0] if things else None
-    return [*fields, then.second.motion if isinstance(then, SequentialMotion) else ""]
+    return [*texts, then.second.motion if isinstance(then, SequentialMotion) else ""]
 
 
 def logit_biases(name: float, camera: float) -> Iterator[tuple[int, str, float]]:

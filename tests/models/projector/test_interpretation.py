@@ -175,9 +175,9 @@ def test_programs_get_all_of_it(reellama: Run, demo_video: Path, mini: Bundle) -
     assert len(data["frames"]) == 5 and data["bundle"] == "mini"
     tokens = [each for field in data["fields"] for each in field["tokens"]]
     assert [each["number"] for each in tokens] == list(range(mini.tokens))
-    looks = np.array([each["looks"] for each in tokens if each["looks"]])
-    assert looks.shape == (64, 5, 36)
-    np.testing.assert_allclose(looks.sum((1, 2)), 1, atol=0.01)
+    attention = np.array([each["attention"] for each in tokens if each["attention"]])
+    assert attention.shape == (64, 5, 36)
+    np.testing.assert_allclose(attention.sum((1, 2)), 1, atol=0.01)
 
 
 def test_one_soft_token_is_shown_with_its_words(reellama: Run, demo_video: Path) -> None:

@@ -135,7 +135,7 @@ def test_what_is_drawn_moves_or_does_not_in_every_answer(
 ) -> None:
     said = {q: ask(chat, demo_video, q) for q in ("What moves?", "Does the camera move?")}
     fields = json.loads(reellama("inspect", demo_video, "--json").out)["fields"]
-    slots = {field["asked"]: field["text"] for field in fields}
+    slots = {field["slot"]: field["text"] for field in fields}
     assert slots["thing 1: motion"] == "moves right" and "moves right" in ask(chat, demo_video)
     assert "right" in said["What moves?"]
     assert slots["camera"] == "stays still" and "still" in said["Does the camera move?"]
