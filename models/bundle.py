@@ -45,8 +45,8 @@ from reellama.models.vision.imagenet_labels import ImageNetClassifier
 if TYPE_CHECKING:  # torch is imported where it is needed: answers need none
     from torch import Tensor
 
-    from reellama.models.concepts.concept_tokens import ConceptTokens
     from reellama.models.concepts.concept_model import ConceptModel
+    from reellama.models.concepts.concept_tokens import ConceptTokens
     from reellama.models.projector.interpretation import SlotReading
     from reellama.models.projector.temporal_projector import Projector
     from reellama.models.vision.encoder import Tower

@@ -41,7 +41,9 @@ class ConceptModel:
         self.vocabulary, self.tokens, self.classifier = vocabulary, tokens, classifier
 
     @classmethod
-    def load(cls, folder: Path, config: ConceptConfig, weights: Mapping[str, Tensor]) -> ConceptModel:
+    def load(
+        cls, folder: Path, config: ConceptConfig, weights: Mapping[str, Tensor]
+    ) -> ConceptModel:
         """Of a bundle's folder and what its weights file holds.
 
         Raises ReellamaError when the files do not fit each other.

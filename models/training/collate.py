@@ -56,7 +56,7 @@ class ConversationCollator:
         imagenet_tokens = self._names[
             torch.tensor([sample["imagenet_classes"] for sample in samples])
         ].flatten(1)
-        rows = [self.parts(sample["turns"]) for sample in samples]
+        rows = [self.tokenize_turns(sample["turns"]) for sample in samples]
         conversations = Conversations(*(list(column) for column in zip(*rows, strict=True)))
         tasks = [
             [task_of_turn(question, sample["clip"]) for question, _ in sample["turns"]]
@@ -64,7 +64,9 @@ class ConversationCollator:
         ]
         return ClipBatch(frames, times, mask, targets, imagenet_tokens, conversations, tasks)
 
-    def parts(self, turns: list[tuple[str, str]]) -> tuple[list[int], list[int], list[int]]:
+    def tokenize_turns(
+        self, turns: list[tuple[str, str]]
+    ) -> tuple[list[int], list[int], list[int]]:
         """Ids, labels and parts of a conversation: of one part, or of a part a turn."""
         groups = [[turn] for turn in turns] if self.separate_turns else [turns]
         ids: list[int] = []
@@ -75,10 +77,10 @@ class ConversationCollator:
             ids, labels, parts = ids + tokens, labels + counted, parts + [part] * len(tokens)
         return ids, labels, parts
 
-    def targets(self, fields: Sequence[str]) -> list[int]:
+    def targets(self, slot_texts: Sequence[str]) -> list[int]:
         """Numbers of words, one for each soft token; `IGNORED` for those after the slots."""
         row: list[int] = []
-        for text, width in zip(fields, slots.SLOT_WIDTHS, strict=True):
+        for text, width in zip(slot_texts, slots.SLOT_WIDTHS, strict=True):
             ids = self.tokenizer.encode(f" {text}")[:width] if text else []
             row += [self._index.get(token, IGNORED) for token in ids]
             row += [0] * (width - len(ids))

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.locate.find import MINI_LLM
@@ -34,6 +34,7 @@ from reellama.models.training.stages.phase_config import (
     TextPhaseConfig,
 )
 from reellama.models.training.trainer import TrainerConfig
+from reellama.models.training.unused_keys import UnusedKeyRule, refuse_unused_keys
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -100,14 +101,6 @@ class VisionTowerSettings:
         return TowerSpec(self.name, self.pretrained, self.layer, self.fine_layers)
 
 
-class Idle(NamedTuple):
-    """Keys that do nothing without another key, or beside another one, or both."""
-
-    keys: tuple[str, ...]
-    without: str = ""
-    beside: str = ""
-
-
 @dataclass(frozen=True)
 class TrainingConfig:
     """What both types have in common.
@@ -125,7 +118,7 @@ class TrainingConfig:
     vision_tower: VisionTowerSettings = VisionTowerSettings()
     projector: ProjectorSettings = ProjectorSettings()
 
-    idle: ClassVar[tuple[Idle, ...]] = ()
+    unused_key_rules: ClassVar[tuple[UnusedKeyRule, ...]] = ()
 
     def to_json(self) -> dict[str, Any]:
         """All values, defaults included."""
@@ -161,10 +154,10 @@ class CaptionConfig(TrainingConfig):
     tail: int = 8
     align_weight: float = 0.5
 
-    idle: ClassVar[tuple[Idle, ...]] = (
-        Idle(("rendered", "stills"), beside="data"),
-        Idle(("contrastive",), beside="vision_tower.name"),
-        Idle(
+    unused_key_rules: ClassVar[tuple[UnusedKeyRule, ...]] = (
+        UnusedKeyRule(("rendered", "stills"), beside="data"),
+        UnusedKeyRule(("contrastive",), beside="vision_tower.name"),
+        UnusedKeyRule(
             ("vision_tower.pretrained", "vision_tower.layer", "vision_tower.fine_layers"),
             without="vision_tower.name",
         ),
@@ -229,16 +222,20 @@ class SyntheticStageConfig(TrainingConfig):
     processes: int = 1
     measured_on: str = ""
 
-    idle: ClassVar[tuple[Idle, ...]] = (
-        Idle(("weight_average", "lora_weight_average"), without="init_from"),
-        Idle(("average_with",), without="weight_average"),
-        Idle(("projector", "tower", "contrastive"), beside="init_from"),
-        Idle(("tower", "contrastive"), beside="vision_tower.name"),
-        Idle(("vision_tower.pretrained", "vision_tower.layer"), without="vision_tower.name"),
-        Idle(("vision_tower.fine_layers",), without="vision_tower.name", beside="init_from"),
-        Idle(("concepts", "captions"), without="footage.train"),
-        Idle(("lora.oracle_fraction",), without="lora.freeze_projector"),
-        Idle(("lora.align_weight",), beside="lora.freeze_projector"),
+    unused_key_rules: ClassVar[tuple[UnusedKeyRule, ...]] = (
+        UnusedKeyRule(("weight_average", "lora_weight_average"), without="init_from"),
+        UnusedKeyRule(("average_with",), without="weight_average"),
+        UnusedKeyRule(("projector", "tower", "contrastive"), beside="init_from"),
+        UnusedKeyRule(("tower", "contrastive"), beside="vision_tower.name"),
+        UnusedKeyRule(
+            ("vision_tower.pretrained", "vision_tower.layer"), without="vision_tower.name"
+        ),
+        UnusedKeyRule(
+            ("vision_tower.fine_layers",), without="vision_tower.name", beside="init_from"
+        ),
+        UnusedKeyRule(("concepts", "captions"), without="footage.train"),
+        UnusedKeyRule(("lora.oracle_fraction",), without="lora.freeze_projector"),
+        UnusedKeyRule(("lora.align_weight",), beside="lora.freeze_projector"),
     )
 
     def __post_init__(self) -> None:
@@ -360,14 +357,7 @@ def _refuse_unknown_keys(
 def _checked(cls: Any, values: Mapping[str, Any]) -> Any:
     """The dataclass of a file's values; raises ReellamaError for a key that does nothing."""
     arguments = dataclass_arguments(cls, values)
-    for keys, without, beside in cls.idle:
-        if (without and _given(values, without)) or (beside and not _given(values, beside)):
-            continue
-        for key in keys:
-            if _given(values, key):
-                others = [("without", without), ("beside", beside)]
-                why = " ".join(f"{word} {other}" for word, other in others if other)
-                raise ReellamaError(f"{key} does nothing {why}; take it out")
+    refuse_unused_keys(cls.unused_key_rules, values)
     return cls(**arguments)
 
 
@@ -387,10 +377,3 @@ def _with_steps(config: TrainingConfig, names: tuple[str, ...]) -> dict[str, Tra
 
 def _keys(cls: type[TrainingConfig]) -> list[str]:
     return [entry.name for entry in dataclasses.fields(cls)]
-
-
-def _given(values: Any, key: str) -> bool:
-    """Whether a key, such as "tower.name", is there and no zero."""
-    for part in key.split("."):
-        values = values.get(part) if isinstance(values, Mapping) else None
-    return bool(values)

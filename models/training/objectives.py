@@ -31,7 +31,7 @@ def word_loss(logits: Tensor, targets: Tensor, weights: Tensor | None = None) ->
 
 
 @dataclass(frozen=True)
-class Opposites:
+class YesNoLabelSmoothing:
     """Tokens of which one is as good as never sure: "Yes" and "No" about real footage.
 
     With captions for truth, a model that is told to be certain is wrong too often for its
@@ -42,7 +42,7 @@ class Opposites:
     tokens: tuple[int, int]
     share: float
 
-    def addition(self, logits: Tensor, targets: Tensor) -> Tensor:
+    def loss_term(self, logits: Tensor, targets: Tensor) -> Tensor:
         """What smoothing adds to the summed cross-entropy of `logits [N, vocabulary]`."""
         one, other = self.tokens
         apart = logits[:, one] - logits[:, other]
@@ -87,7 +87,10 @@ class AnswerObjective:
         return logits, labels[counted], rows
 
     def loss(
-        self, soft: Tensor, conversations: Conversations, opposites: Opposites | None = None
+        self,
+        soft: Tensor,
+        conversations: Conversations,
+        smoothing: YesNoLabelSmoothing | None = None,
     ) -> Tensor:
         """The mean over the tokens of all answers."""
         lengths = torch.tensor([len(ids) for ids in conversations.ids])
@@ -97,8 +100,8 @@ class AnswerObjective:
             part = conversations.select(rows.tolist())
             logits, targets, _ = self.logits(soft[rows.to(soft.device)], part)
             total = total + F.cross_entropy(logits, targets, reduction="sum")
-            if opposites:
-                total = total + opposites.addition(logits, targets)
+            if smoothing:
+                total = total + smoothing.loss_term(logits, targets)
             count += len(targets)
         return total / count
 

@@ -36,7 +36,7 @@ from reellama.models.training.footage.captioned_videos import (
 )
 from reellama.models.training.footage.concept_phase import mean_by_size
 from reellama.models.training.footage.footage_config import CaptionPhaseConfig
-from reellama.models.training.objectives import Opposites
+from reellama.models.training.objectives import YesNoLabelSmoothing
 from reellama.models.training.stages.instruction import InstructionStages
 from reellama.models.training.trainer import Trainer, batch_rows
 from reellama.models.vision.imagenet_labels import ImageNetClassifier
@@ -88,7 +88,7 @@ class CaptionPhase:
             )
         trained = nn.ModuleDict({"tokens": self.tokens, "lora": self.instruction.lora})
 
-        opposites = self._opposites(phase.yes_no_smoothing)
+        smoothing = self._yes_no_smoothing(phase.yes_no_smoothing)
 
         def loss(number: int, rng: np.random.Generator) -> Tensor:
             self.tokens.head.eval()  # the trainer sets all to training
@@ -97,7 +97,7 @@ class CaptionPhase:
                 rows = one.rows(number, phase.batch, seed)
                 batch = one.cache.batch(rows, rng, most=phase.frames)
                 told = [self.turns(one.videos[row], rng, phase) for row in rows]
-                losses.append(self._loss(batch, told, opposites))
+                losses.append(self._loss(batch, told, smoothing))
             total = mean_by_size(losses, [one.size(phase.batch) for one in self.sets])
             if phase.drawn_batch:
                 total = total + phase.drawn_weight * self._drawn_loss()
@@ -147,19 +147,19 @@ class CaptionPhase:
         ]
         return torch.cat([soft, torch.stack(names).to(self.device)], dim=1)
 
-    def _opposites(self, share: float) -> Opposites | None:
+    def _yes_no_smoothing(self, share: float) -> YesNoLabelSmoothing | None:
         yes, no = (self.instruction.collator.tokenizer.encode(text)[0] for text in (YES, NO))
-        return Opposites((yes, no), share) if share else None
+        return YesNoLabelSmoothing((yes, no), share) if share else None
 
     def _loss(
         self,
         batch: Batch,
         told: Sequence[Sequence[Turn]],
-        opposites: Opposites | None = None,
+        smoothing: YesNoLabelSmoothing | None = None,
     ) -> Tensor:
-        parts = [self.instruction.collator.parts(list(turns)) for turns in told]
+        parts = [self.instruction.collator.tokenize_turns(list(turns)) for turns in told]
         conversations = Conversations(*(list(column) for column in zip(*parts, strict=True)))
-        return self.instruction.answers.loss(self.soft_tokens(batch), conversations, opposites)
+        return self.instruction.answers.loss(self.soft_tokens(batch), conversations, smoothing)
 
     def _reward_loss(
         self, number: int, rng: np.random.Generator, phase: CaptionPhaseConfig, seed: int
@@ -197,7 +197,10 @@ class CaptionPhase:
             ],
             device=self.device,
         )
-        parts = [collator.parts([(self.describe, text) for text in captions]) for captions in said]
+        parts = [
+            collator.tokenize_turns([(self.describe, text) for text in captions])
+            for captions in said
+        ]
         conversations = Conversations(*(list(column) for column in zip(*parts, strict=True)))
         return answers.weighted_loss(soft, conversations, better)
 

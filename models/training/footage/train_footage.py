@@ -14,9 +14,9 @@ from reellama.gguf_tools.atomic_write import replacing
 from reellama.models.bundle import Bundle
 from reellama.models.concepts.caption_questions import find_things
 from reellama.models.concepts.concept_config import ConceptConfig
+from reellama.models.concepts.concept_model import ConceptModel
 from reellama.models.concepts.concept_tokens import ConceptTokens
 from reellama.models.concepts.footage_classifier import FootageClassifier, mean_features
-from reellama.models.concepts.concept_model import ConceptModel
 from reellama.models.concepts.vocabulary import ConceptVocabulary, build_vocabulary
 from reellama.models.training import distributed
 from reellama.models.training.batches import clip_batches

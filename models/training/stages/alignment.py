@@ -160,7 +160,7 @@ class AlignmentStage:
         right, filled = np.sum(counts, axis=0)
         shares = right / np.maximum(1, filled)
         return {
-            "fields": float(right.sum() / filled.sum()),
+            "slots": float(right.sum() / filled.sum()),
             "names": float(shares[slots.NAME_SLOT]),
             "motions": float(shares[slots.MOTION_SLOT]),
         }

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reellama.models.training.objectives import Opposites
+from reellama.models.training.objectives import YesNoLabelSmoothing
 
 YES, NO, WORDS = 3, 7, 10
 
@@ -23,7 +23,7 @@ def test_it_is_the_cross_entropy_of_the_shared_probability(
         if target in (YES, NO):
             shared[row, target], shared[row, YES + NO - target] = 1 - share, share
     plain = F.cross_entropy(logits, torch.tensor(targets), reduction="sum")
-    added = Opposites((YES, NO), share).addition(logits, torch.tensor(targets))
+    added = YesNoLabelSmoothing((YES, NO), share).loss_term(logits, torch.tensor(targets))
     torch.testing.assert_close(plain + added, F.cross_entropy(logits, shared, reduction="sum"))
 
 
@@ -34,7 +34,7 @@ def test_what_is_learned_leaves_the_share_to_the_other_token() -> None:
 
     def loss() -> torch.Tensor:
         optimizer.zero_grad()
-        added = Opposites((YES, NO), 0.2).addition(logits, target)
+        added = YesNoLabelSmoothing((YES, NO), 0.2).loss_term(logits, target)
         value = F.cross_entropy(logits, target, reduction="sum") + added
         value.backward()
         return value

@@ -232,7 +232,7 @@ def test_separate_turns_know_nothing_of_each_other(tiny_llama: Path, tmp_path: P
         batch = training.collator([clips[0]])
         lines = []
         for talk in talks:
-            told = Conversations(*([column] for column in training.collator.parts(talk)))
+            told = Conversations(*([column] for column in training.collator.tokenize_turns(talk)))
             logits, wanted, _ = training.answers.logits(soft, told)
             lines.append(F.cross_entropy(logits, wanted, reduction="none"))
         losses.append(torch.cat(lines))
