@@ -14,7 +14,7 @@ _COUNTED = "zero one two three four five six seven eight nine ten"
 NUMBERS = {word: str(number) for number, word in enumerate(_COUNTED.split())}
 
 
-def probabilities(
+def choice_probabilities(
     engine: Engine, prompt: Sequence[PromptPart], choices: Sequence[str]
 ) -> np.ndarray:
     """How likely each choice is as the whole answer, among the choices: float64 [choices].
@@ -28,7 +28,7 @@ def probabilities(
     return likely / likely.sum()
 
 
-def opening_probabilities(
+def choice_prefix_probabilities(
     engine: Engine, prompt: Sequence[PromptPart], choices: Sequence[str]
 ) -> np.ndarray:
     """How likely an answer begins with each choice, among the choices: float64 [choices].

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from reellama.pipeline.chat.video_chat import VideoChat
-from reellama.pipeline.evaluation.ablations import FOOTAGE_CONTROLS
 from reellama.pipeline.evaluation.captioned_clips import CaptionedSplit
+from reellama.pipeline.evaluation.controls import FOOTAGE_CONTROLS
 from reellama.pipeline.evaluation.footage_report import FootageScore
 from reellama.pipeline.evaluation.runner import QuestionProgress
 from reellama.pipeline.evaluation.tasks import (

@@ -34,14 +34,14 @@ Progress = Callable[[int, int | None, str], None]
 class SweepRow:
     """One file: its type, size in bytes, bits per weight, and what was right with it.
 
-    `share` counts multiple choice by probabilities and open answers; `generated` all as texts.
+    `accuracy` counts multiple choice by probabilities and open answers; `generated` all as texts.
     """
 
     path: Path
     type: str
     n_bytes: int
     bits: float
-    share: Accuracy
+    accuracy: Accuracy
     generated: Accuracy
     tasks: dict[str, Accuracy]
 
@@ -52,9 +52,9 @@ class SweepRow:
             "type": self.type,
             "bytes": self.n_bytes,
             "bits_per_weight": round(self.bits, 4),
-            "accuracy": self.share.to_json(),
+            "accuracy": self.accuracy.to_json(),
             "generated": self.generated.to_json(),
-            "tasks": {name: share.to_json() for name, share in self.tasks.items()},
+            "tasks": {name: each.to_json() for name, each in self.tasks.items()},
         }
 
 
@@ -146,7 +146,7 @@ def _row(
         type=quantization(file),
         n_bytes=path.stat().st_size,
         bits=bits_per_weight(list(file.tensors.values())),
-        share=Accuracy(sum(s.right for s in tasks.values()), len(said)),
+        accuracy=Accuracy(sum(s.right for s in tasks.values()), len(said)),
         generated=Accuracy(sum(said), len(said)),
         tasks=tasks,
     )
@@ -163,12 +163,12 @@ def tables(rows: Sequence[SweepRow]) -> Group:
 def _all_questions(rows: Sequence[SweepRow]) -> Table:
     grid = _grid("type", "bits", "MB", "right", "95%", "as text")
     for row in rows:
-        low, high = row.share.interval()
+        low, high = row.accuracy.interval()
         grid.add_row(
             row.type,
             f"{row.bits:.2f}",
             f"{row.n_bytes / 1e6:.0f}",
-            f"{row.share.value:.1%}",
+            f"{row.accuracy.value:.1%}",
             f"{100 * low:.0f} to {100 * high:.0f}",
             f"{row.generated.value:.1%}",
         )
@@ -202,8 +202,8 @@ def plot(rows: Sequence[SweepRow], path: Path, title: str) -> list[Path]:
     figure = Figure(figsize=plots.SIZE, dpi=plots.DPI, facecolor="white", layout="constrained")
     axes = figure.add_subplot(facecolor="white")
     bits = [row.bits for row in rows]
-    values = [100 * row.share.value for row in rows]
-    ends = [[100 * end for end in row.share.interval()] for row in rows]
+    values = [100 * row.accuracy.value for row in rows]
+    ends = [[100 * end for end in row.accuracy.interval()] for row in rows]
     below = [max(0.0, value - low) for value, (low, _) in zip(values, ends, strict=True)]
     above = [max(0.0, high - value) for value, (_, high) in zip(values, ends, strict=True)]
     axes.errorbar(bits, values, [below, above], fmt="o-", color=plots.FRONT, capsize=3)

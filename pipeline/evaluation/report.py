@@ -16,7 +16,7 @@ from rich.text import Text
 from reellama.gguf_tools.atomic_write import write_atomically
 from reellama.models.bundle import SCORES, Bundle
 from reellama.pipeline.evaluation import caption_metrics
-from reellama.pipeline.evaluation.ablations import ablation_warning
+from reellama.pipeline.evaluation.controls import control_warning
 from reellama.pipeline.evaluation.items import Kind
 from reellama.pipeline.evaluation.runner import AnsweredItem, EvaluationResults, ModelReply
 from reellama.pipeline.evaluation.scoring import Accuracy
@@ -24,12 +24,12 @@ from reellama.pipeline.evaluation.scoring import Accuracy
 
 @dataclass(frozen=True)
 class TaskScore:
-    """One task: choices and open answers have shares, captions have BLEU-4 and CIDEr.
+    """One task: choices and open answers have an accuracy, captions have BLEU-4 and CIDEr.
 
     Attributes:
         chance: what guessing gets, where there are choices.
         generated: the share of greedy answers that name the right choice and no other.
-        controls: the same as `share`, by what was taken away.
+        controls: the same as `accuracy`, by what was taken away.
         captions: scores by their names, as they are (under "") and in each control.
         tokens, seconds: medians of a question.
         remark: why the score proves nothing, if so.
@@ -37,7 +37,7 @@ class TaskScore:
 
     name: str
     kind: Kind
-    share: Accuracy
+    accuracy: Accuracy
     chance: float | None
     generated: Accuracy | None
     controls: dict[str, Accuracy]
@@ -48,13 +48,13 @@ class TaskScore:
 
     def to_json(self) -> dict[str, Any]:
         """Without what does not apply."""
-        found: dict[str, Any] = {"kind": self.kind, "questions": self.share.of}
+        found: dict[str, Any] = {"kind": self.kind, "questions": self.accuracy.of}
         if self.kind == "caption":
             found |= {"scores": _rounded(self.captions[""])}
             found["controls"] = {k: _rounded(v) for k, v in self.captions.items() if k}
         else:
-            found |= {"accuracy": self.share.to_json()}
-            found["controls"] = {k: share.to_json() for k, share in self.controls.items()}
+            found |= {"accuracy": self.accuracy.to_json()}
+            found["controls"] = {k: each.to_json() for k, each in self.controls.items()}
         if self.chance is not None and self.generated:
             found |= {"chance": round(self.chance, 4), "generated": self.generated.to_json()}
         found |= {"tokens": self.tokens, "seconds": round(self.seconds, 4)}
@@ -73,12 +73,12 @@ class EvaluationReport:
 
     def mean(self, control: str = "") -> float | None:
         """The mean accuracy of the multiple-choice tasks, as they are or in a control."""
-        shares = [
-            task.controls[control] if control else task.share
+        accuracies = [
+            task.controls[control] if control else task.accuracy
             for task in self.tasks
             if task.kind == "choice"
         ]
-        return statistics.mean(share.value for share in shares) if shares else None
+        return statistics.mean(each.value for each in accuracies) if accuracies else None
 
     @property
     def chance(self) -> float:
@@ -106,7 +106,7 @@ class EvaluationReport:
             "bundle": self.results.bundle,
             **self.figures(),
             "missing": list(self.missing),
-            "unread": list(self.results.unread),
+            "unread": list(self.results.unreadable),
             "answers": [_answer(answered) for answered in self.results.answered],
         }
 
@@ -136,7 +136,7 @@ def _score(name: str, group: Sequence[AnsweredItem]) -> TaskScore:
     for control in group[0].controls:
         ways[control] = [answered.controls[control] for answered in group]
     right = {way: [reply.right for reply in replies] for way, replies in ways.items()}
-    shares = {way: Accuracy(sum(column), len(column)) for way, column in right.items()}
+    by_way = {way: Accuracy(sum(column), len(column)) for way, column in right.items()}
     told: dict[str, dict[str, float]] = {}
     remark = ""
     if item.kind == "caption":
@@ -146,7 +146,7 @@ def _score(name: str, group: Sequence[AnsweredItem]) -> TaskScore:
             for w, each in ways.items()
         }
     else:
-        remark = ablation_warning(
+        remark = control_warning(
             item.task, right[""], {w: column for w, column in right.items() if w}
         )
     chance = generated = None
@@ -156,10 +156,10 @@ def _score(name: str, group: Sequence[AnsweredItem]) -> TaskScore:
     return TaskScore(
         name=name,
         kind=item.kind,
-        share=shares.pop(""),
+        accuracy=by_way.pop(""),
         chance=chance,
         generated=generated,
-        controls=shares,
+        controls=by_way,
         captions=told,
         tokens=statistics.median(answered.reply.tokens for answered in group),
         seconds=statistics.median(answered.reply.seconds for answered in group),
@@ -189,7 +189,7 @@ def report_table(report: EvaluationReport) -> RenderableType:
 def notes(report: EvaluationReport) -> list[str]:
     """What must be said beside the figures: scores that prove nothing, videos left out."""
     found = [f"{task.name} {task.remark}" for task in report.tasks if task.remark]
-    for what, names in (("missing", report.missing), ("unreadable", report.results.unread)):
+    for what, names in (("missing", report.missing), ("unreadable", report.results.unreadable)):
         if names:
             videos = "video" if len(names) == 1 else "videos"
             found.append(f"left out, {len(names)} {videos} {what}: {names[0]}, ..."[:300])
@@ -197,14 +197,14 @@ def notes(report: EvaluationReport) -> list[str]:
 
 
 def _cells(task: TaskScore, controls: Sequence[str]) -> list[str]:
-    last = [str(task.share.of), f"{task.tokens:.0f}", f"{task.seconds:.2f}"]
+    last = [str(task.accuracy.of), f"{task.tokens:.0f}", f"{task.seconds:.2f}"]
     if task.kind == "caption":
         shown = [" ".join(f"{k} {v:.2f}" for k, v in task.captions[""].items()), "", "", ""]
         return [task.name, *shown, *(f"{task.captions[c]['CIDEr']:.2f}" for c in controls), *last]
-    low, high = task.share.interval()
+    low, high = task.accuracy.interval()
     return [
         task.name,
-        _percent(task.share.value),
+        _percent(task.accuracy.value),
         f"{100 * low:.0f} to {100 * high:.0f}",
         _percent(task.chance) if task.chance is not None else "",
         _percent(task.generated.value) if task.generated else "",

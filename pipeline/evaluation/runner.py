@@ -18,14 +18,19 @@ from reellama.models.prompt_format import multiple_choice
 from reellama.models.token_pooling.options import DEFAULT_POOLING, PoolingOptions
 from reellama.pipeline.chat.conversation import Chat, Video
 from reellama.pipeline.chat.video_chat import VideoChat
-from reellama.pipeline.evaluation import ablations
-from reellama.pipeline.evaluation.ablations import ABLATIONS, FOOTAGE_CONTROLS, OTHER, WITHHELD
 from reellama.pipeline.evaluation.answer_matching import (
+    choice_prefix_probabilities,
+    choice_probabilities,
     contains,
     first_mentioned,
     mentioned_choices,
-    opening_probabilities,
-    probabilities,
+)
+from reellama.pipeline.evaluation.controls import (
+    CONTROLS,
+    FOOTAGE_CONTROLS,
+    OTHER,
+    WITHHELD,
+    soft_tokens_by_control,
 )
 from reellama.pipeline.evaluation.items import EvalItem, by_video
 from reellama.pipeline.video.clip import Clip, read_frames
@@ -90,7 +95,7 @@ class EvaluationResults:
     llm: Path
     answered: list[AnsweredItem]
     video_seconds: list[float]
-    unread: tuple[str, ...] = ()
+    unreadable: tuple[str, ...] = ()
     controls: tuple[str, ...] = ()
 
 
@@ -109,22 +114,22 @@ def evaluate(
     """
     answered: list[AnsweredItem] = []
     seconds: list[float] = []
-    unread: list[str] = []
+    unreadable: list[str] = []
     with VideoChat(bundle=bundle, **options) as talk:
         frames = talk.read_options.frames
-        wanted = ABLATIONS if with_controls else ()
+        controls = CONTROLS if with_controls else ()
         for group in by_video(iter(items)):
             try:
                 seen = encode_video(
                     talk.bundle,
                     group,
-                    wanted,
+                    controls,
                     frames=frames,
                     pooling=talk.pooling,
                     with_strip=with_strips,
                 )
             except VideoError as error:
-                unread.append(str(error))
+                unreadable.append(str(error))
                 continue
             seconds.append(seen.seconds)
             answered += ask_items(talk.chat, seen, talk.bundle.describe)
@@ -132,8 +137,8 @@ def evaluate(
                 progress(len(answered))
         llm = Path(talk.llm)
     if not answered:
-        raise ReellamaError(unread[0] if unread else "there is nothing to ask")
-    return EvaluationResults(str(bundle), llm, answered, seconds, tuple(unread), wanted)
+        raise ReellamaError(unreadable[0] if unreadable else "there is nothing to ask")
+    return EvaluationResults(str(bundle), llm, answered, seconds, tuple(unreadable), controls)
 
 
 def ask_of_clips(
@@ -150,7 +155,7 @@ def ask_of_clips(
     """
     groups = list(by_video(iter(items)))
     answered: list[AnsweredItem] = []
-    unread: list[str] = []
+    unreadable: list[str] = []
     blind: dict[Hashable, ModelReply] = {}  # without the video: one reply to the same question
     before: Video | None = None
     if OTHER in controls:  # before the first comes the last
@@ -158,7 +163,7 @@ def ask_of_clips(
         before = next((video for video in looks if video), None)
     for group in groups:
         began = time.perf_counter()
-        video = _look(talk, group[0].video, unread)
+        video = _look(talk, group[0].video, unreadable)
         if video is None:
             continue
         views: dict[str, Video | None] = {"": video, **({OTHER: before} if before else {})}
@@ -170,8 +175,8 @@ def ask_of_clips(
         before = video if before else None
         progress(len(answered))
     if not answered:
-        raise ReellamaError(unread[0] if unread else "there is nothing to ask")
-    return answered, unread
+        raise ReellamaError(unreadable[0] if unreadable else "there is nothing to ask")
+    return answered, unreadable
 
 
 def _with_blind_reply(
@@ -186,13 +191,13 @@ def _with_blind_reply(
     return replace(answered, controls={WITHHELD: known[key], **answered.controls})
 
 
-def _look(talk: VideoChat, path: Path, unread: list[str]) -> Video | None:
-    """A video in soft tokens, without its frames; None, and why in `unread`, if it is none."""
+def _look(talk: VideoChat, path: Path, unreadable: list[str]) -> Video | None:
+    """A video in soft tokens, without its frames; None, and why in `unreadable`, if it is none."""
     talk.videos.clear()
     try:
         video = talk.add(path)
     except VideoError as error:
-        unread.append(str(error))
+        unreadable.append(str(error))
         return None
     return replace(video, clip=replace(video.clip, frames=[]))
 
@@ -200,7 +205,7 @@ def _look(talk: VideoChat, path: Path, unread: list[str]) -> Video | None:
 def encode_video(
     bundle: VideoBundle,
     items: Sequence[EvalItem],
-    wanted: Sequence[str] = (),
+    controls: Sequence[str] = (),
     *,
     frames: int | None = None,
     pooling: PoolingOptions = DEFAULT_POOLING,
@@ -216,10 +221,10 @@ def encode_video(
         end=first.end,
         max_side=bundle.max_side,
     )
-    soft_tokens = ablations.ablated_soft_tokens(bundle, clip, wanted, pooling)
-    unread = Clip([], np.zeros(0), 0.0, first.video)  # the frames need not be kept
+    soft_tokens = soft_tokens_by_control(bundle, clip, controls, pooling)
+    no_frames = Clip([], np.zeros(0), 0.0, first.video)  # the frames need not be kept
     views = {
-        name: None if soft is None else Video(clip.path, soft, unread)
+        name: None if soft is None else Video(clip.path, soft, no_frames)
         for name, soft in soft_tokens.items()
     }
     took = time.perf_counter() - began
@@ -265,10 +270,10 @@ def _reply(chat: Chat, item: EvalItem, describe: str, *, generate: bool) -> Mode
         return ModelReply(right, text, right, (), size, took)
     answer = item.choices.index(item.answer)
     if item.listed:
-        likely = probabilities(chat.engine, prompt, item.choices)
+        likely = choice_probabilities(chat.engine, prompt, item.choices)
         generated_right = mentioned_choices(text, item.choices) == [answer]
     else:
-        likely = opening_probabilities(chat.engine, prompt, item.choices)
+        likely = choice_prefix_probabilities(chat.engine, prompt, item.choices)
         generated_right = first_mentioned(text, item.choices) == answer
     right = int(likely.argmax()) == answer
     return ModelReply(right, text, generated_right, tuple(likely.tolist()), size, took)

@@ -206,7 +206,7 @@ def _quantizations(bundle: str, questions: QuestionOptions, how: RunOptions, fol
     if str(how.json) != "-":
         out.print(quantization_sweep.tables(rows))
     if how.plot:
-        title = f"{opened.name}: {rows[0].share.of} questions to each quantization"
+        title = f"{opened.name}: {rows[0].accuracy.of} questions to each quantization"
         note(f"drawn: {', '.join(map(str, quantization_sweep.plot(rows, how.plot, title)))}")
 
 

@@ -112,7 +112,7 @@ def _camera_claims(sentence: str, *, short: bool) -> list[MotionClaim]:
     return [MotionClaim(way, about_camera=True) for way in said]
 
 
-def items(split: CaptionedSplit, folder: Path, unread: list[str]) -> Iterator[EvalItem]:
+def items(split: CaptionedSplit, folder: Path, unreadable: list[str]) -> Iterator[EvalItem]:
     """Three questions about each clip, written into `folder`; the answer is the camera's move."""
     for number, clip in enumerate(split.sample()):
         rng = np.random.default_rng([split.seed, number])
@@ -120,7 +120,7 @@ def items(split: CaptionedSplit, folder: Path, unread: list[str]) -> Iterator[Ev
         try:
             frame = read_frames(clip.video, frames=1, max_side=SIDE).frames[0]
         except VideoError as error:
-            unread.append(str(error))
+            unreadable.append(str(error))
             continue
         path = folder / f"{number}.mp4"
         write_video(path, camera_clip(frame, Camera.random(rng, move)), VIDEO_FPS)
@@ -147,13 +147,13 @@ def run(
     talk: VideoChat, split: CaptionedSplit, controls: Sequence[str], progress: QuestionProgress
 ) -> FootageScore:
     """Ask, and count what is claimed. Raises ReellamaError when no clip can be read."""
-    unread: list[str] = []
+    unreadable: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
-        asked = list(items(split, Path(folder), unread))
+        asked = list(items(split, Path(folder), unreadable))
         if not asked:
-            raise ReellamaError(unread[0] if unread else "there is nothing to ask")
+            raise ReellamaError(unreadable[0] if unreadable else "there is nothing to ask")
         answered, _ = ask_of_clips(talk, asked, controls, progress)
-    return score(answered, unread)
+    return score(answered, unreadable)
 
 
 def score(answered: Sequence[AnsweredItem], notes: Sequence[str] = ()) -> FootageScore:

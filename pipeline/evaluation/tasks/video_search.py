@@ -13,9 +13,9 @@ import numpy as np
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.models.open_bundle import search_bundle
 from reellama.pipeline.chat.video_chat import VideoChat
-from reellama.pipeline.evaluation.ablations import OTHER
 from reellama.pipeline.evaluation.bootstrap import BootstrapEstimate, exactly, mean, median
 from reellama.pipeline.evaluation.captioned_clips import CaptionedSplit
+from reellama.pipeline.evaluation.controls import OTHER
 from reellama.pipeline.evaluation.footage_report import CHANCE, MODEL, FootageScore
 from reellama.pipeline.evaluation.runner import QuestionProgress
 from reellama.pipeline.long_video.video_index import VideoIndex, index_video

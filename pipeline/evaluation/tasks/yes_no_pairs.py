@@ -85,8 +85,8 @@ def run(
     # All clips with what is asked for, then all without: "another clip" is one of the same answer,
     # which mostly is about another thing.
     items = [pair.yes for pair in asked] + [pair.no for pair in asked]
-    answered, unread = ask_of_clips(talk, items, controls, progress)
-    return score(asked, answered, unread)
+    answered, unreadable = ask_of_clips(talk, items, controls, progress)
+    return score(asked, answered, unreadable)
 
 
 def score(

@@ -11,7 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reellama.gguf_tools.errors import ReellamaError
-from reellama.pipeline.evaluation.answer_matching import contains, mentioned_choices, probabilities
+from reellama.pipeline.evaluation.answer_matching import (
+    choice_probabilities,
+    contains,
+    mentioned_choices,
+)
 from reellama.pipeline.llm.engine import Engine, Text
 from reellama.pipeline.llm.token_probabilities import log_softmax
 from tests.helpers.forced_sampling import ROUNDING, saying
@@ -28,7 +32,7 @@ def test_probabilities_of_choices_are_those_of_their_tokens(tiny_llama: Path) ->
     prompt, scores = [Text("Where?")], []
     exact: dict[str, Any] = {"type_k": "f32", "type_v": "f32", "flash_attn": "off"}
     with Engine(tiny_llama, n_ctx=256, n_threads=1, **exact) as engine:
-        found = probabilities(engine, prompt, choices)
+        found = choice_probabilities(engine, prompt, choices)
         for choice in choices:
             ids = [*engine.tokenizer.encode(choice), engine.tokenizer.eos]
             n = engine.count(prompt)
@@ -41,7 +45,7 @@ def test_probabilities_of_choices_are_those_of_their_tokens(tiny_llama: Path) ->
 
 def test_the_prompt_is_read_once_for_all_choices(engine: Engine) -> None:
     prompt = [Text("One two three four five six seven eight nine ten")]
-    probabilities(engine, prompt, ["eleven", "twelve and more", "red"])
+    choice_probabilities(engine, prompt, ["eleven", "twelve and more", "red"])
     assert engine.last.n_read == engine.count(prompt)
     assert engine.prefill(prompt).n_reused >= engine.count(prompt) - 1
 

@@ -12,8 +12,8 @@ import pytest
 from rich.console import Console
 
 from reellama.models.bundle import Bundle
-from reellama.pipeline.evaluation.ablations import (
-    ABLATIONS,
+from reellama.pipeline.evaluation.controls import (
+    CONTROLS,
 )
 from reellama.pipeline.evaluation.report import record_scores
 from reellama.pipeline.evaluation.scoring import Accuracy
@@ -41,7 +41,7 @@ def test_figures_go_to_json_to_a_page_and_into_the_bundle(
     data = json.loads(file.read_text())
     task = data["tasks"]["moving direction"]
     assert task["accuracy"]["of"] == task["questions"] == len(data["answers"]) == FEW
-    assert set(task["controls"]) == set(ABLATIONS) and task["chance"] == 0.25
+    assert set(task["controls"]) == set(CONTROLS) and task["chance"] == 0.25
     assert "<!doctype html>" in page.read_text()
     kept = Bundle.load(bundle).scores["ways"]
     assert kept["tasks"]["moving direction"] == task

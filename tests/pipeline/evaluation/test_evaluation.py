@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from reellama.pipeline.evaluation import caption_metrics
-from reellama.pipeline.evaluation.ablations import (
-    ABLATIONS,
+from reellama.pipeline.evaluation.controls import (
+    CONTROLS,
     WITHHELD,
 )
 from reellama.pipeline.evaluation.html_report import misses_first, render_page
@@ -45,7 +45,7 @@ def test_a_bundle_that_sees_is_right_and_without_the_video_it_is_not(
     assert direction.name == "moving direction"
     assert direction.chance == 0.25
     assert direction.generated and direction.generated.value >= 0.75
-    assert direction.controls[WITHHELD].value < direction.share.value
+    assert direction.controls[WITHHELD].value < direction.accuracy.value
 
 
 def test_each_kind_of_answer_is_judged_in_its_way(found: EvaluationReport) -> None:
@@ -59,8 +59,8 @@ def test_each_kind_of_answer_is_judged_in_its_way(found: EvaluationReport) -> No
 
 
 def test_every_question_is_asked_in_every_control(found: EvaluationReport) -> None:
-    assert all(tuple(each.controls) == ABLATIONS for each in found.results.answered)
-    assert set(found.tasks[1].controls) == set(ABLATIONS)
+    assert all(tuple(each.controls) == CONTROLS for each in found.results.answered)
+    assert set(found.tasks[1].controls) == set(CONTROLS)
 
 
 def test_one_video_is_looked_at_once_for_all_its_questions(found: EvaluationReport) -> None:

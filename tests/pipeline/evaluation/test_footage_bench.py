@@ -13,9 +13,12 @@ import pytest
 from reellama.models.bundle import Bundle
 from reellama.pipeline.chat.video_chat import VideoChat
 from reellama.pipeline.evaluation import runner
-from reellama.pipeline.evaluation.ablations import OTHER, WITHHELD
-from reellama.pipeline.evaluation.answer_matching import first_mentioned, opening_probabilities
+from reellama.pipeline.evaluation.answer_matching import (
+    choice_prefix_probabilities,
+    first_mentioned,
+)
 from reellama.pipeline.evaluation.captioned_clips import read_captioned
+from reellama.pipeline.evaluation.controls import OTHER, WITHHELD
 from reellama.pipeline.evaluation.footage_bench import FOOTAGE_TASKS
 from reellama.pipeline.evaluation.items import EvalItem
 from reellama.pipeline.evaluation.runner import ask_of_clips
@@ -99,11 +102,11 @@ def test_another_clip_is_the_one_before_and_no_video_is_none(
     videos = [clip.video for clip in read_captioned(captioned)[:6:2]]
     items = [EvalItem("t", "What is this?", "cat", (), video) for video in videos]
     with VideoChat(bundle=small_bundle, frames=1, n_threads=1) as talk:
-        answered, unread = ask_of_clips(talk, items)
+        answered, unreadable = ask_of_clips(talk, items)
         talk.videos.clear()
         talk.chat.clear()
         alone = talk.ask("What is this?", max_tokens=SHORT)
-    assert unread == []
+    assert unreadable == []
     said = [each.reply.generated_text for each in answered]
     assert [each.controls[OTHER].generated_text for each in answered] == [said[-1], *said[:-1]]
     assert [each.controls[WITHHELD].generated_text for each in answered] == [alone] * 3
@@ -126,10 +129,10 @@ def test_clips_that_cannot_be_read_are_named_and_the_others_asked(
 def test_an_answer_s_opening_counts_whatever_follows(engine: Engine) -> None:
     """After "Yes or no? No" the engine would go on; both spellings of a word are one answer."""
     prompt = [Text("Q: Is water dry? Answer yes or no.\nA:")]
-    found = opening_probabilities(engine, prompt, ["yes", "no"])
+    found = choice_prefix_probabilities(engine, prompt, ["yes", "no"])
     assert found.sum() == pytest.approx(1) and (found > 0).all()
     for choices, same in ((["Yes", "No"], found), (["no", "yes"], found[::-1])):
-        again = opening_probabilities(engine, prompt, choices)
+        again = choice_prefix_probabilities(engine, prompt, choices)
         np.testing.assert_allclose(np.log(again), np.log(same), atol=ROUNDING)
 
 

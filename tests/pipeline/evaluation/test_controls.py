@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 
 from reellama.models.bundle import Bundle
-from reellama.pipeline.evaluation import ablations
-from reellama.pipeline.evaluation.ablations import (
-    ABLATIONS,
+from reellama.pipeline.evaluation.controls import (
+    CONTROLS,
     SHUFFLED,
     SINGLE,
     WITHHELD,
+    control_warning,
     is_significantly_lower,
-    needs,
+    soft_tokens_by_control,
+    task_needs,
 )
 from reellama.pipeline.video.clip import read_frames
 
@@ -23,9 +24,9 @@ pytestmark = pytest.mark.numeric
 
 
 def test_what_a_control_takes_away_is_what_some_tasks_need() -> None:
-    assert all(needs(WITHHELD, task) for task in ("object naming", "speed", "whatever"))
-    assert needs(SHUFFLED, "action order") and needs(SINGLE, "action_order")
-    assert not needs(SHUFFLED, "object naming") and not needs(SINGLE, "count")
+    assert all(task_needs(WITHHELD, task) for task in ("object naming", "speed", "whatever"))
+    assert task_needs(SHUFFLED, "action order") and task_needs(SINGLE, "action_order")
+    assert not task_needs(SHUFFLED, "object naming") and not task_needs(SINGLE, "count")
 
 
 def test_controls_are_made_of_the_same_frames(
@@ -35,14 +36,14 @@ def test_controls_are_made_of_the_same_frames(
     monkeypatch.setattr("reellama.models.precision.multiplies_bfloat16", lambda: False)
     bundle = Bundle.load(small_bundle)
     clip = read_frames(square_video, frames=5)
-    views = ablations.ablated_soft_tokens(bundle, clip, ABLATIONS)
+    views = soft_tokens_by_control(bundle, clip, CONTROLS)
     assert views.pop(WITHHELD) is None
     seen = {name: np.asarray(view) for name, view in views.items()}
     assert np.allclose(seen[""], bundle.encode(clip.frames, clip.times).array, atol=1e-4)
     middle = bundle.encode([clip.frames[2]], clip.times[2:3]).array
     assert np.allclose(seen[SINGLE], middle, atol=1e-4)
     assert not np.allclose(seen[SHUFFLED], seen[""], atol=1e-4)
-    again = ablations.ablated_soft_tokens(bundle, clip, [SHUFFLED])[SHUFFLED]
+    again = soft_tokens_by_control(bundle, clip, [SHUFFLED])[SHUFFLED]
     assert np.array_equal(seen[SHUFFLED], np.asarray(again))
 
 
@@ -56,11 +57,9 @@ def test_a_fall_is_one_that_chance_seldom_brings() -> None:
 def test_a_score_that_does_not_fall_is_said_to_prove_nothing() -> None:
     right = [True] * 18 + [False] * 2
     blind = [False] * 18 + [True] * 2
-    assert ablations.ablation_warning(
-        "moving direction", right, {WITHHELD: blind, SHUFFLED: right}
-    ) == ("proves nothing: 90% are right, and 90% with frames in shuffled order")
-    assert (
-        ablations.ablation_warning("object naming", right, {WITHHELD: blind, SHUFFLED: right}) == ""
+    assert control_warning("moving direction", right, {WITHHELD: blind, SHUFFLED: right}) == (
+        "proves nothing: 90% are right, and 90% with frames in shuffled order"
     )
-    few = ablations.ablation_warning("speed", [True, True], {SHUFFLED: [True, False]})
+    assert control_warning("object naming", right, {WITHHELD: blind, SHUFFLED: right}) == ""
+    few = control_warning("speed", [True, True], {SHUFFLED: [True, False]})
     assert few.endswith("; 2 questions are too few to tell")

@@ -1,4 +1,4 @@
-"""The same questions with something taken away that a task should need, and whether it did."""
+"""Controls: the same questions with something taken away that a task should need."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from reellama.models.token_pooling.options import DEFAULT_POOLING, PoolingOption
 from reellama.pipeline.video.clip import Clip
 
 WITHHELD, SHUFFLED, SINGLE = "no video", "shuffled", "one frame"
-ABLATIONS = (WITHHELD, SHUFFLED, SINGLE)
+CONTROLS = (WITHHELD, SHUFFLED, SINGLE)
 OTHER = "another clip"  # the question, asked of a video that it is not about
 FOOTAGE_CONTROLS = (WITHHELD, OTHER)  # of real footage, which often is one frame
 _NAMES = {
@@ -56,12 +56,12 @@ TASKS_NEEDING = {SHUFFLED: _ORDER, SINGLE: _TIME}
 SIGNIFICANCE = 0.05  # a fall that chance brings less often than this is one
 
 
-def needs(control: str, task: str) -> bool:
+def task_needs(control: str, task: str) -> bool:
     """Whether a task needs what a control takes away."""
     return control == WITHHELD or task.lower().replace("_", " ") in TASKS_NEEDING[control]
 
 
-def ablated_soft_tokens(
+def soft_tokens_by_control(
     bundle: VideoBundle,
     clip: Clip,
     controls: Sequence[str],
@@ -113,14 +113,12 @@ def is_significantly_lower(right: Sequence[bool], controlled: Sequence[bool]) ->
     return bool(n) and sum(comb(n, k) for k in range(lost, n + 1)) / 2**n < SIGNIFICANCE
 
 
-def ablation_warning(
-    task: str, right: Sequence[bool], by_control: dict[str, Sequence[bool]]
-) -> str:
+def control_warning(task: str, right: Sequence[bool], by_control: dict[str, Sequence[bool]]) -> str:
     """What to say about a task whose score does not fall where it should; "" if it does."""
     kept = {
         control: controlled
         for control, controlled in by_control.items()
-        if needs(control, task) and not is_significantly_lower(right, controlled)
+        if task_needs(control, task) and not is_significantly_lower(right, controlled)
     }
     if not kept:
         return ""
