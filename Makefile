@@ -26,7 +26,7 @@ endif
 demo.mp4: | .venv/.installed
 	$(REELLAMA) demo-video demo.mp4
 
-test: .venv/.installed-dev ## run the tests but for the slow ones (ARGS="-k name" to choose)
+test: .venv/.installed-dev ## install torch and the rest, run all but the slow tests (ARGS="-k name" to choose)
 	$(PYTEST) -m "not slow" $(ARGS)
 
 test-slow: .venv/.installed-dev ## run the slow tests
@@ -50,10 +50,10 @@ format: .venv/.installed-dev ## let ruff mend what it can
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
 
-bench: .venv/.installed-dev ## the benchmarks (benchmarks/README.md says what each measures)
+bench: .venv/.installed-dev ## two of the benchmarks, engine and seek (benchmarks/README.md has them all)
 	for name in engine seek; do .venv/bin/python "benchmarks/$$name.py" || exit 1; done
 
-train-mini: .venv/.installed-dev ## train the bundle `mini`, or go on where that was stopped
+train-mini: .venv/.installed-dev ## train the stages of `mini` on drawn clips, or go on where that was stopped
 	$(REELLAMA) train models/configs/mini.toml --out runs/mini
 
 pictures: .venv/.installed demo.mp4 ## draw the terminals in the README (needs tmux)
