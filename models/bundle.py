@@ -137,10 +137,10 @@ class Bundle:
         """The prompt that asks for a description."""
         return self.config.describe
 
-    def remark_on(self, features: np.ndarray) -> str:
+    def footage_caveat(self, features: np.ndarray) -> str:
         """What a person should know of its answers about a video with these features."""
         tells_apart = self.config.concepts is not None and self._footage.can_tell
-        return self.config.footage_remark if tells_apart and self.is_footage(features) else ""
+        return self.config.footage_caveat if tells_apart and self.is_footage(features) else ""
 
     @property
     def lora(self) -> list[tuple[Path, float]]:

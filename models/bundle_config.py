@@ -89,7 +89,7 @@ class BundleConfig:
         )
 
     @property
-    def footage_remark(self) -> str:
+    def footage_caveat(self) -> str:
         """What a person should know of its answers about real footage."""
         return f"{self.footage_limits}; a vision model tells more: --bundle MODEL.gguf"
 

@@ -115,7 +115,7 @@ class VisionBundle:
     reads_text = True
     languages: tuple[str, ...] = ()
 
-    def remark_on(self, features: np.ndarray) -> str:
+    def footage_caveat(self, features: np.ndarray) -> str:
         """Nothing: it was trained on videos and pictures of all kinds."""
         return ""
 

@@ -81,7 +81,7 @@ def plan_answer(
         known = answer_from_subtitles(plain, meant[0].clip.subtitles)
     if known is None and asks_to_listen(plain) and not any(v.clip.subtitles for v in meant):
         known = NOT_HEARD if meant else None
-    is_footage = bool(meant) and all(video.limits for video in meant)
+    is_footage = bool(meant) and all(video.footage_caveat for video in meant)
     if known is None and is_footage and asks_beyond_footage(plain):
         known = CANNOT_TELL.format(bundle.name)
     spoken = bundle.languages if languages is None else languages

@@ -15,20 +15,23 @@ FACTS = "facts"  # the array beside those of `EncodedFrames`: JSON
 
 @dataclass(frozen=True)
 class ClipFacts:
-    """duration, notes, facts: as `Clip` has them. remark: the bundle's on what it sees, or "".
+    """What a cache keeps of a clip beside its frames' features.
 
+    duration, notes, facts: as `Clip` has them. footage_caveat: as `Video` has it.
     subtitles: those in the file, in the part that was looked at; None where nobody looked.
     """
 
     duration: float = 0.0
     notes: tuple[str, ...] = ()
     facts: FileFacts | None = None
-    remark: str = ""
+    footage_caveat: str = ""
     subtitles: tuple[Subtitle, ...] | None = None
 
     def to_array(self) -> np.ndarray:
         """The same as an array of bytes."""
-        return np.frombuffer(json.dumps(asdict(self)).encode(), np.uint8)
+        kept = asdict(self)
+        kept["remark"] = kept.pop("footage_caveat")  # the key that caches have
+        return np.frombuffer(json.dumps(kept).encode(), np.uint8)
 
     @classmethod
     def from_array(cls, array: np.ndarray) -> ClipFacts:

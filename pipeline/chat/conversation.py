@@ -32,13 +32,13 @@ TokenStream = Generator[Token, None, None]
 class Video:
     """A video in a conversation: what stands for it in the prompt, and its frames.
 
-    limits: the bundle's remark on what it cannot tell of it, or "".
+    footage_caveat: what the bundle cannot tell of it, said for people; "" for nothing.
     """
 
     path: Path
     parts: Prompt
     clip: Clip
-    limits: str = ""
+    footage_caveat: str = ""
 
     @property
     def n_soft_tokens(self) -> int:

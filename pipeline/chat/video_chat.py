@@ -80,7 +80,7 @@ class VideoChat:
         self.read_options = replace(read_options, **given)
         self.pooling = PoolingOptions(tokens, pooling)
         self.timings = Timings()
-        self._remarked = False
+        self._said_caveat = False
         self._described: tuple[Video, dict[str, Any], str] | None = None  # and with which options
         with self.timings.stage("load"):
             self.bundle = open_bundle(bundle, mmproj, tiles=tiles)
@@ -348,9 +348,9 @@ class VideoChat:
         clip, encoded = seen.clip, seen.encoded
         if self.bundle.remark and not self.timings.n_frames:  # it is said once
             clip = replace(clip, notes=(*clip.notes, self.bundle.remark))
-        if seen.remark and not self._remarked:  # it is said once
-            clip = replace(clip, notes=(*clip.notes, seen.remark))
-            self._remarked = True
+        if seen.footage_caveat and not self._said_caveat:  # it is said once
+            clip = replace(clip, notes=(*clip.notes, seen.footage_caveat))
+            self._said_caveat = True
         # The LLM may still be loading. Meanwhile: what its prompt is made with.
         from reellama.gguf_tools.text.chat_template import ChatTemplate
 
@@ -361,7 +361,7 @@ class VideoChat:
             parts = [*parts, Text(as_text(clip.subtitles, self.engine.n_ctx))]
         self.timings.pooling, *notes = self.bundle.pooling_summary(encoded, pooling, cells)
         clip = replace(clip, notes=(*clip.notes, *notes))
-        video = Video(path, parts, clip, limits=seen.remark)
+        video = Video(path, parts, clip, footage_caveat=seen.footage_caveat)
         self.timings.n_frames += len(clip.frames)
         self.timings.n_soft_tokens += video.n_soft_tokens
         return video

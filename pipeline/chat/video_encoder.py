@@ -36,11 +36,11 @@ MAX_HASHED = 256 << 20
 
 
 class SeenVideo(NamedTuple):
-    """A video's clip with its subtitles, what the bundle made of it, its remark on that or ""."""
+    """A video's clip with its subtitles, what the bundle made of it, and the caveat of `Video`."""
 
     clip: Clip
     encoded: EncodedFrames
-    remark: str
+    footage_caveat: str
 
 
 class VideoEncoder:
@@ -80,16 +80,16 @@ class VideoEncoder:
         finally:
             self.busy = False
         encoded = EncodedFrames(array, clip.times, frame_size(clip.frames))
-        remark = self.bundle.remark_on(features)
-        if remark and (note := scenes_note(clip.times, clip.frames)):
+        caveat = self.bundle.footage_caveat(features)
+        if caveat and (note := scenes_note(clip.times, clip.frames)):
             clip = replace(clip, notes=(*clip.notes, note))
-        seen = SeenVideo(clip, encoded, remark)
+        seen = SeenVideo(clip, encoded, caveat)
         # A file or a bundle that was written meanwhile may be half old and half new.
         changed = self.bundle.changed or before != _stamps(path)
         if self.cache is not None and key is not None and not changed:
             # A file of subtitles beside the video is no part of its content: it is read each time.
             lines = None if sidecars(clip.path) else clip.subtitles
-            facts = ClipFacts(clip.duration, clip.notes, clip.facts, seen.remark, lines)
+            facts = ClipFacts(clip.duration, clip.notes, clip.facts, seen.footage_caveat, lines)
             self.cache.write(key, **encoded._asdict(), **{FACTS: facts.to_array()})
         return seen
 
@@ -172,6 +172,6 @@ def _known(
             subtitles = _subtitles(path, options)
         duration, notes = known.duration, known.notes
         clip = Clip(frames, encoded.times, duration, path, notes, known.facts, subtitles)
-        return SeenVideo(clip, encoded, known.remark)
+        return SeenVideo(clip, encoded, known.footage_caveat)
     except (KeyError, TypeError, ValueError):
         return None

@@ -57,10 +57,10 @@ def note(message: str) -> None:
         say(message)
 
 
-def note_limits(name: str | Path, remark: str) -> None:
-    """Say what a bundle cannot know of a video, if there is such a remark, once in a terminal."""
-    if remark and is_new_here(remark):
-        note(f"{name}: {remark}")
+def note_footage_caveat(name: str | Path, caveat: str) -> None:
+    """Say what a bundle cannot tell of a video, unless it is "", once in a terminal."""
+    if caveat and is_new_here(caveat):
+        note(f"{name}: {caveat}")
 
 
 def detail(message: str) -> None:
@@ -112,8 +112,8 @@ def add_video(talk: VideoChat, path: Path) -> Video:
     with reading_bar(path) as report:
         video = talk.add(path, report)
     for remark in video.clip.notes:
-        if remark == video.limits:
-            note_limits(path.name or path, remark)
+        if remark == video.footage_caveat:
+            note_footage_caveat(path.name or path, remark)
         else:
             note(f"{path.name or path}: {remark}")
     times = ", ".join(format_time(float(time)) for time in video.clip.times)

@@ -132,7 +132,7 @@ class LongVideo(Closeable):
     bundle's width. pooling: the tokens of a scene, for a vision GGUF. cache: folder of what was
     seen of videos, or None. merged: folder of LLMs that have the bundle's adapter merged in, where
     the right one is made if it is missing; None keeps the adapter beside the LLM.
-    remark: what a person should know of what it says of scenes that it has seen, or "".
+    footage_caveat: what the bundle cannot tell of the scenes that it has seen, or "".
     Raises ReellamaError for a bundle or an LLM that cannot be used.
     """
 
@@ -148,7 +148,7 @@ class LongVideo(Closeable):
         merged: Path | None = None,
     ) -> None:
         self.cache, self.pooling = cache, pooling
-        self.remark = ""
+        self.footage_caveat = ""
         self.bundle = open_bundle(bundle, mmproj, cache=cache and cache / ENCODED_FRAMES.name)
         self.bundle.check_pooling(pooling)
         self._search = search_bundle(self.bundle)
@@ -259,9 +259,9 @@ class LongVideo(Closeable):
         room = self._batcher.n_ctx - QUESTION_CELLS
         parts = self.bundle.prompt_parts(seen, self.pooling, room)
         heap.give_back()
-        limits = self.bundle.remark_on(features)
-        self.remark = self.remark or limits
-        return Video(source.path, parts, clip, limits)
+        caveat = self.bundle.footage_caveat(features)
+        self.footage_caveat = self.footage_caveat or caveat
+        return Video(source.path, parts, clip, caveat)
 
     def _ask(
         self,

@@ -246,7 +246,7 @@ def _build_index(source: FrameSource, path: Path, bundle: Bundle, progress: Prog
 def _is_footage(frames: Sequence[np.ndarray], bundle: Bundle) -> bool:
     if bundle.config.concepts is None:  # it knows one kind of video, and no other
         return False
-    return bool(bundle.remark_on(bundle.features(frames)))
+    return bool(bundle.footage_caveat(bundle.features(frames)))
 
 
 def _frames(source: FrameSource) -> Iterator[tuple[float, np.ndarray]]:

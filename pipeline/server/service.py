@@ -282,7 +282,7 @@ class Service:
             prompt = prompt.without_first(tokenizer.bos if tokenizer.add_bos else None).after(
                 before
             )
-        remark = next((video.limits for video in plan.videos if video.limits), "")
+        remark = next((video.footage_caveat for video in plan.videos if video.footage_caveat), "")
         prepared = PreparedPrompt(
             prompt, generation, dialect.markers, plan.answer, plan.stop, remark
         )

@@ -202,9 +202,9 @@ def _print(lines: Iterator[dict[str, Any]], max_tokens: int, video: str) -> None
         reason = last.get("error", "the server has gone away")
         raise ReellamaError(f"the answer broke off: {reason}; ask again, or with --no-server")
     if remark := last.get("remark"):
-        from reellama.pipeline.cli.console import note_limits
+        from reellama.pipeline.cli.console import note_footage_caveat
 
-        note_limits(video, remark)
+        note_footage_caveat(video, remark)
     if last["done_reason"] == "length":
         print_limit("length" if last["eval_count"] >= max_tokens else "context", max_tokens)
 

@@ -133,7 +133,7 @@ class SceneOptions(LongVideoOptions):
 
 def timeline(video: Path, options: TimelineOptions, watching: SceneOptions) -> None:
     """Write the timeline of a video, or answer a question about it. The file is opened once."""
-    from reellama.pipeline.cli.console import note_limits
+    from reellama.pipeline.cli.console import note_footage_caveat
     from reellama.pipeline.video.clip import open_video
 
     form = options.form or _form_of(options.out)
@@ -156,7 +156,7 @@ def timeline(video: Path, options: TimelineOptions, watching: SceneOptions) -> N
                     subtitles=options.subtitles == "auto",
                     report=report,
                 )
-        note_limits(video.name or video, long_video.remark)
+        note_footage_caveat(video.name or video, long_video.footage_caveat)
         if options.ask is not None:
             _print_answer(options.ask, found, teller, as_json=form == "json")
             return
@@ -227,7 +227,7 @@ def search(
 ) -> None:  # fmt: skip
     """Print the moments that fit some words, best first; `everything`: also those that do not."""
     from reellama.models.open_bundle import open_bundle, search_bundle
-    from reellama.pipeline.cli.console import note, note_limits, out, strip_control
+    from reellama.pipeline.cli.console import note, note_footage_caveat, out, strip_control
     from reellama.pipeline.long_video import video_index
     from reellama.pipeline.video.timestamps import format_time
 
@@ -256,7 +256,7 @@ def search(
         note(f'nothing fits "{words}"; --all shows what comes nearest')
     footage = next((index.path for index in seen if index.is_footage), None)
     if footage is not None:  # a vision model would search with the same tower
-        note_limits(footage.name or footage, bundle.config.footage_limits)
+        note_footage_caveat(footage.name or footage, bundle.config.footage_limits)
     pictures = [] if thumbnails is None else _thumbnails(found, thumbnails)
     if as_json:
         rows: list[dict[str, object]] = [{**asdict(m), "path": str(m.path)} for m in found]

@@ -56,7 +56,7 @@ class MediaLimits:
 class DecodedFrames(NamedTuple):
     """uint8 RGB pictures `[height, width, 3]`, and the seconds at which they appear, float64.
 
-    about: what else is known of them, without a remark.
+    about: what else is known of them, without a footage caveat.
     """
 
     frames: list[np.ndarray]

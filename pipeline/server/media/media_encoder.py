@@ -258,7 +258,7 @@ class MediaEncoder:
         with computing():
             features = bundle.features(seen.frames)
             array = bundle.project(features, seen.times)
-            remark = bundle.remark_on(features)
+            caveat = bundle.footage_caveat(features)
         heap.give_back()
         if bundle.changed:  # its weights may be partly old, and must not be kept by its version
             raise MediaError(
@@ -266,9 +266,9 @@ class MediaEncoder:
             )
         encoded = EncodedFrames(array, seen.times, frame_size(seen.frames))
         notes = seen.about.notes
-        if remark and (note := scenes_note(seen.times, seen.frames)):
+        if caveat and (note := scenes_note(seen.times, seen.frames)):
             notes = (*notes, note)
-        return EncodedClip(encoded, replace(seen.about, notes=notes, remark=remark))
+        return EncodedClip(encoded, replace(seen.about, notes=notes, footage_caveat=caveat))
 
 
 def _video(
@@ -286,7 +286,7 @@ def _video(
 
     frames = UnreadFrames(path, len(encoded.times), encoded.frame_size, gone)
     clip = Clip(frames, encoded.times, about.duration, path, about.notes, about.facts, lines)
-    return Video(path, parts, clip, about.remark)
+    return Video(path, parts, clip, about.footage_caveat)
 
 
 async def _all_or_none(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
