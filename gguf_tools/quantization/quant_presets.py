@@ -124,11 +124,11 @@ def as_preset(file: GGUFFile, name: str) -> GGUFFile:
     """
     if name.upper() not in PRESETS:
         raise ReellamaError(f"no estimate for the type {name}; there is {', '.join(PRESETS)}")
-    mixture = PRESETS[name.upper()]
+    preset = PRESETS[name.upper()]
     tensors: dict[str, Tensor] = {}
     offset = min((tensor.offset for tensor in file.tensors.values()), default=file.size)
     for tensor in file.tensors.values():
-        type_ = type_named(_type_of(file, tensor, mixture))
+        type_ = type_named(_type_of(file, tensor, preset))
         block, block_bytes = GGML_QUANT_SIZES[type_]
         n_bytes = tensor.n_elements // block * block_bytes
         tensors[tensor.name] = replace(tensor, type=type_, offset=offset, n_bytes=n_bytes)
@@ -136,11 +136,11 @@ def as_preset(file: GGUFFile, name: str) -> GGUFFile:
     return replace(file, size=offset, tensors=tensors)
 
 
-def _type_of(file: GGUFFile, tensor: Tensor, mixture: QuantPreset) -> str:
+def _type_of(file: GGUFFile, tensor: Tensor, preset: QuantPreset) -> str:
     rows = math.prod(tensor.shape[1:])
     if rows == 1 or not tensor.name.endswith("weight") or UNQUANTIZED_TENSORS.search(tensor.name):
         return tensor.type.name
-    type_ = mixture.base
+    type_ = preset.base
     if GGML_QUANT_SIZES[type_named(type_)][0] == 1:
         return type_  # float formats are not mixed
     if tensor.name == "output.weight" or (
@@ -148,25 +148,25 @@ def _type_of(file: GGUFFile, tensor: Tensor, mixture: QuantPreset) -> str:
     ):
         type_ = "Q6_K" if type_ != "Q8_0" and _fits(tensor, type_) else "Q8_0"
     elif match := TENSOR_KIND.fullmatch(tensor.name):
-        type_ = _type_by_rules(file, int(match[1]), match[2], mixture)
+        type_ = _type_by_rules(file, int(match[1]), match[2], preset)
     if not _fits(tensor, type_):
         type_ = FALLBACKS.get(type_, type_)
     return type_ if _fits(tensor, type_) else "F16"
 
 
-def _type_by_rules(file: GGUFFile, layer: int, kind: str, mixture: QuantPreset) -> str:
+def _type_by_rules(file: GGUFFile, layer: int, kind: str, preset: QuantPreset) -> str:
     """The type of a matrix by the rules of its kind."""
     if file.metadata.get(f"{file.architecture}.expert_count") == 8:
         # In models of eight experts attention is small, and gets a larger type.
         if kind in (*VALUE_TENSORS, "attn_k"):
             return "Q8_0"
-        if kind == "attn_output" and mixture.base in ("Q2_K", "Q3_K", "Q4_K", "IQ4_XS"):
+        if kind == "attn_output" and preset.base in ("Q2_K", "Q3_K", "Q4_K", "IQ4_XS"):
             return "Q5_K"
     place = LayerPosition(layer, file.n_layer, _query_heads_per_kv_head(file))
-    for holds, type_ in mixture.rules.get("attn_v" if kind in VALUE_TENSORS else kind, ()):
+    for holds, type_ in preset.rules.get("attn_v" if kind in VALUE_TENSORS else kind, ()):
         if holds(place):
             return type_
-    return mixture.base
+    return preset.base
 
 
 def _query_heads_per_kv_head(file: GGUFFile) -> int:
