@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from gguf.constants import GGUFValueType
+
 from reellama.gguf_tools.editing.model_copy import (
     CopyProgress,
     NewFile,
@@ -20,23 +22,32 @@ from reellama.gguf_tools.editing.model_copy import (
     write_files,
 )
 from reellama.gguf_tools.errors import ReellamaError
-from reellama.gguf_tools.format.header_cursor import ARRAY, STRING
+from reellama.gguf_tools.format.header_cursor import STRUCT_FORMATS
 from reellama.gguf_tools.format.header_writer import raw_entries, typed_entry, value_type
 from reellama.gguf_tools.locate import find
 
 TEMPLATE = "tokenizer.chat_template"
+SPLIT_KEYS = ("split.no", "split.count", "split.tensors.count")
 # What the layout of a file follows from: these are not for people to change.
-LAYOUT = ("general.alignment", "split.no", "split.count", "split.tensors.count")
+PROTECTED_KEYS = ("general.alignment", *SPLIT_KEYS)
 # Names of value types, as llama.cpp's --override-kv has them and as GGUF's specification has.
 TYPE_NAMES = {
-    "u8": 0, "i8": 1, "u16": 2, "i16": 3, "u32": 4, "i32": 5, "f32": 6, "bool": 7, "str": STRING,
-    "u64": 10, "i64": 11, "f64": 12, "int": 4, "float": 6,
-}  # fmt: skip
-LAYOUTS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 10: "<Q", 11: "<q"} | {
-    12: "<d"
+    "u8": GGUFValueType.UINT8,
+    "i8": GGUFValueType.INT8,
+    "u16": GGUFValueType.UINT16,
+    "i16": GGUFValueType.INT16,
+    "u32": GGUFValueType.UINT32,
+    "i32": GGUFValueType.INT32,
+    "f32": GGUFValueType.FLOAT32,
+    "bool": GGUFValueType.BOOL,
+    "str": GGUFValueType.STRING,
+    "u64": GGUFValueType.UINT64,
+    "i64": GGUFValueType.INT64,
+    "f64": GGUFValueType.FLOAT64,
+    "int": GGUFValueType.UINT32,
+    "float": GGUFValueType.FLOAT32,
 }
-FLOATS = (6, 12)
-BOOL, UINT32, INT32, FLOAT32, INT64 = 7, 4, 5, 6, 11
+FLOATS = (GGUFValueType.FLOAT32, GGUFValueType.FLOAT64)
 
 
 class Setting(NamedTuple):
@@ -81,7 +92,7 @@ def edit(
     """
     path = find.resolve(source)
     parts = parts_of(path)
-    entries = {key: entry for key, entry in raw_entries(path).items() if key not in LAYOUT[1:]}
+    entries = {key: entry for key, entry in raw_entries(path).items() if key not in SPLIT_KEYS}
     for key in remove:
         if key not in entries:
             raise ReellamaError(f"{path} has no key {key!r:.60}")
@@ -100,45 +111,46 @@ def edit(
 
 
 def _check_key(key: str) -> None:
-    if key in LAYOUT:
+    if key in PROTECTED_KEYS:
         raise ReellamaError(f"{key} says how the file is laid out: it cannot be changed")
 
 
 def _entry(setting: Setting, entries: Mapping[str, bytes]) -> bytes:
     key, text, name = setting
     old = value_type(key, entries[key]) if key in entries else None
-    if old == ARRAY:
+    if old == GGUFValueType.ARRAY:
         raise ReellamaError(f"{key} is a list, which cannot be set here")
     type_ = TYPE_NAMES[name] if name else _guess(text) if old is None else old
     return typed_entry(key, type_, _packed(setting, type_))
 
 
-def _guess(text: str) -> int:
+def _guess(text: str) -> GGUFValueType:
     """The type of a new key's value."""
     if text in ("true", "false"):
-        return BOOL
+        return GGUFValueType.BOOL
     try:
         number = int(text)
     except ValueError:
         try:
-            return FLOAT32 if math.isfinite(float(text)) else STRING
+            return GGUFValueType.FLOAT32 if math.isfinite(float(text)) else GGUFValueType.STRING
         except ValueError:
-            return STRING
+            return GGUFValueType.STRING
     if 0 <= number < 1 << 32:
-        return UINT32
-    return INT32 if -(1 << 31) <= number < 0 else INT64
+        return GGUFValueType.UINT32
+    return GGUFValueType.INT32 if -(1 << 31) <= number < 0 else GGUFValueType.INT64
 
 
-def _packed(setting: Setting, type_: int) -> bytes:
+def _packed(setting: Setting, type_: GGUFValueType) -> bytes:
     """The value as bytes. Raises ReellamaError where it is none of the type."""
     key, text, _ = setting
     name = next(name for name, number in TYPE_NAMES.items() if number == type_)
-    if type_ == STRING:
+    if type_ == GGUFValueType.STRING:
         data = text.encode("utf-8", "surrogateescape")
         return struct.pack("<Q", len(data)) + data
     try:
-        if type_ == BOOL:
+        if type_ == GGUFValueType.BOOL:
             return struct.pack("<?", {"true": True, "false": False}[text.strip().lower()])
-        return struct.pack(LAYOUTS[type_], float(text) if type_ in FLOATS else int(text))
+        number = float(text) if type_ in FLOATS else int(text)
+        return struct.pack(f"<{STRUCT_FORMATS[type_]}", number)
     except (KeyError, ValueError, OverflowError, struct.error):
         raise ReellamaError(f"{key} is of type {name}: {text!r:.40} is none") from None

@@ -13,6 +13,8 @@ import struct
 from collections.abc import Sequence
 from pathlib import Path
 
+from gguf.constants import GGUFValueType
+
 from reellama.gguf_tools.editing.model_copy import (
     CopyProgress,
     NewFile,
@@ -28,7 +30,6 @@ from reellama.gguf_tools.locate import find
 
 MAX_TENSORS = 128  # of a file, where nobody says: gguf-split's default
 MOST_FILES = 99999  # what the names have room for
-UINT16, INT32 = 2, 5  # value types, by their number in the file
 NUMBER, COUNT, TENSORS = "split.no", "split.count", "split.tensors.count"
 
 
@@ -62,9 +63,9 @@ def split(
     for number, group in enumerate(groups):
         name = f"{prefix.name}-{number + 1:05}-of-{len(groups):05}.gguf"
         marks = {
-            NUMBER: typed_entry(NUMBER, UINT16, struct.pack("<H", number)),
-            TENSORS: typed_entry(TENSORS, INT32, struct.pack("<i", len(tensors))),
-            COUNT: typed_entry(COUNT, UINT16, struct.pack("<H", len(groups))),
+            NUMBER: typed_entry(NUMBER, GGUFValueType.UINT16, struct.pack("<H", number)),
+            TENSORS: typed_entry(TENSORS, GGUFValueType.INT32, struct.pack("<i", len(tensors))),
+            COUNT: typed_entry(COUNT, GGUFValueType.UINT16, struct.pack("<H", len(groups))),
         }
         own = {key: entry for key, entry in metadata.items() if key not in marks}
         files.append(NewFile(prefix.with_name(name), (own if number == 0 else {}) | marks, group))

@@ -6,6 +6,8 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from gguf.constants import GGUFValueType
+
 from reellama.gguf_tools.errors import GGUFError
 
 # The largest vocabularies in use have 262,144 entries, in headers of some 15 MB. Limits keep a
@@ -14,26 +16,35 @@ MAX_HEADER = 256 << 20  # bytes
 MAX_ELEMENTS = 1 << 22  # in all arrays of a file together
 BLOCK = 1 << 18  # bytes that a file with a vocabulary is read in
 
-STRING, ARRAY = 8, 9
-# The other value types, by their number in the file, as `struct` has them.
-LAYOUTS = {
-    0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d",
-}  # fmt: skip
+# The format characters of `struct` for the value types of one size.
+STRUCT_FORMATS = {
+    GGUFValueType.UINT8: "B",
+    GGUFValueType.INT8: "b",
+    GGUFValueType.UINT16: "H",
+    GGUFValueType.INT16: "h",
+    GGUFValueType.UINT32: "I",
+    GGUFValueType.INT32: "i",
+    GGUFValueType.FLOAT32: "f",
+    GGUFValueType.BOOL: "?",
+    GGUFValueType.UINT64: "Q",
+    GGUFValueType.INT64: "q",
+    GGUFValueType.FLOAT64: "d",
+}
 PREFIX = 8  # bytes of a string's length, which stands before it
 _LENGTH = struct.Struct("<Q")
 
 
 class PackedArray(NamedTuple):
-    """An array as the file has it, whole: its elements' type by number, how many, their bytes."""
+    """An array as the file has it, whole: its elements' type, how many, their bytes."""
 
-    type: int
+    type: GGUFValueType
     length: int
     data: bytes
 
     def unpack(self) -> list[Any]:
         """Its elements. Bytes of a string that are not UTF-8 become U+FFFD."""
-        if self.type != STRING:
-            return list(struct.unpack(f"<{self.length}{LAYOUTS[self.type]}", self.data))
+        if self.type != GGUFValueType.STRING:
+            return list(struct.unpack(f"<{self.length}{STRUCT_FORMATS[self.type]}", self.data))
         return [*self.strings(self.length)]
 
     def strings(self, count: int) -> Iterator[str]:
@@ -71,9 +82,9 @@ class HeaderCursor:
         self.position += n_bytes
         return data
 
-    def number(self, layout: str) -> Any:
-        """Return the next number, of the `struct` layout given."""
-        (value,) = struct.unpack(layout, self.take(struct.calcsize(layout)))
+    def number(self, format_: str) -> Any:
+        """Return the next number, of the `struct` format given."""
+        (value,) = struct.unpack(format_, self.take(struct.calcsize(format_)))
         return value
 
     def count(self, limit: int, of_what: str) -> int:
@@ -109,24 +120,24 @@ class HeaderCursor:
     def value(self) -> Any:
         """Return the next typed value: int, float, bool, str, or an array of one of these."""
         type_ = self.number("<I")
-        if type_ == STRING:
+        if type_ == GGUFValueType.STRING:
             return self.string()
-        if type_ != ARRAY:
-            return self.number(f"<{self._layout(type_)}")
+        if type_ != GGUFValueType.ARRAY:
+            return self.number(self._format(type_))
         element_type = self.number("<I")
-        if element_type == ARRAY:
+        if element_type == GGUFValueType.ARRAY:
             raise self.damaged("it has an array of arrays")
         count = self.count(self._elements_left, "elements in an array")
         self._elements_left -= count
-        if element_type == STRING:
-            return PackedArray(STRING, count, self.strings(count))
-        size = struct.calcsize(f"<{self._layout(element_type)}")
-        return PackedArray(element_type, count, self.take(count * size))
+        if element_type == GGUFValueType.STRING:
+            return PackedArray(GGUFValueType.STRING, count, self.strings(count))
+        size = struct.calcsize(self._format(element_type))
+        return PackedArray(GGUFValueType(element_type), count, self.take(count * size))
 
-    def _layout(self, type_: int) -> str:
-        if type_ not in LAYOUTS:
+    def _format(self, type_: int) -> str:
+        if type_ not in STRUCT_FORMATS:
             raise self.damaged(f"it has a value of the unknown type {type_}")
-        return LAYOUTS[type_]
+        return f"<{STRUCT_FORMATS[GGUFValueType(type_)]}"
 
     def _check(self, n_bytes: int) -> None:
         if n_bytes > self._size - self.position:

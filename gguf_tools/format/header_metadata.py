@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-from reellama.gguf_tools.format.header_cursor import STRING, PackedArray
+from gguf.constants import GGUFValueType
+
+from reellama.gguf_tools.format.header_cursor import PackedArray
 
 
 class HeaderMetadata(Mapping[str, Any]):
@@ -28,8 +30,10 @@ class HeaderMetadata(Mapping[str, Any]):
     def text(self, key: str, index: int) -> str | None:
         """One of a list of texts, without making those after it; None where there is none."""
         value = self._values.get(key)
-        if isinstance(value, PackedArray) and value.type == STRING and 0 <= index < value.length:
-            return next(islice(value.strings(index + 1), index, None))
+        if isinstance(value, PackedArray) and value.type == GGUFValueType.STRING:
+            if 0 <= index < value.length:
+                return next(islice(value.strings(index + 1), index, None))
+            return None
         texts = self.get(key)
         if isinstance(texts, list) and 0 <= index < len(texts):
             return str(texts[index])

@@ -10,14 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 
 from reellama.gguf_tools.errors import GGUFError
-from reellama.gguf_tools.format.header_cursor import ARRAY, STRING
 from reellama.gguf_tools.format.reader import DEFAULT_ALIGNMENT, MAGIC, read_gguf
 
 VERSION = 3
-UINT32, FLOAT32, BOOL = 4, 6, 7  # value types, by their number in the file
 
 Value = bool | int | float | str | Sequence[str]
 
@@ -56,26 +54,26 @@ def raw_entries(path: Path) -> dict[str, bytes]:
 def metadata_entry(key: str, value: Value) -> bytes:
     """Return an entry: a bool, an int as UINT32, a float as FLOAT32, a str, or an array of str."""
     if isinstance(value, bool):
-        return typed_entry(key, BOOL, struct.pack("<?", value))
+        return typed_entry(key, GGUFValueType.BOOL, struct.pack("<?", value))
     if isinstance(value, int):
-        return _text(key) + struct.pack("<II", UINT32, value)
+        return typed_entry(key, GGUFValueType.UINT32, struct.pack("<I", value))
     if isinstance(value, float):
-        return _text(key) + struct.pack("<If", FLOAT32, value)
+        return typed_entry(key, GGUFValueType.FLOAT32, struct.pack("<f", value))
     if isinstance(value, str):
-        return _text(key) + struct.pack("<I", STRING) + _text(value)
-    kind = struct.pack("<IIQ", ARRAY, STRING, len(value))
-    return _text(key) + kind + b"".join(map(_text, value))
+        return typed_entry(key, GGUFValueType.STRING, _text(value))
+    elements = struct.pack("<IQ", GGUFValueType.STRING, len(value)) + b"".join(map(_text, value))
+    return typed_entry(key, GGUFValueType.ARRAY, elements)
 
 
-def typed_entry(key: str, type_: int, value: bytes) -> bytes:
-    """Return an entry of any type, by its number in the file, from the bytes of its value."""
+def typed_entry(key: str, type_: GGUFValueType, value: bytes) -> bytes:
+    """Return an entry of any type, from the bytes of its value."""
     return _text(key) + struct.pack("<I", type_) + value
 
 
-def value_type(key: str, entry: bytes) -> int:
-    """Return the number of the type of an entry, as `raw_entries` gives it."""
+def value_type(key: str, entry: bytes) -> GGUFValueType:
+    """Return the type of an entry, as `raw_entries` gives it."""
     start = 8 + len(key.encode("utf-8"))
-    return int.from_bytes(entry[start : start + 4], "little")
+    return GGUFValueType(int.from_bytes(entry[start : start + 4], "little"))
 
 
 def metadata_entries(values: Mapping[str, Value]) -> dict[str, bytes]:
