@@ -47,7 +47,7 @@ _QWEN = _COMMON | {
     "use_sliding_window": False,
 }
 _GEMMA = _COMMON | {"tie_word_embeddings": True, "head_dim": 256, "max_position_embeddings": 8192}
-_LAYERED = _GEMMA | {"num_key_value_heads": 4, "sliding_window": 4096, "query_pre_attn_scalar": 256}
+_GEMMA2 = _GEMMA | {"num_key_value_heads": 4, "sliding_window": 4096, "query_pre_attn_scalar": 256}
 
 _QWEN25VL = _QWEN | {
     "num_key_value_heads": 8,
@@ -61,7 +61,7 @@ _GEMMA3 = Architecture(
     GELU,
     norm_offset=1.0,
     window_pattern=6,
-    defaults=_LAYERED
+    defaults=_GEMMA2
     | {
         # Its multimodal config.json writes only what differs from the defaults.
         "hidden_size": 2304,
@@ -199,7 +199,7 @@ ARCHITECTURES = {
         GELU,
         norm_offset=1.0,
         window_pattern=2,
-        defaults=_LAYERED | {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
+        defaults=_GEMMA2 | {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
     ),
     "Gemma3ForCausalLM": _GEMMA3,
     "Gemma3ForConditionalGeneration": _GEMMA3,
@@ -207,9 +207,9 @@ ARCHITECTURES = {
         MODEL_ARCH.QWEN2VL, SILU, defaults=_QWEN25VL
     ),
 }
-# Models that see, around one of several language models. What their text_config leaves out has the
+# Vision models around one of several language models. What their text_config leaves out has the
 # defaults of that language model's configuration.
-AROUND_A_LANGUAGE_MODEL = (
+VISION_LANGUAGE_ARCHITECTURES = (
     "LlavaForConditionalGeneration",
     "LlavaOnevisionForConditionalGeneration",
     "Idefics3ForConditionalGeneration",

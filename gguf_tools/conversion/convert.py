@@ -32,6 +32,7 @@ from gguf import (
 from reellama.gguf_tools.atomic_write import replacing
 from reellama.gguf_tools.conversion import hyperparameters
 from reellama.gguf_tools.conversion.architectures import Architecture, Config
+from reellama.gguf_tools.conversion.general_metadata import add_general_metadata
 from reellama.gguf_tools.conversion.gguf_output import add_tensors, write_header, write_tensors
 from reellama.gguf_tools.conversion.hf_folder import model_name, reporting_damage
 from reellama.gguf_tools.conversion.hf_tensors import HFTensor, read_tensors
@@ -42,7 +43,6 @@ from reellama.gguf_tools.conversion.lora_adapter import (
     is_adapter,
     plan_adapter,
 )
-from reellama.gguf_tools.conversion.model_card import add_general_metadata
 from reellama.gguf_tools.conversion.model_config import read_config
 from reellama.gguf_tools.conversion.planned_tensor import PlannedTensor
 from reellama.gguf_tools.conversion.tensor_plan import language_tensors, plan_tensors

@@ -31,7 +31,7 @@ from reellama.gguf_tools.conversion.tensor_plan import (
     check_dtype,
     interleaved_rows,
     language_name,
-    place,
+    tensor_sort_key,
 )
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.reader import TOKEN_EMBEDDINGS
@@ -116,7 +116,7 @@ def plan_adapter(
             factor = alphas[name] / alpha
             plan += _pair(architecture, config, target, a, b, factor, type_)
         invocation = settings.get("alora_invocation_tokens") or []
-        plan.sort(key=lambda tensor: place(tensor.name))
+        plan.sort(key=lambda tensor: tensor_sort_key(tensor.name))
         return AdapterPlan(plan, float(alpha), [int(token) for token in invocation])
 
 

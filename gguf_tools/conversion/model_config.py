@@ -12,9 +12,9 @@ from gguf import MODEL_ARCH
 
 from reellama.gguf_tools.conversion.architectures import (
     ARCHITECTURES,
-    AROUND_A_LANGUAGE_MODEL,
     LANGUAGE_MODELS,
     SIZES,
+    VISION_LANGUAGE_ARCHITECTURES,
     Architecture,
     Config,
 )
@@ -49,10 +49,10 @@ def read_config(folder: Path) -> tuple[Architecture, dict[str, Any]]:
 def _checked(path: Path, config: dict[str, Any]) -> tuple[Architecture, dict[str, Any]]:
     name = str((config.get("architectures") or ["none"])[0])
     sizes: Config = {}
-    if name in AROUND_A_LANGUAGE_MODEL:
+    if name in VISION_LANGUAGE_ARCHITECTURES:
         name, sizes = _language_model(path, config)
     if name not in ARCHITECTURES:
-        known = ", ".join((*ARCHITECTURES, *AROUND_A_LANGUAGE_MODEL))
+        known = ", ".join((*ARCHITECTURES, *VISION_LANGUAGE_ARCHITECTURES))
         raise ReellamaError(f"{path}: the architecture {name} is not known; known are: {known}")
     if quantization := config.get("quantization_config"):
         method = quantization.get("quant_method", "unknown")
@@ -77,8 +77,8 @@ def _checked(path: Path, config: dict[str, Any]) -> tuple[Architecture, dict[str
     config["head_dim"] = (
         config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
     )
-    if reason := _why_not(architecture, config):
-        raise ReellamaError(f"{path}: llama.cpp has no {reason} in models of this architecture")
+    if feature := _unsupported_feature(architecture, config):
+        raise ReellamaError(f"{path}: llama.cpp has no {feature} in models of this architecture")
     return architecture, config
 
 
@@ -115,7 +115,7 @@ def _why_no_config(folder: Path) -> str:
     return "it has no config.json"
 
 
-def _why_not(architecture: Architecture, config: Config) -> str | None:
+def _unsupported_feature(architecture: Architecture, config: Config) -> str | None:
     """The feature of a model that llama.cpp's graph for its architecture lacks, or None."""
     activation = config.get("hidden_activation") or config.get("hidden_act")
     if activation is not None and activation not in architecture.activations:
@@ -130,18 +130,18 @@ def _why_not(architecture: Architecture, config: Config) -> str | None:
         return "attention_bias"
     if architecture.arch == MODEL_ARCH.OLMO2 and config["tie_word_embeddings"]:
         return "tie_word_embeddings"
-    if architecture.has_experts and (reason := _why_not_experts(architecture, config)):
-        return reason
-    if architecture.is_gpt2 and (reason := _why_not_gpt2(config)):
-        return reason
+    if architecture.has_experts and (feature := _unsupported_moe_feature(architecture, config)):
+        return feature
+    if architecture.is_gpt2 and (feature := _unsupported_gpt2_feature(config)):
+        return feature
     if architecture.arch == MODEL_ARCH.SMOLLM3 and not _every_fourth_without_rope(config):
         return "no_rope_layers other than every fourth"
     if architecture.arch in (MODEL_ARCH.GEMMA2, MODEL_ARCH.GEMMA3):
-        return _why_not_gemma(architecture, config)
+        return _unsupported_gemma_feature(architecture, config)
     return None
 
 
-def _why_not_experts(architecture: Architecture, config: Config) -> str | None:
+def _unsupported_moe_feature(architecture: Architecture, config: Config) -> str | None:
     n_experts, n_used = config["num_experts"], config["num_experts_per_tok"]
     if not 0 < n_used <= n_experts <= MAX_EXPERTS:
         return f"{n_used} of {n_experts} experts"
@@ -153,7 +153,7 @@ def _why_not_experts(architecture: Architecture, config: Config) -> str | None:
     return None
 
 
-def _why_not_gpt2(config: Config) -> str | None:
+def _unsupported_gpt2_feature(config: Config) -> str | None:
     if not config["scale_attn_weights"]:
         return "scale_attn_weights false"
     for key in ("scale_attn_by_inverse_layer_idx", "add_cross_attention"):
@@ -162,7 +162,7 @@ def _why_not_gpt2(config: Config) -> str | None:
     return None
 
 
-def _why_not_gemma(architecture: Architecture, config: Config) -> str | None:
+def _unsupported_gemma_feature(architecture: Architecture, config: Config) -> str | None:
     # llama.cpp takes hidden_size / heads in the largest models, which it knows by their layers.
     largest = {MODEL_ARCH.GEMMA2: 46, MODEL_ARCH.GEMMA3: 62}[architecture.arch]
     scalar = config["head_dim"]

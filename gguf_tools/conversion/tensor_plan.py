@@ -23,8 +23,8 @@ from reellama.gguf_tools.format.reader import TOKEN_EMBEDDINGS
 OUTPUT_TENSOR = "output.weight"
 # In the files of old models, and computed by llama.cpp.
 SKIPPED_TENSORS = re.compile(r"rotary_emb\.inv_freq$|\.masked_bias$|\.attn\.bias$")
-# GPT-2's matrices with a row for each input.
-BY_INPUTS = re.compile(r"\.(c_attn|c_proj|c_fc)\.weight$")
+# GPT-2's matrices, `Conv1D` in transformers: with a row for each input.
+CONV1D_WEIGHTS = re.compile(r"\.(c_attn|c_proj|c_fc)\.weight$")
 # Those of a vision encoder and its projector, in the files of a model that sees.
 VISION_TENSORS = re.compile(
     r"^(model\.)?((vision_tower|vision_model|visual|multi_modal_projector|connector)\.|"
@@ -69,7 +69,7 @@ def plan_tensors(
             f"{folder} lacks {len(missing)} of the model's tensors, among them what becomes "
             f"{missing[0]}; download it again"
         )
-    return sorted(plan, key=lambda tensor: place(tensor.name))
+    return sorted(plan, key=lambda tensor: tensor_sort_key(tensor.name))
 
 
 def language_tensors(tensors: Mapping[str, HFTensor], config: Config) -> dict[str, HFTensor]:
@@ -114,7 +114,7 @@ def _plan(
             f"{tensor.path}: the tensor {tensor.name} {list(tensor.shape)} has no place in "
             f"llama.cpp's architecture {MODEL_ARCH_NAMES[architecture.arch]}"
         )
-    transposed = architecture.is_gpt2 and bool(BY_INPUTS.search(tensor.name))
+    transposed = architecture.is_gpt2 and bool(CONV1D_WEIGHTS.search(tensor.name))
     shape = tensor.shape[::-1] if transposed else tensor.shape
     return PlannedTensor(
         name,
@@ -144,7 +144,7 @@ def interleaved_rows(
     return halves.swapaxes(1, 2).reshape(-1)
 
 
-def place(name: str) -> tuple[int, str]:
+def tensor_sort_key(name: str) -> tuple[int, str]:
     """A sort key: tensors outside of layers first, then layer by layer."""
     layer = re.match(r"blk\.(\d+)\.", name)
     return (int(layer[1]) if layer else -1, name)

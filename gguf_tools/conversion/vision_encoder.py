@@ -119,7 +119,7 @@ def read_vision_encoder(folder: Path, config: Config) -> VisionEncoder | None:
         try:
             encoder = _encoder(family.projector, config, vision, preprocessor)
             return family.complete({**family.defaults, **config}, vision, preprocessor, encoder)
-        except _NotThereError as error:
+        except UnsupportedFeatureError as error:
             raise ReellamaError(
                 f"{path}: llama.cpp has no {error} in the vision encoder of such a model"
             ) from error
@@ -161,8 +161,8 @@ def vision_notes(encoder: VisionEncoder) -> list[str]:
     return [note]
 
 
-class _NotThereError(Exception):
-    """Something that llama.cpp lacks; the message says what."""
+class UnsupportedFeatureError(Exception):
+    """A feature that llama.cpp lacks; the message names it."""
 
 
 def _encoder(projector: str, config: Config, vision: Config, preprocessor: Config) -> VisionEncoder:
@@ -172,7 +172,7 @@ def _encoder(projector: str, config: Config, vision: Config, preprocessor: Confi
         name = next((name for name in names if name in vision), names[0])
         value = vision.get(name)
         if type(value) is not int or value <= 0:
-            raise _NotThereError(f"{name} {value!r:.80}")
+            raise UnsupportedFeatureError(f"{name} {value!r:.80}")
         return value
 
     encoder = VisionEncoder(
@@ -191,32 +191,34 @@ def _encoder(projector: str, config: Config, vision: Config, preprocessor: Confi
         class_token=vision["model_type"] == "clip_vision_model",
     )
     if not encoder.activation:
-        raise _NotThereError(f"activation {vision['hidden_act']!r:.80}")
+        raise UnsupportedFeatureError(f"activation {vision['hidden_act']!r:.80}")
     if encoder.n_embd % encoder.n_head or encoder.n_embd // encoder.n_head % 2:
-        raise _NotThereError(f"{encoder.n_head} heads for a width of {encoder.n_embd}")
+        raise UnsupportedFeatureError(f"{encoder.n_head} heads for a width of {encoder.n_embd}")
     if encoder.n_layer > MAX_LAYERS:
-        raise _NotThereError(f"room for {encoder.n_layer} layers")
+        raise UnsupportedFeatureError(f"room for {encoder.n_layer} layers")
     if encoder.n_ff == encoder.n_embd:  # it takes them for the matrices of old files, swapped
-        raise _NotThereError("intermediate_size that is hidden_size")
+        raise UnsupportedFeatureError("intermediate_size that is hidden_size")
     if encoder.image_size < encoder.patch_size:
-        raise _NotThereError(f"pictures of {encoder.image_size} pixels")
+        raise UnsupportedFeatureError(f"pictures of {encoder.image_size} pixels")
     return encoder
 
 
 def _llava(config: Config, _: Config, __: Config, encoder: VisionEncoder) -> VisionEncoder:
     """An MLP after one of the last layers, https://arxiv.org/abs/2310.03744."""
     if config.get("projector_hidden_act", "gelu") != "gelu":
-        raise _NotThereError(f"projector_hidden_act {config['projector_hidden_act']!r:.80}")
+        raise UnsupportedFeatureError(
+            f"projector_hidden_act {config['projector_hidden_act']!r:.80}"
+        )
     layer = config["vision_feature_layer"]
     if type(layer) is not int:
-        raise _NotThereError("features of several layers")
+        raise UnsupportedFeatureError("features of several layers")
     n_layer = layer if layer >= 0 else encoder.n_layer + 1 + layer
     if not 0 < n_layer <= encoder.n_layer:
-        raise _NotThereError(f"layer {layer}")
+        raise UnsupportedFeatureError(f"layer {layer}")
     # "default" leaves the first token out, which is the class token of CLIP and a patch in SigLIP.
     strategy = config["vision_feature_select_strategy"]
     if (strategy == "default") != encoder.class_token:
-        raise _NotThereError(f"vision_feature_select_strategy {strategy!r:.80}")
+        raise UnsupportedFeatureError(f"vision_feature_select_strategy {strategy!r:.80}")
     settings = {"feature_layer": [n_layer]}
     return replace(encoder, n_layer=n_layer, final_norm=False, settings=settings)
 
@@ -227,7 +229,7 @@ def _idefics3(
     """Squares of patches folded into one, then a matrix, https://arxiv.org/abs/2408.12637."""
     factor = config["scale_factor"]
     if type(factor) is not int or factor < 2 or encoder.side % factor:
-        raise _NotThereError(
+        raise UnsupportedFeatureError(
             f"scale_factor {factor!r:.80} for {encoder.side} x {encoder.side} patches"
         )
     # A picture is scaled to this length, and cut into tiles of `image_size`.
@@ -240,7 +242,9 @@ def _gemma3(config: Config, _: Config, __: Config, encoder: VisionEncoder) -> Vi
     n_tokens = config["mm_tokens_per_image"]
     factor = encoder.side // math.isqrt(n_tokens)
     if not factor or (encoder.side // factor) ** 2 != n_tokens:
-        raise _NotThereError(f"{n_tokens} tokens for {encoder.side} x {encoder.side} patches")
+        raise UnsupportedFeatureError(
+            f"{n_tokens} tokens for {encoder.side} x {encoder.side} patches"
+        )
     return replace(encoder, n_merge=factor)
 
 
@@ -249,13 +253,13 @@ def _qwen25vl(config: Config, vision: Config, _: Config, encoder: VisionEncoder)
     fixed = {"spatial_merge_size": 2, "temporal_patch_size": 2, "window_size": QWEN_WINDOW}
     for key, value in fixed.items():
         if vision[key] != value:
-            raise _NotThereError(f"{key} {vision[key]!r:.80}")
+            raise UnsupportedFeatureError(f"{key} {vision[key]!r:.80}")
     if encoder.activation != "silu":
-        raise _NotThereError(f"activation {vision['hidden_act']}")
+        raise UnsupportedFeatureError(f"activation {vision['hidden_act']}")
     full = list(vision["fullatt_block_indexes"])
     every = full[0] + 1
     if full != list(range(every - 1, encoder.n_layer, every)):
-        raise _NotThereError(f"fullatt_block_indexes {full!r:.80}")
+        raise UnsupportedFeatureError(f"fullatt_block_indexes {full!r:.80}")
     return replace(encoder, settings={"n_wa_pattern": every})
 
 

@@ -25,7 +25,8 @@ ENCODER = re.compile(r"^(vision_tower\.vision_model|vision_tower|vision_model|vi
 # Those that no language model sees: SigLIP's pooling, computed tables, and the rows' ends of tiles.
 UNUSED = re.compile(r"^v/head\.|position_ids$|rotary_pos_emb\.inv_freq$|^image_newline$")
 LAYER = r"^v/(?:encoder\.layers|blocks)\.(\d+)\."
-NAMES = {
+# What names of the folder's tensors begin with, and what that becomes in a GGUF.
+GGUF_NAMES = {
     r"^v/embeddings\.class_embedding$": "v.class_embd",
     r"^v/embeddings\.patch_embedding\.": "v.patch_embd.",
     r"^v/embeddings\.position_embedding\.": "v.position_embd.",
@@ -47,7 +48,8 @@ NAMES = {
     r"^connector\.modality_projection\.proj\.": "mm.model.fc.",
 }
 NORMS = ("ln1.weight", "ln2.weight")
-PROJECTORS = {
+# By the type of the projector, in addition to those of the layers.
+REQUIRED_TENSORS = {
     "mlp": ("v.position_embd.weight", "mm.0.weight", "mm.0.bias", "mm.2.weight", "mm.2.bias"),
     "idefics3": ("v.position_embd.weight", "v.post_ln.weight", "mm.model.fc.weight"),
     "gemma3": (
@@ -86,7 +88,7 @@ def plan_vision_tensors(
     kinds |= {"attn_q.weight", "attn_k.weight", "attn_v.weight", "attn_out.weight"}
     kinds |= {"ffn_up.weight", "ffn_down.weight", *NORMS}
     wanted = {f"v.blk.{layer}.{kind}" for layer in range(encoder.n_layer) for kind in kinds}
-    wanted |= {"v.patch_embd.weight", *PROJECTORS[encoder.projector]}
+    wanted |= {"v.patch_embd.weight", *REQUIRED_TENSORS[encoder.projector]}
     if encoder.class_token:
         wanted |= {"v.class_embd", "v.pre_ln.weight", "v.pre_ln.bias"}
     if missing := sorted(wanted - found):
@@ -95,7 +97,7 @@ def plan_vision_tensors(
             f"becomes {missing[0]}; download it again"
         )
     _check_shapes(folder, encoder, plan)
-    return sorted(plan, key=lambda tensor: _place(tensor.name))
+    return sorted(plan, key=lambda tensor: _tensor_sort_key(tensor.name))
 
 
 def _check_shapes(folder: Path, encoder: VisionEncoder, plan: list[PlannedTensor]) -> None:
@@ -147,7 +149,7 @@ def _plan(
 
 
 def _target(name: str) -> str | None:
-    for pattern, target in NAMES.items():
+    for pattern, target in GGUF_NAMES.items():
         if match := re.match(pattern, name):
             return match.expand(target) + name[match.end() :]
     return None
@@ -169,7 +171,7 @@ def _parts(tensor: PlannedTensor) -> Iterator[PlannedTensor]:
         yield tensor
 
 
-def _place(name: str) -> tuple[int, int, str]:
+def _tensor_sort_key(name: str) -> tuple[int, int, str]:
     """A sort key: the encoder's tensors, layer by layer, then the projector's."""
     layer = re.match(r"v\.blk\.(\d+)\.", name)
     return name.startswith("mm."), int(layer[1]) if layer else -1, name

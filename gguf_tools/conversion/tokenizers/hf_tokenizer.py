@@ -17,15 +17,15 @@ from gguf import GGUFWriter, TokenType
 from reellama.gguf_tools.conversion.hf_folder import read_json, read_json_if_there, reporting_damage
 from reellama.gguf_tools.conversion.tokenizers import sentencepiece_model
 from reellama.gguf_tools.conversion.tokenizers.pre_tokenizers import (
-    UnknownPreTokenizerError,
+    UnsupportedTokenizerError,
     is_byte_level,
     pre_tokenizer_name,
 )
 from reellama.gguf_tools.conversion.tokenizers.sentencepiece_scores import (
     SPACE,
     add_space_prefix,
-    merge_scores,
-    uses_spaces,
+    scores_from_merges,
+    uses_metaspace,
 )
 from reellama.gguf_tools.conversion.tokenizers.special_tokens import (
     SpecialTokens,
@@ -62,7 +62,7 @@ def read_vocabulary(folder: Path, n_rows: int) -> Vocabulary:
         try:
             with reporting_damage(path):
                 return _from_json(folder, read_json(path), n_rows)
-        except UnknownPreTokenizerError as error:
+        except UnsupportedTokenizerError as error:
             raise ReellamaError(f"{path}: {error}") from error
     if (folder / "tokenizer.model").is_file():
         with reporting_damage(folder / "tokenizer_config.json"):
@@ -96,9 +96,9 @@ def add_vocabulary(writer: GGUFWriter, vocabulary: Vocabulary) -> None:
 def _from_json(folder: Path, tokenizer: Section, n_rows: int) -> Vocabulary:
     model = tokenizer["model"]
     if model.get("type", "BPE") != "BPE" or "merges" not in model:
-        raise UnknownPreTokenizerError(f"tokenizers of the kind {model.get('type')} are not known")
+        raise UnsupportedTokenizerError(f"tokenizers of the kind {model.get('type')} are not known")
     if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
-        raise UnknownPreTokenizerError("llama.cpp has no marks inside or at the end of words")
+        raise UnsupportedTokenizerError("llama.cpp has no marks inside or at the end of words")
     added = {int(token["id"]): token for token in tokenizer.get("added_tokens") or ()}
     texts = {int(number): text for text, number in model["vocab"].items()}
     texts |= {number: str(token["content"]) for number, token in added.items()}
@@ -124,14 +124,14 @@ def _from_json(folder: Path, tokenizer: Section, n_rows: int) -> Vocabulary:
             merges=[f"{a} {b}" for a, b in merges],
             notes=notes,
         )
-    if not uses_spaces(tokenizer) or not model.get("byte_fallback"):
-        raise UnknownPreTokenizerError(
+    if not uses_metaspace(tokenizer) or not model.get("byte_fallback"):
+        raise UnsupportedTokenizerError(
             "llama.cpp knows byte-level BPE, and BPE with byte_fallback that writes spaces as "
             f"{SPACE}; this is neither"
         )
     unknown = model.get("unk_token") or ""
     tokens, types = _tokens_and_types(texts, added, n_rows, ids.get(unknown), spaces=True)
-    scores, more = merge_scores(texts, types, merges)
+    scores, more = scores_from_merges(texts, types, merges)
     prefix, also = add_space_prefix(tokenizer, [texts[i] for i in texts if i not in added])
     return Vocabulary(
         "llama",
@@ -264,7 +264,7 @@ def _normalizer_notes(normalizer: Section | None) -> list[str]:
     if not kinds:
         return []
     if any(kind not in ("NFC", "NFKC", "NFD", "NFKD") for kind in kinds):
-        raise UnknownPreTokenizerError(f"llama.cpp has no normalizer {' and '.join(kinds)}")
+        raise UnsupportedTokenizerError(f"llama.cpp has no normalizer {' and '.join(kinds)}")
     return [f"llama.cpp does not normalize text ({', '.join(kinds)}); composed characters are fine"]
 
 

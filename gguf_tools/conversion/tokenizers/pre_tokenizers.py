@@ -73,8 +73,8 @@ NAMES: dict[Steps, tuple[str | None, str | None]] = {
 WITHOUT_MARKS = frozenset({"tekken", "gpt-4o"})
 
 
-class UnknownPreTokenizerError(Exception):
-    """A pre-tokenizer that llama.cpp has no name for; the message says which."""
+class UnsupportedTokenizerError(Exception):
+    """A part of a tokenizer that llama.cpp lacks; the message says which."""
 
 
 def is_byte_level(section: Section | None) -> bool:
@@ -83,20 +83,20 @@ def is_byte_level(section: Section | None) -> bool:
 
 
 def steps(section: Section | None) -> Steps:
-    """Return a pre-tokenizer as regular expressions. Raises UnknownPreTokenizerError."""
+    """Return a pre-tokenizer as regular expressions. Raises UnsupportedTokenizerError."""
     return tuple(step for part in _parts(section) if (step := _step(part)) is not None)
 
 
 def pre_tokenizer_name(section: Section | None, ignore_merges: bool) -> tuple[str, list[str]]:
     """Return llama.cpp's name, and notes on texts that it will tokenize otherwise.
 
-    Raises UnknownPreTokenizerError when llama.cpp has none.
+    Raises UnsupportedTokenizerError when llama.cpp has none.
     """
     found = steps(section)
     if found not in NAMES:
         known = ", ".join(sorted({name for names in NAMES.values() for name in names if name}))
         cuts = " then ".join(found) or "nothing"
-        raise UnknownPreTokenizerError(
+        raise UnsupportedTokenizerError(
             f"llama.cpp's name for a pre-tokenizer that cuts by {cuts} is not known; "
             f"those of {known} are"
         )
@@ -126,7 +126,7 @@ def _step(part: Section) -> str | None:
     kind = part.get("type")
     if kind == "ByteLevel":
         if part.get("add_prefix_space"):
-            raise UnknownPreTokenizerError(
+            raise UnsupportedTokenizerError(
                 "llama.cpp puts no space in front of a byte-level text (add_prefix_space)"
             )
         return GPT2 if part.get("use_regex", True) else None
@@ -141,4 +141,4 @@ def _step(part: Section) -> str | None:
             # Some files have the characters themselves in place of their names.
             return str(expression).replace("\r", r"\r").replace("\n", r"\n")
     settings = ", ".join(f"{key}={value}" for key, value in part.items() if key != "type")
-    raise UnknownPreTokenizerError(f"llama.cpp has no pre-tokenizer {kind}({settings})")
+    raise UnsupportedTokenizerError(f"llama.cpp has no pre-tokenizer {kind}({settings})")

@@ -16,7 +16,7 @@ Section = Mapping[str, Any]
 SPACE = "▁"  # how SentencePiece writes a space
 
 
-def merge_scores(
+def scores_from_merges(
     texts: Mapping[int, str], types: Sequence[TokenType], merges: Sequence[Sequence[str]]
 ) -> tuple[list[float], list[str]]:
     """Return a score for each token, and notes on texts that llama.cpp will tokenize otherwise.
@@ -48,7 +48,7 @@ def merge_scores(
     return scores, [note]
 
 
-def uses_spaces(tokenizer: Section) -> bool:
+def uses_metaspace(tokenizer: Section) -> bool:
     """Whether spaces are written as SentencePiece does."""
     return any(
         part.get("replacement") == SPACE

@@ -1,4 +1,4 @@
-"""What a model's card says about it, for the `general.` keys of a GGUF.
+"""The `general.*` keys of a GGUF: what a model's card and config files say about it.
 
 The keys and the guesses from a model's name are those of the `gguf` package, which llama.cpp's own
 converter takes. The card is the YAML at the top of README.md,
