@@ -11,11 +11,11 @@ REELLAMA := .venv/bin/reellama
 # As many workers as processors; the tests of one file stay together, in the order of tests/conftest.py.
 PYTEST := .venv/bin/python -m pytest -n logical --dist loadgroup --no-loadscope-reorder
 
-.PHONY: help demo test test-slow test-kernels test-nudged lint format bench pictures train-mini clean
+.PHONY: help demo test test-slow test-kernels test-perturbed lint format bench screenshots train-mini clean
 .DELETE_ON_ERROR:
 
 help: ## say what each target does
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 24
 
 demo: .venv/.installed ## ask about a video: the project's own, or VIDEO=path (QUESTION="...")
 	$(REELLAMA) ask --timings "$$VIDEO" "$$QUESTION"
@@ -34,12 +34,12 @@ test-slow: .venv/.installed-dev ## run the slow tests
 
 test-kernels: test-kernels-avx2 test-kernels-x86-64 ## the numeric tests as older processors would run them (RUNS=1)
 
-NUDGED := $(CURDIR)/.venv/nudged
+PERTURBED := $(CURDIR)/.venv/perturbed
 SEED ?= 1
 
-test-nudged: .venv/.installed-dev ## the same with an LLM whose logits are a little off (SEED=1): quick, nothing is compiled
-	.venv/bin/python -m tests.helpers.nudged_llm $(SEED) $(NUDGED)
-	PYTHONPATH="$(NUDGED)" $(PYTEST) -m "numeric and not slow" $(ARGS)
+test-perturbed: .venv/.installed-dev ## the numeric tests with an LLM whose logits are a little off, as on another processor (SEED=1)
+	.venv/bin/python -m tests.helpers.perturbed_llm $(SEED) $(PERTURBED)
+	PYTHONPATH="$(PERTURBED)" $(PYTEST) -m "numeric and not slow" $(ARGS)
 
 lint: .venv/.installed-dev ## ruff and mypy
 	.venv/bin/ruff check .
@@ -56,7 +56,7 @@ bench: .venv/.installed-dev ## two of the benchmarks, engine and seek (benchmark
 train-mini: .venv/.installed-dev ## train the stages of `mini` on drawn clips, or go on where that was stopped
 	$(REELLAMA) train models/configs/mini.toml --out runs/mini
 
-pictures: .venv/.installed demo.mp4 ## draw the terminals in the README (needs tmux)
+screenshots: .venv/.installed demo.mp4 ## draw the screenshots in the README (needs tmux)
 	.venv/bin/python docs/make_screenshot.py chat demo.mp4 docs/chat.svg \
 		"What happens in the video?" "Which way does it move?"
 	.venv/bin/python docs/make_screenshot.py inspect demo.mp4 docs/inspect.svg 6

@@ -1,4 +1,4 @@
-"""Draw docs/chat.svg from a real conversation, and docs/inspect.svg: `make pictures`.
+"""Draw docs/chat.svg from a real conversation, and docs/inspect.svg: `make screenshots`.
 
 The program runs in a terminal (tmux) of 80 columns, the questions are typed into it, and what then
 stands on the screen is drawn.

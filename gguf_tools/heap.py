@@ -1,4 +1,4 @@
-"""What the C library keeps of memory that was freed, given back to the machine."""
+"""Return freed memory to the operating system, with glibc's malloc_trim and mallopt."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ M_MMAP_THRESHOLD = -3  # of glibc's mallopt
 LARGE = 1 << 20  # bytes
 
 
-def return_large_blocks() -> None:
-    """Let glibc give every large block back when it is freed. Nothing elsewhere.
+def set_mmap_threshold() -> None:
+    """Let glibc give every large block back when it is freed; does nothing with other C libraries.
 
-    By itself it soon keeps all but the largest, for the next time. In a server they are many, of
-    many threads. In a program that answers once it pays: memory that comes anew for each layer of a
-    network takes a tenth of the time to the first word, and what is kept is some ten megabytes.
+    By itself glibc soon keeps all but the largest for later: in a server many, of many threads. A
+    program that answers once is better off without: to take memory anew for each layer of a network
+    costs a tenth of the time to the first word, and what is kept is some ten megabytes.
     """
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
@@ -22,10 +22,11 @@ def return_large_blocks() -> None:
             mallopt(M_MMAP_THRESHOLD, LARGE)
 
 
-def give_back() -> None:
-    """Let glibc return free pages, which it keeps for later; some milliseconds. Nothing elsewhere.
+def trim_heap() -> None:
+    """Let glibc return the free pages that it keeps for later, in some milliseconds.
 
-    Loading a network makes and frees arrays of its size: half of what they took would stay.
+    Does nothing with other C libraries. Loading a network makes and frees arrays of its size: half
+    of what they took would stay.
     """
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none

@@ -311,7 +311,7 @@ class Bundle:
     def encode(self, frames: Sequence[np.ndarray], times: np.ndarray) -> EncodedFrames:
         """Frames at `times` seconds -> soft tokens, float32 `[tokens, n_embd]`."""
         soft = self.project(self.features(frames), times)
-        heap.give_back()
+        heap.trim_heap()
         return EncodedFrames(soft, times, frame_size(frames))
 
     def check_pooling(self, options: PoolingOptions) -> None:

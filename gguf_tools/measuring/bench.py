@@ -33,7 +33,7 @@ from reellama.gguf_tools.measuring.bench_results import BenchResult, ResultsFile
 from reellama.gguf_tools.measuring.bench_tests import TEST_KINDS, BenchTest
 from reellama.gguf_tools.runtime import aborts
 from reellama.gguf_tools.runtime.backend import GpuLayers
-from reellama.gguf_tools.runtime.context import ContextSettings
+from reellama.gguf_tools.runtime.context_settings import ContextSettings
 from reellama.gguf_tools.runtime.tensor_placement import parse_placement
 
 CHILD = (sys.executable, "-m", "reellama.gguf_tools.measuring.bench_child")

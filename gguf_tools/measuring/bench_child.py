@@ -26,7 +26,8 @@ from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.measuring.bench_runs import Run, make_fill, make_run
 from reellama.gguf_tools.measuring.bench_tests import BenchTest
 from reellama.gguf_tools.runtime import backend
-from reellama.gguf_tools.runtime.context import Context, ContextSettings
+from reellama.gguf_tools.runtime.context import Context
+from reellama.gguf_tools.runtime.context_settings import ContextSettings
 from reellama.gguf_tools.runtime.tensor_placement import experts_on_cpu, parse_placement
 from reellama.gguf_tools.threads import default_threads
 

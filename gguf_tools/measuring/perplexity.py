@@ -24,7 +24,8 @@ from reellama.gguf_tools.measuring import divergence
 from reellama.gguf_tools.measuring.divergence import Estimate, TokenDifferences
 from reellama.gguf_tools.measuring.saved_logits import SavedLogits, read_logits, saving_logits
 from reellama.gguf_tools.runtime.backend import GpuLayers, Model, load_model
-from reellama.gguf_tools.runtime.context import Context, ContextSettings
+from reellama.gguf_tools.runtime.context import Context
+from reellama.gguf_tools.runtime.context_settings import ContextSettings
 from reellama.gguf_tools.text import text_chunks
 from reellama.gguf_tools.text.text_chunks import Block
 

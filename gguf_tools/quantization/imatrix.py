@@ -144,7 +144,8 @@ def collect(
     """
     from reellama.gguf_tools.quantization.activations import Activations
     from reellama.gguf_tools.runtime.backend import load_model
-    from reellama.gguf_tools.runtime.context import Context, ContextSettings
+    from reellama.gguf_tools.runtime.context import Context
+    from reellama.gguf_tools.runtime.context_settings import ContextSettings
 
     activations = Activations()
     settings = ContextSettings(n_batch=min(n_ctx, 2048), n_threads=n_threads)
@@ -186,7 +187,8 @@ def collect_from_text(
     """
     from reellama.gguf_tools.quantization.activations import Activations
     from reellama.gguf_tools.runtime.backend import load_model
-    from reellama.gguf_tools.runtime.context import Context, ContextSettings
+    from reellama.gguf_tools.runtime.context import Context
+    from reellama.gguf_tools.runtime.context_settings import ContextSettings
     from reellama.gguf_tools.text import text_chunks
 
     if n_ctx < 16 or (n_chunks is not None and n_chunks < 1):

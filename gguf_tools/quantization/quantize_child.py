@@ -28,7 +28,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from reellama.gguf_tools.closeable import Closeable
 from reellama.gguf_tools.errors import ReellamaError
-from reellama.gguf_tools.late_packages import run_late
+from reellama.gguf_tools.lazy_packages import import_lazily
 
 if TYPE_CHECKING:
     from reellama.gguf_tools.quantization.imatrix import Imatrix
@@ -132,7 +132,7 @@ def main() -> None:
         replies.write(json.dumps(message) + "\n")
         replies.flush()
 
-    run_late(["llama_cpp"])  # its functions alone: the rest takes longer than small models do
+    import_lazily(["llama_cpp"])  # its functions alone: the rest takes longer than small models do
     from llama_cpp import llama_cpp as llama
 
     @llama.llama_log_callback  # stays referenced: main does not return before the process ends

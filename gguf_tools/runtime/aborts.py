@@ -1,4 +1,4 @@
-"""Where llama.cpp ends the process: one line on stderr and exit status 1, and no debugger.
+"""End in one line on stderr and exit status 1 where llama.cpp would abort the process.
 
 It asserts what it does not check, and an assertion that fails calls `abort`, which nothing can
 stop. What is known to do so is refused before (`reellama.gguf_tools.format.load_checks`).
@@ -25,14 +25,14 @@ SET_TERMINATE = "_ZSt13set_terminatePFvvE"
 _loading = ""  # the model that was loaded last
 
 
-def name_model(path: Path) -> None:
-    """Say of which model the line would be."""
+def set_model_name(path: Path) -> None:
+    """Set the model that the line names: the one that is loaded next."""
     global _loading
     _loading = str(path)
 
 
 def _end(reason: str) -> None:
-    """Write the line and end: what Python would do at an exit may need the lock that this holds."""
+    """Write the line and exit at once: Python's own exit may need a lock that this thread holds."""
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
     where = f" with {_loading}" if _loading else ""
@@ -58,8 +58,8 @@ def _terminating() -> None:
     _end("it did not catch an error of its own")
 
 
-def end_with_a_line() -> None:
-    """Let a failed assertion, or an exception that nobody catches, end the process so."""
+def install_abort_handlers() -> None:
+    """Let a failed assertion, or a C++ exception that nobody catches, end in one line."""
     os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # else it starts a debugger where there is one
     libggml.ggml_set_abort_callback.argtypes = [ctypes.c_void_p]
     libggml.ggml_set_abort_callback(_aborting)

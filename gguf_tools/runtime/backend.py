@@ -65,7 +65,7 @@ def init() -> None:
         _started = True
         llama.llama_log_set(log_callback, ctypes.c_void_p(None))
         llama.llama_backend_init()
-        aborts.end_with_a_line()
+        aborts.install_abort_handlers()
 
 
 def log_lines() -> list[str]:
@@ -76,6 +76,12 @@ def log_lines() -> list[str]:
 def last_errors() -> list[str]:
     """Return those of the last log lines that report errors, oldest first."""
     return [text.strip() for level, text in _log if level == LOG_ERROR]
+
+
+def last_error_line() -> str:
+    """Return llama.cpp's last error on one line, without the names of its functions."""
+    line = " ".join(" ".join(last_errors()[-1:]).split())
+    return re.sub(r"^(\w+: )+", "", line)
 
 
 def system_info() -> str:
@@ -204,7 +210,7 @@ def load_model(
     file = read_model(path)
     check_loadable(file)
     init()
-    aborts.name_model(file.path)
+    aborts.set_model_name(file.path)
     parameters = llama.llama_model_default_params()
     parameters.n_gpu_layers = _layers_to_offload(file, n_gpu_layers, n_ctx)
     parameters.vocab_only = vocab_only

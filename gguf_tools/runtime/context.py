@@ -1,4 +1,4 @@
-"""A llama.cpp context: its settings, decoding, and logits."""
+"""A llama.cpp context: decoding, and logits."""
 
 from __future__ import annotations
 
@@ -16,47 +16,20 @@ import numpy as np
 from reellama.gguf_tools.closeable import Closeable
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.runtime import backend
-from reellama.gguf_tools.runtime.context_options import (
-    FLASH_ATTN,
-    KV_TYPES,
-    UNQUANTIZED_KV_TYPES,
-    apply_adapters,
-    as_pointer,
+from reellama.gguf_tools.runtime.context_settings import (
+    ContextSettings,
     check_memory,
-    last_error_line,
+    context_parameters,
 )
-from reellama.gguf_tools.runtime.free_cores import free_threads, step
+from reellama.gguf_tools.runtime.free_cores import short_computation
 from reellama.gguf_tools.runtime.interrupt import MIN_INTERRUPTIBLE_BATCH, DecodeInterrupt
+from reellama.gguf_tools.runtime.lora import apply_adapters
 
 
-@dataclass(frozen=True)
-class ContextSettings:
-    """Settings of a context. The defaults are llama.cpp's own."""
-
-    n_batch: int = 2048  # positions in a batch
-    n_ubatch: int = 512  # positions in a micro-batch
-    # None: the physical cores that this process may use and that other programs leave free, looked
-    # at again while it computes.
-    n_threads: int | None = None
-    type_k: str = "f16"
-    type_v: str = "f16"
-    flash_attn: str = "auto"
-
-    def check(self) -> None:
-        """Raise ReellamaError for what llama.cpp does not take."""
-        for name in ("n_batch", "n_ubatch", "n_threads"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ReellamaError(f"{name} is {value}, but must be 1 or more")
-        for name, known in (("type_k", KV_TYPES), ("type_v", KV_TYPES), ("flash_attn", FLASH_ATTN)):
-            if getattr(self, name) not in known:
-                raise ReellamaError(
-                    f"{name} cannot be {getattr(self, name)!r}: choose one of {', '.join(known)}"
-                )
-        if self.flash_attn == "off" and self.type_v not in UNQUANTIZED_KV_TYPES:
-            raise ReellamaError(
-                f"type_v {self.type_v} needs flash attention: leave flash_attn at auto"
-            )
+def as_pointer(array: np.ndarray) -> Any:
+    """A ctypes pointer to an array's first number; the array must outlive it."""
+    kind = np.ctypeslib.as_ctypes_type(array.dtype)
+    return array.ctypes.data_as(ctypes.POINTER(kind))
 
 
 @dataclass(frozen=True)
@@ -73,8 +46,27 @@ class BatchSpan:
     n_sequences: int = 1  # how many sequences have these positions, from `sequence` on
 
 
-class TokenOfEach:
-    """A batch that is filled again and again, with a token of each of up to `n` sequences."""
+class SingleTokenBatch:
+    """A batch of one token of one sequence, whose memory is used again and again."""
+
+    def __init__(self) -> None:
+        self._token, self._position = np.zeros(1, np.int32), np.zeros(1, np.int32)
+        self._wanted = np.ones(1, np.int8)
+        self._batch = llama.llama_batch(
+            n_tokens=1,
+            token=as_pointer(self._token),
+            pos=as_pointer(self._position),
+            logits=as_pointer(self._wanted),
+        )
+
+    def fill(self, token: int, position: int) -> Any:
+        """Return the `llama_batch` of this token. It holds until the next call."""
+        self._token[0], self._position[0] = token, position
+        return self._batch
+
+
+class TokenPerSequenceBatch:
+    """A batch of one token in each of up to `n` sequences, whose memory is used again and again."""
 
     def __init__(self, n: int) -> None:
         self._tokens, self._positions = np.zeros(n, np.int32), np.zeros(n, np.int32)
@@ -91,10 +83,12 @@ class TokenOfEach:
             logits=as_pointer(self._wanted),
         )
 
-    def batch(self, tokens: Sequence[int], positions: Sequence[int], numbers: Sequence[int]) -> Any:
-        """The `llama_batch` of these tokens. It holds until the next one."""
+    def fill(
+        self, tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[int]
+    ) -> Any:
+        """Return the `llama_batch` of these tokens. It holds until the next call."""
         n = self._batch.n_tokens = len(tokens)
-        self._tokens[:n], self._positions[:n], self._sequences[:n] = tokens, positions, numbers
+        self._tokens[:n], self._positions[:n], self._sequences[:n] = tokens, positions, sequences
         return self._batch
 
 
@@ -126,25 +120,19 @@ class Context(Closeable):
         if n_ctx < 0:
             raise ReellamaError(f"n_ctx is {n_ctx}, but must be 0 or more")
         settings.check()
-        if not (model.continues_text or (may_encode and not _is_pair(model))):
+        if not (model.continues_text or (may_encode and not _is_encoder_decoder(model))):
             raise ReellamaError(
                 f"{model.path} is not a model that continues text: it writes none, and has no "
                 "perplexity"
             )
         n_separate = 1 if unified else n_seq
         check_memory(model, n_separate * n_ctx, settings.type_k, settings.type_v, swa_full=swa_full)
-        parameters = _parameters(n_separate * n_ctx, settings, n_seq, n_outputs)
+        parameters = context_parameters(n_separate * n_ctx, settings, n_seq, n_outputs)
         parameters.kv_unified = unified
         parameters.swa_full = swa_full
         if on_node is not None:
             parameters.cb_eval = on_node
-        context = llama.llama_init_from_model(model.ptr, parameters)
-        if not context:
-            raise ReellamaError(
-                f"llama.cpp could not make a context of {n_separate * n_ctx} positions for "
-                f"{model.path} (type_k {settings.type_k}, type_v {settings.type_v}, flash_attn "
-                f"{settings.flash_attn}): {last_error_line() or 'try fewer positions'}"
-            )
+        context = _init_context(model, parameters, settings)
         self.model = model
         self._ctrl_c = DecodeInterrupt()
         self._pointer = context
@@ -159,15 +147,8 @@ class Context(Closeable):
         self.n_vocab = int(llama.llama_vocab_n_tokens(model.vocab))
         rope = llama.llama_model_rope_type(model.ptr)
         self.has_mrope = rope in (llama.LLAMA_ROPE_TYPE_MROPE, llama.LLAMA_ROPE_TYPE_IMROPE)
-        self._token, self._position = np.zeros(1, np.int32), np.zeros(1, np.int32)
-        self._wanted = np.ones(1, np.int8)
-        self._single = llama.llama_batch(
-            n_tokens=1,
-            token=as_pointer(self._token),
-            pos=as_pointer(self._position),
-            logits=as_pointer(self._wanted),
-        )
-        self._each = TokenOfEach(n_seq)
+        self._single_token = SingleTokenBatch()
+        self._token_per_sequence = TokenPerSequenceBatch(n_seq)
         self._rows: dict[int, np.ndarray] = {}  # of logits, by their addresses
         self._follows_load = settings.n_threads is None
 
@@ -280,7 +261,7 @@ class Context(Closeable):
         watched = self._ctrl_c.watch_decode(self.ptr)
         with (
             watched if n >= MIN_INTERRUPTIBLE_BATCH else nullcontext(),
-            nullcontext() if causal else self._attending_to_all(),
+            nullcontext() if causal else self._non_causal_attention(),
             self._computing(),
         ):
             self._check(llama.llama_decode(self.ptr, batch), spans[0].start)
@@ -297,7 +278,7 @@ class Context(Closeable):
         return span.start + span.offsets
 
     @contextmanager
-    def _attending_to_all(self) -> Iterator[None]:
+    def _non_causal_attention(self) -> Iterator[None]:
         llama.llama_set_causal_attn(self.ptr, False)
         try:
             yield
@@ -306,22 +287,22 @@ class Context(Closeable):
 
     def decode_token(self, token: int, position: int) -> None:
         """Decode one token id and compute its logits: as `decode`, with less overhead."""
-        self._token[0], self._position[0] = token, position
+        batch = self._single_token.fill(token, position)
         with self._computing():
-            self._check(llama.llama_decode(self.ptr, self._single), position)
+            self._check(llama.llama_decode(self.ptr, batch), position)
 
-    def decode_token_of_each(
+    def decode_one_token_per_sequence(
         self, tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[int]
     ) -> None:
         """Decode one token id of each of these sequences, with logits: with less overhead."""
-        batch = self._each.batch(tokens, positions, sequences)
+        batch = self._token_per_sequence.fill(tokens, positions, sequences)
         with self._computing():
             self._check(llama.llama_decode(self.ptr, batch), positions[0])
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
         """Compute with as many threads as the load leaves room for, unless a number was given."""
-        with step() as n:
+        with short_computation() as n:
             if self._follows_load and n != self.n_threads:
                 llama.llama_set_n_threads(self.ptr, n, n)
             yield
@@ -330,7 +311,7 @@ class Context(Closeable):
         if status and not self._ctrl_c.interrupted:
             raise ReellamaError(
                 f"llama.cpp failed at position {start} with {self.model.path}: "
-                f"{last_error_line() or f'status {status}'}"
+                f"{backend.last_error_line() or f'status {status}'}"
             )
 
     def synchronize(self) -> None:
@@ -362,25 +343,21 @@ class Context(Closeable):
         self._free()
 
 
-def _is_pair(model: backend.Model) -> bool:
-    """Whether it is an encoder with a decoder, such as T5, which reads and writes by turns."""
+def _init_context(model: backend.Model, parameters: Any, settings: ContextSettings) -> Any:
+    """Return a new `llama_context *`. Raises ReellamaError where llama.cpp refuses."""
+    context = llama.llama_init_from_model(model.ptr, parameters)
+    if not context:
+        raise ReellamaError(
+            f"llama.cpp could not make a context of {parameters.n_ctx} positions for "
+            f"{model.path} (type_k {settings.type_k}, type_v {settings.type_v}, flash_attn "
+            f"{settings.flash_attn}): {backend.last_error_line() or 'try fewer positions'}"
+        )
+    return context
+
+
+def _is_encoder_decoder(model: backend.Model) -> bool:
+    """Whether a model is an encoder with a decoder, such as T5."""
     return bool(llama.llama_model_has_encoder(model.ptr))
-
-
-def _parameters(n_positions: int, settings: ContextSettings, n_seq: int, n_outputs: int) -> Any:
-    parameters = llama.llama_context_default_params()
-    parameters.n_ctx = n_positions
-    parameters.n_seq_max = n_seq
-    parameters.n_batch = settings.n_batch
-    parameters.n_ubatch = min(settings.n_ubatch, settings.n_batch)
-    parameters.n_outputs_max = parameters.n_outputs_max_per_seq = n_outputs
-    n_threads = settings.n_threads or free_threads()
-    parameters.n_threads = parameters.n_threads_batch = n_threads
-    parameters.type_k = KV_TYPES[settings.type_k]
-    parameters.type_v = KV_TYPES[settings.type_v]
-    flash_attn = settings.flash_attn if settings.type_v in UNQUANTIZED_KV_TYPES else "on"
-    parameters.flash_attn_type = FLASH_ATTN[flash_attn]
-    return parameters
 
 
 def _free(pointer: Any, _model: backend.Model, *_callbacks: object) -> None:

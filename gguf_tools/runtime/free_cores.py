@@ -29,7 +29,8 @@ PERIOD = 0.25
 # A core counts as free when others use no more than this share of it: then a second thread still
 # gains more than it loses.
 TOLERATED_LOAD = 0.25
-PATIENCE = 0.1  # seconds that a step of others may last on: longer than one that writes tokens
+# Seconds that a long computation waits for short ones: longer than a decode that generates tokens.
+MAX_WAIT_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,8 @@ class FreeCores:
         self._threads: int | None = None
         self._looking = threading.Lock()
         self._computing: Counter[int] = Counter()  # by thread, how deep
-        self._steps: set[object] = set()  # that have their number of threads until they end
-        self._step_ended = threading.Condition()
+        self._short: set[object] = set()  # short computations, whose threads stay until they end
+        self._short_ended = threading.Condition()
 
     def threads(self) -> int:
         """As many as can compute without waiting for another program, at most `default_threads`.
@@ -98,36 +99,41 @@ class FreeCores:
         return default_threads() if self._threads is None else self._threads
 
     @contextmanager
-    def computing(self) -> Iterator[None]:
-        """Compute for a while. What others compute makes room with its next step."""
+    def long_computation(self) -> Iterator[None]:
+        """Mark a computation that lasts, such as encoding frames: short ones that begin meanwhile
+        get fewer threads.
+
+        Waits for the short ones that are under way, MAX_WAIT_SECONDS at most.
+        """
         with self._marked():
-            with self._step_ended:
-                before = {*self._steps}
-                self._step_ended.wait_for(lambda: before.isdisjoint(self._steps), PATIENCE)
+            with self._short_ended:
+                before = {*self._short}
+                self._short_ended.wait_for(lambda: before.isdisjoint(self._short), MAX_WAIT_SECONDS)
             yield
 
     @contextmanager
-    def step(self) -> Iterator[int]:
-        """Compute what is over soon, with so many threads."""
-        step = object()
+    def short_computation(self) -> Iterator[int]:
+        """Mark a computation that is over soon, such as decoding a batch, and yield how many
+        threads it shall use."""
+        own = object()
         with self._marked():
-            self._steps.add(step)
+            self._short.add(own)
             try:
                 yield max(1, self.threads() // len(self._computing))
             finally:
-                with self._step_ended:
-                    self._steps.remove(step)
-                    self._step_ended.notify_all()
+                with self._short_ended:
+                    self._short.remove(own)
+                    self._short_ended.notify_all()
 
     @contextmanager
     def _marked(self) -> Iterator[None]:
         thread = threading.get_ident()
-        with self._step_ended:
+        with self._short_ended:
             self._computing[thread] += 1
         try:
             yield
         finally:
-            with self._step_ended:
+            with self._short_ended:
                 self._computing[thread] -= 1
                 if not self._computing[thread]:
                     del self._computing[thread]
@@ -142,11 +148,14 @@ def free_threads() -> int:
     return _free_cores.threads()
 
 
-def computing() -> AbstractContextManager[None]:
-    """See FreeCores.computing, of this process."""
-    return _free_cores.computing()
+def long_computation() -> AbstractContextManager[None]:
+    """Mark a computation of this process that lasts: see FreeCores.long_computation."""
+    return _free_cores.long_computation()
 
 
-def step() -> AbstractContextManager[int]:
-    """See FreeCores.step, of this process; cheap enough for every token."""
-    return _free_cores.step()
+def short_computation() -> AbstractContextManager[int]:
+    """Mark a short computation of this process and yield how many threads it shall use.
+
+    See FreeCores.short_computation; cheap enough for every token.
+    """
+    return _free_cores.short_computation()

@@ -17,7 +17,8 @@ import numpy as np
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.runtime.backend import Model
-from reellama.gguf_tools.runtime.context import BatchSpan, Context, ContextSettings
+from reellama.gguf_tools.runtime.context import BatchSpan, Context
+from reellama.gguf_tools.runtime.context_settings import ContextSettings
 
 N_CTX = 512  # tokens of a chunk: the tools' default, and what published figures mostly have
 

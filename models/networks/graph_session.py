@@ -54,7 +54,7 @@ class GraphSession:
         except Exception as error:  # onnxruntime's own kinds have no base in common
             raise GraphError(f"onnxruntime does not take it: {_first_line(error)}") from error
         del values, options
-        heap.give_back()
+        heap.trim_heap()
         self._inputs = self._session.get_inputs()
         self.merges = graph.merges
 

@@ -18,7 +18,7 @@ import sys
 import threading
 from typing import Any
 
-from reellama.gguf_tools.late_packages import run_late
+from reellama.gguf_tools.lazy_packages import import_lazily
 from reellama.pipeline.cli.error_line import print_error_line
 
 INTERRUPTED = 128 + signal.SIGINT
@@ -36,7 +36,7 @@ def main() -> None:
     # A thread of numpy's BLAS spins for a tenth of a second when it has nothing to do, which takes
     # a core from what starts beside it. The number is a power of two, in cycles.
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "10")
-    run_late(["gguf", "llama_cpp"])
+    import_lazily(["gguf", "llama_cpp"])
     sys.unraisablehook = _unraisable
     _open_closed_streams()
     status = run(sys.argv[1:])

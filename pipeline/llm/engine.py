@@ -16,14 +16,15 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from reellama.gguf_tools.closeable import Closeable
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.runtime import backend
-from reellama.gguf_tools.runtime.context import Context, ContextSettings
+from reellama.gguf_tools.runtime.context import Context
+from reellama.gguf_tools.runtime.context_settings import ContextSettings
 from reellama.gguf_tools.text.tokenizer import Tokenizer
 from reellama.pipeline.llm.cached_tokens import CachedTokens
 from reellama.pipeline.llm.generation_options import GenerationOptions, Sampling
@@ -114,7 +115,7 @@ class _Generation:
     texts: list[str] = field(default_factory=list)
 
 
-class Engine:
+class Engine(Closeable):
     """A model, its context, and the prompt that the KV cache holds.
 
     n_ctx: positions in the context (0: what the model was trained for). n_batch: positions decoded
@@ -177,17 +178,6 @@ class Engine:
     def close(self) -> None:
         """Free the context and the model."""
         self._opened.close()
-
-    def __enter__(self) -> Engine:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def single_threaded(self) -> AbstractContextManager[None]:
         """See `Context.single_threaded`."""

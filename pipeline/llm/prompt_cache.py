@@ -20,7 +20,8 @@ import numpy as np
 
 from reellama.gguf_tools.atomic_write import stamp
 from reellama.gguf_tools.runtime.backend import Model
-from reellama.gguf_tools.runtime.context import Context, ContextSettings
+from reellama.gguf_tools.runtime.context import Context
+from reellama.gguf_tools.runtime.context_settings import ContextSettings
 from reellama.pipeline.llm.cached_tokens import CachedTokens
 from reellama.pipeline.llm.prompt import CellKey, TokenizedPrompt
 

@@ -11,9 +11,9 @@ import numpy as np
 from llama_cpp import llama_cpp
 
 from reellama.gguf_tools.errors import ReellamaError
-from reellama.gguf_tools.runtime.backend import Model
-from reellama.gguf_tools.runtime.context_options import as_pointer, last_error_line
-from reellama.gguf_tools.runtime.free_cores import computing, step
+from reellama.gguf_tools.runtime.backend import Model, last_error_line
+from reellama.gguf_tools.runtime.context import as_pointer
+from reellama.gguf_tools.runtime.free_cores import long_computation, short_computation
 from reellama.gguf_tools.text.tokenizer import Tokenizer
 from reellama.pipeline.llm.prompt import known_ids
 
@@ -53,8 +53,8 @@ class TextEmbedder:
         """
         with self._lock:
             ids = self._ids(text, truncate)
-            # A text of one piece is embedded sooner than the steps of others end.
-            with computing() if len(ids) > self._piece else nullcontext():
+            # A text of one piece is embedded sooner than the short computations of others end.
+            with long_computation() if len(ids) > self._piece else nullcontext():
                 return self._vector(ids).tolist(), len(ids)
 
     def close(self) -> None:
@@ -85,7 +85,7 @@ class TextEmbedder:
             self._raise_if_closed()
             tokens = np.array(ids[begin : begin + self._piece], np.int32)
             batch = llama_cpp.llama_batch_get_one(as_pointer(tokens), len(tokens))
-            with step() as n:
+            with short_computation() as n:
                 llama_cpp.llama_set_n_threads(self._context, n, n)
                 status = llama_cpp.llama_decode(self._context, batch)
             found = llama_cpp.llama_get_embeddings(self._context)

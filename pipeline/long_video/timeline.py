@@ -258,7 +258,7 @@ class LongVideo(Closeable):
         seen = EncodedFrames(array, clip.times, frame_size(clip.frames))
         room = self._batcher.n_ctx - QUESTION_CELLS
         parts = self.bundle.prompt_parts(seen, self.pooling, room)
-        heap.give_back()
+        heap.trim_heap()
         caveat = self.bundle.footage_caveat(features)
         self.footage_caveat = self.footage_caveat or caveat
         return Video(source.path, parts, clip, caveat)

@@ -50,4 +50,4 @@ def freeze_startup_objects() -> None:
 def _trim() -> None:
     for generation in range(3):  # each is a step, after which others may go on
         gc.collect(generation)
-    heap.give_back()
+    heap.trim_heap()

@@ -130,7 +130,7 @@ def run(place: ListenOptions, load: ServedModelOptions, log_level: str, unit: st
             f"{error.name} is not installed: pip install 'reellama[serve]'"
         ) from error
 
-    from reellama.gguf_tools.heap import return_large_blocks
+    from reellama.gguf_tools.heap import set_mmap_threshold
     from reellama.pipeline.cli.console import note
     from reellama.pipeline.server import logs
     from reellama.pipeline.server.app import create_app
@@ -149,7 +149,7 @@ def run(place: ListenOptions, load: ServedModelOptions, log_level: str, unit: st
             settings = replace(settings, local_socket=local[0])
             sockets.append(local[1])
         app = create_app(settings)
-        return_large_blocks()
+        set_mmap_threshold()
         freeze_startup_objects()
         # uvloop has no TCP servers on Unix sockets.
         config = uvicorn_config(app, log_config=None, access_log=False, loop="asyncio")

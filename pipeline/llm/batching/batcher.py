@@ -18,7 +18,8 @@ from pathlib import Path
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.runtime import backend
-from reellama.gguf_tools.runtime.context import Context, ContextSettings
+from reellama.gguf_tools.runtime.context import Context
+from reellama.gguf_tools.runtime.context_settings import ContextSettings
 from reellama.gguf_tools.text.tokenizer import Tokenizer
 from reellama.pipeline.llm.batching.generation_job import (
     Failed,
@@ -264,7 +265,7 @@ class Batcher:
 
     def _decode(self, pieces: Sequence[SlotSpan]) -> None:
         if all(piece.is_token for piece in pieces):  # the usual case, while answers grow
-            self._ctx.decode_token_of_each(
+            self._ctx.decode_one_token_per_sequence(
                 [piece.tokens.keys[0] for piece in pieces],  # type: ignore[misc]  # ids
                 [piece.tokens.start for piece in pieces],
                 [piece.sequence for piece in pieces],

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 
 from reellama.gguf_tools import heap
-from reellama.gguf_tools.runtime.free_cores import computing
+from reellama.gguf_tools.runtime.free_cores import long_computation
 from reellama.gguf_tools.text.prompt_parts import Prompt, Text
 from reellama.models.encoded_frames import EncodedFrames, encoding_key, frame_size
 from reellama.pipeline.chat.clip_facts import ClipFacts
@@ -255,11 +255,11 @@ class MediaEncoder:
         return self._kept_subtitles.get(key, ())
 
     def _encode(self, seen: DecodedFrames, bundle: VideoBundle) -> EncodedClip:
-        with computing():
+        with long_computation():
             features = bundle.features(seen.frames)
             array = bundle.project(features, seen.times)
             caveat = bundle.footage_caveat(features)
-        heap.give_back()
+        heap.trim_heap()
         if bundle.changed:  # its weights may be partly old, and must not be kept by its version
             raise MediaError(
                 f"the bundle {bundle.name} was just changed: send the request again", 503

@@ -13,7 +13,8 @@ from reellama.gguf_tools.measuring.bench import grid
 from reellama.gguf_tools.measuring.bench_runs import make_run
 from reellama.gguf_tools.measuring.bench_tests import BenchTest
 from reellama.gguf_tools.runtime import backend
-from reellama.gguf_tools.runtime.context import Context, ContextSettings
+from reellama.gguf_tools.runtime.context import Context
+from reellama.gguf_tools.runtime.context_settings import ContextSettings
 
 pytestmark = pytest.mark.measures
 

@@ -17,7 +17,8 @@ from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.reader import read_gguf
 from reellama.gguf_tools.measuring import divergence, perplexity
 from reellama.gguf_tools.runtime.backend import load_model
-from reellama.gguf_tools.runtime.context import Context, ContextSettings
+from reellama.gguf_tools.runtime.context import Context
+from reellama.gguf_tools.runtime.context_settings import ContextSettings
 from reellama.gguf_tools.text import text_chunks
 from reellama.models.training.frozen_llm import FrozenLLM
 from reellama.models.training.lora import LoraAdapters

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from reellama.gguf_tools.runtime.backend import load_model
-from reellama.gguf_tools.runtime.context import Context, ContextSettings
+from reellama.gguf_tools.runtime.context import Context
+from reellama.gguf_tools.runtime.context_settings import ContextSettings
 
 
 @pytest.mark.parametrize("n_threads", [None, 2])

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from reellama.gguf_tools.runtime import free_cores
 from reellama.gguf_tools.runtime.backend import load_model
-from reellama.gguf_tools.runtime.context import Context, ContextSettings
+from reellama.gguf_tools.runtime.context import Context
+from reellama.gguf_tools.runtime.context_settings import ContextSettings
 from reellama.gguf_tools.runtime.free_cores import (
     PERIOD,
     CoreUse,
@@ -28,10 +29,10 @@ COMPUTE = """
 import os, sys, time
 if hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, range(os.cpu_count()))
-from reellama.gguf_tools.runtime import backend, context_options, free_cores
+from reellama.gguf_tools.runtime import backend, free_cores
 free_cores.default_threads = lambda: 2
-from reellama.gguf_tools.runtime.context import Context, ContextSettings
-import numpy as np
+from reellama.gguf_tools.runtime.context import Context
+from reellama.gguf_tools.runtime.context_settings import ContextSettings
 with backend.load_model(sys.argv[1]) as model:
     with Context(model, 64, ContextSettings(n_threads=int(sys.argv[2]) or None)) as context:
         time.sleep(2 * free_cores.PERIOD)
@@ -117,30 +118,30 @@ def another_thread_in(entered: AbstractContextManager[object]) -> Iterator[threa
 
 
 def test_threads_that_compute_at_the_same_time_share_the_cores(four_cores: FreeCores) -> None:
-    with four_cores.computing(), four_cores.step() as n:
+    with four_cores.long_computation(), four_cores.short_computation() as n:
         assert n == 4  # one thread shares with nobody
-    with another_thread_in(four_cores.computing()) as there:
+    with another_thread_in(four_cores.long_computation()) as there:
         assert there.wait(30)
-        with four_cores.step() as n:
+        with four_cores.short_computation() as n:
             assert n == 2
-    with four_cores.step() as n:
+    with four_cores.short_computation() as n:
         assert n == 4
 
 
-def test_who_begins_to_compute_waits_for_the_steps_of_others(
+def test_a_long_computation_waits_for_the_short_ones_of_others(
     four_cores: FreeCores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(free_cores, "PATIENCE", 30.0)
+    monkeypatch.setattr(free_cores, "MAX_WAIT_SECONDS", 30.0)
     with ExitStack() as stack:
-        with four_cores.step() as n:
+        with four_cores.short_computation() as n:
             assert n == 4
-            there = stack.enter_context(another_thread_in(four_cores.computing()))
+            there = stack.enter_context(another_thread_in(four_cores.long_computation()))
             assert not there.wait(0.05)
         assert there.wait(10)
 
 
-def test_who_begins_to_compute_does_not_wait_long_for_a_long_step(four_cores: FreeCores) -> None:
-    with four_cores.step(), another_thread_in(four_cores.computing()) as there:
+def test_a_long_computation_does_not_wait_long(four_cores: FreeCores) -> None:
+    with four_cores.short_computation(), another_thread_in(four_cores.long_computation()) as there:
         assert there.wait(10)
 
 
@@ -153,7 +154,7 @@ def test_a_context_shares_the_cores_unless_it_was_given_threads(
         load_model(tiny_llama) as model,
         Context(model, 64, ContextSettings(n_threads=asked)) as context,
     ):
-        with another_thread_in(free_cores.computing()) as there:
+        with another_thread_in(free_cores.long_computation()) as there:
             assert there.wait(30)
             context.decode_token(1, 0)
             assert context.n_threads == (asked or 1)

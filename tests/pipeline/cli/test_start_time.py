@@ -79,9 +79,9 @@ def test_quantizing_imports_little_and_loads_llama_cpp_in_its_child_alone(tmp_pa
     arguments = ["gguf", "quantize", str(tmp_path / "tiny.gguf"), "Q8_0", "-o", str(tmp_path)]
     code = (
         "import sys\n"
-        "from reellama.gguf_tools.late_packages import run_late\n"
+        "from reellama.gguf_tools.lazy_packages import import_lazily\n"
         "from reellama.pipeline.cli.main import run\n"
-        "run_late(['gguf', 'llama_cpp'])  # as main does\n"
+        "import_lazily(['gguf', 'llama_cpp'])  # as main does\n"
         f"status = run({arguments!r})\n"
         f"print(status, sorted({NOT_TO_QUANTIZE!r} & sys.modules.keys()), file=sys.stderr)\n"
     )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from reellama.gguf_tools.errors import ReellamaError
-from reellama.gguf_tools.runtime.context_options import KV_TYPES
+from reellama.gguf_tools.runtime.context_settings import KV_TYPES
 from reellama.gguf_tools.threads import default_threads
 from reellama.pipeline.llm.engine import Engine, Text
 

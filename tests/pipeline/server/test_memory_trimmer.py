@@ -24,13 +24,13 @@ from reellama.pipeline.server.memory_trimmer import TRIM_AFTER_BYTES, MemoryTrim
 @pytest.fixture
 def given_back(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     found: list[bool] = []
-    own = heap.give_back
+    own = heap.trim_heap
 
-    def give_back() -> None:
+    def trim_heap() -> None:
         own()
         found.append(True)
 
-    monkeypatch.setattr(heap, "give_back", give_back)
+    monkeypatch.setattr(heap, "trim_heap", trim_heap)
     monkeypatch.setattr(memory_trimmer, "TRIM_SECONDS", 0.01)
     return found
 

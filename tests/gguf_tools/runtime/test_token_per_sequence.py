@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from reellama.gguf_tools.runtime.backend import load_model
-from reellama.gguf_tools.runtime.context import BatchSpan, Context, ContextSettings
+from reellama.gguf_tools.runtime.context import BatchSpan, Context
+from reellama.gguf_tools.runtime.context_settings import ContextSettings
 
 pytestmark = pytest.mark.numeric
 PROMPTS = [[5, 6, 7], [8, 9], [10, 11, 12, 13]]
@@ -24,7 +25,7 @@ def test_logits_are_those_of_a_batch_of_spans(tiny_llama: Path) -> None:
                 tokens = [20 + step + sequence for sequence in sequences]
                 starts = [len(PROMPTS[sequence]) + step for sequence in sequences]
                 if quick:
-                    context.decode_token_of_each(tokens, starts, sequences)
+                    context.decode_one_token_per_sequence(tokens, starts, sequences)
                 else:
                     context.decode_batch(
                         [

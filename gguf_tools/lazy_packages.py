@@ -1,4 +1,4 @@
-"""Packages whose own code runs late: importing one of their modules does not run all the rest.
+"""Import packages lazily: to import one of their modules does not run the package's own code.
 
 `import llama_cpp.llama_cpp` first runs `llama_cpp/__init__.py`, with its chat formats, jinja2 and
 a disk cache; `gguf.constants` comes with YAML and what writes files. A short command needs neither.
@@ -19,7 +19,7 @@ PUBLIC = ("__all__", "__version__")
 _running = threading.RLock()
 
 
-class _LatePackage(ModuleType):
+class _LazyPackage(ModuleType):
     """A package that runs its own code when something is asked of it that is no module of it."""
 
     _loader: Any
@@ -39,12 +39,12 @@ class _LatePackage(ModuleType):
         return vars(self)[name]
 
 
-def run_late(packages: Iterable[str]) -> None:
-    """Let these packages run their own code late, those that were not imported yet."""
+def import_lazily(packages: Iterable[str]) -> None:
+    """Put off the code of these packages until it is needed, but for those imported already."""
     for name in packages:
         spec = None if name in sys.modules else importlib.util.find_spec(name)
         if spec is not None and spec.loader is not None:
-            package = _LatePackage(name)
+            package = _LazyPackage(name)
             package.__path__ = list(spec.submodule_search_locations or ())
             package.__file__, package.__spec__ = spec.origin, spec
             package.__package__ = name

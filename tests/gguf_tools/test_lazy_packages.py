@@ -1,4 +1,4 @@
-"""Packages that run their own code late are the same packages to whoever asks more of them."""
+"""Packages that are imported lazily are the same packages to whoever asks more of them."""
 
 import subprocess
 import sys
@@ -6,12 +6,15 @@ import textwrap
 
 from tests.helpers.terminal import ROOT
 
-LATE = "from reellama.gguf_tools.late_packages import run_late\nrun_late(['gguf', 'llama_cpp'])\n"
+LAZY = """
+from reellama.gguf_tools.lazy_packages import import_lazily
+import_lazily(["gguf", "llama_cpp"])
+"""
 
 
 def said(code: str) -> list[str]:
     """What a process of its own prints."""
-    command = [sys.executable, "-c", LATE + textwrap.dedent(code)]
+    command = [sys.executable, "-c", LAZY + textwrap.dedent(code)]
     return subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.split()
@@ -48,7 +51,7 @@ def test_a_version_is_told_before_anything_else_is_asked() -> None:
 def test_a_package_that_was_imported_stays_as_it_is() -> None:
     code = """
         import json
-        run_late(["json", "no_such_package"])
+        import_lazily(["json", "no_such_package"])
         print(json.dumps([1]))
     """
     assert said(code) == ["[1]"]

@@ -1,6 +1,6 @@
 """A copy of SmolLM2 whose logits are off by as much as they are on another processor.
 
-python -m tests.helpers.nudged_llm SEED FOLDER
+python -m tests.helpers.perturbed_llm SEED FOLDER
 
 With FOLDER in PYTHONPATH the tests meet that copy instead, at the speed of this processor's
 kernels: what rests on the likelier of two close tokens, or on what a seed happens to draw, fails
@@ -19,11 +19,11 @@ from reellama.gguf_tools.locate.find import SMOLLM2_PACKAGE
 
 # Of each weight of the norms, as a standard deviation. Logits then differ by 0.27 (root mean
 # square), as they do between llama.cpp's kernels for AVX512, AVX2 and plain x86-64.
-NUDGE = 0.01
+NOISE = 0.01
 
 
 def write(seed: int, folder: Path) -> Path:
-    """Copy the package of SmolLM2 into `folder`, nudged; returns the path of the GGUF file."""
+    """Copy the package of SmolLM2 into `folder`, perturbed; returns the path of the GGUF file."""
     package = find_spec(SMOLLM2_PACKAGE)
     assert package is not None and package.submodule_search_locations
     copy = folder / SMOLLM2_PACKAGE
@@ -34,7 +34,7 @@ def write(seed: int, folder: Path) -> Path:
     for tensor in read_gguf(path).tensors.values():
         if tensor.name.endswith("norm.weight"):
             weights = np.memmap(path, np.float32, "r+", tensor.offset, tensor.shape)
-            weights *= (1 + NUDGE * rng.standard_normal(tensor.shape)).astype(np.float32)
+            weights *= (1 + NOISE * rng.standard_normal(tensor.shape)).astype(np.float32)
     return path
 
 
