@@ -61,7 +61,7 @@ class _Tokenized(NamedTuple):
 
     answers: list[np.ndarray]  # int32, a row of tokens for each
     n_common: int  # tokens that all begin with
-    heads: list[int]  # WinoGrande: tokens up to the answer
+    prefix_lengths: list[int]  # WinoGrande: tokens up to and with the answer, else none
 
     @property
     def n_tokens(self) -> int:
@@ -112,7 +112,7 @@ def measure_choices(
             for group in groups:
                 for of_task in _score_group(context, group):
                     task = read.tasks[len(scores)]
-                    answers.append(_choose(of_task, is_pair=bool(task.heads)))
+                    answers.append(_choose(of_task, is_pair=bool(task.prefixes)))
                     scores.append(of_task)
                     n_right += answers[-1] in task.right
                 if progress:
@@ -150,16 +150,17 @@ def wilson_interval(share: float, n: int) -> tuple[float, float]:
 def _tokenize(model: Model, task: Task) -> _Tokenized:
     answers = [text_chunks.tokenize(model, text) for text in task.texts]
     # One token at least is left to score, even where an answer is the beginning of another.
-    longest = min(map(len, answers)) - (0 if task.heads else 1)
+    longest = min(map(len, answers)) - (0 if task.prefixes else 1)
     first, n_common = answers[0], 0
     while n_common < longest and all(tokens[n_common] == first[n_common] for tokens in answers):
         n_common += 1
-    if not n_common and not task.heads:
+    if not n_common and not task.prefixes:
         raise ReellamaError(
             f"the answers of {task.texts[0].decode(errors='replace')!r} have no token in common "
             f"for {model.path}: nothing could be predicted from"
         )
-    return _Tokenized(answers, n_common, [len(text_chunks.tokenize(model, h)) for h in task.heads])
+    prefix_lengths = [len(text_chunks.tokenize(model, prefix)) for prefix in task.prefixes]
+    return _Tokenized(answers, n_common, prefix_lengths)
 
 
 def _groups(
@@ -190,7 +191,7 @@ def _n_rows(task: _Tokenized) -> int:
     The last token of an answer predicts nothing, and WinoGrande has its logits all the same.
     """
     lengths = sum(len(tokens) - task.n_common for tokens in task.answers)
-    return 1 + lengths - (0 if task.heads else len(task.answers))
+    return 1 + lengths - (0 if task.prefix_lengths else len(task.answers))
 
 
 def _spans(task: _Tokenized, first_sequence: int) -> Iterator[BatchSpan]:
@@ -199,7 +200,7 @@ def _spans(task: _Tokenized, first_sequence: int) -> Iterator[BatchSpan]:
     if n:
         yield BatchSpan(common, 0, first_sequence, n - 1, n_sequences=len(task.answers))
     for sequence, tokens in enumerate(task.answers, first_sequence):
-        last = len(tokens) if task.heads else len(tokens) - 1
+        last = len(tokens) if task.prefix_lengths else len(tokens) - 1
         if last > n:
             yield BatchSpan(tokens[n:last], n, sequence, 0)
         if len(tokens) > last:
@@ -219,7 +220,7 @@ def _score_group(context: Context, group: list[_Tokenized]) -> list[list[float]]
     logits = context.logits(sum(len(span.inputs) - span.first_output for span in spans))
     scores, first_row = [], 0
     for task in group:
-        scored = _winogrande_rows(task) if task.heads else _ending_rows(task)
+        scored = _winogrande_rows(task) if task.prefix_lengths else _ending_rows(task)
         scores.append([_mean_log_probability(logits, first_row, answer) for answer in scored])
         first_row += _n_rows(task)
     return scores
@@ -244,8 +245,8 @@ def _winogrande_rows(task: _Tokenized) -> Iterator[_Scored]:
     """
     n_common, before = task.n_common, 0
     is_behind = all(len(tokens) - n_common > MIN_TRAILING for tokens in task.answers)
-    for tokens, head in zip(task.answers, task.heads, strict=True):
-        base = head if is_behind else n_common
+    for tokens, prefix_length in zip(task.answers, task.prefix_lengths, strict=True):
+        base = prefix_length if is_behind else n_common
         n = len(tokens) - base - (1 if len(tokens) - base > 1 else 0)
         if not base:  # nothing predicts the first token
             n = 0

@@ -32,8 +32,8 @@ class Task:
 
     texts: tuple[bytes, ...]  # the whole text with each of the answers
     right: frozenset[int]  # which of them are right
-    # WinoGrande: the texts up to the answer, what comes after it being the same for all.
-    heads: tuple[bytes, ...] = ()
+    # WinoGrande: the texts up to and with the answer; what comes after is the same for all.
+    prefixes: tuple[bytes, ...] = ()
 
 
 class TaskFile(NamedTuple):
@@ -183,8 +183,10 @@ def _winogrande_task(line: bytes) -> Task | None:
     answer = ANSWER.match(line[commas[3] + 1 :])
     if not gap or answer is None or int(answer[1]) not in (1, 2):
         return None
-    heads = tuple(before + choice for choice in choices)
-    return Task(tuple(head + after for head in heads), frozenset([int(answer[1]) - 1]), heads)
+    prefixes = tuple(before + choice for choice in choices)
+    return Task(
+        tuple(prefix + after for prefix in prefixes), frozenset([int(answer[1]) - 1]), prefixes
+    )
 
 
 class _BinaryReader:
