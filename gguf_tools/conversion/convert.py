@@ -2,7 +2,7 @@
 
     convert("SmolLM2-135M-Instruct", "F16", "smollm2-f16.gguf")
 
-A model that sees gives two: its language model, and an mmproj with its vision encoder and
+A vision model gives two: its language model, and an mmproj with its vision encoder and
 projector. A LoRA adapter of PEFT gives an adapter for llama.cpp. Types below eight bits are made
 of the result, see `quantize`. llama.cpp computes the same
 tokens and, within the precision of the type, the same logits and embeddings of pictures as
@@ -85,7 +85,7 @@ class ConvertedFile:
 
 @dataclass(frozen=True)
 class Converted(ConvertedFile):
-    """A model's GGUF, and the mmproj of one that sees.
+    """A model's GGUF, and the mmproj of a vision model.
 
     `notes` are lines on where llama.cpp differs from the model.
     """
@@ -108,7 +108,7 @@ def convert(
 
     `type_` is F32, F16, BF16 or Q8_0; None is the type that most weights have, which loses nothing.
     Vectors and norms are F32 always. `output` is NAME-TYPE.gguf in the current folder unless given;
-    the mmproj of a model that sees is mmproj-NAME-TYPE.gguf beside it, of `mmproj_type`: F32, F16,
+    the mmproj of a vision model is mmproj-NAME-TYPE.gguf beside it, of `mmproj_type`: F32, F16,
     BF16 or Q8_0. A folder that holds a LoRA adapter needs `base`, the folder of its model, of which
     config.json is read, unless its own config says where that is. `force` replaces files.
     `progress` is called with the bytes written and the total. Memory does not grow with the model.

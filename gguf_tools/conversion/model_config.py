@@ -83,11 +83,11 @@ def _checked(path: Path, config: dict[str, Any]) -> tuple[Architecture, dict[str
 
 
 def _language_model(path: Path, config: Config) -> tuple[str, Config]:
-    """The architecture of the language model in a model that sees, and its default sizes."""
+    """The architecture of a vision model's language model, and its default sizes."""
     kind = (config.get("text_config") or {}).get("model_type") or "llama"
     if kind not in LANGUAGE_MODELS:
         raise ReellamaError(
-            f"{path}: the language model {kind!r:.80} is not known in a model that sees; known "
+            f"{path}: the language model {kind!r:.80} is not known in a vision model; known "
             f"are: {', '.join(LANGUAGE_MODELS)}"
         )
     name, sizes = LANGUAGE_MODELS[kind]

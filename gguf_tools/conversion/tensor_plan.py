@@ -25,7 +25,7 @@ OUTPUT_TENSOR = "output.weight"
 SKIPPED_TENSORS = re.compile(r"rotary_emb\.inv_freq$|\.masked_bias$|\.attn\.bias$")
 # GPT-2's matrices, `Conv1D` in transformers: with a row for each input.
 CONV1D_WEIGHTS = re.compile(r"\.(c_attn|c_proj|c_fc)\.weight$")
-# Those of a vision encoder and its projector, in the files of a model that sees.
+# Those of a vision encoder and its projector, in the files of a vision model.
 VISION_TENSORS = re.compile(
     r"^(model\.)?((vision_tower|vision_model|visual|multi_modal_projector|connector)\.|"
     r"image_newline$)"

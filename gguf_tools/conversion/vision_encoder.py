@@ -1,4 +1,4 @@
-"""The vision encoder and projector of a Hugging Face model that sees, in llama.cpp's terms.
+"""The vision encoder and projector of a Hugging Face vision model, in llama.cpp's terms.
 
 The Hugging Face side follows the models and config classes of the transformers library, the other
 side llama.cpp's `tools/mtmd/clip.cpp`. llama.cpp does not check a model: variants that it would

@@ -20,12 +20,12 @@ from reellama.gguf_tools.errors import GGUFError
 from reellama.gguf_tools.format.reader import MAGIC, read_gguf
 from reellama.gguf_tools.format.split_names import part_names
 from reellama.gguf_tools.locate import find
-from reellama.gguf_tools.locate.naming import HUB_PREFIX, HubName, choose_file, split_hub_name
-from reellama.gguf_tools.locate.projector_choice import (
-    choose_projectors,
+from reellama.gguf_tools.locate.mmproj_choice import (
+    choose_mmprojs,
     first_that_fits,
     memory_size,
 )
+from reellama.gguf_tools.locate.naming import HUB_PREFIX, HubName, choose_file, split_hub_name
 from reellama.gguf_tools.locate.stores import hub_cache
 from reellama.gguf_tools.sizes import show_size
 
@@ -74,17 +74,17 @@ def _files_of(name: HubName, mmproj: str, say: hub.MessageCallback) -> list[HubF
     parts = part_names(chosen)
     if lost := set(parts) - set(names):
         raise GGUFError(f"{where} lacks a part of {chosen}: {min(lost)}; choose another file")
-    projectors = choose_projectors(names, chosen, mmproj, where)
+    mmprojs = choose_mmprojs(names, chosen, mmproj, where)
     if len(parts) > 1:
         say(f"{chosen} is one model in {len(parts)} files")
     files = [hub.file_info(repo, part, say, revision) for part in parts]
     room = memory_size() - sum(file.size for file in files)
-    found = [hub.file_info(repo, each, say, revision) for each in projectors]
-    projector = first_that_fits(found, lambda file: file.size, room)
-    if projector is None:
+    found = [hub.file_info(repo, each, say, revision) for each in mmprojs]
+    chosen_mmproj = first_that_fits(found, lambda file: file.size, room)
+    if chosen_mmproj is None:
         return files
-    say(f"{projector.name}, its encoder of pictures, comes with it")
-    return [*files, projector]
+    say(f"{chosen_mmproj.name}, its encoder of pictures, comes with it")
+    return [*files, chosen_mmproj]
 
 
 def _path_on_this_machine(name: HubName, error: hub.Unreachable) -> Path:

@@ -43,27 +43,27 @@ def check_mmproj(llm: GGUFFile, mmproj: GGUFFile) -> None:
     """
     for problem in mmproj_problems(mmproj):
         raise GGUFError(problem)
-    seen = mmproj_header(mmproj)
-    if not is_same_width(llm, seen):
+    header = mmproj_header(mmproj)
+    if not is_same_width(llm, header):
         raise GGUFError(
             f"{llm.path} cannot see through another model's mmproj: its embeddings have "
-            f"{soft_token_width(llm):,} numbers, {mmproj.path} makes tokens of {_total(seen):,}; "
+            f"{soft_token_width(llm):,} numbers, {mmproj.path} makes tokens of {_total(header):,}; "
             f"{ANOTHER}"
         )
 
 
 def mmproj_problems(file: GGUFFile) -> list[str]:
     """What makes a file useless as an mmproj, whatever the LLM; nothing for most."""
-    seen = mmproj_header(file)
+    header = mmproj_header(file)
     # An LLM's file may hold its projector too, under the same keys.
-    if not is_mmproj(file.metadata) and not seen.has_vision:
+    if not is_mmproj(file.metadata) and not header.has_vision:
         return [f"{file.path} is not an mmproj: it holds no vision encoder; {ANOTHER}"]
-    if not seen.has_vision:
-        kind = "for sound only" if seen.has_audio else "without a vision encoder"
+    if not header.has_vision:
+        kind = "for sound only" if header.has_audio else "without a vision encoder"
         return [f"{file.path} is an mmproj {kind}: it cannot see; {ANOTHER}"]
     problems = []
-    if not is_known(seen.projector_type):
-        name = seen.projector_type or "unnamed"
+    if not is_known(header.projector_type):
+        name = header.projector_type or "unnamed"
         problems.append(
             f"{file.path} has a projector of the family {name}, which is not known here; update: "
             "pip install -U reellama llama-cpp-python"
@@ -77,14 +77,14 @@ def mmproj_problems(file: GGUFFile) -> list[str]:
         f"{file.path} is damaged: {key} is of another type than llama.cpp reads; convert it again"
         for key in _mistyped(file)[:1]
     ]
-    if seen.width is None:
+    if header.width is None:
         problems.append(f"{file.path} does not say how wide its tokens are; {ANOTHER}")
     return problems
 
 
-def is_same_width(llm: GGUFFile, seen: MmprojHeader) -> bool:
+def is_same_width(llm: GGUFFile, header: MmprojHeader) -> bool:
     """Whether tokens of a picture have as many numbers as the LLM takes for one."""
-    return seen.width is not None and soft_token_width(llm) == _total(seen)
+    return header.width is not None and soft_token_width(llm) == _total(header)
 
 
 def soft_token_width(llm: GGUFFile) -> int:
@@ -97,8 +97,8 @@ def soft_token_width(llm: GGUFFile) -> int:
     return llm.n_embd * (1 + (more if type(more) is int and more > 0 else 0))
 
 
-def _total(seen: MmprojHeader) -> int:
-    return (seen.width or 0) * (1 + seen.n_deepstack)
+def _total(header: MmprojHeader) -> int:
+    return (header.width or 0) * (1 + header.n_deepstack)
 
 
 def _mistyped(file: GGUFFile) -> list[str]:

@@ -1,7 +1,7 @@
 """The header of an mmproj: the GGUF that holds the vision encoder and the projector for an LLM.
 
-    seen = mmproj_header(read_gguf("mmproj-SmolVLM2-F16.gguf"))
-    seen.projector_type, seen.n_tokens(), seen.width        # ("idefics3", 64, 2048)
+    header = mmproj_header(read_gguf("mmproj-SmolVLM2-F16.gguf"))
+    header.projector_type, header.n_tokens(), header.width        # ("idefics3", 64, 2048)
 
 Keys and defaults are those of llama.cpp's `tools/mtmd/clip.cpp`. What a header says wrongly becomes
 None here; `reellama.gguf_tools.format.mmproj_checks` says what makes a file useless.

@@ -53,28 +53,28 @@ class MmprojSummary:
 
 def summarize_mmproj(file: GGUFFile) -> MmprojSummary:
     """Sum up the header of an mmproj, usable or not."""
-    seen = mmproj_header(file)
-    family = seen.family
+    header = mmproj_header(file)
+    family = header.family
     return MmprojSummary(
-        projector_type=seen.projector_type,
+        projector_type=header.projector_type,
         models=family.models if family else None,
-        has_vision=seen.has_vision,
-        has_audio=seen.has_audio,
-        image_size=seen.image_size,
+        has_vision=header.has_vision,
+        has_audio=header.has_audio,
+        image_size=header.image_size,
         any_size=family.any_size if family else None,
-        patch_size=seen.patch_size,
-        token_side=seen.token_side,
+        patch_size=header.patch_size,
+        token_side=header.token_side,
         is_grid=family.is_grid if family else None,
-        grid=seen.grid(),
-        tokens=seen.n_tokens(),
-        token_range=seen.token_range,
-        has_tiles=seen.has_tiles,
-        tower_layers=seen.tower_layers,
-        tower_width=seen.tower_width,
-        width=seen.width,
-        n_deepstack=seen.n_deepstack,
-        image_mean=seen.image_mean,
-        image_std=seen.image_std,
+        grid=header.grid(),
+        tokens=header.n_tokens(),
+        token_range=header.token_range,
+        has_tiles=header.has_tiles,
+        tower_layers=header.tower_layers,
+        tower_width=header.tower_width,
+        width=header.width,
+        n_deepstack=header.n_deepstack,
+        image_mean=header.image_mean,
+        image_std=header.image_std,
         mrope=family.mrope if family else None,
         non_causal=family.non_causal if family else None,
         merged_frames=family.merged_frames if family else None,

@@ -17,7 +17,7 @@ from reellama.gguf_tools.locate.naming import (
     OLLAMA_PREFIX,
     REPOSITORY,
     choose_file,
-    is_projector,
+    is_mmproj_name,
     split_hub_name,
 )
 from reellama.gguf_tools.locate.stores import StoredModel
@@ -80,7 +80,7 @@ def _resolved(text: str) -> Path:
     return _by_part(text)
 
 
-def list_models() -> list[StoredModel]:
+def stored_models() -> list[StoredModel]:
     """Every model on this machine, each once, with a name that `resolve` takes."""
     found: dict[str, StoredModel] = {}
     kept = (stores.own_models, stores.hub_models, stores.ollama_models, stores.lmstudio_models)
@@ -130,9 +130,9 @@ def _from_ollama(name: str) -> Path:
 def _by_part(text: str) -> Path:
     """The file named `text`, or else the only one with `text` in its name."""
     part = text.lower()
-    fitting = [model for model in list_models() if part in model.label.lower()]
+    fitting = [model for model in stored_models() if part in model.label.lower()]
     # The name of an mmproj file contains that of its model.
-    fitting = [m for m in fitting if "mmproj" in part or not is_projector(m.label)]
+    fitting = [m for m in fitting if "mmproj" in part or not is_mmproj_name(m.label)]
     exact = [m for m in fitting if part in (m.label.lower(), PurePath(m.label).stem.lower())]
     chosen = exact if len(exact) == 1 else fitting
     if not chosen:

@@ -1,4 +1,4 @@
-"""The models on this machine, with a summary of each header, and what they see through."""
+"""The models on this machine, each with a summary of its header, and with its mmproj."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from reellama.gguf_tools.format.mmproj_header import has_builtin_tower, is_mmpro
 from reellama.gguf_tools.format.model_summary import quantization
 from reellama.gguf_tools.format.reader import GGUFFile, read_gguf
 from reellama.gguf_tools.locate import find
-from reellama.gguf_tools.locate.naming import is_projector, quant_of
+from reellama.gguf_tools.locate.naming import is_mmproj_name, quant_of
 from reellama.gguf_tools.locate.stores import StoredModel
-from reellama.gguf_tools.locate.vision_models import mmproj_of, why_blind
+from reellama.gguf_tools.locate.vision_models import mmproj_of, why_no_mmproj
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class ListedModel:
         path: its file, or the first one of its parts.
         n_bytes: of all its files.
         problem: why it cannot be used, or None.
-        is_mmproj: whether it is no model of its own, but sees for one.
-        mmproj: the file that an LLM sees through, None for an LLM that cannot see.
+        is_mmproj: whether it is no LLM, but the vision encoder of one.
+        mmproj: the file with an LLM's vision encoder, None for an LLM that cannot see.
         vision: the family of that file's projector, or of this mmproj itself, such as "idefics3".
-        blind: why it cannot see here, for an LLM that could elsewhere.
+        vision_problem: why it cannot see here, for an LLM that could elsewhere.
     """
 
     name: str
@@ -43,17 +43,17 @@ class ListedModel:
     is_mmproj: bool = False
     mmproj: Path | None = None
     vision: str | None = None
-    blind: str | None = None
+    vision_problem: str | None = None
 
 
 def list_models() -> list[ListedModel]:
-    """Return every model on this machine, without mmproj files, which see for one of them."""
+    """Return every model on this machine, without mmproj files, which belong to one of them."""
     return [model for model in list_files() if not model.is_mmproj]
 
 
 def list_files() -> list[ListedModel]:
-    """Return all that `find.list_models` finds, mmproj files too; the header of each is read."""
-    return [describe_model(model) for model in find.list_models()]
+    """Return all that `find.stored_models` finds, mmproj files too; the header of each is read."""
+    return [describe_model(model) for model in find.stored_models()]
 
 
 def describe_model(model: StoredModel) -> ListedModel:
@@ -66,7 +66,7 @@ def describe_model(model: StoredModel) -> ListedModel:
         return ListedModel(
             *(model.name, model.source, model.path, n_bytes),
             problem=str(error),
-            is_mmproj=is_projector(model.label),
+            is_mmproj=is_mmproj_name(model.label),
         )
     first = files[0]
     mmproj = _mmproj(replace(first, size=n_bytes))
@@ -85,12 +85,14 @@ def describe_model(model: StoredModel) -> ListedModel:
         is_mmproj=is_mmproj(first.metadata),
         mmproj=mmproj,
         vision=_family(first.path if is_mmproj(first.metadata) else mmproj),
-        blind=why_blind(first) if mmproj is None and has_builtin_tower(first) else None,
+        vision_problem=(
+            why_no_mmproj(first) if mmproj is None and has_builtin_tower(first) else None
+        ),
     )
 
 
-def lone_projectors(files: Sequence[ListedModel]) -> list[ListedModel]:
-    """The mmproj files in whose folder no model sees through any."""
+def unpaired_mmprojs(files: Sequence[ListedModel]) -> list[ListedModel]:
+    """Return the mmproj files in whose folder no LLM has one."""
     used = {entry.mmproj.parent for entry in files if entry.mmproj}
     return [
         entry
@@ -100,7 +102,7 @@ def lone_projectors(files: Sequence[ListedModel]) -> list[ListedModel]:
 
 
 def _mmproj(file: GGUFFile) -> Path | None:
-    """What an LLM sees through; None for all else."""
+    """The mmproj of an LLM; None for all else."""
     try:
         return None if is_mmproj(file.metadata) else mmproj_of(file)
     except GGUFError:  # no LLM, such as an adapter

@@ -56,7 +56,7 @@ def quant_of(name: str) -> str | None:
     return re.sub(r"^FP(?=16|32)", "F", found[-1].upper()) if found else None
 
 
-def is_projector(name: str) -> bool:
+def is_mmproj_name(name: str) -> bool:
     """Whether a file is a model's image encoder (mmproj), by its name."""
     return "mmproj" in PurePosixPath(name).name.lower()
 
@@ -97,7 +97,7 @@ def choose_file(names: Iterable[str], wanted: str, where: str) -> str:
     files = sorted({part_names(name)[0] for name in names if name.lower().endswith(".gguf")})
     if not files:
         raise GGUFError(f"{where} has no GGUF file; look for a repository with GGUF in its name")
-    models = [name for name in files if not is_projector(name)] or files
+    models = [name for name in files if not is_mmproj_name(name)] or files
     if wanted:
         fitting = _named(files, wanted) or _quantized(models, wanted)
     else:
@@ -116,7 +116,7 @@ def short_names(names: Iterable[str]) -> dict[str, str]:
     >>> short_names(["a-Q4_0.gguf", "b-F16.gguf", "c-F16.gguf"])
     {'a-Q4_0.gguf': 'Q4_0', 'b-F16.gguf': 'b-F16.gguf', 'c-F16.gguf': 'c-F16.gguf'}
     """
-    quants = {name: None if is_projector(name) else quant_of(name) for name in names}
+    quants = {name: None if is_mmproj_name(name) else quant_of(name) for name in names}
     counts = Counter(quants.values())
     return {name: q if q and counts[q] == 1 else name for name, q in quants.items()}
 

@@ -1,4 +1,4 @@
-"""Pair an LLM with the mmproj that sees for it, wherever a program keeps them.
+"""Pair an LLM with its mmproj, wherever a program keeps them.
 
     model = resolve_vision("hf:ggml-org/SmolVLM2-500M-Video-Instruct-GGUF")
     model.llm, model.mmproj
@@ -30,7 +30,7 @@ from reellama.gguf_tools.format.mmproj_header import (
 from reellama.gguf_tools.format.reader import GGUFFile, read_gguf
 from reellama.gguf_tools.format.split_files import read_model
 from reellama.gguf_tools.locate import find, stores
-from reellama.gguf_tools.locate.projector_choice import (
+from reellama.gguf_tools.locate.mmproj_choice import (
     belongs_to,
     by_preference,
     first_that_fits,
@@ -41,7 +41,7 @@ from reellama.gguf_tools.locate.stores import StoredModel
 
 @dataclass(frozen=True)
 class VisionModel:
-    """An LLM and the mmproj that sees for it; both are one file where that holds both."""
+    """An LLM and its mmproj; both are one file where that holds both."""
 
     llm: Path
     mmproj: Path
@@ -63,7 +63,7 @@ def resolve_vision(name: str | Path, mmproj: str | Path | None = None) -> Vision
         return VisionModel(llm, path)
     if found := mmproj_of(file):
         return VisionModel(llm, found)
-    raise GGUFError(why_blind(file))
+    raise GGUFError(why_no_mmproj(file))
 
 
 def find_mmproj(llm: Path, memory: int | None = None) -> Path | None:
@@ -80,14 +80,14 @@ def mmproj_of(llm: GGUFFile, memory: int | None = None) -> Path | None:
     """Do as `find_mmproj`, for a header that was read already."""
     if mmproj_header(llm).has_vision and not mmproj_problems(llm):
         return llm.path
-    fitting = [file for file in _readable(_candidates(llm.path)) if _sees_for(file, llm)]
+    fitting = [file for file in _readable(_candidates(llm.path)) if _fits_llm(file, llm)]
     ordered = by_preference(fitting, llm.path.name, lambda file: file.path.name)
     room = (memory_size() if memory is None else memory) - llm.size
     chosen = first_that_fits(ordered, lambda file: file.size, room)
     return chosen.path if chosen else None
 
 
-def why_blind(llm: GGUFFile) -> str:
+def why_no_mmproj(llm: GGUFFile) -> str:
     """Say, in one line, why no mmproj was found for an LLM."""
     for path in _candidates(llm.path):
         try:
@@ -105,9 +105,9 @@ def why_blind(llm: GGUFFile) -> str:
     )
 
 
-def llms_seen_through(mmproj: MmprojHeader) -> list[StoredModel]:
+def llms_for_mmproj(mmproj: MmprojHeader) -> list[StoredModel]:
     """Return the LLMs on this machine whose embeddings are as wide as a projector's tokens."""
-    return [model for model in find.list_models() if _is_llm_of(model, mmproj)]
+    return [model for model in find.stored_models() if _is_llm_of(model, mmproj)]
 
 
 def _candidates(llm: Path) -> list[Path]:
@@ -116,9 +116,9 @@ def _candidates(llm: Path) -> list[Path]:
     if told := [path for path in named if path is not None]:
         return told
     near = [path for path in stores.neighbours(llm) if not _is_same(path, llm)]
-    projectors = [path for path in near if is_mmproj_file(path)]
-    others = [path.name for path in near if path not in projectors]
-    return [path for path in projectors if belongs_to(path.name, llm.name, others)]
+    mmprojs = [path for path in near if is_mmproj_file(path)]
+    others = [path.name for path in near if path not in mmprojs]
+    return [path for path in mmprojs if belongs_to(path.name, llm.name, others)]
 
 
 def _readable(paths: list[Path]) -> Iterator[GGUFFile]:
@@ -129,7 +129,7 @@ def _readable(paths: list[Path]) -> Iterator[GGUFFile]:
             continue
 
 
-def _sees_for(file: GGUFFile, llm: GGUFFile) -> bool:
+def _fits_llm(file: GGUFFile, llm: GGUFFile) -> bool:
     try:
         check_mmproj(llm, file)
     except GGUFError:

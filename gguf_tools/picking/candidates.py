@@ -25,7 +25,7 @@ from reellama.gguf_tools.format.split_names import part_names
 from reellama.gguf_tools.locate import find
 from reellama.gguf_tools.locate.naming import (
     HUB_PREFIX,
-    is_projector,
+    is_mmproj_name,
     short_names,
     split_hub_name,
 )
@@ -129,7 +129,7 @@ class HubModel:
             raise GGUFError(f"{model} is one file; to pick among all write {HUB_PREFIX}{self.repo}")
         names = hub.list_files(self.repo, say, self.revision)
         firsts = sorted({part_names(n)[0] for n in names if n.lower().endswith(".gguf")})
-        models = [name for name in firsts if not is_projector(name)]
+        models = [name for name in firsts if not is_mmproj_name(name)]
         by_type = {short: name for name, short in short_names(models).items()}
         reference = next((t for t in REFERENCE_TYPES if t in by_type), None)
         if reference is None:

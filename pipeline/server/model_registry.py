@@ -209,7 +209,7 @@ def all_models(settings: Settings, store: Store) -> list[RegisteredModel]:
     ]
     names += [
         model.label if model.source == "Ollama" else model.name
-        for model in find.list_models()
+        for model in find.stored_models()
         if model.path.is_file() and _mmproj(model.path, stamp(model.path))
     ]
     found = []

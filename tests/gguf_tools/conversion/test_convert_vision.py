@@ -1,4 +1,4 @@
-"""A model that sees becomes its language model and its mmproj, which see what it saw."""
+"""A vision model becomes its language model and its mmproj, which compute what it computed."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""A model that sees and cannot be converted is refused in one line, and nothing is written."""
+"""A vision model that cannot be converted is refused in one line, and nothing is written."""
 
 import contextlib
 import json

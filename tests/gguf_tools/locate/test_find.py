@@ -111,7 +111,7 @@ def test_every_name_that_is_listed_is_that_model(machine: Path) -> None:
     put(machine / ".lmstudio/models/o/r/other-00002-of-00002.gguf")
     for name in ("r-Q8_0.gguf", "r-F16.gguf", "x/r-F16.gguf", "mmproj-r-F16.gguf"):
         put(stores.hub_cache() / "models--o--r/snapshots/c" / name)
-    models = find.list_models()
+    models = find.stored_models()
     assert len(models) == 8 and len({model.name for model in models}) == 8
     assert all(find.resolve(model.name) == model.path for model in models)
 

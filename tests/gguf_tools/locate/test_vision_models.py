@@ -12,7 +12,7 @@ import pytest
 from reellama.gguf_tools.errors import GGUFError
 from reellama.gguf_tools.locate import find, stores
 from reellama.gguf_tools.locate.listing import list_models
-from reellama.gguf_tools.locate.projector_choice import belongs_to, first_that_fits, name_words
+from reellama.gguf_tools.locate.mmproj_choice import belongs_to, first_that_fits, name_words
 from reellama.gguf_tools.locate.vision_models import VisionModel, find_mmproj, resolve_vision
 from tests.conftest import Result
 from tests.gguf_tools.locate.test_stores import into_hub_cache
@@ -179,7 +179,7 @@ def test_a_tower_inside_an_ollama_model_is_said_to_be_ollamas_own(
     result = reellama("gguf", "list")
     assert "in Ollama's own form, which llama.cpp does not read; pull the model" in result.err
     [entry] = [entry for entry in list_models() if entry.source == "Ollama"]
-    assert entry.mmproj is None and entry.blind
+    assert entry.mmproj is None and entry.vision_problem
 
 
 def test_a_file_that_holds_both_is_its_own_mmproj(machine: Path, tmp_path: Path) -> None:

@@ -169,8 +169,8 @@ def vision() -> Iterator[Finding]:
     from reellama.gguf_tools.format.mmproj_checks import mmproj_problems
     from reellama.gguf_tools.format.mmproj_header import mmproj_header
     from reellama.gguf_tools.format.reader import read_gguf
-    from reellama.gguf_tools.locate.listing import list_files, lone_projectors
-    from reellama.gguf_tools.locate.vision_models import llms_seen_through
+    from reellama.gguf_tools.locate.listing import list_files, unpaired_mmprojs
+    from reellama.gguf_tools.locate.vision_models import llms_for_mmproj
 
     files = list_files()
     seeing = [entry for entry in files if entry.mmproj and not entry.is_mmproj]
@@ -179,12 +179,12 @@ def vision() -> Iterator[Finding]:
         through = "a projector inside" if inside else f"{entry.mmproj and entry.mmproj.name} fits"
         yield Finding(entry.name, "ok", f"{entry.vision}, {through}; try --bundle {entry.name}")
     for entry in files:
-        if entry.blind or (entry.is_mmproj and entry.problem):
-            yield Finding(entry.name, "note", entry.blind or entry.problem or "")
-    for entry in lone_projectors(files):
+        if entry.vision_problem or (entry.is_mmproj and entry.problem):
+            yield Finding(entry.name, "note", entry.vision_problem or entry.problem or "")
+    for entry in unpaired_mmprojs(files):
         file = read_gguf(entry.path)
         problems = mmproj_problems(file)
-        fitting = [] if problems else llms_seen_through(mmproj_header(file))
+        fitting = [] if problems else llms_for_mmproj(mmproj_header(file))
         detail = problems[0] if problems else f"{entry.path} fits no model beside it"
         names = " or ".join(f"--bundle {model.name}" for model in fitting[:2])
         mend = f"of its width: {names} --mmproj {entry.path}" if fitting else ""

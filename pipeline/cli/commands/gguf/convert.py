@@ -26,7 +26,7 @@ def command(
     ] = None,
     mmproj_type: Annotated[
         str,
-        Option(metavar="TYPE", help="Of the mmproj of a model that sees: f32, f16, bf16 or q8_0."),
+        Option(metavar="TYPE", help="Of the mmproj of a vision model: f32, f16, bf16 or q8_0."),
     ] = "f16",
     base: Annotated[
         Path | None,
@@ -36,7 +36,7 @@ def command(
 ) -> None:
     """Convert a Hugging Face folder of safetensors to GGUF; the paths come on stdout.
 
-    A model that sees gives two files: its language model and, beside it, its mmproj. A LoRA
+    A vision model gives two files: its language model and, beside it, its mmproj. A LoRA
     adapter gives a file for --lora.
     """
     from reellama.gguf_tools.conversion.convert import convert

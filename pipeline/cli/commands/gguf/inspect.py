@@ -62,9 +62,9 @@ def _write_json(file: GGUFFile, other: GGUFFile | None, *, tensors: bool) -> Non
 def _llms(mmproj: GGUFFile) -> list[str]:
     """The names of the LLMs on this machine that are as wide as an mmproj's tokens."""
     from reellama.gguf_tools.format.mmproj_header import mmproj_header
-    from reellama.gguf_tools.locate.vision_models import llms_seen_through
+    from reellama.gguf_tools.locate.vision_models import llms_for_mmproj
 
-    return [model.name for model in llms_seen_through(mmproj_header(mmproj))]
+    return [model.name for model in llms_for_mmproj(mmproj_header(mmproj))]
 
 
 def _show(file: GGUFFile, *, tensors: bool) -> None:

@@ -24,7 +24,7 @@ def command(
     """
     from rich.console import Console
 
-    from reellama.gguf_tools.locate.listing import list_files, lone_projectors
+    from reellama.gguf_tools.locate.listing import list_files, unpaired_mmprojs
     from reellama.pipeline.cli.console import err, note, out
     from reellama.pipeline.cli.terminal.progress_bars import Spinner
 
@@ -41,9 +41,9 @@ def command(
     console = out if out.is_terminal else Console(highlight=False, width=10_000)
     console.print(_table(found))
     for entry in files:
-        if problem := entry.problem or entry.blind:
+        if problem := entry.problem or entry.vision_problem:
             note(problem)
-    for entry in lone_projectors(files):
+    for entry in unpaired_mmprojs(files):
         note(f"{entry.path} is an mmproj that no model here sees through")
 
 
@@ -86,6 +86,7 @@ def _short(number: int | None) -> str:
 def _plain(entry: dict[str, Any]) -> dict[str, Any]:
     """A model's entry for JSON, where all are models."""
     del entry["is_mmproj"]
+    entry["blind"] = entry.pop("vision_problem")
     return {key: str(value) if isinstance(value, Path) else value for key, value in entry.items()}
 
 

@@ -69,8 +69,8 @@ def command(
     from platformdirs import user_cache_dir
     from typer import Exit
 
+    from reellama.gguf_tools.locate.mmproj_choice import memory_size
     from reellama.gguf_tools.locate.naming import HUB_PREFIX
-    from reellama.gguf_tools.locate.projector_choice import memory_size
     from reellama.gguf_tools.measuring.perplexity import ENGLISH_TEXT
     from reellama.gguf_tools.picking.candidates import HubModel, LocalModel
     from reellama.gguf_tools.picking.limits import Limits

@@ -8,14 +8,14 @@ from pathlib import PurePath, PurePosixPath
 from typing import TypeVar
 
 from reellama.gguf_tools.errors import GGUFError
-from reellama.gguf_tools.locate.naming import QUANT_PATTERN, is_projector, quant_of
+from reellama.gguf_tools.locate.naming import QUANT_PATTERN, is_mmproj_name, quant_of
 
 T = TypeVar("T")
 
 # Vision encoders are small and lose much by quantization, so the largest type comes first; but F32
 # holds nothing that was not there in the 16 bits that models are trained in, at twice the size.
-PROJECTOR_TYPES = ("F16", "BF16", "F32", "Q8_0")
-NO_PROJECTOR = "none"
+MMPROJ_PREFERENCE = ("F16", "BF16", "F32", "Q8_0")
+NO_MMPROJ = "none"
 # Words of file names that say nothing of whose file it is, and the parts of a split model.
 EMPTY_WORDS = re.compile(r"mmproj|model|gguf|of|\d{5}")
 
@@ -30,27 +30,27 @@ def name_words(name: str) -> frozenset[str]:
     return frozenset(w for w in re.split(r"[\W_]+", stem) if w and not EMPTY_WORDS.fullmatch(w))
 
 
-def belongs_to(projector: str, model: str, others: Iterable[str]) -> bool:
-    """Whether a projector's name fits no other model's better than this one's.
+def belongs_to(mmproj: str, model: str, others: Iterable[str]) -> bool:
+    """Whether an mmproj's name fits no other model's better than this one's.
 
     A name such as "mmproj-F16.gguf" says nothing and fits all.
     """
-    words = name_words(projector)
+    words = name_words(mmproj)
     shared = len(words & name_words(model))
     return not words or all(len(words & name_words(other)) <= shared for other in others)
 
 
-def by_preference(projectors: Iterable[T], model: str, name: Callable[[T], str]) -> list[T]:
-    """Order projectors: the name that shares most with the model's, then the largest type."""
+def by_preference(mmprojs: Iterable[T], model: str, name: Callable[[T], str]) -> list[T]:
+    """Order mmprojs: the name that shares most with the model's, then the largest type."""
     own = name_words(model)
 
-    def place(projector: T) -> tuple[int, int, int, str]:
-        words, quant = name_words(name(projector)), quant_of(name(projector))
-        types = len(PROJECTOR_TYPES)
-        rank = PROJECTOR_TYPES.index(quant) if quant in PROJECTOR_TYPES else types
-        return -len(words & own), len(words - own), rank, name(projector)
+    def sort_key(mmproj: T) -> tuple[int, int, int, str]:
+        words, quant = name_words(name(mmproj)), quant_of(name(mmproj))
+        types = len(MMPROJ_PREFERENCE)
+        rank = MMPROJ_PREFERENCE.index(quant) if quant in MMPROJ_PREFERENCE else types
+        return -len(words & own), len(words - own), rank, name(mmproj)
 
-    return sorted(projectors, key=place)
+    return sorted(mmprojs, key=sort_key)
 
 
 def first_that_fits(ordered: list[T], size: Callable[[T], int], room: int) -> T | None:
@@ -60,19 +60,19 @@ def first_that_fits(ordered: list[T], size: Callable[[T], int], room: int) -> T 
     )
 
 
-def choose_projectors(names: Iterable[str], model: str, wanted: str, where: str) -> list[str]:
+def choose_mmprojs(names: Iterable[str], model: str, wanted: str, where: str) -> list[str]:
     """Return the mmproj files that go with a repository's file `model`, the best one first.
 
     Args:
         names: of all its files, with their folders.
-        wanted: a type, such as "f16", "none" for no projector, or "" for any.
+        wanted: a type, such as "f16", "none" for no mmproj, or "" for any.
         where: the repository, for what is said of it.
 
     Raises GGUFError, with what there is, when the wanted type is not.
     """
-    if wanted.lower() == NO_PROJECTOR or is_projector(model):
+    if wanted.lower() == NO_MMPROJ or is_mmproj_name(model):
         return []
-    found = [name for name in names if name.lower().endswith(".gguf") and is_projector(name)]
+    found = [name for name in names if name.lower().endswith(".gguf") and is_mmproj_name(name)]
     folder = PurePosixPath(model).parent
     beside = [name for name in found if PurePosixPath(name).parent == folder]
     ordered = by_preference(beside or found, model, lambda name: PurePosixPath(name).name)
@@ -87,7 +87,7 @@ def choose_projectors(names: Iterable[str], model: str, wanted: str, where: str)
 
 
 def memory_size() -> int:
-    """Bytes of memory of this machine, which an LLM and its projector are to fit into."""
+    """Bytes of memory of this machine, which an LLM and its mmproj are to fit into."""
     import psutil
 
     return int(psutil.virtual_memory().total)
