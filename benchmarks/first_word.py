@@ -145,19 +145,19 @@ def server(log: Path) -> Iterator[None]:
             process.wait(30)
 
 
-def warm(talk: VideoChat, clip: Path) -> float:
+def warm(video_chat: VideoChat, clip: Path) -> float:
     """Seconds to the first word in a process that has everything loaded."""
-    talk.engine.clear()
-    talk.chat.clear()
-    talk.chat.videos = []
+    video_chat.engine.clear()
+    video_chat.conversation.clear()
+    video_chat.conversation.videos = []
     begin = time.perf_counter()
-    talk.add(clip)
-    with closing(talk.stream(QUESTION)) as tokens:
+    video_chat.add(clip)
+    with closing(video_chat.stream(QUESTION)) as tokens:
         next(token for token in tokens if token.text.strip())
         return time.perf_counter() - begin
 
 
-def asking(clips: Clips, talk: VideoChat, repeats: int) -> list[Row]:
+def asking(clips: Clips, video_chat: VideoChat, repeats: int) -> list[Row]:
     """A cold `ask`, a second one about the same clip, a process that is warm, and `ask` where a
     server runs, in turns."""
     rounds = []
@@ -165,7 +165,7 @@ def asking(clips: Clips, talk: VideoChat, repeats: int) -> list[Row]:
         for _ in range(repeats + 1):
             clip = clips.fresh()
             first, second = cold(clip, "--no-server"), cold(clip, "--no-server")
-            rounds.append((first, second, warm(talk, clips.fresh()), cold(clips.fresh())))
+            rounds.append((first, second, warm(video_chat, clips.fresh()), cold(clips.fresh())))
     del rounds[0]  # from here on the files are in the page cache, and the server has its models
     return [
         compared("cold ask, against a warm process", [(a, w) for a, _, w, _ in rounds], 2.0),
@@ -219,10 +219,10 @@ def shipped() -> VideoChat:
     return VideoChat(n_ctx=1024, merged=MERGED_LLMS, merge=True)
 
 
-def adapter(talk: VideoChat, repeats: int) -> Row:
+def adapter(video_chat: VideoChat, repeats: int) -> Row:
     """Generation as it is shipped, against the bundle's LLM without any adapter."""
-    with Engine(talk.bundle.llm_path(), n_ctx=1024) as base:
-        rounds = in_turns(repeats, lambda: generating(talk.engine), lambda: generating(base))
+    with Engine(video_chat.bundle.llm_path(), n_ctx=1024) as base:
+        rounds = in_turns(repeats, lambda: generating(video_chat.engine), lambda: generating(base))
     pairs = [(ours, theirs) for ours, theirs in rounds]
     return compared("generation with the adapter, against without", pairs, 0.97, at_least=True)
 
@@ -266,7 +266,7 @@ def against_llama_bench(program: Path, repeats: int) -> Row:
     return compared("generation, against llama-bench tg128", pairs, 0.95, at_least=True)
 
 
-def against_mtmd(program: Path, clips: Clips, talk: VideoChat, repeats: int) -> Row:
+def against_mtmd(program: Path, clips: Clips, video_chat: VideoChat, repeats: int) -> Row:
     """A warm process about a clip, and llama-mtmd-cli about its pictures, with the same LLM."""
     from benchmarks.random_vision_gguf import NAMES, make_vision_gguf
 
@@ -301,19 +301,21 @@ def against_mtmd(program: Path, clips: Clips, talk: VideoChat, repeats: int) -> 
             process.communicate()
         return seconds
 
-    pairs = [(theirs(), warm(talk, clips.fresh())) for _ in range(repeats)]
+    pairs = [(theirs(), warm(video_chat, clips.fresh())) for _ in range(repeats)]
     row = compared(f"llama-mtmd-cli, {len(pictures)} pictures, to a warm process", pairs, 30.0)
     return Row(row.name, row.ratio, row.detail, row.limit, at_least=True)
 
 
-def rows_of(asked: argparse.Namespace, condition: str, clips: Clips, talk: VideoChat) -> list[Row]:
+def rows_of(
+    asked: argparse.Namespace, condition: str, clips: Clips, video_chat: VideoChat
+) -> list[Row]:
     """The rows that were asked for, in one condition."""
     repeats, found = asked.repeats, list[Row]()
     with busy_process() if condition == "busy" else nullcontext():
         if "ask" in asked.rows:
-            found += asking(clips, talk, repeats)
+            found += asking(clips, video_chat, repeats)
         if "adapter" in asked.rows:
-            found.append(adapter(talk, repeats))
+            found.append(adapter(video_chat, repeats))
         if "threads" in asked.rows:
             found.append(threads(repeats))
         if asked.llama_bench:
@@ -321,7 +323,7 @@ def rows_of(asked: argparse.Namespace, condition: str, clips: Clips, talk: Video
     if condition == "quiet" and "memory" in asked.rows:
         found += one_ask(clips)
     if condition == "quiet" and asked.mtmd_cli:
-        found.append(against_mtmd(asked.mtmd_cli, clips, talk, repeats))
+        found.append(against_mtmd(asked.mtmd_cli, clips, video_chat, repeats))
     return found
 
 
@@ -334,11 +336,11 @@ def main() -> int:
     parser.add_argument("--rows", nargs="*", choices=ROWS, default=ROWS, help="these alone")
     options = parser.parse_args()
     rows: list[Row] = []
-    with tempfile.TemporaryDirectory() as folder, shipped() as talk:
+    with tempfile.TemporaryDirectory() as folder, shipped() as video_chat:
         clips = Clips(Path(folder))
         for condition in (options.only,) if options.only else ("quiet", "busy"):
             print(f"{condition} ({default_threads()} cores, load {os.getloadavg()[0]:.1f})")
-            found = rows_of(options, condition, clips, talk)
+            found = rows_of(options, condition, clips, video_chat)
             print(*found, sep="\n", flush=True)
             rows += found
     return 0 if all(row.passed for row in rows) else 1

@@ -29,11 +29,11 @@ def first_clips(file: Path, n: int) -> list[tuple[Path, str]]:
     return [(file.parent / row["video"], row["captions"][0]) for row in rows[:n]]
 
 
-def examples(talk: VideoChat, path: Path, caption: str, name: str) -> str:
+def examples(video_chat: VideoChat, path: Path, caption: str, name: str) -> str:
     """A clip as a heading, one person's caption, and a table of questions and answers."""
-    talk.chat.clear()
-    talk.videos.clear()
-    talk.add(path)
+    video_chat.conversation.clear()
+    video_chat.videos.clear()
+    video_chat.add(path)
     lines = [
         f"## {name}",
         "",
@@ -43,8 +43,8 @@ def examples(talk: VideoChat, path: Path, caption: str, name: str) -> str:
         "| --- | --- |",
     ]
     for question in QUESTIONS:
-        talk.chat.clear()
-        answer = " ".join(talk.ask(question, max_tokens=64).split()).replace("|", "\\|")
+        video_chat.conversation.clear()
+        answer = " ".join(video_chat.ask(question, max_tokens=64).split()).replace("|", "\\|")
         lines.append(f"| {question} | {answer} |")
     return "\n".join(lines) + "\n"
 
@@ -63,10 +63,13 @@ def main() -> None:
     print("The clips belong to their makers and are not part of the repository. Written by\n")
     files = " ".join(f"{file.parent.name}/{file.name}" for file in options.files)
     print(f"    python -m benchmarks.footage_examples {files} --bundle {options.bundle}\n")
-    with VideoChat(bundle=options.bundle) as talk:
+    with VideoChat(bundle=options.bundle) as video_chat:
         for file in options.files:
             for path, caption in first_clips(file, options.clips):
-                print(examples(talk, path, caption, f"{file.parent.name}/{path.name}"), flush=True)
+                print(
+                    examples(video_chat, path, caption, f"{file.parent.name}/{path.name}"),
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

@@ -58,14 +58,17 @@ class Candidate:
     reading: list[float] = field(default_factory=list)  # speeds of reading a prompt
 
 
-def prompts(talk: VideoChat, videos: Sequence[tuple[Path, str]]) -> list[Prompt]:
+def prompts(video_chat: VideoChat, videos: Sequence[tuple[Path, str]]) -> list[Prompt]:
     """A question about each video, and the request for a description."""
     found = []
     for path, question in videos:
-        talk.chat.clear()
-        talk.chat.videos = []
-        talk.add(path)
-        found += [talk.chat.prompt(asked) for asked in (question, talk.bundle.describe)]
+        video_chat.conversation.clear()
+        video_chat.conversation.videos = []
+        video_chat.add(path)
+        found += [
+            video_chat.conversation.prompt(asked)
+            for asked in (question, video_chat.bundle.describe)
+        ]
     return found
 
 
@@ -146,20 +149,20 @@ def main() -> None:
     options = parser.parse_args()
     with (
         tempfile.TemporaryDirectory() as name,
-        VideoChat(bundle=options.bundle, n_ctx=1024, n_threads=1) as talk,
+        VideoChat(bundle=options.bundle, n_ctx=1024, n_threads=1) as video_chat,
     ):
         folder = Path(name)
         drawn = benchmark_items("new-clips", options.clips, 1, folder, tasks=tuple(TASKS))
         videos = [(item.video, item.question) for item in drawn]
         videos += [(path, "What is in the video?") for path in options.videos]
         asked = []
-        for prompt in prompts(talk, videos):
-            if ids := answer(talk.engine, prompt):
-                talk.engine.clear()
-                asked.append(Asked(prompt, ids, logits_of(talk.engine, prompt, ids)))
-        path, lora = talk.bundle.llm_path(), talk.bundle.lora
+        for prompt in prompts(video_chat, videos):
+            if ids := answer(video_chat.engine, prompt):
+                video_chat.engine.clear()
+                asked.append(Asked(prompt, ids, logits_of(video_chat.engine, prompt, ids)))
+        path, lora = video_chat.bundle.llm_path(), video_chat.bundle.lora
         n_lora = sum(file.stat().st_size for file, _ in lora)
-        beside = Candidate("adapter beside", talk.engine, path.stat().st_size + n_lora)
+        beside = Candidate("adapter beside", video_chat.engine, path.stat().st_size + n_lora)
         base = Candidate("no adapter", Engine(path, n_ctx=1024, n_threads=1), path.stat().st_size)
         begin = time.perf_counter()
         kept = make_merged(path, lora, folder / "kept")

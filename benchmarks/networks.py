@@ -76,27 +76,27 @@ def compare_speed(bundle: Bundle, tower: Tower, clip: Clip) -> None:
 def compare_answers(bundle: Bundle, tower: Tower, clips: list[Clip]) -> None:
     random = np.random.default_rng(0)
     largest, changed, by_chance = 0.0, 0, np.zeros(DRAWS, int)
-    with VideoChat(cache=None) as talk:
+    with VideoChat(cache=None) as video_chat:
         for clip in clips:
             wanted = in_torch(bundle, tower, clip)
             found = bundle.project(bundle.features(clip.frames), clip.times)
             difference = found - wanted
             largest = max(largest, float(np.abs(difference).max()))
-            answer = describe(talk, clip, wanted)
-            changed += describe(talk, clip, found) != answer
+            answer = describe(video_chat, clip, wanted)
+            changed += describe(video_chat, clip, found) != answer
             for draw in range(DRAWS):
                 noise = random.permutation(difference.ravel()).reshape(difference.shape)
-                by_chance[draw] += describe(talk, clip, wanted + noise) != answer
+                by_chance[draw] += describe(video_chat, clip, wanted + noise) != answer
     print(f"largest difference of soft tokens: {largest:.1e}")
     print(f"answers that onnxruntime changes: {changed} of {len(clips)}")
     print(f"answers that the same numbers change in random order: {sorted(by_chance.tolist())}")
 
 
-def describe(talk: VideoChat, clip: Clip, soft: np.ndarray) -> str:
+def describe(video_chat: VideoChat, clip: Clip, soft: np.ndarray) -> str:
     """What the LLM says of a clip that these soft tokens stand for."""
-    talk.chat.clear()
-    talk.chat.videos = [Video(clip.path, [soft.astype(np.float32)], clip)]
-    return talk.describe(max_tokens=MAX_TOKENS)
+    video_chat.conversation.clear()
+    video_chat.conversation.videos = [Video(clip.path, [soft.astype(np.float32)], clip)]
+    return video_chat.describe(max_tokens=MAX_TOKENS)
 
 
 if __name__ == "__main__":

@@ -123,7 +123,7 @@ class OllamaVideoChat(VideoChat):
     ) -> None:
         self.model = OllamaModel(model) if isinstance(model, str) else model
         super().__init__(*videos, **rest)
-        self.chat = OllamaChat(self.model, self.chat)
+        self.conversation = OllamaChat(self.model, self.conversation)
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -152,7 +152,7 @@ class OllamaVideoChat(VideoChat):
     def load(self, path: str | Path, progress: Progress | None = None) -> None:
         """Go on with a saved conversation, whichever LLM it was with."""
         super().load(path, progress)
-        self.chat = OllamaChat(self.model, self.chat)
+        self.conversation = OllamaChat(self.model, self.conversation)
 
     def _plan(self, question: str) -> AnswerPlan:
         plan = plan_answer(question, self.videos, self.bundle, self.languages)

@@ -134,7 +134,7 @@ class VideoChat:
         return self._loading.result()
 
     @cached_property
-    def chat(self) -> Chat:
+    def conversation(self) -> Chat:
         """The conversation; waits until the LLM is loaded."""
         return Chat(self.engine, system=self._system)
 
@@ -193,19 +193,19 @@ class VideoChat:
     @property
     def videos(self) -> list[Video]:
         """The videos that the questions are about."""
-        return self.chat.videos
+        return self.conversation.videos
 
     @property
     def turns(self) -> list[Turn]:
         """The conversation so far."""
-        return self.chat.turns
+        return self.conversation.turns
 
     def add(self, path: str | Path, progress: Progress | None = None) -> Video:
         """Look at one more video; `progress(done, total)` counts its frames."""
         video = self._encode_video(
             Path(path), self.read_options, self.pooling, lambda: self._room(self.videos), progress
         )
-        self.chat.add(video)
+        self.conversation.add(video)
         return video
 
     def reread(
@@ -219,7 +219,7 @@ class VideoChat:
         read_options, pooling = read_options or self.read_options, pooling or self.pooling
         self.bundle.check_pooling(pooling)
         paths = [video.path for video in self.videos]
-        self.chat.videos = self._encode_videos(paths, read_options, pooling, progress)
+        self.conversation.videos = self._encode_videos(paths, read_options, pooling, progress)
         self.read_options, self.pooling = read_options, pooling
 
     def ask(self, question: str, **generation: Any) -> str:
@@ -245,13 +245,13 @@ class VideoChat:
         """Answer `question` as turn `index`, in place of those from there on."""
         sampling = generation.get("sampling", GREEDY_SAMPLING)
         if sampling.grammar is not None or sampling.json_schema is not None:  # the model can
-            return self._timed(self.chat.put(index, question, **generation))
+            return self._timed(self.conversation.put(index, question, **generation))
         plan = self._plan(question)
         if plan.answer is not None:
-            return self.chat.reply(index, question, plan.answer)
+            return self.conversation.reply(index, question, plan.answer)
         if plan.request is not None:
             return self._from_description(index, question, plan, generation)
-        return self._timed(self.chat.put(index, question, **generation))
+        return self._timed(self.conversation.put(index, question, **generation))
 
     def _from_description(
         self, index: int, question: str, plan: AnswerPlan, generation: dict[str, Any]
@@ -260,13 +260,15 @@ class VideoChat:
         likely turn with the last digits, which depend on what stood in the KV cache before."""
         (video,) = plan.videos
         if self._described and self._described[0] is video and self._described[1] == generation:
-            yield from self.chat.reply(index, question, plan.part_of(self._described[2]))
+            yield from self.conversation.reply(index, question, plan.part_of(self._described[2]))
             return
         stop = generation.get("stop", ())
         own = (stop,) if isinstance(stop, str) else tuple(stop)
         asked = {**generation, "stop": (*own, *plan.stop)}
         text = ""
-        with closing(self.chat.put(index, question, request=plan.request, **asked)) as answer:
+        with closing(
+            self.conversation.put(index, question, request=plan.request, **asked)
+        ) as answer:
             for token in self._timed(answer):
                 text += token.text
                 yield token
@@ -287,7 +289,7 @@ class VideoChat:
             "reellama": 1,
             "reading": self.read_options.to_json(),
             "pooling": asdict(self.pooling),
-            **self.chat.to_json(),
+            **self.conversation.to_json(),
         }
         write_atomically(Path(path), json.dumps(data, indent=2, ensure_ascii=False) + "\n")
 
@@ -306,11 +308,11 @@ class VideoChat:
             raise ReellamaError(
                 f"{path} is not a saved conversation: /save writes such files"
             ) from error
-        self.chat = Chat.from_json(
+        self.conversation = Chat.from_json(
             data,
             self.engine,
             encode_videos=lambda paths: self._encode_videos(paths, read_options, pooling, progress),
-            on_drop=self.chat.on_drop,
+            on_drop=self.conversation.on_drop,
         )
         self.read_options, self.pooling = read_options, pooling
 

@@ -48,7 +48,11 @@ class NotedVideo(Video):
 
 
 def take_notes(
-    talk: VideoChat, video: Video, reading: VideoReadOptions, pooling: PoolingOptions, room: int
+    video_chat: VideoChat,
+    video: Video,
+    reading: VideoReadOptions,
+    pooling: PoolingOptions,
+    room: int,
 ) -> tuple[Note, ...]:
     """Describe a video that was read as `reading` says, then its parts, as the bundle sees them.
 
@@ -57,14 +61,16 @@ def take_notes(
     clip = video.clip
     start = reading.start or 0.0
     end = clip.duration if reading.end is None else min(reading.end, clip.duration)
-    notes = [Note(start, end, _describe(talk, video))]
+    notes = [Note(start, end, _describe(video_chat, video))]
     n = min(MAX_PARTS, int((end - start) / PART_SECONDS))
     if n > 1:
         borders = [start + (end - start) * i / n for i in range(n + 1)]
         for a, b in pairwise(borders):
             with suppress(VideoError):  # a damaged part: the whole tells what there is to tell
-                part = _read_part(talk, video, replace(reading, start=a, end=b), pooling, room)
-                notes.append(Note(a, b, _describe(talk, part)))
+                part = _read_part(
+                    video_chat, video, replace(reading, start=a, end=b), pooling, room
+                )
+                notes.append(Note(a, b, _describe(video_chat, part)))
     return tuple(notes)
 
 
@@ -83,15 +89,18 @@ def notes_as_text(videos: Sequence[NotedVideo]) -> str:
 
 
 def _read_part(
-    talk: VideoChat, video: Video, part: VideoReadOptions, pooling: PoolingOptions, room: int
+    video_chat: VideoChat, video: Video, part: VideoReadOptions, pooling: PoolingOptions, room: int
 ) -> Video:
-    options = part.with_defaults(frames=talk.bundle.frames, max_side=talk.bundle.max_side)
+    bundle = video_chat.bundle
+    options = part.with_defaults(frames=bundle.frames, max_side=bundle.max_side)
     clip = read_frames(video.path, options)
-    encoded = talk.bundle.encode(clip.frames, clip.times)
-    return Video(video.path, talk.bundle.prompt_parts(encoded, pooling, room), clip)
+    encoded = bundle.encode(clip.frames, clip.times)
+    return Video(video.path, bundle.prompt_parts(encoded, pooling, room), clip)
 
 
-def _describe(talk: VideoChat, video: Video) -> str:
-    chat = Chat(talk.engine, system=talk.bundle.system, videos=[video])
-    answer = chat.ask(talk.bundle.describe, sampling=Sampling(), max_tokens=NOTE_TOKENS, n_probs=0)
+def _describe(video_chat: VideoChat, video: Video) -> str:
+    chat = Chat(video_chat.engine, system=video_chat.bundle.system, videos=[video])
+    answer = chat.ask(
+        video_chat.bundle.describe, sampling=Sampling(), max_tokens=NOTE_TOKENS, n_probs=0
+    )
     return " ".join("".join(token.text for token in answer).split())

@@ -32,18 +32,20 @@ def video_prompts(
     request for a description, and what `llm` answers to it. Raises ReellamaError for a video that
     cannot be read, an LLM of another width, and a vision GGUF, whose tokens have other positions.
     """
-    with VideoChat(bundle=bundle, llm=llm, **engine) as chat:
-        if not isinstance(chat.bundle, Bundle):
+    with VideoChat(bundle=bundle, llm=llm, **engine) as video_chat:
+        if not isinstance(video_chat.bundle, Bundle):
             raise ReellamaError(f"{bundle} is a vision GGUF: only a bundle has soft tokens alone")
-        request = chat.bundle.describe
+        request = video_chat.bundle.describe
         for path in videos:
-            chat.add(path)
-            answer = chat.describe(max_tokens=ANSWER_TOKENS)  # greedy
-            prompt = chat.chat.prompt(request, [Turn(request, answer)])
-            tokenized = tokenize_prompt(prompt, chat.engine.tokenizer, chat.engine.n_embd)
+            video_chat.add(path)
+            answer = video_chat.describe(max_tokens=ANSWER_TOKENS)  # greedy
+            prompt = video_chat.conversation.prompt(request, [Turn(request, answer)])
+            tokenized = tokenize_prompt(
+                prompt, video_chat.engine.tokenizer, video_chat.engine.n_embd
+            )
             yield [
                 np.array(span.keys, np.int32) if span.soft is None else span.soft.rows
                 for span in tokenized.spans
             ]
-            chat.chat.clear()
-            chat.videos.clear()
+            video_chat.conversation.clear()
+            video_chat.videos.clear()

@@ -134,8 +134,9 @@ def print_limit(stop_reason: str | None, max_tokens: int) -> None:
         note(f"the answer was ended at {max_tokens} tokens (max_tokens)")
 
 
-def print_remarks(talk: VideoChat, max_tokens: int) -> None:
+def print_remarks(video_chat: VideoChat, max_tokens: int) -> None:
     """Say what a person should know about the answer: a limit cut it off, or a stopgap was used."""
-    print_limit(talk.last.stop_reason, max_tokens)
-    if talk.engine.template.problem and len(talk.turns) == 1:
-        note(f"{talk.engine.path.name}: {talk.engine.template.problem}; ChatML takes its place")
+    print_limit(video_chat.last.stop_reason, max_tokens)
+    engine = video_chat.engine
+    if engine.template.problem and len(video_chat.turns) == 1:
+        note(f"{engine.path.name}: {engine.template.problem}; ChatML takes its place")

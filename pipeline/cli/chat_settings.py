@@ -27,7 +27,7 @@ def current(session: Session) -> dict[str, Any]:
         "frames": session.video_chat.read_options.frames,
         "tokens": session.video_chat.pooling.tokens,
         "pooling": session.video_chat.pooling.method,
-        "system": session.video_chat.chat.system,
+        "system": session.video_chat.conversation.system,
     }
 
 
@@ -42,7 +42,7 @@ def change(session: Session, name: str, value: str) -> None:
             raise ReellamaError("probs is on or off")
         session.probs = SWITCH[value]
     elif name == "system":
-        session.video_chat.chat.system = None if value == "none" else value
+        session.video_chat.conversation.system = None if value == "none" else value
     elif name == "frames":
         frames = _parse(FrameOptions, name, value)
         session.reread(replace(session.video_chat.read_options, frames=frames))

@@ -107,10 +107,10 @@ def reading_bar(path: Path) -> Iterator[FrameProgress]:
         yield report
 
 
-def add_video(talk: VideoChat, path: Path) -> Video:
+def add_video(video_chat: VideoChat, path: Path) -> Video:
     """Look at a video with a progress bar, and pass on what there is to say about it."""
     with reading_bar(path) as report:
-        video = talk.add(path, report)
+        video = video_chat.add(path, report)
     for remark in video.clip.notes:
         if remark == video.footage_caveat:
             note_footage_caveat(path.name or path, remark)
@@ -121,18 +121,18 @@ def add_video(talk: VideoChat, path: Path) -> Video:
     return video
 
 
-def merge_adapter(talk: VideoChat) -> None:
+def merge_adapter(video_chat: VideoChat) -> None:
     """Merge the bundle's adapter into its LLM, once, so that the next answers come sooner.
 
     Ctrl-C, a full disk and the like leave everything as it was.
     """
-    if not talk.has_adapter_beside:  # no spinner for nothing
+    if not video_chat.has_adapter_beside:  # no spinner for nothing
         return
     from reellama.pipeline.cli.terminal.progress_bars import Spinner
 
     merging = Spinner("[dim]merging the adapter", console=err)
     with suppress(ReellamaError, KeyboardInterrupt), merging:
-        if talk.merge_adapter():
+        if video_chat.merge_adapter():
             note("the adapter is now merged into the LLM: answers come sooner from here on")
 
 

@@ -44,7 +44,7 @@ class Session:
         try:
             print_answer(answer, self.tokens, probs=self.probs)
             print_remarks(self.video_chat, self.options.max_tokens)
-            self.video_chat.chat.read_ahead()
+            self.video_chat.conversation.read_ahead()
         finally:
             self._save_for_later()
 
@@ -54,7 +54,7 @@ class Session:
         note(video_summary(video))
         if not is_quiet():
             err.print(Filmstrip(video.clip.frames, list(video.clip.times)))
-        self.video_chat.chat.read_ahead()
+        self.video_chat.conversation.read_ahead()
 
     def reread(
         self, read_options: VideoReadOptions | None = None, pooling: PoolingOptions | None = None

@@ -76,14 +76,14 @@ def add(session: Session, rest: str) -> None:
 @command("[N]", "show the frames, or look again at N of them")
 def frames(session: Session, rest: str) -> None:
     """Show or change the frames."""
-    talk = session.video_chat
-    if not talk.videos:
+    video_chat = session.video_chat
+    if not video_chat.videos:
         raise ReellamaError("there is no video yet: /add FILE")
     if rest:
-        session.reread(replace(talk.read_options, frames=_whole_number(rest, "frames N")))
+        session.reread(replace(video_chat.read_options, frames=_whole_number(rest, "frames N")))
     else:
         session.say_videos()
-    for video in talk.videos:
+    for video in video_chat.videos:
         err.print(Filmstrip(video.clip.frames, list(video.clip.times), whole=not rest))
 
 
@@ -158,7 +158,7 @@ def retry(session: Session, rest: str) -> None:
 @command("", "take the last question and its answer back")
 def undo(session: Session, rest: str) -> None:
     """Take the last turn back."""
-    turn = session.video_chat.chat.undo()
+    turn = session.video_chat.conversation.undo()
     say(f"taken back: {turn.question}")
 
 
@@ -190,7 +190,7 @@ def load(session: Session, rest: str) -> None:
 @command("", "forget all questions and answers; the video stays")
 def clear(session: Session, rest: str) -> None:
     """Forget all turns."""
-    session.video_chat.chat.clear()
+    session.video_chat.conversation.clear()
     session.tokens = []
     say("forgot the conversation; the video stays")
 
@@ -212,15 +212,16 @@ def bye(session: Session, rest: str) -> None:
 
 
 def _show_session(session: Session) -> None:
-    talk = session.video_chat
-    for video in talk.videos:
+    video_chat = session.video_chat
+    for video in video_chat.videos:
         say(video_summary(video))
-    say(f"bundle {talk.bundle.name}, LLM {Path(talk.llm).name}")
-    asked = len(talk.turns)
-    out_of = f" ({talk.chat.dropped} left the context)" if talk.chat.dropped else ""
+    say(f"bundle {video_chat.bundle.name}, LLM {Path(video_chat.llm).name}")
+    asked = len(video_chat.turns)
+    dropped = video_chat.conversation.dropped
+    out_of = f" ({dropped} left the context)" if dropped else ""
     say(
         f"{asked} turn{'s' * (asked != 1)}{out_of}, "
-        f"{talk.n_past} of {talk.engine.n_ctx} positions in the context"
+        f"{video_chat.n_past} of {video_chat.engine.n_ctx} positions in the context"
     )
 
 

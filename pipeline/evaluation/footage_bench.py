@@ -70,12 +70,12 @@ def evaluate_footage(
     """Ask what `tasks` ask; `options` are those of `VideoChat` (`llm`, `frames`, `n_ctx`, ...)."""
     scores: dict[str, FootageScore] = {}
     controls = FOOTAGE_CONTROLS if with_controls else ()
-    with VideoChat(bundle=bundle, **options) as talk:
+    with VideoChat(bundle=bundle, **options) as video_chat:
         for name in tasks:
 
             def show(done: int, name: str = name) -> None:
                 progress(name, done)
 
-            scores[name] = FOOTAGE_TASKS[name](talk, split, controls, show)
-        llm = Path(talk.llm)
+            scores[name] = FOOTAGE_TASKS[name](video_chat, split, controls, show)
+        llm = Path(video_chat.llm)
     return FootageReport(str(bundle), llm, split, scores, command)

@@ -115,41 +115,41 @@ def evaluate(
     answered: list[AnsweredItem] = []
     seconds: list[float] = []
     unreadable: list[str] = []
-    with VideoChat(bundle=bundle, **options) as talk:
-        frames = talk.read_options.frames
+    with VideoChat(bundle=bundle, **options) as video_chat:
+        frames = video_chat.read_options.frames
         controls = CONTROLS if with_controls else ()
         for group in by_video(iter(items)):
             try:
                 seen = encode_video(
-                    talk.bundle,
+                    video_chat.bundle,
                     group,
                     controls,
                     frames=frames,
-                    pooling=talk.pooling,
+                    pooling=video_chat.pooling,
                     with_strip=with_strips,
                 )
             except VideoError as error:
                 unreadable.append(str(error))
                 continue
             seconds.append(seen.seconds)
-            answered += ask_items(talk.chat, seen, talk.bundle.describe)
+            answered += ask_items(video_chat.conversation, seen, video_chat.bundle.describe)
             if progress:
                 progress(len(answered))
-        llm = Path(talk.llm)
+        llm = Path(video_chat.llm)
     if not answered:
         raise ReellamaError(unreadable[0] if unreadable else "there is nothing to ask")
     return EvaluationResults(str(bundle), llm, answered, seconds, tuple(unreadable), controls)
 
 
 def ask_of_clips(
-    talk: VideoChat,
+    video_chat: VideoChat,
     items: Iterable[EvalItem],
     controls: Sequence[str] = FOOTAGE_CONTROLS,
     progress: QuestionProgress = lambda done: None,
 ) -> tuple[list[AnsweredItem], list[str]]:
     """Ask all `items`, without the video and of the video before theirs as well.
 
-    All that is needed of `talk` is that it adds a video by its path and answers a prompt, so
+    All that is needed of `video_chat` is that it adds a video by its path and answers a prompt, so
     bundles of any kind will do. Returns the answers, and why videos could not be read.
     Raises ReellamaError when none can be.
     """
@@ -159,18 +159,18 @@ def ask_of_clips(
     blind: dict[Hashable, ModelReply] = {}  # without the video: one reply to the same question
     before: Video | None = None
     if OTHER in controls:  # before the first comes the last
-        looks = (_look(talk, group[0].video, []) for group in reversed(groups))
+        looks = (_look(video_chat, group[0].video, []) for group in reversed(groups))
         before = next((video for video in looks if video), None)
     for group in groups:
         began = time.perf_counter()
-        video = _look(talk, group[0].video, unreadable)
+        video = _look(video_chat, group[0].video, unreadable)
         if video is None:
             continue
         views: dict[str, Video | None] = {"": video, **({OTHER: before} if before else {})}
         seen = EncodedVideo(group, views, time.perf_counter() - began)
-        found = ask_items(talk.chat, seen, talk.bundle.describe)
+        found = ask_items(video_chat.conversation, seen, video_chat.bundle.describe)
         if WITHHELD in controls:
-            found = [_with_blind_reply(talk, each, blind) for each in found]
+            found = [_with_blind_reply(video_chat, each, blind) for each in found]
         answered += found
         before = video if before else None
         progress(len(answered))
@@ -180,22 +180,25 @@ def ask_of_clips(
 
 
 def _with_blind_reply(
-    talk: VideoChat, answered: AnsweredItem, known: dict[Hashable, ModelReply]
+    video_chat: VideoChat, answered: AnsweredItem, known: dict[Hashable, ModelReply]
 ) -> AnsweredItem:
     """The same with the reply to its question alone, which is first among the controls."""
     item = answered.item
     key = (item.question, item.choices, item.answer)
     if key not in known:
         alone = EncodedVideo([item], {"": None}, 0.0)
-        [known[key]] = [each.reply for each in ask_items(talk.chat, alone, talk.bundle.describe)]
+        [known[key]] = [
+            each.reply
+            for each in ask_items(video_chat.conversation, alone, video_chat.bundle.describe)
+        ]
     return replace(answered, controls={WITHHELD: known[key], **answered.controls})
 
 
-def _look(talk: VideoChat, path: Path, unreadable: list[str]) -> Video | None:
+def _look(video_chat: VideoChat, path: Path, unreadable: list[str]) -> Video | None:
     """A video in soft tokens, without its frames; None, and why in `unreadable`, if it is none."""
-    talk.videos.clear()
+    video_chat.videos.clear()
     try:
-        video = talk.add(path)
+        video = video_chat.add(path)
     except VideoError as error:
         unreadable.append(str(error))
         return None

@@ -54,8 +54,8 @@ class Reellama(llm.Model):
         pooling: str = Field("auto", description="How these are pooled")
 
     def __init__(self) -> None:
-        self._talk: VideoChat | None = None
-        self._opened: tuple[str, str | None] | None = None  # what `_talk` was opened with
+        self._video_chat: VideoChat | None = None
+        self._opened: tuple[str, str | None] | None = None  # what `_video_chat` was opened with
         self._seen: dict[tuple[str, int | None, PoolingOptions], Video] = {}
         self._lock = Lock()  # the engine is for one caller at a time
 
@@ -72,63 +72,65 @@ class Reellama(llm.Model):
         options: Any = prompt.options
         with self._lock:
             try:
-                talk = self._open(options.bundle, options.mmproj)
-                question = self._begin(talk, prompt) or talk.bundle.describe
+                video_chat = self._open(options.bundle, options.mmproj)
+                question = self._begin(video_chat, prompt) or video_chat.bundle.describe
                 sampling = Sampling(temperature=options.temperature)
-                answer = talk.stream(
+                answer = video_chat.stream(
                     question, sampling=sampling, max_tokens=options.max_tokens, n_probs=0
                 )
                 for token in answer:
                     yield token.text
             except ReellamaError as error:
                 raise llm.ModelError(str(error)) from error
-            last = talk.last
+            last = video_chat.last
             response.set_usage(input=last.n_reused + last.n_read, output=last.n_generated)
 
     def _open(self, bundle: str, mmproj: str | None) -> VideoChat:
         from reellama.gguf_tools.quantization.merged_llm import MERGED_LLMS
         from reellama.pipeline.chat.video_chat import VideoChat
 
-        if self._talk is None or self._opened != (bundle, mmproj):
+        if self._video_chat is None or self._opened != (bundle, mmproj):
             self._close()
-            self._talk = VideoChat(bundle=bundle, mmproj=mmproj, merged=MERGED_LLMS, merge=True)
+            self._video_chat = VideoChat(
+                bundle=bundle, mmproj=mmproj, merged=MERGED_LLMS, merge=True
+            )
             self._opened = bundle, mmproj
-        return self._talk
+        return self._video_chat
 
     def _close(self) -> None:
         """Give the memory of a bundle back, and forget what was seen with it."""
-        if self._talk is not None:
-            self._talk.close()
-        self._talk = None
+        if self._video_chat is not None:
+            self._video_chat.close()
+        self._video_chat = None
         self._seen.clear()
 
-    def _begin(self, talk: VideoChat, prompt: llm.Prompt) -> str:
-        """Make the conversation of `talk` what stands before the question; returns the question."""
+    def _begin(self, video_chat: VideoChat, prompt: llm.Prompt) -> str:
+        """Put what stands before the question into `video_chat`; returns the question."""
         from reellama.models.token_pooling.options import PoolingOptions
         from reellama.pipeline.chat.conversation import Chat
         from reellama.pipeline.video.read_options import VideoReadOptions
 
         options: Any = prompt.options
         system, turns, question, attachments = _read(prompt)
-        talk.read_options = VideoReadOptions(frames=options.frames)
-        talk.pooling = PoolingOptions(options.tokens, options.pooling)
-        talk.chat = Chat(talk.engine, system=system or talk.bundle.system)
-        talk.chat.turns = turns
+        video_chat.read_options = VideoReadOptions(frames=options.frames)
+        video_chat.pooling = PoolingOptions(options.tokens, options.pooling)
+        video_chat.conversation = Chat(video_chat.engine, system=system or video_chat.bundle.system)
+        video_chat.conversation.turns = turns
         for attachment in attachments:
-            self._add(talk, attachment)
+            self._add(video_chat, attachment)
         return question
 
-    def _add(self, talk: VideoChat, attachment: llm.Attachment) -> None:
-        key = (attachment.id(), talk.read_options.frames, talk.pooling)
+    def _add(self, video_chat: VideoChat, attachment: llm.Attachment) -> None:
+        key = (attachment.id(), video_chat.read_options.frames, video_chat.pooling)
         if key in self._seen:
-            talk.chat.add(self._seen[key])
+            video_chat.conversation.add(self._seen[key])
         elif attachment.path:
-            self._seen[key] = talk.add(attachment.path)
+            self._seen[key] = video_chat.add(attachment.path)
         else:
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "attachment"
                 path.write_bytes(attachment.content_bytes())
-                self._seen[key] = talk.add(path)
+                self._seen[key] = video_chat.add(path)
         while len(self._seen) > MAX_SEEN:
             del self._seen[next(iter(self._seen))]
 

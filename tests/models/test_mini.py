@@ -36,9 +36,9 @@ def mini() -> Iterator[VideoChat]:
 
 def watch(mini: VideoChat, soft: np.ndarray) -> None:
     """Begin a conversation about a video of which only the soft tokens are at hand."""
-    mini.chat.clear()
+    mini.conversation.clear()
     clip = Clip([], np.zeros(0), 0.0, Path("drawn"))
-    mini.chat.videos[:] = [Video(clip.path, [soft], clip)]
+    mini.conversation.videos[:] = [Video(clip.path, [soft], clip)]
 
 
 def describe(mini: VideoChat, soft: np.ndarray) -> str:

@@ -52,20 +52,20 @@ def run(
         texts = (asked, bundle.system if model.system is None else model.system)
         return positions_needed(bundle, llm, len(videos), texts, answer.max_tokens)
 
-    with model.open(frames, wait=False, needed=needed) as talk:
+    with model.open(frames, wait=False, needed=needed) as video_chat:
         # Rich is imported while the LLM is loaded.
         from reellama.pipeline.cli import answer_printer  # noqa: F401
         from reellama.pipeline.cli.console import add_video, detail, merge_adapter
 
-        detail(f"bundle {talk.bundle.name}, LLM {talk.llm}")
-        talk.check_llm()
+        detail(f"bundle {video_chat.bundle.name}, LLM {video_chat.llm}")
+        video_chat.check_llm()
         for path in videos:
-            add_video(talk, path)
+            add_video(video_chat, path)
         if question is not None:
-            _answer(talk, question.strip(), answer, output)
+            _answer(video_chat, question.strip(), answer, output)
         else:
-            _describe(talk, answer, output)
-        merge_adapter(talk)
+            _describe(video_chat, answer, output)
+        merge_adapter(video_chat)
 
 
 def positions_needed(
@@ -84,21 +84,23 @@ def positions_needed(
     return (n // CONTEXT_STEP + 1) * CONTEXT_STEP
 
 
-def _describe(talk: VideoChat, answer: AnswerOptions, output: OutputOptions) -> None:
+def _describe(video_chat: VideoChat, answer: AnswerOptions, output: OutputOptions) -> None:
     from reellama.pipeline.cli.console import out, strip_control
 
-    watched = talk.videos
+    watched = video_chat.videos
     for video in watched:  # each by itself, or one would be told of the other
-        talk.chat.videos = [video]
-        talk.chat.clear()
+        video_chat.conversation.videos = [video]
+        video_chat.conversation.clear()
         if len(watched) > 1 and not output.json:
             out.print(
                 f"{strip_control(video.path.name or str(video.path))}: ", end="", markup=False
             )
-        _answer(talk, talk.bundle.describe, answer, output)
+        _answer(video_chat, video_chat.bundle.describe, answer, output)
 
 
-def _answer(talk: VideoChat, question: str, answer: AnswerOptions, output: OutputOptions) -> None:
+def _answer(
+    video_chat: VideoChat, question: str, answer: AnswerOptions, output: OutputOptions
+) -> None:
     """Ask `question` and print the answer and what was wanted beside it."""
     from reellama.pipeline.cli.answer_printer import print_answer, print_remarks
     from reellama.pipeline.cli.console import alternatives_table, err, out, timings_table
@@ -107,22 +109,22 @@ def _answer(talk: VideoChat, question: str, answer: AnswerOptions, output: Outpu
     generation = answer.generation()
     if not output.probs:
         generation["n_probs"] = 0  # what nobody sees takes a thirtieth of the time
-    stream = talk.stream(question, **generation)
+    stream = video_chat.stream(question, **generation)
     if output.json:
         tokens.extend(stream)
-        print_json(talk, question, tokens, probs=output.probs)
+        print_json(video_chat, question, tokens, probs=output.probs)
     else:
         print_answer(stream, tokens, probs=output.probs)
-        print_remarks(talk, answer.max_tokens)
+        print_remarks(video_chat, answer.max_tokens)
         if output.probs and (out.no_color or not out.is_terminal):
             err.print(alternatives_table(tokens))
     if output.timings or is_verbose():
-        err.print(timings_table(talk.timings))
+        err.print(timings_table(video_chat.timings))
     sys.stdout.flush()  # the answer is there: now for what makes the next one quick
-    talk.keep_prompt()
+    video_chat.keep_prompt()
 
 
-def print_json(talk: VideoChat, question: str, tokens: list[Token], *, probs: bool) -> None:
+def print_json(video_chat: VideoChat, question: str, tokens: list[Token], *, probs: bool) -> None:
     """One object on stdout, for programs."""
     data: dict[str, Any] = {
         "answer": "".join(token.text for token in tokens).strip(),
@@ -135,12 +137,12 @@ def print_json(talk: VideoChat, question: str, tokens: list[Token], *, probs: bo
                 "soft_tokens": video.n_soft_tokens,
                 "notes": list(video.clip.notes),
             }
-            for video in talk.videos
+            for video in video_chat.videos
         ],
-        "bundle": talk.bundle.name,
-        "llm": talk.llm,
-        "stop_reason": talk.last.stop_reason,
-        "timings": talk.timings.to_json(),
+        "bundle": video_chat.bundle.name,
+        "llm": video_chat.llm,
+        "stop_reason": video_chat.last.stop_reason,
+        "timings": video_chat.timings.to_json(),
     }
     if probs:
         data["tokens"] = [

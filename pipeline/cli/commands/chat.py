@@ -28,13 +28,13 @@ def run(
     """Talk until /bye or the end of the input. In a pipe, raises Exit(1) if any line failed."""
     failed = False
     answer.generation()  # a wrong grammar file is told before anything is loaded
-    with model.open(frames, merge=True) as talk:
-        talk.chat.on_drop = _note_dropped
-        session = Session(talk, answer, probs, interactive=is_interactive())
+    with model.open(frames, merge=True) as video_chat:
+        video_chat.conversation.on_drop = _note_dropped
+        session = Session(video_chat, answer, probs, interactive=is_interactive())
         for path in videos:
             session.add(path)
         try:
-            talk.check_llm()
+            video_chat.check_llm()
         except ReellamaError as error:  # it may come while the person types
             print_error_line(str(error))
         if session.interactive and not videos:

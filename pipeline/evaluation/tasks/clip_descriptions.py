@@ -97,31 +97,33 @@ def evaluate_descriptions(
 ) -> DescriptionResults:
     """Describe `clips` clips of the test split, drawn in `styles` (default: those of training)."""
     answered: list[DescribedClip] = []
-    with VideoChat(bundle=bundle, **engine) as chat, tempfile.TemporaryDirectory() as folder:
-        if not isinstance(chat.bundle, Bundle):
+    with VideoChat(bundle=bundle, **engine) as video_chat, tempfile.TemporaryDirectory() as folder:
+        if not isinstance(video_chat.bundle, Bundle):
             raise ReellamaError(
                 f"{bundle} was not trained on drawn clips, so there are none to describe; ask it "
                 "with --benchmark, --data or --bench"
             )
-        config = clips_to_draw(chat.bundle, styles)
+        config = clips_to_draw(video_chat.bundle, styles)
         source = RenderedClips(config, assets)
         for number in range(clips):
-            answered.append(_describe(chat, source, number, Path(folder)))
+            answered.append(_describe(video_chat, source, number, Path(folder)))
             if progress:
                 progress(number + 1, clips)
     return DescriptionResults(str(bundle), config, answered)
 
 
-def _describe(chat: VideoChat, source: RenderedClips, number: int, folder: Path) -> DescribedClip:
+def _describe(
+    video_chat: VideoChat, source: RenderedClips, number: int, folder: Path
+) -> DescribedClip:
     clip = source.clip("test", number)
     times = frame_times(clip.scene.duration, max(8, round(clip.scene.duration * CLIP_FPS)))
     path = folder / f"{number}.mp4"
     write_video(path, render(clip.scene, times), len(times) / clip.scene.duration)
     started = time.perf_counter()
-    chat.chat.clear()
-    chat.videos.clear()
-    chat.add(path)
-    said = chat.describe(max_tokens=64)
+    video_chat.conversation.clear()
+    video_chat.videos.clear()
+    video_chat.add(path)
+    said = video_chat.describe(max_tokens=64)
     path.unlink()
     verdict = judge_description(said, clip.scene.actors)
     return DescribedClip(clip.caption, said, verdict, time.perf_counter() - started)

@@ -144,7 +144,10 @@ def camera_clip(frame: np.ndarray, camera: Camera) -> np.ndarray:
 
 
 def run(
-    talk: VideoChat, split: CaptionedSplit, controls: Sequence[str], progress: QuestionProgress
+    video_chat: VideoChat,
+    split: CaptionedSplit,
+    controls: Sequence[str],
+    progress: QuestionProgress,
 ) -> FootageScore:
     """Ask, and count what is claimed. Raises ReellamaError when no clip can be read."""
     unreadable: list[str] = []
@@ -152,7 +155,7 @@ def run(
         asked = list(items(split, Path(folder), unreadable))
         if not asked:
             raise ReellamaError(unreadable[0] if unreadable else "there is nothing to ask")
-        answered, _ = ask_of_clips(talk, asked, controls, progress)
+        answered, _ = ask_of_clips(video_chat, asked, controls, progress)
     return score(answered, unreadable)
 
 

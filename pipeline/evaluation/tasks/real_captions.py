@@ -27,7 +27,10 @@ SAME = "same sentence for all"
 
 
 def run(
-    talk: VideoChat, split: CaptionedSplit, controls: Sequence[str], progress: QuestionProgress
+    video_chat: VideoChat,
+    split: CaptionedSplit,
+    controls: Sequence[str],
+    progress: QuestionProgress,
 ) -> FootageScore:
     """Ask for descriptions, and score them and the baselines' captions on the same clips."""
     caption_metrics.check_installed()
@@ -35,7 +38,7 @@ def run(
     items = [
         EvalItem("captions", "", "", (), clip.video, references=clip.captions) for clip in clips
     ]
-    answered, notes = ask_of_clips(talk, items, controls, progress)
+    answered, notes = ask_of_clips(video_chat, items, controls, progress)
     read = {each.item.video for each in answered}
     clips = [clip for clip in clips if clip.video in read]
     said = {MODEL: [each.reply.generated_text for each in answered]}

@@ -37,7 +37,10 @@ def kind_of_clip(clip: CaptionedClip) -> SubjectKind | None:
 
 
 def run(
-    talk: VideoChat, split: CaptionedSplit, controls: Sequence[str], progress: QuestionProgress
+    video_chat: VideoChat,
+    split: CaptionedSplit,
+    controls: Sequence[str],
+    progress: QuestionProgress,
 ) -> FootageScore:
     """Ask, and compare kinds. Raises ReellamaError when no clip's captions agree."""
     agreed = [clip for clip in split.clips if kind_of_clip(clip)]
@@ -48,7 +51,7 @@ def run(
         for clip in split.sample(agreed)
         if (kind := kind_of_clip(clip))
     ]
-    answered, notes = ask_of_clips(talk, items, controls, progress)
+    answered, notes = ask_of_clips(video_chat, items, controls, progress)
     truth = [each.item.answer for each in answered]
     said = {MODEL: [kind_of(each.reply.generated_text) for each in answered]}
     for control in answered[0].controls:

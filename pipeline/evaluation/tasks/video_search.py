@@ -25,10 +25,13 @@ TEXT_BATCH = 64  # captions a call of the tower
 
 
 def run(
-    talk: VideoChat, split: CaptionedSplit, controls: Sequence[str], progress: QuestionProgress
+    video_chat: VideoChat,
+    split: CaptionedSplit,
+    controls: Sequence[str],
+    progress: QuestionProgress,
 ) -> FootageScore:
     """Search, and rank. Raises ReellamaError where the tower has no text side."""
-    bundle = search_bundle(talk.bundle)
+    bundle = search_bundle(video_chat.bundle)
     rng = split.rng()
     indices: list[VideoIndex] = []
     captions: list[str] = []

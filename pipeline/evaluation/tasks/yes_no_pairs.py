@@ -73,7 +73,10 @@ def _item(thing: Thing, clip: CaptionedClip, answer: str) -> EvalItem:
 
 
 def run(
-    talk: VideoChat, split: CaptionedSplit, controls: Sequence[str], progress: QuestionProgress
+    video_chat: VideoChat,
+    split: CaptionedSplit,
+    controls: Sequence[str],
+    progress: QuestionProgress,
 ) -> FootageScore:
     """Ask, and count. Raises ReellamaError when the captions allow no pair."""
     asked = pairs(split)
@@ -85,7 +88,7 @@ def run(
     # All clips with what is asked for, then all without: "another clip" is one of the same answer,
     # which mostly is about another thing.
     items = [pair.yes for pair in asked] + [pair.no for pair in asked]
-    answered, unreadable = ask_of_clips(talk, items, controls, progress)
+    answered, unreadable = ask_of_clips(video_chat, items, controls, progress)
     return score(asked, answered, unreadable)
 
 

@@ -82,6 +82,6 @@ def test_pictures_are_called_what_they_are(clip: Clip, tmp_path: Path):
 
 
 def test_the_chat_says_it_and_remembers_it(small_bundle: Path, square_video: Path):
-    with VideoChat(square_video, bundle=small_bundle, n_threads=1, n_ctx=256) as talk:
-        assert talk.ask("How long is the video?") == "The file is 2.0 seconds long."
-        assert [turn.answer for turn in talk.turns] == ["The file is 2.0 seconds long."]
+    with VideoChat(square_video, bundle=small_bundle, n_threads=1, n_ctx=256) as video_chat:
+        assert video_chat.ask("How long is the video?") == "The file is 2.0 seconds long."
+        assert [turn.answer for turn in video_chat.turns] == ["The file is 2.0 seconds long."]

@@ -50,8 +50,8 @@ def bundle(small_bundle: Path, smollm2: Path, tmp_path_factory: pytest.TempPathF
     return folder
 
 
-def logits(talk: VideoChat) -> np.ndarray:
-    return talk.engine.logits_all(PROMPT)
+def logits(video_chat: VideoChat) -> np.ndarray:
+    return video_chat.engine.logits_all(PROMPT)
 
 
 def test_no_spinner_is_drawn_where_there_is_nothing_to_merge(
@@ -61,8 +61,10 @@ def test_no_spinner_is_drawn_where_there_is_nothing_to_merge(
     for _ in range(2):
         terminal = Console(force_terminal=True, file=io.StringIO())
         monkeypatch.setattr(console, "err", terminal)
-        with VideoChat(bundle=bundle, merged=tmp_path, n_ctx=256, n_threads=1, cache=None) as talk:
-            console.merge_adapter(talk)
+        with VideoChat(
+            bundle=bundle, merged=tmp_path, n_ctx=256, n_threads=1, cache=None
+        ) as video_chat:
+            console.merge_adapter(video_chat)
         assert isinstance(terminal.file, io.StringIO)
         drawn.append(terminal.file.getvalue())
     assert "merging the adapter" in drawn[0] and drawn[1] == ""

@@ -50,11 +50,11 @@ def small(small_bundle: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def talk(square_video: Path, small_bundle: Path) -> Iterator[OllamaVideoChat]:
+def video_chat(square_video: Path, small_bundle: Path) -> Iterator[OllamaVideoChat]:
     options = {"bundle": small_bundle, "n_ctx": 1024, "n_threads": 1}
-    talk = OllamaVideoChat(square_video, model="talker", **options)
-    yield talk
-    talk.close()
+    video_chat = OllamaVideoChat(square_video, model="talker", **options)
+    yield video_chat
+    video_chat.close()
 
 
 def test_ask_answers_in_the_words_of_the_named_model(
@@ -69,21 +69,21 @@ def test_ask_answers_in_the_words_of_the_named_model(
 
 
 def test_the_named_model_gets_the_notes_of_the_bundle_with_times(
-    ollama: Ollama, talk: OllamaVideoChat
+    ollama: Ollama, video_chat: OllamaVideoChat
 ) -> None:
-    (video,) = talk.videos
-    talk.chat.clear()
-    talk.ask("What is it?")
+    (video,) = video_chat.videos
+    video_chat.conversation.clear()
+    video_chat.ask("What is it?")
     system = ollama.chats[-1]["messages"][0]["content"]
-    assert system.startswith(talk.bundle.system)
+    assert system.startswith(video_chat.bundle.system)
     assert "square.mp4, 2.0 seconds long" in system
     assert f"- 0:00.0 to 0:02.0: {video.notes[0].text}" in system  # type: ignore[attr-defined]
 
 
 def test_a_longer_video_is_watched_part_by_part_as_well(small_bundle: Path, tmp_path: Path) -> None:
     film = write_film(tmp_path / "long.mp4", steady(12), draw=corners)
-    with OllamaVideoChat(film, model="talker", bundle=small_bundle, n_threads=1) as talk:
-        (video,) = talk.videos
+    with OllamaVideoChat(film, model="talker", bundle=small_bundle, n_threads=1) as video_chat:
+        (video,) = video_chat.videos
     times = [(note.start, note.end) for note in video.notes]  # type: ignore[attr-defined]
     assert times == [(0, 12), (0, 4), (4, 8), (8, 12)]
 
@@ -112,20 +112,20 @@ def test_a_small_context_gets_fewer_pictures(
 
 
 def test_earlier_turns_go_along_and_the_oldest_leave_a_full_context(
-    ollama: Ollama, talk: OllamaVideoChat
+    ollama: Ollama, video_chat: OllamaVideoChat
 ) -> None:
-    talk.chat.clear()
+    video_chat.conversation.clear()
     dropped: list[int] = []
-    talk.chat.on_drop = dropped.append
+    video_chat.conversation.on_drop = dropped.append
     for i in range(4):
-        talk.ask(f"Question {i}: " + "and then " * 150, max_tokens=8)
+        video_chat.ask(f"Question {i}: " + "and then " * 150, max_tokens=8)
     messages = ollama.chats[-1]["messages"]
     assert messages[0]["role"] == "system"
     assert "square.mp4" in messages[0]["content"]
     assert messages[-1]["content"].startswith("Question 3")
     assert len(messages) < 2 + 2 * 3
-    assert len(talk.turns) == 4
-    assert sum(dropped) == talk.chat.dropped > 0
+    assert len(video_chat.turns) == 4
+    assert sum(dropped) == video_chat.conversation.dropped > 0
 
 
 def test_options_reach_the_server_under_its_names(
@@ -258,34 +258,36 @@ def test_a_server_that_dies_in_the_middle_loses_nothing(
 
 
 def test_a_retry_that_fails_keeps_the_answer_there_was(
-    ollama: Ollama, talk: OllamaVideoChat
+    ollama: Ollama, video_chat: OllamaVideoChat
 ) -> None:
-    talk.chat.clear()
-    talk.ask("What?")
+    video_chat.conversation.clear()
+    video_chat.ask("What?")
     ollama.fail = "model runner has unexpectedly stopped"
     with pytest.raises(OllamaError, match="unexpectedly stopped"):
-        list(talk.retry())
-    assert [turn.answer for turn in talk.turns] == ["A red square."]
-    list(talk.retry())
-    assert len(talk.turns) == 1
+        list(video_chat.retry())
+    assert [turn.answer for turn in video_chat.turns] == ["A red square."]
+    list(video_chat.retry())
+    assert len(video_chat.turns) == 1
 
 
-def test_an_answer_stopped_by_the_person_is_kept(ollama: Ollama, talk: OllamaVideoChat) -> None:
-    talk.chat.clear()
-    answer = talk.stream("What?")
+def test_an_answer_stopped_by_the_person_is_kept(
+    ollama: Ollama, video_chat: OllamaVideoChat
+) -> None:
+    video_chat.conversation.clear()
+    answer = video_chat.stream("What?")
     assert next(answer).text + next(answer).text == "A red"
     answer.close()
-    assert [turn.answer for turn in talk.turns] == ["A red"]
+    assert [turn.answer for turn in video_chat.turns] == ["A red"]
 
 
 def test_a_saved_conversation_goes_on_with_ollama(
-    ollama: Ollama, talk: OllamaVideoChat, tmp_path: Path
+    ollama: Ollama, video_chat: OllamaVideoChat, tmp_path: Path
 ) -> None:
-    talk.chat.clear()
-    talk.ask("What?", sampling=Sampling())
-    talk.save(tmp_path / "talk.json")
-    talk.load(tmp_path / "talk.json")
-    talk.ask("And then?")
+    video_chat.conversation.clear()
+    video_chat.ask("What?", sampling=Sampling())
+    video_chat.save(tmp_path / "talk.json")
+    video_chat.load(tmp_path / "talk.json")
+    video_chat.ask("And then?")
     contents = [message["content"] for message in ollama.chats[-1]["messages"][1:]]
     assert contents == ["What?", "A red square.", "And then?"]
-    assert isinstance(talk.videos[0].notes[0], Note)  # type: ignore[attr-defined]
+    assert isinstance(video_chat.videos[0].notes[0], Note)  # type: ignore[attr-defined]

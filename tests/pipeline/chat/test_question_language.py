@@ -57,6 +57,6 @@ def test_a_bundle_may_know_another_language() -> None:
 
 
 def test_mini_says_that_it_knows_english_only(square_video: Path) -> None:
-    with VideoChat(square_video, n_threads=1) as talk:
-        assert "knows English only" in talk.ask("Was passiert im Video?")
-        assert "knows English only" not in talk.ask("Where is it?", max_tokens=2)
+    with VideoChat(square_video, n_threads=1) as video_chat:
+        assert "knows English only" in video_chat.ask("Was passiert im Video?")
+        assert "knows English only" not in video_chat.ask("Where is it?", max_tokens=2)

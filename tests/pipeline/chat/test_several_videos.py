@@ -37,11 +37,11 @@ def test_a_question_about_the_second_video_is_one_about_it_alone(
     square_video: Path, small_bundle: Path, tmp_path: Path
 ):
     other = write_film(tmp_path / "other.mp4", steady(1))
-    with VideoChat(square_video, other, bundle=small_bundle, n_threads=1, n_ctx=512) as talk:
-        both = talk.chat.prompt("What happens in the second video?")
-        assert talk.ask("How long is the second video?") == "The file is 1.0 seconds long."
-        talk.chat.videos = talk.videos[1:]
-        alone = talk.chat.prompt("What happens in the video?")
+    with VideoChat(square_video, other, bundle=small_bundle, n_threads=1, n_ctx=512) as video_chat:
+        both = video_chat.conversation.prompt("What happens in the second video?")
+        assert video_chat.ask("How long is the second video?") == "The file is 1.0 seconds long."
+        video_chat.conversation.videos = video_chat.videos[1:]
+        alone = video_chat.conversation.prompt("What happens in the video?")
         assert str(both) == str(alone)
 
 

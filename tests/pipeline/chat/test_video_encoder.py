@@ -197,9 +197,9 @@ def test_a_chat_answers_alike_when_its_video_is_known(
 ) -> None:
     said = []
     for _ in range(2):
-        with VideoChat(video, cache=tmp_path / "cache", n_ctx=512, n_threads=1) as talk:
-            happens = talk.ask("What happens?", max_tokens=8)
-            said.append((happens, talk.ask("What is the resolution?")))
+        with VideoChat(video, cache=tmp_path / "cache", n_ctx=512, n_threads=1) as video_chat:
+            happens = video_chat.ask("What happens?", max_tokens=8)
+            said.append((happens, video_chat.ask("What is the resolution?")))
     assert said[0] == said[1] and "320 by 240" in said[0][1]
     assert len(reads) == 1
 
@@ -274,8 +274,8 @@ def test_the_llm_is_loaded_while_frames_are_read(
 
     monkeypatch.setattr("reellama.pipeline.chat.video_chat.Engine", PatientEngine)
     monkeypatch.setattr("reellama.pipeline.chat.video_encoder.read_frames", noticed)
-    with VideoChat(square_video, cache=None, n_ctx=512, n_threads=1) as talk:
-        assert reading.is_set() and talk.ask("What happens?", max_tokens=4)
+    with VideoChat(square_video, cache=None, n_ctx=512, n_threads=1) as video_chat:
+        assert reading.is_set() and video_chat.ask("What happens?", max_tokens=4)
 
 
 def test_an_llm_that_does_not_load_is_an_error_once_it_is_needed(
@@ -288,7 +288,7 @@ def test_an_llm_that_does_not_load_is_an_error_once_it_is_needed(
     monkeypatch.setattr("reellama.pipeline.chat.video_chat.Engine", BrokenEngine)
     with pytest.raises(ReellamaError, match="the LLM is damaged"):
         VideoChat()
-    talk = VideoChat(wait=False, cache=None)
+    video_chat = VideoChat(wait=False, cache=None)
     with pytest.raises(ReellamaError, match="the LLM is damaged"):
-        talk.add(square_video)
-    talk.close()
+        video_chat.add(square_video)
+    video_chat.close()

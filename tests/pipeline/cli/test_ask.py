@@ -183,11 +183,11 @@ def test_the_context_holds_a_question_and_its_answer_and_little_else(question: s
     bundle = Bundle.load()
     llm = read_gguf(bundle.llm_path())
     n_ctx = positions_needed(bundle, llm, 2, (question, bundle.system), 256)
-    with VideoChat(cache=None, n_ctx=n_ctx, n_threads=1) as talk:
+    with VideoChat(cache=None, n_ctx=n_ctx, n_threads=1) as video_chat:
         soft = np.zeros((bundle.tokens, bundle.n_embd), np.float32)
         clip = Clip([np.zeros((2, 2, 3), np.uint8)], np.zeros(1), 0.0, Path("clip.mp4"))
-        talk.chat.videos = [Video(clip.path, [soft], clip)] * 2
-        size = talk.engine.count(talk.chat.prompt(question))
+        video_chat.conversation.videos = [Video(clip.path, [soft], clip)] * 2
+        size = video_chat.engine.count(video_chat.conversation.prompt(question))
     assert size + 256 <= n_ctx < size + 1000 + len(question.encode())
     assert positions_needed(bundle, llm, 1, (question,), 256) <= n_ctx
 

@@ -89,8 +89,8 @@ def two_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def ask(chat: VideoChat, video: Path, question: str | None = None, **part: float) -> str:
     chat.read_options = VideoReadOptions(**part)  # type: ignore[arg-type]
-    chat.chat.videos = []
-    chat.chat.clear()
+    chat.conversation.videos = []
+    chat.conversation.clear()
     chat.add(video)
     return chat.ask(question or chat.bundle.describe)
 
@@ -163,7 +163,7 @@ BEYOND = (
 def test_motion_of_real_footage_is_never_guessed(
     question: str, chat: VideoChat, cat: Path, demo_video: Path
 ) -> None:
-    if not chat.chat.videos or chat.chat.videos[0].path != cat:
+    if not chat.conversation.videos or chat.conversation.videos[0].path != cat:
         ask(chat, cat, BEYOND[0])
     assert chat.ask(question).startswith("I cannot tell")
     assert asks_beyond_footage(question)

@@ -101,11 +101,11 @@ def test_another_clip_is_the_one_before_and_no_video_is_none(
 ) -> None:
     videos = [clip.video for clip in read_captioned(captioned)[:6:2]]
     items = [EvalItem("t", "What is this?", "cat", (), video) for video in videos]
-    with VideoChat(bundle=small_bundle, frames=1, n_threads=1) as talk:
-        answered, unreadable = ask_of_clips(talk, items)
-        talk.videos.clear()
-        talk.chat.clear()
-        alone = talk.ask("What is this?", max_tokens=SHORT)
+    with VideoChat(bundle=small_bundle, frames=1, n_threads=1) as video_chat:
+        answered, unreadable = ask_of_clips(video_chat, items)
+        video_chat.videos.clear()
+        video_chat.conversation.clear()
+        alone = video_chat.ask("What is this?", max_tokens=SHORT)
     assert unreadable == []
     said = [each.reply.generated_text for each in answered]
     assert [each.controls[OTHER].generated_text for each in answered] == [said[-1], *said[:-1]]
@@ -119,8 +119,8 @@ def test_clips_that_cannot_be_read_are_named_and_the_others_asked(
     broken.write_bytes(b"no picture")
     videos = [clip.video for clip in read_captioned(captioned)[:2]]
     items = [EvalItem("t", "What is this?", "cat", (), each) for each in (*videos, broken)]
-    with VideoChat(bundle=small_bundle, frames=1, n_threads=1) as talk:
-        answered, [complaint] = ask_of_clips(talk, items)
+    with VideoChat(bundle=small_bundle, frames=1, n_threads=1) as video_chat:
+        answered, [complaint] = ask_of_clips(video_chat, items)
     assert [each.item.video for each in answered] == videos
     assert "broken.png" in complaint
     assert all(set(each.controls) == {OTHER, WITHHELD} for each in answered)

@@ -94,14 +94,14 @@ def test_a_video_that_was_seen_is_not_read_again(
     copy.write_bytes(square_video.read_bytes())
     ask("-m", "reellama", "What happens?", "-a", square_video)
     assert isinstance(model, llm_plugin.Reellama)
-    talk = model._talk
-    assert talk is not None
-    frames = talk.timings.n_frames
+    video_chat = model._video_chat
+    assert video_chat is not None
+    frames = video_chat.timings.n_frames
     ask("-m", "reellama", "What happens?", "-a", copy)
-    assert model._talk is talk
-    assert talk.timings.n_frames == frames
+    assert model._video_chat is video_chat
+    assert video_chat.timings.n_frames == frames
     ask("-m", "reellama", "What happens?", "-a", copy, "-o", "frames", "4")
-    assert talk.timings.n_frames == frames + 4
+    assert video_chat.timings.n_frames == frames + 4
 
 
 def test_options_and_a_system_prompt_are_honoured(

@@ -52,7 +52,7 @@ def said(cat: Path) -> dict[str, str]:
     answers = {}
     with VideoChat(cat, n_threads=1, cache=None) as chat:
         for question in QUESTIONS:
-            chat.chat.clear()
+            chat.conversation.clear()
             answers[question] = chat.ask(question)
     return answers
 
