@@ -35,7 +35,7 @@ def create_app(settings: Settings) -> FastAPI:
     """An ASGI application; `app.state.service` is its service."""
     metrics = Metrics()
     service = Service(settings, metrics)
-    metrics.watch(service.places)
+    metrics.watch(service.admission)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -61,7 +61,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.service = service
     app.state.bodies = WorkThreads("bodies")
-    app.state.transfers = WorkThreads("transfers", N_TRANSFERS, most_each=N_TRANSFERS // 2)
+    app.state.transfers = WorkThreads("transfers", N_TRANSFERS, max_each=N_TRANSFERS // 2)
     app.include_router(generate_routes.router)
     app.include_router(openai_routes.router)
     app.include_router(local_routes.router)

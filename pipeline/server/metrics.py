@@ -7,7 +7,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from reellama.pipeline.llm.batching.generation_job import GenerationStats
-from reellama.pipeline.server.admission.places import Places
+from reellama.pipeline.server.admission.admission_controller import AdmissionController
 
 SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100)
 
@@ -69,10 +69,10 @@ class Metrics:
         """Count a request that is not answered: "busy", "client" or "unfinished"."""
         self._dropped.labels(reason).inc()
 
-    def watch(self, places: Places) -> None:
+    def watch(self, admission: AdmissionController) -> None:
         """Say where to look up how many answers run or wait."""
-        self._active.set_function(lambda: places.taken)
-        self._waiting.set_function(lambda: places.n_waiting)
+        self._active.set_function(lambda: admission.n_admitted)
+        self._waiting.set_function(lambda: admission.n_waiting)
 
     def text(self) -> bytes:
         """All counts, in Prometheus' text format."""

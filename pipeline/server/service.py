@@ -17,7 +17,7 @@ from reellama.pipeline.llm.batching.generation_job import GenerationStats
 from reellama.pipeline.llm.prompt import Prompt, Text, TokenIds, known_ids
 from reellama.pipeline.llm.tool_calls.answer_parser import AnswerParser
 from reellama.pipeline.llm.tool_calls.dialect import Dialect
-from reellama.pipeline.server.admission.places import Places
+from reellama.pipeline.server.admission.admission_controller import AdmissionController
 from reellama.pipeline.server.admission.work_threads import WorkThreads
 from reellama.pipeline.server.chat.chat_answer import ChatAnswer
 from reellama.pipeline.server.chat.chat_request import ChatRequest, with_system
@@ -107,7 +107,7 @@ class Service:
             ),
         )
         self._long_prompts = WorkThreads("long prompts")
-        self.places = Places(
+        self.admission = AdmissionController(
             settings.n_parallel, settings.queue, settings.max_per_client, self.metrics.refused
         )
 
@@ -219,7 +219,7 @@ class Service:
         self, known: RegisteredModel, keep_alive: float | None
     ) -> AsyncIterator[LoadedModel]:
         """A model, loaded, and a place to use it at."""
-        leave = self.places.take()
+        leave = self.admission.admit()
         try:
             loaded, _ = await self.models.acquire(known, keep_alive)
             try:
@@ -348,7 +348,7 @@ class Service:
         prepare: Callable[[LoadedModel], Awaitable[PreparedPrompt]],
         options: RequestOptions,
     ) -> Generation:
-        leave = self.places.take()
+        leave = self.admission.admit()
         loaded: LoadedModel | None = None
 
         async def release(stats: GenerationStats) -> None:

@@ -26,8 +26,8 @@ from reellama.pipeline.chat.question_language import is_in
 from reellama.pipeline.chat.subtitle_answers import asks_of_subtitles
 from reellama.pipeline.cli.arguments.verbosity import is_verbose
 from reellama.pipeline.cli.options import AnswerOptions, FrameOptions, ModelOptions
-from reellama.pipeline.server.admission.answer_headers import NOTES_HEADER, notes_in
 from reellama.pipeline.server.local import local_socket
+from reellama.pipeline.server.request_context import NOTES_HEADER, notes_in
 from reellama.pipeline.video.file_signature import sidecars
 
 # Seconds until the head of an answer: where a server has not begun by then, it hangs.

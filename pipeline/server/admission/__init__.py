@@ -1,1 +1,1 @@
-"""Which requests are let in: places, by client, and for how long; and what they leave."""
+"""Which requests are admitted, and whose work is next: fair shares between clients."""

@@ -7,24 +7,24 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from reellama.pipeline.server.admission.fair_turns import FairTurns
+from reellama.pipeline.server.admission.fair_semaphore import FairSemaphore
 
 T = TypeVar("T")
 
 
 class WorkThreads:
-    """`n` threads, `most_each` of them for one client at most.
+    """`n` threads, `max_each` of them for one client at most.
 
-    Whose work is next: that of the client that has had the least, see FairTurns.
+    Whose work is next is decided by a FairSemaphore.
     """
 
-    def __init__(self, name: str, n: int = 1, most_each: int | None = None) -> None:
+    def __init__(self, name: str, n: int = 1, max_each: int | None = None) -> None:
         self._threads = ThreadPoolExecutor(n, name)
-        self._turns = FairTurns(n, most_each)
+        self._semaphore = FairSemaphore(n, max_each)
 
     async def run(self, work: Callable[[], T]) -> T:
         """The outcome of `work` in one of them."""
-        async with self._turns.turn():
+        async with self._semaphore.acquire():
             return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def close(self) -> None:

@@ -27,8 +27,7 @@ from reellama.pipeline.chat.clip_facts import ClipFacts
 from reellama.pipeline.chat.conversation import Video
 from reellama.pipeline.chat.scenes_note import scenes_note
 from reellama.pipeline.chat.subtitle_answers import as_text
-from reellama.pipeline.server.admission.answer_headers import add_notes
-from reellama.pipeline.server.admission.fair_turns import FairTurns
+from reellama.pipeline.server.admission.fair_semaphore import FairSemaphore
 from reellama.pipeline.server.admission.work_threads import WorkThreads
 from reellama.pipeline.server.media.decode_process import (
     DecodedFrames,
@@ -46,6 +45,7 @@ from reellama.pipeline.server.media.media_items import (
     content_size,
 )
 from reellama.pipeline.server.media.soft_token_cache import EncodedClip, SoftTokenCache
+from reellama.pipeline.server.request_context import add_notes
 from reellama.pipeline.server.video_options import (
     DEFAULT_VIDEO_OPTIONS,
     VideoOptions,
@@ -155,7 +155,7 @@ class MediaEncoder:
     def __init__(self, limits: MediaLimits, cache: SoftTokenCache) -> None:
         self.limits = limits
         self.cache = cache
-        self._children = FairTurns(MAX_CHILDREN)
+        self._children = FairSemaphore(MAX_CHILDREN)
         self._tower = WorkThreads("tower")  # one: it takes all cores that there are
         self._kept_subtitles: dict[
             tuple[bytes, float | None, float | None], tuple[Subtitle, ...]
@@ -232,7 +232,7 @@ class MediaEncoder:
         reading = asked.with_defaults(frames=bundle.frames, max_side=bundle.max_side)
 
         async def make() -> EncodedClip:
-            async with self._children.turn():
+            async with self._children.acquire():
                 seen = await decode(clip, reading, self.limits)
             return await self._tower.run(lambda: self._encode(seen, bundle))
 
@@ -248,7 +248,7 @@ class MediaEncoder:
         key = (content_digest(clip.contents[0]), reading.start, reading.end)
         if key not in self._kept_subtitles:
             with suppress(MediaError):  # whatever ails the file was told with its frames
-                async with self._children.turn():
+                async with self._children.acquire():
                     self._kept_subtitles[key] = await read_subtitles(clip, reading, self.limits)
             while len(self._kept_subtitles) > MAX_VIDEOS_WITH_SUBTITLES:
                 del self._kept_subtitles[next(iter(self._kept_subtitles))]

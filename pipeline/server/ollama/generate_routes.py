@@ -17,7 +17,6 @@ from fastapi.responses import JSONResponse
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.pipeline.llm.generation_options import GenerationOptions
 from reellama.pipeline.llm.tool_calls.answer_events import CallCollector, CallDelta, ToolCall
-from reellama.pipeline.server.admission.places import CLIENT, LOCAL
 from reellama.pipeline.server.chat.chat_answer import ChatAnswer
 from reellama.pipeline.server.chat.chat_request import ChatRequest, ServiceMessage
 from reellama.pipeline.server.chat.cooperative_loops import yielding_to_event_loop
@@ -44,6 +43,7 @@ from reellama.pipeline.server.ollama.ollama_schemas import (
 )
 from reellama.pipeline.server.replies.json_bodies import json_body
 from reellama.pipeline.server.replies.token_logprobs import token_logprobs
+from reellama.pipeline.server.request_context import CLIENT, LOCAL
 from reellama.pipeline.server.service import Service
 
 MAX_PATH = 4096  # characters

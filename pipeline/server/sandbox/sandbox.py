@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from reellama.gguf_tools.errors import ReellamaError
-from reellama.pipeline.server.admission.fair_turns import FairTurns
+from reellama.pipeline.server.admission.fair_semaphore import FairSemaphore
 
 T = TypeVar("T")
 
@@ -113,17 +113,17 @@ class SandboxChild:
 class Sandbox:
     """`N_CHILDREN` children, each with a thread of its own: who waits for one holds nobody else.
 
-    A client has one turn at a time, so that those who ask for much wait for themselves. What takes
-    more than `QUICK` seconds begins again with all the time that there is; of that one piece is
-    done at a time, and the other children stay free for what is quick.
+    A client has one of them at a time, so that those who ask for much wait for themselves. What
+    takes more than `QUICK` seconds begins again with all the time that there is; of that one piece
+    is done at a time, and the other children stay free for what is quick.
     """
 
     def __init__(self, n_children: int = N_CHILDREN) -> None:
         self._threads = ThreadPoolExecutor(n_children, "sandbox")
         self._own = threading.local()
         self._children: list[SandboxChild] = []
-        self._turns = FairTurns(n_children, most_each=1)
-        self._slow = FairTurns(max(1, n_children - 1), most_each=1)
+        self._semaphore = FairSemaphore(n_children, max_each=1)
+        self._slow_semaphore = FairSemaphore(max(1, n_children - 1), max_each=1)
 
     async def call(self, work: Callable[[SandboxChild], T]) -> T:
         """The outcome of `work`, which is given a child, in that child's thread.
@@ -131,12 +131,12 @@ class Sandbox:
         It may be called twice.
         """
         try:
-            return await self._in_turn(work, QUICK)
+            return await self._run(work, QUICK)
         except TooMuch:
-            async with self._slow.turn():
-                return await self._in_turn(work, SECONDS)
+            async with self._slow_semaphore.acquire():
+                return await self._run(work, SECONDS)
 
-    async def _in_turn(self, work: Callable[[SandboxChild], T], seconds: float) -> T:
+    async def _run(self, work: Callable[[SandboxChild], T], seconds: float) -> T:
         def run() -> T:
             if not hasattr(self._own, "child"):
                 self._own.child = SandboxChild()
@@ -146,9 +146,9 @@ class Sandbox:
             try:
                 return work(child)
             finally:
-                turn.seconds = child.used - before
+                permit.seconds = child.used - before
 
-        async with self._turns.turn() as turn:
+        async with self._semaphore.acquire() as permit:
             return await asyncio.get_running_loop().run_in_executor(self._threads, run)
 
     def close(self) -> None:

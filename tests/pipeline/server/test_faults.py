@@ -299,7 +299,7 @@ def test_a_client_that_leaves_while_a_model_loads_leaves_it_to_the_next() -> Non
             generation = await service.chat("mini", ChatRequest(said), options)
             assert [token async for token in generation]
             (loaded,) = service.loaded()
-            assert loaded.users == 0 and service.places.taken == 0
+            assert loaded.users == 0 and service.admission.n_admitted == 0
             assert len(_batchers() - before) == 1
         finally:
             await service.close()

@@ -173,7 +173,7 @@ def test_a_question_that_cannot_fit_is_refused() -> None:
             asked = ChatRequest([ServiceMessage("user", "word " * 500)])
             await service.chat("mini", asked, RequestOptions(GenerationOptions()))
         finally:
-            assert service.places.taken == 0
+            assert service.admission.n_admitted == 0
             await service.close()
 
     with pytest.raises(Exception, match="positions, but the context has 256"):

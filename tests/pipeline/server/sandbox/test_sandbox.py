@@ -16,7 +16,7 @@ from llama_cpp import llama_cpp
 
 from reellama.gguf_tools.runtime.backend import Model, load_model
 from reellama.pipeline.llm.token_sampling import grammar_sampler
-from reellama.pipeline.server.admission.places import CLIENT
+from reellama.pipeline.server.request_context import CLIENT
 from reellama.pipeline.server.sandbox.grammars import Grammars
 from reellama.pipeline.server.sandbox.sandbox import Sandbox, SandboxChild, SandboxError
 from reellama.pipeline.server.sandbox.sandboxed_template import SandboxedTemplate

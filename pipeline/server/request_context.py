@@ -1,4 +1,4 @@
-"""Headers that an answer gets from whoever knows of one before it begins."""
+"""The request that is answered: whose it is, and headers that its answer gets on the way."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from contextvars import ContextVar
 POSITION_HEADER = "x-queue-position"
 # Notes on the videos that were sent, as `ask` prints them: JSON, a list of strings, in ASCII.
 NOTES_HEADER = "x-video-notes"
-MOST_NOTES = 4000  # characters of that header: clients refuse lines of much more than 8,000
+MAX_NOTES_CHARACTERS = 4000  # of that header: clients refuse lines of much more than 8,000
+
+# The address of the client whose request is answered, or LOCAL.
+CLIENT: ContextVar[str] = ContextVar("client", default="")
+LOCAL = "the server's own user"  # who came by the Unix socket: may name files, and needs no token
 
 ANSWER_HEADERS: ContextVar[dict[str, str] | None] = ContextVar("headers", default=None)
 
@@ -26,7 +30,7 @@ def add_notes(notes: Sequence[str]) -> None:
     headers = ANSWER_HEADERS.get() or {}
     told = notes_in(headers.get(NOTES_HEADER))
     text = json.dumps([*dict.fromkeys([*told, *notes])])
-    if notes and len(text) <= MOST_NOTES:
+    if notes and len(text) <= MAX_NOTES_CHARACTERS:
         add_header(NOTES_HEADER, text)
 
 

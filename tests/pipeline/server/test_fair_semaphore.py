@@ -1,13 +1,13 @@
-"""Turns at work: who asks for much waits for itself."""
+"""A client that asks for much waits for itself."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
 
-from reellama.pipeline.server.admission.fair_turns import FairTurns
-from reellama.pipeline.server.admission.places import CLIENT
+from reellama.pipeline.server.admission.fair_semaphore import FairSemaphore
 from reellama.pipeline.server.admission.work_threads import WorkThreads
+from reellama.pipeline.server.request_context import CLIENT
 from reellama.pipeline.server.sandbox.sandbox import QUICK, Sandbox, SandboxChild, SandboxError
 
 
@@ -28,12 +28,12 @@ def order(asked: str, work: Callable[[str], Awaitable[None]]) -> str:
 
 
 def test_who_has_had_less_comes_before_those_who_ask_for_much() -> None:
-    turns = FairTurns(1)
+    semaphore = FairSemaphore(1)
 
     async def work(client: str) -> None:
-        async with turns.turn() as turn:
+        async with semaphore.acquire() as permit:
             await asyncio.sleep(0)
-            turn.seconds = 9.0 if client == "a" else 1.0
+            permit.seconds = 9.0 if client == "a" else 1.0
 
     assert order("aaabbc", work) == "abcbaa"
 
@@ -47,13 +47,13 @@ def test_work_in_threads_comes_by_clients_too() -> None:
 
 
 def test_who_asks_for_nothing_saves_nothing_up() -> None:
-    turns, may_end = FairTurns(1), asyncio.Event()
+    semaphore, may_end = FairSemaphore(1), asyncio.Event()
     done: list[str] = []
 
     async def ask(client: str, hold: bool = False) -> None:
         CLIENT.set(client)
-        async with turns.turn() as turn:
-            turn.seconds = 5.0
+        async with semaphore.acquire() as permit:
+            permit.seconds = 5.0
             if hold:
                 await may_end.wait()
             done.append(client)
@@ -72,12 +72,12 @@ def test_who_asks_for_nothing_saves_nothing_up() -> None:
     assert "".join(done) == "aaabab"  # not "aaabba": b begins with what a has had
 
 
-def test_a_client_has_no_more_turns_at_once_than_it_may() -> None:
-    turns, most = FairTurns(4, most_each=1), [0]
+def test_a_client_has_no_more_permits_at_once_than_it_may() -> None:
+    semaphore, most = FairSemaphore(4, max_each=1), [0]
     now: list[str] = []
 
     async def work(client: str) -> None:
-        async with turns.turn():
+        async with semaphore.acquire():
             now.append(client)
             most[0] = max(most[0], len(now))
             assert now.count(client) == 1
@@ -88,15 +88,15 @@ def test_a_client_has_no_more_turns_at_once_than_it_may() -> None:
     assert most[0] == 2
 
 
-@pytest.mark.parametrize("moment", ["waiting", "just cancelled", "told"])
-def test_one_that_is_cancelled_leaves_its_turn_to_the_next(moment: str) -> None:
+@pytest.mark.parametrize("moment", ["waiting", "just cancelled", "granted"])
+def test_one_that_is_cancelled_leaves_its_permit_to_the_next(moment: str) -> None:
     async def work() -> bool:
-        turns = FairTurns(1)
-        first = turns.turn()
+        semaphore = FairSemaphore(1)
+        first = semaphore.acquire()
         await first.__aenter__()
-        gone = asyncio.ensure_future(turns.turn().__aenter__())
+        gone = asyncio.ensure_future(semaphore.acquire().__aenter__())
         await asyncio.sleep(0)
-        if moment == "told":  # its turn has come, and it has not heard of it
+        if moment == "granted":  # it has a permit, and has not heard of it
             await first.__aexit__(None, None, None)
         gone.cancel()
         if moment == "just cancelled":  # it has not heard of that
@@ -104,7 +104,7 @@ def test_one_that_is_cancelled_leaves_its_turn_to_the_next(moment: str) -> None:
         await asyncio.gather(gone, return_exceptions=True)
         if moment == "waiting":
             await first.__aexit__(None, None, None)
-        async with turns.turn():
+        async with semaphore.acquire():
             return True
 
     assert asyncio.run(asyncio.wait_for(work(), 10))

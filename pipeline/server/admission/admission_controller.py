@@ -1,23 +1,18 @@
-"""The places that requests take, and how many of them one client may have."""
+"""How many requests are answered or wait at a time, and how many of one client."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from contextvars import ContextVar
 
 from reellama.gguf_tools.errors import ReellamaError
-from reellama.pipeline.server.admission.answer_headers import POSITION_HEADER, add_header
+from reellama.pipeline.server.request_context import CLIENT, POSITION_HEADER, add_header
 
 RETRY_AFTER = 2  # seconds
 
-# The address of the client whose request is answered, or LOCAL.
-CLIENT: ContextVar[str] = ContextVar("client", default="")
-LOCAL = "the server's own user"  # who came by the Unix socket: may name files, and needs no token
 
-
-class NoPlaceError(ReellamaError):
-    """A request that there is no place for. `status` and `headers` are HTTP's."""
+class AdmissionError(ReellamaError):
+    """A request that is not admitted now. `status` and `headers` are HTTP's."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
@@ -25,8 +20,8 @@ class NoPlaceError(ReellamaError):
         self.headers = {"Retry-After": str(RETRY_AFTER)}
 
 
-class Places:
-    """`n_parallel` requests that are answered and `n_waiting` that wait, for all clients together.
+class AdmissionController:
+    """Admits `n_parallel` requests that are answered and `n_waiting` that wait, of all clients.
 
     max_per_client: at most so many of them are of one client; None: no limit.
     on_refusal: told why a request was refused: "busy" or "client".
@@ -40,36 +35,36 @@ class Places:
         max_per_client: int | None = None,
         on_refusal: Callable[[str], None] = lambda why: None,
     ) -> None:
-        self._n_parallel, self._n_places = n_parallel, n_parallel + n_waiting
+        self._n_parallel, self._limit = n_parallel, n_parallel + n_waiting
         self._max_per_client = max_per_client
         self._on_refusal = on_refusal
         self._of_client: Counter[str] = Counter()
-        self.taken = 0
+        self.n_admitted = 0
 
     @property
     def n_waiting(self) -> int:
         """How many wait because others are answered."""
-        return max(0, self.taken - self._n_parallel)
+        return max(0, self.n_admitted - self._n_parallel)
 
-    def take(self) -> Callable[[], None]:
-        """Take a place for a request of CLIENT; what is returned gives it back.
+    def admit(self) -> Callable[[], None]:
+        """Admit a request of CLIENT; returns what is to be called when it has ended.
 
-        How many were before it that wait, and those who are to end first, is told in a header of
-        the answer. Raises NoPlaceError: 503 when all are taken, 429 when the client has too many.
+        A header of the answer tells the request's position: 0, or its place among those that wait.
+        Raises AdmissionError: 503 when the server is full, 429 when the client has too many.
         """
         client = CLIENT.get()
         if self._max_per_client and self._of_client[client] >= self._max_per_client:
             self._on_refusal("client")
-            raise NoPlaceError(
+            raise AdmissionError(
                 f"{self._max_per_client} requests of one client are answered at a time: wait until "
                 "one of yours has ended",
                 429,
             )
-        if self.taken >= self._n_places:
+        if self.n_admitted >= self._limit:
             self._on_refusal("busy")
-            raise NoPlaceError("the server is busy: try again later", 503)
-        add_header(POSITION_HEADER, str(max(0, self.taken - self._n_parallel + 1)))
-        self.taken += 1
+            raise AdmissionError("the server is busy: try again later", 503)
+        add_header(POSITION_HEADER, str(max(0, self.n_admitted - self._n_parallel + 1)))
+        self.n_admitted += 1
         self._of_client[client] += 1
         left = False
 
@@ -77,7 +72,7 @@ class Places:
             nonlocal left
             if not left:
                 left = True
-                self.taken -= 1
+                self.n_admitted -= 1
                 self._of_client[client] -= 1
                 if not self._of_client[client]:
                     del self._of_client[client]
