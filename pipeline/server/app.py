@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
@@ -18,7 +18,8 @@ from reellama.pipeline.server.client_errors import error_body
 from reellama.pipeline.server.files import file_routes
 from reellama.pipeline.server.guard import Cors, Guard
 from reellama.pipeline.server.local import local_routes
-from reellama.pipeline.server.metrics import Metrics
+from reellama.pipeline.server.monitoring import status_routes
+from reellama.pipeline.server.monitoring.metrics import Metrics
 from reellama.pipeline.server.ollama import generate_routes
 from reellama.pipeline.server.openai import openai_routes
 from reellama.pipeline.server.responses import responses_routes
@@ -28,6 +29,15 @@ from reellama.pipeline.server.settings import Settings
 # After so long a thread that computes in Python lets another one go on: the loop answers, and the
 # next token is written, however many of them there are.
 SWITCH_SECONDS = 0.001
+ROUTERS = (
+    generate_routes.router,
+    openai_routes.router,
+    local_routes.router,
+    file_routes.router,
+    responses_routes.router,
+    messages_routes.router,
+    status_routes.router,
+)
 N_TRANSFERS = 4  # downloads, uploads and quantizations at once: each may take hours
 
 
@@ -62,23 +72,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.service = service
     app.state.bodies = WorkThreads("bodies")
     app.state.transfers = WorkThreads("transfers", N_TRANSFERS, max_each=N_TRANSFERS // 2)
-    app.include_router(generate_routes.router)
-    app.include_router(openai_routes.router)
-    app.include_router(local_routes.router)
-    app.include_router(file_routes.router)
-    app.include_router(responses_routes.router)
-    app.include_router(messages_routes.router)
-
-    @app.api_route("/healthz", methods=["GET", "HEAD"])
-    async def healthz() -> JSONResponse:
-        """Whether the server answers, and can go on answering."""
-        failed = service.models.failure
-        return JSONResponse({"status": "failed" if failed else "ok"}, 503 if failed else 200)
-
-    @app.api_route("/metrics", methods=["GET", "HEAD"])
-    async def read_metrics() -> Response:
-        """Counts for Prometheus."""
-        return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    for router in ROUTERS:
+        app.include_router(router)
 
     @app.exception_handler(HTTPException)
     async def refuse(request: Request, error: HTTPException) -> JSONResponse:

@@ -9,7 +9,7 @@ from typing import Any
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.pipeline.llm.batching.generation_job import Failed
 from reellama.pipeline.server.anthropic.anthropic_errors import anthropic_error
-from reellama.pipeline.server.logs import log
+from reellama.pipeline.server.monitoring.logs import log
 from reellama.pipeline.server.openai import openai_replies
 
 # The folders of an absolute path. Paths of our own routes, and what stands before "/" in URLs,

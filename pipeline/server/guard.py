@@ -21,9 +21,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.pipeline.server.chat.generation import ending_answers
 from reellama.pipeline.server.client_errors import error_body, status_and_message
-from reellama.pipeline.server.logs import log
 from reellama.pipeline.server.memory_trimmer import MemoryTrimmer
-from reellama.pipeline.server.metrics import Metrics
+from reellama.pipeline.server.monitoring.logs import log
+from reellama.pipeline.server.monitoring.metrics import Metrics
 from reellama.pipeline.server.request_context import ANSWER_HEADERS, CLIENT, LOCAL
 from reellama.pipeline.server.settings import Settings
 from reellama.pipeline.server.timeouts import with_body_timeout

@@ -21,9 +21,9 @@ from reellama.pipeline.llm.batching.generation_job import Stopped
 from reellama.pipeline.llm.text_embedding import TextEmbedder
 from reellama.pipeline.server.admission.work_threads import WorkThreads
 from reellama.pipeline.server.keep_alive import LONGEST
-from reellama.pipeline.server.logs import log
 from reellama.pipeline.server.model_registry import RegisteredModel
 from reellama.pipeline.server.model_store import Store
+from reellama.pipeline.server.monitoring.logs import log
 from reellama.pipeline.server.settings import Settings
 
 FOR_EVER = timedelta(seconds=LONGEST)

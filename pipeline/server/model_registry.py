@@ -32,7 +32,7 @@ from reellama.pipeline.server.model_store import (
 
 if TYPE_CHECKING:
     from reellama.models.open_bundle import VideoBundle
-    from reellama.pipeline.llm.tool_calls.dialect import Dialect
+    from reellama.pipeline.llm.tool_calls.chat_format import ChatFormat
     from reellama.pipeline.server.settings import Settings
 
 MOST_BUNDLES = 8  # that are kept open
@@ -82,7 +82,7 @@ class RegisteredModel:
         date = datetime.fromtimestamp(self.path.stat().st_mtime, timezone.utc)
         return self.manifest.modified_at or date.isoformat()
 
-    def capabilities(self, dialect: Dialect) -> list[str]:
+    def capabilities(self, chat_format: ChatFormat) -> list[str]:
         """Of Ollama's capabilities those that it has, and "video", which Ollama does not know.
 
         A file that says how its vectors are pooled is there for embeddings, as Ollama has it. All
@@ -92,7 +92,7 @@ class RegisteredModel:
         if f"{architecture}.pooling_type" in self.gguf.metadata:
             return ["embedding"]
         sees = ["vision", "video"] if self.bundle else []
-        thinks = ["thinking"] if dialect.reasoning else []
+        thinks = ["thinking"] if chat_format.reasoning else []
         return ["completion", *sees, "tools", *thinks]
 
     def details(self) -> dict[str, Any]:
@@ -114,7 +114,7 @@ class RegisteredModel:
         headers = [self.gguf, *map(read_gguf, self.files[1:])]
         return sum(t.n_elements for file in headers for t in file.tensors.values())
 
-    def entry(self, dialect: Dialect) -> dict[str, Any]:
+    def entry(self, chat_format: ChatFormat) -> dict[str, Any]:
         """Its entry in tags."""
         return {
             "name": self.manifest.name,
@@ -123,10 +123,10 @@ class RegisteredModel:
             "size": self.size,
             "digest": self.digest,
             "details": self.details(),
-            "capabilities": self.capabilities(dialect),
+            "capabilities": self.capabilities(chat_format),
         }
 
-    def show(self, dialect: Dialect, verbose: bool) -> dict[str, Any]:
+    def show(self, chat_format: ChatFormat, verbose: bool) -> dict[str, Any]:
         """What /api/show says; long lists of the header are there only when `verbose`."""
         manifest, file = self.manifest, self.gguf
         template = manifest.template or file.chat_template or ""
@@ -144,7 +144,7 @@ class RegisteredModel:
             "details": self.details(),
             "messages": list(manifest.messages),
             "model_info": {**info, "general.parameter_count": self.n_parameters},
-            "capabilities": self.capabilities(dialect),
+            "capabilities": self.capabilities(chat_format),
             "modified_at": self.modified_at,
         }
         if verbose:

@@ -16,10 +16,18 @@ from reellama.pipeline.chat.subtitle_answers import asks_of_subtitles
 from reellama.pipeline.llm.batching.generation_job import GenerationStats
 from reellama.pipeline.llm.prompt import Prompt, Text, TokenIds, known_ids
 from reellama.pipeline.llm.tool_calls.answer_parser import AnswerParser
-from reellama.pipeline.llm.tool_calls.dialect import Dialect
+from reellama.pipeline.llm.tool_calls.chat_format import ChatFormat
 from reellama.pipeline.server.admission.admission_controller import AdmissionController
 from reellama.pipeline.server.admission.work_threads import WorkThreads
+from reellama.pipeline.server.chat.answer_constraints import (
+    check_think,
+    find_grammar,
+    parser_for,
+    template_variables,
+    with_grammar,
+)
 from reellama.pipeline.server.chat.chat_answer import ChatAnswer
+from reellama.pipeline.server.chat.chat_format_cache import ChatFormatCache
 from reellama.pipeline.server.chat.chat_request import ChatRequest, with_system
 from reellama.pipeline.server.chat.conversation_fit import (
     FittedConversation,
@@ -29,7 +37,6 @@ from reellama.pipeline.server.chat.conversation_fit import (
     fit_conversation,
 )
 from reellama.pipeline.server.chat.cooperative_loops import yielding_to_event_loop
-from reellama.pipeline.server.chat.dialects import Dialects
 from reellama.pipeline.server.chat.generation import Generation, PreparedPrompt
 from reellama.pipeline.server.chat.planned_answers import (
     plain_question,
@@ -37,13 +44,6 @@ from reellama.pipeline.server.chat.planned_answers import (
     reworded,
 )
 from reellama.pipeline.server.chat.request_options import RequestOptions
-from reellama.pipeline.server.chat.speech import (
-    bound,
-    check_think,
-    find_grammar,
-    parser_for,
-    template_variables,
-)
 from reellama.pipeline.server.chat.tool_messages import Conversation, adapted
 from reellama.pipeline.server.files.file_store import FileStore
 from reellama.pipeline.server.loaded_models import LoadedModel, ModelPool
@@ -51,11 +51,11 @@ from reellama.pipeline.server.media.decode_process import MediaLimits
 from reellama.pipeline.server.media.media_encoder import MediaEncoder, SeenMedia, sniff
 from reellama.pipeline.server.media.media_items import MediaItem
 from reellama.pipeline.server.media.soft_token_cache import SoftTokenCache
-from reellama.pipeline.server.metrics import Metrics
 from reellama.pipeline.server.model_registry import RegisteredModel, look_up_model
 from reellama.pipeline.server.model_store import Store, short_name
+from reellama.pipeline.server.monitoring.metrics import Metrics
 from reellama.pipeline.server.responses.response_store import ResponseStore
-from reellama.pipeline.server.sandbox.grammars import Grammars
+from reellama.pipeline.server.sandbox.grammar_cache import GrammarCache
 from reellama.pipeline.server.sandbox.sandbox import Sandbox, SandboxChild
 from reellama.pipeline.server.sandbox.sandboxed_template import SandboxedTemplate
 from reellama.pipeline.server.settings import Settings
@@ -85,8 +85,8 @@ class Service:
         self.metrics = metrics or Metrics()
         self.models = ModelPool(settings)
         self.sandbox = Sandbox()
-        self.grammars = Grammars(self.sandbox)
-        self.dialects = Dialects(self.sandbox)
+        self.grammars = GrammarCache(self.sandbox)
+        self.chat_formats = ChatFormatCache(self.sandbox)
         self.store = Store(settings.store)
         self.files = FileStore(settings.store / "files", settings.max_files, sniff)
         self.responses = ResponseStore(settings.store / "responses", settings.max_responses)
@@ -135,12 +135,14 @@ class Service:
         (else 400) is HTTP's.
         """
         known = await self._find(model)
-        dialect = await self._dialect(known, asked, template)
+        chat_format = await self._chat_format(known, asked, template)
         parser: AnswerParser | None = None
 
         async def prepare(loaded: LoadedModel) -> PreparedPrompt:
             nonlocal parser
-            prepared, parser = await self._prepare(loaded, known, dialect, asked, options, template)
+            prepared, parser = await self._prepare(
+                loaded, known, chat_format, asked, options, template
+            )
             return prepared
 
         return ChatAnswer(await self._generate(known, prepare, options), parser)
@@ -148,10 +150,10 @@ class Service:
     async def count_tokens(self, model: str, asked: ChatRequest, options: RequestOptions) -> int:
         """How many positions a conversation takes, all of it. Raises like `chat`."""
         known = await self._find(model)
-        dialect = await self._dialect(known, asked, None)
+        chat_format = await self._chat_format(known, asked, None)
         whole = replace(options, truncate=False)
         async with self._using(known, options.keep_alive) as loaded:
-            prepared, _ = await self._prepare(loaded, known, dialect, asked, whole, None)
+            prepared, _ = await self._prepare(loaded, known, chat_format, asked, whole, None)
             return len(prepared.prompt.keys)
 
     async def complete(
@@ -229,25 +231,25 @@ class Service:
         finally:
             leave()
 
-    async def _dialect(
+    async def _chat_format(
         self, known: RegisteredModel, asked: ChatRequest, template: str | None
-    ) -> Dialect:
-        dialect = await self.dialects.get(known, template)
-        check_think(asked.think, dialect, short_name(known.manifest.name))
-        return dialect
+    ) -> ChatFormat:
+        chat_format = await self.chat_formats.get(known, template)
+        check_think(asked.think, chat_format, short_name(known.manifest.name))
+        return chat_format
 
     async def _prepare(
         self,
         loaded: LoadedModel,
         known: RegisteredModel,
-        dialect: Dialect,
+        chat_format: ChatFormat,
         asked: ChatRequest,
         options: RequestOptions,
         template: str | None,
     ) -> tuple[PreparedPrompt, AnswerParser | None]:
         """A conversation as a prompt, and what takes its answer apart."""
-        grammar, first = await find_grammar(
-            self.grammars, known.path, asked, options.schema, dialect
+        grammar, start_marker = await find_grammar(
+            self.grammars, known.path, asked, options.schema, chat_format
         )
         room = _room(loaded, options, sum(len(message.media) for message in asked.messages))
         question = plain_question(asked, options.generation, options.schema is not None)
@@ -262,11 +264,13 @@ class Service:
         shown = [*none, *(each.parts for each in seen)]
         conversation = reworded(list(zip(whole, shown, strict=True)), plan)
         # In a thread: calls with long arguments take long.
-        conversation = await asyncio.to_thread(adapted, conversation, dialect, asked.usable_tools)
+        conversation = await asyncio.to_thread(
+            adapted, conversation, chat_format, asked.usable_tools
+        )
         variables = template_variables(asked.think) | dict(asked.template_variables)
-        if dialect.is_told_of_tools:
+        if chat_format.is_told_of_tools:
             variables["tools"] = [tool.definition for tool in asked.usable_tools]
-        traits = dialect.traits
+        traits = chat_format.traits
         how = partial(
             Rendering,
             variables=variables,
@@ -275,7 +279,9 @@ class Service:
         )
         fitted = await self._fit(loaded, known, template, how, conversation, options)
         words = not asked.usable_tools
-        generation = bound(options.generation, dialect, fitted.opening, grammar, words, first)
+        generation = with_grammar(
+            options.generation, chat_format, fitted.opening, grammar, words, start_marker
+        )
         prompt, tokenizer = fitted.prompt, loaded.batcher.tokenizer
         if options.context:
             before = known_ids(options.context, tokenizer.n_vocab).ids
@@ -284,9 +290,9 @@ class Service:
             )
         remark = next((video.footage_caveat for video in plan.videos if video.footage_caveat), "")
         prepared = PreparedPrompt(
-            prompt, generation, dialect.markers, plan.answer, plan.stop, remark
+            prompt, generation, chat_format.markers, plan.answer, plan.stop, remark
         )
-        parser = parser_for(dialect, asked, fitted.opening) if plan.answer is None else None
+        parser = parser_for(chat_format, asked, fitted.opening) if plan.answer is None else None
         return prepared, parser
 
     async def _fit(

@@ -15,7 +15,7 @@ from starlette.types import Message, Receive
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from reellama.gguf_tools.errors import ReellamaError
-from reellama.pipeline.server.logs import log
+from reellama.pipeline.server.monitoring.logs import log
 
 T = TypeVar("T")
 HEADER_SECONDS = 15.0  # for the head of a request

@@ -132,10 +132,10 @@ def run(place: ListenOptions, load: ServedModelOptions, log_level: str, unit: st
 
     from reellama.gguf_tools.heap import set_mmap_threshold
     from reellama.pipeline.cli.console import note
-    from reellama.pipeline.server import logs
     from reellama.pipeline.server.app import create_app
     from reellama.pipeline.server.local import local_socket
     from reellama.pipeline.server.memory_trimmer import freeze_startup_objects
+    from reellama.pipeline.server.monitoring import logs
     from reellama.pipeline.server.timeouts import TimelyServer, uvicorn_config
 
     if log_level not in logs.LEVELS:

@@ -23,7 +23,7 @@ class Permit:
 
 
 class FairSemaphore:
-    """`n` permits at once. The next goes to who has the fewest of them, and then had the least time.
+    """`n` permits at once. The next goes to who has the fewest, and then had the least time.
 
     max_each: permits of one client at once. Belongs to one event loop.
     """

@@ -15,7 +15,7 @@ from reellama import prompts
 from reellama.pipeline.llm.prompt import Prompt
 from reellama.pipeline.llm.tool_calls.answer_events import ToolCall
 from reellama.pipeline.llm.tool_calls.call_writer import ID_LENGTH
-from reellama.pipeline.llm.tool_calls.dialect import Dialect
+from reellama.pipeline.llm.tool_calls.chat_format import ChatFormat
 from reellama.pipeline.llm.tool_calls.tool import Tool
 from reellama.pipeline.server.chat.chat_request import ServiceMessage
 
@@ -26,21 +26,25 @@ EXAMPLE = ToolCall("NAME", {"argument": "value"})
 Conversation = Sequence[tuple[ServiceMessage, Prompt]]
 
 
-def adapted(conversation: Conversation, dialect: Dialect, tools: Sequence[Tool]) -> Conversation:
+def adapted(
+    conversation: Conversation, chat_format: ChatFormat, tools: Sequence[Tool]
+) -> Conversation:
     """The conversation as this model's template takes it.
 
     `tools` are told of in a system message where the template does not.
     """
     found = conversation
     if any(message.tool_calls or message.role == "tool" for message, _ in conversation):
-        messages = _identified([message for message, _ in found], dialect.traits.short_ids)
+        messages = _identified([message for message, _ in found], chat_format.traits.short_ids)
         found = list(zip(messages, (videos for _, videos in found), strict=True))
-        found = list(_calls_in_words(found, dialect))
-        if not (dialect.traits.results and dialect.knows_tools):
+        found = list(_calls_in_words(found, chat_format))
+        if not (chat_format.traits.results and chat_format.knows_tools):
             found = list(_results_in_words(found))
-        elif not dialect.traits.several_calls:
+        elif not chat_format.traits.several_calls:
             found = list(_one_call_each(found))
-    return found if dialect.is_told_of_tools or not tools else _told_of(found, dialect, tools)
+    return (
+        found if chat_format.is_told_of_tools or not tools else _told_of(found, chat_format, tools)
+    )
 
 
 def _identified(messages: Iterable[ServiceMessage], short: bool) -> Iterator[ServiceMessage]:
@@ -95,11 +99,11 @@ class _OpenCalls:
         return ToolCall(name, {}, call_id)
 
 
-def _calls_in_words(conversation: Conversation, dialect: Dialect) -> Iterator[Any]:
+def _calls_in_words(conversation: Conversation, chat_format: ChatFormat) -> Iterator[Any]:
     """Calls as the text that the model wrote, where its template leaves them out."""
     for message, videos in conversation:
-        if message.tool_calls and not (dialect.traits.calls and dialect.knows_tools):
-            words = [message.content, dialect.form.write(message.tool_calls)]
+        if message.tool_calls and not (chat_format.traits.calls and chat_format.knows_tools):
+            words = [message.content, chat_format.tool_form.write(message.tool_calls)]
             content = "\n".join(filter(None, words))
             yield replace(message, content=content, tool_calls=()), videos
         else:
@@ -147,11 +151,13 @@ def _one_call_each(conversation: Conversation) -> Iterator[Any]:
     yield from ((each, []) for each in waiting.values())
 
 
-def _told_of(conversation: Conversation, dialect: Dialect, tools: Sequence[Tool]) -> Conversation:
+def _told_of(
+    conversation: Conversation, chat_format: ChatFormat, tools: Sequence[Tool]
+) -> Conversation:
     """The conversation with the definitions of tools in its system message."""
     lines = [json.dumps(tool.definition["function"], ensure_ascii=False) for tool in tools]
-    told = prompts.load("tools_in_form" if dialect.knows_tools else "tools")
-    told = told.replace("{call}", dialect.form.write([EXAMPLE]))
+    told = prompts.load("tools_in_form" if chat_format.knows_tools else "tools")
+    told = told.replace("{call}", chat_format.tool_form.write([EXAMPLE]))
     told = told.replace("{tools}", "\n".join(lines))
     if conversation and (first := conversation[0][0]).role == "system":
         content = f"{first.content}\n\n{told}"

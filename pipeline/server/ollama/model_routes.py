@@ -71,8 +71,8 @@ async def show(
 ) -> dict[str, Any]:
     """All about one model."""
     known = await find_model(request, asked.model)
-    dialect = await _service(request).dialects.get(known)
-    return await asyncio.to_thread(known.show, dialect, bool(asked.verbose))
+    chat_format = await _service(request).chat_formats.get(known)
+    return await asyncio.to_thread(known.show, chat_format, bool(asked.verbose))
 
 
 @router.post("/api/copy")
@@ -224,8 +224,8 @@ async def ps(request: Request) -> dict[str, Any]:
 
 async def _entry(request: Request, known: RegisteredModel) -> dict[str, Any]:
     """A model's entry in tags."""
-    dialect = await _service(request).dialects.get(known)
-    return await asyncio.to_thread(known.entry, dialect)
+    chat_format = await _service(request).chat_formats.get(known)
+    return await asyncio.to_thread(known.entry, chat_format)
 
 
 def store(request: Request) -> Store:

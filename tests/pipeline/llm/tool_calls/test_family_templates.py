@@ -10,7 +10,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from reellama.gguf_tools.text.chat_template import ChatTemplate
 from reellama.pipeline.llm.tool_calls.answer_events import CallCollector, CallDelta
 from reellama.pipeline.llm.tool_calls.answer_parser import AnswerParser, parse_answer
-from reellama.pipeline.llm.tool_calls.dialect import dialect
+from reellama.pipeline.llm.tool_calls.chat_format import chat_format_of
 from reellama.pipeline.llm.tool_calls.tool import Tool
 from reellama.pipeline.llm.tool_calls.tool_forms import FORMS, GENERIC
 from tests.helpers.family_templates import family_templates
@@ -93,7 +93,7 @@ def test_templates_write_tools_as_transformers_does(templates: Mapping[str, str]
     """The same text; markup in what was typed, such as the town's name, does not act as such."""
     same = 0
     for name, source in templates.items():
-        traits = dialect(source, BOS, EOS).traits
+        traits = chat_format_of(source, BOS, EOS).traits
         if not (traits.definitions and traits.results):
             continue
         messages = talk(2 if traits.several_calls else 1, traits.text_arguments)
@@ -118,13 +118,13 @@ def test_templates_write_tools_as_transformers_does(templates: Mapping[str, str]
 
 @pytest.mark.parametrize("name", KNOWN)
 def test_a_family_s_form_is_found_by_its_template(templates: Mapping[str, str], name: str) -> None:
-    assert dialect(templates[name], BOS, EOS).form_name == KNOWN[name]
+    assert chat_format_of(templates[name], BOS, EOS).tool_form_name == KNOWN[name]
 
 
 def test_what_a_template_writes_of_calls_is_read_back(templates: Mapping[str, str]) -> None:
     read = set()
     for name, source in templates.items():
-        found = dialect(source, BOS, EOS)
+        found = chat_format_of(source, BOS, EOS)
         if not (found.knows_tools and found.traits.calls):
             continue
         n_calls = 2 if found.traits.several_calls else 1
@@ -134,14 +134,14 @@ def test_what_a_template_writes_of_calls_is_read_back(templates: Mapping[str, st
         segments = ChatTemplate(source, BOS, EOS).render(messages, tools=TOOLS)
         text = "".join(segment.text for segment in segments)
         written = text[text.rfind("How warm is it?") : text.find("OUTCOME")]
-        if found.form.bare:
+        if found.tool_form.bare:
             written = written[written.find("{") :]
         tools = [Tool(f["name"], f["parameters"], {}) for f in FUNCTIONS]  # type: ignore[arg-type]
         for size in (1, 7, len(written)):
             pieces = [written[i : i + size] for i in range(0, len(written), size)]
             calls = CallCollector()
-            events = parse_answer(AnswerParser(found.form, tools=tools), pieces)
+            events = parse_answer(AnswerParser(found.tool_form, tools=tools), pieces)
             each = (calls.add(event) for event in events if isinstance(event, CallDelta))
             assert [(c.name, c.arguments) for c in each if c] == CALLS[:n_calls], name
-        read.add(found.form_name)
+        read.add(found.tool_form_name)
     assert len(read) >= 15 and read <= FORMS.keys()

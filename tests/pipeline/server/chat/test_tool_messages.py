@@ -12,9 +12,10 @@ from reellama.gguf_tools.text.template_traits import try_template
 from reellama.pipeline.llm.generation_options import GenerationOptions
 from reellama.pipeline.llm.tool_calls.answer_events import ToolCall
 from reellama.pipeline.llm.tool_calls.answer_grammar import answer_grammar
-from reellama.pipeline.llm.tool_calls.dialect import Dialect, dialect
+from reellama.pipeline.llm.tool_calls.chat_format import ChatFormat, chat_format_of
 from reellama.pipeline.llm.tool_calls.tool import Tool
 from reellama.pipeline.llm.tool_calls.tool_forms import FORMS
+from reellama.pipeline.server.chat.answer_constraints import find_grammar, with_grammar
 from reellama.pipeline.server.chat.call_arguments import sent_call
 from reellama.pipeline.server.chat.chat_request import (
     ChatRequest,
@@ -23,7 +24,6 @@ from reellama.pipeline.server.chat.chat_request import (
     tool_choice_from,
     tool_from_definition,
 )
-from reellama.pipeline.server.chat.speech import bound, find_grammar
 from reellama.pipeline.server.chat.tool_messages import EXAMPLE, adapted, template_message
 from reellama.pipeline.server.sandbox.sandbox import SandboxError
 
@@ -57,12 +57,12 @@ def two_calls(*ids: str) -> list[tuple[ServiceMessage, Any]]:
 
 def told(source: str, *ids: str) -> list[tuple[str, str, list[str]]]:
     """Roles, contents, and names of calls, as this template gets them."""
-    found = adapted(two_calls(*ids), dialect(source), [TOOL])
+    found = adapted(two_calls(*ids), chat_format_of(source), [TOOL])
     return [(m.role, m.content, [c.name for c in m.tool_calls]) for m, _ in found]
 
 
 def test_a_template_that_knows_tools_gets_them_as_they_are() -> None:
-    found = adapted(two_calls("", ""), dialect(KNOWS_ALL), [TOOL])
+    found = adapted(two_calls("", ""), chat_format_of(KNOWS_ALL), [TOOL])
     assistant, of_g, of_f = (message for message, _ in found[2:5])
     ids = [call.id for call in assistant.tool_calls]
     assert len(set(ids)) == 2 and [of_f.tool_call_id, of_g.tool_call_id] == ids
@@ -82,7 +82,9 @@ def test_arguments_that_are_no_json_object_reach_the_template() -> None:
     for text_arguments, shown in ((True, '{ "a": "1'), (False, {"arguments": '{ "a": "1'})):
         (made,) = template_message(said, text_arguments)["tool_calls"]
         assert made["function"] == {"name": "f", "arguments": shown}
-    (words, _) = adapted([(said, []), (ServiceMessage("tool", "?"), [])], dialect(EACH + END), [])
+    (words, _) = adapted(
+        [(said, []), (ServiceMessage("tool", "?"), [])], chat_format_of(EACH + END), []
+    )
     assert json.dumps('{ "a": "1') in words[0].content
 
 
@@ -96,7 +98,10 @@ def test_what_a_template_does_not_know_is_said_in_words() -> None:
 
 def test_a_template_that_leaves_calls_out_gets_them_as_the_model_writes_them() -> None:
     source = DEFINITIONS + EACH + END
-    assert dialect(source).form_name == "hermes" and not dialect(source).traits.calls
+    assert (
+        chat_format_of(source).tool_form_name == "hermes"
+        and not chat_format_of(source).traits.calls
+    )
     _, _, call, of_g, of_f, _ = told(source, "", "")
     assert call[1].startswith('Hm.\n<tool_call>\n{"name": "f"') and not call[2]
     assert of_g[0] == of_f[0] == "tool"
@@ -112,7 +117,9 @@ def test_ids_are_made_anew_where_a_template_takes_short_ones_alone() -> None:
     short = "{% if m.tool_calls and m.tool_calls[0].id | length != 9 %}{{ raise_exception('id') }}"
     source = DEFINITIONS + EACH + short + "{% endif %}" + CALLS + END
     assert try_template(source).short_ids and not try_template(KNOWS_ALL).short_ids
-    found = adapted(two_calls("toolu_0123456789", "toolu_9876543210"), dialect(source), [TOOL])
+    found = adapted(
+        two_calls("toolu_0123456789", "toolu_9876543210"), chat_format_of(source), [TOOL]
+    )
     ids = [call.id for call in found[2][0].tool_calls]
     assert all(len(each) == 9 and each.isalnum() for each in ids)
     assert [message.tool_call_id for message, _ in found[3:5]] == ids[::-1]
@@ -120,13 +127,13 @@ def test_ids_are_made_anew_where_a_template_takes_short_ones_alone() -> None:
 
 def test_a_form_that_does_not_read_what_the_template_writes_is_not_used() -> None:
     odd = KNOWS_ALL.replace("c.function | tojson", "c.function.name ~ c.function.arguments")
-    assert dialect(KNOWS_ALL).knows_tools and not dialect(odd).knows_tools
+    assert chat_format_of(KNOWS_ALL).knows_tools and not chat_format_of(odd).knows_tools
 
 
 def test_reasoning_tags_are_those_of_the_template() -> None:
-    found: Dialect = dialect(KNOWS_ALL + "{{ '[THINK]' }}")
+    found: ChatFormat = chat_format_of(KNOWS_ALL + "{{ '[THINK]' }}")
     assert found.reasoning is not None and found.reasoning.end == "[/THINK]"
-    assert dialect(KNOWS_ALL).reasoning is None
+    assert chat_format_of(KNOWS_ALL).reasoning is None
 
 
 @pytest.mark.parametrize(
@@ -154,8 +161,8 @@ def test_what_contradicts_itself_is_refused() -> None:
 
 
 def test_a_template_that_writes_calls_alone_is_told_of_tools_with_one_as_an_example() -> None:
-    own = dialect(EACH + CALLS + END)
-    assert own.form_name == "hermes" and not own.is_told_of_tools
+    own = chat_format_of(EACH + CALLS + END)
+    assert own.tool_form_name == "hermes" and not own.is_told_of_tools
     (system, _), *rest = adapted(two_calls("", ""), own, [TOOL])
     assert system.content.startswith("Be brief.") and "An f." in system.content
     assert FORMS["hermes"].write([EXAMPLE]) in system.content
@@ -164,7 +171,7 @@ def test_a_template_that_writes_calls_alone_is_told_of_tools_with_one_as_an_exam
 
 def test_a_message_with_calls_has_no_content_where_the_template_wants_none() -> None:
     strict = EACH.replace("{{ m.content }}", "{{ m.content or '' }}{% if m.content is none %}")
-    own = dialect(DEFINITIONS + strict + CALLS + "{% endif %}" + END)
+    own = chat_format_of(DEFINITIONS + strict + CALLS + "{% endif %}" + END)
     assert own.knows_tools and own.traits.no_content
     silent = ServiceMessage("assistant", "", tool_calls=(ToolCall("f", {}),))
     assert template_message(silent, False, no_content=True)["content"] is None
@@ -172,12 +179,12 @@ def test_a_message_with_calls_has_no_content_where_the_template_wants_none() -> 
 
 
 def test_a_schema_binds_what_follows_the_channel_of_the_answer() -> None:
-    channels = dialect("{# <|channel|>analysis #}" + EACH + END)
+    channels = chat_format_of("{# <|channel|>analysis #}" + EACH + END)
     options = GenerationOptions()
-    assert bound(options, channels, "", None, words=True) is options
-    after = bound(options, channels, "<|start|>assistant", 'root ::= "{}"', words=True)
+    assert with_grammar(options, channels, "", None, words=True) is options
+    after = with_grammar(options, channels, "<|start|>assistant", 'root ::= "{}"', words=True)
     assert after.sampling.grammar_after == "<|channel|>final<|message|>"
-    calls = bound(options, channels, "<|start|>assistant", 'root ::= "{}"', words=False)
+    calls = with_grammar(options, channels, "<|start|>assistant", 'root ::= "{}"', words=False)
     assert calls.sampling.grammar_after is None
 
 
@@ -191,18 +198,20 @@ class Kept:
 
 
 def test_a_grammar_binds_calls_that_a_model_makes_by_itself_where_they_begin() -> None:
-    own, said = dialect(KNOWS_ALL), [ServiceMessage("user", "?")]
+    own, said = chat_format_of(KNOWS_ALL), [ServiceMessage("user", "?")]
 
-    def found(asked: ChatRequest, by: Dialect = own, schema: Any = None) -> Any:
+    def found(asked: ChatRequest, by: ChatFormat = own, schema: Any = None) -> Any:
         return asyncio.run(find_grammar(Kept(), Path("x"), asked, schema, by))  # type: ignore[arg-type]
 
     grammar, first = found(ChatRequest(said, [TOOL]))
     assert first == "<tool_call>" and "<tool_call>" in grammar
-    options = bound(GenerationOptions(), own, "", grammar, False, first)
+    options = with_grammar(GenerationOptions(), own, "", grammar, False, first)
     assert (options.sampling.grammar_from, options.sampling.grammar_after) == (first, None)
     required = ChatRequest(said, [TOOL], ToolChoice("required"))
     assert found(required)[1] is None and found(required)[0]
     assert found(ChatRequest(said, [TOOL], ToolChoice("none"))) == (None, None)
-    assert found(ChatRequest(said, [TOOL]), dialect(EACH + END))[1] is None  # the generic form
+    assert (
+        found(ChatRequest(said, [TOOL]), chat_format_of(EACH + END))[1] is None
+    )  # the generic form
     other = Tool("g", {}, {"type": "function", "function": {"name": "g"}})
     assert found(ChatRequest(said, [other])) == (None, None)  # free: nobody asked for a call

@@ -17,7 +17,7 @@ from llama_cpp import llama_cpp
 from reellama.gguf_tools.runtime.backend import Model, load_model
 from reellama.pipeline.llm.token_sampling import grammar_sampler
 from reellama.pipeline.server.request_context import CLIENT
-from reellama.pipeline.server.sandbox.grammars import Grammars
+from reellama.pipeline.server.sandbox.grammar_cache import GrammarCache
 from reellama.pipeline.server.sandbox.sandbox import Sandbox, SandboxChild, SandboxError
 from reellama.pipeline.server.sandbox.sandboxed_template import SandboxedTemplate
 from tests.helpers.hostile_schemas import schemas
@@ -104,7 +104,7 @@ def test_any_schema_is_a_grammar_that_llama_cpp_takes_or_is_refused(
 def test_a_schema_is_read_once(tiny_llama: Path) -> None:
     async def twice(schema: dict[str, Any]) -> list[str]:
         sandbox = Sandbox()
-        grammars, found = Grammars(sandbox), []
+        grammars, found = GrammarCache(sandbox), []
         try:
             for _ in range(2):
                 try:

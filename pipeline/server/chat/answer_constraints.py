@@ -1,4 +1,4 @@
-"""How a model is asked to think, to call tools, to keep to JSON; and how its answer is read."""
+"""What an answer is constrained to: reasoning or none, tool calls, JSON; and the parser of it."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Any
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.pipeline.llm.generation_options import GenerationOptions
 from reellama.pipeline.llm.tool_calls.answer_parser import AnswerParser
-from reellama.pipeline.llm.tool_calls.dialect import Dialect
+from reellama.pipeline.llm.tool_calls.chat_format import ChatFormat
 from reellama.pipeline.llm.tool_calls.tool import Tool
 from reellama.pipeline.server.chat.chat_request import ChatRequest, Think
-from reellama.pipeline.server.sandbox.grammars import Grammars
+from reellama.pipeline.server.sandbox.grammar_cache import GrammarCache
 from reellama.pipeline.server.sandbox.sandbox import SandboxError
 
 
-def check_think(think: Think, dialect: Dialect, model: str) -> None:
+def check_think(think: Think, chat_format: ChatFormat, model: str) -> None:
     """Raise ReellamaError, in Ollama's words, where a model that cannot is asked to think."""
-    if think and dialect.reasoning is None:
+    if think and chat_format.reasoning is None:
         raise ReellamaError(f'"{model}" does not support thinking')
 
 
@@ -35,40 +35,40 @@ def template_variables(think: Think) -> dict[str, Any]:
     return found | {"reasoning_effort": think} if isinstance(think, str) else found
 
 
-def opens_reasoning(opening: str, dialect: Dialect) -> bool:
+def opens_reasoning(opening: str, chat_format: ChatFormat) -> bool:
     """Whether the opening of an answer begins reasoning and does not end it."""
-    tags = dialect.reasoning
+    tags = chat_format.reasoning
     return tags is not None and opening.rfind(tags.begin) > opening.rfind(tags.end)
 
 
 def grammar_request(
-    asked: ChatRequest, schema: dict[str, Any] | None, dialect: Dialect
+    asked: ChatRequest, schema: dict[str, Any] | None, chat_format: ChatFormat
 ) -> dict[str, Any] | None:
-    """What `Grammars.get` is asked for: arguments of `answer_grammar`; None where all is free.
+    """What `GrammarCache.get` is asked for: arguments of `answer_grammar`; None where all is free.
 
     Models that know tools call them freely unless one is required. Those that do not are held to
     a form, or to words.
     """
     tools = asked.required_tools
     words = False
-    if not tools and asked.usable_tools and (schema is not None or not dialect.knows_tools):
+    if not tools and asked.usable_tools and (schema is not None or not chat_format.knows_tools):
         tools, words = asked.usable_tools, schema is None
     if asked.required_tools:
         schema = None
     if not tools and schema is None:
         return None
-    return _wanted(asked, tools, dialect, words=words, schema=schema)
+    return _grammar_arguments(asked, tools, chat_format, words=words, schema=schema)
 
 
-def free_call_begin(
-    asked: ChatRequest, schema: dict[str, Any] | None, dialect: Dialect
+def free_call_marker(
+    asked: ChatRequest, schema: dict[str, Any] | None, chat_format: ChatFormat
 ) -> str | None:
     """The text with which calls begin that a model makes by itself.
 
     None where such a call has no beginning of its own, or the whole answer is bound anyway.
     """
-    form, tags = dialect.form, dialect.reasoning
-    is_bound = asked.required_tools or schema is not None or not dialect.knows_tools
+    form, tags = chat_format.tool_form, chat_format.reasoning
+    is_bound = asked.required_tools or schema is not None or not chat_format.knows_tools
     has_channels = tags is not None and bool(tags.silent)
     if is_bound or not asked.usable_tools or form.bare or has_channels:
         return None
@@ -76,35 +76,37 @@ def free_call_begin(
 
 
 async def find_grammar(
-    grammars: Grammars,
+    grammars: GrammarCache,
     model: Path,
     asked: ChatRequest,
     schema: dict[str, Any] | None,
-    dialect: Dialect,
+    chat_format: ChatFormat,
 ) -> tuple[str | None, str | None]:
-    """What an answer must follow, if anything, and the text with which that begins, if not at once.
+    """The grammar of an answer, if any, and the text with which it begins, if not at once.
 
     Calls that nobody asked for are free where their schemas have no grammar.
     """
-    if wanted := grammar_request(asked, schema, dialect):
+    if wanted := grammar_request(asked, schema, chat_format):
         return await grammars.get(wanted, model), None
-    first = free_call_begin(asked, schema, dialect)
-    if first is not None:
+    start_marker = free_call_marker(asked, schema, chat_format)
+    if start_marker is not None:
         with suppress(SandboxError):
-            return await grammars.get(_wanted(asked, asked.usable_tools, dialect), model), first
+            return await grammars.get(
+                _grammar_arguments(asked, asked.usable_tools, chat_format), model
+            ), start_marker
     return None, None
 
 
-def _wanted(
+def _grammar_arguments(
     asked: ChatRequest,
     tools: Sequence[Tool],
-    dialect: Dialect,
+    chat_format: ChatFormat,
     *,
     words: bool = False,
     schema: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     return {
-        "form": dialect.form_name,
+        "form": chat_format.tool_form_name,
         "tools": [[tool.name, tool.parameters] for tool in tools],
         "several": asked.several_calls,
         "words": words,
@@ -112,34 +114,36 @@ def _wanted(
     }
 
 
-def bound(
+def with_grammar(
     generation: GenerationOptions,
-    dialect: Dialect,
+    chat_format: ChatFormat,
     opening: str,
     grammar: str | None,
     words: bool,
-    first: str | None = None,
+    start_marker: str | None = None,
 ) -> GenerationOptions:
-    """How to generate: what a grammar binds begins after the reasoning that a prompt opens.
+    """Generation with a grammar, which begins after the reasoning that a prompt opens.
 
-    words: it binds words alone, no calls. Where these have a channel, it begins there. first: the
-    text with which it begins; what stands before that is free.
+    words: the grammar is of words alone, no calls; where these have a channel, it begins there.
+    start_marker: the text with which it begins; what stands before that is free.
     """
     if grammar is None:
         return generation
-    tags = dialect.reasoning
-    after = tags.end if tags and opens_reasoning(opening, dialect) else None
+    tags = chat_format.reasoning
+    after = tags.end if tags and opens_reasoning(opening, chat_format) else None
     if tags and tags.answer and words:
         after = tags.answer
     sampling = replace(
-        generation.sampling, grammar=grammar, grammar_after=after, grammar_from=first
+        generation.sampling, grammar=grammar, grammar_after=after, grammar_from=start_marker
     )
     return replace(generation, sampling=sampling)
 
 
-def parser_for(dialect: Dialect, asked: ChatRequest, opening: str) -> AnswerParser | None:
+def parser_for(chat_format: ChatFormat, asked: ChatRequest, opening: str) -> AnswerParser | None:
     """What takes the answer apart; None where it is words alone."""
-    form = dialect.form if asked.usable_tools else None
-    if form is None and dialect.reasoning is None:
+    form = chat_format.tool_form if asked.usable_tools else None
+    if form is None and chat_format.reasoning is None:
         return None
-    return AnswerParser(form, dialect.reasoning, opens_reasoning(opening, dialect), asked.tools)
+    return AnswerParser(
+        form, chat_format.reasoning, opens_reasoning(opening, chat_format), asked.tools
+    )

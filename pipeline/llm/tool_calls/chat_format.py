@@ -1,4 +1,4 @@
-"""How a model is spoken to, and speaks, of tools and of what it thinks: by its chat template."""
+"""The chat format of a model: how its template and its answers write tool calls and reasoning."""
 
 from __future__ import annotations
 
@@ -18,47 +18,47 @@ from reellama.pipeline.llm.tool_calls.tool_forms import FORMS, GENERIC, ToolForm
 
 
 @dataclass(frozen=True)
-class Dialect:
-    """A model's dialect.
+class ChatFormat:
+    """How a model's template and answers write tool calls and reasoning.
 
-    traits: what its template writes of tools. form_name: how it calls them, a key of FORMS, which
-    is GENERIC where it has no form of its own. reasoning: how it shows what it thinks, None where
-    it does not.
+    traits: what the template writes of tools. tool_form_name: how the model calls them, a key of
+    FORMS, which is GENERIC where it has no form of its own. reasoning: the tags around reasoning,
+    None where the model shows none.
     """
 
     traits: TemplateTraits
-    form_name: str
+    tool_form_name: str
     reasoning: ReasoningTags | None
 
     @property
-    def form(self) -> ToolForm:
-        """How it calls tools."""
-        return FORMS[self.form_name]
+    def tool_form(self) -> ToolForm:
+        """How the model calls tools."""
+        return FORMS[self.tool_form_name]
 
     @property
     def markers(self) -> tuple[str, ...]:
         """Texts that may be special tokens, by which an answer is taken apart."""
         tags = self.reasoning
-        return (*self.form.markers, *((tags.begin, tags.end) if tags else ()))
+        return (*self.tool_form.markers, *((tags.begin, tags.end) if tags else ()))
 
     @property
     def knows_tools(self) -> bool:
         """Whether the model has a form of calls of its own, and that is known."""
-        return self.form_name != GENERIC
+        return self.tool_form_name != GENERIC
 
     @property
     def is_told_of_tools(self) -> bool:
-        """Whether its template writes the definitions of tools."""
+        """Whether the template writes the definitions of tools."""
         return self.traits.definitions and self.knows_tools
 
 
-def dialect_of(source: str, traits: TemplateTraits) -> Dialect:
-    """The dialect of a chat template with these traits."""
+def detect_chat_format(source: str, traits: TemplateTraits) -> ChatFormat:
+    """The chat format of a template with these traits."""
     # Some write calls and results, and leave it to the caller to tell of the tools.
     form = tool_form(source) if traits.definitions or traits.calls else None
     if form is None or not _reads(FORMS[form], traits.written_call):
         form = GENERIC
-    return Dialect(traits, form, reasoning_tags(source))
+    return ChatFormat(traits, form, reasoning_tags(source))
 
 
 def _reads(form: ToolForm, written: str) -> bool:
@@ -73,6 +73,6 @@ def _reads(form: ToolForm, written: str) -> bool:
 
 
 @lru_cache(maxsize=64)
-def dialect(source: str, bos: str = "", eos: str = "") -> Dialect:
-    """The dialect of a chat template that may be run."""
-    return dialect_of(source, try_template(source, bos, eos))
+def chat_format_of(source: str, bos: str = "", eos: str = "") -> ChatFormat:
+    """The chat format of a template that may be run: a trusted one."""
+    return detect_chat_format(source, try_template(source, bos, eos))

@@ -14,7 +14,7 @@ MOST_KEPT = 256  # schemas, good ones and refused ones
 MOST_KEPT_CHARACTERS = 16_000_000  # of their grammars
 
 
-class Grammars:
+class GrammarCache:
     """GBNF by schema and model; the least recently used go first. Belongs to one event loop."""
 
     def __init__(self, sandbox: Sandbox) -> None:

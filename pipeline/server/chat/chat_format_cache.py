@@ -1,4 +1,4 @@
-"""The dialects of the models that are asked for, found out once each."""
+"""The chat formats of the models that are asked for, each found out once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from collections import OrderedDict
 
 from reellama.gguf_tools.format.reader import GGUFFile
 from reellama.gguf_tools.text.template_traits import TemplateTraits
-from reellama.pipeline.llm.tool_calls.dialect import Dialect, dialect, dialect_of
+from reellama.pipeline.llm.tool_calls.chat_format import (
+    ChatFormat,
+    chat_format_of,
+    detect_chat_format,
+)
 from reellama.pipeline.server.model_registry import RegisteredModel
 from reellama.pipeline.server.sandbox.sandbox import Sandbox, SandboxError
 from reellama.pipeline.server.sandbox.sandboxed_template import MOST_SOURCE
@@ -15,22 +19,22 @@ from reellama.pipeline.server.sandbox.sandboxed_template import MOST_SOURCE
 MOST_KEPT = 256
 
 
-class Dialects:
-    """Dialects by template. Templates that clients sent are tried in the sandbox."""
+class ChatFormatCache:
+    """Chat formats by template. Templates that clients sent are tried in the sandbox."""
 
     def __init__(self, sandbox: Sandbox) -> None:
         self._sandbox = sandbox
-        self._kept: OrderedDict[tuple[str, str, str], Dialect] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, str, str], ChatFormat] = OrderedDict()
 
-    async def get(self, known: RegisteredModel, template: str | None = None) -> Dialect:
-        """The dialect of a model, or of the template that is used in place of its own."""
+    async def get(self, known: RegisteredModel, template: str | None = None) -> ChatFormat:
+        """The chat format of a model, or of the template that is used in place of its own."""
         file: GGUFFile = known.gguf
         source = template or known.manifest.template or file.chat_template or ""
         key = (source, file.token("bos"), file.token("eos"))
         if not (template or known.manifest.template or known.manifest.is_uploaded):
-            return await asyncio.to_thread(dialect, *key)
+            return await asyncio.to_thread(chat_format_of, *key)
         if key not in self._kept:
-            self._kept[key] = dialect_of(source, await self._try(*key))
+            self._kept[key] = detect_chat_format(source, await self._try(*key))
         self._kept.move_to_end(key)
         if len(self._kept) > MOST_KEPT:
             self._kept.popitem(last=False)
