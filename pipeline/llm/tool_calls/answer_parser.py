@@ -14,8 +14,8 @@ from reellama.pipeline.llm.tool_calls.answer_events import (
     ToolCall,
     joined,
 )
-from reellama.pipeline.llm.tool_calls.answer_source import AnswerSource, NotACall, Reading
-from reellama.pipeline.llm.tool_calls.call_writer import CallWriter
+from reellama.pipeline.llm.tool_calls.answer_source import AnswerSource, NotACall, ParserGenerator
+from reellama.pipeline.llm.tool_calls.call_event_emitter import CallEventEmitter
 from reellama.pipeline.llm.tool_calls.reasoning_tags import ReasoningTags
 from reellama.pipeline.llm.tool_calls.tool import Tool
 from reellama.pipeline.llm.tool_calls.tool_forms import ToolForm
@@ -43,7 +43,7 @@ class AnswerParser:
         self._tools = tools
         self._source = AnswerSource()
         self._events: list[AnswerEvent] = []
-        self._calls = CallWriter(self._events, tools)
+        self._emitter = CallEventEmitter(self._events, tools)
         self._space = ""  # white space after the words: it is left out before a call
         self._tokens: list[Token] = []  # that no event has yet
         self._reading = self._read()
@@ -52,7 +52,7 @@ class AnswerParser:
     @property
     def n_calls(self) -> int:
         """How many calls were begun."""
-        return self._calls.n_calls
+        return self._emitter.n_calls
 
     def push(self, text: str, token: Token | None = None) -> list[AnswerEvent]:
         """Take the next piece of the answer, and the token that it is of."""
@@ -82,14 +82,14 @@ class AnswerParser:
             self._tokens = []
         return events
 
-    def _read(self) -> Reading[None]:
+    def _read(self) -> ParserGenerator[None]:
         source = self._source
         yield from self._read_reasoning()
-        if self._form is not None and self._form.bare:
+        if self._form is not None and self._form.is_plain_json:
             yield from source.skip_space()
             if (yield from source.peek()) in _BRACKETS:
                 yield from self._read_calls("")
-        markers = self._form.begins if self._form is not None else ()
+        markers = self._form.start_markers if self._form is not None else ()
         tags = self._reasoning
         if tags is not None and tags.silent:
             markers = (*markers, *tags.silent, tags.begin)
@@ -111,15 +111,15 @@ class AnswerParser:
             else:
                 yield
 
-    def _read_calls(self, begin: str) -> Reading[None]:
+    def _read_calls(self, begin: str) -> ParserGenerator[None]:
         """Read calls, or tell what was none as words."""
         assert self._form is not None
-        source, n_calls = self._source, self._calls.n_calls
+        source, n_calls = self._source, self._emitter.n_calls
         source.mark()
         try:
-            yield from self._form.read(source, begin, self._calls)
+            yield from self._form.read(source, begin, self._emitter)
         except NotACall:
-            if self._calls.n_calls == n_calls:
+            if self._emitter.n_calls == n_calls:
                 text = begin + source.since_mark
                 if source.ended and self._begins_call(text + source.unread):
                     source.rest()
@@ -138,7 +138,7 @@ class AnswerParser:
         calls = (ToolCall(tool.name, {}) for tool in self._tools)
         return any(_squeezed(self._form.write([call])).startswith(begun) for call in calls)
 
-    def _read_reasoning(self) -> Reading[None]:
+    def _read_reasoning(self) -> ParserGenerator[None]:
         tags, source = self._reasoning, self._source
         if tags is None:
             return
@@ -151,7 +151,7 @@ class AnswerParser:
             source.forget_mark()
         yield from self._read_thought(tags)
 
-    def _read_thought(self, tags: ReasoningTags) -> Reading[None]:
+    def _read_thought(self, tags: ReasoningTags) -> ParserGenerator[None]:
         """Read reasoning that has begun."""
         source = self._source
         yield from source.skip_space()

@@ -14,7 +14,7 @@ from reellama.pipeline.llm.finite_json import finite_json
 
 T = TypeVar("T")
 # Yields where more of the answer is needed; its result is what was read.
-Reading = Generator[None, None, T]
+ParserGenerator = Generator[None, None, T]
 
 _SPACE = re.compile(r"\s*")
 # Of a JSON text: all but quotes and brackets outside of strings, all but what may end one inside.
@@ -74,13 +74,13 @@ class AnswerSource:
         rest, self._at = self._text[self._at :], len(self._text)
         return rest
 
-    def peek(self, n: int = 1) -> Reading[str]:
+    def peek(self, n: int = 1) -> ParserGenerator[str]:
         """The next `n` characters, or fewer at the end."""
         while len(self._text) - self._at < n and not self.ended:
             yield
         return self._text[self._at : self._at + n]
 
-    def skip_space(self) -> Reading[None]:
+    def skip_space(self) -> ParserGenerator[None]:
         """Read white space."""
         while True:
             self._match(_SPACE)
@@ -88,7 +88,7 @@ class AnswerSource:
                 return
             yield
 
-    def take(self, literal: str) -> Reading[bool]:
+    def take(self, literal: str) -> ParserGenerator[bool]:
         """Read `literal` if it is next."""
         while not self._text.startswith(literal, self._at):
             if self.ended or not literal.startswith(self._text[self._at :]):
@@ -97,14 +97,14 @@ class AnswerSource:
         self._at += len(literal)
         return True
 
-    def expect(self, literal: str) -> Reading[None]:
+    def expect(self, literal: str) -> ParserGenerator[None]:
         """Read `literal`. Raises NotACall where something else is next."""
         if not (yield from self.take(literal)):
             raise NotACall
 
     def until(
         self, markers: Sequence[str], tell: Callable[[str], None], or_end: bool = False
-    ) -> Reading[str]:
+    ) -> ParserGenerator[str]:
         """Read up to the first of `markers`, and that as well; returns it.
 
         What comes before is told as it comes. At the end of the answer it returns "" if `or_end`,
@@ -127,13 +127,13 @@ class AnswerSource:
                 raise NotACall
             yield
 
-    def text_until(self, *markers: str) -> Reading[tuple[str, str]]:
+    def text_until(self, *markers: str) -> ParserGenerator[tuple[str, str]]:
         """What comes before the first of `markers`, and which one it was. Raises NotACall."""
         read: list[str] = []
         marker = yield from self.until(markers, read.append)
         return "".join(read), marker
 
-    def json(self, tell: Callable[[str], None]) -> Reading[None]:
+    def json(self, tell: Callable[[str], None]) -> ParserGenerator[None]:
         """Read one JSON value; its text is told as it comes.
 
         Only strings and brackets are looked at. Raises NotACall at an early end of the answer.
@@ -163,7 +163,7 @@ class AnswerSource:
             if depth <= 0:
                 return None
 
-    def json_value(self) -> Reading[Any]:
+    def json_value(self) -> ParserGenerator[Any]:
         """Read one JSON value. Raises NotACall for what is none."""
         read: list[str] = []
         yield from self.json(read.append)
@@ -172,7 +172,7 @@ class AnswerSource:
         except ValueError as error:
             raise NotACall from error
 
-    def json_string(self) -> Reading[str]:
+    def json_string(self) -> ParserGenerator[str]:
         """Read one JSON string. Raises NotACall for what is none."""
         value = yield from self.json_value()
         if not isinstance(value, str):
@@ -192,7 +192,7 @@ class AnswerSource:
             if depth <= 0:
                 return depth, character
 
-    def _string(self, tell: Callable[[str], None]) -> Reading[None]:
+    def _string(self, tell: Callable[[str], None]) -> ParserGenerator[None]:
         begin = self._at
         self._at += 1
         while True:

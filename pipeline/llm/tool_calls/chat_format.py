@@ -65,7 +65,8 @@ def _reads(form: ToolForm, written: str) -> bool:
     """Whether a form reads what the template wrote of a call, if it did."""
     if not written:
         return True
-    begin = written.find("{") if form.bare and not any(b in written for b in form.begins) else 0
+    is_object = form.is_plain_json and not any(each in written for each in form.start_markers)
+    begin = written.find("{") if is_object else 0
     calls = CallCollector()
     events = parse_answer(AnswerParser(form), [written[begin:]])
     found = [calls.add(event) for event in events if isinstance(event, CallDelta)]

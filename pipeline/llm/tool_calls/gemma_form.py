@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from reellama.pipeline.llm.tool_calls.answer_events import ToolCall
-from reellama.pipeline.llm.tool_calls.answer_source import AnswerSource, NotACall, Reading
+from reellama.pipeline.llm.tool_calls.answer_source import AnswerSource, NotACall, ParserGenerator
+from reellama.pipeline.llm.tool_calls.call_event_emitter import CallEventEmitter
 from reellama.pipeline.llm.tool_calls.call_grammar import CallGrammar, literal
-from reellama.pipeline.llm.tool_calls.call_writer import CallWriter
 from reellama.pipeline.llm.tool_calls.python_form import python_value
 from reellama.pipeline.llm.tool_calls.tool import Tool, is_text, properties
 
@@ -26,10 +26,10 @@ class GemmaForm:
     end: str
     quote: str
 
-    bare = False
+    is_plain_json = False
 
     @property
-    def begins(self) -> tuple[str, ...]:
+    def start_markers(self) -> tuple[str, ...]:
         """What begins a call in the middle of an answer."""
         return (self.begin,)
 
@@ -38,17 +38,19 @@ class GemmaForm:
         """Texts of the form that may be special tokens."""
         return (self.begin, self.end, self.quote)
 
-    def read(self, source: AnswerSource, begin: str, calls: CallWriter) -> Reading[None]:
+    def read(
+        self, source: AnswerSource, begin: str, emitter: CallEventEmitter
+    ) -> ParserGenerator[None]:
         """Read the call that follows `begin`."""
         yield from source.skip_space()
         yield from source.expect("call:")
         name, _ = yield from source.text_until("{")
         arguments = yield from self._object(source)
-        calls.whole(name.strip(), arguments)
+        emitter.whole(name.strip(), arguments)
         yield from source.skip_space()
         yield from source.take(self.end)
 
-    def _value(self, source: AnswerSource) -> Reading[Any]:
+    def _value(self, source: AnswerSource) -> ParserGenerator[Any]:
         yield from source.skip_space()
         if (yield from source.take(self.quote)):
             text, _ = yield from source.text_until(self.quote)
@@ -61,7 +63,7 @@ class GemmaForm:
         yield from source.json(scalar.append)
         return python_value("".join(scalar))
 
-    def _object(self, source: AnswerSource) -> Reading[dict[str, Any]]:
+    def _object(self, source: AnswerSource) -> ParserGenerator[dict[str, Any]]:
         """What follows `{`."""
         found: dict[str, Any] = {}
         while True:
@@ -77,7 +79,7 @@ class GemmaForm:
             yield from source.skip_space()
             yield from source.take(",")
 
-    def _list(self, source: AnswerSource) -> Reading[list[Any]]:
+    def _list(self, source: AnswerSource) -> ParserGenerator[list[Any]]:
         """What follows `[`."""
         found: list[Any] = []
         while True:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from reellama.pipeline.llm.tool_calls.answer_events import ToolCall
-from reellama.pipeline.llm.tool_calls.answer_source import AnswerSource, NotACall, Reading
+from reellama.pipeline.llm.tool_calls.answer_source import AnswerSource, NotACall, ParserGenerator
+from reellama.pipeline.llm.tool_calls.call_event_emitter import CallEventEmitter
 from reellama.pipeline.llm.tool_calls.call_grammar import CallGrammar, literal
-from reellama.pipeline.llm.tool_calls.call_writer import CallWriter
 from reellama.pipeline.llm.tool_calls.tool import Tool
 
 
@@ -33,27 +33,29 @@ class JsonForm:
     other_begins: tuple[str, ...] = ()
 
     @property
-    def begins(self) -> tuple[str, ...]:
+    def start_markers(self) -> tuple[str, ...]:
         """What begins a call in the middle of an answer."""
         return tuple(each for each in (self.begin, *self.other_begins) if each)
 
     @property
-    def bare(self) -> bool:
+    def is_plain_json(self) -> bool:
         """Whether an answer that is JSON is a call."""
         return not self.begin
 
     @property
     def markers(self) -> tuple[str, ...]:
         """Texts of the form that may be special tokens."""
-        return tuple(each for each in (*self.begins, self.end) if each)
+        return tuple(each for each in (*self.start_markers, self.end) if each)
 
-    def read(self, source: AnswerSource, begin: str, calls: CallWriter) -> Reading[None]:
+    def read(
+        self, source: AnswerSource, begin: str, emitter: CallEventEmitter
+    ) -> ParserGenerator[None]:
         """Read what follows `begin`: objects, or a list of them, and the end."""
         yield from source.skip_space()
         listed = yield from source.take("[")
         while True:
             yield from source.skip_space()
-            yield from self._object(source, calls, bare=not begin)
+            yield from self._object(source, emitter, is_plain_json=not begin)
             yield from source.skip_space()
             if (yield from source.take(",")):
                 continue
@@ -65,7 +67,9 @@ class JsonForm:
         if self.end:
             yield from source.take(self.end)
 
-    def _object(self, source: AnswerSource, calls: CallWriter, bare: bool) -> Reading[None]:
+    def _object(
+        self, source: AnswerSource, emitter: CallEventEmitter, is_plain_json: bool
+    ) -> ParserGenerator[None]:
         """One call. Where the name comes first, its arguments are told as they come."""
         yield from source.expect("{")
         name: str | None = None
@@ -86,30 +90,30 @@ class JsonForm:
                 if name is None:
                     yield from source.json(held.append)
                 else:
-                    calls.begin(name)
-                    yield from self._arguments(source, calls)
+                    emitter.begin(name)
+                    yield from self._arguments(source, emitter)
                     told = True
             else:
                 yield from source.json_value()
             yield from source.skip_space()
             yield from source.take(",")
-        if name is None or (bare and not told and not held):
+        if name is None or (is_plain_json and not told and not held):
             raise NotACall
         if not told:
-            calls.begin(name)
-            calls.arguments("".join(held) or "{}")
-        calls.end()
+            emitter.begin(name)
+            emitter.arguments("".join(held) or "{}")
+        emitter.end()
 
-    def _arguments(self, source: AnswerSource, calls: CallWriter) -> Reading[None]:
+    def _arguments(self, source: AnswerSource, emitter: CallEventEmitter) -> ParserGenerator[None]:
         if (yield from source.peek()) == '"':  # an object in a string
-            calls.arguments((yield from source.json_string()) or "{}")
+            emitter.arguments((yield from source.json_string()) or "{}")
         else:
-            yield from source.json(calls.arguments)
+            yield from source.json(emitter.arguments)
 
     def write(self, calls: Sequence[ToolCall]) -> str:
         """Calls as the model would have written them."""
         objects = [json.dumps(self._as_object(call), ensure_ascii=False) for call in calls]
-        if self.listed or (self.bare and len(objects) > 1):
+        if self.listed or (self.is_plain_json and len(objects) > 1):
             return f"{self.begin}[{', '.join(objects)}]{self.end}"
         if self.begin and self.end:
             return "\n".join(f"{self.begin}\n{each}\n{self.end}" for each in objects)

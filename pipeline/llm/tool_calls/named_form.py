@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reellama.pipeline.llm.tool_calls.answer_events import ToolCall
-from reellama.pipeline.llm.tool_calls.answer_source import AnswerSource, NotACall, Reading
+from reellama.pipeline.llm.tool_calls.answer_source import AnswerSource, NotACall, ParserGenerator
+from reellama.pipeline.llm.tool_calls.call_event_emitter import CallEventEmitter
 from reellama.pipeline.llm.tool_calls.call_grammar import CallGrammar, literal
-from reellama.pipeline.llm.tool_calls.call_writer import CallWriter
 from reellama.pipeline.llm.tool_calls.tool import Tool
 
 
@@ -39,20 +39,22 @@ class NamedForm:
     other_begins: tuple[str, ...] = ()
     tokens: tuple[str, ...] = ()
 
-    bare = False
+    is_plain_json = False
 
     @property
-    def begins(self) -> tuple[str, ...]:
+    def start_markers(self) -> tuple[str, ...]:
         """What begins a call in the middle of an answer."""
         return tuple(e for e in (self.outer_begin, self.begin, *self.other_begins) if e)
 
     @property
     def markers(self) -> tuple[str, ...]:
         """Texts of the form that may be special tokens."""
-        parts = (*self.begins, self.middle, self.end, self.outer_end)
+        parts = (*self.start_markers, self.middle, self.end, self.outer_end)
         return tuple(each for each in (*parts, *self.tokens) if each)
 
-    def read(self, source: AnswerSource, begin: str, calls: CallWriter) -> Reading[None]:
+    def read(
+        self, source: AnswerSource, begin: str, emitter: CallEventEmitter
+    ) -> ParserGenerator[None]:
         """Read the calls that follow `begin`."""
         if begin == self.outer_begin != "":
             yield from source.skip_space()
@@ -62,10 +64,10 @@ class NamedForm:
             found = re.match(self.name, header)
             if found is None:
                 raise NotACall
-            calls.begin(found[1])
+            emitter.begin(found[1])
             yield from source.skip_space()
-            yield from source.json(calls.arguments)
-            calls.end()
+            yield from source.json(emitter.arguments)
+            emitter.end()
             yield from source.skip_space()
             if self.end:
                 yield from source.take(self.end.strip())

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from reellama.pipeline.llm.tool_calls.answer_events import ToolCall
-from reellama.pipeline.llm.tool_calls.answer_source import AnswerSource, NotACall, Reading
+from reellama.pipeline.llm.tool_calls.answer_source import AnswerSource, NotACall, ParserGenerator
+from reellama.pipeline.llm.tool_calls.call_event_emitter import CallEventEmitter
 from reellama.pipeline.llm.tool_calls.call_grammar import CallGrammar, literal
-from reellama.pipeline.llm.tool_calls.call_writer import CallWriter
 from reellama.pipeline.llm.tool_calls.tool import Tool
 
 JSON_NAMES = {"true": True, "false": False, "null": None}
@@ -23,10 +23,10 @@ class PythonForm:
     begin: str
     end: str
 
-    bare = False
+    is_plain_json = False
 
     @property
-    def begins(self) -> tuple[str, ...]:
+    def start_markers(self) -> tuple[str, ...]:
         """What begins calls in the middle of an answer."""
         return (self.begin,)
 
@@ -35,12 +35,14 @@ class PythonForm:
         """Texts of the form that may be special tokens."""
         return (self.begin, self.end)
 
-    def read(self, source: AnswerSource, begin: str, calls: CallWriter) -> Reading[None]:
+    def read(
+        self, source: AnswerSource, begin: str, emitter: CallEventEmitter
+    ) -> ParserGenerator[None]:
         """Read the calls that follow `begin`."""
         text: list[str] = []
         yield from source.until((self.end,), text.append, or_end=True)
         for name, arguments in _calls("".join(text)):
-            calls.whole(name, arguments)
+            emitter.whole(name, arguments)
 
     def write(self, calls: Sequence[ToolCall]) -> str:
         """Calls as the model would have written them."""

@@ -10,9 +10,9 @@ from typing import Any
 
 from reellama.pipeline.llm.finite_json import finite_json
 from reellama.pipeline.llm.tool_calls.answer_events import ToolCall
-from reellama.pipeline.llm.tool_calls.answer_source import AnswerSource, NotACall, Reading
+from reellama.pipeline.llm.tool_calls.answer_source import AnswerSource, NotACall, ParserGenerator
+from reellama.pipeline.llm.tool_calls.call_event_emitter import CallEventEmitter
 from reellama.pipeline.llm.tool_calls.call_grammar import CallGrammar, literal
-from reellama.pipeline.llm.tool_calls.call_writer import CallWriter
 from reellama.pipeline.llm.tool_calls.python_form import python_value
 from reellama.pipeline.llm.tool_calls.tool import Tool, is_text
 
@@ -44,33 +44,35 @@ class TaggedForm:
     padded: bool = False
     says_text: str = ""
 
-    bare = False
+    is_plain_json = False
 
     @property
-    def begins(self) -> tuple[str, ...]:
+    def start_markers(self) -> tuple[str, ...]:
         """What begins a call in the middle of an answer."""
         return tuple(each for each in (self.outer_begin, self.name_begin) if each)
 
     @property
     def markers(self) -> tuple[str, ...]:
         """Texts of the form that may be special tokens."""
-        parts = (*self.begins, self.outer_end, self.end, self.key_begin, self.key_end)
+        parts = (*self.start_markers, self.outer_end, self.end, self.key_begin, self.key_end)
         return tuple(each for each in (*parts, self.value_begin, self.value_end) if each)
 
-    def read(self, source: AnswerSource, begin: str, calls: CallWriter) -> Reading[None]:
+    def read(
+        self, source: AnswerSource, begin: str, emitter: CallEventEmitter
+    ) -> ParserGenerator[None]:
         """Read the calls that follow `begin`."""
         if self.name_begin and begin == self.outer_begin:
             yield from source.skip_space()
             yield from source.expect(self.name_begin)
         while True:
-            yield from self._call(source, calls)
+            yield from self._call(source, emitter)
             yield from source.skip_space()
             if not self.name_begin or not (yield from source.take(self.name_begin)):
                 break
         if self.outer_end:
             yield from source.take(self.outer_end)
 
-    def _call(self, source: AnswerSource, calls: CallWriter) -> Reading[None]:
+    def _call(self, source: AnswerSource, emitter: CallEventEmitter) -> ParserGenerator[None]:
         header, marker = yield from source.text_until(self.key_begin, self.end)
         name = header.strip().removesuffix(self.name_end).strip()
         arguments: dict[str, Any] = {}
@@ -82,13 +84,13 @@ class TaggedForm:
             text, _ = yield from source.text_until(self.value_end)
             if self.padded:
                 text = text.removeprefix("\n").removesuffix("\n")
-            schema = calls.schema(name, key)
+            schema = emitter.schema(name, key)
             if self.says_text:
                 key, _, said = key.partition(self.says_text)
                 schema = {"type": "string"} if said == "true" else {}
             arguments[key] = _value(text, schema)
             _, marker = yield from source.text_until(self.key_begin, self.end)
-        calls.whole(name, arguments)
+        emitter.whole(name, arguments)
 
     def write(self, calls: Sequence[ToolCall]) -> str:
         """Calls as the model would have written them."""

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from reellama.pipeline.llm.tool_calls.answer_events import ToolCall
-from reellama.pipeline.llm.tool_calls.answer_source import AnswerSource, Reading
+from reellama.pipeline.llm.tool_calls.answer_source import AnswerSource, ParserGenerator
+from reellama.pipeline.llm.tool_calls.call_event_emitter import CallEventEmitter
 from reellama.pipeline.llm.tool_calls.call_grammar import CallGrammar
-from reellama.pipeline.llm.tool_calls.call_writer import CallWriter
 from reellama.pipeline.llm.tool_calls.gemma_form import GemmaForm
 from reellama.pipeline.llm.tool_calls.json_form import JsonForm
 from reellama.pipeline.llm.tool_calls.named_form import NamedForm
@@ -22,12 +22,12 @@ class ToolForm(Protocol):
     """How a family writes calls of tools."""
 
     @property
-    def begins(self) -> tuple[str, ...]:
+    def start_markers(self) -> tuple[str, ...]:
         """What begins calls in the middle of an answer."""
         ...
 
     @property
-    def bare(self) -> bool:
+    def is_plain_json(self) -> bool:
         """Whether an answer that is JSON is a call."""
         ...
 
@@ -36,7 +36,9 @@ class ToolForm(Protocol):
         """Texts of the form that may be special tokens."""
         ...
 
-    def read(self, source: AnswerSource, begin: str, calls: CallWriter) -> Reading[None]:
+    def read(
+        self, source: AnswerSource, begin: str, emitter: CallEventEmitter
+    ) -> ParserGenerator[None]:
         """Read the calls that follow `begin`. Raises NotACall."""
         ...
 

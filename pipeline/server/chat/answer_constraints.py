@@ -70,9 +70,9 @@ def free_call_marker(
     form, tags = chat_format.tool_form, chat_format.reasoning
     is_bound = asked.required_tools or schema is not None or not chat_format.knows_tools
     has_channels = tags is not None and bool(tags.silent)
-    if is_bound or not asked.usable_tools or form.bare or has_channels:
+    if is_bound or not asked.usable_tools or form.is_plain_json or has_channels:
         return None
-    return form.begins[0]
+    return form.start_markers[0]
 
 
 async def find_grammar(

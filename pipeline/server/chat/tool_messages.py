@@ -14,7 +14,7 @@ from typing import Any
 from reellama import prompts
 from reellama.pipeline.llm.prompt import Prompt
 from reellama.pipeline.llm.tool_calls.answer_events import ToolCall
-from reellama.pipeline.llm.tool_calls.call_writer import ID_LENGTH
+from reellama.pipeline.llm.tool_calls.call_event_emitter import ID_LENGTH
 from reellama.pipeline.llm.tool_calls.chat_format import ChatFormat
 from reellama.pipeline.llm.tool_calls.tool import Tool
 from reellama.pipeline.server.chat.chat_request import ServiceMessage

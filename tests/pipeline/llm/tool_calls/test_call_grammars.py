@@ -156,11 +156,11 @@ def test_a_grammar_binds_from_its_first_text_on(small_engine: Engine) -> None:
     assert "".join(token.text for token in said) == " ten" * 4
 
 
-@pytest.mark.parametrize("form", [form for form in FORMS if not FORMS[form].bare])
+@pytest.mark.parametrize("form", [form for form in FORMS if not FORMS[form].is_plain_json])
 def test_calls_that_a_model_makes_by_itself_follow_their_schema(model: Model, form: str) -> None:
     """A sampler is told words, then a call: only what the schema allows may follow its begin."""
     grammar = answer_grammar(form, [WEATHER], several=True)
-    first = FORMS[form].begins[0]
+    first = FORMS[form].start_markers[0]
     written = FORMS[form].write([ToolCall("get_weather", {"unit": "km", "far": True})])
     text = written.replace("True", "true").replace("'", '"') if form == "lfm2" else written
     assert text.startswith(first)

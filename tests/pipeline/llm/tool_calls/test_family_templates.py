@@ -134,7 +134,7 @@ def test_what_a_template_writes_of_calls_is_read_back(templates: Mapping[str, st
         segments = ChatTemplate(source, BOS, EOS).render(messages, tools=TOOLS)
         text = "".join(segment.text for segment in segments)
         written = text[text.rfind("How warm is it?") : text.find("OUTCOME")]
-        if found.tool_form.bare:
+        if found.tool_form.is_plain_json:
             written = written[written.find("{") :]
         tools = [Tool(f["name"], f["parameters"], {}) for f in FUNCTIONS]  # type: ignore[arg-type]
         for size in (1, 7, len(written)):

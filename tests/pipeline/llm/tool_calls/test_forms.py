@@ -116,18 +116,18 @@ def test_calls_come_back_as_they_were_written(
 def test_words_before_and_after_a_call_are_words(name: str) -> None:
     form = FORMS[name]
     call = form.write([ToolCall("f", {"a": 1})])
-    text = call if form.bare else f"Let me see: 1 < 2, [x].\n\n{call}\nDone. "
+    text = call if form.is_plain_json else f"Let me see: 1 < 2, [x].\n\n{call}\nDone. "
     for sizes in ([1], [3, 1], [1000]):
         words, _, calls = read(AnswerParser(form), cut(text, sizes))
         assert [(c.name, c.arguments) for c in calls] == [("f", {"a": 1})]
-        assert form.bare or words.startswith("Let me see: 1 < 2, [x].")
-        assert form.bare or "Done." in words or not form.markers[1:]
+        assert form.is_plain_json or words.startswith("Let me see: 1 < 2, [x].")
+        assert form.is_plain_json or "Done." in words or not form.markers[1:]
 
 
 @pytest.mark.parametrize("name", FORMS)
 def test_what_only_begins_like_a_call_is_words(name: str) -> None:
     form = FORMS[name]
-    begin = "{" if form.bare else form.begins[0]
+    begin = "{" if form.is_plain_json else form.start_markers[0]
     for text in (begin, f"{begin} is how calls begin.", f"Hm, {begin}"):
         words, _, calls = read(AnswerParser(form), cut(text, [1]))
         assert (words.strip(), calls) == (text.strip(), [])
@@ -138,7 +138,7 @@ def test_a_call_that_is_cut_before_its_arguments_is_no_words(name: str) -> None:
     form = FORMS[name]
     tools = [Tool(each, {}, {}) for each in ("add", "weather")]
     text = form.write([ToolCall("weather", {"a": 1})])
-    begin = form.begins[0] if form.begins else "{"
+    begin = form.start_markers[0] if form.start_markers else "{"
     for n in range(len(begin), text.index("}") + 1):
         assert read(AnswerParser(form, tools=tools), cut(text[:n], [2]))[0] == "", text[:n]
 

@@ -1,4 +1,4 @@
-"""Calls of an answer as they are found: their events, with numbers and ids."""
+"""Emits the events of an answer's tool calls while it is parsed, with numbers and ids."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def new_call_id() -> str:
     return "".join(secrets.choice(_ID_LETTERS) for _ in range(ID_LENGTH))
 
 
-class CallWriter:
-    """Appends the events of calls to `events`; `n_calls` counts those that were begun.
+class CallEventEmitter:
+    """Appends the events of calls to `events`; `n_calls` counts the calls that were begun.
 
     `tools` are those that may be called: some forms are read by the schemas of arguments.
     """
@@ -41,16 +41,16 @@ class CallWriter:
         """A call of this tool begins."""
         self._id, self._name = new_call_id(), name
         self.n_calls += 1
-        self._tell(first=True)
+        self._emit(first=True)
 
     def arguments(self, text: str) -> None:
-        """More of the JSON text of its arguments."""
+        """More of the JSON text of the arguments of the call that was begun."""
         if text:
-            self._tell(text)
+            self._emit(text)
 
     def end(self) -> None:
-        """It is complete."""
-        self._tell(done=True)
+        """The call that was begun is complete."""
+        self._emit(done=True)
 
     def whole(self, name: str, arguments: dict[str, Any]) -> None:
         """A call that came in one piece."""
@@ -58,5 +58,5 @@ class CallWriter:
         self.arguments(json.dumps(arguments, ensure_ascii=False))
         self.end()
 
-    def _tell(self, text: str = "", first: bool = False, done: bool = False) -> None:
+    def _emit(self, text: str = "", first: bool = False, done: bool = False) -> None:
         self._events.append(CallDelta(self.n_calls - 1, self._id, self._name, text, first, done))
