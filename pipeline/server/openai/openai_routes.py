@@ -15,6 +15,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from reellama.gguf_tools.errors import ReellamaError
 from reellama.pipeline.llm.text_embedding import shortened
 from reellama.pipeline.llm.tool_calls.answer_events import AnswerEvent, CallDelta
 from reellama.pipeline.server.anthropic.anthropic_errors import ANTHROPIC_HEADER
@@ -40,7 +41,7 @@ from reellama.pipeline.server.openai.openai_schemas import (
 )
 from reellama.pipeline.server.replies.event_streams import EventStream, sse_event, start_stream
 from reellama.pipeline.server.replies.json_bodies import address_problem, json_body
-from reellama.pipeline.server.service import Service, ServiceError
+from reellama.pipeline.server.service import Service
 
 # A choice without its finish_reason, from the pieces of an answer and the number of the choice.
 Render = Callable[[list[AnswerEvent], int], dict[str, Any]]
@@ -180,7 +181,7 @@ async def embed(
     vectors, read = await cancel_on_disconnect(request, work)
     if body.dimensions:
         if body.dimensions > len(vectors[0]):
-            raise ServiceError(f"{body.model} makes {len(vectors[0])} dimensions, not more")
+            raise ReellamaError(f"{body.model} makes {len(vectors[0])} dimensions, not more")
         vectors = [shortened(vector, body.dimensions) for vector in vectors]
     return replies.embeddings(vectors, body.encoding_format or "float", body.model, read)
 

@@ -187,7 +187,7 @@ def test_who_embeds_or_sends_long_prompts_holds_up_nobody_else() -> None:
         try:
             await service.embed("mini", ["a"])
             [loaded] = service.loaded()
-            work = [service._long_prompts.run(lambda: held.wait(60))]
+            work = [service.prompt_preparer._long_prompts.run(lambda: held.wait(60))]
             assert loaded.embedder is not None
             with loaded.embedder._lock:
                 waiting = [asyncio.ensure_future(service.embed("mini", ["b"])) for _ in range(40)]

@@ -1,0 +1,252 @@
+"""Prompts of conversations and of texts: what they show is encoded, and all of it tokenized."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TypeVar
+
+from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.text.chat_template import ChatTemplate
+from reellama.gguf_tools.text.tokenizer import Tokenizer
+from reellama.models.token_pooling.options import VIDEOS_SHARE
+from reellama.pipeline.chat.answer_plan import AnswerPlan
+from reellama.pipeline.chat.subtitle_answers import asks_of_subtitles
+from reellama.pipeline.llm.prompt import Prompt, Text, TokenIds, TokenizedPrompt, known_ids
+from reellama.pipeline.llm.tool_calls.answer_parser import AnswerParser
+from reellama.pipeline.llm.tool_calls.chat_format import ChatFormat
+from reellama.pipeline.server.admission.work_threads import WorkThreads
+from reellama.pipeline.server.chat.answer_constraints import (
+    find_grammar,
+    parser_for,
+    template_variables,
+    with_grammar,
+)
+from reellama.pipeline.server.chat.chat_request import ChatRequest, with_system
+from reellama.pipeline.server.chat.conversation_fit import (
+    FittedConversation,
+    Rendering,
+    Template,
+    before_text,
+    fit_conversation,
+)
+from reellama.pipeline.server.chat.cooperative_loops import yielding_to_event_loop
+from reellama.pipeline.server.chat.generation import PreparedPrompt
+from reellama.pipeline.server.chat.planned_answers import plain_question, plan_request, reworded
+from reellama.pipeline.server.chat.request_options import RequestOptions
+from reellama.pipeline.server.chat.tool_messages import Conversation, adapted
+from reellama.pipeline.server.loaded_models import LoadedModel
+from reellama.pipeline.server.media.media_encoder import MediaEncoder, SeenMedia
+from reellama.pipeline.server.media.media_items import MediaItem
+from reellama.pipeline.server.model_registry import RegisteredModel
+from reellama.pipeline.server.model_store import short_name
+from reellama.pipeline.server.sandbox.grammar_cache import GrammarCache
+from reellama.pipeline.server.sandbox.sandbox import Sandbox, SandboxChild
+from reellama.pipeline.server.sandbox.sandboxed_template import SandboxedTemplate
+
+T = TypeVar("T")
+LONG_PROMPT_CHARACTERS = 50_000  # prompts that have more are tokenized one at a time
+MESSAGE_OVERHEAD_CHARACTERS = 100  # that rendering a message is worth, beside its text
+
+
+class PromptPreparer:
+    """Prepares prompts for a model that is loaded. Belongs to one event loop.
+
+    bundle_name: that of the server's bundle, for errors. What clients sent (templates, schemas) is
+    read in `sandbox`.
+    """
+
+    def __init__(self, bundle_name: str, media_encoder: MediaEncoder, sandbox: Sandbox) -> None:
+        self._bundle_name = bundle_name
+        self._media_encoder = media_encoder
+        self._sandbox = sandbox
+        self._grammars = GrammarCache(sandbox)
+        self._long_prompts = WorkThreads("long prompts")
+
+    def close(self) -> None:
+        """End its thread."""
+        self._long_prompts.close()
+
+    async def prepare_chat(
+        self,
+        loaded: LoadedModel,
+        known: RegisteredModel,
+        chat_format: ChatFormat,
+        asked: ChatRequest,
+        options: RequestOptions,
+        template: str | None,
+    ) -> tuple[PreparedPrompt, AnswerParser | None]:
+        """A conversation as a prompt, and the parser of its answer; None: words alone."""
+        grammar, start_marker = await find_grammar(
+            self._grammars, known.path, asked, options.schema, chat_format
+        )
+        conversation, plan = await self._with_media(loaded, known, asked, options)
+        tools = asked.usable_tools
+        # In a thread: calls with long arguments take long.
+        conversation = await asyncio.to_thread(adapted, conversation, chat_format, tools)
+        rendering = _rendering(asked, chat_format)
+        fitted = await self._fit(loaded, known, template, rendering, conversation, options)
+        generation = with_grammar(
+            options.generation, chat_format, fitted.opening, grammar, not tools, start_marker
+        )
+        prompt = _after_context(fitted.prompt, options.context, loaded.batcher.tokenizer)
+        remark = next((video.footage_caveat for video in plan.videos if video.footage_caveat), "")
+        prepared = PreparedPrompt(
+            prompt, generation, chat_format.markers, plan.answer, plan.stop, remark
+        )
+        parser = parser_for(chat_format, asked, fitted.opening) if plan.answer is None else None
+        return prepared, parser
+
+    async def prepare_completion(
+        self,
+        loaded: LoadedModel,
+        known: RegisteredModel,
+        text: str | list[int],
+        options: RequestOptions,
+        media: Sequence[MediaItem],
+        suffix: str | None,
+    ) -> PreparedPrompt:
+        """A text, or its tokens, as a prompt, after what it is about; see `Service.complete`."""
+        generation = options.generation
+        if (schema := options.schema) is not None:
+            grammar = await self._grammars.get({"schema": schema}, known.path)
+            sampling = replace(generation.sampling, grammar=grammar)
+            generation = replace(generation, sampling=sampling)
+        room = _room(loaded, options, len(media))
+        seen = await self._encode(known, media, options, room)
+        tokenizer = loaded.batcher.tokenizer
+        parts = before_text(seen.parts)
+        if isinstance(text, str):
+            parts.append(Text(text, special=suffix is None))
+        else:
+            parts.append(known_ids(text, tokenizer.n_vocab))
+        if suffix is not None:
+            if tokenizer.infill is None:
+                raise ReellamaError(f'"{short_name(known.manifest.name)}" does not support insert')
+            pre, suf, mid = (TokenIds((token,)) for token in tokenizer.infill)
+            parts = [pre, *parts, suf, Text(suffix), mid]
+        prompt = await self._tokenize_in_thread(
+            loaded, len(text), lambda: loaded.batcher.tokenize_prompt(parts)
+        )
+        return PreparedPrompt(prompt, generation)
+
+    async def _with_media(
+        self,
+        loaded: LoadedModel,
+        known: RegisteredModel,
+        asked: ChatRequest,
+        options: RequestOptions,
+    ) -> tuple[Conversation, AnswerPlan]:
+        """The conversation with what its messages show, and how its question is answered."""
+        room = _room(loaded, options, sum(len(message.media) for message in asked.messages))
+        question = plain_question(asked, options.generation, options.schema is not None)
+        with_subtitles = asks_of_subtitles(question)
+        seen = [
+            await self._encode(known, message.media, options, room, with_subtitles)
+            async for message in yielding_to_event_loop(asked.messages)
+        ]
+        plan = plan_request(question, seen, known.bundle)
+        whole = with_system(asked.messages, known.bundle.system if known.bundle else None)
+        none: list[Prompt] = [[] for _ in whole[len(seen) :]]  # a system prompt sees nothing
+        shown = [*none, *(each.parts for each in seen)]
+        return reworded(list(zip(whole, shown, strict=True)), plan), plan
+
+    async def _encode(
+        self,
+        known: RegisteredModel,
+        media: Sequence[MediaItem],
+        options: RequestOptions,
+        room: int,
+        with_subtitles: bool = False,
+    ) -> SeenMedia:
+        """What stands for a message's pictures and videos in a prompt."""
+        if not media:
+            return SeenMedia([], [])
+        if known.bundle is None:
+            raise ReellamaError(
+                f"{known.manifest.name} sees nothing: it has no mmproj, and the bundle "
+                f"{self._bundle_name} was made for an LLM of another width"
+            )
+        return await self._media_encoder.encode(
+            media, known.bundle, options.video, room, with_subtitles
+        )
+
+    async def _fit(
+        self,
+        loaded: LoadedModel,
+        known: RegisteredModel,
+        template: str | None,
+        rendering: Callable[[Template], Rendering],
+        conversation: Conversation,
+        options: RequestOptions,
+    ) -> FittedConversation:
+        """The conversation as token ids and soft tokens, without the oldest turns that do not fit.
+
+        The template of a GGUF on this machine is trusted; what clients sent is sandboxed, the
+        template of a GGUF that one uploaded too.
+        """
+        fit = partial(
+            fit_conversation,
+            conversation=conversation,
+            limit=min(options.n_ctx or loaded.n_ctx, loaded.n_ctx),
+            max_tokens=options.generation.max_tokens,
+            keep_all=not options.truncate,
+        )
+        file, source = known.gguf, template or known.manifest.template
+        own = file.chat_template if known.manifest.is_uploaded else ""
+        if not (source or own):
+            trusted = rendering(ChatTemplate.from_gguf(file))
+            size = sum(len(m.content) + MESSAGE_OVERHEAD_CHARACTERS for m, _ in conversation)
+            return await self._tokenize_in_thread(
+                loaded, size, lambda: fit(loaded.batcher, trusted)
+            )
+        bos, eos = file.token("bos"), file.token("eos")
+
+        def fit_sandboxed(child: SandboxChild) -> FittedConversation:
+            sent = SandboxedTemplate(child, source or own or "", bos, eos, strict=bool(source))
+            with loaded.in_use():
+                return fit(loaded.batcher, rendering(sent))
+
+        return await self._sandbox.call(fit_sandboxed)
+
+    async def _tokenize_in_thread(self, loaded: LoadedModel, size: int, work: Callable[[], T]) -> T:
+        """The outcome of work on a prompt of so many characters, in a thread."""
+
+        def hold_and_work() -> T:
+            with loaded.in_use():
+                return work()
+
+        if size > LONG_PROMPT_CHARACTERS:
+            return await self._long_prompts.run(hold_and_work)
+        return await asyncio.to_thread(hold_and_work)
+
+
+def _rendering(asked: ChatRequest, chat_format: ChatFormat) -> Callable[[Template], Rendering]:
+    """How a template renders the conversation, once it is known which."""
+    variables = template_variables(asked.think) | dict(asked.template_variables)
+    if chat_format.is_told_of_tools:
+        variables["tools"] = [tool.definition for tool in asked.usable_tools]
+    return partial(
+        Rendering,
+        variables=variables,
+        text_arguments=chat_format.traits.text_arguments,
+        no_content=chat_format.traits.no_content,
+    )
+
+
+def _after_context(
+    prompt: TokenizedPrompt, context: Sequence[int], tokenizer: Tokenizer
+) -> TokenizedPrompt:
+    """A prompt after the tokens of an earlier conversation, if there are any."""
+    if not context:
+        return prompt
+    begin = tokenizer.bos if tokenizer.add_bos else None
+    return prompt.without_first(begin).after(known_ids(context, tokenizer.n_vocab).ids)
+
+
+def _room(loaded: LoadedModel, options: RequestOptions, n_media: int) -> int:
+    """Cells of the context for each of a request's pictures and videos."""
+    limit = min(options.n_ctx or loaded.n_ctx, loaded.n_ctx)
+    return int(limit * VIDEOS_SHARE) // max(1, n_media)
