@@ -49,7 +49,7 @@ settings.load_profile("reellama")
 LONG_GROUPS = (
     "measures",
     "test_mini.py",
-    "test_train_bundle.py",
+    "test_train_stage.py",
     "test_evaluation.py",
     "test_eval_command.py",
     "test_timeline.py",

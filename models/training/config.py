@@ -1,8 +1,8 @@
 """A training config: everything that decides what `reellama train` makes, as one TOML file.
 
 There are two types. `CaptionConfig` trains a projector on captions, of drawn clips or of one's own
-videos (`reellama.models.training.captions.train_captions`). `StagedConfig` trains a projector and a
-LoRA adapter on synthetic clips, in the stages of its array `[[stages]]`
+videos (`reellama.models.training.captions.train_captions`). `MultiStageConfig` trains a projector
+and a LoRA adapter on synthetic clips, in the stages of its array `[[stages]]`
 (`reellama.models.training.train_stages`). A key that is unknown, or would do nothing, is refused.
 """
 
@@ -27,8 +27,8 @@ from reellama.models.training.footage.footage_config import (
     ConceptPhaseConfig,
     FootageConfig,
 )
-from reellama.models.training.stages.contrastive import ContrastiveConfig, NewTowerConfig
-from reellama.models.training.stages.phase_config import (
+from reellama.models.training.phases.contrastive import ContrastiveConfig, NewTowerConfig
+from reellama.models.training.phases.phase_config import (
     ClipPhaseConfig,
     LoraConfig,
     TextPhaseConfig,
@@ -41,7 +41,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-STAGES = "stages"  # the array that makes a config a staged one
+STAGES = "stages"  # the array that makes a config one of several stages
 PHASES = (
     "tower",
     "align",
@@ -133,7 +133,7 @@ class CaptionConfig(TrainingConfig):
         frames: frames of a video, in training and by default afterwards.
         data: a JSONL or CSV file; without it, clips are drawn as `rendered` says.
         fewest_frames: clips lose frames at random in training, down to this many.
-        stills: drawn single frames, for the names of objects, in every stage.
+        stills: drawn single frames, for the names of objects, in every phase.
         contrastive: how a tower is trained, where none is named.
         align: soft tokens learn to be the words of the description, from clips and stills.
         motion: the same, with what changes between frames as a further input.
@@ -169,13 +169,13 @@ class CaptionConfig(TrainingConfig):
 
 
 @dataclass(frozen=True)
-class SyntheticStageConfig(TrainingConfig):
+class StageConfig(TrainingConfig):
     """One stage, on synthetic clips or real footage: the phases that it trains make one bundle.
 
     Attributes:
         stage: its own name in the config; `name` is the bundle's.
-        tower, align, text_only, joint: its phases (`reellama.models.training.stages.tower` and
-            `reellama.models.training.stages.instruction`); `tower` trains the visual tower, of the
+        tower, align, text_only, joint: its phases (`reellama.models.training.phases.tower` and
+            `reellama.models.training.phases.instruction`); `tower` trains the visual tower, of the
             sizes that `contrastive` says, where none is named.
         footage: the real footage of the phases `concepts` and `captions`
             (`reellama.models.training.footage`).
@@ -254,7 +254,7 @@ class SyntheticStageConfig(TrainingConfig):
 
 
 @dataclass(frozen=True)
-class StagedConfig:
+class MultiStageConfig:
     """Stages on synthetic clips, each upon what an earlier one made; the last makes the bundle.
 
     In the file, a key or table outside `[[stages]]` is a default for every stage; a stage's own
@@ -263,10 +263,10 @@ class StagedConfig:
     """
 
     name: str
-    stages: tuple[SyntheticStageConfig, ...]
+    stages: tuple[StageConfig, ...]
 
 
-def read_config(path: Path) -> CaptionConfig | StagedConfig:
+def read_config(path: Path) -> CaptionConfig | MultiStageConfig:
     """Read a TOML file; raises ReellamaError that names what in it is wrong."""
     try:
         with path.open("rb") as file:
@@ -278,7 +278,7 @@ def read_config(path: Path) -> CaptionConfig | StagedConfig:
     try:
         if "name" not in values:
             raise ReellamaError('the bundle has no name; give it one, such as name = "kitchen"')
-        return _staged(values) if STAGES in values else _caption_config(values)
+        return _multi_stage_config(values) if STAGES in values else _caption_config(values)
     except ReellamaError as error:
         raise ReellamaError(f"{path}: {error}") from error
 
@@ -293,19 +293,19 @@ def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _caption_config(values: Mapping[str, Any]) -> CaptionConfig:
-    others = _keys(SyntheticStageConfig)
+    others = _keys(StageConfig)
     _refuse_unknown_keys(CaptionConfig, values, others, f"without [[{STAGES}]]")
     config: CaptionConfig = _checked(CaptionConfig, values)
     return config
 
 
-def _staged(values: Mapping[str, Any]) -> StagedConfig:
+def _multi_stage_config(values: Mapping[str, Any]) -> MultiStageConfig:
     """The stages of a file's values; raises ReellamaError for what does not belong in one."""
     tables = values[STAGES]
     if not isinstance(tables, list) or not all(isinstance(one, dict) for one in tables):
         raise ReellamaError(f"{STAGES} must be an array of tables: begin each with [[{STAGES}]]")
     defaults = {key: value for key, value in values.items() if key != STAGES}
-    stages: list[SyntheticStageConfig] = []
+    stages: list[StageConfig] = []
     for table in tables:
         name = table.get("name")
         if not isinstance(name, str) or not name or Path(name).name != name:
@@ -321,20 +321,20 @@ def _staged(values: Mapping[str, Any]) -> StagedConfig:
             raise ReellamaError(f"stage {name}: {error}") from error
     if not stages:
         raise ReellamaError(f"there is no stage; begin one with [[{STAGES}]]")
-    return StagedConfig(values["name"], tuple(stages))
+    return MultiStageConfig(values["name"], tuple(stages))
 
 
-def _stage(values: dict[str, Any], name: str, stage: str) -> SyntheticStageConfig:
+def _stage(values: dict[str, Any], name: str, stage: str) -> StageConfig:
     """One stage of its keys with the defaults filled in."""
-    _refuse_unknown_keys(SyntheticStageConfig, values, _keys(CaptionConfig), f"with [[{STAGES}]]")
+    _refuse_unknown_keys(StageConfig, values, _keys(CaptionConfig), f"with [[{STAGES}]]")
     synthetic = values.get("synthetic", {})
     if isinstance(synthetic, dict) and "seed" in values:
         values["synthetic"] = {"seed": values["seed"], **synthetic}
-    config: SyntheticStageConfig = _checked(SyntheticStageConfig, {**values, "name": name})
+    config: StageConfig = _checked(StageConfig, {**values, "name": name})
     return dataclasses.replace(config, stage=stage)
 
 
-def _refuse_later_stages(stage: SyntheticStageConfig, later: list[Any]) -> None:
+def _refuse_later_stages(stage: StageConfig, later: list[Any]) -> None:
     for key in ("init_from", "average_with"):
         if getattr(stage, key) in later:
             raise ReellamaError(f"{key} = {getattr(stage, key)!r} is not an earlier stage")

@@ -19,12 +19,12 @@ from reellama.models.bundle_config import BundleConfig
 from reellama.models.config_tables import unknown_name_error
 from reellama.models.training import distributed
 from reellama.models.training.captions.clip_sources import ReadVideo
-from reellama.models.training.config import StagedConfig, SyntheticStageConfig, comparable
-from reellama.models.training.train_bundle import train_bundle
+from reellama.models.training.config import MultiStageConfig, StageConfig, comparable
+from reellama.models.training.train_stage import train_stage
 
 
 def train_stages(
-    config: StagedConfig,
+    config: MultiStageConfig,
     out: Path,
     *,
     work: Path,
@@ -53,7 +53,7 @@ def train_stages(
         _check_parents(config, stage, out)
         report(f"{stage.stage}: from {stage.init_from or 'new weights'}")
         ready = partial(
-            train_bundle,
+            train_stage,
             stage if processes is None else replace(stage, processes=processes),
             out / stage.stage,
             work=work / stage.stage,
@@ -70,7 +70,7 @@ def train_stages(
     return Bundle.load(out / stages[-1].stage)
 
 
-def selected(config: StagedConfig, only: str | None) -> list[SyntheticStageConfig]:
+def selected(config: MultiStageConfig, only: str | None) -> list[StageConfig]:
     """The stage called `only`, or all; raises ReellamaError when there is none of that name."""
     stages = [one for one in config.stages if only in (None, one.stage)]
     if not stages:
@@ -78,7 +78,7 @@ def selected(config: StagedConfig, only: str | None) -> list[SyntheticStageConfi
     return stages
 
 
-def is_finished(config: StagedConfig, stage: SyntheticStageConfig, out: Path) -> bool:
+def is_finished(config: MultiStageConfig, stage: StageConfig, out: Path) -> bool:
     """Whether the bundle of a stage is there.
 
     Raises ReellamaError when the stage, or one that it comes from, has other settings now.
@@ -98,7 +98,7 @@ def is_finished(config: StagedConfig, stage: SyntheticStageConfig, out: Path) ->
     return True
 
 
-def _line(config: StagedConfig, stage: SyntheticStageConfig) -> list[SyntheticStageConfig]:
+def _line(config: MultiStageConfig, stage: StageConfig) -> list[StageConfig]:
     """A stage and those of the config that it comes from, the first one first."""
     by_name = {one.stage: one for one in config.stages}
     line = [stage]
@@ -107,7 +107,7 @@ def _line(config: StagedConfig, stage: SyntheticStageConfig) -> list[SyntheticSt
     return line
 
 
-def _check_parents(config: StagedConfig, stage: SyntheticStageConfig, out: Path) -> None:
+def _check_parents(config: MultiStageConfig, stage: StageConfig, out: Path) -> None:
     for name in (stage.init_from, stage.average_with):
         if (
             any(name == one.stage for one in config.stages)

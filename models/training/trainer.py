@@ -1,4 +1,4 @@
-"""One stage of training: AdamW with warm-up and cosine decay, resumable after a kill at any step.
+"""One phase of training: AdamW with warm-up and cosine decay, resumable after a kill at any step.
 
 What a step sees depends on (seed, step) alone: its clips, its dropout, its questions. A run that
 resumes from a checkpoint therefore takes the same steps as one that was never stopped.

@@ -82,7 +82,7 @@ def _grams(text: str) -> Iterable[NGram]:
 
 def imagenet_trunk() -> Tower:
     """EfficientNet-lite0 as ImageNet trained it: the same for every bundle that is measured."""
-    from reellama.models.training.stages.contrastive import NewTowerConfig, new_clip
+    from reellama.models.training.phases.contrastive import NewTowerConfig, new_clip
     from reellama.models.vision.encoder import Tower
 
     return Tower(new_clip(NewTowerConfig(image_size=TRUNK_SIDE)))

@@ -19,7 +19,7 @@ from reellama.models.bundle import Bundle
 from reellama.models.bundle_config import BundleConfig, BundleError
 from reellama.models.projector.config import ProjectorConfig
 from reellama.models.save_bundle import save_bundle
-from reellama.models.training.config import StagedConfig, read_config
+from reellama.models.training.config import MultiStageConfig, read_config
 
 pytestmark = pytest.mark.numeric
 
@@ -58,7 +58,7 @@ def test_mini_says_which_stages_made_it_and_what_inference_needs() -> None:
     synthetic, footage = (
         [stage.stage for stage in staged.stages]
         for staged in made_by
-        if isinstance(staged, StagedConfig)
+        if isinstance(staged, MultiStageConfig)
     )
     assert names == [*synthetic, *footage]
     # The config of real footage begins with the `mini` that the other one makes.

@@ -1,6 +1,6 @@
 """Train a bundle by a config: tower, features, alignment, answers, and the bundle as the result.
 
-Every stage leaves what it made in the working folder and is skipped when that is there already, so
+Every step leaves what it made in the working folder and is skipped when that is there already, so
 the same command goes on after a kill.
 """
 
@@ -44,7 +44,7 @@ from reellama.models.training.feature_cache import FeatureCache
 from reellama.models.training.frozen_llm import FrozenLLM
 from reellama.models.training.initial_projector import initial_projector
 from reellama.models.training.objectives import word_loss
-from reellama.models.training.stages.contrastive import new_clip, train_contrastive
+from reellama.models.training.phases.contrastive import new_clip, train_contrastive
 from reellama.models.training.trainer import (
     Loss,
     Trainer,
@@ -74,7 +74,7 @@ class CaptionTraining:
         self.config = config
         self.work = work
         self.report = report
-        self.stage_folder = work / config.projector.kind
+        self.phase_folder = work / config.projector.kind
         self.system = prompts.load("system")
         self.describe = prompts.load("describe")
         self.clips = RenderedClips(config.rendered, assets)
@@ -91,7 +91,7 @@ class CaptionTraining:
 
     def run(self, out: Path) -> Bundle:
         """Do what is left to do, and write the bundle into `out`."""
-        self.stage_folder.mkdir(parents=True, exist_ok=True)
+        self.phase_folder.mkdir(parents=True, exist_ok=True)
         caches = self._timed("features", self.features)
         llm = FrozenLLM(find.resolve(self.config.llm), dtype=compute_dtype())
         objective = CaptionObjective(self.source, llm, self.system, self.config)
@@ -105,7 +105,7 @@ class CaptionTraining:
         return self.save(out, projector, objective.words, {**self._seconds(), **seconds})
 
     def _seconds(self) -> dict[str, float]:
-        """Seconds of the steps that are no stages, over all runs."""
+        """Seconds of the steps that are no phases, over all runs."""
         path = self.work / "seconds.json"
         return json.loads(path.read_text()) if path.exists() else {}
 
@@ -218,15 +218,15 @@ class CaptionTraining:
         def validate() -> dict[str, float]:
             return objective.word_accuracy(projector, caches[VALIDATION], targets[VALIDATION])
 
-        return self._stage(name, projector, config, loss, validate)
+        return self._train_phase(name, projector, config, loss, validate)
 
-    def _stage(
+    def _train_phase(
         self, name: str, projector: Projector, config: TrainerConfig, loss: Loss, validate: Validate
     ) -> float:
-        folder, seed = self.stage_folder, self.config.seed
-        stage = Trainer(name, projector, config, folder, seed=seed, report=self.report)
-        stage.run(loss, validate)
-        return stage.seconds
+        folder, seed = self.phase_folder, self.config.seed
+        trainer = Trainer(name, projector, config, folder, seed=seed, report=self.report)
+        trainer.run(loss, validate)
+        return trainer.seconds
 
     def answer(
         self, projector: Projector, objective: CaptionObjective, caches: dict[str, FeatureCache]
@@ -252,7 +252,7 @@ class CaptionTraining:
         def validate() -> dict[str, float]:
             return objective.answer_loss(projector, caches[VALIDATION], self.report)
 
-        return self._stage("answer", projector, config, loss, validate)
+        return self._train_phase("answer", projector, config, loss, validate)
 
     def _rows(self, cache: FeatureCache, number: int, batch: int) -> list[int]:
         rows = batch_rows(number, batch, len(cache.usable), self.config.seed)

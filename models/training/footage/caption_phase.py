@@ -37,7 +37,7 @@ from reellama.models.training.footage.captioned_videos import (
 from reellama.models.training.footage.concept_phase import mean_by_size
 from reellama.models.training.footage.footage_config import CaptionPhaseConfig
 from reellama.models.training.objectives import YesNoLabelSmoothing
-from reellama.models.training.stages.instruction import InstructionStages
+from reellama.models.training.phases.instruction import InstructionPhases
 from reellama.models.training.trainer import Trainer, batch_rows
 from reellama.models.vision.imagenet_labels import ImageNetClassifier
 
@@ -62,7 +62,7 @@ class CaptionPhase:
         things: Things,
         sets: Sequence[FootageSet],
         validation: Sequence[FootageSet],
-        instruction: InstructionStages,
+        instruction: InstructionPhases,
         labels: ImageNetClassifier | None,
         describe: str,
     ) -> None:
@@ -96,8 +96,8 @@ class CaptionPhase:
             for one in self.sets:
                 rows = one.rows(number, phase.batch, seed)
                 batch = one.cache.batch(rows, rng, most=phase.frames)
-                told = [self.turns(one.videos[row], rng, phase) for row in rows]
-                losses.append(self._loss(batch, told, smoothing))
+                turns = [self.turns(one.videos[row], rng, phase) for row in rows]
+                losses.append(self._loss(batch, turns, smoothing))
             total = mean_by_size(losses, [one.size(phase.batch) for one in self.sets])
             if phase.drawn_batch:
                 total = total + phase.drawn_weight * self._drawn_loss()
@@ -154,10 +154,10 @@ class CaptionPhase:
     def _loss(
         self,
         batch: Batch,
-        told: Sequence[Sequence[Turn]],
+        turns: Sequence[Sequence[Turn]],
         smoothing: YesNoLabelSmoothing | None = None,
     ) -> Tensor:
-        parts = [self.instruction.collator.tokenize_turns(list(turns)) for turns in told]
+        parts = [self.instruction.collator.tokenize_turns(list(each)) for each in turns]
         conversations = Conversations(*(list(column) for column in zip(*parts, strict=True)))
         return self.instruction.answers.loss(self.soft_tokens(batch), conversations, smoothing)
 
@@ -231,8 +231,8 @@ class CaptionPhase:
         figures = {}
         for one in self.validation:
             rows = [n for n in one.cache.usable if one.videos[n].captions][:VALIDATION_VIDEOS]
-            told = [[(self.describe, sentences(one.videos[row])[0])] for row in rows]
-            figures[f"{one.name} loss"] = self._loss(one.cache.batch(rows), told).item()
+            turns = [[(self.describe, sentences(one.videos[row])[0])] for row in rows]
+            figures[f"{one.name} loss"] = self._loss(one.cache.batch(rows), turns).item()
         return figures
 
 

@@ -21,11 +21,11 @@ from reellama.models.concepts.vocabulary import ConceptVocabulary, build_vocabul
 from reellama.models.training import distributed
 from reellama.models.training.batches import clip_batches
 from reellama.models.training.captions.clip_sources import ReadVideo
-from reellama.models.training.config import SyntheticStageConfig
+from reellama.models.training.config import StageConfig
 from reellama.models.training.footage.caption_phase import CaptionPhase
 from reellama.models.training.footage.captioned_videos import FootageSet, load_footage_set
 from reellama.models.training.footage.concept_phase import ConceptPhase
-from reellama.models.training.stages.instruction import InstructionStages
+from reellama.models.training.phases.instruction import InstructionPhases
 
 ReportLine = Callable[[str], None]
 DRAWN_BATCH = 8  # clips
@@ -33,8 +33,8 @@ FIRST_CLASSIFIED = 400_000_000  # number of the first synthetic clip that the cl
 
 
 def train_footage(
-    config: SyntheticStageConfig,
-    instruction: InstructionStages,
+    config: StageConfig,
+    instruction: InstructionPhases,
     parent: Bundle | None,
     work: Path,
     *,
@@ -69,8 +69,8 @@ def train_footage(
 
 
 def load_sets(
-    config: SyntheticStageConfig,
-    instruction: InstructionStages,
+    config: StageConfig,
+    instruction: InstructionPhases,
     work: Path,
     read_video: ReadVideo,
     report: ReportLine,
@@ -97,8 +97,8 @@ def load_sets(
 
 
 def _initial_tokens(
-    config: SyntheticStageConfig,
-    instruction: InstructionStages,
+    config: StageConfig,
+    instruction: InstructionPhases,
     sets: Sequence[FootageSet],
     known: ConceptModel | None,
 ) -> tuple[ConceptVocabulary, ConceptTokens]:
@@ -126,8 +126,8 @@ def _initial_tokens(
 
 
 def _classifier(
-    config: SyntheticStageConfig,
-    instruction: InstructionStages,
+    config: StageConfig,
+    instruction: InstructionPhases,
     sets: Sequence[FootageSet],
     path: Path,
     report: ReportLine,
@@ -152,7 +152,7 @@ def _classifier(
 
 
 @torch.no_grad()
-def _drawn_features(instruction: InstructionStages, count: int) -> Tensor:
+def _drawn_features(instruction: InstructionPhases, count: int) -> Tensor:
     """Mean features of synthetic clips `[count, channels]`."""
     found = []
     batches = clip_batches(

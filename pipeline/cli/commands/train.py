@@ -14,8 +14,8 @@ from reellama.models.synthetic.assets.downloads import ASSETS
 from reellama.models.training.captions.train_captions import train_captions
 from reellama.models.training.config import (
     CaptionConfig,
-    StagedConfig,
-    SyntheticStageConfig,
+    MultiStageConfig,
+    StageConfig,
     read_config,
 )
 from reellama.models.training.train_stages import is_finished, selected, train_stages
@@ -91,7 +91,7 @@ def run(
 ) -> None:
     """Train; what a later run goes on with is kept in `work` (default: beside the bundle)."""
     config = read_config(path)
-    if isinstance(config, StagedConfig):
+    if isinstance(config, MultiStageConfig):
         _refuse(changes, path, "with stages")
     else:
         _refuse(choice, path, "without stages")
@@ -102,7 +102,7 @@ def run(
     if dry_run:
         for line in describe_plan(config, out, choice.stage):
             stdout.print(Text(strip_control(line)), soft_wrap=True)
-    elif isinstance(config, StagedConfig):
+    elif isinstance(config, MultiStageConfig):
         bundle = train_stages(
             config, out, work=work, assets=assets, report=note,
             only=choice.stage, processes=choice.processes, read_video=read_video,
@@ -114,7 +114,7 @@ def run(
 
 
 def describe_plan(
-    config: CaptionConfig | StagedConfig, out: Path, only: str | None = None
+    config: CaptionConfig | MultiStageConfig, out: Path, only: str | None = None
 ) -> Iterator[str]:
     """Lines for a person: what is trained from what, in which steps, and about how long.
 
@@ -135,7 +135,7 @@ def describe_plan(
     yield from _total(left)
 
 
-def _origin(stage: SyntheticStageConfig) -> str:
+def _origin(stage: StageConfig) -> str:
     """What a stage starts from."""
     averages = {
         "projector": (stage.weight_average, stage.average_with or stage.init_from),

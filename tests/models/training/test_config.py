@@ -14,13 +14,13 @@ from reellama.models.synthetic.scenarios.registry import SCENARIOS
 from reellama.models.synthetic.scenarios.stills import STILL_SCENARIOS
 from reellama.models.training.config import (
     CaptionConfig,
-    StagedConfig,
-    SyntheticStageConfig,
+    MultiStageConfig,
+    StageConfig,
     read_config,
 )
 
 CONFIGS = Path(__file__).parents[3] / "models" / "configs"
-TYPES = {"staged": SyntheticStageConfig, "captions": CaptionConfig}
+TYPES = {"staged": StageConfig, "captions": CaptionConfig}
 STAGE = '[[stages]]\nname = "one"\n'
 
 
@@ -57,9 +57,9 @@ def test_the_captions_that_come_along_hold_one_style_back() -> None:
     assert "twemoji" not in config.rendered.styles
 
 
-def mini() -> StagedConfig:
+def mini() -> MultiStageConfig:
     config = read_config(CONFIGS / "mini.toml")
-    assert isinstance(config, StagedConfig)
+    assert isinstance(config, MultiStageConfig)
     return config
 
 
@@ -95,7 +95,7 @@ def test_the_stages_of_mini_are_trained_as_long_as_they_were() -> None:
     }
 
 
-def _steps(stage: SyntheticStageConfig) -> dict[str, int]:
+def _steps(stage: StageConfig) -> dict[str, int]:
     return {name: phase.steps for name, phase in stage.phases().items()}
 
 
@@ -119,7 +119,7 @@ def test_what_stands_above_the_stages_is_a_default_for_each(tmp_path: Path) -> N
         seed = 7
     """)
     config = read_config(path)
-    assert isinstance(config, StagedConfig)
+    assert isinstance(config, MultiStageConfig)
     first, second = config.stages
     assert (first.seed, first.synthetic.seed, first.lora.rank, first.lora.alpha) == (3, 3, 4, 8.0)
     assert (second.seed, second.synthetic.seed, second.lora.rank) == (5, 7, 2)
@@ -208,7 +208,7 @@ def test_only_scenarios_that_a_phase_draws_have_sampling_weights(tmp_path: Path)
     path = tmp_path / "config.toml"
     phase = f"still_batch = 1\nsampling_weights = {{ {every} }}"
     path.write_text(f'name = "x"\n{STAGE}[stages.align]\n{phase}')
-    assert isinstance(read_config(path), StagedConfig)
+    assert isinstance(read_config(path), MultiStageConfig)
 
 
 @pytest.mark.parametrize("kind", TYPES)

@@ -24,17 +24,17 @@ from reellama.models.training.captions.train_captions import train_captions
 from reellama.models.training.config import (
     CaptionConfig,
     ProjectorSettings,
-    SyntheticStageConfig,
+    StageConfig,
     VisionTowerSettings,
 )
-from reellama.models.training.stages.contrastive import ContrastiveConfig
-from reellama.models.training.stages.phase_config import (
+from reellama.models.training.phases.contrastive import ContrastiveConfig
+from reellama.models.training.phases.phase_config import (
     ClipPhaseConfig,
     LoraConfig,
     TextPhaseConfig,
 )
-from reellama.models.training.stages.tower import TowerStage
-from reellama.models.training.train_bundle import train_bundle
+from reellama.models.training.phases.tower import TowerPhase
+from reellama.models.training.train_stage import train_stage
 from reellama.models.training.trainer import TrainerConfig
 from reellama.models.vision.encoder import Tower
 from reellama.pipeline.cli.commands.train import read_video
@@ -240,7 +240,7 @@ def test_training_on_synthetic_clips_is_in_float32(
 ) -> None:
     """Its phases and the validations after them."""
     clips = ClipPhaseConfig(steps=1, batch=2, still_batch=2, checkpoint_every=1)
-    config = SyntheticStageConfig(
+    config = StageConfig(
         name="synthetic",
         llm=str(tiny_llama),
         vision_tower=VisionTowerSettings(name=str(write_small_tower(tmp_path / "tower"))),
@@ -252,7 +252,7 @@ def test_training_on_synthetic_clips_is_in_float32(
         lora=LoraConfig(rank=2, kl_texts=2, kl_tokens=64, kl_batch=1, validation_clips=4),
     )
     work = tmp_path / "work"
-    train_bundle(config, tmp_path / "out", work=work, assets=tmp_path, report=nobody)
+    train_stage(config, tmp_path / "out", work=work, assets=tmp_path, report=nobody)
     assert in_float32(products)
 
 
@@ -261,7 +261,7 @@ def test_a_tower_learns_in_float32(tmp_path: Path, products: Counter[torch.dtype
         SyntheticClips(SyntheticConfig(**SHAPES), 64, Path(), split=split, stills=True)
         for split in ("train", "validation")
     )
-    looking = TowerStage(
+    tower_phase = TowerPhase(
         stills,
         validation,
         ContrastiveConfig(image_size=64, embed_dim=16, text_width=32, text_layers=1),
@@ -271,7 +271,7 @@ def test_a_tower_learns_in_float32(tmp_path: Path, products: Counter[torch.dtype
         device=torch.device("cpu"),
         report=nobody,
     )
-    looking.run(
+    tower_phase.run(
         TrainerConfig(steps=1, batch=2, checkpoint_every=1, learning_rate=1e-4), tmp_path / "tower"
     )
     assert in_float32(products)

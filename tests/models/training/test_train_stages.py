@@ -12,7 +12,7 @@ import torch
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.models.bundle import Bundle
 from reellama.models.synthetic.assets.downloads import ASSETS
-from reellama.models.training.config import StagedConfig, read_config
+from reellama.models.training.config import MultiStageConfig, read_config
 from reellama.models.training.train_stages import train_stages
 from tests.conftest import Result
 from tests.helpers.small_tower import write_small_tower
@@ -106,7 +106,7 @@ def path(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 def train(path: Path, lines: list[str], only: str | None = None) -> Bundle:
     config = read_config(path)
-    assert isinstance(config, StagedConfig)
+    assert isinstance(config, MultiStageConfig)
     return train_stages(
         config, path.parent / "out", work=path.parent / "work", assets=ASSETS,
         report=lines.append, only=only,
@@ -142,7 +142,7 @@ def test_a_stopped_run_goes_on_in_the_stage_where_it_was(path: Path) -> None:
             raise KeyboardInterrupt
 
     config = read_config(path)
-    assert isinstance(config, StagedConfig)
+    assert isinstance(config, MultiStageConfig)
     out, work = path.parent / "out", path.parent / "work"
     with pytest.raises(KeyboardInterrupt):
         train_stages(config, out, work=work, assets=ASSETS, report=stop, only="base")

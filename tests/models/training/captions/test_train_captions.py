@@ -28,7 +28,7 @@ pytestmark = pytest.mark.numeric
 def config(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> CaptionConfig:
     """A config that takes seconds: a small tower, a tiny LLM, shapes, a few steps."""
     tower = write_small_tower(tmp_path_factory.mktemp("train") / "tower")
-    stage = TrainerConfig(steps=4, batch=3, checkpoint_every=2)
+    phase = TrainerConfig(steps=4, batch=3, checkpoint_every=2)
     return CaptionConfig(
         name="trained",
         llm=str(tiny_llama),
@@ -39,10 +39,10 @@ def config(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Captio
             styles=("shapes",), style_weights=(1.0,), frames=3, clips=6, validation=2
         ),
         projector=ProjectorSettings(tokens=8, words=64, width=16, layers=1, heads=2),
-        align=stage,
-        motion=dataclasses.replace(stage, steps=2),
+        align=phase,
+        motion=dataclasses.replace(phase, steps=2),
         tail=3,
-        answer=dataclasses.replace(stage, accumulate=2),
+        answer=dataclasses.replace(phase, accumulate=2),
     )
 
 
@@ -146,18 +146,18 @@ def test_every_clip_is_seen_once_an_epoch() -> None:
 
 def test_the_learning_rate_rises_then_falls_to_zero(tmp_path: Path) -> None:
     config = TrainerConfig(steps=100, warmup=0.1, learning_rate=1.0)
-    stage = Trainer("x", nn.Linear(1, 1), config, tmp_path, report=silent)
-    rates = [stage.learning_rate_at(step) for step in range(100)]
+    trainer = Trainer("x", nn.Linear(1, 1), config, tmp_path, report=silent)
+    rates = [trainer.learning_rate_at(step) for step in range(100)]
     assert rates[:10] == sorted(rates[:10]) and max(rates) == rates[9] == 1.0
     assert rates[10:] == sorted(rates[10:], reverse=True) and rates[-1] < 0.01
 
 
 def test_weight_decay_leaves_norms_and_biases_alone(tmp_path: Path) -> None:
     module = nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2))
-    stage = Trainer("x", module, TrainerConfig(steps=1), tmp_path, report=silent)
-    decayed = stage.optimizer.param_groups[0]["params"]
+    trainer = Trainer("x", module, TrainerConfig(steps=1), tmp_path, report=silent)
+    decayed = trainer.optimizer.param_groups[0]["params"]
     assert [p.ndim for p in decayed] == [2]
-    assert stage.optimizer.param_groups[1]["weight_decay"] == 0
+    assert trainer.optimizer.param_groups[1]["weight_decay"] == 0
 
 
 def test_finer_grids_of_a_tower_are_learned_from_and_kept(

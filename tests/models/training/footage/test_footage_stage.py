@@ -14,7 +14,7 @@ from reellama.gguf_tools.errors import ReellamaError
 from reellama.models.bundle import Bundle
 from reellama.models.synthetic.assets.downloads import ASSETS
 from reellama.models.synthetic.dataset import SyntheticClips, SyntheticConfig
-from reellama.models.training.config import StagedConfig, read_config
+from reellama.models.training.config import MultiStageConfig, read_config
 from reellama.models.training.train_stages import train_stages
 from reellama.pipeline.cli.commands.train import read_video
 from tests.helpers.small_tower import write_small_tower
@@ -134,7 +134,7 @@ def path(tiny_llama: Path, data: Path, tmp_path: Path, monkeypatch: pytest.Monke
 
 def train(path: Path, lines: list[str]) -> Bundle:
     config = read_config(path)
-    assert isinstance(config, StagedConfig)
+    assert isinstance(config, MultiStageConfig)
     return train_stages(
         config, path.parent / "out", work=path.parent / "work", assets=ASSETS,
         report=lines.append, read_video=read_video,
@@ -192,7 +192,7 @@ def test_a_stopped_run_goes_on_and_ends_alike(path: Path, tmp_path: Path) -> Non
     for folder in ("out", "work"):
         (tmp_path / folder).rename(tmp_path / f"whole-{folder}")
     config = read_config(path)
-    assert isinstance(config, StagedConfig)
+    assert isinstance(config, MultiStageConfig)
     with pytest.raises(KeyboardInterrupt):
         train_stages(
             config, tmp_path / "out", work=tmp_path / "work", assets=ASSETS, report=stop,

@@ -30,21 +30,21 @@ from reellama.models.synthetic.slot_targets import logit_biases
 from reellama.models.training import distributed
 from reellama.models.training.captions.clip_sources import ReadVideo
 from reellama.models.training.collate import ConversationCollator, slot_vocabulary
-from reellama.models.training.config import SyntheticStageConfig
+from reellama.models.training.config import StageConfig
 from reellama.models.training.footage.train_footage import train_footage
 from reellama.models.training.frozen_llm import FrozenLLM
 from reellama.models.training.initial_projector import initial_projector
-from reellama.models.training.stages.alignment import device
-from reellama.models.training.stages.instruction import InstructionStages
-from reellama.models.training.stages.tower import TowerStage
+from reellama.models.training.phases.alignment import device
+from reellama.models.training.phases.instruction import InstructionPhases
+from reellama.models.training.phases.tower import TowerPhase
 from reellama.models.vision.encoder import Tower, grid_layers
 from reellama.models.vision.imagenet_labels import ImageNetClassifier, name_ids
 
 ADAPTER = "adapter.gguf"
 
 
-def train_bundle(
-    config: SyntheticStageConfig,
+def train_stage(
+    config: StageConfig,
     out: Path,
     *,
     work: Path,
@@ -99,7 +99,7 @@ def train_bundle(
         words=words,
         separate_turns=config.lora.separate_turns,
     )
-    training = InstructionStages(
+    training = InstructionPhases(
         clips, validation, tower, llm, collator, projector, config.lora, work,
         seed=config.seed, report=report,
     )  # fmt: skip
@@ -127,7 +127,7 @@ def train_bundle(
     return Bundle.load(out)
 
 
-def _check_batches(config: SyntheticStageConfig) -> None:
+def _check_batches(config: StageConfig) -> None:
     """Raise ReellamaError for a batch that the processes cannot share, before hours of training."""
     for phase in config.phases().values():
         for size in phase.sizes:
@@ -179,7 +179,7 @@ def _scale_logits(inverse_temperature: float, projector: Projector) -> None:
 
 @torch.no_grad()
 def _add_logit_biases(
-    config: SyntheticStageConfig,
+    config: StageConfig,
     projector: Projector,
     words: Sequence[int],
     encode: Callable[[str], Sequence[int]],
@@ -198,7 +198,7 @@ def _report_nothing(line: str) -> None:
 
 
 def _train_tower(
-    config: SyntheticStageConfig,
+    config: StageConfig,
     out: Path,
     work: Path,
     assets: Path,
@@ -216,17 +216,17 @@ def _train_tower(
         )
         for split in ("train", "validation")
     )
-    stage = TowerStage(
+    phase = TowerPhase(
         stills, validation, config.contrastive, work,
         layers=grid_layers(config.vision_tower.layer, config.vision_tower.fine_layers),
         device=device(), seed=config.seed, report=report,
     )  # fmt: skip
-    seconds = stage.run(config.tower, out)
+    seconds = phase.run(config.tower, out)
     distributed.barrier()
     return seconds
 
 
-def _chosen_tower(config: SyntheticStageConfig, parent: Bundle | None) -> TowerSpec:
+def _chosen_tower(config: StageConfig, parent: Bundle | None) -> TowerSpec:
     """The config's tower, else that of the bundle it begins with; without a name, a new one."""
     if config.vision_tower.name or not parent:
         return config.vision_tower.spec()
@@ -235,7 +235,7 @@ def _chosen_tower(config: SyntheticStageConfig, parent: Bundle | None) -> TowerS
 
 
 def _new_projector(
-    config: SyntheticStageConfig, tower: Tower, llm: FrozenLLM, word_ids: Sequence[int]
+    config: StageConfig, tower: Tower, llm: FrozenLLM, word_ids: Sequence[int]
 ) -> Projector:
     pixels = torch.zeros(1, 3, tower.size, tower.size, dtype=torch.uint8)
     _, cells, channels = tower.cells(pixels.to(tower.device)).shape
@@ -243,10 +243,10 @@ def _new_projector(
 
 
 def _save(
-    config: SyntheticStageConfig,
+    config: StageConfig,
     out: Path,
     tower: TowerSpec,
-    training: InstructionStages,
+    training: InstructionPhases,
     parent: Bundle | None,
     seconds: Mapping[str, float],
     concepts: ConceptModel | None,

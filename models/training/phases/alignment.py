@@ -20,7 +20,7 @@ from reellama.models.training import distributed
 from reellama.models.training.batches import IGNORED, ClipBatch, clip_batches
 from reellama.models.training.collate import ConversationCollator
 from reellama.models.training.objectives import word_loss
-from reellama.models.training.stages.phase_config import ClipPhaseConfig, LoraConfig
+from reellama.models.training.phases.phase_config import ClipPhaseConfig, LoraConfig
 from reellama.models.training.trainer import Loss, Trainer
 from reellama.models.vision.encoder import Tower
 from reellama.models.vision.frame_pixels import BATCH_FRAMES
@@ -40,7 +40,7 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-class AlignmentStage:
+class AlignmentPhase:
     """The phase `align`, resumable, and what phases on clips share.
 
     Args:

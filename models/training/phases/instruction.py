@@ -22,8 +22,8 @@ from reellama.models.training.collate import ConversationCollator
 from reellama.models.training.frozen_llm import FrozenLLM
 from reellama.models.training.lora import LoraAdapters
 from reellama.models.training.objectives import AnswerObjective, BareLLMDivergence
-from reellama.models.training.stages.alignment import FIRST_SAMPLE, AlignmentStage, ReportLine
-from reellama.models.training.stages.phase_config import (
+from reellama.models.training.phases.alignment import FIRST_SAMPLE, AlignmentPhase, ReportLine
+from reellama.models.training.phases.phase_config import (
     ClipPhaseConfig,
     LoraConfig,
     TextPhaseConfig,
@@ -32,7 +32,7 @@ from reellama.models.training.trainer import Trainer
 from reellama.models.vision.encoder import Tower
 
 
-class InstructionStages(AlignmentStage):
+class InstructionPhases(AlignmentPhase):
     """The phases `align`, `text_only` and `joint` of one projector and one adapter."""
 
     def __init__(

@@ -19,8 +19,8 @@ from reellama.models.synthetic.dataset import SyntheticClips, SyntheticConfig
 from reellama.models.training.batches import IGNORED, Conversations
 from reellama.models.training.collate import ConversationCollator, slot_vocabulary
 from reellama.models.training.frozen_llm import FrozenLLM
-from reellama.models.training.stages.instruction import InstructionStages
-from reellama.models.training.stages.phase_config import (
+from reellama.models.training.phases.instruction import InstructionPhases
+from reellama.models.training.phases.phase_config import (
     ClipPhaseConfig,
     LoraConfig,
     TextPhaseConfig,
@@ -84,9 +84,9 @@ def test_a_projector_with_too_few_soft_tokens_for_slots_is_refused(llm: FrozenLL
         ConversationCollator(llm.tokenizer, llm.template, "", tokens=8, words=[0])
 
 
-def instruction_stages(
+def instruction_phases(
     llm: FrozenLLM, clips: SyntheticClips, folder: Path, *, separate_turns: bool = False
-) -> InstructionStages:
+) -> InstructionPhases:
     words = slot_vocabulary(clips, llm.tokenizer, 64, sampled=8)
     collator = ConversationCollator(
         llm.tokenizer, llm.template, "", tokens=slots.N_SLOT_TOKENS, words=words,
@@ -98,7 +98,7 @@ def instruction_stages(
     ))  # fmt: skip
     tower = Tower.load(str(write_small_tower(folder / "tower")))
     config = LoraConfig(rank=2, separate_turns=separate_turns)
-    return InstructionStages(
+    return InstructionPhases(
         clips, clips, tower, llm, collator, projector, config, folder, workers=0
     )  # fmt: skip
 
@@ -109,7 +109,7 @@ def test_a_loss_in_parts_is_the_loss_of_the_whole(
 ) -> None:
     llm, config = FrozenLLM(tiny_llama), SyntheticConfig(styles=("shapes",), style_weights=(1.0,))
     clips = SyntheticClips(config, 32, Path())
-    training = instruction_stages(llm, clips, tmp_path)
+    training = instruction_phases(llm, clips, tmp_path)
     batch = training.collator([clips[number] for number in range(5)])
     soft = torch.randn(5, slots.N_SLOT_TOKENS, llm.n_embd)
     losses = []
@@ -124,7 +124,7 @@ def test_oracle_soft_tokens_are_those_of_a_perfect_projector(
 ) -> None:
     llm, config = FrozenLLM(tiny_llama), SyntheticConfig(styles=("shapes",), style_weights=(1.0,))
     clips = SyntheticClips(config, 32, Path())
-    training = instruction_stages(llm, clips, tmp_path)
+    training = instruction_phases(llm, clips, tmp_path)
     unseen, drawn = clips.without_video(3), clips[3]
     assert unseen["slots"] == drawn["slots"] and unseen["clip"].caption == drawn["clip"].caption
     assert unseen["frames"].numel() == 3, "nothing is drawn"
@@ -140,7 +140,7 @@ def test_a_frozen_projector_gives_way_to_oracle_soft_tokens_as_often_as_told(
     oracle_fraction: float, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clips = SyntheticClips(SyntheticConfig(styles=("shapes",), style_weights=(1.0,)), 32, Path())
-    training = instruction_stages(FrozenLLM(tiny_llama), clips, tmp_path)
+    training = instruction_phases(FrozenLLM(tiny_llama), clips, tmp_path)
     training.config = dataclasses.replace(
         training.config, freeze_projector=True, oracle_fraction=oracle_fraction
     )
@@ -164,7 +164,7 @@ def test_some_slots_weigh_as_much_as_told_among_the_words(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     clips = SyntheticClips(SyntheticConfig(styles=("shapes",), style_weights=(1.0,)), 32, Path())
-    training = instruction_stages(FrozenLLM(tiny_llama), clips, tmp_path)
+    training = instruction_phases(FrozenLLM(tiny_llama), clips, tmp_path)
     batch = training.collator([clips[number] for number in range(4)])
     hidden = torch.randn(4, batch.targets.shape[1], training.projector.config.width)
     monkeypatch.setattr(training, "hidden", lambda batch: hidden)
@@ -184,11 +184,11 @@ def test_some_slots_weigh_as_much_as_told_among_the_words(
     assert loss(6.0) - loss(1.0) == pytest.approx(5 * chosen.item() * share, rel=1e-4)
 
 
-def test_a_validation_is_without_dropout_whatever_a_stage_trains(
+def test_a_validation_is_without_dropout_whatever_a_phase_trains(
     tiny_llama: Path, tmp_path: Path
 ) -> None:
     clips = SyntheticClips(SyntheticConfig(styles=("shapes",), style_weights=(1.0,)), 32, Path())
-    training = instruction_stages(FrozenLLM(tiny_llama), clips, tmp_path)
+    training = instruction_phases(FrozenLLM(tiny_llama), clips, tmp_path)
     training.config = dataclasses.replace(
         training.config, validation_clips=4, kl_texts=2, kl_tokens=64, kl_batch=1
     )
@@ -228,12 +228,12 @@ def test_separate_turns_know_nothing_of_each_other(tiny_llama: Path, tmp_path: P
     losses = []
     soft = torch.randn(1, slots.N_SLOT_TOKENS, llm.n_embd)
     for apart, talks in ((True, [turns]), (False, [[turn] for turn in turns])):
-        training = instruction_stages(llm, clips, tmp_path / str(apart), separate_turns=apart)
+        training = instruction_phases(llm, clips, tmp_path / str(apart), separate_turns=apart)
         batch = training.collator([clips[0]])
         lines = []
         for talk in talks:
-            told = Conversations(*([column] for column in training.collator.tokenize_turns(talk)))
-            logits, wanted, _ = training.answers.logits(soft, told)
+            one = Conversations(*([column] for column in training.collator.tokenize_turns(talk)))
+            logits, wanted, _ = training.answers.logits(soft, one)
             lines.append(F.cross_entropy(logits, wanted, reduction="none"))
         losses.append(torch.cat(lines))
         assert len(batch.conversations.ids) == 1

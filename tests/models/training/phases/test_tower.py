@@ -18,12 +18,12 @@ from reellama.models.synthetic.dataset import SyntheticClips, SyntheticConfig
 from reellama.models.synthetic.scenarios.stills import STILL_SCENARIOS
 from reellama.models.synthetic.scene import Actor, Scene
 from reellama.models.training import distributed
-from reellama.models.training.stages.contrastive import ContrastiveConfig
-from reellama.models.training.stages.tower import (
+from reellama.models.training.phases.contrastive import ContrastiveConfig
+from reellama.models.training.phases.tower import (
     BACKGROUND,
     IGNORED_WORD,
     StillCollator,
-    TowerStage,
+    TowerPhase,
     objects_in_cells,
     still_caption,
 )
@@ -66,9 +66,9 @@ def drawn_stills(split: str = "train") -> SyntheticClips:
     return SyntheticClips(config, SIDE, Path(), split=split, stills=True)
 
 
-def small_looking(folder: Path, report: Callable[[str], None] = print) -> TowerStage:
+def small_tower_phase(folder: Path, report: Callable[[str], None] = print) -> TowerPhase:
     config = ContrastiveConfig(image_size=SIDE, embed_dim=16, text_width=32, text_layers=1)
-    return TowerStage(
+    return TowerPhase(
         drawn_stills(), drawn_stills("validation"), config, folder, layers=[-2, -1], validated=8,
         device=torch.device("cpu"), report=report,
     )  # fmt: skip
@@ -101,16 +101,16 @@ def test_a_still_is_captioned_with_what_it_shows() -> None:
     assert still_caption(replace(clip, is_photograph=True)) == "a photograph"
 
 
-def test_the_stage_leaves_a_tower_that_can_be_loaded_and_goes_on_after_a_stop(
+def test_the_phase_leaves_a_tower_that_can_be_loaded_and_goes_on_after_a_stop(
     tmp_path: Path,
 ) -> None:
     lines: list[str] = []
     for steps in (1, 2):
-        looking = small_looking(tmp_path / "work", lines.append)
-        stage = TrainerConfig(
+        tower_phase = small_tower_phase(tmp_path / "work", lines.append)
+        config = TrainerConfig(
             steps=steps, batch=4, accumulate=2, checkpoint_every=1, learning_rate=1e-4
         )
-        looking.run(stage, tmp_path / "t")
+        tower_phase.run(config, tmp_path / "t")
     assert any("tower: going on at step 1" in line for line in lines)
     assert any("kept" in line for line in lines)
     tower = Tower.load(tmp_path / "t", finer=1)
@@ -123,18 +123,18 @@ def test_the_stage_leaves_a_tower_that_can_be_loaded_and_goes_on_after_a_stop(
 def take_a_step(folder: Path) -> None:
     """The first step of as many processes as there are: its gradient, then a tower."""
     distributed.init_processes()
-    looking = small_looking(folder / "work")
-    assert looking.workers * distributed.world_size() < (os.cpu_count() or 2), (
+    tower_phase = small_tower_phase(folder / "work")
+    assert tower_phase.workers * distributed.world_size() < (os.cpu_count() or 2), (
         "for all of them together"
     )
-    looking.network.train()
-    looking.loss(next(looking._drawn(looking.stills, 8, 0, 1))).backward()
-    distributed.average_gradients(looking.network.parameters())
+    tower_phase.network.train()
+    tower_phase.loss(next(tower_phase._drawn(tower_phase.stills, 8, 0, 1))).backward()
+    distributed.average_gradients(tower_phase.network.parameters())
     gradients = {
-        name: p.grad for name, p in looking.network.named_parameters() if p.grad is not None
+        name: p.grad for name, p in tower_phase.network.named_parameters() if p.grad is not None
     }
     torch.save(gradients, folder / f"{distributed.rank()}.pt")
-    looking.run(TrainerConfig(steps=1, batch=8), folder / "tower")
+    tower_phase.run(TrainerConfig(steps=1, batch=8), folder / "tower")
     distributed.barrier()
     distributed.shut_down()
 

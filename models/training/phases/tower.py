@@ -30,7 +30,7 @@ from reellama.models.synthetic.scene_captions import with_article
 from reellama.models.synthetic.synthetic_clip import SyntheticClip
 from reellama.models.training import distributed
 from reellama.models.training.batches import clip_batches
-from reellama.models.training.stages.contrastive import (
+from reellama.models.training.phases.contrastive import (
     PREPROCESS,
     ImageHead,
     NewTowerConfig,
@@ -152,7 +152,7 @@ class ImageNetHead(nn.Module):
         return F.linear(wide.mean(1), self.classify_weight, self.classify_bias)
 
 
-class TowerStage:
+class TowerPhase:
     """The phase `tower` of a stage; leaves an open_clip folder."""
 
     def __init__(
@@ -189,13 +189,13 @@ class TowerStage:
         self._mean = torch.tensor(PREPROCESS["mean"], device=device).view(1, 3, 1, 1) * 255
         self._std = torch.tensor(PREPROCESS["std"], device=device).view(1, 3, 1, 1) * 255
 
-    def run(self, stage: TrainerConfig, out: Path) -> float:
+    def run(self, phase: TrainerConfig, out: Path) -> float:
         """Take the steps that are left, and write the tower into `out`; returns seconds."""
         running = Trainer(
-            "tower", self.network, stage, self.folder, seed=self.seed, report=self.report
+            "tower", self.network, phase, self.folder, seed=self.seed, report=self.report
         )
-        begin, end = (step * stage.accumulate for step in (running.step, stage.steps))
-        drawn = self._drawn(self.stills, stage.batch, begin, end)
+        begin, end = (step * phase.accumulate for step in (running.step, phase.steps))
+        drawn = self._drawn(self.stills, phase.batch, begin, end)
         running.run(lambda number, rng: self.loss(next(drawn)), self.validate)
         if distributed.rank() == 0:
             clip = copy.deepcopy(self.network.clip).cpu()

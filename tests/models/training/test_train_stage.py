@@ -21,12 +21,12 @@ from reellama.models.synthetic.dataset import SyntheticConfig, all_kinds
 from reellama.models.synthetic.slot_targets import logit_biases
 from reellama.models.training.config import (
     ProjectorSettings,
-    SyntheticStageConfig,
+    StageConfig,
     VisionTowerSettings,
 )
 from reellama.models.training.frozen_llm import FrozenLLM
-from reellama.models.training.stages.phase_config import ClipPhaseConfig, LoraConfig
-from reellama.models.training.train_bundle import train_bundle
+from reellama.models.training.phases.phase_config import ClipPhaseConfig, LoraConfig
+from reellama.models.training.train_stage import train_stage
 from reellama.pipeline.llm.engine import Engine
 from tests.helpers.small_tower import write_small_tower
 
@@ -35,9 +35,9 @@ pytestmark = pytest.mark.numeric
 
 def small_config(
     llm: Path, tower: Path, align: ClipPhaseConfig, joint: ClipPhaseConfig
-) -> SyntheticStageConfig:
+) -> StageConfig:
     """Plain shapes in three frames, for a projector of one layer."""
-    return SyntheticStageConfig(
+    return StageConfig(
         name="first",
         llm=str(llm),
         vision_tower=VisionTowerSettings(name=str(tower)),
@@ -57,8 +57,8 @@ def test_a_stage_makes_a_bundle_and_goes_on_after_a_stop(tiny_llama: Path, tmp_p
     config = small_config(tiny_llama, tower, stage, stage)
     lines: list[str] = []
 
-    def train(config: SyntheticStageConfig) -> Bundle:
-        return train_bundle(
+    def train(config: StageConfig) -> Bundle:
+        return train_stage(
             config, tmp_path / "out", work=tmp_path / "work", assets=ASSETS,
             report=lines.append,
         )  # fmt: skip
@@ -84,8 +84,8 @@ def test_training_begins_with_the_bundle_that_a_config_names(
     first = small_config(tiny_llama, tower, learning, learning)
     none = ClipPhaseConfig(steps=0)
 
-    def train(config: SyntheticStageConfig) -> Bundle:
-        return train_bundle(
+    def train(config: StageConfig) -> Bundle:
+        return train_stage(
             config, tmp_path / config.name, work=tmp_path / f"{config.name}-work", assets=ASSETS,
             report=lambda line: None,
         )  # fmt: skip

@@ -1,1 +1,0 @@
-"""The stages of training: the visual tower, then the projector and the LLM's LoRA."""
