@@ -41,7 +41,10 @@ def main() -> None:
     bundle = Bundle.load()
     spec = bundle.config.tower
     tower = Tower.load(
-        bundle.folder / spec.name, layer=spec.layer, finer=spec.finer, dtype=torch.float32
+        bundle.folder / spec.name,
+        layer=spec.layer,
+        fine_layers=spec.fine_layers,
+        dtype=torch.float32,
     )
     clips = [read_frames(path, frames=bundle.frames, max_side=bundle.max_side) for path in videos]
     compare_speed(bundle, tower, clips[0])

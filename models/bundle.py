@@ -173,7 +173,9 @@ class Bundle:
         spec = self.config.tower
         inside = self.folder / spec.name
         name = inside if inside.is_dir() else spec.name
-        return Tower.load(name, pretrained=spec.pretrained, layer=spec.layer, finer=spec.finer)
+        return Tower.load(
+            name, pretrained=spec.pretrained, layer=spec.layer, fine_layers=spec.fine_layers
+        )
 
     @cached_property
     def projector(self) -> Projector:

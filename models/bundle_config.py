@@ -29,7 +29,16 @@ class TowerSpec:
     name: str = "tower"
     pretrained: str | None = None
     layer: int = -1
-    finer: int = 0
+    fine_layers: int = 0
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> TowerSpec:
+        """The `tower` object of `bundle.json`, where `fine_layers` is called "finer"."""
+        return cls(**{"fine_layers" if key == "finer" else key: v for key, v in data.items()})
+
+    def to_json(self) -> dict[str, Any]:
+        """The same object; the fingerprints of graphs contain it too."""
+        return {"finer" if key == "fine_layers" else key: v for key, v in vars(self).items()}
 
 
 @dataclass(frozen=True)
@@ -102,7 +111,7 @@ class BundleConfig:
                 raise BundleError(f"{path}: a bundle of another format; update reellama")
             data = updated_keys(data)
             data["projector"] = ProjectorConfig(**data["projector"])
-            data["tower"] = TowerSpec(**data["tower"])
+            data["tower"] = TowerSpec.from_json(data["tower"])
             if "concepts" in data:
                 data["concepts"] = ConceptConfig(**data["concepts"])
             data["lora"] = tuple((str(name), float(scale)) for name, scale in data["lora"])
@@ -124,6 +133,8 @@ class BundleConfig:
             value = getattr(self, entry.name)
             if value is None or (entry.name == "scores" and not value):
                 continue
+            if isinstance(value, TowerSpec):
+                value = value.to_json()
             data[entry.name] = vars(value) if hasattr(value, "__dataclass_fields__") else value
         text = json.dumps(data, indent=2)
         return re.sub(r"\[\n(?:\s+[-\d]\S*\n)+\s*\]", _fill_lines, text) + "\n"

@@ -9,7 +9,7 @@ frame_concepts               what is seen in single frames, by which footage is 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -46,9 +46,9 @@ class ClipPart:
     def settings(self) -> dict[str, Any]:
         """What open_clip knows it by, and of the tower which grid it makes."""
         config = self._inside / TOWER_CONFIG
-        clip = config.read_text(encoding="utf-8") if config.is_file() else asdict(self.spec)
+        clip = config.read_text(encoding="utf-8") if config.is_file() else self.spec.to_json()
         if self.name == "tower":
-            return {"layer": self.spec.layer, "finer": self.spec.finer, "clip": clip}
+            return {"layer": self.spec.layer, "finer": self.spec.fine_layers, "clip": clip}
         return {"network": self.name, "clip": clip}
 
     def weights(self) -> Path | None:
@@ -80,7 +80,7 @@ class ClipPart:
 
     @property
     def _kept_name(self) -> str:
-        spec = {**asdict(self.spec), "layer": 0, "finer": 0}  # the same weights for any grid
+        spec = {**self.spec.to_json(), "layer": 0, "finer": 0}  # the same weights for any grid
         where = str(self._inside.resolve()) if self._inside.is_dir() else ""
         return f"clip-{fingerprint(spec, {where: []})[:16]}.safetensors"
 
@@ -117,7 +117,7 @@ class ClipPart:
         size = image_size(clip.visual)
         pixels = torch.zeros(EXAMPLE_FRAMES, size, size, 3, dtype=torch.uint8)
         if self.name == "tower":
-            module = torch_modules.TowerModule(clip.visual, self.spec.layer, self.spec.finer)
+            module = torch_modules.TowerModule(clip.visual, self.spec.layer, self.spec.fine_layers)
         else:
             module = torch_modules.ImageRowsModule(clip.visual)
         return _export(module, {"pixels": pixels}, {name: name for name in stored}, weights)

@@ -33,9 +33,9 @@ class _OfPixels(nn.Module):
 class TowerModule(_OfPixels):
     """Pixels -> features `[T, cells, channels]`, as `Tower.grid`."""
 
-    def __init__(self, visual: nn.Module, layer: int, finer: int) -> None:
+    def __init__(self, visual: nn.Module, layer: int, fine_layers: int) -> None:
         super().__init__(visual)
-        self.layers = grid_layers(layer, finer)
+        self.layers = grid_layers(layer, fine_layers)
 
     def forward(self, pixels: Tensor) -> Tensor:
         return forward_grid(self.visual, self.scaled(pixels), self.layers)

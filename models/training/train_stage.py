@@ -76,7 +76,9 @@ def train_stage(
     if not spec.name:
         spec = replace(spec, name=str(work / "tower"))
         seconds["tower"] = _train_tower(config, Path(spec.name), work, assets, report)
-    tower = Tower.load(spec.name, pretrained=spec.pretrained, layer=spec.layer, finer=spec.finer)
+    tower = Tower.load(
+        spec.name, pretrained=spec.pretrained, layer=spec.layer, fine_layers=spec.fine_layers
+    )
     llm = _load_llm(config.llm)
     clips, validation = (
         SyntheticClips(config.synthetic, tower.size, assets, split=split)

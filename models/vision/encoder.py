@@ -74,9 +74,9 @@ def forward_grid(visual: nn.Module, pixels: Tensor, layers: list[int]) -> Tensor
     return torch.cat([*folded, coarse], dim=1).flatten(2).transpose(1, 2)
 
 
-def grid_layers(layer: int, finer: int) -> list[int]:
-    """The blocks whose outputs make a grid: `finer` blocks before `layer`, and `layer` itself."""
-    return [layer - n for n in range(finer, -1, -1)]
+def grid_layers(layer: int, fine_layers: int) -> list[int]:
+    """The blocks whose outputs make a grid: `fine_layers` before `layer`, and `layer` itself."""
+    return [layer - n for n in range(fine_layers, -1, -1)]
 
 
 @contextmanager
@@ -155,12 +155,12 @@ class Tower:
         tokenizer: Callable[[list[str]], Tensor] | None = None,
         *,
         layer: int = -1,
-        finer: int = 0,
+        fine_layers: int = 0,
         dtype: torch.dtype | None = None,
     ) -> None:
         self.dtype = dtype or compute_dtype()
         self.device = torch.device("cpu")
-        self.layers = grid_layers(layer, finer)
+        self.layers = grid_layers(layer, fine_layers)
         self.model = model.eval().requires_grad_(False)
         if hasattr(model.visual, "trunk"):
             fold_batch_norms(model.visual.trunk)
@@ -176,7 +176,7 @@ class Tower:
         *,
         pretrained: str | None = None,
         layer: int = -1,
-        finer: int = 0,
+        fine_layers: int = 0,
         dtype: torch.dtype | None = None,
     ) -> Tower:
         """Load a tower.
@@ -186,13 +186,13 @@ class Tower:
                 `open_clip_config.json` and its weights.
             pretrained: open_clip's tag for a model name (`laion2b_s34b_b79k`), or a weights file.
             layer: which block's output is the grid, counted from the end.
-            finer: how many blocks before it, with finer grids, are folded into its cells.
+            fine_layers: how many blocks before it, with finer grids, are folded into its cells.
 
         Raises:
             TowerError: no such model or folder, or no network to download it.
         """
         model, tokenizer = load_clip(name, pretrained)
-        return cls(model, tokenizer, layer=layer, finer=finer, dtype=dtype)
+        return cls(model, tokenizer, layer=layer, fine_layers=fine_layers, dtype=dtype)
 
     def to(self, device: torch.device) -> Tower:
         """Move the tower; on a GPU it computes in bfloat16."""

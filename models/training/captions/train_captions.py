@@ -125,7 +125,7 @@ class CaptionTraining:
                 choice.name,
                 pretrained=choice.pretrained,
                 layer=choice.layer,
-                finer=choice.fine_layers,
+                fine_layers=choice.fine_layers,
             )
         return Tower(new_clip(self.config.contrastive))
 

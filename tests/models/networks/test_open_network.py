@@ -81,7 +81,7 @@ def test_mini_makes_of_any_number_of_frames_what_torch_makes(count: int) -> None
     assert all(bundle.networks.session(name) for name in bundle.network_sources())
     frames = [RNG.integers(0, 256, (90, 160, 3), dtype=np.uint8) for _ in range(count)]
     features = bundle.features(frames)
-    tower = Tower.load(bundle.folder / "tower", layer=-1, finer=1, dtype=torch.float32)
+    tower = Tower.load(bundle.folder / "tower", layer=-1, fine_layers=1, dtype=torch.float32)
     wanted = tower.grid(frames)
     assert features.shape == wanted.shape
     assert np.abs(features - wanted).max() < 1e-4 * np.abs(wanted).max()

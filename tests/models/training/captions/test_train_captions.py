@@ -164,12 +164,14 @@ def test_finer_grids_of_a_tower_are_learned_from_and_kept(
     config: CaptionConfig, tmp_path: Path
 ) -> None:
     none = TrainerConfig(steps=0)
-    finer = dataclasses.replace(config.vision_tower, fine_layers=1)
+    with_fine_layer = dataclasses.replace(config.vision_tower, fine_layers=1)
     bundle = train(
-        dataclasses.replace(config, vision_tower=finer, align=none, motion=none, answer=none),
+        dataclasses.replace(
+            config, vision_tower=with_fine_layer, align=none, motion=none, answer=none
+        ),
         tmp_path,
     )
-    assert bundle.config.tower.finer == 1
+    assert bundle.config.tower.fine_layers == 1
     frames = [np.zeros((20, 20, 3), np.uint8)] * 2
     assert bundle.encode(frames, np.arange(2.0)).array.shape == (8, bundle.n_embd)
 

@@ -113,7 +113,7 @@ def test_the_phase_leaves_a_tower_that_can_be_loaded_and_goes_on_after_a_stop(
         tower_phase.run(config, tmp_path / "t")
     assert any("tower: going on at step 1" in line for line in lines)
     assert any("kept" in line for line in lines)
-    tower = Tower.load(tmp_path / "t", finer=1)
+    tower = Tower.load(tmp_path / "t", fine_layers=1)
     frames = [np.zeros((SIDE, SIDE, 3), np.uint8)]
     assert tower.grid(frames).shape == (1, 4, 768)
     assert tower.embed_images(frames).shape == (1, 16)
@@ -154,4 +154,4 @@ def test_two_processes_take_the_step_that_one_would_take(tmp_path: Path) -> None
         for name, gradient in wanted.items():
             torch.testing.assert_close(found[name], gradient, atol=1e-4, rtol=1e-2, msg=name)
     frames = [np.zeros((SIDE, SIDE, 3), np.uint8)]
-    assert Tower.load(shared / "tower", finer=1).grid(frames).shape == (1, 4, 768)
+    assert Tower.load(shared / "tower", fine_layers=1).grid(frames).shape == (1, 4, 768)
