@@ -49,7 +49,8 @@ class BundleConfig:
         llm: a name that `reellama.gguf_tools.locate.find.resolve` knows, or a path.
         frames: how many frames of a video are sampled by default.
         lora: GGUF adapters inside the bundle, with their scales.
-        concepts: the sizes of what tells real footage; None in a bundle that knows none.
+        concepts: the sizes of the concept model, which makes the soft tokens of real footage; None
+            in a bundle without one.
         slots: whether the soft tokens were trained to fill the slots of
             `reellama.models.projector.slots`.
         inverse_temperature: what the logits of the words were multiplied by after training; the

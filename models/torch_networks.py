@@ -43,7 +43,7 @@ def video_batch(features: np.ndarray, times: np.ndarray) -> tuple[Tensor, Tensor
 
 @torch.inference_mode()
 def soft_tokens(module: nn.Module, features: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """What a projector, or what tells concepts, makes of one video: `[tokens, n_embd]`."""
+    """The soft tokens `[tokens, n_embd]` of one video, by a projector or a concept model."""
     tokens: np.ndarray = module(*video_batch(features, times))[0].cpu().numpy()
     return tokens
 

@@ -1,4 +1,4 @@
-"""The sizes of what tells real footage."""
+"""The sizes of the concept model, which makes the soft tokens of real footage."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from reellama.models.concepts.vocabulary import ConceptVocabulary
 
 
 class ConceptModel:
-    """Vocabulary, soft tokens, and the classifier that tells real footage from drawn clips.
+    """Vocabulary, soft tokens, and the classifier of real footage and drawn clips.
 
     classifier: None where everything is real footage.
     """

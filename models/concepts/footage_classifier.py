@@ -1,7 +1,7 @@
-"""Is this real footage, or a drawn clip? One linear layer on the mean of all features.
+"""Whether a video is real footage or a drawn clip: one linear layer on the mean of all features.
 
 Drawn clips fill the slots (`reellama.models.projector.slots`), which say exactly what moves where.
-Of real footage the slots say nothing that is true: it is told by its concepts.
+Of real footage the slots say nothing that is true: the concept model makes its soft tokens.
 """
 
 from __future__ import annotations

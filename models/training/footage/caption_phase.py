@@ -1,4 +1,4 @@
-"""The phase `captions`: the LLM's adapter and the free tokens learn to tell what is seen.
+"""The phase `captions`: the LLM's adapter and the free tokens learn to describe what is seen.
 
 Of each video a few captions and questions are drawn. They are conversations of their own that share
 the video's soft tokens, so the LLM reads these once for all of them. Synthetic clips go along, so

@@ -132,7 +132,7 @@ def _classifier(
     path: Path,
     report: ReportLine,
 ) -> FootageClassifier:
-    """What tells footage from drawn clips; kept in `path` for a later run."""
+    """The classifier of footage and drawn clips; kept in `path` for a later run."""
     channels = sets[0].cache.clip(sets[0].cache.usable[0])[0].shape[-1]
     classifier = FootageClassifier(channels)
     if distributed.rank() == 0 and not path.exists():

@@ -156,7 +156,7 @@ def test_a_bundle_learns_the_words_of_its_captions(path: Path, data: Path) -> No
         likely = concepts.tokens.head.probabilities(grid, mask)[0]
         said = {c: likely[concepts.vocabulary.number(c)] for c in COLOURS}
         assert max(said, key=lambda c: said[c]) == colour
-    # A real still is told by its concepts: three named, two free, no slots.
+    # The concept model makes the tokens of a real still: three named, two free, no slots.
     assert bundle.is_footage(features)
     assert bundle.project(features, np.zeros(1)).shape == (5, bundle.n_embd)
     assert_drawn_clips_fill_slots(bundle)
