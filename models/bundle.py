@@ -33,9 +33,9 @@ from reellama.models.concepts.concept_config import CLASSIFIER, TOKENS, VOCABULA
 from reellama.models.concepts.vocabulary import ConceptVocabulary
 from reellama.models.encoded_frames import EncodedFrames, frame_size
 from reellama.models.networks.bundle_networks import BundleNetworks
-from reellama.models.networks.footage_decision import FootageDecision
 from reellama.models.networks.frame_search import ClipSearch, ConceptSearch
 from reellama.models.networks.network_sources import ClipPart, FeatureSource
+from reellama.models.networks.numpy_footage_classifier import NumpyFootageClassifier
 from reellama.models.networks.onnx_tower import FrameEncoder, OnnxTower
 from reellama.models.networks.weights_file import read_weights, weight_shapes
 from reellama.models.token_pooling.options import DEFAULT_POOLING, PoolingOptions
@@ -139,7 +139,7 @@ class Bundle:
 
     def footage_caveat(self, features: np.ndarray) -> str:
         """What a person should know of its answers about a video with these features."""
-        tells_apart = self.config.concepts is not None and self._footage.can_tell
+        tells_apart = self.config.concepts is not None and self._footage_classifier.has_weights
         return self.config.footage_caveat if tells_apart and self.is_footage(features) else ""
 
     @property
@@ -186,7 +186,8 @@ class Bundle:
 
     @cached_property
     def concepts(self) -> ConceptModel | None:
-        """What tells real footage, in torch; None where the projector tells everything."""
+        """The concept model in torch, which makes the soft tokens of real footage; None in a bundle
+        whose projector makes all soft tokens."""
         from reellama.models.torch_networks import load_concepts
 
         config = self.config.concepts
@@ -269,16 +270,16 @@ class Bundle:
         return video_batch(features, times)
 
     @cached_property
-    def _footage(self) -> FootageDecision:
-        return FootageDecision(self.folder / WEIGHTS, CLASSIFIER)
+    def _footage_classifier(self) -> NumpyFootageClassifier:
+        return NumpyFootageClassifier(self.folder / WEIGHTS, CLASSIFIER)
 
     def is_footage(self, features: np.ndarray) -> bool:
-        """Whether features `[T, cells, channels]` are of real footage, which the concepts tell, and
-        not of a drawn clip, which the projector tells."""
-        return self.config.concepts is not None and self._footage(features)
+        """Whether features `[T, cells, channels]` are of real footage, of which the concept model
+        makes the soft tokens, or of a drawn clip, of which the projector does."""
+        return self.config.concepts is not None and self._footage_classifier(features)
 
     def _projection(self, features: np.ndarray) -> str:
-        """The network that tells features `[T, cells, channels]` to the LLM."""
+        """The network that makes the soft tokens of features `[T, cells, channels]`."""
         return "concepts" if self.is_footage(features) else "projector"
 
     def project(self, features: np.ndarray, times: np.ndarray) -> np.ndarray:
@@ -349,13 +350,13 @@ class Bundle:
         return ("",)
 
     def embed_images(self, frames: Sequence[np.ndarray]) -> np.ndarray:
-        """Unit rows of frames to search by `embed_texts`, float32 `[frames, d]`."""
+        """L2-normalized embeddings of frames, to search them: float32 `[frames, d]`."""
         if self._concept_search is None:
             return self._clip_search.images(frames)
         return self._concept_search.images(frames, self.features(frames))
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Rows of texts that `embed_images` is multiplied with, float32 `[texts, d]`."""
+        """Embeddings of texts whose product with `embed_images` ranks frames: `[texts, d]`."""
         return (self._concept_search or self._clip_search).texts(texts)
 
     @cached_property
@@ -367,7 +368,7 @@ class Bundle:
         if self.config.concepts is None:
             return None
         return ConceptSearch(
-            self._clip_search, self.networks, self.vocabulary, self._footage, self.folder
+            self._clip_search, self.networks, self.vocabulary, self._footage_classifier, self.folder
         )
 
 

@@ -1,7 +1,7 @@
-"""Search real footage by the concepts that a text says.
+"""Embeddings of frames and of texts over the concepts, to search real footage by what a text says.
 
-A frame's row says how much likelier it makes each concept than videos are in the mean, as a log
-odds ratio; a text's row says which concepts it names. Their product ranks frames.
+A frame's embedding is a log odds ratio for each concept: how much likelier it is in the frame than
+in videos in the mean. A text's says which concepts it names. Their product ranks frames.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from reellama.models.concepts.vocabulary import ConceptVocabulary
 LEAST = 1e-4  # probabilities are kept so far from 0 and 1
 
 
-def image_rows(probabilities: np.ndarray, base_rates: np.ndarray) -> np.ndarray:
-    """Concept probabilities of frames `[frames, concepts]` -> unit rows, float32, alike.
+def image_embeddings(probabilities: np.ndarray, base_rates: np.ndarray) -> np.ndarray:
+    """Concept probabilities of frames `[frames, concepts]` -> L2-normalized embeddings, as many.
 
     base_rates `[concepts]`: how often the captions of a video say each concept.
     """
     odds = _log_odds(probabilities) - _log_odds(base_rates)
-    return _unit(odds.astype(np.float32))
+    return _normalized(odds.astype(np.float32))
 
 
-def text_rows(vocabulary: ConceptVocabulary, texts: Sequence[str]) -> np.ndarray:
-    """Unit rows float32 `[texts, concepts]`; zeros for a text that says no concept."""
+def text_embeddings(vocabulary: ConceptVocabulary, texts: Sequence[str]) -> np.ndarray:
+    """L2-normalized embeddings, float32 `[texts, concepts]`; zeros where a text says no concept."""
     rows = np.zeros((len(texts), len(vocabulary)), np.float32)
     for row, text in zip(rows, texts, strict=True):
         row[sorted(vocabulary.said(text))] = 1
-    return _unit(rows)
+    return _normalized(rows)
 
 
 def _log_odds(probabilities: np.ndarray) -> np.ndarray:
@@ -37,5 +37,5 @@ def _log_odds(probabilities: np.ndarray) -> np.ndarray:
     return np.log(kept) - np.log1p(-kept)
 
 
-def _unit(rows: np.ndarray) -> np.ndarray:
+def _normalized(rows: np.ndarray) -> np.ndarray:
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)

@@ -1,7 +1,7 @@
-"""Rows of frames and of texts whose product says how well they fit.
+"""Embeddings of frames and of texts whose product says how well they fit.
 
-They are CLIP's; of a bundle that knows concepts, the concepts' rows follow. A frame of real footage
-is found by its concepts, and a drawn one by CLIP: the other part of its row is zero.
+They are CLIP's; in a bundle that knows concepts, those over its concepts are appended. A frame of
+real footage is found by its concepts, and a drawn one by CLIP: the other part is zero.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from reellama.models.concepts import concept_search
+from reellama.models.concepts import concept_embeddings
 from reellama.models.concepts.concept_config import TOKENS, WEIGHTS
 from reellama.models.concepts.vocabulary import ConceptVocabulary
 from reellama.models.networks.bundle_networks import BundleNetworks
-from reellama.models.networks.footage_decision import FootageDecision
+from reellama.models.networks.numpy_footage_classifier import NumpyFootageClassifier
 from reellama.models.networks.onnx_tower import over_frames
 from reellama.models.networks.weights_file import read_weights
 from reellama.models.vision.clip_tokenizer import ClipTokenizer
@@ -29,7 +29,7 @@ BASE_RATES = f"{TOKENS}.head.base_rates"
 
 
 class ClipSearch:
-    """CLIP's rows, by onnxruntime, else by the tower in torch."""
+    """CLIP's embeddings, by onnxruntime, else by the tower in torch."""
 
     def __init__(self, networks: BundleNetworks, tower: Callable[[], Tower]) -> None:
         self._networks, self._tower = networks, tower
@@ -41,12 +41,12 @@ class ClipSearch:
         return ClipTokenizer(session.merges, int(session.input_shape[1]))
 
     def images(self, frames: Sequence[np.ndarray]) -> np.ndarray:
-        """Unit rows of frames, float32 `[frames, d]`."""
+        """L2-normalized embeddings of frames, float32 `[frames, d]`."""
         session = self._networks.session("images")
         return over_frames(session, frames) if session else self._tower().embed_images(frames)
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Unit rows of texts, float32 `[texts, d]`."""
+        """L2-normalized embeddings of texts, float32 `[texts, d]`."""
         session = self._networks.session("texts")
         return (
             session(self._tokenizer.encode(texts)) if session else self._tower().embed_texts(texts)
@@ -54,34 +54,34 @@ class ClipSearch:
 
 
 class ConceptSearch:
-    """CLIP's rows, then those of the concepts of a bundle's folder."""
+    """CLIP's embeddings, then those over the concepts of a bundle's folder."""
 
     def __init__(
         self,
         clip: ClipSearch,
         networks: BundleNetworks,
         vocabulary: ConceptVocabulary,
-        footage: FootageDecision,
+        classifier: NumpyFootageClassifier,
         folder: Path,
     ) -> None:
         self._clip, self._networks = clip, networks
-        self._vocabulary, self._footage, self._folder = vocabulary, footage, folder
+        self._vocabulary, self._classifier, self._folder = vocabulary, classifier, folder
 
     def images(self, frames: Sequence[np.ndarray], features: np.ndarray) -> np.ndarray:
-        """Unit rows of frames with these features `[frames, cells, channels]`."""
-        of_footage = self._footage.of_frames(features)
+        """L2-normalized embeddings of frames with the features `[frames, cells, channels]`."""
+        is_footage = self._classifier.of_frames(features)
         drawn = np.zeros((len(frames), self._width), np.float32)
-        if not of_footage.all():
-            pictures = [frame for frame, real in zip(frames, of_footage, strict=True) if not real]
-            drawn[~of_footage] = self._clip.images(pictures)
+        if not is_footage.all():
+            pictures = [frame for frame, real in zip(frames, is_footage, strict=True) if not real]
+            drawn[~is_footage] = self._clip.images(pictures)
         (probabilities,) = self._networks.run("frame_concepts", features)
         base_rates = read_weights(self._folder / WEIGHTS, [BASE_RATES])[BASE_RATES]
-        seen = concept_search.image_rows(probabilities, base_rates)
-        return np.concatenate([drawn, seen * of_footage[:, None]], axis=1)
+        seen = concept_embeddings.image_embeddings(probabilities, base_rates)
+        return np.concatenate([drawn, seen * is_footage[:, None]], axis=1)
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Rows of texts: CLIP's, then of the concepts that they say; zeros where they say none."""
-        named = concept_search.text_rows(self._vocabulary, texts)
+        """Embeddings of texts: CLIP's, then over the concepts; zeros for a text that says none."""
+        named = concept_embeddings.text_embeddings(self._vocabulary, texts)
         return np.concatenate([self._clip.texts(texts), named], axis=1)
 
     @cached_property

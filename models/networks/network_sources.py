@@ -1,6 +1,6 @@
 """The networks of a bundle: where their weights are, and how torch builds them.
 
-tower, images, texts         of its CLIP: features of frames; rows of frames and of texts
+tower, images, texts         of its CLIP: features of frames; embeddings of frames and of texts
 projector, concepts          soft tokens of drawn clips, and of real footage
 projector_reading, concept_reading    what these say, and where they look
 frame_concepts               what is seen in single frames, by which footage is searched
@@ -112,14 +112,14 @@ class ClipPart:
                 raise GraphError("its tokenizer is not that of CLIP")
             ids = tokenizer(["", "a", "a dog"])
             names = {f"clip.{name}": name for name in stored}
-            module: nn.Module = torch_modules.TextRowsModule(clip)
+            module: nn.Module = torch_modules.TextEmbeddingModule(clip)
             return _export(module, {"ids": ids}, names, weights, merges)
         size = image_size(clip.visual)
         pixels = torch.zeros(EXAMPLE_FRAMES, size, size, 3, dtype=torch.uint8)
         if self.name == "tower":
             module = torch_modules.TowerModule(clip.visual, self.spec.layer, self.spec.fine_layers)
         else:
-            module = torch_modules.ImageRowsModule(clip.visual)
+            module = torch_modules.ImageEmbeddingModule(clip.visual)
         return _export(module, {"pixels": pixels}, {name: name for name in stored}, weights)
 
 

@@ -41,15 +41,16 @@ class TowerModule(_OfPixels):
         return forward_grid(self.visual, self.scaled(pixels), self.layers)
 
 
-class ImageRowsModule(_OfPixels):
-    """Pixels -> unit rows `[T, d]` in the space shared with texts, as `Tower.embed_images`."""
+class ImageEmbeddingModule(_OfPixels):
+    """Pixels -> L2-normalized embeddings `[T, d]`, as `Tower.embed_images`."""
 
     def forward(self, pixels: Tensor) -> Tensor:
         return nn.functional.normalize(self.visual(self.scaled(pixels)), dim=-1)
 
 
-class TextRowsModule(nn.Module):
-    """Token ids int64 `[texts, context]` -> unit rows `[texts, d]`, as `Tower.embed_texts`."""
+class TextEmbeddingModule(nn.Module):
+    """Token ids int64 `[texts, context]` -> L2-normalized embeddings `[texts, d]`, as
+    `Tower.embed_texts`."""
 
     def __init__(self, clip: nn.Module) -> None:
         super().__init__()

@@ -233,13 +233,13 @@ class Tower:
 
     @torch.inference_mode()
     def embed_images(self, frames: Sequence[np.ndarray]) -> np.ndarray:
-        """Pooled embeddings in the space shared with text: unit rows, float32 `[frames, dim]`."""
+        """L2-normalized embeddings in the space shared with texts, float32 `[frames, dim]`."""
         rows = [self.model.encode_image(p, normalize=True).float() for p in self._batches(frames)]
         return torch.cat(rows).cpu().numpy()
 
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Embeddings of texts in the space shared with frames: unit rows `[texts, dim]`."""
+        """L2-normalized embeddings in the space shared with frames, float32 `[texts, dim]`."""
         if self._tokenizer is None:
             raise TowerError("this tower was loaded without its text encoder")
         tokens = self._tokenizer(list(texts)).to(self.device)

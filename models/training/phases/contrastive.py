@@ -109,7 +109,7 @@ class ImageHead(nn.Module):
         self.project = visual.head.proj
 
     def forward(self, grid: Tensor) -> Tensor:
-        """Cells `[B, cells, channels]` -> unit rows `[B, dim]`."""
+        """Cells `[B, cells, channels]` -> L2-normalized embeddings `[B, dim]`."""
         return F.normalize(self.project(F.relu6(self.widen(grid)).mean(1)), dim=-1)
 
     @torch.no_grad()
@@ -127,7 +127,7 @@ def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor, same: Tensor)
     """Symmetric InfoNCE where equal captions in a batch are all positives.
 
     Args:
-        images, texts: unit rows `[B, dim]`.
+        images, texts: L2-normalized embeddings `[B, dim]`.
         scale: the learned inverse temperature.
         same: bool `[B, B]`, true where two captions are equal.
     """
