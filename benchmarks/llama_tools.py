@@ -25,7 +25,7 @@ from reellama.gguf_tools import bench, perplexity, quantize
 from reellama.gguf_tools.editing.split import join, split
 from reellama.gguf_tools.format.reader import read_gguf
 from reellama.gguf_tools.locate import find
-from reellama.gguf_tools.measuring.perplexity import ENGLISH_TEXT, measure_strided
+from reellama.gguf_tools.measuring.perplexity import ENGLISH_TEXT, measure_strided_perplexity
 from reellama.gguf_tools.multiple_choice.choice_scores import measure_choices
 from reellama.gguf_tools.runtime.backend import extra_bufts_safe
 from reellama.gguf_tools.threads import default_threads
@@ -135,7 +135,7 @@ def choosing(binary: Path, model: Path, work: Path, threads: int) -> None:
     )
     text = tool(binary / "llama-perplexity", *settings, *window)
     theirs = float(re.findall(r"\[4\]([\d.]+)", text)[0])
-    strided = measure_strided(model, n_ctx=128, stride=64, n_chunks=4, n_threads=threads)
+    strided = measure_strided_perplexity(model, n_ctx=128, stride=64, n_chunks=4, n_threads=threads)
     print(f"--ppl-stride {strided.perplexity.value:.4f}, llama-perplexity's {theirs:.4f}")
 
 

@@ -15,7 +15,7 @@ FUNCTIONS = {
     "bench": ("measuring.bench", "bench"),
     "compare": ("measuring.compare", "compare"),
     "convert": ("conversion.convert", "convert"),
-    "perplexity": ("measuring.perplexity", "measure_quality"),
+    "perplexity": ("measuring.perplexity", "measure_perplexity"),
     "quantize": ("quantization.quantize", "quantize"),
 }
 

@@ -106,7 +106,7 @@ def file_info(repo: str, name: str, say: MessageCallback, revision: str = "") ->
     return HubFile(repo, name, found.commit_hash, etag, found.size, url, revision)
 
 
-def download(file: HubFile, part: Path, report: ByteProgress, say: MessageCallback) -> None:
+def download(file: HubFile, part: Path, progress: ByteProgress, say: MessageCallback) -> None:
     """Download the rest of a file to `part`, which holds its beginning or does not exist.
 
     On an error `part` keeps what was downloaded, and the next call resumes there. Raises
@@ -119,7 +119,7 @@ def download(file: HubFile, part: Path, report: ByteProgress, say: MessageCallba
             while out.tell() < file.size:
                 # Fails only where not a byte has come: after each that has, counting starts again.
                 _with_retries(
-                    partial(_read_some, file, out, report), file.repo, say, tries=MAX_TRIES
+                    partial(_read_some, file, out, progress), file.repo, say, tries=MAX_TRIES
                 )
         except Unreachable as error:
             raise Unreachable(f"{error}; the same command goes on where it stopped") from error
@@ -150,7 +150,7 @@ def add_to_cache(file: HubFile, cache: Path, say: MessageCallback) -> Path:
     return path
 
 
-def _read_some(file: HubFile, out: BinaryIO, report: ByteProgress) -> None:
+def _read_some(file: HubFile, out: BinaryIO, progress: ByteProgress) -> None:
     """Read the rest of a file, or as much as arrives before the connection breaks."""
     from huggingface_hub import get_session
     from huggingface_hub.utils import (  # type: ignore[attr-defined]  # in its documentation
@@ -170,7 +170,7 @@ def _read_some(file: HubFile, out: BinaryIO, report: ByteProgress) -> None:
                 _empty(out)  # the server sends all of it again
             for chunk in response.iter_bytes():
                 out.write(chunk)
-                report(out.tell())
+                progress(out.tell())
                 if out.tell() > file.size:
                     raise HubError(f"{file} is longer than the hub says it is; try again later")
     except _network_errors():

@@ -38,7 +38,7 @@ FileProgress = Callable[[str, int, int], None]
 
 def pull(
     name: str,
-    report: FileProgress = lambda what, done, total: None,
+    progress: FileProgress = lambda what, done, total: None,
     say: hub.MessageCallback = lambda message: None,
     mmproj: str = "",
 ) -> Path:
@@ -62,7 +62,7 @@ def pull(
     missing = [file for file in files if not _is_whole(file)]
     _check_disk(missing)
     for file in missing:
-        _fetch(file, report, say)
+        _fetch(file, progress, say)
     return [hub.add_to_cache(file, hub_cache(), say) for file in files][0]  # noqa: RUF015  # all of them
 
 
@@ -129,7 +129,7 @@ def _check_disk(files: list[HubFile]) -> None:
         )
 
 
-def _fetch(file: HubFile, report: FileProgress, say: hub.MessageCallback) -> None:
+def _fetch(file: HubFile, progress: FileProgress, say: hub.MessageCallback) -> None:
     """Download a file, verify it, and rename it."""
     part = _partial(file)
     try:
@@ -138,8 +138,8 @@ def _fetch(file: HubFile, report: FileProgress, say: hub.MessageCallback) -> Non
             if _is_whole(file):  # another process was quicker
                 return
             doing = f"downloading {file.name}"
-            hub.download(file, part, lambda done: report(doing, done, file.size), say)
-            _verify(file, part, report)
+            hub.download(file, part, lambda done: progress(doing, done, file.size), say)
+            _verify(file, part, progress)
             with part.open("rb+") as written:
                 os.fsync(written.fileno())
             part.replace(_blob(file))
@@ -150,9 +150,9 @@ def _fetch(file: HubFile, report: FileProgress, say: hub.MessageCallback) -> Non
         ) from error
 
 
-def _verify(file: HubFile, part: Path, report: FileProgress) -> None:
+def _verify(file: HubFile, part: Path, progress: FileProgress) -> None:
     """Raise GGUFError, and remove the file, when its hash is wrong or it is no GGUF."""
-    found = digest(file, part, report)
+    found = digest(file, part, progress)
     if found != file.etag:
         part.unlink()
         raise GGUFError(
@@ -170,7 +170,7 @@ def _verify(file: HubFile, part: Path, report: FileProgress) -> None:
         raise GGUFError(f"what the hub has cannot be used: {reason}") from None
 
 
-def digest(file: HubFile, path: Path, report: FileProgress) -> str:
+def digest(file: HubFile, path: Path, progress: FileProgress) -> str:
     """The hash that the hub names a file by."""
     if len(file.etag) == SHA1_DIGITS:  # git's own, of files that are not in its large file storage
         digest = hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)
@@ -179,7 +179,7 @@ def digest(file: HubFile, path: Path, report: FileProgress) -> str:
     with path.open("rb") as data:
         while chunk := data.read(CHUNK):
             digest.update(chunk)
-            report(f"checking {file.name}", data.tell(), file.size)
+            progress(f"checking {file.name}", data.tell(), file.size)
     return digest.hexdigest()
 
 

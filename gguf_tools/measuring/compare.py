@@ -94,7 +94,7 @@ def compare(
     types: Sequence[str] = COMPARED_TYPES,
     *,
     work: str | Path,
-    how: CompareSettings = CompareSettings(),
+    settings: CompareSettings = CompareSettings(),
     score: Score | None = None,
     score_name: str = "",
     keep: bool = False,
@@ -103,21 +103,21 @@ def compare(
     """Quantize `base` into each of `types` and measure them all; the first row is the base's.
 
     Rows are kept in the folder `work`, and those that are there are not measured again, unless the
-    base, the text or anything in `how` changed. A quantized file is kept there with `keep`, and
-    else removed once it is measured. `score` measures a GGUF on a benchmark of the caller's, which
-    `score_name` tells from others. Raises ReellamaError when a model cannot be quantized or
+    base, the text or anything in `settings` changed. A quantized file is kept there with `keep`,
+    and else removed once it is measured. `score` measures a GGUF on a benchmark of the caller's,
+    which `score_name` tells from others. Raises ReellamaError when a model cannot be quantized or
     measured; the rows before it are kept.
     """
     file = read_gguf(Path(base).expanduser().absolute())
     work = Path(work).expanduser().absolute()
     targets = list(dict.fromkeys(type_.upper() for type_ in types))
     if targets:  # refuse them now instead of after ten minutes
-        quantize(file.path, targets, imatrix=how.imatrix, dry_run=True)
+        quantize(file.path, targets, imatrix=settings.imatrix, dry_run=True)
     try:
         work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ReellamaError(f"cannot make the folder {work}: {error.strerror}") from error
-    key = _key(file.path, how, score_name if score else "")
+    key = _key(file.path, settings, score_name if score else "")
     rows: list[CompareRow] = []
     for target in (None, *targets):
 
@@ -130,10 +130,10 @@ def compare(
         row = _read_row(kept, key)
         if target and (row is None or (keep and not path.exists())):
             say("quantizing")
-            _quantize(file.path, target, path, how)
+            _quantize(file.path, target, path, settings)
         if row is None:
             name = target or type_of(file)
-            row = _measure(name, path, file.path if target else None, how, score, say)
+            row = _measure(name, path, file.path if target else None, settings, score, say)
             write_atomically(kept, json.dumps({"key": key, "row": row.to_json()}, indent=1) + "\n")
         if target and not keep:
             path.unlink(missing_ok=True)
@@ -165,16 +165,16 @@ def type_of(file: GGUFFile) -> str:
     return name
 
 
-def _quantize(base: Path, target: str, path: Path, how: CompareSettings) -> None:
-    n_threads = how.n_threads or 0
-    quantize(base, target, path, imatrix=how.imatrix, n_threads=n_threads, force=True)
+def _quantize(base: Path, target: str, path: Path, settings: CompareSettings) -> None:
+    n_threads = settings.n_threads or 0
+    quantize(base, target, path, imatrix=settings.imatrix, n_threads=n_threads, force=True)
 
 
 def _measure(
     name: str,
     path: Path,
     reference: Path | None,
-    how: CompareSettings,
+    settings: CompareSettings,
     score: Score | None,
     say: Callable[[str], None],
 ) -> CompareRow:
@@ -183,33 +183,35 @@ def _measure(
     def reading(done: float, total: int, _perplexity: float) -> None:
         say(f"reading the text, {done:.0f} of {total}")
 
-    found = perplexity.measure_quality(
+    found = perplexity.measure_perplexity(
         path,
-        how.text,
+        settings.text,
         reference=reference,
-        n_ctx=how.n_ctx,
-        n_chunks=how.n_chunks,
-        n_threads=how.n_threads,
-        n_gpu_layers=how.n_gpu_layers,
+        n_ctx=settings.n_ctx,
+        n_chunks=settings.n_chunks,
+        n_threads=settings.n_threads,
+        n_gpu_layers=settings.n_gpu_layers,
         progress=reading,
     )
     say("measuring its speed")
-    setups = bench.grid([path], n_gpu_layers=[how.n_gpu_layers], n_threads=[how.n_threads])
-    tests = (BenchTest("pp", how.n_prompt), BenchTest("tg", how.n_gen))
-    pp, tg = bench.run(setups, tests, how.repetitions)
+    setups = bench.grid(
+        [path], n_gpu_layers=[settings.n_gpu_layers], n_threads=[settings.n_threads]
+    )
+    tests = (BenchTest("pp", settings.n_prompt), BenchTest("tg", settings.n_gen))
+    pp, tg = bench.run(setups, tests, settings.repetitions)
     accuracy = None
     if score:
-        say("watching videos")
+        say("scoring")
         accuracy = score(path)
-    far = found.divergence
+    divergence = found.divergence
     return CompareRow(
         type=name,
         n_bytes=max(path.stat().st_size, pp.model_size),  # of a split file, all parts
         bits_per_weight=8 * pp.model_size / pp.model_n_params,
         perplexity=found.perplexity,
-        kl=far.kl if far else None,
-        kl_p99=far.kl_p99 if far else None,
-        same_top=far.same_top if far else None,
+        kl=divergence.kl if divergence else None,
+        kl_p99=divergence.kl_p99 if divergence else None,
+        same_top=divergence.same_top if divergence else None,
         pp=Estimate(pp.avg_ts, pp.stddev_ts),
         tg=Estimate(tg.avg_ts, tg.stddev_ts),
         peak_rss=tg.peak_rss,
@@ -218,18 +220,19 @@ def _measure(
     )
 
 
-def _key(base: Path, how: CompareSettings, score_name: str) -> dict[str, Any]:
+def _key(base: Path, settings: CompareSettings, score_name: str) -> dict[str, Any]:
     """The key of a row: everything that it depends on, as plain values for JSON."""
     stat = base.stat()
-    settings = {
-        name: str(value) if isinstance(value, Path) else value for name, value in vars(how).items()
+    values = {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in vars(settings).items()
     }
     return {
         "base": str(base),
         "bytes": stat.st_size,
         "changed": stat.st_mtime_ns,
-        **settings,
-        "text_sha256": hashlib.sha256(text_chunks.read_text(how.text)).hexdigest(),
+        **values,
+        "text_sha256": hashlib.sha256(text_chunks.read_text(settings.text)).hexdigest(),
         "score": score_name,
         "llama-cpp-python": version("llama-cpp-python"),
     }

@@ -91,9 +91,9 @@ def plan_mix(
     source: str | Path,
     n_bytes: int,
     *,
-    how: MixSettings = MixSettings(),
+    settings: MixSettings = MixSettings(),
     work: str | Path | None = None,
-    report: SearchProgress | None = None,
+    progress: SearchProgress | None = None,
 ) -> MixPlan:
     """Plan a file of at most `n_bytes` from `source`, best in F16.
 
@@ -104,22 +104,22 @@ def plan_mix(
     file = read_gguf(source)
     if file.metadata.get("split.count", 0) > 1:
         raise ReellamaError(f"{source} is split: join it first, with `reellama gguf join`")
-    names = [*CANDIDATES, *(SMALLER if how.imatrix else ())]
+    names = [*CANDIDATES, *(SMALLER if settings.imatrix else ())]
     total, done = len(names) + 2, 0
 
     def say(doing: str) -> None:
         nonlocal done
-        if report:
-            report(done, max(total, done + 1), doing)
+        if progress:
+            progress(done, max(total, done + 1), doing)
         done += 1
 
     say("reading the text")
-    weights = _input_weights(file, how)
+    weights = _input_weights(file, settings)
     with tempfile.TemporaryDirectory(dir=work, prefix=".mix-") as folder:
-        errors = _errors(file, names, Path(folder), how, weights, say)
+        errors = _errors(file, names, Path(folder), settings, weights, say)
         kinds = sorted({_kind(name) for name in errors})
         total += len(kinds)
-        costs = _costs(file, errors, kinds, Path(folder), how, say)
+        costs = _costs(file, errors, kinds, Path(folder), settings, say)
     options = {
         name: [
             _source_choice(file, name),
@@ -137,11 +137,15 @@ def plan_mix(
     )
 
 
-def _input_weights(file: GGUFFile, how: MixSettings) -> dict[str, np.ndarray]:
-    if how.imatrix is not None:
-        return read_imatrix(how.imatrix).weights()
+def _input_weights(file: GGUFFile, settings: MixSettings) -> dict[str, np.ndarray]:
+    if settings.imatrix is not None:
+        return read_imatrix(settings.imatrix).weights()
     matrix = collect_from_text(
-        file.path, how.text, n_ctx=how.n_ctx, n_chunks=how.n_chunks, n_threads=how.n_threads
+        file.path,
+        settings.text,
+        n_ctx=settings.n_ctx,
+        n_chunks=settings.n_chunks,
+        n_threads=settings.n_threads,
     )
     return matrix.weights()
 
@@ -150,7 +154,7 @@ def _errors(
     file: GGUFFile,
     names: list[str],
     folder: Path,
-    how: MixSettings,
+    settings: MixSettings,
     weights: Mapping[str, np.ndarray],
     say: Callable[[str], None],
 ) -> dict[str, list[Choice]]:
@@ -164,22 +168,24 @@ def _errors(
         fitting = [each for each in found if file.tensors[each].shape[0] % block == 0]
         if found and not fitting:
             continue
-        _quantize_some(file, dict.fromkeys(fitting or file.tensors, name), made, how)
+        _quantize_some(file, dict.fromkeys(fitting or file.tensors, name), made, settings)
         for tensor, choice in tensor_errors(file, made, weights).items():
             found.setdefault(tensor, {})[choice.type] = choice
         made.unlink()
     return {tensor: list(choices.values()) for tensor, choices in found.items()}
 
 
-def _quantize_some(file: GGUFFile, types: Mapping[str, str], made: Path, how: MixSettings) -> None:
+def _quantize_some(
+    file: GGUFFile, types: Mapping[str, str], made: Path, settings: MixSettings
+) -> None:
     """Quantize these tensors, and leave the others as they are."""
     quantize(
         file.path,
         "Q8_0",  # types of single tensors count beside a quantized type only
         made,
         tensor_types=[*_patterns(types), (".", _float_type(file))],
-        imatrix=how.imatrix,
-        n_threads=how.n_threads or 0,
+        imatrix=settings.imatrix,
+        n_threads=settings.n_threads or 0,
     )
 
 
@@ -188,19 +194,19 @@ def _costs(
     errors: Mapping[str, list[Choice]],
     kinds: list[str],
     folder: Path,
-    how: MixSettings,
+    settings: MixSettings,
     say: Callable[[str], None],
 ) -> dict[str, float]:
     """KL divergence, in nats, for one unit of error in each kind of tensor."""
     say("reading the text with the source")
     logits = folder / "source.logits"
-    perplexity.measure_quality(
+    perplexity.measure_perplexity(
         file.path,
-        how.text,
+        settings.text,
         save_logits=logits,
-        n_ctx=how.n_ctx,
-        n_chunks=how.n_chunks,
-        n_threads=how.n_threads,
+        n_ctx=settings.n_ctx,
+        n_chunks=settings.n_chunks,
+        n_threads=settings.n_threads,
     )
     costs = {}
     for kind in kinds:
@@ -211,9 +217,9 @@ def _costs(
             if _kind(name) == kind
         }
         made = folder / "kind.gguf"
-        _quantize_some(file, {name: choice.type for name, choice in coarse.items()}, made, how)
-        quality = perplexity.measure_quality(
-            made, how.text, reference_logits=logits, n_threads=how.n_threads
+        _quantize_some(file, {name: choice.type for name, choice in coarse.items()}, made, settings)
+        quality = perplexity.measure_perplexity(
+            made, settings.text, reference_logits=logits, n_threads=settings.n_threads
         )
         made.unlink()
         assert quality.divergence is not None

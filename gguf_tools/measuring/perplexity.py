@@ -77,7 +77,7 @@ class TextQuality:
         return plain(asdict(self))
 
 
-def measure_quality(
+def measure_perplexity(
     path: str | Path,
     text: str | Path = ENGLISH_TEXT,
     *,
@@ -148,7 +148,7 @@ def measure_quality(
         )
 
 
-def measure_strided(
+def measure_strided_perplexity(
     path: str | Path,
     text: str | Path = ENGLISH_TEXT,
     *,
@@ -166,7 +166,7 @@ def measure_strided(
     A window has n_ctx + stride / 2 tokens, rounded up to 256: as `llama-perplexity --ppl-stride`
     has it where its `--batch-size` is its `--ctx-size` (with a larger batch it asks for windows
     that do not fit its context). As there, no BOS token is put in front of each window. Raises as
-    `measure_quality`.
+    `measure_perplexity`.
     """
     window = -(-(n_ctx + stride // 2) // CTX_STEP) * CTX_STEP
     if not 1 <= stride < window:

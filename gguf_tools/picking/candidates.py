@@ -121,10 +121,10 @@ class HubModel:
     types that can be compared.
     """
 
-    def __init__(self, model: str, types: Sequence[str], say: Say, report: FileProgress) -> None:
+    def __init__(self, model: str, types: Sequence[str], say: Say, progress: FileProgress) -> None:
         self.repo, wanted, self.revision = split_hub_name(model)
         self.name = self.repo
-        self._say, self._report = say, report
+        self._say, self._progress = say, progress
         if wanted:
             raise GGUFError(f"{model} is one file; to pick among all write {HUB_PREFIX}{self.repo}")
         names = hub.list_files(self.repo, say, self.revision)
@@ -178,8 +178,8 @@ class HubModel:
 
     def _fetch(self, file: HubFile, place: Path) -> None:
         doing = f"downloading {file.name}"
-        hub.download(file, place, lambda done: self._report(doing, done, file.size), self._say)
-        if digest(file, place, self._report) != file.etag:
+        hub.download(file, place, lambda done: self._progress(doing, done, file.size), self._say)
+        if digest(file, place, self._progress) != file.etag:
             raise GGUFError(f"{file} was damaged on the way; the same command downloads it again")
 
     def _in_cache(self, candidate: Candidate) -> Path | None:

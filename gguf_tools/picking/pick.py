@@ -27,12 +27,12 @@ from reellama.gguf_tools.format.split_files import read_model
 from reellama.gguf_tools.measuring import bench
 from reellama.gguf_tools.measuring.bench_tests import BenchTest
 from reellama.gguf_tools.measuring.divergence import Estimate
-from reellama.gguf_tools.measuring.perplexity import ENGLISH_TEXT, Divergence, measure_quality
+from reellama.gguf_tools.measuring.perplexity import ENGLISH_TEXT, Divergence, measure_perplexity
 from reellama.gguf_tools.memory.offload import plan_offload
 from reellama.gguf_tools.memory.roofline import bytes_of_a_token, read_bandwidth
 from reellama.gguf_tools.picking.candidates import Candidate, Source
-from reellama.gguf_tools.picking.limits import Limits, Measured, choose
 from reellama.gguf_tools.picking.results import Result, ResultsFolder
+from reellama.gguf_tools.picking.selection import Limits, Measured, choose
 from reellama.gguf_tools.runtime.backend import GpuLayers, system_info
 from reellama.gguf_tools.sizes import show_size
 from reellama.gguf_tools.text import text_chunks
@@ -76,7 +76,7 @@ def pick(
     *,
     n_ctx: int = 4096,
     memory: int,
-    how: PickSettings = PickSettings(),
+    settings: PickSettings = PickSettings(),
     progress: Progress | None = None,
 ) -> Picked:
     """Measure the files of `source` as far as needed, and choose one for the `limits`.
@@ -86,8 +86,8 @@ def pick(
     before is kept.
     """
     work.mkdir(parents=True, exist_ok=True)
-    bandwidth = _bandwidth(how.n_threads or default_threads(), work / "bandwidth.json")
-    measuring = _Measuring(source, how, ResultsFolder(work / "results"), progress)
+    bandwidth = _bandwidth(settings.n_threads or default_threads(), work / "bandwidth.json")
+    measuring = _Measuring(source, settings, ResultsFolder(work / "results"), progress)
     reference, known = source.reference, measuring.known
     predicted: dict[str, float] = {}
     skipped: dict[str, str] = {}
@@ -100,7 +100,7 @@ def pick(
         for each in (reference, *source.others):
             predicted[each.type] = bandwidth / (share * each.n_bytes)
             if each.type not in known:
-                why = _cannot_keep(each, predicted[each.type], limits, how)
+                why = _cannot_keep(each, predicted[each.type], limits, settings)
                 if why:
                     skipped[each.type] = why
                 else:
@@ -136,14 +136,14 @@ class _Measuring:
     def __init__(
         self,
         source: Source,
-        how: PickSettings,
+        settings: PickSettings,
         results: ResultsFolder,
         progress: Progress | None,
     ) -> None:
         everything = [source.reference, *source.others]
-        self._how, self._results, self._progress = how, results, progress
+        self._settings, self._results, self._progress = settings, results, progress
         self._numbers = {each.type: number for number, each in enumerate(everything)}
-        self._keys = {each.type: _key(source, each, how) for each in everything}
+        self._keys = {each.type: _key(source, each, settings) for each in everything}
         found = {name: results.get(key) for name, key in self._keys.items()}
         self.known = {name: result for name, result in found.items() if result is not None}
         self.n_new = 0
@@ -156,14 +156,16 @@ class _Measuring:
 
     def measure(self, candidate: Candidate, path: Path, reference: Path | None) -> None:
         """Measure a file, against the reference's logits unless it is that, and keep the result."""
-        how = self._how
-        far = None if reference is None else self.read(candidate, path, compare=reference)
+        settings = self._settings
+        divergence = None if reference is None else self.read(candidate, path, compare=reference)
         self.say(candidate, "measuring its speed")
-        setups = bench.grid([path], n_gpu_layers=[how.n_gpu_layers], n_threads=[how.n_threads])
-        [tg] = bench.run(setups, [BenchTest("tg", how.n_gen)], how.repetitions)
+        setups = bench.grid(
+            [path], n_gpu_layers=[settings.n_gpu_layers], n_threads=[settings.n_threads]
+        )
+        [tg] = bench.run(setups, [BenchTest("tg", settings.n_gen)], settings.repetitions)
         result = Result(
-            kl=far.kl if far else EXACT,
-            same_top=far.same_top if far else Estimate(1.0, 0.0),
+            kl=divergence.kl if divergence else EXACT,
+            same_top=divergence.same_top if divergence else Estimate(1.0, 0.0),
             speed=Estimate(tg.avg_ts, tg.stddev_ts),
             peak_rss=tg.peak_rss,
         )
@@ -184,15 +186,15 @@ class _Measuring:
         def reading(done: float, total: int, _perplexity: float) -> None:
             self.say(candidate, f"reading the text, {done:.0f} of {total}")
 
-        how = self._how
-        return measure_quality(
+        settings = self._settings
+        return measure_perplexity(
             path,
-            how.text,
+            settings.text,
             reference_logits=compare,
             save_logits=save,
-            n_chunks=how.n_chunks,
-            n_threads=how.n_threads,
-            n_gpu_layers=how.n_gpu_layers,
+            n_chunks=settings.n_chunks,
+            n_threads=settings.n_threads,
+            n_gpu_layers=settings.n_gpu_layers,
             progress=reading,
         ).divergence
 
@@ -210,12 +212,12 @@ def _bandwidth(n_threads: int, kept: Path) -> float:
 
 
 def _cannot_keep(
-    candidate: Candidate, predicted: float, limits: Limits, how: PickSettings
+    candidate: Candidate, predicted: float, limits: Limits, settings: PickSettings
 ) -> str | None:
     """Why a file that is not there yet cannot keep the limits, None if it may."""
     if limits.vram is not None and candidate.n_bytes > limits.vram:
         return f"{show_size(candidate.n_bytes)} of weights alone"
-    on_cpu = how.n_gpu_layers == 0  # what a GPU's memory does is not known
+    on_cpu = settings.n_gpu_layers == 0  # what a GPU's memory does is not known
     if on_cpu and limits.min_speed is not None and TOO_SLOW * predicted < limits.min_speed:
         return f"memory allows {predicted:.1f} tokens/s"
     return None
@@ -233,13 +235,13 @@ def _sum_up(name: str, result: Result, file: GGUFFile, n_ctx: int, memory: int) 
     )
 
 
-def _key(source: Source, candidate: Candidate, how: PickSettings) -> dict[str, Any]:
+def _key(source: Source, candidate: Candidate, settings: PickSettings) -> dict[str, Any]:
     """Everything that a result depends on, as plain values for JSON."""
-    settings = asdict(how) | {"text": _digest(how.text)}
+    values = asdict(settings) | {"text": _digest(settings.text)}
     return {
         "content": candidate.content,
         "reference": source.reference.content,
-        **settings,
+        **values,
         "llama-cpp-python": version("llama-cpp-python"),
         "system": system_info(),
         "default_threads": default_threads(),

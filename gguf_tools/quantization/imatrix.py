@@ -134,7 +134,7 @@ def collect(
     n_threads: int | None = None,
     n_gpu_layers: int = 0,
     datasets: Sequence[str] = (),
-    report: PromptProgress | None = None,
+    progress: PromptProgress | None = None,
 ) -> Imatrix:
     """Collect an importance matrix from prompts of at most `n_ctx` positions, each read alone.
 
@@ -158,8 +158,8 @@ def collect(
         total = len(prompts) if isinstance(prompts, Sequence) else None
         for done, prompt in enumerate(prompts, 1):
             _read(context, prompt, n_ctx, activations)
-            if report is not None:
-                report(done, total)
+            if progress is not None:
+                progress(done, total)
     return _imatrix(activations, model, n_ctx, datasets)
 
 
@@ -175,7 +175,7 @@ def collect_from_text(
     begun: Imatrix | None = None,
     save: Callable[[Imatrix], None] | None = None,
     save_every: int = 0,
-    report: PromptProgress | None = None,
+    progress: PromptProgress | None = None,
 ) -> Imatrix:
     """Collect from a text file, cut into chunks of `n_ctx` tokens; all of them, or `n_chunks`.
 
@@ -216,8 +216,8 @@ def collect_from_text(
             )
             saved = 0.0
             for block in blocks:
-                if report is not None:
-                    report(n_begun + block.n_chunks_done, n_all)
+                if progress is not None:
+                    progress(n_begun + block.n_chunks_done, n_all)
                 whole = block.positions.stop == n_ctx  # else some chunks are half read
                 if save and save_every and whole and block.n_chunks_done - saved >= save_every:
                     saved = block.n_chunks_done

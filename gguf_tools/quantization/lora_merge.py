@@ -78,7 +78,7 @@ def merge_lora(
     output: str | Path,
     *,
     type_name: str | None = None,
-    report: TensorProgress | None = None,
+    progress: TensorProgress | None = None,
 ) -> Path:
     """Write `base` with adapters, each with its scale, merged in; returns `output`.
 
@@ -94,7 +94,7 @@ def merge_lora(
         for tensor in file.tensors.values()
     ]
     entries = metadata_entries({"general.file_type": int(FILE_TYPES[type_])})
-    return _write(file, opened, infos, entries, Path(output), report)
+    return _write(file, opened, infos, entries, Path(output), progress)
 
 
 def merge_where_changed(
@@ -133,19 +133,19 @@ def _write(
     infos: Sequence[TensorInfo],
     entries: Mapping[str, bytes],
     output: Path,
-    report: TensorProgress | None,
+    progress: TensorProgress | None,
 ) -> Path:
     """Write tensors as `infos` has them, with the metadata of `file` and more `entries`."""
     with replacing(output) as temporary, temporary.open("wb") as out:
         out.write(header_bytes(raw_entries(file.path) | dict(entries), infos))
         for done, info in enumerate(infos):
-            if report is not None:
-                report(done, len(infos))
+            if progress is not None:
+                progress(done, len(infos))
             for piece in _pieces(file, info, adapters):
                 out.write(piece)
             out.write(padding(info.n_bytes))
-        if report is not None:
-            report(len(infos), len(infos))
+        if progress is not None:
+            progress(len(infos), len(infos))
     return output
 
 

@@ -57,20 +57,20 @@ def write_mmproj(
     plan: QuantPlan,
     type_name: str,
     path: Path,
-    report: Callable[[int, int], None],
+    progress: Callable[[int, int], None],
 ) -> None:
-    """Write an mmproj as planned; `report` is called with the tensors done and their number.
+    """Write an mmproj as planned; `progress` is called with the tensors done and their number.
 
     Raises ReellamaError for numbers that the type cannot hold or that are not finite.
     """
     with path.open("wb") as output:
         output.write(header_bytes(_metadata(file, type_name), plan.tensors))
         for done, info in enumerate(plan.tensors):
-            report(done, len(plan.tensors))
+            progress(done, len(plan.tensors))
             for data in _data(file, file.tensors[info.name], info.type):
                 output.write(data.data)
             output.write(padding(info.n_bytes))
-        report(len(plan.tensors), len(plan.tensors))
+        progress(len(plan.tensors), len(plan.tensors))
 
 
 def _metadata(file: GGUFFile, type_name: str) -> Mapping[str, bytes]:

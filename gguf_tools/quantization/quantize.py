@@ -82,7 +82,7 @@ def quantize(
     n_threads: int = 0,
     dry_run: bool = False,
     force: bool = False,
-    report: QuantizeProgress | None = None,
+    progress: QuantizeProgress | None = None,
     quantizer: QuantizerProcess | None = None,
 ) -> list[Quantized]:
     """Quantize `source` into each of `types`; `quant_types` has their names.
@@ -149,7 +149,7 @@ def quantize(
         if not dry_run:
             _check_places(path, [file for place in places for file in parts(place, n_files)], force)
         if sees:
-            return _quantize_mmproj(file, targets, places, dry_run, report)
+            return _quantize_mmproj(file, targets, places, dry_run, progress)
         matrix = None
         if job.imatrix is not None:
             from reellama.gguf_tools.quantization.imatrix import read_imatrix
@@ -163,10 +163,10 @@ def quantize(
         if dry_run:
             return [_result(*each, 0.0) for each in zip(places, targets, plans, strict=True)]
         _check_space(places[0].parent, plans, n_merged)
-        with _merged(file, loras, places[0].parent, report) as merged:
+        with _merged(file, loras, places[0].parent, progress) as merged:
             jobs = [replace(job, source=str(merged.absolute())) for job in jobs]
             return [
-                _write(quantizer, *each, report)
+                _write(quantizer, *each, progress)
                 for each in zip(jobs, places, targets, plans, strict=True)
             ]
 
@@ -191,7 +191,7 @@ def _quantize_mmproj(
     targets: Sequence[str],
     places: Sequence[Path],
     dry_run: bool,
-    report: QuantizeProgress | None,
+    progress: QuantizeProgress | None,
 ) -> list[Quantized]:
     from reellama.gguf_tools.quantization.mmproj_quantize import plan_mmproj, write_mmproj
 
@@ -202,7 +202,7 @@ def _quantize_mmproj(
     for place, name, plan in zip(places, targets, plans, strict=True):
         started = time.perf_counter()
         if not dry_run:
-            tell = partial(report or _silent, f"quantizing {name}")
+            tell = partial(progress or _silent, f"quantizing {name}")
             with replacing(place) as temporary:
                 write_mmproj(file, plan, name, temporary, tell)
         seconds = 0.0 if dry_run else time.perf_counter() - started
@@ -211,7 +211,7 @@ def _quantize_mmproj(
 
 
 def _silent(_doing: str, _done: int, _total: int) -> None:
-    """A report to no one."""
+    """Progress that nobody asked for."""
 
 
 def default_name(file: GGUFFile, type_name: str, adapters: Sequence[str] = ()) -> str:
@@ -279,7 +279,7 @@ def _merged(
     file: GGUFFile,
     loras: Sequence[tuple[str | Path, float]],
     folder: Path,
-    report: QuantizeProgress | None,
+    progress: QuantizeProgress | None,
 ) -> Iterator[Path]:
     """The file to quantize: the source, or a temporary one with the adapters in it."""
     if not loras:
@@ -287,9 +287,9 @@ def _merged(
         return
     from reellama.gguf_tools.quantization.lora_merge import merge_lora
 
-    tell = None if report is None else partial(report, "merging LoRA")
+    tell = None if progress is None else partial(progress, "merging LoRA")
     with tempfile.TemporaryDirectory(dir=folder, prefix=".merged-") as temporary:
-        yield merge_lora(file.path, loras, Path(temporary, "merged.gguf"), report=tell)
+        yield merge_lora(file.path, loras, Path(temporary, "merged.gguf"), progress=tell)
 
 
 def _write(
@@ -298,7 +298,7 @@ def _write(
     place: Path,
     type_name: str,
     planned: QuantPlan,
-    report: QuantizeProgress | None,
+    progress: QuantizeProgress | None,
 ) -> Quantized:
     listener = QuantizerLog()
     doing = f"quantizing {type_name}"
@@ -306,8 +306,8 @@ def _write(
     def listen(level: int, text: str) -> None:
         before = listener.done
         listener.feed(level, text)
-        if report is not None and listener.done > before:
-            report(doing, listener.done - 1, listener.total)
+        if progress is not None and listener.done > before:
+            progress(doing, listener.done - 1, listener.total)
 
     n_files = len(part_names(Path(job.source).name)) if job.keep_split else 1
     with _replacing_parts(place, n_files) if n_files > 1 else replacing(place) as temporary:
@@ -315,8 +315,8 @@ def _write(
         if not quantizer.run(replace(job, output=str(temporary.absolute())), listen):
             raise listener.failure(job, type_name)
         seconds = time.perf_counter() - started
-        if report is not None:
-            report(doing, listener.total, listener.total)
+        if progress is not None:
+            progress(doing, listener.total, listener.total)
         for made in parts(temporary, n_files):
             read_gguf(made)  # raises if it is damaged
     written = parts(place, n_files)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from reellama.gguf_tools.format.reader import read_gguf
-from reellama.gguf_tools.measuring.perplexity import measure_quality
+from reellama.gguf_tools.measuring.perplexity import measure_perplexity
 from reellama.models.bundle import Bundle
 from reellama.models.synthetic.rendered_clips import RenderedClips, RenderedConfig
 from reellama.models.training.frozen_llm import Example, FrozenLLM
@@ -123,7 +123,7 @@ def test_a_second_question_is_answered_from_the_video_too(mini: VideoChat) -> No
 
 def perplexity(mini: VideoChat, lora: Sequence[tuple[Path, float]], n_chunks: int) -> float:
     """The perplexity of its LLM on plain English, with an adapter or without one."""
-    return measure_quality(mini.bundle.llm_path(), lora=lora, n_chunks=n_chunks).perplexity.value
+    return measure_perplexity(mini.bundle.llm_path(), lora=lora, n_chunks=n_chunks).perplexity.value
 
 
 @pytest.mark.parametrize("n_chunks", [1, pytest.param(8, marks=pytest.mark.slow)])

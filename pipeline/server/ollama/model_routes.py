@@ -297,7 +297,7 @@ def _quantized(kept: Store, manifest: Manifest, type_: str, tell: ItemCallback) 
             kept.file(manifest.llm),
             type_.upper(),
             Path(folder) / "model.gguf",
-            report=lambda what, done, total: tell(
+            progress=lambda what, done, total: tell(
                 {"status": status, "completed": done, "total": total}
             ),
         )

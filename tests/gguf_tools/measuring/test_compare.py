@@ -41,7 +41,7 @@ ROW = CompareRow(
 
 
 @pytest.fixture(scope="module")
-def how(tmp_path_factory: pytest.TempPathFactory) -> CompareSettings:
+def settings(tmp_path_factory: pytest.TempPathFactory) -> CompareSettings:
     text = tmp_path_factory.mktemp("text") / "ferry.txt"
     text.write_text(TEXT)
     return CompareSettings(
@@ -51,10 +51,10 @@ def how(tmp_path_factory: pytest.TempPathFactory) -> CompareSettings:
 
 @pytest.fixture(scope="module")
 def rows(
-    tiny_llama: Path, how: CompareSettings, tmp_path_factory: pytest.TempPathFactory
+    tiny_llama: Path, settings: CompareSettings, tmp_path_factory: pytest.TempPathFactory
 ) -> list[CompareRow]:
     work = tmp_path_factory.mktemp("work")
-    return compare.compare(tiny_llama, ["Q8_0", "Q4_0", "f16"], work=work, how=how)
+    return compare.compare(tiny_llama, ["Q8_0", "Q4_0", "f16"], work=work, settings=settings)
 
 
 def test_a_row_for_the_base_and_one_for_each_type(rows: list[CompareRow]) -> None:
@@ -73,46 +73,50 @@ def test_a_row_for_the_base_and_one_for_each_type(rows: list[CompareRow]) -> Non
 
 
 def test_finished_rows_are_kept_and_models_are_not(
-    tiny_llama: Path, how: CompareSettings, tmp_path: Path
+    tiny_llama: Path, settings: CompareSettings, tmp_path: Path
 ) -> None:
-    first = compare.compare(tiny_llama, ["Q8_0"], work=tmp_path, how=how)
+    first = compare.compare(tiny_llama, ["Q8_0"], work=tmp_path, settings=settings)
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json", ".json"]
     said: list[str] = []
 
     def progress(_done: int, _total: int, what: str) -> None:
         said.append(what)
 
-    again = compare.compare(tiny_llama, ["Q8_0", "Q4_0"], work=tmp_path, how=how, progress=progress)
+    again = compare.compare(
+        tiny_llama, ["Q8_0", "Q4_0"], work=tmp_path, settings=settings, progress=progress
+    )
     assert again[:2] == first
     assert {what.partition(":")[0] for what in said} == {"Q4_0"}
     assert said[0] == "Q4_0: quantizing"
 
 
 def test_what_was_measured_in_another_way_is_measured_again(
-    tiny_llama: Path, how: CompareSettings, tmp_path: Path
+    tiny_llama: Path, settings: CompareSettings, tmp_path: Path
 ) -> None:
-    [first] = compare.compare(tiny_llama, [], work=tmp_path, how=how)
-    [again] = compare.compare(tiny_llama, [], work=tmp_path, how=replace(how, n_chunks=1))
+    [first] = compare.compare(tiny_llama, [], work=tmp_path, settings=settings)
+    [again] = compare.compare(tiny_llama, [], work=tmp_path, settings=replace(settings, n_chunks=1))
     assert again.perplexity != first.perplexity
     for path in tmp_path.iterdir():
         path.write_text('{"key": 3')  # somebody's accident
-    [mended] = compare.compare(tiny_llama, [], work=tmp_path, how=how)
+    [mended] = compare.compare(tiny_llama, [], work=tmp_path, settings=settings)
     assert mended.perplexity == first.perplexity
 
 
 def test_models_are_kept_when_asked_for(
-    tiny_llama: Path, how: CompareSettings, tmp_path: Path
+    tiny_llama: Path, settings: CompareSettings, tmp_path: Path
 ) -> None:
-    first = compare.compare(tiny_llama, ["Q8_0"], work=tmp_path, how=how, keep=True)
+    first = compare.compare(tiny_llama, ["Q8_0"], work=tmp_path, settings=settings, keep=True)
     kept = tmp_path / "llama-Q8_0.gguf"
     assert kept.stat().st_size == first[1].n_bytes
     kept.unlink()
-    assert compare.compare(tiny_llama, ["Q8_0"], work=tmp_path, how=how, keep=True) == first
+    assert (
+        compare.compare(tiny_llama, ["Q8_0"], work=tmp_path, settings=settings, keep=True) == first
+    )
     assert kept.exists()
 
 
 def test_a_score_of_the_caller_is_a_column(
-    tiny_llama: Path, how: CompareSettings, tmp_path: Path
+    tiny_llama: Path, settings: CompareSettings, tmp_path: Path
 ) -> None:
     scored: list[str] = []
 
@@ -121,7 +125,7 @@ def test_a_score_of_the_caller_is_a_column(
         return 0.75
 
     found = compare.compare(
-        tiny_llama, ["Q8_0"], work=tmp_path, how=how, score=score, score_name="videos"
+        tiny_llama, ["Q8_0"], work=tmp_path, settings=settings, score=score, score_name="videos"
     )
     assert scored == ["llama.gguf", "llama-Q8_0.gguf"]
     assert [row.accuracy for row in found] == [0.75, 0.75]
@@ -130,15 +134,15 @@ def test_a_score_of_the_caller_is_a_column(
 
 
 def test_a_type_that_cannot_be_made_is_refused_before_anything_is_measured(
-    tiny_llama: Path, how: CompareSettings, tmp_path: Path
+    tiny_llama: Path, settings: CompareSettings, tmp_path: Path
 ) -> None:
     with pytest.raises(ReellamaError, match="Q9_Z"):
-        compare.compare(tiny_llama, ["Q8_0", "Q9_Z"], work=tmp_path / "work", how=how)
+        compare.compare(tiny_llama, ["Q8_0", "Q9_Z"], work=tmp_path / "work", settings=settings)
     assert not (tmp_path / "work").exists()
 
 
 def test_a_killed_comparison_goes_on_and_leaves_no_half_file(
-    tiny_llama: Path, how: CompareSettings, tmp_path: Path
+    tiny_llama: Path, settings: CompareSettings, tmp_path: Path
 ) -> None:
     work = tmp_path / "work"
     command = [
@@ -149,7 +153,8 @@ def test_a_killed_comparison_goes_on_and_leaves_no_half_file(
         "compare",
         str(tiny_llama),
     ]
-    command += ["Q8_0", "Q4_0", *OPTIONS, "--text", str(how.text), "--work", str(work), "--json"]
+    command += ["Q8_0", "Q4_0", *OPTIONS, "--text", str(settings.text)]
+    command += ["--work", str(work), "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         while process.poll() is None and not (work / "llama-Q8_0.json").exists():
             time.sleep(0.01)
@@ -243,9 +248,9 @@ def test_without_matplotlib_nothing_is_measured_in_vain(
 
 
 def test_the_command_prints_the_table_and_the_plots(
-    reellama: Callable, tiny_llama: Path, how: CompareSettings, tmp_path: Path
+    reellama: Callable, tiny_llama: Path, settings: CompareSettings, tmp_path: Path
 ) -> None:
-    arguments = ["gguf", "compare", tiny_llama, "Q8_0", "Q4_0", *OPTIONS, "--text", how.text]
+    arguments = ["gguf", "compare", tiny_llama, "Q8_0", "Q4_0", *OPTIONS, "--text", settings.text]
     arguments += ["--work", tmp_path / "work"]
     result = reellama(*arguments, "--plot", tmp_path / "plot")
     assert result.status == 0, result.err
@@ -267,7 +272,7 @@ def test_the_command_prints_the_table_and_the_plots(
 def test_a_bundle_describes_videos_with_each_type(
     reellama: Callable,
     tiny_llama: Path,
-    how: CompareSettings,
+    settings: CompareSettings,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -286,7 +291,7 @@ def test_a_bundle_describes_videos_with_each_type(
     monkeypatch.setattr(
         "reellama.pipeline.evaluation.tasks.clip_descriptions.evaluate_descriptions", evaluate
     )
-    arguments = ("gguf", "compare", tiny_llama, "Q8_0", *OPTIONS, "--text", how.text, "--json")
+    arguments = ("gguf", "compare", tiny_llama, "Q8_0", *OPTIONS, "--text", settings.text, "--json")
     result = reellama(*arguments, "--work", tmp_path, "--bundle", "mini", "--clips", "8")
     assert [row["accuracy"] for row in json.loads(result.out)] == [3 / 8, 3 / 8]
     assert asked == [("mini", 8, "llama.gguf"), ("mini", 8, "llama-Q8_0.gguf")]

@@ -12,7 +12,7 @@ import pytest
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.reader import read_gguf
 from reellama.gguf_tools.measuring.mix_search import MixSettings, plan_mix
-from reellama.gguf_tools.measuring.perplexity import measure_quality
+from reellama.gguf_tools.measuring.perplexity import measure_perplexity
 from reellama.gguf_tools.quantization.quantize import quantize
 from tests.conftest import Result
 from tests.helpers import tiny_model
@@ -44,8 +44,8 @@ def test_a_mix_is_closer_to_the_source_than_one_type_of_its_size(
     uneven: Path, text: Path, tmp_path: Path
 ) -> None:
     (uniform,) = quantize(uneven, "Q4_1", tmp_path / "uniform.gguf", pure=True)
-    how = MixSettings(text, n_ctx=256, n_chunks=2, n_threads=1)
-    plan = plan_mix(uneven, uniform.n_bytes, how=how, work=tmp_path)
+    settings = MixSettings(text, n_ctx=256, n_chunks=2, n_threads=1)
+    plan = plan_mix(uneven, uniform.n_bytes, settings=settings, work=tmp_path)
     (mixed,) = quantize(
         uneven, plan.base, tmp_path / "mixed.gguf", tensor_types=plan.tensor_types()
     )
@@ -55,7 +55,7 @@ def test_a_mix_is_closer_to_the_source_than_one_type_of_its_size(
     )
     kl = []
     for made in (mixed, uniform):
-        found = measure_quality(
+        found = measure_perplexity(
             made.path, text, reference=uneven, n_ctx=256, n_chunks=2, n_threads=1
         )
         assert found.divergence is not None
@@ -84,9 +84,9 @@ def test_the_command_writes_a_plan_that_can_be_used_again(
 
 
 def test_a_size_that_no_mix_has_is_refused(uneven: Path, text: Path, tmp_path: Path) -> None:
-    how = MixSettings(text, n_ctx=256, n_chunks=1, n_threads=1)
+    settings = MixSettings(text, n_ctx=256, n_chunks=1, n_threads=1)
     with pytest.raises(ReellamaError, match="at the least, more than"):
-        plan_mix(uneven, 20_000, how=how, work=tmp_path)
+        plan_mix(uneven, 20_000, settings=settings, work=tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ def by_the_book(path: Path, text: str, n_ctx: int, n_chunks: int) -> tuple[np.nd
 
 
 def test_perplexity_is_that_of_the_second_half_of_each_chunk(tiny_llama: Path, text: Path) -> None:
-    found = perplexity.measure_quality(tiny_llama, text, n_ctx=64, n_chunks=3, n_threads=1)
+    found = perplexity.measure_perplexity(tiny_llama, text, n_ctx=64, n_chunks=3, n_threads=1)
     log_p, expected = by_the_book(tiny_llama, TEXT, 64, 3)
     nll = -log_p[np.arange(len(expected)), expected]
     assert found.n_scored == len(expected) == 3 * 31
@@ -128,7 +128,7 @@ def test_perplexity_is_that_of_the_second_half_of_each_chunk(tiny_llama: Path, t
 def test_divergence_is_what_its_definition_says(
     tiny_llama: Path, other_llama: Path, text: Path
 ) -> None:
-    found = perplexity.measure_quality(
+    found = perplexity.measure_perplexity(
         other_llama, text, reference=tiny_llama, n_ctx=64, n_chunks=3, n_threads=1
     ).divergence
     assert found is not None
@@ -149,7 +149,7 @@ def test_divergence_is_what_its_definition_says(
 
 
 def test_a_model_does_not_differ_from_itself(tiny_llama: Path, text: Path) -> None:
-    found = perplexity.measure_quality(
+    found = perplexity.measure_perplexity(
         tiny_llama, text, reference=tiny_llama, n_ctx=64, n_chunks=2, n_threads=1
     ).divergence
     assert found is not None
@@ -173,7 +173,7 @@ slow = pytest.mark.slow
 def test_the_figure_is_that_of_llama_perplexity_to_the_last_digit(
     smollm2: Path, n_ctx: int, n_chunks: int
 ) -> None:
-    found = perplexity.measure_quality(smollm2, n_ctx=n_ctx, n_chunks=n_chunks, n_threads=1)
+    found = perplexity.measure_perplexity(smollm2, n_ctx=n_ctx, n_chunks=n_chunks, n_threads=1)
     expected = as_llama_perplexity_does(smollm2, perplexity.ENGLISH_TEXT, n_ctx, n_chunks)
     assert found.perplexity.value == pytest.approx(expected, rel=1e-6)
 
@@ -198,7 +198,7 @@ def test_a_block_is_what_llama_cpp_computes_at_once(n_chunks: int, n_ctx: int) -
 
 def test_only_whole_chunks_count(tiny_llama: Path, text: Path) -> None:
     n_tokens = len(tokens_of(TEXT))
-    found = perplexity.measure_quality(tiny_llama, text, n_ctx=256, n_threads=1)
+    found = perplexity.measure_perplexity(tiny_llama, text, n_ctx=256, n_threads=1)
     assert found.n_chunks == n_tokens // 256
     assert found.n_scored == found.n_chunks * 127
 
@@ -229,7 +229,7 @@ def test_what_cannot_be_measured_is_one_line(
     if content is not None:
         path.write_text(content)
     with pytest.raises(ReellamaError, match=message) as caught:
-        perplexity.measure_quality(tiny_llama, path, n_ctx=n_ctx, n_threads=1)
+        perplexity.measure_perplexity(tiny_llama, path, n_ctx=n_ctx, n_threads=1)
     assert "\n" not in str(caught.value)
 
 
@@ -237,12 +237,12 @@ def test_models_with_other_tokens_are_not_compared(
     tiny_llama: Path, smollm2: Path, text: Path
 ) -> None:
     with pytest.raises(ReellamaError, match="whose tokens are not the same: it has 259 of them"):
-        perplexity.measure_quality(tiny_llama, text, reference=smollm2, n_ctx=64, n_threads=1)
+        perplexity.measure_perplexity(tiny_llama, text, reference=smollm2, n_ctx=64, n_threads=1)
 
 
 def test_progress_tells_the_perplexity_so_far(tiny_llama: Path, text: Path) -> None:
     seen: list[tuple[float, ...]] = []
-    found = perplexity.measure_quality(
+    found = perplexity.measure_perplexity(
         tiny_llama,
         text,
         n_ctx=256,
@@ -326,7 +326,7 @@ def test_the_command_gives_json(reellama: Callable, tiny_llama: Path, text: Path
 
 def test_windows_that_begin_every_few_tokens_score_their_ends(tiny_llama: Path, text: Path) -> None:
     """As with `llama-perplexity --ppl-stride`: they are rounded up, and have no BOS of theirs."""
-    found = perplexity.measure_strided(
+    found = perplexity.measure_strided_perplexity(
         tiny_llama, text, stride=20, n_ctx=100, n_chunks=3, n_threads=1
     )
     letters = TEXT.replace(" ", "▁").encode()  # SentencePiece's spaces
@@ -340,7 +340,7 @@ def test_windows_that_begin_every_few_tokens_score_their_ends(tiny_llama: Path, 
     assert (found.n_ctx, found.n_chunks, found.n_scored) == (256, 3, 60)
     assert found.perplexity.value == pytest.approx(math.exp(np.mean(nll)), rel=2e-3)
     with pytest.raises(ReellamaError, match="the stride is 0, but must be 1 or more"):
-        perplexity.measure_strided(tiny_llama, text, stride=0)
+        perplexity.measure_strided_perplexity(tiny_llama, text, stride=0)
 
 
 def test_a_damaged_model_is_one_line(reellama: Callable, tiny_llama: Path, tmp_path: Path) -> None:
@@ -369,7 +369,7 @@ def test_an_adapter_is_measured_against_the_model_without_it(
     adapter = tmp_path / "adapter.gguf"
     lora = LoraAdapters(FrozenLLM(tiny_llama).model, rank=2, alpha=4.0)
     lora.save(adapter, read_gguf(tiny_llama))
-    same = perplexity.measure_quality(
+    same = perplexity.measure_perplexity(
         tiny_llama, text, reference=tiny_llama, n_ctx=32, n_chunks=2, lora=[(adapter, 1.0)]
     )
     assert same.divergence and same.divergence.kl.value == pytest.approx(0, abs=1e-6)
@@ -377,9 +377,11 @@ def test_an_adapter_is_measured_against_the_model_without_it(
         for b in lora.b:
             b.normal_(std=0.2)
     lora.save(adapter, read_gguf(tiny_llama))
-    other = perplexity.measure_quality(
+    other = perplexity.measure_perplexity(
         tiny_llama, text, reference=tiny_llama, n_ctx=32, n_chunks=2, lora=[(adapter, 1.0)]
     )
     assert other.divergence and other.divergence.kl.value > 1e-4
     with pytest.raises(ReellamaError, match="no such LoRA adapter"):
-        perplexity.measure_quality(tiny_llama, text, n_ctx=32, lora=[(tmp_path / "none.gguf", 1.0)])
+        perplexity.measure_perplexity(
+            tiny_llama, text, n_ctx=32, lora=[(tmp_path / "none.gguf", 1.0)]
+        )

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reellama.gguf_tools.errors import ReellamaError
-from reellama.gguf_tools.measuring.perplexity import measure_quality
+from reellama.gguf_tools.measuring.perplexity import measure_perplexity
 from reellama.gguf_tools.measuring.saved_logits import encode_rows, read_logits, row_slots
 from tests.conftest import Result
 from tests.helpers import tiny_model
@@ -41,7 +41,9 @@ def other(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def saved(tiny_llama: Path, text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("saved") / "logits.bin"
-    measure_quality(tiny_llama, text, n_ctx=N_CTX, n_chunks=N_CHUNKS, n_threads=1, save_logits=path)
+    measure_perplexity(
+        tiny_llama, text, n_ctx=N_CTX, n_chunks=N_CHUNKS, n_threads=1, save_logits=path
+    )
     return path
 
 
@@ -50,8 +52,8 @@ def test_the_figures_are_those_of_the_reference_itself(
     tiny_llama: Path, other: Path, text: Path, saved: Path
 ) -> None:
     options: dict[str, Any] = {"n_ctx": N_CTX, "n_chunks": N_CHUNKS, "n_threads": 1}
-    direct = measure_quality(other, text, reference=tiny_llama, **options).divergence
-    kept = measure_quality(other, text, reference_logits=saved, n_threads=1).divergence
+    direct = measure_perplexity(other, text, reference=tiny_llama, **options).divergence
+    kept = measure_perplexity(other, text, reference_logits=saved, n_threads=1).divergence
     assert direct is not None and kept is not None and kept.reference == saved
     assert kept.kl.value == pytest.approx(direct.kl.value, rel=1e-3)
     assert kept.reference_perplexity.value == pytest.approx(
@@ -106,7 +108,7 @@ def test_logits_of_another_text_are_not_compared_with(
 ) -> None:
     (tmp_path / "other.txt").write_text("Nine ladies dancing, ten lords a-leaping. " * 12)
     with pytest.raises(ReellamaError, match="it was made from another text than"):
-        measure_quality(tiny_llama, tmp_path / "other.txt", reference_logits=saved)
+        measure_perplexity(tiny_llama, tmp_path / "other.txt", reference_logits=saved)
 
 
 def test_the_command_saves_and_compares(

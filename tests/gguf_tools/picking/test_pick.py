@@ -16,11 +16,11 @@ from reellama.gguf_tools.errors import GGUFError
 from reellama.gguf_tools.format.reader import read_gguf
 from reellama.gguf_tools.locate.stores import hub_cache
 from reellama.gguf_tools.measuring.divergence import Estimate
-from reellama.gguf_tools.measuring.perplexity import measure_quality
+from reellama.gguf_tools.measuring.perplexity import measure_perplexity
 from reellama.gguf_tools.memory.offload import plan_offload
 from reellama.gguf_tools.picking.candidates import HubModel, LocalModel
-from reellama.gguf_tools.picking.limits import Limits, Measured, choose, misses
 from reellama.gguf_tools.picking.pick import Picked, PickSettings, pick
+from reellama.gguf_tools.picking.selection import Limits, Measured, broken_limits, choose
 from reellama.gguf_tools.quantization.quantize import quantize
 from tests.conftest import Result
 from tests.helpers.hub_server import Hub, running
@@ -38,7 +38,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def how(text: Path) -> PickSettings:
+def settings(text: Path) -> PickSettings:
     return PickSettings(text, n_chunks=1, n_gen=2, repetitions=1, n_threads=1)
 
 
@@ -48,10 +48,10 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def first(tiny_llama: Path, how: PickSettings, work: Path) -> Picked:
+def first(tiny_llama: Path, settings: PickSettings, work: Path) -> Picked:
     """Both types of the tiny model, measured."""
     source = LocalModel(str(tiny_llama), TYPES, work)
-    return pick(source, Limits(), work, n_ctx=512, memory=MEMORY, how=how)
+    return pick(source, Limits(), work, n_ctx=512, memory=MEMORY, settings=settings)
 
 
 @pytest.mark.numeric
@@ -61,9 +61,11 @@ def test_each_type_is_measured_against_the_file(
     assert [*first.measured] == ["F32", *TYPES] and first.n_new == 3
     assert first.measured["F32"].kl == Estimate(0.0, 0.0)
     [made] = quantize(tiny_llama, "Q4_0", tmp_path / "q4.gguf")
-    far = measure_quality(made.path, text, reference=tiny_llama, n_chunks=1, n_threads=1).divergence
+    divergence = measure_perplexity(
+        made.path, text, reference=tiny_llama, n_chunks=1, n_threads=1
+    ).divergence
     q4 = first.measured["Q4_0"]
-    assert far and q4.kl.value == pytest.approx(far.kl.value, rel=1e-3)
+    assert divergence and q4.kl.value == pytest.approx(divergence.kl.value, rel=1e-3)
     assert q4.n_bytes == made.path.stat().st_size
     assert q4.plan == plan_offload(read_gguf(made.path), 512, MEMORY)
     assert q4.speed.value > 0 and q4.peak_rss > made.n_bytes
@@ -71,13 +73,13 @@ def test_each_type_is_measured_against_the_file(
 
 
 def test_a_second_run_measures_nothing_and_may_ask_otherwise(
-    first: Picked, tiny_llama: Path, how: PickSettings, work: Path, tmp_path: Path
+    first: Picked, tiny_llama: Path, settings: PickSettings, work: Path, tmp_path: Path
 ) -> None:
     moved = tmp_path / "elsewhere.gguf"  # it is known by its content
     moved.write_bytes(tiny_llama.read_bytes())
     limit = first.measured["Q8_0"].kl.value
     source = LocalModel(str(moved), TYPES, work)
-    again = pick(source, Limits(max_kld=limit), work, n_ctx=1024, memory=MEMORY, how=how)
+    again = pick(source, Limits(max_kld=limit), work, n_ctx=1024, memory=MEMORY, settings=settings)
     assert again.n_new == 0 and again.choice == "Q8_0"
     assert again.measured["Q4_0"].kl == first.measured["Q4_0"].kl
     assert again.measured["Q4_0"].plan.n_ctx == 1024
@@ -85,13 +87,13 @@ def test_a_second_run_measures_nothing_and_may_ask_otherwise(
 
 
 def test_another_file_is_measured_anew(
-    first: Picked, tiny_llama: Path, how: PickSettings, work: Path, tmp_path: Path
+    first: Picked, tiny_llama: Path, settings: PickSettings, work: Path, tmp_path: Path
 ) -> None:
     content = tiny_llama.read_bytes()
     (tmp_path / "other.gguf").write_bytes(content[:-4] + b"\0\0\0\0")
     source = LocalModel(str(tmp_path / "other.gguf"), ["F32"], work)
     assert not source.others
-    assert pick(source, Limits(), work, n_ctx=512, memory=MEMORY, how=how).n_new == 1
+    assert pick(source, Limits(), work, n_ctx=512, memory=MEMORY, settings=settings).n_new == 1
 
 
 def measured(first: Measured, n_bytes: int, kl: float, speed: float) -> Measured:
@@ -127,10 +129,10 @@ def test_what_is_picked_is_the_best_of_what_keeps_the_limits(
     ]
     chosen = choose(found, limits)
     if chosen is None:
-        assert not keeping and all(misses(each, limits) for each in found)
+        assert not keeping and all(broken_limits(each, limits) for each in found)
         return
     best = min(keeping) if kld is not None else min(keeping, key=lambda each: each[::-1])
-    assert (chosen.n_bytes, chosen.kl.value) == best and not misses(chosen, limits)
+    assert (chosen.n_bytes, chosen.kl.value) == best and not broken_limits(chosen, limits)
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +157,7 @@ def server(
 
 
 def test_of_the_hub_one_file_after_another_is_there(
-    server: Hub, on_hub: dict[str, bytes], how: PickSettings, tmp_path: Path
+    server: Hub, on_hub: dict[str, bytes], settings: PickSettings, tmp_path: Path
 ) -> None:
     most = 0
 
@@ -167,7 +169,9 @@ def test_of_the_hub_one_file_after_another_is_there(
 
     def run(limits: Limits) -> Picked:
         source = HubModel("hf:owner/Tiny-GGUF", (), print, watch)
-        return pick(source, limits, tmp_path, n_ctx=512, memory=MEMORY, how=how, progress=watch)
+        return pick(
+            source, limits, tmp_path, n_ctx=512, memory=MEMORY, settings=settings, progress=watch
+        )
 
     small = run(Limits(vram=len(on_hub["Tiny-Q4_0.gguf"]) + 1))
     assert [*small.measured] == ["F16", "Q4_0"] and "Q8_0" in small.skipped
@@ -195,10 +199,10 @@ def test_a_repository_without_a_reference_is_refused(server: Hub, on_hub: dict[s
 
 
 def test_a_file_that_memory_is_too_slow_for_is_not_tried(
-    tiny_llama: Path, how: PickSettings, tmp_path: Path
+    tiny_llama: Path, settings: PickSettings, tmp_path: Path
 ) -> None:
     source = LocalModel(str(tiny_llama), TYPES, tmp_path)
-    found = pick(source, Limits(min_speed=1e12), tmp_path, memory=MEMORY, how=how)
+    found = pick(source, Limits(min_speed=1e12), tmp_path, memory=MEMORY, settings=settings)
     assert [*found.measured] == ["F32"] and found.choice is None
     assert all("memory allows" in why for why in found.skipped.values())
 

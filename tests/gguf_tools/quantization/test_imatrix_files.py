@@ -70,7 +70,7 @@ def test_a_run_that_was_stopped_is_gone_on_with(
     begun = read_imatrix(tmp_path / "part.gguf")
     read: list[float] = []
     found = collect_from_text(
-        tiny_llama, text, begun=begun, report=lambda done, _: read.append(done), **options
+        tiny_llama, text, begun=begun, progress=lambda done, _: read.append(done), **options
     )
     assert min(read) > 8
     assert_alike(found, whole)

@@ -68,7 +68,7 @@ def command(
     if plot:
         plots.check()
     path = find.resolve(base)
-    how = compare.CompareSettings(
+    settings = compare.CompareSettings(
         text=(text or perplexity.ENGLISH_TEXT).expanduser().absolute(),
         n_ctx=ctx,
         n_chunks=chunks,
@@ -81,7 +81,7 @@ def command(
             path,
             types or compare.COMPARED_TYPES,
             work=work or _cache(path),
-            how=how,
+            settings=settings,
             score=_score(bundle, clips) if bundle else None,
             score_name=f"{bundle}, {clips} clips",
             keep=keep,

@@ -44,7 +44,7 @@ def command(
     from reellama.pipeline.cli.console import note, out, strip_control
     from reellama.pipeline.cli.progress import byte_bar
 
-    with byte_bar("converting") as report:
+    with byte_bar("converting") as progress:
         result = convert(
             folder,
             type_,
@@ -52,7 +52,7 @@ def command(
             mmproj_type=mmproj_type,
             base=base,
             force=force,
-            progress=report,
+            progress=progress,
         )
     for line in result.notes:
         note(line)

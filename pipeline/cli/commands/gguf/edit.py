@@ -36,7 +36,7 @@ def command(
 
     if not (setting or remove or template):
         raise ReellamaError("nothing to change: give --set, --remove or --template")
-    with byte_bar("copying") as report:
+    with byte_bar("copying") as progress:
         made = edit(
             model,
             output,
@@ -44,6 +44,6 @@ def command(
             remove=remove or (),
             template=read_text(template) if template else None,
             force=force,
-            progress=report,
+            progress=progress,
         )
     show(made)

@@ -128,7 +128,7 @@ def command(
 
     if text is not None:
         begun = read_imatrix(output) if resume and there else None
-        with _progress() as report:
+        with _progress() as progress:
             own = collect_from_text(
                 path,
                 text,
@@ -139,7 +139,7 @@ def command(
                 begun=begun,
                 save=save,
                 save_every=save_every,
-                report=report,
+                progress=progress,
             )
         others.insert(0, (output, own))
     if video:
@@ -161,9 +161,9 @@ def _of_videos(
     # All of them first: the model is loaded for the answers, and then again to be looked into.
     prompts = list(video_prompts(videos, bundle, path, n_ctx=n_ctx, n_threads=n_threads))
     names = [file.name for file in videos]
-    with _progress() as report:
+    with _progress() as progress:
         return collect(
-            path, prompts, n_ctx=n_ctx, n_threads=n_threads, datasets=names, report=report
+            path, prompts, n_ctx=n_ctx, n_threads=n_threads, datasets=names, progress=progress
         )
 
 
@@ -174,7 +174,7 @@ def _progress() -> Iterator[PromptProgress]:
 
     with progress_bar("reading chunks") as show:
 
-        def report(done: float, total: int | None) -> None:
+        def progress(done: float, total: int | None) -> None:
             show(done, total or 0, "reading chunks")
 
-        yield report
+        yield progress

@@ -133,11 +133,11 @@ def command(
     with chunk_bar() as progress:
         common |= {"n_chunks": chunks, "progress": progress}
         if ppl_stride:
-            found = perplexity.measure_strided(
+            found = perplexity.measure_strided_perplexity(
                 path, text or perplexity.ENGLISH_TEXT, stride=ppl_stride, **common
             )
         else:
-            found = perplexity.measure_quality(
+            found = perplexity.measure_perplexity(
                 path,
                 text or perplexity.ENGLISH_TEXT,
                 reference=find.resolve(reference) if reference else None,

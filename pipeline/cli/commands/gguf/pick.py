@@ -9,8 +9,8 @@ from typer import Argument, Option
 
 if TYPE_CHECKING:
     from reellama.gguf_tools.picking.candidates import Source
-    from reellama.gguf_tools.picking.limits import Limits
     from reellama.gguf_tools.picking.pick import Picked
+    from reellama.gguf_tools.picking.selection import Limits
 
 HEADS = ["type", "size", "KL mean", "same top", "tg t/s", "at most", "needs", "layers", "verdict"]
 
@@ -73,8 +73,8 @@ def command(
     from reellama.gguf_tools.locate.naming import HUB_PREFIX
     from reellama.gguf_tools.measuring.perplexity import ENGLISH_TEXT
     from reellama.gguf_tools.picking.candidates import HubModel, LocalModel
-    from reellama.gguf_tools.picking.limits import Limits
     from reellama.gguf_tools.picking.pick import PickSettings, pick
+    from reellama.gguf_tools.picking.selection import Limits
     from reellama.gguf_tools.runtime.backend import devices
     from reellama.gguf_tools.sizes import parse_size
     from reellama.pipeline.cli.console import note
@@ -85,7 +85,7 @@ def command(
     given = parse_size(vram) if vram else None
     free = sum(gpu.free_bytes for gpu in gpus) or memory_size()
     limits = Limits(max_kld, min_speed, given or (free if gpus else None))
-    how = PickSettings(
+    settings = PickSettings(
         text=(text or ENGLISH_TEXT).expanduser().absolute(),
         n_chunks=chunks,
         n_threads=threads,
@@ -101,7 +101,13 @@ def command(
         else:
             source = LocalModel(model, wanted, work)
         found = pick(
-            source, limits, work, n_ctx=ctx, memory=given or free, how=how, progress=progress
+            source,
+            limits,
+            work,
+            n_ctx=ctx,
+            memory=given or free,
+            settings=settings,
+            progress=progress,
         )
     on_gpu = bool(gpus or vram)
     (_write_json if json else _show)(source, found, limits, on_gpu)
@@ -120,7 +126,7 @@ def _recommendation(source: Source, found: Picked, on_gpu: bool) -> list[str]:
 
 
 def _show(source: Source, found: Picked, limits: Limits, on_gpu: bool) -> None:
-    from reellama.gguf_tools.picking.limits import misses
+    from reellama.gguf_tools.picking.selection import broken_limits
     from reellama.gguf_tools.sizes import show_size
     from reellama.pipeline.cli.console import note, out, strip_control
     from reellama.pipeline.cli.progress import show_table
@@ -133,7 +139,7 @@ def _show(source: Source, found: Picked, limits: Limits, on_gpu: bool) -> None:
             size = show_size(sizes[name])
             rows.append([name, size, *[""] * 3, most, "", "", f"not tried: {found.skipped[name]}"])
             continue
-        missed = ", ".join(misses(each, limits)) or "fits"
+        missed = ", ".join(broken_limits(each, limits)) or "fits"
         rows.append(
             [
                 name,
@@ -165,7 +171,7 @@ def _write_json(source: Source, found: Picked, limits: Limits, on_gpu: bool) -> 
     from json import dumps
 
     from reellama.gguf_tools.measuring.divergence import Estimate
-    from reellama.gguf_tools.picking.limits import misses
+    from reellama.gguf_tools.picking.selection import broken_limits
 
     rows = [
         {
@@ -173,7 +179,7 @@ def _write_json(source: Source, found: Picked, limits: Limits, on_gpu: bool) -> 
             for key, value in vars(each).items()
             if key != "plan"
         }
-        | {"plan": asdict(each.plan), "misses": misses(each, limits)}
+        | {"plan": asdict(each.plan), "misses": broken_limits(each, limits)}
         for each in found.measured.values()
     ]
     commands = _recommendation(source, found, on_gpu) if found.choice else []

@@ -46,8 +46,8 @@ def command(
     from reellama.gguf_tools.download.pull import pull
     from reellama.pipeline.cli.console import note, out, strip_control
 
-    with _bars() as report:
-        path = pull(name, report, note, mmproj)
+    with _bars() as progress:
+        path = pull(name, progress, note, mmproj)
     out.print(strip_control(str(path)), markup=False, soft_wrap=True)
 
 
@@ -76,11 +76,11 @@ def _bars() -> Iterator[FileProgress]:
     tasks: dict[str, TaskID] = {}
     with Bars(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
 
-        def report(what: str, done: int, total: int) -> None:
+        def progress(what: str, done: int, total: int) -> None:
             if what not in tasks:
                 for other in tasks.values():
                     bars.update(other, visible=False)
                 tasks[what] = bars.add_task(strip_control(what), total=total, completed=done)
             bars.update(tasks[what], completed=done)
 
-        yield report
+        yield progress

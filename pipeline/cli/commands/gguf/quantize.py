@@ -132,12 +132,12 @@ def command(
         from reellama.gguf_tools.measuring.mix_search import MixSettings  # it loads llama.cpp
 
         given: dict[str, Any] = {} if text is None else {"text": text}
-        how = MixSettings(n_chunks=chunks, n_threads=threads or None, imatrix=imatrix, **given)
-        plan, output = _plan(source, target_size, target_bpw, output, how, force=force)
+        settings = MixSettings(n_chunks=chunks, n_threads=threads or None, imatrix=imatrix, **given)
+        plan, output = _plan(source, target_size, target_bpw, output, settings, force=force)
         types, tensor_types = [plan.base], plan.tensor_types()
     if not types:
         raise BadParameter("which type? give one, such as Q4_K_M, or --target-size")
-    with QuantizerProcess() as quantizer, _progress() as report:
+    with QuantizerProcess() as quantizer, _progress() as progress:
         # llama.cpp is loaded in the child while the rest is imported here.
         from reellama.gguf_tools.quantization.quantize import quantize
         from reellama.pipeline.cli.options import parse_adapters
@@ -159,7 +159,7 @@ def command(
             n_threads=threads,
             dry_run=dry_run,
             force=force,
-            report=report,
+            progress=progress,
             quantizer=quantizer,
         )
     _show(results)
@@ -170,7 +170,7 @@ def _plan(
     size: str | None,
     bits: float | None,
     output: Path | None,
-    how: MixSettings,
+    settings: MixSettings,
     *,
     force: bool,
 ) -> tuple[MixPlan, Path]:
@@ -195,8 +195,10 @@ def _plan(
         place /= default_name(file, f"{8 * n_bytes / n_weights:.2f}bpw")
     check_new(place, force=force)
     check_writable(place)
-    with long_bar("steps") as report:
-        plan = plan_mix(path, n_bytes, how=how, work=place.absolute().parent, report=report)
+    with long_bar("steps") as progress:
+        plan = plan_mix(
+            path, n_bytes, settings=settings, work=place.absolute().parent, progress=progress
+        )
     types = place.with_suffix(".types.txt")
     plan.write(types)
     note(f"{types}: the plan, for --tensor-type-file; KL divergence about {plan.predicted_kl:.4f}")
@@ -229,10 +231,10 @@ def _progress() -> Iterator[QuantizeProgress]:
     with Bars(*columns, console=err, transient=True) as bars:
         task = bars.add_task("looking at the tensors", total=None)
 
-        def report(doing: str, done: int, total: int) -> None:
+        def progress(doing: str, done: int, total: int) -> None:
             bars.update(task, completed=done, total=total, description=doing)
 
-        yield report
+        yield progress
 
 
 def _show(results: list[Quantized]) -> None:

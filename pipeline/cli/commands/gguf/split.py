@@ -39,7 +39,7 @@ def command(
     from reellama.pipeline.cli.progress import byte_bar
 
     limit = parse_size(max_size) if max_size else None
-    with byte_bar("splitting") as report:
+    with byte_bar("splitting") as progress:
         files = split(
             model,
             output,
@@ -47,7 +47,7 @@ def command(
             max_tensors=max_tensors,
             dry_run=dry_run,
             force=force,
-            progress=report,
+            progress=progress,
         )
     for file in files:
         show(file)
@@ -62,8 +62,8 @@ def join(
     from reellama.gguf_tools.editing.split import join as join_files
     from reellama.pipeline.cli.progress import byte_bar
 
-    with byte_bar("joining") as report:
-        show(join_files(part, output, force=force, progress=report))
+    with byte_bar("joining") as progress:
+        show(join_files(part, output, force=force, progress=progress))
 
 
 def show(file: NewFile) -> None:

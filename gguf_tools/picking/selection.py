@@ -1,4 +1,4 @@
-"""The rule by which one of the measured files is picked."""
+"""The rule by which one of the measured files is selected."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ class Measured:
     plan: OffloadPlan  # its layers in the memory that is given
 
 
-def misses(found: Measured, limits: Limits) -> list[str]:
-    """What limits a file does not keep, in words."""
-    missed = []
+def broken_limits(found: Measured, limits: Limits) -> list[str]:
+    """Return which limits a file breaks, in words."""
+    broken = []
     if limits.max_kld is not None and found.kl.value > limits.max_kld:
-        missed.append(f"KL {found.kl.value:.4f}")
+        broken.append(f"KL {found.kl.value:.4f}")
     if limits.min_speed is not None and found.speed.value < limits.min_speed:
-        missed.append(f"{found.speed.value:.1f} tokens/s")
+        broken.append(f"{found.speed.value:.1f} tokens/s")
     if limits.vram is not None and found.plan.all_bytes > limits.vram:
-        missed.append(f"needs {show_size(found.plan.all_bytes)}")
-    return missed
+        broken.append(f"needs {show_size(found.plan.all_bytes)}")
+    return broken
 
 
 def choose(found: Sequence[Measured], limits: Limits) -> Measured | None:
@@ -50,7 +50,7 @@ def choose(found: Sequence[Measured], limits: Limits) -> Measured | None:
     With a limit on the KL divergence it is the smallest file, since all of them are good enough;
     without, the one with the least divergence, and of equals the smallest.
     """
-    keeping = [each for each in found if not misses(each, limits)]
+    keeping = [each for each in found if not broken_limits(each, limits)]
     if limits.max_kld is None:
         return min(keeping, key=lambda each: (each.kl.value, each.n_bytes), default=None)
     return min(keeping, key=lambda each: (each.n_bytes, each.kl.value), default=None)
