@@ -27,18 +27,23 @@ def test_a_prompt_has_the_video_the_question_and_an_answer(demo_video: Path, smo
 
 
 def test_the_command_counts_every_position_of_a_long_part(
-    demo_video: Path, tmp_path: Path, reellama: Callable[..., Result]
+    demo_video: Path,
+    tmp_path: Path,
+    small_bundle: Path,
+    small_llm: Path,
+    reellama: Callable[..., Result],
 ) -> None:
     place = tmp_path / "m.gguf"
-    arguments = ["--video", demo_video, "--video", demo_video, "-o", place, "--threads", "1"]
-    done = reellama("gguf", "imatrix", "mini-llm", *arguments)
+    arguments = ["--bundle", small_bundle, "-o", place, "--threads", "1"]
+    videos = ["--video", demo_video, "--video", demo_video]
+    done = reellama("gguf", "imatrix", small_llm, *videos, *arguments)
     assert done.status == 0, done.err
     matrix = read_imatrix(place)
     assert matrix.datasets == (demo_video.name, demo_video.name)
-    (prompt,) = video_prompts([demo_video], n_ctx=512, n_threads=1)
+    (prompt,) = video_prompts([demo_video], small_bundle, n_ctx=512, n_threads=1)
     counted = 2 * sum(len(part) for part in prompt if len(part) >= 16)
     assert {int(count[0]) for count in matrix.counts.values()} == {counted}
-    refused = reellama("gguf", "imatrix", "mini-llm", "--video", demo_video, "--process-output")
+    refused = reellama("gguf", "imatrix", small_llm, "--video", demo_video, "--process-output")
     assert "--process-output needs a TEXT" in refused.err
 
 

@@ -40,7 +40,7 @@ SAID = [{"role": "user", "content": "hi"}]
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    with serving(n_ctx=512, n_parallel=2) as url:
+    with serving(n_ctx=256, n_parallel=2) as url:
         yield url
 
 
