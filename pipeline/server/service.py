@@ -21,8 +21,9 @@ from reellama.pipeline.server.chat.request_options import RequestOptions
 from reellama.pipeline.server.files.file_store import FileStore
 from reellama.pipeline.server.loaded_models import LoadedModel, ModelPool
 from reellama.pipeline.server.media.decode_process import MediaLimits
-from reellama.pipeline.server.media.media_encoder import MediaEncoder, sniff
+from reellama.pipeline.server.media.media_encoder import MediaEncoder
 from reellama.pipeline.server.media.media_items import MediaItem
+from reellama.pipeline.server.media.media_kind import sniff_kind
 from reellama.pipeline.server.media.soft_token_cache import SoftTokenCache
 from reellama.pipeline.server.model_registry import RegisteredModel, look_up_model
 from reellama.pipeline.server.model_store import Store, short_name
@@ -44,7 +45,7 @@ class Service:
         self.sandbox = Sandbox()
         self.chat_formats = ChatFormatCache(self.sandbox)
         self.store = Store(settings.store)
-        self.files = FileStore(settings.store / "files", settings.max_files, sniff)
+        self.files = FileStore(settings.store / "files", settings.max_files, sniff_kind)
         self.responses = ResponseStore(settings.store / "responses", settings.max_responses)
         limits = MediaLimits(
             max_bytes=settings.max_body,

@@ -16,7 +16,7 @@ from reellama.pipeline.llm.engine import Token
 from reellama.pipeline.llm.generation_options import NO_LIMIT, GenerationOptions
 from reellama.pipeline.server.chat.chat_request import ChatRequest, ServiceMessage
 from reellama.pipeline.server.chat.tool_messages import Conversation
-from reellama.pipeline.server.media.media_encoder import SeenMedia
+from reellama.pipeline.server.media.media_encoder import EncodedMedia
 
 # Characters of a question; a longer text is none of those that are answered without the model, and
 # to look through all of it would hold up everyone else.
@@ -33,7 +33,7 @@ def plain_question(asked: ChatRequest, generation: GenerationOptions, formed: bo
 
 
 def plan_request(
-    question: str, seen: Sequence[SeenMedia], bundle: VideoBundle | None
+    question: str, seen: Sequence[EncodedMedia], bundle: VideoBundle | None
 ) -> AnswerPlan:
     """What becomes of a question about what was seen in all messages, as `ask` has it."""
     videos = [video for each in seen for video in each.videos]

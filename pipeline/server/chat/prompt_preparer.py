@@ -38,7 +38,7 @@ from reellama.pipeline.server.chat.planned_answers import plain_question, plan_r
 from reellama.pipeline.server.chat.request_options import RequestOptions
 from reellama.pipeline.server.chat.tool_messages import Conversation, adapted
 from reellama.pipeline.server.loaded_models import LoadedModel
-from reellama.pipeline.server.media.media_encoder import MediaEncoder, SeenMedia
+from reellama.pipeline.server.media.media_encoder import EncodedMedia, MediaEncoder
 from reellama.pipeline.server.media.media_items import MediaItem
 from reellama.pipeline.server.model_registry import RegisteredModel
 from reellama.pipeline.server.model_store import short_name
@@ -160,10 +160,10 @@ class PromptPreparer:
         options: RequestOptions,
         room: int,
         with_subtitles: bool = False,
-    ) -> SeenMedia:
+    ) -> EncodedMedia:
         """What stands for a message's pictures and videos in a prompt."""
         if not media:
-            return SeenMedia([], [])
+            return EncodedMedia([], [])
         if known.bundle is None:
             raise ReellamaError(
                 f"{known.manifest.name} sees nothing: it has no mmproj, and the bundle "

@@ -24,7 +24,7 @@ from typing import Any
 
 # Pixels of all frames of an animation, in those that one frame may have.
 ANIMATION = 8
-# FFmpeg's demuxers of the files that `sniff` lets pass, and no others: not those of playlists,
+# FFmpeg's demuxers of the files that `sniff_kind` lets pass, and no others: not those of playlists,
 # which open further files and addresses.
 FORMATS = "mov,matroska,webm,avi,flv,ogg,mpegts,gif,webp_pipe,png_pipe,jpeg_pipe,bmp_pipe,image2"
 

@@ -1,4 +1,4 @@
-"""Pictures and videos that came as bytes: what they are, their frames, and their soft tokens.
+"""Pictures and videos that came as bytes, decoded and encoded to soft tokens; each once.
 
 Files are read in a child process (`decode_process`).
 """
@@ -6,10 +6,6 @@ Files are read in a child process (`decode_process`).
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
-import io
-import re
 from collections.abc import Coroutine, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -36,14 +32,12 @@ from reellama.pipeline.server.media.decode_process import (
     read_subtitles,
 )
 from reellama.pipeline.server.media.media_items import (
-    Content,
     MediaError,
     MediaItem,
-    MediaKind,
-    StoredContent,
     content_digest,
     content_size,
 )
+from reellama.pipeline.server.media.media_kind import content_kind
 from reellama.pipeline.server.media.soft_token_cache import EncodedClip, SoftTokenCache
 from reellama.pipeline.server.request_context import add_notes
 from reellama.pipeline.server.video_options import (
@@ -65,84 +59,9 @@ MAX_CHILDREN = 2
 # Characters of subtitles beside a video where nobody knows the context.
 DEFAULT_SUBTITLE_CHARACTERS = 2048
 MAX_VIDEOS_WITH_SUBTITLES = 64  # whose subtitles are kept in memory
-BASE64_PIECE = 1 << 20  # characters, a multiple of 4, that are decoded in one step
-_STANDARD = str.maketrans("-_", "+/")  # the alphabet of URLs as the usual one
-# The first bytes of a file, and what they say.
-_MAGIC: tuple[tuple[bytes, MediaKind], ...] = (
-    (rb"\x89PNG\r\n\x1a\n", "picture"),
-    (rb"\xff\xd8\xff", "picture"),
-    (rb"BM.{4}\0\0\0\0", "picture"),
-    (rb".{4}(ftyp|moov|mdat|wide|free|skip)", "video"),
-    (rb"\x1a\x45\xdf\xa3", "video"),  # Matroska, WebM
-    (rb"RIFF.{4}AVI ", "video"),
-    (rb"FLV\x01", "video"),
-    (rb"OggS\0", "video"),
-    (rb"\x47.{187}\x47", "video"),  # MPEG-TS
-    (rb".{4}\x47.{191}\x47", "video"),  # the same with a time before each packet, from cameras
-)
 
 
-def sniff(data: bytes) -> MediaKind:
-    """Whether `data` is a picture or a video, by its first bytes. An animation is a video.
-
-    Raises MediaError for everything else. That keeps out playlists, which would make FFmpeg open
-    other files of this machine.
-    """
-    head = bytes(data[:256])
-    if head[:6] in (b"GIF87a", b"GIF89a"):
-        # One frame ends the file after its first block; a second has a control block before it.
-        return "video" if data.count(b"\x21\xf9\x04") > 1 else "picture"
-    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        return (
-            "video" if head[12:16] == b"VP8X" and head[20:21] > b"" and head[20] & 2 else "picture"
-        )
-    for magic, kind in _MAGIC:
-        if re.match(magic, head, re.DOTALL):
-            return kind
-    if not data:
-        raise MediaError("the picture or video has 0 bytes; send the file's content")
-    raise MediaError(
-        "not a picture or video: send PNG, JPEG, GIF, WebP, BMP, MP4, MOV, MKV, WebM, AVI, "
-        "MPEG-TS, FLV or OGG"
-    )
-
-
-def content_kind(content: Content) -> MediaKind:
-    """Whether it is a picture or a video. Raises MediaError like `sniff`."""
-    return content.kind if isinstance(content, StoredContent) else sniff(content)
-
-
-def decode_base64(text: str) -> bytes:
-    """The bytes of plain base64 or of a data URL (`data:video/mp4;base64,...`).
-
-    Whitespace and missing padding are forgiven, and so is the alphabet of URLs. Raises MediaError.
-    """
-    if text[:5].lower() == "data:":
-        kind, comma, text = text.partition(",")
-        if not comma or not kind.lower().endswith(";base64"):
-            raise MediaError("a data URL must read data:TYPE;base64,DATA")
-    with suppress(binascii.Error, ValueError):
-        return _decoded(text)  # as nearly everyone writes it
-    pieces = (text[i : i + BASE64_PIECE] for i in range(0, len(text), BASE64_PIECE))
-    packed = "".join("".join(piece.split()).translate(_STANDARD) for piece in pieces).rstrip("=")
-    try:
-        return _decoded(packed + "=" * (-len(packed) % 4))
-    except (binascii.Error, ValueError) as error:
-        raise MediaError("not base64: send the picture or video base64-encoded") from error
-
-
-def _decoded(text: str) -> bytes:
-    """Base64 without gaps, decoded in steps between which others go on."""
-    decoded = io.BytesIO()
-    for i in range(0, len(text), BASE64_PIECE):
-        piece = text[i : i + BASE64_PIECE]
-        if "=" in piece and i + BASE64_PIECE < len(text):
-            raise ValueError("something stands behind the end")
-        decoded.write(base64.b64decode(piece, validate=True))
-    return decoded.getvalue()
-
-
-class SeenMedia(NamedTuple):
+class EncodedMedia(NamedTuple):
     """What stands for a message's clips in a prompt, and each of them by itself."""
 
     parts: Prompt
@@ -172,7 +91,7 @@ class MediaEncoder:
         options: VideoOptions = DEFAULT_VIDEO_OPTIONS,
         room: int | None = None,
         with_subtitles: bool = False,
-    ) -> SeenMedia:
+    ) -> EncodedMedia:
         """What stands for pictures and videos in a prompt, one clip after another.
 
         Every video is a clip of its own, and so is every picture, unless the bundle joins pictures
@@ -189,7 +108,7 @@ class MediaEncoder:
             self._encoded(clip, bundle, how.reading)
             for clip, how in zip(clips, watched, strict=True)
         )
-        seen = SeenMedia([], [])
+        seen = EncodedMedia([], [])
         for clip, how, (encoded, about) in zip(clips, watched, found, strict=True):
             parts = await asyncio.to_thread(bundle.prompt_parts, encoded, how.pooling, room)
             lines: tuple[Subtitle, ...] = ()

@@ -24,8 +24,8 @@ from urllib.parse import unquote, urlsplit
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from reellama.pipeline.server.files.file_store import FILE_ID, FileStore
+from reellama.pipeline.server.media.base64_data import decode_base64
 from reellama.pipeline.server.media.fetch import fetch, read_path
-from reellama.pipeline.server.media.media_encoder import decode_base64
 from reellama.pipeline.server.media.media_items import Content, MediaError, MediaItem
 from reellama.pipeline.server.settings import Settings
 from reellama.pipeline.server.video_options import MAX_FRAMES, VIDEO_OPTIONS

@@ -18,7 +18,7 @@ from reellama.pipeline.server.anthropic.messages_schemas import MessagesRequest
 from reellama.pipeline.server.chat.chat_request import ChatRequest, ServiceMessage
 from reellama.pipeline.server.chat.cooperative_loops import yielding_to_event_loop
 from reellama.pipeline.server.chat.planned_answers import plain_question
-from reellama.pipeline.server.media.media_encoder import BASE64_PIECE, decode_base64
+from reellama.pipeline.server.media.base64_data import BASE64_PIECE, decode_base64
 from reellama.pipeline.server.media.media_items import MediaError
 from reellama.pipeline.server.ollama.ollama_schemas import GenerateRequest, OllamaChatRequest
 from reellama.pipeline.server.openai.openai_schemas import ChatCompletionRequest
