@@ -63,20 +63,20 @@ class LoadedModel:
 
     @property
     def expires_at(self) -> datetime:
-        """When it is unloaded, unless it is used before."""
+        """When the model is unloaded, unless it is used before."""
         left = self.keep_alive - (time.monotonic() - self.used)
         lasts = FOR_EVER if self.keep_alive < 0 else timedelta(seconds=max(left, 0))
         return datetime.now(timezone.utc) + lasts
 
     @property
     def expired(self) -> bool:
-        """Whether it may go: unused for as long as it is kept."""
+        """Whether the model may be unloaded: unused for as long as it is kept."""
         kept = self.keep_alive < 0 or time.monotonic() - self.used < self.keep_alive
         return not (self.users or kept)
 
     @property
     def changed(self) -> bool:
-        """Whether any of its files was written since it was loaded."""
+        """Whether any file of the model was written since it was loaded."""
         return any(stamp(path) != before for path, before, _ in self.key)
 
     async def embed(self, text: str | list[int], truncate: bool) -> tuple[list[float], int]:
@@ -109,7 +109,7 @@ class LoadedModel:
                 self._released.notify_all()
 
     def close(self) -> None:
-        """Free its memory, once no thread works with it."""
+        """Free the model's memory, once no thread works with it."""
         with self._released:
             self._closed = True
         self._embedding.close()
@@ -137,7 +137,7 @@ class ModelPool:
         self._watch: asyncio.Task[None] | None = None
 
     def loaded(self) -> list[LoadedModel]:
-        """What is in memory, the last used first."""
+        """The models in memory, the last used first."""
         return sorted(self._loaded.values(), key=lambda each: each.used, reverse=True)
 
     async def acquire(

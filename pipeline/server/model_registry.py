@@ -1,4 +1,4 @@
-"""What there is to say about a model in Ollama's words: its name, family, size, capabilities."""
+"""The models that the server can answer with, and Ollama's entries about them."""
 
 from __future__ import annotations
 
@@ -56,17 +56,17 @@ class RegisteredModel:
 
     @property
     def files(self) -> list[Path]:
-        """All parts of its GGUF."""
+        """Paths of all parts of the GGUF."""
         return [self.path.with_name(name) for name in part_names(self.path.name)]
 
     @property
     def gguf(self) -> GGUFFile:
-        """The header of its GGUF."""
+        """The header of the GGUF."""
         return _header(self.path, stamp(self.path))
 
     @property
     def size(self) -> int:
-        """Bytes of its GGUF."""
+        """Bytes of the GGUF."""
         return sum(path.stat().st_size for path in self.files)
 
     @property
@@ -78,7 +78,7 @@ class RegisteredModel:
 
     @property
     def modified_at(self) -> str:
-        """When it was made, ISO 8601."""
+        """When the model was made, ISO 8601."""
         date = datetime.fromtimestamp(self.path.stat().st_mtime, timezone.utc)
         return self.manifest.modified_at or date.isoformat()
 
@@ -110,12 +110,12 @@ class RegisteredModel:
 
     @property
     def n_parameters(self) -> int:
-        """How many weights it has."""
+        """How many weights the model has."""
         headers = [self.gguf, *map(read_gguf, self.files[1:])]
         return sum(t.n_elements for file in headers for t in file.tensors.values())
 
     def entry(self, chat_format: ChatFormat) -> dict[str, Any]:
-        """Its entry in tags."""
+        """The model's entry in /api/tags."""
         return {
             "name": self.manifest.name,
             "model": self.manifest.name,

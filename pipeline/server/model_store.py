@@ -143,18 +143,18 @@ class Manifest:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of what it says, without its name and date, in hexadecimal."""
+        """SHA-256 of the manifest without its name and date, in hexadecimal."""
         said = {k: v for k, v in asdict(self).items() if k not in ("name", "modified_at")}
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
     @property
     def is_uploaded(self) -> bool:
-        """Whether its GGUF is one that a client sent."""
+        """Whether the GGUF is one that a client sent."""
         return DIGEST.fullmatch(self.llm) is not None
 
     @property
     def blobs(self) -> set[str]:
-        """Digests of the blobs that it names."""
+        """Digests of the blobs that the manifest names."""
         return {each for each in (self.llm, *self.adapters) if DIGEST.fullmatch(each)}
 
 
@@ -305,7 +305,7 @@ class Blob:
 
     @property
     def digest(self) -> str:
-        """Of what came so far."""
+        """SHA-256 of the bytes received so far."""
         return f"sha256:{self._sha256.hexdigest()}"
 
 

@@ -1,4 +1,4 @@
-"""What an answer is made of, piece by piece as it comes."""
+"""The events of an answer as it comes: text, reasoning, tool calls."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from reellama.pipeline.llm.finite_json import finite_object
 
 @dataclass(frozen=True)
 class TextDelta:
-    """More of the words; `tokens` are those that made them, for their probabilities."""
+    """More of the text; `tokens` are those that made them, for their probabilities."""
 
     text: str
     tokens: tuple[Token, ...] = ()
@@ -19,7 +19,7 @@ class TextDelta:
 
 @dataclass(frozen=True)
 class ReasoningDelta:
-    """More of what the model thinks before it answers."""
+    """More of the model's reasoning before its answer."""
 
     text: str
     tokens: tuple[Token, ...] = ()
@@ -42,7 +42,7 @@ class CallDelta:
 
     @property
     def is_end_alone(self) -> bool:
-        """Whether all it says is that the call is complete."""
+        """Whether the event says only that the call is complete."""
         return self.done and not (self.first or self.arguments)
 
 
@@ -76,7 +76,7 @@ class ToolCall:
 
 
 class CallCollector:
-    """Puts the pieces of calls together."""
+    """Puts the events of each call together."""
 
     def __init__(self) -> None:
         self._texts: dict[int, list[str]] = {}

@@ -1,4 +1,4 @@
-"""What an answer is bound to: calls of tools, a schema, or words besides."""
+"""The grammar of an answer: tool calls, JSON of a schema, or words."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ _SCALAR = re.compile(r"[^\s,\]}]*")
 
 
 class NotACall(Exception):
-    """What began like a call of a tool goes on as none."""
+    """Raised where text that began like a tool call turns out to be none."""
 
 
 class AnswerSource:
@@ -51,26 +51,26 @@ class AnswerSource:
         self._mark = self._at
 
     def go_back(self) -> None:
-        """To where `mark` was called: what was read since is read again."""
+        """Go back to where `mark` was called: the text since then is read again."""
         if self._mark is not None:
             self._at, self._mark = self._mark, None
 
     def forget_mark(self) -> None:
-        """What was read since `mark` will not be asked for any more."""
+        """Forget the mark: the text read since will not be asked for."""
         self._mark = None
 
     @property
     def since_mark(self) -> str:
-        """What was read since `mark`; nothing once that is forgotten."""
+        """The text read since `mark`; nothing once that is forgotten."""
         return "" if self._mark is None else self._text[self._mark : self._at]
 
     @property
     def unread(self) -> str:
-        """All that is there and was not read."""
+        """All text that is there and was not read."""
         return self._text[self._at :]
 
     def rest(self) -> str:
-        """All that is there and was not read; it is read now."""
+        """Read all text that is there."""
         rest, self._at = self._text[self._at :], len(self._text)
         return rest
 
@@ -128,7 +128,7 @@ class AnswerSource:
             yield
 
     def text_until(self, *markers: str) -> ParserGenerator[tuple[str, str]]:
-        """What comes before the first of `markers`, and which one it was. Raises NotACall."""
+        """The text before the first of `markers`, and which one it was. Raises NotACall."""
         read: list[str] = []
         marker = yield from self.until(markers, read.append)
         return "".join(read), marker

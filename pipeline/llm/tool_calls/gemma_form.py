@@ -30,7 +30,7 @@ class GemmaForm:
 
     @property
     def start_markers(self) -> tuple[str, ...]:
-        """What begins a call in the middle of an answer."""
+        """Texts that begin a call in the middle of an answer."""
         return (self.begin,)
 
     @property
@@ -64,7 +64,7 @@ class GemmaForm:
         return python_value("".join(scalar))
 
     def _object(self, source: AnswerSource) -> ParserGenerator[dict[str, Any]]:
-        """What follows `{`."""
+        """The object after its `{`."""
         found: dict[str, Any] = {}
         while True:
             yield from source.skip_space()
@@ -80,7 +80,7 @@ class GemmaForm:
             yield from source.take(",")
 
     def _list(self, source: AnswerSource) -> ParserGenerator[list[Any]]:
-        """What follows `[`."""
+        """The list after its `[`."""
         found: list[Any] = []
         while True:
             yield from source.skip_space()

@@ -34,7 +34,7 @@ class JsonForm:
 
     @property
     def start_markers(self) -> tuple[str, ...]:
-        """What begins a call in the middle of an answer."""
+        """Texts that begin a call in the middle of an answer."""
         return tuple(each for each in (self.begin, *self.other_begins) if each)
 
     @property

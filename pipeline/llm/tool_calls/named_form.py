@@ -43,7 +43,7 @@ class NamedForm:
 
     @property
     def start_markers(self) -> tuple[str, ...]:
-        """What begins a call in the middle of an answer."""
+        """Texts that begin a call in the middle of an answer."""
         return tuple(e for e in (self.outer_begin, self.begin, *self.other_begins) if e)
 
     @property
@@ -86,7 +86,7 @@ class NamedForm:
         return f"{self.outer_begin}{written}{self.outer_end}"
 
     def _head(self, name: str) -> str:
-        """What stands before the arguments."""
+        """The text before the arguments."""
         return f"{self.begin}{self.prefix}{name}{self.suffix}{self.middle}"
 
     def grammar(self, grammar: CallGrammar, tools: Sequence[Tool], several: bool) -> str:

@@ -27,7 +27,7 @@ class PythonForm:
 
     @property
     def start_markers(self) -> tuple[str, ...]:
-        """What begins calls in the middle of an answer."""
+        """Texts that begin calls in the middle of an answer."""
         return (self.begin,)
 
     @property

@@ -48,7 +48,7 @@ class TaggedForm:
 
     @property
     def start_markers(self) -> tuple[str, ...]:
-        """What begins a call in the middle of an answer."""
+        """Texts that begin a call in the middle of an answer."""
         return tuple(each for each in (self.outer_begin, self.name_begin) if each)
 
     @property

@@ -27,7 +27,7 @@ class Tool:
 
     @property
     def properties(self) -> dict[str, Any]:
-        """The schemas of its arguments by name."""
+        """The schemas of the tool's arguments by name."""
         return properties(self.parameters)
 
     def __post_init__(self) -> None:

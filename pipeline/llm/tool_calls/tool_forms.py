@@ -23,7 +23,7 @@ class ToolForm(Protocol):
 
     @property
     def start_markers(self) -> tuple[str, ...]:
-        """What begins calls in the middle of an answer."""
+        """Texts that begin calls in the middle of an answer."""
         ...
 
     @property

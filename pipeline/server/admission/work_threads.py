@@ -28,5 +28,5 @@ class WorkThreads:
             return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def close(self) -> None:
-        """End them after what they are doing; what waits is cancelled."""
+        """End the threads after what they are doing; what waits is cancelled."""
         self._threads.shutdown(wait=False, cancel_futures=True)

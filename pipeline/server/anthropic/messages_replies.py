@@ -71,7 +71,7 @@ def _opening(model: str) -> dict[str, Any]:
 
 
 def _read(stats: GenerationStats) -> dict[str, int]:
-    """What was read of the prompt, apart from what the KV cache still had."""
+    """Tokens of the prompt: those that were read, and those that the KV cache had."""
     return {
         "input_tokens": stats.prompt_tokens - stats.reused_tokens,
         "cache_creation_input_tokens": 0,

@@ -36,7 +36,7 @@ LOW_BUDGET, MEDIUM_BUDGET = 2048, 8192
 
 
 class TextBlock(BaseModel):
-    """Words."""
+    """A block that is text."""
 
     type: Literal["text"]
     text: str
@@ -79,7 +79,7 @@ class MediaBlock(VideoFields):
     title: str | None = None
 
     def reference(self) -> MediaReference:
-        """What it shows."""
+        """The media reference."""
         said = {name: getattr(self, name) for name in VideoFields.model_fields}
         source = self.source
         given = {"base64": "data", "url": "url", "file": "file_id"}[source.type]
@@ -102,7 +102,7 @@ class ToolUseBlock(BaseModel):
 
 
 class ToolResultBlock(BaseModel):
-    """What came of a call: words, and pictures too."""
+    """The result of a call: text, and pictures too."""
 
     type: Literal["tool_result"]
     tool_use_id: str
@@ -114,7 +114,7 @@ class ToolResultBlock(BaseModel):
 
     @property
     def text(self) -> str:
-        """Its words."""
+        """The text."""
         blocks = self.content if isinstance(self.content, list) else []
         said = [each.text for each in blocks if isinstance(each, TextBlock)]
         text = self.content if isinstance(self.content, str) else "\n".join(said)
@@ -122,13 +122,13 @@ class ToolResultBlock(BaseModel):
 
     @property
     def media(self) -> list[MediaReference]:
-        """What it shows."""
+        """The media references."""
         blocks = self.content if isinstance(self.content, list) else []
         return [each.reference() for each in blocks if isinstance(each, MediaBlock)]
 
 
 class ThinkingBlock(BaseModel):
-    """What the assistant thought."""
+    """The assistant's reasoning."""
 
     type: Literal["thinking"]
     thinking: str
@@ -136,7 +136,7 @@ class ThinkingBlock(BaseModel):
 
 
 class RedactedThinkingBlock(BaseModel):
-    """What it thought and nobody is to read: nothing of it is told."""
+    """Encrypted reasoning of the assistant, which is left out."""
 
     type: Literal["redacted_thinking"]
     data: str
@@ -156,7 +156,7 @@ class AnthropicMessage(BaseModel):
 
     @property
     def blocks(self) -> list[Any]:
-        """Its content as blocks."""
+        """The message's content as blocks."""
         if isinstance(self.content, str):
             return [TextBlock(type="text", text=self.content)]
         return self.content
@@ -175,13 +175,13 @@ class AnthropicMessage(BaseModel):
 
     @property
     def shown(self) -> list[list[MediaReference]]:
-        """What each of the messages of `as_messages` shows."""
+        """The media references of each of the messages of `as_messages`."""
         results = [each.media for each in self.of(ToolResultBlock)]
         own = [each.reference() for each in self.of(MediaBlock)]
         return [*results, own] if self._says_something or not results else results
 
     def as_messages(self, shown: list[tuple[MediaItem, ...]]) -> list[ServiceMessage]:
-        """The service's: each result of a tool is a message, and stands before the words."""
+        """The service's messages: each result of a tool is one, and stands before the text."""
         results = self.of(ToolResultBlock)
         found = [
             ServiceMessage("tool", each.text, media, tool_call_id=each.tool_use_id)
@@ -213,7 +213,7 @@ class AnthropicTool(BaseModel):
 
     @property
     def definition(self) -> dict[str, Any]:
-        """The same in the form of OpenAI's, which chat templates know."""
+        """The tool in OpenAI's form, which chat templates know."""
         said = {"description": self.description} if self.description else {}
         function = {"name": self.name, **said, "parameters": self.input_schema}
         return {"type": "function", "function": function}
@@ -233,7 +233,7 @@ class AnthropicToolChoice(BaseModel):
         return self
 
     def as_choice(self) -> ToolChoice:
-        """The service's."""
+        """The same in the service's terms."""
         if self.type in ("any", "tool"):
             return ToolChoice("required", self.name)
         return ToolChoice("none" if self.type == "none" else "auto")
@@ -247,7 +247,7 @@ class Thinking(BaseModel):
 
     @property
     def level(self) -> Think:
-        """The service's."""
+        """The same in the service's terms."""
         if self.type == "adaptive":
             return None
         if self.type == "disabled" or self.budget_tokens is None:
@@ -266,7 +266,7 @@ class OutputFormat(BaseModel):
 
 
 class OutputConfig(BaseModel):
-    """What the answer must look like; what else there is (effort) changes nothing here."""
+    """The form of the answer; the other fields (effort) change nothing here."""
 
     format: OutputFormat | None = None
 

@@ -1,4 +1,4 @@
-"""What an answer is constrained to: reasoning or none, tool calls, JSON; and the parser of it."""
+"""Constraints of an answer: reasoning or none, tool calls, JSON; and the parser that reads it."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def with_grammar(
 
 
 def parser_for(chat_format: ChatFormat, asked: ChatRequest, opening: str) -> AnswerParser | None:
-    """What takes the answer apart; None where it is words alone."""
+    """The parser of an answer; None where it is words alone."""
     form = chat_format.tool_form if asked.usable_tools else None
     if form is None and chat_format.reasoning is None:
         return None

@@ -25,7 +25,7 @@ class ChatAnswer:
 
     @property
     def stats(self) -> GenerationStats:
-        """What it took."""
+        """Token counts and timings."""
         return self._generation.stats
 
     @property

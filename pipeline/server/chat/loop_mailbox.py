@@ -1,4 +1,4 @@
-"""What other threads have to say to an event loop."""
+"""A mailbox through which other threads call functions in an event loop."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary, ref
 
 
 class LoopMailbox:
-    """Takes what other threads say; the loop wakes up once for all that has come."""
+    """Takes messages of other threads; the loop wakes up once for all that have come."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = ref(loop)
@@ -19,7 +19,7 @@ class LoopMailbox:
 
     @classmethod
     def of(cls, loop: asyncio.AbstractEventLoop) -> LoopMailbox:
-        """The one of a loop. Called in the loop."""
+        """The mailbox of a loop. Called in the loop."""
         return _MAILBOXES.setdefault(loop, cls(loop))
 
     def put(self, take: Callable[[Any], None], news: Any) -> None:

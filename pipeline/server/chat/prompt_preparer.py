@@ -66,7 +66,7 @@ class PromptPreparer:
         self._long_prompts = WorkThreads("long prompts")
 
     def close(self) -> None:
-        """End its thread."""
+        """End the preparer's thread."""
         self._long_prompts.close()
 
     async def prepare_chat(

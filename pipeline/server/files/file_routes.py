@@ -92,7 +92,7 @@ async def list_files(
 
 @router.get("/{id_}")
 async def show_file(request: Request, id_: str) -> dict[str, Any]:
-    """What is known of a file."""
+    """Facts of a file."""
     return _described(request, await asyncio.to_thread(_files(request).get, id_))
 
 

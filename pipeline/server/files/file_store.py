@@ -62,7 +62,7 @@ class StoredFile:
 
     @property
     def path(self) -> Path:
-        """Its bytes."""
+        """Where the file's bytes lie."""
         return self.folder / f"{self.id}.bin"
 
 
@@ -85,7 +85,7 @@ class HeldFile:
 
     @property
     def content(self) -> StoredContent:
-        """Its bytes, as the encoder takes them. They hold the file."""
+        """The file's bytes, as the encoder takes them. They hold the file."""
         facts = self.facts
         return StoredContent(self.path, bytes.fromhex(facts.sha256), facts.size, facts.kind, self)
 
@@ -209,7 +209,7 @@ class FileStore:
         return self.folder / f"{id_}.json"
 
     def _read(self, path: Path) -> StoredFile | None:
-        """What is known of a file; None where it is not there or its time is over."""
+        """A file's facts; None where it is not there or its time is over."""
         try:
             found = StoredFile(**json.loads(path.read_text(encoding="utf-8")), folder=self.folder)
             # An earlier version kept names that no reply can have.

@@ -81,7 +81,7 @@ class MediaEncoder:
         ] = {}
 
     def close(self) -> None:
-        """End its thread."""
+        """End the encoder's thread."""
         self._tower.close()
 
     async def encode(

@@ -59,15 +59,15 @@ class MediaItem:
 
     @property
     def is_plain(self) -> bool:
-        """Whether nothing is said of it, so that it may be one clip with its neighbours."""
+        """Whether nothing is said of the item, so that it may be one clip with its neighbours."""
         return self.times is None and not self.name and not self.options
 
 
 def content_size(content: Content) -> int:
-    """How many bytes it has."""
+    """How many bytes a content has."""
     return len(content) if isinstance(content, bytes) else content.size
 
 
 def content_digest(content: Content) -> bytes:
-    """The SHA-256 of its bytes."""
+    """The SHA-256 of a content's bytes."""
     return hashlib.sha256(content).digest() if isinstance(content, bytes) else content.sha256

@@ -52,5 +52,5 @@ def sniff_kind(data: bytes) -> MediaKind:
 
 
 def content_kind(content: Content) -> MediaKind:
-    """Whether it is a picture or a video. Raises MediaError like `sniff_kind`."""
+    """Whether a content is a picture or a video. Raises MediaError like `sniff_kind`."""
     return content.kind if isinstance(content, StoredContent) else sniff_kind(content)

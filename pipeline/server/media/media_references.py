@@ -36,7 +36,7 @@ SHOWN = 60  # characters of an address in an error: a data URL may have millions
 
 
 class VideoFields(BaseModel):
-    """What may be said of a picture or video, in every protocol."""
+    """Fields that may stand beside a picture or video, in every protocol."""
 
     name: str | None = Field(None, max_length=MOST_NAME)
     times: list[float] | None = Field(None, min_length=1, max_length=MOST_IMAGES)
@@ -87,7 +87,7 @@ class MediaReference(VideoFields):
 async def read_media(
     references: Sequence[MediaReference], settings: Settings, files: FileStore
 ) -> tuple[MediaItem, ...]:
-    """What is shown. Raises MediaError for what cannot or may not be read."""
+    """The pictures and videos. Raises MediaError for what cannot or may not be read."""
     return tuple([await _item(each, settings, files) for each in references])
 
 

@@ -1,4 +1,4 @@
-"""What a tower made of clips, by their content, in memory and on disk, each made once."""
+"""Encoded clips by their content, in memory and on disk, each made once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Lookup = Literal["memory", "disk", "miss"]
 
 
 class EncodedClip(NamedTuple):
-    """What a bundle made of a clip, and what is known of it beside its frames."""
+    """A clip as a bundle encoded it, and what is known of it beside its frames."""
 
     encoded: EncodedFrames
     about: ClipFacts = ClipFacts()

@@ -1,1 +1,1 @@
-"""What whoever runs the server sees of it: logs, counts, health."""
+"""Logs, counts and health, for whoever runs the server."""

@@ -69,7 +69,7 @@ async def tags(request: Request) -> dict[str, Any]:
 async def show(
     request: Request, asked: Annotated[ShowRequest, json_body(ShowRequest)]
 ) -> dict[str, Any]:
-    """All about one model."""
+    """Details of one model."""
     known = await find_model(request, asked.model)
     chat_format = await _service(request).chat_formats.get(known)
     return await asyncio.to_thread(known.show, chat_format, bool(asked.verbose))

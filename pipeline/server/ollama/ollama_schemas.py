@@ -45,7 +45,7 @@ INTEGERS = (*INTEGER_OPTIONS, "num_predict", "num_ctx")
 
 
 class ModelRequest(BaseModel):
-    """What all requests about a model have. Old clients call the model `name`."""
+    """The fields of all requests about a model. Old clients call the model `name`."""
 
     model_config = ConfigDict(extra="ignore", populate_by_name=True)
     model: str = Field(min_length=1, validation_alias=AliasChoices("model", "name"))
@@ -121,7 +121,7 @@ class ShownMedia(BaseModel):
 
     @property
     def media(self) -> list[str | MediaReference]:
-        """What is shown, in order."""
+        """The pictures and videos, in order."""
         images: list[str | MediaReference] = [*(self.images or ())]
         if self.times is not None:
             shown = {"images": self.images, "times": self.times}

@@ -57,7 +57,7 @@ class Layer:
 
     @property
     def entry(self) -> dict[str, Any]:
-        """Its entry in a manifest."""
+        """The layer's entry in a manifest."""
         media_type = LAYER_TYPE + self.kind if self.kind else CONFIG_TYPE
         return {"mediaType": media_type, "digest": self.digest, "size": self.size}
 

@@ -40,7 +40,7 @@ class Choices:
 
     @property
     def stats(self) -> GenerationStats:
-        """What they took together; each prompt counts once."""
+        """Token counts of all answers together; each prompt counts once."""
         prompts = [each.stats for each in self.answers[:: self._per_prompt]]
         return GenerationStats(
             prompt_tokens=sum(each.prompt_tokens for each in prompts),
@@ -78,7 +78,7 @@ class Choices:
             yield found
 
     async def aclose(self) -> None:
-        """End them."""
+        """End the answers."""
         for reader in self._readers:
             reader.cancel()
         await asyncio.gather(*self._readers, return_exceptions=True)

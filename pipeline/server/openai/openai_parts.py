@@ -29,7 +29,7 @@ class RefusalPart(BaseModel):
 
     @property
     def text(self) -> str:
-        """Its words."""
+        """The text of the refusal."""
         return self.refusal
 
 
@@ -37,10 +37,10 @@ WordsPart = TextPart | RefusalPart
 
 
 class _MediaPart(VideoFields):
-    """A part that shows something; which is read when it is made, so that it is wrong at once."""
+    """A part with a picture or video. Its reference is made at once, so that errors come early."""
 
     def reference(self) -> MediaReference:
-        """What it shows."""
+        """The media reference."""
         raise NotImplementedError
 
     @model_validator(mode="after")
@@ -151,24 +151,24 @@ def parts_text(parts: list[MessagePart]) -> str:
 
 
 def parts_media(parts: list[MessagePart]) -> list[MediaReference]:
-    """What the others show, in order."""
+    """The media references of the other parts, in order."""
     return [part.reference() for part in parts if not isinstance(part, WordsPart)]
 
 
 class PartsMessage(BaseModel):
-    """What somebody says: a string, or parts of text, pictures and videos."""
+    """A message: a string, or parts of text, pictures and videos."""
 
     role: str
     content: str | list[MessagePart] | None
 
     @property
     def text(self) -> str:
-        """Its text parts, a line each."""
+        """The message's text parts, a line each."""
         return parts_text(self.content) if isinstance(self.content, list) else self.content or ""
 
     @property
     def media(self) -> list[MediaReference]:
-        """Its pictures and videos, in order."""
+        """The message's pictures and videos, in order."""
         return parts_media(self.content) if isinstance(self.content, list) else []
 
     @model_validator(mode="after")

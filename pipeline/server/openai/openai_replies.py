@@ -120,7 +120,7 @@ def chat_logprobs(tokens: Sequence[Token], n: int) -> dict[str, Any]:
 
 
 def completion_logprobs(tokens: Sequence[Token], n: int, offset: int) -> dict[str, Any]:
-    """The same in the shape of plain completions; `offset` characters stand before the first."""
+    """Log probabilities of a plain completion; `offset` characters stand before the first token."""
     offsets = []
     for token in tokens:
         offsets.append(offset)

@@ -88,7 +88,7 @@ async def list_models(request: Request) -> dict[str, Any]:
 
 @router.get("/models/{name:path}")
 async def show_model(request: Request, name: str) -> dict[str, Any]:
-    """One of them."""
+    """One model."""
     service: Service = request.app.state.service
     known = await asyncio.to_thread(look_up_model, name, service.settings, service.store)
     return _model(request, known) | {"id": name}  # as it was asked for
@@ -96,7 +96,7 @@ async def show_model(request: Request, name: str) -> dict[str, Any]:
 
 @router.delete("/models/{name:path}")
 async def delete_model(request: Request, name: str) -> dict[str, Any]:
-    """Forget one that a client made."""
+    """Forget a model that a client made."""
     service: Service = request.app.state.service
     await asyncio.to_thread(delete_made_model, name, service.settings, service.store)
     return {"id": name, "object": "model", "deleted": True}

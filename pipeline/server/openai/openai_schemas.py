@@ -106,7 +106,7 @@ class ResponseFormat(BaseModel):
 
 
 class StreamOptions(BaseModel):
-    """What comes with a stream."""
+    """Options of a stream."""
 
     include_usage: bool | None = None
 
@@ -180,7 +180,7 @@ class OpenAIGenerationRequest(BaseModel):
         raise NotImplementedError
 
     def choices(self) -> list[RequestOptions]:
-        """The same for each of the `n` answers to a prompt: a seed is another one for each."""
+        """The options of each of the `n` answers to a prompt: a seed is another one for each."""
         first = self.options()
         found = [first]
         for i in range(1, self.n or 1):

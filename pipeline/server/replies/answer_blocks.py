@@ -37,13 +37,13 @@ class AnswerBlock:
 
     @property
     def text(self) -> str:
-        """What it says so far."""
+        """The text of the block so far."""
         return "".join(self.parts)
 
 
 @dataclass(frozen=True)
 class BlockEvent:
-    """What happens to a block: it begins, gets more text from tokens, or ends."""
+    """An event of a block: its start, more text from tokens, or its end."""
 
     what: Literal["start", "delta", "stop"]
     block: AnswerBlock

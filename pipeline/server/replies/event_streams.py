@@ -11,10 +11,10 @@ from starlette.types import Receive, Scope, Send
 
 
 class Closable(Protocol):
-    """What can be ended."""
+    """An answer that can be ended."""
 
     async def aclose(self) -> None:
-        """End it."""
+        """End the answer."""
 
 
 Event = TypeVar("Event")
@@ -30,7 +30,7 @@ class EventStream(StreamingResponse):
         self._answer = answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send them."""
+        """Send the events."""
         try:
             await super().__call__(scope, receive, send)
         finally:

@@ -125,7 +125,7 @@ def check_numbers(data: bytes) -> None:
 
 @lru_cache
 def _validator(schema: type[BaseModel]) -> SchemaValidator:
-    """That of a model, but for lists, of which it tells the first problem alone.
+    """A schema's validator, which tells only the first problem of a list.
 
     To tell of a hundred thousand takes seconds, in which nobody else is answered.
     """

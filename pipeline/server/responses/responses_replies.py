@@ -91,7 +91,7 @@ class ResponseReply:
         return {**item, "role": "assistant", "content": content}
 
     def part(self, block: AnswerBlock, *, empty: bool = False) -> dict[str, Any]:
-        """The one part of a block's content."""
+        """The content part of a block; there is one."""
         text = "" if empty else block.text
         if block.kind == "reasoning":
             return {"type": "reasoning_text", "text": text}

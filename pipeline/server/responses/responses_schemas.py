@@ -65,7 +65,7 @@ class FunctionCallItem(BaseModel):
 
 
 class FunctionCallOutputItem(BaseModel):
-    """What came of a call."""
+    """The result of a call."""
 
     type: Literal["function_call_output"]
     call_id: str
@@ -73,24 +73,24 @@ class FunctionCallOutputItem(BaseModel):
 
     @property
     def text(self) -> str:
-        """Its words."""
+        """The text."""
         return parts_text(self.output) if isinstance(self.output, list) else self.output
 
     @property
     def media(self) -> list[MediaReference]:
-        """What it shows."""
+        """The media references."""
         return parts_media(self.output) if isinstance(self.output, list) else []
 
 
 class ReasoningText(BaseModel):
-    """Something that was thought."""
+    """A piece of reasoning."""
 
     type: str
     text: str
 
 
 class ReasoningItem(BaseModel):
-    """What the assistant thought."""
+    """The assistant's reasoning."""
 
     type: Literal["reasoning"]
     summary: list[ReasoningText] | None = None
@@ -98,7 +98,7 @@ class ReasoningItem(BaseModel):
 
     @property
     def text(self) -> str:
-        """All of it."""
+        """All of the reasoning."""
         return "\n".join(each.text for each in self.content or self.summary or ())
 
 
@@ -137,7 +137,7 @@ class FunctionTool(BaseModel):
 
     @property
     def definition(self) -> dict[str, Any]:
-        """The same in the form of chat completions, which chat templates know."""
+        """The tool in the form of chat completions, which chat templates know."""
         said = {"description": self.description} if self.description else {}
         function = {"name": self.name, **said, "parameters": self.parameters or {}}
         return {"type": "function", "function": function}
@@ -175,7 +175,7 @@ class TextFormat(BaseModel):
 
 
 class TextOptions(BaseModel):
-    """What kind of text the answer is."""
+    """The form of the answer's text."""
 
     format: TextFormat = Field(default_factory=lambda: TextFormat.model_validate({}))
 
@@ -193,7 +193,7 @@ class Reasoning(BaseModel):
 
     @property
     def level(self) -> Think:
-        """The service's."""
+        """The same in the service's terms."""
         levels: dict[str, Think] = {"none": False, "minimal": "low", "xhigh": "high"}
         effort = self.effort
         return None if effort is None else levels.get(effort, effort)  # type: ignore[arg-type]

@@ -30,13 +30,13 @@ _ENVIRONMENT = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", 
 
 
 class SandboxError(ReellamaError):
-    """What a client sent was refused, or took more than its limits. `status` is HTTP's."""
+    """A template or schema of a client that was refused, or took too much. `status` is HTTP's."""
 
     status = 400
 
 
 class TooMuch(SandboxError):
-    """What took more time or memory than its limits."""
+    """A task that took more time or memory than its limits."""
 
     def __init__(self, task: str) -> None:
         super().__init__(f"this {task} takes too long or too much memory: send a simpler one")
@@ -80,7 +80,7 @@ class SandboxChild:
         return answer
 
     def close(self) -> None:
-        """End it, and what it is doing."""
+        """End the child, and what it is doing."""
         child, self._child = self._child, None
         if child is not None:
             with suppress(ProcessLookupError):
