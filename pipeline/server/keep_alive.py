@@ -12,7 +12,7 @@ from reellama.pipeline.option_fields import as_float
 SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
 DURATIONS = re.compile(rf"([+-]?)((?:{DURATION.pattern})+)")
-LONGEST = 100 * 365 * 86400.0  # seconds; more has no date
+MAX_KEEP_ALIVE_SECONDS = 100 * 365 * 86400.0  # more has no date
 
 
 def parse_keep_alive(value: Any) -> float | None:
@@ -33,7 +33,7 @@ def parse_keep_alive(value: Any) -> float | None:
         found = float("nan")
     if found != found:
         raise ValueError(f"keep_alive is {value!r:.60}; give seconds, or text such as 5m")
-    return -1.0 if found < 0 else min(found, LONGEST)
+    return -1.0 if found < 0 else min(found, MAX_KEEP_ALIVE_SECONDS)
 
 
 # A field `keep_alive` of a request, in seconds.

@@ -20,13 +20,13 @@ from reellama.pipeline.llm.batching.batcher import Batcher
 from reellama.pipeline.llm.batching.generation_job import Stopped
 from reellama.pipeline.llm.text_embedding import TextEmbedder
 from reellama.pipeline.server.admission.work_threads import WorkThreads
-from reellama.pipeline.server.keep_alive import LONGEST
+from reellama.pipeline.server.keep_alive import MAX_KEEP_ALIVE_SECONDS
 from reellama.pipeline.server.model_registry import RegisteredModel
 from reellama.pipeline.server.model_store import Store
 from reellama.pipeline.server.monitoring.logs import log
 from reellama.pipeline.server.settings import Settings
 
-FOR_EVER = timedelta(seconds=LONGEST)
+FOR_EVER = timedelta(seconds=MAX_KEEP_ALIVE_SECONDS)
 # With less than this share of the memory free, models that nobody uses are unloaded.
 MIN_FREE_MEMORY = 0.05
 CHECK_SECONDS = 5.0  # seconds

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from reellama.pipeline.llm.tool_calls.chat_format import ChatFormat
     from reellama.pipeline.server.settings import Settings
 
-MOST_BUNDLES = 8  # that are kept open
+MAX_BUNDLES = 8  # that are kept open
 
 
 @dataclass(frozen=True)
@@ -293,7 +293,7 @@ def _bundle(name: str, mmproj: Path | None = None) -> VideoBundle:
         if bundle is None or bundle.changed:
             bundle = open_bundle(name, mmproj)
         _opened[name, mmproj] = bundle
-        while len(_opened) > MOST_BUNDLES:
+        while len(_opened) > MAX_BUNDLES:
             del _opened[next(iter(_opened))]
     return bundle
 

@@ -37,7 +37,7 @@ HOST = re.compile(rf"{NAME_PART.pattern}(:[0-9]{{1,5}})?", re.ASCII)
 INCOMING_SECONDS = 600  # after which half a blob that nothing was added to is nobody's
 BLOB_SECONDS = 3600  # after which a blob that no model names will not be named any more
 CHUNK_BYTES = 1 << 20  # bytes read at a time
-MOST_SHOWN = 200  # characters of a name in an error
+MAX_SHOWN_CHARACTERS = 200  # of a name in an error
 DIGEST = re.compile(r"sha256[:-]([0-9a-f]{64})")
 
 
@@ -54,7 +54,7 @@ class StoreError(ReellamaError):
 
 def no_model(name: str) -> StoreError:
     """The error that there is no model of this name."""
-    shown = name if len(name) <= MOST_SHOWN else f"{name[:MOST_SHOWN]}..."
+    shown = name if len(name) <= MAX_SHOWN_CHARACTERS else f"{name[:MAX_SHOWN_CHARACTERS]}..."
     return StoreError(f"model '{shown}' not found", 404, "model_not_found")
 
 

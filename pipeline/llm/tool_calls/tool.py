@@ -39,7 +39,7 @@ class Tool:
             raise ReellamaError(f"the parameters of the tool {self.name} are no JSON schema")
 
 
-MOST_REFERENCES = 8  # that lead to one another
+MAX_REFERENCES = 8  # that lead to one another
 
 
 def properties(schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def properties(schema: Mapping[str, Any]) -> dict[str, Any]:
 def _complete(inner: Any, outer: Mapping[str, Any]) -> Any:
     """A schema with the definitions of the one that it is in, in place of a reference to one."""
     named = {name: outer[name] for name in ("$defs", "definitions") if name in outer}
-    for _ in range(MOST_REFERENCES):
+    for _ in range(MAX_REFERENCES):
         reference = inner.get("$ref") if isinstance(inner, Mapping) else None
         kind, _, name = str(reference).removeprefix("#/").partition("/")
         known = named.get(kind)

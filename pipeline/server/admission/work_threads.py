@@ -23,7 +23,7 @@ class WorkThreads:
         self._semaphore = FairSemaphore(n, max_each)
 
     async def run(self, work: Callable[[], T]) -> T:
-        """The outcome of `work` in one of them."""
+        """The outcome of `work` in one of the threads."""
         async with self._semaphore.acquire():
             return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 

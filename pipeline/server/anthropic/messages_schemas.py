@@ -336,7 +336,7 @@ class MessagesRequest(CountTokensRequest):
     seed: int | None = None
 
     def options(self) -> RequestOptions:
-        """What the service is asked for. Raises ReellamaError for a value out of range."""
+        """The service's options. Raises ReellamaError for a value out of range."""
         generation = GenerationOptions(
             sampling=requested_sampling(self.model_dump(include={*SAMPLING_OPTIONS})),
             max_tokens=self.max_tokens,

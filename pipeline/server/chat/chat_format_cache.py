@@ -14,9 +14,9 @@ from reellama.pipeline.llm.tool_calls.chat_format import (
 )
 from reellama.pipeline.server.model_registry import RegisteredModel
 from reellama.pipeline.server.sandbox.sandbox import Sandbox, SandboxError
-from reellama.pipeline.server.sandbox.sandboxed_template import MOST_SOURCE
+from reellama.pipeline.server.sandbox.sandboxed_template import MAX_TEMPLATE_CHARACTERS
 
-MOST_KEPT = 256
+MAX_KEPT = 256
 
 
 class ChatFormatCache:
@@ -36,13 +36,13 @@ class ChatFormatCache:
         if key not in self._kept:
             self._kept[key] = detect_chat_format(source, await self._try(*key))
         self._kept.move_to_end(key)
-        if len(self._kept) > MOST_KEPT:
+        if len(self._kept) > MAX_KEPT:
             self._kept.popitem(last=False)
         return self._kept[key]
 
     async def _try(self, source: str, bos: str, eos: str) -> TemplateTraits:
         """What the template does with tools: nothing, where that takes too much."""
-        if len(source) > MOST_SOURCE:
+        if len(source) > MAX_TEMPLATE_CHARACTERS:
             return TemplateTraits()
         try:
             found = await self._sandbox.call(

@@ -15,8 +15,8 @@ from reellama.pipeline.server.media.media_items import MediaItem
 
 # Whether to reason before the answer, and how much; None is what the model does by itself.
 Think = bool | Literal["low", "medium", "high"] | None
-MOST_TOOLS = 128  # of one request, as OpenAI has it
-MOST_VARIABLES = 10_000  # characters of a template's variables, as JSON
+MAX_TOOLS = 128  # of one request, as OpenAI has it
+MAX_VARIABLE_CHARACTERS = 10_000  # of a template's variables, as JSON
 # What a template is told of the conversation, which other fields of a request say.
 TEMPLATE_OWN = {"messages", "tools", "xml_tools", "documents", "add_generation_prompt"} | {
     "bos_token",
@@ -71,8 +71,8 @@ class ChatRequest:
         twice = [name for name, n in Counter(names).items() if n > 1]
         if twice:
             raise ReellamaError(f"there are two tools named {twice[0]!r}")
-        if len(names) > MOST_TOOLS:
-            raise ReellamaError(f"{len(names)} tools: at most {MOST_TOOLS} are taken")
+        if len(names) > MAX_TOOLS:
+            raise ReellamaError(f"{len(names)} tools: at most {MAX_TOOLS} are taken")
         choice = self.tool_choice
         if choice.mode == "required" and not names:
             raise ReellamaError("tool_choice asks for a call, but there are no tools")
@@ -97,8 +97,10 @@ def check_variables(variables: Mapping[str, Any]) -> None:
     """Raise ReellamaError for variables of a template that are the server's own, or too large."""
     if taken := TEMPLATE_OWN.intersection(variables):
         raise ReellamaError(f"chat_template_kwargs: {min(taken)} is set by the request itself")
-    if len(json.dumps(variables)) > MOST_VARIABLES:
-        raise ReellamaError(f"chat_template_kwargs: at most {MOST_VARIABLES} characters are taken")
+    if len(json.dumps(variables)) > MAX_VARIABLE_CHARACTERS:
+        raise ReellamaError(
+            f"chat_template_kwargs: at most {MAX_VARIABLE_CHARACTERS} characters are taken"
+        )
 
 
 def with_system(messages: Sequence[ServiceMessage], system: str | None) -> list[ServiceMessage]:

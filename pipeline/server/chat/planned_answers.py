@@ -20,14 +20,14 @@ from reellama.pipeline.server.media.media_encoder import EncodedMedia
 
 # Characters of a question; a longer text is none of those that are answered without the model, and
 # to look through all of it would hold up everyone else.
-LONGEST_QUESTION = 1000
+MAX_QUESTION_CHARACTERS = 1000
 
 
 def plain_question(asked: ChatRequest, generation: GenerationOptions, formed: bool) -> str:
     """What was asked last, or "" where only the model can answer. formed: by a JSON schema."""
     last = asked.messages[-1] if asked.messages else None
     bound = formed or asked.usable_tools or generation.sampling.grammar is not None
-    if bound or last is None or last.role != "user" or len(last.content) > LONGEST_QUESTION:
+    if bound or last is None or last.role != "user" or len(last.content) > MAX_QUESTION_CHARACTERS:
         return ""
     return last.content.strip()
 

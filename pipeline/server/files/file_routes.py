@@ -25,8 +25,8 @@ from reellama.pipeline.server.files.file_store import (
 )
 from reellama.pipeline.server.openai.openai_routes import OpenAIRoute
 
-MOST_NAME = 200  # characters of a file's name, the last of it
-MOST_FIELDS = 16  # of a form
+MAX_NAME_CHARACTERS = 200  # of a file's name, the last of it
+MAX_FORM_FIELDS = 16  # of a form
 LIFETIMES = range(3600, 30 * 86400 + 1)  # seconds that a file may be kept for, as OpenAI has it
 _SECONDS = re.compile("[0-9]{1,9}")  # Python reads no number of thousands of digits
 
@@ -52,13 +52,13 @@ class HeldFileResponse(FileResponse):
 async def upload_file(request: Request) -> dict[str, Any]:
     """Keep a file."""
     _check_charset(request)
-    async with request.form(max_files=1, max_fields=MOST_FIELDS) as form:
+    async with request.form(max_files=1, max_fields=MAX_FORM_FIELDS) as form:
         upload = form.get("file")
         if not isinstance(upload, UploadFile):
             raise FileStoreError("file: send a form (multipart/form-data) with a file in it")
         given = whole_characters(upload.filename or "file")
-        name = given.replace("\\", "/").rpartition("/")[2][-MOST_NAME:]
-        purpose = whole_characters(str(form.get("purpose") or "user_data"))[:MOST_NAME]
+        name = given.replace("\\", "/").rpartition("/")[2][-MAX_NAME_CHARACTERS:]
+        purpose = whole_characters(str(form.get("purpose") or "user_data"))[:MAX_NAME_CHARACTERS]
         kept = await asyncio.to_thread(
             _files(request).add, upload.file, name, purpose, _lifetime(form)
         )

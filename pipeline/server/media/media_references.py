@@ -30,16 +30,16 @@ from reellama.pipeline.server.media.media_items import Content, MediaError, Medi
 from reellama.pipeline.server.settings import Settings
 from reellama.pipeline.server.video_options import MAX_FRAMES, VIDEO_OPTIONS
 
-MOST_NAME = 200  # characters
-MOST_IMAGES = 4 * MAX_FRAMES  # pictures of a video; of these, at most MAX_FRAMES are taken
-SHOWN = 60  # characters of an address in an error: a data URL may have millions
+MAX_NAME_CHARACTERS = 200
+MAX_IMAGES = 4 * MAX_FRAMES  # pictures of a video; of these, at most MAX_FRAMES are taken
+MAX_SHOWN_CHARACTERS = 60  # of an address in an error: a data URL may have millions
 
 
 class VideoFields(BaseModel):
     """Fields that may stand beside a picture or video, in every protocol."""
 
-    name: str | None = Field(None, max_length=MOST_NAME)
-    times: list[float] | None = Field(None, min_length=1, max_length=MOST_IMAGES)
+    name: str | None = Field(None, max_length=MAX_NAME_CHARACTERS)
+    times: list[float] | None = Field(None, min_length=1, max_length=MAX_IMAGES)
     frames: int | None = None
     sampling: str | None = None
     fps: float | None = None
@@ -72,7 +72,7 @@ class MediaReference(VideoFields):
     data: str | None = None
     url: str | None = None
     file_id: str | None = None
-    images: list[str] | None = Field(None, min_length=1, max_length=MOST_IMAGES)
+    images: list[str] | None = Field(None, min_length=1, max_length=MAX_IMAGES)
 
     @model_validator(mode="after")
     def _check_one_source(self) -> MediaReference:
@@ -131,5 +131,5 @@ async def read_url(url: str, settings: Settings) -> bytes:
         return await asyncio.to_thread(read_path, path, settings.allow_dirs, settings.max_body)
     if parts.scheme in ("http", "https"):
         return await fetch(url, settings.allow_urls, settings.max_body, settings.fetch_seconds)
-    shown = url if len(url) <= SHOWN else url[:SHOWN] + "..."
+    shown = url if len(url) <= MAX_SHOWN_CHARACTERS else url[:MAX_SHOWN_CHARACTERS] + "..."
     raise MediaError(f"cannot read {shown}: send the bytes as data:video/mp4;base64,...")

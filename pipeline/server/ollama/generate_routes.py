@@ -46,7 +46,7 @@ from reellama.pipeline.server.replies.token_logprobs import token_logprobs
 from reellama.pipeline.server.request_context import CLIENT, LOCAL
 from reellama.pipeline.server.service import Service
 
-MAX_PATH = 4096  # characters
+MAX_PATH_CHARACTERS = 4096
 ROLES = ("system", "user", "assistant", "tool")
 
 Start = Callable[[], Any]  # () -> Awaitable[ChatAnswer]
@@ -57,16 +57,16 @@ router.include_router(model_routes.router)
 
 @router.post("/api/chat")
 async def chat(
-    request: Request, asked: Annotated[OllamaChatRequest, json_body(OllamaChatRequest)]
+    request: Request, body: Annotated[OllamaChatRequest, json_body(OllamaChatRequest)]
 ) -> Response:
     """The next message of a conversation. Without messages the model is loaded, or unloaded."""
     service: Service = request.app.state.service
-    known = await find_model(request, asked.model)
-    options = asked.to_options(known.manifest.parameters)
-    if not asked.messages:
-        return await _load(request, asked, known, message_item)
+    known = await find_model(request, body.model)
+    options = body.to_options(known.manifest.parameters)
+    if not body.messages:
+        return await _load(request, body, known, message_item)
     messages = [ServiceMessage(said["role"], said["content"]) for said in known.manifest.messages]
-    async for said in yielding_to_event_loop(asked.messages):
+    async for said in yielding_to_event_loop(body.messages):
         if said.role not in ROLES:
             raise ReellamaError(f"invalid role {said.role!r}; it is one of {', '.join(ROLES)}")
         media = await _media(service, said.media)
@@ -81,39 +81,39 @@ async def chat(
                 said.thinking or "",
             )
         )
-    asked.messages.clear()  # not kept, and searched for garbage, while the answer is written
+    body.messages.clear()  # not kept, and searched for garbage, while the answer is written
     if known.manifest.system and all(message.role != "system" for message in messages):
         messages.insert(0, ServiceMessage("system", known.manifest.system))
-    start = partial(service.chat, known.service_name, asked.to_chat(messages), options)
-    return await _answer(request, asked, start, message_item)
+    start = partial(service.chat, known.service_name, body.to_chat(messages), options)
+    return await _answer(request, body, start, message_item)
 
 
 @router.post("/api/generate")
 async def generate(
-    request: Request, asked: Annotated[GenerateRequest, json_body(GenerateRequest)]
+    request: Request, body: Annotated[GenerateRequest, json_body(GenerateRequest)]
 ) -> Response:
     """The answer to a prompt. Without a prompt the model is loaded, or unloaded."""
     service: Service = request.app.state.service
-    known = await find_model(request, asked.model)
-    if asked.raw and (asked.template or asked.system or asked.context):
+    known = await find_model(request, body.model)
+    if body.raw and (body.template or body.system or body.context):
         raise ReellamaError("raw mode does not support template, system, or context")
-    options = asked.to_options(known.manifest.parameters)
-    if not asked.prompt:
-        return await _load(request, asked, known, response_item)
-    media = await _media(service, asked.media)
-    if asked.raw or asked.suffix:
-        suffix = asked.suffix or None
-        text = asked.prompt
+    options = body.to_options(known.manifest.parameters)
+    if not body.prompt:
+        return await _load(request, body, known, response_item)
+    media = await _media(service, body.media)
+    if body.raw or body.suffix:
+        suffix = body.suffix or None
+        text = body.prompt
         start: Start = partial(_complete, service, known.service_name, text, options, media, suffix)
     else:
-        options = replace(options, context=tuple(asked.context or ()))
-        system = asked.system or known.manifest.system
+        options = replace(options, context=tuple(body.context or ()))
+        system = body.system or known.manifest.system
         messages = [ServiceMessage("system", system)] if system else []
-        question = ServiceMessage("user", asked.prompt, media)
-        chat = ChatRequest([*messages, question], think=asked.wants_thinking)
-        template = asked.template or None
+        question = ServiceMessage("user", body.prompt, media)
+        chat = ChatRequest([*messages, question], think=body.wants_thinking)
+        template = body.template or None
         start = partial(service.chat, known.service_name, chat, options, template)
-    return await _answer(request, asked, start, response_item)
+    return await _answer(request, body, start, response_item)
 
 
 async def _complete(
@@ -128,14 +128,12 @@ async def _complete(
 
 
 async def _load(
-    request: Request, asked: OllamaGenerationRequest, known: RegisteredModel, shape: Shape
+    request: Request, body: OllamaGenerationRequest, known: RegisteredModel, shape: Shape
 ) -> Response:
     """Load the model for `keep_alive`, or unload it where that is 0."""
     service: Service = request.app.state.service
     # One token of the shortest prompt: the model is loaded, and kept as long as was asked for.
-    options = RequestOptions(
-        GenerationOptions(max_tokens=1, n_probs=0), keep_alive=asked.keep_alive
-    )
+    options = RequestOptions(GenerationOptions(max_tokens=1, n_probs=0), keep_alive=body.keep_alive)
 
     async def load() -> None:
         generation = await service.complete(known.service_name, " ", options)
@@ -143,21 +141,21 @@ async def _load(
             pass
 
     await cancel_on_disconnect(request, load())
-    reason = "unload" if asked.keep_alive == 0 else "load"
-    return JSONResponse({**_head(asked), **shape(None), "done": True, "done_reason": reason})
+    reason = "unload" if body.keep_alive == 0 else "load"
+    return JSONResponse({**_head(body), **shape(None), "done": True, "done_reason": reason})
 
 
 async def _answer(
-    request: Request, asked: OllamaGenerationRequest, start: Start, shape: Shape
+    request: Request, body: OllamaGenerationRequest, start: Start, shape: Shape
 ) -> Response:
-    items = _items(asked, start, shape)
-    if asked.streams:
+    items = _items(body, start, shape)
+    if body.streams:
         return await stream(request, items)
     return JSONResponse(whole_answer(await gather_items(request, items)))
 
 
 async def _items(
-    asked: OllamaGenerationRequest, start: Start, shape: Shape
+    body: OllamaGenerationRequest, start: Start, shape: Shape
 ) -> AsyncGenerator[JsonItem, None]:
     """The lines of an answer: one for each piece of it, and the last one with what it took."""
     begin = time.perf_counter_ns()
@@ -168,16 +166,16 @@ async def _items(
             whole = calls.add(event) if isinstance(event, CallDelta) else event
             if whole is None:
                 continue
-            item = {**_head(asked), **shape(whole), "done": False}
-            if asked.logprobs and not isinstance(whole, ToolCall):
+            item = {**_head(body), **shape(whole), "done": False}
+            if body.logprobs and not isinstance(whole, ToolCall):
                 item["logprobs"] = [
-                    token_logprobs(t, asked.top_logprobs or None) for t in whole.tokens
+                    token_logprobs(t, body.top_logprobs or None) for t in whole.tokens
                 ]
             elif not isinstance(whole, ToolCall) and not whole.text:
                 continue
             yield item
-        last = {**_head(asked), **shape(None), "done": True, **_last(answer, begin)}
-        if isinstance(asked, GenerateRequest) and not asked.raw and answer.context is not None:
+        last = {**_head(body), **shape(None), "done": True, **_last(answer, begin)}
+        if isinstance(body, GenerateRequest) and not body.raw and answer.context is not None:
             last["context"] = answer.context
         if answer.remark and CLIENT.get() == LOCAL:  # for `ask`, which shows it to its person
             last["remark"] = answer.remark
@@ -202,8 +200,8 @@ def _last(answer: ChatAnswer, begin: int) -> JsonItem:
     }
 
 
-def _head(asked: OllamaGenerationRequest) -> JsonItem:
-    return {"model": asked.model, "created_at": datetime.now(timezone.utc).isoformat()}
+def _head(body: OllamaGenerationRequest) -> JsonItem:
+    return {"model": body.model, "created_at": datetime.now(timezone.utc).isoformat()}
 
 
 async def _media(service: Service, given: Sequence[str | MediaReference]) -> tuple[MediaItem, ...]:
@@ -218,7 +216,8 @@ async def _media(service: Service, given: Sequence[str | MediaReference]) -> tup
 
 async def _content(service: Service, text: str) -> Content:
     """One picture or video: base64, the id of a file, or a path in an allowed folder."""
-    if len(text) <= MAX_PATH and "." in text and not text.startswith("data:"):  # no base64
+    no_base64 = "." in text and not text.startswith("data:")
+    if no_base64 and len(text) <= MAX_PATH_CHARACTERS:
         return await asyncio.to_thread(read_path, text, readable_dirs(service.settings))
     return await read_text(text, service.settings, service.files)
 

@@ -67,28 +67,28 @@ async def tags(request: Request) -> dict[str, Any]:
 
 @router.post("/api/show")
 async def show(
-    request: Request, asked: Annotated[ShowRequest, json_body(ShowRequest)]
+    request: Request, body: Annotated[ShowRequest, json_body(ShowRequest)]
 ) -> dict[str, Any]:
     """Details of one model."""
-    known = await find_model(request, asked.model)
+    known = await find_model(request, body.model)
     chat_format = await _service(request).chat_formats.get(known)
-    return await asyncio.to_thread(known.show, chat_format, bool(asked.verbose))
+    return await asyncio.to_thread(known.show, chat_format, bool(body.verbose))
 
 
 @router.post("/api/copy")
-async def copy(request: Request, asked: Annotated[CopyRequest, json_body(CopyRequest)]) -> Response:
+async def copy(request: Request, body: Annotated[CopyRequest, json_body(CopyRequest)]) -> Response:
     """Another name for a model."""
-    _check_new_name(asked.destination, request)
-    manifest = _as_parent(await find_model(request, asked.source))
-    store(request).put(replace(manifest, name=asked.destination))
+    _check_new_name(body.destination, request)
+    manifest = _as_parent(await find_model(request, body.source))
+    store(request).put(replace(manifest, name=body.destination))
     return Response()
 
 
 @router.delete("/api/delete")
-async def delete(request: Request, asked: Annotated[Named, json_body(Named)]) -> Response:
+async def delete(request: Request, body: Annotated[Named, json_body(Named)]) -> Response:
     """Forget a model of the store."""
     await asyncio.to_thread(
-        delete_made_model, asked.model, _service(request).settings, store(request)
+        delete_made_model, body.model, _service(request).settings, store(request)
     )
     return Response()
 
@@ -114,78 +114,78 @@ async def take_blob(request: Request, digest: str) -> Response:
 
 @router.post("/api/create")
 async def create(
-    request: Request, asked: Annotated[CreateRequest, json_body(CreateRequest)]
+    request: Request, body: Annotated[CreateRequest, json_body(CreateRequest)]
 ) -> Response:
     """Make a model from another one, or from blobs that were uploaded."""
     kept = store(request)
-    _check_new_name(asked.model, request)
-    if not (asked.from_ or asked.files):
+    _check_new_name(body.model, request)
+    if not (body.from_ or body.files):
         raise ReellamaError("neither 'from' or 'files' was specified")
-    if asked.template:
-        await _service(request).check_template(asked.template)
-    parent = _as_parent(await find_model(request, asked.from_)) if asked.from_ else Manifest("")
-    manifest = await asyncio.to_thread(_described, kept, asked, parent)
+    if body.template:
+        await _service(request).check_template(body.template)
+    parent = _as_parent(await find_model(request, body.from_)) if body.from_ else Manifest("")
+    manifest = await asyncio.to_thread(_described, kept, body, parent)
 
     def work(tell: ItemCallback) -> None:
         tell({"status": "reading model metadata"})
-        made = _quantized(kept, manifest, asked.quantize, tell) if asked.quantize else manifest
+        made = _quantized(kept, manifest, body.quantize, tell) if body.quantize else manifest
         for part in ("template", "system", "parameters", "license", "messages"):
-            if getattr(asked, part):
+            if getattr(body, part):
                 tell({"status": f"creating {part} layer"})
         tell({"status": "writing manifest"})
         kept.put(made)
         tell({"status": "success"})
 
-    return await answer_progress(request, work, asked.streams)
+    return await answer_progress(request, work, body.streams)
 
 
 @router.post("/api/pull")
-async def pull(request: Request, asked: Annotated[Named, json_body(Named)]) -> Response:
+async def pull(request: Request, body: Annotated[Named, json_body(Named)]) -> Response:
     """Download a model from the hub and enter it in the store; what is there needs no download."""
     kept = store(request)
     there = {"status": "success"}
-    if not (name := _hub_name(asked.model)):
-        await find_model(request, asked.model)
-        return await answer_progress(request, lambda tell: tell(there), asked.streams)
+    if not (name := _hub_name(body.model)):
+        await find_model(request, body.model)
+        return await answer_progress(request, lambda tell: tell(there), body.streams)
 
     def work(tell: ItemCallback) -> None:
         tell({"status": "pulling manifest"})
         path = _downloaded(name, tell)
         tell({"status": "writing manifest"})
         # Ollama's names have no prefix of ours.
-        called = asked.model if not asked.model.startswith(HUB_PREFIX) else f"hf.co/{name}"
+        called = body.model if not body.model.startswith(HUB_PREFIX) else f"hf.co/{name}"
         kept.put(Manifest(called, llm=str(path)))
         tell(there)
 
-    return await answer_progress(request, work, asked.streams)
+    return await answer_progress(request, work, body.streams)
 
 
 @router.post("/api/push")
-async def push(request: Request, asked: Annotated[PushRequest, json_body(PushRequest)]) -> Response:
+async def push(request: Request, body: Annotated[PushRequest, json_body(PushRequest)]) -> Response:
     """Send a model to the registry that its name begins with."""
-    known = await find_model(request, asked.model)
-    name = ModelName.parse(asked.model)
+    known = await find_model(request, body.model)
+    name = ModelName.parse(body.model)
     check_host(name, _service(request).settings.allow_pushes)
-    kept, insecure = store(request), bool(asked.insecure)
+    kept, insecure = store(request), bool(body.insecure)
 
     def work(tell: ItemCallback) -> None:
         push_model(known, name, kept, tell, insecure=insecure)
 
-    return await answer_progress(request, work, asked.streams)
+    return await answer_progress(request, work, body.streams)
 
 
 @router.post("/api/embed")
 async def embed(
-    request: Request, asked: Annotated[EmbedRequest, json_body(EmbedRequest)]
+    request: Request, body: Annotated[EmbedRequest, json_body(EmbedRequest)]
 ) -> dict[str, Any]:
     """Unit vectors for texts."""
     begin = time.perf_counter_ns()
-    known = await find_model(request, asked.model)
-    vectors, n_tokens = await _embedded(request, known, asked, asked.texts)
-    if asked.dimensions:
-        vectors = [shortened(vector, asked.dimensions) for vector in vectors]
+    known = await find_model(request, body.model)
+    vectors, n_tokens = await _embedded(request, known, body, body.texts)
+    if body.dimensions:
+        vectors = [shortened(vector, body.dimensions) for vector in vectors]
     return {
-        "model": asked.model,
+        "model": body.model,
         "embeddings": vectors,
         "total_duration": time.perf_counter_ns() - begin,
         "load_duration": 0,
@@ -195,11 +195,11 @@ async def embed(
 
 @router.post("/api/embeddings")
 async def embeddings(
-    request: Request, asked: Annotated[EmbeddingsRequest, json_body(EmbeddingsRequest)]
+    request: Request, body: Annotated[EmbeddingsRequest, json_body(EmbeddingsRequest)]
 ) -> dict[str, Any]:
     """A unit vector for a text, in the older form."""
-    known = await find_model(request, asked.model)
-    vectors, _ = await _embedded(request, known, asked, [asked.prompt] if asked.prompt else [])
+    known = await find_model(request, body.model)
+    vectors, _ = await _embedded(request, known, body, [body.prompt] if body.prompt else [])
     return {"embedding": vectors[0] if vectors else []}
 
 
@@ -255,34 +255,34 @@ def _as_parent(known: RegisteredModel) -> Manifest:
     return replace(known.manifest, parent=known.manifest.name)
 
 
-def _described(kept: Store, asked: CreateRequest, parent: Manifest) -> Manifest:
+def _described(kept: Store, body: CreateRequest, parent: Manifest) -> Manifest:
     """The manifest that a create asks for. Raises StoreError for files that cannot be used."""
     from reellama.gguf_tools.format.reader import read_gguf
 
-    digests = [*(asked.files or {}).values(), *(asked.adapters or {}).values()]
+    digests = [*(body.files or {}).values(), *(body.adapters or {}).values()]
     for digest in digests:
         path = kept.blob(digest)
         if not path.is_file():
             raise StoreError(f"blob {digest} not found; upload it first")
         read_gguf(path)
-    if len(asked.files or {}) > 1:
+    if len(body.files or {}) > 1:
         raise StoreError("one GGUF file makes a model; join parts, and name adapters in 'adapters'")
-    files = {"llm": next(iter(asked.files.values()))} if asked.files else {}
-    license_ = [asked.license] if isinstance(asked.license, str) else asked.license
-    generation_options(asked.parameters or {})
+    files = {"llm": next(iter(body.files.values()))} if body.files else {}
+    license_ = [body.license] if isinstance(body.license, str) else body.license
+    generation_options(body.parameters or {})
     given: dict[str, Any] = {
         **files,
-        "adapters": tuple((asked.adapters or {}).values()),
-        "template": asked.template,
-        "system": asked.system,
+        "adapters": tuple((body.adapters or {}).values()),
+        "template": body.template,
+        "system": body.system,
         "license": tuple(license_ or ()),
         "messages": tuple(
-            {"role": m.role, "content": m.content or ""} for m in asked.messages or ()
+            {"role": m.role, "content": m.content or ""} for m in body.messages or ()
         ),
-        "parameters": {**parent.parameters, **(asked.parameters or {})},
+        "parameters": {**parent.parameters, **(body.parameters or {})},
     }
     # What is not given stays as the parent has it.
-    return replace(parent, name=asked.model, **{k: v for k, v in given.items() if v})
+    return replace(parent, name=body.model, **{k: v for k, v in given.items() if v})
 
 
 def _quantized(kept: Store, manifest: Manifest, type_: str, tell: ItemCallback) -> Manifest:
@@ -337,7 +337,7 @@ def _downloaded(name: str, tell: ItemCallback) -> Path:
 async def _embedded(
     request: Request,
     known: RegisteredModel,
-    asked: EmbedRequest | EmbeddingsRequest,
+    body: EmbedRequest | EmbeddingsRequest,
     texts: list[str],
 ) -> tuple[list[list[float]], int]:
     if not texts:
@@ -345,7 +345,7 @@ async def _embedded(
     work = _service(request).embed(
         known.service_name,
         texts,
-        truncate=not (isinstance(asked, EmbedRequest) and asked.truncate is False),
-        keep_alive=asked.keep_alive,
+        truncate=not (isinstance(body, EmbedRequest) and body.truncate is False),
+        keep_alive=body.keep_alive,
     )
     return await cancel_on_disconnect(request, work)

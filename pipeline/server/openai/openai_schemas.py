@@ -37,9 +37,9 @@ from reellama.pipeline.server.openai.openai_parts import (
 )
 from reellama.pipeline.server.video_options import VIDEO_OPTIONS, VideoOptions, video_options
 
-MOST_CHOICES = 16  # answers to one request
-LONGEST_ID = 10  # digits of a token's id
-MOST_INPUTS = 2048  # texts of one request for embeddings, as OpenAI has it
+MAX_CHOICES = 16  # answers to one request
+MAX_ID_DIGITS = 9  # of a token's id
+MAX_INPUTS = 2048  # texts of one request for embeddings, as OpenAI has it
 NO_EFFORT = ("none", "minimal")  # of reasoning
 COMPLETION_TOKENS = 16  # what OpenAI's completions write when max_tokens is not given
 
@@ -133,7 +133,7 @@ class OpenAIGenerationRequest(BaseModel):
     stream: bool | None = None
     keep_alive: KeepAlive = None
     stream_options: StreamOptions | None = None
-    n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     max_tokens: MaxTokens | None = None
     stop: str | list[str] | None = None
     temperature: float | None = None
@@ -160,7 +160,7 @@ class OpenAIGenerationRequest(BaseModel):
     @classmethod
     def _check_token_ids(cls, bias: dict[str, float] | None) -> dict[str, float] | None:
         for name in bias or ():
-            if not (name.isdecimal() and len(name) < LONGEST_ID):
+            if not (name.isdecimal() and len(name) <= MAX_ID_DIGITS):
                 raise ValueError(f"{name[:40]!r} is no token id: give those of this model")
         return bias
 
@@ -176,7 +176,7 @@ class OpenAIGenerationRequest(BaseModel):
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 
     def options(self) -> RequestOptions:
-        """What the service is asked for. Raises ReellamaError for a value out of range."""
+        """The service's options. Raises ReellamaError for a value out of range."""
         raise NotImplementedError
 
     def choices(self) -> list[RequestOptions]:
@@ -235,7 +235,7 @@ class ChatCompletionRequest(OpenAIGenerationRequest):
         )
 
     def options(self) -> RequestOptions:
-        """What the service is asked for."""
+        """The service's options."""
         return RequestOptions(
             GenerationOptions(
                 sampling=self.token_sampling(),
@@ -270,14 +270,14 @@ class CompletionRequest(OpenAIGenerationRequest):
     @model_validator(mode="after")
     def _check_number_of_choices(self) -> CompletionRequest:
         n = (self.n or 1) * len(self.prompts) if self.prompt or self.prompt == "" else 0
-        if not 1 <= n <= MOST_CHOICES:
-            raise ValueError(f"prompt: 1 to {MOST_CHOICES} answers are written, not {n}")
+        if not 1 <= n <= MAX_CHOICES:
+            raise ValueError(f"prompt: 1 to {MAX_CHOICES} answers are written, not {n}")
         if self.echo and not all(isinstance(each, str) for each in self.prompts):
             raise ValueError("echo: token ids are not echoed; send the text")
         return self
 
     def options(self) -> RequestOptions:
-        """What the service is asked for."""
+        """The service's options."""
         return RequestOptions(
             GenerationOptions(
                 sampling=self.token_sampling(),
@@ -305,8 +305,8 @@ class EmbeddingRequest(BaseModel):
         kinds = {type(each) for each in several}
         if kinds not in ({str}, {int}, {list}):
             raise ValueError("give a text, texts, a list of token ids, or a list of such lists")
-        if len(several) > MOST_INPUTS and kinds != {int}:
-            raise ValueError(f"at most {MOST_INPUTS} texts are taken, not {len(several)}")
+        if len(several) > MAX_INPUTS and kinds != {int}:
+            raise ValueError(f"at most {MAX_INPUTS} texts are taken, not {len(several)}")
         return given
 
     @property

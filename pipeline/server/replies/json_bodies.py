@@ -22,17 +22,17 @@ from reellama.pipeline.server.replies import finite_numbers, large_bodies
 # Bodies of up to this size are parsed side by side, in threads; larger ones one after the other.
 PARALLEL_PARSE_BYTES = 64 << 10
 # Of larger bodies the place of a problem is told as pydantic has it.
-MOST_SEARCHED = 4 << 20  # bytes
+MAX_SEARCHED_BYTES = 4 << 20
 # Values of a body, by the commas between them: to read more would hold up everyone else's answers.
 # So many tokens are all that OpenAI takes of the texts of one request.
-MOST_VALUES = 300_000
+MAX_VALUES = 300_000
 # Lists, by the brackets that open them, fields, and objects: messages, their parts, tools, and what
 # is in them. Each takes longer than a number, and while a body is read nobody else is answered.
-MOST_LISTS = 50_000
-MOST_FIELDS = 100_000
-MOST_OBJECTS = 10_000
-MOST_SHOWN = 100  # characters of a place in an error
-MOST_BYTES = 16 << 20  # beside long strings, which are read apart
+MAX_LISTS = 50_000
+MAX_FIELDS = 100_000
+MAX_OBJECTS = 10_000
+MAX_SHOWN_CHARACTERS = 100  # of a place in an error
+MAX_BYTES = 16 << 20  # beside long strings, which are read apart
 # How an object begins, and where a field's name ends. In a text no quotation mark can stand behind
 # a brace: JSON escapes it.
 _OBJECT = re.compile(rb'\{\s*["}]')
@@ -97,16 +97,16 @@ def parse_body(schema: type[BaseModel], data: bytes) -> Any:
 
 def check_size(data: bytes) -> None:
     """Raise BodyProblem for a body of too much: it is not read."""
-    if len(data) > MOST_BYTES:
+    if len(data) > MAX_BYTES:
         raise BodyProblem(
             f"the body has {len(data)} bytes beside pictures and videos in base64 without line "
-            f"breaks: at most {MOST_BYTES} are taken"
+            f"breaks: at most {MAX_BYTES} are taken"
         )
     counted: list[tuple[str, int, Callable[[bytes], int]]] = [
-        ("objects", MOST_OBJECTS, lambda piece: len(_OBJECT.findall(piece))),
-        ("fields", MOST_FIELDS, lambda piece: len(_FIELD.findall(piece))),
-        ("lists", MOST_LISTS, lambda piece: piece.count(b"[")),
-        ("values", MOST_VALUES, lambda piece: piece.count(b",")),
+        ("objects", MAX_OBJECTS, lambda piece: len(_OBJECT.findall(piece))),
+        ("fields", MAX_FIELDS, lambda piece: len(_FIELD.findall(piece))),
+        ("lists", MAX_LISTS, lambda piece: piece.count(b"[")),
+        ("values", MAX_VALUES, lambda piece: piece.count(b",")),
     ]
     for what, most, count in counted:
         n = sum(count(data[i : i + PIECE]) for i in range(0, len(data), PIECE))
@@ -119,7 +119,7 @@ def check_numbers(data: bytes) -> None:
     """Raise BodyProblem for a number that is not finite, in a body that is JSON."""
     if finite_numbers.may_have_one(data):
         for steps in finite_numbers.not_finite(from_json(data)):
-            place = ".".join(map(str, steps))[:MOST_SHOWN]
+            place = ".".join(map(str, steps))[:MAX_SHOWN_CHARACTERS]
             raise BodyProblem(f"{place}: a number is finite, and at most 1.8e308", place)
 
 
@@ -172,7 +172,7 @@ def address_problem(error: RequestValidationError) -> str:
 
 def _searchable(data: bytes) -> Any:
     try:
-        return json.loads(data) if len(data) <= MOST_SEARCHED else None
+        return json.loads(data) if len(data) <= MAX_SEARCHED_BYTES else None
     except (ValueError, RecursionError):
         return None
 

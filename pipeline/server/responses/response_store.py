@@ -18,7 +18,7 @@ from reellama.gguf_tools.atomic_write import write_atomically
 from reellama.gguf_tools.errors import ReellamaError
 
 RESPONSE_ID = re.compile(r"resp_[0-9a-f]{32}")
-MOST_TURNS = 1000  # of a conversation
+MAX_TURNS = 1000  # of a conversation
 
 
 class ResponseStoreError(ReellamaError):
@@ -79,8 +79,8 @@ class ResponseStore:
         """The items of a conversation up to a response and with it. Raises like `get`."""
         turns: list[list[dict[str, Any]]] = []
         while id_ is not None:
-            if len(turns) >= MOST_TURNS:
-                raise ResponseStoreError(f"the conversation has more than {MOST_TURNS} turns")
+            if len(turns) >= MAX_TURNS:
+                raise ResponseStoreError(f"the conversation has more than {MAX_TURNS} turns")
             kept = self.get(id_)
             turns.append([*kept.items, *kept.response["output"]])
             id_ = kept.previous

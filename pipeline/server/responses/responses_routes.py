@@ -25,7 +25,7 @@ from reellama.pipeline.server.replies.answer_blocks import (
 )
 from reellama.pipeline.server.replies.event_streams import EventStream, sse_event, start_stream
 from reellama.pipeline.server.replies.json_bodies import (
-    MOST_OBJECTS,
+    MAX_OBJECTS,
     BodyProblem,
     body_problem,
     json_body,
@@ -141,9 +141,9 @@ def _parsed(items: list[dict[str, Any]]) -> list[Item]:
     """The items of a conversation. Raises BodyProblem."""
     if not items:
         raise BodyProblem("input: say something", "input")
-    if (n := sum(map(_n_objects, items))) > MOST_OBJECTS:
+    if (n := sum(map(_n_objects, items))) > MAX_OBJECTS:
         raise BodyProblem(
-            f"input: the conversation has {n} items and parts of them: at most {MOST_OBJECTS} are "
+            f"input: the conversation has {n} items and parts of them: at most {MAX_OBJECTS} are "
             "taken, those that are remembered among them",
             "input",
         )

@@ -38,7 +38,7 @@ from reellama.pipeline.server.openai.openai_parts import (
 )
 from reellama.pipeline.server.video_options import VIDEO_OPTIONS, video_options
 
-MOST_TOP_LOGPROBS = 20
+MAX_TOP_LOGPROBS = 20
 LOGPROBS = "message.output_text.logprobs"  # of `include`
 
 
@@ -216,7 +216,7 @@ class ResponsesRequest(BaseModel):
     reasoning: Reasoning | None = None
     metadata: dict[str, str] | None = Field(None, max_length=16)
     include: list[str] | None = None
-    top_logprobs: int | None = Field(None, ge=0, le=MOST_TOP_LOGPROBS)
+    top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
     truncation: Literal["auto", "disabled"] | None = None
     background: bool | None = None
     conversation: Any = None
@@ -277,7 +277,7 @@ class ResponsesRequest(BaseModel):
         )
 
     def options(self) -> RequestOptions:
-        """What the service is asked for. Raises ReellamaError for a value out of range."""
+        """The service's options. Raises ReellamaError for a value out of range."""
         generation = GenerationOptions(
             sampling=requested_sampling(self.model_dump(include={*SAMPLING_OPTIONS})),
             max_tokens=self.max_output_tokens or NO_LIMIT,

@@ -10,8 +10,8 @@ from typing import Any
 
 from reellama.pipeline.server.sandbox.sandbox import Sandbox, SandboxChild, SandboxError
 
-MOST_KEPT = 256  # schemas, good ones and refused ones
-MOST_KEPT_CHARACTERS = 16_000_000  # of their grammars
+MAX_KEPT = 256  # schemas, good ones and refused ones
+MAX_KEPT_CHARACTERS = 16_000_000  # of their grammars
 
 
 class GrammarCache:
@@ -32,7 +32,7 @@ class GrammarCache:
             self._kept[key] = await self._make(wanted, model)
         self._kept.move_to_end(key)
         found = self._kept[key]
-        while len(self._kept) > MOST_KEPT or self._size > MOST_KEPT_CHARACTERS:
+        while len(self._kept) > MAX_KEPT or self._size > MAX_KEPT_CHARACTERS:
             self._kept.popitem(last=False)
         if isinstance(found, SandboxError):
             raise SandboxError(str(found))

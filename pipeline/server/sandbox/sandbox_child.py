@@ -27,11 +27,11 @@ from reellama.gguf_tools.errors import ReellamaError
 if TYPE_CHECKING:
     from reellama.gguf_tools.runtime.backend import Model
 
-MOST_WAITING = 60  # seconds on the clock that a task may take, however busy the machine
+MAX_TASK_SECONDS = 60  # on the clock, that a task may take, however busy the machine
 NICENESS = 5  # of a task: answers that are written come first
 N_TRIAL_TOKENS = 48  # tokens by which a grammar is tried
 _PUNCTUATION = b'[]{}":, '
-MOST_OUTPUT = 4_000_000  # characters of a rendered template
+MAX_RENDERED_CHARACTERS = 4_000_000  # of a template's output
 
 
 def main() -> None:
@@ -72,7 +72,7 @@ def _do(work: Callable[[], Any], sending: int, seconds: float, memory: int) -> N
         os.nice(NICENESS)
         # By default both signals end the process, also inside of llama.cpp.
         signal.setitimer(signal.ITIMER_PROF, seconds)
-        signal.alarm(MOST_WAITING)
+        signal.alarm(MAX_TASK_SECONDS)
         try:
             answer: Any = work()
         except ReellamaError as error:
@@ -169,8 +169,8 @@ def _render(
 
     template = ChatTemplate(source, bos, eos)
     segments = template.render(messages, **variables)
-    if sum(len(segment.text) for segment in segments) > MOST_OUTPUT:
-        raise ReellamaError(f"the template writes more than {MOST_OUTPUT} characters")
+    if sum(len(segment.text) for segment in segments) > MAX_RENDERED_CHARACTERS:
+        raise ReellamaError(f"the template writes more than {MAX_RENDERED_CHARACTERS} characters")
     found = [[segment.text, segment.special, segment.content] for segment in segments]
     return {"segments": found, "problem": template.problem}
 

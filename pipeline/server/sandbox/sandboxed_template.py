@@ -9,8 +9,8 @@ from typing import Any
 from reellama.gguf_tools.text.chat_template import Segment
 from reellama.pipeline.server.sandbox.sandbox import SandboxChild, SandboxError
 
-MOST_SECONDS = 20.0  # on the clock, for all renderings of a request
-MOST_SOURCE = 200_000  # characters
+MAX_RENDERING_SECONDS = 20.0  # on the clock, for all renderings of a request
+MAX_TEMPLATE_CHARACTERS = 200_000
 
 
 class SandboxedTemplate:
@@ -23,15 +23,15 @@ class SandboxedTemplate:
     def __init__(
         self, child: SandboxChild, source: str, bos: str = "", eos: str = "", strict: bool = True
     ) -> None:
-        if len(source) > MOST_SOURCE:
-            raise SandboxError(f"the template has more than {MOST_SOURCE} characters")
+        if len(source) > MAX_TEMPLATE_CHARACTERS:
+            raise SandboxError(f"the template has more than {MAX_TEMPLATE_CHARACTERS} characters")
         self._child, self._source, self._bos, self._eos = child, source, bos, eos
         self._strict = strict
         self._seconds = 0.0
 
     def render(self, messages: Sequence[Any], **variables: Any) -> list[Segment]:
         """The conversation in segments."""
-        if self._seconds > MOST_SECONDS:
+        if self._seconds > MAX_RENDERING_SECONDS:
             raise SandboxError("this template takes too long: send a simpler one")
         begin = time.monotonic()
         given = {"source": self._source, "bos": self._bos, "eos": self._eos}

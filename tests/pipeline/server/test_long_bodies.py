@@ -23,8 +23,8 @@ from reellama.pipeline.server.media.media_items import MediaError
 from reellama.pipeline.server.ollama.ollama_schemas import GenerateRequest, OllamaChatRequest
 from reellama.pipeline.server.openai.openai_schemas import ChatCompletionRequest
 from reellama.pipeline.server.replies.json_bodies import (
-    MOST_BYTES,
-    MOST_OBJECTS,
+    MAX_BYTES,
+    MAX_OBJECTS,
     BodyProblem,
     parse_body,
 )
@@ -56,7 +56,7 @@ def body(**fields: Any) -> bytes:
         ({"messages": SAID, "tools": [{}] * 20_000}, "objects"),
         ({"messages": SAID, "logit_bias": {str(i): 1 for i in range(110_000)}}, "fields"),
         ({"messages": SAID, "x": [[]] * 60_000}, "lists"),
-        ({"messages": SAID, "x": "\n" * (MOST_BYTES // 2)}, "bytes"),
+        ({"messages": SAID, "x": "\n" * (MAX_BYTES // 2)}, "bytes"),
     ],
     ids=["messages", "parts", "tools", "biases", "lists", "text"],
 )
@@ -71,20 +71,20 @@ def test_a_body_of_too_much_is_refused_unread(
 
 @pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions", "/v1/messages"])
 def test_too_many_messages_are_refused_in_the_words_of_the_protocol(url: str, path: str) -> None:
-    status, told = ask(url, path, body(messages=SAID * (MOST_OBJECTS + 1)))
+    status, told = ask(url, path, body(messages=SAID * (MAX_OBJECTS + 1)))
     assert status == 400
     error = json.loads(told)["error"]
     text = error if path == "/api/chat" else error["message"]
-    assert f"at most {MOST_OBJECTS} are taken" in text
+    assert f"at most {MAX_OBJECTS} are taken" in text
 
 
 def test_as_many_objects_as_are_taken_are_read() -> None:
-    asked = parse_body(ChatCompletionRequest, body(messages=SAID * (MOST_OBJECTS - 1)))
-    assert len(asked.messages) == MOST_OBJECTS - 1
+    asked = parse_body(ChatCompletionRequest, body(messages=SAID * (MAX_OBJECTS - 1)))
+    assert len(asked.messages) == MAX_OBJECTS - 1
 
 
 def test_braces_in_a_text_are_no_objects() -> None:
-    text = json.dumps([{"a": {}, "b": "{"}] * MOST_OBJECTS).replace("{}", "{ ")
+    text = json.dumps([{"a": {}, "b": "{"}] * MAX_OBJECTS).replace("{}", "{ ")
     assert parse_body(GenerateRequest, body(prompt=text)).prompt == text
 
 
@@ -245,7 +245,7 @@ def test_a_long_text_is_no_question_that_is_answered_without_the_model() -> None
 
 def test_what_is_remembered_of_a_conversation_counts(url: str) -> None:
     previous = None
-    for n in (MOST_OBJECTS - 10, 9):
+    for n in (MAX_OBJECTS - 10, 9):
         asked = {"model": "mini", "input": SAID * n, "previous_response_id": previous}
         status, told = ask(
             url, "/v1/responses", json.dumps({**asked, "max_output_tokens": 1}).encode()
