@@ -78,12 +78,12 @@ def timeline(
     ],
     *,
     options: TimelineOptions,
-    watching: SceneOptions,
+    models: SceneOptions,
 ) -> None:
     """Say scene by scene what a long video shows, or find the scenes that answer a question."""
     from reellama.pipeline.cli.commands.timeline import timeline as run
 
-    run(video, options, watching)
+    run(video, options, models)
 
 
 @app.command(**GROUPED)
@@ -92,12 +92,12 @@ def watch(
     folder: Annotated[Path, Argument(metavar="DIR", help="A folder of videos.")],
     *,
     options: WatchOptions,
-    watching: SceneOptions,
+    models: SceneOptions,
 ) -> None:
     """Write a sidecar (JSON and SRT) beside each new video of a folder. Workers can share it."""
     from reellama.pipeline.cli.commands.watch import run
 
-    run(folder, options, watching)
+    run(folder, options, models)
 
 
 @app.command(**GROUPED)
@@ -108,7 +108,7 @@ def search(
         str,
         Argument(metavar="TEXT", callback=typed_text, help="What to look for, in a few words."),
     ],
-    watching: LongVideoOptions,
+    models: LongVideoOptions,
     *,
     n: Annotated[int, Option("-n", min=1, metavar="N", help="How many moments.")] = 5,
     thumbnails: Annotated[
@@ -122,7 +122,7 @@ def search(
     """Find the moments of videos that fit some words: score, time and file."""
     from reellama.pipeline.cli.commands.timeline import search as run
 
-    run(videos, words, n, thumbnails, json, everything, watching)
+    run(videos, words, n, thumbnails, json, everything, models)
 
 
 @app.command(**GROUPED)
@@ -134,12 +134,12 @@ def inspect(
     ],
     *,
     frames: FrameOptions,
-    how: InspectOptions,
+    options: InspectOptions,
 ) -> None:
     """Show what each soft token of a video says, and which frames and regions it looks at."""
     from reellama.pipeline.cli.commands.inspect_video import run
 
-    run(video, frames, how)
+    run(video, frames, options)
 
 
 @app.command()
@@ -226,19 +226,19 @@ def evaluate(
     bundle: Annotated[str, Argument(metavar="BUNDLE", help="A bundle's name or folder.")] = "mini",
     *,
     questions: QuestionOptions,
-    how: RunOptions,
+    options: RunOptions,
 ) -> None:
     """Measure a bundle: descriptions of clips that it never saw, or questions with answers."""
     from reellama.pipeline.cli.commands.evaluate import run
 
-    run(bundle, questions, how)
+    run(bundle, questions, options)
 
 
 @app.command(cls=GroupedCommand)
 @grouped
 def serve(
-    place: ListenOptions,
-    load: ServedModelOptions,
+    listen: ListenOptions,
+    serving: ServedModelOptions,
     *,
     log_level: LogLevel = "info",
     unit: Unit = None,
@@ -246,7 +246,7 @@ def serve(
     """Answer clients of Ollama, OpenAI and Anthropic, with videos. REELLAMA_TOKEN asks for one."""
     from reellama.pipeline.cli.commands.serve import run
 
-    run(place, load, log_level, unit)
+    run(listen, serving, log_level, unit)
 
 
 @app.command()

@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from reellama.pipeline.evaluation.report import EvaluationReport
 
 
-def run(bundle: str, questions: QuestionOptions, how: RunOptions) -> None:
+def run(bundle: str, questions: QuestionOptions, options: RunOptions) -> None:
     """Measure, then show, write and record what was found."""
     asked = bool(questions.data) or questions.benchmark
     if questions.data and questions.benchmark:
         raise BadParameter("give --data or --benchmark, not both")
-    if how.quantize and not how.quantizations:
+    if options.quantize and not options.quantizations:
         raise BadParameter("--quantize needs --quantizations, the folder that the files go to")
-    if not asked and (how.quantizations or how.html or questions.task):
+    if not asked and (options.quantizations or options.html or questions.task):
         raise BadParameter("--quantizations, --html and --task need --data or --benchmark")
     if not questions.benchmark and questions.split != SPLIT_NAMES[0]:
         raise BadParameter(f"--split {questions.split} is of the benchmark: add --benchmark")
@@ -45,23 +45,23 @@ def run(bundle: str, questions: QuestionOptions, how: RunOptions) -> None:
         raise BadParameter("--style is of clips that are described: without --data or --benchmark")
     if questions.benchmark and not questions.task_names() <= TASKS.keys() | {PHOTOGRAPHS}:
         raise _no_such_task("the benchmark", TASKS)
-    if how.record:
+    if options.record:
         _check_recordable(bundle)
     if questions.bench:
-        evaluate_footage.run(bundle, questions, how)
+        evaluate_footage.run(bundle, questions, options)
         return
     if questions.train:
         raise BadParameter("--train is for the baselines of --bench")
-    if how.plot and not how.quantizations:
+    if options.plot and not options.quantizations:
         raise BadParameter("--plot draws what --quantizations or --bench yes-no measures")
-    if how.quantizations and how.html:
+    if options.quantizations and options.html:
         raise BadParameter("--html is a page about one LLM: leave --quantizations out")
     if not asked:
-        _describe(bundle, questions, how)
-    elif how.quantizations:
-        _quantizations(bundle, questions, how, how.quantizations)
+        _describe(bundle, questions, options)
+    elif options.quantizations:
+        _quantizations(bundle, questions, options, options.quantizations)
     else:
-        _ask(bundle, questions, how)
+        _ask(bundle, questions, options)
 
 
 def _check_recordable(bundle: str) -> None:
@@ -71,7 +71,7 @@ def _check_recordable(bundle: str) -> None:
     trained_bundle(bundle, "it has no folder to keep scores in; write them with --json FILE")
 
 
-def command_line(bundle: str, questions: QuestionOptions, how: RunOptions) -> str:
+def command_line(bundle: str, questions: QuestionOptions, options: RunOptions) -> str:
     """The command that gives the same figures again."""
     words = ["reellama", "eval", bundle]
     if questions.data:
@@ -83,16 +83,16 @@ def command_line(bundle: str, questions: QuestionOptions, how: RunOptions) -> st
         words += ["--clips", str(clips)]
     for option, values in (("--task", questions.task), ("--style", questions.style)):
         words += [word for value in values or () for word in (option, value)]
-    words += how.model_words()
-    if how.quantizations:
-        words += ["--quantizations", str(how.quantizations)]
-        words += ["--quantize"] * how.quantize
-    elif (questions.data or questions.benchmark) and not how.controls:
+    words += options.model_words()
+    if options.quantizations:
+        words += ["--quantizations", str(options.quantizations)]
+        words += ["--quantize"] * options.quantize
+    elif (questions.data or questions.benchmark) and not options.controls:
         words += ["--no-controls"]
     return shlex.join(words)
 
 
-def _describe(bundle: str, questions: QuestionOptions, how: RunOptions) -> None:
+def _describe(bundle: str, questions: QuestionOptions, options: RunOptions) -> None:
     from reellama.models.bundle import Bundle
     from reellama.models.synthetic.assets.downloads import ASSETS
     from reellama.pipeline.cli.console import out
@@ -107,21 +107,21 @@ def _describe(bundle: str, questions: QuestionOptions, how: RunOptions) -> None:
             assets=questions.assets or ASSETS,
             styles=tuple(questions.style or ()),
             progress=lambda done, total: show(done, total, "describing"),
-            **({"llm": how.llm} if how.llm else {}),
-            **({"frames": how.frames} if how.frames else {}),
-            **how.chat(),
-            **how.engine(),
+            **({"llm": options.llm} if options.llm else {}),
+            **({"frames": options.frames} if options.frames else {}),
+            **options.chat(),
+            **options.engine(),
         )
-    if how.record:
-        figures = found.figures(command_line(bundle, questions, how))
-        record_scores(Bundle.load(bundle), how.record, figures)
-    if how.json:
-        write_text(how.json, clip_descriptions.to_json_text(found) + "\n")
-    if str(how.json) != "-":
+    if options.record:
+        figures = found.figures(command_line(bundle, questions, options))
+        record_scores(Bundle.load(bundle), options.record, figures)
+    if options.json:
+        write_text(options.json, clip_descriptions.to_json_text(found) + "\n")
+    if str(options.json) != "-":
         out.print(clip_descriptions.format_report(found))
 
 
-def _ask(bundle: str, questions: QuestionOptions, how: RunOptions) -> None:
+def _ask(bundle: str, questions: QuestionOptions, options: RunOptions) -> None:
     from reellama.models.bundle import Bundle
     from reellama.pipeline.cli.console import out
     from reellama.pipeline.cli.progress import progress_bar
@@ -132,38 +132,40 @@ def _ask(bundle: str, questions: QuestionOptions, how: RunOptions) -> None:
         results = evaluate(
             bundle,
             items,
-            llm=how.llm,
-            frames=how.frames,
-            with_controls=how.controls,
-            with_strips=how.html is not None,
+            llm=options.llm,
+            frames=options.frames,
+            with_controls=options.controls,
+            with_strips=options.html is not None,
             progress=lambda done: show(done, total, f"{done} questions asked"),
-            **how.chat(),
-            **how.engine(),
+            **options.chat(),
+            **options.engine(),
         )
     report = reports.build_report(
         results,
-        command=command_line(bundle, questions, how),
+        command=command_line(bundle, questions, options),
         seed=questions.seed if questions.benchmark else None,
         missing=missing,
     )
-    _write_files(report, how)
-    if how.record:
-        reports.record_scores(Bundle.load(bundle), how.record, report.figures())
-    if str(how.json) != "-":
+    _write_files(report, options)
+    if options.record:
+        reports.record_scores(Bundle.load(bundle), options.record, report.figures())
+    if str(options.json) != "-":
         out.print(reports.report_table(report))
 
 
-def _write_files(report: EvaluationReport, how: RunOptions) -> None:
+def _write_files(report: EvaluationReport, options: RunOptions) -> None:
     from reellama.pipeline.evaluation.html_report import render_page
     from reellama.pipeline.evaluation.report import report_json
 
-    if how.json:
-        write_text(how.json, report_json(report))
-    if how.html:
-        write_text(how.html, render_page(report))
+    if options.json:
+        write_text(options.json, report_json(report))
+    if options.html:
+        write_text(options.html, render_page(report))
 
 
-def _quantizations(bundle: str, questions: QuestionOptions, how: RunOptions, folder: Path) -> None:
+def _quantizations(
+    bundle: str, questions: QuestionOptions, options: RunOptions, folder: Path
+) -> None:
     import json
 
     from reellama.gguf_tools.locate import find
@@ -177,12 +179,12 @@ def _quantizations(bundle: str, questions: QuestionOptions, how: RunOptions, fol
     from reellama.pipeline.evaluation import quantization_sweep
     from reellama.pipeline.evaluation.report import record_scores
 
-    if how.plot:
+    if options.plot:
         plots.check()
-    opened = open_bundle(bundle, how.mmproj, cache=ENCODED_FRAMES)
-    if how.quantize:
+    opened = open_bundle(bundle, options.mmproj, cache=ENCODED_FRAMES)
+    if options.quantize:
         quantization_sweep.quantize_all(
-            find.resolve(how.llm) if how.llm else opened.llm_path(), folder
+            find.resolve(options.llm) if options.llm else opened.llm_path(), folder
         )
     ggufs = quantization_sweep.list_ggufs(folder)
     with _items(questions) as (items, _, _), progress_bar("looking at videos") as show:
@@ -191,23 +193,23 @@ def _quantizations(bundle: str, questions: QuestionOptions, how: RunOptions, fol
             items,
             ggufs,
             lambda done, total, what: show(done, total or 0, what),
-            frames=how.frames,
-            pooling=PoolingOptions(how.tokens, how.pooling),
-            **how.engine(),
+            frames=options.frames,
+            pooling=PoolingOptions(options.tokens, options.pooling),
+            **options.engine(),
         )
-    figures: dict[str, Any] = {"command": command_line(bundle, questions, how)}
+    figures: dict[str, Any] = {"command": command_line(bundle, questions, options)}
     if questions.benchmark:
         figures["seed"] = questions.seed
     figures["rows"] = [row.to_json() for row in rows]
-    if how.record:
-        record_scores(Bundle.load(bundle), how.record, figures)
-    if how.json:
-        write_text(how.json, json.dumps(figures, indent=2) + "\n")
-    if str(how.json) != "-":
+    if options.record:
+        record_scores(Bundle.load(bundle), options.record, figures)
+    if options.json:
+        write_text(options.json, json.dumps(figures, indent=2) + "\n")
+    if str(options.json) != "-":
         out.print(quantization_sweep.tables(rows))
-    if how.plot:
+    if options.plot:
         title = f"{opened.name}: {rows[0].accuracy.of} questions to each quantization"
-        note(f"drawn: {', '.join(map(str, quantization_sweep.plot(rows, how.plot, title)))}")
+        note(f"drawn: {', '.join(map(str, quantization_sweep.plot(rows, options.plot, title)))}")
 
 
 @contextmanager

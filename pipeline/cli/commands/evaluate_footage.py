@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from typing import TYPE_CHECKING
 
 from typer import BadParameter
 
@@ -15,28 +16,26 @@ from reellama.pipeline.cli.commands.evaluate_options import (
     write_text,
 )
 
+if TYPE_CHECKING:
+    from reellama.pipeline.evaluation.footage_bench import FootageReport
 
-def run(bundle: str, questions: QuestionOptions, how: RunOptions) -> None:
+
+def run(bundle: str, questions: QuestionOptions, options: RunOptions) -> None:
     """Ask, then show, write and record what was found."""
     if not questions.data:
         raise BadParameter("--bench asks about the captioned clips of a file: give it as --data")
-    if questions.benchmark or questions.task or how.quantizations or how.html:
+    if questions.benchmark or questions.task or options.quantizations or options.html:
         raise BadParameter("--bench goes without --benchmark, --task, --quantizations and --html")
     tasks = task_names(questions)
-    if how.plot and "yes-no" not in tasks:
+    if options.plot and "yes-no" not in tasks:
         raise BadParameter("--plot draws what --bench yes-no measures")
 
     from reellama.gguf_tools.measuring import plots
-    from reellama.models.bundle import Bundle
-    from reellama.pipeline.cli.console import note, out
     from reellama.pipeline.cli.progress import progress_bar
-    from reellama.pipeline.evaluation.calibration import plot_reliability
     from reellama.pipeline.evaluation.captioned_clips import CaptionedSplit, read_captioned
     from reellama.pipeline.evaluation.footage_bench import evaluate_footage
-    from reellama.pipeline.evaluation.footage_report import footage_table
-    from reellama.pipeline.evaluation.report import record_scores
 
-    if how.plot:
+    if options.plot:
         plots.check()
     split = CaptionedSplit(
         read_captioned(questions.data),
@@ -49,24 +48,36 @@ def run(bundle: str, questions: QuestionOptions, how: RunOptions) -> None:
             bundle,
             split,
             tasks,
-            with_controls=how.controls,
-            command=command_line(bundle, questions, how),
+            with_controls=options.controls,
+            command=command_line(bundle, questions, options),
             progress=lambda task, done: show(done, 0, f"{task}: {done} done"),
-            **({"llm": how.llm} if how.llm else {}),
-            **({"frames": how.frames} if how.frames else {}),
-            **how.chat(),
-            **how.engine(),
+            **({"llm": options.llm} if options.llm else {}),
+            **({"frames": options.frames} if options.frames else {}),
+            **options.chat(),
+            **options.engine(),
         )
-    if how.record:
-        record_scores(Bundle.load(bundle), how.record, report.figures())
-    if how.json:
-        write_text(how.json, json.dumps(report.to_json(), indent=2, ensure_ascii=False) + "\n")
-    if str(how.json) != "-":
+    _write_report(report, bundle, options)
+
+
+def _write_report(report: FootageReport, bundle: str, options: RunOptions) -> None:
+    """Show what was found, and record, write and draw what the options ask for."""
+    from reellama.models.bundle import Bundle
+    from reellama.pipeline.cli.console import note, out
+    from reellama.pipeline.evaluation.calibration import plot_reliability
+    from reellama.pipeline.evaluation.footage_report import footage_table
+    from reellama.pipeline.evaluation.report import record_scores
+
+    if options.record:
+        record_scores(Bundle.load(bundle), options.record, report.figures())
+    if options.json:
+        write_text(options.json, json.dumps(report.to_json(), indent=2, ensure_ascii=False) + "\n")
+    if str(options.json) != "-":
         out.print(footage_table(list(report.scores.values())))
-    if how.plot:
+    if options.plot:
         asked = report.scores["yes-no"]
         title = f"{report.bundle}: yes or no, {asked.of}"
-        note(f"drawn: {', '.join(map(str, plot_reliability(asked.reliability, how.plot, title)))}")
+        files = plot_reliability(asked.reliability, options.plot, title)
+        note(f"drawn: {', '.join(map(str, files))}")
 
 
 def task_names(questions: QuestionOptions) -> list[str]:
@@ -75,12 +86,12 @@ def task_names(questions: QuestionOptions) -> list[str]:
     return [name for name in FOOTAGE_TASK_NAMES if name in asked or "all" in asked]
 
 
-def command_line(bundle: str, questions: QuestionOptions, how: RunOptions) -> str:
+def command_line(bundle: str, questions: QuestionOptions, options: RunOptions) -> str:
     """The command that gives the same figures again."""
     words = ["reellama", "eval", bundle]
     words += [word for name in questions.bench or () for word in ("--bench", name)]
     words += ["--data", str(questions.data)]
     words += ["--train", str(questions.train)] if questions.train else []
     words += ["--clips", str(questions.clips or FOOTAGE_CLIPS), "--seed", str(questions.seed)]
-    words += how.model_words()
-    return shlex.join(words + ["--no-controls"] * (not how.controls))
+    words += options.model_words()
+    return shlex.join(words + ["--no-controls"] * (not options.controls))

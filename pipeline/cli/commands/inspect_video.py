@@ -42,7 +42,7 @@ class InspectOptions:
     json: Annotated[bool, Option("--json", help="One JSON object, attention included.")] = False
 
 
-def run(video: Path, frames: FrameOptions, how: InspectOptions) -> None:
+def run(video: Path, frames: FrameOptions, options: InspectOptions) -> None:
     """Look at `video` and show what is said of it. No LLM is loaded, only its words."""
     from reellama.gguf_tools.atomic_write import check_new, check_writable, write_atomically
     from reellama.models.open_bundle import trained_bundle
@@ -51,29 +51,29 @@ def run(video: Path, frames: FrameOptions, how: InspectOptions) -> None:
     from reellama.pipeline.cli.filmstrip import Filmstrip
     from reellama.pipeline.video.clip import read_frames
 
-    if how.html:
-        check_new(how.html, force=how.force)
-        check_writable(how.html)
-    bundle = trained_bundle(how.bundle, NO_WORDS)
+    if options.html:
+        check_new(options.html, force=options.force)
+        check_writable(options.html)
+    bundle = trained_bundle(options.bundle, NO_WORDS)
     with reading_bar(video) as report:
-        options = frames.read_options().with_defaults(
+        reading = frames.read_options().with_defaults(
             frames=bundle.frames, max_side=bundle.max_side
         )
-        clip = read_frames(video, options, progress=report)
+        clip = read_frames(video, reading, progress=report)
         fields = bundle.interpret(bundle.features(clip.frames), clip.times)
     for remark in clip.notes:
         note(f"{video.name}: {remark}")
-    if how.html:
+    if options.html:
         page = AttentionPage(video.name, bundle.config.name, clip.frames, clip.times, fields)
-        write_atomically(how.html, page.render())
-        note(f"{how.html}: {len(fields)} soft tokens")
-    if how.json:
+        write_atomically(options.html, page.render())
+        note(f"{options.html}: {len(fields)} soft tokens")
+    if options.json:
         print_json(video, bundle.config.name, clip, fields)
-    elif how.token is not None:
-        show_token(clip, fields, how.token, out)
-    elif not how.html:
+    elif options.token is not None:
+        show_token(clip, fields, options.token, out)
+    elif not options.html:
         out.print(Filmstrip(clip.frames, list(clip.times)))
-        out.print(slot_table(fields, clip, everything=how.all))
+        out.print(slot_table(fields, clip, everything=options.all))
 
 
 def print_json(video: Path, bundle: str, clip: Clip, fields: Sequence[SlotReading]) -> None:

@@ -113,12 +113,14 @@ Unit = Annotated[
 LogLevel = Annotated[str, Option(metavar="LEVEL", help="debug, info, warning or error.")]
 
 
-def run(place: ListenOptions, load: ServedModelOptions, log_level: str, unit: str | None) -> None:
+def run(
+    listen: ListenOptions, serving: ServedModelOptions, log_level: str, unit: str | None
+) -> None:
     """Serve until Ctrl-C or SIGTERM; or print how a service manager would start this."""
     if unit is not None:
         from reellama.pipeline.cli import service_units
 
-        sys.stdout.write(service_units.unit(unit, service_units.command(place, load)))
+        sys.stdout.write(service_units.unit(unit, service_units.command(listen, serving)))
         return
     try:
         import fastapi  # noqa: F401
@@ -140,9 +142,9 @@ def run(place: ListenOptions, load: ServedModelOptions, log_level: str, unit: st
 
     if log_level not in logs.LEVELS:
         raise BadParameter(f"--log-level is one of {', '.join(logs.LEVELS)}")
-    settings = _settings(place, load)
+    settings = _settings(listen, serving)
     _check(settings)
-    sockets = [_listen(place.host, place.port)]
+    sockets = [_listen(listen.host, listen.port)]
     logs.set_up(log_level)
     with local_socket.listening() as local:
         if local is not None:
@@ -156,43 +158,43 @@ def run(place: ListenOptions, load: ServedModelOptions, log_level: str, unit: st
         server = TimelyServer(config)
         models = app.state.service.models
         models.on_failure = server.fail
-        shown = f"[{place.host}]" if ":" in place.host else place.host
+        shown = f"[{listen.host}]" if ":" in listen.host else listen.host
         note(f"serving on http://{shown}:{sockets[0].getsockname()[1]} (Ctrl-C stops)")
         server.run(sockets=sockets)
     if models.failure:  # whoever supervises this process starts another one
         raise ReellamaError(f"{models.failure}; see the log")
 
 
-def _settings(place: ListenOptions, load: ServedModelOptions) -> Settings:
+def _settings(listen: ListenOptions, serving: ServedModelOptions) -> Settings:
     from reellama.pipeline.server.keep_alive import parse_keep_alive
     from reellama.pipeline.server.settings import Settings
 
     try:
-        keep_alive = parse_keep_alive(load.keep_alive)
+        keep_alive = parse_keep_alive(serving.keep_alive)
     except ValueError as error:
         raise BadParameter(str(error)) from error
     return Settings(
-        bundle=load.bundle,
-        mmproj=load.mmproj,
-        llm=load.llm,
-        host=place.host,
-        port=place.port,
-        n_parallel=load.parallel,
-        queue=load.queue,
-        max_per_client=load.max_per_client,
-        answer_seconds=load.timeout,
-        n_ctx=load.n_ctx,
-        n_threads=load.threads,
-        n_gpu_layers=parse_gpu_layers(load.gpu_layers),
+        bundle=serving.bundle,
+        mmproj=serving.mmproj,
+        llm=serving.llm,
+        host=listen.host,
+        port=listen.port,
+        n_parallel=serving.parallel,
+        queue=serving.queue,
+        max_per_client=serving.max_per_client,
+        answer_seconds=serving.timeout,
+        n_ctx=serving.n_ctx,
+        n_threads=serving.threads,
+        n_gpu_layers=parse_gpu_layers(serving.gpu_layers),
         keep_alive=Settings.keep_alive if keep_alive is None else keep_alive,
         token=os.environ.get(TOKEN_VARIABLE) or None,
-        allow_dirs=tuple(place.allow_dir or ()),
-        allow_urls=tuple(place.allow_url or ()),
-        allow_hosts=tuple(place.allow_host or ()),
-        allow_pushes=tuple(place.allow_push or ()),
-        max_body=load.max_body * MIB,
-        max_files=load.max_files * MIB,
-        store=load.store or Settings.store,
+        allow_dirs=tuple(listen.allow_dir or ()),
+        allow_urls=tuple(listen.allow_url or ()),
+        allow_hosts=tuple(listen.allow_host or ()),
+        allow_pushes=tuple(listen.allow_push or ()),
+        max_body=serving.max_body * MIB,
+        max_files=serving.max_files * MIB,
+        store=serving.store or Settings.store,
     )
 
 

@@ -131,7 +131,7 @@ class SceneOptions(LongVideoOptions):
         return OllamaModel(self.llm.removeprefix(OLLAMA_PREFIX))
 
 
-def timeline(video: Path, options: TimelineOptions, watching: SceneOptions) -> None:
+def timeline(video: Path, options: TimelineOptions, models: SceneOptions) -> None:
     """Write the timeline of a video, or answer a question about it. The file is opened once."""
     from reellama.pipeline.cli.console import note_footage_caveat
     from reellama.pipeline.video.clip import open_video
@@ -141,11 +141,11 @@ def timeline(video: Path, options: TimelineOptions, watching: SceneOptions) -> N
         raise BadParameter("--thumbnails needs --out: the pictures are put beside that file")
     if options.out is not None:
         _check_out(options.out, form)
-    teller = watching.ollama_model()
+    teller = models.ollama_model()
     if teller is not None:
         _ = teller.capabilities  # a server that is not there is said before an hour is watched
     with open_video(video) as source:
-        with watching.open() as long_video, _bars(video) as report:
+        with models.open() as long_video, _bars(video) as report:
             if options.ask is not None:
                 found = long_video.ask(source, options.ask, report=report)
             else:
@@ -223,7 +223,7 @@ def _write(made: Timeline, video: FrameSource, form: str, options: TimelineOptio
 
 def search(
     videos: Sequence[Path], words: str, n: int, thumbnails: Path | None, as_json: bool,
-    everything: bool, watching: LongVideoOptions,
+    everything: bool, models: LongVideoOptions,
 ) -> None:  # fmt: skip
     """Print the moments that fit some words, best first; `everything`: also those that do not."""
     from reellama.models.open_bundle import open_bundle, search_bundle
@@ -233,7 +233,7 @@ def search(
 
     if not words.strip():
         raise ReellamaError("search for what? give a few words")
-    bundle = search_bundle(open_bundle(watching.bundle, watching.mmproj))
+    bundle = search_bundle(open_bundle(models.bundle, models.mmproj))
     seen, failed = [], 0
     for video in videos:
         with _bars(video) as report:
@@ -242,7 +242,7 @@ def search(
                     video_index.index_video(
                         video,
                         bundle,
-                        cache=None if watching.no_cache else video_index.CACHE_FOLDER,
+                        cache=None if models.no_cache else video_index.CACHE_FOLDER,
                         progress=lambda done, total: report("looking", done, total),
                     )
                 )

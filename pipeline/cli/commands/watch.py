@@ -42,7 +42,7 @@ class WatchOptions:
     ] = False
 
 
-def run(root: Path, options: WatchOptions, watching: SceneOptions) -> None:
+def run(root: Path, options: WatchOptions, models: SceneOptions) -> None:
     """Watch until Ctrl-C or SIGTERM; with --once, raises Exit(1) where a video failed."""
     from reellama.pipeline.long_video.watch_folder import WatchedFolder
 
@@ -55,7 +55,7 @@ def run(root: Path, options: WatchOptions, watching: SceneOptions) -> None:
             if entry.failure is not None:
                 folder.forget(entry.path)
     signal.signal(signal.SIGTERM, _interrupt)
-    worker = _Worker(watching)
+    worker = _Worker(models)
     try:
         while True:
             busy = worker.work(folder)
@@ -72,8 +72,8 @@ def run(root: Path, options: WatchOptions, watching: SceneOptions) -> None:
 class _Worker:
     """The models, loaded when there is first something to watch."""
 
-    def __init__(self, watching: SceneOptions) -> None:
-        self.watching = watching
+    def __init__(self, models: SceneOptions) -> None:
+        self.models = models
         self.long_video: LongVideo | None = None
 
     def work(self, folder: WatchedFolder) -> bool:
@@ -95,7 +95,7 @@ class _Worker:
     def describe(self, path: Path) -> Timeline:
         """The timeline of a video."""
         if self.long_video is None:
-            self.long_video = self.watching.open()
+            self.long_video = self.models.open()
         return self.long_video.timeline(path)
 
     def close(self) -> None:
