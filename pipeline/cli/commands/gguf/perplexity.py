@@ -86,15 +86,10 @@ def command(
     The text is cut as llama.cpp's llama-perplexity does it, so that the figures can be compared.
     Benchmarks with several answers are scored as it does it too.
     """
-    import sys
-    from json import dumps
-
     from reellama.gguf_tools.locate import find
     from reellama.gguf_tools.measuring import perplexity
-    from reellama.gguf_tools.multiple_choice import choice_scores
-    from reellama.pipeline.cli.console import out
     from reellama.pipeline.cli.options import parse_adapters, parse_gpu_layers
-    from reellama.pipeline.cli.progress import chunk_bar, progress_bar
+    from reellama.pipeline.cli.progress import chunk_bar
 
     n_tasks = {
         name: number
@@ -116,19 +111,8 @@ def command(
     }
     if n_tasks and text:
         [(benchmark, number)] = n_tasks.items()
-        with progress_bar("loading") as show:
-            score = choice_scores.measure_choices(
-                path,
-                text,
-                benchmark,
-                n_tasks=number or None,
-                progress=lambda done, total, share: show(done, total, f"{share:.1%} right"),
-                **common,
-            )
-        if json:
-            sys.stdout.write(dumps(score.to_json(), indent=2, allow_nan=False) + "\n")
-        else:
-            out.print(choice_report(score), markup=False, soft_wrap=True)
+        score = _score_choices(path, text, benchmark, number or None, common)
+        _print(score.to_json() if json else choice_report(score))
         return
     with chunk_bar() as progress:
         common |= {"n_chunks": chunks, "progress": progress}
@@ -145,10 +129,38 @@ def command(
                 save_logits=save_logits,
                 **common,
             )
-    if json:
-        sys.stdout.write(dumps(found.to_json(), indent=2, allow_nan=False) + "\n")
+    _print(found.to_json() if json else report(found))
+
+
+def _score_choices(
+    path: Path, text: Path, benchmark: str, n_tasks: int | None, settings: dict[str, Any]
+) -> ChoiceScore:
+    """The score of a benchmark's tasks in `text`, with a progress bar."""
+    from reellama.gguf_tools.multiple_choice.choice_scores import measure_choices
+    from reellama.pipeline.cli.progress import progress_bar
+
+    with progress_bar("loading") as show:
+        return measure_choices(
+            path,
+            text,
+            benchmark,
+            n_tasks=n_tasks,
+            progress=lambda done, total, share: show(done, total, f"{share:.1%} right"),
+            **settings,
+        )
+
+
+def _print(found: dict[str, Any] | str) -> None:
+    """Print an object as JSON, or a report as it is."""
+    import json
+    import sys
+
+    from reellama.pipeline.cli.console import out
+
+    if isinstance(found, str):
+        out.print(found, markup=False, soft_wrap=True)
     else:
-        out.print(report(found), markup=False, soft_wrap=True)
+        sys.stdout.write(json.dumps(found, indent=2, allow_nan=False) + "\n")
 
 
 def _check_one_kind(kinds: list[str], text: Path | None, is_compared: bool) -> None:
