@@ -26,9 +26,8 @@ from reellama.pipeline.chat.subtitle_answers import between
 from reellama.pipeline.chat.timings import Timings
 from reellama.pipeline.progress_callbacks import Progress
 from reellama.pipeline.video.clip import Clip, UnreadFrames, VideoInput, opened, read_frames
-from reellama.pipeline.video.file_signature import sidecars
 from reellama.pipeline.video.read_options import VideoReadOptions
-from reellama.pipeline.video.subtitles import Subtitle
+from reellama.pipeline.video.subtitles import Subtitle, sidecars
 
 # Bytes of a file whose content is read for its key. A larger one is known by its path, size and
 # date: to read it takes longer than to look at it again.

@@ -13,13 +13,13 @@ from reellama.pipeline.cli.arguments.typed_text import typed_text
 from reellama.pipeline.cli.commands import gguf, ollama
 from reellama.pipeline.cli.commands.evaluate_options import QuestionOptions, RunOptions
 from reellama.pipeline.cli.commands.inspect_video import InspectOptions
-from reellama.pipeline.cli.commands.serve import ListenOptions, LogLevel, ServedModelOptions, Unit
-from reellama.pipeline.cli.commands.timeline import (
+from reellama.pipeline.cli.commands.long_video.long_video_options import (
     LongVideoOptions,
     SceneOptions,
-    TimelineOptions,
 )
-from reellama.pipeline.cli.commands.watch import WatchOptions
+from reellama.pipeline.cli.commands.long_video.timeline import TimelineOptions
+from reellama.pipeline.cli.commands.long_video.watch import WatchOptions
+from reellama.pipeline.cli.commands.serve import ListenOptions, LogLevel, ServedModelOptions, Unit
 from reellama.pipeline.cli.options import AnswerOptions, FrameOptions, ModelOptions, grouped
 from reellama.pipeline.video.piped_videos import as_files
 
@@ -81,7 +81,7 @@ def timeline(
     models: SceneOptions,
 ) -> None:
     """Say scene by scene what a long video shows, or find the scenes that answer a question."""
-    from reellama.pipeline.cli.commands.timeline import timeline as run
+    from reellama.pipeline.cli.commands.long_video.timeline import run
 
     run(video, options, models)
 
@@ -95,7 +95,7 @@ def watch(
     models: SceneOptions,
 ) -> None:
     """Write a sidecar (JSON and SRT) beside each new video of a folder. Workers can share it."""
-    from reellama.pipeline.cli.commands.watch import run
+    from reellama.pipeline.cli.commands.long_video.watch import run
 
     run(folder, options, models)
 
@@ -120,7 +120,7 @@ def search(
     json: Annotated[bool, Option("--json", help="A JSON list.")] = False,
 ) -> None:
     """Find the moments of videos that fit some words: score, time and file."""
-    from reellama.pipeline.cli.commands.timeline import search as run
+    from reellama.pipeline.cli.commands.long_video.search import run
 
     run(videos, words, n, thumbnails, json, everything, models)
 

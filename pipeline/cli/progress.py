@@ -1,31 +1,28 @@
-"""What perplexity, bench and compare share on the command line: progress, and lists of values."""
+"""Progress bars, and tables of figures, of the commands that measure and make files."""
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
     MofNCompleteColumn,
+    TaskProgressColumn,
     TextColumn,
     TimeRemainingColumn,
 )
 from rich.table import Table
 from rich.text import Text
-from typer import BadParameter
 
-from reellama.pipeline.cli.console import err, note, out
+from reellama.pipeline.cli.console import err, note, out, shows_progress, strip_control
 from reellama.pipeline.cli.terminal.progress_bars import Bars
+from reellama.pipeline.progress_callbacks import StepProgress
 
-T = TypeVar("T")
-MAX_RANGE = 1000  # numbers
-RANGE = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9})(?:\+([0-9]{1,9})|\*([0-9]{1,9}))?)?")
 MAX_WIDTH = 1000  # of a table, characters
 SPEED_PERIOD = 3600.0  # seconds over which the speed is averaged for the time that remains
 
@@ -101,6 +98,27 @@ def long_bar(unit: str) -> Iterator[Callable[[int, int, str], None]]:
         yield report
 
 
+@contextmanager
+def step_bar(video: Path) -> Iterator[StepProgress]:
+    """A progress bar for what is done just now; it leaves nothing behind."""
+    name = strip_control(video.name or str(video))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+    )
+    with Bars(*columns, console=err, transient=True, disable=not shows_progress()) as bars:
+        tasks: dict[str, int] = {}
+
+        def report(doing: str, done: float, total: float) -> None:
+            if doing not in tasks:
+                tasks[doing] = bars.add_task(f"{doing} {name}", total=None)
+            bars.update(tasks[doing], completed=done, total=total or None)  # type: ignore[arg-type]
+
+        yield report
+
+
 def show_table(heads: list[str], rows: list[list[str]]) -> None:
     """Print a table, the first column words and the others numbers, whole however narrow it is."""
     made = Table(box=None, pad_edge=False)
@@ -117,39 +135,3 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def parse_numbers(text: str) -> list[int]:
-    """Whole numbers from a list whose parts may be ranges, in llama-bench's form.
-
-    >>> parse_numbers("1,4-6,16-64+16,256-2048*2")
-    [1, 4, 5, 6, 16, 32, 48, 64, 256, 512, 1024, 2048]
-
-    Raises BadParameter for anything else, and for a range of more than MAX_RANGE numbers.
-    """
-    found: list[int] = []
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        match = RANGE.fullmatch(part)
-        if match is None:
-            raise BadParameter(
-                f"{part!r:.40} is no number, nor a range such as 16-64+16 or 16-64*2"
-            )
-        first, last = int(match[1]), int(match[2] or match[1])
-        add, times = int(match[3] or 1), int(match[4] or 1)
-        if last < first or add < 1 or (match[4] and (times < 2 or first < 1)):
-            raise BadParameter(f"{part!r:.40} is a range that ends nowhere")
-        value, count = first, 0
-        while value <= last:
-            found.append(value)
-            value, count = (value * times if match[4] else value + add), count + 1
-            if count > MAX_RANGE:
-                raise BadParameter(f"{part!r:.40} has more than {MAX_RANGE} numbers")
-    return found
-
-
-def parse_list(text: str, parse: Callable[[str], T]) -> list[T]:
-    """The values of a list such as `1,2,4`. Raises BadParameter for one that is none."""
-    try:
-        return [parse(part.strip()) for part in text.split(",") if part.strip()]
-    except ValueError as error:
-        raise BadParameter(f"{text!r}: {error}") from error

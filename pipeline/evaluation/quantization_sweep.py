@@ -17,9 +17,9 @@ from reellama.gguf_tools.quantization.quantize import default_name, quantize
 from reellama.models.open_bundle import VideoBundle
 from reellama.models.token_pooling.options import DEFAULT_POOLING, PoolingOptions
 from reellama.pipeline.chat.conversation import Chat
+from reellama.pipeline.evaluation.accuracy import Accuracy
 from reellama.pipeline.evaluation.items import EvalItem, by_video
 from reellama.pipeline.evaluation.runner import EncodedVideo, ask_items, encode_video
-from reellama.pipeline.evaluation.scoring import Accuracy
 from reellama.pipeline.llm.engine import Engine
 from reellama.pipeline.video.source import VideoError
 

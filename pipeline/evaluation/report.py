@@ -16,10 +16,10 @@ from rich.text import Text
 from reellama.gguf_tools.atomic_write import write_atomically
 from reellama.models.bundle import SCORES, Bundle
 from reellama.pipeline.evaluation import caption_metrics
+from reellama.pipeline.evaluation.accuracy import Accuracy
 from reellama.pipeline.evaluation.controls import control_warning
 from reellama.pipeline.evaluation.items import Kind
 from reellama.pipeline.evaluation.runner import AnsweredItem, EvaluationResults, ModelReply
-from reellama.pipeline.evaluation.scoring import Accuracy
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,6 @@ VIDEO_SUFFIXES = frozenset(
         ".wmv",
     ]
 )
-# Endings of files of subtitles.
-SIDECARS = (".srt", ".vtt", ".ass", ".ssa")
 # Kinds of containers whose first bytes no picture has. (MPEG-TS begins with a G, as GIF does.)
 VIDEOS_ONLY = frozenset(["MP4 or MOV", "Matroska or WebM"])
 _BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"wide")  # of MP4, behind four bytes of size
@@ -91,14 +89,3 @@ def ts_packet_size(head: bytes) -> int | None:
         if set(head[at : at + size + 1 : size]) == {_TS_MARK} and len(head) > at + size:
             return size
     return None
-
-
-def sidecars(path: Path) -> list[Path]:
-    """Files of subtitles beside a video: of its very name, then with more in their name."""
-    try:
-        names = sorted(each.name for each in path.parent.iterdir() if each.suffix in SIDECARS)
-    except OSError:
-        return []
-    own = [name for name in names if Path(name).stem == path.stem or name[:-4] == path.name]
-    more = [name for name in names if name.startswith(f"{path.stem}.") and name not in own]
-    return [path.with_name(name) for name in [*own, *more]]

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reellama.pipeline.video.file_signature import sidecars
-
 if TYPE_CHECKING:  # av is imported when a file is read: what was seen of a video may be kept
     from av.container import InputContainer
 
+# Endings of files of subtitles.
+SIDECARS = (".srt", ".vtt", ".ass", ".ssa")
 # Codecs whose packets are text, and how many commas stand before the words of ASS.
 _TEXT_CODECS = {"srt", "subrip", "webvtt", "mov_text", "ass", "ssa", "text"}
 _ASS_COMMAS = 8
@@ -41,6 +41,17 @@ class Subtitle:
     start: float
     end: float
     text: str
+
+
+def sidecars(path: Path) -> list[Path]:
+    """Files of subtitles beside a video: of its very name, then with more in their name."""
+    try:
+        names = sorted(each.name for each in path.parent.iterdir() if each.suffix in SIDECARS)
+    except OSError:
+        return []
+    own = [name for name in names if Path(name).stem == path.stem or name[:-4] == path.name]
+    more = [name for name in names if name.startswith(f"{path.stem}.") and name not in own]
+    return [path.with_name(name) for name in [*own, *more]]
 
 
 def read_subtitles(path: Path, origin: float = 0.0, *, inside: bool = True) -> tuple[Subtitle, ...]:

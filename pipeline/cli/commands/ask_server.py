@@ -28,7 +28,7 @@ from reellama.pipeline.cli.arguments.verbosity import is_verbose
 from reellama.pipeline.cli.options import AnswerOptions, FrameOptions, ModelOptions
 from reellama.pipeline.server.local import local_socket
 from reellama.pipeline.server.request_context import NOTES_HEADER, notes_in
-from reellama.pipeline.video.file_signature import sidecars
+from reellama.pipeline.video.subtitles import sidecars
 
 # Seconds until the head of an answer: where a server has not begun by then, it hangs.
 HEAD_SECONDS = 60.0

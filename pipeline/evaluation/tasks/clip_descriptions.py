@@ -20,8 +20,8 @@ from reellama.models.synthetic.assets.downloads import ASSETS
 from reellama.models.synthetic.render import frame_times, render, write_video
 from reellama.models.synthetic.rendered_clips import RenderedClips, RenderedConfig
 from reellama.pipeline.chat.video_chat import VideoChat
-from reellama.pipeline.evaluation.scoring import (
-    Accuracy,
+from reellama.pipeline.evaluation.accuracy import Accuracy
+from reellama.pipeline.evaluation.tasks.description_scoring import (
     DescriptionVerdict,
     accuracies,
     judge_description,

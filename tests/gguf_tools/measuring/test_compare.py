@@ -276,7 +276,7 @@ def test_a_bundle_describes_videos_with_each_type(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from reellama.pipeline.evaluation.scoring import Accuracy
+    from reellama.pipeline.evaluation.accuracy import Accuracy
 
     asked: list[tuple[str, int, str]] = []
 

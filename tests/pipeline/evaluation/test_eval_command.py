@@ -12,11 +12,11 @@ import pytest
 from rich.console import Console
 
 from reellama.models.bundle import Bundle
+from reellama.pipeline.evaluation.accuracy import Accuracy
 from reellama.pipeline.evaluation.controls import (
     CONTROLS,
 )
 from reellama.pipeline.evaluation.report import record_scores
-from reellama.pipeline.evaluation.scoring import Accuracy
 from reellama.pipeline.evaluation.tasks import synthetic_benchmark
 from reellama.pipeline.evaluation.tasks.benchmark_tasks import TASKS
 from tests.conftest import Result

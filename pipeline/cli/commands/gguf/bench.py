@@ -106,8 +106,9 @@ def command(
     from reellama.gguf_tools.measuring import bench
     from reellama.gguf_tools.measuring.bench_output import FORMATS, columns
     from reellama.gguf_tools.measuring.bench_tests import BenchTest
+    from reellama.pipeline.cli.arguments.value_lists import parse_list, parse_numbers
     from reellama.pipeline.cli.options import parse_gpu_layers
-    from reellama.pipeline.cli.progress import long_bar, parse_list, parse_numbers, show_table
+    from reellama.pipeline.cli.progress import long_bar, show_table
 
     setups = bench.grid(
         [find.resolve(model) for model in models],
@@ -142,7 +143,7 @@ def _tests(sizes: dict[str, str], pairs: Sequence[str]) -> Iterator[tuple[str, i
     """Kinds of tests with their numbers of tokens, 0 left out."""
     from typer import BadParameter
 
-    from reellama.pipeline.cli.progress import parse_numbers
+    from reellama.pipeline.cli.arguments.value_lists import parse_numbers
 
     for kind, text in sizes.items():
         yield from ((kind, n, 0) for n in parse_numbers(text) if n)

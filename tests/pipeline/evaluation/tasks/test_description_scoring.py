@@ -11,8 +11,8 @@ from reellama.models.synthetic.assets.pictures import Picture
 from reellama.models.synthetic.rendered_clips import RenderedClips, RenderedConfig
 from reellama.models.synthetic.scene import MOTIONS, Actor
 from reellama.models.synthetic.scene_captions import scene_caption
-from reellama.pipeline.evaluation.scoring import (
-    Accuracy,
+from reellama.pipeline.evaluation.accuracy import Accuracy
+from reellama.pipeline.evaluation.tasks.description_scoring import (
     DescriptionVerdict,
     accuracies,
     judge_description,

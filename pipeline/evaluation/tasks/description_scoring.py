@@ -2,44 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reellama.models.synthetic.scene import MOTIONS, Drawable
+from reellama.pipeline.evaluation.accuracy import Accuracy
 
 _MOTION = re.compile(r"\b(" + "|".join(sorted(MOTIONS, key=len, reverse=True)) + r")\b")
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """A share of right answers, with its 95% interval (Wilson, 1927)."""
-
-    right: int
-    of: int
-
-    @property
-    def value(self) -> float:
-        return self.right / self.of if self.of else math.nan
-
-    def interval(self, z: float = 1.96) -> tuple[float, float]:
-        """Lower and upper end."""
-        if not self.of:
-            return 0.0, 1.0
-        p, n = self.value, self.of
-        middle = (p + z * z / (2 * n)) / (1 + z * z / n)
-        half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        return middle - half, middle + half
-
-    def to_json(self) -> dict[str, object]:
-        """For `scores.json`."""
-        low, high = self.interval()
-        return {
-            "share": round(self.value, 4),
-            "of": self.of,
-            "95%": [round(low, 4), round(high, 4)],
-        }
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Exit, Option
 
-from reellama.pipeline.cli.commands.timeline import SceneOptions
+from reellama.pipeline.cli.commands.long_video.long_video_options import SceneOptions
 
 if TYPE_CHECKING:
     from types import FrameType

@@ -1,0 +1,1 @@
+"""Commands for long videos and for many: `timeline`, `watch` and `search`."""

@@ -1,0 +1,73 @@
+"""Which models look at long videos: options of `timeline`, `watch` and `search`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Option
+
+from reellama.gguf_tools.locate.naming import OLLAMA_PREFIX
+from reellama.models.token_pooling.options import AUTO, DEFAULT_TOKENS, PoolingOptions
+from reellama.pipeline.cli.options import BundleOption, MmprojOption, PoolingOption
+
+if TYPE_CHECKING:
+    from reellama.pipeline.llm.ollama_model import OllamaModel
+    from reellama.pipeline.long_video.timeline import LongVideo
+
+
+@dataclass(frozen=True)
+class LongVideoOptions:
+    """Which models look for moments."""
+
+    bundle: BundleOption = "mini"
+    mmproj: MmprojOption = None
+    llm: Annotated[
+        str | None,
+        Option(metavar="GGUF|ollama:NAME", help="Another LLM, or one that retells what is seen."),
+    ] = None
+    threads: Annotated[int | None, Option(min=1, metavar="N", help="Processor threads.")] = None
+    no_cache: Annotated[
+        bool, Option("--no-cache", help="Look anew, and keep nothing of what is seen.")
+    ] = False
+
+
+@dataclass(frozen=True)
+class SceneOptions(LongVideoOptions):
+    """Which models watch scenes, and with how many tokens."""
+
+    tokens: Annotated[
+        int | None,
+        Option(
+            min=1,
+            metavar="N",
+            help=f"Tokens of a scene, for a vision GGUF (default: {DEFAULT_TOKENS}).",
+        ),
+    ] = None
+    pooling: PoolingOption = AUTO
+
+    def open(self) -> LongVideo:
+        """The bundle and its LLM."""
+        from reellama.gguf_tools.quantization.merged_llm import MERGED_LLMS
+        from reellama.pipeline.long_video.timeline import LongVideo
+        from reellama.pipeline.long_video.video_index import CACHE_FOLDER
+
+        llm = None if self.ollama_model() else self.llm
+        cache = None if self.no_cache else CACHE_FOLDER
+        return LongVideo(
+            self.bundle,
+            mmproj=self.mmproj,
+            llm=llm,
+            pooling=PoolingOptions(self.tokens, self.pooling),
+            n_threads=self.threads,
+            cache=cache,
+            merged=MERGED_LLMS,
+        )
+
+    def ollama_model(self) -> OllamaModel | None:
+        """The model of Ollama's that retells, if one was named."""
+        if self.llm is None or not self.llm.startswith(OLLAMA_PREFIX):
+            return None
+        from reellama.pipeline.llm.ollama_model import OllamaModel
+
+        return OllamaModel(self.llm.removeprefix(OLLAMA_PREFIX))
