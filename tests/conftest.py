@@ -65,9 +65,9 @@ LONG_GROUPS = (
 )
 
 
-# Rooms of the pipeline whose tests ask models: all of them run as other processors would, too.
+# Packages of the pipeline whose tests ask models: all of them run as other processors would, too.
 PIPELINE = Path(__file__).parent / "pipeline"
-NUMERIC_ROOMS = {"chat", "cli", "evaluation", "integrations", "llm", "long_video", "server"}
+NUMERIC_PACKAGES = {"chat", "cli", "evaluation", "integrations", "llm", "long_video", "server"}
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at the groups
@@ -81,7 +81,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         group = "measures" if item.get_closest_marker("measures") else item.location[0]
         item.add_marker(pytest.mark.xdist_group(group))
-        if any(item.path.is_relative_to(PIPELINE / room) for room in NUMERIC_ROOMS):
+        if any(item.path.is_relative_to(PIPELINE / package) for package in NUMERIC_PACKAGES):
             item.add_marker(pytest.mark.numeric)
     items.sort(key=place)
 
@@ -257,7 +257,7 @@ def reellama(
 
 
 @pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+def empty_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A home without any model in it, and no store of models outside of it; returns its folder."""
     home = tmp_path / "home"
     home.mkdir()

@@ -1,6 +1,7 @@
 """Who may import whom: prompts <- gguf_tools <- models <- pipeline, in no circle, nothing heavy.
 
-Within `pipeline/` rooms stand in levels. Names, and sizes of folders and modules, are held as well.
+The subpackages of `pipeline/` stand in levels. Names, and sizes of folders and modules, are held
+as well.
 
 Modules are named by their folders here: `reellama.models.bundle` is `models.bundle`.
 """
@@ -30,7 +31,7 @@ FORBIDDEN: dict[str, set[str]] = {
 # Words become token ids by llama.cpp's own tokenizer, and pictures soft tokens by its tower for
 # vision GGUFs; models use both. No other way leads there.
 GATES = {"models": {"gguf_tools.text.tokenizer", "gguf_tools.mtmd.mtmd_tower"}}
-# The rooms of pipeline/, the lowest level first: each imports from its own level and those below.
+# The subpackages of pipeline/, the lowest level first: each imports from its own and those below.
 LEVELS = (
     {"option_fields", "progress_callbacks"},
     {"video", "llm"},
@@ -191,29 +192,30 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     assert cycle(graph()) == []
 
 
-def room(module: str) -> str:
+def subpackage(module: str) -> str:
     """The folder or module right inside a package, to which a module belongs."""
     return module.split(".")[1] if "." in module else ""
 
 
-def test_rooms_of_the_pipeline_import_only_from_their_level_and_below() -> None:
+def test_subpackages_of_the_pipeline_import_only_from_their_level_and_below() -> None:
     """Not for their types either."""
     level = {name: i for i, names in enumerate(LEVELS) for name in names}
-    assert {room(module) for module in modules() if module.startswith("pipeline.")} == {*level}
+    assert {subpackage(each) for each in modules() if each.startswith("pipeline.")} == {*level}
     for module, imported in graph(types=True).items():
         for each in imported:
             if module.startswith("pipeline.") and each.startswith("pipeline."):
-                assert level[room(each)] <= level[room(module)], f"{module} imports {each}"
+                lower, upper = level[subpackage(each)], level[subpackage(module)]
+                assert lower <= upper, f"{module} imports {each}"
 
 
 @pytest.mark.parametrize("package", ["gguf_tools", "models", "pipeline"])
-def test_no_rooms_import_each_other_in_a_circle(package: str) -> None:
-    rooms: dict[str, set[str]] = {}
+def test_no_subpackages_import_each_other_in_a_circle(package: str) -> None:
+    subpackages: dict[str, set[str]] = {}
     for module, imported in graph().items():
         if module.startswith(f"{package}."):
-            others = {room(each) for each in imported if each.startswith(f"{package}.")}
-            rooms.setdefault(room(module), set()).update(others - {room(module)})
-    assert cycle(rooms) == []
+            others = {subpackage(each) for each in imported if each.startswith(f"{package}.")}
+            subpackages.setdefault(subpackage(module), set()).update(others - {subpackage(module)})
+    assert cycle(subpackages) == []
 
 
 def test_a_folder_is_seen_at_a_glance() -> None:
@@ -279,37 +281,37 @@ def test_what_needs_the_extra_to_train_is_known() -> None:
 
 
 @functools.cache
-def rooms() -> dict[str, set[str]]:
-    """Each room of docs/design.md and what it may import, as dotted names."""
+def subpackages() -> dict[str, set[str]]:
+    """Each subpackage of docs/design.md and what it may import, as dotted names."""
     design = (ROOT / "docs/design.md").read_text(encoding="utf-8")
     table: dict[str, set[str]] = {}
-    for room, imported in re.findall(r"^\| `([\w/]+)` \|[^|\n]*\|([^|\n]*)\|$", design, re.M):
-        listed = {name.replace("/", ".") for name in re.findall(r"`([\w/]+)`", imported)}
-        table[room.replace("/", ".")] = {*table} if "all of the above" in imported else listed
+    for name, imported in re.findall(r"^\| `([\w/]+)` \|[^|\n]*\|([^|\n]*)\|$", design, re.M):
+        listed = {each.replace("/", ".") for each in re.findall(r"`([\w/]+)`", imported)}
+        table[name.replace("/", ".")] = {*table} if "all of the above" in imported else listed
     return table
 
 
-def lies_in(module: str, room: str) -> bool:
-    return f"{module}.".startswith(f"{room}.")
+def lies_in(module: str, subpackage: str) -> bool:
+    return f"{module}.".startswith(f"{subpackage}.")
 
 
-def test_every_module_of_a_folder_stands_in_a_room_of_the_design() -> None:
-    loose = [name for name in modules() if not any(lies_in(name, room) for room in rooms())]
+def test_every_module_of_a_folder_stands_in_a_subpackage_of_the_design() -> None:
+    loose = [name for name in modules() if not any(lies_in(name, each) for each in subpackages())]
     assert {name for name in loose if name.count(".") > 1} == set()
 
 
-@pytest.mark.parametrize("room", rooms())
-def test_a_room_imports_only_what_the_design_says(room: str) -> None:
-    """Modules outside of rooms may be imported wherever their folder may."""
-    table = rooms()
-    allowed = {room, *table[room]}
+@pytest.mark.parametrize("subpackage", subpackages())
+def test_a_subpackage_imports_only_what_the_design_says(subpackage: str) -> None:
+    """Modules outside of subpackages may be imported wherever their folder may."""
+    table = subpackages()
+    allowed = {subpackage, *table[subpackage]}
     folders = {name.partition(".")[0] for name in allowed}
     for module, imported in graph().items():
-        for name in imported if lies_in(module, room) else ():
-            in_room = any(lies_in(name, each) for each in table)
+        for name in imported if lies_in(module, subpackage) else ():
+            in_subpackage = any(lies_in(name, each) for each in table)
             ours = name.partition(".")[0] in PACKAGES
             fits = any(lies_in(name, each) for each in allowed)
-            assert not ours or fits or (not in_room and name.partition(".")[0] in folders), (
+            assert not ours or fits or (not in_subpackage and name.partition(".")[0] in folders), (
                 f"{module} imports {name}"
             )
 

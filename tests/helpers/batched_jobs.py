@@ -18,7 +18,7 @@ def options_of(**options: Any) -> GenerationOptions:
     return GenerationOptions(**{"max_tokens": 12, "n_probs": 0, **options})
 
 
-class Asked:
+class SubmittedJob:
     """A job and what it was told."""
 
     def __init__(self, batcher: Batcher, prompt: Any, client: str = "", **options: Any) -> None:
@@ -53,10 +53,10 @@ def soft_prompt(engine: Engine) -> list[Any]:
     return [Text("Look: "), rows, Text(" What is it? It is")]
 
 
-class Held:
-    """Holds a batcher's thread until `let_go`, so that jobs come together, in a known order.
+class PausedBatcher:
+    """Pauses a batcher's thread until `resume`, so that jobs come together, in a known order.
 
-    It is told by an answer of its own, which takes a place and a step.
+    A job of its own, which takes a sequence and a step, blocks the thread when it is told.
     """
 
     def __init__(self, batcher: Batcher) -> None:
@@ -71,11 +71,11 @@ class Held:
         self._held.set()
         assert self._free.wait(30)
 
-    def let_go(self) -> None:
+    def resume(self) -> None:
         self._free.set()
 
 
-class Order:
+class CompletionOrder:
     """Answers of a token each, and the order in which they end."""
 
     def __init__(self, batcher: Batcher) -> None:

@@ -29,7 +29,7 @@ def saying(text: str) -> Sampling:
     return Sampling(grammar=f'root ::= "{text}"')
 
 
-class Dictated:
+class FixedTokenSampler:
     """A sampler, in place of the engine's, that takes these tokens whatever the model thinks."""
 
     def __init__(self, ids: Sequence[int]) -> None:
@@ -39,7 +39,7 @@ class Dictated:
         return next(self._left)
 
 
-def outlook(engine: Engine, prompt: Sequence[PromptPart], text: str) -> np.ndarray:
+def token_logprobs(engine: Engine, prompt: Sequence[PromptPart], text: str) -> np.ndarray:
     """How likely the model thinks `text` is after the prompt: the logarithm for each token."""
     [found] = engine.logprobs(prompt, [engine.tokenizer.encode(text)])
     return found

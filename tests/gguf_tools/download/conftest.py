@@ -17,7 +17,7 @@ def content(tiny_llama: Path) -> bytes:
 
 
 @pytest.fixture
-def server(machine: Path, content: bytes, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+def server(empty_home: Path, content: bytes, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A hub with one repository, and a client that does not take its time over trying again."""
     files = {"README.md": b"# Tiny", Q4: content, Q8: content[:-64] + bytes(64)}
     with running(Hub({"owner/Tiny-GGUF": files})) as server:

@@ -25,7 +25,7 @@ def shown(reellama: Reellama, path: Path) -> dict[str, str]:
     return {name.strip(): value.strip() for name, _, value in pairs if value}
 
 
-def test_one_of_one_size_of_picture(machine: Path, tmp_path: Path, reellama: Reellama) -> None:
+def test_one_of_one_size_of_picture(empty_home: Path, tmp_path: Path, reellama: Reellama) -> None:
     path = small_mmproj.write(tmp_path / "m.gguf", "gemma3", {"clip.has_audio_encoder": True})
     lines = shown(reellama, path)
     expected = {
@@ -42,7 +42,7 @@ def test_one_of_one_size_of_picture(machine: Path, tmp_path: Path, reellama: Ree
     assert lines["width"] == "64 numbers a token"
 
 
-def test_one_of_any_size_of_picture(machine: Path, tmp_path: Path, reellama: Reellama) -> None:
+def test_one_of_any_size_of_picture(empty_home: Path, tmp_path: Path, reellama: Reellama) -> None:
     lines = shown(reellama, small_mmproj.write(tmp_path / "m.gguf", "qwen2.5vl_merger"))
     assert lines["picture"] == "any size, in patches of 7 x 7"
     assert lines["tokens"] == "one for each 14 x 14 pixels, 8 to 4,096 for a picture"
@@ -51,14 +51,14 @@ def test_one_of_any_size_of_picture(machine: Path, tmp_path: Path, reellama: Ree
     )
 
 
-def test_one_of_queries_and_tiles(machine: Path, tmp_path: Path, reellama: Reellama) -> None:
+def test_one_of_queries_and_tiles(empty_home: Path, tmp_path: Path, reellama: Reellama) -> None:
     lines = shown(reellama, small_mmproj.write(tmp_path / "m.gguf", "resampler"))
     assert lines["tokens"] == "64 for a tile"
     assert lines["in the LLM"] == "no grid, so they are not pooled over space"
 
 
 def test_one_whose_family_is_not_described(
-    machine: Path, tmp_path: Path, reellama: Reellama
+    empty_home: Path, tmp_path: Path, reellama: Reellama
 ) -> None:
     lines = shown(reellama, small_mmproj.write(tmp_path / "m.gguf", "yasa2"))
     assert lines["projector"] == "yasa2 (not known here: its frames are taken in full)"
@@ -66,9 +66,9 @@ def test_one_whose_family_is_not_described(
 
 
 def test_the_llms_here_that_fit_are_named(
-    machine: Path, tmp_path: Path, reellama: Reellama, monkeypatch: pytest.MonkeyPatch
+    empty_home: Path, tmp_path: Path, reellama: Reellama, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("XDG_DATA_HOME", str(machine / "data"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(empty_home / "data"))
     stores.models_folder().mkdir(parents=True)
     tiny_model.write(stores.models_folder() / "fits.gguf")
     path = small_mmproj.write(stores.models_folder() / "mmproj.gguf")
@@ -92,7 +92,7 @@ def test_the_llms_here_that_fit_are_named(
     ],
 )
 def test_what_makes_it_useless_is_said(
-    machine: Path,
+    empty_home: Path,
     tmp_path: Path,
     reellama: Reellama,
     keys: dict[str, object],

@@ -74,22 +74,22 @@ def put(path: Path) -> Path:
     return path
 
 
-def test_a_part_of_a_files_name_is_enough_where_only_one_has_it(machine: Path) -> None:
+def test_a_part_of_a_files_name_is_enough_where_only_one_has_it(empty_home: Path) -> None:
     llama = put(stores.models_folder() / "Llama-3.2-1B-Q4_K_M.gguf")
-    qwen = put(machine / ".lmstudio/models/qwen/Qwen3-GGUF/Qwen3-0.6B-Q8_0.gguf")
-    put(machine / ".lmstudio/models/qwen/Qwen3-GGUF/mmproj-Qwen3-0.6B-F16.gguf")
+    qwen = put(empty_home / ".lmstudio/models/qwen/Qwen3-GGUF/Qwen3-0.6B-Q8_0.gguf")
+    put(empty_home / ".lmstudio/models/qwen/Qwen3-GGUF/mmproj-Qwen3-0.6B-F16.gguf")
     assert find.resolve("llama-3.2") == find.resolve("Llama-3.2-1B-Q4_K_M") == llama
     assert find.resolve("qwen3") == find.resolve(Path("0.6B")) == qwen
     assert find.resolve("mmproj-qwen3").name == "mmproj-Qwen3-0.6B-F16.gguf"
 
 
-def test_the_whole_name_wins_over_a_part_of_another(machine: Path) -> None:
+def test_the_whole_name_wins_over_a_part_of_another(empty_home: Path) -> None:
     short = put(stores.models_folder() / "tiny.gguf")
     put(stores.models_folder() / "tiny-2.gguf")
     assert find.resolve("tiny") == find.resolve("tiny.gguf") == short
 
 
-def test_what_several_names_have_is_answered_with_all_of_them(machine: Path) -> None:
+def test_what_several_names_have_is_answered_with_all_of_them(empty_home: Path) -> None:
     for name in ("a", "b"):
         put(stores.models_folder() / f"same-{name}.gguf")
     put(stores.hub_cache() / "models--o--same/snapshots/c/same-Q8_0.gguf")
@@ -104,11 +104,11 @@ def test_what_several_names_have_is_answered_with_all_of_them(machine: Path) -> 
         find.resolve("many")
 
 
-def test_every_name_that_is_listed_is_that_model(machine: Path) -> None:
+def test_every_name_that_is_listed_is_that_model(empty_home: Path) -> None:
     for folder in ("a", "b"):
         put(stores.models_folder() / folder / "same.gguf")
-    put(machine / ".lmstudio/models/o/r/other-00001-of-00002.gguf")
-    put(machine / ".lmstudio/models/o/r/other-00002-of-00002.gguf")
+    put(empty_home / ".lmstudio/models/o/r/other-00001-of-00002.gguf")
+    put(empty_home / ".lmstudio/models/o/r/other-00002-of-00002.gguf")
     for name in ("r-Q8_0.gguf", "r-F16.gguf", "x/r-F16.gguf", "mmproj-r-F16.gguf"):
         put(stores.hub_cache() / "models--o--r/snapshots/c" / name)
     models = find.stored_models()
@@ -116,15 +116,15 @@ def test_every_name_that_is_listed_is_that_model(machine: Path) -> None:
     assert all(find.resolve(model.name) == model.path for model in models)
 
 
-def test_one_file_in_two_places_is_one_model(machine: Path) -> None:
+def test_one_file_in_two_places_is_one_model(empty_home: Path) -> None:
     path = put(stores.models_folder() / "a.gguf")
-    link = machine / ".lmstudio/models/o/r/a.gguf"
+    link = empty_home / ".lmstudio/models/o/r/a.gguf"
     link.parent.mkdir(parents=True)
     link.symlink_to(path)
     assert find.resolve("a.gguf") == path
 
 
-def test_a_name_on_the_hub_is_what_is_in_the_cache(machine: Path) -> None:
+def test_a_name_on_the_hub_is_what_is_in_the_cache(empty_home: Path) -> None:
     snapshot = stores.hub_cache() / "models--o--r/snapshots/c"
     q4 = put(snapshot / "r-Q4_K_M.gguf")
     assert find.resolve("hf:o/r") == find.resolve(Path("hf:o/r")) == q4
@@ -134,9 +134,9 @@ def test_a_name_on_the_hub_is_what_is_in_the_cache(machine: Path) -> None:
     assert find.resolve("hf:o/r:Q8_0") == find.resolve("hf:o/r:r-Q8_0.gguf") == q8
 
 
-def test_a_repository_in_our_folder_or_lmstudios_counts_too(machine: Path) -> None:
+def test_a_repository_in_our_folder_or_lmstudios_counts_too(empty_home: Path) -> None:
     own = put(stores.models_folder() / "o/r/r-Q4_K_M.gguf")
-    studio = put(machine / ".lmstudio/models/o/r/r-Q8_0.gguf")
+    studio = put(empty_home / ".lmstudio/models/o/r/r-Q8_0.gguf")
     assert find.resolve("hf:o/r:Q4_K_M") == own
     assert find.resolve("hf:o/r:Q8_0") == studio
 
@@ -154,22 +154,22 @@ def test_a_repository_in_our_folder_or_lmstudios_counts_too(machine: Path) -> No
         ("nothing-like-it", r"no such GGUF file: nothing-like-it; .* `reellama gguf list` shows"),
     ],
 )
-def test_what_is_not_there_says_how_to_get_it(machine: Path, name: str, message: str) -> None:
+def test_what_is_not_there_says_how_to_get_it(empty_home: Path, name: str, message: str) -> None:
     put(stores.hub_cache() / "models--o--r/snapshots/c/r-Q4_K_M.gguf")
     with pytest.raises(GGUFError, match=message):
         find.resolve(name)
 
 
-def test_ollamas_models_go_by_ollamas_names(machine: Path, tiny_llama: Path) -> None:
+def test_ollamas_models_go_by_ollamas_names(empty_home: Path, tiny_llama: Path) -> None:
     blob = into_ollama(
-        machine / ".ollama/models", "registry.ollama.ai/library/llama3.2/1b", tiny_llama
+        empty_home / ".ollama/models", "registry.ollama.ai/library/llama3.2/1b", tiny_llama
     )
     assert find.resolve("ollama:llama3.2:1b") == find.resolve("llama3.2") == blob
     with pytest.raises(GGUFError, match=r"no llama3\.2:latest .*; there is llama3\.2:1b$"):
         find.resolve("ollama:llama3.2")
 
 
-def test_any_part_of_a_split_model_is_that_model(machine: Path) -> None:
+def test_any_part_of_a_split_model_is_that_model(empty_home: Path) -> None:
     parts = [put(stores.models_folder() / f"big-0000{i}-of-00003.gguf") for i in (1, 2, 3)]
     assert [find.resolve(part) for part in parts] == [parts[0]] * 3
     assert find.resolve("big") == parts[0]

@@ -32,18 +32,18 @@ def into_hub_cache(cache: Path, repo: str, name: str, file: Path, commit: str = 
 
 
 def test_the_hubs_cache_is_where_its_client_looks(
-    machine: Path, monkeypatch: pytest.MonkeyPatch
+    empty_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert stores.hub_cache() == machine / ".cache/huggingface/hub"
+    assert stores.hub_cache() == empty_home / ".cache/huggingface/hub"
     monkeypatch.setenv("XDG_CACHE_HOME", "/x")
     assert stores.hub_cache() == Path("/x/huggingface/hub")
     monkeypatch.setenv("HF_HOME", "~/hf")
-    assert stores.hub_cache() == machine / "hf/hub"
+    assert stores.hub_cache() == empty_home / "hf/hub"
     monkeypatch.setenv("HF_HUB_CACHE", "$HOME/cache")
-    assert stores.hub_cache() == machine / "cache"
+    assert stores.hub_cache() == empty_home / "cache"
 
 
-def test_the_hubs_cache_is_listed_by_quantization(machine: Path, tiny_llama: Path) -> None:
+def test_the_hubs_cache_is_listed_by_quantization(empty_home: Path, tiny_llama: Path) -> None:
     names = ("Tiny-Q4_K_M.gguf", "Tiny-Q8_0.gguf", "F16/Tiny-F16-00001-of-00002.gguf")
     second = "F16/Tiny-F16-00002-of-00002.gguf"
     paths = [into_hub_cache(stores.hub_cache(), "a/T", name, tiny_llama) for name in names]
@@ -53,7 +53,7 @@ def test_the_hubs_cache_is_listed_by_quantization(machine: Path, tiny_llama: Pat
     assert found == {f"hf:a/T:{quant}": path for quant, path in zip(quants, paths, strict=True)}
 
 
-def test_of_several_revisions_mains_file_is_the_one(machine: Path, tiny_llama: Path) -> None:
+def test_of_several_revisions_mains_file_is_the_one(empty_home: Path, tiny_llama: Path) -> None:
     cache = stores.hub_cache()
     new = into_hub_cache(cache, "a/T", "T-Q8_0.gguf", tiny_llama, commit="a" * 40)
     into_hub_cache(cache, "a/T", "T-Q8_0.gguf", tiny_llama, commit="b" * 40)
@@ -71,20 +71,20 @@ def test_of_several_revisions_mains_file_is_the_one(machine: Path, tiny_llama: P
     ],
 )
 def test_ollamas_models_have_ollamas_names(
-    machine: Path, tiny_llama: Path, manifest: str, name: str
+    empty_home: Path, tiny_llama: Path, manifest: str, name: str
 ) -> None:
-    blob = into_ollama(machine / ".ollama/models", manifest, tiny_llama)
+    blob = into_ollama(empty_home / ".ollama/models", manifest, tiny_llama)
     (model,) = stores.ollama_models()
     assert (model.name, model.path, model.source) == (f"ollama:{name}", blob, "Ollama")
 
 
 def test_ollama_keeps_models_at_home_or_where_it_was_told(
-    machine: Path, monkeypatch: pytest.MonkeyPatch
+    empty_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OLLAMA_MODELS", "~/elsewhere")
-    assert stores.ollama_folders() == [machine / "elsewhere"]
+    assert stores.ollama_folders() == [empty_home / "elsewhere"]
     monkeypatch.delenv("OLLAMA_MODELS")
-    assert machine / ".ollama/models" in stores.ollama_folders()
+    assert empty_home / ".ollama/models" in stores.ollama_folders()
 
 
 GOOD = "application/vnd.ollama.image.model"
@@ -104,42 +104,46 @@ GOOD = "application/vnd.ollama.image.model"
         json.dumps({"layers": [{"mediaType": GOOD, "digest": f"sha256:{'1' * 64}"}]}),
     ],
 )
-def test_a_broken_manifest_is_passed_over(machine: Path, tiny_llama: Path, manifest: str) -> None:
-    folder = machine / ".ollama/models"
+def test_a_broken_manifest_is_passed_over(
+    empty_home: Path, tiny_llama: Path, manifest: str
+) -> None:
+    folder = empty_home / ".ollama/models"
     into_ollama(folder, "registry.ollama.ai/library/good/latest", tiny_llama)
     write_manifest(folder, "registry.ollama.ai/library/bad/latest", manifest)
     assert [model.name for model in stores.ollama_models()] == ["ollama:good:latest"]
 
 
-def test_lmstudio_keeps_models_by_publisher(machine: Path, tiny_llama: Path) -> None:
-    folder = machine / ".lmstudio/models/someone/Tiny-GGUF"
+def test_lmstudio_keeps_models_by_publisher(empty_home: Path, tiny_llama: Path) -> None:
+    folder = empty_home / ".lmstudio/models/someone/Tiny-GGUF"
     folder.mkdir(parents=True)
     shutil.copy(tiny_llama, folder / "Tiny-Q8_0.gguf")
     (model,) = stores.lmstudio_models()
     assert (model.name, model.path) == ("Tiny-Q8_0.gguf", folder / "Tiny-Q8_0.gguf")
 
 
-def test_lmstudios_settings_say_where_else(machine: Path, tiny_llama: Path) -> None:
-    (machine / ".lmstudio-home-pointer").write_text(f"{machine}/studio\n")
-    (machine / "studio").mkdir()
-    (machine / "studio/settings.json").write_text(json.dumps({"downloadsFolder": "~/big"}))
-    (machine / "big/a/b").mkdir(parents=True)
-    shutil.copy(tiny_llama, machine / "big/a/b/c.gguf")
-    assert [model.path for model in stores.lmstudio_models()] == [machine / "big/a/b/c.gguf"]
+def test_lmstudios_settings_say_where_else(empty_home: Path, tiny_llama: Path) -> None:
+    (empty_home / ".lmstudio-home-pointer").write_text(f"{empty_home}/studio\n")
+    (empty_home / "studio").mkdir()
+    (empty_home / "studio/settings.json").write_text(json.dumps({"downloadsFolder": "~/big"}))
+    (empty_home / "big/a/b").mkdir(parents=True)
+    shutil.copy(tiny_llama, empty_home / "big/a/b/c.gguf")
+    assert [model.path for model in stores.lmstudio_models()] == [empty_home / "big/a/b/c.gguf"]
 
 
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", '{"downloadsFolder": ""}', '{"downloadsFolder": 3}']
 )
-def test_settings_that_say_nothing_are_passed_over(machine: Path, text: str) -> None:
-    (machine / ".lmstudio").mkdir()
-    (machine / ".lmstudio/settings.json").write_text(text)
-    (machine / ".lmstudio-home-pointer").write_bytes(b"\xff\0" if not text else b"a\0b")
+def test_settings_that_say_nothing_are_passed_over(empty_home: Path, text: str) -> None:
+    (empty_home / ".lmstudio").mkdir()
+    (empty_home / ".lmstudio/settings.json").write_text(text)
+    (empty_home / ".lmstudio-home-pointer").write_bytes(b"\xff\0" if not text else b"a\0b")
     assert list(stores.lmstudio_models()) == []
     assert Path() not in stores.lmstudio_folders()
 
 
-def test_links_that_lead_nowhere_or_in_circles_do_no_harm(machine: Path, tiny_llama: Path) -> None:
+def test_links_that_lead_nowhere_or_in_circles_do_no_harm(
+    empty_home: Path, tiny_llama: Path
+) -> None:
     own = stores.models_folder()
     (own / "a").mkdir(parents=True)
     shutil.copy(tiny_llama, own / "a/good.gguf")
@@ -153,17 +157,17 @@ def test_links_that_lead_nowhere_or_in_circles_do_no_harm(machine: Path, tiny_ll
 
 
 def test_a_folder_that_may_not_be_read_is_passed_over(
-    machine: Path, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+    empty_home: Path, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = stores.models_folder()
     (own / "closed").mkdir(parents=True)
     shutil.copy(tiny_llama, own / "closed/hidden.gguf")
     shutil.copy(tiny_llama, own / "open.gguf")
     for folder in (own, *own.parents):
-        if machine.parent in (folder, *folder.parents):
+        if empty_home.parent in (folder, *folder.parents):
             folder.chmod(0o755)
     (own / "closed").chmod(0)
-    for folder in machine.parent.parents:
+    for folder in empty_home.parent.parents:
         if folder.name.startswith(("pytest-", "popen-")):  # these let nobody else in
             folder.chmod(0o755)
     root = os.geteuid() == 0
@@ -183,11 +187,11 @@ def test_somebody_without_a_home_has_no_models(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_list_shows_what_each_model_is(
-    machine: Path, reellama: Run, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+    empty_home: Path, reellama: Run, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("XDG_DATA_HOME", str(machine / "data"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(empty_home / "data"))
     into_hub_cache(stores.hub_cache(), "a/T", "T-F32.gguf", tiny_llama)
-    into_ollama(machine / ".ollama/models", "registry.ollama.ai/library/tiny/1b", tiny_llama)
+    into_ollama(empty_home / ".ollama/models", "registry.ollama.ai/library/tiny/1b", tiny_llama)
     stores.models_folder().mkdir(parents=True)
     damaged = stores.models_folder() / "cut.gguf"
     damaged.write_bytes(tiny_llama.read_bytes()[:9000])
@@ -203,9 +207,9 @@ def test_the_list_shows_what_each_model_is(
 
 
 def test_programs_get_the_list_as_json(
-    machine: Path, reellama: Run, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+    empty_home: Path, reellama: Run, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("XDG_DATA_HOME", str(machine / "data"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(empty_home / "data"))
     path = into_hub_cache(stores.hub_cache(), "a/T", "T-F32.gguf", tiny_llama)
     found = {entry["name"]: entry for entry in json.loads(reellama("gguf", "list", "--json").out)}
     assert found["hf:a/T:F32"] == {
@@ -225,7 +229,7 @@ def test_programs_get_the_list_as_json(
 
 
 def test_a_split_model_is_one_entry_and_says_which_part_is_missing(
-    machine: Path, tiny_llama: Path
+    empty_home: Path, tiny_llama: Path
 ) -> None:
     own = stores.models_folder()
     own.mkdir(parents=True)

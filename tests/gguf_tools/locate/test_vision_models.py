@@ -25,9 +25,9 @@ F16 = gguf.GGMLQuantizationType.F16
 
 
 @pytest.fixture
-def folder(machine: Path, tiny_llama: Path) -> Path:
+def folder(empty_home: Path, tiny_llama: Path) -> Path:
     """A folder with one LLM, of width 64."""
-    folder = machine / "models"
+    folder = empty_home / "models"
     folder.mkdir()
     shutil.copy(tiny_llama, folder / "Tiny-VL-2B-Q4_K_M.gguf")
     return folder
@@ -132,7 +132,7 @@ def test_the_first_that_fits_or_else_the_smallest() -> None:
 
 
 def test_in_the_hubs_cache_it_is_in_the_same_repository(
-    machine: Path, tmp_path: Path, tiny_llama: Path
+    empty_home: Path, tmp_path: Path, tiny_llama: Path
 ) -> None:
     mmproj = small_mmproj.write(tmp_path / "m.gguf")
     cache = stores.hub_cache()
@@ -146,9 +146,9 @@ def test_in_the_hubs_cache_it_is_in_the_same_repository(
 
 
 def test_in_lmstudio_it_is_in_the_models_folder(
-    machine: Path, tmp_path: Path, tiny_llama: Path
+    empty_home: Path, tmp_path: Path, tiny_llama: Path
 ) -> None:
-    folder = machine / ".lmstudio/models/someone/Tiny-GGUF"
+    folder = empty_home / ".lmstudio/models/someone/Tiny-GGUF"
     folder.mkdir(parents=True)
     shutil.copy(tiny_llama, folder / "Tiny-Q8_0.gguf")
     path = small_mmproj.write(folder / "mmproj-model-f16.gguf")
@@ -156,9 +156,9 @@ def test_in_lmstudio_it_is_in_the_models_folder(
 
 
 def test_in_ollama_it_is_in_the_same_manifest(
-    machine: Path, tmp_path: Path, tiny_llama: Path
+    empty_home: Path, tmp_path: Path, tiny_llama: Path
 ) -> None:
-    folder = machine / ".ollama/models"
+    folder = empty_home / ".ollama/models"
     mmproj = small_mmproj.write(tmp_path / "m.gguf")
     blob = into_ollama(folder, OLLAMA.format("llava"), tiny_llama, mmproj)
     found = resolve_vision("ollama:llava")
@@ -169,11 +169,11 @@ def test_in_ollama_it_is_in_the_same_manifest(
 
 
 def test_a_tower_inside_an_ollama_model_is_said_to_be_ollamas_own(
-    machine: Path, tmp_path: Path, reellama: Run
+    empty_home: Path, tmp_path: Path, reellama: Run
 ) -> None:
     keys = {"clip.has_vision_encoder": None, "gemma3.embedding_length": 64}
     path = small_mmproj.write(tmp_path / "m.gguf", keys=keys, arch="gemma3")
-    into_ollama(machine / ".ollama/models", OLLAMA.format("gemma3"), path)
+    into_ollama(empty_home / ".ollama/models", OLLAMA.format("gemma3"), path)
     with pytest.raises(GGUFError, match="holds its vision encoder in Ollama's own form, which ll"):
         resolve_vision("ollama:gemma3")
     result = reellama("gguf", "list")
@@ -182,39 +182,43 @@ def test_a_tower_inside_an_ollama_model_is_said_to_be_ollamas_own(
     assert entry.mmproj is None and entry.vision_problem
 
 
-def test_a_file_that_holds_both_is_its_own_mmproj(machine: Path, tmp_path: Path) -> None:
+def test_a_file_that_holds_both_is_its_own_mmproj(empty_home: Path, tmp_path: Path) -> None:
     keys = {"llama.embedding_length": 64}
     path = small_mmproj.write(tmp_path / "both.gguf", keys=keys, arch="llama")
     assert resolve_vision(path) == VisionModel(path, path)
     assert find_mmproj(path) == path
 
 
-def test_another_one_can_be_given(llm: Path, machine: Path) -> None:
+def test_another_one_can_be_given(llm: Path, empty_home: Path) -> None:
     small_mmproj.write(llm.with_name("mmproj-F16.gguf"))
-    other = small_mmproj.write(machine / "other.gguf")
+    other = small_mmproj.write(empty_home / "other.gguf")
     assert resolve_vision(llm, other) == VisionModel(llm, other)
-    wide = small_mmproj.write(machine / "wide.gguf", n_embd=96)
+    wide = small_mmproj.write(empty_home / "wide.gguf", n_embd=96)
     with pytest.raises(GGUFError, match="wide.gguf makes tokens of 96"):
         resolve_vision(llm, wide)
     with pytest.raises(GGUFError, match="is not an mmproj"):
         resolve_vision(llm, llm)
 
 
-def test_an_mmproj_is_no_llm(machine: Path) -> None:
-    path = small_mmproj.write(machine / "mmproj.gguf")
+def test_an_mmproj_is_no_llm(empty_home: Path) -> None:
+    path = small_mmproj.write(empty_home / "mmproj.gguf")
     with pytest.raises(GGUFError, match="mmproj.gguf is an mmproj; give its LLM, and this file wi"):
         resolve_vision(path)
 
 
 def test_the_list_says_which_models_see_and_has_no_mmproj(
-    machine: Path, tmp_path: Path, tiny_llama: Path, reellama: Run, monkeypatch: pytest.MonkeyPatch
+    empty_home: Path,
+    tmp_path: Path,
+    tiny_llama: Path,
+    reellama: Run,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("XDG_DATA_HOME", str(machine / "data"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(empty_home / "data"))
     mmproj = small_mmproj.write(tmp_path / "m.gguf", "idefics3")
     path = into_hub_cache(stores.hub_cache(), "a/T", "mmproj-T-F16.gguf", mmproj)
     into_hub_cache(stores.hub_cache(), "a/T", "T-F32.gguf", tiny_llama)
     into_hub_cache(stores.hub_cache(), "b/Alone", "mmproj-Alone.gguf", mmproj)
-    into_ollama(machine / ".ollama/models", OLLAMA.format("blind"), tiny_llama)
+    into_ollama(empty_home / ".ollama/models", OLLAMA.format("blind"), tiny_llama)
     result = reellama("gguf", "list")
     lines = {line.split()[0]: line.split() for line in result.out.splitlines()}
     assert lines["hf:a/T:F32"][-1] == "idefics3"

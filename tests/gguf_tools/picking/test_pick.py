@@ -145,7 +145,7 @@ def on_hub(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 
 @pytest.fixture
 def server(
-    machine: Path, on_hub: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+    empty_home: Path, on_hub: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Hub]:
     with running(Hub({"owner/Tiny-GGUF": on_hub})) as server:
         monkeypatch.setenv("HF_ENDPOINT", server.url)

@@ -99,12 +99,12 @@ def test_a_token_reads_every_weight_but_embeddings_that_are_only_looked_up(
 
 
 def test_vision_models_are_found_with_what_they_see_through(
-    machine: Path, vision_model: Callable[[str], VisionModel]
+    empty_home: Path, vision_model: Callable[[str], VisionModel]
 ) -> None:
     assert [finding.detail for finding in vision()] == [
         "none; one with its mmproj: reellama gguf pull OWNER/REPO"
     ]
-    folder = machine / "data/reellama/models"
+    folder = empty_home / "data/reellama/models"
     model = vision_model("gemma3")
     for repository, file in (
         ("a/good", model.llm), ("a/good", model.mmproj),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from reellama.pipeline.llm.engine import Engine, PromptPart, Sampling, Text
 from tests.helpers import tiny_model
-from tests.helpers.forced_sampling import ROUNDING, Dictated, outlook, saying
+from tests.helpers.forced_sampling import ROUNDING, FixedTokenSampler, saying, token_logprobs
 
 pytestmark = pytest.mark.numeric
 
@@ -51,7 +51,9 @@ def test_an_answer_keeps_the_tokens_that_the_model_chose(
 ) -> None:
     first = question("Write nonsense.")
     letters = [token for letter in "nonsense" for token in engine.tokenizer.encode(letter)]
-    monkeypatch.setattr("reellama.pipeline.llm.engine.Sampler", lambda *_: Dictated(letters))
+    monkeypatch.setattr(
+        "reellama.pipeline.llm.engine.Sampler", lambda *_: FixedTokenSampler(letters)
+    )
     tokens = engine.generate(first, Sampling(temperature=1.0), max_tokens=len(letters))
     said = "".join(token.text for token in tokens)
     assert said == "nonsense"
@@ -66,12 +68,12 @@ def test_an_edited_question_rewinds_to_where_it_differs(engine: Engine) -> None:
         [VIDEO, *question(f"How many {fruit} are there?")] for fruit in ("apples", "pears")
     )
     answer = "There are seven pears."
-    before_edit = outlook(engine, apples, answer)
-    after_edit = outlook(engine, pears, answer)
+    before_edit = token_logprobs(engine, apples, answer)
+    after_edit = token_logprobs(engine, pears, answer)
     shared = engine.count([VIDEO, Text("<|im_start|>user\nHow many", special=True)])
     assert engine.last.n_reused == shared
     engine.clear()
-    anew = outlook(engine, pears, answer)
+    anew = token_logprobs(engine, pears, answer)
     assert np.abs(after_edit - anew).max() < ROUNDING
     assert np.abs(before_edit - anew).max() > 10 * ROUNDING  # or this shows nothing
 
@@ -79,9 +81,9 @@ def test_an_edited_question_rewinds_to_where_it_differs(engine: Engine) -> None:
 def test_the_same_prompt_again_reads_nothing(engine: Engine) -> None:
     prompt, answer = question("What is snow?"), "Snow is frozen water."
     engine.prefill(prompt)
-    found = outlook(engine, prompt, answer)
+    found = token_logprobs(engine, prompt, answer)
     assert engine.last.n_read == 0
-    again = outlook(engine, prompt, answer)
+    again = token_logprobs(engine, prompt, answer)
     assert engine.last.n_read == 1  # the last position, whose logits the answer has overwritten
     assert np.abs(again - found).max() < ROUNDING
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from reellama.pipeline.llm.engine import Engine, PromptPart, Sampling, Text, Token
-from tests.helpers.forced_sampling import FOREVER, ROUNDING, Dictated, outlook
+from tests.helpers.forced_sampling import FOREVER, ROUNDING, FixedTokenSampler, token_logprobs
 
 pytestmark = [pytest.mark.measures, pytest.mark.numeric]
 
@@ -24,16 +24,18 @@ PROMPT: list[PromptPart] = [
 def goes_on(engine: Engine, prompt: list[PromptPart]) -> bool:
     """Whether it thinks of a prompt what it thinks when it has read nothing before."""
     text = "Once there was a fox."
-    found = outlook(engine, prompt, text)
+    found = token_logprobs(engine, prompt, text)
     engine.clear()
-    return bool(np.abs(found - outlook(engine, prompt, text)).max() < ROUNDING)
+    return bool(np.abs(found - token_logprobs(engine, prompt, text)).max() < ROUNDING)
 
 
 def test_ctrl_c_between_tokens_ends_the_answer_and_keeps_its_part(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The tokens that the text is read as anew: of others the model thinks otherwise.
-    story = Dictated(engine.tokenizer.encode("Once upon a time there was a king who had three"))
+    story = FixedTokenSampler(
+        engine.tokenizer.encode("Once upon a time there was a king who had three")
+    )
     monkeypatch.setattr("reellama.pipeline.llm.engine.Sampler", lambda *_: story)
     said: list[Token] = []
     with pytest.raises(KeyboardInterrupt):  # noqa: PT012 - the loop is what is interrupted

@@ -18,7 +18,7 @@ from reellama.pipeline.llm.batching.generation_job import Failed, GenerationJob,
 from reellama.pipeline.llm.batching.step_planner import PREFILL_CHUNK
 from reellama.pipeline.llm.engine import Engine, Text, Token
 from reellama.pipeline.llm.generation_options import Sampling
-from tests.helpers.batched_jobs import Asked, likelihoods, soft_prompt
+from tests.helpers.batched_jobs import SubmittedJob, likelihoods, soft_prompt
 from tests.helpers.forced_sampling import FOREVER, ROUNDING, saying
 
 pytestmark = pytest.mark.numeric
@@ -50,7 +50,7 @@ def test_answers_side_by_side_are_those_of_the_engine_alone(
     batcher: Batcher, engine: Engine
 ) -> None:
     prompts = [*PROMPTS, soft_prompt(engine)]
-    asked = [Asked(batcher, prompt, n_probs=1) for prompt in prompts]
+    asked = [SubmittedJob(batcher, prompt, n_probs=1) for prompt in prompts]
     answers = [each.tokens() for each in asked]
     for answer, prompt in zip(answers, prompts, strict=True):
         found = np.log([token.p for token in answer])
@@ -61,9 +61,9 @@ def test_answers_side_by_side_are_those_of_the_engine_alone(
 
 
 def test_a_prompt_that_goes_on_reads_only_what_is_new(batcher: Batcher) -> None:
-    first = Asked(batcher, PROMPTS[2], sampling=saying(" daughter was kind."))
+    first = SubmittedJob(batcher, PROMPTS[2], sampling=saying(" daughter was kind."))
     text = first.text()
-    second = Asked(batcher, PROMPTS[2] + text + " And then")
+    second = SubmittedJob(batcher, PROMPTS[2] + text + " And then")
     second.text()
     assert first.job.stats.prompt_tokens <= second.job.stats.reused_tokens
     assert second.job.stats.reused_tokens < second.job.stats.prompt_tokens
@@ -71,10 +71,10 @@ def test_a_prompt_that_goes_on_reads_only_what_is_new(batcher: Batcher) -> None:
 
 def test_a_cancelled_answer_frees_its_place(batcher: Batcher) -> None:
     endless: dict[str, Any] = {"sampling": FOREVER, "max_tokens": -1}
-    long = [Asked(batcher, prompt, **endless) for prompt in PROMPTS[:3]]
+    long = [SubmittedJob(batcher, prompt, **endless) for prompt in PROMPTS[:3]]
     for asked in long:
         assert isinstance(asked.news.get(timeout=30), Token)
-    waiting = Asked(batcher, PROMPTS[3])
+    waiting = SubmittedJob(batcher, PROMPTS[3])
     long[0].job.cancelled = True
     assert waiting.text()
     for asked in long[1:]:
@@ -85,7 +85,7 @@ def test_a_cancelled_answer_frees_its_place(batcher: Batcher) -> None:
 
 
 def test_an_answer_ends_where_the_context_does(batcher: Batcher) -> None:
-    asked = Asked(batcher, PROMPTS[0], sampling=FOREVER, max_tokens=-1)
+    asked = SubmittedJob(batcher, PROMPTS[0], sampling=FOREVER, max_tokens=-1)
     tokens = asked.tokens()
     stats = asked.job.stats
     assert stats.stop_reason == "length"
@@ -96,11 +96,13 @@ def test_an_answer_ends_where_the_context_does(batcher: Batcher) -> None:
 
 def test_a_prompt_without_room_is_refused(batcher: Batcher) -> None:
     with pytest.raises(ReellamaError, match="the prompt takes .* positions, but the context has"):
-        Asked(batcher, "word " * 400)
+        SubmittedJob(batcher, "word " * 400)
 
 
 def test_stop_texts_and_probabilities(batcher: Batcher) -> None:
-    asked = Asked(batcher, PROMPTS[1], sampling=saying(" 5, 6, 7, 8."), stop=["7"], n_probs=3)
+    asked = SubmittedJob(
+        batcher, PROMPTS[1], sampling=saying(" 5, 6, 7, 8."), stop=["7"], n_probs=3
+    )
     tokens = asked.tokens()
     assert "".join(token.text for token in tokens) == " 5, 6, "
     assert asked.job.stats.stop_reason == "stop"
@@ -112,9 +114,9 @@ def test_stop_texts_and_probabilities(batcher: Batcher) -> None:
 
 
 def test_a_bad_grammar_ends_only_its_own_answer(batcher: Batcher) -> None:
-    good = Asked(batcher, PROMPTS[0])
+    good = SubmittedJob(batcher, PROMPTS[0])
     with pytest.raises(ReellamaError, match="not valid GBNF"):
-        Asked(batcher, PROMPTS[0], sampling=Sampling(grammar="root ::= ("))
+        SubmittedJob(batcher, PROMPTS[0], sampling=Sampling(grammar="root ::= ("))
     assert good.text()
 
 
@@ -131,12 +133,12 @@ def test_a_bad_grammar_ends_only_its_own_answer(batcher: Batcher) -> None:
 def test_what_goes_wrong_with_one_job_ends_that_job_alone(
     batcher: Batcher, options: dict[str, Any], reason: str
 ) -> None:
-    good = Asked(batcher, PROMPTS[0])
+    good = SubmittedJob(batcher, PROMPTS[0])
     with pytest.raises(ReellamaError, match=reason) as caught:
-        Asked(batcher, PROMPTS[1], **options).tokens()
+        SubmittedJob(batcher, PROMPTS[1], **options).tokens()
     assert "\n" not in str(caught.value)
     assert good.text()
-    assert Asked(batcher, PROMPTS[2]).text()
+    assert SubmittedJob(batcher, PROMPTS[2]).text()
 
 
 @pytest.mark.parametrize("failure", [RuntimeError("Event loop is closed"), SystemExit()])
@@ -146,19 +148,19 @@ def test_a_listener_that_fails_is_the_only_one_that_hears_no_more(
     def deaf(news: Token | Exception | None) -> None:
         raise failure
 
-    others = [Asked(batcher, prompt) for prompt in PROMPTS[:2]]
+    others = [SubmittedJob(batcher, prompt) for prompt in PROMPTS[:2]]
     job = GenerationJob(
         batcher.tokenize_prompt([Text(PROMPTS[2])]), deaf
     )  # without a limit of its own
     batcher.submit(job)
     assert all(other.text() for other in others)
-    assert all(Asked(batcher, prompt).text() for prompt in PROMPTS[:4])  # its place is free
+    assert all(SubmittedJob(batcher, prompt).text() for prompt in PROMPTS[:4])  # its place is free
     assert job.cancelled
 
 
 def test_a_job_that_is_cancelled_while_it_waits_is_ended(batcher: Batcher) -> None:
-    long = [Asked(batcher, prompt, max_tokens=-1) for prompt in PROMPTS[:3]]
-    waiting = Asked(batcher, PROMPTS[3])
+    long = [SubmittedJob(batcher, prompt, max_tokens=-1) for prompt in PROMPTS[:3]]
+    waiting = SubmittedJob(batcher, PROMPTS[3])
     waiting.job.cancelled = True
     for asked in long:
         asked.job.cancelled = True
@@ -168,14 +170,14 @@ def test_a_job_that_is_cancelled_while_it_waits_is_ended(batcher: Batcher) -> No
 
 
 def test_no_tokens_were_asked_for(batcher: Batcher) -> None:
-    asked = Asked(batcher, PROMPTS[0], max_tokens=0)
+    asked = SubmittedJob(batcher, PROMPTS[0], max_tokens=0)
     assert asked.tokens() == []
     assert asked.job.stats.stop_reason == "length"
 
 
 def test_closing_tells_those_who_wait() -> None:
     batcher = Batcher(Bundle.load("mini").llm_path(), n_parallel=1, n_ctx=256)
-    asked = [Asked(batcher, PROMPTS[0], sampling=FOREVER, max_tokens=-1) for _ in range(3)]
+    asked = [SubmittedJob(batcher, PROMPTS[0], sampling=FOREVER, max_tokens=-1) for _ in range(3)]
     assert isinstance(asked[0].news.get(timeout=30), Token)
     batcher.close()
     for each in asked:
@@ -186,7 +188,7 @@ def test_closing_tells_those_who_wait() -> None:
 def test_a_thread_that_dies_says_so_to_all_who_wait_and_to_its_owner(tiny_llama: Path) -> None:
     died = threading.Event()
     batcher = Batcher(tiny_llama, n_parallel=1, n_ctx=2048, on_failure=died.set)
-    asked = [Asked(batcher, "a", sampling=FOREVER, max_tokens=-1) for _ in range(3)]
+    asked = [SubmittedJob(batcher, "a", sampling=FOREVER, max_tokens=-1) for _ in range(3)]
     assert isinstance(asked[0].news.get(timeout=30), Token)
     (thread,) = [t for t in threading.enumerate() if t.name == f"batcher {tiny_llama.name}"]
     ctypes.pythonapi.PyThreadState_SetAsyncExc(
@@ -198,7 +200,7 @@ def test_a_thread_that_dies_says_so_to_all_who_wait_and_to_its_owner(tiny_llama:
     assert died.wait(30)
     assert isinstance(batcher.failure, SystemExit)
     with pytest.raises(Stopped):
-        Asked(batcher, "a")
+        SubmittedJob(batcher, "a")
     batcher.close()
 
 
@@ -210,9 +212,9 @@ def quick(tiny_llama: Path) -> Iterator[Batcher]:
 
 
 def test_an_answer_grows_while_a_long_prompt_is_read(quick: Batcher) -> None:
-    growing = Asked(quick, "a", sampling=FOREVER, max_tokens=-1)
+    growing = SubmittedJob(quick, "a", sampling=FOREVER, max_tokens=-1)
     assert isinstance(growing.news.get(timeout=30), Token)
-    long = Asked(quick, "x" * 1500, sampling=FOREVER, max_tokens=1)
+    long = SubmittedJob(quick, "x" * 1500, sampling=FOREVER, max_tokens=1)
     begun = growing.job.stats.generated_tokens
     long.tokens()
     grown = growing.job.stats.generated_tokens - begun
@@ -221,8 +223,8 @@ def test_an_answer_grows_while_a_long_prompt_is_read(quick: Batcher) -> None:
 
 
 def test_a_short_prompt_does_not_wait_for_a_long_one(quick: Batcher) -> None:
-    long = Asked(quick, "y" * 1900, max_tokens=1)
-    short = Asked(quick, "short", max_tokens=1)
+    long = SubmittedJob(quick, "y" * 1900, max_tokens=1)
+    short = SubmittedJob(quick, "short", max_tokens=1)
     short.tokens()
     long.tokens()
     assert short.job.stats.prompt_seconds < long.job.stats.prompt_seconds

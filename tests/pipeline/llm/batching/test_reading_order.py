@@ -18,7 +18,7 @@ from reellama.pipeline.llm.batching.step_planner import (
     PREFILL_CHUNK,
 )
 from reellama.pipeline.llm.engine import Text, Token
-from tests.helpers.batched_jobs import Asked, Held, options_of
+from tests.helpers.batched_jobs import PausedBatcher, SubmittedJob, options_of
 from tests.helpers.forced_sampling import FOREVER
 
 pytestmark = pytest.mark.numeric
@@ -32,9 +32,9 @@ def quick(tiny_llama: Path) -> Iterator[Batcher]:
 
 
 def test_prompts_that_come_together_do_not_all_end_last(quick: Batcher) -> None:
-    hold = Held(quick)
-    asked = [Asked(quick, f"{i}" * 1500, sampling=FOREVER, max_tokens=200) for i in range(3)]
-    hold.let_go()
+    hold = PausedBatcher(quick)
+    asked = [SubmittedJob(quick, f"{i}" * 1500, sampling=FOREVER, max_tokens=200) for i in range(3)]
+    hold.resume()
     assert isinstance(asked[2].news.get(timeout=30), Token)
     written = sorted(each.job.stats.generated_tokens for each in asked)
     for each in asked:
@@ -44,11 +44,13 @@ def test_prompts_that_come_together_do_not_all_end_last(quick: Batcher) -> None:
 
 
 def test_short_prompts_that_keep_coming_hold_no_long_one_up(quick: Batcher) -> None:
-    long = Asked(quick, "a" * 2000, client="long", max_tokens=1)
+    long = SubmittedJob(quick, "a" * 2000, client="long", max_tokens=1)
     n_short = 0
     while long.news.empty():
         # Each would take all that a step reads.
-        Asked(quick, f"{n_short:3}" + "b" * N_BATCH, client=f"{n_short}", max_tokens=1).tokens()
+        SubmittedJob(
+            quick, f"{n_short:3}" + "b" * N_BATCH, client=f"{n_short}", max_tokens=1
+        ).tokens()
         n_short += 1
     long.tokens()
     assert n_short <= 2000 / (N_BATCH / OLDEST_PROMPT_SHARE) + 1
@@ -56,10 +58,10 @@ def test_short_prompts_that_keep_coming_hold_no_long_one_up(quick: Batcher) -> N
 
 def _steps_beside(batcher: Batcher, prompts: list[str]) -> int:
     """Tokens that an answer grows by while these prompts are read beside it: one a step."""
-    growing = Asked(batcher, "a", sampling=FOREVER, max_tokens=-1)
+    growing = SubmittedJob(batcher, "a", sampling=FOREVER, max_tokens=-1)
     for _ in range(NEW_ANSWER_TOKENS):
         assert isinstance(growing.news.get(timeout=30), Token)
-    hold = Held(batcher)
+    hold = PausedBatcher(batcher)
     n_grown: list[int] = []  # noted in the batcher's thread, when each of the prompts is read
     ended = threading.Semaphore(0)
 
@@ -72,7 +74,7 @@ def _steps_beside(batcher: Batcher, prompts: list[str]) -> int:
     for prompt in prompts:
         tokenized = batcher.tokenize_prompt([Text(prompt)])
         batcher.submit(GenerationJob(tokenized, note, options_of(max_tokens=1)))
-    hold.let_go()
+    hold.resume()
     for _ in prompts:
         assert ended.acquire(timeout=30)
     growing.job.cancelled = True
@@ -91,9 +93,9 @@ def test_many_short_prompts_do_not_make_the_steps_of_a_growing_answer_long(quick
 
 
 def test_short_prompts_that_come_together_are_written_together(quick: Batcher) -> None:
-    hold = Held(quick)
+    hold = PausedBatcher(quick)
     prompts = ["w" * 30, "x" * 250, "y" * 250]
-    asked = [Asked(quick, prompt, sampling=FOREVER, max_tokens=40) for prompt in prompts]
+    asked = [SubmittedJob(quick, prompt, sampling=FOREVER, max_tokens=40) for prompt in prompts]
     n_first: list[int] = []
 
     def note(news: object) -> None:
@@ -101,7 +103,7 @@ def test_short_prompts_that_come_together_are_written_together(quick: Batcher) -
 
     tokenized = quick.tokenize_prompt([Text("z" * 255)])  # the longest, which is read last
     quick.submit(GenerationJob(tokenized, note, options_of(max_tokens=1)))
-    hold.let_go()
+    hold.resume()
     for each in asked:
         each.tokens()
     # The first answer begins with the first step. With steps of SHORT_PREFILL positions after that,
@@ -110,7 +112,7 @@ def test_short_prompts_that_come_together_are_written_together(quick: Batcher) -
 
 
 def test_an_answer_gets_as_much_as_a_long_prompt_that_is_read_beside_it(quick: Batcher) -> None:
-    growing = Asked(quick, "a", sampling=FOREVER, max_tokens=-1)
+    growing = SubmittedJob(quick, "a", sampling=FOREVER, max_tokens=-1)
     assert isinstance(growing.news.get(timeout=30), Token)
     n_grown: list[int] = []
     read = threading.Event()
@@ -129,8 +131,8 @@ def test_an_answer_gets_as_much_as_a_long_prompt_that_is_read_beside_it(quick: B
 
 
 def test_long_prompts_leave_half_of_the_places_to_others(quick: Batcher) -> None:
-    hold = Held(quick)
-    long = [Asked(quick, f"{i}" * 1900, client=f"{i}", max_tokens=1) for i in range(4)]
+    hold = PausedBatcher(quick)
+    long = [SubmittedJob(quick, f"{i}" * 1900, client=f"{i}", max_tokens=1) for i in range(4)]
     n_begun: list[int] = []
     told = threading.Event()
 
@@ -140,7 +142,7 @@ def test_long_prompts_leave_half_of_the_places_to_others(quick: Batcher) -> None
 
     tokenized = quick.tokenize_prompt([Text("short")])
     quick.submit(GenerationJob(tokenized, note, options_of(max_tokens=1), client="short"))
-    hold.let_go()
+    hold.resume()
     assert told.wait(30)
     for each in long:
         each.tokens()
@@ -152,12 +154,12 @@ def test_a_long_prompt_that_only_waits_to_be_read_makes_room_for_short_ones(
     tiny_llama: Path, reads_first_first: bool
 ) -> None:
     quick = Batcher(tiny_llama, n_parallel=4, n_ctx=2048)
-    first = Held(quick)
+    first = PausedBatcher(quick)
     # Of prompts that are equally long the one in the first place is read first, which may be the
     # one that came first or not: places that were unused the longest are given first.
     for i, slot in enumerate(quick._slots):
         slot.used = float(i if reads_first_first else -i)
-    long = [Asked(quick, f"{i}" * 1900, client=f"{i}", max_tokens=1) for i in range(2)]
+    long = [SubmittedJob(quick, f"{i}" * 1900, client=f"{i}", max_tokens=1) for i in range(2)]
     begun, go_on = threading.Event(), threading.Event()
 
     def hold(_: object) -> None:  # after the first step, in which one of them was read
@@ -167,7 +169,7 @@ def test_a_long_prompt_that_only_waits_to_be_read_makes_room_for_short_ones(
     quick.submit(
         GenerationJob(quick.tokenize_prompt([Text("hold")]), hold, options_of(max_tokens=1))
     )
-    first.let_go()
+    first.resume()
     assert begun.wait(30)
     n_grown: list[int] = []  # of those that grow, when the first token of one of them comes
     growing: list[GenerationJob] = []
@@ -196,9 +198,9 @@ def test_a_long_prompt_that_only_waits_to_be_read_makes_room_for_short_ones(
 def test_a_long_prompt_counts_before_it_is_read(tiny_llama: Path) -> None:
     batcher = Batcher(tiny_llama, n_parallel=1, n_ctx=2048)
     try:
-        Asked(batcher, "a" * 300, client="has had some", max_tokens=1).tokens()
-        hold = Held(batcher)
-        long = Asked(batcher, "b" * 1900, client="has had nothing", max_tokens=1)
+        SubmittedJob(batcher, "a" * 300, client="has had some", max_tokens=1).tokens()
+        hold = PausedBatcher(batcher)
+        long = SubmittedJob(batcher, "b" * 1900, client="has had nothing", max_tokens=1)
         seconds_read: list[float] = []
 
         def listen(_: object) -> None:
@@ -207,7 +209,7 @@ def test_a_long_prompt_counts_before_it_is_read(tiny_llama: Path) -> None:
         tokenized = batcher.tokenize_prompt([Text("short")])
         short = GenerationJob(tokenized, listen, options_of(max_tokens=1), client="has had some")
         batcher.submit(short)
-        hold.let_go()
+        hold.resume()
         long.tokens()
         assert seconds_read[0] == 0
     finally:

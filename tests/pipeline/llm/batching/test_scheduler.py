@@ -11,7 +11,13 @@ from reellama.pipeline.llm.batching.batcher import Batcher
 from reellama.pipeline.llm.batching.scheduler import QUANTUM
 from reellama.pipeline.llm.batching.step_planner import DECODE_COST
 from reellama.pipeline.llm.engine import Engine, Text, Token
-from tests.helpers.batched_jobs import Asked, Held, Order, likelihoods, soft_prompt
+from tests.helpers.batched_jobs import (
+    CompletionOrder,
+    PausedBatcher,
+    SubmittedJob,
+    likelihoods,
+    soft_prompt,
+)
 from tests.helpers.forced_sampling import FOREVER, ROUNDING
 
 pytestmark = pytest.mark.numeric
@@ -25,8 +31,8 @@ def quick(tiny_llama: Path) -> Iterator[Batcher]:
 
 
 def test_places_are_shared_among_clients(quick: Batcher) -> None:
-    def ask(client: str) -> Asked:
-        return Asked(quick, client, client=client, sampling=FOREVER, max_tokens=-1)
+    def ask(client: str) -> SubmittedJob:
+        return SubmittedJob(quick, client, client=client, sampling=FOREVER, max_tokens=-1)
 
     many = [ask("many") for _ in range(4)]
     assert all(isinstance(each.news.get(timeout=30), Token) for each in many[:2])
@@ -39,7 +45,7 @@ def test_places_are_shared_among_clients(quick: Batcher) -> None:
         each.tokens()
 
 
-def until_its_quantum_is_used(asked: Asked) -> None:
+def until_its_quantum_is_used(asked: SubmittedJob) -> None:
     """Read its first answer's tokens until it may be preempted."""
     for _ in range(QUANTUM // DECODE_COST + 1):
         assert isinstance(asked.news.get(timeout=30), Token)
@@ -47,12 +53,13 @@ def until_its_quantum_is_used(asked: Asked) -> None:
 
 def test_answers_without_end_make_room_for_a_short_one(quick: Batcher) -> None:
     endless = [
-        Asked(quick, f"{i} {'z' * 200}", "one", sampling=FOREVER, max_tokens=-1) for i in range(4)
+        SubmittedJob(quick, f"{i} {'z' * 200}", "one", sampling=FOREVER, max_tokens=-1)
+        for i in range(4)
     ]
     for asked in endless[:2]:
         until_its_quantum_is_used(asked)
     for client in ("one", "another"):  # its own short one too
-        assert Asked(quick, "short", client, sampling=FOREVER, max_tokens=3).text()
+        assert SubmittedJob(quick, "short", client, sampling=FOREVER, max_tokens=3).text()
     assert not any(asked.job.stats.stop_reason for asked in endless)
     for asked in endless:
         asked.job.cancelled = True
@@ -60,11 +67,11 @@ def test_answers_without_end_make_room_for_a_short_one(quick: Batcher) -> None:
 
 
 def test_long_prompts_make_room_for_a_short_one(quick: Batcher) -> None:
-    hold, order = Held(quick), Order(quick)
+    hold, order = PausedBatcher(quick), CompletionOrder(quick)
     for i in range(4):
         order.ask(f"long {i}", f"{i}" * 1900, client=f"{i}")
     order.ask("short", "short", client="5")
-    hold.let_go()
+    hold.resume()
     assert order.names()[0] == "short"
 
 
@@ -75,11 +82,12 @@ def test_a_preempted_answer_goes_on_as_if_nothing_had_been(tiny_llama: Path, see
         with Engine(tiny_llama, n_ctx=1024) as alone:
             prompt = soft_prompt(alone) if seen else [Text("A long text. " * 5)]
             options: dict[str, Any] = {"sampling": FOREVER, "max_tokens": 800, "n_probs": 1}
-            long = Asked(batcher, prompt, "long", **options)
+            long = SubmittedJob(batcher, prompt, "long", **options)
             tokens: list[Any] = []
             for n in (100, 20, 20):
                 tokens += [long.news.get(timeout=30) for _ in range(n)]
-                assert len(Asked(batcher, "short", max_tokens=2, sampling=FOREVER).tokens()) == 2
+                short = SubmittedJob(batcher, "short", max_tokens=2, sampling=FOREVER)
+                assert len(short.tokens()) == 2
                 assert long.job.stats.stop_reason is None
             tokens += long.tokens()
             found = np.log([token.p for token in tokens])
@@ -94,11 +102,11 @@ def test_a_preempted_answer_goes_on_as_if_nothing_had_been(tiny_llama: Path, see
 def test_a_client_that_has_had_less_comes_first(tiny_llama: Path) -> None:
     batcher = Batcher(tiny_llama, n_parallel=1, n_ctx=2048)
     try:
-        hold, order = Held(batcher), Order(batcher)
+        hold, order = PausedBatcher(batcher), CompletionOrder(batcher)
         order.ask("first", "a" * 300, client="one")
         order.ask("second", "b", client="one")
         order.ask("other", "c" * 100, client="another")
-        hold.let_go()
+        hold.resume()
         assert order.names() == ["first", "other", "second"]
     finally:
         batcher.close()

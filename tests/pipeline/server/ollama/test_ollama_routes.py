@@ -193,7 +193,7 @@ def test_a_blob_must_have_the_digest_that_it_is_sent_under(url: str) -> None:
 
 
 def test_a_model_is_pulled_from_the_hub(
-    client: ollama.Client, tiny_llama: Path, machine: Path, monkeypatch: pytest.MonkeyPatch
+    client: ollama.Client, tiny_llama: Path, empty_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = tiny_llama.read_bytes()
     with running(Hub({"owner/Tiny-GGUF": {"Tiny-Q8_0.gguf": content}})) as server:
