@@ -28,7 +28,7 @@ class ClipFacts:
     subtitles: tuple[Subtitle, ...] | None = None
 
     def to_array(self) -> np.ndarray:
-        """The same as an array of bytes."""
+        """These facts as JSON, in an array of bytes."""
         kept = asdict(self)
         kept["remark"] = kept.pop("footage_caveat")  # the key that caches have
         return np.frombuffer(json.dumps(kept).encode(), np.uint8)

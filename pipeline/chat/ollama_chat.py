@@ -127,7 +127,7 @@ class OllamaVideoChat(VideoChat):
 
     @property
     def languages(self) -> tuple[str, ...]:
-        """Those of the model that talks, which nobody knows."""
+        """Nobody knows the languages of the model of Ollama's that answers."""
         return ()
 
     @property

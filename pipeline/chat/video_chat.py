@@ -369,7 +369,7 @@ class VideoChat:
         return video
 
     def _timed(self, answer: TokenStream) -> TokenStream:
-        """The same tokens; the stages of this answer are in `timings` afterwards."""
+        """The tokens of `answer`; its stages are in `timings` afterwards."""
         asked = time.perf_counter()
         self.timings.first_token = 0.0
         with closing(answer):

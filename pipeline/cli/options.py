@@ -167,7 +167,7 @@ class FrameOptions:
     )
 
     def read_options(self) -> VideoReadOptions:
-        """The same as the library takes it."""
+        """These options as `VideoReadOptions`, which the library takes."""
         start, end = (None if t is None else _parse_seconds(t) for t in (self.start, self.end))
         sampling = cast(SamplingMode, self.sampling)
         subtitles = cast(SubtitleMode, self.subtitles)
@@ -284,7 +284,7 @@ class AnswerOptions:
     json_schema: Annotated[Path | None, _option(Sampling, "json_schema", "FILE")] = None
 
     def generation(self) -> dict[str, Any]:
-        """The same as keywords of `Engine.generate`; reads the grammar and the schema."""
+        """These options as keywords of `Engine.generate`; reads the grammar and the schema."""
         options = asdict(self)
         max_tokens, stop = options.pop("max_tokens"), options.pop("stop")
         if self.grammar:

@@ -182,7 +182,7 @@ def ask_of_clips(
 def _with_blind_reply(
     video_chat: VideoChat, answered: AnsweredItem, known: dict[Hashable, ModelReply]
 ) -> AnsweredItem:
-    """The same with the reply to its question alone, which is first among the controls."""
+    """`answered` with the reply to its question without the video as the first control."""
     item = answered.item
     key = (item.question, item.choices, item.answer)
     if key not in known:

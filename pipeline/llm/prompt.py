@@ -114,7 +114,7 @@ class TokenizedPrompt:
         self.keys += keys
 
     def after(self, ids: Sequence[int]) -> TokenizedPrompt:
-        """The same after token ids."""
+        """This prompt with token ids before it."""
         found = TokenizedPrompt()
         found.add_ids(ids)
         for span in self.spans:
@@ -125,13 +125,13 @@ class TokenizedPrompt:
         return found
 
     def followed_by(self, ids: Sequence[int]) -> TokenizedPrompt:
-        """The same before token ids."""
+        """This prompt with token ids after it."""
         found = TokenizedPrompt([*self.keys], [*self.spans])
         found.add_ids(ids)
         return found
 
     def without_first(self, token: int | None) -> TokenizedPrompt:
-        """The same without this token, where it comes first."""
+        """This prompt without `token`, where that comes first."""
         if not self.keys or token is None or self.keys[0] != token:
             return self
         return TokenizedPrompt(self.keys[1:], [*self.spans_after(1)]).after(())

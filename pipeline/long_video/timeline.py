@@ -84,7 +84,7 @@ class Timeline:
     skipped: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """The same as JSON has it."""
+        """The object of `reellama timeline --format json`."""
         return {**asdict(self), "path": str(self.path)}
 
 
@@ -105,7 +105,7 @@ class _PendingText:
     tokens: queue.SimpleQueue[Token | Exception | None] = field(default_factory=queue.SimpleQueue)
 
     def text(self) -> str:
-        """Wait for all of it."""
+        """The whole text, as soon as the LLM has written it."""
         found = []
         while (news := self.tokens.get()) is not None:
             if isinstance(news, Exception):
@@ -121,7 +121,7 @@ class _KnownText:
     known: str
 
     def text(self) -> str:
-        """It."""
+        """The text, which is there at once."""
         return self.known
 
 

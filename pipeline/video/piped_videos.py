@@ -56,7 +56,7 @@ def _copy(pipe: BinaryIO, copy: Path, name: Path) -> None:
 
 
 def as_files(videos: Paths) -> Paths:
-    """The same for what an argument of the command line holds: one path, some, or none."""
+    """`as_file` for what an argument of the command line holds: one path, some, or none."""
     if isinstance(videos, Path):
         return as_file(videos)
     if videos and videos.count(STDIN) > 1:

@@ -78,7 +78,7 @@ class VideoReadOptions:
         return self.default_frames if self.frames is None else self.frames
 
     def with_defaults(self, *, frames: int, max_side: int) -> VideoReadOptions:
-        """The same, with `frames` and `max_side` where none were asked for."""
+        """These options, with `frames` and `max_side` where none were asked for."""
         return replace(self, default_frames=frames, max_side=self.max_side or max_side)
 
     def to_json(self) -> dict[str, Any]:

@@ -60,7 +60,7 @@ class VideoFile(FrameSource):
             raise
 
     def subtitles(self) -> tuple[Subtitle, ...]:
-        """Those in the file or beside it; see `read_subtitles`."""
+        """The subtitles in the file or beside it; see `read_subtitles`."""
         inside = self._index.has_subtitles
         return read_subtitles(self.path, self._index.seconds(0), inside=inside)
 

@@ -61,7 +61,7 @@ ACTIONS = {"show": show, "clear": clear}
 
 
 def _files(folder: Path) -> list[tuple[Path, int]]:
-    """Its files with their sizes, and those that a command which was killed left half-written.
+    """Files of a folder with their sizes, also those that a killed command left half-written.
 
     What another command removes meanwhile is left out.
     """

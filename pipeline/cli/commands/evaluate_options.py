@@ -83,13 +83,13 @@ class QuestionOptions:
     ] = None
 
     def task_names(self) -> set[str]:
-        """Those of --task, as tasks are called; empty for all."""
+        """The names that --task gave, in small letters; empty for all tasks."""
         return {name.lower() for name in self.task or ()}
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How it is asked, and what becomes of the figures."""
+    """How a bundle is asked, and what becomes of the figures."""
 
     llm: Annotated[
         Path | None, Option(metavar="GGUF", help="The bundle's LLM in another file.")

@@ -33,7 +33,7 @@ def _undisturbed() -> Iterator[None]:
 
 
 class Bars(Progress):
-    """Progress bars."""
+    """Progress bars that Ctrl-C ends cleanly, whenever it comes."""
 
     def start(self) -> None:
         """Begin to draw."""
@@ -68,6 +68,6 @@ class Spinner(Status):
             raise
 
     def stop(self) -> None:
-        """Take it away."""
+        """Take the spinner away."""
         with _undisturbed():
             super().stop()

@@ -139,5 +139,5 @@ def format_report(evaluation: DescriptionResults) -> str:
 
 
 def to_json_text(evaluation: DescriptionResults) -> str:
-    """The same for machines."""
+    """The figures and each description as the text of a JSON file."""
     return json.dumps(evaluation.to_json(), indent=2)

@@ -77,7 +77,7 @@ def load_questions(path: Path) -> QuestionSet:
 
 
 def _together(items: Iterator[EvalItem] | list[EvalItem]) -> list[EvalItem]:
-    """The same, those of one video next to each other, in the order of their first questions."""
+    """The items, sorted so that those of one video are together, by their first questions."""
     groups: dict[Any, list[EvalItem]] = {}
     for item in items:
         groups.setdefault(_part(item), []).append(item)

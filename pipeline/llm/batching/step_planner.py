@@ -38,7 +38,7 @@ class SlotSpan:
 
     @property
     def span(self) -> BatchSpan:
-        """The same as the context takes it."""
+        """These tokens as `Context.decode_batch` takes them."""
         tokens = self.tokens
         first_output = len(tokens) - self.wants_logits
         return BatchSpan(tokens.inputs, tokens.start, self.sequence, first_output, tokens.offsets)
