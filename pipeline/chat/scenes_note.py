@@ -9,7 +9,7 @@ import numpy as np
 from reellama.pipeline.video.scene_detection import changes
 from reellama.pipeline.video.timestamps import format_time
 
-MOST_CHANGES = 4  # that are named
+MAX_CHANGES = 4  # that are named
 
 
 def scenes_note(times: np.ndarray, frames: Sequence[np.ndarray]) -> str:
@@ -17,8 +17,8 @@ def scenes_note(times: np.ndarray, frames: Sequence[np.ndarray]) -> str:
     found = changes(times, frames)
     if not found:
         return ""
-    at = ", ".join(format_time(time) for time in found[:MOST_CHANGES])
-    more = " and later" if len(found) > MOST_CHANGES else ""
+    at = ", ".join(format_time(time) for time in found[:MAX_CHANGES])
+    more = " and later" if len(found) > MAX_CHANGES else ""
     return (
         f"its scene changes at about {at}{more}: answers are about all of it together; reellama "
         "timeline describes each scene"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # whoever only asks what a question asks needs no PyAV
     from reellama.pipeline.video.subtitles import Subtitle
 
 NOT_HEARD = "I cannot tell: sound is not listened to, and there are no subtitles that are read."
-MOST_LINES = 8  # of an answer
+MAX_LINES = 8  # of an answer
 NEAR = 1.0  # seconds around a time that was asked about
 # Characters of subtitles that stand in a prompt for each position of the context: a quarter of a
 # context at about four characters a token.
@@ -104,7 +104,7 @@ def _at(time: float, lines: Sequence[Subtitle]) -> str:
 
 
 def _all(lines: Sequence[Subtitle]) -> str:
-    step = -(-len(lines) // MOST_LINES)
+    step = -(-len(lines) // MAX_LINES)
     shown = [f'{format_time(line.start)} "{line.text}"' for line in lines[::step]]
     rest = f" These are {len(shown)} of {len(lines)} lines." if step > 1 else ""
     return f"The subtitles say: {', '.join(shown)}.{rest}"
@@ -114,5 +114,5 @@ def _when(words: str, lines: Sequence[Subtitle]) -> str:
     at = [line for line in lines if words in line.text.lower().translate(_QUOTES)]
     if not at:
         return f'The subtitles never say "{words}".'
-    times = ", ".join(format_time(line.start) for line in at[:MOST_LINES])
+    times = ", ".join(format_time(line.start) for line in at[:MAX_LINES])
     return f'The subtitles say "{words}" at {times}.'

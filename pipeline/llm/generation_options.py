@@ -17,9 +17,9 @@ from reellama.pipeline.option_fields import option, out_of_bounds
 
 RANDOM_SEED = 0xFFFFFFFF  # LLAMA_DEFAULT_SEED: llama.cpp draws one itself
 INT_MAX = 2**31 - 1
-MOST_STOPS = 64  # stop strings of one answer: each is looked for after every token
-MOST_STOP_CHARACTERS = 16_384  # of all of them together
-MOST_BIASED = 1024  # tokens with a bias
+MAX_STOPS = 64  # stop strings of one answer: each is looked for after every token
+MAX_STOP_CHARACTERS = 16_384  # of all of them together
+MAX_BIASED = 1024  # tokens with a bias
 STRONGEST_BIAS = 100.0  # added to a logit: -100 forbids a token, 100 leaves hardly another one
 NO_LIMIT = -1  # max_tokens: until the model ends its turn or the context is full
 
@@ -76,8 +76,8 @@ class Sampling:
         _check(self)
         if self.grammar is not None and self.json_schema is not None:
             raise SamplingError("give a grammar or a JSON schema, not both")
-        if len(self.logit_bias) > MOST_BIASED:
-            text = f"{len(self.logit_bias)} tokens have a bias: at most {MOST_BIASED} are taken"
+        if len(self.logit_bias) > MAX_BIASED:
+            text = f"{len(self.logit_bias)} tokens have a bias: at most {MAX_BIASED} are taken"
             raise SamplingError(text, "logit_bias")
         for token, bias in self.logit_bias:
             if not -STRONGEST_BIAS <= bias <= STRONGEST_BIAS:
@@ -107,8 +107,8 @@ SAMPLING_OPTIONS = (*REAL_OPTIONS, *INTEGER_OPTIONS)
 class GenerationOptions:
     """How an answer is generated. Raises SamplingError for a value out of range.
 
-    stop: strings before which an answer ends; they are not part of it. At most MOST_STOPS, of
-    MOST_STOP_CHARACTERS in all.
+    stop: strings before which an answer ends; they are not part of it. At most MAX_STOPS, of
+    MAX_STOP_CHARACTERS in all.
     """
 
     sampling: Sampling = Sampling()
@@ -122,11 +122,11 @@ class GenerationOptions:
         _check(self)
         if not all(isinstance(text, str) for text in stop):
             raise SamplingError("a stop text is not text", "stop")
-        if len(stop) > MOST_STOPS:
-            raise SamplingError(f"{len(stop)} stop texts: at most {MOST_STOPS} are taken", "stop")
-        if (n := sum(map(len, stop))) > MOST_STOP_CHARACTERS:
+        if len(stop) > MAX_STOPS:
+            raise SamplingError(f"{len(stop)} stop texts: at most {MAX_STOPS} are taken", "stop")
+        if (n := sum(map(len, stop))) > MAX_STOP_CHARACTERS:
             raise SamplingError(
-                f"the stop texts have {n} characters: at most {MOST_STOP_CHARACTERS} are taken",
+                f"the stop texts have {n} characters: at most {MAX_STOP_CHARACTERS} are taken",
                 "stop",
             )
 

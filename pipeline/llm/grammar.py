@@ -14,10 +14,10 @@ from typing import NoReturn
 # Whether a text, `<...>` as it stands in a grammar, is one token of the vocabulary.
 IsToken = Callable[[str], bool]
 
-MOST_REPEATED = 2000  # MAX_REPETITION_THRESHOLD of llama.cpp
+MAX_REPEATED = 2000  # MAX_REPETITION_THRESHOLD of llama.cpp
 # Parentheses: llama.cpp's parser calls itself for each. A schema's maxLength of 900 takes as many.
-MOST_NESTED = 1000
-MOST_DIGITS = 19  # of a number that 64 bits hold
+MAX_NESTED = 1000
+MAX_DIGITS = 19  # of a number that 64 bits hold
 
 _SPACE = re.compile(r"(?:[ \t]+|#[^\r\n]*)*")
 _SPACE_AND_LINES = re.compile(r"(?:[ \t\r\n]+|#[^\r\n]*)*")
@@ -148,8 +148,8 @@ class _Reader:
 
     def open_group(self) -> None:
         self.groups.append(self.n_rules)
-        if len(self.groups) > MOST_NESTED:
-            self.fail(f"more than {MOST_NESTED} parentheses are open")
+        if len(self.groups) > MAX_NESTED:
+            self.fail(f"more than {MAX_NESTED} parentheses are open")
         self.n_made += 1
         self.skip(lines=True)
         self.begin_alternative()
@@ -167,10 +167,10 @@ class _Reader:
             self.skip()
         if not self.take("}"):
             self.expect(", or }")
-        if least > MOST_REPEATED:
-            self.fail(f"at most {MOST_REPEATED} repetitions are possible")
+        if least > MAX_REPEATED:
+            self.fail(f"at most {MAX_REPEATED} repetitions are possible")
         # As llama.cpp has it: so many are as good as any number.
-        return least, None if most is not None and most > MOST_REPEATED else most
+        return least, None if most is not None and most > MAX_REPEATED else most
 
     def repeat(self, least: int, most: int | None) -> None:
         if not self.has_item:
@@ -178,14 +178,14 @@ class _Reader:
         if most is not None and most < least:
             self.fail(f"{least} repetitions at least, and {most} at most", self.at - 1)
         n = self.n_item * (most or least or 1)
-        if n > MOST_REPEATED:
+        if n > MAX_REPEATED:
             self.fail("too many repetitions, or of too much", self.at - 1)
         self.n_made += 1 if most is None else most - least
         self.has_item, self.n_item = most != 0, n
 
     def number(self, digits: str) -> int:
-        if len(digits) > MOST_DIGITS:
-            self.fail(f"the number {digits[:MOST_DIGITS]}... is too large")
+        if len(digits) > MAX_DIGITS:
+            self.fail(f"the number {digits[:MAX_DIGITS]}... is too large")
         return int(digits)
 
     @property

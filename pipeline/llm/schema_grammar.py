@@ -16,11 +16,11 @@ from llama_cpp.llama_grammar import SchemaConverter
 from reellama.pipeline.llm.generation_options import SamplingError
 from reellama.pipeline.llm.schema_kinds import LISTS, MAPPINGS, wrong_kind
 
-MOST_CHARACTERS = 100_000  # of a schema, as JSON
-MOST_DEPTH = 64  # objects and lists inside each other
+MAX_CHARACTERS = 100_000  # of a schema, as JSON
+MAX_DEPTH = 64  # objects and lists inside each other
 BOUNDS = ("minLength", "maxLength", "minItems", "maxItems")
-MOST_BOUND = 10_000  # repetitions that one of these, or a pattern, may ask for
-MOST_GRAMMAR_CHARACTERS = 500_000
+MAX_BOUND = 10_000  # repetitions that one of these, or a pattern, may ask for
+MAX_GRAMMAR_CHARACTERS = 500_000
 ANYTHING = ("object", "array", "string", "number", "boolean", "null")
 # Keywords that say nothing of what is allowed.
 ANNOTATIONS = {"title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly"}
@@ -48,8 +48,8 @@ def schema_rules(schema: Any) -> dict[str, str]:
         rules = _converted(schema)
         text = "".join(rules.values())
         text.encode()  # which fails for half a character
-        if len(text) > MOST_GRAMMAR_CHARACTERS:
-            raise _LimitError(f"its grammar has more than {MOST_GRAMMAR_CHARACTERS} characters")
+        if len(text) > MAX_GRAMMAR_CHARACTERS:
+            raise _LimitError(f"its grammar has more than {MAX_GRAMMAR_CHARACTERS} characters")
     except MemoryError:
         raise  # which is not the schema's fault alone
     except Exception as error:  # whatever it falls over, a client sent it
@@ -138,15 +138,15 @@ def _check(schema: Any) -> None:
     left = [(schema, 1)]
     while left:
         part, depth = left.pop()
-        if depth > MOST_DEPTH:
-            raise _LimitError(f"it is nested more than {MOST_DEPTH} deep")
+        if depth > MAX_DEPTH:
+            raise _LimitError(f"it is nested more than {MAX_DEPTH} deep")
         if isinstance(part, dict):
             _check_bounds(part)
             left += [(each, depth + 1) for each in part.values()]
         elif isinstance(part, list):
             left += [(each, depth + 1) for each in part]
-    if (n := len(json.dumps(schema))) > MOST_CHARACTERS:
-        raise _LimitError(f"it has {n} characters, and may have {MOST_CHARACTERS} at most")
+    if (n := len(json.dumps(schema))) > MAX_CHARACTERS:
+        raise _LimitError(f"it has {n} characters, and may have {MAX_CHARACTERS} at most")
 
 
 def _check_bounds(part: dict[str, Any]) -> None:
@@ -158,5 +158,5 @@ def _check_bounds(part: dict[str, Any]) -> None:
         counts = [n for each in pieces if each[0] == "{" for n in _NUMBER.findall(each)]
         bounds += [("a number in its pattern", int(n[:9])) for n in counts]
     for name, bound in bounds:
-        if isinstance(bound, int | float) and not bound <= MOST_BOUND:
-            raise _LimitError(f"{name} is {bound}, and may be {MOST_BOUND} at most")
+        if isinstance(bound, int | float) and not bound <= MAX_BOUND:
+            raise _LimitError(f"{name} is {bound}, and may be {MAX_BOUND} at most")

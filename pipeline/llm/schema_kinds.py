@@ -9,7 +9,7 @@ from typing import Any
 TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
 MAPPINGS = ("properties", "$defs", "definitions")  # keywords with schemas by name
 LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")  # with several schemas
-MOST_SHOWN = 60  # characters of a place
+MAX_SHOWN = 60  # characters of a place
 
 
 def _is_list_of(kind: type | tuple[type, ...]) -> Callable[[Any], bool]:
@@ -50,10 +50,10 @@ def wrong_kind(schema: Any) -> str | None:
         if isinstance(part, bool):
             continue
         if not isinstance(part, dict):
-            return f"{place[:MOST_SHOWN] or 'it'} must be an object, not {_kind(part)}"
+            return f"{place[:MAX_SHOWN] or 'it'} must be an object, not {_kind(part)}"
         for keyword, (wanted, is_right) in KINDS.items():
             if keyword in part and not is_right(part[keyword]):
-                where = f"{place}.{keyword}".lstrip(".")[:MOST_SHOWN]
+                where = f"{place}.{keyword}".lstrip(".")[:MAX_SHOWN]
                 return f"{where} must be {wanted}, not {_kind(part[keyword])}"
         left += [(f"{place}.{step}".lstrip("."), each) for step, each in _schemas(part)]
     return None
@@ -76,4 +76,4 @@ def _kind(value: Any) -> str:
     if isinstance(value, dict | list):
         name = "object" if isinstance(value, dict) else "list"
         return f"this {name}" if value else f"an empty {name}"
-    return json.dumps(value)[:MOST_SHOWN]
+    return json.dumps(value)[:MAX_SHOWN]

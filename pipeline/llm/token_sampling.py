@@ -15,10 +15,10 @@ from reellama.pipeline.llm import grammar
 from reellama.pipeline.llm.generation_options import RANDOM_SEED, Sampling, SamplingError
 
 # Logits that are divided by less are infinite.
-LEAST_TEMPERATURE = 1e-9
+MIN_TEMPERATURE = 1e-9
 # CPU seconds that the grammar may take for each of two tokens in succession: it holds all other
 # answers up. One alone may have been a garbage collection in this thread, or a machine that paused.
-MOST_GRAMMAR_SECONDS = 0.5
+MAX_GRAMMAR_SECONDS = 0.5
 
 
 def build_chain(sampling: Sampling, n_vocab: int, n_ctx: int) -> llama_cpp.llama_sampler_p:
@@ -33,7 +33,7 @@ def build_chain(sampling: Sampling, n_vocab: int, n_ctx: int) -> llama_cpp.llama
         last_n = n_ctx if s.repeat_last_n < 0 else min(s.repeat_last_n, n_ctx)
         penalties = (s.repeat_penalty, s.frequency_penalty, s.presence_penalty)
         links.append(llama_cpp.llama_sampler_init_penalties(n_vocab, last_n, *penalties))
-    if s.temperature < LEAST_TEMPERATURE:
+    if s.temperature < MIN_TEMPERATURE:
         links.append(llama_cpp.llama_sampler_init_greedy())
     else:
         links += [
@@ -120,7 +120,7 @@ class Sampler:
         llama_cpp.llama_sampler_accept(self._grammar, token)
         llama_cpp.llama_sampler_accept(self._chain, token)
         # Ambiguous grammars have ever more ways to go on.
-        slow = time.thread_time() - begin > MOST_GRAMMAR_SECONDS
+        slow = time.thread_time() - begin > MAX_GRAMMAR_SECONDS
         if slow and self._was_slow:
             raise SamplingError("this grammar has too many ways to go on: make it less ambiguous")
         self._was_slow = slow

@@ -26,7 +26,7 @@ from reellama.pipeline.video.source import Frame, VideoError
 
 SIDE = 32  # pixels on the longest side of a frame that is compared
 REACH = 0.25  # seconds on either side of a boundary whose frames are compared
-LEAST_STEP = 1 / 32  # seconds: at higher frame rates some are left out
+MIN_STEP = 1 / 32  # seconds: at higher frame rates some are left out
 APART = 0.3  # seconds between two cuts at least
 _BLOCK = 512  # boundaries that are scored at once, which bounds the memory
 
@@ -55,7 +55,7 @@ class CutFinder:
 
     def add(self, frame: Frame) -> None:
         """Look at one more frame; one that cannot be decoded is passed over."""
-        if self.times and frame.time - self.times[-1] < LEAST_STEP:
+        if self.times and frame.time - self.times[-1] < MIN_STEP:
             return
         try:
             look = frame.rgb(SIDE)

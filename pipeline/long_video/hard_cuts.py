@@ -19,7 +19,7 @@ from reellama.pipeline.video.video_file import VideoFile
 # Seconds of a video that are decoded in full at most: all of a shorter one.
 DECODED_SECONDS = 600.0
 # A film of fewer frames a second has no neighbours to compare: its looks tell as much.
-LEAST_RATE = 4.0
+MIN_RATE = 4.0
 
 Span = tuple[float, float]  # seconds
 
@@ -46,7 +46,7 @@ def find_hard_cuts(
     progress: seconds decoded, of how many.
     """
     facts = source.facts
-    if not isinstance(source, VideoFile) or facts is None or facts.frame_rate < LEAST_RATE:
+    if not isinstance(source, VideoFile) or facts is None or facts.frame_rate < MIN_RATE:
         return HardCuts()
     spans = _spans(source.duration, times, colours)
     total, done = sum(end - start for start, end in spans), 0.0

@@ -14,7 +14,7 @@ from reellama.pipeline.video.scene_detection import choose_frames, color_quantil
 from reellama.pipeline.video.source import Frame, FrameSource, VideoError
 
 # The coarse pass for scenes looks at this many moments for each frame wanted, between two bounds.
-_LOOKS_PER_FRAME, _FEWEST_LOOKS, _MOST_LOOKS = 8, 64, 512
+_LOOKS_PER_FRAME, _MIN_LOOKS, _MAX_LOOKS = 8, 64, 512
 # Longest side in pixels of a frame in the coarse pass.
 _LOOK_SIDE = 64
 
@@ -143,7 +143,7 @@ def _scene_times(
     source: FrameSource, n: int, start: float, end: float, report: Progress
 ) -> tuple[list[float], int]:
     """Look at small frames all over the video, find the cuts, and choose among what was seen."""
-    looks = max(2 * n, min(_MOST_LOOKS, max(_FEWEST_LOOKS, _LOOKS_PER_FRAME * n)))
+    looks = max(2 * n, min(_MAX_LOOKS, max(_MIN_LOOKS, _LOOKS_PER_FRAME * n)))
     times: list[float] = []
     descriptors: list[np.ndarray] = []
     for frame in source.frames_at(_uniform_times(source, looks, start, end), coarse=True):

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from reellama.pipeline.llm.generation_options import SamplingError
-from reellama.pipeline.llm.schema_grammar import MOST_GRAMMAR_CHARACTERS, schema_rules
+from reellama.pipeline.llm.schema_grammar import MAX_GRAMMAR_CHARACTERS, schema_rules
 from reellama.pipeline.llm.tool_calls.tool import Tool
 
 # Strings and classes of characters, which are left alone, and names of rules.
@@ -66,9 +66,9 @@ class CallGrammar:
         """The whole grammar. Raises SamplingError for one that is too long."""
         rules = {"root": root, **self._rules}
         text = "\n".join(f"{name} ::= {body}" for name, body in rules.items())
-        if len(text) > MOST_GRAMMAR_CHARACTERS:
+        if len(text) > MAX_GRAMMAR_CHARACTERS:
             raise SamplingError(
-                f"the grammar of this answer has more than {MOST_GRAMMAR_CHARACTERS} characters"
+                f"the grammar of this answer has more than {MAX_GRAMMAR_CHARACTERS} characters"
             )
         return text
 

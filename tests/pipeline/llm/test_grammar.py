@@ -13,7 +13,7 @@ from llama_cpp.llama_grammar import json_schema_to_gbnf
 
 from reellama.gguf_tools.runtime.backend import Model, last_errors, load_model
 from reellama.gguf_tools.text.tokenizer import Tokenizer
-from reellama.pipeline.llm.grammar import MOST_NESTED, grammar_error
+from reellama.pipeline.llm.grammar import MAX_NESTED, grammar_error
 
 Complain = Callable[[str], str | None]
 # Of what is refused, what llama.cpp may take: it would be busy for ever, its stack would overflow,
@@ -85,7 +85,7 @@ BAD = {
     "root ::= !x": "a token",
     "root ::= <not one token>": "not one token of this model",
     'root ::= "\ud800"': "half a character",
-    "root ::= " + "(" * (MOST_NESTED + 1): "parentheses are open",
+    "root ::= " + "(" * (MAX_NESTED + 1): "parentheses are open",
     'root ::= "a"\0': "NUL",
 }
 

@@ -265,7 +265,7 @@ def test_a_grammar_that_nothing_can_continue_is_an_error_and_not_a_crash(engine:
 def test_a_grammar_with_ever_more_ways_to_go_on_ends_the_answer(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(token_sampling, "MOST_GRAMMAR_SECONDS", 0.01)
+    monkeypatch.setattr(token_sampling, "MAX_GRAMMAR_SECONDS", 0.01)
     [dash] = engine.tokenizer.encode("-")
     ambiguous = 'root ::= x "."\nx ::= "-" | "-" x | "-" x x | "-" x x x\n'
     with pytest.raises(SamplingError, match="too many ways to go on"):

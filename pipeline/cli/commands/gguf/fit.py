@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 # The rows of the tables.
 SHOWN_PRESETS = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_K_S", "IQ4_XS", "Q3_K_M", "Q2_K")
 SHOWN_KV_TYPES = ("f16", "q8_0", "q4_0")
-LEAST_MEMORY = 1 << 20  # bytes: who says less has left the unit out
+MIN_MEMORY = 1 << 20  # bytes: who says less has left the unit out
 ASSUMPTIONS = (
     "Upper estimates: flash attention, batches of 512 with logits for all of them, sliding windows "
     "kept in full. The longest context is that with all layers on the GPU, at most what the model "
@@ -54,7 +54,7 @@ def command(
 
     file = read_model(resolve(model))
     free = parse_size(vram) if vram else _free_memory()
-    if free < LEAST_MEMORY:
+    if free < MIN_MEMORY:
         raise ReellamaError(f"--vram {vram} is {free:,} bytes; write it as 12GiB, 8GB or 8000MiB")
     this = plan_offload(file, ctx, free, type_k, type_v)
     (_write_json if json else _show)(file, this)
