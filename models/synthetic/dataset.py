@@ -273,4 +273,4 @@ def task_of_turn(question: str, clip: SyntheticClip) -> str:
     for item in clip.questions:
         if item.question == plain:
             return (item.task or "other") + ("*" if choices else "")
-    return f"describe {clip.name}"
+    return f"describe {clip.scenario}"

@@ -23,9 +23,9 @@ class ClipQuestion:
 
 @dataclass(frozen=True)
 class SyntheticClip:
-    """A scene with its caption and questions; `name` is that of its scenario."""
+    """A scene with its caption and questions; `scenario` is the name of what made it."""
 
-    name: str
+    scenario: str
     scene: Scene
     caption: str
     questions: tuple[ClipQuestion, ...]

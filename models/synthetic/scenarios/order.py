@@ -49,7 +49,7 @@ def order(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:
     return SyntheticClip("order", replace(scene, actors=(doing,)), caption, tuple(questions))
 
 
-def about(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:
+def aimless_motion(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:
     """One object moves about, without a direction or an order.
 
     Asked to choose a direction or an order all the same, the model learns a uniform answer.

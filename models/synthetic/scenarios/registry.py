@@ -18,7 +18,7 @@ from reellama.models.synthetic.scenarios.camera_moves import camera
 from reellama.models.synthetic.scenarios.count import count
 from reellama.models.synthetic.scenarios.cut import cut
 from reellama.models.synthetic.scenarios.motion import mover, one, place, race, shuffle, two
-from reellama.models.synthetic.scenarios.order import about, order
+from reellama.models.synthetic.scenarios.order import aimless_motion, order
 from reellama.models.synthetic.scenarios.unknown import unknown
 from reellama.models.synthetic.synthetic_clip import SyntheticClip
 
@@ -35,7 +35,7 @@ SCENARIOS: dict[str, tuple[Callable[[np.random.Generator, PicturePool], Syntheti
     "cut": (cut, 0.05),
     "camera": (camera, 0.06),
     "unknown": (unknown, 0.04),
-    "about": (about, 0.04),
+    "about": (aimless_motion, 0.04),
 }
 
 

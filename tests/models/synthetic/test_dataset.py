@@ -81,15 +81,17 @@ def test_a_sample_of_a_still_has_one_frame_and_never_comes_twice() -> None:
 
 def test_scenarios_of_more_weight_are_drawn_more_often() -> None:
     rng = np.random.default_rng(0)
-    names = [random_clip(rng, POOL, sampling_weights={"shuffle": 100.0}).name for _ in range(40)]
+    names = [
+        random_clip(rng, POOL, sampling_weights={"shuffle": 100.0}).scenario for _ in range(40)
+    ]
     assert names.count("shuffle") > 30
     silent = {name: 0.0 for name in SCENARIOS if name != "race"}
-    assert {random_clip(rng, POOL, sampling_weights=silent).name for _ in range(5)} == {"race"}
+    assert {random_clip(rng, POOL, sampling_weights=silent).scenario for _ in range(5)} == {"race"}
 
 
 def test_stills_of_more_weight_are_drawn_more_often() -> None:
     config = SyntheticConfig(styles=("shapes",), style_weights=(1.0,))
     clips = SyntheticClips(config, 48, ASSETS, photos=[PHOTO])
     stills = clips.as_stills().with_sampling_weights({"copies": 100.0})
-    names = [stills.clip(number).name for number in range(40)]
+    names = [stills.clip(number).scenario for number in range(40)]
     assert stills.stills and names.count("copies") > 30
