@@ -1,4 +1,5 @@
-"""Synthetic clips with conversations about them: an endless data set, drawn as it is read.
+"""Synthetic clips of all scenarios with slots and conversations: an endless data set, drawn as it is
+read (`[synthetic]`).
 
 Sample `number` of a split is always the same, so a resumed run gets the same samples.
 """

@@ -1,32 +1,14 @@
-"""Render scenes as frames at any times, and write frames as video files."""
+"""Render scenes as frames at any times."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
-from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from reellama.gguf_tools.atomic_write import replacing
-from reellama.gguf_tools.errors import ReellamaError
 from reellama.models.synthetic.camera import WORLD_SCALE
-from reellama.models.synthetic.scene import MOTIONS, Actor, Drawable, Pose, Scene, random_scene
-from reellama.models.synthetic.scene_captions import scene_caption, scene_questions
-
-__all__ = [
-    "MOTIONS",
-    "Actor",
-    "Scene",
-    "frame_times",
-    "random_scene",
-    "render",
-    "scene_caption",
-    "scene_questions",
-    "write_video",
-]
+from reellama.models.synthetic.scene import Drawable, Pose, Scene
 
 
 def frame_times(duration: float, frames: int) -> np.ndarray:
@@ -103,55 +85,3 @@ class _Sprite:
                 self.turned = self.resized.rotate(angle, Image.Resampling.BILINEAR, expand=True)
             self.angle = angle
         return self.turned
-
-
-# Beside other busy processes x264's lookahead gives other packets for the same frames now and then,
-# even on one thread.
-SAME_UNDER_LOAD = {"rc-lookahead": "0", "mbtree": "0"}
-
-
-def write_video(
-    path: Path, frames: np.ndarray | Sequence[np.ndarray], fps: float = 24, codec: str = "h264"
-) -> None:
-    """Write uint8 RGB frames [T, H, W, 3] as a video; H and W must be even.
-
-    H.264 where this build of FFmpeg can write it, else MPEG-4; the same frames always give the same
-    bytes. The file is written whole or not at all: raises ReellamaError when it cannot be.
-    """
-    import av
-    from av.error import FFmpegError
-
-    available_codec = codec if _can_encode(codec) else "mpeg4"
-    try:
-        # Without "bitexact", a WebM file contains a random number.
-        with (
-            replacing(path, keep_suffix=True) as temporary,
-            av.open(str(temporary), "w", options={"fflags": "bitexact"}) as container,
-        ):
-            stream = container.add_stream(
-                available_codec,
-                rate=Fraction(fps).limit_denominator(1001),
-                options=SAME_UNDER_LOAD if available_codec == "h264" else {},
-            )
-            if not isinstance(stream, av.VideoStream):
-                raise ReellamaError(
-                    f"cannot write the video {path}: {available_codec} is no video codec"
-                )
-            stream.height, stream.width = frames[0].shape[:2]
-            stream.pix_fmt = "yuv420p"
-            stream.codec_context.thread_count = 1  # else the bytes depend on cores and load
-            for pixels in frames:
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-            container.mux(stream.encode())
-    except (FFmpegError, OSError, ValueError) as error:  # ValueError: of an ending it does not know
-        raise ReellamaError(f"cannot write the video {path}: {error}") from error
-
-
-def _can_encode(codec: str) -> bool:
-    import av
-
-    try:
-        av.Codec(codec, "w")
-    except av.codec.codec.UnknownCodecError:
-        return False
-    return True

@@ -1,5 +1,6 @@
-"""Rendered clips of one or two actors as a data set, for training on captions.
+"""The data set of a caption training that draws its clips (`[rendered]`): one or two actors each.
 
+The clips of all scenarios, whose facts fill slots (`[synthetic]`), are those of `dataset`.
 Clips are not stored: each is drawn from (seed, split, number), in about 5 ms, so clip i of a split
 is always the same.
 """
@@ -22,15 +23,9 @@ from reellama.models.synthetic.assets.pictures import (
     load_pictures,
     shape_kinds,
 )
-from reellama.models.synthetic.render import (
-    Scene,
-    frame_times,
-    random_scene,
-    render,
-    scene_caption,
-    scene_questions,
-)
-from reellama.models.synthetic.scene_captions import with_article
+from reellama.models.synthetic.render import frame_times, render
+from reellama.models.synthetic.scene import Scene, random_scene
+from reellama.models.synthetic.scene_captions import scene_caption, scene_questions, with_article
 
 RENDERED_SPLITS = ("train", "validation", "test")
 # (width, height) of square, 4:3 and 16:9 video with a short side of 192 pixels.

@@ -9,14 +9,10 @@ import numpy as np
 from reellama.gguf_tools.atomic_write import check_new
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.models.synthetic.assets.pictures import load_kinds, load_pictures, shape_kinds
-from reellama.models.synthetic.render import (
-    MOTIONS,
-    frame_times,
-    random_scene,
-    render,
-    scene_caption,
-    write_video,
-)
+from reellama.models.synthetic.render import frame_times, render
+from reellama.models.synthetic.scene import MOTIONS, random_scene
+from reellama.models.synthetic.scene_captions import scene_caption
+from reellama.models.synthetic.video_writer import write_video
 from reellama.pipeline.cli.console import note
 from reellama.pipeline.video.file_signature import VIDEO_SUFFIXES
 

@@ -17,8 +17,9 @@ from typing import Any
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.models.bundle import Bundle
 from reellama.models.synthetic.assets.downloads import ASSETS
-from reellama.models.synthetic.render import frame_times, render, write_video
+from reellama.models.synthetic.render import frame_times, render
 from reellama.models.synthetic.rendered_clips import RenderedClips, RenderedConfig
+from reellama.models.synthetic.video_writer import write_video
 from reellama.pipeline.chat.video_chat import VideoChat
 from reellama.pipeline.evaluation.accuracy import Accuracy
 from reellama.pipeline.evaluation.tasks.description_scoring import (

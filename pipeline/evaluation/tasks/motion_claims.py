@@ -18,7 +18,7 @@ from PIL import Image
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.models.synthetic.camera import CAMERA_MOVES, Camera
-from reellama.models.synthetic.render import write_video
+from reellama.models.synthetic.video_writer import write_video
 from reellama.pipeline.chat.video_chat import VideoChat
 from reellama.pipeline.evaluation.bootstrap import BootstrapEstimate, mean, ratio
 from reellama.pipeline.evaluation.captioned_clips import CaptionedSplit

@@ -14,8 +14,9 @@ from reellama.models.synthetic.assets.downloads import ASSETS
 from reellama.models.synthetic.assets.photographs import stamps_folder
 from reellama.models.synthetic.assets.pictures import DATA, Picture
 from reellama.models.synthetic.camera import CAMERA_MOVES, Camera
-from reellama.models.synthetic.render import render, write_video
+from reellama.models.synthetic.render import render
 from reellama.models.synthetic.scene import Actor, Scene
+from reellama.models.synthetic.video_writer import write_video
 from reellama.models.vision.imagenet_labels import synonyms
 from reellama.pipeline.evaluation.items import EvalItem
 from reellama.pipeline.evaluation.tasks.benchmark_tasks import PHOTOGRAPHS

@@ -16,8 +16,9 @@ import numpy as np
 
 from reellama.models.synthetic.assets.downloads import ASSETS
 from reellama.models.synthetic.dataset import SyntheticClips, SyntheticConfig
-from reellama.models.synthetic.render import render, write_video
+from reellama.models.synthetic.render import render
 from reellama.models.synthetic.synthetic_clip import ClipQuestion, SyntheticClip
+from reellama.models.synthetic.video_writer import write_video
 from reellama.pipeline.evaluation.items import EvalItem
 from reellama.pipeline.evaluation.tasks.benchmark_tasks import TASKS
 

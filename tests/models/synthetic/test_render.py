@@ -24,17 +24,17 @@ from reellama.models.synthetic.assets.pictures import (
     load_pictures,
     shape_kinds,
 )
-from reellama.models.synthetic.render import (
+from reellama.models.synthetic.render import frame_times, render
+from reellama.models.synthetic.scene import (
+    MIN_TURN_VISIBILITY,
     MOTIONS,
+    Actor,
     Scene,
-    frame_times,
+    overlap,
     random_scene,
-    render,
-    scene_caption,
-    scene_questions,
-    write_video,
 )
-from reellama.models.synthetic.scene import MIN_TURN_VISIBILITY, Actor, overlap
+from reellama.models.synthetic.scene_captions import scene_caption, scene_questions
+from reellama.models.synthetic.video_writer import write_video
 
 SHAPES = load_pictures(["shapes"])
 SEEDS = st.integers(0, 2**32 - 1)

@@ -11,8 +11,9 @@ import pytest
 import skimage
 from PIL import Image
 
-from reellama.models.synthetic.render import render, write_video
+from reellama.models.synthetic.render import render
 from reellama.models.synthetic.rendered_clips import RenderedClips, RenderedConfig
+from reellama.models.synthetic.video_writer import write_video
 
 CAPTIONS = {
     "astronaut": "a woman in an orange suit smiles,a woman before a flag,the woman is smiling",
