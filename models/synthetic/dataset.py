@@ -1,5 +1,5 @@
-"""Synthetic clips of all scenarios with slots and conversations: an endless data set, drawn as it is
-read (`[synthetic]`).
+"""Synthetic clips of all scenarios with slots and conversations (`[synthetic]`): an endless data
+set, drawn as it is read.
 
 Sample `number` of a split is always the same, so a resumed run gets the same samples.
 """
