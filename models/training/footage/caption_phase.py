@@ -23,17 +23,14 @@ from reellama.models.training import distributed
 from reellama.models.training.batches import ClipBatch, Conversations, clip_batches
 from reellama.models.training.feature_cache import Batch
 from reellama.models.training.footage.caption_consensus import CaptionConsensus
-from reellama.models.training.footage.caption_rewards import (
-    CaptionReward,
-    advantages,
-    sample_captions,
-)
+from reellama.models.training.footage.caption_sampling import advantages, sample_captions
 from reellama.models.training.footage.captioned_videos import (
     CaptionedVideo,
     FootageSet,
     Turn,
     sentences,
 )
+from reellama.models.training.footage.cider_reward import CiderReward
 from reellama.models.training.footage.concept_phase import mean_by_size
 from reellama.models.training.footage.footage_config import CaptionPhaseConfig
 from reellama.models.training.objectives import YesNoLabelSmoothing
@@ -68,7 +65,7 @@ class CaptionPhase:
     ) -> None:
         self.tokens, self.vocabulary, self.things = tokens, vocabulary, things
         captions = [v.captions for one in sets for v in one.videos]
-        self._consensus, self._reward = CaptionConsensus(captions), CaptionReward(captions)
+        self._consensus, self._reward = CaptionConsensus(captions), CiderReward(captions)
         self._agreed: dict[Path, list[str]] = {}
         self.sets, self.validation = sets, validation
         self.instruction, self.labels, self.describe = instruction, labels, describe

@@ -1,4 +1,4 @@
-"""Captions that the LLM samples itself, and what they are worth."""
+"""Captions that the LLM samples itself, and how much better than others they are."""
 
 from __future__ import annotations
 
@@ -10,40 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reellama.models.training.batches import IGNORED, Conversations
-from reellama.models.training.footage.caption_rewards import (
-    CaptionReward,
-    advantages,
-    sample_captions,
-)
+from reellama.models.training.footage.caption_sampling import advantages, sample_captions
 from reellama.models.training.frozen_llm import FrozenLLM
 from reellama.models.training.objectives import AnswerObjective
-
-VIDEOS = [
-    ["a dog runs on green grass", "the brown dog runs", "two friends sit at home"],
-    ["a man sings a slow song", "a man sings on a stage"],
-    ["a cat sleeps on a bed", "the cat lies on a bed and sleeps"],
-    ["a dog and a cat run home"],
-]
-SAID = ["a dog runs on grass", "a man sings a song", "a dog sleeps on a bed", "cat cat cat"]
-
-
-def test_the_score_is_that_of_pycocoevalcap() -> None:
-    """Cider-D there; document frequencies are of the same videos."""
-    from pycocoevalcap.cider.cider import Cider
-
-    references = dict(enumerate(VIDEOS))
-    _, expected = Cider().compute_score(references, {n: [text] for n, text in enumerate(SAID)})
-    reward = CaptionReward(VIDEOS)
-    for said, known, score in zip(SAID, VIDEOS, expected, strict=True):
-        assert reward.scores([said], known)[0] == pytest.approx(score, abs=1e-6)
-
-
-def test_a_caption_that_breaks_off_is_worth_less() -> None:
-    whole = [[f"{text}." for text in captions] for captions in VIDEOS]
-    finished, broken_off = CaptionReward(whole).scores(
-        ["A man sings a slow song.", "A man sings a slow song"], whole[1]
-    )
-    assert finished > broken_off
 
 
 @given(st.lists(st.floats(0, 10), min_size=2, max_size=8))
