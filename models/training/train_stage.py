@@ -76,6 +76,32 @@ def train_stage(
     if not spec.name:
         spec = replace(spec, name=str(work / "tower"))
         seconds["tower"] = _train_tower(config, Path(spec.name), work, assets, report)
+    training, first_weights = _set_up_phases(config, spec, parent, work, assets, report, bundles)
+    seconds |= _train_on_clips(config, training, first_weights)
+    concepts = parent.concepts if parent else None
+    if config.footage.train and read_video is not None:
+        concepts, spent = train_footage(
+            config, training, parent, work, read_video=read_video, report=report
+        )
+        seconds |= spent
+    if distributed.rank() == 0:
+        _save(config, out, spec, training, parent, seconds, concepts)
+    distributed.barrier()
+    distributed.shut_down()
+    return Bundle.load(out)
+
+
+def _set_up_phases(
+    config: StageConfig,
+    spec: TowerSpec,
+    parent: Bundle | None,
+    work: Path,
+    assets: Path,
+    report: Callable[[str], None],
+    bundles: Mapping[str, Path],
+) -> tuple[InstructionPhases, dict[str, Tensor]]:
+    """The phases on synthetic clips, with the weights of `parent` or new ones; and the projector's
+    weights that those after `align` are averaged with."""
     tower = Tower.load(
         spec.name, pretrained=spec.pretrained, layer=spec.layer, fine_layers=spec.fine_layers
     )
@@ -84,11 +110,11 @@ def train_stage(
         SyntheticClips(config.synthetic, tower.size, assets, split=split)
         for split in ("train", "validation")
     )
-    first: dict[str, Tensor] = {}
+    first_weights: dict[str, Tensor] = {}
     if parent:
         projector = _without_calibration(parent).train().requires_grad_(True)
         averaged = _load(config.average_with, bundles)
-        first = _copy_weights(_without_calibration(averaged) if averaged else projector)
+        first_weights = _copy_weights(_without_calibration(averaged) if averaged else projector)
         words = parent.word_ids
     else:
         words = slot_vocabulary(clips, llm.tokenizer, config.projector.words)
@@ -107,26 +133,24 @@ def train_stage(
     )  # fmt: skip
     for path, _ in parent.lora if parent else ():
         training.lora.load(path, read_gguf(find.resolve(config.llm)))
-    first_adapter = _copy_weights(training.lora)
-    seconds["align"] = training.align(config.align)
-    _average_weights(config.weight_average, projector, first)
-    _add_logit_biases(config, projector, words, llm.tokenizer.encode)
+    return training, first_weights
+
+
+def _train_on_clips(
+    config: StageConfig, training: InstructionPhases, first_weights: Mapping[str, Tensor]
+) -> dict[str, float]:
+    """The phases `align`, `text_only` and `joint`, with averages of weights and calibrated logits;
+    returns the seconds of each phase."""
+    projector, first_adapter = training.projector, _copy_weights(training.lora)
+    seconds = {"align": training.align(config.align)}
+    _average_weights(config.weight_average, projector, first_weights)
+    _add_logit_biases(config, projector, training.collator.words, training.llm.tokenizer.encode)
     # Before the adapter is trained, which then reads the same soft tokens as in use.
     _scale_logits(config.inverse_temperature, projector)
     seconds["text_only"] = training.text_only(config.text_only)
     seconds["joint"] = training.joint(config.joint)
     _average_weights(config.lora_weight_average, training.lora, first_adapter)
-    concepts = parent.concepts if parent else None
-    if config.footage.train and read_video is not None:
-        concepts, spent = train_footage(
-            config, training, parent, work, read_video=read_video, report=report
-        )
-        seconds |= spent
-    if distributed.rank() == 0:
-        _save(config, out, spec, training, parent, seconds, concepts)
-    distributed.barrier()
-    distributed.shut_down()
-    return Bundle.load(out)
+    return seconds
 
 
 def _check_batches(config: StageConfig) -> None:
