@@ -122,12 +122,21 @@ def convert(
         return _convert_adapter(folder, of_model, type_, output, force, progress)
     if base is not None:
         raise ReellamaError(f"{folder} is no LoRA adapter of PEFT: --base is for those")
+    files, notes = _plan_files(folder, type_, output, mmproj_type.upper())
+    _check_places(files, force)
+    (model, *others), more = _write(folder, files, progress)
+    return Converted(**vars(model), notes=notes + more, mmproj=others[0] if others else None)
+
+
+def _plan_files(
+    folder: Path, type_: str | None, output: str | Path | None, mmproj_type: str
+) -> tuple[list[_File], list[str]]:
+    """The model's file, for a vision model its mmproj too, and notes for people."""
     architecture, config = read_config(folder)
     encoder = read_vision_encoder(folder, config)
     tensors = read_tensors(folder)
     language = language_tensors(tensors, config)
     type_ = _type(type_, language)
-    mmproj_type = mmproj_type.upper()
     if mmproj_type not in MMPROJ_TYPES:
         raise ReellamaError(f"no mmproj of type {mmproj_type}: give {', '.join(MMPROJ_TYPES)}")
     name = model_name(folder)
@@ -146,9 +155,7 @@ def convert(
         add = partial(_add_mmproj, encoder, mmproj_type)
         files.append(_File(path, mmproj_type, plan, MMPROJ_ARCHITECTURE, add))
         notes += vision_notes(encoder)
-    _check_places(files, force)
-    (model, *others), more = _write(folder, files, progress)
-    return Converted(**vars(model), notes=notes + more, mmproj=others[0] if others else None)
+    return files, notes
 
 
 def _convert_adapter(

@@ -10,7 +10,7 @@ https://github.com/ggml-org/llama.cpp/tree/master/tools/perplexity
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -100,17 +100,13 @@ def measure_perplexity(
     for a model that cannot be loaded, and ReellamaError for an adapter that does not fit, when the
     text is missing or shorter than one chunk, or when the two do not have the same tokens.
     """
-    if n_ctx < MIN_CTX:
-        raise ReellamaError(f"n_ctx is {n_ctx}, but must be {MIN_CTX} or more")
-    if reference and reference_logits:
-        raise ReellamaError("a reference is a model or its saved logits, not both")
-    place = None if save_logits is None else Path(save_logits).expanduser()
-    if place is not None:
-        check_writable(place)
+    _check_request(n_ctx, reference, reference_logits)
+    save_to = None if save_logits is None else Path(save_logits).expanduser()
+    if save_to is not None:
+        check_writable(save_to)
     text, content = Path(text), text_chunks.read_text(text)
     saved = None if reference_logits is None else read_logits(reference_logits)
-    if saved is not None:
-        n_ctx = saved.n_ctx
+    n_ctx = saved.n_ctx if saved else n_ctx
     with ExitStack() as stack:
         models = [
             stack.enter_context(load_model(file, n_gpu_layers=n_gpu_layers, n_ctx=n_ctx))
@@ -119,33 +115,18 @@ def measure_perplexity(
         ]
         _check_same_tokens(models, content)
         chunks = text_chunks.split(models[0], content, n_ctx, text)[:n_chunks]
-        if saved is not None:
+        if saved:
             chunks = _same_chunks(saved, chunks, models[0], text)
         settings = ContextSettings(n_threads=n_threads)
-        n_seq = text_chunks.n_side_by_side(len(chunks), n_ctx)
-        contexts = [
-            stack.enter_context(
-                Context(model, n_ctx, settings, n_seq=n_seq, n_outputs=settings.n_ubatch)
-            )
-            for model in models
-        ]
+        contexts = [stack.enter_context(_chunk_context(each, chunks, settings)) for each in models]
         if lora:
             contexts[0].set_adapters(lora)
-        keep = None
-        if place is not None:
-            keep = stack.enter_context(saving_logits(place, contexts[0].n_vocab, chunks))
+        saving = saving_logits(save_to, contexts[0].n_vocab, chunks) if save_to else nullcontext()
+        keep = stack.enter_context(saving)
         nll, differences = _score_all(contexts, chunks, settings, saved, keep, progress)
-        return TextQuality(
-            model=models[0].path,
-            text=text,
-            n_ctx=n_ctx,
-            n_chunks=len(chunks),
-            n_scored=len(nll),
-            perplexity=divergence.perplexity(nll),
-            divergence=_sum_up(saved.path if saved else models[1].path, differences)
-            if differences
-            else None,
-        )
+        compared_with = saved.path if saved else models[-1].path
+        found = _sum_up(compared_with, differences) if differences else None
+        return _text_quality(models[0], text, chunks.shape, nll, found)
 
 
 def measure_strided_perplexity(
@@ -183,24 +164,54 @@ def measure_strided_perplexity(
                 f"{window:,}; take a longer text or a smaller --ctx"
             )
         starts = range(0, len(tokens) - window, stride)[:n_chunks]
-        nll: list[np.ndarray] = []
+        windows = [tokens[start : start + window] for start in starts]
         with Context(model, window, settings, n_outputs=settings.n_batch) as context:
             if lora:
                 context.set_adapters(lora)
-            for number, start in enumerate(starts, 1):
-                nll += _score_end(context, tokens[start : start + window], stride)
-                if progress:
-                    so_far = divergence.perplexity(np.concatenate(nll)).value
-                    progress(number, len(starts), so_far)
-    return TextQuality(
-        model=model.path,
-        text=text,
-        n_ctx=window,
-        n_chunks=len(starts),
-        n_scored=len(starts) * stride,
-        perplexity=divergence.perplexity(np.concatenate(nll)),
-        divergence=None,
-    )
+            nll = _score_ends(context, windows, stride, progress)
+        return _text_quality(model, text, (len(windows), window), nll, None)
+
+
+def _check_request(
+    n_ctx: int, reference: str | Path | None, reference_logits: str | Path | None
+) -> None:
+    if n_ctx < MIN_CTX:
+        raise ReellamaError(f"n_ctx is {n_ctx}, but must be {MIN_CTX} or more")
+    if reference and reference_logits:
+        raise ReellamaError("a reference is a model or its saved logits, not both")
+
+
+def _text_quality(
+    model: Model,
+    text: Path,
+    shape: tuple[int, ...],
+    nll: np.ndarray,
+    found: Divergence | None,
+) -> TextQuality:
+    """The quality of a model on chunks of a text, by their `shape`, from -ln p of each token."""
+    n_chunks, n_ctx = shape
+    perplexity = divergence.perplexity(nll)
+    return TextQuality(model.path, text, n_ctx, n_chunks, len(nll), perplexity, found)
+
+
+def _chunk_context(model: Model, chunks: np.ndarray, settings: ContextSettings) -> Context:
+    """A context that reads several chunks side by side."""
+    n_chunks, n_ctx = chunks.shape
+    n_seq = text_chunks.n_side_by_side(n_chunks, n_ctx)
+    return Context(model, n_ctx, settings, n_seq=n_seq, n_outputs=settings.n_ubatch)
+
+
+def _score_ends(
+    context: Context, windows: Sequence[np.ndarray], n: int, progress: Progress | None
+) -> np.ndarray:
+    """Return -ln p of the last n tokens of each window."""
+    nll: list[np.ndarray] = []
+    for number, window in enumerate(windows, 1):
+        nll += _score_end(context, window, n)
+        if progress:
+            so_far = divergence.perplexity(np.concatenate(nll)).value
+            progress(number, len(windows), so_far)
+    return np.concatenate(nll)
 
 
 def _score_end(context: Context, window: np.ndarray, n: int) -> Iterator[np.ndarray]:

@@ -106,17 +106,7 @@ def measure_choices(
         ) as context:
             if lora:
                 context.set_adapters(lora)
-            scores: list[list[float]] = []
-            answers: list[int] = []
-            n_right = 0
-            for group in groups:
-                for of_task in _score_group(context, group):
-                    task = read.tasks[len(scores)]
-                    answers.append(_choose(of_task, is_pair=bool(task.prefixes)))
-                    scores.append(of_task)
-                    n_right += answers[-1] in task.right
-                if progress:
-                    progress(len(scores), len(read.tasks), n_right / len(scores))
+            scores, answers, n_right = _score_tasks(context, groups, read.tasks, progress)
     n = len(scores)
     share = n_right / n
     low, high = wilson_interval(share, n)
@@ -135,6 +125,27 @@ def measure_choices(
         high=high,
         chance=n / sum(map(len, scores)),
     )
+
+
+def _score_tasks(
+    context: Context,
+    groups: list[list[_Tokenized]],
+    tasks: Sequence[Task],
+    progress: Progress | None,
+) -> tuple[list[list[float]], list[int], int]:
+    """Return each task's scores, the answer that is chosen in each, and how many are right."""
+    scores: list[list[float]] = []
+    answers: list[int] = []
+    n_right = 0
+    for group in groups:
+        for of_task in _score_group(context, group):
+            task = tasks[len(scores)]
+            answers.append(_choose(of_task, is_pair=bool(task.prefixes)))
+            scores.append(of_task)
+            n_right += answers[-1] in task.right
+        if progress:
+            progress(len(scores), len(tasks), n_right / len(scores))
+    return scores, answers, n_right
 
 
 def wilson_interval(share: float, n: int) -> tuple[float, float]:

@@ -87,37 +87,20 @@ def pick(
     """
     work.mkdir(parents=True, exist_ok=True)
     bandwidth = _bandwidth(settings.n_threads or default_threads(), work / "bandwidth.json")
-    measuring = _Measuring(source, settings, ResultsFolder(work / "results"), progress)
+    results = ResultsFolder(work / "results")
+    measuring = _Measuring(source, limits, bandwidth, settings, results, progress)
     reference, known = source.reference, measuring.known
-    predicted: dict[str, float] = {}
-    skipped: dict[str, str] = {}
-
-    def still_to_measure() -> list[Candidate]:
-        """The others without a result that may keep the limits."""
-        file = known[reference.type][1]
-        share = bytes_of_a_token(file) / file.size  # of a file's bytes that are read for a token
-        left = []
-        for each in (reference, *source.others):
-            predicted[each.type] = bandwidth / (share * each.n_bytes)
-            if each.type not in known:
-                why = _cannot_keep(each, predicted[each.type], limits, settings)
-                if why:
-                    skipped[each.type] = why
-                else:
-                    left.append(each)
-        return left
-
     with tempfile.TemporaryDirectory(dir=work) as name:
         folder = Path(name)
         logits = folder / "reference.logits"
-        if reference.type not in known or still_to_measure():
+        if reference.type not in known or measuring.unmeasured():
             measuring.say(reference, "fetching")
             with source.open(reference, folder) as path:
                 if reference.type not in known:
                     measuring.measure(reference, path, None)
-                if still_to_measure():
+                if measuring.unmeasured():
                     measuring.read(reference, path, save=logits)
-        for candidate in still_to_measure():
+        for candidate in measuring.unmeasured():
             measuring.say(candidate, "fetching")
             with source.open(candidate, folder) as path:
                 measuring.measure(candidate, path, logits)
@@ -127,7 +110,8 @@ def pick(
         if each.type in known
     }
     chosen = choose(list(measured.values()), limits)
-    return Picked(measured, skipped, predicted, chosen.type if chosen else None, measuring.n_new)
+    choice = chosen.type if chosen else None
+    return Picked(measured, measuring.skipped, measuring.predicted, choice, measuring.n_new)
 
 
 class _Measuring:
@@ -136,17 +120,36 @@ class _Measuring:
     def __init__(
         self,
         source: Source,
+        limits: Limits,
+        bandwidth: float,
         settings: PickSettings,
         results: ResultsFolder,
         progress: Progress | None,
     ) -> None:
-        everything = [source.reference, *source.others]
+        self._everything = [source.reference, *source.others]
+        self._limits, self._bandwidth = limits, bandwidth
         self._settings, self._results, self._progress = settings, results, progress
-        self._numbers = {each.type: number for number, each in enumerate(everything)}
-        self._keys = {each.type: _key(source, each, settings) for each in everything}
+        self._numbers = {each.type: number for number, each in enumerate(self._everything)}
+        self._keys = {each.type: _key(source, each, settings) for each in self._everything}
         found = {name: results.get(key) for name, key in self._keys.items()}
         self.known = {name: result for name, result in found.items() if result is not None}
         self.n_new = 0
+        self.skipped: dict[str, str] = {}  # by type, why
+        self.predicted: dict[str, float] = {}  # tokens a second that memory would allow at most
+
+    def unmeasured(self) -> list[Candidate]:
+        """The files without a result that may keep the limits, once the reference has one."""
+        file = self.known[self._everything[0].type][1]
+        share = bytes_of_a_token(file) / file.size  # of a file's bytes that are read for a token
+        left = []
+        for each in self._everything:
+            predicted = self.predicted[each.type] = self._bandwidth / (share * each.n_bytes)
+            if each.type not in self.known:
+                if why := _cannot_keep(each, predicted, self._limits, self._settings):
+                    self.skipped[each.type] = why
+                else:
+                    left.append(each)
+        return left
 
     def say(self, candidate: Candidate, doing: str) -> None:
         """Tell what is being done."""

@@ -9,7 +9,7 @@ read. A mixture of experts has a row and a count for each expert.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -29,7 +29,10 @@ from reellama.gguf_tools.format.reader import MAGIC, GGUFFile, Tensor, read_gguf
 
 if TYPE_CHECKING:
     from reellama.gguf_tools.quantization.activations import Activations
+    from reellama.gguf_tools.runtime.backend import Model
     from reellama.gguf_tools.runtime.context import Context
+    from reellama.gguf_tools.runtime.context_settings import ContextSettings
+    from reellama.gguf_tools.text.text_chunks import Block
 
 N_CTX = 512  # tokens of a chunk, llama-imatrix's default
 SUM, COUNT = ".in_sum2", ".counts"
@@ -187,7 +190,6 @@ def collect_from_text(
     """
     from reellama.gguf_tools.quantization.activations import Activations
     from reellama.gguf_tools.runtime.backend import load_model
-    from reellama.gguf_tools.runtime.context import Context
     from reellama.gguf_tools.runtime.context_settings import ContextSettings
     from reellama.gguf_tools.text import text_chunks
 
@@ -202,27 +204,37 @@ def collect_from_text(
         if begun is not None and n_begun >= len(chunks):
             return begun
         n_all, chunks = len(chunks), chunks[n_begun:]
-        with Context(
-            loaded,
-            n_ctx,
-            settings,
-            n_seq=text_chunks.n_side_by_side(len(chunks), n_ctx),
-            n_outputs=settings.n_ubatch,
-            may_encode=True,
-            on_node=activations.callback,
-        ) as context:
-            blocks = text_chunks.read_side_by_side(
-                [context], chunks, settings, first_output=0, after_decode=activations.check
-            )
-            saved = 0.0
-            for block in blocks:
-                if progress is not None:
-                    progress(n_begun + block.n_chunks_done, n_all)
-                whole = block.positions.stop == n_ctx  # else some chunks are half read
-                if save and save_every and whole and block.n_chunks_done - saved >= save_every:
-                    saved = block.n_chunks_done
-                    save(_imatrix(activations, model, n_ctx, datasets))
+        saved = 0.0
+        for block in _read_chunks(loaded, chunks, settings, activations):
+            if progress is not None:
+                progress(n_begun + block.n_chunks_done, n_all)
+            whole = block.positions.stop == n_ctx  # else some chunks are half read
+            if save and save_every and whole and block.n_chunks_done - saved >= save_every:
+                saved = block.n_chunks_done
+                save(_imatrix(activations, model, n_ctx, datasets))
     return _imatrix(activations, model, n_ctx, datasets)
+
+
+def _read_chunks(
+    model: Model, chunks: np.ndarray, settings: ContextSettings, activations: Activations
+) -> Iterator[Block]:
+    """Let a model read chunks int32 `[n_chunks, n_ctx]`; yield after each block of them."""
+    from reellama.gguf_tools.runtime.context import Context
+    from reellama.gguf_tools.text import text_chunks
+
+    n_chunks, n_ctx = chunks.shape
+    with Context(
+        model,
+        n_ctx,
+        settings,
+        n_seq=text_chunks.n_side_by_side(n_chunks, n_ctx),
+        n_outputs=settings.n_ubatch,
+        may_encode=True,
+        on_node=activations.callback,
+    ) as context:
+        yield from text_chunks.read_side_by_side(
+            [context], chunks, settings, first_output=0, after_decode=activations.check
+        )
 
 
 def _go_on(

@@ -64,6 +64,20 @@ class Quantized:
     seconds: float
 
 
+@dataclass(frozen=True)
+class _Request:
+    """What is asked for beside the settings of llama.cpp's quantizer, as `quantize` takes it."""
+
+    source: Path
+    targets: dict[str, QuantType | None]  # by name; None: a copy
+    output: str | Path | None
+    loras: tuple[tuple[str | Path, float], ...]
+    prune_layers: str
+    dry_run: bool
+    force: bool
+    progress: QuantizeProgress | None
+
+
 def quantize(
     source: str | Path,
     types: str | Sequence[str],
@@ -104,10 +118,8 @@ def quantize(
     path = find.resolve(source)
     if n_threads < 0:
         raise ReellamaError(f"n_threads is {n_threads}, but must be 0 or more")
-    wanted = [quant_type(name) for name in ([types] if isinstance(types, str) else types)]
-    targets = [type_.name if type_ else COPY_TYPE for type_ in wanted]
-    if not targets or len(set(targets)) < len(targets):
-        raise ReellamaError(f"give each type once, and at least one: {' '.join(targets) or 'none'}")
+    targets = _targets([types] if isinstance(types, str) else types)
+    request = _Request(path, targets, output, tuple(loras), prune_layers, dry_run, force, progress)
     job = QuantizeJob(
         source=str(path.absolute()),
         output="",
@@ -122,53 +134,98 @@ def quantize(
         keep_split=keep_split,
         n_threads=n_threads,
     )
-    if keep_split and (loras or len(part_names(path.name)) == 1):
-        raise ReellamaError(
-            "merging an adapter makes one file: leave --keep-split out"
-            if loras
-            else f"{path} is one file: leave --keep-split out"
-        )
+    if keep_split:
+        _check_can_stay_split(path, loras)
     with quantizer or QuantizerProcess() as quantizer:  # it starts while the header is read
-        file = read_gguf(path)
-        check_named_as_split(file)
-        if file.metadata.get("general.alignment", DEFAULT_ALIGNMENT) != DEFAULT_ALIGNMENT:
-            raise ReellamaError(f"{path} has a general.alignment that llama.cpp cannot quantize")
-        if sees := is_mmproj(file.metadata):
-            _check_mmproj_job(path, job, loras)
-        if prune_layers:
-            job = replace(job, prune_layers=parse_layers(prune_layers, file.n_layer))
-        jobs = [_job_of_type(job, type_) for type_ in wanted]
-        n_merged = 0  # bytes of the source with its adapters
-        if loras:  # checked now, in a dry run too: merging comes after all other checks
-            from reellama.gguf_tools.quantization.lora_merge import merged_size, open_adapters
+        return _quantize(quantizer, job, request)
 
-            open_adapters(file, loras)
-            n_merged = merged_size(file)
-        places = _output_paths(file, targets, output, [Path(adapter).stem for adapter, _ in loras])
-        n_files = len(part_names(path.name)) if keep_split else 1
-        if not dry_run:
-            _check_places(path, [file for place in places for file in parts(place, n_files)], force)
-        if sees:
-            return _quantize_mmproj(file, targets, places, dry_run, progress)
-        matrix = None
-        if job.imatrix is not None:
-            from reellama.gguf_tools.quantization.imatrix import read_imatrix
 
-            matrix = read_imatrix(job.imatrix)
-        entries = raw_entries(path)
-        plans = [
-            plan_quantization(quantizer, job, name, entries, matrix)
-            for job, name in zip(jobs, targets, strict=True)
+def _check_can_stay_split(path: Path, loras: Sequence[object]) -> None:
+    if loras:
+        raise ReellamaError("merging an adapter makes one file: leave --keep-split out")
+    if len(part_names(path.name)) == 1:
+        raise ReellamaError(f"{path} is one file: leave --keep-split out")
+
+
+def _targets(types: Sequence[str]) -> dict[str, QuantType | None]:
+    """Types by their names. Raises ReellamaError for an unknown one, and for one given twice."""
+    wanted = [quant_type(name) for name in types]
+    targets = [type_.name if type_ else COPY_TYPE for type_ in wanted]
+    if not targets or len(set(targets)) < len(targets):
+        raise ReellamaError(f"give each type once, and at least one: {' '.join(targets) or 'none'}")
+    return dict(zip(targets, wanted, strict=True))
+
+
+def _quantize(quantizer: QuantizerProcess, job: QuantizeJob, request: _Request) -> list[Quantized]:
+    """Check the source and where the files go, and quantize it."""
+    file = _read_source(request.source)
+    source_is_mmproj = is_mmproj(file.metadata)
+    if source_is_mmproj:
+        _check_mmproj_job(file.path, job, request.loras)
+    if request.prune_layers:
+        job = replace(job, prune_layers=parse_layers(request.prune_layers, file.n_layer))
+    n_merged = _check_adapters(file, request.loras)
+    adapters = [Path(adapter).stem for adapter, _ in request.loras]
+    places = _output_paths(file, [*request.targets], request.output, adapters)
+    if not request.dry_run:
+        n_files = len(part_names(file.path.name)) if job.keep_split else 1
+        new_files = [part for place in places for part in parts(place, n_files)]
+        _check_places(file.path, new_files, request.force)
+    if source_is_mmproj:
+        return _quantize_mmproj(file, places, request)
+    return _quantize_llm(quantizer, file, job, places, n_merged, request)
+
+
+def _read_source(path: Path) -> GGUFFile:
+    """The header of a file that can be quantized."""
+    file = read_gguf(path)
+    check_named_as_split(file)
+    if file.metadata.get("general.alignment", DEFAULT_ALIGNMENT) != DEFAULT_ALIGNMENT:
+        raise ReellamaError(f"{path} has a general.alignment that llama.cpp cannot quantize")
+    return file
+
+
+def _check_adapters(file: GGUFFile, loras: Sequence[tuple[str | Path, float]]) -> int:
+    """Check that adapters can be merged, and return the bytes of the source with them, else 0.
+
+    Also before a dry run: merging itself comes after all other checks.
+    """
+    if not loras:
+        return 0
+    from reellama.gguf_tools.quantization.lora_merge import merged_size, open_adapters
+
+    open_adapters(file, loras)
+    return merged_size(file)
+
+
+def _quantize_llm(
+    quantizer: QuantizerProcess,
+    file: GGUFFile,
+    job: QuantizeJob,
+    places: Sequence[Path],
+    n_merged: int,
+    request: _Request,
+) -> list[Quantized]:
+    matrix = None
+    if job.imatrix is not None:
+        from reellama.gguf_tools.quantization.imatrix import read_imatrix
+
+        matrix = read_imatrix(job.imatrix)
+    jobs = [_job_of_type(job, type_) for type_ in request.targets.values()]
+    entries = raw_entries(file.path)
+    plans = [
+        plan_quantization(quantizer, each, name, entries, matrix)
+        for each, name in zip(jobs, request.targets, strict=True)
+    ]
+    if request.dry_run:
+        return [_result(*each, 0.0) for each in zip(places, request.targets, plans, strict=True)]
+    _check_space(places[0].parent, plans, n_merged)
+    with _merged(file, request.loras, places[0].parent, request.progress) as merged:
+        jobs = [replace(each, source=str(merged.absolute())) for each in jobs]
+        return [
+            _write(quantizer, *each, request.progress)
+            for each in zip(jobs, places, request.targets, plans, strict=True)
         ]
-        if dry_run:
-            return [_result(*each, 0.0) for each in zip(places, targets, plans, strict=True)]
-        _check_space(places[0].parent, plans, n_merged)
-        with _merged(file, loras, places[0].parent, progress) as merged:
-            jobs = [replace(job, source=str(merged.absolute())) for job in jobs]
-            return [
-                _write(quantizer, *each, progress)
-                for each in zip(jobs, places, targets, plans, strict=True)
-            ]
 
 
 def _lower(pattern: str) -> str:
@@ -186,26 +243,20 @@ def _check_mmproj_job(path: Path, job: QuantizeJob, loras: Sequence[object]) -> 
         )
 
 
-def _quantize_mmproj(
-    file: GGUFFile,
-    targets: Sequence[str],
-    places: Sequence[Path],
-    dry_run: bool,
-    progress: QuantizeProgress | None,
-) -> list[Quantized]:
+def _quantize_mmproj(file: GGUFFile, places: Sequence[Path], request: _Request) -> list[Quantized]:
     from reellama.gguf_tools.quantization.mmproj_quantize import plan_mmproj, write_mmproj
 
-    plans = [plan_mmproj(file, name) for name in targets]
-    if not dry_run:
+    plans = [plan_mmproj(file, name) for name in request.targets]
+    if not request.dry_run:
         _check_space(places[0].parent, plans, 0)
     results = []
-    for place, name, plan in zip(places, targets, plans, strict=True):
+    for place, name, plan in zip(places, request.targets, plans, strict=True):
         started = time.perf_counter()
-        if not dry_run:
-            tell = partial(progress or _silent, f"quantizing {name}")
+        if not request.dry_run:
+            tell = partial(request.progress or _silent, f"quantizing {name}")
             with replacing(place) as temporary:
                 write_mmproj(file, plan, name, temporary, tell)
-        seconds = 0.0 if dry_run else time.perf_counter() - started
+        seconds = 0.0 if request.dry_run else time.perf_counter() - started
         results.append(_result(place, name, plan, seconds))
     return results
 
