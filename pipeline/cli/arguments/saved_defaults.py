@@ -67,7 +67,7 @@ def saved_defaults(program: Any) -> dict[str, Any]:
 def _defaults_of(
     command: Any, said: Mapping[str, Any], shared: Mapping[str, Any], unused: set[str], path: Path
 ) -> dict[str, Any]:
-    """Of a command, or of a group and all that is in it; takes what it uses out of `unused`."""
+    """The defaults of a command, or of a group and all in it; what is used leaves `unused`."""
     shared = {**shared, **{n: v for n, v in said.items() if not isinstance(v, Mapping)}}
     commands = getattr(command, "commands", None)
     if commands is not None:
