@@ -22,7 +22,8 @@ from reellama.gguf_tools.format.reader import GGUFFile, read_gguf
 from reellama.gguf_tools.measuring import bench, perplexity
 from reellama.gguf_tools.measuring.bench_tests import BenchTest
 from reellama.gguf_tools.measuring.divergence import Estimate
-from reellama.gguf_tools.quantization.quantize import default_name, quantize
+from reellama.gguf_tools.quantization.output_files import default_name
+from reellama.gguf_tools.quantization.quantize import quantize
 from reellama.gguf_tools.runtime.backend import GpuLayers
 from reellama.gguf_tools.text import text_chunks
 

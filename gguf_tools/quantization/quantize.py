@@ -10,9 +10,7 @@ some jobs need (numpy, for imatrix files, adapters and mmproj files) is imported
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +19,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from reellama.gguf_tools.atomic_write import check_new, check_writable, replacing
+from reellama.gguf_tools.atomic_write import replacing
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.header_writer import raw_entries
 from reellama.gguf_tools.format.mmproj_header import is_mmproj
@@ -29,23 +27,25 @@ from reellama.gguf_tools.format.reader import DEFAULT_ALIGNMENT, GGUFFile, read_
 from reellama.gguf_tools.format.split_files import check_named_as_split
 from reellama.gguf_tools.format.split_names import part_names
 from reellama.gguf_tools.locate import find
+from reellama.gguf_tools.quantization.output_files import (
+    check_places,
+    check_space,
+    output_paths,
+    parts,
+    replacing_parts,
+)
 from reellama.gguf_tools.quantization.quant_options import MetadataValue, parse_layers
 from reellama.gguf_tools.quantization.quant_plan import QuantizerLog, QuantPlan, plan_quantization
 from reellama.gguf_tools.quantization.quant_types import (
-    ALIASES,
     COPY_TYPE,
-    QUANT_TYPES,
     QuantType,
     quant_type,
     type_of_tensor,
 )
 from reellama.gguf_tools.quantization.quantize_child import QuantizeJob, QuantizerProcess
 
-SPLIT = re.compile(r"-\d{5}-of-\d{5}$")  # of the parts of a split model
-
-QuantizeProgress = Callable[
-    [str, int, int], None
-]  # what is being done, tensors done, total tensors
+# What is being done, tensors done, total tensors.
+QuantizeProgress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -166,11 +166,11 @@ def _quantize(quantizer: QuantizerProcess, job: QuantizeJob, request: _Request) 
         job = replace(job, prune_layers=parse_layers(request.prune_layers, file.n_layer))
     n_merged = _check_adapters(file, request.loras)
     adapters = [Path(adapter).stem for adapter, _ in request.loras]
-    places = _output_paths(file, [*request.targets], request.output, adapters)
+    places = output_paths(file, [*request.targets], request.output, adapters)
     if not request.dry_run:
         n_files = len(part_names(file.path.name)) if job.keep_split else 1
         new_files = [part for place in places for part in parts(place, n_files)]
-        _check_places(file.path, new_files, request.force)
+        check_places(file.path, new_files, request.force)
     if source_is_mmproj:
         return _quantize_mmproj(file, places, request)
     return _quantize_llm(quantizer, file, job, places, n_merged, request)
@@ -219,7 +219,7 @@ def _quantize_llm(
     ]
     if request.dry_run:
         return [_result(*each, 0.0) for each in zip(places, request.targets, plans, strict=True)]
-    _check_space(places[0].parent, plans, n_merged)
+    check_space(places[0].parent, plans, n_merged)
     with _merged(file, request.loras, places[0].parent, request.progress) as merged:
         jobs = [replace(each, source=str(merged.absolute())) for each in jobs]
         return [
@@ -248,7 +248,7 @@ def _quantize_mmproj(file: GGUFFile, places: Sequence[Path], request: _Request) 
 
     plans = [plan_mmproj(file, name) for name in request.targets]
     if not request.dry_run:
-        _check_space(places[0].parent, plans, 0)
+        check_space(places[0].parent, plans, 0)
     results = []
     for place, name, plan in zip(places, request.targets, plans, strict=True):
         started = time.perf_counter()
@@ -263,62 +263,6 @@ def _quantize_mmproj(file: GGUFFile, places: Sequence[Path], request: _Request) 
 
 def _silent(_doing: str, _done: int, _total: int) -> None:
     """Progress that nobody asked for."""
-
-
-def default_name(file: GGUFFile, type_name: str, adapters: Sequence[str] = ()) -> str:
-    """Return the name of a file for `file` quantized: its own with the type in place of its own."""
-    path = file.path
-    stem = path.name.removesuffix(".gguf")
-    if stem == path.name:  # Ollama's blobs are named by their hash
-        stem = re.sub(r"[^\w.-]+", "-", str(file.metadata.get("general.name", "model"))).strip("-.")
-    stem = SPLIT.sub("", stem)
-    match = _type_at_end().search(stem)
-    separator = match[1] if match else "-"
-    stem = stem[: match.start()] if match else stem
-    return separator.join([stem, *adapters, type_name]) + ".gguf"
-
-
-def _type_at_end() -> re.Pattern[str]:
-    names = {type_.name for type_ in QUANT_TYPES} | set(ALIASES) | {"FP16", "FP32", COPY_TYPE}
-    longest_first = sorted(names, key=len, reverse=True)
-    return re.compile(rf"([-._])({'|'.join(longest_first)})$", re.IGNORECASE)
-
-
-def _output_paths(
-    file: GGUFFile, targets: Sequence[str], output: str | Path | None, adapters: Sequence[str]
-) -> list[Path]:
-    folder = Path.cwd()
-    if output is not None:
-        folder = Path(output).expanduser()
-        is_folder = folder.is_dir() or str(output).endswith(("/", os.sep))
-        if not is_folder and folder.suffix == ".gguf":
-            if len(targets) > 1:
-                raise ReellamaError(f"{output} is one file, and {len(targets)} types need a folder")
-            check_writable(folder)
-            return [folder]
-    return [folder / default_name(file, target, adapters) for target in targets]
-
-
-def _check_places(source: Path, places: Sequence[Path], force: bool) -> None:
-    for place in places:
-        if place.exists() and place.samefile(source):
-            raise ReellamaError(f"{place} is the source itself; give another --output")
-        check_new(place, force=force)
-    folder = places[0].parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ReellamaError(f"cannot make the folder {folder}: {error.strerror}") from error
-
-
-def _check_space(folder: Path, plans: Sequence[QuantPlan], merged: int) -> None:
-    needed = sum(plan.n_bytes for plan in plans) + merged
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise ReellamaError(
-            f"{needed / 1e9:.2f} GB are needed in {folder.absolute()}, and {free / 1e9:.2f} GB are "
-            "free: make room, or give another folder as --output"
-        )
 
 
 def _job_of_type(job: QuantizeJob, type_: QuantType | None) -> QuantizeJob:
@@ -361,7 +305,7 @@ def _write(
             progress(doing, listener.done - 1, listener.total)
 
     n_files = len(part_names(Path(job.source).name)) if job.keep_split else 1
-    with _replacing_parts(place, n_files) if n_files > 1 else replacing(place) as temporary:
+    with replacing_parts(place, n_files) if n_files > 1 else replacing(place) as temporary:
         started = time.perf_counter()
         if not quantizer.run(replace(job, output=str(temporary.absolute())), listen):
             raise listener.failure(job, type_name)
@@ -373,25 +317,6 @@ def _write(
     written = parts(place, n_files)
     result = _result(written[0], type_name, planned, seconds)
     return replace(result, n_bytes=sum(path.stat().st_size for path in written))
-
-
-def parts(place: Path, n_files: int) -> list[Path]:
-    """The files of a model that is written to `place`, in so many."""
-    if n_files == 1:
-        return [place]
-    stem = place.name.removesuffix(".gguf")
-    first = f"{stem}-00001-of-{n_files:05}.gguf"
-    return [place.with_name(name) for name in part_names(first)]
-
-
-@contextmanager
-def _replacing_parts(place: Path, n_files: int) -> Iterator[Path]:
-    """What names of new files begin with, in a folder beside `place`; they are moved at the end."""
-    with tempfile.TemporaryDirectory(dir=place.parent, prefix=".split-") as folder:
-        beginning = Path(folder, place.name.removesuffix(".gguf"))
-        yield beginning
-        for new, target in zip(parts(beginning, n_files), parts(place, n_files), strict=True):
-            new.replace(target)
 
 
 def _result(place: Path, type_name: str, planned: QuantPlan, seconds: float) -> Quantized:

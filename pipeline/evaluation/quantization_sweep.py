@@ -13,7 +13,8 @@ from rich.table import Table
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.model_summary import bits_per_weight, quantization
 from reellama.gguf_tools.format.reader import read_gguf
-from reellama.gguf_tools.quantization.quantize import default_name, quantize
+from reellama.gguf_tools.quantization.output_files import default_name
+from reellama.gguf_tools.quantization.quantize import quantize
 from reellama.models.open_bundle import VideoBundle
 from reellama.models.token_pooling.options import DEFAULT_POOLING, PoolingOptions
 from reellama.pipeline.chat.conversation import Chat

@@ -18,8 +18,9 @@ from reellama.gguf_tools.format.header_writer import TensorInfo, header_bytes, r
 from reellama.gguf_tools.format.model_summary import quantization
 from reellama.gguf_tools.format.reader import GGUFFile, read_gguf
 from reellama.gguf_tools.quantization import quant_types
+from reellama.gguf_tools.quantization.output_files import default_name
 from reellama.gguf_tools.quantization.quant_types import QUANT_TYPES, quant_type
-from reellama.gguf_tools.quantization.quantize import default_name, quantize
+from reellama.gguf_tools.quantization.quantize import quantize
 from reellama.gguf_tools.runtime.backend import load_model
 from reellama.pipeline.llm.engine import Engine, Text
 from tests.helpers import tiny_model

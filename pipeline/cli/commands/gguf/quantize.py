@@ -179,7 +179,7 @@ def _plan(
     from reellama.gguf_tools.format.reader import read_gguf
     from reellama.gguf_tools.locate.find import resolve
     from reellama.gguf_tools.measuring.mix_search import plan_mix
-    from reellama.gguf_tools.quantization.quantize import default_name
+    from reellama.gguf_tools.quantization.output_files import default_name
     from reellama.gguf_tools.sizes import parse_size
     from reellama.pipeline.cli.console import note
     from reellama.pipeline.cli.progress import long_bar
