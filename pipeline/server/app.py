@@ -45,7 +45,7 @@ def create_app(settings: Settings) -> FastAPI:
     """An ASGI application; `app.state.service` is its service."""
     metrics = Metrics()
     service = Service(settings, metrics)
-    metrics.watch(service.admission)
+    metrics.watch_admission(service.admission)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

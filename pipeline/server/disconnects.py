@@ -18,7 +18,7 @@ async def cancel_on_disconnect(request: Request, work: Awaitable[T]) -> T:
 
     Raises ClientDisconnect then. The request's body must have been read.
     """
-    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_hang_up(request))
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_wait_for_disconnect(request))
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
@@ -34,6 +34,6 @@ async def cancel_on_disconnect(request: Request, work: Awaitable[T]) -> T:
         del task, gone
 
 
-async def _hang_up(request: Request) -> None:
+async def _wait_for_disconnect(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass

@@ -19,7 +19,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from reellama.gguf_tools.errors import ReellamaError
-from reellama.pipeline.server.chat.generation import ending_answers
+from reellama.pipeline.server.chat.generation import closing_generations
 from reellama.pipeline.server.client_errors import error_body, status_and_message
 from reellama.pipeline.server.memory_trimmer import MemoryTrimmer
 from reellama.pipeline.server.monitoring.logs import log
@@ -104,14 +104,14 @@ class Guard:
                 status = message["status"]
                 headers = [*message.get("headers", ()), *map(_encoded, own_headers.items())]
                 message = {**message, "headers": headers}
-                self.metrics.requested(_route(scope), status, time.perf_counter() - begin)
+                self.metrics.count_request(_route(scope), status, time.perf_counter() - begin)
             await send(message)
 
         try:
             if problem := self._problem(scope, local):
                 await _refuse(scope, note, *problem)
             else:
-                async with ending_answers():
+                async with closing_generations():
                     await self.app(scope, body, note)
         except ClientDisconnect:
             pass

@@ -22,7 +22,7 @@ from reellama.pipeline.llm.text_embedding import TextEmbedder
 from reellama.pipeline.server.admission.work_threads import WorkThreads
 from reellama.pipeline.server.keep_alive import MAX_KEEP_ALIVE_SECONDS
 from reellama.pipeline.server.model_registry import RegisteredModel
-from reellama.pipeline.server.model_store import Store
+from reellama.pipeline.server.model_store import ModelStore
 from reellama.pipeline.server.monitoring.logs import log
 from reellama.pipeline.server.settings import Settings
 
@@ -202,7 +202,7 @@ class ModelPool:
             await self._unload(loaded)
 
     def _adapters(self, known: RegisteredModel) -> list[tuple[Path, float]]:
-        store = Store(self.settings.store)
+        store = ModelStore(self.settings.store)
         own = known.bundle.lora if known.bundle else []
         return [*own, *((store.file(adapter), 1.0) for adapter in known.manifest.adapters)]
 

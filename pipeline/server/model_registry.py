@@ -24,8 +24,8 @@ from reellama.gguf_tools.locate.vision_models import find_mmproj
 from reellama.pipeline.server.model_store import (
     DEFAULT_TAG,
     Manifest,
-    Store,
-    StoreError,
+    ModelStore,
+    ModelStoreError,
     no_model,
     short_name,
 )
@@ -167,11 +167,11 @@ class RegisteredModel:
         return "\n".join(lines) + "\n"
 
 
-def look_up_model(name: str, settings: Settings, store: Store) -> RegisteredModel:
+def look_up_model(name: str, settings: Settings, store: ModelStore) -> RegisteredModel:
     """The model of this name: the store's, the bundle, or a GGUF file on this machine.
 
-    A path is no name for a client, unless it lies in a folder that is allowed. Raises StoreError
-    with status 404 when there is none.
+    A path is no name for a client, unless it lies in a folder that is allowed. Raises
+    ModelStoreError with status 404 when there is none.
     """
     bundle = _bundle(settings.bundle, settings.mmproj)
     if manifest := store.get(name):
@@ -198,7 +198,7 @@ def open_registered_bundle(settings: Settings) -> VideoBundle:
     return _bundle(settings.bundle, settings.mmproj)
 
 
-def all_models(settings: Settings, store: Store) -> list[RegisteredModel]:
+def all_models(settings: Settings, store: ModelStore) -> list[RegisteredModel]:
     """The bundle, the models of the store, and the vision GGUFs of this machine.
 
     Those whose files are lost are passed over.
@@ -218,16 +218,16 @@ def all_models(settings: Settings, store: Store) -> list[RegisteredModel]:
             known = look_up_model(name, settings, store)
             known.details()
             found.append(known)
-        except (GGUFError, StoreError, OSError):
+        except (GGUFError, ModelStoreError, OSError):
             continue
     return found
 
 
-def delete_made_model(name: str, settings: Settings, store: Store) -> None:
-    """Forget a model of the store. Raises StoreError: 404 for none, 403 for one from elsewhere."""
+def delete_made_model(name: str, settings: Settings, store: ModelStore) -> None:
+    """Forget a model. Raises ModelStoreError: 404 for none, 403 for one outside of the store."""
     if store.get(name) is None:
         known = look_up_model(name, settings, store)
-        raise StoreError(
+        raise ModelStoreError(
             f"{known.service_name} is not of this server's store: remove its files", 403
         )
     store.delete(name)

@@ -41,7 +41,7 @@ MAX_SHOWN_CHARACTERS = 200  # of a name in an error
 DIGEST = re.compile(r"sha256[:-]([0-9a-f]{64})")
 
 
-class StoreError(ReellamaError):
+class ModelStoreError(ReellamaError):
     """A name, digest or model of the store that cannot be used; `status` is HTTP's.
 
     `code` is what OpenAI's clients know an error by, if they do.
@@ -52,10 +52,10 @@ class StoreError(ReellamaError):
         self.status, self.code = status, code
 
 
-def no_model(name: str) -> StoreError:
+def no_model(name: str) -> ModelStoreError:
     """The error that there is no model of this name."""
     shown = name if len(name) <= MAX_SHOWN_CHARACTERS else f"{name[:MAX_SHOWN_CHARACTERS]}..."
-    return StoreError(f"model '{shown}' not found", 404, "model_not_found")
+    return ModelStoreError(f"model '{shown}' not found", 404, "model_not_found")
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class ModelName:
 
     @classmethod
     def parse(cls, text: str) -> ModelName:
-        """Take a name apart. Raises StoreError for what cannot be one."""
+        """Take a name apart. Raises ModelStoreError for what cannot be one."""
         path, _, tag = (
             text.rpartition(":") if ":" in text.rpartition("/")[2] else (text, "", DEFAULT_TAG)
         )
@@ -79,7 +79,7 @@ class ModelName:
         if name is None or not (
             HOST.fullmatch(name.host) and all(map(NAME_PART.fullmatch, name.parts[1:]))
         ):
-            raise StoreError(f"{text!r:.100} is an invalid model name; write it as NAME:TAG")
+            raise ModelStoreError(f"{text!r:.100} is an invalid model name; write it as NAME:TAG")
         return name
 
     @property
@@ -106,7 +106,7 @@ def short_name(text: str) -> str:
     """
     try:
         name = ModelName.parse(text)
-    except StoreError:
+    except ModelStoreError:
         return text
     place = (name.host.lower(), name.namespace.lower())
     known = place == (DEFAULT_HOST, DEFAULT_NAMESPACE)
@@ -158,7 +158,7 @@ class Manifest:
         return {each for each in (self.llm, *self.adapters) if DIGEST.fullmatch(each)}
 
 
-class Store:
+class ModelStore:
     """The store in the folder `root`, which is made when something is first kept in it."""
 
     def __init__(self, root: Path) -> None:
@@ -173,7 +173,7 @@ class Store:
         """The model of this name, if there is one; a name that cannot be one has none."""
         try:
             return _read(self._path(ModelName.parse(name)))
-        except StoreError:
+        except ModelStoreError:
             return None
 
     def put(self, manifest: Manifest) -> Manifest:
@@ -189,7 +189,7 @@ class Store:
         return kept
 
     def delete(self, name: str) -> None:
-        """Forget a model, and its blobs unless another one has them. StoreError: there is none."""
+        """Forget a model, and its blobs that no other has. Raises ModelStoreError for none."""
         manifest = self.get(name)
         if manifest is None:
             raise no_model(name)
@@ -197,43 +197,45 @@ class Store:
         self._drop(manifest)
 
     def file(self, reference: str) -> Path:
-        """The file that a manifest's `llm` or adapter means. Raises StoreError where it is lost."""
+        """The file of a manifest's `llm` or adapter. Raises ModelStoreError where it is lost."""
         path = self.blob(reference) if DIGEST.fullmatch(reference) else Path(reference)
         if not path.is_file():
-            raise StoreError(f"{reference} is not there any more; create or pull the model again")
+            raise ModelStoreError(
+                f"{reference} is not there any more; create or pull the model again"
+            )
         return path
 
     def blob(self, digest: str) -> Path:
-        """Where a blob lies or would lie. Raises StoreError for what is no digest."""
+        """Where a blob lies or would lie. Raises ModelStoreError for what is no digest."""
         match = DIGEST.fullmatch(digest)
         if match is None:
-            raise StoreError("invalid digest format; it is sha256: and 64 hexadecimal digits")
+            raise ModelStoreError("invalid digest format; it is sha256: and 64 hexadecimal digits")
         return self.root / "blobs" / f"sha256-{match[1]}"
 
     @contextmanager
-    def receiving(self, digest: str, size: int = 0) -> Iterator[Blob]:
+    def receiving(self, digest: str, size: int = 0) -> Iterator[IncomingBlob]:
         """A blob that is written piece by piece and kept when the block ends and the digest fits.
 
         `size` in bytes, where it is known, is checked against the disk's free space. Raises
-        StoreError.
+        ModelStoreError.
         """
         path = self.blob(digest)
         self._make(path.parent)
         if size > (free := shutil.disk_usage(path.parent).free):
             text = f"this blob has {show_size(size)}, and {path.parent} has {show_size(free)} free"
-            raise StoreError(f"{text}; make room", 507)
+            raise ModelStoreError(f"{text}; make room", 507)
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".incoming-")
         try:
             with os.fdopen(descriptor, "wb") as file:
-                blob = Blob(file)
+                blob = IncomingBlob(file)
                 yield blob
                 file.flush()
                 os.fsync(file.fileno())
             if blob.digest != f"sha256:{path.name.removeprefix('sha256-')}":
-                raise StoreError(f"digest mismatch, expected {digest}, got {blob.digest}")
+                raise ModelStoreError(f"digest mismatch, expected {digest}, got {blob.digest}")
             os.replace(name, path)
         except OSError as error:
-            raise StoreError(
+            raise ModelStoreError(
                 f"cannot save a blob in {path.parent}: {error.strerror}", 507
             ) from error
         finally:
@@ -280,7 +282,9 @@ class Store:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StoreError(f"cannot keep models in {self.root}: {error.strerror}", 500) from error
+            raise ModelStoreError(
+                f"cannot keep models in {self.root}: {error.strerror}", 500
+            ) from error
 
     def _drop(self, manifest: Manifest | None) -> None:
         """Remove the blobs of a manifest that is gone and that no other one has."""
@@ -291,7 +295,7 @@ class Store:
             self.blob(digest).unlink(missing_ok=True)
 
 
-class Blob:
+class IncomingBlob:
     """A blob on its way in."""
 
     def __init__(self, file: Any) -> None:

@@ -28,13 +28,13 @@ def add_header(name: str, value: str) -> None:
 def add_notes(notes: Sequence[str]) -> None:
     """Tell notes on a video with the answer to the present request; each of them once."""
     headers = ANSWER_HEADERS.get() or {}
-    told = notes_in(headers.get(NOTES_HEADER))
+    told = parse_notes(headers.get(NOTES_HEADER))
     text = json.dumps([*dict.fromkeys([*told, *notes])])
     if notes and len(text) <= MAX_NOTES_CHARACTERS:
         add_header(NOTES_HEADER, text)
 
 
-def notes_in(header: str | None) -> list[str]:
+def parse_notes(header: str | None) -> list[str]:
     """The notes that a header holds. Raises ValueError for one that is something else."""
     notes = json.loads(header) if header else []
     if not isinstance(notes, list) or not all(isinstance(each, str) for each in notes):

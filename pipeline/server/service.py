@@ -26,7 +26,7 @@ from reellama.pipeline.server.media.media_items import MediaItem
 from reellama.pipeline.server.media.media_kind import sniff_kind
 from reellama.pipeline.server.media.soft_token_cache import SoftTokenCache
 from reellama.pipeline.server.model_registry import RegisteredModel, look_up_model
-from reellama.pipeline.server.model_store import Store, short_name
+from reellama.pipeline.server.model_store import ModelStore, short_name
 from reellama.pipeline.server.monitoring.metrics import Metrics
 from reellama.pipeline.server.responses.response_store import ResponseStore
 from reellama.pipeline.server.sandbox.sandbox import Sandbox
@@ -44,7 +44,7 @@ class Service:
         self.models = ModelPool(settings)
         self.sandbox = Sandbox()
         self.chat_formats = ChatFormatCache(self.sandbox)
-        self.store = Store(settings.store)
+        self.store = ModelStore(settings.store)
         self.files = FileStore(settings.store / "files", settings.max_files, sniff_kind)
         self.responses = ResponseStore(settings.store / "responses", settings.max_responses)
         limits = MediaLimits(
@@ -60,12 +60,12 @@ class Service:
                 settings.cache,
                 memory=settings.cache_memory,
                 disk=settings.cache_disk,
-                on_lookup=self.metrics.looked_up,
+                on_lookup=self.metrics.count_lookup,
             ),
         )
         self.prompt_preparer = PromptPreparer(settings.bundle, self.media_encoder, self.sandbox)
         self.admission = AdmissionController(
-            settings.n_parallel, settings.queue, settings.max_per_client, self.metrics.refused
+            settings.n_parallel, settings.queue, settings.max_per_client, self.metrics.count_dropped
         )
 
     def loaded(self) -> list[LoadedModel]:
@@ -82,7 +82,7 @@ class Service:
     async def chat(
         self,
         model: str,
-        asked: ChatRequest,
+        request: ChatRequest,
         options: RequestOptions,
         template: str | None = None,
     ) -> ChatAnswer:
@@ -92,26 +92,26 @@ class Service:
         (else 400) is HTTP's.
         """
         known = await self._find(model)
-        chat_format = await self._chat_format(known, asked, template)
+        chat_format = await self._chat_format(known, request, template)
         parser: AnswerParser | None = None
 
         async def prepare(loaded: LoadedModel) -> PreparedPrompt:
             nonlocal parser
             prepared, parser = await self.prompt_preparer.prepare_chat(
-                loaded, known, chat_format, asked, options, template
+                loaded, known, chat_format, request, options, template
             )
             return prepared
 
         return ChatAnswer(await self._generate(known, prepare, options), parser)
 
-    async def count_tokens(self, model: str, asked: ChatRequest, options: RequestOptions) -> int:
+    async def count_tokens(self, model: str, request: ChatRequest, options: RequestOptions) -> int:
         """How many positions a conversation takes, all of it. Raises like `chat`."""
         known = await self._find(model)
-        chat_format = await self._chat_format(known, asked, None)
+        chat_format = await self._chat_format(known, request, None)
         whole = replace(options, truncate=False)
         async with self._using(known, options.keep_alive) as loaded:
             prepared, _ = await self.prompt_preparer.prepare_chat(
-                loaded, known, chat_format, asked, whole, None
+                loaded, known, chat_format, request, whole, None
             )
             return len(prepared.prompt.keys)
 
@@ -171,10 +171,10 @@ class Service:
             leave()
 
     async def _chat_format(
-        self, known: RegisteredModel, asked: ChatRequest, template: str | None
+        self, known: RegisteredModel, request: ChatRequest, template: str | None
     ) -> ChatFormat:
         chat_format = await self.chat_formats.get(known, template)
-        check_think(asked.think, chat_format, short_name(known.manifest.name))
+        check_think(request.think, chat_format, short_name(known.manifest.name))
         return chat_format
 
     async def _find(self, model: str) -> RegisteredModel:
@@ -191,9 +191,9 @@ class Service:
 
         async def release(stats: GenerationStats) -> None:
             leave()
-            self.metrics.answered(stats)
+            self.metrics.count_answer(stats)
             if stats.stop_reason is None:
-                self.metrics.refused("unfinished")
+                self.metrics.count_dropped("unfinished")
             if loaded is not None:
                 await self.models.release(loaded)
 

@@ -23,7 +23,7 @@ from reellama.pipeline.server.media.media_encoder import MediaEncoder
 from reellama.pipeline.server.media.media_items import MediaError, MediaItem
 from reellama.pipeline.server.media.soft_token_cache import SoftTokenCache
 from reellama.pipeline.server.model_registry import RegisteredModel, look_up_model
-from reellama.pipeline.server.model_store import Store
+from reellama.pipeline.server.model_store import ModelStore
 from reellama.pipeline.server.settings import Settings
 from tests.helpers.lora_adapters import write_adapter
 
@@ -114,7 +114,7 @@ class Server:
 
     def __init__(self, bundle: Path, kept: Path) -> None:
         self.settings = Settings(bundle=str(bundle), cache=kept, n_parallel=1, n_ctx=256)
-        self.store = Store(kept / "store")
+        self.store = ModelStore(kept / "store")
         self.cache = SoftTokenCache(kept)
         self.name = Bundle.load(bundle).config.name
 

@@ -27,7 +27,7 @@ from reellama.pipeline.chat.subtitle_answers import asks_of_subtitles
 from reellama.pipeline.cli.arguments.verbosity import is_verbose
 from reellama.pipeline.cli.options import AnswerOptions, FrameOptions, ModelOptions
 from reellama.pipeline.server.local import local_socket
-from reellama.pipeline.server.request_context import NOTES_HEADER, notes_in
+from reellama.pipeline.server.request_context import NOTES_HEADER, parse_notes
 from reellama.pipeline.video.subtitles import sidecars
 
 # Seconds until the head of an answer: where a server has not begun by then, it hangs.
@@ -151,7 +151,7 @@ def _begin(
         return None
     if connection.sock is not None:
         connection.sock.settimeout(None)
-    return notes_in(response.headers.get(NOTES_HEADER)), _lines(connection, response)
+    return parse_notes(response.headers.get(NOTES_HEADER)), _lines(connection, response)
 
 
 def _options(frames: FrameOptions, model: ModelOptions, answer: AnswerOptions) -> dict[str, Any]:

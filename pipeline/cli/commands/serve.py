@@ -202,13 +202,13 @@ def _check(settings: Settings) -> None:
     """Raise ReellamaError when a folder, the bundle or its LLM is not there, before anyone asks."""
     from reellama.models.open_bundle import open_bundle
     from reellama.pipeline.server.model_registry import look_up_model
-    from reellama.pipeline.server.model_store import Store
+    from reellama.pipeline.server.model_store import ModelStore
 
     for folder in settings.allow_dirs:
         if not folder.expanduser().is_dir():
             raise ReellamaError(f"--allow-dir {folder}: there is no such folder")
     name = open_bundle(settings.bundle, settings.mmproj).name
-    if look_up_model(name, settings, Store(settings.store)).bundle is None:
+    if look_up_model(name, settings, ModelStore(settings.store)).bundle is None:
         raise ReellamaError(
             f"{settings.llm} does not fit {name}: its embeddings have another width"
         )

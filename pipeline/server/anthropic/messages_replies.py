@@ -26,7 +26,7 @@ def message(model: str, blocks: list[AnswerBlock], answer: ChatAnswer) -> dict[s
         **_opening(model),
         "content": [_content(each, whole=True) for each in blocks],
         **_ending(answer),
-        "usage": {**_read(answer.stats), "output_tokens": answer.stats.generated_tokens},
+        "usage": {**_prompt_usage(answer.stats), "output_tokens": answer.stats.generated_tokens},
     }
 
 
@@ -35,7 +35,7 @@ async def message_events(
 ) -> AsyncIterator[str]:
     """The events of a stream."""
     opening = {**_opening(model), "content": [], "stop_reason": None, "stop_sequence": None}
-    usage = {**_read(answer.stats), "output_tokens": 0}
+    usage = {**_prompt_usage(answer.stats), "output_tokens": 0}
     yield _event("message_start", {"message": {**opening, "usage": usage}})
     async for each in events:
         index = {"index": each.block.index}
@@ -70,7 +70,7 @@ def _opening(model: str) -> dict[str, Any]:
     }
 
 
-def _read(stats: GenerationStats) -> dict[str, int]:
+def _prompt_usage(stats: GenerationStats) -> dict[str, int]:
     """Tokens of the prompt: those that were read, and those that the KV cache had."""
     return {
         "input_tokens": stats.prompt_tokens - stats.reused_tokens,

@@ -41,11 +41,13 @@ class AnthropicRoute(APIRoute):
             try:
                 return await handle(request)
             except HTTPException as error:
-                return _failed(error.status_code, str(error.detail))
+                return _error_response(error.status_code, str(error.detail))
             except ClientDisconnect:
                 return Response(status_code=CLIENT_CLOSED_REQUEST)
             except Exception as error:  # noqa: BLE001  # whatever it is, it is told and logged
-                return _failed(*status_and_message(error), headers=getattr(error, "headers", None))
+                return _error_response(
+                    *status_and_message(error), headers=getattr(error, "headers", None)
+                )
 
         return handler
 
@@ -107,5 +109,7 @@ async def _streamed(
         yield sse_event(anthropic_error(*status_and_message(error)), "error")
 
 
-def _failed(status: int, message: str, *, headers: dict[str, str] | None = None) -> JSONResponse:
+def _error_response(
+    status: int, message: str, *, headers: dict[str, str] | None = None
+) -> JSONResponse:
     return JSONResponse(anthropic_error(status, message), status, headers)

@@ -42,35 +42,35 @@ def opens_reasoning(opening: str, chat_format: ChatFormat) -> bool:
 
 
 def grammar_request(
-    asked: ChatRequest, schema: dict[str, Any] | None, chat_format: ChatFormat
+    request: ChatRequest, schema: dict[str, Any] | None, chat_format: ChatFormat
 ) -> dict[str, Any] | None:
     """What `GrammarCache.get` is asked for: arguments of `answer_grammar`; None where all is free.
 
     Models that know tools call them freely unless one is required. Those that do not are held to
     a form, or to words.
     """
-    tools = asked.required_tools
+    tools = request.required_tools
     words = False
-    if not tools and asked.usable_tools and (schema is not None or not chat_format.knows_tools):
-        tools, words = asked.usable_tools, schema is None
-    if asked.required_tools:
+    if not tools and request.usable_tools and (schema is not None or not chat_format.knows_tools):
+        tools, words = request.usable_tools, schema is None
+    if request.required_tools:
         schema = None
     if not tools and schema is None:
         return None
-    return _grammar_arguments(asked, tools, chat_format, words=words, schema=schema)
+    return _grammar_arguments(request, tools, chat_format, words=words, schema=schema)
 
 
 def free_call_marker(
-    asked: ChatRequest, schema: dict[str, Any] | None, chat_format: ChatFormat
+    request: ChatRequest, schema: dict[str, Any] | None, chat_format: ChatFormat
 ) -> str | None:
     """The text with which calls begin that a model makes by itself.
 
     None where such a call has no beginning of its own, or the whole answer is bound anyway.
     """
     form, tags = chat_format.tool_form, chat_format.reasoning
-    is_bound = asked.required_tools or schema is not None or not chat_format.knows_tools
+    is_bound = request.required_tools or schema is not None or not chat_format.knows_tools
     has_channels = tags is not None and bool(tags.silent)
-    if is_bound or not asked.usable_tools or form.is_plain_json or has_channels:
+    if is_bound or not request.usable_tools or form.is_plain_json or has_channels:
         return None
     return form.start_markers[0]
 
@@ -78,7 +78,7 @@ def free_call_marker(
 async def find_grammar(
     grammars: GrammarCache,
     model: Path,
-    asked: ChatRequest,
+    request: ChatRequest,
     schema: dict[str, Any] | None,
     chat_format: ChatFormat,
 ) -> tuple[str | None, str | None]:
@@ -86,19 +86,19 @@ async def find_grammar(
 
     Calls that nobody asked for are free where their schemas have no grammar.
     """
-    if wanted := grammar_request(asked, schema, chat_format):
+    if wanted := grammar_request(request, schema, chat_format):
         return await grammars.get(wanted, model), None
-    start_marker = free_call_marker(asked, schema, chat_format)
+    start_marker = free_call_marker(request, schema, chat_format)
     if start_marker is not None:
         with suppress(SandboxError):
             return await grammars.get(
-                _grammar_arguments(asked, asked.usable_tools, chat_format), model
+                _grammar_arguments(request, request.usable_tools, chat_format), model
             ), start_marker
     return None, None
 
 
 def _grammar_arguments(
-    asked: ChatRequest,
+    request: ChatRequest,
     tools: Sequence[Tool],
     chat_format: ChatFormat,
     *,
@@ -108,7 +108,7 @@ def _grammar_arguments(
     return {
         "form": chat_format.tool_form_name,
         "tools": [[tool.name, tool.parameters] for tool in tools],
-        "several": asked.several_calls,
+        "several": request.several_calls,
         "words": words,
         "schema": schema,
     }
@@ -139,11 +139,11 @@ def with_grammar(
     return replace(generation, sampling=sampling)
 
 
-def parser_for(chat_format: ChatFormat, asked: ChatRequest, opening: str) -> AnswerParser | None:
+def parser_for(chat_format: ChatFormat, request: ChatRequest, opening: str) -> AnswerParser | None:
     """The parser of an answer; None where it is words alone."""
-    form = chat_format.tool_form if asked.usable_tools else None
+    form = chat_format.tool_form if request.usable_tools else None
     if form is None and chat_format.reasoning is None:
         return None
     return AnswerParser(
-        form, chat_format.reasoning, opens_reasoning(opening, chat_format), asked.tools
+        form, chat_format.reasoning, opens_reasoning(opening, chat_format), request.tools
     )

@@ -26,7 +26,7 @@ def read_arguments(text: Any) -> dict[str, Any] | str:
     return text if found is None else found
 
 
-def sent_call(name: str, arguments: dict[str, Any] | str, call_id: str) -> ToolCall:
+def tool_call_from(name: str, arguments: dict[str, Any] | str, call_id: str) -> ToolCall:
     """A call with these arguments."""
     if isinstance(arguments, str):
         return ToolCall(name, {"arguments": arguments}, call_id, unread=arguments)

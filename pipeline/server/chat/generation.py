@@ -36,18 +36,18 @@ class PreparedPrompt:
     remark: str = ""
 
 
-_BEGUN: ContextVar[list[Generation] | None] = ContextVar("begun", default=None)
+_GENERATIONS: ContextVar[list[Generation] | None] = ContextVar("generations", default=None)
 
 
 @asynccontextmanager
-async def ending_answers() -> AsyncIterator[None]:
+async def closing_generations() -> AsyncIterator[None]:
     """End the answers that were begun meanwhile, if they go on.
 
     One that begins as its client leaves is handed to nobody: the task that would take it was
     cancelled.
     """
     begun: list[Generation] = []
-    _BEGUN.set(begun)
+    _GENERATIONS.set(begun)
     try:
         yield
     finally:
@@ -72,7 +72,7 @@ class Generation:
         if seconds is not None:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(seconds, self._expire, TimedOut(seconds))
-        if (begun := _BEGUN.get()) is not None:
+        if (begun := _GENERATIONS.get()) is not None:
             begun.append(self)
         self._release = release
         self._job: GenerationJob | None = None
@@ -103,7 +103,7 @@ class Generation:
         """Hand the prompt to the model. Raises ReellamaError when it does not fit."""
         self._prepared = prepared
         if prepared.answer is not None:
-            self._tell_known(prepared, prepared.answer, loaded.batcher.tokenizer)
+            self._put_answer(prepared, prepared.answer, loaded.batcher.tokenizer)
             return
         mailbox = LoopMailbox.of(asyncio.get_running_loop())
 
@@ -127,8 +127,8 @@ class Generation:
 
         await asyncio.to_thread(submit)  # a grammar is parsed there
 
-    def _tell_known(self, prepared: PreparedPrompt, answer: str, tokenizer: Tokenizer) -> None:
-        """An answer that needs no model, as if it had given it."""
+    def _put_answer(self, prepared: PreparedPrompt, answer: str, tokenizer: Tokenizer) -> None:
+        """Give an answer that needs no model as if the model had given it."""
         tokens = answer_tokens(answer, tokenizer, prepared.generation)
         self.stats.prompt_tokens = len(prepared.prompt.keys)
         self.stats.generated_tokens = len(tokens)

@@ -23,10 +23,10 @@ from reellama.pipeline.server.media.media_encoder import EncodedMedia
 MAX_QUESTION_CHARACTERS = 1000
 
 
-def plain_question(asked: ChatRequest, generation: GenerationOptions, formed: bool) -> str:
+def plain_question(request: ChatRequest, generation: GenerationOptions, formed: bool) -> str:
     """What was asked last, or "" where only the model can answer. formed: by a JSON schema."""
-    last = asked.messages[-1] if asked.messages else None
-    bound = formed or asked.usable_tools or generation.sampling.grammar is not None
+    last = request.messages[-1] if request.messages else None
+    bound = formed or request.usable_tools or generation.sampling.grammar is not None
     if bound or last is None or last.role != "user" or len(last.content) > MAX_QUESTION_CHARACTERS:
         return ""
     return last.content.strip()
@@ -42,7 +42,7 @@ def plan_request(
     return plan_answer(question, videos, bundle)
 
 
-def reworded(conversation: Conversation, plan: AnswerPlan) -> Conversation:
+def apply_plan(conversation: Conversation, plan: AnswerPlan) -> Conversation:
     """The conversation as the model gets it: with a request of the plan's own, that one alone."""
     if plan.request is None:
         return conversation

@@ -34,9 +34,9 @@ from reellama.pipeline.server.chat.conversation_fit import (
 )
 from reellama.pipeline.server.chat.cooperative_loops import yielding_to_event_loop
 from reellama.pipeline.server.chat.generation import PreparedPrompt
-from reellama.pipeline.server.chat.planned_answers import plain_question, plan_request, reworded
+from reellama.pipeline.server.chat.planned_answers import apply_plan, plain_question, plan_request
 from reellama.pipeline.server.chat.request_options import RequestOptions
-from reellama.pipeline.server.chat.tool_messages import Conversation, adapted
+from reellama.pipeline.server.chat.tool_messages import Conversation, adapt_conversation
 from reellama.pipeline.server.loaded_models import LoadedModel
 from reellama.pipeline.server.media.media_encoder import EncodedMedia, MediaEncoder
 from reellama.pipeline.server.media.media_items import MediaItem
@@ -74,19 +74,19 @@ class PromptPreparer:
         loaded: LoadedModel,
         known: RegisteredModel,
         chat_format: ChatFormat,
-        asked: ChatRequest,
+        request: ChatRequest,
         options: RequestOptions,
         template: str | None,
     ) -> tuple[PreparedPrompt, AnswerParser | None]:
         """A conversation as a prompt, and the parser of its answer; None: words alone."""
         grammar, start_marker = await find_grammar(
-            self._grammars, known.path, asked, options.schema, chat_format
+            self._grammars, known.path, request, options.schema, chat_format
         )
-        conversation, plan = await self._with_media(loaded, known, asked, options)
-        tools = asked.usable_tools
+        conversation, plan = await self._with_media(loaded, known, request, options)
+        tools = request.usable_tools
         # In a thread: calls with long arguments take long.
-        conversation = await asyncio.to_thread(adapted, conversation, chat_format, tools)
-        rendering = _rendering(asked, chat_format)
+        conversation = await asyncio.to_thread(adapt_conversation, conversation, chat_format, tools)
+        rendering = _rendering(request, chat_format)
         fitted = await self._fit(loaded, known, template, rendering, conversation, options)
         generation = with_grammar(
             options.generation, chat_format, fitted.opening, grammar, not tools, start_marker
@@ -96,7 +96,7 @@ class PromptPreparer:
         prepared = PreparedPrompt(
             prompt, generation, chat_format.markers, plan.answer, plan.stop, remark
         )
-        parser = parser_for(chat_format, asked, fitted.opening) if plan.answer is None else None
+        parser = parser_for(chat_format, request, fitted.opening) if plan.answer is None else None
         return prepared, parser
 
     async def prepare_completion(
@@ -136,22 +136,22 @@ class PromptPreparer:
         self,
         loaded: LoadedModel,
         known: RegisteredModel,
-        asked: ChatRequest,
+        request: ChatRequest,
         options: RequestOptions,
     ) -> tuple[Conversation, AnswerPlan]:
         """The conversation with what its messages show, and how its question is answered."""
-        room = _room(loaded, options, sum(len(message.media) for message in asked.messages))
-        question = plain_question(asked, options.generation, options.schema is not None)
+        room = _room(loaded, options, sum(len(message.media) for message in request.messages))
+        question = plain_question(request, options.generation, options.schema is not None)
         with_subtitles = asks_of_subtitles(question)
         seen = [
             await self._encode(known, message.media, options, room, with_subtitles)
-            async for message in yielding_to_event_loop(asked.messages)
+            async for message in yielding_to_event_loop(request.messages)
         ]
         plan = plan_request(question, seen, known.bundle)
-        whole = with_system(asked.messages, known.bundle.system if known.bundle else None)
+        whole = with_system(request.messages, known.bundle.system if known.bundle else None)
         none: list[Prompt] = [[] for _ in whole[len(seen) :]]  # a system prompt sees nothing
         shown = [*none, *(each.parts for each in seen)]
-        return reworded(list(zip(whole, shown, strict=True)), plan), plan
+        return apply_plan(list(zip(whole, shown, strict=True)), plan), plan
 
     async def _encode(
         self,
@@ -223,11 +223,11 @@ class PromptPreparer:
         return await asyncio.to_thread(hold_and_work)
 
 
-def _rendering(asked: ChatRequest, chat_format: ChatFormat) -> Callable[[Template], Rendering]:
+def _rendering(request: ChatRequest, chat_format: ChatFormat) -> Callable[[Template], Rendering]:
     """How a template renders the conversation, once it is known which."""
-    variables = template_variables(asked.think) | dict(asked.template_variables)
+    variables = template_variables(request.think) | dict(request.template_variables)
     if chat_format.is_told_of_tools:
-        variables["tools"] = [tool.definition for tool in asked.usable_tools]
+        variables["tools"] = [tool.definition for tool in request.usable_tools]
     return partial(
         Rendering,
         variables=variables,

@@ -26,7 +26,7 @@ EXAMPLE = ToolCall("NAME", {"argument": "value"})
 Conversation = Sequence[tuple[ServiceMessage, Prompt]]
 
 
-def adapted(
+def adapt_conversation(
     conversation: Conversation, chat_format: ChatFormat, tools: Sequence[Tool]
 ) -> Conversation:
     """The conversation as this model's template takes it.
@@ -35,19 +35,19 @@ def adapted(
     """
     found = conversation
     if any(message.tool_calls or message.role == "tool" for message, _ in conversation):
-        messages = _identified([message for message, _ in found], chat_format.traits.short_ids)
+        messages = _with_call_ids([message for message, _ in found], chat_format.traits.short_ids)
         found = list(zip(messages, (videos for _, videos in found), strict=True))
-        found = list(_calls_in_words(found, chat_format))
+        found = list(_calls_as_text(found, chat_format))
         if not (chat_format.traits.results and chat_format.knows_tools):
-            found = list(_results_in_words(found))
+            found = list(_results_as_text(found))
         elif not chat_format.traits.several_calls:
-            found = list(_one_call_each(found))
-    return (
-        found if chat_format.is_told_of_tools or not tools else _told_of(found, chat_format, tools)
-    )
+            found = list(_one_call_per_message(found))
+    if tools and not chat_format.is_told_of_tools:
+        found = _with_tool_definitions(found, chat_format, tools)
+    return found
 
 
-def _identified(messages: Iterable[ServiceMessage], short: bool) -> Iterator[ServiceMessage]:
+def _with_call_ids(messages: Iterable[ServiceMessage], short: bool) -> Iterator[ServiceMessage]:
     """Messages whose calls have ids, and whose results say of which call, by id and by name.
 
     Results without an id are those of the calls before them, by name or in order. `short`: ids
@@ -99,7 +99,7 @@ class _OpenCalls:
         return ToolCall(name, {}, call_id)
 
 
-def _calls_in_words(conversation: Conversation, chat_format: ChatFormat) -> Iterator[Any]:
+def _calls_as_text(conversation: Conversation, chat_format: ChatFormat) -> Iterator[Any]:
     """Calls as the text that the model wrote, where its template leaves them out."""
     for message, videos in conversation:
         if message.tool_calls and not (chat_format.traits.calls and chat_format.knows_tools):
@@ -110,7 +110,7 @@ def _calls_in_words(conversation: Conversation, chat_format: ChatFormat) -> Iter
             yield message, videos
 
 
-def _results_in_words(conversation: Conversation) -> Iterator[Any]:
+def _results_as_text(conversation: Conversation) -> Iterator[Any]:
     """Results as a user's words; those that follow one another, and what is said then, in one."""
     held: list[tuple[ServiceMessage, Prompt]] = []
 
@@ -133,7 +133,7 @@ def _results_in_words(conversation: Conversation) -> Iterator[Any]:
     yield from together()
 
 
-def _one_call_each(conversation: Conversation) -> Iterator[Any]:
+def _one_call_per_message(conversation: Conversation) -> Iterator[Any]:
     """Messages of one call each, every one with its result after it."""
     waiting: dict[str, ServiceMessage] = {}  # calls that wait for their results
     for message, videos in conversation:
@@ -151,18 +151,18 @@ def _one_call_each(conversation: Conversation) -> Iterator[Any]:
     yield from ((each, []) for each in waiting.values())
 
 
-def _told_of(
+def _with_tool_definitions(
     conversation: Conversation, chat_format: ChatFormat, tools: Sequence[Tool]
 ) -> Conversation:
     """The conversation with the definitions of tools in its system message."""
     lines = [json.dumps(tool.definition["function"], ensure_ascii=False) for tool in tools]
-    told = prompts.load("tools_in_form" if chat_format.knows_tools else "tools")
-    told = told.replace("{call}", chat_format.tool_form.write([EXAMPLE]))
-    told = told.replace("{tools}", "\n".join(lines))
+    instructions = prompts.load("tools_in_form" if chat_format.knows_tools else "tools")
+    instructions = instructions.replace("{call}", chat_format.tool_form.write([EXAMPLE]))
+    instructions = instructions.replace("{tools}", "\n".join(lines))
     if conversation and (first := conversation[0][0]).role == "system":
-        content = f"{first.content}\n\n{told}"
+        content = f"{first.content}\n\n{instructions}"
         return [(replace(first, content=content), conversation[0][1]), *conversation[1:]]
-    return [(ServiceMessage("system", told), []), *conversation]
+    return [(ServiceMessage("system", instructions), []), *conversation]
 
 
 def template_message(

@@ -62,7 +62,7 @@ async def upload_file(request: Request) -> dict[str, Any]:
         kept = await asyncio.to_thread(
             _files(request).add, upload.file, name, purpose, _lifetime(form)
         )
-    return _described(request, kept)
+    return _file_entry(request, kept)
 
 
 @router.get("")
@@ -83,7 +83,7 @@ async def list_files(
     page = found[begin : begin + limit]
     return {
         "object": "list",
-        "data": [_described(request, each) for each in page],
+        "data": [_file_entry(request, each) for each in page],
         "first_id": page[0].id if page else None,
         "last_id": page[-1].id if page else None,
         "has_more": begin + limit < len(found),
@@ -93,7 +93,7 @@ async def list_files(
 @router.get("/{id_}")
 async def show_file(request: Request, id_: str) -> dict[str, Any]:
     """Facts of a file."""
-    return _described(request, await asyncio.to_thread(_files(request).get, id_))
+    return _file_entry(request, await asyncio.to_thread(_files(request).get, id_))
 
 
 @router.get("/{id_}/content", response_model=None)
@@ -139,7 +139,7 @@ def _lifetime(form: FormData) -> int | None:
     return seconds
 
 
-def _described(request: Request, kept: StoredFile) -> dict[str, Any]:
+def _file_entry(request: Request, kept: StoredFile) -> dict[str, Any]:
     if ANTHROPIC_HEADER in request.headers:
         return {
             "id": kept.id,

@@ -104,7 +104,7 @@ class MediaEncoder:
         """
         clips = await asyncio.to_thread(self._clips, media, bundle.joins_pictures)
         watched = [video_options(clip.options, options) for clip in clips]
-        found = await _all_or_none(
+        found = await _gather_or_cancel(
             self._encoded(clip, bundle, how.reading)
             for clip, how in zip(clips, watched, strict=True)
         )
@@ -208,7 +208,7 @@ def _video(
     return Video(path, parts, clip, about.footage_caveat)
 
 
-async def _all_or_none(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+async def _gather_or_cancel(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     """The outcomes of all; where one fails, the others end, and its error is raised."""
     tasks = [asyncio.ensure_future(work) for work in works]
     try:

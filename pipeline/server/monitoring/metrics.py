@@ -47,16 +47,16 @@ class Metrics:
             **here,
         )
 
-    def requested(self, route: str, status: int, seconds: float) -> None:
+    def count_request(self, route: str, status: int, seconds: float) -> None:
         """Count a request."""
         self._requests.labels(route, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
 
-    def looked_up(self, where: str) -> None:
+    def count_lookup(self, where: str) -> None:
         """Count a video: "memory", "disk" or "miss"."""
         self._videos.labels(where).inc()
 
-    def answered(self, stats: GenerationStats) -> None:
+    def count_answer(self, stats: GenerationStats) -> None:
         """Count an answer's tokens, and the time that it took."""
         self._prompt.labels("yes").inc(stats.reused_tokens)
         self._prompt.labels("no").inc(stats.prompt_tokens - stats.reused_tokens)
@@ -65,11 +65,11 @@ class Metrics:
         self._prefill.inc(stats.prompt_seconds)
         self._decode.inc(stats.generate_seconds)
 
-    def refused(self, reason: str) -> None:
+    def count_dropped(self, reason: str) -> None:
         """Count a request that is not answered: "busy", "client" or "unfinished"."""
         self._dropped.labels(reason).inc()
 
-    def watch(self, admission: AdmissionController) -> None:
+    def watch_admission(self, admission: AdmissionController) -> None:
         """Say where to look up how many answers run or wait."""
         self._active.set_function(lambda: admission.n_admitted)
         self._waiting.set_function(lambda: admission.n_waiting)

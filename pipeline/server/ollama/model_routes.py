@@ -24,7 +24,13 @@ from reellama.pipeline.server.model_registry import (
     look_up_model,
     open_registered_bundle,
 )
-from reellama.pipeline.server.model_store import Manifest, ModelName, Store, StoreError, short_name
+from reellama.pipeline.server.model_store import (
+    Manifest,
+    ModelName,
+    ModelStore,
+    ModelStoreError,
+    short_name,
+)
 from reellama.pipeline.server.ollama.ndjson import ItemCallback, OllamaRoute, answer_progress
 from reellama.pipeline.server.ollama.ollama_schemas import (
     CopyRequest,
@@ -124,7 +130,7 @@ async def create(
     if body.template:
         await _service(request).check_template(body.template)
     parent = _as_parent(await find_model(request, body.from_)) if body.from_ else Manifest("")
-    manifest = await asyncio.to_thread(_described, kept, body, parent)
+    manifest = await asyncio.to_thread(_new_manifest, kept, body, parent)
 
     def work(tell: ItemCallback) -> None:
         tell({"status": "reading model metadata"})
@@ -228,22 +234,22 @@ async def _entry(request: Request, known: RegisteredModel) -> dict[str, Any]:
     return await asyncio.to_thread(known.entry, chat_format)
 
 
-def store(request: Request) -> Store:
+def store(request: Request) -> ModelStore:
     """The server's store."""
-    return Store(_service(request).settings.store)
+    return ModelStore(_service(request).settings.store)
 
 
 async def find_model(request: Request, name: str) -> RegisteredModel:
-    """The model of this name. Raises StoreError, status 404."""
+    """The model of this name. Raises ModelStoreError, status 404."""
     return await asyncio.to_thread(look_up_model, name, _service(request).settings, store(request))
 
 
 def _check_new_name(name: str, request: Request) -> None:
-    """Raise StoreError for what cannot be a name, or is the bundle's own, which it would hide."""
+    """Raise ModelStoreError for what cannot be a name, or is the name of the server's bundle."""
     ModelName.parse(name)
     bundle = open_registered_bundle(_service(request).settings).name
     if short_name(name).lower() == bundle.lower():
-        raise StoreError(f"{bundle} is the server's own model: choose another name")
+        raise ModelStoreError(f"{bundle} is the server's own model: choose another name")
 
 
 def _service(request: Request) -> Any:
@@ -255,18 +261,20 @@ def _as_parent(known: RegisteredModel) -> Manifest:
     return replace(known.manifest, parent=known.manifest.name)
 
 
-def _described(kept: Store, body: CreateRequest, parent: Manifest) -> Manifest:
-    """The manifest that a create asks for. Raises StoreError for files that cannot be used."""
+def _new_manifest(kept: ModelStore, body: CreateRequest, parent: Manifest) -> Manifest:
+    """The manifest that a create asks for. Raises ModelStoreError for files that cannot be used."""
     from reellama.gguf_tools.format.reader import read_gguf
 
     digests = [*(body.files or {}).values(), *(body.adapters or {}).values()]
     for digest in digests:
         path = kept.blob(digest)
         if not path.is_file():
-            raise StoreError(f"blob {digest} not found; upload it first")
+            raise ModelStoreError(f"blob {digest} not found; upload it first")
         read_gguf(path)
     if len(body.files or {}) > 1:
-        raise StoreError("one GGUF file makes a model; join parts, and name adapters in 'adapters'")
+        raise ModelStoreError(
+            "one GGUF file makes a model; join parts, and name adapters in 'adapters'"
+        )
     files = {"llm": next(iter(body.files.values()))} if body.files else {}
     license_ = [body.license] if isinstance(body.license, str) else body.license
     generation_options(body.parameters or {})
@@ -285,12 +293,12 @@ def _described(kept: Store, body: CreateRequest, parent: Manifest) -> Manifest:
     return replace(parent, name=body.model, **{k: v for k, v in given.items() if v})
 
 
-def _quantized(kept: Store, manifest: Manifest, type_: str, tell: ItemCallback) -> Manifest:
+def _quantized(kept: ModelStore, manifest: Manifest, type_: str, tell: ItemCallback) -> Manifest:
     """The same model in another type, as a blob."""
     from reellama.gguf_tools.quantization.quantize import quantize
 
     if not manifest.llm:
-        raise StoreError("quantize needs a GGUF: name it in 'files', or a model made from one")
+        raise ModelStoreError("quantize needs a GGUF: name it in 'files', or a model made from one")
     with tempfile.TemporaryDirectory(dir=kept.root, prefix=".quantizing-") as folder:
         status = f"quantizing to {type_.upper()}"
         (made,) = quantize(

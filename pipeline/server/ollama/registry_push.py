@@ -16,7 +16,7 @@ from urllib.parse import urljoin
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.pipeline.server.model_registry import RegisteredModel
-from reellama.pipeline.server.model_store import CHUNK_BYTES, ModelName, Store
+from reellama.pipeline.server.model_store import CHUNK_BYTES, ModelName, ModelStore
 
 if TYPE_CHECKING:
     import httpx
@@ -73,7 +73,12 @@ def check_host(name: ModelName, allowed_hosts: Collection[str]) -> None:
 
 
 def push_model(
-    known: RegisteredModel, name: ModelName, store: Store, tell: Tell, *, insecure: bool = False
+    known: RegisteredModel,
+    name: ModelName,
+    store: ModelStore,
+    tell: Tell,
+    *,
+    insecure: bool = False,
 ) -> None:
     """Send a model. What the registry has is not sent again. `insecure`: by plain HTTP.
 
@@ -106,7 +111,7 @@ def push_model(
     tell({"status": "success"})
 
 
-def _layers(known: RegisteredModel, store: Store) -> Iterator[Layer]:
+def _layers(known: RegisteredModel, store: ModelStore) -> Iterator[Layer]:
     manifest = known.manifest
     if len(known.files) > 1:
         raise PushError("a model in several files is pushed when they are joined into one")

@@ -29,7 +29,7 @@ from reellama.pipeline.server.model_registry import (
     delete_made_model,
     look_up_model,
 )
-from reellama.pipeline.server.model_store import StoreError, short_name
+from reellama.pipeline.server.model_store import ModelStoreError, short_name
 from reellama.pipeline.server.openai import openai_replies as replies
 from reellama.pipeline.server.openai.choices import ChoiceEvent, Choices
 from reellama.pipeline.server.openai.openai_media import read_messages
@@ -58,15 +58,17 @@ class OpenAIRoute(APIRoute):
             try:
                 return await handle(request)
             except RequestValidationError as error:  # of an address
-                return _failed(400, address_problem(error))
+                return _error_response(400, address_problem(error))
             except HTTPException as error:
-                return _failed(error.status_code, str(error.detail))
+                return _error_response(error.status_code, str(error.detail))
             except ClientDisconnect:
                 return Response(status_code=CLIENT_CLOSED_REQUEST)
             except Exception as error:  # noqa: BLE001  # whatever it is, it is told and logged
                 headers, option = getattr(error, "headers", None), getattr(error, "option", None)
-                code = error.code if isinstance(error, StoreError) else None
-                return _failed(*status_and_message(error), option, code=code, headers=headers)
+                code = error.code if isinstance(error, ModelStoreError) else None
+                return _error_response(
+                    *status_and_message(error), option, code=code, headers=headers
+                )
 
         return handler
 
@@ -79,7 +81,7 @@ async def list_models(request: Request) -> dict[str, Any]:
     """The models that answer here."""
     service: Service = request.app.state.service
     known = await asyncio.to_thread(all_models, service.settings, service.store)
-    data = [_model(request, each) for each in known]
+    data = [_model_entry(request, each) for each in known]
     if ANTHROPIC_HEADER not in request.headers:
         return {"object": "list", "data": data}
     ends = {"first_id": data[0]["id"], "last_id": data[-1]["id"]} if data else {}
@@ -91,7 +93,7 @@ async def show_model(request: Request, name: str) -> dict[str, Any]:
     """One model."""
     service: Service = request.app.state.service
     known = await asyncio.to_thread(look_up_model, name, service.settings, service.store)
-    return _model(request, known) | {"id": name}  # as it was asked for
+    return _model_entry(request, known) | {"id": name}  # as it was asked for
 
 
 @router.delete("/models/{name:path}")
@@ -218,7 +220,7 @@ async def _stream(
 ) -> Response:
     choices, events = await cancel_on_disconnect(request, start_stream(work, Choices.events))
     pieces = _pieces(choices, events, render, openings)
-    return EventStream(choices, _written(choices, pieces, reply, body.include_usage))
+    return EventStream(choices, _sse_events(choices, pieces, reply, body.include_usage))
 
 
 async def _pieces(
@@ -239,7 +241,7 @@ async def _pieces(
             yield {"index": i, **render([event], i)}
 
 
-async def _written(
+async def _sse_events(
     choices: Choices,
     pieces: AsyncIterator[dict[str, Any]],
     reply: replies.ReplyFrame,
@@ -257,7 +259,7 @@ async def _written(
     yield replies.DONE_EVENT
 
 
-def _model(request: Request, known: RegisteredModel) -> dict[str, Any]:
+def _model_entry(request: Request, known: RegisteredModel) -> dict[str, Any]:
     made = datetime.fromisoformat(known.modified_at)
     name = short_name(known.manifest.name)
     if ANTHROPIC_HEADER in request.headers:
@@ -267,7 +269,7 @@ def _model(request: Request, known: RegisteredModel) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": created, "owned_by": "reellama"}
 
 
-def _failed(
+def _error_response(
     status: int,
     message: str,
     param: str | None = None,

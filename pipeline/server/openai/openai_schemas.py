@@ -21,7 +21,7 @@ from reellama.pipeline.llm.generation_options import (
     requested_sampling,
 )
 from reellama.pipeline.llm.tool_calls.answer_events import ToolCall
-from reellama.pipeline.server.chat.call_arguments import CallArguments, sent_call
+from reellama.pipeline.server.chat.call_arguments import CallArguments, tool_call_from
 from reellama.pipeline.server.chat.chat_request import (
     ChatRequest,
     ServiceMessage,
@@ -73,7 +73,7 @@ class ChatMessage(PartsMessage):
     def calls(self) -> tuple[ToolCall, ...]:
         """The calls of tools."""
         return tuple(
-            sent_call(each.function.name, each.function.arguments, each.id)
+            tool_call_from(each.function.name, each.function.arguments, each.id)
             for each in self.tool_calls or ()
         )
 

@@ -24,13 +24,13 @@ _LONGEST = 200  # bytes of what is looked for
 Place = tuple[str | int, ...]
 
 
-def may_have_one(data: bytes) -> bool:
+def may_have_nonfinite(data: bytes) -> bool:
     """Whether a JSON text may have such a number. It has none where this says no."""
     starts = range(0, len(data), _PIECE)
     return any(_MARKS.search(data, i, i + _PIECE + _LONGEST) for i in starts)
 
 
-def not_finite(body: Any) -> Iterator[Place]:
+def nonfinite_places(body: Any) -> Iterator[Place]:
     """The places of such numbers in a body, but for options that have bounds of their own."""
     left: list[tuple[Place, Any]] = [((), body)]
     while left:

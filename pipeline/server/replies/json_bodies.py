@@ -117,8 +117,8 @@ def check_size(data: bytes) -> None:
 
 def check_numbers(data: bytes) -> None:
     """Raise BodyProblem for a number that is not finite, in a body that is JSON."""
-    if finite_numbers.may_have_one(data):
-        for steps in finite_numbers.not_finite(from_json(data)):
+    if finite_numbers.may_have_nonfinite(data):
+        for steps in finite_numbers.nonfinite_places(from_json(data)):
             place = ".".join(map(str, steps))[:MAX_SHOWN_CHARACTERS]
             raise BodyProblem(f"{place}: a number is finite, and at most 1.8e308", place)
 

@@ -18,7 +18,7 @@ from reellama.pipeline.llm.generation_options import (
     requested_sampling,
 )
 from reellama.pipeline.llm.tool_calls.answer_events import ToolCall
-from reellama.pipeline.server.chat.call_arguments import CallArguments, sent_call
+from reellama.pipeline.server.chat.call_arguments import CallArguments, tool_call_from
 from reellama.pipeline.server.chat.chat_request import (
     ChatRequest,
     ServiceMessage,
@@ -61,7 +61,7 @@ class FunctionCallItem(BaseModel):
     @property
     def call(self) -> ToolCall:
         """The call."""
-        return sent_call(self.name, self.arguments, self.call_id)
+        return tool_call_from(self.name, self.arguments, self.call_id)
 
 
 class FunctionCallOutputItem(BaseModel):

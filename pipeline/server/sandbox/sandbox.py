@@ -35,7 +35,7 @@ class SandboxError(ReellamaError):
     status = 400
 
 
-class TooMuch(SandboxError):
+class SandboxLimitError(SandboxError):
     """A task that took more time or memory than its limits."""
 
     def __init__(self, task: str) -> None:
@@ -69,12 +69,12 @@ class SandboxChild:
         if not line:
             self.close()
             self.used += self.seconds
-            raise TooMuch(task)
+            raise SandboxLimitError(task)
         told: dict[str, Any] = json.loads(line)
         self.used += told["cpu"]
         answer: dict[str, Any] | None = told["answer"]
         if answer is None:
-            raise TooMuch(task)
+            raise SandboxLimitError(task)
         if "error" in answer:
             raise SandboxError(str(answer["error"]))
         return answer
@@ -132,7 +132,7 @@ class Sandbox:
         """
         try:
             return await self._run(work, QUICK)
-        except TooMuch:
+        except SandboxLimitError:
             async with self._slow_semaphore.acquire():
                 return await self._run(work, SECONDS)
 

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from reellama.pipeline.server.media.media_encoder import _all_or_none
+from reellama.pipeline.server.media.media_encoder import _gather_or_cancel
 from reellama.pipeline.server.ollama import model_routes
 from tests.helpers.live_server import serving
 
@@ -104,7 +104,7 @@ def test_what_is_seen_for_nobody_ends_with_the_first_error() -> None:
 
     async def run() -> None:
         with pytest.raises(ValueError, match="no picture"):
-            await _all_or_none([see(), fail(), see()])
+            await _gather_or_cancel([see(), fail(), see()])
         assert ended == ["seeing", "seeing"]
 
     asyncio.run(run())

@@ -16,7 +16,7 @@ from reellama.pipeline.llm.tool_calls.chat_format import ChatFormat, chat_format
 from reellama.pipeline.llm.tool_calls.tool import Tool
 from reellama.pipeline.llm.tool_calls.tool_forms import FORMS
 from reellama.pipeline.server.chat.answer_constraints import find_grammar, with_grammar
-from reellama.pipeline.server.chat.call_arguments import sent_call
+from reellama.pipeline.server.chat.call_arguments import tool_call_from
 from reellama.pipeline.server.chat.chat_request import (
     ChatRequest,
     ServiceMessage,
@@ -24,7 +24,11 @@ from reellama.pipeline.server.chat.chat_request import (
     tool_choice_from,
     tool_from_definition,
 )
-from reellama.pipeline.server.chat.tool_messages import EXAMPLE, adapted, template_message
+from reellama.pipeline.server.chat.tool_messages import (
+    EXAMPLE,
+    adapt_conversation,
+    template_message,
+)
 from reellama.pipeline.server.sandbox.sandbox import SandboxError
 
 EACH = "{% for m in messages %}<{{ m.role }}>{{ m.content }}"
@@ -57,12 +61,12 @@ def two_calls(*ids: str) -> list[tuple[ServiceMessage, Any]]:
 
 def told(source: str, *ids: str) -> list[tuple[str, str, list[str]]]:
     """Roles, contents, and names of calls, as this template gets them."""
-    found = adapted(two_calls(*ids), chat_format_of(source), [TOOL])
+    found = adapt_conversation(two_calls(*ids), chat_format_of(source), [TOOL])
     return [(m.role, m.content, [c.name for c in m.tool_calls]) for m, _ in found]
 
 
 def test_a_template_that_knows_tools_gets_them_as_they_are() -> None:
-    found = adapted(two_calls("", ""), chat_format_of(KNOWS_ALL), [TOOL])
+    found = adapt_conversation(two_calls("", ""), chat_format_of(KNOWS_ALL), [TOOL])
     assistant, of_g, of_f = (message for message, _ in found[2:5])
     ids = [call.id for call in assistant.tool_calls]
     assert len(set(ids)) == 2 and [of_f.tool_call_id, of_g.tool_call_id] == ids
@@ -77,12 +81,12 @@ def test_a_template_that_knows_tools_gets_them_as_they_are() -> None:
 
 
 def test_arguments_that_are_no_json_object_reach_the_template() -> None:
-    call = sent_call("f", '{ "a": "1', "1")
+    call = tool_call_from("f", '{ "a": "1', "1")
     said = ServiceMessage("assistant", "", tool_calls=(call,))
     for text_arguments, shown in ((True, '{ "a": "1'), (False, {"arguments": '{ "a": "1'})):
         (made,) = template_message(said, text_arguments)["tool_calls"]
         assert made["function"] == {"name": "f", "arguments": shown}
-    (words, _) = adapted(
+    (words, _) = adapt_conversation(
         [(said, []), (ServiceMessage("tool", "?"), [])], chat_format_of(EACH + END), []
     )
     assert json.dumps('{ "a": "1') in words[0].content
@@ -117,7 +121,7 @@ def test_ids_are_made_anew_where_a_template_takes_short_ones_alone() -> None:
     short = "{% if m.tool_calls and m.tool_calls[0].id | length != 9 %}{{ raise_exception('id') }}"
     source = DEFINITIONS + EACH + short + "{% endif %}" + CALLS + END
     assert try_template(source).short_ids and not try_template(KNOWS_ALL).short_ids
-    found = adapted(
+    found = adapt_conversation(
         two_calls("toolu_0123456789", "toolu_9876543210"), chat_format_of(source), [TOOL]
     )
     ids = [call.id for call in found[2][0].tool_calls]
@@ -163,7 +167,7 @@ def test_what_contradicts_itself_is_refused() -> None:
 def test_a_template_that_writes_calls_alone_is_told_of_tools_with_one_as_an_example() -> None:
     own = chat_format_of(EACH + CALLS + END)
     assert own.tool_form_name == "hermes" and not own.is_told_of_tools
-    (system, _), *rest = adapted(two_calls("", ""), own, [TOOL])
+    (system, _), *rest = adapt_conversation(two_calls("", ""), own, [TOOL])
     assert system.content.startswith("Be brief.") and "An f." in system.content
     assert FORMS["hermes"].write([EXAMPLE]) in system.content
     assert [len(message.tool_calls) for message, _ in rest] == [0, 2, 0, 0, 0]
