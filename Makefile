@@ -51,7 +51,7 @@ format: .venv/.installed-dev ## let ruff mend what it can
 	.venv/bin/ruff format .
 
 bench: .venv/.installed-dev ## two of the benchmarks, engine and seek (benchmarks/README.md has them all)
-	for name in engine seek; do .venv/bin/python "benchmarks/$$name.py" || exit 1; done
+	for name in engine seek; do .venv/bin/python -m "benchmarks.$$name" || exit 1; done
 
 train-mini: .venv/.installed-dev ## train the stages of `mini` on drawn clips (not those on footage), or go on where that was stopped
 	$(REELLAMA) train models/configs/mini.toml --out runs/mini

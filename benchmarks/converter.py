@@ -1,6 +1,6 @@
 """Compare what `reellama gguf convert` writes with what llama.cpp's own converter does.
 
-    python benchmarks/converter.py --source llama.cpp
+    python -m benchmarks.converter --source llama.cpp
 
 `--source` is a checkout of llama.cpp, with `convert_hf_to_gguf.py`; the source package of
 llama-cpp-python has one in `vendor/llama.cpp`. Small models of random weights are made of each

@@ -26,7 +26,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.joined_films import JoinedFilm, Material, films
+from benchmarks.helpers.joined_films import JoinedFilm, Material, films
 from reellama.pipeline.long_video.cut_detection import _NO_DISTANCE, CutFinder
 from reellama.pipeline.video.clip import open_video
 

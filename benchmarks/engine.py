@@ -1,4 +1,4 @@
-"""Engine speed against llama.cpp's own, as ratios within one run: `python benchmarks/engine.py`.
+"""Engine speed against llama.cpp's own, as ratios within one run: `python -m benchmarks.engine`.
 
 Everything is measured in turns, many times, and a ratio is the median of the rounds' ratios, so
 that a machine that is slow at one moment is slow for both. Seconds differ between machines; ratios
@@ -20,8 +20,7 @@ from typing import Any
 import numpy as np
 from llama_cpp import llama_cpp
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+from benchmarks.helpers.timing import Clock, in_turns
 from reellama import prompts
 from reellama.gguf_tools.format import reader
 from reellama.gguf_tools.locate import find
@@ -50,29 +49,10 @@ class Result:
     passed: bool
 
 
-class Clock:
-    """Seconds on the wall, or of this thread's processor time."""
-
-    now = staticmethod(time.perf_counter)
-
-
-def clock(action: Callable[[], object]) -> float:
+def seconds_of(action: Callable[[], object]) -> float:
     begin = Clock.now()
     action()
     return Clock.now() - begin
-
-
-def in_turns(
-    repeats: int, one: Callable[[], float], other: Callable[[], float]
-) -> list[tuple[float, float]]:
-    """Seconds of both actions in each round, in alternating order, after one warm-up round."""
-    rounds = []
-    for number in range(repeats + 1):
-        if number % 2:
-            rounds.append((one(), other()))
-        else:
-            rounds.append((other(), one())[::-1])
-    return rounds[1:]
 
 
 @contextmanager
@@ -99,7 +79,7 @@ def generation(engine: Engine, repeats: int, threads: int) -> Result:
         ids: list[int] = []
         said["ours"] = ids
         tokens = engine.generate(prompt, max_tokens=N_GENERATED)
-        seconds = clock(lambda: ids.extend(token.id for token in tokens))
+        seconds = seconds_of(lambda: ids.extend(token.id for token in tokens))
         return seconds / len(ids)
 
     def bare() -> float:
@@ -120,7 +100,7 @@ def generation(engine: Engine, repeats: int, threads: int) -> Result:
                     return
                 llama_cpp.llama_decode(ctx, batch)
 
-        seconds = clock(loop)
+        seconds = seconds_of(loop)
         llama_cpp.llama_sampler_free(sampler)
         return seconds / len(ids)
 
@@ -140,7 +120,7 @@ def soft_tokens(engine: Engine, repeats: int) -> Result:
 
     def read(prompt: list[PromptPart]) -> float:
         engine.clear()
-        return clock(lambda: engine.prefill(prompt))
+        return seconds_of(lambda: engine.prefill(prompt))
 
     rounds = in_turns(repeats, lambda: read([rows]), lambda: read(text))
     return at_least(f"{N_READ} soft tokens", f"{N_READ} text tokens", rounds, 0.95)
@@ -158,7 +138,7 @@ def second_question(engine: Engine, repeats: int) -> Result:
 
     def to_first_token(question: str) -> float:
         with closing(chat.ask(question)) as tokens:
-            return clock(lambda: next(tokens))
+            return seconds_of(lambda: next(tokens))
 
     times: list[tuple[float, float]] = []
     for _ in range(repeats + 1):
@@ -177,9 +157,7 @@ def second_question(engine: Engine, repeats: int) -> Result:
     return Result(names[0], seconds, names[1], baseline, ratio, "<= 0.25", ratio <= 0.25)
 
 
-def at_least(
-    name: str, baseline: str, rounds: Sequence[tuple[float, float]], limit: float
-) -> Result:
+def at_least(name: str, baseline: str, rounds: Sequence[tuple[float, ...]], limit: float) -> Result:
     """A result whose ratio is of speeds: 1 is as fast as the baseline."""
     seconds, baseline_seconds = (median(column) for column in zip(*rounds, strict=True))
     ratio = median(theirs / ours for ours, theirs in rounds)

@@ -1,4 +1,4 @@
-"""How long until the first word: `python benchmarks/first_word.py`.
+"""How long until the first word: `python -m benchmarks.first_word`.
 
 Everything is measured in turns within one run, quiet and then beside one busy process, and each
 figure is the median ratio of the rounds, so that it says something on any machine. A clip that was
@@ -6,7 +6,7 @@ not seen before is the same clip with other bytes behind its last box, and what 
 same frames is removed: no cache knows it.
 
     --llama-bench build/bin/llama-bench    compares generation with llama.cpp's own tool as well
-    --mtmd-cli build/bin/llama-mtmd-cli    the first word about a clip with its program that sees
+    --mtmd-cli build/bin/llama-mtmd-cli    the first word about a clip with its vision program
     --rows ask memory                      these alone
 
 llama-mtmd-cli gets the pictures that it takes of a video, four a second, as files: it would call
@@ -24,16 +24,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from PIL import Image
 
+from benchmarks.helpers.timing import PROMPT, generation_speed, in_turns
 from reellama.gguf_tools.quantization.merged_llm import MERGED_LLMS, make_merged
 from reellama.gguf_tools.threads import default_threads
 from reellama.models.bundle import Bundle
@@ -44,7 +43,6 @@ from reellama.pipeline.video.clip import read_frames
 from reellama.pipeline.video.read_options import VideoReadOptions
 
 QUESTION = "What happens in the video?"
-PROMPT = "Once upon a time there was a small fox who lived in a forest. "
 N_GENERATED = 64  # tokens a repeat, at most
 SECONDS = 3.0  # of a repeat, at most: threads that wait for each other crawl
 BUSY = "while True: pass"
@@ -195,23 +193,9 @@ def one_ask(clips: Clips) -> list[Row]:
     ]
 
 
-def generating(engine: Engine) -> float:
-    """Tokens a second, the prompt not counted."""
-    engine.clear()
-    for _ in engine.generate([Text(PROMPT)], max_tokens=N_GENERATED, n_probs=0):
-        if engine.last.generate_seconds > SECONDS:
-            break
-    return engine.last.n_generated / engine.last.generate_seconds
-
-
-def in_turns(repeats: int, *actions: Callable[[], float]) -> list[tuple[float, ...]]:
-    """What the actions give in each round, every other one the other way round; one to warm up."""
-    rounds = []
-    for number in range(repeats + 1):
-        order = range(len(actions)) if number % 2 else reversed(range(len(actions)))
-        found = {i: actions[i]() for i in order}
-        rounds.append(tuple(found[i] for i in range(len(actions))))
-    return rounds[1:]
+def speed(engine: Engine) -> float:
+    """Tokens a second that an engine generates."""
+    return generation_speed(engine, N_GENERATED, seconds=SECONDS)
 
 
 def shipped() -> VideoChat:
@@ -222,7 +206,7 @@ def shipped() -> VideoChat:
 def adapter(video_chat: VideoChat, repeats: int) -> Row:
     """Generation as it is shipped, against the bundle's LLM without any adapter."""
     with Engine(video_chat.bundle.llm_path(), n_ctx=1024) as base:
-        rounds = in_turns(repeats, lambda: generating(video_chat.engine), lambda: generating(base))
+        rounds = in_turns(repeats, lambda: speed(video_chat.engine), lambda: speed(base))
     pairs = [(ours, theirs) for ours, theirs in rounds]
     return compared("generation with the adapter, against without", pairs, 0.97, at_least=True)
 
@@ -233,7 +217,7 @@ def threads(repeats: int) -> Row:
     numbers = range(1, default_threads() + 1)
     engines = [Engine(path, n_ctx=1024, n_threads=n) for n in (None, *numbers)]
     try:
-        rounds = in_turns(repeats, *(lambda engine=e: generating(engine) for e in engines))
+        rounds = in_turns(repeats, *(lambda engine=e: speed(engine) for e in engines))
     finally:
         for engine in engines:
             engine.close()
@@ -268,7 +252,7 @@ def against_llama_bench(program: Path, repeats: int) -> Row:
 
 def against_mtmd(program: Path, clips: Clips, video_chat: VideoChat, repeats: int) -> Row:
     """A warm process about a clip, and llama-mtmd-cli about its pictures, with the same LLM."""
-    from benchmarks.random_vision_gguf import NAMES, make_vision_gguf
+    from benchmarks.helpers.random_vision_gguf import NAMES, make_vision_gguf
 
     model = make_vision_gguf(NAMES[0], clips.folder / "mtmd")
     pictures = [clips.folder / f"{i:03}.png" for i in range(int(6 * MTMD_FPS))]
@@ -331,7 +315,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--llama-bench", type=Path, help="llama.cpp's own tool, of this version")
-    parser.add_argument("--mtmd-cli", type=Path, help="llama.cpp's program that sees")
+    parser.add_argument("--mtmd-cli", type=Path, help="llama.cpp's program for pictures")
     parser.add_argument("--only", choices=("quiet", "busy"), help="one of the two conditions")
     parser.add_argument("--rows", nargs="*", choices=ROWS, default=ROWS, help="these alone")
     options = parser.parse_args()

@@ -5,9 +5,9 @@
 
 A quarter of the clients sends good requests all the time: first alone, then beside the others, then
 alone again. Every good one must be answered, none may wait 5 s longer than the slowest without the
-attack; every hostile one must be answered too, never with a status of 500; memory must end within
-10% of where it stood before; /healthz, asked from a process of its own, must answer within 100 ms;
-and threads must be as they were.
+hostile ones; every hostile one must be answered too, never with a status of 500; memory must end
+within 10% of where it stood before; /healthz, asked from a process of its own, must answer within
+100 ms; and threads must be as they were.
 
 A third of the hostile clients sends one kind after the other without a pause, and waits for what
 the server works on for seconds; the others send what it answers sooner, up to so many requests a
@@ -37,9 +37,14 @@ from pathlib import Path
 import httpx
 import psutil
 
-from benchmarks.attackers import KINDS, Attackers, Fate, attackers
-from benchmarks.good_requests import GOOD, Sending, video
-from benchmarks.health_watch import Health, Watch, watching
+from benchmarks.helpers.good_requests import GOOD, Client, video
+from benchmarks.helpers.health_watch import Health, Watch, watching
+from benchmarks.helpers.hostile_clients import (
+    KINDS,
+    HostileClients,
+    HostileResults,
+    hostile_clients,
+)
 
 N_CLIENTS = 16
 N_GOOD = N_CLIENTS // 4
@@ -67,28 +72,28 @@ class GoodClients:
         with ThreadPoolExecutor(N_GOOD) as clients:
             list(clients.map(lambda i: self._send(i, i % N_GOOD, waits), range(n)))
 
-    def keep_asking(self, meanwhile: Future[Fate], waits: Waits) -> Fate:
+    def keep_asking(self, meanwhile: Future[HostileResults], waits: Waits) -> HostileResults:
         """Send requests for as long as something lasts."""
 
-        def ask(client: int) -> None:
-            for number in itertools.count(client):
+        def ask(client_number: int) -> None:
+            for number in itertools.count(client_number):
                 if meanwhile.done():
                     break
-                self._send(number, client, waits)
+                self._send(number, client_number, waits)
 
         with ThreadPoolExecutor(N_GOOD) as clients:
-            asking = [clients.submit(ask, client) for client in range(N_GOOD)]
+            asking = [clients.submit(ask, client_number) for client_number in range(N_GOOD)]
             for each in asking:
                 each.result()
         return meanwhile.result()
 
-    def _send(self, number: int, client: int, waits: Waits) -> None:
+    def _send(self, number: int, client_number: int, waits: Waits) -> None:
         send = GOOD[number % len(GOOD)]
         rng = random.Random(next(self.numbers))
         begin = time.perf_counter()
         try:
-            with Sending(self.url, self.clips[client], client) as to:
-                reply = send(to, rng)
+            with Client(self.url, self.clips[client_number], client_number) as client:
+                reply = send(client, rng)
         except httpx.HTTPError as error:
             self.wrong.append(f"{send.__name__}: {error!r}")
             return
@@ -152,21 +157,21 @@ def rest(server: psutil.Process, told_as: str) -> int:
 
 def each_kind(
     good: GoodClients,
-    by: Attackers,
+    hostile: HostileClients,
     watch: Watch,
     server: psutil.Process,
     kinds: Sequence[str],
     seconds: float,
-) -> Fate:
-    """Each kind of attack by itself: a table."""
-    fate = Fate()
+) -> HostileResults:
+    """Each kind of hostile request by itself: a table."""
+    results = HostileResults()
     print(f"{'':<18}{'sent':>6}{'good':>6}{'alone':>8}{'beside':>16}{'health, ms':>16}{'MB':>8}")
     for kind in kinds:
         alone: Waits = {}
         waits: Waits = {}
         good.ask(2 * len(GOOD), alone)
         watch.since_last()
-        found = good.keep_asking(by.begin(range(10**6), [kind], seconds), waits)
+        found = good.keep_asking(hostile.begin(range(10**6), [kind], seconds), waits)
         health = watch.since_last()
         good.wrong += health.wrong
         every = [wait for each in waits.values() for wait in each]
@@ -176,14 +181,16 @@ def each_kind(
             f"{beside:>16}{health.told():>16}{memory(server) / 1e6:>8.0f}  {dict(found.statuses)}",
             flush=True,
         )
-        fate.add(found)
-    return fate
+        results.add(found)
+    return results
 
 
-def report(alone: Waits, beside: Waits, health: Mapping[str, Health], fate: Fate) -> float:
+def report(
+    alone: Waits, beside: Waits, health: Mapping[str, Health], results: HostileResults
+) -> float:
     """Print what came of a campaign; returns how much longer the longest wait became."""
-    print(f"{fate.statuses.total()} hostile requests, {dict(fate.statuses)}")
-    print("of each kind:", dict(fate.sent.most_common()))
+    print(f"{results.statuses.total()} hostile requests, {dict(results.statuses)}")
+    print("of each kind:", dict(results.sent.most_common()))
     print(f"{sum(map(len, beside.values()))} good ones beside them")
     longer = compare(alone, beside)
     late = longest(alone) + MOST_LONGER
@@ -193,7 +200,7 @@ def report(alone: Waits, beside: Waits, health: Mapping[str, Health], fate: Fate
     )
     for when, found in health.items():
         print(f"/healthz {when}, ms: {found.told()}")
-    print("slowest kinds, ms:", dict(fate.slowest.most_common(6)))
+    print("slowest kinds, ms:", dict(results.slowest.most_common(6)))
     return longer
 
 
@@ -209,45 +216,45 @@ def main() -> None:
     options, rest_of = parser.parse_known_args()
     with served(rest_of) as (url, server, process):
         good = GoodClients(url)
-        attacking = attackers(url, good.clips[0], N_CLIENTS - N_GOOD)
-        with attacking as by, watching(url) as watch:
+        clients = hostile_clients(url, good.clips[0], N_CLIENTS - N_GOOD)
+        with clients as hostile, watching(url) as watch:
             good.ask(2 * len(GOOD), {})  # loads what is needed
             if options.each:
-                fate = each_kind(good, by, watch, server, options.kinds, options.each)
+                results = each_kind(good, hostile, watch, server, options.kinds, options.each)
                 fine = True
             else:
-                fate, fine = campaign(good, by, watch, server, options)
+                results, fine = campaign(good, hostile, watch, server, options)
         healthy = httpx.get(f"{url}/healthz", timeout=5).status_code == 200
         alive = process.poll() is None
-    wrong = good.wrong + fate.wrong
+    wrong = good.wrong + results.wrong
     print(f"healthy: {healthy}; {len(wrong)} went wrong", *wrong[:20], sep="\n")
     sys.exit(not (fine and not wrong and healthy and alive))
 
 
 def campaign(
     good: GoodClients,
-    by: Attackers,
+    hostile: HostileClients,
     watch: Watch,
     server: psutil.Process,
     options: argparse.Namespace,
-) -> tuple[Fate, bool]:
+) -> tuple[HostileResults, bool]:
     """All kinds mixed; whether waits, health and memory are within their bounds."""
     alone: Waits = {}
     beside: Waits = {}
     health = {"alone": Health(), "beside them": Health()}
     good.ask(options.alone, alone)
-    quiet: Future[Fate] = Future()
-    threading.Timer(5, lambda: quiet.set_result(Fate())).start()
+    quiet: Future[HostileResults] = Future()
+    threading.Timer(5, lambda: quiet.set_result(HostileResults())).start()
     watch.since_last()
-    fate = good.keep_asking(quiet, alone)
+    results = good.keep_asking(quiet, alone)
     health["alone"].add(watch.since_last())
 
     def send(begin: int, end: int) -> None:
         numbers = range(options.seed + begin, options.seed + end)
         seconds = 60 * options.minutes / (N_ROUNDS + 1)
         watch.since_last()
-        found = by.begin(numbers, options.kinds, seconds, options.rate)
-        fate.add(good.keep_asking(found, beside))
+        found = hostile.begin(numbers, options.kinds, seconds, options.rate)
+        results.add(good.keep_asking(found, beside))
         health["beside them"].add(watch.since_last())
 
     n = options.requests
@@ -257,13 +264,13 @@ def campaign(
     ends = [settled + (n - settled) * i // N_ROUNDS for i in range(N_ROUNDS + 1)]
     for begin, end in itertools.pairwise(ends):
         send(begin, end)
-        after = rest(server, f"after {fate.statuses.total()}")
+        after = rest(server, f"after {results.statuses.total()}")
     good.ask(options.alone, alone)
-    longer = report(alone, beside, health, fate)
+    longer = report(alone, beside, health, results)
     print(f"memory {after / before - 1:+.1%}")
     good.wrong += [wrong for found in health.values() for wrong in found.wrong]
     sound = max(health["beside them"].seconds) <= MOST_HEALTH
-    return fate, sound and longer <= MOST_LONGER and after <= MOST_MEMORY * before
+    return results, sound and longer <= MOST_LONGER and after <= MOST_MEMORY * before
 
 
 if __name__ == "__main__":

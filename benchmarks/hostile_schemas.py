@@ -1,6 +1,6 @@
 """Does any JSON schema end the process that reads it, or get past the limits?
 
-    python benchmarks/hostile_schemas.py --schemas 100000
+    python -m benchmarks.hostile_schemas --schemas 100000
 
 Schemas are drawn as the tests draw them, with a seed. Each is taken, and then followed by
 llama.cpp here, or refused with a reason; how often the child died is counted too.

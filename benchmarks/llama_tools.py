@@ -1,4 +1,4 @@
-"""Our GGUF tools against llama.cpp's own: `python benchmarks/llama_tools.py --bin build/bin`.
+"""Our GGUF tools against llama.cpp's own: `python -m benchmarks.llama_tools --bin build/bin`.
 
 The tools (llama-quantize, llama-perplexity, llama-bench, llama-batched-bench, llama-gguf-split) are
 built from llama.cpp's sources of the version that llama-cpp-python has; its source package holds

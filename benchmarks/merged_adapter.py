@@ -1,4 +1,4 @@
-"""What merging a bundle's LoRA adapter into its LLM costs: `python benchmarks/merged_adapter.py`.
+"""What merging a bundle's LoRA adapter into its LLM costs: `python -m benchmarks.merged_adapter`.
 
 The LLM with the adapter beside it is the reference. For drawn clips, and for `--videos` of your
 own, it answers a question and describes what it sees; each merged file then reads the same prompts
@@ -10,18 +10,17 @@ without any adapter, so that a busy machine tells the same.
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+from benchmarks.helpers.timing import PROMPT, generation_speed, in_turns
 from reellama.gguf_tools.measuring.divergence import TokenDifferences, token_differences
 from reellama.gguf_tools.quantization.merged_llm import make_merged
 from reellama.gguf_tools.quantization.quantize import quantize
@@ -32,7 +31,6 @@ from reellama.pipeline.llm.engine import Engine, Prompt, Text, TokenIds
 
 MAX_TOKENS = 32  # of an answer
 N_GENERATED = 32  # tokens whose speed is measured
-PROMPT = "Once upon a time there was a small fox who lived in a forest. "
 
 
 @dataclass
@@ -94,16 +92,6 @@ def measure(candidate: Candidate, asked: Sequence[Asked]) -> None:
         candidate.same_answers += answer(candidate.engine, each.prompt) == each.ids
 
 
-def generating(engine: Engine) -> float:
-    """Tokens a second of this thread's processor time."""
-    engine.clear()
-    engine.prefill([Text(PROMPT)])
-    begin = time.thread_time()
-    tokens = engine.generate([Text(PROMPT)], max_tokens=N_GENERATED, n_probs=0)
-    n = sum(1 for _ in tokens)
-    return n / (time.thread_time() - begin)
-
-
 def reading(engine: Engine) -> float:
     """Positions of a prompt a second of this thread's processor time."""
     engine.clear()
@@ -112,13 +100,50 @@ def reading(engine: Engine) -> float:
     return engine.last.n_read / (time.thread_time() - begin)
 
 
-def in_turns(candidates: Sequence[Candidate], repeats: int) -> None:
-    for number in range(repeats + 1):
-        for candidate in candidates if number % 2 else reversed(candidates):
-            speeds = reading(candidate.engine), generating(candidate.engine)
-            if number:
-                candidate.reading.append(speeds[0])
-                candidate.speeds.append(speeds[1])
+def speeds(engine: Engine) -> tuple[float, float]:
+    """Speeds of reading and of generating, by this thread's processor time."""
+    return reading(engine), generation_speed(engine, N_GENERATED, now=time.thread_time)
+
+
+def measure_speeds(candidates: Sequence[Candidate], repeats: int) -> None:
+    """Both speeds of all, in turns."""
+    actions = [partial(speeds, candidate.engine) for candidate in candidates]
+    for found in in_turns(repeats, *actions):
+        for candidate, (read, generated) in zip(candidates, found, strict=True):
+            candidate.reading.append(read)
+            candidate.speeds.append(generated)
+
+
+def open_candidates(video_chat: VideoChat, types: Sequence[str], folder: Path) -> list[Candidate]:
+    """The LLM without an adapter, with it beside, merged as it is kept, and merged by types."""
+    path, lora = video_chat.bundle.llm_path(), video_chat.bundle.lora
+    n_lora = sum(file.stat().st_size for file, _ in lora)
+    beside = Candidate("adapter beside", video_chat.engine, path.stat().st_size + n_lora)
+    base = Candidate("no adapter", Engine(path, n_ctx=1024, n_threads=1), path.stat().st_size)
+    begin = time.perf_counter()
+    kept = make_merged(path, lora, folder / "kept")
+    seconds = time.perf_counter() - begin
+    assert kept is not None, "it would be too large to be kept"
+    own = Candidate(
+        "merged, as it is kept",
+        Engine(kept, n_ctx=1024, n_threads=1),
+        kept.stat().st_size,
+        seconds,
+    )
+    candidates = [base, beside, own]
+    for type_ in types:
+        [made] = quantize(
+            path,
+            type_,
+            folder / f"{type_}.gguf",
+            loras=lora,
+            embedding_type="Q8_0",
+            n_threads=1,
+        )
+        engine = Engine(made.path, n_ctx=1024, n_threads=1)
+        size = made.path.stat().st_size
+        candidates.append(Candidate(f"merged {type_}", engine, size, made.seconds))
+    return candidates
 
 
 def table(candidates: Sequence[Candidate], base: Candidate, n_answers: int) -> None:
@@ -160,37 +185,11 @@ def main() -> None:
             if ids := answer(video_chat.engine, prompt):
                 video_chat.engine.clear()
                 asked.append(Asked(prompt, ids, logits_of(video_chat.engine, prompt, ids)))
-        path, lora = video_chat.bundle.llm_path(), video_chat.bundle.lora
-        n_lora = sum(file.stat().st_size for file, _ in lora)
-        beside = Candidate("adapter beside", video_chat.engine, path.stat().st_size + n_lora)
-        base = Candidate("no adapter", Engine(path, n_ctx=1024, n_threads=1), path.stat().st_size)
-        begin = time.perf_counter()
-        kept = make_merged(path, lora, folder / "kept")
-        seconds = time.perf_counter() - begin
-        assert kept is not None, "it would be too large to be kept"
-        own = Candidate(
-            "merged, as it is kept",
-            Engine(kept, n_ctx=1024, n_threads=1),
-            kept.stat().st_size,
-            seconds,
-        )
-        candidates = [base, beside, own]
-        for type_ in options.types.split(","):
-            [made] = quantize(
-                path,
-                type_,
-                folder / f"{type_}.gguf",
-                loras=lora,
-                embedding_type="Q8_0",
-                n_threads=1,
-            )
-            engine = Engine(made.path, n_ctx=1024, n_threads=1)
-            size = made.path.stat().st_size
-            candidates.append(Candidate(f"merged {type_}", engine, size, made.seconds))
+        candidates = open_candidates(video_chat, options.types.split(","), folder)
         for candidate in candidates:
             measure(candidate, asked)
-        in_turns(candidates, options.repeats)
-        table(candidates, base, len(asked))
+        measure_speeds(candidates, options.repeats)
+        table(candidates, candidates[0], len(asked))
         for candidate in candidates:
             candidate.engine.close()
 

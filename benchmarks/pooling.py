@@ -3,9 +3,9 @@
     python -m benchmarks.pooling --plot docs/pooling      # the table, and docs/pooling.svg
     python -m benchmarks.pooling --mtmd-cli build/bin/llama-mtmd-cli --frames 8
 
-The models have random weights (`benchmarks.random_vision_gguf`), so only what they cost counts. The
-clip is drawn, and one frame a second is taken of it. Each measurement is a process of its own; the
-frames go through the tower once, in the first.
+The models have random weights (`benchmarks.helpers.random_vision_gguf`), so only what they cost
+counts. The clip is drawn, and one frame a second is taken of it. Each measurement is a process of
+its own; the frames go through the tower once, in the first.
 
 frames       that the pooled tokens come from; where this is fewer than there are, the tower need
              not have seen the others, and its time is that share of the whole
@@ -48,7 +48,8 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.random_vision_gguf import NAMES, make_vision_gguf
+from benchmarks.helpers.random_vision_gguf import NAMES, make_vision_gguf
+from benchmarks.helpers.timing import Clock
 from reellama.gguf_tools.locate.vision_models import VisionModel
 from reellama.gguf_tools.measuring import plots
 from reellama.gguf_tools.text.prompt_parts import SoftTokens, Text
@@ -92,10 +93,8 @@ class Cost:
     memory: int
 
 
-class Clock:
+class ProcessClock(Clock):
     """Seconds on the wall, or of processes' processor time."""
-
-    now = staticmethod(time.perf_counter)
 
     @classmethod
     def count_cpu_time(cls) -> None:
@@ -113,7 +112,7 @@ class Clock:
 
 
 if CPU_TIME in os.environ:
-    Clock.count_cpu_time()
+    ProcessClock.count_cpu_time()
 
 
 def in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -137,10 +136,10 @@ def encode(model: VisionModel, clip: Path, frames: int) -> tuple[EncodedFrames, 
     them; loading the tower is not counted."""
     bundle = VisionBundle(model.llm, model.mmproj)
     bundle.tower.layout(*SIZE)
-    began = Clock.now()
+    began = ProcessClock.now()
     read = read_frames(clip, frames=frames, max_side=bundle.max_side)
     encoded = bundle.encode(read.frames, read.times)
-    return encoded, Clock.now() - began
+    return encoded, ProcessClock.now() - began
 
 
 def measure(model: VisionModel, video: EncodedFrames, options: PoolingOptions) -> Cost:
@@ -148,23 +147,23 @@ def measure(model: VisionModel, video: EncodedFrames, options: PoolingOptions) -
     bundle = VisionBundle(model.llm, model.mmproj)
     plan = bundle.plan(video, options)
     with Engine(model.llm, n_ctx=plan.total + TEXT_ROOM) as engine:
-        began = Clock.now()
+        began = ProcessClock.now()
         parts = bundle.prompt_parts(video, options)
         path = Path("video")
         chat = Chat(engine, videos=[Video(path, parts, Clip([], video.times, 0.0, path))])
-        pooled = Clock.now()
+        pooled = ProcessClock.now()
         engine.prefill(chat.prompt(QUESTION))
-        prefill = Clock.now() - pooled
+        prefill = ProcessClock.now() - pooled
         with closing(chat.ask(QUESTION, sampling=ANSWER)) as tokens:
             next(tokens)
-            first_token = Clock.now() - began
+            first_token = ProcessClock.now() - began
             n_answer = 1 + sum(1 for _ in tokens)
         turn = engine.count(chat.prompt(QUESTION)) + n_answer
         own = engine.count(chat.prompt(SECOND, chat.turns)) - turn
-        began = Clock.now()
+        began = ProcessClock.now()
         with closing(chat.ask(SECOND)) as tokens:
             next(tokens)
-        second = Clock.now() - began
+        second = ProcessClock.now() - began
         read, cells = engine.last.n_read, engine.count(parts)
     seen = plan.grid[0] if plan.method == "subsample" and plan.grid else len(video.array)
     return Cost(seen, cells, prefill, first_token, read, own, second, peak_memory())
@@ -268,7 +267,7 @@ def ours_to_first_token(
     bundle = VisionBundle(model.llm, model.mmproj)
     with Engine(model.llm, n_ctx=n_ctx) as engine, bundle.tower:
         Chat(engine).prompt("?")  # llama-mtmd-cli too fills a template in as it loads
-        began = Clock.now()
+        began = ProcessClock.now()
         frames = [np.asarray(Image.open(path).convert("RGB")) for path in pictures]
         video = bundle.encode(frames, np.arange(len(frames), dtype=np.float64))
         parts = bundle.prompt_parts(video, FULL)
@@ -276,7 +275,7 @@ def ours_to_first_token(
         chat = Chat(engine, videos=[Video(pictures[0], parts, clip)])
         with closing(chat.ask(QUESTION, n_probs=0)) as tokens:
             next(tokens)
-        seconds = Clock.now() - began
+        seconds = ProcessClock.now() - began
     message = [
         part.text if isinstance(part, Text) else None
         for part in parts
@@ -315,9 +314,9 @@ def theirs_to_first_token(
                 break
         else:
             raise SystemExit(f"{program} did not load the models")
-        began = Clock.of(process)
+        began = ProcessClock.of(process)
         process.stdout.read(1)
-        seconds = Clock.of(process) - began
+        seconds = ProcessClock.of(process) - began
         process.communicate()
     return seconds
 
@@ -357,7 +356,7 @@ def main() -> int:
     parser.add_argument("--mtmd-cli", type=Path, metavar="PATH", help="compare with this alone")
     options = parser.parse_args()
     if options.cpu_time:
-        Clock.count_cpu_time()
+        ProcessClock.count_cpu_time()
     if options.quick:
         options.frames, options.budgets, options.rounds = 4, (256,), 1
     if options.plot:

@@ -1,6 +1,6 @@
 """Compare the whole of `reellama gguf quantize` with the time that llama.cpp takes in it.
 
-    python benchmarks/quantize_command.py
+    python -m benchmarks.quantize_command
 
 SmolLM2, as the package has it, is made F16 and then Q8_0 and Q4_K_M, by the command in a process of
 its own and by llama.cpp's quantizer in a child that waits already, by turns. What is above the

@@ -3,7 +3,7 @@
 The video is made by drawing 24 clips of ten seconds (720p, 25 frames a second) and joining them
 over and over, with one scene of its own in between.
 
-    python benchmarks/timeline.py
+    python -m benchmarks.timeline
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 At the end each file must have exactly one whole JSON and one whole SRT, none of them written twice,
 and nothing else may lie in the folder.
 
-    python benchmarks/watch.py
+    python -m benchmarks.watch
 """
 
 from __future__ import annotations

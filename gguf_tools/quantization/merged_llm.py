@@ -3,7 +3,7 @@
 An adapter beside a model adds two small matrix products, a scaling and a sum to the graph for each
 weight that it changes, and takes a fifth to a third of the speed. Merged into weights of Q8_0 it
 takes nothing, and what the model says stays the same as far as that is measured
-(`python benchmarks/merged_adapter.py`): each changed weight is stored with eight bits, more than
+(`python -m benchmarks.merged_adapter`): each changed weight is stored with eight bits, more than
 those of the base had. The file is larger than the base, so models of some size are left alone: what
 they do is bound by reading their weights.
 """

@@ -3,7 +3,7 @@
 Threads of one computation wait for each other after every operation of the graph, some hundred
 times a token. Where one shares its core with another program, all wait until that program has had
 its turn: two threads beside one busy process are several times slower than one thread
-(`python benchmarks/first_word.py` measures it). To wait without spinning takes from a quiet machine
+(`python -m benchmarks.first_word` measures it). To wait without spinning takes from a quiet machine
 what the second thread gains. So the number follows the load, and computations of this process that
 last at the same time share the cores.
 """

@@ -84,7 +84,7 @@ class Material:
             split = "train" if self.part == "train" else "test"
             scene = self.drawn.clip(split, int(rng.integers(5000))).scene
             times = np.arange(0, min(seconds, scene.duration), 1 / RATE)
-            return fit(render(scene, times))
+            return resized(render(scene, times))
         if kind == "video":
             path, start, end = self.shots[rng.integers(len(self.shots))]
             begin = rng.uniform(start, max(start, end - seconds))
@@ -113,7 +113,7 @@ def at_rate(path: Path, start: float, end: float) -> Shot:
     clip = read_frames(path, frames=1000, start=start, end=end)
     times = np.arange(start, min(end, clip.duration), 1 / RATE)
     shown = np.searchsorted(clip.times, times, side="right") - 1
-    return fit(np.stack([clip.frames[max(0, i)] for i in shown]))
+    return resized(np.stack([clip.frames[max(0, i)] for i in shown]))
 
 
 def filmed(picture: np.ndarray, seconds: float, rng: np.random.Generator) -> Shot:
@@ -136,7 +136,7 @@ def _view(rng: np.random.Generator) -> np.ndarray:
     return np.array([*rng.uniform(0, 1 - side, 2), side])
 
 
-def fit(frames: np.ndarray) -> Shot:
+def resized(frames: np.ndarray) -> Shot:
     """The same in SIZE."""
     return np.stack([np.asarray(Image.fromarray(frame).resize(SIZE)) for frame in frames])
 

@@ -17,7 +17,7 @@ import numpy as np
 
 MESSAGE = [{"role": "user", "content": "Say something."}]
 
-Sender = Callable[["Sending", random.Random], httpx.Response | None]
+Sender = Callable[["Client", random.Random], httpx.Response | None]
 
 
 def video(number: int) -> bytes:
@@ -36,7 +36,7 @@ def video(number: int) -> bytes:
         return Path(file.name).read_bytes()
 
 
-class Sending:
+class Client:
     """A client of the server, and what it keeps of it."""
 
     def __init__(self, url: str, clip: bytes, number: int) -> None:
@@ -45,7 +45,7 @@ class Sending:
         transport = httpx.HTTPTransport(verify=False, local_address=f"127.0.0.{2 + number}")
         self.http = httpx.Client(timeout=300, transport=transport)
 
-    def __enter__(self) -> Sending:
+    def __enter__(self) -> Client:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -80,63 +80,63 @@ def parts(*found: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"role": "user", "content": [*found, {"type": "text", "text": "?"}]}]
 
 
-def good_chat(to: Sending, rng: random.Random) -> httpx.Response:
-    return to.chat(seed=rng.randrange(99), max_tokens=8)
+def good_chat(client: Client, rng: random.Random) -> httpx.Response:
+    return client.chat(seed=rng.randrange(99), max_tokens=8)
 
 
-def good_generate(to: Sending, rng: random.Random) -> httpx.Response:
-    return to.generate(prompt=f"{rng.random()}: a word", options={"num_predict": 8})
+def good_generate(client: Client, rng: random.Random) -> httpx.Response:
+    return client.generate(prompt=f"{rng.random()}: a word", options={"num_predict": 8})
 
 
-def good_stream(to: Sending, rng: random.Random) -> httpx.Response:
+def good_stream(client: Client, rng: random.Random) -> httpx.Response:
     asked = {"model": "mini", "messages": MESSAGE, "options": {"num_predict": 8}}
-    return to.post("/api/chat", asked)
+    return client.post("/api/chat", asked)
 
 
-def good_schema(to: Sending, rng: random.Random) -> httpx.Response:
-    return to.chat(response_format=schema(enum=["red", "blue"]), max_tokens=8)
+def good_schema(client: Client, rng: random.Random) -> httpx.Response:
+    return client.chat(response_format=schema(enum=["red", "blue"]), max_tokens=8)
 
 
-def good_video(to: Sending, rng: random.Random) -> httpx.Response:
-    message = {"role": "user", "content": "What happens?", "images": [to.clip]}
+def good_video(client: Client, rng: random.Random) -> httpx.Response:
+    message = {"role": "user", "content": "What happens?", "images": [client.clip]}
     asked = {"model": "mini", "messages": [message], "stream": False}
-    return to.post("/api/chat", asked | {"options": {"num_predict": 8}})
+    return client.post("/api/chat", asked | {"options": {"num_predict": 8}})
 
 
-def good_new_schema(to: Sending, rng: random.Random) -> httpx.Response:
+def good_new_schema(client: Client, rng: random.Random) -> httpx.Response:
     """One that the server has not read before."""
     named = {f"colour {rng.random()}": {"enum": ["red", "blue"]}}
     bound = schema(type="object", properties=named, required=[*named])
-    return to.chat(response_format=bound, max_tokens=8)
+    return client.chat(response_format=bound, max_tokens=8)
 
 
-def good_tools(to: Sending, rng: random.Random) -> httpx.Response:
+def good_tools(client: Client, rng: random.Random) -> httpx.Response:
     town = {"type": "object", "properties": {"town": {"type": "string"}}, "required": ["town"]}
     tool = {"name": f"weather_{rng.randrange(10**9)}", "parameters": town}
-    return to.chat(tools=[{"type": "function", "function": tool}], max_tokens=8)
+    return client.chat(tools=[{"type": "function", "function": tool}], max_tokens=8)
 
 
-def good_new_video(to: Sending, rng: random.Random) -> httpx.Response:
+def good_new_video(client: Client, rng: random.Random) -> httpx.Response:
     """One that the server has not seen before: with a box that says nothing at its end."""
     free = struct.pack(">I4sd", 16, b"free", rng.random())
-    return to.show(base64.b64decode(to.clip) + free, options={"num_predict": 8})
+    return client.show(base64.b64decode(client.clip) + free, options={"num_predict": 8})
 
 
-def good_embed(to: Sending, rng: random.Random) -> httpx.Response:
+def good_embed(client: Client, rng: random.Random) -> httpx.Response:
     text = rng.choice([f"{rng.random()} of a dog", "A dog runs. " * 100])
-    return to.post("/api/embed", {"model": "mini", "input": text})
+    return client.post("/api/embed", {"model": "mini", "input": text})
 
 
-def good_message(to: Sending, rng: random.Random) -> httpx.Response:
-    return to.post("/v1/messages", {"model": "mini", "max_tokens": 8, "messages": MESSAGE})
+def good_message(client: Client, rng: random.Random) -> httpx.Response:
+    return client.post("/v1/messages", {"model": "mini", "max_tokens": 8, "messages": MESSAGE})
 
 
-def good_response(to: Sending, rng: random.Random) -> httpx.Response:
+def good_response(client: Client, rng: random.Random) -> httpx.Response:
     asked = {"model": "mini", "input": "Say something.", "max_output_tokens": 8, "store": False}
-    return to.post("/v1/responses", asked)
+    return client.post("/v1/responses", asked)
 
 
-GOOD: list[Callable[[Sending, random.Random], httpx.Response]] = [
+GOOD: list[Callable[[Client, random.Random], httpx.Response]] = [
     *(good_chat, good_generate, good_stream, good_schema, good_video),
     *(good_message, good_response, good_new_schema, good_tools, good_new_video, good_embed),
 ]

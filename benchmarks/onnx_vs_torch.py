@@ -1,4 +1,4 @@
-"""onnxruntime beside torch: `python benchmarks/networks.py VIDEO...`.
+"""onnxruntime beside torch: `python -m benchmarks.onnx_vs_torch VIDEO...`.
 
 The tower and what makes soft tokens are run in turns, both in float32 and with as many threads, and
 their figures are medians. Then each video is described with the soft tokens of torch, of
@@ -9,13 +9,10 @@ the one changes, and how many the other.
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 
 import httpx
 
-from benchmarks.bad_requests import HOSTILE
-from benchmarks.good_requests import Sending
+from benchmarks.helpers.good_requests import Client
+from benchmarks.helpers.hostile_kinds import HOSTILE
 
 FIRST_ADDRESS = 16  # good clients have the ones below
 N_ADDRESSES = 16
@@ -26,7 +26,7 @@ KINDS = {send.__name__: send for send in HOSTILE}
 
 
 @dataclass
-class Fate:
+class HostileResults:
     """What became of hostile requests. sent: how many by kind; slowest: ms by kind; wrong: what
     should not have been."""
 
@@ -35,7 +35,7 @@ class Fate:
     slowest: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
 
-    def add(self, other: Fate) -> None:
+    def add(self, other: HostileResults) -> None:
         """Count what became of others too."""
         self.statuses += other.statuses
         self.sent += other.sent
@@ -43,7 +43,7 @@ class Fate:
         self.wrong += other.wrong
 
 
-class Shares:
+class FairScheduler:
     """Whose turn it is among kinds of requests: that of the kind that had the least time.
 
     So each is sent all the time: one that a server refuses at once is sent often, and one that it
@@ -73,7 +73,7 @@ class Shares:
                 self._spent[turn[0]] += time.perf_counter() - turn[1]
 
 
-def attack(
+def send_hostile(
     url: str,
     clip: bytes,
     kinds: Sequence[str],
@@ -81,14 +81,14 @@ def attack(
     n_clients: int,
     seconds: float,
     rate: float,
-) -> Fate:
+) -> HostileResults:
     """Send these requests from so many clients at once, for so many seconds at most.
 
     A third of the clients sends one kind after the other without a pause, so that the server
     always works on those that take it long. The others spend the same time on each kind, so that
     what it answers sooner is sent more often: together as much as makes `rate` requests a second.
     """
-    fate, shares, lock = Fate(), Shares(kinds), threading.Lock()
+    results, scheduler, lock = HostileResults(), FairScheduler(kinds), threading.Lock()
     left, kind_after_kind = iter(numbers), itertools.cycle(kinds)
     begin = time.monotonic()
     end = begin + seconds
@@ -101,46 +101,46 @@ def attack(
         while (number := take()) is not None:
             with lock:
                 kind = next(kind_after_kind)
-            _send(url, clip, kind, number, fate)
+            _send(url, clip, kind, number, results)
 
     def fill_up() -> None:
         while (number := take()) is not None:
             due = min(begin + (number - numbers.start) / rate, end)
             time.sleep(max(due - time.monotonic(), 0.0))
-            with shares.next() as kind:
-                _send(url, clip, kind, number, fate)
+            with scheduler.next() as kind:
+                _send(url, clip, kind, number, results)
 
     with ThreadPoolExecutor(n_clients) as clients:
         n_steady = n_clients // 3
         works = [*[send_all_kinds] * n_steady, *[fill_up] * (n_clients - n_steady)]
         for client in [clients.submit(work) for work in works]:
             client.result()
-    return fate
+    return results
 
 
-def _send(url: str, clip: bytes, kind: str, number: int, fate: Fate) -> None:
+def _send(url: str, clip: bytes, kind: str, number: int, results: HostileResults) -> None:
     begin = time.perf_counter()
     try:
-        with Sending(url, clip, FIRST_ADDRESS + number % N_ADDRESSES) as to:
-            reply = KINDS[kind](to, random.Random(number))
+        with Client(url, clip, FIRST_ADDRESS + number % N_ADDRESSES) as client:
+            reply = KINDS[kind](client, random.Random(number))
     except (httpx.LocalProtocolError, httpx.InvalidURL, UnicodeError):
         # A name of a header or an address that the client itself refuses.
-        fate.statuses["not sent"] += 1
+        results.statuses["not sent"] += 1
         return
     except httpx.HTTPError as error:
-        fate.statuses["lost"] += 1
-        fate.wrong.append(f"{kind} {number}: {error!r}")
+        results.statuses["lost"] += 1
+        results.wrong.append(f"{kind} {number}: {error!r}")
         return
-    fate.sent[kind] += 1
+    results.sent[kind] += 1
     taken = int(1000 * (time.perf_counter() - begin))
-    fate.slowest[kind] = max(fate.slowest[kind], taken)
-    fate.statuses[str(reply.status_code) if reply is not None else "cut"] += 1
+    results.slowest[kind] = max(results.slowest[kind], taken)
+    results.statuses[str(reply.status_code) if reply is not None else "cut"] += 1
     if reply is not None and reply.status_code == 500:
-        fate.wrong.append(f"{kind} {number}: 500 {reply.text[:200]}")
+        results.wrong.append(f"{kind} {number}: 500 {reply.text[:200]}")
 
 
-class Attackers:
-    """`attack` in another process."""
+class HostileClients:
+    """`send_hostile` in another process."""
 
     def __init__(self, processes: ProcessPoolExecutor, url: str, clip: bytes, n: int) -> None:
         self._processes, self._url, self._clip, self._n = processes, url, clip, n
@@ -151,15 +151,16 @@ class Attackers:
         kinds: Sequence[str] = (*KINDS,),
         seconds: float = float("inf"),
         rate: float = float("inf"),
-    ) -> Future[Fate]:
-        """Begin to send; see `attack`."""
+    ) -> Future[HostileResults]:
+        """Begin to send; see `send_hostile`."""
         what = self._url, self._clip, kinds, numbers, self._n, seconds, rate
-        return self._processes.submit(attack, *what)
+        return self._processes.submit(send_hostile, *what)
 
 
 @contextmanager
-def attackers(url: str, clip: bytes, n: int) -> Iterator[Attackers]:
+def hostile_clients(url: str, clip: bytes, n: int) -> Iterator[HostileClients]:
     """`n` clients, and the process that they are in."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as processes:
-        processes.submit(Fate).result()  # drawing its pictures takes seconds: before it is begun
-        yield Attackers(processes, url, clip, n)
+        # Its module draws pictures as it is imported, which takes seconds: before anything begins.
+        processes.submit(HostileResults).result()
+        yield HostileClients(processes, url, clip, n)
