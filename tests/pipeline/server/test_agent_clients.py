@@ -15,7 +15,7 @@ import pytest
 
 from tests.helpers.live_server import data_url, serving
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 
 PACKAGES = ("litellm>=1.80", "instructor>=1.12", "pydantic-ai-slim[openai]>=1.20")
 
