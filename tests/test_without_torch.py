@@ -16,7 +16,6 @@ from reellama.gguf_tools.locate.vision_models import VisionModel
 from reellama.models.bundle import Bundle
 from reellama.models.train_extra import PACKAGES
 
-
 # Runs commands, a JSON list a line, and says how each ended. None in sys.modules: not installed.
 SESSION = """
 import contextlib, io, json, sys
