@@ -153,7 +153,7 @@ class Bundle:
 
     @property
     def name(self) -> str:
-        """Its name for people."""
+        """The bundle's name, for people."""
         return self.config.name
 
     def check_llm(self, file: GGUFFile) -> None:

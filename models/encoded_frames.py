@@ -30,7 +30,7 @@ class EncodedFrames(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """What it takes in memory."""
+        """Bytes of memory that the arrays take."""
         return sum(part.nbytes for part in self)
 
 

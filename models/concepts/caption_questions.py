@@ -104,7 +104,7 @@ class Things:
 
 
 def base_words(caption: str, forms: Mapping[str, str]) -> set[str]:
-    """Its words in their base forms."""
+    """The words of a caption in their base forms."""
     return {forms.get(word, word) for word in words_of(caption)}
 
 

@@ -28,7 +28,7 @@ class Conversations(NamedTuple):
     parts: list[list[int]]
 
     def select(self, rows: Sequence[int]) -> Conversations:
-        """Those of `rows`."""
+        """The conversations of these rows."""
         return Conversations(*([column[row] for row in rows] for column in self))
 
     def padded(self, empty: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -176,7 +176,7 @@ def _load_llm(name: str) -> FrozenLLM:
 
 
 def _copy_weights(module: nn.Module) -> dict[str, Tensor]:
-    """Its weights as they are now."""
+    """Copies of the module's weights."""
     return {name: weight.clone() for name, weight in module.state_dict().items()}
 
 
