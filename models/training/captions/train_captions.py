@@ -178,7 +178,7 @@ class CaptionTraining:
     def align(
         self, projector: Projector, objective: CaptionObjective, caches: dict[str, FeatureCache]
     ) -> float:
-        """Stage 1: the i-th soft token becomes the i-th word of the description."""
+        """Phase `align`: the i-th soft token becomes the i-th word of the description."""
         frozen = getattr(projector.pooler, "difference_weight", None)
         if frozen is not None:
             frozen.requires_grad_(False)
@@ -191,7 +191,7 @@ class CaptionTraining:
     def motion(
         self, projector: Projector, objective: CaptionObjective, caches: dict[str, FeatureCache]
     ) -> float:
-        """Stage 2: with the differences between frames, and the last words at the last tokens."""
+        """Phase `motion`: with the differences between frames, and the last words at the last tokens."""
         targets = {split: objective.targets(split, self.config.tail) for split in caches}
         return self._align("motion", projector, objective, caches, targets)
 
@@ -231,7 +231,7 @@ class CaptionTraining:
     def answer(
         self, projector: Projector, objective: CaptionObjective, caches: dict[str, FeatureCache]
     ) -> float:
-        """Stage 3: the frozen LLM's loss on the answers."""
+        """Phase `answer`: the frozen LLM's loss on the answers."""
         config, weight = self.config.answer, self.config.align_weight
         groups = [split for split in caches if split != VALIDATION]
         targets = {split: objective.targets(split, self.config.tail) for split in groups}
