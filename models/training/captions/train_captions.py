@@ -191,7 +191,7 @@ class CaptionTraining:
     def motion(
         self, projector: Projector, objective: CaptionObjective, caches: dict[str, FeatureCache]
     ) -> float:
-        """Phase `motion`: with the differences between frames, and the last words at the last tokens."""
+        """Phase `motion`: with differences between frames, and the last words at the end."""
         targets = {split: objective.targets(split, self.config.tail) for split in caches}
         return self._align("motion", projector, objective, caches, targets)
 
