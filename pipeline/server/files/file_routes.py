@@ -42,7 +42,7 @@ class HeldFileResponse(FileResponse):
         super().__init__(
             held.path,
             media_type="application/octet-stream",
-            filename=held.facts.filename,
+            filename=held.stored.filename,
             headers={"X-Content-Type-Options": "nosniff"},
         )
         self._held = held

@@ -1,6 +1,6 @@
 """Pictures and videos that clients sent once: in a folder, under ids, within a limit of size.
 
-files/ID.json    what is known of a file
+files/ID.json    its metadata
 files/ID.bin     its bytes
 files/.held-*    a second name of the bytes of a file in use, which outlives their deletion
 """
@@ -31,7 +31,8 @@ from reellama.pipeline.server.media.media_items import MediaKind, StoredContent
 FILE_ID = re.compile(r"file-[0-9a-f]{24}")
 CHUNK_BYTES = 1 << 20  # read at a time
 INCOMING_SECONDS = 600  # after which half a file, or a second name of one, is nobody's
-KIND_BYTES = 64 << 20  # of which its kind is told: of an animation, all frames may count
+# Bytes that tell the kind of a file: whether an animation is a video can depend on all its frames.
+KIND_BYTES = 64 << 20
 
 
 class FileStoreError(ReellamaError):
@@ -72,22 +73,23 @@ class HeldFile:
     Raises OSError where its bytes are gone already, or cannot have a second name.
     """
 
-    def __init__(self, facts: StoredFile) -> None:
-        self.facts = facts
-        self.path = facts.folder / f".held-{uuid.uuid4().hex}"
+    def __init__(self, stored: StoredFile) -> None:
+        self.stored = stored
+        self.path = stored.folder / f".held-{uuid.uuid4().hex}"
         weakref.finalize(self, _remove_quietly, self.path)
         try:
-            os.link(facts.path, self.path)
+            os.link(stored.path, self.path)
         except FileNotFoundError:
             raise
         except OSError:  # not every file system has hard links
-            shutil.copy2(facts.path, self.path)
+            shutil.copy2(stored.path, self.path)
 
     @property
     def content(self) -> StoredContent:
         """The file's bytes, as the encoder takes them. They hold the file."""
-        facts = self.facts
-        return StoredContent(self.path, bytes.fromhex(facts.sha256), facts.size, facts.kind, self)
+        stored = self.stored
+        sha256 = bytes.fromhex(stored.sha256)
+        return StoredContent(self.path, sha256, stored.size, stored.kind, self)
 
 
 class FileStore:
@@ -144,32 +146,32 @@ class FileStore:
                         sha256.update(piece)
                         file.write(piece)
                 digest = sha256.hexdigest()
-                kept = StoredFile(
+                stored = StoredFile(
                     id_, filename, purpose, size, now, expires, digest, kind, self.folder
                 )
-                os.replace(name, kept.path)
+                os.replace(name, stored.path)
             finally:
                 Path(name).unlink(missing_ok=True)
-            said = {key: value for key, value in asdict(kept).items() if key != "folder"}
-            write_atomically(self._facts(id_), json.dumps(said))
+            fields = {key: value for key, value in asdict(stored).items() if key != "folder"}
+            write_atomically(self._metadata_path(id_), json.dumps(fields))
         except OSError as error:
             raise FileStoreError(f"cannot keep this file: {error.strerror}", 507) from error
-        return kept
+        return stored
 
     def get(self, id_: str) -> StoredFile:
         """The file of this id. Raises FileStoreError, status 404, where there is none."""
-        found = self._read(self._facts(id_)) if FILE_ID.fullmatch(id_) else None
-        if found is None:
+        stored = self._read(self._metadata_path(id_)) if FILE_ID.fullmatch(id_) else None
+        if stored is None:
             raise _missing(id_)
-        return found
+        return stored
 
     def hold(self, id_: str) -> HeldFile:
         """The file of this id, with bytes that stay while it is used. Raises like `get`."""
-        facts = self.get(id_)
+        stored = self.get(id_)
         # One for all who use it: a file can have only so many names.
         if (held := self._held.get(id_)) is None:
             try:
-                held = self._held[id_] = HeldFile(facts)
+                held = self._held[id_] = HeldFile(stored)
             except FileNotFoundError:  # deleted just now
                 raise _missing(id_) from None
             except OSError as error:
@@ -178,9 +180,9 @@ class FileStore:
 
     def list(self) -> list[StoredFile]:
         """All files, the newest first; those whose time is over are removed."""
-        found = [self._read(path) for path in self.folder.glob("file-*.json")]
-        files = [each for each in found if each is not None]
-        return sorted(files, key=lambda each: (each.created, each.id), reverse=True)
+        read = [self._read(path) for path in self.folder.glob("file-*.json")]
+        files = [file for file in read if file is not None]
+        return sorted(files, key=lambda file: (file.created, file.id), reverse=True)
 
     def delete(self, id_: str) -> None:
         """Remove a file. Raises like `get`."""
@@ -193,37 +195,37 @@ class FileStore:
                 # Not st_mtime: a second name has that of the bytes, however new it is.
                 if time.time() - path.stat().st_ctime > INCOMING_SECONDS:
                     path.unlink()
-        kept = {each.path for each in self.list()}
+        current = {file.path for file in self.list()}
         for path in self.folder.glob("file-*.bin"):
             with suppress(OSError):
-                if path not in kept and time.time() - path.stat().st_mtime > INCOMING_SECONDS:
+                if path not in current and time.time() - path.stat().st_mtime > INCOMING_SECONDS:
                     path.unlink()
 
     def _used(self) -> int:
         """Bytes of all files, and of deleted ones that are still in use."""
-        held = [each for ref in self._held.valuerefs() if (each := ref()) is not None]
-        deleted = sum(each.facts.size for each in held if not each.facts.path.exists())
-        return deleted + sum(each.size for each in self.list())
+        held = [file.stored for ref in self._held.valuerefs() if (file := ref()) is not None]
+        deleted = sum(file.size for file in held if not file.path.exists())
+        return deleted + sum(file.size for file in self.list())
 
-    def _facts(self, id_: str) -> Path:
+    def _metadata_path(self, id_: str) -> Path:
         return self.folder / f"{id_}.json"
 
     def _read(self, path: Path) -> StoredFile | None:
-        """A file's facts; None where it is not there or its time is over."""
+        """The file that this metadata is of; None where it is not there or its time is over."""
         try:
-            found = StoredFile(**json.loads(path.read_text(encoding="utf-8")), folder=self.folder)
+            file = StoredFile(**json.loads(path.read_text(encoding="utf-8")), folder=self.folder)
             # An earlier version kept names that no reply can have.
-            name, purpose = whole_characters(found.filename), whole_characters(found.purpose)
-            found = replace(found, filename=name, purpose=purpose)
+            name, purpose = whole_characters(file.filename), whole_characters(file.purpose)
+            file = replace(file, filename=name, purpose=purpose)
         except (OSError, ValueError, TypeError, AttributeError):
             return None
-        if found.expires is not None and found.expires <= time.time():
-            self._remove(found)
+        if file.expires is not None and file.expires <= time.time():
+            self._remove(file)
             return None
-        return found if found.path.is_file() else None
+        return file if file.path.is_file() else None
 
     def _remove(self, file: StoredFile) -> None:
-        self._facts(file.id).unlink(missing_ok=True)
+        self._metadata_path(file.id).unlink(missing_ok=True)
         file.path.unlink(missing_ok=True)
 
 

@@ -99,7 +99,7 @@ async def _item(said: MediaReference, settings: Settings, files: FileStore) -> M
         return MediaItem(tuple(contents), tuple(times), said.name or "", said.options)
     if said.file_id is not None:
         held = await asyncio.to_thread(files.hold, said.file_id)
-        name = said.name or held.facts.filename
+        name = said.name or held.stored.filename
         return MediaItem((held.content,), None, name, said.options)
     if said.url is not None:
         content: Content = await read_url(said.url, settings)
