@@ -141,13 +141,13 @@ class ModelPool:
         return sorted(self._loaded.values(), key=lambda each: each.used, reverse=True)
 
     async def acquire(
-        self, known: RegisteredModel, keep_alive: float | None
+        self, registered: RegisteredModel, keep_alive: float | None
     ) -> tuple[LoadedModel, float]:
         """A model to use, and the seconds that loading it took; give it to `release` afterwards.
 
         Loading cannot be stopped: when nobody waits for it any more, the model stays for the next.
         """
-        task = asyncio.ensure_future(self._acquire(known, keep_alive))
+        task = asyncio.ensure_future(self._acquire(registered, keep_alive))
         self._acquiring.add(task)
         try:
             return await asyncio.shield(task)
@@ -165,21 +165,21 @@ class ModelPool:
             loaded.used = time.monotonic()
 
     async def _acquire(
-        self, known: RegisteredModel, keep_alive: float | None
+        self, registered: RegisteredModel, keep_alive: float | None
     ) -> tuple[LoadedModel, float]:
-        lora = self._adapters(known)
-        llm: list[tuple[Path, float | None]] = [(path, None) for path in known.files]
+        lora = self._adapters(registered)
+        llm: list[tuple[Path, float | None]] = [(path, None) for path in registered.files]
         key = tuple((path, stamp(path), scale) for path, scale in [*llm, *lora])
         async with self._loading:
             await self._unload_changed()
             took = 0.0
             if key not in self._loaded:
                 begin = time.perf_counter()
-                self._loaded[key] = await self._load(known, key, lora)
+                self._loaded[key] = await self._load(registered, key, lora)
                 took = self._loaded[key].load_seconds = time.perf_counter() - begin
             found = self._loaded[key]
             found.users += 1
-            found.name = known.service_name
+            found.name = registered.service_name
         if keep_alive is not None:
             found.keep_alive = keep_alive
         return found, took
@@ -201,19 +201,19 @@ class ModelPool:
         for loaded in list(self._loaded.values()):
             await self._unload(loaded)
 
-    def _adapters(self, known: RegisteredModel) -> list[tuple[Path, float]]:
+    def _adapters(self, registered: RegisteredModel) -> list[tuple[Path, float]]:
         store = ModelStore(self.settings.store)
-        own = known.bundle.lora if known.bundle else []
-        return [*own, *((store.file(adapter), 1.0) for adapter in known.manifest.adapters)]
+        own = registered.bundle.lora if registered.bundle else []
+        return [*own, *((store.file(adapter), 1.0) for adapter in registered.manifest.adapters)]
 
     async def _load(
-        self, known: RegisteredModel, key: Key, lora: list[tuple[Path, float]]
+        self, registered: RegisteredModel, key: Key, lora: list[tuple[Path, float]]
     ) -> LoadedModel:
         if self._watch is None:
             self._watch = asyncio.create_task(self._watching())
-        await self._make_room(known.size)
+        await self._make_room(registered.size)
         settings = self.settings
-        path, lora = await asyncio.to_thread(self._merged, known.path, lora)
+        path, lora = await asyncio.to_thread(self._merged, registered.path, lora)
         batcher = await asyncio.to_thread(
             Batcher,
             path,
@@ -224,7 +224,7 @@ class ModelPool:
             lora=lora,
             on_failure=self._tell_failure,
         )
-        return LoadedModel(known.service_name, key, batcher, 0.0, settings.keep_alive)
+        return LoadedModel(registered.service_name, key, batcher, 0.0, settings.keep_alive)
 
     def _merged(
         self, path: Path, lora: list[tuple[Path, float]]

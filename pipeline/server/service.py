@@ -91,27 +91,27 @@ class Service:
         What is too long loses its oldest turns; videos stay. Raises ReellamaError, whose `status`
         (else 400) is HTTP's.
         """
-        known = await self._find(model)
-        chat_format = await self._chat_format(known, request, template)
+        registered = await self._find(model)
+        chat_format = await self._chat_format(registered, request, template)
         parser: AnswerParser | None = None
 
         async def prepare(loaded: LoadedModel) -> PreparedPrompt:
             nonlocal parser
             prepared, parser = await self.prompt_preparer.prepare_chat(
-                loaded, known, chat_format, request, options, template
+                loaded, registered, chat_format, request, options, template
             )
             return prepared
 
-        return ChatAnswer(await self._generate(known, prepare, options), parser)
+        return ChatAnswer(await self._generate(registered, prepare, options), parser)
 
     async def count_tokens(self, model: str, request: ChatRequest, options: RequestOptions) -> int:
         """How many positions a conversation takes, all of it. Raises like `chat`."""
-        known = await self._find(model)
-        chat_format = await self._chat_format(known, request, None)
+        registered = await self._find(model)
+        chat_format = await self._chat_format(registered, request, None)
         whole = replace(options, truncate=False)
-        async with self._using(known, options.keep_alive) as loaded:
+        async with self._using(registered, options.keep_alive) as loaded:
             prepared, _ = await self.prompt_preparer.prepare_chat(
-                loaded, known, chat_format, request, whole, None
+                loaded, registered, chat_format, request, whole, None
             )
             return len(prepared.prompt.keys)
 
@@ -127,14 +127,14 @@ class Service:
 
         With a `suffix`, what stands between the two is written, by a model that can.
         """
-        known = await self._find(model)
+        registered = await self._find(model)
 
         async def prepare(loaded: LoadedModel) -> PreparedPrompt:
             return await self.prompt_preparer.prepare_completion(
-                loaded, known, prompt, options, media, suffix
+                loaded, registered, prompt, options, media, suffix
             )
 
-        return await self._generate(known, prepare, options)
+        return await self._generate(registered, prepare, options)
 
     async def embed(
         self,
@@ -145,8 +145,8 @@ class Service:
         keep_alive: float | None = None,
     ) -> tuple[list[list[float]], int]:
         """Unit vectors of texts or of tokens, and how many tokens were read. Raises like `chat`."""
-        known = await self._find(model)
-        async with self._using(known, keep_alive) as loaded:
+        registered = await self._find(model)
+        async with self._using(registered, keep_alive) as loaded:
             found = [await loaded.embed(text, truncate) for text in texts]
         return [vector for vector, _ in found], sum(n_tokens for _, n_tokens in found)
 
@@ -157,12 +157,12 @@ class Service:
 
     @asynccontextmanager
     async def _using(
-        self, known: RegisteredModel, keep_alive: float | None
+        self, registered: RegisteredModel, keep_alive: float | None
     ) -> AsyncIterator[LoadedModel]:
         """A model, loaded, and a place to use it at."""
         leave = self.admission.admit()
         try:
-            loaded, _ = await self.models.acquire(known, keep_alive)
+            loaded, _ = await self.models.acquire(registered, keep_alive)
             try:
                 yield loaded
             finally:
@@ -171,10 +171,10 @@ class Service:
             leave()
 
     async def _chat_format(
-        self, known: RegisteredModel, request: ChatRequest, template: str | None
+        self, registered: RegisteredModel, request: ChatRequest, template: str | None
     ) -> ChatFormat:
-        chat_format = await self.chat_formats.get(known, template)
-        check_think(request.think, chat_format, short_name(known.manifest.name))
+        chat_format = await self.chat_formats.get(registered, template)
+        check_think(request.think, chat_format, short_name(registered.manifest.name))
         return chat_format
 
     async def _find(self, model: str) -> RegisteredModel:
@@ -182,7 +182,7 @@ class Service:
 
     async def _generate(
         self,
-        known: RegisteredModel,
+        registered: RegisteredModel,
         prepare: Callable[[LoadedModel], Awaitable[PreparedPrompt]],
         options: RequestOptions,
     ) -> Generation:
@@ -199,7 +199,7 @@ class Service:
 
         async def begin() -> None:
             nonlocal loaded
-            loaded, taken = await self.models.acquire(known, options.keep_alive)
+            loaded, taken = await self.models.acquire(registered, options.keep_alive)
             generation.stats.load_seconds = taken
             await generation.start(loaded, await prepare(loaded), options.n_ctx)
 

@@ -26,12 +26,12 @@ class ChatFormatCache:
         self._sandbox = sandbox
         self._kept: OrderedDict[tuple[str, str, str], ChatFormat] = OrderedDict()
 
-    async def get(self, known: RegisteredModel, template: str | None = None) -> ChatFormat:
+    async def get(self, registered: RegisteredModel, template: str | None = None) -> ChatFormat:
         """The chat format of a model, or of the template that is used in place of its own."""
-        file: GGUFFile = known.gguf
-        source = template or known.manifest.template or file.chat_template or ""
+        file: GGUFFile = registered.gguf
+        source = template or registered.manifest.template or file.chat_template or ""
         key = (source, file.token("bos"), file.token("eos"))
-        if not (template or known.manifest.template or known.manifest.is_uploaded):
+        if not (template or registered.manifest.template or registered.manifest.is_uploaded):
             return await asyncio.to_thread(chat_format_of, *key)
         if key not in self._kept:
             self._kept[key] = detect_chat_format(source, await self._try(*key))

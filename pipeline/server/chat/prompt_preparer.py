@@ -72,7 +72,7 @@ class PromptPreparer:
     async def prepare_chat(
         self,
         loaded: LoadedModel,
-        known: RegisteredModel,
+        registered: RegisteredModel,
         chat_format: ChatFormat,
         request: ChatRequest,
         options: RequestOptions,
@@ -80,14 +80,14 @@ class PromptPreparer:
     ) -> tuple[PreparedPrompt, AnswerParser | None]:
         """A conversation as a prompt, and the parser of its answer; None: words alone."""
         grammar, start_marker = await find_grammar(
-            self._grammars, known.path, request, options.schema, chat_format
+            self._grammars, registered.path, request, options.schema, chat_format
         )
-        conversation, plan = await self._with_media(loaded, known, request, options)
+        conversation, plan = await self._with_media(loaded, registered, request, options)
         tools = request.usable_tools
         # In a thread: calls with long arguments take long.
         conversation = await asyncio.to_thread(adapt_conversation, conversation, chat_format, tools)
         rendering = _rendering(request, chat_format)
-        fitted = await self._fit(loaded, known, template, rendering, conversation, options)
+        fitted = await self._fit(loaded, registered, template, rendering, conversation, options)
         generation = with_grammar(
             options.generation, chat_format, fitted.opening, grammar, not tools, start_marker
         )
@@ -102,7 +102,7 @@ class PromptPreparer:
     async def prepare_completion(
         self,
         loaded: LoadedModel,
-        known: RegisteredModel,
+        registered: RegisteredModel,
         text: str | list[int],
         options: RequestOptions,
         media: Sequence[MediaItem],
@@ -111,11 +111,11 @@ class PromptPreparer:
         """A text, or its tokens, as a prompt, after what it is about; see `Service.complete`."""
         generation = options.generation
         if (schema := options.schema) is not None:
-            grammar = await self._grammars.get({"schema": schema}, known.path)
+            grammar = await self._grammars.get({"schema": schema}, registered.path)
             sampling = replace(generation.sampling, grammar=grammar)
             generation = replace(generation, sampling=sampling)
         room = _room(loaded, options, len(media))
-        seen = await self._encode(known, media, options, room)
+        seen = await self._encode(registered, media, options, room)
         tokenizer = loaded.batcher.tokenizer
         parts = before_text(seen.parts)
         if isinstance(text, str):
@@ -124,7 +124,9 @@ class PromptPreparer:
             parts.append(known_ids(text, tokenizer.n_vocab))
         if suffix is not None:
             if tokenizer.infill is None:
-                raise ReellamaError(f'"{short_name(known.manifest.name)}" does not support insert')
+                raise ReellamaError(
+                    f'"{short_name(registered.manifest.name)}" does not support insert'
+                )
             pre, suf, mid = (TokenIds((token,)) for token in tokenizer.infill)
             parts = [pre, *parts, suf, Text(suffix), mid]
         prompt = await self._tokenize_in_thread(
@@ -135,7 +137,7 @@ class PromptPreparer:
     async def _with_media(
         self,
         loaded: LoadedModel,
-        known: RegisteredModel,
+        registered: RegisteredModel,
         request: ChatRequest,
         options: RequestOptions,
     ) -> tuple[Conversation, AnswerPlan]:
@@ -144,18 +146,20 @@ class PromptPreparer:
         question = plain_question(request, options.generation, options.schema is not None)
         with_subtitles = asks_of_subtitles(question)
         seen = [
-            await self._encode(known, message.media, options, room, with_subtitles)
+            await self._encode(registered, message.media, options, room, with_subtitles)
             async for message in yielding_to_event_loop(request.messages)
         ]
-        plan = plan_request(question, seen, known.bundle)
-        whole = with_system(request.messages, known.bundle.system if known.bundle else None)
+        plan = plan_request(question, seen, registered.bundle)
+        whole = with_system(
+            request.messages, registered.bundle.system if registered.bundle else None
+        )
         none: list[Prompt] = [[] for _ in whole[len(seen) :]]  # a system prompt sees nothing
         shown = [*none, *(each.parts for each in seen)]
         return apply_plan(list(zip(whole, shown, strict=True)), plan), plan
 
     async def _encode(
         self,
-        known: RegisteredModel,
+        registered: RegisteredModel,
         media: Sequence[MediaItem],
         options: RequestOptions,
         room: int,
@@ -164,19 +168,19 @@ class PromptPreparer:
         """What stands for a message's pictures and videos in a prompt."""
         if not media:
             return EncodedMedia([], [])
-        if known.bundle is None:
+        if registered.bundle is None:
             raise ReellamaError(
-                f"{known.manifest.name} sees nothing: it has no mmproj, and the bundle "
+                f"{registered.manifest.name} sees nothing: it has no mmproj, and the bundle "
                 f"{self._bundle_name} was made for an LLM of another width"
             )
         return await self._media_encoder.encode(
-            media, known.bundle, options.video, room, with_subtitles
+            media, registered.bundle, options.video, room, with_subtitles
         )
 
     async def _fit(
         self,
         loaded: LoadedModel,
-        known: RegisteredModel,
+        registered: RegisteredModel,
         template: str | None,
         rendering: Callable[[Template], Rendering],
         conversation: Conversation,
@@ -194,8 +198,8 @@ class PromptPreparer:
             max_tokens=options.generation.max_tokens,
             keep_all=not options.truncate,
         )
-        file, source = known.gguf, template or known.manifest.template
-        own = file.chat_template if known.manifest.is_uploaded else ""
+        file, source = registered.gguf, template or registered.manifest.template
+        own = file.chat_template if registered.manifest.is_uploaded else ""
         if not (source or own):
             trusted = rendering(ChatTemplate.from_gguf(file))
             size = sum(len(m.content) + MESSAGE_OVERHEAD_CHARACTERS for m, _ in conversation)

@@ -61,11 +61,13 @@ async def chat(
 ) -> Response:
     """The next message of a conversation. Without messages the model is loaded, or unloaded."""
     service: Service = request.app.state.service
-    known = await find_model(request, body.model)
-    options = body.to_options(known.manifest.parameters)
+    registered = await find_model(request, body.model)
+    options = body.to_options(registered.manifest.parameters)
     if not body.messages:
-        return await _load(request, body, known, message_item)
-    messages = [ServiceMessage(said["role"], said["content"]) for said in known.manifest.messages]
+        return await _load(request, body, registered, message_item)
+    messages = [
+        ServiceMessage(said["role"], said["content"]) for said in registered.manifest.messages
+    ]
     async for said in yielding_to_event_loop(body.messages):
         if said.role not in ROLES:
             raise ReellamaError(f"invalid role {said.role!r}; it is one of {', '.join(ROLES)}")
@@ -82,9 +84,9 @@ async def chat(
             )
         )
     body.messages.clear()  # not kept, and searched for garbage, while the answer is written
-    if known.manifest.system and all(message.role != "system" for message in messages):
-        messages.insert(0, ServiceMessage("system", known.manifest.system))
-    start = partial(service.chat, known.service_name, body.to_chat(messages), options)
+    if registered.manifest.system and all(message.role != "system" for message in messages):
+        messages.insert(0, ServiceMessage("system", registered.manifest.system))
+    start = partial(service.chat, registered.service_name, body.to_chat(messages), options)
     return await _answer(request, body, start, message_item)
 
 
@@ -94,25 +96,27 @@ async def generate(
 ) -> Response:
     """The answer to a prompt. Without a prompt the model is loaded, or unloaded."""
     service: Service = request.app.state.service
-    known = await find_model(request, body.model)
+    registered = await find_model(request, body.model)
     if body.raw and (body.template or body.system or body.context):
         raise ReellamaError("raw mode does not support template, system, or context")
-    options = body.to_options(known.manifest.parameters)
+    options = body.to_options(registered.manifest.parameters)
     if not body.prompt:
-        return await _load(request, body, known, response_item)
+        return await _load(request, body, registered, response_item)
     media = await _media(service, body.media)
     if body.raw or body.suffix:
         suffix = body.suffix or None
         text = body.prompt
-        start: Start = partial(_complete, service, known.service_name, text, options, media, suffix)
+        start: Start = partial(
+            _complete, service, registered.service_name, text, options, media, suffix
+        )
     else:
         options = replace(options, context=tuple(body.context or ()))
-        system = body.system or known.manifest.system
+        system = body.system or registered.manifest.system
         messages = [ServiceMessage("system", system)] if system else []
         question = ServiceMessage("user", body.prompt, media)
         chat = ChatRequest([*messages, question], think=body.wants_thinking)
         template = body.template or None
-        start = partial(service.chat, known.service_name, chat, options, template)
+        start = partial(service.chat, registered.service_name, chat, options, template)
     return await _answer(request, body, start, response_item)
 
 
@@ -128,7 +132,7 @@ async def _complete(
 
 
 async def _load(
-    request: Request, body: OllamaGenerationRequest, known: RegisteredModel, shape: Shape
+    request: Request, body: OllamaGenerationRequest, registered: RegisteredModel, shape: Shape
 ) -> Response:
     """Load the model for `keep_alive`, or unload it where that is 0."""
     service: Service = request.app.state.service
@@ -136,7 +140,7 @@ async def _load(
     options = RequestOptions(GenerationOptions(max_tokens=1, n_probs=0), keep_alive=body.keep_alive)
 
     async def load() -> None:
-        generation = await service.complete(known.service_name, " ", options)
+        generation = await service.complete(registered.service_name, " ", options)
         async for _ in generation:
             pass
 

@@ -37,11 +37,11 @@ from reellama.pipeline.server.ollama.ollama_schemas import (
     CreateRequest,
     EmbeddingsRequest,
     EmbedRequest,
+    ModelRequest,
     PushRequest,
     ShowRequest,
     generation_options,
 )
-from reellama.pipeline.server.ollama.ollama_schemas import ModelRequest as Named
 from reellama.pipeline.server.ollama.registry_push import check_host, push_model
 from reellama.pipeline.server.replies.json_bodies import json_body
 
@@ -67,8 +67,8 @@ async def version() -> dict[str, str]:
 @router.api_route("/api/tags", methods=["GET", "HEAD"])
 async def tags(request: Request) -> dict[str, Any]:
     """The bundle and the models of the store."""
-    known = await asyncio.to_thread(all_models, _service(request).settings, store(request))
-    return {"models": [await _entry(request, each) for each in known]}
+    models = await asyncio.to_thread(all_models, _service(request).settings, store(request))
+    return {"models": [await _entry(request, registered) for registered in models]}
 
 
 @router.post("/api/show")
@@ -76,9 +76,9 @@ async def show(
     request: Request, body: Annotated[ShowRequest, json_body(ShowRequest)]
 ) -> dict[str, Any]:
     """Details of one model."""
-    known = await find_model(request, body.model)
-    chat_format = await _service(request).chat_formats.get(known)
-    return await asyncio.to_thread(known.show, chat_format, bool(body.verbose))
+    registered = await find_model(request, body.model)
+    chat_format = await _service(request).chat_formats.get(registered)
+    return await asyncio.to_thread(registered.show, chat_format, bool(body.verbose))
 
 
 @router.post("/api/copy")
@@ -91,7 +91,9 @@ async def copy(request: Request, body: Annotated[CopyRequest, json_body(CopyRequ
 
 
 @router.delete("/api/delete")
-async def delete(request: Request, body: Annotated[Named, json_body(Named)]) -> Response:
+async def delete(
+    request: Request, body: Annotated[ModelRequest, json_body(ModelRequest)]
+) -> Response:
     """Forget a model of the store."""
     await asyncio.to_thread(
         delete_made_model, body.model, _service(request).settings, store(request)
@@ -108,11 +110,11 @@ async def has_blob(request: Request, digest: str) -> Response:
 @router.post("/api/blobs/{digest}")
 async def take_blob(request: Request, digest: str) -> Response:
     """Keep a file that is uploaded, if it has this digest."""
-    kept = store(request)
-    if kept.blob(digest).is_file():
+    model_store = store(request)
+    if model_store.blob(digest).is_file():
         return Response(status_code=200)
     size = request.headers.get("content-length", "")
-    with kept.receiving(digest, int(size) if size.isdecimal() else 0) as blob:
+    with model_store.receiving(digest, int(size) if size.isdecimal() else 0) as blob:
         async for piece in request.stream():
             await asyncio.to_thread(blob.write, piece)
     return Response(status_code=201)
@@ -123,32 +125,34 @@ async def create(
     request: Request, body: Annotated[CreateRequest, json_body(CreateRequest)]
 ) -> Response:
     """Make a model from another one, or from blobs that were uploaded."""
-    kept = store(request)
+    model_store = store(request)
     _check_new_name(body.model, request)
     if not (body.from_ or body.files):
         raise ReellamaError("neither 'from' or 'files' was specified")
     if body.template:
         await _service(request).check_template(body.template)
     parent = _as_parent(await find_model(request, body.from_)) if body.from_ else Manifest("")
-    manifest = await asyncio.to_thread(_new_manifest, kept, body, parent)
+    manifest = await asyncio.to_thread(_new_manifest, model_store, body, parent)
 
     def work(tell: ItemCallback) -> None:
         tell({"status": "reading model metadata"})
-        made = _quantized(kept, manifest, body.quantize, tell) if body.quantize else manifest
+        made = _quantized(model_store, manifest, body.quantize, tell) if body.quantize else manifest
         for part in ("template", "system", "parameters", "license", "messages"):
             if getattr(body, part):
                 tell({"status": f"creating {part} layer"})
         tell({"status": "writing manifest"})
-        kept.put(made)
+        model_store.put(made)
         tell({"status": "success"})
 
     return await answer_progress(request, work, body.streams)
 
 
 @router.post("/api/pull")
-async def pull(request: Request, body: Annotated[Named, json_body(Named)]) -> Response:
+async def pull(
+    request: Request, body: Annotated[ModelRequest, json_body(ModelRequest)]
+) -> Response:
     """Download a model from the hub and enter it in the store; what is there needs no download."""
-    kept = store(request)
+    model_store = store(request)
     there = {"status": "success"}
     if not (name := _hub_name(body.model)):
         await find_model(request, body.model)
@@ -160,7 +164,7 @@ async def pull(request: Request, body: Annotated[Named, json_body(Named)]) -> Re
         tell({"status": "writing manifest"})
         # Ollama's names have no prefix of ours.
         called = body.model if not body.model.startswith(HUB_PREFIX) else f"hf.co/{name}"
-        kept.put(Manifest(called, llm=str(path)))
+        model_store.put(Manifest(called, llm=str(path)))
         tell(there)
 
     return await answer_progress(request, work, body.streams)
@@ -169,13 +173,13 @@ async def pull(request: Request, body: Annotated[Named, json_body(Named)]) -> Re
 @router.post("/api/push")
 async def push(request: Request, body: Annotated[PushRequest, json_body(PushRequest)]) -> Response:
     """Send a model to the registry that its name begins with."""
-    known = await find_model(request, body.model)
+    registered = await find_model(request, body.model)
     name = ModelName.parse(body.model)
     check_host(name, _service(request).settings.allow_pushes)
-    kept, insecure = store(request), bool(body.insecure)
+    model_store, insecure = store(request), bool(body.insecure)
 
     def work(tell: ItemCallback) -> None:
-        push_model(known, name, kept, tell, insecure=insecure)
+        push_model(registered, name, model_store, tell, insecure=insecure)
 
     return await answer_progress(request, work, body.streams)
 
@@ -186,8 +190,8 @@ async def embed(
 ) -> dict[str, Any]:
     """Unit vectors for texts."""
     begin = time.perf_counter_ns()
-    known = await find_model(request, body.model)
-    vectors, n_tokens = await _embedded(request, known, body, body.texts)
+    registered = await find_model(request, body.model)
+    vectors, n_tokens = await _embedded(request, registered, body, body.texts)
     if body.dimensions:
         vectors = [shortened(vector, body.dimensions) for vector in vectors]
     return {
@@ -204,8 +208,8 @@ async def embeddings(
     request: Request, body: Annotated[EmbeddingsRequest, json_body(EmbeddingsRequest)]
 ) -> dict[str, Any]:
     """A unit vector for a text, in the older form."""
-    known = await find_model(request, body.model)
-    vectors, _ = await _embedded(request, known, body, [body.prompt] if body.prompt else [])
+    registered = await find_model(request, body.model)
+    vectors, _ = await _embedded(request, registered, body, [body.prompt] if body.prompt else [])
     return {"embedding": vectors[0] if vectors else []}
 
 
@@ -215,23 +219,23 @@ async def ps(request: Request) -> dict[str, Any]:
     shown = []
     for loaded in _service(request).loaded():
         with suppress(ReellamaError):
-            known = await find_model(request, loaded.name)
-            entry = await _entry(request, known)
+            registered = await find_model(request, loaded.name)
+            entry = await _entry(request, registered)
             shown.append(
                 {
                     **{k: v for k, v in entry.items() if k != "modified_at"},
                     "expires_at": loaded.expires_at.isoformat(),
-                    "size_vram": round(known.size * loaded.batcher.model.on_gpu),
+                    "size_vram": round(registered.size * loaded.batcher.model.on_gpu),
                     "context_length": loaded.n_ctx,
                 }
             )
     return {"models": shown}
 
 
-async def _entry(request: Request, known: RegisteredModel) -> dict[str, Any]:
+async def _entry(request: Request, registered: RegisteredModel) -> dict[str, Any]:
     """A model's entry in tags."""
-    chat_format = await _service(request).chat_formats.get(known)
-    return await asyncio.to_thread(known.entry, chat_format)
+    chat_format = await _service(request).chat_formats.get(registered)
+    return await asyncio.to_thread(registered.entry, chat_format)
 
 
 def store(request: Request) -> ModelStore:
@@ -256,18 +260,18 @@ def _service(request: Request) -> Any:
     return request.app.state.service
 
 
-def _as_parent(known: RegisteredModel) -> Manifest:
+def _as_parent(registered: RegisteredModel) -> Manifest:
     """A manifest for a model that is made from another one."""
-    return replace(known.manifest, parent=known.manifest.name)
+    return replace(registered.manifest, parent=registered.manifest.name)
 
 
-def _new_manifest(kept: ModelStore, body: CreateRequest, parent: Manifest) -> Manifest:
+def _new_manifest(model_store: ModelStore, body: CreateRequest, parent: Manifest) -> Manifest:
     """The manifest that a create asks for. Raises ModelStoreError for files that cannot be used."""
     from reellama.gguf_tools.format.reader import read_gguf
 
     digests = [*(body.files or {}).values(), *(body.adapters or {}).values()]
     for digest in digests:
-        path = kept.blob(digest)
+        path = model_store.blob(digest)
         if not path.is_file():
             raise ModelStoreError(f"blob {digest} not found; upload it first")
         read_gguf(path)
@@ -293,23 +297,25 @@ def _new_manifest(kept: ModelStore, body: CreateRequest, parent: Manifest) -> Ma
     return replace(parent, name=body.model, **{k: v for k, v in given.items() if v})
 
 
-def _quantized(kept: ModelStore, manifest: Manifest, type_: str, tell: ItemCallback) -> Manifest:
+def _quantized(
+    model_store: ModelStore, manifest: Manifest, type_: str, tell: ItemCallback
+) -> Manifest:
     """The same model in another type, as a blob."""
     from reellama.gguf_tools.quantization.quantize import quantize
 
     if not manifest.llm:
         raise ModelStoreError("quantize needs a GGUF: name it in 'files', or a model made from one")
-    with tempfile.TemporaryDirectory(dir=kept.root, prefix=".quantizing-") as folder:
+    with tempfile.TemporaryDirectory(dir=model_store.root, prefix=".quantizing-") as folder:
         status = f"quantizing to {type_.upper()}"
         (made,) = quantize(
-            kept.file(manifest.llm),
+            model_store.file(manifest.llm),
             type_.upper(),
             Path(folder) / "model.gguf",
             progress=lambda what, done, total: tell(
                 {"status": status, "completed": done, "total": total}
             ),
         )
-        return replace(manifest, llm=kept.keep(made.path))
+        return replace(manifest, llm=model_store.keep(made.path))
 
 
 def _hub_name(name: str) -> str:
@@ -344,14 +350,14 @@ def _downloaded(name: str, tell: ItemCallback) -> Path:
 
 async def _embedded(
     request: Request,
-    known: RegisteredModel,
+    registered: RegisteredModel,
     body: EmbedRequest | EmbeddingsRequest,
     texts: list[str],
 ) -> tuple[list[list[float]], int]:
     if not texts:
         return [], 0
     work = _service(request).embed(
-        known.service_name,
+        registered.service_name,
         texts,
         truncate=not (isinstance(body, EmbedRequest) and body.truncate is False),
         keep_alive=body.keep_alive,

@@ -73,7 +73,7 @@ def check_host(name: ModelName, allowed_hosts: Collection[str]) -> None:
 
 
 def push_model(
-    known: RegisteredModel,
+    registered: RegisteredModel,
     name: ModelName,
     store: ModelStore,
     tell: Tell,
@@ -87,8 +87,8 @@ def push_model(
     import httpx
 
     tell({"status": "retrieving manifest"})
-    layers = list(_layers(known, store))
-    config = Layer.of("", json.dumps(_config(known, layers)).encode())
+    layers = list(_layers(registered, store))
+    config = Layer.of("", json.dumps(_config(registered, layers)).encode())
     base = f"{'http' if insecure else 'https'}://{name.host}/v2/{name.namespace}/{name.model}/"
     # A proxy of the environment is no part of what was allowed.
     with httpx.Client(timeout=SECONDS, trust_env=False) as client:
@@ -111,12 +111,12 @@ def push_model(
     tell({"status": "success"})
 
 
-def _layers(known: RegisteredModel, store: ModelStore) -> Iterator[Layer]:
-    manifest = known.manifest
-    if len(known.files) > 1:
+def _layers(registered: RegisteredModel, store: ModelStore) -> Iterator[Layer]:
+    manifest = registered.manifest
+    if len(registered.files) > 1:
         raise PushError("a model in several files is pushed when they are joined into one")
-    yield Layer.of("model", known.path)
-    own = known.bundle.lora if known.bundle else []
+    yield Layer.of("model", registered.path)
+    own = registered.bundle.lora if registered.bundle else []
     if any(scale != 1 for _, scale in own):
         raise PushError("an adapter with a scale is pushed when it is merged into its model")
     for path in (*(path for path, _ in own), *map(store.file, manifest.adapters)):
@@ -132,8 +132,8 @@ def _layers(known: RegisteredModel, store: ModelStore) -> Iterator[Layer]:
         yield Layer.of("messages", json.dumps(list(manifest.messages)).encode())
 
 
-def _config(known: RegisteredModel, layers: list[Layer]) -> dict[str, Any]:
-    details = known.details()
+def _config(registered: RegisteredModel, layers: list[Layer]) -> dict[str, Any]:
+    details = registered.details()
     return {
         "model_format": details["format"],
         "model_family": details["family"],

@@ -80,8 +80,8 @@ router = APIRouter(prefix="/v1", route_class=OpenAIRoute, tags=["OpenAI"])
 async def list_models(request: Request) -> dict[str, Any]:
     """The models that answer here."""
     service: Service = request.app.state.service
-    known = await asyncio.to_thread(all_models, service.settings, service.store)
-    data = [_model_entry(request, each) for each in known]
+    models = await asyncio.to_thread(all_models, service.settings, service.store)
+    data = [_model_entry(request, registered) for registered in models]
     if ANTHROPIC_HEADER not in request.headers:
         return {"object": "list", "data": data}
     ends = {"first_id": data[0]["id"], "last_id": data[-1]["id"]} if data else {}
@@ -92,8 +92,8 @@ async def list_models(request: Request) -> dict[str, Any]:
 async def show_model(request: Request, name: str) -> dict[str, Any]:
     """One model."""
     service: Service = request.app.state.service
-    known = await asyncio.to_thread(look_up_model, name, service.settings, service.store)
-    return _model_entry(request, known) | {"id": name}  # as it was asked for
+    registered = await asyncio.to_thread(look_up_model, name, service.settings, service.store)
+    return _model_entry(request, registered) | {"id": name}  # as it was asked for
 
 
 @router.delete("/models/{name:path}")
@@ -259,9 +259,9 @@ async def _sse_events(
     yield replies.DONE_EVENT
 
 
-def _model_entry(request: Request, known: RegisteredModel) -> dict[str, Any]:
-    made = datetime.fromisoformat(known.modified_at)
-    name = short_name(known.manifest.name)
+def _model_entry(request: Request, registered: RegisteredModel) -> dict[str, Any]:
+    made = datetime.fromisoformat(registered.modified_at)
+    name = short_name(registered.manifest.name)
     if ANTHROPIC_HEADER in request.headers:
         date = made.astimezone(timezone.utc).isoformat()
         return {"type": "model", "id": name, "display_name": name, "created_at": date}
