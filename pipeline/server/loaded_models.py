@@ -29,7 +29,7 @@ from reellama.pipeline.server.settings import Settings
 FOR_EVER = timedelta(seconds=MAX_KEEP_ALIVE_SECONDS)
 # With less than this share of the memory free, models that nobody uses are unloaded.
 MIN_FREE_MEMORY = 0.05
-CHECK_SECONDS = 5.0  # seconds
+CHECK_SECONDS = 5.0  # between two checks for models to unload
 
 # The files that a model is loaded from, each with its stamp, and with its scale where it has one.
 Key = tuple[tuple[Path, tuple[int, int], float | None], ...]
@@ -49,7 +49,7 @@ class LoadedModel:
     load_seconds: float
     keep_alive: float
     users: int = 0
-    used: float = field(default_factory=time.monotonic)
+    last_used_at: float = field(default_factory=time.monotonic)
     embedder: TextEmbedder | None = None
     _n_working: int = 0  # threads
     _released: threading.Condition = field(default_factory=threading.Condition)
@@ -64,18 +64,18 @@ class LoadedModel:
     @property
     def expires_at(self) -> datetime:
         """When the model is unloaded, unless it is used before."""
-        left = self.keep_alive - (time.monotonic() - self.used)
+        left = self.keep_alive - (time.monotonic() - self.last_used_at)
         lasts = FOR_EVER if self.keep_alive < 0 else timedelta(seconds=max(left, 0))
         return datetime.now(timezone.utc) + lasts
 
     @property
     def expired(self) -> bool:
         """Whether the model may be unloaded: unused for as long as it is kept."""
-        kept = self.keep_alive < 0 or time.monotonic() - self.used < self.keep_alive
+        kept = self.keep_alive < 0 or time.monotonic() - self.last_used_at < self.keep_alive
         return not (self.users or kept)
 
     @property
-    def changed(self) -> bool:
+    def files_changed(self) -> bool:
         """Whether any file of the model was written since it was loaded."""
         return any(stamp(path) != before for path, before, _ in self.key)
 
@@ -138,7 +138,7 @@ class ModelPool:
 
     def loaded(self) -> list[LoadedModel]:
         """The models in memory, the last used first."""
-        return sorted(self._loaded.values(), key=lambda each: each.used, reverse=True)
+        return sorted(self._loaded.values(), key=lambda model: model.last_used_at, reverse=True)
 
     async def acquire(
         self, registered: RegisteredModel, keep_alive: float | None
@@ -162,7 +162,7 @@ class ModelPool:
         if not task.cancelled() and task.exception() is None:
             loaded, _ = task.result()
             loaded.users -= 1
-            loaded.used = time.monotonic()
+            loaded.last_used_at = time.monotonic()
 
     async def _acquire(
         self, registered: RegisteredModel, keep_alive: float | None
@@ -172,22 +172,23 @@ class ModelPool:
         key = tuple((path, stamp(path), scale) for path, scale in [*llm, *lora])
         async with self._loading:
             await self._unload_changed()
-            took = 0.0
+            load_seconds = 0.0
             if key not in self._loaded:
-                begin = time.perf_counter()
+                started_at = time.perf_counter()
                 self._loaded[key] = await self._load(registered, key, lora)
-                took = self._loaded[key].load_seconds = time.perf_counter() - begin
-            found = self._loaded[key]
-            found.users += 1
-            found.name = registered.service_name
+                load_seconds = time.perf_counter() - started_at
+                self._loaded[key].load_seconds = load_seconds
+            loaded = self._loaded[key]
+            loaded.users += 1
+            loaded.name = registered.service_name
         if keep_alive is not None:
-            found.keep_alive = keep_alive
-        return found, took
+            loaded.keep_alive = keep_alive
+        return loaded, load_seconds
 
     async def release(self, loaded: LoadedModel) -> None:
         """Say that a request is done with a model."""
         loaded.users -= 1
-        loaded.used = time.monotonic()
+        loaded.last_used_at = time.monotonic()
         if loaded.expired:
             await self._unload(loaded)
 
@@ -246,16 +247,16 @@ class ModelPool:
     async def _unload_changed(self) -> None:
         """Unload models whose files have changed, once nobody uses them: nobody will again."""
         for loaded in self.loaded():
-            if loaded.changed:
+            if loaded.files_changed:
                 loaded.keep_alive = 0
                 if loaded.expired:
                     await self._unload(loaded)
 
-    async def _make_room(self, wanted: int) -> None:
-        """Unload what nobody uses, the least recently used first, until `wanted` bytes are free."""
+    async def _make_room(self, n_bytes: int) -> None:
+        """Unload what nobody uses, the least recently used first, until `n_bytes` are free."""
         for model in reversed(self.loaded()):
             memory = psutil.virtual_memory()
-            if memory.available - wanted > MIN_FREE_MEMORY * memory.total:
+            if memory.available - n_bytes > MIN_FREE_MEMORY * memory.total:
                 return
             if not model.users:  # somebody may have come while another was unloaded
                 await self._unload(model)

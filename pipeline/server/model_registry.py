@@ -26,7 +26,7 @@ from reellama.pipeline.server.model_store import (
     Manifest,
     ModelStore,
     ModelStoreError,
-    no_model,
+    model_not_found,
     short_name,
 )
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from reellama.pipeline.llm.tool_calls.chat_format import ChatFormat
     from reellama.pipeline.server.settings import Settings
 
-MAX_BUNDLES = 8  # that are kept open
+MAX_BUNDLES = 8  # open at a time
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class RegisteredModel:
     Attributes:
         service_name: its name for `reellama.pipeline.server.service.Service`.
         path: its GGUF, or the first part of it.
-        manifest: what the store says of it; for a bundle or a file, what can be said in its words.
-        bundle: what sees for it; None when it sees nothing.
+        manifest: its manifest in the store; for a bundle or a file, one made of what is known.
+        bundle: encodes pictures and videos for it; None where it takes text alone.
     """
 
     service_name: str
@@ -72,9 +72,9 @@ class RegisteredModel:
     @property
     def digest(self) -> str:
         """SHA-256, in hexadecimal, of its manifest, its file's place, size and date, its bundle."""
-        said = [self.manifest.digest, str(self.path), *stamp(self.path)]
-        said += [self.bundle.version] if self.bundle else []
-        return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+        key_fields = [self.manifest.digest, str(self.path), *stamp(self.path)]
+        key_fields += [self.bundle.version] if self.bundle else []
+        return hashlib.sha256(json.dumps(key_fields).encode()).hexdigest()
 
     @property
     def modified_at(self) -> str:
@@ -83,9 +83,9 @@ class RegisteredModel:
         return self.manifest.modified_at or date.isoformat()
 
     def capabilities(self, chat_format: ChatFormat) -> list[str]:
-        """Of Ollama's capabilities those that it has, and "video", which Ollama does not know.
+        """Its capabilities, in Ollama's words, and "video", which Ollama does not know.
 
-        A file that says how its vectors are pooled is there for embeddings, as Ollama has it. All
+        A file that says how its vectors are pooled is there for embeddings, as in Ollama. All
         others can be told of tools.
         """
         architecture = self.gguf.metadata.get("general.architecture")
@@ -133,7 +133,7 @@ class RegisteredModel:
         info = {key: json_value(key, value) for key, value in file.metadata.items()}
         if verbose:
             info |= {k: v for k, v in file.metadata.items() if isinstance(v, list)}
-        else:  # null, as Ollama has it
+        else:  # null, as in Ollama's API
             info |= {key: None for key, value in info.items() if isinstance(value, dict)}
         shown = {
             "license": "\n".join(manifest.license),
@@ -163,7 +163,7 @@ class RegisteredModel:
         lines += [f'SYSTEM """{manifest.system}"""'] if manifest.system else []
         lines += [f"PARAMETER {line}" for line in parameter_lines(manifest.parameters)]
         lines += [f'LICENSE """{text}"""' for text in manifest.license]
-        lines += [f"MESSAGE {each['role']} {each['content']}" for each in manifest.messages]
+        lines += [f"MESSAGE {m['role']} {m['content']}" for m in manifest.messages]
         return "\n".join(lines) + "\n"
 
 
@@ -173,29 +173,31 @@ def look_up_model(name: str, settings: Settings, store: ModelStore) -> Registere
     A path is no name for a client, unless it lies in a folder that is allowed. Raises
     ModelStoreError with status 404 when there is none.
     """
-    bundle = _bundle(settings.bundle, settings.mmproj)
+    server_bundle = open_registered_bundle(settings)
     if manifest := store.get(name):
-        seeing = _bundle(manifest.bundle) if manifest.bundle else bundle
-        path = store.file(manifest.llm) if manifest.llm else _llm(settings, seeing)
-        return RegisteredModel(manifest.name, path, manifest, _fitting(seeing, path))
-    bare = short_name(name)
-    if bare.lower() == bundle.name.lower():
-        path = _llm(settings, bundle)
-        said = Manifest(f"{bundle.name}:{DEFAULT_TAG}", system=bundle.system)
-        return RegisteredModel(bundle.name, path, said, _fitting(bundle, path))
+        bundle = _open_bundle(manifest.bundle) if manifest.bundle else server_bundle
+        path = store.file(manifest.llm) if manifest.llm else _llm_path(settings, bundle)
+        return RegisteredModel(manifest.name, path, manifest, _if_width_fits(bundle, path))
+    short = short_name(name)
+    if short.lower() == server_bundle.name.lower():
+        path = _llm_path(settings, server_bundle)
+        manifest = Manifest(f"{server_bundle.name}:{DEFAULT_TAG}", system=server_bundle.system)
+        return RegisteredModel(
+            server_bundle.name, path, manifest, _if_width_fits(server_bundle, path)
+        )
     try:
-        if not _may_be_asked_for(bare, settings):
+        if not _may_be_asked_for(short, settings):
             raise GGUFError("a path outside of the folders that are allowed")
-        path = find.resolve(bare)
+        path = find.resolve(short)
     except GGUFError as error:
-        raise no_model(name) from error
-    sees = _vision_bundle(path) or _fitting(bundle, path)
-    return RegisteredModel(bare, path, Manifest(name, llm=str(path)), sees)
+        raise model_not_found(name) from error
+    fitting = _vision_bundle(path) or _if_width_fits(server_bundle, path)
+    return RegisteredModel(short, path, Manifest(name, llm=str(path)), fitting)
 
 
 def open_registered_bundle(settings: Settings) -> VideoBundle:
     """The bundle that the server was started with."""
-    return _bundle(settings.bundle, settings.mmproj)
+    return _open_bundle(settings.bundle, settings.mmproj)
 
 
 def all_models(settings: Settings, store: ModelStore) -> list[RegisteredModel]:
@@ -204,31 +206,31 @@ def all_models(settings: Settings, store: ModelStore) -> list[RegisteredModel]:
     Those whose files are lost are passed over.
     """
     names = [
-        _bundle(settings.bundle, settings.mmproj).name,
-        *(each.name for each in store.manifests()),
+        open_registered_bundle(settings).name,
+        *(manifest.name for manifest in store.manifests()),
     ]
     names += [
         model.label if model.source == "Ollama" else model.name
         for model in find.stored_models()
         if model.path.is_file() and _mmproj(model.path, stamp(model.path))
     ]
-    found = []
+    models = []
     for name in names:
         try:
-            known = look_up_model(name, settings, store)
-            known.details()
-            found.append(known)
+            registered = look_up_model(name, settings, store)
+            registered.details()  # raises for a file that cannot be read
+            models.append(registered)
         except (GGUFError, ModelStoreError, OSError):
             continue
-    return found
+    return models
 
 
-def delete_made_model(name: str, settings: Settings, store: ModelStore) -> None:
+def delete_stored_model(name: str, settings: Settings, store: ModelStore) -> None:
     """Forget a model. Raises ModelStoreError: 404 for none, 403 for one outside of the store."""
     if store.get(name) is None:
-        known = look_up_model(name, settings, store)
+        registered = look_up_model(name, settings, store)
         raise ModelStoreError(
-            f"{known.service_name} is not of this server's store: remove its files", 403
+            f"{registered.service_name} is not of this server's store: remove its files", 403
         )
     store.delete(name)
 
@@ -268,11 +270,11 @@ def _may_be_asked_for(name: str, settings: Settings) -> bool:
     return any(real.is_relative_to(os.path.realpath(folder)) for folder in settings.allow_dirs)
 
 
-def _llm(settings: Settings, bundle: VideoBundle) -> Path:
+def _llm_path(settings: Settings, bundle: VideoBundle) -> Path:
     return find.resolve(settings.llm) if settings.llm else bundle.llm_path()
 
 
-def _fitting(bundle: VideoBundle, path: Path) -> VideoBundle | None:
+def _if_width_fits(bundle: VideoBundle, path: Path) -> VideoBundle | None:
     """The bundle, if its soft tokens are as wide as the embeddings of this model."""
     file = _header(path, stamp(path))
     width = file.metadata.get(f"{file.metadata.get('general.architecture')}.embedding_length")
@@ -284,8 +286,8 @@ _opened: dict[tuple[str, Path | None], VideoBundle] = {}
 _opening = threading.Lock()
 
 
-def _bundle(name: str, mmproj: Path | None = None) -> VideoBundle:
-    """A bundle, opened once, and anew when its files have changed."""
+def _open_bundle(name: str, mmproj: Path | None = None) -> VideoBundle:
+    """A bundle, opened once, and again when its files have changed."""
     from reellama.models.open_bundle import open_bundle
 
     with _opening:
@@ -300,7 +302,7 @@ def _bundle(name: str, mmproj: Path | None = None) -> VideoBundle:
 
 def _vision_bundle(path: Path) -> VideoBundle | None:
     """The bundle of an LLM and its own mmproj, if it has one."""
-    return _bundle(str(path)) if _mmproj(path, stamp(path)) else None
+    return _open_bundle(str(path)) if _mmproj(path, stamp(path)) else None
 
 
 @lru_cache(maxsize=256)

@@ -26,18 +26,15 @@ from reellama.gguf_tools.atomic_write import write_atomically
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.sizes import show_size
 
-DEFAULT_HOST, DEFAULT_NAMESPACE, DEFAULT_TAG = (
-    "registry.ollama.ai",
-    "library",
-    "latest",
-)  # what is left out of a name
+# The parts that a name may leave out.
+DEFAULT_HOST, DEFAULT_NAMESPACE, DEFAULT_TAG = "registry.ollama.ai", "library", "latest"
 # A part begins with a letter, a digit or "_", so none is "..", empty, hidden or holds a slash.
 NAME_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}", re.ASCII)
 HOST = re.compile(rf"{NAME_PART.pattern}(:[0-9]{{1,5}})?", re.ASCII)
-INCOMING_SECONDS = 600  # after which half a blob that nothing was added to is nobody's
-BLOB_SECONDS = 3600  # after which a blob that no model names will not be named any more
-CHUNK_BYTES = 1 << 20  # bytes read at a time
-MAX_SHOWN_CHARACTERS = 200  # of a name in an error
+INCOMING_SECONDS = 600  # half a blob that was not added to for so long is abandoned
+BLOB_SECONDS = 3600  # a blob this old that no manifest names is removed
+CHUNK_BYTES = 1 << 20  # read at a time
+MAX_SHOWN_CHARACTERS = 200  # of a name that an error repeats
 DIGEST = re.compile(r"sha256[:-]([0-9a-f]{64})")
 
 
@@ -52,7 +49,7 @@ class ModelStoreError(ReellamaError):
         self.status, self.code = status, code
 
 
-def no_model(name: str) -> ModelStoreError:
+def model_not_found(name: str) -> ModelStoreError:
     """The error that there is no model of this name."""
     shown = name if len(name) <= MAX_SHOWN_CHARACTERS else f"{name[:MAX_SHOWN_CHARACTERS]}..."
     return ModelStoreError(f"model '{shown}' not found", 404, "model_not_found")
@@ -109,9 +106,8 @@ def short_name(text: str) -> str:
     except ModelStoreError:
         return text
     place = (name.host.lower(), name.namespace.lower())
-    known = place == (DEFAULT_HOST, DEFAULT_NAMESPACE)
     tag = "" if name.tag.lower() == DEFAULT_TAG else f":{name.tag}"
-    if known:
+    if place == (DEFAULT_HOST, DEFAULT_NAMESPACE):
         return name.model + tag
     return text if tag else text.rpartition(":")[0] if text.lower().endswith(":latest") else text
 
@@ -144,8 +140,8 @@ class Manifest:
     @property
     def digest(self) -> str:
         """SHA-256 of the manifest without its name and date, in hexadecimal."""
-        said = {k: v for k, v in asdict(self).items() if k not in ("name", "modified_at")}
-        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+        key_fields = {k: v for k, v in asdict(self).items() if k not in ("name", "modified_at")}
+        return hashlib.sha256(json.dumps(key_fields, sort_keys=True).encode()).hexdigest()
 
     @property
     def is_uploaded(self) -> bool:
@@ -166,8 +162,8 @@ class ModelStore:
 
     def manifests(self) -> list[Manifest]:
         """All models, the newest first; what cannot be read is passed over."""
-        found = map(_read, (self.root / "manifests").glob("*/*/*/*.json"))
-        return sorted(filter(None, found), key=lambda each: each.modified_at, reverse=True)
+        manifests = map(_read, (self.root / "manifests").glob("*/*/*/*.json"))
+        return sorted(filter(None, manifests), key=lambda m: m.modified_at, reverse=True)
 
     def get(self, name: str) -> Manifest | None:
         """The model of this name, if there is one; a name that cannot be one has none."""
@@ -180,21 +176,21 @@ class ModelStore:
         """Write a model under its name, in place of another one; returns it with name and date."""
         name = ModelName.parse(manifest.name)
         now = datetime.now(timezone.utc).isoformat()
-        kept = Manifest(**{**vars(manifest), "name": str(name), "modified_at": now})
+        stored = Manifest(**{**vars(manifest), "name": str(name), "modified_at": now})
         replaced = self.get(str(name))
         path = self._path(name)
-        self._make(path.parent)
-        write_atomically(path, json.dumps(asdict(kept), indent=2) + "\n")
-        self._drop(replaced)
-        return kept
+        self._make_folder(path.parent)
+        write_atomically(path, json.dumps(asdict(stored), indent=2) + "\n")
+        self._remove_unused_blobs(replaced)
+        return stored
 
     def delete(self, name: str) -> None:
         """Forget a model, and its blobs that no other has. Raises ModelStoreError for none."""
         manifest = self.get(name)
         if manifest is None:
-            raise no_model(name)
+            raise model_not_found(name)
         self._path(ModelName.parse(name)).unlink(missing_ok=True)
-        self._drop(manifest)
+        self._remove_unused_blobs(manifest)
 
     def file(self, reference: str) -> Path:
         """The file of a manifest's `llm` or adapter. Raises ModelStoreError where it is lost."""
@@ -213,14 +209,14 @@ class ModelStore:
         return self.root / "blobs" / f"sha256-{match[1]}"
 
     @contextmanager
-    def receiving(self, digest: str, size: int = 0) -> Iterator[IncomingBlob]:
+    def receive_blob(self, digest: str, size: int = 0) -> Iterator[IncomingBlob]:
         """A blob that is written piece by piece and kept when the block ends and the digest fits.
 
         `size` in bytes, where it is known, is checked against the disk's free space. Raises
         ModelStoreError.
         """
         path = self.blob(digest)
-        self._make(path.parent)
+        self._make_folder(path.parent)
         if size > (free := shutil.disk_usage(path.parent).free):
             text = f"this blob has {show_size(size)}, and {path.parent} has {show_size(free)} free"
             raise ModelStoreError(f"{text}; make room", 507)
@@ -241,7 +237,7 @@ class ModelStore:
         finally:
             Path(name).unlink(missing_ok=True)
 
-    def keep(self, path: Path) -> str:
+    def adopt_as_blob(self, path: Path) -> str:
         """Make a file of the store's file system a blob, which moves it; returns its digest."""
         sha256 = hashlib.sha256()
         with path.open("rb") as file:
@@ -249,7 +245,7 @@ class ModelStore:
                 sha256.update(piece)
         digest = f"sha256:{sha256.hexdigest()}"
         target = self.blob(digest)
-        self._make(target.parent)
+        self._make_folder(target.parent)
         os.replace(path, target)
         return digest
 
@@ -278,7 +274,7 @@ class ModelStore:
         host, namespace, model, tag = (part.lower().replace(":", "%3a") for part in name.parts)
         return self.root / "manifests" / host / namespace / model / f"{tag}.json"
 
-    def _make(self, folder: Path) -> None:
+    def _make_folder(self, folder: Path) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -286,7 +282,7 @@ class ModelStore:
                 f"cannot keep models in {self.root}: {error.strerror}", 500
             ) from error
 
-    def _drop(self, manifest: Manifest | None) -> None:
+    def _remove_unused_blobs(self, manifest: Manifest | None) -> None:
         """Remove the blobs of a manifest that is gone and that no other one has."""
         if manifest is None:
             return
@@ -315,8 +311,8 @@ class IncomingBlob:
 
 def _read(path: Path) -> Manifest | None:
     try:
-        said = json.loads(path.read_text(encoding="utf-8"))
-        lists = {name: tuple(said[name]) for name in ("adapters", "license", "messages")}
-        return Manifest(**{**said, **lists})
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        lists = {name: tuple(fields[name]) for name in ("adapters", "license", "messages")}
+        return Manifest(**{**fields, **lists})
     except (OSError, ValueError, TypeError, KeyError):
         return None

@@ -20,7 +20,7 @@ from reellama.pipeline.server.disconnects import cancel_on_disconnect
 from reellama.pipeline.server.model_registry import (
     RegisteredModel,
     all_models,
-    delete_made_model,
+    delete_stored_model,
     look_up_model,
     open_registered_bundle,
 )
@@ -96,7 +96,7 @@ async def delete(
 ) -> Response:
     """Forget a model of the store."""
     await asyncio.to_thread(
-        delete_made_model, body.model, _service(request).settings, store(request)
+        delete_stored_model, body.model, _service(request).settings, store(request)
     )
     return Response()
 
@@ -114,7 +114,7 @@ async def take_blob(request: Request, digest: str) -> Response:
     if model_store.blob(digest).is_file():
         return Response(status_code=200)
     size = request.headers.get("content-length", "")
-    with model_store.receiving(digest, int(size) if size.isdecimal() else 0) as blob:
+    with model_store.receive_blob(digest, int(size) if size.isdecimal() else 0) as blob:
         async for piece in request.stream():
             await asyncio.to_thread(blob.write, piece)
     return Response(status_code=201)
@@ -315,7 +315,7 @@ def _quantized(
                 {"status": status, "completed": done, "total": total}
             ),
         )
-        return replace(manifest, llm=model_store.keep(made.path))
+        return replace(manifest, llm=model_store.adopt_as_blob(made.path))
 
 
 def _hub_name(name: str) -> str:

@@ -26,7 +26,7 @@ from reellama.pipeline.server.disconnects import CLIENT_CLOSED_REQUEST, cancel_o
 from reellama.pipeline.server.model_registry import (
     RegisteredModel,
     all_models,
-    delete_made_model,
+    delete_stored_model,
     look_up_model,
 )
 from reellama.pipeline.server.model_store import ModelStoreError, short_name
@@ -100,7 +100,7 @@ async def show_model(request: Request, name: str) -> dict[str, Any]:
 async def delete_model(request: Request, name: str) -> dict[str, Any]:
     """Forget a model that a client made."""
     service: Service = request.app.state.service
-    await asyncio.to_thread(delete_made_model, name, service.settings, service.store)
+    await asyncio.to_thread(delete_stored_model, name, service.settings, service.store)
     return {"id": name, "object": "model", "deleted": True}
 
 

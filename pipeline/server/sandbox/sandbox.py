@@ -21,8 +21,8 @@ from reellama.pipeline.server.admission.fair_semaphore import FairSemaphore
 T = TypeVar("T")
 
 N_CHILDREN = 2
-SECONDS = 3.0  # of CPU time that a task may take
-QUICK = 0.3  # of CPU time that most tasks take less than
+SECONDS = 3.0  # CPU time that a task may take
+QUICK = 0.3  # seconds of CPU time that are enough for most tasks
 MEMORY = 1 << 30  # bytes that a task may take
 _ROOT = Path(__file__).parents[4]
 # All that a child gets of the environment: where programs and libraries are, and no secrets.
@@ -43,13 +43,13 @@ class SandboxLimitError(SandboxError):
 
 
 class SandboxChild:
-    """One child, started when it is first asked, and anew after one that died.
+    """One child, started when it is first asked, and again after one that died.
 
-    seconds: of CPU time that a task may take; `used`: those that all tasks took together.
+    seconds: CPU time that a task may take; cpu_seconds_used: what all tasks took together.
     """
 
     def __init__(self, seconds: float = SECONDS, memory: int = MEMORY) -> None:
-        self.seconds, self.used = seconds, 0.0
+        self.seconds, self.cpu_seconds_used = seconds, 0.0
         self._limits = json.dumps({"memory": memory})
         self._child: subprocess.Popen[str] | None = None
 
@@ -59,20 +59,20 @@ class SandboxChild:
             self._child = self._start()
         child = self._child
         assert child.stdin is not None and child.stdout is not None
-        given = {"task": task, "seconds": self.seconds, **arguments}
+        request = {"task": task, "seconds": self.seconds, **arguments}
         try:
-            child.stdin.write(json.dumps(given) + "\n")
+            child.stdin.write(json.dumps(request) + "\n")
             child.stdin.flush()
             line = child.stdout.readline()
         except OSError:  # it died while it was asked
             line = ""
         if not line:
             self.close()
-            self.used += self.seconds
+            self.cpu_seconds_used += self.seconds
             raise SandboxLimitError(task)
-        told: dict[str, Any] = json.loads(line)
-        self.used += told["cpu"]
-        answer: dict[str, Any] | None = told["answer"]
+        reply: dict[str, Any] = json.loads(line)
+        self.cpu_seconds_used += reply["cpu"]
+        answer: dict[str, Any] | None = reply["answer"]
         if answer is None:
             raise SandboxLimitError(task)
         if "error" in answer:
@@ -142,11 +142,11 @@ class Sandbox:
                 self._own.child = SandboxChild()
                 self._children.append(self._own.child)
             child: SandboxChild = self._own.child
-            before, child.seconds = child.used, seconds
+            used_before, child.seconds = child.cpu_seconds_used, seconds
             try:
                 return work(child)
             finally:
-                permit.seconds = child.used - before
+                permit.seconds = child.cpu_seconds_used - used_before
 
         async with self._semaphore.acquire() as permit:
             return await asyncio.get_running_loop().run_in_executor(self._threads, run)

@@ -26,7 +26,7 @@ class SlowToClose:
 
 def idle_model(name: str, used: float) -> LoadedModel:
     batcher: Any = SlowToClose()
-    return LoadedModel(name, ((Path(name), (0, 0), None),), batcher, 0.0, -1, used=used)
+    return LoadedModel(name, ((Path(name), (0, 0), None),), batcher, 0.0, -1, last_used_at=used)
 
 
 def test_a_model_that_is_taken_while_another_goes_stays(monkeypatch: pytest.MonkeyPatch) -> None:

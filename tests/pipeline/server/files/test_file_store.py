@@ -48,7 +48,7 @@ def test_a_file_in_use_stays_until_nobody_uses_it(
 def test_a_deleted_file_in_use_still_takes_room(store: FileStore) -> None:
     held = [store.hold(add(store)) for _ in range(2)]
     for each in held:
-        store.delete(each.facts.id)
+        store.delete(each.stored.id)
     with pytest.raises(FileStoreError, match="no room"):
         add(store)
     del each, held
