@@ -30,27 +30,30 @@ ENDPOINTS = [*OLLAMA_ENDPOINTS, *OPENAI_ENDPOINTS, *ANTHROPIC_ENDPOINTS]
 
 
 def page() -> str:
-    """The page."""
+    """The page as Markdown."""
     lines = [HEAD]
     for protocol in ("Ollama", "OpenAI", "Anthropic"):
         lines += [f"## {protocol}", ""]
         for endpoint in (each for each in ENDPOINTS if each.protocol == protocol):
-            lines += [f"### `{endpoint.route}`", "", f"{_said(endpoint.shown)}", ""]
-            rows = [(name, said) for name, said in endpoint.fields.items()]
-            rows += [(f"{name}` (of our own) `", said) for name, said in endpoint.ours.items()]
+            lines += [f"### `{endpoint.route}`", "", f"{_shown(endpoint.evidence)}", ""]
+            rows = [*endpoint.fields.items()]
+            rows += [
+                (f"{name}` (of our own) `", why) for name, why in endpoint.extra_fields.items()
+            ]
             if rows:
                 lines += ["| field | |", "| --- | --- |"]
-                lines += [f"| `{name}` | {_said(said)} |".replace(" ``", "") for name, said in rows]
+                lines += [f"| `{name}` | {_shown(why)} |".replace(" ``", "") for name, why in rows]
                 lines.append("")
     return "\n".join(lines)
 
 
-def _said(said: str) -> str:
+def _shown(evidence: str) -> str:
+    """How the page shows a test, or a reason why there is none."""
     for kind in (IGNORED, REFUSED, ABSENT):
-        if said.startswith(kind):
-            return said
-    outside = said.removeprefix("../")  # of tests/pipeline/server, which the others are in
-    return f"yes: `{said if outside == said else f'tests/pipeline/{outside}'}`"
+        if evidence.startswith(kind):
+            return evidence
+    outside = evidence.removeprefix("../")  # of tests/pipeline/server, which the others are in
+    return f"yes: `{evidence if outside == evidence else f'tests/pipeline/{outside}'}`"
 
 
 if __name__ == "__main__":

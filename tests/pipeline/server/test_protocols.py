@@ -23,17 +23,18 @@ OWN = ("/healthz", "/metrics", "/local/")
 
 def named_tests() -> Iterator[str]:
     for endpoint in ENDPOINTS:
-        for said in (endpoint.shown, *endpoint.fields.values(), *endpoint.ours.values()):
-            if not said.startswith((IGNORED, REFUSED, ABSENT)):
-                yield said
+        fields = {**endpoint.fields, **endpoint.extra_fields}
+        for evidence in (endpoint.evidence, *fields.values()):
+            if not evidence.startswith((IGNORED, REFUSED, ABSENT)):
+                yield evidence
 
 
 @pytest.mark.parametrize("file", sorted({name.partition("::")[0] for name in named_tests()}))
-def test_every_yes_has_its_test(file: str) -> None:
-    wanted = {name.partition("::")[2] for name in named_tests() if name.startswith(f"{file}::")}
+def test_every_supported_field_names_an_existing_test(file: str) -> None:
+    named = {name.partition("::")[2] for name in named_tests() if name.startswith(f"{file}::")}
     tree = ast.parse((HERE / file).read_text(encoding="utf-8"))
-    found = {each.name for each in tree.body if isinstance(each, ast.FunctionDef)}
-    assert wanted <= found
+    existing = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    assert named <= existing
 
 
 def fields_of(endpoint: Endpoint) -> set[str]:
@@ -47,10 +48,10 @@ def fields_of(endpoint: Endpoint) -> set[str]:
     "endpoint", [each for each in ENDPOINTS if each.schema], ids=lambda each: each.route
 )
 def test_every_field_of_a_request_is_in_the_table(endpoint: Endpoint) -> None:
-    said = {**endpoint.fields, **endpoint.ours}
-    taken = fields_of(endpoint)
-    assert taken <= said.keys()
-    assert {name for name, why in said.items() if not why.startswith(IGNORED)} <= taken
+    in_table = {**endpoint.fields, **endpoint.extra_fields}
+    in_schema = fields_of(endpoint)
+    assert in_schema <= in_table.keys()
+    assert {name for name, why in in_table.items() if not why.startswith(IGNORED)} <= in_schema
 
 
 def test_every_endpoint_is_in_the_table(tmp_path: Path) -> None:
