@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import os
 import shutil
 import signal
 import sys
@@ -24,13 +23,11 @@ import numpy as np
 
 from reellama.pipeline.chat.clip_facts import ClipFacts
 from reellama.pipeline.server.media.media_items import MediaError, MediaItem
+from reellama.pipeline.server.sandbox.child_environment import ROOT, child_environment
 from reellama.pipeline.video.read_options import VideoReadOptions
 from reellama.pipeline.video.source import FileFacts
 from reellama.pipeline.video.subtitles import Subtitle
 
-_ROOT = Path(__file__).parents[4]
-# All that a child gets of the environment: where programs and libraries are, and no secrets.
-_ENVIRONMENT = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONPATH")
 # Bytes of the line with which a child begins, at most.
 _HEADER = 1 << 20
 # Characters of the subtitles of a video: a film of three hours has fewer.
@@ -140,16 +137,13 @@ async def _start(
         "seconds": max(1, math.ceil(limits.decode_seconds)),
         "memory": limits.decode_memory,
     }
-    environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-    # Threads of BLAS and arenas of malloc would only fill the address space that is limited.
-    environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "reellama.pipeline.server.media.decode_child", json.dumps(request)),
         stdin=DEVNULL,
         stdout=PIPE,
         stderr=DEVNULL,
-        env=environment,
-        cwd=_ROOT,
+        env=child_environment(),
+        cwd=ROOT,
         start_new_session=True,  # Ctrl-C at the server is for the server
     )
 

@@ -12,11 +12,11 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, TypeVar
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.pipeline.server.admission.fair_semaphore import FairSemaphore
+from reellama.pipeline.server.sandbox.child_environment import ROOT, child_environment
 
 T = TypeVar("T")
 
@@ -24,9 +24,6 @@ N_CHILDREN = 2
 SECONDS = 3.0  # CPU time that a task may take
 QUICK = 0.3  # seconds of CPU time that are enough for most tasks
 MEMORY = 1 << 30  # bytes that a task may take
-_ROOT = Path(__file__).parents[4]
-# All that a child gets of the environment: where programs and libraries are, and no secrets.
-_ENVIRONMENT = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONPATH")
 
 
 class SandboxError(ReellamaError):
@@ -91,10 +88,7 @@ class SandboxChild:
                     pipe.close()  # type: ignore[union-attr]
 
     def _start(self) -> subprocess.Popen[str]:
-        environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-        # Threads of BLAS and arenas of malloc would only fill the address space that is limited.
-        environment |= {
-            **{"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"},
+        environment = child_environment() | {
             "PYTHONIOENCODING": "utf-8",
             "OBJC_DISABLE_INITIALIZE_FORK_SAFETY": "YES",  # macOS: a fork uses none of it
         }
@@ -104,7 +98,7 @@ class SandboxChild:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env=environment,
-            cwd=_ROOT,
+            cwd=ROOT,
             text=True,
             start_new_session=True,  # Ctrl-C at the server is for the server; ended with its forks
         )
