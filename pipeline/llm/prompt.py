@@ -113,7 +113,7 @@ class TokenizedPrompt:
         self.spans.append(TokenSpan(keys, self.end, soft))
         self.keys += keys
 
-    def after(self, ids: Sequence[int]) -> TokenizedPrompt:
+    def preceded_by(self, ids: Sequence[int]) -> TokenizedPrompt:
         """This prompt with token ids before it."""
         found = TokenizedPrompt()
         found.add_ids(ids)
@@ -134,7 +134,7 @@ class TokenizedPrompt:
         """This prompt without `token`, where that comes first."""
         if not self.keys or token is None or self.keys[0] != token:
             return self
-        return TokenizedPrompt(self.keys[1:], [*self.spans_after(1)]).after(())
+        return TokenizedPrompt(self.keys[1:], [*self.spans_after(1)]).preceded_by(())
 
     def reusable(self, n: int) -> int:
         """How many of the first `n` cells can be kept: indivisible spans only as a whole."""
@@ -236,7 +236,7 @@ def tokenize_prompt(
     return tokenized
 
 
-def known_ids(ids: Sequence[int], n_vocab: int) -> TokenIds:
+def checked_token_ids(ids: Sequence[int], n_vocab: int) -> TokenIds:
     """Token ids from outside, as a part. Raises ReellamaError for ids of no token."""
     none = next((i for i in ids if not 0 <= i < n_vocab), None)
     if none is not None:

@@ -15,7 +15,7 @@ from reellama.gguf_tools.runtime.backend import Model, last_error_line
 from reellama.gguf_tools.runtime.context import as_pointer
 from reellama.gguf_tools.runtime.free_cores import long_computation, short_computation
 from reellama.gguf_tools.text.tokenizer import Tokenizer
-from reellama.pipeline.llm.prompt import known_ids
+from reellama.pipeline.llm.prompt import checked_token_ids
 
 LONGEST_TOKEN = 256  # characters; vocabularies have none that is longer
 # Positions that an LLM reads at a time. llama.cpp computes the logits of each, and keeps them: of a
@@ -69,7 +69,7 @@ class TextEmbedder:
             text = text[: (self.n_ctx + 1) * LONGEST_TOKEN]
             ids = self._tokenizer.encode(text, add_bos=self._tokenizer.add_bos)
         else:
-            ids = [*known_ids(text, self._tokenizer.n_vocab).ids]
+            ids = [*checked_token_ids(text, self._tokenizer.n_vocab).ids]
         if len(ids) > self.n_ctx and not truncate:
             raise ReellamaError(f"a text has more than {self.n_ctx} tokens: send less of it")
         # Nothing at all has a vector too: that of a line's end.

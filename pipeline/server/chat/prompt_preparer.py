@@ -14,7 +14,7 @@ from reellama.gguf_tools.text.tokenizer import Tokenizer
 from reellama.models.token_pooling.options import VIDEOS_SHARE
 from reellama.pipeline.chat.answer_plan import AnswerPlan
 from reellama.pipeline.chat.subtitle_answers import asks_of_subtitles
-from reellama.pipeline.llm.prompt import Prompt, Text, TokenIds, TokenizedPrompt, known_ids
+from reellama.pipeline.llm.prompt import Prompt, Text, TokenIds, TokenizedPrompt, checked_token_ids
 from reellama.pipeline.llm.tool_calls.answer_parser import AnswerParser
 from reellama.pipeline.llm.tool_calls.chat_format import ChatFormat
 from reellama.pipeline.server.admission.work_threads import WorkThreads
@@ -121,7 +121,7 @@ class PromptPreparer:
         if isinstance(text, str):
             parts.append(Text(text, special=suffix is None))
         else:
-            parts.append(known_ids(text, tokenizer.n_vocab))
+            parts.append(checked_token_ids(text, tokenizer.n_vocab))
         if suffix is not None:
             if tokenizer.infill is None:
                 raise ReellamaError(
@@ -247,7 +247,9 @@ def _after_context(
     if not context:
         return prompt
     begin = tokenizer.bos if tokenizer.add_bos else None
-    return prompt.without_first(begin).after(known_ids(context, tokenizer.n_vocab).ids)
+    return prompt.without_first(begin).preceded_by(
+        checked_token_ids(context, tokenizer.n_vocab).ids
+    )
 
 
 def _room(loaded: LoadedModel, options: RequestOptions, n_media: int) -> int:
