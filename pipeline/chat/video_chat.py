@@ -183,9 +183,9 @@ class VideoChat:
             return False
         return make_merged(self._llm, self.bundle.lora, self._merged) is not None
 
-    def keep_prompt(self) -> None:
-        """Keep what the LLM made of the videos for whoever asks about them next; see `Engine`."""
-        self.engine.keep_prompt()
+    def save_prompt(self) -> None:
+        """Save what the LLM made of the videos for the next question; see `Engine.save_prompt`."""
+        self.engine.save_prompt()
 
     def check_llm(self) -> None:
         """Raise ReellamaError when the LLM cannot answer now. One that is loaded here can."""

@@ -44,10 +44,10 @@ class CachedTokens:
             n += 1
         return n
 
-    def keep(self, n: int) -> int:
+    def truncate(self, n: int) -> int:
         """Forget everything from cell `n` on; returns how many cells are left.
 
-        That is `n`, or 0 where the memory cannot be cut (recurrent models keep one state only).
+        These are `n`, or 0 where the memory cannot be cut (recurrent models keep one state only).
         """
         if n < len(self.keys):
             self.end = self._cut_positions[n]

@@ -121,7 +121,7 @@ class Engine(Closeable):
     n_ctx: positions in the context (0: what the model was trained for). n_batch: positions decoded
     in a call. n_threads: default cores that others leave free. n_gpu_layers: "auto" what fits.
     type_k, type_v: KV cache types (f16, q8_0, q4_0, ...); a quantized V turns flash attention on.
-    lora: GGUF adapters with their scales. prompt_cache: where `keep_prompt` keeps prompts.
+    lora: GGUF adapters with their scales. prompt_cache: where `save_prompt` puts prompts.
     Raises ReellamaError for a model, adapter or option that cannot be used.
     """
 
@@ -229,12 +229,12 @@ class Engine(Closeable):
         state = _Generation(sampler, stream, n_probs, sampling.takes_likeliest)
         return self._generate(tokenized, state, max_tokens, self._call)
 
-    def keep_prompt(self) -> None:
-        """Keep the last prompt, up to its last soft token, so that the next engine need not read
+    def save_prompt(self) -> None:
+        """Save the last prompt, up to its last soft token, so that the next engine need not read
         it. What follows leaves the KV cache."""
         self._begin()
         self._fresh = False
-        self._prompts.keep()
+        self._prompts.save()
 
     def logits_all(self, prompt: Sequence[PromptPart]) -> np.ndarray:
         """Read the whole prompt anew; the logits at every position, float32 [positions, n_vocab].
@@ -272,7 +272,7 @@ class Engine(Closeable):
         for ids in continuations:
             if n + len(ids) - 1 > self.n_ctx:
                 raise ContextOverflow(n + len(ids) - 1, self.n_ctx)
-            if self._cache.keep(n) < n:  # a memory that cannot be cut
+            if self._cache.truncate(n) < n:  # a memory that cannot be cut
                 self._prefill(tokenized)
             rows = [first]
             self._fresh = False
@@ -309,7 +309,7 @@ class Engine(Closeable):
             # Without the last position's logits nothing can be generated: read that one again.
             reusable = min(reusable, n - 1)
         fresh, self._fresh = self._fresh, False
-        reused = cache.keep(prompt.reusable(reusable))
+        reused = cache.truncate(prompt.reusable(reusable))
         for first, span in split_spans(prompt.spans_after(reused), reused, self._ctx.n_batch):
             last = first + len(span) == n
             self._decode(span, first_output=len(span) - last)

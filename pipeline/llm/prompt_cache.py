@@ -1,8 +1,8 @@
 """What an LLM made of the videos in a prompt, kept on disk for the next process.
 
-A prompt with a video is the same up to the end of its soft tokens, whatever is asked about it. What
-the KV cache holds of them is written to disk, and whoever begins with the same tokens, in the same
-LLM, reads it back in place of computing it: the numbers are the same to the bit.
+A prompt with a video is the same up to the end of its soft tokens, whatever is asked about it. Its
+part of the KV cache is written to disk, and the next prompt that begins with the same tokens, in the
+same LLM, reads that back in place of computing it: the numbers are the same to the bit.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class PromptCache:
         # Cells of models with M-RoPE have places in a picture too, which a state may lack.
         self._store = None if context.has_mrope else store
         self._context, self._cells, self._llm = context, cells, llm
-        self._kept: set[str] = set()  # keys of what is in the store
+        self._saved_keys: set[str] = set()  # keys of what is in the store
 
     def restore(self, prompt: TokenizedPrompt) -> None:
         """Put what is known of the beginning of a prompt into the KV cache, if it is not there."""
@@ -67,22 +67,22 @@ class PromptCache:
         for span in prompt.spans:
             if len(self._cells) < n:
                 self._cells.extend(span)
-        self._kept.add(key)
+        self._saved_keys.add(key)
 
-    def keep(self) -> None:
-        """Keep what the KV cache holds up to its last soft token; what follows leaves the cache."""
+    def save(self) -> None:
+        """Store what the KV cache holds up to its last soft token; what follows leaves the cache."""
         n = _through_soft_tokens(self._cells.keys)
         if self._store is None or not n:
             return
         key = self._key(self._cells.keys[:n])
-        # A memory that cannot be cut ends behind these tokens, and would say so.
-        if key not in self._kept and self._cells.keep(n) == n:
+        # A memory that cannot be cut is stored only where it ends with the last soft token.
+        if key not in self._saved_keys and self._cells.truncate(n) == n:
             self._store.write(key, **{STATE: self._context.state()})
-            self._kept.add(key)
+            self._saved_keys.add(key)
 
     def _key(self, cells: Sequence[CellKey]) -> str:
-        said = "".join(cell.hex() if isinstance(cell, bytes) else f"{cell}," for cell in cells)
-        return hashlib.sha256(f"{FORMAT} {self._llm} {said}".encode()).hexdigest()
+        parts = (cell.hex() if isinstance(cell, bytes) else f"{cell}," for cell in cells)
+        return hashlib.sha256(f"{FORMAT} {self._llm} {''.join(parts)}".encode()).hexdigest()
 
 
 def llm_key(

@@ -121,7 +121,7 @@ def _answer(
     if output.timings or is_verbose():
         err.print(timings_table(video_chat.timings))
     sys.stdout.flush()  # the answer is there: now for what makes the next one quick
-    video_chat.keep_prompt()
+    video_chat.save_prompt()
 
 
 def print_json(video_chat: VideoChat, question: str, tokens: list[Token], *, probs: bool) -> None:

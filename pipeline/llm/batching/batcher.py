@@ -226,7 +226,7 @@ class Batcher:
         slot = max(free, key=lambda slot: (kept(slot), -slot.used))
         # The last position is always read: its logits are needed.
         common = min(slot.cache.common_prefix(keys), len(keys) - 1)
-        reused = slot.cache.keep(state.prompt.reusable(common))
+        reused = slot.cache.truncate(state.prompt.reusable(common))
         if not state.was_preempted:
             job.stats.prompt_tokens, job.stats.reused_tokens = len(keys), reused
         state.work = -max(0, state.n_preempted_cells - reused)

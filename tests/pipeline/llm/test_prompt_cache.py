@@ -53,7 +53,7 @@ def test_the_next_engine_reads_the_question_alone_and_says_the_same_to_the_bit(
 ) -> None:
     with opened(**options) as engine:
         said(engine, about(ROWS, "what?"))
-        engine.keep_prompt()
+        engine.save_prompt()
         engine.clear()
     with opened(prompt_cache=None, **options) as engine:
         expected = said(engine, about(ROWS, "who?"))
@@ -70,7 +70,7 @@ def test_the_next_engine_reads_the_question_alone_and_says_the_same_to_the_bit(
 def test_what_differs_before_the_question_is_read(opened: Callable[..., Engine]) -> None:
     with opened() as engine:
         engine.prefill(about(ROWS, "what?"))
-        engine.keep_prompt()
+        engine.save_prompt()
     prompts: list[list[PromptPart]] = [
         about(ROWS + 1e-6, "what?"),
         [Text("a"), ROWS, Text("what?")],
@@ -87,7 +87,7 @@ def test_another_llm_reads_by_itself(
 ) -> None:
     with opened() as engine:
         engine.prefill(about(ROWS, "what?"))
-        engine.keep_prompt()
+        engine.save_prompt()
     if change == "the file":
         os.utime(model, (1, 1))
     path = tmp_path / "other.gguf" if change == "its place" else model
@@ -104,7 +104,7 @@ def test_a_damaged_state_is_read_anew(
 ) -> None:
     with opened() as engine:
         expected = said(engine, about(ROWS, "what?"))
-        engine.keep_prompt()
+        engine.save_prompt()
     (entry,) = entries(tmp_path)
     state = np.load(entry)["state"]
     if damage == "cut off":
@@ -123,20 +123,20 @@ def test_it_is_kept_once_and_only_with_soft_tokens(
     opened: Callable[..., Engine], tmp_path: Path
 ) -> None:
     with opened() as engine:
-        engine.keep_prompt()
+        engine.save_prompt()
         engine.prefill([START])
-        engine.keep_prompt()
+        engine.save_prompt()
         assert not entries(tmp_path)
         engine.prefill(about(ROWS, "what?"))
-        engine.keep_prompt()
+        engine.save_prompt()
         (entry,) = entries(tmp_path)
         assert engine.n_past == engine.count([START, ROWS])
         made = entry.stat().st_mtime_ns
         engine.prefill(about(ROWS, "who?"))
-        engine.keep_prompt()
+        engine.save_prompt()
     with opened() as engine:
         engine.prefill(about(ROWS, "who?"))
-        engine.keep_prompt()
+        engine.save_prompt()
     assert entries(tmp_path) == [entry] and entry.stat().st_mtime_ns == made
 
 
@@ -147,6 +147,6 @@ def test_a_memory_that_cannot_be_cut_is_not_kept(
     tiny_model.write(path, "mamba")
     with opened(path) as engine:
         expected = said(engine, about(ROWS, "what?"))
-        engine.keep_prompt()
+        engine.save_prompt()
         assert not entries(tmp_path)
         assert said(engine, about(ROWS, "what?")) == expected
