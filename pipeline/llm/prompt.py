@@ -115,20 +115,20 @@ class TokenizedPrompt:
 
     def preceded_by(self, ids: Sequence[int]) -> TokenizedPrompt:
         """This prompt with token ids before it."""
-        found = TokenizedPrompt()
-        found.add_ids(ids)
+        prompt = TokenizedPrompt()
+        prompt.add_ids(ids)
         for span in self.spans:
             if span.soft is None:
-                found.add_ids([key for key in span.keys if isinstance(key, int)])
+                prompt.add_ids([key for key in span.keys if isinstance(key, int)])
             else:
-                found.add_soft(span.soft)
-        return found
+                prompt.add_soft(span.soft)
+        return prompt
 
     def followed_by(self, ids: Sequence[int]) -> TokenizedPrompt:
         """This prompt with token ids after it."""
-        found = TokenizedPrompt([*self.keys], [*self.spans])
-        found.add_ids(ids)
-        return found
+        prompt = TokenizedPrompt([*self.keys], [*self.spans])
+        prompt.add_ids(ids)
+        return prompt
 
     def without_first(self, token: int | None) -> TokenizedPrompt:
         """This prompt without `token`, where that comes first."""
@@ -137,7 +137,7 @@ class TokenizedPrompt:
         return TokenizedPrompt(self.keys[1:], [*self.spans_after(1)]).preceded_by(())
 
     def reusable(self, n: int) -> int:
-        """How many of the first `n` cells can be kept: indivisible spans only as a whole."""
+        """How many of the first `n` cells can be reused: indivisible spans only as a whole."""
         begin = 0
         for span in self.spans:
             if n < begin + len(span):
@@ -147,12 +147,12 @@ class TokenizedPrompt:
 
     def spans_after(self, n: int) -> list[TokenSpan]:
         """The spans that hold the cells from `n` on."""
-        left = []
+        spans = []
         for span in self.spans:
             if n < len(span):
-                left.append(span[n:] if n else span)
+                spans.append(span[n:] if n else span)
             n = max(0, n - len(span))
-        return left
+        return spans
 
 
 def split_spans(
@@ -193,35 +193,35 @@ def tokenize_prompt(
     """Tokenize a prompt and check its soft tokens, `n_embd` wide.
 
     The token that a model wants in front of a text is put there unless the prompt has it; a prompt
-    that begins with soft tokens is taken as it is. `answers`
-    are what the model generated itself, by the position in `cached` where each starts: a prompt
-    that repeats such an answer at its place gets the tokens that the model chose, which need not
-    be the ones that the tokenizer makes of the same text, so that the KV cache can be used on.
-    Raises ReellamaError for a part that is neither text nor soft tokens.
+    that begins with soft tokens is taken as it is. `answers` are texts that the model generated, by
+    the position in `cached` where each starts: a prompt that repeats such an answer at its place
+    gets the tokens that the model chose, so that their part of the KV cache is reused. The
+    tokenizer may cut the same text into others. Raises ReellamaError for a part that is neither
+    text nor soft tokens.
     """
     bos = tokenizer.bos if tokenizer.add_bos else None
     tokenized = TokenizedPrompt()
     texts: list[Text] = []  # neighbours, which are tokenized together
 
-    def ids() -> list[int]:
-        found = tokenizer.encode_parts((text.text, text.special) for text in texts)
-        if tokenized.keys or not texts or bos is None or found[:1] == [bos]:
-            return found
-        return [bos, *found]
+    def text_ids() -> list[int]:
+        ids = tokenizer.encode_parts((text.text, text.special) for text in texts)
+        if tokenized.keys or not texts or bos is None or ids[:1] == [bos]:
+            return ids
+        return [bos, *ids]
 
     for i, part in enumerate(prompt):
         if isinstance(part, Text):
             if any(answer.text == part.text for answer in answers.values()):
-                before = [*tokenized.keys, *ids()]
+                before = [*tokenized.keys, *text_ids()]
                 answer = answers.get(len(before))
                 if answer and answer.text == part.text and before == list(cached[: len(before)]):
-                    tokenized.add_ids(ids())
+                    tokenized.add_ids(text_ids())
                     tokenized.add_ids(answer.ids)
                     texts.clear()
                     continue
             texts.append(part)
             continue
-        tokenized.add_ids(ids())
+        tokenized.add_ids(text_ids())
         texts.clear()
         if isinstance(part, TokenIds):
             tokenized.add_ids(part.ids)
@@ -232,15 +232,15 @@ def tokenize_prompt(
             raise ReellamaError(
                 f"part {i} of the prompt is {kind}, not Text, TokenIds or soft tokens"
             )
-    tokenized.add_ids(ids())
+    tokenized.add_ids(text_ids())
     return tokenized
 
 
 def checked_token_ids(ids: Sequence[int], n_vocab: int) -> TokenIds:
     """Token ids from outside, as a part. Raises ReellamaError for ids of no token."""
-    none = next((i for i in ids if not 0 <= i < n_vocab), None)
-    if none is not None:
-        raise ReellamaError(f"there is no token {none}: ids go from 0 to {n_vocab - 1}")
+    wrong = next((i for i in ids if not 0 <= i < n_vocab), None)
+    if wrong is not None:
+        raise ReellamaError(f"there is no token {wrong}: ids go from 0 to {n_vocab - 1}")
     return TokenIds(tuple(ids))
 
 
