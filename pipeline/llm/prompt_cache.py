@@ -1,8 +1,8 @@
 """What an LLM made of the videos in a prompt, kept on disk for the next process.
 
-A prompt with a video is the same up to the end of its soft tokens, whatever is asked about it. Its
-part of the KV cache is written to disk, and the next prompt that begins with the same tokens, in the
-same LLM, reads that back in place of computing it: the numbers are the same to the bit.
+A prompt with a video is the same up to the end of its soft tokens, whatever is asked about it. This
+part of the KV cache is written to disk, and the next prompt that begins with the same tokens, in
+the same LLM, reads it back in place of computing it: the numbers are the same to the bit.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class PromptCache:
         self._saved_keys.add(key)
 
     def save(self) -> None:
-        """Store what the KV cache holds up to its last soft token; what follows leaves the cache."""
+        """Store the KV cache up to its last soft token; what follows that leaves the cache."""
         n = _through_soft_tokens(self._cells.keys)
         if self._store is None or not n:
             return
