@@ -39,21 +39,21 @@ def grammar_error(text: str, is_token: IsToken) -> str | None:
     if any("\ud800" <= letter <= "\udfff" for letter in text):
         return "it holds half a character (a lone surrogate)"
     try:
-        _Reader(text, is_token).read()
-    except _Wrong as wrong:
-        return str(wrong)
+        _GrammarChecker(text, is_token).check()
+    except _GrammarProblem as problem:
+        return str(problem)
     return None
 
 
-class _Wrong(Exception):
-    """What is wrong, and where."""
+class _GrammarProblem(Exception):
+    """What is wrong with a grammar, and in which line."""
 
 
-class _Reader:
-    """Reads a grammar as llama.cpp's parser does, and keeps of it what its limits depend on."""
+class _GrammarChecker:
+    """Reads a grammar as llama.cpp's parser does, and counts what llama.cpp limits."""
 
     def __init__(self, text: str, is_token: IsToken) -> None:
-        self.text, self.at, self.is_token = text, 0, is_token
+        self.text, self.position, self.is_token = text, 0, is_token
         self.defined: set[str] = set()
         self.named: dict[str, int] = {}  # rules, and where each was named first
         self.n_made = 0  # rules that llama.cpp makes for groups and repetitions
@@ -61,64 +61,64 @@ class _Reader:
         # What a repetition would repeat: whether there is anything, and how many rules it takes.
         self.has_item, self.n_item = False, 1
 
-    def read(self) -> None:
-        """Read all rules."""
+    def check(self) -> None:
+        """Read all rules. Raises _GrammarProblem."""
         self.skip(lines=True)
-        while self.at < len(self.text):
+        while self.position < len(self.text):
             self.rule()
-        for name, at in self.named.items():
+        for name, position in self.named.items():
             if name not in self.defined:
-                self.fail(f"there is no rule named {name}", at)
+                self.fail(f"there is no rule named {name}", position)
         if "root" not in self.defined:
             self.fail("there must be a rule named root", 0)
 
     def rule(self) -> None:
         name = self.match(_NAME)
         if not name:
-            self.expect("the name of a rule")
-        self.named.setdefault(name, self.at - len(name))
+            self.fail_expected("the name of a rule")
+        self.named.setdefault(name, self.position - len(name))
         self.defined.add(name)
         self.skip(lines=False)
-        if not self.take("::="):
-            self.expect("::= after the name of a rule")
+        if not self.accept("::="):
+            self.fail_expected("::= after the name of a rule")
         self.skip(lines=True)
         self.begin_alternative()
         while self.element():
             pass
         if self.groups:
-            self.expect("a closing )")
-        if self.at < len(self.text) and not (self.take("\r\n") or self.take("\r", "\n")):
-            self.expect("the end of the line")
+            self.fail_expected("a closing )")
+        if self.position < len(self.text) and not (self.accept("\r\n") or self.accept("\r", "\n")):
+            self.fail_expected("the end of the line")
         self.skip(lines=True)
 
     def element(self) -> bool:
         """Read one thing on the right-hand side; returns False where something else stands."""
-        if self.take('"'):
+        if self.accept('"'):
             self.quoted(_TEXT, '"')
-        elif self.take("["):
-            self.take("^")
+        elif self.accept("["):
+            self.accept("^")
             self.quoted(_RANGE, "]")
-        elif self.text.startswith(("<", "!"), self.at):
+        elif self.text.startswith(("<", "!"), self.position):
             self.token()
         elif name := self.match(_NAME):
-            self.named.setdefault(name, self.at - len(name))
-            self.item()
-        elif self.take("."):
-            self.item()
-        elif self.take("("):
+            self.named.setdefault(name, self.position - len(name))
+            self.note_item()
+        elif self.accept("."):
+            self.note_item()
+        elif self.accept("("):
             self.open_group()
             return True
-        elif self.groups and self.take(")"):
-            self.item(max(1, self.n_rules - self.groups.pop()))
-        elif self.take("|"):
+        elif self.groups and self.accept(")"):
+            self.note_item(max(1, self.n_rules - self.groups.pop()))
+        elif self.accept("|"):
             self.skip(lines=True)
             self.begin_alternative()
             return True
-        elif self.take("*", "+"):
-            self.repeat(int(self.text[self.at - 1] == "+"), None)
-        elif self.take("?"):
+        elif self.accept("*", "+"):
+            self.repeat(int(self.text[self.position - 1] == "+"), None)
+        elif self.accept("?"):
             self.repeat(0, 1)
-        elif self.take("{"):
+        elif self.accept("{"):
             self.repeat(*self.times())
         else:
             return False
@@ -126,25 +126,25 @@ class _Reader:
         return True
 
     def quoted(self, inside: re.Pattern[str], end: str) -> None:
-        begin = self.at
+        begin = self.position
         empty = not self.match(inside)
-        if not self.take(end):
-            if self.at < len(self.text):
-                self.fail(f"unknown escape {self.text[self.at : self.at + 2]!r}")
+        if not self.accept(end):
+            if self.position < len(self.text):
+                self.fail(f"unknown escape {self.text[self.position : self.position + 2]!r}")
             self.fail(f"unexpected end of input: {end} is missing", begin)
-        self.item()
+        self.note_item()
         self.has_item = not empty
 
     def token(self) -> None:
-        self.take("!")
-        begin, found = self.at, _TOKEN.match(self.text, self.at)
-        if not found:
-            self.expect("a token, <name> or <[id]>")
-        self.at = found.end()
-        if found[1] is None and not self.is_token(found[0]):
-            self.fail(f"{found[0]!r} is not one token of this model", begin)
-        self.number(found[1] or "0")
-        self.item()
+        self.accept("!")
+        begin, match = self.position, _TOKEN.match(self.text, self.position)
+        if not match:
+            self.fail_expected("a token, <name> or <[id]>")
+        self.position = match.end()
+        if match[1] is None and not self.is_token(match[0]):
+            self.fail(f"{match[0]!r} is not one token of this model", begin)
+        self.number(match[1] or "0")
+        self.note_item()
 
     def open_group(self) -> None:
         self.groups.append(self.n_rules)
@@ -157,29 +157,29 @@ class _Reader:
     def times(self) -> tuple[int, int | None]:
         """The rest of `{2}`, `{2,}` or `{2,5}`."""
         self.skip()
-        least = self.number(self.match(_DIGITS) or self.expect("a number of times"))
+        least = self.number(self.match(_DIGITS) or self.fail_expected("a number of times"))
         self.skip()
         most: int | None = least
-        if self.take(","):
+        if self.accept(","):
             self.skip()
             digits = self.match(_DIGITS)
             most = self.number(digits) if digits else None
             self.skip()
-        if not self.take("}"):
-            self.expect(", or }")
+        if not self.accept("}"):
+            self.fail_expected(", or }")
         if least > MAX_REPEATED:
             self.fail(f"at most {MAX_REPEATED} repetitions are possible")
-        # As llama.cpp has it: so many are as good as any number.
+        # As in llama.cpp, more than MAX_REPEATED are as good as any number.
         return least, None if most is not None and most > MAX_REPEATED else most
 
     def repeat(self, least: int, most: int | None) -> None:
         if not self.has_item:
-            self.fail("there is nothing before this that could be repeated", self.at - 1)
+            self.fail("there is nothing before this that could be repeated", self.position - 1)
         if most is not None and most < least:
-            self.fail(f"{least} repetitions at least, and {most} at most", self.at - 1)
+            self.fail(f"{least} repetitions at least, and {most} at most", self.position - 1)
         n = self.n_item * (most or least or 1)
         if n > MAX_REPEATED:
-            self.fail("too many repetitions, or of too much", self.at - 1)
+            self.fail("too many repetitions, or of too much", self.position - 1)
         self.n_made += 1 if most is None else most - least
         self.has_item, self.n_item = most != 0, n
 
@@ -192,7 +192,8 @@ class _Reader:
     def n_rules(self) -> int:
         return len(self.named) + self.n_made
 
-    def item(self, n_rules: int = 1) -> None:
+    def note_item(self, n_rules: int = 1) -> None:
+        """Note that something was read that a repetition could repeat."""
         self.has_item, self.n_item = True, n_rules
 
     def begin_alternative(self) -> None:
@@ -203,23 +204,24 @@ class _Reader:
         lines = bool(self.groups) if lines is None else lines
         self.match(_SPACE_AND_LINES if lines else _SPACE)
 
-    def take(self, *words: str) -> bool:
-        for word in words:
-            if self.text.startswith(word, self.at):
-                self.at += len(word)
+    def accept(self, *literals: str) -> bool:
+        """Read one of these texts if it is next."""
+        for literal in literals:
+            if self.text.startswith(literal, self.position):
+                self.position += len(literal)
                 return True
         return False
 
     def match(self, pattern: re.Pattern[str]) -> str:
-        found = pattern.match(self.text, self.at)
-        self.at = found.end() if found else self.at
-        return found[0] if found else ""
+        match = pattern.match(self.text, self.position)
+        self.position = match.end() if match else self.position
+        return match[0] if match else ""
 
-    def expect(self, what: str) -> NoReturn:
-        rest = self.text[self.at : self.at + 20].partition("\n")[0]
-        found = repr(rest) if self.at < len(self.text) else "the end of the grammar"
+    def fail_expected(self, what: str) -> NoReturn:
+        rest = self.text[self.position : self.position + 20].partition("\n")[0]
+        found = repr(rest) if self.position < len(self.text) else "the end of the grammar"
         self.fail(f"expected {what}, and not {found}")
 
-    def fail(self, what: str, at: int | None = None) -> NoReturn:
-        line = self.text.count("\n", 0, self.at if at is None else at) + 1
-        raise _Wrong(f"line {line}: {what}")
+    def fail(self, what: str, position: int | None = None) -> NoReturn:
+        line = self.text.count("\n", 0, self.position if position is None else position) + 1
+        raise _GrammarProblem(f"line {line}: {what}")
