@@ -108,15 +108,15 @@ class GemmaForm:
             return "[" + ",".join(map(self._written, value)) + "]"
         return json.dumps(value)
 
-    def grammar(self, grammar: CallGrammar, tools: Sequence[Tool], several: bool) -> str:
-        """The GBNF of one call or, if `several`, of one or more."""
+    def add_rules(self, grammar: CallGrammar, tools: Sequence[Tool], parallel: bool) -> str:
+        """Add the rules of calls; returns the GBNF of one or, if `parallel`, of one or more."""
         ways = (
             f"{literal(f'{self.begin}call:{tool.name}')} "
             f"{self._object_rule(grammar, tool.parameters)} {literal(self.end)}"
             for tool in tools
         )
         call = grammar.rule("call", " | ".join(ways))
-        return f"{call}+" if several else call
+        return f"{call}+" if parallel else call
 
     def _object_rule(self, grammar: CallGrammar, schema: Mapping[str, Any]) -> str:
         """An object: what is required first, then what else there is, in order."""

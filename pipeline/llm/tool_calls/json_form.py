@@ -124,15 +124,15 @@ class JsonForm:
             return {call.name: call.arguments}
         return {self.name: call.name, self.arguments: call.arguments}
 
-    def grammar(self, grammar: CallGrammar, tools: Sequence[Tool], several: bool) -> str:
-        """The GBNF of one call or, if `several`, of one or more."""
+    def add_rules(self, grammar: CallGrammar, tools: Sequence[Tool], parallel: bool) -> str:
+        """Add the rules of calls; returns the GBNF of one or, if `parallel`, of one or more."""
         call = grammar.rule("call", " | ".join(self._call(grammar, tool) for tool in tools))
         if self.listed:
-            more = f' ("," space {call})*' if several else ""
+            more = f' ("," space {call})*' if parallel else ""
             calls = f'"[" space {call} space{more} "]"'
             return f"{literal(self.begin)} space {calls} {literal(self.end)}"
         one = f"{literal(self.begin)} space {call} space {literal(self.end)}"
-        return f"{one} (space {one})*" if several else one
+        return f"{one} (space {one})*" if parallel else one
 
     def _call(self, grammar: CallGrammar, tool: Tool) -> str:
         arguments = grammar.arguments(tool)

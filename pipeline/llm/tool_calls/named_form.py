@@ -89,12 +89,12 @@ class NamedForm:
         """The text before the arguments."""
         return f"{self.begin}{self.prefix}{name}{self.suffix}{self.middle}"
 
-    def grammar(self, grammar: CallGrammar, tools: Sequence[Tool], several: bool) -> str:
-        """The GBNF of one call or, if `several`, of one or more."""
+    def add_rules(self, grammar: CallGrammar, tools: Sequence[Tool], parallel: bool) -> str:
+        """Add the rules of calls; returns the GBNF of one or, if `parallel`, of one or more."""
         ways = (
             f"{literal(self._head(tool.name))} {grammar.arguments(tool)} {literal(self.end)}"
             for tool in tools
         )
         call = grammar.rule("call", " | ".join(ways))
-        calls = f"{call} ({literal(self.between)} {call})*" if several else call
+        calls = f"{call} ({literal(self.between)} {call})*" if parallel else call
         return f"{literal(self.outer_begin)} {calls} {literal(self.outer_end)}"

@@ -52,10 +52,11 @@ class PythonForm:
         )
         return f"{self.begin}[{', '.join(written)}]{self.end}"
 
-    def grammar(self, grammar: CallGrammar, tools: Sequence[Tool], several: bool) -> str:
-        """The GBNF of one call or, if `several`, of one or more; values are JSON."""
+    def add_rules(self, grammar: CallGrammar, tools: Sequence[Tool], parallel: bool) -> str:
+        """Add the rules of calls; returns the GBNF of one or, if `parallel`, of one or more."""
+        # Values are JSON: the rules of a schema have no Python literals.
         call = grammar.rule("call", " | ".join(self._way(grammar, tool) for tool in tools))
-        more = f' (", " {call})*' if several else ""
+        more = f' (", " {call})*' if parallel else ""
         return f'{literal(self.begin)} "[" {call}{more} "]" {literal(self.end)}'
 
     def _way(self, grammar: CallGrammar, tool: Tool) -> str:

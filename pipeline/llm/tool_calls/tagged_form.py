@@ -119,11 +119,11 @@ class TaggedForm:
         said = f"{self.says_text}{str(text).lower()}" if self.says_text else ""
         return f"{self.key_begin}{key}{said}{self.key_end}"
 
-    def grammar(self, grammar: CallGrammar, tools: Sequence[Tool], several: bool) -> str:
-        """The GBNF of one call or, if `several`, of one or more."""
+    def add_rules(self, grammar: CallGrammar, tools: Sequence[Tool], parallel: bool) -> str:
+        """Add the rules of calls; returns the GBNF of one or, if `parallel`, of one or more."""
         call = grammar.rule("call", " | ".join(self._way(grammar, tool) for tool in tools))
         newline = literal(self.newline)
-        more = f"({newline} {call})*" if several else '""'
+        more = f"({newline} {call})*" if parallel else '""'
         if not self.shared:
             return f"{call} {more}"
         begin = literal(self.outer_begin + self.newline)

@@ -46,8 +46,8 @@ class ToolForm(Protocol):
         """Calls as the model would have written them."""
         ...
 
-    def grammar(self, grammar: CallGrammar, tools: Sequence[Tool], several: bool) -> str:
-        """The GBNF of one call or, if `several`, of one or more."""
+    def add_rules(self, grammar: CallGrammar, tools: Sequence[Tool], parallel: bool) -> str:
+        """Add the rules of calls; returns the GBNF of one or, if `parallel`, of one or more."""
         ...
 
 

@@ -305,7 +305,7 @@ class CountTokensRequest(BaseModel):
             [*system, *messages],
             [tool_from_definition(each.definition) for each in self.tools or ()],
             choice.as_choice() if choice else ToolChoice(),
-            several_calls=not (choice and choice.disable_parallel_tool_use),
+            parallel_tool_calls=not (choice and choice.disable_parallel_tool_use),
             think=self.thinking.level if self.thinking else None,
         )
 

@@ -47,17 +47,17 @@ def grammar_request(
     """What `GrammarCache.get` is asked for: arguments of `answer_grammar`; None where all is free.
 
     Models that know tools call them freely unless one is required. Those that do not are held to
-    a form, or to words.
+    a form, or to text.
     """
     tools = request.required_tools
-    words = False
+    allow_text = False
     if not tools and request.usable_tools and (schema is not None or not chat_format.knows_tools):
-        tools, words = request.usable_tools, schema is None
+        tools, allow_text = request.usable_tools, schema is None
     if request.required_tools:
         schema = None
     if not tools and schema is None:
         return None
-    return _grammar_arguments(request, tools, chat_format, words=words, schema=schema)
+    return _grammar_arguments(request, tools, chat_format, allow_text=allow_text, schema=schema)
 
 
 def free_call_marker(
@@ -102,14 +102,14 @@ def _grammar_arguments(
     tools: Sequence[Tool],
     chat_format: ChatFormat,
     *,
-    words: bool = False,
+    allow_text: bool = False,
     schema: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     return {
         "form": chat_format.tool_form_name,
         "tools": [[tool.name, tool.parameters] for tool in tools],
-        "several": request.several_calls,
-        "words": words,
+        "parallel": request.parallel_tool_calls,
+        "allow_text": allow_text,
         "schema": schema,
     }
 
@@ -119,19 +119,19 @@ def with_grammar(
     chat_format: ChatFormat,
     opening: str,
     grammar: str | None,
-    words: bool,
+    text_only: bool,
     start_marker: str | None = None,
 ) -> GenerationOptions:
     """Generation with a grammar, which begins after the reasoning that a prompt opens.
 
-    words: the grammar is of words alone, no calls; where these have a channel, it begins there.
+    text_only: the grammar is of text alone, no calls; where text has a channel, it begins there.
     start_marker: the text with which it begins; what stands before that is free.
     """
     if grammar is None:
         return generation
     tags = chat_format.reasoning
     after = tags.end if tags and opens_reasoning(opening, chat_format) else None
-    if tags and tags.answer and words:
+    if tags and tags.answer and text_only:
         after = tags.answer
     sampling = replace(
         generation.sampling, grammar=grammar, grammar_after=after, grammar_from=start_marker

@@ -54,14 +54,14 @@ class ToolChoice:
 class ChatRequest:
     """What a model is asked in a conversation. Raises ReellamaError for what contradicts itself.
 
-    several_calls: whether one answer may call more than one tool. template_variables: what else
-    the chat template is told, as JSON has it; it goes before what `think` tells.
+    parallel_tool_calls: whether one answer may call more than one tool. template_variables: more
+    variables for the chat template, JSON values; they have precedence over those of `think`.
     """
 
     messages: Sequence[ServiceMessage]
     tools: Sequence[Tool] = ()
     tool_choice: ToolChoice = ToolChoice()
-    several_calls: bool = True
+    parallel_tool_calls: bool = True
     think: Think = None
     template_variables: Mapping[str, Any] = field(default_factory=dict)
 

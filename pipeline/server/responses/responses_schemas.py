@@ -272,7 +272,7 @@ class ResponsesRequest(BaseModel):
             [*system, *messages],
             [tool_from_definition(each.definition) for each in self.tools or ()],
             chosen,
-            several_calls=self.parallel_tool_calls is not False,
+            parallel_tool_calls=self.parallel_tool_calls is not False,
             think=self.reasoning.level if self.reasoning else None,
         )
 

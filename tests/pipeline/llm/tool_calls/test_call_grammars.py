@@ -100,13 +100,13 @@ def test_the_grammar_of_a_form_is_what_the_form_writes(model: Model, form: str) 
         text = FORMS[form].write([ToolCall(*call) for call in calls])
         return text.replace("'", '"').replace("True", "true") if form == "lfm2" else text
 
-    one, several = (answer_grammar(form, [WEATHER, SEARCH], several=s) for s in (False, True))
+    one, parallel = (answer_grammar(form, [WEATHER, SEARCH], parallel=p) for p in (False, True))
     weather = ("get_weather", {"unit": "km", "far": True})
     search = ("search", {"text": "a < b, ]", "near": "here"})
     for call in (weather, search):
         assert accepts(one, written(call), model)
-        assert accepts(several, written(call), model)
-    assert accepts(several, written(weather, search), model)
+        assert accepts(parallel, written(call), model)
+    assert accepts(parallel, written(weather, search), model)
     assert not accepts(one, written(weather, search), model)
     for wrong in (
         ("get_rain", {"unit": "km", "far": True}),
@@ -114,12 +114,12 @@ def test_the_grammar_of_a_form_is_what_the_form_writes(model: Model, form: str) 
         ("get_weather", {"unit": "m", "far": True}),
         ("search", {"text": "a", "near": "there"}),
     ):
-        assert not accepts(several, written(wrong), model)
+        assert not accepts(parallel, written(wrong), model)
     assert not accepts(one, "It is warm.", model)
 
 
 def test_where_words_are_allowed_json_is_a_call_all_the_same(model: Model) -> None:
-    grammar = answer_grammar(GENERIC, [WEATHER], words=True)
+    grammar = answer_grammar(GENERIC, [WEATHER], allow_text=True)
     assert accepts(grammar, "It is warm. {}", model)
     call = ToolCall("get_weather", {"unit": "km", "far": False})
     assert accepts(grammar, FORMS[GENERIC].write([call]), model)
@@ -159,7 +159,7 @@ def test_a_grammar_binds_from_its_first_text_on(small_engine: Engine) -> None:
 @pytest.mark.parametrize("form", [form for form in FORMS if not FORMS[form].is_plain_json])
 def test_calls_that_a_model_makes_by_itself_follow_their_schema(model: Model, form: str) -> None:
     """A sampler is told words, then a call: only what the schema allows may follow its begin."""
-    grammar = answer_grammar(form, [WEATHER], several=True)
+    grammar = answer_grammar(form, [WEATHER], parallel=True)
     first = FORMS[form].start_markers[0]
     written = FORMS[form].write([ToolCall("get_weather", {"unit": "km", "far": True})])
     text = written.replace("True", "true").replace("'", '"') if form == "lfm2" else written

@@ -185,10 +185,10 @@ def test_a_message_with_calls_has_no_content_where_the_template_wants_none() -> 
 def test_a_schema_binds_what_follows_the_channel_of_the_answer() -> None:
     channels = chat_format_of("{# <|channel|>analysis #}" + EACH + END)
     options = GenerationOptions()
-    assert with_grammar(options, channels, "", None, words=True) is options
-    after = with_grammar(options, channels, "<|start|>assistant", 'root ::= "{}"', words=True)
+    assert with_grammar(options, channels, "", None, text_only=True) is options
+    after = with_grammar(options, channels, "<|start|>assistant", 'root ::= "{}"', text_only=True)
     assert after.sampling.grammar_after == "<|channel|>final<|message|>"
-    calls = with_grammar(options, channels, "<|start|>assistant", 'root ::= "{}"', words=False)
+    calls = with_grammar(options, channels, "<|start|>assistant", 'root ::= "{}"', text_only=False)
     assert calls.sampling.grammar_after is None
 
 
@@ -198,7 +198,7 @@ class Kept:
     async def get(self, wanted: dict[str, Any], model: Path) -> str:
         if wanted["tools"][0][0] == "g":
             raise SandboxError("too long")
-        return answer_grammar(wanted["form"], [TOOL], several=wanted["several"])
+        return answer_grammar(wanted["form"], [TOOL], parallel=wanted["parallel"])
 
 
 def test_a_grammar_binds_calls_that_a_model_makes_by_itself_where_they_begin() -> None:
