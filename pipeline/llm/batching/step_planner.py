@@ -10,15 +10,15 @@ from reellama.pipeline.llm.batching.slots import SHORT_PREFILL, Slot
 from reellama.pipeline.llm.prompt import TokenSpan
 
 N_BATCH = 512  # positions a step
-# Of these, positions of long prompts beside answers that grow and short prompts, whose readers wait
+# Positions of long prompts in a step beside answers that grow and short prompts: their clients wait
 # for the step to end.
 PREFILL_CHUNK = 64
 # Answers with fewer tokens have just begun. Beside these alone, short prompts are read as if no
-# answer were growing: what came at the same time is then generated in the same steps, as one takes
-# nearly as long for one answer as for eight, and nobody waits in the middle of a sentence.
+# answer were growing: requests that came at the same time then generate in the same steps, and a
+# step takes nearly as long for one answer as for eight. No answer waits in the middle of a sentence.
 NEW_ANSWER_TOKENS = 4
-# One of so many positions of prompts is of the prompt that began first, however long it is.
-OLDEST_PROMPT_SHARE = 4
+# The prompt that began first gets a quarter of a step's positions for prompts, however long it is.
+OLDEST_PROMPT_DIVISOR = 4
 DECODE_COST = 8  # positions of a prompt that are read in about the time of one generated token
 
 
@@ -76,7 +76,7 @@ class StepPlanner:
             kind, held = state.is_short, 0
             oldest = None if state is oldest else oldest
             if oldest is not None and oldest.is_short == kind:
-                held = min(room[kind] // OLDEST_PROMPT_SHARE, oldest.n_pending)
+                held = min(room[kind] // OLDEST_PROMPT_DIVISOR, oldest.n_pending)
             if room[kind] > held and (piece := _next_piece(slot, soft, room[kind] - held)):
                 if not piece.tokens.causal:  # llama.cpp has one kind of mask for a batch
                     if not pieces:

@@ -14,7 +14,7 @@ from reellama.pipeline.llm.batching.step_planner import (
     DECODE_COST,
     N_BATCH,
     NEW_ANSWER_TOKENS,
-    OLDEST_PROMPT_SHARE,
+    OLDEST_PROMPT_DIVISOR,
     PREFILL_CHUNK,
 )
 from reellama.pipeline.llm.engine import Text, Token
@@ -53,7 +53,7 @@ def test_short_prompts_that_keep_coming_hold_no_long_one_up(quick: Batcher) -> N
         ).tokens()
         n_short += 1
     long.tokens()
-    assert n_short <= 2000 / (N_BATCH / OLDEST_PROMPT_SHARE) + 1
+    assert n_short <= 2000 / (N_BATCH / OLDEST_PROMPT_DIVISOR) + 1
 
 
 def _steps_beside(batcher: Batcher, prompts: list[str]) -> int:
