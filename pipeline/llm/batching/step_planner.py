@@ -15,9 +15,9 @@ N_BATCH = 512  # positions a step
 PREFILL_CHUNK = 64
 # Answers with fewer tokens have just begun. Beside these alone, short prompts are read as if no
 # answer were growing: requests that came at the same time then generate in the same steps, and a
-# step takes nearly as long for one answer as for eight. No answer waits in the middle of a sentence.
+# step takes nearly as long for one answer as for eight. None stops in the middle of a sentence.
 NEW_ANSWER_TOKENS = 4
-# The prompt that began first gets a quarter of a step's positions for prompts, however long it is.
+# The prompt that began first, however long it is, gets the positions for prompts divided by this.
 OLDEST_PROMPT_DIVISOR = 4
 DECODE_COST = 8  # positions of a prompt that are read in about the time of one generated token
 
@@ -44,6 +44,25 @@ class SlotSpan:
         return BatchSpan(tokens.inputs, tokens.start, self.sequence, first_output, tokens.offsets)
 
 
+@dataclass
+class StepBudget:
+    """Positions that a step still has for prompts: for short ones, and for long ones."""
+
+    short: int
+    long: int
+
+    def left(self, is_short: bool) -> int:
+        """Positions left for prompts of this length."""
+        return self.short if is_short else self.long
+
+    def spend(self, is_short: bool, n_positions: int) -> None:
+        """Take positions away from those of prompts of this length."""
+        if is_short:
+            self.short -= n_positions
+        else:
+            self.long -= n_positions
+
+
 class StepPlanner:
     """Says what is decoded next. Long prompts get as much as all others together, and no more.
 
@@ -61,44 +80,55 @@ class StepPlanner:
         equal shares, all would end last. The one that began first has its share of every step, so
         that those that keep coming do not hold it up.
         """
+        pieces = self._plan(busy, soft)
+        self._account_for(pieces, busy)
+        return pieces
+
+    def _plan(self, busy: Sequence[Slot], soft: bool) -> list[SlotSpan]:
         decoding = [slot for slot in busy if slot.state and not slot.state.pending]
         pieces = [piece for slot in decoding if (piece := _next_piece(slot, soft, 1))]
-        prefilling = [(slot, slot.state) for slot in busy if slot.state and slot.state.pending]
-        n_short = sum(state.n_pending for _, state in prefilling if state.is_short)
         lengths = (len(slot.state.generated_ids) for slot in decoding if slot.state)
-        room = self._room(max(lengths, default=None), n_short)
-        prefilling = [each for each in prefilling if (each[1].pending[0].soft is not None) == soft]
-        prefilling.sort(key=lambda each: each[1].n_pending)
-        oldest = min(
-            (state for _, state in prefilling), key=lambda each: each.started_at, default=None
-        )
-        for slot, state in prefilling:
-            kind, held = state.is_short, 0
-            oldest = None if state is oldest else oldest
-            if oldest is not None and oldest.is_short == kind:
-                held = min(room[kind] // OLDEST_PROMPT_DIVISOR, oldest.n_pending)
-            if room[kind] > held and (piece := _next_piece(slot, soft, room[kind] - held)):
+        prefilling = {slot: slot.state for slot in busy if slot.state and slot.state.pending}
+        n_short = sum(state.n_pending for state in prefilling.values() if state.is_short)
+        budget = self._budget(max(lengths, default=None), n_short)
+        slots = [
+            slot
+            for slot, state in prefilling.items()
+            if (state.pending[0].soft is not None) == soft
+        ]
+        slots.sort(key=lambda slot: prefilling[slot].n_pending)
+        oldest = min(slots, key=lambda slot: prefilling[slot].started_at, default=None)
+        for slot in slots:
+            is_short, reserved = prefilling[slot].is_short, 0
+            oldest = None if slot is oldest else oldest
+            if oldest is not None and prefilling[oldest].is_short == is_short:
+                share = budget.left(is_short) // OLDEST_PROMPT_DIVISOR
+                reserved = min(share, prefilling[oldest].n_pending)
+            available = budget.left(is_short) - reserved
+            if available > 0 and (piece := _next_piece(slot, soft, available)):
                 if not piece.tokens.causal:  # llama.cpp has one kind of mask for a batch
                     if not pieces:
-                        return self._noted([piece], busy)
+                        return [piece]
                     continue
                 pieces.append(piece)
-                room[kind] -= len(piece.tokens)
-        return self._noted(pieces, busy)
+                budget.spend(is_short, len(piece.tokens))
+        return pieces
 
-    def _room(self, n_generated: int | None, n_short: int) -> dict[bool, int]:
-        """Positions in a step for short prompts (True), which have so many left, and long ones.
+    def _budget(self, n_generated: int | None, n_short: int) -> StepBudget:
+        """What a step may read of short prompts, which have `n_short` positions left, and of long
+        ones.
 
         n_generated: tokens of the longest answer that grows, None where none does.
         """
         if n_generated is None and not n_short:
-            return {True: 0, False: N_BATCH}
-        room = PREFILL_CHUNK if self._saved >= PREFILL_CHUNK else 0
-        beside = n_generated is not None and n_generated >= NEW_ANSWER_TOKENS
-        return {True: min(n_short, SHORT_PREFILL if beside else N_BATCH - room), False: room}
+            return StepBudget(short=0, long=N_BATCH)
+        n_long = PREFILL_CHUNK if self._saved >= PREFILL_CHUNK else 0
+        is_beside_answers = n_generated is not None and n_generated >= NEW_ANSWER_TOKENS
+        max_short = SHORT_PREFILL if is_beside_answers else N_BATCH - n_long
+        return StepBudget(short=min(n_short, max_short), long=n_long)
 
-    def _noted(self, pieces: list[SlotSpan], busy: Sequence[Slot]) -> list[SlotSpan]:
-        """These pieces, and note what is spent on long prompts, and what on others."""
+    def _account_for(self, pieces: Sequence[SlotSpan], busy: Sequence[Slot]) -> None:
+        """Note what these pieces spend on long prompts, and what on others."""
         by_sequence = {slot.cache.sequence: slot.state for slot in busy}
         for piece in pieces:
             state = by_sequence[piece.sequence]
@@ -109,11 +139,10 @@ class StepPlanner:
             else:
                 self._saved -= len(piece.tokens)
         self._saved = max(0, min(self._saved, PREFILL_CHUNK))
-        return pieces
 
 
-def _next_piece(slot: Slot, soft: bool, room: int) -> SlotSpan | None:
-    """What this sequence decodes next, if it is of this kind: at most `room` positions, or all
+def _next_piece(slot: Slot, soft: bool, max_positions: int) -> SlotSpan | None:
+    """What this sequence decodes next, if it is of this kind: at most `max_positions`, or all
     tokens that see each other."""
     state, sequence = slot.state, slot.cache.sequence
     if state is None:
@@ -126,6 +155,6 @@ def _next_piece(slot: Slot, soft: bool, room: int) -> SlotSpan | None:
     span = state.pending[0]
     if (span.soft is not None) != soft:
         return None
-    piece = span[:room] if span.causal else span
+    piece = span[:max_positions] if span.causal else span
     is_last = len(state.pending) == 1 and len(piece) == len(span)
     return SlotSpan(piece, sequence, wants_logits=is_last)
