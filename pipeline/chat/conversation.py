@@ -22,6 +22,9 @@ from reellama.pipeline.video.clip import Clip
 
 # Without a turn all that follows the video is read again: make room for a while at once.
 ROOM_AFTER_DROPPING = 0.75
+# A long conversation loses turns until the context's positions, divided by this, are left for the
+# answer.
+ANSWER_DIVISOR = 4
 
 
 # Tokens as they come. Closing it stops the answer and keeps what there is of it.
@@ -217,7 +220,7 @@ class Chat:
     ) -> tuple[Prompt, int]:
         """The prompt for turn `index` without the turns that do not fit, and the positions left."""
         n_ctx = self.engine.n_ctx
-        reserve = min(max_tokens, n_ctx // 4)
+        reserve = min(max_tokens, n_ctx // ANSWER_DIVISOR)
         limit = n_ctx
         before = self.dropped = min(self.dropped, index)
         while True:

@@ -18,7 +18,7 @@ from reellama.gguf_tools.errors import ReellamaError
 from reellama.models import prompt_format
 from reellama.models.token_pooling.options import PoolingOptions
 from reellama.pipeline.chat.answer_plan import AnswerPlan, plan_answer
-from reellama.pipeline.chat.conversation import Chat, TokenStream, Turn, Video
+from reellama.pipeline.chat.conversation import ANSWER_DIVISOR, Chat, TokenStream, Turn, Video
 from reellama.pipeline.chat.video_chat import VideoChat
 from reellama.pipeline.chat.video_notes import NotedVideo, notes_as_text, take_notes
 from reellama.pipeline.llm.engine import EngineStats, Text
@@ -94,7 +94,7 @@ class OllamaChat(Chat):
         are counted with the bundle's own tokenizer: near enough for English.
         """
         n_ctx = self.engine.n_ctx
-        reserve = min(max_tokens, n_ctx // 4)
+        reserve = min(max_tokens, n_ctx // ANSWER_DIVISOR)
         before = self.dropped = min(self.dropped, index)
         while True:
             messages = self.messages(question, self.turns[self.dropped : index])

@@ -10,12 +10,10 @@ from typing import Any, Protocol
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.text.chat_template import Segment
 from reellama.models.prompt_format import AFTER_VIDEO
+from reellama.pipeline.chat.conversation import ANSWER_DIVISOR
 from reellama.pipeline.llm.batching.batcher import Batcher
 from reellama.pipeline.llm.prompt import Prompt, Text, TokenizedPrompt
 from reellama.pipeline.server.chat.tool_messages import Conversation, template_message
-
-# Share of the context that is kept free for the answer when a long conversation is cut.
-ANSWER_ROOM = 4
 
 
 class Template(Protocol):
@@ -66,7 +64,7 @@ def fit_conversation(
     messages than there are positions: each takes one at least. Raises ReellamaError for a last
     message that cannot fit. With `keep_all` no turn is left out, whether they fit or not.
     """
-    room = limit - min(max_tokens if max_tokens > 0 else limit, limit // ANSWER_ROOM)
+    room = limit - min(max_tokens if max_tokens > 0 else limit, limit // ANSWER_DIVISOR)
     turns = [i for i, (message, _) in enumerate(conversation) if message.role != "system"]
     n_system = len(conversation) - len(turns)
     if n_system > limit:
