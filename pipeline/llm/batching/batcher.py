@@ -223,7 +223,7 @@ class Batcher:
             common = slot.cache.common_prefix(keys)
             return common if common > MIN_REUSED_SHARE * len(slot.cache) else 0
 
-        slot = max(free, key=lambda slot: (kept(slot), -slot.used))
+        slot = max(free, key=lambda slot: (kept(slot), -slot.last_used_at))
         # The last position is always read: its logits are needed.
         common = min(slot.cache.common_prefix(keys), len(keys) - 1)
         reused = slot.cache.truncate(state.prompt.reusable(common))
@@ -242,7 +242,7 @@ class Batcher:
         """Put a job back among those that wait. It goes on by reading what it has generated."""
         state, slot.state = slot.state, None
         assert state is not None
-        slot.used = time.monotonic()
+        slot.last_used_at = time.monotonic()
         state.was_preempted, state.n_preempted_cells = True, len(slot.cache)
         state.pending.clear()
         state.prompt = state.job.prompt.followed_by(state.generated_ids)
@@ -328,7 +328,7 @@ class Batcher:
     def _end(self, slot: Slot, error: Exception | None) -> None:
         """Free a sequence. Its memory stays: the next question may go on from it."""
         state, slot.state = slot.state, None
-        slot.used = time.monotonic()
+        slot.last_used_at = time.monotonic()
         if state is not None:
             self._news.append((state.job, error))
 

@@ -58,4 +58,4 @@ class Slot:
 
     cache: CachedTokens
     state: JobState | None = None  # None: it is free
-    used: float = 0.0  # when, by the monotonic clock
+    last_used_at: float = 0.0  # by the monotonic clock

@@ -158,7 +158,7 @@ def test_a_long_prompt_that_only_waits_to_be_read_makes_room_for_short_ones(
     # Of prompts that are equally long the one in the first place is read first, which may be the
     # one that came first or not: places that were unused the longest are given first.
     for i, slot in enumerate(quick._slots):
-        slot.used = float(i if reads_first_first else -i)
+        slot.last_used_at = float(i if reads_first_first else -i)
     long = [SubmittedJob(quick, f"{i}" * 1900, client=f"{i}", max_tokens=1) for i in range(2)]
     begun, go_on = threading.Event(), threading.Event()
 
