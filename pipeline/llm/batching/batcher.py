@@ -28,8 +28,8 @@ from reellama.pipeline.llm.batching.generation_job import (
     tell,
 )
 from reellama.pipeline.llm.batching.scheduler import JobQueue
-from reellama.pipeline.llm.batching.slots import JobState, Slot
-from reellama.pipeline.llm.batching.step_planner import N_BATCH, SlotSpan, StepPlanner
+from reellama.pipeline.llm.batching.sequence_slots import JobState, SequenceSlot
+from reellama.pipeline.llm.batching.step_planner import N_BATCH, SequenceSpan, StepPlanner
 from reellama.pipeline.llm.cached_tokens import CachedTokens
 from reellama.pipeline.llm.prompt import PromptPart, Text, TokenizedPrompt, tokenize_prompt
 from reellama.pipeline.llm.text_stream import TextStream
@@ -84,7 +84,7 @@ class Batcher:
         lengths = (len(token.encode()) for token in tokens) if isinstance(tokens, list) else ()
         self._longest_token = max(lengths, default=256)  # bytes
         self._scorer = TokenScorer(self.tokenizer, self._ctx.n_vocab)
-        self._slots = [Slot(CachedTokens(self._ctx.ptr, i)) for i in range(n_parallel)]
+        self._slots = [SequenceSlot(CachedTokens(self._ctx.ptr, i)) for i in range(n_parallel)]
         self._inbox: queue.SimpleQueue[JobState | None] = queue.SimpleQueue()
         self._queue, self._planner = JobQueue(), StepPlanner()
         # Told when a step is over: who hears it would only take time from the rest of the step.
@@ -208,18 +208,18 @@ class Batcher:
             if len(free) < len(self._slots):
                 return True
 
-    def _begin(self, state: JobState, free: Sequence[Slot]) -> None:
+    def _begin(self, state: JobState, free: Sequence[SequenceSlot]) -> None:
         """Give a job one of these sequences. What goes wrong ends this job alone."""
         try:
             self._start(state, free)
         except Exception as error:  # noqa: BLE001
             tell(state.job, error)
 
-    def _start(self, state: JobState, free: Sequence[Slot]) -> None:
+    def _start(self, state: JobState, free: Sequence[SequenceSlot]) -> None:
         """Start on the sequence that holds most of the prompt, or on the one unused the longest."""
         job, keys = state.job, state.prompt.keys
 
-        def kept(slot: Slot) -> int:
+        def kept(slot: SequenceSlot) -> int:
             common = slot.cache.common_prefix(keys)
             return common if common > MIN_REUSED_SHARE * len(slot.cache) else 0
 
@@ -238,7 +238,7 @@ class Batcher:
         state.started_at = state.started_at or time.perf_counter()
         slot.state = state
 
-    def _preempt(self, slot: Slot) -> None:
+    def _preempt(self, slot: SequenceSlot) -> None:
         """Put a job back among those that wait. It goes on by reading what it has generated."""
         state, slot.state = slot.state, None
         assert state is not None
@@ -252,7 +252,7 @@ class Batcher:
             state.stage_started_at = now
         self._queue.add(state, self._slots)
 
-    def _step(self, busy: Sequence[Slot]) -> None:
+    def _step(self, busy: Sequence[SequenceSlot]) -> None:
         """One batch of soft tokens where any are next, and one of token ids."""
         for soft in (True, False):
             if pieces := self._planner.next_pieces(busy, soft):
@@ -263,7 +263,7 @@ class Batcher:
                 for piece, end in zip(pieces, ends, strict=True):
                     self._advance(self._slots[piece.sequence], piece, end - 1)
 
-    def _decode(self, pieces: Sequence[SlotSpan]) -> None:
+    def _decode(self, pieces: Sequence[SequenceSpan]) -> None:
         if all(piece.is_token for piece in pieces):  # the usual case, while answers grow
             self._ctx.decode_one_token_per_sequence(
                 [piece.tokens.keys[0] for piece in pieces],  # type: ignore[misc]  # ids
@@ -274,7 +274,7 @@ class Batcher:
             spans = [piece.span for piece in pieces]
             self._ctx.decode_batch(spans, causal=pieces[0].tokens.causal)
 
-    def _advance(self, slot: Slot, piece: SlotSpan, index: int) -> None:
+    def _advance(self, slot: SequenceSlot, piece: SequenceSpan, index: int) -> None:
         """Note that a piece was decoded; choose the next token where its logits are there."""
         state = slot.state
         assert state is not None
@@ -296,7 +296,7 @@ class Batcher:
         except Exception as error:  # noqa: BLE001  # such as a grammar that lets nothing follow
             self._end(slot, error)
 
-    def _choose(self, slot: Slot, state: JobState, index: int) -> None:
+    def _choose(self, slot: SequenceSlot, state: JobState, index: int) -> None:
         job, stats = state.job, state.job.stats
         if job.options.max_tokens == 0:
             stats.stop_reason = "length"
@@ -325,7 +325,7 @@ class Batcher:
             self._end(slot, None)
         return None
 
-    def _end(self, slot: Slot, error: Exception | None) -> None:
+    def _end(self, slot: SequenceSlot, error: Exception | None) -> None:
         """Free a sequence. Its memory stays: the next question may go on from it."""
         state, slot.state = slot.state, None
         slot.last_used_at = time.monotonic()

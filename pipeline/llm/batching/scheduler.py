@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 
-from reellama.pipeline.llm.batching.slots import SHORT_PREFILL, JobState, Slot
+from reellama.pipeline.llm.batching.sequence_slots import SHORT_PREFILL, JobState, SequenceSlot
 from reellama.pipeline.llm.batching.step_planner import DECODE_COST
 
 QUANTUM = 512  # work after which a job may be preempted
@@ -27,7 +27,7 @@ class JobQueue:
         self.waiting: deque[JobState] = deque()
         self._served: Counter[str] = Counter()
 
-    def add(self, state: JobState, slots: Sequence[Slot]) -> None:
+    def add(self, state: JobState, slots: Sequence[SequenceSlot]) -> None:
         """Let a job wait. A client saves up no work by asking for nothing."""
         client = state.job.client
         here = {each.job.client for each in (*self.waiting, *_running(slots))}
@@ -38,7 +38,9 @@ class JobQueue:
         if len(self._served) > MAX_CLIENTS:
             self._served = Counter({each: self._served[each] for each in (*here, client)})
 
-    def next_job(self, slots: Sequence[Slot], free: Sequence[Slot]) -> JobState | None:
+    def next_job(
+        self, slots: Sequence[SequenceSlot], free: Sequence[SequenceSlot]
+    ) -> JobState | None:
         """Take out the job that is next and may have one of the free sequences.
 
         That is a job of the client with the fewest running jobs, of those the client that has had
@@ -69,7 +71,7 @@ class JobQueue:
         state.work += work
         self._served[state.job.client] += work
 
-    def preempt(self, slots: Sequence[Slot]) -> tuple[JobState, Slot] | None:
+    def preempt(self, slots: Sequence[SequenceSlot]) -> tuple[JobState, SequenceSlot] | None:
         """Take out a waiting job, and say which running job must give up its sequence for it.
 
         When: all sequences are taken, and none will be free soon, because each job has used its
@@ -109,7 +111,7 @@ class JobQueue:
                 return state, slot
         return None
 
-    def _rank(self, slots: Sequence[Slot]) -> Callable[[JobState], tuple[int, int]]:
+    def _rank(self, slots: Sequence[SequenceSlot]) -> Callable[[JobState], tuple[int, int]]:
         """The order of the queue: a function whose value is smallest for the job that is next."""
         n_running = Counter(each.job.client for each in _running(slots))
 
@@ -121,7 +123,7 @@ class JobQueue:
         return rank
 
 
-def _is_long(state: JobState, free: Sequence[Slot]) -> bool:
+def _is_long(state: JobState, free: Sequence[SequenceSlot]) -> bool:
     """Whether much is to be read for a waiting job, in any of these sequences."""
     keys = state.prompt.keys
     if len(keys) <= SHORT_PREFILL:
@@ -133,7 +135,9 @@ def _reads_long(state: JobState) -> bool:
     return bool(state.pending) and not state.is_short
 
 
-def _barely_read(states: dict[Slot, JobState], oldest: Slot) -> dict[Slot, JobState]:
+def _barely_read(
+    states: dict[SequenceSlot, JobState], oldest: SequenceSlot
+) -> dict[SequenceSlot, JobState]:
     """Long prompts of which hardly anything was read, while another one was: the one that started
     first, or else the one that is read next."""
     long = {slot: state for slot, state in states.items() if _reads_long(state)}
@@ -154,7 +158,7 @@ def _will_use_quantum(state: JobState) -> bool:
     return max(0, state.work) + state.n_pending >= QUANTUM
 
 
-def _may_preempt(state: JobState, victim: JobState, slot: Slot) -> bool:
+def _may_preempt(state: JobState, victim: JobState, slot: SequenceSlot) -> bool:
     """Whether a waiting job may have the sequence of `victim`, which is that of `slot`."""
     n_cells = SHORTER_FACTOR * len(state.prompt.keys)
     if not _has_used_quantum(victim):
@@ -162,5 +166,5 @@ def _may_preempt(state: JobState, victim: JobState, slot: Slot) -> bool:
     return state.job.client != victim.job.client or n_cells <= len(slot.cache)
 
 
-def _running(slots: Sequence[Slot]) -> list[JobState]:
+def _running(slots: Sequence[SequenceSlot]) -> list[JobState]:
     return [slot.state for slot in slots if slot.state is not None]

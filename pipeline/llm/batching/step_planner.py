@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reellama.gguf_tools.runtime.context import BatchSpan
-from reellama.pipeline.llm.batching.slots import SHORT_PREFILL, Slot
+from reellama.pipeline.llm.batching.sequence_slots import SHORT_PREFILL, SequenceSlot
 from reellama.pipeline.llm.prompt import TokenSpan
 
 N_BATCH = 512  # positions a step
@@ -23,7 +23,7 @@ DECODE_COST = 8  # positions of a prompt that are read in about the time of one 
 
 
 @dataclass(frozen=True)
-class SlotSpan:
+class SequenceSpan:
     """Tokens that go into a batch with others: their sequence, and whether the logits of the last
     one are wanted."""
 
@@ -73,7 +73,7 @@ class StepPlanner:
     def __init__(self) -> None:
         self._saved = PREFILL_CHUNK  # positions
 
-    def next_pieces(self, busy: Sequence[Slot], soft: bool) -> list[SlotSpan]:
+    def next_pieces(self, busy: Sequence[SequenceSlot], soft: bool) -> list[SequenceSpan]:
         """What is decoded next, of this kind: a token of each answer that grows, and of prompts.
 
         The prompt with the least left comes first, as in shortest remaining time first: read in
@@ -84,7 +84,7 @@ class StepPlanner:
         self._account_for(pieces, busy)
         return pieces
 
-    def _plan(self, busy: Sequence[Slot], soft: bool) -> list[SlotSpan]:
+    def _plan(self, busy: Sequence[SequenceSlot], soft: bool) -> list[SequenceSpan]:
         decoding = [slot for slot in busy if slot.state and not slot.state.pending]
         pieces = [piece for slot in decoding if (piece := _next_piece(slot, soft, 1))]
         lengths = (len(slot.state.generated_ids) for slot in decoding if slot.state)
@@ -127,7 +127,7 @@ class StepPlanner:
         max_short = SHORT_PREFILL if is_beside_answers else N_BATCH - n_long
         return StepBudget(short=min(n_short, max_short), long=n_long)
 
-    def _account_for(self, pieces: Sequence[SlotSpan], busy: Sequence[Slot]) -> None:
+    def _account_for(self, pieces: Sequence[SequenceSpan], busy: Sequence[SequenceSlot]) -> None:
         """Note what these pieces spend on long prompts, and what on others."""
         by_sequence = {slot.cache.sequence: slot.state for slot in busy}
         for piece in pieces:
@@ -141,7 +141,7 @@ class StepPlanner:
         self._saved = max(0, min(self._saved, PREFILL_CHUNK))
 
 
-def _next_piece(slot: Slot, soft: bool, max_positions: int) -> SlotSpan | None:
+def _next_piece(slot: SequenceSlot, soft: bool, max_positions: int) -> SequenceSpan | None:
     """What this sequence decodes next, if it is of this kind: at most `max_positions`, or all
     tokens that see each other."""
     state, sequence = slot.state, slot.cache.sequence
@@ -151,10 +151,10 @@ def _next_piece(slot: Slot, soft: bool, max_positions: int) -> SlotSpan | None:
         if soft or not state.generated_ids:
             return None
         last = TokenSpan([state.generated_ids[-1]], slot.cache.end)
-        return SlotSpan(last, sequence, wants_logits=True)
+        return SequenceSpan(last, sequence, wants_logits=True)
     span = state.pending[0]
     if (span.soft is not None) != soft:
         return None
     piece = span[:max_positions] if span.causal else span
     is_last = len(state.pending) == 1 and len(piece) == len(span)
-    return SlotSpan(piece, sequence, wants_logits=is_last)
+    return SequenceSpan(piece, sequence, wants_logits=is_last)

@@ -9,7 +9,7 @@ import pytest
 
 from reellama.pipeline.llm.batching.batcher import Batcher
 from reellama.pipeline.llm.batching.generation_job import GenerationJob
-from reellama.pipeline.llm.batching.slots import SHORT_PREFILL
+from reellama.pipeline.llm.batching.sequence_slots import SHORT_PREFILL
 from reellama.pipeline.llm.batching.step_planner import (
     DECODE_COST,
     N_BATCH,

@@ -1,4 +1,4 @@
-"""The sequences of a batcher, and the state of the jobs that hold them."""
+"""The sequences of a batcher, and the state of the jobs that have them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from reellama.pipeline.llm.text_stream import TextStream
 from reellama.pipeline.llm.token_sampling import Sampler
 from reellama.pipeline.llm.token_scorer import ScoredToken
 
-# A prompt of which no more is to be read is short. Short ones are read in as few steps as may be,
-# for a step takes nearly as long for one answer that grows as for all: up to so many positions.
+# A prompt is short when at most SHORT_PREFILL positions are left to read. Short prompts are read in
+# as few steps as possible, SHORT_PREFILL positions in each: a step takes nearly as long for one
+# answer that grows as for all.
 SHORT_PREFILL = 256
 
 
@@ -22,7 +23,7 @@ SHORT_PREFILL = 256
 class JobState:
     """A job, how far it is, and what its answer is made with.
 
-    prompt: what is read: the job's prompt; once preempted, also what was generated until then.
+    prompt: the job's prompt; after preemption, with the tokens generated until then.
     """
 
     job: GenerationJob
@@ -30,20 +31,20 @@ class JobState:
     stream: TextStream[ScoredToken]
     prompt: TokenizedPrompt
     pending: deque[TokenSpan] = field(default_factory=deque)  # of `prompt`, not yet decoded
-    is_short: bool = True  # little was pending when it got its sequence
-    stage_started_at: float = 0.0  # waiting, prefill or decoding
-    started_at: float = 0.0  # when it first had a sequence
+    is_short: bool = True  # at most SHORT_PREFILL positions were pending at the start
+    stage_started_at: float = 0.0  # when waiting, prefill or decoding began
+    started_at: float = 0.0  # when the job first had a sequence
     generated_ids: list[int] = field(default_factory=list)
     shown: frozenset[int] = frozenset()  # special tokens that are part of the text
-    # Work since it got its sequence, see `scheduler`; below 0 while it reads again what it had
-    # read.
+    # Work since the job got its sequence, see `scheduler`. After preemption it starts below 0: to
+    # read the same positions again is no new work.
     work: int = 0
     was_preempted: bool = False  # at least once
-    n_preempted_cells: int = 0  # cells that it had when it was preempted
+    n_preempted_cells: int = 0  # cells of its sequence when it was preempted
 
     @property
     def n_pending(self) -> int:
-        """Positions of its prompt that are not decoded."""
+        """Positions of the prompt that are not decoded."""
         return sum(map(len, self.pending))
 
     def start_prefill(self, pending: Iterable[TokenSpan]) -> None:
@@ -53,9 +54,9 @@ class JobState:
 
 
 @dataclass(eq=False)
-class Slot:
-    """A sequence: what its memory holds, and the job that is using it."""
+class SequenceSlot:
+    """A sequence: what its part of the KV cache holds, and the job that is using it."""
 
     cache: CachedTokens
-    state: JobState | None = None  # None: it is free
+    state: JobState | None = None  # None: the sequence is free
     last_used_at: float = 0.0  # by the monotonic clock
