@@ -13,7 +13,7 @@ from reellama.models.open_bundle import VideoBundle
 from reellama.pipeline.chat.conversation import Video
 from reellama.pipeline.chat.file_answers import answer_from_files
 from reellama.pipeline.chat.footage_limits import CANNOT_TELL, asks_beyond_footage
-from reellama.pipeline.chat.ordinals import video_meant
+from reellama.pipeline.chat.ordinals import videos_in_question
 from reellama.pipeline.chat.question_language import OTHER_LANGUAGE, is_in, names_of
 from reellama.pipeline.chat.subtitle_answers import (
     NOT_HEARD,
@@ -75,7 +75,7 @@ def plan_answer(
     happens in footage, and who it is about, is what the bundle's description of it says: asked in
     several ways, a small model would answer in as many.
     """
-    meant, plain = video_meant(question, videos)
+    meant, plain = videos_in_question(question, videos)
     known = answer_from_files(plain, [video.clip for video in meant])
     if known is None and len(meant) == 1:
         known = answer_from_subtitles(plain, meant[0].clip.subtitles)

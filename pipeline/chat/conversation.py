@@ -16,7 +16,7 @@ from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.text.prompt_parts import count_soft_tokens
 from reellama.models import prompt_format
 from reellama.models.prompt_format import AFTER_VIDEO
-from reellama.pipeline.chat.ordinals import video_meant
+from reellama.pipeline.chat.ordinals import videos_in_question
 from reellama.pipeline.llm.engine import ContextOverflow, Engine, Prompt, Text, Token
 from reellama.pipeline.video.clip import Clip
 
@@ -169,7 +169,7 @@ class Chat:
         self, question: str, turns: Sequence[Turn], request: str | None = None
     ) -> tuple[Prompt, Prompt]:
         """The prompt in two: all before the words of `question`, and the rest."""
-        meant, question = video_meant(question, self.videos)
+        meant, question = videos_in_question(question, self.videos)
         messages = prompt_format.messages(
             self.system, [(turn.question, turn.answer) for turn in turns], request or question
         )

@@ -16,7 +16,7 @@ _POSITIONS |= {"1st": 0, "2nd": 1, "3rd": 2, "4th": 3, "5th": 4}
 _MEANT = re.compile(rf"\b({'|'.join(_POSITIONS)}) (?=(?:video|clip|film|movie)\b)", re.IGNORECASE)
 
 
-def video_meant(question: str, videos: Sequence[AnyVideo]) -> tuple[list[AnyVideo], str]:
+def videos_in_question(question: str, videos: Sequence[AnyVideo]) -> tuple[list[AnyVideo], str]:
     """The videos that `question` is about, and the question without their number.
 
     All of them, and the question as it is, where it names none, several, or one that is not there.

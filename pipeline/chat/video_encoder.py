@@ -108,7 +108,9 @@ class VideoEncoder:
                 def prepare_projection(frame: np.ndarray) -> None:
                     beside.submit(self.bundle.prepare_projection, [frame])
 
-                clip = read_frames(source, options, progress=progress, first=prepare_projection)
+                clip = read_frames(
+                    source, options, progress=progress, on_first_frame=prepare_projection
+                )
                 clip = replace(clip, subtitles=_subtitles(source, options))
             with timings.stage("tower"):
                 features = self.bundle.features(clip.frames)

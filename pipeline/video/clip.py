@@ -104,7 +104,7 @@ def read_frames(
     options: VideoReadOptions = VideoReadOptions(),
     *,
     progress: Progress | None = None,
-    first: Callable[[np.ndarray], None] | None = None,
+    on_first_frame: Callable[[np.ndarray], None] | None = None,
     **changes: Any,
 ) -> Clip:
     """Frames of a video, an animated or still picture, or a folder of pictures.
@@ -112,7 +112,7 @@ def read_frames(
     video:    a path, or what `open_video` gave, which stays open.
     options:  which frames; `changes` are fields of it: `read_frames(path, frames=8, start=2.0)`.
     progress: called as progress(done, total) after each step.
-    first:    called with the first frame, while the others are still to be read.
+    on_first_frame: called with the first frame, while the others are still to be read.
 
     The pictures of a folder come in natural order, one second apart.
     Raises VideoError, with one line for people, when there is nothing to return.
@@ -122,8 +122,8 @@ def read_frames(
         known = len(source.notes)  # on the file itself; those that follow are on this read
         taken: list[tuple[float, np.ndarray]] = []
         for time, rgb in select_frames(source, options, progress):
-            if first is not None and not taken:
-                first(rgb)
+            if on_first_frame is not None and not taken:
+                on_first_frame(rgb)
             taken.append((time, rgb))
         clip = Clip(
             frames=[rgb for _, rgb in taken],

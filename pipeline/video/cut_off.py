@@ -18,7 +18,7 @@ _MXF_PARTITION = bytes.fromhex("060e2b34020501010d01020101")  # a pack of any ki
 _HEAD = 1 << 16  # bytes in which a header says what is looked for here
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 _OGG_PAGE = 27 + 255 + 255 * 255  # bytes at most
-_OGG_ENDS = 4  # flag of the last page of a stream
+_OGG_LAST_PAGE = 4  # flag of the last page of a stream
 
 
 def is_cut_off(path: Path) -> bool:
@@ -26,12 +26,12 @@ def is_cut_off(path: Path) -> bool:
 
     False also for kinds that say nothing of it (MPEG, bare streams), and while a recording goes on.
     """
-    ends = _ENDS.get(container_kind(path) or "")
-    if ends is None:
+    find_end = _END_FINDERS.get(container_kind(path) or "")
+    if find_end is None:
         return False
     length = os.path.getsize(path)
     with open(path, "rb") as file:
-        return ends(file, length) > length
+        return find_end(file, length) > length
 
 
 def film_follows(path: Path) -> bool:
@@ -39,21 +39,21 @@ def film_follows(path: Path) -> bool:
 
     So it is where somebody put files together: only MPEG, AVI and Ogg can be joined like that.
     """
-    find = _FILMS.get(container_kind(path) or "")
-    if find is None:
+    has_second = _SECOND_FILM_FINDERS.get(container_kind(path) or "")
+    if has_second is None:
         return False
     with open(path, "rb") as file:
-        return find(file, os.path.getsize(path))
+        return has_second(file, os.path.getsize(path))
 
 
-def _mp4_follows(file: BinaryIO, length: int) -> bool:
-    """A second file type box."""
+def _has_second_mp4(file: BinaryIO, length: int) -> bool:
+    """Whether there is a second file type box."""
     return any(position and name == b"ftyp" for position, name, _ in _boxes(file, length))
 
 
-def _asf_follows(file: BinaryIO, length: int) -> bool:
-    """A header where the first film ends."""
-    end = _asf(file, length)
+def _has_second_asf(file: BinaryIO, length: int) -> bool:
+    """Whether a header stands where the first film ends."""
+    end = _asf_end(file, length)
     if not 0 < end < length:
         return False
     file.seek(0)
@@ -62,8 +62,8 @@ def _asf_follows(file: BinaryIO, length: int) -> bool:
     return file.read(16) == header
 
 
-def _matroska_follows(file: BinaryIO, length: int) -> bool:
-    """A second EBML header. A segment of unknown size, as of a live stream, goes to the end."""
+def _has_second_matroska(file: BinaryIO, length: int) -> bool:
+    """Whether there is a second EBML header. A segment of unknown size, as of a live stream, goes to the end."""
     position = 0
     while position < length:
         file.seek(position)
@@ -86,13 +86,13 @@ def _vint(data: bytes) -> int | None:
     return None if value == (1 << 7 * n) - 1 else n + value
 
 
-def _flv_follows(file: BinaryIO, length: int) -> bool:
-    """A second header."""
+def _has_second_flv(file: BinaryIO, length: int) -> bool:
+    """Whether there is a second header."""
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         return bool(re.compile(rb"FLV\x01[\x01\x04\x05]\0\0\0\x09").search(data, 9))
 
 
-def _mp4(file: BinaryIO, length: int) -> int:
+def _mp4_end(file: BinaryIO, length: int) -> int:
     """Where the last box ends."""
     return max((end for _, _, end in _boxes(file, length)), default=length)
 
@@ -110,7 +110,7 @@ def _boxes(file: BinaryIO, length: int) -> Iterator[tuple[int, bytes, int]]:
         position += size
 
 
-def _avi(file: BinaryIO, length: int) -> int:
+def _avi_end(file: BinaryIO, length: int) -> int:
     """Where the last RIFF chunk ends; a long film has several."""
     position = end = 0
     while position < length:
@@ -123,7 +123,7 @@ def _avi(file: BinaryIO, length: int) -> int:
     return end
 
 
-def _asf(file: BinaryIO, length: int) -> int:
+def _asf_end(file: BinaryIO, length: int) -> int:
     """The size of the file, by its properties."""
     head = file.read(_HEAD)
     at = head.find(_ASF_FILE_PROPERTIES)
@@ -134,7 +134,7 @@ def _asf(file: BinaryIO, length: int) -> int:
     return length if flags & _ASF_BROADCAST else size
 
 
-def _mxf(file: BinaryIO, length: int) -> int:
+def _mxf_end(file: BinaryIO, length: int) -> int:
     """One byte past where the footer begins, by the first partition; 0 there: not known."""
     head = file.read(_HEAD)
     at = head.find(_MXF_PARTITION)
@@ -148,7 +148,7 @@ def _mxf(file: BinaryIO, length: int) -> int:
     return footer + 1 if footer else length
 
 
-def _ts(file: BinaryIO, length: int) -> int:
+def _ts_end(file: BinaryIO, length: int) -> int:
     """Where the last packet ends. Damage on the way makes packets begin elsewhere."""
     packet = ts_packet_size(file.read(_HEAD)) or length
     file.seek(max(0, length - 16 * packet))
@@ -161,7 +161,7 @@ def _ts(file: BinaryIO, length: int) -> int:
     return length if start is None else length + (start - len(tail)) % packet
 
 
-def _ogg(file: BinaryIO, length: int) -> int:
+def _ogg_end(file: BinaryIO, length: int) -> int:
     """Where the last page ends, or more than that where it is no stream's last one."""
     file.seek(max(0, length - _OGG_PAGE))
     tail = file.read()
@@ -171,21 +171,22 @@ def _ogg(file: BinaryIO, length: int) -> int:
         return length + (at >= 0)
     sizes = tail[at + 27 : at + 27 + page[26]]
     missing = at + 27 + page[26] + sum(sizes) - len(tail)
-    return length + max(missing, 0 if page[5] & _OGG_ENDS else 1)
+    return length + max(missing, 0 if page[5] & _OGG_LAST_PAGE else 1)
 
 
-_FILMS: dict[str, Callable[[BinaryIO, int], bool]] = {
-    "MP4 or MOV": _mp4_follows,
-    "Matroska or WebM": _matroska_follows,
-    "WMV": _asf_follows,
-    "FLV": _flv_follows,
+# Kind of a container -> whether a second film follows, given the file and its length.
+_SECOND_FILM_FINDERS: dict[str, Callable[[BinaryIO, int], bool]] = {
+    "MP4 or MOV": _has_second_mp4,
+    "Matroska or WebM": _has_second_matroska,
+    "WMV": _has_second_asf,
+    "FLV": _has_second_flv,
 }
 # Kind of a container -> bytes up to which it goes, given the file and its length.
-_ENDS: dict[str, Callable[[BinaryIO, int], int]] = {
-    "MP4 or MOV": _mp4,
-    "AVI": _avi,
-    "WMV": _asf,
-    "MXF": _mxf,
-    "MPEG-TS": _ts,
-    "Ogg": _ogg,
+_END_FINDERS: dict[str, Callable[[BinaryIO, int], int]] = {
+    "MP4 or MOV": _mp4_end,
+    "AVI": _avi_end,
+    "WMV": _asf_end,
+    "MXF": _mxf_end,
+    "MPEG-TS": _ts_end,
+    "Ogg": _ogg_end,
 }

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reellama.pipeline.chat.ordinals import video_meant
+from reellama.pipeline.chat.ordinals import videos_in_question
 from reellama.pipeline.chat.video_chat import VideoChat
 from tests.conftest import Result
 from tests.helpers.film import steady, write_film
@@ -25,12 +25,12 @@ from tests.helpers.film import steady, write_film
     ],
 )
 def test_the_video_that_is_named_is_meant(question: str, meant: str, asked: str | None):
-    assert video_meant(question, "abc") == (list(meant), asked or question)
+    assert videos_in_question(question, "abc") == (list(meant), asked or question)
 
 
 @given(question=st.text())
 def test_one_video_is_always_meant(question: str):
-    assert video_meant(question, "a") == (["a"], question)
+    assert videos_in_question(question, "a") == (["a"], question)
 
 
 def test_a_question_about_the_second_video_is_one_about_it_alone(

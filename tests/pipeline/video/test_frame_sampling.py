@@ -52,7 +52,7 @@ def test_the_first_frame_is_handed_on_while_others_are_read(ten_seconds: Path):
         ten_seconds,
         frames=3,
         progress=lambda done, total: happened.append(f"{done} of {total}"),
-        first=lambda frame: happened.append(f"picture {number(frame)}"),
+        on_first_frame=lambda frame: happened.append(f"picture {number(frame)}"),
     )
     assert happened == ["1 of 3", "picture 16", "2 of 3", "3 of 3"]
 
