@@ -13,8 +13,8 @@ from reellama.models.open_bundle import VideoBundle
 from reellama.pipeline.chat.conversation import Video
 from reellama.pipeline.chat.file_answers import answer_from_files
 from reellama.pipeline.chat.footage_limits import CANNOT_TELL, asks_beyond_footage
-from reellama.pipeline.chat.ordinals import videos_in_question
 from reellama.pipeline.chat.question_language import OTHER_LANGUAGE, is_in, names_of
+from reellama.pipeline.chat.question_text import normalized_question, videos_in_question
 from reellama.pipeline.chat.subtitle_answers import (
     NOT_HEARD,
     answer_from_subtitles,
@@ -88,9 +88,9 @@ def plan_answer(
     if known is None and spoken and not is_in(question, spoken):
         known = OTHER_LANGUAGE.format(bundle.name, names_of(spoken))
     if known is None and is_footage and len(meant) == 1:
-        asked = " ".join(plain.lower().strip(" ?.!").split())
-        if _SUBJECT.fullmatch(asked):
+        normalized = normalized_question(plain)
+        if _SUBJECT.fullmatch(normalized):
             return AnswerPlan(meant, request=bundle.describe, stop=AFTER_SUBJECT)
-        if _DESCRIPTION.fullmatch(asked):
+        if _DESCRIPTION.fullmatch(normalized):
             return AnswerPlan(meant, request=bundle.describe)
     return AnswerPlan(meant, known)

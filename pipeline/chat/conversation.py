@@ -16,7 +16,7 @@ from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.text.prompt_parts import count_soft_tokens
 from reellama.models import prompt_format
 from reellama.models.prompt_format import AFTER_VIDEO
-from reellama.pipeline.chat.ordinals import videos_in_question
+from reellama.pipeline.chat.question_text import videos_in_question
 from reellama.pipeline.llm.engine import ContextOverflow, Engine, Prompt, Text, Token
 from reellama.pipeline.video.clip import Clip
 

@@ -9,6 +9,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from reellama.pipeline.chat.question_text import normalized_question
+
 if TYPE_CHECKING:
     from reellama.pipeline.video.clip import Clip
     from reellama.pipeline.video.source import FileFacts
@@ -72,8 +74,8 @@ def asks_of_file(question: str) -> bool:
 
 
 def _form(question: str) -> Callable[[Clip, FileFacts | None], str | None] | None:
-    asked = " ".join(question.lower().strip(" ?.!").split())
-    return next((say for form, say in _QUESTIONS.items() if re.fullmatch(form, asked)), None)
+    normalized = normalized_question(question)
+    return next((say for form, say in _QUESTIONS.items() if re.fullmatch(form, normalized)), None)
 
 
 def answer_from_files(question: str, clips: Sequence[Clip]) -> str | None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 
+from reellama.pipeline.chat.question_text import normalized_question
+
 CANNOT_TELL = (
     "I cannot tell: of real footage {0} knows what is seen, but not how it moves or how many there "
     "are."
@@ -39,5 +41,5 @@ _FORMS = tuple(
 
 def asks_beyond_footage(question: str) -> bool:
     """Whether it is about motion, the camera or a number of things."""
-    asked = " ".join(question.lower().strip(" ?.!").split())
-    return any(form.fullmatch(asked) for form in _FORMS)
+    normalized = normalized_question(question)
+    return any(form.fullmatch(normalized) for form in _FORMS)

@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from reellama.pipeline.chat.question_text import normalized_question
 from reellama.pipeline.video.read_options import VideoReadOptions
 from reellama.pipeline.video.timestamps import format_time
 
@@ -49,7 +50,7 @@ def between(lines: Sequence[Subtitle], options: VideoReadOptions) -> tuple[Subti
 
 def answer_from_subtitles(question: str, lines: Sequence[Subtitle]) -> str | None:
     """What `lines` say to `question`, or None where it is none of theirs or there are none."""
-    found = _asked(question)
+    found = _match(question)
     if found is None or not lines:
         return None
     parts = found.groupdict()
@@ -60,18 +61,19 @@ def answer_from_subtitles(question: str, lines: Sequence[Subtitle]) -> str | Non
 
 def asks_to_listen(question: str) -> bool:
     """Whether only sound or subtitles can tell. A video itself may "say" something in pictures."""
-    found = _asked(question)
+    found = _match(question)
     return found is not None and not re.search(r"\b(?:it|video|subtitles?)\b", found[0])
 
 
 def asks_of_subtitles(question: str) -> bool:
     """Whether it is a question that subtitles answer, where a video has any."""
-    return _asked(question) is not None
+    return _match(question) is not None
 
 
-def _asked(question: str) -> re.Match[str] | None:
-    asked = " ".join(question.lower().translate(_QUOTES).strip(" ?.!").split())
-    return next((match for form in (_WHEN, *_FORMS) if (match := re.fullmatch(form, asked))), None)
+def _match(question: str) -> re.Match[str] | None:
+    normalized = normalized_question(question.translate(_QUOTES))
+    matches = (re.fullmatch(form, normalized) for form in (_WHEN, *_FORMS))
+    return next(filter(None, matches), None)
 
 
 def as_text(lines: Sequence[Subtitle], n_ctx: int) -> str:

@@ -101,11 +101,11 @@ def run_sweep(
     for path in ggufs:
         before = total // len(ggufs) * len(rows)
 
-        def say(done: int, before: int = before, name: str = path.name) -> None:
+        def report(done: int, before: int = before, name: str = path.name) -> None:
             if progress:
                 progress(before + done, total, name)
 
-        rows.append(_row(bundle, videos, path, say, engine))
+        rows.append(_row(bundle, videos, path, report, engine))
     return sorted(rows, key=lambda row: -row.bits)
 
 
@@ -128,18 +128,18 @@ def _row(
     bundle: VideoBundle,
     videos: Sequence[EncodedVideo],
     path: Path,
-    say: Callable[[int], None],
+    report: Callable[[int], None],
     engine: dict[str, Any],
 ) -> SweepRow:
     right: dict[str, list[bool]] = {}
-    said: list[bool] = []
+    generated_right: list[bool] = []
     with Engine(path, lora=bundle.lora, **engine) as llm:
         chat = Chat(llm, system=bundle.system)
         for seen in videos:
             for answered in ask_items(chat, seen, bundle.describe):
                 right.setdefault(answered.item.task, []).append(answered.reply.right)
-                said.append(answered.reply.generated_right)
-            say(len(said))
+                generated_right.append(answered.reply.generated_right)
+            report(len(generated_right))
     file = read_gguf(path)
     tasks = {name: Accuracy(sum(column), len(column)) for name, column in right.items()}
     return SweepRow(
@@ -147,8 +147,8 @@ def _row(
         type=quantization(file),
         n_bytes=path.stat().st_size,
         bits=bits_per_weight(list(file.tensors.values())),
-        accuracy=Accuracy(sum(s.right for s in tasks.values()), len(said)),
-        generated=Accuracy(sum(said), len(said)),
+        accuracy=Accuracy(sum(s.right for s in tasks.values()), len(generated_right)),
+        generated=Accuracy(sum(generated_right), len(generated_right)),
         tasks=tasks,
     )
 
@@ -183,8 +183,8 @@ def _by_task(rows: Sequence[SweepRow]) -> Table:
     return grid
 
 
-def _grid(*heads: str) -> Table:
-    grid = Table(*heads, box=None, pad_edge=False)
+def _grid(*header: str) -> Table:
+    grid = Table(*header, box=None, pad_edge=False)
     for column in grid.columns[1:]:
         column.justify = "right"
     return grid

@@ -32,7 +32,7 @@ class TaskScore:
         controls: the same as `accuracy`, by what was taken away.
         captions: scores by their names, as they are (under "") and in each control.
         tokens, seconds: medians of a question.
-        remark: why the score proves nothing, if so.
+        warning: why the score proves nothing, if so.
     """
 
     name: str
@@ -44,7 +44,7 @@ class TaskScore:
     captions: dict[str, dict[str, float]]
     tokens: float
     seconds: float
-    remark: str
+    warning: str
 
     def to_json(self) -> dict[str, Any]:
         """Without what does not apply."""
@@ -58,7 +58,7 @@ class TaskScore:
         if self.chance is not None and self.generated:
             found |= {"chance": round(self.chance, 4), "generated": self.generated.to_json()}
         found |= {"tokens": self.tokens, "seconds": round(self.seconds, 4)}
-        return found | ({"remark": self.remark} if self.remark else {})
+        return found | ({"remark": self.warning} if self.warning else {})
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def _score(name: str, group: Sequence[AnsweredItem]) -> TaskScore:
     right = {way: [reply.right for reply in replies] for way, replies in ways.items()}
     by_way = {way: Accuracy(sum(column), len(column)) for way, column in right.items()}
     told: dict[str, dict[str, float]] = {}
-    remark = ""
+    warning = ""
     if item.kind == "caption":
         references = [answered.item.references for answered in group]
         told = {
@@ -146,7 +146,7 @@ def _score(name: str, group: Sequence[AnsweredItem]) -> TaskScore:
             for w, each in ways.items()
         }
     else:
-        remark = control_warning(
+        warning = control_warning(
             item.task, right[""], {w: column for w, column in right.items() if w}
         )
     chance = generated = None
@@ -163,15 +163,15 @@ def _score(name: str, group: Sequence[AnsweredItem]) -> TaskScore:
         captions=told,
         tokens=statistics.median(answered.reply.tokens for answered in group),
         seconds=statistics.median(answered.reply.seconds for answered in group),
-        remark=remark,
+        warning=warning,
     )
 
 
 def report_table(report: EvaluationReport) -> RenderableType:
     """The figures for people, with what must be said about them underneath."""
     results = report.results
-    heads = ["task", "right", "95%", "chance", "as text", *results.controls]
-    grid = Table(*heads, "of", "tokens", "s", box=None, pad_edge=False)
+    header = ["task", "right", "95%", "chance", "as text", *results.controls]
+    grid = Table(*header, "of", "tokens", "s", box=None, pad_edge=False)
     for column in grid.columns[1:]:
         column.justify = "right"
     for task in report.tasks:
@@ -188,7 +188,7 @@ def report_table(report: EvaluationReport) -> RenderableType:
 
 def notes(report: EvaluationReport) -> list[str]:
     """What must be said beside the figures: scores that prove nothing, videos left out."""
-    found = [f"{task.name} {task.remark}" for task in report.tasks if task.remark]
+    found = [f"{task.name} {task.warning}" for task in report.tasks if task.warning]
     for what, names in (("missing", report.missing), ("unreadable", report.results.unreadable)):
         if names:
             videos = "video" if len(names) == 1 else "videos"
@@ -221,7 +221,7 @@ def report_json(report: EvaluationReport) -> str:
 def record_scores(bundle: Bundle, name: str, entry: Mapping[str, Any]) -> None:
     """Keep figures in the bundle's `scores.json` under `name`.
 
-    The file is read anew, for other evaluations may have recorded theirs while this one ran.
+    The file is read again, for other evaluations may have recorded theirs while this one ran.
     """
     scores = json.dumps({**bundle.scores, name: entry}, indent=2)
     write_atomically(bundle.folder / SCORES, scores + "\n")

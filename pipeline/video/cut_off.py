@@ -63,7 +63,10 @@ def _has_second_asf(file: BinaryIO, length: int) -> bool:
 
 
 def _has_second_matroska(file: BinaryIO, length: int) -> bool:
-    """Whether there is a second EBML header. A segment of unknown size, as of a live stream, goes to the end."""
+    """Whether there is a second EBML header.
+
+    A segment of unknown size, as of a live stream, goes to the end of the file.
+    """
     position = 0
     while position < length:
         file.seek(position)

@@ -74,9 +74,9 @@ def _write_report(report: FootageReport, bundle: str, options: RunOptions) -> No
     if str(options.json) != "-":
         out.print(footage_table(list(report.scores.values())))
     if options.plot:
-        asked = report.scores["yes-no"]
-        title = f"{report.bundle}: yes or no, {asked.of}"
-        files = plot_reliability(asked.reliability, options.plot, title)
+        yes_no = report.scores["yes-no"]
+        title = f"{report.bundle}: yes or no, {yes_no.of}"
+        files = plot_reliability(yes_no.reliability, options.plot, title)
         note(f"drawn: {', '.join(map(str, files))}")
 
 

@@ -73,9 +73,9 @@ def baseline_captions(
     similarity = CaptionSimilarity([clip.captions for clip in train])
     same = similarity.consensus([caption for clip in train for caption in clip.captions])
     tower = imagenet_trunk()
-    known = trunk_features(train, tower, progress=progress)
-    asked = trunk_features(clips, tower, progress=progress)
-    found = {SAME: [same] * len(clips)}
+    train_features = trunk_features(train, tower, progress=progress)
+    clip_features = trunk_features(clips, tower, progress=progress)
+    captions = {SAME: [same] * len(clips)}
     for name, k in NEIGHBOURS.items():
-        found[name] = neighbour_captions(asked, train, known, similarity, k)
-    return found
+        captions[name] = neighbour_captions(clip_features, train, train_features, similarity, k)
+    return captions

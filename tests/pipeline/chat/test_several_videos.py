@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reellama.pipeline.chat.ordinals import videos_in_question
+from reellama.pipeline.chat.question_text import videos_in_question
 from reellama.pipeline.chat.video_chat import VideoChat
 from tests.conftest import Result
 from tests.helpers.film import steady, write_film

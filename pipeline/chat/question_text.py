@@ -1,7 +1,7 @@
-"""Which of several videos a question means: "the second video", "the last clip".
+"""The text of a question: as rules compare it, and which of several videos it names.
 
-Soft tokens have no names, and a small model answers about the first: it is given the one that is
-meant, and is asked about "the video".
+Soft tokens have no names, and a small model answers about the first: asked about "the second video"
+or "the last clip", it is given that video alone, and is asked about "the video".
 """
 
 from __future__ import annotations
@@ -14,6 +14,15 @@ AnyVideo = TypeVar("AnyVideo")
 _POSITIONS = {"first": 0, "second": 1, "third": 2, "fourth": 3, "fifth": 4, "last": -1}
 _POSITIONS |= {"1st": 0, "2nd": 1, "3rd": 2, "4th": 3, "5th": 4}
 _MEANT = re.compile(rf"\b({'|'.join(_POSITIONS)}) (?=(?:video|clip|film|movie)\b)", re.IGNORECASE)
+
+
+def normalized_question(question: str) -> str:
+    """A question in lower case, its words one space apart, without the marks at its ends.
+
+    >>> normalized_question("How long  is it?")
+    'how long is it'
+    """
+    return " ".join(question.lower().strip(" ?.!").split())
 
 
 def videos_in_question(question: str, videos: Sequence[AnyVideo]) -> tuple[list[AnyVideo], str]:
