@@ -20,6 +20,8 @@ from reellama.pipeline.chat.question_text import videos_in_question
 from reellama.pipeline.llm.engine import ContextOverflow, Engine, Prompt, Text, Token
 from reellama.pipeline.video.clip import Clip
 
+# At most the context divided by this is kept free for the answer: a quarter.
+ANSWER_DIVISOR = 4
 # Without a turn all that follows the video is read again: make room for a while at once.
 ROOM_AFTER_DROPPING = 0.75
 # A long conversation loses turns until the context's positions, divided by this, are left for the
@@ -87,7 +89,7 @@ class Chat:
         """
         return self._answer(len(self.turns), question, generation)
 
-    def put(
+    def answer_turn(
         self, index: int, question: str, *, request: str | None = None, **generation: Any
     ) -> TokenStream:
         """Answer `question` as turn `index`, in place of those from there on.
@@ -96,8 +98,11 @@ class Chat:
         """
         return self._answer(index, question, generation, request)
 
-    def reply(self, index: int, question: str, answer: str) -> TokenStream:
-        """A turn whose answer is known without the LLM, as one token; `index` as in `put`."""
+    def add_known_answer(self, index: int, question: str, answer: str) -> TokenStream:
+        """Add a turn whose answer is known without the LLM; the answer is one token.
+
+        index: as in `answer_turn`.
+        """
         self.turns[index:] = [Turn(question, answer)]
         yield Token(-1, answer, 1.0, [])
 
@@ -202,11 +207,11 @@ class Chat:
         if not question.strip():
             raise ReellamaError("the question is empty")
         max_tokens = generation.pop("max_tokens", 256)
-        prompt, room = self._fit(index, question, max_tokens, request)
+        prompt, n_left = self._fit(index, question, max_tokens, request)
         pieces: list[str] = []
         complete = False
         try:
-            tokens = self.engine.generate(prompt, max_tokens=min(max_tokens, room), **generation)
+            tokens = self.engine.generate(prompt, max_tokens=min(max_tokens, n_left), **generation)
             for token in tokens:
                 pieces.append(token.text)
                 yield token

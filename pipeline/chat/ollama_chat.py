@@ -52,17 +52,17 @@ class OllamaChat(Chat):
         videos = [video for video in self.videos if isinstance(video, NotedVideo)]
         parts = [self.system or "", notes_as_text(videos) if videos else ""]
         system = "\n\n".join(filter(None, parts))
-        asked = [(turn.question, turn.answer) for turn in turns]
-        found: list[dict[str, Any]] = [*prompt_format.messages(system, asked, question)]
+        answered = [(turn.question, turn.answer) for turn in turns]
+        messages: list[dict[str, Any]] = [*prompt_format.messages(system, answered, question)]
         if videos and "vision" in self.model.capabilities:
-            first = next(message for message in found if message["role"] == "user")
-            shown = _shown(videos, self._room_for_pictures())
+            first = next(message for message in messages if message["role"] == "user")
+            shown = _shown(videos, self._max_pictures())
             times = ", ".join(f"{videos[i].path.name} at {format_time(t)}" for i, t, _ in shown)
             first["content"] = f"(Pictures: {times})\n{first['content']}"
             first["images"] = [jpeg(frame) for _, _, frame in shown]
-        return found
+        return messages
 
-    def _room_for_pictures(self) -> int:
+    def _max_pictures(self) -> int:
         fitting = int(self.engine.n_ctx * PICTURES_SHARE) // PICTURE_TOKENS
         return max(1, min(MAX_PICTURES, fitting))
 
@@ -158,21 +158,21 @@ class OllamaVideoChat(VideoChat):
         plan = plan_answer(question, self.videos, self.bundle, self.languages)
         return plan._replace(request=None, stop=())  # it has the notes, which are one description
 
-    def _room(self, videos: Sequence[Video]) -> int:
+    def _context_left(self, videos: Sequence[Video]) -> int:
         """All that there is for videos: the bundle's own LLM watches one after another."""
-        return super()._room([])
+        return super()._context_left([])
 
     def _encode_video(
         self,
         path: Path,
         read_options: VideoReadOptions,
         pooling: PoolingOptions,
-        room: Callable[[], int],
+        context_left: Callable[[], int],
         progress: Progress | None,
     ) -> NotedVideo:
-        video = super()._encode_video(path, read_options, pooling, room, progress)
+        video = super()._encode_video(path, read_options, pooling, context_left, progress)
         return NotedVideo(
-            **vars(video), notes=take_notes(self, video, read_options, pooling, room())
+            **vars(video), notes=take_notes(self, video, read_options, pooling, context_left())
         )
 
 

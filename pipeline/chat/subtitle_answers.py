@@ -42,9 +42,10 @@ _WHEN = rf"when {_SAYS}(?P<q>[\"'])(?P<words>.+)(?P=q)(?: said)?"
 _QUOTES = {0x201C: '"', 0x201D: '"', 0x2018: "'", 0x2019: "'"}
 
 
-def between(lines: Sequence[Subtitle], options: VideoReadOptions) -> tuple[Subtitle, ...]:
+def between(lines: Sequence[Subtitle], read_options: VideoReadOptions) -> tuple[Subtitle, ...]:
     """The lines in the part of a video that is looked at."""
-    start, end = options.start or 0.0, math.inf if options.end is None else options.end
+    start = read_options.start or 0.0
+    end = math.inf if read_options.end is None else read_options.end
     return tuple(line for line in lines if line.end > start and line.start < end)
 
 

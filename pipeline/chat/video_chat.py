@@ -115,7 +115,7 @@ class VideoChat:
                 self._path, _ = merged_or_beside(self._llm, own, self._merged, make=True)
             unmerged = () if self._is_merged else own
             loaded = Engine(self._path, lora=[*unmerged, *lora], **engine)
-        if self._encoder.found:  # all that is asked is there, and may have been read before
+        if self._encoder.was_cached:  # all that is asked is there, and may have been read before
             return loaded
         # What stands before any video; beside one that is looked at.
         beside = self._encoder.busy and self._path.stat().st_size <= SMALL_LLM
@@ -203,7 +203,11 @@ class VideoChat:
     def add(self, path: str | Path, progress: Progress | None = None) -> Video:
         """Look at one more video; `progress(done, total)` counts its frames."""
         video = self._encode_video(
-            Path(path), self.read_options, self.pooling, lambda: self._room(self.videos), progress
+            Path(path),
+            self.read_options,
+            self.pooling,
+            lambda: self._context_left(self.videos),
+            progress,
         )
         self.conversation.add(video)
         return video
@@ -245,13 +249,13 @@ class VideoChat:
         """Answer `question` as turn `index`, in place of those from there on."""
         sampling = generation.get("sampling", GREEDY_SAMPLING)
         if sampling.grammar is not None or sampling.json_schema is not None:  # the model can
-            return self._timed(self.conversation.put(index, question, **generation))
+            return self._timed(self.conversation.answer_turn(index, question, **generation))
         plan = self._plan(question)
         if plan.answer is not None:
-            return self.conversation.reply(index, question, plan.answer)
+            return self.conversation.add_known_answer(index, question, plan.answer)
         if plan.request is not None:
             return self._from_description(index, question, plan, generation)
-        return self._timed(self.conversation.put(index, question, **generation))
+        return self._timed(self.conversation.answer_turn(index, question, **generation))
 
     def _from_description(
         self, index: int, question: str, plan: AnswerPlan, generation: dict[str, Any]
@@ -260,16 +264,17 @@ class VideoChat:
         likely turn with the last digits, which depend on what stood in the KV cache before."""
         (video,) = plan.videos
         if self._described and self._described[0] is video and self._described[1] == generation:
-            yield from self.conversation.reply(index, question, plan.part_of(self._described[2]))
+            answer = plan.part_of(self._described[2])
+            yield from self.conversation.add_known_answer(index, question, answer)
             return
         stop = generation.get("stop", ())
         own = (stop,) if isinstance(stop, str) else tuple(stop)
-        asked = {**generation, "stop": (*own, *plan.stop)}
+        options = {**generation, "stop": (*own, *plan.stop)}
         text = ""
         with closing(
-            self.conversation.put(index, question, request=plan.request, **asked)
-        ) as answer:
-            for token in self._timed(answer):
+            self.conversation.answer_turn(index, question, request=plan.request, **options)
+        ) as tokens:
+            for token in self._timed(tokens):
                 text += token.text
                 yield token
         sampling = generation.get("sampling", GREEDY_SAMPLING)
@@ -326,12 +331,12 @@ class VideoChat:
         videos: list[Video] = []
         for path in paths:
             video = self._encode_video(
-                path, read_options, pooling, lambda: self._room(videos), progress
+                path, read_options, pooling, lambda: self._context_left(videos), progress
             )
             videos.append(video)
         return videos
 
-    def _room(self, videos: Sequence[Video]) -> int:
+    def _context_left(self, videos: Sequence[Video]) -> int:
         """Cells of the context for one more video after `videos`."""
         taken = sum(video.n_soft_tokens for video in videos)
         return int(self.engine.n_ctx * VIDEOS_SHARE) - taken
@@ -341,40 +346,43 @@ class VideoChat:
         path: Path,
         read_options: VideoReadOptions,
         pooling: PoolingOptions,
-        room: Callable[[], int],
+        context_left: Callable[[], int],
         progress: Progress | None,
     ) -> Video:
-        """Frames -> features -> soft tokens, or what is known of them. `room` is asked for once the
-        video was seen: it waits for the LLM."""
-        seen = self._encoder.encode(path, read_options, self.timings, progress)
-        clip, encoded = seen.clip, seen.encoded
+        """Frames -> features -> soft tokens, or what is known of them. `context_left` is called
+        once the video is encoded: it waits for the LLM."""
+        clip, encoded, footage_caveat = self._encoder.encode(
+            path, read_options, self.timings, progress
+        )
         if self.bundle.remark and not self.timings.n_frames:  # it is said once
             clip = replace(clip, notes=(*clip.notes, self.bundle.remark))
-        if seen.footage_caveat and not self._said_caveat:  # it is said once
-            clip = replace(clip, notes=(*clip.notes, seen.footage_caveat))
+        if footage_caveat and not self._said_caveat:  # it is said once
+            clip = replace(clip, notes=(*clip.notes, footage_caveat))
             self._said_caveat = True
         # The LLM may still be loading. Meanwhile: what its prompt is made with.
         from reellama.gguf_tools.text.chat_template import ChatTemplate
 
         ChatTemplate.from_gguf(self._path).compile()
-        cells = room()
+        cells = context_left()
         parts = self.bundle.prompt_parts(encoded, pooling, cells)
         if self.bundle.reads_text and clip.subtitles:
             parts = [*parts, Text(as_text(clip.subtitles, self.engine.n_ctx))]
         self.timings.pooling, *notes = self.bundle.pooling_summary(encoded, pooling, cells)
         clip = replace(clip, notes=(*clip.notes, *notes))
-        video = Video(path, parts, clip, footage_caveat=seen.footage_caveat)
+        video = Video(path, parts, clip, footage_caveat=footage_caveat)
         self.timings.n_frames += len(clip.frames)
         self.timings.n_soft_tokens += video.n_soft_tokens
         return video
 
     def _timed(self, answer: TokenStream) -> TokenStream:
         """The tokens of `answer`; its stages are in `timings` afterwards."""
-        asked = time.perf_counter()
+        asked_at = time.perf_counter()
         self.timings.first_token = 0.0
         with closing(answer):
             for token in answer:
-                self.timings.first_token = self.timings.first_token or time.perf_counter() - asked
+                self.timings.first_token = (
+                    self.timings.first_token or time.perf_counter() - asked_at
+                )
                 yield token
         last = self.last
         self.timings.prefill = last.prefill_seconds

@@ -34,7 +34,7 @@ from reellama.pipeline.video.subtitles import Subtitle, sidecars
 MAX_HASHED = 256 << 20
 
 
-class SeenVideo(NamedTuple):
+class EncodedVideoFile(NamedTuple):
     """A video's clip with its subtitles, what the bundle made of it, and the caveat of `Video`."""
 
     clip: Clip
@@ -43,15 +43,15 @@ class SeenVideo(NamedTuple):
 
 
 class VideoEncoder:
-    """Looks at videos for a bundle. cache: where what was seen is kept; None keeps nothing.
+    """Encodes videos with a bundle. cache: keeps what was encoded; None keeps nothing.
 
-    busy: whether frames are being read or seen just now, which takes a core or two.
-    found: whether the last video was in the cache, so that somebody waits for the LLM alone.
+    busy: whether frames are being read or encoded just now, which takes a core or two.
+    was_cached: whether the last video was in the cache, so that the LLM alone is waited for.
     """
 
     def __init__(self, bundle: VideoBundle, cache: ArrayCache | None) -> None:
         self.bundle, self.cache = bundle, cache
-        self.busy = self.found = False
+        self.busy = self.was_cached = False
 
     def encode(
         self,
@@ -59,43 +59,44 @@ class VideoEncoder:
         read_options: VideoReadOptions,
         timings: Timings,
         progress: Progress | None = None,
-    ) -> SeenVideo:
+    ) -> EncodedVideoFile:
         """A video's clip and what the bundle made of it. The clip's frames are read when somebody
-        looks at them, if this was known. Raises VideoError for what is no video."""
-        options = read_options.with_defaults(
+        looks at them, if they are in the cache. Raises VideoError for what is no video."""
+        read_options = read_options.with_defaults(
             frames=self.bundle.frames, max_side=self.bundle.max_side
         )
         with timings.stage("read"):
             before = _stamps(path)
-            key = self._key(path, options)
+            key = self._key(path, read_options)
             if self.cache is not None and key is not None:
                 arrays = self.cache.read(key)
-                if arrays is not None and (known := _known(arrays, path, options)) is not None:
-                    self.found = True
-                    return known
-        self.busy, self.found = True, False
+                cached = None if arrays is None else _from_cache(arrays, path, read_options)
+                if cached is not None:
+                    self.was_cached = True
+                    return cached
+        self.busy, self.was_cached = True, False
         try:
-            clip, features, array = self._look(path, options, timings, progress)
+            clip, features, array = self._encode_video(path, read_options, timings, progress)
         finally:
             self.busy = False
         encoded = EncodedFrames(array, clip.times, frame_size(clip.frames))
         caveat = self.bundle.footage_caveat(features)
         if caveat and (note := scenes_note(clip.times, clip.frames)):
             clip = replace(clip, notes=(*clip.notes, note))
-        seen = SeenVideo(clip, encoded, caveat)
+        result = EncodedVideoFile(clip, encoded, caveat)
         # A file or a bundle that was written meanwhile may be half old and half new.
         changed = self.bundle.changed or before != _stamps(path)
         if self.cache is not None and key is not None and not changed:
             # A file of subtitles beside the video is no part of its content: it is read each time.
             lines = None if sidecars(clip.path) else clip.subtitles
-            facts = ClipFacts(clip.duration, clip.notes, clip.facts, seen.footage_caveat, lines)
+            facts = ClipFacts(clip.duration, clip.notes, clip.facts, caveat, lines)
             self.cache.write(key, **encoded._asdict(), **{FACTS: facts.to_array()})
-        return seen
+        return result
 
-    def _look(
+    def _encode_video(
         self,
         path: Path,
-        options: VideoReadOptions,
+        read_options: VideoReadOptions,
         timings: Timings,
         progress: Progress | None,
     ) -> tuple[Clip, np.ndarray, np.ndarray]:
@@ -109,21 +110,21 @@ class VideoEncoder:
                     beside.submit(self.bundle.prepare_projection, [frame])
 
                 clip = read_frames(
-                    source, options, progress=progress, on_first_frame=prepare_projection
+                    source, read_options, progress=progress, on_first_frame=prepare_projection
                 )
-                clip = replace(clip, subtitles=_subtitles(source, options))
+                clip = replace(clip, subtitles=_subtitles(source, read_options))
             with timings.stage("tower"):
                 features = self.bundle.features(clip.frames)
             with timings.stage("projector"):
                 array = self.bundle.project(features, clip.times)
         return clip, features, array
 
-    def _key(self, path: Path, options: VideoReadOptions) -> str | None:
+    def _key(self, path: Path, read_options: VideoReadOptions) -> str | None:
         """What the soft tokens of a video depend on; None for what cannot be read."""
         if self.cache is None:
             return None
         with suppress(OSError):
-            return encoding_key(_digests(path), options, self.bundle.version)
+            return encoding_key(_digests(path), read_options, self.bundle.version)
         return None
 
 
@@ -147,32 +148,32 @@ def _digest(path: Path) -> bytes:
     return hashlib.sha256(path.read_bytes()).digest()
 
 
-def _subtitles(video: VideoInput, options: VideoReadOptions) -> tuple[Subtitle, ...]:
+def _subtitles(video: VideoInput, read_options: VideoReadOptions) -> tuple[Subtitle, ...]:
     """What is said in the part of a video that is looked at, where that is wanted."""
-    if options.subtitles != "auto":
+    if read_options.subtitles != "auto":
         return ()
     with opened(video) as source:
-        return between(source.subtitles(), options)
+        return between(source.subtitles(), read_options)
 
 
-def _known(
-    arrays: dict[str, np.ndarray], path: Path, options: VideoReadOptions
-) -> SeenVideo | None:
+def _from_cache(
+    arrays: dict[str, np.ndarray], path: Path, read_options: VideoReadOptions
+) -> EncodedVideoFile | None:
     """A clip and its soft tokens from a cache; None for an entry that has no facts of the file."""
     try:
-        known = ClipFacts.from_array(arrays.pop(FACTS))
+        facts = ClipFacts.from_array(arrays.pop(FACTS))
         encoded = EncodedFrames(**arrays)
         frames = UnreadFrames(
             path,
             len(encoded.times),
             encoded.frame_size,
-            lambda: read_frames(path, options).frames,
+            lambda: read_frames(path, read_options).frames,
         )
-        subtitles = known.subtitles
+        subtitles = facts.subtitles
         if subtitles is None or sidecars(path):
-            subtitles = _subtitles(path, options)
-        duration, notes = known.duration, known.notes
-        clip = Clip(frames, encoded.times, duration, path, notes, known.facts, subtitles)
-        return SeenVideo(clip, encoded, known.footage_caveat)
+            subtitles = _subtitles(path, read_options)
+        duration, notes = facts.duration, facts.notes
+        clip = Clip(frames, encoded.times, duration, path, notes, facts.facts, subtitles)
+        return EncodedVideoFile(clip, encoded, facts.footage_caveat)
     except (KeyError, TypeError, ValueError):
         return None

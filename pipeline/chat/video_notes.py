@@ -50,17 +50,17 @@ class NotedVideo(Video):
 def take_notes(
     video_chat: VideoChat,
     video: Video,
-    reading: VideoReadOptions,
+    read_options: VideoReadOptions,
     pooling: PoolingOptions,
-    room: int,
+    context_left: int,
 ) -> tuple[Note, ...]:
-    """Describe a video that was read as `reading` says, then its parts, as the bundle sees them.
+    """Describe a video that was read with `read_options`, then its parts, as the bundle sees them.
 
-    pooling, room: of each part, as `VideoBundle.prompt_parts` takes them.
+    pooling, context_left: of each part, as `VideoBundle.prompt_parts` takes them.
     """
     clip = video.clip
-    start = reading.start or 0.0
-    end = clip.duration if reading.end is None else min(reading.end, clip.duration)
+    start = read_options.start or 0.0
+    end = clip.duration if read_options.end is None else min(read_options.end, clip.duration)
     notes = [Note(start, end, _describe(video_chat, video))]
     n = min(MAX_PARTS, int((end - start) / PART_SECONDS))
     if n > 1:
@@ -68,7 +68,7 @@ def take_notes(
         for a, b in pairwise(borders):
             with suppress(VideoError):  # a damaged part: the whole tells what there is to tell
                 part = _read_part(
-                    video_chat, video, replace(reading, start=a, end=b), pooling, room
+                    video_chat, video, replace(read_options, start=a, end=b), pooling, context_left
                 )
                 notes.append(Note(a, b, _describe(video_chat, part)))
     return tuple(notes)
@@ -89,13 +89,17 @@ def notes_as_text(videos: Sequence[NotedVideo]) -> str:
 
 
 def _read_part(
-    video_chat: VideoChat, video: Video, part: VideoReadOptions, pooling: PoolingOptions, room: int
+    video_chat: VideoChat,
+    video: Video,
+    part: VideoReadOptions,
+    pooling: PoolingOptions,
+    context_left: int,
 ) -> Video:
     bundle = video_chat.bundle
-    options = part.with_defaults(frames=bundle.frames, max_side=bundle.max_side)
-    clip = read_frames(video.path, options)
+    read_options = part.with_defaults(frames=bundle.frames, max_side=bundle.max_side)
+    clip = read_frames(video.path, read_options)
     encoded = bundle.encode(clip.frames, clip.times)
-    return Video(video.path, bundle.prompt_parts(encoded, pooling, room), clip)
+    return Video(video.path, bundle.prompt_parts(encoded, pooling, context_left), clip)
 
 
 def _describe(video_chat: VideoChat, video: Video) -> str:

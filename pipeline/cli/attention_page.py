@@ -56,13 +56,13 @@ def _grid(attention: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class AttentionPage:
-    """A video and its fields, as the template takes them."""
+    """A video and what its slots say, as the template takes them."""
 
     name: str
     bundle: str
     frames: Sequence[np.ndarray]
     times: Sequence[float] | np.ndarray
-    fields: Sequence[SlotReading]
+    readings: Sequence[SlotReading]
 
     def render(self) -> str:
         """One HTML page that needs nothing else."""

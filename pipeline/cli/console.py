@@ -111,11 +111,11 @@ def add_video(video_chat: VideoChat, path: Path) -> Video:
     """Look at a video with a progress bar, and pass on what there is to say about it."""
     with reading_bar(path) as report:
         video = video_chat.add(path, report)
-    for remark in video.clip.notes:
-        if remark == video.footage_caveat:
-            note_footage_caveat(path.name or path, remark)
+    for line in video.clip.notes:
+        if line == video.footage_caveat:
+            note_footage_caveat(path.name or path, line)
         else:
-            note(f"{path.name or path}: {remark}")
+            note(f"{path.name or path}: {line}")
     times = ", ".join(format_time(float(time)) for time in video.clip.times)
     detail(f"{video_summary(video)}; frames at {times}")
     return video
@@ -163,8 +163,8 @@ def timings_table(timings: Timings) -> Table:
         ("first token", t.first_token, "after the question, prefill included"),
         ("generate", t.generate, f"{t.n_generated} tokens, {t.tokens_per_second:.1f} tokens/s"),
     ]
-    for stage, seconds, remark in rows:
-        table.add_row(stage, f"{seconds:.3f}", Text(remark, "dim"))
+    for stage, seconds, explanation in rows:
+        table.add_row(stage, f"{seconds:.3f}", Text(explanation, "dim"))
     table.add_row("peak memory", f"{peak_memory() / 2**20:.0f}", Text("MiB", "dim"))
     return table
 

@@ -69,8 +69,8 @@ class Session:
         """A line for each video, and what there is to say about it."""
         for video in self.video_chat.videos:
             say(video_summary(video))
-            for remark in video.clip.notes:
-                say(remark)
+            for line in video.clip.notes:
+                say(line)
 
     def last_conversation(self) -> Path:
         """Where the conversation is kept after every answer, for `/load` without a path."""

@@ -103,12 +103,12 @@ def inspect(session: Session, rest: str) -> None:
         )
     for video in session.video_chat.videos:
         clip = video.clip
-        fields = bundle.interpret(bundle.features(clip.frames), clip.times)
+        readings = bundle.interpret(bundle.features(clip.frames), clip.times)
         say(video_summary(video))
         if number is None:
-            err.print(slot_table(fields, clip, everything=False))
+            err.print(slot_table(readings, clip, everything=False))
         else:
-            show_token(clip, fields, number, err)
+            show_token(clip, readings, number, err)
 
 
 @command("[NAME [VALUE]]", "show settings, or change one: /set temperature 0.7")

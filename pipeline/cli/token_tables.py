@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 MIN_SHARE = 0.001  # a word's share of a soft token that is worth a mention
 
 
-def slot_table(fields: Sequence[SlotReading], clip: Clip, *, everything: bool) -> Table:
-    """A row for each field that says something, or for each. A free token says something where its
-    word is another than those above it."""
+def slot_table(readings: Sequence[SlotReading], clip: Clip, *, everything: bool) -> Table:
+    """A row for each slot that says something, or for every slot. A free token says something where
+    its word is another than those above it."""
     from rich.table import Table
     from rich.text import Text
 
@@ -27,32 +27,35 @@ def slot_table(fields: Sequence[SlotReading], clip: Clip, *, everything: bool) -
     from reellama.pipeline.cli.attention_page import attention_peak
     from reellama.pipeline.cli.console import confidence_color, strip_control
 
-    grid = Table("tokens", "asked", "says", "sure", "looks most at", box=None, pad_edge=False)
+    grid = Table("tokens", "slot", "says", "sure", "looks most at", box=None, pad_edge=False)
     grid.columns[3].justify = "right"
-    if not any(field.label for field in fields):
+    if not any(reading.label for reading in readings):
         grid.columns[1].header = ""
     shown: set[str] = set()
-    for field in fields:
-        repeats = field.label == FREE_SLOT and field.text in shown
-        if everything or (field.text and not repeats):
-            shown.add(field.text)
-            peak = (
-                attention_peak(field.attention, clip.times) if field.attention is not None else ""
-            )
-            said = Text(
-                strip_control(field.text) or "(nothing)", confidence_color(field.confidence)
+    for reading in readings:
+        repeats = reading.label == FREE_SLOT and reading.text in shown
+        if everything or (reading.text and not repeats):
+            shown.add(reading.text)
+            attention = reading.attention
+            peak = "" if attention is None else attention_peak(attention, clip.times)
+            words = Text(
+                strip_control(reading.text) or "(nothing)", confidence_color(reading.confidence)
             )
             grid.add_row(
-                field.token_range, field.label, said, f"{field.confidence:.0%}", Text(peak, "dim")
+                reading.token_range,
+                reading.label,
+                words,
+                f"{reading.confidence:.0%}",
+                Text(peak, "dim"),
             )
-    silent = len(fields) - grid.row_count
+    silent = len(readings) - grid.row_count
     if silent:
         grid.caption = f"{silent} more say nothing new (--all)"
         grid.caption_justify = "left"
     return grid
 
 
-def show_token(clip: Clip, fields: Sequence[SlotReading], number: int, to: Console) -> None:
+def show_token(clip: Clip, readings: Sequence[SlotReading], number: int, to: Console) -> None:
     """One soft token: its words, and the frames with its attention. Raises ReellamaError."""
     from rich.text import Text
 
@@ -61,14 +64,14 @@ def show_token(clip: Clip, fields: Sequence[SlotReading], number: int, to: Conso
     from reellama.pipeline.cli.filmstrip import Filmstrip, can_draw
     from reellama.pipeline.video.timestamps import format_time
 
-    tokens = {token.number: (token, field) for field in fields for token in field.tokens}
+    tokens = {token.number: (token, reading) for reading in readings for token in reading.tokens}
     if number not in tokens:
         raise ReellamaError(f"there is no soft token {number}: they go from 0 to {max(tokens)}")
-    token, field = tokens[number]
+    token, reading = tokens[number]
     likely = [pair for pair in token.words if pair[1] >= MIN_SHARE] or token.words[:1]
     words = [f"{strip_control(word.strip()) or '(nothing)'} {share:.1%}" for word, share in likely]
-    asked = f" ({field.label})" if field.label else ""
-    to.print(Text(f"soft token {number}{asked}: {', '.join(words)}"))
+    label = f" ({reading.label})" if reading.label else ""
+    to.print(Text(f"soft token {number}{label}: {', '.join(words)}"))
     if token.attention is None:
         to.print("It looks at all of the video alike.")
         return

@@ -56,32 +56,32 @@ def run(video: Path, frames: FrameOptions, options: InspectOptions) -> None:
         check_writable(options.html)
     bundle = trained_bundle(options.bundle, NO_WORDS)
     with reading_bar(video) as report:
-        reading = frames.read_options().with_defaults(
+        read_options = frames.read_options().with_defaults(
             frames=bundle.frames, max_side=bundle.max_side
         )
-        clip = read_frames(video, reading, progress=report)
-        fields = bundle.interpret(bundle.features(clip.frames), clip.times)
-    for remark in clip.notes:
-        note(f"{video.name}: {remark}")
+        clip = read_frames(video, read_options, progress=report)
+        readings = bundle.interpret(bundle.features(clip.frames), clip.times)
+    for line in clip.notes:
+        note(f"{video.name}: {line}")
     if options.html:
-        page = AttentionPage(video.name, bundle.config.name, clip.frames, clip.times, fields)
+        page = AttentionPage(video.name, bundle.config.name, clip.frames, clip.times, readings)
         write_atomically(options.html, page.render())
-        note(f"{options.html}: {len(fields)} soft tokens")
+        note(f"{options.html}: {len(readings)} soft tokens")
     if options.json:
-        print_json(video, bundle.config.name, clip, fields)
+        print_json(video, bundle.config.name, clip, readings)
     elif options.token is not None:
-        show_token(clip, fields, options.token, out)
+        show_token(clip, readings, options.token, out)
     elif not options.html:
         out.print(Filmstrip(clip.frames, list(clip.times)))
-        out.print(slot_table(fields, clip, everything=options.all))
+        out.print(slot_table(readings, clip, everything=options.all))
 
 
-def print_json(video: Path, bundle: str, clip: Clip, fields: Sequence[SlotReading]) -> None:
+def print_json(video: Path, bundle: str, clip: Clip, readings: Sequence[SlotReading]) -> None:
     """One object on stdout, for programs."""
     data = {
         "video": str(video),
         "bundle": bundle,
         "frames": [round(float(time), 6) for time in clip.times],
-        "fields": [field.to_json() for field in fields],
+        "fields": [reading.to_json() for reading in readings],
     }
     sys.stdout.write(json.dumps(data, ensure_ascii=False) + "\n")

@@ -247,5 +247,5 @@ def _show(results: list[Quantized]) -> None:
         size = f"{show_size(result.n_bytes):>11}  {result.bits_per_weight:5.2f} bits per weight"
         line = f"{result.type:{width}}  {size}  {result.path}"
         out.print(strip_control(line), markup=False, soft_wrap=True)
-    for remark in dict.fromkeys(remark for result in results for remark in result.notes):
-        note(f"note: {remark}")
+    for line in dict.fromkeys(line for result in results for line in result.notes):
+        note(f"note: {line}")
