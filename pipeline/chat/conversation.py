@@ -20,8 +20,6 @@ from reellama.pipeline.chat.question_text import videos_in_question
 from reellama.pipeline.llm.engine import ContextOverflow, Engine, Prompt, Text, Token
 from reellama.pipeline.video.clip import Clip
 
-# At most the context divided by this is kept free for the answer: a quarter.
-ANSWER_DIVISOR = 4
 # Without a turn all that follows the video is read again: make room for a while at once.
 ROOM_AFTER_DROPPING = 0.75
 # A long conversation loses turns until the context's positions, divided by this, are left for the
