@@ -66,15 +66,16 @@ class TokenScorer:
         return self._probabilities.best(logits, n) if n else []
 
     def score(
-        self, token: int, best: list[tuple[int, float]], shown: Collection[int] = ()
+        self, token: int, best: list[tuple[int, float]], visible_special_ids: Collection[int] = ()
     ) -> ScoredToken:
         """A token with its alternatives, `best` of the logits that it was chosen from.
 
-        Special tokens have no bytes, but for those `shown`, whose bytes are their names.
+        Special tokens have no bytes, except for `visible_special_ids`, whose bytes are their names.
         """
         p = self._probabilities.of(token) if best else math.nan
         pieces = tuple(self.piece(i) for i, _ in best)
-        piece = self._tokenizer.piece(token, special=True) if token in shown else self.piece(token)
+        is_visible = token in visible_special_ids
+        piece = self._tokenizer.piece(token, special=True) if is_visible else self.piece(token)
         return ScoredToken(token, p, best, piece, pieces)
 
     def piece(self, token: int) -> bytes:

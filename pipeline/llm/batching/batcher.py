@@ -127,8 +127,9 @@ class Batcher:
         if self._closed:
             raise Stopped
         sampler = Sampler(job.options.sampling, self.model, self.n_ctx)
-        shown = frozenset(self.tokenizer.single_tokens(job.shown))
-        state = JobState(job, sampler, TextStream(job.options.stop), job.prompt, shown=shown)
+        state = JobState(job, sampler, TextStream(job.options.stop), job.prompt)
+        special_ids = self.tokenizer.single_tokens(job.visible_special_tokens)
+        state.visible_special_ids = frozenset(special_ids)
         state.stage_started_at = time.perf_counter()
         with self._closing:
             if self._closed:
@@ -312,7 +313,7 @@ class Batcher:
         else:
             state.generated_ids.append(token)
             stats.generated_tokens += 1
-            scored = self._scorer.score(token, best, state.shown)
+            scored = self._scorer.score(token, best, state.visible_special_ids)
             for released, text in state.stream.push(scored, scored.piece):
                 self._news.append((job, released.with_text(text)))
             full = len(slot.cache) >= job.limit or stats.generated_tokens == job.options.max_tokens

@@ -35,8 +35,9 @@ TokenCallback = Callable[[Token | Exception | None], None]
 class GenerationJob:
     """One prompt to be answered. Setting `cancelled` ends it at the next step.
 
-    limit: positions that prompt and answer may take. client: who asks; places are shared among
-    clients. shown: special tokens whose names are part of the text, where they are tokens.
+    limit: positions that prompt and answer may take. client: who asks; sequences are shared among
+    clients. visible_special_tokens: texts of special tokens that are part of the answer's text;
+    those that are no token of the model are ignored.
     """
 
     prompt: TokenizedPrompt
@@ -44,7 +45,7 @@ class GenerationJob:
     options: GenerationOptions = GenerationOptions(max_tokens=NO_LIMIT, n_probs=0)
     limit: int = 1 << 31
     client: str = ""
-    shown: Sequence[str] = ()
+    visible_special_tokens: Sequence[str] = ()
     stats: GenerationStats = field(default_factory=GenerationStats)
     cancelled: bool = False
 

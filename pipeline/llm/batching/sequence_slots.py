@@ -35,7 +35,7 @@ class JobState:
     stage_started_at: float = 0.0  # when waiting, prefill or decoding began
     started_at: float = 0.0  # when the job first had a sequence
     generated_ids: list[int] = field(default_factory=list)
-    shown: frozenset[int] = frozenset()  # special tokens that are part of the text
+    visible_special_ids: frozenset[int] = frozenset()  # special tokens that are part of the text
     # Work since the job got its sequence, see `scheduler`. After preemption it starts below 0: to
     # read the same positions again is no new work.
     work: int = 0

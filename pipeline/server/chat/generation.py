@@ -22,7 +22,7 @@ from reellama.pipeline.server.timeouts import TimedOut
 
 @dataclass(frozen=True)
 class PreparedPrompt:
-    """A prompt, and how its answer is generated; `shown` as in `GenerationJob`.
+    """A prompt, and how its answer is generated; `visible_special_tokens` as in `GenerationJob`.
 
     answer: what is answered without the model. own_stop: stop texts that the client did not give.
     remark: what a person should know of answers about these videos, or "".
@@ -30,7 +30,7 @@ class PreparedPrompt:
 
     prompt: TokenizedPrompt
     generation: GenerationOptions
-    shown: tuple[str, ...] = ()
+    visible_special_tokens: tuple[str, ...] = ()
     answer: str | None = None
     own_stop: tuple[str, ...] = ()
     remark: str = ""
@@ -117,7 +117,7 @@ class Generation:
             min(n_ctx or loaded.n_ctx, loaded.n_ctx),
             stats=self.stats,
             client=CLIENT.get(),
-            shown=prepared.shown,
+            visible_special_tokens=prepared.visible_special_tokens,
         )
         job = self._job
 
