@@ -33,8 +33,7 @@ from reellama.models.token_pooling.options import DEFAULT_POOLING, PoolingOption
 from reellama.pipeline.chat.answer_plan import plan_answer
 from reellama.pipeline.chat.conversation import Video
 from reellama.pipeline.llm.batching.batcher import Batcher
-from reellama.pipeline.llm.batching.generation_job import GenerationJob
-from reellama.pipeline.llm.engine import Token
+from reellama.pipeline.llm.batching.generation_job import GenerationJob, JobUpdate
 from reellama.pipeline.llm.generation_options import GenerationOptions
 from reellama.pipeline.llm.prompt import Prompt, Text, TokenizedPrompt
 from reellama.pipeline.long_video.video_index import CACHE_FOLDER, VideoIndex, index_video
@@ -102,16 +101,16 @@ class SceneAnswer:
 class _PendingText:
     """A text that the LLM is writing."""
 
-    tokens: queue.SimpleQueue[Token | Exception | None] = field(default_factory=queue.SimpleQueue)
+    updates: queue.SimpleQueue[JobUpdate] = field(default_factory=queue.SimpleQueue)
 
     def text(self) -> str:
         """The whole text, as soon as the LLM has written it."""
-        found = []
-        while (news := self.tokens.get()) is not None:
-            if isinstance(news, Exception):
-                raise news
-            found.append(news.text)
-        return "".join(found).strip()
+        pieces = []
+        while (update := self.updates.get()) is not None:
+            if isinstance(update, Exception):
+                raise update
+            pieces.append(update.text)
+        return "".join(pieces).strip()
 
 
 @dataclass(frozen=True)
@@ -273,7 +272,7 @@ class LongVideo(Closeable):
         written = _PendingText()
         tokenized = self._tokenize_prompt(video, question)
         options = GenerationOptions(max_tokens=max_tokens, stop=stop, n_probs=0)
-        job = GenerationJob(tokenized, written.tokens.put, options)
+        job = GenerationJob(tokenized, written.updates.put, options)
         self._batcher.submit(job)
         return written
 

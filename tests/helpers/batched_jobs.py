@@ -1,4 +1,4 @@
-"""Jobs of a batcher, what they were told, and when it begins."""
+"""Jobs of a batcher: their updates, the order in which they end, and a batcher that is paused."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from reellama.pipeline.llm.batching.batcher import Batcher
-from reellama.pipeline.llm.batching.generation_job import GenerationJob
+from reellama.pipeline.llm.batching.generation_job import GenerationJob, JobUpdate
 from reellama.pipeline.llm.engine import Engine, Text, Token
 from reellama.pipeline.llm.generation_options import GenerationOptions
 
@@ -19,32 +19,32 @@ def options_of(**options: Any) -> GenerationOptions:
 
 
 class SubmittedJob:
-    """A job and what it was told."""
+    """A job and its updates."""
 
     def __init__(self, batcher: Batcher, prompt: Any, client: str = "", **options: Any) -> None:
         parts = [Text(prompt)] if isinstance(prompt, str) else prompt
-        self.news: queue.Queue[Token | Exception | None] = queue.Queue()
+        self.updates: queue.Queue[JobUpdate] = queue.Queue()
         tokenized = batcher.tokenize_prompt(parts)
-        self.job = GenerationJob(tokenized, self.news.put, options_of(**options), client=client)
+        self.job = GenerationJob(tokenized, self.updates.put, options_of(**options), client=client)
         batcher.submit(self.job)
 
     def tokens(self) -> list[Token]:
-        found = []
-        while (news := self.news.get(timeout=30)) is not None:
-            if isinstance(news, Exception):
-                raise news
-            found.append(news)
-        return found
+        tokens = []
+        while (update := self.updates.get(timeout=30)) is not None:
+            if isinstance(update, Exception):
+                raise update
+            tokens.append(update)
+        return tokens
 
     def text(self) -> str:
         return "".join(token.text for token in self.tokens())
 
 
 def likelihoods(engine: Engine, prompt: Any, tokens: list[Token]) -> np.ndarray:
-    """What the engine alone thinks of an answer: the logarithm of each token's probability."""
+    """The log-probability of each of an answer's tokens, by the engine alone."""
     parts = [Text(prompt)] if isinstance(prompt, str) else prompt
-    [found] = engine.logprobs(parts, [[token.id for token in tokens]])
-    return found
+    [logprobs] = engine.logprobs(parts, [[token.id for token in tokens]])
+    return logprobs
 
 
 def soft_prompt(engine: Engine) -> list[Any]:
@@ -56,7 +56,7 @@ def soft_prompt(engine: Engine) -> list[Any]:
 class PausedBatcher:
     """Pauses a batcher's thread until `resume`, so that jobs come together, in a known order.
 
-    A job of its own, which takes a sequence and a step, blocks the thread when it is told.
+    A job of its own, which takes a sequence and a step, blocks the thread in its callback.
     """
 
     def __init__(self, batcher: Batcher) -> None:
@@ -84,12 +84,12 @@ class CompletionOrder:
         self._n = 0
 
     def ask(self, name: str, prompt: str, client: str) -> None:
-        def listen(news: Token | Exception | None) -> None:
-            if not isinstance(news, Token):
+        def note_end(update: JobUpdate) -> None:
+            if not isinstance(update, Token):
                 self._ends.put(name)
 
         tokenized = self._batcher.tokenize_prompt([Text(prompt)])
-        job = GenerationJob(tokenized, listen, options_of(max_tokens=1), client=client)
+        job = GenerationJob(tokenized, note_end, options_of(max_tokens=1), client=client)
         self._batcher.submit(job)
         self._n += 1
 

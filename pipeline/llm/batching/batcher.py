@@ -24,8 +24,9 @@ from reellama.gguf_tools.text.tokenizer import Tokenizer
 from reellama.pipeline.llm.batching.generation_job import (
     Failed,
     GenerationJob,
+    JobUpdate,
     Stopped,
-    tell,
+    deliver,
 )
 from reellama.pipeline.llm.batching.scheduler import JobQueue
 from reellama.pipeline.llm.batching.sequence_slots import JobState, SequenceSlot
@@ -34,7 +35,7 @@ from reellama.pipeline.llm.cached_tokens import CachedTokens
 from reellama.pipeline.llm.prompt import PromptPart, Text, TokenizedPrompt, tokenize_prompt
 from reellama.pipeline.llm.text_stream import TextStream
 from reellama.pipeline.llm.token_sampling import Sampler
-from reellama.pipeline.llm.token_scorer import Token, TokenScorer
+from reellama.pipeline.llm.token_scorer import TokenScorer
 
 # A new prompt takes over the sequence that it goes on from if it keeps more than this share of it.
 MIN_REUSED_SHARE = 0.5
@@ -87,8 +88,8 @@ class Batcher:
         self._slots = [SequenceSlot(CachedTokens(self._ctx.ptr, i)) for i in range(n_parallel)]
         self._inbox: queue.SimpleQueue[JobState | None] = queue.SimpleQueue()
         self._queue, self._planner = JobQueue(), StepPlanner()
-        # Told when a step is over: who hears it would only take time from the rest of the step.
-        self._news: list[tuple[GenerationJob, Token | Exception | None]] = []
+        # Delivered when a step is over: callbacks would take time from the rest of the step.
+        self._pending_updates: list[tuple[GenerationJob, JobUpdate]] = []
         self.failure: BaseException | None = None
         self._on_failure = on_failure
         self._closed = False
@@ -157,12 +158,12 @@ class Batcher:
             self._closed = True
         for slot in self._slots:
             self._end(slot, reason)
-        self._tell_news()
+        self._deliver_updates()
         while not self._inbox.empty():
             if (state := self._inbox.get()) is not None:
                 self._queue.add(state, self._slots)
         for state in self._queue.waiting:
-            tell(state.job, reason)
+            deliver(state.job, reason)
         if self.failure is not None:
             self._on_failure()
 
@@ -176,14 +177,14 @@ class Batcher:
                 for slot in busy:
                     slot.cache.clear()  # what the memory holds is not certain now
                     self._end(slot, error)
-            self._tell_news()
+            self._deliver_updates()
 
     def _admit(self) -> bool:
         """Give sequences to jobs that wait; with nothing to do, wait. False means the end."""
         for slot in self._slots:
             if slot.state is not None and slot.state.job.cancelled:
                 self._end(slot, None)
-        self._tell_news()
+        self._deliver_updates()
         while True:
             waiting = self._queue.waiting
             idle = all(slot.state is None for slot in self._slots) and not waiting
@@ -197,7 +198,7 @@ class Batcher:
             except queue.Empty:
                 pass
             for state in self._queue.drop_cancelled():
-                tell(state.job, None)
+                deliver(state.job, None)
             if (found := self._queue.preempt(self._slots)) is not None:
                 state, slot = found
                 self._preempt(slot)
@@ -214,7 +215,7 @@ class Batcher:
         try:
             self._start(state, free)
         except Exception as error:  # noqa: BLE001
-            tell(state.job, error)
+            deliver(state.job, error)
 
     def _start(self, state: JobState, free: Sequence[SequenceSlot]) -> None:
         """Start on the sequence that holds most of the prompt, or on the one unused the longest."""
@@ -315,14 +316,14 @@ class Batcher:
             stats.generated_tokens += 1
             scored = self._scorer.score(token, best, state.visible_special_ids)
             for released, text in state.stream.push(scored, scored.piece):
-                self._news.append((job, released.with_text(text)))
+                self._pending_updates.append((job, released.with_text(text)))
             full = len(slot.cache) >= job.limit or stats.generated_tokens == job.options.max_tokens
             stats.stop_reason = "stop" if state.stream.stopped else "length" if full else None
             stats.stop_text = state.stream.stop_text
         if stats.stop_reason:
             if not state.stream.stopped:
                 for released, text in state.stream.flush():
-                    self._news.append((job, released.with_text(text)))
+                    self._pending_updates.append((job, released.with_text(text)))
             self._end(slot, None)
         return None
 
@@ -331,12 +332,12 @@ class Batcher:
         state, slot.state = slot.state, None
         slot.last_used_at = time.monotonic()
         if state is not None:
-            self._news.append((state.job, error))
+            self._pending_updates.append((state.job, error))
 
-    def _tell_news(self) -> None:
-        news, self._news = self._news, []
-        for job, each in news:
-            tell(job, each)
+    def _deliver_updates(self) -> None:
+        updates, self._pending_updates = self._pending_updates, []
+        for job, update in updates:
+            deliver(job, update)
 
 
 def _too_long(n_prompt: str, limit: int) -> ReellamaError:

@@ -1,4 +1,4 @@
-"""What a batcher is asked for, and what it tells of it."""
+"""Jobs of a batcher: a prompt to be answered, and the updates that its caller gets."""
 
 from __future__ import annotations
 
@@ -27,8 +27,10 @@ class GenerationStats:
     end_token: int | None = None  # the model's own token for the end, if that ended it
 
 
-# What a job is told: tokens, then None, or what went wrong. Called in the batcher's thread.
-TokenCallback = Callable[[Token | Exception | None], None]
+# What a job's caller gets: a token, None at the end of the answer, or what went wrong.
+JobUpdate = Token | Exception | None
+# Called in the batcher's thread.
+UpdateCallback = Callable[[JobUpdate], None]
 
 
 @dataclass(eq=False)
@@ -41,7 +43,7 @@ class GenerationJob:
     """
 
     prompt: TokenizedPrompt
-    on_token: TokenCallback
+    on_update: UpdateCallback
     options: GenerationOptions = GenerationOptions(max_tokens=NO_LIMIT, n_probs=0)
     limit: int = 1 << 31
     client: str = ""
@@ -69,11 +71,11 @@ class Failed(ReellamaError):
         self.__cause__ = cause
 
 
-def tell(job: GenerationJob, news: Token | Exception | None) -> None:
-    """Tell a job what there is. Where nobody is there to hear it any more, that ends the job."""
-    if isinstance(news, Exception) and not isinstance(news, ReellamaError):
-        news = Failed(news)
+def deliver(job: GenerationJob, update: JobUpdate) -> None:
+    """Give an update to a job's caller. A job whose caller cannot take it any more is cancelled."""
+    if isinstance(update, Exception) and not isinstance(update, ReellamaError):
+        update = Failed(update)
     try:
-        job.on_token(news)
+        job.on_update(update)
     except BaseException:  # noqa: BLE001  # such as an event loop that was closed
         job.cancelled = True

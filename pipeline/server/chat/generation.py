@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 
 from reellama.gguf_tools.text.tokenizer import Tokenizer
-from reellama.pipeline.llm.batching.generation_job import GenerationJob, GenerationStats
+from reellama.pipeline.llm.batching.generation_job import GenerationJob, GenerationStats, JobUpdate
 from reellama.pipeline.llm.engine import Token
 from reellama.pipeline.llm.generation_options import GenerationOptions
 from reellama.pipeline.llm.prompt import TokenizedPrompt
@@ -77,7 +77,7 @@ class Generation:
         self._release = release
         self._job: GenerationJob | None = None
         self._prepared: PreparedPrompt | None = None
-        self._tokens: asyncio.Queue[Token | Exception | None] = asyncio.Queue()
+        self._updates: asyncio.Queue[JobUpdate] = asyncio.Queue()
         self._ids: list[int] = []  # of its tokens so far
         self._done = False
 
@@ -107,12 +107,12 @@ class Generation:
             return
         mailbox = LoopMailbox.of(asyncio.get_running_loop())
 
-        def tell(news: Token | Exception | None) -> None:
-            mailbox.put(self._tokens.put_nowait, news)
+        def forward(update: JobUpdate) -> None:
+            mailbox.put(self._updates.put_nowait, update)
 
         self._job = GenerationJob(
             prepared.prompt,
-            tell,
+            forward,
             replace(prepared.generation, stop=(*prepared.generation.stop, *prepared.own_stop)),
             min(n_ctx or loaded.n_ctx, loaded.n_ctx),
             stats=self.stats,
@@ -135,11 +135,11 @@ class Generation:
         whole = "".join(token.text for token in tokens) == answer
         self.stats.stop_reason = "stop" if whole else "length"
         for token in tokens:
-            self._tokens.put_nowait(token)
-        self._tokens.put_nowait(None)
+            self._updates.put_nowait(token)
+        self._updates.put_nowait(None)
 
     def _expire(self, error: TimedOut) -> None:
-        self._tokens.put_nowait(error)
+        self._updates.put_nowait(error)
         if self._job is not None:
             self._job.cancelled = True
 
@@ -147,18 +147,18 @@ class Generation:
         return self
 
     async def __anext__(self) -> Token:
-        news = None if self._done else await self._tokens.get()
-        if isinstance(news, Token):
-            self._ids.append(news.id)
-            return news
+        update = None if self._done else await self._updates.get()
+        if isinstance(update, Token):
+            self._ids.append(update.id)
+            return update
         if self._prepared is not None and self.stats.stop_text in self._prepared.own_stop:
             self.stats.stop_text = None
         await self.aclose()
-        if news is not None:
+        if update is not None:
             try:
-                raise news
+                raise update
             finally:
-                del news  # the error has this frame
+                del update  # the error has this frame
         raise StopAsyncIteration
 
     async def aclose(self) -> None:

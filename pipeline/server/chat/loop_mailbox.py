@@ -14,7 +14,7 @@ class LoopMailbox:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = ref(loop)
-        self._news: deque[tuple[Callable[[Any], None], Any]] = deque()
+        self._messages: deque[tuple[Callable[[Any], None], Any]] = deque()
         self._wakes = False
 
     @classmethod
@@ -22,9 +22,9 @@ class LoopMailbox:
         """The mailbox of a loop. Called in the loop."""
         return _MAILBOXES.setdefault(loop, cls(loop))
 
-    def put(self, take: Callable[[Any], None], news: Any) -> None:
-        """Have the loop call `take(news)`. Raises RuntimeError for a loop that was closed."""
-        self._news.append((take, news))
+    def put(self, take: Callable[[Any], None], message: Any) -> None:
+        """Have the loop call `take(message)`. Raises RuntimeError for a loop that was closed."""
+        self._messages.append((take, message))
         if not self._wakes:
             self._wakes = True
             try:
@@ -37,9 +37,9 @@ class LoopMailbox:
 
     def _deliver(self) -> None:
         self._wakes = False  # what comes from now on wakes the loop again
-        while self._news:
-            take, news = self._news.popleft()
-            take(news)
+        while self._messages:
+            take, message = self._messages.popleft()
+            take(message)
 
 
 _MAILBOXES: WeakKeyDictionary[asyncio.AbstractEventLoop, LoopMailbox] = WeakKeyDictionary()

@@ -55,20 +55,20 @@ class Choices:
                 yield 0, event
             yield 0, None
             return
-        news: asyncio.Queue[ChoiceEvent | Exception] = asyncio.Queue()
+        updates: asyncio.Queue[ChoiceEvent | Exception] = asyncio.Queue()
 
         async def read(number: int, answer: ChatAnswer) -> None:
             try:
                 async for event in answer:
-                    news.put_nowait((number, event))
-                news.put_nowait((number, None))
+                    updates.put_nowait((number, event))
+                updates.put_nowait((number, None))
             except Exception as error:  # noqa: BLE001  # it is raised where the pieces are read
-                news.put_nowait(error)
+                updates.put_nowait(error)
 
         self._readers = [asyncio.create_task(read(*each)) for each in enumerate(self.answers)]
         left = len(self.answers)
         while left:
-            found = await news.get()
+            found = await updates.get()
             if isinstance(found, Exception):
                 try:
                     raise found

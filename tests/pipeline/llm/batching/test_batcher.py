@@ -14,7 +14,7 @@ import pytest
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.models.bundle import Bundle
 from reellama.pipeline.llm.batching.batcher import Batcher
-from reellama.pipeline.llm.batching.generation_job import Failed, GenerationJob, Stopped
+from reellama.pipeline.llm.batching.generation_job import Failed, GenerationJob, JobUpdate, Stopped
 from reellama.pipeline.llm.batching.step_planner import PREFILL_CHUNK
 from reellama.pipeline.llm.engine import Engine, Text, Token
 from reellama.pipeline.llm.generation_options import Sampling
@@ -73,7 +73,7 @@ def test_a_cancelled_answer_frees_its_place(batcher: Batcher) -> None:
     endless: dict[str, Any] = {"sampling": FOREVER, "max_tokens": -1}
     long = [SubmittedJob(batcher, prompt, **endless) for prompt in PROMPTS[:3]]
     for asked in long:
-        assert isinstance(asked.news.get(timeout=30), Token)
+        assert isinstance(asked.updates.get(timeout=30), Token)
     waiting = SubmittedJob(batcher, PROMPTS[3])
     long[0].job.cancelled = True
     assert waiting.text()
@@ -142,15 +142,15 @@ def test_what_goes_wrong_with_one_job_ends_that_job_alone(
 
 
 @pytest.mark.parametrize("failure", [RuntimeError("Event loop is closed"), SystemExit()])
-def test_a_listener_that_fails_is_the_only_one_that_hears_no_more(
+def test_a_callback_that_fails_ends_its_own_job_alone(
     batcher: Batcher, failure: BaseException
 ) -> None:
-    def deaf(news: Token | Exception | None) -> None:
+    def fail(update: JobUpdate) -> None:
         raise failure
 
     others = [SubmittedJob(batcher, prompt) for prompt in PROMPTS[:2]]
     job = GenerationJob(
-        batcher.tokenize_prompt([Text(PROMPTS[2])]), deaf
+        batcher.tokenize_prompt([Text(PROMPTS[2])]), fail
     )  # without a limit of its own
     batcher.submit(job)
     assert all(other.text() for other in others)
@@ -178,7 +178,7 @@ def test_no_tokens_were_asked_for(batcher: Batcher) -> None:
 def test_closing_tells_those_who_wait() -> None:
     batcher = Batcher(Bundle.load("mini").llm_path(), n_parallel=1, n_ctx=256)
     asked = [SubmittedJob(batcher, PROMPTS[0], sampling=FOREVER, max_tokens=-1) for _ in range(3)]
-    assert isinstance(asked[0].news.get(timeout=30), Token)
+    assert isinstance(asked[0].updates.get(timeout=30), Token)
     batcher.close()
     for each in asked:
         with pytest.raises(ReellamaError, match="stopping"):
@@ -189,7 +189,7 @@ def test_a_thread_that_dies_says_so_to_all_who_wait_and_to_its_owner(tiny_llama:
     died = threading.Event()
     batcher = Batcher(tiny_llama, n_parallel=1, n_ctx=2048, on_failure=died.set)
     asked = [SubmittedJob(batcher, "a", sampling=FOREVER, max_tokens=-1) for _ in range(3)]
-    assert isinstance(asked[0].news.get(timeout=30), Token)
+    assert isinstance(asked[0].updates.get(timeout=30), Token)
     (thread,) = [t for t in threading.enumerate() if t.name == f"batcher {tiny_llama.name}"]
     ctypes.pythonapi.PyThreadState_SetAsyncExc(
         ctypes.c_ulong(thread.ident or 0), ctypes.py_object(SystemExit)
@@ -213,7 +213,7 @@ def quick(tiny_llama: Path) -> Iterator[Batcher]:
 
 def test_an_answer_grows_while_a_long_prompt_is_read(quick: Batcher) -> None:
     growing = SubmittedJob(quick, "a", sampling=FOREVER, max_tokens=-1)
-    assert isinstance(growing.news.get(timeout=30), Token)
+    assert isinstance(growing.updates.get(timeout=30), Token)
     long = SubmittedJob(quick, "x" * 1500, sampling=FOREVER, max_tokens=1)
     begun = growing.job.stats.generated_tokens
     long.tokens()
@@ -234,24 +234,24 @@ def test_a_job_after_the_end_is_refused() -> None:
     batcher = Batcher(Bundle.load("mini").llm_path(), n_parallel=1, n_ctx=256)
     tokenized = batcher.tokenize_prompt([Text(PROMPTS[0])])
     batcher.close()
-    told: list[Token | Exception | None] = []
+    updates: list[JobUpdate] = []
     with pytest.raises(Stopped, match="stopping"):
-        batcher.submit(GenerationJob(tokenized, told.append))
-    assert told == []
+        batcher.submit(GenerationJob(tokenized, updates.append))
+    assert updates == []
     batcher.close()  # a second time is none
 
 
 def test_a_job_that_comes_with_the_end_is_refused_or_told() -> None:
     batcher = Batcher(Bundle.load("mini").llm_path(), n_parallel=1, n_ctx=256)
     tokenized = batcher.tokenize_prompt([Text(PROMPTS[0])])
-    taken: list[queue.Queue[Token | Exception | None]] = []
+    submitted: list[queue.Queue[JobUpdate]] = []
 
     def submit() -> None:
         with suppress(Stopped):
             while True:
-                news: queue.Queue[Token | Exception | None] = queue.Queue()
-                batcher.submit(GenerationJob(tokenized, news.put))
-                taken.append(news)
+                updates: queue.Queue[JobUpdate] = queue.Queue()
+                batcher.submit(GenerationJob(tokenized, updates.put))
+                submitted.append(updates)
 
     threads = [threading.Thread(target=submit) for _ in range(4)]
     for thread in threads:
@@ -259,8 +259,8 @@ def test_a_job_that_comes_with_the_end_is_refused_or_told() -> None:
     batcher.close()
     for thread in threads:
         thread.join()
-    assert taken
-    for news in taken:
-        while isinstance(end := news.get(timeout=5), Token):
+    assert submitted
+    for updates in submitted:
+        while isinstance(end := updates.get(timeout=5), Token):
             pass
         assert end is None or isinstance(end, Stopped)

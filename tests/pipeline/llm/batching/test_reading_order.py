@@ -35,7 +35,7 @@ def test_prompts_that_come_together_do_not_all_end_last(quick: Batcher) -> None:
     hold = PausedBatcher(quick)
     asked = [SubmittedJob(quick, f"{i}" * 1500, sampling=FOREVER, max_tokens=200) for i in range(3)]
     hold.resume()
-    assert isinstance(asked[2].news.get(timeout=30), Token)
+    assert isinstance(asked[2].updates.get(timeout=30), Token)
     written = sorted(each.job.stats.generated_tokens for each in asked)
     for each in asked:
         each.job.cancelled = True
@@ -46,7 +46,7 @@ def test_prompts_that_come_together_do_not_all_end_last(quick: Batcher) -> None:
 def test_short_prompts_that_keep_coming_hold_no_long_one_up(quick: Batcher) -> None:
     long = SubmittedJob(quick, "a" * 2000, client="long", max_tokens=1)
     n_short = 0
-    while long.news.empty():
+    while long.updates.empty():
         # Each would take all that a step reads.
         SubmittedJob(
             quick, f"{n_short:3}" + "b" * N_BATCH, client=f"{n_short}", max_tokens=1
@@ -60,14 +60,14 @@ def _steps_beside(batcher: Batcher, prompts: list[str]) -> int:
     """Tokens that an answer grows by while these prompts are read beside it: one a step."""
     growing = SubmittedJob(batcher, "a", sampling=FOREVER, max_tokens=-1)
     for _ in range(NEW_ANSWER_TOKENS):
-        assert isinstance(growing.news.get(timeout=30), Token)
+        assert isinstance(growing.updates.get(timeout=30), Token)
     hold = PausedBatcher(batcher)
     n_grown: list[int] = []  # noted in the batcher's thread, when each of the prompts is read
     ended = threading.Semaphore(0)
 
-    def note(news: object) -> None:
+    def note(update: object) -> None:
         n_grown.append(growing.job.stats.generated_tokens)
-        if news is None:
+        if update is None:
             ended.release()
 
     begun = growing.job.stats.generated_tokens
@@ -98,7 +98,7 @@ def test_short_prompts_that_come_together_are_written_together(quick: Batcher) -
     asked = [SubmittedJob(quick, prompt, sampling=FOREVER, max_tokens=40) for prompt in prompts]
     n_first: list[int] = []
 
-    def note(news: object) -> None:
+    def note(update: object) -> None:
         n_first.append(max(each.job.stats.generated_tokens for each in asked))
 
     tokenized = quick.tokenize_prompt([Text("z" * 255)])  # the longest, which is read last
@@ -113,11 +113,11 @@ def test_short_prompts_that_come_together_are_written_together(quick: Batcher) -
 
 def test_an_answer_gets_as_much_as_a_long_prompt_that_is_read_beside_it(quick: Batcher) -> None:
     growing = SubmittedJob(quick, "a", sampling=FOREVER, max_tokens=-1)
-    assert isinstance(growing.news.get(timeout=30), Token)
+    assert isinstance(growing.updates.get(timeout=30), Token)
     n_grown: list[int] = []
     read = threading.Event()
 
-    def note(news: object) -> None:
+    def note(update: object) -> None:
         n_grown.append(growing.job.stats.generated_tokens)
         read.set()
 
@@ -136,7 +136,7 @@ def test_long_prompts_leave_half_of_the_places_to_others(quick: Batcher) -> None
     n_begun: list[int] = []
     told = threading.Event()
 
-    def note(news: object) -> None:
+    def note(update: object) -> None:
         n_begun.append(sum(each.job.stats.queue_seconds > 0 for each in long))
         told.set()
 
@@ -175,8 +175,8 @@ def test_a_long_prompt_that_only_waits_to_be_read_makes_room_for_short_ones(
     growing: list[GenerationJob] = []
     ended = threading.Semaphore(0)
 
-    def note(job: int, news: object) -> None:
-        if news is None:
+    def note(job: int, update: object) -> None:
+        if update is None:
             ended.release()
         elif growing[job].stats.generated_tokens == 1:
             n_grown.append(max(each.stats.generated_tokens for each in growing))

@@ -35,11 +35,11 @@ def test_places_are_shared_among_clients(quick: Batcher) -> None:
         return SubmittedJob(quick, client, client=client, sampling=FOREVER, max_tokens=-1)
 
     many = [ask("many") for _ in range(4)]
-    assert all(isinstance(each.news.get(timeout=30), Token) for each in many[:2])
+    assert all(isinstance(each.updates.get(timeout=30), Token) for each in many[:2])
     one = ask("one")
     many[0].job.cancelled = True
-    assert isinstance(one.news.get(timeout=30), Token)
-    assert many[2].news.empty() and many[3].news.empty()
+    assert isinstance(one.updates.get(timeout=30), Token)
+    assert many[2].updates.empty() and many[3].updates.empty()
     for each in (*many, one):
         each.job.cancelled = True
         each.tokens()
@@ -48,7 +48,7 @@ def test_places_are_shared_among_clients(quick: Batcher) -> None:
 def until_its_quantum_is_used(asked: SubmittedJob) -> None:
     """Read its first answer's tokens until it may be preempted."""
     for _ in range(QUANTUM // DECODE_COST + 1):
-        assert isinstance(asked.news.get(timeout=30), Token)
+        assert isinstance(asked.updates.get(timeout=30), Token)
 
 
 def test_answers_without_end_make_room_for_a_short_one(quick: Batcher) -> None:
@@ -85,7 +85,7 @@ def test_a_preempted_answer_goes_on_as_if_nothing_had_been(tiny_llama: Path, see
             long = SubmittedJob(batcher, prompt, "long", **options)
             tokens: list[Any] = []
             for n in (100, 20, 20):
-                tokens += [long.news.get(timeout=30) for _ in range(n)]
+                tokens += [long.updates.get(timeout=30) for _ in range(n)]
                 short = SubmittedJob(batcher, "short", max_tokens=2, sampling=FOREVER)
                 assert len(short.tokens()) == 2
                 assert long.job.stats.stop_reason is None
