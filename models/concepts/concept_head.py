@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-RARE = -4.0  # logit that concepts begin with: most are in few videos
-HIDDEN = -1e4  # logit of padding
+INITIAL_LOGIT = -4.0  # low, as most concepts are in few videos
+PADDING_LOGIT = -1e4
 
 
 class ConceptHead(nn.Module):
@@ -43,7 +43,7 @@ class ConceptHead(nn.Module):
         self.cell_score = nn.Linear(width, concepts)
         self.whole = nn.Linear(2 * width, width)
         self.whole_score = nn.Linear(width, concepts)
-        nn.init.constant_(self.cell_score.bias, RARE)
+        nn.init.constant_(self.cell_score.bias, INITIAL_LOGIT)
 
     def _cells(self, features: Tensor) -> Tensor:
         """`[B, T, cells, width]`."""
@@ -57,13 +57,13 @@ class ConceptHead(nn.Module):
     def forward(self, features: Tensor, mask: Tensor) -> Tensor:
         cells = self._cells(features)
         x = cells.flatten(1, 2)  # [B, T * cells, width]
-        seen = mask.repeat_interleave(features.shape[2], dim=1)[..., None]  # [B, T * cells, 1]
-        count = seen.sum(1)  # [B, 1]
-        scores = self.cell_score(x).float().masked_fill(~seen, HIDDEN)
+        cell_mask = mask.repeat_interleave(features.shape[2], dim=1)[..., None]  # [B, T * cells, 1]
+        count = cell_mask.sum(1)  # [B, 1]
+        scores = self.cell_score(x).float().masked_fill(~cell_mask, PADDING_LOGIT)
         local = scores.logsumexp(1) - count.log()
-        mean = (x * seen).sum(1) / count
-        most = x.masked_fill(~seen, HIDDEN).amax(1)
-        whole = self.dropout(F.gelu(self.whole(torch.cat([mean, most], dim=-1))))
+        mean = (x * cell_mask).sum(1) / count
+        maximum = x.masked_fill(~cell_mask, PADDING_LOGIT).amax(1)
+        whole = self.dropout(F.gelu(self.whole(torch.cat([mean, maximum], dim=-1))))
         slope, offset = self.calibration
         return (local + self.whole_score(whole).float()) * slope + offset
 

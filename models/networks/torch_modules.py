@@ -115,8 +115,8 @@ class FrameConceptsModule(nn.Module):
         self.batched = batched
 
     def forward(self, features: Tensor) -> Tensor:
-        seen = torch.ones_like(features[:, :1, 0], dtype=torch.bool)
-        return self.batched.head.probabilities(features[:, None], seen)
+        mask = torch.ones_like(features[:, :1, 0], dtype=torch.bool)
+        return self.batched.head.probabilities(features[:, None], mask)
 
 
 def _batch(features: Tensor, times: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -33,8 +33,8 @@ class Attention(nn.Module):
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, heads, N or M, W / heads]
             for part in (self.query(x), *self.key_value(context).chunk(2, dim=-1))
         )
-        hidden = None if mask is None else mask[:, None, None, :]
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=hidden)
+        visible = None if mask is None else mask[:, None, None, :]
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
         return self.out(mixed.transpose(1, 2).flatten(2))
 
     def weights(self, x: Tensor, context: Tensor, mask: Tensor) -> Tensor:
