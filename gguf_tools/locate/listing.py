@@ -70,7 +70,7 @@ def describe_model(model: StoredModel) -> ListedModel:
         )
     first = files[0]
     mmproj = _mmproj(replace(first, size=n_bytes))
-    said = quantization(first)
+    quant = quantization(first)
     architecture = first.metadata.get("general.architecture")
     n_ctx = first.metadata.get(f"{architecture}.context_length")
     return ListedModel(
@@ -78,7 +78,7 @@ def describe_model(model: StoredModel) -> ListedModel:
         model.source,
         model.path,
         n_bytes,
-        quantization=quant_of(model.label) if said == "unknown" else said,
+        quantization=quant_of(model.label) if quant == "unknown" else quant,
         architecture=architecture if isinstance(architecture, str) else None,
         n_parameters=sum(t.n_elements for file in files for t in file.tensors.values()),
         n_ctx_train=n_ctx if isinstance(n_ctx, int) else None,

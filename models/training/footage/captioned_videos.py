@@ -122,11 +122,11 @@ def load_footage_set(
         cache.build(tower, read, progress, report)
     distributed.barrier()
     cache.open()
-    said = sum(len(video.captions) for video in videos)
-    asked = sum(len(video.turns) for video in videos)
+    n_captions = sum(len(video.captions) for video in videos)
+    n_questions = sum(len(video.turns) for video in videos)
     out = len(videos) - len(cache.usable)
     report(
-        f"{path}: {len(videos)} videos, {said} captions, {asked} questions"
+        f"{path}: {len(videos)} videos, {n_captions} captions, {n_questions} questions"
         + (f"; {out} videos left out, for they could not be read" if out else "")
     )
     return FootageSet(f"{path.parent.name}/{path.stem}", videos, share, cache)
