@@ -51,7 +51,7 @@ class BundleNetworks:
         if session is not None:
             return session.outputs(*arrays)
         assert isinstance(source, FeatureSource)
-        return source.in_torch(*arrays)
+        return source.run_in_torch(*arrays)
 
     def _why_torch(self, name: str) -> str:
         reason = self._opened[name].remark or f"its {name} was not exported yet"

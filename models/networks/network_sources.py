@@ -44,7 +44,7 @@ class ClipPart:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What open_clip knows it by, and of the tower which grid it makes."""
+        """The CLIP model's configuration; for the tower also which layers its grid takes."""
         config = self._inside / TOWER_CONFIG
         clip = config.read_text(encoding="utf-8") if config.is_file() else self.spec.to_json()
         if self.name == "tower":
@@ -52,18 +52,18 @@ class ClipPart:
         return {"network": self.name, "clip": clip}
 
     def weights(self) -> Path | None:
-        """Those in the bundle, or those that `keep_weights` wrote there or on this machine."""
+        """The file in the bundle, or the one that `keep_weights` wrote there or on this machine."""
         places = (
             self._inside / TOWER_WEIGHTS,
-            self.folder / GRAPHS / self._kept_name,
-            EXPORTED_GRAPHS / self._kept_name,
+            self.folder / GRAPHS / self._weights_name,
+            EXPORTED_GRAPHS / self._weights_name,
         )
         return next((path for path in places if path.is_file()), None)
 
     def keep_weights(self, folder: Path) -> Path:
         """See `NetworkSource.keep_weights`. One file has the weights of all parts."""
         own = self._inside / TOWER_WEIGHTS
-        path = own if own.is_file() else folder / self._kept_name
+        path = own if own.is_file() else folder / self._weights_name
         if not path.is_file():
             from safetensors.torch import save_file
 
@@ -79,13 +79,13 @@ class ClipPart:
         return self.folder / self.spec.name
 
     @property
-    def _kept_name(self) -> str:
+    def _weights_name(self) -> str:
         spec = {**self.spec.to_json(), "layer": 0, "finer": 0}  # the same weights for any grid
         where = str(self._inside.resolve()) if self._inside.is_dir() else ""
         return f"clip-{fingerprint(spec, {where: []})[:16]}.safetensors"
 
     def _load(self) -> tuple[nn.Module, Any]:
-        """It and its tokenizer, as open_clip has them."""
+        """The CLIP model and its tokenizer."""
         from reellama.models.vision.encoder import load_clip
 
         name = self._inside if self._inside.is_dir() else self.spec.name
@@ -125,17 +125,17 @@ class ClipPart:
 
 @dataclass(frozen=True)
 class FeatureSource:
-    """What takes features: the projector of a bundle, or its concepts, or a reading of them.
+    """A network that takes features: a bundle's projector or concepts, or a reading of them.
 
-    file: the name of its weights file. prefix: what their names there begin with. config: of the
-    module. batched: makes it, with its weights, in float32.
+    file: the name of its weights file. prefix: what the weights' names there begin with. config:
+    sizes of the module. load_module: makes the module, with its weights, in float32.
     """
 
     name: FeatureNetwork
     folder: Path
     file: str
     config: Mapping[str, Any]
-    batched: Callable[[], nn.Module]
+    load_module: Callable[[], nn.Module]
     prefix: str = ""
 
     @property
@@ -145,15 +145,15 @@ class FeatureSource:
         return {**name, **self.config}
 
     def weights(self) -> Path | None:
-        """Always there: else the bundle is broken, which whoever reads them says."""
+        """The file in the bundle. Where it is missing the bundle is broken, as reading it says."""
         return self.folder / self.file
 
     def keep_weights(self, folder: Path) -> Path:
-        """They are there."""
+        """The bundle has the weights; nothing is written."""
         return self.folder / self.file
 
     def module(self) -> nn.Module:
-        """It in torch, as a module of one video's arrays."""
+        """The network as a torch module, of one video's arrays."""
         from reellama.models.networks import torch_modules as modules
 
         kinds: dict[str, Callable[[Any], nn.Module]] = {
@@ -161,16 +161,17 @@ class FeatureSource:
             "concept_reading": modules.ConceptReadingModule,
             "frame_concepts": modules.FrameConceptsModule,
         }
-        return kinds.get(self.name, modules.SoftTokenModule)(self.batched())
+        return kinds.get(self.name, modules.SoftTokenModule)(self.load_module())
 
-    def in_torch(self, *arrays: np.ndarray) -> list[np.ndarray]:
+    def run_in_torch(self, *arrays: np.ndarray) -> list[np.ndarray]:
         """What torch makes of the arrays that its graph would take."""
         import torch
 
         module = self.module()  # here, where what is made can still learn
         with torch.inference_mode():
-            found = module(*(torch.from_numpy(np.ascontiguousarray(a)) for a in arrays))
-        return [each.cpu().numpy() for each in (found if isinstance(found, tuple) else (found,))]
+            output = module(*(torch.from_numpy(np.ascontiguousarray(a)) for a in arrays))
+        outputs = output if isinstance(output, tuple) else (output,)
+        return [array.cpu().numpy() for array in outputs]
 
     def export(self) -> Graph:
         """See `NetworkSource.export`."""
@@ -182,7 +183,7 @@ class FeatureSource:
         own = [name.removeprefix(self.prefix) for name in stored if name.startswith(self.prefix)]
         names = {
             f"batched.{name}": self.prefix + old
-            for name, old in names_in_file(self.batched(), own).items()
+            for name, old in names_in_file(self.load_module(), own).items()
         }
         shape = (EXAMPLE_FRAMES, self.config["cells"], self.config["channels"])
         example = {"features": torch.zeros(shape), "times": torch.arange(float(EXAMPLE_FRAMES))}
