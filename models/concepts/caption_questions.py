@@ -1,8 +1,8 @@
 """Questions about a video whose answers its captions give, by rules.
 
-Only what is sure is asked: a thing is there if most captions say so, and is not if several
-captions say nothing of it, nor of what may include it. As often as "Is there a dog?" is answered
-with yes, it is asked of a video without one.
+Only questions with a sure answer are asked: a thing is there if most captions name it, and is not
+if there are several captions and none names it or a wider word for it. "Is there a dog?" is asked
+as often about videos without a dog as about videos with one.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from reellama.models.concepts.vocabulary import FUNCTION_WORDS, Captions, words_
 
 Turn = tuple[str, str]  # a question and its answer
 
-MOST = 0.6  # share of the captions that must say that a thing is there
-ENOUGH = 4  # captions that say nothing of a thing, for it not to be there
+MIN_SHARE_SHOWING = 0.6  # of a video's captions, for a thing that they name to be there
+MIN_CAPTIONS_FOR_ABSENCE = 4  # of a video, for a thing that none of them names not to be there
 NOUN_SHARE = 0.5  # of the places where a word follows "a" or "an", those where no noun follows it
-FEWEST = 5  # videos that show a thing, for it to be asked for
+MIN_VIDEOS_SHOWING = 5  # in a data set, for a thing to be asked about
 ARTICLE_SHARE = 0.12  # of the places of a word, those after "a" or "an": verbs have fewer
 
 COLOURS = (
@@ -59,10 +59,11 @@ PREMISE_SHARE = 0.2  # of the videos, for a question about a thing that is not t
 THERE_IS = re.compile(r"^(?:there|this|it) (?:is|are) ")
 # "a man in a hat is riding a horse": what follows is what the first thing does.
 DOING = re.compile(r"\b(?:is|are) ((?!being)[a-z]+ing\b[^,.;]*)$")
-LONGEST_DOING = 8  # words
-# Of the questions what somebody does, those that say "person" or "animal" for the caption's word.
-# Without them only what is not there is asked for so, and "person" comes to mean that nobody is.
-WIDER_SUBJECT = 0.4
+MAX_DOING_WORDS = 8
+# The share of the questions "What is the dog doing?" that say "animal" or "person" instead. Without
+# them only questions about what is not there would say "person", and the word would come to mean
+# that nobody is there.
+WIDER_SUBJECT_SHARE = 0.4
 PLACE = re.compile(
     r"\b((?:in|on|at|inside|near|along|across|through|outside of) (?:a|an|the) "
     r"(?:[a-z]+ )?(?:beach|pool|water|snow|street|road|field|grass|park|lake|river|ocean|kitchen"
@@ -81,16 +82,16 @@ def _with_article_by_letter(noun: str) -> str:
 
 @dataclass(frozen=True)
 class Things:
-    """Words of captions that name a thing which can be counted: "Is there a dog?" asks for them.
+    """Words of captions that name a countable thing, such as "dog" in "Is there a dog?".
 
     Attributes:
-        names: in the order of how many videos show them.
-        shown: how many.
+        names: the things, those that most videos show first.
+        n_videos: how many videos show each of `names`.
         includes: thing -> the words that say that it is there: itself and what is narrower.
     """
 
     names: tuple[str, ...]
-    shown: tuple[int, ...]
+    n_videos: tuple[int, ...]
     includes: Mapping[str, frozenset[str]]
 
     def share(self, name: str, captions: Sequence[set[str]]) -> float:
@@ -98,7 +99,7 @@ class Things:
         return float(np.mean([bool(words & self.includes[name]) for words in captions]))
 
     def is_open(self, name: str, captions: Sequence[set[str]]) -> bool:
-        """Whether a wider word leaves open if it is there: "animal" of a dog."""
+        """Whether a wider word in a caption, such as "animal" for a dog, may mean the thing."""
         wider = {wide for wide, narrow in self.includes.items() if name in narrow} - {name}
         return any(words & wider for words in captions)
 
@@ -110,28 +111,29 @@ def base_words(caption: str, forms: Mapping[str, str]) -> set[str]:
 
 def find_things(videos: Sequence[Captions], forms: Mapping[str, str]) -> Things:
     """The countable nouns of captions: after "a" or "an", and no noun follows."""
-    last: Counter[str] = Counter()
+    ends_phrase: Counter[str] = Counter()
     after_article: Counter[str] = Counter()
-    shown: Counter[str] = Counter()
-    used: Counter[str] = Counter()
+    n_videos: Counter[str] = Counter()
+    n_uses: Counter[str] = Counter()
     wider = [frozenset([wide, *narrow.split()]) for wide, narrow in WIDER.items()]
     for captions in videos:
         here: set[str] = set()
         for caption in captions:
             words = [*words_of(caption), ""]
             bases = [forms.get(word, word) for word in words]
-            used.update(bases)
+            n_uses.update(bases)
             here.update(bases)
             for article, word, following in zip(words, words[1:], [*words[2:], ""], strict=False):
                 if article in ("a", "an"):
                     after_article[word] += 1
-                    last[word] += _ends_a_phrase(following)
-        shown.update(here - WIDER.keys())
-        shown.update(name for name, words in zip(WIDER, wider, strict=True) if here & words)
+                    ends_phrase[word] += _ends_a_phrase(following)
+        n_videos.update(here - WIDER.keys())
+        n_videos.update(name for name, words in zip(WIDER, wider, strict=True) if here & words)
     nouns = {
         word
         for word, count in after_article.items()
-        if count >= max(FEWEST, ARTICLE_SHARE * used[word]) and last[word] >= NOUN_SHARE * count
+        if count >= max(MIN_VIDEOS_SHOWING, ARTICLE_SHARE * n_uses[word])
+        and ends_phrase[word] >= NOUN_SHARE * count
     } - {
         *FUNCTION_WORDS,
         *COLOURS,
@@ -141,9 +143,9 @@ def find_things(videos: Sequence[Captions], forms: Mapping[str, str]) -> Things:
     }
     includes = {word: frozenset([word]) for word in nouns}
     includes |= dict(zip(WIDER, wider, strict=True))
-    ordered = sorted(includes, key=lambda word: (-shown[word], word))
-    kept = [word for word in ordered if shown[word] >= FEWEST]
-    return Things(tuple(kept), tuple(shown[word] for word in kept), includes)
+    ordered = sorted(includes, key=lambda word: (-n_videos[word], word))
+    names = [word for word in ordered if n_videos[word] >= MIN_VIDEOS_SHOWING]
+    return Things(tuple(names), tuple(n_videos[word] for word in names), includes)
 
 
 def _ends_a_phrase(following: str) -> bool:
@@ -156,31 +158,38 @@ def questions(
     forms: Mapping[str, str],
     rng: np.random.Generator,
     *,
-    most: int,
+    max_questions: int,
 ) -> list[Turn]:
-    """At most `most` questions about one video, drawn by chance among those that are sure."""
-    said = [base_words(caption, forms) for caption in captions]
-    found = [
-        *_existence(said, things, rng),
+    """Questions about one video, drawn by chance among those whose answers are sure."""
+    caption_words = [base_words(caption, forms) for caption in captions]
+    turns = [
+        *_existence(caption_words, things, rng),
         *_subject(captions, things, forms, rng),
         *_doing(captions, things, forms, rng),
         *_colours(captions, things),
-        *_false_premises(said, things, rng),
+        *_false_premises(caption_words, things, rng),
         *_counts(captions, things, forms),
         *_places(captions),
         *_motion(rng),
     ]
-    return [found[n] for n in sorted(rng.permutation(len(found))[:most])]
+    return [turns[n] for n in sorted(rng.permutation(len(turns))[:max_questions])]
 
 
-def _existence(said: Sequence[set[str]], things: Things, rng: np.random.Generator) -> list[Turn]:
-    """As many with yes as with no, and of each thing, too, in the mean over all videos."""
-    there = [name for name in things.names if things.share(name, said) >= MOST]
+def _existence(
+    caption_words: Sequence[set[str]], things: Things, rng: np.random.Generator
+) -> list[Turn]:
+    """Questions whether a thing is there, half answered yes and half no.
+
+    On average over all videos that also holds for each thing.
+    """
+    present = [
+        name for name in things.names if things.share(name, caption_words) >= MIN_SHARE_SHOWING
+    ]
     if not things.names:
         return []
-    absent = _absent(said, things, rng)
-    count = min(2, len(there), len(absent))
-    chosen = [there[n] for n in rng.permutation(len(there))[:count]]
+    absent = _absent(caption_words, things, rng)
+    count = min(2, len(present), len(absent))
+    chosen = [present[n] for n in rng.permutation(len(present))[:count]]
     return [
         (f"Is there {_with_article_by_letter(name)}?", answer)
         for names, answer in ((chosen, YES), (absent[:count], NO))
@@ -188,23 +197,26 @@ def _existence(said: Sequence[set[str]], things: Things, rng: np.random.Generato
     ]
 
 
-def _absent(said: Sequence[set[str]], things: Things, rng: np.random.Generator) -> list[str]:
+def _absent(
+    caption_words: Sequence[set[str]], things: Things, rng: np.random.Generator
+) -> list[str]:
     """Up to four things that are surely not there, frequent ones more often."""
-    if len(said) < ENOUGH or not things.names:
+    if len(caption_words) < MIN_CAPTIONS_FOR_ABSENCE or not things.names:
         return []
-    weights = np.array(things.shown, float)
+    weights = np.array(things.n_videos, float)
     return [
         name
         for n in rng.choice(len(weights), min(4, len(weights)), False, weights / weights.sum())
-        if not things.share(name := things.names[n], said) and not things.is_open(name, said)
+        if not things.share(name := things.names[n], caption_words)
+        and not things.is_open(name, caption_words)
     ]
 
 
 def _false_premises(
-    said: Sequence[set[str]], things: Things, rng: np.random.Generator
+    caption_words: Sequence[set[str]], things: Things, rng: np.random.Generator
 ) -> list[Turn]:
-    """What colour a thing has that is not there, or what somebody does there who is not."""
-    absent = _absent(said, things, rng) if rng.random() < PREMISE_SHARE else []
+    """A question about the colour, or the action, of a thing that is not there."""
+    absent = _absent(caption_words, things, rng) if rng.random() < PREMISE_SHARE else []
     living = things.includes["person"] | things.includes["animal"]
     for name in absent[:1]:
         acts = name in living and rng.random() < 0.7
@@ -218,20 +230,20 @@ def _doing(
 ) -> list[Turn]:
     """What the first thing that a caption names does, in the words of the shortest such caption."""
     known = set(things.names)
-    found = []
+    actions = []
     for caption in captions:
         doing = DOING.search(caption.lower().strip(" ."))
         words = words_of(caption)[:4]
         thing = next((word for word in words if forms.get(word, word) in known), "")
-        if doing and thing and len(doing[1].split()) <= LONGEST_DOING:
-            found.append((thing, doing[1]))
-    if not found:
+        if doing and thing and len(doing[1].split()) <= MAX_DOING_WORDS:
+            actions.append((thing, doing[1]))
+    if not actions:
         return []
-    thing, doing_what = min(found, key=lambda one: len(one[1]))
+    thing, doing_what = min(actions, key=lambda action: len(action[1]))
     base = forms.get(thing, thing)
     verb = "are" if base != thing else "is"
     wider = next((wide for wide in ("person", "animal") if base in things.includes[wide]), "")
-    if verb == "is" and wider and rng.random() < WIDER_SUBJECT:
+    if verb == "is" and wider and rng.random() < WIDER_SUBJECT_SHARE:
         thing = wider
     return [(f"What {verb} the {thing} doing?", f"{doing_what.capitalize()}.")]
 
@@ -239,7 +251,7 @@ def _doing(
 def _subject(
     captions: Captions, things: Things, forms: Mapping[str, str], rng: np.random.Generator
 ) -> list[Turn]:
-    """The first thing that one of the captions names, with what stands before it."""
+    """The first thing that one of the captions names, with the words before it."""
     known = set(things.names)
     for number in rng.permutation(len(captions)):
         words = words_of(THERE_IS.sub("", captions[number].lower()))[:6]
@@ -252,7 +264,7 @@ def _subject(
 
 
 def _colours(captions: Captions, things: Things) -> list[Turn]:
-    """Of a thing that all captions which give it a colour give the same one."""
+    """What colour a thing has, where all captions that name its colour agree."""
     colours: dict[str, list[str]] = defaultdict(list)
     for caption in captions:
         words = words_of(caption)
@@ -260,9 +272,9 @@ def _colours(captions: Captions, things: Things) -> list[Turn]:
             if colour in COLOURS and word in things.includes:
                 colours[word].append("gray" if colour == "grey" else colour)
     return [
-        (f"What colour is the {thing}?", f"{found[0].capitalize()}.")
-        for thing, found in colours.items()
-        if len(set(found)) == 1
+        (f"What colour is the {thing}?", f"{named[0].capitalize()}.")
+        for thing, named in colours.items()
+        if len(set(named)) == 1
     ]
 
 
@@ -284,9 +296,9 @@ def _counts(captions: Captions, things: Things, forms: Mapping[str, str]) -> lis
 
 def _places(captions: Captions) -> list[Turn]:
     for caption in captions:
-        found = PLACE.search(caption.lower())
-        if found:
-            return [("Where is it?", f"{found[1].capitalize()}.")]
+        place = PLACE.search(caption.lower())
+        if place:
+            return [("Where is it?", f"{place[1].capitalize()}.")]
     return []
 
 

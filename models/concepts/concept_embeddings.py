@@ -12,7 +12,7 @@ import numpy as np
 
 from reellama.models.concepts.vocabulary import ConceptVocabulary
 
-LEAST = 1e-4  # probabilities are kept so far from 0 and 1
+MARGIN = 1e-4  # probabilities are kept this far from 0 and 1
 
 
 def image_embeddings(probabilities: np.ndarray, base_rates: np.ndarray) -> np.ndarray:
@@ -28,13 +28,13 @@ def text_embeddings(vocabulary: ConceptVocabulary, texts: Sequence[str]) -> np.n
     """L2-normalized embeddings, float32 `[texts, concepts]`; zeros where a text says no concept."""
     rows = np.zeros((len(texts), len(vocabulary)), np.float32)
     for row, text in zip(rows, texts, strict=True):
-        row[sorted(vocabulary.said(text))] = 1
+        row[sorted(vocabulary.concepts_in(text))] = 1
     return _normalized(rows)
 
 
 def _log_odds(probabilities: np.ndarray) -> np.ndarray:
-    kept = np.clip(probabilities, LEAST, 1 - LEAST)
-    return np.log(kept) - np.log1p(-kept)
+    clipped = np.clip(probabilities, MARGIN, 1 - MARGIN)
+    return np.log(clipped) - np.log1p(-clipped)
 
 
 def _normalized(rows: np.ndarray) -> np.ndarray:

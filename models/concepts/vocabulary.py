@@ -21,7 +21,8 @@ from reellama.gguf_tools.errors import ReellamaError
 # A video's captions.
 Captions = Sequence[str]
 
-FEWEST_CAPTIONED = 3  # videos whose captions say a form, for it to be the base of another one
+# Videos in whose captions a word must be, for longer words to count as forms of it.
+MIN_BASE_VIDEOS = 3
 
 _FUNCTION_WORDS = """
     a about above across after against all along also am among an and another any are around as
@@ -68,7 +69,7 @@ IRREGULAR = {
 
 
 def words_of(text: str) -> list[str]:
-    """Its words in small letters, without marks: "A man's dog, 2 cats" -> a man's dog 2 cats."""
+    """The words of a text in small letters: "A man's dog, 2 cats." -> a man's dog 2 cats."""
     return re.findall(r"[a-z0-9]+(?:'[a-z]+)?", text.lower().replace("-", " "))
 
 
@@ -95,15 +96,15 @@ class ConceptVocabulary:
         numbers: dict[str, int] = self.__dict__["_number"]
         return numbers.get(self.forms.get(word, word))
 
-    def said(self, text: str) -> set[int]:
-        """The concepts that a text says."""
+    def concepts_in(self, text: str) -> set[int]:
+        """The concepts whose words, in any form, are in a text."""
         return {n for word in words_of(text) if (n := self.number(word)) is not None}
 
     def shares(self, captions: Captions) -> np.ndarray:
         """The share of a video's captions that say each concept: float32 `[concepts]`."""
         shares = np.zeros(len(self.words), np.float32)
         for caption in captions:
-            shares[sorted(self.said(caption))] += 1 / len(captions)
+            shares[sorted(self.concepts_in(caption))] += 1 / len(captions)
         return shares
 
     def save(self, path: Path) -> None:
@@ -129,26 +130,26 @@ def build_vocabulary(videos: Sequence[Captions], size: int) -> ConceptVocabulary
     for captions in videos:
         forms.update({word for caption in captions for word in words_of(caption)})
     bases = {form: _base(form, forms) for form in forms}
-    said: Counter[str] = Counter()
+    n_videos: Counter[str] = Counter()
     for captions in videos:
-        said.update({bases[word] for caption in captions for word in words_of(caption)})
-    ordered = sorted(said, key=lambda word: (-said[word], word))
-    kept = [word for word in ordered if _is_concept(word)][:size]
-    chosen = set(kept)
+        n_videos.update({bases[word] for caption in captions for word in words_of(caption)})
+    ordered = sorted(n_videos, key=lambda word: (-n_videos[word], word))
+    words = [word for word in ordered if _is_concept(word)][:size]
+    chosen = set(words)
     others = {form: base for form, base in sorted(bases.items()) if form != base}
-    return ConceptVocabulary(tuple(kept), {f: b for f, b in others.items() if b in chosen})
+    return ConceptVocabulary(tuple(words), {f: b for f, b in others.items() if b in chosen})
 
 
 def _is_concept(word: str) -> bool:
     return len(word) > 1 and not word.isdigit() and word not in FUNCTION_WORDS
 
 
-def _base(form: str, known: Mapping[str, int]) -> str:
-    """The base form, if captions have it: what an ending was put on."""
+def _base(form: str, n_videos: Mapping[str, int]) -> str:
+    """The form without its ending, if enough captions have it; else the form itself."""
     if form in IRREGULAR:
         return IRREGULAR[form]
     for base in _without_ending(form):
-        if len(base) > 2 and known.get(base, 0) >= FEWEST_CAPTIONED:
+        if len(base) > 2 and n_videos.get(base, 0) >= MIN_BASE_VIDEOS:
             return base
     return form
 

@@ -118,13 +118,12 @@ class CaptionPhase:
             self._agreed[video.path] = ranked[: max(1, round(phase.agreeing * len(ranked)))]
         captions = self._agreed[video.path]
         drawn = [captions[n] for n in rng.permutation(len(captions))[: phase.captions]]
-        asked = [
+        forms, count = self.vocabulary.forms, phase.questions
+        turns = [
             *video.turns,
-            *questions(
-                video.captions, self.things, self.vocabulary.forms, rng, most=phase.questions
-            ),
+            *questions(video.captions, self.things, forms, rng, max_questions=count),
         ]
-        chosen = [asked[n] for n in rng.permutation(len(asked))[: phase.questions]]
+        chosen = [turns[n] for n in rng.permutation(len(turns))[:count]]
         return [*((self._request(rng), caption) for caption in drawn), *chosen]
 
     def _request(self, rng: np.random.Generator) -> str:
@@ -186,17 +185,17 @@ class CaptionPhase:
         _, after = question_ids(
             collator.template, collator.tokenizer, collator.system, self.describe, ()
         )
-        said = sample_captions(answers.llm, answers.before, soft, after, phase.samples)
+        sampled = sample_captions(answers.llm, answers.before, soft, after, phase.samples)
         better = torch.tensor(
             [
                 advantages(self._reward.scores(captions, sentences(video)))
-                for captions, video in zip(said, videos, strict=True)
+                for captions, video in zip(sampled, videos, strict=True)
             ],
             device=self.device,
         )
         parts = [
             collator.tokenize_turns([(self.describe, text) for text in captions])
-            for captions in said
+            for captions in sampled
         ]
         conversations = Conversations(*(list(column) for column in zip(*parts, strict=True)))
         return answers.weighted_loss(soft, conversations, better)

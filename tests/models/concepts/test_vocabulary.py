@@ -58,8 +58,8 @@ def test_every_form_leads_to_a_concept_that_is_said(videos: list[list[str]]) -> 
     for captions in videos:
         shares = vocabulary.shares(captions)
         assert np.all((shares >= 0) & (shares <= 1 + 1e-6))
-        said = {n for caption in captions for n in vocabulary.said(caption)}
-        assert said == set(np.flatnonzero(shares))
+        said_concepts = {n for caption in captions for n in vocabulary.concepts_in(caption)}
+        assert said_concepts == set(np.flatnonzero(shares))
     assert set(vocabulary.forms.values()) <= set(vocabulary.words)
 
 
