@@ -42,8 +42,8 @@ SETTINGS |= {"n_ubatch": "n_ubatch", "type_k": "type_k", "type_v": "type_v", "fl
 ALWAYS = "n_threads"
 
 
-def columns(results: Sequence[BenchResult]) -> tuple[list[str], list[list[str]]]:
-    """Return the heads and rows of a table for people, as strings."""
+def table(results: Sequence[BenchResult]) -> tuple[list[str], list[list[str]]]:
+    """Return the header and rows of a table for people, as strings."""
     shown = [
         name
         for name in SETTINGS
@@ -54,8 +54,8 @@ def columns(results: Sequence[BenchResult]) -> tuple[list[str], list[list[str]]]
     with_vram = any(result.vram is not None for result in results)
     names = {Path(result.model_filename).name for result in results}
     several = len(names) > len({result.model_type for result in results})
-    heads = ["model", "size", "params", "backend", *(SETTINGS[name] for name in shown)]
-    heads += ["test", "t/s", "load", "memory", *(["VRAM"] if with_vram else [])]
+    header = ["model", "size", "params", "backend", *(SETTINGS[name] for name in shown)]
+    header += ["test", "t/s", "load", "memory", *(["VRAM"] if with_vram else [])]
     rows = []
     for result in results:
         row = [Path(result.model_filename).name if several else result.model_type]
@@ -65,18 +65,18 @@ def columns(results: Sequence[BenchResult]) -> tuple[list[str], list[list[str]]]
         row += [f"{result.load_ns / 1e9:.2f} s", show_size(result.peak_rss)]
         row += [show_size(result.vram or 0)] if with_vram else []
         rows.append(row)
-    return heads, rows
+    return header, rows
 
 
 def markdown(results: Sequence[BenchResult]) -> str:
     """Return a Markdown table."""
-    heads, rows = columns(results)
-    marks = ["---" if head in ("model", "backend") else "---:" for head in heads]
-    return "".join(f"| {' | '.join(row)} |\n" for row in (heads, marks, *rows))
+    header, rows = table(results)
+    marks = ["---" if name in ("model", "backend") else "---:" for name in header]
+    return "".join(f"| {' | '.join(row)} |\n" for row in (header, marks, *rows))
 
 
 def as_csv(results: Sequence[BenchResult]) -> str:
-    """Return CSV with a head, everything in quotes as llama-bench has it."""
+    """Return CSV with a header, everything in quotes as llama-bench writes it."""
     file = io.StringIO()
     csv.writer(file, lineterminator="\n").writerow(FIELDS)
     writer = csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator="\n")

@@ -51,12 +51,12 @@ def plots(rows: Sequence[CompareRow]) -> list[tuple[str, ScatterPlot]]:
     ]
 
 
-def columns(rows: Sequence[CompareRow]) -> tuple[list[str], list[list[str]]]:
-    """Return the heads and rows of the table, as strings."""
+def table(rows: Sequence[CompareRow]) -> tuple[list[str], list[list[str]]]:
+    """Return the header and rows of the table, as strings."""
     with_vram = any(row.vram is not None for row in rows)
     with_accuracy = any(row.accuracy is not None for row in rows)
-    heads = ["type", "bits/weight", "size", "perplexity", "KL mean", "KL 99%", "same top"]
-    heads += ["pp t/s", "tg t/s", "memory", *["VRAM"] * with_vram, *["accuracy"] * with_accuracy]
+    header = ["type", "bits/weight", "size", "perplexity", "KL mean", "KL 99%", "same top"]
+    header += ["pp t/s", "tg t/s", "memory", *["VRAM"] * with_vram, *["accuracy"] * with_accuracy]
     lines = []
     for row in rows:
         line = [row.type, f"{row.bits_per_weight:.2f}", show_size(row.n_bytes)]
@@ -69,14 +69,14 @@ def columns(rows: Sequence[CompareRow]) -> tuple[list[str], list[list[str]]]:
         line += [show_size(row.vram or 0)] * with_vram
         line += [f"{row.accuracy or 0:.1%}"] * with_accuracy
         lines.append(line)
-    return heads, lines
+    return header, lines
 
 
 def markdown(rows: Sequence[CompareRow]) -> str:
     """Return the table in Markdown."""
-    heads, lines = columns(rows)
-    marks = ["---", *["---:"] * (len(heads) - 1)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in (heads, marks, *lines))
+    header, lines = table(rows)
+    marks = ["---", *["---:"] * (len(header) - 1)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in (header, marks, *lines))
 
 
 def as_json(rows: Sequence[CompareRow]) -> str:

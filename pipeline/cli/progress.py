@@ -119,11 +119,11 @@ def step_bar(video: Path) -> Iterator[StepProgress]:
         yield report
 
 
-def show_table(heads: list[str], rows: list[list[str]]) -> None:
+def show_table(header: list[str], rows: list[list[str]]) -> None:
     """Print a table, the first column words and the others numbers, whole however narrow it is."""
     made = Table(box=None, pad_edge=False)
-    for number, head in enumerate(heads):
-        made.add_column(head, justify="right" if number else "left", no_wrap=True)
+    for number, name in enumerate(header):
+        made.add_column(name, justify="right" if number else "left", no_wrap=True)
     for row in rows:
         made.add_row(*map(Text, row))
     wide = Console(highlight=False, width=max(MAX_WIDTH, out.width))

@@ -56,7 +56,7 @@ def test_tensors_are_placed_as_it_is_asked_for(tiny_llama: Path) -> None:
     first, second = bench.run(placed, TESTS[:1], 1)
     assert (first.n_cpu_moe, second.n_cpu_moe) == (0, 1)
     assert first.tensor_buft_overrides == "attn=CPU"
-    assert "ncmoe" in bench_output.columns([first, second])[0]
+    assert "ncmoe" in bench_output.table([first, second])[0]
     for text, message in (
         ("attn=Moon", "no memory 'Moon' here; there is .*CPU"),
         ("attn", "'attn' is not PATTERN=MEMORY"),
@@ -309,8 +309,8 @@ def _n(result: BenchResult) -> int:
 
 
 def test_a_table_shows_the_settings_that_differ(results: list[BenchResult]) -> None:
-    heads, rows = bench_output.columns(results)
-    assert heads == [
+    header, rows = bench_output.table(results)
+    assert header == [
         "model",
         "size",
         "params",
@@ -323,9 +323,9 @@ def test_a_table_shows_the_settings_that_differ(results: list[BenchResult]) -> N
     ]
     assert [row[5] for row in rows] == ["pp16", "tg4", "sp8"]
     other = replace(results[0], type_k="q8_0", n_batch=64, model_filename="/other.gguf", vram=MIB)
-    heads, rows = bench_output.columns([*results, other])
-    assert heads[4:7] == ["threads", "n_batch", "type_k"]
-    assert heads[-1] == "VRAM"
+    header, rows = bench_output.table([*results, other])
+    assert header[4:7] == ["threads", "n_batch", "type_k"]
+    assert header[-1] == "VRAM"
     assert (rows[0][0], rows[-1][0], rows[-1][-1]) == ("llama.gguf", "other.gguf", "1.0 MiB")
 
 

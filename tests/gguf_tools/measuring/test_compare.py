@@ -129,8 +129,8 @@ def test_a_score_of_the_caller_is_a_column(
     )
     assert scored == ["llama.gguf", "llama-Q8_0.gguf"]
     assert [row.accuracy for row in found] == [0.75, 0.75]
-    heads, lines = compare_output.columns(found)
-    assert (heads[-1], lines[0][-1]) == ("accuracy", "75.0%")
+    header, lines = compare_output.table(found)
+    assert (header[-1], lines[0][-1]) == ("accuracy", "75.0%")
 
 
 def test_a_type_that_cannot_be_made_is_refused_before_anything_is_measured(

@@ -104,7 +104,7 @@ def command(
 
     from reellama.gguf_tools.locate import find
     from reellama.gguf_tools.measuring import bench
-    from reellama.gguf_tools.measuring.bench_output import FORMATS, columns
+    from reellama.gguf_tools.measuring.bench_output import FORMATS, table
     from reellama.gguf_tools.measuring.bench_tests import BenchTest
     from reellama.pipeline.cli.arguments.value_lists import parse_list, parse_numbers
     from reellama.pipeline.cli.options import parse_gpu_layers
@@ -134,7 +134,7 @@ def command(
             setups, tests, repetitions, warmup=warmup, resume=resume, progress=progress
         )
     if output is Format.TABLE:
-        show_table(*columns(results))
+        show_table(*table(results))
     else:
         sys.stdout.write(FORMATS[output.value](results))
 

@@ -91,7 +91,7 @@ def command(
         form = compare_output.as_json if json else compare_output.markdown
         sys.stdout.write(form(rows))
     else:
-        show_table(*compare_output.columns(rows))
+        show_table(*compare_output.table(rows))
         for _, drawn in compare_output.plots(rows):
             out.print(f"\n{compare_output.scatter(drawn)}", markup=False, soft_wrap=True, end="")
     if plot:

@@ -21,7 +21,7 @@ def _show_statistics(path: Path | None) -> None:
     from reellama.gguf_tools.quantization.imatrix_statistics import imatrix_statistics
     from reellama.pipeline.cli.progress import show_table
 
-    heads = ["tensor", "sum", "min", "max", "mean", "sd", "active", "inputs", "entropy"]
+    header = ["tensor", "sum", "min", "max", "mean", "sd", "active", "inputs", "entropy"]
     rows = [
         [
             each.tensor,
@@ -36,7 +36,7 @@ def _show_statistics(path: Path | None) -> None:
         ]
         for each in imatrix_statistics(read_imatrix(path))
     ]
-    show_table([*heads, "evenness", "outliers", "like layer before"], rows)
+    show_table([*header, "evenness", "outliers", "like layer before"], rows)
     raise Exit
 
 
