@@ -6,7 +6,7 @@ from reellama.gguf_tools.errors import ReellamaError
 
 SIZE = re.compile(r"\s*(\d+(?:\.\d*)?)\s*(?:([KMGT]?)(i?)(B?))\s*", re.IGNORECASE | re.ASCII)
 POWERS = "KMGT"
-LONGEST = 32  # characters
+MAX_LENGTH = 32  # characters
 
 
 def parse_size(text: str) -> int:
@@ -17,7 +17,7 @@ def parse_size(text: str) -> int:
     >>> parse_size("1.5 GiB"), parse_size("8GB"), parse_size("512")
     (1610612736, 8000000000, 512)
     """
-    match = SIZE.fullmatch(text) if len(text) <= LONGEST else None
+    match = SIZE.fullmatch(text) if len(text) <= MAX_LENGTH else None
     if not match or (match[3] and not match[2]):
         raise ReellamaError(f"{text!r:.40} is not a size; write it as 12GiB, 8GB or 8000MiB")
     base = 1000 if match[2] and match[4] and not match[3] else 1024

@@ -21,7 +21,7 @@ from benchmarks.helpers.hostile_kinds import HOSTILE
 
 FIRST_ADDRESS = 16  # good clients have the ones below
 N_ADDRESSES = 16
-LEAST = 0.001  # seconds that a request counts for while it is answered
+MIN_SECONDS = 0.001  # that a request counts for while it is answered
 KINDS = {send.__name__: send for send in HOSTILE}
 
 
@@ -62,7 +62,7 @@ class FairScheduler:
             now = time.perf_counter()
             spent = Counter(self._spent)
             for kind, begin in self._begun:
-                spent[kind] += now - begin + LEAST  # type: ignore[assignment]
+                spent[kind] += now - begin + MIN_SECONDS  # type: ignore[assignment]
             turn = min(self._spent, key=lambda kind: spent[kind]), now
             self._begun.append(turn)
         try:

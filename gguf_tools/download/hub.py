@@ -27,7 +27,7 @@ ByteProgress = Callable[[int], None]  # bytes so far
 
 MAX_TRIES = 5  # in a row without a byte, before a download is given up
 FIRST_PAUSE = 1.0  # seconds before the second try; twice as long before each one after that
-LONGEST_WAIT = 310.0  # seconds that a server may ask for; the hub counts requests in 5 minutes
+MAX_WAIT = 310.0  # seconds that a server may ask for; the hub counts requests in 5 minutes
 # "nothing remaining, for so many seconds": draft-ietf-httpapi-ratelimit-headers-09.
 RATE_LIMIT = re.compile(r"r\s*=\s*0\s*;\s*t\s*=\s*(\d+)")
 HASH = re.compile(r"[0-9a-f]{64}|[0-9a-f]{40}")  # SHA-256, or git's SHA-1; blobs are named by it
@@ -214,7 +214,7 @@ def _wait_or_raise(error: Any, failures: int, repo: str, say: MessageCallback) -
         _explain(error, repo)
     asked = _retry_after(error.response.headers)
     wait = FIRST_PAUSE * 2 ** (failures - 1) if asked is None else asked
-    if failures >= MAX_TRIES or wait > LONGEST_WAIT:
+    if failures >= MAX_TRIES or wait > MAX_WAIT:
         later = f"in {wait:.0f} seconds" if asked else "later"
         raise HubError(
             f"the hub is too busy for {repo} (HTTP {status}); try again {later}; it gives more to "

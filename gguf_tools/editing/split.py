@@ -29,7 +29,7 @@ from reellama.gguf_tools.format.header_writer import aligned_size, raw_entries, 
 from reellama.gguf_tools.locate import find
 
 MAX_TENSORS = 128  # of a file, where nobody says: gguf-split's default
-MOST_FILES = 99999  # what the names have room for
+MAX_FILES = 99999  # the names have five digits
 NUMBER, COUNT, TENSORS = "split.no", "split.count", "split.tensors.count"
 
 
@@ -55,7 +55,7 @@ def split(
         raise ReellamaError(f"{path} is split already: join it first, with `reellama gguf join`")
     tensors = stored_tensors(parts)
     groups = _groups(tensors, max_bytes, max_tensors)
-    if len(groups) > MOST_FILES:
+    if len(groups) > MAX_FILES:
         raise ReellamaError(f"{len(groups):,} files are too many: allow larger ones")
     prefix = Path(output or path.name.removesuffix(".gguf")).expanduser()
     metadata = raw_entries(path)

@@ -118,7 +118,7 @@ def mmproj_header(file: GGUFFile) -> MmprojHeader:
         has_audio=metadata.get("clip.has_audio_encoder") is True,
         projector_type=projector_type,
         family=family,
-        image_size=_number(metadata, "clip.vision.image_size", MAX_IMAGE_SIZE, least=0),
+        image_size=_number(metadata, "clip.vision.image_size", MAX_IMAGE_SIZE, minimum=0),
         patch_size=patch_size,
         merge=merge,
         n_queries=_queries(metadata) if family and not family.is_grid else None,
@@ -204,18 +204,18 @@ def _token_range(
         _number(metadata, f"clip.vision.image_{end}_pixels", MAX_IMAGE_SIZE**2)
         for end in ("min", "max")
     ]
-    least, most = limits
-    if family.pixel_limits and least and most and patch_size:
+    min_pixels, max_pixels = limits
+    if family.pixel_limits and min_pixels and max_pixels and patch_size:
         area = (patch_size * merge) ** 2
-        return max(1, least // area), max(1, most // area)
+        return max(1, min_pixels // area), max(1, max_pixels // area)
     return family.token_range
 
 
 def _number(
-    metadata: Mapping[str, Any], key: str, most: int = MAX_NUMBER, least: int = 1
+    metadata: Mapping[str, Any], key: str, maximum: int = MAX_NUMBER, minimum: int = 1
 ) -> int | None:
     value = metadata.get(key)
-    return value if type(value) is int and least <= value <= most else None
+    return value if type(value) is int and minimum <= value <= maximum else None
 
 
 def _three(value: Any) -> tuple[float, ...] | None:

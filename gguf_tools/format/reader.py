@@ -150,8 +150,9 @@ class GGUFFile:
 
 # Headers that were read last, by the file's path and stamp: a vocabulary takes some time to read,
 # and several parts of a program look at the same file.
-_known: dict[tuple[Path, int, int, int, int], GGUFFile] = {}
-MOST_KNOWN, MOST_REMEMBERED = 4, 16 << 20  # headers, and bytes of one
+_header_cache: dict[tuple[Path, int, int, int, int], GGUFFile] = {}
+MAX_CACHED_HEADERS = 4
+MAX_CACHED_BYTES = 16 << 20  # of one header
 SETTLED = 2 * 10**9  # nanoseconds after which a file's date tells of every change to it
 
 
@@ -164,27 +165,28 @@ def read_gguf(path: str | Path) -> GGUFFile:
     path = Path(path).expanduser()
     try:
         # Not a pipe or a device, whose open or read might never return.
-        about = os.stat(path)
-        if not stat.S_ISREG(about.st_mode):
+        file_stat = os.stat(path)
+        if not stat.S_ISREG(file_stat.st_mode):
             raise GGUFError(f"{path} is not a regular file; give the path of a .gguf file")
-        key = (path, about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns)
-        if known := _known.get(key):
-            return known.copy()
-        buffered = max(DEFAULT_BUFFER_SIZE, min(BLOCK, about.st_size))
+        stamp = (file_stat.st_dev, file_stat.st_ino, file_stat.st_size, file_stat.st_mtime_ns)
+        key = (path, *stamp)
+        if cached := _header_cache.get(key):
+            return cached.copy()
+        buffered = max(DEFAULT_BUFFER_SIZE, min(BLOCK, file_stat.st_size))
         with BufferedReader(FileIO(path), buffered) as file:
             size = os.fstat(file.fileno()).st_size
             cursor = HeaderCursor(file, size, path)
-            found = _read_header(cursor, size, path)
+            header = _read_header(cursor, size, path)
     except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
         reason = getattr(error, "strerror", None) or str(error)
         raise GGUFError(f"cannot read {path}: {reason}") from error
     # A file that was just written may be written once more without another date.
-    settled = time.time_ns() - about.st_mtime_ns > SETTLED
-    if settled and cursor.position <= MOST_REMEMBERED:
-        _known[key] = found.copy()
-        for old in list(_known)[:-MOST_KNOWN]:
-            _known.pop(old, None)
-    return found
+    settled = time.time_ns() - file_stat.st_mtime_ns > SETTLED
+    if settled and cursor.position <= MAX_CACHED_BYTES:
+        _header_cache[key] = header.copy()
+        for old in list(_header_cache)[:-MAX_CACHED_HEADERS]:
+            _header_cache.pop(old, None)
+    return header
 
 
 def token_embeddings(path: str | Path, ids: Sequence[int] | None = None) -> np.ndarray:

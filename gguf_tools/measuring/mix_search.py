@@ -48,7 +48,7 @@ SMALLER = ("IQ3_XXS", "IQ2_S", "IQ2_XS", "IQ2_XXS")
 KIND = re.compile(r"(?:blk\.\d+\.)?([\w.]+?)\.weight$")
 FLOATS = ("F32", "F16", "BF16")
 HEADER_ROOM = 1 << 10  # bytes of keys that quantizing adds
-LEAST_KL = 1e-7  # of a kind that changes nothing: no loss is free
+MIN_KL = 1e-7  # also for a kind of tensors whose loss was not measurable: no loss is free
 
 SearchProgress = Callable[[int, int, str], None]  # steps done, total, what is being done
 
@@ -224,7 +224,7 @@ def _costs(
         made.unlink()
         assert quality.divergence is not None
         error = sum(choice.loss for choice in coarse.values())
-        costs[kind] = max(quality.divergence.kl.value, LEAST_KL) / max(error, 1e-30)
+        costs[kind] = max(quality.divergence.kl.value, MIN_KL) / max(error, 1e-30)
     return costs
 
 
@@ -265,6 +265,6 @@ def _base(chosen: Mapping[str, Choice]) -> str:
     sizes = Counter[str]()
     for choice in chosen.values():
         sizes[choice.type] += choice.n_bytes
-    names = {type_.most: type_.name for type_ in reversed(QUANT_TYPES)}
+    names = {type_.main_type: type_.name for type_ in reversed(QUANT_TYPES)}
     quantized = (names[type_] for type_, _ in sizes.most_common() if type_ not in FLOATS)
     return next(quantized, "Q8_0")

@@ -31,8 +31,8 @@ class TensorStatistics:
 
     tensor: str
     total: float
-    least: float
-    most: float
+    minimum: float
+    maximum: float
     mean: float
     deviation: float
     active: float
@@ -100,8 +100,8 @@ def _statistics(name: str, values: np.ndarray, similarity: float | None) -> Tens
     return TensorStatistics(
         tensor=name,
         total=total,
-        least=float(values.min()),
-        most=float(values.max()),
+        minimum=float(values.min()),
+        maximum=float(values.max()),
         mean=mean,
         deviation=deviation,
         active=float((np.abs(values) > INACTIVE).mean()),

@@ -27,7 +27,7 @@ from reellama.gguf_tools.format.reader import read_gguf
 MERGED_LLMS = Path(os.environ.get("REELLAMA_CACHE") or user_cache_dir("reellama")) / "merged-llms"
 KEY = "reellama.merged_from"  # in the metadata of a merged file: what it was made from
 MAX_BYTES = 512 << 20  # of a merged file
-MOST_FILES = 4  # that are kept, those used last
+MAX_FILES = 4  # the last used ones are kept
 LEFT_OVER = 3600.0  # seconds after which a half-written file belongs to nobody
 _FORMAT = "merged 1"
 
@@ -125,5 +125,5 @@ def _trim(folder: Path) -> None:
                 used[path] = about.st_atime_ns
             elif path.name.startswith(".") and time.time() - about.st_mtime > LEFT_OVER:
                 path.unlink()
-    for path in sorted(used, key=lambda path: used[path])[:-MOST_FILES]:
+    for path in sorted(used, key=lambda path: used[path])[:-MAX_FILES]:
         path.unlink(missing_ok=True)

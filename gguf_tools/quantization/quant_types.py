@@ -12,19 +12,19 @@ from reellama.gguf_tools.format.tensor_types import NEWER, tensor_type
 class QuantType:
     """A type of a whole model, which gives each tensor a type of its own.
 
-    `ftype` is its number in llama.cpp's enum llama_ftype, and `most` the type that most tensors
-    get, unless their rows are no multiple of its block.
+    `ftype` is its number in llama.cpp's enum llama_ftype, and `main_type` the type that most
+    tensors get, unless their rows are no multiple of its block.
     """
 
     name: str
     ftype: int
-    most: str
+    main_type: str
     use: str
 
     @property
     def bits_per_weight(self) -> float:
         """Bits that a weight takes in most tensors; for a model as a whole see a dry run."""
-        block, block_bytes = GGML_QUANT_SIZES[TENSOR_TYPES[self.most]]
+        block, block_bytes = GGML_QUANT_SIZES[TENSOR_TYPES[self.main_type]]
         return 8 * block_bytes / block
 
 

@@ -37,8 +37,8 @@ MAX_WAIT_SECONDS = 0.1
 class CoreUse:
     """What the clocks say at one moment, in seconds.
 
-    now: of the clock on the wall. idle: how long the cores that this process may use had nothing to
-    do, in all. own: processor time of this process. n_cores: how many these are.
+    now: of a clock that never goes back. idle: how long the cores that this process may use had
+    nothing to do, in all. own: processor time of this process. n_cores: the number of these cores.
     """
 
     now: float
@@ -48,7 +48,7 @@ class CoreUse:
 
     @classmethod
     def read(cls) -> CoreUse:
-        """As of now."""
+        """Read the clocks now."""
         cores = psutil.cpu_times(percpu=True)
         if hasattr(os, "sched_getaffinity"):
             usable = os.sched_getaffinity(0)
@@ -68,9 +68,9 @@ def cores_left(before: CoreUse, after: CoreUse) -> float:
     return min(max(left, 0.0), float(after.n_cores))
 
 
-def threads_for(cores: float, most: int) -> int:
-    """How many of `most` threads fit on so many free cores: at least one."""
-    return max(1, min(most, math.floor(cores + TOLERATED_LOAD)))
+def threads_for(cores: float, max_threads: int) -> int:
+    """How many threads fit on the free cores: at least one, at most `max_threads`."""
+    return max(1, min(max_threads, math.floor(cores + TOLERATED_LOAD)))
 
 
 class FreeCores:

@@ -16,14 +16,14 @@ UNKNOWN, CONTROL, USER_DEFINED, LSTRIP, RSTRIP = 1, 8, 16, 128, 256
 K = TypeVar("K")
 V = TypeVar("V")
 # Limits of a tokenizer's cache: texts, and characters of a text.
-REMEMBERED, LONGEST = 1024, 500
+MAX_CACHED_TEXTS, MAX_CACHED_LENGTH = 1024, 500
 AT_ONCE = 1 << 16  # tokens that are taken over before other threads may go on
 
 
 def _remember(memory: dict[K, V], key: K, value: V, length: int) -> None:
     """Cache `value` for a text of `length` characters, unless that is long."""
-    if length <= LONGEST:
-        if len(memory) >= REMEMBERED:
+    if length <= MAX_CACHED_LENGTH:
+        if len(memory) >= MAX_CACHED_TEXTS:
             memory.clear()
         memory[key] = value
 

@@ -35,11 +35,17 @@ class SeenConcept:
 
 
 def seen_concepts(
-    vocabulary: ConceptVocabulary, probabilities: np.ndarray, cell_logits: np.ndarray, most: int
+    vocabulary: ConceptVocabulary,
+    probabilities: np.ndarray,
+    cell_logits: np.ndarray,
+    max_concepts: int,
 ) -> list[SeenConcept]:
-    """The likeliest concepts of a video, of their probabilities `[concepts]` and how much each cell
-    speaks for each, `[T, cells, concepts]`."""
-    best = np.argsort(-probabilities, kind="stable")[:most]
+    """The likeliest concepts of a video, and where they are seen.
+
+    probabilities `[concepts]`; cell_logits `[T, cells, concepts]`: how much each cell speaks for
+    each concept.
+    """
+    best = np.argsort(-probabilities, kind="stable")[:max_concepts]
     odds = np.exp(cell_logits[..., best] - cell_logits[..., best].max((0, 1)))
     attention = odds / odds.sum((0, 1))
     return [

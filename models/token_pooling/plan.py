@@ -26,7 +26,7 @@ AUTO_POOLING = "merge_similar"
 # Frames that are looked at where nobody says how many: so many a second, and within bounds. A
 # visual tower takes up to a second for each of them on a CPU.
 DEFAULT_FPS = 1.0
-FEWEST_FRAMES, MOST_FRAMES = 8, 64
+MIN_FRAMES, MAX_FRAMES = 8, 64
 # Merged tokens that a group has at least, unless there are but two groups. What stands still is in
 # each group again, and with fewer tokens nothing else is: benchmarks.pooling_quality --groups.
 MERGED_GROUP_TOKENS = 40
@@ -127,7 +127,7 @@ def _wanted_frames(available: int, duration: float, frames: int | None, fps: flo
     if frames is None and fps is not None:
         frames = math.ceil(duration * fps)
     if frames is None:
-        frames = max(FEWEST_FRAMES, min(MOST_FRAMES, math.ceil(duration * DEFAULT_FPS)))
+        frames = max(MIN_FRAMES, min(MAX_FRAMES, math.ceil(duration * DEFAULT_FPS)))
     return max(1, min(frames, available))
 
 

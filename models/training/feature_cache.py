@@ -131,23 +131,23 @@ class FeatureCache:
         self,
         clips: Sequence[int],
         rng: np.random.Generator | None = None,
-        fewest: int = 1,
-        most: int | None = None,
+        min_frames: int = 1,
+        max_frames: int | None = None,
     ) -> Batch:
-        """Clips side by side; with `rng`, each loses a random few frames, down to `fewest`.
+        """Clips side by side; with `rng`, each loses a random few frames, down to `min_frames`.
 
-        most: keep so many random frames of each at most, and lose no others.
+        max_frames: keep at most this many random frames of each clip, instead.
         """
-        found = [self.clip(number) for number in clips]
-        if rng is not None and most is not None:
-            found = [_draw_frames(*clip, rng, most) for clip in found]
+        loaded = [self.clip(number) for number in clips]
+        if rng is not None and max_frames is not None:
+            loaded = [_draw_frames(*clip, rng, max_frames) for clip in loaded]
         elif rng is not None:
-            found = [_drop_frames(*clip, rng, fewest) for clip in found]
-        longest = max(len(times) for _, times in found)
-        features = torch.zeros(len(found), longest, *found[0][0].shape[1:])
-        seconds = torch.zeros(len(found), longest)
-        mask = torch.zeros(len(found), longest, dtype=torch.bool)
-        for row, (grid, times) in enumerate(found):
+            loaded = [_drop_frames(*clip, rng, min_frames) for clip in loaded]
+        longest = max(len(times) for _, times in loaded)
+        features = torch.zeros(len(loaded), longest, *loaded[0][0].shape[1:])
+        seconds = torch.zeros(len(loaded), longest)
+        mask = torch.zeros(len(loaded), longest, dtype=torch.bool)
+        for row, (grid, times) in enumerate(loaded):
             features[row, : len(times)] = grid
             seconds[row, : len(times)] = times
             mask[row, : len(times)] = True
@@ -155,11 +155,11 @@ class FeatureCache:
 
 
 def _drop_frames(
-    grid: Tensor, times: Tensor, rng: np.random.Generator, fewest: int
+    grid: Tensor, times: Tensor, rng: np.random.Generator, min_frames: int
 ) -> tuple[Tensor, Tensor]:
-    if len(times) <= fewest or rng.random() < 0.5:
+    if len(times) <= min_frames or rng.random() < 0.5:
         return grid, times
-    return _draw_frames(grid, times, rng, int(rng.integers(fewest, len(times))))
+    return _draw_frames(grid, times, rng, int(rng.integers(min_frames, len(times))))
 
 
 def _draw_frames(

@@ -108,23 +108,23 @@ class CaptionObjective:
     ) -> dict[str, float]:
         """The LLM's loss on descriptions of validation clips; shows a few answers."""
         losses = []
-        for batch, rows in cached_batches(cache, most=64):
+        for batch, rows in cached_batches(cache, max_clips=64):
             soft = projector(batch.features, batch.times, batch.mask)
             texts = [self.source.texts(VALIDATION, row)[0] for row in rows]
             examples = [self.llm.example(self.system, *text) for text in texts]
             losses.append(float(self.llm.loss(soft.to(self.llm.dtype), examples)))
             if len(losses) == 1:
                 for row in range(min(SHOWN_ANSWERS, len(rows))):
-                    said = self.llm.greedy(soft[row].float().cpu().numpy(), examples[row], 32)
-                    report(f"  {said!r}, wanted {texts[row][1]!r}")
+                    answer = self.llm.greedy(soft[row].float().cpu().numpy(), examples[row], 32)
+                    report(f"  {answer!r}, wanted {texts[row][1]!r}")
         return {"validation_loss": float(np.mean(losses))}
 
 
 def cached_batches(
-    cache: FeatureCache, size: int = 32, most: int | None = None
+    cache: FeatureCache, size: int = 32, max_clips: int | None = None
 ) -> Iterator[tuple[Batch, list[int]]]:
-    """All usable clips of a cache (or the first `most`) as (batch, rows)."""
-    rows = cache.usable[:most]
+    """All usable clips of a cache (or the first `max_clips`) as (batch, rows)."""
+    rows = cache.usable[:max_clips]
     for start in range(0, len(rows), size):
         part = rows[start : start + size]
         yield cache.batch(part), part

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from reellama.models.concepts.vocabulary import Captions, words_of
 
-LONGEST_NGRAM = 3  # words
+MAX_NGRAM = 3  # words
 
 
 def ngrams(caption: str) -> Counter[tuple[str, ...]]:
@@ -20,7 +20,7 @@ def ngrams(caption: str) -> Counter[tuple[str, ...]]:
     words = words_of(caption)
     return Counter(
         tuple(words[start : start + n])
-        for n in range(1, LONGEST_NGRAM + 1)
+        for n in range(1, MAX_NGRAM + 1)
         for start in range(len(words) - n + 1)
     )
 

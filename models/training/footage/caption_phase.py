@@ -92,7 +92,7 @@ class CaptionPhase:
             losses = []
             for one in self.sets:
                 rows = one.rows(number, phase.batch, seed)
-                batch = one.cache.batch(rows, rng, most=phase.frames)
+                batch = one.cache.batch(rows, rng, max_frames=phase.frames)
                 turns = [self.turns(one.videos[row], rng, phase) for row in rows]
                 losses.append(self._loss(batch, turns, smoothing))
             total = mean_by_size(losses, [one.size(phase.batch) for one in self.sets])
@@ -165,7 +165,7 @@ class CaptionPhase:
         for one in self.sets:
             rows = self._compared_rows(one, number, phase.sampled_batch, seed)
             if rows:
-                soft = self.soft_tokens(one.cache.batch(rows, rng, most=phase.frames))
+                soft = self.soft_tokens(one.cache.batch(rows, rng, max_frames=phase.frames))
                 losses.append(self._sampled_loss(soft, [one.videos[n] for n in rows], phase))
                 sizes.append(len(rows))
         if not losses:  # this process's part of a small batch

@@ -27,13 +27,13 @@ def advantages(scores: Sequence[float]) -> list[float]:
 @torch.no_grad()
 def sample_captions(
     llm: FrozenLLM, before: Sequence[int], soft: Tensor, after: Sequence[int], samples: int,
-    longest: int = 24,
+    max_tokens: int = 24,
 ) -> list[list[str]]:  # fmt: skip
     """So many captions of each video, sampled at temperature 1 by the LLM as it is now.
 
     Args:
         before, after: token ids around the soft tokens `[B, tokens, n_embd]`, such as a question.
-        longest: tokens of a caption at most.
+        max_tokens: of a caption.
     """
     texts = []
     for rows in soft.split(PREFIXES):
@@ -41,14 +41,14 @@ def sample_captions(
             [llm.embed(before).expand(len(rows), -1, -1).to(llm.dtype), rows.to(llm.dtype),
              llm.embed(after).expand(len(rows), -1, -1).to(llm.dtype)], dim=1,
         )  # fmt: skip
-        ids = _sample(llm, prompt, samples, longest)
+        ids = _sample(llm, prompt, samples, max_tokens)
         written = [llm.tokenizer.decode(_until_end(llm, row)) for row in ids.tolist()]
         texts += [written[n : n + samples] for n in range(0, len(written), samples)]
     return texts
 
 
-def _sample(llm: FrozenLLM, prompt: Tensor, samples: int, longest: int) -> Tensor:
-    """Token ids `[B * samples, longest]` after prompts `[B, L, n_embd]`."""
+def _sample(llm: FrozenLLM, prompt: Tensor, samples: int, max_tokens: int) -> Tensor:
+    """Token ids `[B * samples, max_tokens]` after prompts `[B, L, n_embd]`."""
     head = llm.model.get_output_embeddings()
     output = llm.model.get_decoder()(inputs_embeds=prompt, use_cache=True)
     cache = output.past_key_values
@@ -56,7 +56,7 @@ def _sample(llm: FrozenLLM, prompt: Tensor, samples: int, longest: int) -> Tenso
     states = output.last_hidden_state[:, -1].repeat_interleave(samples, dim=0)
     ids: list[Tensor] = []
     ended = torch.zeros(len(states), dtype=torch.bool, device=states.device)
-    while len(ids) < longest and not ended.all():
+    while len(ids) < max_tokens and not ended.all():
         probabilities = head(states).float().softmax(-1)
         ids.append(torch.multinomial(probabilities, 1)[:, 0])
         ended |= ids[-1] == llm.tokenizer.eos

@@ -21,7 +21,7 @@ from reellama.models.training.trainer import batch_rows, format_minutes
 from reellama.models.vision.encoder import Tower
 
 Turn = tuple[str, str]  # a question and its answer
-LONGEST = 22  # words; longer captions are several sentences, or lists
+MAX_CAPTION_WORDS = 22  # longer captions are several sentences, or lists
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def as_sentence(caption: str) -> str:
 
 def sentences(video: CaptionedVideo) -> list[str]:
     """Its captions as sentences to learn; too long ones only where there is no other."""
-    kept = [text for text in video.captions if len(text.split()) <= LONGEST]
+    kept = [text for text in video.captions if len(text.split()) <= MAX_CAPTION_WORDS]
     return [as_sentence(text) for text in kept or video.captions]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from reellama.models.concepts.vocabulary import Captions, words_of
 
-LONGEST_NGRAM = 4  # words
+MAX_NGRAM = 4  # words
 LENGTH_DEVIATION = 6.0  # words; CIDEr-D's sigma of how much longer or shorter a caption may be
 END = "."  # counts as a last word, or captions that break off would score as well as whole ones
 
@@ -37,11 +37,11 @@ class CiderReward:
             penalty = math.exp(-((len(words) - length) ** 2) / (2 * LENGTH_DEVIATION**2))
             pairs = zip(rows, other_rows, strict=True)
             total += penalty * sum(_clipped_cosine(row, other) for row, other in pairs)
-        return 10.0 * total / LONGEST_NGRAM / max(1, len(references))
+        return 10.0 * total / MAX_NGRAM / max(1, len(references))
 
     def _rows(self, words: list[str]) -> list[dict[NGram, float]]:
         """For each length of n-grams, how often each is there, weighed by how rare it is."""
-        rows: list[dict[NGram, float]] = [{} for _ in range(LONGEST_NGRAM)]
+        rows: list[dict[NGram, float]] = [{} for _ in range(MAX_NGRAM)]
         for gram, count in _ngrams(words).items():
             rarity = self._log_videos - math.log(max(1, self._with[gram]))
             rows[len(gram) - 1][gram] = count * rarity
@@ -55,7 +55,7 @@ def _words(caption: str) -> list[str]:
 def _ngrams(words: Sequence[str]) -> Counter[NGram]:
     return Counter(
         tuple(words[start : start + n])
-        for n in range(1, LONGEST_NGRAM + 1)
+        for n in range(1, MAX_NGRAM + 1)
         for start in range(len(words) - n + 1)
     )
 

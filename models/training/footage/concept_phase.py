@@ -23,7 +23,7 @@ from reellama.models.training.trainer import Trainer
 
 SAMPLED_CLIPS = 400  # of each set, for mean and deviation of the features
 VALIDATION_BATCH = 32  # videos
-FEWEST_POSITIVES = 3  # validation videos that show a concept, for it to be scored
+MIN_POSITIVES = 3  # validation videos that must show a concept, for it to be scored
 
 
 def concept_loss(logits: Tensor, shares: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ def average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
     hits = np.take_along_axis(labels.astype(float), order, axis=0)
     precision = hits.cumsum(0) / np.arange(1, len(hits) + 1)[:, None]
     positives = hits.sum(0)
-    counted = positives >= FEWEST_POSITIVES
+    counted = positives >= MIN_POSITIVES
     if not counted.any():
         return float("nan")
     return float(((precision * hits).sum(0)[counted] / positives[counted]).mean())
@@ -100,7 +100,7 @@ class ConceptPhase:
         rows = one.captioned(one.rows(number, phase.batch, self.seed))
         if not rows:  # all that were drawn have questions only
             return self.tokens.head.norm.weight.sum() * 0
-        batch = one.cache.batch(rows, rng, most=phase.frames).to(self.device)
+        batch = one.cache.batch(rows, rng, max_frames=phase.frames).to(self.device)
         shares = self.shares[one.name][rows].to(self.device)
         seen = concept_loss(self.tokens.head(batch.features, batch.mask), shares)
         words = self.tokens.free.word_probabilities(batch.features, batch.times, batch.mask)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from typer import BadParameter
 
-from reellama.gguf_tools.quantization.merged_llm import MAX_BYTES, MERGED_LLMS, MOST_FILES
+from reellama.gguf_tools.quantization.merged_llm import MAX_BYTES, MAX_FILES, MERGED_LLMS
 from reellama.gguf_tools.sizes import show_size
 from reellama.models.array_cache import DISK_BYTES
 from reellama.models.cache_folders import (
@@ -26,7 +26,7 @@ FOLDERS: dict[Path, tuple[str, int | None]] = {
     ENCODED_FRAMES: ("videos that were looked at", DISK_BYTES),
     KV_CACHE_STATES: ("what an LLM read of them", DISK_BYTES),
     FRAME_EMBEDDINGS: ("moments of videos that were searched", DISK_BYTES),
-    MERGED_LLMS: ("LLMs with an adapter merged in", MOST_FILES * MAX_BYTES),
+    MERGED_LLMS: ("LLMs with an adapter merged in", MAX_FILES * MAX_BYTES),
     TRUNK_FEATURES: ("features of captioned clips", None),
     EXPORTED_GRAPHS: ("networks exported for onnxruntime", None),
 }

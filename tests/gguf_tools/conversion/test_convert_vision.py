@@ -28,7 +28,7 @@ pytestmark = pytest.mark.numeric
 SIZES = {"smolvlm": (2 * IMAGE_SIZE, 2 * IMAGE_SIZE), "qwen2.5-vl": (168, 140)}
 # Of a difference in logits. llama.cpp 0.3.36's Qwen2-VL divides by a norm without its epsilon; for
 # Gemma see HalvedGELU.
-LARGEST = {"gemma3": 5e-3, "qwen2.5-vl": 1e-3}
+MAX_DIFFERENCE = {"gemma3": 5e-3, "qwen2.5-vl": 1e-3}
 # CLIP is not among them, see below.
 EXACT = [name for name in MAKERS if name != "llava"]
 PROJECTORS = {
@@ -77,7 +77,7 @@ def test_logits_of_the_language_model_are_those_of_transformers(
     theirs, ours = both_logits(model, tokenizer, mmproj_of(folders[name], tmp_path)[0])
     assert theirs.shape == ours.shape
     assert np.abs(theirs).max() > 2
-    assert np.abs(theirs - ours).max() < LARGEST.get(name, 1e-4)
+    assert np.abs(theirs - ours).max() < MAX_DIFFERENCE.get(name, 1e-4)
 
 
 @pytest.mark.parametrize("name", EXACT)

@@ -149,7 +149,7 @@ def test_statistics_are_those_of_the_means(values: list[float], count: int) -> N
     means = np.array(values, np.float32).astype(np.float64)
     assert math.isclose(found.total, means.sum(), rel_tol=1e-5)
     assert math.isclose(found.deviation, means.std(), rel_tol=1e-3, abs_tol=1e-3)
-    assert found.least <= found.mean * (1 + 1e-6) and found.mean <= found.most * (1 + 1e-6)
+    assert found.minimum <= found.mean * (1 + 1e-6) and found.mean <= found.maximum * (1 + 1e-6)
     assert 0 <= found.evenness <= 1 + 1e-9 and 0 <= found.outliers < 1
 
 

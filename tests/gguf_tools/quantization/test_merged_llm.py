@@ -133,7 +133,7 @@ def test_processes_that_want_the_same_at_once_get_one_whole_file(
 def test_those_used_last_are_kept(
     base: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(merged_llm, "MOST_FILES", 2)
+    monkeypatch.setattr(merged_llm, "MAX_FILES", 2)
     for scale in (0.1, 0.2):
         make_merged(base, [(adapter, scale)], tmp_path)
     assert find_merged(base, [(adapter, 0.1)], tmp_path)  # used now

@@ -76,9 +76,9 @@ def test_what_this_process_uses_itself_counts_as_free(n: int, own: float, others
 
 
 @given(st.floats(0, 300), st.integers(1, 256))
-def test_there_is_always_one_thread_and_never_more_than_the_most(cores: float, most: int) -> None:
-    assert 1 <= threads_for(cores, most) <= most
-    assert threads_for(cores, most) <= cores + 1
+def test_threads_are_at_least_one_and_at_most_the_maximum(cores: float, max_threads: int) -> None:
+    assert 1 <= threads_for(cores, max_threads) <= max_threads
+    assert threads_for(cores, max_threads) <= cores + 1
 
 
 def test_a_second_thread_wants_most_of_a_core() -> None:

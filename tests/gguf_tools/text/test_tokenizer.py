@@ -172,7 +172,7 @@ def test_ids_are_the_caller_s_to_change() -> None:
 
 
 def test_a_tokenizer_remembers_only_so_much(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokenizer_module, "REMEMBERED", 3)
+    monkeypatch.setattr(tokenizer_module, "MAX_CACHED_TEXTS", 3)
     tokenizer = Tokenizer(SMOLLM2.model)
     for text in [*map(str, range(10)), "x" * 501]:
         assert tokenizer.encode_parts([(text, True)]) == SMOLLM2.encode(text)

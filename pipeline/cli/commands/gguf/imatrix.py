@@ -25,7 +25,7 @@ def _show_statistics(path: Path | None) -> None:
     rows = [
         [
             each.tensor,
-            *(f"{value:.4f}" for value in (each.total, each.least, each.most, each.mean)),
+            *(f"{value:.4f}" for value in (each.total, each.minimum, each.maximum, each.mean)),
             f"{each.deviation:.4f}",
             f"{each.active:.2%}",
             str(each.n_inputs),

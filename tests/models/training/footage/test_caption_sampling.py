@@ -34,7 +34,7 @@ def test_as_many_captions_as_asked_for_are_sampled_of_each_video(tiny_llama: Pat
     llm = FrozenLLM(tiny_llama)
     before, after = llm.tokenizer.encode("A photo of"), llm.tokenizer.encode(":\n")
     soft = llm.embed(llm.tokenizer.encode("abcde")[-5:]).reshape(5, 1, -1)
-    texts = sample_captions(llm, before, soft, after, 3, longest=4)
+    texts = sample_captions(llm, before, soft, after, 3, max_tokens=4)
     assert [len(captions) for captions in texts] == [3] * 5
     assert all(len(text) <= 4 for captions in texts for text in captions)  # its tokens are bytes
     assert len({text for captions in texts for text in captions}) > 5
