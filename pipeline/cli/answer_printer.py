@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # an answer of a running server is printed without all this
     from reellama.pipeline.llm.engine import Token
 
 # A "word" this wide is written although it goes on: languages without spaces have no other breaks.
-LONGEST_WAIT = 24
+MAX_WORD_COLUMNS = 24
 
 
 class AnswerPrinter:
@@ -64,7 +64,7 @@ class AnswerPrinter:
                 self._space += part.expandtabs(4)
             else:
                 self._word.append((part, style))
-                if sum(cell_len(text) for text, _ in self._word) >= LONGEST_WAIT:
+                if sum(cell_len(text) for text, _ in self._word) >= MAX_WORD_COLUMNS:
                     self._put_word()
 
     def finish(self) -> None:

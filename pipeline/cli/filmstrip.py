@@ -51,12 +51,12 @@ class Filmstrip:
             yield Segment(f"{len(shown)} of {len(self.frames)} frames", Style(dim=True))
             yield Segment.line()
 
-    def _shown(self, most: int) -> list[int]:
-        """The numbers of the frames to draw: all, or `most` of them evenly."""
+    def _shown(self, max_frames: int) -> list[int]:
+        """The numbers of the frames to draw: all, or `max_frames` of them evenly."""
         n = len(self.frames)
-        if self.whole or n <= most:
+        if self.whole or n <= max_frames:
             return list(range(n))
-        return [round(i * (n - 1) / max(1, most - 1)) for i in range(most)]
+        return [round(i * (n - 1) / max(1, max_frames - 1)) for i in range(max_frames)]
 
     def _row(self, numbers: Sequence[int], columns: int, lines: int) -> Iterator[Segment]:
         pictures = [_fit(self.frames[i], columns, 2 * lines) for i in numbers]

@@ -93,7 +93,7 @@ def inspect(session: Session, rest: str) -> None:
     from reellama.models.bundle import Bundle
     from reellama.pipeline.cli.token_tables import show_token, slot_table
 
-    number = _whole_number(rest, "inspect N", least=0) if rest else None
+    number = _whole_number(rest, "inspect N", minimum=0) if rest else None
     bundle = session.video_chat.bundle
     if not session.video_chat.videos:
         raise ReellamaError("there is no video yet: /add FILE")
@@ -245,7 +245,7 @@ def _paths(rest: str, usage: str, at_most: int | None = None) -> list[Path]:
     return [Path(word).expanduser() for word in words]
 
 
-def _whole_number(text: str, usage: str, least: int = 1) -> int:
-    if not text.isdecimal() or int(text) < least:
-        raise ReellamaError(f"usage: /{usage}, a whole number from {least}")
+def _whole_number(text: str, usage: str, minimum: int = 1) -> int:
+    if not text.isdecimal() or int(text) < minimum:
+        raise ReellamaError(f"usage: /{usage}, a whole number from {minimum}")
     return int(text)

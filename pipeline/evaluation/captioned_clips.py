@@ -27,13 +27,13 @@ class CaptionedSplit:
     """What a bundle is evaluated on.
 
     Attributes:
-        clips: all of the split; a task asks about at most `most` of them, drawn by `seed`.
+        clips: all of the split; a task asks about at most `max_clips` of them, drawn by `seed`.
         train: what the baselines may know, apart from `clips`; may be empty.
     """
 
     clips: list[CaptionedClip]
     train: list[CaptionedClip]
-    most: int
+    max_clips: int
     seed: int = 0
 
     def rng(self) -> np.random.Generator:
@@ -41,9 +41,9 @@ class CaptionedSplit:
         return np.random.default_rng(self.seed)
 
     def sample(self, clips: Sequence[CaptionedClip] | None = None) -> list[CaptionedClip]:
-        """At most `most` of `clips` (default: of all), in their order."""
+        """At most `max_clips` of `clips` (default: of all), in their order."""
         among = self.clips if clips is None else clips
-        drawn = self.rng().permutation(len(among))[: self.most]
+        drawn = self.rng().permutation(len(among))[: self.max_clips]
         return [among[number] for number in sorted(drawn)]
 
 

@@ -1,6 +1,6 @@
 """The evaluation of real footage: tasks whose answers are taken from people's captions.
 
-    split = CaptionedSplit(read_captioned(dev), read_captioned(train), most=200)
+    split = CaptionedSplit(read_captioned(dev), read_captioned(train), max_clips=200)
     evaluate_footage("mini", split, ["captions", "search"])
 
 It needs of a bundle no more than what chat needs, and for search its visual tower.

@@ -93,8 +93,8 @@ def run_sweep(
     """
     for path in ggufs:
         bundle.check_llm(read_gguf(path))
-    videos = _watch_all(bundle, items, progress, frames=frames, pooling=pooling)
-    total = len(ggufs) * sum(len(seen.items) for seen in videos)
+    videos = _encode_all(bundle, items, progress, frames=frames, pooling=pooling)
+    total = len(ggufs) * sum(len(video.items) for video in videos)
     if not total:
         raise ReellamaError("there is nothing to ask")
     rows: list[SweepRow] = []
@@ -109,14 +109,14 @@ def run_sweep(
     return sorted(rows, key=lambda row: -row.bits)
 
 
-def _watch_all(
-    bundle: VideoBundle, items: Iterable[EvalItem], progress: Progress | None, **looking: Any
+def _encode_all(
+    bundle: VideoBundle, items: Iterable[EvalItem], progress: Progress | None, **options: Any
 ) -> list[EncodedVideo]:
     videos: list[EncodedVideo] = []
     asked = (item for item in items if item.kind != "caption")
     for group in by_video(asked):
         try:
-            videos.append(encode_video(bundle, group, **looking))
+            videos.append(encode_video(bundle, group, **options))
         except VideoError:  # the run with one LLM is the place to hear about it
             continue
         if progress:
@@ -135,8 +135,8 @@ def _row(
     generated_right: list[bool] = []
     with Engine(path, lora=bundle.lora, **engine) as llm:
         chat = Chat(llm, system=bundle.system)
-        for seen in videos:
-            for answered in ask_items(chat, seen, bundle.describe):
+        for video in videos:
+            for answered in ask_items(chat, video, bundle.describe):
                 right.setdefault(answered.item.task, []).append(answered.reply.right)
                 generated_right.append(answered.reply.generated_right)
             report(len(generated_right))

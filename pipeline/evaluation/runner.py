@@ -1,4 +1,4 @@
-"""Ask a bundle: every video is looked at once, then all that is asked about it is judged."""
+"""Ask a bundle: every video is encoded once, then all answers about it are judged."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def evaluate(
         controls = CONTROLS if with_controls else ()
         for group in by_video(iter(items)):
             try:
-                seen = encode_video(
+                encoded = encode_video(
                     video_chat.bundle,
                     group,
                     controls,
@@ -131,8 +131,8 @@ def evaluate(
             except VideoError as error:
                 unreadable.append(str(error))
                 continue
-            seconds.append(seen.seconds)
-            answered += ask_items(video_chat.conversation, seen, video_chat.bundle.describe)
+            seconds.append(encoded.seconds)
+            answered += ask_items(video_chat.conversation, encoded, video_chat.bundle.describe)
             if progress:
                 progress(len(answered))
         llm = Path(video_chat.llm)
@@ -159,19 +159,19 @@ def ask_of_clips(
     blind: dict[Hashable, ModelReply] = {}  # without the video: one reply to the same question
     before: Video | None = None
     if OTHER in controls:  # before the first comes the last
-        looks = (_look(video_chat, group[0].video, []) for group in reversed(groups))
-        before = next((video for video in looks if video), None)
+        videos = (_add_video(video_chat, group[0].video, []) for group in reversed(groups))
+        before = next((video for video in videos if video), None)
     for group in groups:
-        began = time.perf_counter()
-        video = _look(video_chat, group[0].video, unreadable)
+        started_at = time.perf_counter()
+        video = _add_video(video_chat, group[0].video, unreadable)
         if video is None:
             continue
         views: dict[str, Video | None] = {"": video, **({OTHER: before} if before else {})}
-        seen = EncodedVideo(group, views, time.perf_counter() - began)
-        found = ask_items(video_chat.conversation, seen, video_chat.bundle.describe)
+        encoded = EncodedVideo(group, views, time.perf_counter() - started_at)
+        answers = ask_items(video_chat.conversation, encoded, video_chat.bundle.describe)
         if WITHHELD in controls:
-            found = [_with_blind_reply(video_chat, each, blind) for each in found]
-        answered += found
+            answers = [_with_blind_reply(video_chat, answer, blind) for answer in answers]
+        answered += answers
         before = video if before else None
         progress(len(answered))
     if not answered:
@@ -194,7 +194,7 @@ def _with_blind_reply(
     return replace(answered, controls={WITHHELD: known[key], **answered.controls})
 
 
-def _look(video_chat: VideoChat, path: Path, unreadable: list[str]) -> Video | None:
+def _add_video(video_chat: VideoChat, path: Path, unreadable: list[str]) -> Video | None:
     """A video in soft tokens, without its frames; None, and why in `unreadable`, if it is none."""
     video_chat.videos.clear()
     try:
@@ -214,8 +214,8 @@ def encode_video(
     pooling: PoolingOptions = DEFAULT_POOLING,
     with_strip: bool = False,
 ) -> EncodedVideo:
-    """Look at the video that all `items` are about. Raises VideoError."""
-    began = time.perf_counter()
+    """Encode the video that all `items` are about. Raises VideoError."""
+    started_at = time.perf_counter()
     first = items[0]
     clip = read_frames(
         first.video,
@@ -230,34 +230,36 @@ def encode_video(
         name: None if soft is None else Video(clip.path, soft, no_frames)
         for name, soft in soft_tokens.items()
     }
-    took = time.perf_counter() - began
+    took = time.perf_counter() - started_at
     return EncodedVideo(items, views, took, _strip(clip) if with_strip else ())
 
 
-def ask_items(chat: Chat, seen: EncodedVideo, describe: str) -> list[AnsweredItem]:
+def ask_items(chat: Chat, encoded: EncodedVideo, describe: str) -> list[AnsweredItem]:
     """Ask all questions about a video in all ways; `describe` is what asks for a description.
 
     The KV cache holds the video from its first question to its last.
     """
     replies: dict[str, list[ModelReply]] = {}
-    for name, video in seen.views.items():
+    for name, video in encoded.views.items():
         chat.clear()
         chat.videos = [] if video is None else [video]
         chat.read_ahead()
         # In a control listed choices are only scored, which takes no generated text.
         replies[name] = [
             _reply(chat, item, describe, generate=not (name and item.choices and item.listed))
-            for item in seen.items
+            for item in encoded.items
         ]
     return [
-        AnsweredItem(item, reply, {name: replies[name][i] for name in replies if name}, seen.strip)
-        for i, (item, reply) in enumerate(zip(seen.items, replies[""], strict=True))
+        AnsweredItem(
+            item, reply, {name: replies[name][i] for name in replies if name}, encoded.strip
+        )
+        for i, (item, reply) in enumerate(zip(encoded.items, replies[""], strict=True))
     ]
 
 
 def _reply(chat: Chat, item: EvalItem, describe: str, *, generate: bool) -> ModelReply:
     """The reply to a question about the videos of `chat`."""
-    began = time.perf_counter()
+    started_at = time.perf_counter()
     question = item.question or describe
     listed = item.choices and item.listed
     prompt = chat.prompt(multiple_choice(question, item.choices) if listed else question)
@@ -265,7 +267,7 @@ def _reply(chat: Chat, item: EvalItem, describe: str, *, generate: bool) -> Mode
     if generate:
         tokens = chat.engine.generate(prompt, max_tokens=MAX_TOKENS, n_probs=0)
         text = "".join(token.text for token in tokens).strip()
-    took = time.perf_counter() - began
+    took = time.perf_counter() - started_at
     size = chat.engine.count(prompt) + chat.engine.last.n_generated
     if not item.choices:
         answers = (item.answer, *item.also)

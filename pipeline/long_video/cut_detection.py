@@ -51,21 +51,21 @@ class CutFinder:
 
     def __init__(self) -> None:
         self.times: list[float] = []
-        self.looks: list[np.ndarray] = []  # uint8 RGB [height, width, 3], up to SIDE pixels
+        self.samples: list[np.ndarray] = []  # uint8 RGB [height, width, 3], up to SIDE pixels
 
     def add(self, frame: Frame) -> None:
         """Look at one more frame; one that cannot be decoded is passed over."""
         if self.times and frame.time - self.times[-1] < MIN_STEP:
             return
         try:
-            look = frame.rgb(SIDE)
+            sample = frame.rgb(SIDE)
         except VideoError:
             return
-        if self.looks and look.shape != self.looks[0].shape:  # another size, from here on
-            height, width = self.looks[0].shape[:2]
-            look = np.asarray(Image.fromarray(look).resize((width, height)))
+        if self.samples and sample.shape != self.samples[0].shape:  # another size, from here on
+            height, width = self.samples[0].shape[:2]
+            sample = np.asarray(Image.fromarray(sample).resize((width, height)))
         self.times.append(frame.time)
-        self.looks.append(look)
+        self.samples.append(sample)
 
     def cuts(self) -> list[Cut]:
         """The cuts between the frames so far, ascending."""
@@ -93,22 +93,22 @@ class CutFinder:
         across it, and the largest step from frame to frame beside it."""
         step = float(np.median(np.diff(self.times))) if len(self.times) > 1 else REACH
         reach = max(2, math.ceil(REACH / step))
-        total = len(self.looks)
+        total = len(self.samples)
         across, beside = np.ones(total), np.zeros(total)
         for start in range(0, total, _BLOCK):
             stop = min(total, start + _BLOCK)
             first, last = max(0, start - 2 * reach), min(total, stop + 2 * reach)
-            rows = _rows(np.stack(self.looks[first:last]))
+            rows = _rows(np.stack(self.samples[first:last]))
             inside = slice(start - first, stop - first)
             across[start:stop] = _nearest_across(rows, reach)[inside]
             beside[start:stop] = _largest_beside(rows, reach)[inside]
         return across, beside
 
 
-def _rows(looks: np.ndarray) -> np.ndarray:
+def _rows(samples: np.ndarray) -> np.ndarray:
     """uint8 [T, height, width, 3] -> float32 [T, d]: the distance is the sum of differences."""
-    pixels = looks.reshape(len(looks), -1).astype(np.float32) / 255
-    grey = looks.mean(axis=3, dtype=np.float32).reshape(len(looks), -1) / 255
+    pixels = samples.reshape(len(samples), -1).astype(np.float32) / 255
+    grey = samples.mean(axis=3, dtype=np.float32).reshape(len(samples), -1) / 255
     spread = grey.std(axis=1, keepdims=True) + 0.02  # a black frame has none
     shapes = (grey - grey.mean(axis=1, keepdims=True)) / spread
     weighted = _PIXELS / pixels.shape[1] * pixels, shapes / shapes.shape[1]

@@ -1,7 +1,8 @@
 """Hard cuts of a video of any length: all frames of a short one, parts of a long one.
 
 Decoding every frame of hours would take many times longer than looking at keyframes. So of a long
-video the parts between two looks are decoded, those first whose looks differ most in colour.
+video the parts between two sampled frames are decoded, and of these the parts first whose frames
+differ most in colour.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from reellama.pipeline.video.video_file import VideoFile
 
 # Seconds of a video that are decoded in full at most: all of a shorter one.
 DECODED_SECONDS = 600.0
-# A film of fewer frames a second has no neighbours to compare: its looks tell as much.
+# A film of fewer frames a second has no neighbours to compare: sampled frames tell as much.
 MIN_RATE = 4.0
 
 Span = tuple[float, float]  # seconds
@@ -41,7 +42,7 @@ class HardCuts:
 def find_hard_cuts(
     source: FrameSource, times: np.ndarray, colours: np.ndarray, progress: Progress
 ) -> HardCuts:
-    """The cuts between frames of a video, of which looks at `times` [n] saw `colours` [n, d].
+    """The cuts between frames of a video whose frames at `times` [n] have the `colours` [n, d].
 
     progress: seconds decoded, of how many.
     """

@@ -45,7 +45,7 @@ from reellama.pipeline.video.subtitles import Subtitle
 
 # Scenes of one video at most: each takes a fraction of a second to a second on two cores.
 MAX_SCENES = 300
-MIN_SCENE_SECONDS = 1.0  # seconds of a scene
+MIN_SCENE_SECONDS = 1.0
 N_PARALLEL = 4
 # Cells of a scene's context beside its tokens: the question, the template and the answer.
 QUESTION_CELLS = 256
@@ -179,33 +179,33 @@ class LongVideo(Closeable):
         self,
         video: VideoInput,
         *,
-        most: int = MAX_SCENES,
-        shortest: float = MIN_SCENE_SECONDS,
+        max_scenes: int = MAX_SCENES,
+        min_seconds: float = MIN_SCENE_SECONDS,
         subtitles: bool = True,
         report: StepProgress | None = None,
     ) -> Timeline:
-        """Cut a video into at most `most` scenes and describe each; see `VideoIndex.scenes`.
+        """Cut a video into at most `max_scenes` scenes and describe each; see `VideoIndex.scenes`.
 
         subtitles: whether scenes have the lines of subtitles in the file or beside it.
         Raises VideoError.
         """
-        said: list[tuple[float, float, _PendingText]] = []
+        described: list[tuple[float, float, _PendingText]] = []
         skipped: list[str] = []
         with opened(video) as source:
             index = self.index(source, report)
             lines = source.subtitles() if subtitles else ()
-            borders = index.scenes(most, shortest)
+            borders = index.scenes(max_scenes, min_seconds)
             for i, (start, end) in enumerate(borders):
                 try:
                     scene = self._encode_scene(source, start, end)
-                    said.append((start, end, self._ask(scene.parts, self.bundle.describe)))
+                    described.append((start, end, self._ask(scene.parts, self.bundle.describe)))
                 except VideoError as error:
                     skipped.append(f"{start:.1f} s to {end:.1f} s: {error}")
                 if report is not None:
                     report("watching", i + 1, len(borders))
         scenes = tuple(
             TimelineScene(start, end, (start + end) / 2, written.text(), _said(lines, start, end))
-            for start, end, written in said
+            for start, end, written in described
         )
         return Timeline(
             index.path, index.duration, scenes, summarize_scenes(scenes), tuple(skipped)
@@ -230,13 +230,15 @@ class LongVideo(Closeable):
             borders = index.scenes(len(index.times), MIN_SCENE_SECONDS)  # by every cut
             scores = _scene_scores(index, borders, self._search.embed_texts([question])[0])
             best = sorted(range(len(borders)), key=lambda i: -scores[i])[:SCENES_PER_QUESTION]
-            asked = [
+            answers = [
                 (i, self._answer(self._encode_scene(source, *borders[i]), question)) for i in best
             ]
-        found = [SceneAnswer(w.text(), *borders[i], scores[i]) for i, w in asked]
-        if all(isinstance(written, _KnownText) for _, written in asked):
-            return [replace(found[0], start=0.0, end=index.duration)]
-        return found
+        scene_answers = [
+            SceneAnswer(answer.text(), *borders[i], scores[i]) for i, answer in answers
+        ]
+        if all(isinstance(answer, _KnownText) for _, answer in answers):
+            return [replace(scene_answers[0], start=0.0, end=index.duration)]
+        return scene_answers
 
     def _answer(self, scene: Video, question: str) -> _PendingText | _KnownText:
         """What the model writes to a question about one scene, or what is known without it."""
@@ -248,15 +250,15 @@ class LongVideo(Closeable):
 
     def _encode_scene(self, source: FrameSource, start: float, end: float) -> Video:
         """A scene as a video of its own: it is read as `ask --start --end` reads it."""
-        options = VideoReadOptions(start=start, end=end).with_defaults(
+        read_options = VideoReadOptions(start=start, end=end).with_defaults(
             frames=self.bundle.frames, max_side=self.bundle.max_side
         )
-        clip = read_frames(source, options)
+        clip = read_frames(source, read_options)
         features = self.bundle.features(clip.frames)
         array = self.bundle.project(features, clip.times)
-        seen = EncodedFrames(array, clip.times, frame_size(clip.frames))
-        room = self._batcher.n_ctx - QUESTION_CELLS
-        parts = self.bundle.prompt_parts(seen, self.pooling, room)
+        encoded = EncodedFrames(array, clip.times, frame_size(clip.frames))
+        context_left = self._batcher.n_ctx - QUESTION_CELLS
+        parts = self.bundle.prompt_parts(encoded, self.pooling, context_left)
         heap.trim_heap()
         caveat = self.bundle.footage_caveat(features)
         self.footage_caveat = self.footage_caveat or caveat
@@ -279,15 +281,15 @@ class LongVideo(Closeable):
     def _tokenize_prompt(self, video: Prompt, question: str) -> TokenizedPrompt:
         messages = prompt_format.messages(self.bundle.system, [], question)
         prompt: Prompt = []
-        shown: Prompt = [*video, Text(prompt_format.AFTER_VIDEO)]
+        media: Prompt = [*video, Text(prompt_format.AFTER_VIDEO)]
         for segment in self._template.render(messages):
             if segment.content == len(messages) - 1:
-                prompt, shown = prompt + shown, []
+                prompt, media = prompt + media, []
             prompt.append(Text(segment.text, segment.special))
         return self._batcher.tokenize_prompt(prompt)
 
 
-def summarize_scenes(scenes: Sequence[TimelineScene], most: int = 3) -> str:
+def summarize_scenes(scenes: Sequence[TimelineScene], n_texts: int = 3) -> str:
     """What most of the time shows, in the scenes' own words: nothing is made up.
 
     >>> dog, cat = TimelineScene(0, 4, 2, "A dog runs."), TimelineScene(4, 6, 5, "A cat.")
@@ -297,8 +299,8 @@ def summarize_scenes(scenes: Sequence[TimelineScene], most: int = 3) -> str:
     seconds: Counter[str] = Counter()
     for scene in scenes:
         seconds[scene.text] += round((scene.end - scene.start) * 1000)
-    kept = {text for text, _ in seconds.most_common(most)}
-    return " ".join(dict.fromkeys(scene.text for scene in scenes if scene.text in kept))
+    main_texts = {text for text, _ in seconds.most_common(n_texts)}
+    return " ".join(dict.fromkeys(scene.text for scene in scenes if scene.text in main_texts))
 
 
 def _said(lines: Sequence[Subtitle], start: float, end: float) -> str:

@@ -32,7 +32,7 @@ STATE_FOLDER = ".reellama"  # the folder of locks, failures and half-written fil
 LOCKS = 256  # two videos of the same number wait for each other, which is rare
 GUARD = "lock"  # held for a moment, while the lock of a video is taken or given back
 SETTLED = 2.0  # seconds without a change after which a file counts as copied
-FIRST_WAIT, LONGEST_WAIT = 10.0, 3600.0  # seconds before another try
+FIRST_WAIT, MAX_WAIT = 10.0, 3600.0  # seconds before another try
 MAX_TRIES = 8
 # A worker that dies while it watches may have been killed for another reason: no wait at first.
 DEATHS_WITHOUT_WAIT = 3
@@ -205,7 +205,7 @@ class WatchedFolder:
         self, path: Path, stat: os.stat_result, error: str, before: WatchFailure | None
     ) -> None:
         tries = before.tries + 1 if before else 1
-        wait = min(FIRST_WAIT * 2 ** (tries - 1), LONGEST_WAIT)
+        wait = min(FIRST_WAIT * 2 ** (tries - 1), MAX_WAIT)
         if error == DIED_MESSAGE and tries <= DEATHS_WITHOUT_WAIT:
             wait = 0.0
         failure = WatchFailure(error, tries, time.time() + wait, stat.st_size, stat.st_mtime_ns)

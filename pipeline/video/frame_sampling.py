@@ -13,10 +13,10 @@ from reellama.pipeline.video.read_options import VideoReadOptions
 from reellama.pipeline.video.scene_detection import choose_frames, color_quantiles, spread_evenly
 from reellama.pipeline.video.source import Frame, FrameSource, VideoError
 
-# The coarse pass for scenes looks at this many moments for each frame wanted, between two bounds.
-_LOOKS_PER_FRAME, _MIN_LOOKS, _MAX_LOOKS = 8, 64, 512
+# The coarse pass for scenes samples this many frames for each frame wanted, between two bounds.
+_SAMPLES_PER_FRAME, _MIN_SAMPLES, _MAX_SAMPLES = 8, 64, 512
 # Longest side in pixels of a frame in the coarse pass.
-_LOOK_SIDE = 64
+_SAMPLE_SIDE = 64
 
 
 def select_frames(
@@ -30,13 +30,13 @@ def select_frames(
     start, end = _span(source, options)
     present = _count(source.frame_times(start, end), options.n_frames + 1)
     if present <= options.n_frames and options.mode in ("uniform", "scenes"):
-        times, looks = None, 0
+        times, n_samples = None, 0
         if options.frames is not None and present < options.frames and source.duration:
             whole = "the folder has" if source.path.is_dir() else "the file has"
             where = "this part has" if options.start or options.end else whole
             source.notes.append(f"asked for {options.frames} frames, {where} {present}")
     else:
-        times, looks = _sample_times(source, options, start, end, report)
+        times, n_samples = _sample_times(source, options, start, end, report)
     wanted = present if times is None else len(times)
     taken, last, error = 0, -math.inf, None
     for frames in _attempts(source, times, start, end, options.n_frames):
@@ -50,7 +50,7 @@ def select_frames(
                 error = damage
                 continue
             taken, last = taken + 1, time
-            report(looks + taken, looks + wanted)
+            report(n_samples + taken, n_samples + wanted)
             yield time, rgb
         if taken:
             break
@@ -143,19 +143,19 @@ def _scene_times(
     source: FrameSource, n: int, start: float, end: float, report: Progress
 ) -> tuple[list[float], int]:
     """Look at small frames all over the video, find the cuts, and choose among what was seen."""
-    looks = max(2 * n, min(_MAX_LOOKS, max(_MIN_LOOKS, _LOOKS_PER_FRAME * n)))
+    n_samples = max(2 * n, min(_MAX_SAMPLES, max(_MIN_SAMPLES, _SAMPLES_PER_FRAME * n)))
     times: list[float] = []
     descriptors: list[np.ndarray] = []
-    for frame in source.frames_at(_uniform_times(source, looks, start, end), coarse=True):
+    for frame in source.frames_at(_uniform_times(source, n_samples, start, end), coarse=True):
         try:
-            descriptors.append(color_quantiles(frame.rgb(_LOOK_SIDE)))
+            descriptors.append(color_quantiles(frame.rgb(_SAMPLE_SIDE)))
         except VideoError:
             continue  # the pass that takes frames will speak of damage
         times.append(max(frame.time, start))
-        report(len(times), looks + n)
+        report(len(times), n_samples + n)
     if not times:
-        return interval_centers(start, end, n), looks
-    return choose_frames(np.array(times), np.stack(descriptors), n), looks
+        return interval_centers(start, end, n), n_samples
+    return choose_frames(np.array(times), np.stack(descriptors), n), n_samples
 
 
 def interval_centers(start: float, end: float, n: int) -> list[float]:

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-# Two looks belong to different scenes when their colours differ by more than this share of the full
-# range on average. Movement within a scene hardly moves the distribution of colours; a cut does.
+# Two frames belong to different scenes when their colours differ by more than this share of the
+# full range on average. Movement within a scene hardly moves the distribution of colours; a cut
+# does.
 CUT_THRESHOLD = 0.1
 # Levels at which the distribution of each colour channel is read.
 _QUANTILES = np.linspace(0.0, 1.0, 17)
-_LOOK = 64  # pixels on the longest side that are looked at
+_SAMPLE_SIDE = 64  # pixels on the longest side whose colours are read
 
 
 def color_quantiles(rgb: np.ndarray) -> np.ndarray:
@@ -29,9 +30,9 @@ def changes(times: np.ndarray, frames: Sequence[np.ndarray]) -> list[float]:
 
     Of a few frames only changes of colour tell: scenes of the same colours count as one.
     """
-    step = max(1, max(frames[0].shape) // _LOOK)
-    looks = np.stack([color_quantiles(frame[::step, ::step]) for frame in frames])
-    change = np.abs(np.diff(looks, axis=0)).mean(axis=1)  # [T - 1]
+    step = max(1, max(frames[0].shape) // _SAMPLE_SIDE)
+    descriptors = np.stack([color_quantiles(frame[::step, ::step]) for frame in frames])
+    change = np.abs(np.diff(descriptors, axis=0)).mean(axis=1)  # [T - 1]
     return [float(times[i] + times[i + 1]) / 2 for i in np.flatnonzero(change > CUT_THRESHOLD)]
 
 
@@ -51,9 +52,9 @@ def choose_frames(times: np.ndarray, descriptors: np.ndarray, n: int) -> list[fl
         # The scene whose frames lie furthest apart gets the next one.
         share[np.argmax(np.where(share < length, length / share, 0.0))] += 1
     return [
-        float(times[begin + i])
-        for begin, looks, frames in zip(first, length, share, strict=True)
-        for i in spread_evenly(int(looks), int(frames))
+        float(times[start + i])
+        for start, n_samples, n_frames in zip(first, length, share, strict=True)
+        for i in spread_evenly(int(n_samples), int(n_frames))
     ]
 
 

@@ -43,11 +43,11 @@ class Pair:
 
 
 def pairs(split: CaptionedSplit) -> list[Pair]:
-    """At most `split.most` pairs, of each thing as many as of the others while its clips last."""
+    """At most `split.max_clips` pairs, as many of each thing as of the others while clips last."""
     rng = split.rng()
     by_thing = [_pairs_of(thing, split.clips, rng) for thing in THINGS]
     rounds = zip_longest(*(by_thing[i] for i in rng.permutation(len(by_thing))))
-    return [pair for each in rounds for pair in each if pair is not None][: split.most]
+    return [pair for each in rounds for pair in each if pair is not None][: split.max_clips]
 
 
 def _pairs_of(thing: Thing, clips: Sequence[CaptionedClip], rng: np.random.Generator) -> list[Pair]:

@@ -56,8 +56,8 @@ def index_of(path: Path, step: float = 0.5) -> VideoIndex:
         return VideoIndex(path, video.duration, times, colours, np.zeros((len(times), 0)), cuts)
 
 
-def starts(index: VideoIndex, shortest: float = 1.0) -> list[float]:
-    return [start for start, _ in index.scenes(99, shortest)]
+def starts(index: VideoIndex, min_seconds: float = 1.0) -> list[float]:
+    return [start for start, _ in index.scenes(99, min_seconds)]
 
 
 def test_scenes_begin_at_cuts_that_leave_the_colours_as_they_are(example: Path) -> None:
@@ -65,7 +65,7 @@ def test_scenes_begin_at_cuts_that_leave_the_colours_as_they_are(example: Path) 
 
 
 def test_scenes_are_no_shorter_than_was_asked_for(example: Path) -> None:
-    assert starts(index_of(example), shortest=2.2) == pytest.approx([0, 4.1, 6.5])
+    assert starts(index_of(example), min_seconds=2.2) == pytest.approx([0, 4.1, 6.5])
 
 
 def test_a_flash_and_a_moving_camera_are_no_cuts(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_a_flash_and_a_moving_camera_are_no_cuts(tmp_path: Path) -> None:
     assert starts(index_of(film)) == [0]
 
 
-def test_a_fade_begins_a_scene_at_the_next_look(tmp_path: Path) -> None:
+def test_a_fade_begins_a_scene_at_the_next_sample(tmp_path: Path) -> None:
     fade = np.clip((np.arange(60) - 25) / 8, 0, 1)
     film = write_film(
         tmp_path / "fade.mp4",

@@ -133,14 +133,14 @@ def test_fewer_scenes_keep_the_strongest_cuts(film: Path, mini: Bundle, cache: P
     moments = index_video(film, mini, cache=cache)
     assert len(moments.scenes(2, 2.0)) == 2
     assert len(moments.scenes(99, 5.0)) == 1  # no two cuts are further from the ends
-    for most in range(1, 5):
-        scenes = moments.scenes(most, 0.1)
+    for max_scenes in range(1, 5):
+        scenes = moments.scenes(max_scenes, 0.1)
         assert scenes[0][0] == 0 and scenes[-1][1] == moments.duration
         assert all(a[1] == b[0] for a, b in pairwise(scenes))
 
 
-def looks(duration: float, cuts: Sequence[float] = ()) -> VideoIndex:
-    """A look every ten seconds, at pictures that change their colours at `cuts`."""
+def index_of(duration: float, cuts: Sequence[float] = ()) -> VideoIndex:
+    """A frame every ten seconds, of pictures that change their colours at `cuts`."""
     times = np.arange(0.0, duration, 10.0)
     shade = np.searchsorted(cuts, times, "right") % 2
     colours = np.repeat(shade[:, None], 51, axis=1).astype(np.float32)
@@ -148,21 +148,21 @@ def looks(duration: float, cuts: Sequence[float] = ()) -> VideoIndex:
 
 
 def test_an_hour_without_cuts_is_cut_in_minutes() -> None:
-    scenes = looks(3600.0).scenes(300, 2.0)
+    scenes = index_of(3600.0).scenes(300, 2.0)
     assert scenes == [(60.0 * i, 60.0 * (i + 1)) for i in range(60)]
 
 
 def test_only_scenes_that_are_too_long_are_cut_and_at_their_cuts_first() -> None:
-    scenes = looks(200.0, cuts=[20, 50]).scenes(300, 2.0)
+    scenes = index_of(200.0, cuts=[20, 50]).scenes(300, 2.0)
     assert scenes == [(0, 20), (20, 50), (50, 100), (100, 150), (150, 200)]
 
 
 def test_pieces_keep_to_the_number_and_the_length_that_were_asked_for() -> None:
-    film = looks(3600.0, cuts=[600])
-    for most, shortest in ((1, 2.0), (2, 2.0), (7, 2.0), (300, 90.0), (300, 700.0)):
-        scenes = film.scenes(most, shortest)
+    film = index_of(3600.0, cuts=[600])
+    for max_scenes, min_seconds in ((1, 2.0), (2, 2.0), (7, 2.0), (300, 90.0), (300, 700.0)):
+        scenes = film.scenes(max_scenes, min_seconds)
         lengths = [end - start for start, end in scenes]
-        assert len(scenes) <= most and min(lengths) >= shortest
+        assert len(scenes) <= max_scenes and min(lengths) >= min_seconds
         assert scenes[0][0] == 0 and scenes[-1][1] == 3600
         assert all(a[1] == b[0] for a, b in pairwise(scenes))
     longest_first = film.scenes(5, 2.0)
@@ -267,7 +267,7 @@ def test_a_score_is_the_share_of_ordinary_words_that_fit_less_well(mini: Bundle)
     best, *others = search([index], "a red star", mini, n=3)
     assert best.score == pytest.approx(np.mean(ordinary @ wanted < wanted @ wanted))
     assert [match.score for match in others] == [0.0, 0.0] or len(others) == 0
-    assert [match.time for match in search([index], "a red star", mini, least=0.9)] == [0.0]
+    assert [match.time for match in search([index], "a red star", mini, min_score=0.9)] == [0.0]
 
 
 def test_a_model_of_ollamas_retells_and_answers_from_the_notes(

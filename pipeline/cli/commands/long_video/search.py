@@ -30,11 +30,11 @@ def run(
     if not words.strip():
         raise ReellamaError("search for what? give a few words")
     bundle = search_bundle(open_bundle(models.bundle, models.mmproj))
-    seen, failed = [], 0
+    indexes, failed = [], 0
     for video in videos:
         with step_bar(video) as report:
             try:
-                seen.append(
+                indexes.append(
                     video_index.index_video(
                         video,
                         bundle,
@@ -47,36 +47,38 @@ def run(
                 if len(videos) == failed:
                     raise
                 note(str(error))
-    found = video_index.search(seen, words, bundle, n, 0.0 if everything else video_index.FITS)
-    if not found:
+    matches = video_index.search(
+        indexes, words, bundle, n, 0.0 if everything else video_index.MIN_FIT_SHARE
+    )
+    if not matches:
         note(f'nothing fits "{words}"; --all shows what comes nearest')
-    footage = next((index.path for index in seen if index.is_footage), None)
+    footage = next((index.path for index in indexes if index.is_footage), None)
     if footage is not None:  # a vision model would search with the same tower
         note_footage_caveat(footage.name or footage, bundle.config.footage_limits)
-    pictures = [] if thumbnails is None else _thumbnails(found, thumbnails)
+    pictures = [] if thumbnails is None else _thumbnails(matches, thumbnails)
     if as_json:
-        rows: list[dict[str, object]] = [{**asdict(m), "path": str(m.path)} for m in found]
+        rows: list[dict[str, object]] = [{**asdict(m), "path": str(m.path)} for m in matches]
         for row, picture in zip(rows, pictures, strict=False):
             row["thumbnail"] = str(picture)
         sys.stdout.write(json.dumps(rows, ensure_ascii=False) + "\n")
         return
-    for i, match in enumerate(found):
+    for i, match in enumerate(matches):
         shown = f"  {pictures[i]}" if pictures else ""
         line = f"{match.score:5.2f}  {format_time(match.time):>9}  {match.path}{shown}"
         out.print(strip_control(line), markup=False, soft_wrap=True)
 
 
-def _thumbnails(found: Sequence[SearchMatch], folder: Path) -> list[Path]:
+def _thumbnails(matches: Sequence[SearchMatch], folder: Path) -> list[Path]:
     """A JPEG of each match, numbered by its rank; each video is opened once for all of its own."""
     from PIL import Image
 
     from reellama.pipeline.video.clip import open_video, read_frames
 
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{i:02}-{match.path.stem}.jpg" for i, match in enumerate(found, 1)]
-    for video in dict.fromkeys(match.path for match in found):
+    paths = [folder / f"{i:02}-{match.path.stem}.jpg" for i, match in enumerate(matches, 1)]
+    for video in dict.fromkeys(match.path for match in matches):
         with open_video(video) as source:
-            for match, path in zip(found, paths, strict=True):
+            for match, path in zip(matches, paths, strict=True):
                 if match.path == video:
                     end = match.time + 0.1
                     clip = read_frames(source, frames=1, start=match.time, end=end, max_side=320)

@@ -86,18 +86,18 @@ def run(video: Path, options: TimelineOptions, models: SceneOptions) -> None:
     with open_video(video) as source:
         with models.open() as long_video, step_bar(video) as report:
             if options.ask is not None:
-                found = long_video.ask(source, options.ask, report=report)
+                answers = long_video.ask(source, options.ask, report=report)
             else:
                 made = long_video.timeline(
                     source,
-                    most=options.scenes,
-                    shortest=options.shortest,
+                    max_scenes=options.scenes,
+                    min_seconds=options.shortest,
                     subtitles=options.subtitles == "auto",
                     report=report,
                 )
         note_footage_caveat(video.name or video, long_video.footage_caveat)
         if options.ask is not None:
-            _print_answer(options.ask, found, teller, as_json=form == "json")
+            _print_answer(options.ask, answers, teller, as_json=form == "json")
             return
         if teller is not None:
             from reellama.pipeline.long_video import summary
@@ -106,24 +106,28 @@ def run(video: Path, options: TimelineOptions, models: SceneOptions) -> None:
         _write(made, source, form, options)
 
 
-def _print_answer(question: str, found: list, teller: OllamaModel | None, *, as_json: bool) -> None:
+def _print_answer(
+    question: str, answers: list, teller: OllamaModel | None, *, as_json: bool
+) -> None:
     from reellama.pipeline.cli.console import out, strip_control
     from reellama.pipeline.video.timestamps import format_time
 
     if as_json:
-        sys.stdout.write(json.dumps([asdict(each) for each in found], ensure_ascii=False) + "\n")
+        sys.stdout.write(
+            json.dumps([asdict(answer) for answer in answers], ensure_ascii=False) + "\n"
+        )
     elif teller is not None:
         from reellama.pipeline.long_video import summary
 
         out.print(
-            strip_control(summary.answer_from_scenes(question, found, teller)),
+            strip_control(summary.answer_from_scenes(question, answers, teller)),
             markup=False,
             soft_wrap=True,
         )
     else:
-        for each in found:
-            times = f"{format_time(each.start)} - {format_time(each.end)}"
-            out.print(f"{times}  {strip_control(each.text)}", markup=False, soft_wrap=True)
+        for answer in answers:
+            times = f"{format_time(answer.start)} - {format_time(answer.end)}"
+            out.print(f"{times}  {strip_control(answer.text)}", markup=False, soft_wrap=True)
 
 
 def _check_out(out: Path, form: str) -> None:
