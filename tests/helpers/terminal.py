@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 REELLAMA = (sys.executable, "-m", "reellama.pipeline.cli.main")
 CTRL_C, CTRL_D, ESCAPE, ENTER, UP, TAB = "\x03", "\x04", "\x1b", "\r", "\x1b[A", "\t"
 # Other processes may hold the cores: this says when to give up, not how fast anything should be.
-PATIENCE = 240.0
+TIMEOUT_SECONDS = 240.0
 
 
 class _Screen(pyte.HistoryScreen):
@@ -75,7 +75,7 @@ class Terminal:
         """Press keys."""
         os.write(self._fd, keys.encode())
 
-    def wait_for(self, pattern: str, seconds: float = PATIENCE) -> str:
+    def wait_for(self, pattern: str, seconds: float = TIMEOUT_SECONDS) -> str:
         """Wait until the text on and above the screen matches; returns that text."""
         until = time.monotonic() + seconds
         while not re.search(pattern, text := self.text(), re.MULTILINE):
@@ -85,7 +85,7 @@ class Terminal:
                     raise AssertionError(f"{pattern!r} did not come; the terminal shows:\n{text}")
         return text
 
-    def wait_for_exit(self, seconds: float = PATIENCE) -> int:
+    def wait_for_exit(self, seconds: float = TIMEOUT_SECONDS) -> int:
         """Wait until the program ends; returns its exit status."""
         until = time.monotonic() + seconds
         while time.monotonic() < until and self._read(0.1):

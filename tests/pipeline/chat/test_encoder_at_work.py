@@ -12,24 +12,24 @@ from reellama.pipeline.video.read_options import VideoReadOptions
 from reellama.pipeline.video.source import VideoError
 
 
-def test_it_is_busy_while_frames_are_read_and_not_for_what_is_known(
+def test_encoder_is_busy_while_reading_frames_but_not_on_a_cache_hit(
     demo_video: Path, tmp_path: Path
 ) -> None:
     encoder = VideoEncoder(Bundle.load(), ArrayCache(tmp_path))
-    seen: list[bool] = []
+    was_busy: list[bool] = []
 
-    def look(path: Path) -> None:
+    def encode(path: Path) -> None:
         encoder.encode(
-            path, VideoReadOptions(), Timings(), lambda done, total: seen.append(encoder.busy)
+            path, VideoReadOptions(), Timings(), lambda done, total: was_busy.append(encoder.busy)
         )
         assert not encoder.busy
 
-    look(demo_video)
-    assert seen and all(seen)
-    seen.clear()
-    look(demo_video)
-    assert seen == []
+    encode(demo_video)
+    assert was_busy and all(was_busy)
+    was_busy.clear()
+    encode(demo_video)
+    assert was_busy == []
     (tmp_path / "no.mp4").write_bytes(b"no video")
     with pytest.raises(VideoError):
-        look(tmp_path / "no.mp4")
+        encode(tmp_path / "no.mp4")
     assert not encoder.busy

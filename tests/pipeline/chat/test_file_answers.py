@@ -40,7 +40,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Clip:
         ("Is there any audio in the video?", "has sound"),
     ],
 )
-def test_the_file_answers(clip: Clip, question: str, answer: str):
+def test_questions_about_the_file_are_answered_from_it(clip: Clip, question: str, answer: str):
     assert answer in (answer_from_files(question, [clip]) or "")
 
 
@@ -70,7 +70,7 @@ def test_other_files_give_other_answers(clip: Clip, tmp_path: Path):
     assert both == "a.mp4 is 3.0 seconds long. b.mp4 is 0.5 seconds long."
 
 
-def test_pictures_are_called_what_they_are(clip: Clip, tmp_path: Path):
+def test_still_pictures_and_folders_of_pictures_are_called_so(clip: Clip, tmp_path: Path):
     Image.new("RGB", (64, 48), "red").save(tmp_path / "a.png")
     still, folder = read_frames(tmp_path / "a.png"), read_frames(tmp_path)
     for question in ("How long is the video?", "What is the frame rate?"):
@@ -81,7 +81,7 @@ def test_pictures_are_called_what_they_are(clip: Clip, tmp_path: Path):
     assert answer_from_files("What is the resolution?", [still]) is None
 
 
-def test_the_chat_says_it_and_remembers_it(small_bundle: Path, square_video: Path):
+def test_the_chat_keeps_an_answer_from_the_file_as_a_turn(small_bundle: Path, square_video: Path):
     with VideoChat(square_video, bundle=small_bundle, n_threads=1, n_ctx=256) as video_chat:
         assert video_chat.ask("How long is the video?") == "The file is 2.0 seconds long."
         assert [turn.answer for turn in video_chat.turns] == ["The file is 2.0 seconds long."]

@@ -79,7 +79,7 @@ def test_a_second_look_reads_no_frame_and_says_the_same(
     assert np.array_equal(again.frames[0], first.frames[0])
 
 
-def test_it_is_the_content_that_counts(
+def test_a_video_is_known_by_its_content(
     video: Path, encode: Callable[..., tuple], reads: list[object], tmp_path: Path
 ) -> None:
     encode(video)

@@ -79,7 +79,7 @@ def test_the_answer_is_the_servers_and_the_same_as_ones_own(
     assert asked(server)[len(before) :].count("/api/chat") == 2
 
 
-def test_nothing_heavy_is_imported_for_it(
+def test_an_answer_of_a_server_imports_nothing_heavy(
     square_video: Path, quick: list[str], server: tuple[str, list[str]]
 ) -> None:
     code = (

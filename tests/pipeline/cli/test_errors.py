@@ -17,13 +17,13 @@ from safetensors.torch import load_file, save_file
 
 from tests.conftest import Result
 from tests.helpers.full_disk import full_disk
-from tests.helpers.terminal import PATIENCE, REELLAMA, ROOT
+from tests.helpers.terminal import REELLAMA, ROOT, TIMEOUT_SECONDS
 
 Run = Callable[..., Result]
 
 
 @pytest.fixture
-def complaint(reellama: Run, small_bundle: Path) -> Callable[..., str]:
+def error_line(reellama: Run, small_bundle: Path) -> Callable[..., str]:
     """Ask about a video in vain; returns the one line."""
 
     def ask(video: Path, *options: str | Path, bundle: Path = small_bundle) -> str:
@@ -77,20 +77,20 @@ def folder_without_pictures(folder: Path, video: Path) -> tuple[Path, str]:
 @pytest.mark.parametrize(
     "make", [text_renamed, truncated, empty, missing, sound_only, folder_without_pictures]
 )
-def test_a_file_that_is_no_video(
-    complaint: Callable[..., str],
+def test_a_file_that_is_no_video_is_named_with_the_reason(
+    error_line: Callable[..., str],
     make: Callable[[Path, Path], tuple[Path, str]],
     tmp_path: Path,
     square_video: Path,
 ) -> None:
     path, reason = make(tmp_path, square_video)
-    line = complaint(path)
+    line = error_line(path)
     assert str(path) in line
     assert reason in line
 
 
 @contextmanager
-def nobody() -> Iterator[None]:
+def without_root_rights() -> Iterator[None]:
     """Without root's rights, which reach everything."""
     if os.geteuid() != 0:
         yield
@@ -102,8 +102,8 @@ def nobody() -> Iterator[None]:
         os.seteuid(0)
 
 
-def test_a_file_without_permission(
-    complaint: Callable[..., str], tmp_path: Path, square_video: Path
+def test_a_file_without_permission_is_refused(
+    error_line: Callable[..., str], tmp_path: Path, square_video: Path
 ) -> None:
     closed = tmp_path / "closed.mp4"
     shutil.copy(square_video, closed)
@@ -111,34 +111,36 @@ def test_a_file_without_permission(
     for folder in tmp_path.parents[:2]:
         folder.chmod(0o755)
     tmp_path.chmod(0o755)
-    with nobody():
-        assert "permission" in complaint(closed).lower()
+    with without_root_rights():
+        assert "permission" in error_line(closed).lower()
 
 
-def test_a_start_past_the_end(complaint: Callable[..., str], square_video: Path) -> None:
-    assert "60" in complaint(square_video, "--start=60")
+def test_a_start_past_the_end_is_refused(
+    error_line: Callable[..., str], square_video: Path
+) -> None:
+    assert "60" in error_line(square_video, "--start=60")
 
 
-def test_an_empty_question(reellama: Run, square_video: Path) -> None:
+def test_an_empty_question_is_refused(reellama: Run, square_video: Path) -> None:
     result = reellama("ask", square_video, "-", stdin="\n")
     assert (result.status, result.out) == (1, "")
     assert "question is empty" in result.err
 
 
-def test_an_llm_that_is_cut_off_missing_or_no_gguf(
-    complaint: Callable[..., str], square_video: Path, smollm2: Path, tmp_path: Path
+def test_an_llm_that_is_cut_off_missing_or_no_gguf_is_named(
+    error_line: Callable[..., str], square_video: Path, smollm2: Path, tmp_path: Path
 ) -> None:
     cut, text = tmp_path / "cut.gguf", tmp_path / "text.gguf"
     cut.write_bytes(smollm2.read_bytes()[:3_000_000])
     text.write_text("GGUF? no")
     for path in (cut, text, tmp_path / "none.gguf"):
-        assert str(path) in complaint(square_video, "--llm", path)
+        assert str(path) in error_line(square_video, "--llm", path)
 
 
-def test_a_bundle_made_for_another_llm(
-    complaint: Callable[..., str], square_video: Path, gemma: Path
+def test_a_bundle_made_for_another_llm_is_refused(
+    error_line: Callable[..., str], square_video: Path, gemma: Path
 ) -> None:
-    line = complaint(square_video, "--llm", gemma)
+    line = error_line(square_video, "--llm", gemma)
     assert str(gemma) in line
     assert "640" in line
     assert "576" in line
@@ -150,37 +152,39 @@ def bundle(small_bundle: Path, tmp_path: Path) -> Path:
     return shutil.copytree(small_bundle, tmp_path / "bundle")
 
 
-def test_a_projector_with_nan_in_it(
-    complaint: Callable[..., str], square_video: Path, bundle: Path
+def test_a_projector_with_nan_is_refused(
+    error_line: Callable[..., str], square_video: Path, bundle: Path
 ) -> None:
     path = bundle / "projector.safetensors"
     weights = load_file(path)
     name = next(iter(weights))
     weights[name].view(-1)[0] = torch.nan
     save_file(weights, path)
-    line = complaint(square_video, bundle=bundle)
+    line = error_line(square_video, bundle=bundle)
     assert str(path) in line
     assert "NaN" in line
 
 
-def test_a_broken_bundle(complaint: Callable[..., str], square_video: Path, bundle: Path) -> None:
+def test_the_broken_file_of_a_bundle_is_named(
+    error_line: Callable[..., str], square_video: Path, bundle: Path
+) -> None:
     (bundle / "projector.safetensors").write_bytes(b"nonsense")
-    assert "projector.safetensors" in complaint(square_video, bundle=bundle)
+    assert "projector.safetensors" in error_line(square_video, bundle=bundle)
     (bundle / "projector.safetensors").unlink()
-    assert "missing" in complaint(square_video, bundle=bundle)
+    assert "missing" in error_line(square_video, bundle=bundle)
     (bundle / "bundle.json").write_text(json.dumps({"format": 1}))
-    assert "bundle.json" in complaint(square_video, bundle=bundle)
-    assert "bundle.json" in complaint(square_video, bundle=bundle / "nowhere")
+    assert "bundle.json" in error_line(square_video, bundle=bundle)
+    assert "bundle.json" in error_line(square_video, bundle=bundle / "nowhere")
 
 
-def test_grammar_and_schema_files_that_cannot_be_used(
-    complaint: Callable[..., str], square_video: Path, tmp_path: Path
+def test_grammar_and_schema_files_that_cannot_be_used_are_refused(
+    error_line: Callable[..., str], square_video: Path, tmp_path: Path
 ) -> None:
     wrong = tmp_path / "wrong"
     wrong.write_text("root ::= (")
-    assert "GBNF" in complaint(square_video, "--grammar", wrong)
-    assert "not JSON" in complaint(square_video, "--json-schema", wrong)
-    assert "No such file" in complaint(square_video, "--grammar", tmp_path / "none")
+    assert "GBNF" in error_line(square_video, "--grammar", wrong)
+    assert "not JSON" in error_line(square_video, "--json-schema", wrong)
+    assert "No such file" in error_line(square_video, "--grammar", tmp_path / "none")
 
 
 @pytest.fixture
@@ -192,7 +196,9 @@ def long_answer(small_bundle: Path, square_video: Path, endless: Path) -> list[s
     ]
 
 
-def test_nobody_left_to_read_the_answer(long_answer: list[str]) -> None:
+def test_an_answer_ends_quietly_when_stdout_is_closed_at_its_other_end(
+    long_answer: list[str],
+) -> None:
     child = subprocess.Popen(
         long_answer, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -201,10 +207,12 @@ def test_nobody_left_to_read_the_answer(long_answer: list[str]) -> None:
     assert child.stdout.read(4) == "tick"
     child.stdout.close()
     assert child.stderr.read() == ""
-    assert child.wait(PATIENCE) == 1
+    assert child.wait(TIMEOUT_SECONDS) == 1
 
 
-def test_a_full_disk_behind_stdout(long_answer: list[str], tmp_path: Path) -> None:
+def test_a_full_disk_behind_stdout_is_reported_in_one_line(
+    long_answer: list[str], tmp_path: Path
+) -> None:
     # Linux's own full disk, and where there is none a limit on the size of files.
     command = f"exec {' '.join(long_answer)} > /dev/full"
     if not Path("/dev/full").exists():
@@ -233,7 +241,9 @@ def test_a_full_disk_is_told_with_the_file_and_leaves_none(
 
 
 @pytest.mark.parametrize("seconds", [0.7, 2.0, None])
-def test_ctrl_c_at_any_moment(long_answer: list[str], seconds: float | None) -> None:
+def test_ctrl_c_at_any_moment_stops_with_status_130(
+    long_answer: list[str], seconds: float | None
+) -> None:
     """While it imports, while it loads and, for None, when it has begun to answer."""
     child = subprocess.Popen(
         long_answer, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -244,7 +254,7 @@ def test_ctrl_c_at_any_moment(long_answer: list[str], seconds: float | None) -> 
         with pytest.raises(subprocess.TimeoutExpired):
             child.wait(seconds)
     child.send_signal(signal.SIGINT)
-    _, errors = child.communicate(timeout=PATIENCE)
+    _, errors = child.communicate(timeout=TIMEOUT_SECONDS)
     assert errors == "reellama: stopped\n"
     assert child.returncode == 130
 
@@ -279,10 +289,12 @@ main()
 
 
 @pytest.mark.parametrize("where", ["log", "cleaning"])
-def test_ctrl_c_where_python_drops_it(long_answer: list[str], where: str) -> None:
+def test_ctrl_c_stops_also_where_python_drops_the_interrupt(
+    long_answer: list[str], where: str
+) -> None:
     result = subprocess.run(
         [long_answer[0], "-c", LOST, where, *long_answer[3:]],
-        cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE,
+        cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_SECONDS,
     )  # fmt: skip
     assert (result.returncode, result.stderr) == (130, "reellama: stopped\n")
 
@@ -300,7 +312,7 @@ def test_a_url_is_refused_with_the_reason(reellama: Run) -> None:
         assert "https://example.com/a.mp4: this is a URL, and nothing is fetched" in result.err
 
 
-def test_sampling_by_fps_alone_says_what_it_wants(reellama: Run, square_video: Path) -> None:
+def test_sampling_by_fps_without_a_rate_names_the_option(reellama: Run, square_video: Path) -> None:
     result = reellama("ask", square_video, "What?", "--sampling", "fps")
     assert result.status == 1 and "--fps" in result.err
 
@@ -325,7 +337,7 @@ def test_no_timeline_is_made_that_could_not_or_should_not_be_saved(
     assert "Hello" in made.read_text()
 
 
-def test_closed_streams(square_video: Path) -> None:
+def test_closed_streams_are_reported_or_left_alone(square_video: Path) -> None:
     command = f"exec {' '.join(REELLAMA)} ask {square_video} What >&-"
     result = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True)
     assert (result.returncode, result.stderr) == (

@@ -30,7 +30,7 @@ def two_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("options", [(), ("--ask", "What is it?")])
-def test_it_is_said_once_on_stderr(
+def test_timeline_warns_of_footage_once_on_stderr(
     options: tuple[str, ...], reellama: Callable[..., Result], two_scenes: Path
 ) -> None:
     result = reellama("timeline", two_scenes, "--threads", "1", *options)
@@ -40,7 +40,7 @@ def test_it_is_said_once_on_stderr(
     assert "often wrong" not in result.out
 
 
-def test_search_says_it_once_whatever_it_finds_and_also_where_it_has_looked_before(
+def test_search_warns_of_footage_once_whatever_it_finds_and_with_a_kept_index_too(
     reellama: Callable[..., Result], two_scenes: Path, demo_video: Path
 ) -> None:
     for words in ("a cat", "a cat", "a xylophone"):
@@ -50,7 +50,7 @@ def test_search_says_it_once_whatever_it_finds_and_also_where_it_has_looked_befo
     assert "often wrong" not in reellama("search", demo_video, "a red star").err
 
 
-def test_quiet_and_drawn_clips_have_none(
+def test_quiet_runs_and_drawn_clips_have_no_warning_of_footage(
     reellama: Callable[..., Result], two_scenes: Path, demo_video: Path
 ) -> None:
     assert "often wrong" not in reellama("timeline", two_scenes, "--threads=1", "--quiet").err

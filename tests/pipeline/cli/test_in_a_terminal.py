@@ -15,10 +15,10 @@ from tests.helpers.terminal import (
     CTRL_C,
     CTRL_D,
     ENTER,
-    PATIENCE,
     REELLAMA,
     ROOT,
     TAB,
+    TIMEOUT_SECONDS,
     UP,
     Terminal,
 )
@@ -171,7 +171,7 @@ class Tmux:
         self._run("send-keys", *keys)
 
     def wait_for(self, text: str) -> str:
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + TIMEOUT_SECONDS
         while text not in (screen := self._run("capture-pane", "-p")):
             assert time.monotonic() < until, screen
             time.sleep(0.1)

@@ -15,7 +15,7 @@ CONTEXT = ("-c", "--ctx-size", "--n-ctx")
 
 
 @pytest.mark.parametrize("limit", ["-n", "--n-predict", "--max-tokens"])
-def test_an_answer_takes_them(
+def test_an_answer_takes_options_by_llama_cpps_names(
     limit: str, reellama: Run, square_video: Path, small_bundle: Path
 ) -> None:
     ask = ("ask", square_video, "What?", "--bundle", small_bundle, "--threads=1", "--json")

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.numeric
 PICTURES = Path(skimage.__file__).parent / "data"
 
 
-class Look(NamedTuple):
+class ProjectorInput(NamedTuple):
     """What a bundle's projector gets: what its soft tokens depend on."""
 
     features: np.ndarray
@@ -34,14 +34,14 @@ class Look(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def looks() -> Iterator[list[Look]]:
-    """All looks of bundles at clips, in their order."""
-    found: list[Look] = []
+def projector_inputs() -> Iterator[list[ProjectorInput]]:
+    """What the projectors of bundles get in a test, in order."""
+    found: list[ProjectorInput] = []
     kept = {name: getattr(Bundle, name) for name in ("project", "interpret")}
 
     def watched(name: str) -> Callable[..., object]:
         def look(self: Bundle, features: np.ndarray, times: np.ndarray) -> object:
-            found.append(Look(features, np.asarray(times)))
+            found.append(ProjectorInput(features, np.asarray(times)))
             return kept[name](self, features, times)
 
         return look
@@ -95,7 +95,7 @@ def ask(chat: VideoChat, video: Path, question: str | None = None, **part: float
     return chat.ask(question or chat.bundle.describe)
 
 
-def same(a: Look, b: Look) -> bool:
+def same(a: ProjectorInput, b: ProjectorInput) -> bool:
     return np.array_equal(a.features, b.features) and np.allclose(a.times, b.times)
 
 
@@ -103,31 +103,32 @@ def same(a: Look, b: Look) -> bool:
 def test_every_command_sees_the_same_of_a_clip(
     name: str,
     request: pytest.FixtureRequest,
-    looks: list[Look],
+    projector_inputs: list[ProjectorInput],
     chat: VideoChat,
     long_video: LongVideo,
     reellama: Callable[..., Result],
 ) -> None:
     video: Path = request.getfixturevalue(name)
-    looks.clear()
+    projector_inputs.clear()
     described = ask(chat, video)
     (scene,) = long_video.timeline(video).scenes
     inspected = json.loads(reellama("inspect", video, "--json").out)
-    assert len(looks) == 3 and same(looks[0], looks[1]) and same(looks[0], looks[2])
-    assert inspected["frames"] == pytest.approx(looks[0].times.tolist(), abs=1e-5)
+    by_ask, by_timeline, by_inspect = projector_inputs
+    assert same(by_ask, by_timeline) and same(by_ask, by_inspect)
+    assert inspected["frames"] == pytest.approx(by_ask.times.tolist(), abs=1e-5)
     if name == "demo_video":  # words that are nearly as likely turn with the last digits of a batch
         assert scene.text == described
 
 
 def test_a_scene_is_seen_as_that_part_is(
-    looks: list[Look], chat: VideoChat, long_video: LongVideo, two_scenes: Path
+    projector_inputs: list[ProjectorInput], chat: VideoChat, long_video: LongVideo, two_scenes: Path
 ) -> None:
-    looks.clear()
+    projector_inputs.clear()
     scenes = long_video.timeline(two_scenes).scenes
     assert [scene.start for scene in scenes] == pytest.approx([0, 3], abs=0.05)
-    for look, scene in zip(list(looks), scenes, strict=True):
+    for of_scene, scene in zip(list(projector_inputs), scenes, strict=True):
         ask(chat, two_scenes, start=scene.start, end=scene.end)
-        assert same(look, looks[-1])
+        assert same(of_scene, projector_inputs[-1])
 
 
 def test_what_is_drawn_moves_or_does_not_in_every_answer(

@@ -62,7 +62,7 @@ def test_ctrl_c_at_any_write_comes_through_and_leaves_a_console_that_prints(
     assert text.rfind(SHOW_CURSOR) >= text.rfind(HIDE_CURSOR)
 
 
-def test_everything_that_is_drawn_is_one_of_them() -> None:
+def test_no_module_uses_richs_own_progress_bars() -> None:
     """Rich's own `Progress`, `track` and `status` may be interrupted half drawn."""
     unguarded = []
     for path in [*(ROOT / "pipeline").rglob("*.py"), *(ROOT / "gguf_tools").rglob("*.py")]:

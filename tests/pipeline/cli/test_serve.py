@@ -78,7 +78,7 @@ def started(
             process.kill()
 
 
-def test_it_serves_logs_and_stops_cleanly() -> None:
+def test_serve_answers_logs_and_stops_cleanly() -> None:
     with started("--n-ctx", "256") as (process, url, lines):
         prompt = {"model": "mini", "prompt": "1, 2, 3,", "raw": True, "stream": False}
         short = {**prompt, "options": {"num_predict": 2}}
@@ -93,7 +93,7 @@ def test_it_serves_logs_and_stops_cleanly() -> None:
     assert not [child for child in children if child.is_running()]
 
 
-def test_it_serves_a_vision_gguf_that_is_named(vision_model: Callable[[str], VisionModel]) -> None:
+def test_serve_takes_a_vision_gguf_by_its_path(vision_model: Callable[[str], VisionModel]) -> None:
     model = vision_model("gemma3")
     with started("--bundle", str(model.llm), "--n-ctx", "512") as (process, url, _):
         tags = httpx.get(f"{url}/api/tags", timeout=60).json()

@@ -162,7 +162,7 @@ def test_what_needs_a_trained_bundle_says_so(
     assert str(model.llm) in line and reason in line
 
 
-def test_timeline_and_search_take_one(
+def test_timeline_and_search_take_a_vision_gguf(
     reellama: Run, model: VisionModel, square_video: Path
 ) -> None:
     watching = ("--bundle", model.llm, "--no-cache", "--threads=1")

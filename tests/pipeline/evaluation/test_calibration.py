@@ -20,17 +20,17 @@ answers = st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_si
 
 
 @given(truths)
-def test_who_is_sure_and_right_has_no_error(truth: list[bool]) -> None:
+def test_sure_and_right_answers_have_no_error(truth: list[bool]) -> None:
     assert expected_calibration_error([float(each) for each in truth], truth) == 0
 
 
 @given(truths)
-def test_who_is_sure_and_wrong_has_the_full_error(truth: list[bool]) -> None:
+def test_sure_and_wrong_answers_have_the_full_error(truth: list[bool]) -> None:
     assert expected_calibration_error([float(not each) for each in truth], truth) == 1
 
 
 @given(st.integers(0, 20), st.integers(1, 5))
-def test_who_knows_how_often_it_is_yes_has_no_error(n_yes: int, times: int) -> None:
+def test_the_true_share_of_yes_as_probability_has_no_error(n_yes: int, times: int) -> None:
     truth = ([True] * n_yes + [False] * (20 - n_yes)) * times
     assert expected_calibration_error([n_yes / 20] * len(truth), truth) == pytest.approx(0)
 

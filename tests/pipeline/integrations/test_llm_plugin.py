@@ -123,7 +123,7 @@ def test_without_words_the_video_is_described(
     assert response.usage().output
 
 
-def test_it_streams(model: llm.Model, square_video: Path) -> None:
+def test_an_answer_is_streamed(model: llm.Model, square_video: Path) -> None:
     response = model.prompt("What happens?", attachments=[llm.Attachment(path=str(square_video))])
     assert len(list(response)) > 2
 

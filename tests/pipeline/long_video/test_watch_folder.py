@@ -156,7 +156,7 @@ def test_another_worker_does_not_do_the_same(folder: WatchedFolder) -> None:
     assert not list(folder.state_folder.glob("lock-*"))
 
 
-def test_it_is_said_when_there_is_no_folder(reellama: Callable, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_there_is_named(reellama: Callable, tmp_path: Path) -> None:
     result = reellama("watch", tmp_path / "nothing")
     assert result.status == 1 and "is not a folder" in result.err
 

@@ -128,6 +128,6 @@ def test_false_statements_are_counted_among_all_that_were_made() -> None:
     assert row["camera right"].value == 0.5
 
 
-def test_who_says_nothing_of_it_makes_no_false_statement() -> None:
+def test_a_description_without_motion_makes_no_false_statement() -> None:
     row = score(answered(STILL, "A cat.", "I do not know.", "")).rows["model"]
     assert str(row["false claims"]) == "" and row["claims an answer"].value == 0

@@ -57,7 +57,7 @@ def test_the_same_seed_gives_the_same_videos(assets: Path, tmp_path: Path) -> No
     assert [item.video.read_bytes() for item in first] == [i.video.read_bytes() for i in again]
 
 
-def test_where_there_are_none_it_is_said_how_to_get_them(
+def test_without_photographs_the_error_says_how_to_get_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(photographs, "INSTALLED", tmp_path / "nowhere")

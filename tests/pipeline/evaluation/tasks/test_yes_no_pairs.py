@@ -106,12 +106,12 @@ def figures(*p_yes: tuple[float, float]) -> dict[str, float]:
     return {name: figure.value for name, figure in found.rows["model"].items()}
 
 
-def test_who_sees_has_all_pairs_right() -> None:
+def test_perfect_answers_get_all_pairs() -> None:
     found = figures((1.0, 0.0), (1.0, 0.0))
     assert found == {"both right": 1, "right": 1, "both likelier": 1, "calibration error": 0}
 
 
-def test_who_always_says_yes_has_half_the_answers_and_no_pair() -> None:
+def test_always_yes_gets_half_the_answers_and_no_pair() -> None:
     found = figures((1.0, 1.0), (1.0, 1.0))
     assert (found["both right"], found["right"], found["calibration error"]) == (0, 0.5, 0.5)
 
