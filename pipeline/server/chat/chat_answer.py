@@ -34,9 +34,9 @@ class ChatAnswer:
         return self._generation.context
 
     @property
-    def remark(self) -> str:
+    def footage_caveat(self) -> str:
         """What a person should know of answers about these videos, or ""."""
-        return self._generation.remark
+        return self._generation.footage_caveat
 
     @property
     def finish_reason(self) -> str:

@@ -25,7 +25,7 @@ class PreparedPrompt:
     """A prompt, and how its answer is generated; `visible_special_tokens` as in `GenerationJob`.
 
     answer: what is answered without the model. own_stop: stop texts that the client did not give.
-    remark: what a person should know of answers about these videos, or "".
+    footage_caveat: what a person should know of answers about these videos, or "".
     """
 
     prompt: TokenizedPrompt
@@ -33,7 +33,7 @@ class PreparedPrompt:
     visible_special_tokens: tuple[str, ...] = ()
     answer: str | None = None
     own_stop: tuple[str, ...] = ()
-    remark: str = ""
+    footage_caveat: str = ""
 
 
 _GENERATIONS: ContextVar[list[Generation] | None] = ContextVar("generations", default=None)
@@ -90,9 +90,9 @@ class Generation:
         return [*ids, *self._ids, *end] if len(ids) == len(keys) else None
 
     @property
-    def remark(self) -> str:
+    def footage_caveat(self) -> str:
         """As in `PreparedPrompt`."""
-        return self._prepared.remark if self._prepared is not None else ""
+        return self._prepared.footage_caveat if self._prepared is not None else ""
 
     async def start(
         self,

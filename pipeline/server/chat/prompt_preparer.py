@@ -92,9 +92,14 @@ class PromptPreparer:
             options.generation, chat_format, fitted.opening, grammar, not tools, start_marker
         )
         prompt = _after_context(fitted.prompt, options.context, loaded.batcher.tokenizer)
-        remark = next((video.footage_caveat for video in plan.videos if video.footage_caveat), "")
+        caveats = [video.footage_caveat for video in plan.videos if video.footage_caveat]
         prepared = PreparedPrompt(
-            prompt, generation, chat_format.markers, plan.answer, plan.stop, remark
+            prompt,
+            generation,
+            chat_format.markers,
+            plan.answer,
+            plan.stop,
+            caveats[0] if caveats else "",
         )
         parser = parser_for(chat_format, request, fitted.opening) if plan.answer is None else None
         return prepared, parser

@@ -181,8 +181,8 @@ async def _items(
         last = {**_head(body), **shape(None), "done": True, **_last(answer, begin)}
         if isinstance(body, GenerateRequest) and not body.raw and answer.context is not None:
             last["context"] = answer.context
-        if answer.remark and CLIENT.get() == LOCAL:  # for `ask`, which shows it to its person
-            last["remark"] = answer.remark
+        if answer.footage_caveat and CLIENT.get() == LOCAL:  # shown by `ask`
+            last["remark"] = answer.footage_caveat
         yield last
     finally:
         # A client that goes away cancels this very task, and its sequence must still be freed.
