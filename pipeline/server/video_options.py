@@ -33,7 +33,7 @@ MAX_FRAMES = 256
 class VideoOptions:
     """Which frames of a request's videos are taken, and how their tokens are pooled."""
 
-    reading: VideoReadOptions = VideoReadOptions()
+    read_options: VideoReadOptions = VideoReadOptions()
     pooling: PoolingOptions = DEFAULT_POOLING
 
 
@@ -52,10 +52,10 @@ def video_options(
     }
     pooled = {field: named.pop(name) for name, field in _POOLING.items() if name in named}
     pooling = replace(default.pooling, **pooled)
-    reading = replace(default.reading, **named)
-    if reading.n_frames > MAX_FRAMES:
-        raise ReellamaError(f"{reading.n_frames} frames: at most {MAX_FRAMES} are taken")
-    return VideoOptions(reading, pooling)
+    read_options = replace(default.read_options, **named)
+    if read_options.n_frames > MAX_FRAMES:
+        raise ReellamaError(f"{read_options.n_frames} frames: at most {MAX_FRAMES} are taken")
+    return VideoOptions(read_options, pooling)
 
 
 # What these options are called in `PoolingOptions`.

@@ -88,12 +88,12 @@ def decode(request: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
     try:
         for file in sorted(path.iterdir()) if path.is_dir() else [path]:
             check(file, request["max_pixels"], request["max_seconds"])
-        reading = VideoReadOptions(**request["reading"])
+        read_options = VideoReadOptions(**request["read_options"])
         if request["times"] is None:
-            clip = read_frames(path, reading)
+            clip = read_frames(path, read_options)
         else:
             with at_times(open_image_folder(path), request["times"]) as pictures:
-                clip = read_frames(pictures, reading)
+                clip = read_frames(pictures, read_options)
         check_seconds(clip.duration, request["max_seconds"])
     except MediaTooLarge as error:
         return refusal(str(error), 413), []
@@ -120,13 +120,14 @@ def read_subtitles(request: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
     from reellama.pipeline.video.source import VideoError
 
     container.OPEN_OPTIONS.update(OPEN_OPTIONS)
-    kept, room = [], request["characters"]
+    lines, characters_left = [], request["characters"]
     with suppress(VideoError), open_video(request["path"]) as source:
-        for line in between(source.subtitles(), VideoReadOptions(**request["reading"])):
-            if (room := room - len(line.text)) < 0:
+        for line in between(source.subtitles(), VideoReadOptions(**request["read_options"])):
+            characters_left -= len(line.text)
+            if characters_left < 0:
                 break
-            kept.append([line.start, line.end, line.text])
-    return {"subtitles": kept}, []
+            lines.append([line.start, line.end, line.text])
+    return {"subtitles": lines}, []
 
 
 def check(path: Path, max_pixels: int, max_seconds: float) -> None:
@@ -168,10 +169,10 @@ def check_video(path: Path, max_seconds: float) -> tuple[int, int]:
     return max(sizes, key=lambda size: size[0] * size[1], default=(0, 0))
 
 
-def check_seconds(seconds: float, most: float) -> None:
+def check_seconds(seconds: float, max_seconds: float) -> None:
     """Raise MediaTooLarge for a video that is too long."""
-    if seconds > most:
-        raise MediaTooLarge(f"a video of {seconds:.0f} s: at most {most:.0f} s are taken")
+    if seconds > max_seconds:
+        raise MediaTooLarge(f"a video of {seconds:.0f} s: at most {max_seconds:.0f} s are taken")
 
 
 def refusal(message: str, status: int) -> dict[str, Any]:

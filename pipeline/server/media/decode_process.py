@@ -53,28 +53,30 @@ class MediaLimits:
 class DecodedFrames(NamedTuple):
     """uint8 RGB pictures `[height, width, 3]`, and the seconds at which they appear, float64.
 
-    about: what else is known of them, without a footage caveat.
+    clip_facts: what else is known of them, without a footage caveat.
     """
 
     frames: list[np.ndarray]
     times: np.ndarray
-    about: ClipFacts = ClipFacts()
+    clip_facts: ClipFacts = ClipFacts()
 
 
-async def decode(clip: MediaItem, reading: VideoReadOptions, limits: MediaLimits) -> DecodedFrames:
+async def decode(
+    clip: MediaItem, read_options: VideoReadOptions, limits: MediaLimits
+) -> DecodedFrames:
     """Frames of a video, or of several pictures, read in a child process.
 
     Raises MediaError when the file is broken, too large, or takes too long.
     """
-    answer, status = await _ask_child(clip, reading, limits)
+    answer, status = await _ask_child(clip, read_options, limits)
     return _unpack(answer, status, limits)
 
 
 async def read_subtitles(
-    clip: MediaItem, reading: VideoReadOptions, limits: MediaLimits
+    clip: MediaItem, read_options: VideoReadOptions, limits: MediaLimits
 ) -> tuple[Subtitle, ...]:
     """The subtitles in a video's file, read in a child process."""
-    answer, _ = await _ask_child(clip, reading, limits, MAX_SUBTITLE_CHARACTERS)
+    answer, _ = await _ask_child(clip, read_options, limits, MAX_SUBTITLE_CHARACTERS)
     with suppress(ValueError, TypeError, KeyError):
         lines = json.loads(answer)["subtitles"]
         return tuple(Subtitle(float(start), float(end), str(text)) for start, end, text in lines)
@@ -82,17 +84,20 @@ async def read_subtitles(
 
 
 async def _ask_child(
-    clip: MediaItem, reading: VideoReadOptions, limits: MediaLimits, characters: int | None = None
+    clip: MediaItem,
+    read_options: VideoReadOptions,
+    limits: MediaLimits,
+    characters: int | None = None,
 ) -> tuple[bytearray, int]:
     """What a child process writes, and its exit status."""
     folder = Path(tempfile.mkdtemp(prefix="reellama-"))
     laying_out = asyncio.ensure_future(asyncio.to_thread(_lay_out, clip, folder))
     try:
         path = await asyncio.shield(laying_out)
-        child = await _start(path, clip.times, reading, limits, characters)
+        child = await _start(path, clip.times, read_options, limits, characters)
         try:
-            read = _read(child, reading)
-            answer = await asyncio.wait_for(read, limits.decode_seconds)
+            reading = _read(child, read_options)
+            answer = await asyncio.wait_for(reading, limits.decode_seconds)
         except asyncio.TimeoutError:
             raise _too_slow(limits) from None
         finally:
@@ -123,14 +128,14 @@ def _lay_out(clip: MediaItem, folder: Path) -> Path:
 async def _start(
     path: Path,
     times: tuple[float, ...] | None,
-    reading: VideoReadOptions,
+    read_options: VideoReadOptions,
     limits: MediaLimits,
     characters: int | None,
 ) -> Process:
     request = {
         "path": str(path),
         "times": times,
-        "reading": asdict(reading),
+        "read_options": asdict(read_options),
         "characters": characters,
         "max_pixels": limits.max_pixels,
         "max_seconds": limits.max_seconds,
@@ -148,14 +153,14 @@ async def _start(
     )
 
 
-async def _read(child: Process, reading: VideoReadOptions) -> bytearray:
+async def _read(child: Process, read_options: VideoReadOptions) -> bytearray:
     """What the child writes until it ends, and no more than its frames can be."""
     assert child.stdout is not None
-    most = _HEADER + reading.n_frames * 3 * (reading.max_side or 0) ** 2
+    max_bytes = _HEADER + read_options.n_frames * 3 * (read_options.max_side or 0) ** 2
     answer = bytearray()
     while part := await child.stdout.read(1 << 20):
         answer += part
-        if len(answer) > most:
+        if len(answer) > max_bytes:
             raise MediaError("this file led the decoder astray: more frames than were asked for")
     await child.wait()
     return answer
@@ -172,19 +177,22 @@ def _unpack(answer: bytearray, status: int, limits: MediaLimits) -> DecodedFrame
             raise MediaError(str(header["error"]), 413 if header["status"] == 413 else 400)
         frames = list(_split(np.frombuffer(answer, np.uint8)[end + 1 :], header["shapes"]))
         times = np.array(header["times"], np.float64)
-        about = _about(header)
+        clip_facts = _clip_facts(header)
         if not frames or times.shape != (len(frames),) or not np.isfinite(times).all():
             raise ValueError("frames without times")
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise MediaError("this file made the decoder crash; it is damaged") from error
-    return DecodedFrames(frames, times, about)
+    return DecodedFrames(frames, times, clip_facts)
 
 
-def _about(header: dict[str, Any]) -> ClipFacts:
+def _clip_facts(header: dict[str, Any]) -> ClipFacts:
     """What a child says of a file. Raises KeyError, TypeError or ValueError for what is none."""
-    said = header["facts"]
-    facts = said and FileFacts(
-        int(said["width"]), int(said["height"]), float(said["frame_rate"]), bool(said["has_sound"])
+    fields = header["facts"]
+    facts = fields and FileFacts(
+        int(fields["width"]),
+        int(fields["height"]),
+        float(fields["frame_rate"]),
+        bool(fields["has_sound"]),
     )
     duration = float(header["duration"])
     if not math.isfinite(duration):

@@ -56,9 +56,9 @@ T = TypeVar("T")
 
 # Children that decode at the same time.
 MAX_CHILDREN = 2
-# Characters of subtitles beside a video where nobody knows the context.
-DEFAULT_SUBTITLE_CHARACTERS = 2048
-MAX_VIDEOS_WITH_SUBTITLES = 64  # whose subtitles are kept in memory
+# Positions of subtitles beside a video where the context is not known.
+DEFAULT_SUBTITLE_POSITIONS = 2048
+MAX_VIDEOS_WITH_SUBTITLES = 64  # in memory
 
 
 class EncodedMedia(NamedTuple):
@@ -89,38 +89,40 @@ class MediaEncoder:
         media: Sequence[MediaItem],
         bundle: VideoBundle,
         options: VideoOptions = DEFAULT_VIDEO_OPTIONS,
-        room: int | None = None,
+        context_left: int | None = None,
         with_subtitles: bool = False,
     ) -> EncodedMedia:
         """What stands for pictures and videos in a prompt, one clip after another.
 
         Every video is a clip of its own, and so is every picture, unless the bundle joins pictures
-        that follow each other and of which nothing is said: then they are one clip, a second
+        that follow each other and have no name, times or options: then they are one clip, a second
         apart. Where there are several clips, those that have a name have it before them. `options`
-        are for all of them, and each may have its own. room: cells of the context for each clip.
-        with_subtitles: whether they are read also for a bundle that does not take them as text.
-        Raises MediaError with status 400, 404, 413 or 503, and ReellamaError for options that this
-        bundle does not take.
+        are for all of them, and each may have its own. context_left: cells of the context for each
+        clip. with_subtitles: whether subtitles are read also where the bundle does not take them as
+        text. Raises MediaError with status 400, 404, 413 or 503, and ReellamaError for options that
+        this bundle does not take.
         """
         clips = await asyncio.to_thread(self._clips, media, bundle.joins_pictures)
-        watched = [video_options(clip.options, options) for clip in clips]
-        found = await _gather_or_cancel(
-            self._encoded(clip, bundle, how.reading)
-            for clip, how in zip(clips, watched, strict=True)
+        clip_options = [video_options(clip.options, options) for clip in clips]
+        encoded_clips = await _gather_or_cancel(
+            self._encoded(clip, bundle, own.read_options)
+            for clip, own in zip(clips, clip_options, strict=True)
         )
-        seen = EncodedMedia([], [])
-        for clip, how, (encoded, about) in zip(clips, watched, found, strict=True):
-            parts = await asyncio.to_thread(bundle.prompt_parts, encoded, how.pooling, room)
+        encoded_media = EncodedMedia([], [])
+        for clip, own, encoded in zip(clips, clip_options, encoded_clips, strict=True):
+            frames, clip_facts = encoded
+            parts = await asyncio.to_thread(bundle.prompt_parts, frames, own.pooling, context_left)
             lines: tuple[Subtitle, ...] = ()
-            if how.reading.subtitles == "auto" and (bundle.reads_text or with_subtitles):
-                lines = await self._subtitles(clip, how.reading)
-            if bundle.reads_text and (said := as_text(lines, room or DEFAULT_SUBTITLE_CHARACTERS)):
-                parts = [*parts, Text(said)]
+            if own.read_options.subtitles == "auto" and (bundle.reads_text or with_subtitles):
+                lines = await self._subtitles(clip, own.read_options)
+            if bundle.reads_text:
+                text = as_text(lines, context_left or DEFAULT_SUBTITLE_POSITIONS)
+                parts = [*parts, Text(text)] if text else parts
             if clip.name and len(clips) > 1:
-                seen.parts.append(Text(f"{clip.name}:\n"))
-            seen.parts.extend(parts)
-            seen.videos.append(_video(clip.name, parts, encoded, about, lines))
-        return seen
+                encoded_media.parts.append(Text(f"{clip.name}:\n"))
+            encoded_media.parts.extend(parts)
+            encoded_media.videos.append(_video(clip.name, parts, frames, clip_facts, lines))
+        return encoded_media
 
     def _clips(self, media: Sequence[MediaItem], joins_pictures: bool) -> list[MediaItem]:
         for content in (content for item in media for content in item.contents):
@@ -146,66 +148,72 @@ class MediaEncoder:
         return clips
 
     async def _encoded(
-        self, clip: MediaItem, bundle: VideoBundle, asked: VideoReadOptions
+        self, clip: MediaItem, bundle: VideoBundle, read_options: VideoReadOptions
     ) -> EncodedClip:
-        reading = asked.with_defaults(frames=bundle.frames, max_side=bundle.max_side)
+        read_options = read_options.with_defaults(frames=bundle.frames, max_side=bundle.max_side)
 
         async def make() -> EncodedClip:
             async with self._children.acquire():
-                seen = await decode(clip, reading, self.limits)
-            return await self._tower.run(lambda: self._encode(seen, bundle))
+                decoded = await decode(clip, read_options, self.limits)
+            return await self._tower.run(lambda: self._encode(decoded, bundle))
 
-        key = await asyncio.to_thread(_key, clip, reading, bundle)
-        found = await self.cache.get(key, make)
-        add_notes(found.about.notes)
-        return found
+        key = await asyncio.to_thread(_key, clip, read_options, bundle)
+        encoded = await self.cache.get(key, make)
+        add_notes(encoded.clip_facts.notes)
+        return encoded
 
-    async def _subtitles(self, clip: MediaItem, reading: VideoReadOptions) -> tuple[Subtitle, ...]:
+    async def _subtitles(
+        self, clip: MediaItem, read_options: VideoReadOptions
+    ) -> tuple[Subtitle, ...]:
         """The subtitles in a video's file."""
         if clip.times is not None or {content_kind(each) for each in clip.contents} != {"video"}:
             return ()
-        key = (content_digest(clip.contents[0]), reading.start, reading.end)
+        key = (content_digest(clip.contents[0]), read_options.start, read_options.end)
         if key not in self._kept_subtitles:
             with suppress(MediaError):  # whatever ails the file was told with its frames
                 async with self._children.acquire():
-                    self._kept_subtitles[key] = await read_subtitles(clip, reading, self.limits)
+                    self._kept_subtitles[key] = await read_subtitles(
+                        clip, read_options, self.limits
+                    )
             while len(self._kept_subtitles) > MAX_VIDEOS_WITH_SUBTITLES:
                 del self._kept_subtitles[next(iter(self._kept_subtitles))]
         return self._kept_subtitles.get(key, ())
 
-    def _encode(self, seen: DecodedFrames, bundle: VideoBundle) -> EncodedClip:
+    def _encode(self, decoded: DecodedFrames, bundle: VideoBundle) -> EncodedClip:
         with long_computation():
-            features = bundle.features(seen.frames)
-            array = bundle.project(features, seen.times)
+            features = bundle.features(decoded.frames)
+            array = bundle.project(features, decoded.times)
             caveat = bundle.footage_caveat(features)
         heap.trim_heap()
         if bundle.changed:  # its weights may be partly old, and must not be kept by its version
             raise MediaError(
                 f"the bundle {bundle.name} was just changed: send the request again", 503
             )
-        encoded = EncodedFrames(array, seen.times, frame_size(seen.frames))
-        notes = seen.about.notes
-        if caveat and (note := scenes_note(seen.times, seen.frames)):
+        encoded = EncodedFrames(array, decoded.times, frame_size(decoded.frames))
+        notes = decoded.clip_facts.notes
+        if caveat and (note := scenes_note(decoded.times, decoded.frames)):
             notes = (*notes, note)
-        return EncodedClip(encoded, replace(seen.about, notes=notes, footage_caveat=caveat))
+        return EncodedClip(encoded, replace(decoded.clip_facts, notes=notes, footage_caveat=caveat))
 
 
 def _video(
     name: str,
     parts: Prompt,
     encoded: EncodedFrames,
-    about: ClipFacts,
+    clip_facts: ClipFacts,
     lines: tuple[Subtitle, ...],
 ) -> Video:
-    """A clip as the command line has it; its frames are gone."""
+    """A clip as the command line has them; its frames are gone."""
     path = Path(name or "the video")
 
     def gone() -> Sequence[np.ndarray]:
         raise MediaError(f"{path}: only what was seen of it is kept")
 
     frames = UnreadFrames(path, len(encoded.times), encoded.frame_size, gone)
-    clip = Clip(frames, encoded.times, about.duration, path, about.notes, about.facts, lines)
-    return Video(path, parts, clip, about.footage_caveat)
+    clip = Clip(
+        frames, encoded.times, clip_facts.duration, path, clip_facts.notes, clip_facts.facts, lines
+    )
+    return Video(path, parts, clip, clip_facts.footage_caveat)
 
 
 async def _gather_or_cancel(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
@@ -227,11 +235,11 @@ def _is_plain_picture(item: MediaItem) -> bool:
     return item.is_plain and kinds == {"picture"}
 
 
-def _key(clip: MediaItem, reading: VideoReadOptions, bundle: VideoBundle) -> str:
+def _key(clip: MediaItem, read_options: VideoReadOptions, bundle: VideoBundle) -> str:
     """What the soft tokens of a clip depend on, as a name for a file."""
     times = [] if clip.times is None else [repr(clip.times).encode()]
     digests = (content_digest(content) for content in clip.contents)
-    return encoding_key([*digests, *times], reading, bundle.version)
+    return encoding_key([*digests, *times], read_options, bundle.version)
 
 
 def _mib(n: int) -> str:

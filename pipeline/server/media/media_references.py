@@ -66,7 +66,7 @@ class VideoFields(BaseModel):
 
 
 class MediaReference(VideoFields):
-    """A picture or video, and what is said of it."""
+    """A picture or video, and what the client tells about it."""
 
     model_config = ConfigDict(extra="ignore")
     data: str | None = None
@@ -88,24 +88,24 @@ async def read_media(
     references: Sequence[MediaReference], settings: Settings, files: FileStore
 ) -> tuple[MediaItem, ...]:
     """The pictures and videos. Raises MediaError for what cannot or may not be read."""
-    return tuple([await _item(each, settings, files) for each in references])
+    return tuple([await _item(reference, settings, files) for reference in references])
 
 
-async def _item(said: MediaReference, settings: Settings, files: FileStore) -> MediaItem:
-    if said.images is not None:
-        contents = [await read_text(text, settings, files) for text in said.images]
+async def _item(reference: MediaReference, settings: Settings, files: FileStore) -> MediaItem:
+    if reference.images is not None:
+        contents = [await read_text(text, settings, files) for text in reference.images]
         # Pictures without times are a second apart, as those of a folder.
-        times = said.times or [float(i) for i in range(len(contents))]
-        return MediaItem(tuple(contents), tuple(times), said.name or "", said.options)
-    if said.file_id is not None:
-        held = await asyncio.to_thread(files.hold, said.file_id)
-        name = said.name or held.stored.filename
-        return MediaItem((held.content,), None, name, said.options)
-    if said.url is not None:
-        content: Content = await read_url(said.url, settings)
+        times = reference.times or [float(i) for i in range(len(contents))]
+        return MediaItem(tuple(contents), tuple(times), reference.name or "", reference.options)
+    if reference.file_id is not None:
+        held = await asyncio.to_thread(files.hold, reference.file_id)
+        name = reference.name or held.stored.filename
+        return MediaItem((held.content,), None, name, reference.options)
+    if reference.url is not None:
+        content: Content = await read_url(reference.url, settings)
     else:
-        content = await asyncio.to_thread(decode_base64, said.data or "")
-    return MediaItem((content,), None, said.name or "", said.options)
+        content = await asyncio.to_thread(decode_base64, reference.data or "")
+    return MediaItem((content,), None, reference.name or "", reference.options)
 
 
 async def read_text(text: str, settings: Settings, files: FileStore) -> Content:

@@ -22,7 +22,7 @@ class EncodedClip(NamedTuple):
     """A clip as a bundle encoded it, and what is known of it beside its frames."""
 
     encoded: EncodedFrames
-    about: ClipFacts = ClipFacts()
+    clip_facts: ClipFacts = ClipFacts()
 
 
 Make = Callable[[], Awaitable[EncodedClip]]
@@ -92,9 +92,9 @@ class SoftTokenCache:
         clip = await asyncio.to_thread(self._read, key)
         self.on_lookup("miss" if clip is None else "disk")
         if clip is None:
-            (array, times, size), about = await make()
+            (array, times, size), clip_facts = await make()
             encoded = EncodedFrames(np.ascontiguousarray(array, np.float32), times, size)
-            clip = EncodedClip(encoded, about)
+            clip = EncodedClip(encoded, clip_facts)
             await asyncio.to_thread(self._write, key, clip)
         for part in clip.encoded:
             part.flags.writeable = False
@@ -109,7 +109,7 @@ class SoftTokenCache:
         if self._disk is None or (arrays := self._disk.read(key)) is None:
             return None
         try:
-            about = ClipFacts.from_array(arrays.pop(FACTS))
+            clip_facts = ClipFacts.from_array(arrays.pop(FACTS))
             encoded = EncodedFrames(**arrays)
             kinds = [part.dtype for part in encoded]
             if kinds != [np.float32, np.float64, np.int64]:
@@ -117,10 +117,10 @@ class SoftTokenCache:
         except (KeyError, TypeError, ValueError):
             self._disk.remove(key)  # not an encoded video
             return None
-        return EncodedClip(encoded, about)
+        return EncodedClip(encoded, clip_facts)
 
     def _write(self, key: str, clip: EncodedClip) -> None:
         """Keep a clip on disk."""
         if self._disk is not None:
-            facts = clip.about.to_array()
-            self._disk.write(key, **clip.encoded._asdict(), **{FACTS: facts})
+            facts = {FACTS: clip.clip_facts.to_array()}
+            self._disk.write(key, **clip.encoded._asdict(), **facts)

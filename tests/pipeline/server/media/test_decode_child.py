@@ -44,7 +44,11 @@ def test_a_playlist_opens_no_other_file(
     playlist = tmp_path / "video"
     playlist.write_text("ffconcat version 1.0\nfile square.mp4\n")
     assert len(read_frames(playlist, READING).frames) == 2  # so FFmpeg would, if it were let
-    request: dict[str, Any] = {"path": str(playlist), "times": None, "reading": asdict(READING)}
+    request: dict[str, Any] = {
+        "path": str(playlist),
+        "times": None,
+        "read_options": asdict(READING),
+    }
     limits = {"max_pixels": 10**8, "max_seconds": 3600.0}
     header, frames = decode_child.decode(request | limits)
     assert header["status"] == 400 and not frames

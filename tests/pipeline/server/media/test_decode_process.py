@@ -70,8 +70,8 @@ def test_its_folder_is_gone_when_it_has_ended(
     picture = io.BytesIO()
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(picture, "png")
     item = MediaItem((content or picture.getvalue(),))
-    reading = VideoReadOptions(frames=1)
-    read = decode(item, reading, MediaLimits())
+    read_options = VideoReadOptions(frames=1)
+    read = decode(item, read_options, MediaLimits())
     if content:
         with pytest.raises(MediaError):
             asyncio.run(read)
@@ -99,8 +99,11 @@ def test_it_ends_when_it_is_cancelled_though_it_has_written_more_than_was_read(
             return bytearray()
 
         monkeypatch.setattr(decode_process, "_read", read_nothing)
-        item, reading = MediaItem((picture.getvalue(),)), VideoReadOptions(frames=1, max_side=900)
-        decoding = asyncio.create_task(decode(item, reading, MediaLimits()))
+        item, read_options = (
+            MediaItem((picture.getvalue(),)),
+            VideoReadOptions(frames=1, max_side=900),
+        )
+        decoding = asyncio.create_task(decode(item, read_options, MediaLimits()))
         await asyncio.wait_for(full.wait(), 60)
         decoding.cancel()
         await asyncio.wait([decoding], timeout=20)

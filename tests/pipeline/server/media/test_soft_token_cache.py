@@ -14,7 +14,7 @@ from reellama.pipeline.video.source import FileFacts
 
 ROWS = np.arange(12, dtype=np.float32).reshape(3, 4)  # 48 bytes
 CLIP = EncodedFrames(ROWS, np.array([0.5, 1.5]), np.array([64, 48]))  # 80 bytes
-ABOUT = ClipFacts(2.0, ("it breaks off",), FileFacts(64, 48, 25.0, True), "a photograph")
+CLIP_FACTS = ClipFacts(2.0, ("it breaks off",), FileFacts(64, 48, 25.0, True), "a photograph")
 
 
 class Maker:
@@ -26,12 +26,12 @@ class Maker:
     async def __call__(self) -> EncodedClip:
         self.calls += 1
         await asyncio.sleep(self.seconds)
-        return EncodedClip(CLIP, ABOUT)
+        return EncodedClip(CLIP, CLIP_FACTS)
 
 
 def is_clip(found: EncodedClip) -> bool:
     same = all(np.array_equal(a, b) for a, b in zip(found.encoded, CLIP, strict=True))
-    return same and found.about == ABOUT
+    return same and found.clip_facts == CLIP_FACTS
 
 
 def test_it_is_made_once_and_found_again_on_disk(tmp_path: Path) -> None:
