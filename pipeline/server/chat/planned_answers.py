@@ -15,7 +15,7 @@ from reellama.pipeline.chat.answer_plan import AnswerPlan, plan_answer
 from reellama.pipeline.llm.engine import Token
 from reellama.pipeline.llm.generation_options import NO_LIMIT, GenerationOptions
 from reellama.pipeline.server.chat.chat_request import ChatRequest, ServiceMessage
-from reellama.pipeline.server.chat.tool_messages import Conversation
+from reellama.pipeline.server.chat.tool_messages import EncodedConversation
 from reellama.pipeline.server.media.media_encoder import EncodedMedia
 
 # Characters of a question; a longer text is none of those that are answered without the model, and
@@ -33,16 +33,16 @@ def plain_question(request: ChatRequest, generation: GenerationOptions, formed: 
 
 
 def plan_request(
-    question: str, seen: Sequence[EncodedMedia], bundle: VideoBundle | None
+    question: str, encoded_media: Sequence[EncodedMedia], bundle: VideoBundle | None
 ) -> AnswerPlan:
-    """What becomes of a question about what was seen in all messages, as `ask` has it."""
-    videos = [video for each in seen for video in each.videos]
+    """How a question about the videos of all messages is answered, as `ask` answers it."""
+    videos = [video for encoded in encoded_media for video in encoded.videos]
     if not question or not videos or bundle is None:
         return AnswerPlan(videos)
     return plan_answer(question, videos, bundle)
 
 
-def apply_plan(conversation: Conversation, plan: AnswerPlan) -> Conversation:
+def apply_plan(conversation: EncodedConversation, plan: AnswerPlan) -> EncodedConversation:
     """The conversation as the model gets it: with a request of the plan's own, that one alone."""
     if plan.request is None:
         return conversation

@@ -1,4 +1,4 @@
-"""Prompts of conversations and of texts: what they show is encoded, and all of it tokenized."""
+"""Prompts of conversations and of texts: their media are encoded, and all of it is tokenized."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from reellama.pipeline.server.chat.cooperative_loops import yielding_to_event_lo
 from reellama.pipeline.server.chat.generation import PreparedPrompt
 from reellama.pipeline.server.chat.planned_answers import apply_plan, plain_question, plan_request
 from reellama.pipeline.server.chat.request_options import RequestOptions
-from reellama.pipeline.server.chat.tool_messages import Conversation, adapt_conversation
+from reellama.pipeline.server.chat.tool_messages import EncodedConversation, adapt_conversation
 from reellama.pipeline.server.loaded_models import LoadedModel
 from reellama.pipeline.server.media.media_encoder import EncodedMedia, MediaEncoder
 from reellama.pipeline.server.media.media_items import MediaItem
@@ -48,7 +48,7 @@ from reellama.pipeline.server.sandbox.sandboxed_template import SandboxedTemplat
 
 T = TypeVar("T")
 LONG_PROMPT_CHARACTERS = 50_000  # prompts that have more are tokenized one at a time
-MESSAGE_OVERHEAD_CHARACTERS = 100  # that rendering a message is worth, beside its text
+MESSAGE_OVERHEAD_CHARACTERS = 100  # that a template writes around a message, about
 
 
 class PromptPreparer:
@@ -119,10 +119,10 @@ class PromptPreparer:
             grammar = await self._grammars.get({"schema": schema}, registered.path)
             sampling = replace(generation.sampling, grammar=grammar)
             generation = replace(generation, sampling=sampling)
-        room = _room(loaded, options, len(media))
-        seen = await self._encode(registered, media, options, room)
+        context_left = _context_left(loaded, options, len(media))
+        encoded_media = await self._encode(registered, media, options, context_left)
         tokenizer = loaded.batcher.tokenizer
-        parts = before_text(seen.parts)
+        parts = before_text(encoded_media.parts)
         if isinstance(text, str):
             parts.append(Text(text, special=suffix is None))
         else:
@@ -145,29 +145,30 @@ class PromptPreparer:
         registered: RegisteredModel,
         request: ChatRequest,
         options: RequestOptions,
-    ) -> tuple[Conversation, AnswerPlan]:
-        """The conversation with what its messages show, and how its question is answered."""
-        room = _room(loaded, options, sum(len(message.media) for message in request.messages))
+    ) -> tuple[EncodedConversation, AnswerPlan]:
+        """The conversation with its pictures and videos, and how its question is answered."""
+        n_media = sum(len(message.media) for message in request.messages)
+        context_left = _context_left(loaded, options, n_media)
         question = plain_question(request, options.generation, options.schema is not None)
         with_subtitles = asks_of_subtitles(question)
-        seen = [
-            await self._encode(registered, message.media, options, room, with_subtitles)
+        encoded_media = [
+            await self._encode(registered, message.media, options, context_left, with_subtitles)
             async for message in yielding_to_event_loop(request.messages)
         ]
-        plan = plan_request(question, seen, registered.bundle)
-        whole = with_system(
-            request.messages, registered.bundle.system if registered.bundle else None
-        )
-        none: list[Prompt] = [[] for _ in whole[len(seen) :]]  # a system prompt sees nothing
-        shown = [*none, *(each.parts for each in seen)]
-        return apply_plan(list(zip(whole, shown, strict=True)), plan), plan
+        plan = plan_request(question, encoded_media, registered.bundle)
+        system = registered.bundle.system if registered.bundle else None
+        messages = with_system(request.messages, system)
+        # A system prompt that was put before the others has no videos.
+        parts: list[Prompt] = [[] for _ in messages[len(encoded_media) :]]
+        parts += [encoded.parts for encoded in encoded_media]
+        return apply_plan(list(zip(messages, parts, strict=True)), plan), plan
 
     async def _encode(
         self,
         registered: RegisteredModel,
         media: Sequence[MediaItem],
         options: RequestOptions,
-        room: int,
+        context_left: int,
         with_subtitles: bool = False,
     ) -> EncodedMedia:
         """What stands for a message's pictures and videos in a prompt."""
@@ -179,7 +180,7 @@ class PromptPreparer:
                 f"{self._bundle_name} was made for an LLM of another width"
             )
         return await self._media_encoder.encode(
-            media, registered.bundle, options.video, room, with_subtitles
+            media, registered.bundle, options.video, context_left, with_subtitles
         )
 
     async def _fit(
@@ -188,7 +189,7 @@ class PromptPreparer:
         registered: RegisteredModel,
         template: str | None,
         rendering: Callable[[Template], Rendering],
-        conversation: Conversation,
+        conversation: EncodedConversation,
         options: RequestOptions,
     ) -> FittedConversation:
         """The conversation as token ids and soft tokens, without the oldest turns that do not fit.
@@ -221,7 +222,7 @@ class PromptPreparer:
         return await self._sandbox.call(fit_sandboxed)
 
     async def _tokenize_in_thread(self, loaded: LoadedModel, size: int, work: Callable[[], T]) -> T:
-        """The outcome of work on a prompt of so many characters, in a thread."""
+        """The outcome of work on a prompt of `size` characters, in a thread."""
 
         def hold_and_work() -> T:
             with loaded.in_use():
@@ -257,7 +258,7 @@ def _after_context(
     )
 
 
-def _room(loaded: LoadedModel, options: RequestOptions, n_media: int) -> int:
+def _context_left(loaded: LoadedModel, options: RequestOptions, n_media: int) -> int:
     """Cells of the context for each of a request's pictures and videos."""
     limit = min(options.n_ctx or loaded.n_ctx, loaded.n_ctx)
     return int(limit * VIDEOS_SHARE) // max(1, n_media)

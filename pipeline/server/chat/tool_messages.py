@@ -22,55 +22,55 @@ from reellama.pipeline.server.chat.chat_request import ServiceMessage
 # Shows a model how its family calls, where its template does not.
 EXAMPLE = ToolCall("NAME", {"argument": "value"})
 
-# Messages, and what stands for their pictures and videos in the prompt.
-Conversation = Sequence[tuple[ServiceMessage, Prompt]]
+# Messages, each with what stands for its pictures and videos in the prompt.
+EncodedConversation = Sequence[tuple[ServiceMessage, Prompt]]
 
 
 def adapt_conversation(
-    conversation: Conversation, chat_format: ChatFormat, tools: Sequence[Tool]
-) -> Conversation:
+    conversation: EncodedConversation, chat_format: ChatFormat, tools: Sequence[Tool]
+) -> EncodedConversation:
     """The conversation as this model's template takes it.
 
     `tools` are told of in a system message where the template does not.
     """
-    found = conversation
+    adapted = conversation
     if any(message.tool_calls or message.role == "tool" for message, _ in conversation):
-        messages = _with_call_ids([message for message, _ in found], chat_format.traits.short_ids)
-        found = list(zip(messages, (videos for _, videos in found), strict=True))
-        found = list(_calls_as_text(found, chat_format))
+        messages = _with_call_ids([message for message, _ in adapted], chat_format.traits.short_ids)
+        adapted = list(zip(messages, (videos for _, videos in adapted), strict=True))
+        adapted = list(_calls_as_text(adapted, chat_format))
         if not (chat_format.traits.results and chat_format.knows_tools):
-            found = list(_results_as_text(found))
+            adapted = list(_results_as_text(adapted))
         elif not chat_format.traits.several_calls:
-            found = list(_one_call_per_message(found))
+            adapted = list(_one_call_per_message(adapted))
     if tools and not chat_format.is_told_of_tools:
-        found = _with_tool_definitions(found, chat_format, tools)
-    return found
+        adapted = _with_tool_definitions(adapted, chat_format, tools)
+    return adapted
 
 
 def _with_call_ids(messages: Iterable[ServiceMessage], short: bool) -> Iterator[ServiceMessage]:
     """Messages whose calls have ids, and whose results say of which call, by id and by name.
 
     Results without an id are those of the calls before them, by name or in order. `short`: ids
-    are made anew where they are not of `ID_LENGTH` letters and digits.
+    are replaced where they are not of `ID_LENGTH` letters and digits.
     """
     open_calls = _OpenCalls()
     renamed: dict[str, str] = {}
     n = 0
     for message in messages:
         if message.role == "tool":
-            wanted = renamed.get(message.tool_call_id, message.tool_call_id)
-            call = open_calls.take(wanted, message.name)
+            call_id = renamed.get(message.tool_call_id, message.tool_call_id)
+            call = open_calls.take(call_id, message.name)
             yield replace(message, tool_call_id=call.id, name=call.name)
             continue
         calls = []
         for call in message.tool_calls:
-            own = call.id
-            if not own or (short and not (len(own) == ID_LENGTH and own.isalnum())):
+            call_id = call.id
+            if not call_id or (short and not (len(call_id) == ID_LENGTH and call_id.isalnum())):
                 n += 1
-                own = f"call{n:05}"
+                call_id = f"call{n:05}"
                 if call.id:
-                    renamed[call.id] = own
-            calls.append(replace(call, id=own))
+                    renamed[call.id] = call_id
+            calls.append(replace(call, id=call_id))
             open_calls.add(calls[-1])
         yield replace(message, tool_calls=tuple(calls))
 
@@ -99,25 +99,25 @@ class _OpenCalls:
         return ToolCall(name, {}, call_id)
 
 
-def _calls_as_text(conversation: Conversation, chat_format: ChatFormat) -> Iterator[Any]:
+def _calls_as_text(conversation: EncodedConversation, chat_format: ChatFormat) -> Iterator[Any]:
     """Calls as the text that the model wrote, where its template leaves them out."""
     for message, videos in conversation:
         if message.tool_calls and not (chat_format.traits.calls and chat_format.knows_tools):
-            words = [message.content, chat_format.tool_form.write(message.tool_calls)]
-            content = "\n".join(filter(None, words))
+            texts = [message.content, chat_format.tool_form.write(message.tool_calls)]
+            content = "\n".join(filter(None, texts))
             yield replace(message, content=content, tool_calls=()), videos
         else:
             yield message, videos
 
 
-def _results_as_text(conversation: Conversation) -> Iterator[Any]:
+def _results_as_text(conversation: EncodedConversation) -> Iterator[Any]:
     """Results as a user's words; those that follow one another, and what is said then, in one."""
     held: list[tuple[ServiceMessage, Prompt]] = []
 
     def together() -> Iterator[Any]:
         if held:
             content = "\n".join(message.content for message, _ in held)
-            yield ServiceMessage("user", content), [part for _, seen in held for part in seen]
+            yield ServiceMessage("user", content), [part for _, videos in held for part in videos]
             held.clear()
 
     for message, videos in conversation:
@@ -133,12 +133,12 @@ def _results_as_text(conversation: Conversation) -> Iterator[Any]:
     yield from together()
 
 
-def _one_call_per_message(conversation: Conversation) -> Iterator[Any]:
+def _one_call_per_message(conversation: EncodedConversation) -> Iterator[Any]:
     """Messages of one call each, every one with its result after it."""
     waiting: dict[str, ServiceMessage] = {}  # calls that wait for their results
     for message, videos in conversation:
         if message.role != "tool":
-            yield from ((each, []) for each in waiting.values())
+            yield from ((call_message, []) for call_message in waiting.values())
             waiting = {
                 c.id: ServiceMessage("assistant", "", tool_calls=(c,))
                 for c in message.tool_calls[1:]
@@ -148,12 +148,12 @@ def _one_call_per_message(conversation: Conversation) -> Iterator[Any]:
         if message.tool_call_id in waiting:
             yield waiting.pop(message.tool_call_id), []
         yield message, videos
-    yield from ((each, []) for each in waiting.values())
+    yield from ((call_message, []) for call_message in waiting.values())
 
 
 def _with_tool_definitions(
-    conversation: Conversation, chat_format: ChatFormat, tools: Sequence[Tool]
-) -> Conversation:
+    conversation: EncodedConversation, chat_format: ChatFormat, tools: Sequence[Tool]
+) -> EncodedConversation:
     """The conversation with the definitions of tools in its system message."""
     lines = [json.dumps(tool.definition["function"], ensure_ascii=False) for tool in tools]
     instructions = prompts.load("tools_in_form" if chat_format.knows_tools else "tools")
@@ -169,10 +169,10 @@ def template_message(
     message: ServiceMessage, text_arguments: bool, no_content: bool = False
 ) -> dict[str, Any]:
     """A message as chat templates take it; see `ChatTemplate.render` and `TemplateTraits`."""
-    found: dict[str, Any] = {"role": message.role, "content": message.content}
+    fields: dict[str, Any] = {"role": message.role, "content": message.content}
     if message.tool_calls:
-        found["content"] = message.content or (None if no_content else "")
-        found["tool_calls"] = [
+        fields["content"] = message.content or (None if no_content else "")
+        fields["tool_calls"] = [
             {
                 "id": call.id,
                 "type": "function",
@@ -186,7 +186,7 @@ def template_message(
             for call in message.tool_calls
         ]
     if message.reasoning:
-        found |= {"reasoning_content": message.reasoning, "thinking": message.reasoning}
+        fields |= {"reasoning_content": message.reasoning, "thinking": message.reasoning}
     if message.role == "tool":
-        found |= {"tool_call_id": message.tool_call_id, "name": message.name}
-    return found
+        fields |= {"tool_call_id": message.tool_call_id, "name": message.name}
+    return fields

@@ -19,7 +19,7 @@ from reellama.pipeline.server.chat.conversation_fit import (
     conversation_prompt,
     fit_conversation,
 )
-from reellama.pipeline.server.chat.tool_messages import Conversation
+from reellama.pipeline.server.chat.tool_messages import EncodedConversation
 
 LIMIT = 512
 
@@ -42,12 +42,16 @@ def batcher(tiny_llama: Path) -> Iterator[Batcher]:
     batcher.close()
 
 
-def fitted(batcher: Batcher, conversation: Conversation, max_tokens: int = 16) -> TokenizedPrompt:
+def fitted(
+    batcher: Batcher, conversation: EncodedConversation, max_tokens: int = 16
+) -> TokenizedPrompt:
     how = Rendering(Counting())
     return fit_conversation(batcher, how, conversation, LIMIT, max_tokens).prompt
 
 
-def one_by_one(batcher: Batcher, conversation: Conversation, max_tokens: int) -> TokenizedPrompt:
+def one_by_one(
+    batcher: Batcher, conversation: EncodedConversation, max_tokens: int
+) -> TokenizedPrompt:
     """The same by dropping one turn after another, and tokenizing all of it each time."""
     kept = list(conversation)
     few = 2 if kept[-1][0].role == "assistant" else 1
@@ -98,7 +102,7 @@ def test_what_is_kept_is_what_dropping_one_turn_after_another_keeps(
 
 def test_a_hundred_thousand_messages_are_not_rendered_one_after_another(batcher: Batcher) -> None:
     template = Counting()
-    conversation: Conversation = [
+    conversation: EncodedConversation = [
         (ServiceMessage(("user", "assistant")[i % 2], "hi"), []) for i in range(100_001)
     ]
     tokenized = fit_conversation(batcher, Rendering(template), conversation, LIMIT, 16).prompt
