@@ -120,10 +120,9 @@ def _last_turns(
     """
     if not turns or n_turns >= len(turns):
         return conversation
+    roles = [conversation[i][0].role for i in turns]
     n_dropped = len(turns) - n_turns
-    while conversation[turns[n_dropped]][0].role in ("assistant", "tool") and n_dropped + 1 < len(
-        turns
-    ):
+    while roles[n_dropped] in ("assistant", "tool") and n_dropped + 1 < len(turns):
         n_dropped += 1
     first = turns[n_dropped]
     dropped = {*turns[:n_dropped]}
