@@ -38,8 +38,8 @@ def test_both_protocols_take_all_sampling_options_by_their_names() -> None:
     of_openai = ChatCompletionRequest.model_validate(
         {"model": "mini", "messages": messages, **VALUES}
     )
-    assert of_ollama.generation.sampling == Sampling(**VALUES)
-    assert of_openai.options().generation.sampling == Sampling(**VALUES)
+    assert of_ollama.generation_options.sampling == Sampling(**VALUES)
+    assert of_openai.options().generation_options.sampling == Sampling(**VALUES)
 
 
 def test_how_an_answer_ends_has_bounds_too() -> None:

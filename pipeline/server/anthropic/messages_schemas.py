@@ -312,8 +312,10 @@ class CountTokensRequest(BaseModel):
     def options(self) -> RequestOptions:
         """How the videos are watched. Raises ReellamaError for a value out of range."""
         given = self.model_dump(include={*VIDEO_OPTIONS})
-        generation = GenerationOptions(max_tokens=NO_LIMIT, n_probs=0)
-        return RequestOptions(generation, keep_alive=self.keep_alive, video=video_options(given))
+        generation_options = GenerationOptions(max_tokens=NO_LIMIT, n_probs=0)
+        return RequestOptions(
+            generation_options, keep_alive=self.keep_alive, video=video_options(given)
+        )
 
 
 class MessagesRequest(CountTokensRequest):
@@ -337,14 +339,14 @@ class MessagesRequest(CountTokensRequest):
 
     def options(self) -> RequestOptions:
         """The service's options. Raises ReellamaError for a value out of range."""
-        generation = GenerationOptions(
+        generation_options = GenerationOptions(
             sampling=requested_sampling(self.model_dump(include={*SAMPLING_OPTIONS})),
             max_tokens=self.max_tokens,
             stop=self.stop_sequences or (),
             n_probs=0,
         )
         return RequestOptions(
-            generation,
+            generation_options,
             keep_alive=self.keep_alive,
             response_format=self._response_format,
             video=super().options().video,

@@ -115,28 +115,28 @@ def _grammar_arguments(
 
 
 def with_grammar(
-    generation: GenerationOptions,
+    generation_options: GenerationOptions,
     chat_format: ChatFormat,
     opening: str,
     grammar: str | None,
     text_only: bool,
     start_marker: str | None = None,
 ) -> GenerationOptions:
-    """Generation with a grammar, which begins after the reasoning that a prompt opens.
+    """Options of a generation with a grammar, which begins after the reasoning that a prompt opens.
 
     text_only: the grammar is of text alone, no calls; where text has a channel, it begins there.
     start_marker: the text with which it begins; what stands before that is free.
     """
     if grammar is None:
-        return generation
+        return generation_options
     tags = chat_format.reasoning
     after = tags.end if tags and opens_reasoning(opening, chat_format) else None
     if tags and tags.answer and text_only:
         after = tags.answer
     sampling = replace(
-        generation.sampling, grammar=grammar, grammar_after=after, grammar_from=start_marker
+        generation_options.sampling, grammar=grammar, grammar_after=after, grammar_from=start_marker
     )
-    return replace(generation, sampling=sampling)
+    return replace(generation_options, sampling=sampling)
 
 
 def parser_for(chat_format: ChatFormat, request: ChatRequest, opening: str) -> AnswerParser | None:

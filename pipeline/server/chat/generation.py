@@ -29,7 +29,7 @@ class PreparedPrompt:
     """
 
     prompt: TokenizedPrompt
-    generation: GenerationOptions
+    generation_options: GenerationOptions
     visible_special_tokens: tuple[str, ...] = ()
     answer: str | None = None
     own_stop: tuple[str, ...] = ()
@@ -110,10 +110,11 @@ class Generation:
         def forward(update: JobUpdate) -> None:
             mailbox.put(self._updates.put_nowait, update)
 
+        options = prepared.generation_options
         self._job = GenerationJob(
             prepared.prompt,
             forward,
-            replace(prepared.generation, stop=(*prepared.generation.stop, *prepared.own_stop)),
+            replace(options, stop=(*options.stop, *prepared.own_stop)),
             min(n_ctx or loaded.n_ctx, loaded.n_ctx),
             stats=self.stats,
             client=CLIENT.get(),
@@ -129,7 +130,7 @@ class Generation:
 
     def _put_answer(self, prepared: PreparedPrompt, answer: str, tokenizer: Tokenizer) -> None:
         """Give an answer that needs no model as if the model had given it."""
-        tokens = answer_tokens(answer, tokenizer, prepared.generation)
+        tokens = answer_tokens(answer, tokenizer, prepared.generation_options)
         self.stats.prompt_tokens = len(prepared.prompt.keys)
         self.stats.generated_tokens = len(tokens)
         whole = "".join(token.text for token in tokens) == answer

@@ -23,10 +23,12 @@ from reellama.pipeline.server.media.media_encoder import EncodedMedia
 MAX_QUESTION_CHARACTERS = 1000
 
 
-def plain_question(request: ChatRequest, generation: GenerationOptions, formed: bool) -> str:
+def plain_question(
+    request: ChatRequest, generation_options: GenerationOptions, formed: bool
+) -> str:
     """What was asked last, or "" where only the model can answer. formed: by a JSON schema."""
     last = request.messages[-1] if request.messages else None
-    bound = formed or request.usable_tools or generation.sampling.grammar is not None
+    bound = formed or request.usable_tools or generation_options.sampling.grammar is not None
     if bound or last is None or last.role != "user" or len(last.content) > MAX_QUESTION_CHARACTERS:
         return ""
     return last.content.strip()

@@ -88,14 +88,19 @@ class PromptPreparer:
         conversation = await asyncio.to_thread(adapt_conversation, conversation, chat_format, tools)
         rendering = _rendering(request, chat_format)
         fitted = await self._fit(loaded, registered, template, rendering, conversation, options)
-        generation = with_grammar(
-            options.generation, chat_format, fitted.opening, grammar, not tools, start_marker
+        generation_options = with_grammar(
+            options.generation_options,
+            chat_format,
+            fitted.opening,
+            grammar,
+            not tools,
+            start_marker,
         )
         prompt = _after_context(fitted.prompt, options.context, loaded.batcher.tokenizer)
         caveats = [video.footage_caveat for video in plan.videos if video.footage_caveat]
         prepared = PreparedPrompt(
             prompt,
-            generation,
+            generation_options,
             chat_format.markers,
             plan.answer,
             plan.stop,
@@ -114,11 +119,11 @@ class PromptPreparer:
         suffix: str | None,
     ) -> PreparedPrompt:
         """A text, or its tokens, as a prompt, after what it is about; see `Service.complete`."""
-        generation = options.generation
+        generation_options = options.generation_options
         if (schema := options.schema) is not None:
             grammar = await self._grammars.get({"schema": schema}, registered.path)
-            sampling = replace(generation.sampling, grammar=grammar)
-            generation = replace(generation, sampling=sampling)
+            sampling = replace(generation_options.sampling, grammar=grammar)
+            generation_options = replace(generation_options, sampling=sampling)
         context_left = _context_left(loaded, options, len(media))
         encoded_media = await self._encode(registered, media, options, context_left)
         tokenizer = loaded.batcher.tokenizer
@@ -137,7 +142,7 @@ class PromptPreparer:
         prompt = await self._tokenize_in_thread(
             loaded, len(text), lambda: loaded.batcher.tokenize_prompt(parts)
         )
-        return PreparedPrompt(prompt, generation)
+        return PreparedPrompt(prompt, generation_options)
 
     async def _with_media(
         self,
@@ -149,7 +154,7 @@ class PromptPreparer:
         """The conversation with its pictures and videos, and how its question is answered."""
         n_media = sum(len(message.media) for message in request.messages)
         context_left = _context_left(loaded, options, n_media)
-        question = plain_question(request, options.generation, options.schema is not None)
+        question = plain_question(request, options.generation_options, options.schema is not None)
         with_subtitles = asks_of_subtitles(question)
         encoded_media = [
             await self._encode(registered, message.media, options, context_left, with_subtitles)
@@ -201,7 +206,7 @@ class PromptPreparer:
             fit_conversation,
             conversation=conversation,
             limit=min(options.n_ctx or loaded.n_ctx, loaded.n_ctx),
-            max_tokens=options.generation.max_tokens,
+            max_tokens=options.generation_options.max_tokens,
             keep_all=not options.truncate,
         )
         file, source = registered.gguf, template or registered.manifest.template

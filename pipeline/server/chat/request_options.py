@@ -20,7 +20,7 @@ class RequestOptions:
     loses its oldest turns; else it is refused. context: ids of tokens that stand before the prompt.
     """
 
-    generation: GenerationOptions
+    generation_options: GenerationOptions
     n_ctx: int | None = None
     keep_alive: float | None = None
     response_format: str | dict[str, Any] | None = None

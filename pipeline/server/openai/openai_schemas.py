@@ -182,14 +182,14 @@ class OpenAIGenerationRequest(BaseModel):
     def choices(self) -> list[RequestOptions]:
         """The options of each of the `n` answers to a prompt: a seed is another one for each."""
         first = self.options()
-        found = [first]
+        choices = [first]
         for i in range(1, self.n or 1):
-            sampling = first.generation.sampling
+            sampling = first.generation_options.sampling
             if sampling.seed is not None:
                 sampling = replace(sampling, seed=(sampling.seed + i) % RANDOM_SEED)
-            generation = replace(first.generation, sampling=sampling)
-            found.append(replace(first, generation=generation))
-        return found
+            generation_options = replace(first.generation_options, sampling=sampling)
+            choices.append(replace(first, generation_options=generation_options))
+        return choices
 
     def video(self) -> VideoOptions:
         """How its videos are read. Raises ReellamaError for a value out of range."""

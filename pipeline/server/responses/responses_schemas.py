@@ -278,13 +278,13 @@ class ResponsesRequest(BaseModel):
 
     def options(self) -> RequestOptions:
         """The service's options. Raises ReellamaError for a value out of range."""
-        generation = GenerationOptions(
+        generation_options = GenerationOptions(
             sampling=requested_sampling(self.model_dump(include={*SAMPLING_OPTIONS})),
             max_tokens=self.max_output_tokens or NO_LIMIT,
             n_probs=max(1, self.top_logprobs or 0) if self.wants_logprobs else 0,
         )
         return RequestOptions(
-            generation,
+            generation_options,
             keep_alive=self.keep_alive,
             response_format=self.text.format.as_option() if self.text else None,
             video=video_options(self.model_dump(include={*VIDEO_OPTIONS})),
