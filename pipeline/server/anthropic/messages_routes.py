@@ -87,9 +87,12 @@ async def count_tokens(
 
 async def _chat(service: Service, body: CountTokensRequest) -> ChatRequest:
     messages = []
-    async for said in yielding_to_event_loop(body.messages):
-        shown = [await read_media(each, service.settings, service.files) for each in said.shown]
-        messages += said.as_messages(shown)
+    async for message in yielding_to_event_loop(body.messages):
+        media = [
+            await read_media(references, service.settings, service.files)
+            for references in message.media
+        ]
+        messages += message.as_messages(media)
     body.messages.clear()  # not kept, and searched for garbage, while the answer is written
     return body.to_chat(messages)
 

@@ -163,7 +163,7 @@ class AnthropicMessage(BaseModel):
 
     def of(self, kind: type[Any]) -> list[Any]:
         """The blocks of one kind."""
-        return [each for each in self.blocks if isinstance(each, kind)]
+        return [block for block in self.blocks if isinstance(block, kind)]
 
     @model_validator(mode="after")
     def _check_blocks_for_role(self) -> AnthropicMessage:
@@ -174,33 +174,36 @@ class AnthropicMessage(BaseModel):
         return self
 
     @property
-    def shown(self) -> list[list[MediaReference]]:
+    def media(self) -> list[list[MediaReference]]:
         """The media references of each of the messages of `as_messages`."""
-        results = [each.media for each in self.of(ToolResultBlock)]
-        own = [each.reference() for each in self.of(MediaBlock)]
-        return [*results, own] if self._says_something or not results else results
+        results = [block.media for block in self.of(ToolResultBlock)]
+        own = [block.reference() for block in self.of(MediaBlock)]
+        return [*results, own] if self._is_more_than_results or not results else results
 
-    def as_messages(self, shown: list[tuple[MediaItem, ...]]) -> list[ServiceMessage]:
-        """The service's messages: each result of a tool is one, and stands before the text."""
+    def as_messages(self, media: list[tuple[MediaItem, ...]]) -> list[ServiceMessage]:
+        """The service's messages: each result of a tool is one, before the text.
+
+        media: the items of `media`, in its order.
+        """
         results = self.of(ToolResultBlock)
-        found = [
-            ServiceMessage("tool", each.text, media, tool_call_id=each.tool_use_id)
-            for each, media in zip(results, shown, strict=False)
+        messages = [
+            ServiceMessage("tool", block.text, items, tool_call_id=block.tool_use_id)
+            for block, items in zip(results, media, strict=False)
         ]
-        if self._says_something or not results:
+        if self._is_more_than_results or not results:
             calls = [
-                ToolCall(each.name, each.input or {}, each.id) for each in self.of(ToolUseBlock)
+                ToolCall(block.name, block.input or {}, block.id) for block in self.of(ToolUseBlock)
             ]
-            said = "\n".join(each.text for each in self.of(TextBlock))
-            thought = "\n".join(each.thinking for each in self.of(ThinkingBlock))
-            found.append(
-                ServiceMessage(self.role, said, shown[-1], tuple(calls), reasoning=thought)
+            text = "\n".join(block.text for block in self.of(TextBlock))
+            reasoning = "\n".join(block.thinking for block in self.of(ThinkingBlock))
+            messages.append(
+                ServiceMessage(self.role, text, media[-1], tuple(calls), reasoning=reasoning)
             )
-        return found
+        return messages
 
     @property
-    def _says_something(self) -> bool:
-        return any(not isinstance(each, ToolResultBlock) for each in self.blocks)
+    def _is_more_than_results(self) -> bool:
+        return any(not isinstance(block, ToolResultBlock) for block in self.blocks)
 
 
 class AnthropicTool(BaseModel):
@@ -214,8 +217,8 @@ class AnthropicTool(BaseModel):
     @property
     def definition(self) -> dict[str, Any]:
         """The tool in OpenAI's form, which chat templates know."""
-        said = {"description": self.description} if self.description else {}
-        function = {"name": self.name, **said, "parameters": self.input_schema}
+        description = {"description": self.description} if self.description else {}
+        function = {"name": self.name, **description, "parameters": self.input_schema}
         return {"type": "function", "function": function}
 
 
@@ -233,7 +236,7 @@ class AnthropicToolChoice(BaseModel):
         return self
 
     def as_choice(self) -> ToolChoice:
-        """The same in the service's terms."""
+        """This tool choice as a `ToolChoice`."""
         if self.type in ("any", "tool"):
             return ToolChoice("required", self.name)
         return ToolChoice("none" if self.type == "none" else "auto")
@@ -247,7 +250,7 @@ class Thinking(BaseModel):
 
     @property
     def level(self) -> Think:
-        """The same in the service's terms."""
+        """How much to think, as a level of `Think`."""
         if self.type == "adaptive":
             return None
         if self.type == "disabled" or self.budget_tokens is None:
@@ -303,7 +306,7 @@ class CountTokensRequest(BaseModel):
         choice = self.tool_choice
         return ChatRequest(
             [*system, *messages],
-            [tool_from_definition(each.definition) for each in self.tools or ()],
+            [tool_from_definition(tool.definition) for tool in self.tools or ()],
             choice.as_choice() if choice else ToolChoice(),
             parallel_tool_calls=not (choice and choice.disable_parallel_tool_use),
             think=self.thinking.level if self.thinking else None,

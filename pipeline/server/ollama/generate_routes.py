@@ -65,26 +65,23 @@ async def chat(
     options = body.to_options(registered.manifest.parameters)
     if not body.messages:
         return await _load(request, body, registered, message_item)
-    messages = [
-        ServiceMessage(said["role"], said["content"]) for said in registered.manifest.messages
-    ]
-    async for said in yielding_to_event_loop(body.messages):
-        if said.role not in ROLES:
-            raise ReellamaError(f"invalid role {said.role!r}; it is one of {', '.join(ROLES)}")
-        media = await _media(service, said.media)
+    messages = [ServiceMessage(m["role"], m["content"]) for m in registered.manifest.messages]
+    async for message in yielding_to_event_loop(body.messages):
+        if message.role not in ROLES:
+            raise ReellamaError(f"invalid role {message.role!r}; it is one of {', '.join(ROLES)}")
         messages.append(
             ServiceMessage(
-                said.role,
-                said.content or "",
-                media,
-                said.calls,
-                said.tool_call_id or "",
-                said.tool_name or "",
-                said.thinking or "",
+                message.role,
+                message.content or "",
+                await _media(service, message.media),
+                message.calls,
+                message.tool_call_id or "",
+                message.tool_name or "",
+                message.thinking or "",
             )
         )
     body.messages.clear()  # not kept, and searched for garbage, while the answer is written
-    if registered.manifest.system and all(message.role != "system" for message in messages):
+    if registered.manifest.system and all(m.role != "system" for m in messages):
         messages.insert(0, ServiceMessage("system", registered.manifest.system))
     start = partial(service.chat, registered.service_name, body.to_chat(messages), options)
     return await _answer(request, body, start, message_item)
@@ -208,13 +205,13 @@ def _head(body: OllamaGenerationRequest) -> JsonItem:
     return {"model": body.model, "created_at": datetime.now(timezone.utc).isoformat()}
 
 
-async def _media(service: Service, given: Sequence[str | MediaReference]) -> tuple[MediaItem, ...]:
+async def _media(service: Service, media: Sequence[str | MediaReference]) -> tuple[MediaItem, ...]:
     items: list[MediaItem] = []
-    for each in given:
-        if isinstance(each, MediaReference):
-            items += await read_media([each], service.settings, service.files)
+    for reference in media:
+        if isinstance(reference, MediaReference):
+            items += await read_media([reference], service.settings, service.files)
         else:
-            items.append(MediaItem((await _content(service, each),)))
+            items.append(MediaItem((await _content(service, reference),)))
     return tuple(items)
 
 

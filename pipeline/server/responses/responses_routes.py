@@ -128,13 +128,13 @@ def _responses(request: Request) -> ResponseStore:
 async def _chat(service: Service, body: ResponsesRequest) -> ChatRequest:
     earlier = await asyncio.to_thread(service.responses.conversation, body.previous_response_id)
     items = await asyncio.to_thread(_parsed, [*earlier, *body.own_items])
-    shown = [
-        await read_media(each.media, service.settings, service.files)
-        if isinstance(each, MessageItem | FunctionCallOutputItem)
+    media = [
+        await read_media(item.media, service.settings, service.files)
+        if isinstance(item, MessageItem | FunctionCallOutputItem)
         else ()
-        async for each in yielding_to_event_loop(items)
+        async for item in yielding_to_event_loop(items)
     ]
-    return body.to_chat(as_messages(items, shown))
+    return body.to_chat(as_messages(items, media))
 
 
 def _parsed(items: list[dict[str, Any]]) -> list[Item]:

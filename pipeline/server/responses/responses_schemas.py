@@ -193,7 +193,7 @@ class Reasoning(BaseModel):
 
     @property
     def level(self) -> Think:
-        """The same in the service's terms."""
+        """How much to think, as a level of `Think`."""
         levels: dict[str, Think] = {"none": False, "minimal": "low", "xhigh": "high"}
         effort = self.effort
         return None if effort is None else levels.get(effort, effort)  # type: ignore[arg-type]
@@ -270,7 +270,7 @@ class ResponsesRequest(BaseModel):
             chosen = ToolChoice(choice or "auto")
         return ChatRequest(
             [*system, *messages],
-            [tool_from_definition(each.definition) for each in self.tools or ()],
+            [tool_from_definition(tool.definition) for tool in self.tools or ()],
             chosen,
             parallel_tool_calls=self.parallel_tool_calls is not False,
             think=self.reasoning.level if self.reasoning else None,
@@ -292,25 +292,26 @@ class ResponsesRequest(BaseModel):
 
 
 def as_messages(
-    items: Sequence[Item], shown: Sequence[tuple[MediaItem, ...]]
+    items: Sequence[Item], media: Sequence[tuple[MediaItem, ...]]
 ) -> list[ServiceMessage]:
-    """The service's messages of a conversation's items, and what each of these shows.
+    """The service's messages of a conversation's items, with the media of each item.
 
-    Calls, thoughts and words of the assistant that follow one another are one message.
+    Calls, reasoning and words of the assistant that follow one another are one message.
     """
-    found: list[ServiceMessage] = []
-    # Of the assistant's message that is being gathered.
+    messages: list[ServiceMessage] = []
+    # Parts of the assistant's message that is being gathered.
     reasoning, words, gathering = "", "", False
     calls: list[ToolCall] = []
 
     def finish() -> None:
         nonlocal reasoning, words, calls, gathering
         if gathering:
-            said = ServiceMessage("assistant", words, tool_calls=tuple(calls), reasoning=reasoning)
-            found.append(said)
+            messages.append(
+                ServiceMessage("assistant", words, tool_calls=tuple(calls), reasoning=reasoning)
+            )
         reasoning, words, calls, gathering = "", "", [], False
 
-    for item, media in zip(items, shown, strict=True):
+    for item, own_media in zip(items, media, strict=True):
         if isinstance(item, ReasoningItem):
             finish()
             reasoning, gathering = item.text, True
@@ -323,10 +324,10 @@ def as_messages(
             words, gathering = item.text, True
         elif isinstance(item, FunctionCallOutputItem):
             finish()
-            found.append(ServiceMessage("tool", item.text, media, tool_call_id=item.call_id))
+            messages.append(ServiceMessage("tool", item.text, own_media, tool_call_id=item.call_id))
         else:
             finish()
             role = "system" if item.role == "developer" else item.role
-            found.append(ServiceMessage(role, item.text, media))
+            messages.append(ServiceMessage(role, item.text, own_media))
     finish()
-    return found
+    return messages

@@ -48,7 +48,7 @@ def test_a_document_that_is_plain_text_is_text(url: str) -> None:
     for block, text in ((document(data="three"), "three"), (named, "Numbers\nthree, four")):
         result = {"type": "tool_result", "tool_use_id": "1", "content": [block]}
         for said in (messages(block), messages(result)):
-            media = [() for _ in said.shown]
+            media = [() for _ in said.media]
             assert [each.content for each in said.as_messages(media)] == [text]
         reply = send(url, "/v1/messages", messages=[{"role": "user", "content": [block]}])
         assert reply.status_code == 200, reply.text
