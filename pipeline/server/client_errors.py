@@ -12,13 +12,16 @@ from reellama.pipeline.server.anthropic.anthropic_errors import anthropic_error
 from reellama.pipeline.server.monitoring.logs import log
 from reellama.pipeline.server.openai import openai_replies
 
-# The folders of an absolute path. Paths of our own routes, and what stands before "/" in URLs,
-# fractions and "$ref", are none.
+# The folders of an absolute path; not those of our own routes, and not the text before "/" in URLs,
+# fractions and "$ref".
 _FOLDERS = re.compile(r"(?<![\w/.:#~)\]])(?!/(?:api|v1)/)(?:/[^\s/'\":]+)+/(?=[^\s/])")
 
 
 def status_and_message(error: Exception) -> tuple[int, str]:
-    """Both of an error. An internal one is logged; its client gets a reference to that entry."""
+    """The HTTP status and message of an error.
+
+    An internal error is logged, and its client gets a reference to that entry of the log.
+    """
     if isinstance(error, ReellamaError) and not isinstance(error, Failed):
         return getattr(error, "status", 400), without_folders(str(error))
     reference = uuid.uuid4().hex[:12]

@@ -13,12 +13,13 @@ import gc
 
 from reellama.gguf_tools import heap
 
-# Of a request's body; what is made of a video is many times as much.
+# Memory is trimmed after a request whose body is as large as this: the arrays that are made of a
+# video take many times as much.
 TRIM_AFTER_BYTES = 64 << 10
-# Objects after which Python looks for what can be freed: of few it is soon done, and while it looks
-# nobody is answered.
+# New objects after which Python looks for garbage among them: with few it is soon done, and while
+# it looks, no request is answered.
 GC_THRESHOLD = 10_000
-TRIM_SECONDS = 5.0  # after a large body; those that come meanwhile need no other time
+TRIM_SECONDS = 5.0  # after a large body; those that come meanwhile are trimmed with it
 
 
 class MemoryTrimmer:
@@ -28,7 +29,7 @@ class MemoryTrimmer:
         self._timer: asyncio.TimerHandle | None = None
 
     def note_body(self, n_bytes: int) -> None:
-        """Note that a request had a body of so many bytes. Called in the event loop."""
+        """Note that a request had a body of `n_bytes`. Called in the event loop."""
         if n_bytes >= TRIM_AFTER_BYTES and self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(TRIM_SECONDS, self._start_trimming)
 

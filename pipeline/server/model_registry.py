@@ -203,7 +203,7 @@ def open_registered_bundle(settings: Settings) -> VideoBundle:
 def all_models(settings: Settings, store: ModelStore) -> list[RegisteredModel]:
     """The bundle, the models of the store, and the vision GGUFs of this machine.
 
-    Those whose files are lost are passed over.
+    Models with lost files are passed over.
     """
     names = [
         open_registered_bundle(settings).name,

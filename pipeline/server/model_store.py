@@ -261,7 +261,7 @@ class ModelStore:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
         paths = list((self.root / "manifests").glob("*/*/*/*.json"))
         manifests = [_read(path) for path in paths]
-        if None in manifests:  # whose blobs it has is not known
+        if None in manifests:  # which blobs a broken manifest names is not known
             return
         used = {self.blob(digest) for each in manifests if each for digest in each.blobs}
         for path in self.root.glob("blobs/sha256-*"):

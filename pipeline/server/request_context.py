@@ -1,4 +1,4 @@
-"""The request that is answered: whose it is, and headers that its answer gets on the way."""
+"""The request that is being answered: its client, and headers that its answer gets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextvars import ContextVar
 POSITION_HEADER = "x-queue-position"
 # Notes on the videos that were sent, as `ask` prints them: JSON, a list of strings, in ASCII.
 NOTES_HEADER = "x-video-notes"
-MAX_NOTES_CHARACTERS = 4000  # of that header: clients refuse lines of much more than 8,000
+MAX_NOTES_CHARACTERS = 4000  # in that header: clients refuse lines of much more than 8,000
 
 # The address of the client whose request is answered, or LOCAL.
 CLIENT: ContextVar[str] = ContextVar("client", default="")

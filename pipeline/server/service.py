@@ -123,9 +123,9 @@ class Service:
         media: Sequence[MediaItem] = (),
         suffix: str | None = None,
     ) -> Generation:
-        """Go on from a text, or its tokens, after what it is about. Raises like `chat`.
+        """Continue a text, or its tokens, with the media it is about before it. Raises like `chat`.
 
-        With a `suffix`, what stands between the two is written, by a model that can.
+        With a `suffix`, the text between the two is written, by a model that can.
         """
         registered = await self._find(model)
 

@@ -100,7 +100,7 @@ class TimelyServer(uvicorn.Server):
     Neither can be interrupted: reading a piece of a prompt takes a large model half a minute.
     """
 
-    status = 0  # of the process, where it does not end orderly
+    status = 0  # the exit status of a process that does not end orderly
 
     def fail(self) -> None:
         """End, for nothing can be answered any more. From any thread."""

@@ -13,8 +13,8 @@ from reellama.pipeline.option_fields import as_float
 from reellama.pipeline.video.read_options import VideoReadOptions
 from reellama.pipeline.video.timestamps import parse_time
 
-# Names in a request, and of which kind each is: those of `VideoReadOptions` and `PoolingOptions`,
-# and of the command line. A time is seconds, or text such as 1:30.
+# The kind of each option by its name in a request. The names are those of `VideoReadOptions`, of
+# `PoolingOptions` and of the command line. A time is seconds, or text such as 1:30.
 VIDEO_OPTIONS: Mapping[str, str] = {
     "frames": "a whole number",
     "sampling": "text",

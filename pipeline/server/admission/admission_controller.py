@@ -23,7 +23,7 @@ class AdmissionError(ReellamaError):
 class AdmissionController:
     """Admits `n_parallel` requests that are answered and `n_waiting` that wait, of all clients.
 
-    max_per_client: at most so many of them are of one client; None: no limit.
+    max_per_client: how many of them one client may have; None: no limit.
     on_refusal: told why a request was refused: "busy" or "client".
     Belongs to one event loop.
     """

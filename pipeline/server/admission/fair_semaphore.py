@@ -11,19 +11,19 @@ from dataclasses import dataclass
 
 from reellama.pipeline.server.request_context import CLIENT
 
-MIN_SECONDS = 0.001  # that a permit counts for at least
+MIN_SECONDS = 0.001  # that every permit counts for
 
 
 @dataclass
 class Permit:
-    """A client's permit; `seconds` is what it counts for, None: the time for which it was held."""
+    """A client's permit. `seconds`: what it counts for; None: the time for which it was held."""
 
     client: str
     seconds: float | None = None
 
 
 class FairSemaphore:
-    """`n` permits at once. The next goes to who has the fewest, and then had the least time.
+    """`n` permits at once. The next goes to the client with the fewest, then with the least time.
 
     max_each: permits of one client at once. Belongs to one event loop.
     """
@@ -32,27 +32,27 @@ class FairSemaphore:
         self._n, self._max_each = n, max_each or n
         self._waiting: dict[asyncio.Future[None], str] = {}
         self._n_held: Counter[str] = Counter()  # by client
-        self._seconds: defaultdict[str, float] = defaultdict(float)  # that a client had them
+        self._seconds: defaultdict[str, float] = defaultdict(float)  # by client
 
     @asynccontextmanager
     async def acquire(self) -> AsyncIterator[Permit]:
         """Hold a permit of CLIENT, as soon as there is one."""
         permit = Permit(CLIENT.get())
         await self._wait(permit.client)
-        begin = time.monotonic()
+        started_at = time.monotonic()
         try:
             yield permit
         finally:
-            seconds = time.monotonic() - begin if permit.seconds is None else permit.seconds
+            seconds = time.monotonic() - started_at if permit.seconds is None else permit.seconds
             self._release(permit.client, seconds)
 
     async def _wait(self, client: str) -> None:
         here = {*self._waiting.values(), *+self._n_held}
         if not here:
             self._seconds.clear()
-        elif client not in here:  # nobody saves up time by asking for nothing
-            least = min(self._seconds[each] for each in here)
-            self._seconds[client] = max(self._seconds[client], least)
+        elif client not in here:  # time without requests is no credit
+            fewest = min(self._seconds[other] for other in here)
+            self._seconds[client] = max(self._seconds[client], fewest)
         granted = asyncio.get_running_loop().create_future()
         self._waiting[granted] = client
         self._grant()

@@ -57,7 +57,7 @@ async def message_events(
 
 
 def _event(name: str, data: dict[str, Any]) -> str:
-    """An event as Anthropic has it: its name is also the type in its data."""
+    """An event in Anthropic's form: its name is also the type in its data."""
     return sse_event({"type": name, **data}, name)
 
 

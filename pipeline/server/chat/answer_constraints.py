@@ -125,7 +125,7 @@ def with_grammar(
     """Options of a generation with a grammar, which begins after the reasoning that a prompt opens.
 
     text_only: the grammar is of text alone, no calls; where text has a channel, it begins there.
-    start_marker: the text with which it begins; what stands before that is free.
+    start_marker: the text with which it begins; the text before that is free.
     """
     if grammar is None:
         return generation_options

@@ -15,9 +15,9 @@ from reellama.pipeline.server.media.media_items import MediaItem
 
 # Whether to reason before the answer, and how much; None is what the model does by itself.
 Think = bool | Literal["low", "medium", "high"] | None
-MAX_TOOLS = 128  # of one request, as OpenAI has it
+MAX_TOOLS = 128  # in one request, as in OpenAI's API
 MAX_VARIABLE_CHARACTERS = 10_000  # of a template's variables, as JSON
-# What a template is told of the conversation, which other fields of a request say.
+# Variables of a template that other fields of the request determine.
 TEMPLATE_OWN = {"messages", "tools", "xml_tools", "documents", "add_generation_prompt"} | {
     "bos_token",
     "eos_token",
@@ -29,8 +29,9 @@ THINK_LEVELS = ("low", "medium", "high")
 class ServiceMessage:
     """One message; `media` are its pictures and videos, in order.
 
-    role: "system", "user", "assistant" or "tool". An assistant's may have `tool_calls` and its
-    `reasoning`; a tool's, its result, says of which call by `tool_call_id` or the tool's `name`.
+    role: "system", "user", "assistant" or "tool". A message of the assistant may have `tool_calls`
+    and its `reasoning`. A message of a tool is the result of a call; `tool_call_id`, or the tool's
+    `name`, tells of which call.
     """
 
     role: str
@@ -86,7 +87,7 @@ class ChatRequest:
 
     @property
     def required_tools(self) -> Sequence[Tool]:
-        """The tools of which one must be called; none where the model is free."""
+        """The tools one of which must be called; none where the model is free to answer."""
         choice = self.tool_choice
         if choice.mode != "required":
             return ()

@@ -164,5 +164,5 @@ def conversation_prompt(
 
 
 def before_text(videos: Prompt) -> Prompt:
-    """Videos, and what stands between them and the words about them."""
+    """Videos, and the text between them and the words about them."""
     return [*videos, Text(AFTER_VIDEO)] if videos else []

@@ -25,9 +25,9 @@ from reellama.pipeline.server.files.file_store import (
 )
 from reellama.pipeline.server.openai.openai_routes import OpenAIRoute
 
-MAX_NAME_CHARACTERS = 200  # of a file's name, the last of it
-MAX_FORM_FIELDS = 16  # of a form
-LIFETIMES = range(3600, 30 * 86400 + 1)  # seconds that a file may be kept for, as OpenAI has it
+MAX_NAME_CHARACTERS = 200  # of a file's name: its end is kept
+MAX_FORM_FIELDS = 16
+LIFETIMES = range(3600, 30 * 86400 + 1)  # seconds that a file may be kept, as in OpenAI's API
 _SECONDS = re.compile("[0-9]{1,9}")  # Python reads no number of thousands of digits
 
 router = APIRouter(prefix="/v1/files", route_class=OpenAIRoute, tags=["files"])

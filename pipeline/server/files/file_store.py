@@ -30,7 +30,7 @@ from reellama.pipeline.server.media.media_items import MediaKind, StoredContent
 
 FILE_ID = re.compile(r"file-[0-9a-f]{24}")
 CHUNK_BYTES = 1 << 20  # read at a time
-INCOMING_SECONDS = 600  # after which half a file, or a second name of one, is nobody's
+INCOMING_SECONDS = 600  # half a file, or a second name of one, is abandoned after so long
 # Bytes that tell the kind of a file: whether an animation is a video can depend on all its frames.
 KIND_BYTES = 64 << 20
 
@@ -68,7 +68,7 @@ class StoredFile:
 
 
 class HeldFile:
-    """A file in use: its bytes lie at `path` while this object lives, whoever deletes the file.
+    """A file in use: its bytes lie at `path` while this object lives, even if the file is deleted.
 
     Raises OSError where its bytes are gone already, or cannot have a second name.
     """
@@ -168,7 +168,7 @@ class FileStore:
     def hold(self, id_: str) -> HeldFile:
         """The file of this id, with bytes that stay while it is used. Raises like `get`."""
         stored = self.get(id_)
-        # One for all who use it: a file can have only so many names.
+        # One for all who use it: the number of names that a file can have is limited.
         if (held := self._held.get(id_)) is None:
             try:
                 held = self._held[id_] = HeldFile(stored)

@@ -1,7 +1,7 @@
 """The server's Unix socket, by which `reellama ask` finds a running server of the same user.
 
 Each server has one in the user's runtime folder: the folder can be entered by its owner alone
-(0700), and the socket used by its owner alone (0600), so whoever speaks through it may name files
+(0700), and the socket used by its owner alone (0600), so every client of it may name files
 and needs no token. What a client asks first is whether both are the same program with the same
 bundle. Nothing heavy is imported here: `ask` looks before it loads anything.
 """

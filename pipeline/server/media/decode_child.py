@@ -22,13 +22,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-# Pixels of all frames of an animation, in those that one frame may have.
-ANIMATION = 8
+# Pixels of all frames of an animation, as a multiple of the pixels that one frame may have.
+MAX_ANIMATION_FACTOR = 8
 # FFmpeg's demuxers of the files that `sniff_kind` lets pass, and no others: not those of playlists,
 # which open further files and addresses.
 FORMATS = "mov,matroska,webm,avi,flv,ogg,mpegts,gif,webp_pipe,png_pipe,jpeg_pipe,bmp_pipe,image2"
 
-NICENESS = 3  # of the process: answers that are written come first
+NICENESS = 3  # decoding comes after answers that are being written
 
 OPEN_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
 
@@ -148,10 +148,10 @@ def check(path: Path, max_pixels: int, max_seconds: float) -> None:
         raise MediaTooLarge(
             f"frames of {width}x{height} pixels: at most {max_pixels / 1e6:.1f} million are taken"
         )
-    if width * height * n_frames > ANIMATION * max_pixels:
+    if width * height * n_frames > MAX_ANIMATION_FACTOR * max_pixels:
         raise MediaTooLarge(
             f"an animation of {n_frames} frames of {width}x{height} pixels: at most "
-            f"{ANIMATION * max_pixels / 1e6:.0f} million are taken in all"
+            f"{MAX_ANIMATION_FACTOR * max_pixels / 1e6:.0f} million are taken in all"
         )
 
 

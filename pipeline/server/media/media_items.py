@@ -59,7 +59,7 @@ class MediaItem:
 
     @property
     def is_plain(self) -> bool:
-        """Whether nothing is said of the item, so that it may be one clip with its neighbours."""
+        """Whether the item has content alone, so that it may be one clip with its neighbours."""
         return self.times is None and not self.name and not self.options
 
 

@@ -7,9 +7,8 @@ A picture or video is given as one of
     file_id    a file that was sent to /v1/files
     images     several pictures, each one of the above as text, that are one video
 
-and what may be said of it stands beside that: `name`, `times` (seconds of its `images`), and the
-options of the command line (`VIDEO_OPTIONS`: frames, sampling, fps, start, end,
-subtitles, tokens, pooling).
+and may have more fields beside that: `name`, `times` (seconds of its `images`), and the options of
+the command line (`VIDEO_OPTIONS`: frames, sampling, fps, start, end, subtitles, tokens, pooling).
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from reellama.pipeline.server.video_options import MAX_FRAMES, VIDEO_OPTIONS
 
 MAX_NAME_CHARACTERS = 200
 MAX_IMAGES = 4 * MAX_FRAMES  # pictures of a video; of these, at most MAX_FRAMES are taken
-MAX_SHOWN_CHARACTERS = 60  # of an address in an error: a data URL may have millions
+MAX_SHOWN_CHARACTERS = 60  # of an address that an error repeats: a data URL may have millions
 
 
 class VideoFields(BaseModel):

@@ -1,1 +1,1 @@
-"""Logs, counts and health, for whoever runs the server."""
+"""Logs, counts and health, for those who run the server."""

@@ -45,7 +45,7 @@ from reellama.pipeline.server.ollama.ollama_schemas import (
 from reellama.pipeline.server.ollama.registry_push import check_host, push_model
 from reellama.pipeline.server.replies.json_bodies import json_body
 
-# Whose API this is, as of which version: clients compare it with what they need.
+# The version of Ollama whose API this is: clients compare it with the one that they need.
 API_VERSION = "0.13.0"
 HUB_HOSTS = ("hf.co/", "huggingface.co/", HUB_PREFIX)
 

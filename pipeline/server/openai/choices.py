@@ -16,7 +16,7 @@ ChoiceEvent = tuple[int, AnswerEvent | None]
 class Choices:
     """Answers that are written side by side. `aclose` ends them; call it in any case.
 
-    per_prompt: so many of them that follow one another are answers to the same prompt.
+    per_prompt: how many answers each prompt has; they follow one another in `answers`.
     """
 
     def __init__(self, answers: Sequence[ChatAnswer], per_prompt: int) -> None:

@@ -38,9 +38,9 @@ from reellama.pipeline.server.openai.openai_parts import (
 from reellama.pipeline.server.video_options import VIDEO_OPTIONS, VideoOptions, video_options
 
 MAX_CHOICES = 16  # answers to one request
-MAX_ID_DIGITS = 9  # of a token's id
-MAX_INPUTS = 2048  # texts of one request for embeddings, as OpenAI has it
-NO_EFFORT = ("none", "minimal")  # of reasoning
+MAX_ID_DIGITS = 9  # digits of a token's id
+MAX_INPUTS = 2048  # texts of one request for embeddings, as in OpenAI's API
+NO_EFFORT = ("none", "minimal")  # levels of reasoning that are none
 COMPLETION_TOKENS = 16  # what OpenAI's completions write when max_tokens is not given
 
 

@@ -21,7 +21,7 @@ from reellama.pipeline.server.replies import finite_numbers, large_bodies
 
 # Bodies of up to this size are parsed side by side, in threads; larger ones one after the other.
 PARALLEL_PARSE_BYTES = 64 << 10
-# Of larger bodies the place of a problem is told as pydantic has it.
+# In larger bodies the place of a problem is told as pydantic's path, which also names types.
 MAX_SEARCHED_BYTES = 4 << 20
 # Values of a body, by the commas between them: to read more would hold up everyone else's answers.
 # So many tokens are all that OpenAI takes of the texts of one request.
@@ -31,7 +31,7 @@ MAX_VALUES = 300_000
 MAX_LISTS = 50_000
 MAX_FIELDS = 100_000
 MAX_OBJECTS = 10_000
-MAX_SHOWN_CHARACTERS = 100  # of a place in an error
+MAX_SHOWN_CHARACTERS = 100  # of a place that an error names
 MAX_BYTES = 16 << 20  # beside long strings, which are read apart
 # How an object begins, and where a field's name ends. In a text no quotation mark can stand behind
 # a brace: JSON escapes it.

@@ -10,8 +10,8 @@ import secrets
 from collections.abc import Iterator
 from typing import Any
 
-SPLIT_ABOVE_BYTES = 1 << 20  # of a body; what has fewer is read at once
-LONG_STRING_BYTES = 1 << 16  # a string of so many is taken out
+SPLIT_ABOVE_BYTES = 1 << 20  # smaller bodies are read at once
+LONG_STRING_BYTES = 1 << 16  # strings as long as this are taken out
 # A string is taken out where it has none of these. Between two strings there is one of the first.
 _ELSEWHERE = b",:[]{}\\\n"
 _LONGEST_HEAD = 200  # bytes of "data:video/mp4;base64,"

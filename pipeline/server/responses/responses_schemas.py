@@ -39,7 +39,7 @@ from reellama.pipeline.server.openai.openai_parts import (
 from reellama.pipeline.server.video_options import VIDEO_OPTIONS, video_options
 
 MAX_TOP_LOGPROBS = 20
-LOGPROBS = "message.output_text.logprobs"  # of `include`
+LOGPROBS = "message.output_text.logprobs"  # a value of `include`
 
 
 class MessageItem(PartsMessage):

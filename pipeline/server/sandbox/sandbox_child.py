@@ -27,11 +27,11 @@ from reellama.gguf_tools.errors import ReellamaError
 if TYPE_CHECKING:
     from reellama.gguf_tools.runtime.backend import Model
 
-MAX_TASK_SECONDS = 60  # on the clock, that a task may take, however busy the machine
-NICENESS = 5  # of a task: answers that are written come first
+MAX_TASK_SECONDS = 60  # on the clock, on however busy a machine
+NICENESS = 5  # tasks come after answers that are being written
 N_TRIAL_TOKENS = 48  # tokens by which a grammar is tried
 _PUNCTUATION = b'[]{}":, '
-MAX_RENDERED_CHARACTERS = 4_000_000  # of a template's output
+MAX_RENDERED_CHARACTERS = 4_000_000  # that a template may write
 
 
 def main() -> None:

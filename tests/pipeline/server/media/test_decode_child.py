@@ -29,10 +29,14 @@ def gif(n_frames: int, side: int) -> bytes:
 
 def test_an_animation_is_limited_by_the_pixels_of_all_its_frames() -> None:
     limits = MediaLimits(max_pixels=64 * 64)
-    few = asyncio.run(decode(MediaItem((gif(decode_child.ANIMATION, 64),)), READING, limits))
+    few = asyncio.run(
+        decode(MediaItem((gif(decode_child.MAX_ANIMATION_FACTOR, 64),)), READING, limits)
+    )
     assert len(few.frames) == 2
     with pytest.raises(MediaError, match="an animation of 9 frames of 64x64 pixels") as caught:
-        asyncio.run(decode(MediaItem((gif(decode_child.ANIMATION + 1, 64),)), READING, limits))
+        asyncio.run(
+            decode(MediaItem((gif(decode_child.MAX_ANIMATION_FACTOR + 1, 64),)), READING, limits)
+        )
     assert caught.value.status == 413
 
 
