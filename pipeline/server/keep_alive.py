@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Annotated, Any
 
@@ -24,16 +25,16 @@ def parse_keep_alive(value: Any) -> float | None:
     if value is None:
         return None
     if isinstance(value, str) and (match := DURATIONS.fullmatch(value.strip())):
-        found = sum(float(n) * SECONDS[unit] for n, unit in DURATION.findall(match[2]))
-        value = -found if match[1] == "-" else found
+        length = sum(float(n) * SECONDS[unit] for n, unit in DURATION.findall(match[2]))
+        value = -length if match[1] == "-" else length
     try:
-        given = "nan" if isinstance(value, bool) else value
-        found = as_float(given) if isinstance(given, int) else float(given)
+        number = "nan" if isinstance(value, bool) else value
+        seconds = as_float(number) if isinstance(number, int) else float(number)
     except (TypeError, ValueError):
-        found = float("nan")
-    if found != found:
+        seconds = float("nan")
+    if math.isnan(seconds):
         raise ValueError(f"keep_alive is {value!r:.60}; give seconds, or text such as 5m")
-    return -1.0 if found < 0 else min(found, MAX_KEEP_ALIVE_SECONDS)
+    return -1.0 if seconds < 0 else min(seconds, MAX_KEEP_ALIVE_SECONDS)
 
 
 # A field `keep_alive` of a request, in seconds.

@@ -147,8 +147,8 @@ class Service:
         """Unit vectors of texts or of tokens, and how many tokens were read. Raises like `chat`."""
         registered = await self._find(model)
         async with self._using(registered, keep_alive) as loaded:
-            found = [await loaded.embed(text, truncate) for text in texts]
-        return [vector for vector, _ in found], sum(n_tokens for _, n_tokens in found)
+            embedded = [await loaded.embed(text, truncate) for text in texts]
+        return [vector for vector, _ in embedded], sum(n_tokens for _, n_tokens in embedded)
 
     async def check_template(self, source: str) -> None:
         """Raise ReellamaError for a chat template that cannot be used."""
@@ -199,8 +199,8 @@ class Service:
 
         async def begin() -> None:
             nonlocal loaded
-            loaded, taken = await self.models.acquire(registered, options.keep_alive)
-            generation.stats.load_seconds = taken
+            loaded, load_seconds = await self.models.acquire(registered, options.keep_alive)
+            generation.stats.load_seconds = load_seconds
             await generation.start(loaded, await prepare(loaded), options.n_ctx)
 
         seconds = self.settings.answer_seconds

@@ -19,7 +19,7 @@ BOUNDED_IN = ((), ("options",), ("parameters",))
 # What such a number has, and hardly anything else does.
 _MARKS = re.compile(rb"NaN|Infinity|\d[eE]\+?\d{3}|\d{200}")
 _PIECE = 1 << 20  # bytes that are looked through before others may go on
-_LONGEST = 200  # bytes of what is looked for
+_MAX_MARK_BYTES = 200  # the most that `_MARKS` matches
 
 Place = tuple[str | int, ...]
 
@@ -27,7 +27,7 @@ Place = tuple[str | int, ...]
 def may_have_nonfinite(data: bytes) -> bool:
     """Whether a JSON text may have such a number. It has none where this says no."""
     starts = range(0, len(data), _PIECE)
-    return any(_MARKS.search(data, i, i + _PIECE + _LONGEST) for i in starts)
+    return any(_MARKS.search(data, i, i + _PIECE + _MAX_MARK_BYTES) for i in starts)
 
 
 def nonfinite_places(body: Any) -> Iterator[Place]:
@@ -36,9 +36,9 @@ def nonfinite_places(body: Any) -> Iterator[Place]:
     while left:
         place, value = left.pop()
         if isinstance(value, dict):
-            left += [((*place, name), each) for name, each in value.items()]
+            left += [((*place, name), item) for name, item in value.items()]
         elif isinstance(value, list):
-            left += [((*place, i), each) for i, each in enumerate(value)]
+            left += [((*place, i), item) for i, item in enumerate(value)]
         elif isinstance(value, int | float) and not (is_finite(value) or _is_bounded(place)):
             yield place
 

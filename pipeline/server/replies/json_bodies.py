@@ -81,14 +81,14 @@ def parse_body(schema: type[BaseModel], data: bytes) -> Any:
     try:
         if len(data) < large_bodies.SPLIT_ABOVE_BYTES:
             check_size(data)
-            found = validator.validate_json(data)
+            request = validator.validate_json(data)
             check_numbers(data)
-            return found
+            return request
         body = large_bodies.LargeBody(data)
         check_size(body.rest)
-        found = validator.validate_python(body.put_back(from_json(body.rest)))
+        request = validator.validate_python(body.put_back(from_json(body.rest)))
         check_numbers(body.rest)
-        return found
+        return request
     except ValidationError as error:
         raise body_problem(error, _searchable(data)) from error
     except ValueError as error:
@@ -102,17 +102,17 @@ def check_size(data: bytes) -> None:
             f"the body has {len(data)} bytes beside pictures and videos in base64 without line "
             f"breaks: at most {MAX_BYTES} are taken"
         )
-    counted: list[tuple[str, int, Callable[[bytes], int]]] = [
+    limits: list[tuple[str, int, Callable[[bytes], int]]] = [
         ("objects", MAX_OBJECTS, lambda piece: len(_OBJECT.findall(piece))),
         ("fields", MAX_FIELDS, lambda piece: len(_FIELD.findall(piece))),
         ("lists", MAX_LISTS, lambda piece: piece.count(b"[")),
         ("values", MAX_VALUES, lambda piece: piece.count(b",")),
     ]
-    for what, most, count in counted:
+    for what, limit, count in limits:
         n = sum(count(data[i : i + PIECE]) for i in range(0, len(data), PIECE))
-        if n > most:
+        if n > limit:
             hint = " (messages, their parts, tools)" if what == "objects" else ""
-            raise BodyProblem(f"the body has about {n} {what}{hint}: at most {most} are taken")
+            raise BodyProblem(f"the body has about {n} {what}{hint}: at most {limit} are taken")
 
 
 def check_numbers(data: bytes) -> None:
@@ -142,22 +142,22 @@ def _fail_fast(core_schema: Any) -> Any:
         return [_fail_fast(part) for part in core_schema]
     if not isinstance(core_schema, dict):
         return core_schema
-    found = {name: _fail_fast(part) for name, part in core_schema.items()}
+    schema = {name: _fail_fast(part) for name, part in core_schema.items()}
     if core_schema.get("type") in ("list", "tuple", "set", "dict"):
-        found["fail_fast"] = True
-    return found
+        schema["fail_fast"] = True
+    return schema
 
 
 def body_problem(error: ValidationError, body: Any = None) -> BodyProblem:
-    """What was wrong first, and where, without the value itself, which may be a whole video.
+    """The first problem and its place, without the value itself, which may be a whole video.
 
     body: what was validated, as far as it is JSON, for the names of places in it.
     """
     problems = error.errors(include_url=False, include_input=False)
     if problems[0]["type"] == "json_invalid":
         return BodyProblem(f"the body is not JSON: {problems[0]['msg']}")
-    places = [_place(each["loc"], body, each["type"] == "missing") for each in problems]
-    # Where a value may be one of several things, what it was nearly is told.
+    places = [_place(problem["loc"], body, problem["type"] == "missing") for problem in problems]
+    # Where a value may be of several types, the problem of the type that fits best is told.
     deepest = max(range(len(problems)), key=lambda i: (len(places[i]), -i))
     message = str(problems[deepest]["msg"]).removeprefix("Value error, ")
     place = ".".join(map(str, places[deepest]))
@@ -181,7 +181,7 @@ def _place(steps: Sequence[int | str], body: Any, is_missing: bool) -> list[int 
     """The fields that lead to a value, without the names of what it was compared with."""
     if body is None:
         return [*steps]
-    found: list[int | str] = []
+    place: list[int | str] = []
     compared: Any = None  # where a step was passed over as the name of a kind
     for i, step in enumerate(steps):
         in_list = isinstance(body, list) and isinstance(step, int) and step < len(body)
@@ -189,8 +189,8 @@ def _place(steps: Sequence[int | str], body: Any, is_missing: bool) -> list[int 
         if is_kind:
             compared = body
         elif in_list or (isinstance(body, dict) and step in body):
-            found.append(step)
+            place.append(step)
             body = body[step]
         elif is_missing and i == len(steps) - 1:
-            found.append(step)
-    return found
+            place.append(step)
+    return place

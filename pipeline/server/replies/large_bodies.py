@@ -14,7 +14,7 @@ SPLIT_ABOVE_BYTES = 1 << 20  # smaller bodies are read at once
 LONG_STRING_BYTES = 1 << 16  # strings as long as this are taken out
 # A string is taken out where it has none of these. Between two strings there is one of the first.
 _ELSEWHERE = b",:[]{}\\\n"
-_LONGEST_HEAD = 200  # bytes of "data:video/mp4;base64,"
+_MAX_HEAD_BYTES = 200  # for heads such as "data:video/mp4;base64,"
 
 
 class LargeBody:
@@ -37,26 +37,26 @@ class LargeBody:
     def put_back(self, value: Any) -> Any:
         """The value of `rest`, or a part of it, with the long strings."""
         if isinstance(value, str):
-            head, found, n = value.partition(self._mark)
-            return head + self._long[int(n)] if found else value
+            head, mark, n = value.partition(self._mark)
+            return head + self._long[int(n)] if mark else value
         if isinstance(value, list):
-            return [self.put_back(each) for each in value]
+            return [self.put_back(item) for item in value]
         if isinstance(value, dict):
-            return {self.put_back(name): self.put_back(each) for name, each in value.items()}
+            return {self.put_back(name): self.put_back(item) for name, item in value.items()}
         return value
 
 
 def _long_strings(data: bytes) -> Iterator[tuple[int, int]]:
     """Where long strings begin and end, without what a data URL has before its base64."""
-    at = begin = 0
+    at = last_stop = 0
     # A long string is over one of these places.
     while (stop := data.find(b'"', at := at + LONG_STRING_BYTES // 2)) >= 0:
-        start = data.rfind(b'"', begin, at) + 1
-        begin = stop
+        start = data.rfind(b'"', last_stop, at) + 1
+        last_stop = stop
         if start and stop - start < LONG_STRING_BYTES:
             continue
         at = stop
         if data[start : start + 5].lower() == b"data:":
-            start = data.find(b",", start, start + _LONGEST_HEAD) + 1 or start
-        if start and all(data.find(each, start, stop) < 0 for each in _ELSEWHERE):
+            start = data.find(b",", start, start + _MAX_HEAD_BYTES) + 1 or start
+        if start and all(data.find(mark, start, stop) < 0 for mark in _ELSEWHERE):
             yield start, stop

@@ -9,16 +9,16 @@ from reellama.pipeline.llm.token_scorer import Token
 
 # Stands for a probability of 0, whose logarithm JSON cannot hold; nothing that a float32 softmax
 # gives is less likely.
-LEAST_LOGPROB = -9999.0
+MIN_LOGPROB = -9999.0
 
 
 def token_logprobs(token: Token, n_top: int | None) -> dict[str, Any]:
     """A token with its log probability and those of the `n_top` likeliest; None: without a list."""
-    found = _logprob(token.piece, token.p)
+    own = _logprob(token.piece, token.p)
     if n_top is None:
-        return found
+        return own
     likeliest = zip(token.alternative_pieces, token.alternatives, strict=True)
-    return {**found, "top_logprobs": [_logprob(piece, p) for piece, (_, p) in likeliest][:n_top]}
+    return {**own, "top_logprobs": [_logprob(piece, p) for piece, (_, p) in likeliest][:n_top]}
 
 
 def shown_piece(piece: bytes) -> str:
@@ -34,5 +34,5 @@ def shown_piece(piece: bytes) -> str:
 
 
 def _logprob(piece: bytes, p: float) -> dict[str, Any]:
-    logprob = math.log(p) if p > 0 else LEAST_LOGPROB
+    logprob = math.log(p) if p > 0 else MIN_LOGPROB
     return {"token": shown_piece(piece), "logprob": logprob, "bytes": list(piece)}

@@ -21,26 +21,28 @@ class GrammarCache:
         self._sandbox = sandbox
         self._kept: OrderedDict[str, str | SandboxError] = OrderedDict()
 
-    async def get(self, wanted: dict[str, Any], model: Path) -> str:
-        """The grammar of an answer for a model's GGUF; `wanted` are arguments of `answer_grammar`.
+    async def get(self, arguments: dict[str, Any], model: Path) -> str:
+        """The grammar of an answer for a model's GGUF; `arguments` are those of `answer_grammar`.
 
         Raises SandboxError, also by its memory.
         """
         # Not sorted: the order of properties is that of the answer.
-        key = hashlib.sha256(f"{model}\n{json.dumps(wanted)}".encode(errors="replace")).hexdigest()
+        key = hashlib.sha256(
+            f"{model}\n{json.dumps(arguments)}".encode(errors="replace")
+        ).hexdigest()
         if key not in self._kept:
-            self._kept[key] = await self._make(wanted, model)
+            self._kept[key] = await self._make(arguments, model)
         self._kept.move_to_end(key)
-        found = self._kept[key]
+        grammar = self._kept[key]
         while len(self._kept) > MAX_KEPT or self._size > MAX_KEPT_CHARACTERS:
             self._kept.popitem(last=False)
-        if isinstance(found, SandboxError):
-            raise SandboxError(str(found))
-        return found
+        if isinstance(grammar, SandboxError):
+            raise SandboxError(str(grammar))
+        return grammar
 
-    async def _make(self, wanted: dict[str, Any], model: Path) -> str | SandboxError:
+    async def _make(self, arguments: dict[str, Any], model: Path) -> str | SandboxError:
         def ask(child: SandboxChild) -> str:
-            return str(child.ask("grammar", wanted=wanted, model=str(model))["gbnf"])
+            return str(child.ask("grammar", arguments=arguments, model=str(model))["gbnf"])
 
         try:
             return await self._sandbox.call(ask)
@@ -49,4 +51,4 @@ class GrammarCache:
 
     @property
     def _size(self) -> int:
-        return sum(len(each) for each in self._kept.values() if isinstance(each, str))
+        return sum(len(grammar) for grammar in self._kept.values() if isinstance(grammar, str))

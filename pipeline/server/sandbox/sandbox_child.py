@@ -100,7 +100,7 @@ def _limit_memory(memory: int) -> None:
 Prepared = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
-def prepare_grammar(wanted: dict[str, Any], model: str) -> Prepared:
+def prepare_grammar(arguments: dict[str, Any], model: str) -> Prepared:
     """A grammar of `answer_grammar`, which llama.cpp was seen to follow with this model's tokens.
 
     Its tools come as names and schemas.
@@ -108,18 +108,18 @@ def prepare_grammar(wanted: dict[str, Any], model: str) -> Prepared:
     from reellama.pipeline.llm.tool_calls import answer_grammar  # noqa: F401  # once for all forks
 
     _trial_tokens(vocabulary := _vocabulary(model))
-    return _grammar, (wanted, vocabulary)
+    return _grammar, (arguments, vocabulary)
 
 
-def _grammar(wanted: dict[str, Any], model: Model) -> dict[str, str]:
+def _grammar(arguments: dict[str, Any], model: Model) -> dict[str, str]:
     from llama_cpp import llama_cpp
 
     from reellama.pipeline.llm.token_sampling import grammar_sampler
     from reellama.pipeline.llm.tool_calls.answer_grammar import answer_grammar
     from reellama.pipeline.llm.tool_calls.tool import Tool
 
-    tools = [Tool(name, schema, {}) for name, schema in wanted.get("tools", ())]
-    text = answer_grammar(**{**wanted, "tools": tools})
+    tools = [Tool(name, schema, {}) for name, schema in arguments.get("tools", ())]
+    text = answer_grammar(**{**arguments, "tools": tools})
     sampler = grammar_sampler(text, model)
     _follow(sampler, model)
     llama_cpp.llama_sampler_free(sampler)
@@ -171,8 +171,8 @@ def _render(
     segments = template.render(messages, **variables)
     if sum(len(segment.text) for segment in segments) > MAX_RENDERED_CHARACTERS:
         raise ReellamaError(f"the template writes more than {MAX_RENDERED_CHARACTERS} characters")
-    found = [[segment.text, segment.special, segment.content] for segment in segments]
-    return {"segments": found, "problem": template.problem}
+    fields = [[segment.text, segment.special, segment.content] for segment in segments]
+    return {"segments": fields, "problem": template.problem}
 
 
 def prepare_traits(source: str, bos: str, eos: str) -> Prepared:

@@ -33,10 +33,12 @@ class SandboxedTemplate:
         """The conversation in segments."""
         if self._seconds > MAX_RENDERING_SECONDS:
             raise SandboxError("this template takes too long: send a simpler one")
-        begin = time.monotonic()
-        given = {"source": self._source, "bos": self._bos, "eos": self._eos}
-        answer = self._child.ask("template", messages=list(messages), variables=variables, **given)
-        self._seconds += time.monotonic() - begin
+        started_at = time.monotonic()
+        template = {"source": self._source, "bos": self._bos, "eos": self._eos}
+        answer = self._child.ask(
+            "template", messages=list(messages), variables=variables, **template
+        )
+        self._seconds += time.monotonic() - started_at
         if answer["problem"] and self._strict:
             raise SandboxError(f"{answer['problem']}; templates are written in Jinja here")
-        return [Segment(*each) for each in answer["segments"]]
+        return [Segment(*segment) for segment in answer["segments"]]

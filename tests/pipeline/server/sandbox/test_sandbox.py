@@ -78,9 +78,9 @@ def test_a_schema_over_a_limit_is_refused_with_its_reason(
 ) -> None:
     schema, reason = HOSTILE[name]
     with pytest.raises(SandboxError) as caught:
-        child.ask("grammar", wanted={"schema": schema}, model=str(tiny_llama))
+        child.ask("grammar", arguments={"schema": schema}, model=str(tiny_llama))
     assert reason in str(caught.value) and "\n" not in str(caught.value)
-    good = child.ask("grammar", wanted={"schema": {"type": "boolean"}}, model=str(tiny_llama))
+    good = child.ask("grammar", arguments={"schema": {"type": "boolean"}}, model=str(tiny_llama))
     assert "true" in good["gbnf"]
 
 
@@ -92,7 +92,7 @@ def test_any_schema_is_a_grammar_that_llama_cpp_takes_or_is_refused(
     child: SandboxChild, model: Model, schema: dict[str, Any]
 ) -> None:
     try:
-        answer = child.ask("grammar", wanted={"schema": schema}, model=str(model.path))
+        answer = child.ask("grammar", arguments={"schema": schema}, model=str(model.path))
     except SandboxError as error:
         reason = str(error)
     else:
