@@ -24,7 +24,7 @@ def message(model: str, blocks: list[AnswerBlock], answer: ChatAnswer) -> dict[s
     """A whole answer."""
     return {
         **_opening(model),
-        "content": [_content(each, whole=True) for each in blocks],
+        "content": [_content(block, whole=True) for block in blocks],
         **_ending(answer),
         "usage": {**_prompt_usage(answer.stats), "output_tokens": answer.stats.generated_tokens},
     }
@@ -37,17 +37,17 @@ async def message_events(
     opening = {**_opening(model), "content": [], "stop_reason": None, "stop_sequence": None}
     usage = {**_prompt_usage(answer.stats), "output_tokens": 0}
     yield _event("message_start", {"message": {**opening, "usage": usage}})
-    async for each in events:
-        index = {"index": each.block.index}
-        if each.what == "start":
+    async for event in events:
+        index = {"index": event.block.index}
+        if event.what == "start":
             yield _event(
                 "content_block_start",
-                {**index, "content_block": _content(each.block, whole=False)},
+                {**index, "content_block": _content(event.block, whole=False)},
             )
-        elif each.what == "delta":
-            kind, key = DELTAS[each.block.kind]
-            if each.text:
-                delta = {"type": kind, key: each.text}
+        elif event.what == "delta":
+            kind, key = DELTAS[event.block.kind]
+            if event.text:
+                delta = {"type": kind, key: event.text}
                 yield _event("content_block_delta", {**index, "delta": delta})
         else:
             yield _event("content_block_stop", index)
@@ -89,8 +89,8 @@ def _ending(answer: ChatAnswer) -> dict[str, Any]:
 def _content(block: AnswerBlock, *, whole: bool) -> dict[str, Any]:
     text = block.text if whole else ""
     if block.kind == "call":
-        given = {"id": block.call_id, "name": block.name, "input": call_input(text)}
-        return {"type": "tool_use", **given}
+        call = {"id": block.call_id, "name": block.name, "input": call_input(text)}
+        return {"type": "tool_use", **call}
     if block.kind == "reasoning":
         return {"type": "thinking", "thinking": text, "signature": ""}
     return {"type": "text", "text": text}

@@ -116,15 +116,15 @@ class ToolResultBlock(BaseModel):
     def text(self) -> str:
         """The text."""
         blocks = self.content if isinstance(self.content, list) else []
-        said = [each.text for each in blocks if isinstance(each, TextBlock)]
-        text = self.content if isinstance(self.content, str) else "\n".join(said)
+        texts = [block.text for block in blocks if isinstance(block, TextBlock)]
+        text = self.content if isinstance(self.content, str) else "\n".join(texts)
         return f"Error: {text}" if self.is_error else text
 
     @property
     def media(self) -> list[MediaReference]:
         """The media references."""
         blocks = self.content if isinstance(self.content, list) else []
-        return [each.reference() for each in blocks if isinstance(each, MediaBlock)]
+        return [block.reference() for block in blocks if isinstance(block, MediaBlock)]
 
 
 class ThinkingBlock(BaseModel):

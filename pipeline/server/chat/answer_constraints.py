@@ -31,8 +31,8 @@ def template_variables(think: Think) -> dict[str, Any]:
     """
     if think is None:
         return {}
-    found: dict[str, Any] = {"enable_thinking": bool(think), "thinking": bool(think)}
-    return found | {"reasoning_effort": think} if isinstance(think, str) else found
+    variables: dict[str, Any] = {"enable_thinking": bool(think), "thinking": bool(think)}
+    return variables | {"reasoning_effort": think} if isinstance(think, str) else variables
 
 
 def opens_reasoning(opening: str, chat_format: ChatFormat) -> bool:
@@ -86,8 +86,8 @@ async def find_grammar(
 
     Calls that nobody asked for are free where their schemas have no grammar.
     """
-    if wanted := grammar_request(request, schema, chat_format):
-        return await grammars.get(wanted, model), None
+    if arguments := grammar_request(request, schema, chat_format):
+        return await grammars.get(arguments, model), None
     start_marker = free_call_marker(request, schema, chat_format)
     if start_marker is not None:
         with suppress(SandboxError):

@@ -45,9 +45,9 @@ class ChatFormatCache:
         if len(source) > MAX_TEMPLATE_CHARACTERS:
             return TemplateTraits()
         try:
-            found = await self._sandbox.call(
+            traits = await self._sandbox.call(
                 lambda child: child.ask("traits", source=source, bos=bos, eos=eos)
             )
         except SandboxError:
             return TemplateTraits()
-        return TemplateTraits(**found)
+        return TemplateTraits(**traits)

@@ -31,5 +31,5 @@ class RequestOptions:
     @property
     def schema(self) -> dict[str, Any] | None:
         """The JSON schema that the answer follows, if any."""
-        wanted = self.response_format
-        return ANY_JSON_OBJECT if isinstance(wanted, str) else wanted
+        form = self.response_format
+        return ANY_JSON_OBJECT if isinstance(form, str) else form

@@ -112,10 +112,10 @@ def check_url(url: httpx.URL, allowed_hosts: Collection[str]) -> None:
 async def _address(url: httpx.URL, allow_loopback: bool) -> str:
     """The address to connect to. One that is not public among several refuses them all."""
     port = url.port or _PORTS[url.scheme]
-    found = await asyncio.get_running_loop().getaddrinfo(
+    address_infos = await asyncio.get_running_loop().getaddrinfo(
         url.raw_host.decode("ascii"), port, type=socket.SOCK_STREAM
     )
-    addresses = [str(sockaddr[0]) for *_, sockaddr in found]
+    addresses = [str(sockaddr[0]) for *_, sockaddr in address_infos]
     if not all(is_public(a) or (allow_loopback and ip_address(a).is_loopback) for a in addresses):
         raise MediaError(f"{url.host} is an address of a private network: not fetched", 403)
     return addresses[0]

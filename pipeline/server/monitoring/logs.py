@@ -44,8 +44,8 @@ def set_up(level: str) -> None:
     handler.addFilter(_is_news)
     # asyncio warns of children that were waited for twice, which is no harm.
     levels = {"reellama.server": level.upper(), "uvicorn": "WARNING", "asyncio": "ERROR"}
-    for name, least in levels.items():
+    for name, min_level in levels.items():
         logger = logging.getLogger(name)
         logger.handlers[:] = [handler]
-        logger.setLevel(least)
+        logger.setLevel(min_level)
         logger.propagate = False

@@ -39,7 +39,7 @@ def whole_answer(items: Sequence[JsonItem]) -> JsonItem:
         whole["message"] = _joined([item["message"] for item in items])
     else:
         whole |= _joined([{k: i[k] for k in ("response", "thinking") if k in i} for i in items])
-    logprobs = [each for item in items for each in item.get("logprobs", ())]
+    logprobs = [entry for item in items for entry in item.get("logprobs", ())]
     if any("logprobs" in item for item in items):
         whole["logprobs"] = logprobs
     return whole
@@ -47,15 +47,15 @@ def whole_answer(items: Sequence[JsonItem]) -> JsonItem:
 
 def _joined(parts: Sequence[JsonItem]) -> JsonItem:
     """Texts and lists of parts put together; the role is that of each."""
-    found: dict[str, list[Any]] = {}
+    joined: dict[str, list[Any]] = {}
     for part in parts:
         for key, value in part.items():
-            found.setdefault(key, []).append(value)
+            joined.setdefault(key, []).append(value)
     return {
         key: values[0]
         if key == "role"
         else "".join(values)
         if isinstance(values[0], str)
-        else [each for value in values for each in value]
-        for key, values in found.items()
+        else [item for value in values for item in value]
+        for key, values in joined.items()
     }

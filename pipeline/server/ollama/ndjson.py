@@ -80,23 +80,23 @@ async def progress_items(
 
     A client that goes away does not stop it: what it does is whole or can be taken up again.
     """
-    told_items: queue.SimpleQueue[JsonItem] = queue.SimpleQueue()
-    news = asyncio.Event()
+    items: queue.SimpleQueue[JsonItem] = queue.SimpleQueue()
+    has_news = asyncio.Event()
     loop = asyncio.get_running_loop()
 
     def tell(item: JsonItem) -> None:
-        told_items.put(item)
-        loop.call_soon_threadsafe(news.set)
+        items.put(item)
+        loop.call_soon_threadsafe(has_news.set)
 
     task = asyncio.ensure_future(threads.run(lambda: work(tell)))
-    task.add_done_callback(lambda _: news.set())
-    while not (task.done() and told_items.empty()):
-        await news.wait()
-        news.clear()
-        while not told_items.empty():
-            yield told_items.get()
+    task.add_done_callback(lambda _: has_news.set())
+    while not (task.done() and items.empty()):
+        await has_news.wait()
+        has_news.clear()
+        while not items.empty():
+            yield items.get()
         if task.done():
-            news.set()
+            has_news.set()
     await task
 
 

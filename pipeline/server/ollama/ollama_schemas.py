@@ -91,11 +91,11 @@ class OllamaGenerationRequest(LoadingRequest):
         """
         if isinstance(self.format, str) and self.format not in ("", "json"):
             raise ReellamaError(FORMAT)
-        given = check_options({**parameters, **(self.options or {})})
+        checked = check_options({**parameters, **(self.options or {})})
         n_probs = max(self.top_logprobs or 0, 1) if self.logprobs else 0
         return RequestOptions(
-            replace(generation_options(given), n_probs=n_probs),
-            n_ctx=max(given.get("num_ctx", 0), 0) or None,
+            replace(generation_options(checked), n_probs=n_probs),
+            n_ctx=max(checked.get("num_ctx", 0), 0) or None,
             keep_alive=self.keep_alive,
             response_format=self.format or None,
             video=video_options(self.options or {}),
@@ -103,7 +103,7 @@ class OllamaGenerationRequest(LoadingRequest):
         )
 
 
-class ShownMedia(BaseModel):
+class MediaFields(BaseModel):
     """Pictures and videos: base64, or paths inside folders that are allowed.
 
     videos: also objects, see `MediaReference`. times: seconds of the `images`, which are one video
@@ -115,7 +115,7 @@ class ShownMedia(BaseModel):
     times: list[float] | None = None
 
     @model_validator(mode="after")
-    def _check_times(self) -> ShownMedia:
+    def _check_times(self) -> MediaFields:
         _ = self.media
         return self
 
@@ -124,8 +124,8 @@ class ShownMedia(BaseModel):
         """The pictures and videos, in order."""
         images: list[str | MediaReference] = [*(self.images or ())]
         if self.times is not None:
-            shown = {"images": self.images, "times": self.times}
-            images = [MediaReference.model_validate(shown)]
+            video = {"images": self.images, "times": self.times}
+            images = [MediaReference.model_validate(video)]
         return [*images, *(self.videos or ())]
 
 
@@ -143,7 +143,7 @@ class OllamaToolCall(BaseModel):
     function: OllamaFunctionCall
 
 
-class OllamaMessage(ShownMedia):
+class OllamaMessage(MediaFields):
     """One message."""
 
     model_config = ConfigDict(extra="ignore")
@@ -158,8 +158,8 @@ class OllamaMessage(ShownMedia):
     def calls(self) -> tuple[ToolCall, ...]:
         """The calls of tools."""
         return tuple(
-            ToolCall(each.function.name, each.function.arguments or {}, each.id or "")
-            for each in self.tool_calls or ()
+            ToolCall(call.function.name, call.function.arguments or {}, call.id or "")
+            for call in self.tool_calls or ()
         )
 
 
@@ -175,13 +175,13 @@ class OllamaChatRequest(OllamaGenerationRequest):
         """The service's request. Raises ReellamaError for tools that cannot be used."""
         return ChatRequest(
             messages,
-            [tool_from_definition(each) for each in self.tools or ()],
+            [tool_from_definition(tool) for tool in self.tools or ()],
             tool_choice_from(self.tool_choice or (self.options or {}).get("tool_choice")),
             think=self.wants_thinking,
         )
 
 
-class GenerateRequest(OllamaGenerationRequest, ShownMedia):
+class GenerateRequest(OllamaGenerationRequest, MediaFields):
     """POST /api/generate."""
 
     prompt: str | None = None
@@ -243,11 +243,11 @@ def generation_options(options: Mapping[str, Any]) -> GenerationOptions:
 
     Raises ReellamaError for a value of a wrong kind or out of range.
     """
-    given = check_options(options)
+    checked = check_options(options)
     return GenerationOptions(
-        sampling=requested_sampling({n: given[n] for n in SAMPLING_OPTIONS if n in given}),
-        max_tokens=max(given.get("num_predict", NO_LIMIT), NO_LIMIT),
-        stop=given.get("stop", ()),
+        sampling=requested_sampling({n: checked[n] for n in SAMPLING_OPTIONS if n in checked}),
+        max_tokens=max(checked.get("num_predict", NO_LIMIT), NO_LIMIT),
+        stop=checked.get("stop", ()),
     )
 
 
@@ -256,17 +256,17 @@ def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises ReellamaError, in Ollama's words, for one of another kind.
     """
-    found: dict[str, Any] = {}
+    checked: dict[str, Any] = {}
     for name, value in options.items():
         if value is None:
             continue
         if name in REAL_OPTIONS:
-            found[name] = as_float(_number(name, value, "float32"))
+            checked[name] = as_float(_number(name, value, "float32"))
         elif name in INTEGERS:
-            found[name] = _integer(name, value)
+            checked[name] = _integer(name, value)
         elif name == "stop":
-            found[name] = _strings(name, value)
-    return found
+            checked[name] = _strings(name, value)
+    return checked
 
 
 def _number(name: str, value: Any, kind: str) -> float:
@@ -284,6 +284,6 @@ def _integer(name: str, value: Any) -> int:
 
 def _strings(name: str, value: Any) -> list[str]:
     strings = [value] if isinstance(value, str) else value
-    if not isinstance(strings, list) or not all(isinstance(each, str) for each in strings):
+    if not isinstance(strings, list) or not all(isinstance(text, str) for text in strings):
         raise ReellamaError(f'option "{name}" must be of type array')
-    return [each for each in strings if each]
+    return [text for text in strings if text]

@@ -64,7 +64,7 @@ class Layer:
 
 def check_host(name: ModelName, allowed_hosts: Collection[str]) -> None:
     """Raise PushError, status 403, unless models may be sent to the host of this name."""
-    if name.host.lower() not in {each.lower() for each in allowed_hosts}:
+    if name.host.lower() not in {host.lower() for host in allowed_hosts}:
         raise PushError(
             f"models are not pushed to {name.host}: start the server with --allow-push HOST, and "
             "give the model a name that begins with that host",
@@ -148,26 +148,30 @@ def _config(registered: RegisteredModel, layers: list[Layer]) -> dict[str, Any]:
 
 def _send(client: httpx.Client, base: str, layer: Layer, tell: Tell) -> None:
     """Send a part that the registry has not."""
-    said = {"status": f"pushing {layer.digest[7:19]}", "digest": layer.digest, "total": layer.size}
+    progress = {
+        "status": f"pushing {layer.digest[7:19]}",
+        "digest": layer.digest,
+        "total": layer.size,
+    }
     if client.head(f"{base}blobs/{layer.digest}").status_code == 200:
-        return tell(said | {"completed": layer.size})
+        return tell(progress | {"completed": layer.size})
     host = base.split("/")[2]
-    begun = _check(client.post(f"{base}blobs/uploads/"), host)
-    place = urljoin(str(begun.url), begun.headers.get("location", ""))
+    upload = _check(client.post(f"{base}blobs/uploads/"), host)
+    place = urljoin(str(upload.url), upload.headers.get("location", ""))
     if place.split("/")[2] != host:
         raise PushError(f"{host} wants the model sent to another host: refused", 502)
 
     def pieces() -> Iterator[bytes]:
         sent = 0
         for piece in _pieces(layer.content):
-            tell(said | {"completed": sent})
+            tell(progress | {"completed": sent})
             yield piece
             sent += len(piece)
 
     headers = {"Content-Type": "application/octet-stream", "Content-Length": str(layer.size)}
     joined = f"{place}{'&' if '?' in place else '?'}digest={layer.digest}"
     _check(client.put(joined, content=pieces(), headers=headers), host)
-    return tell(said | {"completed": layer.size})
+    return tell(progress | {"completed": layer.size})
 
 
 def _check(reply: httpx.Response, host: str) -> httpx.Response:

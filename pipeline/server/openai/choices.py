@@ -26,26 +26,26 @@ class Choices:
     @classmethod
     async def started(cls, works: Sequence[Awaitable[ChatAnswer]], per_prompt: int) -> Choices:
         """Answers that have begun. Where one cannot, none goes on, and its error is raised."""
-        found = await asyncio.gather(*works, return_exceptions=True)
-        answers = [each for each in found if isinstance(each, ChatAnswer)]
-        error = next((each for each in found if isinstance(each, BaseException)), None)
+        outcomes = await asyncio.gather(*works, return_exceptions=True)
+        answers = [outcome for outcome in outcomes if isinstance(outcome, ChatAnswer)]
+        error = next((o for o in outcomes if isinstance(o, BaseException)), None)
         choices = cls(answers, per_prompt)
         if error is not None:
             await choices.aclose()
             try:
                 raise error
             finally:
-                del error, found  # the error has this frame
+                del error, outcomes  # the error has this frame
         return choices
 
     @property
     def stats(self) -> GenerationStats:
         """Token counts of all answers together; each prompt counts once."""
-        prompts = [each.stats for each in self.answers[:: self._per_prompt]]
+        first_stats = [answer.stats for answer in self.answers[:: self._per_prompt]]
         return GenerationStats(
-            prompt_tokens=sum(each.prompt_tokens for each in prompts),
-            reused_tokens=sum(each.reused_tokens for each in prompts),
-            generated_tokens=sum(each.stats.generated_tokens for each in self.answers),
+            prompt_tokens=sum(stats.prompt_tokens for stats in first_stats),
+            reused_tokens=sum(stats.reused_tokens for stats in first_stats),
+            generated_tokens=sum(answer.stats.generated_tokens for answer in self.answers),
         )
 
     async def events(self) -> AsyncGenerator[ChoiceEvent, None]:
@@ -65,17 +65,19 @@ class Choices:
             except Exception as error:  # noqa: BLE001  # it is raised where the pieces are read
                 updates.put_nowait(error)
 
-        self._readers = [asyncio.create_task(read(*each)) for each in enumerate(self.answers)]
+        self._readers = [
+            asyncio.create_task(read(i, answer)) for i, answer in enumerate(self.answers)
+        ]
         left = len(self.answers)
         while left:
-            found = await updates.get()
-            if isinstance(found, Exception):
+            update = await updates.get()
+            if isinstance(update, Exception):
                 try:
-                    raise found
+                    raise update
                 finally:
-                    del found  # the error has this frame
-            left -= found[1] is None
-            yield found
+                    del update  # the error has this frame
+            left -= update[1] is None
+            yield update
 
     async def aclose(self) -> None:
         """End the answers."""

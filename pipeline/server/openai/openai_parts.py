@@ -48,10 +48,10 @@ class _MediaPart(VideoFields):
         self.reference()
         return self
 
-    def _shown(self, **source: object) -> MediaReference:
-        said = {name: getattr(self, name) for name in VideoFields.model_fields}
-        given = {name: value for name, value in source.items() if value is not None}
-        return MediaReference.model_validate({**said, **given})
+    def _reference_to(self, **source: object) -> MediaReference:
+        fields = {name: getattr(self, name) for name in VideoFields.model_fields}
+        fields |= {name: value for name, value in source.items() if value is not None}
+        return MediaReference.model_validate(fields)
 
 
 class MediaLocation(BaseModel):
@@ -68,7 +68,7 @@ class ImageURL(_MediaPart):
 
     def reference(self) -> MediaReference:
         """The picture."""
-        return self._shown(url=_url(self.image_url))
+        return self._reference_to(url=_url(self.image_url))
 
 
 class VideoURL(_MediaPart):
@@ -79,7 +79,7 @@ class VideoURL(_MediaPart):
 
     def reference(self) -> MediaReference:
         """The video."""
-        return self._shown(url=_url(self.video_url))
+        return self._reference_to(url=_url(self.video_url))
 
 
 class FileLocation(BaseModel):
@@ -99,7 +99,7 @@ class FilePart(_MediaPart):
     def reference(self) -> MediaReference:
         """The picture or video in it."""
         self.name = self.name or self.file.filename
-        return self._shown(file_id=self.file.file_id, data=self.file.file_data)
+        return self._reference_to(file_id=self.file.file_id, data=self.file.file_data)
 
 
 class InputFile(_MediaPart):
@@ -114,7 +114,7 @@ class InputFile(_MediaPart):
     def reference(self) -> MediaReference:
         """The picture or video in it."""
         self.name = self.name or self.filename
-        return self._shown(file_id=self.file_id, data=self.file_data, url=self.file_url)
+        return self._reference_to(file_id=self.file_id, data=self.file_data, url=self.file_url)
 
 
 class InputImage(_MediaPart):
@@ -126,7 +126,7 @@ class InputImage(_MediaPart):
 
     def reference(self) -> MediaReference:
         """The picture."""
-        return self._shown(url=self.image_url, file_id=self.file_id)
+        return self._reference_to(url=self.image_url, file_id=self.file_id)
 
 
 class InputVideo(MediaReference):

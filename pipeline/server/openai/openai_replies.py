@@ -63,33 +63,33 @@ def message(events: Sequence[AnswerEvent]) -> dict[str, Any]:
     calls: dict[int, dict[str, Any]] = {}
     texts: list[str] = []
     reasoning: list[str] = []
-    for each in events:
-        if isinstance(each, CallDelta):
-            call = calls.setdefault(each.index, _call(each) | {"function": _function(each)})
-            call["function"]["arguments"] += each.arguments
+    for event in events:
+        if isinstance(event, CallDelta):
+            call = calls.setdefault(event.index, _call(event) | {"function": _function(event)})
+            call["function"]["arguments"] += event.arguments
         else:
-            (texts if isinstance(each, TextDelta) else reasoning).append(each.text)
+            (texts if isinstance(event, TextDelta) else reasoning).append(event.text)
     content = "".join(texts)
-    found: dict[str, Any] = {"role": "assistant", "content": content}
+    fields: dict[str, Any] = {"role": "assistant", "content": content}
     if reasoning:
-        found["reasoning_content"] = "".join(reasoning)
+        fields["reasoning_content"] = "".join(reasoning)
     if calls:
-        found |= {"content": content or None, "tool_calls": list(calls.values())}
-    return found
+        fields |= {"content": content or None, "tool_calls": list(calls.values())}
+    return fields
 
 
 def delta(events: Sequence[AnswerEvent]) -> dict[str, Any]:
     """What one piece of a stream adds to the message; the first of a call has its id and name."""
-    found: dict[str, Any] = {}
-    for each in events:
-        if isinstance(each, CallDelta):
-            first = _call(each) if each.first else {}
-            function = {**(_function(each) if each.first else {}), "arguments": each.arguments}
-            found["tool_calls"] = [{"index": each.index, **first, "function": function}]
+    fields: dict[str, Any] = {}
+    for event in events:
+        if isinstance(event, CallDelta):
+            first = _call(event) if event.first else {}
+            function = {**(_function(event) if event.first else {}), "arguments": event.arguments}
+            fields["tool_calls"] = [{"index": event.index, **first, "function": function}]
         else:
-            key = "content" if isinstance(each, TextDelta) else "reasoning_content"
-            found[key] = each.text
-    return found
+            key = "content" if isinstance(event, TextDelta) else "reasoning_content"
+            fields[key] = event.text
+    return fields
 
 
 def _call(piece: CallDelta) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def _function(piece: CallDelta) -> dict[str, Any]:
 
 def text_tokens(events: Sequence[AnswerEvent]) -> list[Token]:
     """The tokens of the words."""
-    return [token for each in events if isinstance(each, TextDelta) for token in each.tokens]
+    return [token for event in events if isinstance(event, TextDelta) for token in event.tokens]
 
 
 def usage(stats: GenerationStats) -> dict[str, int]:
@@ -120,24 +120,27 @@ def chat_logprobs(tokens: Sequence[Token], n: int) -> dict[str, Any]:
 
 
 def completion_logprobs(tokens: Sequence[Token], n: int, offset: int) -> dict[str, Any]:
-    """Log probabilities of a plain completion; `offset` characters stand before the first token."""
+    """Log probabilities of a plain completion; `offset` characters are before the first token."""
     offsets = []
     for token in tokens:
         offsets.append(offset)
         offset += len(token.text)
-    whole = [token_logprobs(token, n) for token in tokens]
+    entries = [token_logprobs(token, n) for token in tokens]
     return {
-        "tokens": [each["token"] for each in whole],
-        "token_logprobs": [each["logprob"] for each in whole],
+        "tokens": [entry["token"] for entry in entries],
+        "token_logprobs": [entry["logprob"] for entry in entries],
         "top_logprobs": [
-            {other["token"]: other["logprob"] for other in each["top_logprobs"]} for each in whole
+            {top["token"]: top["logprob"] for top in entry["top_logprobs"]} for entry in entries
         ],
         "text_offset": offsets,
     }
 
 
 def embeddings(
-    vectors: Sequence[Sequence[float]], encoding: Literal["float", "base64"], model: str, read: int
+    vectors: Sequence[Sequence[float]],
+    encoding: Literal["float", "base64"],
+    model: str,
+    n_tokens: int,
 ) -> dict[str, Any]:
     """Vectors as lists of numbers, or as little-endian float32 in base64."""
     return {
@@ -151,7 +154,7 @@ def embeddings(
             for index, vector in enumerate(vectors)
         ],
         "model": model,
-        "usage": {"prompt_tokens": read, "total_tokens": read},
+        "usage": {"prompt_tokens": n_tokens, "total_tokens": n_tokens},
     }
 
 

@@ -112,9 +112,9 @@ async def chat(
     service: Service = request.app.state.service
 
     async def ask() -> Choices:
-        asked = body.to_chat(await read_messages(body.messages, service))
+        chat_request = body.to_chat(await read_messages(body.messages, service))
         body.messages.clear()  # not kept, and searched for garbage, while the answer is written
-        works = [service.chat(body.model, asked, options) for options in body.choices()]
+        works = [service.chat(body.model, chat_request, options) for options in body.choices()]
         return await Choices.started(works, len(works))
 
     def message(events: list[AnswerEvent], _: int) -> dict[str, Any]:
@@ -126,8 +126,8 @@ async def chat(
     def logprobs(events: list[AnswerEvent]) -> dict[str, Any]:
         tokens = replies.text_tokens(events)
         n = body.top_logprobs or 0
-        wanted = body.logprobs and tokens
-        return {"logprobs": replies.chat_logprobs(tokens, n) if wanted else None}
+        has_logprobs = body.logprobs and tokens
+        return {"logprobs": replies.chat_logprobs(tokens, n) if has_logprobs else None}
 
     reply = replies.ReplyFrame("chat.completion", body.model)
     if body.stream:
@@ -151,9 +151,9 @@ async def complete(
         return ChatAnswer(generation)
 
     async def ask() -> Choices:
-        options = body.choices()
-        works = [answer(prompt, each) for prompt in body.prompts for each in options]
-        return await Choices.started(works, len(options))
+        choices = body.choices()
+        works = [answer(prompt, options) for prompt in body.prompts for options in choices]
+        return await Choices.started(works, len(choices))
 
     def piece(events: list[AnswerEvent], choice: int) -> dict[str, Any]:
         tokens, n = replies.text_tokens(events), body.logprobs
@@ -163,8 +163,8 @@ async def complete(
         return {"text": text, "logprobs": logprobs}
 
     def whole(events: list[AnswerEvent], choice: int) -> dict[str, Any]:
-        found = piece(events, choice)
-        return found | {"text": f"{echoed[choice]}{found['text']}"}
+        rendered = piece(events, choice)
+        return rendered | {"text": f"{echoed[choice]}{rendered['text']}"}
 
     reply = replies.ReplyFrame("text_completion", body.model)
     if body.stream:
@@ -180,12 +180,12 @@ async def embed(
     """Texts as unit vectors."""
     service: Service = request.app.state.service
     work = service.embed(body.model, body.texts, keep_alive=body.keep_alive)
-    vectors, read = await cancel_on_disconnect(request, work)
+    vectors, n_tokens = await cancel_on_disconnect(request, work)
     if body.dimensions:
         if body.dimensions > len(vectors[0]):
             raise ReellamaError(f"{body.model} makes {len(vectors[0])} dimensions, not more")
         vectors = [shortened(vector, body.dimensions) for vector in vectors]
-    return replies.embeddings(vectors, body.encoding_format or "float", body.model, read)
+    return replies.embeddings(vectors, body.encoding_format or "float", body.model, n_tokens)
 
 
 async def _whole(
@@ -194,9 +194,9 @@ async def _whole(
     work: Coroutine[Any, Any, Choices],
     render: Render,
 ) -> dict[str, Any]:
-    found, choices = await cancel_on_disconnect(request, _finish(work))
+    events, choices = await cancel_on_disconnect(request, _finish(work))
     rendered = [
-        render(found[i], i) | {"finish_reason": answer.finish_reason}
+        render(events[i], i) | {"finish_reason": answer.finish_reason}
         for i, answer in enumerate(choices.answers)
     ]
     return reply.whole(rendered, choices.stats)
@@ -204,10 +204,10 @@ async def _whole(
 
 async def _finish(work: Coroutine[Any, Any, Choices]) -> tuple[list[list[AnswerEvent]], Choices]:
     async with aclosing(await work) as choices:
-        found: list[list[AnswerEvent]] = [[] for _ in choices.answers]
+        events: list[list[AnswerEvent]] = [[] for _ in choices.answers]
         async for i, event in choices.events():
-            found[i] += [event] if event is not None else []
-        return found, choices
+            events[i] += [event] if event is not None else []
+        return events, choices
 
 
 async def _stream(

@@ -73,8 +73,8 @@ class ChatMessage(PartsMessage):
     def calls(self) -> tuple[ToolCall, ...]:
         """The calls of tools."""
         return tuple(
-            tool_call_from(each.function.name, each.function.arguments, each.id)
-            for each in self.tool_calls or ()
+            tool_call_from(call.function.name, call.function.arguments, call.id)
+            for call in self.tool_calls or ()
         )
 
 
@@ -227,7 +227,7 @@ class ChatCompletionRequest(OpenAIGenerationRequest):
         """The service's request. Raises ReellamaError for tools that cannot be used."""
         return ChatRequest(
             messages,
-            [tool_from_definition(each) for each in self.tools or ()],
+            [tool_from_definition(tool) for tool in self.tools or ()],
             tool_choice_from(self.tool_choice),
             self.parallel_tool_calls is not False,
             think_from(False if self.reasoning_effort in NO_EFFORT else self.reasoning_effort),
@@ -272,7 +272,7 @@ class CompletionRequest(OpenAIGenerationRequest):
         n = (self.n or 1) * len(self.prompts) if self.prompt or self.prompt == "" else 0
         if not 1 <= n <= MAX_CHOICES:
             raise ValueError(f"prompt: 1 to {MAX_CHOICES} answers are written, not {n}")
-        if self.echo and not all(isinstance(each, str) for each in self.prompts):
+        if self.echo and not all(isinstance(prompt, str) for prompt in self.prompts):
             raise ValueError("echo: token ids are not echoed; send the text")
         return self
 
@@ -301,12 +301,12 @@ class EmbeddingRequest(BaseModel):
     @field_validator("input", mode="before")
     @classmethod
     def _check_input(cls, given: Any) -> Any:
-        several = given if isinstance(given, list) else [given]
-        kinds = {type(each) for each in several}
+        inputs = given if isinstance(given, list) else [given]
+        kinds = {type(text) for text in inputs}
         if kinds not in ({str}, {int}, {list}):
             raise ValueError("give a text, texts, a list of token ids, or a list of such lists")
-        if len(several) > MAX_INPUTS and kinds != {int}:
-            raise ValueError(f"at most {MAX_INPUTS} texts are taken, not {len(several)}")
+        if len(inputs) > MAX_INPUTS and kinds != {int}:
+            raise ValueError(f"at most {MAX_INPUTS} texts are taken, not {len(inputs)}")
         return given
 
     @property

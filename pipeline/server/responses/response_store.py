@@ -48,9 +48,9 @@ class ResponseStore:
         """An id that no response has."""
         return f"resp_{uuid.uuid4().hex}"
 
-    def put(self, id_: str, kept: StoredResponse) -> None:
+    def put(self, id_: str, response: StoredResponse) -> None:
         """Keep a response; one that is larger than the limit is not kept."""
-        text = json.dumps(asdict(kept))
+        text = json.dumps(asdict(response))
         with self._writing, suppress(OSError):
             self.folder.mkdir(parents=True, exist_ok=True)
             left = self.limit - len(text)
@@ -58,7 +58,7 @@ class ResponseStore:
                 return
             dated = [(path.stat(), path) for path in self.folder.glob("resp_*.json")]
             used = sum(stat.st_size for stat, _ in dated)
-            for stat, path in sorted(dated, key=lambda each: each[0].st_mtime):
+            for stat, path in sorted(dated, key=lambda pair: pair[0].st_mtime):
                 if used <= left:
                     break
                 path.unlink(missing_ok=True)
@@ -81,9 +81,9 @@ class ResponseStore:
         while id_ is not None:
             if len(turns) >= MAX_TURNS:
                 raise ResponseStoreError(f"the conversation has more than {MAX_TURNS} turns")
-            kept = self.get(id_)
-            turns.append([*kept.items, *kept.response["output"]])
-            id_ = kept.previous
+            stored = self.get(id_)
+            turns.append([*stored.items, *stored.response["output"]])
+            id_ = stored.previous
         return [item for turn in reversed(turns) for item in turn]
 
     def delete(self, id_: str) -> None:

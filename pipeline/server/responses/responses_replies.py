@@ -59,7 +59,7 @@ class ResponseReply:
             "text": (body.text.model_dump(by_alias=True, exclude_none=True) if body.text else None)
             or {"format": {"type": "text"}},
             "tool_choice": _plain(body.tool_choice) or "auto",
-            "tools": [_plain(each) for each in body.tools or ()],
+            "tools": [_plain(tool) for tool in body.tools or ()],
             "top_p": body.top_p,
             "top_logprobs": body.top_logprobs or 0,
             "truncation": body.truncation or "auto",
@@ -70,7 +70,7 @@ class ResponseReply:
     def finished(self, blocks: list[AnswerBlock], answer: ChatAnswer) -> dict[str, Any]:
         """The whole response."""
         status = "incomplete" if answer.finish_reason == "length" else "completed"
-        output = [self.item(each, status) for each in blocks]
+        output = [self.item(block, status) for block in blocks]
         return self.snapshot(status, output, answer.stats)
 
     def item(self, block: AnswerBlock, status: str) -> dict[str, Any]:
@@ -95,10 +95,10 @@ class ResponseReply:
         text = "" if empty else block.text
         if block.kind == "reasoning":
             return {"type": "reasoning_text", "text": text}
-        found: dict[str, Any] = {"type": "output_text", "text": text, "annotations": []}
+        part: dict[str, Any] = {"type": "output_text", "text": text, "annotations": []}
         if self.body.wants_logprobs:
-            found["logprobs"] = [] if empty else self.logprobs(block.tokens)
-        return found
+            part["logprobs"] = [] if empty else self.logprobs(block.tokens)
+        return part
 
     def logprobs(self, tokens: list[Token] | tuple[Token, ...]) -> list[dict[str, Any]]:
         """How likely tokens were."""
@@ -111,39 +111,39 @@ async def response_events(
     """The events of a stream, numbered, but for the last one, which holds the whole response."""
     numbers = count()
 
-    def event(name: str, /, **data: Any) -> tuple[str, dict[str, Any]]:
+    def numbered(name: str, /, **data: Any) -> tuple[str, dict[str, Any]]:
         return name, {"type": name, "sequence_number": next(numbers), **data}
 
     for name in ("response.created", "response.in_progress"):
-        yield event(name, response=reply.snapshot("in_progress", []))
+        yield numbered(name, response=reply.snapshot("in_progress", []))
     blocks: list[AnswerBlock] = []
-    async for each in events:
-        block = each.block
-        status = "in_progress" if each.what == "start" else "completed"
+    async for event in events:
+        block = event.block
+        status = "in_progress" if event.what == "start" else "completed"
         item = reply.item(block, status)
         place = {"item_id": item["id"], "output_index": block.index}
         part = place if block.kind == "call" else {**place, "content_index": 0}
-        probable: dict[str, Any] = {} if block.kind != "text" else {"logprobs": []}
-        if each.what == "start":
-            yield event("response.output_item.added", output_index=block.index, item=item)
+        logprobs: dict[str, Any] = {} if block.kind != "text" else {"logprobs": []}
+        if event.what == "start":
+            yield numbered("response.output_item.added", output_index=block.index, item=item)
             if block.kind != "call":
                 empty = reply.part(block, empty=True)
-                yield event("response.content_part.added", **part, part=empty)
-        elif each.what == "delta":
-            if probable and reply.body.wants_logprobs:
-                probable = {"logprobs": reply.logprobs(each.tokens)}
-            yield event(f"{EVENTS[block.kind]}.delta", **part, delta=each.text, **probable)
+                yield numbered("response.content_part.added", **part, part=empty)
+        elif event.what == "delta":
+            if logprobs and reply.body.wants_logprobs:
+                logprobs = {"logprobs": reply.logprobs(event.tokens)}
+            yield numbered(f"{EVENTS[block.kind]}.delta", **part, delta=event.text, **logprobs)
         else:
             blocks.append(block)
             whole = "arguments" if block.kind == "call" else "text"
             named = {"name": block.name} if block.kind == "call" else {}
-            said = {whole: block.text, **named, **probable}
-            yield event(f"{EVENTS[block.kind]}.done", **part, **said)
+            content = {whole: block.text, **named, **logprobs}
+            yield numbered(f"{EVENTS[block.kind]}.done", **part, **content)
             if block.kind != "call":
-                yield event("response.content_part.done", **part, part=reply.part(block))
-            yield event("response.output_item.done", output_index=block.index, item=item)
+                yield numbered("response.content_part.done", **part, part=reply.part(block))
+            yield numbered("response.output_item.done", output_index=block.index, item=item)
     response = reply.finished(blocks, answer)
-    yield event(f"response.{response['status']}", response=response)
+    yield numbered(f"response.{response['status']}", response=response)
 
 
 def failure(reply: ResponseReply, number: int, message: str) -> tuple[str, dict[str, Any]]:

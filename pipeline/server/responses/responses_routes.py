@@ -98,19 +98,19 @@ async def list_input_items(
     after: str | None = None,
 ) -> dict[str, Any]:
     """What a response answered, a page of it."""
-    kept = await asyncio.to_thread(_responses(request).get, id_)
-    items = [{"id": f"{id_}-{i}", **each} for i, each in enumerate(kept.items)]
+    stored = await asyncio.to_thread(_responses(request).get, id_)
+    items = [{"id": f"{id_}-{i}", **item} for i, item in enumerate(stored.items)]
     if order == "desc":
         items.reverse()
-    ids = [each["id"] for each in items]
-    begin = ids.index(after) + 1 if after in ids else 0
-    page = items[begin : begin + limit]
+    ids = [item["id"] for item in items]
+    start = ids.index(after) + 1 if after in ids else 0
+    page = items[start : start + limit]
     return {
         "object": "list",
         "data": page,
         "first_id": page[0]["id"] if page else None,
         "last_id": page[-1]["id"] if page else None,
-        "has_more": begin + limit < len(items),
+        "has_more": start + limit < len(items),
     }
 
 
@@ -182,5 +182,5 @@ async def _streamed(
 
 async def _keep(service: Service, body: ResponsesRequest, response: dict[str, Any]) -> None:
     if body.store is not False:
-        kept = StoredResponse(response, body.own_items, body.previous_response_id)
-        await asyncio.to_thread(service.responses.put, response["id"], kept)
+        stored = StoredResponse(response, body.own_items, body.previous_response_id)
+        await asyncio.to_thread(service.responses.put, response["id"], stored)

@@ -99,7 +99,7 @@ class ReasoningItem(BaseModel):
     @property
     def text(self) -> str:
         """All of the reasoning."""
-        return "\n".join(each.text for each in self.content or self.summary or ())
+        return "\n".join(part.text for part in self.content or self.summary or ())
 
 
 Item = Annotated[
@@ -119,10 +119,10 @@ class InputItems(BaseModel):
         if not isinstance(given, list):
             return given
         return [
-            {**each, "type": each.get("type") or "message"}
-            if isinstance(each, dict) and "role" in each
-            else each
-            for each in given
+            {**item, "type": item.get("type") or "message"}
+            if isinstance(item, dict) and "role" in item
+            else item
+            for item in given
         ]
 
 
@@ -138,8 +138,8 @@ class FunctionTool(BaseModel):
     @property
     def definition(self) -> dict[str, Any]:
         """The tool in the form of chat completions, which chat templates know."""
-        said = {"description": self.description} if self.description else {}
-        function = {"name": self.name, **said, "parameters": self.parameters or {}}
+        description = {"description": self.description} if self.description else {}
+        function = {"name": self.name, **description, "parameters": self.parameters or {}}
         return {"type": "function", "function": function}
 
 
