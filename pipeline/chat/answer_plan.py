@@ -31,7 +31,7 @@ _DESCRIPTION = re.compile(
 _SUBJECT = re.compile(
     rf"(?:who|what)(?: is|'s) the main (?:subject|character|thing|object)(?:(?: of| in) {_IT})?"
 )
-# What follows the subject of a description: there an answer that is the subject alone ends.
+# Words after the subject of a description: an answer that is to be the subject alone ends there.
 AFTER_SUBJECT = tuple(
     f" {word} "
     for word in (

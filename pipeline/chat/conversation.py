@@ -33,7 +33,7 @@ TokenStream = Generator[Token, None, None]
 
 @dataclass(frozen=True)
 class Video:
-    """A video in a conversation: what stands for it in the prompt, and its frames.
+    """A video in a conversation: its part of the prompt, and its frames.
 
     footage_caveat: what the bundle cannot tell of it, said for people; "" for nothing.
     """
@@ -163,7 +163,7 @@ class Chat:
     ) -> Prompt:
         """The prompt that asks `question` after `turns`; the first user message has the videos.
 
-        request: what is asked in its place of the videos that `question` means.
+        request: asked in place of `question`, of the videos that `question` means.
         """
         before, after = self._around_question(question, turns, request)
         return before + after
@@ -189,7 +189,7 @@ class Chat:
         return before, after
 
     def read_ahead(self) -> None:
-        """Read what stands before the next question while the person still thinks about it.
+        """Read the prompt before the next question while the person still thinks about it.
 
         The KV cache then holds the videos, the turns and the template's words around them, so that
         only the question is left to read. Does nothing where the context has no room for that.
@@ -201,7 +201,7 @@ class Chat:
     def _answer(
         self, index: int, question: str, generation: dict[str, Any], request: str | None = None
     ) -> TokenStream:
-        """Answer `question` as turn `index`; what stands there goes when the answer begins."""
+        """Answer `question` as turn `index`; it replaces that turn when the answer begins."""
         if not question.strip():
             raise ReellamaError("the question is empty")
         max_tokens = generation.pop("max_tokens", 256)

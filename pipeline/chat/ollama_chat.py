@@ -69,7 +69,7 @@ class OllamaChat(Chat):
     def _answer(
         self, index: int, question: str, generation: dict[str, Any], request: str | None = None
     ) -> TokenStream:
-        """Answer `question` as turn `index`; what stands there goes when the answer ends."""
+        """Answer `question` as turn `index`; it replaces that turn when the answer ends."""
         if not question.strip():
             raise ReellamaError("the question is empty")
         max_tokens = generation.get("max_tokens", 256)
@@ -150,7 +150,7 @@ class OllamaVideoChat(VideoChat):
         _ = self.model.capabilities
 
     def load(self, path: str | Path, progress: Progress | None = None) -> None:
-        """Go on with a saved conversation, whichever LLM it was with."""
+        """Continue a saved conversation, whichever LLM it was with."""
         super().load(path, progress)
         self.conversation = OllamaChat(self.model, self.conversation)
 

@@ -1,4 +1,4 @@
-"""That a clip has several scenes: what is said of all together is true of none of them alone."""
+"""The note that a clip has several scenes: what is said of all together is true of none alone."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Questions about what is said that subtitles answer word for word, and subtitles as text.
 
-A model that sees a few frames hears nothing, and a small one reads past what stands beside them. A
+A model that sees a few frames hears nothing, and a small one overlooks the text beside them. A
 few plain English forms are known; all else goes to the model.
 """
 
@@ -15,7 +15,7 @@ from reellama.pipeline.chat.question_text import normalized_question
 from reellama.pipeline.video.read_options import VideoReadOptions
 from reellama.pipeline.video.timestamps import format_time
 
-if TYPE_CHECKING:  # whoever only asks what a question asks needs no PyAV
+if TYPE_CHECKING:  # to classify a question needs no PyAV
     from reellama.pipeline.video.subtitles import Subtitle
 
 NOT_HEARD = "I cannot tell: sound is not listened to, and there are no subtitles that are read."

@@ -44,12 +44,12 @@ class VideoChat:
     `bundle`, `mmproj` and `tiles` are what `reellama.models.open_bundle` takes; `tokens` and
     `pooling` are as in `PoolingOptions`. `llm` is another GGUF whose embeddings have the bundle's
     width; `system` replaces the bundle's system prompt; `read_options` says how videos are read,
-    and `frames`, `start` and `end` win over it; `cache` is the folder that keeps what was seen for
+    and `frames`, `start` and `end` win over it; `cache` is the folder that keeps encoded videos for
     the next question, None keeps nothing; `merged` is a folder of LLMs that have the bundle's
-    adapter merged in, of which the right one is used where it is there, or made with `merge`. The
-    LLM is loaded while `videos` are read; without `wait` it may still be loading afterwards, and
-    whoever needs it waits. `n_ctx` may be a function of the bundle and the LLM's header. What is
-    left goes to `Engine` (`n_threads`, `n_gpu_layers`, `lora`, ...).
+    adapter merged in: the one that belongs to the bundle is used if it is there, and `merge` makes
+    it. The LLM is loaded while `videos` are read; without `wait` it may still be loading when this
+    returns, and the first call that needs it waits. `n_ctx` may be a function of the bundle and the
+    LLM's header. All other options go to `Engine` (`n_threads`, `n_gpu_layers`, `lora`, ...).
     Raises ReellamaError with one line when a file is missing, broken or does not fit.
     """
 
@@ -117,7 +117,7 @@ class VideoChat:
             loaded = Engine(self._path, lora=[*unmerged, *lora], **engine)
         if self._encoder.was_cached:  # all that is asked is there, and may have been read before
             return loaded
-        # What stands before any video; beside one that is looked at.
+        # Read the text before any video; the videos may be encoded at the same time.
         beside = self._encoder.busy and self._path.stat().st_size <= SMALL_LLM
         with loaded.single_threaded() if beside else nullcontext():
             Chat(loaded, system=self._system).read_ahead()
@@ -175,7 +175,7 @@ class VideoChat:
         return self._merged is not None and bool(self.bundle.lora) and not self._is_merged
 
     def merge_adapter(self) -> bool:
-        """Merge the bundle's adapter into its LLM for whoever opens them next.
+        """Merge the bundle's adapter into its LLM for the next `VideoChat` that opens them.
 
         Returns whether that is new. Raises ReellamaError where it cannot be written.
         """
@@ -299,7 +299,7 @@ class VideoChat:
         write_atomically(Path(path), json.dumps(data, indent=2, ensure_ascii=False) + "\n")
 
     def load(self, path: str | Path, progress: Progress | None = None) -> None:
-        """Go on with a saved conversation: its turns and its videos, which are read again.
+        """Continue a saved conversation: its turns and its videos, which are read again.
 
         On an error the present conversation stays as it is.
         """

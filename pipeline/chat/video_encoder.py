@@ -101,7 +101,7 @@ class VideoEncoder:
         progress: Progress | None,
     ) -> tuple[Clip, np.ndarray, np.ndarray]:
         """A video's clip, its features `[T, cells, channels]` and its soft tokens."""
-        # Beside this, the networks are loaded: where that fails, whoever needs them says so.
+        # The networks are loaded at the same time: where that fails, their first use raises.
         with ThreadPoolExecutor(1) as beside:
             with timings.stage("read"), opened(path) as source:
                 beside.submit(self.bundle.prepare)

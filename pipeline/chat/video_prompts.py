@@ -28,7 +28,7 @@ def video_prompts(
 ) -> Iterator[list[np.ndarray]]:
     """A prompt for each video: token ids int32 `[n]` and soft tokens float32 `[n, n_embd]`.
 
-    It is what stands in the KV cache when a second question is asked: the video, the bundle's
+    It is what the KV cache holds when a second question is asked: the video, the bundle's
     request for a description, and what `llm` answers to it. Raises ReellamaError for a video that
     cannot be read, an LLM of another width, and a vision GGUF, whose tokens have other positions.
     """

@@ -1,7 +1,7 @@
 """The commands that answer, `ask` and `describe`, by themselves.
 
-Whoever asks waits for the first word. To make all the commands of `app.py` takes as long as to load
-a small LLM, so these are made without the others where one of them was typed.
+A person waits for the first word. To make all the commands of `app.py` takes as long as to load a
+small LLM, so these two are made without the others where one of them was typed.
 """
 
 from __future__ import annotations

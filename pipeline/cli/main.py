@@ -22,7 +22,7 @@ from reellama.gguf_tools.lazy_packages import import_lazily
 from reellama.pipeline.cli.error_line import print_error_line
 
 INTERRUPTED = 128 + signal.SIGINT
-AGAIN = 0.05  # seconds until a Ctrl-C that was lost is raised anew
+AGAIN = 0.05  # seconds until a Ctrl-C that was lost is raised again
 
 
 def main() -> None:
@@ -61,7 +61,7 @@ def _open_closed_streams() -> None:
 
 
 def _unraisable(lost: sys.UnraisableHookArgs) -> None:
-    """Raise a Ctrl-C anew that came where Python drops it: in a `__del__`, or while llama.cpp logs.
+    """Raise a Ctrl-C again where Python dropped it: in a `__del__`, or while llama.cpp logs.
 
     Else a command would go on as if nobody had pressed it.
     """
@@ -91,7 +91,7 @@ def run(arguments: list[str]) -> int:
         return 1
     except OSError as error:
         _silence_stdout()
-        # What a file is meant is said where it is written; else it was what an answer goes to.
+        # An error of a file that we write names it; without a name it was stdout.
         lost = "what stdout leads to: " if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
         where = f"{error.filename}: " if error.filename else lost
         return print_error_line(f"{where}{error.strerror or error}")
@@ -139,7 +139,7 @@ def _program(first: str = "", second: str = "") -> Any:
     return _gguf(second) if first == "gguf" else _all_commands()
 
 
-# Made once, for whoever runs several commands in one process.
+# The commands are made once, for a process that runs several of them.
 
 
 @functools.cache

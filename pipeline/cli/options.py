@@ -140,11 +140,11 @@ def _option(
     names: of the option, the main one first, where it has llama.cpp's as well.
     """
     about = option_field(options, name).metadata
-    least, high = (about[key] if math.isfinite(about[key]) else None for key in ("low", "high"))
+    lowest, highest = (about[key] if math.isfinite(about[key]) else None for key in ("low", "high"))
     return Option(
         *names,
-        min=least if low is None else low,
-        max=high,
+        min=lowest if low is None else low,
+        max=highest,
         metavar=metavar,
         help=about["help"],
         callback=callback,

@@ -81,7 +81,7 @@ def long_bar(unit: str) -> Iterator[Callable[[int, int, str], None]]:
 
     What it gives takes how many `unit` are done, of how many, and `thing` or `thing: part of it`.
     """
-    started = time.monotonic()
+    started_at = time.monotonic()
     announced = ""
     with progress_bar("starting") as show:
 
@@ -90,7 +90,7 @@ def long_bar(unit: str) -> Iterator[Callable[[int, int, str], None]]:
             show(done, total, what)
             thing = what.partition(": ")[0]
             if thing != announced and not err.is_terminal:
-                left = (time.monotonic() - started) / done * (total - done) if done else None
+                left = (time.monotonic() - started_at) / done * (total - done) if done else None
                 when = f", about {duration(left)} left" if left is not None else ""
                 note(f"{thing} ({done} of {total} {unit} done{when})")
             announced = thing

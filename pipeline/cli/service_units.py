@@ -17,17 +17,17 @@ LABEL = "io.reellama.serve"
 def command(*groups: Any) -> list[str]:
     """The command that serves, by its whole path, with the options that are not the defaults.
 
-    groups: dataclasses of options, each field `some_name` of which is an option `--some-name`.
+    groups: dataclasses of options; a field `some_name` is the option `--some-name`.
     """
     program = shutil.which("reellama") or str(Path(sys.executable).with_name("reellama"))
-    found = [program, "serve"]
+    words = [program, "serve"]
     for group in groups:
         for field in fields(group):
             value = getattr(group, field.name)
             if value != field.default:
-                for each in value if isinstance(value, list) else [value]:
-                    found += ["--" + field.name.replace("_", "-"), _whole(each)]
-    return found
+                for item in value if isinstance(value, list) else [value]:
+                    words += ["--" + field.name.replace("_", "-"), _whole(item)]
+    return words
 
 
 def _whole(value: object) -> str:

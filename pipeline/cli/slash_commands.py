@@ -30,7 +30,7 @@ Action = Callable[[Session, str], None]
 
 @dataclass(frozen=True)
 class Command:
-    """A slash command: what stands after its name, what it does in one line, and the doing."""
+    """A slash command: its arguments, a line of help, and the function that runs it."""
 
     arguments: str
     help: str

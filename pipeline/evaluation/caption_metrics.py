@@ -14,7 +14,7 @@ import numpy as np
 
 from reellama.gguf_tools.errors import ReellamaError
 
-# As the Penn Treebank's rules have it: "don't" is "do n't", "dog's" is "dog 's", "t-shirt" is one.
+# Words as in the Penn Treebank: "don't" is "do n't", "dog's" is "dog 's", "t-shirt" is one.
 _WORD = re.compile(r"n't\b|'(?:s|re|ve|ll|d|m)\b|[^\W_]+(?:-[^\W_]+)*")
 _NOT = re.compile(r"(?<=\w)n't\b")
 

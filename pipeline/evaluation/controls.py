@@ -26,7 +26,8 @@ _NAMES = {
 }
 SEED = 0  # of the orders that shuffled frames come in
 
-# What must hurt a task besides taking the video away. MVBench's names stand beside our own.
+# The tasks that a control must hurt, besides taking the video away. MVBench's names stand beside
+# our own.
 _ORDER = {
     "action",
     "action antonym",

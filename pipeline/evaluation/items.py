@@ -16,7 +16,7 @@ class EvalItem:
     """A question about a video, or with `references` a video to describe.
 
     Attributes:
-        choices: the possible answers, of which `answer` is one; none for an open answer.
+        choices: the possible answers, `answer` among them; none for an open answer.
         listed: whether the question ends with its choices, or leaves them to be guessed.
         start, end: the part of the video that is asked about, seconds.
         also: other words for the answer of an open question.

@@ -1,4 +1,4 @@
-"""The same questions to one LLM at several quantizations: accuracy over bits per weight."""
+"""An LLM at several quantizations is asked the same questions: accuracy over bits per weight."""
 
 from __future__ import annotations
 

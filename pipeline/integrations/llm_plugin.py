@@ -105,7 +105,7 @@ class Reellama(llm.Model):
         self._seen.clear()
 
     def _begin(self, video_chat: VideoChat, prompt: llm.Prompt) -> str:
-        """Put what stands before the question into `video_chat`; returns the question."""
+        """Put the turns and videos before the question into `video_chat`; returns the question."""
         from reellama.models.token_pooling.options import PoolingOptions
         from reellama.pipeline.chat.conversation import Chat
         from reellama.pipeline.video.read_options import VideoReadOptions

@@ -53,7 +53,7 @@ COMMON_THINGS = (
 )
 # A moment fits words that fit it better than this share of ordinary words does.
 MIN_FIT_SHARE = 0.95
-# Moments that follow each other within so many seconds, with scores as good, are one.
+# A moment this close to a better one is the same match.
 SAME_MATCH_SECONDS = 4.0
 
 

@@ -161,7 +161,7 @@ class WatchedFolder:
     def _put(self, target: Path, text: str) -> None:
         """Write a file whole or not at all. What a death leaves is written over next time."""
         half = self.state_folder / f"half-{_number(target, 1 << 62)}"
-        # The name of a video may have bytes that are not UTF-8; JSON reads what stands for them.
+        # The name of a video may have bytes that are not UTF-8; JSON has their escapes.
         with half.open("w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
             file.flush()

@@ -30,7 +30,7 @@ from reellama.pipeline.video.subtitles import Subtitle
 _URL = re.compile(r"(?i)([a-z][a-z0-9+.-]+):(/+)|data:|www\.|[a-z0-9-]+\.(?:com|org|net|tv|be)/")
 _SHOWN = 80  # characters of a URL
 
-# What reads a video takes its path, or the video itself where it is open already.
+# A function that reads a video takes its path, or the video itself where it is open already.
 VideoInput = str | Path | FrameSource
 
 
@@ -140,7 +140,7 @@ def read_frames(
 @contextmanager
 def opened(video: VideoInput) -> Iterator[FrameSource]:
     """A video that is open in the `with` block: a path is opened and closed, and an open video is
-    handed on as it is, for whoever opened it to close."""
+    handed on as it is, for the caller to close."""
     if not isinstance(video, str | Path):
         yield video
         return

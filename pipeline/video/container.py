@@ -27,7 +27,7 @@ from reellama.pipeline.video.time_map import TimeMap, scan_times
 # Containers whose header states the real duration, also where they are cut off: FFmpeg shortens
 # that of the others by the size of the file.
 _STATE_DURATION = {"mov", "matroska", "flv"}
-# Formats whose timestamps may jump, next to those of which FFmpeg knows it (MPEG-TS, MPEG, Ogg).
+# Formats whose timestamps may jump, besides those that FFmpeg marks so (MPEG-TS, MPEG, Ogg).
 _MAY_JUMP = {"flv"}
 # Without its index, which is at its end, FFmpeg guesses times after a seek.
 _INDEX_AT_END = "mxf"
@@ -171,7 +171,7 @@ class Container:
             self._rewind()
 
     def _rewind(self) -> None:
-        """Open the file anew: seeking to time 0 misses frames in MPEG-TS, and fails elsewhere."""
+        """Open the file again: seeking to time 0 misses frames in MPEG-TS, and fails elsewhere."""
         self.close()
         self._open()
 

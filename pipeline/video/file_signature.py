@@ -38,7 +38,7 @@ _MAGIC = {
     b"\0\0\x01\xba": "MPEG",
 }
 
-# What is found under the name of a video, and what to do with it.
+# First bytes of files that are no videos, though named so -> what they are, and what to do.
 _NO_VIDEO = {
     b"<!doctype html": "a web page; save the video itself",
     b"<html": "a web page; save the video itself",

@@ -33,7 +33,7 @@ _SUFFIXES |= {".tif", ".tiff", ".webp"}
 _FILMS = {".mjpeg", ".mjpg"}
 # Pillow logs some damage that it also raises; without a handler that would go to stderr.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
-# What Pillow's readers are known to raise for a damaged file.
+# Exceptions that Pillow's readers are known to raise for a damaged file.
 _DAMAGE = (
     Image.DecompressionBombError,
     ArithmeticError,
@@ -167,7 +167,7 @@ def open_image_folder(path: Path) -> ImageSequence:
 
 
 def at_times(pictures: ImageSequence, times: Sequence[float]) -> ImageSequence:
-    """The same pictures at other times, in seconds, ascending, the last for as long as the others.
+    """Show `pictures` at `times` (seconds, ascending), the last for as long as the others mostly.
 
     Raises VideoError for another number of times.
     """

@@ -74,7 +74,7 @@ class VideoReadOptions:
 
     @property
     def n_frames(self) -> int:
-        """At most so many frames are taken."""
+        """How many frames are taken at most."""
         return self.default_frames if self.frames is None else self.frames
 
     def with_defaults(self, *, frames: int, max_side: int) -> VideoReadOptions:

@@ -28,8 +28,8 @@ _ASS_COMMAS = 8
 # An invisible separator, which ends what `reellama timeline` and `watch` write as subtitles: that
 # is what was seen, and is not taken for what is said.
 WRITTEN_BY_US = "\u2063"
-# At most so many lines of so many characters: a film of three hours has some 2,500.
-MAX_LINES, MAX_CHARACTERS = 20_000, 500
+# A film of three hours has some 2,500 lines.
+MAX_LINES, MAX_CHARACTERS = 20_000, 500  # of subtitles, and of a line
 _TAGS = re.compile(r"<[^>]{0,80}>|\{[^}]{0,200}\}")
 _LAST_LINE_SECONDS = 5.0  # for a line that does not say when it ends
 

@@ -9,7 +9,7 @@ from typer import BadParameter
 from typer.core import TyperCommand
 
 HELP_OPTIONS = ["-h", "--help"]
-# Of every program made of commands.
+# Settings that every program made of commands has.
 SETTINGS: dict[str, Any] = {
     "rich_markup_mode": None,  # drawing help with rich costs half of the time that --help may take
     "pretty_exceptions_enable": False,
@@ -41,10 +41,10 @@ class GroupedCommand(TyperCommand):
                     formatter.write_dl(records)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """As usual; of `VIDEO... WORDS` with one word given, the right one of the two is missing.
+        """Parse as click does, but name the argument of `VIDEO... WORDS` that is really missing.
 
-        Click fills the last argument first, and would miss a video where one was given. An empty
-        word would be the folder that one is in.
+        Click fills the last argument first: given a video alone, it would say that the video is
+        missing. An empty path is refused, as it would mean the present folder.
         """
         if "" in args:
             words = self.make_parser(ctx).parse_args(list(args))[0]
@@ -68,7 +68,7 @@ class GroupedCommand(TyperCommand):
             raise
 
 
-# What messages call a type, else "'x' is not a valid int range".
+# How error messages name a type; click would say "'x' is not a valid int range".
 TYPE_NAMES = {"int range": "whole number", "float range": "number"}
 
 

@@ -32,8 +32,8 @@ from reellama.pipeline.video.subtitles import sidecars
 
 # Seconds until the head of an answer: where a server has not begun by then, it hangs.
 HEAD_SECONDS = 60.0
-# What a request carries, or what the server is asked for beforehand. With any other option that
-# differs from its default `ask` answers by itself.
+# Options that a request carries, or that the server is asked about beforehand. With any other
+# option that differs from its default `ask` answers by itself.
 FRAME_OPTIONS = {"frames", "sampling", "fps", "start", "end", "subtitles"}
 MODEL_OPTIONS = {"bundle", "mmproj", "llm", "system", "tokens", "pooling", "n_ctx"}
 ANSWER_OPTIONS = {"temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed"}

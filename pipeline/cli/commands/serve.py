@@ -161,7 +161,7 @@ def run(
         shown = f"[{listen.host}]" if ":" in listen.host else listen.host
         note(f"serving on http://{shown}:{sockets[0].getsockname()[1]} (Ctrl-C stops)")
         server.run(sockets=sockets)
-    if models.failure:  # whoever supervises this process starts another one
+    if models.failure:  # a supervisor, such as systemd, starts another process
         raise ReellamaError(f"{models.failure}; see the log")
 
 

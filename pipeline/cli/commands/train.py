@@ -89,7 +89,7 @@ def run(
     choice: StageChoice,
     dry_run: bool = False,
 ) -> None:
-    """Train; what a later run goes on with is kept in `work` (default: beside the bundle)."""
+    """Train; a later run resumes from what is kept in `work` (default: beside the bundle)."""
     config = read_config(path)
     if isinstance(config, MultiStageConfig):
         _refuse(changes, path, "with stages")

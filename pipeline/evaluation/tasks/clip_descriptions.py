@@ -120,14 +120,14 @@ def _describe(
     times = frame_times(clip.scene.duration, max(8, round(clip.scene.duration * CLIP_FPS)))
     path = folder / f"{number}.mp4"
     write_video(path, render(clip.scene, times), len(times) / clip.scene.duration)
-    started = time.perf_counter()
+    started_at = time.perf_counter()
     video_chat.conversation.clear()
     video_chat.videos.clear()
     video_chat.add(path)
     said = video_chat.describe(max_tokens=64)
     path.unlink()
     verdict = judge_description(said, clip.scene.actors)
-    return DescribedClip(clip.caption, said, verdict, time.perf_counter() - started)
+    return DescribedClip(clip.caption, said, verdict, time.perf_counter() - started_at)
 
 
 def format_report(evaluation: DescriptionResults) -> str:

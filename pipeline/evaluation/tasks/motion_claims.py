@@ -41,7 +41,7 @@ _CAMERA_ACTS = re.compile(
     r"\b(mov(e|es|ed|ing)|pan(s|ned|ning)?|zoom(s|ed|ing)?|tilts?|tracks?|shifts?|turns?|swings?"
     r"|goes|comes|stays?|remains?|shak(es?|ing)|still|static|stationary|fixed|steady|motionless)\b"
 )
-# What a statement about the camera may say, and the words for it.
+# Each statement about the camera, and the words for it.
 _CAMERA_WORDS = {
     "still": r"still|static|stationary|fixed|steady|motionless|not mov\w+|\w+n't mov\w+",
     "left": r"left|leftwards?",

@@ -34,7 +34,7 @@ MVBENCH_FOLDERS = {
     "state_change": "perception/videos",
     "unexpected_action": "FunQA_test/test",
 }
-# Some of its videos are folders of pictures, so many a second; we read such a folder as one a
+# Pictures a second of those MVBench videos that are folders of pictures; we read a folder as one a
 # second.
 MVBENCH_PICTURES = 3
 

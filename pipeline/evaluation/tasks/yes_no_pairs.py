@@ -28,8 +28,10 @@ from reellama.pipeline.evaluation.runner import (
 )
 from reellama.pipeline.evaluation.tasks.concept_words import THINGS, Thing, said_by
 
-YES_SHARE, YES_CAPTIONS = 0.6, 2  # of the captions must say that it is there, and so many at least
-# So many must be there to say no: none of them says yes, and hardly one leaves it open.
+# The answer is yes where this share of a clip's captions say so, and at least this many.
+YES_SHARE, YES_CAPTIONS = 0.6, 2
+# The answer is no where a clip has at least this many captions, none of them says yes, and at most
+# this share leave it open.
 NO_CAPTIONS, OPEN_SHARE = 4, 0.1
 CHOICES = ("yes", "no")
 

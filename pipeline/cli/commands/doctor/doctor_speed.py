@@ -25,7 +25,7 @@ N_READ = 128  # positions of the prompt
 N_GENERATED = 32  # tokens
 SECONDS = 2.5  # of one measurement of generation, at most
 REPEATS = 3
-# Of the cores that there are, others may have this many before it is worth saying.
+# Other programs may take this many cores before it is worth saying.
 TAKEN = 0.5
 # A number of threads is worth naming when it is this many times as fast as the default.
 FASTER = 1.2
@@ -82,8 +82,8 @@ def _language_model(bundle: Bundle, bandwidth: float, threads: int) -> Iterator[
                 yield Finding("reading a prompt", "ok", f"{prefill:.0f} tokens/s")
             speeds[n] = median(_generate(engine) for _ in range(REPEATS))
     ours = speeds.pop(None)
-    # What was reached is possible: other programs leave memory more time in one second than in
-    # the next, and caches hold some of a small model.
+    # A speed that was measured is possible, also above the memory's bandwidth: other programs take
+    # more of it in one second than in the next, and caches hold part of a small model.
     possible = max(ours, bandwidth / n_bytes)
     best = max(speeds, key=lambda n: speeds[n])
     faster = speeds[best] > FASTER * ours
@@ -120,6 +120,6 @@ def _counted(n_threads: int) -> str:
 
 
 def _clock(action: Callable[[], object]) -> float:
-    begin = time.perf_counter()
+    started_at = time.perf_counter()
     action()
-    return time.perf_counter() - begin
+    return time.perf_counter() - started_at

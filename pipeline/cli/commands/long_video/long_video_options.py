@@ -28,7 +28,7 @@ class LongVideoOptions:
     ] = None
     threads: Annotated[int | None, Option(min=1, metavar="N", help="Processor threads.")] = None
     no_cache: Annotated[
-        bool, Option("--no-cache", help="Look anew, and keep nothing of what is seen.")
+        bool, Option("--no-cache", help="Encode videos again, and keep nothing of it.")
     ] = False
 
 
