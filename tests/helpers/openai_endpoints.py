@@ -67,7 +67,7 @@ OPENAI_ENDPOINTS = [
         openai.CompletionRequest,
         {
             **OPENAI_ANSWER_FIELDS,
-            "prompt": f"{OPENAI_TESTS}several_prompts_are_gone_on_from",
+            "prompt": f"{OPENAI_TESTS}several_prompts_are_completed",
             "logprobs": f"{OPENAI_TESTS}a_completion_goes_on_from_its_prompt",
             "echo": f"{OPENAI_TESTS}a_completion_goes_on_from_its_prompt",
             "suffix": f"{OLLAMA_TESTS}text_between_two_others_is_written_where_the_model_can",
@@ -117,11 +117,11 @@ OPENAI_ENDPOINTS = [
         ResponsesRequest,
         {
             "model": f"{RESPONSES_TESTS}a_response_is_made_shown_and_deleted",
-            "input": f"{RESPONSES_TESTS}it_goes_on_from_a_response_that_is_remembered",
+            "input": f"{RESPONSES_TESTS}a_conversation_continues_from_a_stored_response",
             "instructions": f"{RESPONSES_TESTS}a_response_is_made_shown_and_deleted",
             "previous_response_id": f"{RESPONSES_TESTS}"
-            "it_goes_on_from_a_response_that_is_remembered",
-            "store": f"{RESPONSES_TESTS}what_is_not_to_be_stored_is_not",
+            "a_conversation_continues_from_a_stored_response",
+            "store": f"{RESPONSES_TESTS}a_response_is_not_stored_where_store_is_false",
             "stream": f"{RESPONSES_TESTS}a_stream_says_what_the_whole_response_says",
             "max_output_tokens": f"{RESPONSES_TESTS}a_stream_says_what_the_whole_response_says",
             "tools": f"{RESPONSES_TESTS}a_tool_is_called_and_its_result_is_read",

@@ -65,8 +65,8 @@ OLLAMA_ANSWER_FIELDS = {
     "keep_alive": f"{OLLAMA_TESTS}an_empty_prompt_loads_and_keep_alive_0_unloads",
     "logprobs": f"{OLLAMA_TESTS}logprobs_come_with_each_token",
     "top_logprobs": f"{OLLAMA_TESTS}logprobs_come_with_each_token",
-    "think": f"{FAULTS_TESTS}what_ollama_takes_is_taken",
-    "truncate": f"{OLLAMA_TESTS}what_is_too_long_is_refused_where_it_may_not_be_cut",
+    "think": f"{FAULTS_TESTS}values_that_ollama_takes_are_taken",
+    "truncate": f"{OLLAMA_TESTS}a_conversation_too_long_is_refused_where_truncate_is_false",
     "shift": f"{IGNORED}an answer ends where the context is full",
 }
 STOP_TEST = f"{OPENAI_TESTS}max_tokens_ends_an_answer_by_length_and_a_stop_string_by_stop"
@@ -94,7 +94,7 @@ COUNT_TOKENS_FIELDS = {
     "system": f"{MESSAGES_TESTS}a_message_is_answered_and_says_what_it_took",
     "tools": f"{MESSAGES_TESTS}a_tool_is_called_and_its_result_is_read",
     "tool_choice": f"{MESSAGES_TESTS}a_tool_is_called_and_its_result_is_read",
-    "thinking": f"{MESSAGES_TESTS}what_cannot_be_done_is_refused_with_a_reason",
+    "thinking": f"{MESSAGES_TESTS}unsupported_options_are_refused_with_a_reason",
 }
 CREATE_TEST = f"{FAULTS_TESTS}a_model_that_could_not_answer_is_not_created"
 NO_ACCOUNTS = f"{IGNORED}there are no accounts and no tiers"

@@ -99,7 +99,7 @@ def test_a_request_to_no_model_has_the_code_of_that(url: str, path: str) -> None
 
 
 @pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
-def test_no_limit_of_tokens_is_told_from_none_at_all(field: str) -> None:
+def test_minus_one_token_means_no_limit_and_zero_is_refused(field: str) -> None:
     def asked(n: int) -> Any:
         body = {"model": "mini", "messages": SAID, field: n}
         return getattr(parse_body(ChatCompletionRequest, json.dumps(body).encode()), field)

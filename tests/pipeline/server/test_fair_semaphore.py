@@ -27,7 +27,7 @@ def order(asked: str, work: Callable[[str], Awaitable[None]]) -> str:
     return "".join(done)
 
 
-def test_who_has_had_less_comes_before_those_who_ask_for_much() -> None:
+def test_the_client_served_least_comes_first() -> None:
     semaphore = FairSemaphore(1)
 
     async def work(client: str) -> None:
@@ -38,7 +38,7 @@ def test_who_has_had_less_comes_before_those_who_ask_for_much() -> None:
     assert order("aaabbc", work) == "abcbaa"
 
 
-def test_work_in_threads_comes_by_clients_too() -> None:
+def test_work_threads_are_shared_fairly_between_clients() -> None:
     threads = WorkThreads("test")
     try:
         assert order("aaaab", lambda _: threads.run(lambda: None)) == "abaaa"
@@ -46,7 +46,7 @@ def test_work_in_threads_comes_by_clients_too() -> None:
         threads.close()
 
 
-def test_who_asks_for_nothing_saves_nothing_up() -> None:
+def test_idle_time_gives_no_credit() -> None:
     semaphore, may_end = FairSemaphore(1), asyncio.Event()
     done: list[str] = []
 
@@ -89,7 +89,7 @@ def test_a_client_has_no_more_permits_at_once_than_it_may() -> None:
 
 
 @pytest.mark.parametrize("moment", ["waiting", "just cancelled", "granted"])
-def test_one_that_is_cancelled_leaves_its_permit_to_the_next(moment: str) -> None:
+def test_a_cancelled_request_leaves_its_permit_to_the_next(moment: str) -> None:
     async def work() -> bool:
         semaphore = FairSemaphore(1)
         first = semaphore.acquire()
@@ -118,7 +118,7 @@ def ask_for_seconds(child: SandboxChild, seconds: float) -> None:
     child.ask("template", source=source, bos="", eos="", messages=said, variables={})
 
 
-def test_what_is_quick_waits_for_nothing_that_takes_long() -> None:
+def test_quick_tasks_are_not_blocked_by_slow_ones() -> None:
     """With as many clients that send what takes long as there are children, and more."""
 
     async def ask() -> list[str]:

@@ -98,9 +98,7 @@ REFUSED: dict[str, tuple[Callable[..., httpx.Response], dict[str, Any], str]] = 
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_done_is_refused_and_the_next_request_is_answered(
-    url: str, name: str
-) -> None:
+def test_an_invalid_request_is_refused_and_the_next_one_answered(url: str, name: str) -> None:
     send, fields, reason = REFUSED[name]
     reply = send(url, **fields)
     assert reply.status_code == 400, reply.text
@@ -157,7 +155,7 @@ def test_large_bodies_are_read_one_after_the_other() -> None:
     ],
     ids=["stop", "logit_bias", "messages", "parts"],
 )
-def test_a_body_with_much_that_is_wrong_is_refused_by_the_first_of_it(
+def test_a_body_with_many_problems_is_refused_for_the_first(
     wrong: dict[str, Any],
 ) -> None:
     data = json.dumps({"model": "mini", "messages": [], **wrong}).encode()
@@ -181,7 +179,7 @@ def test_a_body_with_much_that_is_wrong_is_refused_by_the_first_of_it(
     ],
     ids=str,
 )
-def test_what_ollama_takes_is_taken(url: str, fields: dict[str, Any]) -> None:
+def test_values_that_ollama_takes_are_taken(url: str, fields: dict[str, Any]) -> None:
     assert generate(url, **fields).json()["done"]
     assert httpx.get(f"{url}/api/ps").json()["models"]
 
@@ -206,7 +204,7 @@ def test_an_answer_is_written_until_it_ends(url: str) -> None:
     assert reply["eval_count"] > 60
 
 
-def test_a_message_of_the_assistant_that_comes_last_is_gone_on_with(url: str) -> None:
+def test_a_last_message_of_the_assistant_is_continued(url: str) -> None:
     said = [
         {"role": "user", "content": "Count to four."},
         {"role": "assistant", "content": "one, two, three,"},
@@ -253,7 +251,7 @@ def test_a_body_needs_no_content_type_and_nulls_are_nothing(url: str) -> None:
         assert reply.json()["object"] == "chat.completion"
 
 
-def test_what_is_not_there_is_said_in_the_words_of_the_protocol(url: str) -> None:
+def test_an_unknown_path_is_told_in_the_form_of_its_protocol(url: str) -> None:
     assert httpx.get(f"{url}/v1/nothing").json()["error"]["message"] == "Not Found"
     assert httpx.get(f"{url}/api/nothing").json() == {"error": "Not Found"}
     assert httpx.get(f"{url}/api/chat").status_code == 405
@@ -312,7 +310,7 @@ def _batchers() -> set[threading.Thread]:
     return {thread for thread in threading.enumerate() if thread.name.startswith("batcher")}
 
 
-def test_a_thread_that_died_is_seen_by_whoever_watches_the_server(url: str) -> None:
+def test_a_thread_that_died_is_seen_in_the_health_check(url: str) -> None:
     with serving(n_ctx=256, n_parallel=1) as own:
         asked = {"model": "mini", "prompt": "Go.", "format": ENDLESS}
         before = _batchers()

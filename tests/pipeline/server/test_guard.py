@@ -37,7 +37,7 @@ def test_the_servers_own_names_are_answered(url: str, host: str) -> None:
         *("evil.example@localhost", "evil.example/@localhost", "evil.example#@localhost"),
     ],
 )
-def test_a_name_that_was_rebound_is_not(url: str, host: str) -> None:
+def test_a_name_that_was_rebound_is_refused(url: str, host: str) -> None:
     reply = get(url, Host=host)
     assert reply.status_code == 403
     assert "--allow-host" in reply.json()["error"]
@@ -120,7 +120,7 @@ def test_metrics_count_requests_and_tokens(url: str) -> None:
 
 
 @pytest.mark.parametrize(("method", "status"), [("GET", 404), ("DELETE", 404)])
-def test_a_path_that_there_is_none_of_is_told_in_the_words_of_its_protocol(
+def test_an_unknown_path_is_told_in_the_words_of_its_protocol(
     url: str, method: str, status: int
 ) -> None:
     def ask(path: str) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def test_downloads_that_do_not_end_hold_up_nothing_else(
                 each.close()
 
 
-def test_what_is_seen_for_nobody_ends_with_the_first_error() -> None:
+def test_the_other_encodings_end_with_the_first_error() -> None:
     ended: list[str] = []
 
     async def fail() -> None:

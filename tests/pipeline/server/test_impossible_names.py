@@ -40,7 +40,7 @@ def test_a_name_that_no_file_can_have_is_that_of_no_model(url: str, path: str, n
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_such_a_name_is_no_source_either(url: str, name: str) -> None:
+def test_a_name_that_no_file_can_have_is_no_source(url: str, name: str) -> None:
     for path, fields in (
         ("/api/copy", {"source": NAMES[name], "destination": "other"}),
         ("/api/create", {"model": "other", "from": NAMES[name]}),
@@ -67,7 +67,7 @@ def name_in_url(name: str) -> str:
 
 
 @pytest.mark.parametrize("name", ["long", "long path", "NUL", "NUL from the root"])
-def test_nothing_is_pulled_by_such_a_name(url: str, name: str) -> None:
+def test_a_name_that_no_file_can_have_is_not_pulled(url: str, name: str) -> None:
     reply = send(url, "/api/pull", model=NAMES[name], stream=False)
     assert 400 <= reply.status_code < 500 and words(reply, "/api/pull")
 

@@ -125,7 +125,7 @@ def test_a_large_body_says_the_same_as_it_does_to_json(
     assert large.put_back(json.loads(large.rest)) == json.loads(data)
 
 
-def test_what_is_long_is_taken_out_of_a_large_body() -> None:
+def test_long_strings_are_taken_out_of_a_large_body() -> None:
     url = "data:video/mp4;base64," + video(SPLIT_ABOVE_BYTES)
     large = LargeBody(
         body(
@@ -243,7 +243,7 @@ def test_a_long_text_is_no_question_that_is_answered_without_the_model() -> None
     assert plain_question(asked, GenerationOptions(), False) == ""
 
 
-def test_what_is_remembered_of_a_conversation_counts(url: str) -> None:
+def test_stored_items_of_a_conversation_count_towards_the_limit(url: str) -> None:
     previous = None
     for n in (MAX_OBJECTS - 10, 9):
         asked = {"model": "mini", "input": SAID * n, "previous_response_id": previous}

@@ -58,7 +58,7 @@ class Body:
         self.self = self
 
 
-def test_what_refers_to_itself_is_freed_too(given_back: list[bool]) -> None:
+def test_reference_cycles_are_freed_too(given_back: list[bool]) -> None:
     async def request() -> None:
         MemoryTrimmer().note_body(TRIM_AFTER_BYTES)
         while not given_back:

@@ -97,7 +97,7 @@ NULLS: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("path", "fields"), NULLS, ids=lambda each: str(each)[:60])
-def test_a_null_is_nothing(url: str, path: str, fields: dict[str, Any]) -> None:
+def test_a_null_is_like_a_missing_field(url: str, path: str, fields: dict[str, Any]) -> None:
     reply = send(url, path, **fields)
     assert reply.status_code == 200, reply.text
     if fields.get("text"):

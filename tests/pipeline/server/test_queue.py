@@ -140,7 +140,7 @@ def test_an_unused_model_is_unloaded_after_its_time() -> None:
         assert loaded["name"] == "mini:latest" and loaded["context_length"] == 256
 
 
-def test_what_is_too_long_loses_its_oldest_turns_and_keeps_the_video(square_video: Path) -> None:
+def test_a_long_conversation_loses_its_oldest_turns_and_keeps_the_video(square_video: Path) -> None:
     async def talk() -> tuple[GenerationStats, GenerationStats]:
         service = Service(Settings(n_ctx=256, n_parallel=1, cache=None))
         try:
@@ -180,7 +180,7 @@ def test_a_question_that_cannot_fit_is_refused() -> None:
         asyncio.run(ask())
 
 
-def test_who_embeds_or_sends_long_prompts_holds_up_nobody_else() -> None:
+def test_embeddings_and_long_prompts_do_not_block_other_requests() -> None:
     async def ask() -> str | None:
         service = Service(Settings(n_ctx=256, n_parallel=1, cache=None))
         held = threading.Event()

@@ -189,7 +189,7 @@ def test_a_tool_is_called_and_its_result_is_read(client: Anthropic) -> None:
         ),
     ],
 )
-def test_what_cannot_be_done_is_refused_with_a_reason(
+def test_unsupported_options_are_refused_with_a_reason(
     client: Anthropic, changes: dict[str, Any], reason: str
 ) -> None:
     with pytest.raises(anthropic.BadRequestError) as caught:

@@ -84,7 +84,7 @@ MESSAGES = st.builds(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(st.lists(MESSAGES, min_size=1, max_size=24), st.booleans())
-def test_what_is_kept_is_what_dropping_one_turn_after_another_keeps(
+def test_fitting_keeps_the_turns_that_dropping_one_by_one_keeps(
     batcher: Batcher, said: list[tuple[str, Prompt]], with_system: bool
 ) -> None:
     conversation: list[tuple[ServiceMessage, Prompt]] = [
@@ -122,7 +122,7 @@ def test_system_messages_without_end_are_refused(batcher: Batcher) -> None:
         fitted(batcher, [*[system] * 100_000, (ServiceMessage("user", "?"), [])])
 
 
-def test_an_answer_that_was_begun_is_gone_on_with(batcher: Batcher) -> None:
+def test_an_answer_that_was_begun_is_continued(batcher: Batcher) -> None:
     asked: tuple[ServiceMessage, Prompt] = (ServiceMessage("user", "Count."), [])
     begun = fitted(batcher, [asked, (ServiceMessage("assistant", "One, two"), [])])
     whole = fitted(batcher, [asked])

@@ -8,7 +8,7 @@ import pytest
 from reellama.pipeline.server.chat.loop_mailbox import LoopMailbox
 
 
-def test_what_threads_say_is_heard_in_order_and_none_is_lost() -> None:
+def test_messages_of_threads_arrive_in_order_and_none_is_lost() -> None:
     heard: list[tuple[int, int]] = []
 
     def say(mailbox: LoopMailbox, who: int) -> None:

@@ -92,7 +92,7 @@ def test_arguments_that_are_no_json_object_reach_the_template() -> None:
     assert json.dumps('{ "a": "1') in words[0].content
 
 
-def test_what_a_template_does_not_know_is_said_in_words() -> None:
+def test_tools_that_a_template_does_not_know_are_described_in_text() -> None:
     system, asked, call, results = told(EACH + END, "", "")
     assert "An f." in system[1] and system[1].startswith("Be brief.")
     assert asked == ("user", "?", [])
@@ -117,7 +117,7 @@ def test_a_template_that_takes_one_call_at_a_time_gets_each_with_its_result() ->
     assert roles[2:6] == [("assistant", ["f"]), ("assistant", ["g"]), ("tool", []), ("tool", [])]
 
 
-def test_ids_are_made_anew_where_a_template_takes_short_ones_alone() -> None:
+def test_ids_are_replaced_where_a_template_takes_only_short_ones() -> None:
     short = "{% if m.tool_calls and m.tool_calls[0].id | length != 9 %}{{ raise_exception('id') }}"
     source = DEFINITIONS + EACH + short + "{% endif %}" + CALLS + END
     assert try_template(source).short_ids and not try_template(KNOWS_ALL).short_ids
@@ -154,7 +154,7 @@ def test_a_tool_that_cannot_be_used_is_refused(definition: Any, reason: str) -> 
         tool_from_definition(definition)
 
 
-def test_what_contradicts_itself_is_refused() -> None:
+def test_a_contradictory_request_is_refused() -> None:
     for tools, choice, reason in (
         ([TOOL, TOOL], ToolChoice(), "two tools named 'f'"),
         ([TOOL], tool_choice_from({"name": "g"}), "names 'g'"),

@@ -218,7 +218,7 @@ def test_a_model_that_cannot_think_says_so(url: str, think: bool | str) -> None:
     assert wrong.status_code == 400 and "invalid think value" in wrong.json()["error"]
 
 
-def test_what_editors_read_before_they_start(url: str) -> None:
+def test_editors_find_the_fields_that_they_read_at_startup(url: str) -> None:
     version = httpx.get(f"{url}/api/version").json()["version"]
     assert [int(part) for part in version.split(".")] >= [0, 6, 4]
     listed = httpx.get(f"{url}/api/tags").json()["models"]

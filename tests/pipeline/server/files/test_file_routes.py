@@ -174,7 +174,7 @@ def test_frames_of_ones_own_are_a_video_at_their_times(
         shown(client, {"type": "input_video", "images": [video], "times": [0]})
 
 
-def test_what_is_no_video_or_has_no_room_is_not_kept(
+def test_a_file_that_is_no_video_or_too_large_is_not_kept(
     client: OpenAI, store: Path, square_video: Path
 ) -> None:
     def send(content: bytes, **more: Any) -> Any:

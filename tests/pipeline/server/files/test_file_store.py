@@ -67,7 +67,7 @@ def test_a_file_deleted_between_two_steps_is_not_there(
     assert caught.value.status == 404
 
 
-def test_what_a_killed_server_held_is_removed(
+def test_files_held_by_a_killed_server_are_removed(
     store: FileStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     id_ = add(store)

@@ -57,13 +57,13 @@ def test_frames_are_those_that_were_written() -> None:
         answer(notes=None),
     ],
 )
-def test_whatever_else_it_writes_is_a_damaged_file(told: bytearray) -> None:
+def test_other_output_of_the_child_means_a_damaged_file(told: bytearray) -> None:
     with pytest.raises(MediaError, match="damaged"):
         _unpack(told, 0, MediaLimits())
 
 
 @pytest.mark.parametrize("content", [b"no picture", None])
-def test_its_folder_is_gone_when_it_has_ended(
+def test_the_childs_folder_is_removed_when_it_has_ended(
     content: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -80,7 +80,7 @@ def test_its_folder_is_gone_when_it_has_ended(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_it_ends_when_it_is_cancelled_though_it_has_written_more_than_was_read(
+def test_a_cancelled_child_ends_though_its_pipe_is_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))

@@ -60,7 +60,7 @@ def test_an_allowed_host_is_fetched_from(host: str) -> None:
     assert get(f"http://{host}/to/http://{host}/clip.mkv", host) == CLIP
 
 
-def test_other_hosts_and_schemes_are_not(host: str) -> None:
+def test_other_hosts_and_schemes_are_refused(host: str) -> None:
     for url in (
         f"http://{host}/clip.mkv",
         "http://films.example.evil.example/clip.mkv",
@@ -115,7 +115,7 @@ def test_size_and_time_are_limited(host: str) -> None:
         ("fd00::1", False),
     ],
 )
-def test_what_is_public(address: str, public: bool) -> None:
+def test_public_addresses_are_told_from_private_ones(address: str, public: bool) -> None:
     assert is_public(address) is public
 
 

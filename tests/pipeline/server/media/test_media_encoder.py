@@ -69,7 +69,7 @@ def test_a_video_is_watched(url: str, square_video: Path) -> None:
     ],
     ids=["empty", "text", "playlist", "bomb", "huge", "short", "broken-mp4", "broken-mkv"],
 )
-def test_what_is_no_video_is_refused_with_a_reason(
+def test_a_file_that_is_no_video_is_refused_with_a_reason(
     url: str, data: bytes, status: int, reason: str
 ) -> None:
     reply = ask(url, data)

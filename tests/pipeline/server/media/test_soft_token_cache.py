@@ -34,7 +34,7 @@ def is_clip(found: EncodedClip) -> bool:
     return same and found.clip_facts == CLIP_FACTS
 
 
-def test_it_is_made_once_and_found_again_on_disk(tmp_path: Path) -> None:
+def test_a_clip_is_encoded_once_and_found_again_on_disk(tmp_path: Path) -> None:
     looked: list[str] = []
 
     async def ask(cache: SoftTokenCache, make: Maker) -> None:
@@ -48,7 +48,7 @@ def test_it_is_made_once_and_found_again_on_disk(tmp_path: Path) -> None:
     assert looked == ["miss", "memory", "disk", "memory"]
 
 
-def test_those_who_ask_at_the_same_time_wait_for_one() -> None:
+def test_simultaneous_requests_wait_for_one_encoding() -> None:
     async def ask() -> int:
         cache, make = SoftTokenCache(None), Maker(0.05)
         await asyncio.gather(*(cache.get("a", make) for _ in range(10)))
@@ -57,7 +57,7 @@ def test_those_who_ask_at_the_same_time_wait_for_one() -> None:
     assert asyncio.run(ask()) == 1
 
 
-def test_making_is_cancelled_when_nobody_waits_any_more() -> None:
+def test_encoding_is_cancelled_when_no_request_waits_any_more() -> None:
     async def ask() -> tuple[int, bool]:
         cache, make = SoftTokenCache(None), Maker(60)
         asked = [asyncio.ensure_future(cache.get("a", make)) for _ in range(2)]
@@ -74,7 +74,7 @@ def test_making_is_cancelled_when_nobody_waits_any_more() -> None:
     assert asyncio.run(ask()) == (1, True)
 
 
-def test_what_is_cancelled_comes_to_its_end_before_the_garbage_collector_finds_it() -> None:
+def test_a_cancelled_task_ends_before_it_is_garbage_collected() -> None:
     told: list[str] = []
 
     async def ask() -> None:
@@ -111,7 +111,7 @@ def test_memory_and_disk_are_bounded(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [b"", b"not an array", b"PK\x03\x04\x14\x00"])
-def test_a_damaged_file_is_made_anew(tmp_path: Path, damage: bytes) -> None:
+def test_a_damaged_cache_file_is_replaced(tmp_path: Path, damage: bytes) -> None:
     (tmp_path / "a.npz").write_bytes(damage)
     make = Maker()
     assert is_clip(asyncio.run(SoftTokenCache(tmp_path).get("a", make)))
@@ -120,7 +120,7 @@ def test_a_damaged_file_is_made_anew(tmp_path: Path, damage: bytes) -> None:
     assert make.calls == 1
 
 
-def test_an_error_reaches_all_and_is_not_kept() -> None:
+def test_an_error_reaches_all_waiting_requests_and_is_not_cached() -> None:
     async def fail() -> EncodedClip:
         raise ValueError("no")
 

@@ -69,7 +69,7 @@ def test_a_stop_text_and_raw_prompts(client: ollama.Client) -> None:
     assert reply.prompt_eval_count == len(Tokenizer.from_path(find.smollm2()).encode(PROMPT))
 
 
-def test_a_context_is_gone_on_from(client: ollama.Client) -> None:
+def test_a_context_is_continued(client: ollama.Client) -> None:
     first = client.generate("mini", "My name is Ada.", options={"num_predict": 4})
     assert first.context and first.prompt_eval_count
     n_known = len(first.context)
@@ -100,7 +100,7 @@ def test_text_between_two_others_is_written_where_the_model_can(
     client.delete("infill")
 
 
-def test_what_is_too_long_is_refused_where_it_may_not_be_cut(url: str) -> None:
+def test_a_conversation_too_long_is_refused_where_truncate_is_false(url: str) -> None:
     said = [{"role": ("user", "assistant")[i % 2], "content": "hi " * 30} for i in range(101)]
     options = {"num_predict": 1, "num_ctx": 256}
     asked = {"model": "mini", "messages": said, "stream": False, "options": options}

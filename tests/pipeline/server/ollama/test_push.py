@@ -59,7 +59,9 @@ def test_a_model_is_pushed_with_all_that_belongs_to_it(
     assert not registry.uploads
 
 
-def test_what_the_registry_has_is_not_sent_again(client: ollama.Client, registry: Registry) -> None:
+def test_layers_that_the_registry_has_are_not_sent_again(
+    client: ollama.Client, registry: Registry
+) -> None:
     client.push(made(client, f"{registry.host}/owner/twice"), insecure=True)
     n_uploads = registry.n_uploads
     client.push(f"{registry.host}/owner/twice", insecure=True)
@@ -67,14 +69,14 @@ def test_what_the_registry_has_is_not_sent_again(client: ollama.Client, registry
 
 
 @pytest.mark.parametrize("name", ["mine", "example.org/owner/mine", "127.0.0.1:1/owner/mine"])
-def test_models_go_to_registries_that_were_allowed_alone(client: ollama.Client, name: str) -> None:
+def test_models_are_pushed_only_to_allowed_registries(client: ollama.Client, name: str) -> None:
     with pytest.raises(ollama.ResponseError, match="--allow-push") as refused:
         client.push(made(client, name), insecure=True)
     assert refused.value.status_code == 403
 
 
 @pytest.mark.parametrize(("status", "said"), [(401, "wants an account"), (500, "status 500")])
-def test_what_a_registry_refuses_is_told(
+def test_a_refusal_of_the_registry_is_told(
     client: ollama.Client, registry: Registry, status: int, said: str
 ) -> None:
     name = made(client, f"{registry.host}/owner/refused{status}")

@@ -218,7 +218,7 @@ def test_several_answers_come_side_by_side(client: OpenAI) -> None:
     assert pieces[-1].usage.completion_tokens > 8
 
 
-def test_several_prompts_are_gone_on_from(client: OpenAI) -> None:
+def test_several_prompts_are_completed(client: OpenAI) -> None:
     ids = Tokenizer.from_path(find.smollm2()).encode(PROMPT)
     options: dict[str, Any] = {"model": "mini", "max_tokens": 2}
     one = client.completions.create(prompt=PROMPT, **options)
@@ -307,7 +307,7 @@ def test_an_address_is_fetched_only_from_an_allowed_host(client: OpenAI) -> None
         ({"messages": [{**show("data:,")[0], "role": "assistant"}]}, "messages.0"),
     ],
 )
-def test_what_cannot_be_done_is_refused_with_a_reason(
+def test_unsupported_options_are_refused_with_a_reason(
     client: OpenAI, options: dict[str, Any], param: str | None
 ) -> None:
     given = {"model": "mini", "messages": HELLO, **options}

@@ -50,7 +50,9 @@ def test_a_response_is_made_shown_and_deleted(client: OpenAI) -> None:
         client.responses.retrieve(made.id)
 
 
-def test_it_goes_on_from_a_response_that_is_remembered(client: OpenAI, square_video: Path) -> None:
+def test_a_conversation_continues_from_a_stored_response(
+    client: OpenAI, square_video: Path
+) -> None:
     """The video is sent once, and is still seen."""
     shown = [
         {"type": "input_image", "image_url": data_url(square_video)},
@@ -77,7 +79,7 @@ def test_tokens_are_counted_without_an_answer(client: OpenAI) -> None:
     assert more.input_tokens > told.input_tokens + first.usage.output_tokens
 
 
-def test_what_is_not_to_be_stored_is_not(client: OpenAI) -> None:
+def test_a_response_is_not_stored_where_store_is_false(client: OpenAI) -> None:
     made = ask(client, "Say hello.", store=False)
     with pytest.raises(openai.NotFoundError):
         client.responses.retrieve(made.id)
@@ -172,7 +174,7 @@ def test_logprobs_come_with_the_words(client: OpenAI) -> None:
         ({"input": []}, "input"),
     ],
 )
-def test_what_cannot_be_done_is_refused_with_a_reason(
+def test_unsupported_options_are_refused_with_a_reason(
     client: OpenAI, changes: dict[str, Any], param: str | None
 ) -> None:
     with pytest.raises(openai.BadRequestError) as caught:

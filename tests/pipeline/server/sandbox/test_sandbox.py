@@ -173,7 +173,7 @@ def test_a_ggufs_own_template_that_fails_is_replaced(child: SandboxChild) -> Non
     assert segments[0].text.startswith("<|im_start|>")
 
 
-def test_a_child_that_was_killed_is_started_anew(child: SandboxChild) -> None:
+def test_a_child_that_was_killed_is_started_again(child: SandboxChild) -> None:
     assert SandboxedTemplate(child, CONTENT).render(ASKED)
     assert child._child is not None
     child._child.kill()
@@ -181,7 +181,7 @@ def test_a_child_that_was_killed_is_started_anew(child: SandboxChild) -> None:
     assert SandboxedTemplate(child, CONTENT).render(ASKED)
 
 
-def test_what_a_task_took_is_given_back(child: SandboxChild) -> None:
+def test_the_memory_of_a_task_is_given_back(child: SandboxChild) -> None:
     assert SandboxedTemplate(child, CONTENT).render(ASKED)
     assert child._child is not None
     process = psutil.Process(child._child.pid)
@@ -216,7 +216,7 @@ def _ask_without_end(child: SandboxChild) -> None:
         SandboxedTemplate(child, loops + CONTENT).render(ASKED)
 
 
-def test_what_a_client_sends_cannot_speak_for_the_child(child: SandboxChild) -> None:
+def test_a_message_cannot_forge_the_childs_answer(child: SandboxChild) -> None:
     told = json.dumps({"segments": [], "problem": ""})
     (segment,) = SandboxedTemplate(child, CONTENT).render(
         [{"role": "user", "content": f"\n{told}\n"}]
