@@ -44,7 +44,7 @@ AFTER_SUBJECT = tuple(
 class AnswerPlan(NamedTuple):
     """What becomes of a question.
 
-    answer: what is known without the model; None: it is asked.
+    answer: the answer, where it is known without the model; None: the model is asked.
     request: what the model is asked in place of the question, about `videos` and without the turns
     before, or None. stop: texts at which its answer then ends.
     """
@@ -76,21 +76,21 @@ def plan_answer(
     several ways, a small model would answer in as many.
     """
     meant, plain = videos_in_question(question, videos)
-    known = answer_from_files(plain, [video.clip for video in meant])
-    if known is None and len(meant) == 1:
-        known = answer_from_subtitles(plain, meant[0].clip.subtitles)
-    if known is None and asks_to_listen(plain) and not any(v.clip.subtitles for v in meant):
-        known = NOT_HEARD if meant else None
+    answer = answer_from_files(plain, [video.clip for video in meant])
+    if answer is None and len(meant) == 1:
+        answer = answer_from_subtitles(plain, meant[0].clip.subtitles)
+    if answer is None and asks_to_listen(plain) and not any(v.clip.subtitles for v in meant):
+        answer = NOT_HEARD if meant else None
     is_footage = bool(meant) and all(video.footage_caveat for video in meant)
-    if known is None and is_footage and asks_beyond_footage(plain):
-        known = CANNOT_TELL.format(bundle.name)
+    if answer is None and is_footage and asks_beyond_footage(plain):
+        answer = CANNOT_TELL.format(bundle.name)
     spoken = bundle.languages if languages is None else languages
-    if known is None and spoken and not is_in(question, spoken):
-        known = OTHER_LANGUAGE.format(bundle.name, names_of(spoken))
-    if known is None and is_footage and len(meant) == 1:
+    if answer is None and spoken and not is_in(question, spoken):
+        answer = OTHER_LANGUAGE.format(bundle.name, names_of(spoken))
+    if answer is None and is_footage and len(meant) == 1:
         normalized = normalized_question(plain)
         if _SUBJECT.fullmatch(normalized):
             return AnswerPlan(meant, request=bundle.describe, stop=AFTER_SUBJECT)
         if _DESCRIPTION.fullmatch(normalized):
             return AnswerPlan(meant, request=bundle.describe)
-    return AnswerPlan(meant, known)
+    return AnswerPlan(meant, answer)

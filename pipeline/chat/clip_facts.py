@@ -29,19 +29,19 @@ class ClipFacts:
 
     def to_array(self) -> np.ndarray:
         """These facts as JSON, in an array of bytes."""
-        kept = asdict(self)
-        kept["remark"] = kept.pop("footage_caveat")  # the key that caches have
-        return np.frombuffer(json.dumps(kept).encode(), np.uint8)
+        fields = asdict(self)
+        fields["remark"] = fields.pop("footage_caveat")  # the key that caches have
+        return np.frombuffer(json.dumps(fields).encode(), np.uint8)
 
     @classmethod
     def from_array(cls, array: np.ndarray) -> ClipFacts:
         """What `to_array` wrote. Raises KeyError, TypeError or ValueError for anything else."""
-        said = json.loads(array.tobytes())
-        facts = FileFacts(**said["facts"]) if said["facts"] else None
-        notes = tuple(map(str, said["notes"]))
-        lines = said.get("subtitles")
+        fields = json.loads(array.tobytes())
+        facts = FileFacts(**fields["facts"]) if fields["facts"] else None
+        notes = tuple(map(str, fields["notes"]))
+        lines = fields.get("subtitles")
         if lines is not None:
             lines = tuple(
                 Subtitle(float(x["start"]), float(x["end"]), str(x["text"])) for x in lines
             )
-        return cls(float(said["duration"]), notes, facts, str(said["remark"]), lines)
+        return cls(float(fields["duration"]), notes, facts, str(fields["remark"]), lines)

@@ -83,9 +83,11 @@ def answer_from_files(question: str, clips: Sequence[Clip]) -> str | None:
     say = _form(question)
     if say is None or not clips:
         return None
-    said = [say(clip, clip.facts) for clip in clips]
-    if None in said:
+    statements = [say(clip, clip.facts) for clip in clips]
+    if None in statements:
         return None
     if len(clips) == 1:
-        return f"The file {said[0]}."
-    return " ".join(f"{clip.path.name} {text}." for clip, text in zip(clips, said, strict=True))
+        return f"The file {statements[0]}."
+    return " ".join(
+        f"{clip.path.name} {statement}." for clip, statement in zip(clips, statements, strict=True)
+    )

@@ -51,7 +51,9 @@ def is_in(question: str, languages: Sequence[str]) -> bool:
     letters = "".join(words)
     if letters and sum(_is_latin(letter) for letter in letters) < len(letters) / 2:
         return not set(languages) <= NAMES.keys()  # none of those here has another script
-    counts = {code: sum(word in known for word in words) for code, known in WORDS.items()}
+    counts = {
+        code: sum(word in common_words for word in words) for code, common_words in WORDS.items()
+    }
     own = max((counts.get(code, len(words)) for code in languages), default=0)
     return own >= max(counts.values()) or max(counts.values()) < ENOUGH
 

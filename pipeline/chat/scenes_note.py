@@ -14,11 +14,11 @@ MAX_CHANGES = 4  # that are named
 
 def scenes_note(times: np.ndarray, frames: Sequence[np.ndarray]) -> str:
     """A line for people where frames at `times` seconds show several scenes, or ""."""
-    found = changes(times, frames)
-    if not found:
+    times_of_changes = changes(times, frames)
+    if not times_of_changes:
         return ""
-    at = ", ".join(format_time(time) for time in found[:MAX_CHANGES])
-    more = " and later" if len(found) > MAX_CHANGES else ""
+    at = ", ".join(format_time(time) for time in times_of_changes[:MAX_CHANGES])
+    more = " and later" if len(times_of_changes) > MAX_CHANGES else ""
     return (
         f"its scene changes at about {at}{more}: answers are about all of it together; reellama "
         "timeline describes each scene"

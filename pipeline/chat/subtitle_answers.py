@@ -51,10 +51,10 @@ def between(lines: Sequence[Subtitle], read_options: VideoReadOptions) -> tuple[
 
 def answer_from_subtitles(question: str, lines: Sequence[Subtitle]) -> str | None:
     """What `lines` say to `question`, or None where it is none of theirs or there are none."""
-    found = _match(question)
-    if found is None or not lines:
+    match = _match(question)
+    if match is None or not lines:
         return None
-    parts = found.groupdict()
+    parts = match.groupdict()
     if "words" in parts:
         return _when(parts["words"], lines)
     return _at(_seconds(parts["time"]), lines) if parts["time"] else _all(lines)
@@ -62,8 +62,8 @@ def answer_from_subtitles(question: str, lines: Sequence[Subtitle]) -> str | Non
 
 def asks_to_listen(question: str) -> bool:
     """Whether only sound or subtitles can tell. A video itself may "say" something in pictures."""
-    found = _match(question)
-    return found is not None and not re.search(r"\b(?:it|video|subtitles?)\b", found[0])
+    match = _match(question)
+    return match is not None and not re.search(r"\b(?:it|video|subtitles?)\b", match[0])
 
 
 def asks_of_subtitles(question: str) -> bool:
@@ -79,11 +79,11 @@ def _match(question: str) -> re.Match[str] | None:
 
 def as_text(lines: Sequence[Subtitle], n_ctx: int) -> str:
     """Subtitles as text for a prompt of `n_ctx` positions: all, or lines spread over the video."""
-    room = int(n_ctx * CHARACTERS_PER_POSITION)
-    shown = [f"[{format_time(line.start)}] {line.text}" for line in lines]
-    while shown and sum(map(len, shown)) > room:
-        shown = shown[::2] if len(shown) > 1 else []
-    return "\n".join(["Subtitles:", *shown, ""]) if shown else ""
+    characters_left = int(n_ctx * CHARACTERS_PER_POSITION)
+    texts = [f"[{format_time(line.start)}] {line.text}" for line in lines]
+    while texts and sum(map(len, texts)) > characters_left:
+        texts = texts[::2] if len(texts) > 1 else []
+    return "\n".join(["Subtitles:", *texts, ""]) if texts else ""
 
 
 def _seconds(time: str) -> float:
@@ -97,8 +97,8 @@ def _at(time: float, lines: Sequence[Subtitle]) -> str:
     here = [line for line in lines if line.start - NEAR <= time < line.end + NEAR]
     exact = [line for line in here if line.start <= time < line.end]
     if here:
-        said = " ".join(f'"{line.text}"' for line in exact or here)
-        return f"At {format_time((exact or here)[0].start)} the subtitles say: {said}"
+        texts = " ".join(f'"{line.text}"' for line in exact or here)
+        return f"At {format_time((exact or here)[0].start)} the subtitles say: {texts}"
     nearest = min(lines, key=lambda line: abs(line.start - time))
     return (
         f"The subtitles say nothing at {format_time(time)}; the nearest line is at "
@@ -108,9 +108,9 @@ def _at(time: float, lines: Sequence[Subtitle]) -> str:
 
 def _all(lines: Sequence[Subtitle]) -> str:
     step = -(-len(lines) // MAX_LINES)
-    shown = [f'{format_time(line.start)} "{line.text}"' for line in lines[::step]]
-    rest = f" These are {len(shown)} of {len(lines)} lines." if step > 1 else ""
-    return f"The subtitles say: {', '.join(shown)}.{rest}"
+    texts = [f'{format_time(line.start)} "{line.text}"' for line in lines[::step]]
+    rest = f" These are {len(texts)} of {len(lines)} lines." if step > 1 else ""
+    return f"The subtitles say: {', '.join(texts)}.{rest}"
 
 
 def _when(words: str, lines: Sequence[Subtitle]) -> str:

@@ -68,8 +68,8 @@ def ask(
     no_server: NoServer = False,
 ) -> None:
     """Ask one question about videos; the answer comes on stdout."""
-    shown = (json, probs, timings)
-    _answer(videos, question, frames, model, answer, shown, no_server=no_server)
+    output = (json, probs, timings)
+    _answer(videos, question, frames, model, answer, output, no_server=no_server)
 
 
 @answers.command(**GROUPED)
@@ -86,8 +86,8 @@ def describe(
     no_server: NoServer = False,
 ) -> None:
     """Say what each video shows."""
-    shown = (json, probs, timings)
-    _answer(videos, None, frames, model, answer, shown, no_server=no_server)
+    output = (json, probs, timings)
+    _answer(videos, None, frames, model, answer, output, no_server=no_server)
 
 
 def _answer(
@@ -96,19 +96,19 @@ def _answer(
     frames: FrameOptions,
     model: ModelOptions,
     answer: AnswerOptions,
-    shown: tuple[bool, bool, bool],
+    output: tuple[bool, bool, bool],
     *,
     no_server: bool,
 ) -> None:
     """Answer by a server that runs, or here; no question asks for a description.
 
-    shown: as JSON, with probabilities, with timings. Of these a server tells nothing.
+    output: whether as JSON, with probabilities and with timings, which a server does not give.
     """
-    if not (no_server or any(shown)):
+    if not (no_server or any(output)):
         from reellama.pipeline.cli.commands.ask_server import answer_by_server
 
         if answer_by_server(videos, question, frames, model, answer):
             return
     from reellama.pipeline.cli.commands.ask import OutputOptions, run
 
-    run(videos, question, frames, model, answer, OutputOptions(*shown))
+    run(videos, question, frames, model, answer, OutputOptions(*output))

@@ -27,14 +27,14 @@ def highlight_attention(frames: Sequence[np.ndarray], attention: np.ndarray) -> 
 
     They stay as they are where it is highest, of all frames, and are half grey at a fourth of that.
     """
-    shown = []
+    highlighted = []
     for frame, share in zip(frames, np.sqrt(_grid(attention) / attention.max()), strict=True):
         height, width = frame.shape[:2]
         spots = Image.fromarray(share.astype(np.float32), mode="F")
         clear = np.asarray(spots.resize((width, height), Image.Resampling.BILINEAR)).clip(0, 1)
         clear = MIN_VISIBILITY + (1 - MIN_VISIBILITY) * clear[..., None]
-        shown.append((FOG_GREY + (frame - FOG_GREY) * clear).astype(np.uint8))
-    return shown
+        highlighted.append((FOG_GREY + (frame - FOG_GREY) * clear).astype(np.uint8))
+    return highlighted
 
 
 def attention_peak(attention: np.ndarray, times: Sequence[float] | np.ndarray) -> str:

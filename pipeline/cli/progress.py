@@ -121,13 +121,13 @@ def step_bar(video: Path) -> Iterator[StepProgress]:
 
 def show_table(header: list[str], rows: list[list[str]]) -> None:
     """Print a table, the first column words and the others numbers, whole however narrow it is."""
-    made = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
     for number, name in enumerate(header):
-        made.add_column(name, justify="right" if number else "left", no_wrap=True)
+        table.add_column(name, justify="right" if number else "left", no_wrap=True)
     for row in rows:
-        made.add_row(*map(Text, row))
+        table.add_row(*map(Text, row))
     wide = Console(highlight=False, width=max(MAX_WIDTH, out.width))
-    wide.print(made, crop=False)
+    wide.print(table, crop=False)
 
 
 def duration(seconds: float) -> str:

@@ -31,11 +31,11 @@ def slot_table(readings: Sequence[SlotReading], clip: Clip, *, everything: bool)
     grid.columns[3].justify = "right"
     if not any(reading.label for reading in readings):
         grid.columns[1].header = ""
-    shown: set[str] = set()
+    texts: set[str] = set()
     for reading in readings:
-        repeats = reading.label == FREE_SLOT and reading.text in shown
+        repeats = reading.label == FREE_SLOT and reading.text in texts
         if everything or (reading.text and not repeats):
-            shown.add(reading.text)
+            texts.add(reading.text)
             attention = reading.attention
             peak = "" if attention is None else attention_peak(attention, clip.times)
             words = Text(

@@ -51,24 +51,24 @@ def normalized_words(text: str, *, articles: bool = False) -> list[str]:
     >>> normalized_words("The dog's red, and two cats!")
     ['dog', 's', 'red', 'and', '2', 'cats']
     """
-    found = re.findall(r"[^\W_]+", text.lower())
-    return [NUMBERS.get(word, word) for word in found if articles or word not in ARTICLES]
+    words = re.findall(r"[^\W_]+", text.lower())
+    return [NUMBERS.get(word, word) for word in words if articles or word not in ARTICLES]
 
 
-def mentioned_choices(said: str, choices: Sequence[str]) -> list[int]:
+def mentioned_choices(text: str, choices: Sequence[str]) -> list[int]:
     """Which choices a text names, as whole words; not one inside the name of a longer one.
 
     >>> mentioned_choices("It moves up and right.", ["right", "up and right", "down"])
     [1]
     """
     articles = not all(map(normalized_words, choices))  # a choice may be the letter A
-    heard = normalized_words(said, articles=articles)
+    words = normalized_words(text, articles=articles)
     spans = [
         (start, start + len(wanted), choice)
         for choice, wanted in enumerate(
-            normalized_words(text, articles=articles) for text in choices
+            normalized_words(name, articles=articles) for name in choices
         )
-        for start in _places(heard, wanted)
+        for start in _places(words, wanted)
     ]
     return sorted(
         {
@@ -79,28 +79,28 @@ def mentioned_choices(said: str, choices: Sequence[str]) -> list[int]:
     )
 
 
-def first_mentioned(said: str, choices: Sequence[str]) -> int | None:
+def first_mentioned(text: str, choices: Sequence[str]) -> int | None:
     """The choice that a text names first, as whole words; None for none.
 
     >>> first_mentioned("No, there is no dog. Yes?", ["yes", "no"])
     1
     """
-    heard = normalized_words(said, articles=True)
+    words = normalized_words(text, articles=True)
     places = [
         (places[0], number)
         for number, choice in enumerate(choices)
-        if (places := _places(heard, normalized_words(choice, articles=True)))
+        if (places := _places(words, normalized_words(choice, articles=True)))
     ]
     return min(places)[1] if places else None
 
 
-def contains(said: str, answer: str) -> bool:
+def contains(text: str, answer: str) -> bool:
     """Whether the words of an open answer stand in a text, one after the other."""
-    return 0 in mentioned_choices(said, [answer])
+    return 0 in mentioned_choices(text, [answer])
 
 
-def _places(heard: Sequence[str], wanted: Sequence[str]) -> list[int]:
+def _places(words: Sequence[str], wanted: Sequence[str]) -> list[int]:
     n = len(wanted)
     if not n:
         return []
-    return [i for i in range(len(heard) - n + 1) if list(heard[i : i + n]) == list(wanted)]
+    return [i for i in range(len(words) - n + 1) if list(words[i : i + n]) == list(wanted)]

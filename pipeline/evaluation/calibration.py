@@ -43,9 +43,9 @@ def expected_calibration_error(
     p_yes: Sequence[float] | np.ndarray, is_yes: Sequence[bool] | np.ndarray, bins: int = BINS
 ) -> float:
     """The distance of mean p(yes) and share of yes, averaged over bins by their questions."""
-    found = reliability(p_yes, is_yes, bins)
-    apart = sum(each.n * abs(each.predicted - each.observed) for each in found)
-    return apart / len(p_yes) if len(p_yes) else float("nan")
+    filled = reliability(p_yes, is_yes, bins)
+    weighted_distance = sum(bin_.n * abs(bin_.predicted - bin_.observed) for bin_ in filled)
+    return weighted_distance / len(p_yes) if len(p_yes) else float("nan")
 
 
 def plot_reliability(bins: Sequence[ReliabilityBin], path: Path, title: str) -> list[Path]:
@@ -61,10 +61,10 @@ def plot_reliability(bins: Sequence[ReliabilityBin], path: Path, title: str) -> 
     figure = Figure(figsize=(5.0, 5.0), dpi=plots.DPI, facecolor="white", layout="constrained")
     axes = figure.add_subplot(facecolor="white")
     axes.plot([0, 1], [0, 1], "--", color=plots.OTHER, label="calibrated")
-    x, y = [each.predicted for each in bins], [each.observed for each in bins]
+    x, y = [bin_.predicted for bin_ in bins], [bin_.observed for bin_ in bins]
     axes.plot(x, y, "o-", color=plots.FRONT, label="answers, with how many")
-    for each in bins:
-        axes.annotate(str(each.n), (each.predicted, each.observed), (5, -11), fontsize=8,
+    for bin_ in bins:
+        axes.annotate(str(bin_.n), (bin_.predicted, bin_.observed), (5, -11), fontsize=8,
                       textcoords="offset points")  # fmt: skip
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="probability of yes", ylabel="share of yes")
     axes.set_title(title, fontsize=11)

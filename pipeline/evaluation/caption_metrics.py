@@ -42,7 +42,7 @@ def caption_words(text: str) -> list[str]:
 
 
 def cider_of_each(
-    said: Sequence[str],
+    descriptions: Sequence[str],
     references: Sequence[Sequence[str]],
     others: Sequence[Sequence[str]] = (),
 ) -> np.ndarray:
@@ -55,24 +55,26 @@ def cider_of_each(
     from pycocoevalcap.cider.cider import Cider
 
     everything = [*references, *others]
-    told = {i: [" ".join(caption_words(text))] for i, text in enumerate(said)}
-    told |= {i: [""] for i in range(len(said), len(everything))}
-    wanted = {
+    candidates = {i: [" ".join(caption_words(text))] for i, text in enumerate(descriptions)}
+    candidates |= {i: [""] for i in range(len(descriptions), len(everything))}
+    all_references = {
         i: [" ".join(caption_words(text)) for text in texts] for i, texts in enumerate(everything)
     }
-    _, scores = Cider().compute_score(wanted, told)
-    return np.asarray(scores, np.float64)[: len(said)]
+    _, scores = Cider().compute_score(all_references, candidates)
+    return np.asarray(scores, np.float64)[: len(descriptions)]
 
 
-def caption_scores(said: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
+def caption_scores(
+    descriptions: Sequence[str], references: Sequence[Sequence[str]]
+) -> dict[str, float]:
     """BLEU-4, 0 to 100, and CIDEr, 0 to 10, of descriptions; each has one reference or more."""
     check_installed()
     from sacrebleu.metrics.bleu import BLEU
 
-    most = max(map(len, references))
+    n_columns = max(map(len, references))
     columns: Any = [
-        [each[i] if i < len(each) else None for each in references] for i in range(most)
+        [texts[i] if i < len(texts) else None for texts in references] for i in range(n_columns)
     ]
-    bleu = BLEU(lowercase=True).corpus_score(list(said), columns)
-    cider = cider_of_each(said, references).mean()
+    bleu = BLEU(lowercase=True).corpus_score(list(descriptions), columns)
+    cider = cider_of_each(descriptions, references).mean()
     return {"BLEU-4": float(bleu.score), "CIDEr": float(cider)}

@@ -54,7 +54,7 @@ def read_captioned(path: Path) -> list[CaptionedClip]:
     line for one that cannot be used, and where there are fewer than two clips.
     """
     path = path.expanduser()
-    found: dict[Path, tuple[str, ...]] = {}
+    captions_by_video: dict[Path, tuple[str, ...]] = {}
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
@@ -67,10 +67,10 @@ def read_captioned(path: Path) -> list[CaptionedClip]:
                 clip = _clip(json.loads(line), path.parent)
             except ValueError as error:  # of JSON, and our own below
                 raise ReellamaError(f"{path}, line {number}: {error}") from error
-            found[clip.video] = found.get(clip.video, ()) + clip.captions
-    if len(found) < 2:
-        raise ReellamaError(f"{path}: {len(found)} clips in it; two or more are needed")
-    return [CaptionedClip(video, captions) for video, captions in found.items()]
+            captions_by_video[clip.video] = captions_by_video.get(clip.video, ()) + clip.captions
+    if len(captions_by_video) < 2:
+        raise ReellamaError(f"{path}: {len(captions_by_video)} clips in it; two or more are needed")
+    return [CaptionedClip(video, captions) for video, captions in captions_by_video.items()]
 
 
 def _clip(row: Any, folder: Path) -> CaptionedClip:

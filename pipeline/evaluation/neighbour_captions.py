@@ -99,10 +99,10 @@ def trunk_features(
 
     A clip that cannot be read is a row of zeros. Rows are kept in `cache` for the next time.
     """
-    kept = None if cache is None else cache / f"{_key(clips)}.npy"
-    if kept is not None:
+    cache_path = None if cache is None else cache / f"{_key(clips)}.npy"
+    if cache_path is not None:
         with suppress(OSError, ValueError, EOFError):
-            return np.load(kept, allow_pickle=False)
+            return np.load(cache_path, allow_pickle=False)
     rows: list[np.ndarray | None] = []
     for clip in clips:
         row = None
@@ -116,10 +116,10 @@ def trunk_features(
     features = (features / np.maximum(np.linalg.norm(features, axis=1), 1e-9)[:, None]).astype(
         np.float32
     )
-    if kept is not None:
+    if cache_path is not None:
         with suppress(OSError, ReellamaError):  # the answer is as good, only not kept
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(kept) as temporary, open(temporary, "wb") as file:
+            cache_path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(cache_path) as temporary, open(temporary, "wb") as file:
                 np.save(file, features)
     return features
 
@@ -141,5 +141,5 @@ def neighbour_captions(
 
 def _key(clips: Sequence[CaptionedClip]) -> str:
     """What the features depend on, as a name for a file."""
-    said = [FRAMES, TRUNK_SIDE, *([str(c.video.resolve()), *stamp(c.video)] for c in clips)]
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+    key_fields = [FRAMES, TRUNK_SIDE, *([str(c.video.resolve()), *stamp(c.video)] for c in clips)]
+    return hashlib.sha256(json.dumps(key_fields).encode()).hexdigest()

@@ -180,18 +180,18 @@ def ask_of_clips(
 
 
 def _with_blind_reply(
-    video_chat: VideoChat, answered: AnsweredItem, known: dict[Hashable, ModelReply]
+    video_chat: VideoChat, answered: AnsweredItem, blind_replies: dict[Hashable, ModelReply]
 ) -> AnsweredItem:
     """`answered` with the reply to its question without the video as the first control."""
     item = answered.item
     key = (item.question, item.choices, item.answer)
-    if key not in known:
+    if key not in blind_replies:
         alone = EncodedVideo([item], {"": None}, 0.0)
-        [known[key]] = [
+        [blind_replies[key]] = [
             each.reply
             for each in ask_items(video_chat.conversation, alone, video_chat.bundle.describe)
         ]
-    return replace(answered, controls={WITHHELD: known[key], **answered.controls})
+    return replace(answered, controls={WITHHELD: blind_replies[key], **answered.controls})
 
 
 def _add_video(video_chat: VideoChat, path: Path, unreadable: list[str]) -> Video | None:

@@ -149,7 +149,7 @@ def _read(prompt: llm.Prompt) -> tuple[str, list[Turn], str, list[llm.Attachment
     from reellama.pipeline.chat.conversation import Turn
 
     system: list[str] = []
-    asked: list[str] = []
+    question: list[str] = []
     turns: list[Turn] = []
     attachments: list[llm.Attachment] = []
     for message in prompt.messages:
@@ -160,8 +160,8 @@ def _read(prompt: llm.Prompt) -> tuple[str, list[Turn], str, list[llm.Attachment
             if isinstance(part, AttachmentPart) and part.attachment
         ]
         if message.role == "assistant":
-            turns.append(Turn("\n".join(asked), text))
-            asked = []
+            turns.append(Turn("\n".join(question), text))
+            question = []
         elif text:
-            (system if message.role == "system" else asked).append(text)
-    return "\n\n".join(system), turns, "\n".join(asked), attachments
+            (system if message.role == "system" else question).append(text)
+    return "\n\n".join(system), turns, "\n".join(question), attachments

@@ -72,13 +72,13 @@ class CutFinder:
         if len(self.times) < 2:
             return []
         times, scores = np.array(self.times), self.scores()
-        found: list[Cut] = []
+        cuts: list[Cut] = []
         for i in np.argsort(-scores, kind="stable"):
             if scores[i] <= 0:
                 break
-            if all(abs(cut.time - times[i]) >= APART for cut in found):
-                found.append(Cut(float(times[i]), float(scores[i])))
-        return sorted(found)
+            if all(abs(cut.time - times[i]) >= APART for cut in cuts):
+                cuts.append(Cut(float(times[i]), float(scores[i])))
+        return sorted(cuts)
 
     def scores(self) -> np.ndarray:
         """Log odds that a cut lies just before each frame, float64 [T]; -inf for the first."""

@@ -51,17 +51,17 @@ def find_hard_cuts(
         return HardCuts()
     spans = _spans(source.duration, times, colours)
     total, done = sum(end - start for start, end in spans), 0.0
-    found = []
+    cuts = []
     for start, end in spans:
         finder = CutFinder()
         for frame in source.frames_between(start, end + 2 * REACH):
             finder.add(frame)
             progress(done + min(frame.time, end) - start, total)
-        found += [cut for cut in finder.cuts() if cut.time <= end]
+        cuts += [cut for cut in finder.cuts() if cut.time <= end]
         done += end - start
     return HardCuts(
-        np.array([cut.time for cut in found]),
-        np.array([cut.strength for cut in found]),
+        np.array([cut.time for cut in cuts]),
+        np.array([cut.strength for cut in cuts]),
         np.array(spans).reshape(-1, 2),
     )
 

@@ -22,9 +22,9 @@ def summarize_timeline(timeline: Timeline, model: OllamaModel) -> str:
     return _ask(model, notes, SUMMARIZE)
 
 
-def answer_from_scenes(question: str, found: Sequence[SceneAnswer], model: OllamaModel) -> str:
+def answer_from_scenes(question: str, answers: Sequence[SceneAnswer], model: OllamaModel) -> str:
     """An answer from what the bundle said of the scenes that it looked at. Raises OllamaError."""
-    notes = [(f.start, f.end, f.text) for f in sorted(found, key=lambda f: f.start)]
+    notes = [(f.start, f.end, f.text) for f in sorted(answers, key=lambda f: f.start)]
     return _ask(model, notes, f"{question}\nSay at which times of the video that can be seen.")
 
 

@@ -117,11 +117,11 @@ class _PendingText:
 class _KnownText:
     """A text that needs no LLM."""
 
-    known: str
+    answer: str
 
     def text(self) -> str:
         """The text, which is there at once."""
-        return self.known
+        return self.answer
 
 
 class LongVideo(Closeable):
@@ -223,9 +223,9 @@ class LongVideo(Closeable):
             raise ReellamaError("the question is empty")
         with opened(video) as source:
             whole = replace(read_frames(source, frames=1), subtitles=source.subtitles())
-            known = plan_answer(question, [Video(source.path, [], whole)], self.bundle).answer
-            if known is not None:
-                return [SceneAnswer(known, 0.0, source.duration, 1.0)]
+            answer = plan_answer(question, [Video(source.path, [], whole)], self.bundle).answer
+            if answer is not None:
+                return [SceneAnswer(answer, 0.0, source.duration, 1.0)]
             index = self.index(source, report)
             borders = index.scenes(len(index.times), MIN_SCENE_SECONDS)  # by every cut
             scores = _scene_scores(index, borders, self._search.embed_texts([question])[0])

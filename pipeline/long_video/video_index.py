@@ -161,10 +161,10 @@ def search(
     """
     if not words.strip():
         raise ReellamaError("search for what? give a few words")
-    wanted, *ordinary = bundle.embed_texts([words, *ordinary_texts(bundle)])
-    found: list[tuple[float, SearchMatch]] = []  # how well it fits, and the moment
+    words_embedding, *ordinary = bundle.embed_texts([words, *ordinary_texts(bundle)])
+    matches: list[tuple[float, SearchMatch]] = []  # how well it fits, and the moment
     for video in videos:
-        fits = video.embeddings @ wanted if video.embeddings.size else np.zeros(0)
+        fits = video.embeddings @ words_embedding if video.embeddings.size else np.zeros(0)
         scores = _shares(video.embeddings, fits, np.array(ordinary))
         own: list[SearchMatch] = []
         for i in np.argsort(-fits, kind="stable"):
@@ -172,8 +172,8 @@ def search(
             is_near = any(abs(match.time - time) < SAME_MATCH_SECONDS for match in own)
             if scores[i] >= min_score and not is_near and len(own) < n:
                 own.append(SearchMatch(video.path, time, float(scores[i])))
-                found.append((float(fits[i]), own[-1]))
-    return [match for _, match in sorted(found, key=lambda one: -one[0])[:n]]
+                matches.append((float(fits[i]), own[-1]))
+    return [match for _, match in sorted(matches, key=lambda one: -one[0])[:n]]
 
 
 def ordinary_texts(bundle: Bundle) -> list[str]:

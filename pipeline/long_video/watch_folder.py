@@ -74,10 +74,10 @@ class WatchedFolder:
 
     def videos(self) -> list[Path]:
         """All videos, by name."""
-        found = self.root.rglob("*") if self.recursive else self.root.iterdir()
+        paths = self.root.rglob("*") if self.recursive else self.root.iterdir()
         return sorted(
             path
-            for path in found
+            for path in paths
             if path.suffix.lower() in VIDEO_SUFFIXES
             and not any(part.startswith(".") for part in path.relative_to(self.root).parts)
             and path.is_file()
@@ -112,11 +112,12 @@ class WatchedFolder:
     def failure(self, path: Path) -> WatchFailure | None:
         """What went wrong with a video; a file that was changed since has a clean record."""
         try:
-            found = WatchFailure(**json.loads(self._record(path).read_text(encoding="utf-8")))
+            failure = WatchFailure(**json.loads(self._record(path).read_text(encoding="utf-8")))
             stat = path.stat()
         except (OSError, ValueError, TypeError):
             return None
-        return found if (found.size, found.mtime_ns) == (stat.st_size, stat.st_mtime_ns) else None
+        is_of_this_file = (failure.size, failure.mtime_ns) == (stat.st_size, stat.st_mtime_ns)
+        return failure if is_of_this_file else None
 
     def process(self, path: Path, describe: Describe) -> bool:
         """Write the sidecars of a video, unless another worker does or did; says whether it did.

@@ -119,7 +119,7 @@ def read_frames(
     """
     options = replace(options, **changes)
     with opened(video) as source:
-        known = len(source.notes)  # on the file itself; those that follow are on this read
+        n_file_notes = len(source.notes)  # on the file itself; those that follow are on this read
         taken: list[tuple[float, np.ndarray]] = []
         for time, rgb in select_frames(source, options, progress):
             if on_first_frame is not None and not taken:
@@ -133,7 +133,7 @@ def read_frames(
             notes=tuple(source.notes),
             facts=source.facts,
         )
-        del source.notes[known:]
+        del source.notes[n_file_notes:]
         return clip
 
 

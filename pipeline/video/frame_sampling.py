@@ -130,8 +130,8 @@ def _uniform_times(source: FrameSource, n: int, start: float, end: float) -> lis
     interval = ((stays.sum() - longest) / np.arange(n, 0, -1)).min()
     ends = np.cumsum(np.minimum(stays, interval)) / interval
     # Rounded, so that a centre that falls between two frames always means the second.
-    shown = np.searchsorted(ends.round(6), np.arange(n) + 0.5, side="right")
-    return [float(time) for time in appear[shown]]
+    indices = np.searchsorted(ends.round(6), np.arange(n) + 0.5, side="right")
+    return [float(time) for time in appear[indices]]
 
 
 def _count(items: Iterable[object], limit: int) -> int:
@@ -166,11 +166,11 @@ def interval_centers(start: float, end: float, n: int) -> list[float]:
 
 def thin_evenly(times: Iterable[float], n: int) -> list[float]:
     """At most `n` of `times`, evenly spread over them; holds at most 4 n of them at once."""
-    kept: list[float] = []
+    thinned: list[float] = []
     stride = 1
     for i, time in enumerate(times):
         if i % stride == 0:
-            kept.append(time)
-        if len(kept) > 4 * n:
-            kept, stride = kept[::2], stride * 2
-    return [kept[i] for i in spread_evenly(len(kept), n)]
+            thinned.append(time)
+        if len(thinned) > 4 * n:
+            thinned, stride = thinned[::2], stride * 2
+    return [thinned[i] for i in spread_evenly(len(thinned), n)]

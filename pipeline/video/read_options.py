@@ -49,8 +49,8 @@ class VideoReadOptions:
 
     def __post_init__(self) -> None:
         if self.sampling not in SAMPLING_MODES:
-            known = ", ".join(SAMPLING_MODES)
-            raise VideoError(f"no sampling named {self.sampling!r}; choose one of {known}")
+            modes = ", ".join(SAMPLING_MODES)
+            raise VideoError(f"no sampling named {self.sampling!r}; choose one of {modes}")
         if self.subtitles not in SUBTITLE_MODES:
             raise VideoError(f"subtitles are auto or off, not {self.subtitles!r}")
         if self.frames is not None and self.frames < 1:

@@ -54,41 +54,41 @@ def saved_defaults(program: Any) -> dict[str, Any]:
         import tomli as tomllib
 
     try:
-        said = tomllib.loads(content.decode("utf-8"))
+        table = tomllib.loads(content.decode("utf-8"))
     except ValueError as error:  # of TOML or of UTF-8
         raise ReellamaError(f"{path}: not TOML ({error})") from None
-    unused = {name for name, value in said.items() if not isinstance(value, Mapping)}
-    defaults = _defaults_of(program, said, {}, unused, path)
+    unused = {name for name, value in table.items() if not isinstance(value, Mapping)}
+    defaults = _defaults_of(program, table, {}, unused, path)
     if unused:
         raise ReellamaError(f"{path}: {_unknown(min(unused), _all_names(program))}")
     return defaults
 
 
 def _defaults_of(
-    command: Any, said: Mapping[str, Any], shared: Mapping[str, Any], unused: set[str], path: Path
+    command: Any, table: Mapping[str, Any], shared: Mapping[str, Any], unused: set[str], path: Path
 ) -> dict[str, Any]:
     """The defaults of a command, or of a group and all in it; what is used leaves `unused`."""
-    shared = {**shared, **{n: v for n, v in said.items() if not isinstance(v, Mapping)}}
+    shared = {**shared, **{n: v for n, v in table.items() if not isinstance(v, Mapping)}}
     commands = getattr(command, "commands", None)
     if commands is not None:
-        for name, value in said.items():
+        for name, value in table.items():
             if isinstance(value, Mapping) and name not in commands:
                 raise ReellamaError(f"{path}: {_unknown(name, commands, 'command')}")
         return {
-            name: _defaults_of(inner, said.get(name, {}), shared, unused, path)
+            name: _defaults_of(inner, table.get(name, {}), shared, unused, path)
             for name, inner in commands.items()
         }
     options = _options(command)
-    for name in said:
+    for name in table:
         if name.replace("_", "-") not in options:
             raise ReellamaError(f"{path}: [{command.name}]: {_unknown(name, options)}")
-    found = {}
+    defaults = {}
     for name, value in shared.items():
         option = options.get(name.replace("_", "-"))
         if option is not None:
             unused.discard(name)
-            found[option.name] = _checked(option, command, name, value, path)
-    return found
+            defaults[option.name] = _checked(option, command, name, value, path)
+    return defaults
 
 
 def _checked(option: Any, command: Any, name: str, value: Any, path: Path) -> Any:
@@ -132,7 +132,7 @@ def _all_names(command: Any) -> Iterator[str]:
         yield from _all_names(inner)
 
 
-def _unknown(name: str, known: Any, what: str = "option") -> str:
-    near = difflib.get_close_matches(name.replace("_", "-"), list(known), n=1)
+def _unknown(name: str, names: Any, what: str = "option") -> str:
+    near = difflib.get_close_matches(name.replace("_", "-"), list(names), n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
     return f"no {what} is called {name!r}{hint}"

@@ -68,11 +68,11 @@ def answer_by_server(
         return False
     for path in local_socket.sockets():
         try:
-            begun = _begin(path, videos[0], question, frames, model, answer)
+            answering = _begin(path, videos[0], question, frames, model, answer)
         except (OSError, HTTPException, ValueError):  # gone, foreign, busy, or of another version
             continue
-        if begun is not None:
-            notes, lines = begun
+        if answering is not None:
+            notes, lines = answering
             _tell(videos[0].name, notes)
             _print(lines, answer.max_tokens, videos[0].name)
             return True
@@ -110,8 +110,10 @@ def can_be_asked(
 def _is_for_a_model(question: str) -> bool:
     """Whether `ask` would never answer it without one: from the file, because of its language, or
     because it is about what a bundle cannot tell of real footage."""
-    known = asks_of_file(question) or asks_of_subtitles(question) or asks_beyond_footage(question)
-    return question.strip() not in ("", "-") and not known and is_in(question, ["en"])
+    needs_no_model = (
+        asks_of_file(question) or asks_of_subtitles(question) or asks_beyond_footage(question)
+    )
+    return question.strip() not in ("", "-") and not needs_no_model and is_in(question, ["en"])
 
 
 def _begin(
@@ -135,13 +137,13 @@ def _begin(
     if {name: about.get(name) for name in wanted} != wanted or about["n_ctx"] < model.n_ctx:
         connection.close()
         return None
-    asked = about["describe"] if question is None else question.strip()
+    content = about["describe"] if question is None else question.strip()
     messages: list[dict[str, Any]] = []
     if model.system:
         messages.append({"role": "system", "content": model.system})
     # A path is told from base64 by its dot.
     place = os.path.join(os.sep, ".", os.path.realpath(video).lstrip(os.sep))
-    messages.append({"role": "user", "content": asked, "videos": [place]})
+    messages.append({"role": "user", "content": content, "videos": [place]})
     body = {"model": about["model"], "messages": messages}
     body["options"] = _options(frames, model, answer)
     connection.request("POST", "/api/chat", json.dumps(body))
@@ -201,10 +203,10 @@ def _print(lines: Iterator[dict[str, Any]], max_tokens: int, video: str) -> None
     if not last.get("done"):
         reason = last.get("error", "the server has gone away")
         raise ReellamaError(f"the answer broke off: {reason}; ask again, or with --no-server")
-    if remark := last.get("remark"):
+    if caveat := last.get("remark"):
         from reellama.pipeline.cli.console import note_footage_caveat
 
-        note_footage_caveat(video, remark)
+        note_footage_caveat(video, caveat)
     if last["done_reason"] == "length":
         print_limit("length" if last["eval_count"] >= max_tokens else "context", max_tokens)
 

@@ -23,15 +23,15 @@ def is_new_here(line: str) -> bool:
     terminal = _terminal()
     if terminal is None:
         return True
-    told = SHOWN_NOTICES / hashlib.sha256(f"{terminal} {line}".encode()).hexdigest()
+    marker = SHOWN_NOTICES / hashlib.sha256(f"{terminal} {line}".encode()).hexdigest()
     with suppress(OSError):  # a cache that cannot be written to: it is said again
-        if told.is_file() and time.time() - told.stat().st_mtime < REMEMBERED:
+        if marker.is_file() and time.time() - marker.stat().st_mtime < REMEMBERED:
             return False
         SHOWN_NOTICES.mkdir(parents=True, exist_ok=True)
         for old in SHOWN_NOTICES.iterdir():
             if time.time() - old.stat().st_mtime >= REMEMBERED:
                 old.unlink(missing_ok=True)
-        told.touch()
+        marker.touch()
     return True
 
 

@@ -199,5 +199,5 @@ THINGS = (
 
 def said_by(thing: Thing, captions: Iterable[str]) -> tuple[float, float]:
     """The shares of captions that say it is there, and that leave it open."""
-    said = [thing.in_caption(caption) for caption in captions]
-    return said.count(True) / len(said), said.count(None) / len(said)
+    verdicts = [thing.in_caption(caption) for caption in captions]
+    return verdicts.count(True) / len(verdicts), verdicts.count(None) / len(verdicts)

@@ -161,21 +161,25 @@ def run(
 
 def score(answered: Sequence[AnsweredItem], notes: Sequence[str] = ()) -> FootageScore:
     """False claims among all that were made, and how often the camera's move was said."""
-    said = {MODEL: [each.reply.generated_text for each in answered]}
+    texts_by_way = {MODEL: [each.reply.generated_text for each in answered]}
     for control in answered[0].controls:
-        said[control] = [each.controls[control].generated_text for each in answered]
-    asked = [each.item for each in answered]
-    rows = {who: _figures(asked, answers) for who, answers in said.items()}
-    clips = len({item.video for item in asked})
-    of = f"{clips} stills as clips, {len(asked)} answers"
+        texts_by_way[control] = [each.controls[control].generated_text for each in answered]
+    items_asked = [each.item for each in answered]
+    rows = {way: _figures(items_asked, answers) for way, answers in texts_by_way.items()}
+    clips = len({item.video for item in items_asked})
+    of = f"{clips} stills as clips, {len(items_asked)} answers"
     return FootageScore("motion claims", of, rows, notes, answered)
 
 
-def _figures(asked: Sequence[EvalItem], answers: Sequence[str]) -> dict[str, BootstrapEstimate]:
+def _figures(
+    items_asked: Sequence[EvalItem], answers: Sequence[str]
+) -> dict[str, BootstrapEstimate]:
     """Each clip counts once in a resample, with all its answers."""
-    clips = {video: number for number, video in enumerate(dict.fromkeys(i.video for i in asked))}
+    clips = {
+        video: number for number, video in enumerate(dict.fromkeys(i.video for i in items_asked))
+    }
     claims, false, wrong, answered, named = np.zeros((5, len(clips)))
-    for item, answer in zip(asked, answers, strict=True):
+    for item, answer in zip(items_asked, answers, strict=True):
         clip = clips[item.video]
         made = motion_claims(answer, item.question)
         lies = [claim for claim in made if not claim.is_true(item.answer)]

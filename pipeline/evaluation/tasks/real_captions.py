@@ -41,17 +41,17 @@ def run(
     answered, notes = ask_of_clips(video_chat, items, controls, progress)
     read = {each.item.video for each in answered}
     clips = [clip for clip in clips if clip.video in read]
-    said = {MODEL: [each.reply.generated_text for each in answered]}
+    texts_by_way = {MODEL: [each.reply.generated_text for each in answered]}
     for control in answered[0].controls:
-        said[control] = [each.controls[control].generated_text for each in answered]
+        texts_by_way[control] = [each.controls[control].generated_text for each in answered]
     if split.train:
-        said |= baseline_captions(clips, split.train, progress)
+        texts_by_way |= baseline_captions(clips, split.train, progress)
     else:
         notes.append("no baselines: --train names captioned clips that they may know")
     rest = [clip.captions for clip in split.clips if clip not in set(clips)]
     rows = {
-        who: caption_figures(sentences, [clip.captions for clip in clips], rest)
-        for who, sentences in said.items()
+        way: caption_figures(sentences, [clip.captions for clip in clips], rest)
+        for way, sentences in texts_by_way.items()
     }
     return FootageScore("captions", f"{len(clips)} clips", rows, notes, answered)
 

@@ -53,11 +53,13 @@ def run(
     ]
     answered, notes = ask_of_clips(video_chat, items, controls, progress)
     truth = [each.item.answer for each in answered]
-    said = {MODEL: [kind_of(each.reply.generated_text) for each in answered]}
+    kinds_by_way = {MODEL: [kind_of(each.reply.generated_text) for each in answered]}
     for control in answered[0].controls:
-        said[control] = [kind_of(each.controls[control].generated_text) for each in answered]
+        kinds_by_way[control] = [
+            kind_of(each.controls[control].generated_text) for each in answered
+        ]
     [(usual, _)] = Counter(truth).most_common(1)
-    rows = {who: kind_figures(kinds, truth) for who, kinds in said.items()}
+    rows = {way: kind_figures(kinds, truth) for way, kinds in kinds_by_way.items()}
     rows[f'"{usual}" for all'] = kind_figures([usual] * len(truth), truth)
     out = len(split.clips) - len(agreed)
     notes.append(f"left out, of {len(split.clips)} clips the captions of {out} do not agree")
@@ -65,12 +67,14 @@ def run(
     return FootageScore("main subject", f"{len(truth)} clips ({counts})", rows, notes, answered)
 
 
-def kind_figures(said: Sequence[str | None], truth: Sequence[str]) -> dict[str, BootstrapEstimate]:
+def kind_figures(
+    answered_kinds: Sequence[str | None], truth: Sequence[str]
+) -> dict[str, BootstrapEstimate]:
     """The share of right kinds, and the mean of the shares of each kind, be it usual or not.
 
     A kind of fewer than `MIN_CLIPS` clips is not in the mean.
     """
-    right = np.array([a == b for a, b in zip(said, truth, strict=True)], float)
+    right = np.array([a == b for a, b in zip(answered_kinds, truth, strict=True)], float)
     kinds = np.array(truth)
     common = [kind for kind, n in Counter(truth).items() if n >= MIN_CLIPS]
 

@@ -67,18 +67,18 @@ def benchmark_items(
         styles=drawn.styles, style_weights=(share,) * len(drawn.styles), seed=seed
     )
     source = SyntheticClips(config, 192, assets, split="test", kinds=drawn.kinds)
-    found: Counter[str] = Counter()
+    n_found: Counter[str] = Counter()
     for number, (task, name) in enumerate(TASKS.items()):
         if task not in tasks or (drawn.kinds == "new" and task in NAMING_TASKS):
             continue
         attempt = number * 1_000_000
-        while found[task] < clips:
+        while n_found[task] < clips:
             attempt += 1
-            asked = _question(source, attempt, name, task)
-            if asked is not None:
-                clip, question = asked
+            clip_and_question = _question(source, attempt, name, task)
+            if clip_and_question is not None:
+                clip, question = clip_and_question
                 video = _write(clip, folder / f"{split}-{attempt}", attempt)
-                found[task] += 1
+                n_found[task] += 1
                 yield _item(question, video)
 
 
@@ -90,8 +90,8 @@ def _question(
     if task == "attribute":  # a colour is asked for where there is one
         pool = replace(pool, tint_share=1.0)
     clip = source.clip(number, name, pool)
-    asked = [question for question in clip.questions if question.task == task]
-    return (clip, asked[0]) if asked else None
+    questions = [question for question in clip.questions if question.task == task]
+    return (clip, questions[0]) if questions else None
 
 
 def _item(question: ClipQuestion, video: Path) -> EvalItem:

@@ -117,8 +117,8 @@ def score(
 
 def _figures(replies: Sequence[tuple[ModelReply, ModelReply]]) -> dict[str, BootstrapEstimate]:
     """By the words that were said, and by p(yes) against p(no)."""
-    said = _columns([(yes.generated_right, no.generated_right) for yes, no in replies])
-    likely = _columns([(yes.right, no.right) for yes, no in replies])
+    by_text = _columns([(yes.generated_right, no.generated_right) for yes, no in replies])
+    by_probability = _columns([(yes.right, no.right) for yes, no in replies])
     p_yes = _columns([(yes.probabilities[0], no.probabilities[0]) for yes, no in replies])
     truth = np.tile([True, False], (len(replies), 1))
 
@@ -126,9 +126,9 @@ def _figures(replies: Sequence[tuple[ModelReply, ModelReply]]) -> dict[str, Boot
         return expected_calibration_error(p_yes[drawn].ravel(), truth[drawn].ravel())
 
     return {
-        "both right": mean(said.min(axis=1)),
-        "right": mean(said.mean(1)),
-        "both likelier": mean(likely.min(axis=1)),
+        "both right": mean(by_text.min(axis=1)),
+        "right": mean(by_text.mean(1)),
+        "both likelier": mean(by_probability.min(axis=1)),
         "calibration error": bootstrap(calibration_error, len(replies)),
     }
 

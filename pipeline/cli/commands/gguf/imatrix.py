@@ -24,17 +24,17 @@ def _show_statistics(path: Path | None) -> None:
     header = ["tensor", "sum", "min", "max", "mean", "sd", "active", "inputs", "entropy"]
     rows = [
         [
-            each.tensor,
-            *(f"{value:.4f}" for value in (each.total, each.minimum, each.maximum, each.mean)),
-            f"{each.deviation:.4f}",
-            f"{each.active:.2%}",
-            str(each.n_inputs),
-            f"{each.entropy:.4f}",
-            f"{each.evenness:.2%}",
-            f"{each.outliers:.2%}",
-            "" if each.similarity is None else f"{each.similarity:.4f}",
+            row.tensor,
+            *(f"{value:.4f}" for value in (row.total, row.minimum, row.maximum, row.mean)),
+            f"{row.deviation:.4f}",
+            f"{row.active:.2%}",
+            str(row.n_inputs),
+            f"{row.entropy:.4f}",
+            f"{row.evenness:.2%}",
+            f"{row.outliers:.2%}",
+            "" if row.similarity is None else f"{row.similarity:.4f}",
         ]
-        for each in imatrix_statistics(read_imatrix(path))
+        for row in imatrix_statistics(read_imatrix(path))
     ]
     show_table([*header, "evenness", "outliers", "like layer before"], rows)
     raise Exit

@@ -73,27 +73,27 @@ def _show(file: GGUFFile, *, tensors: bool) -> None:
     from reellama.pipeline.cli.commands.gguf import inspect_tables as tables
 
     facts = summarize_file(file)
-    shown = [tables.summary(facts), tables.types(facts), tables.metadata(file)]
+    parts = [tables.summary(facts), tables.types(facts), tables.metadata(file)]
     if is_mmproj(file.metadata):
         from reellama.gguf_tools.inspection.mmproj_summary import summarize_mmproj
         from reellama.pipeline.cli.commands.gguf.mmproj_table import mmproj
 
-        shown.insert(1, mmproj(summarize_mmproj(file), _llms(file)))
+        parts.insert(1, mmproj(summarize_mmproj(file), _llms(file)))
     if tensors:
-        shown.append(tables.tensors(file))
-    tables.show(*shown)
+        parts.append(tables.tensors(file))
+    tables.show(*parts)
 
 
 def _show_diff(file: GGUFFile, other: GGUFFile, *, tensors: bool) -> None:
     from reellama.gguf_tools.inspection.diff import diff
     from reellama.pipeline.cli.commands.gguf import inspect_tables as tables
 
-    found = diff(file, other)
-    shown = [tables.files(file, other)]
-    if found.metadata:
-        shown.append(tables.changed_metadata(found))
-    if found.tensors:
-        shown.append(tables.changed_tensors(found, each=tensors))
-    same = f"{found.n_same_keys} keys and {found.n_same_tensors} tensors (type and shape)"
-    ends = f"The same in both: {same}." if found else f"No difference: {same} are the same."
-    tables.show(*shown, ends)
+    difference = diff(file, other)
+    parts = [tables.files(file, other)]
+    if difference.metadata:
+        parts.append(tables.changed_metadata(difference))
+    if difference.tensors:
+        parts.append(tables.changed_tensors(difference, each=tensors))
+    same = f"{difference.n_same_keys} keys and {difference.n_same_tensors} tensors (type and shape)"
+    ends = f"The same in both: {same}." if difference else f"No difference: {same} are the same."
+    tables.show(*parts, ends)

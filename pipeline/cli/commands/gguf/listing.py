@@ -30,16 +30,16 @@ def command(
 
     with Spinner("[dim]reading the headers of models", console=err):
         files = list_files()
-    found = [entry for entry in files if not entry.is_mmproj]
+    models = [entry for entry in files if not entry.is_mmproj]
     if json:
-        _write_json(found)
+        _write_json(models)
         return
-    if not found:
+    if not models:
         note("there is no GGUF on this machine; download one with: reellama gguf pull OWNER/REPO")
         return
     # In a file or a pipe a line stays a line, however long.
     console = out if out.is_terminal else Console(highlight=False, width=10_000)
-    console.print(_table(found))
+    console.print(_table(models))
     for entry in files:
         if problem := entry.problem or entry.vision_problem:
             note(problem)
@@ -47,7 +47,7 @@ def command(
         note(f"{entry.path} is an mmproj that no model here sees through")
 
 
-def _table(found: list[ListedModel]) -> Table:
+def _table(models: list[ListedModel]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
@@ -59,7 +59,7 @@ def _table(found: list[ListedModel]) -> Table:
     table.columns[0].overflow = "fold"
     for column in (3, 5):
         table.columns[column].justify = "right"
-    for entry in found:
+    for entry in models:
         damaged = Text("damaged", "red") if entry.problem else Text("")
         table.add_row(
             Text(strip_control(entry.name)),
@@ -90,10 +90,10 @@ def _plain(entry: dict[str, Any]) -> dict[str, Any]:
     return {key: str(value) if isinstance(value, Path) else value for key, value in entry.items()}
 
 
-def _write_json(found: list[ListedModel]) -> None:
+def _write_json(models: list[ListedModel]) -> None:
     import json
     import sys
     from dataclasses import asdict
 
-    data = [_plain(asdict(entry)) for entry in found]
+    data = [_plain(asdict(entry)) for entry in models]
     sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False) + "\n")

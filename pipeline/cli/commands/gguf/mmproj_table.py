@@ -27,8 +27,8 @@ def _lines(facts: MmprojSummary, llms: Sequence[str]) -> Iterator[tuple[str, str
     yield "senses", "pictures and sound" if facts.has_audio else "pictures"
     if facts.image_size is not None and facts.patch_size:
         size = f"{facts.image_size} x {facts.image_size} pixels"
-        kept = "any size" if facts.any_size or not facts.image_size else size
-        yield "picture", f"{kept}, in patches of {facts.patch_size} x {facts.patch_size}"
+        sizes = "any size" if facts.any_size or not facts.image_size else size
+        yield "picture", f"{sizes}, in patches of {facts.patch_size} x {facts.patch_size}"
     if tokens := _tokens(facts):
         yield "tokens", tokens
     if facts.tower_layers and facts.tower_width:
@@ -52,8 +52,8 @@ def _tokens(facts: MmprojSummary) -> str:
         return f"{facts.tokens:,}{grid} for {whole}"
     if facts.any_size and facts.token_side:
         square = f"one for each {facts.token_side} x {facts.token_side} pixels"
-        least, most = facts.token_range or (None, None)
-        return f"{square}, {least:,} to {most:,} for {whole}" if least and most else square
+        low, high = facts.token_range or (None, None)
+        return f"{square}, {low:,} to {high:,} for {whole}" if low and high else square
     return ""
 
 

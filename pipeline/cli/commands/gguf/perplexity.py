@@ -117,11 +117,11 @@ def command(
     with chunk_bar() as progress:
         common |= {"n_chunks": chunks, "progress": progress}
         if ppl_stride:
-            found = perplexity.measure_strided_perplexity(
+            quality = perplexity.measure_strided_perplexity(
                 path, text or perplexity.ENGLISH_TEXT, stride=ppl_stride, **common
             )
         else:
-            found = perplexity.measure_perplexity(
+            quality = perplexity.measure_perplexity(
                 path,
                 text or perplexity.ENGLISH_TEXT,
                 reference=find.resolve(reference) if reference else None,
@@ -129,7 +129,7 @@ def command(
                 save_logits=save_logits,
                 **common,
             )
-    _print(found.to_json() if json else report(found))
+    _print(quality.to_json() if json else report(quality))
 
 
 def _score_choices(
@@ -150,17 +150,17 @@ def _score_choices(
         )
 
 
-def _print(found: dict[str, Any] | str) -> None:
+def _print(result: dict[str, Any] | str) -> None:
     """Print an object as JSON, or a report as it is."""
     import json
     import sys
 
     from reellama.pipeline.cli.console import out
 
-    if isinstance(found, str):
-        out.print(found, markup=False, soft_wrap=True)
+    if isinstance(result, str):
+        out.print(result, markup=False, soft_wrap=True)
     else:
-        sys.stdout.write(json.dumps(found, indent=2, allow_nan=False) + "\n")
+        sys.stdout.write(json.dumps(result, indent=2, allow_nan=False) + "\n")
 
 
 def _check_one_kind(kinds: list[str], text: Path | None, is_compared: bool) -> None:
@@ -188,15 +188,15 @@ def choice_report(score: ChoiceScore) -> str:
     )
 
 
-def report(found: TextQuality) -> str:
+def report(quality: TextQuality) -> str:
     """The figures, one a line, with their standard errors."""
-    n = found.n_chunks
-    chunks = f"{n} chunk{'s' * (n != 1)} of {found.n_ctx}, {found.n_scored:,} tokens scored"
+    n = quality.n_chunks
+    chunks = f"{n} chunk{'s' * (n != 1)} of {quality.n_ctx}, {quality.n_scored:,} tokens scored"
     lines = [
-        f"{found.model.name} on {found.text.name}: {chunks}",
-        _line("perplexity", found.perplexity),
+        f"{quality.model.name} on {quality.text.name}: {chunks}",
+        _line("perplexity", quality.perplexity),
     ]
-    if (d := found.divergence) is not None:
+    if (d := quality.divergence) is not None:
         lines += [
             _line(f"perplexity of {d.reference.name}", d.reference_perplexity),
             _line("ln of the ratio of the two", d.log_ratio, "9.5f"),

@@ -100,7 +100,7 @@ def command(
             source = HubModel(model, wanted, note, lambda what, done, total: None)
         else:
             source = LocalModel(model, wanted, work)
-        found = pick(
+        picked = pick(
             source,
             limits,
             work,
@@ -110,62 +110,64 @@ def command(
             progress=progress,
         )
     on_gpu = bool(gpus or vram)
-    (_write_json if json else _show)(source, found, limits, on_gpu)
-    if found.choice is None:
+    (_write_json if json else _show)(source, picked, limits, on_gpu)
+    if picked.choice is None:
         raise Exit(1)
 
 
-def _recommendation(source: Source, found: Picked, on_gpu: bool) -> list[str]:
+def _recommendation(source: Source, picked: Picked, on_gpu: bool) -> list[str]:
     """The commands that use what was picked."""
     everything = [source.reference, *source.others]
-    candidate = next(each for each in everything if each.type == found.choice)
-    plan = found.measured[candidate.type].plan
+    candidate = next(each for each in everything if each.type == picked.choice)
+    plan = picked.measured[candidate.type].plan
     made, named = source.commands(candidate)
     layers = plan.n_gpu_layers if on_gpu else 0
     return [*([made] if made else []), f"llama-server {named} -ngl {layers} -c {plan.n_ctx}"]
 
 
-def _show(source: Source, found: Picked, limits: Limits, on_gpu: bool) -> None:
+def _show(source: Source, picked: Picked, limits: Limits, on_gpu: bool) -> None:
     from reellama.gguf_tools.picking.selection import broken_limits
     from reellama.gguf_tools.sizes import show_size
     from reellama.pipeline.cli.console import note, out, strip_control
     from reellama.pipeline.cli.progress import show_table
 
-    sizes = {each.type: each.n_bytes for each in (source.reference, *source.others)}
+    sizes = {candidate.type: candidate.n_bytes for candidate in (source.reference, *source.others)}
     rows = []
     for name in sizes:
-        most = f"{found.predicted[name]:.1f}"
-        if (each := found.measured.get(name)) is None:
+        max_speed = f"{picked.predicted[name]:.1f}"
+        if (measured := picked.measured.get(name)) is None:
             size = show_size(sizes[name])
-            rows.append([name, size, *[""] * 3, most, "", "", f"not tried: {found.skipped[name]}"])
+            rows.append(
+                [name, size, *[""] * 3, max_speed, "", "", f"not tried: {picked.skipped[name]}"]
+            )
             continue
-        missed = ", ".join(broken_limits(each, limits)) or "fits"
+        missed = ", ".join(broken_limits(measured, limits)) or "fits"
         rows.append(
             [
                 name,
-                show_size(each.n_bytes),
-                f"{each.kl.value:.5f} ± {each.kl.error:.5f}",
-                f"{each.same_top.value:.1%}",
-                f"{each.speed.value:.1f} ± {each.speed.error:.1f}",
-                most,
-                show_size(each.plan.all_bytes),
-                f"{each.plan.n_gpu_layers} of {each.plan.n_gpu_layers_all}",
-                "picked" if name == found.choice else missed,
+                show_size(measured.n_bytes),
+                f"{measured.kl.value:.5f} ± {measured.kl.error:.5f}",
+                f"{measured.same_top.value:.1%}",
+                f"{measured.speed.value:.1f} ± {measured.speed.error:.1f}",
+                max_speed,
+                show_size(measured.plan.all_bytes),
+                f"{measured.plan.n_gpu_layers} of {measured.plan.n_gpu_layers_all}",
+                "picked" if name == picked.choice else missed,
             ]
         )
     show_table(HEADS, rows)
-    note(f"{found.n_new} measured now, {len(found.measured) - found.n_new} remembered")
-    if found.choice is None:
+    note(f"{picked.n_new} measured now, {len(picked.measured) - picked.n_new} remembered")
+    if picked.choice is None:
         note(f"nothing of {source.name} keeps all limits: loosen one of them")
         return
-    plan = found.measured[found.choice].plan
+    plan = picked.measured[picked.choice].plan
     longest = f"; up to {plan.max_n_ctx:,} positions would fit" if plan.max_n_ctx else ""
-    commands = "\n".join(f"    {line}" for line in _recommendation(source, found, on_gpu))
-    words = f"\nUse {found.choice}{longest}:\n\n{strip_control(commands)}"
+    commands = "\n".join(f"    {line}" for line in _recommendation(source, picked, on_gpu))
+    words = f"\nUse {picked.choice}{longest}:\n\n{strip_control(commands)}"
     out.print(words, markup=False, soft_wrap=True)
 
 
-def _write_json(source: Source, found: Picked, limits: Limits, on_gpu: bool) -> None:
+def _write_json(source: Source, picked: Picked, limits: Limits, on_gpu: bool) -> None:
     import sys
     from dataclasses import asdict
     from json import dumps
@@ -176,19 +178,19 @@ def _write_json(source: Source, found: Picked, limits: Limits, on_gpu: bool) -> 
     rows = [
         {
             key: value._asdict() if isinstance(value, Estimate) else value
-            for key, value in vars(each).items()
+            for key, value in vars(measured).items()
             if key != "plan"
         }
-        | {"plan": asdict(each.plan), "misses": broken_limits(each, limits)}
-        for each in found.measured.values()
+        | {"plan": asdict(measured.plan), "misses": broken_limits(measured, limits)}
+        for measured in picked.measured.values()
     ]
-    commands = _recommendation(source, found, on_gpu) if found.choice else []
+    commands = _recommendation(source, picked, on_gpu) if picked.choice else []
     data = {
-        "choice": found.choice,
+        "choice": picked.choice,
         "commands": commands,
         "measured": rows,
-        "skipped": found.skipped,
-        "predicted": found.predicted,
-        "n_new": found.n_new,
+        "skipped": picked.skipped,
+        "predicted": picked.predicted,
+        "n_new": picked.n_new,
     }
     sys.stdout.write(dumps(data, indent=2) + "\n")
