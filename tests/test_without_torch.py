@@ -99,7 +99,7 @@ def test_soft_tokens_are_read(reellama: Installation, video: Path) -> None:
 
 
 @pytest.mark.slow
-def test_long_videos_are_told_and_searched(reellama: Installation, video: Path) -> None:
+def test_long_videos_are_described_and_searched(reellama: Installation, video: Path) -> None:
     commands: tuple[tuple[str | Path, ...], ...] = (
         ("timeline", video, "--ask", "What moves?"),
         ("search", video, "a red star"),
@@ -124,7 +124,7 @@ def test_a_vision_model_answers(
     [["doctor"], ["cache"], ["gguf", "list"], ["gguf", "inspect", "mini-llm"], ["train", "--help"]],
     ids=" ".join,
 )
-def test_the_rest_needs_none(reellama: Installation, command: list[str]) -> None:
+def test_other_commands_need_no_torch(reellama: Installation, command: list[str]) -> None:
     ended = reellama(*command)
     assert ended.status == 0, ended
 

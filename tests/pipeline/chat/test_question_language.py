@@ -26,7 +26,7 @@ from reellama.pipeline.chat.video_chat import VideoChat
         "ماذا يحدث؟",
     ],
 )
-def test_other_languages_are_told(question: str) -> None:
+def test_other_languages_are_recognized(question: str) -> None:
     assert not is_in(question, ["en"])
 
 

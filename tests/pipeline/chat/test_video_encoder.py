@@ -66,7 +66,7 @@ def encode(small_bundle: Path, tmp_path: Path) -> Callable[..., tuple]:
     return run
 
 
-def test_a_second_look_reads_no_frame_and_says_the_same(
+def test_a_cached_video_reads_no_frame_and_is_the_same(
     video: Path, encode: Callable[..., tuple], reads: list[object]
 ) -> None:
     first, made = encode(video)
@@ -92,7 +92,7 @@ def test_a_video_is_known_by_its_content(
     assert len(reads) == 2
 
 
-def test_another_reading_or_another_bundle_is_another_look(
+def test_other_read_options_or_another_bundle_encode_again(
     video: Path,
     encode: Callable[..., tuple],
     reads: list[object],
@@ -150,7 +150,7 @@ def test_a_file_that_changes_while_it_is_looked_at_is_not_kept(
 
 
 @pytest.mark.parametrize("damage", ["cut off", "no facts", "empty"])
-def test_an_entry_that_is_damaged_is_made_anew(
+def test_a_damaged_entry_is_made_again(
     video: Path, encode: Callable[..., tuple], reads: list[object], tmp_path: Path, damage: str
 ) -> None:
     _, made = encode(video)

@@ -181,7 +181,7 @@ def test_a_file_of_defaults_that_is_named_and_not_there_is_said(
     assert line.startswith(f"reellama: {tmp_path}/nofile.toml: there is no such file")
 
 
-def test_quiet_leaves_remarks_out_and_verbose_says_more(
+def test_quiet_leaves_notes_out_and_verbose_says_more(
     reellama: Run, square_video: Path, small_bundle: Path
 ) -> None:
     ask = ("ask", square_video, "What?", "--bundle", small_bundle, "--threads=1", "--max-tokens=1")

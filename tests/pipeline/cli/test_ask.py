@@ -146,7 +146,9 @@ def test_a_stop_string_ends_the_answer_before_it(
     assert (result.out, result.err) == ("tick\n", "")
 
 
-def test_a_system_prompt_of_ones_own(reellama: Run, square_video: Path, small: list[str]) -> None:
+def test_a_system_prompt_of_ones_own_replaces_the_bundles(
+    reellama: Run, square_video: Path, small: list[str]
+) -> None:
     def prompt_size(*options: str) -> int:
         result = reellama("ask", square_video, "What?", "--json", *options, *small)
         return json.loads(result.out)["timings"]["n_prompt"]

@@ -92,7 +92,7 @@ def test_an_answer_of_a_server_imports_nothing_heavy(
     assert result.stdout.splitlines()[-1] == "[]", result.stderr
 
 
-def test_what_is_wrong_with_a_file_is_told_as_without_a_server(
+def test_an_error_of_a_file_is_the_same_with_and_without_a_server(
     reellama: Run,
     square_video: Path,
     quick: list[str],
@@ -108,7 +108,7 @@ def test_what_is_wrong_with_a_file_is_told_as_without_a_server(
 
 
 @pytest.mark.parametrize("seen_by", ["nobody", "ask", "a client"])
-def test_notes_on_a_video_are_told_all_the_same(
+def test_notes_on_a_video_are_printed_when_a_server_answers(
     reellama: Run, square_video: Path, quick: list[str], server: tuple[str, list[str]], seen_by: str
 ) -> None:
     """Also where what was made of the video is kept already."""
@@ -133,7 +133,7 @@ def test_notes_on_a_video_are_told_all_the_same(
     assert result == alone
 
 
-def test_what_a_bundle_cannot_know_of_footage_is_told_all_the_same(
+def test_the_footage_caveat_is_printed_when_a_server_answers(
     reellama: Run, runtime_folder: Path, tmp_path: Path
 ) -> None:
     photo = Image.open(Path(skimage.__file__).parent / "data/chelsea.png").convert("RGB")

@@ -142,7 +142,7 @@ def test_settings_change_answers(chat: Chat, square_video: Path, endless: Path) 
     assert settings["system"] == "Be brief."
 
 
-def test_retry_undo_and_clear(chat: Chat, square_video: Path) -> None:
+def test_retry_undo_and_clear_change_the_turns(chat: Chat, square_video: Path) -> None:
     result = chat(
         "one", "two", "/retry", "/show", "/undo", "/show", "/clear", "/show", videos=(square_video,)
     )

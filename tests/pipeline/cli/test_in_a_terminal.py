@@ -50,7 +50,7 @@ def command(small_bundle: Path, square_video: Path, endless: Path) -> Callable[.
     return line
 
 
-def test_a_conversation(
+def test_a_conversation_is_held_in_a_terminal(
     command: Callable[..., list[str]], env: dict[str, str], tmp_path: Path
 ) -> None:
     with Terminal(command("chat"), env=env) as terminal:
@@ -100,7 +100,9 @@ def test_a_conversation(
         assert terminal.wait_for_exit() == 0
 
 
-def test_without_colour(command: Callable[..., list[str]], env: dict[str, str]) -> None:
+def test_no_colour_is_drawn_with_no_color_set(
+    command: Callable[..., list[str]], env: dict[str, str]
+) -> None:
     with Terminal(command("chat", "--probs"), env={**env, "NO_COLOR": "1"}) as terminal:
         text = terminal.wait_for(PROMPT)
         assert "frames at 0:00.1" in text

@@ -109,7 +109,7 @@ def test_a_command_made_without_the_others_is_the_same(
     assert f"Usage: reellama {command} " in alone.out
 
 
-def test_a_wrong_command_of_a_group_is_told_with_the_right_ones(
+def test_a_wrong_command_of_a_group_is_answered_with_the_right_ones(
     reellama: Callable[..., Result],
 ) -> None:
     result = reellama("gguf", "quantise")

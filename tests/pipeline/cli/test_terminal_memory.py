@@ -34,11 +34,11 @@ def test_a_terminal_remembers_a_line_from_one_command_to_the_next(told: Path) ->
             terminal.wait_for("True False True\nFalse False False")
 
 
-def test_a_script_is_told_each_time() -> None:
+def test_a_script_gets_a_line_each_time() -> None:
     assert terminal_memory.is_new_here("a") and terminal_memory.is_new_here("a")
 
 
-def test_a_day_later_it_is_said_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_is_printed_again_a_day_later(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(terminal_memory, "_terminal", lambda: "/dev/pts/1 7")
     assert terminal_memory.is_new_here("a") and not terminal_memory.is_new_here("a")
     monkeypatch.setattr(terminal_memory, "REMEMBERED", -1.0)
@@ -46,7 +46,7 @@ def test_a_day_later_it_is_said_again(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.numeric
-def test_the_first_answer_about_footage_has_it_and_the_next_has_not(
+def test_the_first_answer_about_footage_has_the_caveat_and_the_next_has_not(
     reellama: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(terminal_memory, "_terminal", lambda: "/dev/pts/1 7")

@@ -87,7 +87,7 @@ def test_the_drawn_benchmark_is_asked(
     assert reellama("eval", small_bundle, "--benchmark", "--task", "juggling").status == 1
 
 
-def test_without_controls_there_are_none(reellama: Run, few: Path, small_bundle: Path) -> None:
+def test_no_controls_leaves_controls_out(reellama: Run, few: Path, small_bundle: Path) -> None:
     options = ("--no-controls", "--json", "-", "--frames", "1", "--threads", "1")
     result = reellama("eval", small_bundle, "--data", few, "--task", "way", *options)
     assert result.status == 0, result.err

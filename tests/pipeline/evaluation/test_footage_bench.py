@@ -71,7 +71,9 @@ def test_all_tasks_are_asked_shown_and_kept(
     assert "--bench all" in kept["command"] and "--seed 1" in kept["command"]
 
 
-def test_one_task_without_controls(reellama: Run, captioned: Path, small_bundle: Path) -> None:
+def test_one_task_is_asked_without_controls(
+    reellama: Run, captioned: Path, small_bundle: Path
+) -> None:
     options = ("--data", captioned, "--no-controls", "--json", "-", *FEW)
     result = reellama("eval", small_bundle, "--bench", "subject-kind", *options)
     assert result.status == 0, result.err

@@ -53,7 +53,7 @@ def test_the_llm_its_prompt_and_its_parameters_are_registered(
     assert "adapters" not in created
 
 
-def test_chatml_is_told_in_the_words_of_ollama(ollama: Ollama, bundle: Bundle) -> None:
+def test_chatml_becomes_a_template_of_ollamas(ollama: Ollama, bundle: Bundle) -> None:
     push(bundle, host=ollama.url)
     created = ollama.created["small"]
     assert created["template"].endswith("<|im_start|>assistant\n")
@@ -124,7 +124,7 @@ def test_a_refusal_of_the_server_is_passed_on(ollama: Ollama, bundle: Bundle) ->
         push(bundle, host=ollama.url)
 
 
-def test_without_a_server_it_says_so(bundle: Bundle) -> None:
+def test_a_missing_ollama_server_is_reported(bundle: Bundle) -> None:
     with pytest.raises(ReellamaError, match=r"no Ollama server answers at 127\.0\.0\.1:1:"):
         push(bundle, host="127.0.0.1:1")
 

@@ -106,7 +106,7 @@ def test_of_a_long_film_the_parts_that_differ_most_are_decoded(
     assert starts(index) == pytest.approx([0, 13.3])
 
 
-def test_a_slow_film_is_left_to_its_looks(tmp_path: Path) -> None:
+def test_cuts_of_a_film_with_few_frames_a_second_are_not_decoded(tmp_path: Path) -> None:
     film = write_film(tmp_path / "slow.mp4", steady(20, rate=1), rate=1, draw=corners)
     assert starts(index_of(film, step=1.0)) == [0]
 

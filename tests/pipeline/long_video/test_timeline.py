@@ -109,7 +109,7 @@ def test_words_find_their_moment(film: Path, mini: Bundle, cache: Path) -> None:
         assert SECONDS * i <= best.time < SECONDS * (i + 1), kind
 
 
-def test_a_second_look_opens_no_frame(
+def test_a_kept_index_opens_no_frame(
     film: Path, mini: Bundle, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = index_video(film, mini, cache=cache)
@@ -178,7 +178,7 @@ def test_the_timeline_of_a_still_film_has_several_times(
     assert all(scene.text for scene in made.scenes)
 
 
-def test_a_file_that_is_no_video_is_said(mini: Bundle, tmp_path: Path) -> None:
+def test_a_file_that_is_no_video_is_reported(mini: Bundle, tmp_path: Path) -> None:
     (tmp_path / "notes.mp4").write_text("not a video")
     with pytest.raises(VideoError, match=r"notes.mp4"):
         index_video(tmp_path / "notes.mp4", mini, cache=None)

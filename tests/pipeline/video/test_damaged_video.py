@@ -49,19 +49,19 @@ def refusal(path: Path, **options) -> str:
     return message
 
 
-def test_text_renamed_to_mp4(tmp_path: Path):
+def test_text_renamed_to_mp4_is_refused(tmp_path: Path):
     path = tmp_path / "notes.mp4"
     path.write_text("Dear diary,\nthis is not a video.\n" * 50)
     assert "not a video or picture that FFmpeg can read" in refusal(path)
 
 
-def test_plain_text(tmp_path: Path):
+def test_plain_text_is_refused(tmp_path: Path):
     path = tmp_path / "notes.txt"
     path.write_text("Dear diary,\n" * 50)
     assert "not a video" in refusal(path)
 
 
-def test_sound_only(tmp_path: Path):
+def test_a_file_with_sound_alone_is_refused(tmp_path: Path):
     assert "has sound but no video" in refusal(write_sound(tmp_path / "song.m4a"))
 
 
@@ -81,12 +81,12 @@ def test_a_cover_picture_does_not_make_a_song_a_video(tmp_path: Path):
     assert "has sound but no video" in refusal(path)
 
 
-def test_zero_bytes(tmp_path: Path):
+def test_an_empty_file_is_refused(tmp_path: Path):
     (tmp_path / "empty.mp4").touch()
     assert "the file is empty (0 bytes)" in refusal(tmp_path / "empty.mp4")
 
 
-def test_a_missing_file(tmp_path: Path):
+def test_a_missing_file_is_refused(tmp_path: Path):
     assert "no such file" in refusal(tmp_path / "nowhere.mp4")
 
 
@@ -98,7 +98,7 @@ def test_a_url_is_not_fetched(url: str):
     assert str(refused.value).startswith(f"{url}: this is a URL, and nothing is fetched")
 
 
-def test_a_folder_without_pictures(tmp_path: Path):
+def test_a_folder_without_pictures_is_refused(tmp_path: Path):
     (tmp_path / "notes.txt").write_text("no picture")
     assert "no pictures in this folder" in refusal(tmp_path)
 
@@ -117,7 +117,7 @@ def unprivileged() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("kind", ["film.mp4", "folder"])
-def test_no_permission(tmp_path: Path, kind: str):
+def test_a_video_without_permission_is_refused(tmp_path: Path, kind: str):
     path = tmp_path / kind
     if kind == "folder":
         path.mkdir()
@@ -131,19 +131,19 @@ def test_no_permission(tmp_path: Path, kind: str):
         path.chmod(0o700)
 
 
-def test_start_past_the_end(film: Path, tmp_path: Path):
+def test_a_start_past_the_end_of_a_video_is_refused(film: Path, tmp_path: Path):
     assert "start (90 s) is past the end of the video (4.0 s)" in refusal(film, start=90)
     Image.fromarray(numbered(1)).save(tmp_path / "still.png")
     assert "past the end" in refusal(tmp_path / "still.png", start=1)
 
 
-def test_an_mp4_cut_off_before_its_index(film: Path, tmp_path: Path):
+def test_an_mp4_cut_off_before_its_index_is_refused(film: Path, tmp_path: Path):
     path = tmp_path / "cut.mp4"
     path.write_bytes(film.read_bytes()[: film.stat().st_size // 2])
     assert "cut off or damaged" in refusal(path)
 
 
-def test_an_index_without_any_frame(web_film: Path, tmp_path: Path):
+def test_an_mp4_whose_index_leads_to_no_frame_is_refused(web_film: Path, tmp_path: Path):
     data = web_film.read_bytes()
     path = tmp_path / "head.mp4"
     path.write_bytes(data[: data.index(b"mdat") + 20])
@@ -168,7 +168,7 @@ def test_a_download_that_broke_off_in_its_header_is_cut_off(web_film: Path, tmp_
         ("mxf", 300, "mpeg2video"),
     ],
 )
-def test_another_container_cut_off_in_its_header(
+def test_other_containers_cut_off_in_their_headers_are_refused(
     tmp_path: Path, kind: str, length: int, codec: str
 ):
     rate = 25 if kind == "mxf" else 10
@@ -230,7 +230,7 @@ def test_a_container_that_knows_its_end_tells_where_it_breaks_off(
 @pytest.mark.parametrize(
     ("kind", "codec"), [("mp4", "libx264"), ("mkv", "libx264"), ("wmv", "wmv2"), ("flv", "libx264")]
 )
-def test_a_film_behind_the_end_of_another_is_told_of(tmp_path: Path, kind: str, codec: str):
+def test_a_film_behind_the_end_of_another_is_noted(tmp_path: Path, kind: str, codec: str):
     film = write_film(tmp_path / f"film.{kind}", steady(2), codec=codec).read_bytes()
     path = tmp_path / f"twice.{kind}"
     path.write_bytes(film + film)
@@ -291,7 +291,7 @@ def test_a_file_url_is_answered_with_its_path(film: Path):
 
 
 @pytest.mark.parametrize("name", ["12:30.mp4", "http:film.mp4", "100%d.mp4", "a\nb.mp4", "-x.mp4"])
-def test_names_that_mean_something_to_ffmpeg_or_a_shell(
+def test_names_that_mean_something_to_ffmpeg_or_a_shell_are_read_as_names(
     film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ):
     monkeypatch.chdir(tmp_path)
@@ -311,7 +311,7 @@ def test_damage_in_the_middle_costs_only_what_it_hits(film: Path, tmp_path: Path
     assert numbers[-5:] == list(range(35, 40))
 
 
-def test_a_picture_that_is_cut_off(tmp_path: Path):
+def test_a_picture_that_is_cut_off_is_refused(tmp_path: Path):
     path = tmp_path / "photo.png"
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(noise).save(path)

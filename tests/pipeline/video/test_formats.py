@@ -54,7 +54,7 @@ def colours(rgb: np.ndarray) -> str:
 
 
 @pytest.mark.parametrize(("name", "codec"), FILMS)
-def test_films(tmp_path: Path, name: str, codec: str):
+def test_films_of_every_container_and_codec_are_read(tmp_path: Path, name: str, codec: str):
     rate = RATES.get(codec, 10)
     path = write_film(tmp_path / name, steady(4, rate), codec=codec, rate=rate)
     clip = read_frames(path, frames=4)
@@ -137,7 +137,7 @@ def test_a_damaged_picture_in_a_folder_is_left_out_and_named(tmp_path: Path):
     assert "1.png" in clip.notes[0]
 
 
-def test_natural_order():
+def test_names_are_sorted_in_natural_order():
     names = ["b1", "a10", "a2", "A1", "a", "7", "a02x"]
     ordered = sorted(map(Path, names), key=natural_key)
     assert [path.name for path in ordered] == ["7", "a", "A1", "a2", "a02x", "a10", "b1"]
@@ -213,7 +213,7 @@ def test_a_playlist_cannot_reach_the_network(tmp_path: Path):
         read_frames(tmp_path / "list.m3u8")
 
 
-def test_videos_among_the_pictures_of_a_folder_are_told_of(tmp_path: Path):
+def test_videos_among_the_pictures_of_a_folder_are_noted(tmp_path: Path):
     write_film(tmp_path / "film.mp4", steady(0.5))
     with pytest.raises(VideoError, match="videos are given one by one, not as a folder"):
         read_frames(tmp_path)

@@ -62,7 +62,7 @@ def test_a_video_on_stdin_is_read_and_nothing_stays(
     ("words", "reason"),
     [(["-", "What?"], "nothing came through the pipe"), (["-", "-", "What?"], "brings one video")],
 )
-def test_stdin_without_a_video_is_told(words: list[str], reason: str) -> None:
+def test_stdin_without_a_video_is_refused(words: list[str], reason: str) -> None:
     command = [sys.executable, "-m", "reellama.pipeline.cli.main", "ask", *words]
     result = subprocess.run(command, input="", capture_output=True, text=True)
     assert result.returncode == 1

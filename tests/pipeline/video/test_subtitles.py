@@ -100,7 +100,7 @@ def test_text_of_an_mp4_has_its_length_before_it() -> None:
     assert _words(len(text).to_bytes(2, "big") + text + b"\0\0styl", "mov_text") == "Déjà vu"
 
 
-def test_a_video_without_any_has_none(film: Path, tmp_path: Path) -> None:
+def test_a_video_without_subtitles_has_none(film: Path, tmp_path: Path) -> None:
     assert read_subtitles(film) == ()
     (tmp_path / "a.srt").write_bytes(b"\x00\xff" * 99)
     assert read_subtitles(tmp_path / "a.mp4") == ()

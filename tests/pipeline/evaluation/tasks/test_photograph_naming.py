@@ -41,7 +41,7 @@ def test_every_photograph_is_a_video_in_which_something_changes(
         assert np.abs(clip.frames[0].astype(int) - clip.frames[-1]).mean() > 0.5
 
 
-def test_its_answers_are_the_names_of_its_class(assets: Path, tmp_path: Path) -> None:
+def test_the_answers_are_the_names_of_the_photographs_class(assets: Path, tmp_path: Path) -> None:
     (item,) = photograph_naming.photograph_items(1, 4, tmp_path, assets=assets)
     number = class_names().index(item.answer)
     assert [item.answer, *item.also] == synonyms(number)
