@@ -19,12 +19,13 @@ from reellama.pipeline.server.chat.generation import Generation, PreparedPrompt
 from reellama.pipeline.server.chat.prompt_preparer import PromptPreparer
 from reellama.pipeline.server.chat.request_options import RequestOptions
 from reellama.pipeline.server.files.file_store import FileStore
-from reellama.pipeline.server.loaded_models import LoadedModel, ModelPool
+from reellama.pipeline.server.loaded_model import LoadedModel
 from reellama.pipeline.server.media.decode_process import MediaLimits
 from reellama.pipeline.server.media.media_encoder import MediaEncoder
 from reellama.pipeline.server.media.media_items import MediaItem
 from reellama.pipeline.server.media.media_kind import sniff_kind
 from reellama.pipeline.server.media.soft_token_cache import SoftTokenCache
+from reellama.pipeline.server.model_pool import ModelPool
 from reellama.pipeline.server.model_registry import RegisteredModel, look_up_model
 from reellama.pipeline.server.model_store import ModelStore, short_name
 from reellama.pipeline.server.monitoring.metrics import Metrics

@@ -17,11 +17,11 @@ from reellama.models.save_bundle import save_bundle
 from reellama.pipeline.evaluation.report import record_scores
 from reellama.pipeline.llm.prompt import Text
 from reellama.pipeline.long_video.video_index import index_video
-from reellama.pipeline.server.loaded_models import ModelPool
 from reellama.pipeline.server.media.decode_process import MediaLimits
 from reellama.pipeline.server.media.media_encoder import MediaEncoder
 from reellama.pipeline.server.media.media_items import MediaError, MediaItem
 from reellama.pipeline.server.media.soft_token_cache import SoftTokenCache
+from reellama.pipeline.server.model_pool import ModelPool
 from reellama.pipeline.server.model_registry import RegisteredModel, look_up_model
 from reellama.pipeline.server.model_store import ModelStore
 from reellama.pipeline.server.settings import Settings

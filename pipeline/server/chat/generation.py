@@ -15,7 +15,7 @@ from reellama.pipeline.llm.generation_options import GenerationOptions
 from reellama.pipeline.llm.prompt import TokenizedPrompt
 from reellama.pipeline.server.chat.loop_mailbox import LoopMailbox
 from reellama.pipeline.server.chat.planned_answers import answer_tokens
-from reellama.pipeline.server.loaded_models import LoadedModel
+from reellama.pipeline.server.loaded_model import LoadedModel
 from reellama.pipeline.server.request_context import CLIENT
 from reellama.pipeline.server.timeouts import TimedOut
 

@@ -37,7 +37,7 @@ from reellama.pipeline.server.chat.generation import PreparedPrompt
 from reellama.pipeline.server.chat.planned_answers import apply_plan, plain_question, plan_request
 from reellama.pipeline.server.chat.request_options import RequestOptions
 from reellama.pipeline.server.chat.tool_messages import EncodedConversation, adapt_conversation
-from reellama.pipeline.server.loaded_models import LoadedModel
+from reellama.pipeline.server.loaded_model import LoadedModel
 from reellama.pipeline.server.media.media_encoder import EncodedMedia, MediaEncoder
 from reellama.pipeline.server.media.media_items import MediaItem
 from reellama.pipeline.server.model_registry import RegisteredModel

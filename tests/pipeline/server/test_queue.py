@@ -217,13 +217,13 @@ def test_threads_end_with_the_server() -> None:
 def test_a_model_that_nobody_uses_goes_when_memory_is_short(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("reellama.pipeline.server.loaded_models.CHECK_SECONDS", 0.1)
+    monkeypatch.setattr("reellama.pipeline.server.model_pool.CHECK_SECONDS", 0.1)
     with serving(n_ctx=256, keep_alive=-1.0) as url:
         prompt = body(options={"num_predict": 1}, stream=False)
         assert httpx.post(f"{url}/api/generate", json=prompt, timeout=60).status_code == 200
         assert httpx.get(f"{url}/api/ps").json()["models"]
         monkeypatch.setattr(
-            "reellama.pipeline.server.loaded_models.MIN_FREE_MEMORY", 1.0
+            "reellama.pipeline.server.model_pool.MIN_FREE_MEMORY", 1.0
         )  # all memory, that is
         begin = time.monotonic()
         while httpx.get(f"{url}/api/ps").json()["models"] and time.monotonic() - begin < 20:

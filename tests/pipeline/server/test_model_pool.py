@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from reellama.pipeline.llm.batching.generation_job import Stopped
-from reellama.pipeline.server.loaded_models import LoadedModel, ModelPool
+from reellama.pipeline.server.loaded_model import LoadedModel
+from reellama.pipeline.server.model_pool import ModelPool
 from reellama.pipeline.server.settings import Settings
 
 
