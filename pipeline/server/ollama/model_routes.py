@@ -17,8 +17,7 @@ from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.locate.naming import HUB_PREFIX, split_hub_name
 from reellama.pipeline.llm.text_embedding import shortened
 from reellama.pipeline.server.disconnects import cancel_on_disconnect
-from reellama.pipeline.server.model_registry import (
-    RegisteredModel,
+from reellama.pipeline.server.model_lookup import (
     all_models,
     delete_stored_model,
     look_up_model,
@@ -43,6 +42,7 @@ from reellama.pipeline.server.ollama.ollama_schemas import (
     generation_options,
 )
 from reellama.pipeline.server.ollama.registry_push import check_host, push_model
+from reellama.pipeline.server.registered_model import RegisteredModel
 from reellama.pipeline.server.replies.json_bodies import json_body
 
 # The version of Ollama whose API this is: clients compare it with the one that they need.

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin
 
 from reellama.gguf_tools.errors import ReellamaError
-from reellama.pipeline.server.model_registry import RegisteredModel
 from reellama.pipeline.server.model_store import CHUNK_BYTES, ModelName, ModelStore
+from reellama.pipeline.server.registered_model import RegisteredModel
 
 if TYPE_CHECKING:
     import httpx
