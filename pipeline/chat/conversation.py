@@ -105,7 +105,7 @@ class Chat:
         yield Token(-1, answer, 1.0, [])
 
     def edit(self, index: int, question: str, **generation: Any) -> TokenStream:
-        """Ask `question` in place of turn `index`, which goes with all that follow it."""
+        """Ask `question` in place of turn `index`; that turn and all after it are dropped."""
         if not 0 <= index < len(self.turns):
             raise ReellamaError(f"there is no turn {index + 1}: there are {len(self.turns)}")
         return self._answer(index, question, generation)

@@ -40,6 +40,6 @@ _FORMS = tuple(
 
 
 def asks_beyond_footage(question: str) -> bool:
-    """Whether it is about motion, the camera or a number of things."""
+    """Whether a question is about motion, the camera or a number of things."""
     normalized = normalized_question(question)
     return any(form.fullmatch(normalized) for form in _FORMS)

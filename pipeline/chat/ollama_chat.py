@@ -45,10 +45,10 @@ class OllamaChat(Chat):
         self.model = model
 
     def read_ahead(self) -> None:
-        """Nothing: what the server's cache holds is the server's business."""
+        """Do nothing: the server manages its own cache."""
 
     def messages(self, question: str, turns: Sequence[Turn] = ()) -> list[dict[str, Any]]:
-        """What is sent: the notes in the system message, which a full context keeps; then turns."""
+        """The messages to send: notes in the system message, which a full context keeps; turns."""
         videos = [video for video in self.videos if isinstance(video, NotedVideo)]
         parts = [self.system or "", notes_as_text(videos) if videos else ""]
         system = "\n\n".join(filter(None, parts))
@@ -159,7 +159,7 @@ class OllamaVideoChat(VideoChat):
         return plan._replace(request=None, stop=())  # it has the notes, which are one description
 
     def _context_left(self, videos: Sequence[Video]) -> int:
-        """All that there is for videos: the bundle's own LLM watches one after another."""
+        """All of the videos' share: the bundle's own LLM gets one video at a time."""
         return super()._context_left([])
 
     def _encode_video(

@@ -59,7 +59,7 @@ def is_in(question: str, languages: Sequence[str]) -> bool:
 
 
 def names_of(languages: Sequence[str]) -> str:
-    """English and German."""
+    """The names of languages by their codes, in words: "English and German"."""
     return " and ".join(NAMES.get(code, code) for code in languages)
 
 

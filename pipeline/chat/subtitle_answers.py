@@ -50,7 +50,7 @@ def between(lines: Sequence[Subtitle], read_options: VideoReadOptions) -> tuple[
 
 
 def answer_from_subtitles(question: str, lines: Sequence[Subtitle]) -> str | None:
-    """What `lines` say to `question`, or None where it is none of theirs or there are none."""
+    """What `lines` say to `question`, or None where it does not ask for them or there are none."""
     match = _match(question)
     if match is None or not lines:
         return None
@@ -67,7 +67,7 @@ def asks_to_listen(question: str) -> bool:
 
 
 def asks_of_subtitles(question: str) -> bool:
-    """Whether it is a question that subtitles answer, where a video has any."""
+    """Whether a question is one that subtitles answer, where a video has any."""
     return _match(question) is not None
 
 

@@ -88,7 +88,7 @@ class VideoChat:
             self._encoder = VideoEncoder(self.bundle, ArrayCache(cache) if cache else None)
             self._llm = find.resolve(llm) if llm else self.bundle.llm_path()
             self._merged = merged
-            # The header of what will be loaded: to read that of the other as well takes as long.
+            # One header is read, that of the file to load: each takes a while.
             self._path, _ = merged_or_beside(self._llm, self.bundle.lora, merged, make=False)
             header = read_gguf(self._path)
             self.bundle.check_llm(header)
@@ -349,7 +349,7 @@ class VideoChat:
         context_left: Callable[[], int],
         progress: Progress | None,
     ) -> Video:
-        """Frames -> features -> soft tokens, or what is known of them. `context_left` is called
+        """Frames -> features -> soft tokens, or those in the cache. `context_left` is called
         once the video is encoded: it waits for the LLM."""
         clip, encoded, footage_caveat = self._encoder.encode(
             path, read_options, self.timings, progress
@@ -359,7 +359,7 @@ class VideoChat:
         if footage_caveat and not self._said_caveat:  # it is said once
             clip = replace(clip, notes=(*clip.notes, footage_caveat))
             self._said_caveat = True
-        # The LLM may still be loading. Meanwhile: what its prompt is made with.
+        # The LLM may still be loading: meanwhile, compile the chat template that the prompt needs.
         from reellama.gguf_tools.text.chat_template import ChatTemplate
 
         ChatTemplate.from_gguf(self._path).compile()

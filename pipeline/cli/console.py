@@ -146,7 +146,7 @@ def video_summary(video: Video) -> str:
 
 
 def timings_table(timings: Timings) -> Table:
-    """Stage by stage, what one question took."""
+    """A table of what each stage of a question took."""
     t = timings
     table = Table("stage", "seconds", "", box=None, pad_edge=False)
     table.columns[1].justify = "right"

@@ -18,7 +18,7 @@ class Accuracy:
         return self.right / self.of if self.of else math.nan
 
     def interval(self, z: float = 1.96) -> tuple[float, float]:
-        """Lower and upper end."""
+        """The lower and the upper end of the interval."""
         if not self.of:
             return 0.0, 1.0
         p, n = self.value, self.of
@@ -27,7 +27,7 @@ class Accuracy:
         return middle - half, middle + half
 
     def to_json(self) -> dict[str, object]:
-        """For `scores.json`."""
+        """The share and its interval, as `scores.json` has them."""
         low, high = self.interval()
         return {
             "share": round(self.value, 4),

@@ -37,7 +37,7 @@ class CaptionedSplit:
     seed: int = 0
 
     def rng(self) -> np.random.Generator:
-        """A generator that always begins alike."""
+        """A new random generator with the seed of the split."""
         return np.random.default_rng(self.seed)
 
     def sample(self, clips: Sequence[CaptionedClip] | None = None) -> list[CaptionedClip]:

@@ -53,7 +53,7 @@ class FootageScore:
         return found | ({"notes": list(self.notes)} if self.notes else {})
 
     def to_json(self) -> dict[str, Any]:
-        """With the answers."""
+        """The figures with the answers."""
         return self.figures() | {"answers": [_answer(each) for each in self.answered]}
 
 

@@ -44,7 +44,7 @@ def _data_url(jpeg: bytes) -> str:
 
 
 def _verdict(answered: AnsweredItem) -> str:
-    """What to say of what was said, so that colour does not say it alone."""
+    """The verdict on an answer in words, so that colour does not say it alone."""
     if answered.item.references:
         return ""
     return " (right)" if answered.reply.generated_right else " (wrong)"

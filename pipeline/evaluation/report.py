@@ -47,7 +47,7 @@ class TaskScore:
     warning: str
 
     def to_json(self) -> dict[str, Any]:
-        """Without what does not apply."""
+        """The score for JSON, without the fields that do not apply."""
         found: dict[str, Any] = {"kind": self.kind, "questions": self.accuracy.of}
         if self.kind == "caption":
             found |= {"scores": _rounded(self.captions[""])}
@@ -229,7 +229,7 @@ def record_scores(bundle: Bundle, name: str, entry: Mapping[str, Any]) -> None:
 
 def _answer(answered: AnsweredItem) -> dict[str, Any]:
     item, reply = answered.item, answered.reply
-    # Where a drawn video was for a while says nothing.
+    # The folder of a drawn video was temporary, and says nothing.
     video = str(item.video) if item.video.exists() else item.video.name
     found: dict[str, Any] = {
         "task": item.task,

@@ -45,7 +45,7 @@ QuestionProgress = Callable[[int], None]  # questions done
 
 @dataclass(frozen=True)
 class ModelReply:
-    """What came to one question in one way of asking.
+    """The reply to one question, asked in one way: as it is, or in a control.
 
     Attributes:
         right: with choices, whether the likeliest is the answer; else as `generated_right`.

@@ -160,7 +160,7 @@ class WatchedFolder:
         self._put(sidecar(path, "json"), json.dumps(data, indent=2, ensure_ascii=False) + "\n")
 
     def _put(self, target: Path, text: str) -> None:
-        """Write a file whole or not at all. What a death leaves is written over next time."""
+        """Write a file whole or not at all. The next try overwrites what a killed worker left."""
         half = self.state_folder / f"half-{_number(target, 1 << 62)}"
         # The name of a video may have bytes that are not UTF-8; JSON has their escapes.
         with half.open("w", encoding="utf-8", errors="backslashreplace") as file:
@@ -182,7 +182,7 @@ class WatchedFolder:
 
     @contextmanager
     def _claimed(self, path: Path) -> Iterator[bool]:
-        """Hold the lock of a video, if nobody else does. Its file is there only meanwhile."""
+        """Hold the lock of a video, if nobody else does. Its file exists only while it is held."""
         self.state_folder.mkdir(exist_ok=True)
         file = self.state_folder / f"lock-{_number(path, LOCKS)}"
         lock = FileLock(file)

@@ -167,8 +167,8 @@ def open_video(path: str | Path) -> FrameSource:
     with open_video("lecture.mp4") as video:
         read_frames(video, frames=8), read_frames(video, start=60)
     """
-    # Pillow and FFmpeg take a while to import: each where it is needed, and for what is known of a
-    # video neither.
+    # Pillow and FFmpeg take a while to import: each is imported where it is needed, and neither for
+    # a video whose encoding is in the cache.
     path = Path(path)
     refuse_url(path)
     try:

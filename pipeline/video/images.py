@@ -76,7 +76,7 @@ class ImageSequence(FrameSource):
         self._close = close
 
     def subtitles(self) -> tuple[Subtitle, ...]:
-        """Pictures have none."""
+        """No subtitles: pictures have none."""
         return ()
 
     def close(self) -> None:

@@ -81,7 +81,7 @@ def name_types(command: Any) -> None:
         name_types(each)
 
 
-# How typer takes a command with groups of options that is nothing without arguments.
+# Settings of a command with groups of options, which shows its help where nothing is given.
 GROUPED: dict[str, Any] = {"cls": GroupedCommand, "no_args_is_help": True}
 
 

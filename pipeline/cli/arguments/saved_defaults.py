@@ -47,7 +47,7 @@ def saved_defaults(program: Any) -> dict[str, Any]:
         return {}
     except OSError as error:
         raise ReellamaError(f"{path}: {error.strerror}") from None
-    # Few have such a file.
+    # Imported only now: few people have such a file.
     if sys.version_info >= (3, 11):
         import tomllib
     else:

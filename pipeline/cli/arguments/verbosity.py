@@ -24,7 +24,7 @@ _now = Verbosity()
 
 
 def set_verbosity(wanted: Verbosity) -> None:
-    """Say that much from now on. Raises BadParameter where both were asked for."""
+    """Set how much is said from now on. Raises BadParameter where both were asked for."""
     global _now  # one command runs in a process
     if wanted.quiet and wanted.verbose:
         raise BadParameter("--quiet and --verbose: take one of them")
@@ -32,7 +32,7 @@ def set_verbosity(wanted: Verbosity) -> None:
 
 
 def is_quiet() -> bool:
-    """Whether remarks are left out."""
+    """Whether notes are left out."""
     return _now.quiet
 
 

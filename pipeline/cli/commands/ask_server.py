@@ -108,8 +108,8 @@ def can_be_asked(
 
 
 def _is_for_a_model(question: str) -> bool:
-    """Whether `ask` would never answer it without one: from the file, because of its language, or
-    because it is about what a bundle cannot tell of real footage."""
+    """Whether `ask` needs a model for a question. Others it answers from the file or its subtitles,
+    or says that the language is not known, or that a bundle cannot tell this of footage."""
     needs_no_model = (
         asks_of_file(question) or asks_of_subtitles(question) or asks_beyond_footage(question)
     )
@@ -141,7 +141,7 @@ def _begin(
     messages: list[dict[str, Any]] = []
     if model.system:
         messages.append({"role": "system", "content": model.system})
-    # A path is told from base64 by its dot.
+    # The server tells a path from base64 by its dot.
     place = os.path.join(os.sep, ".", os.path.realpath(video).lstrip(os.sep))
     messages.append({"role": "user", "content": content, "videos": [place]})
     body = {"model": about["model"], "messages": messages}

@@ -21,7 +21,7 @@ from reellama.models.cache_folders import (
 from reellama.pipeline.cli.console import note
 from reellama.pipeline.cli.progress import show_table
 
-# What is in each folder, and how large it may become; None without a limit.
+# Folder -> what is in it, and how large it may become; None without a limit.
 FOLDERS: dict[Path, tuple[str, int | None]] = {
     ENCODED_FRAMES: ("videos that were looked at", DISK_BYTES),
     KV_CACHE_STATES: ("what an LLM read of them", DISK_BYTES),

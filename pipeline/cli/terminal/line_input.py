@@ -46,7 +46,7 @@ def read_lines(commands: Sequence[str]) -> Iterator[str]:
 
 
 def is_interactive() -> bool:
-    """Whether a person sits at both ends."""
+    """Whether stdin and stdout are both terminals."""
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 

@@ -124,7 +124,7 @@ class Thing:
     open_words: frozenset[str]
 
     def in_caption(self, caption: str) -> bool | None:
-        """Whether it is there, as far as one caption says; None where that is open."""
+        """Whether the thing is there, as far as one caption says; None where that is open."""
         found = set(words_of(caption))
         if found & self.words:
             return True
@@ -198,6 +198,6 @@ THINGS = (
 
 
 def said_by(thing: Thing, captions: Iterable[str]) -> tuple[float, float]:
-    """The shares of captions that say it is there, and that leave it open."""
+    """The shares of captions that say the thing is there, and that leave it open."""
     verdicts = [thing.in_caption(caption) for caption in captions]
     return verdicts.count(True) / len(verdicts), verdicts.count(None) / len(verdicts)

@@ -73,7 +73,7 @@ class MotionClaim:
     about_camera: bool
 
     def is_true(self, move: str) -> bool:
-        """Whether it fits a still under a camera that makes `move`."""
+        """Whether the claim is true of a still under a camera that makes `move`."""
         if not self.about_camera:
             return self.says == "still"
         if self.says == "moves":
@@ -174,7 +174,7 @@ def score(answered: Sequence[AnsweredItem], notes: Sequence[str] = ()) -> Footag
 def _figures(
     items_asked: Sequence[EvalItem], answers: Sequence[str]
 ) -> dict[str, BootstrapEstimate]:
-    """Each clip counts once in a resample, with all its answers."""
+    """The figures; each clip counts once in a resample, with all its answers."""
     clips = {
         video: number for number, video in enumerate(dict.fromkeys(i.video for i in items_asked))
     }

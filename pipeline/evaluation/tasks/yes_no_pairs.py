@@ -53,7 +53,7 @@ def pairs(split: CaptionedSplit) -> list[Pair]:
 
 
 def _pairs_of(thing: Thing, clips: Sequence[CaptionedClip], rng: np.random.Generator) -> list[Pair]:
-    """No clip comes twice."""
+    """Pairs about `thing`; no clip comes twice."""
     having: list[CaptionedClip] = []
     lacking: list[CaptionedClip] = []
     for number in rng.permutation(len(clips)):
@@ -116,7 +116,7 @@ def score(
 
 
 def _figures(replies: Sequence[tuple[ModelReply, ModelReply]]) -> dict[str, BootstrapEstimate]:
-    """By the words that were said, and by p(yes) against p(no)."""
+    """The figures by the words that were said, and by p(yes) against p(no)."""
     by_text = _columns([(yes.generated_right, no.generated_right) for yes, no in replies])
     by_probability = _columns([(yes.right, no.right) for yes, no in replies])
     p_yes = _columns([(yes.probabilities[0], no.probabilities[0]) for yes, no in replies])
