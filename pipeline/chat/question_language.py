@@ -39,7 +39,7 @@ _WORDS = {
     "sv": "vad vem var när vilken hur varför är det finns en ett i på och händer ser gör många",
     "tr": "ne kim nerede hangi neden var mi bu bir ve oluyor",
 }
-ENOUGH = 2  # words that speak for another language: one may be a name
+MIN_FOREIGN_WORDS = 2  # words that speak for another language: one may be a name
 WORDS = {code: frozenset(words.split()) for code, words in _WORDS.items()}
 _LETTERS = re.compile(r"[^\W\d_]+")
 _QUOTED = re.compile(r"\"[^\"]*\"")
@@ -55,7 +55,7 @@ def is_in(question: str, languages: Sequence[str]) -> bool:
         code: sum(word in common_words for word in words) for code, common_words in WORDS.items()
     }
     own = max((counts.get(code, len(words)) for code in languages), default=0)
-    return own >= max(counts.values()) or max(counts.values()) < ENOUGH
+    return own >= max(counts.values()) or max(counts.values()) < MIN_FOREIGN_WORDS
 
 
 def names_of(languages: Sequence[str]) -> str:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # to classify a question needs no PyAV
 
 NOT_HEARD = "I cannot tell: sound is not listened to, and there are no subtitles that are read."
 MAX_LINES = 8  # of an answer
-NEAR = 1.0  # seconds around a time that was asked about
+NEAR_SECONDS = 1.0  # seconds around a time that was asked about
 # Characters of subtitles that stand in a prompt for each position of the context: a quarter of a
 # context at about four characters a token.
 CHARACTERS_PER_POSITION = 1.0
@@ -94,7 +94,7 @@ def _seconds(time: str) -> float:
 
 
 def _at(time: float, lines: Sequence[Subtitle]) -> str:
-    here = [line for line in lines if line.start - NEAR <= time < line.end + NEAR]
+    here = [line for line in lines if line.start - NEAR_SECONDS <= time < line.end + NEAR_SECONDS]
     exact = [line for line in here if line.start <= time < line.end]
     if here:
         texts = " ".join(f'"{line.text}"' for line in exact or here)

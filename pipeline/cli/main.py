@@ -22,7 +22,7 @@ from reellama.gguf_tools.lazy_packages import import_lazily
 from reellama.pipeline.cli.error_line import print_error_line
 
 INTERRUPTED = 128 + signal.SIGINT
-AGAIN = 0.05  # seconds until a Ctrl-C that was lost is raised again
+RETRY_SECONDS = 0.05  # seconds until a Ctrl-C that was lost is raised again
 
 
 def main() -> None:
@@ -66,7 +66,7 @@ def _unraisable(lost: sys.UnraisableHookArgs) -> None:
     Else a command would go on as if nobody had pressed it.
     """
     if issubclass(lost.exc_type, KeyboardInterrupt):
-        threading.Timer(AGAIN, _thread.interrupt_main).start()
+        threading.Timer(RETRY_SECONDS, _thread.interrupt_main).start()
     else:
         sys.__unraisablehook__(lost)
 

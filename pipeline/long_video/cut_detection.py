@@ -25,9 +25,9 @@ from PIL import Image
 from reellama.pipeline.video.source import Frame, VideoError
 
 SIDE = 32  # pixels on the longest side of a frame that is compared
-REACH = 0.25  # seconds on either side of a boundary whose frames are compared
+REACH_SECONDS = 0.25  # seconds on either side of a boundary whose frames are compared
 MIN_STEP = 1 / 32  # seconds: at higher frame rates some are left out
-APART = 0.3  # seconds between two cuts at least
+MIN_CUT_SECONDS = 0.3  # seconds between two cuts at least
 _BLOCK = 512  # boundaries that are scored at once, which bounds the memory
 
 # Log odds of a cut: a bias and the weights of two logarithms, of the distance of the nearest pair
@@ -76,7 +76,7 @@ class CutFinder:
         for i in np.argsort(-scores, kind="stable"):
             if scores[i] <= 0:
                 break
-            if all(abs(cut.time - times[i]) >= APART for cut in cuts):
+            if all(abs(cut.time - times[i]) >= MIN_CUT_SECONDS for cut in cuts):
                 cuts.append(Cut(float(times[i]), float(scores[i])))
         return sorted(cuts)
 
@@ -91,8 +91,8 @@ class CutFinder:
     def distances(self) -> tuple[np.ndarray, np.ndarray]:
         """For the boundary before each frame, both [T]: the distance of the nearest pair of frames
         across it, and the largest step from frame to frame beside it."""
-        step = float(np.median(np.diff(self.times))) if len(self.times) > 1 else REACH
-        reach = max(2, math.ceil(REACH / step))
+        step = float(np.median(np.diff(self.times))) if len(self.times) > 1 else REACH_SECONDS
+        reach = max(2, math.ceil(REACH_SECONDS / step))
         total = len(self.samples)
         across, beside = np.ones(total), np.zeros(total)
         for start in range(0, total, _BLOCK):

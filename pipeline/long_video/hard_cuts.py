@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from reellama.pipeline.long_video.cut_detection import REACH, CutFinder
+from reellama.pipeline.long_video.cut_detection import REACH_SECONDS, CutFinder
 from reellama.pipeline.progress_callbacks import Progress
 from reellama.pipeline.video.source import FrameSource
 from reellama.pipeline.video.video_file import VideoFile
@@ -54,7 +54,7 @@ def find_hard_cuts(
     cuts = []
     for start, end in spans:
         finder = CutFinder()
-        for frame in source.frames_between(start, end + 2 * REACH):
+        for frame in source.frames_between(start, end + 2 * REACH_SECONDS):
             finder.add(frame)
             progress(done + min(frame.time, end) - start, total)
         cuts += [cut for cut in finder.cuts() if cut.time <= end]

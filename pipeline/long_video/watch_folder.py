@@ -31,8 +31,8 @@ from reellama.pipeline.video.subtitles import are_written_by_us
 STATE_FOLDER = ".reellama"  # the folder of locks, failures and half-written files
 LOCKS = 256  # two videos of the same number wait for each other, which is rare
 GUARD = "lock"  # held for a moment, while the lock of a video is taken or given back
-SETTLED = 2.0  # seconds without a change after which a file counts as copied
-FIRST_WAIT, MAX_WAIT = 10.0, 3600.0  # seconds before another try
+SETTLED_SECONDS = 2.0  # seconds without a change after which a file counts as copied
+FIRST_WAIT_SECONDS, MAX_WAIT_SECONDS = 10.0, 3600.0  # seconds before another try
 MAX_TRIES = 8
 # A worker that dies while it watches may have been killed for another reason: no wait at first.
 DEATHS_WITHOUT_WAIT = 3
@@ -65,7 +65,9 @@ class WatchedVideoState:
 class WatchedFolder:
     """A watched folder. Raises ReellamaError where it is none."""
 
-    def __init__(self, root: Path, *, recursive: bool = False, settled: float = SETTLED) -> None:
+    def __init__(
+        self, root: Path, *, recursive: bool = False, settled: float = SETTLED_SECONDS
+    ) -> None:
         refuse_url(root)
         if not root.is_dir():
             raise ReellamaError(f"{root} is not a folder")
@@ -206,7 +208,7 @@ class WatchedFolder:
         self, path: Path, stat: os.stat_result, error: str, before: WatchFailure | None
     ) -> None:
         tries = before.tries + 1 if before else 1
-        wait = min(FIRST_WAIT * 2 ** (tries - 1), MAX_WAIT)
+        wait = min(FIRST_WAIT_SECONDS * 2 ** (tries - 1), MAX_WAIT_SECONDS)
         if error == DIED_MESSAGE and tries <= DEATHS_WITHOUT_WAIT:
             wait = 0.0
         failure = WatchFailure(error, tries, time.time() + wait, stat.st_size, stat.st_mtime_ns)

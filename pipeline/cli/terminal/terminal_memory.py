@@ -14,8 +14,8 @@ from contextlib import suppress
 
 from reellama.models.cache_folders import SHOWN_NOTICES
 
-# Seconds for which it is remembered: devices and sessions get the same numbers again, one day.
-REMEMBERED = 24 * 3600.0
+# A line counts as printed for a day: devices and sessions get the same numbers again, one day.
+REMEMBER_SECONDS = 24 * 3600.0
 
 
 def is_new_here(line: str) -> bool:
@@ -25,11 +25,11 @@ def is_new_here(line: str) -> bool:
         return True
     marker = SHOWN_NOTICES / hashlib.sha256(f"{terminal} {line}".encode()).hexdigest()
     with suppress(OSError):  # a cache that cannot be written to: it is said again
-        if marker.is_file() and time.time() - marker.stat().st_mtime < REMEMBERED:
+        if marker.is_file() and time.time() - marker.stat().st_mtime < REMEMBER_SECONDS:
             return False
         SHOWN_NOTICES.mkdir(parents=True, exist_ok=True)
         for old in SHOWN_NOTICES.iterdir():
-            if time.time() - old.stat().st_mtime >= REMEMBERED:
+            if time.time() - old.stat().st_mtime >= REMEMBER_SECONDS:
                 old.unlink(missing_ok=True)
         marker.touch()
     return True

@@ -22,18 +22,18 @@ from reellama.pipeline.evaluation.runner import QuestionProgress, ask_of_clips
 from reellama.pipeline.evaluation.tasks.concept_words import SubjectKind, kind_of
 
 QUESTION = "What is the main subject of the video?"
-KNOWN = 0.5  # share of the captions that must say a kind at all
-AGREEING = 0.6  # share of these that must say the same one
+MIN_SAYING_SHARE = 0.5  # share of the captions that must say a kind at all
+MIN_AGREEING_SHARE = 0.6  # share of these that must say the same one
 MIN_CLIPS = 5  # of a kind, to count in the mean of the kinds
 
 
 def kind_of_clip(clip: CaptionedClip) -> SubjectKind | None:
     """The kind that most captions say; None where they do not agree."""
     kinds = [kind for caption in clip.captions if (kind := kind_of(caption))]
-    if len(kinds) < KNOWN * len(clip.captions):
+    if len(kinds) < MIN_SAYING_SHARE * len(clip.captions):
         return None
     [(kind, n)] = Counter(kinds).most_common(1)
-    return kind if n >= AGREEING * len(kinds) else None
+    return kind if n >= MIN_AGREEING_SHARE * len(kinds) else None
 
 
 def run(

@@ -41,7 +41,7 @@ def test_a_script_gets_a_line_each_time() -> None:
 def test_a_line_is_printed_again_a_day_later(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(terminal_memory, "_terminal", lambda: "/dev/pts/1 7")
     assert terminal_memory.is_new_here("a") and not terminal_memory.is_new_here("a")
-    monkeypatch.setattr(terminal_memory, "REMEMBERED", -1.0)
+    monkeypatch.setattr(terminal_memory, "REMEMBER_SECONDS", -1.0)
     assert terminal_memory.is_new_here("a")
 
 

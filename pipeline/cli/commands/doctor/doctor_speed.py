@@ -26,16 +26,16 @@ N_GENERATED = 32  # tokens
 SECONDS = 2.5  # of one measurement of generation, at most
 REPEATS = 3
 # Other programs may take this many cores before it is worth saying.
-TAKEN = 0.5
+MAX_TAKEN_CORES = 0.5
 # A number of threads is worth naming when it is this many times as fast as the default.
-FASTER = 1.2
+MIN_SPEEDUP = 1.2
 
 
 def speed() -> Iterator[Finding]:
     """Cores, memory, the visual tower, reading a prompt and writing an answer, with `mini`."""
     n_threads = default_threads()
     free = _free_cores()
-    busy = free < n_threads - TAKEN
+    busy = free < n_threads - MAX_TAKEN_CORES
     yield Finding(
         "cores",
         "note" if busy else "ok",
@@ -86,7 +86,7 @@ def _language_model(bundle: Bundle, bandwidth: float, threads: int) -> Iterator[
     # more of it in one second than in the next, and caches hold part of a small model.
     possible = max(ours, bandwidth / n_bytes)
     best = max(speeds, key=lambda n: speeds[n])
-    faster = speeds[best] > FASTER * ours
+    faster = speeds[best] > MIN_SPEEDUP * ours
     yield Finding(
         "writing an answer",
         "note" if faster else "ok",

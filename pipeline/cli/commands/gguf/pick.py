@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from reellama.gguf_tools.picking.pick import Picked
     from reellama.gguf_tools.picking.selection import Limits
 
-HEADS = ["type", "size", "KL mean", "same top", "tg t/s", "at most", "needs", "layers", "verdict"]
+HEADER = ["type", "size", "KL mean", "same top", "tg t/s", "at most", "needs", "layers", "verdict"]
 
 
 def command(
@@ -155,7 +155,7 @@ def _show(source: Source, picked: Picked, limits: Limits, on_gpu: bool) -> None:
                 "picked" if name == picked.choice else missed,
             ]
         )
-    show_table(HEADS, rows)
+    show_table(HEADER, rows)
     note(f"{picked.n_new} measured now, {len(picked.measured) - picked.n_new} remembered")
     if picked.choice is None:
         note(f"nothing of {source.name} keeps all limits: loosen one of them")
