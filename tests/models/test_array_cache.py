@@ -20,7 +20,7 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found["rows"], ARRAY)
 
 
-def test_what_was_not_asked_for_the_longest_goes_first(tmp_path: Path) -> None:
+def test_the_least_recently_used_array_is_removed_first(tmp_path: Path) -> None:
     cache = ArrayCache(tmp_path, limit=3000)
     for age, key in enumerate("ab"):
         cache.write(key, rows=ARRAY)
@@ -30,7 +30,7 @@ def test_what_was_not_asked_for_the_longest_goes_first(tmp_path: Path) -> None:
     assert [cache.read(key) is not None for key in "abc"] == [True, False, True]
 
 
-def test_so_it_is_within_one_tick_of_the_kernels_clock(tmp_path: Path) -> None:
+def test_least_recently_used_order_holds_within_one_clock_tick(tmp_path: Path) -> None:
     for round_ in range(30):  # each takes less than the four milliseconds that a tick may last
         cache = ArrayCache(tmp_path / str(round_), limit=3000)
         cache.write("a", rows=ARRAY)
@@ -40,7 +40,7 @@ def test_so_it_is_within_one_tick_of_the_kernels_clock(tmp_path: Path) -> None:
         assert [cache.read(key) is not None for key in "abc"] == [True, False, True]
 
 
-def test_what_is_larger_than_all_room_is_not_kept(tmp_path: Path) -> None:
+def test_an_array_larger_than_the_limit_is_not_kept(tmp_path: Path) -> None:
     cache = ArrayCache(tmp_path, limit=999)
     cache.write("a", rows=ARRAY)
     assert list(tmp_path.iterdir()) == []

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 WITH_TENSORS = [path for name in ("models", "benchmarks") for path in (ROOT / name).rglob("*.py")]
 
 
-def read_where_they_are(source: str) -> Iterator[int]:
+def calls_without_cpu(source: str) -> Iterator[int]:
     """The lines with a call of `.numpy()` that does not follow `.cpu()`: a GPU refuses those."""
     for node in ast.walk(ast.parse(source)):
         read = _called_on(node, "numpy")
@@ -38,10 +38,10 @@ def _called_on(node: ast.AST, method: str) -> ast.expr | None:
         ("import numpy\nnumpy.zeros(3)", []),
     ],
 )
-def test_calls_are_found_wherever_they_stand(source: str, lines: list[int]) -> None:
-    assert list(read_where_they_are(source)) == lines
+def test_calls_without_cpu_are_found_in_any_expression(source: str, lines: list[int]) -> None:
+    assert list(calls_without_cpu(source)) == lines
 
 
 @pytest.mark.parametrize("path", WITH_TENSORS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_no_tensor_is_read_where_it_is(path: Path) -> None:
-    assert not list(read_where_they_are(path.read_text(encoding="utf-8")))
+def test_tensors_are_moved_to_the_cpu_before_numpy(path: Path) -> None:
+    assert not list(calls_without_cpu(path.read_text(encoding="utf-8")))

@@ -48,7 +48,7 @@ def describe(mini: VideoChat, soft: np.ndarray) -> str:
 
 
 @pytest.mark.slow
-def test_it_describes_clips_that_it_never_saw() -> None:
+def test_mini_describes_clips_that_it_never_saw() -> None:
     """The exact figures, over more clips and all styles, are those of `reellama eval`."""
     found = evaluate_descriptions("mini", clips=CLIPS, styles=STYLES).scores
     # 0.895 and 0.947, with the kernels for AVX512 and bfloat16 as with those for AVX2.
@@ -127,13 +127,13 @@ def perplexity(mini: VideoChat, lora: Sequence[tuple[Path, float]], n_chunks: in
 
 
 @pytest.mark.parametrize("n_chunks", [1, pytest.param(8, marks=pytest.mark.slow)])
-def test_it_still_speaks_as_its_llm_does_without_a_video(mini: VideoChat, n_chunks: int) -> None:
+def test_mini_without_a_video_still_speaks_as_its_llm_does(mini: VideoChat, n_chunks: int) -> None:
     """The adapter costs at most three in a hundred of the perplexity on plain English."""
     plain = perplexity(mini, [], n_chunks)
     assert perplexity(mini, mini.bundle.lora, n_chunks) <= 1.03 * plain
 
 
-def test_it_has_a_few_dozen_soft_tokens_and_little_weight(mini: VideoChat) -> None:
+def test_mini_has_a_few_dozen_soft_tokens_and_little_weight(mini: VideoChat) -> None:
     assert isinstance(mini.bundle, Bundle)
     committed = sum(path.stat().st_size for path in mini.bundle.folder.rglob("*") if path.is_file())
     assert committed <= 62e6  # tower 21, projector 19, concepts 11, adapter 10

@@ -36,7 +36,9 @@ def test_a_pair_that_fits_is_taken(tmp_path: Path, llm: GGUFFile) -> None:
     check_mmproj(llm, read_gguf(small_mmproj.write(tmp_path / "m.gguf")))
 
 
-def test_one_of_another_width_is_not_as_libmtmd_says_too(tmp_path: Path, llm: GGUFFile) -> None:
+def test_an_mmproj_of_another_width_does_not_fit_as_libmtmd_says_too(
+    tmp_path: Path, llm: GGUFFile
+) -> None:
     path = small_mmproj.write(tmp_path / "m.gguf", n_embd=96)
     assert re.search(
         r"its embeddings have 64 numbers, .*m.gguf makes tokens of 96", refusal(llm, path)
@@ -59,7 +61,7 @@ def test_further_embeddings_count_to_the_width(tmp_path: Path) -> None:
         check_mmproj(read_gguf(path), mmproj)
 
 
-def test_one_for_sound_cannot_see(tmp_path: Path, llm: GGUFFile) -> None:
+def test_an_mmproj_for_sound_cannot_see(tmp_path: Path, llm: GGUFFile) -> None:
     keys = {"clip.has_vision_encoder": False, "clip.has_audio_encoder": True}
     path = small_mmproj.write(tmp_path / "m.gguf", "ultravox", keys)
     assert "for sound only: it cannot see" in refusal(llm, path)
@@ -104,13 +106,13 @@ def test_a_key_of_a_type_that_crashes_llamacpp_is_refused(tmp_path: Path, llm: G
     assert "clip.use_gelu is of another type" in refusal(llm, path)
 
 
-def test_one_that_does_not_say_its_width_is_refused(tmp_path: Path, llm: GGUFFile) -> None:
+def test_an_mmproj_that_does_not_say_its_width_is_refused(tmp_path: Path, llm: GGUFFile) -> None:
     keys = {"clip.vision.projection_dim": None}
     path = small_mmproj.write(tmp_path / "m.gguf", "yasa2", keys)
     assert "does not say how wide its tokens are" in refusal(llm, path)
 
 
-def test_one_that_is_cut_off_is_refused_as_it_is_read(tmp_path: Path) -> None:
+def test_a_cut_off_mmproj_is_refused_as_it_is_read(tmp_path: Path) -> None:
     path = small_mmproj.write(tmp_path / "m.gguf")
     content = path.read_bytes()
     for end in (len(content) - 100, 2000, 60):

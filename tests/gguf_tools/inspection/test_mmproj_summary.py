@@ -25,7 +25,9 @@ def shown(reellama: Reellama, path: Path) -> dict[str, str]:
     return {name.strip(): value.strip() for name, _, value in pairs if value}
 
 
-def test_one_of_one_size_of_picture(empty_home: Path, tmp_path: Path, reellama: Reellama) -> None:
+def test_summary_of_a_fixed_size_mmproj(
+    empty_home: Path, tmp_path: Path, reellama: Reellama
+) -> None:
     path = small_mmproj.write(tmp_path / "m.gguf", "gemma3", {"clip.has_audio_encoder": True})
     lines = shown(reellama, path)
     expected = {
@@ -42,7 +44,9 @@ def test_one_of_one_size_of_picture(empty_home: Path, tmp_path: Path, reellama: 
     assert lines["width"] == "64 numbers a token"
 
 
-def test_one_of_any_size_of_picture(empty_home: Path, tmp_path: Path, reellama: Reellama) -> None:
+def test_summary_of_a_dynamic_size_mmproj(
+    empty_home: Path, tmp_path: Path, reellama: Reellama
+) -> None:
     lines = shown(reellama, small_mmproj.write(tmp_path / "m.gguf", "qwen2.5vl_merger"))
     assert lines["picture"] == "any size, in patches of 7 x 7"
     assert lines["tokens"] == "one for each 14 x 14 pixels, 8 to 4,096 for a picture"
@@ -51,13 +55,15 @@ def test_one_of_any_size_of_picture(empty_home: Path, tmp_path: Path, reellama: 
     )
 
 
-def test_one_of_queries_and_tiles(empty_home: Path, tmp_path: Path, reellama: Reellama) -> None:
+def test_summary_of_an_mmproj_with_queries_and_tiles(
+    empty_home: Path, tmp_path: Path, reellama: Reellama
+) -> None:
     lines = shown(reellama, small_mmproj.write(tmp_path / "m.gguf", "resampler"))
     assert lines["tokens"] == "64 for a tile"
     assert lines["in the LLM"] == "no grid, so they are not pooled over space"
 
 
-def test_one_whose_family_is_not_described(
+def test_summary_of_an_mmproj_of_an_unknown_family(
     empty_home: Path, tmp_path: Path, reellama: Reellama
 ) -> None:
     lines = shown(reellama, small_mmproj.write(tmp_path / "m.gguf", "yasa2"))
@@ -91,7 +97,7 @@ def test_the_llms_here_that_fit_are_named(
         ),
     ],
 )
-def test_what_makes_it_useless_is_said(
+def test_summary_names_why_an_mmproj_is_unusable(
     empty_home: Path,
     tmp_path: Path,
     reellama: Reellama,
@@ -104,7 +110,7 @@ def test_what_makes_it_useless_is_said(
     assert summarize_mmproj(read_gguf(path)).problems
 
 
-def test_an_llm_has_nothing_of_it(reellama: Reellama, tiny_llama: Path, tmp_path: Path) -> None:
+def test_an_llm_has_no_mmproj_summary(reellama: Reellama, tiny_llama: Path, tmp_path: Path) -> None:
     path = shutil.copy(tiny_llama, tmp_path / "llm.gguf")
     assert "mmproj" not in json.loads(reellama("gguf", "inspect", path, "--json").out)
     assert "projector" not in reellama("gguf", "inspect", path).out

@@ -47,7 +47,7 @@ def test_an_llm_alone_has_none(llm: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["mmproj-model-f16.gguf", "Tiny-VL-2B-mmproj.gguf", "MMPROJ.GGUF", "vision-tower.gguf"]
 )
-def test_the_one_beside_it_is_its_own_whatever_its_name(llm: Path, name: str) -> None:
+def test_the_only_mmproj_in_the_folder_is_found_whatever_its_name(llm: Path, name: str) -> None:
     path = small_mmproj.write(llm.with_name(name))
     assert find_mmproj(llm) == path
     assert resolve_vision(llm) == VisionModel(llm, path)
@@ -59,7 +59,7 @@ def test_a_name_does_not_make_an_mmproj(llm: Path, tiny_llama: Path) -> None:
     assert find_mmproj(llm) is None
 
 
-def test_of_several_it_is_the_one_of_its_width(llm: Path) -> None:
+def test_of_several_mmprojs_the_one_with_the_llms_width_is_found(llm: Path) -> None:
     small_mmproj.write(llm.with_name("mmproj-Tiny-VL-2B-F16.gguf"), n_embd=96)
     right = small_mmproj.write(llm.with_name("mmproj-Tiny-VL-Q8_0.gguf"))
     assert find_mmproj(llm) == right
@@ -69,14 +69,14 @@ def test_of_several_it_is_the_one_of_its_width(llm: Path) -> None:
         resolve_vision(llm)
 
 
-def test_then_the_one_whose_name_shares_most(llm: Path) -> None:
+def test_of_fitting_mmprojs_the_most_similar_name_wins(llm: Path) -> None:
     small_mmproj.write(llm.with_name("mmproj-F16.gguf"))
     small_mmproj.write(llm.with_name("mmproj-Tiny-VL-2B-Uncut-F16.gguf"))
     right = small_mmproj.write(llm.with_name("mmproj-Tiny-VL-2B-Q8_0.gguf"))
     assert find_mmproj(llm) == right
 
 
-def test_then_the_largest_type_that_fits_into_memory(llm: Path) -> None:
+def test_of_equal_names_the_largest_type_that_fits_memory_wins(llm: Path) -> None:
     full = small_mmproj.write(llm.with_name("mmproj-Tiny-VL-2B-F32.gguf"))
     small = small_mmproj.write(llm.with_name("mmproj-Tiny-VL-2B-Q8_0.gguf"), type_=F16)
     assert find_mmproj(llm) == full
@@ -87,7 +87,7 @@ def test_then_the_largest_type_that_fits_into_memory(llm: Path) -> None:
     assert find_mmproj(llm) == half  # F32 holds no more than the 16 bits of training
 
 
-def test_one_that_cannot_be_used_is_passed_over_and_named(llm: Path) -> None:
+def test_an_unusable_mmproj_is_skipped_and_named_in_the_error(llm: Path) -> None:
     bad = {"mm.2.bias": np.ones(64, np.float64)}
     path = small_mmproj.write(llm.with_name("mmproj-Tiny-VL-2B.gguf"), tensors=bad)
     assert find_mmproj(llm) is None
@@ -100,7 +100,7 @@ def test_one_that_cannot_be_used_is_passed_over_and_named(llm: Path) -> None:
     assert find_mmproj(llm) == right
 
 
-def test_one_that_is_named_for_another_llm_is_left_to_it(llm: Path, tiny_llama: Path) -> None:
+def test_an_mmproj_named_for_another_llm_is_not_taken(llm: Path, tiny_llama: Path) -> None:
     shutil.copy(tiny_llama, other := llm.with_name("Giant-VL-9B-Q8_0.gguf"))
     path = small_mmproj.write(llm.with_name("mmproj-Giant-VL-9B-F16.gguf"))
     assert (find_mmproj(other), find_mmproj(llm)) == (path, None)
@@ -189,7 +189,7 @@ def test_a_file_that_holds_both_is_its_own_mmproj(empty_home: Path, tmp_path: Pa
     assert find_mmproj(path) == path
 
 
-def test_another_one_can_be_given(llm: Path, empty_home: Path) -> None:
+def test_an_mmproj_can_be_given_explicitly(llm: Path, empty_home: Path) -> None:
     small_mmproj.write(llm.with_name("mmproj-F16.gguf"))
     other = small_mmproj.write(empty_home / "other.gguf")
     assert resolve_vision(llm, other) == VisionModel(llm, other)

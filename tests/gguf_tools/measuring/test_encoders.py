@@ -52,7 +52,7 @@ def test_what_they_cannot_do_is_refused(
     assert reason in result.err.splitlines()[-1]
 
 
-def test_they_have_no_perplexity(reellama: Run, bert: Path) -> None:
+def test_encoders_have_no_perplexity(reellama: Run, bert: Path) -> None:
     result = reellama("gguf", "perplexity", bert, "--ctx", "32", "--chunks", "1")
     assert result.status == 1 and result.out == ""
     assert "has no perplexity" in result.err

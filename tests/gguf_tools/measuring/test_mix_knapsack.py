@@ -20,7 +20,7 @@ tensors = st.lists(choices, min_size=1, max_size=5).map(
 
 
 @given(tensors, st.integers(0, 300))
-def test_it_fits_and_no_step_that_fits_would_lose_less(
+def test_the_mix_fits_and_no_step_that_fits_would_lose_less(
     options: dict[str, list[Choice]], room: int
 ) -> None:
     smallest = sum(min(each.n_bytes for each in of) for of in options.values())
@@ -35,7 +35,7 @@ def test_it_fits_and_no_step_that_fits_would_lose_less(
 
 
 @given(tensors, st.integers(0, 200))
-def test_it_is_near_the_best_of_all_mixes(options: dict[str, list[Choice]], room: int) -> None:
+def test_the_mix_is_near_the_best_of_all_mixes(options: dict[str, list[Choice]], room: int) -> None:
     smallest = sum(min(each.n_bytes for each in of) for of in options.values())
     mixes = list(product(*options.values()))
     fitting = [mix for mix in mixes if sum(c.n_bytes for c in mix) <= smallest + room]

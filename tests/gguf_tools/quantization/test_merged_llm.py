@@ -42,7 +42,9 @@ def stored(file: GGUFFile, name: str) -> bytes:
 
 
 @pytest.mark.numeric
-def test_it_says_what_base_and_adapter_say(base: Path, adapter: Path, tmp_path: Path) -> None:
+def test_a_merged_llm_says_what_base_and_adapter_say(
+    base: Path, adapter: Path, tmp_path: Path
+) -> None:
     merged = make_merged(base, [(adapter, 0.5)], tmp_path)
     assert merged is not None
     expected = logits(base, (adapter, 0.5))
@@ -76,7 +78,7 @@ def test_weights_of_more_bits_keep_their_type(
     np.testing.assert_allclose(logits(merged), logits(tiny_llama, (adapter, 1.0)), atol=5e-3)
 
 
-def test_it_is_made_once_and_found_by_what_it_was_made_from(
+def test_a_merged_llm_is_made_once_and_found_by_its_sources(
     base: Path, adapter: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "kept"

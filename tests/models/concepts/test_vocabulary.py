@@ -67,7 +67,7 @@ def test_marks_and_capitals_do_not_matter() -> None:
     assert words_of("A man's DOG, two-legged!") == ["a", "man's", "dog", "two", "legged"]
 
 
-def test_it_is_the_same_after_saving(tmp_path: Path) -> None:
+def test_a_vocabulary_is_the_same_after_saving(tmp_path: Path) -> None:
     vocabulary = build_vocabulary(VIDEOS, 10)
     vocabulary.save(tmp_path / "concepts.json")
     assert ConceptVocabulary.load(tmp_path / "concepts.json") == vocabulary

@@ -11,7 +11,7 @@ from reellama.models.networks.bundle_networks import BundleNetworks
 from reellama.models.networks.open_network import NetworkSource, OpenedNetwork
 
 
-def test_nobody_waits_for_a_network_that_he_does_not_want(
+def test_opening_one_network_does_not_block_another(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     begun, may_end = Event(), Event()

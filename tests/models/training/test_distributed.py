@@ -100,7 +100,7 @@ def test_the_error_of_one_process_ends_all_and_is_told(tmp_path: Path) -> None:
         distributed.spawn(_failing, 2, tmp_path)
 
 
-def test_none_goes_on_when_who_started_them_is_killed(tmp_path: Path) -> None:
+def test_no_process_goes_on_when_its_starter_is_killed(tmp_path: Path) -> None:
     """Also where SIGINT is ignored, as in a job in the background."""
     parent = mp.get_context("spawn").Process(target=_started_in_background, args=(tmp_path,))
     parent.start()

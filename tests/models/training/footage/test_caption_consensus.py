@@ -28,5 +28,5 @@ def test_what_all_videos_say_makes_no_captions_alike() -> None:
 
 
 @given(st.lists(st.text("abc ", max_size=12), min_size=1, max_size=6))
-def test_none_is_lost(captions: list[str]) -> None:
+def test_ranking_keeps_every_caption(captions: list[str]) -> None:
     assert sorted(CaptionConsensus([captions]).ranked(captions)) == sorted(captions)
