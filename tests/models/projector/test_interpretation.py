@@ -57,26 +57,26 @@ def star(mini: Bundle, demo_video: Path) -> list[SlotReading]:
 
 
 def test_the_slots_of_a_video_can_be_read(star: list[SlotReading]) -> None:
-    said = {field.label: field.text for field in star}
-    assert said["how many things"] == said["how many move"] == "one"
-    assert said["camera"] == "stays still"
-    assert said["thing 1: name"] == "red star"
-    assert said["thing 1: motion"] == "moves right"
-    assert said["thing 2: name"] == ""
-    assert all(field.confidence > 0.9 for field in star if field.label in slots.slot_names())
+    texts = {reading.label: reading.text for reading in star}
+    assert texts["how many things"] == texts["how many move"] == "one"
+    assert texts["camera"] == "stays still"
+    assert texts["thing 1: name"] == "red star"
+    assert texts["thing 1: motion"] == "moves right"
+    assert texts["thing 2: name"] == ""
+    assert all(reading.confidence > 0.9 for reading in star if reading.label in slots.slot_names())
 
 
 def test_every_soft_token_is_in_one_slot(mini: Bundle, star: list[SlotReading]) -> None:
-    numbers = [token.number for field in star for token in field.tokens]
+    numbers = [token.number for reading in star for token in reading.tokens]
     assert numbers == list(range(mini.tokens))
-    asked = [field.label for field in star]
-    assert asked[: len(slots.SLOT_WIDTHS)] == slots.slot_names()
-    assert asked.count(FREE_SLOT) == 7 and asked.count(IMAGENET) == 3
+    labels = [reading.label for reading in star]
+    assert labels[: len(slots.SLOT_WIDTHS)] == slots.slot_names()
+    assert labels.count(FREE_SLOT) == 7 and labels.count(IMAGENET) == 3
 
 
 def test_words_are_shares_and_attention_too(star: list[SlotReading]) -> None:
-    for field in star:
-        for token in field.tokens:
+    for reading in star:
+        for token in reading.tokens:
             shares = [share for _, share in token.words]
             assert shares == sorted(shares, reverse=True) and 0 < sum(shares) < 1.001
             if token.attention is not None:
@@ -94,9 +94,9 @@ def test_the_token_of_a_name_attends_to_its_own_thing(mini: Bundle) -> None:
 def test_a_bundle_without_slots_has_a_reading_for_every_soft_token(small_bundle: Path) -> None:
     bundle = Bundle.load(small_bundle)
     frames = list(np.random.default_rng(0).integers(0, 255, (3, 32, 32, 3), np.uint8))
-    fields = bundle.interpret(bundle.features(frames), np.arange(3.0))
-    assert [field.token_range for field in fields] == [str(i) for i in range(bundle.tokens)]
-    assert not any(field.label for field in fields)
+    readings = bundle.interpret(bundle.features(frames), np.arange(3.0))
+    assert [reading.token_range for reading in readings] == [str(i) for i in range(bundle.tokens)]
+    assert not any(reading.label for reading in readings)
 
 
 def token(*words: tuple[str, float], number: int = 0, looks: np.ndarray | None = None) -> SoftToken:
@@ -173,7 +173,7 @@ def test_programs_get_all_of_it(reellama: Run, demo_video: Path, mini: Bundle) -
     result = reellama("inspect", demo_video, "--json", "--frames", "5")
     data = json.loads(result.out)
     assert len(data["frames"]) == 5 and data["bundle"] == "mini"
-    tokens = [each for field in data["fields"] for each in field["tokens"]]
+    tokens = [each for reading in data["fields"] for each in reading["tokens"]]
     assert [each["number"] for each in tokens] == list(range(mini.tokens))
     attention = np.array([each["attention"] for each in tokens if each["attention"]])
     assert attention.shape == (64, 5, 36)
@@ -216,9 +216,9 @@ def test_the_page_needs_nothing_from_elsewhere(
 
 def test_a_page_takes_names_and_words_as_text(mini: Bundle) -> None:
     looks = np.full((1, 4), 0.25, np.float32)
-    field = SlotReading("<i>", (token((" <b>", 1.0), looks=looks),))
+    reading = SlotReading("<i>", (token((" <b>", 1.0), looks=looks),))
     frames = [np.zeros((4, 4, 3), np.uint8)]
-    page = AttentionPage("<s>.mp4", "<u>", frames, [0.0], [field]).render()
+    page = AttentionPage("<s>.mp4", "<u>", frames, [0.0], [reading]).render()
     assert not re.search(r"<(i|b|u|s)>", page)
     assert "&lt;b&gt;" in page
 

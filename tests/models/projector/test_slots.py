@@ -32,10 +32,10 @@ def drawn(name: str, seed: int) -> SyntheticClip:
     return random_clip(rng, POOL, name) if name in SCENARIOS else MAKERS[name](rng, POOL)
 
 
-def thing(fields: list[str], number: int) -> list[str]:
+def thing(texts: list[str], number: int) -> list[str]:
     """Name, motion and place of a thing in filled slots."""
     start = slots.NAME_SLOT + 3 * number
-    return fields[start : start + 3]
+    return texts[start : start + 3]
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -44,7 +44,7 @@ def test_every_scenario_fills_all_slots(name: str) -> None:
         assert len(slot_targets.slot_texts(drawn(name, seed))) == len(slots.SLOT_WIDTHS)
 
 
-def test_the_places_of_the_fields_follow_one_another() -> None:
+def test_the_spans_of_the_slots_follow_one_another() -> None:
     spans = slots.slot_spans()
     assert spans[0][0] == 0 and spans[-1][1] == slots.N_SLOT_TOKENS
     assert all(end == start for (_, end), (start, _) in itertools.pairwise(spans))
@@ -55,27 +55,27 @@ def test_one_thing_stands_with_its_name_motion_and_place() -> None:
     (actor,) = clip.scene.actors
     assert isinstance(actor, Actor)
     corner = Scene((replace(actor, x=0.1, y=0.9),), clip.scene.background)
-    fields = slot_targets.slot_texts(replace(clip, scene=corner))
-    assert fields[:3] == ["one", "none", "stays still"]
-    assert thing(fields, 0) == [actor.picture.kind, "stays still", "bottom left"]
-    assert thing(fields, 1) == ["", "", ""]
+    texts = slot_targets.slot_texts(replace(clip, scene=corner))
+    assert texts[:3] == ["one", "none", "stays still"]
+    assert thing(texts, 0) == [actor.picture.kind, "stays still", "bottom left"]
+    assert thing(texts, 1) == ["", "", ""]
 
 
-def test_what_comes_first_and_what_then_have_fields_of_their_own() -> None:
+def test_what_comes_first_and_what_then_have_slots_of_their_own() -> None:
     for seed in SEEDS:
         clip = drawn("order", seed)
         (actor,) = clip.scene.actors
         assert isinstance(actor, SequentialMotion)
-        fields = slot_targets.slot_texts(clip)
-        assert fields[slots.MOTION_SLOT] == actor.first.motion
-        assert fields[-1] == actor.second.motion
+        texts = slot_targets.slot_texts(clip)
+        assert texts[slots.MOTION_SLOT] == actor.first.motion
+        assert texts[-1] == actor.second.motion
 
 
 def test_several_things_are_listed_as_they_are_described() -> None:
     for seed in SEEDS:
         clip = drawn("mover", seed)
-        fields = slot_targets.slot_texts(clip)
-        names = [thing(fields, number)[0] for number in range(len(clip.scene.actors))]
+        texts = slot_targets.slot_texts(clip)
+        names = [thing(texts, number)[0] for number in range(len(clip.scene.actors))]
         assert names == [actor.picture.kind for actor in description_order(clip.scene.actors)]
         places = [clip.caption.lower().index(name) for name in names]
         assert places == sorted(places)
@@ -84,18 +84,18 @@ def test_several_things_are_listed_as_they_are_described() -> None:
 def test_copies_are_listed_once_and_counted() -> None:
     for seed in SEEDS:
         clip = drawn("count", seed)
-        fields = slot_targets.slot_texts(clip)
+        texts = slot_targets.slot_texts(clip)
         moving = sum(actor.motion != "stays still" for actor in clip.scene.actors)
-        assert fields[:2] == [NUMBER_WORDS[len(clip.scene.actors)], NUMBER_WORDS[moving]]
-        assert thing(fields, 1) == ["", "", ""]
+        assert texts[:2] == [NUMBER_WORDS[len(clip.scene.actors)], NUMBER_WORDS[moving]]
+        assert thing(texts, 1) == ["", "", ""]
 
 
 def test_of_two_that_move_the_slow_one_is_said_to_be_slow() -> None:
     for seed in SEEDS:
         clip = drawn("race", seed)
-        fields = slot_targets.slot_texts(clip)
+        texts = slot_targets.slot_texts(clip)
         slow = min(clip.scene.actors, key=lambda actor: getattr(actor, "amount", 0.0))
-        motions = {thing(fields, n)[0]: thing(fields, n)[1] for n in range(2)}
+        motions = {thing(texts, n)[0]: thing(texts, n)[1] for n in range(2)}
         assert [kind for kind, does in motions.items() if does.endswith("slowly")] == [
             slow.picture.kind
         ]
@@ -104,51 +104,51 @@ def test_of_two_that_move_the_slow_one_is_said_to_be_slow() -> None:
 def test_things_that_change_places_have_the_place_where_they_end() -> None:
     for seed in SEEDS:
         clip = drawn("shuffle", seed)
-        fields = slot_targets.slot_texts(clip)
+        texts = slot_targets.slot_texts(clip)
         for number, actor in enumerate(description_order(clip.scene.actors)):
             assert isinstance(actor, WaypointMotion)
             start, end = (
                 ("left", "middle", "right")[min(2, int(actor.pose(u).x * 3))] for u in (0.0, 1.0)
             )
-            assert thing(fields, number)[1:] == [f"{start} ends {end}", end]
+            assert thing(texts, number)[1:] == [f"{start} ends {end}", end]
 
 
 def test_what_moves_about_is_said_to_do_so() -> None:
     for seed in SEEDS:
-        fields = slot_targets.slot_texts(drawn("about", seed))
-        assert fields[:2] == ["one", "one"] and fields[slots.MOTION_SLOT] == "moves about"
+        texts = slot_targets.slot_texts(drawn("about", seed))
+        assert texts[:2] == ["one", "one"] and texts[slots.MOTION_SLOT] == "moves about"
 
 
 def test_both_scenes_of_a_cut_are_there() -> None:
     clip = drawn("cut", 1)
     assert clip.scene.second_shot
-    fields = slot_targets.slot_texts(clip)
-    assert fields[2] == "cut"
+    texts = slot_targets.slot_texts(clip)
+    assert texts[2] == "cut"
     kinds = [shot.actors[0].picture.kind for shot in (clip.scene, clip.scene.second_shot)]
-    assert [thing(fields, n)[0] for n in range(2)] == kinds
+    assert [thing(texts, n)[0] for n in range(2)] == kinds
 
 
-def test_a_form_that_is_not_sure_says_so_where_names_and_the_camera_stand() -> None:
+def test_unsure_slots_of_names_and_the_camera_say_so() -> None:
     starts = [start for start, _ in slots.slot_spans()]
-    raised = list(slot_targets.logit_biases(2.0, 1.0))
-    names = [token for token, word, more in raised if (word, more) == ("something", 2.0)]
+    biases = list(slot_targets.logit_biases(2.0, 1.0))
+    names = [token for token, word, bias in biases if (word, bias) == ("something", 2.0)]
     assert names == starts[slots.NAME_SLOT : slots.NAME_SLOT + 3 * slots.MAX_OBJECTS : 3]
-    assert (starts[slots.NAME_SLOT], "photograph", 2.0) in raised
+    assert (starts[slots.NAME_SLOT], "photograph", 2.0) in biases
     camera = starts[slots.CAMERA_SLOT]
-    assert raised[-2:] == [(camera, "moves", 1.0), (camera + 1, "about", 1.0)]
+    assert biases[-2:] == [(camera, "moves", 1.0), (camera + 1, "about", 1.0)]
 
 
 def test_a_photograph_is_called_one_whatever_it_shows() -> None:
     clip = drawn("photograph", 0)
     assert clip.is_photograph
-    fields = slot_targets.slot_texts(clip)
-    assert fields[slots.NAME_SLOT] == "photograph" and not any(fields[slots.MOTION_SLOT :])
+    texts = slot_targets.slot_texts(clip)
+    assert texts[slots.NAME_SLOT] == "photograph" and not any(texts[slots.MOTION_SLOT :])
 
 
-def test_a_moving_camera_has_its_field_and_places_are_left_open() -> None:
+def test_a_moving_camera_has_its_slot_and_places_are_left_open() -> None:
     cameras = [clip for seed in SEEDS if (clip := drawn("camera", seed)).scene.camera]
     for clip in cameras:
-        fields = slot_targets.slot_texts(clip)
-        assert clip.scene.camera and fields[2] in clip.scene.camera.move
-        assert all(not thing(fields, n)[2] for n in range(slots.MAX_OBJECTS))
+        texts = slot_targets.slot_texts(clip)
+        assert clip.scene.camera and texts[2] in clip.scene.camera.move
+        assert all(not thing(texts, n)[2] for n in range(slots.MAX_OBJECTS))
     assert any(isinstance(actor, Actor) for clip in cameras for actor in clip.scene.actors)

@@ -66,13 +66,13 @@ def test_only_answers_and_the_ends_of_their_turns_are_learned(
 
 
 def test_every_fact_of_a_clip_has_its_own_soft_tokens(collator: ConversationCollator) -> None:
-    fields = ["one", "one", "stays still", "red ball", "moves down and left", "top left"]
-    row = collator.targets([*fields, *[""] * (len(slots.SLOT_WIDTHS) - len(fields))])
+    texts = ["one", "one", "stays still", "red ball", "moves down and left", "top left"]
+    row = collator.targets([*texts, *[""] * (len(slots.SLOT_WIDTHS) - len(texts))])
     assert len(row) == slots.N_SLOT_TOKENS + 3
     words = [collator.words[number] if number != IGNORED else None for number in row]
-    said = collator.tokenizer.encode
-    for text, (start, end) in zip(fields, slots.slot_spans(), strict=False):
-        ids = said(f" {text}")[: end - start]
+    encode = collator.tokenizer.encode
+    for text, (start, end) in zip(texts, slots.slot_spans(), strict=False):
+        ids = encode(f" {text}")[: end - start]
         found = [word for word in words[start : start + len(ids)] if word is not None]
         assert found == [token for token in ids if token in collator.words]
         assert row[start + len(ids) : end] == [0] * (end - start - len(ids))
@@ -156,11 +156,11 @@ def test_a_frozen_projector_gives_way_to_oracle_soft_tokens_as_often_as_told(
 
 
 @pytest.mark.parametrize(
-    ("weight", "fields"),
+    ("weight", "weighted"),
     [("count_weight", (0, 1)), ("motion_weight", (slots.MOTION_SLOT, slots.THEN_SLOT))],
 )
 def test_some_slots_weigh_as_much_as_told_among_the_words(
-    weight: str, fields: tuple[int, int], tiny_llama: Path, tmp_path: Path,
+    weight: str, weighted: tuple[int, int], tiny_llama: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     clips = SyntheticClips(SyntheticConfig(styles=("shapes",), style_weights=(1.0,)), 32, Path())
@@ -178,7 +178,7 @@ def test_some_slots_weigh_as_much_as_told_among_the_words(
     logits = training.projector.word_mixture.logits(hidden).float()
     plain = F.cross_entropy(logits.flatten(0, 1), wanted.flatten())
     assert loss(1.0) == pytest.approx(plain.item(), rel=1e-5)
-    places = [place for field in fields for place in range(*slots.slot_spans()[field])]
+    places = [place for slot in weighted for place in range(*slots.slot_spans()[slot])]
     chosen = F.cross_entropy(logits[:, places].flatten(0, 1), wanted[:, places].flatten())
     share = (wanted[:, places] >= 0).sum().item() / (wanted >= 0).sum().item()
     assert loss(6.0) - loss(1.0) == pytest.approx(5 * chosen.item() * share, rel=1e-4)
