@@ -111,9 +111,9 @@ class Bundle:
     reads_text = False  # its LLM learned one form of prompt, with nothing beside the video
 
     @property
-    def remark(self) -> str:
+    def warning(self) -> str:
         """Which graphs could not be used."""
-        return self.networks.remark
+        return self.networks.warning
 
     @property
     def system(self) -> str:
@@ -334,7 +334,7 @@ class Bundle:
         self,
         video: EncodedFrames,
         options: PoolingOptions = DEFAULT_POOLING,
-        room: int | None = None,
+        context_left: int | None = None,
     ) -> Prompt:
         """What stands for a video in a prompt: its soft tokens. Raises as `check_pooling`."""
         self.check_pooling(options)
@@ -344,7 +344,7 @@ class Bundle:
         self,
         video: EncodedFrames,
         options: PoolingOptions = DEFAULT_POOLING,
-        room: int | None = None,
+        context_left: int | None = None,
     ) -> tuple[str, ...]:
         """Nothing: its projector pools as it was trained to."""
         return ("",)

@@ -24,7 +24,7 @@ class VideoBundle(Protocol):
 
     name: for people. version: changes with its files. frames: how many are looked at by default.
     max_side: pixels on the longest side of a frame. system, describe: prompts. lora: adapters.
-    remark: what a person should know of it, "" for nothing. joins_pictures: whether pictures that
+    warning: what a person should know of it, "" for nothing. joins_pictures: whether pictures that
     come together are the frames of one clip.
     languages: codes of those that it can be asked in, () where nobody knows.
     reads_text: whether text may stand beside a video in a prompt, such as its subtitles.
@@ -49,7 +49,7 @@ class VideoBundle(Protocol):
     @property
     def n_embd(self) -> int: ...
     @property
-    def remark(self) -> str: ...
+    def warning(self) -> str: ...
     @property
     def languages(self) -> tuple[str, ...]: ...
     @property
@@ -81,14 +81,14 @@ class VideoBundle(Protocol):
         self,
         video: EncodedFrames,
         options: PoolingOptions = DEFAULT_POOLING,
-        room: int | None = None,
+        context_left: int | None = None,
     ) -> Prompt: ...
 
     def pooling_summary(
         self,
         video: EncodedFrames,
         options: PoolingOptions = DEFAULT_POOLING,
-        room: int | None = None,
+        context_left: int | None = None,
     ) -> tuple[str, ...]: ...
 
 

@@ -120,7 +120,7 @@ class VisionBundle:
         return ""
 
     @property
-    def remark(self) -> str:
+    def warning(self) -> str:
         """That its tokens are not pooled, where nobody knows whether they can be."""
         if self.tiles or self._header.family is not None:
             return ""
@@ -178,18 +178,18 @@ class VisionBundle:
         self,
         video: EncodedFrames,
         options: PoolingOptions = DEFAULT_POOLING,
-        room: int | None = None,
+        context_left: int | None = None,
     ) -> Prompt:
         """What stands for a video in a prompt: for each group of frames its time, the family's
         tokens around a picture, and its pooled tokens between them. A still has no time.
 
-        room: cells that the context has left for it; None where that is no limit. Tiles are not
-        pooled, whatever is left. Raises PoolingError for a budget or a room that holds nothing.
+        context_left: cells that the context has left; None where that is no limit. Tiles are not
+        pooled, whatever is left. Raises PoolingError for a budget or a context that holds nothing.
         """
         if self.tiles:
             return self._tiled_parts(video)
         pictures, times = video.array, self._picture_times(video)
-        plan = self.plan(video, options, room)
+        plan = self.plan(video, options, context_left)
         layout = self._layout(video)
         begin, end = TokenIds(layout.begin), TokenIds(layout.end)
         pooled = pool(pictures, plan.method, plan.tokens, groups=plan.groups, grid=layout.rows > 1)
@@ -208,7 +208,7 @@ class VisionBundle:
         self,
         video: EncodedFrames,
         options: PoolingOptions = DEFAULT_POOLING,
-        room: int | None = None,
+        context_left: int | None = None,
     ) -> PoolingPlan:
         """How the pictures of a video are pooled. Raises PoolingError as `plan_pooling` does."""
         pictures, rows, columns, _ = video.array.shape
@@ -219,7 +219,7 @@ class VisionBundle:
             available=pictures,
             frames=pictures,
             group_tokens=around,
-            context_left=room,
+            context_left=context_left,
             method=self._method(options, rows),
         )
 
@@ -247,12 +247,12 @@ class VisionBundle:
         self,
         video: EncodedFrames,
         options: PoolingOptions = DEFAULT_POOLING,
-        room: int | None = None,
+        context_left: int | None = None,
     ) -> tuple[str, ...]:
         """What `plan` picked, for people, and what else they should know of it."""
         if self.tiles:
             return ("in full, with tiles",)
-        plan = self.plan(video, options, room)
+        plan = self.plan(video, options, context_left)
         return (f"{plan.method}, {plan.groups} groups, at most {plan.total} cells", *plan.notes)
 
     def _encode(self, frames: Sequence[np.ndarray]) -> np.ndarray:

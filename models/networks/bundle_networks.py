@@ -27,9 +27,9 @@ class BundleNetworks:
         self._opening = {name: threading.Lock() for name in sources}
 
     @property
-    def remark(self) -> str:
+    def warning(self) -> str:
         """Which graphs could not be used."""
-        return "; ".join(network.remark for network in self._opened.values() if network.remark)
+        return "; ".join(network.warning for network in self._opened.values() if network.warning)
 
     def session(self, name: str) -> GraphSession | None:
         """A network in onnxruntime, None where torch has to run it.
@@ -54,7 +54,7 @@ class BundleNetworks:
         return source.run_in_torch(*arrays)
 
     def _why_torch(self, name: str) -> str:
-        reason = self._opened[name].remark or f"its {name} was not exported yet"
+        reason = self._opened[name].warning or f"its {name} was not exported yet"
         return (
             f"{self._sources[name].folder}: {reason}; for that, once: {INSTALL}, then "
             "reellama export-graphs"

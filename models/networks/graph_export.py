@@ -112,7 +112,7 @@ def _without_weights(model: ModelProto, weight_names: Mapping[str, str]) -> Mode
     )
     used = {name for node in model.graph.node for name in node.input}
     model.graph.initializer.extend(_reference(w) for w in weights if w.name in used)
-    _drop_remarks(model)
+    _drop_source_locations(model)
     for named in (*model.graph.initializer,):
         named.name = weight_names.get(named.name, named.name)
     for node in model.graph.node:
@@ -133,7 +133,7 @@ def _reference(weight: TensorProto) -> TensorProto:
     return made
 
 
-def _drop_remarks(model: ModelProto) -> None:
+def _drop_source_locations(model: ModelProto) -> None:
     """Remove where in the sources each node comes from: nine tenths of the bytes."""
     model.ClearField("metadata_props")
     model.graph.ClearField("metadata_props")

@@ -66,7 +66,7 @@ class OpenedNetwork(NamedTuple):
     know of that, "" for nothing."""
 
     session: Any  # GraphSession | None: onnxruntime is imported late
-    remark: str = ""
+    warning: str = ""
 
 
 def open_network(source: NetworkSource) -> OpenedNetwork:
@@ -83,24 +83,24 @@ def open_network(source: NetworkSource) -> OpenedNetwork:
 
     made_for = fingerprint(source.settings, weight_shapes(weights))
     kept = EXPORTED_GRAPHS / f"{made_for}.zip"
-    remark = ""
+    warning = ""
     for path in (source.folder / GRAPHS / f"{source.name}.zip", kept):
         try:
             graph = read_graph(path, made_for)
             if graph is not None and graph.model:
-                return OpenedNetwork(GraphSession(graph, weights), remark)
+                return OpenedNetwork(GraphSession(graph, weights), warning)
             if graph is not None:
-                return OpenedNetwork(None, remark)  # known not to be exportable
+                return OpenedNetwork(None, warning)  # known not to be exportable
         except GraphError as error:
-            remark = f"{path} is not used: {error}"
+            warning = f"{path} is not used: {error}"
     graph = _exported(source)
     if graph is None:
-        return OpenedNetwork(None, remark)
+        return OpenedNetwork(None, warning)
     with suppress(ReellamaError):  # the answer is just as good, only not as quick the next time
         write_graph(kept, graph, made_for)
     if not graph.model:
         return OpenedNetwork(None, f"torch runs the {source.name}: {graph.reason}")
-    return OpenedNetwork(GraphSession(graph, weights), remark)
+    return OpenedNetwork(GraphSession(graph, weights), warning)
 
 
 def can_export() -> bool:

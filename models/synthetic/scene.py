@@ -239,8 +239,8 @@ def random_actor(
         longest = 1 - max(wide * abs(right), tall * abs(down))
         amount = float(rng.uniform(0.45, max(0.5, longest)))
         dx, dy = right * amount, down * amount
-        low_x, high_x = _room(low_x, high_x, dx, wide / 3)
-        low_y, high_y = _room(low_y, high_y, dy, tall / 3)
+        low_x, high_x = _start_range(low_x, high_x, dx, wide / 3)
+        low_y, high_y = _start_range(low_y, high_y, dy, tall / 3)
     elif motion in ("grows", "shrinks"):
         amount = float(rng.uniform(2.0, 3.0))
     elif motion == "spins":
@@ -277,14 +277,14 @@ def random_motion(
     return motion
 
 
-def _room(low: float, high: float, way: float, beyond: float) -> tuple[float, float]:
-    """The range of starts for which start and end of a path of length `way` lie in [low, high].
+def _start_range(low: float, high: float, distance: float, beyond: float) -> tuple[float, float]:
+    """The range of starts for which start and end of a path over `distance` lie in [low, high].
 
     Where it is empty, both may lie up to `beyond` outside.
     """
-    if way == 0:
+    if distance == 0:
         return low, high
-    low, high = max(low, low - way), min(high, high - way)
+    low, high = max(low, low - distance), min(high, high - distance)
     return (low, high) if low < high else (low - beyond, high + beyond)
 
 

@@ -35,7 +35,7 @@ class Batch:
     mask: Tensor  # bool [B, T], true where a frame is
 
     def to(self, device: torch.device) -> Batch:
-        """The same on a device."""
+        """This batch on a device."""
         return Batch(self.features.to(device), self.times.to(device), self.mask.to(device))
 
 

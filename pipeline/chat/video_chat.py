@@ -354,8 +354,8 @@ class VideoChat:
         clip, encoded, footage_caveat = self._encoder.encode(
             path, read_options, self.timings, progress
         )
-        if self.bundle.remark and not self.timings.n_frames:  # it is said once
-            clip = replace(clip, notes=(*clip.notes, self.bundle.remark))
+        if self.bundle.warning and not self.timings.n_frames:  # it is said once
+            clip = replace(clip, notes=(*clip.notes, self.bundle.warning))
         if footage_caveat and not self._said_caveat:  # it is said once
             clip = replace(clip, notes=(*clip.notes, footage_caveat))
             self._said_caveat = True

@@ -156,7 +156,7 @@ def test_new_weights_of_the_same_shapes_need_no_new_graph(
     save_file(weights, path)
     bundle = Bundle.load(bundle_folder)
     after = bundle.encode(FRAMES, TIMES).array
-    assert runs_in_onnx(bundle) == {"tower", "projector"} and not bundle.remark
+    assert runs_in_onnx(bundle) == {"tower", "projector"} and not bundle.warning
     assert np.abs(after - before).max() > 1e-2
     assert np.abs(after - in_torch(bundle_folder, monkeypatch)).max() < 1e-3
 
@@ -174,7 +174,7 @@ def test_a_damaged_graph_is_noticed_and_torch_answers(
     bundle = Bundle.load(bundle_folder)
     found = bundle.encode(FRAMES, TIMES).array
     assert runs_in_onnx(bundle) == {"tower"}
-    assert bundle.remark == f"{path} is not used: it is damaged"
+    assert bundle.warning == f"{path} is not used: it is damaged"
     assert np.abs(found - in_torch(bundle_folder, monkeypatch)).max() < 1e-3
 
 
@@ -186,7 +186,7 @@ def test_a_graph_of_another_network_is_noticed(
     bundle = Bundle.load(bundle_folder)
     found = bundle.encode(FRAMES, TIMES).array
     assert runs_in_onnx(bundle) == {"tower"}
-    assert "made for other weights, or by another version" in bundle.remark
+    assert "made for other weights, or by another version" in bundle.warning
     assert np.abs(found - in_torch(bundle_folder, monkeypatch)).max() < 1e-3
 
 
@@ -203,7 +203,7 @@ def test_a_damaged_graph_is_made_anew_and_kept(bundle_folder: Path, kept_graphs:
     (bundle_folder / "graphs" / "projector.zip").write_bytes(b"")
     first = Bundle.load(bundle_folder)
     assert np.array_equal(first.encode(FRAMES, TIMES).array, wanted)
-    assert runs_in_onnx(first) == {"tower", "projector"} and first.remark
+    assert runs_in_onnx(first) == {"tower", "projector"} and first.warning
     kept = list(kept_graphs.iterdir())
     assert len(kept) == 1
     stamp = kept[0].stat().st_mtime_ns
@@ -226,8 +226,8 @@ def test_what_torch_cannot_export_is_tried_once(
     first, second = Bundle.load(small_bundle), Bundle.load(small_bundle)
     a, b = first.encode(FRAMES, TIMES).array, second.encode(FRAMES, TIMES).array
     assert np.array_equal(a, b) and len(tried) == 2, "the tower and the projector, once each"
-    assert "torch runs the tower: torch cannot export it: a kernel of its own" in first.remark
-    assert not second.remark
+    assert "torch runs the tower: torch cannot export it: a kernel of its own" in first.warning
+    assert not second.warning
     assert len(list(kept_graphs.iterdir())) == 2
 
 
@@ -242,7 +242,7 @@ def test_a_tower_that_is_not_in_the_bundle_as_safetensors_is_exported_once(
     (bundle_folder / "graphs" / "tower.zip").unlink()
     first = Bundle.load(bundle_folder)
     found = first.features(FRAMES)
-    assert np.array_equal(found, Bundle.load(with_graphs).features(FRAMES)) and not first.remark
+    assert np.array_equal(found, Bundle.load(with_graphs).features(FRAMES)) and not first.warning
     monkeypatch.setattr(open_network, "EXPORTERS", ("no such package",))
     again = Bundle.load(bundle_folder)
     assert again.networks.session("tower") and np.array_equal(again.features(FRAMES), found)
@@ -255,7 +255,7 @@ def test_a_folder_that_cannot_be_written_keeps_nothing_and_answers(
     monkeypatch.setattr(open_network, "EXPORTED_GRAPHS", tmp_path / "a file" / "graphs")
     bundle = Bundle.load(small_bundle)
     bundle.project(np.zeros((1, 4, 32), np.float32), np.zeros(1))
-    assert bundle.networks.session("projector") and not bundle.remark
+    assert bundle.networks.session("projector") and not bundle.warning
 
 
 def test_weights_that_are_not_numbers_are_named(bundle_folder: Path) -> None:
