@@ -48,7 +48,7 @@ LIMIT = 90.0  # seconds
 PAUSE = 0.01
 VALUES = (0, 1, 2, 3, 7, 8, 31, 64, 255, 1000, 2**16, 2**31 - 1, 2**31, 2**32 - 1, -1)
 REALS = (0.0, -1.0, 1e-30, 1e30, float("inf"), float("nan"))
-# Of every four headers one is damaged in any byte; the others stay such that the reader takes more.
+# The share of headers that are damaged in any byte; the others so that the reader gets further.
 BLIND = 0.25
 GGUF = ("gguf",)
 COMMANDS: dict[str, tuple[str, ...]] = {

@@ -5,7 +5,7 @@ python -m benchmarks.damaged_videos [--files 10000] [--seed 0] [--keep DIR]
 A short film is written in every container that the tests read. Each file is then damaged by
 chance: bits flipped, the end cut off, a stretch of bytes removed, doubled, zeroed or moved, or a
 number of four bytes, such as the size of a box, replaced. Child processes read eight frames of
-each; one that dies, or takes longer than LIMIT on the clock, is counted and started anew.
+each; one that dies, or takes longer than LIMIT on the clock, is counted and started again.
 
 read      frames came
 refused   a line for people (VideoError)

@@ -106,7 +106,7 @@ def speeds(engine: Engine) -> tuple[float, float]:
 
 
 def measure_speeds(candidates: Sequence[Candidate], repeats: int) -> None:
-    """Both speeds of all, in turns."""
+    """Measure the speeds of reading and generating of all candidates, in turns."""
     actions = [partial(speeds, candidate.engine) for candidate in candidates]
     for found in in_turns(repeats, *actions):
         for candidate, (read, generated) in zip(candidates, found, strict=True):

@@ -104,7 +104,7 @@ class ProcessClock(Clock):
 
     @classmethod
     def of(cls, process: psutil.Process) -> float:
-        """The same for another process."""
+        """The processor time of another process."""
         if CPU_TIME not in os.environ:
             return cls.now()
         times = process.cpu_times()
@@ -291,7 +291,7 @@ def theirs_to_first_token(
     message: Sequence[str | None],
     n_ctx: int,
 ) -> float:
-    """The same of llama-mtmd-cli: from its last word on loading to its first on stdout."""
+    """Seconds of llama-mtmd-cli from its last word on loading to its first word on stdout."""
     prompt = "".join("<__media__>" if text is None else text for text in message)
     command: list[str | Path] = [program, "-m", model.llm, "--mmproj", model.mmproj, "-p", prompt]
     for path in pictures:

@@ -72,7 +72,7 @@ def drawn(frames: int) -> Iterator[Video]:
 
 
 def cosines(features: np.ndarray, tokens: np.ndarray, centre: np.ndarray) -> np.ndarray:
-    """Of each feature with each token, both less a centre: `[features, tokens]`."""
+    """Cosine similarities of features and tokens, both less a centre: `[features, tokens]`."""
     return unit(features - centre) @ unit(tokens - centre).T
 
 

@@ -13,8 +13,9 @@ def set_mmap_threshold() -> None:
     """Let glibc give every large block back when it is freed; does nothing with other C libraries.
 
     By itself glibc soon keeps all but the largest for later: in a server many, of many threads. A
-    program that answers once is better off without: to take memory anew for each layer of a network
-    costs a tenth of the time to the first word, and what is kept is some ten megabytes.
+    program that answers once is better off without this function: to take memory again for each
+    layer of a network costs a tenth of the time to the first word, and what glibc keeps is some ten
+    megabytes.
     """
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none

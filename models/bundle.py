@@ -274,8 +274,10 @@ class Bundle:
         return NumpyFootageClassifier(self.folder / WEIGHTS, CLASSIFIER)
 
     def is_footage(self, features: np.ndarray) -> bool:
-        """Whether features `[T, cells, channels]` are of real footage, of which the concept model
-        makes the soft tokens, or of a drawn clip, of which the projector does."""
+        """Whether features `[T, cells, channels]` are of real footage or of a drawn clip.
+
+        The concept model makes the soft tokens of footage, the projector those of drawn clips.
+        """
         return self.config.concepts is not None and self._footage_classifier(features)
 
     def _projection(self, features: np.ndarray) -> str:

@@ -142,6 +142,6 @@ class BundleConfig:
 
 
 def _fill_lines(array: re.Match[str]) -> str:
-    """An array of numbers, of which each has a line, in as few lines as there can be."""
+    """An array of numbers that has one on each line, filled into as few lines as possible."""
     numbers = " ".join(array[0].split()).replace("[ ", "[").replace(" ]", "]")
     return textwrap.fill(numbers, 100, subsequent_indent=" " * 4)

@@ -137,7 +137,7 @@ def _view(rng: np.random.Generator) -> np.ndarray:
 
 
 def resized(frames: np.ndarray) -> Shot:
-    """The same in SIZE."""
+    """Frames scaled to SIZE."""
     return np.stack([np.asarray(Image.fromarray(frame).resize(SIZE)) for frame in frames])
 
 

@@ -53,7 +53,7 @@ _QWEN25VL = _QWEN | {
     "num_key_value_heads": 8,
     "rope_theta": 1_000_000.0,
     "rms_norm_eps": 1e-5,
-    # Of the rotated pairs of a head, how many turn by time, by row and by column.
+    # How many of a head's rotated pairs turn by time, by row and by column.
     "mrope_section": (16, 24, 24),
 }
 _GEMMA3 = Architecture(

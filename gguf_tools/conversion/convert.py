@@ -2,11 +2,10 @@
 
     convert("SmolLM2-135M-Instruct", "F16", "smollm2-f16.gguf")
 
-A vision model gives two: its language model, and an mmproj with its vision encoder and
-projector. A LoRA adapter of PEFT gives an adapter for llama.cpp. Types below eight bits are made
-of the result, see `quantize`. llama.cpp computes the same
-tokens and, within the precision of the type, the same logits and embeddings of pictures as
-transformers; the result's `notes` list the exceptions.
+A vision model gives two: its language model, and an mmproj with its vision encoder and projector. A
+LoRA adapter of PEFT gives an adapter for llama.cpp. Types below eight bits are made of the result,
+see `quantize`. llama.cpp computes the same tokens and, within the precision of the type, the same
+logits and embeddings of pictures as transformers; the result's `notes` list the exceptions.
 """
 
 from __future__ import annotations
@@ -109,12 +108,12 @@ def convert(
     `type_` is F32, F16, BF16 or Q8_0; None is the type that most weights have, which loses nothing.
     Vectors and norms are F32 always. `output` is NAME-TYPE.gguf in the current folder unless given;
     the mmproj of a vision model is mmproj-NAME-TYPE.gguf beside it, of `mmproj_type`: F32, F16,
-    BF16 or Q8_0. A folder that holds a LoRA adapter needs `base`, the folder of its model, of which
-    config.json is read, unless its own config says where that is. `force` replaces files.
+    BF16 or Q8_0. A folder that holds a LoRA adapter needs `base`, the folder of its model, whose
+    config.json is read, unless the adapter's own config names that folder. `force` replaces files.
     `progress` is called with the bytes written and the total. Memory does not grow with the model.
-    Raises ReellamaError, in one line, and writes nothing when
-    the folder is incomplete or damaged, the model or its tokenizer is one that llama.cpp cannot
-    run as it is, the disk is too full, a weight is not a number, or F16 cannot hold one.
+    Raises ReellamaError, in one line, and writes nothing when the folder is incomplete or damaged,
+    the model or its tokenizer is one that llama.cpp cannot run as it is, the disk is too full, a
+    weight is not a number, or F16 cannot hold one.
     """
     folder = Path(folder).expanduser()
     if is_adapter(folder):
@@ -166,7 +165,7 @@ def _convert_adapter(
     force: bool,
     progress: ConvertProgress | None,
 ) -> Converted:
-    """Write a LoRA adapter for the model of which `base` is the folder."""
+    """Write a LoRA adapter for the model in the folder `base`."""
     architecture, config = read_config(base)
     tensors = adapter_tensors(folder)
     type_ = _type(type_, tensors)
@@ -198,7 +197,7 @@ class _File:
 def _write(
     folder: Path, files: Sequence[_File], progress: ConvertProgress | None
 ) -> tuple[list[ConvertedFile], list[str]]:
-    """Write files, of which all get their names at the end, or none does; with notes for people."""
+    """Write files; at the end all of them get their names, or none does. With notes for people."""
     total, done = sum(file.n_bytes for file in files), 0
 
     def advance(n_bytes: int) -> None:

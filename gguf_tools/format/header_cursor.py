@@ -42,7 +42,7 @@ class PackedArray(NamedTuple):
     data: bytes
 
     def unpack(self) -> list[Any]:
-        """Its elements. Bytes of a string that are not UTF-8 become U+FFFD."""
+        """The array's elements. Bytes of a string that are not UTF-8 become U+FFFD."""
         if self.type != GGUFValueType.STRING:
             return list(struct.unpack(f"<{self.length}{STRUCT_FORMATS[self.type]}", self.data))
         return [*self.strings(self.length)]

@@ -138,7 +138,7 @@ class GGUFFile:
         return self.metadata.text("tokenizer.ggml.tokens", index) or ""
 
     def copy(self) -> GGUFFile:
-        """The same with a dictionary of tensors of its own."""
+        """A copy of this file's header with a dictionary of tensors of its own."""
         return replace(self, tensors=dict(self.tensors))
 
     def _get(self, key: str, kind: type[T]) -> T:
@@ -315,7 +315,7 @@ def _measure(
     except ValueError:
         removed = REMOVED.get(type_id)
         what = (
-            f"type {removed}, which llama.cpp reads no longer; download or convert the model anew"
+            f"type {removed}, which llama.cpp reads no longer; download or convert the model again"
             if removed
             else f"type {type_id}, which is not known here; update the package: pip install -U gguf"
         )

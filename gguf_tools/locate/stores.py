@@ -26,7 +26,7 @@ OLLAMA_HOST, OLLAMA_NAMESPACE = "registry.ollama.ai", "library"
 OLLAMA_MODEL = "application/vnd.ollama.image.model"
 OLLAMA_PROJECTOR = "application/vnd.ollama.image.projector"
 OLLAMA_DIGEST = re.compile(r"sha256[:-]([0-9a-f]{64})")
-MAX_SETTINGS_BYTES = 1 << 20  # bytes of a file of settings; manifests have a few hundred
+MAX_SETTINGS_BYTES = 1 << 20  # manifests have a few hundred
 # Depth of the search below a folder: publisher, model and quantization.
 MAX_DEPTH = 5
 

@@ -123,7 +123,7 @@ def _repeat(
 
 
 def _shortened(test: BenchTest) -> BenchTest:
-    """The same with one token generated, which is enough to warm up."""
+    """A test with one generated token, which is enough to warm up."""
     return test._replace(n=1) if test.kind == "tg" else test._replace(n_gen=min(test.n_gen, 1))
 
 

@@ -83,7 +83,7 @@ class CompareRow:
     accuracy: float | None  # 0 to 1, where a score was asked for
 
     def to_json(self) -> dict[str, Any]:
-        """The same as plain values; an estimate is an object with its value and error."""
+        """This row as plain values; an estimate is an object with its value and error."""
         return {
             key: value._asdict() if isinstance(value, Estimate) else value
             for key, value in vars(self).items()

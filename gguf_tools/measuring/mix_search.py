@@ -78,7 +78,7 @@ class MixPlan:
     n_bytes: int
 
     def tensor_types(self) -> list[tuple[str, str]]:
-        """The same as `quantize` takes it."""
+        """The mix as `quantize` takes it."""
         return _patterns(self.types)
 
     def write(self, path: Path) -> None:

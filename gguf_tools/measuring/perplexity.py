@@ -65,7 +65,7 @@ class TextQuality:
     divergence: Divergence | None
 
     def to_json(self) -> dict[str, Any]:
-        """The same as plain values; an estimate is an object with its value and error."""
+        """This result as plain values; an estimate is an object with its value and error."""
 
         def plain(value: Any) -> Any:
             if isinstance(value, dict):

@@ -43,7 +43,10 @@ class SavedLogits:
         return int(self.chunks.shape[1])
 
     def log_probabilities(self, chunk: int, positions: slice) -> np.ndarray:
-        """Of scored positions, counted from the first one of a chunk: float32 `[n, n_vocab]`."""
+        """The log probabilities at scored positions of a chunk: float32 `[n, n_vocab]`.
+
+        positions: counted from the first scored one.
+        """
         rows = np.ascontiguousarray(self.rows[chunk, positions])
         scales = np.ascontiguousarray(rows[:, :SCALE_SLOTS]).view("<f4")
         values = rows[:, SCALE_SLOTS : SCALE_SLOTS + self.n_vocab].astype(np.float32)

@@ -50,7 +50,7 @@ class ChoiceScore:
     chance: float
 
     def to_json(self) -> dict[str, Any]:
-        """The same as plain values."""
+        """This object as plain values."""
         scores = [[None if math.isnan(one) else one for one in task] for task in self.scores]
         places = {"model": str(self.model), "file": str(self.file)}
         return asdict(self) | places | {"scores": scores}
@@ -238,7 +238,7 @@ def _score_group(context: Context, group: list[_Tokenized]) -> list[list[float]]
 
 
 def _ending_rows(task: _Tokenized) -> Iterator[_Scored]:
-    """Of HellaSwag and multiple choice: each token from the first on that is not common."""
+    """The scored tokens in HellaSwag and multiple choice: all after those that answers share."""
     row = 1
     for tokens in task.answers:
         n = len(tokens) - task.n_common - 1
@@ -247,7 +247,7 @@ def _ending_rows(task: _Tokenized) -> Iterator[_Scored]:
 
 
 def _winogrande_rows(task: _Tokenized) -> Iterator[_Scored]:
-    """Of WinoGrande: the tokens behind the answer, without the last, which ends the sentence.
+    """The scored tokens in WinoGrande: those behind the answer, without the sentence's last.
 
     With few tokens behind it the answer counts as well. So that scores equal llama-perplexity's,
     two of its slips are kept: then the second answer's first token is predicted from where the

@@ -1,9 +1,9 @@
 """Importance matrices: the weight of each input of each matrix, for better quantization.
 
 While a model reads a text, the squares of the inputs of each matrix are summed up by column.
-Quantization then spends its precision on the important columns. Files are llama.cpp's
-own (tools/imatrix): GGUF, with a sum and a count for each matrix; the older binary format can be
-read. A mixture of experts has a row and a count for each expert.
+Quantization then spends its precision on the important columns. Files are llama.cpp's own
+(tools/imatrix): GGUF, with a sum and a count for each matrix; the older binary format can be read.
+A mixture of experts has a row and a count for each expert.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ INACTIVE = 1e-5  # a mean of squares up to this counts as no input
 
 @dataclass(frozen=True)
 class TensorStatistics:
-    """Of the means of squares of a tensor's inputs.
+    """Statistics of the mean squares of a tensor's inputs.
 
     active: share of inputs above INACTIVE. entropy: in bits, of their shares of `total`; evenness
     is that over the entropy of equal shares. outliers: share of inputs more than a standard

@@ -267,7 +267,7 @@ def _floats(file: GGUFFile, tensor: Tensor, rows: slice) -> np.ndarray:
 
 
 def _raw(file: GGUFFile, tensor: Tensor, rows: slice) -> np.ndarray:
-    """The same rows as they are stored: uint8 `[n_rows, bytes of a row]`."""
+    """Rows of a tensor as they are stored: uint8 `[n_rows, bytes of a row]`."""
     row_bytes = tensor.n_bytes * tensor.shape[0] // tensor.n_elements
     offset = tensor.offset + rows.start * row_bytes
     n_rows = rows.stop - rows.start

@@ -38,7 +38,7 @@ NEW_TYPE = re.compile(r"-> +[\d.]+ MiB \((\w+)\)")
 FALLBACK = re.compile(r"WARNING: (\d+) of \d+ tensor\(s\) required fallback")
 FAILED = re.compile(r"failed to quantize: (.*)")
 NEEDS_IMATRIX = re.compile(r"(will require an|requires an) imatrix", re.I)
-# Of a stream that could not be written.
+# Errors of C++ streams that could not be written.
 WRITE_FAILED = re.compile(r"iostream|ios_base|basic_ios", re.I)
 LOW_BITS = re.compile(r"IQ3_XXS|IQ2_\w+|IQ1_\w+")
 # llama.cpp's message for a tensor that the imatrix lacks.

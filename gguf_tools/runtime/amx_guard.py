@@ -1,9 +1,8 @@
 """Decide whether llama.cpp's extra buffer types may be used: the guard against the AMX crash.
 
 Some compilers drop the stores of AMX's tile configuration, and llama.cpp built by one of them dies
-with SIGSEGV at its first matrix product. A build does not show whether it has
-the fault, so a child process tries it (`reellama.gguf_tools.runtime.amx_probe`): only the child can
-crash.
+with SIGSEGV at its first matrix product. A build does not show whether it has the fault, so a child
+process tries it (`reellama.gguf_tools.runtime.amx_probe`): only the child can crash.
 """
 
 import contextlib

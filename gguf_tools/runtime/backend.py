@@ -204,8 +204,8 @@ def load_model(
     and "auto" as many as fit into the memory that is free on the GPUs next to a KV cache of `n_ctx`
     positions. `vocab_only` loads the vocabulary alone, for tokenizing; without `weights` the model
     has its vocabulary and sizes, and cannot compute. `placement` says where tensors lie, whatever
-    their layer (`tensor_placement`). Raises GGUFError, in one line, when the file
-    is missing, cut off, damaged, not GGUF, not known to llama.cpp, or memory runs out.
+    their layer (`tensor_placement`). Raises GGUFError, in one line, when the file is missing, cut
+    off, damaged, not GGUF, not known to llama.cpp, or memory runs out.
     """
     file = read_model(path)
     check_loadable(file)

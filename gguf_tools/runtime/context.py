@@ -210,10 +210,10 @@ class Context(Closeable):
         """Decode token ids int32 `[n]` or embeddings float32 `[n, n_embd]` from position `start`.
 
         n is at most n_batch; `offsets` is as in BatchSpan, and without `causal` all inputs see each
-        other. Logits are computed for the positions of `inputs` from `first_output`
-        on, by default for the last; n asks for none. Raises KeyboardInterrupt when Ctrl-C came
-        meanwhile, and ReellamaError when llama.cpp fails; after either the KV cache may hold some
-        of the positions.
+        other. Logits are computed for the positions of `inputs` from `first_output` on, by default
+        for the last; n asks for none. Raises KeyboardInterrupt when Ctrl-C came meanwhile, and
+        ReellamaError when llama.cpp fails; after either the KV cache may hold some of the
+        positions.
         """
         n = len(inputs)
         first_output = n - 1 if first_output is None else first_output

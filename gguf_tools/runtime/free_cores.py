@@ -139,7 +139,7 @@ class FreeCores:
                     del self._computing[thread]
 
 
-# Of this process: what is loaded first has then already seen a little of the load.
+# Made when this module is imported, so that the load is known by the time that a model is loaded.
 _free_cores = FreeCores()
 
 

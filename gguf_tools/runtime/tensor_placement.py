@@ -16,7 +16,7 @@ from typing import Any
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.runtime.ggml_library import ggml_function
 
-# Of a layer's experts; the name of llama.cpp's common/common.h for it is LLM_FFN_EXPS_REGEX.
+# Matches the tensors of a layer's experts: LLM_FFN_EXPS_REGEX of llama.cpp's common/common.h.
 EXPERTS = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps"
 
 Placement = Sequence[tuple[str, str]]  # patterns and names of memory

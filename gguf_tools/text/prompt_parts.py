@@ -69,7 +69,7 @@ Prompt = list[PromptPart]
 
 
 def soft_tokens_of(part: SoftTokens | np.ndarray) -> SoftTokens:
-    """The same as SoftTokens."""
+    """A part of a prompt as SoftTokens, made of an array where it is one."""
     return part if isinstance(part, SoftTokens) else SoftTokens(part)
 
 

@@ -42,8 +42,8 @@ class Tokenizer(Closeable):
         self.n_vocab = int(llama.llama_vocab_n_tokens(model.vocab))
         self.bos = self._named(llama.llama_vocab_bos(model.vocab))  # begins a text
         self.eos = self._named(llama.llama_vocab_eos(model.vocab))  # ends a text
-        # What begins a text that is to be filled in, what stands before the text that follows, and
-        # what stands before the answer; None where the model was not trained for that.
+        # The tokens before the text before a gap, before the text after it, and before the answer
+        # that fills the gap; None where the model was not trained for that.
         infill = (llama.llama_vocab_fim_pre, llama.llama_vocab_fim_suf, llama.llama_vocab_fim_mid)
         pre, suf, mid = (self._named(find(model.vocab)) for find in infill)
         self.infill: tuple[int, int, int] | None = None

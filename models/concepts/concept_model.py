@@ -44,7 +44,7 @@ class ConceptModel:
     def load(
         cls, folder: Path, config: ConceptConfig, weights: Mapping[str, Tensor]
     ) -> ConceptModel:
-        """Of a bundle's folder and what its weights file holds.
+        """Make the concept model of a bundle's folder, with the weights of its file.
 
         Raises ReellamaError when the files do not fit each other.
         """

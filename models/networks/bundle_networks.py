@@ -28,7 +28,7 @@ class BundleNetworks:
 
     @property
     def warning(self) -> str:
-        """Which graphs could not be used."""
+        """Which graphs could not be used, and why."""
         return "; ".join(network.warning for network in self._opened.values() if network.warning)
 
     def session(self, name: str) -> GraphSession | None:

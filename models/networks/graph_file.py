@@ -22,8 +22,8 @@ from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile, ZipInfo
 from reellama.gguf_tools.atomic_write import replacing
 from reellama.gguf_tools.errors import ReellamaError
 
-# To be raised when the networks' code computes something else from the same weights: older graphs
-# are then made anew.
+# Raise it when the networks' code computes something else from the same weights: older graphs are
+# then made again.
 VERSION = 1
 GRAPHS = "graphs"  # the folder of a bundle's graphs
 MODEL, DESCRIPTION, MERGES = "graph.onnx", "graph.json", "merges.txt"
@@ -49,8 +49,8 @@ class Graph:
 
 def fingerprint(settings: Mapping[str, Any], shapes: Mapping[str, Sequence[Any]]) -> str:
     """SHA-256, in hexadecimal, of all but the values of the weights that a graph depends on."""
-    said = [VERSION, settings, sorted(shapes.items())]
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+    fields = [VERSION, settings, sorted(shapes.items())]
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
 def read_graph(path: Path, made_for: str) -> Graph | None:

@@ -57,13 +57,13 @@ class NetworkSource(Protocol):
         ...
 
     def export(self) -> Graph:
-        """Its graph, made by torch and checked against it. Raises GraphError."""
+        """The network's graph, made by torch and checked against it. Raises GraphError."""
         ...
 
 
 class OpenedNetwork(NamedTuple):
-    """A network's session in onnxruntime, None where torch must run it, and what a person should
-    know of that, "" for nothing."""
+    """A network's session in onnxruntime, None where torch must run it; and a warning where a graph
+    could not be used, else ""."""
 
     session: Any  # GraphSession | None: onnxruntime is imported late
     warning: str = ""
@@ -82,9 +82,9 @@ def open_network(source: NetworkSource) -> OpenedNetwork:
     from reellama.models.networks.graph_session import GraphSession
 
     made_for = fingerprint(source.settings, weight_shapes(weights))
-    kept = EXPORTED_GRAPHS / f"{made_for}.zip"
+    cached_graph = EXPORTED_GRAPHS / f"{made_for}.zip"
     warning = ""
-    for path in (source.folder / GRAPHS / f"{source.name}.zip", kept):
+    for path in (source.folder / GRAPHS / f"{source.name}.zip", cached_graph):
         try:
             graph = read_graph(path, made_for)
             if graph is not None and graph.model:
@@ -97,7 +97,7 @@ def open_network(source: NetworkSource) -> OpenedNetwork:
     if graph is None:
         return OpenedNetwork(None, warning)
     with suppress(ReellamaError):  # the answer is just as good, only not as quick the next time
-        write_graph(kept, graph, made_for)
+        write_graph(cached_graph, graph, made_for)
     if not graph.model:
         return OpenedNetwork(None, f"torch runs the {source.name}: {graph.reason}")
     return OpenedNetwork(GraphSession(graph, weights), warning)
@@ -125,8 +125,8 @@ def write_graphs(sources: Iterable[NetworkSource]) -> list[Path]:
 
 
 def _exported(source: NetworkSource) -> Graph | None:
-    """Its graph, made now; one without a model where it cannot be made, None where ONNX cannot be
-    written here."""
+    """The network's graph, made now; one without a model where torch cannot export it, None where
+    ONNX cannot be written here."""
     if not can_export():
         return None
     try:

@@ -33,7 +33,7 @@ def read_weights(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
 
 
 def each_weight(path: Path, names: Iterable[str]) -> Iterator[tuple[str, np.ndarray]]:
-    """The same one by one, for whoever copies them: no two copies of all are in memory at once."""
+    """The tensors one by one, so that a caller that copies them never has all of them twice."""
     with opened_weights(path) as file:
         for name in names:
             weight = file.get_tensor(name).astype(np.float32)

@@ -42,8 +42,8 @@ from reellama.models.synthetic.synthetic_clip import SyntheticClip
 
 HELD_OUT_EVERY = 10  # every tenth kind, in the order of kinds.csv, is never drawn in training
 SPLIT_SEEDS = {"train": 0, "validation": 1, "test": 2}
-CODEC_SHARE = 0.45  # share of the clips that go through a video file
-JPEG_SHARE = 0.2  # share of the others whose frames go through JPEG
+CODEC_SHARE = 0.45  # of the clips go through a video file
+JPEG_SHARE = 0.2  # of the others' frames go through JPEG
 MAX_TURNS = 5
 
 
@@ -138,7 +138,7 @@ class SyntheticClips(Dataset[Sample]):
         )  # fmt: skip
 
     def with_sampling_weights(self, sampling_weights: Mapping[str, float]) -> SyntheticClips:
-        """The same data set with other shares of scenarios."""
+        """This data set with other shares of scenarios."""
         return SyntheticClips(
             self.config, self.side, self.assets, split=self.split, kinds=self.kinds,
             stills=self.stills, photos=self._photos, sampling_weights=sampling_weights,

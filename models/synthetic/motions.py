@@ -36,12 +36,12 @@ class SequentialMotion:
 
     @property
     def picture(self) -> Picture:
-        """The same for both motions."""
+        """The picture; both motions have the same one."""
         return self.first.picture
 
     @property
     def mirrored(self) -> bool:
-        """The same for both motions."""
+        """Whether the picture is mirrored, which is the same in both motions."""
         return self.first.mirrored
 
     def pose(self, u: float) -> Pose:

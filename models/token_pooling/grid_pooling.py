@@ -11,7 +11,7 @@ import numpy as np
 
 from reellama.gguf_tools.errors import ReellamaError
 
-# Of the budget, the part that the slow stream of `slow_fast` gets.
+# The share of the budget that the slow stream of `slow_fast` gets.
 SLOW_SHARE = 0.5
 
 
@@ -143,11 +143,11 @@ def balanced_groups(
     *,
     grid: bool = True,
 ) -> int:
-    """Of how many frames, with `group_tokens` more for each, a budget keeps time and space alike.
+    """How many frames to keep, so that time and space lose equal shares to the budget.
 
-    The part of the frames and the part of a frame's cells that remain are balanced: the smaller
-    one is as large as it can be. Without a grid, a frame keeps all of its tokens where it can.
-    0 where the budget holds nothing.
+    The share of the frames and the share of a frame's cells that remain are balanced: the smaller
+    one is as large as it can be. Each frame takes `group_tokens` more. Without a grid, a frame
+    keeps all of its tokens where it can. 0 where the budget holds nothing.
     """
     most = min(frames, budget // (group_tokens + 1))
     if not grid:

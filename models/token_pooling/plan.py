@@ -23,7 +23,7 @@ from reellama.models.token_pooling.pool import POOLINGS
 
 # The pooling that `auto` takes where frames in full do not fit; why: benchmarks.pooling_quality.
 AUTO_POOLING = "merge_similar"
-# Frames that are looked at where nobody says how many: so many a second, and within bounds. A
+# Frames that are looked at where nobody says how many: DEFAULT_FPS a second, within bounds. A
 # visual tower takes up to a second for each of them on a CPU.
 DEFAULT_FPS = 1.0
 MIN_FRAMES, MAX_FRAMES = 8, 64
@@ -54,8 +54,8 @@ class PoolingPlan:
 
     method: a name in `POOLINGS`
     frames: how many to sample and to encode
-    groups: at most so many groups of tokens, with a text before each
-    tokens: at most so many pooled tokens, texts not counted: the budget of `pool`
+    groups: the maximum of groups of tokens, with a text before each
+    tokens: the maximum of pooled tokens, texts not counted: the budget of `pool`
     total:  the same with the texts
     grid:   (t, rows, columns) of the pooled tokens; None where the video decides
     notes:  what a person should know, e.g. "asked for 64 frames: 256 tokens hold 1 in full"

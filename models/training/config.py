@@ -80,7 +80,7 @@ class VisionTowerSettings:
         name: a folder, `hf-hub:owner/repo`, or an open_clip model, which needs `pretrained`.
         pretrained: open_clip's tag of the weights, or a file with them.
         layer: the block whose grid is read, counted from the end.
-        fine_layers: so many blocks before it, of finer grids, are folded into its cells.
+        fine_layers: how many blocks before it, of finer grids, are folded into its cells.
     """
 
     name: str = ""
@@ -97,7 +97,7 @@ class VisionTowerSettings:
             )
 
     def spec(self) -> TowerSpec:
-        """The same as a bundle describes it."""
+        """These settings as a bundle's config has them."""
         return TowerSpec(self.name, self.pretrained, self.layer, self.fine_layers)
 
 

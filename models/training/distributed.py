@@ -120,7 +120,7 @@ def workers() -> int:
 
 
 def spawn(function: Callable[..., Any], processes: int, *arguments: Any) -> None:
-    """Call `function(*arguments)` in so many processes, made one group by `init_processes`.
+    """Call `function(*arguments)` in each of `processes` new processes, joined to one group.
 
     Raises the ReellamaError that one of them raised.
     """

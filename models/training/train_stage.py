@@ -189,7 +189,7 @@ def _average_weights(share: float, module: nn.Module, first: Mapping[str, Tensor
 
 
 def _without_calibration(bundle: Bundle) -> Projector:
-    """Its projector before its logits were scaled and biased."""
+    """The bundle's projector as it was before its logits were scaled and biased."""
     _scale_logits(1 / bundle.config.inverse_temperature, bundle.projector)
     bundle.projector.word_mixture.logit_bias.zero_()
     return bundle.projector

@@ -26,7 +26,7 @@ from reellama.models.training import distributed
 Loss = Callable[[int, np.random.Generator], Tensor]
 Validate = Callable[[], dict[str, float]]
 
-MAX_GRADIENT_NORM = 1.0  # norm; longer gradients are scaled down to it
+MAX_GRADIENT_NORM = 1.0  # larger gradients are scaled down to it
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ class Trainer:
         return total
 
     def _rng_seed(self, number: int) -> list[int]:
-        """Of what a forward pass draws by chance: other numbers in each process."""
+        """The seed of a forward pass's random numbers, another one in each process."""
         own = [distributed.rank()] if distributed.rank() else []
         return [self.seed, number, *own]
 

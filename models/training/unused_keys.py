@@ -9,8 +9,12 @@ from reellama.gguf_tools.errors import ReellamaError
 
 
 class UnusedKeyRule(NamedTuple):
-    """Keys that do nothing in a config without the key `without`, in one that has the key `beside`,
-    or, where a rule names both, in one of which both are true."""
+    """Keys that do nothing in some configs: those without the key `without`, or those with the key
+    `beside`. A rule that names both is about configs without the one and with the other.
+
+    For example, UnusedKeyRule(("average_with",), without="weight_average") refuses a file to
+    average with where no average is made.
+    """
 
     keys: tuple[str, ...]
     without: str = ""

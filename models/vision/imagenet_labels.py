@@ -19,8 +19,8 @@ from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.reader import read_gguf, token_embeddings
 from reellama.models.vision.torch_checkpoint import last_tensors
 
-TOP_CLASSES = 3  # most likely classes that are named
-NAME_TOKENS = 6  # tokens of a class's name; longer names are cut
+TOP_CLASSES = 3  # are named, the most likely ones
+NAME_TOKENS = 6  # of a class; longer names are cut
 N_TOKENS = TOP_CLASSES * NAME_TOKENS
 NAMES = "names"  # in the metadata of a file: the names of the classes, as JSON
 

@@ -78,7 +78,7 @@ class Picture:
 
     @functools.cached_property
     def image(self) -> Image.Image:
-        """The same as a Pillow image, mode RGBA."""
+        """The picture as a Pillow image, mode RGBA."""
         return Image.fromarray(self.rgba)
 
     @functools.cached_property

@@ -17,8 +17,8 @@ from reellama.models.training.feature_cache import Batch, FeatureCache
 from reellama.models.training.frozen_llm import Example, FrozenLLM
 from reellama.models.training.objectives import word_loss
 
-SHOWN_ANSWERS = 3  # answers that validation shows
-FOLLOW_UP_SHARE = 0.35  # share of the examples that come after another question
+SHOWN_ANSWERS = 3  # by a validation
+FOLLOW_UP_SHARE = 0.35  # of the examples come after another question
 
 
 class CaptionObjective:

@@ -16,7 +16,7 @@ MAX_NGRAM = 3  # words
 
 
 def ngrams(caption: str) -> Counter[tuple[str, ...]]:
-    """Its n-grams of one word and more, and how often each is there."""
+    """A caption's n-grams, from one word to MAX_NGRAM, with their counts."""
     words = words_of(caption)
     return Counter(
         tuple(words[start : start + n])

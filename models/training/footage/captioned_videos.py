@@ -38,7 +38,7 @@ class FootageSet:
     """The videos of one file, with their features.
 
     Attributes:
-        share: of its videos in a batch of training; 0 for a set of validation.
+        share: of a training batch that this set's videos take; 0 for a validation set.
         cache: clip `number` is `videos[number]`; some may not have been readable.
     """
 
@@ -48,11 +48,11 @@ class FootageSet:
     cache: FeatureCache
 
     def size(self, batch: int) -> int:
-        """Its videos in a batch: one at least."""
+        """How many videos of this set go into a batch: at least one."""
         return max(1, round(self.share * batch))
 
     def captioned(self, rows: Sequence[int]) -> list[int]:
-        """Those of `rows` that have captions, and not only questions."""
+        """The `rows` of videos that have captions, and not only questions."""
         return [row for row in rows if self.videos[row].captions]
 
     def rows(self, step: int, batch: int, seed: int) -> list[int]:
@@ -88,7 +88,7 @@ def as_sentence(caption: str) -> str:
 
 
 def sentences(video: CaptionedVideo) -> list[str]:
-    """Its captions as sentences to learn; too long ones only where there is no other."""
+    """A video's captions as sentences to learn; too long ones only where there is no other."""
     kept = [text for text in video.captions if len(text.split()) <= MAX_CAPTION_WORDS]
     return [as_sentence(text) for text in kept or video.captions]
 

@@ -32,9 +32,10 @@ def concept_loss(logits: Tensor, shares: Tensor) -> Tensor:
 
 
 def noisy_or_logits(probabilities: Tensor) -> Tensor:
-    """Of words in soft tokens `[B, tokens, concepts]`, that any token is the word: `[B, concepts]`.
+    """Logits `[B, concepts]` that any soft token is a concept's word, by noisy-OR.
 
-    The logit of 1 - product(1 - p).
+    probabilities: that each token is the word, `[B, tokens, concepts]`. The result is the logit of
+    1 - product(1 - p).
     """
     none = torch.log1p(-probabilities.clamp(max=1 - 1e-4)).sum(1).clamp(max=-1e-6)
     return torch.log(-torch.expm1(none)) - none

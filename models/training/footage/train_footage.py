@@ -102,7 +102,8 @@ def _initial_tokens(
     sets: Sequence[FootageSet],
     known: ConceptModel | None,
 ) -> tuple[ConceptVocabulary, ConceptTokens]:
-    """Those of the bundle that the stage begins with, or new ones whose words are the LLM's."""
+    """The vocabulary and tokens of the bundle that the stage begins with, or new ones, whose words
+    are the LLM's."""
     if known is not None:
         return known.vocabulary, copy.deepcopy(known.tokens).requires_grad_(True)
     phase, llm = config.concepts, instruction.llm

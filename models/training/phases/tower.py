@@ -44,10 +44,10 @@ from reellama.models.vision.imagenet_labels import ImageNetClassifier
 from reellama.models.vision.torchvision_compat import ensure_torchvision
 
 BACKGROUND, IGNORED_WORD = 0, -1
-NAME_WORDS = 5  # words of a name at most
+MAX_NAME_WORDS = 5
 CENTER_SHARE = 0.6  # share of an object, from its middle, whose cells have its name as target
 CELL_PIXELS = 32  # of the trunk's last block
-VALIDATION_STILLS = 1024  # stills
+VALIDATION_STILLS = 1024
 
 
 @dataclass
@@ -55,7 +55,7 @@ class StillBatch:
     """Stills side by side, with their targets."""
 
     pixels: Tensor  # uint8 [B, 3, side, side]
-    cells: Tensor  # int64 [B, cells, NAME_WORDS]: numbers of words, IGNORED for no further one
+    cells: Tensor  # int64 [B, cells, MAX_NAME_WORDS]: numbers of words, IGNORED for no further one
     captions: Tensor  # int64 [B, context]
 
 
@@ -83,12 +83,12 @@ class StillCollator:
         return StillBatch(pixels, torch.from_numpy(cells), self._encode(captions))
 
     def cells(self, scene: Scene) -> np.ndarray:
-        """The words of what is in each cell: int64 `[cells, NAME_WORDS]`."""
-        found = np.full((self._rows**2, NAME_WORDS), IGNORED_WORD)
+        """The words of what is in each cell: int64 `[cells, MAX_NAME_WORDS]`."""
+        found = np.full((self._rows**2, MAX_NAME_WORDS), IGNORED_WORD)
         places = objects_in_cells(scene, self._rows)
         found[places == 0, 0] = BACKGROUND
         for number, actor in enumerate(scene.actors, 1):
-            words = [self._index[word] for word in actor.picture.kind.split()[:NAME_WORDS]]
+            words = [self._index[word] for word in actor.picture.kind.split()[:MAX_NAME_WORDS]]
             found[places == number, : len(words)] = words
         return found
 
