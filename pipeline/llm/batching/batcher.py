@@ -1,7 +1,7 @@
 """Several answers at once from one model: sequences side by side in one llama.cpp context.
 
 Every step decodes the next token of all answers together with a piece of the prompts that are
-still being read, so a long prompt holds nobody up: continuous batching, as in Orca (OSDI 2022),
+still being read, so a long prompt delays no answer: continuous batching, as in Orca (OSDI 2022),
 with chunked prefill, as in Sarathi-Serve (OSDI 2024). It is quick because the weights are read once
 for all of them.
 """
@@ -37,17 +37,17 @@ from reellama.pipeline.llm.text_stream import TextStream
 from reellama.pipeline.llm.token_sampling import Sampler
 from reellama.pipeline.llm.token_scorer import TokenScorer
 
-# A new prompt takes over the sequence that it goes on from if it keeps more than this share of it.
+# A prompt prefers a sequence of which it can reuse more than this share of the cells.
 MIN_REUSED_SHARE = 0.5
 
 
 class Batcher:
     """A model with `n_parallel` sequences of `n_ctx` positions each, and the thread that runs it.
 
-    What waits for a sequence waits here without limit. What goes wrong with one job ends that job
-    alone. `close` ends all of them with `Stopped`, and so does `submit` from then on. Should the
-    thread itself end by an error, `failure` is that error, all jobs end with it, and `on_failure`
-    is called, in that thread.
+    Any number of jobs may wait for a sequence. What goes wrong with one job ends that job alone.
+    `close` ends all of them with `Stopped`, which `submit` raises from then on. Should the thread
+    itself end by an error, `failure` is that error, all jobs end with it, and `on_failure` is
+    called, in that thread.
     Raises ReellamaError for a model or adapter that cannot be used.
     """
 
@@ -101,24 +101,24 @@ class Batcher:
         """Tokenize a prompt.
 
         Raises ReellamaError for soft tokens that do not fit the model, and for texts that cannot
-        fit the context: of those it reads nothing.
+        fit the context, before it tokenizes anything.
         """
-        least = self.least_positions(sum(len(p.text) for p in prompt if isinstance(p, Text)))
-        if least > self.n_ctx:
-            raise _too_long(f"at least {least}", self.n_ctx)
+        n_characters = sum(len(part.text) for part in prompt if isinstance(part, Text))
+        if (n_min := self.min_positions(n_characters)) > self.n_ctx:
+            raise _too_long(f"at least {n_min}", self.n_ctx)
         tokenized = tokenize_prompt(prompt, self.tokenizer, self.n_embd)
         if not tokenized.keys:
             raise ReellamaError("the prompt is empty")
         return tokenized
 
-    def least_positions(self, n_characters: int) -> int:
-        """Positions that a text of so many characters takes at least: told without reading it."""
+    def min_positions(self, n_characters: int) -> int:
+        """Positions that a text of `n_characters` takes at least, found without tokenizing it."""
         return n_characters // self._longest_token
 
     def submit(self, job: GenerationJob) -> None:
         """Answer a job as soon as a sequence is free.
 
-        Its grammar is parsed here, in the caller's thread, so that it holds nobody up. Raises
+        Its grammar is parsed here, in the caller's thread, so that it delays no other job. Raises
         ReellamaError for a prompt that is too long or options that cannot be used, and Stopped
         after `close`.
         """
@@ -151,7 +151,7 @@ class Batcher:
         reason: Exception = Stopped()
         try:
             self._answer_all()
-        except BaseException as error:  # noqa: BLE001  # nobody else would hear of it
+        except BaseException as error:  # noqa: BLE001  # all jobs end with it
             self.failure = error
             reason = Failed(error)
         with self._closing:
@@ -173,7 +173,7 @@ class Batcher:
             busy = [slot for slot in self._slots if slot.state is not None]
             try:
                 self._step(busy)
-            except Exception as error:  # noqa: BLE001  # those who wait must hear of it
+            except Exception as error:  # noqa: BLE001  # these jobs end with it
                 for slot in busy:
                     slot.cache.clear()  # what the memory holds is not certain now
                     self._end(slot, error)
@@ -199,8 +199,8 @@ class Batcher:
                 pass
             for state in self._queue.drop_cancelled():
                 deliver(state.job, None)
-            if (found := self._queue.preempt(self._slots)) is not None:
-                state, slot = found
+            if (preemption := self._queue.preempt(self._slots)) is not None:
+                state, slot = preemption
                 self._preempt(slot)
                 self._begin(state, [slot])
             free = [slot for slot in self._slots if slot.state is None]
@@ -221,11 +221,12 @@ class Batcher:
         """Start on the sequence that holds most of the prompt, or on the one unused the longest."""
         job, keys = state.job, state.prompt.keys
 
-        def kept(slot: SequenceSlot) -> int:
+        def preference(slot: SequenceSlot) -> tuple[int, float]:
             common = slot.cache.common_prefix(keys)
-            return common if common > MIN_REUSED_SHARE * len(slot.cache) else 0
+            is_enough = common > MIN_REUSED_SHARE * len(slot.cache)
+            return (common if is_enough else 0, -slot.last_used_at)
 
-        slot = max(free, key=lambda slot: (kept(slot), -slot.last_used_at))
+        slot = max(free, key=preference)
         # The last position is always read: its logits are needed.
         common = min(slot.cache.common_prefix(keys), len(keys) - 1)
         reused = slot.cache.truncate(state.prompt.reusable(common))
@@ -241,7 +242,7 @@ class Batcher:
         slot.state = state
 
     def _preempt(self, slot: SequenceSlot) -> None:
-        """Put a job back among those that wait. It goes on by reading what it has generated."""
+        """Put a job back into the queue. It will continue by reading what it has generated."""
         state, slot.state = slot.state, None
         assert state is not None
         slot.last_used_at = time.monotonic()
@@ -277,7 +278,7 @@ class Batcher:
             self._ctx.decode_batch(spans, causal=pieces[0].tokens.causal)
 
     def _advance(self, slot: SequenceSlot, piece: SequenceSpan, index: int) -> None:
-        """Note that a piece was decoded; choose the next token where its logits are there."""
+        """Note that a piece was decoded; choose the next token if it has logits."""
         state = slot.state
         assert state is not None
         slot.cache.extend(piece.tokens)
@@ -295,7 +296,7 @@ class Batcher:
         stats.generate_seconds = now - state.stage_started_at
         try:
             self._choose(slot, state, index)
-        except Exception as error:  # noqa: BLE001  # such as a grammar that lets nothing follow
+        except Exception as error:  # noqa: BLE001  # such as a grammar that allows no next token
             self._end(slot, error)
 
     def _choose(self, slot: SequenceSlot, state: JobState, index: int) -> None:
@@ -328,7 +329,7 @@ class Batcher:
         return None
 
     def _end(self, slot: SequenceSlot, error: Exception | None) -> None:
-        """Free a sequence. Its memory stays: the next question may go on from it."""
+        """Free a sequence. Its cells stay in the KV cache: the next prompt may reuse them."""
         state, slot.state = slot.state, None
         slot.last_used_at = time.monotonic()
         if state is not None:

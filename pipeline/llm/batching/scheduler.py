@@ -1,9 +1,9 @@
-"""Which job gets a sequence, and which has to give one up: long answers hold up neither short ones
+"""Which job gets a sequence, and which has to give one up: long answers delay neither short ones
 nor other clients.
 
-Clients are served by what they have had, as in "Fairness in Serving Large Language Models" (Sheng
-and others, OSDI 2024), and a job that has used its quantum may be preempted by one that has had
-none, as in a multi-level feedback queue. Work is counted in positions that are read.
+The client that has had the least work comes first, as in "Fairness in Serving Large Language
+Models" (Sheng and others, OSDI 2024), and a job that has used its quantum may be preempted by one
+that has had none, as in a multi-level feedback queue. Work is counted in positions that are read.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from reellama.pipeline.llm.batching.step_planner import DECODE_COST
 
 QUANTUM = 512  # work after which a job may be preempted
 MAX_WORK_LOST = 64  # work that a long prompt loses without harm when it is preempted
-SHORTER_FACTOR = 4  # a job with so many times fewer cells is much shorter
-MAX_CLIENTS = 1024  # whose work is remembered
+SHORTER_FACTOR = 4  # how many times fewer cells make a job much shorter
+MAX_CLIENTS = 1024  # clients whose work is remembered
 
 
 class JobQueue:
@@ -28,42 +28,42 @@ class JobQueue:
         self._served: Counter[str] = Counter()
 
     def add(self, state: JobState, slots: Sequence[SequenceSlot]) -> None:
-        """Let a job wait. A client saves up no work by asking for nothing."""
+        """Let a job wait. A client without jobs gains no advantage over those that have some."""
         client = state.job.client
-        here = {each.job.client for each in (*self.waiting, *_running(slots))}
-        if here and client not in here:
-            least = min(self._served[each] for each in here)
-            self._served[client] = max(self._served[client], least)
+        active = {other.job.client for other in (*self.waiting, *_running(slots))}
+        if active and client not in active:
+            min_served = min(self._served[name] for name in active)
+            self._served[client] = max(self._served[client], min_served)
         self.waiting.append(state)
         if len(self._served) > MAX_CLIENTS:
-            self._served = Counter({each: self._served[each] for each in (*here, client)})
+            self._served = Counter({name: self._served[name] for name in (*active, client)})
 
     def next_job(
         self, slots: Sequence[SequenceSlot], free: Sequence[SequenceSlot]
     ) -> JobState | None:
         """Take out the job that is next and may have one of the free sequences.
 
-        That is a job of the client with the fewest running jobs, of those the client that has had
-        the least work, with what a long prompt is about to take, and of a client's own jobs the
-        one that waits the longest. Long prompts have at most half of the sequences during their
-        prefill: they are read one after the other, and with more of them there would be none for
-        short ones.
+        This is a job of the client with the fewest running jobs. Among several such clients the one
+        with the least work comes first, counting what a long prompt is about to take, and of a
+        client's own jobs the one that waits the longest. Long prompts have at most half of the
+        sequences during their prefill: they are read one after the other, and with more of them
+        there would be no sequence for short ones.
         """
-        n_long = sum(_reads_long(each) for each in _running(slots))
-        # A second long prompt would only wait there to be read: not in the last free sequence.
+        n_long = sum(map(_reads_long, _running(slots)))
+        # In the last free sequence a second long prompt would only wait to be read.
         full = n_long >= max(1, len(slots) // 2) or (n_long > 0 and len(free) < 2)
-        able = [each for each in self.waiting if not (full and _is_long(each, free))]
-        if not able:
+        eligible = [state for state in self.waiting if not (full and _is_long(state, free))]
+        if not eligible:
             return None
-        state = min(able, key=self._rank(slots))
+        state = min(eligible, key=self._rank(slots))
         self.waiting.remove(state)
         return state
 
     def drop_cancelled(self) -> list[JobState]:
-        """Take out those whose job was cancelled."""
-        gone = [each for each in self.waiting if each.job.cancelled]
-        self.waiting = deque(each for each in self.waiting if not each.job.cancelled)
-        return gone
+        """Take out the jobs that were cancelled."""
+        cancelled = [state for state in self.waiting if state.job.cancelled]
+        self.waiting = deque(state for state in self.waiting if not state.job.cancelled)
+        return cancelled
 
     def count_work(self, state: JobState, n_read: int, n_generated: int) -> None:
         """Count work that was done for a job."""
@@ -76,17 +76,17 @@ class JobQueue:
 
         When: all sequences are taken, and none will be free soon, because each job has used its
         quantum, or will have with the rest of its prompt. Where one will be free soon, only long
-        prompts give way of which hardly anything was read while another one was.
+        prompts give way that have hardly been read because another one was read first.
 
         For whom: a waiting job that was never preempted itself, in the order of the queue.
 
-        Which may be preempted: jobs that have used their quantum, by a job of another client or a
-        much shorter one; and those that have not, by a job that is much shorter than what is left
-        of their prompt. The job that started first is safe until it has used its quantum, so it
-        gets through.
+        Which jobs may be preempted: those that have used their quantum, by a job of another client
+        or a much shorter one; and those that have not, by a job that is much shorter than what is
+        left of their prompt. The job that started first is safe until it has used its quantum, so
+        it gets through.
 
-        Which one is: of the client with the most running jobs, the job with the fewest cells,
-        which are to be read again.
+        Which one is preempted: of the client with the most running jobs, the job with the fewest
+        cells, since these are to be read again.
         """
         victims = {slot: slot.state for slot in slots if slot.state is not None}
         if len(victims) < len(slots):
@@ -99,7 +99,7 @@ class JobQueue:
             for slot, state in victims.items()
             if slot is not oldest or _has_used_quantum(state)
         }
-        n_running = Counter(each.job.client for each in _running(slots))
+        n_running = Counter(state.job.client for state in _running(slots))
         for state in sorted(self.waiting, key=self._rank(slots)):
             if state.was_preempted:
                 continue
@@ -107,16 +107,16 @@ class JobQueue:
             if able:
                 self.waiting.remove(state)
                 clients = {slot: victims[slot].job.client for slot in able}
-                slot = min(able, key=lambda each: (-n_running[clients[each]], len(each.cache)))
+                slot = min(able, key=lambda slot: (-n_running[clients[slot]], len(slot.cache)))
                 return state, slot
         return None
 
     def _rank(self, slots: Sequence[SequenceSlot]) -> Callable[[JobState], tuple[int, int]]:
         """The order of the queue: a function whose value is smallest for the job that is next."""
-        n_running = Counter(each.job.client for each in _running(slots))
+        n_running = Counter(state.job.client for state in _running(slots))
 
         def rank(state: JobState) -> tuple[int, int]:
-            # What a prompt takes beyond a quantum counts before it is read: fair queueing does so.
+            # As in fair queueing, what a prompt takes beyond a quantum counts before it is read.
             beyond = max(0, len(state.prompt.keys) - QUANTUM)
             return n_running[state.job.client], self._served[state.job.client] + beyond
 
@@ -124,7 +124,7 @@ class JobQueue:
 
 
 def _is_long(state: JobState, free: Sequence[SequenceSlot]) -> bool:
-    """Whether much is to be read for a waiting job, in any of these sequences."""
+    """Whether a waiting job has a long prompt to read, whichever of these sequences it gets."""
     keys = state.prompt.keys
     if len(keys) <= SHORT_PREFILL:
         return False
@@ -138,14 +138,14 @@ def _reads_long(state: JobState) -> bool:
 def _barely_read(
     states: dict[SequenceSlot, JobState], oldest: SequenceSlot
 ) -> dict[SequenceSlot, JobState]:
-    """Long prompts of which hardly anything was read, while another one was: the one that started
-    first, or else the one that is read next."""
+    """Long prompts that have hardly been read, without the one that is read first: the job that
+    started first or, if its prompt is not long, the prompt with the least left."""
     long = {slot: state for slot, state in states.items() if _reads_long(state)}
-    read = min(long, key=lambda slot: (slot is not oldest, long[slot].n_pending), default=None)
+    first = min(long, key=lambda slot: (slot is not oldest, long[slot].n_pending), default=None)
     return {
         slot: state
         for slot, state in long.items()
-        if slot is not read and state.work <= MAX_WORK_LOST
+        if slot is not first and state.work <= MAX_WORK_LOST
     }
 
 
@@ -154,7 +154,7 @@ def _has_used_quantum(state: JobState) -> bool:
 
 
 def _will_use_quantum(state: JobState) -> bool:
-    """Whether it has used its quantum, or will have when its prompt is read."""
+    """Whether a job has used its quantum, or will have when its prompt is read."""
     return max(0, state.work) + state.n_pending >= QUANTUM
 
 

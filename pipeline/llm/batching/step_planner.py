@@ -77,8 +77,8 @@ class StepPlanner:
         """What is decoded next, of this kind: a token of each answer that grows, and of prompts.
 
         The prompt with the least left comes first, as in shortest remaining time first: read in
-        equal shares, all would end last. The one that began first has its share of every step, so
-        that those that keep coming do not hold it up.
+        equal shares, all would end last. The prompt that began first has its share of every step,
+        so that prompts that keep coming do not delay it for ever.
         """
         pieces = self._plan(busy, soft)
         self._account_for(pieces, busy)

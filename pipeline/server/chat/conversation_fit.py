@@ -72,7 +72,7 @@ def fit_conversation(
         raise ReellamaError(f"{n_system} system messages do not fit {limit} positions: send fewer")
     contents = (len(conversation[i][0].content) for i in reversed(turns))
     min_positions = [
-        n_system + n + batcher.least_positions(characters)
+        n_system + n + batcher.min_positions(characters)
         for n, characters in enumerate(accumulate(contents), 1)
     ]
     min_turns = len(turns) if keep_all else min(_unfinished_turns(conversation, turns), limit)
@@ -82,7 +82,7 @@ def fit_conversation(
         """The last turns, or None where they do not fit."""
         prompt, opening = conversation_prompt(rendering, _last_turns(conversation, turns, n_turns))
         characters = sum(len(part.text) for part in prompt if isinstance(part, Text))
-        if n_turns > min_turns and batcher.least_positions(characters) > max_positions:
+        if n_turns > min_turns and batcher.min_positions(characters) > max_positions:
             return None
         tokenized = batcher.tokenize_prompt(prompt)
         fits = n_turns <= min_turns or len(tokenized.keys) <= max_positions
