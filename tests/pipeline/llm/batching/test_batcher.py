@@ -50,8 +50,8 @@ def test_answers_side_by_side_are_those_of_the_engine_alone(
     batcher: Batcher, engine: Engine
 ) -> None:
     prompts = [*PROMPTS, soft_prompt(engine)]
-    asked = [SubmittedJob(batcher, prompt, n_probs=1) for prompt in prompts]
-    answers = [each.tokens() for each in asked]
+    jobs = [SubmittedJob(batcher, prompt, n_probs=1) for prompt in prompts]
+    answers = [each.tokens() for each in jobs]
     for answer, prompt in zip(answers, prompts, strict=True):
         found = np.log([token.p for token in answer])
         assert np.abs(found - likelihoods(engine, prompt, answer)).max() < ROUNDING
@@ -72,22 +72,22 @@ def test_a_prompt_that_goes_on_reads_only_what_is_new(batcher: Batcher) -> None:
 def test_a_cancelled_answer_frees_its_place(batcher: Batcher) -> None:
     endless: dict[str, Any] = {"sampling": FOREVER, "max_tokens": -1}
     long = [SubmittedJob(batcher, prompt, **endless) for prompt in PROMPTS[:3]]
-    for asked in long:
-        assert isinstance(asked.updates.get(timeout=30), Token)
+    for submitted in long:
+        assert isinstance(submitted.updates.get(timeout=30), Token)
     waiting = SubmittedJob(batcher, PROMPTS[3])
     long[0].job.cancelled = True
     assert waiting.text()
-    for asked in long[1:]:
-        asked.job.cancelled = True
-    for asked in long:
-        assert asked.tokens() is not None
-        assert asked.job.stats.stop_reason is None
+    for submitted in long[1:]:
+        submitted.job.cancelled = True
+    for submitted in long:
+        assert submitted.tokens() is not None
+        assert submitted.job.stats.stop_reason is None
 
 
 def test_an_answer_ends_where_the_context_does(batcher: Batcher) -> None:
-    asked = SubmittedJob(batcher, PROMPTS[0], sampling=FOREVER, max_tokens=-1)
-    tokens = asked.tokens()
-    stats = asked.job.stats
+    submitted = SubmittedJob(batcher, PROMPTS[0], sampling=FOREVER, max_tokens=-1)
+    tokens = submitted.tokens()
+    stats = submitted.job.stats
     assert stats.stop_reason == "length"
     # The last token needs no position: nothing follows it.
     assert stats.prompt_tokens + stats.generated_tokens == 256 + 1
@@ -100,12 +100,12 @@ def test_a_prompt_without_room_is_refused(batcher: Batcher) -> None:
 
 
 def test_stop_texts_and_probabilities(batcher: Batcher) -> None:
-    asked = SubmittedJob(
+    submitted = SubmittedJob(
         batcher, PROMPTS[1], sampling=saying(" 5, 6, 7, 8."), stop=["7"], n_probs=3
     )
-    tokens = asked.tokens()
+    tokens = submitted.tokens()
     assert "".join(token.text for token in tokens) == " 5, 6, "
-    assert asked.job.stats.stop_reason == "stop"
+    assert submitted.job.stats.stop_reason == "stop"
     for token in tokens:
         assert 0 < token.p <= 1 and len(token.alternatives) == 3
         likely = [p for _, p in token.alternatives]
@@ -162,25 +162,25 @@ def test_a_job_that_is_cancelled_while_it_waits_is_ended(batcher: Batcher) -> No
     long = [SubmittedJob(batcher, prompt, max_tokens=-1) for prompt in PROMPTS[:3]]
     waiting = SubmittedJob(batcher, PROMPTS[3])
     waiting.job.cancelled = True
-    for asked in long:
-        asked.job.cancelled = True
+    for submitted in long:
+        submitted.job.cancelled = True
     assert waiting.tokens() == []
-    for asked in long:
-        asked.tokens()
+    for submitted in long:
+        submitted.tokens()
 
 
 def test_no_tokens_were_asked_for(batcher: Batcher) -> None:
-    asked = SubmittedJob(batcher, PROMPTS[0], max_tokens=0)
-    assert asked.tokens() == []
-    assert asked.job.stats.stop_reason == "length"
+    submitted = SubmittedJob(batcher, PROMPTS[0], max_tokens=0)
+    assert submitted.tokens() == []
+    assert submitted.job.stats.stop_reason == "length"
 
 
 def test_closing_tells_those_who_wait() -> None:
     batcher = Batcher(Bundle.load("mini").llm_path(), n_parallel=1, n_ctx=256)
-    asked = [SubmittedJob(batcher, PROMPTS[0], sampling=FOREVER, max_tokens=-1) for _ in range(3)]
-    assert isinstance(asked[0].updates.get(timeout=30), Token)
+    jobs = [SubmittedJob(batcher, PROMPTS[0], sampling=FOREVER, max_tokens=-1) for _ in range(3)]
+    assert isinstance(jobs[0].updates.get(timeout=30), Token)
     batcher.close()
-    for each in asked:
+    for each in jobs:
         with pytest.raises(ReellamaError, match="stopping"):
             each.tokens()
 
@@ -188,13 +188,13 @@ def test_closing_tells_those_who_wait() -> None:
 def test_a_thread_that_dies_says_so_to_all_who_wait_and_to_its_owner(tiny_llama: Path) -> None:
     died = threading.Event()
     batcher = Batcher(tiny_llama, n_parallel=1, n_ctx=2048, on_failure=died.set)
-    asked = [SubmittedJob(batcher, "a", sampling=FOREVER, max_tokens=-1) for _ in range(3)]
-    assert isinstance(asked[0].updates.get(timeout=30), Token)
+    jobs = [SubmittedJob(batcher, "a", sampling=FOREVER, max_tokens=-1) for _ in range(3)]
+    assert isinstance(jobs[0].updates.get(timeout=30), Token)
     (thread,) = [t for t in threading.enumerate() if t.name == f"batcher {tiny_llama.name}"]
     ctypes.pythonapi.PyThreadState_SetAsyncExc(
         ctypes.c_ulong(thread.ident or 0), ctypes.py_object(SystemExit)
     )
-    for each in asked:
+    for each in jobs:
         with pytest.raises(Failed, match="SystemExit"):
             each.tokens()
     assert died.wait(30)
@@ -205,16 +205,16 @@ def test_a_thread_that_dies_says_so_to_all_who_wait_and_to_its_owner(tiny_llama:
 
 
 @pytest.fixture(scope="module")
-def quick(tiny_llama: Path) -> Iterator[Batcher]:
+def tiny_batcher(tiny_llama: Path) -> Iterator[Batcher]:
     batcher = Batcher(tiny_llama, n_parallel=2, n_ctx=2048)
     yield batcher
     batcher.close()
 
 
-def test_an_answer_grows_while_a_long_prompt_is_read(quick: Batcher) -> None:
-    growing = SubmittedJob(quick, "a", sampling=FOREVER, max_tokens=-1)
+def test_an_answer_grows_while_a_long_prompt_is_read(tiny_batcher: Batcher) -> None:
+    growing = SubmittedJob(tiny_batcher, "a", sampling=FOREVER, max_tokens=-1)
     assert isinstance(growing.updates.get(timeout=30), Token)
-    long = SubmittedJob(quick, "x" * 1500, sampling=FOREVER, max_tokens=1)
+    long = SubmittedJob(tiny_batcher, "x" * 1500, sampling=FOREVER, max_tokens=1)
     begun = growing.job.stats.generated_tokens
     long.tokens()
     grown = growing.job.stats.generated_tokens - begun
@@ -222,9 +222,9 @@ def test_an_answer_grows_while_a_long_prompt_is_read(quick: Batcher) -> None:
     assert grown >= 1500 // PREFILL_CHUNK - 1
 
 
-def test_a_short_prompt_does_not_wait_for_a_long_one(quick: Batcher) -> None:
-    long = SubmittedJob(quick, "y" * 1900, max_tokens=1)
-    short = SubmittedJob(quick, "short", max_tokens=1)
+def test_a_short_prompt_does_not_wait_for_a_long_one(tiny_batcher: Batcher) -> None:
+    long = SubmittedJob(tiny_batcher, "y" * 1900, max_tokens=1)
+    short = SubmittedJob(tiny_batcher, "short", max_tokens=1)
     short.tokens()
     long.tokens()
     assert short.job.stats.prompt_seconds < long.job.stats.prompt_seconds

@@ -24,15 +24,15 @@ pytestmark = pytest.mark.numeric
 
 
 @pytest.fixture(scope="module")
-def quick(tiny_llama: Path) -> Iterator[Batcher]:
+def tiny_batcher(tiny_llama: Path) -> Iterator[Batcher]:
     batcher = Batcher(tiny_llama, n_parallel=2, n_ctx=2048)
     yield batcher
     batcher.close()
 
 
-def test_places_are_shared_among_clients(quick: Batcher) -> None:
+def test_places_are_shared_among_clients(tiny_batcher: Batcher) -> None:
     def ask(client: str) -> SubmittedJob:
-        return SubmittedJob(quick, client, client=client, sampling=FOREVER, max_tokens=-1)
+        return SubmittedJob(tiny_batcher, client, client=client, sampling=FOREVER, max_tokens=-1)
 
     many = [ask("many") for _ in range(4)]
     assert all(isinstance(each.updates.get(timeout=30), Token) for each in many[:2])
@@ -45,42 +45,44 @@ def test_places_are_shared_among_clients(quick: Batcher) -> None:
         each.tokens()
 
 
-def until_its_quantum_is_used(asked: SubmittedJob) -> None:
+def read_until_preemptible(submitted: SubmittedJob) -> None:
     """Read its first answer's tokens until it may be preempted."""
     for _ in range(QUANTUM // DECODE_COST + 1):
-        assert isinstance(asked.updates.get(timeout=30), Token)
+        assert isinstance(submitted.updates.get(timeout=30), Token)
 
 
-def test_answers_without_end_make_room_for_a_short_one(quick: Batcher) -> None:
+def test_answers_without_end_make_room_for_a_short_one(tiny_batcher: Batcher) -> None:
     endless = [
-        SubmittedJob(quick, f"{i} {'z' * 200}", "one", sampling=FOREVER, max_tokens=-1)
+        SubmittedJob(tiny_batcher, f"{i} {'z' * 200}", "one", sampling=FOREVER, max_tokens=-1)
         for i in range(4)
     ]
-    for asked in endless[:2]:
-        until_its_quantum_is_used(asked)
+    for submitted in endless[:2]:
+        read_until_preemptible(submitted)
     for client in ("one", "another"):  # its own short one too
-        assert SubmittedJob(quick, "short", client, sampling=FOREVER, max_tokens=3).text()
-    assert not any(asked.job.stats.stop_reason for asked in endless)
-    for asked in endless:
-        asked.job.cancelled = True
-        asked.tokens()
+        assert SubmittedJob(tiny_batcher, "short", client, sampling=FOREVER, max_tokens=3).text()
+    assert not any(submitted.job.stats.stop_reason for submitted in endless)
+    for submitted in endless:
+        submitted.job.cancelled = True
+        submitted.tokens()
 
 
-def test_long_prompts_make_room_for_a_short_one(quick: Batcher) -> None:
-    hold, order = PausedBatcher(quick), CompletionOrder(quick)
+def test_long_prompts_make_room_for_a_short_one(tiny_batcher: Batcher) -> None:
+    paused, order = PausedBatcher(tiny_batcher), CompletionOrder(tiny_batcher)
     for i in range(4):
         order.ask(f"long {i}", f"{i}" * 1900, client=f"{i}")
     order.ask("short", "short", client="5")
-    hold.resume()
+    paused.resume()
     assert order.names()[0] == "short"
 
 
-@pytest.mark.parametrize("seen", [False, True], ids=["text", "soft tokens"])
-def test_a_preempted_answer_goes_on_as_if_nothing_had_been(tiny_llama: Path, seen: bool) -> None:
+@pytest.mark.parametrize("with_soft_tokens", [False, True], ids=["text", "soft tokens"])
+def test_a_preempted_answer_goes_on_as_if_nothing_had_been(
+    tiny_llama: Path, with_soft_tokens: bool
+) -> None:
     batcher = Batcher(tiny_llama, n_parallel=1, n_ctx=1024)
     try:
         with Engine(tiny_llama, n_ctx=1024) as alone:
-            prompt = soft_prompt(alone) if seen else [Text("A long text. " * 5)]
+            prompt = soft_prompt(alone) if with_soft_tokens else [Text("A long text. " * 5)]
             options: dict[str, Any] = {"sampling": FOREVER, "max_tokens": 800, "n_probs": 1}
             long = SubmittedJob(batcher, prompt, "long", **options)
             tokens: list[Any] = []
@@ -102,11 +104,11 @@ def test_a_preempted_answer_goes_on_as_if_nothing_had_been(tiny_llama: Path, see
 def test_a_client_that_has_had_less_comes_first(tiny_llama: Path) -> None:
     batcher = Batcher(tiny_llama, n_parallel=1, n_ctx=2048)
     try:
-        hold, order = PausedBatcher(batcher), CompletionOrder(batcher)
+        paused, order = PausedBatcher(batcher), CompletionOrder(batcher)
         order.ask("first", "a" * 300, client="one")
         order.ask("second", "b", client="one")
         order.ask("other", "c" * 100, client="another")
-        hold.resume()
+        paused.resume()
         assert order.names() == ["first", "other", "second"]
     finally:
         batcher.close()
