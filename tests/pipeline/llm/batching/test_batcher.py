@@ -69,7 +69,7 @@ def test_a_prompt_that_goes_on_reads_only_what_is_new(batcher: Batcher) -> None:
     assert second.job.stats.reused_tokens < second.job.stats.prompt_tokens
 
 
-def test_a_cancelled_answer_frees_its_place(batcher: Batcher) -> None:
+def test_a_cancelled_answer_frees_its_sequence(batcher: Batcher) -> None:
     endless: dict[str, Any] = {"sampling": FOREVER, "max_tokens": -1}
     long = [SubmittedJob(batcher, prompt, **endless) for prompt in PROMPTS[:3]]
     for submitted in long:
@@ -154,7 +154,9 @@ def test_a_callback_that_fails_ends_its_own_job_alone(
     )  # without a limit of its own
     batcher.submit(job)
     assert all(other.text() for other in others)
-    assert all(SubmittedJob(batcher, prompt).text() for prompt in PROMPTS[:4])  # its place is free
+    assert all(
+        SubmittedJob(batcher, prompt).text() for prompt in PROMPTS[:4]
+    )  # its sequence is free
     assert job.cancelled
 
 

@@ -141,7 +141,7 @@ def test_an_answer_gets_as_much_as_a_long_prompt_that_is_read_beside_it(
     assert n_grown[0] - begun >= (1000 - 2 * PREFILL_CHUNK) / DECODE_COST
 
 
-def test_long_prompts_leave_half_of_the_places_to_others(tiny_batcher: Batcher) -> None:
+def test_long_prompts_leave_half_of_the_sequences_to_others(tiny_batcher: Batcher) -> None:
     paused = PausedBatcher(tiny_batcher)
     long = [
         SubmittedJob(tiny_batcher, f"{i}" * 1900, client=f"{i}", max_tokens=1) for i in range(4)
@@ -168,8 +168,8 @@ def test_a_long_prompt_that_only_waits_to_be_read_makes_room_for_short_ones(
 ) -> None:
     batcher = Batcher(tiny_llama, n_parallel=4, n_ctx=2048)
     paused = PausedBatcher(batcher)
-    # Of prompts that are equally long the one in the first place is read first, which may be the
-    # one that came first or not: places that were unused the longest are given first.
+    # Of equally long prompts the one in the first sequence is read first. It may be the one that
+    # came first or not: sequences that were unused the longest are given first.
     for i, slot in enumerate(batcher._slots):
         slot.last_used_at = float(i if reads_first_first else -i)
     long = [SubmittedJob(batcher, f"{i}" * 1900, client=f"{i}", max_tokens=1) for i in range(2)]

@@ -1,4 +1,4 @@
-"""Places are shared: long answers make room for short ones, and clients have as much as others."""
+"""Sequences are shared: long answers give way to short ones, and every client gets its share."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +30,7 @@ def tiny_batcher(tiny_llama: Path) -> Iterator[Batcher]:
     batcher.close()
 
 
-def test_places_are_shared_among_clients(tiny_batcher: Batcher) -> None:
+def test_sequences_are_shared_among_clients(tiny_batcher: Batcher) -> None:
     def ask(client: str) -> SubmittedJob:
         return SubmittedJob(tiny_batcher, client, client=client, sampling=FOREVER, max_tokens=-1)
 
