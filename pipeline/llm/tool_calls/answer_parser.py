@@ -1,4 +1,4 @@
-"""An answer taken apart as it streams: words, reasoning, calls of tools."""
+"""An answer taken apart as it streams: text, reasoning, calls of tools."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _SPACE = re.compile(r"\s+")
 class AnswerParser:
     """Takes an answer piece by piece; `push` returns the events that are certain.
 
-    form: how this model calls tools; None where it has none to call. reasoning: how it shows what
-    it thinks; None where it does not. `in_reasoning`: the prompt ends inside of reasoning. tools:
-    those that may be called.
+    form: how this model calls tools; None where it has none to call. reasoning: the tags around
+    its reasoning; None where it shows none. in_reasoning: the prompt ends inside of reasoning.
+    tools: those that may be called.
     """
 
     def __init__(
@@ -44,10 +44,10 @@ class AnswerParser:
         self._source = AnswerSource()
         self._events: list[AnswerEvent] = []
         self._emitter = CallEventEmitter(self._events, tools)
-        self._space = ""  # white space after the words: it is left out before a call
-        self._tokens: list[Token] = []  # that no event has yet
-        self._reading = self._read()
-        next(self._reading, None)
+        self._space = ""  # white space after the text: it is left out before a call
+        self._tokens: list[Token] = []  # those that belong to no event yet
+        self._parsing = self._read()
+        next(self._parsing, None)
 
     @property
     def n_calls(self) -> int:
@@ -58,15 +58,15 @@ class AnswerParser:
         """Take the next piece of the answer, and the token that it is of."""
         self._source.push(text)
         self._tokens += [token] if token else []
-        return self._go_on()
+        return self._resume()
 
     def finish(self) -> list[AnswerEvent]:
         """The end of the answer: what was held back."""
         self._source.ended = True
-        return self._go_on()
+        return self._resume()
 
-    def _go_on(self) -> list[AnswerEvent]:
-        next(self._reading, None)
+    def _resume(self) -> list[AnswerEvent]:
+        next(self._parsing, None)
         events: list[AnswerEvent] = []
         for event in self._events:
             if events and (both := joined(events[-1], event)):
@@ -76,7 +76,7 @@ class AnswerParser:
         self._events.clear()
         for i, event in enumerate(events):
             if isinstance(event, CallDelta):
-                self._source.forget_mark()  # what was told is not taken back
+                self._source.forget_mark()  # a call that was emitted is not taken back
             else:
                 events[i] = type(event)(event.text, tuple(self._tokens))
             self._tokens = []
@@ -95,10 +95,10 @@ class AnswerParser:
             markers = (*markers, *tags.silent, tags.begin)
         while True:
             if markers:
-                begin = yield from source.until(markers, self._say, or_end=True)
+                begin = yield from source.until(markers, self._emit_trimmed, or_end=True)
             else:
                 begin = ""
-                self._say(source.rest())
+                self._emit_trimmed(source.rest())
             if tags is not None and begin == tags.begin != "":
                 yield from self._read_thought(tags)
             elif tags is not None and begin in tags.silent:
@@ -106,13 +106,13 @@ class AnswerParser:
             elif begin:
                 yield from self._read_calls(begin)
             elif source.ended:
-                self._say_now(self._space)
+                self._emit_text(self._space)
                 return
             else:
                 yield
 
     def _read_calls(self, begin: str) -> ParserGenerator[None]:
-        """Read calls, or tell what was none as words."""
+        """Read calls; what turns out to be no call is emitted as text."""
         assert self._form is not None
         source, n_calls = self._source, self._emitter.n_calls
         source.mark()
@@ -124,7 +124,7 @@ class AnswerParser:
                 if source.ended and self._begins_call(text + source.unread):
                     source.rest()
                 else:
-                    self._say(text)
+                    self._emit_trimmed(text)
             source.forget_mark()
             return
         source.forget_mark()
@@ -132,7 +132,7 @@ class AnswerParser:
         yield from source.skip_space()
 
     def _begins_call(self, text: str) -> bool:
-        """Whether the whole of a text is how a call begins, up to its arguments: it was cut."""
+        """Whether a text is the beginning of a call that was cut before its arguments."""
         assert self._form is not None
         begun = _squeezed(text)
         calls = (ToolCall(tool.name, {}) for tool in self._tools)
@@ -155,25 +155,26 @@ class AnswerParser:
         """Read reasoning that has begun."""
         source = self._source
         yield from source.skip_space()
-        yield from source.until((tags.end,), self._think, or_end=True)
+        yield from source.until((tags.end,), self._emit_reasoning, or_end=True)
         self._space = ""
         yield from source.skip_space()
 
-    def _think(self, text: str) -> None:
+    def _emit_reasoning(self, text: str) -> None:
+        """Emit reasoning; white space at its end waits for what comes next."""
         whole = self._space + text
-        kept = whole.rstrip()
-        self._space = whole[len(kept) :]
-        if kept:
-            self._events.append(ReasoningDelta(kept))
+        trimmed = whole.rstrip()
+        self._space = whole[len(trimmed) :]
+        if trimmed:
+            self._events.append(ReasoningDelta(trimmed))
 
-    def _say(self, text: str) -> None:
-        """Tell words; white space at their end waits for what comes next."""
+    def _emit_trimmed(self, text: str) -> None:
+        """Emit text; white space at its end waits for what comes next."""
         whole = self._space + text
-        kept = whole.rstrip() if self._form is not None else whole
-        self._space = whole[len(kept) :]
-        self._say_now(kept)
+        trimmed = whole.rstrip() if self._form is not None else whole
+        self._space = whole[len(trimmed) :]
+        self._emit_text(trimmed)
 
-    def _say_now(self, text: str) -> None:
+    def _emit_text(self, text: str) -> None:
         if text:
             self._events.append(TextDelta(text))
 
@@ -184,5 +185,5 @@ def _squeezed(text: str) -> str:
 
 
 def parse_answer(parser: AnswerParser, pieces: Sequence[str]) -> list[AnswerEvent]:
-    """All events of an answer that came in these pieces."""
+    """All events of an answer that comes in these pieces."""
     return [event for piece in pieces for event in parser.push(piece)] + parser.finish()

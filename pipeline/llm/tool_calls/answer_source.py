@@ -1,7 +1,7 @@
 """Read an answer while it is still being written.
 
-What reads is a generator: where it needs more than there is, it yields, and is resumed when there
-is more. So a form of calls is read by code that looks as if the whole answer were there.
+A parser is a generator: where it needs more text than there is, it yields, and is resumed when
+there is more. So the code that reads a form of calls looks as if the whole answer were there.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ T = TypeVar("T")
 ParserGenerator = Generator[None, None, T]
 
 _SPACE = re.compile(r"\s*")
-# Of a JSON text: all but quotes and brackets outside of strings, all but what may end one inside.
+# JSON outside of strings, up to a quote or bracket, and inside of a string, up to its end.
 _PLAIN = re.compile(r'[^"{}\[\]]*')
 _IN_STRING = re.compile(r'(?:[^"\\]|\\.)*', re.DOTALL)
 _SCALAR = re.compile(r"[^\s,\]}]*")
@@ -34,26 +34,26 @@ class AnswerSource:
     """
 
     def __init__(self) -> None:
-        self._text, self._at = "", 0
+        self._text, self._position = "", 0
         self._mark: int | None = None
         self.ended = False
 
     def push(self, text: str) -> None:
         """Take more of the answer."""
-        # What was read is let go, unless it may be told again.
-        keep = self._at if self._mark is None else self._mark
-        self._text = self._text[keep:] + text
-        self._at -= keep
+        # Text that was read is dropped, unless it follows a mark.
+        begin = self._position if self._mark is None else self._mark
+        self._text = self._text[begin:] + text
+        self._position -= begin
         self._mark = None if self._mark is None else 0
 
     def mark(self) -> None:
-        """Remember this place."""
-        self._mark = self._at
+        """Remember this position."""
+        self._mark = self._position
 
     def go_back(self) -> None:
         """Go back to where `mark` was called: the text since then is read again."""
         if self._mark is not None:
-            self._at, self._mark = self._mark, None
+            self._position, self._mark = self._mark, None
 
     def forget_mark(self) -> None:
         """Forget the mark: the text read since will not be asked for."""
@@ -62,39 +62,39 @@ class AnswerSource:
     @property
     def since_mark(self) -> str:
         """The text read since `mark`; nothing once that is forgotten."""
-        return "" if self._mark is None else self._text[self._mark : self._at]
+        return "" if self._mark is None else self._text[self._mark : self._position]
 
     @property
     def unread(self) -> str:
         """All text that is there and was not read."""
-        return self._text[self._at :]
+        return self._text[self._position :]
 
     def rest(self) -> str:
         """Read all text that is there."""
-        rest, self._at = self._text[self._at :], len(self._text)
+        rest, self._position = self._text[self._position :], len(self._text)
         return rest
 
     def peek(self, n: int = 1) -> ParserGenerator[str]:
         """The next `n` characters, or fewer at the end."""
-        while len(self._text) - self._at < n and not self.ended:
+        while len(self._text) - self._position < n and not self.ended:
             yield
-        return self._text[self._at : self._at + n]
+        return self._text[self._position : self._position + n]
 
     def skip_space(self) -> ParserGenerator[None]:
         """Read white space."""
         while True:
             self._match(_SPACE)
-            if self._at < len(self._text) or self.ended:
+            if self._position < len(self._text) or self.ended:
                 return
             yield
 
     def take(self, literal: str) -> ParserGenerator[bool]:
         """Read `literal` if it is next."""
-        while not self._text.startswith(literal, self._at):
-            if self.ended or not literal.startswith(self._text[self._at :]):
+        while not self._text.startswith(literal, self._position):
+            if self.ended or not literal.startswith(self._text[self._position :]):
                 return False
             yield
-        self._at += len(literal)
+        self._position += len(literal)
         return True
 
     def expect(self, literal: str) -> ParserGenerator[None]:
@@ -103,24 +103,24 @@ class AnswerSource:
             raise NotACall
 
     def until(
-        self, markers: Sequence[str], tell: Callable[[str], None], or_end: bool = False
+        self, markers: Sequence[str], on_text: Callable[[str], None], or_end: bool = False
     ) -> ParserGenerator[str]:
         """Read up to the first of `markers`, and that as well; returns it.
 
-        What comes before is told as it comes. At the end of the answer it returns "" if `or_end`,
-        and else raises NotACall.
+        The text before goes to `on_text` as it comes. At the end of the answer it returns "" if
+        `or_end`, and else raises NotACall.
         """
         pattern = re.compile("|".join(map(re.escape, sorted(markers, key=len, reverse=True))))
         while True:
-            if found := pattern.search(self._text, self._at):
-                before, self._at = self._text[self._at : found.start()], found.end()
+            if match := pattern.search(self._text, self._position):
+                before, self._position = self._text[self._position : match.start()], match.end()
                 if before:
-                    tell(before)
-                return found[0]
-            sure = len(self._text) - (0 if self.ended else self._maybe(markers))
-            if sure > self._at:
-                before, self._at = self._text[self._at : sure], sure
-                tell(before)
+                    on_text(before)
+                return match[0]
+            sure = len(self._text) - (0 if self.ended else self._marker_start_length(markers))
+            if sure > self._position:
+                before, self._position = self._text[self._position : sure], sure
+                on_text(before)
             if self.ended:
                 if or_end:
                     return ""
@@ -129,32 +129,32 @@ class AnswerSource:
 
     def text_until(self, *markers: str) -> ParserGenerator[tuple[str, str]]:
         """The text before the first of `markers`, and which one it was. Raises NotACall."""
-        read: list[str] = []
-        marker = yield from self.until(markers, read.append)
-        return "".join(read), marker
+        pieces: list[str] = []
+        marker = yield from self.until(markers, pieces.append)
+        return "".join(pieces), marker
 
-    def json(self, tell: Callable[[str], None]) -> ParserGenerator[None]:
-        """Read one JSON value; its text is told as it comes.
+    def json(self, on_text: Callable[[str], None]) -> ParserGenerator[None]:
+        """Read one JSON value; its text goes to `on_text` as it comes.
 
         Only strings and brackets are looked at. Raises NotACall at an early end of the answer.
         """
         first = yield from self.peek()
         if first not in ('"', "{", "["):
-            while not self._text[self._at :] or self._ends_in(_SCALAR):
+            while not self._text[self._position :] or self._ends_in(_SCALAR):
                 if self.ended:
                     break
                 yield
             scalar = self._match(_SCALAR)
             if not scalar:
                 raise NotACall
-            return tell(scalar)
+            return on_text(scalar)
         depth = 0
         while True:
-            begin = self._at
+            begin = self._position
             depth, character = self._brackets(depth)
-            self._tell(begin, tell)
+            self._emit(begin, on_text)
             if character == '"':
-                yield from self._string(tell)
+                yield from self._string(on_text)
             elif not character:
                 if self.ended:
                     raise NotACall
@@ -165,10 +165,10 @@ class AnswerSource:
 
     def json_value(self) -> ParserGenerator[Any]:
         """Read one JSON value. Raises NotACall for what is none."""
-        read: list[str] = []
-        yield from self.json(read.append)
+        pieces: list[str] = []
+        yield from self.json(pieces.append)
         try:
-            return finite_json("".join(read), strict=False)
+            return finite_json("".join(pieces), strict=False)
         except ValueError as error:
             raise NotACall from error
 
@@ -184,46 +184,46 @@ class AnswerSource:
         text: the depth there, and the character that stopped it, if any."""
         while True:
             self._match(_PLAIN)
-            character = self._text[self._at : self._at + 1]
+            character = self._text[self._position : self._position + 1]
             if character in ("", '"'):
                 return depth, character
-            self._at += 1
+            self._position += 1
             depth += 1 if character in "{[" else -1
             if depth <= 0:
                 return depth, character
 
-    def _string(self, tell: Callable[[str], None]) -> ParserGenerator[None]:
-        begin = self._at
-        self._at += 1
+    def _string(self, on_text: Callable[[str], None]) -> ParserGenerator[None]:
+        begin = self._position
+        self._position += 1
         while True:
             self._match(_IN_STRING)
-            if self._text[self._at : self._at + 1] == '"':
-                self._at += 1
-                return self._tell(begin, tell)
-            self._tell(begin, tell)  # a backslash that ends the text is not read yet
+            if self._text[self._position : self._position + 1] == '"':
+                self._position += 1
+                return self._emit(begin, on_text)
+            self._emit(begin, on_text)  # a backslash that ends the text is not read yet
             if self.ended:
                 raise NotACall
             yield
-            begin = self._at
+            begin = self._position
 
-    def _tell(self, begin: int, tell: Callable[[str], None]) -> None:
-        if begin < self._at:
-            tell(self._text[begin : self._at])
+    def _emit(self, begin: int, on_text: Callable[[str], None]) -> None:
+        if begin < self._position:
+            on_text(self._text[begin : self._position])
 
     def _match(self, pattern: re.Pattern[str]) -> str:
-        found = pattern.match(self._text, self._at)
-        assert found is not None  # all of them match nothing too
-        self._at = found.end()
-        return found[0]
+        match = pattern.match(self._text, self._position)
+        assert match is not None  # each of these patterns matches "" too
+        self._position = match.end()
+        return match[0]
 
     def _ends_in(self, pattern: re.Pattern[str]) -> bool:
-        """Whether all that is there matches, so that more of it may come."""
-        found = pattern.match(self._text, self._at)
-        return found is not None and found.end() == len(self._text)
+        """Whether all unread text matches, so that more of it may come."""
+        match = pattern.match(self._text, self._position)
+        return match is not None and match.end() == len(self._text)
 
-    def _maybe(self, markers: Sequence[str]) -> int:
+    def _marker_start_length(self, markers: Sequence[str]) -> int:
         """How many characters at the end may be the beginning of a marker."""
-        n_unread = len(self._text) - self._at
+        n_unread = len(self._text) - self._position
         lengths = (
             n
             for marker in markers

@@ -1,4 +1,4 @@
-"""GBNF of calls: the arguments of each tool by its schema, and what stands around them."""
+"""GBNF of calls: the arguments of each tool by its schema, and the text around them."""
 
 from __future__ import annotations
 
@@ -30,12 +30,11 @@ class CallGrammar:
         self._rules: dict[str, str] = {"space": '| " " | "\\n"{1,2} [ \\t]{0,20}'}
 
     def rule(self, name: str, body: str) -> str:
-        """Add a rule, under this name or one like it; returns the name."""
-        found = name
-        while self._rules.get(found, body) != body:
-            found += "-x"
-        self._rules[found] = body
-        return found
+        """Add a rule, under this name or a longer one; returns the name."""
+        while self._rules.get(name, body) != body:
+            name += "-x"
+        self._rules[name] = body
+        return name
 
     def arguments(self, tool: Tool) -> str:
         """The rule of a tool's arguments, a JSON object."""
@@ -47,8 +46,8 @@ class CallGrammar:
         rules = schema_rules(schema)
         prefix = f"s{len(self._rules)}-"
 
-        def renamed(found: re.Match[str]) -> str:
-            return prefix + found[0] if found[0] in rules else found[0]
+        def renamed(match: re.Match[str]) -> str:
+            return prefix + match[0] if match[0] in rules else match[0]
 
         for name, body in rules.items():
             self._rules[prefix + name] = _GBNF.sub(renamed, body)
@@ -89,6 +88,6 @@ def _until_ways(name: str, ending: str) -> Iterator[list[str]]:
 
 
 def _in_class(letter: str) -> str:
-    """A character as it stands in a class of GBNF."""
+    """A character as it is written in a class of GBNF."""
     escapes = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
     return escapes.get(letter, f"\\{letter}" if letter in "\\[]-" else letter)

@@ -65,30 +65,30 @@ class GemmaForm:
 
     def _object(self, source: AnswerSource) -> ParserGenerator[dict[str, Any]]:
         """The object after its `{`."""
-        found: dict[str, Any] = {}
+        members: dict[str, Any] = {}
         while True:
             yield from source.skip_space()
             if (yield from source.take("}")):
-                return found
+                return members
             if (yield from source.take(self.quote)):
                 key, _ = yield from source.text_until(self.quote)
                 yield from source.expect(":")
             else:
                 key, _ = yield from source.text_until(":")
-            found[key.strip()] = yield from self._value(source)
+            members[key.strip()] = yield from self._value(source)
             yield from source.skip_space()
             yield from source.take(",")
 
     def _list(self, source: AnswerSource) -> ParserGenerator[list[Any]]:
         """The list after its `[`."""
-        found: list[Any] = []
+        items: list[Any] = []
         while True:
             yield from source.skip_space()
             if (yield from source.take("]")):
-                return found
+                return items
             if source.ended and not (yield from source.peek()):
                 raise NotACall
-            found.append((yield from self._value(source)))
+            items.append((yield from self._value(source)))
             yield from source.skip_space()
             yield from source.take(",")
 

@@ -18,8 +18,8 @@ from reellama.pipeline.llm.tool_calls.tool import Tool
 class JsonForm:
     """`<tool_call>{"name": ..., "arguments": {...}}</tool_call>` and the like.
 
-    begin: what stands before a call; "" where an answer that is JSON is a call.
-    end: what stands after it; "" for nothing.
+    begin: the text before a call; "" where an answer that is JSON is a call.
+    end: the text after a call.
     name, arguments: the keys. name "" means {NAME: ARGUMENTS}.
     listed: all calls of an answer are one list; else each has its own `begin` and `end`.
     other_begins: what other models of the family write for `begin`.
@@ -70,11 +70,11 @@ class JsonForm:
     def _object(
         self, source: AnswerSource, emitter: CallEventEmitter, is_plain_json: bool
     ) -> ParserGenerator[None]:
-        """One call. Where the name comes first, its arguments are told as they come."""
+        """Read one call. Where the name comes first, its arguments are emitted as they come."""
         yield from source.expect("{")
         name: str | None = None
         held: list[str] = []  # arguments before the name
-        told = False
+        is_emitted = False
         while True:
             yield from source.skip_space()
             if (yield from source.take("}")):
@@ -92,14 +92,14 @@ class JsonForm:
                 else:
                     emitter.begin(name)
                     yield from self._arguments(source, emitter)
-                    told = True
+                    is_emitted = True
             else:
                 yield from source.json_value()
             yield from source.skip_space()
             yield from source.take(",")
-        if name is None or (is_plain_json and not told and not held):
+        if name is None or (is_plain_json and not is_emitted and not held):
             raise NotACall
-        if not told:
+        if not is_emitted:
             emitter.begin(name)
             emitter.arguments("".join(held) or "{}")
         emitter.end()

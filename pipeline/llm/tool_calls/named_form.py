@@ -18,12 +18,12 @@ from reellama.pipeline.llm.tool_calls.tool import Tool
 class NamedForm:
     """`[TOOL_CALLS]NAME[ARGS]{...}` and the like.
 
-    begin, middle, end: what stands before the name, between name and arguments, and after them.
-    outer_begin, outer_end: what stands around all calls of an answer.
-    name: where the name is in what stands between `begin` and `middle`, a regular expression.
+    begin, middle, end: the texts before the name, between name and arguments, and after these.
+    outer_begin, outer_end: the texts around all calls of an answer.
+    name: a regular expression that finds the name in the text between `begin` and `middle`.
     prefix, suffix: what the model writes before a name, and between it and `middle`.
-    between: what it writes between two calls.
-    other_begins: what may stand in the place of `begin`.
+    between: what the model writes between two calls.
+    other_begins: texts that a model may write instead of `begin`.
     tokens: texts of the form that may be special tokens, where they are parts of the above.
     """
 
@@ -61,10 +61,10 @@ class NamedForm:
             yield from source.expect(self.begin)
         while True:
             header, _ = yield from source.text_until(self.middle.strip())
-            found = re.match(self.name, header)
-            if found is None:
+            match = re.match(self.name, header)
+            if match is None:
                 raise NotACall
-            emitter.begin(found[1])
+            emitter.begin(match[1])
             yield from source.skip_space()
             yield from source.json(emitter.arguments)
             emitter.end()

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ReasoningTags:
-    """What stands before and after the reasoning.
+    """The texts before and after the reasoning.
 
-    mark: what the family's chat templates have in them, `begin` if nothing.
-    silent: where each part of an answer has a channel, what stands around parts and is of none;
-    reasoning may then come between them too. answer: what stands before words, or nothing.
+    mark: a text that the family's chat templates have; "": they have `begin`.
+    silent: the tags of channels, where each part of an answer has one. They are left out of the
+    text, and reasoning may then come between the parts too. answer: the tag before the answer's
+    text, or "".
     """
 
     begin: str

@@ -23,11 +23,10 @@ _CDATA = "<![CDATA["
 class TaggedForm:
     """`<function=NAME><parameter=KEY>VALUE</parameter></function>` and the like.
 
-    A value is text as it is where the tool's schema says so, and else JSON. The fields are what
-    stands at each place. outer_begin, outer_end: around each call, or with `shared` around all.
-    newline: what stands between the parts. padded: values have a line of their own.
-    says_text: stands between a key and "true" or "false", where a call says of each value whether
-    it is text.
+    A value is plain text where the tool's schema says so, and else JSON. The fields are the texts
+    of the tags. outer_begin, outer_end: around each call, or with `shared` around all of them.
+    newline: between the parts. padded: values have a line of their own. says_text: between a key
+    and "true" or "false", where a call says of each value whether it is text.
     """
 
     outer_begin: str
@@ -86,8 +85,8 @@ class TaggedForm:
                 text = text.removeprefix("\n").removesuffix("\n")
             schema = emitter.schema(name, key)
             if self.says_text:
-                key, _, said = key.partition(self.says_text)
-                schema = {"type": "string"} if said == "true" else {}
+                key, _, is_string = key.partition(self.says_text)
+                schema = {"type": "string"} if is_string == "true" else {}
             arguments[key] = _value(text, schema)
             _, marker = yield from source.text_until(self.key_begin, self.end)
         emitter.whole(name, arguments)
@@ -114,10 +113,10 @@ class TaggedForm:
             )
         yield self.end
 
-    def _key(self, key: str, text: bool) -> str:
-        """A key as it is written; `text`: whether its value is."""
-        said = f"{self.says_text}{str(text).lower()}" if self.says_text else ""
-        return f"{self.key_begin}{key}{said}{self.key_end}"
+    def _key(self, key: str, is_string: bool) -> str:
+        """A key as it is written. is_string: whether its value is text."""
+        kind = f"{self.says_text}{str(is_string).lower()}" if self.says_text else ""
+        return f"{self.key_begin}{key}{kind}{self.key_end}"
 
     def add_rules(self, grammar: CallGrammar, tools: Sequence[Tool], parallel: bool) -> str:
         """Add the rules of calls; returns the GBNF of one or, if `parallel`, of one or more."""
@@ -157,8 +156,8 @@ class TaggedForm:
 
 
 def _value(text: str, schema: Any) -> Any:
-    """What a value's text means: JSON or, as some templates write it, Python; MiniCPM has XML's
-    mark around text that is no markup."""
+    """The value of a text: JSON or, as some templates write it, Python. MiniCPM puts CDATA tags
+    around text."""
     if text.startswith(_CDATA) and text.endswith("]]>"):
         text = text[len(_CDATA) : -len("]]>")]
     if is_text(schema):

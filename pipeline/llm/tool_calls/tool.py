@@ -39,26 +39,28 @@ class Tool:
             raise ReellamaError(f"the parameters of the tool {self.name} are no JSON schema")
 
 
-MAX_REFERENCES = 8  # that lead to one another
+MAX_REFERENCES = 8  # links of a chain of references that are followed
 
 
 def properties(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """The schemas of an object's members by name: each complete in itself, with definitions."""
-    found = schema.get("properties")
-    return {k: _complete(v, schema) for k, v in found.items()} if isinstance(found, Mapping) else {}
+    """The schemas of an object's members by name, each with the definitions that it refers to."""
+    members = schema.get("properties")
+    if not isinstance(members, Mapping):
+        return {}
+    return {name: _complete(member, schema) for name, member in members.items()}
 
 
 def _complete(inner: Any, outer: Mapping[str, Any]) -> Any:
-    """A schema with the definitions of the one that it is in, in place of a reference to one."""
-    named = {name: outer[name] for name in ("$defs", "definitions") if name in outer}
+    """A schema with the definitions of the outer one; a reference to one of them is replaced."""
+    sections = {name: outer[name] for name in ("$defs", "definitions") if name in outer}
     for _ in range(MAX_REFERENCES):
         reference = inner.get("$ref") if isinstance(inner, Mapping) else None
-        kind, _, name = str(reference).removeprefix("#/").partition("/")
-        known = named.get(kind)
-        if reference is None or not isinstance(known, Mapping) or name not in known:
+        section, _, name = str(reference).removeprefix("#/").partition("/")
+        definitions = sections.get(section)
+        if reference is None or not isinstance(definitions, Mapping) or name not in definitions:
             break
-        inner = known[name]
-    return {**named, **inner} if isinstance(inner, Mapping) and named else inner
+        inner = definitions[name]
+    return {**sections, **inner} if isinstance(inner, Mapping) and sections else inner
 
 
 def is_text(schema: Any) -> bool:
