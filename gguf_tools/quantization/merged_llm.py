@@ -53,7 +53,7 @@ def find_merged(base: Path, adapters: Adapters, folder: Path) -> Path | None:
 
 
 def make_merged(base: Path, adapters: Adapters, folder: Path) -> Path | None:
-    """The file of `find_merged`, made where it is missing; None without adapters, or for large LLMs.
+    """The file of `find_merged`, made if missing; None without adapters, or for a large LLM.
 
     Processes that want the same file wait for the one that makes it. Raises ReellamaError for
     adapters that do not fit, and for a file that cannot be written.
