@@ -88,34 +88,38 @@ def pick(
     work.mkdir(parents=True, exist_ok=True)
     bandwidth = _bandwidth(settings.n_threads or default_threads(), work / "bandwidth.json")
     results = ResultsFolder(work / "results")
-    measuring = _Measuring(source, limits, bandwidth, settings, results, progress)
-    reference, known = source.reference, measuring.known
+    measurer = _Measurer(source, limits, bandwidth, settings, results, progress)
     with tempfile.TemporaryDirectory(dir=work) as name:
-        folder = Path(name)
-        logits = folder / "reference.logits"
-        if reference.type not in known or measuring.unmeasured():
-            measuring.say(reference, "fetching")
-            with source.open(reference, folder) as path:
-                if reference.type not in known:
-                    measuring.measure(reference, path, None)
-                if measuring.unmeasured():
-                    measuring.read(reference, path, save=logits)
-        for candidate in measuring.unmeasured():
-            measuring.say(candidate, "fetching")
-            with source.open(candidate, folder) as path:
-                measuring.measure(candidate, path, logits)
+        _measure_all(source, measurer, Path(name))
     measured = {
-        each.type: _sum_up(each.type, *known[each.type], n_ctx, memory)
-        for each in (reference, *source.others)
-        if each.type in known
+        candidate.type: _sum_up(candidate.type, *measurer.results[candidate.type], n_ctx, memory)
+        for candidate in (source.reference, *source.others)
+        if candidate.type in measurer.results
     }
     chosen = choose(list(measured.values()), limits)
     choice = chosen.type if chosen else None
-    return Picked(measured, measuring.skipped, measuring.predicted, choice, measuring.n_new)
+    return Picked(measured, measurer.skipped, measurer.predicted, choice, measurer.n_new)
 
 
-class _Measuring:
-    """Measures files, and knows the results of all: those that are kept, and those that come."""
+def _measure_all(source: Source, measurer: _Measurer, folder: Path) -> None:
+    """Measure the files that have no result yet; files of a moment go into `folder`."""
+    reference = source.reference
+    logits = folder / "reference.logits"
+    if reference.type not in measurer.results or measurer.unmeasured():
+        measurer.report(reference, "fetching")
+        with source.open(reference, folder) as path:
+            if reference.type not in measurer.results:
+                measurer.measure(reference, path, None)
+            if measurer.unmeasured():
+                measurer.save_logits(reference, path, logits)
+    for candidate in measurer.unmeasured():
+        measurer.report(candidate, "fetching")
+        with source.open(candidate, folder) as path:
+            measurer.measure(candidate, path, logits)
+
+
+class _Measurer:
+    """Measures files, and has the results of all: those of earlier runs, and its own."""
 
     def __init__(
         self,
@@ -123,45 +127,50 @@ class _Measuring:
         limits: Limits,
         bandwidth: float,
         settings: PickSettings,
-        results: ResultsFolder,
+        results_folder: ResultsFolder,
         progress: Progress | None,
     ) -> None:
-        self._everything = [source.reference, *source.others]
+        self._candidates = [source.reference, *source.others]
         self._limits, self._bandwidth = limits, bandwidth
-        self._settings, self._results, self._progress = settings, results, progress
-        self._numbers = {each.type: number for number, each in enumerate(self._everything)}
-        self._keys = {each.type: _key(source, each, settings) for each in self._everything}
-        found = {name: results.get(key) for name, key in self._keys.items()}
-        self.known = {name: result for name, result in found.items() if result is not None}
+        self._settings, self._progress = settings, progress
+        self._results_folder = results_folder
+        self._numbers = {each.type: number for number, each in enumerate(self._candidates)}
+        self._keys = {each.type: _key(source, each, settings) for each in self._candidates}
+        earlier = {name: results_folder.get(key) for name, key in self._keys.items()}
+        self.results = {name: result for name, result in earlier.items() if result is not None}
         self.n_new = 0
         self.skipped: dict[str, str] = {}  # by type, why
         self.predicted: dict[str, float] = {}  # tokens a second that memory would allow at most
 
     def unmeasured(self) -> list[Candidate]:
         """The files without a result that may keep the limits, once the reference has one."""
-        file = self.known[self._everything[0].type][1]
+        file = self.results[self._candidates[0].type][1]
         share = bytes_of_a_token(file) / file.size  # of a file's bytes that are read for a token
         left = []
-        for each in self._everything:
-            predicted = self.predicted[each.type] = self._bandwidth / (share * each.n_bytes)
-            if each.type not in self.known:
-                if why := _cannot_keep(each, predicted, self._limits, self._settings):
-                    self.skipped[each.type] = why
+        for candidate in self._candidates:
+            predicted = self._bandwidth / (share * candidate.n_bytes)
+            self.predicted[candidate.type] = predicted
+            if candidate.type not in self.results:
+                if why := _cannot_keep(candidate, predicted, self._limits, self._settings):
+                    self.skipped[candidate.type] = why
                 else:
-                    left.append(each)
+                    left.append(candidate)
         return left
 
-    def say(self, candidate: Candidate, doing: str) -> None:
-        """Tell what is being done."""
+    def report(self, candidate: Candidate, doing: str) -> None:
+        """Report what is being done with a file."""
         if self._progress:
             number = self._numbers[candidate.type]
             self._progress(number, len(self._numbers), f"{candidate.type}: {doing}")
 
-    def measure(self, candidate: Candidate, path: Path, reference: Path | None) -> None:
-        """Measure a file, against the reference's logits unless it is that, and keep the result."""
+    def measure(self, candidate: Candidate, path: Path, logits: Path | None) -> None:
+        """Measure a file and store the result.
+
+        logits: the reference's, to compare with; None for the reference itself.
+        """
         settings = self._settings
-        divergence = None if reference is None else self.read(candidate, path, compare=reference)
-        self.say(candidate, "measuring its speed")
+        divergence = None if logits is None else self.measure_divergence(candidate, path, logits)
+        self.report(candidate, "measuring its speed")
         setups = bench.grid(
             [path], n_gpu_layers=[settings.n_gpu_layers], n_threads=[settings.n_threads]
         )
@@ -172,29 +181,37 @@ class _Measuring:
             speed=Estimate(tg.avg_ts, tg.stddev_ts),
             peak_rss=tg.peak_rss,
         )
-        self._results.put(self._keys[candidate.type], result, path)
-        self.known[candidate.type] = result, read_model(path)
+        self._results_folder.put(self._keys[candidate.type], result, path)
+        self.results[candidate.type] = result, read_model(path)
         self.n_new += 1
 
-    def read(
+    def save_logits(self, candidate: Candidate, path: Path, logits: Path) -> None:
+        """Let a file read the text, and save its logits."""
+        self._read_text(candidate, path, save_logits=logits)
+
+    def measure_divergence(self, candidate: Candidate, path: Path, logits: Path) -> Divergence:
+        """Let a file read the text, and compare its logits with saved ones."""
+        divergence = self._read_text(candidate, path, reference_logits=logits)
+        assert divergence is not None
+        return divergence
+
+    def _read_text(
         self,
         candidate: Candidate,
         path: Path,
         *,
-        save: Path | None = None,
-        compare: Path | None = None,
+        save_logits: Path | None = None,
+        reference_logits: Path | None = None,
     ) -> Divergence | None:
-        """Let a file read the text: to save its logits, or to compare with saved ones."""
-
         def reading(done: float, total: int, _perplexity: float) -> None:
-            self.say(candidate, f"reading the text, {done:.0f} of {total}")
+            self.report(candidate, f"reading the text, {done:.0f} of {total}")
 
         settings = self._settings
         return measure_perplexity(
             path,
             settings.text,
-            reference_logits=compare,
-            save_logits=save,
+            reference_logits=reference_logits,
+            save_logits=save_logits,
             n_chunks=settings.n_chunks,
             n_threads=settings.n_threads,
             n_gpu_layers=settings.n_gpu_layers,
@@ -202,15 +219,17 @@ class _Measuring:
         ).divergence
 
 
-def _bandwidth(n_threads: int, kept: Path) -> float:
+def _bandwidth(n_threads: int, cache_path: Path) -> float:
     """The greatest speed of memory that was ever measured here: other programs only lower it."""
     name = f"{n_threads} threads, {system_info()}"
     try:
-        before = {str(key): float(value) for key, value in json.loads(kept.read_text()).items()}
+        before = {
+            str(key): float(value) for key, value in json.loads(cache_path.read_text()).items()
+        }
     except (OSError, ValueError, AttributeError, TypeError):
         before = {}
     best = max(read_bandwidth(n_threads), before.get(name, 0.0))
-    write_atomically(kept, json.dumps(before | {name: best}))
+    write_atomically(cache_path, json.dumps(before | {name: best}))
     return best
 
 
