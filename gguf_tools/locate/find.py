@@ -82,16 +82,16 @@ def _resolved(text: str) -> Path:
 
 def stored_models() -> list[StoredModel]:
     """Every model on this machine, each once, with a name that `resolve` takes."""
-    found: dict[str, StoredModel] = {}
-    kept = (stores.own_models, stores.hub_models, stores.ollama_models, stores.lmstudio_models)
-    for model in chain(_packaged(), *(look() for look in kept)):
-        found.setdefault(os.path.realpath(model.path), model)
-    labels = Counter(model.label.lower() for model in found.values())
+    models: dict[str, StoredModel] = {}
+    listings = (stores.own_models, stores.hub_models, stores.ollama_models, stores.lmstudio_models)
+    for model in chain(_packaged(), *(list_store() for list_store in listings)):
+        models.setdefault(os.path.realpath(model.path), model)
+    labels = Counter(model.label.lower() for model in models.values())
     return [
         replace(model, name=str(model.path))
         if model.name == model.label and labels[model.label.lower()] > 1
         else model
-        for model in found.values()
+        for model in models.values()
     ]
 
 

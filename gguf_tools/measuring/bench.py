@@ -127,11 +127,13 @@ def run(
     ReellamaError when a setup cannot be measured; the results so far are in the file.
     """
     _check(tests, repetitions)
-    kept = ResultsFile(Path(resume).expanduser() if resume is not None else None)
+    results_file = ResultsFile(Path(resume).expanduser() if resume is not None else None)
     keys = {
         (setup, test): _key(setup, test, repetitions, warmup) for setup in setups for test in tests
     }
-    left = {setup: [test for test in tests if keys[setup, test] not in kept] for setup in setups}
+    left = {
+        setup: [test for test in tests if keys[setup, test] not in results_file] for setup in setups
+    }
     runs_each = repetitions + warmup
     done, total = 0, runs_each * sum(map(len, left.values()))
     for setup, missing in left.items():
@@ -146,8 +148,10 @@ def run(
                 if progress:
                     progress(done, total, str(setup))
             results = _results(setup, missing, next(events))
-        kept.add({keys[setup, test]: result for test, result in zip(missing, results, strict=True)})
-    return [kept[key] for key in keys.values()]
+        results_file.add(
+            {keys[setup, test]: result for test, result in zip(missing, results, strict=True)}
+        )
+    return [results_file[key] for key in keys.values()]
 
 
 def _check(tests: Sequence[BenchTest], repetitions: int) -> None:

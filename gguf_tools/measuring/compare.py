@@ -127,15 +127,16 @@ def compare(
                 progress(len(rows), len(targets) + 1, f"{name}: {doing}")
 
         path = work / default_name(file, target) if target else file.path
-        kept = path.with_suffix(".json") if target else work / f"{path.stem}-base.json"
-        row = _read_row(kept, key)
+        row_path = path.with_suffix(".json") if target else work / f"{path.stem}-base.json"
+        row = _read_row(row_path, key)
         if target and (row is None or (keep and not path.exists())):
             say("quantizing")
             _quantize(file.path, target, path, settings)
         if row is None:
             name = target or type_of(file)
             row = _measure(name, path, file.path if target else None, settings, score, say)
-            write_atomically(kept, json.dumps({"key": key, "row": row.to_json()}, indent=1) + "\n")
+            text = json.dumps({"key": key, "row": row.to_json()}, indent=1) + "\n"
+            write_atomically(row_path, text)
         if target and not keep:
             path.unlink(missing_ok=True)
         rows.append(row)
@@ -184,7 +185,7 @@ def _measure(
     def reading(done: float, total: int, _perplexity: float) -> None:
         say(f"reading the text, {done:.0f} of {total}")
 
-    found = perplexity.measure_perplexity(
+    quality = perplexity.measure_perplexity(
         path,
         settings.text,
         reference=reference,
@@ -204,12 +205,12 @@ def _measure(
     if score:
         say("scoring")
         accuracy = score(path)
-    divergence = found.divergence
+    divergence = quality.divergence
     return CompareRow(
         type=name,
         n_bytes=max(path.stat().st_size, pp.model_size),  # of a split file, all parts
         bits_per_weight=8 * pp.model_size / pp.model_n_params,
-        perplexity=found.perplexity,
+        perplexity=quality.perplexity,
         kl=divergence.kl if divergence else None,
         kl_p99=divergence.kl_p99 if divergence else None,
         same_top=divergence.same_top if divergence else None,

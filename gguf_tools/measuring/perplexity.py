@@ -125,8 +125,8 @@ def measure_perplexity(
         keep = stack.enter_context(saving)
         nll, differences = _score_all(contexts, chunks, settings, saved, keep, progress)
         compared_with = saved.path if saved else models[-1].path
-        found = _sum_up(compared_with, differences) if differences else None
-        return _text_quality(models[0], text, chunks.shape, nll, found)
+        kl = _sum_up(compared_with, differences) if differences else None
+        return _text_quality(models[0], text, chunks.shape, nll, kl)
 
 
 def measure_strided_perplexity(
@@ -186,12 +186,12 @@ def _text_quality(
     text: Path,
     shape: tuple[int, ...],
     nll: np.ndarray,
-    found: Divergence | None,
+    kl: Divergence | None,
 ) -> TextQuality:
     """The quality of a model on chunks of a text, by their `shape`, from -ln p of each token."""
     n_chunks, n_ctx = shape
     perplexity = divergence.perplexity(nll)
-    return TextQuality(model.path, text, n_ctx, n_chunks, len(nll), perplexity, found)
+    return TextQuality(model.path, text, n_ctx, n_chunks, len(nll), perplexity, kl)
 
 
 def _chunk_context(model: Model, chunks: np.ndarray, settings: ContextSettings) -> Context:

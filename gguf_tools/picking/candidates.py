@@ -203,21 +203,21 @@ class HubModel:
 
 def content_digest(path: Path, work: Path) -> str:
     """The SHA-256 of all parts of a model, remembered in `work` by place, size and date."""
-    found = []
+    digests = []
     for name in part_names(path.name):
         part = Path(os.path.realpath(path.with_name(name)))
-        said = json.dumps([str(part), *stamp(part)])
-        kept = work / f"{hashlib.sha256(said.encode()).hexdigest()[:32]}.sha256"
-        if not kept.exists():
+        key = json.dumps([str(part), *stamp(part)])
+        cache_path = work / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.sha256"
+        if not cache_path.exists():
             with part.open("rb") as data:
-                write_atomically(kept, file_digest(data))
-        found.append(kept.read_text(encoding="utf-8"))
-    return " ".join(found)
+                write_atomically(cache_path, file_digest(data))
+        digests.append(cache_path.read_text(encoding="utf-8"))
+    return " ".join(digests)
 
 
 def file_digest(data: BinaryIO) -> str:
     """The SHA-256 of an open file, in hexadecimal."""
-    made = hashlib.sha256()
+    digest = hashlib.sha256()
     while chunk := data.read(1 << 20):
-        made.update(chunk)
-    return made.hexdigest()
+        digest.update(chunk)
+    return digest.hexdigest()

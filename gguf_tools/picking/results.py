@@ -38,7 +38,7 @@ class ResultsFolder:
         self._folder = folder
 
     def get(self, key: dict[str, Any]) -> tuple[Result, GGUFFile] | None:
-        """The result of a key, with the file's header; None where there is none, or a damaged."""
+        """The result of a key, with the file's header; None where there is none that is whole."""
         place = self._place(key)
         try:
             entry = json.loads((place / "result.json").read_text(encoding="utf-8"))
@@ -65,8 +65,8 @@ class ResultsFolder:
         write_atomically(place / "result.json", json.dumps(entry, indent=1) + "\n")
 
     def _place(self, key: dict[str, Any]) -> Path:
-        said = json.dumps(key, sort_keys=True)
-        return self._folder / hashlib.sha256(said.encode()).hexdigest()[:32]
+        text = json.dumps(key, sort_keys=True)
+        return self._folder / hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def _copy_header(source: Path, target: Path) -> None:

@@ -98,17 +98,18 @@ def merged_or_beside(
     it or `make` can make it; else both as they are."""
     if folder is not None:
         with suppress(ReellamaError):
-            if found := (make_merged if make else find_merged)(base, adapters, folder):
-                return found, []
+            if merged := (make_merged if make else find_merged)(base, adapters, folder):
+                return merged, []
     return base, list(adapters)
 
 
 def _key(base: Path, adapters: Adapters) -> str:
     """SHA-256, in hexadecimal, of the adapters' bytes and scales, and of the base's place, size and
     date: to read all of it at every start would take longer than to load it."""
-    said: list[object] = [_FORMAT, os.path.realpath(base), *stamp(Path(os.path.realpath(base)))]
-    said += [[hashlib.sha256(path.read_bytes()).hexdigest(), scale] for path, scale in adapters]
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+    real_path = os.path.realpath(base)
+    fields: list[object] = [_FORMAT, real_path, *stamp(Path(real_path))]
+    fields += [[hashlib.sha256(path.read_bytes()).hexdigest(), scale] for path, scale in adapters]
+    return hashlib.sha256(json.dumps(fields).encode()).hexdigest()
 
 
 def _place(folder: Path, key: str) -> Path:
@@ -117,13 +118,13 @@ def _place(folder: Path, key: str) -> Path:
 
 def _trim(folder: Path) -> None:
     """Remove what was not used for the longest, and what was left by processes that were killed."""
-    used = {}
+    last_used = {}
     for path in folder.iterdir():
         with suppress(OSError):  # another process may be quicker
-            about = path.stat()
+            file_stat = path.stat()
             if path.suffix == ".gguf" and not path.name.startswith("."):
-                used[path] = about.st_atime_ns
-            elif path.name.startswith(".") and time.time() - about.st_mtime > LEFT_OVER:
+                last_used[path] = file_stat.st_atime_ns
+            elif path.name.startswith(".") and time.time() - file_stat.st_mtime > LEFT_OVER:
                 path.unlink()
-    for path in sorted(used, key=lambda path: used[path])[:-MAX_FILES]:
+    for path in sorted(last_used, key=lambda path: last_used[path])[:-MAX_FILES]:
         path.unlink(missing_ok=True)
