@@ -71,7 +71,7 @@ def endpoint() -> str:
     return (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
 
 
-def list_files(repo: str, say: MessageCallback, revision: str = "") -> list[str]:
+def list_files(repo: str, report: MessageCallback, revision: str = "") -> list[str]:
     """Return the names of all files of a repository, with their folders.
 
     Raises HubError, which says what to do, and Unreachable when nothing answers.
@@ -82,7 +82,7 @@ def list_files(repo: str, say: MessageCallback, revision: str = "") -> list[str]
 
     ask = partial(HfApi(endpoint()).model_info, repo, revision=revision or None, timeout=_timeout())
     try:
-        names = [sibling.rfilename for sibling in _with_retries(ask, repo, say).siblings or []]
+        names = [sibling.rfilename for sibling in _with_retries(ask, repo, report).siblings or []]
         return [name for name in names if not {"", ".", ".."} & set(name.split("/"))]
     except HFValidationError as error:
         raise HubError(f"{repo} cannot be a name on the hub; check how it is written") from error
@@ -90,13 +90,13 @@ def list_files(repo: str, say: MessageCallback, revision: str = "") -> list[str]
         raise _no_hub() from error
 
 
-def file_info(repo: str, name: str, say: MessageCallback, revision: str = "") -> HubFile:
+def file_info(repo: str, name: str, report: MessageCallback, revision: str = "") -> HubFile:
     """Return the hub's metadata of a file, without a download. Raises HubError."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     url = hf_hub_url(repo, name, revision=revision or None, endpoint=endpoint())
     ask = partial(get_hf_file_metadata, url, timeout=_timeout(), endpoint=endpoint())
-    found = _with_retries(ask, repo, say)
+    found = _with_retries(ask, repo, report)
     if not found.commit_hash or found.size is None:
         raise _no_hub()
     etag = found.etag or ""
@@ -106,7 +106,7 @@ def file_info(repo: str, name: str, say: MessageCallback, revision: str = "") ->
     return HubFile(repo, name, found.commit_hash, etag, found.size, url, revision)
 
 
-def download(file: HubFile, part: Path, progress: ByteProgress, say: MessageCallback) -> None:
+def download(file: HubFile, part: Path, progress: ByteProgress, report: MessageCallback) -> None:
     """Download the rest of a file to `part`, which holds its beginning or does not exist.
 
     On an error `part` keeps what was downloaded, and the next call resumes there. Raises
@@ -119,13 +119,13 @@ def download(file: HubFile, part: Path, progress: ByteProgress, say: MessageCall
             while out.tell() < file.size:
                 # Fails only where not a byte has come: after each that has, counting starts again.
                 _with_retries(
-                    partial(_read_some, file, out, progress), file.repo, say, tries=MAX_TRIES
+                    partial(_read_some, file, out, progress), file.repo, report, tries=MAX_TRIES
                 )
         except Unreachable as error:
             raise Unreachable(f"{error}; the same command goes on where it stopped") from error
 
 
-def add_to_cache(file: HubFile, cache: Path, say: MessageCallback) -> Path:
+def add_to_cache(file: HubFile, cache: Path, report: MessageCallback) -> Path:
     """Let the hub's client register a downloaded blob in its cache; returns the file's path.
 
     Raises HubError.
@@ -142,7 +142,7 @@ def add_to_cache(file: HubFile, cache: Path, say: MessageCallback) -> Path:
         endpoint=endpoint(),
     )
     try:
-        path = Path(_with_retries(ask, file.repo, say))
+        path = Path(_with_retries(ask, file.repo, report))
     except LocalEntryNotFoundError as error:
         raise Unreachable(f"cannot reach {endpoint()} any more; try again later") from error
     if file.commit not in path.parts:
@@ -185,7 +185,7 @@ def _empty(out: BinaryIO) -> None:
     out.truncate()
 
 
-def _with_retries(call: Callable[[], T], repo: str, say: MessageCallback, tries: int = 1) -> T:
+def _with_retries(call: Callable[[], T], repo: str, report: MessageCallback, tries: int = 1) -> T:
     """Repeat a call while the hub says "try later", and up to `tries` times on network errors."""
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -195,7 +195,7 @@ def _with_retries(call: Callable[[], T], repo: str, say: MessageCallback, tries:
             return call()
         except HfHubHTTPError as error:
             failures += 1
-            _wait_or_raise(error, failures, repo, say)
+            _wait_or_raise(error, failures, repo, report)
         except _network_errors() as error:
             failures += 1
             if failures >= tries:
@@ -207,7 +207,7 @@ def _with_retries(call: Callable[[], T], repo: str, say: MessageCallback, tries:
             time.sleep(FIRST_PAUSE * 2 ** (failures - 1))
 
 
-def _wait_or_raise(error: Any, failures: int, repo: str, say: MessageCallback) -> None:
+def _wait_or_raise(error: Any, failures: int, repo: str, report: MessageCallback) -> None:
     """Wait as the hub asks; raises HubError for an error that waiting does not resolve."""
     status = error.response.status_code
     if status != HTTPStatus.TOO_MANY_REQUESTS and status < HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -220,7 +220,7 @@ def _wait_or_raise(error: Any, failures: int, repo: str, say: MessageCallback) -
             f"the hub is too busy for {repo} (HTTP {status}); try again {later}; it gives more to "
             "those who log in: hf auth login"
         ) from error
-    say(f"the hub asks to wait (HTTP {status}): going on in {wait:.0f} s")
+    report(f"the hub asks to wait (HTTP {status}): going on in {wait:.0f} s")
     time.sleep(wait)
 
 

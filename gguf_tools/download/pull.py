@@ -39,7 +39,7 @@ FileProgress = Callable[[str, int, int], None]
 def pull(
     name: str,
     progress: FileProgress = lambda what, done, total: None,
-    say: hub.MessageCallback = lambda message: None,
+    report: hub.MessageCallback = lambda message: None,
     mmproj: str = "",
 ) -> Path:
     """Download "owner/repo[@revision][:quantization-or-file]"; returns the path of its first file.
@@ -54,36 +54,36 @@ def pull(
     """
     model = split_hub_name(name)
     try:
-        files = _files_of(model, mmproj, say)
+        files = _files_of(model, mmproj, report)
     except hub.Unreachable as error:
         path = _path_on_this_machine(model, error)
-        say(f"{error}; what is on this machine is used")
+        report(f"{error}; what is on this machine is used")
         return path
     missing = [file for file in files if not _is_whole(file)]
     _check_disk(missing)
     for file in missing:
-        _fetch(file, progress, say)
-    return [hub.add_to_cache(file, hub_cache(), say) for file in files][0]  # noqa: RUF015  # all of them
+        _fetch(file, progress, report)
+    return [hub.add_to_cache(file, hub_cache(), report) for file in files][0]  # noqa: RUF015  # all of them
 
 
-def _files_of(name: HubName, mmproj: str, say: hub.MessageCallback) -> list[HubFile]:
+def _files_of(name: HubName, mmproj: str, report: hub.MessageCallback) -> list[HubFile]:
     """The files to download, the model's first one first, its mmproj last."""
     repo, wanted, revision = name
-    names, where = hub.list_files(repo, say, revision), f"{HUB_PREFIX}{repo}"
+    names, where = hub.list_files(repo, report, revision), f"{HUB_PREFIX}{repo}"
     chosen = choose_file(names, wanted, where)
     parts = part_names(chosen)
     if lost := set(parts) - set(names):
         raise GGUFError(f"{where} lacks a part of {chosen}: {min(lost)}; choose another file")
     mmprojs = choose_mmprojs(names, chosen, mmproj, where)
     if len(parts) > 1:
-        say(f"{chosen} is one model in {len(parts)} files")
-    files = [hub.file_info(repo, part, say, revision) for part in parts]
+        report(f"{chosen} is one model in {len(parts)} files")
+    files = [hub.file_info(repo, part, report, revision) for part in parts]
     room = memory_size() - sum(file.size for file in files)
-    found = [hub.file_info(repo, each, say, revision) for each in mmprojs]
+    found = [hub.file_info(repo, each, report, revision) for each in mmprojs]
     chosen_mmproj = first_that_fits(found, lambda file: file.size, room)
     if chosen_mmproj is None:
         return files
-    say(f"{chosen_mmproj.name}, its encoder of pictures, comes with it")
+    report(f"{chosen_mmproj.name}, its encoder of pictures, comes with it")
     return [*files, chosen_mmproj]
 
 
@@ -129,16 +129,16 @@ def _check_disk(files: list[HubFile]) -> None:
         )
 
 
-def _fetch(file: HubFile, progress: FileProgress, say: hub.MessageCallback) -> None:
+def _fetch(file: HubFile, progress: FileProgress, report: hub.MessageCallback) -> None:
     """Download a file, verify it, and rename it."""
     part = _partial(file)
     try:
         part.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(file, say):
+        with _lock(file, report):
             if _is_whole(file):  # another process was quicker
                 return
             doing = f"downloading {file.name}"
-            hub.download(file, part, lambda done: progress(doing, done, file.size), say)
+            hub.download(file, part, lambda done: progress(doing, done, file.size), report)
             _verify(file, part, progress)
             with part.open("rb+") as written:
                 os.fsync(written.fileno())
@@ -184,7 +184,7 @@ def digest(file: HubFile, path: Path, progress: FileProgress) -> str:
 
 
 @contextmanager
-def _lock(file: HubFile, say: hub.MessageCallback) -> Iterator[None]:
+def _lock(file: HubFile, report: hub.MessageCallback) -> Iterator[None]:
     """Keep others from downloading the same file, with the lock that the hub's client uses."""
     from filelock import FileLock, Timeout
 
@@ -194,7 +194,7 @@ def _lock(file: HubFile, say: hub.MessageCallback) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        say(f"another process downloads {file}: waiting for it")
+        report(f"another process downloads {file}: waiting for it")
         lock.acquire()
     try:
         yield

@@ -178,7 +178,7 @@ def _free_vram() -> int:
     return sum(gpu.free_bytes for gpu in backend.devices())
 
 
-def _say(**event: Any) -> None:
+def _send(**event: Any) -> None:
     sys.stdout.write(json.dumps(event) + "\n")
     sys.stdout.flush()
 
@@ -188,9 +188,9 @@ def main() -> None:
     # Ctrl-C ends the process at once; a handler would have to be asked for at every node.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
-        _say(measured=measure(json.load(sys.stdin), lambda: _say(ran=1)))
+        _send(measured=measure(json.load(sys.stdin), lambda: _send(ran=1)))
     except ReellamaError as error:
-        _say(error=str(error))
+        _send(error=str(error))
         sys.exit(1)
 
 

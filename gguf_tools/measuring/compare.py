@@ -122,7 +122,7 @@ def compare(
     rows: list[CompareRow] = []
     for target in (None, *targets):
 
-        def say(doing: str, name: str = target or "the base") -> None:
+        def report(doing: str, name: str = target or "the base") -> None:
             if progress:
                 progress(len(rows), len(targets) + 1, f"{name}: {doing}")
 
@@ -130,11 +130,11 @@ def compare(
         row_path = path.with_suffix(".json") if target else work / f"{path.stem}-base.json"
         row = _read_row(row_path, key)
         if target and (row is None or (keep and not path.exists())):
-            say("quantizing")
+            report("quantizing")
             _quantize(file.path, target, path, settings)
         if row is None:
             name = target or type_of(file)
-            row = _measure(name, path, file.path if target else None, settings, score, say)
+            row = _measure(name, path, file.path if target else None, settings, score, report)
             text = json.dumps({"key": key, "row": row.to_json()}, indent=1) + "\n"
             write_atomically(row_path, text)
         if target and not keep:
@@ -178,12 +178,12 @@ def _measure(
     reference: Path | None,
     settings: CompareSettings,
     score: Score | None,
-    say: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> CompareRow:
     """Measure one file: quality, then speed, then the caller's score."""
 
     def reading(done: float, total: int, _perplexity: float) -> None:
-        say(f"reading the text, {done:.0f} of {total}")
+        report(f"reading the text, {done:.0f} of {total}")
 
     quality = perplexity.measure_perplexity(
         path,
@@ -195,7 +195,7 @@ def _measure(
         n_gpu_layers=settings.n_gpu_layers,
         progress=reading,
     )
-    say("measuring its speed")
+    report("measuring its speed")
     setups = bench.grid(
         [path], n_gpu_layers=[settings.n_gpu_layers], n_threads=[settings.n_threads]
     )
@@ -203,7 +203,7 @@ def _measure(
     pp, tg = bench.run(setups, tests, settings.repetitions)
     accuracy = None
     if score:
-        say("scoring")
+        report("scoring")
         accuracy = score(path)
     divergence = quality.divergence
     return CompareRow(

@@ -107,19 +107,19 @@ def plan_mix(
     names = [*CANDIDATES, *(SMALLER if settings.imatrix else ())]
     total, done = len(names) + 2, 0
 
-    def say(doing: str) -> None:
+    def report(doing: str) -> None:
         nonlocal done
         if progress:
             progress(done, max(total, done + 1), doing)
         done += 1
 
-    say("reading the text")
+    report("reading the text")
     weights = _input_weights(file, settings)
     with tempfile.TemporaryDirectory(dir=work, prefix=".mix-") as folder:
-        errors = _errors(file, names, Path(folder), settings, weights, say)
+        errors = _errors(file, names, Path(folder), settings, weights, report)
         kinds = sorted({_kind(name) for name in errors})
         total += len(kinds)
-        costs = _costs(file, errors, kinds, Path(folder), settings, say)
+        costs = _costs(file, errors, kinds, Path(folder), settings, report)
     options = {
         name: [
             _source_choice(file, name),
@@ -156,13 +156,13 @@ def _errors(
     folder: Path,
     settings: MixSettings,
     weights: Mapping[str, np.ndarray],
-    say: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> dict[str, list[Choice]]:
     """Each tensor's bytes and error in each type that it can have."""
     found: dict[str, dict[str, Choice]] = {}
     made = folder / "type.gguf"
     for name in names:
-        say(f"quantizing into {name}")
+        report(f"quantizing into {name}")
         block = GGML_QUANT_SIZES[TENSOR_TYPES[name]][0]
         # The first says which tensors llama.cpp quantizes at all.
         fitting = [each for each in found if file.tensors[each].shape[0] % block == 0]
@@ -195,10 +195,10 @@ def _costs(
     kinds: list[str],
     folder: Path,
     settings: MixSettings,
-    say: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> dict[str, float]:
     """KL divergence, in nats, for one unit of error in each kind of tensor."""
-    say("reading the text with the source")
+    report("reading the text with the source")
     logits = folder / "source.logits"
     perplexity.measure_perplexity(
         file.path,
@@ -210,7 +210,7 @@ def _costs(
     )
     costs = {}
     for kind in kinds:
-        say(f"what errors in {kind} cost")
+        report(f"what errors in {kind} cost")
         coarse = {
             name: max(choices, key=lambda choice: choice.loss)
             for name, choices in errors.items()

@@ -38,7 +38,7 @@ LOCAL_TYPES = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "IQ4_XS", "Q3_K_M")
 # What others are measured against: the first of these that a repository has.
 REFERENCE_TYPES = ("F32", "BF16", "F16", "Q8_0", "Q6_K")
 
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -121,13 +121,15 @@ class HubModel:
     types that can be compared.
     """
 
-    def __init__(self, model: str, types: Sequence[str], say: Say, progress: FileProgress) -> None:
+    def __init__(
+        self, model: str, types: Sequence[str], report: Report, progress: FileProgress
+    ) -> None:
         self.repo, wanted, self.revision = split_hub_name(model)
         self.name = self.repo
-        self._say, self._progress = say, progress
+        self._report, self._progress = report, progress
         if wanted:
             raise GGUFError(f"{model} is one file; to pick among all write {HUB_PREFIX}{self.repo}")
-        names = hub.list_files(self.repo, say, self.revision)
+        names = hub.list_files(self.repo, report, self.revision)
         firsts = sorted({part_names(n)[0] for n in names if n.lower().endswith(".gguf")})
         models = [name for name in firsts if not is_mmproj_name(name)]
         by_type = {short: name for name, short in short_names(models).items()}
@@ -141,7 +143,7 @@ class HubModel:
             raise GGUFError(f"{self.repo} has no {missing[0]}; it has {', '.join(by_type)}")
         self._files: dict[str, list[HubFile]] = {
             type_: [
-                hub.file_info(self.repo, part, say, self.revision)
+                hub.file_info(self.repo, part, report, self.revision)
                 for part in part_names(by_type[type_])
             ]
             for type_ in {reference: None} | dict.fromkeys(chosen)
@@ -178,7 +180,7 @@ class HubModel:
 
     def _fetch(self, file: HubFile, place: Path) -> None:
         doing = f"downloading {file.name}"
-        hub.download(file, place, lambda done: self._progress(doing, done, file.size), self._say)
+        hub.download(file, place, lambda done: self._progress(doing, done, file.size), self._report)
         if digest(file, place, self._progress) != file.etag:
             raise GGUFError(f"{file} was damaged on the way; the same command downloads it again")
 

@@ -169,11 +169,11 @@ def test_a_size_that_is_not_the_files_does_not_go_on_for_ever(server: Hub, conte
 def test_the_parts_of_a_split_model_come_together(server: Hub, content: bytes) -> None:
     parts = [f"Q8_0/Big-Q8_0-0000{i}-of-00002.gguf" for i in (1, 2)]
     server.repos["owner/Big"] = {parts[0]: content, parts[1]: content + b" "}
-    said: list[str] = []
-    path = pull("owner/Big", say=said.append)
+    messages: list[str] = []
+    path = pull("owner/Big", report=messages.append)
     assert path.as_posix().endswith(parts[0])
     assert cached() == [Path(part).name for part in parts]
-    assert said == [f"{parts[0]} is one model in 2 files"]
+    assert messages == [f"{parts[0]} is one model in 2 files"]
     assert find.resolve("hf:owner/Big:Q8_0") == path
     del server.repos["owner/Big"][parts[1]]
     with pytest.raises(GGUFError, match=rf"lacks a part of {parts[0]}: {parts[1]}"):
@@ -237,9 +237,9 @@ def test_a_hub_that_asks_to_wait_is_waited_for(
     server: Hub, content: bytes, headers: dict[str, str]
 ) -> None:
     server.refusals = [(429, headers), (503, {}), (429, headers)]
-    said: list[str] = []
-    assert pull("owner/Tiny-GGUF", say=said.append).read_bytes() == content
-    assert said[0] == "the hub asks to wait (HTTP 429): going on in 0 s" and len(said) == 3
+    messages: list[str] = []
+    assert pull("owner/Tiny-GGUF", report=messages.append).read_bytes() == content
+    assert messages[0] == "the hub asks to wait (HTTP 429): going on in 0 s" and len(messages) == 3
 
 
 def test_the_wait_is_as_long_as_the_hub_asks(server: Hub) -> None:
@@ -309,9 +309,11 @@ def test_without_a_network_there_is_what_is_on_this_machine(
 ) -> None:
     path = pull("owner/Tiny-GGUF")
     url = request.getfixturevalue("nowhere")
-    said: list[str] = []
-    assert pull("owner/Tiny-GGUF", say=said.append) == path
-    assert said[0].startswith(f"cannot reach {url} (") and said[0].endswith("machine is used")
+    messages: list[str] = []
+    assert pull("owner/Tiny-GGUF", report=messages.append) == path
+    assert messages[0].startswith(f"cannot reach {url} (") and messages[0].endswith(
+        "machine is used"
+    )
     with pytest.raises(GGUFError, match=rf"^cannot reach {url} \(.*refused.*; check the network"):
         pull("owner/Tiny-GGUF:Q8_0")
 
@@ -339,10 +341,12 @@ def test_an_address_that_is_no_hub_is_said_to_be_none(
 
 def test_two_pulls_of_one_file_download_it_once(server: Hub, content: bytes) -> None:
     server.delay = 0.05
-    said: list[str] = []
+    messages: list[str] = []
     paths: list[Path] = []
     both = [
-        threading.Thread(target=lambda: paths.append(pull("owner/Tiny-GGUF", say=said.append)))
+        threading.Thread(
+            target=lambda: paths.append(pull("owner/Tiny-GGUF", report=messages.append))
+        )
         for _ in range(2)
     ]
     for thread in both:

@@ -22,10 +22,10 @@ def cached() -> list[str]:
 def test_an_mmproj_file_comes_with_its_model(server: Hub, content: bytes) -> None:
     extra = {"mmproj-Tiny-F16.gguf": content, "mmproj-Tiny-F32.gguf": content}
     server.repos["owner/Tiny-GGUF"] |= extra
-    said: list[str] = []
-    assert pull("owner/Tiny-GGUF", say=said.append).name == Q4
+    messages: list[str] = []
+    assert pull("owner/Tiny-GGUF", report=messages.append).name == Q4
     assert cached() == [Q4, "mmproj-Tiny-F16.gguf"]
-    assert said == ["mmproj-Tiny-F16.gguf, its encoder of pictures, comes with it"]
+    assert messages == ["mmproj-Tiny-F16.gguf, its encoder of pictures, comes with it"]
     pull("owner/Tiny-GGUF:mmproj-Tiny-F32.gguf")
     assert len(cached()) == 3
 
