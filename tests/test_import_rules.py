@@ -118,13 +118,13 @@ def running(node: ast.AST, late: bool = True) -> Iterator[ast.AST]:
 
 @functools.cache
 def graph(*, types: bool = False, late: bool = True) -> Graph:
-    found = {}
+    imported_by = {}
     ours = modules()
     for module, path in ours.items():
         package = module if path.name == "__init__.py" else module.rpartition(".")[0]
         source = path.read_text(encoding="utf-8")
-        found[module] = {*imports(source, package, ours, types=types, late=late)} - {module}
-    return found
+        imported_by[module] = {*imports(source, package, ours, types=types, late=late)} - {module}
+    return imported_by
 
 
 def cycle(graph: Graph) -> list[str]:

@@ -129,14 +129,14 @@ def test_undo_takes_the_last_turn_back(video_chat: VideoChat) -> None:
 
 
 def test_a_full_context_drops_the_oldest_turns_and_never_the_video(video_chat: VideoChat) -> None:
-    told: list[int] = []
-    video_chat.conversation.on_drop = told.append
+    dropped: list[int] = []
+    video_chat.conversation.on_drop = dropped.append
     for i in range(12):
         video_chat.ask(f"Question {i}: " + "why is that so? " * 10, **SHORT)
     prompt = video_chat.conversation.prompt(
         "last", video_chat.turns[video_chat.conversation.dropped :]
     )
-    assert sum(told) == video_chat.conversation.dropped > 0
+    assert sum(dropped) == video_chat.conversation.dropped > 0
     assert any(isinstance(part, np.ndarray) for part in prompt)
     assert len(video_chat.turns) == 12  # what a person sees is whole
     assert video_chat.engine.n_past <= video_chat.engine.n_ctx

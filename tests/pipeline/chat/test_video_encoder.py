@@ -40,14 +40,14 @@ OPTIONS = VideoReadOptions(frames=3, max_side=128)
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """The videos whose frames were read since the test began."""
-    found: list[object] = []
+    paths: list[object] = []
 
     def counted(source: FrameSource, *rest: Any) -> Iterator[tuple[float, np.ndarray]]:
-        found.append(source.path)
+        paths.append(source.path)
         return select_frames(source, *rest)
 
     monkeypatch.setattr("reellama.pipeline.video.clip.select_frames", counted)
-    return found
+    return paths
 
 
 @pytest.fixture
@@ -159,8 +159,8 @@ def test_a_damaged_entry_is_made_again(
         np.savez(entry, **made._asdict())
     else:
         entry.write_bytes(entry.read_bytes()[:-50] if damage == "cut off" else b"")
-    _, found = encode(video)
-    assert len(reads) == 2 and np.array_equal(found.array, made.array)
+    _, again = encode(video)
+    assert len(reads) == 2 and np.array_equal(again.array, made.array)
     encode(video)
     assert len(reads) == 2
 
@@ -195,12 +195,12 @@ def test_subtitles_in_a_file_are_kept_and_those_beside_it_are_read(
 def test_a_chat_answers_alike_when_its_video_is_known(
     video: Path, reads: list[object], tmp_path: Path
 ) -> None:
-    said = []
+    answers = []
     for _ in range(2):
         with VideoChat(video, cache=tmp_path / "cache", n_ctx=512, n_threads=1) as video_chat:
             happens = video_chat.ask("What happens?", max_tokens=8)
-            said.append((happens, video_chat.ask("What is the resolution?")))
-    assert said[0] == said[1] and "320 by 240" in said[0][1]
+            answers.append((happens, video_chat.ask("What is the resolution?")))
+    assert answers[0] == answers[1] and "320 by 240" in answers[0][1]
     assert len(reads) == 1
 
 
@@ -221,12 +221,12 @@ def test_processes_that_write_at_once_and_are_killed_leave_whole_entries(tmp_pat
         assert writer.stdout is not None
         writer.stdout.readline()
     cache = ArrayCache(tmp_path)
-    found = 0
-    while found < 40:
-        entry = cache.read(str(found % 8))
+    n_entries = 0
+    while n_entries < 40:
+        entry = cache.read(str(n_entries % 8))
         if entry is not None:
-            assert (entry["rows"] == found % 8).all() and len(entry["rows"]) == 100_000
-            found += 1
+            assert (entry["rows"] == n_entries % 8).all() and len(entry["rows"]) == 100_000
+            n_entries += 1
     for writer in writers:
         writer.kill()
         writer.wait()

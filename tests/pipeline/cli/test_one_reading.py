@@ -36,20 +36,20 @@ class ProjectorInput(NamedTuple):
 @pytest.fixture(scope="module")
 def projector_inputs() -> Iterator[list[ProjectorInput]]:
     """What the projectors of bundles get in a test, in order."""
-    found: list[ProjectorInput] = []
-    kept = {name: getattr(Bundle, name) for name in ("project", "interpret")}
+    inputs: list[ProjectorInput] = []
+    methods = {name: getattr(Bundle, name) for name in ("project", "interpret")}
 
-    def watched(name: str) -> Callable[..., object]:
-        def look(self: Bundle, features: np.ndarray, times: np.ndarray) -> object:
-            found.append(ProjectorInput(features, np.asarray(times)))
-            return kept[name](self, features, times)
+    def recorded(name: str) -> Callable[..., object]:
+        def method(self: Bundle, features: np.ndarray, times: np.ndarray) -> object:
+            inputs.append(ProjectorInput(features, np.asarray(times)))
+            return methods[name](self, features, times)
 
-        return look
+        return method
 
-    for name in kept:
-        setattr(Bundle, name, watched(name))
-    yield found
-    for name, method in kept.items():
+    for name in methods:
+        setattr(Bundle, name, recorded(name))
+    yield inputs
+    for name, method in methods.items():
         setattr(Bundle, name, method)
 
 
@@ -222,11 +222,11 @@ def test_each_scene_of_a_timeline_is_described_as_one_asks_about_it(
     of two words that are nearly as likely now one and now the other is chosen."""
     submit, read = long_video._batcher.submit, list[list[int | bytes]]()
 
-    def watched(job: GenerationJob) -> None:
+    def recorded(job: GenerationJob) -> None:
         read.append(list(job.prompt.keys))
         submit(job)
 
-    monkeypatch.setattr(long_video._batcher, "submit", watched)
+    monkeypatch.setattr(long_video._batcher, "submit", recorded)
     scenes = long_video.timeline(two_scenes).scenes
     described, read[:] = read[:], []
     assert len(described) == len(scenes) == 2

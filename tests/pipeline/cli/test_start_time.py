@@ -40,13 +40,13 @@ def test_a_second_question_about_a_video_imports_nothing_that_sees(
         f"print(status, sorted({LOOKING!r} & sys.modules.keys()), file=sys.stderr)\n"
     )
     environment = os.environ | {"REELLAMA_CACHE": str(tmp_path)}
-    said = []
+    last_lines = []
     for _ in range(2):
         result = subprocess.run(
             [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True
         )
-        said.append(result.stderr.splitlines()[-1])
-    assert said == [f"0 {sorted(LOOKING)}", "0 []"]
+        last_lines.append(result.stderr.splitlines()[-1])
+    assert last_lines == [f"0 {sorted(LOOKING)}", "0 []"]
 
 
 TRAINING = {"torch", "torchvision", "open_clip", "timm", "transformers", "onnx", "sympy"}

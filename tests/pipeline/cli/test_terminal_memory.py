@@ -21,15 +21,15 @@ ASKS = (
 
 
 @pytest.fixture(autouse=True)
-def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(terminal_memory, "SHOWN_NOTICES", tmp_path / "told")
     return tmp_path
 
 
-def test_a_terminal_remembers_a_line_from_one_command_to_the_next(told: Path) -> None:
+def test_a_terminal_remembers_a_line_from_one_command_to_the_next(cache_folder: Path) -> None:
     command = f'{sys.executable} -c "{ASKS}"'
     for _ in range(2):  # another terminal has heard nothing
-        env = {"REELLAMA_CACHE": str(told)}
+        env = {"REELLAMA_CACHE": str(cache_folder)}
         with Terminal(["sh", "-c", f"{command}; {command}"], env=env) as terminal:
             terminal.wait_for("True False True\nFalse False False")
 

@@ -28,8 +28,8 @@ pytestmark = pytest.mark.numeric
 
 
 @pytest.fixture(scope="module")
-def found(questions: Path) -> EvaluationReport:
-    """What `mini` says to them."""
+def report(questions: Path) -> EvaluationReport:
+    """The report of `mini` on the questions."""
     from reellama.pipeline.evaluation.tasks.question_files import load_questions
 
     items = load_questions(questions).items
@@ -39,44 +39,44 @@ def found(questions: Path) -> EvaluationReport:
 
 
 def test_a_bundle_that_sees_is_right_and_without_the_video_it_is_not(
-    found: EvaluationReport,
+    report: EvaluationReport,
 ) -> None:
-    direction = found.tasks[0]
+    direction = report.tasks[0]
     assert direction.name == "moving direction"
     assert direction.chance == 0.25
     assert direction.generated and direction.generated.value >= 0.75
     assert direction.controls[WITHHELD].value < direction.accuracy.value
 
 
-def test_each_kind_of_answer_is_judged_in_its_way(found: EvaluationReport) -> None:
-    kinds = {task.name: task.kind for task in found.tasks}
+def test_each_kind_of_answer_is_judged_in_its_way(report: EvaluationReport) -> None:
+    kinds = {task.name: task.kind for task in report.tasks}
     assert kinds == {"moving direction": "choice", "way": "open", "caption": "caption"}
-    for each in found.results.answered:
+    for each in report.results.answered:
         assert len(each.reply.probabilities) == len(each.item.choices)
         assert not each.reply.probabilities or math.isclose(sum(each.reply.probabilities), 1)
         assert each.reply.generated_text
-    assert set(found.tasks[2].captions[""]) == {"BLEU-4", "CIDEr"}
+    assert set(report.tasks[2].captions[""]) == {"BLEU-4", "CIDEr"}
 
 
-def test_every_question_is_asked_in_every_control(found: EvaluationReport) -> None:
-    assert all(tuple(each.controls) == CONTROLS for each in found.results.answered)
-    assert set(found.tasks[1].controls) == set(CONTROLS)
+def test_every_question_is_asked_in_every_control(report: EvaluationReport) -> None:
+    assert all(tuple(each.controls) == CONTROLS for each in report.results.answered)
+    assert set(report.tasks[1].controls) == set(CONTROLS)
 
 
-def test_one_video_is_looked_at_once_for_all_its_questions(found: EvaluationReport) -> None:
-    assert len(found.results.video_seconds) == CLIPS
-    assert len(found.results.answered) == 3 * CLIPS
+def test_one_video_is_looked_at_once_for_all_its_questions(report: EvaluationReport) -> None:
+    assert len(report.results.video_seconds) == CLIPS
+    assert len(report.results.answered) == 3 * CLIPS
 
 
-def test_the_page_needs_nothing_from_elsewhere(found: EvaluationReport) -> None:
-    page = render_page(found)
+def test_the_page_needs_nothing_from_elsewhere(report: EvaluationReport) -> None:
+    page = render_page(report)
     assert page.count("data:image/jpeg;base64,") >= CLIPS
     assert not re.search(r"(src|href)=\"(?!data:|#)", page)
     assert "http" not in page and "url(" not in page
     assert "Which way does it move?" in page and "light-dark(" in page
 
 
-def test_what_videos_and_models_say_cannot_become_markup(found: EvaluationReport) -> None:
+def test_what_videos_and_models_say_cannot_become_markup(report: EvaluationReport) -> None:
     item = EvalItem("<b>task", "<script>?", "<i>a", ("<i>a", "<i>b"), Path("<img>.mp4"))
     one = AnsweredItem(item, ModelReply(False, "<script>", False, (0.4, 0.6)), {})
     page = render_page(build_report(EvaluationResults("<u>", Path("<s>"), [one], [0.1])))

@@ -55,11 +55,11 @@ def prompts_of(model: llm.Model, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     prompts: list[str] = []
     generate = Engine.generate
 
-    def watched(self: Engine, prompt: list, *rest: object, **options: object) -> object:
+    def recorded(self: Engine, prompt: list, *rest: object, **options: object) -> object:
         prompts.append("".join(p.text if isinstance(p, Text) else "<video>" for p in prompt))
         return generate(self, prompt, *rest, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Engine, "generate", watched)
+    monkeypatch.setattr(Engine, "generate", recorded)
     return prompts
 
 

@@ -87,14 +87,14 @@ def test_what_the_server_has_is_not_sent_again(ollama: Ollama, bundle: Bundle) -
 
 
 def test_progress_counts_every_byte(ollama: Ollama, bundle: Bundle, small_llm: Path) -> None:
-    told: list[tuple[str, int, int]] = []
-    push(bundle, host=ollama.url, report=lambda *what: told.append(what))
+    reports: list[tuple[str, int, int]] = []
+    push(bundle, host=ollama.url, report=lambda *what: reports.append(what))
     size = small_llm.stat().st_size
     for doing in ("checking", "sending"):
-        counts = [done for what, done, _ in told if what == f"{doing} {small_llm.name}"]
+        counts = [done for what, done, _ in reports if what == f"{doing} {small_llm.name}"]
         assert counts == sorted(counts)
         assert counts[-1] == size
-    assert told[-1][0] == "success"
+    assert reports[-1][0] == "success"
 
 
 def test_an_adapter_goes_along(ollama: Ollama, small_bundle: Path, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def uneven(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_film(tmp_path_factory.mktemp("film") / "uneven.mp4", times, rate=20)
 
 
-def seen(path: Path, **options) -> list[int]:
+def frame_numbers(path: Path, **options) -> list[int]:
     return [number(frame) for frame in read_frames(path, **options).frames]
 
 
@@ -61,7 +61,7 @@ def test_fps_takes_frames_at_a_fixed_rate(ten_seconds: Path):
     clip = read_frames(ten_seconds, frames=100, sampling="fps", fps=2)
     assert clip.times == pytest.approx(np.arange(20) / 2)
     assert [number(frame) for frame in clip.frames] == list(range(0, 100, 5))
-    assert seen(ten_seconds, frames=100, fps=2) == list(range(0, 100, 5))
+    assert frame_numbers(ten_seconds, frames=100, fps=2) == list(range(0, 100, 5))
 
 
 def test_fps_that_gives_too_many_frames_spreads_them_over_the_video(ten_seconds: Path):
@@ -71,17 +71,20 @@ def test_fps_that_gives_too_many_frames_spreads_them_over_the_video(ten_seconds:
 
 
 def test_keyframes_are_those_that_the_encoder_stored_whole(ten_seconds: Path):
-    assert seen(ten_seconds, frames=10, sampling="keyframes") == list(range(0, 100, 10))
-    assert seen(ten_seconds, frames=5, sampling="keyframes") == [10, 30, 50, 70, 90]
+    assert frame_numbers(ten_seconds, frames=10, sampling="keyframes") == list(range(0, 100, 10))
+    assert frame_numbers(ten_seconds, frames=5, sampling="keyframes") == [10, 30, 50, 70, 90]
     few = read_frames(ten_seconds, frames=64, sampling="keyframes")
     assert len(few.frames) == 10
     assert few.notes == ("asked for 64 frames, there are 10 keyframes",)
 
 
 def test_start_and_end_bound_what_is_seen(ten_seconds: Path):
-    assert seen(ten_seconds, frames=4, start=2, end=4) == [22, 27, 32, 37]
-    assert seen(ten_seconds, frames=2, sampling="keyframes", start=2.5, end=4.5) == [30, 40]
-    assert seen(ten_seconds, frames=9, fps=4, start=9) == [90, 92, 95, 97]
+    assert frame_numbers(ten_seconds, frames=4, start=2, end=4) == [22, 27, 32, 37]
+    assert frame_numbers(ten_seconds, frames=2, sampling="keyframes", start=2.5, end=4.5) == [
+        30,
+        40,
+    ]
+    assert frame_numbers(ten_seconds, frames=9, fps=4, start=9) == [90, 92, 95, 97]
     late = read_frames(ten_seconds, frames=2, start=8, end=99)
     assert late.times == pytest.approx([8.5, 9.5])
     assert late.notes == ("the video ends at 10.0 s",)
@@ -107,15 +110,15 @@ def test_a_number_that_nobody_asked_for_is_not_missed(ten_seconds: Path, tmp_pat
 
 
 def test_a_variable_frame_rate_is_sampled_by_time(uneven: Path):
-    assert seen(uneven, frames=2, start=0, end=4) == [2, 6]
-    assert seen(uneven, frames=2, start=8, end=10) == [19, 39]
+    assert frame_numbers(uneven, frames=2, start=0, end=4) == [2, 6]
+    assert frame_numbers(uneven, frames=2, start=8, end=10) == [19, 39]
     # Centres 1, 3, 5, 7, 9 would show one frame twice, so those 4 s count as one interval:
     # of 1.5 s, since 6 s are left for the four others.
     clip = read_frames(uneven, frames=5)
     assert [number(frame) for frame in clip.frames] == [1, 4, 7, 8, 34]
     assert clip.times == pytest.approx([0.5, 2, 3.5, 4, 9.25])
     assert clip.notes == ()
-    assert seen(uneven, frames=49) == list(range(49))
+    assert frame_numbers(uneven, frames=49) == list(range(49))
 
 
 @settings(max_examples=25)
