@@ -63,7 +63,7 @@ __all__ = [
     "TokenIds",
 ]
 
-# Most positions of one batch whose logits are computed; llama.cpp reserves memory for so many.
+# Positions of one batch whose logits are computed, for which llama.cpp reserves memory.
 MAX_OUTPUTS = 64
 
 StopReason = Literal["stop", "stop string", "length", "context"]
@@ -95,7 +95,7 @@ class EngineStats:
     n_read: int = 0
     prefill_seconds: float = 0.0
     n_generated: int = 0
-    generate_seconds: float = 0.0  # in llama.cpp and here, without what the caller does in between
+    generate_seconds: float = 0.0  # without the time that the caller takes between tokens
     stop_reason: StopReason | None = None
 
 
@@ -217,8 +217,8 @@ class Engine(Closeable):
         it goes a little faster.
 
         Closing the iterator, Ctrl-C and errors leave the engine usable. What was generated stays
-        in the KV cache: a prompt that goes on from it, with the answer's text as one Text at its
-        place, reads only what is new. Another call on this engine ends this iterator's life.
+        in the KV cache: a prompt that continues it, with the answer's text as one Text at its
+        place, reads only what is new. After another call on this engine, the iterator raises.
         Raises like `prefill`, and SamplingError for a grammar that cannot be used.
         """
         options = GenerationOptions(sampling, max_tokens, stop, n_probs)
@@ -237,7 +237,7 @@ class Engine(Closeable):
         self._prompts.save()
 
     def logits_all(self, prompt: Sequence[PromptPart]) -> np.ndarray:
-        """Read the whole prompt anew; the logits at every position, float32 [positions, n_vocab].
+        """Read the whole prompt again; the logits at every position, float32 [positions, n_vocab].
 
         Raises like `prefill`.
         """
@@ -268,7 +268,7 @@ class Engine(Closeable):
         self._prefill(tokenized)
         n = self.n_past
         first = log_softmax(self._ctx.logits_at(-1)[None])
-        found = []
+        logprobs = []
         for ids in continuations:
             if n + len(ids) - 1 > self.n_ctx:
                 raise ContextOverflow(n + len(ids) - 1, self.n_ctx)
@@ -281,8 +281,8 @@ class Engine(Closeable):
                 self._decode(span, first_output=0)
                 rows.append(log_softmax(self._ctx.logits(len(span))))
             table = np.concatenate(rows)  # [ids, n_vocab]
-            found.append(table[np.arange(len(ids)), list(ids)])
-        return found
+            logprobs.append(table[np.arange(len(ids)), list(ids)])
+        return logprobs
 
     def _begin(self) -> None:
         self._call += 1
@@ -298,7 +298,7 @@ class Engine(Closeable):
         return tokenized
 
     def _prefill(self, prompt: TokenizedPrompt) -> PrefillStats:
-        begin = time.perf_counter()
+        started_at = time.perf_counter()
         n = len(prompt.keys)
         if n > self.n_ctx:
             raise ContextOverflow(n, self.n_ctx)
@@ -306,7 +306,7 @@ class Engine(Closeable):
         cache = self._cache
         reusable = cache.common_prefix(prompt.keys)
         if not (reusable == n == len(cache) and self._fresh):
-            # Without the last position's logits nothing can be generated: read that one again.
+            # Without the last position's logits nothing can be generated: read it again.
             reusable = min(reusable, n - 1)
         fresh, self._fresh = self._fresh, False
         reused = cache.truncate(prompt.reusable(reusable))
@@ -315,7 +315,7 @@ class Engine(Closeable):
             self._decode(span, first_output=len(span) - last)
         self._fresh = fresh or reused < n
         self.last.n_reused, self.last.n_read = reused, n - reused
-        self.last.prefill_seconds = time.perf_counter() - begin
+        self.last.prefill_seconds = time.perf_counter() - started_at
         return PrefillStats(reused, n - reused, self.last.prefill_seconds)
 
     def _decode(self, span: TokenSpan, first_output: int) -> None:
@@ -337,9 +337,9 @@ class Engine(Closeable):
         stats, start = self.last, self.n_past
         try:
             while stats.stop_reason is None:
-                begin = time.perf_counter()
+                started_at = time.perf_counter()
                 released = self._step(state, stats, max_tokens)
-                stats.generate_seconds += time.perf_counter() - begin
+                stats.generate_seconds += time.perf_counter() - started_at
                 for token, text in released:
                     state.ids.append(token.id)
                     state.texts.append(text)

@@ -1,4 +1,4 @@
-"""JSON that a client or a model wrote, read so that it can be written again for anyone."""
+"""JSON of a client or a model, with only those numbers that every reader of JSON takes."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def finite_json(text: str, *, strict: bool = True) -> Any:
 def finite_object(text: str) -> dict[str, Any] | None:
     """The object of a JSON text, none for "", or None for what `finite_json` refuses."""
     try:
-        found = finite_json(text or "{}")
+        value = finite_json(text or "{}")
     except ValueError:
         return None
-    return found if isinstance(found, dict) else None
+    return value if isinstance(value, dict) else None
 
 
 def _finite(text: str) -> float:
@@ -41,5 +41,5 @@ def _finite(text: str) -> float:
 
 
 def _whole(text: str) -> int:
-    _finite(text)  # of more digits than a float has an integer is slow to read, and to write
+    _finite(text)  # an integer too large for a float is slow to read and to write
     return int(text)

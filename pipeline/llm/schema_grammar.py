@@ -1,7 +1,7 @@
 """JSON schemas as GBNF grammars, under limits of size, depth and repetition.
 
 llama-cpp-python writes the grammar. It writes every repetition out, and some patterns keep it busy
-for ever, so what is over a limit is refused before.
+for ever, so a schema over a limit is refused before.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from reellama.pipeline.llm.schema_kinds import LISTS, MAPPINGS, wrong_kind
 MAX_CHARACTERS = 100_000  # of a schema, as JSON
 MAX_DEPTH = 64  # objects and lists inside each other
 BOUNDS = ("minLength", "maxLength", "minItems", "maxItems")
-MAX_BOUND = 10_000  # repetitions that one of these, or a pattern, may ask for
+MAX_BOUND = 10_000  # for each of BOUNDS, and for the repetitions of a pattern
 MAX_GRAMMAR_CHARACTERS = 500_000
 ANYTHING = ("object", "array", "string", "number", "boolean", "null")
 # Keywords that say nothing of what is allowed.
 ANNOTATIONS = {"title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly"}
-# Where llama-cpp-python says in words what it cannot do; else it falls over what it finds.
+# Errors whose message says what llama-cpp-python cannot do; others come from its bugs.
 WORDED_ERRORS = (AssertionError, ValueError)
-# Of a pattern: an escape, a class of characters, a quantifier, or any character.
+# A piece of a pattern is an escape, a class of characters, a quantifier, or any character.
 _PIECE = re.compile(r"\\.|\[(?:\\.|[^\]\\])*\]|\{[^}]*\}|.", re.DOTALL)
-# What may stand in a JSON text as it is (RFC 8259, section 7; and no DEL, as in llama.cpp).
-# llama-cpp-python forgets control characters, and in a pattern's dot quotes and backslashes too.
+# Characters that need no escape in JSON (RFC 8259, section 7; and no DEL, as in llama.cpp).
+# llama-cpp-python allows control characters too, and in a pattern's dot quotes and backslashes.
 _UNESCAPED = r'[^"\\\x7F\x00-\x1F]'
-_FORGETFUL = {"char": r'[^"\\]', "dot": r"[^\x0A\x0D]"}
+_TOO_PERMISSIVE = {"char": r'[^"\\]', "dot": r"[^\x0A\x0D]"}
 _LOST_REF = re.compile(r"Error resolving ref stdin(\S+): .*")
 _NUMBER = re.compile(r"[{,]\s*(\d+)(?=\s*[,}])")
 
@@ -42,7 +42,7 @@ def schema_to_gbnf(schema: Any) -> str:
 
 
 def schema_rules(schema: Any) -> dict[str, str]:
-    """The rules of that grammar by name, `root` among them. Raises like `schema_to_gbnf`."""
+    """The rules of a schema's grammar by name, with `root`. Raises like `schema_to_gbnf`."""
     try:
         _check(schema)
         rules = _converted(schema)
@@ -51,8 +51,8 @@ def schema_rules(schema: Any) -> dict[str, str]:
         if len(text) > MAX_GRAMMAR_CHARACTERS:
             raise _LimitError(f"its grammar has more than {MAX_GRAMMAR_CHARACTERS} characters")
     except MemoryError:
-        raise  # which is not the schema's fault alone
-    except Exception as error:  # whatever it falls over, a client sent it
+        raise  # it is not the schema's fault alone
+    except Exception as error:  # any of them comes from a schema that a client sent
         raise SamplingError(
             f"this JSON schema cannot be turned into a grammar: {_reason(error, schema)}"
         ) from error
@@ -64,15 +64,15 @@ class _LimitError(ValueError):
 
 
 def _reason(error: Exception, schema: Any) -> str:
-    """Why a schema has no grammar, in words for who wrote it."""
+    """Why a schema has no grammar, in words for its author."""
     if isinstance(error, _LimitError):
         return str(error)
     if isinstance(error, RecursionError):
         return "it is nested too deep, or too many properties are optional"
     if isinstance(error, UnicodeError):
         return "it has half of a character: a surrogate without the other one"
-    if found := wrong_kind(schema):
-        return found
+    if problem := wrong_kind(schema):
+        return problem
     if isinstance(error, IndexError):
         return "its pattern repeats nothing"
     if isinstance(error, re.error):
@@ -84,10 +84,10 @@ def _reason(error: Exception, schema: Any) -> str:
 
 
 class _Converter(SchemaConverter):
-    """llama-cpp-python's, whose texts are read as they are meant.
+    """llama-cpp-python's converter, with texts that are escaped for a grammar.
 
-    It leaves JSON's escapes in them, which a grammar reads as its own: half characters instead of
-    what lies beyond U+FFFF, and line ends that JSON does not allow.
+    The original leaves JSON's escapes in them, which a grammar reads as its own: half characters
+    in place of those beyond U+FFFF, and line ends that JSON does not allow.
     """
 
     def _format_literal(self, literal: str) -> str:
@@ -102,13 +102,13 @@ def _converted(schema: Any) -> dict[str, str]:
     own = {} if _allows_anything(own) else _complete(own)
     converter.visit(converter.resolve_refs(own, "stdin"), "")
     rules = dict(sorted(converter._rules.items()))
-    for name in _FORGETFUL.keys() & rules.keys():
-        rules[name] = rules[name].replace(_FORGETFUL[name], _UNESCAPED)
+    for name in _TOO_PERMISSIVE.keys() & rules.keys():
+        rules[name] = rules[name].replace(_TOO_PERMISSIVE[name], _UNESCAPED)
     return rules
 
 
 def _complete(schema: Any) -> Any:
-    """The schema, in which parts that allow anything say so: `{}` and the like have no grammar.
+    """The schema with all types named where it allows anything: `{}` and the like have no grammar.
 
     Pydantic writes such parts for fields of any type, and for lists of anything.
     """
@@ -116,17 +116,17 @@ def _complete(schema: Any) -> Any:
         return {"type": [*ANYTHING]}
     if not isinstance(schema, dict):
         return schema
-    found = dict(schema)
-    if found.get("type") == "array" and "prefixItems" not in found:
-        found.setdefault("items", {})
-    for keyword, value in found.items():
+    completed = dict(schema)
+    if completed.get("type") == "array" and "prefixItems" not in completed:
+        completed.setdefault("items", {})
+    for keyword, value in completed.items():
         if keyword in MAPPINGS and isinstance(value, dict):
-            found[keyword] = {name: _complete(each) for name, each in value.items()}
+            completed[keyword] = {name: _complete(part) for name, part in value.items()}
         elif keyword in (*LISTS, "items") and isinstance(value, list):
-            found[keyword] = [_complete(each) for each in value]
+            completed[keyword] = [_complete(part) for part in value]
         elif keyword == "items" or (keyword == "additionalProperties" and value == {}):
-            found[keyword] = _complete(value)
-    return found
+            completed[keyword] = _complete(value)
+    return completed
 
 
 def _allows_anything(schema: Any) -> bool:
@@ -142,9 +142,9 @@ def _check(schema: Any) -> None:
             raise _LimitError(f"it is nested more than {MAX_DEPTH} deep")
         if isinstance(part, dict):
             _check_bounds(part)
-            left += [(each, depth + 1) for each in part.values()]
+            left += [(inner, depth + 1) for inner in part.values()]
         elif isinstance(part, list):
-            left += [(each, depth + 1) for each in part]
+            left += [(inner, depth + 1) for inner in part]
     if (n := len(json.dumps(schema))) > MAX_CHARACTERS:
         raise _LimitError(f"it has {n} characters, and may have {MAX_CHARACTERS} at most")
 
@@ -153,9 +153,9 @@ def _check_bounds(part: dict[str, Any]) -> None:
     bounds = [(name, part.get(name)) for name in BOUNDS]
     if isinstance(pattern := part.get("pattern"), str):
         pieces = _PIECE.findall(pattern)
-        if stray := next((each for each in pieces if each in ("]", "}")), None):
+        if stray := next((piece for piece in pieces if piece in ("]", "}")), None):
             raise _LimitError(f"a {stray} in its pattern closes nothing")
-        counts = [n for each in pieces if each[0] == "{" for n in _NUMBER.findall(each)]
+        counts = [n for piece in pieces if piece[0] == "{" for n in _NUMBER.findall(piece)]
         bounds += [("a number in its pattern", int(n[:9])) for n in counts]
     for name, bound in bounds:
         if isinstance(bound, int | float) and not bound <= MAX_BOUND:

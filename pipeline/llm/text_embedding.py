@@ -18,15 +18,15 @@ from reellama.gguf_tools.text.tokenizer import Tokenizer
 from reellama.pipeline.llm.prompt import checked_token_ids
 
 LONGEST_TOKEN = 256  # characters; vocabularies have none that is longer
-# Positions that an LLM reads at a time. llama.cpp computes the logits of each, and keeps them: of a
-# text of 2,048 tokens that is half a gigabyte.
+# Positions that an LLM reads at a time. llama.cpp computes the logits of each, and keeps them: for
+# a text of 2,048 tokens they take half a gigabyte.
 PIECE = 256
 
 
 class TextEmbedder:
-    """Embeds texts with a loaded model; what is longer than `n_ctx` tokens is cut.
+    """Embeds texts with a loaded model; a text longer than `n_ctx` tokens is cut.
 
-    Raises ReellamaError where llama.cpp cannot do that with this model.
+    Raises ReellamaError where llama.cpp makes no embeddings with this model.
     """
 
     def __init__(self, model: Model, tokenizer: Tokenizer, n_ctx: int = 2048) -> None:
@@ -53,7 +53,7 @@ class TextEmbedder:
         """
         with self._lock:
             ids = self._ids(text, truncate)
-            # A text of one piece is embedded sooner than the short computations of others end.
+            # A text of one piece does not wait: short computations of others would end later.
             with long_computation() if len(ids) > self._piece else nullcontext():
                 return self._vector(ids).tolist(), len(ids)
 
@@ -65,14 +65,14 @@ class TextEmbedder:
 
     def _ids(self, text: str | list[int], truncate: bool) -> list[int]:
         if isinstance(text, str):
-            # Of a text without end only so much is read as can be more than fits.
+            # A text with more characters has more than `n_ctx` tokens: the rest need not be read.
             text = text[: (self.n_ctx + 1) * LONGEST_TOKEN]
             ids = self._tokenizer.encode(text, add_bos=self._tokenizer.add_bos)
         else:
             ids = [*checked_token_ids(text, self._tokenizer.n_vocab).ids]
         if len(ids) > self.n_ctx and not truncate:
             raise ReellamaError(f"a text has more than {self.n_ctx} tokens: send less of it")
-        # Nothing at all has a vector too: that of a line's end.
+        # An empty text has the vector of a line break.
         return ids[: self.n_ctx] or self._tokenizer.encode("\n")
 
     def _vector(self, ids: list[int]) -> np.ndarray:
@@ -88,10 +88,10 @@ class TextEmbedder:
             with short_computation() as n:
                 llama_cpp.llama_set_n_threads(self._context, n, n)
                 status = llama_cpp.llama_decode(self._context, batch)
-            found = llama_cpp.llama_get_embeddings(self._context)
-            if status or not found:
+            hidden_states = llama_cpp.llama_get_embeddings(self._context)
+            if status or not hidden_states:
                 raise ReellamaError(f"llama.cpp made no embedding: {last_error_line() or status}")
-            rows = np.ctypeslib.as_array(found, (len(tokens), self._n_embd))
+            rows = np.ctypeslib.as_array(hidden_states, (len(tokens), self._n_embd))
             vector += rows.sum(axis=0, dtype=np.float64)
         return vector / max(float(np.linalg.norm(vector)), 1e-12)
 
@@ -108,7 +108,7 @@ def shortened(vector: list[float], n: int) -> list[float]:
 
 
 def _is_encoder(model: Model) -> bool:
-    """Whether its tokens see those that follow them."""
+    """Whether a model's tokens see those that follow them."""
     metadata = model.file.metadata
     architecture = metadata.get("general.architecture")
     pooled = f"{architecture}.pooling_type" in metadata

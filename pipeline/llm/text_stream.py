@@ -33,31 +33,31 @@ class TextStream(Generic[T]):
         self._held: deque[tuple[T, bytes]] = deque()
         self._bytes = b""  # those of the tokens held
         self.stopped = False
-        self.stop_text: str | None = None  # which of them ended it
+        self.stop_text: str | None = None  # the stop string that was found
 
     def push(self, token: T, piece: bytes) -> list[tuple[T, str]]:
         """Take the next token; returns the tokens (and their texts) that are certain now."""
         self._held.append((token, piece))
         self._bytes += piece
-        found = [(at, s) for s in self._stop if (at := self._bytes.find(s)) >= 0]
-        if found:
-            at, text = min(found)
+        matches = [(at, s) for s in self._stop if (at := self._bytes.find(s)) >= 0]
+        if matches:
+            at, text = min(matches)
             self.stopped, self.stop_text = True, text.decode()
             return self._release(at)
         return self._release(len(self._bytes) - self._uncertain())
 
     def flush(self) -> list[tuple[T, str]]:
         """The tokens still held, when no more will follow."""
-        out = self._release(len(self._bytes))
+        released = self._release(len(self._bytes))
         if rest := self._decoder.decode(b"", final=True):
-            if not out:
-                return out
-            token, text = out[-1]
-            out[-1] = (token, text + rest)
-        return out
+            if not released:
+                return released
+            token, text = released[-1]
+            released[-1] = (token, text + rest)
+        return released
 
     def _uncertain(self) -> int:
-        """How many bytes at the end may yet turn out to be something else."""
+        """How many bytes at the end may be part of a longer character or of a stop string."""
         n = _unfinished(self._bytes)
         for s in self._stop:
             for length in range(min(len(s) - 1, len(self._bytes)), n, -1):
@@ -68,16 +68,16 @@ class TextStream(Generic[T]):
 
     def _release(self, n: int) -> list[tuple[T, str]]:
         """The tokens that lie within the first `n` bytes held; the last is cut short on a stop."""
-        out = []
+        released = []
         while self._held and len(self._held[0][1]) <= n:
             token, piece = self._held.popleft()
             n -= len(piece)
             self._bytes = self._bytes[len(piece) :]
-            out.append((token, self._decoder.decode(piece)))
+            released.append((token, self._decoder.decode(piece)))
         if self.stopped and n:
             token, piece = self._held[0]
-            out.append((token, self._decoder.decode(piece[:n])))
-        return out
+            released.append((token, self._decoder.decode(piece[:n])))
+        return released
 
 
 def _unfinished(data: bytes) -> int:

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-# The n likeliest tokens are at least as likely as the n-th of the maxima of blocks of this size:
-# what that bound leaves is so little that only it is sorted.
+# The n likeliest tokens are at least as likely as the n-th of the maxima of blocks of this size.
+# Few tokens reach this bound, and only those are sorted.
 BLOCK = 64
 
 
@@ -45,7 +45,7 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def _bound(logits: np.ndarray, n: int) -> float:
-    """What at least `n` logits reach, and few more than that."""
+    """A logit that at least `n` of them reach, and few more."""
     n_blocks = len(logits) // BLOCK
     if n_blocks < n:
         return -math.inf

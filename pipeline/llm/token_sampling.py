@@ -16,15 +16,15 @@ from reellama.pipeline.llm.generation_options import RANDOM_SEED, Sampling, Samp
 
 # Logits that are divided by less are infinite.
 MIN_TEMPERATURE = 1e-9
-# CPU seconds that the grammar may take for each of two tokens in succession: it holds all other
-# answers up. One alone may have been a garbage collection in this thread, or a machine that paused.
+# CPU seconds that the grammar may take for each of two tokens in succession: all other answers wait
+# for it. A single slow token may be due to a garbage collection in this thread or a paused machine.
 MAX_GRAMMAR_SECONDS = 0.5
 
 
 def build_chain(sampling: Sampling, n_vocab: int, n_ctx: int) -> llama_cpp.llama_sampler_p:
     """llama.cpp's sampler chain for these options, without the grammar. The caller frees it.
 
-    Raises SamplingError for a bias on a token that there is not.
+    Raises SamplingError for a bias on a token that does not exist.
     """
     s = sampling
     links = [_bias(s, n_vocab)] if s.logit_bias else []
@@ -52,7 +52,7 @@ def build_chain(sampling: Sampling, n_vocab: int, n_ctx: int) -> llama_cpp.llama
 
 
 def _bias(sampling: Sampling, n_vocab: int) -> llama_cpp.llama_sampler_p:
-    """What adds a bias to the logits of tokens; raises SamplingError for ids of no token."""
+    """The sampler that adds a bias to logits. Raises SamplingError for ids of no token."""
     for token, _ in sampling.logit_bias:
         if not 0 <= token < n_vocab:
             raise SamplingError(
@@ -113,17 +113,17 @@ class Sampler:
                     break
                 llama_cpp.llama_sampler_accept(self._grammar, following)
             return token
-        begin = time.thread_time()
+        started_at = time.thread_time()
         token = self._choose(logits(), by_grammar=False)
         if not self._allowed(token):  # trying every token of the vocabulary is slow
             token = self._choose(logits(), by_grammar=True)
         llama_cpp.llama_sampler_accept(self._grammar, token)
         llama_cpp.llama_sampler_accept(self._chain, token)
         # Ambiguous grammars have ever more ways to go on.
-        slow = time.thread_time() - begin > MAX_GRAMMAR_SECONDS
-        if slow and self._was_slow:
+        is_slow = time.thread_time() - started_at > MAX_GRAMMAR_SECONDS
+        if is_slow and self._was_slow:
             raise SamplingError("this grammar has too many ways to go on: make it less ambiguous")
-        self._was_slow = slow
+        self._was_slow = is_slow
         return token
 
     def _choose(self, logits: np.ndarray, *, by_grammar: bool) -> int:
@@ -148,7 +148,7 @@ class Sampler:
 
 
 class _Trigger:
-    """Looks for the text after which a grammar begins, and then for the one with which it does."""
+    """Looks for the text after which a grammar begins, then for the text with which it begins."""
 
     def __init__(self, after: str | None, first: str | None, tokenizer: Tokenizer) -> None:
         self._after, self._first = (after or "").encode(), (first or "").encode()
@@ -179,7 +179,7 @@ class _Trigger:
         return self._tokenizer.encode(rest.decode(errors="replace")) if rest else []
 
     def look_again(self) -> bool:
-        """Where what follows the first text is none of the grammar, look for the next such text.
+        """Look for the next text with which the grammar may begin: the last one did not fit it.
 
         False where the grammar begins with no text, so that it binds all the same.
         """
