@@ -29,12 +29,12 @@ def answered(text: str) -> list[PromptPart]:
 
 def test_a_second_question_reads_only_its_own_tokens(engine: Engine) -> None:
     first = [VIDEO, *question("What is the capital of France?")]
-    said = "".join(token.text for token in engine.generate(first, saying("It is Paris.")))
+    answer = "".join(token.text for token in engine.generate(first, saying("It is Paris.")))
     stats = engine.last
-    assert (said, stats.stop_reason) == ("It is Paris.", "stop")
+    assert (answer, stats.stop_reason) == ("It is Paris.", "stop")
     assert (stats.n_reused, stats.n_read) == (0, engine.count(first))
 
-    second = [*first, *answered(said), *question("And of Italy?")]
+    second = [*first, *answered(answer), *question("And of Italy?")]
     engine.prefill(second)
     assert engine.last.n_reused == engine.count(first) + stats.n_generated
     assert engine.last.n_read == len(
@@ -55,10 +55,10 @@ def test_an_answer_keeps_the_tokens_that_the_model_chose(
         "reellama.pipeline.llm.engine.Sampler", lambda *_: FixedTokenSampler(letters)
     )
     tokens = engine.generate(first, Sampling(temperature=1.0), max_tokens=len(letters))
-    said = "".join(token.text for token in tokens)
-    assert said == "nonsense"
-    assert letters != engine.tokenizer.encode(said)  # or this shows nothing
-    engine.prefill([*first, *answered(said)])
+    answer = "".join(token.text for token in tokens)
+    assert answer == "nonsense"
+    assert letters != engine.tokenizer.encode(answer)  # or this shows nothing
+    engine.prefill([*first, *answered(answer)])
     # All but the last were decoded.
     assert engine.last.n_reused == engine.count(first) + len(letters) - 1
 
@@ -73,19 +73,19 @@ def test_an_edited_question_rewinds_to_where_it_differs(engine: Engine) -> None:
     shared = engine.count([VIDEO, Text("<|im_start|>user\nHow many", special=True)])
     assert engine.last.n_reused == shared
     engine.clear()
-    anew = token_logprobs(engine, pears, answer)
-    assert np.abs(after_edit - anew).max() < ROUNDING
-    assert np.abs(before_edit - anew).max() > 10 * ROUNDING  # or this shows nothing
+    fresh = token_logprobs(engine, pears, answer)
+    assert np.abs(after_edit - fresh).max() < ROUNDING
+    assert np.abs(before_edit - fresh).max() > 10 * ROUNDING  # or this shows nothing
 
 
 def test_the_same_prompt_again_reads_nothing(engine: Engine) -> None:
     prompt, answer = question("What is snow?"), "Snow is frozen water."
     engine.prefill(prompt)
-    found = token_logprobs(engine, prompt, answer)
+    first = token_logprobs(engine, prompt, answer)
     assert engine.last.n_read == 0
     again = token_logprobs(engine, prompt, answer)
     assert engine.last.n_read == 1  # the last position, whose logits the answer has overwritten
-    assert np.abs(again - found).max() < ROUNDING
+    assert np.abs(again - first).max() < ROUNDING
 
 
 def test_soft_tokens_are_compared_by_value(engine: Engine) -> None:
@@ -148,5 +148,5 @@ def test_reuse_never_changes_what_is_generated(
         assert reusing.n_past == reusing.count(prompt) + 3
         fresh.clear()
         [expected] = fresh.logprobs(prompt, [[token.id for token in tokens]])
-        found = np.log([token.p for token in tokens])
-        np.testing.assert_allclose(found, expected, atol=1e-3)
+        logprobs = np.log([token.p for token in tokens])
+        np.testing.assert_allclose(logprobs, expected, atol=1e-3)

@@ -65,24 +65,24 @@ def test_without_n_probs_no_probabilities_are_computed(engine: Engine) -> None:
 
 def test_looking_at_probabilities_changes_no_token(engine: Engine) -> None:
     """With them the likeliest is known already; without, llama.cpp's sampler finds it."""
-    found = []
+    ids = []
     for n_probs in (5, 0):
         engine.clear()  # so that both read the same, and round alike
         tokens = engine.generate(PROMPT, max_tokens=24, n_probs=n_probs)
-        found.append([token.id for token in tokens])
-    assert found[0] == found[1]
+        ids.append([token.id for token in tokens])
+    assert ids[0] == ids[1]
 
 
 def test_a_stop_string_that_spans_tokens_is_not_shown(engine: Engine) -> None:
-    said = list(engine.generate(PROMPT, saying("one two three END four"), stop=["three END"]))
-    assert "".join(token.text for token in said) == "one two "
+    tokens = list(engine.generate(PROMPT, saying("one two three END four"), stop=["three END"]))
+    assert "".join(token.text for token in tokens) == "one two "
     assert engine.last.stop_reason == "stop string"
-    assert engine.last.n_generated > len(said) + 1  # it took more than one token to see it
+    assert engine.last.n_generated > len(tokens) + 1  # it took more than one token to see it
 
 
 def test_a_stop_string_that_does_not_come_costs_no_text(engine: Engine) -> None:
-    said = engine.generate(PROMPT, saying("one two three"), stop=["three END", "e!"])
-    assert "".join(token.text for token in said) == "one two three"
+    tokens = engine.generate(PROMPT, saying("one two three"), stop=["three END", "e!"])
+    assert "".join(token.text for token in tokens) == "one two three"
     assert engine.last.stop_reason == "stop"
 
 
@@ -103,10 +103,11 @@ def test_max_tokens_ends_an_answer(engine: Engine) -> None:
 def test_a_full_context_ends_an_answer(tiny_llama: Path) -> None:
     with Engine(tiny_llama, n_ctx=256, n_threads=1) as engine:
         endless = Sampling(grammar="root ::= [a-z] root")
-        said = list(engine.generate([Text("x" * 245)], endless, max_tokens=-1))
+        tokens = list(engine.generate([Text("x" * 245)], endless, max_tokens=-1))
         assert engine.last.stop_reason == "context"
         assert engine.n_past == 256
-        assert len(said) == 256 - 246 + 1  # BOS and 245 were there; the last is said, not decoded
+        # BOS and 245 were there; the last token is not decoded.
+        assert len(tokens) == 256 - 246 + 1
         assert len(list(engine.generate([Text("y")], endless, max_tokens=5))) == 5
 
 
@@ -129,13 +130,13 @@ def test_an_answer_ends_when_the_engine_is_used_for_another(engine: Engine) -> N
     first = engine.generate(PROMPT, FOREVER)
     next(first)
     second = engine.generate(PROMPT, saying("Rome"))
-    (said, *_) = second
+    (token, *_) = second
     with pytest.raises(ReellamaError, match="used for something else"):
         next(first)
     engine.clear()
-    (anew, *_) = engine.generate(PROMPT, saying("Rome"))
-    assert said.id == anew.id
-    assert abs(math.log(said.p / anew.p)) < ROUNDING
+    (fresh_token, *_) = engine.generate(PROMPT, saying("Rome"))
+    assert token.id == fresh_token.id
+    assert abs(math.log(token.p / fresh_token.p)) < ROUNDING
 
 
 def test_a_closed_engine_says_so(tiny_llama: Path) -> None:

@@ -24,9 +24,9 @@ PROMPT: list[PromptPart] = [
 def goes_on(engine: Engine, prompt: list[PromptPart]) -> bool:
     """Whether it thinks of a prompt what it thinks when it has read nothing before."""
     text = "Once there was a fox."
-    found = token_logprobs(engine, prompt, text)
+    logprobs = token_logprobs(engine, prompt, text)
     engine.clear()
-    return bool(np.abs(found - token_logprobs(engine, prompt, text)).max() < ROUNDING)
+    return bool(np.abs(logprobs - token_logprobs(engine, prompt, text)).max() < ROUNDING)
 
 
 def test_ctrl_c_between_tokens_ends_the_answer_and_keeps_its_part(
@@ -37,14 +37,14 @@ def test_ctrl_c_between_tokens_ends_the_answer_and_keeps_its_part(
         engine.tokenizer.encode("Once upon a time there was a king who had three")
     )
     monkeypatch.setattr("reellama.pipeline.llm.engine.Sampler", lambda *_: story)
-    said: list[Token] = []
+    tokens: list[Token] = []
     with pytest.raises(KeyboardInterrupt):  # noqa: PT012 - the loop is what is interrupted
         for token in engine.generate(PROMPT, Sampling(temperature=1.0)):
-            said.append(token)
-            if len(said) == 6:
+            tokens.append(token)
+            if len(tokens) == 6:
                 signal.raise_signal(signal.SIGINT)
     assert engine.last.stop_reason is None
-    on = [*PROMPT, Text("".join(t.text for t in said)), Text("<|im_end|>\n", special=True)]
+    on = [*PROMPT, Text("".join(t.text for t in tokens)), Text("<|im_end|>\n", special=True)]
     assert engine.prefill(on).n_reused == engine.count(PROMPT) + 5
     assert goes_on(engine, on)
 

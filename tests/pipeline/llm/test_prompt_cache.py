@@ -1,4 +1,4 @@
-"""What an LLM made of a video is kept: a second question reads its own words alone."""
+"""The KV cache of a video is saved: a second question reads its own words alone."""
 
 import os
 import shutil
@@ -29,17 +29,17 @@ def model(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def opened(model: Path, tmp_path: Path) -> Callable[..., Engine]:
-    """Engines as processes have them, one after another, with one folder of prompts."""
+def open_engine(model: Path, tmp_path: Path) -> Callable[..., Engine]:
+    """Opens engines, as one process after another would, with one folder of prompts."""
 
-    def opened(path: Path = model, **options: Any) -> Engine:
+    def open_engine(path: Path = model, **options: Any) -> Engine:
         store = ArrayCache(tmp_path / "prompts")
         return Engine(path, **{"n_ctx": 256, "n_threads": 1, "prompt_cache": store, **options})
 
-    return opened
+    return open_engine
 
 
-def said(engine: Engine, prompt: list[PromptPart]) -> list[tuple[int, float]]:
+def generate(engine: Engine, prompt: list[PromptPart]) -> list[tuple[int, float]]:
     return [(token.id, token.p) for token in engine.generate(prompt, max_tokens=6)]
 
 
@@ -48,27 +48,27 @@ def entries(tmp_path: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("options", [{}, {"type_k": "f32", "type_v": "f32"}, {"n_batch": 8}])
-def test_the_next_engine_reads_the_question_alone_and_says_the_same_to_the_bit(
-    opened: Callable[..., Engine], options: dict[str, Any]
+def test_the_next_engine_reads_the_question_alone_and_answers_the_same_to_the_bit(
+    open_engine: Callable[..., Engine], options: dict[str, Any]
 ) -> None:
-    with opened(**options) as engine:
-        said(engine, about(ROWS, "what?"))
+    with open_engine(**options) as engine:
+        generate(engine, about(ROWS, "what?"))
         engine.save_prompt()
         engine.clear()
-    with opened(prompt_cache=None, **options) as engine:
-        expected = said(engine, about(ROWS, "who?"))
+    with open_engine(prompt_cache=None, **options) as engine:
+        expected = generate(engine, about(ROWS, "who?"))
         assert engine.last.n_reused == 0
-    with opened(**options) as engine:
-        assert said(engine, about(ROWS, "who?")) == expected
+    with open_engine(**options) as engine:
+        assert generate(engine, about(ROWS, "who?")) == expected
         assert engine.last.n_read == len(engine.tokenizer.encode("who?"))
         assert engine.last.n_reused == engine.count([START, ROWS])
-        # What was put there is a part of the KV cache like any other.
+        # The restored prompt is a part of the KV cache like any other.
         engine.prefill(about(ROWS, "where?"))
         assert engine.last.n_reused >= engine.count([START, ROWS])
 
 
-def test_what_differs_before_the_question_is_read(opened: Callable[..., Engine]) -> None:
-    with opened() as engine:
+def test_what_differs_before_the_question_is_read(open_engine: Callable[..., Engine]) -> None:
+    with open_engine() as engine:
         engine.prefill(about(ROWS, "what?"))
         engine.save_prompt()
     prompts: list[list[PromptPart]] = [
@@ -77,15 +77,15 @@ def test_what_differs_before_the_question_is_read(opened: Callable[..., Engine])
         [START],
     ]
     for prompt in prompts:
-        with opened() as engine:
+        with open_engine() as engine:
             assert engine.prefill(prompt).n_reused == 0
 
 
 @pytest.mark.parametrize("change", ["the file", "the type of the cache", "its place"])
 def test_another_llm_reads_by_itself(
-    opened: Callable[..., Engine], model: Path, tmp_path: Path, change: str
+    open_engine: Callable[..., Engine], model: Path, tmp_path: Path, change: str
 ) -> None:
-    with opened() as engine:
+    with open_engine() as engine:
         engine.prefill(about(ROWS, "what?"))
         engine.save_prompt()
     if change == "the file":
@@ -94,16 +94,16 @@ def test_another_llm_reads_by_itself(
     if path != model:
         shutil.copyfile(model, path)
     options = {"type_k": "f32"} if change == "the type of the cache" else {}
-    with opened(path, **options) as engine:
+    with open_engine(path, **options) as engine:
         assert engine.prefill(about(ROWS, "what?")).n_reused == 0
 
 
 @pytest.mark.parametrize("damage", ["cut off", "another size", "noise", "no state"])
-def test_a_damaged_state_is_read_anew(
-    opened: Callable[..., Engine], tmp_path: Path, damage: str
+def test_a_prompt_with_a_damaged_state_is_read_again(
+    open_engine: Callable[..., Engine], tmp_path: Path, damage: str
 ) -> None:
-    with opened() as engine:
-        expected = said(engine, about(ROWS, "what?"))
+    with open_engine() as engine:
+        expected = generate(engine, about(ROWS, "what?"))
         engine.save_prompt()
     (entry,) = entries(tmp_path)
     state = np.load(entry)["state"]
@@ -114,15 +114,15 @@ def test_a_damaged_state_is_read_anew(
     else:
         state = state[: len(state) // 2] if damage == "another size" else np.full_like(state, 7)
         np.savez(entry, state=state)
-    with opened() as engine:
-        assert said(engine, about(ROWS, "what?")) == expected
+    with open_engine() as engine:
+        assert generate(engine, about(ROWS, "what?")) == expected
         assert engine.last.n_reused == 0
 
 
-def test_it_is_kept_once_and_only_with_soft_tokens(
-    opened: Callable[..., Engine], tmp_path: Path
+def test_a_prompt_is_saved_once_and_only_with_soft_tokens(
+    open_engine: Callable[..., Engine], tmp_path: Path
 ) -> None:
-    with opened() as engine:
+    with open_engine() as engine:
         engine.save_prompt()
         engine.prefill([START])
         engine.save_prompt()
@@ -131,22 +131,22 @@ def test_it_is_kept_once_and_only_with_soft_tokens(
         engine.save_prompt()
         (entry,) = entries(tmp_path)
         assert engine.n_past == engine.count([START, ROWS])
-        made = entry.stat().st_mtime_ns
+        saved_at = entry.stat().st_mtime_ns
         engine.prefill(about(ROWS, "who?"))
         engine.save_prompt()
-    with opened() as engine:
+    with open_engine() as engine:
         engine.prefill(about(ROWS, "who?"))
         engine.save_prompt()
-    assert entries(tmp_path) == [entry] and entry.stat().st_mtime_ns == made
+    assert entries(tmp_path) == [entry] and entry.stat().st_mtime_ns == saved_at
 
 
-def test_a_memory_that_cannot_be_cut_is_not_kept(
-    opened: Callable[..., Engine], tmp_path: Path
+def test_a_memory_that_cannot_be_cut_is_not_saved(
+    open_engine: Callable[..., Engine], tmp_path: Path
 ) -> None:
     path = tmp_path / "mamba.gguf"
     tiny_model.write(path, "mamba")
-    with opened(path) as engine:
-        expected = said(engine, about(ROWS, "what?"))
+    with open_engine(path) as engine:
+        expected = generate(engine, about(ROWS, "what?"))
         engine.save_prompt()
         assert not entries(tmp_path)
-        assert said(engine, about(ROWS, "what?")) == expected
+        assert generate(engine, about(ROWS, "what?")) == expected

@@ -31,9 +31,10 @@ WRONG: list[tuple[Any, str]] = [
 def test_what_is_wrong_with_a_schema_is_said(schema: Any, reason: str) -> None:
     with pytest.raises(SamplingError) as caught:
         schema_to_gbnf(schema)
-    said = str(caught.value)
-    assert said.startswith("this JSON schema cannot be turned into a grammar: ") and reason in said
-    assert not any(word in said for word in ("NoneType", "object has no", "codec", "\n"))
+    message = str(caught.value)
+    assert message.startswith("this JSON schema cannot be turned into a grammar: ")
+    assert reason in message
+    assert not any(word in message for word in ("NoneType", "object has no", "codec", "\n"))
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("x"), NotImplementedError(), KeyError("x")])

@@ -44,14 +44,14 @@ def test_a_long_text_is_truncated_or_refused(embedder: TextEmbedder) -> None:
 def test_a_text_in_pieces_has_the_vector_of_the_whole(
     tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = []
+    vectors = []
     with load_model(tiny_llama) as model:
         for piece in (N_CTX, 10):
             monkeypatch.setattr(text_embedding, "PIECE", piece)
             embedder = TextEmbedder(model, Tokenizer(model), N_CTX)
-            found.append(embedder.embed("a text of some length, to be read in pieces")[0])
+            vectors.append(embedder.embed("a text of some length, to be read in pieces")[0])
             embedder.close()
-    assert found[0] == pytest.approx(found[1], abs=1e-5)
+    assert vectors[0] == pytest.approx(vectors[1], abs=1e-5)
 
 
 def test_a_long_text_ends_when_the_model_is_unloaded(tiny_llama: Path) -> None:

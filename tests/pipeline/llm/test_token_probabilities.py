@@ -21,10 +21,10 @@ LOGITS = st.integers(1, 400).flatmap(
 @given(LOGITS.filter(lambda logits: np.isfinite(logits).any()), st.integers(1, 12))
 def test_the_likeliest_tokens_are_those_of_a_sort(logits: np.ndarray, n: int) -> None:
     probabilities = TokenProbabilities(len(logits))
-    found = probabilities.best(logits, n)
+    best = probabilities.best(logits, n)
     exact = np.exp(logits.astype(np.float64) - logits.max())
     exact /= exact.sum()
     order = np.argsort(-exact, kind="stable")[:n]  # of equal ones the first, as llama.cpp chooses
-    assert [token for token, _ in found] == order.tolist()
-    assert [p for _, p in found] == pytest.approx(exact[order].tolist(), rel=1e-4, abs=1e-30)
-    assert all(probabilities.of(token) == p for token, p in found)
+    assert [token for token, _ in best] == order.tolist()
+    assert [p for _, p in best] == pytest.approx(exact[order].tolist(), rel=1e-4, abs=1e-30)
+    assert all(probabilities.of(token) == p for token, p in best)

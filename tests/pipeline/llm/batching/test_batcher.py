@@ -53,8 +53,8 @@ def test_answers_side_by_side_are_those_of_the_engine_alone(
     jobs = [SubmittedJob(batcher, prompt, n_probs=1) for prompt in prompts]
     answers = [each.tokens() for each in jobs]
     for answer, prompt in zip(answers, prompts, strict=True):
-        found = np.log([token.p for token in answer])
-        assert np.abs(found - likelihoods(engine, prompt, answer)).max() < ROUNDING
+        logprobs = np.log([token.p for token in answer])
+        assert np.abs(logprobs - likelihoods(engine, prompt, answer)).max() < ROUNDING
         assert all(token.p == token.alternatives[0][1] for token in answer)  # the likeliest
     # Of the answer to another prompt it thinks little, so this can fail.
     assert likelihoods(engine, prompts[1], answers[0]).min() < -5

@@ -147,16 +147,16 @@ def test_long_prompts_leave_half_of_the_sequences_to_others(tiny_batcher: Batche
         SubmittedJob(tiny_batcher, f"{i}" * 1900, client=f"{i}", max_tokens=1) for i in range(4)
     ]
     n_begun: list[int] = []
-    told = threading.Event()
+    noted = threading.Event()
 
     def note(update: object) -> None:
         n_begun.append(sum(each.job.stats.queue_seconds > 0 for each in long))
-        told.set()
+        noted.set()
 
     tokenized = tiny_batcher.tokenize_prompt([Text("short")])
     tiny_batcher.submit(GenerationJob(tokenized, note, options_of(max_tokens=1), client="short"))
     paused.resume()
-    assert told.wait(30)
+    assert noted.wait(30)
     for each in long:
         each.tokens()
     assert n_begun[0] == 2

@@ -92,8 +92,8 @@ def test_a_preempted_answer_goes_on_as_if_nothing_had_been(
                 assert len(short.tokens()) == 2
                 assert long.job.stats.stop_reason is None
             tokens += long.tokens()
-            found = np.log([token.p for token in tokens])
-            assert np.abs(found - likelihoods(alone, prompt, tokens)).max() < ROUNDING / 2
+            logprobs = np.log([token.p for token in tokens])
+            assert np.abs(logprobs - likelihoods(alone, prompt, tokens)).max() < ROUNDING / 2
             stats = long.job.stats
             assert stats.prompt_tokens == len(batcher.tokenize_prompt(prompt).keys)
             assert stats.generated_tokens == len(tokens) == 800

@@ -137,8 +137,8 @@ def test_a_grammar_begins_after_a_text(small_engine: Engine) -> None:
     [ten] = small_engine.tokenizer.encode(" ten")
     bias = ((ten, 100.0),)
     sampling = Sampling(grammar='root ::= "<b>"', grammar_after="ten", logit_bias=bias)
-    said = small_engine.generate([Text("Eight, nine,")], sampling, max_tokens=8)
-    assert "".join(token.text for token in said) == " ten<b>"
+    tokens = small_engine.generate([Text("Eight, nine,")], sampling, max_tokens=8)
+    assert "".join(token.text for token in tokens) == " ten<b>"
 
 
 def test_a_grammar_binds_from_its_first_text_on(small_engine: Engine) -> None:
@@ -148,12 +148,12 @@ def test_a_grammar_binds_from_its_first_text_on(small_engine: Engine) -> None:
     bias = tuple((token, 100.0) for token in tokenizer.encode(" ten")[:1])
     grammar = 'root ::= " ten" "<b>"'
     sampling = Sampling(grammar=grammar, grammar_from=" ten", logit_bias=bias)
-    said = small_engine.generate([Text("Eight, nine,")], sampling, max_tokens=8)
-    assert "".join(token.text for token in said) == " ten<b>"
+    tokens = small_engine.generate([Text("Eight, nine,")], sampling, max_tokens=8)
+    assert "".join(token.text for token in tokens) == " ten<b>"
     small_engine.clear()
     sampling = Sampling(grammar=grammar, grammar_from="eleven", logit_bias=bias)
-    said = small_engine.generate([Text("Eight, nine,")], sampling, max_tokens=4)
-    assert "".join(token.text for token in said) == " ten" * 4
+    tokens = small_engine.generate([Text("Eight, nine,")], sampling, max_tokens=4)
+    assert "".join(token.text for token in tokens) == " ten" * 4
 
 
 @pytest.mark.parametrize("form", [form for form in FORMS if not FORMS[form].is_plain_json])
@@ -176,7 +176,7 @@ def test_calls_that_a_model_makes_by_itself_follow_their_schema(model: Model, fo
 
 def test_what_only_begins_like_a_call_is_free_again(model: Model) -> None:
     trigger = _Trigger("</think>", "<b>", Tokenizer(model))
-    told = [trigger.push(token) for token in Tokenizer(model).encode("<b> no </think> so <b>")]
-    assert not any(told[:-1]) and told[-1] and not trigger.waits
+    begun = [trigger.push(token) for token in Tokenizer(model).encode("<b> no </think> so <b>")]
+    assert not any(begun[:-1]) and begun[-1] and not trigger.waits
     assert trigger.look_again() and trigger.waits
     assert not _Trigger("</think>", None, Tokenizer(model)).look_again()

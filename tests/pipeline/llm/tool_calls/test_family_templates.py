@@ -124,24 +124,24 @@ def test_a_family_s_form_is_found_by_its_template(templates: Mapping[str, str], 
 def test_what_a_template_writes_of_calls_is_read_back(templates: Mapping[str, str]) -> None:
     read = set()
     for name, source in templates.items():
-        found = chat_format_of(source, BOS, EOS)
-        if not (found.knows_tools and found.traits.calls):
+        chat_format = chat_format_of(source, BOS, EOS)
+        if not (chat_format.knows_tools and chat_format.traits.calls):
             continue
-        n_calls = 2 if found.traits.several_calls else 1
-        messages = talk(n_calls, found.traits.text_arguments)
-        if found.traits.no_content:
+        n_calls = 2 if chat_format.traits.several_calls else 1
+        messages = talk(n_calls, chat_format.traits.text_arguments)
+        if chat_format.traits.no_content:
             messages[1]["content"] = None
         segments = ChatTemplate(source, BOS, EOS).render(messages, tools=TOOLS)
         text = "".join(segment.text for segment in segments)
         written = text[text.rfind("How warm is it?") : text.find("OUTCOME")]
-        if found.tool_form.is_plain_json:
+        if chat_format.tool_form.is_plain_json:
             written = written[written.find("{") :]
         tools = [Tool(f["name"], f["parameters"], {}) for f in FUNCTIONS]  # type: ignore[arg-type]
         for size in (1, 7, len(written)):
             pieces = [written[i : i + size] for i in range(0, len(written), size)]
             calls = CallCollector()
-            events = parse_answer(AnswerParser(found.tool_form, tools=tools), pieces)
+            events = parse_answer(AnswerParser(chat_format.tool_form, tools=tools), pieces)
             each = (calls.add(event) for event in events if isinstance(event, CallDelta))
             assert [(c.name, c.arguments) for c in each if c] == CALLS[:n_calls], name
-        read.add(found.tool_form_name)
+        read.add(chat_format.tool_form_name)
     assert len(read) >= 15 and read <= FORMS.keys()
