@@ -18,7 +18,7 @@ class ClipFacts:
     """What a cache keeps of a clip beside its frames' features.
 
     duration, notes, facts: as `Clip` has them. footage_caveat: as `Video` has it.
-    subtitles: those in the file, in the part that was looked at; None where nobody looked.
+    subtitles: those in the file, in the part that was encoded; None where they must be read again.
     """
 
     duration: float = 0.0

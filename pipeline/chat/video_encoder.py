@@ -1,7 +1,7 @@
-"""Frames of a video file -> soft tokens, each file once: what was made of it is kept by content.
+"""Frames of a video file -> soft tokens, each file once: its encoding is kept by content.
 
-A second look at the same bytes, read in the same way for the same bundle, reads no frame. `reellama
-serve` keeps what it sees in the same cache.
+The same bytes, read in the same way for the same bundle, are not decoded again. `reellama serve`
+keeps its encodings in the same cache.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from reellama.pipeline.video.read_options import VideoReadOptions
 from reellama.pipeline.video.subtitles import Subtitle, sidecars
 
 # Bytes of a file whose content is read for its key. A larger one is known by its path, size and
-# date: to read it takes longer than to look at it again.
+# date: to read it takes longer than to encode it again.
 MAX_HASHED = 256 << 20
 
 
@@ -60,8 +60,8 @@ class VideoEncoder:
         timings: Timings,
         progress: Progress | None = None,
     ) -> EncodedVideoFile:
-        """A video's clip and what the bundle made of it. The clip's frames are read when somebody
-        looks at them, if they are in the cache. Raises VideoError for what is no video."""
+        """A video's clip and what the bundle made of it. For a video in the cache, frames are read
+        only when they are used. Raises VideoError for what is no video."""
         read_options = read_options.with_defaults(
             frames=self.bundle.frames, max_side=self.bundle.max_side
         )
