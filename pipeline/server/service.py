@@ -26,8 +26,9 @@ from reellama.pipeline.server.media.media_items import MediaItem
 from reellama.pipeline.server.media.media_kind import sniff_kind
 from reellama.pipeline.server.media.soft_token_cache import SoftTokenCache
 from reellama.pipeline.server.model_lookup import look_up_model
+from reellama.pipeline.server.model_name import short_name
 from reellama.pipeline.server.model_pool import ModelPool
-from reellama.pipeline.server.model_store import ModelStore, short_name
+from reellama.pipeline.server.model_store import ModelStore
 from reellama.pipeline.server.monitoring.metrics import Metrics
 from reellama.pipeline.server.registered_model import RegisteredModel
 from reellama.pipeline.server.responses.response_store import ResponseStore

@@ -23,13 +23,8 @@ from reellama.pipeline.server.model_lookup import (
     look_up_model,
     open_registered_bundle,
 )
-from reellama.pipeline.server.model_store import (
-    Manifest,
-    ModelName,
-    ModelStore,
-    ModelStoreError,
-    short_name,
-)
+from reellama.pipeline.server.model_name import ModelName, ModelStoreError, short_name
+from reellama.pipeline.server.model_store import Manifest, ModelStore
 from reellama.pipeline.server.ollama.ndjson import ItemCallback, OllamaRoute, answer_progress
 from reellama.pipeline.server.ollama.ollama_schemas import (
     CopyRequest,
@@ -104,17 +99,17 @@ async def delete(
 @router.head("/api/blobs/{digest}")
 async def has_blob(request: Request, digest: str) -> Response:
     """Whether a blob is there."""
-    return Response(status_code=200 if store(request).blob(digest).is_file() else 404)
+    return Response(status_code=200 if store(request).blobs.path(digest).is_file() else 404)
 
 
 @router.post("/api/blobs/{digest}")
 async def take_blob(request: Request, digest: str) -> Response:
     """Keep a file that is uploaded, if it has this digest."""
     model_store = store(request)
-    if model_store.blob(digest).is_file():
+    if model_store.blobs.path(digest).is_file():
         return Response(status_code=200)
     size = request.headers.get("content-length", "")
-    with model_store.receive_blob(digest, int(size) if size.isdecimal() else 0) as blob:
+    with model_store.blobs.receive(digest, int(size) if size.isdecimal() else 0) as blob:
         async for piece in request.stream():
             await asyncio.to_thread(blob.write, piece)
     return Response(status_code=201)
@@ -271,7 +266,7 @@ def _new_manifest(model_store: ModelStore, body: CreateRequest, parent: Manifest
 
     digests = [*(body.files or {}).values(), *(body.adapters or {}).values()]
     for digest in digests:
-        path = model_store.blob(digest)
+        path = model_store.blobs.path(digest)
         if not path.is_file():
             raise ModelStoreError(f"blob {digest} not found; upload it first")
         read_gguf(path)
@@ -315,7 +310,7 @@ def _quantized(
                 {"status": status, "completed": done, "total": total}
             ),
         )
-        return replace(manifest, llm=model_store.adopt_as_blob(made.path))
+        return replace(manifest, llm=model_store.blobs.adopt(made.path))
 
 
 def _hub_name(name: str) -> str:

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin
 
 from reellama.gguf_tools.errors import ReellamaError
-from reellama.pipeline.server.model_store import CHUNK_BYTES, ModelName, ModelStore
+from reellama.pipeline.server.blob_store import CHUNK_BYTES
+from reellama.pipeline.server.model_name import ModelName
+from reellama.pipeline.server.model_store import ModelStore
 from reellama.pipeline.server.registered_model import RegisteredModel
 
 if TYPE_CHECKING:

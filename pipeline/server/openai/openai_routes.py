@@ -24,7 +24,7 @@ from reellama.pipeline.server.chat.request_options import RequestOptions
 from reellama.pipeline.server.client_errors import status_and_message
 from reellama.pipeline.server.disconnects import CLIENT_CLOSED_REQUEST, cancel_on_disconnect
 from reellama.pipeline.server.model_lookup import all_models, delete_stored_model, look_up_model
-from reellama.pipeline.server.model_store import ModelStoreError, short_name
+from reellama.pipeline.server.model_name import ModelStoreError, short_name
 from reellama.pipeline.server.openai import openai_replies as replies
 from reellama.pipeline.server.openai.choices import ChoiceEvent, Choices
 from reellama.pipeline.server.openai.openai_media import read_messages

@@ -1,0 +1,89 @@
+"""Names of models as Ollama writes them: "[[HOST/]NAMESPACE/]MODEL[:TAG]"; case does not matter."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from reellama.gguf_tools.errors import ReellamaError
+
+# The parts that a name may leave out.
+DEFAULT_HOST, DEFAULT_NAMESPACE, DEFAULT_TAG = "registry.ollama.ai", "library", "latest"
+# A part begins with a letter, a digit or "_", so none is "..", empty, hidden or holds a slash.
+NAME_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}", re.ASCII)
+HOST = re.compile(rf"{NAME_PART.pattern}(:[0-9]{{1,5}})?", re.ASCII)
+MAX_SHOWN_CHARACTERS = 200  # of a name that an error repeats
+
+
+class ModelStoreError(ReellamaError):
+    """A name, digest or model of the store that cannot be used; `status` is HTTP's.
+
+    `code` is what OpenAI's clients know an error by, if they do.
+    """
+
+    def __init__(self, message: str, status: int = 400, code: str | None = None) -> None:
+        super().__init__(message)
+        self.status, self.code = status, code
+
+
+def model_not_found(name: str) -> ModelStoreError:
+    """The error that there is no model of this name."""
+    shown = name if len(name) <= MAX_SHOWN_CHARACTERS else f"{name[:MAX_SHOWN_CHARACTERS]}..."
+    return ModelStoreError(f"model '{shown}' not found", 404, "model_not_found")
+
+
+@dataclass(frozen=True)
+class ModelName:
+    """A model's name, whole."""
+
+    host: str
+    namespace: str
+    model: str
+    tag: str
+
+    @classmethod
+    def parse(cls, text: str) -> ModelName:
+        """Take a name apart. Raises ModelStoreError for what cannot be one."""
+        path, _, tag = (
+            text.rpartition(":") if ":" in text.rpartition("/")[2] else (text, "", DEFAULT_TAG)
+        )
+        parts = path.split("/")
+        whole = [*[DEFAULT_HOST, DEFAULT_NAMESPACE][: 3 - len(parts)], *parts]
+        name = cls(whole[0], whole[1], whole[2], tag) if len(whole) == 3 else None
+        if name is None or not (
+            HOST.fullmatch(name.host) and all(map(NAME_PART.fullmatch, name.parts[1:]))
+        ):
+            raise ModelStoreError(f"{text!r:.100} is an invalid model name; write it as NAME:TAG")
+        return name
+
+    @property
+    def parts(self) -> tuple[str, str, str, str]:
+        """Host, namespace, model and tag."""
+        return self.host, self.namespace, self.model, self.tag
+
+    def __str__(self) -> str:
+        """The name as Ollama shows it, with its tag.
+
+        >>> str(ModelName.parse("mini")), str(ModelName.parse("hf.co/owner/Repo:Q4_0"))
+        ('mini:latest', 'hf.co/owner/Repo:Q4_0')
+        """
+        place = [] if self.host == DEFAULT_HOST else [self.host]
+        place += [] if not place and self.namespace == DEFAULT_NAMESPACE else [self.namespace]
+        return "/".join([*place, f"{self.model}:{self.tag}"])
+
+
+def short_name(text: str) -> str:
+    """A name without what Ollama leaves out: "mini" for "library/Mini:LATEST"'s small letters.
+
+    >>> short_name("library/mini:LATEST"), short_name("owner/mini"), short_name("not a name")
+    ('mini', 'owner/mini', 'not a name')
+    """
+    try:
+        name = ModelName.parse(text)
+    except ModelStoreError:
+        return text
+    place = (name.host.lower(), name.namespace.lower())
+    tag = "" if name.tag.lower() == DEFAULT_TAG else f":{name.tag}"
+    if place == (DEFAULT_HOST, DEFAULT_NAMESPACE):
+        return name.model + tag
+    return text if tag else text.rpartition(":")[0] if text.lower().endswith(":latest") else text
