@@ -15,9 +15,9 @@ from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.quantization.merged_llm import make_merged
 from reellama.pipeline.llm.batching.batcher import Batcher
 from reellama.pipeline.server.loaded_model import Key, LoadedModel
-from reellama.pipeline.server.model_store import ModelStore
+from reellama.pipeline.server.model_registry.model_store import ModelStore
+from reellama.pipeline.server.model_registry.registered_model import RegisteredModel
 from reellama.pipeline.server.monitoring.logs import log
-from reellama.pipeline.server.registered_model import RegisteredModel
 from reellama.pipeline.server.settings import Settings
 
 # With less than this share of the memory free, models that nobody uses are unloaded.

@@ -25,12 +25,12 @@ from reellama.pipeline.server.media.media_encoder import MediaEncoder
 from reellama.pipeline.server.media.media_items import MediaItem
 from reellama.pipeline.server.media.media_kind import sniff_kind
 from reellama.pipeline.server.media.soft_token_cache import SoftTokenCache
-from reellama.pipeline.server.model_lookup import look_up_model
-from reellama.pipeline.server.model_name import short_name
 from reellama.pipeline.server.model_pool import ModelPool
-from reellama.pipeline.server.model_store import ModelStore
+from reellama.pipeline.server.model_registry.model_lookup import look_up_model
+from reellama.pipeline.server.model_registry.model_name import short_name
+from reellama.pipeline.server.model_registry.model_store import ModelStore
+from reellama.pipeline.server.model_registry.registered_model import RegisteredModel
 from reellama.pipeline.server.monitoring.metrics import Metrics
-from reellama.pipeline.server.registered_model import RegisteredModel
 from reellama.pipeline.server.responses.response_store import ResponseStore
 from reellama.pipeline.server.sandbox.sandbox import Sandbox
 from reellama.pipeline.server.sandbox.sandboxed_template import SandboxedTemplate

@@ -21,10 +21,10 @@ from reellama.pipeline.server.media.decode_process import MediaLimits
 from reellama.pipeline.server.media.media_encoder import MediaEncoder
 from reellama.pipeline.server.media.media_items import MediaError, MediaItem
 from reellama.pipeline.server.media.soft_token_cache import SoftTokenCache
-from reellama.pipeline.server.model_lookup import look_up_model
 from reellama.pipeline.server.model_pool import ModelPool
-from reellama.pipeline.server.model_store import ModelStore
-from reellama.pipeline.server.registered_model import RegisteredModel
+from reellama.pipeline.server.model_registry.model_lookup import look_up_model
+from reellama.pipeline.server.model_registry.model_store import ModelStore
+from reellama.pipeline.server.model_registry.registered_model import RegisteredModel
 from reellama.pipeline.server.settings import Settings
 from tests.helpers.lora_adapters import write_adapter
 

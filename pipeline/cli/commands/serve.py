@@ -201,8 +201,8 @@ def _settings(listen: ListenOptions, serving: ServedModelOptions) -> Settings:
 def _check(settings: Settings) -> None:
     """Raise ReellamaError when a folder, the bundle or its LLM is not there, before anyone asks."""
     from reellama.models.open_bundle import open_bundle
-    from reellama.pipeline.server.model_lookup import look_up_model
-    from reellama.pipeline.server.model_store import ModelStore
+    from reellama.pipeline.server.model_registry.model_lookup import look_up_model
+    from reellama.pipeline.server.model_registry.model_store import ModelStore
 
     for folder in settings.allow_dirs:
         if not folder.expanduser().is_dir():

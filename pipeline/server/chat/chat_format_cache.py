@@ -12,7 +12,7 @@ from reellama.pipeline.llm.tool_calls.chat_format import (
     chat_format_of,
     detect_chat_format,
 )
-from reellama.pipeline.server.registered_model import RegisteredModel
+from reellama.pipeline.server.model_registry.registered_model import RegisteredModel
 from reellama.pipeline.server.sandbox.sandbox import Sandbox, SandboxError
 from reellama.pipeline.server.sandbox.sandboxed_template import MAX_TEMPLATE_CHARACTERS
 

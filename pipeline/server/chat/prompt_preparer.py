@@ -40,8 +40,8 @@ from reellama.pipeline.server.chat.tool_messages import EncodedConversation, ada
 from reellama.pipeline.server.loaded_model import LoadedModel
 from reellama.pipeline.server.media.media_encoder import EncodedMedia, MediaEncoder
 from reellama.pipeline.server.media.media_items import MediaItem
-from reellama.pipeline.server.model_name import short_name
-from reellama.pipeline.server.registered_model import RegisteredModel
+from reellama.pipeline.server.model_registry.model_name import short_name
+from reellama.pipeline.server.model_registry.registered_model import RegisteredModel
 from reellama.pipeline.server.sandbox.grammar_cache import GrammarCache
 from reellama.pipeline.server.sandbox.sandbox import Sandbox, SandboxChild
 from reellama.pipeline.server.sandbox.sandboxed_template import SandboxedTemplate

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter, HTTPException, Request
 
 from reellama.pipeline.server.local.local_socket import ABOUT, identity
-from reellama.pipeline.server.model_lookup import open_registered_bundle
+from reellama.pipeline.server.model_registry.model_lookup import open_registered_bundle
 from reellama.pipeline.server.request_context import CLIENT, LOCAL
 from reellama.pipeline.server.service import Service
 

@@ -26,6 +26,7 @@ from reellama.pipeline.server.guard import readable_dirs
 from reellama.pipeline.server.media.fetch import read_path
 from reellama.pipeline.server.media.media_items import Content, MediaItem
 from reellama.pipeline.server.media.media_references import MediaReference, read_media, read_text
+from reellama.pipeline.server.model_registry.registered_model import RegisteredModel
 from reellama.pipeline.server.ollama import model_routes
 from reellama.pipeline.server.ollama.answer_items import (
     Shape,
@@ -40,7 +41,6 @@ from reellama.pipeline.server.ollama.ollama_schemas import (
     OllamaChatRequest,
     OllamaGenerationRequest,
 )
-from reellama.pipeline.server.registered_model import RegisteredModel
 from reellama.pipeline.server.replies.json_bodies import json_body
 from reellama.pipeline.server.replies.token_logprobs import token_logprobs
 from reellama.pipeline.server.request_context import CLIENT, LOCAL

@@ -17,14 +17,19 @@ from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.locate.naming import HUB_PREFIX, split_hub_name
 from reellama.pipeline.llm.text_embedding import shortened
 from reellama.pipeline.server.disconnects import cancel_on_disconnect
-from reellama.pipeline.server.model_lookup import (
+from reellama.pipeline.server.model_registry.model_lookup import (
     all_models,
     delete_stored_model,
     look_up_model,
     open_registered_bundle,
 )
-from reellama.pipeline.server.model_name import ModelName, ModelStoreError, short_name
-from reellama.pipeline.server.model_store import Manifest, ModelStore
+from reellama.pipeline.server.model_registry.model_name import (
+    ModelName,
+    ModelStoreError,
+    short_name,
+)
+from reellama.pipeline.server.model_registry.model_store import Manifest, ModelStore
+from reellama.pipeline.server.model_registry.registered_model import RegisteredModel
 from reellama.pipeline.server.ollama.ndjson import ItemCallback, OllamaRoute, answer_progress
 from reellama.pipeline.server.ollama.ollama_schemas import (
     CopyRequest,
@@ -37,7 +42,6 @@ from reellama.pipeline.server.ollama.ollama_schemas import (
     generation_options,
 )
 from reellama.pipeline.server.ollama.registry_push import check_host, push_model
-from reellama.pipeline.server.registered_model import RegisteredModel
 from reellama.pipeline.server.replies.json_bodies import json_body
 
 # The version of Ollama whose API this is: clients compare it with the one that they need.

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin
 
 from reellama.gguf_tools.errors import ReellamaError
-from reellama.pipeline.server.blob_store import CHUNK_BYTES
-from reellama.pipeline.server.model_name import ModelName
-from reellama.pipeline.server.model_store import ModelStore
-from reellama.pipeline.server.registered_model import RegisteredModel
+from reellama.pipeline.server.model_registry.blob_store import CHUNK_BYTES
+from reellama.pipeline.server.model_registry.model_name import ModelName
+from reellama.pipeline.server.model_registry.model_store import ModelStore
+from reellama.pipeline.server.model_registry.registered_model import RegisteredModel
 
 if TYPE_CHECKING:
     import httpx

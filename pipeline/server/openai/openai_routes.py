@@ -23,8 +23,13 @@ from reellama.pipeline.server.chat.chat_answer import ChatAnswer
 from reellama.pipeline.server.chat.request_options import RequestOptions
 from reellama.pipeline.server.client_errors import status_and_message
 from reellama.pipeline.server.disconnects import CLIENT_CLOSED_REQUEST, cancel_on_disconnect
-from reellama.pipeline.server.model_lookup import all_models, delete_stored_model, look_up_model
-from reellama.pipeline.server.model_name import ModelStoreError, short_name
+from reellama.pipeline.server.model_registry.model_lookup import (
+    all_models,
+    delete_stored_model,
+    look_up_model,
+)
+from reellama.pipeline.server.model_registry.model_name import ModelStoreError, short_name
+from reellama.pipeline.server.model_registry.registered_model import RegisteredModel
 from reellama.pipeline.server.openai import openai_replies as replies
 from reellama.pipeline.server.openai.choices import ChoiceEvent, Choices
 from reellama.pipeline.server.openai.openai_media import read_messages
@@ -34,7 +39,6 @@ from reellama.pipeline.server.openai.openai_schemas import (
     EmbeddingRequest,
     OpenAIGenerationRequest,
 )
-from reellama.pipeline.server.registered_model import RegisteredModel
 from reellama.pipeline.server.replies.event_streams import EventStream, sse_event, start_stream
 from reellama.pipeline.server.replies.json_bodies import address_problem, json_body
 from reellama.pipeline.server.service import Service

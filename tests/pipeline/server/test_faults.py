@@ -369,7 +369,7 @@ def test_a_request_of_http_1_0_needs_no_host(url: str) -> None:
 
 
 def test_half_a_blob_and_one_that_no_model_has_are_swept(tmp_path: Path) -> None:
-    from reellama.pipeline.server.model_store import Manifest, ModelStore
+    from reellama.pipeline.server.model_registry.model_store import Manifest, ModelStore
 
     store = ModelStore(tmp_path)
     blobs = tmp_path / "blobs"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from reellama.gguf_tools.sizes import show_size
-from reellama.pipeline.server.model_name import ModelStoreError
+from reellama.pipeline.server.model_registry.model_name import ModelStoreError
 
 INCOMING_SECONDS = 600  # half a blob that was not added to for so long is abandoned
 BLOB_SECONDS = 3600  # a blob this old that no manifest names is removed

@@ -14,8 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from reellama.gguf_tools.atomic_write import write_atomically
-from reellama.pipeline.server.blob_store import DIGEST, BlobStore, make_folder, remove_abandoned
-from reellama.pipeline.server.model_name import ModelName, ModelStoreError, model_not_found
+from reellama.pipeline.server.model_registry.blob_store import (
+    DIGEST,
+    BlobStore,
+    make_folder,
+    remove_abandoned,
+)
+from reellama.pipeline.server.model_registry.model_name import (
+    ModelName,
+    ModelStoreError,
+    model_not_found,
+)
 
 MANIFESTS = "manifests/*/*/*/*.json"
 

@@ -15,7 +15,7 @@ from reellama.gguf_tools.format.model_summary import quantization
 from reellama.gguf_tools.format.reader import GGUFFile, read_gguf
 from reellama.gguf_tools.format.split_names import part_names
 from reellama.gguf_tools.inspection.file_summary import json_value
-from reellama.pipeline.server.model_store import Manifest
+from reellama.pipeline.server.model_registry.model_store import Manifest
 
 if TYPE_CHECKING:
     from reellama.models.open_bundle import VideoBundle

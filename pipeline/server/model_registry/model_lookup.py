@@ -13,14 +13,14 @@ from reellama.gguf_tools.errors import GGUFError
 from reellama.gguf_tools.locate import find
 from reellama.gguf_tools.locate.naming import HUB_PREFIX, OLLAMA_PREFIX
 from reellama.gguf_tools.locate.vision_models import find_mmproj
-from reellama.pipeline.server.model_name import (
+from reellama.pipeline.server.model_registry.model_name import (
     DEFAULT_TAG,
     ModelStoreError,
     model_not_found,
     short_name,
 )
-from reellama.pipeline.server.model_store import Manifest, ModelStore
-from reellama.pipeline.server.registered_model import RegisteredModel, read_header
+from reellama.pipeline.server.model_registry.model_store import Manifest, ModelStore
+from reellama.pipeline.server.model_registry.registered_model import RegisteredModel, read_header
 
 if TYPE_CHECKING:
     from reellama.models.open_bundle import VideoBundle
