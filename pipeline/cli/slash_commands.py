@@ -216,11 +216,11 @@ def _show_session(session: Session) -> None:
     for video in video_chat.videos:
         say(video_summary(video))
     say(f"bundle {video_chat.bundle.name}, LLM {Path(video_chat.llm).name}")
-    asked = len(video_chat.turns)
+    n_turns = len(video_chat.turns)
     dropped = video_chat.conversation.dropped
     out_of = f" ({dropped} left the context)" if dropped else ""
     say(
-        f"{asked} turn{'s' * (asked != 1)}{out_of}, "
+        f"{n_turns} turn{'s' * (n_turns != 1)}{out_of}, "
         f"{video_chat.n_past} of {video_chat.engine.n_ctx} positions in the context"
     )
 

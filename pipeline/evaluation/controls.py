@@ -81,17 +81,17 @@ def soft_tokens_by_control(
         video = EncodedFrames(bundle.project(features, times), times, size)
         return bundle.prompt_parts(video, pooling)
 
-    found: dict[str, Prompt | None] = {"": parts(features, times)}
+    prompts: dict[str, Prompt | None] = {"": parts(features, times)}
     for control in controls:
         if control == WITHHELD:
-            found[control] = None
+            prompts[control] = None
         elif control == SHUFFLED:
             order = _shuffled(n, clip.path.name)
-            found[control] = parts(features[order], times)
+            prompts[control] = parts(features[order], times)
         else:
             middle = slice(n // 2, n // 2 + 1)
-            found[control] = parts(features[middle], times[middle])
-    return found
+            prompts[control] = parts(features[middle], times[middle])
+    return prompts
 
 
 def _shuffled(n: int, name: str) -> np.ndarray:
@@ -116,15 +116,17 @@ def is_significantly_lower(right: Sequence[bool], controlled: Sequence[bool]) ->
 
 def control_warning(task: str, right: Sequence[bool], by_control: dict[str, Sequence[bool]]) -> str:
     """What to say about a task whose score does not fall where it should; "" if it does."""
-    kept = {
+    not_lower = {
         control: controlled
         for control, controlled in by_control.items()
         if task_needs(control, task) and not is_significantly_lower(right, controlled)
     }
-    if not kept:
+    if not not_lower:
         return ""
-    shares = (f"{_percent(controlled)} {_NAMES[control]}" for control, controlled in kept.items())
-    fell = all(sum(controlled) < sum(right) for controlled in kept.values())
+    shares = (
+        f"{_percent(controlled)} {_NAMES[control]}" for control, controlled in not_lower.items()
+    )
+    fell = all(sum(controlled) < sum(right) for controlled in not_lower.values())
     few = f"; {len(right)} questions are too few to tell" if fell else ""
     return f"proves nothing: {_percent(right)} are right, and {', '.join(shares)}{few}"
 

@@ -44,13 +44,13 @@ class FootageScore:
     def figures(self) -> dict[str, Any]:
         """All but the single answers, for `scores.json`."""
         rows = {
-            who: {measure: figure.to_json() for measure, figure in row.items()}
-            for who, row in self.rows.items()
+            name: {measure: figure.to_json() for measure, figure in row.items()}
+            for name, row in self.rows.items()
         }
-        found: dict[str, Any] = {"of": self.of, "rows": rows}
+        fields: dict[str, Any] = {"of": self.of, "rows": rows}
         if self.reliability:
-            found["reliability"] = [vars(each) for each in self.reliability]
-        return found | ({"notes": list(self.notes)} if self.notes else {})
+            fields["reliability"] = [vars(each) for each in self.reliability]
+        return fields | ({"notes": list(self.notes)} if self.notes else {})
 
     def to_json(self) -> dict[str, Any]:
         """The figures with the answers."""
@@ -73,7 +73,7 @@ def footage_table(scores: Sequence[FootageScore]) -> RenderableType:
 
 def _answer(answered: AnsweredItem) -> dict[str, Any]:
     item, reply = answered.item, answered.reply
-    found: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "video": item.video.name,
         "question": item.question,
         "answer": list(item.references) or item.answer,
@@ -81,5 +81,5 @@ def _answer(answered: AnsweredItem) -> dict[str, Any]:
     }
     if item.choices:
         likely = zip(item.choices, reply.probabilities, strict=True)
-        found["choices"] = {choice: round(p, 5) for choice, p in likely}
-    return found | {name: control.generated_text for name, control in answered.controls.items()}
+        fields["choices"] = {choice: round(p, 5) for choice, p in likely}
+    return fields | {name: control.generated_text for name, control in answered.controls.items()}

@@ -231,7 +231,7 @@ def _answer(answered: AnsweredItem) -> dict[str, Any]:
     item, reply = answered.item, answered.reply
     # The folder of a drawn video was temporary, and says nothing.
     video = str(item.video) if item.video.exists() else item.video.name
-    found: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "task": item.task,
         "video": video,
         "question": item.question,
@@ -239,13 +239,13 @@ def _answer(answered: AnsweredItem) -> dict[str, Any]:
         "said": reply.generated_text,
     }
     if item.references:
-        return found | {"references": list(item.references)}
-    found |= {"right": reply.right}
+        return fields | {"references": list(item.references)}
+    fields |= {"right": reply.right}
     if item.choices:
         likely = dict(zip(item.choices, (round(p, 5) for p in reply.probabilities), strict=True))
-        found |= {"said_right": reply.generated_right, "choices": likely}
+        fields |= {"said_right": reply.generated_right, "choices": likely}
     controls = {name: control.right for name, control in answered.controls.items()}
-    return found | ({"controls": controls} if controls else {})
+    return fields | ({"controls": controls} if controls else {})
 
 
 def _rounded(scores: Mapping[str, float]) -> dict[str, float]:

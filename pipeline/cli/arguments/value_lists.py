@@ -21,7 +21,7 @@ def parse_numbers(text: str) -> list[int]:
 
     Raises BadParameter for anything else, and for a range of more than MAX_RANGE numbers.
     """
-    found: list[int] = []
+    numbers: list[int] = []
     for part in filter(None, (part.strip() for part in text.split(","))):
         match = RANGE.fullmatch(part)
         if match is None:
@@ -34,11 +34,11 @@ def parse_numbers(text: str) -> list[int]:
             raise BadParameter(f"{part!r:.40} is a range that ends nowhere")
         value, count = first, 0
         while value <= last:
-            found.append(value)
+            numbers.append(value)
             value, count = (value * times if match[4] else value + add), count + 1
             if count > MAX_RANGE:
                 raise BadParameter(f"{part!r:.40} has more than {MAX_RANGE} numbers")
-    return found
+    return numbers
 
 
 def parse_list(text: str, parse: Callable[[str], T]) -> list[T]:

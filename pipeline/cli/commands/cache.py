@@ -65,9 +65,9 @@ def _files(folder: Path) -> list[tuple[Path, int]]:
 
     What another command removes meanwhile is left out.
     """
-    found = []
+    files = []
     for inner, _, names in os.walk(folder):
         for path in (Path(inner, name) for name in names):
             with suppress(FileNotFoundError):
-                found.append((path, path.stat().st_size))
-    return found
+                files.append((path, path.stat().st_size))
+    return files

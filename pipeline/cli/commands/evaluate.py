@@ -30,18 +30,18 @@ if TYPE_CHECKING:
 
 def run(bundle: str, questions: QuestionOptions, options: RunOptions) -> None:
     """Measure, then show, write and record what was found."""
-    asked = bool(questions.data) or questions.benchmark
+    has_questions = bool(questions.data) or questions.benchmark
     if questions.data and questions.benchmark:
         raise BadParameter("give --data or --benchmark, not both")
     if options.quantize and not options.quantizations:
         raise BadParameter("--quantize needs --quantizations, the folder that the files go to")
-    if not asked and (options.quantizations or options.html or questions.task):
+    if not has_questions and (options.quantizations or options.html or questions.task):
         raise BadParameter("--quantizations, --html and --task need --data or --benchmark")
     if not questions.benchmark and questions.split != SPLIT_NAMES[0]:
         raise BadParameter(f"--split {questions.split} is of the benchmark: add --benchmark")
     if questions.seed and not (questions.benchmark or questions.bench):
         raise BadParameter("--seed chooses what --benchmark and --bench ask")
-    if asked and questions.style:
+    if has_questions and questions.style:
         raise BadParameter("--style is of clips that are described: without --data or --benchmark")
     if questions.benchmark and not questions.task_names() <= TASKS.keys() | {PHOTOGRAPHS}:
         raise _no_such_task("the benchmark", TASKS)
@@ -56,7 +56,7 @@ def run(bundle: str, questions: QuestionOptions, options: RunOptions) -> None:
         raise BadParameter("--plot draws what --quantizations or --bench yes-no measures")
     if options.quantizations and options.html:
         raise BadParameter("--html is a page about one LLM: leave --quantizations out")
-    if not asked:
+    if not has_questions:
         _describe(bundle, questions, options)
     elif options.quantizations:
         _quantizations(bundle, questions, options, options.quantizations)
@@ -101,7 +101,7 @@ def _describe(bundle: str, questions: QuestionOptions, options: RunOptions) -> N
     from reellama.pipeline.evaluation.tasks import clip_descriptions
 
     with progress_bar("describing") as show:
-        found = clip_descriptions.evaluate_descriptions(
+        results = clip_descriptions.evaluate_descriptions(
             bundle,
             clips=questions.clips or DESCRIBED_CLIPS,
             assets=questions.assets or ASSETS,
@@ -113,12 +113,12 @@ def _describe(bundle: str, questions: QuestionOptions, options: RunOptions) -> N
             **options.engine(),
         )
     if options.record:
-        figures = found.figures(command_line(bundle, questions, options))
+        figures = results.figures(command_line(bundle, questions, options))
         record_scores(Bundle.load(bundle), options.record, figures)
     if options.json:
-        write_text(options.json, clip_descriptions.to_json_text(found) + "\n")
+        write_text(options.json, clip_descriptions.to_json_text(results) + "\n")
     if str(options.json) != "-":
-        out.print(clip_descriptions.format_report(found))
+        out.print(clip_descriptions.format_report(results))
 
 
 def _ask(bundle: str, questions: QuestionOptions, options: RunOptions) -> None:
@@ -222,10 +222,10 @@ def _items(
         from reellama.pipeline.evaluation.tasks.question_files import load_questions
 
         loaded = load_questions(questions.data)
-        kept = [item for item in loaded.items if not tasks or item.task.lower() in tasks]
-        if not kept:
+        items = [item for item in loaded.items if not tasks or item.task.lower() in tasks]
+        if not items:
             raise _no_such_task(questions.data, {item.task for item in loaded.items})
-        yield kept, len(kept), loaded.missing
+        yield items, len(items), loaded.missing
         return
     from reellama.models.synthetic.assets.downloads import ASSETS
     from reellama.pipeline.evaluation.tasks import photograph_naming, synthetic_benchmark
@@ -234,18 +234,18 @@ def _items(
     assets = questions.assets or ASSETS
     if questions.split == photograph_naming.SPLIT_NAME:
         with tempfile.TemporaryDirectory() as folder:
-            shown = photograph_naming.photograph_items(
+            photographs = photograph_naming.photograph_items(
                 clips, questions.seed, Path(folder), assets=assets
             )
-            yield shown, clips, ()
+            yield photographs, clips, ()
         return
-    asked = [task for task in TASKS if not tasks or task in tasks]
+    asked_tasks = [task for task in TASKS if not tasks or task in tasks]
     with tempfile.TemporaryDirectory() as folder:
         drawn = synthetic_benchmark.benchmark_items(
-            questions.split, clips, questions.seed, Path(folder), tasks=asked, assets=assets
+            questions.split, clips, questions.seed, Path(folder), tasks=asked_tasks, assets=assets
         )
-        yield drawn, clips * len(asked), ()
+        yield drawn, clips * len(asked_tasks), ()
 
 
-def _no_such_task(where: object, known: Iterable[str]) -> ReellamaError:
-    return ReellamaError(f"{where} has no such task; it has {', '.join(sorted(known))}")
+def _no_such_task(where: object, names: Iterable[str]) -> ReellamaError:
+    return ReellamaError(f"{where} has no such task; it has {', '.join(sorted(names))}")

@@ -46,14 +46,14 @@ def accuracies(verdicts: Sequence[DescriptionVerdict]) -> dict[str, Accuracy]:
     columns: dict[str, list[bool]] = {}
     for verdict in verdicts:
         if verdict.second_motion is None or verdict.second_picture is None:
-            found = {"motion": verdict.motion, "picture": verdict.picture}
+            right_by_name = {"motion": verdict.motion, "picture": verdict.picture}
         else:
-            found = {
+            right_by_name = {
                 "main_motion_of_two": verdict.motion,
                 "main_picture_of_two": verdict.picture,
                 "second_motion_of_two": verdict.second_motion,
                 "second_picture_of_two": verdict.second_picture,
             }
-        for name, right in found.items():
+        for name, right in right_by_name.items():
             columns.setdefault(name, []).append(right)
     return {name: Accuracy(sum(column), len(column)) for name, column in columns.items()}
