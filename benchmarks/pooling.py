@@ -57,7 +57,7 @@ from reellama.gguf_tools.threads import default_threads
 from reellama.models.encoded_frames import EncodedFrames
 from reellama.models.synthetic.assets.pictures import load_pictures
 from reellama.models.synthetic.render import frame_times, render
-from reellama.models.synthetic.scene import random_scene
+from reellama.models.synthetic.scene_generation import random_scene
 from reellama.models.synthetic.video_writer import write_video
 from reellama.models.token_pooling.options import PoolingOptions
 from reellama.models.vision_bundle import VisionBundle

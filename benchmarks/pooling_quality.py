@@ -40,7 +40,7 @@ from rich.table import Table
 from reellama.models.bundle import Bundle
 from reellama.models.synthetic.assets.pictures import load_pictures
 from reellama.models.synthetic.render import frame_times, render
-from reellama.models.synthetic.scene import random_scene
+from reellama.models.synthetic.scene_generation import random_scene
 from reellama.models.token_pooling.grid_pooling import PoolingError, group_of
 from reellama.models.token_pooling.plan import FrameTokens, PoolingPlan, plan_pooling
 from reellama.models.token_pooling.pool import POOLINGS, PooledTokens, pool

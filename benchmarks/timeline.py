@@ -21,7 +21,7 @@ import numpy as np
 
 from reellama.models.synthetic.assets.pictures import Picture, load_pictures, shape_kinds
 from reellama.models.synthetic.render import frame_times, render
-from reellama.models.synthetic.scene import random_scene
+from reellama.models.synthetic.scene_generation import random_scene
 from reellama.pipeline.long_video.timeline import LongVideo
 from reellama.pipeline.video.timestamps import format_time
 

@@ -9,13 +9,8 @@ import numpy as np
 from reellama.models.synthetic.assets.backgrounds import random_background
 from reellama.models.synthetic.assets.picture_pool import PicturePool
 from reellama.models.synthetic.assets.pictures import Picture
-from reellama.models.synthetic.scene import (
-    Actor,
-    Scene,
-    overlap,
-    random_actor,
-    random_motion,
-)
+from reellama.models.synthetic.scene import Actor, Scene
+from reellama.models.synthetic.scene_generation import overlap, random_actor, random_motion
 
 
 def empty_scene(rng: np.random.Generator, pool: PicturePool) -> Scene:

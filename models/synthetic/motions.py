@@ -8,15 +8,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from reellama.models.synthetic.assets.pictures import Picture
-from reellama.models.synthetic.scene import (
-    DIRECTIONS,
-    MIN_TURN_VISIBILITY,
-    MOTIONS,
-    Actor,
-    Drawable,
-    Pose,
-    random_actor,
-)
+from reellama.models.synthetic.scene import DIRECTIONS, MOTIONS, Actor, Drawable, Pose
+from reellama.models.synthetic.scene_generation import MIN_TURN_VISIBILITY, random_actor
 
 # Motions that can be the first or the second of two: an actor that has disappeared does nothing.
 ORDERABLE_MOTIONS = tuple(m for m in MOTIONS if m not in ("appears", "disappears"))

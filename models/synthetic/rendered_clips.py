@@ -24,8 +24,9 @@ from reellama.models.synthetic.assets.pictures import (
     shape_kinds,
 )
 from reellama.models.synthetic.render import frame_times, render
-from reellama.models.synthetic.scene import Scene, random_scene
+from reellama.models.synthetic.scene import Scene
 from reellama.models.synthetic.scene_captions import scene_caption, scene_questions, with_article
+from reellama.models.synthetic.scene_generation import random_scene
 
 RENDERED_SPLITS = ("train", "validation", "test")
 # (width, height) of square, 4:3 and 16:9 video with a short side of 192 pixels.

@@ -22,10 +22,9 @@ from reellama.models.synthetic.questions import (
     naming_questions,
     pick_wording,
 )
-from reellama.models.synthetic.scene import (
-    DIRECTIONS,
+from reellama.models.synthetic.scene import DIRECTIONS, Actor
+from reellama.models.synthetic.scene_generation import (
     MIN_TURN_VISIBILITY,
-    Actor,
     random_actor,
     random_motion,
 )

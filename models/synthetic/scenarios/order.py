@@ -26,7 +26,8 @@ from reellama.models.synthetic.questions import (
     pick_wording,
     unanswerable_questions,
 )
-from reellama.models.synthetic.scene import Drawable, random_actor, reversed_motion
+from reellama.models.synthetic.scene import Drawable, reversed_motion
+from reellama.models.synthetic.scene_generation import random_actor
 from reellama.models.synthetic.synthetic_clip import SyntheticClip
 
 SIDES = (0.25, 0.42)  # range of the largest size in two motions, in shares of the short side

@@ -26,7 +26,8 @@ from reellama.models.synthetic.questions import (
 )
 from reellama.models.synthetic.scenarios.count import copies_caption
 from reellama.models.synthetic.scenarios.motion import place
-from reellama.models.synthetic.scene import Actor, random_actor
+from reellama.models.synthetic.scene import Actor
+from reellama.models.synthetic.scene_generation import random_actor
 from reellama.models.synthetic.synthetic_clip import ClipQuestion, SyntheticClip
 
 STAYS_STILL = "stays still"

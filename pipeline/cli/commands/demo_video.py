@@ -10,8 +10,9 @@ from reellama.gguf_tools.atomic_write import check_new
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.models.synthetic.assets.pictures import load_kinds, load_pictures, shape_kinds
 from reellama.models.synthetic.render import frame_times, render
-from reellama.models.synthetic.scene import MOTIONS, random_scene
+from reellama.models.synthetic.scene import MOTIONS
 from reellama.models.synthetic.scene_captions import scene_caption
+from reellama.models.synthetic.scene_generation import random_scene
 from reellama.models.synthetic.video_writer import write_video
 from reellama.pipeline.cli.console import note
 from reellama.pipeline.video.file_signature import VIDEO_SUFFIXES

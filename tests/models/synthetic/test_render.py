@@ -25,15 +25,9 @@ from reellama.models.synthetic.assets.pictures import (
     shape_kinds,
 )
 from reellama.models.synthetic.render import frame_times, render
-from reellama.models.synthetic.scene import (
-    MIN_TURN_VISIBILITY,
-    MOTIONS,
-    Actor,
-    Scene,
-    overlap,
-    random_scene,
-)
+from reellama.models.synthetic.scene import MOTIONS, Actor, Scene
 from reellama.models.synthetic.scene_captions import scene_caption, scene_questions
+from reellama.models.synthetic.scene_generation import MIN_TURN_VISIBILITY, overlap, random_scene
 from reellama.models.synthetic.video_writer import write_video
 
 SHAPES = load_pictures(["shapes"])
