@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from reellama.gguf_tools.errors import ReellamaError
-from reellama.models.concepts.caption_questions import NO, YES, Things, questions
+from reellama.models.concepts.caption_questions import NO, YES, questions
+from reellama.models.concepts.caption_things import Things
 from reellama.models.concepts.concept_tokens import ConceptTokens
 from reellama.models.concepts.vocabulary import ConceptVocabulary
 from reellama.models.prompt_format import question_ids

@@ -12,7 +12,7 @@ from torch import Tensor
 from reellama import prompts
 from reellama.gguf_tools.atomic_write import replacing
 from reellama.models.bundle import Bundle
-from reellama.models.concepts.caption_questions import find_things
+from reellama.models.concepts.caption_things import find_things
 from reellama.models.concepts.concept_config import ConceptConfig
 from reellama.models.concepts.concept_model import ConceptModel
 from reellama.models.concepts.concept_tokens import ConceptTokens

@@ -9,10 +9,9 @@ import pytest
 
 from reellama.models.concepts.caption_questions import (
     MOTION_QUESTIONS,
-    Things,
-    find_things,
     questions,
 )
+from reellama.models.concepts.caption_things import Things, find_things
 from reellama.models.concepts.vocabulary import build_vocabulary
 
 ANIMALS = ("dog", "cat", "horse", "bird")
