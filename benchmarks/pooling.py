@@ -165,8 +165,8 @@ def measure(model: VisionModel, video: EncodedFrames, options: PoolingOptions) -
             next(tokens)
         second = ProcessClock.now() - began
         read, cells = engine.last.n_read, engine.count(parts)
-    seen = plan.grid[0] if plan.method == "subsample" and plan.grid else len(video.array)
-    return Cost(seen, cells, prefill, first_token, read, own, second, peak_memory())
+    n_shown = plan.grid[0] if plan.method == "subsample" and plan.grid else len(video.array)
+    return Cost(n_shown, cells, prefill, first_token, read, own, second, peak_memory())
 
 
 def middle(costs: Sequence[Cost]) -> Cost:

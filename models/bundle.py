@@ -303,9 +303,9 @@ class Bundle:
         labels = self.labels.top_classes(features) if self.labels else ()
         if self.config.concepts is not None and self.is_footage(features):
             likely, cells, *free = self.networks.run("concept_reading", features, times)
-            seen = seen_concepts(self.vocabulary, likely, cells, self.config.concepts.named)
+            concepts = seen_concepts(self.vocabulary, likely, cells, self.config.concepts.named)
             return concept_readings(
-                seen, self.vocabulary, *free, llm=self.llm_path(), top_classes=labels
+                concepts, self.vocabulary, *free, llm=self.llm_path(), top_classes=labels
             )
         return interpret(
             *self.networks.run("projector_reading", features, times),

@@ -193,18 +193,18 @@ def _blob(folder: Path, manifest: Path, kind: str) -> Path | None:
     return None
 
 
-def _walk(folder: Path, depth: int, seen: set[str]) -> Iterator[Path]:
+def _walk(folder: Path, depth: int, visited: set[str]) -> Iterator[Path]:
     """GGUF files below a folder, through links too, but into each folder only once."""
     entries = _entries(folder)
-    if not entries or depth == 0 or (real := os.path.realpath(folder)) in seen:
+    if not entries or depth == 0 or (real := os.path.realpath(folder)) in visited:
         return
-    seen.add(real)
+    visited.add(real)
     for path in entries:
         if path.suffix.lower() == ".gguf":
             if _is_file(path):
                 yield path
         elif _is_folder(path):
-            yield from _walk(path, depth - 1, seen)
+            yield from _walk(path, depth - 1, visited)
 
 
 # Unreadable counts as missing. ValueError: a NUL byte in a path.

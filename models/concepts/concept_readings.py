@@ -55,7 +55,7 @@ def seen_concepts(
 
 
 def concept_readings(
-    seen: Sequence[SeenConcept],
+    concepts: Sequence[SeenConcept],
     vocabulary: ConceptVocabulary,
     word_probabilities: np.ndarray,
     attention: np.ndarray,
@@ -69,7 +69,7 @@ def concept_readings(
     """
     named = [
         SoftToken(number, ((concept.word, concept.probability),), concept.attention)
-        for number, concept in enumerate(seen)
+        for number, concept in enumerate(concepts)
     ]
     words = vocabulary.words
     others = [

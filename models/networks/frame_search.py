@@ -76,8 +76,8 @@ class ConceptSearch:
             drawn[~is_footage] = self._clip.images(pictures)
         (probabilities,) = self._networks.run("frame_concepts", features)
         base_rates = read_weights(self._folder / WEIGHTS, [BASE_RATES])[BASE_RATES]
-        seen = concept_embeddings.image_embeddings(probabilities, base_rates)
-        return np.concatenate([drawn, seen * is_footage[:, None]], axis=1)
+        frame_embeddings = concept_embeddings.image_embeddings(probabilities, base_rates)
+        return np.concatenate([drawn, frame_embeddings * is_footage[:, None]], axis=1)
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:
         """Embeddings of texts: CLIP's, then over the concepts; zeros for a text that says none."""

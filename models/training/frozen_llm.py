@@ -136,14 +136,14 @@ class FrozenLLM:
         batch, longest = inputs.shape[:2]
         start = longest - torch.as_tensor(lengths)[:, None]  # first real position of each row
         steps = torch.arange(longest)
-        seen = torch.ones(batch, len(before), dtype=torch.long)
+        prefix_mask = torch.ones(batch, len(before), dtype=torch.long)
         shared = [
             (keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1))
             for keys, values in self._prefix(tuple(before))
         ]
         return self.model.get_decoder()(
             inputs_embeds=inputs,
-            attention_mask=torch.cat([seen, (steps >= start).long()], dim=1),
+            attention_mask=torch.cat([prefix_mask, (steps >= start).long()], dim=1),
             position_ids=(steps - start).clamp(min=0) + len(before),
             past_key_values=DynamicCache(shared),
             use_cache=True,

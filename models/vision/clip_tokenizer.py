@@ -66,6 +66,7 @@ class ClipTokenizer:
 
 
 def _byte_letters() -> list[str]:
-    """A letter for each byte, in the order of CLIP's vocabulary: those that can be seen first."""
-    seen = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    return [chr(byte) for byte in seen] + [chr(0x100 + n) for n in range(0x100 - len(seen))]
+    """A letter for each byte, in the order of CLIP's vocabulary: printable ones first."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = range(0x100 - len(printable))
+    return [chr(byte) for byte in printable] + [chr(0x100 + n) for n in others]

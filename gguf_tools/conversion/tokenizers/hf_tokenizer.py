@@ -217,10 +217,10 @@ def _tokens_and_types(
             kind = TokenType.BYTE
         tokens.append(text)
         types.append(kind)
-    seen: dict[str, int] = {}
+    numbers: dict[str, int] = {}
     for number, text in enumerate(tokens):
-        if seen.setdefault(text, number) != number:
-            raise ValueError(f"tokens {seen[text]} and {number} are both {text!r}")
+        if numbers.setdefault(text, number) != number:
+            raise ValueError(f"tokens {numbers[text]} and {number} are both {text!r}")
     if spaces and types.count(TokenType.BYTE) != 256:
         raise ValueError("it has no token for some of the 256 bytes")
     return tokens, types

@@ -103,9 +103,9 @@ class ConceptPhase:
             return self.tokens.head.norm.weight.sum() * 0
         batch = one.cache.batch(rows, rng, max_frames=phase.frames).to(self.device)
         shares = self.shares[one.name][rows].to(self.device)
-        seen = concept_loss(self.tokens.head(batch.features, batch.mask), shares)
+        head_loss = concept_loss(self.tokens.head(batch.features, batch.mask), shares)
         words = self.tokens.free.word_probabilities(batch.features, batch.times, batch.mask)
-        return seen + phase.free_weight * concept_loss(noisy_or_logits(words.float()), shares)
+        return head_loss + phase.free_weight * concept_loss(noisy_or_logits(words.float()), shares)
 
     @torch.no_grad()
     def measure(self) -> None:
