@@ -94,17 +94,17 @@ class Guard:
         CLIENT.set(LOCAL if local else (scope.get("client") or ("",))[0])
         own_headers: dict[str, str] = {}
         ANSWER_HEADERS.set(own_headers)
-        begin, status = time.perf_counter(), 499  # nobody waited for the response
+        started_at, status = time.perf_counter(), 499  # nobody waited for the response
         is_blob = scope["path"].startswith(BLOBS)
         body = LimitedBody(with_body_timeout(receive), None if is_blob else self.settings.max_body)
 
         async def note(message: Message) -> None:
-            nonlocal status, begin
+            nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = [*message.get("headers", ()), *map(_encoded, own_headers.items())]
                 message = {**message, "headers": headers}
-                self.metrics.count_request(_route(scope), status, time.perf_counter() - begin)
+                self.metrics.count_request(_route(scope), status, time.perf_counter() - started_at)
             await send(message)
 
         try:
@@ -121,7 +121,7 @@ class Guard:
             await _refuse(scope, note, *status_and_message(error))
         finally:
             self.memory_trimmer.note_body(0 if is_blob else body.size)
-            seconds = round(time.perf_counter() - begin, 4)
+            seconds = round(time.perf_counter() - started_at, 4)
             fields = {"method": scope["method"], "path": scope["path"][:200], "status": status}
             log.info("request", extra={"fields": {**fields, "seconds": seconds}})
         return None

@@ -5,30 +5,30 @@ from typing import Any
 
 import httpx
 
-SAID = [{"role": "user", "content": "1, 2,"}]
+MESSAGES = [{"role": "user", "content": "1, 2,"}]
 FIELDS: dict[str, dict[str, Any]] = {
     "/api/generate": {"prompt": "1, 2,", "stream": False},
-    "/api/chat": {"messages": SAID, "stream": False},
+    "/api/chat": {"messages": MESSAGES, "stream": False},
     "/api/embed": {"input": "a dog"},
     "/api/embeddings": {"prompt": "a dog"},
     "/api/show": {},
     "/api/pull": {},
     "/api/push": {},
-    "/v1/chat/completions": {"messages": SAID, "max_tokens": 1},
+    "/v1/chat/completions": {"messages": MESSAGES, "max_tokens": 1},
     "/v1/completions": {"prompt": "1, 2,", "max_tokens": 1},
     "/v1/embeddings": {"input": "a dog"},
     "/v1/responses": {"input": "1, 2,", "max_output_tokens": 1},
-    "/v1/messages": {"messages": SAID, "max_tokens": 1},
-    "/v1/messages/count_tokens": {"messages": SAID},
+    "/v1/messages": {"messages": MESSAGES, "max_tokens": 1},
+    "/v1/messages/count_tokens": {"messages": MESSAGES},
 }
 
 
 def send(url: str, path: str, /, **fields: Any) -> httpx.Response:
     """A request with these fields; "NUMBER(...)" in them is a number, written like that."""
-    asked = {"model": "mini", **FIELDS.get(path, {}), **fields}
-    if path.startswith("/api/") and asked.keys() & {"prompt", "messages"}:
-        asked.setdefault("options", {}).setdefault("num_predict", 1)
-    text = json.dumps(asked).replace('"NUMBER(', "").replace(')"', "")
+    body = {"model": "mini", **FIELDS.get(path, {}), **fields}
+    if path.startswith("/api/") and body.keys() & {"prompt", "messages"}:
+        body.setdefault("options", {}).setdefault("num_predict", 1)
+    text = json.dumps(body).replace('"NUMBER(', "").replace(')"', "")
     return httpx.post(f"{url}{path}", content=text, timeout=120)
 
 
@@ -36,8 +36,8 @@ def number(text: str) -> str:
     return f"NUMBER({text})"
 
 
-def words(reply: httpx.Response, path: str) -> str:
-    """What an error says, once it has the shape of its protocol."""
+def error_message(reply: httpx.Response, path: str) -> str:
+    """The message of an error, which must have the form of its protocol."""
     error = reply.json()["error"]
     if path.startswith("/api/"):
         assert isinstance(error, str)

@@ -257,10 +257,8 @@ def _after_context(
     """A prompt after the tokens of an earlier conversation, if there are any."""
     if not context:
         return prompt
-    begin = tokenizer.bos if tokenizer.add_bos else None
-    return prompt.without_first(begin).preceded_by(
-        checked_token_ids(context, tokenizer.n_vocab).ids
-    )
+    bos = tokenizer.bos if tokenizer.add_bos else None
+    return prompt.without_first(bos).preceded_by(checked_token_ids(context, tokenizer.n_vocab).ids)
 
 
 def _context_left(loaded: LoadedModel, options: RequestOptions, n_media: int) -> int:

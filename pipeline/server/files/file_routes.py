@@ -77,22 +77,22 @@ async def list_files(
     files = await asyncio.to_thread(_files(request).list)
     if order == "asc":
         files.reverse()
-    found = [each for each in files if purpose in (None, each.purpose)]
-    ids = [each.id for each in found]
-    begin = ids.index(after) + 1 if after in ids else 0
-    page = found[begin : begin + limit]
+    files = [file for file in files if purpose in (None, file.purpose)]
+    ids = [file.id for file in files]
+    start = ids.index(after) + 1 if after in ids else 0
+    page = files[start : start + limit]
     return {
         "object": "list",
-        "data": [_file_entry(request, each) for each in page],
+        "data": [_file_entry(request, file) for file in page],
         "first_id": page[0].id if page else None,
         "last_id": page[-1].id if page else None,
-        "has_more": begin + limit < len(found),
+        "has_more": start + limit < len(files),
     }
 
 
 @router.get("/{id_}")
 async def show_file(request: Request, id_: str) -> dict[str, Any]:
-    """Facts of a file."""
+    """The metadata of a file."""
     return _file_entry(request, await asyncio.to_thread(_files(request).get, id_))
 
 

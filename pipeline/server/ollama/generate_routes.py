@@ -159,7 +159,7 @@ async def _items(
     body: OllamaGenerationRequest, start: Start, shape: Shape
 ) -> AsyncGenerator[JsonItem, None]:
     """The lines of an answer: one for each piece of it, and the last one with what it took."""
-    begin = time.perf_counter_ns()
+    started_at = time.perf_counter_ns()
     answer: ChatAnswer = await start()
     calls = CallCollector()
     try:
@@ -175,7 +175,7 @@ async def _items(
             elif not isinstance(whole, ToolCall) and not whole.text:
                 continue
             yield item
-        last = {**_head(body), **shape(None), "done": True, **_last(answer, begin)}
+        last = {**_head(body), **shape(None), "done": True, **_last(answer, started_at)}
         if isinstance(body, GenerateRequest) and not body.raw and answer.context is not None:
             last["context"] = answer.context
         if answer.footage_caveat and CLIENT.get() == LOCAL:  # shown by `ask`
@@ -187,11 +187,11 @@ async def _items(
             await answer.aclose()
 
 
-def _last(answer: ChatAnswer, begin: int) -> JsonItem:
+def _last(answer: ChatAnswer, started_at: int) -> JsonItem:
     stats = answer.stats
     return {
         "done_reason": stats.stop_reason or "stop",
-        "total_duration": time.perf_counter_ns() - begin,
+        "total_duration": time.perf_counter_ns() - started_at,
         "load_duration": _ns(stats.load_seconds),
         "prompt_eval_count": stats.prompt_tokens,
         # Clients divide by these two, and an answer of one token has taken no time after it.

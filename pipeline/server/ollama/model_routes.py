@@ -188,7 +188,7 @@ async def embed(
     request: Request, body: Annotated[EmbedRequest, json_body(EmbedRequest)]
 ) -> dict[str, Any]:
     """Unit vectors for texts."""
-    begin = time.perf_counter_ns()
+    started_at = time.perf_counter_ns()
     registered = await find_model(request, body.model)
     vectors, n_tokens = await _embedded(request, registered, body, body.texts)
     if body.dimensions:
@@ -196,7 +196,7 @@ async def embed(
     return {
         "model": body.model,
         "embeddings": vectors,
-        "total_duration": time.perf_counter_ns() - begin,
+        "total_duration": time.perf_counter_ns() - started_at,
         "load_duration": 0,
         "prompt_eval_count": n_tokens,
     }

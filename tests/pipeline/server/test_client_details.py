@@ -11,7 +11,7 @@ from reellama.pipeline.server.anthropic.messages_schemas import MessagesRequest
 from reellama.pipeline.server.openai.openai_schemas import ChatCompletionRequest
 from reellama.pipeline.server.replies.json_bodies import BodyProblem, parse_body
 from tests.helpers.live_server import serving
-from tests.helpers.protocol_requests import SAID, send
+from tests.helpers.protocol_requests import MESSAGES, send
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +27,9 @@ REFUSED = {"role": "assistant", "content": [{"type": "refusal", "refusal": "I ma
     ("path", "field"), [("/v1/chat/completions", "messages"), ("/v1/responses", "input")]
 )
 def test_a_refusal_in_the_history_is_text(url: str, path: str, field: str) -> None:
-    reply = send(url, path, **{field: [*SAID, REFUSED, *SAID]})
+    reply = send(url, path, **{field: [*MESSAGES, REFUSED, *MESSAGES]})
     assert reply.status_code == 200, reply.text
-    body = json.dumps({"model": "mini", "messages": [*SAID, REFUSED]}).encode()
+    body = json.dumps({"model": "mini", "messages": [*MESSAGES, REFUSED]}).encode()
     assert parse_body(ChatCompletionRequest, body).messages[1].text == "I may not count."
 
 
@@ -47,9 +47,9 @@ def test_a_document_that_is_plain_text_is_text(url: str) -> None:
     named = {**document(data="three, four"), "title": "Numbers"}
     for block, text in ((document(data="three"), "three"), (named, "Numbers\nthree, four")):
         result = {"type": "tool_result", "tool_use_id": "1", "content": [block]}
-        for said in (messages(block), messages(result)):
-            media = [() for _ in said.media]
-            assert [each.content for each in said.as_messages(media)] == [text]
+        for message in (messages(block), messages(result)):
+            media = [() for _ in message.media]
+            assert [each.content for each in message.as_messages(media)] == [text]
         reply = send(url, "/v1/messages", messages=[{"role": "user", "content": [block]}])
         assert reply.status_code == 200, reply.text
 
@@ -101,7 +101,7 @@ def test_a_request_to_no_model_has_the_code_of_that(url: str, path: str) -> None
 @pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
 def test_minus_one_token_means_no_limit_and_zero_is_refused(field: str) -> None:
     def asked(n: int) -> Any:
-        body = {"model": "mini", "messages": SAID, field: n}
+        body = {"model": "mini", "messages": MESSAGES, field: n}
         return getattr(parse_body(ChatCompletionRequest, json.dumps(body).encode()), field)
 
     assert asked(-1) == -1 and asked(1) == 1

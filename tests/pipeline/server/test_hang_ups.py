@@ -17,7 +17,7 @@ from reellama.pipeline.server.media.media_encoder import _gather_or_cancel
 from reellama.pipeline.server.ollama import model_routes
 from tests.helpers.live_server import serving
 
-SAID = [{"role": "user", "content": "hi"}]
+MESSAGES = [{"role": "user", "content": "hi"}]
 
 
 @pytest.fixture(scope="module", params=[None, 60.0], ids=["without a limit", "with a time limit"])
@@ -45,11 +45,11 @@ def n_active(url: str) -> float:
 @pytest.mark.parametrize(
     ("path", "fields", "n"),
     [
-        ("/v1/chat/completions", {"messages": SAID, "n": 8, "max_tokens": 3}, 40),
-        ("/v1/chat/completions", {"messages": SAID, "max_tokens": 3}, 150),
+        ("/v1/chat/completions", {"messages": MESSAGES, "n": 8, "max_tokens": 3}, 40),
+        ("/v1/chat/completions", {"messages": MESSAGES, "max_tokens": 3}, 150),
         ("/v1/completions", {"prompt": ["a", "b", "word " * 200], "max_tokens": 3}, 40),
-        ("/api/chat", {"messages": SAID, "options": {"num_predict": 3}}, 40),
-        ("/v1/messages", {"messages": SAID, "max_tokens": 3}, 40),
+        ("/api/chat", {"messages": MESSAGES, "options": {"num_predict": 3}}, 40),
+        ("/v1/messages", {"messages": MESSAGES, "max_tokens": 3}, 40),
     ],
     ids=["choices", "one", "prompts", "ollama", "anthropic"],
 )

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tests.helpers.live_server import serving
-from tests.helpers.protocol_requests import FIELDS, SAID, number, send, words
+from tests.helpers.protocol_requests import FIELDS, MESSAGES, error_message, number, send
 
 LONG = "9" * 4299  # digits of an integer, of which json takes 4300
 DEEP = '{"a":' + "[" * 20_000
@@ -93,7 +93,7 @@ def test_an_integer_of_thousands_of_digits_is_clamped_or_refused(
     reply = send(url, path, **as_numbers(fields))
     assert reply.status_code == status, reply.text[-300:]
     if status == REFUSED:
-        assert len(words(reply, path)) < 300
+        assert len(error_message(reply, path)) < 300
     text = json.dumps(fields)
     if "keep_alive" not in text and "from" not in text:  # the same as text, where that is a number
         assert send(url, path, **fields).status_code < 500
@@ -103,7 +103,7 @@ def test_a_keep_alive_of_thousands_of_digits_is_accepted_as_text(url: str) -> No
     for path in ("/api/generate", "/v1/chat/completions"):
         assert send(url, path, keep_alive=LONG).status_code == 200
         refused = send(url, path, keep_alive="x" * 5000)
-        assert refused.status_code == 400 and len(words(refused, path)) < 300
+        assert refused.status_code == 400 and len(error_message(refused, path)) < 300
 
 
 SCHEMA = {"type": "object", "properties": {"n": {"maximum": 5}}}
@@ -129,7 +129,7 @@ ANYWHERE: list[tuple[str, dict[str, Any]]] = [
     ("/v1/messages", {"top_p": 5}),
     ("/api/chat", {"tools": [TOOL]}),
     ("/api/chat", {"format": SCHEMA}),
-    ("/api/chat", {"messages": [*SAID, CALL]}),
+    ("/api/chat", {"messages": [*MESSAGES, CALL]}),
     ("/api/chat", {"options": {"nothing": 5}}),
     ("/api/create", {"model": "other", "from": "mini", "parameters": {"nothing": 5}}),
 ]
@@ -151,7 +151,7 @@ def test_a_number_that_is_not_finite_is_refused_wherever_it_stands(
 ) -> None:
     reply = send(url, path, **with_number(fields, text))
     assert reply.status_code == 400, reply.text[-300:]
-    assert 10 < len(words(reply, path)) < 300
+    assert 10 < len(error_message(reply, path)) < 300
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_sampling_that_is_not_finite_is_told_its_bounds(
     url: str, path: str, fields: dict[str, Any]
 ) -> None:
     for text in ("NaN", "Infinity", "1e400"):
-        told = words(send(url, path, **with_number(fields, text)), path)
+        told = error_message(send(url, path, **with_number(fields, text)), path)
         assert "must lie between 0 and 100" in told
 
 
@@ -179,9 +179,9 @@ def with_call(path: str, arguments: Any, n: int = 1) -> dict[str, Any]:
     function = {"name": "f", "arguments": arguments}
     if path == "/v1/responses":
         item = {"type": "function_call", **function}
-        return {"input": [*SAID, *({**item, "call_id": f"{i}"} for i in range(n))]}
+        return {"input": [*MESSAGES, *({**item, "call_id": f"{i}"} for i in range(n))]}
     calls = [{"id": f"{i}", "type": "function", "function": function} for i in range(n)]
-    return {"messages": [*SAID, {"role": "assistant", "content": None, "tool_calls": calls}]}
+    return {"messages": [*MESSAGES, {"role": "assistant", "content": None, "tool_calls": calls}]}
 
 
 WRONG_ARGUMENTS = {
@@ -202,7 +202,7 @@ WRONG_ARGUMENTS = {
 def test_arguments_that_are_too_much_are_refused(url: str, path: str, name: str) -> None:
     reply = send(url, path, **with_call(path, WRONG_ARGUMENTS[name]))
     assert reply.status_code == 400, reply.text[-300:]
-    assert len(words(reply, path)) < 300
+    assert len(error_message(reply, path)) < 300
 
 
 TAKEN_ARGUMENTS = ["", "{}", None, '{"a": 1.5, "b": [1, "x"]}']
@@ -229,7 +229,7 @@ def test_arguments_that_can_be_read_are_taken(url: str, path: str, arguments: st
 def test_a_body_that_is_deep_is_refused(url: str, path: str, fields: dict[str, Any]) -> None:
     text = json.dumps({"model": "mini", **FIELDS[path], **fields}).replace('"DEEP"', DEEP)
     reply = httpx.post(f"{url}{path}", content=text, timeout=60)
-    assert reply.status_code == 400 and words(reply, path)
+    assert reply.status_code == 400 and error_message(reply, path)
 
 
 def longest_health(url: str, work: Callable[[], object]) -> float:

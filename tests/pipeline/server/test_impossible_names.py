@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from tests.helpers.live_server import serving
-from tests.helpers.protocol_requests import FIELDS, send, words
+from tests.helpers.protocol_requests import FIELDS, error_message, send
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ NAMES = {
 def test_a_name_that_no_file_can_have_is_that_of_no_model(url: str, path: str, name: str) -> None:
     reply = send(url, path, model=NAMES[name])
     assert reply.status_code == 404, reply.text[-300:]
-    assert "not found" in words(reply, path)
+    assert "not found" in error_message(reply, path)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -50,16 +50,16 @@ def test_a_name_that_no_file_can_have_is_no_source(url: str, name: str) -> None:
         }
         reply = send(url, path, **fields)
         assert reply.status_code == send(url, path, **unknown).status_code == 404
-        assert "not found" in words(reply, path)
+        assert "not found" in error_message(reply, path)
     for method in ("GET", "DELETE"):
         of_openai = httpx.request(method, f"{url}/v1/models/{name_in_url(NAMES[name][:3000])}")
         assert of_openai.status_code == 404
         assert (
-            words(of_openai, "/v1/models")
+            error_message(of_openai, "/v1/models")
             and of_openai.json()["error"]["code"] == "model_not_found"
         )
     deleted = httpx.request("DELETE", f"{url}/api/delete", json={"model": NAMES[name]})
-    assert deleted.status_code == 404 and "not found" in words(deleted, "/api/delete")
+    assert deleted.status_code == 404 and "not found" in error_message(deleted, "/api/delete")
 
 
 def name_in_url(name: str) -> str:
@@ -69,10 +69,10 @@ def name_in_url(name: str) -> str:
 @pytest.mark.parametrize("name", ["long", "long path", "NUL", "NUL from the root"])
 def test_a_name_that_no_file_can_have_is_not_pulled(url: str, name: str) -> None:
     reply = send(url, "/api/pull", model=NAMES[name], stream=False)
-    assert 400 <= reply.status_code < 500 and words(reply, "/api/pull")
+    assert 400 <= reply.status_code < 500 and error_message(reply, "/api/pull")
 
 
 @pytest.mark.parametrize("image", ["/" + "a" * 3000 + ".png", "/a\0.png", "~no-such-user/a.png"])
 def test_a_path_that_no_file_can_have_shows_nothing(url: str, image: str) -> None:
     reply = send(url, "/api/generate", images=[image])
-    assert 400 <= reply.status_code < 500 and words(reply, "/api/generate")
+    assert 400 <= reply.status_code < 500 and error_message(reply, "/api/generate")

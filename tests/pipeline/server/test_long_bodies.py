@@ -35,7 +35,7 @@ from reellama.pipeline.server.replies.large_bodies import (
 )
 from tests.helpers.live_server import serving
 
-SAID = [{"role": "user", "content": "hi"}]
+MESSAGES = [{"role": "user", "content": "hi"}]
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +51,12 @@ def body(**fields: Any) -> bytes:
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({"messages": SAID * 140_000}, "objects"),
+        ({"messages": MESSAGES * 140_000}, "objects"),
         ({"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}] * 20_000}]}, ""),
-        ({"messages": SAID, "tools": [{}] * 20_000}, "objects"),
-        ({"messages": SAID, "logit_bias": {str(i): 1 for i in range(110_000)}}, "fields"),
-        ({"messages": SAID, "x": [[]] * 60_000}, "lists"),
-        ({"messages": SAID, "x": "\n" * (MAX_BYTES // 2)}, "bytes"),
+        ({"messages": MESSAGES, "tools": [{}] * 20_000}, "objects"),
+        ({"messages": MESSAGES, "logit_bias": {str(i): 1 for i in range(110_000)}}, "fields"),
+        ({"messages": MESSAGES, "x": [[]] * 60_000}, "lists"),
+        ({"messages": MESSAGES, "x": "\n" * (MAX_BYTES // 2)}, "bytes"),
     ],
     ids=["messages", "parts", "tools", "biases", "lists", "text"],
 )
@@ -71,7 +71,7 @@ def test_a_body_of_too_much_is_refused_unread(
 
 @pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions", "/v1/messages"])
 def test_too_many_messages_are_refused_in_the_words_of_the_protocol(url: str, path: str) -> None:
-    status, told = ask(url, path, body(messages=SAID * (MAX_OBJECTS + 1)))
+    status, told = ask(url, path, body(messages=MESSAGES * (MAX_OBJECTS + 1)))
     assert status == 400
     error = json.loads(told)["error"]
     text = error if path == "/api/chat" else error["message"]
@@ -79,7 +79,7 @@ def test_too_many_messages_are_refused_in_the_words_of_the_protocol(url: str, pa
 
 
 def test_as_many_objects_as_are_taken_are_read() -> None:
-    asked = parse_body(ChatCompletionRequest, body(messages=SAID * (MAX_OBJECTS - 1)))
+    asked = parse_body(ChatCompletionRequest, body(messages=MESSAGES * (MAX_OBJECTS - 1)))
     assert len(asked.messages) == MAX_OBJECTS - 1
 
 
@@ -106,12 +106,12 @@ def video(n: int) -> str:
         {"messages": [{"role": "user", "content": '"' + "x" * SPLIT_ABOVE_BYTES + '"'}] * 2},
         {"messages": [{"role": "user", "content": "word, word. é\n" * SPLIT_ABOVE_BYTES}]},
         {
-            "messages": SAID,
+            "messages": MESSAGES,
             "options": {
                 video(SPLIT_ABOVE_BYTES): {"a": [video(SPLIT_ABOVE_BYTES), 1.5, None, True]}
             },
         },
-        {"messages": SAID * 9000, "options": {"a": ["é" * SPLIT_ABOVE_BYTES]}},
+        {"messages": MESSAGES * 9000, "options": {"a": ["é" * SPLIT_ABOVE_BYTES]}},
     ],
     ids=["one", "several", "data URL", "escaped", "quoted", "text", "name", "many"],
 )
@@ -246,7 +246,7 @@ def test_a_long_text_is_no_question_that_is_answered_without_the_model() -> None
 def test_stored_items_of_a_conversation_count_towards_the_limit(url: str) -> None:
     previous = None
     for n in (MAX_OBJECTS - 10, 9):
-        asked = {"model": "mini", "input": SAID * n, "previous_response_id": previous}
+        asked = {"model": "mini", "input": MESSAGES * n, "previous_response_id": previous}
         status, told = ask(
             url, "/v1/responses", json.dumps({**asked, "max_output_tokens": 1}).encode()
         )
@@ -272,21 +272,25 @@ PATTERN = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"patte
     [
         (
             "/api/chat",
-            {"messages": SAID * 300, "stream": False, "options": {"num_predict": 1}},
+            {"messages": MESSAGES * 300, "stream": False, "options": {"num_predict": 1}},
             200,
         ),
-        ("/v1/chat/completions", {"messages": SAID * 300}, 200),
-        ("/v1/messages", {"messages": SAID * 300}, 200),
-        ("/v1/chat/completions", {"messages": SAID * 300, "stop": ["x"] * 100}, 400),
-        ("/v1/chat/completions", {"messages": SAID * 300, "response_format": PATTERN}, 400),
+        ("/v1/chat/completions", {"messages": MESSAGES * 300}, 200),
+        ("/v1/messages", {"messages": MESSAGES * 300}, 200),
+        ("/v1/chat/completions", {"messages": MESSAGES * 300, "stop": ["x"] * 100}, 400),
+        ("/v1/chat/completions", {"messages": MESSAGES * 300, "response_format": PATTERN}, 400),
         (
             "/api/chat",
-            {"messages": SAID * 300, "format": {"type": "string", "pattern": "^*+?$"}},
+            {"messages": MESSAGES * 300, "format": {"type": "string", "pattern": "^*+?$"}},
             400,
         ),
         ("/api/generate", {"prompt": "word " * 9000}, 400),
         ("/api/generate", {"prompt": "x", "template": "{% if"}, 400),
-        ("/v1/responses", {"input": SAID * 300, "previous_response_id": "resp_" + "0" * 32}, 404),
+        (
+            "/v1/responses",
+            {"input": MESSAGES * 300, "previous_response_id": "resp_" + "0" * 32},
+            404,
+        ),
     ],
 )
 def test_a_request_leaves_no_more_than_its_connection_to_the_garbage_collector(

@@ -14,7 +14,7 @@ from reellama.pipeline.server.ollama import ollama_schemas
 from reellama.pipeline.server.openai import openai_parts, openai_schemas
 from reellama.pipeline.server.responses import responses_schemas
 from tests.helpers.live_server import serving
-from tests.helpers.protocol_requests import FIELDS, SAID, send
+from tests.helpers.protocol_requests import FIELDS, MESSAGES, send
 
 MODULES: tuple[ModuleType, ...] = (
     messages_schemas,
@@ -69,7 +69,7 @@ NULLS: list[tuple[str, dict[str, Any]]] = [
     ("/v1/embeddings", {"encoding_format": None}),
     ("/v1/chat/completions", {"stream": True, "stream_options": {"include_usage": None}}),
     ("/v1/chat/completions", {"tools": [{"type": None, "function": FUNCTION}]}),
-    ("/v1/messages", {"messages": [*SAID, USE, {"role": "user", "content": [RESULT]}]}),
+    ("/v1/messages", {"messages": [*MESSAGES, USE, {"role": "user", "content": [RESULT]}]}),
     (
         "/v1/messages",
         {
@@ -80,12 +80,12 @@ NULLS: list[tuple[str, dict[str, Any]]] = [
     ("/v1/responses", {"text": {"format": None}}),
     ("/v1/responses", {"text": {"format": {"type": None}}}),
     ("/v1/responses", {"input": [{"type": None, "role": "user", "content": "x"}]}),
-    ("/v1/responses", {"input": [*SAID, {"type": "reasoning", "summary": None}, CALL]}),
+    ("/v1/responses", {"input": [*MESSAGES, {"type": "reasoning", "summary": None}, CALL]}),
     (
         "/api/chat",
         {
             "messages": [
-                *SAID,
+                *MESSAGES,
                 {
                     "role": "assistant",
                     "tool_calls": [{"function": {"name": "f", "arguments": None}}],

@@ -80,8 +80,8 @@ FUNCTION: dict[str, Any] = {
         "required": ["town"],
     },
 }
-SAID = [{"role": "user", "content": "What is the weather in Rome?"}]
-ASKED = {"model": "mini", "messages": SAID, "stream": False}
+MESSAGES = [{"role": "user", "content": "What is the weather in Rome?"}]
+ASKED = {"model": "mini", "messages": MESSAGES, "stream": False}
 IN_OPENAIS = {"type": "function", "function": FUNCTION}
 ONE = {"type": "function", "function": {"name": "weather"}}
 
@@ -106,7 +106,7 @@ def test_a_tool_is_called_in_every_protocol(url: str) -> None:
         url,
         "/v1/responses",
         model="mini",
-        input=SAID,
+        input=MESSAGES,
         tools=[{"type": "function", **FUNCTION}],
         tool_choice={"type": "function", "name": "weather"},
         parallel_tool_calls=False,
