@@ -25,9 +25,9 @@ from reellama.pipeline.server.files.file_store import (
 )
 from reellama.pipeline.server.openai.openai_routes import OpenAIRoute
 
-MAX_NAME_CHARACTERS = 200  # of a file's name: its end is kept
+MAX_NAME_CHARACTERS = 200  # of a file's name: its end is stored
 MAX_FORM_FIELDS = 16
-LIFETIMES = range(3600, 30 * 86400 + 1)  # seconds that a file may be kept, as in OpenAI's API
+LIFETIMES = range(3600, 30 * 86400 + 1)  # seconds that a file may be stored, as in OpenAI's API
 _SECONDS = re.compile("[0-9]{1,9}")  # Python reads no number of thousands of digits
 
 router = APIRouter(prefix="/v1/files", route_class=OpenAIRoute, tags=["files"])
@@ -59,10 +59,10 @@ async def upload_file(request: Request) -> dict[str, Any]:
         given = whole_characters(upload.filename or "file")
         name = given.replace("\\", "/").rpartition("/")[2][-MAX_NAME_CHARACTERS:]
         purpose = whole_characters(str(form.get("purpose") or "user_data"))[:MAX_NAME_CHARACTERS]
-        kept = await asyncio.to_thread(
+        stored = await asyncio.to_thread(
             _files(request).add, upload.file, name, purpose, _lifetime(form)
         )
-    return _file_entry(request, kept)
+    return _file_entry(request, stored)
 
 
 @router.get("")
@@ -139,24 +139,24 @@ def _lifetime(form: FormData) -> int | None:
     return seconds
 
 
-def _file_entry(request: Request, kept: StoredFile) -> dict[str, Any]:
+def _file_entry(request: Request, stored: StoredFile) -> dict[str, Any]:
     if ANTHROPIC_HEADER in request.headers:
         return {
-            "id": kept.id,
+            "id": stored.id,
             "type": "file",
-            "filename": kept.filename,
-            "mime_type": "image/*" if kept.kind == "picture" else "video/*",
-            "size_bytes": kept.size,
-            "created_at": datetime.fromtimestamp(kept.created, timezone.utc).isoformat(),
+            "filename": stored.filename,
+            "mime_type": "image/*" if stored.kind == "picture" else "video/*",
+            "size_bytes": stored.size,
+            "created_at": datetime.fromtimestamp(stored.created, timezone.utc).isoformat(),
             "downloadable": True,
         }
     return {
-        "id": kept.id,
+        "id": stored.id,
         "object": "file",
-        "bytes": kept.size,
-        "created_at": kept.created,
-        "expires_at": kept.expires,
-        "filename": kept.filename,
-        "purpose": kept.purpose,
+        "bytes": stored.size,
+        "created_at": stored.created,
+        "expires_at": stored.expires,
+        "filename": stored.filename,
+        "purpose": stored.purpose,
         "status": "processed",
     }
