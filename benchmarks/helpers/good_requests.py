@@ -58,18 +58,18 @@ class Client:
 
     def generate(self, **fields: Any) -> httpx.Response:
         options = {"num_predict": 2, **fields.pop("options", {})}
-        asked = {"model": "mini", "prompt": "Go.", "stream": False, "options": options}
-        return self.post("/api/generate", asked | fields)
+        body = {"model": "mini", "prompt": "Go.", "stream": False, "options": options}
+        return self.post("/api/generate", body | fields)
 
     def chat(self, **fields: Any) -> httpx.Response:
-        asked = {"model": "mini", "messages": MESSAGE, "max_tokens": 2}
-        return self.post("/v1/chat/completions", asked | fields)
+        body = {"model": "mini", "messages": MESSAGE, "max_tokens": 2}
+        return self.post("/v1/chat/completions", body | fields)
 
     def show(self, data: bytes, **fields: Any) -> httpx.Response:
         packed = base64.b64encode(data).decode()
         message = {"role": "user", "content": "?", "images": [packed]}
-        asked = {"model": "mini", "messages": [message], "stream": False}
-        return self.post("/api/chat", asked | fields)
+        body = {"model": "mini", "messages": [message], "stream": False}
+        return self.post("/api/chat", body | fields)
 
 
 def schema(**fields: Any) -> dict[str, Any]:
@@ -89,8 +89,8 @@ def good_generate(client: Client, rng: random.Random) -> httpx.Response:
 
 
 def good_stream(client: Client, rng: random.Random) -> httpx.Response:
-    asked = {"model": "mini", "messages": MESSAGE, "options": {"num_predict": 8}}
-    return client.post("/api/chat", asked)
+    body = {"model": "mini", "messages": MESSAGE, "options": {"num_predict": 8}}
+    return client.post("/api/chat", body)
 
 
 def good_schema(client: Client, rng: random.Random) -> httpx.Response:
@@ -99,8 +99,8 @@ def good_schema(client: Client, rng: random.Random) -> httpx.Response:
 
 def good_video(client: Client, rng: random.Random) -> httpx.Response:
     message = {"role": "user", "content": "What happens?", "images": [client.clip]}
-    asked = {"model": "mini", "messages": [message], "stream": False}
-    return client.post("/api/chat", asked | {"options": {"num_predict": 8}})
+    body = {"model": "mini", "messages": [message], "stream": False}
+    return client.post("/api/chat", body | {"options": {"num_predict": 8}})
 
 
 def good_new_schema(client: Client, rng: random.Random) -> httpx.Response:
@@ -132,8 +132,8 @@ def good_message(client: Client, rng: random.Random) -> httpx.Response:
 
 
 def good_response(client: Client, rng: random.Random) -> httpx.Response:
-    asked = {"model": "mini", "input": "Say something.", "max_output_tokens": 8, "store": False}
-    return client.post("/v1/responses", asked)
+    body = {"model": "mini", "input": "Say something.", "max_output_tokens": 8, "store": False}
+    return client.post("/v1/responses", body)
 
 
 GOOD: list[Callable[[Client, random.Random], httpx.Response]] = [

@@ -97,8 +97,8 @@ def many_choices(client: Client, rng: random.Random) -> httpx.Response:
 
 def long_conversation(client: Client, rng: random.Random) -> httpx.Response:
     n = rng.choice([9_900, 9_900, 20_001, 140_001])  # the first is as long as is taken
-    said = [{"role": ("user", "assistant")[i % 2], "content": "hi"} for i in range(n)]
-    return client.chat(messages=said)
+    messages = [{"role": ("user", "assistant")[i % 2], "content": "hi"} for i in range(n)]
+    return client.chat(messages=messages)
 
 
 def long_prompt(client: Client, rng: random.Random) -> httpx.Response:
@@ -201,8 +201,8 @@ def anthropic(client: Client, rng: random.Random) -> httpx.Response:
         {"tools": [{"name": "a b", "input_schema": {}}]},
         {"stop_sequences": ["x"] * 10**5},
     ]
-    asked = {"model": "mini", "max_tokens": 2, "messages": MESSAGE}
-    return client.post("/v1/messages", asked | rng.choice(bad))
+    body = {"model": "mini", "max_tokens": 2, "messages": MESSAGE}
+    return client.post("/v1/messages", body | rng.choice(bad))
 
 
 def embeddings(client: Client, rng: random.Random) -> httpx.Response:
@@ -239,8 +239,9 @@ def wrong_host(client: Client, rng: random.Random) -> httpx.Response:
 def hang_up(client: Client, rng: random.Random) -> None:
     """A request that is never finished, or whose answer nobody reads."""
     body = json.dumps({"model": "mini", "messages": MESSAGE}).encode()
-    said = len(body) + rng.choice([0, 1000])
-    head = f"POST /api/chat HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {said}\r\n\r\n".encode()
+    length = len(body) + rng.choice([0, 1000])
+    lines = ["POST /api/chat HTTP/1.1", "Host: 127.0.0.1", f"Content-Length: {length}", "", ""]
+    head = "\r\n".join(lines).encode()
     place = urlsplit(client.url)
     with suppress(OSError), socket.create_connection((place.hostname, place.port)) as connection:
         connection.sendall((head + body)[: rng.randrange(len(head + body) + 1)])

@@ -212,10 +212,10 @@ def _wait_or_raise(error: Any, failures: int, repo: str, report: MessageCallback
     status = error.response.status_code
     if status != HTTPStatus.TOO_MANY_REQUESTS and status < HTTPStatus.INTERNAL_SERVER_ERROR:
         _explain(error, repo)
-    asked = _retry_after(error.response.headers)
-    wait = FIRST_PAUSE * 2 ** (failures - 1) if asked is None else asked
+    requested = _retry_after(error.response.headers)
+    wait = FIRST_PAUSE * 2 ** (failures - 1) if requested is None else requested
     if failures >= MAX_TRIES or wait > MAX_WAIT:
-        later = f"in {wait:.0f} seconds" if asked else "later"
+        later = f"in {wait:.0f} seconds" if requested else "later"
         raise HubError(
             f"the hub is too busy for {repo} (HTTP {status}); try again {later}; it gives more to "
             "those who log in: hf auth login"

@@ -67,22 +67,22 @@ def scene_questions(
         return choices[int(rng.integers(len(choices)))].format(noun)
 
     present = [actor.picture.kind for actor in scene.actors]
-    asked = [
+    turns = [
         (wording(DESCRIBE_QUESTIONS), scene_caption(scene)),
         (wording(_WHAT), _sentence(_things(scene.actors))),
         (wording(_COUNT), ("One.", "Two.")[len(present) - 1]),
     ]
     if len(scene.actors) == 1:
-        asked.append((wording(_HOW), _sentence(f"the {present[0]} {scene.actors[0].motion}")))
+        turns.append((wording(_HOW), _sentence(f"the {present[0]} {scene.actors[0].motion}")))
     for actor in scene.actors:
         kind, motion = actor.picture.kind, actor.motion
-        asked.append((wording(_DO, kind), f"It {motion}."))
+        turns.append((wording(_DO, kind), f"It {motion}."))
         way = _WAYS.get(motion, f"It stays in place and {motion}.")
-        asked.append((wording(_WHICH_WAY, kind), way))
+        turns.append((wording(_WHICH_WAY, kind), way))
         noun = with_article(kind)
-        asked.append((wording(_IS_THERE, noun), f"Yes, there is {noun}."))
+        turns.append((wording(_IS_THERE, noun), f"Yes, there is {noun}."))
     absent = [kind for kind in kinds if kind not in present]
     if absent:
         kind = absent[int(rng.integers(len(absent)))]
-        asked.append((wording(_IS_THERE, with_article(kind)), f"No, there is no {kind}."))
-    return asked
+        turns.append((wording(_IS_THERE, with_article(kind)), f"No, there is no {kind}."))
+    return turns

@@ -176,12 +176,12 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[int, object]]:
 
 def _rows(path: Path, line: int, values: object, describe: str) -> list[CaptionRow]:
     """What one line says of its video: an answer, a caption, or several captions."""
-    found = values if isinstance(values, dict) else {}
-    several = found.get("captions")
-    single = {name: found[name] for name in found if found[name] is not None and name != "captions"}
+    row = values if isinstance(values, dict) else {}
+    several = row.get("captions")
+    single = {name: row[name] for name in row if row[name] is not None and name != "captions"}
     text = {name: str(value).strip() for name, value in single.items() if name}
-    said = [str(caption).strip() for caption in several] if isinstance(several, list) else []
-    captions = [caption for caption in (*said, text.get("caption", "")) if caption]
+    listed = [str(caption).strip() for caption in several] if isinstance(several, list) else []
+    captions = [caption for caption in (*listed, text.get("caption", "")) if caption]
     turns = [(describe, caption) for caption in captions]
     if text.get("question") and text.get("answer"):
         turns = [(text["question"], text["answer"])]

@@ -24,10 +24,10 @@ class CiderReward:
         for captions in videos:
             self._with.update({gram for caption in captions for gram in _ngrams(_words(caption))})
 
-    def scores(self, said: Captions, references: Captions) -> list[float]:
-        """The score of each caption that was said of one video."""
-        known = [(self._rows(words), len(words)) for words in map(_words, references)]
-        return [self._score(_words(caption), known) for caption in said]
+    def scores(self, captions: Captions, references: Captions) -> list[float]:
+        """The score of each of a model's captions of one video against people's `references`."""
+        compared = [(self._rows(words), len(words)) for words in map(_words, references)]
+        return [self._score(_words(caption), compared) for caption in captions]
 
     def _score(
         self, words: list[str], references: Sequence[tuple[list[dict[NGram, float]], int]]
