@@ -1,4 +1,4 @@
-"""The application: all protocols, health, counts, and the guard before them."""
+"""The ASGI application: the routes of all protocols, and the middleware before them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,25 @@ from importlib.metadata import version
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 
 from reellama.pipeline.server.admission.work_threads import WorkThreads
 from reellama.pipeline.server.anthropic import messages_routes
 from reellama.pipeline.server.client_errors import error_body
 from reellama.pipeline.server.files import file_routes
-from reellama.pipeline.server.guard import Cors, Guard
 from reellama.pipeline.server.local import local_routes
+from reellama.pipeline.server.middleware.access_control import AccessControlMiddleware
+from reellama.pipeline.server.middleware.access_log import AccessLogMiddleware
+from reellama.pipeline.server.middleware.allowed_hosts import (
+    AllowedHosts,
+    AllowedOriginsMiddleware,
+)
+from reellama.pipeline.server.middleware.body_limit import BodyLimitMiddleware
+from reellama.pipeline.server.middleware.error_responses import ErrorResponseMiddleware
+from reellama.pipeline.server.middleware.generation_cleanup import GenerationCleanupMiddleware
+from reellama.pipeline.server.middleware.request_context_middleware import (
+    RequestContextMiddleware,
+)
 from reellama.pipeline.server.monitoring import status_routes
 from reellama.pipeline.server.monitoring.metrics import Metrics
 from reellama.pipeline.server.ollama import generate_routes
@@ -68,6 +80,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        middleware=_middleware(settings, metrics),
     )
     app.state.service = service
     app.state.bodies = WorkThreads("bodies")
@@ -77,10 +90,22 @@ def create_app(settings: Settings) -> FastAPI:
 
     @app.exception_handler(HTTPException)
     async def refuse(request: Request, error: HTTPException) -> JSONResponse:
-        """Paths and methods that there are none of, in the words of their protocol."""
+        """Answer an unknown path or method with an error of the path's protocol."""
         body = error_body(request.url.path, error.status_code, str(error.detail))
         return JSONResponse(body, error.status_code, error.headers)
 
-    app.add_middleware(Cors, settings=settings)
-    app.add_middleware(Guard, settings=settings, metrics=metrics)
     return app
+
+
+def _middleware(settings: Settings, metrics: Metrics) -> list[Middleware]:
+    """What each request passes before its route, the first one outermost."""
+    hosts = AllowedHosts(settings.host, settings.allow_hosts)
+    return [
+        Middleware(AccessLogMiddleware, metrics=metrics),
+        Middleware(RequestContextMiddleware, local_socket=settings.local_socket),
+        Middleware(ErrorResponseMiddleware),
+        Middleware(AccessControlMiddleware, hosts=hosts, token=settings.token),
+        Middleware(BodyLimitMiddleware, max_bytes=settings.max_body),
+        Middleware(GenerationCleanupMiddleware),
+        Middleware(AllowedOriginsMiddleware, hosts=hosts),
+    ]

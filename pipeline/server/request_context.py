@@ -5,6 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextvars import ContextVar
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from reellama.pipeline.server.settings import Settings
 
 POSITION_HEADER = "x-queue-position"
 # Notes on the videos that were sent, as `ask` prints them: JSON, a list of strings, in ASCII.
@@ -16,6 +21,11 @@ CLIENT: ContextVar[str] = ContextVar("client", default="")
 LOCAL = "the server's own user"  # who came by the Unix socket: may name files, and needs no token
 
 ANSWER_HEADERS: ContextVar[dict[str, str] | None] = ContextVar("headers", default=None)
+
+
+def readable_dirs(settings: Settings) -> tuple[Path, ...]:
+    """The folders in which this request may name files; for the server's own user, all folders."""
+    return (Path("/"),) if CLIENT.get() == LOCAL else settings.allow_dirs
 
 
 def add_header(name: str, value: str) -> None:

@@ -12,6 +12,7 @@ from reellama.pipeline.llm.tool_calls.answer_parser import AnswerParser
 from reellama.pipeline.llm.tool_calls.chat_format import ChatFormat
 from reellama.pipeline.server.admission.admission_controller import AdmissionController
 from reellama.pipeline.server.chat.answer_constraints import check_think
+from reellama.pipeline.server.chat.answer_timeout import with_timeout
 from reellama.pipeline.server.chat.chat_answer import ChatAnswer
 from reellama.pipeline.server.chat.chat_format_cache import ChatFormatCache
 from reellama.pipeline.server.chat.chat_request import ChatRequest
@@ -35,7 +36,6 @@ from reellama.pipeline.server.responses.response_store import ResponseStore
 from reellama.pipeline.server.sandbox.sandbox import Sandbox
 from reellama.pipeline.server.sandbox.sandboxed_template import SandboxedTemplate
 from reellama.pipeline.server.settings import Settings
-from reellama.pipeline.server.timeouts import with_timeout
 
 
 class Service:

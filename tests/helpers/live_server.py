@@ -13,7 +13,7 @@ import uvicorn
 
 from reellama.pipeline.server.app import create_app
 from reellama.pipeline.server.settings import Settings
-from reellama.pipeline.server.timeouts import uvicorn_config
+from reellama.pipeline.server.uvicorn_server import uvicorn_config
 
 
 @contextmanager

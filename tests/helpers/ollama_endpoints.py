@@ -81,7 +81,9 @@ OLLAMA_ENDPOINTS = [
         "Ollama", "GET /api/ps", f"{OLLAMA_TESTS}an_empty_prompt_loads_and_keep_alive_0_unloads"
     ),
     Endpoint(
-        "Ollama", "GET /api/version", "test_guard.py::test_the_servers_own_names_are_answered"
+        "Ollama",
+        "GET /api/version",
+        "test_allowed_hosts.py::test_the_servers_own_names_are_answered",
     ),
     Endpoint(
         "Ollama",

@@ -138,7 +138,7 @@ def run(
     from reellama.pipeline.server.local import local_socket
     from reellama.pipeline.server.memory_trimmer import freeze_startup_objects
     from reellama.pipeline.server.monitoring import logs
-    from reellama.pipeline.server.timeouts import TimelyServer, uvicorn_config
+    from reellama.pipeline.server.uvicorn_server import TimedShutdownServer, uvicorn_config
 
     if log_level not in logs.LEVELS:
         raise BadParameter(f"--log-level is one of {', '.join(logs.LEVELS)}")
@@ -155,7 +155,7 @@ def run(
         freeze_startup_objects()
         # uvloop has no TCP servers on Unix sockets.
         config = uvicorn_config(app, log_config=None, access_log=False, loop="asyncio")
-        server = TimelyServer(config)
+        server = TimedShutdownServer(config)
         models = app.state.service.models
         models.on_failure = server.fail
         shown = f"[{listen.host}]" if ":" in listen.host else listen.host

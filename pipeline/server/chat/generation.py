@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 
@@ -13,11 +12,11 @@ from reellama.pipeline.llm.batching.generation_job import GenerationJob, Generat
 from reellama.pipeline.llm.engine import Token
 from reellama.pipeline.llm.generation_options import GenerationOptions
 from reellama.pipeline.llm.prompt import TokenizedPrompt
+from reellama.pipeline.server.chat.answer_timeout import AnswerTimeout
 from reellama.pipeline.server.chat.loop_mailbox import LoopMailbox
 from reellama.pipeline.server.chat.planned_answers import answer_tokens
 from reellama.pipeline.server.loaded_model import LoadedModel
 from reellama.pipeline.server.request_context import CLIENT
-from reellama.pipeline.server.timeouts import TimedOut
 
 
 @dataclass(frozen=True)
@@ -36,30 +35,15 @@ class PreparedPrompt:
     footage_caveat: str = ""
 
 
-_GENERATIONS: ContextVar[list[Generation] | None] = ContextVar("generations", default=None)
-
-
-@asynccontextmanager
-async def closing_generations() -> AsyncIterator[None]:
-    """End the answers that were begun meanwhile, if they go on.
-
-    One that begins as its client leaves is handed to nobody: the task that would take it was
-    cancelled.
-    """
-    begun: list[Generation] = []
-    _GENERATIONS.set(begun)
-    try:
-        yield
-    finally:
-        while begun:
-            await begun.pop().aclose()
+# All generations of the request that is being answered: the middleware closes them at its end.
+REQUEST_GENERATIONS: ContextVar[list[Generation] | None] = ContextVar("generations", default=None)
 
 
 class Generation:
     """An answer as it comes: an async iterator of tokens. `stats` is complete after the last.
 
     `aclose` ends it and lets others have its place; call it also when it was read to its end. An
-    answer that is not at its end after `seconds` ends with TimedOut.
+    answer that is not at its end after `seconds` ends with AnswerTimeout.
     """
 
     def __init__(
@@ -71,9 +55,9 @@ class Generation:
         self._timer: asyncio.TimerHandle | None = None
         if seconds is not None:
             loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(seconds, self._expire, TimedOut(seconds))
-        if (begun := _GENERATIONS.get()) is not None:
-            begun.append(self)
+            self._timer = loop.call_later(seconds, self._expire, AnswerTimeout(seconds))
+        if (generations := REQUEST_GENERATIONS.get()) is not None:
+            generations.append(self)
         self._release = release
         self._job: GenerationJob | None = None
         self._prepared: PreparedPrompt | None = None
@@ -139,7 +123,7 @@ class Generation:
             self._updates.put_nowait(token)
         self._updates.put_nowait(None)
 
-    def _expire(self, error: TimedOut) -> None:
+    def _expire(self, error: AnswerTimeout) -> None:
         self._updates.put_nowait(error)
         if self._job is not None:
             self._job.cancelled = True

@@ -22,7 +22,6 @@ from reellama.pipeline.server.chat.chat_request import ChatRequest, ServiceMessa
 from reellama.pipeline.server.chat.cooperative_loops import yielding_to_event_loop
 from reellama.pipeline.server.chat.request_options import RequestOptions
 from reellama.pipeline.server.disconnects import cancel_on_disconnect
-from reellama.pipeline.server.guard import readable_dirs
 from reellama.pipeline.server.media.fetch import read_path
 from reellama.pipeline.server.media.media_items import Content, MediaItem
 from reellama.pipeline.server.media.media_references import MediaReference, read_media, read_text
@@ -43,7 +42,7 @@ from reellama.pipeline.server.ollama.ollama_schemas import (
 )
 from reellama.pipeline.server.replies.json_bodies import json_body
 from reellama.pipeline.server.replies.token_logprobs import token_logprobs
-from reellama.pipeline.server.request_context import CLIENT, LOCAL
+from reellama.pipeline.server.request_context import CLIENT, LOCAL, readable_dirs
 from reellama.pipeline.server.service import Service
 
 MAX_PATH_CHARACTERS = 4096

@@ -2,15 +2,13 @@
 
 import asyncio
 import ctypes
-import http.client
 import json
 import os
-import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -251,13 +249,6 @@ def test_a_body_needs_no_content_type_and_nulls_are_nothing(url: str) -> None:
         assert reply.json()["object"] == "chat.completion"
 
 
-def test_an_unknown_path_is_told_in_the_form_of_its_protocol(url: str) -> None:
-    assert httpx.get(f"{url}/v1/nothing").json()["error"]["message"] == "Not Found"
-    assert httpx.get(f"{url}/api/nothing").json() == {"error": "Not Found"}
-    assert httpx.get(f"{url}/api/chat").status_code == 405
-    assert isinstance(httpx.get(f"{url}/v1/chat/completions").json()["error"], dict)
-
-
 def test_a_model_that_could_not_answer_is_not_created(url: str) -> None:
     def create(**fields: Any) -> httpx.Response:
         return post(url, "/api/create", {"model": "mine", "from": "mini", **fields})
@@ -332,40 +323,6 @@ def test_a_thread_that_died_is_seen_in_the_health_check(url: str) -> None:
             time.sleep(0.01)
             health = httpx.get(f"{own}/healthz")
         assert health.status_code == 503 and health.json() == {"status": "failed"}
-
-
-def test_a_connection_on_which_nothing_comes_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reellama.pipeline.server.timeouts.HEADER_SECONDS", 0.4)
-    monkeypatch.setattr("reellama.pipeline.server.timeouts.BODY_SECONDS", 0.4)
-    with serving(n_ctx=256) as own:
-        place = httpx.URL(own)
-        begun = b"POST /api/show HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n"
-        for sent, answer in ((b"", b""), (begun, b""), (begun + b"\r\n{", b"HTTP/1.1 408")):
-            with socket.create_connection((place.host, place.port or 0), timeout=60) as slow:
-                slow.sendall(sent)
-                assert slow.recv(12) == answer
-
-
-def test_a_connection_that_is_used_is_not_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reellama.pipeline.server.timeouts.HEADER_SECONDS", 0.2)
-    with serving(n_ctx=256) as own:
-        place = httpx.URL(own)
-        kept = http.client.HTTPConnection(place.host, place.port, timeout=60)
-        with closing(kept):
-            begin = time.monotonic()
-            while time.monotonic() - begin < 1:
-                kept.request("GET", "/healthz")
-                assert kept.getresponse().read() == b'{"status":"ok"}'
-                kept.auto_open = 0  # the same connection from now on
-                time.sleep(0.01)
-
-
-def test_a_request_of_http_1_0_needs_no_host(url: str) -> None:
-    place = httpx.URL(url)
-    for version, status in ((b"1.0", b"200"), (b"1.1", b"400")):
-        with socket.create_connection((place.host, place.port or 0), timeout=60) as connection:
-            connection.sendall(b"GET /api/version HTTP/" + version + b"\r\n\r\n")
-            assert connection.recv(99).split()[1] == status
 
 
 def test_half_a_blob_and_one_that_no_model_has_are_swept(tmp_path: Path) -> None:
