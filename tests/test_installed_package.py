@@ -106,10 +106,12 @@ def test_a_script_beside_modules_of_the_same_names_chats(
     assert run(installed / "bin/python", script, square_video, cwd=own_folder).strip()
 
 
+@pytest.mark.parametrize("command", [("reellama",), ("python", "-m", "reellama")])
 def test_the_command_runs_beside_modules_of_the_same_names(
-    installed: Path, own_folder: Path
+    installed: Path, own_folder: Path, command: tuple[str, ...]
 ) -> None:
-    assert "Usage: reellama" in run(installed / "bin/reellama", "--help", cwd=own_folder)
+    program = installed / "bin" / command[0]
+    assert "Usage: reellama" in run(program, *command[1:], "--help", cwd=own_folder)
 
 
 def test_modules_come_from_the_environment_and_each_once(installed: Path, own_folder: Path) -> None:

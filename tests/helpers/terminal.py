@@ -17,7 +17,7 @@ from pathlib import Path
 import pyte
 
 ROOT = Path(__file__).parents[2]
-REELLAMA = (sys.executable, "-m", "reellama.pipeline.cli.main")
+REELLAMA = (sys.executable, "-m", "reellama")
 CTRL_C, CTRL_D, ESCAPE, ENTER, UP, TAB = "\x03", "\x04", "\x1b", "\r", "\x1b[A", "\t"
 # Other processes may hold the cores: this says when to give up, not how fast anything should be.
 TIMEOUT_SECONDS = 240.0

@@ -257,7 +257,7 @@ def test_a_file_of_something_else_is_left_alone(
 
 def test_a_killed_grid_goes_on_where_it_was(tiny_llama: Path, tmp_path: Path) -> None:
     kept = tmp_path / "kept.jsonl"
-    command = [sys.executable, "-m", "reellama.pipeline.cli.main", "gguf", "bench", str(tiny_llama)]
+    command = [sys.executable, "-m", "reellama", "gguf", "bench", str(tiny_llama)]
     command += ["-p", "16", "-n", "0", "-s", "0", "-r", "1", "-ub", "1,2,4,8"]
     command += ["--resume", str(kept), "-o", "json", "-t", "1"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

@@ -148,7 +148,7 @@ def test_a_killed_comparison_goes_on_and_leaves_no_half_file(
     command = [
         sys.executable,
         "-m",
-        "reellama.pipeline.cli.main",
+        "reellama",
         "gguf",
         "compare",
         str(tiny_llama),

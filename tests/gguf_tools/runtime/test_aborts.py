@@ -59,7 +59,7 @@ BENCH = ("bench", "-p", "16", "-n", "0", "-s", "0", "-r", "1")
 
 @pytest.mark.parametrize("words", [("perplexity",), BENCH], ids=["perplexity", "bench"])
 def test_an_abort_is_one_line_and_status_1(aborting: Path, words: Sequence[str]) -> None:
-    program = (sys.executable, "-m", "reellama.pipeline.cli.main", "gguf")
+    program = (sys.executable, "-m", "reellama", "gguf")
     result = subprocess.run(
         [*program, words[0], aborting, *words[1:]], capture_output=True, text=True, check=False
     )

@@ -197,7 +197,7 @@ def test_two_processes_that_share_the_steps_make_a_bundle_and_say_things_once(
         kl_batch = 1
         validation_clips = 4
     """)
-    command = [sys.executable, "-m", "reellama.pipeline.cli.main", "train", str(config), "--out"]
+    command = [sys.executable, "-m", "reellama", "train", str(config), "--out"]
     done = subprocess.run(
         [*command, str(tmp_path / "out"), "--processes", "2", "--assets", str(tmp_path / "new")],
         capture_output=True, text=True, check=False, env={**os.environ, "PATH": path},

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.measures
 READY = re.compile(r"serving on (http://\S+)")
 
 
-PROGRAM = ("-m", "reellama.pipeline.cli.main")
+PROGRAM = ("-m", "reellama")
 # The same, and a thread of it that raises SystemExit in the one that runs the model.
 MORTAL = """
 import ctypes, threading, time

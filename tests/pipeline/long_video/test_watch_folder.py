@@ -189,7 +189,7 @@ def test_workers_that_are_killed_lose_nothing_and_do_nothing_twice(
     command = [
         sys.executable,
         "-m",
-        "reellama.pipeline.cli.main",
+        "reellama",
         "watch",
         str(tmp_path),
         "--no-cache",

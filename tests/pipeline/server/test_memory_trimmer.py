@@ -76,7 +76,7 @@ def test_reference_cycles_are_freed_too(given_back: list[bool]) -> None:
 
 def served(store: Path) -> Iterator[tuple[str, psutil.Process]]:
     """A server as people start it, in a process of its own."""
-    command = [sys.executable, "-m", "reellama.pipeline.cli.main", "serve", "--port", "0"]
+    command = [sys.executable, "-m", "reellama", "serve", "--port", "0"]
     command += ["--n-ctx", "256", "--log-level", "error", "--store", str(store)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None

@@ -45,7 +45,7 @@ def test_a_named_pipe_is_read(
 def test_a_video_on_stdin_is_read_and_nothing_stays(
     name: str, square_video: Path, small_bundle: Path, tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-m", "reellama.pipeline.cli.main", "inspect", name, "--json"]
+    command = [sys.executable, "-m", "reellama", "inspect", name, "--json"]
     command.append(f"--bundle={small_bundle}")
     result = subprocess.run(
         command,
@@ -63,7 +63,7 @@ def test_a_video_on_stdin_is_read_and_nothing_stays(
     [(["-", "What?"], "nothing came through the pipe"), (["-", "-", "What?"], "brings one video")],
 )
 def test_stdin_without_a_video_is_refused(words: list[str], reason: str) -> None:
-    command = [sys.executable, "-m", "reellama.pipeline.cli.main", "ask", *words]
+    command = [sys.executable, "-m", "reellama", "ask", *words]
     result = subprocess.run(command, input="", capture_output=True, text=True)
     assert result.returncode == 1
     assert reason in result.stderr and "Traceback" not in result.stderr
