@@ -163,7 +163,7 @@ class WatchedFolder:
 
     def _put(self, target: Path, text: str) -> None:
         """Write a file whole or not at all. The next try overwrites what a killed worker left."""
-        half = self.state_folder / f"half-{_number(target, 1 << 62)}"
+        half = self.state_folder / f"half-{self._number(target, 1 << 62)}"
         # The name of a video may have bytes that are not UTF-8; JSON has their escapes.
         with half.open("w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
@@ -186,7 +186,7 @@ class WatchedFolder:
     def _claimed(self, path: Path) -> Iterator[bool]:
         """Hold the lock of a video, if nobody else does. Its file exists only while it is held."""
         self.state_folder.mkdir(exist_ok=True)
-        file = self.state_folder / f"lock-{_number(path, LOCKS)}"
+        file = self.state_folder / f"lock-{self._number(path, LOCKS)}"
         lock = FileLock(file)
         # Files of locks come and go under this one alone, or another worker could lock a file that
         # is just removed.
@@ -221,7 +221,12 @@ class WatchedFolder:
             write_atomically(self._record(path), json.dumps(asdict(before)))
 
     def _record(self, path: Path) -> Path:
-        return self.state_folder / f"failure-{_number(path, 1 << 62)}.json"
+        return self.state_folder / f"failure-{self._number(path, 1 << 62)}.json"
+
+    def _number(self, path: Path, n: int) -> int:
+        """A number below `n` for a path in the folder, the same in every process."""
+        name = os.fsencode(path.relative_to(self.root).as_posix())
+        return int.from_bytes(hashlib.sha256(name).digest()[:8], "big") % n
 
     def _done(self, path: Path, stat: os.stat_result) -> bool:
         try:
@@ -239,8 +244,3 @@ def sidecar(path: Path, kind: str) -> Path:
     'clip.mp4.srt'
     """
     return path.with_name(f"{path.name}.{kind}")
-
-
-def _number(path: Path, n: int) -> int:
-    """A number below `n` for a path, the same in every process."""
-    return int.from_bytes(hashlib.sha256(os.fsencode(path.name)).digest()[:8], "big") % n

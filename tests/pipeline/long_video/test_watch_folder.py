@@ -112,6 +112,19 @@ def test_failures_are_remembered_with_their_reason_and_wait_longer(folder: Watch
     assert folder.failure(path) is None and states(folder)["a.mp4"] == "new"
 
 
+def test_failures_of_one_name_in_two_folders_are_remembered_apart(tmp_path: Path) -> None:
+    """Cameras name the first video on every card alike."""
+    paths = [tmp_path / name / "MOV1.mp4" for name in "ab"]
+    for size, path in enumerate(paths, 100):
+        path.parent.mkdir()
+        path.write_bytes(b"x" * size)
+    folder = WatchedFolder(tmp_path, recursive=True, settled=0)
+    for path in paths:
+        assert not folder.process(path, failing)
+    assert [failure and failure.tries for failure in map(folder.failure, paths)] == [1, 1]
+    assert list(folder.waiting()) == []
+
+
 def test_a_later_success_clears_the_record(folder: WatchedFolder) -> None:
     path = folder.root / "a.mp4"
     folder.process(path, failing)
