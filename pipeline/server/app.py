@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
-from reellama.pipeline.server.admission.work_threads import WorkThreads
+from reellama.pipeline.server.admission.fair_thread_pool import FairThreadPool
 from reellama.pipeline.server.anthropic import messages_routes
 from reellama.pipeline.server.client_errors import error_body
 from reellama.pipeline.server.files import file_routes
@@ -38,8 +38,8 @@ from reellama.pipeline.server.responses import responses_routes
 from reellama.pipeline.server.service import Service
 from reellama.pipeline.server.settings import Settings
 
-# After so long a thread that computes in Python lets another one go on: the loop answers, and the
-# next token is written, however many of them there are.
+# The interpreter's switch interval, a fifth of its default: with several threads that compute in
+# Python, the event loop and the threads of the models get their turn soon enough.
 SWITCH_SECONDS = 0.001
 ROUTERS = (
     generate_routes.router,
@@ -83,8 +83,8 @@ def create_app(settings: Settings) -> FastAPI:
         middleware=_middleware(settings, metrics),
     )
     app.state.service = service
-    app.state.bodies = WorkThreads("bodies")
-    app.state.transfers = WorkThreads("transfers", N_TRANSFERS, max_each=N_TRANSFERS // 2)
+    app.state.bodies = FairThreadPool("bodies")
+    app.state.transfers = FairThreadPool("transfers", N_TRANSFERS, max_per_client=N_TRANSFERS // 2)
     for router in ROUTERS:
         app.include_router(router)
 

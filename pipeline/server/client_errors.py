@@ -1,4 +1,4 @@
-"""What a client is told of an error: a status and a message, in the shape of its protocol."""
+"""Errors as clients see them: HTTP status, message, and a body in the protocol's shape."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from reellama.pipeline.server.anthropic.anthropic_errors import anthropic_error
 from reellama.pipeline.server.monitoring.logs import log
 from reellama.pipeline.server.openai import openai_replies
 
-# The folders of an absolute path; not those of our own routes, and not the text before "/" in URLs,
-# fractions and "$ref".
+# The folders of an absolute path, but not our own routes, nor URLs, fractions and "$ref".
 _FOLDERS = re.compile(r"(?<![\w/.:#~)\]])(?!/(?:api|v1)/)(?:/[^\s/'\":]+)+/(?=[^\s/])")
 
 
@@ -30,7 +29,7 @@ def status_and_message(error: Exception) -> tuple[int, str]:
 
 
 def without_folders(text: str) -> str:
-    """A text in which files of this machine have their names only.
+    """A text in which paths of this machine are replaced by the files' names.
 
     >>> without_folders("/home/ann/models/a.gguf: not a GGUF file; see https://example.org/a/b")
     'a.gguf: not a GGUF file; see https://example.org/a/b'

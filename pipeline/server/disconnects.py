@@ -1,4 +1,4 @@
-"""Clients that hang up: what is done for them ends."""
+"""Cancels the work for a client that disconnects."""
 
 from __future__ import annotations
 
@@ -13,25 +13,26 @@ T = TypeVar("T")
 CLIENT_CLOSED_REQUEST = 499  # the status of a response that nobody reads
 
 
-async def cancel_on_disconnect(request: Request, work: Awaitable[T]) -> T:
-    """The outcome of `work`, which is cancelled when the client goes away.
+async def cancel_on_disconnect(request: Request, awaitable: Awaitable[T]) -> T:
+    """Await a result; if the client disconnects, cancel the awaitable and raise ClientDisconnect.
 
-    Raises ClientDisconnect then. The request's body must have been read.
+    The request's body must have been read.
     """
-    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_wait_for_disconnect(request))
+    task = asyncio.ensure_future(awaitable)
+    disconnect = asyncio.ensure_future(_wait_for_disconnect(request))
     try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({task, disconnect}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
             raise ClientDisconnect
         return task.result()
     finally:
-        gone.cancel()
+        disconnect.cancel()
         if not task.done():
             task.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
-        # An error has this frame, and a task its error: all that the request holds would stay until
-        # garbage is collected, with that of many others.
-        del task, gone
+        await asyncio.gather(task, disconnect, return_exceptions=True)
+        # A task refers to its exception, and the exception's traceback to this frame. With this
+        # cycle, all that the request holds would stay in memory until garbage is collected.
+        del task, disconnect
 
 
 async def _wait_for_disconnect(request: Request) -> None:

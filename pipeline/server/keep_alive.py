@@ -1,4 +1,4 @@
-"""How long a model stays in memory after its last use, as requests and the command line say it."""
+"""`keep_alive` of requests and the command line: how long an unused model stays in memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from reellama.pipeline.option_fields import as_float
 SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
 DURATIONS = re.compile(rf"([+-]?)((?:{DURATION.pattern})+)")
-MAX_KEEP_ALIVE_SECONDS = 100 * 365 * 86400.0  # more has no date
+MAX_KEEP_ALIVE_SECONDS = 100 * 365 * 86400.0  # timedelta overflows for much longer times
 
 
 def parse_keep_alive(value: Any) -> float | None:

@@ -1,8 +1,8 @@
-"""Memory that large requests took and freed goes back to the machine.
+"""Returns memory to the operating system after large requests.
 
-Python frees what refers to itself, such as an error and the call that it ended, only once there is
-much of it, and a body may hang on each. glibc keeps what was freed between what is still in use, an
-arena for each thread that ever read a body: after many large requests the process stays as large as
+Python frees reference cycles, such as an exception and its frames, only when its garbage collector
+runs, and a request's body may hang on each. glibc keeps freed memory in its arenas, of which each
+thread that parses bodies has one. So after many large requests the process would stay as large as
 if they were still there.
 """
 
@@ -13,17 +13,17 @@ import gc
 
 from reellama.gguf_tools import heap
 
-# Memory is trimmed after a request whose body is as large as this: the arrays that are made of a
-# video take many times as much.
+# Memory is trimmed after a request with a body of at least this size: the arrays of a decoded video
+# take many times as much.
 TRIM_AFTER_BYTES = 64 << 10
-# New objects after which Python looks for garbage among them: with few it is soon done, and while
-# it looks, no request is answered.
+# New objects after which a garbage collection starts. No request is answered meanwhile, and with
+# few objects it is short.
 GC_THRESHOLD = 10_000
-TRIM_SECONDS = 5.0  # after a large body; those that come meanwhile are trimmed with it
+TRIM_SECONDS = 5.0  # from a large body until the trimming, one for all that come meanwhile
 
 
 class MemoryTrimmer:
-    """Gives memory back some time after large requests, once for all of them."""
+    """Trims memory a while after large requests, once for all of them."""
 
     def __init__(self) -> None:
         self._timer: asyncio.TimerHandle | None = None
@@ -39,9 +39,9 @@ class MemoryTrimmer:
 
 
 def freeze_startup_objects() -> None:
-    """Leave all objects of now, modules and their classes, out of garbage collection.
+    """Exempt all present objects, modules and their classes, from garbage collection.
 
-    To look through them takes a tenth of a second, in which nobody is answered.
+    To traverse them takes a tenth of a second, in which no request is answered.
     """
     gc.collect()
     gc.freeze()
@@ -49,6 +49,6 @@ def freeze_startup_objects() -> None:
 
 
 def _trim() -> None:
-    for generation in range(3):  # each is a step, after which others may go on
+    for generation in range(3):  # in steps, between which other threads run
         gc.collect(generation)
     heap.trim_heap()

@@ -1,4 +1,4 @@
-"""The models in memory: loaded once, kept while they are used, unloaded when memory is short."""
+"""The models in memory: loaded on demand, unloaded when they expire or memory is short."""
 
 from __future__ import annotations
 
@@ -26,29 +26,29 @@ CHECK_SECONDS = 5.0  # between two checks for models to unload
 
 
 class ModelPool:
-    """Loads models when they are asked for. All methods belong to one event loop."""
+    """Loads and unloads models. Belongs to one event loop."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        # What has died, if anything: then only another process helps. `on_failure` is called when
-        # that happens, in another thread.
+        # Why no model can be used any more, "" while they can: only a new process helps then.
+        # `on_failure` is called when that happens, in another thread.
         self.failure = ""
         self.on_failure: Callable[[], None] = lambda: None
         self._loaded: dict[Key, LoadedModel] = {}
-        self._loading = asyncio.Lock()  # one at a time: the second may need the memory of the first
+        self._loading = asyncio.Lock()  # one model at a time: the next may need this one's memory
         self._acquiring: set[asyncio.Task[tuple[LoadedModel, float]]] = set()
-        self._watch: asyncio.Task[None] | None = None
+        self._unloader: asyncio.Task[None] | None = None
 
     def loaded(self) -> list[LoadedModel]:
-        """The models in memory, the last used first."""
+        """The models in memory, the most recently used first."""
         return sorted(self._loaded.values(), key=lambda model: model.last_used_at, reverse=True)
 
     async def acquire(
         self, registered: RegisteredModel, keep_alive: float | None
     ) -> tuple[LoadedModel, float]:
-        """A model to use, and the seconds that loading it took; give it to `release` afterwards.
+        """A model to use, and the seconds that loading it took; `release` it afterwards.
 
-        Loading cannot be stopped: when nobody waits for it any more, the model stays for the next.
+        Loading cannot be cancelled: if the caller is, the model is loaded for the next request.
         """
         task = asyncio.ensure_future(self._acquire(registered, keep_alive))
         self._acquiring.add(task)
@@ -61,7 +61,7 @@ class ModelPool:
             task.add_done_callback(self._acquiring.discard)
 
     def _abandon(self, task: asyncio.Task[tuple[LoadedModel, float]]) -> None:
-        """Release a model that was acquired for somebody who has left."""
+        """Release a model whose caller was cancelled while it was loaded."""
         if not task.cancelled() and task.exception() is None:
             loaded, _ = task.result()
             loaded.users -= 1
@@ -89,32 +89,32 @@ class ModelPool:
         return loaded, load_seconds
 
     async def release(self, loaded: LoadedModel) -> None:
-        """Say that a request is done with a model."""
+        """End a request's use of a model."""
         loaded.users -= 1
         loaded.last_used_at = time.monotonic()
         if loaded.expired:
             await self._unload(loaded)
 
     async def close(self) -> None:
-        """Unload everything; answers that are still being written end with an error."""
-        if self._watch is not None:
-            self._watch.cancel()
+        """Unload all models; answers that are still being generated end with an error."""
+        if self._unloader is not None:
+            self._unloader.cancel()
             with suppress(asyncio.CancelledError):
-                await self._watch
+                await self._unloader
         await asyncio.gather(*self._acquiring, return_exceptions=True)
         for loaded in list(self._loaded.values()):
             await self._unload(loaded)
 
     def _adapters(self, registered: RegisteredModel) -> list[tuple[Path, float]]:
         store = ModelStore(self.settings.store)
-        own = registered.bundle.lora if registered.bundle else []
-        return [*own, *((store.file(adapter), 1.0) for adapter in registered.manifest.adapters)]
+        bundled = registered.bundle.lora if registered.bundle else []
+        return [*bundled, *((store.file(adapter), 1.0) for adapter in registered.manifest.adapters)]
 
     async def _load(
         self, registered: RegisteredModel, key: Key, lora: list[tuple[Path, float]]
     ) -> LoadedModel:
-        if self._watch is None:
-            self._watch = asyncio.create_task(self._watching())
+        if self._unloader is None:
+            self._unloader = asyncio.create_task(self._unload_periodically())
         await self._make_room(registered.size)
         settings = self.settings
         path, lora = await asyncio.to_thread(self._merged, registered.path, lora)
@@ -126,14 +126,14 @@ class ModelPool:
             n_threads=settings.n_threads,
             n_gpu_layers=settings.n_gpu_layers,
             lora=lora,
-            on_failure=self._tell_failure,
+            on_failure=self._report_failure,
         )
         return LoadedModel(registered.service_name, key, batcher, 0.0, settings.keep_alive)
 
     def _merged(
         self, path: Path, lora: list[tuple[Path, float]]
     ) -> tuple[Path, list[tuple[Path, float]]]:
-        """The LLM with its adapters merged in; where that cannot be, both as they are."""
+        """The LLM with its adapters merged in, or both unchanged where they cannot be merged."""
         if self.settings.merged is not None:
             try:
                 if merged := make_merged(path, lora, self.settings.merged):
@@ -142,13 +142,13 @@ class ModelPool:
                 log.warning("adapters are not merged: %s", error)
         return path, lora
 
-    def _tell_failure(self) -> None:
+    def _report_failure(self) -> None:
         self.failure = "the thread of a model has died"
         log.critical(self.failure)
         self.on_failure()
 
     async def _unload_changed(self) -> None:
-        """Unload models whose files have changed, once nobody uses them: nobody will again."""
+        """Unload models whose files have changed, each once no request uses it."""
         for loaded in self.loaded():
             if loaded.files_changed:
                 loaded.keep_alive = 0
@@ -156,12 +156,12 @@ class ModelPool:
                     await self._unload(loaded)
 
     async def _make_room(self, n_bytes: int) -> None:
-        """Unload what nobody uses, the least recently used first, until `n_bytes` are free."""
+        """Unload unused models, the least recently used first, until `n_bytes` are free."""
         for model in reversed(self.loaded()):
             memory = psutil.virtual_memory()
             if memory.available - n_bytes > MIN_FREE_MEMORY * memory.total:
                 return
-            if not model.users:  # somebody may have come while another was unloaded
+            if not model.users:  # which may have changed while another model was unloaded
                 await self._unload(model)
 
     async def _unload(self, loaded: LoadedModel) -> None:
@@ -169,7 +169,8 @@ class ModelPool:
             del self._loaded[loaded.key]
             await asyncio.to_thread(loaded.close)
 
-    async def _watching(self) -> None:
+    async def _unload_periodically(self) -> None:
+        """Unload models that have expired, or when memory is short."""
         while True:
             await asyncio.sleep(CHECK_SECONDS)
             for loaded in self.loaded():

@@ -1,4 +1,4 @@
-"""The request that is being answered: its client, and headers that its answer gets."""
+"""Context variables of the current request: its client, and headers of its answer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from reellama.pipeline.server.settings import Settings
 
 POSITION_HEADER = "x-queue-position"
-# Notes on the videos that were sent, as `ask` prints them: JSON, a list of strings, in ASCII.
+# Notes on the request's videos, which `ask` prints: a JSON list of strings, in ASCII.
 NOTES_HEADER = "x-video-notes"
 MAX_NOTES_CHARACTERS = 4000  # in that header: clients refuse lines of much more than 8,000
 
@@ -29,24 +29,24 @@ def readable_dirs(settings: Settings) -> tuple[Path, ...]:
 
 
 def add_header(name: str, value: str) -> None:
-    """Give the answer to the present request a header."""
+    """Add a header to the answer to the current request."""
     headers = ANSWER_HEADERS.get()
     if headers is not None:
         headers[name] = value
 
 
 def add_notes(notes: Sequence[str]) -> None:
-    """Tell notes on a video with the answer to the present request; each of them once."""
+    """Add notes on a video to the answer to the current request, each of them once."""
     headers = ANSWER_HEADERS.get() or {}
-    told = parse_notes(headers.get(NOTES_HEADER))
-    text = json.dumps([*dict.fromkeys([*told, *notes])])
+    earlier = parse_notes(headers.get(NOTES_HEADER))
+    text = json.dumps([*dict.fromkeys([*earlier, *notes])])
     if notes and len(text) <= MAX_NOTES_CHARACTERS:
         add_header(NOTES_HEADER, text)
 
 
 def parse_notes(header: str | None) -> list[str]:
-    """The notes that a header holds. Raises ValueError for one that is something else."""
+    """The notes in a NOTES_HEADER. Raises ValueError for any other value."""
     notes = json.loads(header) if header else []
-    if not isinstance(notes, list) or not all(isinstance(each, str) for each in notes):
+    if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
         raise ValueError(f"not a list of notes: {header}")
     return notes

@@ -1,4 +1,4 @@
-"""What the protocols ask for: chats with videos in them, completions, embeddings."""
+"""What all protocols call: chats with videos in them, completions, embeddings."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from reellama.pipeline.server.settings import Settings
 
 
 class Service:
-    """The models, what sees for them, and the queue before them. Belongs to one event loop."""
+    """The models, media encoder, stores and admission control. Belongs to one event loop."""
 
     def __init__(self, settings: Settings, metrics: Metrics | None = None) -> None:
         self.settings = settings
@@ -91,8 +91,8 @@ class Service:
     ) -> ChatAnswer:
         """Answer a conversation, by the model's own template or another one.
 
-        What is too long loses its oldest turns; videos stay. Raises ReellamaError, whose `status`
-        (else 400) is HTTP's.
+        A conversation that is too long loses its oldest turns, but no videos. Raises ReellamaError,
+        whose `status` (else 400) is HTTP's.
         """
         registered = await self._find(model)
         chat_format = await self._chat_format(registered, request, template)
@@ -108,7 +108,7 @@ class Service:
         return ChatAnswer(await self._generate(registered, prepare, options), parser)
 
     async def count_tokens(self, model: str, request: ChatRequest, options: RequestOptions) -> int:
-        """How many positions a conversation takes, all of it. Raises like `chat`."""
+        """How many positions the whole conversation takes. Raises like `chat`."""
         registered = await self._find(model)
         chat_format = await self._chat_format(registered, request, None)
         whole = replace(options, truncate=False)
@@ -126,9 +126,9 @@ class Service:
         media: Sequence[MediaItem] = (),
         suffix: str | None = None,
     ) -> Generation:
-        """Continue a text, or its tokens, with the media it is about before it. Raises like `chat`.
+        """Continue a prompt, a text or token ids, which the media precede. Raises like `chat`.
 
-        With a `suffix`, the text between the two is written, by a model that can.
+        With a `suffix`, models that can infill write the text between prompt and suffix.
         """
         registered = await self._find(model)
 
@@ -147,7 +147,7 @@ class Service:
         truncate: bool = True,
         keep_alive: float | None = None,
     ) -> tuple[list[list[float]], int]:
-        """Unit vectors of texts or of tokens, and how many tokens were read. Raises like `chat`."""
+        """Unit vectors of texts or token ids, and how many tokens were read. Raises like `chat`."""
         registered = await self._find(model)
         async with self._using(registered, keep_alive) as loaded:
             embedded = [await loaded.embed(text, truncate) for text in texts]
@@ -162,7 +162,7 @@ class Service:
     async def _using(
         self, registered: RegisteredModel, keep_alive: float | None
     ) -> AsyncIterator[LoadedModel]:
-        """A model, loaded, and a place to use it at."""
+        """Admit the request, and hold the loaded model."""
         leave = self.admission.admit()
         try:
             loaded, _ = await self.models.acquire(registered, keep_alive)

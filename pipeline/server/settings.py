@@ -1,4 +1,4 @@
-"""How a server is run: what the command line says, with its defaults."""
+"""The settings of a server, which the command line gives, with their defaults."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ class Settings:
         it.
         n_parallel: answers at the same time; n_ctx: positions that each of them may take.
         queue: requests that may wait beyond these; more get status 503.
-        max_per_client: requests of one client, by its address, that are answered or wait.
+        max_per_client: requests of one client address that are answered or wait; None: no limit.
         answer_seconds: seconds that an answer may take, waiting included; None: no limit.
         keep_alive: seconds that a model stays in memory after its last use; -1 for ever.
         token: what clients must send as bearer token, if anything.
-        allow_dirs: folders from which clients may name files; allow_urls: hosts from which the
-            server fetches; allow_hosts: more names by which browsers may call it;
-            allow_pushes: hosts of registries to which models may be sent.
+        allow_dirs: folders in which clients may name files; allow_urls: hosts that media are
+            fetched from; allow_hosts: more host names of the server, see
+            `reellama.pipeline.server.middleware.allowed_hosts`; allow_pushes: registries to which
+            models may be pushed.
         store: folder of the models that clients create, and of the files that they send.
-        merged: folder of LLMs that have their adapters merged in; None: adapters stay beside.
-        local_socket: the Unix socket that it listens on as well, see
+        merged: folder of LLMs that have their adapters merged in; None: adapters are not merged.
+        local_socket: the Unix socket that the server listens on as well, see
             `reellama.pipeline.server.local.local_socket`.
         max_body: bytes of a request. max_files: bytes of all files that clients sent.
-            max_responses: bytes of the responses that are remembered. cache_*: bytes of soft tokens
-            that are kept.
-        max_video_seconds, max_pixels, decode_*: limits of what is decoded.
+            max_responses: bytes of all stored responses. cache_*: bytes of cached soft tokens.
+        max_video_seconds, max_pixels, decode_*: limits of pictures and videos and their decoding.
     """
 
     bundle: str = "mini"

@@ -1,4 +1,4 @@
-"""What a request may say about its videos, the same in all protocols."""
+"""The video options of requests, the same in all protocols."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from reellama.pipeline.option_fields import as_float
 from reellama.pipeline.video.read_options import VideoReadOptions
 from reellama.pipeline.video.timestamps import parse_time
 
-# The kind of each option by its name in a request. The names are those of `VideoReadOptions`, of
-# `PoolingOptions` and of the command line. A time is seconds, or text such as 1:30.
+# Name of each option in a request -> kind of its value. The names are those of `VideoReadOptions`,
+# `PoolingOptions` and the command line.
 VIDEO_OPTIONS: Mapping[str, str] = {
     "frames": "a whole number",
     "sampling": "text",
@@ -31,7 +31,7 @@ MAX_FRAMES = 256
 
 @dataclass(frozen=True)
 class VideoOptions:
-    """Which frames of a request's videos are taken, and how their tokens are pooled."""
+    """Which frames of videos are read, and how their tokens are pooled."""
 
     read_options: VideoReadOptions = VideoReadOptions()
     pooling: PoolingOptions = DEFAULT_POOLING
@@ -43,7 +43,7 @@ DEFAULT_VIDEO_OPTIONS = VideoOptions()
 def video_options(
     given: Mapping[str, Any], default: VideoOptions = DEFAULT_VIDEO_OPTIONS
 ) -> VideoOptions:
-    """The options in a request or of one video, by name; what is missing or None is the default's.
+    """The options of a request or of one video, by name; `default` for missing ones and None.
 
     Raises ReellamaError for a value of another kind or out of range.
     """
@@ -58,7 +58,7 @@ def video_options(
     return VideoOptions(read_options, pooling)
 
 
-# What these options are called in `PoolingOptions`.
+# Option of a request -> field of `PoolingOptions`.
 _POOLING = {"tokens": "tokens", "pooling": "method"}
 
 

@@ -1,1 +1,1 @@
-"""Which requests are admitted, and whose work is next: fair shares between clients."""
+"""Admission control, and fair shares of threads and child processes among clients."""

@@ -1,4 +1,4 @@
-"""How many requests are answered or wait at a time, and how many of one client."""
+"""Limits of the requests that are answered or wait at a time, in all and of one client."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class AdmissionError(ReellamaError):
 
 
 class AdmissionController:
-    """Admits `n_parallel` requests that are answered and `n_waiting` that wait, of all clients.
+    """Admits `n_parallel` requests to be answered and `n_waiting` to wait, of all clients.
 
     max_per_client: how many of them one client may have; None: no limit.
-    on_refusal: told why a request was refused: "busy" or "client".
+    on_refusal: called with the reason of a refusal: "busy" or "client".
     Belongs to one event loop.
     """
 
@@ -33,7 +33,7 @@ class AdmissionController:
         n_parallel: int,
         n_waiting: int,
         max_per_client: int | None = None,
-        on_refusal: Callable[[str], None] = lambda why: None,
+        on_refusal: Callable[[str], None] = lambda reason: None,
     ) -> None:
         self._n_parallel, self._limit = n_parallel, n_parallel + n_waiting
         self._max_per_client = max_per_client
@@ -43,13 +43,13 @@ class AdmissionController:
 
     @property
     def n_waiting(self) -> int:
-        """How many wait because others are answered."""
+        """How many requests wait for one that is answered."""
         return max(0, self.n_admitted - self._n_parallel)
 
     def admit(self) -> Callable[[], None]:
-        """Admit a request of CLIENT; returns what is to be called when it has ended.
+        """Admit a request of CLIENT; returns a function to call when the request has ended.
 
-        A header of the answer tells the request's position: 0, or its place among those that wait.
+        POSITION_HEADER of the answer is 0, or the request's place among those that wait.
         Raises AdmissionError: 503 when the server is full, 429 when the client has too many.
         """
         client = CLIENT.get()
@@ -66,12 +66,12 @@ class AdmissionController:
         add_header(POSITION_HEADER, str(max(0, self.n_admitted - self._n_parallel + 1)))
         self.n_admitted += 1
         self._of_client[client] += 1
-        left = False
+        has_left = False
 
         def leave() -> None:
-            nonlocal left
-            if not left:
-                left = True
+            nonlocal has_left
+            if not has_left:
+                has_left = True
                 self.n_admitted -= 1
                 self._of_client[client] -= 1
                 if not self._of_client[client]:

@@ -1,4 +1,4 @@
-"""A semaphore that is fair to clients: one that asks for much waits for itself."""
+"""A semaphore that grants its permits fairly among clients."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from dataclasses import dataclass
 
 from reellama.pipeline.server.request_context import CLIENT
 
-MIN_SECONDS = 0.001  # that every permit counts for
+MIN_SECONDS = 0.001  # charged for every permit
 
 
 @dataclass
 class Permit:
-    """A client's permit. `seconds`: what it counts for; None: the time for which it was held."""
+    """A client's permit. `seconds`: the time charged for it; None: as long as it was held."""
 
     client: str
     seconds: float | None = None
 
 
 class FairSemaphore:
-    """`n` permits at once. The next goes to the client with the fewest, then with the least time.
+    """Permits of which the next goes to the client with the fewest, then with the least time.
 
-    max_each: permits of one client at once. Belongs to one event loop.
+    n_permits: permits at once; max_per_client: those of one client. Belongs to one event loop.
     """
 
-    def __init__(self, n: int, max_each: int | None = None) -> None:
-        self._n, self._max_each = n, max_each or n
+    def __init__(self, n_permits: int, max_per_client: int | None = None) -> None:
+        self._n_permits, self._max_per_client = n_permits, max_per_client or n_permits
         self._waiting: dict[asyncio.Future[None], str] = {}
         self._n_held: Counter[str] = Counter()  # by client
         self._seconds: defaultdict[str, float] = defaultdict(float)  # by client
 
     @asynccontextmanager
     async def acquire(self) -> AsyncIterator[Permit]:
-        """Hold a permit of CLIENT, as soon as there is one."""
+        """Wait for a permit for CLIENT, and hold it."""
         permit = Permit(CLIENT.get())
         await self._wait(permit.client)
         started_at = time.monotonic()
@@ -47,12 +47,12 @@ class FairSemaphore:
             self._release(permit.client, seconds)
 
     async def _wait(self, client: str) -> None:
-        here = {*self._waiting.values(), *+self._n_held}
-        if not here:
+        active = {*self._waiting.values(), *+self._n_held}
+        if not active:
             self._seconds.clear()
-        elif client not in here:  # time without requests is no credit
-            fewest = min(self._seconds[other] for other in here)
-            self._seconds[client] = max(self._seconds[client], fewest)
+        elif client not in active:  # time without requests is no credit
+            min_seconds = min(self._seconds[other] for other in active)
+            self._seconds[client] = max(self._seconds[client], min_seconds)
         granted = asyncio.get_running_loop().create_future()
         self._waiting[granted] = client
         self._grant()
@@ -69,17 +69,17 @@ class FairSemaphore:
         self._grant()
 
     def _grant(self) -> None:
-        """Give the permits that are free."""
-        while self._n_held.total() < self._n:
-            able = [
+        """Grant the free permits."""
+        while self._n_held.total() < self._n_permits:
+            eligible = [
                 granted
                 for granted, client in self._waiting.items()
-                # One that was cancelled stands here until its task runs again.
-                if not granted.done() and self._n_held[client] < self._max_each
+                # A cancelled future stays in the dict until its task runs again.
+                if not granted.done() and self._n_held[client] < self._max_per_client
             ]
-            if not able:
+            if not eligible:
                 return
-            first = min(able, key=lambda granted: self._rank(self._waiting[granted]))
+            first = min(eligible, key=lambda granted: self._rank(self._waiting[granted]))
             self._n_held[self._waiting.pop(first)] += 1
             first.set_result(None)
 

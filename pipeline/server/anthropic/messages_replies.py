@@ -39,12 +39,12 @@ async def message_events(
     yield _event("message_start", {"message": {**opening, "usage": usage}})
     async for event in events:
         index = {"index": event.block.index}
-        if event.what == "start":
+        if event.type == "start":
             yield _event(
                 "content_block_start",
                 {**index, "content_block": _content(event.block, whole=False)},
             )
-        elif event.what == "delta":
+        elif event.type == "delta":
             kind, key = DELTAS[event.block.kind]
             if event.text:
                 delta = {"type": kind, key: event.text}

@@ -26,7 +26,7 @@ from reellama.pipeline.server.disconnects import CLIENT_CLOSED_REQUEST, cancel_o
 from reellama.pipeline.server.media.media_references import read_media
 from reellama.pipeline.server.replies.answer_blocks import BlockEvent, block_events, whole_blocks
 from reellama.pipeline.server.replies.event_streams import EventStream, sse_event, start_stream
-from reellama.pipeline.server.replies.json_bodies import json_body
+from reellama.pipeline.server.request_bodies.json_bodies import json_body
 from reellama.pipeline.server.service import Service
 
 

@@ -8,14 +8,14 @@ from pydantic import PlainValidator
 
 from reellama.pipeline.llm.finite_json import finite_object
 from reellama.pipeline.llm.tool_calls.answer_events import ToolCall
-from reellama.pipeline.server.replies.json_bodies import check_size
+from reellama.pipeline.server.request_bodies.json_bodies import check_size
 
 
 def read_arguments(text: Any) -> dict[str, Any] | str:
     """The arguments by name, or the text itself where it is not that of a JSON object.
 
     A call that the token limit cut is sent back like that, as is one that a model got wrong.
-    Raises ValueError for what is no text, and BodyProblem for one of too much.
+    Raises ValueError for what is no text, and InvalidBody for one of too much.
     """
     if text is None:
         return {}

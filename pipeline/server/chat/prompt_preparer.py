@@ -17,7 +17,7 @@ from reellama.pipeline.chat.subtitle_answers import asks_of_subtitles
 from reellama.pipeline.llm.prompt import Prompt, Text, TokenIds, TokenizedPrompt, checked_token_ids
 from reellama.pipeline.llm.tool_calls.answer_parser import AnswerParser
 from reellama.pipeline.llm.tool_calls.chat_format import ChatFormat
-from reellama.pipeline.server.admission.work_threads import WorkThreads
+from reellama.pipeline.server.admission.fair_thread_pool import FairThreadPool
 from reellama.pipeline.server.chat.answer_constraints import (
     find_grammar,
     parser_for,
@@ -63,7 +63,7 @@ class PromptPreparer:
         self._media_encoder = media_encoder
         self._sandbox = sandbox
         self._grammars = GrammarCache(sandbox)
-        self._long_prompts = WorkThreads("long prompts")
+        self._long_prompts = FairThreadPool("long prompts")
 
     def close(self) -> None:
         """End the preparer's thread."""

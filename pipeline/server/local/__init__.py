@@ -1,1 +1,1 @@
-"""The server for its own user on this machine: `reellama ask` finds it by a Unix socket."""
+"""The Unix socket by which `reellama ask` uses a running server of the same user."""

@@ -1,4 +1,4 @@
-"""What a server tells `reellama ask` of its own user."""
+"""The route by which `reellama ask` checks that a server has the same program and bundle."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ router = APIRouter(include_in_schema=False)
 
 @router.get(ABOUT)
 async def about(request: Request) -> dict[str, Any]:
-    """What this server is, as far as `ask` must know; clients of the network learn nothing."""
+    """The server's identity and bundle, for clients of the Unix socket alone."""
     if CLIENT.get() != LOCAL:
         raise HTTPException(404)
     service: Service = request.app.state.service
     settings = service.settings
     bundle = await asyncio.to_thread(open_registered_bundle, settings)
-    said = {"model": bundle.name, "describe": bundle.describe, "n_ctx": settings.n_ctx}
-    return identity(settings.bundle, settings.mmproj, settings.llm) | said
+    fields = {"model": bundle.name, "describe": bundle.describe, "n_ctx": settings.n_ctx}
+    return identity(settings.bundle, settings.mmproj, settings.llm) | fields

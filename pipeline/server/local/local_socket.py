@@ -2,8 +2,8 @@
 
 Each server has one in the user's runtime folder: the folder can be entered by its owner alone
 (0700), and the socket used by its owner alone (0600), so every client of it may name files
-and needs no token. What a client asks first is whether both are the same program with the same
-bundle. Nothing heavy is imported here: `ask` looks before it loads anything.
+and needs no token. A client first asks ABOUT whether both are the same program with the same
+bundle. Nothing heavy is imported here: `ask` looks for a server before it loads anything.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from typing import Any
 import platformdirs
 
 PATTERN = "serve-*.sock"
-ABOUT = "/api/local"  # where a server says what it is
+ABOUT = "/api/local"  # the path of a server's identity
 CONNECT_SECONDS = 1.0  # a server that does not take a connection in this time is no help
 
 
 def folder() -> Path:
-    """Where the sockets are; it need not be there."""
-    with warnings.catch_warnings():  # a machine without XDG_RUNTIME_DIR is told of it: no matter
+    """The folder of the sockets, which may not exist yet."""
+    with warnings.catch_warnings():  # platformdirs warns of a missing XDG_RUNTIME_DIR
         warnings.simplefilter("ignore")
         return Path(platformdirs.user_runtime_dir("reellama", appauthor=False))
 
 
 def identity(bundle: str, mmproj: Path | None, llm: str | None) -> dict[str, Any]:
-    """What must be equal for a server to answer as this process would: program, bundle and LLM."""
+    """The program, bundle and LLM: a server with the same ones answers as this process would."""
     return {
         "version": version("reellama"),
         "program": os.path.realpath(Path(__file__).parents[3]),
@@ -44,20 +44,21 @@ def identity(bundle: str, mmproj: Path | None, llm: str | None) -> dict[str, Any
 
 
 def sockets() -> list[Path]:
-    """Sockets of servers of this user; those that others could have put there are passed over."""
+    """Sockets of this user's servers, without those that other users could have created."""
     if not hasattr(socket, "AF_UNIX"):
         return []
     try:
-        place = folder()
-    except OSError:  # somebody else has taken its name
+        sockets_folder = folder()
+    except OSError:  # another user has created it
         return []
-    if not _is_private(place, stat.S_ISDIR):
+    if not _is_private(sockets_folder, stat.S_ISDIR):
         return []
-    return [path for path in sorted(place.glob(PATTERN)) if _is_private(path, stat.S_ISSOCK)]
+    paths = sorted(sockets_folder.glob(PATTERN))
+    return [path for path in paths if _is_private(path, stat.S_ISSOCK)]
 
 
 def connect(path: Path) -> socket.socket:
-    """A connection to a server's socket. Raises OSError where nobody listens any more."""
+    """Connect to a server's socket. Raises OSError where no server listens any more."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         connection.settimeout(CONNECT_SECONDS)
@@ -71,7 +72,7 @@ def connect(path: Path) -> socket.socket:
 
 @contextmanager
 def listening() -> Iterator[tuple[Path, socket.socket] | None]:
-    """A socket of this process, which is removed at the end; None where there can be none."""
+    """Listen on a socket of this process, removed at the end; None where that is not possible."""
     listener = _listen()
     try:
         yield listener
@@ -86,10 +87,10 @@ def _listen() -> tuple[Path, socket.socket] | None:
         return None
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        place = folder()
-        path = place / PATTERN.replace("*", str(os.getpid()))
-        place.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not _is_private(place, stat.S_ISDIR):  # somebody else's, or open to others
+        sockets_folder = folder()
+        path = sockets_folder / PATTERN.replace("*", str(os.getpid()))
+        sockets_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not _is_private(sockets_folder, stat.S_ISDIR):  # another user's, or open to others
             raise OSError
         _sweep()
         path.unlink(missing_ok=True)
@@ -110,19 +111,20 @@ def _sweep() -> None:
         except ConnectionRefusedError:
             path.unlink(missing_ok=True)
         except OSError:
-            continue  # busy, perhaps: it stays
+            continue  # perhaps busy: its socket stays
 
 
 def _is_private(path: Path, is_kind: Any) -> bool:
-    """Whether it is of this kind, belongs to this user, and is closed to everybody else."""
+    """Whether a path is of this kind, belongs to this user, and gives no other user access."""
     with suppress(OSError):
-        found = path.lstat()
-        return is_kind(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o77
+        status = path.lstat()
+        is_own = status.st_uid == os.geteuid() and not status.st_mode & 0o77
+        return is_own and is_kind(status.st_mode)
     return False
 
 
 def _real(name: str | Path | None) -> str | None:
-    """A path as the one that it is; a name of something else as it stands."""
+    """The real path of an existing file or folder; any other name unchanged."""
     if name is None:
         return None
     path = Path(name).expanduser()

@@ -24,7 +24,7 @@ from reellama.pipeline.chat.conversation import Video
 from reellama.pipeline.chat.scenes_note import scenes_note
 from reellama.pipeline.chat.subtitle_answers import as_text
 from reellama.pipeline.server.admission.fair_semaphore import FairSemaphore
-from reellama.pipeline.server.admission.work_threads import WorkThreads
+from reellama.pipeline.server.admission.fair_thread_pool import FairThreadPool
 from reellama.pipeline.server.media.decode_process import (
     DecodedFrames,
     MediaLimits,
@@ -75,7 +75,7 @@ class MediaEncoder:
         self.limits = limits
         self.cache = cache
         self._children = FairSemaphore(MAX_CHILDREN)
-        self._tower = WorkThreads("tower")  # one: it takes all cores that there are
+        self._tower = FairThreadPool("tower")  # one: it takes all cores that there are
         self._kept_subtitles: dict[
             tuple[bytes, float | None, float | None], tuple[Subtitle, ...]
         ] = {}

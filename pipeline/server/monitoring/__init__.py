@@ -1,1 +1,1 @@
-"""Logs, counts and health, for those who run the server."""
+"""The log, the metrics and the health check."""

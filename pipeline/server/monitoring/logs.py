@@ -1,12 +1,10 @@
-"""Logs as JSON, a line an event, on stderr. No bodies, no query strings, no tokens."""
+"""The log: JSON lines on stderr, an event each, without bodies, query strings or tokens."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import logging
-import os
-import sys
 from datetime import datetime, timezone
 
 LEVELS = ("debug", "info", "warning", "error")
@@ -14,10 +12,10 @@ log = logging.getLogger("reellama.server")
 
 
 class JSONLines(logging.Formatter):
-    """A record as JSON; what `extra={"fields": {...}}` holds is added."""
+    """Formats a record as JSON, with the fields of `extra={"fields": {...}}`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line."""
+        """The record as one line."""
         line = {
             "time": datetime.fromtimestamp(record.created, timezone.utc).isoformat(),
             "level": record.levelname.lower(),
@@ -29,20 +27,18 @@ class JSONLines(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
-def _is_news(record: logging.LogRecord) -> bool:
-    """Whether it is no request that ended because the server did: uvicorn logs these as errors."""
-    kind = record.exc_info[0] if record.exc_info else None
-    return kind is None or not issubclass(kind, asyncio.CancelledError)
+def _is_no_cancellation(record: logging.LogRecord) -> bool:
+    """Filter out requests that the shutdown cancels, which uvicorn logs as errors."""
+    error_type = record.exc_info[0] if record.exc_info else None
+    return error_type is None or not issubclass(error_type, asyncio.CancelledError)
 
 
 def set_up(level: str) -> None:
     """Write our events, and uvicorn's warnings, to stderr."""
-    # A copy of the descriptor: grammars are parsed while the original one leads elsewhere.
-    stream = os.fdopen(os.dup(sys.stderr.fileno()), "w", buffering=1)
-    handler = logging.StreamHandler(stream)
+    handler = logging.StreamHandler()
     handler.setFormatter(JSONLines())
-    handler.addFilter(_is_news)
-    # asyncio warns of children that were waited for twice, which is no harm.
+    handler.addFilter(_is_no_cancellation)
+    # asyncio warns of child processes that were waited for twice, which does no harm.
     levels = {"reellama.server": level.upper(), "uvicorn": "WARNING", "asyncio": "ERROR"}
     for name, min_level in levels.items():
         logger = logging.getLogger(name)

@@ -1,4 +1,4 @@
-"""/healthz and /metrics: whether the server can go on, and its counts."""
+"""/healthz and /metrics."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ router = APIRouter()
 
 @router.api_route("/healthz", methods=["GET", "HEAD"])
 async def healthz(request: Request) -> JSONResponse:
-    """Whether the server answers, and can go on answering."""
+    """Whether the server can answer: 503 once the thread of a model has died."""
     service: Service = request.app.state.service
     failed = service.models.failure
     return JSONResponse({"status": "failed" if failed else "ok"}, 503 if failed else 200)
@@ -20,7 +20,7 @@ async def healthz(request: Request) -> JSONResponse:
 
 @router.api_route("/metrics", methods=["GET", "HEAD"])
 async def read_metrics(request: Request) -> Response:
-    """Counts for Prometheus."""
+    """The metrics for Prometheus."""
     service: Service = request.app.state.service
     media_type = "text/plain; version=0.0.4; charset=utf-8"
     return Response(service.metrics.text(), media_type=media_type)

@@ -40,8 +40,8 @@ from reellama.pipeline.server.ollama.ollama_schemas import (
     OllamaChatRequest,
     OllamaGenerationRequest,
 )
-from reellama.pipeline.server.replies.json_bodies import json_body
 from reellama.pipeline.server.replies.token_logprobs import token_logprobs
+from reellama.pipeline.server.request_bodies.json_bodies import json_body
 from reellama.pipeline.server.request_context import CLIENT, LOCAL, readable_dirs
 from reellama.pipeline.server.service import Service
 

@@ -42,7 +42,7 @@ from reellama.pipeline.server.ollama.ollama_schemas import (
     generation_options,
 )
 from reellama.pipeline.server.ollama.registry_push import check_host, push_model
-from reellama.pipeline.server.replies.json_bodies import json_body
+from reellama.pipeline.server.request_bodies.json_bodies import json_body
 
 # The version of Ollama whose API this is: clients compare it with the one that they need.
 API_VERSION = "0.13.0"

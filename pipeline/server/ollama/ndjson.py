@@ -15,7 +15,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from reellama.pipeline.server.admission.work_threads import WorkThreads
+from reellama.pipeline.server.admission.fair_thread_pool import FairThreadPool
 from reellama.pipeline.server.client_errors import status_and_message
 from reellama.pipeline.server.disconnects import CLIENT_CLOSED_REQUEST, cancel_on_disconnect
 
@@ -74,7 +74,7 @@ async def gather_items(request: Request, items: AsyncGenerator[JsonItem, None]) 
 
 
 async def progress_items(
-    threads: WorkThreads, work: Callable[[ItemCallback], None]
+    threads: FairThreadPool, work: Callable[[ItemCallback], None]
 ) -> AsyncGenerator[JsonItem, None]:
     """What `work` tells while it runs in one of these threads; its error is raised at the end.
 

@@ -40,7 +40,7 @@ from reellama.pipeline.server.openai.openai_schemas import (
     OpenAIGenerationRequest,
 )
 from reellama.pipeline.server.replies.event_streams import EventStream, sse_event, start_stream
-from reellama.pipeline.server.replies.json_bodies import address_problem, json_body
+from reellama.pipeline.server.request_bodies.json_bodies import invalid_parameter_message, json_body
 from reellama.pipeline.server.service import Service
 
 # A choice without its finish_reason, from the pieces of an answer and the number of the choice.
@@ -58,7 +58,7 @@ class OpenAIRoute(APIRoute):
             try:
                 return await handle(request)
             except RequestValidationError as error:  # of an address
-                return _error_response(400, address_problem(error))
+                return _error_response(400, invalid_parameter_message(error))
             except HTTPException as error:
                 return _error_response(error.status_code, str(error.detail))
             except ClientDisconnect:

@@ -1,1 +1,1 @@
-"""What the protocols have in common in their answers."""
+"""What replies have in common in several protocols: blocks, event streams, log-probabilities."""

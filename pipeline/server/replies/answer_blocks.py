@@ -1,7 +1,6 @@
-"""An answer as blocks that follow one another: reasoning, words, calls of tools.
+"""An answer as a sequence of blocks: text, reasoning, tool calls.
 
-Anthropic's messages and OpenAI's responses are made of these; each protocol writes them in its own
-events.
+Anthropic's Messages and OpenAI's Responses are made of blocks; each protocol has its own events.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ BlockKind = Literal["text", "reasoning", "call"]
 
 @dataclass
 class AnswerBlock:
-    """A block as far as it has come; `call_id` and `name` are those of a call.
+    """A block, as far as it was generated; `call_id` and `name` are those of a tool call.
 
     `text` is also the JSON text of a call's arguments.
     """
@@ -43,28 +42,28 @@ class AnswerBlock:
 
 @dataclass(frozen=True)
 class BlockEvent:
-    """An event of a block: its start, more text from tokens, or its end."""
+    """The start of a block, more of its text and tokens, or its end."""
 
-    what: Literal["start", "delta", "stop"]
+    type: Literal["start", "delta", "stop"]
     block: AnswerBlock
     text: str = ""
     tokens: tuple[Token, ...] = ()
 
 
 async def block_events(answer: AsyncIterable[AnswerEvent]) -> AsyncGenerator[BlockEvent, None]:
-    """The answer's pieces as events of its blocks. An answer of nothing is one block of words."""
+    """The events of an answer's blocks. An empty answer is one block of text."""
     block: AnswerBlock | None = None
-    n_blocks, call = 0, None
-    async for piece in answer:
-        kind = _kind(piece)
-        number = piece.index if isinstance(piece, CallDelta) else None
-        if block is None or block.kind != kind or call != number:
+    n_blocks, call_index = 0, None
+    async for event in answer:
+        kind = _kind(event)
+        index = event.index if isinstance(event, CallDelta) else None
+        if block is None or block.kind != kind or call_index != index:
             if block is not None:
                 yield BlockEvent("stop", block)
-            block, call, n_blocks = _begun(piece, kind, n_blocks), number, n_blocks + 1
+            block, call_index, n_blocks = _new_block(event, kind, n_blocks), index, n_blocks + 1
             yield BlockEvent("start", block)
-        text = piece.arguments if isinstance(piece, CallDelta) else piece.text
-        tokens = () if isinstance(piece, CallDelta) else piece.tokens
+        text = event.arguments if isinstance(event, CallDelta) else event.text
+        tokens = () if isinstance(event, CallDelta) else event.tokens
         block.parts.append(text)
         block.tokens += tokens
         if text or tokens:
@@ -77,16 +76,16 @@ async def block_events(answer: AsyncIterable[AnswerEvent]) -> AsyncGenerator[Blo
 
 async def whole_blocks(answer: AsyncIterable[AnswerEvent]) -> list[AnswerBlock]:
     """All blocks of an answer."""
-    return [event.block async for event in block_events(answer) if event.what == "stop"]
+    return [event.block async for event in block_events(answer) if event.type == "stop"]
 
 
-def _kind(piece: AnswerEvent) -> BlockKind:
-    if isinstance(piece, TextDelta):
+def _kind(event: AnswerEvent) -> BlockKind:
+    if isinstance(event, TextDelta):
         return "text"
-    return "reasoning" if isinstance(piece, ReasoningDelta) else "call"
+    return "reasoning" if isinstance(event, ReasoningDelta) else "call"
 
 
-def _begun(piece: AnswerEvent, kind: BlockKind, index: int) -> AnswerBlock:
-    if isinstance(piece, CallDelta):
-        return AnswerBlock(kind, index, piece.id, piece.name)
+def _new_block(event: AnswerEvent, kind: BlockKind, index: int) -> AnswerBlock:
+    if isinstance(event, CallDelta):
+        return AnswerBlock(kind, index, event.id, event.name)
     return AnswerBlock(kind, index)

@@ -1,4 +1,4 @@
-"""Answers as server-sent events."""
+"""Answers streamed as server-sent events."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from starlette.types import Receive, Scope, Send
 
 
 class Closable(Protocol):
-    """An answer that can be ended."""
+    """An answer whose generation can be ended."""
 
     async def aclose(self) -> None:
-        """End the answer."""
+        """End the generation."""
 
 
 Event = TypeVar("Event")
@@ -22,7 +22,7 @@ Answer = TypeVar("Answer", bound=Closable)
 
 
 class EventStream(StreamingResponse):
-    """Server-sent events of an answer, which ends with the response, however that ends."""
+    """A response of server-sent events, which closes its answer however the response ends."""
 
     def __init__(self, answer: Closable, events: AsyncIterator[str]) -> None:
         super().__init__(events, media_type="text/event-stream")
@@ -30,7 +30,7 @@ class EventStream(StreamingResponse):
         self._answer = answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the events."""
+        """Send the events, then close the answer."""
         try:
             await super().__call__(scope, receive, send)
         finally:
@@ -38,17 +38,17 @@ class EventStream(StreamingResponse):
 
 
 def sse_event(data: dict[str, Any], name: str | None = None) -> str:
-    """One server-sent event, under a name where the protocol gives its events names."""
+    """One server-sent event, with a name in protocols that name their events."""
     head = "" if name is None else f"event: {name}\n"
     return f"{head}data: {json.dumps(data, ensure_ascii=False)}\n\n"
 
 
 async def start_stream(
-    work: Coroutine[Any, Any, Answer],
+    answering: Coroutine[Any, Any, Answer],
     events_of: Callable[[Answer], AsyncGenerator[Event, None]],
 ) -> tuple[Answer, AsyncIterator[Event]]:
-    """An answer and its events. The first is awaited: an error before it keeps its HTTP status."""
-    answer = await work
+    """Await an answer and its first event, so that an error before it can still set the status."""
+    answer = await answering
     try:
         events = events_of(answer)
         first = await anext(events)

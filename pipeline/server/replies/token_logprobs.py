@@ -1,4 +1,4 @@
-"""How likely tokens were, as OpenAI's and Ollama's clients read it."""
+"""Log-probabilities of tokens, in the shape of OpenAI's and Ollama's protocols."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from typing import Any
 
 from reellama.pipeline.llm.token_scorer import Token
 
-# Stands for a probability of 0, whose logarithm JSON cannot hold; nothing that a float32 softmax
-# gives is less likely.
+# Stands for the logarithm of 0, which JSON cannot hold; a float32 softmax gives no probability that
+# is smaller but not 0.
 MIN_LOGPROB = -9999.0
 
 
 def token_logprobs(token: Token, n_top: int | None) -> dict[str, Any]:
-    """A token with its log probability and those of the `n_top` likeliest; None: without a list."""
-    own = _logprob(token.piece, token.p)
+    """A token's log-probability, and a list of the `n_top` likeliest tokens unless that is None."""
+    entry = _logprob(token.piece, token.p)
     if n_top is None:
-        return own
+        return entry
     likeliest = zip(token.alternative_pieces, token.alternatives, strict=True)
-    return {**own, "top_logprobs": [_logprob(piece, p) for piece, (_, p) in likeliest][:n_top]}
+    return {**entry, "top_logprobs": [_logprob(piece, p) for piece, (_, p) in likeliest][:n_top]}
 
 
 def shown_piece(piece: bytes) -> str:
-    r"""A token's bytes as text; those of a part of a character as OpenAI writes them.
+    r"""A token's bytes as text, or as OpenAI shows bytes that are not whole characters.
 
     >>> shown_piece("fünf".encode()), shown_piece("€".encode()[:2])
     ('fünf', 'bytes:\\xe2\\x82')

@@ -119,17 +119,17 @@ async def response_events(
     blocks: list[AnswerBlock] = []
     async for event in events:
         block = event.block
-        status = "in_progress" if event.what == "start" else "completed"
+        status = "in_progress" if event.type == "start" else "completed"
         item = reply.item(block, status)
         place = {"item_id": item["id"], "output_index": block.index}
         part = place if block.kind == "call" else {**place, "content_index": 0}
         logprobs: dict[str, Any] = {} if block.kind != "text" else {"logprobs": []}
-        if event.what == "start":
+        if event.type == "start":
             yield numbered("response.output_item.added", output_index=block.index, item=item)
             if block.kind != "call":
                 empty = reply.part(block, empty=True)
                 yield numbered("response.content_part.added", **part, part=empty)
-        elif event.what == "delta":
+        elif event.type == "delta":
             if logprobs and reply.body.wants_logprobs:
                 logprobs = {"logprobs": reply.logprobs(event.tokens)}
             yield numbered(f"{EVENTS[block.kind]}.delta", **part, delta=event.text, **logprobs)

@@ -24,10 +24,10 @@ from reellama.pipeline.server.replies.answer_blocks import (
     whole_blocks,
 )
 from reellama.pipeline.server.replies.event_streams import EventStream, sse_event, start_stream
-from reellama.pipeline.server.replies.json_bodies import (
+from reellama.pipeline.server.request_bodies.json_bodies import (
     MAX_OBJECTS,
-    BodyProblem,
-    body_problem,
+    InvalidBody,
+    invalid_body,
     json_body,
 )
 from reellama.pipeline.server.responses.response_store import ResponseStore, StoredResponse
@@ -138,11 +138,11 @@ async def _chat(service: Service, body: ResponsesRequest) -> ChatRequest:
 
 
 def _parsed(items: list[dict[str, Any]]) -> list[Item]:
-    """The items of a conversation. Raises BodyProblem."""
+    """The items of a conversation. Raises InvalidBody."""
     if not items:
-        raise BodyProblem("input: say something", "input")
+        raise InvalidBody("input: say something", "input")
     if (n := sum(map(_n_objects, items))) > MAX_OBJECTS:
-        raise BodyProblem(
+        raise InvalidBody(
             f"input: the conversation has {n} items and parts of them: at most {MAX_OBJECTS} are "
             "taken, those that are remembered among them",
             "input",
@@ -150,7 +150,7 @@ def _parsed(items: list[dict[str, Any]]) -> list[Item]:
     try:
         return InputItems.model_validate({"input": items}).input
     except ValidationError as error:
-        raise body_problem(error, {"input": items}) from error
+        raise invalid_body(error, {"input": items}) from error
 
 
 def _n_objects(item: dict[str, Any]) -> int:

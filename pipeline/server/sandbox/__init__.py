@@ -1,1 +1,1 @@
-"""A child process with limits, for what clients send and nobody can foresee."""
+"""Child processes with limits, which process the schemas and chat templates of clients."""

@@ -1,20 +1,20 @@
-"""The environment of the server's child processes, which read what nobody trusts."""
+"""The environment of the server's child processes, which process untrusted input."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-# The folder that the children run in: there, Python finds the same packages as here.
+# The working folder of the children, where Python finds the same packages.
 ROOT = Path(__file__).parents[4]
-# All that a child gets of the server's environment: where programs and libraries are, no secrets.
+# Variables that a child inherits: where programs and libraries are, no secrets.
 _PASSED_ON = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONPATH")
 
 
 def child_environment() -> dict[str, str]:
     """Environment variables for a child whose address space is limited.
 
-    Threads of BLAS and arenas of malloc would only fill that space.
+    Threads of BLAS and arenas of malloc would take up that space.
     """
     environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     return environment | {

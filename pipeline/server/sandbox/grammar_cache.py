@@ -1,4 +1,4 @@
-"""Grammars of the JSON schemas that clients send, made in the sandbox and kept by content."""
+"""A cache of the grammars of clients' JSON schemas, which the sandbox makes."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from typing import Any
 
 from reellama.pipeline.server.sandbox.sandbox import Sandbox, SandboxChild, SandboxError
 
-MAX_KEPT = 256  # schemas, good ones and refused ones
-MAX_KEPT_CHARACTERS = 16_000_000  # of their grammars
+MAX_ENTRIES = 256  # grammars, and errors of schemas that have none
+MAX_CHARACTERS = 16_000_000  # of all grammars
 
 
 class GrammarCache:
-    """GBNF by schema and model; the least recently used go first. Belongs to one event loop."""
+    """An LRU cache of GBNF by schema and model. Belongs to one event loop."""
 
     def __init__(self, sandbox: Sandbox) -> None:
         self._sandbox = sandbox
-        self._kept: OrderedDict[str, str | SandboxError] = OrderedDict()
+        self._entries: OrderedDict[str, str | SandboxError] = OrderedDict()
 
     async def get(self, arguments: dict[str, Any], model: Path) -> str:
         """The grammar of an answer for a model's GGUF; `arguments` are those of `answer_grammar`.
 
-        Raises SandboxError, also by its memory.
+        Raises SandboxError; errors are cached too.
         """
-        # Not sorted: the order of properties is that of the answer.
+        # Keys are not sorted: properties are answered in the order of the schema.
         key = hashlib.sha256(
             f"{model}\n{json.dumps(arguments)}".encode(errors="replace")
         ).hexdigest()
-        if key not in self._kept:
-            self._kept[key] = await self._make(arguments, model)
-        self._kept.move_to_end(key)
-        grammar = self._kept[key]
-        while len(self._kept) > MAX_KEPT or self._size > MAX_KEPT_CHARACTERS:
-            self._kept.popitem(last=False)
+        if key not in self._entries:
+            self._entries[key] = await self._make(arguments, model)
+        self._entries.move_to_end(key)
+        grammar = self._entries[key]
+        while len(self._entries) > MAX_ENTRIES or self._n_characters > MAX_CHARACTERS:
+            self._entries.popitem(last=False)
         if isinstance(grammar, SandboxError):
             raise SandboxError(str(grammar))
         return grammar
@@ -47,8 +47,8 @@ class GrammarCache:
         try:
             return await self._sandbox.call(ask)
         except SandboxError as error:
-            return SandboxError(str(error))  # without the frames that it came through
+            return SandboxError(str(error))  # a new one, without the traceback and its frames
 
     @property
-    def _size(self) -> int:
-        return sum(len(grammar) for grammar in self._kept.values() if isinstance(grammar, str))
+    def _n_characters(self) -> int:
+        return sum(len(grammar) for grammar in self._entries.values() if isinstance(grammar, str))

@@ -1,11 +1,11 @@
-"""The child process that reads what nobody trusts: JSON schemas and chat templates of clients.
+"""The child process that processes untrusted input: JSON schemas and chat templates of clients.
 
     python -m reellama.pipeline.server.sandbox.sandbox_child '{"memory": 1073741824}'
 
-It reads a task a line from stdin, as JSON, and answers each with a line on stdout: {"cpu": seconds,
-"answer": {...}}, where the answer is what came out, or {"error": "..."}, or null of a task that
-took more CPU time or memory than the limits. Each task is done in a process forked for it alone, so
-that nothing of one is left for the next.
+It reads a task per line from stdin, as JSON, and answers each with a line on stdout: {"cpu":
+seconds, "answer": {...}}, where the answer is the result, {"error": "..."}, or null for a task that
+exceeded the limits of CPU time or memory. Each task runs in a process forked for it alone, so that
+none can affect the next.
 """
 
 from __future__ import annotations
@@ -27,45 +27,47 @@ from reellama.gguf_tools.errors import ReellamaError
 if TYPE_CHECKING:
     from reellama.gguf_tools.runtime.backend import Model
 
-MAX_TASK_SECONDS = 60  # on the clock, on however busy a machine
-NICENESS = 5  # tasks come after answers that are being written
-N_TRIAL_TOKENS = 48  # tokens by which a grammar is tried
-_PUNCTUATION = b'[]{}":, '
+MAX_TASK_SECONDS = 60  # of wall-clock time, which a busy machine may need
+NICENESS = 5  # answers that are being generated come before tasks
+N_TRIAL_TOKENS = 48  # tokens that a grammar is tried with
+_JSON_PUNCTUATION = b'[]{}":, '
 MAX_RENDERED_CHARACTERS = 4_000_000  # that a template may write
 
 
 def main() -> None:
-    """Answer tasks until there are no more."""
+    """Answer tasks until stdin ends."""
     memory = json.loads(sys.argv[1])["memory"]
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    # Whatever a library prints must not get between the answers.
+    # What a library prints must not get between the answers.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     for line in sys.stdin:
         task = json.loads(line)
         seconds = task.pop("seconds")
         run, arguments = TASKS[task.pop("task")](**task)
-        answer, cpu = _in_a_fork(lambda: run(*arguments), seconds, memory)  # noqa: B023
+        answer, cpu = _call_in_fork(lambda: run(*arguments), seconds, memory)  # noqa: B023
         answers.write(b'{"cpu": %.4f, "answer": %s}\n' % (cpu, answer))
         answers.flush()
 
 
-def _in_a_fork(work: Callable[[], Any], seconds: float, memory: int) -> tuple[bytes, float]:
-    """What `work` answers, as JSON, and the CPU time that it took; null where it was ended."""
-    receiving, sending = os.pipe()
-    forked = os.fork()
-    if not forked:
-        _do(work, sending, seconds, memory)
-    os.close(sending)
-    with os.fdopen(receiving, "rb") as pipe:
+def _call_in_fork(function: Callable[[], Any], seconds: float, memory: int) -> tuple[bytes, float]:
+    """The result of a function as JSON, null where a limit ended it, and the CPU time it took."""
+    read_end, write_end = os.pipe()
+    pid = os.fork()
+    if not pid:
+        _call_and_exit(function, write_end, seconds, memory)
+    os.close(write_end)
+    with os.fdopen(read_end, "rb") as pipe:
         answer = pipe.read()
-    _, status, used = os.wait4(forked, 0)
-    return b"null" if status else answer, used.ru_utime + used.ru_stime
+    _, status, usage = os.wait4(pid, 0)
+    return b"null" if status else answer, usage.ru_utime + usage.ru_stime
 
 
-def _do(work: Callable[[], Any], sending: int, seconds: float, memory: int) -> NoReturn:
-    """Send what `work` answers, within these limits, and end the process."""
+def _call_and_exit(
+    function: Callable[[], Any], write_end: int, seconds: float, memory: int
+) -> NoReturn:
+    """Write the result of a function, called under these limits, and exit."""
     status = 1
     try:
         _limit_memory(memory)
@@ -74,12 +76,12 @@ def _do(work: Callable[[], Any], sending: int, seconds: float, memory: int) -> N
         signal.setitimer(signal.ITIMER_PROF, seconds)
         signal.alarm(MAX_TASK_SECONDS)
         try:
-            answer: Any = work()
+            answer: Any = function()
         except ReellamaError as error:
             answer = {"error": str(error)}
         except (MemoryError, RecursionError):
             answer = {"error": "it needs too much memory"}
-        with os.fdopen(sending, "wb") as pipe:
+        with os.fdopen(write_end, "wb") as pipe:
             pipe.write(json.dumps(answer).encode())
         status = 0
     finally:
@@ -87,25 +89,27 @@ def _do(work: Callable[[], Any], sending: int, seconds: float, memory: int) -> N
 
 
 def _limit_memory(memory: int) -> None:
-    """`memory` bytes beyond what is in use now: models, which are trusted, are loaded before."""
+    """Allow `memory` bytes beyond those in use now, by the vocabulary of a model for example."""
     used = 0
-    with suppress(OSError):  # where there is no /proc, a task has only the rest
+    with suppress(OSError):  # without /proc, the memory in use counts too
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
         used = pages * resource.getpagesize()
-    with suppress(ValueError, OSError):  # macOS takes no limit on the address space
+    with suppress(ValueError, OSError):  # macOS has no limit of the address space
         resource.setrlimit(resource.RLIMIT_AS, (used + memory, used + memory))
 
 
-# A task is prepared with what is trusted, without limits, and then run under them.
+# A function and its arguments: a task is prepared from trusted input without limits, then run
+# under them.
 Prepared = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
 def prepare_grammar(arguments: dict[str, Any], model: str) -> Prepared:
-    """A grammar of `answer_grammar`, which llama.cpp was seen to follow with this model's tokens.
+    """Make a grammar by `answer_grammar`, and try it in llama.cpp with this model's tokens.
 
-    Its tools come as names and schemas.
+    Tools are given as pairs of name and schema.
     """
-    from reellama.pipeline.llm.tool_calls import answer_grammar  # noqa: F401  # once for all forks
+    # Imported here once for all forks.
+    from reellama.pipeline.llm.tool_calls import answer_grammar  # noqa: F401
 
     _trial_tokens(vocabulary := _vocabulary(model))
     return _grammar, (arguments, vocabulary)
@@ -121,17 +125,16 @@ def _grammar(arguments: dict[str, Any], model: Model) -> dict[str, str]:
     tools = [Tool(name, schema, {}) for name, schema in arguments.get("tools", ())]
     text = answer_grammar(**{**arguments, "tools": tools})
     sampler = grammar_sampler(text, model)
-    _follow(sampler, model)
+    _try_grammar(sampler, model)
     llama_cpp.llama_sampler_free(sampler)
     return {"gbnf": text}
 
 
-def _follow(grammar: Any, model: Model) -> None:
-    """Take the token that goes furthest of those that the grammar allows, again and again.
+def _try_grammar(grammar: Any, model: Model) -> None:
+    """Accept up to N_TRIAL_TOKENS tokens, each time the allowed one with the highest rank.
 
-    A grammar that has ever more ways to go on is then slow here, and not among others' answers.
-    What opens a list or an object goes furthest, and else the longest. Only characters and JSON's
-    punctuation are tried: thousands of words would say the same, and take their time.
+    So a grammar whose number of parse states grows with each token exceeds the limits here, and
+    does not delay the answers of others.
     """
     import ctypes
 
@@ -140,24 +143,24 @@ def _follow(grammar: Any, model: Model) -> None:
 
     from reellama.pipeline.llm.token_sampling import CANDIDATE, token_data_array
 
-    ids, reaches = _trial_tokens(model)
+    ids, ranks = _trial_tokens(model)
     candidates = np.zeros(len(ids), CANDIDATE)
     for _ in range(N_TRIAL_TOKENS):
         candidates["id"], candidates["logit"] = ids, 0
         array = token_data_array(candidates)
         llama_cpp.llama_sampler_apply(grammar, ctypes.byref(array))
         allowed = np.isfinite(candidates["logit"])
-        if not allowed.any():  # but the end
+        if not allowed.any():  # only the end of the answer is allowed
             return
-        token = int(ids[np.argmax(np.where(allowed, reaches, -1))])
+        token = int(ids[np.argmax(np.where(allowed, ranks, -1))])
         llama_cpp.llama_sampler_accept(grammar, token)
 
 
 def prepare_template(
     source: str, bos: str, eos: str, messages: list[dict[str, Any]], variables: dict[str, Any]
 ) -> Prepared:
-    """A conversation by a chat template, in segments; see `ChatTemplate.render`."""
-    from reellama.gguf_tools.text import chat_template  # noqa: F401  # once for all forks
+    """Render a conversation by a chat template; see `ChatTemplate.render`."""
+    from reellama.gguf_tools.text import chat_template  # noqa: F401
 
     return _render, (source, bos, eos, messages, variables)
 
@@ -176,8 +179,8 @@ def _render(
 
 
 def prepare_traits(source: str, bos: str, eos: str) -> Prepared:
-    """What a chat template writes of tools, as `TemplateTraits`."""
-    from reellama.gguf_tools.text import template_traits  # noqa: F401  # once for all forks
+    """Detect the `TemplateTraits` of a chat template."""
+    from reellama.gguf_tools.text import template_traits  # noqa: F401
 
     return _traits, (source, bos, eos)
 
@@ -204,16 +207,24 @@ def _vocabulary(path: str) -> Model:
 
 @lru_cache(maxsize=2)
 def _trial_tokens(model: Model) -> tuple[Any, Any]:
-    """Ids of characters and punctuation, and how far each goes, int `[n]` both."""
+    """Ids and ranks of the tokens that a grammar is tried with, int `[n]` both.
+
+    These are single bytes and JSON punctuation: words would take long and show nothing more. Tokens
+    that open lists or objects, which nest, rank highest, then long ones.
+    """
     import numpy as np
 
     from reellama.gguf_tools.text.tokenizer import Tokenizer
 
     tokenizer = Tokenizer(model)
     pieces = {token: tokenizer.piece(token) for token in range(tokenizer.n_vocab)}
-    tried = {t: p for t, p in pieces.items() if len(p) == 1 or (p and not p.strip(_PUNCTUATION))}
-    reaches = [1000 * (p.count(b"[") + p.count(b"{")) + len(p) for p in tried.values()]
-    return np.array(list(tried), np.int32), np.array(reaches)
+    tried = {
+        token: piece
+        for token, piece in pieces.items()
+        if len(piece) == 1 or (piece and not piece.strip(_JSON_PUNCTUATION))
+    }
+    ranks = [1000 * (p.count(b"[") + p.count(b"{")) + len(p) for p in tried.values()]
+    return np.array(list(tried), np.int32), np.array(ranks)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A chat template that a client sent, rendered in the sandbox."""
+"""A client's chat template, rendered in the sandbox."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 from reellama.gguf_tools.text.chat_template import Segment
 from reellama.pipeline.server.sandbox.sandbox import SandboxChild, SandboxError
 
-MAX_RENDERING_SECONDS = 20.0  # on the clock, for all renderings of a request
+MAX_RENDERING_SECONDS = 20.0  # of wall-clock time, for all renderings of a request
 MAX_TEMPLATE_CHARACTERS = 200_000
 
 
 class SandboxedTemplate:
-    """As `reellama.gguf_tools.text.chat_template.ChatTemplate`, for one request.
+    """Like `reellama.gguf_tools.text.chat_template.ChatTemplate`, for one request.
 
-    Raises SandboxError for a template that takes too much. For one that fails otherwise it raises
-    it too where it is `strict`, and else uses ChatML.
+    Raises SandboxError for a template that takes too much, and if `strict` for one that fails in
+    another way. If not `strict`, ChatML is used in its place.
     """
 
     def __init__(

@@ -9,7 +9,7 @@ import pytest
 
 from reellama.pipeline.server.anthropic.messages_schemas import MessagesRequest
 from reellama.pipeline.server.openai.openai_schemas import ChatCompletionRequest
-from reellama.pipeline.server.replies.json_bodies import BodyProblem, parse_body
+from reellama.pipeline.server.request_bodies.json_bodies import InvalidBody, parse_body
 from tests.helpers.live_server import serving
 from tests.helpers.protocol_requests import MESSAGES, send
 
@@ -56,7 +56,7 @@ def test_a_document_that_is_plain_text_is_text(url: str) -> None:
 
 @pytest.mark.parametrize("source", [{}, {"data": None}, {"data": 5}, {"data": {}}])
 def test_a_document_without_its_text_is_refused(source: dict[str, Any]) -> None:
-    with pytest.raises(BodyProblem, match="text"):
+    with pytest.raises(InvalidBody, match="text"):
         messages(document(**source))
 
 
@@ -106,7 +106,7 @@ def test_minus_one_token_means_no_limit_and_zero_is_refused(field: str) -> None:
 
     assert asked(-1) == -1 and asked(1) == 1
     for n in (0, -2):
-        with pytest.raises(BodyProblem, match=f"at least 1 token, not {n}; for no limit give -1"):
+        with pytest.raises(InvalidBody, match=f"at least 1 token, not {n}; for no limit give -1"):
             asked(n)
 
 

@@ -6,9 +6,14 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from reellama.pipeline.server.admission.fair_semaphore import FairSemaphore
-from reellama.pipeline.server.admission.work_threads import WorkThreads
+from reellama.pipeline.server.admission.fair_thread_pool import FairThreadPool
 from reellama.pipeline.server.request_context import CLIENT
-from reellama.pipeline.server.sandbox.sandbox import QUICK, Sandbox, SandboxChild, SandboxError
+from reellama.pipeline.server.sandbox.sandbox import (
+    QUICK_SECONDS,
+    Sandbox,
+    SandboxChild,
+    SandboxError,
+)
 
 
 def order(asked: str, work: Callable[[str], Awaitable[None]]) -> str:
@@ -38,8 +43,8 @@ def test_the_client_served_least_comes_first() -> None:
     assert order("aaabbc", work) == "abcbaa"
 
 
-def test_work_threads_are_shared_fairly_between_clients() -> None:
-    threads = WorkThreads("test")
+def test_a_thread_pool_is_shared_fairly_between_clients() -> None:
+    threads = FairThreadPool("test")
     try:
         assert order("aaaab", lambda _: threads.run(lambda: None)) == "abaaa"
     finally:
@@ -73,7 +78,7 @@ def test_idle_time_gives_no_credit() -> None:
 
 
 def test_a_client_has_no_more_permits_at_once_than_it_may() -> None:
-    semaphore, most = FairSemaphore(4, max_each=1), [0]
+    semaphore, most = FairSemaphore(4, max_per_client=1), [0]
     now: list[str] = []
 
     async def work(client: str) -> None:
@@ -113,7 +118,7 @@ def test_a_cancelled_request_leaves_its_permit_to_the_next(moment: str) -> None:
 def ask_for_seconds(child: SandboxChild, seconds: float) -> None:
     """A template that takes about as much CPU time, or is ended."""
     loops = "{% for a in range(30000) %}{% for b in range(30000) %}{% endfor %}{% endfor %}"
-    source = loops if seconds > QUICK else "{{ messages[0].content }}"
+    source = loops if seconds > QUICK_SECONDS else "{{ messages[0].content }}"
     said = [{"role": "user", "content": "?"}]
     child.ask("template", source=source, bos="", eos="", messages=said, variables={})
 

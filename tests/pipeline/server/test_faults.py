@@ -21,9 +21,9 @@ from reellama.pipeline.server.app import create_app
 from reellama.pipeline.server.chat.chat_request import ChatRequest, ServiceMessage
 from reellama.pipeline.server.chat.request_options import RequestOptions
 from reellama.pipeline.server.openai.openai_schemas import ChatCompletionRequest
-from reellama.pipeline.server.replies.json_bodies import (
+from reellama.pipeline.server.request_bodies.json_bodies import (
     PARALLEL_PARSE_BYTES,
-    BodyProblem,
+    InvalidBody,
     json_body,
     parse_body,
 )
@@ -157,7 +157,7 @@ def test_a_body_with_many_problems_is_refused_for_the_first(
     wrong: dict[str, Any],
 ) -> None:
     data = json.dumps({"model": "mini", "messages": [], **wrong}).encode()
-    with pytest.raises(BodyProblem) as caught:
+    with pytest.raises(InvalidBody) as caught:
         parse_body(ChatCompletionRequest, data)
     # One value that is wrong, for each of the kinds that it might be: to note all takes seconds.
     cause = caught.value.__cause__

@@ -22,13 +22,13 @@ from reellama.pipeline.server.media.base64_data import BASE64_PIECE, decode_base
 from reellama.pipeline.server.media.media_items import MediaError
 from reellama.pipeline.server.ollama.ollama_schemas import GenerateRequest, OllamaChatRequest
 from reellama.pipeline.server.openai.openai_schemas import ChatCompletionRequest
-from reellama.pipeline.server.replies.json_bodies import (
+from reellama.pipeline.server.request_bodies.json_bodies import (
     MAX_BYTES,
     MAX_OBJECTS,
-    BodyProblem,
+    InvalidBody,
     parse_body,
 )
-from reellama.pipeline.server.replies.large_bodies import (
+from reellama.pipeline.server.request_bodies.large_bodies import (
     LONG_STRING_BYTES,
     SPLIT_ABOVE_BYTES,
     LargeBody,
@@ -65,7 +65,7 @@ def test_a_body_of_too_much_is_refused_unread(
     schema: type[BaseModel], fields: dict[str, Any], reason: str
 ) -> None:
     data = body(**fields)[:-1]  # whoever read it would miss its end
-    with pytest.raises(BodyProblem, match=f"{reason}.*at most"):
+    with pytest.raises(InvalidBody, match=f"{reason}.*at most"):
         parse_body(schema, data)
 
 
@@ -149,12 +149,12 @@ def test_long_strings_are_taken_out_of_a_large_body() -> None:
     ],
 )
 def test_a_large_body_that_is_not_json_is_refused(data: bytes) -> None:
-    with pytest.raises(BodyProblem, match="the body is not JSON"):
+    with pytest.raises(InvalidBody, match="the body is not JSON"):
         parse_body(GenerateRequest, data)
 
 
 def test_a_large_body_of_a_wrong_kind_is_told_by_its_field() -> None:
-    with pytest.raises(BodyProblem, match="messages.0.images") as caught:
+    with pytest.raises(InvalidBody, match="messages.0.images") as caught:
         parse_body(
             OllamaChatRequest,
             body(messages=[{"role": "user", "images": [video(SPLIT_ABOVE_BYTES), 5]}]),

@@ -1,0 +1,1 @@
+"""JSON bodies of requests: limits, parsing, and errors that name the field."""
