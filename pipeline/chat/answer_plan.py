@@ -46,13 +46,20 @@ class AnswerPlan(NamedTuple):
 
     answer: the answer, where it is known without the model; None: the model is asked.
     request: what the model is asked in place of the question, about `videos` and without the turns
-    before, or None. stop: texts at which its answer then ends.
+    before, or None. stop: texts at which its answer then ends. is_seen: whether the answer rests on
+    what the bundle sees of the videos, and not on their files or on a rule.
     """
 
     videos: Sequence[Video]
     answer: str | None = None
     request: str | None = None
     stop: tuple[str, ...] = ()
+    is_seen: bool = True
+
+    @property
+    def footage(self) -> Video | None:
+        """The first video of real footage that the answer rests on: its caveat goes with it."""
+        return next((v for v in self.videos if self.is_seen and v.footage_caveat), None)
 
     def part_of(self, description: str) -> str:
         """What of an answer to the request is wanted: all before the first stop text."""
@@ -81,16 +88,19 @@ def plan_answer(
         answer = answer_from_subtitles(plain, meant[0].clip.subtitles)
     if answer is None and asks_to_listen(plain) and not any(v.clip.subtitles for v in meant):
         answer = NOT_HEARD if meant else None
+    if answer is not None:
+        return AnswerPlan(meant, answer, is_seen=False)
     is_footage = bool(meant) and all(video.footage_caveat for video in meant)
-    if answer is None and is_footage and asks_beyond_footage(plain):
-        answer = CANNOT_TELL.format(bundle.name)
+    if is_footage and asks_beyond_footage(plain):
+        return AnswerPlan(meant, CANNOT_TELL.format(bundle.name))
     spoken = bundle.languages if languages is None else languages
-    if answer is None and spoken and not is_in(question, spoken):
-        answer = OTHER_LANGUAGE.format(bundle.name, names_of(spoken))
-    if answer is None and is_footage and len(meant) == 1:
+    if spoken and not is_in(question, spoken):
+        other_language = OTHER_LANGUAGE.format(bundle.name, names_of(spoken))
+        return AnswerPlan(meant, other_language, is_seen=False)
+    if is_footage and len(meant) == 1:
         normalized = normalized_question(plain)
         if _SUBJECT.fullmatch(normalized):
             return AnswerPlan(meant, request=bundle.describe, stop=AFTER_SUBJECT)
         if _DESCRIPTION.fullmatch(normalized):
             return AnswerPlan(meant, request=bundle.describe)
-    return AnswerPlan(meant, answer)
+    return AnswerPlan(meant)

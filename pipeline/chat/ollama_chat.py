@@ -17,7 +17,7 @@ from PIL import Image
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.models import prompt_format
 from reellama.models.token_pooling.options import PoolingOptions
-from reellama.pipeline.chat.answer_plan import AnswerPlan, plan_answer
+from reellama.pipeline.chat.answer_plan import AnswerPlan
 from reellama.pipeline.chat.conversation import ANSWER_DIVISOR, Chat, TokenStream, Turn, Video
 from reellama.pipeline.chat.video_chat import VideoChat
 from reellama.pipeline.chat.video_notes import NotedVideo, notes_as_text, take_notes
@@ -154,8 +154,8 @@ class OllamaVideoChat(VideoChat):
         super().load(path, progress)
         self.conversation = OllamaChat(self.model, self.conversation)
 
-    def _plan(self, question: str) -> AnswerPlan:
-        plan = plan_answer(question, self.videos, self.bundle, self.languages)
+    def _plan(self, question: str, generation: dict[str, Any]) -> AnswerPlan:
+        plan = super()._plan(question, generation)
         return plan._replace(request=None, stop=())  # it has the notes, which are one description
 
     def _context_left(self, videos: Sequence[Video]) -> int:

@@ -28,6 +28,7 @@ from reellama.models.open_bundle import VideoBundle, open_bundle
 from reellama.models.token_pooling.options import VIDEOS_SHARE, PoolingOptions
 from reellama.pipeline.chat.answer_plan import AnswerPlan, plan_answer
 from reellama.pipeline.chat.conversation import Chat, TokenStream, Turn, Video
+from reellama.pipeline.chat.question_text import videos_in_question
 from reellama.pipeline.chat.subtitle_answers import as_text
 from reellama.pipeline.chat.timings import Timings
 from reellama.pipeline.chat.video_encoder import VideoEncoder
@@ -80,7 +81,6 @@ class VideoChat:
         self.read_options = replace(read_options, **given)
         self.pooling = PoolingOptions(tokens, pooling)
         self.timings = Timings()
-        self._said_caveat = False
         self._described: tuple[Video, dict[str, Any], str] | None = None  # and with which options
         with self.timings.stage("load"):
             self.bundle = open_bundle(bundle, mmproj, tiles=tiles)
@@ -247,10 +247,7 @@ class VideoChat:
 
     def _answer(self, index: int, question: str, generation: dict[str, Any]) -> TokenStream:
         """Answer `question` as turn `index`, in place of those from there on."""
-        sampling = generation.get("sampling", GREEDY_SAMPLING)
-        if sampling.grammar is not None or sampling.json_schema is not None:  # the model can
-            return self._timed(self.conversation.answer_turn(index, question, **generation))
-        plan = self._plan(question)
+        plan = self._plan(question, generation)
         if plan.answer is not None:
             return self.conversation.add_known_answer(index, question, plan.answer)
         if plan.request is not None:
@@ -281,7 +278,15 @@ class VideoChat:
         if not plan.stop and self.last.stop_reason == "stop" and sampling.takes_likeliest:
             self._described = video, generation, text
 
-    def _plan(self, question: str) -> AnswerPlan:
+    def footage_behind(self, question: str, **generation: Any) -> Video | None:
+        """The video of real footage that the answer to `question` rests on: its `footage_caveat` is
+        worth a line beside the answer. None where the answer rests on files, or on drawn clips."""
+        return self._plan(question, generation).footage
+
+    def _plan(self, question: str, generation: dict[str, Any]) -> AnswerPlan:
+        sampling = generation.get("sampling", GREEDY_SAMPLING)
+        if sampling.grammar is not None or sampling.json_schema is not None:  # the model can
+            return AnswerPlan(videos_in_question(question, self.videos)[0])
         return plan_answer(question, self.videos, self.bundle, self.languages)
 
     def describe(self, **generation: Any) -> str:
@@ -356,9 +361,6 @@ class VideoChat:
         )
         if self.bundle.warning and not self.timings.n_frames:  # it is said once
             clip = replace(clip, notes=(*clip.notes, self.bundle.warning))
-        if footage_caveat and not self._said_caveat:  # it is said once
-            clip = replace(clip, notes=(*clip.notes, footage_caveat))
-            self._said_caveat = True
         # The LLM may still be loading: meanwhile, compile the chat template that the prompt needs.
         from reellama.gguf_tools.text.chat_template import ChatTemplate
 

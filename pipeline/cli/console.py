@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 from rich.table import Table
 from rich.text import Text
 
@@ -27,10 +28,38 @@ if TYPE_CHECKING:  # commands about GGUF files need not wait until torch is load
     from reellama.pipeline.progress_callbacks import Progress as FrameProgress
 
 
-class _LiveConsole(Console):
-    """A console that knows the progress bar that it drew last."""
+PIPE_WIDTH = 100_000  # columns: where no terminal is, nothing is wrapped or cut
+BLANKS_BEFORE_NEWLINE = re.compile(r"[ \t]+(?=\n)")
+
+
+class _OutputConsole(Console):
+    """A console that knows the progress bar that it drew last, and writes plain lines into pipes.
+
+    In a file or a pipe a line stays a line, however long and whatever COLUMNS says, and has no
+    blanks at its end: programs read it.
+    """
 
     bar: Live | None = None
+
+    @property
+    def size(self) -> ConsoleDimensions:
+        """Columns and lines."""
+        size = super().size
+        return size if self.is_terminal else ConsoleDimensions(PIPE_WIDTH, size.height)
+
+    @size.setter
+    def size(self, size: tuple[int, int]) -> None:
+        self._width, self._height = size
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print as rich does."""
+        if self.is_terminal:
+            super().print(*objects, **options)
+            return
+        with self.capture() as captured:
+            super().print(*objects, **options)
+        self.file.write(BLANKS_BEFORE_NEWLINE.sub("", captured.get()))
+        self.file.flush()
 
     def set_live(self, live: Live) -> bool:
         """Called by what is drawn."""
@@ -38,8 +67,9 @@ class _LiveConsole(Console):
         return super().set_live(live)
 
 
-out = Console(highlight=False)
-err = _LiveConsole(stderr=True, highlight=False)
+# In the names of files and models `[b]` is no markup, and `:dog:` no emoji.
+out = _OutputConsole(highlight=False, markup=False, emoji=False)
+err = _OutputConsole(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 def end_bar() -> None:
@@ -57,10 +87,10 @@ def note(message: str) -> None:
         say(message)
 
 
-def note_footage_caveat(name: str | Path, caveat: str) -> None:
+def note_footage_caveat(path: Path, caveat: str) -> None:
     """Say what a bundle cannot tell of a video, unless it is "", once in a terminal."""
     if caveat and is_new_here(caveat):
-        note(f"{name}: {caveat}")
+        note(f"{path.name or path}: {caveat}")
 
 
 def detail(message: str) -> None:
@@ -96,7 +126,7 @@ def reading_bar(path: Path) -> Iterator[FrameProgress]:
     from reellama.pipeline.cli.terminal.progress_bars import Bars
 
     name = strip_control(path.name or str(path))
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     with Bars(*columns, console=err, transient=True) as bars:
         task = bars.add_task(f"reading {name}", total=None)
 
@@ -112,10 +142,7 @@ def add_video(video_chat: VideoChat, path: Path) -> Video:
     with reading_bar(path) as report:
         video = video_chat.add(path, report)
     for line in video.clip.notes:
-        if line == video.footage_caveat:
-            note_footage_caveat(path.name or path, line)
-        else:
-            note(f"{path.name or path}: {line}")
+        note(f"{path.name or path}: {line}")
     times = ", ".join(format_time(float(time)) for time in video.clip.times)
     detail(f"{video_summary(video)}; frames at {times}")
     return video

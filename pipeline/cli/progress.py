@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from reellama.pipeline.cli.console import err, note, out, shows_progress, strip_
 from reellama.pipeline.cli.terminal.progress_bars import Bars
 from reellama.pipeline.progress_callbacks import StepProgress
 
-MAX_WIDTH = 1000  # of a table, characters
+TABLE_WIDTH = 1000  # characters of a table in a terminal, which wraps its lines
 SPEED_PERIOD = 3600.0  # seconds over which the speed is averaged for the time that remains
 
 
@@ -33,7 +33,7 @@ def progress_bar(description: str) -> Iterator[Callable[[float, float, str], Non
 
     What it gives takes how much is done, of how much, and what is being done.
     """
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     with Bars(
         *columns,
         TimeRemainingColumn(),
@@ -65,7 +65,12 @@ def chunk_bar() -> Iterator[Callable[[float, int, float], None]]:
 def byte_bar(doing: str) -> Iterator[Callable[[int, int], None]]:
     """A bar over the bytes of files."""
     bar = BarColumn()
-    columns = (TextColumn("{task.description}"), bar, DownloadColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        bar,
+        DownloadColumn(),
+        TimeRemainingColumn(),
+    )
     with Bars(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
         task = bars.add_task(doing, total=None)
 
@@ -103,7 +108,7 @@ def step_bar(video: Path) -> Iterator[StepProgress]:
     """A progress bar for what is done just now; it leaves nothing behind."""
     name = strip_control(video.name or str(video))
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
         TimeRemainingColumn(),
@@ -119,14 +124,18 @@ def step_bar(video: Path) -> Iterator[StepProgress]:
         yield report
 
 
-def show_table(header: list[str], rows: list[list[str]]) -> None:
-    """Print a table, the first column words and the others numbers, whole however narrow it is."""
+def show_table(header: list[str], rows: list[list[str]], words: Collection[str] = ()) -> None:
+    """Print a table whole, however narrow the terminal is.
+
+    words: names of columns whose cells are words, as those of the first are; others are numbers.
+    """
     table = Table(box=None, pad_edge=False)
-    for number, name in enumerate(header):
-        table.add_column(name, justify="right" if number else "left", no_wrap=True)
+    for name in header:
+        is_words = name == header[0] or name in words
+        table.add_column(name, justify="left" if is_words else "right", no_wrap=True)
     for row in rows:
         table.add_row(*map(Text, row))
-    wide = Console(highlight=False, width=max(MAX_WIDTH, out.width))
+    wide = Console(highlight=False, width=TABLE_WIDTH) if out.is_terminal else out
     wide.print(table, crop=False)
 
 

@@ -11,7 +11,15 @@ from reellama.pipeline.chat.conversation import TokenStream
 from reellama.pipeline.chat.video_chat import VideoChat
 from reellama.pipeline.cli.answer_printer import print_answer, print_remarks
 from reellama.pipeline.cli.arguments.verbosity import is_quiet
-from reellama.pipeline.cli.console import add_video, err, note, reading_bar, say, video_summary
+from reellama.pipeline.cli.console import (
+    add_video,
+    err,
+    note,
+    note_footage_caveat,
+    reading_bar,
+    say,
+    video_summary,
+)
 from reellama.pipeline.cli.filmstrip import Filmstrip
 from reellama.pipeline.cli.options import AnswerOptions
 from reellama.pipeline.cli.terminal.line_input import data_dir
@@ -33,6 +41,7 @@ class Session:
     done: bool = False
     own_files: set[Path] = field(default_factory=set)  # this conversation's: saved to, loaded from
     _autosave: bool = True
+    _caveat_said: bool = False
 
     def ask(self, question: str) -> None:
         """Answer a question."""
@@ -51,6 +60,9 @@ class Session:
     def add(self, path: Path) -> None:
         """Look at one more video and show what was seen."""
         video = add_video(self.video_chat, path)
+        if not self._caveat_said:
+            note_footage_caveat(path, video.footage_caveat)
+        self._caveat_said = self._caveat_said or bool(video.footage_caveat)
         note(video_summary(video))
         if not is_quiet():
             err.print(Filmstrip(video.clip.frames, list(video.clip.times)))

@@ -15,6 +15,7 @@ from reellama.gguf_tools.format.reader import GGUFFile
 from reellama.models.bundle import Bundle
 from reellama.models.open_bundle import VideoBundle
 from reellama.models.prompt_format import AFTER_VIDEO
+from reellama.pipeline.chat.conversation import Video
 from reellama.pipeline.chat.video_chat import VideoChat
 from reellama.pipeline.cli.arguments.verbosity import is_verbose
 from reellama.pipeline.cli.options import AnswerOptions, FrameOptions, ModelOptions
@@ -45,7 +46,7 @@ def run(
         question = sys.stdin.read()
     if question is not None and not question.strip():
         raise ReellamaError("the question is empty: say what you want to know about the video")
-    answer.generation()  # a wrong grammar file is told before anything is loaded
+    generation = answer.generation()  # a wrong grammar file is told before anything is loaded
 
     def needed(bundle: VideoBundle, llm: GGUFFile) -> int:
         asked = bundle.describe if question is None else question
@@ -55,16 +56,24 @@ def run(
     with model.open(frames, wait=False, needed=needed) as video_chat:
         # Rich is imported while the LLM is loaded.
         from reellama.pipeline.cli import answer_printer  # noqa: F401
-        from reellama.pipeline.cli.console import add_video, detail, merge_adapter
+        from reellama.pipeline.cli.console import (
+            add_video,
+            detail,
+            merge_adapter,
+            note_footage_caveat,
+        )
 
         detail(f"bundle {video_chat.bundle.name}, LLM {video_chat.llm}")
         video_chat.check_llm()
         for path in videos:
             add_video(video_chat, path)
-        if question is not None:
-            _answer(video_chat, question.strip(), answer, output)
+        asked = video_chat.bundle.describe if question is None else question.strip()
+        if footage := video_chat.footage_behind(asked, **generation):
+            note_footage_caveat(footage.path, footage.footage_caveat)
+        if question is None:
+            _describe(video_chat, generation, output)
         else:
-            _describe(video_chat, answer, output)
+            _answer(video_chat, asked, generation, output)
         merge_adapter(video_chat)
 
 
@@ -84,7 +93,7 @@ def positions_needed(
     return (n // CONTEXT_STEP + 1) * CONTEXT_STEP
 
 
-def _describe(video_chat: VideoChat, answer: AnswerOptions, output: OutputOptions) -> None:
+def _describe(video_chat: VideoChat, generation: dict[str, Any], output: OutputOptions) -> None:
     from reellama.pipeline.cli.console import out, strip_control
 
     watched = video_chat.videos
@@ -95,27 +104,27 @@ def _describe(video_chat: VideoChat, answer: AnswerOptions, output: OutputOption
             out.print(
                 f"{strip_control(video.path.name or str(video.path))}: ", end="", markup=False
             )
-        _answer(video_chat, video_chat.bundle.describe, answer, output)
+        _answer(video_chat, video_chat.bundle.describe, generation, output)
 
 
 def _answer(
-    video_chat: VideoChat, question: str, answer: AnswerOptions, output: OutputOptions
+    video_chat: VideoChat, question: str, generation: dict[str, Any], output: OutputOptions
 ) -> None:
     """Ask `question` and print the answer and what was wanted beside it."""
     from reellama.pipeline.cli.answer_printer import print_answer, print_remarks
     from reellama.pipeline.cli.console import alternatives_table, err, out, timings_table
 
     tokens: list[Token] = []
-    generation = answer.generation()
     if not output.probs:
-        generation["n_probs"] = 0  # what nobody sees takes a thirtieth of the time
+        generation = generation | {"n_probs": 0}  # what nobody sees takes a thirtieth of the time
     stream = video_chat.stream(question, **generation)
     if output.json:
         tokens.extend(stream)
-        print_json(video_chat, question, tokens, probs=output.probs)
+        footage = video_chat.footage_behind(question, **generation)
+        print_json(video_chat, question, tokens, footage, probs=output.probs)
     else:
         print_answer(stream, tokens, probs=output.probs)
-        print_remarks(video_chat, answer.max_tokens)
+        print_remarks(video_chat, generation["max_tokens"])
         if output.probs and (out.no_color or not out.is_terminal):
             err.print(alternatives_table(tokens))
     if output.timings or is_verbose():
@@ -124,8 +133,15 @@ def _answer(
     video_chat.save_prompt()
 
 
-def print_json(video_chat: VideoChat, question: str, tokens: list[Token], *, probs: bool) -> None:
-    """One object on stdout, for programs."""
+def print_json(
+    video_chat: VideoChat,
+    question: str,
+    tokens: list[Token],
+    footage: Video | None,
+    *,
+    probs: bool,
+) -> None:
+    """One object on stdout, for programs; the notes on `footage` have its caveat."""
     data: dict[str, Any] = {
         "answer": "".join(token.text for token in tokens).strip(),
         "question": question,
@@ -135,7 +151,7 @@ def print_json(video_chat: VideoChat, question: str, tokens: list[Token], *, pro
                 "duration": video.clip.duration,
                 "frames": [round(float(time), 6) for time in video.clip.times],
                 "soft_tokens": video.n_soft_tokens,
-                "notes": list(video.clip.notes),
+                "notes": [*video.clip.notes, *[video.footage_caveat] * (video is footage)],
             }
             for video in video_chat.videos
         ],

@@ -74,7 +74,7 @@ def answer_by_server(
         if answering is not None:
             notes, lines = answering
             _tell(videos[0].name, notes)
-            _print(lines, answer.max_tokens, videos[0].name)
+            _print(lines, answer.max_tokens, videos[0])
             return True
     return False
 
@@ -185,7 +185,7 @@ def _lines(connection: HTTPConnection, response: HTTPResponse) -> Iterator[dict[
         connection.close()
 
 
-def _print(lines: Iterator[dict[str, Any]], max_tokens: int, video: str) -> None:
+def _print(lines: Iterator[dict[str, Any]], max_tokens: int, video: Path) -> None:
     from reellama.pipeline.cli.answer_printer import print_limit, print_pieces
 
     last: dict[str, Any] = {}

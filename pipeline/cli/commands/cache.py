@@ -46,7 +46,7 @@ def show() -> None:
         sizes = [size for _, size in _files(folder)]
         most = show_size(limit) if limit else "no limit"
         rows.append([what, str(len(sizes)), show_size(sum(sizes)), most, str(folder)])
-    show_table(["what", "files", "size", "at most", "folder"], rows)
+    show_table(["what", "files", "size", "at most", "folder"], rows, ["folder"])
 
 
 def clear() -> None:

@@ -132,7 +132,8 @@ def _describe(
 
 def format_report(evaluation: DescriptionResults) -> str:
     """The scores as a table for people."""
-    lines = [f"{evaluation.bundle}: {len(evaluation.clips)} clips, {evaluation.config.styles}"]
+    styles = ", ".join(evaluation.config.styles)
+    lines = [f"{evaluation.bundle}: {len(evaluation.clips)} clips, {styles}"]
     for name, share in evaluation.scores.items():
         low, high = share.interval()
         lines.append(f"{name:<24}{share.value:7.1%}  ({low:.1%} to {high:.1%}, of {share.of})")

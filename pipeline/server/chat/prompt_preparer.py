@@ -97,14 +97,13 @@ class PromptPreparer:
             start_marker,
         )
         prompt = _after_context(fitted.prompt, options.context, loaded.batcher.tokenizer)
-        caveats = [video.footage_caveat for video in plan.videos if video.footage_caveat]
         prepared = PreparedPrompt(
             prompt,
             generation_options,
             chat_format.markers,
             plan.answer,
             plan.stop,
-            caveats[0] if caveats else "",
+            plan.footage.footage_caveat if plan.footage else "",
         )
         parser = parser_for(chat_format, request, fitted.opening) if plan.answer is None else None
         return prepared, parser

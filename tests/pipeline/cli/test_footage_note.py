@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,3 +56,24 @@ def test_quiet_runs_and_drawn_clips_have_no_warning_of_footage(
 ) -> None:
     assert "often wrong" not in reellama("timeline", two_scenes, "--threads=1", "--quiet").err
     assert "often wrong" not in reellama("timeline", demo_video, "--threads=1").err
+
+
+def test_an_answer_of_the_file_has_no_warning_of_footage(reellama: Callable[..., Result]) -> None:
+    photo = PICTURES / "chelsea.png"
+    for question in ("How long is it?", "What do they say?", "¿Qué se ve en el video?"):
+        result = reellama("ask", photo, question, "--no-server")
+        assert result.status == 0
+        assert "often wrong" not in result.err, question
+    data = json.loads(reellama("ask", photo, "How long is it?", "--json", "--no-server").out)
+    assert data["videos"][0]["notes"] == []
+
+
+def test_an_answer_of_what_is_seen_has_the_warning_of_footage_as_a_note_too(
+    reellama: Callable[..., Result],
+) -> None:
+    short = ("--max-tokens=2", "--no-server")
+    result = reellama("ask", PICTURES / "chelsea.png", "Is it a cat?", "--json", *short)
+    (note,) = json.loads(result.out)["videos"][0]["notes"]
+    assert "often wrong" in note
+    (line,) = [line for line in result.err.splitlines() if "often wrong" in line]
+    assert line == f"chelsea.png: {note}"

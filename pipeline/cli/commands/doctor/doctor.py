@@ -28,7 +28,7 @@ def run(*, as_json: bool, speed: bool = False) -> None:
             findings[section] = list(examine(check))
         if not as_json:
             out.print(Text(section, "bold"))
-            out.print(Padding(_table(findings[section]), (0, 0, 0, 2)))
+            out.print(Padding.indent(_table(findings[section]), 2))
     bad = [finding for found in findings.values() for finding in found if finding.state == "bad"]
     if as_json:
         checks = [{"section": name, **asdict(f)} for name, found in findings.items() for f in found]
@@ -57,5 +57,5 @@ def _table(findings: list[Finding]) -> Table:
         detail = Text(strip_control(finding.detail))
         if finding.mend:
             detail.append(f"\n{strip_control(finding.mend)}", "bold")
-        table.add_row(Text(mark, colour), finding.name, detail)
+        table.add_row(Text(mark, colour), Text(strip_control(finding.name)), detail)
     return table

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -16,19 +16,17 @@ from reellama.gguf_tools.inspection.file_summary import FileSummary, KVCacheCost
 from reellama.gguf_tools.sizes import show_size
 from reellama.pipeline.cli.console import out, strip_control
 
-WIDE = 160  # columns, where nobody looks at a terminal
-LENGTH = 60  # characters of a value in a table
+LENGTH = 60  # characters of a value in a terminal
 KIND_LENGTH = 400
 FIRST = 4  # elements of a list in a table
 
 
 def show(*parts: RenderableType) -> None:
-    """Print tables and lines with an empty line between. In a file or a pipe they are wide."""
-    console = out if out.is_terminal else Console(highlight=False, width=WIDE)
+    """Print tables and lines with an empty line between."""
     for i, part in enumerate(parts):
         if i:
-            console.print()
-        console.print(Text(strip_control(part)) if isinstance(part, str) else part)
+            out.print()
+        out.print(Text(strip_control(part)) if isinstance(part, str) else part)
 
 
 def aligned(names: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:
@@ -65,7 +63,7 @@ def types(facts: FileSummary) -> Table:
 
 
 def metadata(file: GGUFFile) -> Table:
-    """Every key; long values are cut."""
+    """Every key; of a list the first elements, and in a terminal long values are cut."""
     table = _table("key", "value")
     for key, value in file.metadata.items():
         table.add_row(Text(_cut(key)), Text(_value(value)))
@@ -196,14 +194,15 @@ def _shape(tensor: Tensor) -> str:
 def _quoted(text: str) -> str:
     """One line of a text, in quotes; how long it was where it is cut."""
     line = text.replace("\\", "\\\\").replace("\n", "\\n").replace("\t", "\\t")
-    if len(line) <= LENGTH:
+    if len(line) <= LENGTH or not out.is_terminal:
         return f'"{strip_control(line)}"'
     return f'"{strip_control(line[:LENGTH])}..." ({len(text):,} characters)'
 
 
 def _cut(text: str, length: int = LENGTH) -> str:
     text = strip_control(text.replace("\n", " "))
-    return text if len(text) <= length else f"{text[:length]}..."
+    is_whole = len(text) <= length or not out.is_terminal
+    return text if is_whole else f"{text[:length]}..."
 
 
 def pairs(lines: list[tuple[str, str]]) -> Table:

@@ -22,8 +22,6 @@ def command(
     name in the first column is what every command takes for a model. The last column says which
     ones see, by the family of the mmproj that lies with them.
     """
-    from rich.console import Console
-
     from reellama.gguf_tools.locate.listing import list_files, unpaired_mmprojs
     from reellama.pipeline.cli.console import err, note, out
     from reellama.pipeline.cli.terminal.progress_bars import Spinner
@@ -37,9 +35,7 @@ def command(
     if not models:
         note("there is no GGUF on this machine; download one with: reellama gguf pull OWNER/REPO")
         return
-    # In a file or a pipe a line stays a line, however long.
-    console = out if out.is_terminal else Console(highlight=False, width=10_000)
-    console.print(_table(models))
+    out.print(_table(models))
     for entry in files:
         if problem := entry.problem or entry.vision_problem:
             note(problem)

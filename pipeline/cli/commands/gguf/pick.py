@@ -155,7 +155,7 @@ def _show(source: Source, picked: Picked, limits: Limits, on_gpu: bool) -> None:
                 "picked" if name == picked.choice else missed,
             ]
         )
-    show_table(HEADER, rows)
+    show_table(HEADER, rows, ["verdict"])
     note(f"{picked.n_new} measured now, {len(picked.measured) - picked.n_new} remembered")
     if picked.choice is None:
         note(f"nothing of {source.name} keeps all limits: loosen one of them")

@@ -227,7 +227,7 @@ def _progress() -> Iterator[QuantizeProgress]:
 
     from reellama.pipeline.cli.terminal.progress_bars import Bars
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     with Bars(*columns, console=err, transient=True) as bars:
         task = bars.add_task("looking at the tensors", total=None)
 

@@ -54,7 +54,7 @@ def run(
         note(f'nothing fits "{words}"; --all shows what comes nearest')
     footage = next((index.path for index in indexes if index.is_footage), None)
     if footage is not None:  # a vision model would search with the same tower
-        note_footage_caveat(footage.name or footage, bundle.config.footage_limits)
+        note_footage_caveat(footage, bundle.config.footage_limits)
     pictures = [] if thumbnails is None else _thumbnails(matches, thumbnails)
     if as_json:
         rows: list[dict[str, object]] = [{**asdict(m), "path": str(m.path)} for m in matches]

@@ -95,7 +95,7 @@ def run(video: Path, options: TimelineOptions, models: SceneOptions) -> None:
                     subtitles=options.subtitles == "auto",
                     report=report,
                 )
-        note_footage_caveat(video.name or video, long_video.footage_caveat)
+        note_footage_caveat(video, long_video.footage_caveat)
         if options.ask is not None:
             _print_answer(options.ask, answers, teller, as_json=form == "json")
             return
