@@ -6,7 +6,6 @@ keeps its encodings in the same cache.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -26,12 +25,9 @@ from reellama.pipeline.chat.subtitle_answers import between
 from reellama.pipeline.chat.timings import Timings
 from reellama.pipeline.progress_callbacks import Progress
 from reellama.pipeline.video.clip import Clip, UnreadFrames, VideoInput, opened, read_frames
+from reellama.pipeline.video.file_digest import file_digest
 from reellama.pipeline.video.read_options import VideoReadOptions
 from reellama.pipeline.video.subtitles import Subtitle, sidecars
-
-# Bytes of a file whose content is read for its key. A larger one is known by its path, size and
-# date: to read it takes longer than to encode it again.
-MAX_HASHED = 256 << 20
 
 
 class EncodedVideoFile(NamedTuple):
@@ -142,10 +138,8 @@ def _digests(path: Path) -> list[bytes]:
 
 
 def _digest(path: Path) -> bytes:
-    size, modified = stamp(path)
-    if size > MAX_HASHED:
-        return hashlib.sha256(os.fsencode(f"{path.resolve()} {size} {modified}")).digest()
-    return hashlib.sha256(path.read_bytes()).digest()
+    with open(path, "rb") as file:
+        return file_digest(path, file)
 
 
 def _subtitles(video: VideoInput, read_options: VideoReadOptions) -> tuple[Subtitle, ...]:

@@ -78,6 +78,9 @@ class ServedModelOptions:
     timeout: Annotated[
         float | None, Option(min=1, metavar="SECONDS", help="An answer ends after so long.")
     ] = None
+    decode_timeout: Annotated[
+        float, Option(min=1, metavar="SECONDS", help="Decoding a video ends after so long.")
+    ] = 60.0
     n_ctx: Annotated[
         int,
         Option(
@@ -183,6 +186,7 @@ def _settings(listen: ListenOptions, serving: ServedModelOptions) -> Settings:
         queue=serving.queue,
         max_per_client=serving.max_per_client,
         answer_seconds=serving.timeout,
+        decode_seconds=serving.decode_timeout,
         n_ctx=serving.n_ctx,
         n_threads=serving.threads,
         n_gpu_layers=parse_gpu_layers(serving.gpu_layers),

@@ -27,12 +27,11 @@ from reellama.gguf_tools.atomic_write import write_atomically
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.sizes import show_size
 from reellama.pipeline.server.media.media_items import MediaKind, StoredContent
+from reellama.pipeline.server.media.media_kind import KIND_BYTES
 
 FILE_ID = re.compile(r"file-[0-9a-f]{24}")
 CHUNK_BYTES = 1 << 20  # read at a time
 INCOMING_SECONDS = 600  # half a file, or a second name of one, is abandoned after so long
-# Bytes that tell the kind of a file: whether an animation is a video can depend on all its frames.
-KIND_BYTES = 64 << 20
 
 
 class FileStoreError(ReellamaError):

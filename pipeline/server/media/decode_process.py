@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from reellama.pipeline.chat.clip_facts import ClipFacts
-from reellama.pipeline.server.media.media_items import MediaError, MediaItem
+from reellama.pipeline.server.media.media_items import MediaError, MediaItem, StoredContent
 from reellama.pipeline.server.sandbox.child_environment import ROOT, child_environment
 from reellama.pipeline.video.read_options import VideoReadOptions
 from reellama.pipeline.video.source import FileFacts
@@ -38,8 +38,9 @@ MAX_SUBTITLE_CHARACTERS = 100_000
 class MediaLimits:
     """How large a picture or a video may be, and what decoding it may take.
 
-    max_bytes: of one file; max_pixels: of one frame; max_seconds: of one video; max_clips: of one
-    message; decode_seconds: on the clock; decode_memory: bytes of address space of the child.
+    max_bytes: of one that a request holds; max_pixels: of one frame; max_seconds: of one video;
+    max_clips: of one message; decode_seconds: on the clock; decode_memory: bytes of address space
+    of the child.
     """
 
     max_bytes: int = 256 << 20
@@ -110,6 +111,9 @@ async def _ask_child(
         await asyncio.wait([laying_out])  # it goes on where the request was cancelled
         # In a thread: a large file takes a while to remove.
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+    # Nothing is kept of a file by the digest of what it was, nor of what a link put there leads to.
+    if any(isinstance(each, StoredContent) and each.has_changed for each in clip.contents):
+        raise MediaError("the file has changed while it was read: send the request again", 503)
     return answer, child.returncode or 0
 
 

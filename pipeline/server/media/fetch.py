@@ -1,16 +1,13 @@
-"""Media by URL or by path, only from where the settings allow it."""
+"""Media by URL, only from hosts that the settings allow."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import ssl
-import stat
 from collections.abc import Collection
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reellama.pipeline.server.media.media_items import MediaError
@@ -77,7 +74,7 @@ async def _fetch(
         except (httpx.InvalidURL, UnicodeError) as error:
             raise MediaError("not a URL: send http://... or https://...") from error
         except (httpx.HTTPError, OSError) as error:
-            raise MediaError(f"cannot fetch from {url.host}: {_reason(error)}") from error
+            raise MediaError(f"cannot fetch from {url.host}: {reason_of(error)}") from error
     raise MediaError(f"more than {_REDIRECTS} redirects; give the URL of the file itself")
 
 
@@ -151,36 +148,7 @@ async def _body(response: httpx.Response, max_bytes: int) -> bytes:
     return bytes(body)
 
 
-def read_path(path: str | Path, allow_dirs: Collection[Path], max_bytes: int = 256 << 20) -> bytes:
-    """The bytes of a file inside one of the allowed folders; links are followed before that counts.
-
-    Raises MediaError: 403 for every other path, there or not; 413 for more than `max_bytes`.
-    """
-    try:
-        real = Path(path).expanduser().resolve()
-    except (OSError, ValueError, RuntimeError) as error:
-        raise MediaError("not a path") from error
-    if not any(real.is_relative_to(folder.expanduser().resolve()) for folder in allow_dirs):
-        raise MediaError(
-            "this path is not in a folder that the server may read; send the file itself, or start "
-            "the server with --allow-dir FOLDER",
-            403,
-        )
-    try:
-        # A pipe must not make us wait, and a link put there meanwhile must not lead elsewhere.
-        descriptor = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with open(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise MediaError(f"{path} is not a file")
-            data = b"" if status.st_size > max_bytes else file.read(max_bytes + 1)
-    except OSError as error:
-        raise MediaError(f"cannot read {path}: {_reason(error)}") from error
-    if status.st_size > max_bytes or len(data) > max_bytes:
-        raise MediaError(f"{path} is larger than {max_bytes / (1 << 20):.1f} MiB", 413)
-    return data
-
-
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """What went wrong, in one line, as a part of a sentence."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return text.splitlines()[0].lower()

@@ -35,7 +35,6 @@ from reellama.pipeline.server.media.media_items import (
     MediaError,
     MediaItem,
     content_digest,
-    content_size,
 )
 from reellama.pipeline.server.media.media_kind import content_kind
 from reellama.pipeline.server.media.soft_token_cache import EncodedClip, SoftTokenCache
@@ -126,9 +125,10 @@ class MediaEncoder:
 
     def _clips(self, media: Sequence[MediaItem], joins_pictures: bool) -> list[MediaItem]:
         for content in (content for item in media for content in item.contents):
-            if (size := content_size(content)) > self.limits.max_bytes:
+            # What lies in a file was sent in a request of its own, or not at all.
+            if isinstance(content, bytes) and len(content) > self.limits.max_bytes:
                 raise MediaError(
-                    f"a picture or video of {_mib(size)}: at most "
+                    f"a picture or video of {_mib(len(content))}: at most "
                     f"{_mib(self.limits.max_bytes)} are taken",
                     413,
                 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,9 +28,11 @@ class MediaError(ReellamaError):
 
 @dataclass(frozen=True)
 class StoredContent:
-    """The bytes of a picture or video that lie in a file of the server's own.
+    """The bytes of a picture or video that lie in a file.
 
-    holder: keeps the file there while it lives.
+    sha256: what the content is known by; see `reellama.pipeline.video.file_digest`.
+    holder: keeps a file of the server's own there while it lives.
+    state: of a file that others may write: its `file_state` when it was looked at.
     """
 
     path: Path
@@ -37,6 +40,15 @@ class StoredContent:
     size: int
     kind: MediaKind
     holder: object = field(default=None, compare=False, repr=False)
+    state: tuple[int, ...] | None = None
+
+    @property
+    def has_changed(self) -> bool:
+        """Whether the file is another one by now, or was written."""
+        try:
+            return self.state not in (None, file_state(self.path.lstat()))
+        except OSError:
+            return True
 
 
 Content = bytes | StoredContent
@@ -63,9 +75,10 @@ class MediaItem:
         return self.times is None and not self.name and not self.options
 
 
-def content_size(content: Content) -> int:
-    """How many bytes a content has."""
-    return len(content) if isinstance(content, bytes) else content.size
+def file_state(status: os.stat_result) -> tuple[int, ...]:
+    """What tells a file from the same one after a change, and from one put in its place."""
+    changed = (status.st_mtime_ns, status.st_ctime_ns)
+    return (status.st_dev, status.st_ino, status.st_size, *changed)
 
 
 def content_digest(content: Content) -> bytes:

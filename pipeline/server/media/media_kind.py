@@ -25,6 +25,9 @@ _MAGIC: tuple[tuple[bytes, MediaKind], ...] = (
     (rb".{4}\x47.{191}\x47", "video"),  # the same with a time before each packet, from cameras
 )
 
+# Bytes of a file that tell its kind: whether an animation is a video can depend on all its frames.
+KIND_BYTES = 64 << 20
+
 
 def sniff_kind(data: bytes) -> MediaKind:
     """Whether `data` is a picture or a video, by its first bytes. An animation is a video.

@@ -24,8 +24,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from reellama.pipeline.server.files.file_store import FILE_ID, FileStore
 from reellama.pipeline.server.media.base64_data import decode_base64
-from reellama.pipeline.server.media.fetch import fetch, read_path
+from reellama.pipeline.server.media.fetch import fetch
+from reellama.pipeline.server.media.local_files import local_file
 from reellama.pipeline.server.media.media_items import Content, MediaError, MediaItem
+from reellama.pipeline.server.request_context import readable_dirs
 from reellama.pipeline.server.settings import Settings
 from reellama.pipeline.server.video_options import MAX_FRAMES, VIDEO_OPTIONS
 
@@ -116,7 +118,7 @@ async def read_text(text: str, settings: Settings, files: FileStore) -> Content:
     return await asyncio.to_thread(decode_base64, text)
 
 
-async def read_url(url: str, settings: Settings) -> bytes:
+async def read_url(url: str, settings: Settings) -> Content:
     """What a data URL holds, a file in an allowed folder, or what an allowed host sends."""
     try:
         parts = urlsplit(url if url[:5].lower() != "data:" else "data:")
@@ -126,8 +128,7 @@ async def read_url(url: str, settings: Settings) -> bytes:
     if parts.scheme == "data":
         return await asyncio.to_thread(decode_base64, unquote(url) if "%" in url[:99] else url)
     if parts.scheme == "file" and parts.netloc in ("", "localhost"):
-        path = unquote(parts.path)
-        return await asyncio.to_thread(read_path, path, settings.allow_dirs, settings.max_body)
+        return await asyncio.to_thread(local_file, unquote(parts.path), readable_dirs(settings))
     if parts.scheme in ("http", "https"):
         return await fetch(url, settings.allow_urls, settings.max_body, settings.fetch_seconds)
     shown = url if len(url) <= MAX_SHOWN_CHARACTERS else url[:MAX_SHOWN_CHARACTERS] + "..."

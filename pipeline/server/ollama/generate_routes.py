@@ -22,7 +22,7 @@ from reellama.pipeline.server.chat.chat_request import ChatRequest, ServiceMessa
 from reellama.pipeline.server.chat.cooperative_loops import yielding_to_event_loop
 from reellama.pipeline.server.chat.request_options import RequestOptions
 from reellama.pipeline.server.disconnects import cancel_on_disconnect
-from reellama.pipeline.server.media.fetch import read_path
+from reellama.pipeline.server.media.local_files import local_file
 from reellama.pipeline.server.media.media_items import Content, MediaItem
 from reellama.pipeline.server.media.media_references import MediaReference, read_media, read_text
 from reellama.pipeline.server.model_registry.registered_model import RegisteredModel
@@ -218,7 +218,7 @@ async def _content(service: Service, text: str) -> Content:
     """One picture or video: base64, the id of a file, or a path in an allowed folder."""
     no_base64 = "." in text and not text.startswith("data:")
     if no_base64 and len(text) <= MAX_PATH_CHARACTERS:
-        return await asyncio.to_thread(read_path, text, readable_dirs(service.settings))
+        return await asyncio.to_thread(local_file, text, readable_dirs(service.settings))
     return await read_text(text, service.settings, service.files)
 
 

@@ -20,11 +20,11 @@ from reellama.gguf_tools.quantization.merged_llm import MERGED_LLMS
 from reellama.models.array_cache import ArrayCache
 from reellama.models.bundle import Bundle
 from reellama.models.cache_folders import ENCODED_FRAMES, KV_CACHE_STATES, TRUNK_FEATURES
-from reellama.pipeline.chat import video_encoder
 from reellama.pipeline.chat.timings import Timings
 from reellama.pipeline.chat.video_chat import VideoChat
 from reellama.pipeline.chat.video_encoder import VideoEncoder
 from reellama.pipeline.llm.engine import Engine
+from reellama.pipeline.video import file_digest
 from reellama.pipeline.video.clip import Clip, read_frames
 from reellama.pipeline.video.frame_sampling import select_frames
 from reellama.pipeline.video.read_options import VideoReadOptions
@@ -128,7 +128,7 @@ def test_a_folder_of_pictures_is_known_by_all_of_them(
 def test_a_large_file_is_known_by_its_date(
     video: Path, encode: Callable[..., tuple], reads: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(video_encoder, "MAX_HASHED", 100)
+    monkeypatch.setattr(file_digest, "MAX_HASHED", 100)
     encode(video), encode(video)
     assert len(reads) == 1
     os.utime(video, (1, 1))

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import os
 import struct
 import zlib
 from collections.abc import Iterator
@@ -22,8 +23,14 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def url(cache: Path) -> Iterator[str]:
-    limits = {"max_body": 8 << 20, "max_pixels": 4096 * 4096, "max_video_seconds": 3600.0}
+def allowed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("allowed")
+
+
+@pytest.fixture(scope="module")
+def url(cache: Path, allowed: Path) -> Iterator[str]:
+    limits: dict[str, Any] = {"max_body": 8 << 20, "max_pixels": 4096 * 4096}
+    limits |= {"max_video_seconds": 3600.0, "allow_dirs": (allowed,)}
     with serving(n_ctx=512, cache=cache, decode_seconds=20.0, **limits) as url:
         yield url
 
@@ -53,6 +60,19 @@ def test_a_video_is_watched(url: str, square_video: Path) -> None:
     reply = ask(url, square_video.read_bytes())
     assert reply.status_code == 200
     assert reply.json()["message"]["content"]
+
+
+def test_a_file_of_this_machine_may_be_larger_than_a_request(
+    url: str, allowed: Path, square_video: Path
+) -> None:
+    file = allowed / "large.mp4"
+    file.write_bytes(square_video.read_bytes())
+    os.truncate(file, 20 << 20)
+    for media in (str(file), {"url": file.as_uri()}):
+        message = {"role": "user", "content": "What happens?", "videos": [media]}
+        body = {"model": "mini", "messages": [message], "stream": False}
+        reply = httpx.post(f"{url}/api/chat", json=body, timeout=60)
+        assert reply.status_code == 200, reply.text
 
 
 @pytest.mark.parametrize(
