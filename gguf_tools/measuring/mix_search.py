@@ -13,7 +13,6 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -37,6 +36,7 @@ from reellama.gguf_tools.measuring.mix_knapsack import Choice, choose_types
 from reellama.gguf_tools.quantization.imatrix import collect_from_text, read_imatrix
 from reellama.gguf_tools.quantization.quant_types import QUANT_TYPES, TENSOR_TYPES
 from reellama.gguf_tools.quantization.quantize import quantize
+from reellama.gguf_tools.temporary_folders import temporary_folder
 
 # Types that a tensor may get, where its rows are whole blocks of them.
 CANDIDATES = (
@@ -115,11 +115,11 @@ def plan_mix(
 
     report("reading the text")
     weights = _input_weights(file, settings)
-    with tempfile.TemporaryDirectory(dir=work, prefix=".mix-") as folder:
-        errors = _errors(file, names, Path(folder), settings, weights, report)
+    with temporary_folder(work, ".mix-") as folder:
+        errors = _errors(file, names, folder, settings, weights, report)
         kinds = sorted({_kind(name) for name in errors})
         total += len(kinds)
-        costs = _costs(file, errors, kinds, Path(folder), settings, report)
+        costs = _costs(file, errors, kinds, folder, settings, report)
     options = {
         name: [
             _source_choice(file, name),

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -35,6 +34,7 @@ from reellama.gguf_tools.picking.results import Result, ResultsFolder
 from reellama.gguf_tools.picking.selection import Limits, Measured, choose
 from reellama.gguf_tools.runtime.backend import GpuLayers, system_info
 from reellama.gguf_tools.sizes import show_size
+from reellama.gguf_tools.temporary_folders import temporary_folder
 from reellama.gguf_tools.text import text_chunks
 from reellama.gguf_tools.threads import default_threads
 
@@ -89,8 +89,8 @@ def pick(
     bandwidth = _bandwidth(settings.n_threads or default_threads(), work / "bandwidth.json")
     results = ResultsFolder(work / "results")
     measurer = _Measurer(source, limits, bandwidth, settings, results, progress)
-    with tempfile.TemporaryDirectory(dir=work) as name:
-        _measure_all(source, measurer, Path(name))
+    with temporary_folder(work) as folder:
+        _measure_all(source, measurer, folder)
     measured = {
         candidate.type: _sum_up(candidate.type, *measurer.results[candidate.type], n_ctx, memory)
         for candidate in (source.reference, *source.others)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from reellama.gguf_tools.format.reader import GGUFFile
 from reellama.gguf_tools.format.split_names import part_names
 from reellama.gguf_tools.quantization.quant_plan import QuantPlan
 from reellama.gguf_tools.quantization.quant_types import ALIASES, COPY_TYPE, QUANT_TYPES
+from reellama.gguf_tools.temporary_folders import temporary_folder
 
 SPLIT = re.compile(r"-\d{5}-of-\d{5}$")  # of the parts of a split model
 
@@ -91,8 +91,8 @@ def parts(place: Path, n_files: int) -> list[Path]:
 @contextmanager
 def replacing_parts(place: Path, n_files: int) -> Iterator[Path]:
     """Give what names of new files begin with, in a folder beside `place`; move them at the end."""
-    with tempfile.TemporaryDirectory(dir=place.parent, prefix=".split-") as folder:
-        beginning = Path(folder, place.name.removesuffix(".gguf"))
+    with temporary_folder(place.parent, ".split-") as folder:
+        beginning = folder / place.name.removesuffix(".gguf")
         yield beginning
         for new, target in zip(parts(beginning, n_files), parts(place, n_files), strict=True):
             new.replace(target)

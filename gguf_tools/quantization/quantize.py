@@ -11,7 +11,6 @@ some jobs need (numpy, for imatrix files, adapters and mmproj files) is imported
 from __future__ import annotations
 
 import re
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -43,6 +42,7 @@ from reellama.gguf_tools.quantization.quant_types import (
     type_of_tensor,
 )
 from reellama.gguf_tools.quantization.quantize_child import QuantizeJob, QuantizerProcess
+from reellama.gguf_tools.temporary_folders import temporary_folder
 
 # What is being done, tensors done, total tensors.
 QuantizeProgress = Callable[[str, int, int], None]
@@ -283,8 +283,8 @@ def _merged(
     from reellama.gguf_tools.quantization.lora_merge import merge_lora
 
     tell = None if progress is None else partial(progress, "merging LoRA")
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".merged-") as temporary:
-        yield merge_lora(file.path, loras, Path(temporary, "merged.gguf"), progress=tell)
+    with temporary_folder(folder, ".merged-") as temporary:
+        yield merge_lora(file.path, loras, temporary / "merged.gguf", progress=tell)
 
 
 def _write(

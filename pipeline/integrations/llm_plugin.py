@@ -6,9 +6,7 @@ llm -c "And then?"
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +15,7 @@ from llm.parts import AttachmentPart, TextPart
 from pydantic import Field
 
 from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.temporary_folders import temporary_folder
 
 if TYPE_CHECKING:  # `llm` loads this module at every start
     from reellama.models.token_pooling.options import PoolingOptions
@@ -127,8 +126,8 @@ class Reellama(llm.Model):
         elif attachment.path:
             self._seen[key] = video_chat.add(attachment.path)
         else:
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / "attachment"
+            with temporary_folder() as folder:
+                path = folder / "attachment"
                 path.write_bytes(attachment.content_bytes())
                 self._seen[key] = video_chat.add(path)
         while len(self._seen) > MAX_SEEN:

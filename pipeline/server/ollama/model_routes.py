@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -15,6 +14,7 @@ from fastapi.responses import PlainTextResponse
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.locate.naming import HUB_PREFIX, split_hub_name
+from reellama.gguf_tools.temporary_folders import temporary_folder
 from reellama.pipeline.llm.text_embedding import shortened
 from reellama.pipeline.server.disconnects import cancel_on_disconnect
 from reellama.pipeline.server.model_registry.model_lookup import (
@@ -304,12 +304,12 @@ def _quantized(
 
     if not manifest.llm:
         raise ModelStoreError("quantize needs a GGUF: name it in 'files', or a model made from one")
-    with tempfile.TemporaryDirectory(dir=model_store.root, prefix=".quantizing-") as folder:
+    with temporary_folder(model_store.root, ".quantizing-") as folder:
         status = f"quantizing to {type_.upper()}"
         (made,) = quantize(
             model_store.file(manifest.llm),
             type_.upper(),
-            Path(folder) / "model.gguf",
+            folder / "model.gguf",
             progress=lambda what, done, total: tell(
                 {"status": status, "completed": done, "total": total}
             ),

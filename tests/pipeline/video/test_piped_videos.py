@@ -3,9 +3,11 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -56,6 +58,31 @@ def test_a_video_on_stdin_is_read_and_nothing_stays(
     assert result.stderr == b""
     assert json.loads(result.stdout)["frames"]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGKILL"])
+def test_nothing_stays_of_a_command_that_is_stopped(
+    name: str, square_video: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "reellama", "ask", "-", "What?"]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+    ) as process:
+        assert process.stdin is not None
+        process.stdin.write(square_video.read_bytes())
+        process.stdin.flush()  # and stays open: the command waits for more
+        wait_until(lambda: any(tmp_path.glob("reellama-*/stdin")))
+        process.send_signal(signal.Signals[name])
+        process.wait(30)
+        wait_until(lambda: not any(tmp_path.iterdir()))
+
+
+def wait_until(happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize(
