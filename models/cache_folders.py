@@ -5,12 +5,9 @@ REELLAMA_CACHE names another folder for them.
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+from reellama.gguf_tools.cache_root import cache_root
 
-import platformdirs
-
-CACHE = Path(os.environ.get("REELLAMA_CACHE") or platformdirs.user_cache_dir("reellama"))
+CACHE = cache_root()
 ENCODED_FRAMES = CACHE / "encoded-frames"  # videos that were looked at: their soft tokens
 KV_CACHE_STATES = CACHE / "read-prompts"  # KV caches of LLMs that read these soft tokens
 FRAME_EMBEDDINGS = CACHE / "moments"  # videos that were searched: embeddings of their frames

@@ -18,9 +18,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from platformdirs import user_cache_path
 
 from reellama.gguf_tools.atomic_write import stamp
+from reellama.gguf_tools.cache_root import cache_root
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.mtmd.mtmd_tower import MtmdTower, VisionTowerError
 
@@ -64,7 +64,7 @@ def check_tower(mmproj: Path, llm: Path, command: Sequence[str] = PROBE_COMMAND)
 
 def folder() -> Path:
     """Where is remembered what worked: an empty file for each pair."""
-    return user_cache_path("reellama") / "towers"
+    return cache_root() / "towers"
 
 
 def _key(mmproj: Path, llm: Path) -> str:

@@ -18,13 +18,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from platformdirs import user_cache_dir
-
 from reellama.gguf_tools.atomic_write import mark_used, stamp
+from reellama.gguf_tools.cache_root import cache_root
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.reader import read_gguf
 
-MERGED_LLMS = Path(os.environ.get("REELLAMA_CACHE") or user_cache_dir("reellama")) / "merged-llms"
+MERGED_LLMS = cache_root() / "merged-llms"
 KEY = "reellama.merged_from"  # in the metadata of a merged file: what it was made from
 MAX_BYTES = 512 << 20  # of a merged file
 MAX_FILES = 4  # the last used ones are kept

@@ -15,8 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from platformdirs import user_cache_dir
-
+from reellama.gguf_tools.cache_root import cache_root
 from reellama.gguf_tools.errors import GGUFError, ReellamaError
 from reellama.gguf_tools.locate.find import smollm2
 
@@ -59,7 +58,7 @@ def decide_extra_bufts(system_info: str, command: Sequence[str] = PROBE_COMMAND)
 
 def cache_file() -> Path:
     """Return where answers are remembered."""
-    return Path(user_cache_dir("reellama"), "extra_bufts.json")
+    return cache_root() / "extra_bufts.json"
 
 
 def fingerprint(system_info: str) -> str:

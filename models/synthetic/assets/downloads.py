@@ -12,13 +12,12 @@ import subprocess
 import tarfile
 from pathlib import Path
 
-from platformdirs import user_cache_path
-
+from reellama.gguf_tools.cache_root import cache_root
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.temporary_folders import temporary_folder
 
 # Default folder of picture sets.
-ASSETS = user_cache_path("reellama") / "material"
+ASSETS = cache_root() / "material"
 
 # style -> (npm package, version, folder of its 64-pixel pictures inside the package)
 EMOJI_PACKAGES = {

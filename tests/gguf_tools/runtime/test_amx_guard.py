@@ -23,7 +23,7 @@ WITHOUT_AMX = "CPU : AVX2 = 1 | REPACK = 1 |"
 def _nothing_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(amx_guard.OVERRIDE_VARIABLE, raising=False)
     monkeypatch.setattr(amx_guard, "_answers", {})
-    monkeypatch.setattr(amx_guard, "user_cache_dir", lambda name: str(tmp_path / name))
+    monkeypatch.setenv("REELLAMA_CACHE", str(tmp_path / "cache"))
 
 
 def forget_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +107,7 @@ def test_without_a_place_to_remember_it_is_tried_once_a_process(
     count: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()
-    monkeypatch.setattr(amx_guard, "user_cache_dir", lambda name: str(tmp_path / "file" / name))
+    monkeypatch.setenv("REELLAMA_CACHE", str(tmp_path / "file" / "cache"))
     for _ in range(2):
         assert not decide_extra_bufts(WITH_AMX, child(count, CRASH)).safe
     assert count.read_text() == "x"

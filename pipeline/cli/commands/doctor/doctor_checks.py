@@ -208,10 +208,12 @@ def video() -> Iterator[Finding]:
 
 def places() -> Iterator[Finding]:
     """Where files are kept, and whether there is room."""
-    from platformdirs import user_cache_path, user_data_path
+    from platformdirs import user_data_path
+
+    from reellama.gguf_tools.cache_root import cache_root
 
     for name, path in (
-        ("cache", user_cache_path("reellama", appauthor=False)),
+        ("cache", cache_root()),
         ("history", user_data_path("reellama", appauthor=False)),
     ):
         there = next(folder for folder in (path, *path.parents) if folder.exists())

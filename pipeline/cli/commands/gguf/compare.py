@@ -101,9 +101,9 @@ def command(
 
 
 def _cache(path: Path) -> Path:
-    from platformdirs import user_cache_dir
+    from reellama.gguf_tools.cache_root import cache_root
 
-    return Path(user_cache_dir("reellama"), "compare", path.stem)
+    return cache_root() / "compare" / path.stem
 
 
 def _score(bundle: str, clips: int) -> Callable[[Path], float]:

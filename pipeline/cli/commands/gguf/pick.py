@@ -64,11 +64,9 @@ def command(
     divergence. What was measured is remembered. Of the hub, files are downloaded and deleted in
     turn.
     """
-    import os
-
-    from platformdirs import user_cache_dir
     from typer import Exit
 
+    from reellama.gguf_tools.cache_root import cache_root
     from reellama.gguf_tools.locate.mmproj_choice import memory_size
     from reellama.gguf_tools.locate.naming import HUB_PREFIX
     from reellama.gguf_tools.measuring.perplexity import ENGLISH_TEXT
@@ -91,7 +89,7 @@ def command(
         n_threads=threads,
         n_gpu_layers=parse_gpu_layers(gpu_layers or ("auto" if gpus else "0")),
     )
-    work = Path(os.environ.get("REELLAMA_CACHE") or user_cache_dir("reellama"), "pick")
+    work = cache_root() / "pick"
     work.mkdir(parents=True, exist_ok=True)
     wanted = [type_.strip() for type_ in types.split(",") if type_.strip()]
     with long_bar("files") as progress:
